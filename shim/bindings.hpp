@@ -1,0 +1,14 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// One binder per room of the shim; each lives in bind_<room>.cpp.
+#pragma once
+
+#include <nanobind/nanobind.h>
+
+namespace ftl {
+
+void bind_reactor(nanobind::module_ &m);  // crc32c, build_info, Event, Reactor, BlockDevice, IoPort
+void bind_media(nanobind::module_ &m);    // EmulatedMedia
+void bind_qpair(nanobind::module_ &m);    // HostQpair, TargetQpair
+void bind_core(nanobind::module_ &m);     // FtlCore
+
+}  // namespace ftl

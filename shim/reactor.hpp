@@ -1,0 +1,88 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// One thread that owns a set of pollers (qpairs, media, FTL cores): polls while there is work, sleeps in epoll when idle.
+// Not started, it is driven by step() from the caller's thread: simulation and tests.
+#pragma once
+
+#include <array>
+#include <atomic>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <thread>
+#include <vector>
+
+namespace ftl {
+
+// What the shim tells Python. Fixed size; kept in a bounded ring, drained by Reactor.events().
+struct Event {
+    uint32_t kind;
+    uint32_t source;   // id of the poller that sent it
+    uint64_t a, b, c;
+};
+
+enum class EventKind : uint32_t {
+    none = 0,
+    io_done = 1,            // IoPort: a = ticket, b = status, c = result
+    target_qpair_closed = 2,  // a = reason (QpairClose), b = FES/errno
+    host_qpair_lost = 3,      // a = reason (QpairClose), b = FES/errno
+    band_next_needed = 10,  // a = stream, b = band that is filling up (or ~0)
+    band_closed = 11,       // a = band
+    move_done = 12,         // a = band, b = blocks moved, c = blocks lost (crc or read errors)
+    band_reset_done = 13,   // a = band, b = status of the first zone that failed or 0, c = that zone's index in the band
+    zone_fault = 14,        // a = band, b = punit, c = status
+    block_lost = 15,        // a = lba, b = address, c = status
+    drained = 16,           // a = ticket
+    core_failed = 17,       // a = status: the core fails every I/O from now on
+    overflow = 255,         // events were dropped: ask for state instead
+};
+
+// Something the reactor polls. Every method runs on the reactor's thread.
+class Poller {
+public:
+    virtual ~Poller() = default;
+    virtual uint32_t poll(uint64_t now_ns) noexcept = 0;      // returns how much was done
+    [[nodiscard]] virtual bool busy() const noexcept { return false; }
+    // The fd to sleep on; -1 for none. EPOLLIN always, EPOLLOUT when wants_write().
+    [[nodiscard]] virtual int fd() const noexcept { return -1; }
+    [[nodiscard]] virtual bool wants_write() const noexcept { return false; }
+    // Earliest time at which poll() has something to do although no fd is ready; ~0 for never.
+    [[nodiscard]] virtual uint64_t deadline_ns() const noexcept { return ~uint64_t{0}; }
+};
+
+class Reactor {
+public:
+    // spin_us: how long to go on polling after the last work before sleeping.
+    explicit Reactor(std::string name, uint32_t spin_us = 20);
+    ~Reactor();
+    Reactor(const Reactor &) = delete;
+    Reactor &operator=(const Reactor &) = delete;
+
+    void start();
+    void stop();                       // idempotent; joins the thread
+    [[nodiscard]] bool running() const noexcept { return running_.load(); }
+
+    // Drives the pollers once from the calling thread. Only while not running. Returns work done.
+    uint32_t step();
+
+    // Runs fn on the reactor's thread and waits for it (at once, in the caller's, while not running). Control path only.
+    void call(const std::function<void()> &fn);
+
+    // Reactor thread only (or inside call()). The id is what events carry as `source`.
+    uint32_t add(std::shared_ptr<Poller> poller);
+    void remove(uint32_t id);
+
+    // Reactor thread only. Never blocks or allocates.
+    void emit(EventKind kind, uint32_t source, uint64_t a = 0, uint64_t b = 0, uint64_t c = 0) noexcept;
+
+    // Any thread (one consumer).
+    [[nodiscard]] int event_fd() const noexcept { return event_fd_; }
+    std::vector<Event> events();
+
+    // Monotonic; in step mode what set_now() says, once it was called.
+    [[nodiscard]] uint64_t now_ns() const noexcept;
+    void set_now(uint64_t now_ns) noexcept;   // simulation
+};
+
+}  // namespace ftl

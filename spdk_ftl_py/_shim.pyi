@@ -1,0 +1,294 @@
+"""The C++ shim: I/O queues, emulated media, FTL data path.
+
+Threads: objects that belong to a Reactor run on its thread. Every method here may be called from Python's thread; it
+hops to the reactor (``Reactor.call``) and waits, without the GIL. None of them is for the per-I/O path except IoPort.
+"""
+
+from collections.abc import Sequence
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+def crc32c(data: bytes | bytearray | memoryview, seed: int = 0) -> int:
+    """CRC32C (Castagnoli) of data; seed is the CRC of what came before."""
+
+def build_info() -> dict[str, str]:
+    """compiler, flags, sanitizers, crc ("sse4.2" or "table")."""
+
+class Event:
+    """One line from the shim; see shim/reactor.hpp EventKind for what a, b, c mean."""
+
+    @property
+    def kind(self) -> int: ...
+    @property
+    def source(self) -> int: ...
+    @property
+    def a(self) -> int: ...
+    @property
+    def b(self) -> int: ...
+    @property
+    def c(self) -> int: ...
+
+EV_IO_DONE: Final[int]
+EV_TARGET_QPAIR_CLOSED: Final[int]
+EV_HOST_QPAIR_LOST: Final[int]
+EV_BAND_NEXT_NEEDED: Final[int]
+EV_BAND_CLOSED: Final[int]
+EV_MOVE_DONE: Final[int]
+EV_BAND_RESET_DONE: Final[int]
+EV_ZONE_FAULT: Final[int]
+EV_BLOCK_LOST: Final[int]
+EV_DRAINED: Final[int]
+EV_CORE_FAILED: Final[int]
+EV_OVERFLOW: Final[int]
+
+class Reactor:
+    def __init__(self, name: str, spin_us: int = 20) -> None: ...
+    def start(self) -> None: ...
+    def stop(self) -> None:
+        """Joins the thread; idempotent. Pollers stay registered; step() works again afterwards."""
+
+    def step(self, now_ns: int | None = None) -> int:
+        """Polls everything once from this thread (RuntimeError while started); now_ns sets the simulated clock."""
+
+    @property
+    def running(self) -> bool: ...
+    @property
+    def event_fd(self) -> int:
+        """Readable when events() has something. Owned by the reactor."""
+
+    def events(self) -> list[Event]: ...
+
+class BlockDevice:
+    """Base of everything that serves block I/O. Shared ownership: stays alive while anything uses it."""
+
+    @property
+    def block_count(self) -> int: ...
+    @property
+    def block_bytes(self) -> int: ...
+    @property
+    def metadata_bytes(self) -> int: ...
+    @property
+    def max_io_blocks(self) -> int: ...
+    @property
+    def max_append_blocks(self) -> int: ...
+    @property
+    def volatile_cache(self) -> bool: ...
+    @property
+    def zoned(self) -> bool: ...
+    @property
+    def zone_size(self) -> int: ...
+    @property
+    def zone_capacity(self) -> int: ...
+    @property
+    def max_open_zones(self) -> int: ...
+    @property
+    def max_active_zones(self) -> int: ...
+
+OP_READ: Final[int]
+OP_WRITE: Final[int]
+OP_APPEND: Final[int]
+OP_FLUSH: Final[int]
+OP_WRITE_ZEROES: Final[int]
+OP_DEALLOCATE: Final[int]
+OP_ZONE_SEND: Final[int]
+OP_ZONE_REPORT: Final[int]
+
+class IoPort:
+    """Python's own way to a BlockDevice: bounded, asynchronous, completions as EV_IO_DONE events.
+
+    Data buffers are the caller's (writable for reads, C-contiguous) and are kept alive until the event.
+    """
+
+    def __init__(self, reactor: Reactor, device: BlockDevice, depth: int = 128) -> None: ...
+    @property
+    def id(self) -> int:
+        """Event.source of its completions."""
+
+    def submit(
+        self,
+        op: int,
+        lba: int = 0,
+        block_count: int = 0,
+        buffer: bytearray | memoryview | NDArray[np.uint8] | bytes | None = None,
+        *,
+        zone_action: int = 0,
+        zone_filter: int = 0,
+        zone_all: bool = False,
+        fua: bool = False,
+    ) -> int:
+        """Returns a ticket; BlockingIOError when depth I/Os are outstanding; ValueError when the buffer is too small."""
+
+    def close(self) -> None:
+        """Waits for outstanding I/O. Idempotent."""
+
+# --- emulated media ---------------------------------------------------------------------------------------------
+
+class EmulatedMedia(BlockDevice):
+    """Conventional, null or zoned media in memory or in a sparse file, with fault injection and power cut.
+
+    path None: anonymous memory. With a path the data (and, for zoned media, zone states, in `path + ".zones"`) persist.
+    """
+
+    @staticmethod
+    def conventional(
+        reactor: Reactor, block_count: int, *, block_bytes: int = 4096, metadata_bytes: int = 0,
+        path: str | None = None, volatile_cache: bool = False, max_io_blocks: int = 256,
+    ) -> EmulatedMedia:
+        """block_bytes is the data part, e.g. 512 or 4096; metadata_bytes are interleaved after it."""
+
+    @staticmethod
+    def null(reactor: Reactor, block_count: int, *, block_bytes: int = 4096, metadata_bytes: int = 0) -> EmulatedMedia: ...
+    @staticmethod
+    def zoned(
+        reactor: Reactor, zone_count: int, zone_size: int, zone_capacity: int, *, block_bytes: int = 4096,
+        max_open_zones: int = 0, max_active_zones: int = 0, max_append_blocks: int = 32, max_io_blocks: int = 256,
+        path: str | None = None, volatile_cache: bool = True, zone_descriptor_extension_bytes: int = 0,
+    ) -> EmulatedMedia: ...
+
+    def set_zone_state(self, zone: int, state: str) -> None:
+        """state: "read_only" or "offline"."""
+
+    def zone_states(self) -> list[tuple[int, str, int]]:
+        """(start LBA, state name, write pointer LBA) of every zone."""
+
+    def inject_fault(
+        self, *, op: int | None = None, lba: int = 0, block_count: int = 0, status: int = 0, latency_us: int = 0,
+        skip: int = 0, times: int = 0,
+    ) -> int:
+        """On I/Os of op (None: any) that touch [lba, lba+block_count) (0: anywhere): after `skip` matches, fail with
+        status (0: no failure) and/or add latency, `times` times (0: for ever). Returns the fault's id."""
+
+    def clear_faults(self, fault_id: int | None = None) -> None: ...
+    def power_cut(self, seed: int) -> None:
+        """Outstanding I/O is dropped without completion of its data promise (completes with power_loss); what was written
+        since the last completed flush vanishes wholly or partly: per zone always a suffix; on conventional media any
+        subset of blocks (4 KiB atomic), chosen by seed. Needs volatile_cache=True; else only outstanding I/O is torn.
+        The media is off (every I/O: power_loss) until power_on()."""
+
+    def power_on(self) -> None:
+        """Zones that were open come back closed (ZNS: active zones of a volatile controller)."""
+
+    def set_schedule(self, seed: int | None) -> None:
+        """Completes outstanding I/O in a seeded random order (None: in order of submission)."""
+
+    @property
+    def operations(self) -> int:
+        """I/Os completed so far; the crash machine counts on it."""
+
+    def cut_power_at(self, operation: int, seed: int) -> None:
+        """power_cut(seed) by itself when `operations` reaches this."""
+
+# --- NVMe/TCP I/O queues ----------------------------------------------------------------------------------------
+
+class HostQpair(BlockDevice):
+    """The host side of one NVMe/TCP I/O queue, after Connect: a remote namespace as a BlockDevice."""
+
+    def __init__(
+        self, reactor: Reactor, fd: int, *, queue_depth: int, nsid: int, header_digest: bool, data_digest: bool,
+        max_h2c_data: int, in_capsule_bytes: int, block_count: int, block_bytes: int = 4096, metadata_bytes: int = 0,
+        max_io_bytes: int, max_append_bytes: int = 0, volatile_cache: bool, zoned: bool = False, zone_size: int = 0,
+        zone_capacity: int = 0, max_open_zones: int = 0, max_active_zones: int = 0,
+    ) -> None:
+        """Takes the fd (dup'ed; the caller closes its own). queue_depth: outstanding commands at most (<= SQSIZE)."""
+
+    @property
+    def id(self) -> int: ...
+    @property
+    def connected(self) -> bool: ...
+    def close(self) -> None:
+        """Closes the socket; outstanding I/O fails with path_error. Idempotent."""
+
+class TargetQpair:
+    """The target side of one NVMe/TCP I/O queue, after Connect."""
+
+    def __init__(
+        self, reactor: Reactor, fd: int, *, queue_size: int, header_digest: bool, data_digest: bool,
+        namespaces: dict[int, BlockDevice], max_io_bytes: int = 131072, in_capsule_bytes: int = 8192, max_h2c_data: int = 131072,
+        sqhd: int = 1, flow_control: bool = True, success_flag: bool = True,
+    ) -> None:
+        """queue_size: entries of the SQ (SQSIZE + 1). sqhd: the next head to report (Connect took one)."""
+
+    @property
+    def id(self) -> int: ...
+    def set_namespace(self, nsid: int, device: BlockDevice | None) -> None:
+        """Adds or removes a namespace; I/O already submitted to it still completes."""
+
+    def stats(self) -> dict[str, int]:
+        """commands, read_blocks, write_blocks, errors, bytes_in, bytes_out."""
+
+    def close(self) -> None:
+        """Closes the socket, waits until every command has come back from its device. Idempotent."""
+
+# --- FTL data path ----------------------------------------------------------------------------------------------
+
+STREAM_USER: Final[int]
+STREAM_RELOC: Final[int]
+ADDRESS_INVALID: Final[int]
+
+class FtlCore(BlockDevice):
+    """The FTL's data path: a 4 KiB random-write BlockDevice over a zoned one. See docs/architecture.md, "Orders and events"."""
+
+    def __init__(
+        self, reactor: Reactor, base: BlockDevice, *, uuid: bytes, block_count: int, bands: Sequence[Sequence[int]],
+        zone_size: int, zone_capacity: int, batch_blocks: int = 128, use_append: bool = False, shared_stream: bool = False,
+        write_buffer_blocks: int = 1536, write_buffer_path: str | None = None, reloc_buffer_blocks: int = 512,
+        max_reloc_qdepth: int = 32, max_active_relocs: int = 3, band_threshold: int = 90, next_seq: int = 1,
+    ) -> None:
+        """bands[b] = start LBAs of the band's zones, one per punit (fewer where zones are missing). zone_capacity: the
+        smallest of all zones used. batch_blocks counts the header. All lengths in blocks."""
+
+    @property
+    def id(self) -> int: ...
+
+    # orders
+    def open_band(self, stream: int, band: int, band_seq: int) -> None:
+        """Queues an empty, reset band as the stream's next. At most one may be queued: BlockingIOError."""
+
+    def start_move(self, band: int) -> None:
+        """Copies what is valid in a closed (or faulted) band to STREAM_RELOC; ends with EV_MOVE_DONE."""
+
+    def reset_band(self, band: int) -> None:
+        """Resets a band without valid blocks, after everything accepted before now is durable; EV_BAND_RESET_DONE."""
+
+    def replace_zone(self, band: int, punit: int, zone_start: int | None) -> None:
+        """While the band is free: another zone in a faulted one's place (None: the band does without)."""
+
+    def set_user_share(self, percent: int) -> None:
+        """Of the blocks written to media, at most so many percent are the user's. 100: no limit. 0: none."""
+
+    def drain(self) -> int:
+        """Everything accepted so far to media and flushed; then EV_DRAINED with this ticket."""
+
+    def fail(self, status: int) -> None:
+        """Fails every outstanding and future I/O. For a base that went away."""
+
+    def close(self) -> None:
+        """Stops at once (no drain), fails outstanding I/O, lets go of the base. Idempotent."""
+
+    # state
+    def load_band(self, band: int, state: str, band_seq: int, write_pointers: Sequence[int]) -> None:
+        """Restore: state "free" | "closed" | "faulted"; write pointers relative to each zone's start."""
+
+    def load_l2p(self, first_lba: int, addresses: NDArray[np.uint64]) -> None:
+        """Restore: L2P entries (ADDRESS_INVALID, an address, or TRIM_FLAG | header address); sets valid maps too."""
+
+    def l2p(self, first_lba: int, count: int) -> NDArray[np.uint64]: ...
+    def valid_counts(self) -> NDArray[np.uint32]:
+        """Valid blocks of each band."""
+
+    def bands(self) -> list[dict[str, object]]:
+        """Per band: state ("free" "queued" "open" "closing" "closed" "moving" "resetting" "faulted"), seq, valid, written,
+        stream, readers, write_pointers (relative, one per punit)."""
+
+    def stats(self) -> dict[str, int]:
+        """user_read_blocks, user_written_blocks, user_trimmed_blocks, media_written_blocks, media_header_blocks,
+        media_summary_blocks, media_user_blocks, media_reloc_blocks, media_trim_blocks, reloc_moved_blocks,
+        reloc_read_blocks, flushes, base_flushes, zone_resets, crc_errors, read_errors, write_errors, write_buffer_used,
+        write_buffer_blocks, throttled_ns, next_seq, batches, short_batches."""
+
+    @property
+    def next_seq(self) -> int: ...
+
+TRIM_FLAG: Final[int]

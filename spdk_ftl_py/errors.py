@@ -1,0 +1,121 @@
+"""Every error this package raises on purpose: a message that names the thing, what is wrong with it and the remedy,
+an errno for scripts, and a JSON-RPC code for the wire (SPDK's convention: -errno, or the -326xx of JSON-RPC itself).
+"""
+
+from __future__ import annotations
+
+import errno as _errno
+
+JSONRPC_PARSE_ERROR = -32700
+JSONRPC_INVALID_REQUEST = -32600
+JSONRPC_METHOD_NOT_FOUND = -32601
+JSONRPC_INVALID_PARAMS = -32602
+JSONRPC_INTERNAL_ERROR = -32603
+JSONRPC_INVALID_STATE = -1
+
+
+class FtlError(Exception):
+    """Base of all. ``errno`` is positive; ``code`` is what goes into a JSON-RPC error object."""
+
+    errno: int = _errno.EIO
+    code: int | None = None
+
+    def __init__(self, message: str, *, errno: int | None = None, code: int | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        if errno is not None:
+            self.errno = errno
+        if code is not None:
+            self.code = code
+        elif self.code is None or errno is not None:
+            self.code = -self.errno
+
+    @property
+    def jsonrpc_code(self) -> int:
+        return self.code if self.code is not None else -self.errno
+
+    def to_jsonrpc(self) -> dict[str, object]:
+        return {"code": self.jsonrpc_code, "message": self.message}
+
+
+class ParameterError(FtlError):
+    """A parameter is missing, malformed or out of its bounds."""
+
+    errno = _errno.EINVAL
+    code = JSONRPC_INVALID_PARAMS
+
+
+class ConfError(ParameterError):
+    """An FtlConf that breaks a rule, or can't work on this geometry."""
+
+
+class GeometryError(FtlError):
+    """The base bdev's zones can't carry an FTL."""
+
+    errno = _errno.EINVAL
+
+
+class NotFoundError(FtlError):
+    errno = _errno.ENODEV
+
+
+class ExistsError(FtlError):
+    errno = _errno.EEXIST
+
+
+class ClaimedError(FtlError):
+    """Somebody else owns the bdev."""
+
+    errno = _errno.EPERM
+
+
+class BusyError(FtlError):
+    """It is already being created, deleted or halted."""
+
+    errno = _errno.EBUSY
+
+
+class UnsupportedError(FtlError):
+    errno = _errno.ENOTSUP
+
+
+class MediaError(FtlError):
+    """The base or cache device answered with an NVMe error status."""
+
+    errno = _errno.EIO
+
+    def __init__(self, message: str, *, status: int = 0, errno: int | None = None) -> None:
+        super().__init__(message, errno=errno)
+        self.status = status
+
+
+class ProtocolError(FtlError):
+    """A peer sent what the protocol does not allow. The connection is gone."""
+
+    errno = _errno.EPROTO
+
+
+class NvmeStatusError(FtlError):
+    """A controller completed a command with an error. ``status`` is SCT << 8 | SC."""
+
+    errno = _errno.EIO
+
+    def __init__(self, message: str, *, status: int, errno: int | None = None) -> None:
+        super().__init__(message, errno=errno)
+        self.status = status
+
+
+class TargetError(FtlError):
+    """The SPDK target can't be reached, or refused an RPC. ``rpc_code`` is the target's own code, if it gave one."""
+
+    errno = _errno.EIO
+
+    def __init__(self, message: str, *, rpc_code: int | None = None, errno: int | None = None) -> None:
+        super().__init__(message, errno=errno)
+        self.rpc_code = rpc_code
+
+
+class DaemonError(FtlError):
+    """The spdk-ftl daemon can't be reached or broke off."""
+
+    errno = _errno.ECONNREFUSED
