@@ -9,4 +9,5 @@ NB_MODULE(_shim, m) {
     ftl::bind_media(m);
     ftl::bind_qpair(m);
     ftl::bind_core(m);
+    ftl::bind_load(m);
 }

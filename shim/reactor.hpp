@@ -35,6 +35,7 @@ enum class EventKind : uint32_t {
     block_lost = 15,        // a = lba, b = address, c = status
     drained = 16,           // a = ticket
     core_failed = 17,       // a = status: the core fails every I/O from now on
+    load_done = 18,         // LoadGenerator: a = blocks, b = errors
     overflow = 255,         // events were dropped: ask for state instead
 };
 

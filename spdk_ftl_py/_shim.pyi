@@ -180,6 +180,47 @@ class EmulatedMedia(BlockDevice):
     def cut_power_at(self, operation: int, seed: int) -> None:
         """power_cut(seed) by itself when `operations` reaches this."""
 
+class ZonedOverlay(BlockDevice):
+    """Zones emulated on a conventional device, as SPDK's zone_block bdev does: zone size = zone_capacity rounded up to a power
+    of two, zone i lies at base LBA i * zone_size, blocks behind the last whole zone are unused. Write pointers are in memory only."""
+
+    def __init__(
+        self, reactor: Reactor, base: BlockDevice, *, zone_capacity: int, max_open_zones: int = 0, initial_state: str = "empty",
+    ) -> None:
+        """initial_state: "empty" (new device) or "full" (what a restart knows: nothing)."""
+
+# --- load -------------------------------------------------------------------------------------------------------
+
+EV_LOAD_DONE: Final[int]
+
+class LoadGenerator:
+    """Closed-loop load on a BlockDevice with content that proves itself: every 4 KiB block carries (seed, lba, version).
+
+    Keeps the version last written of every LBA (0: never, or trimmed: reads zeroes); a read checks whole blocks against it.
+    Two outstanding I/Os of one generator never overlap.
+    """
+
+    def __init__(
+        self, reactor: Reactor, device: BlockDevice, *, first_lba: int = 0, lba_count: int, seed: int, max_queue_depth: int = 256,
+        max_io_blocks: int = 256,
+    ) -> None: ...
+    @property
+    def id(self) -> int: ...
+    def start(
+        self, kind: str, *, pattern: str = "random", io_blocks: int = 1, total_blocks: int = 0, queue_depth: int = 32,
+        time_limit_s: float = 0.0, write_percent: int = 100,
+    ) -> None:
+        """kind: "write" | "read" (verifies) | "trim" | "mixed" (write_percent writes, rest verified reads). pattern:
+        "random" | "sequential" (wraps). Ends after total_blocks or time_limit_s; EV_LOAD_DONE(a = blocks, b = errors)."""
+
+    def stop(self) -> None: ...
+    def progress(self) -> dict[str, object]:
+        """running, done_blocks, done_ios, verify_errors, io_errors, elapsed_ns, last_error_status, last_error_lba,
+        latency_ns: {"min","mean","p50","p90","p99","p999","max"}."""
+
+    def versions(self) -> NDArray[np.uint32]: ...
+    def close(self) -> None: ...
+
 # --- NVMe/TCP I/O queues ----------------------------------------------------------------------------------------
 
 class HostQpair(BlockDevice):

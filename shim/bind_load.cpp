@@ -1,0 +1,10 @@
+// SPDX-License-Identifier: BSD-3-Clause
+#include "bindings.hpp"
+
+namespace ftl {
+
+void bind_load(nanobind::module_ &m) {
+    (void)m;
+}
+
+}  // namespace ftl
