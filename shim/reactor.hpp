@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// One thread that owns a set of pollers (qpairs, media, FTL cores): polls while there is work, sleeps in epoll when idle.
-// Not started, it is driven by step() from the caller's thread: simulation and tests.
+// One thread that owns a set of pollers (qpairs, media, FTL cores): polls while there is work, sleeps in epoll when
+// idle. Not started, it is driven by step() from the caller's thread: simulation and tests.
 #pragma once
 
 #include <array>
 #include <atomic>
+#include <condition_variable>
 #include <cstdint>
+#include <exception>
 #include <functional>
 #include <memory>
 #include <mutex>
@@ -18,32 +20,32 @@ namespace ftl {
 // What the shim tells Python. Fixed size; kept in a bounded ring, drained by Reactor.events().
 struct Event {
     uint32_t kind;
-    uint32_t source;   // id of the poller that sent it
+    uint32_t source;  // id of the poller that sent it
     uint64_t a, b, c;
 };
 
 enum class EventKind : uint32_t {
     none = 0,
-    io_done = 1,            // IoPort: a = ticket, b = status, c = result
+    io_done = 1,              // IoPort: a = ticket, b = status, c = result
     target_qpair_closed = 2,  // a = reason (QpairClose), b = FES/errno
     host_qpair_lost = 3,      // a = reason (QpairClose), b = FES/errno
-    band_next_needed = 10,  // a = stream, b = band that is filling up (or ~0)
-    band_closed = 11,       // a = band
-    move_done = 12,         // a = band, b = blocks moved, c = blocks lost (crc or read errors)
-    band_reset_done = 13,   // a = band, b = status of the first zone that failed or 0, c = that zone's index in the band
-    zone_fault = 14,        // a = band, b = punit, c = status
-    block_lost = 15,        // a = lba, b = address, c = status
-    drained = 16,           // a = ticket
-    core_failed = 17,       // a = status: the core fails every I/O from now on
-    load_done = 18,         // LoadGenerator: a = blocks, b = errors
-    overflow = 255,         // events were dropped: ask for state instead
+    band_next_needed = 10,    // a = stream, b = band that is filling up (or ~0)
+    band_closed = 11,         // a = band
+    move_done = 12,           // a = band, b = blocks moved, c = blocks lost (crc or read errors)
+    band_reset_done = 13,  // a = band, b = status of the first zone that failed or 0, c = that zone's index in the band
+    zone_fault = 14,       // a = band, b = punit, c = status
+    block_lost = 15,       // a = lba, b = address, c = status
+    drained = 16,          // a = ticket
+    core_failed = 17,      // a = status: the core fails every I/O from now on
+    load_done = 18,        // LoadGenerator: a = blocks, b = errors
+    overflow = 255,        // events were dropped: ask for state instead
 };
 
 // Something the reactor polls. Every method runs on the reactor's thread.
 class Poller {
 public:
     virtual ~Poller() = default;
-    virtual uint32_t poll(uint64_t now_ns) noexcept = 0;      // returns how much was done
+    virtual uint32_t poll(uint64_t now_ns) noexcept = 0;  // returns how much was done
     [[nodiscard]] virtual bool busy() const noexcept { return false; }
     // The fd to sleep on; -1 for none. EPOLLIN always, EPOLLOUT when wants_write().
     [[nodiscard]] virtual int fd() const noexcept { return -1; }
@@ -54,6 +56,8 @@ public:
 
 class Reactor {
 public:
+    static constexpr size_t kEventRing = 8192;
+
     // spin_us: how long to go on polling after the last work before sleeping.
     explicit Reactor(std::string name, uint32_t spin_us = 20);
     ~Reactor();
@@ -61,16 +65,21 @@ public:
     Reactor &operator=(const Reactor &) = delete;
 
     void start();
-    void stop();                       // idempotent; joins the thread
-    [[nodiscard]] bool running() const noexcept { return running_.load(); }
+    void stop();  // idempotent; joins the thread
+    [[nodiscard]] bool running() const noexcept { return running_.load(std::memory_order_acquire); }
 
     // Drives the pollers once from the calling thread. Only while not running. Returns work done.
     uint32_t step();
 
-    // Runs fn on the reactor's thread and waits for it (at once, in the caller's, while not running). Control path only.
+    // Runs fn on the reactor's thread and waits for it (at once, in the caller's, while not running). Control path
+    // only. An exception of fn comes out here.
     void call(const std::function<void()> &fn);
 
-    // Reactor thread only (or inside call()). The id is what events carry as `source`.
+    // Any thread: ends a sleep, so that every poller is polled soon. Cheap while the reactor is awake.
+    void wake() noexcept;
+
+    // Reactor thread only (or inside call()). The id is what events carry as `source`. The reactor shares ownership
+    // until remove(), which may be called from within a poll(), also by the poller itself.
     uint32_t add(std::shared_ptr<Poller> poller);
     void remove(uint32_t id);
 
@@ -81,9 +90,63 @@ public:
     [[nodiscard]] int event_fd() const noexcept { return event_fd_; }
     std::vector<Event> events();
 
-    // Monotonic; in step mode what set_now() says, once it was called.
-    [[nodiscard]] uint64_t now_ns() const noexcept;
-    void set_now(uint64_t now_ns) noexcept;   // simulation
+    // Monotonic; in step mode what set_now() says, once it was called. Cached once per round of polls.
+    [[nodiscard]] uint64_t now_ns() const noexcept { return now_ns_; }
+    void set_now(uint64_t now_ns) noexcept;  // simulation
+
+private:
+    struct Entry {
+        uint32_t id;
+        std::shared_ptr<Poller> poller;  // null: removed, swept after the round
+        int watched_fd = -1;
+        bool watched_write = false;
+    };
+
+    void run();
+    uint32_t poll_round();
+    void run_calls();
+    void sweep();
+    void refresh_clock() noexcept;
+    void watch_fds();
+    void rebuild_epoll();
+    void sleep();
+
+    std::string name_;
+    uint64_t spin_ns_;
+    int epoll_fd_ = -1;
+    int wake_fd_ = -1;
+    int event_fd_ = -1;
+
+    std::thread thread_;
+    std::atomic<bool> running_{false};
+    std::atomic<bool> stopping_{false};
+    std::atomic<bool> asleep_{false};
+    std::atomic<std::thread::id> owner_{};
+
+    std::vector<Entry> entries_;
+    std::vector<Entry> added_;  // by a poll(); joins entries_ after the round
+    uint32_t next_id_ = 1;
+    bool polling_ = false;
+    bool swept_needed_ = false;
+    uint64_t now_ns_ = 0;
+    bool simulated_clock_ = false;
+
+    struct Call {
+        const std::function<void()> *fn;
+        std::exception_ptr error;
+        bool done = false;
+    };
+    std::recursive_mutex direct_mutex_;  // serialises call() and step() while no thread runs
+    std::mutex call_mutex_;
+    std::condition_variable call_done_;
+    std::vector<Call *> calls_;
+    std::atomic<bool> calls_pending_{false};
+
+    std::array<Event, kEventRing> ring_{};
+    std::atomic<uint64_t> ring_head_{0};  // next to write
+    std::atomic<uint64_t> ring_tail_{0};  // next to read
+    std::atomic<bool> overflowed_{false};
+    std::atomic<bool> signalled_{false};
 };
 
 }  // namespace ftl

@@ -1,0 +1,15 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// CRC32C (Castagnoli, reflected 0x82F63B78, init and final xor 0xFFFFFFFF): NVMe/TCP digests and every block on media.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace ftl {
+
+// seed: the CRC of what came before, 0 to start. crc32c(crc32c(0, a), b) == crc32c(0, a ++ b).
+[[nodiscard]] uint32_t crc32c(uint32_t seed, const void *data, size_t bytes) noexcept;
+
+[[nodiscard]] const char *crc32c_implementation() noexcept;  // "sse4.2" or "table"
+
+}  // namespace ftl
