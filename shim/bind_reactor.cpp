@@ -79,7 +79,14 @@ public:
 
     PyIoPort(const PyIoPort &) = delete;
     PyIoPort &operator=(const PyIoPort &) = delete;
-    ~PyIoPort() = default;
+    ~PyIoPort() {
+        try {
+            close();
+        } catch (...) {
+            // The device may still write into these: better leaked than freed under it.
+            [[maybe_unused]] const auto *leaked = new std::vector<HeldBuffer>(std::move(buffers_));
+        }
+    }
 
     [[nodiscard]] uint32_t id() const { return port().id(); }
 
