@@ -1,0 +1,382 @@
+"""FtlConf: what a user may say about an FTL, with the seed's defaults (ftl_init.c, g_default_conf) and its rules.
+
+Two checks, because two things are known at different times: ``check()`` needs nothing but the conf itself;
+``check_geometry()`` needs the bands and returns the conf with every default filled in.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final, Protocol
+
+from .errors import ConfError
+
+BLOCK_BYTES: Final = 4096
+
+LIMIT_CRIT: Final = "crit"
+LIMIT_HIGH: Final = "high"
+LIMIT_LOW: Final = "low"
+LIMIT_START: Final = "start"
+LIMIT_NAMES: Final = (LIMIT_CRIT, LIMIT_HIGH, LIMIT_LOW, LIMIT_START)
+"""In the order in which they begin to bind, the most urgent first."""
+
+DEFAULT_THRESHOLDS: Final[Mapping[str, int]] = {LIMIT_CRIT: 5, LIMIT_HIGH: 10, LIMIT_LOW: 20, LIMIT_START: 40}
+DEFAULT_SHARES: Final[Mapping[str, int]] = {LIMIT_CRIT: 0, LIMIT_HIGH: 5, LIMIT_LOW: 40, LIMIT_START: 100}
+
+RESERVED_BANDS: Final = 2
+"""Free bands the user's writes never take: one for relocation, one for what a zone reset has to wait for."""
+
+DEFAULT_START_FRACTION: Final = 4
+"""Relocation starts by default when no more than this fraction of the bands that can be free at all is still free: every
+band kept free beyond need is spare space that does not lower write amplification."""
+
+RELOC_POLICIES: Final = ("cost_benefit", "greedy")
+
+WRITE_BUFFER_BYTES_MAX: Final = 1 << 30
+RELOC_QDEPTH_MAX: Final = 1024
+ACTIVE_RELOCS_MAX: Final = 64
+IO_POOL_MAX: Final = 65535
+IO_CHANNELS_MAX: Final = 1024
+NV_CACHE_REQUESTS_MAX: Final = 1 << 16
+NV_CACHE_REQUEST_BLOCKS_MAX: Final = 256
+
+
+class BandNumbers(Protocol):
+    """What check_geometry() has to know of a geometry (ftl/geometry.py has it all)."""
+
+    @property
+    def band_count(self) -> int: ...
+    @property
+    def punits(self) -> int: ...
+    @property
+    def open_bands(self) -> int:
+        """Bands being filled at any time: 2, or 1 where both streams share one."""
+
+    @property
+    def band_blocks(self) -> int:
+        """Blocks of data a whole band holds."""
+
+    @property
+    def block_count(self) -> int:
+        """Logical blocks."""
+
+    @property
+    def spare_bands(self) -> int:
+        """Bands that are not needed to hold every logical block once."""
+
+
+@dataclass(frozen=True)
+class Limit:
+    """At ``thld`` free bands or fewer the user gets at most ``limit`` percent of the blocks written.
+
+    thld None: the seed's default, scaled to the number of bands.
+    """
+
+    limit: int
+    thld: int | None = None
+
+
+@dataclass(frozen=True)
+class NvCacheConf:
+    """Bounds of the nv cache's requests."""
+
+    max_request_cnt: int = 2048
+    max_request_size: int = 16
+
+
+def _default_limits() -> dict[str, Limit]:
+    return {name: Limit(DEFAULT_SHARES[name]) for name in LIMIT_NAMES}
+
+
+@dataclass(frozen=True)
+class FtlConf:
+    """All of an FTL's settings. Immutable; ``dataclasses.replace`` makes variants."""
+
+    limits: Mapping[str, Limit] = field(default_factory=_default_limits)
+    invalid_thld: int = 10
+    """Percent of a band that has to be invalid for it to be relocated, unless free bands are urgently needed."""
+    lba_rsvd: int = 20
+    """Percent of the blocks that are not offered to the user (overprovisioning)."""
+    write_buffer_size: int = 6 * 1024 * 1024
+    """Bytes of write buffer for each I/O channel."""
+    band_thld: int = 90
+    """Percent of a band written at which the next one is opened."""
+    max_reloc_qdepth: int = 32
+    max_active_relocs: int = 3
+    user_io_pool_size: int = 2048
+    allow_open_bands: bool = False
+    max_io_channels: int = 128
+    """I/O channels: queue pairs of hosts."""
+    nv_cache: NvCacheConf = NvCacheConf()
+    use_append: bool = False
+    reloc_policy: str = "cost_benefit"
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> FtlConf:
+        """Builds a conf from JSON-like values; what is missing keeps its default. Inverse of to_dict().
+
+        ``limits`` is {name: {"limit": percent, "thld": free bands}}, each part optional.
+        Raises ConfError for unknown names and wrong types; ranges are check()'s.
+        """
+        known = {f.name: f for f in dataclasses.fields(cls)}
+        given: dict[str, Any] = {}
+        for name, value in values.items():
+            if name not in known:
+                raise ConfError(f"conf has no setting {name!r}: use one of {', '.join(sorted(known))}")
+            if name == "limits":
+                given[name] = _limits_from_dict(value)
+            elif name == "nv_cache":
+                given[name] = _nv_cache_from_dict(value)
+            elif name in ("allow_open_bands", "use_append"):
+                if not isinstance(value, bool):
+                    raise ConfError(f"conf {name} = {value!r}: must be true or false")
+                given[name] = value
+            elif name == "reloc_policy":
+                if not isinstance(value, str):
+                    raise ConfError(f"conf {name} = {value!r}: must be one of {', '.join(RELOC_POLICIES)}")
+                given[name] = value
+            else:
+                given[name] = _integer(name, value)
+        return cls(**given)
+
+    @classmethod
+    def from_params(cls, params: Mapping[str, Any]) -> FtlConf:
+        """The conf that bdev_ftl_create's parameters ask for: overprovisioning, allow_open_bands, use_append, limit_NAME,
+        limit_NAME_threshold, and conf (an object as for from_dict()). Other parameters are not looked at."""
+        values: dict[str, Any] = dict(params.get("conf") or {})
+        for name, setting in (
+            ("overprovisioning", "lba_rsvd"),
+            ("allow_open_bands", "allow_open_bands"),
+            ("use_append", "use_append"),
+        ):
+            if params.get(name) is not None:
+                values[setting] = params[name]
+        limits = {name: dict(parts) for name, parts in dict(values.get("limits") or {}).items()}
+        for name in LIMIT_NAMES:
+            for suffix, part in (("", "limit"), ("_threshold", "thld")):
+                value = params.get(f"limit_{name}{suffix}")
+                if value is not None:
+                    limits.setdefault(name, {})[part] = value
+        if limits:
+            values["limits"] = limits
+        return cls.from_dict(values)
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-able; from_dict() of it gives an equal conf."""
+        values = dataclasses.asdict(dataclasses.replace(self, limits={}))
+        values["limits"] = {
+            name: {"limit": limit.limit, **({} if limit.thld is None else {"thld": limit.thld})}
+            for name, limit in self.limits.items()
+        }
+        return values
+
+    def with_limits(self, **limits: Limit) -> FtlConf:
+        """A copy with some limits replaced. Raises ConfError for an unknown name."""
+        _check_limit_names(limits)
+        return dataclasses.replace(self, limits={**self.limits, **limits})
+
+    @property
+    def write_buffer_blocks(self) -> int:
+        return self.write_buffer_size // BLOCK_BYTES
+
+    def check(self) -> None:
+        """Every rule that needs no device. Raises ConfError naming setting, value, rule and remedy."""
+        _range("invalid_thld", self.invalid_thld, 0, 99, "percent of a band that must be invalid before it is relocated")
+        _range("lba_rsvd", self.lba_rsvd, 1, 99, "percent of the blocks kept back for garbage collection; 20 is usual")
+        if self.write_buffer_size <= 0 or self.write_buffer_size % BLOCK_BYTES:
+            nearest = max(BLOCK_BYTES, (self.write_buffer_size + BLOCK_BYTES - 1) // BLOCK_BYTES * BLOCK_BYTES)
+            raise ConfError(
+                f"conf write_buffer_size = {self.write_buffer_size}: must be a positive multiple of {BLOCK_BYTES} bytes; "
+                f"{nearest} is the nearest"
+            )
+        _range("write_buffer_size", self.write_buffer_size, BLOCK_BYTES, WRITE_BUFFER_BYTES_MAX, "bytes, multiple of 4096")
+        _range("band_thld", self.band_thld, 1, 100, "percent of a band at which the next one is opened")
+        _range("max_reloc_qdepth", self.max_reloc_qdepth, 1, RELOC_QDEPTH_MAX, "reads outstanding for each relocation")
+        _range("max_active_relocs", self.max_active_relocs, 1, ACTIVE_RELOCS_MAX, "bands relocated at once")
+        _range("user_io_pool_size", self.user_io_pool_size, 1, IO_POOL_MAX, "I/Os of a channel")
+        _range("max_io_channels", self.max_io_channels, 1, IO_CHANNELS_MAX, "queue pairs of hosts")
+        _range("nv_cache.max_request_cnt", self.nv_cache.max_request_cnt, 1, NV_CACHE_REQUESTS_MAX, "requests")
+        _range("nv_cache.max_request_size", self.nv_cache.max_request_size, 1, NV_CACHE_REQUEST_BLOCKS_MAX, "blocks")
+        if self.reloc_policy not in RELOC_POLICIES:
+            raise ConfError(f"conf reloc_policy = {self.reloc_policy!r}: must be one of {', '.join(RELOC_POLICIES)}")
+        self._check_limits()
+
+    def _check_limits(self) -> None:
+        _check_limit_names(self.limits)
+        missing = [name for name in LIMIT_NAMES if name not in self.limits]
+        if missing:
+            raise ConfError(f"conf limits lack {', '.join(missing)}: give all of {', '.join(LIMIT_NAMES)}, or none")
+        for name, limit in self.limits.items():
+            _range(f"limit {name}", limit.limit, 0, 100, "percent of the blocks written that may be the user's")
+            if limit.thld is not None and limit.thld < 0:
+                raise ConfError(f"conf limit-threshold {name} = {limit.thld}: a number of free bands can't be negative")
+        explicit = [(name, limit.thld) for name, limit in self.limits.items() if limit.thld is not None]
+        explicit.sort(key=lambda item: LIMIT_NAMES.index(item[0]))
+        _check_descending(explicit)
+
+    def check_geometry(self, bands: BandNumbers) -> FtlConf:
+        """The rules that need the device's bands; returns a conf whose thresholds are all set.
+
+        Default thresholds shrink with the bands there are; explicit ones stay and must fit. Raises ConfError where the
+        spare bands can't sustain garbage collection: then every write would come to stand still sooner or later.
+        """
+        self.check()
+        self._check_spare_bands(bands)
+        room = bands.spare_bands - bands.open_bands
+        defaults = default_thresholds(room)
+        explicit = {name: limit.thld for name, limit in self.limits.items() if limit.thld is not None}
+        for name, thld in explicit.items():
+            if thld >= room:
+                raise ConfError(
+                    f"conf limit-threshold {name} = {thld}: with {bands.band_count} bands and lba_rsvd = {self.lba_rsvd} a full "
+                    f"device has at most {room} free bands, so it would be throttled for ever; use a threshold below {room}, "
+                    f"or raise lba_rsvd"
+                )
+        thresholds = _merge_thresholds(explicit, defaults)
+        _check_descending([(name, thresholds[name]) for name in LIMIT_NAMES])
+        return dataclasses.replace(
+            self, limits={name: Limit(self.limits[name].limit, thresholds[name]) for name in LIMIT_NAMES}
+        )
+
+    def _check_spare_bands(self, bands: BandNumbers) -> None:
+        needed = spare_bands_needed(bands.open_bands)
+        gain = garbage_per_band(bands)
+        least = least_gain_blocks(bands.punits)
+        if bands.spare_bands >= needed and gain >= least:
+            return
+        if bands.spare_bands < needed:
+            what = f"{bands.spare_bands} spare bands, garbage collection needs {needed}"
+        else:
+            what = f"so little spare space that relocating a band would gain {gain} blocks, {least} are needed"
+        rsvd = _lba_rsvd_for(bands, self.lba_rsvd)
+        remedies = []
+        if rsvd is not None:
+            remedies.append(f"raise lba_rsvd (overprovisioning) to {rsvd}")
+        if bands.punits > 1:
+            remedies.append(f"use fewer parallel units than {bands.punits} (more and smaller bands)")
+        remedies.append("use a device with more zones")
+        raise ConfError(
+            f"conf lba_rsvd = {self.lba_rsvd}: leaves {bands.band_count} bands with {what}; {', or '.join(remedies)}"
+        )
+
+
+def spare_bands_needed(open_bands: int) -> int:
+    """Bands beyond those that hold every logical block once: the open ones, the reserve, and one to be gained."""
+    return open_bands + RESERVED_BANDS + 1
+
+
+def least_gain_blocks(punits: int) -> int:
+    """What relocating a band must free at least, so that the headers of the batches it ends with don't eat it up."""
+    return 2 * punits + 2
+
+
+def garbage_per_band(bands: BandNumbers) -> int:
+    """Invalid blocks the best victim has at least, when the user has filled the device and taken all bands he may."""
+    closed = bands.band_count - bands.open_bands - RESERVED_BANDS
+    if closed <= 0:
+        return 0
+    return max(0, closed * bands.band_blocks - bands.block_count) // closed
+
+
+def default_thresholds(room: int) -> dict[str, int]:
+    """The seed's thresholds 5/10/20/40, shrunk where at most ``room`` bands can be free on a full device."""
+    start = max(0, min(DEFAULT_THRESHOLDS[LIMIT_START], room // DEFAULT_START_FRACTION))
+    full = DEFAULT_THRESHOLDS[LIMIT_START]
+    # Each must lie above the one before; crit at 1 rather than 0 where that fits below room.
+    floor = 1 if room > len(LIMIT_NAMES) else 0
+    thresholds: dict[str, int] = {}
+    for name in LIMIT_NAMES:
+        floor = max(floor, start * DEFAULT_THRESHOLDS[name] // full)
+        thresholds[name] = floor
+        floor += 1
+    return thresholds
+
+
+def _merge_thresholds(explicit: Mapping[str, int], defaults: Mapping[str, int]) -> dict[str, int]:
+    """Defaults give way to explicit neighbours, as far as whole numbers allow."""
+    merged = {name: explicit.get(name, defaults[name]) for name in LIMIT_NAMES}
+    for lower, upper in zip(LIMIT_NAMES, LIMIT_NAMES[1:], strict=False):
+        if merged[upper] <= merged[lower] and upper not in explicit:
+            merged[upper] = merged[lower] + 1
+    for lower, upper in reversed(list(zip(LIMIT_NAMES, LIMIT_NAMES[1:], strict=False))):
+        if merged[lower] >= merged[upper] and lower not in explicit:
+            merged[lower] = max(0, merged[upper] - 1)
+    return merged
+
+
+def _check_descending(thresholds: list[tuple[str, int]]) -> None:
+    for (lower, low_thld), (upper, up_thld) in zip(thresholds, thresholds[1:], strict=False):
+        if low_thld >= up_thld:
+            raise ConfError(
+                f"conf limit-threshold {upper} = {up_thld} is not above limit-threshold {lower} = {low_thld}: thresholds must "
+                f"descend, start > low > high > crit"
+            )
+
+
+def _lba_rsvd_for(bands: BandNumbers, current: int) -> int | None:
+    """The smallest lba_rsvd that would do, or None."""
+    for rsvd in range(current + 1, 100):
+        block_count = bands.band_count * bands.band_blocks * (100 - rsvd) // 100
+        spare = bands.band_count - -(-block_count // bands.band_blocks)
+        candidate = _Numbers(bands.band_count, bands.punits, bands.open_bands, bands.band_blocks, block_count, spare)
+        enough = spare >= spare_bands_needed(bands.open_bands)
+        if block_count > 0 and enough and garbage_per_band(candidate) >= least_gain_blocks(bands.punits):
+            return rsvd
+    return None
+
+
+@dataclass(frozen=True)
+class _Numbers:
+    band_count: int
+    punits: int
+    open_bands: int
+    band_blocks: int
+    block_count: int
+    spare_bands: int
+
+
+def _check_limit_names(limits: Mapping[str, object]) -> None:
+    unknown = sorted(set(limits) - set(LIMIT_NAMES))
+    if unknown:
+        raise ConfError(f"conf has no limit {', '.join(map(repr, unknown))}: limits are {', '.join(LIMIT_NAMES)}")
+
+
+def _limits_from_dict(value: Any) -> dict[str, Limit]:
+    if not isinstance(value, Mapping):
+        raise ConfError(f"conf limits = {value!r}: must be an object {{name: {{limit, thld}}}}")
+    _check_limit_names(value)
+    limits = _default_limits()
+    for name, parts in value.items():
+        if isinstance(parts, Limit):
+            limits[name] = parts
+            continue
+        if not isinstance(parts, Mapping) or set(parts) - {"limit", "thld"}:
+            raise ConfError(f"conf limit {name} = {parts!r}: must be an object with limit (percent) and thld (free bands)")
+        thld = parts.get("thld")
+        limits[name] = Limit(
+            limit=_integer(f"limit {name}", parts.get("limit", DEFAULT_SHARES[name])),
+            thld=None if thld is None else _integer(f"limit-threshold {name}", thld),
+        )
+    return limits
+
+
+def _nv_cache_from_dict(value: Any) -> NvCacheConf:
+    if isinstance(value, NvCacheConf):
+        return value
+    known = {f.name for f in dataclasses.fields(NvCacheConf)}
+    if not isinstance(value, Mapping) or set(value) - known:
+        raise ConfError(f"conf nv_cache = {value!r}: must be an object with {' and '.join(sorted(known))}")
+    return NvCacheConf(**{name: _integer(f"nv_cache.{name}", part) for name, part in value.items()})
+
+
+def _integer(name: str, value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise ConfError(f"conf {name} = {value!r}: must be a whole number")
+    return value
+
+
+def _range(name: str, value: int, least: int, most: int, meaning: str) -> None:
+    if not least <= value <= most:
+        raise ConfError(f"conf {name} = {value}: must be {least}..{most} ({meaning})")
