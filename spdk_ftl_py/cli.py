@@ -1,0 +1,112 @@
+"""The command line: ``spdk-ftl serve | target | demo | status | devices | stats | properties | create | delete``.
+
+Modules of subcommands are imported only when theirs is called, or all of them for --help.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+from collections.abc import Sequence
+from typing import Any, Final
+
+from . import __version__
+from .errors import FtlError
+
+EXIT_OK: Final = 0
+EXIT_FAILURE: Final = 1
+EXIT_USAGE: Final = 2
+EXIT_INTERRUPTED: Final = 130
+
+# In the order in which --help shows them.
+_MODULES: Final[tuple[tuple[str, tuple[str, ...]], ...]] = (
+    ("spdk_ftl_py.demo.command", ("demo",)),
+    ("spdk_ftl_py.daemon.command", ("serve",)),
+    ("spdk_ftl_py.target.command", ("target",)),
+    ("spdk_ftl_py.commands", ("status", "devices", "list", "stats", "properties", "create", "delete")),
+)
+
+_DESCRIPTION: Final = """\
+A flash translation layer for zoned bdevs of a live SPDK target: random 4 KiB writes on drives that only take
+sequential ones, with SPDK's own rpc.py as its provisioning tool.
+"""
+
+_EPILOG: Final = """\
+how it goes together:
+  spdk_tgt                                        your SPDK target (or `spdk-ftl target`, an emulated one)
+  spdk-ftl serve                                  the daemon that runs the FTLs, beside the target
+  spdk-rpc nvmf_create_transport -t TCP           once per target: daemon and target speak NVMe/TCP
+  spdk-rpc --plugin spdk_ftl_py bdev_ftl_create -b ftl0 -d Nvme0n1
+                                                  makes ftl0 of the zoned bdev Nvme0n1; from now on a bdev like any other
+  spdk-ftl devices                                what runs, and how it fares
+
+first steps without hardware:
+  spdk-ftl demo                                   the whole of it on an emulated ZNS drive, with verified I/O
+
+environment:
+  SPDK_FTL_SOCK      control socket of the daemon (default: /var/tmp/spdk-ftl.sock)
+  SPDK_FTL_STATE     state directory of the daemon
+
+exit codes: 0 success, 1 failure (the reason is on stderr), 2 wrong usage, 130 interrupted
+"""
+
+
+def build_parser(only: str | None = None) -> argparse.ArgumentParser:
+    """The parser; only: a subcommand that is known to be the one called (the others then take no part)."""
+    parser = argparse.ArgumentParser(
+        prog="spdk-ftl",
+        description=_DESCRIPTION,
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"spdk-ftl {__version__}")
+    subparsers = parser.add_subparsers(title="commands", dest="command", metavar="COMMAND", required=True)
+    for module, commands in _MODULES:
+        if only is None or only in commands:
+            _register(module, commands, subparsers, wanted=only is not None)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs a subcommand and returns its exit code (argparse itself exits with 2)."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    known = {command for _, commands in _MODULES for command in commands}
+    only = arguments[0] if arguments and arguments[0] in known else None
+    try:
+        args = build_parser(only).parse_args(arguments)
+        return int(args.run(args))
+    except FtlError as error:
+        print(f"spdk-ftl: {error.message}", file=sys.stderr)
+        return EXIT_FAILURE
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:
+        # Whoever read our output has had enough of it; Python must not try to flush the rest.
+        sys.stdout = None  # type: ignore[assignment]
+        return EXIT_FAILURE
+
+
+def _register(
+    module: str,
+    commands: Sequence[str],
+    subparsers: argparse._SubParsersAction[argparse.ArgumentParser],
+    *,
+    wanted: bool,
+) -> None:
+    try:
+        command: Any = importlib.import_module(module)
+    except ImportError as error:
+        # One broken dependency must not take away the commands that do without it.
+        if wanted:
+            raise FtlError(
+                f"{commands[0]}: {error}; is the package installed with its dependencies (pip install .)?"
+            ) from error
+        for name in commands:
+            subparsers.add_parser(name, help=f"not available: {error}")
+        return
+    command.register(subparsers)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,104 @@
+"""Client of the daemon: JSON-RPC 2.0 over HTTP on its unix control socket."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import quote
+
+from .errors import DaemonError, FtlError
+
+SOCKET_ENVIRONMENT = "SPDK_FTL_SOCK"
+SOCKET_DEFAULT = "/var/tmp/spdk-ftl.sock"
+
+CONNECT_TIMEOUT_S = 5.0
+# Creating an FTL resets zones of the whole device; the daemon itself bounds each step.
+REPLY_TIMEOUT_S = 600.0
+REPLY_BYTES_MAX = 64 << 20
+CHUNK_BYTES = 64 << 10
+
+
+def default_socket() -> str:
+    """$SPDK_FTL_SOCK, else /var/tmp/spdk-ftl.sock."""
+    return os.environ.get(SOCKET_ENVIRONMENT) or SOCKET_DEFAULT
+
+
+class DaemonClient:
+    """Calls the daemon. One HTTP connection per call: the object holds no connection and needs no close."""
+
+    def __init__(self, socket_path: str | None = None, *, timeout_s: float | None = None) -> None:
+        self.socket_path = os.path.abspath(socket_path or default_socket())
+        self.timeout_s = timeout_s if timeout_s is not None else REPLY_TIMEOUT_S
+
+    def call(self, method: str, params: Mapping[str, Any] | None = None) -> Any:
+        """The result of one RPC.
+
+        Raises DaemonError when the daemon can't be reached or breaks off (then it is unknown whether the call took
+        effect), FtlError with the daemon's message, errno and code when it refuses.
+        """
+        request = {"jsonrpc": "2.0", "id": 1, "method": method, "params": dict(params or {})}
+        reply = self._decode(self._post(json.dumps(request).encode()))
+        if "error" in reply:
+            error = reply["error"]
+            code = error.get("code") if isinstance(error, dict) else None
+            if not isinstance(code, int) or not isinstance(error.get("message"), str):
+                raise DaemonError(f"{self._who}: malformed JSON-RPC error in its reply")
+            errno = -code if -4096 < code < -1 else None
+            raise FtlError(error["message"], errno=errno, code=code)
+        if "result" not in reply:
+            raise DaemonError(f"{self._who}: its reply has neither result nor error")
+        return reply["result"]
+
+    @property
+    def _who(self) -> str:
+        return f"spdk-ftl daemon at {self.socket_path}"
+
+    def _post(self, body: bytes) -> bytes:
+        import requests
+        import requests_unixsocket
+
+        url = f"http+unix://{quote(self.socket_path, safe='')}/"
+        try:
+            with requests_unixsocket.Session() as session:
+                # No proxy of the environment has any business between us and a unix socket.
+                session.trust_env = False
+                headers = {"Content-Type": "application/json", "Connection": "close"}
+                timeout = (CONNECT_TIMEOUT_S, self.timeout_s)
+                with session.post(url, data=body, headers=headers, timeout=timeout, stream=True) as response:
+                    received = bytearray()
+                    for chunk in response.iter_content(CHUNK_BYTES):
+                        received += chunk
+                        if len(received) > REPLY_BYTES_MAX:
+                            raise DaemonError(f"{self._who}: its reply is larger than {REPLY_BYTES_MAX} bytes")
+                    return bytes(received)
+        except requests.exceptions.ReadTimeout:
+            raise DaemonError(
+                f"{self._who}: no reply within {self.timeout_s:g} s; the call may still take effect: "
+                "see `spdk-ftl devices`"
+            ) from None
+        except requests.exceptions.RequestException as error:
+            raise self._unreachable(error) from None
+
+    def _unreachable(self, error: Exception) -> DaemonError:
+        if not os.path.exists(self.socket_path):
+            state = "is not running (no such socket)"
+        elif not os.access(self.socket_path, os.R_OK | os.W_OK):
+            state = "can't be reached (no permission for its socket)"
+        elif "refused" in str(error).lower():
+            state = "is not running (nobody listens on its socket)"
+        else:
+            return DaemonError(f"{self._who} broke off: {error}; see its log, and `spdk-ftl devices` for what it did")
+        return DaemonError(
+            f"{self._who} {state}: start it with `spdk-ftl serve`, or name its socket in ${SOCKET_ENVIRONMENT}"
+        )
+
+    def _decode(self, body: bytes) -> dict[str, Any]:
+        try:
+            reply = json.loads(body)
+        except (ValueError, RecursionError):
+            raise DaemonError(f"{self._who}: its reply is not JSON: {body[:80]!r}") from None
+        if not isinstance(reply, dict):
+            raise DaemonError(f"{self._who}: its reply is not a JSON-RPC object")
+        return reply

@@ -1,0 +1,215 @@
+"""The subcommands this package adds to SPDK's rpc.py: ``spdk-rpc --plugin spdk_ftl_py bdev_ftl_create ...``.
+
+They take the place of rpc.py's own bdev_ftl_* subcommands, are made from schemas/*.json, and go to the daemon instead
+of the target. Only rpc.py's JSONRPCException leaves a command, so that exit codes and --server work as for its own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import socket
+import sys
+from collections.abc import Callable
+from typing import Any, Final
+
+from . import schema
+from .client import DaemonClient
+from .errors import FtlError, ParameterError
+
+LIMITS: Final = ("crit", "high", "low", "start")
+_METHODS: Final = (
+    "bdev_ftl_create",
+    "bdev_ftl_delete",
+    "bdev_ftl_get_stats",
+    "bdev_ftl_get_properties",
+    "ftl_get_devices",
+)
+_BUILT_IN_PREFIX: Final = "bdev_ftl_"
+
+_LIMITS_HELP = (
+    "When few bands are free, the user's share of all writes is limited so that defrag keeps up. Levels: "
+    f"{', '.join(LIMITS)}. Each may be set on its own too, e.g. --limit-high 10 --limit-high-threshold 8"
+)
+
+
+def spdk_rpc_plugin_initialize(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Called by rpc.py with its subparsers, after its own subcommands are there."""
+    _remove_built_ins(subparsers)
+    for method in _METHODS:
+        rpc = schema.load(method)
+        parser = subparsers.add_parser(method, help=rpc.description, description=f"{rpc.description}.")
+        add_arguments(parser, rpc)
+        parser.set_defaults(func=_command(rpc))
+
+
+def add_arguments(parser: argparse.ArgumentParser, rpc: schema.RpcSchema) -> None:
+    """Adds an argument for each parameter of rpc that has flags; values that are not given stay None."""
+    limits: argparse._ArgumentGroup | None = None
+    for parameter in rpc.parameters:
+        container: argparse.ArgumentParser | argparse._ArgumentGroup = parser
+        if parameter.name.startswith("limit_"):
+            limits = limits or _add_limits(parser)
+            container = limits
+        if parameter.name == "conf":
+            _add_conf(parser, parameter)
+        elif parameter.flags:
+            _add_argument(container, parameter)
+
+
+def parameters_of(args: argparse.Namespace, rpc: schema.RpcSchema) -> dict[str, Any]:
+    """The RPC's params of parsed arguments: only what was given. Raises ParameterError for a limit given twice."""
+    given = {p.name: getattr(args, p.name, None) for p in rpc.parameters if p.flags}
+    params = {name: value for name, value in given.items() if value is not None}
+    for pairs, suffix in ((getattr(args, "limits", None), ""), (getattr(args, "limit_thresholds", None), "_threshold")):
+        for limit, value in pairs or ():
+            name = f"limit_{limit}{suffix}"
+            if name in params:
+                raise ParameterError(f"{rpc.method}: {name} is given twice: {params[name]} and {value}")
+            params[name] = value
+    if getattr(args, "conf", None):
+        params["conf"] = dict(args.conf)
+    return params
+
+
+def _remove_built_ins(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    # argparse has no public way to take a subcommand back, and refuses a second one of that name from 3.11 on.
+    ours = set(_METHODS)
+    known: dict[str, Any] = subparsers._name_parser_map
+    gone = {name for name in known if name in ours or name.startswith(_BUILT_IN_PREFIX)}
+    for name in gone:
+        known.pop(name)
+    subparsers._choices_actions[:] = [action for action in subparsers._choices_actions if action.dest not in gone]
+
+
+def _command(rpc: schema.RpcSchema) -> Callable[[argparse.Namespace], None]:
+    def run(args: argparse.Namespace) -> None:
+        # rpc.py has imported it long since; whoever imports this package without SPDK's does not need it.
+        from spdk.rpc.client import JSONRPCException
+
+        try:
+            params = rpc.check(parameters_of(args, rpc), without=("target",))
+            params["target"] = _target_address(args)
+            if _is_dry_run(args):
+                args.client.call(rpc.method, params)
+                return
+            _send_collected(args.client)
+            result = DaemonClient(timeout_s=getattr(args, "timeout", None)).call(rpc.method, params)
+        except FtlError as error:
+            # The form in which rpc.py shows the errors of a target, for whoever reads them with a program.
+            shown = json.dumps(error.to_jsonrpc(), indent=2, ensure_ascii=False)
+            raise JSONRPCException(f"Got JSON-RPC error response\nresponse:\n{shown}") from error
+        print(result if isinstance(result, str) else json.dumps(result, indent=2), flush=True)
+
+    return run
+
+
+def _target_address(args: argparse.Namespace) -> str:
+    """Where rpc.py is connected to: a script's lines are parsed on their own, so its arguments may not say."""
+    connection = getattr(args.client, "sock", None)
+    if isinstance(connection, socket.socket):
+        if connection.family == socket.AF_UNIX:
+            return os.path.abspath(os.fsdecode(connection.getpeername()))
+        host, port = connection.getpeername()[:2]
+        return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    address = str(getattr(args, "server_addr", ""))
+    if "/" in address or os.path.exists(address):
+        return os.path.abspath(address)
+    return f"[{address}]:{args.port}" if ":" in address else f"{address}:{args.port}"
+
+
+def _is_dry_run(args: argparse.Namespace) -> bool:
+    # The lines of a script are parsed on their own: args.dry_run is rpc.py's only for a command of its command line.
+    return bool(getattr(args, "dry_run", False)) or "dry" in type(args.client).__name__.lower()
+
+
+def _send_collected(client: Any) -> None:
+    """In batch mode rpc.py collects commands and sends them at the end. Ours goes elsewhere, and may need what those
+    before it create: so they are sent first, and answered as rpc.py does it."""
+    if not vars(client).get("_batch_mode") or not client.send_batch():
+        return
+    from spdk.rpc.client import JSONRPCException
+
+    replies = client.recv()
+    if not isinstance(replies, list):
+        raise JSONRPCException(f"Expected batch response array, got: {type(replies)}")
+    errors = [reply["error"] for reply in replies if "error" in reply]
+    for reply in replies:
+        if reply.get("result") is not None:
+            print(json.dumps(reply["result"], indent=2))
+    if errors:
+        for error in errors:
+            print(json.dumps(error, indent=2), file=sys.stderr)
+        raise JSONRPCException("a command before this one failed")
+
+
+def _add_argument(container: argparse.ArgumentParser | argparse._ArgumentGroup, parameter: schema.Parameter) -> None:
+    options: dict[str, Any] = {"dest": parameter.name, "help": parameter.help.replace("%", "%%"), "default": None}
+    if parameter.type == "boolean":
+        options["action"] = "store_true"
+    else:
+        options["type"] = int if parameter.type == "integer" else str
+        options["metavar"] = "N" if parameter.type == "integer" else parameter.name.upper()
+        options["required"] = parameter.required
+    container.add_argument(*parameter.flags, **options)
+
+
+def _add_limits(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
+    limits = parser.add_argument_group("defrag limits", _LIMITS_HELP)
+    limits.add_argument(
+        "--limit",
+        dest="limits",
+        action=_Pairs,
+        type=_limit_pairs,
+        metavar="NAME:PERCENT,...",
+        help="Percentage of writes that are the user's at the given levels, e.g. crit:0,high:20,low:80",
+    )
+    limits.add_argument(
+        "--limit-threshold",
+        "--limit_threshold",
+        dest="limit_thresholds",
+        action=_Pairs,
+        type=_limit_pairs,
+        metavar="NAME:BANDS,...",
+        help="Number of free bands at which the given levels begin, e.g. crit:1,high:2,low:3,start:4",
+    )
+    return limits
+
+
+def _add_conf(parser: argparse.ArgumentParser, conf: schema.Parameter) -> None:
+    known = "; ".join(f"{entry.name}: {entry.help}" for entry in conf.properties)
+    parser.add_argument(
+        "--conf",
+        action=_Pairs,
+        type=_conf_pairs,
+        metavar="NAME=VALUE,...",
+        help=f"{conf.description}. {known}".replace("%", "%%"),
+    )
+
+
+class _Pairs(argparse.Action):
+    """Collects the pairs of an option that may be given several times."""
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
+        setattr(namespace, self.dest, [*(getattr(namespace, self.dest, None) or []), *values])
+
+
+def _limit_pairs(text: str) -> list[tuple[str, int]]:
+    """NAME:N,... as in 2020's rpc.py; NAME=N too."""
+    return [_pair(part, LIMITS, "limit") for part in text.split(",")]
+
+
+def _conf_pairs(text: str) -> list[tuple[str, int]]:
+    conf = schema.load("bdev_ftl_create").parameter("conf")
+    return [_pair(part, tuple(entry.name for entry in conf.properties), "conf name") for part in text.split(",")]
+
+
+def _pair(text: str, known: tuple[str, ...], what: str) -> tuple[str, int]:
+    name, found, value = text.replace("=", ":", 1).partition(":")
+    name = name.strip()
+    if name not in known:
+        raise argparse.ArgumentTypeError(f"unknown {what} {name!r}; known: {', '.join(known)}")
+    if not found or not value.strip().isdecimal():
+        raise argparse.ArgumentTypeError(f"{name}: {value!r} is not a whole number; write {name}:NUMBER")
+    return name, int(value)

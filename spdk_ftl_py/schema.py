@@ -1,0 +1,208 @@
+"""Loader and validator of schemas/*.json: one JSON Schema (2020-12) per RPC of the daemon, the single source of
+parameter names, types, bounds, defaults and help.
+
+Two annotations of ours stand beside the standard keywords: ``x-cli`` lists the flags under which the plugin offers a
+parameter (none: the plugin fills it in itself), ``x-allowed`` says in words what a ``pattern`` allows.
+
+Kept light, as rpc.py imports it for every command: jsonschema is imported by the first validation.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .errors import ParameterError
+
+if TYPE_CHECKING:
+    from jsonschema.exceptions import ValidationError
+    from jsonschema.protocols import Validator
+
+VALUE_SHOWN_MAX = 80
+
+_TYPE_NAMES = {
+    "integer": "a whole number",
+    "string": "a string",
+    "boolean": "true or false",
+    "object": "an object",
+    "array": "an array",
+}
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One parameter of an RPC. ``flags`` are those of the command line, the long one that names it second."""
+
+    name: str
+    type: str
+    description: str
+    required: bool
+    flags: tuple[str, ...]
+    default: Any
+    minimum: int | None
+    maximum: int | None
+    properties: tuple[Parameter, ...] = ()
+
+    @property
+    def allowed(self) -> str:
+        """The bounds in words; empty where there are none."""
+        if self.minimum is not None and self.maximum is not None:
+            return f"{self.minimum} to {self.maximum}"
+        if self.minimum is not None:
+            return f"at least {self.minimum}"
+        return ""
+
+    @property
+    def help(self) -> str:
+        """The line for --help: description, bounds, default."""
+        notes = [self.allowed] if self.allowed else []
+        if self.default is not None and self.type != "boolean":
+            notes.append(f"default: {self.default}")
+        return f"{self.description} ({'; '.join(notes)})" if notes else self.description
+
+
+class RpcSchema:
+    """The parameters of one RPC."""
+
+    def __init__(self, document: Mapping[str, Any]) -> None:
+        self.method: str = document["title"]
+        self.description: str = document["description"]
+        self.document = document
+        self.parameters = _parameters(document)
+
+    def parameter(self, name: str) -> Parameter:
+        return next(parameter for parameter in self.parameters if parameter.name == name)
+
+    def validate(self, params: object) -> dict[str, Any]:
+        """check() with the defaults of absent parameters filled in."""
+        checked = self.check(params)
+        for parameter in self.parameters:
+            if parameter.default is not None:
+                checked.setdefault(parameter.name, parameter.default)
+        return checked
+
+    def check(self, params: object, *, without: Iterable[str] = ()) -> dict[str, Any]:
+        """Returns params with whole floats (JSON's 3.0) as integers.
+
+        without: names of required parameters that somebody else adds later.
+        Raises ParameterError, which names the parameter, what is wrong with it and what is allowed.
+        """
+        if params is None:
+            params = {}
+        if not isinstance(params, dict):
+            raise ParameterError(f"{self.method}: params must be an object of named parameters, not {_shown(params)}")
+        absent = set(without)
+        errors = [e for e in _validator(self.method).iter_errors(params) if not _only_missing(e, absent)]
+        if errors:
+            # Deepest last: an unknown name beside a bad value is the likelier cause of both.
+            raise ParameterError(self._message(min(errors, key=lambda error: (len(error.absolute_path), str(error)))))
+        return {name: _whole(value) for name, value in params.items()}
+
+    def _message(self, error: ValidationError) -> str:
+        path = [str(part) for part in error.absolute_path]
+        name = ".".join(path)
+        allowed = error.schema.get("x-allowed") if isinstance(error.schema, dict) else None
+        value = error.instance
+        if error.validator == "required":
+            missing = next(entry for entry in error.validator_value if entry not in value)
+            return (
+                f"{self.method}: parameter {self._display(missing)} is missing: {self.parameter(missing).description}"
+            )
+        if error.validator == "additionalProperties":
+            known = error.schema["properties"]
+            unknown = next(entry for entry in value if entry not in known)
+            inside = f" in {name}" if name else ""
+            return f"{self.method}: unknown parameter {_shown(unknown)}{inside}; known: {', '.join(known)}"
+        if error.validator == "type":
+            wanted = _TYPE_NAMES.get(error.validator_value, error.validator_value)
+            return f"{self.method}: {self._display(name)} is {_shown(value)}: must be {wanted}"
+        if error.validator in ("minimum", "maximum"):
+            low, high = error.schema.get("minimum"), error.schema.get("maximum")
+            return f"{self.method}: {self._display(name)} is {_shown(value)}: must be {low} to {high}"
+        if error.validator == "pattern" and allowed:
+            return f"{self.method}: {self._display(name)} is {_shown(value)}: must be {allowed}"
+        return f"{self.method}: {self._display(name) or 'params'}: {error.message[:VALUE_SHOWN_MAX]}"
+
+    def _display(self, name: str) -> str:
+        flags = next((p.flags for p in self.parameters if p.name == name), ())
+        return f"{name} ({flags[0]})" if flags else name
+
+
+def schema_folder() -> Path:
+    """schemas/ of the checkout this module stands in, else the copy installed beside it."""
+    package = Path(__file__).resolve().parent
+    checkout = package.parent / "schemas"
+    if (package.parent / "CMakeLists.txt").is_file() and checkout.is_dir():
+        return checkout
+    return package / "schemas"
+
+
+@functools.cache
+def methods() -> tuple[str, ...]:
+    """Every RPC that has a schema, sorted."""
+    return tuple(sorted(path.stem for path in schema_folder().glob("*.json")))
+
+
+@functools.cache
+def load(method: str) -> RpcSchema:
+    """Raises ParameterError for a method without a schema."""
+    if method not in methods():
+        raise ParameterError(f"no schema for method {_shown(method)}; known: {', '.join(methods())}")
+    return RpcSchema(json.loads((schema_folder() / f"{method}.json").read_text(encoding="utf-8")))
+
+
+def _parameters(document: Mapping[str, Any]) -> tuple[Parameter, ...]:
+    required = set(document.get("required", ()))
+    return tuple(
+        Parameter(
+            name=name,
+            type=entry["type"],
+            description=entry["description"],
+            required=name in required,
+            flags=tuple(entry.get("x-cli", ())),
+            default=entry.get("default"),
+            minimum=entry.get("minimum"),
+            maximum=entry.get("maximum"),
+            properties=_parameters(entry) if entry["type"] == "object" else (),
+        )
+        for name, entry in document["properties"].items()
+    )
+
+
+@functools.cache
+def _validator(method: str) -> Validator:
+    from jsonschema import Draft202012Validator
+    from jsonschema.exceptions import ValidationError
+    from jsonschema.validators import extend
+
+    def pattern(_validator: object, expression: str, instance: object, _schema: object) -> Iterable[ValidationError]:
+        # ECMA's $ matches at the very end only; Python's also before a final newline.
+        if isinstance(instance, str) and not re.search(re.sub(r"\$$", r"\\Z", expression), instance):
+            yield ValidationError(f"{_shown(instance)} does not match")
+
+    validator: Validator = extend(Draft202012Validator, {"pattern": pattern})(load(method).document)
+    return validator
+
+
+def _only_missing(error: ValidationError, absent: set[str]) -> bool:
+    if error.validator != "required" or error.absolute_path:
+        return False
+    return any(f"{name!r} is a required property" == error.message for name in absent)
+
+
+def _whole(value: Any) -> Any:
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    if isinstance(value, dict):
+        return {name: _whole(entry) for name, entry in value.items()}
+    return value
+
+
+def _shown(value: object) -> str:
+    text = json.dumps(value, ensure_ascii=True, default=repr)
+    return text if len(text) <= VALUE_SHOWN_MAX else text[: VALUE_SHOWN_MAX - 3] + "..."
