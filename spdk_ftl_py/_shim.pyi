@@ -297,7 +297,12 @@ class FtlCore(BlockDevice):
         """While the band is free: another zone in a faulted one's place (None: the band does without)."""
 
     def set_user_share(self, percent: int) -> None:
-        """Of the blocks written to media, at most so many percent are the user's. 100: no limit. 0: none."""
+        """Of the blocks written to media, at most so many percent are the user's. 100: no limit. 0: none. Throttles what is
+        accepted into the write buffer; what is in it always drains (docs/architecture.md, "Write path")."""
+
+    def fail_writes(self, status: int) -> None:
+        """From now on every write, trim and write-zeroes is answered with status; reads and flushes of what is on media go on.
+        What is in the write buffer stays readable but can't be flushed: a flush that covers it fails. For a device without space."""
 
     def drain(self) -> int:
         """Everything accepted so far to media and flushed; then EV_DRAINED with this ticket."""
