@@ -38,7 +38,7 @@ how it goes together:
   spdk-ftl serve                                  the daemon that runs the FTLs, beside the target
   spdk-rpc nvmf_create_transport -t TCP           once per target: daemon and target speak NVMe/TCP
   spdk-rpc --plugin spdk_ftl_py bdev_ftl_create -b ftl0 -d Nvme0n1
-                                                  makes ftl0 of the zoned bdev Nvme0n1; from now on a bdev like any other
+                                                  makes ftl0 of the zoned bdev Nvme0n1; a bdev like any other
   spdk-ftl devices                                what runs, and how it fares
 
 first steps without hardware:

@@ -197,19 +197,20 @@ class _Pairs(argparse.Action):
 
 def _limit_pairs(text: str) -> list[tuple[str, int]]:
     """NAME:N,... as in 2020's rpc.py; NAME=N too."""
-    return [_pair(part, LIMITS, "limit") for part in text.split(",")]
+    pairs = [_pair(part, LIMITS, "limit") for part in text.split(",")]
+    for name, value in pairs:
+        if not isinstance(value, int):
+            raise argparse.ArgumentTypeError(f"{name}: {value!r} is not a whole number; write {name}:NUMBER")
+    return [(name, int(value)) for name, value in pairs]
 
 
-def _conf_pairs(text: str) -> list[tuple[str, int]]:
+def _conf_pairs(text: str) -> list[tuple[str, int | str]]:
     conf = schema.load("bdev_ftl_create").parameter("conf")
     return [_pair(part, tuple(entry.name for entry in conf.properties), "conf name") for part in text.split(",")]
 
 
-def _pair(text: str, known: tuple[str, ...], what: str) -> tuple[str, int]:
-    name, found, value = text.replace("=", ":", 1).partition(":")
-    name = name.strip()
+def _pair(text: str, known: tuple[str, ...], what: str) -> tuple[str, int | str]:
+    name, _, value = (part.strip() for part in text.replace("=", ":", 1).partition(":"))
     if name not in known:
         raise argparse.ArgumentTypeError(f"unknown {what} {name!r}; known: {', '.join(known)}")
-    if not found or not value.strip().isdecimal():
-        raise argparse.ArgumentTypeError(f"{name}: {value!r} is not a whole number; write {name}:NUMBER")
-    return name, int(value)
+    return name, int(value) if value.isdecimal() else value

@@ -46,6 +46,7 @@ class Parameter:
     default: Any
     minimum: int | None
     maximum: int | None
+    choices: tuple[str, ...] = ()
     properties: tuple[Parameter, ...] = ()
 
     @property
@@ -53,9 +54,7 @@ class Parameter:
         """The bounds in words; empty where there are none."""
         if self.minimum is not None and self.maximum is not None:
             return f"{self.minimum} to {self.maximum}"
-        if self.minimum is not None:
-            return f"at least {self.minimum}"
-        return ""
+        return ", ".join(self.choices)
 
     @property
     def help(self) -> str:
@@ -124,6 +123,9 @@ class RpcSchema:
         if error.validator in ("minimum", "maximum"):
             low, high = error.schema.get("minimum"), error.schema.get("maximum")
             return f"{self.method}: {self._display(name)} is {_shown(value)}: must be {low} to {high}"
+        if error.validator == "enum":
+            known = ", ".join(error.validator_value)
+            return f"{self.method}: {self._display(name)} is {_shown(value)}: must be one of {known}"
         if error.validator == "pattern" and allowed:
             return f"{self.method}: {self._display(name)} is {_shown(value)}: must be {allowed}"
         return f"{self.method}: {self._display(name) or 'params'}: {error.message[:VALUE_SHOWN_MAX]}"
@@ -168,6 +170,7 @@ def _parameters(document: Mapping[str, Any]) -> tuple[Parameter, ...]:
             default=entry.get("default"),
             minimum=entry.get("minimum"),
             maximum=entry.get("maximum"),
+            choices=tuple(entry.get("enum", ())),
             properties=_parameters(entry) if entry["type"] == "object" else (),
         )
         for name, entry in document["properties"].items()

@@ -1,0 +1,1 @@
+"""The live SPDK target: RPC client, bdev queries, claims, exports and attach. Version differences end here."""

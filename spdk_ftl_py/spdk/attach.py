@@ -1,0 +1,98 @@
+"""Our export comes back as a bdev of the target: bdev_nvme attaches to it, bdev_passthru gives it its name."""
+
+from __future__ import annotations
+
+import errno
+from dataclasses import dataclass
+from typing import Final
+from uuid import UUID, uuid5
+
+from ..errors import TargetError
+from ..steps import Steps
+from .bdevs import find_bdev
+from .rpc import TargetRpc
+
+# The target keeps the bdev while the daemon restarts: I/O waits so long for it, then fails until it is back.
+CONTROLLER_LOSS_TIMEOUT_S: Final = -1
+RECONNECT_DELAY_S: Final = 1
+FAST_IO_FAIL_TIMEOUT_S: Final = 30
+
+ATTACH_TIMEOUT_S: Final = 60.0
+_NGUID_NAMESPACE: Final = UUID("5b1d5a3e-3f0d-5c1a-9c0e-6d5c0f1a7b42")
+
+
+@dataclass(frozen=True)
+class Attachment:
+    """What stands in the target for an FTL."""
+
+    controller: str
+    nvme_bdev: str
+    name: str
+
+
+def export_nguid(device: UUID) -> UUID:
+    """The NGUID of the exported namespace. SPDK takes it for the bdev_nvme bdev's uuid, and two bdevs can't share one:
+    so it differs from the FTL's uuid, which the passthru bdev on top is to have."""
+    return uuid5(_NGUID_NAMESPACE, str(device))
+
+
+def controller_name(name: str, device: UUID) -> str:
+    """Unique, so that undoing never hits another's controller."""
+    return f"{name}-{device.hex[:8]}"
+
+
+async def attach(
+    rpc: TargetRpc, steps: Steps, *, name: str, device: UUID, traddr: str, trsvcid: str, subnqn: str
+) -> Attachment:
+    """Makes bdev ``name`` of our export; steps gets the undos. Raises TargetError."""
+    controller = controller_name(name, device)
+    bdevs = await steps.run(
+        f"attach controller {controller}",
+        rpc.call(
+            "bdev_nvme_attach_controller",
+            {
+                "name": controller,
+                "trtype": "TCP",
+                "adrfam": "IPv6" if ":" in traddr else "IPv4",
+                "traddr": traddr,
+                "trsvcid": trsvcid,
+                "subnqn": subnqn,
+                "ctrlr_loss_timeout_sec": CONTROLLER_LOSS_TIMEOUT_S,
+                "reconnect_delay_sec": RECONNECT_DELAY_S,
+                "fast_io_fail_timeout_sec": FAST_IO_FAIL_TIMEOUT_S,
+            },
+            timeout_s=ATTACH_TIMEOUT_S,
+        ),
+        lambda: _undo(rpc, "bdev_nvme_detach_controller", controller),
+    )
+    # SPDK reports success with no bdevs where their registration failed, e.g. for a uuid that is already there.
+    if not isinstance(bdevs, list) or len(bdevs) != 1:
+        raise TargetError(
+            f"SPDK target at {rpc.address} attached to the export of {name}, but made no bdev of it: does another bdev "
+            f"have the uuid {export_nguid(device)}?",
+            errno=errno.EEXIST,
+        )
+    nvme_bdev = str(bdevs[0])
+    await steps.run(
+        f"create passthru bdev {name}",
+        rpc.call("bdev_passthru_create", {"base_bdev_name": nvme_bdev, "name": name, "uuid": str(device)}),
+        lambda: _undo(rpc, "bdev_passthru_delete", name, only_on=nvme_bdev),
+    )
+    # Creating a passthru bdev is deferred, successfully, when its base is gone.
+    if await find_bdev(rpc, name) is None:
+        raise TargetError(f"SPDK target at {rpc.address} did not create bdev {name}: its bdev {nvme_bdev} is gone")
+    return Attachment(controller, nvme_bdev, name)
+
+
+async def _undo(rpc: TargetRpc, method: str, name: str, *, only_on: str | None = None) -> None:
+    if only_on is not None:
+        bdev = await find_bdev(rpc, name)
+        passthru = bdev.driver_specific.get("passthru") if bdev is not None else None
+        if not isinstance(passthru, dict) or passthru.get("base_bdev_name") != only_on:
+            return
+    try:
+        await rpc.call(method, {"name": name}, timeout_s=ATTACH_TIMEOUT_S)
+    except TargetError as error:
+        # The target's own answer to a name it does not have.
+        if error.rpc_code is None or error.errno not in (errno.ENODEV, errno.ENOENT):
+            raise

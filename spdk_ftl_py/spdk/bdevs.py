@@ -1,0 +1,113 @@
+"""Bdevs of a target as one dataclass, whatever the release calls things."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from ..errors import NotFoundError, ProtocolError, TargetError
+from .rpc import ENODEV_CODE, TargetRpc
+
+ZONE_BLOCK_PRODUCT: Final = "zone_block"
+
+
+@dataclass(frozen=True)
+class Bdev:
+    """What bdev_get_bdevs says of one bdev. Lengths in blocks unless named otherwise; 0 zones: no limit."""
+
+    name: str
+    aliases: tuple[str, ...]
+    uuid: str
+    product_name: str
+    block_bytes: int
+    """The data part of a block: interleaved metadata is not counted."""
+    block_count: int
+    metadata_bytes: int
+    metadata_interleaved: bool
+    dif_type: int
+    claimed: bool
+    claim_type: str
+    zoned: bool
+    zone_size: int
+    max_open_zones: int
+    max_active_zones: int
+    optimal_open_zones: int
+    nvme_io: bool
+    """Whether NVMe commands, zone management among them, pass through to it."""
+    driver_specific: Mapping[str, Any]
+
+    @property
+    def names(self) -> frozenset[str]:
+        """All names under which it can be opened."""
+        return frozenset((self.name, *self.aliases))
+
+    @property
+    def zone_block_base(self) -> str | None:
+        """The bdev under a zone_block bdev; "" where the target does not tell; None for other bdevs."""
+        details = self.driver_specific.get("zoned_block")
+        if not isinstance(details, Mapping):
+            return "" if self.product_name == ZONE_BLOCK_PRODUCT else None
+        base = details.get("base_bdev")
+        return base if isinstance(base, str) else ""
+
+
+async def get_bdevs(rpc: TargetRpc) -> list[Bdev]:
+    """All bdevs of the target."""
+    return [_bdev(entry, rpc.address) for entry in _entries(await rpc.call("bdev_get_bdevs"), rpc.address)]
+
+
+async def find_bdev(rpc: TargetRpc, name: str) -> Bdev | None:
+    """The bdev of that name or alias; None where there is none."""
+    try:
+        found = _entries(await rpc.call("bdev_get_bdevs", {"name": name}), rpc.address)
+    except TargetError as error:
+        if error.rpc_code == ENODEV_CODE:
+            return None
+        raise
+    return _bdev(found[0], rpc.address) if found else None
+
+
+async def get_bdev(rpc: TargetRpc, name: str) -> Bdev:
+    """As find_bdev; raises NotFoundError, which lists what there is."""
+    bdev = await find_bdev(rpc, name)
+    if bdev is None:
+        there = ", ".join(other.name for other in (await get_bdevs(rpc))[:16]) or "none"
+        raise NotFoundError(f"bdev {name}: no such bdev in the SPDK target at {rpc.address}; it has: {there}")
+    return bdev
+
+
+def _entries(result: Any, address: str) -> list[Mapping[str, Any]]:
+    if not isinstance(result, list) or not all(isinstance(entry, dict) for entry in result):
+        raise ProtocolError(f"SPDK target at {address}: bdev_get_bdevs did not return a list of bdevs")
+    return result
+
+
+def _bdev(entry: Mapping[str, Any], address: str) -> Bdev:
+    try:
+        metadata_bytes = int(entry.get("md_size") or 0)
+        interleaved = bool(entry.get("md_interleave", False)) and metadata_bytes > 0
+        zoned = bool(entry.get("zoned", False))
+        io_types = entry.get("supported_io_types") or {}
+        return Bdev(
+            name=str(entry["name"]),
+            aliases=tuple(str(alias) for alias in entry.get("aliases") or ()),
+            uuid=str(entry.get("uuid") or ""),
+            product_name=str(entry.get("product_name") or ""),
+            block_bytes=int(entry["block_size"]) - (metadata_bytes if interleaved else 0),
+            block_count=int(entry["num_blocks"]),
+            metadata_bytes=metadata_bytes,
+            metadata_interleaved=interleaved,
+            dif_type=int(entry.get("dif_type") or 0),
+            claimed=bool(entry.get("claimed", False)),
+            claim_type=str(entry.get("claim_type") or ""),
+            zoned=zoned,
+            zone_size=int(entry.get("zone_size") or 0) if zoned else 0,
+            max_open_zones=int(entry.get("max_open_zones") or 0) if zoned else 0,
+            max_active_zones=int(entry.get("max_active_zones") or 0) if zoned else 0,
+            optimal_open_zones=int(entry.get("optimal_open_zones") or 0) if zoned else 0,
+            nvme_io=bool(io_types.get("nvme_io", False)),
+            driver_specific=entry.get("driver_specific") or {},
+        )
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise ProtocolError(f"SPDK target at {address}: bdev_get_bdevs returned a malformed bdev: {error}") from error

@@ -1,0 +1,68 @@
+"""Who has a bdev: SPDK says that it is claimed and how, but not by whom; what is built on it tells."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from ..errors import ClaimedError, TargetError
+from .bdevs import Bdev, get_bdevs
+from .rpc import TargetRpc
+
+NESTING_MAX: Final = 8
+
+
+async def require_unclaimed(rpc: TargetRpc, bdev: Bdev, role: str) -> None:
+    """Raises ClaimedError, which names the owner and the type of claim, unless the bdev is free.
+
+    role: what we want it for ("base bdev", "cache bdev"). A bdev in an NVMe-oF subsystem is claimed, too.
+    """
+    if not bdev.claimed:
+        return
+    owner = await find_owner(rpc, bdev)
+    how = f" ({bdev.claim_type})" if bdev.claim_type else ""
+    who = owner or "a module of the target that does not say so"
+    raise ClaimedError(
+        f"{role} {bdev.name} of the SPDK target at {rpc.address} is already claimed{how} by {who}: "
+        "take it away from there first, or use another bdev"
+    )
+
+
+async def find_owner(rpc: TargetRpc, bdev: Bdev) -> str | None:
+    """What has claimed the bdev, in words; None where the target does not tell."""
+    return await _owning_subsystem(rpc, bdev) or await _owning_bdev(rpc, bdev)
+
+
+async def _owning_subsystem(rpc: TargetRpc, bdev: Bdev) -> str | None:
+    try:
+        subsystems = await rpc.call("nvmf_get_subsystems")
+    except TargetError as error:
+        if error.rpc_code is None:
+            raise
+        return None
+    for subsystem in subsystems if isinstance(subsystems, list) else ():
+        for namespace in subsystem.get("namespaces") or ():
+            if namespace.get("bdev_name") in bdev.names or namespace.get("name") in bdev.names:
+                return f"NVMe-oF subsystem {subsystem.get('nqn')} (namespace {namespace.get('nsid')})"
+    return None
+
+
+async def _owning_bdev(rpc: TargetRpc, bdev: Bdev) -> str | None:
+    for other in await get_bdevs(rpc):
+        if other.name != bdev.name and _mentions(other.driver_specific, bdev.names, NESTING_MAX):
+            kind = other.product_name or next(iter(other.driver_specific), "virtual")
+            return f"{kind} bdev {other.name}"
+    return None
+
+
+def _mentions(details: Any, names: frozenset[str], depth: int) -> bool:
+    """Every virtual bdev names its base somewhere in driver_specific, each under a key of its own."""
+    if depth == 0:
+        return False
+    if isinstance(details, str):
+        return details in names
+    if isinstance(details, Mapping):
+        return any(_mentions(value, names, depth - 1) for value in details.values())
+    if isinstance(details, list):
+        return any(_mentions(value, names, depth - 1) for value in details)
+    return False

@@ -1,0 +1,156 @@
+"""Private NVMe-oF subsystems of a target, through which the daemon gets at base and cache bdevs.
+
+Adding a bdev to a subsystem is what claims it: from then on nobody else can write it. Only the daemon's own host NQN is
+let in.
+"""
+
+from __future__ import annotations
+
+import errno
+import socket
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Any, Final
+from uuid import UUID
+
+from ..errors import ClaimedError, TargetError, UnsupportedError
+from ..steps import Steps
+from .bdevs import Bdev
+from .rpc import TargetRpc
+
+NQN_PREFIX: Final = "nqn.2026-11.io.spdk-ftl:"
+NSID: Final = 1
+LISTEN_TRIES_MAX: Final = 8
+_SERIAL_NUMBER_MAX: Final = 20
+
+
+@dataclass(frozen=True)
+class BdevExport:
+    """Where the daemon, and only it, finds a bdev of the target."""
+
+    bdev_name: str
+    nqn: str
+    traddr: str
+    trsvcid: str
+    nsid: int = NSID
+
+
+def host_nqn(host_id: UUID) -> str:
+    """The NQN under which a daemon connects; host_id is kept in its state directory."""
+    return f"{NQN_PREFIX}host:{host_id}"
+
+
+def bdev_nqn(role: str, device: UUID) -> str:
+    """role: "base" or "cache"; device: the FTL's uuid."""
+    return f"{NQN_PREFIX}{role}:{device}"
+
+
+async def require_tcp_transport(rpc: TargetRpc) -> None:
+    """Raises UnsupportedError, which says what to call, where the target has no NVMe/TCP transport."""
+    try:
+        transports = await rpc.call("nvmf_get_transports")
+    except TargetError as error:
+        if error.rpc_code is None:
+            raise
+        transports = []
+    found = {str(entry.get("trtype")).upper() for entry in transports if isinstance(entry, dict)}
+    if "TCP" not in found:
+        raise UnsupportedError(
+            f"SPDK target at {rpc.address} has no TCP transport, which the daemon needs to reach its bdevs: "
+            f"create it with `spdk-rpc -s {rpc.address} nvmf_create_transport -t TCP`",
+            errno=errno.EPROTONOSUPPORT,
+        )
+
+
+async def export_bdev(rpc: TargetRpc, steps: Steps, bdev: Bdev, *, nqn: str, hostnqn: str) -> BdevExport:
+    """Claims bdev and makes it reachable for hostnqn only; steps gets the undo.
+
+    Raises ClaimedError when somebody else was quicker, TargetError when the target refuses.
+    """
+
+    async def create() -> BdevExport:
+        await rpc.call(
+            "nvmf_create_subsystem",
+            {
+                "nqn": nqn,
+                "serial_number": nqn.rpartition(":")[2].replace("-", "")[:_SERIAL_NUMBER_MAX],
+                "model_number": "spdk-ftl private",
+                "allow_any_host": False,
+                "max_namespaces": 1,
+            },
+        )
+        await rpc.call("nvmf_subsystem_add_host", {"nqn": nqn, "host": hostnqn})
+        try:
+            await rpc.call("nvmf_subsystem_add_ns", {"nqn": nqn, "namespace": {"bdev_name": bdev.name, "nsid": NSID}})
+        except TargetError as error:
+            if error.rpc_code is None:
+                raise
+            raise ClaimedError(
+                f"bdev {bdev.name} can't be claimed: the SPDK target at {rpc.address} refuses to put it into a "
+                f"subsystem ({error.message}); something else may just have claimed it"
+            ) from error
+        return BdevExport(bdev.name, nqn, rpc.host, await _listen(rpc, nqn))
+
+    return await steps.run(f"export {bdev.name} as {nqn}", create(), lambda: remove_subsystem(rpc, nqn))
+
+
+async def remove_subsystem(rpc: TargetRpc, nqn: str) -> None:
+    """Takes everything back that export_bdev() did; no error where there is nothing."""
+    subsystem = next((entry for entry in await _subsystems(rpc) if entry.get("nqn") == nqn), None)
+    if subsystem is None:
+        return
+    # Namespaces first: the claims are to be gone when this returns.
+    for namespace in subsystem.get("namespaces") or ():
+        await rpc.call("nvmf_subsystem_remove_ns", {"nqn": nqn, "nsid": namespace["nsid"]})
+    await rpc.call("nvmf_delete_subsystem", {"nqn": nqn})
+
+
+async def remove_leftovers(rpc: TargetRpc, hostnqn: str, keep: Collection[str]) -> list[str]:
+    """Removes private subsystems that a dead daemon with our hostnqn left behind; returns their NQNs.
+
+    keep: NQNs of devices that live. Those of other daemons (other host NQN) are not touched.
+    """
+    removed = []
+    for subsystem in await _subsystems(rpc):
+        nqn = str(subsystem.get("nqn"))
+        hosts = [host.get("nqn") for host in subsystem.get("hosts") or ()]
+        if nqn.startswith(NQN_PREFIX) and hosts == [hostnqn] and nqn not in keep:
+            await remove_subsystem(rpc, nqn)
+            removed.append(nqn)
+    return removed
+
+
+async def _listen(rpc: TargetRpc, nqn: str) -> str:
+    """Adds a listener on a free port. SPDK takes no port 0, so we look for one, and again if it was taken meanwhile."""
+    for last in (False,) * (LISTEN_TRIES_MAX - 1) + (True,):
+        trsvcid = str(_free_port(rpc.host))
+        address = {
+            "trtype": "TCP",
+            "adrfam": "IPv6" if ":" in rpc.host else "IPv4",
+            "traddr": rpc.host,
+            "trsvcid": trsvcid,
+        }
+        try:
+            await rpc.call("nvmf_subsystem_add_listener", {"nqn": nqn, "listen_address": address})
+        except TargetError as error:
+            if error.rpc_code is None or last:
+                raise
+        else:
+            return trsvcid
+    raise AssertionError("unreachable")
+
+
+def _free_port(host: str) -> int:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        try:
+            probe.bind((host, 0))
+        except OSError:
+            # The target is on another machine: its ports are not ours to try.
+            probe.bind(("", 0))
+        return int(probe.getsockname()[1])
+
+
+async def _subsystems(rpc: TargetRpc) -> list[dict[str, Any]]:
+    result = await rpc.call("nvmf_get_subsystems")
+    return [entry for entry in result if isinstance(entry, dict)] if isinstance(result, list) else []

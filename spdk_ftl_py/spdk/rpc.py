@@ -1,0 +1,131 @@
+"""TargetRpc: asyncio client of an SPDK target's JSON-RPC server.
+
+SPDK's framing: JSON values one after the other, without delimiter. Each call has a connection of its own, so nothing
+of one call can reach another, whatever breaks; a target that was restarted needs no reconnect.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import itertools
+import json
+from collections.abc import Mapping
+from typing import Any, Final
+
+from ..errors import TargetError
+
+REPLY_BYTES_MAX: Final = 64 << 20
+CHUNK_BYTES: Final = 256 << 10
+CONNECT_TIMEOUT_S: Final = 5.0
+CALL_TIMEOUT_S: Final = 30.0
+CALLS_AT_ONCE_MAX: Final = 8
+
+ENODEV_CODE: Final = -errno.ENODEV
+METHOD_NOT_FOUND: Final = -32601
+
+_identifiers = itertools.count(1)
+
+
+class TargetRpc:
+    """Calls RPCs of the target at ``address``: the path of a unix socket, or HOST:PORT."""
+
+    def __init__(self, address: str) -> None:
+        self.address = address
+        self._slots = asyncio.Semaphore(CALLS_AT_ONCE_MAX)
+
+    @property
+    def host(self) -> str:
+        """Where services of the target (its NVMe-oF listeners) are to be reached."""
+        if self.address.startswith("/"):
+            return "127.0.0.1"
+        return self.address.rpartition(":")[0].strip("[]")
+
+    async def call(
+        self, method: str, params: Mapping[str, Any] | None = None, *, timeout_s: float = CALL_TIMEOUT_S
+    ) -> Any:
+        """The result of one RPC.
+
+        Raises TargetError: with ``rpc_code`` when the target refused; without when it can't be reached, breaks off or
+        does not answer in time (then it is unknown whether the call took effect).
+        """
+        request: dict[str, Any] = {"jsonrpc": "2.0", "id": next(_identifiers), "method": method}
+        if params:
+            request["params"] = dict(params)
+        async with self._slots:
+            try:
+                reply = await asyncio.wait_for(self._exchange(json.dumps(request).encode(), method), timeout_s)
+            except (TimeoutError, asyncio.TimeoutError):
+                raise TargetError(
+                    f"{self._who}: no reply to {method} within {timeout_s:g} s", errno=errno.ETIMEDOUT
+                ) from None
+            except OSError as error:
+                raise TargetError(
+                    f"{self._who} broke off during {method}: {error.strerror or error}; is it still running?",
+                    errno=errno.ECONNRESET,
+                ) from error
+        return self._result(reply, request)
+
+    @property
+    def _who(self) -> str:
+        return f"SPDK target at {self.address}"
+
+    async def _exchange(self, request: bytes, method: str) -> Any:
+        reader, writer = await self._connect()
+        try:
+            writer.write(request)
+            await writer.drain()
+            return await self._read_value(reader, method)
+        finally:
+            writer.transport.abort()
+
+    async def _connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        try:
+            if self.address.startswith("/"):
+                opening = asyncio.open_unix_connection(self.address)
+            else:
+                opening = asyncio.open_connection(self.host, int(self.address.rpartition(":")[2]))
+            return await asyncio.wait_for(opening, CONNECT_TIMEOUT_S)
+        except (OSError, OverflowError, asyncio.TimeoutError) as error:
+            reason = getattr(error, "strerror", None) or str(error) or "no answer"
+            raise TargetError(
+                f"{self._who} can't be reached ({reason}): is it running, and is this its RPC socket?",
+                errno=errno.ECONNREFUSED,
+            ) from error
+
+    async def _read_value(self, reader: asyncio.StreamReader, method: str) -> Any:
+        received = bytearray()
+        while True:
+            chunk = await reader.read(CHUNK_BYTES)
+            if not chunk:
+                raise TargetError(
+                    f"{self._who} closed the connection during {method}: is it still running?",
+                    errno=errno.ECONNRESET,
+                )
+            received += chunk
+            if len(received) > REPLY_BYTES_MAX:
+                raise TargetError(f"{self._who}: its reply to {method} is larger than {REPLY_BYTES_MAX} bytes")
+            # A reply ends with a brace: parsing after every chunk would make a large one quadratic.
+            if not received[-CHUNK_BYTES:].rstrip().endswith(b"}"):
+                continue
+            try:
+                return json.loads(received)
+            except RecursionError:
+                raise TargetError(f"{self._who}: its reply to {method} is nested too deeply") from None
+            except ValueError:
+                continue
+
+    def _result(self, reply: Any, request: Mapping[str, Any]) -> Any:
+        method = request["method"]
+        if not isinstance(reply, dict):
+            raise TargetError(f"{self._who}: its reply to {method} is not a JSON-RPC object")
+        error = reply.get("error")
+        if error is not None:
+            code = error.get("code") if isinstance(error, dict) else None
+            code = code if isinstance(code, int) else None
+            message = error.get("message") if isinstance(error, dict) else error
+            number = -code if code is not None and -4096 < code < -1 else None
+            raise TargetError(f"{self._who} refused {method}: {message} (code {code})", rpc_code=code, errno=number)
+        if "result" not in reply or reply.get("id") != request["id"]:
+            raise TargetError(f"{self._who}: malformed JSON-RPC reply to {method}")
+        return reply["result"]

@@ -1,0 +1,47 @@
+"""A start-up as a list of steps, each with its undo, run backwards on failure."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+Undo = Callable[[], Awaitable[object]]
+
+
+class Steps:
+    """What has been done so far for ``what``, and how to take it back."""
+
+    def __init__(self, what: str) -> None:
+        self.what = what
+        self._undos: list[tuple[str, Undo]] = []
+
+    async def run(self, name: str, do: Awaitable[T], undo: Undo) -> T:
+        """Does a step. Its undo counts from before it began: a step that failed, or whose answer was lost, may have
+        taken effect. So an undo must not mind that there is nothing to undo."""
+        self.on_undo(name, undo)
+        return await do
+
+    def on_undo(self, name: str, undo: Undo) -> None:
+        """Adds an undo for something done elsewhere."""
+        self._undos.append((name, undo))
+
+    async def undo(self) -> list[str]:
+        """Takes everything back, last step first. An undo that fails does not keep the others from being run: the
+        result says what could not be undone, and why. Idempotent; runs to its end even if the caller is cancelled."""
+        return await asyncio.shield(self._undo_all())
+
+    async def _undo_all(self) -> list[str]:
+        failures: list[str] = []
+        while self._undos:
+            name, undo = self._undos.pop()
+            try:
+                await undo()
+            except Exception as error:
+                log.warning("%s: could not undo %r: %s", self.what, name, error)
+                failures.append(f"{name}: {error}")
+        return failures
