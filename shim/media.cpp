@@ -5,6 +5,7 @@
 #include <bit>
 #include <cstring>
 #include <stdexcept>
+#include <utility>
 
 namespace ftl {
 namespace {
@@ -118,6 +119,10 @@ void EmulatedMedia::open_zones_file(const MediaConfig &config) {
     auto *records = reinterpret_cast<ZoneRecord *>(zones_file_->data() + kZonesFileRecordsOffset);
     const std::span<ZoneRecord> table(records, geometry.zone_count);
     if (zones_file_->created()) {
+        if (!store_.created()) {
+            throw std::invalid_argument(config.path + " has data but no " + path +
+                                        ": it is not an emulated zoned drive. Remove it or name another file");
+        }
         std::fill(table.begin(), table.end(), ZoneRecord{});
         std::memcpy(zones_file_->data(), &header, sizeof header);
     } else if (std::memcmp(zones_file_->data(), &header, sizeof header) != 0) {
@@ -128,6 +133,13 @@ void EmulatedMedia::open_zones_file(const MediaConfig &config) {
     if (damaged != table.end()) {
         throw std::invalid_argument(path + " is damaged at zone " + std::to_string(damaged - table.begin()) +
                                     ". Remove both files to start anew");
+    }
+    for (uint32_t zone = 0; zone < geometry.zone_count; ++zone) {
+        if (table[zone].state == ZoneState::empty && table[zone].written > 0) {  // killed in the middle of a reset
+            const uint64_t start = zone * geometry.zone_size;
+            (void)store_.release(start * info_.block_bytes, table[zone].written * info_.block_bytes);
+            table[zone].written = 0;
+        }
     }
     zones_ = std::make_unique<ZoneTable>(geometry, table, *this);
 }
@@ -281,8 +293,8 @@ Status EmulatedMedia::write(Io &io) noexcept {
     if (info_.volatile_cache && !io.fua) {
         undo_.remember(store_, io.lba, io.block_count, info_.block_bytes);
     }
-    const Status done = store_.write(io.lba * info_.block_bytes, IovCursor(io),
-                                     uint64_t{io.block_count} * info_.block_bytes, io.fua);
+    const Status done =
+        store_.write(io.lba * info_.block_bytes, IovCursor(io), uint64_t{io.block_count} * info_.block_bytes, io.fua);
     if (info_.volatile_cache && io.fua && done == status::ok) {
         undo_.forget(io.lba, io.block_count);
     }
@@ -306,8 +318,7 @@ Status EmulatedMedia::append(Io &io) noexcept {
 
 // The first block_count blocks of the Io, to a zone whose write pointer is at lba.
 Status EmulatedMedia::store_zone_blocks(const Io &io, uint64_t lba, uint64_t block_count) noexcept {
-    const Status done =
-        store_.write(lba * info_.block_bytes, IovCursor(io), block_count * info_.block_bytes, io.fua);
+    const Status done = store_.write(lba * info_.block_bytes, IovCursor(io), block_count * info_.block_bytes, io.fua);
     if (done == status::ok) {
         const uint32_t zone = zones_->zone_of(lba);
         zones_->advance(zone, block_count);
@@ -495,13 +506,12 @@ void EmulatedMedia::lose_zone_cache(Prng &prng) {
                 lost = prng.below(at_stake + 1);
                 break;
         }
-        const bool finished = record.state == ZoneState::full && record.written < zones_->geometry().zone_capacity;
         durable.written = record.written - lost;
         if (lost > 0) {
             (void)store_.release((zones_->start_of(zone) + durable.written) * info_.block_bytes,
                                  lost * info_.block_bytes);
         }
-        if (lost > 0 || finish_lost || (record.state == ZoneState::full && !finished)) {
+        if (lost > 0 || finish_lost) {
             zones_->truncate(zone, durable.written);
         }
     }

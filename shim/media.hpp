@@ -33,17 +33,17 @@ struct MediaConfig {
     enum class Kind : uint8_t { conventional, null, zoned };
 
     Kind kind = Kind::conventional;
-    uint64_t block_count = 0;     // conventional and null
+    uint64_t block_count = 0;  // conventional and null
     uint32_t data_bytes = kBlockSize;
     uint32_t metadata_bytes = 0;  // interleaved, after the data
     uint32_t max_io_blocks = 256;
     uint32_t max_append_blocks = 32;  // zoned
     bool volatile_cache = false;
-    std::string path;             // empty: in memory
-    ZoneGeometry zones;           // zoned
+    std::string path;    // empty: in memory
+    ZoneGeometry zones;  // zoned
 };
 
-class EmulatedMedia final : public BlockDevice, private ZoneTable::Observer {
+class EmulatedMedia final : public BlockDevice, public ZoneTable::Observer {
 public:
     // Throws std::invalid_argument, or std::system_error naming the file.
     EmulatedMedia(std::shared_ptr<Reactor> reactor, const MediaConfig &config);
@@ -73,8 +73,8 @@ public:
 private:
     struct Durable {  // of a zone, as of the last flush
         uint64_t written = 0;
-        bool dirty = false;     // in dirty_zones_
-        bool finished = true;   // false: finished since the last flush
+        bool dirty = false;    // in dirty_zones_
+        bool finished = true;  // false: finished since the last flush
     };
 
     void open_zones_file(const MediaConfig &config);

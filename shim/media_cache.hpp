@@ -28,9 +28,8 @@ public:
                 continue;
             }
             entry->second.resize(block_bytes);
-            if (at(entry->second, block_bytes, [&](IovCursor to) {
-                    return store.read(block * block_bytes, to, block_bytes);
-                }) != status::ok) {
+            if (at(entry->second, block_bytes,
+                   [&](IovCursor to) { return store.read(block * block_bytes, to, block_bytes); }) != status::ok) {
                 before_.erase(entry);
             }
         }

@@ -14,13 +14,13 @@ namespace ftl {
 
 struct Fault {
     uint32_t id = 0;
-    std::optional<Op> op;      // none: any
+    std::optional<Op> op;  // none: any
     uint64_t lba = 0;
     uint64_t block_count = 0;  // 0: anywhere
     Status status = status::ok;
     uint64_t latency_ns = 0;
-    uint64_t skip = 0;         // matches still to let pass
-    uint64_t times = 0;        // matches still to hit; meaningless when for_ever
+    uint64_t skip = 0;   // matches still to let pass
+    uint64_t times = 0;  // matches still to hit; meaningless when for_ever
     bool for_ever = true;
 };
 
@@ -49,8 +49,9 @@ public:
     Effect hit(Op op, uint64_t lba, uint64_t block_count) noexcept {
         Effect effect;
         for (Fault &fault : faults_) {
-            const bool touches = fault.block_count == 0 || block_count == 0 ||
-                                 (lba < fault.lba ? fault.lba - lba < block_count : lba - fault.lba < fault.block_count);
+            const bool touches =
+                fault.block_count == 0 || block_count == 0 ||
+                (lba < fault.lba ? fault.lba - lba < block_count : lba - fault.lba < fault.block_count);
             if ((fault.op && *fault.op != op) || !touches || (!fault.for_ever && fault.times == 0)) {
                 continue;
             }

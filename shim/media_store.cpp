@@ -93,6 +93,7 @@ MediaStore MediaStore::in_file(const std::string &path, uint64_t bytes) {
     if (::fstat(store.fd_, &found) != 0) {
         fail(path);
     }
+    store.created_ = found.st_size == 0;
     if (!S_ISREG(found.st_mode)) {
         throw std::invalid_argument(path + " is not a regular file: emulated media needs one");
     }
@@ -116,6 +117,7 @@ MediaStore::~MediaStore() {
 
 void MediaStore::swap(MediaStore &other) noexcept {
     std::swap(kind_, other.kind_);
+    std::swap(created_, other.created_);
     std::swap(memory_, other.memory_);
     std::swap(bytes_, other.bytes_);
     std::swap(fd_, other.fd_);
@@ -248,6 +250,8 @@ MappedFile::MappedFile(const std::string &path, size_t bytes) : bytes_(bytes) {
         throw std::system_error(error, std::generic_category(), path);
     }
     data_ = static_cast<uint8_t *>(data);
+    created_ =
+        created_ || std::all_of(data_, data_ + std::min<size_t>(bytes, 8), [](uint8_t byte) { return byte == 0; });
 }
 
 MappedFile::~MappedFile() {

@@ -14,8 +14,6 @@ namespace ftl {
 
 class MediaStore {
 public:
-    enum class Kind : uint8_t { none, memory, file };
-
     MediaStore() = default;
     // Throws std::system_error (the message names the path) or std::invalid_argument.
     static MediaStore in_memory(uint64_t bytes, bool huge_pages);
@@ -31,7 +29,8 @@ public:
     MediaStore &operator=(const MediaStore &) = delete;
     ~MediaStore();
 
-    [[nodiscard]] Kind kind() const noexcept { return kind_; }
+    // There was no data before this store: it is in memory, or the file did not exist or was empty.
+    [[nodiscard]] bool created() const noexcept { return created_; }
 
     // Offsets and lengths lie within the store: the device has checked them. A null store reads zeroes.
     [[nodiscard]] Status read(uint64_t offset, IovCursor to, uint64_t bytes) noexcept;
@@ -42,9 +41,12 @@ public:
     [[nodiscard]] Status sync() noexcept;
 
 private:
+    enum class Kind : uint8_t { none, memory, file };
+
     void swap(MediaStore &other) noexcept;
 
     Kind kind_ = Kind::none;
+    bool created_ = true;
     uint8_t *memory_ = nullptr;
     uint64_t bytes_ = 0;
     int fd_ = -1;
@@ -53,12 +55,13 @@ private:
 // A small file mapped into memory: a crash of the process loses nothing of it.
 class MappedFile {
 public:
-    // created(): it did not exist or was empty. Throws std::system_error; std::invalid_argument when its size differs.
+    // Throws std::system_error; std::invalid_argument when its size differs.
     MappedFile(const std::string &path, size_t bytes);
     ~MappedFile();
     MappedFile(const MappedFile &) = delete;
     MappedFile &operator=(const MappedFile &) = delete;
 
+    // It did not exist, was empty, or its creator died before it wrote the first 8 bytes.
     [[nodiscard]] bool created() const noexcept { return created_; }
     [[nodiscard]] uint8_t *data() noexcept { return data_; }
     [[nodiscard]] Status sync() noexcept;

@@ -46,9 +46,9 @@ bool is_active(ZoneState state) noexcept {
 }
 
 // ZRASF: 0 is all, the others one state each.
-constexpr ZoneState kFilterStates[] = {ZoneState::empty,     ZoneState::implicitly_open, ZoneState::explicitly_open,
-                                       ZoneState::closed,    ZoneState::full,            ZoneState::read_only,
-                                       ZoneState::offline};
+constexpr ZoneState kFilterStates[] = {
+    ZoneState::empty, ZoneState::implicitly_open, ZoneState::explicitly_open, ZoneState::closed,
+    ZoneState::full,  ZoneState::read_only,       ZoneState::offline};
 
 }  // namespace
 
@@ -96,8 +96,8 @@ ZoneTable::ZoneTable(const ZoneGeometry &geometry, std::span<ZoneRecord> records
         if (is_open(record.state)) {
             record.state = ZoneState::closed;
         }
-        if (record.state == ZoneState::closed && record.written == 0) {
-            record.state = ZoneState::empty;
+        if (record.state == ZoneState::closed && (record.written == 0 || record.written == geometry.zone_capacity)) {
+            record.state = record.written == 0 ? ZoneState::empty : ZoneState::full;
         }
         active_ += is_active(record.state) ? 1 : 0;
     }
@@ -105,12 +105,11 @@ ZoneTable::ZoneTable(const ZoneGeometry &geometry, std::span<ZoneRecord> records
 
 bool ZoneTable::valid(const ZoneRecord &record, const ZoneGeometry &geometry) noexcept {
     switch (record.state) {
+        // A process can die between a write pointer and the state that goes with it.
         case ZoneState::empty:
-            return record.written == 0;
         case ZoneState::implicitly_open:
         case ZoneState::explicitly_open:
         case ZoneState::closed:
-            return record.written < geometry.zone_capacity;
         case ZoneState::read_only:
         case ZoneState::full:
         case ZoneState::offline:

@@ -47,8 +47,8 @@ static_assert(sizeof(ZoneRecord) == 16);
 
 struct ZoneGeometry {
     uint32_t zone_count = 0;
-    uint64_t zone_size = 0;      // blocks
-    uint64_t zone_capacity = 0;  // blocks
+    uint64_t zone_size = 0;         // blocks
+    uint64_t zone_capacity = 0;     // blocks
     uint32_t max_open_zones = 0;    // 0: no limit
     uint32_t max_active_zones = 0;  // 0: no limit
 };
