@@ -144,7 +144,7 @@ class EmulatedMedia(BlockDevice):
     def zns(
         reactor: Reactor, zone_count: int, zone_size: int, zone_capacity: int, *, block_bytes: int = 4096,
         max_open_zones: int = 0, max_active_zones: int = 0, max_append_blocks: int = 32, max_io_blocks: int = 256,
-        path: str | None = None, volatile_cache: bool = True, zone_descriptor_extension_bytes: int = 0,
+        path: str | None = None, volatile_cache: bool = True,
     ) -> EmulatedMedia: ...
 
     def set_zone_state(self, zone: int, state: str) -> None:
