@@ -7,6 +7,7 @@ Two checks, because two things are known at different times: ``check()`` needs n
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
@@ -29,7 +30,8 @@ RESERVED_BANDS: Final = 2
 """Free bands the user's writes never take: one for relocation, one for what a zone reset has to wait for."""
 
 DEFAULT_START_FRACTION: Final = 4
-"""Relocation starts by default when no more than this fraction of the bands that can be free at all is still free: every
+"""Relocation starts by default when no more than this fraction of the bands that can be free at all is still free:
+every
 band kept free beyond need is spare space that does not lower write amplification."""
 
 RELOC_POLICIES: Final = ("cost_benefit", "greedy")
@@ -143,7 +145,8 @@ class FtlConf:
 
     @classmethod
     def from_params(cls, params: Mapping[str, Any]) -> FtlConf:
-        """The conf that bdev_ftl_create's parameters ask for: overprovisioning, allow_open_bands, use_append, limit_NAME,
+        """The conf that bdev_ftl_create's parameters ask for: overprovisioning, allow_open_bands, use_append,
+        limit_NAME,
         limit_NAME_threshold, and conf (an object as for from_dict()). Other parameters are not looked at."""
         values: dict[str, Any] = dict(params.get("conf") or {})
         for name, setting in (
@@ -183,15 +186,20 @@ class FtlConf:
 
     def check(self) -> None:
         """Every rule that needs no device. Raises ConfError naming setting, value, rule and remedy."""
-        _range("invalid_thld", self.invalid_thld, 0, 99, "percent of a band that must be invalid before it is relocated")
+        _range(
+            "invalid_thld", self.invalid_thld, 0, 99, "percent of a band that must be invalid before it is relocated"
+        )
         _range("lba_rsvd", self.lba_rsvd, 1, 99, "percent of the blocks kept back for garbage collection; 20 is usual")
         if self.write_buffer_size <= 0 or self.write_buffer_size % BLOCK_BYTES:
             nearest = max(BLOCK_BYTES, (self.write_buffer_size + BLOCK_BYTES - 1) // BLOCK_BYTES * BLOCK_BYTES)
             raise ConfError(
-                f"conf write_buffer_size = {self.write_buffer_size}: must be a positive multiple of {BLOCK_BYTES} bytes; "
+                f"conf write_buffer_size = {self.write_buffer_size}: must be a positive multiple of {BLOCK_BYTES} "
+                "bytes; "
                 f"{nearest} is the nearest"
             )
-        _range("write_buffer_size", self.write_buffer_size, BLOCK_BYTES, WRITE_BUFFER_BYTES_MAX, "bytes, multiple of 4096")
+        _range(
+            "write_buffer_size", self.write_buffer_size, BLOCK_BYTES, WRITE_BUFFER_BYTES_MAX, "bytes, multiple of 4096"
+        )
         _range("band_thld", self.band_thld, 1, 100, "percent of a band at which the next one is opened")
         _range("max_reloc_qdepth", self.max_reloc_qdepth, 1, RELOC_QDEPTH_MAX, "reads outstanding for each relocation")
         _range("max_active_relocs", self.max_active_relocs, 1, ACTIVE_RELOCS_MAX, "bands relocated at once")
@@ -230,8 +238,10 @@ class FtlConf:
         for name, thld in explicit.items():
             if thld >= room:
                 raise ConfError(
-                    f"conf limit-threshold {name} = {thld}: with {bands.band_count} bands and lba_rsvd = {self.lba_rsvd} a full "
-                    f"device has at most {room} free bands, so it would be throttled for ever; use a threshold below {room}, "
+                    f"conf limit-threshold {name} = {thld}: with {bands.band_count} bands and lba_rsvd = "
+                    f"{self.lba_rsvd} a full "
+                    f"device has at most {room} free bands, so it would be throttled for ever; use a threshold below "
+                    f"{room}, "
                     f"or raise lba_rsvd"
                 )
         thresholds = _merge_thresholds(explicit, defaults)
@@ -297,20 +307,21 @@ def default_thresholds(room: int) -> dict[str, int]:
 def _merge_thresholds(explicit: Mapping[str, int], defaults: Mapping[str, int]) -> dict[str, int]:
     """Defaults give way to explicit neighbours, as far as whole numbers allow."""
     merged = {name: explicit.get(name, defaults[name]) for name in LIMIT_NAMES}
-    for lower, upper in zip(LIMIT_NAMES, LIMIT_NAMES[1:], strict=False):
+    for lower, upper in itertools.pairwise(LIMIT_NAMES):
         if merged[upper] <= merged[lower] and upper not in explicit:
             merged[upper] = merged[lower] + 1
-    for lower, upper in reversed(list(zip(LIMIT_NAMES, LIMIT_NAMES[1:], strict=False))):
+    for lower, upper in reversed(list(itertools.pairwise(LIMIT_NAMES))):
         if merged[lower] >= merged[upper] and lower not in explicit:
             merged[lower] = max(0, merged[upper] - 1)
     return merged
 
 
 def _check_descending(thresholds: list[tuple[str, int]]) -> None:
-    for (lower, low_thld), (upper, up_thld) in zip(thresholds, thresholds[1:], strict=False):
+    for (lower, low_thld), (upper, up_thld) in itertools.pairwise(thresholds):
         if low_thld >= up_thld:
             raise ConfError(
-                f"conf limit-threshold {upper} = {up_thld} is not above limit-threshold {lower} = {low_thld}: thresholds must "
+                f"conf limit-threshold {upper} = {up_thld} is not above limit-threshold {lower} = {low_thld}: "
+                "thresholds must "
                 f"descend, start > low > high > crit"
             )
 
@@ -353,7 +364,9 @@ def _limits_from_dict(value: Any) -> dict[str, Limit]:
             limits[name] = parts
             continue
         if not isinstance(parts, Mapping) or set(parts) - {"limit", "thld"}:
-            raise ConfError(f"conf limit {name} = {parts!r}: must be an object with limit (percent) and thld (free bands)")
+            raise ConfError(
+                f"conf limit {name} = {parts!r}: must be an object with limit (percent) and thld (free bands)"
+            )
         thld = parts.get("thld")
         limits[name] = Limit(
             limit=_integer(f"limit {name}", parts.get("limit", DEFAULT_SHARES[name])),

@@ -82,7 +82,9 @@ class Bands:
 
     def free(self) -> list[Band]:
         """Ready to be opened, the one that rested longest first."""
-        return sorted((b for b in self._bands if b.state == FREE and not b.bad_punits), key=lambda band: (band.seq, band.index))
+        return sorted(
+            (b for b in self._bands if b.state == FREE and not b.bad_punits), key=lambda band: (band.seq, band.index)
+        )
 
     def count(self, states: Iterable[str]) -> int:
         wanted = frozenset(states)

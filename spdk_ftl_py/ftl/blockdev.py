@@ -42,7 +42,8 @@ Buffer = bytes | bytearray | memoryview | NDArray[np.uint8]
 class BlockPort:
     """At most ``depth`` I/Os at a time; more wait their turn. All lengths and addresses in blocks.
 
-    Every method raises MediaError, with the NVMe status and its name, when the device answers with an error. Cancelling one
+    Every method raises MediaError, with the NVMe status and its name, when the device answers with an error.
+    Cancelling one
     leaves the I/O to finish by itself; its buffer stays alive.
     """
 
@@ -92,10 +93,9 @@ class BlockPort:
         """One of ZONE_RESET and so on, on one zone."""
         await self._submit(_shim.OP_ZONE_SEND, zone_start, zone_action=action)
 
-    async def reset_zones(
-        self, zone_starts: Iterable[int], progress: Callable[[float], None] | None = None
-    ) -> None:
-        """Resets zones side by side; progress gets the part done, 0..1. The first error stops it (others may be reset)."""
+    async def reset_zones(self, zone_starts: Iterable[int], progress: Callable[[float], None] | None = None) -> None:
+        """Resets zones side by side; progress gets the part done, 0..1. The first error stops it (others may be
+        reset)."""
         starts = list(zone_starts)
         done = 0
         queue = iter(starts)
@@ -130,7 +130,9 @@ class BlockPort:
             except MediaError as error:
                 raise MediaError(error.message, status=error.status, errno=errno.ENODEV) from error
             if not part:
-                raise ProtocolError(f"{self.name}: reports {len(zones)} zones, its size says {total}: the report is incomplete")
+                raise ProtocolError(
+                    f"{self.name}: reports {len(zones)} zones, its size says {total}: the report is incomplete"
+                )
             zones += part
             if progress is not None:
                 progress(len(zones) / total)

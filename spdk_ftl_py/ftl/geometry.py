@@ -28,7 +28,8 @@ PUNITS_MAX: Final = 64
 PUNITS_CHOSEN_MAX: Final = 8
 """Where the device sets no limit: enough zones side by side to hide a write's latency."""
 BANDS_WANTED: Final = 60
-"""Fewer parallel units are chosen where there would be fewer bands than this: what is open or held free would be too large a
+"""Fewer parallel units are chosen where there would be fewer bands than this: what is open or held free would be too
+large a
 part of the spare space."""
 
 SUPERBLOCK_OPEN_ZONES: Final = 1
@@ -164,7 +165,9 @@ def plan(
     limit = min((n for n in (max_open_zones, max_active_zones) if n), default=0)
     good = [zone.index for zone in zones if zone.usable and zone.index not in SUPERBLOCK_ZONES]
     if not good:
-        raise GeometryError(f"all of the {len(zones)} zones but the superblock's are read-only or offline: replace the device")
+        raise GeometryError(
+            f"all of the {len(zones)} zones but the superblock's are read-only or offline: replace the device"
+        )
     capacity = min(zone.capacity for zone in zones if zone.usable)
     if usable_blocks(capacity, batch_blocks) < 1:
         raise GeometryError(
@@ -177,7 +180,9 @@ def plan(
         raise GeometryError(f"{len(bands)} bands are more than {BANDS_MAX}: use more parallel units (num_punits)")
     block_count = len(bands) * punits * usable_blocks(capacity, batch_blocks) * (100 - lba_rsvd) // 100
     if block_count == 0:
-        raise GeometryError(f"with lba_rsvd = {lba_rsvd} nothing is left for the user: lower it, or use a larger device")
+        raise GeometryError(
+            f"with lba_rsvd = {lba_rsvd} nothing is left for the user: lower it, or use a larger device"
+        )
     return Geometry(
         zone_size=zone_size,
         zone_capacity=capacity,
@@ -202,7 +207,8 @@ def _check_zones(zones: Sequence[Zone], zone_size: int) -> None:
     for index in SUPERBLOCK_ZONES:
         if not zones[index].usable:
             raise GeometryError(
-                f"zone {index} of the base bdev is {zones[index].state}: zones 0 and 1 hold the superblock; replace the device"
+                f"zone {index} of the base bdev is {zones[index].state}: zones 0 and 1 hold the superblock; replace "
+                "the device"
             )
 
 
@@ -219,7 +225,8 @@ def _choose_punits(
         if most == 0:
             least = OPEN_BANDS_SHARED + SUPERBLOCK_OPEN_ZONES
             raise GeometryError(
-                f"the base bdev allows {limit} open zones: an FTL needs {least} (a band being written, one being closed, and the "
+                f"the base bdev allows {limit} open zones: an FTL needs {least} (a band being written, one being "
+                "closed, and the "
                 f"superblock); use a device or namespace with a higher limit"
             )
         shared = split == 0
@@ -240,7 +247,9 @@ def _wished_punits(zone_count: int, limit: int, num_punits: int) -> tuple[int, b
     if not 1 <= num_punits <= PUNITS_MAX:
         raise GeometryError(f"num_punits = {num_punits}: must be 1..{PUNITS_MAX}")
     if num_punits > zone_count:
-        raise GeometryError(f"num_punits = {num_punits}: the base bdev has only {zone_count} zones for bands; use fewer")
+        raise GeometryError(
+            f"num_punits = {num_punits}: the base bdev has only {zone_count} zones for bands; use fewer"
+        )
     if not limit or OPEN_BANDS_SPLIT * num_punits + SUPERBLOCK_OPEN_ZONES <= limit:
         return num_punits, False
     if OPEN_BANDS_SHARED * num_punits + SUPERBLOCK_OPEN_ZONES <= limit:

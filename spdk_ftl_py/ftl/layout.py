@@ -80,7 +80,8 @@ Block = NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class BatchHeader:
-    """One verified header block. ``entries`` is a structured array of dtype ENTRY, one for each data block or trim record."""
+    """One verified header block. ``entries`` is a structured array of dtype ENTRY, one for each data block or trim
+    record."""
 
     band: int
     punit: int
@@ -121,7 +122,8 @@ def seal(record: NDArray[Any]) -> Block:
 
 
 def parse_record(block: Block, dtype: np.dtype[Any], magic: bytes, uuid: UUID | None, what: str) -> Any | None:
-    """The record in a block, or None where it is not ours or does not verify. Raises UnsupportedError for another version."""
+    """The record in a block, or None where it is not ours or does not verify. Raises UnsupportedError for another
+    version."""
     record = np.frombuffer(block.tobytes(), dtype)[0]
     if record["magic"] != magic or (uuid is not None and bytes(record["uuid"]) != uuid.bytes):
         return None
@@ -130,7 +132,8 @@ def parse_record(block: Block, dtype: np.dtype[Any], magic: bytes, uuid: UUID | 
     version = int(record["version"])
     if version != FORMAT_VERSION:
         raise UnsupportedError(
-            f"{what} has media format version {version}, this software knows {FORMAT_VERSION}: use the release that wrote it"
+            f"{what} has media format version {version}, this software knows {FORMAT_VERSION}: use the release that "
+            "wrote it"
         )
     return record
 

@@ -21,7 +21,8 @@ class Applied:
 
 
 class Limits:
-    """Built from a conf that check_geometry() has filled in. Has no memory: the same free bands give the same answer."""
+    """Built from a conf that check_geometry() has filled in. Has no memory: the same free bands give the same
+    answer."""
 
     def __init__(self, conf: FtlConf) -> None:
         self._table: list[tuple[str, int, int]] = []

@@ -1,5 +1,7 @@
-"""What a bdev must be like to serve as the nv cache. The rules are the seed's (ftl_dev_init_nv_cache), but for metadata:
-NVMe-oF carries no separate metadata, so it is interleaved (VSS) or there is none (headers between the blocks: non-VSS)."""
+"""What a bdev must be like to serve as the nv cache. The rules are the seed's (ftl_dev_init_nv_cache), but for
+metadata:
+NVMe-oF carries no separate metadata, so it is interleaved (VSS) or there is none (headers between the blocks:
+non-VSS)."""
 
 from __future__ import annotations
 
@@ -10,7 +12,8 @@ from .geometry import BLOCK_BYTES, Geometry
 
 METADATA_BYTES_MIN: Final = 8
 BANDS_MIN: Final = 2
-"""What is in the cache may be overwritten once its band is closed, so one band is filled from one half while the other half
+"""What is in the cache may be overwritten once its band is closed, so one band is filled from one half while the other
+half
 is protected by the cache."""
 HEADER_BLOCKS: Final = 1
 
@@ -35,7 +38,7 @@ def check_cache(
     zoned: bool = False,
     geometry: Geometry | None = None,
 ) -> str:
-    """"vss" or "non_vss". block_bytes is the data part of a block. Without a geometry the size is not checked.
+    """ "vss" or "non_vss". block_bytes is the data part of a block. Without a geometry the size is not checked.
 
     Raises ParameterError or UnsupportedError naming the bdev, what is wrong with it and the remedy.
     """
@@ -45,12 +48,14 @@ def check_cache(
         raise UnsupportedError(f"cache bdev {name} is zoned: the cache overwrites in place, give a conventional bdev")
     if block_bytes != BLOCK_BYTES:
         raise ParameterError(
-            f"cache bdev {name} has blocks of {block_bytes} bytes, an FTL needs {BLOCK_BYTES}: format it with 4 KiB blocks, or "
+            f"cache bdev {name} has blocks of {block_bytes} bytes, an FTL needs {BLOCK_BYTES}: format it with 4 KiB "
+            "blocks, or "
             f"give another bdev"
         )
     if metadata_bytes and not metadata_interleaved:
         raise UnsupportedError(
-            f"cache bdev {name} has separate metadata ({metadata_bytes} B), which NVMe-oF can't carry: use interleaved metadata of "
+            f"cache bdev {name} has separate metadata ({metadata_bytes} B), which NVMe-oF can't carry: use "
+            "interleaved metadata of "
             f"at least {METADATA_BYTES_MIN} B, or none"
         )
     if dif_type:
@@ -59,7 +64,8 @@ def check_cache(
         )
     if 0 < metadata_bytes < METADATA_BYTES_MIN:
         raise ParameterError(
-            f"cache bdev {name} has {metadata_bytes} B of metadata for each block: at least {METADATA_BYTES_MIN} B, or none"
+            f"cache bdev {name} has {metadata_bytes} B of metadata for each block: at least {METADATA_BYTES_MIN} B, "
+            "or none"
         )
     if geometry is not None and block_count < blocks_needed(geometry):
         needed = blocks_needed(geometry)

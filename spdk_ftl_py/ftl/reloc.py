@@ -1,8 +1,10 @@
 """Which band to relocate next. Policies say what is best; ``choose_victim`` says what is allowed.
 
 Invariants, whatever the policy (docs/ftl.md):
-- a band is moved only if that frees more than the move itself can waste, so free space never shrinks by garbage collection;
-- a move is begun only if everything all moves still have to copy fits into what reloc can surely write, so a move that has
+- a band is moved only if that frees more than the move itself can waste, so free space never shrinks by garbage
+  collection;
+- a move is begun only if everything all moves still have to copy fits into what reloc can surely write, so a move that
+  has
   begun can always end.
 """
 
@@ -34,7 +36,8 @@ class Greedy:
 
 
 class CostBenefit:
-    """The seed's merit, invalid / (valid + 1) x age: what stayed valid for long will stay so, what is young may yet go."""
+    """The seed's merit, invalid / (valid + 1) x age: what stayed valid for long will stay so, what is young may yet
+    go."""
 
     name = "cost_benefit"
 

@@ -1,4 +1,5 @@
-"""The superblock: which device this is, and how its zones are used. Zones 0 and 1 in turns; see docs/media-layout.md."""
+"""The superblock: which device this is, and how its zones are used. Zones 0 and 1 in turns; see
+docs/media-layout.md."""
 
 from __future__ import annotations
 
@@ -36,7 +37,9 @@ class Superblock:
         """As a block. Raises FtlError where the content does not fit."""
         text = json.dumps(self.content, separators=(",", ":"), sort_keys=True).encode()
         if len(text) > JSON_BYTES_MAX:
-            raise FtlError(f"superblock content has {len(text)} bytes, at most {JSON_BYTES_MAX} fit: too many replaced zones")
+            raise FtlError(
+                f"superblock content has {len(text)} bytes, at most {JSON_BYTES_MAX} fit: too many replaced zones"
+            )
         record = new_record(SUPERBLOCK, SUPERBLOCK_MAGIC, self.uuid)
         record["generation"] = self.generation
         record["length"] = len(text)
@@ -46,7 +49,8 @@ class Superblock:
 
     @classmethod
     def parse(cls, block: Block, uuid: UUID | None = None) -> Superblock | None:
-        """None where the block is no whole superblock (of that uuid). Raises UnsupportedError for another format version."""
+        """None where the block is no whole superblock (of that uuid). Raises UnsupportedError for another format
+        version."""
         record = parse_record(block, SUPERBLOCK, SUPERBLOCK_MAGIC, uuid, "the superblock")
         if record is None or int(record["length"]) > JSON_BYTES_MAX:
             return None

@@ -37,7 +37,8 @@ _DESCRIPTOR = struct.Struct("<BBBB4xQQQ32x")
 
 @dataclass(frozen=True)
 class Zone:
-    """start, capacity and written are in blocks; written is how far the write pointer is from start (capacity if full)."""
+    """start, capacity and written are in blocks; written is how far the write pointer is from start (capacity if
+    full)."""
 
     index: int
     start: int
@@ -50,7 +51,9 @@ class Zone:
         return self.state not in UNUSABLE_STATES
 
 
-def parse_report(report: bytes | bytearray | memoryview, *, first_zone: int, zone_size: int, zones_max: int) -> list[Zone]:
+def parse_report(
+    report: bytes | bytearray | memoryview, *, first_zone: int, zone_size: int, zones_max: int
+) -> list[Zone]:
     """The zones of a partial report that was asked for at zone ``first_zone``, at most ``zones_max``.
 
     Raises ProtocolError where the device contradicts itself: wrong type, gaps, impossible capacity or write pointer.
@@ -66,7 +69,9 @@ def parse_report(report: bytes | bytearray | memoryview, *, first_zone: int, zon
         )
         index = first_zone + i
         if kind & 0xF != ZONE_TYPE_SEQUENTIAL:
-            raise ProtocolError(f"zone {index} has type {kind & 0xF}: only sequential-write-required zones (2) are known")
+            raise ProtocolError(
+                f"zone {index} has type {kind & 0xF}: only sequential-write-required zones (2) are known"
+            )
         state = _STATES.get(state_byte >> 4)
         if state is None:
             raise ProtocolError(f"zone {index} is in unknown state {state_byte >> 4:#x}")
@@ -75,7 +80,9 @@ def parse_report(report: bytes | bytearray | memoryview, *, first_zone: int, zon
         usable = state not in UNUSABLE_STATES
         if usable and not 0 < capacity <= zone_size:
             raise ProtocolError(f"zone {index} has capacity {capacity}, zone size is {zone_size}")
-        zones.append(Zone(index, start, min(capacity, zone_size), state, _written(index, state, start, pointer, capacity)))
+        zones.append(
+            Zone(index, start, min(capacity, zone_size), state, _written(index, state, start, pointer, capacity))
+        )
     return zones
 
 

@@ -1,0 +1,186 @@
+"""FtlConf: the seed's defaults, each rule with an error that says setting, value and remedy."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from spdk_ftl_py.conf import (
+    LIMIT_NAMES,
+    FtlConf,
+    Limit,
+    NvCacheConf,
+    default_thresholds,
+    garbage_per_band,
+    least_gain_blocks,
+    spare_bands_needed,
+)
+from spdk_ftl_py.errors import JSONRPC_INVALID_PARAMS, ConfError
+
+
+@dataclass(frozen=True)
+class Numbers:
+    band_count: int = 63
+    punits: int = 2
+    open_bands: int = 2
+    band_blocks: int = 6058
+    lba_rsvd: int = 20
+
+    @property
+    def block_count(self) -> int:
+        return self.band_count * self.band_blocks * (100 - self.lba_rsvd) // 100
+
+    @property
+    def spare_bands(self) -> int:
+        return self.band_count - -(-self.block_count // self.band_blocks)
+
+
+def test_defaults_are_the_seeds() -> None:
+    conf = FtlConf()
+    conf.check()
+    assert {name: limit.limit for name, limit in conf.limits.items()} == {"crit": 0, "high": 5, "low": 40, "start": 100}
+    assert default_thresholds(1000) == {"crit": 5, "high": 10, "low": 20, "start": 40}
+    assert (conf.invalid_thld, conf.lba_rsvd, conf.write_buffer_size, conf.band_thld) == (10, 20, 6 << 20, 90)
+    assert (conf.max_reloc_qdepth, conf.max_active_relocs, conf.user_io_pool_size) == (32, 3, 2048)
+    assert (conf.allow_open_bands, conf.max_io_channels, conf.use_append) == (False, 128, False)
+    assert conf.nv_cache == NvCacheConf(max_request_cnt=2048, max_request_size=16)
+
+
+@pytest.mark.parametrize(
+    ("change", "parts"),
+    [
+        ({"invalid_thld": 100}, ["invalid_thld = 100", "0..99"]),
+        ({"lba_rsvd": 0}, ["lba_rsvd = 0", "1..99"]),
+        ({"lba_rsvd": 100}, ["lba_rsvd = 100", "1..99"]),
+        ({"write_buffer_size": 0}, ["write_buffer_size = 0", "multiple of 4096"]),
+        ({"write_buffer_size": 4097}, ["write_buffer_size = 4097", "8192"]),
+        ({"write_buffer_size": -4096}, ["write_buffer_size = -4096"]),
+        ({"band_thld": 0}, ["band_thld = 0", "1..100"]),
+        ({"band_thld": 101}, ["band_thld = 101"]),
+        ({"max_reloc_qdepth": 0}, ["max_reloc_qdepth = 0"]),
+        ({"max_active_relocs": 0}, ["max_active_relocs = 0"]),
+        ({"user_io_pool_size": 0}, ["user_io_pool_size = 0"]),
+        ({"max_io_channels": 0}, ["max_io_channels = 0"]),
+        ({"nv_cache": NvCacheConf(max_request_cnt=0)}, ["nv_cache.max_request_cnt = 0"]),
+        ({"reloc_policy": "lazy"}, ["reloc_policy = 'lazy'", "greedy"]),
+        ({"limits": {**FtlConf().limits, "crit": Limit(101)}}, ["limit crit = 101", "0..100"]),
+        ({"limits": {**FtlConf().limits, "low": Limit(40, -1)}}, ["limit-threshold low = -1", "negative"]),
+        ({"limits": {**FtlConf().limits, "mild": Limit(40)}}, ["'mild'", "crit, high, low, start"]),
+        ({"limits": {"crit": Limit(0)}}, ["lack high, low, start"]),
+        (
+            {"limits": {**FtlConf().limits, "low": Limit(40, 9), "start": Limit(100, 9)}},
+            ["start = 9", "low = 9", "descend"],
+        ),
+    ],
+)
+def test_a_broken_rule_names_setting_value_and_rule(change: dict[str, object], parts: list[str]) -> None:
+    conf = dataclasses.replace(FtlConf(), **change)  # type: ignore[arg-type]
+    with pytest.raises(ConfError) as caught:
+        conf.check()
+    for part in parts:
+        assert part in caught.value.message
+    assert caught.value.jsonrpc_code == JSONRPC_INVALID_PARAMS
+
+
+@pytest.mark.parametrize(
+    ("values", "part"),
+    [
+        ({"overprovisionning": 20}, "'overprovisionning'"),
+        ({"lba_rsvd": "20"}, "lba_rsvd = '20'"),
+        ({"lba_rsvd": True}, "lba_rsvd = True"),
+        ({"use_append": 1}, "use_append = 1"),
+        ({"limits": 5}, "limits = 5"),
+        ({"limits": {"urgent": {}}}, "'urgent'"),
+        ({"limits": {"crit": 5}}, "limit crit = 5"),
+        ({"limits": {"crit": {"percent": 5}}}, "limit crit"),
+        ({"limits": {"crit": {"limit": 0.5}}}, "limit crit = 0.5"),
+        ({"nv_cache": {"size": 5}}, "nv_cache"),
+        ({"reloc_policy": 7}, "reloc_policy = 7"),
+    ],
+)
+def test_from_dict_refuses_unknown_names_and_wrong_types(values: dict[str, object], part: str) -> None:
+    with pytest.raises(ConfError) as caught:
+        FtlConf.from_dict(values)
+    assert part in caught.value.message
+
+
+@given(
+    st.fixed_dictionaries(
+        {},
+        optional={
+            "lba_rsvd": st.integers(1, 99),
+            "use_append": st.booleans(),
+            "nv_cache": st.fixed_dictionaries({}, optional={"max_request_cnt": st.integers(1, 9)}),
+            "limits": st.dictionaries(
+                st.sampled_from(LIMIT_NAMES),
+                st.fixed_dictionaries({}, optional={"limit": st.integers(0, 100), "thld": st.integers(0, 50)}),
+            ),
+        },
+    )
+)
+def test_to_dict_and_back_is_the_same_conf(values: dict[str, object]) -> None:
+    conf = FtlConf.from_dict(values)
+    assert FtlConf.from_dict(conf.to_dict()) == conf
+
+
+def test_rpc_parameters_become_settings() -> None:
+    conf = FtlConf.from_params(
+        {"name": "ftl0", "overprovisioning": 30, "limit_low": 50, "limit_low_threshold": 7, "conf": {"band_thld": 80}}
+    )
+    assert (conf.lba_rsvd, conf.band_thld, conf.limits["low"]) == (30, 80, Limit(50, 7))
+    assert conf.limits["start"] == FtlConf().limits["start"]
+
+
+def test_default_thresholds_shrink_with_few_bands_and_stay_in_order() -> None:
+    thresholds = FtlConf().check_geometry(Numbers()).limits
+    values = [thresholds[name].thld for name in LIMIT_NAMES]
+    assert values == sorted(set(values))  # type: ignore[type-var]
+    assert values[-1] is not None
+    assert values[-1] <= Numbers().spare_bands - 2
+
+
+@given(st.integers(3, 10_000))
+def test_default_thresholds_descend_and_fit_for_any_room(room: int) -> None:
+    values = [default_thresholds(room)[name] for name in LIMIT_NAMES]
+    assert values == sorted(set(values))
+    assert values[0] >= 0
+    assert values[-1] <= room
+
+
+def test_explicit_thresholds_are_kept_and_defaults_give_way() -> None:
+    conf = FtlConf().with_limits(high=Limit(5, 6)).check_geometry(Numbers())
+    assert {name: limit.thld for name, limit in conf.limits.items()} == {"crit": 1, "high": 6, "low": 7, "start": 8}
+
+
+def test_an_explicit_threshold_no_full_device_can_exceed_is_refused() -> None:
+    with pytest.raises(ConfError, match=r"limit-threshold start = 40.*63 bands.*at most \d+ free.*lba_rsvd"):
+        FtlConf().with_limits(start=Limit(100, 40)).check_geometry(Numbers())
+
+
+def test_too_few_spare_bands_are_refused_with_what_would_do() -> None:
+    numbers = Numbers(band_count=20)
+    with pytest.raises(ConfError, match=r"20 bands with 4 spare bands.*needs 5; raise lba_rsvd.* to (\d+)") as caught:
+        FtlConf().check_geometry(numbers)
+    advised = int(caught.value.message.split(" to ")[1].split(",")[0])
+    better = dataclasses.replace(numbers, lba_rsvd=advised)
+    dataclasses.replace(FtlConf(), lba_rsvd=advised).check_geometry(better)
+
+
+@given(st.integers(6, 400), st.integers(1, 8), st.integers(1, 2), st.integers(10, 3000), st.integers(1, 99))
+def test_an_accepted_geometry_can_always_free_a_band(
+    band_count: int, punits: int, open_bands: int, zone_blocks: int, lba_rsvd: int
+) -> None:
+    numbers = Numbers(band_count, punits, open_bands, zone_blocks * punits, lba_rsvd)
+    conf = dataclasses.replace(FtlConf(), lba_rsvd=lba_rsvd)
+    try:
+        full = conf.check_geometry(numbers)
+    except ConfError:
+        return
+    assert numbers.spare_bands >= spare_bands_needed(open_bands)
+    assert garbage_per_band(numbers) >= least_gain_blocks(punits)
+    full.check()
+    assert all(limit.thld is not None for limit in full.limits.values())

@@ -1,0 +1,173 @@
+"""Limits, victim policies, the cache's rules, zone reports."""
+
+from __future__ import annotations
+
+import dataclasses
+import struct
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from spdk_ftl_py.conf import FtlConf, Limit
+from spdk_ftl_py.errors import ConfError, FtlError, ParameterError, ProtocolError, UnsupportedError
+from spdk_ftl_py.ftl.band import CLOSED, FAULTED, OPEN, Band
+from spdk_ftl_py.ftl.geometry import plan
+from spdk_ftl_py.ftl.limits import Limits
+from spdk_ftl_py.ftl.nv_cache import blocks_needed, check_cache
+from spdk_ftl_py.ftl.reloc import CostBenefit, Greedy, Selector
+from spdk_ftl_py.ftl.zone import Zone, parse_report
+
+CONF = FtlConf(
+    limits={"crit": Limit(0, 5), "high": Limit(5, 10), "low": Limit(40, 20), "start": Limit(100, 40)},
+)
+
+
+@pytest.mark.parametrize(
+    ("free", "name", "share"),
+    [
+        (0, "crit", 0),
+        (5, "crit", 0),
+        (6, "high", 5),
+        (10, "high", 5),
+        (11, "low", 40),
+        (20, "low", 40),
+        (21, "start", 100),
+        (40, "start", 100),
+        (41, "none", 100),
+    ],
+)
+def test_limits_map_free_bands_as_the_seed_does(free: int, name: str, share: int) -> None:
+    applied = Limits(CONF).apply(free)
+    assert (applied.name, applied.user_share) == (name, share)
+
+
+@given(st.integers(0, 100))
+def test_relocation_runs_whenever_a_limit_throttles(free: int) -> None:
+    limits = Limits(CONF)
+    assert limits.apply(free).user_share == 100 or limits.reloc_wanted(free)
+    assert not limits.urgent(free) or limits.reloc_wanted(free)
+
+
+def test_limits_need_thresholds() -> None:
+    with pytest.raises(ConfError, match="check_geometry"):
+        Limits(FtlConf())
+
+
+def band(index: int, *, valid: int, seq: int = 1, state: str = CLOSED, bad: bool = False) -> Band:
+    return Band(index, [index], 1000, state, seq, 0, valid, 1000, {0} if bad else set())
+
+
+def test_greedy_takes_the_band_with_most_to_gain() -> None:
+    selector = Selector(CONF, 1, Greedy())
+    bands = [band(0, valid=500, seq=1), band(1, valid=300, seq=9), band(2, valid=100, state=OPEN)]
+    assert selector.choose(bands, room=2000, next_band_seq=10, urgent=False) is bands[1]
+
+
+def test_cost_benefit_weighs_age() -> None:
+    selector = Selector(CONF, 1, CostBenefit())
+    bands = [band(0, valid=500, seq=1), band(1, valid=400, seq=9)]
+    assert selector.choose(bands, room=2000, next_band_seq=10, urgent=False) is bands[0]
+
+
+def test_bands_under_the_invalid_threshold_are_moved_only_when_urgent() -> None:
+    selector = Selector(CONF, 1)
+    bands = [band(0, valid=901)]
+    assert selector.choose(bands, room=2000, next_band_seq=10, urgent=False) is None
+    assert selector.choose(bands, room=2000, next_band_seq=10, urgent=True) is bands[0]
+
+
+@given(st.integers(0, 1000), st.integers(0, 3000), st.booleans(), st.integers(1, 8))
+def test_no_move_is_begun_that_gains_nothing_or_may_not_end(valid: int, room: int, urgent: bool, punits: int) -> None:
+    selector = Selector(CONF, punits)
+    chosen = selector.choose([band(0, valid=valid)], room=room, next_band_seq=10, urgent=urgent)
+    if chosen is not None:
+        assert chosen.capacity - chosen.valid >= selector.least_gain
+        assert chosen.valid + selector.least_gain <= room
+        assert chosen.valid > 0
+
+
+def test_a_band_with_a_bad_zone_is_moved_first_even_when_all_valid() -> None:
+    selector = Selector(CONF, 1)
+    bands = [band(0, valid=10), band(1, valid=1000, state=FAULTED, bad=True)]
+    assert selector.choose(bands, room=2000, next_band_seq=10, urgent=False) is bands[1]
+
+
+GEOMETRY = plan([Zone(i, i * 4096, 3072, "empty", 0) for i in range(128)], zone_size=4096, num_punits=2)
+GOOD = {"base_name": "Nvme0n1", "block_bytes": 4096, "block_count": 1 << 20, "geometry": GEOMETRY}
+
+
+def test_a_cache_with_interleaved_metadata_is_vss_and_without_non_vss() -> None:
+    assert check_cache("Cache0", **GOOD, metadata_bytes=16, metadata_interleaved=True) == "vss"
+    assert check_cache("Cache0", **GOOD) == "non_vss"
+    assert blocks_needed(GEOMETRY) == 2 * 2 * 3072 + 1
+    assert check_cache("Cache0", **{**GOOD, "block_count": blocks_needed(GEOMETRY)}) == "non_vss"
+
+
+@pytest.mark.parametrize(
+    ("change", "kind", "message"),
+    [
+        ({"base_name": "Cache0"}, ParameterError, "base bdev too"),
+        ({"block_bytes": 512}, ParameterError, "512 bytes"),
+        ({"metadata_bytes": 8}, UnsupportedError, "separate metadata"),
+        ({"metadata_bytes": 4, "metadata_interleaved": True}, ParameterError, "4 B of metadata"),
+        ({"metadata_bytes": 8, "metadata_interleaved": True, "dif_type": 1}, ParameterError, "DIF type 1"),
+        ({"zoned": True}, UnsupportedError, "zoned"),
+        ({"block_count": 12288}, ParameterError, "has 12288 blocks, needs 12289"),
+    ],
+)
+def test_unfit_caches_are_refused(change: dict[str, object], kind: type[FtlError], message: str) -> None:
+    with pytest.raises(kind, match=message):
+        check_cache("Cache0", **{**GOOD, **change})  # type: ignore[arg-type]
+
+
+def report(*descriptors: tuple[int, int, int, int, int], count: int | None = None) -> bytes:
+    body = b"".join(
+        struct.pack("<BBBB4xQQQ32x", kind, state << 4, 0, 0, cap, start, wp)
+        for kind, state, cap, start, wp in descriptors
+    )
+    return struct.pack("<Q56x", len(descriptors) if count is None else count) + body
+
+
+def test_a_zone_report_is_read() -> None:
+    raw = report((2, 1, 48, 0, 0), (2, 2, 48, 64, 70), (2, 0xE, 48, 128, 0), (2, 0xF, 0, 192, 0))
+    zones = parse_report(raw, first_zone=0, zone_size=64, zones_max=64)
+    assert [(z.index, z.state, z.written) for z in zones] == [
+        (0, "empty", 0),
+        (1, "implicitly_open", 6),
+        (2, "full", 48),
+        (3, "offline", 0),
+    ]
+    assert [z.usable for z in zones] == [True, True, True, False]
+
+
+def test_a_report_that_claims_more_than_it_holds_is_not_believed() -> None:
+    raw = report((2, 1, 48, 0, 0), count=1 << 60)
+    assert len(parse_report(raw, first_zone=0, zone_size=64, zones_max=64)) == 1
+
+
+@pytest.mark.parametrize(
+    ("descriptor", "message"),
+    [
+        ((1, 1, 48, 0, 0), "type 1"),
+        ((2, 7, 48, 0, 0), "unknown state 0x7"),
+        ((2, 1, 48, 64, 64), "starts at block 64"),
+        ((2, 1, 65, 0, 0), "capacity 65"),
+        ((2, 1, 0, 0, 0), "capacity 0"),
+        ((2, 2, 48, 0, 49), "write pointer at 49"),
+    ],
+)
+def test_impossible_zones_are_refused(descriptor: tuple[int, int, int, int, int], message: str) -> None:
+    with pytest.raises(ProtocolError, match=message):
+        parse_report(report(descriptor), first_zone=0, zone_size=64, zones_max=64)
+
+
+def test_a_truncated_report_is_refused() -> None:
+    with pytest.raises(ProtocolError, match="10 bytes"):
+        parse_report(bytes(10), first_zone=0, zone_size=64, zones_max=64)
+
+
+def test_reloc_policies_are_named_in_the_conf() -> None:
+    assert Selector(dataclasses.replace(CONF, reloc_policy="greedy"), 1).policy.name == "greedy"
+    with pytest.raises(ConfError, match="reloc_policy = 'none'"):
+        Selector(dataclasses.replace(CONF, reloc_policy="none"), 1)
