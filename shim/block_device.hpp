@@ -40,6 +40,7 @@ inline constexpr Status aborted = 0x007;
 inline constexpr Status invalid_namespace = 0x00B;
 inline constexpr Status sgl_data_length = 0x00F;
 inline constexpr Status sgl_type = 0x011;
+inline constexpr Status transient_transport_error = 0x022;  // a data digest did not match
 inline constexpr Status lba_out_of_range = 0x080;
 inline constexpr Status capacity_exceeded = 0x081;
 inline constexpr Status namespace_not_ready = 0x082;
