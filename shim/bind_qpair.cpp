@@ -121,7 +121,8 @@ void bind_target(nb::module_ &m) {
                 self.qpair().set_namespace(nsid, std::move(device));
             },
             nb::arg("nsid"), nb::arg("device").none(), unlocked)
-        .def("stats", [](PyTargetQpair &self) { return to_map(self.qpair().stats()); }, unlocked)
+        .def(
+            "stats", [](PyTargetQpair &self) { return to_map(self.qpair().stats()); }, unlocked)
         .def("close", [](PyTargetQpair &self) { self.qpair().close(); }, unlocked);
 }
 
@@ -129,9 +130,9 @@ void bind_target(nb::module_ &m) {
 
 void bind_qpair(nb::module_ &m) {
     const std::map<const char *, QpairClose> reasons = {
-        {"QPAIR_PEER_CLOSED", QpairClose::peer_closed},         {"QPAIR_SOCKET_ERROR", QpairClose::socket_error},
-        {"QPAIR_PROTOCOL_ERROR", QpairClose::protocol_error},   {"QPAIR_PEER_TERMINATED", QpairClose::peer_terminated},
-        {"QPAIR_DISCONNECTED", QpairClose::disconnected},       {"QPAIR_CLOSED", QpairClose::closed},
+        {"QPAIR_PEER_CLOSED", QpairClose::peer_closed},       {"QPAIR_SOCKET_ERROR", QpairClose::socket_error},
+        {"QPAIR_PROTOCOL_ERROR", QpairClose::protocol_error}, {"QPAIR_PEER_TERMINATED", QpairClose::peer_terminated},
+        {"QPAIR_DISCONNECTED", QpairClose::disconnected},     {"QPAIR_CLOSED", QpairClose::closed},
     };
     for (const auto &[name, reason] : reasons) {
         m.attr(name) = static_cast<uint64_t>(reason);

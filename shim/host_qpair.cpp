@@ -38,8 +38,9 @@ HostQpairConfig checked(HostQpairConfig config, const BlockDeviceInfo &info) {
         throw std::invalid_argument("queue_depth must be within 1.." + std::to_string(HostQpair::kQueueDepthMax));
     }
     if (info.block_bytes == 0 || info.block_bytes % 4 != 0) {
-        throw std::invalid_argument("a block of " + std::to_string(info.block_bytes) +
-                                    " bytes can't be sent in dwords: block_bytes + metadata_bytes must be a multiple of 4");
+        throw std::invalid_argument(
+            "a block of " + std::to_string(info.block_bytes) +
+            " bytes can't be sent in dwords: block_bytes + metadata_bytes must be a multiple of 4");
     }
     if (config.max_io_bytes < info.block_bytes) {
         throw std::invalid_argument("max_io_bytes must hold a block");
@@ -80,9 +81,9 @@ HostQpair::HostQpair(std::shared_ptr<Reactor> reactor, int fd, const HostQpairCo
     : reactor_(std::move(reactor)), config_(checked(config, info)), info_(info), slots_(config_.queue_depth) {
     info_.max_io_blocks = std::min(config_.max_io_bytes / info_.block_bytes, kNlbMax);
     if (info_.zoned) {
-        const uint32_t append_bytes =
-            config_.max_append_bytes > 0 ? std::min(config_.max_append_bytes, config_.max_io_bytes)
-                                         : config_.max_io_bytes;  // ZASL 0: as MDTS
+        const uint32_t append_bytes = config_.max_append_bytes > 0
+                                          ? std::min(config_.max_append_bytes, config_.max_io_bytes)
+                                          : config_.max_io_bytes;  // ZASL 0: as MDTS
         info_.max_append_blocks = std::min(append_bytes / info_.block_bytes, kNlbMax);
     } else {
         info_.max_append_blocks = 0;
@@ -92,7 +93,9 @@ HostQpair::HostQpair(std::shared_ptr<Reactor> reactor, int fd, const HostQpairCo
         slots_[i].data.slot = i;
         slots_[i].next_free = i + 1 < slots_.size() ? i + 1 : kNone;
     }
-    stream_ = std::make_unique<PduStream>(*this, PduStream::Role::host, fd, config_.header_digest, config_.data_digest);
+    PduHandler &handler = *this;
+    stream_ =
+        std::make_unique<PduStream>(handler, PduStream::Role::host, fd, config_.header_digest, config_.data_digest);
     // The reactor only borrows: Python and the issuers own the qpair, and its destructor takes it out.
     const std::shared_ptr<Poller> borrowed(std::shared_ptr<void>(), this);
     reactor_->call([&] { id_ = reactor_->add(borrowed); });
@@ -435,9 +438,9 @@ bool HostQpair::on_data(bool digest_ok) noexcept {
     slot.received += rx_length_;
     slot.digest_error = slot.digest_error || !digest_ok;
     if (rx_success_) {
-        const Status status = slot.digest_error               ? status::transient_transport_error
+        const Status status = slot.digest_error             ? status::transient_transport_error
                               : slot.received < slot.length ? status::data_transfer_error
-                                                              : status::ok;
+                                                            : status::ok;
         answer(slot, status);
     }
     return true;

@@ -49,18 +49,18 @@ public:
 
 private:
     struct Slot {
-        Io *io = nullptr;           // null: free
+        Io *io = nullptr;  // null: free
         TxPdu command;
-        TxPdu data;                 // the H2CData PDU on its way; one at a time
-        uint32_t length = 0;        // bytes to transfer
-        uint32_t granted = 0;       // end of what R2Ts asked for so far
-        uint32_t sent = 0;          // bytes put into H2CData so far
-        uint32_t received = 0;      // bytes of C2HData so far
+        TxPdu data;             // the H2CData PDU on its way; one at a time
+        uint32_t length = 0;    // bytes to transfer
+        uint32_t granted = 0;   // end of what R2Ts asked for so far
+        uint32_t sent = 0;      // bytes put into H2CData so far
+        uint32_t received = 0;  // bytes of C2HData so far
         uint16_t ttag = 0;
         Status status = status::ok;
         uint64_t result = 0;
-        bool writes = false;        // data goes to the controller, by R2T
-        bool answered = false;      // waits only for its PDUs to leave
+        bool writes = false;    // data goes to the controller, by R2T
+        bool answered = false;  // waits only for its PDUs to leave
         bool digest_error = false;
         uint32_t next_free = 0;
         wire::DsmRange range{};
@@ -105,8 +105,8 @@ private:
     std::vector<Slot> slots_;  // sized in the constructor
     uint32_t free_ = 0;        // head of the list through next_free; kNone at its end
     uint32_t in_flight_ = 0;
-    IoList waiting_;           // for a slot
-    IoList done_;              // to be completed by poll()
+    IoList waiting_;  // for a slot
+    IoList done_;     // to be completed by poll()
     // The PDU being received.
     uint16_t rx_cid_ = 0;
     bool rx_last_ = false;

@@ -43,7 +43,7 @@ struct TxPdu {
     uint32_t data_count = 0;
     uint32_t data_skip = 0;
     uint32_t data_length = 0;
-    uint32_t slot = 0;      // the handler's
+    uint32_t slot = 0;  // the handler's
     bool queued = false;
     uint8_t header_length = 0;  // with digest
     uint8_t digest_length = 0;
@@ -164,13 +164,13 @@ private:
     size_t end_ = 0;
     size_t window_ = kRxBufferBytes;
     wire::CommonHeader ch_{};
-    uint32_t header_need_ = 0;   // header and its digest
+    uint32_t header_need_ = 0;  // header and its digest
     uint32_t data_length_ = 0;
     uint32_t padding_left_ = 0;
     uint32_t data_left_ = 0;
     bool digest_follows_ = false;
     uint32_t data_crc_ = 0;
-    DataSink sink_;              // skip counts within iov[0] once data has begun
+    DataSink sink_;  // skip counts within iov[0] once data has begun
 
     // Send.
     TxPdu *head_ = nullptr;

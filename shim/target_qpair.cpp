@@ -47,8 +47,9 @@ void check_device(uint32_t nsid, const BlockDevice &device, uint32_t max_io_byte
         throw std::invalid_argument("nsid " + std::to_string(nsid) + " is reserved");
     }
     if (bytes == 0 || bytes % 4 != 0 || bytes > TargetQpair::kChunkBytes || bytes > max_io_bytes) {
-        throw std::invalid_argument("blocks of " + std::to_string(bytes) + " bytes (metadata included) can't be served: " +
-                                    "a multiple of 4, at most 16384 and max_io_bytes");
+        throw std::invalid_argument(
+            "blocks of " + std::to_string(bytes) +
+            " bytes (metadata included) can't be served: " + "a multiple of 4, at most 16384 and max_io_bytes");
     }
 }
 
@@ -113,8 +114,9 @@ TargetQpair::TargetQpair(std::shared_ptr<Reactor> reactor, int fd, const TargetQ
     for (uint32_t i = 0; i < chunk_total_; ++i) {
         chunk_next_[i] = i + 1 < chunk_total_ ? i + 1 : kNone;
     }
+    PduHandler &handler = *this;
     stream_ =
-        std::make_unique<PduStream>(*this, PduStream::Role::target, fd, config_.header_digest, config_.data_digest);
+        std::make_unique<PduStream>(handler, PduStream::Role::target, fd, config_.header_digest, config_.data_digest);
     // The reactor only borrows: close() takes the qpair out.
     const std::shared_ptr<Poller> borrowed(std::shared_ptr<void>(), this);
     reactor_->call([&] { id_ = reactor_->add(borrowed); });

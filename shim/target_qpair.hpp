@@ -99,11 +99,11 @@ private:
 
     enum class State : uint8_t {
         free,
-        capsule,      // in-capsule data arrives
-        waiting,      // for chunks
-        transfer,     // R2T sent, H2CData arrive
-        device,       // submitted
-        answering,    // its last PDUs are queued
+        capsule,    // in-capsule data arrives
+        waiting,    // for chunks
+        transfer,   // R2T sent, H2CData arrive
+        device,     // submitted
+        answering,  // its last PDUs are queued
     };
 
     struct Slot {
@@ -112,19 +112,19 @@ private:
         State state = State::free;
         Status status = status::ok;  // decided before the data has arrived
         uint16_t cid = 0;
-        bool to_device = false;      // data comes from the host
-        bool reserved = false;       // io.iov points at the device's memory
+        bool to_device = false;  // data comes from the host
+        bool reserved = false;   // io.iov points at the device's memory
         bool digest_error = false;
         bool flush_all = false;
-        uint32_t length = 0;         // bytes to transfer
+        uint32_t length = 0;  // bytes to transfer
         uint32_t received = 0;
-        uint32_t ranges = 0;         // DSM: how many, and which is next
+        uint32_t ranges = 0;  // DSM: how many, and which is next
         uint32_t range = 0;
-        uint32_t chunk = 0;          // first of the chunks held, through chunk_next_
+        uint32_t chunk = 0;  // first of the chunks held, through chunk_next_
         uint32_t chunk_count = 0;
-        uint32_t next = 0;           // free list or line of those who wait
-        TxPdu data;                  // R2T or C2HData
-        TxPdu reply;                 // CapsuleResp
+        uint32_t next = 0;  // free list or line of those who wait
+        TxPdu data;         // R2T or C2HData
+        TxPdu reply;        // CapsuleResp
     };
 
     bool on_header(const uint8_t *pdu, wire::PduType type, uint8_t flags, uint32_t data_length,
@@ -206,7 +206,7 @@ private:
     bool disconnect_ = false;
     TargetQpairStats stats_;
 
-    std::atomic<bool> drained_{false};  // dead and no Io is out
+    std::atomic<bool> drained_{false};   // dead and no Io is out
     bool removed_from_reactor_ = false;  // close()'s thread
 };
 

@@ -174,11 +174,11 @@ inline constexpr uint8_t fabrics = 0x7F;
 
 inline constexpr uint8_t kFabricsDisconnect = 0x08;
 inline constexpr uint32_t kNsidAll = 0xFFFFFFFF;
-inline constexpr uint32_t kCdw12NlbMask = 0xFFFF;         // 0-based
+inline constexpr uint32_t kCdw12NlbMask = 0xFFFF;  // 0-based
 inline constexpr uint32_t kCdw12Fua = uint32_t{1} << 30;
-inline constexpr uint32_t kCdw11Deallocate = 1U << 2;     // DSM, AD
-inline constexpr uint32_t kCdw13SelectAll = 1U << 8;      // Zone Management Send
-inline constexpr uint32_t kCdw13Partial = 1U << 16;       // Zone Management Receive
+inline constexpr uint32_t kCdw11Deallocate = 1U << 2;  // DSM, AD
+inline constexpr uint32_t kCdw13SelectAll = 1U << 8;   // Zone Management Send
+inline constexpr uint32_t kCdw13Partial = 1U << 16;    // Zone Management Receive
 inline constexpr uint8_t kZoneSendSetDescriptor = 0x10;
 inline constexpr uint8_t kZoneReportExtended = 0x01;
 inline constexpr uint32_t kDsmRangesMax = 256;

@@ -223,6 +223,14 @@ class LoadGenerator:
 
 # --- NVMe/TCP I/O queues ----------------------------------------------------------------------------------------
 
+# Event.a of EV_TARGET_QPAIR_CLOSED and EV_HOST_QPAIR_LOST; Event.b is an errno or a FES (wire-facts, section 1)
+QPAIR_PEER_CLOSED: Final[int]
+QPAIR_SOCKET_ERROR: Final[int]
+QPAIR_PROTOCOL_ERROR: Final[int]
+QPAIR_PEER_TERMINATED: Final[int]
+QPAIR_DISCONNECTED: Final[int]
+QPAIR_CLOSED: Final[int]
+
 class HostQpair(BlockDevice):
     """The host side of one NVMe/TCP I/O queue, after Connect: a remote namespace as a BlockDevice."""
 
