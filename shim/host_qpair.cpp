@@ -25,14 +25,6 @@ bool from_controller(Op op) noexcept {
     return op == Op::read || op == Op::zone_report;
 }
 
-uint64_t iov_bytes(const Io &io) noexcept {
-    uint64_t bytes = 0;
-    for (uint32_t i = 0; i < io.iov_count; ++i) {
-        bytes += io.iov[i].iov_len;
-    }
-    return bytes;
-}
-
 HostQpairConfig checked(HostQpairConfig config, const BlockDeviceInfo &info) {
     if (config.queue_depth == 0 || config.queue_depth > HostQpair::kQueueDepthMax) {
         throw std::invalid_argument("queue_depth must be within 1.." + std::to_string(HostQpair::kQueueDepthMax));
@@ -53,28 +45,6 @@ HostQpairConfig checked(HostQpairConfig config, const BlockDeviceInfo &info) {
 }
 
 }  // namespace
-
-void HostQpair::IoList::push(Io &io) noexcept {
-    io.next = nullptr;
-    if (tail != nullptr) {
-        tail->next = &io;
-    } else {
-        head = &io;
-    }
-    tail = &io;
-}
-
-Io *HostQpair::IoList::pop() noexcept {
-    Io *io = head;
-    if (io != nullptr) {
-        head = io->next;
-        if (head == nullptr) {
-            tail = nullptr;
-        }
-        io->next = nullptr;
-    }
-    return io;
-}
 
 HostQpair::HostQpair(std::shared_ptr<Reactor> reactor, int fd, const HostQpairConfig &config,
                      const BlockDeviceInfo &info)

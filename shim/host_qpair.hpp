@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "block_device.hpp"
+#include "io_list.hpp"
 #include "pdu_stream.hpp"
 #include "reactor.hpp"
 
@@ -65,15 +66,6 @@ private:
         uint32_t next_free = 0;
         wire::DsmRange range{};
         iovec range_iov{};
-    };
-
-    // Intrusive FIFO of Ios.
-    struct IoList {
-        Io *head = nullptr;
-        Io *tail = nullptr;
-        void push(Io &io) noexcept;
-        Io *pop() noexcept;
-        [[nodiscard]] bool empty() const noexcept { return head == nullptr; }
     };
 
     bool on_header(const uint8_t *pdu, wire::PduType type, uint8_t flags, uint32_t data_length,
