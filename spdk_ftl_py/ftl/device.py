@@ -1,0 +1,497 @@
+"""FtlDevice: one FTL from its creation on a zoned block device to its halt. Owns the shim's FtlCore and gives it
+orders."""
+
+from __future__ import annotations
+
+import asyncio
+import enum
+import logging
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+from uuid import UUID, uuid4
+
+from .. import _shim
+from ..conf import FtlConf
+from ..errors import BusyError, ConfError, FtlError, MediaError, ParameterError, UnsupportedError
+from ..nvme.wire import Status, status_text
+from ..reactor import ReactorLoop
+from . import stats as stats_module
+from .band import FREE, MOVING, OPEN, QUEUED, RESETTING, RETIRED, Band, Bands
+from .blockdev import ZONE_RESET, BlockPort
+from .geometry import BATCH_BLOCKS, BLOCK_BYTES, Geometry, plan
+from .layout import FORMAT_VERSION
+from .manager import BandManager
+from .superblock import SuperblockWriter
+from .zone import EMPTY, Zone
+
+log = logging.getLogger(__name__)
+
+Progress = Callable[[str, float], None]
+"""Step, and the part of it done, 0..1."""
+
+LOST_BLOCKS_LOGGED_MAX: Final = 16
+APPEND_BLOCKS_MAX: Final = 1 << 32
+"""SPDK passes on only 32 bits of the address an append landed on (wire-facts section 5)."""
+
+
+class DeviceState(enum.Enum):
+    CREATING = "creating"
+    RUNNING = "running"
+    READ_ONLY = "read_only"
+    """Out of space for good: writes fail, reads go on."""
+    HALTING = "halting"
+    HALTED = "halted"
+    FAILED = "failed"
+
+
+class FtlDevice:
+    """Made by ``create()``; ended by ``halt()``, or by ``abort()`` when its base is gone. ``core`` is what to
+    export."""
+
+    def __init__(
+        self,
+        reactor: ReactorLoop,
+        port: BlockPort,
+        core: _shim.FtlCore,
+        *,
+        name: str,
+        uuid: UUID,
+        conf: FtlConf,
+        geometry: Geometry,
+        superblock: SuperblockWriter,
+    ) -> None:
+        self.core = core
+        self.name = name
+        self.uuid = uuid
+        self.conf = conf
+        self.geometry = geometry
+        self.block_count = geometry.block_count
+        self.state = DeviceState.CREATING
+        self.failed = asyncio.Event()
+        """Set when the device stopped serving (FAILED) or stopped writing (READ_ONLY); ``failure`` says why."""
+        self.failure: FtlError | None = None
+        self.lost_blocks = 0
+        self.zone_faults = 0
+        self._reactor = reactor
+        self._port = port
+        self._superblock = superblock
+        self._spares = list(geometry.spare_zones)
+        self._bad_zones = set(geometry.bad_zones)
+        self._bands = Bands(geometry)
+        self._manager = BandManager(core, geometry, conf, self._bands, on_stuck=self._out_of_space)
+        self._drained: dict[int, asyncio.Future[None]] = {}
+        self._drains_done: set[int] = set()
+        self._mending: asyncio.Task[None] | None = None
+        reactor.subscribe(core.id, self._on_event)
+
+    # --- life cycle
+
+    @classmethod
+    async def create(
+        cls,
+        reactor: ReactorLoop,
+        base: _shim.BlockDevice,
+        *,
+        name: str,
+        conf: FtlConf,
+        uuid: UUID | None = None,
+        num_punits: int | None = None,
+        optimal_open_zones: int = 0,
+        progress: Progress | None = None,
+    ) -> FtlDevice:
+        """Makes a new, empty FTL on a zoned device; everything on it is erased.
+
+        Raises ConfError, ParameterError or GeometryError before anything is erased where the device or conf can't do,
+        and
+        MediaError where the device fails; then nothing is left behind but erased zones. A uuid means an existing device
+        in SPDK's RPC: UnsupportedError.
+        """
+        conf.check()
+        if uuid is not None:
+            raise UnsupportedError(
+                f"{name}: a uuid asks to load an existing FTL, which comes with the next version; leave it out to "
+                "create one"
+            )
+        _check_base(name, base, conf)
+        report = progress or (lambda step, part: None)
+        port = BlockPort(reactor, base, name=name)
+        try:
+            zones = await port.zones(lambda part: report("zone report", part))
+            batch_blocks = min(BATCH_BLOCKS, base.max_append_blocks) if conf.use_append else BATCH_BLOCKS
+            geometry = plan(
+                zones,
+                zone_size=base.zone_size,
+                max_open_zones=base.max_open_zones,
+                max_active_zones=base.max_active_zones,
+                lba_rsvd=conf.lba_rsvd,
+                num_punits=num_punits,
+                optimal_open_zones=optimal_open_zones,
+                batch_blocks=batch_blocks,
+            )
+            conf = conf.check_geometry(geometry)
+            await port.reset_zones(_zones_to_reset(zones, geometry), lambda part: report("zone reset", part))
+            new_uuid = uuid4()
+            superblock = SuperblockWriter(port, geometry, new_uuid)
+            core = make_core(reactor, base, new_uuid, conf, geometry)
+            try:
+                device = cls(
+                    reactor,
+                    port,
+                    core,
+                    name=name,
+                    uuid=new_uuid,
+                    conf=conf,
+                    geometry=geometry,
+                    superblock=superblock,
+                )
+                await device._write_superblock(clean=False)
+                report("superblock", 1.0)
+            except BaseException:
+                reactor.unsubscribe(core.id)
+                core.close()
+                raise
+        except BaseException:
+            await port.close()
+            raise
+        device._start()
+        return device
+
+    def _start(self) -> None:
+        self.state = DeviceState.RUNNING
+        self._manager.start()
+        log.info(
+            "%s: %d blocks on %d bands of %d zones, %d spare zones, streams %s",
+            self.name,
+            self.block_count,
+            self.geometry.band_count,
+            self.geometry.punits,
+            len(self._spares),
+            "shared" if self.geometry.shared_stream else "separate",
+        )
+
+    async def halt(self) -> None:
+        """Everything accepted goes to media, then the superblock says clean. Export must be gone: new I/O only
+        prolongs it.
+
+        Raises BusyError on every call but the first. Raises FtlError when something could not be made durable; the
+        device
+        is halted all the same.
+        """
+        if self.state in (DeviceState.HALTING, DeviceState.HALTED):
+            raise BusyError(f"{self.name} is already being halted")
+        durable = self.state is DeviceState.RUNNING
+        was_failed = self.state is DeviceState.FAILED
+        self.state = DeviceState.HALTING
+        problem: FtlError | None = None
+        try:
+            if durable:
+                await self._drain()
+                await self._stop_mending()
+            if durable and self.failure is not None:
+                problem = self.failure
+        except FtlError as error:
+            problem = error
+        finally:
+            self._manager.stop()
+            await self._stop_mending()
+            self._close_core()
+        try:
+            if durable and problem is None:
+                await self._write_superblock(clean=True)
+        except FtlError as error:
+            problem = error
+        finally:
+            await self._port.close()
+            self.state = DeviceState.HALTED
+        if problem is not None and not was_failed:
+            raise problem
+
+    async def abort(self, reason: str) -> None:
+        """The base is gone: every I/O fails from now on, nothing is written any more. Idempotent; halt() frees the
+        rest."""
+        if self.state in (DeviceState.HALTED, DeviceState.FAILED):
+            return
+        self._fail(MediaError(f"{self.name}: {reason}", status=Status.PATH_ERROR))
+        self.core.fail(Status.PATH_ERROR)
+
+    async def _drain(self) -> None:
+        self._manager.drain()
+        ticket = self.core.drain()
+        if ticket in self._drains_done:
+            return
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._drained[ticket] = done
+        broken = asyncio.ensure_future(self.failed.wait())
+        try:
+            await asyncio.wait({done, broken}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            broken.cancel()
+        if not done.done() and self.failure is not None:
+            raise self.failure
+
+    def _close_core(self) -> None:
+        self.core.close()
+        self._reactor.unsubscribe(self.core.id)
+
+    def _fail(self, error: FtlError) -> None:
+        if self.failure is not None:
+            return
+        log.error("%s: failed: %s", self.name, error.message)
+        self.failure = error
+        if self.state is not DeviceState.HALTING:
+            self.state = DeviceState.FAILED
+        self._manager.stop()
+        self.failed.set()
+
+    def _out_of_space(self, reason: str) -> None:
+        log.error("%s: read-only: %s", self.name, reason)
+        self.failure = FtlError(f"{self.name}: {reason}; copy its data elsewhere and replace the device", errno=28)
+        if self.state is DeviceState.RUNNING:
+            self.state = DeviceState.READ_ONLY
+        self.core.fail_writes(Status.CAPACITY_EXCEEDED)
+        self.failed.set()
+
+    # --- events
+
+    def _on_event(self, event: _shim.Event) -> None:
+        kind = event.kind
+        if kind == _shim.EV_BAND_NEXT_NEEDED:
+            self._manager.band_wanted(event.a)
+        elif kind == _shim.EV_ZONE_FAULT:
+            self._zone_fault(event.a, event.b, event.c)
+        elif kind == _shim.EV_BAND_RESET_DONE and event.b:
+            self._zone_fault(event.a, event.c, event.b)
+        elif kind == _shim.EV_BLOCK_LOST:
+            self._block_lost(event.a, event.b, event.c)
+        elif kind == _shim.EV_DRAINED:
+            done = self._drained.pop(event.a, None)
+            if done is None:
+                self._drains_done.add(event.a)
+            elif not done.done():
+                done.set_result(None)
+        elif kind == _shim.EV_CORE_FAILED:
+            self._fail(MediaError(f"{self.name}: the base device failed: {status_text(event.a)}", status=event.a))
+            return
+        elif kind == _shim.EV_OVERFLOW:
+            self._manager.want_all()
+        self._manager.pump()
+        self._mend()
+
+    def _block_lost(self, lba: int, address: int, status: int) -> None:
+        self.lost_blocks += 1
+        if self.lost_blocks <= LOST_BLOCKS_LOGGED_MAX:
+            log.error("%s: block %d lost at address %d: %s", self.name, lba, address, status_text(status))
+        if self.lost_blocks == LOST_BLOCKS_LOGGED_MAX:
+            log.error("%s: more lost blocks are only counted (see its stats)", self.name)
+
+    def _zone_fault(self, index: int, punit: int, status: int) -> None:
+        band = self._bands[index]
+        if punit in band.bad_punits:
+            return
+        self.zone_faults += 1
+        band.bad_punits.add(punit)
+        log.warning("%s: zone %s of band %d failed: %s", self.name, band.zones[punit], index, status_text(status))
+
+    # --- bad zones
+
+    def _mend(self) -> None:
+        """Replaces the bad zones of bands that have become free, in the background."""
+        if self._mending is not None and not self._mending.done():
+            return
+        broken = [band for band in self._bands if band.state == FREE and band.bad_punits]
+        if broken and self.state in (DeviceState.RUNNING, DeviceState.HALTING):
+            self._mending = asyncio.get_running_loop().create_task(self._mend_bands(broken), name=f"{self.name} mend")
+
+    async def _mend_bands(self, broken: list[Band]) -> None:
+        """A band is opened again only once the superblock knows its zones: until then bad_punits keeps it out."""
+        try:
+            for band in broken:
+                for punit in sorted(band.bad_punits):
+                    await self._replace(band, punit)
+            await self._write_superblock(clean=False)
+        except FtlError as error:
+            self._fail(error)
+            self.core.fail(getattr(error, "status", 0) or Status.INTERNAL_ERROR)
+            return
+        for band in broken:
+            band.bad_punits.clear()
+            if band.capacity == 0:
+                band.state = RETIRED
+        self._manager.pump()
+
+    async def _replace(self, band: Band, punit: int) -> None:
+        old = band.zones[punit]
+        if old is not None:
+            self._bad_zones.add(old)
+            try:
+                # So that it does not go on using one of the device's active zones.
+                await self._port.zone_action(ZONE_RESET, self.geometry.zone_start(old))
+            except MediaError:
+                log.debug("%s: zone %d can't be reset any more", self.name, old)
+        new = self._spares.pop(0) if self._spares else None
+        self.core.replace_zone(band.index, punit, None if new is None else self.geometry.zone_start(new))
+        band.zones[punit] = new
+        if new is None:
+            log.warning(
+                "%s: no spare zone left, band %d goes on with %d zones", self.name, band.index, self._count(band)
+            )
+        else:
+            log.warning("%s: zone %s of band %d is replaced by spare zone %d", self.name, old, band.index, new)
+
+    @staticmethod
+    def _count(band: Band) -> int:
+        return sum(1 for zone in band.zones if zone is not None)
+
+    async def _stop_mending(self) -> None:
+        if self._mending is not None:
+            await asyncio.wait({self._mending})
+            self._mending = None
+
+    # --- what others want to know
+
+    async def _write_superblock(self, *, clean: bool) -> None:
+        await self._superblock.write(self._superblock_content(), clean=clean)
+
+    def _superblock_content(self) -> dict[str, Any]:
+        nominal = iter(range(2, 2 + self.geometry.band_count * self.geometry.punits))
+        replaced = [
+            [was, now] for band in self._bands for was, now in zip(nominal, band.zones, strict=False) if was != now
+        ]
+        return {
+            "name": self.name,
+            "geometry": {**self.geometry.to_dict(), "replaced": replaced},
+            "bad_zones": sorted(self._bad_zones),
+            "conf": self.conf.to_dict(),
+            "next_seq": self.core.next_seq,
+            "next_band_seq": self._manager.next_band_seq,
+        }
+
+    def stats(self) -> dict[str, Any]:
+        """JSON-able: SPDK's groups, and ours. Works in every state but after halt()."""
+        core: Mapping[str, int] = self.core.stats()
+        return {
+            "name": self.name,
+            "uuid": str(self.uuid),
+            "state": self.state.value,
+            **stats_module.spdk_groups(core),
+            **stats_module.summary(core),
+            "free_bands": self._manager.free_bands,
+            "bands": {state: self._bands.count((state,)) for state in sorted({band.state for band in self._bands})},
+            "active_relocs": self._bands.count((MOVING,)),
+            "relocs_started": self._manager.moves_started,
+            "limit": self._manager.applied.name,
+            "user_share": self._manager.applied.user_share,
+            "limits_applied": dict(self._manager.limits_applied),
+            "lost_blocks": self.lost_blocks,
+            "zone_faults": self.zone_faults,
+            "spare_zones": len(self._spares),
+            "core": dict(core),
+        }
+
+    def properties(self) -> dict[str, Any]:
+        """JSON-able, in SPDK's shape: {"name", "properties": [{"name", "value", "unit", "desc", "read-only"}]}."""
+        geometry = self.geometry
+
+        def one(name: str, value: object, unit: str = "", desc: str = "") -> dict[str, object]:
+            entry: dict[str, object] = {"name": name, "value": value, "unit": unit, "desc": desc, "read-only": True}
+            return {key: part for key, part in entry.items() if part != ""}
+
+        return {
+            "name": self.name,
+            "uuid": str(self.uuid),
+            "properties": [
+                one("superblock_version", FORMAT_VERSION),
+                one("state", self.state.value),
+                one("failure", self.failure.message if self.failure else None),
+                one("block_size", BLOCK_BYTES, "bytes"),
+                one("num_blocks", self.block_count, "blocks", "Logical capacity"),
+                one("zone_size", geometry.zone_size, "blocks"),
+                one("zone_capacity", geometry.zone_capacity, "blocks", "Smallest of all zones used"),
+                one("num_zones", geometry.zone_count),
+                one("num_punits", geometry.punits, "zones", "Zones written side by side: the zones of a band"),
+                one("num_bands", geometry.band_count),
+                one("band_blocks", geometry.band_blocks, "blocks", "Data a band holds"),
+                one("spare_bands", geometry.spare_bands, "", "Bands beyond those that hold every block once"),
+                one("spare_zones", len(self._spares), "", "Zones that replace ones that fail"),
+                one("bad_zones", sorted(self._bad_zones)),
+                one("open_zones_max", geometry.open_zones, "zones", "Never more are open or active at a time"),
+                one("shared_stream", geometry.shared_stream, "", "User and relocation data share a band"),
+                one("l2p_entry_size", geometry.l2p_entry_bytes, "bytes"),
+                one("address_bits", geometry.address_bits),
+                one("conf", self.conf.to_dict()),
+                one("base_device", {"bands": self._band_list()}),
+            ],
+        }
+
+    def _band_list(self) -> list[dict[str, object]]:
+        return [
+            {
+                "id": band.index,
+                "state": band.state,
+                "validity": round(band.valid / band.capacity, 4) if band.capacity else 0.0,
+                "zones": band.zones,
+            }
+            for band in self._bands
+        ]
+
+    @property
+    def busy_bands(self) -> int:
+        """Bands being written, moved or reset."""
+        return self._bands.count((QUEUED, OPEN, MOVING, RESETTING))
+
+
+def make_core(
+    reactor: ReactorLoop, base: _shim.BlockDevice, uuid: UUID, conf: FtlConf, geometry: Geometry, *, next_seq: int = 1
+) -> _shim.FtlCore:
+    """An FtlCore for a conf and geometry. Raises ConfError where its pools can't be made."""
+    try:
+        return _shim.FtlCore(
+            reactor.shim,
+            base,
+            uuid=uuid.bytes,
+            block_count=geometry.block_count,
+            bands=geometry.band_zone_starts(),
+            zone_size=geometry.zone_size,
+            zone_capacity=geometry.zone_capacity,
+            batch_blocks=geometry.batch_blocks,
+            use_append=conf.use_append,
+            shared_stream=geometry.shared_stream,
+            write_buffer_blocks=write_buffer_blocks(conf, geometry),
+            max_reloc_qdepth=conf.max_reloc_qdepth,
+            max_active_relocs=conf.max_active_relocs,
+            band_threshold=conf.band_thld,
+            next_seq=next_seq,
+        )
+    except (ValueError, MemoryError) as error:
+        raise ConfError(f"the FTL's data path can't be made: {error}") from error
+
+
+def write_buffer_blocks(conf: FtlConf, geometry: Geometry) -> int:
+    """At most half a band: what the buffer holds when space is short has to fit into the user's share of the
+    reserve."""
+    return max(1, min(conf.write_buffer_blocks, geometry.band_blocks // 2))
+
+
+def _check_base(name: str, base: _shim.BlockDevice, conf: FtlConf) -> None:
+    if not base.zoned:
+        raise ParameterError(
+            f"{name}: the base bdev is not zoned: use a zoned one, or give --zone-capacity to emulate zones"
+        )
+    if base.block_bytes - base.metadata_bytes != BLOCK_BYTES or base.metadata_bytes:
+        raise ParameterError(
+            f"{name}: the base bdev has blocks of {base.block_bytes - base.metadata_bytes} bytes and "
+            f"{base.metadata_bytes} B of "
+            f"metadata: an FTL needs {BLOCK_BYTES} and none; format it so"
+        )
+    if conf.use_append and base.max_append_blocks < 2:
+        raise ConfError("conf use_append = True: the base bdev does not support zone append; leave use_append out")
+    if conf.use_append and base.block_count > APPEND_BLOCKS_MAX:
+        raise ConfError(
+            f"conf use_append = True: the base bdev has {base.block_count} blocks, SPDK reports only 32 bits of where "
+            "an append "
+            f"landed; leave use_append out"
+        )
+
+
+def _zones_to_reset(zones: list[Zone], geometry: Geometry) -> list[int]:
+    return [zones[index].start for index in geometry.used_zones() if zones[index].state != EMPTY]

@@ -1,0 +1,71 @@
+"""Statistics and properties in the shape of SPDK's bdev_ftl_get_stats and bdev_ftl_get_properties, and what is ours
+besides."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+Group = dict[str, Any]
+
+
+def io_group(
+    *,
+    read_blocks: int = 0,
+    read_ios: int = 0,
+    read_media_errors: int = 0,
+    read_crc_errors: int = 0,
+    write_blocks: int = 0,
+    write_ios: int = 0,
+    write_media_errors: int = 0,
+) -> Group:
+    """One of SPDK's groups: {"read": {ios, blocks, errors}, "write": {ios, blocks, errors}}."""
+    return {
+        "read": {
+            "ios": read_ios,
+            "blocks": read_blocks,
+            "errors": {"media": read_media_errors, "crc": read_crc_errors, "other": 0},
+        },
+        "write": {"ios": write_ios, "blocks": write_blocks, "errors": {"media": write_media_errors, "other": 0}},
+    }
+
+
+def write_amplification(core: Mapping[str, int]) -> float:
+    """Blocks written to media for each block the user wrote; 0.0 before the first."""
+    user = core["user_written_blocks"]
+    return core["media_written_blocks"] / user if user else 0.0
+
+
+def spdk_groups(core: Mapping[str, int]) -> dict[str, Group]:
+    """The groups SPDK prints. Without an nv cache nothing is compacted: cmp and md_nv_cache stay zero."""
+    metadata = core["media_header_blocks"] + core["media_summary_blocks"] + core["media_trim_blocks"]
+    return {
+        "user": io_group(
+            read_blocks=core["user_read_blocks"],
+            read_ios=core.get("user_reads", 0),
+            read_media_errors=core["read_errors"],
+            read_crc_errors=core["crc_errors"],
+            write_blocks=core["user_written_blocks"],
+            write_ios=core.get("user_writes", 0),
+        ),
+        "cmp": io_group(),
+        "gc": io_group(read_blocks=core["reloc_read_blocks"], write_blocks=core["media_reloc_blocks"]),
+        "md_base": io_group(write_blocks=metadata, write_ios=core["batches"], write_media_errors=core["write_errors"]),
+        "md_nv_cache": io_group(),
+        "l2p": io_group(),
+    }
+
+
+def summary(core: Mapping[str, int]) -> dict[str, Any]:
+    """Ours, flat: what a user asks first."""
+    return {
+        "host_read_blocks": core["user_read_blocks"],
+        "host_written_blocks": core["user_written_blocks"],
+        "host_trimmed_blocks": core["user_trimmed_blocks"],
+        "media_written_blocks": core["media_written_blocks"],
+        "write_amplification": round(write_amplification(core), 4),
+        "gc_moved_blocks": core["reloc_moved_blocks"],
+        "zone_resets": core["zone_resets"],
+        "flushes": core["flushes"],
+        "throttled_ms": core["throttled_ns"] // 1_000_000,
+    }
