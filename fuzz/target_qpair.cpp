@@ -1,0 +1,154 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// A hostile host on a TargetQpair in front of conventional, metadata-carrying and zoned media.
+// Holds: no sanitizer report, and close() always ends with every Io back from its device.
+#include <memory>
+
+#include "media.hpp"
+#include "peer.hpp"
+#include "reactor.hpp"
+#include "target_qpair.hpp"
+
+namespace {
+
+using namespace ftl;
+using namespace ftl::fuzz;
+
+constexpr uint32_t kSteps = 4;
+constexpr uint32_t kActionsMax = 200;
+constexpr uint32_t kInCapsuleSentMax = 9000;
+
+std::shared_ptr<EmulatedMedia> conventional(const std::shared_ptr<Reactor> &reactor, uint32_t metadata_bytes) {
+    MediaConfig config;
+    config.block_count = 64;
+    config.metadata_bytes = metadata_bytes;
+    config.volatile_cache = true;
+    return std::make_shared<EmulatedMedia>(reactor, config);
+}
+
+std::shared_ptr<EmulatedMedia> zoned(const std::shared_ptr<Reactor> &reactor) {
+    MediaConfig config;
+    config.kind = MediaConfig::Kind::zoned;
+    config.zones = {4, 16, 12, 2, 3};
+    config.max_append_blocks = 4;
+    return std::make_shared<EmulatedMedia>(reactor, config);
+}
+
+wire::Sqe command(FuzzedDataProvider &input) {
+    static constexpr uint8_t kOpcodes[] = {wire::opcode::flush,
+                                           wire::opcode::write,
+                                           wire::opcode::read,
+                                           wire::opcode::write_zeroes,
+                                           wire::opcode::dataset_management,
+                                           wire::opcode::zone_mgmt_send,
+                                           wire::opcode::zone_mgmt_recv,
+                                           wire::opcode::zone_append,
+                                           wire::opcode::fabrics};
+    static constexpr uint8_t kSglTypes[] = {wire::kSglTransport, wire::kSglInCapsule};
+    wire::Sqe sqe{};
+    const uint8_t choices = input.ConsumeIntegral<uint8_t>();
+    sqe.opcode = (choices & 1) != 0 ? input.ConsumeIntegral<uint8_t>() : input.PickValueInArray(kOpcodes);
+    sqe.flags = (choices & 2) != 0 ? input.ConsumeIntegral<uint8_t>() : wire::kFlagsPsdtSgl;
+    sqe.cid = input.ConsumeIntegralInRange<uint16_t>(0, 7);
+    sqe.nsid = (choices & 4) != 0 ? input.ConsumeIntegral<uint32_t>() : input.ConsumeIntegralInRange<uint32_t>(1, 4);
+    sqe.slba = (choices & 8) != 0 ? input.ConsumeIntegral<uint64_t>() : input.ConsumeIntegralInRange<uint64_t>(0, 80);
+    sqe.cdw12 = (choices & 16) != 0 ? input.ConsumeIntegral<uint32_t>() : input.ConsumeIntegralInRange<uint32_t>(0, 20);
+    sqe.cdw13 = (choices & 32) != 0 ? input.ConsumeIntegral<uint32_t>() : input.ConsumeIntegralInRange<uint32_t>(0, 6);
+    const uint32_t block_bytes = sqe.nsid == 2 ? 4096 + 64 : 4096;
+    sqe.sgl.length =
+        (choices & 64) != 0 ? input.ConsumeIntegral<uint32_t>() : ((sqe.cdw12 & wire::kCdw12NlbMask) + 1) * block_bytes;
+    sqe.sgl.type = (choices & 128) != 0 ? input.ConsumeIntegral<uint8_t>() : input.PickValueInArray(kSglTypes);
+    return sqe;
+}
+
+}  // namespace
+
+extern "C" int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
+    FuzzedDataProvider input(data, size);
+    TargetQpairConfig config;
+    const uint8_t options = input.ConsumeIntegral<uint8_t>();
+    config.header_digest = (options & 1) != 0;
+    config.data_digest = (options & 2) != 0;
+    config.flow_control = (options & 4) != 0;
+    config.success_flag = (options & 8) != 0;
+    config.queue_size = (options & 16) != 0 ? 2 : 8;
+    config.max_io_bytes = (options & 32) != 0 ? 8192 : 131072;
+    config.in_capsule_bytes = (options & 64) != 0 ? 4096 : 8192;
+    config.max_h2c_data = (options & 128) != 0 ? 4096 : 65536;
+
+    const auto reactor = std::make_shared<Reactor>("fuzz", 0);
+    SocketPair sockets;
+    const auto qpair = std::make_shared<TargetQpair>(
+        reactor, sockets.qpair_fd(), config,
+        TargetQpair::Namespaces{{1, conventional(reactor, 0)}, {2, conventional(reactor, 64)}, {3, zoned(reactor)}});
+    uint64_t now_ns = 1;
+    const auto step = [&](uint32_t times) {
+        for (uint32_t i = 0; i < times; ++i) {
+            reactor->set_now(now_ns += 1000);
+            reactor->step();
+        }
+    };
+
+    for (uint32_t action = 0; action < kActionsMax && input.remaining_bytes() > 0; ++action) {
+        switch (input.ConsumeIntegralInRange<uint8_t>(0, 9)) {
+            case 0: {
+                sockets.send(input.ConsumeBytes<uint8_t>(input.ConsumeIntegralInRange<size_t>(0, 300)));
+                break;
+            }
+            case 1:
+            case 2:
+            case 3:
+            case 4: {
+                wire::CapsuleCmd pdu{};
+                pdu.ch.type = wire::PduType::capsule_cmd;
+                pdu.sqe = command(input);
+                std::vector<uint8_t> in_capsule;
+                if (pdu.sqe.sgl.type == wire::kSglInCapsule) {
+                    in_capsule = payload(input, std::min(pdu.sqe.sgl.length, kInCapsuleSentMax));
+                }
+                sockets.send(
+                    frame(input, bytes_of(pdu), std::move(in_capsule), config.header_digest, config.data_digest));
+                break;
+            }
+            case 5:
+            case 6: {
+                wire::H2cData pdu{};
+                pdu.ch.type = wire::PduType::h2c_data;
+                pdu.ch.flags = input.ConsumeBool() ? wire::flag::last_pdu : uint8_t{0};
+                pdu.cccid = input.ConsumeIntegralInRange<uint16_t>(0, 7);
+                pdu.ttag = input.ConsumeIntegralInRange<uint16_t>(0, 8);
+                pdu.datao = input.ConsumeBool() ? 0 : input.ConsumeIntegral<uint32_t>();
+                std::vector<uint8_t> sent(input.ConsumeIntegralInRange<size_t>(0, 16) * 1024, 0xA5);
+                pdu.datal =
+                    input.ConsumeBool() ? static_cast<uint32_t>(sent.size()) : input.ConsumeIntegral<uint32_t>();
+                sockets.send(frame(input, bytes_of(pdu), std::move(sent), config.header_digest, config.data_digest));
+                break;
+            }
+            case 7: {
+                step(input.ConsumeIntegralInRange<uint32_t>(1, kSteps));
+                break;
+            }
+            case 8: {
+                sockets.drain();
+                break;
+            }
+            default: {
+                const uint8_t rare = input.ConsumeIntegral<uint8_t>();
+                if (rare < 32) {
+                    sockets.shut_write();
+                } else if (rare < 64) {
+                    sockets.shut();
+                } else if (rare < 128) {
+                    qpair->set_namespace(input.ConsumeIntegralInRange<uint32_t>(1, 3), nullptr);
+                } else {
+                    step(1);
+                    sockets.drain();
+                }
+                break;
+            }
+        }
+    }
+    step(kSteps);
+    qpair->close();
+    (void)reactor->events();
+    return 0;
+}
