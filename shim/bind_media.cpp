@@ -13,6 +13,7 @@
 
 #include "bindings.hpp"
 #include "media.hpp"
+#include "zoned_overlay.hpp"
 
 namespace nb = nanobind;
 
@@ -127,6 +128,16 @@ uint32_t inject_fault(EmulatedMedia &media, std::optional<uint32_t> op, uint64_t
     return media.inject_fault(fault);
 }
 
+std::shared_ptr<ZonedOverlay> overlay(const std::shared_ptr<Reactor> &reactor, std::shared_ptr<BlockDevice> base,
+                                      uint64_t zone_capacity, uint32_t max_open_zones,
+                                      const std::string &initial_state) {
+    const bool full = initial_state == zone_state_name(ZoneState::full);
+    if (!full && initial_state != zone_state_name(ZoneState::empty)) {
+        throw std::invalid_argument("initial_state '" + initial_state + "': only 'empty' and 'full' are possible");
+    }
+    return make_device<ZonedOverlay>(reactor, std::move(base), zone_capacity, max_open_zones, full);
+}
+
 }  // namespace
 
 void bind_media(nb::module_ &m) {
@@ -152,6 +163,10 @@ void bind_media(nb::module_ &m) {
         .def("set_schedule", &EmulatedMedia::set_schedule, nb::arg("seed").none(), unlocked())
         .def_prop_ro("operations", &EmulatedMedia::operations, unlocked())
         .def("cut_power_at", &EmulatedMedia::cut_power_at, nb::arg("operation"), nb::arg("seed"), unlocked());
+
+    nb::class_<ZonedOverlay, BlockDevice>(m, "ZonedOverlay")
+        .def(nb::new_(&overlay), nb::arg("reactor"), nb::arg("base"), nb::kw_only(), nb::arg("zone_capacity"),
+             nb::arg("max_open_zones") = 0, nb::arg("initial_state") = "empty");
 }
 
 }  // namespace ftl
