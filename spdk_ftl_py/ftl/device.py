@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import enum
+import errno
 import logging
 from collections.abc import Callable, Mapping
 from typing import Any, Final
@@ -12,7 +13,7 @@ from uuid import UUID, uuid4
 
 from .. import _shim
 from ..conf import FtlConf
-from ..errors import BusyError, ConfError, FtlError, MediaError, ParameterError, UnsupportedError
+from ..errors import BusyError, ConfError, FtlError, MediaError, ParameterError
 from ..nvme.wire import Status, status_text
 from ..reactor import ReactorLoop
 from . import stats as stats_module
@@ -68,8 +69,9 @@ class FtlDevice:
         self.block_count = geometry.block_count
         self.state = DeviceState.CREATING
         self.failed = asyncio.Event()
-        """Set when the device stopped serving (FAILED) or stopped writing (READ_ONLY); ``failure`` says why."""
+        """Set when the device has stopped serving (FAILED); ``failure`` says why."""
         self.failure: FtlError | None = None
+        """Also set while READ_ONLY."""
         self.lost_blocks = 0
         self.zone_faults = 0
         self._reactor = reactor
@@ -81,6 +83,8 @@ class FtlDevice:
         self._manager = BandManager(core, geometry, conf, self._bands, on_stuck=self._out_of_space)
         self._drained: dict[int, asyncio.Future[None]] = {}
         self._drains_done: set[int] = set()
+        self._broken = asyncio.Event()
+        """No use to wait for writes any more."""
         self._mending: asyncio.Task[None] | None = None
         reactor.subscribe(core.id, self._on_event)
 
@@ -99,19 +103,12 @@ class FtlDevice:
         optimal_open_zones: int = 0,
         progress: Progress | None = None,
     ) -> FtlDevice:
-        """Makes a new, empty FTL on a zoned device; everything on it is erased.
+        """Makes a new, empty FTL on a zoned device; everything on it is erased. Without a uuid it gets a new one.
 
         Raises ConfError, ParameterError or GeometryError before anything is erased where the device or conf can't do,
-        and
-        MediaError where the device fails; then nothing is left behind but erased zones. A uuid means an existing device
-        in SPDK's RPC: UnsupportedError.
+        and MediaError where the device fails; then nothing is left behind but erased zones.
         """
         conf.check()
-        if uuid is not None:
-            raise UnsupportedError(
-                f"{name}: a uuid asks to load an existing FTL, which comes with the next version; leave it out to "
-                "create one"
-            )
         _check_base(name, base, conf)
         report = progress or (lambda step, part: None)
         port = BlockPort(reactor, base, name=name)
@@ -130,16 +127,16 @@ class FtlDevice:
             )
             conf = conf.check_geometry(geometry)
             await port.reset_zones(_zones_to_reset(zones, geometry), lambda part: report("zone reset", part))
-            new_uuid = uuid4()
-            superblock = SuperblockWriter(port, geometry, new_uuid)
-            core = make_core(reactor, base, new_uuid, conf, geometry)
+            uuid = uuid or uuid4()
+            superblock = SuperblockWriter(port, geometry, uuid)
+            core = make_core(reactor, base, uuid, conf, geometry)
             try:
                 device = cls(
                     reactor,
                     port,
                     core,
                     name=name,
-                    uuid=new_uuid,
+                    uuid=uuid,
                     conf=conf,
                     geometry=geometry,
                     superblock=superblock,
@@ -170,86 +167,85 @@ class FtlDevice:
         )
 
     async def halt(self) -> None:
-        """Everything accepted goes to media, then the superblock says clean. Export must be gone: new I/O only
+        """Everything accepted goes to media, then the superblock says clean. End the export first: new I/O only
         prolongs it.
 
-        Raises BusyError on every call but the first. Raises FtlError when something could not be made durable; the
-        device
-        is halted all the same.
+        The device is halted and everything let go of however it ends. Raises BusyError on every call but the first, and
+        FtlError where what was accepted could not be made durable; a device that failed before has said so before.
         """
         if self.state in (DeviceState.HALTING, DeviceState.HALTED):
             raise BusyError(f"{self.name} is already being halted")
-        durable = self.state is DeviceState.RUNNING
-        was_failed = self.state is DeviceState.FAILED
-        self.state = DeviceState.HALTING
-        problem: FtlError | None = None
+        before, self.state = self.state, DeviceState.HALTING
         try:
-            if durable:
+            if before is not DeviceState.FAILED:
                 await self._drain()
                 await self._stop_mending()
-            if durable and self.failure is not None:
-                problem = self.failure
-        except FtlError as error:
-            problem = error
+                await self._finish_writing()
         finally:
-            self._manager.stop()
-            await self._stop_mending()
-            self._close_core()
-        try:
-            if durable and problem is None:
-                await self._write_superblock(clean=True)
-        except FtlError as error:
-            problem = error
-        finally:
-            await self._port.close()
+            await self._release()
             self.state = DeviceState.HALTED
-        if problem is not None and not was_failed:
-            raise problem
 
     async def abort(self, reason: str) -> None:
-        """The base is gone: every I/O fails from now on, nothing is written any more. Idempotent; halt() frees the
-        rest."""
-        if self.state in (DeviceState.HALTED, DeviceState.FAILED):
+        """The base is gone: every I/O fails from now on, nothing is written any more, everything is let go of.
+        Idempotent."""
+        if self.state is DeviceState.HALTED:
             return
         self._fail(MediaError(f"{self.name}: {reason}", status=Status.PATH_ERROR))
         self.core.fail(Status.PATH_ERROR)
+        if self.state is not DeviceState.HALTING:
+            await self._release()
 
     async def _drain(self) -> None:
+        """Returns when everything accepted is durable. Raises the failure that prevents it."""
         self._manager.drain()
         ticket = self.core.drain()
-        if ticket in self._drains_done:
-            return
-        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._drained[ticket] = done
-        broken = asyncio.ensure_future(self.failed.wait())
-        try:
-            await asyncio.wait({done, broken}, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            broken.cancel()
-        if not done.done() and self.failure is not None:
+        if ticket not in self._drains_done:
+            drained: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._drained[ticket] = drained
+            broken = asyncio.ensure_future(self._broken.wait())
+            try:
+                waits: list[asyncio.Future[Any]] = [drained, broken]
+                await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                broken.cancel()
+        if self.failure is not None:
             raise self.failure
 
-    def _close_core(self) -> None:
+    async def _finish_writing(self) -> None:
+        """The last write. The data path is closed before, so that nothing follows what the superblock calls clean."""
+        self._manager.stop()
+        content = self._superblock_content()
         self.core.close()
+        await self._superblock.write(content, clean=True)
+
+    async def _release(self) -> None:
+        """Idempotent."""
+        self._manager.stop()
+        self.core.close()
+        await self._stop_mending()
         self._reactor.unsubscribe(self.core.id)
+        await self._port.close()
 
     def _fail(self, error: FtlError) -> None:
-        if self.failure is not None:
-            return
-        log.error("%s: failed: %s", self.name, error.message)
-        self.failure = error
-        if self.state is not DeviceState.HALTING:
-            self.state = DeviceState.FAILED
         self._manager.stop()
+        if self.failure is None:
+            log.error("%s: failed: %s", self.name, error.message)
+            self.failure = error
+        if self.state not in (DeviceState.HALTING, DeviceState.HALTED):
+            self.state = DeviceState.FAILED
+        self._broken.set()
         self.failed.set()
 
     def _out_of_space(self, reason: str) -> None:
+        """Writes fail for good and say so; what is on media stays readable."""
         log.error("%s: read-only: %s", self.name, reason)
-        self.failure = FtlError(f"{self.name}: {reason}; copy its data elsewhere and replace the device", errno=28)
+        self.failure = FtlError(
+            f"{self.name}: {reason}; copy its data elsewhere and replace the device", errno=errno.ENOSPC
+        )
         if self.state is DeviceState.RUNNING:
             self.state = DeviceState.READ_ONLY
         self.core.fail_writes(Status.CAPACITY_EXCEEDED)
-        self.failed.set()
+        self._broken.set()
 
     # --- events
 
