@@ -12,10 +12,10 @@ from __future__ import annotations
 import functools
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from .errors import ParameterError
 
@@ -103,32 +103,32 @@ class RpcSchema:
         return {name: _whole(value) for name, value in params.items()}
 
     def _message(self, error: ValidationError) -> str:
-        path = [str(part) for part in error.absolute_path]
-        name = ".".join(path)
-        allowed = error.schema.get("x-allowed") if isinstance(error.schema, dict) else None
-        value = error.instance
-        if error.validator == "required":
-            missing = next(entry for entry in error.validator_value if entry not in value)
+        name = ".".join(str(part) for part in error.absolute_path)
+        rule, limit, value = error.validator, cast(Any, error.validator_value), cast(Any, error.instance)
+        entry = cast("Mapping[str, Any]", error.schema)
+        if rule == "required":
+            missing = next(wanted for wanted in limit if wanted not in value)
             return (
                 f"{self.method}: parameter {self._display(missing)} is missing: {self.parameter(missing).description}"
             )
-        if error.validator == "additionalProperties":
-            known = error.schema["properties"]
-            unknown = next(entry for entry in value if entry not in known)
+        if rule == "additionalProperties":
+            unknown = next(given for given in value if given not in entry["properties"])
             inside = f" in {name}" if name else ""
-            return f"{self.method}: unknown parameter {_shown(unknown)}{inside}; known: {', '.join(known)}"
-        if error.validator == "type":
-            wanted = _TYPE_NAMES.get(error.validator_value, error.validator_value)
-            return f"{self.method}: {self._display(name)} is {_shown(value)}: must be {wanted}"
-        if error.validator in ("minimum", "maximum"):
-            low, high = error.schema.get("minimum"), error.schema.get("maximum")
-            return f"{self.method}: {self._display(name)} is {_shown(value)}: must be {low} to {high}"
-        if error.validator == "enum":
-            known = ", ".join(error.validator_value)
-            return f"{self.method}: {self._display(name)} is {_shown(value)}: must be one of {known}"
-        if error.validator == "pattern" and allowed:
-            return f"{self.method}: {self._display(name)} is {_shown(value)}: must be {allowed}"
-        return f"{self.method}: {self._display(name) or 'params'}: {error.message[:VALUE_SHOWN_MAX]}"
+            return (
+                f"{self.method}: unknown parameter {_shown(unknown)}{inside}; known: {', '.join(entry['properties'])}"
+            )
+        must = ""
+        if rule == "type":
+            must = _TYPE_NAMES.get(limit, limit)
+        elif rule in ("minimum", "maximum"):
+            must = f"{entry.get('minimum')} to {entry.get('maximum')}"
+        elif rule == "enum":
+            must = f"one of {', '.join(limit)}"
+        elif rule == "pattern":
+            must = entry.get("x-allowed", "")
+        if not must:
+            return f"{self.method}: {self._display(name) or 'params'}: {error.message[:VALUE_SHOWN_MAX]}"
+        return f"{self.method}: {self._display(name)} is {_shown(value)}: must be {must}"
 
     def _display(self, name: str) -> str:
         flags = next((p.flags for p in self.parameters if p.name == name), ())
@@ -181,13 +181,14 @@ def _parameters(document: Mapping[str, Any]) -> tuple[Parameter, ...]:
 def _validator(method: str) -> Validator:
     from jsonschema import Draft202012Validator
     from jsonschema.exceptions import ValidationError
-    from jsonschema.validators import extend
+    from jsonschema.validators import extend as untyped_extend
 
     def pattern(_validator: object, expression: str, instance: object, _schema: object) -> Iterable[ValidationError]:
         # ECMA's $ matches at the very end only; Python's also before a final newline.
         if isinstance(instance, str) and not re.search(re.sub(r"\$$", r"\\Z", expression), instance):
             yield ValidationError(f"{_shown(instance)} does not match")
 
+    extend: Callable[..., type[Validator]] = untyped_extend
     validator: Validator = extend(Draft202012Validator, {"pattern": pattern})(load(method).document)
     return validator
 

@@ -30,18 +30,19 @@ class Steps:
         """Adds an undo for something done elsewhere."""
         self._undos.append((name, undo))
 
-    async def undo(self) -> list[str]:
+    async def undo(self) -> list[tuple[str, Exception]]:
         """Takes everything back, last step first. An undo that fails does not keep the others from being run: the
-        result says what could not be undone, and why. Idempotent; runs to its end even if the caller is cancelled."""
+        result says which steps could not be undone, and why. Idempotent;
+        runs to its end even if the caller is cancelled."""
         return await asyncio.shield(self._undo_all())
 
-    async def _undo_all(self) -> list[str]:
-        failures: list[str] = []
+    async def _undo_all(self) -> list[tuple[str, Exception]]:
+        failures: list[tuple[str, Exception]] = []
         while self._undos:
             name, undo = self._undos.pop()
             try:
                 await undo()
             except Exception as error:
                 log.warning("%s: could not undo %r: %s", self.what, name, error)
-                failures.append(f"{name}: {error}")
+                failures.append((name, error))
         return failures

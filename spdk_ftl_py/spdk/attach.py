@@ -18,6 +18,7 @@ RECONNECT_DELAY_S: Final = 1
 FAST_IO_FAIL_TIMEOUT_S: Final = 30
 
 ATTACH_TIMEOUT_S: Final = 60.0
+_NSID: Final = 1
 _NGUID_NAMESPACE: Final = UUID("5b1d5a3e-3f0d-5c1a-9c0e-6d5c0f1a7b42")
 
 
@@ -82,6 +83,13 @@ async def attach(
     if await find_bdev(rpc, name) is None:
         raise TargetError(f"SPDK target at {rpc.address} did not create bdev {name}: its bdev {nvme_bdev} is gone")
     return Attachment(controller, nvme_bdev, name)
+
+
+async def detach(rpc: TargetRpc, *, name: str, device: UUID) -> None:
+    """Takes back what attach() did for a daemon that is gone; no error where there is nothing."""
+    controller = controller_name(name, device)
+    await _undo(rpc, "bdev_passthru_delete", name, only_on=f"{controller}n{_NSID}")
+    await _undo(rpc, "bdev_nvme_detach_controller", controller)
 
 
 async def _undo(rpc: TargetRpc, method: str, name: str, *, only_on: str | None = None) -> None:

@@ -68,12 +68,12 @@ async def find_bdev(rpc: TargetRpc, name: str) -> Bdev | None:
     return _bdev(found[0], rpc.address) if found else None
 
 
-async def get_bdev(rpc: TargetRpc, name: str) -> Bdev:
+async def get_bdev(rpc: TargetRpc, name: str, *, role: str = "bdev") -> Bdev:
     """As find_bdev; raises NotFoundError, which lists what there is."""
     bdev = await find_bdev(rpc, name)
     if bdev is None:
         there = ", ".join(other.name for other in (await get_bdevs(rpc))[:16]) or "none"
-        raise NotFoundError(f"bdev {name}: no such bdev in the SPDK target at {rpc.address}; it has: {there}")
+        raise NotFoundError(f"{role} {name}: no such bdev in the SPDK target at {rpc.address}; it has: {there}")
     return bdev
 
 

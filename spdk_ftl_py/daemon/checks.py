@@ -1,0 +1,110 @@
+"""What bdev_ftl_create enforces before anything is changed: names, base and cache bdevs, listen address."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+from uuid import UUID
+
+from ..errors import ExistsError, GeometryError, ParameterError, UnsupportedError
+from ..ftl.nv_cache import check_cache
+from ..spdk.bdevs import Bdev, get_bdev, get_bdevs
+from ..spdk.rpc import TargetRpc
+
+BLOCK_BYTES: Final = 4096
+
+
+def zone_size_of(zone_capacity: int) -> int:
+    """What zone size emulated zones get: as in bdev_zone_block_create, the capacity rounded up to a power of two."""
+    return 1 << (zone_capacity - 1).bit_length()
+
+
+async def check_name(rpc: TargetRpc, name: str, device: UUID) -> None:
+    """Raises ExistsError where the target has a bdev of that name or uuid."""
+    for bdev in await get_bdevs(rpc):
+        if name in bdev.names:
+            raise ExistsError(
+                f"name {name}: the SPDK target at {rpc.address} has a bdev of that name ({bdev.product_name}): "
+                "choose another, or delete that bdev first"
+            )
+        if str(device) in (bdev.uuid.lower(), *(alias.lower() for alias in bdev.aliases)):
+            raise ExistsError(
+                f"uuid {device}: bdev {bdev.name} of the SPDK target at {rpc.address} has it already: choose another"
+            )
+
+
+def check_base(bdev: Bdev, params: dict[str, Any]) -> None:
+    """Raises an error, naming the remedy, for a bdev that can't carry an FTL."""
+    name = f"base bdev {bdev.name}"
+    under = bdev.zone_block_base
+    if under is not None:
+        capacity = bdev.driver_specific.get("zoned_block", {}).get("zone_capacity", bdev.zone_size)
+        raise UnsupportedError(
+            f"{name} is a zone_block bdev: its zones can't be driven over NVMe-oF. Delete it (bdev_zone_block_delete "
+            f"{bdev.name}) and give its base bdev {under} with --zone-capacity {capacity}: the FTL emulates the zones"
+        )
+    if bdev.block_bytes != BLOCK_BYTES:
+        raise ParameterError(
+            f"{name} has blocks of {bdev.block_bytes} B: an FTL needs {BLOCK_BYTES} B: format it so, or use another"
+        )
+    if bdev.metadata_bytes or bdev.dif_type:
+        raise UnsupportedError(
+            f"{name} has {bdev.metadata_bytes} B of metadata per block (DIF type {bdev.dif_type}): an FTL needs a base "
+            "bdev without metadata; format it so, or use another bdev"
+        )
+    capacity = params.get("zone_capacity")
+    if bdev.zoned and capacity is not None:
+        raise ParameterError(
+            f"{name} is zoned itself: leave out --zone-capacity, which emulates zones on conventional ones"
+        )
+    if not bdev.zoned and capacity is None:
+        raise ParameterError(
+            f"{name} is not zoned ({bdev.product_name}): use a zoned one, or emulate zones with --zone-capacity BLOCKS"
+        )
+    if bdev.zoned and not bdev.nvme_io:
+        raise UnsupportedError(
+            f"{name} ({bdev.product_name}) lets no NVMe commands through, so its zones can't be driven over NVMe-oF: "
+            "use the bdev_nvme bdev itself"
+        )
+    if capacity is not None and zone_size_of(capacity) > bdev.block_count:
+        raise GeometryError(
+            f"{name} has {bdev.block_count} blocks, less than one zone of {zone_size_of(capacity)} "
+            f"(--zone-capacity {capacity}, rounded up to a power of two): use smaller zones"
+        )
+
+
+async def find_cache(rpc: TargetRpc, params: dict[str, Any], base: Bdev | None) -> Bdev | None:
+    """The cache bdev, having checked what can be checked without the geometry; None where none is wanted.
+
+    Raises ParameterError, UnsupportedError or NotFoundError. A cache that does not exist is an error even where the
+    creation would be deferred.
+    """
+    name = params.get("cache")
+    if name is None:
+        return None
+    check_cache(name, base_name=params["base_bdev"], block_bytes=BLOCK_BYTES, block_count=0)
+    cache = await get_bdev(rpc, name, role="cache bdev")
+    check_cache(
+        cache.name,
+        base_name=base.name if base is not None else params["base_bdev"],
+        block_bytes=cache.block_bytes,
+        block_count=cache.block_count,
+        metadata_bytes=cache.metadata_bytes,
+        metadata_interleaved=cache.metadata_interleaved,
+        dif_type=cache.dif_type,
+        zoned=cache.zoned,
+    )
+    return cache
+
+
+def split_address(address: str) -> tuple[str, int]:
+    """HOST[:PORT] or [IPv6][:PORT] as host and port; port 0 where none is given. Raises ParameterError."""
+    if address.startswith("["):
+        host, _, rest = address[1:].partition("]")
+        port = rest.removeprefix(":")
+    else:
+        host, _, port = address.partition(":")
+    if not host or (port and not (port.isdecimal() and int(port) <= 65535)):
+        raise ParameterError(
+            f"listen address {address!r}: must be ADDRESS or ADDRESS:PORT, with a port of at most 65535"
+        )
+    return host, int(port or 0)

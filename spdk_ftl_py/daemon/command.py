@@ -1,0 +1,107 @@
+"""`spdk-ftl serve`: the daemon as a command."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+import os
+import signal
+from pathlib import Path
+from typing import Final
+
+from ..client import SOCKET_DEFAULT, SOCKET_ENVIRONMENT, default_socket
+from .state import STATE_ENVIRONMENT, StateDirectory, default_state_directory
+
+LISTEN_DEFAULT: Final = "127.0.0.1"
+
+_DESCRIPTION: Final = """\
+Run the daemon: it serves FTLs to one or more SPDK targets on this machine, in the foreground, until SIGINT or SIGTERM.
+Then it halts every FTL cleanly and takes back what it did to the targets.
+"""
+_EPILOG: Final = """\
+The line "spdk-ftl: ready, control socket PATH" on stdout says that it takes commands:
+  spdk-rpc --plugin spdk_ftl_py bdev_ftl_create -b ftl0 -d Nvme0n1
+  spdk-ftl devices
+
+The control socket has mode 0600: only the user who runs the daemon can give it orders. The target needs an NVMe/TCP
+transport (spdk-rpc nvmf_create_transport -t TCP), through which the daemon reads and writes its bdevs.
+
+exit codes: 0 halted cleanly, 1 failure (the reason is on stderr), 2 wrong usage
+"""
+
+
+def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = subparsers.add_parser(
+        "serve",
+        help="run the daemon that serves FTLs",
+        description=_DESCRIPTION,
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--socket",
+        metavar="PATH",
+        default=default_socket(),
+        help=f"control socket (default: ${SOCKET_ENVIRONMENT}, else {SOCKET_DEFAULT})",
+    )
+    parser.add_argument(
+        "--state-dir",
+        metavar="DIR",
+        type=Path,
+        default=default_state_directory(),
+        help=f"state directory, one per daemon (default: ${STATE_ENVIRONMENT}, else %(default)s)",
+    )
+    parser.add_argument(
+        "--listen",
+        metavar="ADDRESS[:PORT]",
+        default=LISTEN_DEFAULT,
+        help="where FTLs are exported over NVMe/TCP unless bdev_ftl_create says otherwise (default: %(default)s, "
+        "a free port for each)",
+    )
+    parser.add_argument("-v", "--verbose", action="store_true", help="log every step")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Serves until SIGINT or SIGTERM. Raises FtlError when it can't start."""
+    logging.basicConfig(
+        level=logging.DEBUG if args.verbose else logging.INFO,
+        format="%(asctime)s %(levelname).1s %(name)s: %(message)s",
+    )
+    logging.getLogger("asyncio").setLevel(logging.WARNING)
+    asyncio.run(serve(Path(args.socket).absolute(), args.state_dir, args.listen))
+    return 0
+
+
+async def serve(socket_path: Path, state_directory: Path, listen: str) -> None:
+    """The whole life of a daemon, from opening its state directory to its last undo."""
+    # The data path's imports are for those who serve, not for every --help.
+    from ..spdk.exports import host_nqn
+    from .checks import split_address
+    from .device import DaemonIdentity
+    from .registry import Registry
+    from .server import RpcServer
+
+    split_address(listen)
+    halt = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, halt.set)
+    state = StateDirectory(state_directory)
+    state.open()
+    try:
+        identity = DaemonIdentity(host_nqn(state.host_id), state.host_id, listen)
+        registry = Registry(state, identity, socket_path=str(socket_path))
+        server = RpcServer(socket_path, registry.methods)
+        await server.start()
+        try:
+            await registry.start()
+            print(f"spdk-ftl: ready, control socket {server.socket_path} (pid {os.getpid()})", flush=True)
+            await halt.wait()
+            logging.getLogger(__name__).info("halting")
+            await registry.halt()
+        finally:
+            await server.close()
+    finally:
+        state.close()

@@ -1,0 +1,267 @@
+"""All FTLs of the daemon, and the RPCs on them."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+import os
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any, Final
+from uuid import UUID
+
+from .. import __version__
+from ..errors import ExistsError, FtlError, NotFoundError, TargetError
+from ..spdk.attach import detach
+from ..spdk.bdevs import find_bdev
+from ..spdk.exports import bdev_nqn, remove_subsystem
+from ..spdk.rpc import TargetRpc
+from .device import BaseMissingError, DaemonIdentity, DeviceState, ManagedDevice
+from .state import StateDirectory
+
+DEFERRED_POLL_MIN_S: Final = 0.2
+DEFERRED_POLL_MAX_S: Final = 2.0
+DEFERRED_POLL_GROWTH: Final = 1.5
+
+_GONE: Final = (errno.ECONNREFUSED, errno.ECONNRESET)
+"""The target is not there any more, and so nothing of ours is."""
+
+log = logging.getLogger(__name__)
+
+
+class Registry:
+    """One name space of FTLs, whatever targets they are on."""
+
+    def __init__(self, state: StateDirectory, identity: DaemonIdentity, *, socket_path: str) -> None:
+        self._state = state
+        self._identity = identity
+        self._socket_path = socket_path
+        self._devices: dict[str, ManagedDevice] = {}
+        self._watchers: dict[str, asyncio.Task[None]] = {}
+        self._orphans: list[dict[str, Any]] = []
+        """Records of a predecessor's devices whose remains in their target could not be undone yet."""
+        self._creations: set[asyncio.Task[Any]] = set()
+        self._halting = False
+        self._started = time.monotonic()
+
+    @property
+    def methods(self) -> dict[str, Callable[[dict[str, Any]], Awaitable[Any]]]:
+        """By RPC name, for RpcServer."""
+        return {
+            "bdev_ftl_create": self.create,
+            "bdev_ftl_delete": self.delete,
+            "bdev_ftl_get_stats": self.get_stats,
+            "bdev_ftl_get_properties": self.get_properties,
+            "ftl_get_devices": self.get_devices,
+            "ftl_get_daemon": self.get_daemon,
+        }
+
+    # --- start and halt ---
+
+    async def start(self) -> None:
+        """Takes over from a predecessor: what it left in targets is undone, deferred creations go on waiting."""
+        for record in self._state.devices:
+            if record["state"] == DeviceState.DEFERRED.value:
+                self._resume_deferred(record)
+            else:
+                log.warning("%s: the daemon before us died with it: undoing what it left in the target", record["name"])
+                self._orphans.append(record)
+        await self._undo_orphans()
+        self._save()
+
+    async def halt(self) -> None:
+        """Halts every FTL cleanly and undoes what it did to its target. Deferred creations stay in the state file."""
+        self._halting = True
+        for task in [*self._watchers.values(), *self._creations]:
+            task.cancel()
+        await asyncio.gather(*self._watchers.values(), *self._creations, return_exceptions=True)
+        deferred = [device for device in self._devices.values() if device.state is DeviceState.DEFERRED]
+        await asyncio.gather(*(self._halt_one(device) for device in self._devices.values()))
+        self._devices = {device.name: device for device in deferred}
+        self._save()
+
+    async def _halt_one(self, device: ManagedDevice) -> None:
+        if device.state in (DeviceState.DEFERRED, DeviceState.DELETING):
+            return
+        for step, failure in await device.take_down():
+            log.error("%s: could not undo %r: %s", device.name, step, failure)
+
+    def _resume_deferred(self, record: dict[str, Any]) -> None:
+        try:
+            device = ManagedDevice(dict(record["params"]), self._identity, UUID(record["uuid"]))
+        except (FtlError, KeyError, TypeError, ValueError) as error:
+            log.error("%s: its deferred creation is dropped: %s", record["name"], error)
+            return
+        self._devices[device.name] = device
+        self._defer(device)
+
+    async def _undo_orphans(self) -> None:
+        """Those of a target that does not answer stay, to be tried again before the next creation."""
+        for record in list(self._orphans):
+            rpc = TargetRpc(record["target"])
+            device = UUID(record["uuid"])
+            try:
+                await detach(rpc, name=record["name"], device=device)
+                for role in ("cache", "base"):
+                    await remove_subsystem(rpc, bdev_nqn(role, device))
+            except TargetError as error:
+                log.warning("%s: %s", record["name"], error)
+                if not _is_gone(error):
+                    continue
+            self._orphans.remove(record)
+
+    # --- RPCs ---
+
+    async def create(self, params: dict[str, Any]) -> Any:
+        """{"name", "uuid"}, or the line that the creation is deferred."""
+        if self._halting:
+            raise FtlError("the daemon is halting", errno=errno.ESHUTDOWN)
+        params["target"] = _normal(params["target"])
+        name = params["name"]
+        other = self._devices.get(name)
+        if other is not None:
+            raise ExistsError(
+                f"name {name}: there is an FTL bdev of that name ({other.state.value}, on the SPDK target at "
+                f"{other.target}): choose another, or delete it first"
+            )
+        device = ManagedDevice(params, self._identity)
+        self._devices[name] = device
+        task = asyncio.ensure_future(self._bring_up(device))
+        self._creations.add(task)
+        task.add_done_callback(self._creations.discard)
+        # Whoever called may hang up: the creation goes on to one of its ends.
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            if task.cancelled():
+                raise FtlError(f"FTL bdev {name}: not created, the daemon is halting", errno=errno.ESHUTDOWN) from None
+            raise
+
+    async def _bring_up(self, device: ManagedDevice) -> Any:
+        device.on_change = self._save
+        try:
+            await self._undo_orphans()
+            self._save()
+            await device.bring_up()
+        except BaseMissingError:
+            self._defer(device)
+            self._save()
+            return f"FTL bdev: {device.name} creation deferred"
+        except BaseException:
+            del self._devices[device.name]
+            self._save()
+            raise
+        self._save()
+        return {"name": device.name, "uuid": str(device.uuid)}
+
+    async def delete(self, params: dict[str, Any]) -> bool:
+        device = self._find(params)
+        failures = await asyncio.shield(self._take_down(device))
+        if failures:
+            left = "; ".join(f"{step}: {failure}" for step, failure in failures)
+            raise FtlError(f"FTL bdev {device.name} is deleted, but not all could be undone: {left}")
+        return True
+
+    async def _take_down(self, device: ManagedDevice) -> list[tuple[str, Exception]]:
+        watcher = self._watchers.get(device.name)
+        if watcher is not None and device.state is DeviceState.DEFERRED:
+            watcher.cancel()
+        failures = await device.take_down()
+        del self._devices[device.name]
+        self._save()
+        return [(step, error) for step, error in failures if not _is_gone(error)]
+
+    async def get_stats(self, params: dict[str, Any]) -> dict[str, Any]:
+        return self._find(params).stats()
+
+    async def get_properties(self, params: dict[str, Any]) -> dict[str, Any]:
+        return self._find(params).properties()
+
+    async def get_devices(self, params: dict[str, Any]) -> list[dict[str, Any]]:
+        if params.get("name") is not None:
+            return [self._find(params).describe()]
+        target = _normal(params["target"]) if params.get("target") is not None else None
+        return [device.describe() for device in self._devices.values() if target in (None, device.target)]
+
+    async def get_daemon(self, _params: dict[str, Any]) -> dict[str, Any]:
+        return {
+            "version": __version__,
+            "pid": os.getpid(),
+            "socket": self._socket_path,
+            "state_directory": str(self._state.path),
+            "hostnqn": self._identity.hostnqn,
+            "listen": self._identity.listen,
+            "devices": len(self._devices),
+            "uptime_s": round(time.monotonic() - self._started, 1),
+        }
+
+    def _find(self, params: dict[str, Any]) -> ManagedDevice:
+        name = params["name"]
+        device = self._devices.get(name)
+        if device is None:
+            there = ", ".join(self._devices) or "none"
+            raise NotFoundError(f"FTL bdev {name}: no such FTL; the daemon has: {there}")
+        if params.get("target") is not None and _normal(params["target"]) != device.target:
+            raise NotFoundError(
+                f"FTL bdev {name}: it is on the SPDK target at {device.target}, not at {params['target']}"
+            )
+        return device
+
+    # --- deferred creation ---
+
+    def _defer(self, device: ManagedDevice) -> None:
+        device.state = DeviceState.DEFERRED
+        watcher = asyncio.create_task(self._create_when_there(device), name=f"wait for the base of {device.name}")
+        self._watchers[device.name] = watcher
+        watcher.add_done_callback(lambda _: self._forget_watcher(device.name, watcher))
+
+    def _forget_watcher(self, name: str, watcher: asyncio.Task[None]) -> None:
+        if self._watchers.get(name) is watcher:
+            del self._watchers[name]
+
+    async def _create_when_there(self, device: ManagedDevice) -> None:
+        rpc = TargetRpc(device.target)
+        delay_s = DEFERRED_POLL_MIN_S
+        while True:
+            await asyncio.sleep(delay_s)
+            delay_s = min(delay_s * DEFERRED_POLL_GROWTH, DEFERRED_POLL_MAX_S)
+            try:
+                if await find_bdev(rpc, device.params["base_bdev"]) is None:
+                    continue
+            except FtlError as error:
+                log.debug("%s: deferred: %s", device.name, error)
+                continue
+            log.info("%s: base bdev %s is there", device.name, device.params["base_bdev"])
+            try:
+                await device.bring_up()
+            except BaseMissingError:
+                device.state = DeviceState.DEFERRED
+                continue
+            except asyncio.CancelledError:
+                device.state = DeviceState.DEFERRED
+                raise
+            except Exception as error:
+                log.error("%s: deferred creation failed: %s", device.name, error)
+                device.state = DeviceState.FAILED
+                device.error = error.message if isinstance(error, FtlError) else f"{type(error).__name__}: {error}"
+            self._save()
+            return
+
+    def _save(self) -> None:
+        kept = [device.record() for device in self._devices.values() if _worth_keeping(device)]
+        self._state.save([*self._orphans, *kept])
+
+
+def _worth_keeping(device: ManagedDevice) -> bool:
+    # A creation that failed after it was deferred has been undone.
+    return device.state is not DeviceState.FAILED or device.ftl is not None
+
+
+def _is_gone(error: Exception) -> bool:
+    return isinstance(error, TargetError) and error.errno in _GONE
+
+
+def _normal(target: str) -> str:
+    """One spelling for each target: symbolic links and // resolved."""
+    return os.path.realpath(target) if target.startswith("/") else target

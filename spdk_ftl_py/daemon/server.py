@@ -1,0 +1,282 @@
+"""JSON-RPC 2.0 over HTTP on a unix socket that only its owner can open.
+
+One request per connection, each with a deadline until it has been received whole, and everything bounded: whoever sends
+half a request, an endless one or none at all costs a connection slot for a few seconds.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import fcntl
+import json
+import logging
+import os
+import socket
+import stat
+from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from aiohttp import web
+from aiohttp.web_protocol import RequestHandler
+
+from .. import schema
+from ..errors import (
+    JSONRPC_INTERNAL_ERROR,
+    JSONRPC_INVALID_REQUEST,
+    JSONRPC_METHOD_NOT_FOUND,
+    JSONRPC_PARSE_ERROR,
+    BusyError,
+    FtlError,
+)
+
+BODY_BYTES_MAX: Final = 1 << 20
+REQUEST_TIMEOUT_S: Final = 10.0
+CONNECTIONS_MAX: Final = 64
+_LISTEN_BACKLOG: Final = 64
+_HALT_TIMEOUT_S: Final = 2.0
+
+log = logging.getLogger(__name__)
+
+Method = Callable[[dict[str, Any]], Awaitable[Any]]
+
+
+class RpcServer:
+    """Serves ``methods``; params are validated by schemas/<method>.json before a method sees them."""
+
+    def __init__(
+        self, socket_path: Path, methods: Mapping[str, Method], *, request_timeout_s: float = REQUEST_TIMEOUT_S
+    ):
+        self.socket_path = socket_path.absolute()
+        self._methods = dict(methods)
+        self._request_timeout_s = request_timeout_s
+        self._connections: dict[asyncio.Protocol, _Connection] = {}
+        self._server: asyncio.AbstractServer | None = None
+        self._lock: int | None = None
+        self._http: web.Server | None = None
+
+    async def start(self) -> None:
+        """Binds the socket. One left behind by a dead daemon is replaced.
+
+        Raises BusyError when a daemon listens there, FtlError when the path can't be used.
+        """
+        self._take_lock()
+        try:
+            listener = self._bind()
+        except BaseException:
+            self._drop_lock()
+            raise
+        self._http = web.Server(self._handle, access_log=None, keepalive_timeout=0)
+        loop = asyncio.get_running_loop()
+        self._server = await loop.create_unix_server(self._connection, sock=listener, backlog=_LISTEN_BACKLOG)
+
+    async def close(self) -> None:
+        """Stops listening, lets requests in progress answer for a moment, removes the socket. Idempotent."""
+        server, self._server = self._server, None
+        if server is None:
+            return
+        server.close()
+        with contextlib.suppress(FileNotFoundError):
+            self.socket_path.unlink()
+        if self._http is not None:
+            await self._http.shutdown(_HALT_TIMEOUT_S)
+        for connection in list(self._connections.values()):
+            connection.abort()
+        self._drop_lock()
+
+    # --- socket ---
+
+    def _take_lock(self) -> None:
+        # Between finding a stale socket and binding a new one, another daemon could do the same.
+        path = f"{self.socket_path}.lock"
+        try:
+            self._lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self._drop_lock()
+            raise self._busy() from None
+        except OSError as error:
+            self._drop_lock()
+            raise FtlError(f"control socket: {path}: {error.strerror}", errno=error.errno) from error
+
+    def _drop_lock(self) -> None:
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    def _busy(self) -> BusyError:
+        return BusyError(
+            f"control socket {self.socket_path}: a daemon is listening there already; stop it, or give --socket"
+        )
+
+    def _bind(self) -> socket.socket:
+        self._remove_stale()
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        # The mode is to be right from the first instant, not from a chmod on.
+        umask = os.umask(0o177)
+        try:
+            listener.bind(str(self.socket_path))
+        except OSError as error:
+            listener.close()
+            reason = error.strerror or str(error)
+            raise FtlError(
+                f"control socket {self.socket_path} can't be created: {reason}; give another with --socket",
+                errno=error.errno or errno.ENAMETOOLONG,
+            ) from error
+        finally:
+            os.umask(umask)
+        return listener
+
+    def _remove_stale(self) -> None:
+        try:
+            mode = self.socket_path.lstat().st_mode
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise FtlError(f"control socket {self.socket_path}: {error.strerror}", errno=error.errno) from error
+        if not stat.S_ISSOCK(mode):
+            raise FtlError(
+                f"control socket {self.socket_path}: there is a file that is no socket; remove it, or give --socket",
+                errno=errno.EEXIST,
+            )
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+            probe.settimeout(1.0)
+            try:
+                probe.connect(str(self.socket_path))
+            except ConnectionRefusedError:
+                log.info("replacing the socket %s of a daemon that is gone", self.socket_path)
+                self.socket_path.unlink(missing_ok=True)
+            except OSError as error:
+                raise FtlError(f"control socket {self.socket_path}: {error.strerror}", errno=error.errno) from error
+            else:
+                raise self._busy()
+
+    def _connection(self) -> asyncio.Protocol:
+        assert self._http is not None
+        return _Connection(self._http(), self._connections, self._request_timeout_s)
+
+    def _received(self, request: web.BaseRequest) -> None:
+        connection = self._connections.get(request.protocol)
+        if connection is not None:
+            connection.received()
+
+    # --- requests ---
+
+    async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        try:
+            status, reply = await self._answer(request)
+        finally:
+            self._received(request)
+        response = web.json_response(reply, status=status)
+        response.force_close()
+        return response
+
+    async def _answer(self, request: web.BaseRequest) -> tuple[int, dict[str, Any]]:
+        if request.path != "/":
+            return 404, _error(None, JSONRPC_INVALID_REQUEST, f"no such path: {request.path[:80]}; POST JSON-RPC to /")
+        if request.method != "POST":
+            return 405, _error(None, JSONRPC_INVALID_REQUEST, "POST JSON-RPC to /")
+        body = await _read_body(request)
+        self._received(request)
+        if body is None:
+            too_large = f"the request is larger than {BODY_BYTES_MAX} bytes"
+            return 413, _error(None, JSONRPC_INVALID_REQUEST, too_large)
+        try:
+            call = json.loads(body)
+        except (ValueError, RecursionError) as error:
+            return 400, _error(None, JSONRPC_PARSE_ERROR, f"not JSON: {error}"[:200])
+        return 200, await self._call(call)
+
+    async def _call(self, call: Any) -> dict[str, Any]:
+        if not isinstance(call, dict):
+            return _error(None, JSONRPC_INVALID_REQUEST, "a request must be one JSON-RPC object")
+        identifier = call.get("id")
+        if isinstance(identifier, bool) or not isinstance(identifier, str | int | float | None):
+            return _error(None, JSONRPC_INVALID_REQUEST, "id must be a string, a number or null")
+        unknown = sorted(set(call) - {"jsonrpc", "id", "method", "params"})
+        if unknown or call.get("jsonrpc", "2.0") != "2.0" or not isinstance(call.get("method"), str):
+            text = 'a request has jsonrpc: "2.0", id, method (a string) and params (an object), and nothing else'
+            return _error(identifier, JSONRPC_INVALID_REQUEST, text)
+        name = call["method"]
+        method = self._methods.get(name)
+        if method is None:
+            known = ", ".join(sorted(self._methods))
+            return _error(identifier, JSONRPC_METHOD_NOT_FOUND, f"unknown method {name[:80]!r}; known: {known}")
+        try:
+            result = await method(schema.load(name).validate(call.get("params")))
+        except FtlError as error:
+            log.info("%s failed: %s", name, error.message)
+            return {"jsonrpc": "2.0", "id": identifier, "error": error.to_jsonrpc()}
+        except Exception as error:
+            log.exception("%s: internal error", name)
+            text = f"{name}: internal error ({type(error).__name__}); the daemon's log has more"
+            return _error(identifier, JSONRPC_INTERNAL_ERROR, text)
+        return {"jsonrpc": "2.0", "id": identifier, "result": result}
+
+
+class _Connection(asyncio.Protocol):
+    """aiohttp's protocol with a deadline for the request and a bound on the number of connections."""
+
+    def __init__(
+        self, inner: RequestHandler, connections: dict[asyncio.Protocol, _Connection], timeout_s: float
+    ) -> None:
+        self._inner = inner
+        self._connections = connections
+        self._timeout_s = timeout_s
+        self._deadline: asyncio.TimerHandle | None = None
+        self._transport: asyncio.Transport | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+        self._connections[self._inner] = self
+        if len(self._connections) > CONNECTIONS_MAX:
+            log.warning("more than %d connections: closing the newest", CONNECTIONS_MAX)
+            transport.abort()
+        self._deadline = asyncio.get_running_loop().call_later(self._timeout_s, self.abort)
+        self._inner.connection_made(transport)
+
+    def received(self) -> None:
+        """The request is here: from now on time is ours."""
+        if self._deadline is not None:
+            self._deadline.cancel()
+
+    def abort(self) -> None:
+        if self._transport is not None:
+            self._transport.abort()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self.received()
+        self._connections.pop(self._inner, None)
+        self._inner.connection_lost(error)
+
+    def data_received(self, data: bytes) -> None:
+        self._inner.data_received(data)
+
+    def eof_received(self) -> bool | None:
+        self._inner.eof_received()
+        return None
+
+    def pause_writing(self) -> None:
+        self._inner.pause_writing()
+
+    def resume_writing(self) -> None:
+        self._inner.resume_writing()
+
+
+async def _read_body(request: web.BaseRequest) -> bytes | None:
+    """None when it is too large."""
+    if request.content_length is not None and request.content_length > BODY_BYTES_MAX:
+        return None
+    body = bytearray()
+    async for chunk in request.content.iter_any():
+        body += chunk
+        if len(body) > BODY_BYTES_MAX:
+            return None
+    return bytes(body)
+
+
+def _error(identifier: Any, code: int, message: str) -> dict[str, Any]:
+    return {"jsonrpc": "2.0", "id": identifier, "error": {"code": code, "message": message}}

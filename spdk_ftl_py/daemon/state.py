@@ -1,0 +1,134 @@
+"""The daemon's state directory: its host id, and which devices it had, so that a successor can clean up or carry on."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+from uuid import UUID, uuid4
+
+from ..errors import BusyError, FtlError
+
+STATE_ENVIRONMENT: Final = "SPDK_FTL_STATE"
+STATE_FORMAT: Final = 1
+STATE_BYTES_MAX: Final = 16 << 20
+_STATE_FILE: Final = "state.json"
+_LOCK_FILE: Final = "lock"
+
+
+def default_state_directory() -> Path:
+    """$SPDK_FTL_STATE, else /var/lib/spdk-ftl for root, else ~/.local/state/spdk-ftl."""
+    if given := os.environ.get(STATE_ENVIRONMENT):
+        return Path(given)
+    if os.geteuid() == 0:
+        return Path("/var/lib/spdk-ftl")
+    return Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / "spdk-ftl"
+
+
+class StateDirectory:
+    """Belongs to one daemon at a time, from open() to close()."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path.absolute()
+        self.host_id = uuid4()
+        self.devices: list[dict[str, Any]] = []
+        """What the last save() was given: at first by a predecessor."""
+        self._lock: int | None = None
+
+    def open(self) -> None:
+        """Creates the directory if need be and reads the state file.
+
+        Raises BusyError when another daemon has it, FtlError when it can't be used or the file is damaged; then nothing
+        was changed.
+        """
+        try:
+            self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._lock = os.open(self.path / _LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self.close()
+            raise BusyError(
+                f"state directory {self.path} is in use by another spdk-ftl daemon: stop that one, or give --state-dir"
+            ) from None
+        except OSError as error:
+            self.close()
+            raise FtlError(
+                f"state directory {self.path} can't be used: {error.strerror}; give another with --state-dir",
+                errno=error.errno,
+            ) from error
+        try:
+            self._load()
+        except BaseException:
+            self.close()
+            raise
+
+    def save(self, devices: list[dict[str, Any]]) -> None:
+        """Replaces the state file atomically: a crash leaves the old one or the new one. Raises FtlError."""
+        content = {"format": STATE_FORMAT, "host_id": str(self.host_id), "devices": devices}
+        temporary = self.path / f"{_STATE_FILE}.new"
+        try:
+            descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+            with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+                json.dump(content, file, indent=2)
+                file.write("\n")
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, self.path / _STATE_FILE)
+            directory = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                os.fsync(directory)
+            finally:
+                os.close(directory)
+        except OSError as error:
+            raise FtlError(
+                f"state directory {self.path} can't be written: {error.strerror}", errno=error.errno
+            ) from error
+        self.devices = devices
+
+    def close(self) -> None:
+        """Lets go of the directory. Idempotent."""
+        if self._lock is not None:
+            with contextlib.suppress(OSError):
+                os.close(self._lock)
+            self._lock = None
+
+    def _load(self) -> None:
+        path = self.path / _STATE_FILE
+        try:
+            with path.open("rb") as file:
+                raw = file.read(STATE_BYTES_MAX + 1)
+        except FileNotFoundError:
+            self.save([])
+            return
+        except OSError as error:
+            raise FtlError(f"state file {path} can't be read: {error.strerror}", errno=error.errno) from error
+        try:
+            content = json.loads(raw)
+            if content["format"] != STATE_FORMAT:
+                raise ValueError(f"its format is {content['format']!r}, this daemon knows {STATE_FORMAT}")
+            self.host_id = UUID(content["host_id"])
+            devices = content["devices"]
+            if not isinstance(devices, list) or not all(_is_device(device) for device in devices):
+                raise ValueError("a device lacks its name, uuid, target, state or params")
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            raise FtlError(
+                f"state file {path} is damaged ({error}): move it away to start without the devices it names",
+                errno=errno.EINVAL,
+            ) from error
+        self.devices = devices
+
+
+def _is_device(entry: object) -> bool:
+    if not isinstance(entry, Mapping) or not isinstance(entry.get("params"), Mapping):
+        return False
+    if not all(isinstance(entry.get(key), str) for key in ("name", "uuid", "target", "state")):
+        return False
+    with contextlib.suppress(ValueError):
+        UUID(entry["uuid"])
+        return True
+    return False
