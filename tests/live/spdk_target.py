@@ -1,0 +1,123 @@
+"""A real spdk_tgt as a process of the test's own: private RPC socket, no huge pages, one core, no PCI devices."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sysconfig
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from spdk.rpc.client import JSONRPCClient, JSONRPCException
+
+# Less, and one of its subsystems does not get its pools (seen with v26.05: 512 and 1024 MiB are too little).
+MEMORY_MIB = 2048
+START_TIMEOUT_S = 60.0
+STOP_TIMEOUT_S = 20.0
+RPC_TIMEOUT_S = 60.0
+LOG_TAIL_LINES = 40
+
+
+class SpdkTargetError(RuntimeError):
+    """The target did not start or died; ends with its log."""
+
+
+class SpdkTarget:
+    """Running from construction to close()."""
+
+    def __init__(self, program: str, folder: Path) -> None:
+        self.socket = str(folder / "spdk.sock")
+        self._log = folder / "spdk_tgt.log"
+        core = min(os.sched_getaffinity(0))
+        with self._log.open("wb") as log:
+            self._process = subprocess.Popen(
+                [program, "--no-huge", "-s", str(MEMORY_MIB), "--no-pci", "-m", f"[{core}]", "-r", self.socket],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+            )
+        try:
+            self._wait()
+        except BaseException:
+            self.close()
+            raise
+
+    def _wait(self) -> None:
+        deadline = time.monotonic() + START_TIMEOUT_S
+        while True:
+            if self._process.poll() is not None:
+                raise SpdkTargetError(f"spdk_tgt ended with {self._process.returncode}\n{self.log_tail()}")
+            try:
+                # Answers when every subsystem is up.
+                self.call("framework_wait_init")
+                return
+            except JSONRPCException:
+                if time.monotonic() > deadline:
+                    raise SpdkTargetError(f"spdk_tgt takes no RPC\n{self.log_tail()}") from None
+                time.sleep(0.1)  # a wait for another process; nothing announces the socket
+
+    def log_tail(self) -> str:
+        lines = self._log.read_text(errors="replace").splitlines() if self._log.exists() else []
+        return "\n".join(lines[-LOG_TAIL_LINES:])
+
+    def call(self, method: str, **params: Any) -> Any:
+        """One RPC with exactly these parameters: newer clients' subcommands send some that older targets refuse.
+
+        Raises JSONRPCException.
+        """
+        client = JSONRPCClient(self.socket, timeout=RPC_TIMEOUT_S)
+        try:
+            return client.call(method, params)
+        finally:
+            client.close()
+
+    def rpc(self, *arguments: str, environment: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+        """The stock spdk-rpc program, as a user runs it."""
+        program = Path(sysconfig.get_path("scripts")) / "spdk-rpc"
+        return subprocess.run(
+            [str(program), "-s", self.socket, *arguments],
+            env={**os.environ, **(environment or {})},
+            capture_output=True,
+            text=True,
+            timeout=RPC_TIMEOUT_S * 3,
+            check=False,
+        )
+
+    def bdev(self, name: str) -> dict[str, Any] | None:
+        found: list[dict[str, Any]] = self.call("bdev_get_bdevs")
+        return next((bdev for bdev in found if bdev["name"] == name), None)
+
+    def state(self) -> dict[str, Any]:
+        """What must be the same before an FTL is created and after it is deleted."""
+        bdevs: list[dict[str, Any]] = self.call("bdev_get_bdevs")
+        subsystems: list[dict[str, Any]] = self.call("nvmf_get_subsystems")
+        return {
+            "bdevs": {bdev["name"]: (bdev["claimed"], bdev.get("claim_type")) for bdev in bdevs},
+            # The discovery subsystem takes every listener there is, and no order is promised.
+            "subsystems": sorted(
+                (entry["nqn"], sorted(map(str, entry["listen_addresses"])), entry.get("hosts", []))
+                for entry in subsystems
+            ),
+            "controllers": sorted(entry["name"] for entry in self.call("bdev_nvme_get_controllers")),
+        }
+
+    def close(self) -> None:
+        """Idempotent."""
+        if self._process.poll() is None:
+            self._process.send_signal(signal.SIGTERM)
+            try:
+                self._process.wait(STOP_TIMEOUT_S)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+        self._process.wait()
+
+    def __enter__(self) -> SpdkTarget:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
