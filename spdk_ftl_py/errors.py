@@ -95,6 +95,12 @@ class ProtocolError(FtlError):
     errno = _errno.EPROTO
 
 
+class PathError(FtlError):
+    """An NVMe controller can't be reached, or the connection to it is gone."""
+
+    errno = _errno.ENOTCONN
+
+
 class NvmeStatusError(FtlError):
     """A controller completed a command with an error. ``status`` is SCT << 8 | SC."""
 
