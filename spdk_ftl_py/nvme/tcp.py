@@ -1,0 +1,288 @@
+"""NVMe/TCP PDUs on a non-blocking socket: ICReq/ICResp, framing with every length checked, digests, termination.
+
+Reads take exactly the bytes of the PDU they want and nothing is buffered, so that the socket can be handed to the shim
+between any two PDUs. TCP Transport 1.0, section 3.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from .. import _shim
+from ..errors import PathError, ProtocolError
+from . import wire
+from .wire import FatalError, PduError, PduType
+
+CONTROL_DATA_MAX = 4 << 20
+"""Most data any single PDU may carry on a queue served by Python."""
+TERM_REQ_LINGER_S = 1.0
+"""How long to wait for the peer to read our TermReq and close."""
+LINGER_DISCARD_MAX = 1 << 20
+KEEPALIVE_IDLE_S, KEEPALIVE_INTERVAL_S, KEEPALIVE_COUNT = 10, 5, 4
+"""TCP's own keep-alive: finds peers that vanished on queues that have no NVMe keep-alive."""
+
+
+@dataclass
+class Pdu:
+    """One received PDU. ``data`` is without padding and digest; ``data_intact`` False if its digest was wrong."""
+
+    type: PduType
+    flags: int
+    header: bytes
+    data: bytearray
+    data_intact: bool = True
+
+    @property
+    def body(self) -> memoryview:
+        return memoryview(self.header)[8:]
+
+
+@dataclass(frozen=True)
+class IcParameters:
+    """What ICReq and ICResp agreed on."""
+
+    header_digest: bool
+    data_digest: bool
+    max_h2c_data: int
+
+
+class EndOfStream(PathError):
+    """The peer closed the connection between two PDUs."""
+
+
+class Connection:
+    """A socket that speaks PDUs. Owns the socket until detach() or close()."""
+
+    def __init__(self, sock: socket.socket, *, is_controller: bool, peer: str = "") -> None:
+        sock.setblocking(False)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, KEEPALIVE_IDLE_S)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, KEEPALIVE_INTERVAL_S)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, KEEPALIVE_COUNT)
+        self.socket = sock
+        self.peer = peer
+        self.header_digest = False
+        self.data_digest = False
+        self._is_controller = is_controller
+        self._loop = asyncio.get_running_loop()
+        self._send_lock = asyncio.Lock()
+        self._detached = False
+
+    # --- receiving --------------------------------------------------------------------------------------------------
+
+    async def receive(self, expected: Mapping[PduType, int]) -> Pdu:
+        """The next PDU, which must be of a type in ``expected`` and carry at most that many bytes of data.
+
+        Raises EndOfStream when the peer closed; PathError when it broke off; PduError for anything malformed, and
+        ProtocolError when the peer itself sent a TermReq. After any of them the connection is good for terminate() or
+        close() only.
+        """
+        start = await self._read_exactly(8, at_boundary=True)
+        pdu_type, flags, hlen, pdo, plen = wire.COMMON_HEADER.unpack(start)
+        term_req = PduType.H2C_TERM_REQ if self._is_controller else PduType.C2H_TERM_REQ
+        if pdu_type not in wire.HEADER_BYTES:
+            raise PduError(f"{self.peer}: unknown PDU type {pdu_type:#x}", FatalError.INVALID_HEADER_FIELD, 0, bytes(start))
+        kind = PduType(pdu_type)
+        if kind not in expected and kind != term_req:
+            raise PduError(f"{self.peer}: unexpected {kind.name} PDU", FatalError.PDU_SEQUENCE, 0, bytes(start))
+        if hlen != wire.HEADER_BYTES[kind]:
+            raise self._header_error(f"HLEN {hlen} of {kind.name}", wire.FEI_HLEN, start)
+        with_digest = kind not in wire.WITHOUT_DIGESTS
+        header_digest = self.header_digest and with_digest
+        head_bytes = hlen + (wire.DIGEST_BYTES if header_digest else 0)
+        if kind == term_req:
+            data_max = wire.TERM_REQ_PLEN_MAX - hlen
+        elif kind in wire.WITH_DATA:
+            data_max = min(expected[kind], CONTROL_DATA_MAX) + wire.DIGEST_BYTES
+        else:
+            data_max = 0
+        if not head_bytes <= plen <= head_bytes + data_max:
+            raise self._header_error(f"PLEN {plen} of {kind.name}", wire.FEI_PLEN, start)
+        # We announced HPDA = CPDA = 0, so nothing may be padded. Some peers leave PDO zero.
+        if kind in wire.WITH_DATA and pdo not in (0, head_bytes):
+            raise self._header_error(f"PDO {pdo} of {kind.name}", wire.FEI_PDO, start)
+
+        header = bytes(start + await self._read_exactly(hlen - 8))
+        if header_digest:
+            if not flags & wire.FLAG_HEADER_DIGEST:
+                raise self._header_error(f"missing HDGSTF of {kind.name}", wire.FEI_FLAGS, header)
+            digest = int.from_bytes(await self._read_exactly(wire.DIGEST_BYTES), "little")
+            if digest != _shim.crc32c(header):
+                raise PduError(f"{self.peer}: header digest of {kind.name} is wrong", FatalError.HEADER_DIGEST, digest, header)
+        elif with_digest and flags & wire.FLAG_HEADER_DIGEST:
+            raise self._header_error(f"HDGSTF of {kind.name} was not agreed on", wire.FEI_FLAGS, header)
+
+        data_bytes = plen - head_bytes
+        digest_bytes = 0
+        if with_digest and data_bytes:
+            if bool(flags & wire.FLAG_DATA_DIGEST) != self.data_digest:
+                raise self._header_error(f"DDGSTF of {kind.name}", wire.FEI_FLAGS, header)
+            digest_bytes = wire.DIGEST_BYTES if self.data_digest else 0
+        data_bytes -= digest_bytes
+        if data_bytes < 0 or (kind in wire.WITH_DATA and data_bytes > expected.get(kind, 0)):
+            raise self._header_error(f"PLEN {plen} of {kind.name}", wire.FEI_PLEN, header)
+        data = await self._read_exactly(data_bytes)
+        intact = True
+        if digest_bytes:
+            digest = int.from_bytes(await self._read_exactly(digest_bytes), "little")
+            intact = digest == _data_digest(data)
+        if kind == term_req:
+            fes, fei = wire.TERM_REQ_BODY.unpack(header[8:])
+            raise ProtocolError(f"{self.peer} ended the connection with {kind.name}: {_fes_text(fes)}, FEI {fei}")
+        return Pdu(kind, flags, header, data, intact)
+
+    async def _read_exactly(self, count: int, *, at_boundary: bool = False) -> bytearray:
+        data = bytearray(count)
+        view = memoryview(data)
+        filled = 0
+        while filled < count:
+            try:
+                received = await self._loop.sock_recv_into(self.socket, view[filled:])
+            except OSError as error:
+                raise PathError(f"{self.peer}: {error.strerror or error}", errno=error.errno) from error
+            if received == 0:
+                if at_boundary and filled == 0:
+                    raise EndOfStream(f"{self.peer} closed the connection")
+                raise PathError(f"{self.peer} closed the connection in the middle of a PDU")
+            filled += received
+        return data
+
+    def _header_error(self, what: str, fei: int, header: bytes | bytearray) -> PduError:
+        return PduError(f"{self.peer}: invalid {what}", FatalError.INVALID_HEADER_FIELD, fei, bytes(header))
+
+    # --- sending ----------------------------------------------------------------------------------------------------
+
+    async def send(self, kind: PduType, body: bytes, data: bytes | bytearray | memoryview = b"", flags: int = 0) -> None:
+        """Sends one PDU; several tasks may call it. Raises PathError when the connection is gone."""
+        await self.send_many([(kind, body, data, flags)])
+
+    async def send_many(self, pdus: list[tuple[PduType, bytes, bytes | bytearray | memoryview, int]]) -> None:
+        """Sends PDUs back to back with one system call, nothing in between."""
+        raw = b"".join(self._frame(*pdu) for pdu in pdus)
+        async with self._send_lock:
+            try:
+                await self._loop.sock_sendall(self.socket, raw)
+            except OSError as error:
+                raise PathError(f"{self.peer}: {error.strerror or error}", errno=error.errno) from error
+
+    def _frame(self, kind: PduType, body: bytes, data: bytes | bytearray | memoryview, flags: int) -> bytes:
+        hlen = wire.HEADER_BYTES[kind]
+        with_digest = kind not in wire.WITHOUT_DIGESTS
+        header_digest = self.header_digest and with_digest
+        data_digest = self.data_digest and with_digest and len(data) > 0
+        head_bytes = hlen + (wire.DIGEST_BYTES if header_digest else 0)
+        plen = head_bytes + len(data) + (wire.DIGEST_BYTES if data_digest else 0)
+        pdo = head_bytes if with_digest and len(data) else 0
+        flags |= (wire.FLAG_HEADER_DIGEST if header_digest else 0) | (wire.FLAG_DATA_DIGEST if data_digest else 0)
+        header = wire.COMMON_HEADER.pack(kind, flags, hlen, pdo, plen) + body
+        parts = [header]
+        if header_digest:
+            parts.append(_shim.crc32c(header).to_bytes(wire.DIGEST_BYTES, "little"))
+        if len(data):
+            parts.append(bytes(data))
+        if data_digest:
+            parts.append(_data_digest(data).to_bytes(wire.DIGEST_BYTES, "little"))
+        return b"".join(parts)
+
+    async def terminate(self, error: PduError) -> None:
+        """Tells the peer why (TermReq), gives it a moment to read that, and closes."""
+        kind = PduType.C2H_TERM_REQ if self._is_controller else PduType.H2C_TERM_REQ
+        room = wire.TERM_REQ_PLEN_MAX - wire.HEADER_BYTES[kind]
+        body = wire.TERM_REQ_BODY.pack(error.fes, error.fei)
+        try:
+            await asyncio.wait_for(self._terminate(kind, body, error.header[:room]), TERM_REQ_LINGER_S)
+        except (PathError, OSError, asyncio.TimeoutError):
+            pass
+        finally:
+            self.close()
+
+    async def _terminate(self, kind: PduType, body: bytes, header: bytes) -> None:
+        await self.send(kind, body, header)
+        # Closing with unread bytes would reset the connection, and the peer might never see the TermReq.
+        self.socket.shutdown(socket.SHUT_WR)
+        discarded = 0
+        while discarded < LINGER_DISCARD_MAX:
+            chunk = await self._loop.sock_recv(self.socket, 65536)
+            if not chunk:
+                return
+            discarded += len(chunk)
+
+    # --- opening ----------------------------------------------------------------------------------------------------
+
+    async def initialize_as_host(self, *, header_digest: bool, data_digest: bool) -> IcParameters:
+        """ICReq, ICResp. Raises ProtocolError when the controller's answer is not one we can work with."""
+        wanted = (wire.DGST_HEADER if header_digest else 0) | (wire.DGST_DATA if data_digest else 0)
+        await self.send(PduType.IC_REQ, wire.IC_BODY.pack(wire.IC_PFV, 0, wanted, 0))
+        response = await self.receive({PduType.IC_RESP: 0})
+        pfv, cpda, dgst, max_h2c_data = wire.IC_BODY.unpack(response.body)
+        if pfv != wire.IC_PFV:
+            raise PduError(
+                f"{self.peer}: ICResp has PFV {pfv}", FatalError.INVALID_HEADER_FIELD, wire.FEI_PFV, response.header
+            )
+        if cpda:
+            raise PduError(
+                f"{self.peer}: ICResp asks for padded data (CPDA {cpda}), which we did not offer",
+                FatalError.UNSUPPORTED_PARAMETER, 10, response.header,
+            )  # fmt: skip
+        if dgst != wanted:
+            raise PduError(
+                f"{self.peer}: ICResp has digests {dgst:#x}, asked for {wanted:#x}; connect with the digests it supports",
+                FatalError.UNSUPPORTED_PARAMETER, 11, response.header,
+            )  # fmt: skip
+        if max_h2c_data < wire.PAGE_BYTES or max_h2c_data % 4:
+            raise PduError(
+                f"{self.peer}: ICResp has MAXH2CDATA {max_h2c_data}", FatalError.INVALID_HEADER_FIELD, 12, response.header
+            )
+        self.header_digest, self.data_digest = header_digest, data_digest
+        return IcParameters(header_digest, data_digest, max_h2c_data)
+
+    async def initialize_as_controller(self, *, max_h2c_data: int) -> IcParameters:
+        """Waits for ICReq and answers it. Raises PduError when the host asks for what there is not."""
+        request = await self.receive({PduType.IC_REQ: 0})
+        pfv, hpda, dgst, _max_r2t = wire.IC_BODY.unpack(request.body)
+        if pfv != wire.IC_PFV:
+            raise PduError(
+                f"{self.peer}: ICReq has PFV {pfv}", FatalError.INVALID_HEADER_FIELD, wire.FEI_PFV, request.header
+            )
+        # HPDA is the alignment the host wants for data in C2HData; the shim sends data right behind the header.
+        if hpda:
+            raise PduError(
+                f"{self.peer}: ICReq has HPDA {hpda}, only 0 is supported",
+                FatalError.UNSUPPORTED_PARAMETER, 10, request.header,
+            )  # fmt: skip
+        if dgst & ~(wire.DGST_HEADER | wire.DGST_DATA):
+            raise PduError(
+                f"{self.peer}: ICReq has DGST {dgst:#x}", FatalError.INVALID_HEADER_FIELD, 11, request.header
+            )
+        await self.send(PduType.IC_RESP, wire.IC_BODY.pack(wire.IC_PFV, 0, dgst, max_h2c_data))
+        self.header_digest = bool(dgst & wire.DGST_HEADER)
+        self.data_digest = bool(dgst & wire.DGST_DATA)
+        return IcParameters(self.header_digest, self.data_digest, max_h2c_data)
+
+    # --- ending -----------------------------------------------------------------------------------------------------
+
+    def detach(self) -> socket.socket:
+        """Gives the socket away; the caller closes it. Nothing of what follows on it has been read."""
+        self._detached = True
+        return self.socket
+
+    def close(self) -> None:
+        """Idempotent. Wakes nobody: cancel the tasks that receive first."""
+        if not self._detached:
+            self.socket.close()
+
+
+def _data_digest(data: bytes | bytearray | memoryview) -> int:
+    # SPDK pads data to a multiple of 4 with zeroes inside its CRC; Linux does not. Multiples of 4 suit both.
+    return _shim.crc32c(data)
+
+
+def _fes_text(fes: int) -> str:
+    try:
+        return FatalError(fes).name.lower().replace("_", " ")
+    except ValueError:
+        return f"FES {fes}"
