@@ -17,98 +17,420 @@ NSID_LIST_MAX = 1024
 LBADS_MIN, LBADS_MAX = 9, 16
 """512 B to 64 KiB; anything else is not a block size we take from a peer."""
 METADATA_BYTES_MAX = 64
+CAPACITY_BYTES_MAX = 1 << 62
 UNLIMITED_ZONES = 0xFFFFFFFF
+ATOMIC_BYTES = 4096
+"""What no device of ours ever tears, in power loss or otherwise."""
 
 
-def _layout(fields: dict[str, tuple[int, str]], itemsize: int) -> np.dtype[np.void]:
-    names = list(fields)
-    return np.dtype(
-        {  # type: ignore[call-overload]
-            "names": names,
-            "formats": [fields[name][1] for name in names],
-            "offsets": [fields[name][0] for name in names],
-            "itemsize": itemsize,
-        }
-    )
+def _layout(itemsize: int, *fields: tuple[int, str, Any]) -> np.dtype[np.void]:
+    """Fields as (offset, name, format)."""
+    offsets, names, formats = zip(*fields, strict=True)
+    spec: dict[str, Any] = {"names": names, "formats": formats, "offsets": offsets, "itemsize": itemsize}
+    return np.dtype(spec)
 
 
 CONTROLLER = _layout(
-    {
-        "vid": (0, "<u2"),
-        "ssvid": (2, "<u2"),
-        "sn": (4, "S20"),
-        "mn": (24, "S40"),
-        "fr": (64, "S8"),
-        "rab": (72, "u1"),
-        "cmic": (76, "u1"),
-        "mdts": (77, "u1"),
-        "cntlid": (78, "<u2"),
-        "ver": (80, "<u4"),
-        "oaes": (92, "<u4"),
-        "ctratt": (96, "<u4"),
-        "cntrltype": (111, "u1"),
-        "oacs": (256, "<u2"),
-        "acl": (258, "u1"),
-        "aerl": (259, "u1"),
-        "frmw": (260, "u1"),
-        "lpa": (261, "u1"),
-        "elpe": (262, "u1"),
-        "npss": (263, "u1"),
-        "wctemp": (266, "<u2"),
-        "cctemp": (268, "<u2"),
-        "kas": (320, "<u2"),
-        "sqes": (512, "u1"),
-        "cqes": (513, "u1"),
-        "maxcmd": (514, "<u2"),
-        "nn": (516, "<u4"),
-        "oncs": (520, "<u2"),
-        "fuses": (522, "<u2"),
-        "fna": (524, "u1"),
-        "vwc": (525, "u1"),
-        "awun": (526, "<u2"),
-        "awupf": (528, "<u2"),
-        "acwu": (532, "<u2"),
-        "sgls": (536, "<u4"),
-        "mnan": (540, "<u4"),
-        "subnqn": (768, "S256"),
-        "ioccsz": (1792, "<u4"),
-        "iorcsz": (1796, "<u4"),
-        "icdoff": (1800, "<u2"),
-        "fcatt": (1802, "u1"),
-        "msdbd": (1803, "u1"),
-        "psd0_mp": (2048, "<u2"),
-    },
     wire.PAGE_BYTES,
-)
+    (0, "vid", "<u2"), (2, "ssvid", "<u2"), (4, "sn", "S20"), (24, "mn", "S40"), (64, "fr", "S8"), (72, "rab", "u1"),
+    (76, "cmic", "u1"), (77, "mdts", "u1"), (78, "cntlid", "<u2"), (80, "ver", "<u4"), (92, "oaes", "<u4"),
+    (96, "ctratt", "<u4"), (111, "cntrltype", "u1"), (256, "oacs", "<u2"), (258, "acl", "u1"), (259, "aerl", "u1"),
+    (260, "frmw", "u1"), (261, "lpa", "u1"), (262, "elpe", "u1"), (263, "npss", "u1"), (266, "wctemp", "<u2"),
+    (268, "cctemp", "<u2"), (320, "kas", "<u2"), (512, "sqes", "u1"), (513, "cqes", "u1"), (514, "maxcmd", "<u2"),
+    (516, "nn", "<u4"), (520, "oncs", "<u2"), (522, "fuses", "<u2"), (524, "fna", "u1"), (525, "vwc", "u1"),
+    (526, "awun", "<u2"), (528, "awupf", "<u2"), (532, "acwu", "<u2"), (536, "sgls", "<u4"), (540, "mnan", "<u4"),
+    (768, "subnqn", "S256"), (1792, "ioccsz", "<u4"), (1796, "iorcsz", "<u4"), (1800, "icdoff", "<u2"),
+    (1802, "fcatt", "u1"), (1803, "msdbd", "u1"),
+)  # fmt: skip
+
+LBA_FORMAT = np.dtype([("ms", "<u2"), ("lbads", "u1"), ("rp", "u1")])
 
 NAMESPACE = _layout(
-    {
-        "nsze": (0, "<u8"),
-        "ncap": (8, "<u8"),
-        "nuse": (16, "<u8"),
-        "nsfeat": (24, "u1"),
-        "nlbaf": (25, "u1"),
-        "flbas": (26, "u1"),
-        "mc": (27, "u1"),
-        "dpc": (28, "u1"),
-        "dps": (29, "u1"),
-        "nmic": (30, "u1"),
-        "rescap": (31, "u1"),
-        "dlfeat": (33, "u1"),
-        "nawun": (34, "<u2"),
-        "nawupf": (36, "<u2"),
-        "nacwu": (38, "<u2"),
-        "nabsn": (40, "<u2"),
-        "nabo": (42, "<u2"),
-        "nabspf": (44, "<u2"),
-        "noiob": (46, "<u2"),
-        "nguid": (104, "V16"),
-        "eui64": (120, "V8"),
-        "lbaf": (128, np.dtype([("ms", "<u2"), ("lbads", "u1"), ("rp", "u1")]).descr, (64,)),
-    }
-    if False
-    else {
-        "nsze": (0, "<u8"),
-    },
     wire.PAGE_BYTES,
-)
+    (0, "nsze", "<u8"), (8, "ncap", "<u8"), (16, "nuse", "<u8"), (24, "nsfeat", "u1"), (25, "nlbaf", "u1"),
+    (26, "flbas", "u1"), (27, "mc", "u1"), (28, "dpc", "u1"), (29, "dps", "u1"), (30, "nmic", "u1"), (33, "dlfeat", "u1"),
+    (34, "nawun", "<u2"), (36, "nawupf", "<u2"), (38, "nacwu", "<u2"), (40, "nabsn", "<u2"), (42, "nabo", "<u2"),
+    (44, "nabspf", "<u2"), (104, "nguid", "V16"), (120, "eui64", "V8"), (128, "lbaf", (LBA_FORMAT, 64)),
+)  # fmt: skip
+
+ZNS_LBA_FORMAT = np.dtype([("zsze", "<u8"), ("zdes", "u1"), ("reserved", "V7")])
+
+ZNS_NAMESPACE = _layout(
+    wire.PAGE_BYTES,
+    (0, "zoc", "<u2"), (2, "ozcs", "<u2"), (4, "mar", "<u4"), (8, "mor", "<u4"), (2816, "lbafe", (ZNS_LBA_FORMAT, 64)),
+)  # fmt: skip
+
+INDEPENDENT_NAMESPACE = _layout(wire.PAGE_BYTES, (0, "nsfeat", "u1"), (1, "nmic", "u1"), (14, "nstat", "u1"))
+
+_DESCRIPTOR = struct.Struct("<BBxx")
+NIDT_EUI64, NIDT_NGUID, NIDT_UUID, NIDT_CSI = 1, 2, 3, 4
+NIDT_BYTES = {NIDT_EUI64: 8, NIDT_NGUID: 16, NIDT_UUID: 16, NIDT_CSI: 1}
+
+CMIC_MULTIPLE_PORTS, CMIC_MULTIPLE_CONTROLLERS = 1, 2
+OAES_NAMESPACE, OAES_DISCOVERY = wire.EVENT_CONFIG_NAMESPACE, wire.EVENT_CONFIG_DISCOVERY
+CTRATT_HOSTID_128 = 1
+CNTRLTYPE_IO, CNTRLTYPE_DISCOVERY = 1, 2
+LPA_COMMAND_EFFECTS, LPA_EXTENDED_DATA = 1 << 1, 1 << 2
+ONCS_DSM, ONCS_WRITE_ZEROES = 1 << 2, 1 << 3
+SGLS_SUPPORTED, SGLS_OFFSET = 1, 1 << 20
+VWC_PRESENT = 1
+VWC_FLUSH_ONE_NAMESPACE = 2 << 1
+"""Flush with NSID FFFFFFFFh is not supported."""
+NSFEAT_ATOMICITY = 1 << 1
+FLBAS_EXTENDED = 1 << 4
+MC_EXTENDED = 1
+DLFEAT_READS_ZEROES, DLFEAT_WRITE_ZEROES_DEALLOCATES = 1, 1 << 3
+OZCS_READ_ACROSS_ZONES = 1
+NSTAT_READY = 1
+
+# --- builders -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class ControllerTraits:
+    """What a target's controller says of itself."""
+
+    subnqn: str
+    cntlid: int
+    serial_number: str
+    model_number: str
+    firmware: str
+    max_io_bytes: int
+    max_outstanding: int
+    max_nsid: int
+    in_capsule_bytes: int
+    keep_alive_granularity: int
+    aer_limit: int
+    volatile_cache: bool
+    discovery: bool = False
+
+
+def build_controller(traits: ControllerTraits) -> bytes:
+    """CNS 01."""
+    page = np.zeros((), CONTROLLER)
+    page["sn"] = traits.serial_number.encode("ascii", "replace")[:20].ljust(20)
+    page["mn"] = traits.model_number.encode("ascii", "replace")[:40].ljust(40)
+    page["fr"] = traits.firmware.encode("ascii", "replace")[:8].ljust(8)
+    page["mdts"] = mdts(traits.max_io_bytes)
+    page["cntlid"] = traits.cntlid
+    page["ver"] = wire.VERSION_2_0
+    page["acl"] = 3
+    page["aerl"] = traits.aer_limit - 1
+    page["frmw"] = 1 | 1 << 1  # one slot, read only
+    page["lpa"] = LPA_COMMAND_EFFECTS | LPA_EXTENDED_DATA
+    page["kas"] = traits.keep_alive_granularity
+    page["maxcmd"] = traits.max_outstanding
+    page["sgls"] = SGLS_SUPPORTED | SGLS_OFFSET
+    page["subnqn"] = traits.subnqn.encode()
+    if traits.discovery:
+        page["cntrltype"] = CNTRLTYPE_DISCOVERY
+        page["oaes"] = OAES_DISCOVERY
+    else:
+        page["cntrltype"] = CNTRLTYPE_IO
+        page["oaes"] = OAES_NAMESPACE
+        page["cmic"] = CMIC_MULTIPLE_PORTS | CMIC_MULTIPLE_CONTROLLERS
+        page["ctratt"] = CTRATT_HOSTID_128
+        page["wctemp"], page["cctemp"] = 343, 373
+        page["sqes"], page["cqes"] = 0x66, 0x44
+        page["nn"] = page["mnan"] = traits.max_nsid
+        page["oncs"] = ONCS_DSM | ONCS_WRITE_ZEROES
+        page["vwc"] = VWC_FLUSH_ONE_NAMESPACE | (VWC_PRESENT if traits.volatile_cache else 0)
+    page["ioccsz"] = (wire.SQE_BYTES + traits.in_capsule_bytes) // 16
+    page["iorcsz"] = wire.CQE_BYTES // 16
+    page["msdbd"] = 1
+    return page.tobytes()
+
+
+def mdts(max_io_bytes: int) -> int:
+    """The largest power of two of pages that fits. MDTS 0 would mean no limit."""
+    return max(1, (max_io_bytes // wire.PAGE_BYTES).bit_length() - 1)
+
+
+@dataclass(frozen=True)
+class NamespaceTraits:
+    """What a target's namespace says of itself. data_bytes and metadata_bytes are per block, zone lengths in blocks."""
+
+    block_count: int
+    data_bytes: int
+    metadata_bytes: int
+    nguid: bytes
+    eui64: bytes
+    uuid: UUID | None
+    csi: int
+    deallocated_reads_zeroes: bool
+    zone_size: int = 0
+    max_open_zones: int = 0
+    max_active_zones: int = 0
+    max_append_bytes: int = 0
+
+
+def build_namespace(traits: NamespaceTraits) -> bytes:
+    """CNS 00."""
+    page = np.zeros((), NAMESPACE)
+    page["nsze"] = page["ncap"] = page["nuse"] = traits.block_count
+    page["nmic"] = 1
+    if traits.metadata_bytes:
+        page["flbas"] = FLBAS_EXTENDED
+        page["mc"] = MC_EXTENDED
+    page["lbaf"]["lbads"][0] = traits.data_bytes.bit_length() - 1
+    page["lbaf"]["ms"][0] = traits.metadata_bytes
+    if traits.deallocated_reads_zeroes:
+        page["dlfeat"] = DLFEAT_READS_ZEROES | DLFEAT_WRITE_ZEROES_DEALLOCATES
+    atomic_blocks = max(1, ATOMIC_BYTES // traits.data_bytes)
+    page["nsfeat"] = NSFEAT_ATOMICITY
+    page["nawun"] = page["nawupf"] = atomic_blocks - 1
+    page["nabsn"] = page["nabspf"] = atomic_blocks - 1
+    page["nguid"] = np.void(traits.nguid)
+    page["eui64"] = np.void(traits.eui64.ljust(8, b"\0"))
+    return page.tobytes()
+
+
+def build_descriptors(traits: NamespaceTraits) -> bytes:
+    """CNS 03. The CSI is always there: Linux drops every namespace without one once CC.CSS is 6."""
+    page = bytearray()
+    if traits.eui64:
+        page += _DESCRIPTOR.pack(NIDT_EUI64, 8) + traits.eui64
+    if any(traits.nguid):
+        page += _DESCRIPTOR.pack(NIDT_NGUID, 16) + traits.nguid
+    if traits.uuid is not None:
+        page += _DESCRIPTOR.pack(NIDT_UUID, 16) + traits.uuid.bytes
+    page += _DESCRIPTOR.pack(NIDT_CSI, 1) + bytes([traits.csi])
+    return bytes(page).ljust(wire.PAGE_BYTES, b"\0")
+
+
+def build_zns_namespace(traits: NamespaceTraits) -> bytes:
+    """CNS 05, CSI 2."""
+    page = np.zeros((), ZNS_NAMESPACE)
+    page["ozcs"] = OZCS_READ_ACROSS_ZONES
+    page["mar"] = (traits.max_active_zones or UNLIMITED_ZONES + 1) - 1
+    page["mor"] = (traits.max_open_zones or UNLIMITED_ZONES + 1) - 1
+    page["lbafe"]["zsze"][0] = traits.zone_size
+    return page.tobytes()
+
+
+def build_zns_controller(max_append_bytes: int, max_io_bytes: int) -> bytes:
+    """CNS 06, CSI 2: ZASL, 0 where appends may be as large as MDTS allows."""
+    page = bytearray(wire.PAGE_BYTES)
+    limit = min(max_append_bytes, max_io_bytes) // wire.PAGE_BYTES
+    zasl = limit.bit_length() - 1
+    page[0] = zasl if 0 < zasl < mdts(max_io_bytes) else 0
+    return bytes(page)
+
+
+def build_independent_namespace() -> bytes:
+    """CNS 08."""
+    page = np.zeros((), INDEPENDENT_NAMESPACE)
+    page["nmic"], page["nstat"] = 1, NSTAT_READY
+    return page.tobytes()
+
+
+def build_nsid_list(nsids: Iterable[int]) -> bytes:
+    """CNS 02 and 07: ascending, zero-terminated unless full."""
+    page = np.zeros(NSID_LIST_MAX, "<u4")
+    chosen = sorted(nsids)[:NSID_LIST_MAX]
+    page[: len(chosen)] = chosen
+    return page.tobytes()
+
+
+def build_command_sets(*, zoned: bool) -> bytes:
+    """CNS 1C: one combination."""
+    vector = 1 << wire.CSI_NVM | (1 << wire.CSI_ZNS if zoned else 0)
+    return vector.to_bytes(8, "little").ljust(wire.PAGE_BYTES, b"\0")
+
+
+# --- parsers --------------------------------------------------------------------------------------------------------
+
+
+def _page(data: bytes | bytearray, layout: np.dtype[np.void]) -> Any:
+    if len(data) != wire.PAGE_BYTES:
+        raise ProtocolError(f"identify page has {len(data)} bytes instead of {wire.PAGE_BYTES}")
+    return np.frombuffer(data, layout)[0]
+
+
+def _text(field: bytes) -> str:
+    return bytes(field).rstrip(b"\0 ").decode("ascii", "replace")
+
+
+@dataclass(frozen=True)
+class ControllerPage:
+    """What a host needs of CNS 01. max_io_bytes 0: no limit. keep_alive_granularity_ms 0: no keep-alive."""
+
+    cntlid: int
+    serial: str
+    model: str
+    firmware: str
+    version: int
+    subnqn: str
+    is_discovery: bool
+    max_io_bytes: int
+    oaes: int
+    aer_limit: int
+    keep_alive_granularity_ms: int
+    max_outstanding: int
+    max_nsid: int
+    oncs: int
+    volatile_cache: bool
+    in_capsule_bytes: int
+
+
+def parse_controller(data: bytes | bytearray) -> ControllerPage:
+    """Raises ProtocolError when a field that we depend on breaks the specification."""
+    page = _page(data, CONTROLLER)
+    discovery = int(page["cntrltype"]) == CNTRLTYPE_DISCOVERY
+    ioccsz, shift = int(page["ioccsz"]), int(page["mdts"])
+    if not discovery:
+        if not int(page["sqes"]) & 0xF <= wire.IOSQES <= int(page["sqes"]) >> 4:
+            raise ProtocolError(f"controller takes no 64-byte submission queue entries (SQES {int(page['sqes']):#x})")
+        if not int(page["cqes"]) & 0xF <= wire.IOCQES <= int(page["cqes"]) >> 4:
+            raise ProtocolError(f"controller has no 16-byte completion queue entries (CQES {int(page['cqes']):#x})")
+        if ioccsz < wire.SQE_BYTES // 16:
+            raise ProtocolError(f"controller's command capsules can't hold a command (IOCCSZ {ioccsz})")
+        if int(page["icdoff"]):
+            raise ProtocolError(f"controller has ICDOFF {int(page['icdoff'])}, NVMe/TCP has none")
+    return ControllerPage(
+        cntlid=int(page["cntlid"]),
+        serial=_text(page["sn"]),
+        model=_text(page["mn"]),
+        firmware=_text(page["fr"]),
+        version=int(page["ver"]),
+        subnqn=_text(page["subnqn"]),
+        is_discovery=discovery,
+        max_io_bytes=wire.PAGE_BYTES << shift if 0 < shift < 20 else 0,
+        oaes=int(page["oaes"]),
+        aer_limit=int(page["aerl"]) + 1,
+        keep_alive_granularity_ms=int(page["kas"]) * 100,
+        max_outstanding=int(page["maxcmd"]),
+        max_nsid=int(page["nn"]),
+        oncs=int(page["oncs"]),
+        volatile_cache=bool(int(page["vwc"]) & VWC_PRESENT),
+        in_capsule_bytes=min(max(ioccsz * 16 - wire.SQE_BYTES, 0), 1 << 20),
+    )
+
+
+def parse_nsid_list(data: bytes | bytearray, after: int) -> list[int]:
+    """NSIDs up to the first zero; ProtocolError unless they ascend from ``after`` on."""
+    if len(data) != wire.PAGE_BYTES:
+        raise ProtocolError(f"namespace list has {len(data)} bytes instead of {wire.PAGE_BYTES}")
+    nsids: list[int] = []
+    for nsid in np.frombuffer(data, "<u4").tolist():
+        if nsid == 0:
+            break
+        if nsid <= after or nsid > wire.NSID_MAX:
+            raise ProtocolError(f"namespace list is not ascending: {nsid} after {after}")
+        nsids.append(nsid)
+        after = nsid
+    return nsids
+
+
+@dataclass(frozen=True)
+class NamespacePage:
+    """What a host needs of CNS 00. block_bytes is the data part of a block."""
+
+    block_count: int
+    block_bytes: int
+    metadata_bytes: int
+    metadata_interleaved: bool
+    dif_type: int
+    nguid: bytes
+    eui64: bytes
+    format_index: int
+
+
+def parse_namespace(nsid: int, data: bytes | bytearray) -> NamespacePage | None:
+    """None for an inactive namespace (NCAP 0). Raises ProtocolError for a format that can't be."""
+    page = _page(data, NAMESPACE)
+    block_count = int(page["nsze"])
+    if int(page["ncap"]) == 0:
+        return None
+    flbas, nlbaf = int(page["flbas"]), int(page["nlbaf"])
+    index = flbas & 0xF | (flbas >> 5 & 3) << 4 if nlbaf > 15 else flbas & 0xF
+    if index > min(nlbaf, 63):
+        raise ProtocolError(f"namespace {nsid} uses LBA format {index} of {nlbaf + 1}")
+    shift, metadata = int(page["lbaf"][index]["lbads"]), int(page["lbaf"][index]["ms"])
+    if not LBADS_MIN <= shift <= LBADS_MAX:
+        raise ProtocolError(f"namespace {nsid} has blocks of 2^{shift} bytes; 2^{LBADS_MIN} to 2^{LBADS_MAX} are supported")
+    if metadata > METADATA_BYTES_MAX:
+        raise ProtocolError(
+            f"namespace {nsid} has {metadata} bytes of metadata per block; at most {METADATA_BYTES_MAX} are supported"
+        )
+    if block_count == 0 or int(page["ncap"]) > block_count or block_count > CAPACITY_BYTES_MAX >> shift:
+        raise ProtocolError(f"namespace {nsid} has {block_count} blocks with a capacity of {int(page['ncap'])}")
+    return NamespacePage(
+        block_count=block_count,
+        block_bytes=1 << shift,
+        metadata_bytes=metadata,
+        metadata_interleaved=bool(metadata and flbas & FLBAS_EXTENDED),
+        dif_type=int(page["dps"]) & 7 if metadata else 0,
+        nguid=bytes(page["nguid"].tobytes()),
+        eui64=bytes(page["eui64"].tobytes()),
+        format_index=index,
+    )
+
+
+@dataclass(frozen=True)
+class Descriptors:
+    """CNS 03; csi 0 where the controller does not say (SPDK, for the NVM command set)."""
+
+    eui64: bytes = b""
+    nguid: bytes = b""
+    uuid: UUID | None = None
+    csi: int = wire.CSI_NVM
+
+
+def parse_descriptors(nsid: int, data: bytes | bytearray) -> Descriptors:
+    """Raises ProtocolError when a descriptor has a wrong length or goes over the page's end. Unknown types are skipped."""
+    if len(data) != wire.PAGE_BYTES:
+        raise ProtocolError(f"descriptors of namespace {nsid} have {len(data)} bytes instead of {wire.PAGE_BYTES}")
+    found: dict[int, bytes] = {}
+    offset = 0
+    while offset + _DESCRIPTOR.size <= len(data):
+        kind, length = _DESCRIPTOR.unpack_from(data, offset)
+        if length == 0:
+            break
+        value = bytes(data[offset + _DESCRIPTOR.size : offset + _DESCRIPTOR.size + length])
+        if len(value) != length or NIDT_BYTES.get(kind, length) != length:
+            raise ProtocolError(f"descriptor of type {kind} of namespace {nsid} has a length of {length}")
+        found.setdefault(kind, value)
+        offset += _DESCRIPTOR.size + length
+    raw_uuid = found.get(NIDT_UUID)
+    return Descriptors(
+        eui64=found.get(NIDT_EUI64, b""),
+        nguid=found.get(NIDT_NGUID, b""),
+        uuid=UUID(bytes=raw_uuid) if raw_uuid and any(raw_uuid) else None,
+        csi=found.get(NIDT_CSI, b"\0")[0],
+    )
+
+
+@dataclass(frozen=True)
+class ZnsNamespacePage:
+    """What a host needs of CNS 05, CSI 2. Limits 0: none. zone_size in blocks."""
+
+    zone_size: int
+    max_open_zones: int
+    max_active_zones: int
+    zone_operation_characteristics: int
+
+
+def parse_zns_namespace(nsid: int, data: bytes | bytearray, namespace: NamespacePage) -> ZnsNamespacePage:
+    """Raises ProtocolError for zones that can't be."""
+    page = _page(data, ZNS_NAMESPACE)
+    zone_size = int(page["lbafe"][namespace.format_index]["zsze"])
+    if not 0 < zone_size <= namespace.block_count:
+        raise ProtocolError(f"namespace {nsid} has zones of {zone_size} blocks in {namespace.block_count}")
+    return ZnsNamespacePage(
+        zone_size=zone_size,
+        max_open_zones=(int(page["mor"]) + 1) & 0xFFFFFFFF,
+        max_active_zones=(int(page["mar"]) + 1) & 0xFFFFFFFF,
+        zone_operation_characteristics=int(page["zoc"]),
+    )
+
+
+def parse_zns_controller(data: bytes | bytearray, max_io_bytes: int) -> int:
+    """Largest append in bytes: ZASL, or max_io_bytes (0: no limit) where it is 0."""
+    if len(data) != wire.PAGE_BYTES:
+        raise ProtocolError(f"identify page has {len(data)} bytes instead of {wire.PAGE_BYTES}")
+    zasl = data[0]
+    if not 0 < zasl < 20:
+        return max_io_bytes
+    append = wire.PAGE_BYTES << zasl
+    return min(append, max_io_bytes) if max_io_bytes else append

@@ -1,0 +1,184 @@
+"""Log pages (NVM Express Base 2.0 section 5.16; discovery: section 5.16.1.23), builders and checked parsers."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..errors import ProtocolError
+from . import wire
+from .wire import AdminOp, LogPage, NvmOp
+
+ERROR_ENTRIES = 1
+ERROR_ENTRY_BYTES = 64
+CHANGED_NAMESPACES_MAX = 1024
+DISCOVERY_HEADER_BYTES = 1024
+DISCOVERY_ENTRY_BYTES = 1024
+DISCOVERY_ENTRIES_MAX = 4096
+"""More than anyone serves; bounds what a host keeps of a target's answer."""
+
+CSUPP = 1
+CHANGES_CONTENT = 1 << 1
+
+_ADMIN_EFFECTS = {
+    AdminOp.GET_LOG_PAGE: CSUPP,
+    AdminOp.IDENTIFY: CSUPP,
+    AdminOp.ABORT: CSUPP,
+    AdminOp.SET_FEATURES: CSUPP,
+    AdminOp.GET_FEATURES: CSUPP,
+    AdminOp.ASYNC_EVENT_REQUEST: CSUPP,
+    AdminOp.KEEP_ALIVE: CSUPP,
+}
+_NVM_EFFECTS = {
+    NvmOp.FLUSH: CSUPP,
+    NvmOp.WRITE: CSUPP | CHANGES_CONTENT,
+    NvmOp.READ: CSUPP,
+    NvmOp.WRITE_ZEROES: CSUPP | CHANGES_CONTENT,
+    NvmOp.DATASET_MANAGEMENT: CSUPP | CHANGES_CONTENT,
+}
+_ZNS_EFFECTS = {
+    NvmOp.ZONE_MANAGEMENT_SEND: CSUPP | CHANGES_CONTENT,
+    NvmOp.ZONE_MANAGEMENT_RECEIVE: CSUPP,
+    NvmOp.ZONE_APPEND: CSUPP | CHANGES_CONTENT,
+}
+
+
+def build_supported(pages: Iterable[int]) -> bytes:
+    """LID 00."""
+    page = np.zeros(256, "<u4")
+    page[list(pages)] = 1
+    return page.tobytes()
+
+
+def build_error() -> bytes:
+    """LID 01: nothing to report."""
+    return bytes(ERROR_ENTRIES * ERROR_ENTRY_BYTES)
+
+
+def build_smart() -> bytes:
+    """LID 02: a healthy device at 27 degrees; there are no sensors to ask."""
+    page = bytearray(512)
+    struct.pack_into("<BHBBB", page, 0, 0, 300, 100, 10, 0)
+    return bytes(page)
+
+
+def build_firmware_slot(firmware: str) -> bytes:
+    """LID 03: slot 1 is active, and the only one."""
+    page = bytearray(512)
+    page[0] = 1
+    page[8:16] = firmware.encode("ascii", "replace")[:8].ljust(8)
+    return bytes(page)
+
+
+def build_changed_namespaces(nsids: Iterable[int]) -> bytes:
+    """LID 04; FFFFFFFFh alone when there are more than it has room for."""
+    chosen = sorted(nsids)
+    if len(chosen) > CHANGED_NAMESPACES_MAX:
+        chosen = [wire.NSID_ALL]
+    page = np.zeros(CHANGED_NAMESPACES_MAX, "<u4")
+    page[: len(chosen)] = chosen
+    return page.tobytes()
+
+
+def parse_changed_namespaces(data: bytes | bytearray) -> list[int]:
+    """NSIDs of LID 04; [NSID_ALL] when there were too many to list."""
+    nsids = np.frombuffer(data[: len(data) // 4 * 4], "<u4").tolist()
+    return nsids[: nsids.index(0)] if 0 in nsids else nsids
+
+
+def build_command_effects(csi: int) -> bytes | None:
+    """LID 05 of a command set; None if there is none such."""
+    effects = dict(_NVM_EFFECTS)
+    if csi == wire.CSI_ZNS:
+        effects |= _ZNS_EFFECTS
+    elif csi != wire.CSI_NVM:
+        return None
+    page = np.zeros(1024, "<u4")
+    for admin_opcode, value in _ADMIN_EFFECTS.items():
+        page[admin_opcode] = value
+    for opcode, value in effects.items():
+        page[256 + opcode] = value
+    return page.tobytes()
+
+
+SUPPORTED_IO = (
+    LogPage.SUPPORTED, LogPage.ERROR, LogPage.SMART, LogPage.FIRMWARE_SLOT, LogPage.CHANGED_NAMESPACES,
+    LogPage.COMMAND_EFFECTS,
+)  # fmt: skip
+SUPPORTED_DISCOVERY = (LogPage.SUPPORTED, LogPage.ERROR, LogPage.DISCOVERY)
+
+# --- discovery ------------------------------------------------------------------------------------------------------
+
+_DISCOVERY_HEADER = struct.Struct("<QQH")
+_DISCOVERY_ENTRY = struct.Struct("<BBBBHHHH20x32s192x256s256s256s")
+TRTYPE_TCP = 3
+ADRFAM_IPV4, ADRFAM_IPV6 = 1, 2
+SUBTYPE_REFERRAL, SUBTYPE_NVM, SUBTYPE_CURRENT_DISCOVERY = 1, 2, 3
+TREQ_NOT_REQUIRED = 2
+TSAS_TCP_NO_SECURITY = b"\0"
+
+
+@dataclass(frozen=True)
+class DiscoveryEntry:
+    """One path to one subsystem. trtype 3 is TCP; subtype 1 referral, 2 NVM subsystem, 3 this discovery subsystem."""
+
+    traddr: str
+    trsvcid: str
+    subnqn: str
+    trtype: int = TRTYPE_TCP
+    adrfam: int = ADRFAM_IPV4
+    subtype: int = SUBTYPE_NVM
+    treq: int = TREQ_NOT_REQUIRED
+    portid: int = 0
+    cntlid: int = wire.CNTLID_DYNAMIC
+    asqsz: int = 32
+
+    def pack(self) -> bytes:
+        return _DISCOVERY_ENTRY.pack(
+            self.trtype, self.adrfam, self.subtype, self.treq, self.portid, self.cntlid, self.asqsz, 0,
+            self.trsvcid.encode()[:32].ljust(32), self.subnqn.encode()[:255], self.traddr.encode()[:256].ljust(256),
+            TSAS_TCP_NO_SECURITY,
+        )  # fmt: skip
+
+    @classmethod
+    def unpack(cls, data: bytes | bytearray | memoryview) -> DiscoveryEntry:
+        trtype, adrfam, subtype, treq, portid, cntlid, asqsz, _, trsvcid, subnqn, traddr, _ = _DISCOVERY_ENTRY.unpack(data)
+        return cls(
+            traddr=_field(traddr), trsvcid=_field(trsvcid), subnqn=_field(subnqn), trtype=trtype, adrfam=adrfam,
+            subtype=subtype, treq=treq, portid=portid, cntlid=cntlid, asqsz=asqsz,
+        )  # fmt: skip
+
+
+def _field(raw: bytes) -> str:
+    return raw.partition(b"\0")[0].rstrip(b" ").decode("utf-8", "replace")
+
+
+def build_discovery(generation: int, entries: Sequence[DiscoveryEntry]) -> bytes:
+    """LID 70, whole."""
+    chosen = entries[:DISCOVERY_ENTRIES_MAX]
+    header = _DISCOVERY_HEADER.pack(generation, len(chosen), 0).ljust(DISCOVERY_HEADER_BYTES, b"\0")
+    return header + b"".join(entry.pack() for entry in chosen)
+
+
+def parse_discovery_header(data: bytes | bytearray) -> tuple[int, int]:
+    """(generation, number of records). Raises ProtocolError for a format or a number we can't take."""
+    if len(data) < _DISCOVERY_HEADER.size:
+        raise ProtocolError(f"discovery log header has {len(data)} bytes")
+    generation, records, record_format = _DISCOVERY_HEADER.unpack_from(data)
+    if record_format != 0 or records > DISCOVERY_ENTRIES_MAX:
+        raise ProtocolError(f"discovery log has {records} records of format {record_format}")
+    return generation, records
+
+
+def parse_discovery_entries(data: bytes | bytearray) -> list[DiscoveryEntry]:
+    """Whole records only; ProtocolError otherwise."""
+    if len(data) % DISCOVERY_ENTRY_BYTES:
+        raise ProtocolError(f"discovery log records end in the middle: {len(data)} bytes")
+    view = memoryview(data)
+    return [
+        DiscoveryEntry.unpack(view[offset : offset + DISCOVERY_ENTRY_BYTES])
+        for offset in range(0, len(data), DISCOVERY_ENTRY_BYTES)
+    ]
