@@ -1,4 +1,4 @@
-"""Identify pages: layouts (NVM Express Base 2.0 section 5.17, NVM and ZNS Command Sets), builders and checked parsers."""
+"""Identify pages: layouts (Base 2.0 section 5.17, NVM and ZNS Command Sets), builders and checked parsers."""
 
 from __future__ import annotations
 
@@ -26,8 +26,9 @@ ATOMIC_BYTES = 4096
 def _layout(itemsize: int, *fields: tuple[int, str, Any]) -> np.dtype[np.void]:
     """Fields as (offset, name, format)."""
     offsets, names, formats = zip(*fields, strict=True)
-    spec: dict[str, Any] = {"names": names, "formats": formats, "offsets": offsets, "itemsize": itemsize}
-    return np.dtype(spec)
+    spec: Any = {"names": names, "formats": formats, "offsets": offsets, "itemsize": itemsize}
+    layout: np.dtype[np.void] = np.dtype(spec)
+    return layout
 
 
 CONTROLLER = _layout(
@@ -48,7 +49,8 @@ LBA_FORMAT = np.dtype([("ms", "<u2"), ("lbads", "u1"), ("rp", "u1")])
 NAMESPACE = _layout(
     wire.PAGE_BYTES,
     (0, "nsze", "<u8"), (8, "ncap", "<u8"), (16, "nuse", "<u8"), (24, "nsfeat", "u1"), (25, "nlbaf", "u1"),
-    (26, "flbas", "u1"), (27, "mc", "u1"), (28, "dpc", "u1"), (29, "dps", "u1"), (30, "nmic", "u1"), (33, "dlfeat", "u1"),
+    (26, "flbas", "u1"), (27, "mc", "u1"), (28, "dpc", "u1"), (29, "dps", "u1"), (30, "nmic", "u1"),
+    (33, "dlfeat", "u1"),
     (34, "nawun", "<u2"), (36, "nawupf", "<u2"), (38, "nacwu", "<u2"), (40, "nabsn", "<u2"), (42, "nabo", "<u2"),
     (44, "nabspf", "<u2"), (104, "nguid", "V16"), (120, "eui64", "V8"), (128, "lbaf", (LBA_FORMAT, 64)),
 )  # fmt: skip
@@ -348,7 +350,9 @@ def parse_namespace(nsid: int, data: bytes | bytearray) -> NamespacePage | None:
         raise ProtocolError(f"namespace {nsid} uses LBA format {index} of {nlbaf + 1}")
     shift, metadata = int(page["lbaf"][index]["lbads"]), int(page["lbaf"][index]["ms"])
     if not LBADS_MIN <= shift <= LBADS_MAX:
-        raise ProtocolError(f"namespace {nsid} has blocks of 2^{shift} bytes; 2^{LBADS_MIN} to 2^{LBADS_MAX} are supported")
+        raise ProtocolError(
+            f"namespace {nsid} has blocks of 2^{shift} bytes; 2^{LBADS_MIN} to 2^{LBADS_MAX} are supported"
+        )
     if metadata > METADATA_BYTES_MAX:
         raise ProtocolError(
             f"namespace {nsid} has {metadata} bytes of metadata per block; at most {METADATA_BYTES_MAX} are supported"
@@ -378,7 +382,7 @@ class Descriptors:
 
 
 def parse_descriptors(nsid: int, data: bytes | bytearray) -> Descriptors:
-    """Raises ProtocolError when a descriptor has a wrong length or goes over the page's end. Unknown types are skipped."""
+    """Raises ProtocolError when a descriptor has a wrong length or leaves the page. Unknown types are skipped."""
     if len(data) != wire.PAGE_BYTES:
         raise ProtocolError(f"descriptors of namespace {nsid} have {len(data)} bytes instead of {wire.PAGE_BYTES}")
     found: dict[int, bytes] = {}

@@ -85,7 +85,7 @@ def build_changed_namespaces(nsids: Iterable[int]) -> bytes:
 
 def parse_changed_namespaces(data: bytes | bytearray) -> list[int]:
     """NSIDs of LID 04; [NSID_ALL] when there were too many to list."""
-    nsids = np.frombuffer(data[: len(data) // 4 * 4], "<u4").tolist()
+    nsids: list[int] = np.frombuffer(data[: len(data) // 4 * 4], "<u4").tolist()
     return nsids[: nsids.index(0)] if 0 in nsids else nsids
 
 
@@ -145,7 +145,9 @@ class DiscoveryEntry:
 
     @classmethod
     def unpack(cls, data: bytes | bytearray | memoryview) -> DiscoveryEntry:
-        trtype, adrfam, subtype, treq, portid, cntlid, asqsz, _, trsvcid, subnqn, traddr, _ = _DISCOVERY_ENTRY.unpack(data)
+        trtype, adrfam, subtype, treq, portid, cntlid, asqsz, _, trsvcid, subnqn, traddr, _ = _DISCOVERY_ENTRY.unpack(
+            data
+        )
         return cls(
             traddr=_field(traddr), trsvcid=_field(trsvcid), subnqn=_field(subnqn), trtype=trtype, adrfam=adrfam,
             subtype=subtype, treq=treq, portid=portid, cntlid=cntlid, asqsz=asqsz,

@@ -21,7 +21,9 @@ NAMESPACES_MAX = 1024
 CONTROLLERS_MAX = 256
 """Controllers per subsystem; Connect answers "busy" beyond."""
 
-_NQN = re.compile(r"nqn\.\d{4}-(0[1-9]|1[0-2])\.[A-Za-z0-9](-*[A-Za-z0-9])*(\.[A-Za-z0-9](-*[A-Za-z0-9])*)*:.+", re.DOTALL)
+_NQN = re.compile(
+    r"nqn\.\d{4}-(0[1-9]|1[0-2])\.[A-Za-z0-9](-*[A-Za-z0-9])*(\.[A-Za-z0-9](-*[A-Za-z0-9])*)*:.+", re.DOTALL
+)
 _NQN_UUID = "nqn.2014-08.org.nvmexpress:uuid:"
 
 

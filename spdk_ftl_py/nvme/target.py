@@ -148,7 +148,8 @@ class NvmfTarget:
         except OSError as error:
             sock.close()
             raise PathError(
-                f"can't listen on {traddr}:{trsvcid}: {error.strerror}; choose another address or port", errno=error.errno
+                f"can't listen on {traddr}:{trsvcid}: {error.strerror}; choose another address or port",
+                errno=error.errno,
             ) from error
         listener = _Listener(sock)
         self._listeners[traddr, port] = listener
@@ -194,7 +195,9 @@ class NvmfTarget:
             if sum(len(each.connections) for each in self._listeners.values()) >= CONNECTIONS_MAX:
                 sock.close()
                 continue
-            task = loop.create_task(self._serve(sock, address, f"host {peer[0]}:{peer[1]}"), name=f"connection from {peer}")
+            task = loop.create_task(
+                self._serve(sock, address, f"host {peer[0]}:{peer[1]}"), name=f"connection from {peer}"
+            )
             listener.connections.add(task)
             task.add_done_callback(listener.connections.discard)
 
@@ -311,7 +314,11 @@ class NvmfTarget:
             return invalid_in_data(wire.CONNECT_DATA_HOSTNQN)
         if request.queue_size > self.limits.max_queue_depth:
             return invalid_in_command(wire.CONNECT_SQE_SQSIZE)
-        if not controller.accepts_io_queues or request.qid > controller.io_queues or request.qid in controller.io_qpairs:
+        if (
+            not controller.accepts_io_queues
+            or request.qid > controller.io_queues
+            or request.qid in controller.io_qpairs
+        ):
             return invalid_in_command(wire.CONNECT_SQE_QID)
         if found.max_io_qpairs is not None and found.io_qpair_count >= found.max_io_qpairs:
             return Completion(Status.CONNECT_CONTROLLER_BUSY, do_not_retry=False)
@@ -336,7 +343,7 @@ class NvmfTarget:
             max_io_bytes=self.limits.max_io_bytes,
             in_capsule_bytes=self.limits.in_capsule_bytes,
             max_h2c_data=self.limits.max_io_bytes,
-            sqhd=queue.sqhd,
+            sqhd=(queue.sqhd + 1) % request.queue_size,
             flow_control=request.flow_control,
         )
         # The shim has its own descriptor of the socket; ours goes when _serve() returns.

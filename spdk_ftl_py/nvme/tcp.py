@@ -85,7 +85,9 @@ class Connection:
         pdu_type, flags, hlen, pdo, plen = wire.COMMON_HEADER.unpack(start)
         term_req = PduType.H2C_TERM_REQ if self._is_controller else PduType.C2H_TERM_REQ
         if pdu_type not in wire.HEADER_BYTES:
-            raise PduError(f"{self.peer}: unknown PDU type {pdu_type:#x}", FatalError.INVALID_HEADER_FIELD, 0, bytes(start))
+            raise PduError(
+                f"{self.peer}: unknown PDU type {pdu_type:#x}", FatalError.INVALID_HEADER_FIELD, 0, bytes(start)
+            )
         kind = PduType(pdu_type)
         if kind not in expected and kind != term_req:
             raise PduError(f"{self.peer}: unexpected {kind.name} PDU", FatalError.PDU_SEQUENCE, 0, bytes(start))
@@ -112,7 +114,9 @@ class Connection:
                 raise self._header_error(f"missing HDGSTF of {kind.name}", wire.FEI_FLAGS, header)
             digest = int.from_bytes(await self._read_exactly(wire.DIGEST_BYTES), "little")
             if digest != _shim.crc32c(header):
-                raise PduError(f"{self.peer}: header digest of {kind.name} is wrong", FatalError.HEADER_DIGEST, digest, header)
+                raise PduError(
+                    f"{self.peer}: header digest of {kind.name} is wrong", FatalError.HEADER_DIGEST, digest, header
+                )
         elif with_digest and flags & wire.FLAG_HEADER_DIGEST:
             raise self._header_error(f"HDGSTF of {kind.name} was not agreed on", wire.FEI_FLAGS, header)
 
@@ -156,7 +160,9 @@ class Connection:
 
     # --- sending ----------------------------------------------------------------------------------------------------
 
-    async def send(self, kind: PduType, body: bytes, data: bytes | bytearray | memoryview = b"", flags: int = 0) -> None:
+    async def send(
+        self, kind: PduType, body: bytes, data: bytes | bytearray | memoryview = b"", flags: int = 0
+    ) -> None:
         """Sends one PDU; several tasks may call it. Raises PathError when the connection is gone."""
         await self.send_many([(kind, body, data, flags)])
 
@@ -230,12 +236,15 @@ class Connection:
             )  # fmt: skip
         if dgst != wanted:
             raise PduError(
-                f"{self.peer}: ICResp has digests {dgst:#x}, asked for {wanted:#x}; connect with the digests it supports",
+                f"{self.peer}: ICResp has digests {dgst:#x}, asked for {wanted:#x}: use those it supports",
                 FatalError.UNSUPPORTED_PARAMETER, 11, response.header,
             )  # fmt: skip
         if max_h2c_data < wire.PAGE_BYTES or max_h2c_data % 4:
             raise PduError(
-                f"{self.peer}: ICResp has MAXH2CDATA {max_h2c_data}", FatalError.INVALID_HEADER_FIELD, 12, response.header
+                f"{self.peer}: ICResp has MAXH2CDATA {max_h2c_data}",
+                FatalError.INVALID_HEADER_FIELD,
+                12,
+                response.header,
             )
         self.header_digest, self.data_digest = header_digest, data_digest
         return IcParameters(header_digest, data_digest, max_h2c_data)

@@ -150,8 +150,8 @@ class Sqe:
 
     @classmethod
     def unpack(cls, data: bytes | bytearray | memoryview) -> Sqe:
-        opcode, flags, cid, nsid, _, address, length, sgl_type, *cdws = _SQE.unpack(data)
-        return cls(opcode, cid, nsid, *cdws, address, length, sgl_type, flags)
+        opcode, flags, cid, nsid, _, address, length, sgl_type, d10, d11, d12, d13, d14, d15 = _SQE.unpack(data)
+        return cls(opcode, cid, nsid, d10, d11, d12, d13, d14, d15, address, length, sgl_type, flags)
 
 
 @dataclass(frozen=True)
@@ -315,7 +315,7 @@ SQHD_NO_FLOW_CONTROL = 0xFFFF
 
 @dataclass(frozen=True)
 class ConnectData:
-    """The 1024 bytes that come with Connect. NQNs stay raw: whether they end and what they hold is checked by the user."""
+    """The 1024 bytes that come with Connect. The NQNs are whole fields: see decode_nqn()."""
 
     hostid: bytes
     cntlid: int
