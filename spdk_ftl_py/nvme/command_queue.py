@@ -11,6 +11,9 @@ from . import wire
 from .tcp import Connection, IcParameters
 from .wire import Cqe, FatalError, PduError, PduType, Sqe
 
+RECEIVE_BYTES_MAX = 128 << 10
+"""Most data one command on such a queue may bring."""
+
 
 @dataclass
 class _Pending:
@@ -69,6 +72,7 @@ class CommandQueue:
 
         Waits for a free slot. Cancelling it leaves the command's id taken until the controller answers.
         """
+        assert receive_bytes <= RECEIVE_BYTES_MAX
         await self._slots.acquire()
         if self._lost is not None:
             self._slots.release()
@@ -88,11 +92,7 @@ class CommandQueue:
 
     async def pump(self) -> None:
         """Receives one PDU and does what it says. Raises PduError, ProtocolError, PathError."""
-        limits: dict[PduType, int] = {PduType.CAPSULE_RESP: 0}
-        room = max((len(pending.buffer) for pending in self._pending.values()), default=0)
-        if room:
-            limits[PduType.C2H_DATA] = room
-        pdu = await self.connection.receive(limits)
+        pdu = await self.connection.receive({PduType.CAPSULE_RESP: 0, PduType.C2H_DATA: RECEIVE_BYTES_MAX})
         if pdu.type == PduType.CAPSULE_RESP:
             cqe = Cqe.unpack(pdu.body)
             self._finish(self._find(cqe.cid, pdu.header, wire.FEI_CCCID + 12), cqe)
