@@ -129,13 +129,13 @@ uint32_t inject_fault(EmulatedMedia &media, std::optional<uint32_t> op, uint64_t
 }
 
 std::shared_ptr<ZonedOverlay> overlay(const std::shared_ptr<Reactor> &reactor, std::shared_ptr<BlockDevice> base,
-                                      uint64_t zone_capacity, uint32_t max_open_zones,
-                                      const std::string &initial_state) {
+                                      uint64_t zone_capacity, uint32_t max_open_zones, const std::string &initial_state,
+                                      bool zone_commands) {
     const bool full = initial_state == zone_state_name(ZoneState::full);
     if (!full && initial_state != zone_state_name(ZoneState::empty)) {
         throw std::invalid_argument("initial_state '" + initial_state + "': only 'empty' and 'full' are possible");
     }
-    return make_device<ZonedOverlay>(reactor, std::move(base), zone_capacity, max_open_zones, full);
+    return make_device<ZonedOverlay>(reactor, std::move(base), zone_capacity, max_open_zones, full, zone_commands);
 }
 
 }  // namespace
@@ -166,7 +166,7 @@ void bind_media(nb::module_ &m) {
 
     nb::class_<ZonedOverlay, BlockDevice>(m, "ZonedOverlay")
         .def(nb::new_(&overlay), nb::arg("reactor"), nb::arg("base"), nb::kw_only(), nb::arg("zone_capacity"),
-             nb::arg("max_open_zones") = 0, nb::arg("initial_state") = "empty");
+             nb::arg("max_open_zones") = 0, nb::arg("initial_state") = "empty", nb::arg("zone_commands") = true);
 }
 
 }  // namespace ftl

@@ -32,14 +32,18 @@ ZoneGeometry geometry_of(const BlockDeviceInfo &base, uint64_t zone_capacity, ui
 }  // namespace
 
 ZonedOverlay::ZonedOverlay(std::shared_ptr<Reactor> reactor, std::shared_ptr<BlockDevice> base, uint64_t zone_capacity,
-                           uint32_t max_open_zones, bool initially_full)
-    : base_(std::move(base)), info_(base_->info()), children_(kWritesMax), registration_(std::move(reactor), *this) {
+                           uint32_t max_open_zones, bool initially_full, bool zone_commands)
+    : base_(std::move(base)),
+      info_(base_->info()),
+      zone_commands_(zone_commands),
+      children_(kWritesMax),
+      registration_(std::move(reactor), *this) {
     const ZoneGeometry geometry = geometry_of(info_, zone_capacity, max_open_zones);
     info_.block_count = geometry.zone_count * geometry.zone_size;
     info_.zoned = true;
     info_.zone_size = geometry.zone_size;
     info_.zone_capacity = geometry.zone_capacity;
-    info_.max_append_blocks = info_.max_io_blocks;
+    info_.max_append_blocks = zone_commands ? info_.max_io_blocks : 0;
     info_.max_open_zones = max_open_zones;
     info_.max_active_zones = 0;
     ZoneRecord initial;
@@ -72,6 +76,10 @@ Status ZonedOverlay::check(const Io &io) const noexcept {
 
 void ZonedOverlay::submit(Io &io) noexcept {
     io.result = 0;
+    if (!zone_commands_ && (io.op == Op::append || io.op == Op::zone_send || io.op == Op::zone_report)) {
+        done(io, status::invalid_opcode);
+        return;
+    }
     switch (io.op) {
         case Op::flush:
             base_->submit(io);

@@ -19,9 +19,11 @@ namespace ftl {
 class ZonedOverlay final : public BlockDevice, public ZoneTable::Observer {
 public:
     // Zone size: zone_capacity rounded up to a power of two. initially_full: every zone is full until it is reset, for
-    // a base whose zones' states were forgotten. Throws std::invalid_argument when the base can't carry a zone.
+    // a base whose zones' states were forgotten. zone_commands false: actions, reports and appends are invalid opcodes,
+    // as over SPDK's NVMe-oF, where its zone_block takes nothing but reads and writes. Throws std::invalid_argument
+    // when the base can't carry a zone.
     ZonedOverlay(std::shared_ptr<Reactor> reactor, std::shared_ptr<BlockDevice> base, uint64_t zone_capacity,
-                 uint32_t max_open_zones, bool initially_full);
+                 uint32_t max_open_zones, bool initially_full, bool zone_commands);
 
     [[nodiscard]] const BlockDeviceInfo &info() const noexcept override { return info_; }
     void submit(Io &io) noexcept override;
@@ -50,6 +52,7 @@ private:
 
     std::shared_ptr<BlockDevice> base_;
     BlockDeviceInfo info_;
+    bool zone_commands_;
     std::vector<ZoneRecord> records_;
     std::unique_ptr<ZoneTable> zones_;
     std::vector<uint32_t> writes_in_zone_;  // at the base

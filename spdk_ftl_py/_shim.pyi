@@ -186,8 +186,10 @@ class ZonedOverlay(BlockDevice):
 
     def __init__(
         self, reactor: Reactor, base: BlockDevice, *, zone_capacity: int, max_open_zones: int = 0, initial_state: str = "empty",
+        zone_commands: bool = True,
     ) -> None:
-        """initial_state: "empty" (new device) or "full" (what a restart knows: nothing)."""
+        """initial_state: "empty" (new device) or "full" (what a restart knows: nothing). zone_commands False: zone actions,
+        reports and appends are invalid opcodes, as those of SPDK's zone_block are over NVMe-oF."""
 
 # --- load -------------------------------------------------------------------------------------------------------
 

@@ -1,0 +1,78 @@
+"""save_config and load_config: the target as the list of RPCs that would build it again."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from ..errors import FtlError, ParameterError
+from .json_scanner import JsonError, decode_json
+
+if TYPE_CHECKING:
+    from .app import Target
+
+SUBSYSTEMS: dict[str, tuple[str, ...]] = {"bdev": (), "nvmf": ("bdev",)}
+
+# A configuration saved by spdk_tgt sets these too; nothing here depends on them.
+TUNING_METHODS = frozenset(
+    (
+        "accel_set_options", "bdev_nvme_set_hotplug", "bdev_raid_set_options", "bdev_set_options",
+        "framework_set_scheduler", "iobuf_set_options", "iscsi_set_options", "keyring_linux_set_options",
+        "nvmf_set_config", "nvmf_set_crdt", "nvmf_set_max_subsystems", "sock_impl_set_options",
+        "sock_set_default_impl", "thread_set_cpumask", "vmd_enable",
+    )
+)  # fmt: skip
+
+CONFIG_BYTES_MAX = 16 * 1024 * 1024
+
+
+def subsystem_config(target: Target, name: str) -> list[dict[str, Any]]:
+    """What framework_get_config answers."""
+    if name == "nvmf":
+        return target.nvmf.saved()
+    return [*target.saved_bdevs(), *target.nvme.saved(), *target.virtual.saved(), {"method": "bdev_wait_for_examine"}]
+
+
+def read_config(path: str) -> list[tuple[str, Any]]:
+    """The RPCs in a file written by ``spdk-rpc save_config``. Raises ParameterError that says where it is wrong."""
+    try:
+        with open(path, "rb") as file:
+            data = file.read(CONFIG_BYTES_MAX + 1)
+    except OSError as error:
+        raise ParameterError(f"configuration {path}: {error.strerror}", errno=error.errno) from error
+    if len(data) > CONFIG_BYTES_MAX:
+        raise ParameterError(f"configuration {path} is larger than {CONFIG_BYTES_MAX} bytes")
+    try:
+        document = decode_json(data)
+    except JsonError as error:
+        raise ParameterError(f"configuration {path} is not JSON: {error}") from error
+    if not isinstance(document, dict) or not isinstance(document.get("subsystems"), list):
+        raise ParameterError(f'configuration {path} has no "subsystems" array; write one with spdk-rpc save_config')
+    calls: list[tuple[str, Any]] = []
+    for subsystem in document["subsystems"]:
+        if not isinstance(subsystem, dict) or not isinstance(subsystem.get("config") or [], list):
+            raise ParameterError(f'configuration {path}: a subsystem is no object with a "config" array')
+        for entry in subsystem.get("config") or []:
+            for call in entry if isinstance(entry, list) else [entry]:
+                if not isinstance(call, dict) or not isinstance(call.get("method"), str):
+                    raise ParameterError(
+                        f'configuration {path}: {json.dumps(call)[:80]} is no object with a "method" '
+                        f"(subsystem {subsystem.get('subsystem')})"
+                    )
+                calls.append((call["method"], call.get("params")))
+    return calls
+
+
+async def apply_config(target: Target, path: str) -> None:
+    """Runs a saved configuration. Raises ParameterError that names the RPC which failed; what ran before it stays."""
+    from .methods import METHODS
+
+    for method, params in read_config(path):
+        if method in TUNING_METHODS and method not in METHODS:
+            continue
+        try:
+            await target.dispatch(method, params)
+        except FtlError as error:
+            raise ParameterError(
+                f"configuration {path}: {method} {json.dumps(params)[:200]} failed: {error.message}"
+            ) from error

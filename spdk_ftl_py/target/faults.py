@@ -1,0 +1,160 @@
+"""What real drives do and tests must provoke: ftltgt_inject_fault, zone states, power cuts, media statistics."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+from .. import _shim
+from . import decode
+from .bdevs import Bdev
+from .decode import DecodeError, Fields
+from .methods import EINVAL, Params, refused, rpc
+
+if TYPE_CHECKING:
+    from .app import Target
+
+EMULATED_MODULES = ("malloc", "null", "aio", "ftltgt_zns")
+OPERATIONS = {
+    "read": _shim.OP_READ, "write": _shim.OP_WRITE, "append": _shim.OP_APPEND, "flush": _shim.OP_FLUSH,
+    "write_zeroes": _shim.OP_WRITE_ZEROES, "deallocate": _shim.OP_DEALLOCATE, "zone_send": _shim.OP_ZONE_SEND,
+    "zone_report": _shim.OP_ZONE_REPORT,
+}  # fmt: skip
+
+STATUSES = {
+    "success": 0x000, "invalid_field": 0x002, "data_transfer_error": 0x004, "power_loss": 0x005,
+    "internal_error": 0x006, "lba_out_of_range": 0x080, "capacity_exceeded": 0x081, "namespace_not_ready": 0x082,
+    "zone_boundary": 0x1B8,
+    "zone_full": 0x1B9, "zone_read_only": 0x1BA, "zone_offline": 0x1BB, "zone_invalid_write": 0x1BC,
+    "too_many_active": 0x1BD, "too_many_open": 0x1BE, "invalid_zone_transition": 0x1BF, "write_fault": 0x280,
+    "unrecovered_read": 0x281, "guard_check": 0x282,
+}  # fmt: skip
+
+
+def _status(value: Any) -> int:
+    if isinstance(value, str) and value in STATUSES:
+        return STATUSES[value]
+    if isinstance(value, str):
+        raise DecodeError("must be a number or one of " + ", ".join(STATUSES))
+    number: int = decode.bounded_integer(0, 0x7FF)(value)
+    return number
+
+
+def _media(target: Target, name: str) -> tuple[Bdev, _shim.EmulatedMedia]:
+    bdev = target.bdevs.get(name)
+    if bdev.module not in EMULATED_MODULES or not isinstance(bdev.device, _shim.EmulatedMedia):
+        raise refused(f"bdev {name} ({bdev.product_name}) has no emulated media of its own; name the bdev beneath it")
+    return bdev, bdev.device
+
+
+def _refusal(method: str) -> tuple[int, str]:
+    return (-EINVAL, f"{method}: a parameter is missing, unknown or malformed")
+
+
+@rpc(
+    "ftltgt_inject_fault",
+    Fields(
+        {"name": decode.string},
+        {
+            "op": decode.choice(*OPERATIONS), "lba": decode.uint64, "num_blocks": decode.uint64, "status": _status,
+            "latency_us": decode.uint32, "skip": decode.uint32, "times": decode.uint32,
+        },
+    ),
+    decode_error=_refusal("ftltgt_inject_fault"),
+)  # fmt: skip
+async def ftltgt_inject_fault(target: Target, params: Params) -> int:
+    """Returns the fault's id. num_blocks 0: anywhere. times 0: for ever. status and latency_us may be combined."""
+    bdev, media = _media(target, params["name"])
+    if not params.get("status") and not params.get("latency_us"):
+        raise refused(f"fault on bdev {bdev.name}: give a status, a latency_us or both, else nothing would happen")
+    op = params.get("op")
+    return media.inject_fault(
+        op=None if op is None else OPERATIONS[op],
+        lba=params.get("lba", 0),
+        block_count=params.get("num_blocks", 0),
+        status=params.get("status", 0),
+        latency_us=params.get("latency_us", 0),
+        skip=params.get("skip", 0),
+        times=params.get("times", 0),
+    )
+
+
+@rpc(
+    "ftltgt_clear_faults",
+    Fields({"name": decode.string}, {"id": decode.uint32}),
+    decode_error=_refusal("ftltgt_clear_faults"),
+)
+async def ftltgt_clear_faults(target: Target, params: Params) -> bool:
+    _, media = _media(target, params["name"])
+    media.clear_faults(params.get("id"))
+    return True
+
+
+@rpc(
+    "ftltgt_set_zone_state",
+    Fields({"name": decode.string, "zone": decode.uint32, "state": decode.choice("read_only", "offline")}),
+    decode_error=_refusal("ftltgt_set_zone_state"),
+)
+async def ftltgt_set_zone_state(target: Target, params: Params) -> bool:
+    bdev, media = _media(target, params["name"])
+    if not bdev.zoned:
+        raise refused(f"bdev {bdev.name} is not zoned")
+    zones = bdev.num_blocks // bdev.zone_size
+    if params["zone"] >= zones:
+        raise refused(f"bdev {bdev.name} has {zones} zones: zone {params['zone']} is none of them")
+    media.set_zone_state(params["zone"], params["state"])
+    return True
+
+
+@rpc(
+    "ftltgt_power_cut",
+    Fields(None, {"name": decode.string, "seed": decode.uint64}),
+    decode_error=_refusal("ftltgt_power_cut"),
+)
+async def ftltgt_power_cut(target: Target, params: Params) -> list[str]:
+    """Without a name: every emulated drive at once. Returns the names of those without power now."""
+    names = []
+    for media, name in _chosen(target, params):
+        media.power_cut(params.get("seed", 1))
+        names.append(name)
+    return names
+
+
+@rpc("ftltgt_power_on", Fields(None, {"name": decode.string}), decode_error=_refusal("ftltgt_power_on"))
+async def ftltgt_power_on(target: Target, params: Params) -> list[str]:
+    names = []
+    for media, name in _chosen(target, params):
+        media.power_on()
+        names.append(name)
+    return names
+
+
+def _chosen(target: Target, params: Params) -> list[tuple[_shim.EmulatedMedia, str]]:
+    if "name" in params:
+        bdev, media = _media(target, params["name"])
+        return [(media, bdev.name)]
+    # Virtual bdevs share the media of what they stand on.
+    return [
+        (bdev.device, bdev.name)
+        for bdev in target.bdevs
+        if bdev.module in EMULATED_MODULES and isinstance(bdev.device, _shim.EmulatedMedia)
+    ]
+
+
+@rpc(
+    "ftltgt_get_media_stats",
+    Fields({"name": decode.string}, {"zones": decode.boolean}),
+    decode_error=_refusal("ftltgt_get_media_stats"),
+)
+async def ftltgt_get_media_stats(target: Target, params: Params) -> dict[str, Any]:
+    """operations: I/Os completed; zone_states: how many zones are in which state; with zones=true also each zone."""
+    bdev, media = _media(target, params["name"])
+    stats: dict[str, Any] = {"name": bdev.name, "operations": media.operations}
+    if bdev.zoned:
+        zones = media.zone_states()
+        stats["zone_states"] = dict(sorted(Counter(state for _, state, _ in zones).items()))
+        if params.get("zones", False):
+            stats["zones"] = [
+                {"zone_id": start, "state": state, "write_pointer": pointer} for start, state, pointer in zones
+            ]
+    return stats

@@ -1,0 +1,279 @@
+"""SPDK's JSON-RPC 2.0 on a unix socket: values without delimiter, replies that end in a newline and come in the order
+in which requests finish, batches as arrays. Any connection may send anything; the others never notice.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import fcntl
+import json
+import logging
+import os
+import socket
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from ..errors import (
+    JSONRPC_INTERNAL_ERROR,
+    JSONRPC_INVALID_REQUEST,
+    JSONRPC_PARSE_ERROR,
+    ExistsError,
+    FtlError,
+    UnsupportedError,
+)
+from .json_scanner import JsonError, JsonObject, JsonScanner
+
+logger = logging.getLogger(__name__)
+
+CONNECTIONS_MAX = 64
+LISTEN_BACKLOG = 512
+OUTSTANDING_REQUESTS_MAX = 128  # per connection; beyond, it is not read from until some have finished
+SEND_BUFFER_BYTES_MAX = 4 * 1024 * 1024  # of replies a peer does not fetch; beyond, it is not read from
+SEND_STALL_S_MAX = 60.0  # and after so long it is closed
+READ_BYTES = 65536
+UNIX_PATH_BYTES_MAX = 107
+
+_REQUEST_NAMES = frozenset({"jsonrpc", "method", "params", "id"})
+
+Dispatch = Callable[[str, Any], Awaitable[Any]]
+"""Called with the method and its params (None, an object or an array); returns the result or raises FtlError."""
+
+
+class RpcError(FtlError):
+    """An error object exactly as SPDK would send it."""
+
+    def __init__(self, code: int, message: str) -> None:
+        super().__init__(message, errno=-code if -4096 < code < 0 else errno.EINVAL, code=code)
+
+
+class NoReply(Exception):
+    """A handler raises it when its reply has no chance to arrive."""
+
+
+def encode_reply(reply: object) -> bytes:
+    return json.dumps(reply, separators=(",", ":")).encode() + b"\n"
+
+
+def error_reply(request_id: object, code: int, message: str) -> dict[str, object]:
+    return {"jsonrpc": "2.0", "id": request_id, "error": {"code": code, "message": message}}
+
+
+async def answer_request(request: Any, dispatch: Dispatch) -> dict[str, object] | None:
+    """Runs one request; returns the reply, or None where a notification succeeded."""
+    invalid = error_reply(None, JSONRPC_INVALID_REQUEST, "Invalid request")
+    if not isinstance(request, JsonObject) or request.duplicate_name is not None:
+        return invalid
+    if not _REQUEST_NAMES.issuperset(request):
+        return invalid
+    method, params, request_id = request.get("method"), request.get("params"), request.get("id")
+    if request.get("jsonrpc", "2.0") != "2.0" or not isinstance(method, str):
+        return invalid
+    if isinstance(request_id, bool) or not isinstance(request_id, (str, int, float, type(None))):
+        return invalid
+    if isinstance(request_id, float) and not -1e300 < request_id < 1e300:
+        return invalid
+    if params is not None and not isinstance(params, (dict, list)):
+        return error_reply(None, JSONRPC_INVALID_REQUEST, "Invalid request")
+    try:
+        result = await dispatch(method, params)
+    except FtlError as error:
+        return error_reply(request_id, error.jsonrpc_code, error.message)
+    except (asyncio.CancelledError, NoReply):
+        raise
+    except Exception as error:
+        logger.exception("RPC %s failed for a reason that is a bug", method)
+        return error_reply(request_id, JSONRPC_INTERNAL_ERROR, f"Internal error: {type(error).__name__}: {error}")
+    if "id" not in request:
+        return None
+    return {"jsonrpc": "2.0", "id": request_id, "result": result}
+
+
+class _Connection:
+    """One client: a reader, and a task per request or batch that is being worked on."""
+
+    def __init__(self, sock: socket.socket, dispatch: Dispatch) -> None:
+        self._sock = sock
+        self._dispatch = dispatch
+        self._requests: set[asyncio.Task[None]] = set()
+        self._slots = asyncio.Semaphore(OUTSTANDING_REQUESTS_MAX)
+        self._writer: asyncio.StreamWriter | None = None
+
+    async def run(self) -> None:
+        """Returns when the connection is closed by either side; requests that still run go on without an audience."""
+        scanner = JsonScanner()
+        reader, self._writer = await asyncio.open_unix_connection(sock=self._sock)
+        self._writer.transport.set_write_buffer_limits(high=SEND_BUFFER_BYTES_MAX)
+        try:
+            while True:
+                data = await reader.read(min(READ_BYTES, scanner.room))
+                if not data:
+                    break
+                scanner.feed(data)
+                try:
+                    while (value := scanner.next()) is not None:
+                        await self._accept(value)
+                except JsonError as error:
+                    logger.info("closing a connection that sent what is not JSON: %s", error)
+                    self._send(error_reply(None, JSONRPC_PARSE_ERROR, "Parse error"))
+                    break
+            # A client may shut its sending side down and still wait for answers.
+            await self._wait_for_requests()
+            await self._drain()
+        except (ConnectionError, asyncio.TimeoutError):
+            await self._wait_for_requests()
+        finally:
+            for request in self._requests:  # only when we are being shut down
+                request.cancel()
+            await asyncio.gather(*self._requests, return_exceptions=True)
+            self._writer.close()
+
+    async def _wait_for_requests(self) -> None:
+        if self._requests:
+            await asyncio.wait(self._requests)
+
+    async def _accept(self, value: Any) -> None:
+        await self._slots.acquire()
+        task = asyncio.get_running_loop().create_task(self._answer(value))
+        self._requests.add(task)
+        task.add_done_callback(self._finished)
+        await self._drain()
+
+    def _finished(self, task: asyncio.Task[None]) -> None:
+        self._requests.discard(task)
+        self._slots.release()
+        if not task.cancelled() and (error := task.exception()) is not None:
+            logger.error("answering failed: %r", error)
+
+    async def _drain(self) -> None:
+        assert self._writer is not None
+        await asyncio.wait_for(self._writer.drain(), SEND_STALL_S_MAX)
+
+    async def _answer(self, value: Any) -> None:
+        try:
+            reply: object
+            if isinstance(value, list) and value:
+                replies = await asyncio.gather(*(answer_request(request, self._dispatch) for request in value))
+                reply = [each for each in replies if each is not None] or None
+            else:
+                reply = await answer_request(value, self._dispatch)
+        except NoReply:
+            return
+        if reply is not None:
+            self._send(reply)
+
+    def _send(self, reply: object) -> None:
+        if self._writer is not None and not self._writer.is_closing():
+            self._writer.write(encode_reply(reply))
+
+
+class JsonRpcServer:
+    """The socket of a target. A path whose owner is alive is refused, one of a dead process is taken over (by the same
+    ``PATH.lock`` that spdk_tgt uses, so the two respect each other)."""
+
+    def __init__(self, path: str, dispatch: Dispatch) -> None:
+        self.path = path
+        self._dispatch = dispatch
+        self._lock_fd: int | None = None
+        self._listener: socket.socket | None = None
+        self._acceptor: asyncio.Task[None] | None = None
+        self._connections: set[asyncio.Task[None]] = set()
+
+    async def start(self) -> None:
+        """Raises ExistsError when a live process owns the path, FtlError when it can't be used."""
+        if len(os.fsencode(self.path)) > UNIX_PATH_BYTES_MAX:
+            raise UnsupportedError(
+                f"RPC socket {self.path}: the path is longer than {UNIX_PATH_BYTES_MAX} bytes; choose a shorter one",
+                errno=errno.ENAMETOOLONG,
+            )
+        self._take_path()
+        try:
+            listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+            self._listener = listener
+            listener.setblocking(False)
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(self.path)
+            listener.bind(self.path)
+            listener.listen(LISTEN_BACKLOG)
+        except OSError as error:
+            await self.close()
+            raise FtlError(
+                f"RPC socket {self.path}: {error.strerror}; choose another path with -r", errno=error.errno
+            ) from error
+        self._acceptor = asyncio.get_running_loop().create_task(self._accept_for_ever(), name="RPC acceptor")
+
+    def _take_path(self) -> None:
+        lock_path = self.path + ".lock"
+        try:
+            lock_fd = os.open(lock_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise FtlError(
+                f"RPC socket {self.path}: can't open {lock_path}: {error.strerror}; choose another path with -r",
+                errno=error.errno,
+            ) from error
+        try:
+            fcntl.flock(lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if self._somebody_listens():
+                raise BlockingIOError
+        except BlockingIOError:
+            os.close(lock_fd)
+            raise ExistsError(
+                f"RPC socket {self.path} belongs to a running process; stop that one or choose another path with -r",
+                errno=errno.EADDRINUSE,
+            ) from None
+        self._lock_fd = lock_fd
+
+    def _somebody_listens(self) -> bool:
+        """For servers that don't use the lock file."""
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+            probe.setblocking(False)
+            try:
+                probe.connect(self.path)
+            except BlockingIOError:
+                return True
+            except OSError:
+                return False
+            return True
+
+    async def _accept_for_ever(self) -> None:
+        loop = asyncio.get_running_loop()
+        slots = asyncio.Semaphore(CONNECTIONS_MAX)
+        assert self._listener is not None
+        while True:
+            await slots.acquire()
+            try:
+                sock, _ = await loop.sock_accept(self._listener)
+            except OSError as error:
+                slots.release()
+                logger.warning("accepting an RPC connection failed: %s", error)
+                await asyncio.sleep(0.1)  # e.g. out of file descriptors: others must be able to finish
+                continue
+            sock.setblocking(False)
+            task = loop.create_task(_Connection(sock, self._dispatch).run())
+            self._connections.add(task)
+
+            def closed(task: asyncio.Task[None]) -> None:
+                self._connections.discard(task)
+                slots.release()
+                if not task.cancelled() and (error := task.exception()) is not None:
+                    logger.error("an RPC connection ended with %r", error)
+
+            task.add_done_callback(closed)
+
+    async def close(self) -> None:
+        """Idempotent: stops accepting, drops every connection, removes the socket file."""
+        tasks = [*self._connections, *([self._acceptor] if self._acceptor else [])]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        self._acceptor = None
+        if self._listener is not None:
+            self._listener.close()
+            self._listener = None
+        if self._lock_fd is not None:
+            for path in (self.path, self.path + ".lock"):
+                with contextlib.suppress(OSError):
+                    os.unlink(path)
+            os.close(self._lock_fd)
+            self._lock_fd = None

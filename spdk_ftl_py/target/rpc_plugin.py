@@ -1,0 +1,140 @@
+"""ftltgt_*: the embedded target's own RPCs as subcommands of SPDK's rpc.py.
+
+    spdk-rpc --plugin spdk_ftl_py.target.rpc_plugin ftltgt_zns_create Nvme0n1 --size 2G --zone-size 16M
+    PYTHONPATH=rpc_plugins scripts/rpc.py --plugin ftltgt ftltgt_inject_fault Nvme0n1 --op write --status write_fault
+
+Works with the clients of SPDK 25.5 to 26.9: ``client.call(method, params)``, printing by ourselves, nothing printed for
+None, which is what dry runs and batches return.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable
+from typing import Any
+
+from .sizes import parse_size
+
+OPERATIONS = ("read", "write", "append", "flush", "write_zeroes", "deallocate", "zone_send", "zone_report")
+BLOCK_BYTES = 4096
+
+
+def _size(text: str) -> int:
+    try:
+        return parse_size(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def _status(text: str) -> int | str:
+    try:
+        return int(text, 0)
+    except ValueError:
+        return text
+
+
+def _call(method: str, params: Callable[[argparse.Namespace], dict[str, Any]]) -> Callable[[argparse.Namespace], None]:
+    def run(args: argparse.Namespace) -> None:
+        given = {name: value for name, value in params(args).items() if value is not None}
+        result = args.client.call(method, given)
+        if result is None or result is True:
+            return
+        print(result if isinstance(result, str) else json.dumps(result, indent=2))
+
+    return run
+
+
+def _blocks(args: argparse.Namespace, name: str, value: int | None) -> int | None:
+    if value is None:
+        return None
+    if value % args.block_size:
+        raise SystemExit(f"ftltgt_zns_create: {name} {value} is not a multiple of the block size, {args.block_size}")
+    return value // args.block_size  # type: ignore[no-any-return]
+
+
+def _zns_params(args: argparse.Namespace) -> dict[str, Any]:
+    if (args.num_zones is None) == (args.size is None):
+        raise SystemExit("ftltgt_zns_create: give either --num-zones or --size")
+    if args.block_size < 512 or args.zone_size < args.block_size:
+        raise SystemExit("ftltgt_zns_create: the zone size must be at least one block, a block at least 512 bytes")
+    if args.size is not None and args.size % args.zone_size:
+        raise SystemExit(f"ftltgt_zns_create: --size {args.size} is not a multiple of the zone size, {args.zone_size}")
+    return {
+        "name": args.name,
+        "num_zones": args.num_zones if args.num_zones is not None else args.size // args.zone_size,
+        "zone_size": _blocks(args, "--zone-size", args.zone_size),
+        "zone_capacity": _blocks(args, "--zone-capacity", args.zone_capacity),
+        "block_size": args.block_size,
+        "max_open_zones": args.max_open_zones,
+        "max_active_zones": args.max_active_zones,
+        "max_append_blocks": _blocks(args, "--max-append", args.max_append),
+        "path": args.path,
+        "uuid": args.uuid,
+        "volatile_cache": False if args.no_volatile_cache else None,
+    }
+
+
+def _plain(*names: str) -> Callable[[argparse.Namespace], dict[str, Any]]:
+    return lambda args: {name: getattr(args, name) for name in names}
+
+
+def spdk_rpc_plugin_initialize(subparsers: Any) -> None:
+    """Called by rpc.py."""
+    add = subparsers.add_parser
+
+    parser = add("ftltgt_zns_create", help="Create an emulated ZNS drive (spdk-ftl target)")
+    parser.add_argument("name", help="name of the bdev, e.g. Nvme0n1")
+    parser.add_argument("--num-zones", type=_size, help="how many zones")
+    parser.add_argument("--size", type=_size, help="instead of --num-zones: bytes of all zones, e.g. 2G")
+    parser.add_argument("--zone-size", type=_size, required=True, help="bytes, a power of two, e.g. 16M")
+    parser.add_argument("--zone-capacity", type=_size, help="writable bytes of a zone, e.g. 12M (default: all of it)")
+    parser.add_argument("--block-size", type=_size, default=BLOCK_BYTES, help="512 or 4096 (default)")
+    parser.add_argument("--max-open-zones", type=int, help="0, the default: no limit")
+    parser.add_argument("--max-active-zones", type=int, help="0, the default: no limit")
+    parser.add_argument("--max-append", type=_size, help="bytes of the largest zone append (default: 32 blocks)")
+    parser.add_argument("--path", help="sparse file that keeps the drive (beside it PATH.zones); default: memory")
+    parser.add_argument("--uuid", help="UUID of the bdev (default: of the path, or random)")
+    parser.add_argument("--no-volatile-cache", action="store_true", help="every completed write survives a power cut")
+    parser.set_defaults(func=_call("ftltgt_zns_create", _zns_params))
+
+    parser = add("ftltgt_zns_delete", help="Delete an emulated ZNS drive (its file stays)")
+    parser.add_argument("name", help="name of the bdev")
+    parser.set_defaults(func=_call("ftltgt_zns_delete", _plain("name")))
+
+    parser = add("ftltgt_inject_fault", help="Let I/O of an emulated drive fail or take longer; prints the fault's id")
+    parser.add_argument("name", help="name of the bdev")
+    parser.add_argument("--op", choices=OPERATIONS, help="only this operation (default: all)")
+    parser.add_argument("--lba", type=int, help="first block concerned")
+    parser.add_argument("--num-blocks", type=int, help="how many; 0, the default: the whole drive")
+    parser.add_argument("--status", type=_status, help="NVMe status: SCT << 8 | SC, or a name such as unrecovered_read")
+    parser.add_argument("--latency-us", type=int, help="delay each I/O concerned")
+    parser.add_argument("--skip", type=int, help="let so many pass first")
+    parser.add_argument("--times", type=int, help="then strike so often; 0, the default: for ever")
+    names = ("name", "op", "lba", "num_blocks", "status", "latency_us", "skip", "times")
+    parser.set_defaults(func=_call("ftltgt_inject_fault", _plain(*names)))
+
+    parser = add("ftltgt_clear_faults", help="Take back one injected fault, or all")
+    parser.add_argument("name", help="name of the bdev")
+    parser.add_argument("--id", type=int, help="the fault's id (default: all)")
+    parser.set_defaults(func=_call("ftltgt_clear_faults", _plain("name", "id")))
+
+    parser = add("ftltgt_set_zone_state", help="Make a zone read-only or offline, as worn-out ones become")
+    parser.add_argument("name", help="name of the bdev")
+    parser.add_argument("zone", type=int, help="number of the zone, from 0")
+    parser.add_argument("state", choices=("read_only", "offline"))
+    parser.set_defaults(func=_call("ftltgt_set_zone_state", _plain("name", "zone", "state")))
+
+    parser = add("ftltgt_power_cut", help="Cut the power of emulated drives: what was not flushed may vanish")
+    parser.add_argument("name", nargs="?", help="name of the bdev (default: all emulated drives)")
+    parser.add_argument("--seed", type=int, help="chooses what vanishes")
+    parser.set_defaults(func=_call("ftltgt_power_cut", _plain("name", "seed")))
+
+    parser = add("ftltgt_power_on", help="Power on again")
+    parser.add_argument("name", nargs="?", help="name of the bdev (default: all emulated drives)")
+    parser.set_defaults(func=_call("ftltgt_power_on", _plain("name")))
+
+    parser = add("ftltgt_get_media_stats", help="I/Os done and zone states of an emulated drive")
+    parser.add_argument("name", help="name of the bdev")
+    parser.add_argument("--zones", action="store_true", default=None, help="list every zone")
+    parser.set_defaults(func=_call("ftltgt_get_media_stats", _plain("name", "zones")))

@@ -1,0 +1,26 @@
+"""Sizes as people write them: 4096, 16M, 2G. No imports beyond errors, as rpc.py loads it with our plugin."""
+
+from __future__ import annotations
+
+_SUFFIXES = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+
+
+def parse_size(text: str) -> int:
+    """Raises ValueError."""
+    number = text.strip().upper()
+    number = number[:-2] if number.endswith("IB") else number
+    suffix = number[-1:] if number[-1:].isalpha() else ""
+    digits = number[: len(number) - len(suffix)]
+    if suffix not in _SUFFIXES or not digits.isascii() or not digits.isdigit() or len(digits) > 20:
+        raise ValueError(f"{text!r} is no size: digits, then nothing, K, M, G or T")
+    return int(digits) * _SUFFIXES[suffix]
+
+
+def parse_bytes(text: str, what: str) -> int:
+    """Raises ParameterError that says of what it is the size."""
+    from ..errors import ParameterError
+
+    try:
+        return parse_size(text)
+    except ValueError as error:
+        raise ParameterError(f"{what}: {error}") from error

@@ -1,0 +1,239 @@
+"""bdevs on top of others: passthru and zone_block. Their configuration outlives their base: when a bdev of that name
+comes (again), they are (again) created on it."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+from .. import _shim
+from ..errors import FtlError, NotFoundError
+from . import decode
+from .bdevs import Bdev, Descriptor
+from .decode import Fields
+from .emulated import NULL_UUID
+from .jsonrpc import RpcError
+from .methods import EEXIST, EINVAL, INVALID_PARAMETERS, Params, failed, rpc
+
+if TYPE_CHECKING:
+    from .app import Target
+
+logger = logging.getLogger(__name__)
+
+# The namespaces SPDK's modules hash their base's UUID in, so that a virtual bdev has the same UUID there and here.
+PASSTHRU_NAMESPACE = UUID("7e25812e-c8c0-4d3f-8599-16d790555b85")
+ZONE_BLOCK_NAMESPACE = UUID("5f3f485a-d6bb-4443-9de7-023683b77389")
+ZONE_BLOCK_IO_TYPES = frozenset(("read", "write", "write_zeroes", "zone_management", "zone_append"))
+ZONE_CAPACITY_MAX = 2**63
+
+
+def derived_uuid(namespace: UUID, base: UUID) -> UUID:
+    """A version 5 UUID of 16 raw bytes (the standard library's takes only text before 3.12)."""
+    return UUID(bytes=hashlib.sha1(namespace.bytes + base.bytes).digest()[:16], version=5)
+
+
+@dataclass(eq=False)
+class VirtualConfig:
+    """What a create RPC asked for; kept until the bdev is deleted by name."""
+
+    module: str
+    name: str
+    base_name: str
+    uuid: UUID | None = None
+    zone_capacity: int = 0
+    optimal_open_zones: int = 0
+
+
+def _passthru_bdev(config: VirtualConfig, base: Bdev, _target: Target) -> Bdev:
+    uuid = config.uuid if config.uuid is not None else derived_uuid(PASSTHRU_NAMESPACE, base.uuid)
+    return Bdev(
+        config.name, "passthru", "passthru", base.device, base.block_size, base.num_blocks, base.io_types, uuid,
+        md_size=base.md_size, md_interleave=base.md_interleave, dif_type=base.dif_type,
+        dif_is_head_of_md=base.dif_is_head_of_md, dif_pi_format=base.dif_pi_format, numa_id=base.numa_id,
+        memory_domains=base.memory_domains,
+        driver_specific=lambda: {"passthru": {"name": config.name, "base_bdev_name": base.name}},
+    )  # fmt: skip
+
+
+def _zone_block_bdev(config: VirtualConfig, base: Bdev, target: Target) -> Bdev:
+    if base.zoned:
+        raise failed(EEXIST)  # SPDK's choice
+    if config.zone_capacity > ZONE_CAPACITY_MAX:
+        raise failed(EINVAL)
+    zone_size = 1 << (config.zone_capacity - 1).bit_length()
+    zones = base.num_blocks // zone_size
+    if zones == 0:
+        raise failed(EINVAL)
+    try:
+        device = _shim.ZonedOverlay(
+            target.reactor.shim,
+            base.device,
+            zone_capacity=config.zone_capacity,
+            initial_state="full",
+            zone_commands=False,
+        )
+    except ValueError as error:
+        raise failed(EINVAL) from error
+    details = {
+        "name": config.name, "base_bdev": base.name, "zone_capacity": config.zone_capacity,
+        "optimal_open_zones": config.optimal_open_zones,
+    }  # fmt: skip
+    return Bdev(
+        config.name, "zone_block", "zone_block", device, base.block_size, zones * zone_size, ZONE_BLOCK_IO_TYPES,
+        derived_uuid(ZONE_BLOCK_NAMESPACE, base.uuid), md_size=base.md_size, md_interleave=base.md_interleave,
+        dif_type=base.dif_type, dif_is_head_of_md=base.dif_is_head_of_md, dif_pi_format=base.dif_pi_format,
+        numa_id=base.numa_id, zoned=True, zone_size=zone_size, optimal_open_zones=config.optimal_open_zones,
+        driver_specific=lambda: {"zoned_block": dict(details)},
+    )  # fmt: skip
+
+
+_BUILDERS = {"passthru": _passthru_bdev, "zone_block": _zone_block_bdev}
+
+
+class VirtualBdevs:
+    """The configurations, and what has been built from them."""
+
+    def __init__(self, target: Target) -> None:
+        self._target = target
+        self.configs: dict[tuple[str, str], VirtualConfig] = {}  # by module and name
+        target.bdevs.add_examiner(self._examine)
+
+    def _examine(self, bdev: Bdev) -> None:
+        for config in list(self.configs.values()):
+            if config.base_name != bdev.name:
+                continue
+            try:
+                self._build(config)
+            except FtlError as error:
+                logger.warning("%s bdev %s on %s: %s", config.module, config.name, bdev.name, error.message)
+                if config.module == "zone_block":
+                    del self.configs[config.module, config.name]
+
+    def create(self, config: VirtualConfig) -> None:
+        """A missing base is no error: the bdev appears with it. As in SPDK, a passthru that fails for another reason
+        keeps its configuration (so its name stays taken), a zone_block does not."""
+        self.configs[config.module, config.name] = config
+        try:
+            self._build(config)
+        except NotFoundError:
+            logger.info("%s bdev %s: deferred until bdev %s comes", config.module, config.name, config.base_name)
+        except FtlError:
+            if config.module == "zone_block":
+                del self.configs[config.module, config.name]
+            raise
+
+    def _build(self, config: VirtualConfig) -> None:
+        layer = self._target.bdevs
+        base_descriptor = layer.open(config.base_name, config.name, write=True)
+        try:
+            bdev = _BUILDERS[config.module](config, base_descriptor.bdev, self._target)
+            layer.claim(base_descriptor)
+            self._connect(bdev, base_descriptor)
+            layer.register(bdev)
+        except BaseException:
+            base_descriptor.close()
+            raise
+
+    def _connect(self, bdev: Bdev, base_descriptor: Descriptor) -> None:
+        layer = self._target.bdevs
+
+        async def base_goes() -> None:
+            if not bdev.removing:
+                await layer.unregister(bdev)
+
+        def base_is_replaced(device: _shim.BlockDevice) -> None:
+            layer.replace_device(bdev, device)
+
+        async def let_go() -> None:
+            base_descriptor.close()
+
+        base_descriptor.on_remove = base_goes
+        if bdev.module == "passthru":
+            base_descriptor.on_replace = base_is_replaced
+        bdev.destroy = let_go
+
+    async def delete(self, name: str, module: str) -> None:
+        """Raises NotFoundError when no bdev of that name is there (a deferred one is not, in SPDK either)."""
+        deleted = await self._target.bdevs.unregister_by_name(name, module)
+        self.configs.pop((module, deleted), None)
+
+    def saved(self) -> list[dict[str, Any]]:
+        """Their part of framework_get_config: zone_block first, as SPDK prints them. Deferred ones are not in it."""
+        entries: list[dict[str, Any]] = []
+        for config in self.configs.values():
+            if config.module == "zone_block" and self._target.bdevs.find(config.name) is not None:
+                params: dict[str, Any] = {
+                    "base_bdev": config.base_name, "name": config.name, "zone_capacity": config.zone_capacity,
+                    "optimal_open_zones": config.optimal_open_zones,
+                }  # fmt: skip
+                entries.append({"method": "bdev_zone_block_create", "params": params})
+        for config in self.configs.values():
+            if config.module == "passthru" and (bdev := self._target.bdevs.find(config.name)) is not None:
+                params = {"base_bdev_name": config.base_name, "name": config.name, "uuid": bdev.alias}
+                entries.append({"method": "bdev_passthru_create", "params": params})
+        return entries
+
+
+@rpc(
+    "bdev_passthru_create",
+    Fields({"base_bdev_name": decode.string, "name": decode.string}, {"uuid": decode.uuid}),
+)
+async def bdev_passthru_create(target: Target, params: Params) -> str:
+    name: str = params["name"]
+    if ("passthru", name) in target.virtual.configs:
+        raise failed(EEXIST)
+    uuid = params.get("uuid")
+    target.virtual.create(
+        VirtualConfig("passthru", name, params["base_bdev_name"], uuid if uuid != NULL_UUID else None)
+    )
+    return name
+
+
+@rpc("bdev_passthru_delete", Fields({"name": decode.string}))
+async def bdev_passthru_delete(target: Target, params: Params) -> bool:
+    await target.virtual.delete(params["name"], "passthru")
+    return True
+
+
+@rpc(
+    "bdev_zone_block_create",
+    Fields(
+        {
+            "name": decode.string, "base_bdev": decode.string, "zone_capacity": decode.uint64,
+            "optimal_open_zones": decode.uint64,
+        }
+    ),
+    decode_error=INVALID_PARAMETERS,
+)  # fmt: skip
+async def bdev_zone_block_create(target: Target, params: Params) -> str:
+    try:
+        if params["zone_capacity"] == 0 or params["optimal_open_zones"] == 0:
+            raise failed(EINVAL)
+        for config in target.virtual.configs.values():
+            if config.module == "zone_block" and (
+                config.name == params["name"] or config.base_name == params["base_bdev"]
+            ):
+                raise failed(EEXIST)
+        target.virtual.create(
+            VirtualConfig(
+                "zone_block",
+                params["name"],
+                params["base_bdev"],
+                None,
+                params["zone_capacity"],
+                params["optimal_open_zones"],
+            )
+        )
+    except FtlError as error:
+        raise RpcError(-32603, f"Failed to create block zoned vbdev: {error.message}") from error
+    name: str = params["name"]
+    return name
+
+
+@rpc("bdev_zone_block_delete", Fields({"name": decode.string}), decode_error=INVALID_PARAMETERS)
+async def bdev_zone_block_delete(target: Target, params: Params) -> bool:
+    await target.virtual.delete(params["name"], "zone_block")
+    return True
