@@ -1,0 +1,294 @@
+"""The control path on emulated media: port, layout, superblock."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+from collections.abc import Awaitable, Callable
+from uuid import UUID, uuid4
+
+import numpy as np
+import pytest
+
+from spdk_ftl_py import _shim
+from spdk_ftl_py.errors import MediaError, UnsupportedError
+from spdk_ftl_py.ftl import layout, superblock
+from spdk_ftl_py.ftl.blockdev import ZONE_FINISH, BlockPort
+from spdk_ftl_py.ftl.geometry import plan
+from spdk_ftl_py.ftl.superblock import Superblock, SuperblockWriter
+from spdk_ftl_py.reactor import ReactorLoop
+
+UUID_A = UUID("b286d19a-0059-4709-abcd-9f7732b1567d")
+ZONES, ZONE_SIZE, ZONE_CAPACITY = 130, 64, 48
+
+
+def run(body: Callable[[ReactorLoop, _shim.EmulatedMedia, BlockPort], Awaitable[None]], **options: int) -> None:
+    async def main() -> None:
+        reactor = ReactorLoop("test", stepped=True)
+        await reactor.start()
+        media = _shim.EmulatedMedia.zns(reactor.shim, ZONES, ZONE_SIZE, ZONE_CAPACITY, **options)
+        port = BlockPort(reactor, media, name="base", depth=4)
+        try:
+            await asyncio.wait_for(body(reactor, media, port), 60)
+        finally:
+            await port.close()
+            await reactor.stop()
+
+    asyncio.run(main())
+
+
+def blocks(count: int, fill: int = 7) -> np.ndarray:
+    return np.full((count, 4096), fill, np.uint8)
+
+
+def test_what_was_written_is_read_back_in_parts_of_any_size() -> None:
+    async def body(reactor: ReactorLoop, media: _shim.EmulatedMedia, port: BlockPort) -> None:
+        data = np.random.default_rng(1).integers(0, 256, (40, 4096), np.uint8)
+        await port.write(0, data[:16])
+        assert await port.append(0, data[16:40]) == 16
+        await port.flush()
+        assert np.array_equal(await port.read(0, 40), data)
+
+    run(body, max_io_blocks=32)
+
+
+def test_errors_carry_the_status_and_its_name() -> None:
+    async def body(reactor: ReactorLoop, media: _shim.EmulatedMedia, port: BlockPort) -> None:
+        with pytest.raises(MediaError, match=r"base: write at block 5 failed: zone invalid write") as caught:
+            await port.write(5, blocks(1))
+        assert caught.value.status == 0x1BC
+        await port.write(0, blocks(1))
+
+    run(body)
+
+
+def test_more_ios_than_the_port_is_deep_wait_their_turn() -> None:
+    async def body(reactor: ReactorLoop, media: _shim.EmulatedMedia, port: BlockPort) -> None:
+        await asyncio.gather(*(port.write(zone * ZONE_SIZE, blocks(1, zone)) for zone in range(50)))
+        for zone in range(50):
+            assert (await port.read(zone * ZONE_SIZE, 1) == zone).all()
+
+    run(body)
+
+
+def test_a_cancelled_io_gives_its_slot_back_when_it_is_done() -> None:
+    async def body(reactor: ReactorLoop, media: _shim.EmulatedMedia, port: BlockPort) -> None:
+        for _ in range(10):
+            task = asyncio.ensure_future(port.read(0, 4))
+            await asyncio.sleep(0)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+        assert (await port.read(0, 1)).shape == (1, 4096)
+
+    run(body)
+
+
+def test_zones_are_reported_64_at_a_time() -> None:
+    async def body(reactor: ReactorLoop, media: _shim.EmulatedMedia, port: BlockPort) -> None:
+        await port.write(0, blocks(3))
+        await port.write(129 * ZONE_SIZE, blocks(48))
+        media.set_zone_state(70, "offline")
+        media.set_zone_state(71, "read_only")
+        before = media.operations
+        zones = await port.zones()
+        assert media.operations - before == 3
+        assert [zone.index for zone in zones] == list(range(ZONES))
+        states = {zone.index: (zone.state, zone.written) for zone in zones if zone.state != "empty"}
+        assert states[0] == ("implicitly_open", 3)
+        assert states[129] == ("full", ZONE_CAPACITY)
+        assert (states[70][0], states[71][0]) == ("offline", "read_only")
+        assert {zone.capacity for zone in zones if zone.usable} == {ZONE_CAPACITY}
+
+    run(body)
+
+
+def test_a_failing_zone_report_is_enodev() -> None:
+    async def body(reactor: ReactorLoop, media: _shim.EmulatedMedia, port: BlockPort) -> None:
+        media.inject_fault(op=_shim.OP_ZONE_REPORT, status=0x006, skip=1)
+        with pytest.raises(MediaError, match="zone report at block 4096 failed") as caught:
+            await port.zones()
+        assert caught.value.errno == errno.ENODEV
+
+    run(body)
+
+
+def test_zones_are_reset_side_by_side_and_progress_is_told() -> None:
+    async def body(reactor: ReactorLoop, media: _shim.EmulatedMedia, port: BlockPort) -> None:
+        for zone in range(20):
+            await port.zone_action(ZONE_FINISH, zone * ZONE_SIZE)
+        told: list[float] = []
+        await port.reset_zones([zone * ZONE_SIZE for zone in range(20)], told.append)
+        assert all(state == "empty" for _, state, _ in media.zone_states())
+        assert told == sorted(told)
+        assert told[-1] == 1.0
+
+    run(body)
+
+
+def test_a_zone_that_cant_be_reset_is_an_error() -> None:
+    async def body(reactor: ReactorLoop, media: _shim.EmulatedMedia, port: BlockPort) -> None:
+        media.set_zone_state(3, "read_only")
+        with pytest.raises(MediaError, match="reset of the zone at block 192 failed"):
+            await port.reset_zones([zone * ZONE_SIZE for zone in range(20)])
+
+    run(body)
+
+
+# --- layout
+
+
+def entries(count: int) -> np.ndarray:
+    made = np.zeros(count, layout.ENTRY)
+    made["lba"] = np.arange(count) + 5
+    made["seq"] = np.arange(count) + 100
+    made["crc"] = 0xDEADBEEF
+    return made
+
+
+def header(**change: object) -> np.ndarray:
+    fields: dict[str, object] = {
+        "band": 3,
+        "punit": 1,
+        "band_seq": 9,
+        "address": 777,
+        "kind": layout.KIND_DATA,
+        "stream": 1,
+        "entries": entries(127),
+    }
+    return layout.build_batch_header(UUID_A, **{**fields, **change})  # type: ignore[arg-type]
+
+
+def test_a_batch_header_is_parsed_as_built() -> None:
+    parsed = layout.parse_batch_header(header(), UUID_A)
+    assert parsed is not None
+    assert (parsed.band, parsed.punit, parsed.band_seq, parsed.address) == (3, 1, 9, 777)
+    assert (parsed.kind, parsed.stream, parsed.block_count) == (layout.KIND_DATA, 1, 128)
+    assert np.array_equal(parsed.entries, entries(127))
+
+
+def test_fields_lie_where_the_document_says() -> None:
+    block = header().tobytes()
+    assert block[:8] == b"FTLBATCH"
+    assert block[8:12] == b"\1\0\0\0"
+    assert block[16:32] == UUID_A.bytes
+    assert int.from_bytes(block[32:40], "little") == 9
+    assert int.from_bytes(block[40:48], "little") == 777
+    assert [int.from_bytes(block[a:b], "little") for a, b in ((48, 52), (52, 54), (54, 56), (56, 60), (60, 64))] == [
+        127,
+        1,
+        1,
+        3,
+        1,
+    ]
+    assert int.from_bytes(block[64 + 24 : 64 + 32], "little") == 6
+    zeroed = block[:12] + bytes(4) + block[16:]
+    assert int.from_bytes(block[12:16], "little") == _shim.crc32c(zeroed)
+
+
+def test_a_damaged_or_foreign_header_does_not_exist() -> None:
+    for offset in (0, 13, 20, 45, 64, 4095):
+        block = header().copy()
+        block[offset] ^= 1
+        assert layout.parse_batch_header(block, UUID_A) is None
+    assert layout.parse_batch_header(header(), uuid4()) is None
+    assert layout.parse_batch_header(np.zeros(4096, np.uint8), UUID_A) is None
+
+
+def test_counts_and_kinds_that_cant_be_are_not_believed() -> None:
+    assert layout.parse_batch_header(header(entries=entries(128)), UUID_A) is None
+    assert layout.parse_batch_header(header(kind=9), UUID_A) is None
+    trim = layout.parse_batch_header(header(kind=layout.KIND_TRIM, entries=entries(168)), UUID_A)
+    assert trim is not None
+    assert trim.block_count == 1
+
+
+def test_another_format_version_is_refused_by_name() -> None:
+    record = np.frombuffer(header().tobytes(), layout.BATCH_HEADER).copy()
+    record["version"] = 2
+    record["crc"] = 0
+    with pytest.raises(UnsupportedError, match="format version 2, this software knows 1"):
+        layout.parse_batch_header(layout.seal(record), UUID_A)
+
+
+def test_a_summary_is_whole_or_nothing() -> None:
+    all_blocks = layout.build_summary(UUID_A, band=3, punit=1, band_seq=9, entries=entries(400), summary_blocks=3)
+    parsed = layout.parse_summary(all_blocks, UUID_A, band=3, punit=1)
+    assert parsed is not None
+    assert parsed[0] == 9
+    assert np.array_equal(parsed[1], entries(400))
+    assert layout.parse_summary(all_blocks, UUID_A, band=3, punit=0) is None
+    all_blocks[1][100] ^= 1
+    assert layout.parse_summary(all_blocks, UUID_A, band=3, punit=1) is None
+
+
+# --- superblock
+
+
+def test_the_newest_superblock_is_found_across_both_zones() -> None:
+    async def body(reactor: ReactorLoop, media: _shim.EmulatedMedia, port: BlockPort) -> None:
+        geometry = plan(await port.zones(), zone_size=ZONE_SIZE, num_punits=2)
+        writer = SuperblockWriter(port, geometry, UUID_A)
+        assert await superblock.find(port, await port.zones()) is None
+        for generation in range(1, 3 * ZONE_CAPACITY):
+            await writer.write({"next_seq": generation}, clean=generation % 2 == 0)
+            if generation % 10 == 1 or generation % ZONE_CAPACITY < 2:
+                found = await superblock.find(port, await port.zones(), UUID_A)
+                assert found is not None
+                assert (found[0].generation, found[0].clean) == (generation, generation % 2 == 0)
+                assert found[0].content["next_seq"] == generation
+                assert found[2] == (generation - 1) % ZONE_CAPACITY + 1
+        assert await superblock.find(port, await port.zones(), uuid4()) is None
+
+    run(body)
+
+
+def test_a_failed_superblock_write_goes_to_the_other_zone() -> None:
+    async def body(reactor: ReactorLoop, media: _shim.EmulatedMedia, port: BlockPort) -> None:
+        geometry = plan(await port.zones(), zone_size=ZONE_SIZE, num_punits=2)
+        writer = SuperblockWriter(port, geometry, UUID_A)
+        await writer.write({"n": 1}, clean=False)
+        media.set_zone_state(0, "read_only")
+        await writer.write({"n": 2}, clean=True)
+        found = await superblock.find(port, await port.zones(), UUID_A)
+        assert found is not None
+        assert (found[0].content["n"], found[1], found[2]) == (2, 1, 1)
+        media.set_zone_state(1, "read_only")
+        with pytest.raises(MediaError):
+            await writer.write({"n": 3}, clean=True)
+        found = await superblock.find(port, await port.zones(), UUID_A)
+        assert found is not None
+        assert found[0].content["n"] == 2
+
+    run(body)
+
+
+def test_a_resumed_writer_goes_on_behind_the_newest() -> None:
+    async def body(reactor: ReactorLoop, media: _shim.EmulatedMedia, port: BlockPort) -> None:
+        geometry = plan(await port.zones(), zone_size=ZONE_SIZE, num_punits=2)
+        writer = SuperblockWriter(port, geometry, UUID_A)
+        for n in range(ZONE_CAPACITY + 3):
+            await writer.write({"n": n}, clean=False)
+        found = await superblock.find(port, await port.zones(), UUID_A)
+        assert found is not None
+        again = SuperblockWriter(
+            port, geometry, UUID_A, generation=found[0].generation, zone=found[1], written=found[2]
+        )
+        await again.write({"n": "next"}, clean=True)
+        newest = await superblock.find(port, await port.zones(), UUID_A)
+        assert newest is not None
+        assert (newest[0].content["n"], newest[0].generation) == ("next", found[0].generation + 1)
+
+    run(body)
+
+
+def test_superblocks_that_say_nonsense_do_not_exist() -> None:
+    good = Superblock(UUID_A, 1, True, {"name": "ftl0"}).build()
+    assert Superblock.parse(good, UUID_A) == Superblock(UUID_A, 1, True, {"name": "ftl0"})
+    record = np.frombuffer(good.tobytes(), layout.SUPERBLOCK).copy()
+    for change in ({"length": 5000}, {"length": 3}, {"json": np.void(b"[]".ljust(4032, b" "))}):
+        bad = record.copy()
+        for name, value in change.items():
+            bad[name] = value
+        bad["crc"] = 0
+        assert Superblock.parse(layout.seal(bad), UUID_A) is None
