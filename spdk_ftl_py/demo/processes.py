@@ -1,0 +1,171 @@
+"""The demo's child processes: started, waited for until they say they are ready, and stopped whatever happens."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import shutil
+import sys
+import sysconfig
+from importlib import metadata
+from pathlib import Path
+from typing import Final
+
+from ..errors import FtlError
+
+READY_TIMEOUT_S: Final = 20.0
+STOP_TIMEOUT_S: Final = 15.0
+RPC_TIMEOUT_S: Final = 60.0
+LOG_TAIL_BYTES: Final = 2000
+LINE_BYTES_MAX: Final = 1 << 16
+
+
+class ChildError(FtlError):
+    """A program of the demo did not do what it should; the message ends with what it said last."""
+
+
+def environment(**extra: str) -> dict[str, str]:
+    """Ours, with this very package importable by children, installed or not."""
+    paths = [str(Path(__file__).resolve().parents[2]), os.environ.get("PYTHONPATH", "")]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths)), "PYTHONUNBUFFERED": "1", **extra}
+
+
+def spdk_ftl(*arguments: str) -> list[str]:
+    """The command line of a `spdk-ftl` subcommand, run by this interpreter."""
+    return [sys.executable, "-m", "spdk_ftl_py.cli", *arguments]
+
+
+def spdk_rpc(*arguments: str) -> list[str]:
+    """The command line of SPDK's stock spdk-rpc: the one of this environment, else the one in PATH.
+
+    Raises FtlError where the spdk package is not there.
+    """
+    for folder in (sysconfig.get_path("scripts"), str(Path(sys.executable).parent)):
+        script = shutil.which("spdk-rpc", path=folder)
+        if script is not None:
+            return [script, *arguments]
+    for point in metadata.entry_points(group="console_scripts"):
+        if point.name == "spdk-rpc":
+            module, _, function = point.value.partition(":")
+            code = f"import sys; from {module} import {function}; sys.argv[0] = 'spdk-rpc'; sys.exit({function}())"
+            return [sys.executable, "-c", code, *arguments]
+    script = shutil.which("spdk-rpc")
+    if script is None:
+        raise FtlError("spdk-rpc is not installed: `python3 -m pip install spdk` brings it")
+    return [script, *arguments]
+
+
+class Child:
+    """One long-running program. Its stderr goes to a log file, shown when it fails."""
+
+    def __init__(self, name: str, command: list[str], ready: str, log: Path) -> None:
+        """ready: how the line on its stdout begins that says it can be used."""
+        self.name = name
+        self._command = command
+        self._ready = ready
+        self._log = log
+        self._process: asyncio.subprocess.Process | None = None
+        self._drain: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Raises ChildError when it ends, or is not ready in time; it is stopped then."""
+        with self._log.open("wb") as log:
+            self._process = await asyncio.create_subprocess_exec(
+                *self._command,
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=log,
+                env=environment(),
+                limit=LINE_BYTES_MAX,
+                # Ctrl-C is for the demo, which then stops its children in order.
+                start_new_session=True,
+            )
+        try:
+            await asyncio.wait_for(self._wait_ready(self._process), READY_TIMEOUT_S)
+        except asyncio.TimeoutError:
+            await self.stop()
+            raise ChildError(f"{self.name} is not ready after {READY_TIMEOUT_S:g} s{self._tail()}") from None
+        except BaseException:
+            await self.stop()
+            raise
+        self._drain = asyncio.create_task(self._read_on(self._process), name=f"stdout of {self.name}")
+
+    async def stop(self) -> int | None:
+        """Asks it to end, then makes it. Idempotent; returns the exit code, None if it was never started."""
+        process = self._process
+        if process is None:
+            return None
+        if process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                process.terminate()
+            if self._drain is None:
+                self._drain = asyncio.create_task(self._read_on(process))
+            try:
+                await asyncio.wait_for(process.wait(), STOP_TIMEOUT_S)
+            except asyncio.TimeoutError:
+                with contextlib.suppress(ProcessLookupError):
+                    process.kill()
+                await process.wait()
+        if self._drain is not None:
+            await asyncio.gather(self._drain, return_exceptions=True)
+        return process.returncode
+
+    def check_alive(self) -> None:
+        """Raises ChildError if it has ended by itself."""
+        if self._process is not None and self._process.returncode is not None:
+            raise ChildError(f"{self.name} ended with exit code {self._process.returncode}{self._tail()}")
+
+    async def check_clean_stop(self) -> None:
+        """Stops it. Raises ChildError unless it ends with exit code 0."""
+        code = await self.stop()
+        if code != 0:
+            raise ChildError(f"{self.name} ended with exit code {code} when asked to stop{self._tail()}")
+
+    async def _wait_ready(self, process: asyncio.subprocess.Process) -> None:
+        assert process.stdout is not None
+        while True:
+            line = await process.stdout.readline()
+            if not line:
+                code = await process.wait()
+                raise ChildError(f"{self.name} ended with exit code {code} before it was ready{self._tail()}")
+            if line.decode(errors="replace").startswith(self._ready):
+                return
+
+    @staticmethod
+    async def _read_on(process: asyncio.subprocess.Process) -> None:
+        assert process.stdout is not None
+        while await process.stdout.read(LINE_BYTES_MAX):
+            pass
+
+    def _tail(self) -> str:
+        try:
+            text = self._log.read_bytes()[-LOG_TAIL_BYTES:].decode(errors="replace").strip()
+        except OSError:
+            return ""
+        return f"; it said:\n{text}" if text else ""
+
+
+async def run_rpc(*arguments: str, daemon_socket: str) -> str:
+    """Runs stock spdk-rpc to its end; its stdout. Raises ChildError with what it said when it fails."""
+    command = spdk_rpc(*arguments)
+    process = await asyncio.create_subprocess_exec(
+        *command,
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+        env=environment(SPDK_FTL_SOCK=daemon_socket),
+    )
+    try:
+        out, err = await asyncio.wait_for(process.communicate(), RPC_TIMEOUT_S)
+    except BaseException as error:
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
+        await process.wait()
+        if isinstance(error, asyncio.TimeoutError):
+            raise ChildError(f"spdk-rpc {' '.join(arguments)}: no end after {RPC_TIMEOUT_S:g} s") from None
+        raise
+    if process.returncode != 0:
+        said = (err or out).decode(errors="replace").strip()[-LOG_TAIL_BYTES:]
+        raise ChildError(f"spdk-rpc {' '.join(arguments)}: exit code {process.returncode}: {said}")
+    return out.decode()

@@ -1,0 +1,296 @@
+"""The demo itself: set up, create, write, verify, delete, compare, tear down."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import shutil
+import signal
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from ..client import DaemonClient
+from ..errors import FtlError
+from ..spdk.rpc import TargetRpc
+from .processes import Child, run_rpc, spdk_ftl
+from .report import Report
+from .screen import Phase, Screen
+from .workload import LARGE_IO_BLOCKS, Host, Result
+
+ZONE_BYTES: Final = 16 << 20
+ZONE_CAPACITY_BYTES: Final = 12 << 20
+OPEN_ZONES: Final = 14
+BASE_BDEV: Final = "Nvme0n1"
+FTL_BDEV: Final = "ftl0"
+SNAPSHOT_METHODS: Final = ("bdev_get_bdevs", "nvmf_get_subsystems", "bdev_nvme_get_controllers")
+REPORTED_STATS: Final = (
+    "host_written_blocks",
+    "media_written_blocks",
+    "write_amplification",
+    "gc_moved_blocks",
+    "zone_resets",
+)
+
+RANDOM_WRITE_PART: Final = 0.25
+RANDOM_READ_PART: Final = 0.07
+"""Of the time there is for all of it, at most."""
+RANDOM_IO_BLOCKS: Final = 16
+"""What is still to be written at random when 4 KiB writes have had their time."""
+TRIM_PART: Final = 50
+"""One block in so many is trimmed."""
+
+
+@dataclass(frozen=True)
+class Options:
+    media_bytes: int
+    write_multiple: int
+    """How many times the logical capacity is written, at least: once in sequence, the rest at random."""
+    time_s: float
+    """What the whole demo should take; measurements get shorter with it, verification does not."""
+    seed: int
+    keep: bool
+
+
+class Interrupted(FtlError):
+    """The user stopped the demo."""
+
+
+async def run_demo(options: Options, screen: Screen, report: Report) -> None:
+    """All of it. Whatever happens, every process is stopped and the temporary directory removed (unless kept).
+
+    Raises FtlError with what failed.
+    """
+    began = time.monotonic()
+    folder = Path(tempfile.mkdtemp(prefix="spdk-ftl-demo-"))
+    loop = asyncio.get_running_loop()
+    task = asyncio.current_task()
+    assert task is not None
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, task.cancel)
+    try:
+        await Demo(options, screen, report, folder, began).run()
+    except asyncio.CancelledError:
+        raise Interrupted("interrupted") from None
+    finally:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.remove_signal_handler(number)
+        report.values["elapsed_s"] = round(time.monotonic() - began, 2)
+        if options.keep:
+            screen.say(f"logs and state are kept in {folder}")
+        else:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+class Demo:
+    def __init__(self, options: Options, screen: Screen, report: Report, folder: Path, began: float) -> None:
+        self._options = options
+        self._screen = screen
+        self._report = report
+        self._began = began
+        self._rpc_socket = str(folder / "target.sock")
+        self._daemon_socket = str(folder / "ftl.sock")
+        drive = (
+            f"name={BASE_BDEV},size={options.media_bytes},zone_size={ZONE_BYTES},capacity={ZONE_CAPACITY_BYTES},"
+            f"max_open={OPEN_ZONES},max_active={OPEN_ZONES}"
+        )
+        self._target = Child(
+            "spdk-ftl target",
+            spdk_ftl("target", "--rpc-socket", self._rpc_socket, "--zns", drive),
+            "spdk-ftl target: listening on ",
+            folder / "target.log",
+        )
+        self._daemon = Child(
+            "spdk-ftl serve",
+            spdk_ftl("serve", "--socket", self._daemon_socket, "--state-dir", str(folder / "state")),
+            "spdk-ftl: ready",
+            folder / "serve.log",
+        )
+        self._rpc = TargetRpc(self._rpc_socket)
+
+    async def run(self) -> None:
+        try:
+            await self._start()
+            before = await self._snapshot()
+            await self._create()
+            await self._drive()
+            await self._delete(before)
+            await self._stop()
+        finally:
+            # The daemon first: it takes back what it did to the target.
+            await self._daemon.stop()
+            await self._target.stop()
+
+    async def _start(self) -> None:
+        size = self._options.media_bytes / (1 << 30)
+        with self._screen.phase("start target and daemon") as phase:
+            await asyncio.gather(self._target.start(), self._daemon.start())
+            await self._rpc.call("nvmf_create_transport", {"trtype": "TCP"})
+            phase.note = (
+                f"{size:g} GiB emulated ZNS: zones of {ZONE_BYTES >> 20} MiB, capacity {ZONE_CAPACITY_BYTES >> 20} "
+                "MiB, "
+                f"{OPEN_ZONES} open"
+            )
+
+    async def _snapshot(self) -> dict[str, Any]:
+        return {method: await self._rpc.call(method) for method in SNAPSHOT_METHODS}
+
+    async def _create(self) -> None:
+        with self._screen.phase("spdk-rpc bdev_ftl_create") as phase:
+            out = await self._spdk_rpc("bdev_ftl_create", "-b", FTL_BDEV, "-d", BASE_BDEV)
+            created = json.loads(out)
+            bdevs = await self._rpc.call("bdev_get_bdevs", {"name": FTL_BDEV})
+            if bdevs[0]["num_blocks"] * bdevs[0]["block_size"] <= 0:
+                raise FtlError(f"bdev {FTL_BDEV} in the target has no blocks")
+            self._report.values["uuid"] = created["uuid"]
+            phase.note = f"{created['name']}, uuid {created['uuid']}"
+
+    async def _spdk_rpc(self, *arguments: str) -> str:
+        return await run_rpc(
+            "-s", self._rpc_socket, "--plugin", "spdk_ftl_py", *arguments, daemon_socket=self._daemon_socket
+        )
+
+    # --- I/O
+
+    async def _drive(self) -> None:
+        devices = await asyncio.to_thread(DaemonClient(self._daemon_socket).call, "ftl_get_devices")
+        export = next(device["export"] for device in devices if device["name"] == FTL_BDEV)
+        host = await Host.connect(export["traddr"], export["trsvcid"], export["subnqn"], seed=self._options.seed)
+        try:
+            self._report.values["capacity_blocks"] = host.block_count
+            await self._write(host)
+            await self._verify(host)
+        finally:
+            with contextlib.suppress(FtlError):
+                await host.close()
+        await self._read_stats()
+
+    async def _write(self, host: Host) -> None:
+        values = self._report.values
+        capacity = host.block_count
+        result = await self._load(
+            host,
+            "sequential write 128 KiB",
+            "write",
+            capacity,
+            pattern="sequential",
+            io_blocks=LARGE_IO_BLOCKS,
+            queue_depth=16,
+        )
+        values["sequential_write_mib_s"] = round(result.mib_s, 1)
+        at_random = max(0, self._options.write_multiple - 1) * capacity
+        result = await self._load(
+            host,
+            "random write 4 KiB",
+            "write",
+            at_random,
+            io_blocks=1,
+            queue_depth=64,
+            time_limit_s=self._options.time_s * RANDOM_WRITE_PART,
+        )
+        values["random_write_iops"] = round(result.iops)
+        values["random_write_p50_us"] = round(result.p50_us, 1)
+        values["random_write_p99_us"] = round(result.p99_us, 1)
+        left = at_random - result.blocks
+        if left > 0:
+            name = f"random write {RANDOM_IO_BLOCKS * 4} KiB"
+            await self._load(host, name, "write", left, io_blocks=RANDOM_IO_BLOCKS, queue_depth=32)
+        with self._screen.phase("flush"):
+            await host.flush()
+        result = await self._load(host, "trim at random", "trim", capacity // TRIM_PART, io_blocks=8, queue_depth=8)
+        values["trimmed_blocks"] = result.blocks
+
+    async def _verify(self, host: Host) -> None:
+        values = self._report.values
+        result = await self._load(
+            host,
+            "random read 4 KiB, verified",
+            "read",
+            host.block_count,
+            io_blocks=1,
+            queue_depth=64,
+            time_limit_s=self._options.time_s * RANDOM_READ_PART,
+        )
+        values["random_read_iops"] = round(result.iops)
+        values["random_read_p50_us"] = round(result.p50_us, 1)
+        values["random_read_p99_us"] = round(result.p99_us, 1)
+        self._report.verified(result)
+        result = await self._load(
+            host,
+            "verify every block",
+            "read",
+            host.block_count,
+            pattern="sequential",
+            io_blocks=LARGE_IO_BLOCKS,
+            queue_depth=16,
+        )
+        values["sequential_read_mib_s"] = round(result.mib_s, 1)
+        self._report.verified(result)
+        if result.blocks < host.block_count:
+            raise FtlError(f"only {result.blocks} of {host.block_count} blocks were verified")
+        if values["verify_errors"]:
+            raise FtlError(f"{values['verify_errors']} blocks are not what was written last")
+
+    async def _load(
+        self, host: Host, name: str, kind: str, total_blocks: int, *, pattern: str = "random", **options: Any
+    ) -> Result:
+        total = total_blocks
+        with self._screen.phase(name, total) as phase:
+            self._target.check_alive()
+            self._daemon.check_alive()
+            result = await host.run(phase, kind, pattern=pattern, total_blocks=total_blocks, **options)
+            _note(phase, result, options["io_blocks"])
+        return result
+
+    async def _read_stats(self) -> None:
+        stats = json.loads(await self._spdk_rpc("bdev_ftl_get_stats", "-b", FTL_BDEV))
+        values = self._report.values
+        for key in (
+            "host_written_blocks",
+            "media_written_blocks",
+            "write_amplification",
+            "gc_moved_blocks",
+            "zone_resets",
+        ):
+            values[key] = stats[key]
+        values["stats"] = stats
+        multiple = self._options.write_multiple
+        written = values["host_written_blocks"]
+        if written < multiple * values["capacity_blocks"]:
+            raise FtlError(f"the FTL counts {written} written blocks, fewer than {multiple} times its capacity")
+
+        if values["media_written_blocks"] <= values["host_written_blocks"]:
+            raise FtlError(
+                f"the FTL counts {values['media_written_blocks']} blocks written to media, not more than the "
+                f"{values['host_written_blocks']} of the host"
+            )
+        if stats["lost_blocks"]:
+            raise FtlError(f"the FTL lost {stats['lost_blocks']} blocks")
+
+    # --- the end
+
+    async def _delete(self, before: dict[str, Any]) -> None:
+        with self._screen.phase("spdk-rpc bdev_ftl_delete") as phase:
+            await self._spdk_rpc("bdev_ftl_delete", "-b", FTL_BDEV)
+            after = await self._snapshot()
+            for method in SNAPSHOT_METHODS:
+                if after[method] != before[method]:
+                    self._report.values["target_as_before"] = False
+                    raise FtlError(f"{method} of the target is not as before: {before[method]} became {after[method]}")
+            self._report.values["target_as_before"] = True
+            phase.note = "target is as it was before"
+
+    async def _stop(self) -> None:
+        with self._screen.phase("stop daemon and target"):
+            await self._daemon.check_clean_stop()
+            await self._target.check_clean_stop()
+
+
+def _note(phase: Phase, result: Result, io_blocks: int) -> None:
+    if io_blocks == 1:
+        phase.note = f"{result.iops / 1000:.1f} kIOPS, p50 {result.p50_us:.0f} µs, p99 {result.p99_us:.0f} µs"
+    else:
+        phase.note = f"{result.mib_s:.0f} MiB/s"
