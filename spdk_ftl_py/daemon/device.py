@@ -13,11 +13,14 @@ from uuid import UUID, uuid4
 
 from .. import _shim
 from ..conf import FtlConf
-from ..errors import BusyError, FtlError, MediaError
+from ..errors import BusyError, ExistsError, FtlError, MediaError, TargetError
+from ..ftl import superblock
 from ..ftl.blockdev import BlockPort
+from ..ftl.device import DeviceState as FtlState
 from ..ftl.device import FtlDevice
-from ..ftl.geometry import Geometry, plan
+from ..ftl.geometry import plan
 from ..ftl.nv_cache import check_cache
+from ..ftl.zone import Zone
 from ..nvme.host import Controller, NamespaceInfo
 from ..nvme.target import NvmfTarget, Subsystem
 from ..reactor import ReactorLoop
@@ -118,12 +121,17 @@ class ManagedDevice:
         except BaseException as error:
             failures = await self._steps.undo()
             self._forget()
+            if isinstance(error, OSError):
+                error = TargetError(
+                    f"FTL bdev {self.name}: the connection to the SPDK target at {self.target} broke off: {error}",
+                    errno=error.errno,
+                )
             if failures and isinstance(error, FtlError):
                 left = "; ".join(f"{name} ({failure})" for name, failure in failures)
                 raise FtlError(
                     f"{error.message}. Besides, could not be undone: {left}", errno=error.errno, code=error.code
                 ) from error
-            raise
+            raise error
         self.state = DeviceState.ONLINE
         self._monitor = asyncio.create_task(self._watch(), name=f"watch {self.name}")
 
@@ -147,8 +155,8 @@ class ManagedDevice:
         reactor = ReactorLoop(self.name)
         await self._steps.run("start the reactor", reactor.start(), reactor.stop)
         media = await self._connect(reactor, exported)
-        geometry = await self._plan(reactor, media, cache)
-        log.info("%s: %d bands of %d zones on %s", self.name, geometry.band_count, geometry.punits, base.name)
+        if cache is not None or self.params.get("uuid"):
+            await self._check_media(reactor, media, cache)
         self.ftl = ftl = await FtlDevice.create(
             reactor,
             media,
@@ -158,7 +166,7 @@ class ManagedDevice:
             num_punits=self.params.get("num_punits"),
             optimal_open_zones=self._optimal_open_zones(base),
         )
-        self._steps.on_undo("halt the FTL", lambda: self._halt(ftl))
+        self._steps.on_undo("halt the FTL", ftl.halt)
         await self._export(reactor, ftl)
         if not self.params["no_attach"]:
             await self._attach()
@@ -185,14 +193,18 @@ class ManagedDevice:
             media = _shim.ZonedOverlay(reactor.shim, media, zone_capacity=capacity)
         return media
 
-    async def _plan(self, reactor: ReactorLoop, media: _shim.BlockDevice, cache: Bdev | None) -> Geometry:
-        """The geometry the FTL is going to have, with every rule checked that depends on it: nothing is written yet."""
+    async def _check_media(self, reactor: ReactorLoop, media: _shim.BlockDevice, cache: Bdev | None) -> None:
+        """The rules that depend on what is on the base and how it is cut, before anything is written."""
         assert self._base is not None
         port = BlockPort(reactor, media, name=self._base.name)
         try:
             zones = await port.zones()
+            if self.params.get("uuid"):
+                await self._check_no_such_ftl(port, zones)
         finally:
             await port.close()
+        if cache is None:
+            return
         geometry = plan(
             zones,
             zone_size=media.zone_size,
@@ -202,19 +214,25 @@ class ManagedDevice:
             num_punits=self.params.get("num_punits"),
             optimal_open_zones=self._optimal_open_zones(self._base),
         )
-        self.conf.check_geometry(geometry)
-        if cache is not None:
-            self.cache_kind = check_cache(
-                cache.name,
-                base_name=self._base.name,
-                block_bytes=cache.block_bytes,
-                block_count=cache.block_count,
-                metadata_bytes=cache.metadata_bytes,
-                metadata_interleaved=cache.metadata_interleaved,
-                dif_type=cache.dif_type,
-                geometry=geometry,
+        self.cache_kind = check_cache(
+            cache.name,
+            base_name=self._base.name,
+            block_bytes=cache.block_bytes,
+            block_count=cache.block_count,
+            metadata_bytes=cache.metadata_bytes,
+            metadata_interleaved=cache.metadata_interleaved,
+            dif_type=cache.dif_type,
+            geometry=geometry,
+        )
+
+    async def _check_no_such_ftl(self, port: BlockPort, zones: list[Zone]) -> None:
+        # Who names an FTL that is there wants to load it; creating one would erase it.
+        assert self._base is not None
+        if await superblock.find(port, zones, self.uuid) is not None:
+            raise ExistsError(
+                f"uuid {self.uuid}: base bdev {self._base.name} holds the FTL of that uuid, and this version can't load "
+                "one yet. To erase it and create a new FTL, leave --uuid out"
             )
-        return geometry
 
     def _optimal_open_zones(self, base: Bdev) -> int:
         return int(self.params.get("optimal_open_zones") or base.optimal_open_zones)
@@ -276,12 +294,6 @@ class ManagedDevice:
             await self.ftl.abort(reason)
         self.on_change()
 
-    async def _halt(self, ftl: FtlDevice) -> None:
-        if ftl.failed.is_set() or self.error is not None:
-            await ftl.abort(self.error or "deleted")
-        else:
-            await ftl.halt()
-
     async def take_down(self) -> list[tuple[str, Exception]]:
         """Halts the FTL and lets go of everything; returns what could not be undone.
 
@@ -332,6 +344,11 @@ class ManagedDevice:
         if self.ftl is not None:
             told["block_size"] = 4096
             told["num_blocks"] = self.ftl.block_count
+            told["num_bands"] = self.ftl.geometry.band_count
+            told["free_bands"] = self.ftl.stats()["free_bands"]
+            if self.state is DeviceState.ONLINE and self.ftl.state is FtlState.READ_ONLY:
+                told["state"] = self.ftl.state.value
+                told["error"] = self.ftl.failure.message if self.ftl.failure is not None else None
         return told
 
     def properties(self) -> dict[str, Any]:
@@ -343,11 +360,10 @@ class ManagedDevice:
                 "kind": self.cache_kind,
                 "state": "held: claimed, not written to; writes go to the base bdev directly",
             }
-        told["conf"] = self.conf.to_dict()
         if self.ftl is not None:
-            told.update(
-                {key: value for key, value in self.ftl.properties().items() if key not in ("name", "uuid", "state")}
-            )
+            told["properties"] = self.ftl.properties()["properties"]
+        else:
+            told["conf"] = self.conf.to_dict()
         return told
 
     def stats(self) -> dict[str, Any]:

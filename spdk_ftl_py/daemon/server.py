@@ -37,6 +37,8 @@ REQUEST_TIMEOUT_S: Final = 10.0
 CONNECTIONS_MAX: Final = 64
 _LISTEN_BACKLOG: Final = 64
 _HALT_TIMEOUT_S: Final = 2.0
+_LINGER_S: Final = 1.0
+"""How long what is left of a refused request is still received, so that its sender gets to read the refusal."""
 
 log = logging.getLogger(__name__)
 
@@ -68,7 +70,7 @@ class RpcServer:
         except BaseException:
             self._drop_lock()
             raise
-        self._http = web.Server(self._handle, access_log=None, keepalive_timeout=0)
+        self._http = web.Server(self._handle, access_log=None, keepalive_timeout=0, lingering_time=_LINGER_S)
         loop = asyncio.get_running_loop()
         self._server = await loop.create_unix_server(self._connection, sock=listener, backlog=_LISTEN_BACKLOG)
 
