@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ipaddress import ip_address
 from typing import Any, Final
 from uuid import UUID
 
@@ -103,8 +104,14 @@ def split_address(address: str) -> tuple[str, int]:
         port = rest.removeprefix(":")
     else:
         host, _, port = address.partition(":")
-    if not host or (port and not (port.isdecimal() and int(port) <= 65535)):
+    try:
+        ip_address(host)
+        number = int(port or 0)
+        if not 0 <= number <= 65535:
+            raise ValueError
+    except ValueError:
         raise ParameterError(
-            f"listen address {address!r}: must be ADDRESS or ADDRESS:PORT, with a port of at most 65535"
-        )
-    return host, int(port or 0)
+            f"listen address {address!r}: must be ADDRESS or ADDRESS:PORT, an IPv4 address or an IPv6 address in "
+            "brackets, with a port of at most 65535"
+        ) from None
+    return host, number

@@ -34,7 +34,6 @@ from .checks import check_base, check_name, find_cache, split_address
 
 BASE_QUEUE_DEPTH: Final = 128
 EXPORT_MODEL: Final = "spdk-ftl-py FTL"
-EXPORT_QPAIRS_MAX: Final = 127
 EXPORT_NSID: Final = 1
 _SERIAL_NUMBER_MAX: Final = 20
 _ANY_ADDRESS: Final = {"0.0.0.0": "127.0.0.1", "::": "::1"}
@@ -157,6 +156,7 @@ class ManagedDevice:
         media = await self._connect(reactor, exported)
         if cache is not None or self.params.get("uuid"):
             await self._check_media(reactor, media, cache)
+        nvmf, port = await self._listen(reactor)
         self.ftl = ftl = await FtlDevice.create(
             reactor,
             media,
@@ -167,7 +167,8 @@ class ManagedDevice:
             optimal_open_zones=self._optimal_open_zones(base),
         )
         self._steps.on_undo("halt the FTL", ftl.halt)
-        await self._export(reactor, ftl)
+        self._export(nvmf, port, ftl)
+        self._steps.on_undo("close the export", nvmf.close)
         if not self.params["no_attach"]:
             await self._attach()
 
@@ -230,30 +231,32 @@ class ManagedDevice:
         assert self._base is not None
         if await superblock.find(port, zones, self.uuid) is not None:
             raise ExistsError(
-                f"uuid {self.uuid}: base bdev {self._base.name} holds the FTL of that uuid, and this version can't load "
-                "one yet. To erase it and create a new FTL, leave --uuid out"
+                f"uuid {self.uuid}: base bdev {self._base.name} holds the FTL of that uuid, and this version can't "
+                "load one yet. To erase it and create a new FTL, leave --uuid out"
             )
 
     def _optimal_open_zones(self, base: Bdev) -> int:
         return int(self.params.get("optimal_open_zones") or base.optimal_open_zones)
 
-    async def _export(self, reactor: ReactorLoop, ftl: FtlDevice) -> None:
+    async def _listen(self, reactor: ReactorLoop) -> tuple[NvmfTarget, int]:
+        """The export's listener, nothing behind it yet: an address that is taken is to be noticed before the FTL is
+        made, which erases what is on the base."""
         nvmf = NvmfTarget(reactor)
         self._steps.on_undo("close the export", nvmf.close)
-        nqn = f"{NQN_PREFIX}{self.uuid}"
+        return nvmf, await nvmf.listen(*self.listen)
+
+    def _export(self, nvmf: NvmfTarget, port: int, ftl: FtlDevice) -> None:
         subsystem = Subsystem(
-            nqn,
+            f"{NQN_PREFIX}{self.uuid}",
             serial_number=self.uuid.hex[:_SERIAL_NUMBER_MAX],
             model_number=EXPORT_MODEL,
             allow_any_host=True,
-            max_io_qpairs=min(self.conf.max_io_channels, EXPORT_QPAIRS_MAX),
+            max_io_qpairs=self.conf.max_io_channels,
         )
         subsystem.add_namespace(ftl.core, nsid=EXPORT_NSID, uuid=self.uuid, nguid=export_nguid(self.uuid).bytes)
+        subsystem.add_listener(self.listen[0], port)
         nvmf.add_subsystem(subsystem)
-        traddr, trsvcid = self.listen
-        port = await nvmf.listen(traddr, str(trsvcid))
-        subsystem.add_listener(traddr, str(port))
-        self.export = Export(nqn, traddr, port)
+        self.export = Export(subsystem.nqn, self.listen[0], port)
 
     async def _attach(self) -> None:
         assert self.export is not None
