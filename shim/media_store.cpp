@@ -68,16 +68,8 @@ Status write_status(int error) noexcept {
 
 MediaStore MediaStore::in_memory(uint64_t bytes, bool huge_pages) {
     MediaStore store;
-    void *memory = ::mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (memory == MAP_FAILED) {
-        fail("emulated media of " + std::to_string(bytes) + " bytes in memory");
-    }
-    if (huge_pages) {
-        ::madvise(memory, bytes, MADV_HUGEPAGE);  // only a hint
-    }
     store.kind_ = Kind::memory;
-    store.memory_ = static_cast<uint8_t *>(memory);
-    store.bytes_ = bytes;
+    store.memory_ = PageMemory(bytes, huge_pages);
     return store;
 }
 
@@ -88,7 +80,6 @@ MediaStore MediaStore::in_file(const std::string &path, uint64_t bytes) {
         fail(path);
     }
     store.kind_ = Kind::file;
-    store.bytes_ = bytes;
     struct stat found {};
     if (::fstat(store.fd_, &found) != 0) {
         fail(path);
@@ -107,20 +98,9 @@ MediaStore MediaStore::in_file(const std::string &path, uint64_t bytes) {
 }
 
 MediaStore::~MediaStore() {
-    if (memory_ != nullptr) {
-        ::munmap(memory_, bytes_);
-    }
     if (fd_ >= 0) {
         ::close(fd_);
     }
-}
-
-void MediaStore::swap(MediaStore &other) noexcept {
-    std::swap(kind_, other.kind_);
-    std::swap(created_, other.created_);
-    std::swap(memory_, other.memory_);
-    std::swap(bytes_, other.bytes_);
-    std::swap(fd_, other.fd_);
 }
 
 Status MediaStore::read(uint64_t offset, IovCursor to, uint64_t bytes) noexcept {
@@ -129,7 +109,7 @@ Status MediaStore::read(uint64_t offset, IovCursor to, uint64_t bytes) noexcept 
         return status::ok;
     }
     if (kind_ == Kind::memory) {
-        to.put(memory_ + offset, bytes);
+        to.put(memory_.data() + offset, bytes);
         return status::ok;
     }
     while (bytes > 0) {
@@ -155,7 +135,7 @@ Status MediaStore::write(uint64_t offset, IovCursor from, uint64_t bytes, bool d
         return status::ok;
     }
     if (kind_ == Kind::memory) {
-        from.get(memory_ + offset, bytes);
+        from.get(memory_.data() + offset, bytes);
         return status::ok;
     }
     const int flags = durable ? RWF_DSYNC : 0;
@@ -210,12 +190,12 @@ Status MediaStore::release(uint64_t offset, uint64_t bytes) noexcept {
     }
     const uint64_t first = (offset + kPageBytes - 1) & ~(kPageBytes - 1);
     const uint64_t last = (offset + bytes) & ~(kPageBytes - 1);
-    if (last < first + kAdviseBytesMin || ::madvise(memory_ + first, last - first, MADV_DONTNEED) != 0) {
-        std::memset(memory_ + offset, 0, bytes);
+    if (last < first + kAdviseBytesMin || ::madvise(memory_.data() + first, last - first, MADV_DONTNEED) != 0) {
+        std::memset(memory_.data() + offset, 0, bytes);
         return status::ok;
     }
-    std::memset(memory_ + offset, 0, first - offset);
-    std::memset(memory_ + last, 0, offset + bytes - last);
+    std::memset(memory_.data() + offset, 0, first - offset);
+    std::memset(memory_.data() + last, 0, offset + bytes - last);
     return status::ok;
 }
 

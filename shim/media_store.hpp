@@ -6,9 +6,11 @@
 #include <cstddef>
 #include <cstdint>
 #include <string>
+#include <utility>
 
 #include "block_device.hpp"
 #include "io_list.hpp"
+#include "page_memory.hpp"
 
 namespace ftl {
 
@@ -20,11 +22,12 @@ public:
     // Creates or extends the file; what is in it stays. Takes a lock on it: one drive per file.
     static MediaStore in_file(const std::string &path, uint64_t bytes);
 
-    MediaStore(MediaStore &&other) noexcept { swap(other); }
-    MediaStore &operator=(MediaStore &&other) noexcept {
-        swap(other);
-        return *this;
-    }
+    MediaStore(MediaStore &&other) noexcept
+        : kind_(other.kind_),
+          created_(other.created_),
+          memory_(std::move(other.memory_)),
+          fd_(std::exchange(other.fd_, -1)) {}
+    MediaStore &operator=(MediaStore &&) = delete;
     MediaStore(const MediaStore &) = delete;
     MediaStore &operator=(const MediaStore &) = delete;
     ~MediaStore();
@@ -43,12 +46,9 @@ public:
 private:
     enum class Kind : uint8_t { none, memory, file };
 
-    void swap(MediaStore &other) noexcept;
-
     Kind kind_ = Kind::none;
     bool created_ = true;
-    uint8_t *memory_ = nullptr;
-    uint64_t bytes_ = 0;
+    PageMemory memory_;
     int fd_ = -1;
 };
 
