@@ -54,6 +54,7 @@ public:
         if (generator_) {
             const nb::gil_scoped_release unlocked;
             reactor_->call([&] { generator_->leave(); });
+            generator_.reset();
         }
     }
     PyLoadGenerator(const PyLoadGenerator &) = delete;

@@ -93,9 +93,12 @@ void LoadGenerator::stop() noexcept {
     issuing_ = false;
 }
 
-void LoadGenerator::leave() noexcept {
+void LoadGenerator::leave() {
     issuing_ = false;
     leaving_ = true;
+    if (outstanding_ == 0) {
+        reactor_.remove(id_);
+    }
 }
 
 const LoadProgress &LoadGenerator::progress() noexcept {

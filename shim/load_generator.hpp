@@ -72,8 +72,8 @@ public:
     // Reactor thread (or inside Reactor::call).
     void start(const LoadRun &run);  // throws std::invalid_argument, std::logic_error while running
     void stop() noexcept;            // no new I/O; load_done follows when the outstanding I/O is back
-    // stop(), and leaves the reactor, which may be the end of it, when the outstanding I/O is back.
-    void leave() noexcept;
+    // stop(), and leaves the reactor as soon as the outstanding I/O is back, which may be the end of it.
+    void leave();
     [[nodiscard]] const LoadProgress &progress() noexcept;
     [[nodiscard]] const std::vector<Version> &versions() const noexcept { return versions_; }
     [[nodiscard]] bool idle() const noexcept { return outstanding_ == 0 && !progress_.running; }

@@ -217,11 +217,17 @@ class LoadGenerator:
 
     def stop(self) -> None: ...
     def progress(self) -> dict[str, object]:
-        """running, done_blocks, done_ios, verify_errors, io_errors, elapsed_ns, last_error_status, last_error_lba,
-        latency_ns: {"min","mean","p50","p90","p99","p999","max"}."""
+        """Of the run that goes on, or went last: running, done_blocks (= read_blocks + written_blocks + trimmed_blocks),
+        done_ios, verify_errors (blocks), io_errors (I/Os), elapsed_ns, last_error_status, last_error_lba,
+        latency_ns: {"min","mean","p50","p90","p99","p999","max"}; mismatch: {"older","newer","wrong_lba","zeroes",
+        "garbage"} counts of blocks ("garbage": torn, foreign or damaged); mismatches: the first 16 as {"kind","lba",
+        "expected_version","found_lba","found_version"}."""
 
-    def versions(self) -> NDArray[np.uint32]: ...
-    def close(self) -> None: ...
+    def versions(self) -> NDArray[np.uint32]:
+        """A copy. 2**32 - 1: unknown since a failed write; any whole version of that LBA passes."""
+
+    def close(self) -> None:
+        """Stops, waits for outstanding I/O. Idempotent."""
 
 # --- NVMe/TCP I/O queues ----------------------------------------------------------------------------------------
 

@@ -115,9 +115,7 @@ class Stepped:
             if kind == 0:
                 assert not any(data[offset:])
                 break
-            found.append(
-                ReportedZone(kind, ZONE_STATE_NAMES[state >> 4], attributes, capacity, start, write_pointer)
-            )
+            found.append(ReportedZone(kind, ZONE_STATE_NAMES[state >> 4], attributes, capacity, start, write_pointer))
         return zone_count, found
 
 

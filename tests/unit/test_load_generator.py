@@ -129,7 +129,11 @@ def test_each_kind_of_wrong_block_is_told_apart() -> None:
     assert isinstance(examples, list)
     by_lba = {example["lba"]: example for example in examples}
     assert by_lba[10] == {
-        "kind": "older", "lba": 10, "expected_version": 2, "found_lba": 10, "found_version": 1,
+        "kind": "older",
+        "lba": 10,
+        "expected_version": 2,
+        "found_lba": 10,
+        "found_version": 1,
     }
     assert (by_lba[20]["kind"], by_lba[20]["found_lba"]) == ("wrong_lba", 21)
     assert {lba for lba, example in by_lba.items() if example["kind"] == "garbage"} == {40, 41, 42, 43}
@@ -202,7 +206,8 @@ def test_io_errors_are_counted_and_the_blocks_of_a_failed_write_may_hold_either_
     assert versions[5] == np.iinfo(np.uint32).max
     assert (np.delete(versions, 5) == 2).all()
     assert rig.run("read", pattern="sequential", total_blocks=LBA_COUNT)["verify_errors"] == 0
-    rig.io.write(5, block(5))
+    rig.media.clear_faults()
+    assert rig.io.write(5, block(5)) == 0
     assert rig.run("read", pattern="sequential", total_blocks=LBA_COUNT)["mismatch"] == {
         "older": 0, "newer": 0, "wrong_lba": 0, "zeroes": 0, "garbage": 1,
     }  # fmt: skip

@@ -135,7 +135,11 @@ def test_zoned_devices_follow_the_zns_state_machine(machine: type[ZonedDevice]) 
     run_state_machine_as_test(  # type: ignore[no-untyped-call]
         machine,
         settings=settings(
-            max_examples=60, stateful_step_count=50, deadline=None, derandomize=True, database=None,
+            max_examples=60,
+            stateful_step_count=50,
+            deadline=None,
+            derandomize=True,
+            database=None,
             suppress_health_check=[HealthCheck.too_slow],
         ),
     )
