@@ -5,19 +5,17 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import sysconfig
 import time
 from pathlib import Path
 from types import TracebackType
-from typing import Any
 
-from spdk.rpc.client import JSONRPCClient, JSONRPCException
+from spdk.rpc.client import JSONRPCException
+from support.system import TargetClient
 
 # Less, and one of its subsystems does not get its pools (seen with v26.05: 512 and 1024 MiB are too little).
 MEMORY_MIB = 2048
 START_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 20.0
-RPC_TIMEOUT_S = 60.0
 LOG_TAIL_LINES = 40
 
 
@@ -25,11 +23,11 @@ class SpdkTargetError(RuntimeError):
     """The target did not start or died; ends with its log."""
 
 
-class SpdkTarget:
+class SpdkTarget(TargetClient):
     """Running from construction to close()."""
 
     def __init__(self, program: str, folder: Path) -> None:
-        self.socket = str(folder / "spdk.sock")
+        super().__init__(str(folder / "spdk.sock"))
         self._log = folder / "spdk_tgt.log"
         core = min(os.sched_getaffinity(0))
         with self._log.open("wb") as log:
@@ -62,47 +60,6 @@ class SpdkTarget:
     def log_tail(self) -> str:
         lines = self._log.read_text(errors="replace").splitlines() if self._log.exists() else []
         return "\n".join(lines[-LOG_TAIL_LINES:])
-
-    def call(self, method: str, **params: Any) -> Any:
-        """One RPC with exactly these parameters: newer clients' subcommands send some that older targets refuse.
-
-        Raises JSONRPCException.
-        """
-        client = JSONRPCClient(self.socket, timeout=RPC_TIMEOUT_S)
-        try:
-            return client.call(method, params)
-        finally:
-            client.close()
-
-    def rpc(self, *arguments: str, environment: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
-        """The stock spdk-rpc program, as a user runs it."""
-        program = Path(sysconfig.get_path("scripts")) / "spdk-rpc"
-        return subprocess.run(
-            [str(program), "-s", self.socket, *arguments],
-            env={**os.environ, **(environment or {})},
-            capture_output=True,
-            text=True,
-            timeout=RPC_TIMEOUT_S * 3,
-            check=False,
-        )
-
-    def bdev(self, name: str) -> dict[str, Any] | None:
-        found: list[dict[str, Any]] = self.call("bdev_get_bdevs")
-        return next((bdev for bdev in found if bdev["name"] == name), None)
-
-    def state(self) -> dict[str, Any]:
-        """What must be the same before an FTL is created and after it is deleted."""
-        bdevs: list[dict[str, Any]] = self.call("bdev_get_bdevs")
-        subsystems: list[dict[str, Any]] = self.call("nvmf_get_subsystems")
-        return {
-            "bdevs": {bdev["name"]: (bdev["claimed"], bdev.get("claim_type")) for bdev in bdevs},
-            # The discovery subsystem takes every listener there is, and no order is promised.
-            "subsystems": sorted(
-                (entry["nqn"], sorted(map(str, entry["listen_addresses"])), entry.get("hosts", []))
-                for entry in subsystems
-            ),
-            "controllers": sorted(entry["name"] for entry in self.call("bdev_nvme_get_controllers")),
-        }
 
     def close(self) -> None:
         """Idempotent."""
