@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Generator, Iterator
+from pathlib import Path
 
 import pytest
 
@@ -34,3 +36,10 @@ def pytest_runtest_makereport(
     if report.failed and isinstance(machine, Guest):
         report.sections.append(("guest console", machine.console_tail()))
     return report
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """Short: the paths of sockets may have 107 characters at most."""
+    with tempfile.TemporaryDirectory(prefix="spdk-ftl-") as path:
+        yield Path(path)

@@ -10,6 +10,7 @@ from pathlib import Path
 from types import TracebackType
 
 from spdk.rpc.client import JSONRPCException
+
 from support.system import TargetClient
 
 # Less, and one of its subsystems does not get its pools (seen with v26.05: 512 and 1024 MiB are too little).

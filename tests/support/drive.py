@@ -5,9 +5,8 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from spdk_ftl_py.nvme.host import Controller
-
 from spdk_ftl_py import _shim
+from spdk_ftl_py.nvme.host import Controller
 from spdk_ftl_py.reactor import ReactorLoop
 
 HOST_NQN = "nqn.2014-08.org.nvmexpress:uuid:0b6ad5a8-5cf2-4a2c-9f2e-7e3b6bb6c0de"

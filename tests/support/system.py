@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import select
 import signal
+import socket
 import subprocess
 import sys
 import sysconfig
@@ -13,16 +14,25 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from spdk.rpc.client import JSONRPCClient
+from spdk.rpc.client import JSONRPCClient, JSONRPCException
 
 START_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 60.0
 RPC_TIMEOUT_S = 120.0
 LOG_TAIL_LINES = 60
+LISTEN_ATTEMPTS_MAX = 20
 
 
 class ProgramError(AssertionError):
     """A program did not start, did not stop, or said no; ends with its output."""
+
+
+def _environment(**added: str) -> dict[str, str]:
+    """Ours, with a PYTHONPATH that means the same in other folders."""
+    environment = {**os.environ, **added}
+    if paths := environment.get("PYTHONPATH"):
+        environment["PYTHONPATH"] = os.pathsep.join(map(os.path.abspath, paths.split(os.pathsep)))
+    return environment
 
 
 class TargetClient:
@@ -45,11 +55,8 @@ class TargetClient:
     def rpc(self, *arguments: str, daemon: Daemon | None = None) -> subprocess.CompletedProcess[str]:
         """The stock spdk-rpc program as a user runs it; with a daemon, our plugin too."""
         program = Path(sysconfig.get_path("scripts")) / "spdk-rpc"
-        environment = dict(os.environ)
-        plugin: tuple[str, ...] = ()
-        if daemon is not None:
-            environment["SPDK_FTL_SOCK"] = daemon.socket
-            plugin = ("--plugin", "spdk_ftl_py")
+        environment = _environment(SPDK_FTL_SOCK=daemon.socket if daemon is not None else "")
+        plugin = ("--plugin", "spdk_ftl_py") if daemon is not None else ()
         return subprocess.run(
             [str(program), "-s", self.socket, "-t", str(RPC_TIMEOUT_S), *plugin, *arguments],
             env=environment,
@@ -80,14 +87,17 @@ class TargetClient:
         return self.listen(nqn)
 
     def listen(self, nqn: str) -> int:
-        """Real targets take no port 0, so ports of the ephemeral range are tried until one is free."""
-        first = 42000 + os.getpid() % 10000
-        for port in range(first, first + 200):
+        """SPDK takes no port 0: one that was free a moment ago, and another if somebody else was faster."""
+        for _ in range(LISTEN_ATTEMPTS_MAX):
+            with socket.create_server(("127.0.0.1", 0)) as server:
+                port = int(server.getsockname()[1])
             address = {"trtype": "TCP", "adrfam": "IPv4", "traddr": "127.0.0.1", "trsvcid": str(port)}
-            done = self.rpc("nvmf_subsystem_add_listener", nqn, "-t", "tcp", "-f", "ipv4", "-a", "127.0.0.1", "-s", str(port))
-            if done.returncode == 0:
-                return int(address["trsvcid"])
-        raise ProgramError(f"no port of {first}…{first + 199} can be had: {done.stderr}")
+            try:
+                self.call("nvmf_subsystem_add_listener", nqn=nqn, listen_address=address)
+                return port
+            except JSONRPCException as error:
+                refused = error
+        raise ProgramError(f"{nqn} can't listen anywhere: {refused}")
 
     def state(self) -> dict[str, Any]:
         """What must be the same before an FTL is created and after it is deleted."""
@@ -117,7 +127,7 @@ class Program:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=log,
-                env={**os.environ, "PYTHONUNBUFFERED": "1"},
+                env=_environment(PYTHONUNBUFFERED="1"),
             )
         try:
             self._wait_for(ready)

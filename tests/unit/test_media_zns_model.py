@@ -8,11 +8,11 @@ import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
+
+from spdk_ftl_py import _shim
 from unit import zns_model
 from unit.stepped import ZSA_CLOSE, ZSA_FINISH, ZSA_OFFLINE, ZSA_OPEN, ZSA_RESET, Stepped, block
 from unit.zns_model import ZnsModel
-
-from spdk_ftl_py import _shim
 
 ZONE_COUNT, ZONE_SIZE, ZONE_CAPACITY = 6, 8, 6
 MAX_OPEN, MAX_ACTIVE = 2, 4
