@@ -1,4 +1,4 @@
-"""I/O queues alone: LoadGenerator -> HostQpair -> loopback TCP -> TargetQpair -> null media, a reactor thread each side.
+"""The I/O queues alone: LoadGenerator, HostQpair, loopback TCP, TargetQpair, null media; a reactor thread each side.
 
     python bench/qpair_loopback.py [--seconds 2] [--digests] [--depths 1,32,128]
 
