@@ -7,7 +7,7 @@ import pytest
 from spdk_ftl_py import _shim
 from unit.stepped import ZSA_RESET, Completion, Stepped, block, blocks
 
-WRITE_FAULT, ZONE_READ_ONLY, INVALID_FIELD, OUT_OF_RANGE = 0x280, 0x1BA, 0x002, 0x080
+INVALID_OPCODE, WRITE_FAULT, ZONE_READ_ONLY, INVALID_FIELD, OUT_OF_RANGE = 0x001, 0x280, 0x1BA, 0x002, 0x080
 
 
 @pytest.fixture
@@ -109,6 +109,18 @@ def test_a_zone_is_reset_after_the_writes_that_are_at_the_base(reactor: _shim.Re
             assert io.wait(reset).status == 0
             assert io.completion_order == [write, reset]
             assert io.report()[1][0].state == "empty"
+
+
+def test_without_zone_commands_it_is_what_zone_block_is_over_nvmeof(reactor: _shim.Reactor) -> None:
+    base = _shim.EmulatedMedia.conventional(reactor, 64)
+    overlay = _shim.ZonedOverlay(reactor, base, zone_capacity=8, zone_commands=False)
+    assert (overlay.zoned, overlay.max_append_blocks) == (True, 0)
+    with Stepped(reactor, overlay) as io:
+        assert io.append(0, block(0)).status == INVALID_OPCODE
+        assert io.zone_send(0, ZSA_RESET) == INVALID_OPCODE
+        assert io.wait(io.port.submit(_shim.OP_ZONE_REPORT, 0, buffer=bytearray(128))).status == INVALID_OPCODE
+        assert io.write(0, block(0)) == 0
+        assert io.write(0, block(0)) == 0x1BC
 
 
 def test_requests_that_make_no_sense(reactor: _shim.Reactor) -> None:
