@@ -292,9 +292,12 @@ class FtlCore(BlockDevice):
         zone_size: int, zone_capacity: int, batch_blocks: int = 128, use_append: bool = False, shared_stream: bool = False,
         write_buffer_blocks: int = 1536, write_buffer_path: str | None = None, reloc_buffer_blocks: int = 512,
         max_reloc_qdepth: int = 32, max_active_relocs: int = 3, band_threshold: int = 90, next_seq: int = 1,
+        finish_zones: bool = False,
     ) -> None:
-        """bands[b] = start LBAs of the band's zones, one per punit (fewer where zones are missing). zone_capacity: the
-        smallest of all zones used. batch_blocks counts the header. All lengths in blocks."""
+        """bands[b] = start LBAs of the band's zones, one per punit (ADDRESS_INVALID where a zone is missing). zone_capacity:
+        the smallest of all zones used. batch_blocks counts the header. All lengths in blocks. finish_zones: zones get a Finish
+        behind their summary; needed where some zone has a greater capacity, which would leave it active.
+        A write_buffer_path is made anew. ValueError for impossible settings, OSError for the file."""
 
     @property
     def id(self) -> int: ...
@@ -304,10 +307,13 @@ class FtlCore(BlockDevice):
         """Queues an empty, reset band as the stream's next. At most one may be queued: BlockingIOError."""
 
     def start_move(self, band: int) -> None:
-        """Copies what is valid in a closed (or faulted) band to STREAM_RELOC; ends with EV_MOVE_DONE."""
+        """Copies what is valid in a closed (or faulted) band to STREAM_RELOC; ends with EV_MOVE_DONE. BlockingIOError when
+        max_active_relocs bands are being moved."""
 
     def reset_band(self, band: int) -> None:
-        """Resets a band without valid blocks, after everything accepted before now is durable; EV_BAND_RESET_DONE."""
+        """Resets a band without valid blocks, after everything accepted before now is durable; EV_BAND_RESET_DONE (b != 0: that
+        zone, or the flush before it, failed; a zone that can't be reset is faulted until replace_zone). Free bands may be reset too.
+        ValueError where anything in the band is in force."""
 
     def replace_zone(self, band: int, punit: int, zone_start: int | None) -> None:
         """While the band is free: another zone in a faulted one's place (None: the band does without)."""
@@ -334,7 +340,7 @@ class FtlCore(BlockDevice):
         """Restore: state "free" | "closed" | "faulted"; write pointers relative to each zone's start."""
 
     def load_l2p(self, first_lba: int, addresses: NDArray[np.uint64]) -> None:
-        """Restore: L2P entries (ADDRESS_INVALID, an address, or TRIM_FLAG | header address); sets valid maps too."""
+        """Restore: L2P entries (ADDRESS_INVALID, an address, TRIM_FLAG | or LOST_FLAG | header address); counts them as valid."""
 
     def l2p(self, first_lba: int, count: int) -> NDArray[np.uint64]: ...
     def valid_counts(self) -> NDArray[np.uint32]:
@@ -342,7 +348,8 @@ class FtlCore(BlockDevice):
 
     def bands(self) -> list[dict[str, object]]:
         """Per band: state ("free" "queued" "open" "closing" "closed" "moving" "resetting" "faulted"), seq, valid, written,
-        stream, readers, write_pointers (relative, one per punit)."""
+        stream, readers, write_pointers (relative, one per punit), faulted_punits, references (LBAs whose trim or lost record
+        stands in this band). valid counts blocks of data, and headers that may hold a record in force; 0 means: can be reset."""
 
     def stats(self) -> dict[str, int]:
         """user_read_blocks, user_written_blocks, user_trimmed_blocks, media_written_blocks, media_header_blocks,
@@ -353,4 +360,10 @@ class FtlCore(BlockDevice):
     @property
     def next_seq(self) -> int: ...
 
+SLOT_FLAG: Final[int]
+"""L2P entry: | slot of the write buffer. Only from l2p()."""
 TRIM_FLAG: Final[int]
+"""L2P entry: | address of the header block that holds the trim record."""
+LOST_FLAG: Final[int]
+"""L2P entry: the LBA reads as an error, | address of the header block that holds the lost record. ADDRESS_INVALID is checked first:
+it has these bits too."""

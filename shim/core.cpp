@@ -1,0 +1,414 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// The I/O side of FtlCore: writes, trims, flushes. Orders are in core_orders.cpp.
+#include "core.hpp"
+
+#include <algorithm>
+#include <cstring>
+
+namespace ftl {
+
+FtlCore::FtlCore(std::shared_ptr<Reactor> reactor, std::shared_ptr<BlockDevice> base, CoreConfig config)
+    : state_(std::move(reactor), std::move(base), std::move(config)),
+      movers_(state_),
+      writer_(state_, on_copied, this),
+      reader_(state_) {
+    info_.block_count = state_.config.block_count;
+    info_.block_bytes = kBlockSize;
+    // A write needs all its slots at once, and reservations leave as many to others: see reserve().
+    info_.max_io_blocks = std::clamp(state_.config.write_buffer_blocks / 4, 1U, kMaxIoBlocks);
+    info_.volatile_cache = true;
+    flush_io_.op = Op::flush;
+    flush_io_.owner = this;
+    flush_io_.complete = on_base_flush;
+    for (Drain &drain : drains_) {
+        drain.core = this;
+        drain.io.op = Op::flush;
+        drain.io.owner = &drain;
+        drain.io.complete = on_drained;
+    }
+    for (Band &band : state_.bands) {
+        band.io.owner = this;
+        band.io.owner_data = static_cast<uint64_t>(&band - state_.bands.data());
+    }
+    resets_.reserve(state_.bands.size());
+}
+
+void FtlCore::on_copied(void *context, uint16_t mover) noexcept {
+    static_cast<FtlCore *>(context)->movers_.copied(mover);
+}
+
+// --- polling
+
+uint32_t FtlCore::poll(uint64_t now_ns) noexcept {
+    state_.now = now_ns;
+    if (throttled_ && now_ns > last_poll_) {
+        state_.stats.throttled_ns += now_ns - last_poll_;
+    }
+    last_poll_ = now_ns;
+    uint32_t work = complete_done();
+    if (state_.failed != status::ok) {
+        end_everything();
+        return work + complete_done();
+    }
+    work += run_waiting();
+    work += reader_.run(done_);
+    work += movers_.run();
+    work += state_.records.settle(state_, [this](uint16_t mover) { movers_.record_done(mover); });
+    work += writer_.run();
+    work += run_flushes();
+    work += run_resets();
+    return work;
+}
+
+bool FtlCore::busy() const noexcept {
+    return !done_.empty() || (trimming_ && !state_.user_waits) || movers_.busy() || !state_.records.settling.empty();
+}
+
+uint64_t FtlCore::deadline_ns() const noexcept {
+    return state_.failed == status::ok ? writer_.deadline_ns() : ~uint64_t{0};
+}
+
+uint32_t FtlCore::complete_done() noexcept {
+    // What completions submit and finish at once is for the next round.
+    IoQueue batch;
+    batch.take(done_);
+    uint32_t count = 0;
+    while (!batch.empty()) {
+        Io &io = *batch.pop();
+        io.complete(io);
+        ++count;
+    }
+    return count;
+}
+
+// --- submission
+
+void FtlCore::submit(Io &io) noexcept {
+    io.status = status::ok;
+    io.result = 0;
+    if (state_.failed != status::ok) {
+        give_back(io);
+        finish(io, state_.failed);
+        return;
+    }
+    const bool has_range =
+        io.op == Op::read || io.op == Op::write || io.op == Op::write_zeroes || io.op == Op::deallocate;
+    if (has_range && (io.lba >= info_.block_count || io.block_count > info_.block_count - io.lba)) {
+        give_back(io);
+        finish(io, status::lba_out_of_range);
+        return;
+    }
+    if ((io.op == Op::read || io.op == Op::write) && (io.block_count == 0 || io.block_count > info_.max_io_blocks)) {
+        give_back(io);
+        finish(io, status::invalid_field);
+        return;
+    }
+    if (state_.writes_failed != status::ok && (has_range && io.op != Op::read)) {
+        give_back(io);
+        finish(io, state_.writes_failed);
+        return;
+    }
+    switch (io.op) {
+        case Op::read:
+            reader_.start(io, done_);
+            break;
+        case Op::write:
+            write(io);
+            break;
+        case Op::write_zeroes:
+        case Op::deallocate:
+            state_.stats.user_trimmed_blocks += io.block_count;
+            waiting_.push(io);
+            break;
+        case Op::flush:
+            ++state_.stats.flushes;
+            flush(io, false);
+            break;
+        case Op::append:
+        case Op::zone_send:
+        case Op::zone_report:
+            finish(io, status::invalid_opcode);
+            break;
+    }
+}
+
+// Slots handed out here are linked through the pool's links, the first one in device_data[0].
+bool FtlCore::reserve(Io &io, uint32_t iov_room) noexcept {
+    WriteBuffer &buffer = state_.buffer;
+    const uint32_t count = io.block_count;
+    if (state_.failed != status::ok || count == 0 || count > info_.max_io_blocks || io.lba >= info_.block_count ||
+        count > info_.block_count - io.lba || !waiting_.empty() || buffer.free.count() < count) {
+        return false;
+    }
+    // A write with its own buffer, at the head of the queue, must always find slots some day: reservations that wait
+    // behind it never take all.
+    if (buffer.reserved + count > buffer.slot_count - info_.max_io_blocks) {
+        return false;
+    }
+    uint32_t entries = 1;
+    for (uint32_t i = 1; i < count; ++i) {
+        entries += buffer.free.peek(i) != buffer.free.peek(i - 1) + 1 ? 1 : 0;
+    }
+    if (entries > iov_room) {
+        return false;
+    }
+    entries = 0;
+    uint32_t previous = kNoSlot;
+    for (uint32_t i = 0; i < count; ++i) {
+        const uint32_t slot = buffer.free.take();
+        if (previous != kNoSlot && slot == previous + 1) {
+            io.iov[entries - 1].iov_len += kBlockSize;
+        } else {
+            io.iov[entries++] = iovec{buffer.block(slot), kBlockSize};
+        }
+        if (previous == kNoSlot) {
+            io.device_data[0] = slot;
+        } else {
+            buffer.next[previous] = slot;
+        }
+        previous = slot;
+    }
+    buffer.next[previous] = kNoSlot;
+    io.iov_count = entries;
+    buffer.reserved += count;
+    return true;
+}
+
+void FtlCore::abandon(Io &io) noexcept {
+    give_back(io);
+}
+
+// Does nothing unless the Io holds reserved slots.
+void FtlCore::give_back(Io &io) noexcept {
+    WriteBuffer &buffer = state_.buffer;
+    if (io.op != Op::write || io.iov_count == 0 || !buffer.holds(io.iov[0].iov_base)) {
+        return;
+    }
+    auto slot = static_cast<uint32_t>(io.device_data[0]);
+    while (slot != kNoSlot) {
+        const uint32_t next = buffer.next[slot];
+        buffer.free.give(slot);
+        --buffer.reserved;
+        slot = next;
+    }
+    io.iov_count = 0;
+}
+
+void FtlCore::write(Io &io) noexcept {
+    const bool reserved = io.iov_count > 0 && state_.buffer.holds(io.iov[0].iov_base);
+    if (!waiting_.empty() || !share_allows()) {
+        waiting_.push(io);
+    } else if (reserved) {
+        accept(io, static_cast<uint32_t>(io.device_data[0]));
+    } else if (state_.buffer.free.count() >= io.block_count) {
+        accept_own(io);
+    } else {
+        waiting_.push(io);
+    }
+}
+
+// Of what is written while there is a limit, the user's part. What is accepted drains whatever the share: see
+// docs/architecture.md, "Write path".
+bool FtlCore::share_allows() noexcept {
+    return state_.share == 100 || state_.credit > 0 || (state_.share > 0 && state_.active_moves == 0);
+}
+
+void FtlCore::accept_own(Io &io) noexcept {
+    WriteBuffer &buffer = state_.buffer;
+    const iovec *iov = io.iov;
+    size_t offset = 0;
+    uint32_t first = kNoSlot;
+    uint32_t previous = kNoSlot;
+    for (uint32_t i = 0; i < io.block_count; ++i) {
+        const uint32_t slot = buffer.free.take();
+        uint8_t *block = buffer.block(slot);
+        for (size_t filled = 0; filled < kBlockSize;) {
+            const size_t step = std::min(size_t{kBlockSize} - filled, iov->iov_len - offset);
+            std::memcpy(block + filled, static_cast<const uint8_t *>(iov->iov_base) + offset, step);
+            filled += step;
+            offset += step;
+            if (offset == iov->iov_len) {
+                ++iov;
+                offset = 0;
+            }
+        }
+        (previous == kNoSlot ? first : buffer.next[previous]) = slot;
+        previous = slot;
+    }
+    buffer.next[previous] = kNoSlot;
+    buffer.reserved += io.block_count;
+    accept(io, first);
+}
+
+// From here on the write is part of the device: seq, CRC, L2P, FIFO.
+void FtlCore::accept(Io &io, uint32_t first_slot) noexcept {
+    WriteBuffer &buffer = state_.buffer;
+    uint32_t slot = first_slot;
+    for (uint32_t i = 0; i < io.block_count; ++i) {
+        const uint32_t next = buffer.next[slot];
+        const uint64_t lba = io.lba + i;
+        SlotRecord &record = buffer.records[slot];
+        record.lba = lba;
+        record.crc = crc32c(0, buffer.block(slot), kBlockSize);
+        record.seq = state_.next_seq++;
+        publish(record.state);
+        buffer.epoch[slot] = state_.epochs.join();
+        state_.replace(lba, L2p::slot(slot));
+        buffer.fifo.push_back(buffer.next.data(), slot);
+        slot = next;
+    }
+    buffer.reserved -= io.block_count;
+    if (state_.share < 100) {
+        state_.credit -= int64_t{100} * io.block_count;
+    }
+    state_.stats.user_written_blocks += io.block_count;
+    if (io.fua) {
+        flush(io, false);
+    } else {
+        done_.push(io);
+    }
+}
+
+// --- waiting writes and trims
+
+uint32_t FtlCore::run_waiting() noexcept {
+    uint32_t work = 0;
+    state_.user_waits = false;
+    throttled_ = false;
+    while (!waiting_.empty()) {
+        Io &io = *waiting_.front();
+        if (io.op == Op::write) {
+            const bool reserved = io.iov_count > 0 && state_.buffer.holds(io.iov[0].iov_base);
+            if (!share_allows()) {
+                throttled_ = true;
+                break;
+            }
+            if (!reserved && state_.buffer.free.count() < io.block_count) {
+                state_.user_waits = true;
+                break;
+            }
+            waiting_.pop();
+            if (reserved) {
+                accept(io, static_cast<uint32_t>(io.device_data[0]));
+            } else {
+                accept_own(io);
+            }
+        } else {
+            const uint64_t before = trim_cursor_;
+            if (!trim_step(io)) {
+                work += trim_cursor_ != before ? 1 : 0;
+                break;
+            }
+            waiting_.pop();
+            if (io.fua) {
+                flush(io, false);
+            } else {
+                done_.push(io);
+            }
+        }
+        ++work;
+    }
+    return work;
+}
+
+// Marks some LBAs of the trim at the front of the queue; later writes wait behind it. True: it is accepted. An LBA that
+// was never written, or is trimmed already, has its zeroes from that; a trim of nothing else leaves no record.
+bool FtlCore::trim_step(Io &io) noexcept {
+    Records &records = state_.records;
+    if (!trimming_) {
+        trimming_ = true;
+        trim_cursor_ = io.lba;
+        trim_record_ = kNoSlot;
+    }
+    const uint64_t end = io.lba + io.block_count;
+    const uint64_t stop = std::min(end, trim_cursor_ + kScanStep);
+    for (; trim_cursor_ < stop; ++trim_cursor_) {
+        const uint64_t entry = state_.l2p.get(trim_cursor_);
+        if (entry == L2p::kInvalid || L2p::tag(entry) == L2p::Tag::trim) {
+            continue;
+        }
+        if (trim_record_ == kNoSlot) {
+            if (!records.user_room()) {
+                state_.user_waits = true;
+                return false;
+            }
+            const auto rest = static_cast<uint32_t>(end - trim_cursor_);
+            trim_record_ = records.make(state_, L2p::kTrimFlag, trim_cursor_, rest, kNoMover);
+        }
+        state_.replace(trim_cursor_, L2p::pending(L2p::kTrimFlag, trim_record_));
+        ++records.meta[trim_record_].references;
+    }
+    if (trim_cursor_ < end) {
+        return false;
+    }
+    if (trim_record_ != kNoSlot) {
+        records.enqueue(trim_record_);
+    }
+    trimming_ = false;
+    return true;
+}
+
+// --- flush
+
+// The Io completes when everything accepted so far is on media and the base has flushed.
+void FtlCore::flush(Io &io, bool forced) noexcept {
+    const uint64_t epoch = state_.epochs.barrier();
+    io.device_data[0] = epoch;
+    state_.wanted_epoch = std::max(state_.wanted_epoch, epoch);
+    if (forced) {
+        state_.forced_epoch = std::max(state_.forced_epoch, epoch);
+    }
+    tickets_.push(io);
+}
+
+uint32_t FtlCore::run_flushes() noexcept {
+    uint32_t work = 0;
+    const bool base_flush = state_.base->info().volatile_cache;
+    // Epochs only grow along the queue.
+    while (!tickets_.empty() && state_.epochs.done(tickets_.front()->device_data[0])) {
+        (base_flush ? to_flush_ : done_).push(*tickets_.pop());
+        ++work;
+    }
+    if (state_.writes_failed != status::ok && writer_.user_has_no_band()) {
+        while (!tickets_.empty()) {
+            finish(*tickets_.pop(), state_.writes_failed);
+        }
+    }
+    if (!flush_in_flight_ && !to_flush_.empty()) {
+        flushing_.take(to_flush_);
+        flush_in_flight_ = true;
+        ++state_.stats.base_flushes;
+        state_.submit_base(flush_io_);
+        ++work;
+    }
+    return work;
+}
+
+void FtlCore::on_base_flush(Io &io) noexcept {
+    auto &core = *static_cast<FtlCore *>(io.owner);
+    core.flush_in_flight_ = false;
+    if (!core.state_.came_back(io)) {
+        return;
+    }
+    while (!core.flushing_.empty()) {
+        core.finish(*core.flushing_.pop(), io.status);
+    }
+}
+
+// The core has failed: nothing waits any longer. What the base still holds ends when it comes back.
+void FtlCore::end_everything() noexcept {
+    for (IoQueue *queue : {&waiting_, &tickets_, &to_flush_, &flushing_}) {
+        if (queue == &flushing_ && flush_in_flight_) {
+            continue;
+        }
+        while (!queue->empty()) {
+            Io &io = *queue->pop();
+            give_back(io);
+            finish(io, state_.failed);
+        }
+    }
+    trimming_ = false;
+    reader_.fail(done_);
+}
+
+}  // namespace ftl

@@ -1,0 +1,113 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// FtlCore: a 4 KiB random-write BlockDevice over a zoned one. docs/architecture.md says what it promises.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "band_writer.hpp"
+#include "block_device.hpp"
+#include "core_state.hpp"
+#include "mover.hpp"
+#include "reactor.hpp"
+#include "reader.hpp"
+
+namespace ftl {
+
+class FtlCore final : public BlockDevice, public Poller {
+public:
+    FtlCore(std::shared_ptr<Reactor> reactor, std::shared_ptr<BlockDevice> base, CoreConfig config);
+
+    // BlockDevice and Poller
+    [[nodiscard]] const BlockDeviceInfo &info() const noexcept override { return info_; }
+    void submit(Io &io) noexcept override;
+    uint32_t poll(uint64_t now_ns) noexcept override;
+    [[nodiscard]] bool busy() const noexcept override;
+    [[nodiscard]] uint64_t deadline_ns() const noexcept override;
+    bool reserve(Io &io, uint32_t iov_room) noexcept override;
+    void abandon(Io &io) noexcept override;
+
+    // Orders: on the reactor's thread, through Reactor::call. They throw std::invalid_argument for what can't be.
+    void set_id(uint32_t id) noexcept { state_.id = id; }
+    [[nodiscard]] uint32_t id() const noexcept { return state_.id; }
+    bool open_band(uint32_t stream, uint32_t band, uint64_t band_seq);  // false: one is queued already
+    bool start_move(uint32_t band);                                     // false: enough are being moved
+    void reset_band(uint32_t band);
+    void replace_zone(uint32_t band, uint32_t punit, uint64_t zone_start);  // kNoZone: the band does without
+    void set_user_share(uint32_t percent) noexcept;
+    void fail_writes(Status status) noexcept;
+    uint64_t drain();
+    void fail(Status status) noexcept;
+    // No more I/O from now on. True: the base owes nothing, and is let go of.
+    bool close() noexcept;
+
+    // State
+    void load_band(uint32_t band, BandState state, uint64_t band_seq, const std::vector<uint64_t> &write_pointers);
+    void load_l2p(uint64_t first_lba, const uint64_t *entries, size_t count);
+    [[nodiscard]] uint64_t l2p(uint64_t lba) const noexcept { return state_.l2p.get(lba); }
+    [[nodiscard]] CoreState &state() noexcept { return state_; }
+    // Valid data blocks, plus headers whose records may be in force.
+    [[nodiscard]] uint32_t valid_count(uint32_t band) const noexcept;
+
+private:
+    static constexpr uint32_t kDrainsMax = 16;
+    static constexpr uint32_t kMaxIoBlocks = 256;
+
+    struct Drain {
+        FtlCore *core = nullptr;
+        uint64_t ticket = 0;  // 0: free
+        Io io;
+    };
+
+    void finish(Io &io, Status status) noexcept {
+        io.status = status;
+        done_.push(io);
+    }
+    void write(Io &io) noexcept;
+    [[nodiscard]] bool share_allows() noexcept;
+    void flush(Io &io, bool forced) noexcept;
+    void accept(Io &io, uint32_t first_slot) noexcept;
+    void accept_own(Io &io) noexcept;
+    bool trim_step(Io &io) noexcept;
+    uint32_t run_waiting() noexcept;
+    uint32_t run_flushes() noexcept;
+    uint32_t run_resets() noexcept;
+    void next_reset(uint32_t band) noexcept;
+    uint32_t complete_done() noexcept;
+    void end_everything() noexcept;
+    void give_back(Io &io) noexcept;
+    [[nodiscard]] Band &checked_band(uint32_t band, const char *order);
+    static void on_copied(void *context, uint16_t mover) noexcept;
+    static void on_base_flush(Io &io) noexcept;
+    static void on_drained(Io &io) noexcept;
+    static void on_reset_flush(Io &io) noexcept;
+    static void on_zone_reset(Io &io) noexcept;
+
+    CoreState state_;
+    BlockDeviceInfo info_;
+    Movers movers_;
+    BandWriter writer_;
+    Reader reader_;
+
+    IoQueue done_;      // to complete in the next poll
+    IoQueue waiting_;   // writes and trims, strictly in order
+    IoQueue tickets_;   // flushes and FUA writes: device_data[0] = epoch
+    IoQueue to_flush_;  // theirs is on media: wait for the base's flush
+    IoQueue flushing_;  // the base flush in flight is for these
+    Io flush_io_;
+    bool flush_in_flight_ = false;
+    bool trimming_ = false;  // the front of waiting_ is a trim being marked
+    uint32_t trim_record_ = kNoSlot;
+    uint64_t trim_cursor_ = 0;
+    std::array<Drain, kDrainsMax> drains_;
+    uint64_t next_ticket_ = 1;
+    std::vector<uint32_t> resets_;  // bands whose flush is done: wait for readers, then reset zone by zone
+    bool throttled_ = false;        // by the user's share, since last_poll_
+    uint64_t last_poll_ = 0;
+    bool closed_ = false;
+};
+
+}  // namespace ftl

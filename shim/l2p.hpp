@@ -1,0 +1,94 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// Logical-to-physical table: one entry of 4 or 8 bytes per LBA, two tag bits at the top.
+//
+// Outside this class an entry is a uint64_t of one form whatever its width in memory:
+//   00 address on media                       01 slot of the write buffer
+//   10 trimmed, header block of its record    11 lost, header block of its record
+// Records that are not on media yet stand at the very top of the payload range (pending()); all ones: never written.
+#pragma once
+
+#include <sys/mman.h>
+
+#include <cstddef>
+#include <cstdint>
+#include <new>
+
+namespace ftl {
+
+class L2p {
+public:
+    static constexpr unsigned kTagShift = 62;
+    static constexpr uint64_t kPayloadMask = (uint64_t{1} << kTagShift) - 1;
+    static constexpr uint64_t kInvalid = ~uint64_t{0};
+    static constexpr uint64_t kSlotFlag = uint64_t{1} << kTagShift;
+    static constexpr uint64_t kTrimFlag = uint64_t{2} << kTagShift;
+    static constexpr uint64_t kLostFlag = uint64_t{3} << kTagShift;
+    static constexpr uint32_t kPendingMax = 8190;  // records not on media; the top 8192 payloads are theirs
+    static constexpr uint64_t kNarrowBlocksMax = (uint64_t{1} << 30) - 8192;
+
+    enum class Tag : uint8_t { media = 0, slot = 1, trim = 2, lost = 3 };
+
+    static constexpr Tag tag(uint64_t entry) { return static_cast<Tag>(entry >> kTagShift); }
+    static constexpr uint64_t payload(uint64_t entry) { return entry & kPayloadMask; }
+    static constexpr uint64_t slot(uint32_t index) { return kSlotFlag | index; }
+    // The entry of an LBA whose newest record (flag: kTrimFlag or kLostFlag) has not reached media.
+    static constexpr uint64_t pending(uint64_t flag, uint32_t record) { return flag | (kPayloadMask - 1 - record); }
+    static constexpr bool is_pending(uint64_t entry) {
+        return payload(entry) > kPayloadMask - 8192 && payload(entry) != kPayloadMask;
+    }
+    static constexpr uint32_t pending_record(uint64_t entry) {
+        return static_cast<uint32_t>(kPayloadMask - 1 - payload(entry));
+    }
+
+    // base_block_count decides the width: 4 bytes where every address, and the pending payloads above them, fit 30
+    // bits.
+    L2p(uint64_t block_count, uint64_t base_block_count)
+        : block_count_(block_count), wide_(base_block_count > kNarrowBlocksMax) {
+        bytes_ = static_cast<size_t>(block_count) * (wide_ ? sizeof(uint64_t) : sizeof(uint32_t));
+        void *memory =
+            mmap(nullptr, bytes_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+        if (memory == MAP_FAILED) {
+            throw std::bad_alloc();
+        }
+        madvise(memory, bytes_, MADV_HUGEPAGE);
+        memory_ = memory;
+    }
+    L2p(const L2p &) = delete;
+    L2p &operator=(const L2p &) = delete;
+    ~L2p() { munmap(memory_, bytes_); }
+
+    // Entries are stored inverted, so that untouched (zero) pages mean "never written" and cost no memory.
+    [[nodiscard]] uint64_t get(uint64_t lba) const noexcept {
+        if (wide_) {
+            return ~static_cast<const uint64_t *>(memory_)[lba];
+        }
+        const uint32_t entry = ~static_cast<const uint32_t *>(memory_)[lba];
+        const uint64_t narrow = entry & kNarrowMask;
+        return (uint64_t{entry >> kNarrowShift} << kTagShift) |
+               (narrow >= kNarrowBlocksMax ? narrow + (kPayloadMask - kNarrowMask) : narrow);
+    }
+    void set(uint64_t lba, uint64_t entry) noexcept {
+        if (wide_) {
+            static_cast<uint64_t *>(memory_)[lba] = ~entry;
+        } else {
+            // Pending payloads keep their distance from the top when cut to 30 bits.
+            static_cast<uint32_t *>(memory_)[lba] = ~(static_cast<uint32_t>(entry >> kTagShift) << kNarrowShift |
+                                                      static_cast<uint32_t>(entry & kNarrowMask));
+        }
+    }
+    void prefetch(uint64_t lba) const noexcept {
+        __builtin_prefetch(static_cast<const char *>(memory_) + lba * (wide_ ? sizeof(uint64_t) : sizeof(uint32_t)), 1);
+    }
+    [[nodiscard]] uint64_t block_count() const noexcept { return block_count_; }
+
+private:
+    static constexpr unsigned kNarrowShift = 30;
+    static constexpr uint64_t kNarrowMask = (uint64_t{1} << kNarrowShift) - 1;
+
+    uint64_t block_count_;
+    bool wide_;
+    size_t bytes_ = 0;
+    void *memory_ = nullptr;
+};
+
+}  // namespace ftl
