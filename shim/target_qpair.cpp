@@ -134,6 +134,10 @@ void TargetQpair::set_namespace(uint32_t nsid, std::shared_ptr<BlockDevice> devi
     }
     // Records leave on this thread: the last reference to a device may be Python's, which the reactor must not drop.
     std::vector<std::unique_ptr<Namespace>> unused;
+    const std::lock_guard lock(control_mutex_);
+    if (removed_from_reactor_) {
+        return;
+    }
     reactor_->call([&] {
         const auto place =
             std::lower_bound(namespaces_.begin(), namespaces_.end(), nsid,
@@ -171,6 +175,7 @@ TargetQpairStats TargetQpair::stats() {
 }
 
 void TargetQpair::close() {
+    const std::lock_guard lock(control_mutex_);
     if (removed_from_reactor_) {
         return;
     }

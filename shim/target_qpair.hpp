@@ -12,6 +12,7 @@
 #include <atomic>
 #include <map>
 #include <memory>
+#include <mutex>
 #include <vector>
 
 #include "block_device.hpp"
@@ -58,8 +59,8 @@ private:
 class TargetQpair final : public Poller, private PduHandler {
 public:
     static constexpr uint32_t kQueueSizeMax = 4096;
-    static constexpr uint32_t kMaxIoBytesMax = 4 * 1024 * 1024;
-    static constexpr uint32_t kInCapsuleBytesMax = 64 * 1024;
+    static constexpr uint32_t kMaxIoBytesMax = 16 * 1024 * 1024;
+    static constexpr uint32_t kInCapsuleBytesMax = 1024 * 1024;
     static constexpr uint32_t kChunkBytes = 16 * 1024;
     static constexpr uint32_t kPoolBytes = 2 * 1024 * 1024;
     static constexpr uint32_t kSlotBufferMin = 4096;  // 256 DSM ranges
@@ -206,8 +207,9 @@ private:
     bool disconnect_ = false;
     TargetQpairStats stats_;
 
-    std::atomic<bool> drained_{false};   // dead and no Io is out
-    bool removed_from_reactor_ = false;  // close()'s thread
+    std::atomic<bool> drained_{false};  // dead and no Io is out
+    std::mutex control_mutex_;          // close() may come from several threads at once
+    bool removed_from_reactor_ = false;
 };
 
 }  // namespace ftl

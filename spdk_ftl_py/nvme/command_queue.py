@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 from dataclasses import dataclass, field, replace
 
@@ -32,7 +33,7 @@ async def open_connection(
     try:
         infos = await loop.getaddrinfo(traddr, int(trsvcid), type=socket.SOCK_STREAM)
     except (OSError, ValueError) as error:
-        raise PathError(f"{peer}: {error}") from error
+        raise PathError(f"{peer}: {error}; traddr must be an address or a name, trsvcid a port number") from error
     family, kind, protocol, _, address = infos[0]
     sock = socket.socket(family, kind, protocol)
     try:
@@ -41,7 +42,8 @@ async def open_connection(
     except OSError as error:
         sock.close()
         raise PathError(
-            f"{peer}: {error.strerror or error}; is the target listening there?", errno=error.errno
+            f"{peer}: {os.strerror(error.errno) if error.errno else error}; is the target listening there?",
+            errno=error.errno,
         ) from error
     except BaseException:
         sock.close()

@@ -52,8 +52,9 @@ def parse_connect(command: Command) -> ConnectRequest | Completion:
         return invalid_in_command(wire.CONNECT_SQE_SQSIZE)
     data = ConnectData.unpack(command.data)
     subnqn, hostnqn = wire.decode_nqn(data.subnqn), wire.decode_nqn(data.hostnqn)
-    if subnqn is None:
+    if not subnqn:
         return invalid_in_data(wire.CONNECT_DATA_SUBNQN)
+    # spdk_nvme_perf sends none. That is good enough where any host is.
     if hostnqn is None:
         return invalid_in_data(wire.CONNECT_DATA_HOSTNQN)
     if qid == 0 and data.cntlid != wire.CNTLID_DYNAMIC:

@@ -42,7 +42,10 @@ ZONE_REPORT_BYTES = 128
 
 @dataclass(frozen=True)
 class NamespaceInfo:
-    """One active namespace. block_bytes is the data part of a block; zone_size in blocks; limits 0: none."""
+    """One active namespace. block_bytes is the data part of a block; zone_size in blocks; limits 0: none.
+
+    nguid, eui64 and uuid are empty or None where the namespace has none.
+    """
 
     nsid: int
     block_count: int

@@ -249,6 +249,10 @@ def _page(data: bytes | bytearray, layout: np.dtype[np.void]) -> Any:
     return np.frombuffer(data, layout)[0]
 
 
+def _identifier(raw: bytes) -> bytes:
+    return raw if any(raw) else b""
+
+
 def _text(field: bytes) -> str:
     return bytes(field).rstrip(b"\0 ").decode("ascii", "replace")
 
@@ -326,7 +330,7 @@ def parse_nsid_list(data: bytes | bytearray, after: int) -> list[int]:
 
 @dataclass(frozen=True)
 class NamespacePage:
-    """What a host needs of CNS 00. block_bytes is the data part of a block."""
+    """What a host needs of CNS 00. block_bytes is the data part of a block; identifiers are empty where there are none."""
 
     block_count: int
     block_bytes: int
@@ -365,8 +369,8 @@ def parse_namespace(nsid: int, data: bytes | bytearray) -> NamespacePage | None:
         metadata_bytes=metadata,
         metadata_interleaved=bool(metadata and flbas & FLBAS_EXTENDED),
         dif_type=int(page["dps"]) & 7 if metadata else 0,
-        nguid=bytes(page["nguid"].tobytes()),
-        eui64=bytes(page["eui64"].tobytes()),
+        nguid=_identifier(page["nguid"].tobytes()),
+        eui64=_identifier(page["eui64"].tobytes()),
         format_index=index,
     )
 
@@ -398,8 +402,8 @@ def parse_descriptors(nsid: int, data: bytes | bytearray) -> Descriptors:
         offset += _DESCRIPTOR.size + length
     raw_uuid = found.get(NIDT_UUID)
     return Descriptors(
-        eui64=found.get(NIDT_EUI64, b""),
-        nguid=found.get(NIDT_NGUID, b""),
+        eui64=_identifier(found.get(NIDT_EUI64, b"")),
+        nguid=_identifier(found.get(NIDT_NGUID, b"")),
         uuid=UUID(bytes=raw_uuid) if raw_uuid and any(raw_uuid) else None,
         csi=found.get(NIDT_CSI, b"\0")[0],
     )

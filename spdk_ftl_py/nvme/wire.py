@@ -331,9 +331,9 @@ class ConnectData:
 
 
 def decode_nqn(field: bytes) -> str | None:
-    """The NQN in a 256-byte field; None if it is empty, too long, not terminated or not UTF-8."""
+    """The NQN in a 256-byte field, which may be empty; None if it is too long, not terminated or not UTF-8."""
     raw, terminator, _ = field.partition(b"\0")
-    if not terminator or not 0 < len(raw) <= NQN_BYTES_MAX:
+    if not terminator or len(raw) > NQN_BYTES_MAX:
         return None
     try:
         return raw.decode()

@@ -235,7 +235,7 @@ def _absolute(path: str | None) -> str | None:
 async def ftltgt_zns_create(target: Target, params: Params) -> str:
     """Sizes in blocks. 0 open or active zones: no limit. path: a sparse file that keeps the drive."""
     zone_size, zones, block_size = params["zone_size"], params["num_zones"], params.get("block_size", 4096)
-    capacity: int = params["zone_capacity"] if "zone_capacity" in params else zone_size
+    capacity = int(params.get("zone_capacity") or zone_size)
     limit_open: int = params.get("max_open_zones", 0)
     limit_active: int = params.get("max_active_zones", 0)
     problem = None

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from unit.stepped import Stepped, block
 
 from spdk_ftl_py import _shim
+from unit.stepped import Stepped, block
 
 LBA_COUNT = 256
 

@@ -1,0 +1,237 @@
+"""The embedded target driven by stock spdk-rpc: every RPC with each release, details with one."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from support.processes import EmbeddedTarget, RawRpc, SpdkRpc, free_port, spdk_rpc, target_process
+
+NQN = "nqn.2026-11.io.spdk-ftl.test:a"
+HOST = "nqn.2014-08.org.nvmexpress:uuid:11111111-2222-3333-4444-555555555555"
+COMMAND = (sys.executable, "-m", "spdk_ftl_py.cli", "target")
+UUID = "11111111-2222-3333-4444-555555555555"
+
+
+@pytest.fixture
+def rpc(target: EmbeddedTarget) -> SpdkRpc:
+    return spdk_rpc("26.5", target.socket)
+
+
+def bdev(rpc: SpdkRpc, name: str) -> dict[str, Any]:
+    found: list[dict[str, Any]] = rpc("bdev_get_bdevs", "-b", name)
+    assert len(found) == 1
+    return found[0]
+
+
+def test_every_rpc_works_with_every_client_release(target: EmbeddedTarget, release: str, folder: Path) -> None:
+    rpc, port = spdk_rpc(release, target.socket), str(free_port())
+    (folder / "disk").write_bytes(bytes(1 << 20))
+    listener = f"{NQN} -t tcp -f ipv4 -a 127.0.0.1 -s {port}"
+    rpc.script(
+        "spdk_get_version",
+        "rpc_get_methods",
+        "framework_wait_init",
+        f"bdev_malloc_create 4 4096 -b M0 -u {UUID}",
+        "bdev_malloc_create 4 4096 -b Mmd -m 64 -i",
+        "bdev_null_create N0 4 4096",
+        f"bdev_aio_create {folder}/disk A0 4096",
+        "bdev_zone_block_create -b Z0 -n N0 -z 256 -o 4",
+        "bdev_passthru_create -b A0 -p P0",
+        "bdev_wait_for_examine",
+        "nvmf_create_transport -t TCP",
+        "nvmf_get_transports",
+        f"nvmf_create_subsystem {NQN} -s SERIAL -d MODEL -m 4",
+        f"nvmf_subsystem_add_ns {NQN} M0 -n 2 -u 21111111-2222-3333-4444-555555555555"
+        " -g 31111111222233334444555555555555",
+        f"nvmf_subsystem_add_listener {listener}",
+        f"nvmf_subsystem_get_listeners {NQN}",
+        f"nvmf_subsystem_add_host {NQN} {HOST}",
+        f"nvmf_subsystem_remove_host {NQN} {HOST}",
+        f"nvmf_subsystem_allow_any_host {NQN} {'-e' if release == '25.5' else '--allow-any-host'}",
+        "bdev_nvme_set_options -r 4",
+        f"bdev_nvme_attach_controller -b X -t tcp -f ipv4 -a 127.0.0.1 -s {port} -n {NQN} -l 10 -o 1",
+        "bdev_nvme_get_controllers",
+        f"nvmf_subsystem_get_controllers {NQN}",
+        f"nvmf_subsystem_get_qpairs {NQN}",
+        "bdev_get_bdevs -b Xn2 -t 1000",
+        "bdev_passthru_create -b Xn2 -p ftl0",
+        "nvmf_get_subsystems",
+        "notify_get_types",
+        "notify_get_notifications -i 0 -n 100",
+    )
+    printed = rpc("bdev_get_bdevs")
+    claims = {each["name"]: each.get("claim_type") for each in printed}
+    assert claims == {
+        "M0": "exclusive_write",
+        "Mmd": None,
+        "N0": "exclusive_write",
+        "A0": "exclusive_write",
+        "Z0": None,
+        "P0": None,
+        "Xn2": "exclusive_write",
+        "ftl0": None,
+    }
+    assert bdev(rpc, "Xn2")["uuid"] == "31111111-2222-3333-4444-555555555555"
+    saved = rpc("save_config")
+    assert [subsystem["subsystem"] for subsystem in saved["subsystems"]] == ["bdev", "nvmf"]
+    rpc.script(
+        "bdev_passthru_delete ftl0",
+        "bdev_nvme_detach_controller X",
+        f"nvmf_subsystem_remove_ns {NQN} 2",
+        f"nvmf_subsystem_remove_listener {listener}",
+        f"nvmf_delete_subsystem {NQN}",
+        "bdev_passthru_delete P0",
+        "bdev_zone_block_delete Z0",
+        "bdev_aio_delete A0",
+        "bdev_null_delete N0",
+        "bdev_malloc_delete Mmd",
+        "bdev_malloc_delete M0",
+    )
+    assert rpc("bdev_get_bdevs") == []
+    rpc("spdk_kill_instance", "SIGTERM")
+    assert target.process.wait(30) == 0
+    assert not Path(target.socket).exists()
+
+
+def test_the_ftltgt_plugin_works_with_every_client_release(target: EmbeddedTarget, release: str) -> None:
+    rpc = spdk_rpc(release, target.socket, plugin="ftltgt")
+    created = rpc(
+        *("ftltgt_zns_create", "Zns0", "--size", "8M", "--zone-size", "1M", "--zone-capacity", "768K"),
+        *("--max-open-zones", "3", "--max-active-zones", "5", "--uuid", UUID),
+    )
+    assert created == "Zns0"
+    drive = bdev(rpc, "Zns0")
+    assert (drive["product_name"], drive["zoned"], drive["num_blocks"]) == ("NVMe ZNS disk", True, 2048)
+    assert (drive["zone_size"], drive["max_open_zones"], drive["optimal_open_zones"]) == (256, 3, 0)
+    assert drive["uuid"] == UUID
+    assert rpc("ftltgt_inject_fault", "Zns0", "--op", "read", "--status", "unrecovered_read", "--times", "2") >= 0
+    assert rpc("ftltgt_clear_faults", "Zns0") is None
+    rpc("ftltgt_set_zone_state", "Zns0", "3", "offline")
+    stats = rpc("ftltgt_get_media_stats", "Zns0", "--zones")
+    assert stats["zone_states"] == {"empty": 7, "offline": 1}
+    assert stats["zones"][3]["state"] == "offline"
+    assert rpc("ftltgt_power_cut", "Zns0") == ["Zns0"]
+    assert rpc("ftltgt_power_on") == ["Zns0"]
+    rpc("ftltgt_zns_delete", "Zns0")
+    assert rpc("bdev_get_bdevs") == []
+
+
+def test_the_plugin_of_the_installed_package_is_the_same(target: EmbeddedTarget) -> None:
+    rpc = spdk_rpc("26.9", target.socket, plugin="spdk_ftl_py.target.rpc_plugin")
+    assert rpc("ftltgt_zns_create", "Zns0", "--num-zones", "4", "--zone-size", "1M") == "Zns0"
+
+
+def test_the_plugin_knows_dry_runs_and_server_mode(target: EmbeddedTarget, release: str) -> None:
+    rpc = spdk_rpc(release, target.socket, plugin="ftltgt")
+    arguments = ("ftltgt_zns_create", "Zns0", "--num-zones", "4", "--zone-size", "1M")
+    dry = rpc.run(*arguments, global_options=("--dry-run",))
+    assert dry.returncode == 0
+    assert "null" not in dry.stdout
+    assert '"num_zones": 4' in dry.stdout
+    assert rpc("bdev_get_bdevs") == []
+    served = rpc.run(global_options=("--server",), stdin=f"-s {target.socket} {' '.join(arguments)}\n")
+    assert served.stdout.splitlines() == ["Zns0", "**STATUS=0"], served.stderr
+
+
+def test_refusals_are_what_spdk_answers(rpc: SpdkRpc, target: EmbeddedTarget) -> None:
+    rpc("bdev_malloc_create", "4", "4096", "-b", "M0", "-u", UUID)
+    assert rpc.fails("bdev_get_bdevs", "-b", "nosuch") == {"code": -19, "message": "No such device"}
+    assert rpc.fails("bdev_get_bdevs", "-b", "nosuch", "-t", "20") == {"code": -110, "message": "Connection timed out"}
+    assert rpc.fails("bdev_malloc_create", "4", "4096", "-b", "M0")["code"] == -17
+    assert rpc.fails("bdev_malloc_create", "4", "4096", "-b", "M1", "-u", UUID)["code"] == -17
+    assert rpc.fails("bdev_null_delete", "M0")["code"] == -19
+    rpc("nvmf_create_subsystem", NQN, "-a")
+    duplicate = rpc.fails("nvmf_create_subsystem", NQN, "-a")
+    assert duplicate == {"code": -32603, "message": f"Unable to create subsystem {NQN}"}
+    refused = {"code": -32602, "message": "Invalid parameters"}
+    address = ("-t", "tcp", "-f", "ipv4", "-a", "127.0.0.1", "-s", str(free_port()))
+    assert rpc.fails("nvmf_subsystem_add_listener", NQN, *address) == refused  # no transport yet
+    rpc("nvmf_create_transport", "-t", "TCP")
+    again = {"code": -32603, "message": "Transport type 'TCP' already exists"}
+    assert rpc.fails("nvmf_create_transport", "-t", "TCP") == again
+    rpc("nvmf_subsystem_add_listener", NQN, *address)
+    assert rpc.fails("nvmf_subsystem_add_listener", NQN, *address) == refused
+    rpc("nvmf_subsystem_add_ns", NQN, "M0")
+    assert rpc.fails("nvmf_subsystem_add_ns", NQN, "M0") == refused
+    assert rpc.fails("bdev_passthru_create", "-b", "M0", "-p", "P0")["code"] == -1
+
+
+def test_a_bdev_is_waited_for_and_found_when_it_comes(rpc: SpdkRpc, target: EmbeddedTarget) -> None:
+    with RawRpc(target.socket) as waiting:
+        waiting.send(b'{"jsonrpc":"2.0","id":7,"method":"bdev_get_bdevs","params":{"name":"late","timeout":60000}}')
+        rpc("bdev_malloc_create", "4", "4096", "-b", "late")
+        reply = waiting.answer()
+    assert reply["id"] == 7
+    assert reply["result"][0]["name"] == "late"
+
+
+def test_a_saved_configuration_makes_the_same_target(folder: Path) -> None:
+    port = str(free_port())
+    with target_process(folder, "--zns", "name=Zns0,zones=8,zone_size=1M,capacity=768K,max_open=4") as first:
+        rpc = spdk_rpc("26.9", first.socket)
+        rpc.script(
+            "bdev_malloc_create 4 4096 -b M0",
+            "bdev_passthru_create -b M0 -p P0",
+            "nvmf_create_transport -t TCP",
+            f"nvmf_create_subsystem {NQN} -a",
+            f"nvmf_subsystem_add_ns {NQN} P0",
+            f"nvmf_subsystem_add_listener {NQN} -t tcp -f ipv4 -a 127.0.0.1 -s {port}",
+        )
+        saved = json.dumps(rpc("save_config"))
+        before = (rpc("bdev_get_bdevs"), rpc("nvmf_get_subsystems"))
+    (folder / "saved.json").write_text(saved)
+    with target_process(folder, "-c", str(folder / "saved.json")) as second:
+        rpc = spdk_rpc("26.9", second.socket)
+        assert (rpc("bdev_get_bdevs"), rpc("nvmf_get_subsystems")) == before
+    with target_process(folder) as third:
+        rpc = spdk_rpc("25.5", third.socket)
+        done = rpc.run("load_config", stdin=saved)
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert (rpc("bdev_get_bdevs"), rpc("nvmf_get_subsystems")) == before
+
+
+def test_a_live_socket_is_refused_by_name_and_a_dead_one_taken_over(folder: Path, target: EmbeddedTarget) -> None:
+    done = subprocess.run(
+        [*COMMAND, "-r", target.socket], cwd=folder, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 1
+    assert target.socket in done.stderr
+    assert "running process" in done.stderr
+    assert "Traceback" not in done.stderr
+    target.kill()
+    assert Path(target.socket).exists()
+    with target_process(folder) as successor:
+        assert spdk_rpc("26.9", successor.socket)("bdev_get_bdevs") == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--zns", "name=Z,zones=4"), "zone_size"),
+        (("--zns", "name=Z,zones=4,zone_size=3M"), "power of two"),
+        (("--zns", "name=Z,zones=4,size=4M,zone_size=1M"), "either zones"),
+        (("--zns", "name=Z,zones=4,zone_size=1M,capacity=2M"), "zone_capacity"),
+        (("--zns", "name=Z,zones=4,zone_size=1M,speed=9"), "speed"),
+        (("--malloc", "name=M,size=many"), "many"),
+        (("-c", "nosuch.json"), "nosuch.json"),
+    ],
+)
+def test_wrong_options_are_named(folder: Path, arguments: tuple[str, ...], said: str) -> None:
+    done = subprocess.run(
+        [*COMMAND, "-r", str(folder / "t.sock"), *arguments],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (folder / "t.sock").exists()
