@@ -11,7 +11,6 @@ from uuid import UUID
 import numpy as np
 
 from spdk_ftl_py import _shim
-
 from unit.stepped import Completion, Stepped
 
 BLOCK = 4096

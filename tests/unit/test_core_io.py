@@ -6,9 +6,7 @@ import random
 
 import pytest
 
-from spdk_ftl_py import _shim
-
-from unit.core_bench import BLOCK, Bench, content
+from unit.core_bench import Bench
 
 
 def test_blocks_never_written_read_zeroes() -> None:
