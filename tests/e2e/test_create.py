@@ -1,0 +1,286 @@
+"""bdev_ftl_create to bdev_ftl_delete on a live target, driven by stock spdk-rpc, every program a process of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import pytest
+from support.processes import daemon_process
+
+from e2e.ftl_world import ZNS, FtlWorld, ftl_world
+from spdk_ftl_py.client import DaemonClient
+from spdk_ftl_py.errors import BusyError, FtlError
+from support.drive import write_and_verify
+
+UUID_GIVEN = "b286d19a-0059-4709-abcd-9f7732b1567d"
+
+
+@pytest.fixture
+def world(folder: Path) -> Iterator[FtlWorld]:
+    with ftl_world(folder, "--zns", ZNS, "--malloc", "name=M0,size=64M", "--malloc", "name=C0,size=64M") as world:
+        yield world
+
+
+def create(world: FtlWorld, *arguments: str) -> dict[str, Any]:
+    created: dict[str, Any] = world.rpc("bdev_ftl_create", "-b", "ftl0", *arguments)
+    return created
+
+
+def verify(export: dict[str, Any]) -> None:
+    asyncio.run(write_and_verify(export["traddr"], export["trsvcid"], export["subnqn"]))
+
+
+def test_every_release_of_spdk_rpc_creates_shows_and_deletes(world: FtlWorld, release: str) -> None:
+    rpc = world.client(release)
+    before = world.snapshot()
+    created = rpc("bdev_ftl_create", "-b", "ftl0", "-d", "Nvme0n1")
+    assert set(created) == {"name", "uuid"}
+    assert created["name"] == "ftl0"
+    (bdev,) = world.call("bdev_get_bdevs", name="ftl0")
+    assert (bdev["name"], bdev["uuid"], bdev["block_size"], bdev["zoned"]) == ("ftl0", created["uuid"], 4096, False)
+    (base,) = world.call("bdev_get_bdevs", name="Nvme0n1")
+    assert (base["claimed"], base["claim_type"]) == (True, "exclusive_write")
+    stats = rpc("bdev_ftl_get_stats", "-b", "ftl0")
+    assert stats["name"] == "ftl0"
+    properties = rpc("bdev_ftl_get_properties", "-b", "ftl0")
+    assert properties["state"] == "online"
+    assert {"num_bands", "zone_capacity"} <= {entry["name"] for entry in properties["properties"]}
+    (device,) = rpc("ftl_get_devices")
+    assert device["num_blocks"] == bdev["num_blocks"]
+    assert rpc("bdev_ftl_delete", "-b", "ftl0") is True
+    assert world.snapshot() == before
+    assert world.devices() == {}
+
+
+def test_dry_run_of_every_release_sends_nothing(world: FtlWorld, release: str) -> None:
+    before = world.snapshot()
+    done = world.client(release).run("bdev_ftl_create", "-b", "ftl0", "-d", "Nvme0n1", global_options=["--dry-run"])
+    assert done.returncode == 0
+    request = json.loads(done.stdout.removeprefix("Request:\n"))
+    assert request["params"]["target"] == world.target.socket
+    assert (world.snapshot(), world.devices()) == (before, {})
+
+
+def test_server_mode_of_every_release_survives_a_refusal(world: FtlWorld, release: str) -> None:
+    rpc = world.client(release)
+    line = f"-s {world.target.socket} --plugin spdk_ftl_py"
+    script = "\n".join(
+        f"{line} {command}"
+        for command in (
+            "bdev_ftl_create -b ftl0 -d Nope -c Nope",
+            "bdev_ftl_create -b ftl0 -d Nvme0n1 --no-attach",
+            "bdev_ftl_create -b ftl0 -d Nvme0n1",
+            "bdev_ftl_delete -b ftl0",
+        )
+    )
+    done = rpc.run("--server", stdin=script + "\n")
+    states = [line for line in done.stdout.splitlines() if line.startswith("**STATUS=")]
+    assert states == ["**STATUS=1", "**STATUS=0", "**STATUS=1", "**STATUS=0"], done.stdout
+
+
+@pytest.mark.parametrize("batch_release", ["26.5", "26.9"])
+def test_in_batch_mode_an_ftl_is_made_of_what_the_batch_created(world: FtlWorld, batch_release: str) -> None:
+    script = "\n".join(
+        (
+            "bdev_malloc_create -b Late 64 4096",
+            "bdev_ftl_create -b ftl0 -d Late --zone-capacity 192",
+            "bdev_get_bdevs -b ftl0",
+        )
+    )
+    done = world.client(batch_release).run(stdin=script + "\n", global_options=["--batch-mode"])
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert '"product_name": "passthru"' in done.stdout
+    world.rpc("bdev_ftl_delete", "-b", "ftl0")
+
+
+def test_the_export_takes_verified_io_and_so_does_the_bdev(world: FtlWorld) -> None:
+    create(world, "-d", "Nvme0n1")
+    verify(world.devices()["ftl0"]["export"])
+    # The very bdev ftl0 of the target, exported by the target as a user would.
+    nqn = "nqn.2016-06.io.spdk:user"
+    port = world.target.export("ftl0", nqn)
+    asyncio.run(write_and_verify("127.0.0.1", port, nqn))
+    stats = world.rpc("bdev_ftl_get_stats", "-b", "ftl0")
+    assert stats["core"]["user_written_blocks"] > 0
+    world.rpc("bdev_ftl_delete", "-b", "ftl0")
+    assert "ftl0" not in {bdev["name"] for bdev in world.call("bdev_get_bdevs")}
+
+
+def test_no_attach_only_exports(world: FtlWorld) -> None:
+    before = world.snapshot()
+    create(world, "-d", "Nvme0n1", "--no-attach")
+    device = world.devices()["ftl0"]
+    assert device["attached"] is False
+    after = world.snapshot()
+    assert {bdev["name"] for bdev in after["bdevs"]} == {bdev["name"] for bdev in before["bdevs"]}
+    assert after["controllers"] == before["controllers"]
+    verify(device["export"])
+    world.rpc("bdev_ftl_delete", "-b", "ftl0")
+    assert world.snapshot() == before
+
+
+def test_zones_are_emulated_on_a_conventional_bdev(world: FtlWorld) -> None:
+    before = world.snapshot()
+    create(world, "-d", "M0", "--zone-capacity", "192", "--optimal-open-zones", "2")
+    properties = {
+        entry["name"]: entry["value"] for entry in world.rpc("bdev_ftl_get_properties", "-b", "ftl0")["properties"]
+    }
+    assert (properties["zone_size"], properties["zone_capacity"]) == (256, 192)
+    assert properties["num_punits"] == 2
+    verify(world.devices()["ftl0"]["export"])
+    world.rpc("bdev_ftl_delete", "-b", "ftl0")
+    assert world.snapshot() == before
+
+
+def test_uuid_punits_limits_and_conf_are_those_given(world: FtlWorld) -> None:
+    options = (
+        "--num-punits 2 --overprovisioning 40 --limit crit:1,high:10 --limit-threshold start:6 --conf band_thld=80"
+    )
+    assert create(world, "-d", "Nvme0n1", "-u", UUID_GIVEN, *options.split()) == {"name": "ftl0", "uuid": UUID_GIVEN}
+    properties = {
+        entry["name"]: entry["value"] for entry in world.rpc("bdev_ftl_get_properties", "-b", "ftl0")["properties"]
+    }
+    assert properties["num_punits"] == 2
+    assert properties["conf"]["lba_rsvd"] == 40
+    assert properties["conf"]["band_thld"] == 80
+    assert properties["conf"]["limits"]["crit"]["limit"] == 1
+    assert properties["conf"]["limits"]["high"]["limit"] == 10
+    assert properties["conf"]["limits"]["start"]["thld"] == 6
+    assert world.call("bdev_get_bdevs", name="ftl0")[0]["uuid"] == UUID_GIVEN
+
+
+def test_naming_the_uuid_of_an_ftl_that_is_there_does_not_erase_it(world: FtlWorld) -> None:
+    create(world, "-d", "Nvme0n1", "-u", UUID_GIVEN)
+    world.rpc("bdev_ftl_delete", "-b", "ftl0")
+    before = world.snapshot()
+    error = world.rpc.fails("bdev_ftl_create", "-b", "ftl0", "-d", "Nvme0n1", "-u", UUID_GIVEN)
+    assert UUID_GIVEN in error["message"]
+    assert "leave --uuid out" in error["message"]
+    assert world.snapshot() == before
+
+
+def test_a_listen_address_is_taken_as_given(world: FtlWorld) -> None:
+    created = create(world, "-d", "Nvme0n1", "--listen-address", "127.0.0.1:0")
+    export = world.devices()["ftl0"]["export"]
+    assert export["traddr"] == "127.0.0.1"
+    assert export["subnqn"].endswith(created["uuid"])
+    port = export["trsvcid"]
+    error = world.rpc.fails(
+        "bdev_ftl_create", "-b", "ftl1", "-d", "M0", "--zone-capacity", "192", "--listen-address", f"127.0.0.1:{port}"
+    )
+    assert f"127.0.0.1:{port}" in error["message"]
+    assert world.call("bdev_get_bdevs", name="M0")[0]["claimed"] is False
+
+
+def test_a_cache_is_held_and_let_go(world: FtlWorld) -> None:
+    before = world.snapshot()
+    create(world, "-d", "Nvme0n1", "-c", "C0")
+    assert world.call("bdev_get_bdevs", name="C0")[0]["claim_type"] == "exclusive_write"
+    cache = world.rpc("bdev_ftl_get_properties", "-b", "ftl0")["cache"]
+    assert (cache["bdev"], cache["kind"]) == ("C0", "non_vss")
+    assert "held" in cache["state"]
+    world.rpc("bdev_ftl_delete", "-b", "ftl0")
+    assert world.snapshot() == before
+
+
+def test_a_second_ftl_can_have_neither_name_nor_bdevs_of_the_first(world: FtlWorld) -> None:
+    created = create(world, "-d", "Nvme0n1", "-c", "C0")
+    before = world.snapshot()
+    error = world.rpc.fails("bdev_ftl_create", "-b", "ftl0", "-d", "M0", "--zone-capacity", "192")
+    assert (error["code"], "name ftl0" in error["message"]) == (-17, True)
+    for arguments in ("-d Nvme0n1", "-d M0 --zone-capacity 192 -c C0", "-d C0 --zone-capacity 192"):
+        error = world.rpc.fails("bdev_ftl_create", "-b", "ftl1", *arguments.split())
+        assert error["code"] == -1
+        assert "already claimed (exclusive_write) by NVMe-oF subsystem" in error["message"]
+        assert created["uuid"] in error["message"]
+    assert world.snapshot() == before
+    assert world.devices()["ftl0"]["state"] == "online"
+
+
+def test_a_second_delete_is_refused_while_the_first_is_at_it(world: FtlWorld) -> None:
+    create(world, "-d", "Nvme0n1")
+    # The superblock's last write takes its time, so the first delete does.
+    world.call("ftltgt_inject_fault", name="Nvme0n1", op="write", latency_us=3_000_000, times=1)
+    client = DaemonClient(world.daemon.socket)
+    outcome: list[Any] = []
+    first = threading.Thread(target=lambda: outcome.append(client.call("bdev_ftl_delete", {"name": "ftl0"})))
+    first.start()
+    world.wait_for_state("ftl0", "deleting")
+    with pytest.raises(FtlError, match="already being deleted") as caught:
+        client.call("bdev_ftl_delete", {"name": "ftl0"})
+    assert caught.value.errno == BusyError.errno
+    first.join(60)
+    assert outcome == [True]
+
+
+def test_create_and_delete_can_be_repeated(world: FtlWorld) -> None:
+    before = world.snapshot()
+    uuids = set()
+    for _ in range(3):
+        uuids.add(UUID(create(world, "-d", "Nvme0n1")["uuid"]))
+        world.rpc("bdev_ftl_delete", "-b", "ftl0")
+        assert world.snapshot() == before
+    assert len(uuids) == 3
+
+
+def test_a_halted_daemon_leaves_the_target_as_it_was(world: FtlWorld) -> None:
+    before = world.snapshot()
+    create(world, "-d", "Nvme0n1", "-c", "C0")
+    world.rpc("bdev_ftl_create", "-b", "ftl1", "-d", "M0", "--zone-capacity", "192")
+    world.daemon.process.send_signal(signal.SIGTERM)
+    assert world.daemon.process.wait(60) == 0
+    assert world.snapshot() == before
+
+
+def test_the_successor_of_a_killed_daemon_takes_back_what_it_left(world: FtlWorld) -> None:
+    before = world.snapshot()
+    create(world, "-d", "Nvme0n1", "-c", "C0")
+    world.daemon.kill()
+    assert world.snapshot() != before
+    with daemon_process(world.folder):
+        assert world.snapshot() == before
+        create(world, "-d", "Nvme0n1")
+        world.rpc("bdev_ftl_delete", "-b", "ftl0")
+        assert world.snapshot() == before
+
+
+def test_a_lost_target_fails_the_device_which_can_then_be_deleted(world: FtlWorld) -> None:
+    create(world, "-d", "Nvme0n1")
+    world.target.kill()
+    client = DaemonClient(world.daemon.socket)
+    ended = threading.Event()
+    for _ in range(1200):
+        (device,) = client.call("ftl_get_devices")
+        if device["state"] == "failed":
+            break
+        ended.wait(0.05)  # polling another process
+    assert device["state"] == "failed", device
+    assert "Nvme0n1" in device["error"]
+    assert client.call("bdev_ftl_delete", {"name": "ftl0"}) is True
+    assert client.call("ftl_get_devices") == []
+
+
+def test_the_command_line_shows_what_the_daemon_has(world: FtlWorld) -> None:
+    def cli(*arguments: str) -> str:
+        command = [sys.executable, "-m", "spdk_ftl_py.cli", *arguments, "--socket", world.daemon.socket]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, cwd=world.folder)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    created = json.loads(cli("create", "-s", world.target.socket, "-b", "ftl0", "-d", "Nvme0n1"))
+    assert json.loads(cli("devices", "--json"))[0]["uuid"] == created["uuid"]
+    assert "ftl0" in cli("devices")
+    assert "online" in cli("list")
+    assert json.loads(cli("stats", "ftl0", "--json"))["name"] == "ftl0"
+    assert "num_blocks" in cli("properties", "ftl0")
+    assert json.loads(cli("status", "--json"))["devices"] == 1
+    assert cli("delete", "-b", "ftl0").strip() == "true"
