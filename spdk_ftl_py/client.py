@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 from collections.abc import Mapping
 from typing import Any
 from urllib.parse import quote
@@ -59,6 +60,7 @@ class DaemonClient:
         import requests
         import requests_unixsocket
 
+        self._check_listening()
         url = f"http+unix://{quote(self.socket_path, safe='')}/"
         try:
             with requests_unixsocket.Session() as session:
@@ -79,18 +81,25 @@ class DaemonClient:
                 "see `spdk-ftl devices`"
             ) from None
         except requests.exceptions.RequestException as error:
-            raise self._unreachable(error) from None
+            raise DaemonError(
+                f"{self._who} broke off: {error}; see its log, and `spdk-ftl devices` for what it did"
+            ) from None
 
-    def _unreachable(self, error: Exception) -> DaemonError:
-        if not os.path.exists(self.socket_path):
-            state = "is not running (no such socket)"
-        elif not os.access(self.socket_path, os.R_OK | os.W_OK):
-            state = "can't be reached (no permission for its socket)"
-        elif "refused" in str(error).lower():
-            state = "is not running (nobody listens on its socket)"
-        else:
-            return DaemonError(f"{self._who} broke off: {error}; see its log, and `spdk-ftl devices` for what it did")
-        return DaemonError(
+    def _check_listening(self) -> None:
+        """requests would tell a socket that nobody listens on from a connection that broke off by its text only."""
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+            probe.settimeout(CONNECT_TIMEOUT_S)
+            try:
+                probe.connect(self.socket_path)
+            except FileNotFoundError:
+                state = "is not running (no such socket)"
+            except ConnectionRefusedError:
+                state = "is not running (nobody listens on its socket)"
+            except OSError as error:
+                state = f"can't be reached ({error.strerror or error})"
+            else:
+                return
+        raise DaemonError(
             f"{self._who} {state}: start it with `spdk-ftl serve`, or name its socket in ${SOCKET_ENVIRONMENT}"
         )
 

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.processes import daemon_process, spdk_rpc, target_process
 
 from e2e.ftl_world import RELEASE, ZNS, FtlWorld, ftl_world
 from spdk_ftl_py.client import DaemonClient
 from spdk_ftl_py.errors import DaemonError, FtlError
+from support.processes import daemon_process, spdk_rpc, target_process
 
 INVALID_PARAMS = -32602
 BLOCKS = 16384
@@ -37,7 +37,6 @@ def shared() -> Iterator[FtlWorld]:
             "C512": {"block_size": 512},
             "Cdif": {"md_size": 8, "md_interleave": True, "dif_type": 1},
             "Csep": {"md_size": 8, "md_interleave": False},
-            "Cmd4": {"md_size": 4, "md_interleave": True},
         }.items():
             world.call("bdev_malloc_create", **{"name": name, "num_blocks": BLOCKS, "block_size": 4096, **more})
         world.call("bdev_zone_block_create", name="Z0", base_bdev="Mz", zone_capacity=1024, optimal_open_zones=4)
@@ -76,7 +75,6 @@ CASES: dict[str, tuple[str, int, list[str]]] = {
     "a cache with blocks of 512 B": ("-d Nvme0n1 -c C512", INVALID_PARAMS, ["C512", "512", "4096"]),
     "a cache with DIF": ("-d Nvme0n1 -c Cdif", INVALID_PARAMS, ["Cdif", "DIF", "without DIF"]),
     "a cache with separate metadata": ("-d Nvme0n1 -c Csep", -95, ["Csep", "separate metadata", "interleaved"]),
-    "a cache with little metadata": ("-d Nvme0n1 -c Cmd4", INVALID_PARAMS, ["Cmd4", "4 B", "8 B"]),
     "a cache that is the base": ("-d Nvme0n1 -c Nvme0n1", INVALID_PARAMS, ["Nvme0n1", "base bdev too", "another"]),
     "invalid_thld of 100": ("-d Nvme0n1 --conf invalid_thld=100", INVALID_PARAMS, ["invalid_thld", "100", "0 to 99"]),
     "overprovisioning of 0": ("-d Nvme0n1 --overprovisioning 0", INVALID_PARAMS, ["overprovisioning", "1 to 99"]),

@@ -14,12 +14,12 @@ from typing import Any
 from uuid import UUID
 
 import pytest
-from support.processes import daemon_process
 
 from e2e.ftl_world import ZNS, FtlWorld, ftl_world
 from spdk_ftl_py.client import DaemonClient
 from spdk_ftl_py.errors import BusyError, FtlError
 from support.drive import write_and_verify
+from support.processes import daemon_process
 
 UUID_GIVEN = "b286d19a-0059-4709-abcd-9f7732b1567d"
 

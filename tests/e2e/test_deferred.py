@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support.processes import daemon_process
 
 from e2e.ftl_world import FtlWorld, ftl_world
+from support.processes import daemon_process
 
 DEFERRED = "FTL bdev: ftl0 creation deferred"
 EMULATED = ("--zone-capacity", "192")
