@@ -24,6 +24,7 @@ from ..errors import (
     UnsupportedError,
 )
 from .json_scanner import JsonError, JsonObject, JsonScanner
+from .tasks import end_tasks
 
 logger = logging.getLogger(__name__)
 
@@ -116,17 +117,16 @@ class _Connection:
                         await self._accept(value)
                 except JsonError as error:
                     logger.info("closing a connection that sent what is not JSON: %s", error)
+                    await self._wait_for_requests()
                     self._send(error_reply(None, JSONRPC_PARSE_ERROR, "Parse error"))
                     break
             # A client may shut its sending side down and still wait for answers.
             await self._wait_for_requests()
             await self._drain()
-        except (ConnectionError, asyncio.TimeoutError):
+        except ConnectionError:
             await self._wait_for_requests()
         finally:
-            for request in self._requests:  # only when we are being shut down
-                request.cancel()
-            await asyncio.gather(*self._requests, return_exceptions=True)
+            await end_tasks(self._requests)  # none is left unless we are being shut down
             self._writer.close()
 
     async def _wait_for_requests(self) -> None:
@@ -147,8 +147,16 @@ class _Connection:
             logger.error("answering failed: %r", error)
 
     async def _drain(self) -> None:
+        """Returns at once unless the peer has left too many replies where they are."""
         assert self._writer is not None
-        await asyncio.wait_for(self._writer.drain(), SEND_STALL_S_MAX)
+        transport = self._writer.transport
+        if transport.get_write_buffer_size() <= SEND_BUFFER_BYTES_MAX:
+            return
+        watchdog = asyncio.get_running_loop().call_later(SEND_STALL_S_MAX, transport.abort)
+        try:
+            await self._writer.drain()
+        finally:
+            watchdog.cancel()
 
     async def _answer(self, value: Any) -> None:
         try:
@@ -166,6 +174,13 @@ class _Connection:
     def _send(self, reply: object) -> None:
         if self._writer is not None and not self._writer.is_closing():
             self._writer.write(encode_reply(reply))
+
+
+def _is_file(fd: int, path: str) -> bool:
+    try:
+        return os.path.samestat(os.fstat(fd), os.stat(path))
+    except FileNotFoundError:
+        return False
 
 
 class JsonRpcServer:
@@ -205,24 +220,37 @@ class JsonRpcServer:
 
     def _take_path(self) -> None:
         lock_path = self.path + ".lock"
-        try:
-            lock_fd = os.open(lock_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        except OSError as error:
-            raise FtlError(
-                f"RPC socket {self.path}: can't open {lock_path}: {error.strerror}; choose another path with -r",
-                errno=error.errno,
-            ) from error
-        try:
-            fcntl.flock(lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if self._somebody_listens():
-                raise BlockingIOError
-        except BlockingIOError:
-            os.close(lock_fd)
-            raise ExistsError(
-                f"RPC socket {self.path} belongs to a running process; stop that one or choose another path with -r",
-                errno=errno.EADDRINUSE,
-            ) from None
+        in_use = ExistsError(
+            f"RPC socket {self.path} belongs to a running process; stop that one or choose another path with -r",
+            errno=errno.EADDRINUSE,
+        )
+        while True:
+            try:
+                lock_fd = os.open(lock_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            except OSError as error:
+                raise FtlError(
+                    f"RPC socket {self.path}: can't open {lock_path}: {error.strerror}; choose another path with -r",
+                    errno=error.errno,
+                ) from error
+            try:
+                fcntl.flock(lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                os.close(lock_fd)
+                raise in_use from None
+            if _is_file(lock_fd, lock_path):
+                break
+            os.close(lock_fd)  # its owner removed it while we waited for it: the lock is on nothing
         self._lock_fd = lock_fd
+        if self._somebody_listens():
+            self._give_lock_back()
+            raise in_use
+
+    def _give_lock_back(self) -> None:
+        if self._lock_fd is not None:
+            with contextlib.suppress(OSError):
+                os.unlink(self.path + ".lock")
+            os.close(self._lock_fd)
+            self._lock_fd = None
 
     def _somebody_listens(self) -> bool:
         """For servers that don't use the lock file."""
@@ -263,17 +291,12 @@ class JsonRpcServer:
 
     async def close(self) -> None:
         """Idempotent: stops accepting, drops every connection, removes the socket file."""
-        tasks = [*self._connections, *([self._acceptor] if self._acceptor else [])]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await end_tasks([*self._connections, *([self._acceptor] if self._acceptor else [])])
         self._acceptor = None
         if self._listener is not None:
             self._listener.close()
             self._listener = None
         if self._lock_fd is not None:
-            for path in (self.path, self.path + ".lock"):
-                with contextlib.suppress(OSError):
-                    os.unlink(path)
-            os.close(self._lock_fd)
-            self._lock_fd = None
+            with contextlib.suppress(OSError):
+                os.unlink(self.path)
+            self._give_lock_back()

@@ -21,6 +21,7 @@ from .decode import Fields
 from .emulated import NVME_IO_TYPES, ZONED_IO_TYPES
 from .jsonrpc import RpcError
 from .methods import EALREADY, EINVAL, EIO, ENODEV, ENOTSUP, ENXIO, Params, failed, rpc
+from .tasks import end_tasks
 
 if TYPE_CHECKING:
     from .app import Target
@@ -266,8 +267,7 @@ class AttachedController:
     async def detach(self) -> None:
         """The target's lock is held."""
         if self._supervisor is not None:
-            self._supervisor.cancel()
-            await asyncio.gather(self._supervisor, return_exceptions=True)
+            await end_tasks([self._supervisor])
         await self._remove()
 
 
