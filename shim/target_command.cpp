@@ -48,6 +48,7 @@ Status TargetQpair::decode(Slot &slot, const wire::Sqe &sqe) noexcept {
     io.status = status::ok;
     io.lba = sqe.slba;
     io.block_count = 0;
+    io.iov = iovs_.get() + size_t{number_of(slot)} * iov_per_slot_;
     io.iov_count = 0;
     io.result = 0;
     slot.to_device = false;

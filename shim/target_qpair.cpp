@@ -103,7 +103,6 @@ TargetQpair::TargetQpair(std::shared_ptr<Reactor> reactor, int fd, const TargetQ
         Slot &slot = slots_[i];
         slot.data.slot = slot.reply.slot = i;
         slot.next = i + 1 < slots_.size() ? i + 1 : kNone;
-        slot.io.iov = iovs_.get() + size_t{i} * iov_per_slot_;
         slot.io.owner = this;
         slot.io.owner_data = i;
         slot.io.complete = [](Io &io) noexcept {

@@ -84,6 +84,12 @@ def test_random_commands_match_a_model(digests: Digests, success_flag: bool) -> 
         assert stats["bytes_in"] > stats["write_blocks"] * 4096
 
 
+def test_completions_in_any_order_match_a_model() -> None:
+    with joined(conventional) as (rig, media):
+        media.set_schedule(11)
+        run_random(rig, 1500, seed=11)
+
+
 @pytest.mark.parametrize("threaded", [False, True])
 def test_ten_thousand_random_commands(threaded: bool) -> None:
     with joined(conventional, threaded=threaded, digests=Digests(True, True)) as (rig, _):
@@ -328,7 +334,7 @@ def test_a_host_qpair_refuses_settings_it_cannot_keep(options: dict[str, int], m
         ({"queue_size": 4097}, "queue_size"),
         ({"max_io_bytes": 5000}, "max_io_bytes"),
         ({"max_h2c_data": 5000}, "max_h2c_data"),
-        ({"in_capsule_bytes": 1 << 20}, "in_capsule_bytes"),
+        ({"in_capsule_bytes": (1 << 20) + 1}, "in_capsule_bytes"),
         ({"sqhd": 32}, "sqhd"),
     ],
 )

@@ -434,6 +434,24 @@ def test_a_peer_that_does_not_read_cannot_make_the_target_read_on() -> None:
         assert one(peer.exchange(pdus.read(1, 0, 1)), C2H_DATA).type == C2H_DATA
 
 
+def test_a_peer_that_neither_reads_nor_hangs_up_is_cut_off_after_a_while() -> None:
+    with target_peer(media) as (peer, _, _device):
+        start_ns = 10**12
+        for cid in range(8):
+            peer.socket.sendall(pdus.read(cid, 0, 32))
+        peer.socket.sendall(b"\xff" * 8)
+        for _ in range(20):
+            peer.reactor.step(start_ns)
+        peer.collect()
+        assert peer.events == []
+        peer.reactor.step(start_ns + 999_000_000)
+        peer.collect()
+        assert peer.events == []
+        peer.reactor.step(start_ns + 1_001_000_000)
+        peer.collect()
+        assert [(event.a, event.b) for event in peer.events] == [(_shim.QPAIR_PROTOCOL_ERROR, FIELD)]
+
+
 def test_noise_never_reaches_a_device() -> None:
     rng = random.Random(12)
     for _ in range(200):
