@@ -74,6 +74,8 @@ class Bands:
             band.stream = now["stream"]
             band.valid = now["valid"]
             band.written = now["written"]
+            # A zone that failed is cleared of it by a reset, but we don't trust it again.
+            band.bad_punits.update(now["faulted_punits"])
             if band.state != RETIRED:
                 band.state = now["state"]
 

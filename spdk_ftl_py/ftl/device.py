@@ -31,6 +31,10 @@ Progress = Callable[[str, float], None]
 """Step, and the part of it done, 0..1."""
 
 LOST_BLOCKS_LOGGED_MAX: Final = 16
+FAILED_FLUSHES_MAX: Final = 8
+"""In a row, before resets, after which the base counts as failed."""
+ZONE_STRIKES_MAX: Final = 3
+"""Failures after which a zone that can still be reset is given up even if there is no spare for it."""
 APPEND_BLOCKS_MAX: Final = 1 << 32
 """SPDK passes on only 32 bits of the address an append landed on (wire-facts section 5)."""
 
@@ -80,7 +84,16 @@ class FtlDevice:
         self._spares = list(geometry.spare_zones)
         self._bad_zones = set(geometry.bad_zones)
         self._bands = Bands(geometry)
-        self._manager = BandManager(core, geometry, conf, self._bands, on_stuck=self._out_of_space)
+        self._manager = BandManager(
+            core,
+            geometry,
+            conf,
+            self._bands,
+            buffer_blocks=write_buffer_blocks(conf, geometry),
+            on_stuck=self._out_of_space,
+        )
+        self._failed_flushes = 0
+        self._zone_strikes: dict[int, int] = {}
         self._drained: dict[int, asyncio.Future[None]] = {}
         self._drains_done: set[int] = set()
         self._broken = asyncio.Event()
@@ -255,8 +268,8 @@ class FtlDevice:
             self._manager.band_wanted(event.a)
         elif kind == _shim.EV_ZONE_FAULT:
             self._zone_fault(event.a, event.b, event.c)
-        elif kind == _shim.EV_BAND_RESET_DONE and event.b:
-            self._zone_fault(event.a, event.c, event.b)
+        elif kind == _shim.EV_BAND_RESET_DONE and not self._band_reset(event.a, event.b, event.c):
+            return
         elif kind == _shim.EV_BLOCK_LOST:
             self._block_lost(event.a, event.b, event.c)
         elif kind == _shim.EV_DRAINED:
@@ -282,11 +295,25 @@ class FtlDevice:
 
     def _zone_fault(self, index: int, punit: int, status: int) -> None:
         band = self._bands[index]
-        if punit in band.bad_punits:
-            return
         self.zone_faults += 1
-        band.bad_punits.add(punit)
         log.warning("%s: zone %s of band %d failed: %s", self.name, band.zones[punit], index, status_text(status))
+
+    def _band_reset(self, index: int, status: int, punit: int) -> bool:
+        """False: the device has failed over it."""
+        if status == 0:
+            self._failed_flushes = 0
+            return True
+        self._bands.refresh(self.core.bands())
+        if punit in self._bands[index].bad_punits:
+            self._zone_fault(index, punit, status)
+            return True
+        # No zone failed: the flush before the reset did. The band is as it was, and is reset again.
+        self._failed_flushes += 1
+        if self._failed_flushes < FAILED_FLUSHES_MAX:
+            return True
+        self._fail(MediaError(f"{self.name}: the base device can't flush: {status_text(status)}", status=status))
+        self.core.fail(status)
+        return False
 
     # --- bad zones
 
@@ -318,12 +345,17 @@ class FtlDevice:
     async def _replace(self, band: Band, punit: int) -> None:
         old = band.zones[punit]
         if old is not None:
-            self._bad_zones.add(old)
             try:
-                # So that it does not go on using one of the device's active zones.
+                # Also so that it does not go on using one of the device's active zones.
                 await self._port.zone_action(ZONE_RESET, self.geometry.zone_start(old))
-            except MediaError:
-                log.debug("%s: zone %d can't be reset any more", self.name, old)
+            except MediaError as error:
+                log.debug("%s: zone %d: %s", self.name, old, error)
+                self._zone_strikes[old] = ZONE_STRIKES_MAX
+            strikes = self._zone_strikes[old] = self._zone_strikes.get(old, 0) + 1
+            if not self._spares and strikes < ZONE_STRIKES_MAX:
+                log.warning("%s: zone %d of band %d is used again for want of a spare", self.name, old, band.index)
+                return
+            self._bad_zones.add(old)
         new = self._spares.pop(0) if self._spares else None
         self.core.replace_zone(band.index, punit, None if new is None else self.geometry.zone_start(new))
         band.zones[punit] = new

@@ -33,7 +33,8 @@ STUCK_POLLS: Final = 20
 class BandManager:
     """Gives orders to an FtlCore. Runs on the asyncio loop; nothing in it waits but the poll timer.
 
-    on_stuck(reason) is called once, when the user's writes can't go on and nothing can be freed any more.
+    buffer_blocks: of the write buffer. on_stuck(reason) is called once, when the user's writes can't go on and nothing
+    can be freed any more.
     """
 
     def __init__(
@@ -43,6 +44,7 @@ class BandManager:
         conf: FtlConf,
         bands: Bands,
         *,
+        buffer_blocks: int,
         on_stuck: Callable[[str], None],
         next_band_seq: int = 1,
     ) -> None:
@@ -55,6 +57,8 @@ class BandManager:
         self.moves_started = 0
         self._core = core
         self._conf = conf
+        self._buffer_blocks = buffer_blocks
+        self._band_blocks = geometry.band_blocks
         self._shared = geometry.shared_stream
         self._selector = Selector(conf, geometry.punits)
         self._streams = (_shim.STREAM_USER,) if self._shared else (_shim.STREAM_USER, _shim.STREAM_RELOC)
@@ -62,6 +66,7 @@ class BandManager:
         self._on_stuck = on_stuck
         self._share = UNLIMITED
         self._stuck_polls = 0
+        self._reset_later = False
         self._moving_allowed = True
         self._draining = False
         self._stopped = False
@@ -117,10 +122,17 @@ class BandManager:
     # --- decisions
 
     def _reset_emptied(self) -> None:
+        self._reset_later = False
         for band in self.bands.in_state(CLOSED, FAULTED):
-            if band.valid == 0:
+            if band.valid != 0:
+                continue
+            try:
                 self._core.reset_band(band.index)
-                band.state = RESETTING
+            except ValueError:
+                # Something in it came into force since we looked, or is about to: trim records are being spread.
+                self._reset_later = True
+                continue
+            band.state = RESETTING
 
     def _feed_streams(self) -> None:
         # Reloc first: without it nothing is ever freed.
@@ -169,13 +181,17 @@ class BandManager:
                 return
             victim = self._selector.choose(
                 (band for band in self.bands if wanted > 0 or band.state == FAULTED),
-                room=self._reloc_room() - self._committed(),
+                room=self._reloc_room() - self._committed() - self._buffered(),
                 next_band_seq=self.next_band_seq,
                 urgent=urgent,
             )
             if victim is None:
                 return
-            self._core.start_move(victim.index)
+            try:
+                self._core.start_move(victim.index)
+            except (BlockingIOError, ValueError):
+                # The shim is ahead of us: it has as many moves as it can, or the band has changed.
+                return
             victim.state = MOVING
             self.moves_started += 1
 
@@ -190,7 +206,7 @@ class BandManager:
             # A limit makes way for relocation; where there is none to make way for it would only stop the user for
             # nothing.
             share = UNLIMITED
-        elif self.free_bands < RESERVED_BANDS or (self._shared and self._room_is_tight()):
+        elif self.free_bands < RESERVED_BANDS or self._room_is_tight():
             share = 0
         if share != self._share:
             self._core.set_user_share(share)
@@ -212,7 +228,7 @@ class BandManager:
             self._stuck_polls = 0
         if self._timer is not None:
             self._timer.cancel()
-        delay = STARVED_POLL_S if starved or self._draining else IDLE_POLL_S
+        delay = STARVED_POLL_S if starved or self._draining or self._reset_later else IDLE_POLL_S
         self._timer = asyncio.get_running_loop().call_later(delay, self.pump)
 
     # --- numbers they are made from
@@ -231,9 +247,15 @@ class BandManager:
         """Blocks that moves under way may still have to write."""
         return sum(band.valid + self._selector.least_gain for band in self.bands.in_state(MOVING))
 
+    def _buffered(self) -> int:
+        """Blocks of the user that a reset may have to wait for, and that may have to go to relocation's band."""
+        if self._share == 0 or self._starved():
+            return self._core.stats()["write_buffer_used"]
+        return self._buffer_blocks
+
     def _room_is_tight(self) -> bool:
-        buffered = self._conf.write_buffer_blocks
-        return bool(self.bands.in_state(MOVING)) and self._reloc_room() < self._committed() + buffered
+        """Whether the user must not be given more, so that after the moves under way another one can be begun."""
+        return self._reloc_room() < self._committed() + self._band_blocks + self._buffer_blocks
 
     def _has_room(self, stream: int) -> bool:
         return any(
