@@ -484,6 +484,7 @@ def make_core(
             batch_blocks=geometry.batch_blocks,
             use_append=conf.use_append,
             shared_stream=geometry.shared_stream,
+            finish_zones=geometry.finish_zones,
             write_buffer_blocks=write_buffer_blocks(conf, geometry),
             max_reloc_qdepth=conf.max_reloc_qdepth,
             max_active_relocs=conf.max_active_relocs,

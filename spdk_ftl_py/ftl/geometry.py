@@ -60,6 +60,8 @@ class Geometry:
     """Logical blocks offered."""
     open_zones_limit: int
     """What the device can hold open and active; 0: no limit."""
+    finish_zones: bool = False
+    """Some zone has a greater capacity than what is used of it: it has to be finished, or stays active."""
 
     @property
     def band_count(self) -> int:
@@ -128,6 +130,7 @@ class Geometry:
             "band_count": self.band_count,
             "shared_stream": self.shared_stream,
             "batch_blocks": self.batch_blocks,
+            "finish_zones": self.finish_zones,
             "block_count": self.block_count,
             "replaced": sorted([bad, spare] for bad, spare in self.replaced.items()),
         }
@@ -196,6 +199,7 @@ def plan(
         batch_blocks=batch_blocks,
         block_count=block_count,
         open_zones_limit=limit,
+        finish_zones=any(zone.usable and zone.capacity > capacity for zone in zones),
     )
 
 

@@ -82,14 +82,14 @@ def test_the_smallest_zones_capacity_counts_for_all() -> None:
     mixed = zones(50)
     mixed[17] = Zone(17, 17 * 4096, 2048, zone_states.EMPTY, 0)
     geometry = plan(mixed, zone_size=4096, num_punits=1)
-    assert geometry.zone_capacity == 2048
+    assert (geometry.zone_capacity, geometry.finish_zones) == (2048, True)
 
 
 def test_a_small_bad_zone_does_not_shrink_the_others() -> None:
     mixed = zones(50)
     mixed[17] = Zone(17, 17 * 4096, 0, zone_states.OFFLINE, 0)
     geometry = plan(mixed, zone_size=4096, num_punits=1)
-    assert geometry.zone_capacity == 3072
+    assert (geometry.zone_capacity, geometry.finish_zones) == (3072, False)
     assert geometry.bad_zones == (17,)
 
 
