@@ -54,7 +54,8 @@ class FtlRig:
 
     async def verify(self) -> None:
         """Every block of the device."""
-        progress = await self.good("read", pattern="sequential", io_blocks=8)
+        io_blocks = min(8, self.device.core.max_io_blocks)
+        progress = await self.good("read", pattern="sequential", io_blocks=io_blocks)
         assert progress["done_blocks"] >= self.device.block_count
 
     async def until(self, condition: Callable[[], bool]) -> None:
