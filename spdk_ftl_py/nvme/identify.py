@@ -330,7 +330,7 @@ def parse_nsid_list(data: bytes | bytearray, after: int) -> list[int]:
 
 @dataclass(frozen=True)
 class NamespacePage:
-    """What a host needs of CNS 00. block_bytes is the data part of a block; identifiers are empty where there are none."""
+    """What a host needs of CNS 00. block_bytes is the data part of a block; identifiers may be empty."""
 
     block_count: int
     block_bytes: int
