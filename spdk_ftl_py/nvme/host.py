@@ -20,7 +20,7 @@ from .command_queue import CommandQueue, open_connection
 from .connect import build_connect
 from .identify import ControllerPage
 from .subsystem import check_nqn
-from .tcp import Connection, IcParameters
+from .tcp import Connection, IcParameters, parse_port
 from .wire import AdminOp, Cap, Cns, CommandError, Cqe, FabricsType, Feature, LogPage, PduError, Property, Sqe
 
 ADMIN_QUEUE_ENTRIES = 32
@@ -80,7 +80,7 @@ class Controller:
     ) -> None:
         """Use connect()."""
         self.traddr = traddr
-        self.trsvcid = int(trsvcid)
+        self.trsvcid = parse_port(trsvcid)
         self.subnqn = subnqn
         self.hostnqn = hostnqn
         self.hostid = hostid

@@ -11,6 +11,7 @@ from .. import _shim
 from ..errors import ExistsError, NotFoundError, ParameterError
 from . import wire
 from .identify import NamespaceTraits
+from .tcp import parse_port
 
 if TYPE_CHECKING:
     from .association import TargetController
@@ -190,7 +191,7 @@ class Subsystem:
 
     def add_listener(self, traddr: str, trsvcid: int | str) -> None:
         """An address that NvmfTarget.listen() listens on. Raises ExistsError."""
-        address = (traddr, int(trsvcid))
+        address = (traddr, parse_port(trsvcid))
         if address in self.listeners:
             raise ExistsError(f"{self.nqn}: listener {traddr}:{trsvcid} exists already")
         self.listeners.add(address)
@@ -198,7 +199,7 @@ class Subsystem:
 
     async def remove_listener(self, traddr: str, trsvcid: int | str) -> None:
         """Controllers that came in there are disconnected. Raises NotFoundError."""
-        address = (traddr, int(trsvcid))
+        address = (traddr, parse_port(trsvcid))
         if address not in self.listeners:
             raise NotFoundError(f"{self.nqn}: there is no listener {traddr}:{trsvcid}")
         self.listeners.remove(address)

@@ -15,7 +15,7 @@ from .capsule import CapsuleQueue, Completion
 from .connect import ConnectRequest, invalid_in_command, invalid_in_data, parse_connect
 from .logs import ADRFAM_IPV4, ADRFAM_IPV6, DiscoveryEntry
 from .subsystem import Namespace, Subsystem, check_nqn
-from .tcp import Connection
+from .tcp import Connection, parse_port
 from .wire import PduError, Sqe, Status
 
 __all__ = ["Namespace", "NvmfTarget", "Subsystem", "TargetController", "check_nqn"]
@@ -123,7 +123,7 @@ class NvmfTarget:
 
         Raises ParameterError for an address that is none, PathError when it can't be bound.
         """
-        port = _port(trsvcid)
+        port = parse_port(trsvcid)
         listener = self._listeners.get((traddr, port))
         if listener is not None:
             listener.users += 1
@@ -158,7 +158,7 @@ class NvmfTarget:
 
     async def unlisten(self, traddr: str, trsvcid: int | str) -> None:
         """The last one closes the socket and every connection that came in by it. Raises NotFoundError."""
-        key = (traddr, _port(trsvcid))
+        key = (traddr, parse_port(trsvcid))
         listener = self._listeners.get(key)
         if listener is None:
             raise NotFoundError(f"nobody listens on {traddr}:{trsvcid}")
@@ -348,13 +348,3 @@ class NvmfTarget:
         )
         # The shim has its own descriptor of the socket; ours goes when _serve() returns.
         controller.adopt_io_qpair(request.qid, qpair)
-
-
-def _port(trsvcid: int | str) -> int:
-    try:
-        port = int(trsvcid)
-    except ValueError:
-        raise ParameterError(f"trsvcid {trsvcid!r} is not a port number") from None
-    if not 0 <= port <= 0xFFFF:
-        raise ParameterError(f"trsvcid {trsvcid} must lie in 0..65535")
-    return port

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from .. import _shim
-from ..errors import PathError, ProtocolError
+from ..errors import ParameterError, PathError, ProtocolError
 from . import wire
 from .wire import FatalError, PduError, PduType
 
@@ -295,3 +295,14 @@ def _fes_text(fes: int) -> str:
         return FatalError(fes).name.lower().replace("_", " ")
     except ValueError:
         return f"FES {fes}"
+
+
+def parse_port(trsvcid: int | str) -> int:
+    """Raises ParameterError."""
+    try:
+        port = int(trsvcid)
+    except ValueError:
+        raise ParameterError(f"trsvcid {trsvcid!r} is not a port number") from None
+    if not 0 <= port <= 0xFFFF:
+        raise ParameterError(f"trsvcid {trsvcid} must lie in 0..65535")
+    return port

@@ -8,7 +8,6 @@ import pytest
 
 from spdk_ftl_py.nvme import wire
 from spdk_ftl_py.nvme.wire import FatalError, PduType, Property, Sqe, Status
-
 from unit.nvme_loop import (
     HOSTNQN,
     RawHost,
@@ -127,7 +126,9 @@ def test_data_that_nobody_asked_for_ends_the_association(
             assert (asked_cid, r2to, r2tl) == (5, 0, 512)
             body = wire.DATA_BODY.pack(cid, asked_ttag if ttag is None else ttag, offset, length)
             pdo = 24 if length else 0
-            await host.send(header(PduType.H2C_DATA, flags=4, hlen=24, pdo=pdo, plen=24 + length) + body + bytes(length))
+            await host.send(
+                header(PduType.H2C_DATA, flags=4, hlen=24, pdo=pdo, plen=24 + length) + body + bytes(length)
+            )
             assert await term_req(host) == expected
 
     run(work())

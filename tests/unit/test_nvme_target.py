@@ -14,11 +14,9 @@ from spdk_ftl_py.nvme import identify, wire
 from spdk_ftl_py.nvme.host import AsyncEvent
 from spdk_ftl_py.nvme.target import NvmfTarget, Subsystem
 from spdk_ftl_py.nvme.wire import AdminOp, Cns, CommandError, Feature, LogPage, PduType, Property, Sqe, Status
-
 from unit.nvme_loop import HOSTNQN, SUBNQN, WAIT_S, bench, capsule, io, run, until
 
 OTHER_HOST = "nqn.2026-11.io.example:other-host"
-
 
 
 # --- who may connect ------------------------------------------------------------------------------------------------
@@ -136,8 +134,11 @@ def test_io_queues_beyond_a_subsystems_channels_find_it_busy_until_one_is_free()
 
 @pytest.mark.parametrize(
     "nqn",
-    ["", "nqn", "nqn.2026-13.io.example:x", "nqn.2026-11.io.example", "nqn.2026-11.io..example:x", "iqn.2026-11.io.example:x",
-     "nqn.2014-08.org.nvmexpress:uuid:not-a-uuid", "nqn.2026-11.io.example:" + "x" * 201, "nqn.2026-11.io.example:a\nb"],
+    [
+        "", "nqn", "nqn.2026-13.io.example:x", "nqn.2026-11.io.example", "nqn.2026-11.io..example:x",
+        "iqn.2026-11.io.example:x", "nqn.2014-08.org.nvmexpress:uuid:not-a-uuid", "nqn.2026-11.io.example:" + "x" * 201,
+        "nqn.2026-11.io.example:a\nb",
+    ],
 )  # fmt: skip
 def test_a_subsystem_needs_a_name_that_nvme_knows(nqn: str) -> None:
     with pytest.raises(ParameterError):
@@ -191,7 +192,14 @@ def test_properties_are_read_in_their_own_size_and_unknown_ones_not_at_all() -> 
             assert (await host.get_property(Property.CC)).result == 0x00460001
             assert (await host.get_property(Property.CSTS)).result == wire.CSTS_RDY
             assert (await host.get_property(Property.CRTO)).result == 30
-            for offset, size in ((Property.CAP, 0), (Property.VS, 1), (0x04, 0), (0x1000, 0), (0xFFFFFFFF, 1), (0x16, 0)):
+            for offset, size in (
+                (Property.CAP, 0),
+                (Property.VS, 1),
+                (0x04, 0),
+                (0x1000, 0),
+                (0xFFFFFFFF, 1),
+                (0x16, 0),
+            ):
                 assert (await host.get_property(offset, size)).status == Status.INVALID_FIELD
             for offset in (Property.CAP, Property.VS, Property.CSTS, Property.NSSR, 0x18, 0xFFFFFFFF):
                 assert (await host.set_property(offset, 1)).status == Status.INVALID_FIELD
