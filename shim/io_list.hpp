@@ -14,7 +14,6 @@ class IoList {
 public:
     [[nodiscard]] bool empty() const noexcept { return head_ == nullptr; }
     [[nodiscard]] uint32_t count() const noexcept { return count_; }
-    [[nodiscard]] Io *head() const noexcept { return head_; }
 
     void push(Io &io) noexcept {
         io.next = nullptr;

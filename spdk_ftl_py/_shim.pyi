@@ -128,7 +128,9 @@ class IoPort:
 class EmulatedMedia(BlockDevice):
     """Conventional, null or zoned media in memory or in a sparse file, with fault injection and power cut.
 
-    path None: anonymous memory. With a path the data (and, for zoned media, zone states, in `path + ".zones"`) persist.
+    path None: anonymous memory. With a path the data (and, for zoned media, zone states, in `path + ".zones"`) persist, also
+    when the process is killed; one drive per file (OSError). Freed with its last user. ValueError: a geometry or a file that
+    makes no sense. Zoned: reads behind a write pointer return zeroes, reads may cross zones, no descriptor extensions.
     """
 
     @staticmethod
@@ -158,17 +160,19 @@ class EmulatedMedia(BlockDevice):
         skip: int = 0, times: int = 0,
     ) -> int:
         """On I/Os of op (None: any) that touch [lba, lba+block_count) (0: anywhere): after `skip` matches, fail with
-        status (0: no failure) and/or add latency, `times` times (0: for ever). Returns the fault's id."""
+        status (0: no failure) and/or add latency, `times` times (0: for ever). Returns the fault's id. An append or zone action
+        touches its whole zone; a flush and a zone action on all touch everything. What fails has no effect."""
 
     def clear_faults(self, fault_id: int | None = None) -> None: ...
     def power_cut(self, seed: int) -> None:
         """Outstanding I/O is dropped without completion of its data promise (completes with power_loss); what was written
-        since the last completed flush vanishes wholly or partly: per zone always a suffix; on conventional media any
-        subset of blocks (4 KiB atomic), chosen by seed. Needs volatile_cache=True; else only outstanding I/O is torn.
-        The media is off (every I/O: power_loss) until power_on()."""
+        since the last completed flush vanishes wholly or partly: per zone always a suffix (a zone reset and an FUA write are
+        durable at once, a finish is not); on conventional media any subset of blocks, each old or new as a whole, chosen by
+        seed. Needs volatile_cache=True; else only outstanding I/O is torn. The media is off (every I/O: power_loss) until
+        power_on()."""
 
     def power_on(self) -> None:
-        """Zones that were open come back closed (ZNS: active zones of a volatile controller)."""
+        """Zones that were open come back closed, those without data empty."""
 
     def set_schedule(self, seed: int | None) -> None:
         """Completes outstanding I/O in a seeded random order (None: in order of submission)."""
