@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from .app import Target
 
 MEDIA_BYTES_MAX = 2**46
+EXPORTED_METADATA_BYTES_MAX = 64
 METADATA_BYTES = (0, 8, 16, 32, 64, 128)
 DIF_BYTES = {0: 8, 1: 16, 2: 16}  # by dif_pi_format: what the protection information takes
 NULL_UUID = UUID(int=0)
@@ -48,6 +49,11 @@ def _check_layout(params: Params) -> None:
     byte_count = params["num_blocks"] * (params["block_size"] + params.get("md_size", 0))
     if params["block_size"] == 0 or byte_count > MEDIA_BYTES_MAX:
         raise failed(ENOMEM)
+
+
+def _reachable(metadata_bytes: int) -> int:
+    """Neither separate metadata nor larger ones are exported, so there is nothing to keep them in."""
+    return metadata_bytes if metadata_bytes <= EXPORTED_METADATA_BYTES_MAX else 0
 
 
 def _uuid(params: Params) -> UUID:
@@ -88,13 +94,12 @@ async def bdev_malloc_create(target: Target, params: Params) -> str:
     if name is None:
         name = f"Malloc{target.malloc_count}"
         target.malloc_count += 1
-    # Separate metadata can't be reached from outside the target, so there is nothing to keep it in.
     device = _media(
         _shim.EmulatedMedia.conventional,
         target,
         params["num_blocks"],
         block_bytes=params["block_size"],
-        metadata_bytes=metadata if interleave else 0,
+        metadata_bytes=_reachable(metadata) if interleave else 0,
         volatile_cache=True,
     )
     bdev = Bdev(
@@ -147,7 +152,7 @@ async def bdev_null_create(target: Target, params: Params) -> str:
         target,
         params["num_blocks"],
         block_bytes=params["block_size"],
-        metadata_bytes=metadata,
+        metadata_bytes=_reachable(metadata),
     )
     hints = {name: value for name, value in params.items() if name.startswith(("preferred_", "optimal_write"))}
     bdev = Bdev(

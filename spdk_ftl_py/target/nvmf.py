@@ -17,7 +17,7 @@ from ..nvme.target import NvmfTarget
 from . import decode
 from .bdevs import Descriptor
 from .decode import Fields
-from .emulated import NULL_UUID
+from .emulated import EXPORTED_METADATA_BYTES_MAX, NULL_UUID
 from .jsonrpc import RpcError
 from .methods import ENODEV, INVALID_PARAMETERS, Params, failed, invalid_parameters, rpc
 
@@ -30,7 +30,6 @@ TARGET_NAME = "nvmf_tgt"
 SERIAL_DEFAULT = "0" * 20
 MODEL_DEFAULT = "SPDK bdev Controller"
 NAMESPACES_DEFAULT = 32
-METADATA_BYTES_MAX = 64
 CNTLID_MAX = 0xFFEF
 PORT_MAX = 65535
 
@@ -115,7 +114,7 @@ class Nvmf:
         descriptor = layer.open(params["bdev_name"], f"namespace of {export.nqn}", write=True)
         try:
             bdev = descriptor.bdev
-            if bdev.md_size and (not bdev.md_interleave or bdev.md_size > METADATA_BYTES_MAX):
+            if bdev.md_size and (not bdev.md_interleave or bdev.md_size > EXPORTED_METADATA_BYTES_MAX):
                 raise invalid_parameters()
             layer.claim(descriptor)
             uuid = params.get("uuid", NULL_UUID)
