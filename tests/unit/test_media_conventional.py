@@ -142,17 +142,18 @@ def test_a_file_keeps_its_data_and_is_sparse(reactor: _shim.Reactor, tmp_path: P
     path = tmp_path / "disk"
     media = _shim.EmulatedMedia.conventional(reactor, 2**18, path=str(path))
     with Stepped(reactor, media) as io:
+        assert io.write(2**18 - 256, blocks(0, 255)) == 0
         assert io.write(2**18 - 1, block(5), fua=True) == 0
         assert io.flush() == 0
     del io, media
     assert path.stat().st_size == 2**30
-    assert path.stat().st_blocks * 512 < 1 << 20
+    assert 1 << 20 <= path.stat().st_blocks * 512 < 2 << 20
     again = _shim.EmulatedMedia.conventional(reactor, 2**18, path=str(path))
     with Stepped(reactor, again) as io:
         assert io.read(2**18 - 1) == block(5)
         assert io.run(_shim.OP_DEALLOCATE, 0, 2**18) == 0
         assert io.read(2**18 - 1) == bytes(4096)
-    assert path.stat().st_blocks == 0
+    assert path.stat().st_blocks * 512 < 64 << 10
 
 
 def test_a_file_serves_one_drive_at_a_time(reactor: _shim.Reactor, tmp_path: Path) -> None:
