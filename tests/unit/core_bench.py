@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import random
 import struct
 from collections.abc import Iterable
 from typing import Any
 from uuid import UUID
-
-import numpy as np
 
 from spdk_ftl_py import _shim
 from unit.stepped import Completion, Stepped
@@ -49,11 +46,13 @@ class Bench(Stepped):
         volatile_cache: bool = True,
         max_append_blocks: int = 32,
         schedule_seed: int | None = None,
+        reactor: _shim.Reactor | None = None,
         media: _shim.EmulatedMedia | None = None,
+        first_band_seq: int = 1,
         extra_zones: int = 2,
         **options: Any,
     ) -> None:
-        reactor = _shim.Reactor("bench")
+        reactor = reactor or _shim.Reactor("bench")
         self.punits = punits
         self.zone_size = zone_size
         self.zone_capacity = zone_capacity
@@ -88,7 +87,7 @@ class Bench(Stepped):
         self.block_count = self.core.block_count
         self.base = Stepped(reactor, self.media)
         self.events: list[_shim.Event] = []
-        self.band_seq = 1
+        self.band_seq = first_band_seq
         self.wanting: set[int] = set()
         self.gc = True
         self.failed = False
@@ -203,52 +202,3 @@ class Bench(Stepped):
         """(band, punit) of an address."""
         zone = address // self.zone_size - 2
         return zone // self.punits, zone % self.punits
-
-
-class Model:
-    """What a device must hold, and what of it must survive a loss of power."""
-
-    def __init__(self, block_count: int, seed: int) -> None:
-        self.random = random.Random(seed)
-        self.block_count = block_count
-        self.current = [0] * block_count
-        self.durable = [0] * block_count
-        """A sequence number of the change each LBA has at least."""
-        self.history: list[dict[int, int]] = [{0: 0} for _ in range(block_count)]
-        """Per LBA: change number -> version."""
-        self.latest = [0] * block_count
-        self.change = 0
-        self.version = 0
-
-    def next_version(self) -> int:
-        self.version += 1
-        return self.version
-
-    def set(self, lba: int, version: int, block_count: int = 1) -> None:
-        self.change += 1
-        for each in range(lba, lba + block_count):
-            self.current[each] = version
-            self.latest[each] = self.change
-            self.history[each][self.change] = version
-
-    def flushed(self) -> None:
-        self.durable = list(self.latest)
-
-    def check_after_crash(self, found: dict[int, int]) -> None:
-        """found: LBA -> version recovered. Nothing durable may be missing or older; nothing may be made up."""
-        for lba in range(self.block_count):
-            version = found.get(lba, 0)
-            allowed = {v for change, v in self.history[lba].items() if change >= self.durable[lba]}
-            assert version in allowed, (
-                f"LBA {lba} holds version {version} after the crash; durable was change {self.durable[lba]} "
-                f"of {self.history[lba]}"
-            )
-
-    def after_crash(self, found: dict[int, int]) -> None:
-        """What was recovered is the truth from now on."""
-        for lba in range(self.block_count):
-            self.current[lba] = found.get(lba, 0)
-
-
-def blocks_as_array(data: bytes) -> np.ndarray[Any, np.dtype[np.uint8]]:
-    return np.frombuffer(data, np.uint8).reshape(-1, BLOCK)
