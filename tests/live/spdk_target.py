@@ -33,7 +33,11 @@ class SpdkTarget(TargetClient):
         core = min(os.sched_getaffinity(0))
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(
-                [program, "--no-huge", "-s", str(MEMORY_MIB), "--no-pci", "-m", f"[{core}]", "-r", self.socket],
+                # Without locks on cores, so that test runs side by side are no reason to fail.
+                [
+                    *(program, "--no-huge", "-s", str(MEMORY_MIB), "--no-pci", "-m", f"[{core}]"),
+                    *("--disable-cpumask-locks", "-r", self.socket),
+                ],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
