@@ -1,13 +1,10 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #include "target_qpair.hpp"
 
-#include <sys/mman.h>
-
 #include <algorithm>
 #include <chrono>
 #include <cstring>
 #include <limits>
-#include <new>
 #include <stdexcept>
 #include <string>
 #include <thread>
@@ -63,18 +60,6 @@ uint32_t round_up(uint32_t bytes) {
 }
 
 }  // namespace
-
-PageMemory::PageMemory(size_t bytes) : bytes_(bytes) {
-    void *memory = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (memory == MAP_FAILED) {
-        throw std::bad_alloc();
-    }
-    data_ = static_cast<uint8_t *>(memory);
-}
-
-PageMemory::~PageMemory() {
-    munmap(data_, bytes_);
-}
 
 TargetQpair::TargetQpair(std::shared_ptr<Reactor> reactor, int fd, const TargetQpairConfig &config,
                          Namespaces namespaces)

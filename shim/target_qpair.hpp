@@ -16,6 +16,7 @@
 #include <vector>
 
 #include "block_device.hpp"
+#include "page_memory.hpp"
 #include "pdu_stream.hpp"
 #include "reactor.hpp"
 
@@ -40,20 +41,6 @@ struct TargetQpairStats {
     uint64_t errors = 0;
     uint64_t bytes_in = 0;
     uint64_t bytes_out = 0;
-};
-
-// Anonymous memory of a fixed size, page-aligned, zero until touched.
-class PageMemory {
-public:
-    explicit PageMemory(size_t bytes);  // throws std::bad_alloc
-    ~PageMemory();
-    PageMemory(const PageMemory &) = delete;
-    PageMemory &operator=(const PageMemory &) = delete;
-    [[nodiscard]] uint8_t *data() const noexcept { return data_; }
-
-private:
-    uint8_t *data_;
-    size_t bytes_;
 };
 
 class TargetQpair final : public Poller, private PduHandler {
