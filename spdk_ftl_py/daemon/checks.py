@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from ipaddress import ip_address
 from typing import Any, Final
 from uuid import UUID
@@ -12,6 +13,7 @@ from ..spdk.bdevs import Bdev, get_bdev, get_bdevs
 from ..spdk.rpc import TargetRpc
 
 BLOCK_BYTES: Final = 4096
+PORT_MAX: Final = 65535
 
 
 def zone_size_of(zone_capacity: int) -> int:
@@ -97,21 +99,22 @@ async def find_cache(rpc: TargetRpc, params: dict[str, Any], base: Bdev | None) 
     return cache
 
 
+_ADDRESS: Final = re.compile(r"(?:\[([^]]+)\]|([^:]+))(?::([0-9]{1,5}))?")
+
+
 def split_address(address: str) -> tuple[str, int]:
     """HOST[:PORT] or [IPv6][:PORT] as host and port; port 0 where none is given. Raises ParameterError."""
-    if address.startswith("["):
-        host, _, rest = address[1:].partition("]")
-        port = rest.removeprefix(":")
-    else:
-        host, _, port = address.partition(":")
+    matched = _ADDRESS.fullmatch(address)
     try:
-        ip_address(host)
-        number = int(port or 0)
-        if not 0 <= number <= 65535:
+        if matched is None:
+            raise ValueError
+        host = str(ip_address(matched[1] or matched[2]))
+        port = int(matched[3] or 0)
+        if port > PORT_MAX:
             raise ValueError
     except ValueError:
         raise ParameterError(
             f"listen address {address!r}: must be ADDRESS or ADDRESS:PORT, an IPv4 address or an IPv6 address in "
-            "brackets, with a port of at most 65535"
+            f"brackets, with a port of at most {PORT_MAX}"
         ) from None
-    return host, number
+    return host, port

@@ -42,6 +42,7 @@ class Registry:
         self._orphans: list[dict[str, Any]] = []
         """Records of a predecessor's devices whose remains in their target could not be undone yet."""
         self._creations: set[asyncio.Task[Any]] = set()
+        self._deletions: set[asyncio.Task[Any]] = set()
         self._halting = False
         self._started = time.monotonic()
 
@@ -76,13 +77,14 @@ class Registry:
         for task in [*self._watchers.values(), *self._creations]:
             task.cancel()
         await asyncio.gather(*self._watchers.values(), *self._creations, return_exceptions=True)
+        await asyncio.gather(*self._deletions, return_exceptions=True)
         deferred = [device for device in self._devices.values() if device.state is DeviceState.DEFERRED]
         await asyncio.gather(*(self._halt_one(device) for device in self._devices.values()))
         self._devices = {device.name: device for device in deferred}
         self._save()
 
     async def _halt_one(self, device: ManagedDevice) -> None:
-        if device.state in (DeviceState.DEFERRED, DeviceState.DELETING):
+        if device.state is DeviceState.DEFERRED:
             return
         for step, failure in await device.take_down():
             log.error("%s: could not undo %r: %s", device.name, step, failure)
@@ -157,7 +159,10 @@ class Registry:
 
     async def delete(self, params: dict[str, Any]) -> bool:
         device = self._find(params)
-        failures = await asyncio.shield(self._take_down(device))
+        task = asyncio.ensure_future(self._take_down(device))
+        self._deletions.add(task)
+        task.add_done_callback(self._deletions.discard)
+        failures = await asyncio.shield(task)
         if failures:
             left = "; ".join(f"{step}: {failure}" for step, failure in failures)
             raise FtlError(f"FTL bdev {device.name} is deleted, but not all could be undone: {left}")

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import errno
 import socket
-from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any, Final
 from uuid import UUID
@@ -103,21 +102,6 @@ async def remove_subsystem(rpc: TargetRpc, nqn: str) -> None:
     for namespace in subsystem.get("namespaces") or ():
         await rpc.call("nvmf_subsystem_remove_ns", {"nqn": nqn, "nsid": namespace["nsid"]})
     await rpc.call("nvmf_delete_subsystem", {"nqn": nqn})
-
-
-async def remove_leftovers(rpc: TargetRpc, hostnqn: str, keep: Collection[str]) -> list[str]:
-    """Removes private subsystems that a dead daemon with our hostnqn left behind; returns their NQNs.
-
-    keep: NQNs of devices that live. Those of other daemons (other host NQN) are not touched.
-    """
-    removed = []
-    for subsystem in await _subsystems(rpc):
-        nqn = str(subsystem.get("nqn"))
-        hosts = [host.get("nqn") for host in subsystem.get("hosts") or ()]
-        if nqn.startswith(NQN_PREFIX) and hosts == [hostnqn] and nqn not in keep:
-            await remove_subsystem(rpc, nqn)
-            removed.append(nqn)
-    return removed
 
 
 async def _listen(rpc: TargetRpc, nqn: str) -> str:
