@@ -189,11 +189,7 @@ uint32_t BandWriter::close_bands() noexcept {
                         [](const ZoneWriter &zone) { return zone.state != ZoneState::done; })) {
             continue;
         }
-        bool faulted = false;
-        for (uint32_t punit = 0; punit < state_.punits; ++punit) {
-            faulted |= state_.zone(open.band, punit).faulted;
-        }
-        state_.bands[open.band].state = faulted ? BandState::faulted : BandState::closed;
+        state_.bands[open.band].state = state_.closed_state(open.band);
         state_.emit(EventKind::band_closed, open.band);
         open.band = kNoBand;
         ++closed;

@@ -76,8 +76,8 @@ void FtlCore::on_reset_flush(Io &io) noexcept {
     }
     if (io.status != status::ok) {
         // Not durable elsewhere, so not reset: the order may be given again.
-        core.state_.bands[band].state = BandState::closed;
-        core.state_.emit(EventKind::band_reset_done, band, io.status, 0);
+        core.state_.bands[band].state = core.state_.closed_state(band);
+        core.state_.emit(EventKind::band_reset_done, band, io.status, ~uint64_t{0});
         return;
     }
     core.resets_.push_back(band);

@@ -101,6 +101,15 @@ bool CoreState::set_zone(uint32_t band, uint32_t punit, uint64_t start) noexcept
     return true;
 }
 
+BandState CoreState::closed_state(uint32_t band) noexcept {
+    for (uint32_t punit = 0; punit < punits; ++punit) {
+        if (zone(band, punit).faulted) {
+            return BandState::faulted;
+        }
+    }
+    return BandState::closed;
+}
+
 void CoreState::forget(uint64_t entry) noexcept {
     switch (L2p::tag(entry)) {
         case L2p::Tag::media:

@@ -111,6 +111,9 @@ public:
     // False, with nothing changed, where the zone is not one of the base's.
     bool set_zone(uint32_t band, uint32_t punit, uint64_t start) noexcept;
 
+    // Of a band that is neither written nor moved.
+    [[nodiscard]] BandState closed_state(uint32_t band) noexcept;
+
     // --- L2P, keeping the bands' counts
     void replace(uint64_t lba, uint64_t entry) noexcept {
         forget(l2p.get(lba));

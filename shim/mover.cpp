@@ -140,11 +140,7 @@ uint32_t Movers::run(Mover &mover) noexcept {
 }
 
 void Movers::finish(Mover &mover) noexcept {
-    bool faulted = false;
-    for (uint32_t punit = 0; punit < state_.punits; ++punit) {
-        faulted |= state_.zone(mover.band, punit).faulted;
-    }
-    state_.bands[mover.band].state = faulted ? BandState::faulted : BandState::closed;
+    state_.bands[mover.band].state = state_.closed_state(mover.band);
     mover.phase = Phase::free;
     --state_.active_moves;
     state_.emit(EventKind::move_done, mover.band, mover.moved, mover.lost);

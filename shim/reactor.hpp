@@ -33,6 +33,7 @@ enum class EventKind : uint32_t {
     band_closed = 11,         // a = band
     move_done = 12,           // a = band, b = blocks moved, c = blocks lost (crc or read errors)
     band_reset_done = 13,  // a = band, b = status of the first zone that failed or 0, c = that zone's index in the band
+                           // (~0: the flush before it failed, and nothing was reset)
     zone_fault = 14,       // a = band, b = punit, c = status
     block_lost = 15,       // a = lba, b = address, c = status
     drained = 16,          // a = ticket

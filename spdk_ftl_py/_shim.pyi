@@ -315,8 +315,9 @@ class FtlCore(BlockDevice):
         max_active_relocs bands are being moved."""
 
     def reset_band(self, band: int) -> None:
-        """Resets a band without valid blocks, after everything accepted before now is durable; EV_BAND_RESET_DONE (b != 0: that
-        zone, or the flush before it, failed; a zone that can't be reset is faulted until replace_zone). Free bands may be reset too.
+        """Resets a band without valid blocks, after everything accepted before now is durable; EV_BAND_RESET_DONE (b != 0: zone c
+        failed, which is faulted until replace_zone; or, c = 2^64 - 1, the flush before it, and the band is as it was). Free bands may
+        be reset too.
         ValueError where anything in the band is in force."""
 
     def replace_zone(self, band: int, punit: int, zone_start: int | None) -> None:

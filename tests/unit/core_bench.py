@@ -92,6 +92,7 @@ class Bench(Stepped):
         self.gc = True
         self.failed = False
         self.auto_reset = True
+        self.full = False
 
     def __exit__(self, *_: object) -> None:
         self.close()
@@ -123,7 +124,7 @@ class Bench(Stepped):
                 self.wanting.add(event.a)
             elif event.kind == _shim.EV_CORE_FAILED:
                 self.failed = True
-            elif event.kind == _shim.EV_BAND_RESET_DONE and event.b:
+            elif event.kind == _shim.EV_BAND_RESET_DONE and event.b and event.c < self.punits:
                 self.core.replace_zone(event.a, event.c, None)
         if (manage or self.wanting) and not self.failed:
             self.manage()
@@ -133,7 +134,7 @@ class Bench(Stepped):
         bands = self.core.bands()
         free = [number for number, band in enumerate(bands) if band["state"] == "free"]
         for number, band in enumerate(bands):
-            if self.auto_reset and band["state"] in ("closed", "faulted") and band["valid"] == 0:
+            if self.auto_reset and not self.full and band["state"] in ("closed", "faulted") and band["valid"] == 0:
                 self.core.reset_band(number)
                 band["state"] = "resetting"
         busy = any(band["state"] in ("moving", "resetting") for band in bands)
