@@ -235,7 +235,7 @@ def test_large_commands_share_the_buffer_pool() -> None:
 @pytest.mark.parametrize("side", ["host", "target"])
 def test_a_lost_connection_fails_everything_outstanding(threaded: bool, side: str) -> None:
     with joined(conventional, threaded=threaded, host={"queue_depth": 4}) as (rig, media):
-        media.inject_fault(latency_us=50_000)
+        media.inject_fault(latency_us=200_000)
         buffers = [bytearray(131072) for _ in range(20)]
         tickets = [rig.submit(_shim.OP_READ, 32 * i, 32, buffer) for i, buffer in enumerate(buffers)]
         tickets += [rig.submit(_shim.OP_WRITE, 32 * i, 32, bytes(131072)) for i in range(20)]
@@ -244,7 +244,10 @@ def test_a_lost_connection_fails_everything_outstanding(threaded: bool, side: st
             rig.host.close()
         else:
             rig.target.close()
-        assert {done.status for done in rig.wait(*tickets)} == {0x370}
+        statuses = {done.status for done in rig.wait(*tickets)}
+        # With a thread some may have been served before the connection went, if this process was held up for long.
+        assert 0x370 in statuses
+        assert statuses <= ({0, 0x370} if threaded else {0x370})
         assert not rig.host.connected
         assert rig.run(_shim.OP_READ, 0, 1, bytearray(4096)).status == 0x370
         kind, reason = (
