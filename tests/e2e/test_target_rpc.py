@@ -235,3 +235,31 @@ def test_wrong_options_are_named(folder: Path, arguments: tuple[str, ...], said:
     assert said in done.stderr
     assert "Traceback" not in done.stderr
     assert not (folder / "t.sock").exists()
+
+
+@pytest.mark.parametrize("release", ["26.5", "26.9"])
+def test_a_batch_of_builtin_and_plugin_commands_is_answered(target: EmbeddedTarget, release: str) -> None:
+    rpc = spdk_rpc(release, target.socket, plugin="ftltgt")
+    commands = "bdev_malloc_create 4 4096 -b M0\nftltgt_zns_create Zns0 --num-zones 4 --zone-size 1M\n"
+    done = rpc.run(global_options=("--batch-mode",), stdin=commands)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert [each["name"] for each in rpc("bdev_get_bdevs")] == ["M0", "Zns0"]
+
+
+def test_a_target_outlives_the_one_whose_namespace_it_attached(folder: Path) -> None:
+    (folder / "far").mkdir()
+    with target_process(folder / "far", "--malloc", "name=M0,size=4M") as far, target_process(folder) as near:
+        far.call("nvmf_create_transport", trtype="TCP")
+        port = far.export("M0", NQN)
+        rpc = spdk_rpc("26.5", near.socket)
+        where = ("-t", "tcp", "-f", "ipv4", "-a", "127.0.0.1", "-s", str(port), "-n", NQN)
+        rpc("bdev_nvme_attach_controller", "-b", "Far", *where, "-l", "1", "-o", "1")
+        rpc("bdev_passthru_create", "-b", "Farn1", "-p", "P0")
+        far.kill()
+        with RawRpc(near.socket) as raw:
+            # No RPC waits for a controller to go: one that waits for a bdev that never comes sets the pace.
+            while raw.call("bdev_nvme_get_controllers"):
+                assert raw.call("bdev_get_bdevs", {"name": "nosuch", "timeout": 50})["code"] == -110
+        assert rpc("bdev_get_bdevs") == []
+        near.close()
+        assert near.process.returncode == 0
