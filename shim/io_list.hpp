@@ -131,6 +131,16 @@ public:
         }
     }
 
+    void skip(uint64_t bytes) noexcept {
+        while (bytes > 0) {
+            const iovec passed = piece(bytes);
+            if (passed.iov_len == 0) {
+                return;
+            }
+            bytes -= passed.iov_len;
+        }
+    }
+
 private:
     const iovec *iov_;
     uint32_t count_;

@@ -94,6 +94,7 @@ EmulatedMedia::EmulatedMedia(std::shared_ptr<Reactor> reactor, const MediaConfig
     if (config.path.empty()) {
         zones_in_memory_.resize(zone_count);
         zones_ = std::make_unique<ZoneTable>(config.zones, zones_in_memory_, *this);
+        keeps_stale_ = true;
     } else {
         open_zones_file(config);
     }
@@ -277,7 +278,24 @@ Status EmulatedMedia::read(Io &io) noexcept {
             return failed;
         }
     }
-    return store_.read(io.lba * info_.block_bytes, IovCursor(io), uint64_t{io.block_count} * info_.block_bytes);
+    if (!keeps_stale_) {
+        return store_.read(io.lba * info_.block_bytes, IovCursor(io), uint64_t{io.block_count} * info_.block_bytes);
+    }
+    IovCursor to(io);
+    for (uint64_t lba = io.lba, left = io.block_count; left > 0;) {
+        const uint32_t zone = zones_->zone_of(lba);
+        const uint64_t start = zones_->start_of(zone);
+        const uint64_t written_end = start + zones_->record(zone).written;
+        const uint64_t zone_end = start + info_.zone_size;
+        const uint64_t valid = lba < written_end ? std::min(left, written_end - lba) : 0;
+        const uint64_t blank = std::min(left, zone_end - lba) - valid;
+        (void)store_.read(lba * info_.block_bytes, to, valid * info_.block_bytes);
+        to.skip(valid * info_.block_bytes);
+        to.zero(blank * info_.block_bytes);
+        lba += valid + blank;
+        left -= valid + blank;
+    }
+    return status::ok;
 }
 
 Status EmulatedMedia::write(Io &io) noexcept {
@@ -335,7 +353,10 @@ Status EmulatedMedia::write_zeroes(const Io &io) noexcept {
         if (const Status failed = zones_->begin_write(io.lba, io.block_count); failed != status::ok) {
             return failed;
         }
-        // What is behind a write pointer is zeroes already.
+        // What is behind a write pointer is zeroes already, unless stale data stayed there.
+        if (keeps_stale_) {
+            (void)store_.release(io.lba * info_.block_bytes, uint64_t{io.block_count} * info_.block_bytes);
+        }
         const uint32_t zone = zones_->zone_of(io.lba);
         zones_->advance(zone, io.block_count);
         wrote_zone(zone, io.fua);
@@ -399,9 +420,11 @@ void EmulatedMedia::mark_dirty(uint32_t zone) noexcept {
 }
 
 void EmulatedMedia::zone_reset(uint32_t zone) noexcept {
-    const uint64_t written = zones_->record(zone).written;
-    // Should the file system refuse, old data would show where zeroes belong, as it may on a real drive.
-    (void)store_.release(zones_->start_of(zone) * info_.block_bytes, written * info_.block_bytes);
+    if (!keeps_stale_) {
+        // Should the file system refuse, old data would show where zeroes belong, as it may on a real drive.
+        const uint64_t written = zones_->record(zone).written;
+        (void)store_.release(zones_->start_of(zone) * info_.block_bytes, written * info_.block_bytes);
+    }
     durable_[zone].written = 0;
     durable_[zone].finished = true;
 }
@@ -507,7 +530,7 @@ void EmulatedMedia::lose_zone_cache(Prng &prng) {
                 break;
         }
         durable.written = record.written - lost;
-        if (lost > 0) {
+        if (lost > 0 && !keeps_stale_) {
             (void)store_.release((zones_->start_of(zone) + durable.written) * info_.block_bytes,
                                  lost * info_.block_bytes);
         }

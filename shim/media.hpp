@@ -106,6 +106,9 @@ private:
     std::unique_ptr<MappedFile> zones_file_;
     std::vector<ZoneRecord> zones_in_memory_;
     std::unique_ptr<ZoneTable> zones_;
+    // Zoned memory keeps its pages over a reset, since faulting them in again costs more than all the rest of a write:
+    // reads then have to stop at the write pointer.
+    bool keeps_stale_ = false;
     std::vector<Durable> durable_;
     std::vector<uint32_t> dirty_zones_;  // never grows past the number of zones, reserved at the start
     UndoLog undo_;
