@@ -85,10 +85,6 @@ def text_up_to(length: int) -> Decoder:
     return decode
 
 
-def anything(value: Any) -> Any:
-    return value
-
-
 def array_of(decoder: Decoder, length_max: int) -> Decoder:
     def decode(value: Any) -> list[Any]:
         if not isinstance(value, list) or len(value) > length_max:

@@ -94,11 +94,6 @@ class JsonScanner:
         """Bytes that feed() still takes."""
         return JSON_BYTES_MAX - (len(self._buffer) - self._start)
 
-    @property
-    def pending(self) -> bool:
-        """Whether part of a value is waiting for its rest."""
-        return len(self._buffer) > self._start
-
     def feed(self, data: bytes) -> None:
         if self._start:
             del self._buffer[: self._start]

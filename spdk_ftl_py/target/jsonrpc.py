@@ -49,10 +49,6 @@ class RpcError(FtlError):
         super().__init__(message, errno=-code if -4096 < code < 0 else errno.EINVAL, code=code)
 
 
-class NoReply(Exception):
-    """A handler raises it when its reply has no chance to arrive."""
-
-
 def encode_reply(reply: object) -> bytes:
     return json.dumps(reply, separators=(",", ":")).encode() + b"\n"
 
@@ -81,7 +77,7 @@ async def answer_request(request: Any, dispatch: Dispatch) -> dict[str, object] 
         result = await dispatch(method, params)
     except FtlError as error:
         return error_reply(request_id, error.jsonrpc_code, error.message)
-    except (asyncio.CancelledError, NoReply):
+    except asyncio.CancelledError:
         raise
     except Exception as error:
         logger.exception("RPC %s failed for a reason that is a bug", method)
@@ -159,15 +155,12 @@ class _Connection:
             watchdog.cancel()
 
     async def _answer(self, value: Any) -> None:
-        try:
-            reply: object
-            if isinstance(value, list) and value:
-                replies = await asyncio.gather(*(answer_request(request, self._dispatch) for request in value))
-                reply = [each for each in replies if each is not None] or None
-            else:
-                reply = await answer_request(value, self._dispatch)
-        except NoReply:
-            return
+        reply: object
+        if isinstance(value, list) and value:
+            replies = await asyncio.gather(*(answer_request(request, self._dispatch) for request in value))
+            reply = [each for each in replies if each is not None] or None
+        else:
+            reply = await answer_request(value, self._dispatch)
         if reply is not None:
             self._send(reply)
 

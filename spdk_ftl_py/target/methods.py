@@ -82,7 +82,6 @@ EAGAIN = _errno.EAGAIN
 EBUSY = _errno.EBUSY
 ENODEV = _errno.ENODEV
 EEXIST = _errno.EEXIST
-EPERM = _errno.EPERM
 EIO = _errno.EIO
 EALREADY = _errno.EALREADY
 ENXIO = _errno.ENXIO
