@@ -18,12 +18,12 @@ inline constexpr uint32_t kBlockSize = 4096;
 enum class Op : uint8_t {
     read,
     write,
-    append,        // lba = ZSLBA; result = LBA the first block landed on
+    append,  // lba = ZSLBA; result = LBA the first block landed on
     flush,
     write_zeroes,
-    deallocate,    // one range; a DSM command with n ranges becomes n Ios
-    zone_send,     // zone_action = ZSA
-    zone_report,   // zone_action = ZRA; writes the NVMe zone report into iov
+    deallocate,   // one range; a DSM command with n ranges becomes n Ios
+    zone_send,    // zone_action = ZSA
+    zone_report,  // zone_action = ZRA; writes the NVMe zone report into iov
 };
 
 // NVMe status: SCT << 8 | SC. Zero is success; the DNR bit travels separately (dnr()).
@@ -55,7 +55,7 @@ inline constexpr Status invalid_zone_transition = 0x1BF;
 inline constexpr Status write_fault = 0x280;
 inline constexpr Status unrecovered_read = 0x281;
 inline constexpr Status guard_check = 0x282;
-inline constexpr Status path_error = 0x370;     // SCT 3: the connection to the device is gone
+inline constexpr Status path_error = 0x370;  // SCT 3: the connection to the device is gone
 inline constexpr Status host_aborted = 0x371;
 }  // namespace status
 
@@ -63,36 +63,36 @@ inline constexpr Status host_aborted = 0x371;
 // No constructor work, no allocation: issuers keep Ios in pools sized at start.
 struct Io {
     Op op = Op::read;
-    uint8_t zone_action = 0;   // ZSA or ZRA
-    uint8_t zone_filter = 0;   // zone_report: ZRASF
-    bool zone_all = false;     // zone_send: select-all. zone_report: partial bit
+    uint8_t zone_action = 0;  // ZSA or ZRA
+    uint8_t zone_filter = 0;  // zone_report: ZRASF
+    bool zone_all = false;    // zone_send: select-all. zone_report: partial bit
     bool fua = false;
     Status status = status::ok;
     uint64_t lba = 0;          // blocks
     uint32_t block_count = 0;  // blocks; 0 for flush, zone_send, zone_report
     uint32_t iov_count = 0;
-    iovec *iov = nullptr;      // block_count * block_bytes of data (zone_report: any multiple of 4 bytes)
-    uint64_t result = 0;       // append: ALBA
+    iovec *iov = nullptr;  // block_count * block_bytes of data (zone_report: any multiple of 4 bytes)
+    uint64_t result = 0;   // append: ALBA
 
     void (*complete)(Io &) noexcept = nullptr;
-    void *owner = nullptr;     // the issuer's
-    uint64_t owner_data = 0;   // the issuer's
-    Io *next = nullptr;        // the device's while lent, the issuer's otherwise
+    void *owner = nullptr;         // the issuer's
+    uint64_t owner_data = 0;       // the issuer's
+    Io *next = nullptr;            // the device's while lent, the issuer's otherwise
     uint64_t device_data[4] = {};  // the device's while lent; reserve() may use it before submit()
 };
 
 struct BlockDeviceInfo {
     uint64_t block_count = 0;
-    uint32_t block_bytes = kBlockSize;    // data + interleaved metadata
-    uint32_t metadata_bytes = 0;          // of block_bytes, at the end of each block
-    uint32_t max_io_blocks = 32;          // largest read/write
-    uint32_t max_append_blocks = 0;       // 0: no append
-    bool volatile_cache = false;          // VWC
+    uint32_t block_bytes = kBlockSize;  // data + interleaved metadata
+    uint32_t metadata_bytes = 0;        // of block_bytes, at the end of each block
+    uint32_t max_io_blocks = 32;        // largest read/write
+    uint32_t max_append_blocks = 0;     // 0: no append
+    bool volatile_cache = false;        // VWC
     bool zoned = false;
-    uint64_t zone_size = 0;               // blocks
-    uint64_t zone_capacity = 0;           // blocks, of zone 0 (each zone's own is in its report)
-    uint32_t max_open_zones = 0;          // 0: no limit
-    uint32_t max_active_zones = 0;        // 0: no limit
+    uint64_t zone_size = 0;         // blocks
+    uint64_t zone_capacity = 0;     // blocks, of zone 0 (each zone's own is in its report)
+    uint32_t max_open_zones = 0;    // 0: no limit
+    uint32_t max_active_zones = 0;  // 0: no limit
 };
 
 // Every method runs on the one thread that drives the owning reactor.

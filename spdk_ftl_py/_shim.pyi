@@ -118,7 +118,8 @@ class IoPort:
         zone_all: bool = False,
         fua: bool = False,
     ) -> int:
-        """Returns a ticket; BlockingIOError when depth I/Os are outstanding; ValueError when the buffer is too small."""
+        """Returns a ticket; BlockingIOError when depth I/Os are outstanding; ValueError when the buffer is too
+        small."""
 
     def close(self) -> None:
         """Waits for outstanding I/O. Idempotent."""
@@ -128,27 +129,44 @@ class IoPort:
 class EmulatedMedia(BlockDevice):
     """Conventional, null or zoned media in memory or in a sparse file, with fault injection and power cut.
 
-    path None: anonymous memory. With a path the data (and, for zoned media, zone states, in `path + ".zones"`) persist, also
-    when the process is killed; one drive per file (OSError). Freed with its last user. ValueError: a geometry or a file that
-    makes no sense. Zoned: reads behind a write pointer return zeroes, reads may cross zones, no descriptor extensions.
+    path None: anonymous memory. With a path the data (and, for zoned media, zone states, in `path + ".zones"`) persist,
+    also when the process is killed; one drive per file (OSError). Freed with its last user. ValueError: a geometry or a
+    file that makes no sense. Zoned: reads behind a write pointer return zeroes, reads may cross zones, no descriptor
+    extensions.
     """
 
     @staticmethod
     def conventional(
-        reactor: Reactor, block_count: int, *, block_bytes: int = 4096, metadata_bytes: int = 0,
-        path: str | None = None, volatile_cache: bool = False, max_io_blocks: int = 256,
+        reactor: Reactor,
+        block_count: int,
+        *,
+        block_bytes: int = 4096,
+        metadata_bytes: int = 0,
+        path: str | None = None,
+        volatile_cache: bool = False,
+        max_io_blocks: int = 256,
     ) -> EmulatedMedia:
         """block_bytes is the data part, e.g. 512 or 4096; metadata_bytes are interleaved after it."""
 
     @staticmethod
-    def null(reactor: Reactor, block_count: int, *, block_bytes: int = 4096, metadata_bytes: int = 0) -> EmulatedMedia: ...
+    def null(
+        reactor: Reactor, block_count: int, *, block_bytes: int = 4096, metadata_bytes: int = 0
+    ) -> EmulatedMedia: ...
     @staticmethod
     def zns(
-        reactor: Reactor, zone_count: int, zone_size: int, zone_capacity: int, *, block_bytes: int = 4096,
-        max_open_zones: int = 0, max_active_zones: int = 0, max_append_blocks: int = 32, max_io_blocks: int = 256,
-        path: str | None = None, volatile_cache: bool = True,
+        reactor: Reactor,
+        zone_count: int,
+        zone_size: int,
+        zone_capacity: int,
+        *,
+        block_bytes: int = 4096,
+        max_open_zones: int = 0,
+        max_active_zones: int = 0,
+        max_append_blocks: int = 32,
+        max_io_blocks: int = 256,
+        path: str | None = None,
+        volatile_cache: bool = True,
     ) -> EmulatedMedia: ...
-
     def set_zone_state(self, zone: int, state: str) -> None:
         """state: "read_only" or "offline"."""
 
@@ -156,20 +174,28 @@ class EmulatedMedia(BlockDevice):
         """(start LBA, state name, write pointer LBA) of every zone."""
 
     def inject_fault(
-        self, *, op: int | None = None, lba: int = 0, block_count: int = 0, status: int = 0, latency_us: int = 0,
-        skip: int = 0, times: int = 0,
+        self,
+        *,
+        op: int | None = None,
+        lba: int = 0,
+        block_count: int = 0,
+        status: int = 0,
+        latency_us: int = 0,
+        skip: int = 0,
+        times: int = 0,
     ) -> int:
         """On I/Os of op (None: any) that touch [lba, lba+block_count) (0: anywhere): after `skip` matches, fail with
-        status (0: no failure) and/or add latency, `times` times (0: for ever). Returns the fault's id. An append or zone action
-        touches its whole zone; a flush and a zone action on all touch everything. What fails has no effect."""
+        status (0: no failure) and/or add latency, `times` times (0: for ever). Returns the fault's id. An append or
+        zone action touches its whole zone; a flush and a zone action on all touch everything. What fails has no
+        effect."""
 
     def clear_faults(self, fault_id: int | None = None) -> None: ...
     def power_cut(self, seed: int) -> None:
-        """Outstanding I/O is dropped without completion of its data promise (completes with power_loss); what was written
-        since the last completed flush vanishes wholly or partly: per zone always a suffix (a zone reset and an FUA write are
-        durable at once, a finish is not); on conventional media any subset of blocks, each old or new as a whole, chosen by
-        seed. Needs volatile_cache=True; else only outstanding I/O is torn. The media is off (every I/O: power_loss) until
-        power_on()."""
+        """Outstanding I/O is dropped without completion of its data promise (completes with power_loss); what was
+        written since the last completed flush vanishes wholly or partly: per zone always a suffix (a zone reset and an
+        FUA write are durable at once, a finish is not); on conventional media any subset of blocks, each old or new as
+        a whole, chosen by seed. Needs volatile_cache=True; else only outstanding I/O is torn. The media is off (every
+        I/O: power_loss) until power_on()."""
 
     def power_on(self) -> None:
         """Zones that were open come back closed, those without data empty."""
@@ -185,47 +211,70 @@ class EmulatedMedia(BlockDevice):
         """power_cut(seed) by itself when `operations` reaches this."""
 
 class ZonedOverlay(BlockDevice):
-    """Zones emulated on a conventional device, as SPDK's zone_block bdev does: zone size = zone_capacity rounded up to a power
-    of two, zone i lies at base LBA i * zone_size, blocks behind the last whole zone are unused. Write pointers are in memory only."""
+    """Zones emulated on a conventional device, as SPDK's zone_block bdev does: zone size = zone_capacity rounded up to
+    a power of two, zone i lies at base LBA i * zone_size, blocks behind the last whole zone are unused. Write pointers
+    are in memory only."""
 
     def __init__(
-        self, reactor: Reactor, base: BlockDevice, *, zone_capacity: int, max_open_zones: int = 0, initial_state: str = "empty",
+        self,
+        reactor: Reactor,
+        base: BlockDevice,
+        *,
+        zone_capacity: int,
+        max_open_zones: int = 0,
+        initial_state: str = "empty",
         zone_commands: bool = True,
     ) -> None:
-        """initial_state: "empty" (new device) or "full" (what a restart knows: nothing). zone_commands False: zone actions,
-        reports and appends are invalid opcodes, as those of SPDK's zone_block are over NVMe-oF."""
+        """initial_state: "empty" (new device) or "full" (what a restart knows: nothing). zone_commands False: zone
+        actions, reports and appends are invalid opcodes, as those of SPDK's zone_block are over NVMe-oF."""
 
 # --- load -------------------------------------------------------------------------------------------------------
 
 EV_LOAD_DONE: Final[int]
 
 class LoadGenerator:
-    """Closed-loop load on a BlockDevice with content that proves itself: every 4 KiB block carries (seed, lba, version).
+    """Closed-loop load on a BlockDevice with content that proves itself: every 4 KiB block carries (seed, lba,
+    version).
 
-    Keeps the version last written of every LBA (0: never, or trimmed: reads zeroes); a read checks whole blocks against it.
-    Two outstanding I/Os of one generator never overlap.
+    Keeps the version last written of every LBA (0: never, or trimmed: reads zeroes); a read checks whole blocks against
+    it. Two outstanding I/Os of one generator never overlap.
     """
 
     def __init__(
-        self, reactor: Reactor, device: BlockDevice, *, first_lba: int = 0, lba_count: int, seed: int, max_queue_depth: int = 256,
+        self,
+        reactor: Reactor,
+        device: BlockDevice,
+        *,
+        first_lba: int = 0,
+        lba_count: int,
+        seed: int,
+        max_queue_depth: int = 256,
         max_io_blocks: int = 256,
     ) -> None: ...
     @property
     def id(self) -> int: ...
     def start(
-        self, kind: str, *, pattern: str = "random", io_blocks: int = 1, total_blocks: int = 0, queue_depth: int = 32,
-        time_limit_s: float = 0.0, write_percent: int = 100,
+        self,
+        kind: str,
+        *,
+        pattern: str = "random",
+        io_blocks: int = 1,
+        total_blocks: int = 0,
+        queue_depth: int = 32,
+        time_limit_s: float = 0.0,
+        write_percent: int = 100,
     ) -> None:
         """kind: "write" | "read" (verifies) | "trim" | "mixed" (write_percent writes, rest verified reads). pattern:
-        "random" | "sequential" (wraps). Ends after total_blocks or time_limit_s; EV_LOAD_DONE(a = blocks, b = errors)."""
+        "random" | "sequential" (wraps). Ends after total_blocks or time_limit_s; EV_LOAD_DONE(a = blocks, b =
+        errors)."""
 
     def stop(self) -> None: ...
     def progress(self) -> dict[str, object]:
-        """Of the run that goes on, or went last: running, done_blocks (= read_blocks + written_blocks + trimmed_blocks),
-        done_ios, verify_errors (blocks), io_errors (I/Os), elapsed_ns, last_error_status, last_error_lba,
-        latency_ns: {"min","mean","p50","p90","p99","p999","max"}; mismatch: {"older","newer","wrong_lba","zeroes",
-        "garbage"} counts of blocks ("garbage": torn, foreign or damaged); mismatches: the first 16 as {"kind","lba",
-        "expected_version","found_lba","found_version"}."""
+        """Of the run that goes on, or went last: running, done_blocks (= read_blocks + written_blocks +
+        trimmed_blocks), done_ios, verify_errors (blocks), io_errors (I/Os), elapsed_ns, last_error_status,
+        last_error_lba, latency_ns: {"min","mean","p50","p90","p99","p999","max"}; mismatch:
+        {"older","newer","wrong_lba","zeroes", "garbage"} counts of blocks ("garbage": torn, foreign or damaged);
+        mismatches: the first 16 as {"kind","lba", "expected_version","found_lba","found_version"}."""
 
     def versions(self) -> NDArray[np.uint32]:
         """A copy. 2**32 - 1: unknown since a failed write; any whole version of that LBA passes."""
@@ -247,10 +296,27 @@ class HostQpair(BlockDevice):
     """The host side of one NVMe/TCP I/O queue, after Connect: a remote namespace as a BlockDevice."""
 
     def __init__(
-        self, reactor: Reactor, fd: int, *, queue_depth: int, nsid: int, header_digest: bool, data_digest: bool,
-        max_h2c_data: int, in_capsule_bytes: int, block_count: int, block_bytes: int = 4096, metadata_bytes: int = 0,
-        max_io_bytes: int, max_append_bytes: int = 0, volatile_cache: bool, zoned: bool = False, zone_size: int = 0,
-        zone_capacity: int = 0, max_open_zones: int = 0, max_active_zones: int = 0,
+        self,
+        reactor: Reactor,
+        fd: int,
+        *,
+        queue_depth: int,
+        nsid: int,
+        header_digest: bool,
+        data_digest: bool,
+        max_h2c_data: int,
+        in_capsule_bytes: int,
+        block_count: int,
+        block_bytes: int = 4096,
+        metadata_bytes: int = 0,
+        max_io_bytes: int,
+        max_append_bytes: int = 0,
+        volatile_cache: bool,
+        zoned: bool = False,
+        zone_size: int = 0,
+        zone_capacity: int = 0,
+        max_open_zones: int = 0,
+        max_active_zones: int = 0,
     ) -> None:
         """Takes the fd (dup'ed; the caller closes its own). queue_depth: outstanding commands at most (<= SQSIZE)."""
 
@@ -265,9 +331,20 @@ class TargetQpair:
     """The target side of one NVMe/TCP I/O queue, after Connect."""
 
     def __init__(
-        self, reactor: Reactor, fd: int, *, queue_size: int, header_digest: bool, data_digest: bool,
-        namespaces: dict[int, BlockDevice], max_io_bytes: int = 131072, in_capsule_bytes: int = 8192, max_h2c_data: int = 131072,
-        sqhd: int = 1, flow_control: bool = True, success_flag: bool = True,
+        self,
+        reactor: Reactor,
+        fd: int,
+        *,
+        queue_size: int,
+        header_digest: bool,
+        data_digest: bool,
+        namespaces: dict[int, BlockDevice],
+        max_io_bytes: int = 131072,
+        in_capsule_bytes: int = 8192,
+        max_h2c_data: int = 131072,
+        sqhd: int = 1,
+        flow_control: bool = True,
+        success_flag: bool = True,
     ) -> None:
         """queue_size: entries of the SQ (SQSIZE + 1). sqhd: the next head to report (Connect took one)."""
 
@@ -289,19 +366,36 @@ STREAM_RELOC: Final[int]
 ADDRESS_INVALID: Final[int]
 
 class FtlCore(BlockDevice):
-    """The FTL's data path: a 4 KiB random-write BlockDevice over a zoned one. See docs/architecture.md, "Orders and events"."""
+    """The FTL's data path: a 4 KiB random-write BlockDevice over a zoned one. See docs/architecture.md, "Orders and
+    events"."""
 
     def __init__(
-        self, reactor: Reactor, base: BlockDevice, *, uuid: bytes, block_count: int, bands: Sequence[Sequence[int]],
-        zone_size: int, zone_capacity: int, batch_blocks: int = 128, use_append: bool = False, shared_stream: bool = False,
-        write_buffer_blocks: int = 1536, write_buffer_path: str | None = None, reloc_buffer_blocks: int = 512,
-        max_reloc_qdepth: int = 32, max_active_relocs: int = 3, band_threshold: int = 90, next_seq: int = 1,
+        self,
+        reactor: Reactor,
+        base: BlockDevice,
+        *,
+        uuid: bytes,
+        block_count: int,
+        bands: Sequence[Sequence[int]],
+        zone_size: int,
+        zone_capacity: int,
+        batch_blocks: int = 128,
+        use_append: bool = False,
+        shared_stream: bool = False,
+        write_buffer_blocks: int = 1536,
+        write_buffer_path: str | None = None,
+        reloc_buffer_blocks: int = 512,
+        max_reloc_qdepth: int = 32,
+        max_active_relocs: int = 3,
+        band_threshold: int = 90,
+        next_seq: int = 1,
         finish_zones: bool = False,
     ) -> None:
-        """bands[b] = start LBAs of the band's zones, one per punit (ADDRESS_INVALID where a zone is missing). zone_capacity:
-        the smallest of all zones used. batch_blocks counts the header. All lengths in blocks. finish_zones: zones get a Finish
-        behind their summary; needed where some zone has a greater capacity, which would leave it active.
-        A write_buffer_path is made anew. ValueError for impossible settings, OSError for the file."""
+        """bands[b] = start LBAs of the band's zones, one per punit (ADDRESS_INVALID where a zone is missing).
+        zone_capacity: the smallest of all zones used. batch_blocks counts the header. All lengths in blocks.
+        finish_zones: zones get a Finish behind their summary; needed where some zone has a greater capacity, which
+        would leave it active. A write_buffer_path is made anew. ValueError for impossible settings, OSError for the
+        file."""
 
     @property
     def id(self) -> int: ...
@@ -311,25 +405,26 @@ class FtlCore(BlockDevice):
         """Queues an empty, reset band as the stream's next. At most one may be queued: BlockingIOError."""
 
     def start_move(self, band: int) -> None:
-        """Copies what is valid in a closed (or faulted) band to STREAM_RELOC; ends with EV_MOVE_DONE. BlockingIOError when
-        max_active_relocs bands are being moved."""
+        """Copies what is valid in a closed (or faulted) band to STREAM_RELOC; ends with EV_MOVE_DONE. BlockingIOError
+        when max_active_relocs bands are being moved."""
 
     def reset_band(self, band: int) -> None:
-        """Resets a band without valid blocks, after everything accepted before now is durable; EV_BAND_RESET_DONE (b != 0: zone c
-        failed, which is faulted until replace_zone; or, c = 2^64 - 1, the flush before it, and the band is as it was). Free bands may
-        be reset too.
+        """Resets a band without valid blocks, after everything accepted before now is durable; EV_BAND_RESET_DONE (b !=
+        0: zone c failed, which is faulted until replace_zone; or, c = 2^64 - 1, the flush before it, and the band is as
+        it was). Free bands may be reset too.
         ValueError where anything in the band is in force."""
 
     def replace_zone(self, band: int, punit: int, zone_start: int | None) -> None:
         """While the band is free: another zone in a faulted one's place (None: the band does without)."""
 
     def set_user_share(self, percent: int) -> None:
-        """Of the blocks written to media, at most so many percent are the user's. 100: no limit. 0: none. Throttles what is
-        accepted into the write buffer; what is in it always drains (docs/architecture.md, "Write path")."""
+        """Of the blocks written to media, at most so many percent are the user's. 100: no limit. 0: none. Throttles
+        what is accepted into the write buffer; what is in it always drains (docs/architecture.md, "Write path")."""
 
     def fail_writes(self, status: int) -> None:
-        """From now on every write, trim and write-zeroes is answered with status; reads and flushes of what is on media go on.
-        What is in the write buffer stays readable but can't be flushed: a flush that covers it fails. For a device without space."""
+        """From now on every write, trim and write-zeroes is answered with status; reads and flushes of what is on media
+        go on. What is in the write buffer stays readable but can't be flushed: a flush that covers it fails. For a
+        device without space."""
 
     def drain(self) -> int:
         """Everything accepted so far to media and flushed; then EV_DRAINED with this ticket."""
@@ -345,16 +440,18 @@ class FtlCore(BlockDevice):
         """Restore: state "free" | "closed" | "faulted"; write pointers relative to each zone's start."""
 
     def load_l2p(self, first_lba: int, addresses: NDArray[np.uint64]) -> None:
-        """Restore: L2P entries (ADDRESS_INVALID, an address, TRIM_FLAG | or LOST_FLAG | header address); counts them as valid."""
+        """Restore: L2P entries (ADDRESS_INVALID, an address, TRIM_FLAG | or LOST_FLAG | header address); counts them as
+        valid."""
 
     def l2p(self, first_lba: int, count: int) -> NDArray[np.uint64]: ...
     def valid_counts(self) -> NDArray[np.uint32]:
         """Valid blocks of each band."""
 
     def bands(self) -> list[dict[str, object]]:
-        """Per band: state ("free" "queued" "open" "closing" "closed" "moving" "resetting" "faulted"), seq, valid, written,
-        stream, readers, write_pointers (relative, one per punit), faulted_punits, references (LBAs whose trim or lost record
-        stands in this band). valid counts blocks of data, and headers that may hold a record in force; 0 means: can be reset."""
+        """Per band: state ("free" "queued" "open" "closing" "closed" "moving" "resetting" "faulted"), seq, valid,
+        written, stream, readers, write_pointers (relative, one per punit), faulted_punits, references (LBAs whose trim
+        or lost record stands in this band). valid counts blocks of data, and headers that may hold a record in force; 0
+        means: can be reset."""
 
     def stats(self) -> dict[str, int]:
         """user_read_blocks, user_written_blocks, user_trimmed_blocks, media_written_blocks, media_header_blocks,
@@ -370,5 +467,5 @@ SLOT_FLAG: Final[int]
 TRIM_FLAG: Final[int]
 """L2P entry: | address of the header block that holds the trim record."""
 LOST_FLAG: Final[int]
-"""L2P entry: the LBA reads as an error, | address of the header block that holds the lost record. ADDRESS_INVALID is checked first:
-it has these bits too."""
+"""L2P entry: the LBA reads as an error, | address of the header block that holds the lost record. ADDRESS_INVALID is
+checked first: it has these bits too."""

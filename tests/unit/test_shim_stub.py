@@ -39,7 +39,8 @@ def described(function: ast.FunctionDef, defaults: tuple[Any, ...] | None = None
         else:
             result.append((argument.arg, kind, defaults[taken]))
             taken += 1
-    return result
+    # The order of keywords means nothing.
+    return sorted(result, key=lambda parameter: parameter[0] if parameter[1] == "keyword" else "")
 
 
 def runtime(function: Any) -> list[list[tuple[Any, ...]]]:
