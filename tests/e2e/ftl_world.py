@@ -58,7 +58,8 @@ class FtlWorld:
             device = self.devices()[name]
             if device["state"] == state:
                 return device
-            assert device["state"] != "failed" and time.monotonic() < deadline, f"{device}\n{self.daemon.log_tail()}"
+            assert device["state"] != "failed", f"{device}\n{self.daemon.log_tail()}"
+            assert time.monotonic() < deadline, f"{device}\n{self.daemon.log_tail()}"
             time.sleep(POLL_S)
 
     def wait_until_claimed(self, name: str) -> None:
