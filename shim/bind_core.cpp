@@ -73,7 +73,7 @@ std::shared_ptr<FtlCore> make_core(const std::shared_ptr<Reactor> &reactor, std:
     config.next_seq = next_seq;
     try {
         auto core = std::make_shared<FtlCore>(reactor, std::move(base), std::move(config));
-        on_reactor(*core, [&] { core->set_id(reactor->add(core)); });
+        on_reactor(*core, [&] { core->attach(); });
         return core;
     } catch (const std::system_error &error) {
         PyErr_SetObject(PyExc_OSError, nb::make_tuple(error.code().value(), error.what()).ptr());
@@ -87,14 +87,12 @@ void close_core(FtlCore &core) {
     const auto until = std::chrono::steady_clock::now() + kCloseTimeout;
     // What the base still holds has to come back before its memory may go.
     for (uint32_t steps = 0;; ++steps) {
-        bool done = false;
+        bool detached = false;
         reactor->call([&] {
-            done = core.close();
-            if (done) {
-                reactor->remove(core.id());
-            }
+            core.close();
+            detached = core.detached();
         });
-        if (done) {
+        if (detached) {
             return;
         }
         if (std::chrono::steady_clock::now() > until || steps > kStepsMax * 10) {

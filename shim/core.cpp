@@ -48,7 +48,9 @@ uint32_t FtlCore::poll(uint64_t now_ns) noexcept {
     uint32_t work = complete_done();
     if (state_.failed != status::ok) {
         end_everything();
-        return work + complete_done();
+        work += complete_done();
+        detach_when_done();
+        return work;
     }
     work += run_waiting();
     work += reader_.run(done_);
@@ -81,6 +83,21 @@ uint32_t FtlCore::complete_done() noexcept {
     return count;
 }
 
+void FtlCore::attach() {
+    poller_id_ = state_.reactor->add(shared_from_this());
+    if (state_.id == 0) {
+        state_.id = poller_id_;
+    }
+}
+
+void FtlCore::detach_when_done() noexcept {
+    if (closed_ && poller_id_ != 0 && done_.empty() && state_.base_outstanding == 0) {
+        state_.reactor->remove(poller_id_);
+        poller_id_ = 0;
+        state_.base.reset();
+    }
+}
+
 // --- submission
 
 void FtlCore::submit(Io &io) noexcept {
@@ -89,6 +106,9 @@ void FtlCore::submit(Io &io) noexcept {
     if (state_.failed != status::ok) {
         give_back(io);
         finish(io, state_.failed);
+        if (poller_id_ == 0) {
+            attach();
+        }
         return;
     }
     const bool has_range =

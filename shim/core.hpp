@@ -17,7 +17,7 @@
 
 namespace ftl {
 
-class FtlCore final : public BlockDevice, public Poller {
+class FtlCore final : public BlockDevice, public Poller, public std::enable_shared_from_this<FtlCore> {
 public:
     FtlCore(std::shared_ptr<Reactor> reactor, std::shared_ptr<BlockDevice> base, CoreConfig config);
 
@@ -31,7 +31,8 @@ public:
     void abandon(Io &io) noexcept override;
 
     // Orders: on the reactor's thread, through Reactor::call. They throw std::invalid_argument for what can't be.
-    void set_id(uint32_t id) noexcept { state_.id = id; }
+    // Joins the reactor; a closed core leaves it by itself, and comes back for I/O that is still sent to it.
+    void attach();
     [[nodiscard]] uint32_t id() const noexcept { return state_.id; }
     bool open_band(uint32_t stream, uint32_t band, uint64_t band_seq);  // false: one is queued already
     bool start_move(uint32_t band);                                     // false: enough are being moved
@@ -41,8 +42,10 @@ public:
     void fail_writes(Status status) noexcept;
     uint64_t drain();
     void fail(Status status) noexcept;
-    // No more I/O from now on. True: the base owes nothing, and is let go of.
-    bool close() noexcept;
+    // No more I/O from now on.
+    void close() noexcept;
+    // Closed, and the base owes nothing: it is let go of.
+    [[nodiscard]] bool detached() const noexcept { return closed_ && poller_id_ == 0; }
 
     // State
     void load_band(uint32_t band, BandState state, uint64_t band_seq, const std::vector<uint64_t> &write_pointers);
@@ -78,6 +81,7 @@ private:
     void next_reset(uint32_t band) noexcept;
     uint32_t complete_done() noexcept;
     void end_everything() noexcept;
+    void detach_when_done() noexcept;
     void give_back(Io &io) noexcept;
     [[nodiscard]] Band &checked_band(uint32_t band, const char *order);
     static void on_copied(void *context, uint16_t mover) noexcept;
@@ -107,6 +111,7 @@ private:
     std::vector<uint32_t> resets_;  // bands whose flush is done: wait for readers, then reset zone by zone
     bool throttled_ = false;        // by the user's share, since last_poll_
     uint64_t last_poll_ = 0;
+    uint32_t poller_id_ = 0;  // 0: not polled
     bool closed_ = false;
 };
 

@@ -197,20 +197,11 @@ void FtlCore::fail(Status status) noexcept {
     state_.fail(status);
 }
 
-bool FtlCore::close() noexcept {
-    if (!closed_) {
-        closed_ = true;
-        if (state_.failed == status::ok) {
-            state_.failed = status::namespace_not_ready;
-        }
+void FtlCore::close() noexcept {
+    closed_ = true;
+    if (state_.failed == status::ok) {
+        state_.failed = status::namespace_not_ready;
     }
-    end_everything();
-    complete_done();
-    if (state_.base_outstanding > 0 || !done_.empty()) {
-        return false;
-    }
-    state_.base.reset();
-    return true;
 }
 
 // --- restore
