@@ -77,6 +77,8 @@ class Child:
                 stdout=asyncio.subprocess.PIPE,
                 stderr=log,
                 env=environment(),
+                # Not ours: `python -m` looks there first, and a checkout has the package without its extension.
+                cwd=self._log.parent,
                 limit=LINE_BYTES_MAX,
                 # Ctrl-C is for the demo, which then stops its children in order.
                 start_new_session=True,
@@ -155,6 +157,7 @@ async def run_rpc(*arguments: str, daemon_socket: str) -> str:
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
         env=environment(SPDK_FTL_SOCK=daemon_socket),
+        cwd=Path(daemon_socket).parent,
     )
     try:
         out, err = await asyncio.wait_for(process.communicate(), RPC_TIMEOUT_S)
