@@ -25,14 +25,15 @@ def daemon(folder: Path) -> Iterator[Daemon]:
 
 
 @pytest.fixture
-def zns_drive(folder: Path) -> Iterator[int]:
-    """An emulated ZNS drive behind NVMe/TCP, as a drive in another box would be; yields its port."""
+def zns_drive(folder: Path) -> Iterator[EmbeddedTarget]:
+    """An emulated ZNS drive behind NVMe/TCP, as a drive in another box would be."""
     with EmbeddedTarget(folder, "--zns", DRIVE) as box:
         box.call("nvmf_create_transport", trtype="TCP")
-        yield box.export("Drive0", DRIVE_NQN)
+        yield box
 
 
-def attach(target: SpdkTarget, port: int) -> None:
+def attach(target: SpdkTarget, box: EmbeddedTarget) -> None:
+    port = box.export("Drive0", DRIVE_NQN)
     names = target.call(
         "bdev_nvme_attach_controller",
         name="Nvme0",
@@ -59,7 +60,9 @@ def verify_through(target: SpdkTarget, *, random_writes: int) -> dict[str, int]:
     return done
 
 
-def test_a_zns_drive_becomes_the_bdev_ftl0_and_back(spdk_target: SpdkTarget, zns_drive: int, daemon: Daemon) -> None:
+def test_a_zns_drive_becomes_the_bdev_ftl0_and_back(
+    spdk_target: SpdkTarget, zns_drive: EmbeddedTarget, daemon: Daemon
+) -> None:
     spdk_target.call("nvmf_create_transport", trtype="TCP")
     attach(spdk_target, zns_drive)
     drive = spdk_target.bdev("Nvme0n1")
@@ -128,7 +131,9 @@ def test_without_a_tcp_transport_the_remedy_is_named(spdk_target: SpdkTarget, da
     assert spdk_target.state() == before
 
 
-def test_a_base_that_appears_later_is_waited_for(spdk_target: SpdkTarget, zns_drive: int, daemon: Daemon) -> None:
+def test_a_base_that_appears_later_is_waited_for(
+    spdk_target: SpdkTarget, zns_drive: EmbeddedTarget, daemon: Daemon
+) -> None:
     spdk_target.call("nvmf_create_transport", trtype="TCP")
     said = spdk_target.ftl(daemon, "bdev_ftl_create", "-b", "ftl0", "-d", "Nvme0n1")
     assert "FTL bdev: ftl0 creation deferred" in said
@@ -136,4 +141,15 @@ def test_a_base_that_appears_later_is_waited_for(spdk_target: SpdkTarget, zns_dr
     found = spdk_target.call("bdev_get_bdevs", name="ftl0", timeout=60_000)
     assert found[0]["name"] == "ftl0"
     spdk_target.ftl(daemon, "bdev_ftl_delete", "-b", "ftl0")
+    assert spdk_target.bdev("ftl0") is None
+
+
+def test_a_drive_that_goes_away_keeps_nobody_from_halting(
+    spdk_target: SpdkTarget, zns_drive: EmbeddedTarget, daemon: Daemon
+) -> None:
+    spdk_target.call("nvmf_create_transport", trtype="TCP")
+    attach(spdk_target, zns_drive)
+    spdk_target.ftl(daemon, "bdev_ftl_create", "-b", "ftl0", "-d", "Nvme0n1")
+    zns_drive.kill()
+    daemon.close()  # fails when it takes too long
     assert spdk_target.bdev("ftl0") is None
