@@ -35,6 +35,9 @@ from .checks import check_base, check_name, find_cache, split_address
 BASE_QUEUE_DEPTH: Final = 128
 EXPORT_MODEL: Final = "spdk-ftl-py FTL"
 EXPORT_NSID: Final = 1
+HALT_STALL_S: Final = 15.0
+_PROGRESS: Final = ("media_written_blocks", "reloc_read_blocks", "base_flushes", "zone_resets")
+"""Counters of the core of which one moves as long as the base answers."""
 _SERIAL_NUMBER_MAX: Final = 20
 _ANY_ADDRESS: Final = {"0.0.0.0": "127.0.0.1", "::": "::1"}
 
@@ -166,7 +169,7 @@ class ManagedDevice:
             num_punits=self.params.get("num_punits"),
             optimal_open_zones=self._optimal_open_zones(base),
         )
-        self._steps.on_undo("halt the FTL", ftl.halt)
+        self._steps.on_undo("halt the FTL", self._halt_ftl)
         self._export(nvmf, port, ftl)
         self._steps.on_undo("close the export", nvmf.close)
         if not self.params["no_attach"]:
@@ -296,6 +299,28 @@ class ManagedDevice:
         with contextlib.suppress(FtlError):
             await self.ftl.abort(reason)
         self.on_change()
+
+    async def _halt_ftl(self) -> None:
+        """Halts the FTL. A base that answers nothing any more is cut off, which ends the halt with an error: a target
+        may keep the I/O of a drive that went away for as long as it tries to have it back."""
+        assert self.ftl is not None
+        assert self._controller is not None
+        halt = asyncio.ensure_future(self.ftl.halt())
+        before = self._progress(self.ftl)
+        while not (await asyncio.wait({halt}, timeout=HALT_STALL_S))[0]:
+            now = self._progress(self.ftl)
+            if now == before:
+                # Without the connection nothing is left in flight, and the core can end what it has accepted.
+                await self._controller.close()
+                await self.ftl.abort(f"the base bdev has not answered for {HALT_STALL_S:g} s while halting")
+                break
+            before = now
+        await halt
+
+    @staticmethod
+    def _progress(ftl: FtlDevice) -> list[int]:
+        stats = ftl.core.stats()
+        return [stats[name] for name in _PROGRESS]
 
     async def take_down(self) -> list[tuple[str, Exception]]:
         """Halts the FTL and lets go of everything; returns what could not be undone.
