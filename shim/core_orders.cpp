@@ -168,9 +168,7 @@ void FtlCore::on_drained(Io &io) noexcept {
     auto &drain = *static_cast<Drain *>(io.owner);
     const uint64_t ticket = drain.ticket;
     drain.ticket = 0;
-    if (io.status == status::ok) {
-        drain.core->state_.emit(EventKind::drained, ticket);
-    }
+    drain.core->state_.emit(EventKind::drained, ticket, io.status);
 }
 
 void FtlCore::set_user_share(uint32_t percent) noexcept {

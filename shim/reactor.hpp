@@ -36,7 +36,7 @@ enum class EventKind : uint32_t {
                            // (~0: the flush before it failed, and nothing was reset)
     zone_fault = 14,       // a = band, b = punit, c = status
     block_lost = 15,       // a = lba, b = address, c = status
-    drained = 16,          // a = ticket
+    drained = 16,          // a = ticket, b = status of the flush
     core_failed = 17,      // a = status: the core fails every I/O from now on
     load_done = 18,        // LoadGenerator: a = blocks, b = errors
     overflow = 255,        // events were dropped: ask for state instead

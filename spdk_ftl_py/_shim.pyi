@@ -427,7 +427,7 @@ class FtlCore(BlockDevice):
         device without space."""
 
     def drain(self) -> int:
-        """Everything accepted so far to media and flushed; then EV_DRAINED with this ticket."""
+        """Everything accepted so far to media and flushed; then EV_DRAINED with this ticket and the flush's status."""
 
     def fail(self, status: int) -> None:
         """Fails every outstanding and future I/O. For a base that went away."""

@@ -94,8 +94,9 @@ class FtlDevice:
         )
         self._failed_flushes = 0
         self._zone_strikes: dict[int, int] = {}
-        self._drained: dict[int, asyncio.Future[None]] = {}
-        self._drains_done: set[int] = set()
+        self._drained: dict[int, asyncio.Future[int]] = {}
+        self._drains_done: dict[int, int] = {}
+        """Status by ticket."""
         self._broken = asyncio.Event()
         """No use to wait for writes any more."""
         self._mending: asyncio.Task[None] | None = None
@@ -212,8 +213,9 @@ class FtlDevice:
         """Returns when everything accepted is durable. Raises the failure that prevents it."""
         self._manager.drain()
         ticket = self.core.drain()
+        status = self._drains_done.get(ticket, 0)
         if ticket not in self._drains_done:
-            drained: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            drained: asyncio.Future[int] = asyncio.get_running_loop().create_future()
             self._drained[ticket] = drained
             broken = asyncio.ensure_future(self._broken.wait())
             try:
@@ -221,8 +223,15 @@ class FtlDevice:
                 await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
             finally:
                 broken.cancel()
+            if drained.done():
+                status = drained.result()
         if self.failure is not None:
             raise self.failure
+        if status:
+            raise MediaError(
+                f"{self.name}: the base device can't flush, so what was accepted is not durable: {status_text(status)}",
+                status=status,
+            )
 
     async def _finish_writing(self) -> None:
         """The last write. The data path is closed before, so that nothing follows what the superblock calls clean."""
@@ -275,9 +284,9 @@ class FtlDevice:
         elif kind == _shim.EV_DRAINED:
             done = self._drained.pop(event.a, None)
             if done is None:
-                self._drains_done.add(event.a)
+                self._drains_done[event.a] = event.b
             elif not done.done():
-                done.set_result(None)
+                done.set_result(event.b)
         elif kind == _shim.EV_CORE_FAILED:
             self._fail(MediaError(f"{self.name}: the base device failed: {status_text(event.a)}", status=event.a))
             return
