@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <new>
+#include <utility>
 
 namespace ftl {
 namespace {
@@ -66,10 +67,15 @@ bool BandWriter::queue_band(uint32_t stream, uint32_t band, uint64_t seq) noexce
     return true;
 }
 
+// Only what is still to come: data that is due and can't go waits for a completion or an order, not for time.
 uint64_t BandWriter::deadline_ns() const noexcept {
-    const uint64_t since = state_.buffer.waiting_since;
-    const uint64_t aged = since == 0 ? ~uint64_t{0} : since + kBatchAgeNs;
-    return stuck_since_ == 0 ? aged : std::min(aged, stuck_since_ + kStuckNs);
+    uint64_t deadline = ~uint64_t{0};
+    for (const auto &[since, age] : {std::pair{state_.buffer.waiting_since, kBatchAgeNs}, {stuck_since_, kStuckNs}}) {
+        if (since != 0 && state_.now < since + age) {
+            deadline = std::min(deadline, since + age);
+        }
+    }
+    return deadline;
 }
 
 uint32_t BandWriter::run() noexcept {

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 from uuid import UUID
+
+import numpy as np
 
 from spdk_ftl_py import _shim
 from unit.stepped import Completion, Stepped
@@ -48,6 +50,7 @@ class Bench(Stepped):
         schedule_seed: int | None = None,
         reactor: _shim.Reactor | None = None,
         media: _shim.EmulatedMedia | None = None,
+        wrap_base: Callable[[_shim.Reactor, _shim.EmulatedMedia], _shim.BlockDevice] | None = None,
         first_band_seq: int = 1,
         extra_zones: int = 2,
         **options: Any,
@@ -82,10 +85,12 @@ class Bench(Stepped):
             "reloc_buffer_blocks": 32,
             "batch_blocks": 16,
         }
-        self.core = _shim.FtlCore(reactor, self.media, **(settings | options))
+        base = wrap_base(reactor, self.media) if wrap_base else self.media
+        self.core = _shim.FtlCore(reactor, base, **(settings | options))
         super().__init__(reactor, self.core)
         self.block_count = self.core.block_count
         self.base = Stepped(reactor, self.media)
+        self.ports: list[Stepped] = [self, self.base]
         self.events: list[_shim.Event] = []
         self.band_seq = first_band_seq
         self.wanting: set[int] = set()
@@ -110,7 +115,7 @@ class Bench(Stepped):
         manage = False
         for event in self.reactor.events():
             if event.kind == _shim.EV_IO_DONE:
-                for port in (self, self.base):
+                for port in self.ports:
                     if event.source == port.port.id:
                         done = port.completed
 
@@ -174,6 +179,20 @@ class Bench(Stepped):
         found = [event for event in self.events if event.kind == kind]
         self.events = [event for event in self.events if event.kind != kind]
         return found
+
+    def audit(self) -> None:
+        """The bands' counts are what the L2P says."""
+        entries = self.core.l2p(0, self.block_count)
+        tags = entries >> np.uint64(62)
+        addresses = entries & np.uint64((1 << 62) - 1)
+        on_media = tags == 0
+        records = (tags >= 2) & (addresses < self.media.block_count)
+        for number, band in enumerate(self.core.bands()):
+            inside = (addresses // self.zone_size - 2) // self.punits == number
+            references = int(np.count_nonzero(records & inside))
+            assert band["references"] == references, f"band {number}"
+            data = int(np.count_nonzero(on_media & inside))
+            assert data + bool(references) <= band["valid"] <= data + references, f"band {number}"
 
     # --- content
 

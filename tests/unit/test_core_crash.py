@@ -110,6 +110,7 @@ def torture(seed: int, crashes: int, **options: object) -> dict[str, int]:
             bench = restarted(bench, recovered, **options)
             bench.media.set_schedule(seed + crash)
             assert bench.versions() == recovered.versions
+            bench.audit()
         return total
     finally:
         bench.close()

@@ -50,6 +50,8 @@ def test_random_overwrites_many_times_over_match_a_model(options: dict[str, obje
                 probe = rng.randrange(bench.block_count)
                 assert bench.versions(probe, 1) == [model[probe]]
         assert bench.versions() == model
+        bench.settle()
+        bench.audit()
         stats = bench.core.stats()
         assert stats["reloc_moved_blocks"] > 0
         assert stats["zone_resets"] > 0
@@ -166,6 +168,8 @@ def test_one_trim_of_everything_survives_gc_and_later_writes() -> None:
             model[lba] = version
         assert bench.versions() == model
         assert bench.flush() == 0
+        bench.settle()
+        bench.audit()
         bench.media.power_cut(3)
         bench.close()
         bench.media.power_on()
