@@ -19,7 +19,7 @@ from ..reactor import ReactorLoop
 from . import stats as stats_module
 from .band import FREE, MOVING, OPEN, QUEUED, RESETTING, RETIRED, Band, Bands
 from .blockdev import ZONE_RESET, BlockPort
-from .geometry import BATCH_BLOCKS, BLOCK_BYTES, Geometry, plan
+from .geometry import BATCH_BLOCKS, BLOCK_BYTES, SUPERBLOCK_ZONES, Geometry, plan
 from .layout import FORMAT_VERSION
 from .manager import BandManager
 from .superblock import SuperblockWriter
@@ -390,10 +390,9 @@ class FtlDevice:
         await self._superblock.write(self._superblock_content(), clean=clean)
 
     def _superblock_content(self) -> dict[str, Any]:
-        nominal = iter(range(2, 2 + self.geometry.band_count * self.geometry.punits))
-        replaced = [
-            [was, now] for band in self._bands for was, now in zip(nominal, band.zones, strict=False) if was != now
-        ]
+        nominal = range(len(SUPERBLOCK_ZONES), len(SUPERBLOCK_ZONES) + self.geometry.band_count * self.geometry.punits)
+        current = [zone for band in self._bands for zone in band.zones]
+        replaced = [[was, now] for was, now in zip(nominal, current, strict=True) if was != now]
         return {
             "name": self.name,
             "geometry": {**self.geometry.to_dict(), "replaced": replaced},
