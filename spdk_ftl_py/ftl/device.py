@@ -200,14 +200,14 @@ class FtlDevice:
             self.state = DeviceState.HALTED
 
     async def abort(self, reason: str) -> None:
-        """The base is gone: every I/O fails from now on, nothing is written any more, everything is let go of.
-        Idempotent."""
+        """The base is gone: every I/O fails from now on, nothing is written any more. Idempotent; halt() lets go of
+        the rest.
+        """
         if self.state is DeviceState.HALTED:
             return
         self._fail(MediaError(f"{self.name}: {reason}", status=Status.PATH_ERROR))
+        # Not closed: what hosts still send has to be answered.
         self.core.fail(Status.PATH_ERROR)
-        if self.state is not DeviceState.HALTING:
-            await self._release()
 
     async def _drain(self) -> None:
         """Returns when everything accepted is durable. Raises the failure that prevents it."""
@@ -328,7 +328,7 @@ class FtlDevice:
 
     def _mend(self) -> None:
         """Replaces the bad zones of bands that have become free, in the background."""
-        if self._mending is not None and not self._mending.done():
+        if self._mending is not None:
             return
         broken = [band for band in self._bands if band.state == FREE and band.bad_punits]
         if broken and self.state in (DeviceState.RUNNING, DeviceState.HALTING):
@@ -349,7 +349,10 @@ class FtlDevice:
             band.bad_punits.clear()
             if band.capacity == 0:
                 band.state = RETIRED
+        self._mending = None
         self._manager.pump()
+        # Others may have become free, or have failed once more, meanwhile.
+        self._mend()
 
     async def _replace(self, band: Band, punit: int) -> None:
         old = band.zones[punit]
@@ -380,9 +383,8 @@ class FtlDevice:
         return sum(1 for zone in band.zones if zone is not None)
 
     async def _stop_mending(self) -> None:
-        if self._mending is not None:
+        while self._mending is not None and not self._mending.done():
             await asyncio.wait({self._mending})
-            self._mending = None
 
     # --- what others want to know
 

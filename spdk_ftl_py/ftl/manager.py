@@ -14,7 +14,7 @@ from typing import Final
 
 from .. import _shim
 from ..conf import RESERVED_BANDS, FtlConf
-from .band import BEING_WRITTEN, CLOSED, CLOSING, FAULTED, MOVING, OPEN, QUEUED, RESETTING, Band, Bands
+from .band import BEING_WRITTEN, CLOSED, CLOSING, FAULTED, FREE, MOVING, OPEN, QUEUED, RESETTING, Band, Bands
 from .geometry import Geometry
 from .limits import NO_LIMIT, UNLIMITED, Applied, Limits
 from .reloc import Selector
@@ -26,8 +26,10 @@ STARVED_POLL_S: Final = 0.05
 can
 make a victim any time."""
 IDLE_POLL_S: Final = 1.0
-STUCK_POLLS: Final = 20
-"""Fruitless polls, with nothing under way, after which a device without free bands is declared out of space."""
+STUCK_S: Final = 1.0
+"""A device without free bands, and with nothing under way that gives one back, is declared out of space after this."""
+STUCK_BUSY_S: Final = 5.0
+"""The same while moves or resets are under way that can't end: here the base may just be slow."""
 
 
 class BandManager:
@@ -65,7 +67,7 @@ class BandManager:
         self._wanting: set[int] = set()
         self._on_stuck = on_stuck
         self._share = UNLIMITED
-        self._stuck_polls = 0
+        self._standing_still: tuple[float, tuple[int, int]] | None = None
         self._reset_later = False
         self._moving_allowed = True
         self._draining = False
@@ -213,23 +215,40 @@ class BandManager:
             self._share = share
 
     def _watch(self) -> None:
-        starved = self._starved()
-        if starved and not self.bands.in_state(MOVING, RESETTING):
-            self._stuck_polls += 1
-            if self._stuck_polls > STUCK_POLLS:
+        patience = self._patience_s()
+        if patience is None:
+            self._standing_still = None
+        else:
+            now = asyncio.get_running_loop().time()
+            core = self._core.stats()
+            done = (core["media_written_blocks"], core["zone_resets"])
+            if self._standing_still is None or self._standing_still[1] != done:
+                self._standing_still = (now, done)
+            elif now - self._standing_still[0] > patience:
                 self.stop()
                 self._on_stuck(
-                    f"no free band left for the user ({len(self.bands)} bands, {self.bands.count((CLOSED,))} closed), "
-                    "and none "
-                    f"can be freed: too many zones have failed for the logical capacity"
+                    f"no free band is left ({len(self.bands)} bands, {self.bands.count((CLOSED,))} of them closed), "
+                    "and "
+                    f"none can be freed: too many zones have failed for the logical capacity"
                 )
                 return
-        else:
-            self._stuck_polls = 0
         if self._timer is not None:
             self._timer.cancel()
-        delay = STARVED_POLL_S if starved or self._draining or self._reset_later else IDLE_POLL_S
-        self._timer = asyncio.get_running_loop().call_later(delay, self.pump)
+        busy = patience is not None or self._starved() or self._draining or self._reset_later
+        self._timer = asyncio.get_running_loop().call_later(STARVED_POLL_S if busy else IDLE_POLL_S, self.pump)
+
+    def _patience_s(self) -> float | None:
+        """How long nothing may happen until it is sure that nothing will; None while something is bound to."""
+        if any(band.state == FREE and band.bad_punits for band in self.bands):
+            return None
+        starved = self._starved()
+        if starved and not self.bands.in_state(MOVING, RESETTING):
+            return STUCK_S
+        # Moves, and resets that wait for the user's data, need a band. They always have one unless zones failed that
+        # were counted on.
+        if self.bands.free() or any(self._has_room(stream) for stream in self._streams):
+            return None
+        return STUCK_BUSY_S if starved or self._streams[-1] in self._wanting else None
 
     # --- numbers they are made from
 

@@ -9,7 +9,7 @@ from typing import Any
 from spdk_ftl_py import _shim
 from spdk_ftl_py.conf import FtlConf
 from spdk_ftl_py.ftl.blockdev import BlockPort
-from spdk_ftl_py.ftl.device import FtlDevice
+from spdk_ftl_py.ftl.device import DeviceState, FtlDevice
 from spdk_ftl_py.reactor import ReactorLoop
 
 TIMEOUT_S = 120
@@ -103,9 +103,7 @@ def run_rig(
             await body(rig)
         finally:
             await rig.close()
-            if device.state.value not in ("halted", "failed"):
+            if device.state is not DeviceState.HALTED:
                 await device.halt()
-            elif device.state.value == "failed":
-                await device.abort("test ends")
 
     run_media(on_media, **media)
