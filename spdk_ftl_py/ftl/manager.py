@@ -246,9 +246,12 @@ class BandManager:
             return STUCK_S
         # Moves, and resets that wait for the user's data, need a band. They always have one unless zones failed that
         # were counted on.
-        if self.bands.free() or any(self._has_room(stream) for stream in self._streams):
+        if self.bands.free():
             return None
-        return STUCK_BUSY_S if starved or self._streams[-1] in self._wanting else None
+        reloc = self._streams[-1]
+        moves_starved = reloc in self._wanting and not self._has_room(reloc) and self.bands.in_state(MOVING)
+        resets_starved = starved and not self._has_room(reloc)
+        return STUCK_BUSY_S if moves_starved or resets_starved else None
 
     # --- numbers they are made from
 
