@@ -341,8 +341,11 @@ def test_abort_ends_a_device_without_another_write() -> None:
     async def body(rig: FtlRig) -> None:
         await rig.overwrite(2)
         await rig.device.abort("base bdev removed")
-        before = rig.media.zone_states()
         assert rig.device.state is DeviceState.FAILED
+        with pytest.raises(MediaError):
+            await rig.port.write(0, block(1))
+        # What was in flight has landed by now.
+        before = rig.media.zone_states()
         for _ in range(10):
             with pytest.raises(MediaError):
                 await rig.port.write(0, block(1))
