@@ -38,6 +38,7 @@ def _add(
     *,
     aliases: Iterable[str] = (),
     name: bool = False,
+    table: bool = True,
 ) -> argparse.ArgumentParser:
     parser: argparse.ArgumentParser = subparsers.add_parser(
         command,
@@ -53,13 +54,14 @@ def _add(
         default=default_socket(),
         help=f"control socket of the daemon (default: ${SOCKET_ENVIRONMENT}, else {SOCKET_DEFAULT})",
     )
-    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    if table:
+        parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     return parser
 
 
 def _add_rpc(subparsers: argparse._SubParsersAction[argparse.ArgumentParser], command: str, summary: str) -> None:
     rpc = schema.load(f"bdev_ftl_{command}")
-    parser = _add(subparsers, command, summary)
+    parser = _add(subparsers, command, summary, table=False)
     parser.add_argument(
         "-s",
         "--target",
@@ -94,7 +96,9 @@ def _devices(args: argparse.Namespace) -> int:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table("name", "state", "base", "cache", "GiB", "bands free", "export", "target", title="FTL devices")
+    table = Table(title="FTL devices")
+    for heading in ("name", "state", "base", "cache", "GiB", "bands free", "export", "target"):
+        table.add_column(heading, overflow="fold")
     for device in devices:
         size = device.get("num_blocks", 0) * 4096 / _GIB
         bands = f"{device['free_bands']}/{device['num_bands']}" if "num_bands" in device else "-"
@@ -127,17 +131,22 @@ def _show_mapping(mapping: Mapping[str, Any], title: str, *, as_json: bool) -> N
     from rich.table import Table
     from rich.text import Text
 
-    table = Table("what", "value", title=title)
+    table = Table(title=title)
+    for heading in ("what", "value"):
+        table.add_column(heading, overflow="fold")
     for key, value in _flat(mapping):
         table.add_row(Text(key), Text(str(value)))
     Console().print(table)
 
 
 def _flat(mapping: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
-    """Nested mappings as dotted names; lists of mappings, which belong into --json, as their length."""
+    """Nested mappings as dotted names, SPDK's lists of properties too; other lists of mappings, which belong into
+    --json, as their length."""
     for key, value in mapping.items():
         if isinstance(value, Mapping):
             yield from _flat(value, f"{prefix}{key}.")
+        elif key == "properties" and isinstance(value, list):
+            yield from _flat({entry["name"]: entry["value"] for entry in value}, f"{prefix}{key}.")
         elif isinstance(value, list) and value and isinstance(value[0], Mapping):
             yield f"{prefix}{key}", f"{len(value)} entries (--json shows them)"
         else:

@@ -110,7 +110,8 @@ class RpcServer:
 
     def _busy(self) -> BusyError:
         return BusyError(
-            f"control socket {self.socket_path}: a daemon is listening there already; stop it, or give --socket"
+            f"control socket {self.socket_path}: somebody is listening there already (another daemon, or an SPDK "
+            "target?); stop it, or give --socket"
         )
 
     def _bind(self) -> socket.socket:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any
@@ -479,7 +480,7 @@ class Controller:
     def _io_qpair_event(self, qid: int, qpair: _shim.HostQpair, event: _shim.Event) -> None:
         """An I/O queue that breaks ends the association: what was in flight on it is unknown to the other queues."""
         if event.kind == _shim.EV_HOST_QPAIR_LOST and self.io_qpairs.get(qid, (None, None))[1] is qpair:
-            self._lose(PathError(f"{self.subnqn}: I/O queue {qid} was lost (reason {event.a}, {event.b})"))
+            self._lose(PathError(f"{self.subnqn}: I/O queue {qid} was lost: {_lost_reason(event.a, event.b)}"))
 
     async def close_io_qpair(self, qpair: _shim.HostQpair) -> None:
         """Its outstanding I/O fails. Idempotent."""
@@ -620,3 +621,14 @@ async def connect_with_backoff(
                 raise
         await asyncio.sleep(delay)
         delay = min(delay * 2, max_delay_s)
+
+
+def _lost_reason(reason: int, detail: int) -> str:
+    """Of EV_HOST_QPAIR_LOST, in words; detail is an errno or the FES of a TermReq."""
+    words = {
+        _shim.QPAIR_PEER_CLOSED: "the controller closed the connection",
+        _shim.QPAIR_SOCKET_ERROR: os.strerror(detail),
+        _shim.QPAIR_PROTOCOL_ERROR: f"the controller broke the protocol (FES {detail})",
+        _shim.QPAIR_PEER_TERMINATED: f"the controller ended it for a breach of the protocol (FES {detail})",
+    }
+    return words.get(reason, f"it was closed (reason {reason})")

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import spdk_ftl_py
-from spdk_ftl_py import cli
+from spdk_ftl_py import cli, commands
 from spdk_ftl_py.errors import FtlError
 
 COMMANDS = [command for _, commands in cli._MODULES for command in commands]
@@ -89,3 +89,15 @@ def test_errors_and_interrupts_of_a_command_become_exit_codes(monkeypatch: pytes
 
         monkeypatch.setattr("spdk_ftl_py.daemon.command.run", fail)
         assert cli.main(["serve"]) == code
+
+
+def test_tables_show_properties_one_by_one_and_cut_nothing_off(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "60")
+    told = {"export": {"subnqn": "z" * 80}, "properties": [{"name": "num_punits", "value": 2}], "bands": [{"id": 0}]}
+    commands._show_mapping(told, "ftl0", as_json=False)
+    shown = capsys.readouterr().out
+    assert shown.count("z") == 80
+    assert re.search(r"properties\.num_punits\s+│ 2 ", shown)
+    assert re.search(r"bands\s+│ 1 entries", shown)

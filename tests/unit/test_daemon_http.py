@@ -328,7 +328,7 @@ def test_a_stale_socket_is_replaced(tmp_path: Path) -> None:
 
 def test_a_live_daemon_is_not_disturbed_by_a_second_one(tmp_path: Path) -> None:
     async def scenario(server: RpcServer) -> None:
-        with pytest.raises(BusyError, match="a daemon is listening there already"):
+        with pytest.raises(BusyError, match="somebody is listening there already"):
             await RpcServer(server.socket_path, METHODS).start()
         await assert_alive(server)
 

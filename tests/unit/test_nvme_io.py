@@ -174,7 +174,7 @@ def test_a_lost_io_queue_ends_the_association_and_says_so() -> None:
             assert served is not None
             served.close()
             await asyncio.wait_for(controller.lost.wait(), WAIT_S)
-            assert "I/O queue 1 was lost" in controller.lost_reason
+            assert "I/O queue 1 was lost: the controller closed the connection" in controller.lost_reason
             await until(lambda: not qpair.connected)
             with pytest.raises(PathError):
                 await controller.create_io_qpair(here.reactor, namespace)
