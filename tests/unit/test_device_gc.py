@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 
-from spdk_ftl_py import _shim
 from spdk_ftl_py.conf import FtlConf, Limit
 from unit.ftl_rig import FtlRig, run_rig
 
@@ -32,7 +31,7 @@ SHAPES: dict[str, dict[str, Any]] = {
     "shared stream": {"open_zones": 3},
     "shared stream, two parallel units": {"zones": 130, "open_zones": 5, "num_punits": 2},
     "few bands": {"zones": 30, "zone_size": 64, "zone_capacity": 48, "rsvd": 27},
-    "least spare bands": {"zones": 26, "zone_size": 64, "zone_capacity": 60, "rsvd": 22},
+    "least spare bands": {"zones": 26, "zone_size": 64, "zone_capacity": 60, "rsvd": 23},
     "least spare bands, shared": {"zones": 22, "zone_size": 64, "zone_capacity": 60, "rsvd": 22, "open_zones": 3},
     "little overprovisioning": {"zones": 102, "zone_size": 128, "zone_capacity": 100, "rsvd": 11},
     "bands smaller than a batch": {"zones": 66, "zone_size": 32, "zone_capacity": 20, "rsvd": 45},
@@ -65,13 +64,13 @@ def test_any_shape_of_device_can_be_overwritten_for_ever(shape: dict[str, Any]) 
 
 def test_every_write_followed_by_a_flush_does_not_exhaust_the_device() -> None:
     async def body(rig: FtlRig) -> None:
-        for _ in range(12):
-            for lba in range(0, rig.device.block_count, 16):
+        for _ in range(16):
+            for lba in range(0, rig.device.block_count, 8):
                 await rig.port.write(lba, bytes([lba % 251]) * 4096)
                 await rig.port.flush()
-        for lba in range(0, rig.device.block_count, 16):
+        for lba in range(0, rig.device.block_count, 8):
             assert (await rig.port.read(lba, 1) == lba % 251).all()
-        assert rig.device.stats()["relocs_started"] > 0
+        assert rig.device.stats()["zone_resets"] > 0
 
     run_rig(body, zones=40, zone_size=64, zone_capacity=60)
 
@@ -103,7 +102,8 @@ def test_trims_alone_can_go_on_for_ever() -> None:
 def test_a_full_trim_gives_all_bands_back() -> None:
     async def body(rig: FtlRig) -> None:
         await rig.overwrite(2)
-        await rig.port._submit(_shim.OP_DEALLOCATE, 0, rig.device.block_count)
+        await rig.good("trim", pattern="sequential", io_blocks=rig.device.core.max_io_blocks)
+        assert not rig.load.versions().any()
         await rig.port.flush()
         await rig.until(lambda: rig.device.stats()["free_bands"] > rig.device.geometry.band_count * 3 // 4)
         await rig.overwrite(2)

@@ -1,0 +1,164 @@
+"""The FTL against a dict: whatever is written, trimmed, flushed and relocated, a read returns the last version or
+zeroes.
+
+A hypothesis state machine on a tiny device, so that garbage collection, full bands and full buffers come up all the
+time; zones fail, writes fail once, completions come in any order. A failure prints the steps that lead to it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+from typing import Any
+
+import numpy as np
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+
+from spdk_ftl_py import _shim
+from spdk_ftl_py.conf import FtlConf
+from spdk_ftl_py.ftl.blockdev import BlockPort
+from spdk_ftl_py.ftl.device import DeviceState, FtlDevice
+from spdk_ftl_py.reactor import ReactorLoop
+
+STEP_TIMEOUT_S = 30
+ZONES, ZONE_SIZE, ZONE_CAPACITY = 34, 32, 24
+READ_ONLY_ZONES_MAX = 2
+WRITE_FAULT = 0x280
+
+LBAS = st.integers(0, 10_000)
+LENGTHS = st.integers(1, 8)
+
+
+class FtlModel(RuleBasedStateMachine):
+    def __init__(self) -> None:
+        super().__init__()
+        self.loop = asyncio.new_event_loop()
+        self.version = 0
+        self.model: dict[int, int] = {}
+        self.read_only_zones = 0
+
+    def run(self, work: Coroutine[Any, Any, Any]) -> Any:
+        return self.loop.run_until_complete(asyncio.wait_for(work, STEP_TIMEOUT_S))
+
+    @initialize(punits=st.sampled_from([1, 2]), shared=st.booleans(), append=st.booleans(), seed=st.integers(0, 99))
+    def create(self, punits: int, shared: bool, append: bool, seed: int) -> None:
+        async def make() -> None:
+            self.reactor = ReactorLoop("model", stepped=True)
+            await self.reactor.start()
+            limit = (2 if shared else 3) * punits + 1
+            self.media = _shim.EmulatedMedia.zns(
+                self.reactor.shim,
+                ZONES * punits,
+                ZONE_SIZE,
+                ZONE_CAPACITY,
+                max_open_zones=limit,
+                max_active_zones=limit,
+            )
+            self.media.set_schedule(seed)
+            conf = FtlConf(lba_rsvd=55, use_append=append, max_active_relocs=1 + seed % 3)
+            self.device = await FtlDevice.create(self.reactor, self.media, name="ftl0", conf=conf, num_punits=punits)
+            self.port = BlockPort(self.reactor, self.device.core, name="user")
+
+        self.run(make())
+        assert self.device.geometry.shared_stream == shared
+
+    def range_of(self, lba: int, length: int) -> range:
+        first = lba % self.device.block_count
+        most = min(length, self.device.core.max_io_blocks, self.device.block_count - first)
+        return range(first, first + most)
+
+    def next_blocks(self, lbas: range) -> np.ndarray:
+        """Blocks that tell LBA and version; the model knows them from now on."""
+        data = np.zeros((len(lbas), 512), np.uint64)
+        for i, lba in enumerate(lbas):
+            self.version += 1
+            self.model[lba] = self.version
+            data[i, 0], data[i, 1], data[i, -1] = lba, self.version, self.version
+        return data.view(np.uint8)
+
+    def check(self, lbas: range, data: np.ndarray) -> None:
+        words = data.view(np.uint64).reshape(len(lbas), 512)
+        for i, lba in enumerate(lbas):
+            version = self.model.get(lba, 0)
+            expected = (lba, version, version) if version else (0, 0, 0)
+            assert (words[i, 0], words[i, 1], words[i, -1]) == expected, f"LBA {lba}"
+
+    @rule(lba=LBAS, length=LENGTHS, fua=st.booleans())
+    def write(self, lba: int, length: int, fua: bool) -> None:
+        lbas = self.range_of(lba, length)
+        self.run(self.port.write(lbas.start, self.next_blocks(lbas), fua=fua))
+
+    @rule(lba=LBAS, length=LENGTHS)
+    def read(self, lba: int, length: int) -> None:
+        lbas = self.range_of(lba, length)
+        self.check(lbas, self.run(self.port.read(lbas.start, len(lbas))))
+
+    @rule(lba=LBAS, length=st.integers(1, 64), op=st.sampled_from([_shim.OP_DEALLOCATE, _shim.OP_WRITE_ZEROES]))
+    def trim(self, lba: int, length: int, op: int) -> None:
+        first = lba % self.device.block_count
+        lbas = range(first, min(first + length, self.device.block_count))
+        self.run(self.port._submit(op, lbas.start, len(lbas)))
+        for each in lbas:
+            self.model.pop(each, None)
+
+    @rule()
+    def flush(self) -> None:
+        self.run(self.port.flush())
+
+    @rule(seed=st.integers(0, 1 << 30), times=st.integers(1, 3))
+    def overwrite_at_random(self, seed: int, times: int) -> None:
+        """Enough to make garbage collection work."""
+        order = np.random.default_rng(seed).permutation(self.device.block_count)
+
+        async def all_of_it() -> None:
+            for lba in order:
+                lbas = range(int(lba), int(lba) + 1)
+                await self.port.write(lbas.start, self.next_blocks(lbas))
+
+        for _ in range(times):
+            self.run(all_of_it())
+
+    @rule(zone=st.integers(2, 200))
+    def zone_goes_read_only(self, zone: int) -> None:
+        if self.read_only_zones < READ_ONLY_ZONES_MAX:
+            self.read_only_zones += 1
+            self.media.set_zone_state(2 + zone % (ZONES - 2), "read_only")
+
+    @rule(skip=st.integers(0, 20))
+    def one_write_to_media_fails(self, skip: int) -> None:
+        self.media.inject_fault(op=_shim.OP_WRITE, status=WRITE_FAULT, skip=skip, times=1)
+
+    @rule()
+    def read_everything(self) -> None:
+        step = self.device.core.max_io_blocks
+        for first in range(0, self.device.block_count, step):
+            self.read(first, step)
+
+    @invariant()
+    def is_running(self) -> None:
+        if hasattr(self, "device"):
+            assert self.device.lost_blocks == 0
+            assert self.device.state in (DeviceState.RUNNING, DeviceState.READ_ONLY)
+
+    def teardown(self) -> None:
+        if hasattr(self, "port"):
+            self.read_everything()
+
+            async def end() -> None:
+                await self.port.close()
+                await self.device.halt()
+                await self.reactor.stop()
+
+            self.run(end())
+        self.loop.close()
+
+
+TestFtlModel = FtlModel.TestCase
+TestFtlModel.settings = settings(
+    max_examples=25,
+    stateful_step_count=25,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much],
+)
