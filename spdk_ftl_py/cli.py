@@ -27,6 +27,8 @@ _MODULES: Final[tuple[tuple[str, tuple[str, ...]], ...]] = (
     ("spdk_ftl_py.commands", ("status", "devices", "list", "stats", "properties", "create", "delete")),
 )
 
+_INSTALL: Final = "is the package installed with its dependencies (pip install .)?"
+
 _DESCRIPTION: Final = """\
 A flash translation layer for zoned bdevs of a live SPDK target: random 4 KiB writes on drives that only take
 sequential ones, with SPDK's own rpc.py as its provisioning tool.
@@ -79,6 +81,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except FtlError as error:
         print(f"spdk-ftl: {error.message}", file=sys.stderr)
         return EXIT_FAILURE
+    except ImportError as error:
+        # Commands import the data path when they run; a checkout may lack the compiled part of it.
+        print(f"spdk-ftl: {only}: {error}; {_INSTALL}", file=sys.stderr)
+        return EXIT_FAILURE
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
     except BrokenPipeError:
@@ -99,9 +105,7 @@ def _register(
     except ImportError as error:
         # One broken dependency must not take away the commands that do without it.
         if wanted:
-            raise FtlError(
-                f"{commands[0]}: {error}; is the package installed with its dependencies (pip install .)?"
-            ) from error
+            raise FtlError(f"{commands[0]}: {error}; {_INSTALL}") from error
         for name in commands:
             subparsers.add_parser(name, help=f"not available: {error}")
         return

@@ -91,6 +91,17 @@ def test_errors_and_interrupts_of_a_command_become_exit_codes(monkeypatch: pytes
         assert cli.main(["serve"]) == code
 
 
+def test_a_missing_extension_is_a_failure_with_the_remedy(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(_args: object) -> int:
+        raise ImportError("cannot import name '_shim'")
+
+    monkeypatch.setattr("spdk_ftl_py.daemon.command.run", fail)
+    assert cli.main(["serve"]) == 1
+    assert "spdk-ftl: serve: cannot import name '_shim'; is the package installed" in capsys.readouterr().err
+
+
 def test_tables_show_properties_one_by_one_and_cut_nothing_off(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
