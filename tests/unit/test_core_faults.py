@@ -305,3 +305,28 @@ def test_a_moved_blocks_new_place_holds_the_same_version() -> None:
             data = bench.base.read(bench.address(lba))
             assert version_of(lba, data) == 1
             assert (bench.address(lba) != address) == (bench.zone_of(address)[0] == band)
+
+
+def test_a_band_is_not_reset_under_a_read() -> None:
+    with Bench() as bench:
+        band = fill_one_band(bench)
+        assert bench.flush() == 0
+        inside = [lba for lba in range(bench.block_count) if bench.zone_of(bench.address(lba))[0] == band]
+        slow = inside[7]
+        data = bytearray(BLOCK)
+        bench.media.inject_fault(op=_shim.OP_READ, lba=bench.address(slow), block_count=1, latency_us=50_000, times=1)
+        read = bench.port.submit(_shim.OP_READ, slow, 1, data)
+        bench.step()
+        assert bench.core.bands()[band]["readers"] == 1
+        for lba in inside:
+            bench.put(lba, 2)
+        assert bench.flush() == 0
+        assert bench.core.bands()[band]["valid"] == 0
+        bench.core.reset_band(band)
+        bench.settle(500)
+        assert read not in bench.completed
+        assert bench.core.bands()[band]["state"] == "resetting"
+        assert bench.core.stats()["zone_resets"] == 0
+        assert bench.wait(read).status == 0
+        assert version_of(slow, bytes(data)) == 1
+        assert bench.until(_shim.EV_BAND_RESET_DONE).a == band
