@@ -137,7 +137,9 @@ void CoreState::forget(uint64_t entry) noexcept {
 
 bool CoreState::came_back(const Io &io) noexcept {
     --base_outstanding;
-    if (failed == status::ok && (io.status == status::path_error || io.status == status::power_loss)) {
+    // The whole of the base is gone, not a zone of it. A bdev deleted in the target answers with invalid_namespace.
+    if (failed == status::ok && (io.status == status::path_error || io.status == status::power_loss ||
+                                 io.status == status::invalid_namespace)) {
         fail(io.status);
     }
     return failed == status::ok;

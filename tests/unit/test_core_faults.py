@@ -15,6 +15,8 @@ WRITE_FAULT = 0x280
 UNRECOVERED_READ = 0x281
 GUARD_CHECK = 0x282
 PATH_ERROR = 0x370
+POWER_LOSS = 0x005
+INVALID_NAMESPACE = 0x00B
 CAPACITY_EXCEEDED = 0x081
 INVALID_OPCODE = 0x001
 INVALID_FIELD = 0x002
@@ -209,11 +211,12 @@ def test_the_loss_of_the_base_fails_everything_at_once() -> None:
         assert [event.a for event in bench.take(_shim.EV_CORE_FAILED)] == [PATH_ERROR]
 
 
-def test_a_path_error_of_the_base_fails_the_core() -> None:
+@pytest.mark.parametrize("status", [PATH_ERROR, POWER_LOSS, INVALID_NAMESPACE])
+def test_a_base_that_is_gone_fails_the_core(status: int) -> None:
     with Bench() as bench:
-        bench.media.inject_fault(op=_shim.OP_WRITE, status=PATH_ERROR, times=1)
+        bench.media.inject_fault(op=_shim.OP_WRITE, status=status, times=1)
         bench.put(1, 1)
-        assert bench.flush() == PATH_ERROR
+        assert bench.flush() == status
         assert bench.failed
 
 

@@ -9,18 +9,40 @@ from spdk_ftl_py.errors import MediaError
 from spdk_ftl_py.ftl.device import DeviceState
 from unit.ftl_rig import FtlRig, run_rig
 
+INTERNAL_ERROR = 0x006
 INVALID_NAMESPACE = 0x00B
 
 
 def test_halting_ends_with_an_error_where_the_base_can_not_flush_any_more() -> None:
-    """So it is when the base bdev was deleted in the target and nothing has been written since."""
-
     async def body(rig: FtlRig) -> None:
         await rig.good("write", total_blocks=10)
-        rig.media.inject_fault(op=_shim.OP_FLUSH, status=INVALID_NAMESPACE)
+        rig.media.inject_fault(op=_shim.OP_FLUSH, status=INTERNAL_ERROR)
         with pytest.raises(MediaError, match="can't flush, so what was accepted is not durable") as raised:
             await rig.device.halt()
-        assert raised.value.status == INVALID_NAMESPACE
+        assert raised.value.status == INTERNAL_ERROR
         assert rig.device.state is DeviceState.HALTED
+
+    run_rig(body)
+
+
+def test_halting_ends_where_the_base_was_deleted_and_nothing_has_been_written_since() -> None:
+    async def body(rig: FtlRig) -> None:
+        rig.media.inject_fault(status=INVALID_NAMESPACE)
+        with pytest.raises(MediaError, match="the base device failed: invalid namespace"):
+            await rig.device.halt()
+        assert rig.device.state is DeviceState.HALTED
+
+    run_rig(body)
+
+
+def test_a_base_that_was_deleted_is_no_matter_of_its_zones() -> None:
+    async def body(rig: FtlRig) -> None:
+        rig.media.inject_fault(status=INVALID_NAMESPACE)
+        progress = await rig.run("write", total_blocks=2000)
+        assert progress["io_errors"] > 0
+        await rig.until(rig.device.failed.is_set)
+        assert rig.device.failure is not None
+        assert "the base device failed: invalid namespace" in rig.device.failure.message
+        assert rig.device.zone_faults == 0
 
     run_rig(body)
