@@ -14,8 +14,7 @@ FtlCore::FtlCore(std::shared_ptr<Reactor> reactor, std::shared_ptr<BlockDevice> 
       reader_(state_) {
     info_.block_count = state_.config.block_count;
     info_.block_bytes = kBlockSize;
-    // A write needs all its slots at once, and reservations leave as many to others: see reserve().
-    info_.max_io_blocks = std::clamp(state_.config.write_buffer_blocks / 4, 1U, kMaxIoBlocks);
+    info_.max_io_blocks = kMaxIoBlocks;
     info_.volatile_cache = true;
     flush_io_.op = Op::flush;
     flush_io_.owner = this;
@@ -162,7 +161,7 @@ bool FtlCore::reserve(Io &io, uint32_t iov_room) noexcept {
     }
     // A write with its own buffer, at the head of the queue, must always find slots some day: reservations that wait
     // behind it never take all.
-    if (buffer.reserved + count > buffer.slot_count - info_.max_io_blocks) {
+    if (buffer.reserved + count > buffer.slot_count - buffer.slot_count / kUnreservedPart) {
         return false;
     }
     uint32_t entries = 1;
@@ -216,13 +215,12 @@ void FtlCore::give_back(Io &io) noexcept {
 
 void FtlCore::write(Io &io) noexcept {
     const bool reserved = io.iov_count > 0 && state_.buffer.holds(io.iov[0].iov_base);
+    io.device_data[1] = 0;
     if (!waiting_.empty() || !share_allows()) {
         waiting_.push(io);
     } else if (reserved) {
-        accept(io, static_cast<uint32_t>(io.device_data[0]));
-    } else if (state_.buffer.free.count() >= io.block_count) {
-        accept_own(io);
-    } else {
+        accept_reserved(io);
+    } else if (!accept_own(io)) {
         waiting_.push(io);
     }
 }
@@ -233,55 +231,54 @@ bool FtlCore::share_allows() noexcept {
     return state_.share == 100 || state_.credit > 0 || (state_.share > 0 && state_.active_moves == 0);
 }
 
-void FtlCore::accept_own(Io &io) noexcept {
+// From here on a block is part of the device: seq, CRC, L2P, FIFO.
+void FtlCore::accept_block(uint64_t lba, uint32_t slot) noexcept {
     WriteBuffer &buffer = state_.buffer;
-    const iovec *iov = io.iov;
-    size_t offset = 0;
-    uint32_t first = kNoSlot;
-    uint32_t previous = kNoSlot;
-    for (uint32_t i = 0; i < io.block_count; ++i) {
-        const uint32_t slot = buffer.free.take();
-        uint8_t *block = buffer.block(slot);
-        for (size_t filled = 0; filled < kBlockSize;) {
-            const size_t step = std::min(size_t{kBlockSize} - filled, iov->iov_len - offset);
-            std::memcpy(block + filled, static_cast<const uint8_t *>(iov->iov_base) + offset, step);
-            filled += step;
-            offset += step;
-            if (offset == iov->iov_len) {
-                ++iov;
-                offset = 0;
-            }
-        }
-        (previous == kNoSlot ? first : buffer.next[previous]) = slot;
-        previous = slot;
+    SlotRecord &record = buffer.records[slot];
+    record.lba = lba;
+    record.crc = crc32c(0, buffer.block(slot), kBlockSize);
+    record.seq = state_.next_seq++;
+    publish(record.state);
+    buffer.epoch[slot] = state_.epochs.join();
+    state_.replace(lba, L2p::slot(slot));
+    buffer.fifo.push_back(buffer.next.data(), slot);
+    ++state_.stats.user_written_blocks;
+    if (state_.share < 100) {
+        state_.credit -= 100;
     }
-    buffer.next[previous] = kNoSlot;
-    buffer.reserved += io.block_count;
-    accept(io, first);
 }
 
-// From here on the write is part of the device: seq, CRC, L2P, FIFO.
-void FtlCore::accept(Io &io, uint32_t first_slot) noexcept {
-    WriteBuffer &buffer = state_.buffer;
-    uint32_t slot = first_slot;
+void FtlCore::accept_reserved(Io &io) noexcept {
+    auto slot = static_cast<uint32_t>(io.device_data[0]);
     for (uint32_t i = 0; i < io.block_count; ++i) {
-        const uint32_t next = buffer.next[slot];
-        const uint64_t lba = io.lba + i;
-        SlotRecord &record = buffer.records[slot];
-        record.lba = lba;
-        record.crc = crc32c(0, buffer.block(slot), kBlockSize);
-        record.seq = state_.next_seq++;
-        publish(record.state);
-        buffer.epoch[slot] = state_.epochs.join();
-        state_.replace(lba, L2p::slot(slot));
-        buffer.fifo.push_back(buffer.next.data(), slot);
+        const uint32_t next = state_.buffer.next[slot];
+        accept_block(io.lba + i, slot);
         slot = next;
     }
-    buffer.reserved -= io.block_count;
-    if (state_.share < 100) {
-        state_.credit -= int64_t{100} * io.block_count;
+    state_.buffer.reserved -= io.block_count;
+    accepted(io);
+}
+
+// As many blocks as there are slots for; device_data[1] counts them. True: all of them.
+bool FtlCore::accept_own(Io &io) noexcept {
+    WriteBuffer &buffer = state_.buffer;
+    auto block = static_cast<uint32_t>(io.device_data[1]);
+    IovCursor cursor(io.iov);
+    cursor.skip(size_t{block} * kBlockSize);
+    for (; block < io.block_count && buffer.free.count() > 0; ++block) {
+        const uint32_t slot = buffer.free.take();
+        cursor.read(buffer.block(slot), kBlockSize);
+        accept_block(io.lba + block, slot);
     }
-    state_.stats.user_written_blocks += io.block_count;
+    io.device_data[1] = block;
+    if (block < io.block_count) {
+        return false;
+    }
+    accepted(io);
+    return true;
+}
+
+void FtlCore::accepted(Io &io) noexcept {
     if (io.fua) {
         flush(io, false);
     } else {
@@ -303,15 +300,20 @@ uint32_t FtlCore::run_waiting() noexcept {
                 throttled_ = true;
                 break;
             }
-            if (!reserved && state_.buffer.free.count() < io.block_count) {
+            if (!reserved && state_.buffer.free.count() == 0) {
                 state_.user_waits = true;
                 break;
             }
+            // Whoever accepts the last block of it puts it on another list.
+            const uint64_t before = io.device_data[1];
             waiting_.pop();
             if (reserved) {
-                accept(io, static_cast<uint32_t>(io.device_data[0]));
-            } else {
-                accept_own(io);
+                accept_reserved(io);
+            } else if (!accept_own(io)) {
+                waiting_.push_front(io);
+                state_.user_waits = true;
+                work += io.device_data[1] != before ? 1 : 0;
+                break;
             }
         } else {
             const uint64_t before = trim_cursor_;
@@ -320,11 +322,7 @@ uint32_t FtlCore::run_waiting() noexcept {
                 break;
             }
             waiting_.pop();
-            if (io.fua) {
-                flush(io, false);
-            } else {
-                done_.push(io);
-            }
+            accepted(io);
         }
         ++work;
     }

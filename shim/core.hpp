@@ -58,6 +58,7 @@ public:
 private:
     static constexpr uint32_t kDrainsMax = 16;
     static constexpr uint32_t kMaxIoBlocks = 256;
+    static constexpr uint32_t kUnreservedPart = 4;  // a fourth of the slots is not for reservations
 
     struct Drain {
         FtlCore *core = nullptr;
@@ -72,8 +73,10 @@ private:
     void write(Io &io) noexcept;
     [[nodiscard]] bool share_allows() noexcept;
     void flush(Io &io, bool forced) noexcept;
-    void accept(Io &io, uint32_t first_slot) noexcept;
-    void accept_own(Io &io) noexcept;
+    void accept_block(uint64_t lba, uint32_t slot) noexcept;
+    void accept_reserved(Io &io) noexcept;
+    bool accept_own(Io &io) noexcept;
+    void accepted(Io &io) noexcept;
     bool trim_step(Io &io) noexcept;
     uint32_t run_waiting() noexcept;
     uint32_t run_flushes() noexcept;

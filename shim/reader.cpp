@@ -58,58 +58,28 @@ void Reader::fail(IoQueue &done) noexcept {
     }
 }
 
-void Reader::skip(Cursor &cursor, size_t bytes) noexcept {
-    while (bytes > 0) {
-        const size_t step = std::min(bytes, cursor.iov->iov_len - cursor.offset);
-        bytes -= step;
-        cursor.offset += step;
-        if (cursor.offset == cursor.iov->iov_len) {
-            ++cursor.iov;
-            --cursor.left;
-            cursor.offset = 0;
-        }
-    }
-}
-
-// block null: zeroes.
-void Reader::copy_to(Cursor &cursor, const uint8_t *block) noexcept {
-    size_t bytes = kBlockSize;
-    while (bytes > 0) {
-        const size_t step = std::min(bytes, cursor.iov->iov_len - cursor.offset);
-        uint8_t *to = static_cast<uint8_t *>(cursor.iov->iov_base) + cursor.offset;
-        if (block == nullptr) {
-            std::memset(to, 0, step);
-        } else {
-            std::memcpy(to, block, step);
-            block += step;
-        }
-        bytes -= step;
-        skip(cursor, step);
-    }
-}
-
 // False: no child is left; the parent waits with its next block noted.
 bool Reader::advance(Io &io) noexcept {
     uint32_t block = static_cast<uint32_t>(io.device_data[1]);
-    Cursor cursor{io.iov, io.iov_count, 0};
-    skip(cursor, size_t{block} * kBlockSize);
+    IovCursor cursor(io.iov);
+    cursor.skip(size_t{block} * kBlockSize);
     while (block < io.block_count) {
         const uint64_t entry = state_.l2p.get(io.lba + block);
         switch (L2p::tag(entry)) {
             case L2p::Tag::slot:
-                copy_to(cursor, state_.buffer.block(static_cast<uint32_t>(L2p::payload(entry))));
+                cursor.write(state_.buffer.block(static_cast<uint32_t>(L2p::payload(entry))), kBlockSize);
                 ++block;
                 break;
             case L2p::Tag::lost:
                 if (entry != L2p::kInvalid) {
                     io.status = status::unrecovered_read;
-                    skip(cursor, kBlockSize);
+                    cursor.skip(kBlockSize);
                     ++block;
                     break;
                 }
                 [[fallthrough]];
             case L2p::Tag::trim:
-                copy_to(cursor, nullptr);
+                cursor.write_zeroes(kBlockSize);
                 ++block;
                 break;
             case L2p::Tag::media: {
@@ -132,26 +102,26 @@ bool Reader::advance(Io &io) noexcept {
 }
 
 // A run of contiguous addresses never leaves its zone: behind every data area stands a summary.
-uint32_t Reader::issue_run(Io &io, Cursor &cursor, uint64_t address, uint32_t limit) noexcept {
+uint32_t Reader::issue_run(Io &io, IovCursor &cursor, uint64_t address, uint32_t limit) noexcept {
     Child &child = *free_.back();
-    const Cursor begin = cursor;
+    const IovCursor begin = cursor;
     const size_t most = size_t{limit} * kBlockSize;
     uint32_t entries = 0;
     size_t bytes = 0;
     while (bytes < most && entries < kChildIov) {
-        const size_t step = std::min(most - bytes, cursor.iov->iov_len - cursor.offset);
-        child.iov[entries++] = iovec{static_cast<uint8_t *>(cursor.iov->iov_base) + cursor.offset, step};
+        const size_t step = cursor.adjacent(most - bytes);
+        child.iov[entries++] = iovec{cursor.data(), step};
         bytes += step;
-        skip(cursor, step);
+        cursor.skip(step);
     }
     const auto count = static_cast<uint32_t>(bytes / kBlockSize);
     cursor = begin;
     if (count == 0) {
         io.status = status::sgl_data_length;  // scattered into crumbs: more entries per block than a child has
-        skip(cursor, kBlockSize);
+        cursor.skip(kBlockSize);
         return 1;
     }
-    skip(cursor, size_t{count} * kBlockSize);
+    cursor.skip(size_t{count} * kBlockSize);
     // Of a scattered caller's last block only a part may have fitted: the next child reads it.
     for (size_t surplus = bytes - size_t{count} * kBlockSize; surplus > 0;) {
         iovec &last = child.iov[entries - 1];

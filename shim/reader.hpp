@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "core_state.hpp"
+#include "iov_cursor.hpp"
 
 namespace ftl {
 
@@ -20,6 +21,13 @@ public:
         io.next = nullptr;
         (tail_ == nullptr ? head_ : tail_->next) = &io;
         tail_ = &io;
+    }
+    void push_front(Io &io) noexcept {
+        io.next = head_;
+        head_ = &io;
+        if (tail_ == nullptr) {
+            tail_ = &io;
+        }
     }
     Io *pop() noexcept {
         Io *io = head_;
@@ -67,18 +75,9 @@ private:
         Io io;
         iovec iov[kChildIov];
     };
-    // Where in the caller's memory the next block goes.
-    struct Cursor {
-        const iovec *iov;
-        uint32_t left;  // entries, the current one included
-        size_t offset;  // in the current one
-    };
-
     // device_data of a parent: [0] children in flight, [1] next block, [2] all blocks were looked up.
     bool advance(Io &io) noexcept;
-    uint32_t issue_run(Io &io, Cursor &cursor, uint64_t address, uint32_t limit) noexcept;
-    static void skip(Cursor &cursor, size_t bytes) noexcept;
-    static void copy_to(Cursor &cursor, const uint8_t *block) noexcept;
+    uint32_t issue_run(Io &io, IovCursor &cursor, uint64_t address, uint32_t limit) noexcept;
     static void on_complete(Io &io) noexcept;
     void came_back(Child &child) noexcept;
 

@@ -12,6 +12,7 @@ from unit.core_bench import Bench, content
 from unit.core_model import Model, recover, restarted
 
 QUEUE_DEPTH = 8
+LARGE_WRITE_BLOCKS = 8
 
 
 @dataclass
@@ -56,7 +57,7 @@ class Workload:
             self.outstanding[ticket] = Outstanding(_shim.OP_FLUSH, completed_before=list(self.model.completed))
             return
         trim = kind < 0.10
-        most = 24 if trim else self.bench.core.max_io_blocks
+        most = 24 if trim else LARGE_WRITE_BLOCKS
         block_count = rng.choice([1, 1, 1, 2, most])
         # Most writes go to a few LBAs, so that bands differ in what is valid.
         span = self.bench.block_count // (1 if rng.random() < 0.4 else 8)

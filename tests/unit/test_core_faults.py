@@ -27,7 +27,7 @@ def overwrite(bench: Bench, model: list[int], blocks: int, rng: random.Random, f
     """Random writes; returns the next version."""
     version = first_version
     while blocks > 0:
-        count = rng.choice([1, 1, 2, bench.core.max_io_blocks])
+        count = rng.choice([1, 1, 2, 8])
         lba = rng.randrange(bench.block_count - count + 1)
         bench.put(lba, version, count)
         model[lba : lba + count] = [version] * count
@@ -333,3 +333,13 @@ def test_a_band_is_not_reset_under_a_read() -> None:
         assert bench.wait(read).status == 0
         assert version_of(slow, bytes(data)) == 1
         assert bench.until(_shim.EV_BAND_RESET_DONE).a == band
+
+
+def test_zones_of_more_than_the_common_capacity_do_not_stay_active() -> None:
+    rng = random.Random(6)
+    with Bench(zone_capacity=40, media_zone_capacity=48, finish_zones=True) as bench:
+        model = [0] * bench.block_count
+        overwrite(bench, model, 3 * bench.block_count, rng)
+        assert bench.versions() == model
+        assert bench.take(_shim.EV_ZONE_FAULT) == []
+        assert bench.core.stats()["zone_resets"] > 0

@@ -38,7 +38,7 @@ def test_random_overwrites_many_times_over_match_a_model(options: dict[str, obje
         written = 0
         version = 0
         while written < 5 * bench.block_count:
-            count = rng.choice([1, 1, 1, 2, bench.core.max_io_blocks])
+            count = rng.choice([1, 1, 1, 2, 8])
             lba = rng.randrange(bench.block_count - count + 1)
             version += 1
             bench.put(lba, version, count)
@@ -320,3 +320,16 @@ def test_close_can_be_repeated_and_fails_what_comes_later() -> None:
     with pytest.raises(ValueError, match="closed"):
         bench.core.open_band(0, 5, 9)
     bench.close()
+
+
+def test_a_write_larger_than_the_buffer_is_accepted_bit_by_bit() -> None:
+    with Bench(write_buffer_blocks=8, fill_percent=50) as bench:
+        count = bench.core.max_io_blocks
+        assert count == 256
+        for version in range(1, 6):
+            data = b"".join(content(5 + i, version) for i in range(count))
+            large = bench.port.submit(_shim.OP_WRITE, 5, count, data)
+            later = bench.port.submit(_shim.OP_WRITE, 100, 1, content(100, 1000 + version))
+            assert bench.wait(large).status == 0
+            assert bench.wait(later).status == 0
+            assert bench.versions(5, count) == [version] * 95 + [1000 + version] + [version] * 160
