@@ -239,11 +239,15 @@ class Demo:
     ) -> Result:
         total = total_blocks
         with self._screen.phase(name, total) as phase:
-            self._target.check_alive()
-            self._daemon.check_alive()
-            result = await host.run(phase, kind, pattern=pattern, total_blocks=total_blocks, **options)
+            result = await host.run(
+                phase, kind, pattern=pattern, total_blocks=total_blocks, watch=self._check_alive, **options
+            )
             _note(phase, result, options["io_blocks"])
         return result
+
+    def _check_alive(self) -> None:
+        self._target.check_alive()
+        self._daemon.check_alive()
 
     async def _read_stats(self) -> None:
         stats = json.loads(await self._spdk_rpc("bdev_ftl_get_stats", "-b", FTL_BDEV))

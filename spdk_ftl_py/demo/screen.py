@@ -64,7 +64,4 @@ class Screen:
         )
 
     def say(self, text: str) -> None:
-        self.console.print(escape(text), highlight=False)
-
-    def fail(self, text: str) -> None:
-        self.console.print(f"[red]✗ {escape(text)}[/red]", highlight=False)
+        self.console.print(escape(text), highlight=False, soft_wrap=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -107,9 +108,12 @@ class Host:
         total_blocks: int,
         queue_depth: int,
         time_limit_s: float = 0.0,
+        watch: Callable[[], None] = lambda: None,
     ) -> Result:
-        """One load to its end. Raises MediaError when an I/O fails, a block is not what was written, or nothing
-        moves."""
+        """One load to its end; watch is called now and then, and ends it by raising.
+
+        Raises MediaError when an I/O fails, the connection is lost, or nothing moves.
+        """
         assert self._load is not None
         self._done.clear()
         self._load.start(
@@ -130,6 +134,7 @@ class Host:
             if now["done_blocks"] != done:
                 done, moved_at = int(str(now["done_blocks"])), time.monotonic()
             phase.update(done, _speed(now, io_blocks))
+            watch()
             if self._controller.lost.is_set():
                 raise MediaError(f"the connection to the FTL is lost: {self._controller.lost_reason}")
             if time.monotonic() - moved_at > STALL_S:
