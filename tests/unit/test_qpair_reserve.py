@@ -31,6 +31,7 @@ def exported(digests: Digests) -> Iterator[Bench]:
                 header_digest=digests.header,
                 data_digest=digests.data,
                 namespaces={1: bench.core},
+                max_io_bytes=bench.core.max_io_blocks * BLOCK,
             )
             host = _shim.HostQpair(
                 bench.reactor,
