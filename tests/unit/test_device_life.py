@@ -160,11 +160,11 @@ def test_the_second_halt_is_told_that_one_is_under_way() -> None:
 def test_halt_makes_durable_what_was_accepted() -> None:
     async def body(rig: FtlRig) -> None:
         await rig.overwrite(2)
-        await rig.port.write(3, block(77))
-        core = rig.device.core.stats()
+        # A machine that is slow enough has written it before anyone can look.
+        while not rig.device.core.stats()["write_buffer_used"]:
+            await rig.port.write(3, block(77))
         await rig.device.halt()
         zones = rig.media.zone_states()
-        assert core["write_buffer_used"] > 0
         data = np.concatenate([await _read_zone(rig, start, wp) for start, _, wp in zones if wp > start])
         assert (data == 77).all(axis=1).any()
 
