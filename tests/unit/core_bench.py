@@ -17,6 +17,7 @@ UUID_OF_TESTS = UUID("6f1f0b7e-7c3c-4b0a-9c53-0a1d3ad5c0de")
 RESERVED_BANDS = 2
 GC_START_FREE_BANDS = 4
 STEP_NS = 10_000
+READ_BLOCKS = 32
 
 
 def content(lba: int, version: int) -> bytes:
@@ -205,7 +206,7 @@ class Bench(Stepped):
     def versions(self, lba: int = 0, block_count: int | None = None) -> list[int]:
         """What every LBA reads, as versions."""
         count = self.block_count - lba if block_count is None else block_count
-        most = self.core.max_io_blocks
+        most = READ_BLOCKS
         found = []
         for first in range(lba, lba + count, most):
             part = min(most, lba + count - first)

@@ -16,6 +16,8 @@ from support.qpair_rig import host_options
 from unit.core_bench import BLOCK, Bench, content
 
 BOTH = Digests(True, True)
+LARGE_WRITE_BLOCKS = 8
+"""Several of them fit into the bench's write buffer at once."""
 
 
 @contextmanager
@@ -41,7 +43,7 @@ def exported(digests: Digests) -> Iterator[Bench]:
                     digests,
                     queue_depth=63,
                     max_h2c_data=8192,
-                    max_io_bytes=bench.core.max_io_blocks * BLOCK,
+                    max_io_bytes=131072,
                 ),
             )
         direct, bench.port = bench.port, _shim.IoPort(bench.reactor, host, 64)
@@ -61,7 +63,7 @@ def test_overwrites_many_times_over_match_a_model(digests: Digests) -> None:
         model = [0] * bench.block_count
         written = version = 0
         while written < 4 * bench.block_count:
-            count = rng.choice([1, 1, 2, bench.core.max_io_blocks])
+            count = rng.choice([1, 1, 2, LARGE_WRITE_BLOCKS])
             lba = rng.randrange(bench.block_count - count + 1)
             version += 1
             bench.put(lba, version, count, fua=rng.random() < 0.1)
@@ -74,7 +76,7 @@ def test_many_outstanding_writes_share_the_buffer() -> None:
     """64 writes of 1 to max blocks at a time, many times what the write buffer holds."""
     rng = random.Random(22)
     with exported(pdus.NO_DIGESTS) as bench:
-        most = bench.core.max_io_blocks
+        most = LARGE_WRITE_BLOCKS
         for version in range(1, 6):
             tickets = []
             lba = 0
@@ -108,7 +110,7 @@ def test_slots_of_writes_that_never_come_are_given_back(end: str) -> None:
     with Bench() as bench:
         bench.put(0, 1)
         used = bench.core.stats()["write_buffer_used"]
-        blocks = bench.core.max_io_blocks
+        blocks = LARGE_WRITE_BLOCKS
         for _ in range(20):
             with raw_host(bench) as peer:
                 if end == "in a capsule":
