@@ -309,6 +309,8 @@ class FtlDevice:
 
     def _band_reset(self, index: int, status: int, punit: int) -> bool:
         """False: the device has failed over it."""
+        if self.state is DeviceState.READ_ONLY:
+            return True
         if status == 0:
             self._failed_flushes = 0
             return True

@@ -3,6 +3,7 @@ docs/media-layout.md."""
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 from collections.abc import Mapping
@@ -22,6 +23,8 @@ log = logging.getLogger(__name__)
 
 FLAG_CLEAN: Final = 1
 JSON_BYTES_MAX: Final = 4032
+ATTEMPTS: Final = 3
+"""Of each zone, to write one superblock."""
 SEARCH_BLOCKS: Final = 32
 """Blocks read at a time when looking backwards for the newest superblock."""
 
@@ -69,7 +72,8 @@ class Superblock:
 
 
 class SuperblockWriter:
-    """Appends superblocks, one at a time; resets and uses the other zone when one is full or fails."""
+    """Appends superblocks, one at a time; uses the other zone when one is full or fails. The zone of the newest
+    superblock is never erased: at any instant there is a valid one."""
 
     def __init__(
         self, port: BlockPort, geometry: Geometry, uuid: UUID, *, generation: int = 0, zone: int = 0, written: int = 0
@@ -79,33 +83,55 @@ class SuperblockWriter:
         self._geometry = geometry
         self._uuid = uuid
         self._zone = zone
-        self._written = written
+        self._newest = zone if generation else None
+        # Where each zone can be written; None: it has to be reset before.
+        self._offsets: list[int | None] = [None, None]
+        self._offsets[zone] = written
         self.generation = generation
 
     async def write(self, content: Mapping[str, Any], *, clean: bool) -> None:
         """Durable when it returns. Raises MediaError when neither zone takes it; the last one written stays valid."""
         content = {"format": FORMAT_VERSION, **content}
         block = Superblock(self._uuid, self.generation + 1, clean, content).build()
-        if self._written < self._geometry.zone_capacity:
+        problem: MediaError | None = None
+        for zone in (self._zone, 1 - self._zone) * ATTEMPTS:
             try:
-                await self._append(block)
+                if not await self._make_room(zone):
+                    continue
+                await self._append(zone, block)
                 return
             except MediaError as error:
-                log.warning("superblock zone %d: %s; using the other one", SUPERBLOCK_ZONES[self._zone], error)
-        self._zone = 1 - self._zone
-        self._written = 0
-        start = self._geometry.zone_start(SUPERBLOCK_ZONES[self._zone])
-        await self._port.zone_action(ZONE_RESET, start)
-        await self._append(block)
+                log.warning("superblock zone %d: %s", SUPERBLOCK_ZONES[zone], error)
+                problem = error
+                self._offsets[zone] = await self._pointer(zone)
+        raise problem or MediaError("no superblock zone can be written", errno=errno.EROFS)
 
-    async def _append(self, block: Block) -> None:
-        start = self._geometry.zone_start(SUPERBLOCK_ZONES[self._zone])
-        # Counted before it is known to have worked: where a write failed nothing more is written to that zone.
-        position, self._written = self._written, self._geometry.zone_capacity
-        await self._port.write(start + position, block)
+    async def _make_room(self, zone: int) -> bool:
+        offset = self._offsets[zone]
+        if offset is not None and offset < self._geometry.zone_capacity:
+            return True
+        if zone == self._newest:
+            return False
+        await self._port.zone_action(ZONE_RESET, self._geometry.zone_start(SUPERBLOCK_ZONES[zone]))
+        self._offsets[zone] = 0
+        return True
+
+    async def _append(self, zone: int, block: Block) -> None:
+        offset = self._offsets[zone]
+        assert offset is not None
+        await self._port.write(self._geometry.zone_start(SUPERBLOCK_ZONES[zone]) + offset, block)
         await self._port.flush()
-        self._written = position + 1
+        self._offsets[zone] = offset + 1
+        self._zone = self._newest = zone
         self.generation += 1
+
+    async def _pointer(self, zone: int) -> int | None:
+        """How far the zone is written after a failed write; None where that can't be known, or it is full."""
+        try:
+            (now,) = await self._port.zone_report(SUPERBLOCK_ZONES[zone], 1)
+        except (FtlError, ValueError):
+            return None
+        return now.written if now.usable and now.written < self._geometry.zone_capacity else None
 
 
 async def find(port: BlockPort, zones: list[Zone], uuid: UUID | None = None) -> tuple[Superblock, int, int] | None:

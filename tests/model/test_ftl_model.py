@@ -22,7 +22,7 @@ from spdk_ftl_py.ftl.blockdev import BlockPort
 from spdk_ftl_py.ftl.device import DeviceState, FtlDevice
 from spdk_ftl_py.reactor import ReactorLoop
 
-STEP_TIMEOUT_S = 30
+STEP_TIMEOUT_S = 10
 ZONES, ZONE_SIZE, ZONE_CAPACITY = 34, 32, 24
 READ_ONLY_ZONES_MAX = 2
 WRITE_FAULT = 0x280
@@ -140,7 +140,7 @@ class FtlModel(RuleBasedStateMachine):
     def is_running(self) -> None:
         if hasattr(self, "device"):
             assert self.device.lost_blocks == 0
-            assert self.device.state in (DeviceState.RUNNING, DeviceState.READ_ONLY)
+            assert self.device.state is DeviceState.RUNNING
 
     def teardown(self) -> None:
         if hasattr(self, "port"):
