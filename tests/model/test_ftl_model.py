@@ -128,6 +128,8 @@ class FtlModel(RuleBasedStateMachine):
 
     @rule(skip=st.integers(0, 20))
     def one_write_to_media_fails(self, skip: int) -> None:
+        # One at a time: several in a row would be a broken drive, not a bad block.
+        self.media.clear_faults()
         self.media.inject_fault(op=_shim.OP_WRITE, status=WRITE_FAULT, skip=skip, times=1)
 
     @rule()
@@ -144,6 +146,7 @@ class FtlModel(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         if hasattr(self, "port"):
+            self.media.clear_faults()
             self.read_everything()
 
             async def end() -> None:
