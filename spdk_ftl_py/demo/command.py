@@ -46,7 +46,7 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         type=int,
         default=3,
         metavar="N",
-        help="how many times the logical capacity is written, once of it in sequence (default: %(default)s)",
+        help="how many times the logical capacity is written, in sequence and at random (default: %(default)s)",
     )
     parser.add_argument(
         "--time",

@@ -35,11 +35,13 @@ REPORTED_STATS: Final = (
     "zone_resets",
 )
 
-RANDOM_WRITE_PART: Final = 0.25
+RANDOM_WRITE_PART: Final = 0.2
+RANDOM_LARGE_WRITE_PART: Final = 0.12
 RANDOM_READ_PART: Final = 0.07
 """Of the time there is for all of it, at most."""
 RANDOM_IO_BLOCKS: Final = 16
-"""What is still to be written at random when 4 KiB writes have had their time."""
+"""What is still to be written when 4 KiB writes have had their time goes on so; when that has had its own, in
+sequence."""
 TRIM_PART: Final = 50
 """One block in so many is trimmed."""
 
@@ -48,7 +50,8 @@ TRIM_PART: Final = 50
 class Options:
     media_bytes: int
     write_multiple: int
-    """How many times the logical capacity is written, at least: once in sequence, the rest at random."""
+    """How many times the logical capacity is written, at least: once in sequence, then at random as long as time
+    allows."""
     time_s: float
     """What the whole demo should take; measurements get shorter with it, verification does not."""
     seed: int
@@ -197,7 +200,14 @@ class Demo:
         left = at_random - result.blocks
         if left > 0:
             name = f"random write {RANDOM_IO_BLOCKS * 4} KiB"
-            await self._load(host, name, "write", left, io_blocks=RANDOM_IO_BLOCKS, queue_depth=32)
+            time_limit_s = self._options.time_s * RANDOM_LARGE_WRITE_PART
+            result = await self._load(
+                host, name, "write", left, io_blocks=RANDOM_IO_BLOCKS, queue_depth=32, time_limit_s=time_limit_s
+            )
+            left -= result.blocks
+        if left > 0:
+            name = "the rest in sequence"
+            await self._load(host, name, "write", left, pattern="sequential", io_blocks=LARGE_IO_BLOCKS, queue_depth=16)
         with self._screen.phase("flush"):
             await host.flush()
         result = await self._load(host, "trim at random", "trim", capacity // TRIM_PART, io_blocks=8, queue_depth=8)

@@ -59,9 +59,8 @@ class Screen:
 
     def _done(self, name: str, phase: Phase, began: float) -> None:
         seconds = time.monotonic() - began
-        self.console.print(
-            f"[green]✓[/green] {escape(name):<30} {seconds:6.1f} s  {escape(phase.note)}", highlight=False
-        )
+        line = f"[green]✓[/green] {escape(name):<30} {seconds:6.1f} s  {escape(phase.note)}"
+        self.console.print(line, highlight=False, soft_wrap=True)
 
     def say(self, text: str) -> None:
         self.console.print(escape(text), highlight=False, soft_wrap=True)
