@@ -231,17 +231,16 @@ public:
         config.next_seq = kNextSeq;
         config.use_append = input.ConsumeBool();
         core_ = std::make_shared<FtlCore>(reactor_, base_, std::move(config));
-        core_->set_id(reactor_->add(core_));
+        core_->attach();
     }
     Run(const Run &) = delete;
     Run &operator=(const Run &) = delete;
     ~Run() {
-        for (uint32_t steps = 0; !core_->close(); ++steps) {
+        core_->close();
+        for (uint32_t steps = 0; !core_->detached(); ++steps) {
             require(steps < kStepsMax);
             step();
         }
-        reactor_->remove(core_->id());
-        step();
     }
 
     void load(FuzzedDataProvider &input, const ZoneScript &zone) {

@@ -73,9 +73,9 @@ private:
 }
 
 // Goes through an Io's memory from front to back.
-class IovCursor {
+class IoCursor {
 public:
-    explicit IovCursor(const Io &io) noexcept : iov_(io.iov), count_(io.iov_count) {}
+    explicit IoCursor(const Io &io) noexcept : iov_(io.iov), count_(io.iov_count) {}
 
     // The next contiguous piece of at most `bytes`; empty at the end.
     iovec piece(uint64_t bytes) noexcept {

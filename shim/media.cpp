@@ -279,9 +279,9 @@ Status EmulatedMedia::read(Io &io) noexcept {
         }
     }
     if (!keeps_stale_) {
-        return store_.read(io.lba * info_.block_bytes, IovCursor(io), uint64_t{io.block_count} * info_.block_bytes);
+        return store_.read(io.lba * info_.block_bytes, IoCursor(io), uint64_t{io.block_count} * info_.block_bytes);
     }
-    IovCursor to(io);
+    IoCursor to(io);
     for (uint64_t lba = io.lba, left = io.block_count; left > 0;) {
         const uint32_t zone = zones_->zone_of(lba);
         const uint64_t start = zones_->start_of(zone);
@@ -312,7 +312,7 @@ Status EmulatedMedia::write(Io &io) noexcept {
         undo_.remember(store_, io.lba, io.block_count, info_.block_bytes);
     }
     const Status done =
-        store_.write(io.lba * info_.block_bytes, IovCursor(io), uint64_t{io.block_count} * info_.block_bytes, io.fua);
+        store_.write(io.lba * info_.block_bytes, IoCursor(io), uint64_t{io.block_count} * info_.block_bytes, io.fua);
     if (info_.volatile_cache && io.fua && done == status::ok) {
         undo_.forget(io.lba, io.block_count);
     }
@@ -336,7 +336,7 @@ Status EmulatedMedia::append(Io &io) noexcept {
 
 // The first block_count blocks of the Io, to a zone whose write pointer is at lba.
 Status EmulatedMedia::store_zone_blocks(const Io &io, uint64_t lba, uint64_t block_count) noexcept {
-    const Status done = store_.write(lba * info_.block_bytes, IovCursor(io), block_count * info_.block_bytes, io.fua);
+    const Status done = store_.write(lba * info_.block_bytes, IoCursor(io), block_count * info_.block_bytes, io.fua);
     if (done == status::ok) {
         const uint32_t zone = zones_->zone_of(lba);
         zones_->advance(zone, block_count);
@@ -491,7 +491,7 @@ void EmulatedMedia::tear(Io &io, Prng &prng) {
     if (info_.volatile_cache) {
         undo_.remember(store_, io.lba, io.block_count, info_.block_bytes);
     }
-    IovCursor from(io);
+    IoCursor from(io);
     std::vector<uint8_t> block(info_.block_bytes);
     for (uint64_t lba = io.lba; lba < io.lba + io.block_count; ++lba) {
         from.get(block.data(), block.size());
@@ -500,7 +500,7 @@ void EmulatedMedia::tear(Io &io, Prng &prng) {
             Io one;
             one.iov = &iov;
             one.iov_count = 1;
-            (void)store_.write(lba * info_.block_bytes, IovCursor(one), info_.block_bytes, false);
+            (void)store_.write(lba * info_.block_bytes, IoCursor(one), info_.block_bytes, false);
         }
     }
 }

@@ -29,7 +29,7 @@ public:
             }
             entry->second.resize(block_bytes);
             if (at(entry->second, block_bytes,
-                   [&](IovCursor to) { return store.read(block * block_bytes, to, block_bytes); }) != status::ok) {
+                   [&](IoCursor to) { return store.read(block * block_bytes, to, block_bytes); }) != status::ok) {
                 before_.erase(entry);
             }
         }
@@ -47,7 +47,7 @@ public:
             if (prng.below(4) < lost_of_4) {
                 const uint64_t offset = block * block_bytes;
                 (void)at(content, block_bytes,
-                         [&](IovCursor from) { return store.write(offset, from, block_bytes, false); });
+                         [&](IoCursor from) { return store.write(offset, from, block_bytes, false); });
             }
         }
         before_.clear();
@@ -60,7 +60,7 @@ private:
         Io io;
         io.iov = &iov;
         io.iov_count = 1;
-        return transfer(IovCursor(io));
+        return transfer(IoCursor(io));
     }
 
     std::map<uint64_t, std::vector<uint8_t>> before_;

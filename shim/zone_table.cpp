@@ -361,8 +361,8 @@ Status ZoneTable::report(const Io &io) const noexcept {
     const bool partial = io.zone_all;
 
     ReportHeader header{};
-    IovCursor out(io);
-    IovCursor header_out(io);
+    IoCursor out(io);
+    IoCursor header_out(io);
     out.put(&header, sizeof header);
     uint64_t matching = 0;
     for (uint32_t zone = zone_of(io.lba); zone < geometry_.zone_count; ++zone) {
