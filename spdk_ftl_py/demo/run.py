@@ -35,8 +35,8 @@ REPORTED_STATS: Final = (
     "zone_resets",
 )
 
-RANDOM_WRITE_PART: Final = 0.2
-RANDOM_LARGE_WRITE_PART: Final = 0.12
+RANDOM_WRITE_PART: Final = 10 / 60
+RANDOM_LARGE_WRITE_PART: Final = 8 / 60
 RANDOM_READ_PART: Final = 0.07
 """Of the time there is for all of it, at most."""
 RANDOM_IO_BLOCKS: Final = 16
