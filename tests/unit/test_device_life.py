@@ -160,10 +160,14 @@ def test_the_second_halt_is_told_that_one_is_under_way() -> None:
 def test_halt_makes_durable_what_was_accepted() -> None:
     async def body(rig: FtlRig) -> None:
         await rig.overwrite(2)
-        # A machine that is slow enough has written it before anyone can look.
-        while not rig.device.core.stats()["write_buffer_used"]:
-            await rig.port.write(3, block(77))
-        await rig.device.halt()
+        # For a second nothing gets to the media: long enough to begin the halt, however slow the machine.
+        fault = rig.media.inject_fault(op=_shim.OP_WRITE, latency_us=1_000_000)
+        await rig.port.write(3, block(77))
+        assert rig.device.core.stats()["write_buffer_used"] > 0
+        halting = asyncio.ensure_future(rig.device.halt())
+        await asyncio.sleep(0)
+        rig.media.clear_faults(fault)
+        await halting
         zones = rig.media.zone_states()
         data = np.concatenate([await _read_zone(rig, start, wp) for start, _, wp in zones if wp > start])
         assert (data == 77).all(axis=1).any()
