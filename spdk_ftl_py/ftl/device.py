@@ -237,16 +237,26 @@ class FtlDevice:
         """The last write. The data path is closed before, so that nothing follows what the superblock calls clean."""
         self._manager.stop()
         content = self._superblock_content()
-        self.core.close()
+        self._close_core()
         await self._superblock.write(content, clean=True)
 
     async def _release(self) -> None:
         """Idempotent."""
         self._manager.stop()
-        self.core.close()
         await self._stop_mending()
-        self._reactor.unsubscribe(self.core.id)
-        await self._port.close()
+        try:
+            self._close_core()
+        finally:
+            self._reactor.unsubscribe(self.core.id)
+            await self._port.close()
+
+    def _close_core(self) -> None:
+        """Idempotent. Raises MediaError where the base owes answers and does not give them; then the core stays closed
+        to all I/O, and goes when the base does."""
+        try:
+            self.core.close()
+        except RuntimeError as error:
+            raise MediaError(f"{self.name}: the base device does not answer: {error}") from error
 
     def _fail(self, error: FtlError) -> None:
         self._manager.stop()

@@ -159,7 +159,7 @@ def test_the_second_halt_is_told_that_one_is_under_way() -> None:
 
 def test_halt_makes_durable_what_was_accepted() -> None:
     async def body(rig: FtlRig) -> None:
-        await rig.overwrite(2)
+        await rig.overwrite(0.5)
         # For a second nothing gets to the media: long enough to begin the halt, however slow the machine.
         fault = rig.media.inject_fault(op=_shim.OP_WRITE, latency_us=1_000_000)
         await rig.port.write(3, block(77))
