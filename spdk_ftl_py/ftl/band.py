@@ -79,6 +79,12 @@ class Bands:
             if band.state != RETIRED:
                 band.state = now["state"]
 
+    def retire_empty(self) -> None:
+        """After a load: bands that have lost all their zones."""
+        for band in self._bands:
+            if band.capacity == 0:
+                band.state = RETIRED
+
     def in_state(self, *states: str) -> list[Band]:
         return [band for band in self._bands if band.state in states]
 

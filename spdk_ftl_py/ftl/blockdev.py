@@ -32,6 +32,7 @@ _OP_NAMES: Final = {
     _shim.OP_WRITE: "write",
     _shim.OP_APPEND: "append",
     _shim.OP_FLUSH: "flush",
+    _shim.OP_DEALLOCATE: "deallocate",
     _shim.OP_ZONE_SEND: "zone management send",
     _shim.OP_ZONE_REPORT: "zone report",
 }

@@ -18,12 +18,14 @@ from ..nvme.wire import Status, status_text
 from ..reactor import ReactorLoop
 from . import stats as stats_module
 from .band import FREE, MOVING, OPEN, QUEUED, RESETTING, RETIRED, Band, Bands
-from .blockdev import ZONE_RESET, BlockPort
+from .blockdev import ZONE_FINISH, ZONE_RESET, BlockPort
 from .geometry import BATCH_BLOCKS, BLOCK_BYTES, SUPERBLOCK_ZONES, Geometry, plan
 from .layout import FORMAT_VERSION
 from .manager import BandManager
+from .restore import DAMAGE_TOLD_MAX, Restored, restore
 from .superblock import SuperblockWriter
-from .zone import EMPTY, Zone
+from .zone import EMPTY, FULL, Zone
+from .zone_walk import BASE_GONE
 
 log = logging.getLogger(__name__)
 
@@ -64,6 +66,7 @@ class FtlDevice:
         conf: FtlConf,
         geometry: Geometry,
         superblock: SuperblockWriter,
+        next_band_seq: int = 1,
     ) -> None:
         self.core = core
         self.name = name
@@ -78,6 +81,8 @@ class FtlDevice:
         """Also set while READ_ONLY."""
         self.lost_blocks = 0
         self.zone_faults = 0
+        self.restored: dict[str, Any] | None = None
+        """What load() found; None for a device that was created."""
         self._reactor = reactor
         self._port = port
         self._superblock = superblock
@@ -91,6 +96,7 @@ class FtlDevice:
             self._bands,
             buffer_blocks=write_buffer_blocks(conf, geometry),
             on_stuck=self._out_of_space,
+            next_band_seq=next_band_seq,
         )
         self._failed_flushes = 0
         self._zone_strikes: dict[int, int] = {}
@@ -142,6 +148,7 @@ class FtlDevice:
             conf = conf.check_geometry(geometry)
             await port.reset_zones(_zones_to_reset(zones, geometry), lambda part: report("zone reset", part))
             uuid = uuid or uuid4()
+            await _forget_older_superblocks(port, zones)
             superblock = SuperblockWriter(port, geometry, uuid)
             core = make_core(reactor, base, uuid, conf, geometry)
             try:
@@ -166,6 +173,121 @@ class FtlDevice:
             raise
         device._start()
         return device
+
+    @classmethod
+    async def load(
+        cls,
+        reactor: ReactorLoop,
+        base: _shim.BlockDevice,
+        *,
+        name: str,
+        uuid: UUID,
+        conf: FtlConf | None = None,
+        num_punits: int | None = None,
+        progress: Progress | None = None,
+    ) -> FtlDevice:
+        """The FTL of that uuid, as it was when it was halted, or when whatever it was lost ended it.
+
+        Settings of conf that are not the default replace those of the superblock. Raises what restore() raises; until
+        it has ended nothing is written, and load() may be interrupted and repeated at any point.
+        """
+        report = progress or (lambda step, part: None)
+        if conf is not None:
+            conf.check()
+        port = BlockPort(reactor, base, name=name)
+        try:
+            _check_base(name, base, conf or FtlConf())
+            found = await restore(port, uuid, conf=conf, num_punits=num_punits, progress=progress)
+            _check_base(name, base, found.conf)
+            if found.conf.use_append and found.geometry.batch_blocks > base.max_append_blocks:
+                raise ParameterError(
+                    f"{name}: the base bdev takes appends of {base.max_append_blocks} blocks, but of "
+                    f"{found.geometry.batch_blocks} when FTL {uuid} was created: give a device that does"
+                )
+            device = await cls._loaded(reactor, base, port, name, found, report)
+        except BaseException:
+            await port.close()
+            raise
+        device._start()
+        return device
+
+    @classmethod
+    async def _loaded(
+        cls,
+        reactor: ReactorLoop,
+        base: _shim.BlockDevice,
+        port: BlockPort,
+        name: str,
+        found: Restored,
+        report: Progress,
+    ) -> FtlDevice:
+        uuid = found.superblock.uuid
+        superblock = SuperblockWriter(
+            port,
+            found.geometry,
+            uuid,
+            generation=found.superblock.generation,
+            zone=found.superblock_zone,
+            written=found.superblock_used,
+        )
+        core = make_core(reactor, base, uuid, found.conf, found.geometry, next_seq=found.next_seq)
+        device = cls(
+            reactor,
+            port,
+            core,
+            name=name,
+            uuid=uuid,
+            conf=found.conf,
+            geometry=found.geometry,
+            superblock=superblock,
+            next_band_seq=found.next_band_seq,
+        )
+        try:
+            for number, band in enumerate(found.bands):
+                core.load_band(number, band.state, band.seq, band.write_pointers)
+            core.load_l2p(0, found.l2p)
+            device._bands.refresh(core.bands())
+            device._bands.retire_empty()
+            # The first write. It also flushes: what a crash left in the base's volatile cache is durable from here on.
+            await device._write_superblock(clean=False)
+            report("superblock", 1.0)
+            for start in found.zones_to_finish:
+                await device._finish_zone(start)
+            await port.reset_zones(found.zones_to_reset)
+        except BaseException:
+            reactor.unsubscribe(core.id)
+            core.close()
+            raise
+        device.lost_blocks = found.lost_blocks
+        device.restored = {
+            "clean": found.superblock.clean,
+            "mapped_blocks": found.mapped_blocks,
+            "torn_blocks": found.torn_blocks,
+            "lost_blocks": found.lost_blocks,
+            "damage": found.damage[:DAMAGE_TOLD_MAX],
+            "damage_count": len(found.damage),
+        }
+        log.info(
+            "%s: loaded after a %s shutdown: %d blocks mapped, %d torn, %d lost, %d records damaged",
+            name,
+            "clean" if found.superblock.clean else "dirty",
+            found.mapped_blocks,
+            found.torn_blocks,
+            found.lost_blocks,
+            len(found.damage),
+        )
+        for text in found.damage[:DAMAGE_TOLD_MAX]:
+            log.error("%s: damaged: %s", name, text)
+        return device
+
+    async def _finish_zone(self, start: int) -> None:
+        """A zone that was being written is not written any more: it must not count against the device's limits."""
+        try:
+            await self._port.zone_action(ZONE_FINISH, start)
+        except MediaError as error:
+            if error.status in BASE_GONE:
+                raise
+            log.warning("%s: zone at block %d: %s", self.name, start, error)
 
     def _start(self) -> None:
         self.state = DeviceState.RUNNING
@@ -453,6 +575,7 @@ class FtlDevice:
                 one("superblock_version", FORMAT_VERSION),
                 one("state", self.state.value),
                 one("failure", self.failure.message if self.failure else None),
+                one("restored", self.restored, "", "What the load found; null for a device that was just created"),
                 one("block_size", BLOCK_BYTES, "bytes"),
                 one("num_blocks", self.block_count, "blocks", "Logical capacity"),
                 one("zone_size", geometry.zone_size, "blocks"),
@@ -546,3 +669,14 @@ def _check_base(name: str, base: _shim.BlockDevice, conf: FtlConf) -> None:
 
 def _zones_to_reset(zones: list[Zone], geometry: Geometry) -> list[int]:
     return [zones[index].start for index in geometry.used_zones() if zones[index].state != EMPTY]
+
+
+async def _forget_older_superblocks(port: BlockPort, zones: list[Zone]) -> None:
+    """Emulated zones keep what is in them over a reset, and come back full: an older FTL in the zone that is not
+    written now would be found again."""
+    if not isinstance(port.device, _shim.ZonedOverlay):
+        return
+    for index in SUPERBLOCK_ZONES:
+        if zones[index].state == FULL:
+            await port.write(zones[index].start, bytes(BLOCK_BYTES), fua=True)
+            await port.zone_action(ZONE_RESET, zones[index].start)

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+from .. import _shim
 from ..conf import spare_bands_needed
 from ..errors import GeometryError
 from .zone import Zone
@@ -47,8 +48,9 @@ class Geometry:
     """The smallest of all zones used."""
     zone_count: int
     punits: int
-    bands: tuple[tuple[int, ...], ...]
-    """Zone numbers; bands[b][p] is 2 + b * punits + p unless that zone is in ``replaced``."""
+    bands: tuple[tuple[int | None, ...], ...]
+    """Zone numbers; bands[b][p] is 2 + b * punits + p unless that zone is in ``replaced``; None where one is missing:
+    not in a new device."""
     spare_zones: tuple[int, ...]
     bad_zones: tuple[int, ...]
     """Read-only or offline zones: not used."""
@@ -114,11 +116,14 @@ class Geometry:
 
     def band_zone_starts(self) -> list[list[int]]:
         """What FtlCore wants."""
-        return [[self.zone_start(zone) for zone in band] for band in self.bands]
+        return [
+            [_shim.ADDRESS_INVALID if zone is None else self.zone_start(zone) for zone in band] for band in self.bands
+        ]
 
     def used_zones(self) -> list[int]:
         """Superblock, bands and spares, ascending."""
-        return sorted({*SUPERBLOCK_ZONES, *(zone for band in self.bands for zone in band), *self.spare_zones})
+        in_bands = (zone for band in self.bands for zone in band if zone is not None)
+        return sorted({*SUPERBLOCK_ZONES, *in_bands, *self.spare_zones})
 
     def to_dict(self) -> dict[str, Any]:
         """What the superblock keeps: enough for a load to find every zone without planning again."""

@@ -29,6 +29,7 @@ KIND_TRIM: Final = 2
 KIND_PAD: Final = 3
 
 ENTRY_FLAG_TRIM: Final = 1
+ENTRY_FLAG_LOST: Final = 2
 SUMMARY_FLAG_HEADER: Final = 0x10000
 LBA_NONE: Final = (1 << 64) - 1
 

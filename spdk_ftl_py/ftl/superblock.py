@@ -17,7 +17,7 @@ from ..errors import FtlError, MediaError
 from .blockdev import ZONE_RESET, BlockPort
 from .geometry import SUPERBLOCK_ZONES, Geometry
 from .layout import FORMAT_VERSION, SUPERBLOCK, SUPERBLOCK_MAGIC, Block, new_record, parse_record, seal
-from .zone import EMPTY, Zone
+from .zone import EMPTY, OFFLINE, Zone
 
 log = logging.getLogger(__name__)
 
@@ -135,31 +135,40 @@ class SuperblockWriter:
 
 
 async def find(port: BlockPort, zones: list[Zone], uuid: UUID | None = None) -> tuple[Superblock, int, int] | None:
-    """The newest valid superblock on the device, with the zone it stands in (0 or 1) and the offset behind it."""
+    """The newest valid superblock on the device, with the zone it stands in (0 or 1) and how much of that zone is
+    used."""
     best: tuple[Superblock, int, int] | None = None
     for which, index in enumerate(SUPERBLOCK_ZONES):
         zone = zones[index]
-        if zone.state == EMPTY:
+        if zone.state in (EMPTY, OFFLINE):
             continue
-        end = zone.written
-        while end > 0:
-            first = max(0, end - SEARCH_BLOCKS)
-            blocks = await port.read(zone.start + first, end - first)
-            found = _last(blocks, uuid)
-            if found is not None:
-                superblock, offset = found
-                if best is None or superblock.generation > best[0].generation:
-                    # A zone that reports "full" says nothing of how far it was written: its rest counts as used.
-                    used = first + offset + 1 if zone.written < zone.capacity else zone.capacity
-                    best = (superblock, which, used)
-                break
-            end = first
+        # A zone that is full may only be said to be: behind what was written to it last stands an earlier life's.
+        look = _newest_of_run if zone.written >= zone.capacity else _last_written
+        superblock = await look(port, zone, uuid)
+        if superblock is not None and (best is None or superblock.generation > best[0].generation):
+            best = (superblock, which, zone.written)
     return best
 
 
-def _last(blocks: np.ndarray[Any, np.dtype[np.uint8]], uuid: UUID | None) -> tuple[Superblock, int] | None:
-    for offset in range(len(blocks) - 1, -1, -1):
-        superblock = Superblock.parse(blocks[offset], uuid)
-        if superblock is not None:
-            return superblock, offset
+async def _last_written(port: BlockPort, zone: Zone, uuid: UUID | None) -> Superblock | None:
+    end = zone.written
+    while end > 0:
+        first = max(0, end - SEARCH_BLOCKS)
+        for block in reversed(await port.read(zone.start + first, end - first)):
+            superblock = Superblock.parse(block, uuid)
+            if superblock is not None:
+                return superblock
+        end = first
     return None
+
+
+async def _newest_of_run(port: BlockPort, zone: Zone, uuid: UUID | None) -> Superblock | None:
+    """The last of those that stand at the zone's start, of one device and with ascending generations."""
+    newest: Superblock | None = None
+    for first in range(0, zone.written, SEARCH_BLOCKS):
+        for block in await port.read(zone.start + first, min(SEARCH_BLOCKS, zone.written - first)):
+            superblock = Superblock.parse(block, newest.uuid if newest is not None else uuid)
+            if superblock is None or (newest is not None and superblock.generation <= newest.generation):
+                return newest
+            newest = superblock
+    return newest

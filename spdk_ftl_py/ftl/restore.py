@@ -1,0 +1,512 @@
+"""Restore: what an FTL was, from its superblock and the records of its bands. Newest seq wins; see docs/restore.md.
+
+Nothing is written here, so it may be interrupted and repeated at will. Memory: some 60 B for each block of data on
+media.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import itertools
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+from uuid import UUID
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .. import _shim
+from ..conf import FtlConf
+from ..errors import ConfError, FtlError, GeometryError, NotFoundError
+from . import superblock as superblocks
+from .band import CLOSED, FAULTED, FREE
+from .blockdev import QUEUE_DEPTH, BlockPort
+from .geometry import SUPERBLOCK_ZONES, Geometry
+from .layout import ENTRY_FLAG_LOST
+from .superblock import Superblock
+from .zone import ACTIVE_STATES, EMPTY, FULL, OFFLINE, UNUSABLE_STATES, Zone
+from .zone_walk import ZoneContent, ZoneReader
+
+Progress = Callable[[str, float], None]
+
+DAMAGE_TOLD_MAX: Final = 16
+VERIFY_RUN_BLOCKS: Final = 32
+BAND_SEQ_GAP: Final = 1024
+"""With emulated zones the newest headers may be missing while their successors are there, unseen: band seqs of theirs
+must not be given again."""
+
+_GEOMETRY_CONF: Final = {
+    "lba_rsvd": "overprovisioning decides the capacity",
+    "use_append": "it decides the size of batches",
+}
+
+_GEOMETRY_NUMBERS: Final = (
+    "zone_size",
+    "zone_capacity",
+    "zone_count",
+    "punits",
+    "band_count",
+    "batch_blocks",
+    "block_count",
+)
+
+_UNCHECKED, _GOOD, _DROPPED, _LOST = range(4)
+
+
+@dataclass(frozen=True)
+class LoadedBand:
+    state: str
+    seq: int
+    write_pointers: list[int]
+
+
+@dataclass
+class Restored:
+    """All that an FtlDevice needs to go on."""
+
+    superblock: Superblock
+    superblock_zone: int
+    """0 or 1: where the newest superblock is, and how much of that zone is used."""
+    superblock_used: int
+    geometry: Geometry
+    conf: FtlConf
+    bands: list[LoadedBand]
+    l2p: NDArray[np.uint64]
+    next_seq: int
+    next_band_seq: int
+    zones_to_finish: list[int]
+    """Start addresses: open zones that are not written any more."""
+    zones_to_reset: list[int]
+    """Start addresses of spare zones that are not empty."""
+    damage: list[str] = field(default_factory=list)
+    lost_blocks: int = 0
+    """LBAs that read as an error from this load on."""
+    torn_blocks: int = 0
+    """Blocks that were cut off: of writes that were not flushed."""
+
+    @property
+    def mapped_blocks(self) -> int:
+        return int(np.count_nonzero(self.l2p != np.uint64(_shim.ADDRESS_INVALID)))
+
+
+async def restore(
+    port: BlockPort,
+    uuid: UUID,
+    *,
+    conf: FtlConf | None = None,
+    num_punits: int | None = None,
+    progress: Progress | None = None,
+) -> Restored:
+    """Reads everything and decides; writes nothing.
+
+    conf: what differs from the defaults in it counts instead of what the superblock has; allow_open_bands always.
+    Raises NotFoundError where the base holds no FTL of that uuid, UnsupportedError for another format version,
+    GeometryError where the device has changed, ConfError where conf contradicts what can't be changed any more,
+    FtlError with a list where records are damaged and conf.allow_open_bands is not set, MediaError where the base does
+    not answer.
+    """
+    report = progress or (lambda step, part: None)
+    base = port.device
+    zones = await port.zones(lambda part: report("zone report", part))
+    found = await superblocks.find(port, zones, uuid)
+    if found is None:
+        raise await _not_found(port, zones, uuid)
+    superblock, which, used = found
+    geometry = geometry_of(superblock, zones, base, name=port.name)
+    asked = conf or FtlConf()
+    stored_conf = merge_conf(_stored_conf(superblock), asked).check_geometry(geometry)
+    if num_punits is not None and num_punits != geometry.punits:
+        raise ConfError(
+            f"num_punits = {num_punits}: FTL {uuid} has {geometry.punits} parallel units, which can't be changed; "
+            "leave it out"
+        )
+    sequential = not isinstance(base, _shim.ZonedOverlay)
+    reader = ZoneReader(port, geometry, uuid, sequential=sequential)
+    contents = await _read_bands(reader, geometry, zones, report)
+    return await _Merge(
+        reader,
+        superblock,
+        geometry,
+        contents,
+        zones,
+        sequential=sequential,
+        max_io_blocks=base.max_io_blocks,
+        report=report,
+    ).run(stored_conf, which, used)
+
+
+# --- the superblock and what it says
+
+
+async def _not_found(port: BlockPort, zones: list[Zone], uuid: UUID) -> FtlError:
+    other = await superblocks.find(port, zones)
+    if other is None:
+        return NotFoundError(f"uuid {uuid}: the base bdev of {port.name} holds no FTL; to create one, leave --uuid out")
+    return NotFoundError(
+        f"uuid {uuid}: the base bdev of {port.name} holds FTL {other[0].content.get('name')!r} with uuid "
+        f"{other[0].uuid}, not that one: load it by its uuid"
+    )
+
+
+def _stored_conf(superblock: Superblock) -> FtlConf:
+    conf = FtlConf.from_dict(_part(superblock, "conf"))
+    conf.check()
+    return conf
+
+
+def merge_conf(stored: FtlConf, given: FtlConf) -> FtlConf:
+    """Settings of ``given`` that are not the default count. Raises ConfError where one can't be changed any more."""
+    default = FtlConf()
+    changed: dict[str, Any] = {"allow_open_bands": given.allow_open_bands}
+    for each in dataclasses.fields(FtlConf):
+        value, was = getattr(given, each.name), getattr(stored, each.name)
+        if value == getattr(default, each.name) or value == was:
+            continue
+        why = _GEOMETRY_CONF.get(each.name)
+        if why is not None:
+            raise ConfError(
+                f"conf {each.name} = {value}: the FTL was created with {was}, and {why}; leave it out to load the FTL"
+            )
+        changed[each.name] = value
+    return dataclasses.replace(stored, **changed)
+
+
+def _part(superblock: Superblock, name: str) -> dict[str, Any]:
+    part = superblock.content.get(name)
+    if not isinstance(part, dict):
+        raise FtlError(f"the superblock of FTL {superblock.uuid} has no {name}: it was not written by this software")
+    return part
+
+
+def geometry_of(superblock: Superblock, zones: Sequence[Zone], base: _shim.BlockDevice, *, name: str) -> Geometry:
+    """The geometry the superblock tells, checked against the device. Raises GeometryError naming what has changed."""
+    told = _part(superblock, "geometry")
+    try:
+        numbers = {key: int(told[key]) for key in _GEOMETRY_NUMBERS}
+        replaced = {int(was): None if now is None else int(now) for was, now in told["replaced"]}
+        bad = {int(zone) for zone in superblock.content["bad_zones"]}
+        shared, finish = bool(told["shared_stream"]), bool(told["finish_zones"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise FtlError(f"the superblock of FTL {superblock.uuid} makes no sense: {error!r}") from error
+
+    def changed(what: str, was: object, now: object) -> GeometryError:
+        return GeometryError(
+            f"the base bdev of {name}: {what} is {now}, but was {was} when FTL {superblock.uuid} was created: give the "
+            "device, with the settings, that it was created with"
+        )
+
+    if numbers["zone_size"] != base.zone_size:
+        raise changed("its zone size", numbers["zone_size"], base.zone_size)
+    if numbers["zone_count"] != len(zones):
+        raise changed("its number of zones", numbers["zone_count"], len(zones))
+    count, punits, capacity = numbers["band_count"], numbers["punits"], numbers["zone_capacity"]
+    first = len(SUPERBLOCK_ZONES)
+    if not (count > 0 < punits and 0 < capacity <= base.zone_size and first + count * punits <= len(zones)):
+        raise FtlError(f"the superblock of FTL {superblock.uuid} makes no sense: {count} bands of {punits} zones")
+    flat = [replaced.get(zone, zone) for zone in range(first, first + count * punits)]
+    in_bands = [zone for zone in flat if zone is not None]
+    if len(set(in_bands)) != len(in_bands) or not all(first <= zone < len(zones) for zone in in_bands):
+        raise FtlError(f"the superblock of FTL {superblock.uuid} makes no sense: a zone is used twice, or not there")
+    for zone in (zones[index] for index in in_bands):
+        if zone.usable and zone.capacity < capacity:
+            raise changed(f"the capacity of zone {zone.index}", f"at least {capacity}", zone.capacity)
+    limit = min((n for n in (base.max_open_zones, base.max_active_zones) if n), default=0)
+    geometry = Geometry(
+        zone_size=base.zone_size,
+        zone_capacity=capacity,
+        zone_count=len(zones),
+        punits=punits,
+        bands=tuple(tuple(flat[b * punits : (b + 1) * punits]) for b in range(count)),
+        spare_zones=tuple(
+            zone.index
+            for zone in zones[first:]
+            if zone.usable and zone.capacity >= capacity and zone.index not in {*in_bands, *bad}
+        ),
+        bad_zones=tuple(sorted(bad)),
+        replaced={was: now for was, now in replaced.items() if now is not None},
+        shared_stream=shared,
+        batch_blocks=numbers["batch_blocks"],
+        block_count=numbers["block_count"],
+        open_zones_limit=limit,
+        finish_zones=finish,
+    )
+    if limit and geometry.open_zones > limit:
+        raise changed("its limit of open zones", f"at least {geometry.open_zones}", limit)
+    return geometry
+
+
+# --- reading
+
+
+async def _read_bands(
+    reader: ZoneReader, geometry: Geometry, zones: Sequence[Zone], report: Progress
+) -> list[list[ZoneContent | None]]:
+    """By band and punit; None where a zone is missing."""
+    work = [(b, p, zone) for b, band in enumerate(geometry.bands) for p, zone in enumerate(band) if zone is not None]
+    contents: list[list[ZoneContent | None]] = [[None] * geometry.punits for _ in geometry.bands]
+    done = itertools.count(1)
+
+    async def read_one(item: tuple[int, int, int]) -> None:
+        band, punit, index = item
+        zone = zones[index]
+        written = 0 if zone.state == OFFLINE else min(zone.written, geometry.zone_capacity)
+        full = zone.state == FULL or zone.state in UNUSABLE_STATES
+        content = await reader.read_zone(band, punit, zone.start, written, full=full)
+        if zone.state == OFFLINE:
+            content.damage.append(f"zone {index} (band {band}) is offline: what it held is not known")
+        contents[band][punit] = content
+        report("bands", next(done) / len(work))
+
+    await _side_by_side(read_one, work)
+    return contents
+
+
+async def _side_by_side(one: Callable[[Any], Any], items: Iterable[Any]) -> None:
+    """At most QUEUE_DEPTH at a time; the first error ends it."""
+    queue = iter(items)
+
+    async def worker() -> None:
+        for item in queue:
+            await one(item)
+
+    tasks = [asyncio.ensure_future(worker()) for _ in range(QUEUE_DEPTH)]
+    try:
+        await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+# --- newest seq wins
+
+
+class _Merge:
+    """From what the zones say to one entry for each LBA."""
+
+    def __init__(
+        self,
+        reader: ZoneReader,
+        superblock: Superblock,
+        geometry: Geometry,
+        contents: list[list[ZoneContent | None]],
+        zones: Sequence[Zone],
+        *,
+        sequential: bool,
+        max_io_blocks: int,
+        report: Progress,
+    ) -> None:
+        self._reader = reader
+        self._superblock = superblock
+        self._geometry = geometry
+        self._contents = contents
+        self._zones = zones
+        self._sequential = sequential
+        self._run_blocks = max(1, min(VERIFY_RUN_BLOCKS, max_io_blocks))
+        self._report = report
+        self._every = [zone for band in contents for zone in band if zone is not None]
+        self._band_seqs = [max((zone.band_seq for zone in band if zone is not None), default=0) for band in contents]
+        # A band is opened anew only when all of it was reset: a zone that is behind holds nothing in force.
+        self._current = [zone for zone in self._every if zone.band_seq and zone.band_seq == self._band_seqs[zone.band]]
+        self._damage = [text for zone in self._every for text in zone.damage]
+        self._damaged_bands = {zone.band for zone in self._every if zone.damage}
+        self._torn = 0
+        self._lost = 0
+
+    async def run(self, conf: FtlConf, superblock_zone: int, superblock_used: int) -> Restored:
+        entries = await self._entries()
+        if self._damage and not conf.allow_open_bands:
+            raise self._refusal()
+        content = self._superblock.content
+        seen = max((zone.highest_seq for zone in self._every), default=0)
+        band_seq = max((zone.highest_band_seq for zone in self._every), default=0)
+        return Restored(
+            superblock=self._superblock,
+            superblock_zone=superblock_zone,
+            superblock_used=superblock_used,
+            geometry=self._geometry,
+            conf=conf,
+            bands=[self._band(number) for number in range(self._geometry.band_count)],
+            l2p=entries,
+            next_seq=max(seen + 1, int(content.get("next_seq", 1))),
+            next_band_seq=max(band_seq + 1, int(content.get("next_band_seq", 1)))
+            + (0 if self._sequential else BAND_SEQ_GAP),
+            zones_to_finish=[zone.start for zone in self._band_zones() if zone.state in ACTIVE_STATES],
+            zones_to_reset=[
+                self._zones[index].start for index in self._geometry.spare_zones if self._zones[index].state != EMPTY
+            ],
+            damage=self._damage,
+            lost_blocks=self._lost,
+            torn_blocks=self._torn,
+        )
+
+    def _band_zones(self) -> list[Zone]:
+        return [self._zones[zone] for band in self._geometry.bands for zone in band if zone is not None]
+
+    def _band(self, number: int) -> LoadedBand:
+        pointers = [0 if zone is None else zone.written for zone in self._contents[number]]
+        unusable = any(zone is not None and not self._zones[zone].usable for zone in self._geometry.bands[number])
+        state = CLOSED if any(pointers) else FREE
+        if number in self._damaged_bands or unusable:
+            # Moved first of all, and so healed.
+            state = FAULTED
+        return LoadedBand(state, self._band_seqs[number], pointers)
+
+    def _refusal(self) -> FtlError:
+        told = "\n  ".join(self._damage[:DAMAGE_TOLD_MAX])
+        more = len(self._damage) - DAMAGE_TOLD_MAX
+        if more > 0:
+            told += f"\n  and {more} more"
+        return FtlError(
+            f"FTL {self._superblock.uuid}: {len(self._damage)} of its records are damaged:\n  {told}\nNothing was "
+            "changed. To go on without what is lost, load it with --allow-open-bands: blocks known to be lost then "
+            "read as errors, of others an older version may come back"
+        )
+
+    async def _entries(self) -> NDArray[np.uint64]:
+        block_count = self._geometry.block_count
+        entries = np.full(block_count, _shim.ADDRESS_INVALID, np.uint64)
+        seqs = np.zeros(block_count, np.uint64)
+        self._apply_records(self._current, entries, seqs)
+        if self._current:
+            await self._apply_blocks(entries, seqs)
+        return entries
+
+    @staticmethod
+    def _apply_records(zones: Iterable[ZoneContent], entries: NDArray[np.uint64], seqs: NDArray[np.uint64]) -> None:
+        """Entries and seqs as trim and lost records have them; of copies of one record, the last zone's counts."""
+        for zone in zones:
+            for address, records in zone.records:
+                for record in records:
+                    lba, count = int(record["lba"]), int(record["crc"])
+                    if lba >= len(entries):
+                        continue
+                    part = slice(lba, min(lba + count, len(entries)))
+                    flag = _shim.LOST_FLAG if int(record["flags"]) == ENTRY_FLAG_LOST else _shim.TRIM_FLAG
+                    newest = seqs[part] <= record["seq"]
+                    seqs[part][newest] = record["seq"]
+                    entries[part][newest] = np.uint64(flag | address)
+
+    async def _apply_blocks(self, entries: NDArray[np.uint64], record_seqs: NDArray[np.uint64]) -> None:
+        zones = self._current
+        lengths = [len(zone.entries) for zone in zones]
+        table = np.concatenate([zone.entries for zone in zones])
+        address = np.concatenate([zone.addresses for zone in zones])
+        band = np.repeat(np.array([zone.band for zone in zones], np.int64), lengths)
+        unsure = np.repeat(np.array([zone.walked or not self._sequential for zone in zones]), lengths)
+        torn_from = np.repeat(np.array([zone.torn_from for zone in zones], np.uint64), lengths)
+        cut = (address >= torn_from) | (not self._sequential)
+        for zone in zones:
+            # From here on the table has it all.
+            zone.entries, zone.addresses = zone.entries[:0], zone.addresses[:0]
+
+        lba, seq = table["lba"], table["seq"]
+        candidate = lba < len(entries)
+        candidate[candidate] = seq[candidate] > record_seqs[lba[candidate]]
+        chosen = np.flatnonzero(candidate)
+        dispensable = self._dispensable(lba[chosen], seq[chosen], band[chosen])
+        # Once more: where a record stands twice, the band that is needed anyway is to have it.
+        self._apply_records(sorted(zones, key=lambda zone: -int(dispensable[zone.band])), entries, record_seqs)
+        chosen = chosen[np.lexsort((address[chosen], dispensable[band[chosen]], ~seq[chosen], lba[chosen]))]
+        lba, seq, crc = lba[chosen], seq[chosen], table["crc"][chosen]
+        address, band, unsure, cut = address[chosen], band[chosen], unsure[chosen], cut[chosen]
+        if not len(lba):
+            return
+        same = (lba[1:] == lba[:-1]) & (seq[1:] == seq[:-1])
+        copies = np.zeros(len(lba), bool)
+        copies[1:] |= same
+        copies[:-1] |= same
+        state = np.where(unsure | copies, _UNCHECKED, _GOOD).astype(np.uint8)
+        await self._settle(state, lba, seq, address, crc, band, cut)
+        winners = _firsts(state, lba)
+        flag = np.where(state[winners] == _LOST, np.uint64(_shim.LOST_FLAG), np.uint64(0))
+        entries[lba[winners]] = address[winners] | flag
+
+    def _dispensable(self, lba: NDArray[Any], seq: NDArray[Any], band: NDArray[Any]) -> NDArray[np.bool_]:
+        """Bands all of whose blocks stand in other bands as well: half-done moves, and with emulated zones what was
+        reset. Copies elsewhere are preferred to those in them, so that they can be reset: a load may find no free
+        band. Those with the fewest blocks first."""
+        order = np.lexsort((band, ~seq, lba))
+        lba, seq, band = lba[order], seq[order], band[order]
+        first = np.r_[True, lba[1:] != lba[:-1]] if len(lba) else np.zeros(0, bool)
+        group = np.cumsum(first) - 1
+        newest = seq == seq[first][group]
+        again = np.r_[False, (lba[1:] == lba[:-1]) & (band[1:] == band[:-1]) & newest[:-1]] if len(lba) else first
+        kept = newest & ~again
+        group, band = group[kept], band[kept]
+        copies = np.bincount(group)
+        dispensable = np.ones(self._geometry.band_count, bool)
+        dispensable[band[copies[group] == 1]] = False
+        by_band = np.argsort(band, kind="stable")
+        bands, starts, counts = np.unique(band[by_band], return_index=True, return_counts=True)
+        for i in map(int, np.argsort(counts, kind="stable")):
+            groups = group[by_band[starts[i] : starts[i] + counts[i]]]
+            if dispensable[bands[i]] and (copies[groups] > 1).all():
+                copies[groups] -= 1
+            else:
+                dispensable[bands[i]] = False
+        return dispensable
+
+    async def _settle(
+        self,
+        state: NDArray[np.uint8],
+        lba: NDArray[Any],
+        seq: NDArray[Any],
+        address: NDArray[Any],
+        crc: NDArray[Any],
+        band: NDArray[Any],
+        cut: NDArray[np.bool_],
+    ) -> None:
+        """Checks winners that are not sure to be whole until no further ones turn up. Arrays are in winning order."""
+        while True:
+            winners = _firsts(state, lba)
+            open_ = winners[state[winners] == _UNCHECKED]
+            if not len(open_):
+                return
+            whole = await self._verify(address[open_], crc[open_])
+            state[open_[whole]] = _GOOD
+            for i in map(int, open_[~whole]):
+                following = i + 1
+                if following < len(lba) and lba[following] == lba[i] and seq[following] == seq[i]:
+                    state[i] = _DROPPED
+                elif cut[i]:
+                    state[i] = _DROPPED
+                    self._torn += 1
+                else:
+                    state[i] = _LOST
+                    self._lost += 1
+                    self._damaged_bands.add(int(band[i]))
+                    self._damage.append(
+                        f"block {int(address[i])} (band {int(band[i])}): LBA {int(lba[i])} can't be read, or does not "
+                        "match its CRC"
+                    )
+
+    async def _verify(self, address: NDArray[Any], crc: NDArray[Any]) -> NDArray[np.bool_]:
+        """Which blocks match their CRC."""
+        whole = np.zeros(len(address), bool)
+        order = np.argsort(address)
+        breaks = np.flatnonzero(np.diff(address[order]) != 1) + 1
+        runs = [
+            run[first : first + self._run_blocks]
+            for run in np.split(order, breaks)
+            for first in range(0, len(run), self._run_blocks)
+        ]
+        done = itertools.count(1)
+
+        async def check(run: NDArray[np.intp]) -> None:
+            blocks = await self._reader.blocks(int(address[run[0]]), len(run))
+            for i, block in zip(run, blocks, strict=True):
+                whole[i] = _shim.crc32c(memoryview(block)) == int(crc[i])
+            self._report("blocks", next(done) / len(runs))
+
+        await _side_by_side(check, runs)
+        return whole
+
+
+def _firsts(state: NDArray[np.uint8], lba: NDArray[Any]) -> NDArray[np.intp]:
+    """Of each LBA, the first that was not dropped."""
+    alive = np.flatnonzero(state != _DROPPED)
+    lbas = lba[alive]
+    return alive[np.r_[True, lbas[1:] != lbas[:-1]]] if len(alive) else alive
