@@ -13,13 +13,14 @@ from uuid import UUID, uuid4
 
 from .. import _shim
 from ..conf import FtlConf
-from ..errors import BusyError, ExistsError, FtlError, MediaError, TargetError
+from ..errors import BusyError, ExistsError, FtlError, MediaError, TargetError, UnsupportedError
 from ..ftl import superblock
 from ..ftl.blockdev import BlockPort
 from ..ftl.device import DeviceState as FtlState
 from ..ftl.device import FtlDevice
 from ..ftl.geometry import plan
 from ..ftl.nv_cache import check_cache
+from ..ftl.restore import geometry_of
 from ..ftl.zone import Zone
 from ..nvme.host import Controller, NamespaceInfo
 from ..nvme.target import NvmfTarget, Subsystem
@@ -83,14 +84,28 @@ class BaseMissingError(FtlError):
 class ManagedDevice:
     """An FTL as bdev_ftl_create asked for it; params are validated, with defaults filled in."""
 
-    def __init__(self, params: dict[str, Any], identity: DaemonIdentity, device: UUID | None = None) -> None:
-        """Raises ConfError or ParameterError where params break a rule that needs no target."""
+    def __init__(
+        self,
+        params: dict[str, Any],
+        identity: DaemonIdentity,
+        device: UUID | None = None,
+        *,
+        loads: bool = False,
+        port: int = 0,
+    ) -> None:
+        """device, loads, port: of one that a predecessor of this daemon had: its uuid, whether it is on media already,
+        and the port of its export, taken again if it is free.
+
+        Raises ConfError or ParameterError where params break a rule that needs no target.
+        """
         self.params = params
         self.name: str = params["name"]
         self.target: str = params["target"]
         given = UUID(params["uuid"]) if params.get("uuid") else None
         # As in 2020's rpc.py, the nil UUID means "a new one".
         self.uuid = device or (given if given is not None and given.int else uuid4())
+        self.loads = loads or (device is None and given is not None and given.int != 0)
+        """It is on the base, and loaded from there; else it is created."""
         self.conf = FtlConf.from_params(params)
         self.conf.check()
         self.listen = split_address(params.get("listen_address") or identity.listen)
@@ -103,6 +118,8 @@ class ManagedDevice:
         self.on_change: Callable[[], None] = lambda: None
         """Called after the state has changed by itself."""
         self._identity = identity
+        self._port = port
+        self._step_told = ""
         self._rpc = TargetRpc(self.target)
         self._steps = Steps(self.name)
         self._base: Bdev | None = None
@@ -112,7 +129,7 @@ class ManagedDevice:
     # --- creation ---
 
     async def bring_up(self) -> None:
-        """Creates the FTL; ONLINE afterwards.
+        """Creates or loads the FTL; ONLINE afterwards.
 
         Raises BaseMissingError when the base bdev does not exist, or another FtlError; then everything is undone, the
         target is as it was, and the state is the caller's to set.
@@ -157,23 +174,41 @@ class ManagedDevice:
         reactor = ReactorLoop(self.name)
         await self._steps.run("start the reactor", reactor.start(), reactor.stop)
         media = await self._connect(reactor, exported)
-        if cache is not None or self.params.get("uuid"):
-            await self._check_media(reactor, media, cache)
+        await self._check_media(reactor, media, cache)
         nvmf, port = await self._listen(reactor)
-        self.ftl = ftl = await FtlDevice.create(
-            reactor,
-            media,
-            name=self.name,
-            conf=self.conf,
-            uuid=self.uuid,
-            num_punits=self.params.get("num_punits"),
-            optimal_open_zones=self._optimal_open_zones(base),
-        )
+        self.ftl = ftl = await self._make(reactor, media, base)
+        self.loads = True
         self._steps.on_undo("halt the FTL", self._halt_ftl)
         self._export(nvmf, port, ftl)
         self._steps.on_undo("close the export", nvmf.close)
         if not self.params["no_attach"]:
             await self._attach()
+
+    async def _make(self, reactor: ReactorLoop, media: _shim.BlockDevice, base: Bdev) -> FtlDevice:
+        num_punits = self.params.get("num_punits")
+        if self.loads:
+            return await FtlDevice.load(
+                reactor,
+                media,
+                name=self.name,
+                uuid=self.uuid,
+                conf=self.conf,
+                num_punits=num_punits,
+                progress=self._report,
+            )
+        return await FtlDevice.create(
+            reactor,
+            media,
+            name=self.name,
+            conf=self.conf,
+            uuid=self.uuid,
+            num_punits=num_punits,
+            optimal_open_zones=self._optimal_open_zones(base),
+            progress=self._report,
+        )
+
+    def _report(self, step: str, part: float) -> None:
+        self._step_told = f"{step} {part:.0%}"
 
     async def _claim(self, bdev: Bdev, role: str) -> BdevExport:
         return await export_bdev(
@@ -194,7 +229,8 @@ class ManagedDevice:
         media: _shim.BlockDevice = await controller.create_io_qpair(reactor, namespace, queue_depth=BASE_QUEUE_DEPTH)
         capacity = self.params.get("zone_capacity")
         if capacity is not None:
-            media = _shim.ZonedOverlay(reactor.shim, media, zone_capacity=capacity)
+            # Whether it is new, only what is on it can tell.
+            media = _shim.ZonedOverlay(reactor.shim, media, zone_capacity=capacity, initial_state="full")
         return media
 
     async def _check_media(self, reactor: ReactorLoop, media: _shim.BlockDevice, cache: Bdev | None) -> None:
@@ -203,21 +239,25 @@ class ManagedDevice:
         port = BlockPort(reactor, media, name=self._base.name)
         try:
             zones = await port.zones()
-            if self.params.get("uuid"):
-                await self._check_no_such_ftl(port, zones)
+            if not self.loads and not self.params.get("force"):
+                await self._check_no_ftl(port, zones)
+            found = await superblock.find(port, zones, self.uuid) if self.loads and cache is not None else None
         finally:
             await port.close()
         if cache is None:
             return
-        geometry = plan(
-            zones,
-            zone_size=media.zone_size,
-            max_open_zones=media.max_open_zones,
-            max_active_zones=media.max_active_zones,
-            lba_rsvd=self.conf.lba_rsvd,
-            num_punits=self.params.get("num_punits"),
-            optimal_open_zones=self._optimal_open_zones(self._base),
-        )
+        if found is not None:
+            geometry = geometry_of(found[0], zones, media, name=self.name)
+        else:
+            geometry = plan(
+                zones,
+                zone_size=media.zone_size,
+                max_open_zones=media.max_open_zones,
+                max_active_zones=media.max_active_zones,
+                lba_rsvd=self.conf.lba_rsvd,
+                num_punits=self.params.get("num_punits"),
+                optimal_open_zones=self._optimal_open_zones(self._base),
+            )
         self.cache_kind = check_cache(
             cache.name,
             base_name=self._base.name,
@@ -229,13 +269,19 @@ class ManagedDevice:
             geometry=geometry,
         )
 
-    async def _check_no_such_ftl(self, port: BlockPort, zones: list[Zone]) -> None:
-        # Who names an FTL that is there wants to load it; creating one would erase it.
+    async def _check_no_ftl(self, port: BlockPort, zones: list[Zone]) -> None:
         assert self._base is not None
-        if await superblock.find(port, zones, self.uuid) is not None:
+        try:
+            found = await superblock.find(port, zones)
+        except UnsupportedError as error:
             raise ExistsError(
-                f"uuid {self.uuid}: base bdev {self._base.name} holds the FTL of that uuid, and this version can't "
-                "load one yet. To erase it and create a new FTL, leave --uuid out"
+                f"base bdev {self._base.name} holds an FTL already: {error.message}; or give --force to erase it"
+            ) from error
+        if found is not None:
+            name, there = found[0].content.get("name"), found[0].uuid
+            raise ExistsError(
+                f"base bdev {self._base.name} holds an FTL already, {name!r} with uuid {there}: give -u {there} to "
+                "load it, or --force to erase it and create a new one"
             )
 
     def _optimal_open_zones(self, base: Bdev) -> int:
@@ -246,7 +292,12 @@ class ManagedDevice:
         made, which erases what is on the base."""
         nvmf = NvmfTarget(reactor)
         self._steps.on_undo("close the export", nvmf.close)
-        return nvmf, await nvmf.listen(*self.listen)
+        address, port = self.listen
+        if port == 0 and self._port:
+            # Hosts look for it where it was.
+            with contextlib.suppress(FtlError, OSError):
+                return nvmf, await nvmf.listen(address, self._port)
+        return nvmf, await nvmf.listen(address, port)
 
     def _export(self, nvmf: NvmfTarget, port: int, ftl: FtlDevice) -> None:
         subsystem = Subsystem(
@@ -361,6 +412,8 @@ class ManagedDevice:
             "attached": self.attachment is not None,
             "error": self.error,
         }
+        if self.state is DeviceState.CREATING and self._step_told:
+            told["progress"] = self._step_told
         if self.export is not None:
             told["export"] = {
                 "trtype": "TCP",
@@ -402,12 +455,13 @@ class ManagedDevice:
         return {"name": self.name, **self.ftl.stats()}
 
     def record(self) -> dict[str, Any]:
-        """For the state file: enough to undo, or to go on waiting for the base bdev."""
+        """For the state file: enough to undo, to load it again, or to go on waiting for the base bdev."""
         return {
             "name": self.name,
             "uuid": str(self.uuid),
             "target": self.target,
             "state": self.state.value,
+            "loads": self.loads,
             "params": self.params,
             "listen": list(self.listen),
             "export": None if self.export is None else [self.export.nqn, self.export.traddr, self.export.trsvcid],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import logging
 import os
@@ -61,27 +62,30 @@ class Registry:
     # --- start and halt ---
 
     async def start(self) -> None:
-        """Takes over from a predecessor: what it left in targets is undone, deferred creations go on waiting."""
+        """Takes over from a predecessor: what it left in targets is undone, deferred creations go on waiting, and what
+        is on media is loaded again as soon as its base bdev is there."""
         for record in self._state.devices:
-            if record["state"] == DeviceState.DEFERRED.value:
-                self._resume_deferred(record)
-            else:
-                log.warning("%s: the daemon before us died with it: undoing what it left in the target", record["name"])
-                self._orphans.append(record)
+            deferred = record["state"] == DeviceState.DEFERRED.value
+            if not deferred:
+                # As one that is being deleted: whoever reads the state file next is to undo it, and no more.
+                self._orphans.append({**record, "state": DeviceState.DELETING.value})
+            if deferred or (record.get("loads") is True and record["state"] != DeviceState.DELETING.value):
+                self._resume(record)
         await self._undo_orphans()
         self._save()
 
     async def halt(self) -> None:
-        """Halts every FTL cleanly and undoes what it did to its target. Deferred creations stay in the state file."""
+        """Halts every FTL cleanly and undoes what it did to its target. Deferred creations, and what is on media, stay
+        in the state file for the next daemon."""
         self._halting = True
         for task in [*self._watchers.values(), *self._creations]:
             task.cancel()
         await asyncio.gather(*self._watchers.values(), *self._creations, return_exceptions=True)
         await asyncio.gather(*self._deletions, return_exceptions=True)
-        deferred = [device for device in self._devices.values() if device.state is DeviceState.DEFERRED]
+        kept = self._records()
         await asyncio.gather(*(self._halt_one(device) for device in self._devices.values()))
-        self._devices = {device.name: device for device in deferred}
-        self._save()
+        self._devices = {}
+        self._state.save([*self._orphans, *kept])
 
     async def _halt_one(self, device: ManagedDevice) -> None:
         if device.state is DeviceState.DEFERRED:
@@ -89,12 +93,20 @@ class Registry:
         for step, failure in await device.take_down():
             log.error("%s: could not undo %r: %s", device.name, step, failure)
 
-    def _resume_deferred(self, record: dict[str, Any]) -> None:
+    def _resume(self, record: dict[str, Any]) -> None:
         try:
-            device = ManagedDevice(dict(record["params"]), self._identity, UUID(record["uuid"]))
-        except (FtlError, KeyError, TypeError, ValueError) as error:
-            log.error("%s: its deferred creation is dropped: %s", record["name"], error)
+            export = record.get("export")
+            device = ManagedDevice(
+                dict(record["params"]),
+                self._identity,
+                UUID(record["uuid"]),
+                loads=record.get("loads") is True,
+                port=int(export[2]) if export is not None else 0,
+            )
+        except (FtlError, KeyError, IndexError, TypeError, ValueError) as error:
+            log.error("%s: can't go on with it, the state file's record makes no sense: %s", record["name"], error)
             return
+        device.on_change = self._save
         self._devices[device.name] = device
         self._defer(device)
 
@@ -111,7 +123,8 @@ class Registry:
                 log.warning("%s: %s", record["name"], error)
                 if not _is_gone(error):
                     continue
-            self._orphans.remove(record)
+            with contextlib.suppress(ValueError):
+                self._orphans.remove(record)
 
     # --- RPCs ---
 
@@ -239,6 +252,7 @@ class Registry:
                 continue
             log.info("%s: base bdev %s is there", device.name, device.params["base_bdev"])
             try:
+                await self._undo_orphans()
                 await device.bring_up()
             except BaseMissingError:
                 device.state = DeviceState.DEFERRED
@@ -254,13 +268,15 @@ class Registry:
             return
 
     def _save(self) -> None:
-        kept = [device.record() for device in self._devices.values() if _worth_keeping(device)]
-        self._state.save([*self._orphans, *kept])
+        self._state.save([*self._orphans, *self._records()])
+
+    def _records(self) -> list[dict[str, Any]]:
+        return [device.record() for device in self._devices.values() if _worth_keeping(device)]
 
 
 def _worth_keeping(device: ManagedDevice) -> bool:
     # A creation that failed after it was deferred has been undone.
-    return device.state is not DeviceState.FAILED or device.ftl is not None
+    return device.state is not DeviceState.FAILED or device.ftl is not None or device.loads
 
 
 def _is_gone(error: Exception) -> bool:

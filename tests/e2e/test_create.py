@@ -21,8 +21,6 @@ from spdk_ftl_py.errors import BusyError, FtlError
 from support.drive import write_and_verify
 from support.processes import daemon_process
 
-UUID_GIVEN = "b286d19a-0059-4709-abcd-9f7732b1567d"
-
 
 @pytest.fixture
 def world(folder: Path) -> Iterator[FtlWorld]:
@@ -141,11 +139,11 @@ def test_zones_are_emulated_on_a_conventional_bdev(world: FtlWorld) -> None:
     assert world.snapshot() == before
 
 
-def test_uuid_punits_limits_and_conf_are_those_given(world: FtlWorld) -> None:
+def test_punits_limits_and_conf_are_those_given(world: FtlWorld) -> None:
     options = (
         "--num-punits 2 --overprovisioning 40 --limit crit:1,high:10 --limit-threshold start:6 --conf band_thld=80"
     )
-    assert create(world, "-d", "Nvme0n1", "-u", UUID_GIVEN, *options.split()) == {"name": "ftl0", "uuid": UUID_GIVEN}
+    created = create(world, "-d", "Nvme0n1", *options.split())
     properties = {
         entry["name"]: entry["value"] for entry in world.rpc("bdev_ftl_get_properties", "-b", "ftl0")["properties"]
     }
@@ -155,17 +153,7 @@ def test_uuid_punits_limits_and_conf_are_those_given(world: FtlWorld) -> None:
     assert properties["conf"]["limits"]["crit"]["limit"] == 1
     assert properties["conf"]["limits"]["high"]["limit"] == 10
     assert properties["conf"]["limits"]["start"]["thld"] == 6
-    assert world.call("bdev_get_bdevs", name="ftl0")[0]["uuid"] == UUID_GIVEN
-
-
-def test_naming_the_uuid_of_an_ftl_that_is_there_does_not_erase_it(world: FtlWorld) -> None:
-    create(world, "-d", "Nvme0n1", "-u", UUID_GIVEN)
-    world.rpc("bdev_ftl_delete", "-b", "ftl0")
-    before = world.snapshot()
-    error = world.rpc.fails("bdev_ftl_create", "-b", "ftl0", "-d", "Nvme0n1", "-u", UUID_GIVEN)
-    assert UUID_GIVEN in error["message"]
-    assert "leave --uuid out" in error["message"]
-    assert world.snapshot() == before
+    assert world.call("bdev_get_bdevs", name="ftl0")[0]["uuid"] == created["uuid"]
 
 
 def test_a_listen_address_is_taken_as_given(world: FtlWorld) -> None:
@@ -226,7 +214,7 @@ def test_create_and_delete_can_be_repeated(world: FtlWorld) -> None:
     before = world.snapshot()
     uuids = set()
     for _ in range(3):
-        uuids.add(UUID(create(world, "-d", "Nvme0n1")["uuid"]))
+        uuids.add(UUID(create(world, "-d", "Nvme0n1", "--force")["uuid"]))
         world.rpc("bdev_ftl_delete", "-b", "ftl0")
         assert world.snapshot() == before
     assert len(uuids) == 3
@@ -241,14 +229,13 @@ def test_a_halted_daemon_leaves_the_target_as_it_was(world: FtlWorld) -> None:
     assert world.snapshot() == before
 
 
-def test_the_successor_of_a_killed_daemon_takes_back_what_it_left(world: FtlWorld) -> None:
+def test_the_successor_of_a_killed_daemon_takes_over_what_it_left(world: FtlWorld) -> None:
     before = world.snapshot()
-    create(world, "-d", "Nvme0n1", "-c", "C0")
+    created = create(world, "-d", "Nvme0n1", "-c", "C0")
     world.daemon.kill()
     assert world.snapshot() != before
     with daemon_process(world.folder):
-        assert world.snapshot() == before
-        create(world, "-d", "Nvme0n1")
+        assert world.wait_for_state("ftl0", "online")["uuid"] == created["uuid"]
         world.rpc("bdev_ftl_delete", "-b", "ftl0")
         assert world.snapshot() == before
 

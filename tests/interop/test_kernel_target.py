@@ -44,7 +44,7 @@ def test_an_ftl_runs_on_the_kernels_zoned_drive(guest: Guest, folder: Path, appe
         assert base["num_blocks"] == ZONES * 16 * 256
         before = target.state()
 
-        options = ("--num-punits", "1", "--overprovisioning", "25", *(("--use-append",) if append else ()))
+        options = ("--force", "--num-punits", "1", "--overprovisioning", "25", *(("--use-append",) if append else ()))
         target.ftl(daemon, "bdev_ftl_create", "-b", "ftl0", "-d", "Kernel0n1", "--no-attach", *options)
         claimed = target.bdev("Kernel0n1")
         assert claimed is not None

@@ -94,7 +94,7 @@ def test_a_malloc_bdev_gets_its_zones_from_zone_capacity(spdk_target: SpdkTarget
     before = spdk_target.state()
     for _ in range(2):  # whatever the first one left behind would hinder the second
         zones = ("--zone-capacity", "2048", "--optimal-open-zones", "2")
-        spdk_target.ftl(daemon, "bdev_ftl_create", "-b", "ftl0", "-d", "Malloc0", *zones)
+        spdk_target.ftl(daemon, "bdev_ftl_create", "-b", "ftl0", "-d", "Malloc0", *zones, "--force")
         base, ftl = spdk_target.bdev("Malloc0"), spdk_target.bdev("ftl0")
         assert base is not None
         assert ftl is not None

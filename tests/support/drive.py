@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from typing import Any
 
 from spdk_ftl_py import _shim
+from spdk_ftl_py.ftl.blockdev import BlockPort
 from spdk_ftl_py.nvme.host import Controller
 from spdk_ftl_py.reactor import ReactorLoop
 
@@ -39,13 +41,15 @@ async def write_and_verify(
     *,
     blocks: int | None = None,
     random_writes: int = 0,
+    flush: bool = False,
     seed: int = 1,
     header_digest: bool = False,
     data_digest: bool = False,
     timeout_s: float = 120.0,
 ) -> dict[str, int]:
     """Writes the first blocks (None: all) of namespace 1 in sequence, then random_writes single blocks at random, and
-    reads everything back. Returns block_count of the namespace, written and verified blocks."""
+    reads everything back; flush: and makes it durable. Returns block_count of the namespace, written and verified
+    blocks."""
     reactor = ReactorLoop("drive")
     await reactor.start()
     try:
@@ -68,9 +72,39 @@ async def write_and_verify(
                     written += progress["done_blocks"]
                 progress = await run_load(reactor, generator, "read", timeout_s=timeout_s, **whole)
                 verified += progress["done_blocks"]
+                if flush:
+                    await flushed(reactor, qpair)
                 return {"block_count": namespace.block_count, "written": written, "verified": verified}
             finally:
                 generator.close()
+        finally:
+            await controller.close()
+    finally:
+        await reactor.stop()
+
+
+async def flushed(reactor: ReactorLoop, device: _shim.BlockDevice) -> None:
+    """Returns when what was written to the device is durable."""
+    port = BlockPort(reactor, device, name="drive")
+    try:
+        await port.flush()
+    finally:
+        await port.close()
+
+
+async def digest(traddr: str, port: int | str, nqn: str) -> str:
+    """SHA-256 of the whole namespace 1."""
+    reactor = ReactorLoop("drive")
+    await reactor.start()
+    try:
+        controller = await Controller.connect(traddr, port, nqn, hostnqn=HOST_NQN)
+        try:
+            namespace = (await controller.namespaces())[0]
+            reader = BlockPort(reactor, await controller.create_io_qpair(reactor, namespace), name="drive")
+            try:
+                return hashlib.sha256((await reader.read(0, namespace.block_count)).tobytes()).hexdigest()
+            finally:
+                await reader.close()
         finally:
             await controller.close()
     finally:
