@@ -49,6 +49,7 @@ def test_the_demo_verifies_everything_and_leaves_nothing_behind(temporary: Path)
     done = subprocess.run(
         [*DEMO, *SMALL, "--json", str(report)],
         env=environment(temporary),
+        cwd=temporary,  # not the checkout: the package under test is the installed one
         capture_output=True,
         text=True,
         timeout=DEADLINE_S,
@@ -80,6 +81,7 @@ def test_wrong_options_are_refused_before_anything_starts(arguments: list[str], 
     done = subprocess.run(
         [*DEMO, *arguments],
         env=environment(temporary),
+        cwd=temporary,  # not the checkout: the package under test is the installed one
         capture_output=True,
         text=True,
         timeout=DEADLINE_S,
@@ -95,6 +97,7 @@ def running_demo(temporary: Path) -> Iterator[subprocess.Popen[str]]:
     demo = subprocess.Popen(
         [*DEMO, "--size", "512M", "--writes", "400", "--time", "600"],
         env=environment(temporary),
+        cwd=temporary,  # not the checkout: the package under test is the installed one
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -105,6 +108,8 @@ def running_demo(temporary: Path) -> Iterator[subprocess.Popen[str]]:
         with contextlib.suppress(ProcessLookupError):
             demo.kill()
         demo.wait()
+        if demo.stdout is not None:
+            demo.stdout.close()
 
 
 def wait_for_line(demo: subprocess.Popen[str], text: str) -> None:
