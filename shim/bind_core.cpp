@@ -171,6 +171,8 @@ nb::dict stats_of(FtlCore &core) {
         next_seq = state.next_seq;
     });
     nb::dict dict;
+    dict["user_reads"] = stats.user_reads;
+    dict["user_writes"] = stats.user_writes;
     dict["user_read_blocks"] = stats.user_read_blocks;
     dict["user_written_blocks"] = stats.user_written_blocks;
     dict["user_trimmed_blocks"] = stats.user_trimmed_blocks;

@@ -129,9 +129,11 @@ void FtlCore::submit(Io &io) noexcept {
     }
     switch (io.op) {
         case Op::read:
+            ++state_.stats.user_reads;
             reader_.start(io, done_);
             break;
         case Op::write:
+            ++state_.stats.user_writes;
             write(io);
             break;
         case Op::write_zeroes:

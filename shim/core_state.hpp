@@ -74,6 +74,8 @@ struct Band {
 };
 
 struct CoreStats {
+    uint64_t user_reads = 0;
+    uint64_t user_writes = 0;
     uint64_t user_read_blocks = 0;
     uint64_t user_written_blocks = 0;
     uint64_t user_trimmed_blocks = 0;

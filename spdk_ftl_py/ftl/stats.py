@@ -42,11 +42,11 @@ def spdk_groups(core: Mapping[str, int]) -> dict[str, Group]:
     return {
         "user": io_group(
             read_blocks=core["user_read_blocks"],
-            read_ios=core.get("user_reads", 0),
+            read_ios=core["user_reads"],
             read_media_errors=core["read_errors"],
             read_crc_errors=core["crc_errors"],
             write_blocks=core["user_written_blocks"],
-            write_ios=core.get("user_writes", 0),
+            write_ios=core["user_writes"],
         ),
         "cmp": io_group(),
         "gc": io_group(read_blocks=core["reloc_read_blocks"], write_blocks=core["media_reloc_blocks"]),

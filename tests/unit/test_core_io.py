@@ -24,6 +24,9 @@ def test_a_write_is_read_back_from_the_buffer_and_from_media() -> None:
         bench.put(7, 1, 3)
         assert bench.address(7) >> 62 == 1, "still in a slot"
         assert bench.versions(6, 5) == [0, 1, 1, 1, 0]
+        stats = bench.core.stats()
+        assert (stats["user_writes"], stats["user_written_blocks"]) == (1, 3)
+        assert (stats["user_reads"], stats["user_read_blocks"]) == (1, 5)
         assert bench.flush() == 0
         assert bench.on_media([7, 8, 9])
         assert bench.versions(6, 5) == [0, 1, 1, 1, 0]
