@@ -281,7 +281,8 @@ async def copied_with(rig: RestoreRig, drive: Any, damage: dict[int, bytes]) -> 
 
 
 async def full_zone(rig: RestoreRig, drive: Any) -> tuple[int, list[int], list[int], Any]:
-    """Of a closed zone: its start, offsets of headers, offsets of blocks in force, its summary."""
+    """Of a closed zone that begins with two batches of data: its start, offsets of headers, offsets of the second
+    batch's blocks in force, its summary."""
     found = await l2p_of(rig)
     port = BlockPort(rig.reactor, drive, name="base")
     try:
@@ -295,7 +296,9 @@ async def full_zone(rig: RestoreRig, drive: Any) -> tuple[int, list[int], list[i
                     continue
                 headers = np.flatnonzero(summary[1]["flags"] & layout.SUMMARY_FLAG_HEADER)
                 offsets = [i for i in range(ZONE_CAPACITY - 1) if np.any(found.l2p == np.uint64(start + i))]
-                following = [i for i in offsets if headers[1] < i < headers[2]] if len(headers) > 2 else []
+                if len(headers) < 3 or (summary[1]["flags"][headers[:2]] & 0xFFFF != layout.KIND_DATA).any():
+                    continue  # what a header of records says, no summary tells
+                following = [i for i in offsets if headers[1] < i < headers[2]]
                 if len(following) > 1:
                     return start, [int(i) for i in headers], following, summary[1]
         raise AssertionError("no zone fits")
