@@ -16,6 +16,7 @@
 
 #include "bindings.hpp"
 #include "core.hpp"
+#include "held_buffer.hpp"
 
 namespace nb = nanobind;
 
@@ -104,6 +105,16 @@ void close_core(FtlCore &core) {
             reactor->step();
         }
     }
+}
+
+bool recover_block(FtlCore &core, uint64_t lba, uint64_t seq, uint32_t crc, nb::handle data) {
+    const HeldBuffer held(data, false);
+    if (held.bytes() != kBlockSize) {
+        throw std::invalid_argument("recover_block: data is not one block");
+    }
+    bool taken = false;
+    on_reactor(core, [&] { taken = core.recover_block(lba, seq, crc, static_cast<const uint8_t *>(held.data())); });
+    return taken;
 }
 
 BandState band_state(std::string_view name) {
@@ -310,6 +321,15 @@ void bind_core(nb::module_ &m) {
                 on_reactor(core, [&] { core.load_l2p(first_lba, addresses.data(), addresses.shape(0)); });
             },
             nb::arg("first_lba"), nb::arg("addresses"))
+        .def("recover_block", &recover_block, nb::arg("lba"), nb::arg("seq"), nb::arg("crc"), nb::arg("data"))
+        .def(
+            "recover_record",
+            [](FtlCore &core, uint64_t lba, uint32_t block_count, uint64_t seq, uint32_t flags) {
+                bool taken = false;
+                on_reactor(core, [&] { taken = core.recover_record(lba, block_count, seq, flags); });
+                return taken;
+            },
+            nb::arg("lba"), nb::arg("block_count"), nb::arg("seq"), nb::arg("flags"))
         .def("l2p", &l2p_of, nb::arg("first_lba"), nb::arg("count"))
         .def("valid_counts", &valid_counts_of)
         .def("bands", &list_bands)

@@ -14,6 +14,7 @@
 
 #include "bindings.hpp"
 #include "crc32c.hpp"
+#include "held_buffer.hpp"
 #include "io_port.hpp"
 #include "reactor.hpp"
 
@@ -24,38 +25,6 @@ namespace {
 
 constexpr auto kCloseTimeout = std::chrono::seconds(30);
 constexpr uint32_t kPortDepthMax = 4096;
-
-// A Python object's bytes, held until released.
-class HeldBuffer {
-public:
-    HeldBuffer() = default;
-    HeldBuffer(nb::handle object, bool writable) {
-        if (PyObject_GetBuffer(object.ptr(), &view_, writable ? PyBUF_WRITABLE : PyBUF_SIMPLE) != 0) {
-            throw nb::python_error();
-        }
-        held_ = true;
-    }
-    HeldBuffer(HeldBuffer &&other) noexcept : view_(other.view_), held_(std::exchange(other.held_, false)) {}
-    HeldBuffer &operator=(HeldBuffer &&other) noexcept {
-        release();
-        view_ = other.view_;
-        held_ = std::exchange(other.held_, false);
-        return *this;
-    }
-    ~HeldBuffer() { release(); }
-
-    void release() noexcept {
-        if (std::exchange(held_, false)) {
-            PyBuffer_Release(&view_);
-        }
-    }
-    [[nodiscard]] void *data() const noexcept { return held_ ? view_.buf : nullptr; }
-    [[nodiscard]] size_t bytes() const noexcept { return held_ ? static_cast<size_t>(view_.len) : 0; }
-
-private:
-    Py_buffer view_{};
-    bool held_ = false;
-};
 
 bool fills_buffer(Op op) {
     return op == Op::read || op == Op::zone_report;

@@ -235,19 +235,23 @@ bool FtlCore::share_allows() noexcept {
 
 // From here on a block is part of the device: seq, CRC, L2P, FIFO.
 void FtlCore::accept_block(uint64_t lba, uint32_t slot) noexcept {
-    WriteBuffer &buffer = state_.buffer;
-    SlotRecord &record = buffer.records[slot];
-    record.lba = lba;
-    record.crc = crc32c(0, buffer.block(slot), kBlockSize);
-    record.seq = state_.next_seq++;
-    publish(record.state);
-    buffer.epoch[slot] = state_.epochs.join();
-    state_.replace(lba, L2p::slot(slot));
-    buffer.fifo.push_back(buffer.next.data(), slot);
+    hold(slot, lba, state_.next_seq++, crc32c(0, state_.buffer.block(slot), kBlockSize));
     ++state_.stats.user_written_blocks;
     if (state_.share < 100) {
         state_.credit -= 100;
     }
+}
+
+void FtlCore::hold(uint32_t slot, uint64_t lba, uint64_t seq, uint32_t crc) noexcept {
+    WriteBuffer &buffer = state_.buffer;
+    SlotRecord &record = buffer.records[slot];
+    record.lba = lba;
+    record.crc = crc;
+    record.seq = seq;
+    publish(record.state);
+    buffer.epoch[slot] = state_.epochs.join();
+    state_.replace(lba, L2p::slot(slot));
+    buffer.fifo.push_back(buffer.next.data(), slot);
 }
 
 void FtlCore::accept_reserved(Io &io) noexcept {

@@ -50,6 +50,9 @@ public:
     // State
     void load_band(uint32_t band, BandState state, uint64_t band_seq, const std::vector<uint64_t> &write_pointers);
     void load_l2p(uint64_t first_lba, const uint64_t *entries, size_t count);
+    // What was accepted in an earlier life and is newer than everything on media, in ascending seq. False: no room now.
+    bool recover_block(uint64_t lba, uint64_t seq, uint32_t crc, const uint8_t *block);
+    bool recover_record(uint64_t lba, uint32_t block_count, uint64_t seq, uint32_t flags);
     [[nodiscard]] uint64_t l2p(uint64_t lba) const noexcept { return state_.l2p.get(lba); }
     [[nodiscard]] CoreState &state() noexcept { return state_; }
     // Valid data blocks, plus headers whose records may be in force.
@@ -74,6 +77,8 @@ private:
     [[nodiscard]] bool share_allows() noexcept;
     void flush(Io &io, bool forced) noexcept;
     void accept_block(uint64_t lba, uint32_t slot) noexcept;
+    void hold(uint32_t slot, uint64_t lba, uint64_t seq, uint32_t crc) noexcept;
+    void check_recovered(uint64_t lba, uint64_t block_count, uint64_t seq, const char *order) const;
     void accept_reserved(Io &io) noexcept;
     bool accept_own(Io &io) noexcept;
     void accepted(Io &io) noexcept;

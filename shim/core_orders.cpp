@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // The control side of FtlCore: Python's orders, resets, restore.
 #include <algorithm>
+#include <cstring>
 #include <stdexcept>
 #include <string>
 
@@ -256,6 +257,59 @@ void FtlCore::load_l2p(uint64_t first_lba, const uint64_t *entries, size_t count
             band.record_headers = std::max(band.record_headers, 1U);
         }
     }
+}
+
+void FtlCore::check_recovered(uint64_t lba, uint64_t block_count, uint64_t seq, const char *order) const {
+    if (closed_) {
+        throw std::invalid_argument(std::string(order) + ": the core is closed");
+    }
+    if (block_count == 0 || lba >= state_.config.block_count || block_count > state_.config.block_count - lba) {
+        throw std::invalid_argument(std::string(order) + ": beyond the last LBA");
+    }
+    if (seq == 0 || seq >= state_.next_seq) {
+        throw std::invalid_argument(std::string(order) + ": seq " + std::to_string(seq) + " is not below next_seq, " +
+                                    std::to_string(state_.next_seq));
+    }
+}
+
+bool FtlCore::recover_block(uint64_t lba, uint64_t seq, uint32_t crc, const uint8_t *block) {
+    check_recovered(lba, 1, seq, "recover_block");
+    if (crc32c(0, block, kBlockSize) != crc) {
+        throw std::invalid_argument("recover_block: the block does not match its CRC");
+    }
+    WriteBuffer &buffer = state_.buffer;
+    if (buffer.free.count() == 0) {
+        return false;
+    }
+    const uint32_t slot = buffer.free.take();
+    std::memcpy(buffer.block(slot), block, kBlockSize);
+    hold(slot, lba, seq, crc);
+    return true;
+}
+
+// A record's range may be wider than what it is in force for: what the L2P has on media there is newer.
+bool FtlCore::recover_record(uint64_t lba, uint32_t block_count, uint64_t seq, uint32_t flags) {
+    check_recovered(lba, block_count, seq, "recover_record");
+    if (flags != layout::kRecordTrim && flags != layout::kRecordLost) {
+        throw std::invalid_argument("recover_record: there are no flags " + std::to_string(flags));
+    }
+    Records &records = state_.records;
+    if (!records.room()) {
+        return false;
+    }
+    const uint64_t flag = flags == layout::kRecordTrim ? L2p::kTrimFlag : L2p::kLostFlag;
+    const uint32_t record = records.make(state_, flag, lba, block_count, kNoMover, seq);
+    uint64_t references = 0;
+    for (uint64_t each = lba; each < lba + block_count; ++each) {
+        const uint64_t entry = state_.l2p.get(each);
+        if (entry == L2p::kInvalid || L2p::tag(entry) == L2p::Tag::slot || L2p::is_pending(entry)) {
+            state_.replace(each, L2p::pending(flag, record));
+            ++references;
+        }
+    }
+    records.meta[record].references = references;
+    records.enqueue(record);
+    return true;
 }
 
 uint32_t FtlCore::valid_count(uint32_t number) const noexcept {

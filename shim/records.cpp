@@ -8,10 +8,15 @@
 namespace ftl {
 
 uint32_t Records::make(CoreState &state, uint64_t flag, uint64_t lba, uint32_t block_count, uint16_t mover) noexcept {
+    return make(state, flag, lba, block_count, mover, state.next_seq++);
+}
+
+uint32_t Records::make(CoreState &state, uint64_t flag, uint64_t lba, uint32_t block_count, uint16_t mover,
+                       uint64_t seq) noexcept {
     const uint32_t record = free.take();
     PendingRecord &entry = records[record];
     entry.lba = lba;
-    entry.seq = state.next_seq++;
+    entry.seq = seq;
     entry.block_count = block_count;
     entry.flags = flag == L2p::kTrimFlag ? layout::kRecordTrim : layout::kRecordLost;
     Meta &its = meta[record];

@@ -42,6 +42,9 @@ public:
 
     // A fresh record; flag is L2p::kTrimFlag or kLostFlag. The caller marks the LBAs, counts references, then queues.
     uint32_t make(CoreState &state, uint64_t flag, uint64_t lba, uint32_t block_count, uint16_t mover) noexcept;
+    // As make(), with the seq it had in an earlier life.
+    uint32_t make(CoreState &state, uint64_t flag, uint64_t lba, uint32_t block_count, uint16_t mover,
+                  uint64_t seq) noexcept;
     // GC's: the same record again, for the entries equal to match.
     uint32_t copy(uint64_t lba, uint64_t seq, uint32_t block_count, uint32_t flags, uint64_t match,
                   uint16_t mover) noexcept;

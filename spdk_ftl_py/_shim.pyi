@@ -443,6 +443,18 @@ class FtlCore(BlockDevice):
         """Restore: L2P entries (ADDRESS_INVALID, an address, TRIM_FLAG | or LOST_FLAG | header address); counts them as
         valid."""
 
+    def recover_block(
+        self, lba: int, seq: int, crc: int, data: bytes | bytearray | memoryview | NDArray[np.uint8]
+    ) -> bool:
+        """Restore, behind load_l2p() and before serving: a block accepted in an earlier life that is newer than
+        everything on media. It keeps its seq and is held in the write buffer (and its file) as if it had been written
+        now. In ascending seq, together with records. False: no slot is free now. ValueError: seq is not below next_seq,
+        lba is beyond the last, data is not one block that matches its crc."""
+
+    def recover_record(self, lba: int, block_count: int, seq: int, flags: int) -> bool:
+        """The same for a trim (flags 1) or lost (2) record. LBAs in its range that load_l2p() gave an entry have
+        something newer and keep it. False: no record is free now."""
+
     def l2p(self, first_lba: int, count: int) -> NDArray[np.uint64]: ...
     def valid_counts(self) -> NDArray[np.uint32]:
         """Valid blocks of each band."""
