@@ -79,6 +79,11 @@ struct Io {
     uint64_t owner_data = 0;       // the issuer's
     Io *next = nullptr;            // the device's while lent, the issuer's otherwise
     uint64_t device_data[4] = {};  // the device's while lent; reserve() may use it before submit()
+
+    // A Gate's, from reserve() or submit() until complete() runs (shim/gate.hpp).
+    void (*gated_complete)(Io &) noexcept = nullptr;
+    void *gated_owner = nullptr;
+    void *gated_memory = nullptr;  // of which device behind the gate iov points into the memory
 };
 
 struct BlockDeviceInfo {
@@ -125,6 +130,14 @@ public:
     }
     // Gives back what reserve() took when the write will never be submitted.
     virtual void abandon(Io &io) noexcept { (void)io; }
+
+    // The issuer of a submitted Io has no use for its outcome any more. A device that only keeps it until something
+    // comes back completes it in one of the next polls; others do as ever.
+    virtual void cancel(Io &io) noexcept { (void)io; }
+
+    // The device is gone for good: whatever it answers with an error from now on, another one in its place may do. What
+    // a lost device has of Ios (reserved memory and what was received into it) stays untouched as long as it lives.
+    [[nodiscard]] virtual bool lost() const noexcept { return false; }
 };
 
 }  // namespace ftl

@@ -103,7 +103,7 @@ void FtlCore::submit(Io &io) noexcept {
     io.status = status::ok;
     io.result = 0;
     if (state_.failed != status::ok) {
-        give_back(io);
+        // Its reserved slots are not given back: a gate in front writes what is in them to the next core.
         finish(io, state_.failed);
         if (poller_id_ == 0) {
             attach();
@@ -419,16 +419,15 @@ void FtlCore::on_base_flush(Io &io) noexcept {
     }
 }
 
-// The core has failed: nothing waits any longer. What the base still holds ends when it comes back.
+// The core has failed: nothing waits any longer. What the base still holds ends when it comes back. Slots keep what
+// they hold, reserved ones too: a successor reads the accepted ones, a gate in front the others.
 void FtlCore::end_everything() noexcept {
     for (IoQueue *queue : {&waiting_, &tickets_, &to_flush_, &flushing_}) {
         if (queue == &flushing_ && flush_in_flight_) {
             continue;
         }
         while (!queue->empty()) {
-            Io &io = *queue->pop();
-            give_back(io);
-            finish(io, state_.failed);
+            finish(*queue->pop(), state_.failed);
         }
     }
     trimming_ = false;

@@ -40,6 +40,7 @@ public:
     void submit(Io &io) noexcept override;
     uint32_t poll(uint64_t now_ns) noexcept override;
     [[nodiscard]] bool busy() const noexcept override;
+    [[nodiscard]] bool lost() const noexcept override { return !connected_; }
     [[nodiscard]] int fd() const noexcept override { return stream_->fd(); }
     [[nodiscard]] bool wants_write() const noexcept override { return connected_ && stream_->blocked(); }
 

@@ -58,6 +58,24 @@ public:
         return io;
     }
 
+    // O(n), control path only. False: it is not in this list.
+    bool remove(Io &io) noexcept {
+        Io *before = nullptr;
+        for (Io *each = head_; each != nullptr; before = each, each = each->next) {
+            if (each != &io) {
+                continue;
+            }
+            (before != nullptr ? before->next : head_) = io.next;
+            if (tail_ == &io) {
+                tail_ = before;
+            }
+            io.next = nullptr;
+            --count_;
+            return true;
+        }
+        return false;
+    }
+
 private:
     Io *head_ = nullptr;
     Io *tail_ = nullptr;

@@ -9,5 +9,6 @@ NB_MODULE(_shim, m) {
     ftl::bind_media(m);
     ftl::bind_qpair(m);
     ftl::bind_core(m);
+    ftl::bind_gate(m);
     ftl::bind_load(m);
 }

@@ -617,6 +617,8 @@ void TargetQpair::die(bool tell) noexcept {
     for (Slot &slot : slots_) {
         if (slot.state == State::answering) {
             free_slot(slot);
+        } else if (slot.state == State::device) {
+            slot.ns->device->cancel(slot.io);  // its host sends it again, if it wants to, by another connection
         }
     }
     if (tell) {

@@ -228,6 +228,38 @@ class ZonedOverlay(BlockDevice):
         """initial_state: "empty" (new device) or "full" (what a restart knows: nothing). zone_commands False: zone
         actions, reports and appends are invalid opcodes, as those of SPDK's zone_block are over NVMe-oF."""
 
+# --- gate -------------------------------------------------------------------------------------------------------
+
+class Gate(BlockDevice):
+    """A device in front of one that may be lost (an FtlCore that failed, a HostQpair that lost its connection) and
+    replaced by another with the same content: its users notice a pause. What a lost device answers with an error is
+    held, and all that comes after, until set_device() or fail()."""
+
+    def __init__(self, reactor: Reactor, device: BlockDevice) -> None:
+        """ValueError for another gate."""
+
+    def hold(self) -> None:
+        """Holds I/O from now on, and lets go of the lost device as soon as no write's data lie in its memory. A failing
+        gate goes on failing."""
+
+    def set_device(self, device: BlockDevice) -> None:
+        """What is held goes to it, in order, and all that comes. ValueError, with nothing changed, where its sizes,
+        limits or volatile cache are not those of the device before."""
+
+    def fail(self, status: int) -> None:
+        """What is held, and all that comes, fails with status until set_device()."""
+
+    def sweep(self) -> bool:
+        """Lets go of earlier devices that nothing uses any more. True: none is left."""
+
+    @property
+    def state(self) -> str:
+        """ "open" | "holding" | "failing"."""
+
+    @property
+    def held(self) -> int:
+        """I/Os that are held."""
+
 # --- load -------------------------------------------------------------------------------------------------------
 
 EV_LOAD_DONE: Final[int]
