@@ -1,4 +1,5 @@
-"""The command line: ``spdk-ftl serve | target | demo | status | devices | stats | properties | create | delete``.
+"""The command line: ``spdk-ftl serve | target | demo | torture | status | devices | stats | properties | create`` and
+so on.
 
 Modules of subcommands are imported only when theirs is called, or all of them for --help.
 """
@@ -24,6 +25,7 @@ _MODULES: Final[tuple[tuple[str, tuple[str, ...]], ...]] = (
     ("spdk_ftl_py.demo.command", ("demo",)),
     ("spdk_ftl_py.daemon.command", ("serve",)),
     ("spdk_ftl_py.target.command", ("target",)),
+    ("spdk_ftl_py.torture.command", ("torture",)),
     ("spdk_ftl_py.commands", ("status", "devices", "list", "stats", "properties", "create", "delete")),
 )
 
@@ -45,6 +47,7 @@ how it goes together:
 
 first steps without hardware:
   spdk-ftl demo                                   the whole of it on an emulated ZNS drive, with verified I/O
+  spdk-ftl torture                                the FTL crashed over and over, and what it must keep checked
 
 environment:
   SPDK_FTL_SOCK      control socket of the daemon (default: /var/tmp/spdk-ftl.sock)

@@ -236,7 +236,8 @@ class FtlConf:
         defaults = default_thresholds(room)
         explicit = {name: limit.thld for name, limit in self.limits.items() if limit.thld is not None}
         for name, thld in explicit.items():
-            if thld >= room:
+            # Superblocks keep defaults as well, and with the fewest spare bands possible the greatest of them is room.
+            if thld >= room and thld != defaults[name]:
                 raise ConfError(
                     f"conf limit-threshold {name} = {thld}: with {bands.band_count} bands and lba_rsvd = "
                     f"{self.lba_rsvd} a full "

@@ -14,6 +14,8 @@ from . import _shim
 UNCLAIMED_EVENTS_MAX = 1024
 
 EventHandler = Callable[[_shim.Event], None]
+Clock = Callable[[int], int]
+"""Simulated time in ns, given what the last step did (0: nothing)."""
 
 
 class ReactorLoop:
@@ -22,12 +24,15 @@ class ReactorLoop:
     >>> reactor = ReactorLoop("ftl0")
     >>> await reactor.start()
     >>> reactor.subscribe(core.id, on_event)
+
+    clock is for a stepped one; without it a step is taken at the real time.
     """
 
-    def __init__(self, name: str, *, spin_us: int = 20, stepped: bool = False) -> None:
+    def __init__(self, name: str, *, spin_us: int = 20, stepped: bool = False, clock: Clock | None = None) -> None:
         self.name = name
         self.shim = _shim.Reactor(name, spin_us)
         self._stepped = stepped
+        self._clock = clock
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stepper: asyncio.Task[None] | None = None
         self._handlers: dict[int, EventHandler] = {}
@@ -79,7 +84,8 @@ class ReactorLoop:
                 handler(event)
 
     async def _step_for_ever(self) -> None:
+        work = 0
         while True:
-            self.shim.step()
+            work = self.shim.step(None if self._clock is None else self._clock(work))
             self._drain()
             await asyncio.sleep(0)

@@ -31,9 +31,10 @@ BELOW: dict[str, set[str]] = {
     "daemon": {"ftl", "spdk", "nvme", "client", *FOUNDATION},
     "target": {"nvme", *FOUNDATION},
     "demo": {"daemon", "target", "ftl", "spdk", "nvme", "client", *FOUNDATION},
+    "torture": {"demo", "daemon", "target", "ftl", "spdk", "nvme", "client", *FOUNDATION},
     "plugin": {"client", "schema", "errors"},
     "commands": {"plugin", "client", "schema", "errors"},
-    "cli": {"commands", "plugin", "demo", "daemon", "target", "client", "schema", "errors"},
+    "cli": {"commands", "plugin", "torture", "demo", "daemon", "target", "client", "schema", "errors"},
     "__init__": {"plugin", "errors"},
 }
 """What each room may import of the package, itself aside."""

@@ -1,0 +1,1 @@
+"""`spdk-ftl torture`: the crash machine."""

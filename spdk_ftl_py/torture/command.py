@@ -1,0 +1,90 @@
+"""`spdk-ftl torture` as a command."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Final
+
+from ..errors import FtlError
+
+DESCRIPTION: Final = """\
+Crashes an FTL over and over and checks that it keeps its promises. In one process, on emulated drives, with simulated
+time: a host writes, overwrites, trims, flushes and reads; at some I/O of the drive the power fails or the daemon dies,
+now and then in the middle of a halt or a load; the FTL is loaded again, and every block is read and compared with what
+a model says it may hold:
+  - what was flushed, or written with FUA, is there, or something newer
+  - nothing is ever older than what was there before, and what was trimmed stays trimmed
+  - each block is whole: it carries its LBA, its version and a pattern made of both
+  - nothing stands still, and no load is refused
+Everything follows from --seed: geometry, traffic, order of completions, crashes. After 20 crashes a new drive of
+another geometry is used (a "world").
+"""
+EPILOG: Final = """\
+examples:
+  spdk-ftl torture --json t.json                       500 crashes, about a minute
+  spdk-ftl torture --seed 7 --crashes 5000             another run, and longer
+  spdk-ftl torture --every 1 --crashes 200             a crash at each of the first I/Os after a load
+  spdk-ftl torture --seed 7 --world 12 --crashes 9     what a failure prints: the same again, nothing else
+
+exit codes: 0 every promise was kept, 1 one was broken (it says which, and how to see it again), 2 wrong usage
+"""
+
+
+def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = subparsers.add_parser(
+        "torture",
+        help="crash an FTL over and over on emulated drives, and check that nothing durable is lost",
+        description=DESCRIPTION,
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--seed", type=int, default=1, metavar="N", help="what all else follows from (default: 1)")
+    parser.add_argument("--crashes", type=int, default=500, metavar="N", help="how many (default: %(default)s)")
+    parser.add_argument(
+        "--every",
+        type=int,
+        default=0,
+        metavar="K",
+        help="crash at the K-th I/O of the drive after each load (default: at random)",
+    )
+    parser.add_argument("--use-append", action="store_true", help="FTLs that write with zone append")
+    parser.add_argument("--world", type=int, metavar="N", help="only this one of the seed's worlds")
+    parser.add_argument("--json", metavar="FILE", help="write the results there too")
+    parser.add_argument("--plain", action="store_true", help="no progress bars (as when not on a terminal)")
+    parser.set_defaults(run=run, parser=parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Raises FtlError with the first promise that was broken; the command line prints it and exits with 1."""
+    from rich.console import Console
+
+    from ..demo.screen import Screen
+    from .report import Report
+    from .run import Options, run_torture
+
+    for name, least in (("seed", 0), ("crashes", 1), ("every", 0), ("world", 0)):
+        value = getattr(args, name)
+        if value is not None and value < least:
+            args.parser.error(f"--{name} {value}: must be at least {least}")
+    options = Options(args.seed, args.crashes, args.every, args.use_append, args.world)
+    screen = Screen(Console(force_terminal=False if args.plain else None))
+    report = Report(
+        seed=options.seed,
+        options={"crashes": options.crashes, "every": options.every, "use_append": options.use_append},
+    )
+    try:
+        with screen.phase("torture", options.crashes) as phase:
+            run_torture(options, report, phase.update)
+            phase.note = f"{report.values['crashes']} crashes, {report.values['blocks_verified']:,} blocks verified"
+    finally:
+        if args.json:
+            report.write(args.json)
+    screen.console.print(report.table())
+    if report.values["violations"]:
+        first = report.values["found"][0]
+        where = f" at LBA {first['lba']}" if first["lba"] >= 0 else ""
+        raise FtlError(
+            f"torture: {report.values['violations']} violations; the first, behind crash {first['crash']} "
+            f"({first['after']}): {first['kind']}{where}: {first['detail']}\nto see it again: {report.values['replay']}"
+        )
+    return 0

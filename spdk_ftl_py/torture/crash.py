@@ -1,0 +1,70 @@
+"""Crashes: what ends, when, and what is lost with it."""
+
+from __future__ import annotations
+
+import enum
+import random
+from dataclasses import dataclass
+from typing import Final
+
+AFTER_MAX: Final = 1200
+"""Media operations of a life, at most, where they are chosen at random."""
+
+
+class Kind(enum.Enum):
+    POWER = "power"
+    """Everything: volatile caches are lost, and the write buffer file."""
+    DAEMON = "daemon"
+    """The daemon: media keep what they have; the write buffer file, in memory, is lost as well (the machine's tmpfs
+    was wiped)."""
+
+    @property
+    def power_fails(self) -> bool:
+        return self is Kind.POWER
+
+    @property
+    def forgetful(self) -> bool:
+        """What was acknowledged but not durable may be gone."""
+        return True
+
+
+class Where(enum.Enum):
+    TRAFFIC = "traffic"
+    IDLE = "idle"
+    """No I/O of the host any more; garbage collection goes on."""
+    HALT = "halt"
+    LOAD = "load"
+
+
+@dataclass(frozen=True)
+class Crash:
+    kind: Kind
+    where: Where
+    after_operations: int
+    """Of the media, since the load (or, in a halt or load, since that began)."""
+    seed: int
+    """Of what is lost."""
+
+    def __str__(self) -> str:
+        return f"{self.kind.value} in {self.where.value} after {self.after_operations} operations"
+
+
+def choose(rng: random.Random, *, every: int) -> Crash:
+    """The next crash of a running device. every: media operations between crashes (0: at random)."""
+    where = rng.choices((Where.TRAFFIC, Where.IDLE, Where.HALT), (80, 8, 12))[0]
+    most = 40 if where is Where.HALT else AFTER_MAX
+    after = every or random_operations(rng, most)
+    return Crash(_kind(rng), where, after, rng.getrandbits(63))
+
+
+def choose_in_load(rng: random.Random) -> Crash:
+    return Crash(_kind(rng), Where.LOAD, random_operations(rng, 200), rng.getrandbits(63))
+
+
+def random_operations(rng: random.Random, most: int) -> int:
+    """1 … most, small numbers as likely as large ones: first operations are where much is decided."""
+    return max(1, round(most ** rng.random())) if rng.random() < 0.3 else rng.randint(1, most)
+
+
+def _kind(rng: random.Random) -> Kind:
+    return rng.choices((Kind.POWER, Kind.DAEMON), (75, 25))[0]

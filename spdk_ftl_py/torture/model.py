@@ -1,0 +1,156 @@
+"""What an FTL may answer: per LBA the change that is durable, the newest one acknowledged, and those that may have
+happened.
+
+Changes (writes and trims) are numbered in the order in which they are submitted, which is the order in which the FTL
+takes them; a block written carries the number of its change as its version. A version of 0 reads as zeroes.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right
+from dataclasses import dataclass
+from typing import Final
+
+from .content import GARBAGE
+
+READ_ERROR: Final = -2
+
+NEVER_WRITTEN: Final = 0
+"""The change that made an LBA what it is at the beginning: zeroes."""
+
+
+@dataclass(frozen=True)
+class Violation:
+    """A promise of section 5 that was broken, found at one LBA (-1: at none in particular)."""
+
+    kind: str
+    """lost, older, garbage, resurrected, read_error, refused, wedged, io_error, damaged."""
+    lba: int
+    detail: str
+
+    def __str__(self) -> str:
+        where = f" at LBA {self.lba}" if self.lba >= 0 else ""
+        return f"{self.kind}{where}: {self.detail}"
+
+
+class Model:
+    def __init__(self, block_count: int) -> None:
+        self.block_count = block_count
+        self.change = NEVER_WRITTEN
+        self._trims = {NEVER_WRITTEN}
+        self._history: list[list[int]] = [[NEVER_WRITTEN] for _ in range(block_count)]
+        """Per LBA: changes that may be what it holds, ascending."""
+        self._durable = [NEVER_WRITTEN] * block_count
+        self._acknowledged = [NEVER_WRITTEN] * block_count
+        self._seen = [NEVER_WRITTEN] * block_count
+        """Newest change that a read has returned: the next read may not go back behind it."""
+
+    # --- what the host does
+
+    def submit(self, lba: int, block_count: int, *, trim: bool) -> int:
+        """The number of a write's or trim's change, and the version to write."""
+        self.change += 1
+        if trim:
+            self._trims.add(self.change)
+        for each in range(lba, lba + block_count):
+            self._history[each].append(self.change)
+        return self.change
+
+    def acknowledge(self, lba: int, block_count: int, change: int, *, durable: bool) -> None:
+        for each in range(lba, lba + block_count):
+            if change > self._acknowledged[each]:
+                self._acknowledged[each] = change
+            if durable and change > self._durable[each]:
+                self._durable[each] = change
+
+    def acknowledged(self) -> list[int]:
+        """For flushed(): taken when the flush is submitted."""
+        return list(self._acknowledged)
+
+    def flushed(self, acknowledged_before: list[int]) -> None:
+        self._durable = [max(pair) for pair in zip(self._durable, acknowledged_before, strict=True)]
+
+    def everything_durable(self) -> None:
+        """After a clean halt."""
+        self.flushed(self._acknowledged)
+
+    def floors(self, lba: int, block_count: int) -> list[int]:
+        """For check_read(): taken when the read is submitted."""
+        part = slice(lba, lba + block_count)
+        return [max(pair) for pair in zip(self._acknowledged[part], self._seen[part], strict=True)]
+
+    # --- what the device says
+
+    def check_read(self, lba: int, floors: list[int], versions: list[int]) -> list[Violation]:
+        """Of a device that is running."""
+        wrong = []
+        for each, (floor, version) in enumerate(zip(floors, versions, strict=True), lba):
+            change = self._change_of(each, version, floor)
+            if change is None:
+                wrong.append(self._violation(each, version, floor, "acknowledged"))
+            elif change > self._seen[each]:
+                self._seen[each] = change
+        return wrong
+
+    def check_restart(self, lba: int, versions: list[int], *, forgetful: bool) -> list[Violation]:
+        """Of a device that was loaded, before anything else is submitted. forgetful: what was acknowledged but not
+        flushed may be gone."""
+        what = "durable" if forgetful else "acknowledged"
+        wrong = []
+        for each, version in enumerate(versions, lba):
+            floor = self._durable[each] if forgetful else max(self._acknowledged[each], self._seen[each])
+            if self._change_of(each, version, floor) is None:
+                wrong.append(self._violation(each, version, floor, what))
+        return wrong
+
+    def restart(self, versions: list[int], *, durable: bool) -> None:
+        """What was found on all LBAs is what they hold from now on. durable: what is not only in a write buffer."""
+        for lba, version in enumerate(versions):
+            history = self._history[lba]
+            found = self._change_of(lba, version, self._durable[lba])
+            if found is None:
+                continue
+            if durable:
+                # Of several trims the earliest: what is demanded later is then certainly due.
+                self._durable[lba] = found
+            elif version == 0:
+                # The latest: until it is durable as well, what lies between may come back with a loss of power.
+                found = max(change for change in history if change in self._trims)
+            first = bisect_left(history, min(self._durable[lba], found))
+            self._history[lba] = history[first : bisect_right(history, found)]
+            self._acknowledged[lba] = self._seen[lba] = found
+
+    def _change_of(self, lba: int, version: int, floor: int) -> int | None:
+        """The earliest change from floor on that explains the version."""
+        history = self._history[lba]
+        if version > 0:
+            at = bisect_left(history, version)
+            there = at < len(history) and history[at] == version and version not in self._trims
+            return version if there and version >= floor else None
+        if version < 0:
+            return None
+        for change in history[bisect_left(history, floor) :]:
+            if change in self._trims:
+                return change
+        return None
+
+    def _violation(self, lba: int, version: int, floor: int, what: str) -> Violation:
+        history = self._history[lba]
+        least = f"{self._told(floor)} is {what}"
+        tail = ", ".join(self._told(change) for change in history[-4:])
+        if version == GARBAGE:
+            return Violation("garbage", lba, f"not a version of it; {least}")
+        if version == READ_ERROR:
+            return Violation("read_error", lba, f"reads as an error; {least}")
+        if version == 0:
+            kind = "lost"
+        elif version < floor:
+            kind = "resurrected" if floor in self._trims else "older"
+        else:
+            kind = "resurrected"
+        return Violation(kind, lba, f"holds {self._told(version) if version else 'zeroes'}; {least}; newest: {tail}")
+
+    def _told(self, change: int) -> str:
+        if change == NEVER_WRITTEN:
+            return "never written"
+        return f"{'trim' if change in self._trims else 'version'} {change}"

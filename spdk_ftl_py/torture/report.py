@@ -1,0 +1,76 @@
+"""What a torture run found: a JSON document and a table of it."""
+
+from __future__ import annotations
+
+import json
+import platform
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from .. import _shim
+from ..errors import FtlError
+
+LABELS = {
+    "crashes": "crashes",
+    "loads": "loads",
+    "loads_interrupted": "  crashed themselves",
+    "clean_halts": "clean halts",
+    "blocks_verified": "blocks verified",
+    "violations": "violations",
+    "ios": "I/Os of the host",
+    "media_operations": "I/Os of the media",
+    "reloc_moved_blocks": "blocks moved by garbage collection",
+    "zone_resets": "zone resets",
+    "elapsed_s": "elapsed (s)",
+}
+
+
+class Report:
+    """Collected as the run goes; can be written at any point."""
+
+    def __init__(self, **options: Any) -> None:
+        self.values: dict[str, Any] = {
+            **options,
+            "violations": 0,
+            "crashes": 0,
+            "blocks_verified": 0,
+            "found": [],
+            "machine": {"platform": platform.platform(), "python": platform.python_version(), **_shim.build_info()},
+        }
+
+    def add(self, **counts: int) -> None:
+        for name, count in counts.items():
+            self.values[name] = self.values.get(name, 0) + count
+
+    def count(self, name: str, counts: dict[str, int]) -> None:
+        """Adds up counts by name, e.g. of crashes by kind."""
+        group = self.values.setdefault(name, {})
+        for key, count in counts.items():
+            group[key] = group.get(key, 0) + count
+
+    def violated(self, what: list[dict[str, Any]], replay: str) -> None:
+        """what: {"kind", "lba", "detail", …} of each; replay: the command that does it again."""
+        self.values["violations"] += len(what)
+        self.values["found"] += what
+        self.values["replay"] = replay
+
+    def table(self) -> Table:
+        table = Table("what", "result", title="spdk-ftl torture")
+        table.columns[1].justify = "right"
+        for key, label in LABELS.items():
+            if key in self.values:
+                value = self.values[key]
+                table.add_row(label, f"{value:,.1f}" if isinstance(value, float) else f"{value:,}")
+            if key == "crashes":
+                for kind, count in sorted(self.values.get("kinds", {}).items()):
+                    table.add_row(f"  of: {kind}", f"{count:,}")
+        return table
+
+    def write(self, path: str) -> None:
+        """Raises FtlError where the file can't be written."""
+        try:
+            Path(path).write_text(json.dumps(self.values, indent=2) + "\n")
+        except OSError as error:
+            raise FtlError(f"report {path}: {error.strerror}: give --json a path that can be written") from error

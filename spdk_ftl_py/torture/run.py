@@ -1,0 +1,111 @@
+"""A torture run: world after world until there were enough crashes, or a promise was broken."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import itertools
+import logging
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Final
+
+from .clock import SimulatedClock, run_simulated
+from .report import Report
+from .world import World, WorldResult
+
+CRASHES_PER_WORLD: Final = 20
+"""So that a run sees many geometries, and a failure can be replayed without all that went before."""
+
+
+@dataclass(frozen=True)
+class Options:
+    seed: int = 1
+    crashes: int = 500
+    every: int = 0
+    """Media operations between a load and the next crash; 0: at random."""
+    use_append: bool = False
+    world: int | None = None
+    """Only this one of the seed's worlds."""
+
+    def replay(self, world: int, crashes: int) -> str:
+        """The command that runs one world again, up to the crash that was the last."""
+        words = ["spdk-ftl torture", f"--seed {self.seed}", f"--world {world}", f"--crashes {crashes}"]
+        if self.every:
+            words.append(f"--every {self.every}")
+        if self.use_append:
+            words.append("--use-append")
+        return " ".join(words)
+
+
+Progress = Callable[[int, str], None]
+"""Crashes so far, and a note."""
+
+
+def run_torture(options: Options, report: Report, progress: Progress) -> None:
+    """Fills the report; ends with the first world that breaks a promise."""
+    began = time.monotonic()
+    digest = hashlib.sha256()
+    done = 0
+    numbers = itertools.count() if options.world is None else iter([options.world])
+    with _devices_quiet():
+        for number in numbers:
+            crashes = options.crashes - done
+            if options.world is None:
+                crashes = min(crashes, CRASHES_PER_WORLD)
+            before = done
+
+            def lived(result: WorldResult, number: int = number, before: int = before) -> None:
+                progress(before + result.crashes, f"world {number}: {result.shape}")
+
+            result = run_world(options, number, crashes, lived)
+            done += result.crashes
+            digest.update(result.digest.encode())
+            _add(report, result)
+            report.values["digest"] = digest.hexdigest()
+            report.values["elapsed_s"] = round(time.monotonic() - began, 3)
+            if result.violations:
+                found = [{**dataclasses.asdict(each), "world": number} for each in result.violations]
+                found[0].update(after=result.last_crash, crash=result.crashes, shape=result.shape)
+                report.violated(found, options.replay(number, max(1, result.crashes)))
+                return
+            if done >= options.crashes:
+                return
+
+
+def run_world(
+    options: Options, number: int, crashes: int, progress: Callable[[WorldResult], None] = lambda result: None
+) -> WorldResult:
+    clock = SimulatedClock()
+    world = World(options.seed, number, every=options.every, use_append=options.use_append, clock=clock)
+    return run_simulated(clock, world.run(crashes, lambda: progress(world.result)))
+
+
+def _add(report: Report, result: WorldResult) -> None:
+    report.add(
+        worlds=1,
+        crashes=result.crashes,
+        clean_halts=result.clean_halts,
+        loads=result.loads,
+        loads_interrupted=result.loads_interrupted,
+        blocks_verified=result.blocks_verified,
+        ios=result.io_count,
+        media_operations=result.media_operations,
+        **result.stats,
+    )
+    report.count("kinds", result.kinds)
+    report.count("places", result.places)
+
+
+@contextmanager
+def _devices_quiet() -> Iterator[None]:
+    """Devices that are crashed on purpose say so as errors; here that is no news."""
+    logger = logging.getLogger("spdk_ftl_py.ftl")
+    before = logger.level
+    logger.setLevel(logging.CRITICAL + 1)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)

@@ -1,0 +1,108 @@
+"""What a world's drive and FTL look like: small, so that everything that happens once a day elsewhere happens here all
+the time."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass, replace
+from typing import Final
+
+from .. import _shim
+from ..conf import FtlConf
+from ..ftl.geometry import BLOCK_BYTES
+from ..reactor import ReactorLoop
+
+SUPERBLOCK_ZONES: Final = 2
+RESERVES_TRIED: Final = (15, 20, 25, 30, 35, 40, 45, 50, 55, 60, 65, 70)
+"""lba_rsvd: the least that the geometry can do with makes for the most garbage collection."""
+
+
+@dataclass(frozen=True)
+class Shape:
+    emulated_zones: bool
+    """A ZonedOverlay on a conventional drive, which knows no write pointers after a restart."""
+    zone_count: int
+    zone_size: int
+    zone_capacity: int
+    open_zones: int
+    """The drive's limit; 0: none."""
+    punits: int
+    max_io_blocks: int
+    max_append_blocks: int
+    conf: FtlConf
+
+    @classmethod
+    def choose(cls, rng: random.Random, *, use_append: bool) -> Shape:
+        punits = rng.choice((1, 1, 2, 2, 3))
+        capacity = rng.choice((12, 18, 24, 40, 64, 90)) if punits == 1 else rng.choice((10, 14, 20, 32, 48))
+        zone_size = 1 << (capacity - 1).bit_length()
+        if rng.random() < 0.3:
+            zone_size *= 2
+        bands = rng.randint(12, 24)
+        split, shared = 3 * punits + 1, 2 * punits + 1
+        conf = FtlConf(
+            lba_rsvd=RESERVES_TRIED[0],
+            write_buffer_size=rng.choice((8, 16, 32, 64)) * BLOCK_BYTES,
+            use_append=use_append,
+            max_active_relocs=rng.randint(1, 3),
+            max_reloc_qdepth=rng.choice((1, 4, 32)),
+            reloc_policy=rng.choice(("cost_benefit", "greedy")),
+        )
+        return cls(
+            emulated_zones=not use_append and rng.random() < 0.15,
+            zone_count=SUPERBLOCK_ZONES + bands * punits + rng.randint(0, 3),
+            zone_size=zone_size,
+            zone_capacity=capacity,
+            open_zones=rng.choice((split, split, shared, split + 3, 0)),
+            punits=punits,
+            max_io_blocks=rng.choice((8, 32, 256)),
+            max_append_blocks=rng.choice((4, 8, 16, 32)),
+            conf=conf,
+        )
+
+    def with_reserve(self, lba_rsvd: int) -> Shape:
+        return replace(self, conf=replace(self.conf, lba_rsvd=lba_rsvd))
+
+    def media(self, reactor: ReactorLoop) -> _shim.EmulatedMedia:
+        if self.emulated_zones:
+            return _shim.EmulatedMedia.conventional(
+                reactor.shim,
+                self.zone_count * self._emulated_zone_size,
+                volatile_cache=True,
+                max_io_blocks=self.max_io_blocks,
+            )
+        return _shim.EmulatedMedia.zns(
+            reactor.shim,
+            self.zone_count,
+            self.zone_size,
+            self.zone_capacity,
+            max_open_zones=self.open_zones,
+            max_active_zones=self.open_zones,
+            max_append_blocks=min(self.max_append_blocks, self.max_io_blocks),
+            max_io_blocks=self.max_io_blocks,
+            volatile_cache=True,
+        )
+
+    def base(self, reactor: ReactorLoop, media: _shim.EmulatedMedia, *, new: bool) -> _shim.BlockDevice:
+        """What an FTL is given; anew at each load."""
+        if not self.emulated_zones:
+            return media
+        return _shim.ZonedOverlay(
+            reactor.shim,
+            media,
+            zone_capacity=self.zone_capacity,
+            max_open_zones=self.open_zones,
+            initial_state="empty" if new else "full",
+        )
+
+    @property
+    def _emulated_zone_size(self) -> int:
+        return 1 << (self.zone_capacity - 1).bit_length()
+
+    def __str__(self) -> str:
+        kind = "emulated zones" if self.emulated_zones else "zones"
+        return (
+            f"{self.zone_count} {kind} of {self.zone_capacity}/{self.zone_size} blocks, {self.punits} punits, "
+            f"{self.open_zones or 'any number of'} open, lba_rsvd {self.conf.lba_rsvd}, write buffer "
+            f"{self.conf.write_buffer_blocks} blocks{', append' if self.conf.use_append else ''}"
+        )

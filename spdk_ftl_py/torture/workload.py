@@ -1,0 +1,204 @@
+"""Traffic: one host with several I/Os outstanding, every answer compared with the model."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass, field
+from typing import Final
+
+import numpy as np
+
+from .. import _shim
+from ..nvme.wire import status_text
+from ..reactor import ReactorLoop
+from .content import Blocks, Content
+from .model import Model, Violation
+
+QUEUE_DEPTH_MAX: Final = 32
+READ_BLOCKS_MAX: Final = 64
+WEDGED_STEPS: Final = 400_000
+"""Of the reactor without any answer, while something is outstanding: the device has come to stand still."""
+HOT_LBAS: Final = 24
+
+
+@dataclass(frozen=True)
+class Mix:
+    """What the host does, in parts of all its I/Os (the rest are writes)."""
+
+    reads: float
+    trims: float
+    flushes: float
+    fua: float
+    """Of the writes."""
+    hot: float
+    """Part of the I/Os that go to few LBAs."""
+    large: float
+    queue_depth: int
+    sequential: bool = False
+
+
+MIXES: Final = (
+    Mix(reads=0.1, trims=0.06, flushes=0.03, fua=0.03, hot=0.6, large=0.3, queue_depth=8),
+    Mix(reads=0.3, trims=0.2, flushes=0.05, fua=0.1, hot=0.3, large=0.5, queue_depth=4),
+    Mix(reads=0.0, trims=0.01, flushes=0.004, fua=0.0, hot=0.2, large=0.6, queue_depth=32),
+    Mix(reads=0.05, trims=0.02, flushes=0.3, fua=0.3, hot=0.8, large=0.05, queue_depth=2),
+    Mix(reads=0.02, trims=0.03, flushes=0.01, fua=0.01, hot=0.0, large=0.9, queue_depth=16, sequential=True),
+    Mix(reads=0.1, trims=0.02, flushes=0.02, fua=0.05, hot=0.95, large=0.0, queue_depth=16),
+)
+
+
+@dataclass
+class _Outstanding:
+    op: int
+    lba: int = 0
+    block_count: int = 0
+    change: int = 0
+    fua: bool = False
+    data: Blocks | None = None
+    floors: list[int] = field(default_factory=list)
+
+
+class Workload:
+    """On one life of a device: from its load to its end. Ended by stop(), after which no answer counts any more."""
+
+    def __init__(
+        self, reactor: ReactorLoop, device: _shim.BlockDevice, model: Model, content: Content, rng: random.Random
+    ) -> None:
+        self.violations: list[Violation] = []
+        self.blocks_verified = 0
+        self.io_count = 0
+        self.durable_when_acknowledged = False
+        """An nv cache is at work."""
+        self.failed = False
+        """An I/O was answered with an error; what that means depends on what was done to the device."""
+        self.failure = ""
+        self._reactor = reactor
+        self._port = _shim.IoPort(reactor.shim, device, QUEUE_DEPTH_MAX)
+        self._model = model
+        self._content = content
+        self._rng = rng
+        self._io_blocks_max = device.max_io_blocks
+        self._outstanding: dict[int, _Outstanding] = {}
+        self._stopped = False
+        self._quiet_steps = 0
+        self._cursor = 0
+        self._mix = MIXES[0]
+        self._hot_first = 0
+        self._port_id = self._port.id
+        reactor.subscribe(self._port_id, self._on_event)
+        self.change_mix()
+
+    def change_mix(self) -> None:
+        self._mix = self._rng.choice(MIXES)
+        self._hot_first = self._rng.randrange(self._model.block_count)
+
+    @property
+    def outstanding(self) -> int:
+        return len(self._outstanding)
+
+    def pump(self) -> None:
+        """Called once for each step of the reactor: submits what the mix says, and watches that answers come."""
+        self._quiet_steps += 1
+        if self._stopped or self.failed:
+            return
+        if self._quiet_steps > WEDGED_STEPS:
+            self._wedged()
+            return
+        while len(self._outstanding) < self._mix.queue_depth:
+            self._submit()
+            if self._rng.random() < 0.3:
+                return
+
+    def wait(self) -> bool:
+        """Called once for each step instead of pump(): nothing new. True when everything was answered."""
+        self._quiet_steps += 1
+        if self._quiet_steps > WEDGED_STEPS and self._outstanding and not self.failed:
+            self._wedged()
+        return not self._outstanding or self.failed
+
+    def stop(self) -> None:
+        self._stopped = True
+
+    def close(self) -> None:
+        """Waits until the device has given back what is outstanding: end it before."""
+        self._stopped = True
+        self._port.close()
+        self._reactor.unsubscribe(self._port_id)
+
+    # --- submission
+
+    def _range(self, most: int) -> tuple[int, int]:
+        rng, total = self._rng, self._model.block_count
+        large = rng.random() < self._mix.large
+        block_count = min(rng.randint(2, most) if large else rng.choice((1, 1, 2)), total)
+        if self._mix.sequential:
+            lba = self._cursor if self._cursor + block_count <= total else 0
+            self._cursor = lba + block_count
+        elif rng.random() < self._mix.hot:
+            lba = (self._hot_first + rng.randrange(HOT_LBAS)) % total
+        else:
+            lba = rng.randrange(total)
+        return min(lba, total - block_count), block_count
+
+    def _submit(self) -> None:
+        rng, mix = self._rng, self._mix
+        kind = rng.random()
+        if kind < mix.reads:
+            self.read(*self._range(16))
+        elif kind < mix.reads + mix.trims:
+            self.trim(*self._range(64), zeroes=rng.random() < 0.3, fua=rng.random() < mix.fua)
+        elif kind < mix.reads + mix.trims + mix.flushes:
+            self.flush()
+        else:
+            self.write(*self._range(16), fua=rng.random() < mix.fua)
+
+    def write(self, lba: int, block_count: int, *, fua: bool = False) -> None:
+        block_count = min(block_count, self._io_blocks_max)
+        change = self._model.submit(lba, block_count, trim=False)
+        data = self._content.make(lba, block_count, change)
+        io = _Outstanding(_shim.OP_WRITE, lba, block_count, change, fua)
+        self._outstanding[self._port.submit(_shim.OP_WRITE, lba, block_count, data, fua=fua)] = io
+
+    def trim(self, lba: int, block_count: int, *, zeroes: bool = False, fua: bool = False) -> None:
+        op = _shim.OP_WRITE_ZEROES if zeroes else _shim.OP_DEALLOCATE
+        # A deallocate has no FUA.
+        io = _Outstanding(op, lba, block_count, self._model.submit(lba, block_count, trim=True), fua and zeroes)
+        self._outstanding[self._port.submit(op, lba, block_count, fua=io.fua)] = io
+
+    def flush(self) -> None:
+        io = _Outstanding(_shim.OP_FLUSH, floors=self._model.acknowledged())
+        self._outstanding[self._port.submit(_shim.OP_FLUSH)] = io
+
+    def read(self, lba: int, block_count: int) -> None:
+        data = np.empty((block_count, 4096), np.uint8)
+        io = _Outstanding(_shim.OP_READ, lba, block_count, data=data, floors=self._model.floors(lba, block_count))
+        self._outstanding[self._port.submit(_shim.OP_READ, lba, block_count, data.reshape(-1))] = io
+
+    # --- answers
+
+    def _on_event(self, event: _shim.Event) -> None:
+        io = self._outstanding.pop(event.a, None)
+        if io is None or self._stopped or event.kind != _shim.EV_IO_DONE:
+            return
+        self._quiet_steps = 0
+        self.io_count += 1
+        if event.b:
+            self.failed = True
+            self.failure = self.failure or f"I/O {io.op} at LBA {io.lba} failed: {status_text(event.b)}"
+        elif io.op == _shim.OP_FLUSH:
+            self._model.flushed(io.floors)
+        elif io.data is not None:
+            self._verify(io, io.data)
+        else:
+            durable = io.fua or self.durable_when_acknowledged
+            self._model.acknowledge(io.lba, io.block_count, io.change, durable=durable)
+
+    def _verify(self, io: _Outstanding, data: Blocks) -> None:
+        self.blocks_verified += io.block_count
+        wrong = self._model.check_read(io.lba, io.floors, self._content.versions(io.lba, data))
+        self.violations += wrong
+
+    def _wedged(self) -> None:
+        self.failed = True
+        self.failure = f"{len(self._outstanding)} I/Os are not answered"
+        self.violations.append(Violation("wedged", -1, f"{self.failure}, although nothing is wrong with the media"))

@@ -1,0 +1,381 @@
+"""One drive, one FTL on it and one host, through life after life: traffic, a crash, a load (perhaps crashed as well),
+and everything compared with the model. All of it follows from the seed."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import random
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Final
+from uuid import UUID
+
+import numpy as np
+
+from .. import _shim
+from ..errors import ConfError, FtlError, MediaError
+from ..ftl.blockdev import BlockPort
+from ..ftl.device import DeviceState, FtlDevice
+from ..reactor import ReactorLoop
+from .clock import SimulatedClock
+from .content import Content
+from .crash import Crash, Where, choose, choose_in_load, random_operations
+from .model import READ_ERROR, Model, Violation
+from .shape import RESERVES_TRIED, Shape
+from .workload import READ_BLOCKS_MAX, WEDGED_STEPS, Workload
+
+NAME: Final = "ftl0"
+LANDING_STEPS: Final = 64
+"""Of the reactor; after so many nothing is in flight any more."""
+IDLE_STEPS_MAX: Final = 4000
+CLEAN_HALTS: Final = 0.12
+"""Part of the lives that end in a halt without a crash."""
+LOADS_CRASHED: Final = 0.25
+LOADS_CRASHED_IN_A_ROW_MAX: Final = 4
+VIOLATIONS_MAX: Final = 16
+
+SUMMED_STATS: Final = (
+    "user_written_blocks",
+    "media_written_blocks",
+    "reloc_moved_blocks",
+    "zone_resets",
+    "media_trim_blocks",
+)
+
+
+@dataclass
+class WorldResult:
+    shape: str = ""
+    crashes: int = 0
+    clean_halts: int = 0
+    loads: int = 0
+    loads_interrupted: int = 0
+    blocks_verified: int = 0
+    io_count: int = 0
+    media_operations: int = 0
+    kinds: Counter[str] = field(default_factory=Counter)
+    places: Counter[str] = field(default_factory=Counter)
+    stats: Counter[str] = field(default_factory=Counter)
+    violations: list[Violation] = field(default_factory=list)
+    last_crash: str = ""
+    digest: str = ""
+    """Of all that was found: the same seed gives the same."""
+
+
+class World:
+    def __init__(self, seed: int, number: int, *, every: int, use_append: bool, clock: SimulatedClock) -> None:
+        self.result = WorldResult()
+        self._rng = random.Random(f"{seed}/{number}")
+        self._every = every
+        self._clock = clock
+        self._shape = Shape.choose(self._rng, use_append=use_append)
+        self._uuid = UUID(int=self._rng.getrandbits(128), version=4)
+        self._content = Content(self._rng.getrandbits(63))
+        self._digest = hashlib.sha256()
+        self._reactor: ReactorLoop
+        self._media: _shim.EmulatedMedia
+        self._base: _shim.BlockDevice
+        self._device: FtlDevice
+        self._workload: Workload
+        self._model: Model
+        self._forgetful = False
+        """Since the last life something acknowledged may have been forgotten."""
+
+    async def run(self, crashes: int, progress: Callable[[], None]) -> WorldResult:
+        """Until so many crashes have happened, or a promise was broken. progress is called after each life."""
+        result = self.result
+        self._reactor = ReactorLoop(NAME, stepped=True, clock=self._clock)
+        await self._reactor.start()
+        try:
+            await self._create()
+            while True:
+                await self._life(crashes)
+                if result.violations or not await self._load_again(crashes):
+                    break
+                await self._verify()
+                if result.violations or result.crashes >= crashes:
+                    await self._close_device()
+                    break
+                progress()
+        finally:
+            result.media_operations = self._media.operations
+            result.digest = self._digest.hexdigest()
+            await self._reactor.stop()
+        return result
+
+    # --- births
+
+    async def _create(self) -> None:
+        """A drive and an FTL of some shape that is possible."""
+        while not await self._create_in_shape():
+            self._shape = Shape.choose(self._rng, use_append=self._shape.conf.use_append)
+        self.result.shape = str(self._shape)
+        self._media.set_schedule(self._rng.getrandbits(63))
+        self._model = Model(self._device.block_count)
+        self._born()
+        if self._rng.random() < 0.7:
+            await self._fill()
+
+    async def _create_in_shape(self) -> bool:
+        self._media = self._shape.media(self._reactor)
+        self._base = self._shape.base(self._reactor, self._media, new=True)
+        for lba_rsvd in RESERVES_TRIED:
+            self._shape = self._shape.with_reserve(lba_rsvd)
+            with contextlib.suppress(ConfError):
+                self._device = await FtlDevice.create(
+                    self._reactor,
+                    self._base,
+                    name=NAME,
+                    uuid=self._uuid,
+                    conf=self._shape.conf,
+                    num_punits=self._shape.punits,
+                )
+                return True
+        return False
+
+    def _born(self) -> None:
+        self._workload = Workload(self._reactor, self._device.core, self._model, self._content, self._rng)
+
+    async def _fill(self) -> None:
+        """Every block once: from here on there is garbage collection."""
+        step = 8
+        for lba in range(0, self._model.block_count, step):
+            self._workload.write(lba, min(step, self._model.block_count - lba))
+            while self._workload.outstanding > 16 and not self._workload.failed:
+                await self._step()
+        await self._answered()
+
+    # --- lives
+
+    async def _life(self, crashes: int) -> None:
+        """Ends with the device crashed or halted, and the media on."""
+        rng = self._rng
+        if rng.random() < CLEAN_HALTS:
+            await self._traffic_until(self._operations_from_now(random_operations(rng, 600)))
+            await self._halt_cleanly()
+            return
+        crash = choose(rng, every=self._every)
+        if crash.where is Where.HALT:
+            await self._traffic_until(self._operations_from_now(random_operations(rng, 600)))
+            await self._answered()
+            if self._living():
+                await self._crash_in_halt(crash)
+            return
+        if crash.where is Where.IDLE:
+            await self._traffic_until(self._operations_from_now(random_operations(rng, 600)))
+            await self._answered()
+            reached = self._arm(crash)
+            for _ in range(IDLE_STEPS_MAX):
+                if reached():
+                    break
+                await self._step()
+        else:
+            await self._traffic_until(self._arm(crash))
+        if self._living():
+            await self._crash(crash)
+
+    def _living(self) -> bool:
+        """Whether nothing was found wrong in this life so far; else it ends here."""
+        return not self.result.violations
+
+    def _operations_from_now(self, operations: int) -> Callable[[], bool]:
+        until = self._media.operations + operations
+        return lambda: self._media.operations >= until
+
+    def _arm(self, crash: Crash) -> Callable[[], bool]:
+        """Whether the moment has come; a loss of power comes by itself."""
+        reached = self._operations_from_now(crash.after_operations)
+        if crash.kind.power_fails:
+            self._media.cut_power_at(self._media.operations + crash.after_operations, crash.seed)
+        return reached
+
+    async def _step(self) -> None:
+        await asyncio.sleep(0)
+
+    async def _traffic_until(self, reached: Callable[[], bool]) -> None:
+        workload = self._workload
+        workload.change_mix()
+        while not reached() and not workload.failed:
+            workload.pump()
+            if self._rng.random() < 0.0005:
+                workload.change_mix()
+            await self._step()
+        if not reached():
+            self._failed_without_cause()
+
+    async def _answered(self) -> None:
+        while not self._workload.wait():
+            await self._step()
+        if self._workload.failed:
+            self._failed_without_cause()
+
+    def _failed_without_cause(self) -> None:
+        self._collect()
+        if not self.result.violations:
+            failure = self._device.failure
+            told = f"{self._workload.failure}; device is {self._device.state.value}: {failure and failure.message}"
+            self._violated(Violation("io_error", -1, told))
+
+    def _violated(self, *violations: Violation) -> None:
+        self.result.violations += violations
+        del self.result.violations[VIOLATIONS_MAX:]
+
+    # --- deaths
+
+    async def _crash(self, crash: Crash) -> None:
+        """The device is gone, whatever it was doing."""
+        self._count(crash)
+        self._workload.stop()
+        if crash.kind.power_fails:
+            self._media.power_cut(crash.seed)
+        await self._device.abort("crash")
+        await self._buried()
+        self._media.power_on()
+
+    def _count(self, crash: Crash) -> None:
+        self.result.crashes += 1
+        self.result.kinds[crash.kind.value] += 1
+        self.result.places[crash.where.value] += 1
+        self.result.last_crash = str(crash)
+        self._forgetful |= crash.kind.forgetful
+
+    async def _buried(self) -> None:
+        """What is left of a device that has ended one way or another."""
+        self._collect()
+        # Answers are due now: the core answers everything once the base has given back what it holds.
+        self._workload.close()
+        for _ in range(LANDING_STEPS):
+            await self._step()
+        # Of a failed device this only lets go of what it holds; it writes nothing.
+        if self._device.state is not DeviceState.HALTED:
+            with contextlib.suppress(FtlError):
+                await self._device.halt()
+
+    def _collect(self) -> None:
+        """From the workload and the core to the result; once for each life."""
+        workload, result = self._workload, self.result
+        self._violated(*workload.violations)
+        result.blocks_verified += workload.blocks_verified
+        result.io_count += workload.io_count
+        workload.violations, workload.blocks_verified, workload.io_count = [], 0, 0
+        stats = self._device.core.stats()
+        result.stats.update({name: stats[name] for name in SUMMED_STATS})
+        if self._device.lost_blocks:
+            self._violated(Violation("damaged", -1, f"{self._device.lost_blocks} blocks lost on media without faults"))
+
+    async def _halt_cleanly(self) -> None:
+        await self._answered()
+        if not self._living():
+            return
+        try:
+            await self._device.halt()
+        except FtlError as error:
+            self._violated(Violation("refused", -1, f"halt: {error.message}"))
+        self._model.everything_durable()
+        self.result.clean_halts += 1
+        await self._buried()
+        if self._rng.random() < 0.5:
+            # What a clean halt has left behind needs no power.
+            self._media.power_cut(self._rng.getrandbits(63))
+            self._media.power_on()
+
+    async def _crash_in_halt(self, crash: Crash) -> None:
+        reached = self._arm(crash)
+        halt = asyncio.ensure_future(self._device.halt())
+        if not await self._until_done_or(halt, reached):
+            self._violated(Violation("wedged", -1, "the halt does not end"))
+        if halt.done() and halt.exception() is None and self._device.failure is None:
+            self._model.everything_durable()
+        halt.cancel()
+        await self._crash(crash)
+        await asyncio.gather(halt, return_exceptions=True)
+
+    async def _until_done_or(self, task: asyncio.Future[Any], reached: Callable[[], bool]) -> bool:
+        """False: neither came about."""
+        for _ in range(WEDGED_STEPS):
+            if task.done() or reached():
+                return True
+            await self._step()
+        return False
+
+    # --- resurrection
+
+    async def _load_again(self, crashes: int) -> bool:
+        """Loads the device, perhaps after crashes in the load. False: it can't be loaded."""
+        for _ in range(LOADS_CRASHED_IN_A_ROW_MAX):
+            if self.result.crashes >= crashes or self._rng.random() >= LOADS_CRASHED:
+                break
+            crash = choose_in_load(self._rng)
+            if await self._load(self._arm(crash)):
+                self._media.cut_power_at(0, 0)
+                return True
+            if self.result.violations:
+                return False
+            self.result.loads_interrupted += 1
+            self._count(crash)
+            if crash.kind.power_fails:
+                self._media.power_cut(crash.seed)
+            self._media.power_on()
+        return await self._load(lambda: False)
+
+    async def _load(self, reached: Callable[[], bool]) -> bool:
+        """False: the crash came first, or a violation was found."""
+        self._base = self._shape.base(self._reactor, self._media, new=False)
+        load = asyncio.ensure_future(FtlDevice.load(self._reactor, self._base, name=NAME, uuid=self._uuid))
+        ended = await self._until_done_or(load, reached)
+        if not ended:
+            self._violated(Violation("wedged", -1, "the load does not end"))
+        if ended and load.done() and not reached():
+            try:
+                self._device = load.result()
+            except FtlError as error:
+                self._violated(Violation("refused", -1, f"load: {error.message}"))
+                return False
+            self.result.loads += 1
+            self._born()
+            return True
+        load.cancel()
+        (loaded,) = await asyncio.gather(load, return_exceptions=True)
+        if isinstance(loaded, FtlDevice):
+            await loaded.abort("crash")
+            with contextlib.suppress(FtlError):
+                await loaded.halt()
+        elif not isinstance(loaded, FtlError | asyncio.CancelledError):
+            raise loaded
+        for _ in range(LANDING_STEPS):
+            await self._step()
+        return False
+
+    async def _verify(self) -> None:
+        """Every block of a device that was just loaded."""
+        port = BlockPort(self._reactor, self._device.core, name=NAME)
+        total = self._model.block_count
+        step = min(READ_BLOCKS_MAX, self._device.core.max_io_blocks)
+        parts = [(first, min(step, total - first)) for first in range(0, total, step)]
+        found = await asyncio.gather(*(self._read(port, *part) for part in parts))
+        await port.close()
+        versions = [version for part in found for version in part]
+        self.result.blocks_verified += total
+        self._digest.update(np.array(versions, np.int64).tobytes())
+        self._digest.update(str(self.result.last_crash).encode())
+        self._violated(*self._model.check_restart(0, versions, forgetful=self._forgetful))
+        self._model.restart(versions, durable=self._forgetful)
+        self._forgetful = False
+
+    async def _read(self, port: BlockPort, first: int, block_count: int) -> list[int]:
+        try:
+            return self._content.versions(first, await port.read(first, block_count))
+        except MediaError:
+            if block_count == 1:
+                return [READ_ERROR]
+        return [version for lba in range(first, first + block_count) for version in await self._read(port, lba, 1)]
+
+    async def _close_device(self) -> None:
+        """The end of the world."""
+        self._workload.stop()
+        with contextlib.suppress(FtlError):
+            await self._device.halt()
+        await self._buried()

@@ -1,0 +1,147 @@
+"""The crash machine itself: its model says what is wrong, its runs repeat, its command tells how to see a failure
+again."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from spdk_ftl_py import cli
+from spdk_ftl_py.torture.content import GARBAGE, Content
+from spdk_ftl_py.torture.model import READ_ERROR, Model
+from spdk_ftl_py.torture.report import Report
+from spdk_ftl_py.torture.run import Options, run_torture, run_world
+
+
+def torture(**options: int | bool) -> dict[str, object]:
+    report = Report()
+    run_torture(Options(**options), report, lambda crashes, note: None)  # type: ignore[arg-type]
+    assert report.values["violations"] == 0, (report.values["found"], report.values["replay"])
+    return report.values
+
+
+@pytest.mark.parametrize("options", [{}, {"use_append": True}, {"every": 3}], ids=str)
+def test_forty_crashes_break_no_promise(options: dict[str, int | bool]) -> None:
+    values = torture(seed=20261122, crashes=40, **options)
+    assert values["crashes"] == 40
+    assert int(str(values["blocks_verified"])) > 0
+
+
+@pytest.mark.parametrize("use_append", [False, True])
+def test_the_same_seed_is_the_same_run(use_append: bool) -> None:
+    options = Options(seed=4, use_append=use_append)
+    first, second = (run_world(options, 1, 6) for _ in range(2))
+    assert first == second
+    assert first.digest != run_world(Options(seed=5, use_append=use_append), 1, 6).digest
+
+
+def written(model: Model, lba: int, *, durable: bool = False) -> int:
+    change = model.submit(lba, 1, trim=False)
+    model.acknowledge(lba, 1, change, durable=durable)
+    return change
+
+
+def trimmed(model: Model, lba: int, *, durable: bool = False) -> int:
+    change = model.submit(lba, 1, trim=True)
+    model.acknowledge(lba, 1, change, durable=durable)
+    return change
+
+
+def kinds_after_crash(model: Model, versions: list[int], *, forgetful: bool = True) -> list[str]:
+    return [violation.kind for violation in model.check_restart(0, versions, forgetful=forgetful)]
+
+
+def test_what_is_durable_must_be_there_or_something_newer() -> None:
+    model = Model(1)
+    old = written(model, 0, durable=True)
+    durable = written(model, 0, durable=True)
+    newer = written(model, 0)
+    assert kinds_after_crash(model, [durable]) == kinds_after_crash(model, [newer]) == []
+    assert kinds_after_crash(model, [old]) == ["older"]
+    assert kinds_after_crash(model, [0]) == ["lost"]
+    assert kinds_after_crash(model, [GARBAGE]) == ["garbage"]
+    assert kinds_after_crash(model, [READ_ERROR]) == ["read_error"]
+
+
+def test_what_was_acknowledged_must_be_there_when_the_write_buffer_was_kept() -> None:
+    model = Model(1)
+    durable = written(model, 0, durable=True)
+    acknowledged = written(model, 0)
+    assert kinds_after_crash(model, [durable], forgetful=False) == ["older"]
+    assert kinds_after_crash(model, [acknowledged], forgetful=False) == []
+
+
+def test_what_was_trimmed_stays_trimmed() -> None:
+    model = Model(1)
+    old = written(model, 0, durable=True)
+    trimmed(model, 0, durable=True)
+    assert kinds_after_crash(model, [old]) == ["resurrected"]
+    assert kinds_after_crash(model, [0]) == []
+
+
+def test_what_was_gone_once_does_not_come_back() -> None:
+    model = Model(1)
+    durable = written(model, 0, durable=True)
+    forgotten = written(model, 0)
+    model.restart([durable], durable=True)
+    assert kinds_after_crash(model, [forgotten]) == ["resurrected"]
+
+
+def test_what_is_only_in_the_write_buffer_may_still_be_lost_with_power() -> None:
+    model = Model(1)
+    durable = written(model, 0, durable=True)
+    acknowledged = written(model, 0)
+    model.restart([acknowledged], durable=False)
+    assert kinds_after_crash(model, [durable]) == []
+    assert kinds_after_crash(model, [durable], forgetful=False) == ["older"]
+
+
+def test_a_flush_covers_what_was_acknowledged_before_it() -> None:
+    model = Model(2)
+    covered = written(model, 0)
+    before = model.acknowledged()
+    written(model, 1)
+    model.flushed(before)
+    assert kinds_after_crash(model, [covered, 0]) == []
+    assert kinds_after_crash(model, [0, 0]) == ["lost"]
+
+
+def test_reads_do_not_go_back() -> None:
+    model = Model(1)
+    first = written(model, 0)
+    second = model.submit(0, 1, trim=False)
+    assert model.check_read(0, model.floors(0, 1), [first]) == []
+    assert model.check_read(0, model.floors(0, 1), [second]) == []
+    assert [violation.kind for violation in model.check_read(0, model.floors(0, 1), [first])] == ["older"]
+
+
+def test_blocks_prove_what_they_are() -> None:
+    content = Content(99)
+    data = content.make(10, 3, 7)
+    assert content.versions(10, data) == [7, 7, 7]
+    assert content.versions(10, np.zeros((2, 4096), np.uint8)) == [0, 0]
+    assert content.versions(11, data) == [GARBAGE] * 3
+    assert Content(98).versions(10, data) == [GARBAGE] * 3
+    torn = data.copy()
+    torn[1, 2048:] = content.make(11, 1, 6)[0, 2048:]
+    assert content.versions(10, torn) == [7, GARBAGE, 7]
+
+
+def test_the_command_writes_its_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "t.json"
+    assert cli.main(["torture", "--seed", "3", "--crashes", "5", "--plain", "--json", str(path)]) == 0
+    values = json.loads(path.read_text())
+    assert (values["seed"], values["crashes"], values["violations"]) == (3, 5, 0)
+    assert values["blocks_verified"] > 0
+    assert sum(values["kinds"].values()) == 5
+    assert "violations" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("wrong", [["--crashes", "0"], ["--every", "-1"], ["--seed", "x"], ["--cache", "tape"]])
+def test_wrong_usage_of_torture_is_exit_code_2(wrong: list[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["torture", *wrong])
+    assert ended.value.code == 2
