@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import socket
 from dataclasses import dataclass, field
 
 from .. import _shim
 from ..errors import ExistsError, NotFoundError, ParameterError, PathError, ProtocolError
 from ..reactor import ReactorLoop
+from ..sockets import accept
 from . import wire
 from .association import TargetController, TargetLimits
 from .capsule import CapsuleQueue, Completion
@@ -36,6 +38,12 @@ class _Listener:
     task: asyncio.Task[None] | None = None
     users: int = 1
     connections: set[asyncio.Task[None]] = field(default_factory=set)
+
+
+def _connection_ended(listener: _Listener, sock: socket.socket, task: asyncio.Task[None]) -> None:
+    listener.connections.discard(task)
+    # A task that is cancelled before its first step has closed nothing. (The shim has its own descriptor.)
+    sock.close()
 
 
 class NvmfTarget:
@@ -187,7 +195,7 @@ class NvmfTarget:
         loop = asyncio.get_running_loop()
         while True:
             try:
-                sock, peer = await loop.sock_accept(listener.socket)
+                sock, peer = await accept(listener.socket)
             except OSError:
                 # Out of descriptors, or the host was gone before we looked: neither is a reason to stop listening.
                 await asyncio.sleep(0.01)
@@ -199,7 +207,7 @@ class NvmfTarget:
                 self._serve(sock, address, f"host {peer[0]}:{peer[1]}"), name=f"connection from {peer}"
             )
             listener.connections.add(task)
-            task.add_done_callback(listener.connections.discard)
+            task.add_done_callback(functools.partial(_connection_ended, listener, sock))
 
     # --- connections ------------------------------------------------------------------------------------------------
 

@@ -23,6 +23,7 @@ from ..errors import (
     FtlError,
     UnsupportedError,
 )
+from ..sockets import accept
 from .json_scanner import JsonError, JsonObject, JsonScanner
 from .tasks import end_tasks
 
@@ -121,9 +122,18 @@ class _Connection:
             await self._drain()
         except ConnectionError:
             await self._wait_for_requests()
+        except asyncio.CancelledError:
+            # We are being shut down: a peer that does not fetch its replies must not keep the socket open.
+            self._writer.transport.abort()
+            raise
         finally:
-            await end_tasks(self._requests)  # none is left unless we are being shut down
+            await end_tasks(self._requests)
             self._writer.close()
+
+    def close(self) -> None:
+        """Of a connection that was never run: its task was cancelled before its first step. Else run() did it."""
+        if self._writer is None:
+            self._sock.close()
 
     async def _wait_for_requests(self) -> None:
         if self._requests:
@@ -264,17 +274,18 @@ class JsonRpcServer:
         while True:
             await slots.acquire()
             try:
-                sock, _ = await loop.sock_accept(self._listener)
+                sock, _ = await accept(self._listener)
             except OSError as error:
                 slots.release()
                 logger.warning("accepting an RPC connection failed: %s", error)
                 await asyncio.sleep(0.1)  # e.g. out of file descriptors: others must be able to finish
                 continue
-            sock.setblocking(False)
-            task = loop.create_task(_Connection(sock, self._dispatch).run())
+            connection = _Connection(sock, self._dispatch)
+            task = loop.create_task(connection.run())
             self._connections.add(task)
 
-            def closed(task: asyncio.Task[None]) -> None:
+            def closed(task: asyncio.Task[None], connection: _Connection = connection) -> None:
+                connection.close()
                 self._connections.discard(task)
                 slots.release()
                 if not task.cancelled() and (error := task.exception()) is not None:

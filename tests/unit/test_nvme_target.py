@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import socket
 import struct
 import uuid
 
@@ -628,3 +630,20 @@ def test_a_namespace_needs_a_free_number_and_well_formed_identifiers() -> None:
             assert here.subsystem.add_namespace(here.media()) == 2
 
     run(work())
+
+
+@pytest.mark.parametrize("steps", range(6))
+def test_a_listener_that_closes_as_a_host_comes_in_leaves_no_socket(steps: int) -> None:
+    """A connection that is accepted, or whose task has not begun, as everything is cancelled."""
+
+    async def work() -> None:
+        async with bench(namespace=False) as here:
+            with socket.socket() as host:
+                host.setblocking(False)
+                host.connect_ex(("127.0.0.1", here.port))
+                for _ in range(steps):
+                    await asyncio.sleep(0)
+                await here.target.close()
+
+    run(work())
+    gc.collect()  # a socket that nobody closed is an unraisable ResourceWarning, which fails this test

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import json
 import os
 import socket
@@ -391,3 +392,36 @@ def test_an_unusable_path_is_named(tmp_path: Path) -> None:
             assert path in refusal.value.message
 
     asyncio.run(run())
+
+
+@pytest.mark.parametrize("steps", range(6))
+def test_a_server_that_closes_as_a_client_comes_in_leaves_no_socket(steps: int) -> None:
+    """A connection that is accepted, or whose task has not begun, as everything is cancelled."""
+
+    async def work() -> None:
+        async with served() as (server, _):
+            with socket.socket(socket.AF_UNIX) as client:
+                client.connect(server.path)
+                for _ in range(steps):
+                    await asyncio.sleep(0)
+                await server.close()
+
+    asyncio.run(work())
+    gc.collect()  # a socket that nobody closed is an unraisable ResourceWarning, which fails this test
+
+
+def test_a_client_that_leaves_its_replies_where_they_are_keeps_no_socket_open() -> None:
+    client = socket.socket(socket.AF_UNIX)
+
+    async def work() -> None:
+        async with served() as (server, _):
+            client.connect(server.path)
+            client.setblocking(False)
+            request = json.dumps({"method": "echo", "params": ["x" * 60_000], "id": 1}).encode()
+            for _ in range(32):
+                await asyncio.get_running_loop().sock_sendall(client, request)
+            # What has been read by now was answered, and is more than the socket holds.
+
+    with client:
+        asyncio.run(work())
+        gc.collect()
