@@ -293,7 +293,8 @@ bool BandWriter::user_due() const noexcept {
         return false;
     }
     return waiting >= std::min(state_.max_data, buffer.slot_count / 2) || buffer.requeued > 0 ||
-           buffer.epoch[buffer.fifo.head] <= state_.wanted_epoch || (state_.user_waits && user_batches_ == 0) ||
+           buffer.epoch[buffer.fifo.head] <= state_.wanted_epoch ||
+           ((state_.user_waits || state_.cache_waits) && user_batches_ == 0) ||
            state_.now >= buffer.waiting_since + kBatchAgeNs;
 }
 

@@ -210,6 +210,56 @@ nb::dict stats_of(FtlCore &core) {
     return dict;
 }
 
+void use_cache(FtlCore &core, std::shared_ptr<BlockDevice> device, const nb::bytes &id, uint64_t generation,
+               uint64_t lap, uint64_t position, uint32_t request_blocks, uint32_t request_count) {
+    NvCacheConfig config;
+    if (id.size() != config.id.size()) {
+        throw std::invalid_argument("id must be 16 bytes");
+    }
+    std::memcpy(config.id.data(), id.data(), config.id.size());
+    config.generation = generation;
+    config.lap = lap;
+    config.position = position;
+    config.request_blocks = request_blocks;
+    config.request_count = request_count;
+    on_reactor(core, [&] { core.use_cache(std::move(device), config); });
+}
+
+nb::object cache_stats_of(FtlCore &core) {
+    struct Row {
+        NvCacheStats stats;
+        uint64_t state, vss, generation, lap, position, ring_blocks, used_blocks;
+    };
+    std::optional<Row> row;
+    on_reactor(core, [&] {
+        if (const NvCache *cache = core.cache()) {
+            row = Row{cache->stats(),       static_cast<uint64_t>(cache->state()),
+                      cache->vss(),         cache->generation(),
+                      cache->lap(),         cache->position(),
+                      cache->ring_blocks(), cache->used_blocks()};
+        }
+    });
+    if (!row) {
+        return nb::none();
+    }
+    nb::dict dict;
+    dict["state"] = row->state;
+    dict["vss"] = row->vss;
+    dict["generation"] = row->generation;
+    dict["lap"] = row->lap;
+    dict["position"] = row->position;
+    dict["ring_blocks"] = row->ring_blocks;
+    dict["used_blocks"] = row->used_blocks;
+    dict["write_ios"] = row->stats.write_ios;
+    dict["written_blocks"] = row->stats.written_blocks;
+    dict["metadata_blocks"] = row->stats.metadata_blocks;
+    dict["header_writes"] = row->stats.header_writes;
+    dict["flushes"] = row->stats.flushes;
+    dict["write_errors"] = row->stats.write_errors;
+    dict["ring_waits"] = row->stats.ring_waits;
+    return dict;
+}
+
 template <typename Array, typename T>
 Array owned_array(std::unique_ptr<T[]> values, size_t count) {
     T *data = values.release();
@@ -330,6 +380,10 @@ void bind_core(nb::module_ &m) {
                 return taken;
             },
             nb::arg("lba"), nb::arg("block_count"), nb::arg("seq"), nb::arg("flags"))
+        .def("use_cache", &use_cache, nb::arg("device"), nb::kw_only(), nb::arg("id"), nb::arg("generation"),
+             nb::arg("lap"), nb::arg("position") = 0, nb::arg("request_blocks") = 16, nb::arg("request_count") = 2048)
+        .def("forget_cache", [](FtlCore &core) { on_reactor(core, [&] { core.forget_cache(); }); })
+        .def("cache_stats", &cache_stats_of)
         .def("l2p", &l2p_of, nb::arg("first_lba"), nb::arg("count"))
         .def("valid_counts", &valid_counts_of)
         .def("bands", &list_bands)

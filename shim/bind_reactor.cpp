@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
 #include <nanobind/stl/map.h>
 #include <nanobind/stl/optional.h>
 #include <nanobind/stl/shared_ptr.h>
@@ -146,6 +147,22 @@ std::map<std::string, std::string> build_info() {
     return {{"compiler", __VERSION__}, {"sanitizers", sanitizers}, {"crc", crc32c_implementation()}};
 }
 
+// crcs: what came before each row; its CRC afterwards.
+void crc32c_rows(const nb::ndarray<const uint8_t, nb::ndim<2>, nb::c_contig, nb::device::cpu> &rows, size_t row_bytes,
+                 const nb::ndarray<uint32_t, nb::ndim<1>, nb::c_contig, nb::device::cpu> &crcs) {
+    if (row_bytes > rows.shape(1) || crcs.shape(0) != rows.shape(0)) {
+        throw std::invalid_argument("crc32c_rows: rows are shorter, or not as many as crcs");
+    }
+    const uint8_t *row = rows.data();
+    uint32_t *crc = crcs.data();
+    const size_t count = rows.shape(0);
+    const size_t stride = rows.shape(1);
+    const nb::gil_scoped_release unlocked;
+    for (size_t i = 0; i < count; ++i, row += stride) {
+        crc[i] = crc32c(crc[i], row, row_bytes);
+    }
+}
+
 uint32_t crc32c_of(nb::handle data, uint32_t seed) {
     const HeldBuffer held(data, false);
     const nb::gil_scoped_release unlocked;
@@ -176,6 +193,7 @@ void bind_events(nb::module_ &m) {
         {"EV_BLOCK_LOST", EventKind::block_lost},
         {"EV_DRAINED", EventKind::drained},
         {"EV_CORE_FAILED", EventKind::core_failed},
+        {"EV_CACHE_FAILED", EventKind::cache_failed},
         {"EV_LOAD_DONE", EventKind::load_done},
         {"EV_OVERFLOW", EventKind::overflow},
     };
@@ -216,6 +234,7 @@ void bind_block_device(nb::module_ &m) {
 
 void bind_reactor(nb::module_ &m) {
     m.def("crc32c", &crc32c_of, nb::arg("data"), nb::arg("seed") = 0);
+    m.def("crc32c_rows", &crc32c_rows, nb::arg("rows"), nb::arg("row_bytes"), nb::arg("crcs"));
     m.def("build_info", &build_info);
     bind_events(m);
 

@@ -52,6 +52,7 @@ uint32_t FtlCore::poll(uint64_t now_ns) noexcept {
         return work;
     }
     work += run_waiting();
+    work += run_cache();
     work += reader_.run(done_);
     work += movers_.run();
     work += state_.records.settle(state_, [this](uint16_t mover) { movers_.record_done(mover); });
@@ -62,7 +63,8 @@ uint32_t FtlCore::poll(uint64_t now_ns) noexcept {
 }
 
 bool FtlCore::busy() const noexcept {
-    return !done_.empty() || (trimming_ && !state_.user_waits) || movers_.busy() || !state_.records.settling.empty();
+    return !done_.empty() || (cache_ && cache_->busy()) || (trimming_ && !state_.user_waits) || movers_.busy() ||
+           !state_.records.settling.empty();
 }
 
 uint64_t FtlCore::deadline_ns() const noexcept {
@@ -90,10 +92,14 @@ void FtlCore::attach() {
 }
 
 void FtlCore::detach_when_done() noexcept {
-    if (closed_ && poller_id_ != 0 && done_.empty() && state_.base_outstanding == 0) {
+    if (closed_ && poller_id_ != 0 && done_.empty() && state_.base_outstanding == 0 &&
+        (!cache_ || cache_->outstanding() == 0)) {
         state_.reactor->remove(poller_id_);
         poller_id_ = 0;
         state_.base.reset();
+        if (cache_) {
+            cache_->release();
+        }
     }
 }
 
@@ -233,9 +239,12 @@ bool FtlCore::share_allows() noexcept {
     return state_.share == 100 || state_.credit > 0 || (state_.share > 0 && state_.active_moves == 0);
 }
 
-// From here on a block is part of the device: seq, CRC, L2P, FIFO.
+// From here on a block is part of the device: seq, CRC, L2P, FIFO; with an nv cache, that first.
 void FtlCore::accept_block(uint64_t lba, uint32_t slot) noexcept {
     hold(slot, lba, state_.next_seq++, crc32c(0, state_.buffer.block(slot), kBlockSize));
+    if (!cache_ || !cache_->push(slot)) {
+        state_.buffer.fifo.push_back(state_.buffer.next.data(), slot);
+    }
     ++state_.stats.user_written_blocks;
     if (state_.share < 100) {
         state_.credit -= 100;
@@ -251,7 +260,6 @@ void FtlCore::hold(uint32_t slot, uint64_t lba, uint64_t seq, uint32_t crc) noex
     publish(record.state);
     buffer.epoch[slot] = state_.epochs.join();
     state_.replace(lba, L2p::slot(slot));
-    buffer.fifo.push_back(buffer.next.data(), slot);
 }
 
 void FtlCore::accept_reserved(Io &io) noexcept {
@@ -285,10 +293,35 @@ bool FtlCore::accept_own(Io &io) noexcept {
 }
 
 void FtlCore::accepted(Io &io) noexcept {
-    if (io.fua) {
+    const bool cached = cache_ && cache_->state() != NvCache::State::off;
+    if (io.fua || (cached && io.op != Op::write)) {
+        // Trims don't go through the cache. With one, what has completed is durable all the same.
         flush(io, false);
+    } else if (cached) {
+        cache_->hold_back(io);
     } else {
         done_.push(io);
+    }
+}
+
+uint32_t FtlCore::run_cache() noexcept {
+    if (!cache_) {
+        return 0;
+    }
+    if (cache_->state() == NvCache::State::failed && state_.writes_failed != status::ok) {
+        // What is in the write buffer will not become durable any more.
+        end_held_back(state_.writes_failed);
+    }
+    const uint32_t work = cache_->run(done_);
+    state_.cache_waits = cache_->ring_full();
+    return work;
+}
+
+void FtlCore::end_held_back(Status status) noexcept {
+    IoQueue ended;
+    cache_->end(ended);
+    while (!ended.empty()) {
+        finish(*ended.pop(), status);
     }
 }
 
@@ -429,6 +462,9 @@ void FtlCore::end_everything() noexcept {
         while (!queue->empty()) {
             finish(*queue->pop(), state_.failed);
         }
+    }
+    if (cache_) {
+        end_held_back(state_.failed);
     }
     trimming_ = false;
     reader_.fail(done_);

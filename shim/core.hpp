@@ -12,6 +12,7 @@
 #include "block_device.hpp"
 #include "core_state.hpp"
 #include "mover.hpp"
+#include "nv_cache.hpp"
 #include "reactor.hpp"
 #include "reader.hpp"
 
@@ -54,6 +55,11 @@ public:
     // What was accepted in an earlier life and is newer than everything on media, in ascending seq. False: no room now.
     bool recover_block(uint64_t lba, uint64_t seq, uint32_t crc, const uint8_t *block);
     bool recover_record(uint64_t lba, uint32_t block_count, uint64_t seq, uint32_t flags);
+    // The nv cache, before the first write: what is accepted from now on goes there first.
+    void use_cache(std::shared_ptr<BlockDevice> device, const NvCacheConfig &config);
+    // The superblock says that the cache is not to be read: what was held back completes, and goes on without it.
+    void forget_cache() noexcept;
+    [[nodiscard]] const NvCache *cache() const noexcept { return cache_.get(); }
     [[nodiscard]] uint64_t l2p(uint64_t lba) const noexcept { return state_.l2p.get(lba); }
     [[nodiscard]] CoreState &state() noexcept { return state_; }
     // Valid data blocks, plus headers whose records may be in force.
@@ -83,6 +89,8 @@ private:
     void accept_reserved(Io &io) noexcept;
     bool accept_own(Io &io) noexcept;
     void accepted(Io &io) noexcept;
+    uint32_t run_cache() noexcept;
+    void end_held_back(Status status) noexcept;
     bool trim_step(Io &io) noexcept;
     uint32_t run_waiting() noexcept;
     uint32_t run_flushes() noexcept;
@@ -104,6 +112,8 @@ private:
     Movers movers_;
     BandWriter writer_;
     Reader reader_;
+
+    std::unique_ptr<NvCache> cache_;
 
     IoQueue done_;      // to complete in the next poll
     IoQueue waiting_;   // writes and trims, strictly in order

@@ -259,6 +259,19 @@ void FtlCore::load_l2p(uint64_t first_lba, const uint64_t *entries, size_t count
     }
 }
 
+void FtlCore::use_cache(std::shared_ptr<BlockDevice> device, const NvCacheConfig &config) {
+    if (closed_ || cache_) {
+        throw std::invalid_argument(closed_ ? "use_cache: the core is closed" : "use_cache: there is one already");
+    }
+    cache_ = std::make_unique<NvCache>(state_, std::move(device), config);
+}
+
+void FtlCore::forget_cache() noexcept {
+    if (cache_) {
+        cache_->switch_off(done_);
+    }
+}
+
 void FtlCore::check_recovered(uint64_t lba, uint64_t block_count, uint64_t seq, const char *order) const {
     if (closed_) {
         throw std::invalid_argument(std::string(order) + ": the core is closed");
@@ -284,6 +297,7 @@ bool FtlCore::recover_block(uint64_t lba, uint64_t seq, uint32_t crc, const uint
     const uint32_t slot = buffer.free.take();
     std::memcpy(buffer.block(slot), block, kBlockSize);
     hold(slot, lba, seq, crc);
+    buffer.fifo.push_back(buffer.next.data(), slot);
     return true;
 }
 

@@ -169,9 +169,10 @@ public:
     uint32_t base_outstanding = 0;
     uint32_t reloc_reads = 0;  // in flight
     uint32_t active_moves = 0;
-    uint32_t share = 100;     // percent of what is written that may be the user's
-    int64_t credit = 0;       // percent-blocks the user may have accepted while there is a limit
-    bool user_waits = false;  // writes or trims that found no room
+    uint32_t share = 100;      // percent of what is written that may be the user's
+    int64_t credit = 0;        // percent-blocks the user may have accepted while there is a limit
+    bool user_waits = false;   // writes or trims that found no room
+    bool cache_waits = false;  // the nv cache's ring is full of blocks that are not durable on the base
     Status failed = status::ok;
     Status writes_failed = status::ok;  // no space: answers to writes and trims from now on
 };

@@ -13,6 +13,10 @@ from numpy.typing import NDArray
 def crc32c(data: bytes | bytearray | memoryview, seed: int = 0) -> int:
     """CRC32C (Castagnoli) of data; seed is the CRC of what came before."""
 
+def crc32c_rows(rows: NDArray[np.uint8], row_bytes: int, crcs: NDArray[np.uint32]) -> None:
+    """CRC32C of the first row_bytes of each row, all at once; crcs has the CRCs of what came before each, and gets the
+    results. ValueError where the shapes don't fit."""
+
 def build_info() -> dict[str, str]:
     """compiler, flags, sanitizers, crc ("sse4.2" or "table")."""
 
@@ -41,6 +45,7 @@ EV_ZONE_FAULT: Final[int]
 EV_BLOCK_LOST: Final[int]
 EV_DRAINED: Final[int]
 EV_CORE_FAILED: Final[int]
+EV_CACHE_FAILED: Final[int]
 EV_OVERFLOW: Final[int]
 
 class Reactor:
@@ -486,6 +491,31 @@ class FtlCore(BlockDevice):
     def recover_record(self, lba: int, block_count: int, seq: int, flags: int) -> bool:
         """The same for a trim (flags 1) or lost (2) record. LBAs in its range that load_l2p() gave an entry have
         something newer and keep it. False: no record is free now."""
+
+    # nv cache
+    def use_cache(
+        self,
+        device: BlockDevice,
+        *,
+        id: bytes,
+        generation: int,
+        lap: int,
+        position: int = 0,
+        request_blocks: int = 16,
+        request_count: int = 2048,
+    ) -> None:
+        """Before the first write: from now on writes complete when they are in the nv cache on this conventional
+        device (and flushed there), trims when they are durable on the base. generation, lap: of the newest header,
+        which stands there with that id; position: where the ring of a cache without metadata goes on. ValueError for a
+        device or settings that can't be. A device that fails: EV_CACHE_FAILED, then writes are held back until
+        forget_cache()."""
+
+    def forget_cache(self) -> None:
+        """Goes on without the nv cache for good: the superblock says that it is not to be read. Idempotent."""
+
+    def cache_stats(self) -> dict[str, int] | None:
+        """None without one. state (0 active, 1 failed, 2 forgotten), vss, generation, lap, position, ring_blocks,
+        used_blocks, write_ios, written_blocks, metadata_blocks, header_writes, flushes, write_errors, ring_waits."""
 
     def l2p(self, first_lba: int, count: int) -> NDArray[np.uint64]: ...
     def valid_counts(self) -> NDArray[np.uint32]:

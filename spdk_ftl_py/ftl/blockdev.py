@@ -14,7 +14,6 @@ from .. import _shim
 from ..errors import MediaError, ProtocolError
 from ..nvme.wire import status_text
 from ..reactor import ReactorLoop
-from .geometry import BLOCK_BYTES
 from .zone import ZONE_DESCRIPTOR_BYTES, ZONE_REPORT_HEADER_BYTES, Zone, parse_report
 
 QUEUE_DEPTH: Final = 32
@@ -51,6 +50,7 @@ class BlockPort:
     def __init__(self, reactor: ReactorLoop, device: _shim.BlockDevice, *, name: str, depth: int = QUEUE_DEPTH) -> None:
         self.name = name
         self.device = device
+        self.block_bytes = device.block_bytes
         self._reactor = reactor
         self._port = _shim.IoPort(reactor.shim, device, depth)
         self._id = self._port.id
@@ -70,9 +70,9 @@ class BlockPort:
         self._reactor.unsubscribe(self._id)
 
     async def read(self, lba: int, block_count: int) -> NDArray[np.uint8]:
-        """(block_count, 4096) bytes."""
+        """(block_count, block_bytes) bytes: 4096, and interleaved metadata if the device has any."""
         step = max(1, self.device.max_io_blocks)
-        data = np.empty((block_count, BLOCK_BYTES), np.uint8)
+        data = np.empty((block_count, self.block_bytes), np.uint8)
         for first in range(0, block_count, step):
             part = data[first : first + step]
             await self._submit(_shim.OP_READ, lba + first, len(part), part.reshape(-1))
@@ -80,12 +80,12 @@ class BlockPort:
 
     async def write(self, lba: int, data: Buffer, *, fua: bool = False) -> None:
         """data: whole blocks, at most the device's max_io_blocks, and in a sequential zone at its write pointer."""
-        block_count = _block_count(data)
+        block_count = self._block_count(data)
         await self._submit(_shim.OP_WRITE, lba, block_count, data, fua=fua)
 
     async def append(self, zone_start: int, data: Buffer) -> int:
         """Returns the address the first block landed on."""
-        return await self._submit(_shim.OP_APPEND, zone_start, _block_count(data), data)
+        return await self._submit(_shim.OP_APPEND, zone_start, self._block_count(data), data)
 
     async def flush(self) -> None:
         await self._submit(_shim.OP_FLUSH)
@@ -160,6 +160,12 @@ class BlockPort:
             raise MediaError(f"{self.name}: {what} at block {lba} failed: {status_text(status)}", status=status)
         return result
 
+    def _block_count(self, data: Buffer) -> int:
+        length = data.nbytes if isinstance(data, np.ndarray | memoryview) else len(data)
+        if length == 0 or length % self.block_bytes:
+            raise ValueError(f"{length} bytes are not whole blocks of {self.block_bytes}")
+        return length // self.block_bytes
+
     def _on_event(self, event: _shim.Event) -> None:
         answer = self._waiting.pop(event.a, None)
         if event.kind != _shim.EV_IO_DONE or answer is None:
@@ -167,6 +173,17 @@ class BlockPort:
         self._slots.release()
         if not answer.done():
             answer.set_result((event.b, event.c))
+
+
+async def side_by_side(one: Callable[[Any], Awaitable[None]], items: Iterable[Any]) -> None:
+    """QUEUE_DEPTH at a time; the first error ends it."""
+    queue = iter(items)
+
+    async def worker() -> None:
+        for item in queue:
+            await one(item)
+
+    await _all_or_first_error([worker() for _ in range(QUEUE_DEPTH)])
 
 
 async def _all_or_first_error(parts: list[Awaitable[None]]) -> None:
@@ -177,10 +194,3 @@ async def _all_or_first_error(parts: list[Awaitable[None]]) -> None:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-
-
-def _block_count(data: Buffer) -> int:
-    length = data.nbytes if isinstance(data, np.ndarray | memoryview) else len(data)
-    if length == 0 or length % BLOCK_BYTES:
-        raise ValueError(f"{length} bytes are not whole blocks of {BLOCK_BYTES}")
-    return length // BLOCK_BYTES
