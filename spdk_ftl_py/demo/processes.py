@@ -69,8 +69,9 @@ class Child:
         self._drain: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
-        """Raises ChildError when it ends, or is not ready in time; it is stopped then."""
-        with self._log.open("wb") as log:
+        """Also again, after it has ended. Raises ChildError if it ends or is not ready in time; it is stopped then."""
+        self._drain = None
+        with self._log.open("ab") as log:
             self._process = await asyncio.create_subprocess_exec(
                 *self._command,
                 stdin=asyncio.subprocess.DEVNULL,
@@ -87,7 +88,7 @@ class Child:
             await asyncio.wait_for(self._wait_ready(self._process), READY_TIMEOUT_S)
         except asyncio.TimeoutError:
             await self.stop()
-            raise ChildError(f"{self.name} is not ready after {READY_TIMEOUT_S:g} s{self._tail()}") from None
+            raise ChildError(f"{self.name} is not ready after {READY_TIMEOUT_S:g} s{self._said()}") from None
         except BaseException:
             await self.stop()
             raise
@@ -113,16 +114,23 @@ class Child:
             await asyncio.gather(self._drain, return_exceptions=True)
         return process.returncode
 
+    async def kill(self) -> None:
+        """SIGKILL: it has no chance to do anything any more. Returns when it is gone; idempotent."""
+        if self._process is not None:
+            with contextlib.suppress(ProcessLookupError):
+                self._process.kill()
+            await self.stop()
+
     def check_alive(self) -> None:
         """Raises ChildError if it has ended by itself."""
         if self._process is not None and self._process.returncode is not None:
-            raise ChildError(f"{self.name} ended with exit code {self._process.returncode}{self._tail()}")
+            raise ChildError(f"{self.name} ended with exit code {self._process.returncode}{self._said()}")
 
     async def check_clean_stop(self) -> None:
         """Stops it. Raises ChildError unless it ends with exit code 0."""
         code = await self.stop()
         if code != 0:
-            raise ChildError(f"{self.name} ended with exit code {code} when asked to stop{self._tail()}")
+            raise ChildError(f"{self.name} ended with exit code {code} when asked to stop{self._said()}")
 
     async def _wait_ready(self, process: asyncio.subprocess.Process) -> None:
         assert process.stdout is not None
@@ -130,7 +138,7 @@ class Child:
             line = await process.stdout.readline()
             if not line:
                 code = await process.wait()
-                raise ChildError(f"{self.name} ended with exit code {code} before it was ready{self._tail()}")
+                raise ChildError(f"{self.name} ended with exit code {code} before it was ready{self._said()}")
             if line.decode(errors="replace").startswith(self._ready):
                 return
 
@@ -140,11 +148,15 @@ class Child:
         while await process.stdout.read(LINE_BYTES_MAX):
             pass
 
-    def _tail(self) -> str:
+    def log_tail(self) -> str:
+        """What it said last."""
         try:
-            text = self._log.read_bytes()[-LOG_TAIL_BYTES:].decode(errors="replace").strip()
+            return self._log.read_bytes()[-LOG_TAIL_BYTES:].decode(errors="replace").strip()
         except OSError:
             return ""
+
+    def _said(self) -> str:
+        text = self.log_tail()
         return f"; it said:\n{text}" if text else ""
 
 

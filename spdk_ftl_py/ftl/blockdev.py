@@ -90,6 +90,10 @@ class BlockPort:
     async def flush(self) -> None:
         await self._submit(_shim.OP_FLUSH)
 
+    async def deallocate(self, lba: int, block_count: int) -> None:
+        """Trim: the blocks read as zeroes from now on."""
+        await self._submit(_shim.OP_DEALLOCATE, lba, block_count)
+
     async def zone_action(self, action: int, zone_start: int) -> None:
         """One of ZONE_RESET and so on, on one zone."""
         await self._submit(_shim.OP_ZONE_SEND, zone_start, zone_action=action)

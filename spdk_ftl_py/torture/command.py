@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import asyncio
 from typing import Final
 
 from ..errors import FtlError
+
+CRASHES: Final = 500
+CRASHES_OF_PROCESSES: Final = 20
 
 DESCRIPTION: Final = """\
 Crashes an FTL over and over and checks that it keeps its promises. In one process, on emulated drives, with simulated
@@ -16,14 +20,21 @@ a model says it may hold:
   - nothing is ever older than what was there before, and what was trimmed stays trimmed
   - each block is whole: it carries its LBA, its version and a pattern made of both
   - nothing stands still, and no load is refused
+
+With --processes all of it is real: `spdk-ftl target` with a drive in a file and `spdk-ftl serve`, as processes of their
+own in a temporary directory, and NVMe/TCP hosts that stay connected. Daemon, target, or both, are killed with SIGKILL
+under load, now and then once more while they recover, and started again. Hosts repeat what had no answer; no I/O may
+fail, and nothing that was acknowledged may be missing, flushed or not.
+
 Everything follows from --seed: geometry, traffic, order of completions, crashes. After 20 crashes a new drive of
-another geometry is used (a "world").
+another geometry is used (a "world"). With --processes only traffic and moments: what the machine makes of them differs.
 """
 EPILOG: Final = """\
 examples:
   spdk-ftl torture --json t.json                       500 crashes, about a minute
   spdk-ftl torture --seed 7 --crashes 5000             another run, and longer
   spdk-ftl torture --every 1 --crashes 200             a crash at each of the first I/Os after a load
+  spdk-ftl torture --processes --crashes 20            real processes and kill -9, about two minutes
   spdk-ftl torture --seed 7 --world 12 --crashes 9     what a failure prints: the same again, nothing else
 
 exit codes: 0 every promise was kept, 1 one was broken (it says which, and how to see it again), 2 wrong usage
@@ -39,7 +50,15 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--seed", type=int, default=1, metavar="N", help="what all else follows from (default: 1)")
-    parser.add_argument("--crashes", type=int, default=500, metavar="N", help="how many (default: %(default)s)")
+    parser.add_argument(
+        "--crashes",
+        type=int,
+        metavar="N",
+        help=f"how many (default: {CRASHES}; with --processes {CRASHES_OF_PROCESSES})",
+    )
+    parser.add_argument(
+        "--processes", action="store_true", help="real processes, connected hosts and kill -9 of daemon, target or both"
+    )
     parser.add_argument(
         "--every",
         type=int,
@@ -49,6 +68,9 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     )
     parser.add_argument("--use-append", action="store_true", help="FTLs that write with zone append")
     parser.add_argument("--world", type=int, metavar="N", help="only this one of the seed's worlds")
+    parser.add_argument(
+        "--keep", action="store_true", help="with --processes: keep the temporary directory with drive, state and logs"
+    )
     parser.add_argument("--json", metavar="FILE", help="write the results there too")
     parser.add_argument("--plain", action="store_true", help="no progress bars (as when not on a terminal)")
     parser.set_defaults(run=run, parser=parser)
@@ -59,6 +81,8 @@ def run(args: argparse.Namespace) -> int:
     from rich.console import Console
 
     from ..demo.screen import Screen
+    from .processes import Options as ProcessesOptions
+    from .processes import run_processes
     from .report import Report
     from .run import Options, run_torture
 
@@ -66,19 +90,29 @@ def run(args: argparse.Namespace) -> int:
         value = getattr(args, name)
         if value is not None and value < least:
             args.parser.error(f"--{name} {value}: must be at least {least}")
-    options = Options(args.seed, args.crashes, args.every, args.use_append, args.world)
+    crashes = args.crashes or (CRASHES_OF_PROCESSES if args.processes else CRASHES)
+    for name in ("every", "world"):
+        if args.processes and getattr(args, name):
+            args.parser.error(f"--{name} does not go with --processes: moments are random there")
+    if args.keep and not args.processes:
+        args.parser.error("--keep goes with --processes only")
+    told = {"processes": args.processes, "crashes": crashes, "every": args.every, "use_append": args.use_append}
     screen = Screen(Console(force_terminal=False if args.plain else None))
-    report = Report(
-        seed=options.seed,
-        options={"crashes": options.crashes, "every": options.every, "use_append": options.use_append},
-    )
+    report = Report(seed=args.seed, options=told)
     try:
-        with screen.phase("torture", options.crashes) as phase:
-            run_torture(options, report, phase.update)
+        with screen.phase("torture", crashes) as phase:
+            if args.processes:
+                processes = ProcessesOptions(args.seed, crashes, args.use_append, args.keep)
+                asyncio.run(run_processes(processes, report, phase.update))
+            else:
+                options = Options(args.seed, crashes, args.every, args.use_append, args.world)
+                run_torture(options, report, phase.update)
             phase.note = f"{report.values['crashes']} crashes, {report.values['blocks_verified']:,} blocks verified"
     finally:
         if args.json:
             report.write(args.json)
+        if args.keep:
+            screen.say(f"drive, state and logs are kept in {report.values.get('folder')}")
     screen.console.print(report.table())
     if report.values["violations"]:
         first = report.values["found"][0]

@@ -23,6 +23,8 @@ LABELS = {
     "media_operations": "I/Os of the media",
     "reloc_moved_blocks": "blocks moved by garbage collection",
     "zone_resets": "zone resets",
+    "flushes": "  flushes of them",
+    "connections_lost": "connections lost",
     "elapsed_s": "elapsed (s)",
 }
 
@@ -66,6 +68,8 @@ class Report:
             if key == "crashes":
                 for kind, count in sorted(self.values.get("kinds", {}).items()):
                     table.add_row(f"  of: {kind}", f"{count:,}")
+        for kind, pause_s in self.values.get("pauses_s", {}).items():
+            table.add_row(f"longest pause, {kind} (s)", f"{pause_s:.2f}")
         return table
 
     def write(self, path: str) -> None:

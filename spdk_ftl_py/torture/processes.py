@@ -1,0 +1,266 @@
+"""The torture of real processes: daemon and target killed with SIGKILL under the I/O of hosts that stay connected."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+import shutil
+import signal
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from ..client import DaemonClient
+from ..demo.processes import Child, spdk_ftl
+from ..errors import FtlError
+from ..reactor import ReactorLoop
+from ..spdk.rpc import TargetRpc
+from .hosts import MIXES, Hosts
+from .model import Violation
+from .report import Report
+
+BASE_BDEV: Final = "Nvme0n1"
+FTL_BDEV: Final = "ftl0"
+DRIVE: Final = "zones=64,zone_size=2M,capacity=1536K,max_open=14,max_active=14"
+HOSTS: Final = 2
+IO_TIMEOUT_S: Final = 60.0
+"""So long hosts and daemon wait for who was killed; an I/O without an answer for longer breaks a promise."""
+POLL_S: Final = 0.05
+LOAD_S: Final = (0.02, 0.6)
+"""How long there has been load when somebody is killed."""
+REST_S: Final = (0.0, 0.4)
+"""How long who was killed stays away."""
+SECOND_KILL_PART: Final = 0.2
+"""Of the crashes: another one in the recovery of the first."""
+SECOND_KILL_S: Final = (0.1, 1.5)
+IDLE_PART: Final = 0.15
+"""Of the crashes: with no I/O outstanding, all of it acknowledged and little of it flushed."""
+SETTLE_S: Final = 0.2
+BACK_TIMEOUT_S: Final = 30.0
+
+KINDS: Final = ("daemon killed", "target killed", "both killed")
+
+
+@dataclass(frozen=True)
+class Options:
+    seed: int
+    crashes: int
+    use_append: bool = False
+    keep: bool = False
+    """The folder of state, drive and logs, to look into it."""
+
+
+class Interrupted(FtlError):
+    """The user stopped it."""
+
+
+async def run_processes(options: Options, report: Report, progress: Callable[[float, str], None]) -> None:
+    """All of it. Whatever happens, every process is stopped and the folder removed (unless it is to be kept).
+
+    Broken promises are in the report. Raises FtlError for what keeps the programs from running at all.
+    """
+    began = time.monotonic()
+    folder = Path(tempfile.mkdtemp(prefix="spdk-ftl-torture-"))
+    loop = asyncio.get_running_loop()
+    task = asyncio.current_task()
+    assert task is not None
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, task.cancel)
+    report.values["replay"] = replay(options)
+    try:
+        await _World(options, report, progress, folder).run()
+    except asyncio.CancelledError:
+        raise Interrupted("interrupted") from None
+    finally:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.remove_signal_handler(number)
+        report.values["elapsed_s"] = round(time.monotonic() - began, 2)
+        if options.keep:
+            report.values["folder"] = str(folder)
+        else:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def replay(options: Options) -> str:
+    """The command that does the same again, as far as processes do."""
+    append = " --use-append" if options.use_append else ""
+    return f"spdk-ftl torture --processes --seed {options.seed} --crashes {options.crashes}{append}"
+
+
+class _World:
+    """One target with one drive, one daemon with one FTL on it, and their hosts."""
+
+    def __init__(self, options: Options, report: Report, progress: Callable[[float, str], None], folder: Path) -> None:
+        self._options = options
+        self._report = report
+        self._progress = progress
+        self._rng = random.Random(options.seed)
+        self._daemon_socket = str(folder / "ftl.sock")
+        self._rpc = TargetRpc(str(folder / "target.sock"))
+        # What the user of a target keeps to start it again: its drive, and its transport.
+        transport = {"method": "nvmf_create_transport", "params": {"trtype": "TCP"}}
+        (folder / "target.json").write_text(json.dumps({"subsystems": [{"subsystem": "nvmf", "config": [transport]}]}))
+        self._target = Child(
+            "spdk-ftl target",
+            spdk_ftl(
+                "target", "--rpc-socket", self._rpc.address, "--config", str(folder / "target.json"),
+                "--zns", f"name={BASE_BDEV},path={folder / 'drive'},{DRIVE}",
+            ),
+            "spdk-ftl target: listening on ",
+            folder / "target.log",
+        )  # fmt: skip
+        self._daemon = Child(
+            "spdk-ftl serve",
+            spdk_ftl("serve", "--socket", self._daemon_socket, "--state-dir", str(folder / "state")),
+            "spdk-ftl: ready",
+            folder / "serve.log",
+        )
+        self._crashes = 0
+        self._last_kind = "nothing killed yet"
+        self._pauses: dict[str, float] = {}
+
+    async def run(self) -> None:
+        reactor = ReactorLoop("torture hosts")
+        hosts: Hosts | None = None
+        try:
+            await asyncio.gather(self._target.start(), self._daemon.start())
+            await self._create()
+            await reactor.start()
+            hosts = await self._connect(reactor)
+            while self._crashes < self._options.crashes and not hosts.violations:
+                await self._crash(hosts)
+            if not hosts.violations:
+                await self._finish(hosts)
+        finally:
+            if hosts is not None:
+                await hosts.close()
+                self._take_stock(hosts)
+            await reactor.stop()
+            # The daemon first: it takes back what it did to the target.
+            await self._daemon.stop()
+            await self._target.stop()
+
+    async def _create(self) -> None:
+        params: dict[str, Any] = {"name": FTL_BDEV, "base_bdev": BASE_BDEV, "target": self._rpc.address}
+        if self._options.use_append:
+            params["use_append"] = True
+        await asyncio.to_thread(DaemonClient(self._daemon_socket).call, "bdev_ftl_create", params)
+
+    async def _connect(self, reactor: ReactorLoop) -> Hosts:
+        devices = await asyncio.to_thread(DaemonClient(self._daemon_socket).call, "ftl_get_devices")
+        export = next(device["export"] for device in devices if device["name"] == FTL_BDEV)
+        hosts = await Hosts.connect(
+            reactor, export["traddr"], export["trsvcid"], export["subnqn"], count=HOSTS, seed=self._options.seed,
+            timeout_s=IO_TIMEOUT_S,
+        )  # fmt: skip
+        self._report.values |= {"hosts": HOSTS, "capacity_blocks": hosts.block_count}
+        return hosts
+
+    # --- one crash
+
+    async def _crash(self, hosts: Hosts) -> None:
+        """Load, kill, restart, flush, and every block read. Leaves what is wrong in hosts.violations."""
+        rng = self._rng
+        kind = KINDS[self._crashes % len(KINDS)]
+        hosts.start(rng.choice(MIXES), rng)
+        await self._watched(hosts, asyncio.sleep(rng.uniform(*LOAD_S)))
+        if rng.random() < IDLE_PART:
+            await self._watched(hosts, hosts.stop())
+        hosts.longest_pause_s = 0.0
+        await self._kill_and_restart(kind)
+        if rng.random() < SECOND_KILL_PART and self._crashes < self._options.crashes:
+            await self._watched(hosts, asyncio.sleep(rng.uniform(*SECOND_KILL_S)))
+            await self._kill_and_restart(rng.choice(KINDS))
+            kind = "killed again in the recovery"
+        # A flush is answered only when the base has it, so everybody is back then.
+        await self._watched(hosts, hosts.flush_all())
+        self._pauses[kind] = max(self._pauses.get(kind, 0.0), hosts.longest_pause_s)
+        if hosts.running:
+            await self._watched(hosts, asyncio.sleep(SETTLE_S))
+            await self._watched(hosts, hosts.stop())
+        await self._watched(hosts, hosts.verify(rng))
+        self._show(hosts)
+
+    async def _kill_and_restart(self, kind: str) -> None:
+        self._crashes += 1
+        self._last_kind = kind
+        self._report.count("kinds", {kind: 1})
+        children = {KINDS[0]: [self._daemon], KINDS[1]: [self._target], KINDS[2]: [self._daemon, self._target]}[kind]
+        self._rng.shuffle(children)
+        for child in children:
+            await child.kill()
+        for child in self._rng.sample(children, len(children)):
+            await asyncio.sleep(self._rng.uniform(*REST_S))
+            await child.start()
+
+    async def _watched(self, hosts: Hosts, work: Any) -> None:
+        """Until work is done, or a promise is broken meanwhile, or nothing has moved for too long."""
+        task = asyncio.ensure_future(work)
+        try:
+            while not task.done():
+                await asyncio.wait([task], timeout=POLL_S)
+                self._daemon.check_alive()
+                self._target.check_alive()
+                if hosts.violations:
+                    return
+                if hosts.waiting and hosts.pause_s > IO_TIMEOUT_S + POLL_S:
+                    hosts.violations.append(
+                        Violation("wedged", -1, f"{hosts.waiting} I/Os have no answer after {hosts.pause_s:.0f} s")
+                    )
+                    return
+            await task
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+    # --- the end
+
+    async def _finish(self, hosts: Hosts) -> None:
+        """The target's own bdev came back too, and both programs end in order."""
+        deadline = time.monotonic() + BACK_TIMEOUT_S
+        while FTL_BDEV not in await self._bdevs():
+            if time.monotonic() > deadline:
+                detail = f"bdev {FTL_BDEV} is not in the target {BACK_TIMEOUT_S:g} s after the last crash"
+                hosts.violations.append(Violation("not_attached", -1, detail))
+                return
+            await asyncio.sleep(POLL_S)
+        await hosts.close()
+        await self._daemon.check_clean_stop()
+        await self._target.check_clean_stop()
+
+    async def _bdevs(self) -> list[str]:
+        # By its name it is there as an alias, or as the bdev itself: that is spdk/attach.py's choice.
+        return [
+            name for bdev in await self._rpc.call("bdev_get_bdevs") for name in (bdev["name"], *bdev.get("aliases", ()))
+        ]
+
+    def _show(self, hosts: Hosts) -> None:
+        self._progress(self._crashes, f"{hosts.blocks_verified:,} blocks verified, {self._last_kind} last")
+
+    def _take_stock(self, hosts: Hosts) -> None:
+        self._report.values |= {
+            "crashes": self._crashes,
+            "blocks_verified": hosts.blocks_verified,
+            "ios": hosts.ios,
+            "flushes": hosts.flushes,
+            "connections_lost": hosts.losses,
+            "pauses_s": {kind: round(pause, 2) for kind, pause in self._pauses.items()},
+        }
+        found = [
+            {
+                "kind": each.kind,
+                "lba": each.lba,
+                "detail": each.detail,
+                "crash": self._crashes,
+                "after": self._last_kind,
+            }
+            for each in hosts.violations
+        ]
+        if found:
+            logs = {child.name: child.log_tail() for child in (self._daemon, self._target)}
+            self._report.values["logs"] = logs
+            self._report.violated(found, replay(self._options))
