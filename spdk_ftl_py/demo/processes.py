@@ -116,10 +116,14 @@ class Child:
 
     async def kill(self) -> None:
         """SIGKILL: it has no chance to do anything any more. Returns when it is gone; idempotent."""
-        if self._process is not None:
+        if self._process is None:
+            return
+        if self._process.returncode is None:
             with contextlib.suppress(ProcessLookupError):
                 self._process.kill()
-            await self.stop()
+            # No second signal: sending one may reap the process behind asyncio's back, which then reports exit code 255.
+            await self._process.wait()
+        await self.stop()
 
     def check_alive(self) -> None:
         """Raises ChildError if it has ended by itself."""
