@@ -26,7 +26,7 @@ constexpr uint64_t magic_of(const char (&text)[9]) {
     return value;
 }
 
-inline constexpr uint32_t kVersion = 1;
+inline constexpr uint32_t kVersion = 2;
 inline constexpr uint64_t kBatchMagic = magic_of("FTLBATCH");
 inline constexpr uint64_t kSummaryMagic = magic_of("FTLSUMRY");
 inline constexpr uint64_t kHeaderLba = ~uint64_t{0};  // a summary's entry for a header block

@@ -4,6 +4,7 @@ orders."""
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import enum
 import errno
 import logging
@@ -16,6 +17,7 @@ from ..conf import FtlConf
 from ..errors import BusyError, ConfError, FtlError, MediaError, ParameterError
 from ..nvme.wire import Status, status_text
 from ..reactor import ReactorLoop
+from . import checkpoint
 from . import stats as stats_module
 from .band import FREE, MOVING, OPEN, QUEUED, RESETTING, RETIRED, Band, Bands
 from .blockdev import ZONE_FINISH, ZONE_RESET, BlockPort
@@ -37,6 +39,8 @@ FAILED_FLUSHES_MAX: Final = 8
 """In a row, before resets, after which the base counts as failed."""
 ZONE_STRIKES_MAX: Final = 3
 """Failures after which a zone that can still be reset is given up even if there is no spare for it."""
+L2P_STEP: Final = 1 << 20
+"""Entries handed to the shim at a time."""
 APPEND_BLOCKS_MAX: Final = 1 << 32
 """SPDK passes on only 32 bits of the address an append landed on (wire-facts section 5)."""
 
@@ -245,15 +249,18 @@ class FtlDevice:
         try:
             for number, band in enumerate(found.bands):
                 core.load_band(number, band.state, band.seq, band.write_pointers)
-            core.load_l2p(0, found.l2p)
+            for first in range(0, len(found.l2p), L2P_STEP):
+                core.load_l2p(first, found.l2p[first : first + L2P_STEP])
+                report("l2p", min(1.0, (first + L2P_STEP) / len(found.l2p)))
             device._bands.refresh(core.bands())
             device._bands.retire_empty()
             # The first write. It also flushes: what a crash left in the base's volatile cache is durable from here on.
             await device._write_superblock(clean=False)
             report("superblock", 1.0)
             for start in found.zones_to_finish:
-                await device._finish_zone(start)
-            await port.reset_zones(found.zones_to_reset)
+                await device._tidy_zone(ZONE_FINISH, start)
+            for start in found.zones_to_reset:
+                await device._tidy_zone(ZONE_RESET, start)
         except BaseException:
             reactor.unsubscribe(core.id)
             core.close()
@@ -261,6 +268,7 @@ class FtlDevice:
         device.lost_blocks = found.lost_blocks
         device.restored = {
             "clean": found.superblock.clean,
+            "from_checkpoint": found.from_checkpoint,
             "mapped_blocks": found.mapped_blocks,
             "torn_blocks": found.torn_blocks,
             "lost_blocks": found.lost_blocks,
@@ -268,9 +276,10 @@ class FtlDevice:
             "damage_count": len(found.damage),
         }
         log.info(
-            "%s: loaded after a %s shutdown: %d blocks mapped, %d torn, %d lost, %d records damaged",
+            "%s: loaded after a %s shutdown%s: %d blocks mapped, %d torn, %d lost, %d records damaged",
             name,
             "clean" if found.superblock.clean else "dirty",
+            ", from its L2P checkpoint" if found.from_checkpoint else "",
             found.mapped_blocks,
             found.torn_blocks,
             found.lost_blocks,
@@ -280,10 +289,11 @@ class FtlDevice:
             log.error("%s: damaged: %s", name, text)
         return device
 
-    async def _finish_zone(self, start: int) -> None:
-        """A zone that was being written is not written any more: it must not count against the device's limits."""
+    async def _tidy_zone(self, action: int, start: int) -> None:
+        """A zone that was being written is not written any more: it must not count against the device's limits. One
+        that can't be reset fails its first write, and is replaced then."""
         try:
-            await self._port.zone_action(ZONE_FINISH, start)
+            await self._port.zone_action(action, start)
         except MediaError as error:
             if error.status in BASE_GONE:
                 raise
@@ -358,9 +368,17 @@ class FtlDevice:
     async def _finish_writing(self) -> None:
         """The last write. The data path is closed before, so that nothing follows what the superblock calls clean."""
         self._manager.stop()
-        content = self._superblock_content()
         self._close_core()
-        await self._superblock.write(content, clean=True)
+        content = self._superblock_content()
+        place = await checkpoint.write(
+            self._port,
+            dataclasses.replace(self.geometry, bands=tuple(tuple(band.zones) for band in self._bands)),
+            self.uuid,
+            self._superblock.generation + 1,
+            self.core,
+            refused=[band.index for band in self._bands if band.bad_punits],
+        )
+        await self._superblock.write(content if place is None else {**content, "checkpoint": place}, clean=True)
 
     async def _release(self) -> None:
         """Idempotent."""

@@ -16,10 +16,11 @@ from .. import _shim
 from ..errors import UnsupportedError
 from .geometry import BLOCK_BYTES, SUMMARY_ENTRIES
 
-FORMAT_VERSION: Final = 1
+FORMAT_VERSION: Final = 2
 BATCH_MAGIC: Final = b"FTLBATCH"
 SUMMARY_MAGIC: Final = b"FTLSUMRY"
 SUPERBLOCK_MAGIC: Final = b"FTLSUPER"
+CHECKPOINT_MAGIC: Final = b"FTLCHKPT"
 
 BATCH_DATA_BLOCKS_MAX: Final = 127
 TRIM_RECORDS_MAX: Final = 168
@@ -72,7 +73,21 @@ SUPERBLOCK: Final = np.dtype(
         ("json", "V4032"),
     ]
 )
-assert BATCH_HEADER.itemsize == SUMMARY.itemsize == SUPERBLOCK.itemsize == BLOCK_BYTES
+CHECKPOINT_DATA_BYTES: Final = 4032
+CHECKPOINT: Final = np.dtype(
+    [
+        *_COMMON,
+        ("generation", "<u8"),
+        ("address", "<u8"),
+        ("first", "<u8"),
+        ("index", "<u4"),
+        ("section", "<u2"),
+        ("count", "<u2"),
+        ("data", "u1", CHECKPOINT_DATA_BYTES),
+    ]
+)
+CHECKPOINT_BAND: Final = np.dtype([("seq", "<u8"), ("faulted", "<u4"), ("zero", "<u4")])
+assert BATCH_HEADER.itemsize == SUMMARY.itemsize == SUPERBLOCK.itemsize == CHECKPOINT.itemsize == BLOCK_BYTES
 
 _CRC_OFFSET: Final = 12
 
@@ -227,6 +242,12 @@ def parse_summary(blocks: NDArray[np.uint8], uuid: UUID, *, band: int, punit: in
         band_seq = part.band_seq
         parts.append(part.entries)
     return (band_seq, np.concatenate(parts)) if parts else None
+
+
+def is_checkpoint_block(block: Block, uuid: UUID, address: int) -> bool:
+    """Whether this is a (whole) block of an L2P checkpoint of this device, which was written to that address."""
+    record = parse_record(block, CHECKPOINT, CHECKPOINT_MAGIC, uuid, "an L2P checkpoint")
+    return record is not None and int(record["address"]) == address
 
 
 def new_record(dtype: np.dtype[Any], magic: bytes, uuid: UUID) -> NDArray[Any]:

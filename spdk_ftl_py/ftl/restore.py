@@ -6,7 +6,6 @@ media.
 
 from __future__ import annotations
 
-import asyncio
 import dataclasses
 import itertools
 from collections.abc import Callable, Iterable, Sequence
@@ -20,9 +19,11 @@ from numpy.typing import NDArray
 from .. import _shim
 from ..conf import FtlConf
 from ..errors import ConfError, FtlError, GeometryError, NotFoundError
+from . import checkpoint as checkpoints
 from . import superblock as superblocks
 from .band import CLOSED, FAULTED, FREE
-from .blockdev import QUEUE_DEPTH, BlockPort
+from .blockdev import BlockPort, side_by_side
+from .checkpoint import Checkpoint
 from .geometry import SUPERBLOCK_ZONES, Geometry
 from .layout import ENTRY_FLAG_LOST
 from .superblock import Superblock
@@ -79,12 +80,13 @@ class Restored:
     zones_to_finish: list[int]
     """Start addresses: open zones that are not written any more."""
     zones_to_reset: list[int]
-    """Start addresses of spare zones that are not empty."""
+    """Start addresses of spare zones that are not empty, and of those of an L2P checkpoint."""
     damage: list[str] = field(default_factory=list)
     lost_blocks: int = 0
     """LBAs that read as an error from this load on."""
     torn_blocks: int = 0
     """Blocks that were cut off: of writes that were not flushed."""
+    from_checkpoint: bool = False
 
     @property
     def mapped_blocks(self) -> int:
@@ -123,6 +125,9 @@ async def restore(
             "leave it out"
         )
     sequential = not isinstance(base, _shim.ZonedOverlay)
+    checkpoint = await checkpoints.read(port, geometry, superblock, zones, sequential=sequential, progress=progress)
+    if checkpoint is not None:
+        return _from_checkpoint(checkpoint, superblock, geometry, stored_conf, zones, which, used)
     reader = ZoneReader(port, geometry, uuid, sequential=sequential)
     contents = await _read_bands(reader, geometry, zones, report)
     return await _Merge(
@@ -135,6 +140,54 @@ async def restore(
         max_io_blocks=base.max_io_blocks,
         report=report,
     ).run(stored_conf, which, used)
+
+
+def _from_checkpoint(
+    checkpoint: Checkpoint,
+    superblock: Superblock,
+    geometry: Geometry,
+    conf: FtlConf,
+    zones: Sequence[Zone],
+    superblock_zone: int,
+    superblock_used: int,
+) -> Restored:
+    held = set(checkpoint.zones)
+    bands = []
+    for number, band in enumerate(geometry.bands):
+        its = [None if zone is None or zone in held else zones[zone] for zone in band]
+        pointers = [0 if zone is None else min(zone.written, geometry.zone_capacity) for zone in its]
+        state = CLOSED if any(pointers) else FREE
+        if checkpoint.faulted[number] or any(zone is not None and not zone.usable for zone in its):
+            state = FAULTED
+        bands.append(LoadedBand(state, checkpoint.band_seqs[number], pointers))
+    return Restored(
+        superblock=superblock,
+        superblock_zone=superblock_zone,
+        superblock_used=superblock_used,
+        geometry=geometry,
+        conf=conf,
+        bands=bands,
+        l2p=checkpoint.l2p,
+        next_seq=int(superblock.content["next_seq"]),
+        next_band_seq=int(superblock.content["next_band_seq"]),
+        zones_to_finish=_active(geometry, zones, held),
+        zones_to_reset=[zones[index].start for index in checkpoint.zones] + _used_spares(geometry, zones),
+        from_checkpoint=True,
+    )
+
+
+def _active(geometry: Geometry, zones: Sequence[Zone], but: set[int]) -> list[int]:
+    """Start addresses of open zones in bands."""
+    return [
+        zones[zone].start
+        for band in geometry.bands
+        for zone in band
+        if zone is not None and zone not in but and zones[zone].state in ACTIVE_STATES
+    ]
+
+
+def _used_spares(geometry: Geometry, zones: Sequence[Zone]) -> list[int]:
+    return [zones[index].start for index in geometry.spare_zones if zones[index].state != EMPTY]
 
 
 # --- the superblock and what it says
@@ -259,25 +312,8 @@ async def _read_bands(
         contents[band][punit] = content
         report("bands", next(done) / len(work))
 
-    await _side_by_side(read_one, work)
+    await side_by_side(read_one, work)
     return contents
-
-
-async def _side_by_side(one: Callable[[Any], Any], items: Iterable[Any]) -> None:
-    """At most QUEUE_DEPTH at a time; the first error ends it."""
-    queue = iter(items)
-
-    async def worker() -> None:
-        for item in queue:
-            await one(item)
-
-    tasks = [asyncio.ensure_future(worker()) for _ in range(QUEUE_DEPTH)]
-    try:
-        await asyncio.gather(*tasks)
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 # --- newest seq wins
@@ -322,6 +358,7 @@ class _Merge:
         content = self._superblock.content
         seen = max((zone.highest_seq for zone in self._every), default=0)
         band_seq = max((zone.highest_band_seq for zone in self._every), default=0)
+        held = {zone.start // self._geometry.zone_size for zone in self._every if zone.checkpoint}
         return Restored(
             superblock=self._superblock,
             superblock_zone=superblock_zone,
@@ -333,20 +370,17 @@ class _Merge:
             next_seq=max(seen + 1, int(content.get("next_seq", 1))),
             next_band_seq=max(band_seq + 1, int(content.get("next_band_seq", 1)))
             + (0 if self._sequential else BAND_SEQ_GAP),
-            zones_to_finish=[zone.start for zone in self._band_zones() if zone.state in ACTIVE_STATES],
-            zones_to_reset=[
-                self._zones[index].start for index in self._geometry.spare_zones if self._zones[index].state != EMPTY
-            ],
+            zones_to_finish=_active(self._geometry, self._zones, held),
+            zones_to_reset=[self._zones[zone].start for zone in sorted(held)]
+            + _used_spares(self._geometry, self._zones),
             damage=self._damage,
             lost_blocks=self._lost,
             torn_blocks=self._torn,
         )
 
-    def _band_zones(self) -> list[Zone]:
-        return [self._zones[zone] for band in self._geometry.bands for zone in band if zone is not None]
-
     def _band(self, number: int) -> LoadedBand:
-        pointers = [0 if zone is None else zone.written for zone in self._contents[number]]
+        # A checkpoint is reset before the device is used.
+        pointers = [0 if zone is None or zone.checkpoint else zone.written for zone in self._contents[number]]
         unusable = any(zone is not None and not self._zones[zone].usable for zone in self._geometry.bands[number])
         state = CLOSED if any(pointers) else FREE
         if number in self._damaged_bands or unusable:
@@ -501,7 +535,7 @@ class _Merge:
                 whole[i] = _shim.crc32c(memoryview(block)) == int(crc[i])
             self._report("blocks", next(done) / len(runs))
 
-        await _side_by_side(check, runs)
+        await side_by_side(check, runs)
         return whole
 
 

@@ -15,11 +15,13 @@ from .blockdev import BlockPort
 from .geometry import BLOCK_BYTES, SUMMARY_ENTRIES, Geometry
 from .layout import (
     BATCH_MAGIC,
+    CHECKPOINT_MAGIC,
     ENTRY,
     KIND_DATA,
     KIND_TRIM,
     SUMMARY_FLAG_HEADER,
     BatchHeader,
+    is_checkpoint_block,
     parse_batch_header,
     parse_summary_block,
 )
@@ -33,6 +35,7 @@ BASE_GONE: Final = frozenset(
 """Not the block is bad: the device does not answer, or has no power. A restore ends there, to be repeated."""
 
 _MAGIC: Final = np.frombuffer(BATCH_MAGIC, np.uint8)
+_CHECKPOINT_MAGIC: Final = np.frombuffer(CHECKPOINT_MAGIC, np.uint8)
 _KIND_MASK: Final = SUMMARY_FLAG_HEADER - 1
 
 
@@ -58,6 +61,8 @@ class ZoneContent:
     highest_seq: int = 0
     highest_band_seq: int = 0
     """Of headers of an earlier life of the zone, too."""
+    checkpoint: bool = False
+    """It holds blocks of an L2P checkpoint, used or stale, and nothing in force."""
     damage: list[str] = field(default_factory=list)
 
 
@@ -80,11 +85,16 @@ class ZoneReader:
         zone = ZoneContent(band, punit, start, written, torn_from=start + written)
         if written == 0:
             return zone
+        first_block = (await self.blocks(start, 1))[0]
+        if is_checkpoint_block(first_block, self._uuid, start):
+            # The band was free when it was written: what stands behind it is of an earlier life.
+            zone.checkpoint = True
+            return zone
         summary: NDArray[Any] | None = None
         known = np.zeros(self._data_blocks, bool)
         if written >= self._capacity:
             summary = await self._summary(zone, known)
-        first = self._header(zone, (await self.blocks(start, 1))[0], start)
+        first = self._header(zone, first_block, start)
         if first is not None and first.band_seq != zone.band_seq:
             # A summary of an earlier life of the zone, or none.
             zone.band_seq = first.band_seq
@@ -173,8 +183,11 @@ class ZoneReader:
         offset = 0
         while offset < end:
             count = 1 if gap is None else min(GAP_READ_BLOCKS, end - offset)
-            found = self._first_header(zone, await self.blocks(zone.start + offset, count), offset)
+            blocks = await self.blocks(zone.start + offset, count)
+            found = self._first_header(zone, blocks, offset)
             if found is None:
+                if not headers:
+                    zone.checkpoint |= self._any_checkpoint(blocks, zone.start + offset)
                 gap = offset if gap is None else gap
                 offset += count
                 continue
@@ -195,7 +208,8 @@ class ZoneReader:
         await self._take_headers(zone, headers)
         for first, last in gaps:
             await self._fill_gap(zone, first, last, summary, known)
-        if not headers and not full and not known.any() and self._sequential:
+        zone.checkpoint &= not headers
+        if not headers and not full and not known.any() and self._sequential and not zone.checkpoint:
             zone.damage.append(f"blocks {zone.start} to {zone.start + end - 1} (band {zone.band}): no header verifies")
 
     def _first_header(
@@ -206,6 +220,11 @@ class ZoneReader:
             if header is not None and header.band_seq >= zone.band_seq:
                 return offset + i, header
         return None
+
+    def _any_checkpoint(self, blocks: NDArray[np.uint8], address: int) -> bool:
+        """Where the first block of a checkpoint is damaged, others tell what the zone is."""
+        marked = np.flatnonzero((blocks[:, : len(_CHECKPOINT_MAGIC)] == _CHECKPOINT_MAGIC).all(axis=1))
+        return any(is_checkpoint_block(blocks[i], self._uuid, address + i) for i in map(int, marked))
 
     async def _take_headers(self, zone: ZoneContent, headers: list[tuple[int, BatchHeader]]) -> None:
         addresses = [zone.addresses]

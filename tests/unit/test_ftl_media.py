@@ -170,7 +170,7 @@ def test_a_batch_header_is_parsed_as_built() -> None:
 def test_fields_lie_where_the_document_says() -> None:
     block = header().tobytes()
     assert block[:8] == b"FTLBATCH"
-    assert block[8:12] == b"\1\0\0\0"
+    assert block[8:12] == b"\2\0\0\0"
     assert block[16:32] == UUID_A.bytes
     assert int.from_bytes(block[32:40], "little") == 9
     assert int.from_bytes(block[40:48], "little") == 777
@@ -205,9 +205,9 @@ def test_counts_and_kinds_that_cant_be_are_not_believed() -> None:
 
 def test_another_format_version_is_refused_by_name() -> None:
     record = np.frombuffer(header().tobytes(), layout.BATCH_HEADER).copy()
-    record["version"] = 2
+    record["version"] = 1
     record["crc"] = 0
-    with pytest.raises(UnsupportedError, match="format version 2, this software knows 1"):
+    with pytest.raises(UnsupportedError, match="format version 1, this software knows 2"):
         layout.parse_batch_header(layout.seal(record), UUID_A)
 
 

@@ -310,7 +310,8 @@ def test_damaged_metadata_that_is_told_elsewhere_costs_nothing() -> None:
     async def body(rig: RestoreRig, drive: Any) -> None:
         await rig.create()
         await rig.traffic(1500)
-        await rig.halt()
+        await rig.flush()
+        await rig.crash()
         before = await l2p_of(rig)
         start, headers, _, _ = await full_zone(rig, drive)
         # Summary gone: headers tell. Header gone: the summary does.
@@ -329,7 +330,7 @@ def test_damage_is_refused_with_a_list_or_gone_without_on_demand() -> None:
         await rig.traffic(1500)
         await rig.flush()
         versions = await rig.versions()
-        await rig.halt()
+        await rig.crash()
         start, headers, inside, _ = await full_zone(rig, drive)
         damage = {start + ZONE_CAPACITY - 1: bytes(4096), start + headers[1]: bytes(4096)}
         rig.base = await copied_with(rig, drive, damage)
@@ -352,7 +353,7 @@ def test_a_damaged_block_in_a_zone_without_summary_reads_as_an_error() -> None:
         await rig.create()
         await rig.traffic(1500)
         await rig.flush()
-        await rig.halt()
+        await rig.crash()
         start, _, inside, summary = await full_zone(rig, drive)
         lba = int(summary["lba"][inside[0]])
         damage = {start + ZONE_CAPACITY - 1: bytes(4096), start + inside[0]: b"x" * 4096}
