@@ -198,14 +198,3 @@ async def _all_or_first_error(parts: list[Awaitable[None]]) -> None:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-
-
-async def side_by_side(one: Callable[[Any], Awaitable[None]], items: Iterable[Any]) -> None:
-    """At most QUEUE_DEPTH at a time; the first error ends it."""
-    queue = iter(items)
-
-    async def worker() -> None:
-        for item in queue:
-            await one(item)
-
-    await _all_or_first_error([worker() for _ in range(QUEUE_DEPTH)])
