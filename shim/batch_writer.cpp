@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "band_writer.hpp"
+#include "mutation.hpp"
 
 namespace ftl {
 
@@ -82,7 +83,8 @@ void BandWriter::take_reloc(ZoneWriter &zone, BatchHeader &header, uint32_t coun
         const uint32_t slot = buffer.fifo.pop_front(buffer.next.data());
         zone.items[i] = slot;
         const RelocBuffer::Meta &meta = buffer.meta[slot];
-        header.blocks[i] = BlockEntry{meta.lba, meta.seq, meta.crc, 0};
+        const uint64_t seq = MUTATED(gc_makes_new_seq) ? state_.next_seq++ : meta.seq;
+        header.blocks[i] = BlockEntry{meta.lba, seq, meta.crc, 0};
     }
     header.count = count;
     if (state_.share > 0 && state_.share < 100) {
@@ -102,6 +104,9 @@ void BandWriter::take_records(ZoneWriter &zone, BatchHeader &header, bool of_use
         zone.items[i] = record;
         const PendingRecord &its = records.records[record];
         header.records[i] = layout::RecordEntry{its.lba, its.seq, its.block_count, its.flags};
+        if (of_user ? MUTATED(trim_not_recorded) : MUTATED(gc_drops_records)) {
+            header.records[i].block_count = 0;
+        }
     }
     header.count = count;
     streams_[of_user ? kStreamUser : kStreamReloc].records_busy = true;
@@ -259,7 +264,7 @@ void BandWriter::landed(ZoneWriter &zone) noexcept {
             for (uint32_t i = 0; i < count; ++i) {
                 const uint32_t slot = zone.items[i];
                 const RelocBuffer::Meta &meta = buffer.meta[slot];
-                if (state_.l2p.get(meta.lba) == meta.source) {
+                if (state_.l2p.get(meta.lba) == meta.source || MUTATED(gc_undoes_overwrites)) {
                     state_.replace(meta.lba, header + 1 + i);
                     ++state_.stats.reloc_moved_blocks;
                 }

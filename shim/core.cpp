@@ -5,6 +5,8 @@
 #include <algorithm>
 #include <cstring>
 
+#include "mutation.hpp"
+
 namespace ftl {
 
 FtlCore::FtlCore(std::shared_ptr<Reactor> reactor, std::shared_ptr<BlockDevice> base, CoreConfig config)
@@ -294,7 +296,7 @@ bool FtlCore::accept_own(Io &io) noexcept {
 
 void FtlCore::accepted(Io &io) noexcept {
     const bool cached = cache_ && cache_->state() != NvCache::State::off;
-    if (io.fua || (cached && io.op != Op::write)) {
+    if ((io.fua && !MUTATED(fua_ignored)) || (cached && io.op != Op::write)) {
         // Trims don't go through the cache. With one, what has completed is durable all the same.
         flush(io, false);
     } else if (cached) {
@@ -409,7 +411,7 @@ bool FtlCore::trim_step(Io &io) noexcept {
 
 // The Io completes when everything accepted so far is on media and the base has flushed.
 void FtlCore::flush(Io &io, bool forced) noexcept {
-    const uint64_t epoch = state_.epochs.barrier();
+    const uint64_t epoch = MUTATED(flush_before_landing) ? 0 : state_.epochs.barrier();
     io.device_data[0] = epoch;
     state_.wanted_epoch = std::max(state_.wanted_epoch, epoch);
     if (forced) {
@@ -420,7 +422,7 @@ void FtlCore::flush(Io &io, bool forced) noexcept {
 
 uint32_t FtlCore::run_flushes() noexcept {
     uint32_t work = 0;
-    const bool base_flush = state_.base->info().volatile_cache;
+    const bool base_flush = state_.base->info().volatile_cache && !MUTATED(flush_without_base_flush);
     // Epochs only grow along the queue.
     while (!tickets_.empty() && state_.epochs.done(tickets_.front()->device_data[0])) {
         (base_flush ? to_flush_ : done_).push(*tickets_.pop());

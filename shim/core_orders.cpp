@@ -6,6 +6,7 @@
 #include <string>
 
 #include "core.hpp"
+#include "mutation.hpp"
 
 namespace ftl {
 
@@ -66,6 +67,10 @@ void FtlCore::reset_band(uint32_t band) {
     its.reset_status = status::ok;
     its.io.op = Op::flush;
     its.io.complete = on_reset_flush;
+    if (MUTATED(reset_without_flush)) {
+        resets_.push_back(band);
+        return;
+    }
     flush(its.io, true);
 }
 

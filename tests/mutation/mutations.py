@@ -1,0 +1,90 @@
+"""Deliberate defects of the FTL: what each breaks, and the crash machine that must notice (docs/testing.md).
+
+Those of the shim are compiled in with -DSHIM_MUTATIONS=ON (shim/mutation.hpp) and chosen by name at run time. Those in
+Python are a line of a copy of the package, replaced: where the line is no longer there, the test says so.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Mutation:
+    name: str
+    breaks: str
+    """In words; docs/testing.md has the same."""
+    options: tuple[str, ...] = ()
+    """Of the run that notices."""
+    edits: tuple[tuple[str, str, str], ...] = ()
+    """(file, what stands there once, what is put in its place). None: it is one of the shim's."""
+
+    @property
+    def in_shim(self) -> bool:
+        return not self.edits
+
+
+MUTATIONS = (
+    Mutation("reset_without_flush", "a band is reset while copies of its blocks are in the base's volatile cache"),
+    Mutation("fua_ignored", "an FUA write is answered when it is in the write buffer"),
+    Mutation("flush_without_base_flush", "a flush does not flush the base"),
+    Mutation("flush_before_landing", "a flush does not wait until what was accepted is on media"),
+    Mutation("gc_makes_new_seq", "relocated blocks get a new seq, so that they win over what overwrote them"),
+    Mutation("gc_undoes_overwrites", "a relocated block takes its LBA back from a write that came meanwhile"),
+    Mutation("gc_drops_records", "trim records in force are not written again when their band is relocated"),
+    Mutation("trim_not_recorded", "a trim leaves no record on media"),
+    Mutation(
+        "crc_not_checked",
+        "a load takes blocks for whole without looking (torn ones: with emulated zones)",
+        edits=(
+            (
+                "ftl/restore.py",
+                "whole[i] = _shim.crc32c(memoryview(block)) == int(crc[i])",
+                "whole[i] = True",
+            ),
+        ),
+    ),
+    Mutation(
+        "older_seq_wins",
+        "a load takes the block with the smallest seq",
+        edits=(
+            (
+                "ftl/restore.py",
+                "np.lexsort((address[chosen], dispensable[band[chosen]], ~seq[chosen], lba[chosen]))",
+                "np.lexsort((address[chosen], dispensable[band[chosen]], seq[chosen], lba[chosen]))",
+            ),
+        ),
+    ),
+    Mutation(
+        "seq_starts_again",
+        "after a load seqs go on from what the superblock says, behind what is on media",
+        edits=(
+            (
+                "ftl/restore.py",
+                'next_seq=max(seen + 1, int(content.get("next_seq", 1))),',
+                'next_seq=int(content.get("next_seq", 1)),',
+            ),
+        ),
+    ),
+    Mutation(
+        "trim_records_not_read",
+        "a load ignores trim records",
+        edits=(("ftl/restore.py", 'newest = seqs[part] <= record["seq"]', "newest = seqs[part] < 0"),),
+    ),
+    Mutation(
+        "summary_of_an_earlier_life",
+        "a load trusts a summary that is older than the headers of its zone",
+        edits=(("ftl/zone_walk.py", "            known[:] = False\n        if summary is", "        if summary is"),),
+    ),
+    Mutation(
+        "halt_without_drain",
+        "a clean halt leaves behind what is in the write buffer",
+        edits=(
+            (
+                "ftl/device.py",
+                "                await self._drain()\n                await self._stop_mending()",
+                "                await self._stop_mending()",
+            ),
+        ),
+    ),
+)

@@ -1,0 +1,91 @@
+"""The crash machine can fail: it notices every one of these defects, and nothing without them."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import spdk_ftl_py
+from mutation.mutations import MUTATIONS, Mutation
+from spdk_ftl_py import _shim
+
+PACKAGE = Path(spdk_ftl_py.__file__).parent
+CHECKOUT = Path(__file__).resolve().parents[2]
+SEED = 20261122
+CRASHES = 200
+"""Within which each must be noticed; most are within ten."""
+CHOSEN_ENV = "SPDK_FTL_MUTATION"
+
+pytestmark = pytest.mark.timeout(900)  # the first waits for the build
+
+
+def mutant(mutation: Mutation | None, shim: Path, folder: Path) -> Path:
+    """A copy of the package with another shim, and with the mutation's edits."""
+    package = folder / PACKAGE.name
+    shutil.copytree(PACKAGE, package, ignore=shutil.ignore_patterns("_shim.*.so", "__pycache__"))
+    (package / shim.name).symlink_to(shim)
+    for name, before, after in mutation.edits if mutation else ():
+        path = package / name
+        text = path.read_text()
+        assert text.count(before) == 1, f"{name} is no longer what mutation {mutation and mutation.name} edits"
+        path.write_text(text.replace(before, after))
+    return folder
+
+
+def torture(folder: Path, *options: str, mutation: str = "") -> dict[str, Any]:
+    report = folder / "report.json"
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "spdk_ftl_py.cli", "torture", "--plain", "--json", str(report)),
+            *("--seed", str(SEED), "--crashes", str(CRASHES), *options),
+        ],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(folder), CHOSEN_ENV: mutation},
+        capture_output=True,
+        text=True,
+    )
+    values: dict[str, Any] = json.loads(report.read_text())
+    assert done.returncode == (1 if values["violations"] else 0), done.stderr
+    return values
+
+
+@pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda mutation: mutation.name)
+def test_torture_notices(mutation: Mutation, mutated_shim: Path, tmp_path: Path) -> None:
+    folder = mutant(mutation, mutated_shim, tmp_path)
+    values = torture(folder, *mutation.options, mutation=mutation.name if mutation.in_shim else "")
+    assert values["violations"] > 0, f"{mutation.name} went unnoticed through {values['crashes']} crashes"
+    assert values["replay"].startswith("spdk-ftl torture --seed ")
+
+
+@pytest.mark.parametrize("options", sorted({mutation.options for mutation in MUTATIONS}), ids=" ".join)
+def test_torture_finds_nothing_without_a_mutation(options: tuple[str, ...], mutated_shim: Path, tmp_path: Path) -> None:
+    values = torture(mutant(None, mutated_shim, tmp_path), *options)
+    assert (values["violations"], values["crashes"]) == (0, CRASHES), values["found"]
+
+
+def test_every_defect_of_the_shim_is_in_the_list() -> None:
+    sources = [*CHECKOUT.glob("shim/*.cpp"), *CHECKOUT.glob("shim/*.hpp")]
+    there = {name for path in sources for name in re.findall(r"MUTATED\((\w+)\)", path.read_text())} - {"name"}
+    assert there == {mutation.name for mutation in MUTATIONS if mutation.in_shim}
+
+
+def test_the_product_has_none_of_them(mutated_shim: Path) -> None:
+    """Neither the variable nor a name: MUTATED() is a constant there."""
+    assert CHOSEN_ENV.encode() in mutated_shim.read_bytes()
+    product = Path(str(_shim.__file__)).read_bytes()
+    assert CHOSEN_ENV.encode() not in product
+    assert not [mutation.name for mutation in MUTATIONS if mutation.in_shim and mutation.name.encode() in product]
+
+
+def test_the_documentation_lists_them() -> None:
+    text = (CHECKOUT / "docs" / "testing.md").read_text()
+    missing = [mutation.name for mutation in MUTATIONS if f"`{mutation.name}`" not in text]
+    assert not missing, f"docs/testing.md does not list {missing}"
