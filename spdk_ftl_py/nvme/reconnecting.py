@@ -17,6 +17,7 @@ from .wire import CommandError, Status
 KATO_MS: Final = 5_000
 CONNECT_TIMEOUT_S: Final = 10.0
 RECONNECT_DELAY_S: Final = 0.2
+CANCEL_AGAIN_S: Final = 1.0
 LOSS_TIMEOUT_S: Final = 600.0
 """As Linux' ctrl_loss_tmo."""
 
@@ -94,8 +95,10 @@ class ReconnectingHost:
         if self._closed:
             return
         self._closed = True
-        self._task.cancel()
-        await asyncio.gather(self._task, return_exceptions=True)
+        while not self._task.done():
+            # More than once: before Python 3.12 a wait_for() that just ends swallows a cancellation.
+            self._task.cancel()
+            await asyncio.wait({self._task}, timeout=CANCEL_AGAIN_S)
         self.device.fail(Status.HOST_ABORTED)
         await self._controller.close()
         self.connected = False
@@ -110,7 +113,7 @@ class ReconnectingHost:
             try:
                 await self._return()
             except FtlError as error:
-                log.error("%s: given up: %s", self._controller.subnqn, error)
+                log.error("%s: given up: %s", self._controller.subnqn, error.message)
                 self.failure = error
                 self.device.fail(Status.PATH_ERROR)
                 self.failed.set()
