@@ -121,7 +121,7 @@ class Child:
         if self._process.returncode is None:
             with contextlib.suppress(ProcessLookupError):
                 self._process.kill()
-            # No second signal: sending one may reap the process behind asyncio's back, which then reports exit code 255.
+            # No second signal: sending one may reap the process behind asyncio's back; it then reports exit code 255.
             await self._process.wait()
         await self.stop()
 

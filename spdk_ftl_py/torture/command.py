@@ -81,8 +81,8 @@ def run(args: argparse.Namespace) -> int:
     from rich.console import Console
 
     from ..demo.screen import Screen
+    from .processes import Interrupted, run_processes
     from .processes import Options as ProcessesOptions
-    from .processes import run_processes
     from .report import Report
     from .run import Options, run_torture
 
@@ -108,6 +108,8 @@ def run(args: argparse.Namespace) -> int:
                 options = Options(args.seed, crashes, args.every, args.use_append, args.world)
                 run_torture(options, report, phase.update)
             phase.note = f"{report.values['crashes']} crashes, {report.values['blocks_verified']:,} blocks verified"
+    except Interrupted:
+        raise KeyboardInterrupt from None  # cleaned up by now; the command line knows its exit code
     finally:
         if args.json:
             report.write(args.json)

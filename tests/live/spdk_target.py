@@ -31,7 +31,7 @@ class SpdkTarget(TargetClient):
         super().__init__(str(folder / "spdk.sock"))
         self._log = folder / "spdk_tgt.log"
         core = min(os.sched_getaffinity(0))
-        with self._log.open("wb") as log:
+        with self._log.open("ab") as log:
             self._process = subprocess.Popen(
                 # Without locks on cores, so that test runs side by side are no reason to fail.
                 [
@@ -65,6 +65,11 @@ class SpdkTarget(TargetClient):
     def log_tail(self) -> str:
         lines = self._log.read_text(errors="replace").splitlines() if self._log.exists() else []
         return "\n".join(lines[-LOG_TAIL_LINES:])
+
+    def kill(self) -> None:
+        """SIGKILL, as by the machine's out-of-memory killer."""
+        self._process.kill()
+        self._process.wait()
 
     def close(self) -> None:
         """Idempotent."""

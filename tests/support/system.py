@@ -119,7 +119,8 @@ class Program:
     def __init__(self, folder: Path, name: str, ready: str, *arguments: str) -> None:
         self._name = name
         self._log = folder / f"{name}.log"
-        with self._log.open("wb") as log:
+        # Appended to: a program that is started again goes on in the log of the one that was killed.
+        with self._log.open("ab") as log:
             # Not from the checkout's root: the package under test is the installed one.
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "spdk_ftl_py.cli", *arguments],
