@@ -1,5 +1,5 @@
-"""The command line: ``spdk-ftl serve | target | demo | torture | status | devices | stats | properties | create`` and
-so on.
+"""The command line: ``spdk-ftl serve | target | demo | torture | check | status | devices | stats | properties`` and so
+on.
 
 Modules of subcommands are imported only when theirs is called, or all of them for --help.
 """
@@ -26,6 +26,7 @@ _MODULES: Final[tuple[tuple[str, tuple[str, ...]], ...]] = (
     ("spdk_ftl_py.daemon.command", ("serve",)),
     ("spdk_ftl_py.target.command", ("target",)),
     ("spdk_ftl_py.torture.command", ("torture",)),
+    ("spdk_ftl_py.daemon.check_command", ("check",)),
     ("spdk_ftl_py.commands", ("status", "devices", "list", "stats", "properties", "create", "delete")),
 )
 

@@ -227,17 +227,9 @@ async def read(
     sequential: bool,
     progress: Progress | None = None,
 ) -> Checkpoint | None:
-    """The checkpoint that the newest superblock names; None where it is not clean or names none, or where anything of
-    it does not verify. Raises MediaError where the base is gone.
-
-    sequential: zone reports tell how far zones are written, and have to agree with what the checkpoint says.
-    """
-    place = superblock.content.get("checkpoint")
-    if not superblock.clean or place is None:
-        return None
+    """As verify(); also None, with the reason in the log, where the checkpoint can't be used."""
     try:
-        reader = _Reader(port, geometry, superblock, place)
-        return await reader.run(zones, sequential, progress or (lambda step, part: None))
+        return await verify(port, geometry, superblock, zones, sequential=sequential, progress=progress)
     except NotUsableError as error:
         log.warning("%s: its L2P checkpoint is not used: %s", port.name, error.message)
     except MediaError as error:
@@ -245,6 +237,27 @@ async def read(
             raise
         log.warning("%s: its L2P checkpoint is not used: %s", port.name, error.message)
     return None
+
+
+async def verify(
+    port: BlockPort,
+    geometry: Geometry,
+    superblock: Superblock,
+    zones: Sequence[Zone],
+    *,
+    sequential: bool,
+    progress: Progress | None = None,
+) -> Checkpoint | None:
+    """The checkpoint that the newest superblock names; None where that is not clean or names none. Raises
+    NotUsableError where anything of it does not verify, MediaError where the base does not answer.
+
+    sequential: zone reports tell how far zones are written, and have to agree with what the checkpoint says.
+    """
+    place = superblock.content.get("checkpoint")
+    if not superblock.clean or place is None:
+        return None
+    reader = _Reader(port, geometry, superblock, place)
+    return await reader.run(zones, sequential, progress or (lambda step, part: None))
 
 
 class _Reader:

@@ -99,10 +99,12 @@ async def restore(
     *,
     conf: FtlConf | None = None,
     num_punits: int | None = None,
+    use_checkpoint: bool = True,
     progress: Progress | None = None,
 ) -> Restored:
     """Reads everything and decides; writes nothing.
 
+    use_checkpoint: otherwise the bands are read, even if there is an L2P checkpoint.
     conf: what differs from the defaults in it counts instead of what the superblock has; allow_open_bands always.
     Raises NotFoundError where the base holds no FTL of that uuid, UnsupportedError for another format version,
     GeometryError where the device has changed, ConfError where conf contradicts what can't be changed any more,
@@ -125,7 +127,9 @@ async def restore(
             "leave it out"
         )
     sequential = not isinstance(base, _shim.ZonedOverlay)
-    checkpoint = await checkpoints.read(port, geometry, superblock, zones, sequential=sequential, progress=progress)
+    checkpoint = None
+    if use_checkpoint:
+        checkpoint = await checkpoints.read(port, geometry, superblock, zones, sequential=sequential, progress=progress)
     if checkpoint is not None:
         return _from_checkpoint(checkpoint, superblock, geometry, stored_conf, zones, which, used)
     reader = ZoneReader(port, geometry, uuid, sequential=sequential)

@@ -1,0 +1,166 @@
+"""`spdk-ftl check`: the checker of ftl/check.py on a bdev of a live target, claimed for as long as it takes."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any, Final
+from uuid import UUID, uuid4
+
+from .. import _shim
+from ..errors import FtlError, MediaError
+from ..ftl.check import CheckReport, check, damage_told
+from ..nvme.host import Controller
+from ..reactor import ReactorLoop
+from ..spdk.bdevs import get_bdev
+from ..spdk.claims import require_unclaimed
+from ..spdk.exports import bdev_nqn, export_bdev, host_nqn, require_tcp_transport
+from ..spdk.rpc import TargetRpc
+from ..steps import Steps
+from .checks import check_base
+
+TARGET_DEFAULT: Final = "/var/tmp/spdk.sock"
+QUEUE_DEPTH: Final = 64
+DAMAGE_SHOWN_MAX: Final = 16
+EXIT_CLEAN: Final = 0
+EXIT_DAMAGED: Final = 1
+EXIT_NOT_CHECKED: Final = 2
+
+_DESCRIPTION: Final = """\
+Read everything that an FTL has on its base bdev and verify it: superblocks, batch headers, summaries, the L2P
+checkpoint, and the CRC of every block. Nothing is written. No FTL may run on the bdev: it is claimed meanwhile.
+"""
+_EPILOG: Final = """\
+exit codes: 0 all is well, 1 damage (listed), 2 could not be checked (wrong usage, no such bdev, in use, no FTL on it;
+the reason is on stderr), 130 interrupted
+"""
+
+
+def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = subparsers.add_parser(
+        "check",
+        help="verify what an FTL has on its base bdev; reads only",
+        description=_DESCRIPTION,
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("base", metavar="BASE", help="base bdev of the FTL, in the SPDK target")
+    parser.add_argument(
+        "-s",
+        "--target",
+        "--server",
+        metavar="SOCKET",
+        default=TARGET_DEFAULT,
+        help="RPC socket of the SPDK target (default: %(default)s)",
+    )
+    parser.add_argument("-u", "--uuid", type=UUID, help="of the FTL that is expected there (default: any)")
+    parser.add_argument(
+        "--zone-capacity", type=int, metavar="BLOCKS", help="as the FTL was created with, where its zones are emulated"
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    is_path = "/" in args.target or ":" not in args.target
+    target = os.path.abspath(args.target) if is_path else args.target
+    try:
+        with _progress() as progress:
+            report = asyncio.run(_interruptible(_check_bdev(args, target, progress)))
+    except FtlError as error:
+        print(f"spdk-ftl: {error.message}", file=sys.stderr)
+        return EXIT_NOT_CHECKED
+    except OSError as error:
+        print(f"spdk-ftl: the SPDK target at {args.target}: {error}", file=sys.stderr)
+        return EXIT_NOT_CHECKED
+    if args.json:
+        print(json.dumps({"base": args.base, **report.to_dict()}, indent=2))
+    else:
+        _show(args.base, report)
+    return EXIT_CLEAN if report.ok else EXIT_DAMAGED
+
+
+async def _interruptible(work: Any) -> CheckReport:
+    """SIGTERM, too, takes back what was done to the target."""
+    task: asyncio.Task[CheckReport] = asyncio.ensure_future(work)
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+    try:
+        return await task
+    except asyncio.CancelledError:
+        raise KeyboardInterrupt from None
+
+
+async def _check_bdev(args: argparse.Namespace, target: str, progress: Callable[[str, float], None]) -> CheckReport:
+    """Raises FtlError where it can't be checked. The target is then, and afterwards, as it was."""
+    rpc = TargetRpc(target)
+    params = {} if args.zone_capacity is None else {"zone_capacity": args.zone_capacity}
+    if args.zone_capacity is not None and args.zone_capacity < 1:
+        raise FtlError(f"--zone-capacity {args.zone_capacity}: must be at least 1 block")
+    await require_tcp_transport(rpc)
+    base = await get_bdev(rpc, args.base, role="base bdev")
+    check_base(base, params)
+    await require_unclaimed(rpc, base, "base bdev")
+    steps = Steps(f"check {args.base}")
+    host_id = uuid4()
+    try:
+        exported = await export_bdev(rpc, steps, base, nqn=bdev_nqn("check", host_id), hostnqn=host_nqn(host_id))
+        reactor = ReactorLoop("check")
+        await steps.run("start the reactor", reactor.start(), reactor.stop)
+        controller = await Controller.connect(
+            exported.traddr, exported.trsvcid, exported.nqn, hostnqn=host_nqn(host_id), hostid=host_id
+        )
+        steps.on_undo("disconnect from the base", controller.close)
+        namespaces = [entry for entry in await controller.namespaces() if entry.nsid == exported.nsid]
+        if not namespaces:
+            raise MediaError(f"bdev {args.base}: the target's export of it has no namespace {exported.nsid}")
+        media: _shim.BlockDevice = await controller.create_io_qpair(reactor, namespaces[0], queue_depth=QUEUE_DEPTH)
+        if args.zone_capacity is not None:
+            media = _shim.ZonedOverlay(reactor.shim, media, zone_capacity=args.zone_capacity, initial_state="full")
+        return await check(reactor, media, name=args.base, uuid=args.uuid, progress=progress)
+    finally:
+        failures = await steps.undo()
+        for step, failure in failures:
+            print(f"spdk-ftl: could not undo: {step}: {failure}", file=sys.stderr)
+
+
+@contextlib.contextmanager
+def _progress() -> Iterator[Callable[[str, float], None]]:
+    """A bar on stderr, if somebody sees it."""
+    if not sys.stderr.isatty():
+        yield lambda step, part: None
+        return
+    from rich.console import Console
+    from rich.progress import Progress, TaskID
+
+    with Progress(console=Console(stderr=True), transient=True) as bar:
+        tasks: dict[str, TaskID] = {}
+
+        def told(step: str, part: float) -> None:
+            if step not in tasks:
+                tasks[step] = bar.add_task(step, total=1.0)
+            bar.update(tasks[step], completed=part)
+
+        yield told
+
+
+def _show(base: str, report: CheckReport) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(title=f"FTL on {base}")
+    for heading in ("what", "value"):
+        table.add_column(heading, overflow="fold")
+    for key, value in report.to_dict().items():
+        if key != "damage":
+            table.add_row(Text(key), Text(str(value)))
+    console = Console()
+    console.print(table)
+    for text in damage_told(report, DAMAGE_SHOWN_MAX):
+        console.print(f"damaged: {text}", markup=False, highlight=False, soft_wrap=True)

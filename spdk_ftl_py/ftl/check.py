@@ -1,0 +1,386 @@
+"""The checker: reads everything that an FTL has on its base, verifies all of it, and writes nothing.
+
+What a load would find (restore.py) is only half of it: a load believes a summary that verifies. Here every block is
+read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+from uuid import UUID
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .. import _shim
+from ..conf import FtlConf
+from ..errors import MediaError, NotFoundError
+from ..reactor import ReactorLoop
+from . import checkpoint as checkpoints
+from . import superblock as superblocks
+from .blockdev import BlockPort, side_by_side
+from .checkpoint import Checkpoint, NotUsableError
+from .geometry import BLOCK_BYTES, SUPERBLOCK_ZONES, Geometry
+from .layout import FORMAT_VERSION, Block, parse_batch_header, parse_summary_block
+from .restore import Restored, restore
+from .superblock import SEARCH_BLOCKS, Superblock
+from .zone import EMPTY, FULL, OFFLINE, UNUSABLE_STATES, Zone
+from .zone_walk import BASE_GONE, ZoneContent, ZoneReader
+
+Progress = Callable[[str, float], None]
+
+READ_BLOCKS: Final = 128
+"""Of a zone, at a time."""
+DAMAGE_MAX: Final = 1000
+"""More is only counted."""
+
+CHECKPOINT_NONE: Final = "none"
+CHECKPOINT_WHOLE: Final = "whole"
+CHECKPOINT_BROKEN: Final = "broken"
+
+_DATA, _ZEROES, _LOST = range(3)
+
+
+class ReadOnlyPort(BlockPort):
+    """A BlockPort that refuses everything that could change something."""
+
+    async def _submit(
+        self, op: int, lba: int = 0, block_count: int = 0, buffer: Any | None = None, **options: Any
+    ) -> int:
+        if op not in (_shim.OP_READ, _shim.OP_ZONE_REPORT):
+            raise AssertionError(f"the checker must not do anything but read (op {op:#x})")
+        return await super()._submit(op, lba, block_count, buffer, **options)
+
+
+@dataclass
+class CheckReport:
+    """What was found. All counts in blocks unless named otherwise."""
+
+    name: str
+    uuid: UUID
+    generation: int
+    clean: bool
+    """It was halted; else a load would do what it does after a crash."""
+    block_count: int
+    zone_count: int
+    band_count: int
+    superblocks: int = 0
+    headers: int = 0
+    record_headers: int = 0
+    summaries: int = 0
+    """Zones whose summary is whole."""
+    data_blocks: int = 0
+    """That match their CRC, in force or not."""
+    mapped_blocks: int = 0
+    """LBAs that hold data."""
+    lost_blocks: int = 0
+    """LBAs that read as an error."""
+    torn_blocks: int = 0
+    """What a crash may leave: not in force, cut off behind what was flushed."""
+    checkpoint: str = CHECKPOINT_NONE
+    damage: list[str] = field(default_factory=list)
+    damage_count: int = 0
+
+    @property
+    def ok(self) -> bool:
+        return self.damage_count == 0
+
+    def add(self, text: str) -> None:
+        self.damage_count += 1
+        if len(self.damage) < DAMAGE_MAX:
+            self.damage.append(text)
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "result": "clean" if self.ok else "damaged",
+            "name": self.name,
+            "uuid": str(self.uuid),
+            "format_version": FORMAT_VERSION,
+            "halted": self.clean,
+            "superblock_generation": self.generation,
+            "num_blocks": self.block_count,
+            "num_zones": self.zone_count,
+            "num_bands": self.band_count,
+            "superblocks": self.superblocks,
+            "batch_headers": self.headers,
+            "record_headers": self.record_headers,
+            "summaries": self.summaries,
+            "data_blocks": self.data_blocks,
+            "mapped_blocks": self.mapped_blocks,
+            "lost_blocks": self.lost_blocks,
+            "torn_blocks": self.torn_blocks,
+            "l2p_checkpoint": self.checkpoint,
+            "damage_count": self.damage_count,
+            "damage": self.damage,
+        }
+
+
+async def check(
+    reactor: ReactorLoop,
+    base: _shim.BlockDevice,
+    *,
+    name: str,
+    uuid: UUID | None = None,
+    progress: Progress | None = None,
+) -> CheckReport:
+    """Reads all of a zoned device that no FTL runs on; without a uuid, of whatever FTL is there.
+
+    Raises NotFoundError where there is none (of that uuid), UnsupportedError for another format version, GeometryError
+    where the device is not what the superblock says, MediaError where it does not answer.
+    """
+    port = ReadOnlyPort(reactor, base, name=name)
+    try:
+        return await _Check(port, uuid, progress or (lambda step, part: None)).run()
+    finally:
+        await port.close()
+
+
+class _Check:
+    def __init__(self, port: BlockPort, uuid: UUID | None, report: Progress) -> None:
+        self._port = port
+        self._uuid = uuid
+        self._progress = report
+        self._sequential = not isinstance(port.device, _shim.ZonedOverlay)
+        self._result: CheckReport
+        self._geometry: Geometry
+        self._superblock: Superblock
+        self._zones: list[Zone] = []
+        self._reader: ZoneReader
+        self._checkpoint: Checkpoint | None = None
+        self._derived: NDArray[np.uint64]
+        self._truth: NDArray[np.uint64]
+        self._read_blocks = 0
+        self._written_blocks = 0
+
+    async def run(self) -> CheckReport:
+        self._zones = await self._port.zones(lambda part: self._progress("zone report", part))
+        found = await superblocks.find(self._port, self._zones, self._uuid)
+        if found is None:
+            wanted = "" if self._uuid is None else f" with uuid {self._uuid}"
+            raise NotFoundError(f"{self._port.name} holds no FTL{wanted}: give the base bdev of one")
+        self._superblock = found[0]
+        restored = await restore(
+            self._port,
+            self._superblock.uuid,
+            conf=FtlConf(allow_open_bands=True),
+            use_checkpoint=False,
+            progress=self._progress,
+        )
+        self._geometry = restored.geometry
+        self._result = CheckReport(
+            name=str(self._superblock.content.get("name")),
+            uuid=self._superblock.uuid,
+            generation=self._superblock.generation,
+            clean=self._superblock.clean,
+            block_count=restored.geometry.block_count,
+            zone_count=len(self._zones),
+            band_count=restored.geometry.band_count,
+        )
+        for text in restored.damage:
+            self._result.add(text)
+        await self._check_superblocks()
+        await self._check_checkpoint()
+        self._derived = restored.l2p
+        self._truth = self._derived if self._checkpoint is None else self._checkpoint.l2p
+        kinds = _kinds(self._truth)
+        self._result.mapped_blocks = int(np.count_nonzero(kinds == _DATA))
+        self._result.lost_blocks = int(np.count_nonzero(kinds == _LOST))
+        await self._check_bands()
+        self._check_mapping(restored, kinds)
+        return self._result
+
+    # --- superblocks, checkpoint
+
+    async def _check_superblocks(self) -> None:
+        for zone in (self._zones[index] for index in SUPERBLOCK_ZONES):
+            if zone.state in (EMPTY, OFFLINE):
+                continue
+            newest = 0
+            async for address, block in self._blocks_of(zone):
+                superblock = Superblock.parse(block, self._superblock.uuid)
+                if superblock is not None and (self._sequential or superblock.generation > newest):
+                    self._result.superblocks += 1
+                    newest = superblock.generation
+                elif not self._sequential:
+                    # What stands behind the last one is of an earlier life.
+                    break
+                elif block.any():
+                    self._result.add(f"block {address} (zone {zone.index}): a superblock is damaged")
+
+    async def _blocks_of(self, zone: Zone) -> AsyncIterator[tuple[int, Block]]:
+        for first in range(0, zone.written, SEARCH_BLOCKS):
+            blocks, _ = await self._read(zone.start + first, min(SEARCH_BLOCKS, zone.written - first))
+            for i, block in enumerate(blocks):
+                yield zone.start + first + i, block
+
+    async def _check_checkpoint(self) -> None:
+        try:
+            self._checkpoint = await checkpoints.verify(
+                self._port,
+                self._geometry,
+                self._superblock,
+                self._zones,
+                sequential=self._sequential,
+                progress=self._progress,
+            )
+        except NotUsableError as error:
+            self._result.add(f"the L2P checkpoint can't be used: {error.message}")
+            self._result.checkpoint = CHECKPOINT_BROKEN
+        except MediaError as error:
+            if error.status in BASE_GONE:
+                raise
+            self._result.add(f"the L2P checkpoint can't be read: {error.message}")
+            self._result.checkpoint = CHECKPOINT_BROKEN
+        if self._checkpoint is not None:
+            self._result.checkpoint = CHECKPOINT_WHOLE
+
+    # --- every block of the bands
+
+    async def _check_bands(self) -> None:
+        geometry = self._geometry
+        self._reader = ZoneReader(self._port, geometry, self._superblock.uuid, sequential=self._sequential)
+        self._seen = np.zeros(geometry.block_count, bool)
+        self._truth_seqs = np.zeros(geometry.block_count, np.uint64)
+        self._derived_seqs = np.zeros(geometry.block_count, np.uint64)
+        work = [
+            (band, punit, self._zones[zone])
+            for band, its in enumerate(geometry.bands)
+            for punit, zone in enumerate(its)
+            if zone is not None and self._zones[zone].state not in (EMPTY, OFFLINE)
+        ]
+        self._written_blocks = sum(min(zone.written, geometry.zone_capacity) for _, _, zone in work)
+        await side_by_side(self._check_zone, work)
+
+    async def _check_zone(self, item: tuple[int, int, Zone]) -> None:
+        band, punit, zone = item
+        geometry = self._geometry
+        written = min(zone.written, geometry.zone_capacity)
+        full = zone.state == FULL or zone.state in UNUSABLE_STATES
+        content = await self._reader.read_zone(band, punit, zone.start, written, full=full)
+        if content.checkpoint:
+            self._count(written)
+            return
+        self._result.record_headers += len(content.records)
+        if not content.walked and content.band_seq:
+            self._result.summaries += 1
+        # Which entry is about each block of the zone.
+        entry_of = np.full(geometry.zone_capacity, -1, np.int64)
+        entry_of[(content.addresses - np.uint64(zone.start)).astype(np.int64)] = np.arange(len(content.addresses))
+        data_end = min(written, geometry.data_blocks)
+        for first in range(0, data_end, READ_BLOCKS):
+            blocks, readable = await self._read(zone.start + first, min(READ_BLOCKS, data_end - first))
+            entries = entry_of[first : first + len(blocks)]
+            self._check_data(content, blocks, readable, first, entries)
+            self._check_headers(content, blocks, first, np.flatnonzero(entries < 0))
+            self._count(len(blocks))
+        if written > geometry.data_blocks:
+            await self._check_summary(content, zone.start + geometry.data_blocks, written - geometry.data_blocks)
+
+    def _check_data(
+        self,
+        content: ZoneContent,
+        blocks: NDArray[np.uint8],
+        readable: NDArray[np.bool_],
+        first: int,
+        entries: NDArray[np.int64],
+    ) -> None:
+        data = np.flatnonzero(entries >= 0)
+        if not len(data):
+            return
+        table = content.entries[entries[data]]
+        addresses = content.addresses[entries[data]]
+        crc = np.array([_shim.crc32c(memoryview(blocks[i])) for i in map(int, data)], np.uint32)
+        good = (crc == table["crc"]) & readable[data]
+        self._result.data_blocks += int(np.count_nonzero(good))
+        known = table["lba"] < self._geometry.block_count
+        lba = np.where(known, table["lba"], 0).astype(np.int64)
+        in_force = known & (self._truth[lba] == addresses)
+        self._seen[lba[in_force]] = True
+        self._truth_seqs[lba[in_force]] = table["seq"][in_force]
+        derived = known & (self._derived[lba] == addresses)
+        self._derived_seqs[lba[derived]] = table["seq"][derived]
+        # A restore has listed these already.
+        told = known & (self._derived[lba] == (addresses | np.uint64(_shim.LOST_FLAG)))
+        torn = (addresses >= content.torn_from) | (not self._sequential)
+        self._result.torn_blocks += int(np.count_nonzero(~good & torn & ~in_force))
+        for i in map(int, np.flatnonzero(~good & ~told & (in_force | ~torn))):
+            what = "in force" if in_force[i] else "obsolete"
+            how = "does not match its CRC" if readable[data[i]] else "can't be read"
+            self._result.add(
+                f"block {int(addresses[i])} (band {content.band}): data of LBA {int(table['lba'][i])}, {what}, {how}"
+            )
+
+    def _check_headers(
+        self, content: ZoneContent, blocks: NDArray[np.uint8], first: int, others: NDArray[np.intp]
+    ) -> None:
+        for i in map(int, others):
+            address = content.start + first + i
+            header = parse_batch_header(blocks[i], self._superblock.uuid)
+            if header is not None and header.band_seq == content.band_seq and header.address in (0, address):
+                self._result.headers += 1
+            elif not content.walked and self._sequential:
+                # In other zones a restore has listed it.
+                self._result.add(
+                    f"block {address} (band {content.band}): a batch header is damaged; the summary says what it said"
+                )
+
+    async def _check_summary(self, content: ZoneContent, address: int, count: int) -> None:
+        blocks, _ = await self._read(address, count)
+        self._count(count)
+        if not content.walked or not self._sequential:
+            return
+        # A zone that was finished early has nothing there.
+        for i, block in enumerate(blocks):
+            if block.any() and parse_summary_block(block, self._superblock.uuid) is None:
+                self._result.add(
+                    f"block {address + i} (band {content.band}): a block of the zone's summary is damaged; headers say "
+                    "what it said"
+                )
+
+    def _count(self, blocks: int) -> None:
+        self._read_blocks += blocks
+        self._progress("blocks", self._read_blocks / max(1, self._written_blocks))
+
+    async def _read(self, address: int, count: int) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+        """Blocks, and which of them could be read; zeroes for the others."""
+        try:
+            return await self._port.read(address, count), np.ones(count, bool)
+        except MediaError as error:
+            if error.status in BASE_GONE:
+                raise
+        if count == 1:
+            return np.zeros((1, BLOCK_BYTES), np.uint8), np.zeros(1, bool)
+        parts = [await self._read(address + i, 1) for i in range(count)]
+        return np.concatenate([blocks for blocks, _ in parts]), np.concatenate([readable for _, readable in parts])
+
+    # --- does it fit together
+
+    def _check_mapping(self, restored: Restored, kinds: NDArray[np.uint8]) -> None:
+        for lba in map(int, np.flatnonzero((kinds == _DATA) & ~self._seen)):
+            self._result.add(
+                f"LBA {lba}: the L2P checkpoint has it at block {int(self._truth[lba])}, where no header says so"
+            )
+        if self._checkpoint is None or restored.damage:
+            return
+        derived = _kinds(self._derived)
+        newer = (derived == _DATA) & (kinds == _DATA) & (self._derived_seqs > self._truth_seqs)
+        for lba in map(int, np.flatnonzero(newer | (derived != kinds))):
+            self._result.add(f"LBA {lba}: the L2P checkpoint does not say what the bands say of it")
+
+
+def _kinds(l2p: NDArray[np.uint64]) -> NDArray[np.uint8]:
+    """What each LBA reads as."""
+    kinds = np.full(len(l2p), _DATA, np.uint8)
+    flags = l2p & np.uint64(_shim.LOST_FLAG)
+    kinds[flags == np.uint64(_shim.LOST_FLAG)] = _LOST
+    kinds[(flags == np.uint64(_shim.TRIM_FLAG)) | (l2p == np.uint64(_shim.ADDRESS_INVALID))] = _ZEROES
+    return kinds
+
+
+def damage_told(report: CheckReport, most: int) -> Sequence[str]:
+    """The first of it, and how much more there is."""
+    told = report.damage[:most]
+    more = report.damage_count - len(told)
+    return [*told, f"and {more} more"] if more > 0 else told
