@@ -21,14 +21,16 @@ constexpr size_t round_up(size_t bytes) {
 
 class File {
 public:
-    File(const std::string &path, size_t bytes) : fd_(open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600)) {
+    // A new file: one that is there may still be mapped by a core that is being taken down.
+    File(const std::string &path, size_t bytes) : fd_(make(path)) {
         if (fd_ < 0) {
             throw std::system_error(errno, std::generic_category(), "write buffer " + path);
         }
         // posix_fallocate: a full tmpfs must be an error now, not a SIGBUS later.
-        int error = ftruncate(fd_, 0) == 0 ? posix_fallocate(fd_, 0, static_cast<off_t>(bytes)) : errno;
+        const int error = posix_fallocate(fd_, 0, static_cast<off_t>(bytes));
         if (error != 0) {
             close(fd_);
+            unlink(path.c_str());
             throw std::system_error(error, std::generic_category(), "write buffer " + path);
         }
     }
@@ -38,6 +40,11 @@ public:
     [[nodiscard]] int fd() const noexcept { return fd_; }
 
 private:
+    static int make(const std::string &path) {
+        unlink(path.c_str());
+        return open(path.c_str(), O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
+    }
+
     int fd_;
 };
 

@@ -8,7 +8,9 @@ import dataclasses
 import enum
 import errno
 import logging
+import os
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, Final
 from uuid import UUID, uuid4
 
@@ -22,10 +24,12 @@ from . import stats as stats_module
 from .band import FREE, MOVING, OPEN, QUEUED, RESETTING, RETIRED, Band, Bands
 from .blockdev import ZONE_FINISH, ZONE_RESET, BlockPort
 from .geometry import BATCH_BLOCKS, BLOCK_BYTES, SUPERBLOCK_ZONES, Geometry, plan
+from .held import HeldWrites, Recovered, RecoveredBlock
 from .layout import FORMAT_VERSION
 from .manager import BandManager
 from .restore import DAMAGE_TOLD_MAX, Restored, restore
-from .superblock import SuperblockWriter
+from .superblock import Superblock, SuperblockWriter
+from .write_buffer_file import BufferFiles
 from .zone import EMPTY, FULL, Zone
 from .zone_walk import BASE_GONE
 
@@ -71,7 +75,11 @@ class FtlDevice:
         geometry: Geometry,
         superblock: SuperblockWriter,
         next_band_seq: int = 1,
+        incarnation: int = 1,
+        buffer_files: BufferFiles | None = None,
+        buffer_blocks: int = 0,
     ) -> None:
+        """buffer_blocks: of the core, where it has more than conf and geometry say."""
         self.core = core
         self.name = name
         self.uuid = uuid
@@ -87,6 +95,9 @@ class FtlDevice:
         self.zone_faults = 0
         self.restored: dict[str, Any] | None = None
         """What load() found; None for a device that was created."""
+        self.incarnation = incarnation
+        """+1 with every load."""
+        self._buffer_files = buffer_files
         self._reactor = reactor
         self._port = port
         self._superblock = superblock
@@ -98,7 +109,7 @@ class FtlDevice:
             geometry,
             conf,
             self._bands,
-            buffer_blocks=write_buffer_blocks(conf, geometry),
+            buffer_blocks=buffer_blocks or write_buffer_blocks(conf, geometry),
             on_stuck=self._out_of_space,
             next_band_seq=next_band_seq,
         )
@@ -126,8 +137,10 @@ class FtlDevice:
         num_punits: int | None = None,
         optimal_open_zones: int = 0,
         progress: Progress | None = None,
+        buffer_dir: Path | None = None,
     ) -> FtlDevice:
         """Makes a new, empty FTL on a zoned device; everything on it is erased. Without a uuid it gets a new one.
+        buffer_dir: where its write buffer outlives the process; None: it does not.
 
         Raises ConfError, ParameterError or GeometryError before anything is erased where the device or conf can't do,
         and MediaError where the device fails; then nothing is left behind but erased zones.
@@ -154,7 +167,12 @@ class FtlDevice:
             uuid = uuid or uuid4()
             await _forget_older_superblocks(port, zones)
             superblock = SuperblockWriter(port, geometry, uuid)
-            core = make_core(reactor, base, uuid, conf, geometry)
+            files = None if buffer_dir is None else BufferFiles.acquire(buffer_dir, uuid)
+            try:
+                core = make_core(reactor, base, uuid, conf, geometry, buffer=files.path(1) if files else None)
+            except BaseException:
+                _let_go(files)
+                raise
             try:
                 device = cls(
                     reactor,
@@ -165,12 +183,16 @@ class FtlDevice:
                     conf=conf,
                     geometry=geometry,
                     superblock=superblock,
+                    buffer_files=files,
                 )
                 await device._write_superblock(clean=False)
                 report("superblock", 1.0)
+                if files is not None:
+                    files.remove(but=device.incarnation)
             except BaseException:
                 reactor.unsubscribe(core.id)
                 core.close()
+                _let_go(files, remove=True)
                 raise
         except BaseException:
             await port.close()
@@ -189,8 +211,10 @@ class FtlDevice:
         conf: FtlConf | None = None,
         num_punits: int | None = None,
         progress: Progress | None = None,
+        buffer_dir: Path | None = None,
     ) -> FtlDevice:
-        """The FTL of that uuid, as it was when it was halted, or when whatever it was lost ended it.
+        """The FTL of that uuid, as it was when it was halted, or when whatever it was lost ended it. With the
+        buffer_dir it had: as its hosts were told it is. A device that had it before, in this process, must be closed.
 
         Settings of conf that are not the default replace those of the superblock. Raises what restore() raises; until
         it has ended nothing is written, and load() may be interrupted and repeated at any point.
@@ -199,17 +223,31 @@ class FtlDevice:
         if conf is not None:
             conf.check()
         port = BlockPort(reactor, base, name=name)
+        files: BufferFiles | None = None
         try:
             _check_base(name, base, conf or FtlConf())
-            found = await restore(port, uuid, conf=conf, num_punits=num_punits, progress=progress)
+            files = None if buffer_dir is None else BufferFiles.acquire(buffer_dir, uuid)
+            buffer: HeldWrites | None = None
+
+            async def read_buffer(superblock: Superblock, geometry: Geometry) -> HeldWrites | None:
+                nonlocal buffer
+                if files is not None and not superblock.clean:
+                    buffer = files.read(superblock.incarnation, geometry.block_count)
+                return buffer
+
+            found = await restore(
+                port, uuid, conf=conf, num_punits=num_punits, progress=progress, sources=(read_buffer,)
+            )
             _check_base(name, base, found.conf)
             if found.conf.use_append and found.geometry.batch_blocks > base.max_append_blocks:
                 raise ParameterError(
                     f"{name}: the base bdev takes appends of {base.max_append_blocks} blocks, but of "
                     f"{found.geometry.batch_blocks} when FTL {uuid} was created: give a device that does"
                 )
-            device = await cls._loaded(reactor, base, port, name, found, report)
+            lossy = not found.superblock.clean and buffer is None
+            device = await cls._loaded(reactor, base, port, name, found, report, files, lossy=lossy)
         except BaseException:
+            _let_go(files)
             await port.close()
             raise
         device._start()
@@ -224,6 +262,9 @@ class FtlDevice:
         name: str,
         found: Restored,
         report: Progress,
+        files: BufferFiles | None,
+        *,
+        lossy: bool,
     ) -> FtlDevice:
         uuid = found.superblock.uuid
         superblock = SuperblockWriter(
@@ -234,7 +275,19 @@ class FtlDevice:
             zone=found.superblock_zone,
             written=found.superblock_used,
         )
-        core = make_core(reactor, base, uuid, found.conf, found.geometry, next_seq=found.next_seq)
+        incarnation = found.superblock.incarnation + 1
+        # What is recovered was held by a buffer of at most half a band, too.
+        buffer_blocks = max(write_buffer_blocks(found.conf, found.geometry), found.recovered_blocks)
+        core = make_core(
+            reactor,
+            base,
+            uuid,
+            found.conf,
+            found.geometry,
+            next_seq=found.next_seq,
+            buffer=files.path(incarnation) if files else None,
+            buffer_blocks=buffer_blocks,
+        )
         device = cls(
             reactor,
             port,
@@ -245,7 +298,11 @@ class FtlDevice:
             geometry=found.geometry,
             superblock=superblock,
             next_band_seq=found.next_band_seq,
+            incarnation=incarnation,
+            buffer_files=files,
+            buffer_blocks=buffer_blocks,
         )
+        told = False
         try:
             for number, band in enumerate(found.bands):
                 core.load_band(number, band.state, band.seq, band.write_pointers)
@@ -254,8 +311,14 @@ class FtlDevice:
                 report("l2p", min(1.0, (first + L2P_STEP) / len(found.l2p)))
             device._bands.refresh(core.bands())
             device._bands.retire_empty()
-            # The first write. It also flushes: what a crash left in the base's volatile cache is durable from here on.
+            device._recover(found.recovered)
+            # What a crash left in the base's volatile cache counts instead of what the old file holds of it: it has to
+            # be durable before the superblock can be, which makes the new file count.
+            await port.flush()
+            told = True
             await device._write_superblock(clean=False)
+            if files is not None:
+                files.remove(but=incarnation)
             report("superblock", 1.0)
             for start in found.zones_to_finish:
                 await device._tidy_zone(ZONE_FINISH, start)
@@ -264,6 +327,9 @@ class FtlDevice:
         except BaseException:
             reactor.unsubscribe(core.id)
             core.close()
+            if files is not None and not told:
+                # Later than that it may count, whatever the error was.
+                files.path(incarnation).unlink(missing_ok=True)
             raise
         device.lost_blocks = found.lost_blocks
         device.restored = {
@@ -272,22 +338,44 @@ class FtlDevice:
             "mapped_blocks": found.mapped_blocks,
             "torn_blocks": found.torn_blocks,
             "lost_blocks": found.lost_blocks,
+            "recovered_blocks": found.recovered_blocks,
+            "recovered_records": found.recovered_records,
+            "lossy": lossy,
             "damage": found.damage[:DAMAGE_TOLD_MAX],
             "damage_count": len(found.damage),
         }
         log.info(
-            "%s: loaded after a %s shutdown%s: %d blocks mapped, %d torn, %d lost, %d records damaged",
+            "%s: loaded after a %s shutdown%s: %d blocks mapped, %d blocks and %d records recovered from the write "
+            "buffer, %d torn, %d lost, %d records damaged",
             name,
             "clean" if found.superblock.clean else "dirty",
             ", from its L2P checkpoint" if found.from_checkpoint else "",
             found.mapped_blocks,
+            found.recovered_blocks,
+            found.recovered_records,
             found.torn_blocks,
             found.lost_blocks,
             len(found.damage),
         )
+        if lossy:
+            log.error("%s: there is no write buffer of its last life: writes its hosts did not flush may be lost", name)
         for text in found.damage[:DAMAGE_TOLD_MAX]:
             log.error("%s: damaged: %s", name, text)
         return device
+
+    def _recover(self, items: list[Recovered]) -> None:
+        for item in items:
+            taken = (
+                self.core.recover_block(item.lba, item.seq, item.crc, item.data)
+                if isinstance(item, RecoveredBlock)
+                else self.core.recover_record(item.lba, item.block_count, item.seq, item.flags)
+            )
+            if not taken:
+                raise FtlError(
+                    f"{self.name}: more is to be recovered ({len(items)} blocks and records) than its write buffer "
+                    "takes: that was not written by this software",
+                    errno=errno.ENOSPC,
+                )
 
     async def _tidy_zone(self, action: int, start: int) -> None:
         """A zone that was being written is not written any more: it must not count against the device's limits. One
@@ -379,6 +467,8 @@ class FtlDevice:
             refused=[band.index for band in self._bands if band.bad_punits],
         )
         await self._superblock.write(content if place is None else {**content, "checkpoint": place}, clean=True)
+        if self._buffer_files is not None:
+            self._buffer_files.remove()
 
     async def _release(self) -> None:
         """Idempotent."""
@@ -388,6 +478,7 @@ class FtlDevice:
             self._close_core()
         finally:
             self._reactor.unsubscribe(self.core.id)
+            _let_go(self._buffer_files)
             await self._port.close()
 
     def _close_core(self) -> None:
@@ -554,6 +645,7 @@ class FtlDevice:
             "conf": self.conf.to_dict(),
             "next_seq": self.core.next_seq,
             "next_band_seq": self._manager.next_band_seq,
+            "incarnation": self.incarnation,
         }
 
     def stats(self) -> dict[str, Any]:
@@ -632,9 +724,18 @@ class FtlDevice:
 
 
 def make_core(
-    reactor: ReactorLoop, base: _shim.BlockDevice, uuid: UUID, conf: FtlConf, geometry: Geometry, *, next_seq: int = 1
+    reactor: ReactorLoop,
+    base: _shim.BlockDevice,
+    uuid: UUID,
+    conf: FtlConf,
+    geometry: Geometry,
+    *,
+    next_seq: int = 1,
+    buffer: Path | None = None,
+    buffer_blocks: int = 0,
 ) -> _shim.FtlCore:
-    """An FtlCore for a conf and geometry. Raises ConfError where its pools can't be made."""
+    """An FtlCore for a conf and geometry. Raises ConfError where its pools can't be made, FtlError where the write
+    buffer's file can't."""
     try:
         return _shim.FtlCore(
             reactor.shim,
@@ -648,7 +749,8 @@ def make_core(
             use_append=conf.use_append,
             shared_stream=geometry.shared_stream,
             finish_zones=geometry.finish_zones,
-            write_buffer_blocks=write_buffer_blocks(conf, geometry),
+            write_buffer_blocks=buffer_blocks or write_buffer_blocks(conf, geometry),
+            write_buffer_path=None if buffer is None else str(buffer),
             max_reloc_qdepth=conf.max_reloc_qdepth,
             max_active_relocs=conf.max_active_relocs,
             band_threshold=conf.band_thld,
@@ -656,6 +758,20 @@ def make_core(
         )
     except (ValueError, MemoryError) as error:
         raise ConfError(f"the FTL's data path can't be made: {error}") from error
+    except OSError as error:
+        wanted = (buffer_blocks or write_buffer_blocks(conf, geometry)) * BLOCK_BYTES
+        raise FtlError(
+            f"the write buffer's file {buffer} of {wanted >> 20} MiB can't be made: {os.strerror(error.errno or 0)}; "
+            "make room there, give the daemon another --buffer-dir, or the FTL a smaller write_buffer_size",
+            errno=error.errno,
+        ) from error
+
+
+def _let_go(files: BufferFiles | None, *, remove: bool = False) -> None:
+    if files is not None:
+        if remove:
+            files.remove()
+        files.release()
 
 
 def write_buffer_blocks(conf: FtlConf, geometry: Geometry) -> int:

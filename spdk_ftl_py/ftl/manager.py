@@ -71,13 +71,15 @@ class BandManager:
         self._reset_later = False
         self._moving_allowed = True
         self._draining = False
+        self._started = False
         self._stopped = False
         self._timer: asyncio.TimerHandle | None = None
 
     # --- what the device calls
 
     def start(self) -> None:
-        """Opens the first band of each stream, and begins to watch."""
+        """Opens the first band of each stream, and begins to watch. No order is given before."""
+        self._started = True
         self._wanting.update(self._streams)
         self.pump()
 
@@ -107,7 +109,7 @@ class BandManager:
 
     def pump(self) -> None:
         """Looks at every band and gives all orders that are due."""
-        if self._stopped:
+        if self._stopped or not self._started:
             return
         self.bands.refresh(self._core.bands())
         self._reset_emptied()

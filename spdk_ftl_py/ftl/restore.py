@@ -25,6 +25,7 @@ from .band import CLOSED, FAULTED, FREE
 from .blockdev import BlockPort, side_by_side
 from .checkpoint import Checkpoint
 from .geometry import SUPERBLOCK_ZONES, Geometry
+from .held import HeldIndex, HeldSource, HeldWrites, Recovered, RecoveredBlock, RecoveredRecord
 from .layout import ENTRY_FLAG_LOST
 from .superblock import Superblock
 from .zone import ACTIVE_STATES, EMPTY, FULL, OFFLINE, UNUSABLE_STATES, Zone
@@ -87,6 +88,16 @@ class Restored:
     torn_blocks: int = 0
     """Blocks that were cut off: of writes that were not flushed."""
     from_checkpoint: bool = False
+    recovered: list[Recovered] = field(default_factory=list)
+    """Held elsewhere and newer than everything on media, in ascending seq; ``l2p`` does not have it."""
+
+    @property
+    def recovered_blocks(self) -> int:
+        return sum(1 for item in self.recovered if isinstance(item, RecoveredBlock))
+
+    @property
+    def recovered_records(self) -> int:
+        return sum(1 for item in self.recovered if isinstance(item, RecoveredRecord))
 
     @property
     def mapped_blocks(self) -> int:
@@ -101,10 +112,13 @@ async def restore(
     num_punits: int | None = None,
     use_checkpoint: bool = True,
     progress: Progress | None = None,
+    sources: Sequence[HeldSource] = (),
 ) -> Restored:
     """Reads everything and decides; writes nothing.
 
     use_checkpoint: otherwise the bands are read, even if there is an L2P checkpoint.
+    sources: where else than on media something newer may be held.
+
     conf: what differs from the defaults in it counts instead of what the superblock has; allow_open_bands always.
     Raises NotFoundError where the base holds no FTL of that uuid, UnsupportedError for another format version,
     GeometryError where the device has changed, ConfError where conf contradicts what can't be changed any more,
@@ -133,6 +147,7 @@ async def restore(
     if checkpoint is not None:
         return _from_checkpoint(checkpoint, superblock, geometry, stored_conf, zones, which, used)
     reader = ZoneReader(port, geometry, uuid, sequential=sequential)
+    held = [await source(superblock, geometry) for source in sources]
     contents = await _read_bands(reader, geometry, zones, report)
     return await _Merge(
         reader,
@@ -143,6 +158,7 @@ async def restore(
         sequential=sequential,
         max_io_blocks=base.max_io_blocks,
         report=report,
+        held=[each for each in held if each is not None],
     ).run(stored_conf, which, used)
 
 
@@ -337,6 +353,7 @@ class _Merge:
         sequential: bool,
         max_io_blocks: int,
         report: Progress,
+        held: Sequence[HeldWrites] = (),
     ) -> None:
         self._reader = reader
         self._superblock = superblock
@@ -350,17 +367,20 @@ class _Merge:
         self._band_seqs = [max((zone.band_seq for zone in band if zone is not None), default=0) for band in contents]
         # A band is opened anew only when all of it was reset: a zone that is behind holds nothing in force.
         self._current = [zone for zone in self._every if zone.band_seq and zone.band_seq == self._band_seqs[zone.band]]
+        self._held = HeldIndex(held, geometry.block_count)
         self._damage = [text for zone in self._every for text in zone.damage]
         self._damaged_bands = {zone.band for zone in self._every if zone.damage}
         self._torn = 0
         self._lost = 0
 
     async def run(self, conf: FtlConf, superblock_zone: int, superblock_used: int) -> Restored:
-        entries = await self._entries()
+        entries, recovered = await self._entries()
+        self._damage += self._held.damage
         if self._damage and not conf.allow_open_bands:
             raise self._refusal()
         content = self._superblock.content
         seen = max((zone.highest_seq for zone in self._every), default=0)
+        seen = max(seen, self._held.highest_seq)
         band_seq = max((zone.highest_band_seq for zone in self._every), default=0)
         held = {zone.start // self._geometry.zone_size for zone in self._every if zone.checkpoint}
         return Restored(
@@ -380,6 +400,7 @@ class _Merge:
             damage=self._damage,
             lost_blocks=self._lost,
             torn_blocks=self._torn,
+            recovered=recovered,
         )
 
     def _band(self, number: int) -> LoadedBand:
@@ -403,14 +424,14 @@ class _Merge:
             "read as errors, of others an older version may come back"
         )
 
-    async def _entries(self) -> NDArray[np.uint64]:
+    async def _entries(self) -> tuple[NDArray[np.uint64], list[Recovered]]:
         block_count = self._geometry.block_count
         entries = np.full(block_count, _shim.ADDRESS_INVALID, np.uint64)
         seqs = np.zeros(block_count, np.uint64)
         self._apply_records(self._current, entries, seqs)
         if self._current:
             await self._apply_blocks(entries, seqs)
-        return entries
+        return entries, self._held.supersede(entries, seqs, _shim.ADDRESS_INVALID)
 
     @staticmethod
     def _apply_records(zones: Iterable[ZoneContent], entries: NDArray[np.uint64], seqs: NDArray[np.uint64]) -> None:
@@ -443,13 +464,19 @@ class _Merge:
         lba, seq = table["lba"], table["seq"]
         candidate = lba < len(entries)
         candidate[candidate] = seq[candidate] > record_seqs[lba[candidate]]
+        # What is held instead of it makes good for it, whatever became of it.
+        held_seqs = np.zeros(len(lba), np.uint64)
+        held_seqs[candidate] = self._held.seqs(lba[candidate])
+        candidate &= seq >= held_seqs
+        unsure |= held_seqs == seq
         chosen = np.flatnonzero(candidate)
         dispensable = self._dispensable(lba[chosen], seq[chosen], band[chosen])
         # Once more: where a record stands twice, the band that is needed anyway is to have it.
         self._apply_records(sorted(zones, key=lambda zone: -int(dispensable[zone.band])), entries, record_seqs)
         chosen = chosen[np.lexsort((address[chosen], dispensable[band[chosen]], ~seq[chosen], lba[chosen]))]
         lba, seq, crc = lba[chosen], seq[chosen], table["crc"][chosen]
-        address, band, unsure, cut = address[chosen], band[chosen], unsure[chosen], cut[chosen]
+        address, band, unsure = address[chosen], band[chosen], unsure[chosen]
+        cut = cut[chosen] | (held_seqs[chosen] == seq)
         if not len(lba):
             return
         same = (lba[1:] == lba[:-1]) & (seq[1:] == seq[:-1])
@@ -461,6 +488,7 @@ class _Merge:
         winners = _firsts(state, lba)
         flag = np.where(state[winners] == _LOST, np.uint64(_shim.LOST_FLAG), np.uint64(0))
         entries[lba[winners]] = address[winners] | flag
+        record_seqs[lba[winners]] = seq[winners]
 
     def _dispensable(self, lba: NDArray[Any], seq: NDArray[Any], band: NDArray[Any]) -> NDArray[np.bool_]:
         """Bands all of whose blocks stand in other bands as well: half-done moves, and with emulated zones what was

@@ -36,6 +36,12 @@ class Superblock:
     clean: bool
     content: Mapping[str, Any]
 
+    @property
+    def incarnation(self) -> int:
+        """Of the device: +1 with every load. Names the write buffer file that belongs to this superblock."""
+        found = self.content.get("incarnation", 0)
+        return found if isinstance(found, int) and found >= 0 else 0
+
     def build(self) -> Block:
         """As a block. Raises FtlError where the content does not fit."""
         text = json.dumps(self.content, separators=(",", ":"), sort_keys=True).encode()

@@ -53,6 +53,10 @@ class Model:
         for lba, change in enumerate(completed_before):
             self.make_durable(lba, change)
 
+    def acknowledged_survives(self) -> None:
+        """What is left of a crash must hold everything that was acknowledged, flushed or not."""
+        self.flushed(self.completed)
+
     def current(self, lba: int) -> int:
         """When nothing is outstanding."""
         return self.history[lba][max(self.history[lba])]

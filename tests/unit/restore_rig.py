@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
+from pathlib import Path
 from typing import Any
 
 from spdk_ftl_py import _shim
@@ -23,7 +24,9 @@ CONF = FtlConf(write_buffer_size=64 * BLOCK, lba_rsvd=30)
 
 
 class RestoreRig:
-    def __init__(self, reactor: ReactorLoop, base: Any, rng: random.Random) -> None:
+    def __init__(self, reactor: ReactorLoop, base: Any, rng: random.Random, *, buffer_dir: Path | None = None) -> None:
+        """buffer_dir: where write buffers outlive a crash."""
+        self.buffer_dir = buffer_dir
         self.reactor = reactor
         self.base = base
         self.rng = rng
@@ -32,12 +35,15 @@ class RestoreRig:
         self.model: Model
 
     async def create(self, conf: FtlConf = CONF, **options: Any) -> None:
-        self._use(await FtlDevice.create(self.reactor, self.base, name="ftl0", conf=conf, num_punits=2, **options))
+        self._use(await FtlDevice.create(self.reactor, self.base, name="ftl0", conf=conf, **self._options(options)))
         self.model = Model(self.device.block_count)
 
     async def load(self, **options: Any) -> None:
         uuid = options.pop("uuid", None) or self.device.uuid
-        self._use(await FtlDevice.load(self.reactor, self.base, name="ftl0", uuid=uuid, **options))
+        self._use(await FtlDevice.load(self.reactor, self.base, name="ftl0", uuid=uuid, **self._options(options)))
+
+    def _options(self, options: dict[str, Any]) -> dict[str, Any]:
+        return {"num_punits": 2, "buffer_dir": self.buffer_dir, **options}
 
     def _use(self, device: FtlDevice) -> None:
         self.device = device

@@ -1,0 +1,260 @@
+"""Promise 1, the daemon's side: what hosts were told is written outlives the process, in the write buffer's file."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+import resource
+import signal
+import subprocess
+import sys
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from spdk_ftl_py import _shim
+from spdk_ftl_py.errors import FtlError, MediaError
+from spdk_ftl_py.reactor import ReactorLoop
+from unit.core_bench import BLOCK, content
+from unit.restore_rig import CONF, RestoreRig
+
+ZONE_SIZE, ZONE_CAPACITY = 64, 48
+Body = Callable[[RestoreRig, Any], Awaitable[None]]
+
+
+def run(body: Body, buffer_dir: Path | None, *, seed: int = 1, open_zones: int = 7, **media: Any) -> None:
+    async def main() -> None:
+        reactor = ReactorLoop("test", stepped=True)
+        await reactor.start()
+        drive = _shim.EmulatedMedia.zns(
+            reactor.shim,
+            44,
+            ZONE_SIZE,
+            ZONE_CAPACITY,
+            max_open_zones=open_zones,
+            max_active_zones=open_zones,
+            **media,
+        )
+        drive.set_schedule(seed)
+        rig = RestoreRig(reactor, drive, random.Random(seed), buffer_dir=buffer_dir)
+        try:
+            await asyncio.wait_for(body(rig, drive), 100)
+        finally:
+            await rig.end()
+            await reactor.stop()
+
+    asyncio.run(main())
+
+
+def files_in(directory: Path) -> list[str]:
+    return sorted(path.name.split(".", 1)[1] for path in directory.iterdir())
+
+
+async def killed_during_traffic(rig: RestoreRig, drive: Any, operations: int) -> None:
+    """The process is gone after so many more media operations."""
+    until = drive.operations + operations
+    traffic = asyncio.ensure_future(rig.traffic(6000))
+    while drive.operations < until and not traffic.done():  # noqa: ASYNC110
+        await asyncio.sleep(0)
+    await rig.crash()
+    await traffic
+    rig.model.acknowledged_survives()
+
+
+async def killed_during_load(rig: RestoreRig, drive: Any, operations: int) -> bool:
+    """False: it had ended before. Of a process that is killed nothing is tidied up: the files are as they were."""
+    assert rig.buffer_dir is not None
+    until = drive.operations + operations
+    load = asyncio.ensure_future(rig.load())
+    while drive.operations < until and not load.done():  # noqa: ASYNC110
+        await asyncio.sleep(0)
+    if load.done():
+        await load
+        return False
+    left = {path: path.read_bytes() for path in rig.buffer_dir.iterdir() if path.suffix == ".wbuf"}
+    load.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await load
+    for path in rig.buffer_dir.iterdir():
+        path.unlink()
+    for path, data in left.items():
+        path.write_bytes(data)
+    return True
+
+
+@pytest.mark.parametrize("volatile_cache", [True, False])
+@pytest.mark.parametrize("seed", range(2))
+def test_every_acknowledged_write_and_trim_survives_kills_also_in_the_load(
+    seed: int, volatile_cache: bool, tmp_path: Path
+) -> None:
+    async def body(rig: RestoreRig, drive: Any) -> None:
+        await rig.create()
+        recovered = killed_loads = 0
+        for crash in range(12):
+            await killed_during_traffic(rig, drive, rig.rng.randrange(1, 400))
+            while await killed_during_load(rig, drive, rig.rng.randrange(1, 300)):
+                killed_loads += 1
+            assert rig.device.restored is not None
+            assert rig.device.restored["lossy"] is False
+            recovered += rig.device.restored["recovered_blocks"]
+            await rig.check(f"seed {seed}, crash {crash}")
+            assert files_in(tmp_path) == sorted([f"{rig.device.incarnation}.wbuf", "lock"])
+        assert recovered > 20
+        assert killed_loads > 5
+
+    run(body, tmp_path, seed=seed, volatile_cache=volatile_cache)
+
+
+def test_a_kill_at_any_step_of_the_load_loses_nothing(tmp_path: Path) -> None:
+    async def body(rig: RestoreRig, drive: Any) -> None:
+        await rig.create()
+        for lba in range(40):
+            await rig.port.write(lba, content(lba, 1))
+        await rig.port._submit(_shim.OP_DEALLOCATE, 3, 5)
+        await rig.crash()
+        expected = [0 if 3 <= lba < 8 else 1 for lba in range(40)]
+        for step in range(1, 1000):
+            # In the last of its operations it writes; in the first it reads zone by zone.
+            if not await killed_during_load(rig, drive, step if step > 60 else 1 + step % 7):
+                break
+        assert (await rig.versions())[:40] == expected
+        assert step > 60
+
+    run(body, tmp_path)
+
+
+def test_trims_and_overwrites_in_the_buffer_count_in_order(tmp_path: Path) -> None:
+    async def body(rig: RestoreRig, drive: Any) -> None:
+        await rig.create()
+        for lba in range(10):
+            await rig.port.write(lba, content(lba, 1))
+        await rig.port.flush()
+        await rig.port._submit(_shim.OP_DEALLOCATE, 0, 10)
+        await rig.port.write(4, content(4, 2))
+        await rig.port.write(4, content(4, 3))
+        await rig.port._submit(_shim.OP_DEALLOCATE, 5, 100)
+        await rig.port.write(6, content(6, 4))
+        for _ in range(3):
+            await rig.crash()
+            await rig.load()
+            assert (await rig.versions())[:10] == [0, 0, 0, 0, 3, 0, 4, 0, 0, 0]
+        await rig.halt()
+        await rig.load()
+        assert (await rig.versions())[:10] == [0, 0, 0, 0, 3, 0, 4, 0, 0, 0]
+        assert rig.device.restored is not None
+        assert rig.device.restored["recovered_blocks"] == rig.device.restored["recovered_records"] == 0
+
+    run(body, tmp_path)
+
+
+def test_a_halt_leaves_no_file(tmp_path: Path) -> None:
+    async def body(rig: RestoreRig, drive: Any) -> None:
+        await rig.create()
+        assert files_in(tmp_path) == ["1.wbuf", "lock"]
+        await rig.port.write(1, content(1, 1))
+        await rig.halt()
+        assert files_in(tmp_path) == []
+        await rig.load()
+        assert rig.device.restored is not None
+        assert (rig.device.restored["clean"], rig.device.restored["lossy"]) == (True, False)
+        assert files_in(tmp_path) == ["2.wbuf", "lock"]
+
+    run(body, tmp_path)
+
+
+def test_a_failed_creation_leaves_no_file(tmp_path: Path) -> None:
+    async def body(rig: RestoreRig, drive: Any) -> None:
+        drive.inject_fault(op=_shim.OP_WRITE, status=0x280)
+        with pytest.raises(MediaError):
+            await rig.create()
+        assert files_in(tmp_path) == []
+
+    run(body, tmp_path)
+
+
+def test_without_the_file_a_load_after_a_crash_is_lossy(tmp_path: Path) -> None:
+    async def body(rig: RestoreRig, drive: Any) -> None:
+        await rig.create()
+        await rig.port.write(1, content(1, 1))
+        await rig.crash()
+        (tmp_path / f"{rig.device.uuid}.1.wbuf").unlink()
+        await rig.load()
+        assert rig.device.restored is not None
+        assert rig.device.restored["lossy"] is True
+        await rig.crash()
+        # An older life's file does not count.
+        await rig.load(buffer_dir=None)
+        assert rig.device.restored["lossy"] is True
+
+    run(body, tmp_path)
+
+
+def test_a_file_of_another_life_does_not_count_and_is_removed(tmp_path: Path) -> None:
+    async def body(rig: RestoreRig, drive: Any) -> None:
+        await rig.create()
+        await rig.port.write(1, content(1, 1))
+        await rig.crash()
+        first = tmp_path / f"{rig.device.uuid}.1.wbuf"
+        old = first.read_bytes()
+        await rig.load()
+        await rig.port.write(1, content(1, 2))
+        await rig.port.flush()
+        await rig.crash()
+        first.write_bytes(old)
+        await rig.load()
+        assert (await rig.versions())[1] == 2
+        assert files_in(tmp_path) == ["3.wbuf", "lock"]
+
+    run(body, tmp_path)
+
+
+def test_a_smaller_buffer_takes_what_a_larger_one_held(tmp_path: Path) -> None:
+    async def body(rig: RestoreRig, drive: Any) -> None:
+        await rig.create()
+        for lba in range(60):
+            await rig.port.write(lba, content(lba, 1))
+        held = rig.device.core.stats()["write_buffer_used"]
+        await rig.crash()
+        await rig.load(conf=type(CONF)(write_buffer_size=8 * BLOCK))
+        assert rig.device.restored is not None
+        assert rig.device.restored["recovered_blocks"] == held > 8
+        assert (await rig.versions())[:60] == [1] * 60
+        await rig.traffic(300)
+
+    run(body, tmp_path)
+
+
+def test_a_full_directory_is_an_error_that_names_the_file(tmp_path: Path) -> None:
+    async def body(rig: RestoreRig, drive: Any) -> None:
+        limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+        previous = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (BLOCK, limit[1]))
+        try:
+            with pytest.raises(FtlError, match=r"wbuf.* can't be made"):
+                await rig.create()
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+            signal.signal(signal.SIGXFSZ, previous)
+        assert files_in(tmp_path) == []
+
+    run(body, tmp_path)
+
+
+def test_another_process_can_not_use_the_same_buffer(tmp_path: Path) -> None:
+    async def body(rig: RestoreRig, drive: Any) -> None:
+        await rig.create()
+        program = (
+            "import pathlib, sys, uuid; from spdk_ftl_py.ftl.write_buffer_file import BufferFiles; "
+            "BufferFiles.acquire(pathlib.Path(sys.argv[1]), uuid.UUID(sys.argv[2]))"
+        )
+        command = [sys.executable, "-c", program, str(tmp_path), str(rig.device.uuid)]
+        refused = await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True, check=False)
+        assert refused.returncode == 1
+        assert "used by another process" in refused.stderr
+        await rig.halt()
+        assert (await asyncio.to_thread(subprocess.run, command, check=False)).returncode == 0
+
+    run(body, tmp_path)
