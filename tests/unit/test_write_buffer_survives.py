@@ -92,11 +92,19 @@ def test_every_acknowledged_write_and_trim_survives_kills_also_in_the_load(
 ) -> None:
     async def body(rig: RestoreRig, drive: Any) -> None:
         await rig.create()
+        # Slow, so that there is always something in the buffer.
+        drive.inject_fault(op=_shim.OP_WRITE, latency_us=1000)
         recovered = killed_loads = 0
+        incarnation = rig.device.incarnation
         for crash in range(12):
             await killed_during_traffic(rig, drive, rig.rng.randrange(1, 400))
-            while await killed_during_load(rig, drive, rig.rng.randrange(1, 150)):
-                killed_loads += 1
+            for _ in range(rig.rng.randrange(4)):
+                killed_loads += await killed_during_load(rig, drive, rig.rng.randrange(1, 250))
+                if rig.device.incarnation != incarnation:
+                    break
+            else:
+                await rig.load()
+            incarnation = rig.device.incarnation
             assert rig.device.restored is not None
             assert rig.device.restored["lossy"] is False
             recovered += rig.device.restored["recovered_blocks"]
