@@ -367,8 +367,7 @@ class _Reader:
                 continue
             if zones[zone].state == OFFLINE:
                 raise NotUsableError(f"zone {zone} is offline")
-            # Of a read-only zone the device does not tell the write pointer.
-            if sequential and zones[zone].usable and was != written:
+            if sequential and was != written:
                 raise NotUsableError(f"zone {zone} is written up to {written}, was up to {was}")
 
 

@@ -304,6 +304,7 @@ class FtlDevice:
         )
         told = False
         try:
+            await device._empty_bands(found.bands_to_reset)
             for number, band in enumerate(found.bands):
                 core.load_band(number, band.state, band.seq, band.write_pointers)
             for first in range(0, len(found.l2p), L2P_STEP):
@@ -324,11 +325,6 @@ class FtlDevice:
                 await device._tidy_zone(ZONE_FINISH, start)
             for start in found.zones_to_reset:
                 await device._tidy_zone(ZONE_RESET, start)
-                if isinstance(base, _shim.ZonedOverlay):
-                    # There a reset erases nothing: if ever the newest superblock can't be read, an older one must not
-                    # find the checkpoint it names.
-                    await port.write(start, bytes(BLOCK_BYTES))
-                    await device._tidy_zone(ZONE_RESET, start)
         except BaseException:
             reactor.unsubscribe(core.id)
             core.close()
@@ -381,6 +377,13 @@ class FtlDevice:
                     "takes: that was not written by this software",
                     errno=errno.ENOSPC,
                 )
+
+    async def _empty_bands(self, numbers: list[int]) -> None:
+        """Of what media alone show, nothing needs them; that has to be durable first."""
+        if numbers:
+            zones = [zone for number in numbers for zone in self.geometry.bands[number] if zone is not None]
+            await self._port.flush()
+            await self._port.reset_zones(self.geometry.zone_start(zone) for zone in zones)
 
     async def _tidy_zone(self, action: int, start: int) -> None:
         """A zone that was being written is not written any more: it must not count against the device's limits. One

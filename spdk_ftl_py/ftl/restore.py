@@ -91,6 +91,10 @@ class Restored:
     recovered: list[Recovered] = field(default_factory=list)
     """Held elsewhere and newer than everything on media, in ascending seq; ``l2p`` does not have it."""
 
+    bands_to_reset: list[int] = field(default_factory=list)
+    """Told as free: nothing on media needs what is in them, and without them there would be no band for what is
+    recovered. To be reset, behind a flush, before anything is recovered."""
+
     @property
     def recovered_blocks(self) -> int:
         return sum(1 for item in self.recovered if isinstance(item, RecoveredBlock))
@@ -374,7 +378,7 @@ class _Merge:
         self._lost = 0
 
     async def run(self, conf: FtlConf, superblock_zone: int, superblock_used: int) -> Restored:
-        entries, recovered = await self._entries()
+        entries, recovered, in_force = await self._entries()
         self._damage += self._held.damage
         if self._damage and not conf.allow_open_bands:
             raise self._refusal()
@@ -383,13 +387,20 @@ class _Merge:
         seen = max(seen, self._held.highest_seq)
         band_seq = max((zone.highest_band_seq for zone in self._every), default=0)
         held = {zone.start // self._geometry.zone_size for zone in self._every if zone.checkpoint}
+        bands = [self._band(number) for number in range(self._geometry.band_count)]
+        to_reset: list[int] = []
+        if recovered and not any(band.state == FREE for band in bands):
+            # As with emulated zones. Later a reset waits for what is recovered, and that for a band: neither would end.
+            to_reset = [number for number, band in enumerate(bands) if band.state == CLOSED and number not in in_force]
+            for number in to_reset:
+                bands[number] = LoadedBand(FREE, bands[number].seq, [0] * len(bands[number].write_pointers))
         return Restored(
             superblock=self._superblock,
             superblock_zone=superblock_zone,
             superblock_used=superblock_used,
             geometry=self._geometry,
             conf=conf,
-            bands=[self._band(number) for number in range(self._geometry.band_count)],
+            bands=bands,
             l2p=entries,
             next_seq=max(seen + 1, int(content.get("next_seq", 1))),
             next_band_seq=max(band_seq + 1, int(content.get("next_band_seq", 1)))
@@ -401,6 +412,7 @@ class _Merge:
             lost_blocks=self._lost,
             torn_blocks=self._torn,
             recovered=recovered,
+            bands_to_reset=to_reset,
         )
 
     def _band(self, number: int) -> LoadedBand:
@@ -424,14 +436,23 @@ class _Merge:
             "read as errors, of others an older version may come back"
         )
 
-    async def _entries(self) -> tuple[NDArray[np.uint64], list[Recovered]]:
+    async def _entries(self) -> tuple[NDArray[np.uint64], list[Recovered], set[int]]:
+        """Entries, what is newer than they are, and the bands that media would need without it."""
         block_count = self._geometry.block_count
         entries = np.full(block_count, _shim.ADDRESS_INVALID, np.uint64)
         seqs = np.zeros(block_count, np.uint64)
         self._apply_records(self._current, entries, seqs)
         if self._current:
             await self._apply_blocks(entries, seqs)
-        return entries, self._held.supersede(entries, seqs, _shim.ADDRESS_INVALID)
+        in_force = self._bands_of(entries) if self._held else set()
+        return entries, self._held.supersede(entries, seqs, _shim.ADDRESS_INVALID), in_force
+
+    def _bands_of(self, entries: NDArray[np.uint64]) -> set[int]:
+        """In which something is in force."""
+        addresses = entries[entries != np.uint64(_shim.ADDRESS_INVALID)]
+        addresses &= ~np.uint64(_shim.TRIM_FLAG | _shim.LOST_FLAG)
+        band_of = {zone: number for number, band in enumerate(self._geometry.bands) for zone in band}
+        return {band_of[int(zone)] for zone in np.unique(addresses // np.uint64(self._geometry.zone_size))}
 
     @staticmethod
     def _apply_records(zones: Iterable[ZoneContent], entries: NDArray[np.uint64], seqs: NDArray[np.uint64]) -> None:
@@ -464,11 +485,10 @@ class _Merge:
         lba, seq = table["lba"], table["seq"]
         candidate = lba < len(entries)
         candidate[candidate] = seq[candidate] > record_seqs[lba[candidate]]
-        # What is held instead of it makes good for it, whatever became of it.
+        # What is held makes good for it, whatever became of it: it is no damage.
         held_seqs = np.zeros(len(lba), np.uint64)
         held_seqs[candidate] = self._held.seqs(lba[candidate])
-        candidate &= seq >= held_seqs
-        unsure |= held_seqs == seq
+        unsure |= candidate & (held_seqs >= seq)
         chosen = np.flatnonzero(candidate)
         dispensable = self._dispensable(lba[chosen], seq[chosen], band[chosen])
         # Once more: where a record stands twice, the band that is needed anyway is to have it.
@@ -476,7 +496,7 @@ class _Merge:
         chosen = chosen[np.lexsort((address[chosen], dispensable[band[chosen]], ~seq[chosen], lba[chosen]))]
         lba, seq, crc = lba[chosen], seq[chosen], table["crc"][chosen]
         address, band, unsure = address[chosen], band[chosen], unsure[chosen]
-        cut = cut[chosen] | (held_seqs[chosen] == seq)
+        cut = cut[chosen] | (held_seqs[chosen] >= seq)
         if not len(lba):
             return
         same = (lba[1:] == lba[:-1]) & (seq[1:] == seq[:-1])

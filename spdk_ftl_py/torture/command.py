@@ -67,6 +67,11 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         help="crash at the K-th I/O of the drive after each load (default: at random)",
     )
     parser.add_argument("--use-append", action="store_true", help="FTLs that write with zone append")
+    parser.add_argument(
+        "--faults",
+        action="store_true",
+        help="now and then a write or flush of the drive fails, or a zone goes read-only",
+    )
     parser.add_argument("--world", type=int, metavar="N", help="only this one of the seed's worlds")
     parser.add_argument(
         "--keep", action="store_true", help="with --processes: keep the temporary directory with drive, state and logs"
@@ -91,7 +96,7 @@ def run(args: argparse.Namespace) -> int:
         if value is not None and value < least:
             args.parser.error(f"--{name} {value}: must be at least {least}")
     crashes = args.crashes or (CRASHES_OF_PROCESSES if args.processes else CRASHES)
-    for name in ("every", "world"):
+    for name in ("every", "world", "faults"):
         if args.processes and getattr(args, name):
             args.parser.error(f"--{name} does not go with --processes: moments are random there")
     if args.keep and not args.processes:
@@ -105,7 +110,14 @@ def run(args: argparse.Namespace) -> int:
                 processes = ProcessesOptions(args.seed, crashes, args.use_append, args.keep)
                 asyncio.run(run_processes(processes, report, phase.update))
             else:
-                options = Options(args.seed, crashes, args.every, args.use_append, args.world)
+                options = Options(
+                    seed=args.seed,
+                    crashes=crashes,
+                    every=args.every,
+                    use_append=args.use_append,
+                    faults=args.faults,
+                    world=args.world,
+                )
                 run_torture(options, report, phase.update)
             phase.note = f"{report.values['crashes']} crashes, {report.values['blocks_verified']:,} blocks verified"
     except Interrupted:

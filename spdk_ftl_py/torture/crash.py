@@ -14,18 +14,26 @@ AFTER_MAX: Final = 1200
 class Kind(enum.Enum):
     POWER = "power"
     """Everything: volatile caches are lost, and the write buffer file."""
+    TARGET = "target"
+    """The target or its drive, perhaps with the daemon: volatile caches are lost, the write buffer file is not."""
     DAEMON = "daemon"
-    """The daemon: media keep what they have; the write buffer file, in memory, is lost as well (the machine's tmpfs
-    was wiped)."""
+    """The daemon: media keep what they have, and so does the write buffer file."""
+    MACHINE = "machine"
+    """The daemon's machine, with the write buffer file; the drive is in another one."""
 
     @property
     def power_fails(self) -> bool:
-        return self is Kind.POWER
+        """The drive's."""
+        return self in (Kind.POWER, Kind.TARGET)
+
+    @property
+    def keeps_buffer(self) -> bool:
+        return self in (Kind.TARGET, Kind.DAEMON)
 
     @property
     def forgetful(self) -> bool:
         """What was acknowledged but not durable may be gone."""
-        return True
+        return self is not Kind.DAEMON
 
 
 class Where(enum.Enum):
@@ -67,4 +75,4 @@ def random_operations(rng: random.Random, most: int) -> int:
 
 
 def _kind(rng: random.Random) -> Kind:
-    return rng.choices((Kind.POWER, Kind.DAEMON), (75, 25))[0]
+    return rng.choices((Kind.POWER, Kind.TARGET, Kind.DAEMON, Kind.MACHINE), (40, 30, 20, 10))[0]

@@ -27,6 +27,8 @@ class Options:
     every: int = 0
     """Media operations between a load and the next crash; 0: at random."""
     use_append: bool = False
+    faults: bool = False
+    """Now and then a write, reset or flush of the drive fails, or a zone goes read-only."""
     world: int | None = None
     """Only this one of the seed's worlds."""
 
@@ -37,6 +39,8 @@ class Options:
             words.append(f"--every {self.every}")
         if self.use_append:
             words.append("--use-append")
+        if self.faults:
+            words.append("--faults")
         return " ".join(words)
 
 
@@ -79,7 +83,14 @@ def run_world(
     options: Options, number: int, crashes: int, progress: Callable[[WorldResult], None] = lambda result: None
 ) -> WorldResult:
     clock = SimulatedClock()
-    world = World(options.seed, number, every=options.every, use_append=options.use_append, clock=clock)
+    world = World(
+        options.seed,
+        number,
+        every=options.every,
+        use_append=options.use_append,
+        faults=options.faults,
+        clock=clock,
+    )
     return run_simulated(clock, world.run(crashes, lambda: progress(world.result)))
 
 
@@ -93,6 +104,7 @@ def _add(report: Report, result: WorldResult) -> None:
         blocks_verified=result.blocks_verified,
         ios=result.io_count,
         media_operations=result.media_operations,
+        faults=result.faults,
         **result.stats,
     )
     report.count("kinds", result.kinds)

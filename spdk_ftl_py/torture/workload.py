@@ -69,6 +69,8 @@ class Workload:
         self.io_count = 0
         self.durable_when_acknowledged = False
         """An nv cache is at work."""
+        self.flushes_may_fail = False
+        """Flushes and FUA writes: of a drive that can't flush for once. What they would have made durable is not."""
         self.failed = False
         """An I/O was answered with an error; what that means depends on what was done to the device."""
         self.failure = ""
@@ -183,6 +185,8 @@ class Workload:
         self._quiet_steps = 0
         self.io_count += 1
         if event.b:
+            if self.flushes_may_fail and (io.fua or io.op == _shim.OP_FLUSH):
+                return
             self.failed = True
             self.failure = self.failure or f"I/O {io.op} at LBA {io.lba} failed: {status_text(event.b)}"
         elif io.op == _shim.OP_FLUSH:

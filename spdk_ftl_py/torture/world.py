@@ -20,9 +20,11 @@ from ..errors import ConfError, FtlError, MediaError
 from ..ftl.blockdev import BlockPort
 from ..ftl.device import DeviceState, FtlDevice
 from ..reactor import ReactorLoop
+from .buffer_dir import BufferDir
 from .clock import SimulatedClock
 from .content import Content
 from .crash import Crash, Where, choose, choose_in_load, random_operations
+from .fault import inject
 from .model import READ_ERROR, Model, Violation
 from .shape import RESERVES_TRIED, Shape
 from .workload import READ_BLOCKS_MAX, WEDGED_STEPS, Workload
@@ -33,6 +35,8 @@ LANDING_STEPS: Final = 64
 IDLE_STEPS_MAX: Final = 4000
 CLEAN_HALTS: Final = 0.12
 """Part of the lives that end in a halt without a crash."""
+FAULTS_PER_WORLD: Final = 6
+FAULTY_LIVES: Final = 0.5
 LOADS_CRASHED: Final = 0.25
 LOADS_CRASHED_IN_A_ROW_MAX: Final = 4
 VIOLATIONS_MAX: Final = 16
@@ -56,6 +60,7 @@ class WorldResult:
     blocks_verified: int = 0
     io_count: int = 0
     media_operations: int = 0
+    faults: int = 0
     kinds: Counter[str] = field(default_factory=Counter)
     places: Counter[str] = field(default_factory=Counter)
     stats: Counter[str] = field(default_factory=Counter)
@@ -66,11 +71,14 @@ class WorldResult:
 
 
 class World:
-    def __init__(self, seed: int, number: int, *, every: int, use_append: bool, clock: SimulatedClock) -> None:
+    def __init__(
+        self, seed: int, number: int, *, every: int, use_append: bool, faults: bool, clock: SimulatedClock
+    ) -> None:
         self.result = WorldResult()
         self._rng = random.Random(f"{seed}/{number}")
         self._every = every
         self._clock = clock
+        self._faults_left = FAULTS_PER_WORLD if faults else 0
         self._shape = Shape.choose(self._rng, use_append=use_append)
         self._uuid = UUID(int=self._rng.getrandbits(128), version=4)
         self._content = Content(self._rng.getrandbits(63))
@@ -78,14 +86,21 @@ class World:
         self._reactor: ReactorLoop
         self._media: _shim.EmulatedMedia
         self._base: _shim.BlockDevice
+        self._buffer_dir: BufferDir
         self._device: FtlDevice
         self._workload: Workload
         self._model: Model
         self._forgetful = False
         """Since the last life something acknowledged may have been forgotten."""
+        self._buffered = False
+        """What is found after a load may be in the write buffer only."""
 
     async def run(self, crashes: int, progress: Callable[[], None]) -> WorldResult:
         """Until so many crashes have happened, or a promise was broken. progress is called after each life."""
+        with BufferDir(self._rng) as self._buffer_dir:
+            return await self._run(crashes, progress)
+
+    async def _run(self, crashes: int, progress: Callable[[], None]) -> WorldResult:
         result = self.result
         self._reactor = ReactorLoop(NAME, stepped=True, clock=self._clock)
         await self._reactor.start()
@@ -132,6 +147,7 @@ class World:
                     uuid=self._uuid,
                     conf=self._shape.conf,
                     num_punits=self._shape.punits,
+                    buffer_dir=self._buffer_dir.path,
                 )
                 return True
         return False
@@ -197,6 +213,11 @@ class World:
 
     async def _traffic_until(self, reached: Callable[[], bool]) -> None:
         workload = self._workload
+        if self._faults_left and self._rng.random() < FAULTY_LIVES:
+            self._faults_left -= 1
+            inject(self._media, self._shape, self._rng)
+            workload.flushes_may_fail = True
+            self.result.faults += 1
         workload.change_mix()
         while not reached() and not workload.failed:
             workload.pump()
@@ -229,10 +250,17 @@ class World:
         """The device is gone, whatever it was doing."""
         self._count(crash)
         self._workload.stop()
+        self._buffer_dir.freeze()
         if crash.kind.power_fails:
             self._media.power_cut(crash.seed)
         await self._device.abort("crash")
         await self._buried()
+        self._rise(crash)
+
+    def _rise(self, crash: Crash) -> None:
+        """What there is for the next load."""
+        self._media.clear_faults()
+        self._buffer_dir.thaw(kept=crash.kind.keeps_buffer)
         self._media.power_on()
 
     def _count(self, crash: Crash) -> None:
@@ -241,6 +269,7 @@ class World:
         self.result.places[crash.where.value] += 1
         self.result.last_crash = str(crash)
         self._forgetful |= crash.kind.forgetful
+        self._buffered = crash.kind.keeps_buffer
 
     async def _buried(self) -> None:
         """What is left of a device that has ended one way or another."""
@@ -318,13 +347,15 @@ class World:
             self._count(crash)
             if crash.kind.power_fails:
                 self._media.power_cut(crash.seed)
-            self._media.power_on()
+            self._rise(crash)
         return await self._load(lambda: False)
 
     async def _load(self, reached: Callable[[], bool]) -> bool:
         """False: the crash came first, or a violation was found."""
         self._base = self._shape.base(self._reactor, self._media, new=False)
-        load = asyncio.ensure_future(FtlDevice.load(self._reactor, self._base, name=NAME, uuid=self._uuid))
+        load = asyncio.ensure_future(
+            FtlDevice.load(self._reactor, self._base, name=NAME, uuid=self._uuid, buffer_dir=self._buffer_dir.path)
+        )
         ended = await self._until_done_or(load, reached)
         if not ended:
             self._violated(Violation("wedged", -1, "the load does not end"))
@@ -337,6 +368,7 @@ class World:
             self.result.loads += 1
             self._born()
             return True
+        self._buffer_dir.freeze()
         load.cancel()
         (loaded,) = await asyncio.gather(load, return_exceptions=True)
         if isinstance(loaded, FtlDevice):
@@ -362,8 +394,8 @@ class World:
         self._digest.update(np.array(versions, np.int64).tobytes())
         self._digest.update(str(self.result.last_crash).encode())
         self._violated(*self._model.check_restart(0, versions, forgetful=self._forgetful))
-        self._model.restart(versions, durable=self._forgetful)
-        self._forgetful = False
+        self._model.restart(versions, durable=not self._buffered)
+        self._forgetful = self._buffered = False
 
     async def _read(self, port: BlockPort, first: int, block_count: int) -> list[int]:
         try:

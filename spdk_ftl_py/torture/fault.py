@@ -1,0 +1,30 @@
+"""Faults of the drive, one at a time, none of which costs data: a write, zone reset or flush that fails once, a zone
+that can't be written any more."""
+
+from __future__ import annotations
+
+import random
+from typing import Final
+
+from .. import _shim
+from .shape import SUPERBLOCK_ZONES, Shape
+
+WRITE_FAULT: Final = 0x280
+INTERNAL_ERROR: Final = 0x006
+SKIPPED_MAX: Final = 60
+"""I/Os of the kind that still succeed."""
+
+
+def inject(media: _shim.EmulatedMedia, shape: Shape, rng: random.Random) -> None:
+    """What happens to it from now on."""
+    skip = rng.randint(0, SKIPPED_MAX)
+    kind = rng.random()
+    if kind < 0.2 and not shape.emulated_zones:
+        media.set_zone_state(rng.randrange(SUPERBLOCK_ZONES, shape.zone_count), "read_only")
+    elif kind < 0.3:
+        media.inject_fault(op=_shim.OP_FLUSH, status=INTERNAL_ERROR, skip=skip // 4, times=1)
+    elif kind < 0.4 and not shape.emulated_zones:
+        media.inject_fault(op=_shim.OP_ZONE_SEND, status=INTERNAL_ERROR, skip=skip // 4, times=1)
+    else:
+        op = _shim.OP_APPEND if shape.conf.use_append else _shim.OP_WRITE
+        media.inject_fault(op=op, status=WRITE_FAULT, skip=skip, times=1)

@@ -1,0 +1,72 @@
+"""What `spdk-ftl torture` found, each as small as it gets."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import random
+from pathlib import Path
+
+from spdk_ftl_py import _shim
+from spdk_ftl_py.conf import FtlConf
+from spdk_ftl_py.ftl.device import DeviceState
+from spdk_ftl_py.reactor import ReactorLoop
+from unit.core_bench import content
+from unit.restore_rig import RestoreRig
+
+TIMEOUT_S = 100
+
+
+def test_a_load_takes_the_thresholds_that_create_chose() -> None:
+    """With the fewest spare bands there may be, the greatest default threshold is one that nobody may ask for."""
+
+    @dataclasses.dataclass(frozen=True)
+    class Bands:
+        band_count: int = 16
+        punits: int = 2
+        open_bands: int = 2
+        band_blocks: int = 60
+        block_count: int = 10 * 60
+        spare_bands: int = 6
+
+    chosen = FtlConf(lba_rsvd=35).check_geometry(Bands())
+    assert FtlConf.from_dict(chosen.to_dict()).check_geometry(Bands()) == chosen
+
+
+def test_what_is_recovered_finds_a_band_where_every_zone_comes_back_full(tmp_path: Path) -> None:
+    """Emulated zones: no band is free, bands are reset when what is recovered is on media, which needs a band."""
+
+    async def main() -> None:
+        reactor = ReactorLoop("test", stepped=True)
+        await reactor.start()
+        drive = _shim.EmulatedMedia.conventional(reactor.shim, 40 * 64, volatile_cache=True)
+
+        def overlay(state: str) -> _shim.BlockDevice:
+            return _shim.ZonedOverlay(reactor.shim, drive, zone_capacity=48, initial_state=state)
+
+        rig = RestoreRig(reactor, overlay("empty"), random.Random(1), buffer_dir=tmp_path)
+        try:
+            await rig.create()
+
+            async def write_all(version: int) -> None:
+                for lba in range(rig.device.block_count):
+                    await rig.port.write(lba, content(lba, version))
+
+            await write_all(1)
+            await write_all(2)
+            await rig.flush()
+            await rig.port.write(3, content(3, 3))
+            await rig.crash()
+            rig.base = overlay("full")
+            await rig.load()
+            assert rig.device.restored is not None
+            assert rig.device.restored["recovered_blocks"] == 1
+            await write_all(4)
+            await rig.flush()
+            assert rig.device.state is DeviceState.RUNNING
+            assert (await rig.port.read(3, 1)).tobytes() == content(3, 4)
+        finally:
+            await rig.end()
+            await reactor.stop()
+
+    asyncio.run(asyncio.wait_for(main(), TIMEOUT_S))
