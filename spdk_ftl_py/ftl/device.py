@@ -27,6 +27,7 @@ from .geometry import BATCH_BLOCKS, BLOCK_BYTES, SUPERBLOCK_ZONES, Geometry, pla
 from .held import HeldWrites, Recovered, RecoveredBlock
 from .layout import FORMAT_VERSION
 from .manager import BandManager
+from .nv_cache_keeper import CacheKeeper
 from .restore import DAMAGE_TOLD_MAX, Restored, restore
 from .superblock import Superblock, SuperblockWriter
 from .write_buffer_file import BufferFiles
@@ -78,6 +79,7 @@ class FtlDevice:
         incarnation: int = 1,
         buffer_files: BufferFiles | None = None,
         buffer_blocks: int = 0,
+        cache: CacheKeeper,
     ) -> None:
         """buffer_blocks: of the core, where it has more than conf and geometry say."""
         self.core = core
@@ -97,10 +99,12 @@ class FtlDevice:
         """What load() found; None for a device that was created."""
         self.incarnation = incarnation
         """+1 with every load."""
+        self.cache = cache
         self._buffer_files = buffer_files
         self._reactor = reactor
         self._port = port
         self._superblock = superblock
+        self._superblock_turn = asyncio.Lock()
         self._spares = list(geometry.spare_zones)
         self._bad_zones = set(geometry.bad_zones)
         self._bands = Bands(geometry)
@@ -138,9 +142,11 @@ class FtlDevice:
         optimal_open_zones: int = 0,
         progress: Progress | None = None,
         buffer_dir: Path | None = None,
+        cache: _shim.BlockDevice | None = None,
     ) -> FtlDevice:
-        """Makes a new, empty FTL on a zoned device; everything on it is erased. Without a uuid it gets a new one.
-        buffer_dir: where its write buffer outlives the process; None: it does not.
+        """Makes a new, empty FTL on a zoned device; everything on it, and on the nv cache, is erased. Without a uuid it
+        gets a new one. buffer_dir: where its write buffer outlives the process; None: it does not. cache: a
+        conventional device that becomes its nv cache.
 
         Raises ConfError, ParameterError or GeometryError before anything is erased where the device or conf can't do,
         and MediaError where the device fails; then nothing is left behind but erased zones.
@@ -149,6 +155,7 @@ class FtlDevice:
         _check_base(name, base, conf)
         report = progress or (lambda step, part: None)
         port = BlockPort(reactor, base, name=name)
+        keeper = CacheKeeper(reactor, cache, name=name)
         try:
             zones = await port.zones(lambda part: report("zone report", part))
             batch_blocks = min(BATCH_BLOCKS, base.max_append_blocks) if conf.use_append else BATCH_BLOCKS
@@ -163,10 +170,12 @@ class FtlDevice:
                 batch_blocks=batch_blocks,
             )
             conf = conf.check_geometry(geometry)
+            keeper.check(geometry)
             await port.reset_zones(_zones_to_reset(zones, geometry), lambda part: report("zone reset", part))
             uuid = uuid or uuid4()
             await _forget_older_superblocks(port, zones)
             superblock = SuperblockWriter(port, geometry, uuid)
+            await keeper.make(uuid, report)
             files = None if buffer_dir is None else BufferFiles.acquire(buffer_dir, uuid)
             try:
                 core = make_core(reactor, base, uuid, conf, geometry, buffer=files.path(1) if files else None)
@@ -184,7 +193,9 @@ class FtlDevice:
                     geometry=geometry,
                     superblock=superblock,
                     buffer_files=files,
+                    cache=keeper,
                 )
+                await keeper.start(core, uuid, conf.nv_cache)
                 await device._write_superblock(clean=False)
                 report("superblock", 1.0)
                 if files is not None:
@@ -195,6 +206,7 @@ class FtlDevice:
                 _let_go(files, remove=True)
                 raise
         except BaseException:
+            await keeper.close()
             await port.close()
             raise
         device._start()
@@ -212,9 +224,12 @@ class FtlDevice:
         num_punits: int | None = None,
         progress: Progress | None = None,
         buffer_dir: Path | None = None,
+        cache: _shim.BlockDevice | None = None,
+        without_cache: bool = False,
     ) -> FtlDevice:
         """The FTL of that uuid, as it was when it was halted, or when whatever it was lost ended it. With the
         buffer_dir it had: as its hosts were told it is. A device that had it before, in this process, must be closed.
+        cache: the nv cache it has; without_cache: it is given up, and what it alone holds is lost.
 
         Settings of conf that are not the default replace those of the superblock. Raises what restore() raises; until
         it has ended nothing is written, and load() may be interrupted and repeated at any point.
@@ -224,6 +239,7 @@ class FtlDevice:
             conf.check()
         port = BlockPort(reactor, base, name=name)
         files: BufferFiles | None = None
+        keeper = CacheKeeper(reactor, cache, name=name)
         try:
             _check_base(name, base, conf or FtlConf())
             files = None if buffer_dir is None else BufferFiles.acquire(buffer_dir, uuid)
@@ -235,19 +251,22 @@ class FtlDevice:
                     buffer = files.read(superblock.incarnation, geometry.block_count)
                 return buffer
 
+            read_cache = keeper.source(without_cache=without_cache, progress=report)
             found = await restore(
-                port, uuid, conf=conf, num_punits=num_punits, progress=progress, sources=(read_buffer,)
+                port, uuid, conf=conf, num_punits=num_punits, progress=progress, sources=(read_buffer, read_cache)
             )
+            await keeper.fetch()
             _check_base(name, base, found.conf)
             if found.conf.use_append and found.geometry.batch_blocks > base.max_append_blocks:
                 raise ParameterError(
                     f"{name}: the base bdev takes appends of {base.max_append_blocks} blocks, but of "
                     f"{found.geometry.batch_blocks} when FTL {uuid} was created: give a device that does"
                 )
-            lossy = not found.superblock.clean and buffer is None
-            device = await cls._loaded(reactor, base, port, name, found, report, files, lossy=lossy)
+            lossy = not found.superblock.clean and buffer is None and not keeper.recovering
+            device = await cls._loaded(reactor, base, port, name, found, report, files, keeper, lossy=lossy)
         except BaseException:
             _let_go(files)
+            await keeper.close()
             await port.close()
             raise
         device._start()
@@ -263,6 +282,7 @@ class FtlDevice:
         found: Restored,
         report: Progress,
         files: BufferFiles | None,
+        keeper: CacheKeeper,
         *,
         lossy: bool,
     ) -> FtlDevice:
@@ -284,7 +304,7 @@ class FtlDevice:
             uuid,
             found.conf,
             found.geometry,
-            next_seq=found.next_seq,
+            next_seq=keeper.next_seq(found.next_seq, clean=found.superblock.clean),
             buffer=files.path(incarnation) if files else None,
             buffer_blocks=buffer_blocks,
         )
@@ -301,6 +321,7 @@ class FtlDevice:
             incarnation=incarnation,
             buffer_files=files,
             buffer_blocks=buffer_blocks,
+            cache=keeper,
         )
         told = False
         try:
@@ -313,6 +334,7 @@ class FtlDevice:
             device._bands.refresh(core.bands())
             device._bands.retire_empty()
             device._recover(found.recovered)
+            await keeper.start(core, uuid, found.conf.nv_cache, report)
             # What a crash left in the base's volatile cache counts instead of what the old file holds of it: it has to
             # be durable before the superblock can be, which makes the new file count.
             await port.flush()
@@ -422,6 +444,7 @@ class FtlDevice:
             if before is not DeviceState.FAILED:
                 await self._drain()
                 await self._stop_mending()
+                await self.cache.settled()
                 await self._finish_writing()
         finally:
             await self._release()
@@ -440,6 +463,15 @@ class FtlDevice:
     async def _drain(self) -> None:
         """Returns when everything accepted is durable. Raises the failure that prevents it."""
         self._manager.drain()
+        status = await self._drain_core()
+        if status:
+            raise MediaError(
+                f"{self.name}: the base device can't flush, so what was accepted is not durable: {status_text(status)}",
+                status=status,
+            )
+
+    async def _drain_core(self) -> int:
+        """The status of the flush behind everything accepted so far. Raises the failure that prevents it."""
         ticket = self.core.drain()
         status = self._drains_done.get(ticket, 0)
         if ticket not in self._drains_done:
@@ -455,16 +487,13 @@ class FtlDevice:
                 status = drained.result()
         if self.failure is not None:
             raise self.failure
-        if status:
-            raise MediaError(
-                f"{self.name}: the base device can't flush, so what was accepted is not durable: {status_text(status)}",
-                status=status,
-            )
+        return status
 
     async def _finish_writing(self) -> None:
         """The last write. The data path is closed before, so that nothing follows what the superblock calls clean."""
         self._manager.stop()
         self._close_core()
+        await self.cache.finish()
         content = self._superblock_content()
         place = await checkpoint.write(
             self._port,
@@ -487,6 +516,7 @@ class FtlDevice:
         finally:
             self._reactor.unsubscribe(self.core.id)
             _let_go(self._buffer_files)
+            await self.cache.close()
             await self._port.close()
 
     def _close_core(self) -> None:
@@ -539,10 +569,27 @@ class FtlDevice:
         elif kind == _shim.EV_CORE_FAILED:
             self._fail(MediaError(f"{self.name}: the base device failed: {status_text(event.a)}", status=event.a))
             return
+        elif kind == _shim.EV_CACHE_FAILED:
+            self._cache_failed(event.a)
         elif kind == _shim.EV_OVERFLOW:
             self._manager.want_all()
+            if self.cache.has_failed:
+                self._cache_failed(Status.INTERNAL_ERROR)
         self._manager.pump()
         self._mend()
+
+    def _cache_failed(self, status: int) -> None:
+        self.cache.failed(
+            status,
+            drain=self._drain_core,
+            write_superblock=lambda: self._write_superblock(clean=False),
+            fail=self._fail_with_core,
+        )
+
+    def _fail_with_core(self, error: FtlError) -> None:
+        if error is not self.failure:
+            self._fail(error)
+            self.core.fail(getattr(error, "status", 0) or Status.INTERNAL_ERROR)
 
     def _block_lost(self, lba: int, address: int, status: int) -> None:
         self.lost_blocks += 1
@@ -593,8 +640,7 @@ class FtlDevice:
                     await self._replace(band, punit)
             await self._write_superblock(clean=False)
         except FtlError as error:
-            self._fail(error)
-            self.core.fail(getattr(error, "status", 0) or Status.INTERNAL_ERROR)
+            self._fail_with_core(error)
             return
         for band in broken:
             band.bad_punits.clear()
@@ -640,7 +686,8 @@ class FtlDevice:
     # --- what others want to know
 
     async def _write_superblock(self, *, clean: bool) -> None:
-        await self._superblock.write(self._superblock_content(), clean=clean)
+        async with self._superblock_turn:
+            await self._superblock.write(self._superblock_content(), clean=clean)
 
     def _superblock_content(self) -> dict[str, Any]:
         nominal = range(len(SUPERBLOCK_ZONES), len(SUPERBLOCK_ZONES) + self.geometry.band_count * self.geometry.punits)
@@ -654,6 +701,7 @@ class FtlDevice:
             "next_seq": self.core.next_seq,
             "next_band_seq": self._manager.next_band_seq,
             "incarnation": self.incarnation,
+            "nv_cache": self.cache.to_dict(),
         }
 
     def stats(self) -> dict[str, Any]:
@@ -663,7 +711,7 @@ class FtlDevice:
             "name": self.name,
             "uuid": str(self.uuid),
             "state": self.state.value,
-            **stats_module.spdk_groups(core),
+            **stats_module.spdk_groups(core, self.cache.stats()),
             **stats_module.summary(core),
             "free_bands": self._manager.free_bands,
             "bands": {state: self._bands.count((state,)) for state in sorted({band.state for band in self._bands})},
@@ -710,6 +758,7 @@ class FtlDevice:
                 one("l2p_entry_size", geometry.l2p_entry_bytes, "bytes"),
                 one("address_bits", geometry.address_bits),
                 one("conf", self.conf.to_dict()),
+                one("cache_device", self.cache.describe(), "", "The nv cache; null without one"),
                 one("base_device", {"bands": self._band_list()}),
             ],
         }

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,13 +18,19 @@ HELD_RECORD: Final = np.dtype([("lba", "<u8"), ("seq", "<u8"), ("block_count", "
 """flags: ENTRY_FLAG_TRIM or ENTRY_FLAG_LOST."""
 
 
+class BlockData(Protocol):
+    """The content of blocks, by index: an array of (n, 4096), or one block at a time."""
+
+    def __getitem__(self, index: int, /) -> NDArray[np.uint8]: ...
+
+
 @dataclass
 class HeldWrites:
     """Checked by whoever read it: LBAs are within the device, each block matches its crc, flags are known."""
 
     blocks: NDArray[Any] = field(default_factory=lambda: np.empty(0, HELD_BLOCK))
-    data: NDArray[np.uint8] = field(default_factory=lambda: np.empty((0, BLOCK_BYTES), np.uint8))
-    """(len(blocks), 4096)"""
+    data: BlockData = field(default_factory=lambda: np.empty((0, BLOCK_BYTES), np.uint8))
+    """Of blocks."""
     records: NDArray[Any] = field(default_factory=lambda: np.empty(0, HELD_RECORD))
     damaged: dict[int, str] = field(default_factory=dict)
     """seq of a lost record that stands for a block that is damaged: damage if it is newer than media."""

@@ -145,13 +145,14 @@ async def restore(
             "leave it out"
         )
     sequential = not isinstance(base, _shim.ZonedOverlay)
+    # Where there is a checkpoint, the shutdown was clean: nothing is held.
+    held = [await source(superblock, geometry) for source in sources]
     checkpoint = None
     if use_checkpoint:
         checkpoint = await checkpoints.read(port, geometry, superblock, zones, sequential=sequential, progress=progress)
     if checkpoint is not None:
         return _from_checkpoint(checkpoint, superblock, geometry, stored_conf, zones, which, used)
     reader = ZoneReader(port, geometry, uuid, sequential=sequential)
-    held = [await source(superblock, geometry) for source in sources]
     contents = await _read_bands(reader, geometry, zones, report)
     return await _Merge(
         reader,

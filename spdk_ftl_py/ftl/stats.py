@@ -36,8 +36,10 @@ def write_amplification(core: Mapping[str, int]) -> float:
     return core["media_written_blocks"] / user if user else 0.0
 
 
-def spdk_groups(core: Mapping[str, int]) -> dict[str, Group]:
-    """The groups SPDK prints. Without an nv cache nothing is compacted: cmp and md_nv_cache stay zero."""
+def spdk_groups(core: Mapping[str, int], cache: Mapping[str, int] | None = None) -> dict[str, Group]:
+    """The groups SPDK prints, and nv_cache: what user data went there. cmp stays zero: nothing is compacted from the nv
+    cache, the base has its blocks from the write buffer. cache: FtlCore.cache_stats()."""
+    cached = cache or {}
     metadata = core["media_header_blocks"] + core["media_summary_blocks"] + core["media_trim_blocks"]
     return {
         "user": io_group(
@@ -51,7 +53,15 @@ def spdk_groups(core: Mapping[str, int]) -> dict[str, Group]:
         "cmp": io_group(),
         "gc": io_group(read_blocks=core["reloc_read_blocks"], write_blocks=core["media_reloc_blocks"]),
         "md_base": io_group(write_blocks=metadata, write_ios=core["batches"], write_media_errors=core["write_errors"]),
-        "md_nv_cache": io_group(),
+        "md_nv_cache": io_group(
+            write_blocks=cached.get("metadata_blocks", 0) + cached.get("header_writes", 0),
+            write_ios=cached.get("header_writes", 0),
+        ),
+        "nv_cache": io_group(
+            write_blocks=cached.get("written_blocks", 0),
+            write_ios=cached.get("write_ios", 0),
+            write_media_errors=cached.get("write_errors", 0),
+        ),
         "l2p": io_group(),
     }
 
