@@ -67,7 +67,9 @@ void FtlCore::reset_band(uint32_t band) {
     its.reset_status = status::ok;
     its.io.op = Op::flush;
     its.io.complete = on_reset_flush;
-    if (MUTATED(reset_without_flush)) {
+    // A band whose zones failed before anything was written holds nothing that could be needed; waiting for what is in
+    // the write buffer might be waiting for this band.
+    if (its.written == 0 || MUTATED(reset_without_flush)) {
         resets_.push_back(band);
         return;
     }

@@ -390,7 +390,9 @@ class _Merge:
         held = {zone.start // self._geometry.zone_size for zone in self._every if zone.checkpoint}
         bands = [self._band(number) for number in range(self._geometry.band_count)]
         to_reset: list[int] = []
-        if recovered and not any(band.state == FREE for band in bands):
+        zones = self._geometry.bands
+        # A band that has lost all its zones looks free.
+        if recovered and not any(band.state == FREE and any(its) for band, its in zip(bands, zones, strict=True)):
             # As with emulated zones. Later a reset waits for what is recovered, and that for a band: neither would end.
             to_reset = [number for number, band in enumerate(bands) if band.state == CLOSED and number not in in_force]
             for number in to_reset:

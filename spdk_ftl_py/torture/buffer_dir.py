@@ -38,8 +38,9 @@ class BufferDir:
         """The moment of the crash: what happens to the files from here on did not happen."""
         self._at_crash = {path.name: path.read_bytes() for path in sorted(self.path.iterdir())}
 
-    def thaw(self, *, kept: bool) -> None:
-        """After the device is gone."""
+    def thaw(self, *, kept: bool) -> bool:
+        """After the device is gone. Whether there are files: also where they are lost one of an earlier life may be,
+        which counts if that life had no successor (all loads since were crashed)."""
         if not kept and self._rng.random() < STALE:
             left, self._earlier = self._earlier, self._at_crash
         else:
@@ -51,3 +52,4 @@ class BufferDir:
         for name, content in left.items():
             (self.path / name).write_bytes(content)
             (self.path / name).chmod(0o600)
+        return bool(left)

@@ -35,7 +35,7 @@ examples:
   spdk-ftl torture --seed 7 --crashes 5000             another run, and longer
   spdk-ftl torture --every 1 --crashes 200             a crash at each of the first I/Os after a load
   spdk-ftl torture --processes --crashes 20            real processes and kill -9, about two minutes
-  spdk-ftl torture --seed 7 --world 12 --crashes 9     what a failure prints: the same again, nothing else
+  spdk-ftl torture --seed 7 --world 12 --crashes 20    what a failure prints: the same again, nothing else
 
 exit codes: 0 every promise was kept, 1 one was broken (it says which, and how to see it again), 2 wrong usage
 """

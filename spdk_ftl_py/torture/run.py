@@ -33,7 +33,8 @@ class Options:
     """Only this one of the seed's worlds."""
 
     def replay(self, world: int, crashes: int) -> str:
-        """The command that runs one world again, up to the crash that was the last."""
+        """The command that runs one world again. crashes: as many as it was allowed, since the last of them differ
+        (they are not followed by another one in the load); it ends with the first violation all the same."""
         words = ["spdk-ftl torture", f"--seed {self.seed}", f"--world {world}", f"--crashes {crashes}"]
         if self.every:
             words.append(f"--every {self.every}")
@@ -73,7 +74,7 @@ def run_torture(options: Options, report: Report, progress: Progress) -> None:
             if result.violations:
                 found = [{**dataclasses.asdict(each), "world": number} for each in result.violations]
                 found[0].update(after=result.last_crash, crash=result.crashes, shape=result.shape)
-                report.violated(found, options.replay(number, max(1, result.crashes)))
+                report.violated(found, options.replay(number, crashes))
                 return
             if done >= options.crashes:
                 return

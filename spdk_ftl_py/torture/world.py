@@ -260,7 +260,7 @@ class World:
     def _rise(self, crash: Crash) -> None:
         """What there is for the next load."""
         self._media.clear_faults()
-        self._buffer_dir.thaw(kept=crash.kind.keeps_buffer)
+        self._buffered = self._buffer_dir.thaw(kept=crash.kind.keeps_buffer)
         self._media.power_on()
 
     def _count(self, crash: Crash) -> None:
@@ -269,7 +269,6 @@ class World:
         self.result.places[crash.where.value] += 1
         self.result.last_crash = str(crash)
         self._forgetful |= crash.kind.forgetful
-        self._buffered = crash.kind.keeps_buffer
 
     async def _buried(self) -> None:
         """What is left of a device that has ended one way or another."""

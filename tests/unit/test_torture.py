@@ -11,7 +11,7 @@ import pytest
 
 from spdk_ftl_py import cli
 from spdk_ftl_py.torture.content import GARBAGE, Content
-from spdk_ftl_py.torture.model import READ_ERROR, Model
+from spdk_ftl_py.torture.model import READ_ERROR, Model, Violation
 from spdk_ftl_py.torture.report import Report
 from spdk_ftl_py.torture.run import Options, run_torture, run_world
 
@@ -23,7 +23,7 @@ def torture(**options: int | bool) -> dict[str, object]:
     return report.values
 
 
-@pytest.mark.parametrize("options", [{}, {"use_append": True}, {"every": 3}], ids=str)
+@pytest.mark.parametrize("options", [{}, {"use_append": True}, {"every": 3}, {"faults": True}], ids=str)
 def test_forty_crashes_break_no_promise(options: dict[str, int | bool]) -> None:
     values = torture(seed=20261122, crashes=40, **options)
     assert values["crashes"] == 40
@@ -138,6 +138,27 @@ def test_the_command_writes_its_report(tmp_path: Path, capsys: pytest.CaptureFix
     assert values["blocks_verified"] > 0
     assert sum(values["kinds"].values()) == 5
     assert "violations" in capsys.readouterr().out
+
+
+def test_a_failure_says_how_to_see_it_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    right = Model.check_restart
+
+    def wrong(model: Model, lba: int, versions: list[int], *, forgetful: bool) -> list[Violation]:
+        found = right(model, lba, versions, forgetful=forgetful)
+        return found or ([Violation("lost", 7, f"change {model.change}")] if model.change > 900 else [])
+
+    monkeypatch.setattr(Model, "check_restart", wrong)
+    path = tmp_path / "t.json"
+    assert cli.main(["torture", "--seed", "3", "--crashes", "60", "--plain", "--json", str(path)]) == 1
+    first = json.loads(path.read_text())
+    assert first["violations"] == 1
+    replay = first["replay"].split()
+    assert replay[:2] == ["spdk-ftl", "torture"]
+    assert first["replay"] in capsys.readouterr().err
+    assert cli.main([*replay[1:], "--plain", "--json", str(path)]) == 1
+    assert json.loads(path.read_text())["found"] == first["found"]
 
 
 @pytest.mark.parametrize("wrong", [["--crashes", "0"], ["--every", "-1"], ["--seed", "x"], ["--cache", "tape"]])

@@ -7,11 +7,13 @@ import dataclasses
 import random
 from pathlib import Path
 
+import pytest
+
 from spdk_ftl_py import _shim
 from spdk_ftl_py.conf import FtlConf
 from spdk_ftl_py.ftl.device import DeviceState
 from spdk_ftl_py.reactor import ReactorLoop
-from unit.core_bench import content
+from unit.core_bench import Bench, content
 from unit.restore_rig import RestoreRig
 
 TIMEOUT_S = 100
@@ -31,6 +33,15 @@ def test_a_load_takes_the_thresholds_that_create_chose() -> None:
 
     chosen = FtlConf(lba_rsvd=35).check_geometry(Bands())
     assert FtlConf.from_dict(chosen.to_dict()).check_geometry(Bands()) == chosen
+
+
+def test_a_band_that_holds_nothing_is_reset_without_waiting_for_a_band(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that failed at its first write; several of those in a row used up all there were."""
+    with Bench() as bench:
+        monkeypatch.setattr(bench, "manage", lambda: None)
+        bench.put(0, 1)
+        bench.core.reset_band(3)
+        assert bench.until(_shim.EV_BAND_RESET_DONE, steps=2000).a == 3
 
 
 def test_what_is_recovered_finds_a_band_where_every_zone_comes_back_full(tmp_path: Path) -> None:
