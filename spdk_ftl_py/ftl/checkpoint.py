@@ -21,7 +21,15 @@ from ..errors import FtlError, MediaError
 from .band import FAULTED, FREE, QUEUED
 from .blockdev import BlockPort, side_by_side
 from .geometry import BLOCK_BYTES, Geometry
-from .layout import CHECKPOINT, CHECKPOINT_BAND, CHECKPOINT_DATA_BYTES, CHECKPOINT_MAGIC, FORMAT_VERSION, new_record
+from .layout import (
+    CHECKPOINT,
+    CHECKPOINT_BAND,
+    CHECKPOINT_DATA_BYTES,
+    CHECKPOINT_MAGIC,
+    FORMAT_VERSION,
+    crcs,
+    new_record,
+)
 from .superblock import Superblock
 from .zone import EMPTY, OFFLINE, Zone
 from .zone_walk import BASE_GONE
@@ -210,7 +218,7 @@ class _Writer:
         records["address"] = np.arange(address, address + len(records), dtype=np.uint64)
         records["index"] = np.arange(self._written, self._written + len(records), dtype=np.uint32)
         blocks = records.view(np.uint8).reshape(len(records), BLOCK_BYTES)
-        records["crc"] = _crcs(blocks)
+        records["crc"] = crcs(blocks)
         await self._port.write(address, blocks)
         self._written += len(records)
 
@@ -328,34 +336,45 @@ class _Reader:
             & (records["address"] == steps + np.uint64(address))
             & (records["index"] == steps + np.uint64(index))
         )
-        if not whole.all() or not np.array_equal(_crcs(blocks), crc):
+        if not whole.all() or not np.array_equal(crcs(blocks), crc):
             raise NotUsableError(f"blocks {address} to {address + len(records) - 1} are not all what they should be")
-        for record in records:
-            self._take_one(record)
+        follows = records["first"][:-1] + records["count"][:-1] == records["first"][1:]
+        breaks = np.flatnonzero(~follows | (records["section"][:-1] != records["section"][1:])) + 1
+        for run in np.split(records, breaks):
+            self._take_run(run)
 
-    def _take_one(self, record: Any) -> None:
-        section, first, count = int(record["section"]), int(record["first"]), int(record["count"])
+    def _take_run(self, records: NDArray[Any]) -> None:
+        """Blocks of one section that go on from each other."""
+        section, first = int(records["section"][0]), int(records["first"][0])
         dtype = _DTYPES.get(section)
-        if dtype is None or count > _per_block(section):
-            raise NotUsableError(f"a block of it has section {section} with {count} entries")
-        entries = record["data"][: count * dtype.itemsize].view(dtype)
+        if dtype is None or (records["count"][:-1] != _per_block(section)).any():
+            raise NotUsableError(f"it has a block of section {section}, or one that is not full")
+        count = int(records["count"].astype(np.int64).sum())
+        entries = np.ascontiguousarray(records["data"]).reshape(-1).view(dtype)[:count]
         into = {SECTION_BANDS: self._bands, SECTION_POINTERS: self._pointers}.get(section, self._l2p)
-        if first + count > len(into):
+        if first + count > len(into) or len(entries) != count:
             raise NotUsableError(f"a block of it goes beyond the end of section {section}")
         if section in self._seen:
             self._seen[section] += count
         if section == SECTION_L2P:
+            self._check_entries(entries, np.uint32(_NARROW_PAYLOAD), 30)
             entries = _widen(entries)
-        if into is self._l2p:
-            self._check_entries(entries)
+        elif section == SECTION_L2P_WIDE:
+            self._check_entries(entries, ~_TAG_MASK, 62)
         into[first : first + count] = entries
 
-    def _check_entries(self, entries: NDArray[np.uint64]) -> None:
-        mapped = entries[entries != _INVALID]
-        zone = (mapped & ~_TAG_MASK) // np.uint64(self._geometry.zone_size)
-        if ((mapped & _TAG_MASK) == np.uint64(_shim.SLOT_FLAG)).any() or (zone >= len(self._known_zone)).any():
+    def _check_entries(self, entries: NDArray[Any], payload: Any, tag_shift: int) -> None:
+        number = entries.dtype.type
+        mapped = entries[entries != ~number(0)]
+        size = self._geometry.zone_size
+        # Division takes ten times as long.
+        power_of_two = size & (size - 1) == 0
+        address = mapped & payload
+        zone = address >> number(size.bit_length() - 1) if power_of_two else address // number(size)
+        slot = number(_shim.SLOT_FLAG >> 62)
+        if (mapped >> number(tag_shift) == slot).any() or (len(zone) and int(zone.max()) >= len(self._known_zone)):
             raise NotUsableError("an entry of it is no address")
-        if not self._known_zone[zone.astype(np.intp)].all():
+        if not self._known_zone[zone].all():
             raise NotUsableError("an entry of it points to a zone that is not in a band")
 
     def _check_zones(self, zones: Sequence[Zone], sequential: bool) -> None:
@@ -395,8 +414,3 @@ def _widen(entries: NDArray[np.uint32]) -> NDArray[np.uint64]:
     wide |= (entries & np.uint32(_NARROW_PAYLOAD)).astype(np.uint64)
     wide[entries == _NARROW_INVALID] = _INVALID
     return wide
-
-
-def _crcs(blocks: NDArray[np.uint8]) -> NDArray[np.uint32]:
-    """CRC32C of each block; their CRC fields have to be zero."""
-    return np.array([_shim.crc32c(memoryview(block)) for block in blocks], np.uint32)

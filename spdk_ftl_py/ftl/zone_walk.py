@@ -23,6 +23,7 @@ from .layout import (
     BatchHeader,
     is_checkpoint_block,
     parse_batch_header,
+    parse_summary,
     parse_summary_block,
 )
 
@@ -36,6 +37,7 @@ BASE_GONE: Final = frozenset(
 
 _MAGIC: Final = np.frombuffer(BATCH_MAGIC, np.uint8)
 _CHECKPOINT_MAGIC: Final = np.frombuffer(CHECKPOINT_MAGIC, np.uint8)
+_ENTRY_BYTES: Final = np.dtype((np.void, ENTRY.itemsize))
 _KIND_MASK: Final = SUMMARY_FLAG_HEADER - 1
 
 
@@ -126,8 +128,14 @@ class ZoneReader:
 
     async def _summary(self, zone: ZoneContent, known: NDArray[np.bool_]) -> NDArray[Any]:
         """Entries of the data area; ``known`` tells which of them come from a summary block that verifies."""
+        blocks = await self.blocks(zone.start + self._data_blocks, self._summary_blocks)
+        whole = parse_summary(blocks, self._uuid, band=zone.band, punit=zone.punit)
+        if whole is not None and len(whole[1]) == self._data_blocks:
+            zone.band_seq = whole[0]
+            known[:] = True
+            return whole[1]
         entries = np.zeros(self._data_blocks, ENTRY)
-        for index, block in enumerate(await self.blocks(zone.start + self._data_blocks, self._summary_blocks)):
+        for index, block in enumerate(blocks):
             part = parse_summary_block(block, self._uuid)
             if part is None or (part.band, part.punit, part.index) != (zone.band, zone.punit, index):
                 continue
@@ -150,7 +158,9 @@ class ZoneReader:
         is_header = (summary["flags"][offsets] & SUMMARY_FLAG_HEADER) != 0
         data = offsets[~is_header]
         zone.addresses = np.concatenate([zone.addresses, (data + zone.start).astype(np.uint64)])
-        zone.entries = np.concatenate([zone.entries, summary[data]])
+        # As bytes: many times faster than field by field.
+        chosen = summary.view(_ENTRY_BYTES)[data].view(ENTRY)
+        zone.entries = np.concatenate([zone.entries, chosen]) if len(zone.entries) else chosen
         for offset in map(int, offsets[is_header]):
             if int(summary["flags"][offset]) & _KIND_MASK != KIND_TRIM:
                 continue
