@@ -8,7 +8,6 @@ import dataclasses
 import enum
 import errno
 import logging
-import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -23,12 +22,13 @@ from . import checkpoint
 from . import stats as stats_module
 from .band import FREE, MOVING, OPEN, QUEUED, RESETTING, RETIRED, Band, Bands
 from .blockdev import ZONE_FINISH, ZONE_RESET, BlockPort
+from .core import make_core, write_buffer_blocks
 from .geometry import BATCH_BLOCKS, BLOCK_BYTES, SUPERBLOCK_ZONES, Geometry, plan
 from .held import HeldWrites, Recovered, RecoveredBlock
 from .layout import FORMAT_VERSION
 from .manager import BandManager
 from .nv_cache_keeper import CacheKeeper
-from .restore import DAMAGE_TOLD_MAX, Restored, restore
+from .restore import Restored, restore
 from .superblock import Superblock, SuperblockWriter
 from .write_buffer_file import BufferFiles
 from .zone import EMPTY, FULL, Zone
@@ -355,35 +355,7 @@ class FtlDevice:
                 files.path(incarnation).unlink(missing_ok=True)
             raise
         device.lost_blocks = found.lost_blocks
-        device.restored = {
-            "clean": found.superblock.clean,
-            "from_checkpoint": found.from_checkpoint,
-            "mapped_blocks": found.mapped_blocks,
-            "torn_blocks": found.torn_blocks,
-            "lost_blocks": found.lost_blocks,
-            "recovered_blocks": found.recovered_blocks,
-            "recovered_records": found.recovered_records,
-            "lossy": lossy,
-            "damage": found.damage[:DAMAGE_TOLD_MAX],
-            "damage_count": len(found.damage),
-        }
-        log.info(
-            "%s: loaded after a %s shutdown%s: %d blocks mapped, %d blocks and %d records recovered from the write "
-            "buffer, %d torn, %d lost, %d records damaged",
-            name,
-            "clean" if found.superblock.clean else "dirty",
-            ", from its L2P checkpoint" if found.from_checkpoint else "",
-            found.mapped_blocks,
-            found.recovered_blocks,
-            found.recovered_records,
-            found.torn_blocks,
-            found.lost_blocks,
-            len(found.damage),
-        )
-        if lossy:
-            log.error("%s: there is no write buffer of its last life: writes its hosts did not flush may be lost", name)
-        for text in found.damage[:DAMAGE_TOLD_MAX]:
-            log.error("%s: damaged: %s", name, text)
+        device.restored = found.told(name, lossy=lossy)
         return device
 
     def _recover(self, items: list[Recovered]) -> None:
@@ -780,61 +752,11 @@ class FtlDevice:
         return self._bands.count((QUEUED, OPEN, MOVING, RESETTING))
 
 
-def make_core(
-    reactor: ReactorLoop,
-    base: _shim.BlockDevice,
-    uuid: UUID,
-    conf: FtlConf,
-    geometry: Geometry,
-    *,
-    next_seq: int = 1,
-    buffer: Path | None = None,
-    buffer_blocks: int = 0,
-) -> _shim.FtlCore:
-    """An FtlCore for a conf and geometry. Raises ConfError where its pools can't be made, FtlError where the write
-    buffer's file can't."""
-    try:
-        return _shim.FtlCore(
-            reactor.shim,
-            base,
-            uuid=uuid.bytes,
-            block_count=geometry.block_count,
-            bands=geometry.band_zone_starts(),
-            zone_size=geometry.zone_size,
-            zone_capacity=geometry.zone_capacity,
-            batch_blocks=geometry.batch_blocks,
-            use_append=conf.use_append,
-            shared_stream=geometry.shared_stream,
-            finish_zones=geometry.finish_zones,
-            write_buffer_blocks=buffer_blocks or write_buffer_blocks(conf, geometry),
-            write_buffer_path=None if buffer is None else str(buffer),
-            max_reloc_qdepth=conf.max_reloc_qdepth,
-            max_active_relocs=conf.max_active_relocs,
-            band_threshold=conf.band_thld,
-            next_seq=next_seq,
-        )
-    except (ValueError, MemoryError) as error:
-        raise ConfError(f"the FTL's data path can't be made: {error}") from error
-    except OSError as error:
-        wanted = (buffer_blocks or write_buffer_blocks(conf, geometry)) * BLOCK_BYTES
-        raise FtlError(
-            f"the write buffer's file {buffer} of {wanted >> 20} MiB can't be made: {os.strerror(error.errno or 0)}; "
-            "make room there, give the daemon another --buffer-dir, or the FTL a smaller write_buffer_size",
-            errno=error.errno,
-        ) from error
-
-
 def _let_go(files: BufferFiles | None, *, remove: bool = False) -> None:
     if files is not None:
         if remove:
             files.remove()
         files.release()
-
-
-def write_buffer_blocks(conf: FtlConf, geometry: Geometry) -> int:
-    """At most half a band: what the buffer holds when space is short has to fit into the user's share of the
-    reserve."""
-    return max(1, min(conf.write_buffer_blocks, geometry.band_blocks // 2))
 
 
 def _check_base(name: str, base: _shim.BlockDevice, conf: FtlConf) -> None:

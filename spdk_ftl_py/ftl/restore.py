@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import logging
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -30,6 +31,8 @@ from .layout import ENTRY_FLAG_LOST
 from .superblock import Superblock
 from .zone import ACTIVE_STATES, EMPTY, FULL, OFFLINE, UNUSABLE_STATES, Zone
 from .zone_walk import ZoneContent, ZoneReader
+
+log = logging.getLogger(__name__)
 
 Progress = Callable[[str, float], None]
 
@@ -106,6 +109,39 @@ class Restored:
     @property
     def mapped_blocks(self) -> int:
         return int(np.count_nonzero(self.l2p != np.uint64(_shim.ADDRESS_INVALID)))
+
+    def told(self, name: str, *, lossy: bool) -> dict[str, Any]:
+        """For the device's properties, JSON-able; logged too. lossy: nothing that held what was accepted is there."""
+        told = {
+            "clean": self.superblock.clean,
+            "from_checkpoint": self.from_checkpoint,
+            "mapped_blocks": self.mapped_blocks,
+            "torn_blocks": self.torn_blocks,
+            "lost_blocks": self.lost_blocks,
+            "recovered_blocks": self.recovered_blocks,
+            "recovered_records": self.recovered_records,
+            "lossy": lossy,
+            "damage": self.damage[:DAMAGE_TOLD_MAX],
+            "damage_count": len(self.damage),
+        }
+        log.info(
+            "%s: loaded after a %s shutdown%s: %d blocks mapped, %d blocks and %d records recovered from where they "
+            "were held, %d torn, %d lost, %d records damaged",
+            name,
+            "clean" if self.superblock.clean else "dirty",
+            ", from its L2P checkpoint" if self.from_checkpoint else "",
+            told["mapped_blocks"],
+            told["recovered_blocks"],
+            told["recovered_records"],
+            self.torn_blocks,
+            self.lost_blocks,
+            len(self.damage),
+        )
+        if lossy:
+            log.error("%s: there is no write buffer of its last life: writes its hosts did not flush may be lost", name)
+        for text in self.damage[:DAMAGE_TOLD_MAX]:
+            log.error("%s: damaged: %s", name, text)
+        return told
 
 
 async def restore(

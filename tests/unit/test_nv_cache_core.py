@@ -196,6 +196,7 @@ def test_the_header_of_a_lap_is_durable_before_its_first_block(metadata_bytes: i
 @MODES
 def test_a_volatile_cache_is_flushed_before_a_write_completes(metadata_bytes: int) -> None:
     with CacheBench(metadata_bytes=metadata_bytes, cache_volatile=True) as bench:
+        bench.cache.inject_fault(op=_shim.OP_FLUSH, latency_us=300)
         for seed in range(5):
             tickets = [bench.port.submit(_shim.OP_WRITE, lba, 1, content(lba, seed + 1)) for lba in range(8)]
             for ticket in tickets:

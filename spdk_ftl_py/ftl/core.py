@@ -1,0 +1,63 @@
+"""The shim's FtlCore for a conf and geometry."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from uuid import UUID
+
+from .. import _shim
+from ..conf import FtlConf
+from ..errors import ConfError, FtlError
+from ..reactor import ReactorLoop
+from .geometry import BLOCK_BYTES, Geometry
+
+
+def make_core(
+    reactor: ReactorLoop,
+    base: _shim.BlockDevice,
+    uuid: UUID,
+    conf: FtlConf,
+    geometry: Geometry,
+    *,
+    next_seq: int = 1,
+    buffer: Path | None = None,
+    buffer_blocks: int = 0,
+) -> _shim.FtlCore:
+    """An FtlCore for a conf and geometry. Raises ConfError where its pools can't be made, FtlError where the write
+    buffer's file can't."""
+    try:
+        return _shim.FtlCore(
+            reactor.shim,
+            base,
+            uuid=uuid.bytes,
+            block_count=geometry.block_count,
+            bands=geometry.band_zone_starts(),
+            zone_size=geometry.zone_size,
+            zone_capacity=geometry.zone_capacity,
+            batch_blocks=geometry.batch_blocks,
+            use_append=conf.use_append,
+            shared_stream=geometry.shared_stream,
+            finish_zones=geometry.finish_zones,
+            write_buffer_blocks=buffer_blocks or write_buffer_blocks(conf, geometry),
+            write_buffer_path=None if buffer is None else str(buffer),
+            max_reloc_qdepth=conf.max_reloc_qdepth,
+            max_active_relocs=conf.max_active_relocs,
+            band_threshold=conf.band_thld,
+            next_seq=next_seq,
+        )
+    except (ValueError, MemoryError) as error:
+        raise ConfError(f"the FTL's data path can't be made: {error}") from error
+    except OSError as error:
+        wanted = (buffer_blocks or write_buffer_blocks(conf, geometry)) * BLOCK_BYTES
+        raise FtlError(
+            f"the write buffer's file {buffer} of {wanted >> 20} MiB can't be made: {os.strerror(error.errno or 0)}; "
+            "make room there, give the daemon another --buffer-dir, or the FTL a smaller write_buffer_size",
+            errno=error.errno,
+        ) from error
+
+
+def write_buffer_blocks(conf: FtlConf, geometry: Geometry) -> int:
+    """At most half a band: what the buffer holds when space is short has to fit into the user's share of the
+    reserve."""
+    return max(1, min(conf.write_buffer_blocks, geometry.band_blocks // 2))
