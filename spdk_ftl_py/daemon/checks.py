@@ -7,8 +7,17 @@ from ipaddress import ip_address
 from typing import Any, Final
 from uuid import UUID
 
+from .. import _shim
+from ..conf import FtlConf
 from ..errors import ExistsError, GeometryError, ParameterError, UnsupportedError
+from ..ftl import superblock
+from ..ftl.blockdev import BlockPort
+from ..ftl.geometry import plan
 from ..ftl.nv_cache import check_cache
+from ..ftl.restore import geometry_of
+from ..ftl.zone import Zone
+from ..reactor import ReactorLoop
+from ..spdk.attach import attached_as
 from ..spdk.bdevs import Bdev, get_bdev, get_bdevs
 from ..spdk.rpc import TargetRpc
 
@@ -22,8 +31,11 @@ def zone_size_of(zone_capacity: int) -> int:
 
 
 async def check_name(rpc: TargetRpc, name: str, device: UUID) -> None:
-    """Raises ExistsError where the target has a bdev of that name or uuid."""
+    """Raises ExistsError where the target has a bdev of that name or uuid that is not ours."""
+    ours = await attached_as(rpc, name=name, device=device)
     for bdev in await get_bdevs(rpc):
+        if ours and bdev.name == name:
+            continue
         if name in bdev.names:
             raise ExistsError(
                 f"name {name}: the SPDK target at {rpc.address} has a bdev of that name ({bdev.product_name}): "
@@ -97,6 +109,74 @@ async def find_cache(rpc: TargetRpc, params: dict[str, Any], base: Bdev | None) 
         zoned=cache.zoned,
     )
     return cache
+
+
+async def check_media(
+    reactor: ReactorLoop,
+    media: _shim.BlockDevice,
+    *,
+    base: Bdev,
+    cache: Bdev | None,
+    params: dict[str, Any],
+    conf: FtlConf,
+    loads: UUID | None,
+) -> str | None:
+    """The rules that depend on what is on the base and how it is cut, before anything is written. Returns the kind of
+    the cache.
+
+    loads: the FTL that is to be on it. Else there must be none, unless params say "force".
+    """
+    port = BlockPort(reactor, media, name=base.name)
+    try:
+        zones = await port.zones()
+        if loads is None and not params.get("force"):
+            await _check_no_ftl(port, zones, base.name)
+        found = await superblock.find(port, zones, loads) if loads is not None and cache is not None else None
+    finally:
+        await port.close()
+    if cache is None:
+        return None
+    if found is not None:
+        geometry = geometry_of(found[0], zones, media, name=params["name"])
+    else:
+        geometry = plan(
+            zones,
+            zone_size=media.zone_size,
+            max_open_zones=media.max_open_zones,
+            max_active_zones=media.max_active_zones,
+            lba_rsvd=conf.lba_rsvd,
+            num_punits=params.get("num_punits"),
+            optimal_open_zones=optimal_open_zones(base, params),
+        )
+    return check_cache(
+        cache.name,
+        base_name=base.name,
+        block_bytes=cache.block_bytes,
+        block_count=cache.block_count,
+        metadata_bytes=cache.metadata_bytes,
+        metadata_interleaved=cache.metadata_interleaved,
+        dif_type=cache.dif_type,
+        geometry=geometry,
+    )
+
+
+async def _check_no_ftl(port: BlockPort, zones: list[Zone], base_name: str) -> None:
+    try:
+        found = await superblock.find(port, zones)
+    except UnsupportedError as error:
+        raise ExistsError(
+            f"base bdev {base_name} holds an FTL already: {error.message}; or give --force to erase it"
+        ) from error
+    if found is not None:
+        name, there = found[0].content.get("name"), found[0].uuid
+        raise ExistsError(
+            f"base bdev {base_name} holds an FTL already, {name!r} with uuid {there}: give -u {there} to load it, or "
+            "--force to erase it and create a new one"
+        )
+
+
+def optimal_open_zones(base: Bdev, params: dict[str, Any]) -> int:
+    return int(params.get("optimal_open_zones") or base.optimal_open_zones)
 
 
 _ADDRESS: Final = re.compile(r"(?:\[([^]]+)\]|([^:]+))(?::([0-9]{1,5}))?")

@@ -14,6 +14,7 @@ from ..client import SOCKET_DEFAULT, SOCKET_ENVIRONMENT, default_socket
 from .state import STATE_ENVIRONMENT, StateDirectory, default_state_directory
 
 LISTEN_DEFAULT: Final = "127.0.0.1"
+PEER_TIMEOUT_S: Final = 120.0
 
 _DESCRIPTION: Final = """\
 Run the daemon: it serves FTLs to one or more SPDK targets on this machine, in the foreground, until SIGINT or SIGTERM.
@@ -59,6 +60,14 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         help="where FTLs are exported over NVMe/TCP unless bdev_ftl_create says otherwise (default: %(default)s, "
         "a free port for each)",
     )
+    parser.add_argument(
+        "--peer-timeout",
+        metavar="SECONDS",
+        type=_seconds,
+        default=PEER_TIMEOUT_S,
+        help="so long I/O waits for a target, or a base bdev, that went away; then it fails until the base is back "
+        "(default: %(default)g)",
+    )
     parser.add_argument("-v", "--verbose", action="store_true", help="log every step")
     parser.set_defaults(run=run)
 
@@ -70,16 +79,16 @@ def run(args: argparse.Namespace) -> int:
         format="%(asctime)s %(levelname).1s %(name)s: %(message)s",
     )
     logging.getLogger("asyncio").setLevel(logging.WARNING)
-    asyncio.run(serve(Path(args.socket).absolute(), args.state_dir, args.listen))
+    asyncio.run(serve(Path(args.socket).absolute(), args.state_dir, args.listen, args.peer_timeout))
     return 0
 
 
-async def serve(socket_path: Path, state_directory: Path, listen: str) -> None:
+async def serve(socket_path: Path, state_directory: Path, listen: str, peer_timeout_s: float = PEER_TIMEOUT_S) -> None:
     """The whole life of a daemon, from opening its state directory to its last undo."""
     # The data path's imports are for those who serve, not for every --help.
     from ..spdk.exports import host_nqn
+    from .base import DaemonIdentity
     from .checks import split_address
-    from .device import DaemonIdentity
     from .registry import Registry
     from .server import RpcServer
 
@@ -91,7 +100,7 @@ async def serve(socket_path: Path, state_directory: Path, listen: str) -> None:
     state = StateDirectory(state_directory)
     state.open()
     try:
-        identity = DaemonIdentity(host_nqn(state.host_id), state.host_id, listen)
+        identity = DaemonIdentity(host_nqn(state.host_id), state.host_id, listen, peer_timeout_s)
         registry = Registry(state, identity, socket_path=str(socket_path))
         server = RpcServer(socket_path, registry.methods)
         await server.start()
@@ -105,3 +114,10 @@ async def serve(socket_path: Path, state_directory: Path, listen: str) -> None:
             await server.close()
     finally:
         state.close()
+
+
+def _seconds(text: str) -> float:
+    value = float(text)
+    if not 0 <= value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds")
+    return value

@@ -1,4 +1,4 @@
-"""One FTL of the daemon: how it comes to be, step by step with undo, and its life until it is deleted."""
+"""One FTL of the daemon: how it comes to be, its life with a base that may go and come, and its end."""
 
 from __future__ import annotations
 
@@ -7,78 +7,49 @@ import contextlib
 import enum
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from datetime import datetime, timezone
 from typing import Any, Final
 from uuid import UUID, uuid4
 
 from .. import _shim
 from ..conf import FtlConf
-from ..errors import BusyError, ExistsError, FtlError, MediaError, TargetError, UnsupportedError
-from ..ftl import superblock
-from ..ftl.blockdev import BlockPort
+from ..errors import BusyError, FtlError, MediaError, TargetError
 from ..ftl.device import DeviceState as FtlState
 from ..ftl.device import FtlDevice
-from ..ftl.geometry import plan
-from ..ftl.nv_cache import check_cache
-from ..ftl.restore import geometry_of
-from ..ftl.zone import Zone
-from ..nvme.host import Controller, NamespaceInfo
-from ..nvme.target import NvmfTarget, Subsystem
-from ..reactor import ReactorLoop
-from ..spdk.attach import Attachment, attach, export_nguid
-from ..spdk.bdevs import Bdev, find_bdev
-from ..spdk.claims import require_unclaimed
-from ..spdk.exports import NQN_PREFIX, BdevExport, bdev_nqn, export_bdev, require_tcp_transport
+from ..ftl.zone_walk import BASE_GONE
+from ..spdk.attach import Attachment, attach, detach
 from ..spdk.rpc import TargetRpc
 from ..steps import Steps
-from .checks import check_base, check_name, find_cache, split_address
+from ..tasks import end_tasks
+from .base import PASSING, BaseLink, DaemonIdentity, DeferredError
+from .checks import check_media, check_name, optimal_open_zones, split_address
+from .front import Export, Front
 
-BASE_QUEUE_DEPTH: Final = 128
-EXPORT_MODEL: Final = "spdk-ftl-py FTL"
-EXPORT_NSID: Final = 1
 HALT_STALL_S: Final = 15.0
+RETRY_MIN_S: Final = 0.1
+RETRY_MAX_S: Final = 2.0
+RETRY_GROWTH: Final = 1.5
+PROBE_TIMEOUT_S: Final = 3.0
+SWEEP_S: Final = 1.0
 _PROGRESS: Final = ("media_written_blocks", "reloc_read_blocks", "base_flushes", "zone_resets")
 """Counters of the core of which one moves as long as the base answers."""
-_SERIAL_NUMBER_MAX: Final = 20
 _ANY_ADDRESS: Final = {"0.0.0.0": "127.0.0.1", "::": "::1"}
 
 log = logging.getLogger(__name__)
 
 
 class DeviceState(enum.Enum):
-    """DEFERRED ⇄ CREATING → ONLINE → DELETING, and FAILED from any of the first three; FAILED → DELETING."""
+    """DEFERRED ⇄ CREATING → ONLINE ⇄ WAITING; FAILED from any of them; DELETING from any but CREATING."""
 
     DEFERRED = "deferred"
     """Its base bdev does not exist yet."""
     CREATING = "creating"
     ONLINE = "online"
+    WAITING = "waiting"
+    """Its base was lost: I/O waits, up to the time-out, and the device loads again when the base is back."""
     FAILED = "failed"
     """I/O fails; what it claimed it still has, until it is deleted."""
     DELETING = "deleting"
-
-
-@dataclass(frozen=True)
-class DaemonIdentity:
-    """What of the daemon the devices have to know."""
-
-    hostnqn: str
-    host_id: UUID
-    listen: str
-    """Where FTLs are exported by default: ADDRESS[:PORT]."""
-
-
-@dataclass(frozen=True)
-class Export:
-    """Where NVMe/TCP hosts find the FTL."""
-
-    nqn: str
-    traddr: str
-    trsvcid: int
-    nsid: int = EXPORT_NSID
-
-
-class BaseMissingError(FtlError):
-    """The base bdev does not exist: nothing is wrong, the creation waits for it."""
 
 
 class ManagedDevice:
@@ -91,10 +62,12 @@ class ManagedDevice:
         device: UUID | None = None,
         *,
         loads: bool = False,
-        port: int = 0,
+        export: Export | None = None,
+        inherited: bool = False,
     ) -> None:
-        """device, loads, port: of one that a predecessor of this daemon had: its uuid, whether it is on media already,
-        and the port of its export, taken again if it is free.
+        """device, loads, export: of one that a predecessor of this daemon had: its uuid, whether it is on media
+        already, and where hosts look for it. inherited: what the predecessor made of it in the target may still stand,
+        and is taken over.
 
         Raises ConfError or ParameterError where params break a rule that needs no target.
         """
@@ -109,37 +82,69 @@ class ManagedDevice:
         self.conf = FtlConf.from_params(params)
         self.conf.check()
         self.listen = split_address(params.get("listen_address") or identity.listen)
-        self.state = DeviceState.CREATING
         self.error: str | None = None
         self.ftl: FtlDevice | None = None
-        self.export: Export | None = None
         self.attachment: Attachment | None = None
         self.cache_kind: str | None = None
         self.on_change: Callable[[], None] = lambda: None
         """Called after the state has changed by itself."""
+        self.left_behind = False
+        """take_down() could not reach the target: what stands there is still to be undone."""
+        self._state = DeviceState.CREATING
+        self._since = datetime.now(timezone.utc)
         self._identity = identity
-        self._port = port
+        self._export_before = export
+        self._inherited = inherited
         self._step_told = ""
+        self._waits_for = ""
         self._rpc = TargetRpc(self.target)
-        self._steps = Steps(self.name)
-        self._base: Bdev | None = None
-        self._controller: Controller | None = None
-        self._monitor: asyncio.Task[None] | None = None
+        self._link = BaseLink(self._rpc, params, self.uuid, identity)
+        self._front = Front(self.name, self.uuid)
+        self._attachments = Steps(self.name)
+        self._life: asyncio.Task[None] | None = None
+        if inherited:
+            self._link.inherit()
+            self._attachments.on_undo(
+                "what a predecessor attached", lambda: detach(self._rpc, name=self.name, device=self.uuid)
+            )
+
+    @property
+    def state(self) -> DeviceState:
+        return self._state
+
+    @state.setter
+    def state(self, state: DeviceState) -> None:
+        if state is not self._state:
+            self._state, self._since = state, datetime.now(timezone.utc)
+
+    @property
+    def inherited(self) -> bool:
+        """A predecessor had it."""
+        return self._inherited
+
+    @property
+    def export(self) -> Export | None:
+        return self._front.export
 
     # --- creation ---
 
     async def bring_up(self) -> None:
         """Creates or loads the FTL; ONLINE afterwards.
 
-        Raises BaseMissingError when the base bdev does not exist, or another FtlError; then everything is undone, the
-        target is as it was, and the state is the caller's to set.
+        Raises DeferredError when the base bdev does not exist, or another FtlError; then everything is undone, the
+        target is as it was, and the state is the caller's to set. Of one that is inherited what stands in the target
+        stays as long as time may mend it, and every such error is a DeferredError.
         """
         self.state = DeviceState.CREATING
         try:
             await self._create()
         except BaseException as error:
-            failures = await self._steps.undo()
-            self._forget()
+            if self._inherited and isinstance(error, (DeferredError, asyncio.CancelledError, *PASSING)):
+                await asyncio.shield(self._let_go_here())
+                if isinstance(error, DeferredError | asyncio.CancelledError):
+                    raise
+                raise DeferredError(error.message if isinstance(error, FtlError) else str(error)) from error
+            failures = await self._take_apart()
             if isinstance(error, OSError):
                 error = TargetError(
                     f"FTL bdev {self.name}: the connection to the SPDK target at {self.target} broke off: {error}",
@@ -151,172 +156,67 @@ class ManagedDevice:
                     f"{error.message}. Besides, could not be undone: {left}", errno=error.errno, code=error.code
                 ) from error
             raise error
+        self.error = None
         self.state = DeviceState.ONLINE
-        self._monitor = asyncio.create_task(self._watch(), name=f"watch {self.name}")
+        self._life = asyncio.create_task(self._live(), name=f"life of {self.name}")
 
     async def _create(self) -> None:
-        await require_tcp_transport(self._rpc)
         await check_name(self._rpc, self.name, self.uuid)
-        base = await find_bdev(self._rpc, self.params["base_bdev"])
-        if base is not None:
-            check_base(base, self.params)
-            await require_unclaimed(self._rpc, base, "base bdev")
-        cache = await find_cache(self._rpc, self.params, base)
-        if cache is not None:
-            await require_unclaimed(self._rpc, cache, "cache bdev")
-        if base is None:
-            raise BaseMissingError(f"base bdev {self.params['base_bdev']} does not exist yet")
-        self._base = base
-        exported = await self._claim(base, "base")
-        if cache is not None:
-            # Held, so that nobody else writes it; its data path is the nv cache's.
-            await self._claim(cache, "cache")
-        reactor = ReactorLoop(self.name)
-        await self._steps.run("start the reactor", reactor.start(), reactor.stop)
-        media = await self._connect(reactor, exported)
-        await self._check_media(reactor, media, cache)
-        nvmf, port = await self._listen(reactor)
-        self.ftl = ftl = await self._make(reactor, media, base)
+        await self._link.claim(again=self._inherited)
+        await self._front.start()
+        media = await self._link.connect(self._front.reactor)
+        base = self._link.bdev
+        assert base is not None
+        self.cache_kind = await check_media(
+            self._front.reactor,
+            media,
+            base=base,
+            cache=self._link.cache,
+            params=self.params,
+            conf=self.conf,
+            loads=self.uuid if self.loads else None,
+        )
+        before = self._export_before
+        await self._front.listen(self.listen, before.trsvcid if before is not None else 0)
+        self.ftl = ftl = await (self._load(media) if self.loads else self._make(media))
         self.loads = True
-        self._steps.on_undo("halt the FTL", self._halt_ftl)
-        self._export(nvmf, port, ftl)
-        self._steps.on_undo("close the export", nvmf.close)
+        self._front.open(ftl.core, max_io_qpairs=self.conf.max_io_channels)
+        self._export_before = self.export
         if not self.params["no_attach"]:
             await self._attach()
 
-    async def _make(self, reactor: ReactorLoop, media: _shim.BlockDevice, base: Bdev) -> FtlDevice:
-        num_punits = self.params.get("num_punits")
-        if self.loads:
-            return await FtlDevice.load(
-                reactor,
-                media,
-                name=self.name,
-                uuid=self.uuid,
-                conf=self.conf,
-                num_punits=num_punits,
-                progress=self._report,
-            )
+    async def _load(self, media: _shim.BlockDevice) -> FtlDevice:
+        return await FtlDevice.load(
+            self._front.reactor,
+            media,
+            name=self.name,
+            uuid=self.uuid,
+            conf=self.conf,
+            num_punits=self.params.get("num_punits"),
+            progress=self._report,
+        )
+
+    async def _make(self, media: _shim.BlockDevice) -> FtlDevice:
+        assert self._link.bdev is not None
         return await FtlDevice.create(
-            reactor,
+            self._front.reactor,
             media,
             name=self.name,
             conf=self.conf,
             uuid=self.uuid,
-            num_punits=num_punits,
-            optimal_open_zones=self._optimal_open_zones(base),
+            num_punits=self.params.get("num_punits"),
+            optimal_open_zones=optimal_open_zones(self._link.bdev, self.params),
             progress=self._report,
         )
 
     def _report(self, step: str, part: float) -> None:
         self._step_told = f"{step} {part:.0%}"
 
-    async def _claim(self, bdev: Bdev, role: str) -> BdevExport:
-        return await export_bdev(
-            self._rpc, self._steps, bdev, nqn=bdev_nqn(role, self.uuid), hostnqn=self._identity.hostnqn
-        )
-
-    async def _connect(self, reactor: ReactorLoop, exported: BdevExport) -> _shim.BlockDevice:
-        """The base bdev as a zoned BlockDevice."""
-        self._controller = controller = await Controller.connect(
-            exported.traddr,
-            exported.trsvcid,
-            exported.nqn,
-            hostnqn=self._identity.hostnqn,
-            hostid=self._identity.host_id,
-        )
-        self._steps.on_undo("disconnect from the base", controller.close)
-        namespace = _namespace(await controller.namespaces(), exported)
-        media: _shim.BlockDevice = await controller.create_io_qpair(reactor, namespace, queue_depth=BASE_QUEUE_DEPTH)
-        capacity = self.params.get("zone_capacity")
-        if capacity is not None:
-            # Whether it is new, only what is on it can tell.
-            media = _shim.ZonedOverlay(reactor.shim, media, zone_capacity=capacity, initial_state="full")
-        return media
-
-    async def _check_media(self, reactor: ReactorLoop, media: _shim.BlockDevice, cache: Bdev | None) -> None:
-        """The rules that depend on what is on the base and how it is cut, before anything is written."""
-        assert self._base is not None
-        port = BlockPort(reactor, media, name=self._base.name)
-        try:
-            zones = await port.zones()
-            if not self.loads and not self.params.get("force"):
-                await self._check_no_ftl(port, zones)
-            found = await superblock.find(port, zones, self.uuid) if self.loads and cache is not None else None
-        finally:
-            await port.close()
-        if cache is None:
-            return
-        if found is not None:
-            geometry = geometry_of(found[0], zones, media, name=self.name)
-        else:
-            geometry = plan(
-                zones,
-                zone_size=media.zone_size,
-                max_open_zones=media.max_open_zones,
-                max_active_zones=media.max_active_zones,
-                lba_rsvd=self.conf.lba_rsvd,
-                num_punits=self.params.get("num_punits"),
-                optimal_open_zones=self._optimal_open_zones(self._base),
-            )
-        self.cache_kind = check_cache(
-            cache.name,
-            base_name=self._base.name,
-            block_bytes=cache.block_bytes,
-            block_count=cache.block_count,
-            metadata_bytes=cache.metadata_bytes,
-            metadata_interleaved=cache.metadata_interleaved,
-            dif_type=cache.dif_type,
-            geometry=geometry,
-        )
-
-    async def _check_no_ftl(self, port: BlockPort, zones: list[Zone]) -> None:
-        assert self._base is not None
-        try:
-            found = await superblock.find(port, zones)
-        except UnsupportedError as error:
-            raise ExistsError(
-                f"base bdev {self._base.name} holds an FTL already: {error.message}; or give --force to erase it"
-            ) from error
-        if found is not None:
-            name, there = found[0].content.get("name"), found[0].uuid
-            raise ExistsError(
-                f"base bdev {self._base.name} holds an FTL already, {name!r} with uuid {there}: give -u {there} to "
-                "load it, or --force to erase it and create a new one"
-            )
-
-    def _optimal_open_zones(self, base: Bdev) -> int:
-        return int(self.params.get("optimal_open_zones") or base.optimal_open_zones)
-
-    async def _listen(self, reactor: ReactorLoop) -> tuple[NvmfTarget, int]:
-        """The export's listener, nothing behind it yet: an address that is taken is to be noticed before the FTL is
-        made, which erases what is on the base."""
-        nvmf = NvmfTarget(reactor)
-        self._steps.on_undo("close the export", nvmf.close)
-        address, port = self.listen
-        if port == 0 and self._port:
-            # Hosts look for it where it was.
-            with contextlib.suppress(FtlError, OSError):
-                return nvmf, await nvmf.listen(address, self._port)
-        return nvmf, await nvmf.listen(address, port)
-
-    def _export(self, nvmf: NvmfTarget, port: int, ftl: FtlDevice) -> None:
-        subsystem = Subsystem(
-            f"{NQN_PREFIX}{self.uuid}",
-            serial_number=self.uuid.hex[:_SERIAL_NUMBER_MAX],
-            model_number=EXPORT_MODEL,
-            allow_any_host=True,
-            max_io_qpairs=self.conf.max_io_channels,
-        )
-        subsystem.add_namespace(ftl.core, nsid=EXPORT_NSID, uuid=self.uuid, nguid=export_nguid(self.uuid).bytes)
-        subsystem.add_listener(self.listen[0], port)
-        nvmf.add_subsystem(subsystem)
-        self.export = Export(subsystem.nqn, self.listen[0], port)
-
     async def _attach(self) -> None:
         assert self.export is not None
         self.attachment = await attach(
             self._rpc,
-            self._steps,
+            self._attachments,
             name=self.name,
             device=self.uuid,
             traddr=_ANY_ADDRESS.get(self.export.traddr, self.export.traddr),
@@ -326,52 +226,129 @@ class ManagedDevice:
 
     # --- life ---
 
-    async def _watch(self) -> None:
-        """Waits until the base is lost or the FTL fails; then the device is FAILED: I/O fails, it can be deleted."""
-        assert self._controller is not None
-        assert self.ftl is not None
-        waits = [asyncio.ensure_future(event.wait()) for event in (self._controller.lost, self.ftl.failed)]
+    async def _live(self) -> None:
         try:
-            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+            while await self._until_lost():
+                if not await self._wait_for_base():
+                    return
+        except Exception as error:
+            log.exception("%s: internal error", self.name)
+            await self._fail(f"internal error ({type(error).__name__}); the daemon's log has more")
+
+    async def _until_lost(self) -> bool:
+        """Serves until the base is lost: True, with the reason in error; or until the FTL fails for another reason:
+        False, the device is FAILED then."""
+        assert self.ftl is not None
+        ftl = self.ftl
+        lost = asyncio.ensure_future(self._link.wait_lost())
+        failed = asyncio.ensure_future(ftl.failed.wait())
+        attaching = asyncio.ensure_future(self._attach_again())
+        try:
+            await asyncio.wait({lost, failed}, return_when=asyncio.FIRST_COMPLETED)
+            if lost.done():
+                reason = lost.result()
+            else:
+                failure = ftl.failure
+                if not isinstance(failure, MediaError) or failure.status not in BASE_GONE:
+                    await self._fail(failure.message if failure is not None else "the FTL failed")
+                    return False
+                reason = failure.message
         finally:
-            for wait in waits:
-                wait.cancel()
-        if self.ftl.failed.is_set():
-            reason = self.ftl.failure.message if self.ftl.failure is not None else "the FTL failed"
-        else:
-            assert self._base is not None
-            reason = (
-                f"base bdev {self._base.name}: the connection to the SPDK target at {self.target} is lost "
-                f"({self._controller.lost_reason})"
-            )
+            await end_tasks((lost, failed, attaching))
+        self.error = f"base bdev {self._link.base_name}: {reason}"
+        return True
+
+    async def _attach_again(self) -> None:
+        """The target may be slow to take the FTL as a bdev again; hosts of the export don't wait for that."""
+        delay_s = RETRY_MIN_S
+        while self.attachment is None and not self.params["no_attach"]:
+            await asyncio.sleep(delay_s)
+            delay_s = min(delay_s * RETRY_GROWTH, RETRY_MAX_S)
+            try:
+                await self._attach()
+            except (TargetError, OSError) as error:
+                self.error = str(error)
+            else:
+                self.error = None
+                self.on_change()
+
+    async def _wait_for_base(self) -> bool:
+        """Until the base is back and the FTL loaded from it: True. False: what came back is no such base."""
+        log.warning("%s: waiting for its base: %s", self.name, self.error)
+        self._front.hold()
+        self.state = DeviceState.WAITING
+        self._step_told = self._waits_for = ""
+        self.on_change()
+        timer = asyncio.get_running_loop().call_later(self._identity.peer_timeout_s, self._stop_holding)
+        delay_s = RETRY_MIN_S
+        try:
+            while True:
+                await self._let_go_of_base()
+                try:
+                    await self._return_to_base()
+                    break
+                except (DeferredError, *PASSING) as error:
+                    self._waits_for = str(error)
+                    log.debug("%s: waiting: %s", self.name, error)
+                except FtlError as error:
+                    await self._fail(f"base bdev {self._link.base_name} came back, but is of no use: {error.message}")
+                    return False
+                await asyncio.sleep(delay_s)
+                delay_s = min(delay_s * RETRY_GROWTH, RETRY_MAX_S)
+        finally:
+            timer.cancel()
+        log.warning("%s: its base is back, I/O goes on", self.name)
+        self.error = None
+        self.state = DeviceState.ONLINE
+        self.on_change()
+        return True
+
+    async def _return_to_base(self) -> None:
+        await self._link.claim(again=True)
+        media = await self._link.connect(self._front.reactor)
+        self.ftl = await self._load(media)
+        self._front.set_core(self.ftl.core)
+        self._sweep()
+        if not self.params["no_attach"]:
+            with contextlib.suppress(TargetError, OSError):
+                await self._attach()
+
+    def _sweep(self) -> None:
+        """The core before this one goes when the last write that was received into its memory is done."""
+        gate = self._front.gate
+        if gate is not None and not gate.sweep():
+            asyncio.get_running_loop().call_later(SWEEP_S, self._sweep)
+
+    def _stop_holding(self) -> None:
+        self._front.fail()
+        self.error = f"{self.error}; I/O fails since it waited for {self._identity.peer_timeout_s:g} s"
+        log.error("%s: %s", self.name, self.error)
+        self.on_change()
+
+    async def _let_go_of_base(self) -> None:
+        """What stands in the target is left to claim() and attach(): they take it over when it is still there."""
+        self._front.hold()
+        ftl, self.ftl = self.ftl, None
+        self.attachment = None
+        if ftl is not None:
+            await ftl.abort(self.error or "the base bdev is lost")
+        # Without the connection nothing is left in flight, and the core can end.
+        await self._link.disconnect()
+        if ftl is not None:
+            with contextlib.suppress(FtlError):
+                await ftl.halt()
+
+    async def _fail(self, reason: str) -> None:
         log.error("%s: failed: %s", self.name, reason)
         self.state = DeviceState.FAILED
         self.error = reason
-        with contextlib.suppress(FtlError):
-            await self.ftl.abort(reason)
+        self._front.fail()
+        if self.ftl is not None:
+            with contextlib.suppress(FtlError):
+                await self.ftl.abort(reason)
         self.on_change()
 
-    async def _halt_ftl(self) -> None:
-        """Halts the FTL. A base that answers nothing any more is cut off, which ends the halt with an error: a target
-        may keep the I/O of a drive that went away for as long as it tries to have it back."""
-        assert self.ftl is not None
-        assert self._controller is not None
-        halt = asyncio.ensure_future(self.ftl.halt())
-        before = self._progress(self.ftl)
-        while not (await asyncio.wait({halt}, timeout=HALT_STALL_S))[0]:
-            now = self._progress(self.ftl)
-            if now == before:
-                # Without the connection nothing is left in flight, and the core can end what it has accepted.
-                await self._controller.close()
-                await self.ftl.abort(f"the base bdev has not answered for {HALT_STALL_S:g} s while halting")
-                break
-            before = now
-        await halt
-
-    @staticmethod
-    def _progress(ftl: FtlDevice) -> list[int]:
-        stats = ftl.core.stats()
-        return [stats[name] for name in _PROGRESS]
+    # --- end ---
 
     async def take_down(self) -> list[tuple[str, Exception]]:
         """Halts the FTL and lets go of everything; returns what could not be undone.
@@ -382,21 +359,67 @@ class ManagedDevice:
             raise BusyError(f"FTL bdev {self.name} is already being deleted")
         if self.state is DeviceState.CREATING:
             raise BusyError(f"FTL bdev {self.name} is still being created: delete it when that is done")
-        self.state = DeviceState.DELETING
-        if self._monitor is not None:
-            self._monitor.cancel()
-            await asyncio.gather(self._monitor, return_exceptions=True)
-        failures = await self._steps.undo()
-        self._forget()
+        before, self.state = self.state, DeviceState.DELETING
+        if self._life is not None:
+            await end_tasks([self._life])
+        if before is not DeviceState.ONLINE:
+            self._front.fail()
+        return await self._take_apart(probe=before is not DeviceState.ONLINE)
+
+    async def _take_apart(self, *, probe: bool = False) -> list[tuple[str, Exception]]:
+        """Runs to its end even if the caller is cancelled. probe: the target may not be there."""
+        return await asyncio.shield(self._take_all_apart(probe))
+
+    async def _take_all_apart(self, probe: bool) -> list[tuple[str, Exception]]:
+        failures: list[tuple[str, Exception]] = []
+        if probe:
+            try:
+                await self._rpc.call("spdk_get_version", timeout_s=PROBE_TIMEOUT_S)
+            except TargetError as error:
+                if error.rpc_code is None:
+                    self.left_behind = True
+                    failures.append(("undo what stands in the target", error))
+        if not self.left_behind:
+            failures += await self._attachments.undo()
+        failures += await self._let_go_here()
+        if not self.left_behind:
+            failures += await self._link.unclaim()
         return failures
 
-    def _forget(self) -> None:
+    async def _let_go_here(self) -> list[tuple[str, Exception]]:
+        """Of everything but what stands in the target."""
+        parts = Steps(self.name)
+        parts.on_undo("stop the reactor", self._front.stop)
+        parts.on_undo("disconnect from the base", self._link.disconnect)
+        parts.on_undo("halt the FTL", self._halt_ftl)
+        parts.on_undo("close the export", self._front.close_export)
+        failures = await parts.undo()
+        self._front = Front(self.name, self.uuid)
         self.ftl = None
-        self.export = None
         self.attachment = None
-        self._base = None
-        self._controller = None
-        self._monitor = None
+        return failures
+
+    async def _halt_ftl(self) -> None:
+        """Halts the FTL. A base that answers nothing any more is cut off, which ends the halt with an error: a target
+        may keep the I/O of a drive that went away for as long as it tries to have it back."""
+        if self.ftl is None:
+            return
+        halt = asyncio.ensure_future(self.ftl.halt())
+        before = self._progress(self.ftl)
+        while not (await asyncio.wait({halt}, timeout=HALT_STALL_S))[0]:
+            now = self._progress(self.ftl)
+            if now == before:
+                # Without the connection nothing is left in flight, and the core can end what it has accepted.
+                await self._link.disconnect()
+                await self.ftl.abort(f"the base bdev has not answered for {HALT_STALL_S:g} s while halting")
+                break
+            before = now
+        await halt
+
+    @staticmethod
+    def _progress(ftl: FtlDevice) -> list[int]:
+        stats = ftl.core.stats()
+        return [stats[name] for name in _PROGRESS]
 
     # --- what it tells ---
 
@@ -406,14 +429,17 @@ class ManagedDevice:
             "name": self.name,
             "uuid": str(self.uuid),
             "state": self.state.value,
+            "since": self._since.isoformat(timespec="seconds"),
             "target": self.target,
             "base_bdev": self.params["base_bdev"],
             "cache": self.params.get("cache"),
             "attached": self.attachment is not None,
             "error": self.error,
         }
-        if self.state is DeviceState.CREATING and self._step_told:
+        if self.state in (DeviceState.CREATING, DeviceState.WAITING) and self._step_told:
             told["progress"] = self._step_told
+        if self.state is DeviceState.WAITING:
+            told["waiting_for"] = self._waits_for
         if self.export is not None:
             told["export"] = {
                 "trtype": "TCP",
@@ -422,9 +448,10 @@ class ManagedDevice:
                 "subnqn": self.export.nqn,
                 "nsid": self.export.nsid,
             }
-        if self.ftl is not None:
+        if self._front.gate is not None:
             told["block_size"] = 4096
-            told["num_blocks"] = self.ftl.block_count
+            told["num_blocks"] = self._front.gate.block_count
+        if self.ftl is not None:
             told["num_bands"] = self.ftl.geometry.band_count
             told["free_bands"] = self.ftl.stats()["free_bands"]
             if self.state is DeviceState.ONLINE and self.ftl.state is FtlState.READ_ONLY:
@@ -456,6 +483,7 @@ class ManagedDevice:
 
     def record(self) -> dict[str, Any]:
         """For the state file: enough to undo, to load it again, or to go on waiting for the base bdev."""
+        export = self.export or self._export_before
         return {
             "name": self.name,
             "uuid": str(self.uuid),
@@ -464,12 +492,5 @@ class ManagedDevice:
             "loads": self.loads,
             "params": self.params,
             "listen": list(self.listen),
-            "export": None if self.export is None else [self.export.nqn, self.export.traddr, self.export.trsvcid],
+            "export": None if export is None else [export.nqn, export.traddr, export.trsvcid],
         }
-
-
-def _namespace(namespaces: list[NamespaceInfo], exported: BdevExport) -> NamespaceInfo:
-    for namespace in namespaces:
-        if namespace.nsid == exported.nsid:
-            return namespace
-    raise MediaError(f"bdev {exported.bdev_name}: the target's export of it has no namespace {exported.nsid}")

@@ -18,7 +18,9 @@ from ..spdk.attach import detach
 from ..spdk.bdevs import find_bdev
 from ..spdk.exports import bdev_nqn, remove_subsystem
 from ..spdk.rpc import TargetRpc
-from .device import BaseMissingError, DaemonIdentity, DeviceState, ManagedDevice
+from .base import DaemonIdentity, DeferredError
+from .device import DeviceState, ManagedDevice
+from .front import Export
 from .state import StateDirectory
 
 DEFERRED_POLL_MIN_S: Final = 0.2
@@ -62,15 +64,15 @@ class Registry:
     # --- start and halt ---
 
     async def start(self) -> None:
-        """Takes over from a predecessor: what it left in targets is undone, deferred creations go on waiting, and what
-        is on media is loaded again as soon as its base bdev is there."""
+        """Takes over from a predecessor: what is on media is loaded again as soon as its base bdev is there, under the
+        same address, and with what still stands of it in the target; deferred creations go on waiting; what else was
+        left in targets is undone."""
         for record in self._state.devices:
             deferred = record["state"] == DeviceState.DEFERRED.value
-            if not deferred:
+            loads = record.get("loads") is True and record["state"] != DeviceState.DELETING.value
+            if not (loads or deferred) or not self._resume(record, inherited=loads):
                 # As one that is being deleted: whoever reads the state file next is to undo it, and no more.
                 self._orphans.append({**record, "state": DeviceState.DELETING.value})
-            if deferred or (record.get("loads") is True and record["state"] != DeviceState.DELETING.value):
-                self._resume(record)
         await self._undo_orphans()
         self._save()
 
@@ -88,27 +90,29 @@ class Registry:
         self._state.save([*self._orphans, *kept])
 
     async def _halt_one(self, device: ManagedDevice) -> None:
-        if device.state is DeviceState.DEFERRED:
+        if device.state is DeviceState.DEFERRED and not device.inherited:
             return
         for step, failure in await device.take_down():
             log.error("%s: could not undo %r: %s", device.name, step, failure)
 
-    def _resume(self, record: dict[str, Any]) -> None:
+    def _resume(self, record: dict[str, Any], *, inherited: bool) -> bool:
         try:
             export = record.get("export")
             device = ManagedDevice(
                 dict(record["params"]),
                 self._identity,
                 UUID(record["uuid"]),
-                loads=record.get("loads") is True,
-                port=int(export[2]) if export is not None else 0,
+                loads=inherited,
+                export=Export(str(export[0]), str(export[1]), int(export[2])) if export is not None else None,
+                inherited=inherited,
             )
         except (FtlError, KeyError, IndexError, TypeError, ValueError) as error:
             log.error("%s: can't go on with it, the state file's record makes no sense: %s", record["name"], error)
-            return
+            return False
         device.on_change = self._save
         self._devices[device.name] = device
         self._defer(device)
+        return True
 
     async def _undo_orphans(self) -> None:
         """Those of a target that does not answer stay, to be tried again before the next creation."""
@@ -141,6 +145,12 @@ class Registry:
                 f"{other.target}): choose another, or delete it first"
             )
         device = ManagedDevice(params, self._identity)
+        twin = next((each for each in self._devices.values() if each.uuid == device.uuid), None)
+        if twin is not None:
+            raise ExistsError(
+                f"uuid {device.uuid}: FTL bdev {twin.name} ({twin.state.value}, on the SPDK target at {twin.target}) "
+                "has it already: choose another, or delete that one first"
+            )
         self._devices[name] = device
         task = asyncio.ensure_future(self._bring_up(device))
         self._creations.add(task)
@@ -159,7 +169,7 @@ class Registry:
             await self._undo_orphans()
             self._save()
             await device.bring_up()
-        except BaseMissingError:
+        except DeferredError:
             self._defer(device)
             self._save()
             return f"FTL bdev: {device.name} creation deferred"
@@ -185,10 +195,13 @@ class Registry:
         watcher = self._watchers.get(device.name)
         if watcher is not None and device.state is DeviceState.DEFERRED:
             watcher.cancel()
-        failures = await device.take_down()
+        record = device.record()
+        failures = [(step, error) for step, error in await device.take_down() if not _is_gone(error)]
+        if device.left_behind and failures:
+            self._orphans.append({**record, "state": DeviceState.DELETING.value})
         del self._devices[device.name]
         self._save()
-        return [(step, error) for step, error in failures if not _is_gone(error)]
+        return failures
 
     async def get_stats(self, params: dict[str, Any]) -> dict[str, Any]:
         return self._find(params).stats()
@@ -241,20 +254,24 @@ class Registry:
     async def _create_when_there(self, device: ManagedDevice) -> None:
         rpc = TargetRpc(device.target)
         delay_s = DEFERRED_POLL_MIN_S
+        first = device.inherited
         while True:
-            await asyncio.sleep(delay_s)
-            delay_s = min(delay_s * DEFERRED_POLL_GROWTH, DEFERRED_POLL_MAX_S)
+            if not first:
+                await asyncio.sleep(delay_s)
+                delay_s = min(delay_s * DEFERRED_POLL_GROWTH, DEFERRED_POLL_MAX_S)
+            first = False
             try:
-                if await find_bdev(rpc, device.params["base_bdev"]) is None:
+                if not device.inherited and await find_bdev(rpc, device.params["base_bdev"]) is None:
                     continue
             except FtlError as error:
                 log.debug("%s: deferred: %s", device.name, error)
                 continue
-            log.info("%s: base bdev %s is there", device.name, device.params["base_bdev"])
             try:
                 await self._undo_orphans()
                 await device.bring_up()
-            except BaseMissingError:
+            except DeferredError as error:
+                log.debug("%s: deferred: %s", device.name, error)
+                device.error = error.message
                 device.state = DeviceState.DEFERRED
                 continue
             except asyncio.CancelledError:
@@ -264,6 +281,8 @@ class Registry:
                 log.error("%s: deferred creation failed: %s", device.name, error)
                 device.state = DeviceState.FAILED
                 device.error = error.message if isinstance(error, FtlError) else f"{type(error).__name__}: {error}"
+            else:
+                log.info("%s: online", device.name)
             self._save()
             return
 

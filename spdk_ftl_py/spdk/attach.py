@@ -9,13 +9,13 @@ from uuid import UUID, uuid5
 
 from ..errors import TargetError
 from ..steps import Steps
-from .bdevs import find_bdev
+from .bdevs import Bdev, find_bdev
 from .rpc import TargetRpc
 
-# The target keeps the bdev while the daemon restarts: I/O waits so long for it, then fails until it is back.
+# The target keeps the bdev while the daemon is away: I/O waits so long for it, then fails until it is back.
 CONTROLLER_LOSS_TIMEOUT_S: Final = -1
 RECONNECT_DELAY_S: Final = 1
-FAST_IO_FAIL_TIMEOUT_S: Final = 30
+FAST_IO_FAIL_TIMEOUT_S: Final = 120
 
 ATTACH_TIMEOUT_S: Final = 60.0
 _NSID: Final = 1
@@ -45,44 +45,73 @@ def controller_name(name: str, device: UUID) -> str:
 async def attach(
     rpc: TargetRpc, steps: Steps, *, name: str, device: UUID, traddr: str, trsvcid: str, subnqn: str
 ) -> Attachment:
-    """Makes bdev ``name`` of our export; steps gets the undos. Raises TargetError."""
+    """Makes bdev ``name`` of our export; steps gets the undos. What of it still stands (the export was away for a
+    while) stays as it is, with whoever uses it. Raises TargetError."""
     controller = controller_name(name, device)
-    bdevs = await steps.run(
-        f"attach controller {controller}",
-        rpc.call(
-            "bdev_nvme_attach_controller",
-            {
-                "name": controller,
-                "trtype": "TCP",
-                "adrfam": "IPv6" if ":" in traddr else "IPv4",
-                "traddr": traddr,
-                "trsvcid": trsvcid,
-                "subnqn": subnqn,
-                "ctrlr_loss_timeout_sec": CONTROLLER_LOSS_TIMEOUT_S,
-                "reconnect_delay_sec": RECONNECT_DELAY_S,
-                "fast_io_fail_timeout_sec": FAST_IO_FAIL_TIMEOUT_S,
-            },
-            timeout_s=ATTACH_TIMEOUT_S,
-        ),
-        lambda: _undo(rpc, "bdev_nvme_detach_controller", controller),
-    )
-    # SPDK reports success with no bdevs where their registration failed, e.g. for a uuid that is already there.
-    if not isinstance(bdevs, list) or len(bdevs) != 1:
-        raise TargetError(
-            f"SPDK target at {rpc.address} attached to the export of {name}, but made no bdev of it: does another bdev "
-            f"have the uuid {export_nguid(device)}?",
-            errno=errno.EEXIST,
+    nvme_bdev = f"{controller}n{_NSID}"
+    path = {
+        "trtype": "TCP",
+        "adrfam": "IPv6" if ":" in traddr else "IPv4",
+        "traddr": traddr,
+        "trsvcid": trsvcid,
+        "subnqn": subnqn,
+    }
+    if not await _stands(rpc, controller, path, nvme_bdev):
+        await detach(rpc, name=name, device=device)
+        bdevs = await steps.run(
+            f"attach controller {controller}",
+            rpc.call(
+                "bdev_nvme_attach_controller",
+                {
+                    "name": controller,
+                    **path,
+                    "ctrlr_loss_timeout_sec": CONTROLLER_LOSS_TIMEOUT_S,
+                    "reconnect_delay_sec": RECONNECT_DELAY_S,
+                    "fast_io_fail_timeout_sec": FAST_IO_FAIL_TIMEOUT_S,
+                },
+                timeout_s=ATTACH_TIMEOUT_S,
+            ),
+            lambda: _undo(rpc, "bdev_nvme_detach_controller", controller),
         )
-    nvme_bdev = str(bdevs[0])
-    await steps.run(
-        f"create passthru bdev {name}",
-        rpc.call("bdev_passthru_create", {"base_bdev_name": nvme_bdev, "name": name, "uuid": str(device)}),
-        lambda: _undo(rpc, "bdev_passthru_delete", name, only_on=nvme_bdev),
-    )
+        # SPDK reports success with no bdevs where their registration failed, e.g. for a uuid that is already there.
+        if bdevs != [nvme_bdev]:
+            raise TargetError(
+                f"SPDK target at {rpc.address} attached to the export of {name}, but made no bdev of it: does another "
+                f"bdev have the uuid {export_nguid(device)}?",
+                errno=errno.EEXIST,
+            )
+    else:
+        steps.on_undo(f"attach controller {controller}", lambda: _undo(rpc, "bdev_nvme_detach_controller", controller))
+    delete_passthru = lambda: _undo(rpc, "bdev_passthru_delete", name, only_on=nvme_bdev)  # noqa: E731
+    if await attached_as(rpc, name=name, device=device):
+        steps.on_undo(f"create passthru bdev {name}", delete_passthru)
+    else:
+        await steps.run(
+            f"create passthru bdev {name}",
+            rpc.call("bdev_passthru_create", {"base_bdev_name": nvme_bdev, "name": name, "uuid": str(device)}),
+            delete_passthru,
+        )
     # Creating a passthru bdev is deferred, successfully, when its base is gone.
     if await find_bdev(rpc, name) is None:
         raise TargetError(f"SPDK target at {rpc.address} did not create bdev {name}: its bdev {nvme_bdev} is gone")
     return Attachment(controller, nvme_bdev, name)
+
+
+async def _stands(rpc: TargetRpc, controller: str, path: dict[str, str], nvme_bdev: str) -> bool:
+    """Whether the controller is attached to that very path, with its bdev."""
+    found = await rpc.call("bdev_nvme_get_controllers")
+    for entry in found if isinstance(found, list) else ():
+        if entry.get("name") != controller:
+            continue
+        trids = [each.get("trid") or {} for each in entry.get("ctrlrs") or ()]
+        same = len(trids) == 1 and all(str(trids[0].get(key)).lower() == path[key].lower() for key in path)
+        return same and await find_bdev(rpc, nvme_bdev) is not None
+    return False
+
+
+async def attached_as(rpc: TargetRpc, *, name: str, device: UUID) -> bool:
+    """Whether the bdev of that name is the one attach() makes."""
+    return _passthru_base(await find_bdev(rpc, name)) == f"{controller_name(name, device)}n{_NSID}"
 
 
 async def detach(rpc: TargetRpc, *, name: str, device: UUID) -> None:
@@ -93,14 +122,16 @@ async def detach(rpc: TargetRpc, *, name: str, device: UUID) -> None:
 
 
 async def _undo(rpc: TargetRpc, method: str, name: str, *, only_on: str | None = None) -> None:
-    if only_on is not None:
-        bdev = await find_bdev(rpc, name)
-        passthru = bdev.driver_specific.get("passthru") if bdev is not None else None
-        if not isinstance(passthru, dict) or passthru.get("base_bdev_name") != only_on:
-            return
+    if only_on is not None and _passthru_base(await find_bdev(rpc, name)) != only_on:
+        return
     try:
         await rpc.call(method, {"name": name}, timeout_s=ATTACH_TIMEOUT_S)
     except TargetError as error:
         # The target's own answer to a name it does not have.
         if error.rpc_code is None or error.errno not in (errno.ENODEV, errno.ENOENT):
             raise
+
+
+def _passthru_base(bdev: Bdev | None) -> str | None:
+    passthru = bdev.driver_specific.get("passthru") if bdev is not None else None
+    return passthru.get("base_bdev_name") if isinstance(passthru, dict) else None

@@ -12,12 +12,13 @@ from .rpc import TargetRpc
 NESTING_MAX: Final = 8
 
 
-async def require_unclaimed(rpc: TargetRpc, bdev: Bdev, role: str) -> None:
-    """Raises ClaimedError, which names the owner and the type of claim, unless the bdev is free.
+async def require_unclaimed(rpc: TargetRpc, bdev: Bdev, role: str, *, but_by: str | None = None) -> None:
+    """Raises ClaimedError, which names the owner and the type of claim, unless the bdev is free, or in the NVMe-oF
+    subsystem but_by, our own.
 
     role: what we want it for ("base bdev", "cache bdev"). A bdev in an NVMe-oF subsystem is claimed, too.
     """
-    if not bdev.claimed:
+    if not bdev.claimed or (but_by is not None and await _owning_subsystem(rpc, bdev) == but_by):
         return
     owner = await find_owner(rpc, bdev)
     how = f" ({bdev.claim_type})" if bdev.claim_type else ""
@@ -30,7 +31,8 @@ async def require_unclaimed(rpc: TargetRpc, bdev: Bdev, role: str) -> None:
 
 async def find_owner(rpc: TargetRpc, bdev: Bdev) -> str | None:
     """What has claimed the bdev, in words; None where the target does not tell."""
-    return await _owning_subsystem(rpc, bdev) or await _owning_bdev(rpc, bdev)
+    nqn = await _owning_subsystem(rpc, bdev)
+    return f"NVMe-oF subsystem {nqn}" if nqn is not None else await _owning_bdev(rpc, bdev)
 
 
 async def _owning_subsystem(rpc: TargetRpc, bdev: Bdev) -> str | None:
@@ -43,7 +45,7 @@ async def _owning_subsystem(rpc: TargetRpc, bdev: Bdev) -> str | None:
     for subsystem in subsystems if isinstance(subsystems, list) else ():
         for namespace in subsystem.get("namespaces") or ():
             if namespace.get("bdev_name") in bdev.names or namespace.get("name") in bdev.names:
-                return f"NVMe-oF subsystem {subsystem.get('nqn')} (namespace {namespace.get('nsid')})"
+                return str(subsystem.get("nqn"))
     return None
 
 

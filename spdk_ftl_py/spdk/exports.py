@@ -23,6 +23,12 @@ LISTEN_TRIES_MAX: Final = 8
 _SERIAL_NUMBER_MAX: Final = 20
 
 
+class TransportMissingError(UnsupportedError):
+    """The target has no NVMe/TCP transport."""
+
+    errno = errno.EPROTONOSUPPORT
+
+
 @dataclass(frozen=True)
 class BdevExport:
     """Where the daemon, and only it, finds a bdev of the target."""
@@ -45,7 +51,7 @@ def bdev_nqn(role: str, device: UUID) -> str:
 
 
 async def require_tcp_transport(rpc: TargetRpc) -> None:
-    """Raises UnsupportedError, which says what to call, where the target has no NVMe/TCP transport."""
+    """Raises TransportMissingError, which says what to call, where the target has no NVMe/TCP transport."""
     try:
         transports = await rpc.call("nvmf_get_transports")
     except TargetError as error:
@@ -54,20 +60,25 @@ async def require_tcp_transport(rpc: TargetRpc) -> None:
         transports = []
     found = {str(entry.get("trtype")).upper() for entry in transports if isinstance(entry, dict)}
     if "TCP" not in found:
-        raise UnsupportedError(
+        raise TransportMissingError(
             f"SPDK target at {rpc.address} has no TCP transport, which the daemon needs to reach its bdevs: "
-            f"create it with `spdk-rpc -s {rpc.address} nvmf_create_transport -t TCP`",
-            errno=errno.EPROTONOSUPPORT,
+            f"create it with `spdk-rpc -s {rpc.address} nvmf_create_transport -t TCP`"
         )
 
 
-async def export_bdev(rpc: TargetRpc, steps: Steps, bdev: Bdev, *, nqn: str, hostnqn: str) -> BdevExport:
-    """Claims bdev and makes it reachable for hostnqn only; steps gets the undo.
+async def export_bdev(
+    rpc: TargetRpc, steps: Steps, bdev: Bdev, *, nqn: str, hostnqn: str, take_over: bool = False
+) -> BdevExport:
+    """Claims bdev and makes it reachable for hostnqn only; steps gets the undo. take_over: an export of that NQN which
+    still stands, of a connection before, is used if it is as it should be, else replaced.
 
     Raises ClaimedError when somebody else was quicker, TargetError when the target refuses.
     """
 
     async def create() -> BdevExport:
+        standing = await _take_over(rpc, bdev, nqn, hostnqn) if take_over else None
+        if standing is not None:
+            return standing
         await rpc.call(
             "nvmf_create_subsystem",
             {
@@ -91,6 +102,35 @@ async def export_bdev(rpc: TargetRpc, steps: Steps, bdev: Bdev, *, nqn: str, hos
         return BdevExport(bdev.name, nqn, rpc.host, await _listen(rpc, nqn))
 
     return await steps.run(f"export {bdev.name} as {nqn}", create(), lambda: remove_subsystem(rpc, nqn))
+
+
+async def _take_over(rpc: TargetRpc, bdev: Bdev, nqn: str, hostnqn: str) -> BdevExport | None:
+    """The export as it stands, with nothing of a former connection left in it; None, with nothing there, where it does
+    not stand as it should. Raises ClaimedError where it is somebody else's."""
+    subsystem = next((entry for entry in await _subsystems(rpc) if entry.get("nqn") == nqn), None)
+    if subsystem is None:
+        return None
+    namespaces = [(entry.get("nsid"), entry.get("bdev_name")) for entry in subsystem.get("namespaces") or ()]
+    hosts = [entry.get("nqn") for entry in subsystem.get("hosts") or ()]
+    listeners = [
+        str(entry.get("trsvcid"))
+        for entry in subsystem.get("listen_addresses") or ()
+        if str(entry.get("trtype")).upper() == "TCP" and entry.get("traddr") == rpc.host
+    ]
+    if hosts and hosts != [hostnqn]:
+        raise ClaimedError(
+            f"bdev {bdev.name} of the SPDK target at {rpc.address}: {nqn} is there for another daemon's use "
+            f"({', '.join(map(str, hosts))}): delete the FTL there first"
+        )
+    whole = len(namespaces) == 1 and namespaces[0][0] == NSID and namespaces[0][1] in bdev.names
+    if not whole or not hosts or subsystem.get("allow_any_host") or not listeners:
+        await remove_subsystem(rpc, nqn)
+        return None
+    # What a dead predecessor sent may still be on its way. Without its host in the list the target ends the connection,
+    # and answers when nothing of it is left: no write, and no zone reset, comes in after we have looked.
+    await rpc.call("nvmf_subsystem_remove_host", {"nqn": nqn, "host": hostnqn})
+    await rpc.call("nvmf_subsystem_add_host", {"nqn": nqn, "host": hostnqn})
+    return BdevExport(bdev.name, nqn, rpc.host, listeners[0])
 
 
 async def remove_subsystem(rpc: TargetRpc, nqn: str) -> None:

@@ -24,8 +24,8 @@ from ..errors import (
     UnsupportedError,
 )
 from ..sockets import accept
+from ..tasks import end_tasks
 from .json_scanner import JsonError, JsonObject, JsonScanner
-from .tasks import end_tasks
 
 logger = logging.getLogger(__name__)
 

@@ -15,13 +15,13 @@ from .. import _shim
 from ..errors import ExistsError, FtlError
 from ..nvme import wire
 from ..nvme.host import Controller, NamespaceInfo
+from ..tasks import end_tasks
 from . import decode
 from .bdevs import Bdev
 from .decode import Fields
 from .emulated import NVME_IO_TYPES, ZONED_IO_TYPES
 from .jsonrpc import RpcError
 from .methods import EALREADY, EINVAL, EIO, ENODEV, ENOTSUP, ENXIO, Params, failed, rpc
-from .tasks import end_tasks
 
 if TYPE_CHECKING:
     from .app import Target

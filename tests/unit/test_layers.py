@@ -16,12 +16,13 @@ import spdk_ftl_py
 PACKAGE = Path(__file__).resolve().parents[2] / "spdk_ftl_py"
 ROOT_NAME = spdk_ftl_py.__name__
 
-FOUNDATION = {"errors", "conf", "schema", "steps", "reactor", "sockets", "_shim"}
+FOUNDATION = {"errors", "conf", "schema", "steps", "tasks", "reactor", "sockets", "_shim"}
 BELOW: dict[str, set[str]] = {
     "errors": set(),
     "conf": {"errors"},
     "schema": {"errors"},
     "steps": set(),
+    "tasks": set(),
     "sockets": set(),
     "reactor": {"errors", "_shim"},
     "_shim": set(),

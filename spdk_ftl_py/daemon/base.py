@@ -1,0 +1,190 @@
+"""The way to an FTL's base and cache bdev: what stands for them in the target, and the connections to that. Lost, it is
+made again."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from typing import Any, Final
+from uuid import UUID
+
+from .. import _shim
+from ..errors import ClaimedError, FtlError, MediaError, NotFoundError, PathError, ProtocolError, TargetError
+from ..nvme.host import Controller, NamespaceInfo
+from ..nvme.wire import CommandError
+from ..reactor import ReactorLoop
+from ..spdk.bdevs import Bdev, find_bdev
+from ..spdk.claims import require_unclaimed
+from ..spdk.exports import (
+    BdevExport,
+    TransportMissingError,
+    bdev_nqn,
+    export_bdev,
+    remove_subsystem,
+    require_tcp_transport,
+)
+from ..spdk.rpc import TargetRpc
+from ..steps import Steps
+from ..tasks import end_tasks
+from .checks import check_base, find_cache
+
+QUEUE_DEPTH: Final = 128
+
+PASSING: Final = (TargetError, PathError, ProtocolError, CommandError, MediaError, ClaimedError, OSError)
+"""What may be over in a moment: a target that starts, stops or stalls. Everything else needs somebody to do
+something."""
+
+
+class DeferredError(FtlError):
+    """Nothing is wrong that time does not mend: the base bdev does not exist yet, the target is not there."""
+
+
+@dataclass(frozen=True)
+class DaemonIdentity:
+    """What of the daemon the devices have to know."""
+
+    hostnqn: str
+    host_id: UUID
+    listen: str
+    """Where FTLs are exported by default: ADDRESS[:PORT]."""
+    peer_timeout_s: float = 120.0
+    """So long I/O waits for a base that was lost; then it fails until the base is back."""
+
+
+class BaseLink:
+    """claim() and connect(), then disconnect() and, when the FTL is deleted, unclaim(). After a disconnect() both may
+    be done again: what still stands in the target is taken over."""
+
+    def __init__(self, rpc: TargetRpc, params: dict[str, Any], device: UUID, identity: DaemonIdentity) -> None:
+        self.bdev: Bdev | None = None
+        """The base."""
+        self.cache: Bdev | None = None
+        self._rpc = rpc
+        self._params = params
+        self._device = device
+        self._identity = identity
+        self._claims = Steps(params["name"])
+        self._connections = Steps(params["name"])
+        self._exported: BdevExport | None = None
+        self._controller: Controller | None = None
+        self._changed = asyncio.Event()
+
+    @property
+    def base_name(self) -> str:
+        return str(self._params["base_bdev"])
+
+    # --- what stands in the target
+
+    async def claim(self, *, again: bool = False) -> None:
+        """Finds and claims base and cache. Raises DeferredError when the base does not exist, with nothing changed, and
+        else what keeps them from being used.
+
+        again: there was all of it once, so the transport and the cache are waited for, too, and what still stands is
+        taken over.
+        """
+        ours = {role: self._nqn(role) if again else None for role in ("base", "cache")}
+        try:
+            await require_tcp_transport(self._rpc)
+            base = await find_bdev(self._rpc, self.base_name)
+            if base is not None:
+                check_base(base, self._params)
+                await require_unclaimed(self._rpc, base, "base bdev", but_by=ours["base"])
+            cache = await find_cache(self._rpc, self._params, base)
+        except (TransportMissingError, NotFoundError) as error:
+            if again:
+                raise DeferredError(error.message) from error
+            raise
+        if cache is not None:
+            await require_unclaimed(self._rpc, cache, "cache bdev", but_by=ours["cache"])
+        if base is None:
+            raise DeferredError(f"base bdev {self.base_name} does not exist yet")
+        self.bdev, self.cache = base, cache
+        self._exported = await self._export(base, "base", again)
+        if cache is not None:
+            # Held, so that nobody else writes it; its data path is the nv cache's.
+            await self._export(cache, "cache", again)
+
+    async def _export(self, bdev: Bdev, role: str, again: bool) -> BdevExport:
+        return await export_bdev(
+            self._rpc,
+            self._claims,
+            bdev,
+            nqn=self._nqn(role),
+            hostnqn=self._identity.hostnqn,
+            take_over=again,
+        )
+
+    def _nqn(self, role: str) -> str:
+        return bdev_nqn(role, self._device)
+
+    def inherit(self) -> None:
+        """A daemon before this one may have left claims standing: unclaim() takes them back, whatever happens."""
+        for role in ("base", "cache"):
+            nqn = self._nqn(role)
+            self._claims.on_undo(f"the export {nqn}", functools.partial(remove_subsystem, self._rpc, nqn))
+
+    async def unclaim(self) -> list[tuple[str, Exception]]:
+        """What could not be undone. Idempotent."""
+        return await self._claims.undo()
+
+    # --- connections
+
+    async def connect(self, reactor: ReactorLoop) -> _shim.BlockDevice:
+        """The base bdev as a zoned BlockDevice. Raises PathError and the like."""
+        assert self._exported is not None
+        exported = self._exported
+        self._changed.clear()
+        self._controller = controller = await Controller.connect(
+            exported.traddr,
+            exported.trsvcid,
+            exported.nqn,
+            hostnqn=self._identity.hostnqn,
+            hostid=self._identity.host_id,
+        )
+        controller.on_event = lambda _: self._changed.set()
+        self._connections.on_undo("disconnect from the base", controller.close)
+        namespace = _namespace(await controller.namespaces(), exported)
+        media: _shim.BlockDevice = await controller.create_io_qpair(reactor, namespace, queue_depth=QUEUE_DEPTH)
+        capacity = self._params.get("zone_capacity")
+        if capacity is not None:
+            # Whether it is new, only what is on it can tell.
+            media = _shim.ZonedOverlay(reactor.shim, media, zone_capacity=capacity, initial_state="full")
+        return media
+
+    async def disconnect(self) -> None:
+        """I/O that the base still has fails. Idempotent."""
+        await self._connections.undo()
+
+    async def wait_lost(self) -> str:
+        """Returns when the base can't be reached any more: why."""
+        controller = self._controller
+        assert controller is not None
+        while True:
+            await _first(controller.lost.wait, self._changed.wait)
+            if controller.lost.is_set():
+                return f"the connection to the SPDK target at {self._rpc.address} is lost ({controller.lost_reason})"
+            self._changed.clear()
+            try:
+                namespaces = await controller.namespaces()
+            except FtlError:
+                continue
+            assert self._exported is not None
+            if all(namespace.nsid != self._exported.nsid for namespace in namespaces):
+                return f"it was deleted in the SPDK target at {self._rpc.address}"
+
+
+async def _first(*waits: Callable[[], Coroutine[Any, Any, object]]) -> None:
+    tasks = [asyncio.ensure_future(wait()) for wait in waits]
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        await end_tasks(tasks)
+
+
+def _namespace(namespaces: list[NamespaceInfo], exported: BdevExport) -> NamespaceInfo:
+    for namespace in namespaces:
+        if namespace.nsid == exported.nsid:
+            return namespace
+    raise MediaError(f"bdev {exported.bdev_name}: the target's export of it has no namespace {exported.nsid}")

@@ -1,0 +1,112 @@
+"""Where hosts find an FTL: its reactor, its NVMe/TCP export, and the gate at which their I/O waits while the base is
+away. Stays as long as the device does."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+from uuid import UUID
+
+from .. import _shim
+from ..errors import FtlError, PathError
+from ..nvme.target import NvmfTarget, Subsystem
+from ..nvme.wire import Status
+from ..reactor import ReactorLoop
+from ..spdk.attach import export_nguid
+from ..spdk.exports import NQN_PREFIX
+from .base import DeferredError
+
+EXPORT_MODEL: Final = "spdk-ftl-py FTL"
+EXPORT_NSID: Final = 1
+_SERIAL_NUMBER_MAX: Final = 20
+
+
+@dataclass(frozen=True)
+class Export:
+    """Where NVMe/TCP hosts find the FTL."""
+
+    nqn: str
+    traddr: str
+    trsvcid: int
+    nsid: int = EXPORT_NSID
+
+
+class Front:
+    """start(), listen(), export(); close() whatever of them was done."""
+
+    def __init__(self, name: str, device: UUID) -> None:
+        self.reactor = ReactorLoop(name)
+        self.gate: _shim.Gate | None = None
+        self.export: Export | None = None
+        self._device = device
+        self._nvmf: NvmfTarget | None = None
+        self._address: tuple[str, int] | None = None
+
+    async def start(self) -> None:
+        await self.reactor.start()
+
+    async def listen(self, address: tuple[str, int], port_before: int) -> None:
+        """Nothing is behind it yet: an address that is taken is to be noticed before the FTL is made, which erases what
+        is on the base.
+
+        port_before: where the export was before; hosts look for it there, so no other will do. Raises PathError, or
+        DeferredError where it is that port.
+        """
+        self._nvmf = NvmfTarget(self.reactor)
+        traddr, port = address
+        try:
+            self._address = (traddr, await self._nvmf.listen(traddr, port_before or port))
+        except PathError as error:
+            if not port_before:
+                raise
+            raise DeferredError(
+                f"port {port_before} of {traddr}, where hosts look for this FTL, is taken by somebody else "
+                f"({error.message}): end that; or delete the FTL and create it again with -u {self._device}, which "
+                "gives it another port"
+            ) from error
+
+    def open(self, core: _shim.BlockDevice, *, max_io_qpairs: int) -> None:
+        """Hosts get in. Raises FtlError."""
+        assert self._nvmf is not None
+        assert self._address is not None
+        self.gate = _shim.Gate(self.reactor.shim, core)
+        traddr, port = self._address
+        subsystem = Subsystem(
+            f"{NQN_PREFIX}{self._device}",
+            serial_number=self._device.hex[:_SERIAL_NUMBER_MAX],
+            model_number=EXPORT_MODEL,
+            allow_any_host=True,
+            max_io_qpairs=max_io_qpairs,
+        )
+        subsystem.add_namespace(self.gate, nsid=EXPORT_NSID, uuid=self._device, nguid=export_nguid(self._device).bytes)
+        subsystem.add_listener(traddr, port)
+        self._nvmf.add_subsystem(subsystem)
+        self.export = Export(subsystem.nqn, traddr, port)
+
+    def set_core(self, core: _shim.BlockDevice) -> None:
+        """Another life of the same FTL: what hosts wait for goes on. Raises FtlError where it is not the same to
+        them."""
+        assert self.gate is not None
+        try:
+            self.gate.set_device(core)
+        except ValueError as error:
+            raise FtlError(f"what came back is not what hosts were told of: {error}") from error
+
+    def hold(self) -> None:
+        """I/O waits from now on."""
+        if self.gate is not None:
+            self.gate.hold()
+
+    def fail(self) -> None:
+        """I/O fails from now on, until there is another core."""
+        if self.gate is not None:
+            self.gate.fail(Status.PATH_ERROR)
+
+    async def close_export(self) -> None:
+        """Hosts are disconnected. Idempotent."""
+        if self._nvmf is not None:
+            await self._nvmf.close()
+
+    async def stop(self) -> None:
+        """Behind close_export(), and when nothing is on the reactor any more. Idempotent."""
+        await self.reactor.stop()
