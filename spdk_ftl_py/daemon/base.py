@@ -7,6 +7,7 @@ import asyncio
 import functools
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final
 from uuid import UUID
 
@@ -51,6 +52,8 @@ class DaemonIdentity:
     """Where FTLs are exported by default: ADDRESS[:PORT]."""
     peer_timeout_s: float = 120.0
     """So long I/O waits for a base that was lost; then it fails until the base is back."""
+    buffer_dir: Path | None = None
+    """Where write buffers outlive the daemon."""
 
 
 class BaseLink:

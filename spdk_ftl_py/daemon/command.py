@@ -11,7 +11,13 @@ from pathlib import Path
 from typing import Final
 
 from ..client import SOCKET_DEFAULT, SOCKET_ENVIRONMENT, default_socket
-from .state import STATE_ENVIRONMENT, StateDirectory, default_state_directory
+from .state import (
+    STATE_ENVIRONMENT,
+    StateDirectory,
+    default_buffer_directory,
+    default_state_directory,
+    make_buffer_directory,
+)
 
 LISTEN_DEFAULT: Final = "127.0.0.1"
 PEER_TIMEOUT_S: Final = 120.0
@@ -61,6 +67,13 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "a free port for each)",
     )
     parser.add_argument(
+        "--buffer-dir",
+        metavar="DIR",
+        type=Path,
+        default=default_buffer_directory(),
+        help="where write buffers outlive the daemon: in memory, and of this user alone (default: %(default)s)",
+    )
+    parser.add_argument(
         "--peer-timeout",
         metavar="SECONDS",
         type=_seconds,
@@ -79,11 +92,21 @@ def run(args: argparse.Namespace) -> int:
         format="%(asctime)s %(levelname).1s %(name)s: %(message)s",
     )
     logging.getLogger("asyncio").setLevel(logging.WARNING)
-    asyncio.run(serve(Path(args.socket).absolute(), args.state_dir, args.listen, args.peer_timeout))
+    asyncio.run(
+        serve(
+            Path(args.socket).absolute(),
+            args.state_dir,
+            args.listen,
+            peer_timeout_s=args.peer_timeout,
+            buffer_directory=args.buffer_dir,
+        )
+    )
     return 0
 
 
-async def serve(socket_path: Path, state_directory: Path, listen: str, peer_timeout_s: float = PEER_TIMEOUT_S) -> None:
+async def serve(
+    socket_path: Path, state_directory: Path, listen: str, *, peer_timeout_s: float, buffer_directory: Path
+) -> None:
     """The whole life of a daemon, from opening its state directory to its last undo."""
     # The data path's imports are for those who serve, not for every --help.
     from ..spdk.exports import host_nqn
@@ -93,6 +116,7 @@ async def serve(socket_path: Path, state_directory: Path, listen: str, peer_time
     from .server import RpcServer
 
     split_address(listen)
+    buffer_directory = make_buffer_directory(buffer_directory)
     halt = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -100,7 +124,7 @@ async def serve(socket_path: Path, state_directory: Path, listen: str, peer_time
     state = StateDirectory(state_directory)
     state.open()
     try:
-        identity = DaemonIdentity(host_nqn(state.host_id), state.host_id, listen, peer_timeout_s)
+        identity = DaemonIdentity(host_nqn(state.host_id), state.host_id, listen, peer_timeout_s, buffer_directory)
         registry = Registry(state, identity, socket_path=str(socket_path))
         server = RpcServer(socket_path, registry.methods)
         await server.start()

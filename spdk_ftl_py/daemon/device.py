@@ -193,6 +193,7 @@ class ManagedDevice:
             uuid=self.uuid,
             conf=self.conf,
             num_punits=self.params.get("num_punits"),
+            buffer_dir=self._identity.buffer_dir,
             progress=self._report,
         )
 
@@ -206,6 +207,7 @@ class ManagedDevice:
             uuid=self.uuid,
             num_punits=self.params.get("num_punits"),
             optimal_open_zones=optimal_open_zones(self._link.bdev, self.params),
+            buffer_dir=self._identity.buffer_dir,
             progress=self._report,
         )
 

@@ -30,6 +30,25 @@ def default_state_directory() -> Path:
     return Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / "spdk-ftl"
 
 
+def default_buffer_directory() -> Path:
+    """Memory of the machine, not of the process: /dev/shm/spdk-ftl-UID."""
+    return Path(f"/dev/shm/spdk-ftl-{os.geteuid()}")
+
+
+def make_buffer_directory(path: Path) -> Path:
+    """The absolute path. Whether what is there can be used is checked when it is (ftl/write_buffer_file.py). Raises
+    FtlError."""
+    path = path.absolute()
+    try:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise FtlError(
+            f"buffer directory {path} can't be made: {error.strerror}; give another with --buffer-dir",
+            errno=error.errno,
+        ) from error
+    return path
+
+
 class StateDirectory:
     """Belongs to one daemon at a time, from open() to close()."""
 

@@ -189,7 +189,7 @@ class EmbeddedTarget(Program, TargetClient):
 class Daemon(Program):
     """``spdk-ftl serve``."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *arguments: str) -> None:
         self.socket = str(folder / "daemon.sock")
         state = str(folder / "state")
-        super().__init__(folder, "daemon", "ready", "serve", "--socket", self.socket, "--state-dir", state)
+        super().__init__(folder, "daemon", "ready", "serve", "--socket", self.socket, "--state-dir", state, *arguments)
