@@ -386,7 +386,8 @@ class _Reader:
                 continue
             if zones[zone].state == OFFLINE:
                 raise NotUsableError(f"zone {zone} is offline")
-            if sequential and was != written:
+            # Of a read-only zone the device does not tell the write pointer.
+            if sequential and zones[zone].usable and was != written:
                 raise NotUsableError(f"zone {zone} is written up to {written}, was up to {was}")
 
 

@@ -351,6 +351,11 @@ class FtlDevice:
                 await device._tidy_zone(ZONE_FINISH, start)
             for start in found.zones_to_reset:
                 await device._tidy_zone(ZONE_RESET, start)
+                if isinstance(base, _shim.ZonedOverlay):
+                    # There a reset erases nothing: if ever the newest superblock can't be read, an older one must not
+                    # find the checkpoint it names.
+                    await port.write(start, bytes(BLOCK_BYTES))
+                    await device._tidy_zone(ZONE_RESET, start)
         except BaseException:
             reactor.unsubscribe(core.id)
             core.close()

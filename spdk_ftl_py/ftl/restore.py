@@ -326,6 +326,7 @@ def geometry_of(superblock: Superblock, zones: Sequence[Zone], base: _shim.Block
     for zone in (zones[index] for index in in_bands):
         if zone.usable and zone.capacity < capacity:
             raise changed(f"the capacity of zone {zone.index}", f"at least {capacity}", zone.capacity)
+    taken = {*in_bands, *bad}
     limit = min((n for n in (base.max_open_zones, base.max_active_zones) if n), default=0)
     geometry = Geometry(
         zone_size=base.zone_size,
@@ -336,7 +337,7 @@ def geometry_of(superblock: Superblock, zones: Sequence[Zone], base: _shim.Block
         spare_zones=tuple(
             zone.index
             for zone in zones[first:]
-            if zone.usable and zone.capacity >= capacity and zone.index not in {*in_bands, *bad}
+            if zone.usable and zone.capacity >= capacity and zone.index not in taken
         ),
         bad_zones=tuple(sorted(bad)),
         replaced={was: now for was, now in replaced.items() if now is not None},

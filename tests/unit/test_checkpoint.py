@@ -508,6 +508,45 @@ def test_a_checkpoint_of_emulated_zones_may_have_anything_behind_it() -> None:
     asyncio.run(asyncio.wait_for(main(), 100))
 
 
+def test_of_emulated_zones_too_it_is_gone_once_it_was_used() -> None:
+    """A reset erases nothing there, and here the newest superblock gets lost."""
+
+    async def main() -> None:
+        reactor = ReactorLoop("test", stepped=True)
+        await reactor.start()
+        disk = _shim.EmulatedMedia.conventional(reactor.shim, 44 * ZONE_SIZE)
+
+        def zoned() -> Any:
+            return _shim.ZonedOverlay(reactor.shim, disk, zone_capacity=ZONE_CAPACITY, initial_state="full")
+
+        rig = RestoreRig(reactor, zoned(), random.Random(8))
+        await rig.create()
+        await rig.traffic(500)
+        await rig.halt()
+        rig.base = zoned()
+        await rig.load()
+        assert came_from_checkpoint(rig)
+        await rig.traffic(3)
+        await rig.flush()
+        versions = await rig.versions()
+        await rig.crash()
+        port = BlockPort(reactor, disk, name="disk")
+        found = [superblocks.Superblock.parse(block) for block in await port.read(0, 2 * ZONE_SIZE)]
+        generations = [0 if superblock is None else superblock.generation for superblock in found]
+        await port.write(generations.index(max(generations)), bytes(4096))
+        await port.close()
+        rig.base = zoned()
+        await rig.load()
+        assert rig.device.restored is not None
+        assert rig.device.restored["clean"] is True
+        assert not came_from_checkpoint(rig)
+        assert await rig.versions() == versions
+        await rig.end()
+        await reactor.stop()
+
+    asyncio.run(asyncio.wait_for(main(), 100))
+
+
 def test_restore_knows_no_other_errors_of_it() -> None:
     """NotUsableError stays inside."""
     assert issubclass(checkpoint.NotUsableError, FtlError)
