@@ -29,6 +29,7 @@ public:
     uint32_t run() noexcept;
     // The user's stream has data, but no band and none coming.
     [[nodiscard]] bool user_has_no_band() const noexcept;
+    [[nodiscard]] bool user_batches_in_flight() const noexcept { return user_batches_ > 0; }
     // When data that waits for company is due although nothing else happens; ~0: nothing waits.
     [[nodiscard]] uint64_t deadline_ns() const noexcept;
 

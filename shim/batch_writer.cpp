@@ -246,13 +246,18 @@ void BandWriter::landed(ZoneWriter &zone) noexcept {
     switch (zone.source) {
         case Source::user: {
             WriteBuffer &buffer = state_.buffer;
+            const bool retains = state_.retains();
             for (uint32_t i = 0; i < count; ++i) {
                 const uint32_t slot = zone.items[i];
                 const uint64_t lba = buffer.records[slot].lba;
                 if (state_.l2p.get(lba) == L2p::slot(slot)) {
                     state_.replace(lba, header + 1 + i);
                 }
-                buffer.release(slot);
+                if (retains) {
+                    buffer.landed.push_back(buffer.next.data(), slot);
+                } else {
+                    buffer.release(slot);
+                }
                 state_.epochs.leave(buffer.epoch[slot]);
             }
             state_.stats.media_user_blocks += count;

@@ -175,10 +175,12 @@ nb::dict stats_of(FtlCore &core) {
     CoreState &state = core.state();
     CoreStats stats;
     uint64_t used = 0;
+    uint64_t landed = 0;
     uint64_t next_seq = 0;
     on_reactor(core, [&] {
         stats = state.stats;
-        used = state.buffer.slot_count - state.buffer.free.count();
+        landed = state.buffer.landed.count + state.buffer.flushing.count;
+        used = state.buffer.slot_count - state.buffer.free.count() - landed;
         next_seq = state.next_seq;
     });
     nb::dict dict;
@@ -202,6 +204,7 @@ nb::dict stats_of(FtlCore &core) {
     dict["read_errors"] = stats.read_errors;
     dict["write_errors"] = stats.write_errors;
     dict["write_buffer_used"] = used;
+    dict["write_buffer_landed"] = landed;
     dict["write_buffer_blocks"] = state.buffer.slot_count;
     dict["throttled_ns"] = stats.throttled_ns;
     dict["next_seq"] = next_seq;

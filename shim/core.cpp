@@ -70,7 +70,11 @@ bool FtlCore::busy() const noexcept {
 }
 
 uint64_t FtlCore::deadline_ns() const noexcept {
-    return state_.failed == status::ok ? writer_.deadline_ns() : ~uint64_t{0};
+    if (state_.failed != status::ok) {
+        return ~uint64_t{0};
+    }
+    const bool again = flush_again_at_ > state_.now && !flush_in_flight_;
+    return again ? std::min(writer_.deadline_ns(), flush_again_at_) : writer_.deadline_ns();
 }
 
 uint32_t FtlCore::complete_done() noexcept {
@@ -433,8 +437,12 @@ uint32_t FtlCore::run_flushes() noexcept {
             finish(*tickets_.pop(), state_.writes_failed);
         }
     }
-    if (!flush_in_flight_ && !to_flush_.empty()) {
+    if (!flush_in_flight_ && (!to_flush_.empty() || (state_.now >= flush_again_at_ && buffer_wants_flush()))) {
         flushing_.take(to_flush_);
+        WriteBuffer &buffer = state_.buffer;
+        Records &records = state_.records;
+        buffer.flushing.append(buffer.next.data(), buffer.landed);
+        records.flushing.append(records.next.data(), records.landed_records);
         flush_in_flight_ = true;
         ++state_.stats.base_flushes;
         state_.submit_base(flush_io_);
@@ -449,8 +457,49 @@ void FtlCore::on_base_flush(Io &io) noexcept {
     if (!core.state_.came_back(io)) {
         return;
     }
+    core.end_retention(io.status);
     while (!core.flushing_.empty()) {
         core.finish(*core.flushing_.pop(), io.status);
+    }
+}
+
+// Nobody waits for a flush of the base, but what is held until there is one takes up too much room.
+bool FtlCore::buffer_wants_flush() const noexcept {
+    const WriteBuffer &buffer = state_.buffer;
+    const Records &records = state_.records;
+    const uint32_t slots = buffer.landed.count;
+    const uint32_t taken = records.landed_records.count;
+    if (slots == 0 && taken == 0) {
+        return false;
+    }
+    if (slots >= buffer.slot_count / kLandedPart || taken >= kRecordCount / kLandedPart || !records.room()) {
+        return true;
+    }
+    // Few at a time would be a flush for each batch; but when nothing else is on its way to become free, a few.
+    return (state_.user_waits || state_.cache_waits) &&
+           (slots >= buffer.slot_count / kLandedPartWanted || !writer_.user_batches_in_flight());
+}
+
+void FtlCore::end_retention(Status status) noexcept {
+    WriteBuffer &buffer = state_.buffer;
+    Records &records = state_.records;
+    if (status == status::ok) {
+        while (!buffer.flushing.empty()) {
+            buffer.release(buffer.flushing.pop_front(buffer.next.data()));
+        }
+        while (!records.flushing.empty()) {
+            records.release(records.flushing.pop_front(records.next.data()));
+        }
+        flushes_failed_ = 0;
+        flush_again_at_ = 0;
+        return;
+    }
+    buffer.landed.append(buffer.next.data(), buffer.flushing);
+    records.landed_records.append(records.next.data(), records.flushing);
+    // However often the user's flushes fail meanwhile, it counts once in a while.
+    if (state_.now >= flush_again_at_ && buffer_wants_flush()) {
+        flush_again_at_ = state_.now + kFlushRetryNs;
+        state_.emit(EventKind::flush_failed, status, ++flushes_failed_);
     }
 }
 

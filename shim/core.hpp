@@ -68,7 +68,10 @@ public:
 private:
     static constexpr uint32_t kDrainsMax = 16;
     static constexpr uint32_t kMaxIoBlocks = 256;
-    static constexpr uint32_t kUnreservedPart = 4;  // a fourth of the slots is not for reservations
+    static constexpr uint64_t kFlushRetryNs = 100'000'000;
+    static constexpr uint32_t kLandedPart = 4;         // a fourth of the slots may wait for a base flush
+    static constexpr uint32_t kLandedPartWanted = 16;  // while writes wait for slots
+    static constexpr uint32_t kUnreservedPart = 4;     // a fourth of the slots is not for reservations
 
     struct Drain {
         FtlCore *core = nullptr;
@@ -94,6 +97,8 @@ private:
     bool trim_step(Io &io) noexcept;
     uint32_t run_waiting() noexcept;
     uint32_t run_flushes() noexcept;
+    [[nodiscard]] bool buffer_wants_flush() const noexcept;
+    void end_retention(Status status) noexcept;
     uint32_t run_resets() noexcept;
     void next_reset(uint32_t band) noexcept;
     uint32_t complete_done() noexcept;
@@ -122,7 +127,9 @@ private:
     IoQueue flushing_;  // the base flush in flight is for these
     Io flush_io_;
     bool flush_in_flight_ = false;
-    bool trimming_ = false;  // the front of waiting_ is a trim being marked
+    uint64_t flush_again_at_ = 0;  // not before, for the write buffer alone
+    uint64_t flushes_failed_ = 0;  // in a row
+    bool trimming_ = false;        // the front of waiting_ is a trim being marked
     uint32_t trim_record_ = kNoSlot;
     uint64_t trim_cursor_ = 0;
     std::array<Drain, kDrainsMax> drains_;

@@ -12,6 +12,7 @@
 #include "epochs.hpp"
 #include "l2p.hpp"
 #include "layout.hpp"
+#include "mutation.hpp"
 #include "reactor.hpp"
 #include "records.hpp"
 #include "write_buffer.hpp"
@@ -136,6 +137,11 @@ public:
     // Every completion of a base I/O comes here first. False: the core has failed (or does now), forget about it.
     bool came_back(const Io &io) noexcept;
     void fail(Status status) noexcept;
+
+    // What is on media is held until the base has flushed it.
+    [[nodiscard]] bool retains() const noexcept {
+        return base->info().volatile_cache && !MUTATED(slot_freed_before_flush);
+    }
 
     void emit(EventKind kind, uint64_t a, uint64_t b = 0, uint64_t c = 0) noexcept { reactor->emit(kind, id, a, b, c); }
 

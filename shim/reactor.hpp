@@ -40,6 +40,7 @@ enum class EventKind : uint32_t {
     core_failed = 17,      // a = status: the core fails every I/O from now on
     load_done = 18,        // LoadGenerator: a = blocks, b = errors
     cache_failed = 20,     // a = status: the nv cache; writes wait until the core is told to do without it
+    flush_failed = 21,     // a = status, b = how many in a row while the write buffer wanted one
     overflow = 255,        // events were dropped: ask for state instead
 };
 

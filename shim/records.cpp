@@ -51,6 +51,10 @@ void Records::drop(CoreState &state, uint32_t record) noexcept {
     release(record);
 }
 
+bool Records::retains(const CoreState &state) noexcept {
+    return state.retains();
+}
+
 void Records::release(uint32_t record) noexcept {
     retract(records[record].state);
     user_count -= meta[record].of_user ? 1 : 0;
@@ -64,7 +68,9 @@ void Records::landed(CoreState &state, uint32_t record, uint64_t header) noexcep
     Band &band = state.bands[state.band_of(header)];
     band.references += its.references;
     ++band.settling;
-    retract(records[record].state);
+    if (!retains(state)) {
+        retract(records[record].state);
+    }
     settling.push_back(next.data(), record);
     if (its.epoch != 0) {
         state.epochs.leave(its.epoch);

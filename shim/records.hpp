@@ -58,6 +58,7 @@ public:
 
     [[nodiscard]] SlotList &queue(bool of_user) noexcept { return of_user ? user_queue : reloc_queue; }
     void landed(CoreState &state, uint32_t record, uint64_t header) noexcept;
+    void release(uint32_t record) noexcept;
     // Calls done(mover) for each record of a mover that is through.
     template <typename Done>
     uint32_t settle(CoreState &state, Done &&done) noexcept {
@@ -69,7 +70,11 @@ public:
             }
             settling.pop_front(next.data());
             const uint16_t mover = meta[record].mover;
-            release(record);
+            if (retains(state)) {
+                landed_records.push_back(next.data(), record);
+            } else {
+                release(record);
+            }
             if (mover != kNoMover) {
                 done(mover);
             }
@@ -84,13 +89,15 @@ public:
     SlotList user_queue;
     SlotList reloc_queue;
     SlotList settling;
+    SlotList landed_records;  // settled, but perhaps only in the base's volatile cache
+    SlotList flushing;        // of these, those the base flush in flight is for
     uint32_t user_count = 0;
 
 private:
     static constexpr uint32_t kSettleStep = 32768;
 
+    [[nodiscard]] static bool retains(const CoreState &state) noexcept;
     bool settle_some(CoreState &state, uint32_t record, uint32_t &budget) noexcept;
-    void release(uint32_t record) noexcept;
 };
 
 }  // namespace ftl

@@ -88,6 +88,16 @@ struct SlotList {
         }
         ++count;
     }
+    // All of the other one behind this one's; it is empty then.
+    void append(uint32_t *next, SlotList &other) noexcept {
+        if (other.empty()) {
+            return;
+        }
+        (tail == kNoSlot ? head : next[tail]) = other.head;
+        tail = other.tail;
+        count += other.count;
+        other = SlotList{};
+    }
     uint32_t pop_front(const uint32_t *next) noexcept {
         const uint32_t slot = head;
         head = next[slot];
@@ -183,6 +193,8 @@ public:
     std::vector<uint32_t> next;
     std::vector<uint64_t> epoch;
     SlotList fifo;          // accepted, in order of seq
+    SlotList landed;        // on media, perhaps only in its volatile cache; still held
+    SlotList flushing;      // landed before the base flush in flight was sent
     uint32_t reserved = 0;  // handed out by reserve(), not submitted yet
     uint32_t requeued = 0;  // at the front of the FIFO after a failed write: not to be held back
     uint64_t waiting_since = 0;

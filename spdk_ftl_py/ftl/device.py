@@ -41,7 +41,7 @@ Progress = Callable[[str, float], None]
 
 LOST_BLOCKS_LOGGED_MAX: Final = 16
 FAILED_FLUSHES_MAX: Final = 8
-"""In a row, before resets, after which the base counts as failed."""
+"""In a row, before resets or for the write buffer, after which the base counts as failed."""
 ZONE_STRIKES_MAX: Final = 3
 """Failures after which a zone that can still be reset is given up even if there is no spare for it."""
 L2P_STEP: Final = 1 << 20
@@ -552,6 +552,8 @@ class FtlDevice:
             return
         elif kind == _shim.EV_CACHE_FAILED:
             self._cache_failed(event.a)
+        elif kind == _shim.EV_FLUSH_FAILED and self._flush_failed(event.a, event.b):
+            return
         elif kind == _shim.EV_OVERFLOW:
             self._manager.want_all()
             if self.cache.has_failed:
@@ -597,11 +599,15 @@ class FtlDevice:
             return True
         # No zone failed: the flush before the reset did. The band is as it was, and is reset again.
         self._failed_flushes += 1
-        if self._failed_flushes < FAILED_FLUSHES_MAX:
-            return True
+        return not self._flush_failed(status, self._failed_flushes)
+
+    def _flush_failed(self, status: int, in_a_row: int) -> bool:
+        """True: the device has failed over it. Without a flush nothing can be reset, and the write buffer stays full."""
+        if in_a_row < FAILED_FLUSHES_MAX:
+            return False
         self._fail(MediaError(f"{self.name}: the base device can't flush: {status_text(status)}", status=status))
         self.core.fail(status)
-        return False
+        return True
 
     # --- bad zones
 

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -114,6 +115,62 @@ def test_every_acknowledged_write_and_trim_survives_kills_also_in_the_load(
         assert killed_loads > 0
 
     run(body, tmp_path, seed=seed, volatile_cache=volatile_cache)
+
+
+async def until_loaded(rig: RestoreRig, drive: Any) -> int:
+    """Loads, which may be ended by a kill, a loss of the base's power, or both. How often it was."""
+    rng = rig.rng
+    ended = 0
+    for _ in range(rng.randrange(4)):
+        incarnation = rig.device.incarnation
+        operations = rng.randrange(1, 250)
+        kind = rng.choice(["kill", "power", "both"])
+        try:
+            if kind == "power":
+                drive.cut_power_at(drive.operations + operations, rng.randrange(1 << 32))
+                await rig.load()
+            else:
+                await killed_during_load(rig, drive, operations)
+        except MediaError:
+            ended += 1
+        drive.cut_power_at(0, 0)
+        if rig.device.incarnation != incarnation:
+            # It was loaded before it was hit: the next crash is as good in a device nobody uses.
+            await rig.crash()
+        if kind != "kill":
+            drive.power_cut(rng.randrange(1 << 32))
+        drive.power_on()
+    await rig.load()
+    return ended
+
+
+@pytest.mark.parametrize("options", [{}, {"use_append": True}], ids=["writes", "appends"])
+@pytest.mark.parametrize("seed", range(3))
+def test_every_acknowledged_write_and_trim_survives_the_loss_of_the_bases_cache(
+    seed: int, options: dict[str, Any], tmp_path: Path
+) -> None:
+    async def body(rig: RestoreRig, drive: Any) -> None:
+        await rig.create(conf=replace(CONF, **options))
+        recovered = ended = moved = trims = 0
+        for crash in range(10):
+            drive.cut_power_at(drive.operations + rig.rng.randrange(20, 1200), rig.rng.randrange(1 << 32))
+            await rig.traffic(6000)
+            core = rig.device.core.stats()
+            moved, trims = moved + core["reloc_moved_blocks"], trims + core["media_trim_blocks"]
+            await rig.crash()
+            rig.model.acknowledged_survives()
+            drive.power_on()
+            ended += await until_loaded(rig, drive)
+            assert rig.device.restored is not None
+            assert rig.device.restored["lossy"] is False
+            recovered += rig.device.restored["recovered_blocks"]
+            await rig.check(f"seed {seed}, crash {crash}")
+        assert recovered > 0
+        assert moved > 0
+        assert trims > 0
+        assert ended > 0
+
+    run(body, tmp_path, seed=seed)
 
 
 def test_a_kill_at_any_step_of_the_load_loses_nothing(tmp_path: Path) -> None:
