@@ -224,6 +224,8 @@ void bind_block_device(nb::module_ &m) {
         .def_prop_ro("max_io_blocks", [](const BlockDevice &device) { return device.info().max_io_blocks; })
         .def_prop_ro("max_append_blocks", [](const BlockDevice &device) { return device.info().max_append_blocks; })
         .def_prop_ro("volatile_cache", [](const BlockDevice &device) { return device.info().volatile_cache; })
+        .def_prop_ro("deallocated_reads_zeroes",
+                     [](const BlockDevice &device) { return device.info().deallocated_reads_zeroes; })
         .def_prop_ro("zoned", [](const BlockDevice &device) { return device.info().zoned; })
         .def_prop_ro("zone_size", [](const BlockDevice &device) { return device.info().zone_size; })
         .def_prop_ro("zone_capacity", [](const BlockDevice &device) { return device.info().zone_capacity; })

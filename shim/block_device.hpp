@@ -93,6 +93,7 @@ struct BlockDeviceInfo {
     uint32_t max_io_blocks = 32;        // largest read/write
     uint32_t max_append_blocks = 0;     // 0: no append
     bool volatile_cache = false;        // VWC
+    bool deallocated_reads_zeroes = true;
     bool zoned = false;
     uint64_t zone_size = 0;         // blocks
     uint64_t zone_capacity = 0;     // blocks, of zone 0 (each zone's own is in its report)

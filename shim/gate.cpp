@@ -33,6 +33,7 @@ void require_same(const BlockDeviceInfo &was, const BlockDeviceInfo &is) {
     require_same("max_io_blocks", was.max_io_blocks, is.max_io_blocks);
     require_same("max_append_blocks", was.max_append_blocks, is.max_append_blocks);
     require_same("volatile_cache", was.volatile_cache ? 1 : 0, is.volatile_cache ? 1 : 0);
+    require_same("deallocated_reads_zeroes", was.deallocated_reads_zeroes ? 1 : 0, is.deallocated_reads_zeroes ? 1 : 0);
     require_same("zoned", was.zoned ? 1 : 0, is.zoned ? 1 : 0);
     require_same("zone_size", was.zone_size, is.zone_size);
     require_same("zone_capacity", was.zone_capacity, is.zone_capacity);

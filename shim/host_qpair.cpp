@@ -49,6 +49,7 @@ HostQpairConfig checked(HostQpairConfig config, const BlockDeviceInfo &info) {
 HostQpair::HostQpair(std::shared_ptr<Reactor> reactor, int fd, const HostQpairConfig &config,
                      const BlockDeviceInfo &info)
     : reactor_(std::move(reactor)), config_(checked(config, info)), info_(info), slots_(config_.queue_depth) {
+    info_.deallocated_reads_zeroes = false;  // the controller's own affair
     info_.max_io_blocks = std::min(config_.max_io_bytes / info_.block_bytes, kNlbMax);
     if (info_.zoned) {
         const uint32_t append_bytes = config_.max_append_bytes > 0

@@ -64,8 +64,7 @@ class Namespace:
             eui64=eui64,
             uuid=uuid,
             csi=wire.CSI_ZNS if device.zoned else wire.CSI_NVM,
-            # What a remote namespace does is its own affair.
-            deallocated_reads_zeroes=not isinstance(device, _shim.HostQpair),
+            deallocated_reads_zeroes=device.deallocated_reads_zeroes,
             zone_size=device.zone_size,
             max_open_zones=device.max_open_zones,
             max_active_zones=device.max_active_zones,

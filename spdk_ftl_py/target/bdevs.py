@@ -31,7 +31,6 @@ IO_TYPES = (
 """In SPDK's order. What we say of a bdev is what SPDK says of its like, so that clients see no difference."""
 
 RemoveCallback = Callable[[], Awaitable[None]]
-ReplaceCallback = Callable[[_shim.BlockDevice], None]
 ExamineCallback = Callable[["Bdev"], None]
 
 
@@ -118,7 +117,6 @@ class Descriptor:
     owner: str
     write: bool
     on_remove: RemoveCallback | None = None
-    on_replace: ReplaceCallback | None = None
 
     def close(self) -> None:
         """Idempotent; lets go of the claim too."""
@@ -126,7 +124,7 @@ class Descriptor:
             self.bdev.claim = None
         if self in self.bdev.descriptors:
             self.bdev.descriptors.remove(self)
-        self.on_remove = self.on_replace = None
+        self.on_remove = None
 
 
 class Notifications:
@@ -212,13 +210,12 @@ class BdevLayer:
         *,
         write: bool,
         on_remove: RemoveCallback | None = None,
-        on_replace: ReplaceCallback | None = None,
     ) -> Descriptor:
         """Raises NotFoundError, or ClaimedError for a write open of a claimed bdev."""
         bdev = self.get(name)
         if write and bdev.claim is not None:
             raise ClaimedError("Operation not permitted")
-        descriptor = Descriptor(bdev, owner, write, on_remove, on_replace)
+        descriptor = Descriptor(bdev, owner, write, on_remove)
         bdev.descriptors.append(descriptor)
         return descriptor
 
@@ -256,13 +253,6 @@ class BdevLayer:
             raise NotFoundError("No such device")
         await self.unregister(bdev)
         return bdev.name
-
-    def replace_device(self, bdev: Bdev, device: _shim.BlockDevice) -> None:
-        """A connection was made anew: from now on I/O to the bdev, and to all that stands on it, goes to device."""
-        bdev.device = device
-        for descriptor in list(bdev.descriptors):
-            if descriptor.on_replace is not None:
-                descriptor.on_replace(device)
 
     async def close(self) -> None:
         """Unregisters everything, upper bdevs before those they stand on."""

@@ -68,6 +68,8 @@ class ReconnectOptions:
 class RemoteNamespace:
     info: NamespaceInfo
     bdev: Bdev
+    gate: _shim.Gate
+    """What the bdev's I/O goes to: waits here while the controller is away."""
     qpair: _shim.HostQpair
 
 
@@ -150,11 +152,17 @@ class AttachedController:
                 continue
             if nsid in self.namespaces:
                 known = self.namespaces[nsid]
-                old, known.qpair, known.info = known.qpair, qpair, info
-                self._target.bdevs.replace_device(known.bdev, qpair)
-                old.close()
-                continue
-            bdev = self._make_bdev(info, qpair)
+                try:
+                    known.gate.set_device(qpair)
+                except ValueError as error:
+                    logger.warning("namespace %d of %s has changed: %s", nsid, self.params["subnqn"], error)
+                    await self._drop(known)
+                else:
+                    old, known.qpair, known.info = known.qpair, qpair, info
+                    old.close()
+                    continue
+            gate = _shim.Gate(self._target.reactor.shim, qpair)
+            bdev = self._make_bdev(info, gate)
             try:
                 self._target.bdevs.register(bdev)
             except ExistsError:
@@ -164,17 +172,17 @@ class AttachedController:
                 )  # fmt: skip
                 qpair.close()
                 continue
-            self.namespaces[nsid] = RemoteNamespace(info, bdev, qpair)
+            self.namespaces[nsid] = RemoteNamespace(info, bdev, gate, qpair)
             new.append(bdev.name)
         return new
 
-    def _make_bdev(self, info: NamespaceInfo, qpair: _shim.HostQpair) -> Bdev:
+    def _make_bdev(self, info: NamespaceInfo, device: _shim.BlockDevice) -> Bdev:
         interleaved = info.metadata_bytes if info.metadata_interleaved else 0
         io_types = NVME_IO_TYPES | (ZONED_IO_TYPES if info.zone_size else frozenset())
         if info.metadata_bytes:
             io_types |= {"nvme_io_md"}
         return Bdev(
-            f"{self.name}n{info.nsid}", "NVMe ZNS disk" if info.zone_size else "NVMe disk", "nvme", qpair,
+            f"{self.name}n{info.nsid}", "NVMe ZNS disk" if info.zone_size else "NVMe disk", "nvme", device,
             info.block_bytes + interleaved, info.block_count, io_types, _bdev_uuid(info),
             md_size=info.metadata_bytes, md_interleave=info.metadata_interleaved, dif_type=info.dif_type, numa_id=-1,
             zoned=bool(info.zone_size), zone_size=info.zone_size, max_open_zones=info.max_open_zones,
@@ -217,7 +225,23 @@ class AttachedController:
                 logger.warning("reading the namespaces of controller %s anew failed: %s", self.name, error)
 
     async def _recover(self, lost: Controller) -> bool:
-        """False: given up. With a loss timeout the bdevs have been removed by then, without they stay and fail I/O."""
+        """False: given up. With a loss timeout the bdevs have been removed by then, without they stay and fail I/O.
+        Until then I/O waits: for as long as fast_io_fail_timeout says."""
+        for namespace in self.namespaces.values():
+            namespace.gate.hold()
+        fast_fail = self.options.fast_io_fail_timeout
+        timer = asyncio.get_running_loop().call_later(fast_fail, self._fail_io) if fast_fail else None
+        try:
+            return await self._reconnect(lost)
+        finally:
+            if timer is not None:
+                timer.cancel()
+
+    def _fail_io(self) -> None:
+        for namespace in self.namespaces.values():
+            namespace.gate.fail(wire.Status.PATH_ERROR)
+
+    async def _reconnect(self, lost: Controller) -> bool:
         loop = asyncio.get_running_loop()
         options = self.options
         give_up_at = loop.time() + options.ctrlr_loss_timeout if options.ctrlr_loss_timeout > 0 else None
@@ -237,6 +261,7 @@ class AttachedController:
                     logger.info("controller %s: lost again while reconnecting: %s", self.name, error)
                     await controller.close()
             if options.reconnect_delay == 0:
+                self._fail_io()
                 self.state = State.FAILED
                 return False
             if give_up_at is not None and loop.time() + options.reconnect_delay > give_up_at:
@@ -253,6 +278,7 @@ class AttachedController:
 
     async def _drop(self, namespace: RemoteNamespace) -> None:
         self.namespaces.pop(namespace.info.nsid, None)
+        namespace.gate.fail(wire.Status.PATH_ERROR)  # what waits would wait for ever
         await self._target.bdevs.unregister(namespace.bdev)
         namespace.qpair.close()
 

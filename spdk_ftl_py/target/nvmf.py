@@ -9,10 +9,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
-from .. import _shim
 from ..errors import ExistsError, FtlError, NotFoundError
 from ..nvme import wire
-from ..nvme.subsystem import Namespace, Subsystem, check_nqn
+from ..nvme.subsystem import Subsystem, check_nqn
 from ..nvme.target import NvmfTarget
 from . import decode
 from .bdevs import Descriptor
@@ -135,26 +134,13 @@ class Nvmf:
             logger.info("bdev %s went: namespace %d of %s with it", bdev.name, nsid, export.nqn)
             self._drop_namespace(export, namespace)
 
-        def bdev_is_replaced(device: _shim.BlockDevice) -> None:
-            self._replace_device(export, namespace, device)
-
         descriptor.on_remove = bdev_goes
-        descriptor.on_replace = bdev_is_replaced
         return nsid
 
     def _drop_namespace(self, export: Export, namespace: ExportedNamespace) -> None:
         if export.namespaces.pop(namespace.nsid, None) is not None:
             export.subsystem.remove_namespace(namespace.nsid)
         namespace.descriptor.close()
-
-    def _replace_device(self, export: Export, exported: ExportedNamespace, device: _shim.BlockDevice) -> None:
-        """Same namespace, same identity, another connection beneath: live queues go on with it."""
-        subsystem = export.subsystem
-        old = subsystem.namespaces[exported.nsid]
-        namespace = Namespace(exported.nsid, device, old.uuid, old.nguid, old.eui64)
-        subsystem.namespaces[exported.nsid] = namespace
-        for controller in list(subsystem.controllers.values()):
-            controller.namespace_changed(exported.nsid, namespace)
 
     def remove_namespace(self, export: Export, nsid: int) -> None:
         if nsid not in export.namespaces:

@@ -144,15 +144,10 @@ class VirtualBdevs:
             if not bdev.removing:
                 await layer.unregister(bdev)
 
-        def base_is_replaced(device: _shim.BlockDevice) -> None:
-            layer.replace_device(bdev, device)
-
         async def let_go() -> None:
             base_descriptor.close()
 
         base_descriptor.on_remove = base_goes
-        if bdev.module == "passthru":
-            base_descriptor.on_replace = base_is_replaced
         bdev.destroy = let_go
 
     async def delete(self, name: str, module: str) -> None:

@@ -223,7 +223,7 @@ def test_attach_is_refused_as_spdk_refuses() -> None:
     run(work())
 
 
-def test_a_lost_controller_comes_back_under_the_same_bdevs() -> None:
+def test_a_lost_controller_comes_back_under_the_same_bdevs_and_io_waits_for_it() -> None:
     async def work() -> None:
         async with box() as base, box() as here:
             await base.malloc("M0")
@@ -233,15 +233,29 @@ def test_a_lost_controller_comes_back_under_the_same_bdevs() -> None:
             front = await here.connect(await here.subsystem(OTHER, "P0"), OTHER)
             qpair = await front.create_io_qpair(here.target.reactor, (await front.namespaces())[0])
             assert await here.io(qpair, _shim.OP_WRITE, 3, 1, b"\x33" * 4096) == (0, 0)
-            lost = here.target.bdevs.get("Xn1").device
             await base.target.nvmf.exports[NQN].subsystem.disconnect()
-            await until(lambda: here.target.bdevs.get("Xn1").device is not lost)
             data = bytearray(4096)
             assert await here.io(qpair, _shim.OP_READ, 3, 1, data) == (0, 0)
             assert data == b"\x33" * 4096
             assert await here.names() == ["Xn1", "P0"]
             assert await here.claimed() == {"Xn1", "P0"}
             await front.close()
+
+    run(work())
+
+
+def test_io_waits_no_longer_than_the_fast_fail_time_out() -> None:
+    async def work() -> None:
+        async with box() as here:
+            async with box() as base:
+                await base.malloc("M0")
+                address = await base.subsystem(NQN, "M0")
+                await here.attach(
+                    "X", address, ctrlr_loss_timeout_sec=-1, reconnect_delay_sec=1, fast_io_fail_timeout_sec=1
+                )
+            device = here.target.bdevs.get("Xn1").device
+            assert (await here.io(device, _shim.OP_READ, 0, 1, bytearray(4096)))[0] == 0x370
+            assert await here.names() == ["Xn1"]
 
     run(work())
 
