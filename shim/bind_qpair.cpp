@@ -91,12 +91,14 @@ std::map<std::string, uint64_t> to_map(const TargetQpairStats &stats) {
 
 void bind_target(nb::module_ &m) {
     const nb::call_guard<nb::gil_scoped_release> unlocked;
+    nb::class_<FlushAlarm>(m, "FlushAlarm").def(nb::init<>()).def_prop_ro("armed", &FlushAlarm::armed);
     nb::class_<PyTargetQpair>(m, "TargetQpair")
         .def(
             "__init__",
             [](PyTargetQpair *self, std::shared_ptr<Reactor> reactor, int fd, uint32_t queue_size, bool header_digest,
                bool data_digest, TargetQpair::Namespaces namespaces, uint32_t max_io_bytes, uint32_t in_capsule_bytes,
-               uint32_t max_h2c_data, uint32_t sqhd, bool flow_control, bool success_flag) {
+               uint32_t max_h2c_data, uint32_t sqhd, bool flow_control, bool success_flag,
+               std::shared_ptr<FlushAlarm> flush_alarm) {
                 TargetQpairConfig config;
                 config.queue_size = queue_size;
                 config.header_digest = header_digest;
@@ -107,13 +109,14 @@ void bind_target(nb::module_ &m) {
                 config.sqhd = static_cast<uint16_t>(sqhd);
                 config.flow_control = flow_control;
                 config.success_flag = success_flag;
+                config.flush_alarm = std::move(flush_alarm);
                 const nb::gil_scoped_release released;
                 new (self) PyTargetQpair(std::move(reactor), fd, config, std::move(namespaces));
             },
             nb::arg("reactor"), nb::arg("fd"), nb::kw_only(), nb::arg("queue_size"), nb::arg("header_digest"),
             nb::arg("data_digest"), nb::arg("namespaces"), nb::arg("max_io_bytes") = 131072,
             nb::arg("in_capsule_bytes") = 8192, nb::arg("max_h2c_data") = 131072, nb::arg("sqhd") = 1,
-            nb::arg("flow_control") = true, nb::arg("success_flag") = true)
+            nb::arg("flow_control") = true, nb::arg("success_flag") = true, nb::arg("flush_alarm") = nb::none())
         .def_prop_ro("id", [](const PyTargetQpair &self) { return self.qpair().id(); })
         .def(
             "set_namespace",

@@ -132,13 +132,12 @@ Status TargetQpair::decode_flush(Slot &slot, const wire::Sqe &sqe) noexcept {
     slot.io.op = Op::flush;
     slot.io.lba = 0;
     slot.io.fua = false;
-    if (sqe.nsid == wire::kNsidAll) {
-        slot.flush_all = true;
-        set_namespace_of(slot, next_namespace(0));
-        return status::ok;  // with no namespace at all there is nothing to flush
+    slot.flush_all = sqe.nsid == wire::kNsidAll;
+    set_namespace_of(slot, slot.flush_all ? next_namespace(0) : find_namespace(sqe.nsid));
+    if (slot.ns == nullptr) {
+        return slot.flush_all ? status::ok : status::invalid_namespace;  // of no namespace at all: nothing to flush
     }
-    set_namespace_of(slot, find_namespace(sqe.nsid));
-    return slot.ns != nullptr ? status::ok : status::invalid_namespace;
+    return config_.flush_alarm && config_.flush_alarm->take() ? status::write_fault : status::ok;
 }
 
 Status TargetQpair::decode_dsm(Slot &slot, const wire::Sqe &sqe) noexcept {

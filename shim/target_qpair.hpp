@@ -16,6 +16,7 @@
 #include <vector>
 
 #include "block_device.hpp"
+#include "flush_alarm.hpp"
 #include "page_memory.hpp"
 #include "pdu_stream.hpp"
 #include "reactor.hpp"
@@ -32,6 +33,7 @@ struct TargetQpairConfig {
     uint16_t sqhd = 1;  // the next head to report
     bool flow_control = true;
     bool success_flag = true;
+    std::shared_ptr<FlushAlarm> flush_alarm;  // of this host, if it is owed one
 };
 
 struct TargetQpairStats {

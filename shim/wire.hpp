@@ -199,6 +199,7 @@ inline constexpr uint32_t kDsmRangesMax = 256;
         case status::zone_offline:
         case status::zone_invalid_write:
         case status::invalid_zone_transition:
+        case status::write_fault:  // a Flush that failed and then succeeds would hide what is lost
             return true;
         default:
             return false;

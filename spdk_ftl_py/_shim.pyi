@@ -367,6 +367,15 @@ class HostQpair(BlockDevice):
     def close(self) -> None:
         """Closes the socket; outstanding I/O fails with path_error. Idempotent."""
 
+class FlushAlarm:
+    """One for a host whose next Flush has to fail with Write Fault (and DNR), once, whichever of its queues it comes
+    by."""
+
+    def __init__(self) -> None: ...
+    @property
+    def armed(self) -> bool:
+        """It has not failed yet."""
+
 class TargetQpair:
     """The target side of one NVMe/TCP I/O queue, after Connect."""
 
@@ -385,6 +394,7 @@ class TargetQpair:
         sqhd: int = 1,
         flow_control: bool = True,
         success_flag: bool = True,
+        flush_alarm: FlushAlarm | None = None,
     ) -> None:
         """queue_size: entries of the SQ (SQSIZE + 1). sqhd: the next head to report (Connect took one)."""
 

@@ -17,6 +17,7 @@ from ..errors import FtlError, PathError, ProtocolError
 from ..reactor import ReactorLoop
 from . import identify, logs, wire
 from .capsule import CapsuleQueue, Command, Completion
+from .connected_hosts import HostKey
 from .features import Features
 from .identify import ControllerTraits
 from .logs import DiscoveryEntry
@@ -119,6 +120,16 @@ class TargetController:
         self.io_queues = io_queues
         self._features = self._fresh_features()
         self._keep_alive_restart()
+
+    @property
+    def host(self) -> HostKey:
+        return HostKey(self.hostnqn, self.hostid)
+
+    @property
+    def flush_alarm(self) -> _shim.FlushAlarm | None:
+        """For its I/O queues."""
+        hosts = None if self.subsystem is None else self.subsystem.connected_hosts
+        return None if hosts is None else hosts.alarm_of(self.host)
 
     def _fresh_features(self) -> Features:
         return Features(
@@ -427,7 +438,15 @@ class TargetController:
 
     async def _shut_down(self) -> None:
         await self._close_io_qpairs()
+        self._left_in_order()
         self._csts = self._csts & ~wire.CSTS_SHST_MASK | wire.CSTS_SHST_COMPLETE
+
+    def _left_in_order(self) -> None:
+        if self.subsystem is None or self.subsystem.connected_hosts is None:
+            return
+        others = (each.host for each in self.subsystem.controllers.values() if each is not self)
+        if self.host not in others:
+            self.subsystem.connected_hosts.left(self.host)
 
     async def _abandon_aers(self) -> None:
         aers, self._waiting_aers = self._waiting_aers, deque()

@@ -10,6 +10,7 @@ from uuid import UUID, uuid4
 from .. import _shim
 from ..errors import ExistsError, NotFoundError, ParameterError
 from . import wire
+from .connected_hosts import ConnectedHosts
 from .identify import NamespaceTraits
 from .tcp import parse_port
 
@@ -118,6 +119,8 @@ class Subsystem:
         self.controllers: dict[int, TargetController] = {}
         self.on_discovery_change: Callable[[], None] | None = None
         """Set by the target it belongs to."""
+        self.connected_hosts: ConnectedHosts | None = None
+        """Kept up to date if there is one."""
         self._last_cntlid = min_cntlid - 1
 
     # --- namespaces -------------------------------------------------------------------------------------------------

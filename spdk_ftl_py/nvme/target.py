@@ -292,6 +292,8 @@ class NvmfTarget:
         )  # fmt: skip
         controllers[cntlid] = controller
         try:
+            if subsystem is not None and subsystem.connected_hosts is not None:
+                subsystem.connected_hosts.arrived(controller.host)
             await queue.complete(sqe, Completion(result=cntlid))
         except BaseException:
             controller.abandon()
@@ -353,6 +355,7 @@ class NvmfTarget:
             max_h2c_data=self.limits.max_io_bytes,
             sqhd=(queue.sqhd + 1) % request.queue_size,
             flow_control=request.flow_control,
+            flush_alarm=controller.flush_alarm,
         )
         # The shim has its own descriptor of the socket; ours goes when _serve() returns.
         controller.adopt_io_qpair(request.qid, qpair)
