@@ -17,6 +17,7 @@ from ..errors import BusyError, FtlError, MediaError, TargetError
 from ..ftl.device import DeviceState as FtlState
 from ..ftl.device import FtlDevice
 from ..ftl.zone_walk import BASE_GONE
+from ..nvme.connected_hosts import ConnectedHosts
 from ..spdk.attach import Attachment, attach, detach
 from ..spdk.rpc import TargetRpc
 from ..steps import Steps
@@ -31,6 +32,8 @@ RETRY_MAX_S: Final = 2.0
 RETRY_GROWTH: Final = 1.5
 PROBE_TIMEOUT_S: Final = 3.0
 SWEEP_S: Final = 1.0
+ALARM_POLL_S: Final = 0.5
+"""How soon it is noticed that a Flush has failed as it had to."""
 _PROGRESS: Final = ("media_written_blocks", "reloc_read_blocks", "base_flushes", "zone_resets")
 """Counters of the core of which one moves as long as the base answers."""
 _ANY_ADDRESS: Final = {"0.0.0.0": "127.0.0.1", "::": "::1"}
@@ -63,11 +66,12 @@ class ManagedDevice:
         *,
         loads: bool = False,
         export: Export | None = None,
+        hosts: object = None,
         inherited: bool = False,
     ) -> None:
-        """device, loads, export: of one that a predecessor of this daemon had: its uuid, whether it is on media
-        already, and where hosts look for it. inherited: what the predecessor made of it in the target may still stand,
-        and is taken over.
+        """device, loads, export, hosts: of one that a predecessor of this daemon had: its uuid, whether it is on media
+        already, where hosts look for it, and who they are (as record() says it). inherited: what the predecessor made
+        of it in the target may still stand, and is taken over.
 
         Raises ConfError or ParameterError where params break a rule that needs no target.
         """
@@ -100,6 +104,9 @@ class ManagedDevice:
         self._rpc = TargetRpc(self.target)
         self._link = BaseLink(self._rpc, params, self.uuid, identity)
         self._front = Front(self.name, self.uuid)
+        self.hosts = ConnectedHosts(lambda: self.on_change())
+        """Told before they have their first answer, so that a successor knows whom it owes the truth."""
+        self.hosts.restore(hosts)
         self._attachments = Steps(self.name)
         self._life: asyncio.Task[None] | None = None
         if inherited:
@@ -180,7 +187,8 @@ class ManagedDevice:
         await self._front.listen(self.listen, before.trsvcid if before is not None else 0)
         self.ftl = ftl = await (self._load(media) if self.loads else self._make(media))
         self.loads = True
-        self._front.open(ftl.core, max_io_qpairs=self.conf.max_io_channels)
+        self._alarm_if_lossy()
+        self._front.open(ftl.core, max_io_qpairs=self.conf.max_io_channels, hosts=self.hosts)
         self._export_before = self.export
         if not self.params["no_attach"]:
             await self._attach()
@@ -210,6 +218,19 @@ class ManagedDevice:
             buffer_dir=self._identity.buffer_dir,
             progress=self._report,
         )
+
+    def _alarm_if_lossy(self) -> bool:
+        """What was accepted before may be lost: hosts that were connected learn it from their first Flush."""
+        assert self.ftl is not None
+        if not (self.ftl.restored or {}).get("lossy"):
+            return False
+        hosts = self.hosts.alarm()
+        if hosts:
+            told = ", ".join(host.hostnqn for host in hosts)
+            log.error(
+                "%s: writes that were not flushed are lost; the first Flush fails of each of: %s", self.name, told
+            )
+        return True
 
     def _report(self, step: str, part: float) -> None:
         self._step_told = f"{step} {part:.0%}"
@@ -245,6 +266,7 @@ class ManagedDevice:
         lost = asyncio.ensure_future(self._link.wait_lost())
         failed = asyncio.ensure_future(ftl.failed.wait())
         attaching = asyncio.ensure_future(self._attach_again())
+        alarming = asyncio.ensure_future(self._settle_alarms())
         try:
             await asyncio.wait({lost, failed}, return_when=asyncio.FIRST_COMPLETED)
             if lost.done():
@@ -256,7 +278,7 @@ class ManagedDevice:
                     return False
                 reason = failure.message
         finally:
-            await end_tasks((lost, failed, attaching))
+            await end_tasks((lost, failed, attaching, alarming))
         self.error = f"base bdev {self._link.base_name}: {reason}"
         return True
 
@@ -273,6 +295,12 @@ class ManagedDevice:
             else:
                 self.error = None
                 self.on_change()
+
+    async def _settle_alarms(self) -> None:
+        """The shim lets a Flush fail and tells nobody."""
+        while self.hosts.alarmed:
+            await asyncio.sleep(ALARM_POLL_S)
+            self.hosts.settle()
 
     async def _wait_for_base(self) -> bool:
         """Until the base is back and the FTL loaded from it: True. False: what came back is no such base."""
@@ -309,6 +337,9 @@ class ManagedDevice:
         await self._link.claim(again=True)
         media = await self._link.connect(self._front.reactor)
         self.ftl = await self._load(media)
+        if self._alarm_if_lossy():
+            # Queues that are there already know nothing of it.
+            await self._front.disconnect_hosts()
         self._front.set_core(self.ftl.core)
         self._sweep()
         if not self.params["no_attach"]:
@@ -417,6 +448,7 @@ class ManagedDevice:
                 break
             before = now
         await halt
+        self.hosts.flushed()
 
     @staticmethod
     def _progress(ftl: FtlDevice) -> list[int]:
@@ -495,4 +527,5 @@ class ManagedDevice:
             "params": self.params,
             "listen": list(self.listen),
             "export": None if export is None else [export.nqn, export.traddr, export.trsvcid],
+            "hosts": self.hosts.to_record(),
         }

@@ -9,6 +9,7 @@ from uuid import UUID
 
 from .. import _shim
 from ..errors import FtlError, PathError
+from ..nvme.connected_hosts import ConnectedHosts
 from ..nvme.target import NvmfTarget, Subsystem
 from ..nvme.wire import Status
 from ..reactor import ReactorLoop
@@ -40,6 +41,7 @@ class Front:
         self.export: Export | None = None
         self._device = device
         self._nvmf: NvmfTarget | None = None
+        self._subsystem: Subsystem | None = None
         self._address: tuple[str, int] | None = None
 
     async def start(self) -> None:
@@ -65,8 +67,8 @@ class Front:
                 "gives it another port"
             ) from error
 
-    def open(self, core: _shim.BlockDevice, *, max_io_qpairs: int) -> None:
-        """Hosts get in. Raises FtlError."""
+    def open(self, core: _shim.BlockDevice, *, max_io_qpairs: int, hosts: ConnectedHosts) -> None:
+        """Hosts get in, and into `hosts`. Raises FtlError."""
         assert self._nvmf is not None
         assert self._address is not None
         self.gate = _shim.Gate(self.reactor.shim, core)
@@ -79,8 +81,10 @@ class Front:
             max_io_qpairs=max_io_qpairs,
         )
         subsystem.add_namespace(self.gate, nsid=EXPORT_NSID, uuid=self._device, nguid=export_nguid(self._device).bytes)
+        subsystem.connected_hosts = hosts
         subsystem.add_listener(traddr, port)
         self._nvmf.add_subsystem(subsystem)
+        self._subsystem = subsystem
         self.export = Export(subsystem.nqn, traddr, port)
 
     def set_core(self, core: _shim.BlockDevice) -> None:
@@ -101,6 +105,11 @@ class Front:
         """I/O fails from now on, until there is another core."""
         if self.gate is not None:
             self.gate.fail(Status.PATH_ERROR)
+
+    async def disconnect_hosts(self) -> None:
+        """They may come back at once."""
+        if self._subsystem is not None:
+            await self._subsystem.disconnect()
 
     async def close_export(self) -> None:
         """Hosts are disconnected. Idempotent."""

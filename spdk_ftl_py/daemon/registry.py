@@ -104,6 +104,7 @@ class Registry:
                 UUID(record["uuid"]),
                 loads=inherited,
                 export=Export(str(export[0]), str(export[1]), int(export[2])) if export is not None else None,
+                hosts=record.get("hosts"),
                 inherited=inherited,
             )
         except (FtlError, KeyError, IndexError, TypeError, ValueError) as error:

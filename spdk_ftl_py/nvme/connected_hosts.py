@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -55,10 +55,19 @@ class ConnectedHosts:
         """Those whose alarm has not gone off yet."""
         return [host for host, alarm in self._alarms.items() if alarm.armed]
 
-    def restore(self, hosts: Iterable[HostKey], owed: Iterable[HostKey]) -> None:
-        """From what to_record() said in an earlier life."""
-        self._hosts.update(dict.fromkeys(hosts))
-        self._alarms.update({host: _shim.FlushAlarm() for host in owed})
+    @property
+    def alarmed(self) -> bool:
+        """There are alarms that settle() has not seen go off."""
+        return bool(self._alarms)
+
+    def restore(self, record: object) -> None:
+        """From what to_record() said in an earlier life; None says nothing. Raises ValueError."""
+        if record is None:
+            return
+        if not isinstance(record, Mapping):
+            raise ValueError("hosts are no mapping")
+        self._hosts.update(dict.fromkeys(_hosts_of(record, "connected")))
+        self._alarms.update({host: _shim.FlushAlarm() for host in _hosts_of(record, "owed")})
 
     def arrived(self, host: HostKey) -> None:
         if host in self._hosts:
@@ -102,3 +111,10 @@ class ConnectedHosts:
             "connected": [host.to_record() for host in self._hosts],
             "owed": [host.to_record() for host in self.owed],
         }
+
+
+def _hosts_of(record: Mapping[str, object], key: str) -> list[HostKey]:
+    hosts = record.get(key, [])
+    if not isinstance(hosts, list) or len(hosts) > HOSTS_MAX:
+        raise ValueError(f"hosts that are {key} are no list, or too many")
+    return [HostKey.from_record(host) for host in hosts]

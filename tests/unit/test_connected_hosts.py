@@ -55,7 +55,7 @@ def test_the_first_flush_of_a_host_that_is_owed_an_alarm_fails_once_on_whichever
     async def work() -> None:
         async with bench() as here:
             hosts = here.subsystem.connected_hosts = ConnectedHosts()
-            hosts.restore([FIRST], [FIRST])
+            hosts.restore({"connected": [], "owed": [FIRST.to_record()]})
             owed, (one, two) = await connect(here, FIRST)
             other, (third, _) = await connect(here, SECOND)
             data, back = bytearray(os.urandom(4096)), bytearray(4096)
@@ -82,16 +82,28 @@ def test_what_a_record_says_comes_back_from_it() -> None:
     assert hosts.alarm() == [FIRST, SECOND]
     record = hosts.to_record()
     again = ConnectedHosts()
-    again.restore(*([HostKey.from_record(each) for each in record[kind]] for kind in ("connected", "owed")))
+    again.restore(record)
     assert (again.hosts, again.owed) == ([FIRST, SECOND], [FIRST, SECOND])
     again.left(FIRST)
     assert (again.hosts, again.owed) == ([SECOND], [FIRST, SECOND])
 
 
-@pytest.mark.parametrize("record", [None, [], ["nqn"], ["nqn", 1], ["nqn", "zz"], {"nqn": "00"}])
-def test_a_record_that_is_none_is_refused(record: object) -> None:
+@pytest.mark.parametrize(
+    "record",
+    [
+        [["nqn", "00"]],
+        {"connected": "nqn"},
+        {"owed": [None]},
+        {"connected": [[]]},
+        {"connected": [["nqn"]]},
+        {"connected": [["nqn", 1]]},
+        {"owed": [["nqn", "zz"]]},
+        {"owed": [["nqn", "00"]] * (HOSTS_MAX + 1)},
+    ],
+)
+def test_a_record_that_makes_no_sense_is_refused(record: object) -> None:
     with pytest.raises(ValueError):
-        HostKey.from_record(record)
+        ConnectedHosts().restore(record)
 
 
 def test_hosts_that_come_and_never_leave_do_not_make_the_list_grow() -> None:
