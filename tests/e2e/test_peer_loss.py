@@ -27,6 +27,7 @@ from support.system import Program
 HOSTNQN = "nqn.2014-08.org.nvmexpress:uuid:5f1d2c3e-0000-4000-8000-000000000e01"
 USER_NQN = "nqn.2016-06.io.spdk:user"
 PATH_ERROR = 0x370
+WRITE_FAULT = 0x280
 WAIT_S = 60.0
 POLL_S = 0.05
 BLOCK = 4096
@@ -425,4 +426,65 @@ def test_the_port_hosts_know_is_waited_for(folder: Path) -> None:
                 time.sleep(POLL_S)
             assert (device["state"], export["trsvcid"] in device["error"]) == ("deferred", True)
         assert world.wait_for("online")["export"] == export
+        world.close()
+
+
+@pytest.mark.parametrize("who", ["daemon", "both"])
+def test_hosts_that_stay_learn_from_their_first_flush_that_the_write_buffer_is_gone(folder: Path, who: str) -> None:
+    """As after a machine went down whose hosts are elsewhere. Once, and only those that were connected."""
+
+    async def flush(host: ReconnectingHost, port: BlockPort) -> int:
+        try:
+            await port.flush()
+        except MediaError as error:
+            assert host.failure is None
+            return error.status
+        return 0
+
+    async def main(world: Peers) -> None:
+        world.create()
+        export = world.device()["export"]
+        reactor = ReactorLoop("hosts")
+        await reactor.start()
+
+        async def connect(number: int) -> tuple[ReconnectingHost, BlockPort]:
+            host = await ReconnectingHost.connect(
+                reactor, export["traddr"], export["trsvcid"], export["subnqn"],
+                hostnqn=f"nqn.2026-11.io.example:host{number}", reconnect_delay_s=0.05, loss_timeout_s=2 * WAIT_S,
+            )  # fmt: skip
+            return host, BlockPort(reactor, host.device, name=f"host{number}")
+
+        host, port = await connect(1)
+        gone, gone_port = await connect(2)
+        await port.write(0, b"a" * BLOCK)
+        assert await flush(host, port) == 0
+        await port.write(0, b"b" * BLOCK)
+        # It left in order: nothing is owed to it.
+        await gone_port.close()
+        await gone.close()
+        kill(world.daemon)
+        if who == "both":
+            kill(world.target)
+            world.start_target()
+        for file in (folder / "buffers").iterdir():
+            file.unlink()
+        world.start_daemon()
+        await in_thread(lambda: world.wait_for("online"))
+        # Owed until it is delivered, however often the daemon goes.
+        kill(world.daemon)
+        world.start_daemon()
+        await in_thread(lambda: world.wait_for("online"))
+        other, other_port = await connect(3)
+        gone, gone_port = await connect(2)
+        assert [await flush(other, other_port), await flush(gone, gone_port)] == [0, 0]
+        assert await flush(host, port) == WRITE_FAULT
+        assert await flush(host, port) == 0
+        assert bytes((await port.read(0, 1)).reshape(-1)[:1]) in (b"a", b"b")
+        for each, its in ((host, port), (other, other_port), (gone, gone_port)):
+            await its.close()
+            await each.close()
+        await reactor.stop()
+
+    with peers(folder) as world:
+        asyncio.run(asyncio.wait_for(main(world), 3 * WAIT_S))
         world.close()
