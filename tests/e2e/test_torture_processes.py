@@ -13,6 +13,8 @@ from typing import Any
 
 import pytest
 
+CRASHES = 6
+RUN_S = 240.0
 START_S = 60.0
 
 
@@ -52,6 +54,21 @@ def processes_in(folder: Path) -> list[str]:
 
 def left_in(folder: Path) -> list[str]:
     return [path.name for path in folder.iterdir() if path.name.startswith("spdk-ftl-torture-")]
+
+
+@pytest.mark.parametrize("options", [(), ("--use-append",)], ids=["writes", "appends"])
+def test_no_kill_costs_a_write_or_an_error(folder: Path, options: tuple[str, ...]) -> None:
+    process = torture(folder, "--crashes", str(CRASHES), "--seed", "11", *options)
+    assert process.wait(RUN_S) == 0, (folder / "torture.log").read_text()
+    told = result(folder)
+    assert told["violations"] == 0
+    assert told["crashes"] == CRASHES
+    assert told["blocks_verified"] >= 4 * told["capacity_blocks"]
+    assert told["seed"] == 11
+    assert set(told["kinds"]) == {"daemon killed", "target killed", "both killed"}
+    assert told["connections_lost"] >= 2 * told["hosts"]
+    assert processes_in(folder) == []
+    assert left_in(folder) == []
 
 
 def test_an_interrupt_leaves_no_process_and_no_file(folder: Path) -> None:
