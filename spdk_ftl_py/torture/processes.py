@@ -26,6 +26,8 @@ from .report import Report
 BASE_BDEV: Final = "Nvme0n1"
 FTL_BDEV: Final = "ftl0"
 DRIVE: Final = "zones=64,zone_size=2M,capacity=1536K,max_open=14,max_active=14"
+SHAPES: Final = ((1, 15), (2, 20), (4, 40))
+"""Zones written side by side, and what part of the drive is reserved then (%)."""
 HOSTS: Final = 2
 IO_TIMEOUT_S: Final = 60.0
 """So long hosts and daemon wait for who was killed; an I/O without an answer for longer breaks a promise."""
@@ -146,6 +148,7 @@ class _World:
 
     async def _create(self) -> None:
         params: dict[str, Any] = {"name": FTL_BDEV, "base_bdev": BASE_BDEV, "target": self._rpc.address}
+        params["num_punits"], params["overprovisioning"] = self._rng.choice(SHAPES)
         if self._options.use_append:
             params["use_append"] = True
         await asyncio.to_thread(DaemonClient(self._daemon_socket).call, "bdev_ftl_create", params)
