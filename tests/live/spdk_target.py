@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
+import socket
 import subprocess
 import time
 from pathlib import Path
@@ -53,14 +55,19 @@ class SpdkTarget(TargetClient):
         while True:
             if self._process.poll() is not None:
                 raise SpdkTargetError(f"spdk_tgt ended with {self._process.returncode}\n{self.log_tail()}")
-            try:
-                # Answers when every subsystem is up.
-                self.call("framework_wait_init")
-                return
-            except JSONRPCException:
-                if time.monotonic() > deadline:
-                    raise SpdkTargetError(f"spdk_tgt takes no RPC\n{self.log_tail()}") from None
-                time.sleep(0.1)  # a wait for another process; nothing announces the socket
+            if self._listens():
+                with contextlib.suppress(JSONRPCException):
+                    # Answers when every subsystem is up.
+                    self.call("framework_wait_init")
+                    return
+            if time.monotonic() > deadline:
+                raise SpdkTargetError(f"spdk_tgt takes no RPC\n{self.log_tail()}")
+            time.sleep(0.1)  # a wait for another process; nothing announces the socket
+
+    def _listens(self) -> bool:
+        """SPDK's client leaks its socket where it can't connect, as to the file that a killed target has left."""
+        with socket.socket(socket.AF_UNIX) as probe:
+            return probe.connect_ex(self.socket) == 0
 
     def log_tail(self) -> str:
         lines = self._log.read_text(errors="replace").splitlines() if self._log.exists() else []

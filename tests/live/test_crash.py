@@ -126,7 +126,7 @@ def test_what_was_flushed_to_a_file_is_there_when_the_target_was_killed(spdk_pro
         target.call("bdev_aio_create", name="Aio0", filename=str(base), block_size=4096)
 
     with running(spdk_program, folder, configure) as target, Daemon(folder) as daemon:
-        zones = ("--zone-capacity", "512", "--optimal-open-zones", "4")
+        zones = ("--zone-capacity", "512", "--num-punits", "2")
         target.spdk.ftl(daemon, "bdev_ftl_create", "-b", "ftl0", "-d", "Aio0", *zones)
         address = export_of(target.spdk, daemon)
         done = asyncio.run(write_and_verify(*address, random_writes=5000, flush=True, timeout_s=240))
