@@ -108,10 +108,13 @@ class Demo:
         )
         self._daemon = Child(
             "spdk-ftl serve",
-            spdk_ftl("serve", "--socket", self._daemon_socket, "--state-dir", str(folder / "state")),
+            spdk_ftl(
+                "serve", "--socket", self._daemon_socket, "--state-dir", str(folder / "state"),
+                "--buffer-dir", str(folder / "buffers"),
+            ),
             "spdk-ftl: ready",
             folder / "serve.log",
-        )
+        )  # fmt: skip
         self._rpc = TargetRpc(self._rpc_socket)
 
     async def run(self) -> None:

@@ -117,10 +117,13 @@ class _World:
         )  # fmt: skip
         self._daemon = Child(
             "spdk-ftl serve",
-            spdk_ftl("serve", "--socket", self._daemon_socket, "--state-dir", str(folder / "state")),
+            spdk_ftl(
+                "serve", "--socket", self._daemon_socket, "--state-dir", str(folder / "state"),
+                "--buffer-dir", str(folder / "buffers"),
+            ),
             "spdk-ftl: ready",
             folder / "serve.log",
-        )
+        )  # fmt: skip
         self._crashes = 0
         self._last_kind = "nothing killed yet"
         self._pauses: dict[str, float] = {}

@@ -192,4 +192,9 @@ class Daemon(Program):
     def __init__(self, folder: Path, *arguments: str) -> None:
         self.socket = str(folder / "daemon.sock")
         state = str(folder / "state")
-        super().__init__(folder, "daemon", "ready", "serve", "--socket", self.socket, "--state-dir", state, *arguments)
+        # Of its own: write buffers of daemons that tests kill would stay in the user's.
+        buffers = str(folder / "buffers")
+        super().__init__(
+            *(folder, "daemon", "ready", "serve", "--socket", self.socket),
+            *("--state-dir", state, "--buffer-dir", buffers, *arguments),
+        )
