@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any, Final
 from uuid import UUID, uuid4
 
+import numpy as np
+
 from .. import _shim
 from ..conf import FtlConf
 from ..errors import BusyError, ConfError, FtlError, MediaError, ParameterError
@@ -329,7 +331,9 @@ class FtlDevice:
             for number, band in enumerate(found.bands):
                 core.load_band(number, band.state, band.seq, band.write_pointers)
             for first in range(0, len(found.l2p), L2P_STEP):
-                core.load_l2p(first, found.l2p[first : first + L2P_STEP])
+                part = found.l2p[first : first + L2P_STEP]
+                if (part != np.uint64(_shim.ADDRESS_INVALID)).any():
+                    core.load_l2p(first, part)
                 report("l2p", min(1.0, (first + L2P_STEP) / len(found.l2p)))
             device._bands.refresh(core.bands())
             device._bands.retire_empty()

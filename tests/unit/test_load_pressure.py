@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import random
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -65,13 +66,17 @@ class FullRig(RestoreRig):
         else:
             await self.crash()
             await asyncio.gather(writing, return_exceptions=True)
+            if self.buffer_dir is not None:
+                self.model.acknowledged_survives()
 
 
-@pytest.mark.parametrize("how", ["halt", "crash", "power"])
+@pytest.mark.parametrize("how", ["halt", "crash", "kill", "power", "target"])
 @pytest.mark.parametrize(
     ("open_zones", "emulated"), [(7, False), (5, False), (0, True)], ids=["zns", "shared stream", "emulated"]
 )
-def test_a_full_device_goes_on_after_each_end(how: str, open_zones: int, emulated: bool) -> None:
+def test_a_full_device_goes_on_after_each_end(how: str, open_zones: int, emulated: bool, tmp_path: Path) -> None:
+    """kill, target: of the process, of the base's power; the write buffer is kept, and has to find room, too."""
+
     async def main() -> None:
         reactor = ReactorLoop("test", stepped=True)
         await reactor.start()
@@ -88,23 +93,24 @@ def test_a_full_device_goes_on_after_each_end(how: str, open_zones: int, emulate
 
         seed = 11
         disk.set_schedule(seed)
-        rig = FullRig(reactor, base(), random.Random(seed))
+        kept = tmp_path if how in ("kill", "target") else None
+        rig = FullRig(reactor, base(), random.Random(seed), buffer_dir=kept)
         await rig.create(replace(CONF, lba_rsvd=RSVD_LEAST))
         assert rig.device.geometry.shared_stream == (open_zones == 5)
         blocks = rig.device.block_count
         await rig.fill()
         assert await rig.overwrite(2 * blocks)
-        moved = 0
         for number in range(ROUNDS):
             what = f"seed {seed}, round {number}"
-            if how == "power":
+            if how in ("power", "target"):
                 disk.cut_power_at(disk.operations + rig.rng.randrange(5, 1500), rig.rng.randrange(1 << 32))
                 assert not await rig.overwrite(20 * blocks)
                 await rig.crash()
+                if kept:
+                    rig.model.acknowledged_survives()
                 disk.power_on()
             else:
                 assert await rig.overwrite(rig.rng.randrange(1, blocks))
-                moved += rig.device.core.stats()["reloc_moved_blocks"]
                 await rig.end_amid_writes(halt=how == "halt")
             rig.base = base()
             for _ in range(rig.rng.choice([0, 0, 1, 3])):
