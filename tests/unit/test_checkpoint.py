@@ -416,8 +416,9 @@ async def halts_and_crashes(rig: RestoreRig, disk: Any, rounds: int, again: Any)
         try:
             await rig.port.close()
             await rig.device.halt()
-            # Everything acknowledged is durable.
-            rig.model.flushed(list(rig.model.completed))
+            if not rig.device.failed.is_set():
+                # Everything acknowledged is durable.
+                rig.model.flushed(list(rig.model.completed))
         except MediaError:
             total["cut in the halt"] += 1
         disk.cut_power_at(0, 0)
