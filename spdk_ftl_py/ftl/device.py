@@ -337,10 +337,6 @@ class FtlDevice:
                 report("l2p", min(1.0, (first + L2P_STEP) / len(found.l2p)))
             device._bands.refresh(core.bands())
             device._bands.retire_empty()
-            if found.recovered:
-                # What nothing on media needs goes first: a reset ordered later waits until what is recovered is on
-                # media, for which there may be no free band (emulated zones all come back full).
-                device._manager.reset_emptied()
             device._recover(found.recovered)
             await keeper.start(core, uuid, found.conf.nv_cache, report)
             # What a crash left in the base's volatile cache counts instead of what the old file holds of it: it has to

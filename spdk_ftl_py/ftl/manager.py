@@ -112,7 +112,7 @@ class BandManager:
         if self._stopped or not self._started:
             return
         self.bands.refresh(self._core.bands())
-        self.reset_emptied()
+        self._reset_emptied()
         self._feed_streams()
         self._start_moves()
         self._set_share()
@@ -125,8 +125,7 @@ class BandManager:
 
     # --- decisions
 
-    def reset_emptied(self) -> None:
-        """Also before start()."""
+    def _reset_emptied(self) -> None:
         self._reset_later = False
         for band in self.bands.in_state(CLOSED, FAULTED):
             if band.valid != 0:

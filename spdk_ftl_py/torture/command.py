@@ -7,6 +7,7 @@ import asyncio
 from typing import Final
 
 from ..errors import FtlError
+from .options import CACHES, NO_CACHE, Options
 
 CRASHES: Final = 500
 CRASHES_OF_PROCESSES: Final = 20
@@ -66,6 +67,12 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         metavar="K",
         help="crash at the K-th I/O of the drive after each load (default: at random)",
     )
+    parser.add_argument(
+        "--cache",
+        choices=CACHES,
+        default=NO_CACHE,
+        help="nv cache: with metadata in each block (vss), or without (non-vss); default: %(default)s",
+    )
     parser.add_argument("--use-append", action="store_true", help="FTLs that write with zone append")
     parser.add_argument(
         "--faults",
@@ -89,19 +96,26 @@ def run(args: argparse.Namespace) -> int:
     from .processes import Interrupted, run_processes
     from .processes import Options as ProcessesOptions
     from .report import Report
-    from .run import Options, run_torture
+    from .run import run_torture
 
     for name, least in (("seed", 0), ("crashes", 1), ("every", 0), ("world", 0)):
         value = getattr(args, name)
         if value is not None and value < least:
             args.parser.error(f"--{name} {value}: must be at least {least}")
     crashes = args.crashes or (CRASHES_OF_PROCESSES if args.processes else CRASHES)
-    for name in ("every", "world", "faults"):
-        if args.processes and getattr(args, name):
+    for name in ("every", "world", "faults", "cache"):
+        if args.processes and getattr(args, name) not in (None, 0, NO_CACHE):
             args.parser.error(f"--{name} does not go with --processes: moments are random there")
     if args.keep and not args.processes:
         args.parser.error("--keep goes with --processes only")
-    told = {"processes": args.processes, "crashes": crashes, "every": args.every, "use_append": args.use_append}
+    told = {
+        "cache": args.cache,
+        "faults": args.faults,
+        "processes": args.processes,
+        "crashes": crashes,
+        "every": args.every,
+        "use_append": args.use_append,
+    }
     screen = Screen(Console(force_terminal=False if args.plain else None))
     report = Report(seed=args.seed, options=told)
     try:
@@ -115,6 +129,7 @@ def run(args: argparse.Namespace) -> int:
                     crashes=crashes,
                     every=args.every,
                     use_append=args.use_append,
+                    cache=args.cache,
                     faults=args.faults,
                     world=args.world,
                 )

@@ -33,7 +33,7 @@ class Kind(enum.Enum):
     @property
     def forgetful(self) -> bool:
         """What was acknowledged but not durable may be gone."""
-        return self is not Kind.DAEMON
+        return not self.keeps_buffer
 
 
 class Where(enum.Enum):

@@ -9,40 +9,15 @@ import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Final
 
 from .clock import SimulatedClock, run_simulated
+from .options import Options
 from .report import Report
 from .world import World, WorldResult
 
 CRASHES_PER_WORLD: Final = 20
 """So that a run sees many geometries, and a failure can be replayed without all that went before."""
-
-
-@dataclass(frozen=True)
-class Options:
-    seed: int = 1
-    crashes: int = 500
-    every: int = 0
-    """Media operations between a load and the next crash; 0: at random."""
-    use_append: bool = False
-    faults: bool = False
-    """Now and then a write, reset or flush of the drive fails, or a zone goes read-only."""
-    world: int | None = None
-    """Only this one of the seed's worlds."""
-
-    def replay(self, world: int, crashes: int) -> str:
-        """The command that runs one world again. crashes: as many as it was allowed, since the last of them differ
-        (they are not followed by another one in the load); it ends with the first violation all the same."""
-        words = ["spdk-ftl torture", f"--seed {self.seed}", f"--world {world}", f"--crashes {crashes}"]
-        if self.every:
-            words.append(f"--every {self.every}")
-        if self.use_append:
-            words.append("--use-append")
-        if self.faults:
-            words.append("--faults")
-        return " ".join(words)
 
 
 Progress = Callable[[int, str], None]
@@ -89,6 +64,7 @@ def run_world(
         number,
         every=options.every,
         use_append=options.use_append,
+        cache=options.cache,
         faults=options.faults,
         clock=clock,
     )

@@ -11,6 +11,7 @@ from .. import _shim
 from ..conf import FtlConf
 from ..ftl.geometry import BLOCK_BYTES
 from ..reactor import ReactorLoop
+from .options import NO_CACHE, VSS
 
 SUPERBLOCK_ZONES: Final = 2
 RESERVES_TRIED: Final = (15, 20, 25, 30, 35, 40, 45, 50, 55, 60, 65, 70)
@@ -29,10 +30,15 @@ class Shape:
     punits: int
     max_io_blocks: int
     max_append_blocks: int
+    cache: str
+    """One of CACHES."""
+    cache_blocks: int
+    cache_metadata_bytes: int
+    cache_is_volatile: bool
     conf: FtlConf
 
     @classmethod
-    def choose(cls, rng: random.Random, *, use_append: bool) -> Shape:
+    def choose(cls, rng: random.Random, *, use_append: bool, cache: str) -> Shape:
         punits = rng.choice((1, 1, 2, 2, 3))
         capacity = rng.choice((12, 18, 24, 40, 64, 90)) if punits == 1 else rng.choice((10, 14, 20, 32, 48))
         zone_size = 1 << (capacity - 1).bit_length()
@@ -57,6 +63,11 @@ class Shape:
             punits=punits,
             max_io_blocks=rng.choice((8, 32, 256)),
             max_append_blocks=rng.choice((4, 8, 16, 32)),
+            cache=cache,
+            # Two bands are the least there may be.
+            cache_blocks=2 * punits * capacity + 1 + rng.randint(1, 64),
+            cache_metadata_bytes=rng.choice((8, 16, 64)) if cache == VSS else 0,
+            cache_is_volatile=rng.random() < 0.6,
             conf=conf,
         )
 
@@ -83,6 +94,17 @@ class Shape:
             volatile_cache=True,
         )
 
+    def cache_media(self, reactor: ReactorLoop) -> _shim.EmulatedMedia | None:
+        if self.cache == NO_CACHE:
+            return None
+        return _shim.EmulatedMedia.conventional(
+            reactor.shim,
+            self.cache_blocks,
+            metadata_bytes=self.cache_metadata_bytes,
+            volatile_cache=self.cache_is_volatile,
+            max_io_blocks=self.max_io_blocks,
+        )
+
     def base(self, reactor: ReactorLoop, media: _shim.EmulatedMedia, *, new: bool) -> _shim.BlockDevice:
         """What an FTL is given; anew at each load."""
         if not self.emulated_zones:
@@ -104,5 +126,11 @@ class Shape:
         return (
             f"{self.zone_count} {kind} of {self.zone_capacity}/{self.zone_size} blocks, {self.punits} punits, "
             f"{self.open_zones or 'any number of'} open, lba_rsvd {self.conf.lba_rsvd}, write buffer "
-            f"{self.conf.write_buffer_blocks} blocks{', append' if self.conf.use_append else ''}"
+            f"{self.conf.write_buffer_blocks} blocks{', append' if self.conf.use_append else ''}{self._told_cache()}"
         )
+
+    def _told_cache(self) -> str:
+        if self.cache == NO_CACHE:
+            return ""
+        kind = f"{self.cache} ({self.cache_metadata_bytes} B)" if self.cache_metadata_bytes else self.cache
+        return f", {'volatile ' if self.cache_is_volatile else ''}cache of {self.cache_blocks} blocks {kind}"

@@ -19,6 +19,7 @@ from .. import _shim
 from ..errors import ConfError, FtlError, MediaError
 from ..ftl.blockdev import BlockPort
 from ..ftl.device import DeviceState, FtlDevice
+from ..ftl.nv_cache_keeper import CacheState
 from ..reactor import ReactorLoop
 from .buffer_dir import BufferDir
 from .clock import SimulatedClock
@@ -72,19 +73,28 @@ class WorldResult:
 
 class World:
     def __init__(
-        self, seed: int, number: int, *, every: int, use_append: bool, faults: bool, clock: SimulatedClock
+        self,
+        seed: int,
+        number: int,
+        *,
+        every: int,
+        use_append: bool,
+        cache: str,
+        faults: bool,
+        clock: SimulatedClock,
     ) -> None:
         self.result = WorldResult()
         self._rng = random.Random(f"{seed}/{number}")
         self._every = every
         self._clock = clock
         self._faults_left = FAULTS_PER_WORLD if faults else 0
-        self._shape = Shape.choose(self._rng, use_append=use_append)
+        self._shape = Shape.choose(self._rng, use_append=use_append, cache=cache)
         self._uuid = UUID(int=self._rng.getrandbits(128), version=4)
         self._content = Content(self._rng.getrandbits(63))
         self._digest = hashlib.sha256()
         self._reactor: ReactorLoop
         self._media: _shim.EmulatedMedia
+        self._cache: _shim.EmulatedMedia | None = None
         self._base: _shim.BlockDevice
         self._buffer_dir: BufferDir
         self._device: FtlDevice
@@ -126,9 +136,10 @@ class World:
     async def _create(self) -> None:
         """A drive and an FTL of some shape that is possible."""
         while not await self._create_in_shape():
-            self._shape = Shape.choose(self._rng, use_append=self._shape.conf.use_append)
+            self._shape = Shape.choose(self._rng, use_append=self._shape.conf.use_append, cache=self._shape.cache)
         self.result.shape = str(self._shape)
-        self._media.set_schedule(self._rng.getrandbits(63))
+        for media in self._drives():
+            media.set_schedule(self._rng.getrandbits(63))
         self._model = Model(self._device.block_count)
         self._born()
         if self._rng.random() < 0.7:
@@ -136,6 +147,7 @@ class World:
 
     async def _create_in_shape(self) -> bool:
         self._media = self._shape.media(self._reactor)
+        self._cache = self._shape.cache_media(self._reactor)
         self._base = self._shape.base(self._reactor, self._media, new=True)
         for lba_rsvd in RESERVES_TRIED:
             self._shape = self._shape.with_reserve(lba_rsvd)
@@ -148,12 +160,17 @@ class World:
                     conf=self._shape.conf,
                     num_punits=self._shape.punits,
                     buffer_dir=self._buffer_dir.path,
+                    cache=self._cache,
                 )
                 return True
         return False
 
     def _born(self) -> None:
         self._workload = Workload(self._reactor, self._device.core, self._model, self._content, self._rng)
+        self._workload.durable_when_acknowledged = self._device.cache.state is CacheState.IN_USE
+
+    def _drives(self) -> list[_shim.EmulatedMedia]:
+        return [self._media] if self._cache is None else [self._media, self._cache]
 
     async def _fill(self) -> None:
         """Every block once: from here on there is garbage collection."""
@@ -197,16 +214,22 @@ class World:
         """Whether nothing was found wrong in this life so far; else it ends here."""
         return not self.result.violations
 
-    def _operations_from_now(self, operations: int) -> Callable[[], bool]:
-        until = self._media.operations + operations
-        return lambda: self._media.operations >= until
+    def _operations_from_now(self, operations: int, media: _shim.EmulatedMedia | None = None) -> Callable[[], bool]:
+        drive = media or self._media
+        until = drive.operations + operations
+        return lambda: drive.operations >= until
 
     def _arm(self, crash: Crash) -> Callable[[], bool]:
         """Whether the moment has come; a loss of power comes by itself."""
-        reached = self._operations_from_now(crash.after_operations)
+        drives = self._drives()
+        watched = drives[crash.seed % len(drives)]
         if crash.kind.power_fails:
-            self._media.cut_power_at(self._media.operations + crash.after_operations, crash.seed)
-        return reached
+            watched.cut_power_at(watched.operations + crash.after_operations, crash.seed)
+        return self._operations_from_now(crash.after_operations, watched)
+
+    def _cut_power(self, seed: int) -> None:
+        for media in self._drives():
+            media.power_cut(seed)
 
     async def _step(self) -> None:
         await asyncio.sleep(0)
@@ -252,16 +275,17 @@ class World:
         self._workload.stop()
         self._buffer_dir.freeze()
         if crash.kind.power_fails:
-            self._media.power_cut(crash.seed)
+            self._cut_power(crash.seed)
         await self._device.abort("crash")
         await self._buried()
         self._rise(crash)
 
     def _rise(self, crash: Crash) -> None:
         """What there is for the next load."""
-        self._media.clear_faults()
+        for media in self._drives():
+            media.clear_faults()
+            media.power_on()
         self._buffered = self._buffer_dir.thaw(kept=crash.kind.keeps_buffer)
-        self._media.power_on()
 
     def _count(self, crash: Crash) -> None:
         self.result.crashes += 1
@@ -307,8 +331,9 @@ class World:
         await self._buried()
         if self._rng.random() < 0.5:
             # What a clean halt has left behind needs no power.
-            self._media.power_cut(self._rng.getrandbits(63))
-            self._media.power_on()
+            self._cut_power(self._rng.getrandbits(63))
+            for media in self._drives():
+                media.power_on()
 
     async def _crash_in_halt(self, crash: Crash) -> None:
         reached = self._arm(crash)
@@ -338,14 +363,15 @@ class World:
                 break
             crash = choose_in_load(self._rng)
             if await self._load(self._arm(crash)):
-                self._media.cut_power_at(0, 0)
+                for media in self._drives():
+                    media.cut_power_at(0, 0)
                 return True
             if self.result.violations:
                 return False
             self.result.loads_interrupted += 1
             self._count(crash)
             if crash.kind.power_fails:
-                self._media.power_cut(crash.seed)
+                self._cut_power(crash.seed)
             self._rise(crash)
         return await self._load(lambda: False)
 
@@ -353,7 +379,14 @@ class World:
         """False: the crash came first, or a violation was found."""
         self._base = self._shape.base(self._reactor, self._media, new=False)
         load = asyncio.ensure_future(
-            FtlDevice.load(self._reactor, self._base, name=NAME, uuid=self._uuid, buffer_dir=self._buffer_dir.path)
+            FtlDevice.load(
+                self._reactor,
+                self._base,
+                name=NAME,
+                uuid=self._uuid,
+                buffer_dir=self._buffer_dir.path,
+                cache=self._cache,
+            )
         )
         ended = await self._until_done_or(load, reached)
         if not ended:

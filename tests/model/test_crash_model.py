@@ -174,7 +174,7 @@ class CrashModel(RuleBasedStateMachine):
     @rule(seed=SEEDS)
     def the_target_loses_power(self, seed: int) -> None:
         self.media.power_cut(seed)
-        self.crash(keep_buffer=False)
+        self.crash(keep_buffer=True)
 
     @rule()
     def the_daemon_is_killed(self) -> None:

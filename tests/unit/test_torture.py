@@ -12,8 +12,9 @@ import pytest
 from spdk_ftl_py import cli
 from spdk_ftl_py.torture.content import GARBAGE, Content
 from spdk_ftl_py.torture.model import READ_ERROR, Model, Violation
+from spdk_ftl_py.torture.options import Options
 from spdk_ftl_py.torture.report import Report
-from spdk_ftl_py.torture.run import Options, run_torture, run_world
+from spdk_ftl_py.torture.run import run_torture, run_world
 
 
 def torture(**options: int | bool) -> dict[str, object]:
@@ -23,7 +24,11 @@ def torture(**options: int | bool) -> dict[str, object]:
     return report.values
 
 
-@pytest.mark.parametrize("options", [{}, {"use_append": True}, {"every": 3}, {"faults": True}], ids=str)
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"use_append": True}, {"every": 3}, {"faults": True}, {"cache": "vss"}, {"cache": "non-vss"}],
+    ids=str,
+)
 def test_forty_crashes_break_no_promise(options: dict[str, int | bool]) -> None:
     values = torture(seed=20261122, crashes=40, **options)
     assert values["crashes"] == 40

@@ -81,3 +81,37 @@ def test_what_is_recovered_finds_a_band_where_every_zone_comes_back_full(tmp_pat
             await reactor.stop()
 
     asyncio.run(asyncio.wait_for(main(), TIMEOUT_S))
+
+
+def test_a_load_resets_no_band_for_what_is_only_recovered(tmp_path: Path) -> None:
+    """Until what is recovered is on media, what it replaces is the only durable version."""
+
+    async def main() -> None:
+        reactor = ReactorLoop("test", stepped=True)
+        await reactor.start()
+        drive = _shim.EmulatedMedia.zns(reactor.shim, 44, 64, 48, max_open_zones=7, max_active_zones=7)
+        rig = RestoreRig(reactor, drive, random.Random(1), buffer_dir=tmp_path)
+        try:
+            await rig.create()
+            for lba in range(4):
+                await rig.port.write(lba, content(lba, 1))
+            await rig.flush()
+            for lba in range(4):
+                await rig.port.write(lba, content(lba, 2))
+            await rig.crash()
+            await rig.load()
+            assert rig.device.restored is not None
+            assert rig.device.restored["recovered_blocks"] == 4
+            drive.power_cut(1)
+            await rig.crash()
+            drive.power_on()
+            for path in tmp_path.iterdir():
+                path.unlink()
+            await rig.load()
+            found = await rig.versions()
+            assert set(found[:4]) <= {1, 2}
+        finally:
+            await rig.end()
+            await reactor.stop()
+
+    asyncio.run(asyncio.wait_for(main(), TIMEOUT_S))
