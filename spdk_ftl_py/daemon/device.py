@@ -109,6 +109,7 @@ class ManagedDevice:
         self.hosts.restore(hosts)
         self._attachments = Steps(self.name)
         self._life: asyncio.Task[None] | None = None
+        self._hold_timer: asyncio.TimerHandle | None = None
         if inherited:
             self._link.inherit()
             self._attachments.on_undo(
@@ -309,7 +310,7 @@ class ManagedDevice:
         self.state = DeviceState.WAITING
         self._step_told = self._waits_for = ""
         self.on_change()
-        timer = asyncio.get_running_loop().call_later(self._identity.peer_timeout_s, self._stop_holding)
+        self._hold_timer = asyncio.get_running_loop().call_later(self._identity.peer_timeout_s, self._stop_holding)
         delay_s = RETRY_MIN_S
         try:
             while True:
@@ -326,7 +327,7 @@ class ManagedDevice:
                 await asyncio.sleep(delay_s)
                 delay_s = min(delay_s * RETRY_GROWTH, RETRY_MAX_S)
         finally:
-            timer.cancel()
+            self._hold_timer.cancel()
         log.warning("%s: its base is back, I/O goes on", self.name)
         self.error = None
         self.state = DeviceState.ONLINE
@@ -341,6 +342,8 @@ class ManagedDevice:
             # Queues that are there already know nothing of it.
             await self._front.disconnect_hosts()
         self._front.set_core(self.ftl.core)
+        assert self._hold_timer is not None
+        self._hold_timer.cancel()
         self._sweep()
         if not self.params["no_attach"]:
             with contextlib.suppress(TargetError, OSError):
@@ -370,6 +373,10 @@ class ManagedDevice:
         if ftl is not None:
             with contextlib.suppress(FtlError):
                 await ftl.halt()
+            # Its L2P takes as much memory as that of the next.
+            del ftl
+            if self._front.gate is not None:
+                self._front.gate.sweep()
 
     async def _fail(self, reason: str) -> None:
         log.error("%s: failed: %s", self.name, reason)

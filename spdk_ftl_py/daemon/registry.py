@@ -224,6 +224,8 @@ class Registry:
             "state_directory": str(self._state.path),
             "hostnqn": self._identity.hostnqn,
             "listen": self._identity.listen,
+            "buffer_directory": str(self._identity.buffer_dir),
+            "peer_timeout_s": self._identity.peer_timeout_s,
             "devices": len(self._devices),
             "uptime_s": round(time.monotonic() - self._started, 1),
         }

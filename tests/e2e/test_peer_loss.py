@@ -17,7 +17,7 @@ import pytest
 
 from spdk_ftl_py import _shim
 from spdk_ftl_py.client import DaemonClient
-from spdk_ftl_py.errors import MediaError
+from spdk_ftl_py.errors import FtlError, MediaError
 from spdk_ftl_py.ftl.blockdev import BlockPort
 from spdk_ftl_py.nvme.reconnecting import ReconnectingHost
 from spdk_ftl_py.reactor import ReactorLoop
@@ -57,13 +57,7 @@ class Peers:
         self.target = EmbeddedTarget(self.folder, "-c", str(self.folder / "target.json"), *self._arguments)
 
     def start_daemon(self) -> None:
-        self.daemon = Daemon(
-            self.folder,
-            "--peer-timeout",
-            str(self._peer_timeout_s),
-            "--buffer-dir",
-            str(self.folder / "buffers"),
-        )
+        self.daemon = Daemon(self.folder, "--peer-timeout", str(self._peer_timeout_s))
 
     def device(self) -> dict[str, Any]:
         (device,) = self.client.call("ftl_get_devices")
@@ -311,6 +305,59 @@ def test_a_base_bdev_that_is_deleted_and_created_again_is_a_pause(folder: Path) 
 
         under_load(world, body, world.device()["export"])
         assert world.client.call("bdev_ftl_delete", {"name": "ftl0"}) is True
+        world.close()
+
+
+def test_a_target_that_stalls_is_a_pause(folder: Path) -> None:
+    with peers(folder) as world:
+        world.create()
+
+        async def body(host: VerifyingHost) -> None:
+            world.target.process.send_signal(signal.SIGSTOP)
+            waiting = await in_thread(lambda: world.wait_for("waiting"))
+            assert "Keep Alive" in waiting["error"]
+            world.target.process.send_signal(signal.SIGCONT)
+            await in_thread(lambda: world.wait_for("online"))
+            assert host.host.losses == 0
+
+        under_load(world, body, world.device()["export"])
+        world.close()
+
+
+def test_a_device_whose_target_stalls_can_be_deleted_and_what_it_left_is_undone_later(folder: Path) -> None:
+    with peers(folder) as world:
+        before = world.target.state()
+        world.create()
+        world.target.process.send_signal(signal.SIGSTOP)
+        world.wait_for("waiting")
+        with pytest.raises(FtlError, match="undo what stands in the target"):
+            world.client.call("bdev_ftl_delete", {"name": "ftl0"})
+        assert world.client.call("ftl_get_devices") == []
+        world.target.process.send_signal(signal.SIGCONT)
+        created = world.create(force=True)
+        world.wait_until_attached()
+        assert world.client.call("ftl_get_devices")[0]["uuid"] == created["uuid"]
+        assert world.client.call("bdev_ftl_delete", {"name": "ftl0"}) is True
+        assert world.target.state() == before
+        world.close()
+
+
+def test_another_daemon_takes_nothing_over(folder: Path) -> None:
+    with peers(folder) as world:
+        created = world.create()
+        before = world.target.state()
+        other = folder / "other"
+        other.mkdir()
+        with Daemon(other) as daemon:
+            client = DaemonClient(daemon.socket)
+            for name in ("ftl0", "ftl1"):
+                params = {"name": name, "base_bdev": "Nvme0n1", "target": world.target.socket, "uuid": created["uuid"]}
+                with pytest.raises(FtlError, match=r"already claimed|has it already|of that name"):
+                    client.call("bdev_ftl_create", {**params, "no_attach": True})
+        with pytest.raises(FtlError, match="has it already"):
+            world.create(name="ftl1", uuid=created["uuid"], no_attach=True)
+        assert world.target.state() == before
+        assert world.device()["state"] == "online"
         world.close()
 
 
