@@ -87,4 +87,18 @@ MUTATIONS = (
             ),
         ),
     ),
+    Mutation(
+        "stale_checkpoint",
+        "a load from an L2P checkpoint does not make it stale, and the next one does not look whether it still fits",
+        edits=(
+            (
+                "ftl/device.py",
+                "            await device._write_superblock(clean=False)\n            if files",
+                "            if not found.from_checkpoint:\n"
+                "                await device._write_superblock(clean=False)\n            if files",
+            ),
+            ("ftl/restore.py", "[zones[index].start for index in checkpoint.zones] + _used", "_used"),
+            ("ftl/checkpoint.py", "if sequential and zones[zone].usable and was != written:", "if False:"),
+        ),
+    ),
 )
