@@ -71,6 +71,7 @@ class BaseLink:
         self._claims = Steps(params["name"])
         self._connections = Steps(params["name"])
         self._exported: BdevExport | None = None
+        self._cache_exported: BdevExport | None = None
         self._controller: Controller | None = None
         self._changed = asyncio.Event()
 
@@ -105,9 +106,7 @@ class BaseLink:
             raise DeferredError(f"base bdev {self.base_name} does not exist yet")
         self.bdev, self.cache = base, cache
         self._exported = await self._export(base, "base", again)
-        if cache is not None:
-            # Held, so that nobody else writes it; its data path is the nv cache's.
-            await self._export(cache, "cache", again)
+        self._cache_exported = None if cache is None else await self._export(cache, "cache", again)
 
     async def _export(self, bdev: Bdev, role: str, again: bool) -> BdevExport:
         return await export_bdev(
@@ -137,24 +136,36 @@ class BaseLink:
     async def connect(self, reactor: ReactorLoop) -> _shim.BlockDevice:
         """The base bdev as a zoned BlockDevice. Raises PathError and the like."""
         assert self._exported is not None
-        exported = self._exported
         self._changed.clear()
-        self._controller = controller = await Controller.connect(
-            exported.traddr,
-            exported.trsvcid,
-            exported.nqn,
-            hostnqn=self._identity.hostnqn,
-            hostid=self._identity.host_id,
-        )
+        self._controller = controller = await self._reach(self._exported, "base")
         controller.on_event = lambda _: self._changed.set()
-        self._connections.on_undo("disconnect from the base", controller.close)
-        namespace = _namespace(await controller.namespaces(), exported)
+        namespace = _namespace(await controller.namespaces(), self._exported)
         media: _shim.BlockDevice = await controller.create_io_qpair(reactor, namespace, queue_depth=QUEUE_DEPTH)
         capacity = self._params.get("zone_capacity")
         if capacity is not None:
             # Whether it is new, only what is on it can tell.
             media = _shim.ZonedOverlay(reactor.shim, media, zone_capacity=capacity, initial_state="full")
         return media
+
+    async def connect_cache(self, reactor: ReactorLoop) -> _shim.BlockDevice | None:
+        """The cache bdev, if there is one. Raises PathError and the like. Lost later, the FTL goes on without it."""
+        exported = self._cache_exported
+        if exported is None:
+            return None
+        controller = await self._reach(exported, "cache")
+        namespace = _namespace(await controller.namespaces(), exported)
+        return await controller.create_io_qpair(reactor, namespace, queue_depth=QUEUE_DEPTH)
+
+    async def _reach(self, exported: BdevExport, role: str) -> Controller:
+        controller = await Controller.connect(
+            exported.traddr,
+            exported.trsvcid,
+            exported.nqn,
+            hostnqn=self._identity.hostnqn,
+            hostid=self._identity.host_id,
+        )
+        self._connections.on_undo(f"disconnect from the {role}", controller.close)
+        return controller
 
     async def disconnect(self) -> None:
         """I/O that the base still has fails. Idempotent."""

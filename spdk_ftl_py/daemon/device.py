@@ -13,7 +13,7 @@ from uuid import UUID, uuid4
 
 from .. import _shim
 from ..conf import FtlConf
-from ..errors import BusyError, FtlError, MediaError, TargetError
+from ..errors import BusyError, FtlError, MediaError, ParameterError, TargetError
 from ..ftl.device import DeviceState as FtlState
 from ..ftl.device import FtlDevice
 from ..ftl.zone_walk import BASE_GONE
@@ -85,6 +85,10 @@ class ManagedDevice:
         """It is on the base, and loaded from there; else it is created."""
         self.conf = FtlConf.from_params(params)
         self.conf.check()
+        if params.get("without_cache") and params.get("cache"):
+            raise ParameterError("without_cache gives the nv cache up: leave the cache bdev out")
+        if params.get("without_cache") and not self.loads:
+            raise ParameterError("without_cache is for loading an FTL that has an nv cache: give its uuid")
         self.listen = split_address(params.get("listen_address") or identity.listen)
         self.error: str | None = None
         self.ftl: FtlDevice | None = None
@@ -203,6 +207,8 @@ class ManagedDevice:
             conf=self.conf,
             num_punits=self.params.get("num_punits"),
             buffer_dir=self._identity.buffer_dir,
+            cache=await self._link.connect_cache(self._front.reactor),
+            without_cache=bool(self.params.get("without_cache")),
             progress=self._report,
         )
 
@@ -217,6 +223,7 @@ class ManagedDevice:
             num_punits=self.params.get("num_punits"),
             optimal_open_zones=optimal_open_zones(self._link.bdev, self.params),
             buffer_dir=self._identity.buffer_dir,
+            cache=await self._link.connect_cache(self._front.reactor),
             progress=self._report,
         )
 
@@ -504,10 +511,12 @@ class ManagedDevice:
         """For bdev_ftl_get_properties."""
         told = self.describe()
         if self.params.get("cache") is not None:
+            its = self.ftl.cache if self.ftl is not None else None
             told["cache"] = {
                 "bdev": self.params["cache"],
                 "kind": self.cache_kind,
-                "state": "held: claimed, not written to; writes go to the base bdev directly",
+                "state": its.state.value if its is not None else "absent",
+                "failure": its.failure if its is not None else None,
             }
         if self.ftl is not None:
             told["properties"] = self.ftl.properties()["properties"]

@@ -175,7 +175,7 @@ def test_a_cache_is_held_and_let_go(world: FtlWorld) -> None:
     assert world.call("bdev_get_bdevs", name="C0")[0]["claim_type"] == "exclusive_write"
     cache = world.rpc("bdev_ftl_get_properties", "-b", "ftl0")["cache"]
     assert (cache["bdev"], cache["kind"]) == ("C0", "non_vss")
-    assert "held" in cache["state"]
+    assert (cache["state"], cache["failure"]) == ("in_use", None)
     world.rpc("bdev_ftl_delete", "-b", "ftl0")
     assert world.snapshot() == before
 

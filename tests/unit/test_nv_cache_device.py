@@ -96,6 +96,24 @@ def test_what_has_completed_survives_the_loss_of_all_power(metadata_bytes: int) 
 
 
 @MODES
+def test_laps_of_the_ring_without_any_flush_of_the_host(metadata_bytes: int) -> None:
+    """What the ring no longer has must be durable on the base, though nobody asked for that."""
+
+    async def body(rig: CacheRig) -> None:
+        await rig.create()
+        blocks = rig.device.block_count // 2
+        for crash in range(4):
+            for lba in range(blocks):
+                await rig.port.write(lba, content(lba, crash + 1))
+            assert rig.told["lap"] >= 3 * crash
+            await rig.power_fails()
+            await rig.load()
+            assert (await rig.versions())[:blocks] == [crash + 1] * blocks
+
+    run(body, metadata_bytes=metadata_bytes)
+
+
+@MODES
 @pytest.mark.parametrize("seed", range(3))
 def test_power_fails_again_and_again(metadata_bytes: int, seed: int) -> None:
     """Under traffic that wraps the ring, in loads too, of one device first or of both at once."""

@@ -164,6 +164,7 @@ def test_create_sends_what_was_given_and_prints_name_and_uuid(tmp_path: Path) ->
                     "uuid": "b286d19a-0059-4709-abcd-9f7732b1567d",
                     "allow_open_bands": True,
                     "force": False,
+                    "without_cache": False,
                     "use_append": True,
                     "overprovisioning": 30,
                     "num_punits": 4,
