@@ -602,7 +602,7 @@ class FtlDevice:
         return not self._flush_failed(status, self._failed_flushes)
 
     def _flush_failed(self, status: int, in_a_row: int) -> bool:
-        """True: the device has failed over it. Without a flush nothing can be reset, and the write buffer stays full."""
+        """True: the device has failed over it. Without a flush nothing is reset, and the write buffer stays full."""
         if in_a_row < FAILED_FLUSHES_MAX:
             return False
         self._fail(MediaError(f"{self.name}: the base device can't flush: {status_text(status)}", status=status))

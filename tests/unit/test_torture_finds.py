@@ -105,7 +105,7 @@ def test_a_load_resets_no_band_for_what_is_only_recovered(tmp_path: Path) -> Non
             drive.power_cut(1)
             await rig.crash()
             drive.power_on()
-            for path in tmp_path.iterdir():
+            for path in tmp_path.iterdir():  # noqa: ASYNC240
                 path.unlink()
             await rig.load()
             found = await rig.versions()
