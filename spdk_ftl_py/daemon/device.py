@@ -192,7 +192,6 @@ class ManagedDevice:
         await self._front.listen(self.listen, before.trsvcid if before is not None else 0)
         self.ftl = ftl = await (self._load(media) if self.loads else self._make(media))
         self.loads = True
-        self._alarm_if_lossy()
         self._front.open(ftl.core, max_io_qpairs=self.conf.max_io_channels, hosts=self.hosts)
         self._export_before = self.export
         if not self.params["no_attach"]:
@@ -210,6 +209,7 @@ class ManagedDevice:
             cache=await self._link.connect_cache(self._front.reactor),
             without_cache=bool(self.params.get("without_cache")),
             progress=self._report,
+            on_lossy=self._alarm,
         )
 
     async def _make(self, media: _shim.BlockDevice) -> FtlDevice:
@@ -227,18 +227,14 @@ class ManagedDevice:
             progress=self._report,
         )
 
-    def _alarm_if_lossy(self) -> bool:
+    def _alarm(self) -> None:
         """What was accepted before may be lost: hosts that were connected learn it from their first Flush."""
-        assert self.ftl is not None
-        if not (self.ftl.restored or {}).get("lossy"):
-            return False
         hosts = self.hosts.alarm()
         if hosts:
             told = ", ".join(host.hostnqn for host in hosts)
             log.error(
                 "%s: writes that were not flushed are lost; the first Flush fails of each of: %s", self.name, told
             )
-        return True
 
     def _report(self, step: str, part: float) -> None:
         self._step_told = f"{step} {part:.0%}"
@@ -345,7 +341,7 @@ class ManagedDevice:
         await self._link.claim(again=True)
         media = await self._link.connect(self._front.reactor)
         self.ftl = await self._load(media)
-        if self._alarm_if_lossy():
+        if (self.ftl.restored or {}).get("lossy"):
             # Queues that are there already know nothing of it.
             await self._front.disconnect_hosts()
         self._front.set_core(self.ftl.core)

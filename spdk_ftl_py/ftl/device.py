@@ -228,10 +228,13 @@ class FtlDevice:
         buffer_dir: Path | None = None,
         cache: _shim.BlockDevice | None = None,
         without_cache: bool = False,
+        on_lossy: Callable[[], object] = lambda: None,
     ) -> FtlDevice:
         """The FTL of that uuid, as it was when it was halted, or when whatever it was lost ended it. With the
         buffer_dir it had: as its hosts were told it is. A device that had it before, in this process, must be closed.
-        cache: the nv cache it has; without_cache: it is given up, and what it alone holds is lost.
+        cache: the nv cache it has; without_cache: it is given up, and what it alone holds is lost. on_lossy is called
+        where writes that hosts did not flush may be lost, before anything says that this life of the FTL is over: a
+        load that is repeated behind that does not know of it.
 
         Settings of conf that are not the default replace those of the superblock. Raises what restore() raises; until
         it has ended nothing is written, and load() may be interrupted and repeated at any point.
@@ -264,8 +267,11 @@ class FtlDevice:
                     f"{name}: the base bdev takes appends of {base.max_append_blocks} blocks, but of "
                     f"{found.geometry.batch_blocks} when FTL {uuid} was created: give a device that does"
                 )
-            lossy = not found.superblock.clean and buffer is None and not keeper.recovering
-            device = await cls._loaded(reactor, base, port, name, found, report, files, keeper, lossy=lossy)
+            # A block of the buffer that is damaged is a write that was acknowledged, too.
+            whole = buffer is not None and not buffer.damaged and not buffer.damage
+            lossy = not found.superblock.clean and not whole and not keeper.recovering
+            alarm = on_lossy if lossy else None
+            device = await cls._loaded(reactor, base, port, name, found, report, files, keeper, alarm=alarm)
         except BaseException:
             _let_go(files)
             await keeper.close()
@@ -286,7 +292,7 @@ class FtlDevice:
         files: BufferFiles | None,
         keeper: CacheKeeper,
         *,
-        lossy: bool,
+        alarm: Callable[[], object] | None,
     ) -> FtlDevice:
         uuid = found.superblock.uuid
         superblock = SuperblockWriter(
@@ -337,11 +343,14 @@ class FtlDevice:
                 report("l2p", min(1.0, (first + L2P_STEP) / len(found.l2p)))
             device._bands.refresh(core.bands())
             device._bands.retire_empty()
+            # No order to the core before it is served: what its L2P does not need may be the newest that is durable.
             device._recover(found.recovered)
             await keeper.start(core, uuid, found.conf.nv_cache, report)
             # What a crash left in the base's volatile cache counts instead of what the old file holds of it: it has to
             # be durable before the superblock can be, which makes the new file count.
             await port.flush()
+            if alarm is not None:
+                alarm()
             told = True
             await device._write_superblock(clean=False)
             if files is not None:
@@ -364,7 +373,7 @@ class FtlDevice:
                 files.path(incarnation).unlink(missing_ok=True)
             raise
         device.lost_blocks = found.lost_blocks
-        device.restored = found.told(name, lossy=lossy)
+        device.restored = found.told(name, lossy=alarm is not None)
         return device
 
     def _recover(self, items: list[Recovered]) -> None:

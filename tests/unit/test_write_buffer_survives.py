@@ -191,6 +191,36 @@ def test_a_kill_at_any_step_of_the_load_loses_nothing(tmp_path: Path) -> None:
     run(body, tmp_path)
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_what_was_durable_before_a_load_stays_so_until_what_was_recovered_is(seed: int, tmp_path: Path) -> None:
+    async def body(rig: RestoreRig, drive: Any) -> None:
+        """The band that has the durable versions looks empty, since newer ones are held: it is not reset for that."""
+        await rig.create()
+        for lba in range(24):
+            await rig.port.write(lba, content(lba, 1))
+        await rig.port.flush()
+        await rig.crash()
+        await rig.load()
+        for lba in range(24):
+            await rig.port.write(lba, content(lba, 2))
+        await rig.crash()
+        drive.cut_power_at(drive.operations + rig.rng.randrange(60, 160), rig.rng.randrange(1 << 32))
+        with contextlib.suppress(MediaError):
+            await rig.load()
+            for _ in range(1000):
+                await asyncio.sleep(0)
+        await rig.crash()
+        # The machine lost power: no file is left.
+        drive.power_cut(seed)
+        drive.power_on()
+        for name in files_in(tmp_path):
+            (tmp_path / f"{rig.device.uuid}.{name}").unlink()
+        await rig.load()
+        assert set((await rig.versions())[:24]) <= {1, 2}
+
+    run(body, tmp_path, seed=seed)
+
+
 def test_trims_and_overwrites_in_the_buffer_count_in_order(tmp_path: Path) -> None:
     async def body(rig: RestoreRig, drive: Any) -> None:
         await rig.create()
