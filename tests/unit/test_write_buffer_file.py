@@ -153,6 +153,8 @@ def test_a_load_refuses_a_damaged_block_and_with_allow_open_bands_it_reads_as_an
             await rig.load()
         assert [name.split(".")[-1] for name in files_in(tmp_path)] == ["wbuf"]
         await rig.load(conf=type(rig.device.conf)(allow_open_bands=True))
+        assert rig.device.restored is not None
+        assert rig.device.restored["lossy"] is True
         with pytest.raises(FtlError):
             await rig.port.read(5, 1)
         assert version_of(6, (await rig.port.read(6, 1))[0].tobytes()) == 2

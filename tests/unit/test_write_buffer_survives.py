@@ -287,6 +287,32 @@ def test_without_the_file_a_load_after_a_crash_is_lossy(tmp_path: Path) -> None:
     run(body, tmp_path)
 
 
+def test_a_lossy_load_is_told_before_a_repeated_one_would_not_know(tmp_path: Path) -> None:
+    async def body(rig: RestoreRig, drive: Any) -> None:
+        told: list[int] = []
+        refused = 0
+        for step in range(40, 200, 2):
+            await rig.create()
+            await rig.port.write(1, content(1, 1))
+            await rig.crash()
+            (tmp_path / f"{rig.device.uuid}.1.wbuf").unlink()
+            told.clear()
+            drive.cut_power_at(drive.operations + step, step)
+            with contextlib.suppress(MediaError):
+                await rig.load(on_lossy=lambda: told.append(1))
+            drive.cut_power_at(0, 0)
+            await rig.crash()
+            drive.power_on()
+            before = len(told)
+            await rig.load(on_lossy=lambda: told.append(2))
+            assert told, step
+            refused += before == 1 and told == [1]
+            await rig.halt()
+        assert refused, "in some the second load did not know"
+
+    run(body, tmp_path)
+
+
 def test_a_file_of_another_life_does_not_count_and_is_removed(tmp_path: Path) -> None:
     async def body(rig: RestoreRig, drive: Any) -> None:
         await rig.create()
