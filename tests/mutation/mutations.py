@@ -39,7 +39,7 @@ MUTATIONS = (
         edits=(
             (
                 "ftl/restore.py",
-                "whole[i] = _shim.crc32c(memoryview(block)) == int(crc[i])",
+                "whole[i] = _shim.crc32c(memoryview(blocks[int(address[i]) - first])) == int(crc[i])",
                 "whole[i] = True",
             ),
         ),
