@@ -361,6 +361,32 @@ def test_another_daemon_takes_nothing_over(folder: Path) -> None:
         world.close()
 
 
+def test_a_base_that_another_daemon_has_by_now_is_waited_for(folder: Path) -> None:
+    with peers(folder) as world:
+        created = world.create()
+        kill(world.target)
+        world.wait_for("waiting")
+        kill(world.daemon)  # so that the other one is first
+        other = folder / "other"
+        other.mkdir()
+        with Daemon(other) as daemon:
+            world.start_target()
+            client = DaemonClient(daemon.socket)
+            params = {"base_bdev": "Nvme0n1", "target": world.target.socket, "uuid": created["uuid"]}
+            client.call("bdev_ftl_create", {**params, "name": "ftl0", "no_attach": True})
+            before = world.target.state()
+            world.start_daemon()
+            deadline = time.monotonic() + WAIT_S
+            while "another daemon" not in ((device := world.device())["error"] or ""):
+                assert time.monotonic() < deadline, device
+                time.sleep(POLL_S)
+            assert device["state"] == "deferred"
+            assert world.target.state() == before
+            assert client.call("bdev_ftl_delete", {"name": "ftl0"}) is True
+        assert world.wait_for("online")["uuid"] == created["uuid"]
+        world.close()
+
+
 def test_an_idle_device_notices_that_its_base_bdev_is_gone(folder: Path) -> None:
     with peers(folder) as world:
         before = world.target.state()["subsystems"]
