@@ -21,7 +21,7 @@ from support.system import Daemon, EmbeddedTarget
 DRIVE_NQN = "nqn.2026-11.io.spdk-ftl:drive"
 CONCAT_NQN = "nqn.2026-11.io.spdk-ftl:concat-of-ftl0"
 DRIVE = "name=Drive0,zones=64,zone_size=2M,capacity=1536K,max_open=14,max_active=14"
-FILE_BYTES = 192 << 20
+FILE_BYTES = 96 << 20
 BACK_TIMEOUT_MS = 60_000
 HOST_TIMEOUT_S = 120.0
 LOAD_S = 0.5
@@ -126,7 +126,7 @@ def test_what_was_flushed_to_a_file_is_there_when_the_target_was_killed(spdk_pro
         target.call("bdev_aio_create", name="Aio0", filename=str(base), block_size=4096)
 
     with running(spdk_program, folder, configure) as target, Daemon(folder) as daemon:
-        zones = ("--zone-capacity", "512", "--num-punits", "2")
+        zones = ("--zone-capacity", "256", "--num-punits", "2")
         target.spdk.ftl(daemon, "bdev_ftl_create", "-b", "ftl0", "-d", "Aio0", *zones)
         address = export_of(target.spdk, daemon)
         done = asyncio.run(write_and_verify(*address, random_writes=5000, flush=True, timeout_s=240))
