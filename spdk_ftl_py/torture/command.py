@@ -103,9 +103,11 @@ def run(args: argparse.Namespace) -> int:
         if value is not None and value < least:
             args.parser.error(f"--{name} {value}: must be at least {least}")
     crashes = args.crashes or (CRASHES_OF_PROCESSES if args.processes else CRASHES)
-    for name in ("every", "world", "faults", "cache"):
-        if args.processes and getattr(args, name) not in (None, 0, NO_CACHE):
+    for name in ("every", "world", "faults"):
+        if args.processes and getattr(args, name):
             args.parser.error(f"--{name} does not go with --processes: moments are random there")
+    if args.processes and args.cache == "vss":
+        args.parser.error("--cache vss does not go with --processes: no bdev with metadata outlives its target there")
     if args.keep and not args.processes:
         args.parser.error("--keep goes with --processes only")
     told = {
@@ -121,7 +123,7 @@ def run(args: argparse.Namespace) -> int:
     try:
         with screen.phase("torture", crashes) as phase:
             if args.processes:
-                processes = ProcessesOptions(args.seed, crashes, args.use_append, args.keep)
+                processes = ProcessesOptions(args.seed, crashes, args.use_append, args.cache != NO_CACHE, args.keep)
                 asyncio.run(run_processes(processes, report, phase.update))
             else:
                 options = Options(

@@ -24,8 +24,10 @@ from .model import Violation
 from .report import Report
 
 BASE_BDEV: Final = "Nvme0n1"
+CACHE_BDEV: Final = "Cache0"
 FTL_BDEV: Final = "ftl0"
 DRIVE: Final = "zones=64,zone_size=2M,capacity=1536K,max_open=14,max_active=14"
+CACHE_BYTES: Final = 64 << 20
 SHAPES: Final = ((1, 15), (2, 20), (4, 40))
 """Zones written side by side, and what part of the drive is reserved then (%)."""
 HOSTS: Final = 2
@@ -52,6 +54,8 @@ class Options:
     seed: int
     crashes: int
     use_append: bool = False
+    cache: bool = False
+    """With an nv cache, on a file."""
     keep: bool = False
     """The folder of state, drive and logs, to look into it."""
 
@@ -89,8 +93,8 @@ async def run_processes(options: Options, report: Report, progress: Callable[[fl
 
 def replay(options: Options) -> str:
     """The command that does the same again, as far as processes do."""
-    append = " --use-append" if options.use_append else ""
-    return f"spdk-ftl torture --processes --seed {options.seed} --crashes {options.crashes}{append}"
+    more = " --use-append" * options.use_append + " --cache non-vss" * options.cache
+    return f"spdk-ftl torture --processes --seed {options.seed} --crashes {options.crashes}{more}"
 
 
 class _World:
@@ -103,9 +107,14 @@ class _World:
         self._rng = random.Random(options.seed)
         self._daemon_socket = str(folder / "ftl.sock")
         self._rpc = TargetRpc(str(folder / "target.sock"))
-        # What the user of a target keeps to start it again: its drive, and its transport.
-        transport = {"method": "nvmf_create_transport", "params": {"trtype": "TCP"}}
-        (folder / "target.json").write_text(json.dumps({"subsystems": [{"subsystem": "nvmf", "config": [transport]}]}))
+        # What the user of a target keeps to start it again: its drive, and this.
+        config: list[dict[str, Any]] = [{"method": "nvmf_create_transport", "params": {"trtype": "TCP"}}]
+        if options.cache:
+            with (folder / "cache").open("wb") as file:
+                file.truncate(CACHE_BYTES)
+            bdev = {"name": CACHE_BDEV, "filename": str(folder / "cache"), "block_size": 4096}
+            config.append({"method": "bdev_aio_create", "params": bdev})
+        (folder / "target.json").write_text(json.dumps({"subsystems": [{"subsystem": "bdev", "config": config}]}))
         self._target = Child(
             "spdk-ftl target",
             spdk_ftl(
@@ -154,6 +163,8 @@ class _World:
         params["num_punits"], params["overprovisioning"] = self._rng.choice(SHAPES)
         if self._options.use_append:
             params["use_append"] = True
+        if self._options.cache:
+            params["cache"] = CACHE_BDEV
         await asyncio.to_thread(DaemonClient(self._daemon_socket).call, "bdev_ftl_create", params)
 
     async def _connect(self, reactor: ReactorLoop) -> Hosts:

@@ -56,7 +56,7 @@ def left_in(folder: Path) -> list[str]:
     return [path.name for path in folder.iterdir() if path.name.startswith("spdk-ftl-torture-")]
 
 
-@pytest.mark.parametrize("options", [(), ("--use-append",)], ids=["writes", "appends"])
+@pytest.mark.parametrize("options", [(), ("--use-append",), ("--cache", "non-vss")], ids=["writes", "appends", "cache"])
 def test_no_kill_costs_a_write_or_an_error(folder: Path, options: tuple[str, ...]) -> None:
     process = torture(folder, "--crashes", str(CRASHES), "--seed", "11", *options)
     assert process.wait(RUN_S) == 0, (folder / "torture.log").read_text()
@@ -94,6 +94,7 @@ def test_an_interrupt_leaves_no_process_and_no_file(folder: Path) -> None:
     [
         (("--processes", "--every", "3"), "--every"),
         (("--processes", "--world", "3"), "--world"),
+        (("--processes", "--cache", "vss"), "--cache"),
         (("--keep",), "--keep"),
         (("--processes", "--crashes", "0"), "--crashes"),
     ],
