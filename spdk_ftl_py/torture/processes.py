@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import random
 import shutil
@@ -46,7 +47,11 @@ IDLE_PART: Final = 0.15
 SETTLE_S: Final = 0.2
 BACK_TIMEOUT_S: Final = 30.0
 
-KINDS: Final = ("daemon killed", "target killed", "both killed")
+DAEMON_KILLED: Final = "daemon killed"
+TARGET_KILLED: Final = "target killed"
+BOTH_KILLED: Final = "both killed"
+BUFFER_LOST: Final = "both killed, write buffer lost"
+"""With an nv cache only: what is completed is in there then."""
 
 
 @dataclass(frozen=True)
@@ -106,6 +111,7 @@ class _World:
         self._progress = progress
         self._rng = random.Random(options.seed)
         self._daemon_socket = str(folder / "ftl.sock")
+        self._buffers = folder / "buffers"
         self._rpc = TargetRpc(str(folder / "target.sock"))
         # What the user of a target keeps to start it again: its drive, and this.
         config: list[dict[str, Any]] = [{"method": "nvmf_create_transport", "params": {"trtype": "TCP"}}]
@@ -128,11 +134,13 @@ class _World:
             "spdk-ftl serve",
             spdk_ftl(
                 "serve", "--socket", self._daemon_socket, "--state-dir", str(folder / "state"),
-                "--buffer-dir", str(folder / "buffers"),
+                "--buffer-dir", str(self._buffers),
             ),
             "spdk-ftl: ready",
             folder / "serve.log",
         )  # fmt: skip
+        self._kinds = (DAEMON_KILLED, TARGET_KILLED, BOTH_KILLED, *([BUFFER_LOST] if options.cache else []))
+        self._turns = itertools.cycle(self._kinds)
         self._crashes = 0
         self._last_kind = "nothing killed yet"
         self._pauses: dict[str, float] = {}
@@ -182,7 +190,7 @@ class _World:
     async def _crash(self, hosts: Hosts) -> None:
         """Load, kill, restart, flush, and every block read. Leaves what is wrong in hosts.violations."""
         rng = self._rng
-        kind = KINDS[self._crashes % len(KINDS)]
+        kind = next(self._turns)
         hosts.start(rng.choice(MIXES), rng)
         await self._watched(hosts, asyncio.sleep(rng.uniform(*LOAD_S)))
         if rng.random() < IDLE_PART:
@@ -191,7 +199,7 @@ class _World:
         await self._kill_and_restart(kind)
         if rng.random() < SECOND_KILL_PART and self._crashes < self._options.crashes:
             await self._watched(hosts, asyncio.sleep(rng.uniform(*SECOND_KILL_S)))
-            await self._kill_and_restart(rng.choice(KINDS))
+            await self._kill_and_restart(rng.choice(self._kinds))
             kind = "killed again in the recovery"
         # A flush is answered only when the base has it, so everybody is back then.
         await self._watched(hosts, hosts.flush_all())
@@ -206,10 +214,14 @@ class _World:
         self._crashes += 1
         self._last_kind = kind
         self._report.count("kinds", {kind: 1})
-        children = {KINDS[0]: [self._daemon], KINDS[1]: [self._target], KINDS[2]: [self._daemon, self._target]}[kind]
+        children = {DAEMON_KILLED: [self._daemon], TARGET_KILLED: [self._target]}.get(
+            kind, [self._daemon, self._target]
+        )
         self._rng.shuffle(children)
         for child in children:
             await child.kill()
+        if kind == BUFFER_LOST:
+            shutil.rmtree(self._buffers)
         for child in self._rng.sample(children, len(children)):
             await asyncio.sleep(self._rng.uniform(*REST_S))
             await child.start()
