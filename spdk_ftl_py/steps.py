@@ -27,7 +27,8 @@ class Steps:
         return await do
 
     def on_undo(self, name: str, undo: Undo) -> None:
-        """Adds an undo for something done elsewhere."""
+        """Adds an undo for something done elsewhere. A step of that name that is done again has one undo."""
+        self._undos = [entry for entry in self._undos if entry[0] != name]
         self._undos.append((name, undo))
 
     async def undo(self) -> list[tuple[str, Exception]]:

@@ -92,3 +92,20 @@ def test_undoing_runs_to_its_end_when_the_caller_is_cancelled() -> None:
 
     asyncio.run(scenario())
     assert done == ["undo b", "undo a"]
+
+
+def test_a_step_that_is_done_again_has_one_undo_the_last_one() -> None:
+    done: list[str] = []
+
+    async def note(what: str) -> None:
+        done.append(what)
+
+    async def scenario() -> None:
+        steps = Steps("thing")
+        for attempt in range(1000):
+            await steps.run("claim", note(""), lambda attempt=attempt: note(f"undo {attempt}"))  # type: ignore[misc]
+            steps.on_undo("attach", lambda attempt=attempt: note(f"detach {attempt}"))  # type: ignore[misc]
+        await steps.undo()
+
+    asyncio.run(scenario())
+    assert [what for what in done if what] == ["detach 999", "undo 999"]
