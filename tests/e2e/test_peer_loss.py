@@ -37,7 +37,7 @@ ZNS = "name=Nvme0n1,zones=64,zone_size=1M,capacity=768K,max_open=14,path={}"
 class Peers:
     """A target whose drive is a file, started as its user starts it again; a daemon; what either has."""
 
-    def __init__(self, folder: Path, *, drive: str, peer_timeout_s: float) -> None:
+    def __init__(self, folder: Path, *, drive: str, cache: bool, peer_timeout_s: float) -> None:
         self.folder = folder
         self._peer_timeout_s = peer_timeout_s
         calls = [{"method": "nvmf_create_transport", "params": {"trtype": "TCP"}}]
@@ -46,6 +46,11 @@ class Peers:
             with (folder / "drive").open("wb") as file:
                 file.truncate(64 << 20)
             bdev = {"name": "Nvme0n1", "filename": str(folder / "drive"), "block_size": BLOCK}
+            calls.insert(0, {"method": "bdev_aio_create", "params": bdev})
+        if cache:
+            with (folder / "cache").open("wb") as file:
+                file.truncate(32 << 20)
+            bdev = {"name": "Cache0", "filename": str(folder / "cache"), "block_size": BLOCK}
             calls.insert(0, {"method": "bdev_aio_create", "params": bdev})
         config = {"subsystems": [{"subsystem": "nvmf", "config": calls}]}
         (folder / "target.json").write_text(json.dumps(config))
@@ -98,8 +103,8 @@ class Peers:
 
 
 @contextmanager
-def peers(folder: Path, *, drive: str = "zns", peer_timeout_s: float = WAIT_S) -> Iterator[Peers]:
-    here = Peers(folder, drive=drive, peer_timeout_s=peer_timeout_s)
+def peers(folder: Path, *, drive: str = "zns", cache: bool = False, peer_timeout_s: float = WAIT_S) -> Iterator[Peers]:
+    here = Peers(folder, drive=drive, cache=cache, peer_timeout_s=peer_timeout_s)
     try:
         yield here
     finally:
@@ -192,10 +197,12 @@ def kill(program: Program) -> None:
     program.close()
 
 
-@pytest.mark.parametrize("drive", ["zns", "aio"])
-def test_a_target_that_is_killed_and_started_again_is_a_pause(folder: Path, drive: str) -> None:
-    with peers(folder, drive=drive) as world:
-        created = world.create(**({"zone_capacity": 192} if drive == "aio" else {}))
+@pytest.mark.parametrize("kind", ["zns", "aio", "zns and cache"])
+def test_a_target_that_is_killed_and_started_again_is_a_pause(folder: Path, kind: str) -> None:
+    drive, cache = kind[:3], kind.endswith("cache")
+    with peers(folder, drive=drive, cache=cache) as world:
+        options = {"zone_capacity": 192} if drive == "aio" else {"cache": "Cache0"} if cache else {}
+        created = world.create(**options)
         export = world.device()["export"]
 
         async def body(host: VerifyingHost) -> None:
@@ -210,6 +217,8 @@ def test_a_target_that_is_killed_and_started_again_is_a_pause(folder: Path, driv
             assert host.host.losses == 0
 
         under_load(world, body, export)
+        if cache:
+            assert world.client.call("bdev_ftl_get_properties", {"name": "ftl0"})["cache"]["state"] == "in_use"
         world.wait_until_attached()
         bdev = world.target.bdev("ftl0")
         assert bdev is not None
@@ -218,9 +227,10 @@ def test_a_target_that_is_killed_and_started_again_is_a_pause(folder: Path, driv
         world.close()
 
 
-def test_a_daemon_that_is_killed_and_started_again_is_a_pause(folder: Path) -> None:
-    with peers(folder) as world:
-        world.create()
+@pytest.mark.parametrize("cache", [False, True])
+def test_a_daemon_that_is_killed_and_started_again_is_a_pause(folder: Path, cache: bool) -> None:
+    with peers(folder, cache=cache) as world:
+        world.create(**({"cache": "Cache0"} if cache else {}))
         before = world.target.state()
         export = world.device()["export"]
 
