@@ -7,6 +7,7 @@ import asyncio
 import dataclasses
 import enum
 import errno
+import functools
 import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -31,6 +32,7 @@ from .layout import FORMAT_VERSION
 from .manager import BandManager
 from .nv_cache_keeper import CacheKeeper
 from .restore import Restored, restore
+from .spare_zones import SpareZones
 from .superblock import Superblock, SuperblockWriter
 from .write_buffer_file import BufferFiles
 from .zone import EMPTY, FULL, Zone
@@ -44,8 +46,6 @@ Progress = Callable[[str, float], None]
 LOST_BLOCKS_LOGGED_MAX: Final = 16
 FAILED_FLUSHES_MAX: Final = 8
 """In a row, before resets or for the write buffer, after which the base counts as failed."""
-ZONE_STRIKES_MAX: Final = 3
-"""Failures after which a zone that can still be reset is given up even if there is no spare for it."""
 L2P_STEP: Final = 1 << 20
 """Entries handed to the shim at a time."""
 APPEND_BLOCKS_MAX: Final = 1 << 32
@@ -107,8 +107,7 @@ class FtlDevice:
         self._port = port
         self._superblock = superblock
         self._superblock_turn = asyncio.Lock()
-        self._spares = list(geometry.spare_zones)
-        self._bad_zones = set(geometry.bad_zones)
+        self._spares = SpareZones(name, geometry, port)
         self._bands = Bands(geometry)
         self._manager = BandManager(
             core,
@@ -120,7 +119,6 @@ class FtlDevice:
             next_band_seq=next_band_seq,
         )
         self._failed_flushes = 0
-        self._zone_strikes: dict[int, int] = {}
         self._drained: dict[int, asyncio.Future[int]] = {}
         self._drains_done: dict[int, int] = {}
         """Status by ticket."""
@@ -633,7 +631,8 @@ class FtlDevice:
         try:
             for band in broken:
                 for punit in sorted(band.bad_punits):
-                    await self._replace(band, punit)
+                    tell_core = functools.partial(self.core.replace_zone, band.index, punit)
+                    await self._spares.replace(band, punit, tell_core)
             await self._write_superblock(clean=False)
         except FtlError as error:
             self._fail_with_core(error)
@@ -646,34 +645,6 @@ class FtlDevice:
         self._manager.pump()
         # Others may have become free, or have failed once more, meanwhile.
         self._mend()
-
-    async def _replace(self, band: Band, punit: int) -> None:
-        old = band.zones[punit]
-        if old is not None:
-            try:
-                # Also so that it does not go on using one of the device's active zones.
-                await self._port.zone_action(ZONE_RESET, self.geometry.zone_start(old))
-            except MediaError as error:
-                log.debug("%s: zone %d: %s", self.name, old, error)
-                self._zone_strikes[old] = ZONE_STRIKES_MAX
-            strikes = self._zone_strikes[old] = self._zone_strikes.get(old, 0) + 1
-            if not self._spares and strikes < ZONE_STRIKES_MAX:
-                log.warning("%s: zone %d of band %d is used again for want of a spare", self.name, old, band.index)
-                return
-            self._bad_zones.add(old)
-        new = self._spares.pop(0) if self._spares else None
-        self.core.replace_zone(band.index, punit, None if new is None else self.geometry.zone_start(new))
-        band.zones[punit] = new
-        if new is None:
-            log.warning(
-                "%s: no spare zone left, band %d goes on with %d zones", self.name, band.index, self._count(band)
-            )
-        else:
-            log.warning("%s: zone %s of band %d is replaced by spare zone %d", self.name, old, band.index, new)
-
-    @staticmethod
-    def _count(band: Band) -> int:
-        return sum(1 for zone in band.zones if zone is not None)
 
     async def _stop_mending(self) -> None:
         while self._mending is not None and not self._mending.done():
@@ -692,7 +663,7 @@ class FtlDevice:
         return {
             "name": self.name,
             "geometry": {**self.geometry.to_dict(), "replaced": replaced},
-            "bad_zones": sorted(self._bad_zones),
+            "bad_zones": self._spares.bad_zones,
             "conf": self.conf.to_dict(),
             "next_seq": self.core.next_seq,
             "next_band_seq": self._manager.next_band_seq,
@@ -748,7 +719,7 @@ class FtlDevice:
                 one("band_blocks", geometry.band_blocks, "blocks", "Data a band holds"),
                 one("spare_bands", geometry.spare_bands, "", "Bands beyond those that hold every block once"),
                 one("spare_zones", len(self._spares), "", "Zones that replace ones that fail"),
-                one("bad_zones", sorted(self._bad_zones)),
+                one("bad_zones", self._spares.bad_zones),
                 one("open_zones_max", geometry.open_zones, "zones", "Never more are open or active at a time"),
                 one("shared_stream", geometry.shared_stream, "", "User and relocation data share a band"),
                 one("l2p_entry_size", geometry.l2p_entry_bytes, "bytes"),
