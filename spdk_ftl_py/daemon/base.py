@@ -85,8 +85,8 @@ class BaseLink:
         """Finds and claims base and cache. Raises DeferredError when the base does not exist, with nothing changed, and
         else what keeps them from being used.
 
-        again: there was all of it once, so the transport and the cache are waited for, too, and what still stands is
-        taken over.
+        again: there was all of it once, so the transport is waited for, too, and what still stands is taken over. A
+        cache that is missing is then for the load to judge: it may have been given up.
         """
         ours = {role: self._nqn(role) if again else None for role in ("base", "cache")}
         try:
@@ -95,8 +95,8 @@ class BaseLink:
             if base is not None:
                 check_base(base, self._params)
                 await require_unclaimed(self._rpc, base, "base bdev", but_by=ours["base"])
-            cache = await find_cache(self._rpc, self._params, base)
-        except (TransportMissingError, NotFoundError) as error:
+            cache = await self._find_cache(base, again)
+        except TransportMissingError as error:
             if again:
                 raise DeferredError(error.message) from error
             raise
@@ -107,6 +107,14 @@ class BaseLink:
         self.bdev, self.cache = base, cache
         self._exported = await self._export(base, "base", again)
         self._cache_exported = None if cache is None else await self._export(cache, "cache", again)
+
+    async def _find_cache(self, base: Bdev | None, again: bool) -> Bdev | None:
+        try:
+            return await find_cache(self._rpc, self._params, base)
+        except NotFoundError:
+            if again:
+                return None
+            raise
 
     async def _export(self, bdev: Bdev, role: str, again: bool) -> BdevExport:
         return await export_bdev(

@@ -16,6 +16,7 @@ from ..conf import FtlConf
 from ..errors import BusyError, FtlError, MediaError, ParameterError, TargetError
 from ..ftl.device import DeviceState as FtlState
 from ..ftl.device import FtlDevice
+from ..ftl.nv_cache_keeper import CacheMissingError
 from ..ftl.zone_walk import BASE_GONE
 from ..nvme.connected_hosts import ConnectedHosts
 from ..spdk.attach import Attachment, attach, detach
@@ -198,19 +199,25 @@ class ManagedDevice:
             await self._attach()
 
     async def _load(self, media: _shim.BlockDevice) -> FtlDevice:
-        return await FtlDevice.load(
-            self._front.reactor,
-            media,
-            name=self.name,
-            uuid=self.uuid,
-            conf=self.conf,
-            num_punits=self.params.get("num_punits"),
-            buffer_dir=self._identity.buffer_dir,
-            cache=await self._link.connect_cache(self._front.reactor),
-            without_cache=bool(self.params.get("without_cache")),
-            progress=self._report,
-            on_lossy=self._alarm,
-        )
+        try:
+            return await FtlDevice.load(
+                self._front.reactor,
+                media,
+                name=self.name,
+                uuid=self.uuid,
+                conf=self.conf,
+                num_punits=self.params.get("num_punits"),
+                buffer_dir=self._identity.buffer_dir,
+                cache=await self._link.connect_cache(self._front.reactor),
+                without_cache=bool(self.params.get("without_cache")),
+                progress=self._report,
+                on_lossy=self._alarm,
+            )
+        except CacheMissingError as error:
+            if self.params.get("cache"):
+                # It is named, so it was there, and may be there in a moment.
+                raise DeferredError(f"cache bdev {self.params['cache']} does not exist: {error.message}") from error
+            raise
 
     async def _make(self, media: _shim.BlockDevice) -> FtlDevice:
         assert self._link.bdev is not None

@@ -32,6 +32,10 @@ SEQ_GAP: Final = 4096
 of a new write."""
 
 
+class CacheMissingError(NotFoundError):
+    """The device has an nv cache, and it is not there."""
+
+
 class CacheState(enum.Enum):
     ABSENT = "absent"
     IN_USE = "in_use"
@@ -127,7 +131,7 @@ class CacheKeeper:
             self.failure = "the device was loaded without it"
         elif self._port is None and told.get("in_use"):
             dirty = "" if superblock.clean else ", which may hold writes that are nowhere else"
-            raise NotFoundError(
+            raise CacheMissingError(
                 f"FTL {uuid} has an nv cache of {told.get('blocks')} blocks ({told.get('mode')}){dirty}: give its bdev "
                 "as cache bdev, or without_cache to give it up"
             )

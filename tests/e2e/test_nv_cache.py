@@ -21,16 +21,19 @@ CACHES = {"vss": "name=C0,size=16M,md_size=8", "wide vss": "name=C0,size=16M,md_
 
 
 class CachedWorld:
-    def __init__(self, folder: Path, cache: str) -> None:
+    def __init__(self, folder: Path, cache: str, zns: str) -> None:
         self.folder = folder
         self.buffers = folder / "buffers"
-        self.target = EmbeddedTarget(folder, "--zns", ZNS, "--malloc", cache)
-        self.target.call("nvmf_create_transport", trtype="TCP")
+        self.start_target("--zns", zns, "--malloc", cache)
         self.start_daemon()
         self.client = DaemonClient(self.daemon.socket)
         self.created = self.client.call(
             "bdev_ftl_create", {"name": "ftl0", "base_bdev": "Nvme0n1", "cache": "C0", "target": self.target.socket}
         )
+
+    def start_target(self, *arguments: str) -> None:
+        self.target = EmbeddedTarget(self.folder, *arguments)
+        self.target.call("nvmf_create_transport", trtype="TCP")
 
     def start_daemon(self) -> None:
         self.daemon = Daemon(self.folder, "--buffer-dir", str(self.buffers))
@@ -58,8 +61,8 @@ class CachedWorld:
 
 
 @contextmanager
-def cached_world(folder: Path, cache: str) -> Iterator[CachedWorld]:
-    world = CachedWorld(folder, cache)
+def cached_world(folder: Path, cache: str, zns: str = ZNS) -> Iterator[CachedWorld]:
+    world = CachedWorld(folder, cache, zns)
     try:
         yield world
     finally:
@@ -93,7 +96,7 @@ def test_what_has_completed_survives_the_loss_of_all_but_the_drives(folder: Path
                 recovered += restored["recovered_blocks"]
                 await host.moves()
 
-        under_load(world, body, export)  # type: ignore[arg-type]
+        under_load(None, body, export)  # type: ignore[arg-type]
         assert recovered > 0
         stats = world.client.call("bdev_ftl_get_stats", {"name": "ftl0"})
         assert stats["nv_cache"]["write"]["blocks"] > 0
@@ -112,7 +115,7 @@ def test_a_cache_bdev_that_goes_away_is_given_up_and_hosts_go_on(folder: Path) -
                 assert time.monotonic() < deadline, world.daemon.log_tail()
             await host.moves(2000)
 
-        under_load(world, body, world.device()["export"])  # type: ignore[arg-type]
+        under_load(None, body, world.device()["export"])  # type: ignore[arg-type]
         told = world.properties()
         assert told["state"] == "running"
         assert told["cache_device"]["failure"]
@@ -126,6 +129,38 @@ def test_a_cache_bdev_that_goes_away_is_given_up_and_hosts_go_on(folder: Path) -
         world.client.call("bdev_ftl_create", {**again, "cache": "C1"})
         assert world.properties()["cache_device"]["state"] == "in_use"
         world.client.call("bdev_ftl_delete", {"name": "ftl0"})
+        world.close()
+
+
+def test_a_target_that_comes_back_without_the_cache_is_waited_for_unless_that_was_given_up(folder: Path) -> None:
+    zns = f"{ZNS},path={folder / 'drive'}"
+    with cached_world(folder, CACHES["non-vss"], zns) as world:
+
+        async def body(host: VerifyingHost) -> None:
+            world.target.call("bdev_malloc_delete", name="C0")
+            deadline = time.monotonic() + WAIT_S
+            while (await in_thread(world.properties))["cache"]["state"] != "given_up":
+                assert time.monotonic() < deadline, world.daemon.log_tail()
+            kill(world.target)
+            await in_thread(lambda: world.wait_for("waiting"))
+            await in_thread(lambda: world.start_target("--zns", zns))
+            await in_thread(lambda: world.wait_for("online"))
+            await host.moves(200)
+
+        under_load(None, body, world.device()["export"])  # type: ignore[arg-type]
+        world.client.call("bdev_ftl_delete", {"name": "ftl0"})
+        world.target.call("bdev_malloc_create", name="C0", num_blocks=4096, block_size=4096)
+        again = {"name": "ftl0", "base_bdev": "Nvme0n1", "uuid": world.created["uuid"], "target": world.target.socket}
+        world.client.call("bdev_ftl_create", {**again, "cache": "C0"})
+        assert world.properties()["cache_device"]["state"] == "in_use"
+        kill(world.target)
+        world.wait_for("waiting")
+        world.start_target("--zns", zns)
+        deadline = time.monotonic() + WAIT_S
+        while "cache bdev C0 does not exist" not in str(world.device().get("waiting_for")):
+            assert time.monotonic() < deadline, world.device()
+            time.sleep(POLL_S)
+        assert world.client.call("bdev_ftl_delete", {"name": "ftl0"}) is True
         world.close()
 
 
