@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -44,6 +46,11 @@ def attach(target: SpdkTarget, box: EmbeddedTarget) -> None:
         subnqn=DRIVE_NQN,
     )
     assert names == ["Nvme0n1"]
+
+
+def check(target: SpdkTarget, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "spdk_ftl_py.cli", "check", "--json", "-s", target.socket, *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=240)
 
 
 def verify_through(target: SpdkTarget, *, random_writes: int) -> dict[str, int]:
@@ -101,7 +108,15 @@ def test_a_malloc_bdev_gets_its_zones_from_zone_capacity(spdk_target: SpdkTarget
         assert base["claimed"] is True
         done = verify_through(spdk_target, random_writes=ftl["num_blocks"] // 2)
         assert done["verified"] == done["block_count"] == ftl["num_blocks"] // 16 * 16
+        in_use = check(spdk_target, "Malloc0", "--zone-capacity", "2048")
+        assert (in_use.returncode, "is already claimed" in in_use.stderr) == (2, True), in_use
         spdk_target.ftl(daemon, "bdev_ftl_delete", "-b", "ftl0")
+        assert spdk_target.state() == before
+        checked = check(spdk_target, "Malloc0", "--zone-capacity", "2048")
+        assert checked.returncode == 0, checked
+        report = json.loads(checked.stdout)
+        assert (report["result"], report["l2p_checkpoint"]) == ("clean", "whole")
+        assert report["mapped_blocks"] > 0
         assert spdk_target.state() == before
 
 
