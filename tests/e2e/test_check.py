@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import mmap
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -111,3 +112,16 @@ def test_what_can_not_be_checked_is_refused_and_says_why(world: FtlWorld) -> Non
     gone = check(world, "Nvme0n1")
     assert gone.returncode == 2
     assert str(world.target.socket) in gone.stderr
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_check_lets_go_of_everything(world: FtlWorld, how: signal.Signals) -> None:
+    before = world.snapshot()
+    world.call("ftltgt_inject_fault", name="Nvme0n1", op="zone_report", latency_us=3_000_000)
+    command = [sys.executable, "-m", "spdk_ftl_py.cli", "check", "-s", str(world.target.socket), "Nvme0n1"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as checking:
+        world.wait_until_claimed("Nvme0n1")
+        checking.send_signal(how)
+        out, errors = checking.communicate(timeout=60)
+    assert (checking.returncode, out, errors) == (130, "", "")
+    assert world.snapshot() == before
