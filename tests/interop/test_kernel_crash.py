@@ -15,7 +15,6 @@ from interop.nvme_guest import attached
 from support.system import Daemon, EmbeddedTarget
 
 DRIVE = "name=Nvme0n1,zones=48,zone_size=16M,capacity=12M,max_open=14,path={}/drive"
-KILLS = 4
 FILES_BETWEEN = 4
 WAIT_S = 120.0
 
@@ -106,9 +105,9 @@ def wait_for_files(guest: Guest, count: int, daemon: Daemon) -> None:
         time.sleep(0.2)  # another machine's doing; nothing announces it
 
 
-@pytest.mark.parametrize("who", ["daemon", "target", "both"])
+@pytest.mark.parametrize(("who", "kills"), [("daemon", 4), ("target", 2), ("both", 2)])
 def test_a_file_system_notices_nothing_of_a_kill_and_every_fsynced_file_is_there(
-    guest: Guest, system: System, who: str
+    guest: Guest, system: System, who: str, kills: int
 ) -> None:
     system.target.ftl(system.daemon, "bdev_ftl_create", "-b", "ftl0", "-d", "Nvme0n1", "--no-attach")
     (device,) = json.loads(system.target.ftl(system.daemon, "ftl_get_devices"))
@@ -118,7 +117,7 @@ def test_a_file_system_notices_nothing_of_a_kill_and_every_fsynced_file_is_there
     with attached(guest, port, nqn, "keep_alive_tmo=5") as disk:
         guest.run(f"mkfs.ext4 -F -q /dev/{disk} && mount -t ext4 -o discard /dev/{disk} /mnt", timeout_s=WAIT_S)
         with writing(guest):
-            for _ in range(KILLS):
+            for _ in range(kills):
                 wait_for_files(guest, FILES_BETWEEN, system.daemon)
                 system.kill_and_restart(who)
                 wait_for_files(guest, FILES_BETWEEN, system.daemon)
