@@ -179,14 +179,22 @@ class BaseLink:
         """I/O that the base still has fails. Idempotent."""
         await self._connections.undo()
 
+    @property
+    def lost_reason(self) -> str | None:
+        """Why the connection to the base is lost; None: it is not."""
+        if self._controller is None or not self._controller.lost.is_set():
+            return None
+        return f"the connection to the SPDK target at {self._rpc.address} is lost ({self._controller.lost_reason})"
+
     async def wait_lost(self) -> str:
         """Returns when the base can't be reached any more: why."""
         controller = self._controller
         assert controller is not None
         while True:
             await _first(controller.lost.wait, self._changed.wait)
-            if controller.lost.is_set():
-                return f"the connection to the SPDK target at {self._rpc.address} is lost ({controller.lost_reason})"
+            reason = self.lost_reason
+            if reason is not None:
+                return reason
             self._changed.clear()
             try:
                 namespaces = await controller.namespaces()

@@ -287,7 +287,7 @@ class ManagedDevice:
                 if not isinstance(failure, MediaError) or failure.status not in BASE_GONE:
                     await self._fail(failure.message if failure is not None else "the FTL failed")
                     return False
-                reason = failure.message
+                reason = self._link.lost_reason or failure.message
         finally:
             await end_tasks((lost, failed, attaching, alarming))
         self.error = f"base bdev {self._link.base_name}: {reason}"

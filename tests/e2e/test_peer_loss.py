@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from spdk.rpc.client import JSONRPCException
 
 from spdk_ftl_py import _shim
 from spdk_ftl_py.client import DaemonClient
@@ -89,6 +90,18 @@ class Peers:
         while not self.device()["attached"] or self.target.bdev("ftl0") is None:
             assert time.monotonic() < deadline, self.daemon.log_tail()
             time.sleep(POLL_S)
+
+    def create_drive_again(self) -> None:
+        geometry = {"num_zones": 64, "zone_size": 256, "zone_capacity": 192, "max_open_zones": 14}
+        deadline = time.monotonic() + WAIT_S
+        while True:
+            try:
+                self.target.call("ftltgt_zns_create", name="Nvme0n1", path=str(self.folder / "drive"), **geometry)
+                return
+            except JSONRPCException:
+                # Its file is free when the last I/O of the drive before it is done.
+                assert time.monotonic() < deadline
+                time.sleep(POLL_S)
 
     def create(self, **params: Any) -> dict[str, Any]:
         created: dict[str, Any] = self.client.call(
@@ -302,15 +315,7 @@ def test_a_base_bdev_that_is_deleted_and_created_again_is_a_pause(folder: Path) 
             world.target.call("ftltgt_zns_delete", name="Nvme0n1")
             waiting = await in_thread(lambda: world.wait_for("waiting"))
             assert "Nvme0n1" in waiting["error"]
-            world.target.call(
-                "ftltgt_zns_create",
-                name="Nvme0n1",
-                num_zones=64,
-                zone_size=256,
-                zone_capacity=192,
-                max_open_zones=14,
-                path=str(folder / "drive"),
-            )
+            await in_thread(world.create_drive_again)
             await in_thread(lambda: world.wait_for("online"))
 
         under_load(world, body, world.device()["export"])
