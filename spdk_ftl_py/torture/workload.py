@@ -14,6 +14,7 @@ from ..reactor import ReactorLoop
 from .content import Blocks, Content
 from .model import Model, Violation
 
+TRIMS: Final = (_shim.OP_DEALLOCATE, _shim.OP_WRITE_ZEROES)
 QUEUE_DEPTH_MAX: Final = 32
 READ_BLOCKS_MAX: Final = 64
 WEDGED_STEPS: Final = 400_000
@@ -70,7 +71,8 @@ class Workload:
         self.durable_when_acknowledged = False
         """An nv cache is at work."""
         self.flushes_may_fail = False
-        """Flushes and FUA writes: of a drive that can't flush for once. What they would have made durable is not."""
+        """Flushes, FUA writes, and with an nv cache trims: of a drive that can't flush for once. What they would have
+        made durable is not."""
         self.failed = False
         """An I/O was answered with an error; what that means depends on what was done to the device."""
         self.failure = ""
@@ -185,7 +187,7 @@ class Workload:
         self._quiet_steps = 0
         self.io_count += 1
         if event.b:
-            if self.flushes_may_fail and (io.fua or io.op == _shim.OP_FLUSH):
+            if self.flushes_may_fail and self._flushes(io):
                 return
             self.failed = True
             self.failure = self.failure or f"I/O {io.op} at LBA {io.lba} failed: {status_text(event.b)}"
@@ -196,6 +198,10 @@ class Workload:
         else:
             durable = io.fua or self.durable_when_acknowledged
             self._model.acknowledge(io.lba, io.block_count, io.change, durable=durable)
+
+    def _flushes(self, io: _Outstanding) -> bool:
+        """Whether it is answered by a flush of the drive."""
+        return io.fua or io.op == _shim.OP_FLUSH or (self.durable_when_acknowledged and io.op in TRIMS)
 
     def _verify(self, io: _Outstanding, data: Blocks) -> None:
         self.blocks_verified += io.block_count
