@@ -48,7 +48,8 @@ void bind_host(nb::module_ &m) {
                          bool header_digest, bool data_digest, uint32_t max_h2c_data, uint32_t in_capsule_bytes,
                          uint64_t block_count, uint32_t block_bytes, uint32_t metadata_bytes, uint32_t max_io_bytes,
                          uint32_t max_append_bytes, bool volatile_cache, bool zoned, uint64_t zone_size,
-                         uint64_t zone_capacity, uint32_t max_open_zones, uint32_t max_active_zones) {
+                         uint64_t zone_capacity, uint32_t max_open_zones, uint32_t max_active_zones,
+                         uint32_t io_timeout_ms) {
                  HostQpairConfig config;
                  config.queue_depth = queue_depth;
                  config.nsid = nsid;
@@ -58,6 +59,7 @@ void bind_host(nb::module_ &m) {
                  config.in_capsule_bytes = in_capsule_bytes;
                  config.max_io_bytes = max_io_bytes;
                  config.max_append_bytes = max_append_bytes;
+                 config.io_timeout_ns = uint64_t{io_timeout_ms} * 1'000'000;
                  BlockDeviceInfo info;
                  info.block_count = block_count;
                  info.block_bytes = block_bytes + metadata_bytes;
@@ -76,7 +78,7 @@ void bind_host(nb::module_ &m) {
              nb::arg("block_count"), nb::arg("block_bytes") = kBlockSize, nb::arg("metadata_bytes") = 0,
              nb::arg("max_io_bytes"), nb::arg("max_append_bytes") = 0, nb::arg("volatile_cache"),
              nb::arg("zoned") = false, nb::arg("zone_size") = 0, nb::arg("zone_capacity") = 0,
-             nb::arg("max_open_zones") = 0, nb::arg("max_active_zones") = 0)
+             nb::arg("max_open_zones") = 0, nb::arg("max_active_zones") = 0, nb::arg("io_timeout_ms") = 0)
         .def_prop_ro("id", &HostQpair::id)
         .def_prop_ro("connected", &HostQpair::connected)
         .def("close", &HostQpair::close, unlocked);
@@ -136,6 +138,7 @@ void bind_qpair(nb::module_ &m) {
         {"QPAIR_PEER_CLOSED", QpairClose::peer_closed},       {"QPAIR_SOCKET_ERROR", QpairClose::socket_error},
         {"QPAIR_PROTOCOL_ERROR", QpairClose::protocol_error}, {"QPAIR_PEER_TERMINATED", QpairClose::peer_terminated},
         {"QPAIR_DISCONNECTED", QpairClose::disconnected},     {"QPAIR_CLOSED", QpairClose::closed},
+        {"QPAIR_TIMED_OUT", QpairClose::timed_out},
     };
     for (const auto &[name, reason] : reasons) {
         m.attr(name) = static_cast<uint64_t>(reason);

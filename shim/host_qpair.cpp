@@ -17,6 +17,7 @@ namespace {
 constexpr uint32_t kNone = std::numeric_limits<uint32_t>::max();
 constexpr uint32_t kNlbMax = 65536;  // NLB is 16 bits, 0-based
 constexpr uint32_t kMaxH2cMin = 4096;
+constexpr uint32_t kTimeoutChecks = 8;  // within the time-out
 
 bool to_controller(Op op) noexcept {
     return op == Op::write || op == Op::append || op == Op::deallocate;
@@ -150,6 +151,7 @@ void HostQpair::start(Io &io) noexcept {
     free_ = slot.next_free;
     ++in_flight_;
     slot.io = &io;
+    slot.started_ns = reactor_->now_ns();
     slot.length = static_cast<uint32_t>(io.device_data[0]);
     slot.granted = slot.sent = slot.received = 0;
     slot.status = status::ok;
@@ -419,7 +421,20 @@ bool HostQpair::on_data(bool digest_ok) noexcept {
 
 // --- progress --------------------------------------------------------------------------------------------------
 
-uint32_t HostQpair::poll(uint64_t /*now_ns*/) noexcept {
+// Looks at all commands, but not often.
+void HostQpair::check_timeouts(uint64_t now_ns) noexcept {
+    if (config_.io_timeout_ns == 0 || in_flight_ == 0 || now_ns < check_at_ns_) {
+        return;
+    }
+    check_at_ns_ = now_ns + config_.io_timeout_ns / kTimeoutChecks;
+    for (const Slot &slot : slots_) {
+        if (slot.io != nullptr && now_ns > slot.started_ns + config_.io_timeout_ns) {
+            stream_->set_fault(QpairClose::timed_out);
+        }
+    }
+}
+
+uint32_t HostQpair::poll(uint64_t now_ns) noexcept {
     uint32_t work = run_done();
     if (!connected_) {
         return work;
@@ -427,6 +442,7 @@ uint32_t HostQpair::poll(uint64_t /*now_ns*/) noexcept {
     work += stream_->receive();
     if (!stream_->fault()) {
         work += stream_->flush();
+        check_timeouts(now_ns);
     }
     if (stream_->fault()) {
         const StreamFault fault = stream_->fault();

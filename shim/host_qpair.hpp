@@ -24,6 +24,7 @@ struct HostQpairConfig {
     uint32_t in_capsule_bytes = 4096;  // IOCCSZ * 16 - 64
     uint32_t max_io_bytes = 131072;    // MDTS
     uint32_t max_append_bytes = 0;     // ZASL
+    uint64_t io_timeout_ns = 0;        // a command without an answer for longer ends the connection; 0: none does
 };
 
 class HostQpair final : public BlockDevice, public Poller, private PduHandler {
@@ -43,6 +44,9 @@ public:
     [[nodiscard]] bool lost() const noexcept override { return !connected_; }
     [[nodiscard]] int fd() const noexcept override { return stream_->fd(); }
     [[nodiscard]] bool wants_write() const noexcept override { return connected_ && stream_->blocked(); }
+    [[nodiscard]] uint64_t deadline_ns() const noexcept override {
+        return config_.io_timeout_ns > 0 && in_flight_ > 0 ? check_at_ns_ : ~uint64_t{0};
+    }
 
     [[nodiscard]] uint32_t id() const noexcept { return id_; }
     [[nodiscard]] bool connected() const noexcept { return connected_; }
@@ -59,6 +63,7 @@ private:
         uint32_t sent = 0;      // bytes put into H2CData so far
         uint32_t received = 0;  // bytes of C2HData so far
         uint16_t ttag = 0;
+        uint64_t started_ns = 0;
         Status status = status::ok;
         uint64_t result = 0;
         bool writes = false;    // data goes to the controller, by R2T
@@ -86,6 +91,7 @@ private:
     void answer(Slot &slot, Status status) noexcept;
     void finish(Slot &slot) noexcept;
     uint32_t run_done() noexcept;
+    void check_timeouts(uint64_t now_ns) noexcept;
     void lose() noexcept;
 
     std::shared_ptr<Reactor> reactor_;
@@ -98,6 +104,7 @@ private:
     std::vector<Slot> slots_;  // sized in the constructor
     uint32_t free_ = 0;        // head of the list through next_free; kNone at its end
     uint32_t in_flight_ = 0;
+    uint64_t check_at_ns_ = 0;
     IoList waiting_;  // for a slot
     IoList done_;     // to be completed by poll()
     // The PDU being received.

@@ -25,6 +25,7 @@ enum class QpairClose : uint64_t {
     peer_terminated = 4,  // the peer sent a TermReq; b = its FES
     disconnected = 5,     // by a Disconnect command
     closed = 6,           // by our own close()
+    timed_out = 7,        // a command had no answer in time
 };
 
 struct StreamFault {

@@ -36,6 +36,7 @@ class Event:
 
 EV_IO_DONE: Final[int]
 EV_TARGET_QPAIR_CLOSED: Final[int]
+QPAIR_TIMED_OUT: Final[int]
 EV_HOST_QPAIR_LOST: Final[int]
 EV_BAND_NEXT_NEEDED: Final[int]
 EV_BAND_CLOSED: Final[int]
@@ -357,8 +358,10 @@ class HostQpair(BlockDevice):
         zone_capacity: int = 0,
         max_open_zones: int = 0,
         max_active_zones: int = 0,
+        io_timeout_ms: int = 0,
     ) -> None:
-        """Takes the fd (dup'ed; the caller closes its own). queue_depth: outstanding commands at most (<= SQSIZE)."""
+        """Takes the fd (dup'ed; the caller closes its own). queue_depth: outstanding commands at most (<= SQSIZE).
+        io_timeout_ms: a command without an answer for longer ends the connection; 0: none does."""
 
     @property
     def id(self) -> int: ...

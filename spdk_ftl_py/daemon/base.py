@@ -32,6 +32,8 @@ from ..tasks import end_tasks
 from .checks import check_base, find_cache
 
 QUEUE_DEPTH: Final = 128
+IO_TIMEOUT_S: Final = 60.0
+"""Of a drive that hangs in a target that does not: the base counts as lost then."""
 
 PASSING: Final = (TargetError, PathError, ProtocolError, CommandError, MediaError, ClaimedError, OSError)
 """What may be over in a moment: a target that starts, stops or stalls. Everything else needs somebody to do
@@ -148,7 +150,9 @@ class BaseLink:
         self._controller = controller = await self._reach(self._exported, "base")
         controller.on_event = lambda _: self._changed.set()
         namespace = _namespace(await controller.namespaces(), self._exported)
-        media: _shim.BlockDevice = await controller.create_io_qpair(reactor, namespace, queue_depth=QUEUE_DEPTH)
+        media: _shim.BlockDevice = await controller.create_io_qpair(
+            reactor, namespace, queue_depth=QUEUE_DEPTH, io_timeout_s=IO_TIMEOUT_S
+        )
         capacity = self._params.get("zone_capacity")
         if capacity is not None:
             # Whether it is new, only what is on it can tell.
@@ -162,7 +166,7 @@ class BaseLink:
             return None
         controller = await self._reach(exported, "cache")
         namespace = _namespace(await controller.namespaces(), exported)
-        return await controller.create_io_qpair(reactor, namespace, queue_depth=QUEUE_DEPTH)
+        return await controller.create_io_qpair(reactor, namespace, queue_depth=QUEUE_DEPTH, io_timeout_s=IO_TIMEOUT_S)
 
     async def _reach(self, exported: BdevExport, role: str) -> Controller:
         controller = await Controller.connect(

@@ -345,11 +345,12 @@ class Controller:
     # --- I/O queues -------------------------------------------------------------------------------------------------
 
     async def create_io_qpair(
-        self, reactor: ReactorLoop, namespace: NamespaceInfo, *, queue_depth: int = 128
+        self, reactor: ReactorLoop, namespace: NamespaceInfo, *, queue_depth: int = 128, io_timeout_s: float = 0.0
     ) -> _shim.HostQpair:
         """A new I/O queue to one namespace, driven by the reactor. The controller closes it, or its user does.
 
-        queue_depth is cut to what the controller takes. Raises UnsupportedError for namespaces that NVMe/TCP can't
+        queue_depth is cut to what the controller takes. io_timeout_s: a command without an answer for longer ends the
+        association; 0: none does. Raises UnsupportedError for namespaces that NVMe/TCP can't
         carry (separate metadata), CommandError (1/81h: no more queues), PathError, ProtocolError.
         """
         if namespace.metadata_bytes and not namespace.metadata_interleaved:
@@ -366,7 +367,7 @@ class Controller:
             qid = self._free_qid()
             try:
                 return await asyncio.wait_for(
-                    self._open_io_qpair(reactor, namespace, qid, queue_depth), self._timeout_s
+                    self._open_io_qpair(reactor, namespace, qid, queue_depth, io_timeout_s), self._timeout_s
                 )
             except asyncio.TimeoutError:
                 raise PathError(
@@ -382,7 +383,7 @@ class Controller:
         raise UnsupportedError(f"{self.subnqn}: all {self._io_queues_granted} I/O queues it grants are in use")
 
     async def _open_io_qpair(
-        self, reactor: ReactorLoop, namespace: NamespaceInfo, qid: int, queue_depth: int
+        self, reactor: ReactorLoop, namespace: NamespaceInfo, qid: int, queue_depth: int, io_timeout_s: float
     ) -> _shim.HostQpair:
         if self.lost.is_set() or self.identity is None:
             raise PathError(f"{self.subnqn}: {self.lost_reason or 'not connected'}")
@@ -409,7 +410,7 @@ class Controller:
             capacity = await self._first_zone_capacity(queue, namespace) if namespace.csi == wire.CSI_ZNS else 0
             if self.lost.is_set():
                 raise PathError(f"{self.subnqn}: {self.lost_reason}")
-            qpair = self._hand_over(reactor, connection, ic, namespace, depth, capacity)
+            qpair = self._hand_over(reactor, connection, ic, namespace, depth, capacity, io_timeout_s)
         except PduError as error:
             await connection.terminate(error)
             raise
@@ -453,7 +454,7 @@ class Controller:
 
     def _hand_over(
         self, reactor: ReactorLoop, connection: Connection, ic: IcParameters, namespace: NamespaceInfo, depth: int,
-        zone_capacity: int,
+        zone_capacity: int, io_timeout_s: float,
     ) -> _shim.HostQpair:  # fmt: skip
         return _shim.HostQpair(
             reactor.shim,
@@ -475,6 +476,7 @@ class Controller:
             zone_capacity=zone_capacity,
             max_open_zones=namespace.max_open_zones,
             max_active_zones=namespace.max_active_zones,
+            io_timeout_ms=int(io_timeout_s * 1000),
         )
 
     def _io_qpair_event(self, qid: int, qpair: _shim.HostQpair, event: _shim.Event) -> None:
@@ -627,6 +629,7 @@ def _lost_reason(reason: int, detail: int) -> str:
     """Of EV_HOST_QPAIR_LOST, in words; detail is an errno or the FES of a TermReq."""
     words = {
         _shim.QPAIR_PEER_CLOSED: "the controller closed the connection",
+        _shim.QPAIR_TIMED_OUT: "a command had no answer in time",
         _shim.QPAIR_SOCKET_ERROR: os.strerror(detail),
         _shim.QPAIR_PROTOCOL_ERROR: f"the controller broke the protocol (FES {detail})",
         _shim.QPAIR_PEER_TERMINATED: f"the controller ended it for a breach of the protocol (FES {detail})",

@@ -347,3 +347,43 @@ def test_closing_twice_reports_nothing() -> None:
         qpair.close()
         assert finished(peer, ticket).status == PATH_ERROR
         assert peer.events == []
+
+
+def test_a_command_without_an_answer_ends_the_connection_after_the_timeout() -> None:
+    now = 10**12
+    with host_peer(io_timeout_ms=1000) as (peer, qpair, port):
+        peer.reactor.step(now)
+        late = port.submit(_shim.OP_FLUSH)
+        peer.reactor.step(now)
+        peer.reactor.step(now)
+        peer.reactor.step(now + 900_000_000)
+        young = port.submit(_shim.OP_FLUSH)
+        peer.reactor.step(now + 900_000_000)
+        peer.collect()
+        assert (peer.done, qpair.connected) == ({}, True)
+        for _ in range(3):
+            peer.reactor.step(now + 1_200_000_000)
+        peer.collect()
+        assert {peer.done[late].status, peer.done[young].status} == {PATH_ERROR}
+        assert not qpair.connected
+        assert [(event.kind, event.a) for event in peer.events] == [(_shim.EV_HOST_QPAIR_LOST, _shim.QPAIR_TIMED_OUT)]
+
+
+def test_commands_that_are_answered_in_time_never_time_out() -> None:
+    now = 10**12
+    with host_peer(io_timeout_ms=1000) as (peer, qpair, port):
+        for _ in range(20):
+            ticket = port.submit(_shim.OP_FLUSH)
+            peer.reactor.step(now)
+            peer.reactor.step(now)
+            entry = sent(peer)
+            now += 700_000_000
+            peer.reactor.step(now)
+            peer.socket.send(pdus.response(fields(entry)["cid"]))
+            for _ in range(3):
+                peer.reactor.step(now)
+            peer.collect()
+            assert peer.done.pop(ticket).status == 0
+            now += 5_000_000_000
+            peer.reactor.step(now)
+        assert qpair.connected
