@@ -77,6 +77,11 @@ class SpdkTarget(TargetClient):
         """SIGKILL, as by the machine's out-of-memory killer."""
         self._process.kill()
         self._process.wait()
+        self._remove_trace()
+
+    def _remove_trace(self) -> None:
+        """What a target that is killed leaves in shared memory, some MiB each time."""
+        Path(f"/dev/shm/spdk_tgt_trace.pid{self._process.pid}").unlink(missing_ok=True)
 
     def close(self) -> None:
         """Idempotent."""
@@ -87,6 +92,7 @@ class SpdkTarget(TargetClient):
             except subprocess.TimeoutExpired:
                 self._process.kill()
         self._process.wait()
+        self._remove_trace()
 
     def __enter__(self) -> SpdkTarget:
         return self
