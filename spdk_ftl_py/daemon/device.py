@@ -36,7 +36,7 @@ SWEEP_S: Final = 1.0
 ALARM_POLL_S: Final = 0.5
 """How soon it is noticed that a Flush has failed as it had to."""
 _PROGRESS: Final = ("media_written_blocks", "reloc_read_blocks", "base_flushes", "zone_resets")
-"""Counters of the core of which one moves as long as the base answers."""
+"""Counters of the core of which one moves as long as the base answers, until its checkpoint is written."""
 _ANY_ADDRESS: Final = {"0.0.0.0": "127.0.0.1", "::": "::1"}
 
 log = logging.getLogger(__name__)
@@ -468,9 +468,9 @@ class ManagedDevice:
         self.hosts.flushed()
 
     @staticmethod
-    def _progress(ftl: FtlDevice) -> list[int]:
+    def _progress(ftl: FtlDevice) -> list[float]:
         stats = ftl.core.stats()
-        return [stats[name] for name in _PROGRESS]
+        return [*(stats[name] for name in _PROGRESS), ftl.checkpoint_part]
 
     # --- what it tells ---
 

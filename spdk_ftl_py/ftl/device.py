@@ -97,6 +97,8 @@ class FtlDevice:
         """Also set while READ_ONLY."""
         self.lost_blocks = 0
         self.zone_faults = 0
+        self.checkpoint_part = 0.0
+        """How much of the L2P checkpoint is written, while it halts."""
         self.restored: dict[str, Any] | None = None
         """What load() found; None for a device that was created."""
         self.incarnation = incarnation
@@ -490,10 +492,14 @@ class FtlDevice:
             self._superblock.generation + 1,
             self.core,
             refused=[band.index for band in self._bands if band.bad_punits],
+            progress=self._checkpoint_told,
         )
         await self._superblock.write(content if place is None else {**content, "checkpoint": place}, clean=True)
         if self._buffer_files is not None:
             self._buffer_files.remove()
+
+    def _checkpoint_told(self, step: str, part: float) -> None:
+        self.checkpoint_part = part
 
     async def _release(self) -> None:
         """Idempotent."""

@@ -355,6 +355,27 @@ def test_a_superblock_that_names_what_can_not_be_one_is_no_error(place: Any, mon
     run(body)
 
 
+def test_whoever_waits_for_a_halt_sees_it_being_written() -> None:
+    """A large one takes longer than a base that does not answer is waited for."""
+
+    async def body(rig: RestoreRig, drive: Any) -> None:
+        await rig.create()
+        await rig.traffic(500)
+        seen = [rig.device.checkpoint_part]
+        halt = asyncio.ensure_future(rig.halt())
+        while not halt.done():
+            await asyncio.sleep(0)
+            if rig.device.checkpoint_part != seen[-1]:
+                seen.append(rig.device.checkpoint_part)
+        await halt
+        assert seen[0] == 0.0
+        assert seen[-1] == 1.0
+        assert len(seen) > 3
+        assert seen == sorted(seen)
+
+    run(body, max_io_blocks=1)
+
+
 def test_a_halt_is_clean_without_it_where_its_zones_fail() -> None:
     async def body(rig: RestoreRig, drive: Any) -> None:
         await rig.create()
