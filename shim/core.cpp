@@ -263,7 +263,9 @@ void FtlCore::hold(uint32_t slot, uint64_t lba, uint64_t seq, uint32_t crc) noex
     record.lba = lba;
     record.crc = crc;
     record.seq = seq;
-    publish(record.state);
+    if (!MUTATED(slot_not_held)) {
+        publish(record.state);
+    }
     buffer.epoch[slot] = state_.epochs.join();
     state_.replace(lba, L2p::slot(slot));
 }

@@ -6,6 +6,8 @@
 #include <stdexcept>
 #include <string>
 
+#include "mutation.hpp"
+
 namespace ftl {
 namespace {
 
@@ -100,7 +102,9 @@ uint32_t NvCache::run(IoQueue &done) noexcept {
     uint32_t work = retire();
     work += issue();
     flush_if_due();
-    const uint64_t durable = volatile_ ? flushed_seq_ : written_seq_;
+    const uint64_t durable = MUTATED(cache_acks_early)                  ? ~uint64_t{0}
+                             : volatile_ && !MUTATED(cache_not_flushed) ? flushed_seq_
+                                                                        : written_seq_;
     while (!held_back_.empty() && held_back_.front()->device_data[kLastSeq] <= durable) {
         done.push(*held_back_.pop());
         ++work;
@@ -153,7 +157,7 @@ void NvCache::mark(uint64_t position, uint64_t seq) noexcept {
 // Whether everything that stood at the places of positions below `end`, a lap before, is durable on the base. Called
 // with a block waiting, so some slot is held.
 bool NvCache::may_write(uint64_t end) noexcept {
-    if (end <= limit_) {
+    if (end <= limit_ || MUTATED(cache_wraps_too_soon)) {
         return true;
     }
     const uint64_t oldest = oldest_held();

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "l2p.hpp"
+#include "mutation.hpp"
 #include "write_buffer.hpp"
 
 namespace ftl {
@@ -50,7 +51,9 @@ public:
                   uint16_t mover) noexcept;
     // On its way: from here on a restarted daemon finds it.
     void enqueue(uint32_t record) noexcept {
-        publish(records[record].state);
+        if (!MUTATED(trim_not_held)) {
+            publish(records[record].state);
+        }
         queue(meta[record].of_user).push_back(next.data(), record);
     }
     // Takes back what make() gave, when no LBA was concerned.

@@ -51,7 +51,7 @@ class Crash:
     after_operations: int
     """Of the media, since the load (or, in a halt or load, since that began)."""
     seed: int
-    """Of what is lost."""
+    """Of what is lost; with an nv cache an odd one counts its I/Os instead of the drive's."""
 
     def __str__(self) -> str:
         return f"{self.kind.value} in {self.where.value} after {self.after_operations} operations"
@@ -65,8 +65,11 @@ def choose(rng: random.Random, *, every: int) -> Crash:
     return Crash(_kind(rng), where, after, rng.getrandbits(63))
 
 
-def choose_in_load(rng: random.Random) -> Crash:
-    return Crash(_kind(rng), Where.LOAD, random_operations(rng, 200), rng.getrandbits(63))
+def choose_in_load(rng: random.Random, *, operations: int) -> Crash:
+    """operations: of the drive, in a whole load; the last of them write, where much is decided as well."""
+    near_end = rng.random() < 0.4
+    after = max(1, operations - rng.randint(0, 8)) if near_end else random_operations(rng, max(operations, 20))
+    return Crash(_kind(rng), Where.LOAD, after, rng.getrandbits(62) * 2)
 
 
 def random_operations(rng: random.Random, most: int) -> int:

@@ -1,5 +1,5 @@
 """Faults of the drive, one at a time, none of which costs data: a write, zone reset or flush that fails once, a zone
-that can't be written any more."""
+that can't be written any more. And writes that take long, which is no fault."""
 
 from __future__ import annotations
 
@@ -13,6 +13,15 @@ WRITE_FAULT: Final = 0x280
 INTERNAL_ERROR: Final = 0x006
 SKIPPED_MAX: Final = 60
 """I/Os of the kind that still succeed."""
+SLOW_US: Final = (1_000, 20_000, 200_000, 200_000)
+
+
+def slow_down(media: _shim.EmulatedMedia, shape: Shape, rng: random.Random) -> None:
+    """A few writes take long, while others overtake them."""
+    op = _shim.OP_APPEND if shape.conf.use_append else _shim.OP_WRITE
+    media.inject_fault(
+        op=op, latency_us=rng.choice(SLOW_US), skip=rng.randint(0, SKIPPED_MAX), times=rng.choice((1, 1, 1, 4))
+    )
 
 
 def inject(media: _shim.EmulatedMedia, shape: Shape, rng: random.Random) -> None:

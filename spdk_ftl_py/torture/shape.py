@@ -14,8 +14,12 @@ from ..reactor import ReactorLoop
 from .options import NO_CACHE, VSS
 
 SUPERBLOCK_ZONES: Final = 2
-RESERVES_TRIED: Final = (15, 20, 25, 30, 35, 40, 45, 50, 55, 60, 65, 70)
+LEAST_RESERVE: Final = 15
 """lba_rsvd: the least that the geometry can do with makes for the most garbage collection."""
+AMPLE_RESERVE: Final = 60
+"""And with much of it the host can write a lot before anything has to be reset."""
+RESERVE_STEP: Final = 5
+RESERVE_MOST: Final = 75
 
 
 @dataclass(frozen=True)
@@ -47,7 +51,7 @@ class Shape:
         bands = rng.randint(12, 24)
         split, shared = 3 * punits + 1, 2 * punits + 1
         conf = FtlConf(
-            lba_rsvd=RESERVES_TRIED[0],
+            lba_rsvd=rng.choice((LEAST_RESERVE, LEAST_RESERVE, AMPLE_RESERVE)),
             write_buffer_size=rng.choice((8, 16, 32, 64)) * BLOCK_BYTES,
             use_append=use_append,
             max_active_relocs=rng.randint(1, 3),
@@ -55,7 +59,7 @@ class Shape:
             reloc_policy=rng.choice(("cost_benefit", "greedy")),
         )
         return cls(
-            emulated_zones=not use_append and rng.random() < 0.15,
+            emulated_zones=not use_append and rng.random() < 0.25,
             zone_count=SUPERBLOCK_ZONES + bands * punits + rng.randint(0, 3),
             zone_size=zone_size,
             zone_capacity=capacity,
@@ -65,14 +69,16 @@ class Shape:
             max_append_blocks=rng.choice((4, 8, 16, 32)),
             cache=cache,
             # Two bands are the least there may be.
-            cache_blocks=2 * punits * capacity + 1 + rng.randint(1, 64),
+            cache_blocks=2 * punits * capacity + rng.choice((1, 2, 40)),
             cache_metadata_bytes=rng.choice((8, 16, 64)) if cache == VSS else 0,
             cache_is_volatile=rng.random() < 0.6,
             conf=conf,
         )
 
-    def with_reserve(self, lba_rsvd: int) -> Shape:
-        return replace(self, conf=replace(self.conf, lba_rsvd=lba_rsvd))
+    def with_more_reserve(self) -> Shape | None:
+        """None: no more is possible."""
+        more = self.conf.lba_rsvd + RESERVE_STEP
+        return None if more > RESERVE_MOST else replace(self, conf=replace(self.conf, lba_rsvd=more))
 
     def media(self, reactor: ReactorLoop) -> _shim.EmulatedMedia:
         if self.emulated_zones:

@@ -45,6 +45,7 @@ MIXES: Final = (
     Mix(reads=0.05, trims=0.02, flushes=0.3, fua=0.3, hot=0.8, large=0.05, queue_depth=2),
     Mix(reads=0.02, trims=0.03, flushes=0.01, fua=0.01, hot=0.0, large=0.9, queue_depth=16, sequential=True),
     Mix(reads=0.1, trims=0.02, flushes=0.02, fua=0.05, hot=0.95, large=0.0, queue_depth=16),
+    Mix(reads=0.0, trims=0.0, flushes=0.0, fua=0.0, hot=0.0, large=0.0, queue_depth=2),
 )
 
 

@@ -25,14 +25,18 @@ from .buffer_dir import BufferDir
 from .clock import SimulatedClock
 from .content import Content
 from .crash import Crash, Where, choose, choose_in_load, random_operations
-from .fault import inject
+from .fault import inject, slow_down
 from .model import READ_ERROR, Model, Violation
-from .shape import RESERVES_TRIED, Shape
+from .shape import Shape
 from .workload import READ_BLOCKS_MAX, WEDGED_STEPS, Workload
 
 NAME: Final = "ftl0"
 LANDING_STEPS: Final = 64
-"""Of the reactor; after so many nothing is in flight any more."""
+"""Of the reactor; after so many nothing is in flight any more, but for what is slow."""
+LANDING_STEPS_MAX: Final = 4000
+SLOW_LIVES: Final = 0.4
+"""Part of the lives in which some writes of the drive are slow. Not of those that end in a halt: closing a core waits
+for the base in real time."""
 IDLE_STEPS_MAX: Final = 4000
 CLEAN_HALTS: Final = 0.12
 """Part of the lives that end in a halt without a crash."""
@@ -102,6 +106,8 @@ class World:
         self._model: Model
         self._forgetful = False
         """Since the last life something acknowledged may have been forgotten."""
+        self._load_operations = 0
+        """Of the drive, in the last load that came to its end."""
         self._buffered = False
         """What is found after a load may be in the write buffer only."""
 
@@ -149,20 +155,22 @@ class World:
         self._media = self._shape.media(self._reactor)
         self._cache = self._shape.cache_media(self._reactor)
         self._base = self._shape.base(self._reactor, self._media, new=True)
-        for lba_rsvd in RESERVES_TRIED:
-            self._shape = self._shape.with_reserve(lba_rsvd)
+        shape: Shape | None = self._shape
+        while shape is not None:
+            self._shape = shape
             with contextlib.suppress(ConfError):
                 self._device = await FtlDevice.create(
                     self._reactor,
                     self._base,
                     name=NAME,
                     uuid=self._uuid,
-                    conf=self._shape.conf,
-                    num_punits=self._shape.punits,
+                    conf=shape.conf,
+                    num_punits=shape.punits,
                     buffer_dir=self._buffer_dir.path,
                     cache=self._cache,
                 )
                 return True
+            shape = shape.with_more_reserve()
         return False
 
     def _born(self) -> None:
@@ -206,6 +214,8 @@ class World:
                     break
                 await self._step()
         else:
+            if rng.random() < SLOW_LIVES:
+                slow_down(self._media, self._shape, rng)
             await self._traffic_until(self._arm(crash))
         if self._living():
             await self._crash(crash)
@@ -297,10 +307,12 @@ class World:
     async def _buried(self) -> None:
         """What is left of a device that has ended one way or another."""
         self._collect()
-        # Answers are due now: the core answers everything once the base has given back what it holds.
-        self._workload.close()
-        for _ in range(LANDING_STEPS):
+        # The core answers everything once the base has given back what it holds, which takes time if that is slow.
+        for step in range(LANDING_STEPS_MAX):
+            if step >= LANDING_STEPS and not self._workload.outstanding:
+                break
             await self._step()
+        self._workload.close()
         # Of a failed device this only lets go of what it holds; it writes nothing.
         if self._device.state is not DeviceState.HALTED:
             with contextlib.suppress(FtlError):
@@ -361,7 +373,7 @@ class World:
         for _ in range(LOADS_CRASHED_IN_A_ROW_MAX):
             if self.result.crashes >= crashes or self._rng.random() >= LOADS_CRASHED:
                 break
-            crash = choose_in_load(self._rng)
+            crash = choose_in_load(self._rng, operations=self._load_operations)
             if await self._load(self._arm(crash)):
                 for media in self._drives():
                     media.cut_power_at(0, 0)
@@ -378,6 +390,7 @@ class World:
     async def _load(self, reached: Callable[[], bool]) -> bool:
         """False: the crash came first, or a violation was found."""
         self._base = self._shape.base(self._reactor, self._media, new=False)
+        began = self._media.operations
         load = asyncio.ensure_future(
             FtlDevice.load(
                 self._reactor,
@@ -394,10 +407,11 @@ class World:
         if ended and load.done() and not reached():
             try:
                 self._device = load.result()
-            except FtlError as error:
-                self._violated(Violation("refused", -1, f"load: {error.message}"))
+            except Exception as error:  # whatever it is: the FTL can't be loaded
+                self._violated(Violation("refused", -1, f"load: {error!r}"))
                 return False
             self.result.loads += 1
+            self._load_operations = self._media.operations - began
             self._born()
             return True
         self._buffer_dir.freeze()
@@ -408,7 +422,7 @@ class World:
             with contextlib.suppress(FtlError):
                 await loaded.halt()
         elif not isinstance(loaded, FtlError | asyncio.CancelledError):
-            raise loaded
+            self._violated(Violation("refused", -1, f"load: {loaded!r}"))
         for _ in range(LANDING_STEPS):
             await self._step()
         return False

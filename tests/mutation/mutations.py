@@ -8,6 +8,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+Edit = tuple[str, str, str]
+"""File, what stands there once, what is put in its place."""
+
 
 @dataclass(frozen=True)
 class Mutation:
@@ -16,13 +19,18 @@ class Mutation:
     """In words; docs/testing.md has the same."""
     options: tuple[str, ...] = ()
     """Of the run that notices."""
-    edits: tuple[tuple[str, str, str], ...] = ()
-    """(file, what stands there once, what is put in its place). None: it is one of the shim's."""
+    edits: tuple[Edit, ...] = ()
+    """None: it is one of the shim's."""
+    setting: tuple[Edit, ...] = ()
+    """Edits that only make it matter, and break nothing by themselves."""
 
     @property
     def in_shim(self) -> bool:
         return not self.edits
 
+
+EMULATED_ZONES: tuple[Edit, ...] = (("torture/shape.py", "rng.random() < 0.25", "rng.random() < 1"),)
+"""In every world: elsewhere zones are erased by a reset."""
 
 MUTATIONS = (
     Mutation("reset_without_flush", "a band is reset while copies of its blocks are in the base's volatile cache"),
@@ -33,6 +41,21 @@ MUTATIONS = (
     Mutation("gc_undoes_overwrites", "a relocated block takes its LBA back from a write that came meanwhile"),
     Mutation("gc_drops_records", "trim records in force are not written again when their band is relocated"),
     Mutation("trim_not_recorded", "a trim leaves no record on media"),
+    Mutation("slot_not_held", "a write is acknowledged before its slot in the write buffer file is marked as held"),
+    Mutation("trim_not_held", "a trim is acknowledged before its record in the write buffer file is marked as held"),
+    Mutation("slot_freed_before_flush", "a slot is freed when its block is in the base's volatile cache"),
+    Mutation(
+        "cache_wraps_too_soon",
+        "the nv cache overwrites what is not durable on the base",
+        ("--cache", "non-vss"),
+        # The write buffer is so much smaller than two bands that the ring's care hardly ever matters: a smaller cache.
+        setting=(
+            ("ftl/nv_cache.py", "return BANDS_MIN * geometry.punits * geometry.zone_capacity + 1", "return 16"),
+            ("torture/shape.py", "cache_blocks=2 * punits * capacity + rng.choice((1, 2, 40))", "cache_blocks=24"),
+        ),
+    ),
+    Mutation("cache_acks_early", "a write completes before the nv cache has it", ("--cache", "vss")),
+    Mutation("cache_not_flushed", "a write completes when it is in the nv cache's volatile cache", ("--cache", "vss")),
     Mutation(
         "crc_not_checked",
         "a load takes blocks for whole without looking (torn ones: with emulated zones)",
@@ -74,6 +97,7 @@ MUTATIONS = (
     Mutation(
         "summary_of_an_earlier_life",
         "a load trusts a summary that is older than the headers of its zone",
+        setting=EMULATED_ZONES,
         edits=(("ftl/zone_walk.py", "            known[:] = False\n        if summary is", "        if summary is"),),
     ),
     Mutation(
@@ -100,5 +124,22 @@ MUTATIONS = (
             ("ftl/restore.py", "[zones[index].start for index in checkpoint.zones] + _used", "_used"),
             ("ftl/checkpoint.py", "if sequential and zones[zone].usable and was != written:", "if False:"),
         ),
+    ),
+    Mutation(
+        "any_buffer_file",
+        "a load takes a write buffer file of another life of the FTL",
+        edits=(
+            (
+                "ftl/write_buffer_file.py",
+                "        path = self.path(incarnation)\n        try:",
+                '        path = next(self.directory.glob(f"{self.uuid}.*.wbuf"), self.path(incarnation))\n        try:',
+            ),
+        ),
+    ),
+    Mutation(
+        "cache_not_read",
+        "a load after a crash does not look into the nv cache",
+        ("--cache", "non-vss"),
+        edits=(("ftl/nv_cache_keeper.py", "return None if superblock.clean else held", "return None"),),
     ),
 )

@@ -8,13 +8,14 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import spdk_ftl_py
-from mutation.mutations import MUTATIONS, Mutation
+from mutation.mutations import MUTATIONS, Edit, Mutation
 from spdk_ftl_py import _shim
 
 PACKAGE = Path(spdk_ftl_py.__file__).parent
@@ -27,15 +28,15 @@ CHOSEN_ENV = "SPDK_FTL_MUTATION"
 pytestmark = pytest.mark.timeout(900)  # the first waits for the build
 
 
-def mutant(mutation: Mutation | None, shim: Path, folder: Path) -> Path:
-    """A copy of the package with another shim, and with the mutation's edits."""
+def mutant(edits: Sequence[Edit], shim: Path, folder: Path) -> Path:
+    """A copy of the package with another shim, and with some edits."""
     package = folder / PACKAGE.name
     shutil.copytree(PACKAGE, package, ignore=shutil.ignore_patterns("_shim.*.so", "__pycache__"))
     (package / shim.name).symlink_to(shim)
-    for name, before, after in mutation.edits if mutation else ():
+    for name, before, after in edits:
         path = package / name
         text = path.read_text()
-        assert text.count(before) == 1, f"{name} is no longer what mutation {mutation and mutation.name} edits"
+        assert text.count(before) == 1, f"{name} has no longer what is edited: {before}"
         path.write_text(text.replace(before, after))
     return folder
 
@@ -59,15 +60,21 @@ def torture(folder: Path, *options: str, mutation: str = "") -> dict[str, Any]:
 
 @pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda mutation: mutation.name)
 def test_torture_notices(mutation: Mutation, mutated_shim: Path, tmp_path: Path) -> None:
-    folder = mutant(mutation, mutated_shim, tmp_path)
-    values = torture(folder, *mutation.options, mutation=mutation.name if mutation.in_shim else "")
+    folder = mutant((*mutation.edits, *mutation.setting), mutated_shim, tmp_path)
+    chosen = mutation.name if mutation.in_shim else ""
+    values = torture(folder, *mutation.options, mutation=chosen)
     assert values["violations"] > 0, f"{mutation.name} went unnoticed through {values['crashes']} crashes"
     assert values["replay"].startswith("spdk-ftl torture --seed ")
 
 
-@pytest.mark.parametrize("options", sorted({mutation.options for mutation in MUTATIONS}), ids=" ".join)
-def test_torture_finds_nothing_without_a_mutation(options: tuple[str, ...], mutated_shim: Path, tmp_path: Path) -> None:
-    values = torture(mutant(None, mutated_shim, tmp_path), *options)
+CONTROLS = sorted({(mutation.options, mutation.setting) for mutation in MUTATIONS})
+
+
+@pytest.mark.parametrize(("options", "setting"), CONTROLS)
+def test_torture_finds_nothing_without_a_mutation(
+    options: tuple[str, ...], setting: tuple[Edit, ...], mutated_shim: Path, tmp_path: Path
+) -> None:
+    values = torture(mutant(setting, mutated_shim, tmp_path), *options)
     assert (values["violations"], values["crashes"]) == (0, CRASHES), values["found"]
 
 
