@@ -114,7 +114,7 @@ def test_what_a_crash_leaves_is_no_damage(seed: int, emulated: bool) -> None:
         await rig.create()
         torn = halted = 0
         for crash in range(60):
-            if crash >= 14 and torn and halted:
+            if crash >= 14 and halted and (torn or not emulated):
                 break
             if rig.rng.random() < 0.75:
                 disk.cut_power_at(disk.operations + rig.rng.randrange(5, 700), rig.rng.randrange(1 << 32))
@@ -134,7 +134,9 @@ def test_what_a_crash_leaves_is_no_damage(seed: int, emulated: bool) -> None:
             assert rig.device.restored is not None
             expected = rig.device.core.l2p(0, rig.device.block_count)
             assert report.mapped_blocks == int(np.count_nonzero(check_module._kinds(expected) == check_module._DATA))
-        assert torn > 0 < halted
+        assert halted > 0
+        # Of a zone of a drive's own, what is lost stood behind the write pointer.
+        assert torn > 0 or not emulated
         await rig.end()
         await reactor.stop()
 
