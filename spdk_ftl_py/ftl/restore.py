@@ -529,7 +529,7 @@ class _Merge:
         held_seqs = np.zeros(len(lba), np.uint64)
         held_seqs[candidate] = self._held.seqs(lba[candidate])
         unsure |= candidate & (held_seqs >= seq)
-        chosen = np.flatnonzero(candidate)
+        chosen = await self._without_torn_copies(np.flatnonzero(candidate), table, address, cut)
         dispensable = self._dispensable(lba[chosen], seq[chosen], band[chosen])
         # Once more: where a record stands twice, the band that is needed anyway is to have it.
         self._apply_records(sorted(zones, key=lambda zone: -int(dispensable[zone.band])), entries, record_seqs)
@@ -549,6 +549,23 @@ class _Merge:
         flag = np.where(state[winners] == _LOST, np.uint64(_shim.LOST_FLAG), np.uint64(0))
         entries[lba[winners]] = address[winners] | flag
         record_seqs[lba[winners]] = seq[winners]
+
+    async def _without_torn_copies(
+        self, chosen: NDArray[np.intp], table: NDArray[Any], address: NDArray[Any], cut: NDArray[np.bool_]
+    ) -> NDArray[np.intp]:
+        """A header may promise copies that never came, of blocks that stand elsewhere: they must not make those
+        dispensable."""
+        order = chosen[np.lexsort((~table["seq"][chosen], table["lba"][chosen]))]
+        lba, seq = table["lba"][order], table["seq"][order]
+        again = (lba[1:] == lba[:-1]) & (seq[1:] == seq[:-1])
+        copies = np.zeros(len(order), bool)
+        copies[1:] |= again
+        copies[:-1] |= again
+        doubtful = order[copies & cut[order]]
+        if not len(doubtful):
+            return chosen
+        whole = await self._verify(address[doubtful], table["crc"][doubtful])
+        return np.setdiff1d(chosen, doubtful[~whole], assume_unique=True)
 
     def _dispensable(self, lba: NDArray[Any], seq: NDArray[Any], band: NDArray[Any]) -> NDArray[np.bool_]:
         """Bands all of whose blocks stand in other bands as well: half-done moves, and with emulated zones what was

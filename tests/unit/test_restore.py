@@ -16,10 +16,11 @@ from spdk_ftl_py import _shim
 from spdk_ftl_py.conf import FtlConf
 from spdk_ftl_py.errors import ConfError, FtlError, GeometryError, MediaError, NotFoundError
 from spdk_ftl_py.ftl import layout
-from spdk_ftl_py.ftl.blockdev import BlockPort
+from spdk_ftl_py.ftl.blockdev import ZONE_FINISH, BlockPort
 from spdk_ftl_py.ftl.device import FtlDevice
 from spdk_ftl_py.ftl.restore import restore
 from spdk_ftl_py.reactor import ReactorLoop
+from unit.core_bench import content
 from unit.restore_rig import CONF, RestoreRig
 
 ZONE_SIZE, ZONE_CAPACITY = 64, 48
@@ -373,6 +374,46 @@ def test_a_damaged_block_in_a_zone_without_summary_reads_as_an_error() -> None:
 
 
 # --- emulated zones
+
+
+def test_copies_that_a_header_promises_and_that_never_came_make_no_band_dispensable() -> None:
+    """Else what they promised is taken from wherever it stands, and more bands are in use than need be."""
+
+    async def body(rig: RestoreRig, drive: Any) -> None:
+        await rig.create()
+        geometry = rig.device.geometry
+        await rig.crash()
+        port = BlockPort(rig.reactor, drive, name="base")
+
+        async def batch(band: int, lbas: list[int], *, torn: bool = False) -> None:
+            start = geometry.zone_start(geometry.bands[band][0])
+            entries = np.zeros(len(lbas), layout.ENTRY)
+            entries["lba"], entries["seq"] = lbas, np.array(lbas) + 1
+            blocks = [np.frombuffer(content(lba, 1), np.uint8) for lba in lbas]
+            entries["crc"] = [_shim.crc32c(block.tobytes()) for block in blocks]
+            header = layout.build_batch_header(
+                rig.device.uuid,
+                band=band,
+                punit=0,
+                band_seq=band,
+                address=start,
+                kind=layout.KIND_DATA,
+                stream=1,
+                entries=entries,
+            )
+            await port.write(start, np.concatenate([header] if torn else [header, *blocks]))
+            await port.zone_action(ZONE_FINISH, start)
+
+        await batch(1, [10, 11])
+        await batch(2, [12, 13])
+        await batch(4, [10, 11, 12, 13])
+        await batch(6, [10, 11, 12, 13], torn=True)
+        await port.close()
+        found = await l2p_of(rig)
+        start = geometry.zone_start(geometry.bands[4][0])
+        assert found.l2p[10:14].tolist() == [start + 1, start + 2, start + 3, start + 4]
+
+    run(body)
 
 
 def test_emulated_zones_are_loaded_although_their_write_pointers_are_gone() -> None:
