@@ -243,10 +243,10 @@ class ZoneReader:
             if header.kind == KIND_DATA:
                 addresses.append(np.arange(at + 1, at + header.block_count, dtype=np.uint64) + np.uint64(zone.start))
                 entries.append(header.entries)
-                zone.torn_from = zone.start + at
             elif header.kind == KIND_TRIM:
                 zone.records.append((zone.start + at, header.entries))
-                zone.torn_from = zone.start + at
+            # Also of a pad: where there is one, what stands before it is whole.
+            zone.torn_from = zone.start + at
         every_address, every_entry = np.concatenate(addresses), np.concatenate(entries)
         if len(every_entry):
             zone.highest_seq = int(every_entry["seq"].max())

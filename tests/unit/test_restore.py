@@ -285,9 +285,12 @@ async def full_zone(rig: RestoreRig, drive: Any) -> tuple[int, list[int], list[i
     """Of a closed zone that begins with two batches of data: its start, offsets of headers, offsets of the second
     batch's blocks in force, its summary."""
     found = await l2p_of(rig)
+    bands = rig.device.core.bands()
     port = BlockPort(rig.reactor, drive, name="base")
     try:
         for number, band in enumerate(rig.device.geometry.bands):
+            if bands[number]["state"] != "closed" or bands[number]["valid"] == 0:
+                continue  # it was being relocated, or had been: copies of what stands here make good for damage
             for punit, zone in enumerate(band):
                 assert zone is not None
                 start = zone * ZONE_SIZE
