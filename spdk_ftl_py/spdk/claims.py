@@ -18,8 +18,12 @@ async def require_unclaimed(rpc: TargetRpc, bdev: Bdev, role: str, *, but_by: st
 
     role: what we want it for ("base bdev", "cache bdev"). A bdev in an NVMe-oF subsystem is claimed, too.
     """
-    if not bdev.claimed or (but_by is not None and await _owning_subsystem(rpc, bdev) == but_by):
+    if not bdev.claimed:
         return
+    if but_by is not None:
+        subsystem = await _owning_subsystem(rpc, bdev)
+        if subsystem is not None and subsystem[0] == but_by:
+            return
     owner = await find_owner(rpc, bdev)
     how = f" ({bdev.claim_type})" if bdev.claim_type else ""
     who = owner or "a module of the target that does not say so"
@@ -31,11 +35,14 @@ async def require_unclaimed(rpc: TargetRpc, bdev: Bdev, role: str, *, but_by: st
 
 async def find_owner(rpc: TargetRpc, bdev: Bdev) -> str | None:
     """What has claimed the bdev, in words; None where the target does not tell."""
-    nqn = await _owning_subsystem(rpc, bdev)
-    return f"NVMe-oF subsystem {nqn}" if nqn is not None else await _owning_bdev(rpc, bdev)
+    subsystem = await _owning_subsystem(rpc, bdev)
+    if subsystem is None:
+        return await _owning_bdev(rpc, bdev)
+    nqn, nsid = subsystem
+    return f"NVMe-oF subsystem {nqn} (namespace {nsid})"
 
 
-async def _owning_subsystem(rpc: TargetRpc, bdev: Bdev) -> str | None:
+async def _owning_subsystem(rpc: TargetRpc, bdev: Bdev) -> tuple[str, object] | None:
     try:
         subsystems = await rpc.call("nvmf_get_subsystems")
     except TargetError as error:
@@ -45,7 +52,7 @@ async def _owning_subsystem(rpc: TargetRpc, bdev: Bdev) -> str | None:
     for subsystem in subsystems if isinstance(subsystems, list) else ():
         for namespace in subsystem.get("namespaces") or ():
             if namespace.get("bdev_name") in bdev.names or namespace.get("name") in bdev.names:
-                return str(subsystem.get("nqn"))
+                return str(subsystem.get("nqn")), namespace.get("nsid")
     return None
 
 
