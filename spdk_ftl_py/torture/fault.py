@@ -13,7 +13,8 @@ WRITE_FAULT: Final = 0x280
 INTERNAL_ERROR: Final = 0x006
 SKIPPED_MAX: Final = 60
 """I/Os of the kind that still succeed."""
-SLOW_US: Final = (1_000, 20_000, 200_000, 200_000)
+SLOW_US_MAX: Final = 200_000
+SLOW_US: Final = (1_000, 20_000, SLOW_US_MAX, SLOW_US_MAX)
 
 
 def slow_down(media: _shim.EmulatedMedia, shape: Shape, rng: random.Random) -> None:

@@ -25,7 +25,7 @@ from .buffer_dir import BufferDir
 from .clock import SimulatedClock
 from .content import Content
 from .crash import Crash, Where, choose, choose_in_load, random_operations
-from .fault import inject, slow_down
+from .fault import SLOW_US_MAX, inject, slow_down
 from .model import READ_ERROR, Model, Violation
 from .shape import Shape
 from .workload import READ_BLOCKS_MAX, WEDGED_STEPS, Workload
@@ -33,7 +33,7 @@ from .workload import READ_BLOCKS_MAX, WEDGED_STEPS, Workload
 NAME: Final = "ftl0"
 LANDING_STEPS: Final = 64
 """Of the reactor; after so many nothing is in flight any more, but for what is slow."""
-LANDING_STEPS_MAX: Final = 4000
+LANDING_STEPS_MAX: Final = 20_000
 SLOW_LIVES: Final = 0.4
 """Part of the lives in which some writes of the drive are slow. Not of those that end in a halt: closing a core waits
 for the base in real time."""
@@ -106,6 +106,7 @@ class World:
         self._model: Model
         self._forgetful = False
         """Since the last life something acknowledged may have been forgotten."""
+        self._slow = False
         self._load_operations = 0
         """Of the drive, in the last load that came to its end."""
         self._buffered = False
@@ -214,7 +215,8 @@ class World:
                     break
                 await self._step()
         else:
-            if rng.random() < SLOW_LIVES:
+            self._slow = rng.random() < SLOW_LIVES
+            if self._slow:
                 slow_down(self._media, self._shape, rng)
             await self._traffic_until(self._arm(crash))
         if self._living():
@@ -307,11 +309,15 @@ class World:
     async def _buried(self) -> None:
         """What is left of a device that has ended one way or another."""
         self._collect()
-        # The core answers everything once the base has given back what it holds, which takes time if that is slow.
+        # What the drive still has of the dead one lands before anybody comes back: a target ends the I/O of a
+        # connection before it lets it go. The core answers everything once the base has given back what it holds.
+        slow_ns = SLOW_US_MAX * 1000 if self._slow else 0
+        until = self._clock.now_ns + slow_ns
         for step in range(LANDING_STEPS_MAX):
-            if step >= LANDING_STEPS and not self._workload.outstanding:
+            if step >= LANDING_STEPS and not self._workload.outstanding and self._clock.now_ns > until:
                 break
             await self._step()
+        self._slow = False
         self._workload.close()
         # Of a failed device this only lets go of what it holds; it writes nothing.
         if self._device.state is not DeviceState.HALTED:
