@@ -106,6 +106,8 @@ class HeldIndex:
             for i in map(int, np.flatnonzero(newer[lba] & (self._seqs[lba] == blocks["seq"]))):
                 key = int(blocks["seq"][i]), int(lba[i])
                 found.setdefault(key, RecoveredBlock(key[1], key[0], int(blocks["crc"][i]), held.data[i]))
+        # Behind the blocks of all: what is damaged in one source may be whole in another.
+        for held in self._sources:
             for record in held.records:
                 first, count, seq = int(record["lba"]), int(record["block_count"]), int(record["seq"])
                 if not (newer[first : first + count] & (self._part(record) == record["seq"])).any():
