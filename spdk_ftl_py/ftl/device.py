@@ -349,6 +349,10 @@ class FtlDevice:
             # What a crash left in the base's volatile cache counts instead of what the old file holds of it: it has to
             # be durable before the superblock can be, which makes the new file count.
             await port.flush()
+            # Before the superblock: after a loss of power zones that were full may be active again, and with more of
+            # them than the device allows the superblock could not begin its other zone.
+            for start in found.zones_to_finish:
+                await device._tidy_zone(ZONE_FINISH, start)
             if alarm is not None:
                 alarm()
             told = True
@@ -356,8 +360,6 @@ class FtlDevice:
             if files is not None:
                 files.remove(but=incarnation)
             report("superblock", 1.0)
-            for start in found.zones_to_finish:
-                await device._tidy_zone(ZONE_FINISH, start)
             for start in found.zones_to_reset:
                 await device._tidy_zone(ZONE_RESET, start)
                 if isinstance(base, _shim.ZonedOverlay):

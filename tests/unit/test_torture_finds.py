@@ -11,6 +11,8 @@ import pytest
 
 from spdk_ftl_py import _shim
 from spdk_ftl_py.conf import FtlConf
+from spdk_ftl_py.errors import MediaError
+from spdk_ftl_py.ftl.blockdev import ZONE_OPEN, BlockPort
 from spdk_ftl_py.ftl.device import DeviceState
 from spdk_ftl_py.reactor import ReactorLoop
 from unit.core_bench import Bench, content
@@ -110,6 +112,39 @@ def test_a_load_resets_no_band_for_what_is_only_recovered(tmp_path: Path) -> Non
             await rig.load()
             found = await rig.versions()
             assert set(found[:4]) <= {1, 2}
+        finally:
+            await rig.end()
+            await reactor.stop()
+
+    asyncio.run(asyncio.wait_for(main(), TIMEOUT_S))
+
+
+def test_a_load_begins_the_other_superblock_zone_though_no_more_zones_may_be_active(tmp_path: Path) -> None:
+    """After a loss of power zones that were full may be active again, more of them than were meant to be."""
+
+    async def main() -> None:
+        reactor = ReactorLoop("test", stepped=True)
+        await reactor.start()
+        drive = _shim.EmulatedMedia.zns(reactor.shim, 44, 16, 12, max_open_zones=7, max_active_zones=7)
+        rig = RestoreRig(reactor, drive, random.Random(1), buffer_dir=tmp_path)
+        try:
+            await rig.create(FtlConf(lba_rsvd=60, write_buffer_size=16 * 4096))
+            while drive.zone_states()[0][1] != "full":
+                await rig.crash()
+                await rig.load()
+            await rig.crash()
+            port = BlockPort(reactor, drive, name="drive")
+
+            async def open_zones() -> None:
+                for start, state, _ in drive.zone_states()[2:]:
+                    if state == "empty":
+                        await port.zone_action(ZONE_OPEN, start)
+
+            with pytest.raises(MediaError, match="too many"):
+                await open_zones()
+            await port.close()
+            await rig.load()
+            assert drive.zone_states()[1][2] > drive.zone_states()[1][0]
         finally:
             await rig.end()
             await reactor.stop()
