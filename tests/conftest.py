@@ -1,0 +1,20 @@
+"""For all tests."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import pytest
+
+
+@pytest.fixture(autouse=True, scope="session")
+def away_from_the_checkout(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Programs that tests start look for the package in their working directory first, and the one in the checkout has
+    no extension when it is the installed one that is tested."""
+    before = os.getcwd()
+    if path := os.environ.get("PYTHONPATH"):
+        os.environ["PYTHONPATH"] = os.pathsep.join(os.path.abspath(part) for part in path.split(os.pathsep))
+    os.chdir(tmp_path_factory.mktemp("away"))
+    yield
+    os.chdir(before)
