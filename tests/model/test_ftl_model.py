@@ -8,6 +8,7 @@ time; zones fail, writes fail once, completions come in any order. A failure pri
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Coroutine
 from typing import Any
 
@@ -163,5 +164,6 @@ TestFtlModel.settings = settings(
     max_examples=25,
     stateful_step_count=25,
     deadline=None,
+    derandomize=bool(os.environ.get("CI")),
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much],
 )
