@@ -353,6 +353,8 @@ class FtlDevice:
             # them than the device allows the superblock could not begin its other zone.
             for start in found.zones_to_finish:
                 await device._tidy_zone(ZONE_FINISH, start)
+            for start in found.zones_to_empty:
+                await device._tidy_zone(ZONE_RESET, start)
             if alarm is not None:
                 alarm()
             told = True

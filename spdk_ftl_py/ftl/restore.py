@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 from uuid import UUID
@@ -82,7 +82,9 @@ class Restored:
     next_seq: int
     next_band_seq: int
     zones_to_finish: list[int]
-    """Start addresses: open zones that are not written any more."""
+    """Start addresses: open zones of bands that are not written any more."""
+    zones_to_empty: list[int]
+    """Start addresses: open zones of free bands, without data."""
     zones_to_reset: list[int]
     """Start addresses of spare zones that are not empty, and of those of an L2P checkpoint."""
     damage: list[str] = field(default_factory=list)
@@ -221,6 +223,7 @@ def _from_checkpoint(
         if checkpoint.faulted[number] or any(zone is not None and not zone.usable for zone in its):
             state = FAULTED
         bands.append(LoadedBand(state, checkpoint.band_seqs[number], pointers))
+    to_finish, to_empty = _open_zones(geometry, zones, bands, held)
     return Restored(
         superblock=superblock,
         superblock_zone=superblock_zone,
@@ -231,20 +234,34 @@ def _from_checkpoint(
         l2p=checkpoint.l2p,
         next_seq=int(superblock.content["next_seq"]),
         next_band_seq=int(superblock.content["next_band_seq"]),
-        zones_to_finish=_active(geometry, zones, held),
+        zones_to_finish=to_finish,
+        zones_to_empty=to_empty,
         zones_to_reset=[zones[index].start for index in checkpoint.zones] + _used_spares(geometry, zones),
         from_checkpoint=True,
     )
 
 
-def _active(geometry: Geometry, zones: Sequence[Zone], but: set[int]) -> list[int]:
-    """Start addresses of open zones in bands."""
-    return [
-        zones[zone].start
-        for band in geometry.bands
-        for zone in band
-        if zone is not None and zone not in but and zones[zone].state in ACTIVE_STATES
-    ]
+def _open_zones(
+    geometry: Geometry,
+    zones: Sequence[Zone],
+    bands: Sequence[LoadedBand],
+    held: set[int],
+    bands_to_reset: Collection[int] = (),
+) -> tuple[list[int], list[int]]:
+    """Start addresses of open zones: those to finish; and those to reset, of free bands, which have to stay writable.
+    Zones of a checkpoint (held) and of bands that are reset anyway are not among them."""
+    to_finish: list[int] = []
+    to_empty: list[int] = []
+    for number, band in enumerate(geometry.bands):
+        if number in bands_to_reset:
+            continue
+        which = to_empty if bands[number].state == FREE else to_finish
+        which += [
+            zones[zone].start
+            for zone in band
+            if zone is not None and zone not in held and zones[zone].state in ACTIVE_STATES
+        ]
+    return to_finish, to_empty
 
 
 def _used_spares(geometry: Geometry, zones: Sequence[Zone]) -> list[int]:
@@ -434,6 +451,7 @@ class _Merge:
             to_reset = [number for number, band in enumerate(bands) if band.state == CLOSED and number not in in_force]
             for number in to_reset:
                 bands[number] = LoadedBand(FREE, bands[number].seq, [0] * len(bands[number].write_pointers))
+        to_finish, to_empty = _open_zones(self._geometry, self._zones, bands, held, to_reset)
         return Restored(
             superblock=self._superblock,
             superblock_zone=superblock_zone,
@@ -445,7 +463,8 @@ class _Merge:
             next_seq=max(seen + 1, int(content.get("next_seq", 1))),
             next_band_seq=max(band_seq + 1, int(content.get("next_band_seq", 1)))
             + (0 if self._sequential else BAND_SEQ_GAP),
-            zones_to_finish=_active(self._geometry, self._zones, held),
+            zones_to_finish=to_finish,
+            zones_to_empty=to_empty,
             zones_to_reset=[self._zones[zone].start for zone in sorted(held)]
             + _used_spares(self._geometry, self._zones),
             damage=self._damage,

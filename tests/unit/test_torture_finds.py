@@ -14,6 +14,8 @@ from spdk_ftl_py.conf import FtlConf
 from spdk_ftl_py.errors import MediaError
 from spdk_ftl_py.ftl.blockdev import ZONE_OPEN, BlockPort
 from spdk_ftl_py.ftl.device import DeviceState
+from spdk_ftl_py.ftl.restore import LoadedBand, _open_zones
+from spdk_ftl_py.ftl.zone import CLOSED, IMPLICITLY_OPEN, Zone
 from spdk_ftl_py.reactor import ReactorLoop
 from unit.core_bench import Bench, content
 from unit.restore_rig import RestoreRig
@@ -145,8 +147,31 @@ def test_a_load_begins_the_other_superblock_zone_though_no_more_zones_may_be_act
             await port.close()
             await rig.load()
             assert drive.zone_states()[1][2] > drive.zone_states()[1][0]
+            # Finished, a zone of a free band could not be written.
+            free = [band.zones for band in rig.device._bands if band.state == "free"]
+            assert {drive.zone_states()[zone][1] for zones in free for zone in zones} == {"empty"}
+            for version in (1, 2):
+                for lba in range(rig.device.block_count):
+                    await rig.port.write(lba, content(lba, version))
+            await rig.flush()
+            assert rig.device.zone_faults == 0
         finally:
             await rig.end()
             await reactor.stop()
 
     asyncio.run(asyncio.wait_for(main(), TIMEOUT_S))
+
+
+def test_open_zones_are_finished_but_not_those_of_bands_that_are_free_or_will_be() -> None:
+    """A zone that is reset first, and finished then, is full."""
+
+    class Bands:
+        bands = ((2, 3), (4, 5), (6, None), (7, 8))
+
+    states = ["full", "full", IMPLICITLY_OPEN, "full", CLOSED, "empty", IMPLICITLY_OPEN, "full", CLOSED]
+    zones = [Zone(number, number * 64, 48, state, 0) for number, state in enumerate(states)]
+    bands = [LoadedBand(state, 1, [0, 0]) for state in ("closed", "free", "free", "closed")]
+    everything = _open_zones(Bands(), zones, bands, set())  # type: ignore[arg-type]
+    assert everything == ([2 * 64, 8 * 64], [4 * 64, 6 * 64])
+    but = _open_zones(Bands(), zones, bands, {8}, [2])  # type: ignore[arg-type]
+    assert but == ([2 * 64], [4 * 64])
