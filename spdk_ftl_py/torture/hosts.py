@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
@@ -15,6 +14,7 @@ from ..ftl.blockdev import BlockPort
 from ..nvme.reconnecting import ReconnectingHost
 from ..reactor import ReactorLoop
 from .content import Content
+from .mix import Mix
 from .model import READ_ERROR, Model, Violation
 
 HOST_NQN: Final = "nqn.2014-08.org.nvmexpress:uuid:5f1d2c3e-0000-4000-8000-0000000d0{:03x}"
@@ -22,27 +22,11 @@ IO_BLOCKS_MAX: Final = 32
 HOT_BLOCKS: Final = 64
 VERIFY_DEPTH: Final = 8
 
-
-@dataclass(frozen=True)
-class Mix:
-    """What hosts do, in parts of all their I/Os (the rest are writes)."""
-
-    reads: float
-    trims: float
-    flushes: float
-    fua: float
-    hot: float
-    """Part of the I/Os that go to few blocks."""
-    large: float
-    depth: int
-    """I/Os outstanding at each host."""
-
-
 MIXES: Final = (
-    Mix(reads=0.2, trims=0.03, flushes=0.02, fua=0.03, hot=0.2, large=0.5, depth=16),
-    Mix(reads=0.1, trims=0.01, flushes=0.0, fua=0.0, hot=0.1, large=0.8, depth=32),
-    Mix(reads=0.3, trims=0.15, flushes=0.05, fua=0.2, hot=0.5, large=0.2, depth=4),
-    Mix(reads=0.05, trims=0.02, flushes=0.2, fua=0.1, hot=0.9, large=0.0, depth=2),
+    Mix(reads=0.2, trims=0.03, flushes=0.02, fua=0.03, hot=0.2, large=0.5, queue_depth=16),
+    Mix(reads=0.1, trims=0.01, flushes=0.0, fua=0.0, hot=0.1, large=0.8, queue_depth=32),
+    Mix(reads=0.3, trims=0.15, flushes=0.05, fua=0.2, hot=0.5, large=0.2, queue_depth=4),
+    Mix(reads=0.05, trims=0.02, flushes=0.2, fua=0.1, hot=0.9, large=0.0, queue_depth=2),
 )
 
 
@@ -117,7 +101,7 @@ class Hosts:
         self._workers = [
             asyncio.create_task(self._work(port, mix, random.Random(rng.getrandbits(64))))
             for port in self._ports
-            for _ in range(mix.depth)
+            for _ in range(mix.queue_depth)
         ]
 
     @property

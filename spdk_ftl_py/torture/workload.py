@@ -12,6 +12,7 @@ from .. import _shim
 from ..nvme.wire import status_text
 from ..reactor import ReactorLoop
 from .content import Blocks, Content
+from .mix import Mix
 from .model import Model, Violation
 
 TRIMS: Final = (_shim.OP_DEALLOCATE, _shim.OP_WRITE_ZEROES)
@@ -20,22 +21,6 @@ READ_BLOCKS_MAX: Final = 64
 WEDGED_STEPS: Final = 400_000
 """Of the reactor without any answer, while something is outstanding: the device has come to stand still."""
 HOT_LBAS: Final = 24
-
-
-@dataclass(frozen=True)
-class Mix:
-    """What the host does, in parts of all its I/Os (the rest are writes)."""
-
-    reads: float
-    trims: float
-    flushes: float
-    fua: float
-    """Of the writes."""
-    hot: float
-    """Part of the I/Os that go to few LBAs."""
-    large: float
-    queue_depth: int
-    sequential: bool = False
 
 
 MIXES: Final = (

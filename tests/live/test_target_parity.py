@@ -113,7 +113,7 @@ def nvmf_script(port: int) -> Script:
         ("nvmf_get_transports", None),
         ("nvmf_create_subsystem", {"nqn": NQN, "serial_number": "SN1", "allow_any_host": True}),
         listen(),
-        ("nvmf_create_transport", {"trtype": "XXX"}),
+        ("nvmf_create_transport", {"trtype": "no such transport"}),
         ("nvmf_create_transport", {}),
         ("nvmf_create_transport", {"trtype": "TCP"}),
         ("nvmf_create_transport", {"trtype": "TCP"}),
