@@ -32,6 +32,8 @@ PR_SET_PDEATHSIG = 1
 
 # A request is one line "ID SECONDS BASE64"; the answer is base64 lines between "@BEGIN ID" and "@END ID EXITCODE".
 # Nothing else is written to ttyS1, and base64 keeps a script's output from ever looking like a marker.
+# The reader is not PID 1: that gets a SIGCHLD for every orphan that ends, and busybox's `read` throws away what it has of
+# a line when one comes.
 INIT_SCRIPT = f"""#!/bin/busybox sh
 /bin/busybox --install -s /bin
 export PATH=/host:/bin HOME=/tmp
@@ -47,16 +49,19 @@ ip link set eth0 up
 ip address add {GUEST_ADDRESS}/24 dev eth0
 ip route add default via {HOST_ADDRESS}
 stty -F /dev/ttyS1 raw -echo
-exec </dev/ttyS1 >/dev/ttyS1 2>/dev/console
-echo @READY
-while read -r id seconds script; do
-    echo "$script" | base64 -d >/tmp/script
-    timeout -s KILL "$seconds" sh /tmp/script </dev/null >/tmp/output 2>&1
-    code=$?
-    echo "@BEGIN $id"
-    base64 /tmp/output
-    echo "@END $id $code"
-done
+(
+    exec </dev/ttyS1 >/dev/ttyS1 2>/dev/console
+    echo @READY
+    while read -r id seconds script; do
+        echo "$script" | base64 -d >/tmp/script
+        timeout -s KILL "$seconds" sh /tmp/script </dev/null >/tmp/output 2>&1
+        code=$?
+        echo "@BEGIN $id"
+        base64 /tmp/output
+        echo "@END $id $code"
+    done
+) &
+wait $!
 """
 
 

@@ -22,6 +22,13 @@ def test_a_command_that_hangs_is_killed_and_the_guest_goes_on(guest: Guest) -> N
     assert guest.run("echo on").output == "on\n"
 
 
+def test_orphans_that_end_while_a_request_comes_in_take_nothing_of_it(guest: Guest) -> None:
+    guest.run("(while [ ! -e /tmp/enough ]; do (true &); done) &")
+    for number in range(20):
+        assert guest.run(f"echo {number} # {'long' * 250}", timeout_s=10).output == f"{number}\n"
+    guest.run("touch /tmp/enough")
+
+
 def test_zoned_null_blk_behind_nvmet_is_reachable_from_this_machine(guest: Guest) -> None:
     with zoned_null_blk(guest, NQN, zone_count=4, zone_size_mib=16, zone_capacity_mib=12, max_open=2) as port:
         assert guest.forward(4420) == port, "a second forward of the same port is the first one"
