@@ -32,8 +32,8 @@ PR_SET_PDEATHSIG = 1
 
 # A request is one line "ID SECONDS BASE64"; the answer is base64 lines between "@BEGIN ID" and "@END ID EXITCODE".
 # Nothing else is written to ttyS1, and base64 keeps a script's output from ever looking like a marker.
-# The reader is not PID 1: that gets a SIGCHLD for every orphan that ends, and busybox's `read` throws away what it has of
-# a line when one comes.
+# The reader is not PID 1: that gets a SIGCHLD for every orphan that ends, and busybox's `read` throws away what it has
+# of a line when one comes.
 INIT_SCRIPT = f"""#!/bin/busybox sh
 /bin/busybox --install -s /bin
 export PATH=/host:/bin HOME=/tmp
