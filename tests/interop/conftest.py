@@ -1,4 +1,7 @@
-"""One guest per session. Where there can be none, tests skip loudly, or fail with SPDK_FTL_REQUIRE_INTEROP=1."""
+"""One guest for all tests, and another one behind a test that it hung in.
+
+Where there can be none, tests skip loudly, or fail with SPDK_FTL_REQUIRE_INTEROP=1.
+"""
 
 from __future__ import annotations
 
@@ -15,16 +18,31 @@ from interop.kernel import KernelUnavailableError
 REQUIRE_ENV = "SPDK_FTL_REQUIRE_INTEROP"
 
 
-@pytest.fixture(scope="session")
-def guest() -> Iterator[Guest]:
+def boot() -> Guest:
     try:
-        machine = Guest()
+        return Guest()
     except KernelUnavailableError as error:
         if os.environ.get(REQUIRE_ENV) == "1":
             pytest.fail(f"{REQUIRE_ENV}=1, but there is no guest: {error}", pytrace=False)
         pytest.skip(f"NO INTEROP TESTED, there is no guest: {error}")
-    with machine:
-        yield machine
+
+
+@pytest.fixture(scope="session")
+def guests() -> Iterator[list[Guest]]:
+    """The guest that runs, if one does."""
+    running: list[Guest] = []
+    yield running
+    for machine in running:
+        machine.close()
+
+
+@pytest.fixture
+def guest(guests: list[Guest]) -> Guest:
+    if guests and guests[0].is_broken:
+        guests.pop().close()
+    if not guests:
+        guests.append(boot())
+    return guests[0]
 
 
 @pytest.hookimpl(wrapper=True)

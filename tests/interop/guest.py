@@ -148,6 +148,11 @@ class Guest:
                 time.sleep(0.02)  # a wait for another process; nothing announces the socket
 
     @property
+    def is_broken(self) -> bool:
+        """It hung or died: of no further use."""
+        return self._broken is not None
+
+    @property
     def console_path(self) -> Path:
         return self._folder / "console.log"
 
