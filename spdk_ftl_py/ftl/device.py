@@ -173,11 +173,8 @@ class FtlDevice:
             )
             conf = conf.check_geometry(geometry)
             keeper.check(geometry)
-            await port.reset_zones(_zones_to_reset(zones, geometry), lambda part: report("zone reset", part))
             uuid = uuid or uuid4()
-            await _forget_older_superblocks(port, zones)
-            superblock = SuperblockWriter(port, geometry, uuid)
-            await keeper.make(uuid, report)
+            # All that can be refused is, before anything is erased.
             files = None if buffer_dir is None else BufferFiles.acquire(buffer_dir, uuid)
             try:
                 core = make_core(reactor, base, uuid, conf, geometry, buffer=files.path(1) if files else None)
@@ -185,6 +182,10 @@ class FtlDevice:
                 _let_go(files)
                 raise
             try:
+                await _erase(port, zones, geometry, lambda part: report("zone reset", part))
+                await _forget_older_superblocks(port, zones)
+                superblock = SuperblockWriter(port, geometry, uuid)
+                await keeper.make(uuid, report)
                 device = cls(
                     reactor,
                     port,
@@ -785,8 +786,12 @@ def _check_base(name: str, base: _shim.BlockDevice, conf: FtlConf) -> None:
         )
 
 
-def _zones_to_reset(zones: list[Zone], geometry: Geometry) -> list[int]:
-    return [zones[index].start for index in geometry.used_zones() if zones[index].state != EMPTY]
+async def _erase(port: BlockPort, zones: list[Zone], geometry: Geometry, progress: Callable[[float], None]) -> None:
+    starts = [zones[index].start for index in geometry.used_zones() if zones[index].state != EMPTY]
+    bands = geometry.zone_start(len(SUPERBLOCK_ZONES))
+    # An older FTL is gone before the first of its bands is: half of it must not be found again.
+    await port.reset_zones(start for start in starts if start < bands)
+    await port.reset_zones((start for start in starts if start >= bands), progress)
 
 
 async def _forget_older_superblocks(port: BlockPort, zones: list[Zone]) -> None:

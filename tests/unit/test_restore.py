@@ -209,6 +209,22 @@ def test_another_uuid_is_refused_and_what_is_there_is_named() -> None:
     run(body)
 
 
+def test_an_ftl_whose_superblock_can_not_be_erased_keeps_its_bands() -> None:
+    async def body(rig: RestoreRig, drive: Any) -> None:
+        await rig.create()
+        await rig.traffic(800)
+        versions = await rig.versions()
+        await rig.halt()
+        drive.inject_fault(op=_shim.OP_ZONE_SEND, lba=0, block_count=1, status=0x280)
+        with pytest.raises(MediaError):
+            await FtlDevice.create(rig.reactor, drive, name="ftl1", conf=CONF, num_punits=2)
+        drive.clear_faults()
+        await rig.load()
+        assert await rig.versions() == versions
+
+    run(body)
+
+
 def test_a_base_without_an_ftl_is_refused() -> None:
     async def body(rig: RestoreRig, drive: Any) -> None:
         with pytest.raises(NotFoundError, match="holds no FTL"):

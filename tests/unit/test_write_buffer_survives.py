@@ -18,6 +18,7 @@ import pytest
 
 from spdk_ftl_py import _shim
 from spdk_ftl_py.errors import FtlError, MediaError
+from spdk_ftl_py.ftl.device import FtlDevice
 from spdk_ftl_py.reactor import ReactorLoop
 from unit.core_bench import BLOCK, content
 from unit.restore_rig import CONF, RestoreRig
@@ -361,6 +362,24 @@ def test_a_full_directory_is_an_error_that_names_the_file(tmp_path: Path) -> Non
             resource.setrlimit(resource.RLIMIT_FSIZE, limit)
             signal.signal(signal.SIGXFSZ, previous)
         assert files_in(tmp_path) == []
+
+    run(body, tmp_path)
+
+
+def test_a_creation_whose_buffer_can_not_be_made_erases_nothing(tmp_path: Path) -> None:
+    async def body(rig: RestoreRig, drive: Any) -> None:
+        await rig.create()
+        await rig.traffic(500)
+        versions = await rig.versions()
+        await rig.halt()
+        before = drive.zone_states()
+        tmp_path.chmod(0o777)
+        with pytest.raises(FtlError, match="chmod 700"):
+            await FtlDevice.create(rig.reactor, drive, name="ftl1", conf=CONF, buffer_dir=tmp_path)
+        tmp_path.chmod(0o700)
+        assert drive.zone_states() == before
+        await rig.load()
+        assert await rig.versions() == versions
 
     run(body, tmp_path)
 
