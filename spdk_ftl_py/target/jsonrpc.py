@@ -12,6 +12,7 @@ import json
 import logging
 import os
 import socket
+import stat
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -199,12 +200,16 @@ class JsonRpcServer:
         self._connections: set[asyncio.Task[None]] = set()
 
     async def start(self) -> None:
-        """Raises ExistsError when a live process owns the path, FtlError when it can't be used."""
+        """Raises ExistsError when a live process owns the path, FtlError when it can't be used; what stands there, and
+        is no socket, is left alone."""
+        if not self.path:
+            raise FtlError("RPC socket: an empty path; give one with -r", errno=errno.EINVAL)
         if len(os.fsencode(self.path)) > UNIX_PATH_BYTES_MAX:
             raise UnsupportedError(
                 f"RPC socket {self.path}: the path is longer than {UNIX_PATH_BYTES_MAX} bytes; choose a shorter one",
                 errno=errno.ENAMETOOLONG,
             )
+        self._refuse_other_files()
         self._take_path()
         try:
             listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -220,6 +225,17 @@ class JsonRpcServer:
                 f"RPC socket {self.path}: {error.strerror}; choose another path with -r", errno=error.errno
             ) from error
         self._acceptor = asyncio.get_running_loop().create_task(self._accept_for_ever(), name="RPC acceptor")
+
+    def _refuse_other_files(self) -> None:
+        """A mistyped path must not cost somebody a file."""
+        try:
+            mode = os.lstat(self.path).st_mode
+        except OSError:
+            return  # what is wrong with it, beside not being there yet, is said by whoever makes the lock file
+        if not stat.S_ISSOCK(mode):
+            raise ExistsError(
+                f"RPC socket {self.path}: there is a file that is no socket; remove it, or choose another path with -r"
+            )
 
     def _take_path(self) -> None:
         lock_path = self.path + ".lock"

@@ -394,6 +394,31 @@ def test_an_unusable_path_is_named(tmp_path: Path) -> None:
     asyncio.run(run())
 
 
+def test_what_is_no_socket_is_refused_and_left_alone(tmp_path: Path) -> None:
+    """A mistyped -r must not cost a file."""
+    file, folder = tmp_path / "precious", tmp_path / "folder"
+    file.write_text("years of work")
+    folder.mkdir()
+    link = tmp_path / "link"
+    link.symlink_to(file)
+    before = sorted(tmp_path.iterdir())
+
+    async def refused(path: str) -> str:
+        server = JsonRpcServer(path, Echo())
+        with pytest.raises(FtlError) as refusal:
+            await server.start()
+        await server.close()
+        return refusal.value.message
+
+    for path in (file, folder, link):
+        message = asyncio.run(refused(str(path)))
+        assert str(path) in message
+        assert "no socket" in message
+    assert "-r" in asyncio.run(refused(""))
+    assert file.read_text() == "years of work"
+    assert sorted(tmp_path.iterdir()) == before
+
+
 @pytest.mark.parametrize("steps", range(6))
 def test_a_server_that_closes_as_a_client_comes_in_leaves_no_socket(steps: int) -> None:
     """A connection that is accepted, or whose task has not begun, as everything is cancelled."""
