@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #include "media.hpp"
 
+#include <unistd.h>
+
 #include <algorithm>
 #include <bit>
 #include <cstring>
@@ -79,8 +81,15 @@ MediaStore store_of(const MediaConfig &config, const BlockDeviceInfo &info) {
         return {};
     }
     const uint64_t bytes = info.block_count * info.block_bytes;
-    // Zones are filled from front to back, so huge pages waste nothing; scattered blocks would.
-    return config.path.empty() ? MediaStore::in_memory(bytes, info.zoned) : MediaStore::in_file(config.path, bytes);
+    if (config.path.empty()) {
+        // Zones are filled from front to back, so huge pages waste nothing; scattered blocks would.
+        return MediaStore::in_memory(bytes, info.zoned);
+    }
+    MediaStore store = MediaStore::in_file(config.path);
+    if (!info.zoned) {
+        store.extend(config.path, bytes);
+    }
+    return store;
 }
 
 }  // namespace
@@ -109,6 +118,15 @@ void EmulatedMedia::open_zones_file(const MediaConfig &config) {
     const ZoneGeometry &geometry = config.zones;
     const std::string path = config.path + ".zones";
     const size_t bytes = kZonesFileRecordsOffset + size_t{geometry.zone_count} * sizeof(ZoneRecord);
+    const auto require_no_data = [&] {
+        if (!store_.created()) {
+            throw std::invalid_argument(config.path + " has data but no " + path +
+                                        ": it is not an emulated zoned drive. Remove it or name another file");
+        }
+    };
+    if (::access(path.c_str(), F_OK) != 0) {
+        require_no_data();  // somebody's file: nothing is put beside it
+    }
     zones_file_ = std::make_unique<MappedFile>(path, bytes);
     ZonesFileHeader header{};
     std::memcpy(header.magic, kZonesFileMagic, sizeof header.magic);
@@ -120,10 +138,7 @@ void EmulatedMedia::open_zones_file(const MediaConfig &config) {
     auto *records = reinterpret_cast<ZoneRecord *>(zones_file_->data() + kZonesFileRecordsOffset);
     const std::span<ZoneRecord> table(records, geometry.zone_count);
     if (zones_file_->created()) {
-        if (!store_.created()) {
-            throw std::invalid_argument(config.path + " has data but no " + path +
-                                        ": it is not an emulated zoned drive. Remove it or name another file");
-        }
+        require_no_data();
         std::fill(table.begin(), table.end(), ZoneRecord{});
         std::memcpy(zones_file_->data(), &header, sizeof header);
     } else if (std::memcmp(zones_file_->data(), &header, sizeof header) != 0) {
@@ -135,6 +150,7 @@ void EmulatedMedia::open_zones_file(const MediaConfig &config) {
         throw std::invalid_argument(path + " is damaged at zone " + std::to_string(damaged - table.begin()) +
                                     ". Remove both files to start anew");
     }
+    store_.extend(config.path, info_.block_count * info_.block_bytes);  // only now is it known to be ours
     for (uint32_t zone = 0; zone < geometry.zone_count; ++zone) {
         if (table[zone].state == ZoneState::empty && table[zone].written > 0) {  // killed in the middle of a reset
             const uint64_t start = zone * geometry.zone_size;

@@ -73,7 +73,7 @@ MediaStore MediaStore::in_memory(uint64_t bytes, bool huge_pages) {
     return store;
 }
 
-MediaStore MediaStore::in_file(const std::string &path, uint64_t bytes) {
+MediaStore MediaStore::in_file(const std::string &path) {
     MediaStore store;
     store.fd_ = ::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, kFileMode);
     if (store.fd_ < 0) {
@@ -91,10 +91,17 @@ MediaStore MediaStore::in_file(const std::string &path, uint64_t bytes) {
     if (::flock(store.fd_, LOCK_EX | LOCK_NB) != 0) {
         fail(path + " is in use by another emulated drive");
     }
-    if (static_cast<uint64_t>(found.st_size) < bytes && ::ftruncate(store.fd_, static_cast<off_t>(bytes)) != 0) {
+    return store;
+}
+
+void MediaStore::extend(const std::string &path, uint64_t bytes) {
+    struct stat found {};
+    if (::fstat(fd_, &found) != 0) {
         fail(path);
     }
-    return store;
+    if (static_cast<uint64_t>(found.st_size) < bytes && ::ftruncate(fd_, static_cast<off_t>(bytes)) != 0) {
+        fail(path);
+    }
 }
 
 MediaStore::~MediaStore() {

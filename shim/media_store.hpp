@@ -19,8 +19,10 @@ public:
     MediaStore() = default;
     // Throws std::system_error (the message names the path) or std::invalid_argument.
     static MediaStore in_memory(uint64_t bytes, bool huge_pages);
-    // Creates or extends the file; what is in it stays. Takes a lock on it: one drive per file.
-    static MediaStore in_file(const std::string &path, uint64_t bytes);
+    // Opens or creates the file; what is in it stays. Takes a lock on it: one drive per file.
+    static MediaStore in_file(const std::string &path);
+    // The file gets at least so many bytes. Throws std::system_error.
+    void extend(const std::string &path, uint64_t bytes);
 
     MediaStore(MediaStore &&other) noexcept
         : kind_(other.kind_),

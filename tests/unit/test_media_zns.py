@@ -302,6 +302,16 @@ def test_files_of_another_geometry_or_damaged_are_refused(reactor: _shim.Reactor
     assert states(in_file(reactor, path)) == ["empty"] * 8
 
 
+def test_a_file_that_is_no_drive_is_refused_as_it_was(reactor: _shim.Reactor, tmp_path: Path) -> None:
+    path = tmp_path / "precious"
+    path.write_text("years of work")
+    for _ in range(2):
+        with pytest.raises(ValueError, match=r"precious has data but no .*precious\.zones"):
+            in_file(reactor, path)
+        assert path.read_text() == "years of work"
+        assert [entry.name for entry in tmp_path.iterdir()] == ["precious"]
+
+
 def test_a_reset_interrupted_by_kill_9_is_completed(reactor: _shim.Reactor, tmp_path: Path) -> None:
     path = tmp_path / "drive"
     media = in_file(reactor, path)
