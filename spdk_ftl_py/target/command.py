@@ -8,6 +8,7 @@ import logging
 import signal
 import sys
 from typing import Any
+from uuid import UUID
 
 from ..errors import ParameterError
 from .sizes import parse_bytes
@@ -50,7 +51,8 @@ ZNS_KEYS = (
 )  # fmt: skip
 MALLOC_KEYS = ("name", "size", "block_size", "md_size", "uuid")
 
-Call = tuple[str, dict[str, Any]]
+Call = tuple[str, str, dict[str, Any]]
+"""Option and specification, as typed; the RPC it stands for; its params."""
 
 
 def register(subparsers: argparse._SubParsersAction[Any]) -> None:
@@ -88,6 +90,11 @@ def _pairs(option: str, spec: str, keys: tuple[str, ...], required: tuple[str, .
     for key in required:
         if not pairs.get(key):
             raise ParameterError(f"{option} {spec}: {key}=… is missing")
+    if "uuid" in pairs:
+        try:
+            UUID(pairs["uuid"])
+        except ValueError:
+            raise ParameterError(f"{option} {spec}: uuid={pairs['uuid']} is no UUID") from None
     return pairs
 
 
@@ -109,6 +116,8 @@ def zns_call(spec: str) -> Call:
         raise ParameterError(f"--zns {spec}: give either zones=… or size=…")
     if "zones" in pairs:
         zones = parse_bytes(pairs["zones"], "--zns zones")
+        if zones < 1:
+            raise ParameterError(f"--zns {spec}: zones must be at least 1")
     else:
         size = _blocks("--zns", "size", pairs["size"], block_bytes)
         if zone_size == 0 or size % zone_size:
@@ -127,8 +136,10 @@ def zns_call(spec: str) -> Call:
     for key, param in (("max_open", "max_open_zones"), ("max_active", "max_active_zones")):
         if key in pairs:
             params[param] = parse_bytes(pairs[key], f"--zns {key}")
+    if pairs.get("path") == "":
+        raise ParameterError(f"--zns {spec}: path is empty; leave it out to keep the drive in memory")
     params |= {key: pairs[key] for key in ("path", "uuid") if key in pairs}
-    return "ftltgt_zns_create", params
+    return f"--zns {spec}", "ftltgt_zns_create", params
 
 
 def malloc_call(spec: str) -> Call:
@@ -143,7 +154,8 @@ def malloc_call(spec: str) -> Call:
     }
     if "md_size" in pairs:
         params |= {"md_size": parse_bytes(pairs["md_size"], "--malloc md_size"), "md_interleave": True}
-    return "bdev_malloc_create", params | {key: pairs[key] for key in ("name", "uuid") if key in pairs}
+    params |= {key: pairs[key] for key in ("name", "uuid") if key in pairs}
+    return f"--malloc {spec}", "bdev_malloc_create", params
 
 
 def run(args: argparse.Namespace) -> int:
@@ -165,11 +177,11 @@ async def _serve(rpc_socket: str, config: str | None, calls: list[Call]) -> int:
         loop.add_signal_handler(number, target.stopping.set)
     try:
         await target.start()
-        for method, params in calls:
+        for typed, method, params in calls:
             try:
                 await target.dispatch(method, params)
             except FtlError as error:
-                raise ParameterError(f"{params.get('name', method)}: {method}: {error.message}") from error
+                raise ParameterError(f"{typed}: {error.message}") from error
         if config is not None:
             await apply_config(target, config)
         print(f"{READY_PREFIX}{rpc_socket}", flush=True)

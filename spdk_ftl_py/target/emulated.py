@@ -112,19 +112,21 @@ async def bdev_malloc_create(target: Target, params: Params) -> str:
     return bdev.name
 
 
-def _media(factory: Any, target: Target, *args: Any, **kwargs: Any) -> _shim.EmulatedMedia:
-    """Calls one of EmulatedMedia's factories; what it refuses becomes the errno that fits."""
+def _media(factory: Any, target: Target, *args: Any, told_as: str | None = None, **kwargs: Any) -> _shim.EmulatedMedia:
+    """Calls one of EmulatedMedia's factories; what it refuses becomes the errno that fits, with its usual text as SPDK
+    has it. told_as: what to call the drive where the whole reason may be said."""
     try:
         media: _shim.EmulatedMedia = factory(target.reactor.shim, *args, **kwargs)
-    except ValueError as error:
-        raise failed(EINVAL) from error
-    except MemoryError as error:
-        raise failed(ENOMEM) from error
-    except OSError as error:
-        number = error.errno or EINVAL
-        raise failed(
-            EBUSY if number == EAGAIN else number
-        ) from error  # EAGAIN: another drive keeps itself in that file
+    except (ValueError, MemoryError, OSError) as error:
+        number = ENOMEM if isinstance(error, MemoryError) else EINVAL
+        if isinstance(error, OSError):
+            # EAGAIN: another drive keeps itself in that file.
+            number = EBUSY if error.errno == EAGAIN else error.errno or EINVAL
+        if told_as is None or isinstance(error, MemoryError):
+            raise failed(number) from error
+        # The shim's message, path and all, is what Python takes for the file's name.
+        reason = error.filename if isinstance(error, OSError) and error.filename else error
+        raise refused(f"{told_as}: {reason}", number) from error
     return media
 
 
@@ -269,6 +271,7 @@ async def ftltgt_zns_create(target: Target, params: Params) -> str:
         max_append_blocks=params.get("max_append_blocks", 32),
         path=path,
         volatile_cache=params.get("volatile_cache", True),
+        told_as=f"ZNS drive {params['name']}",
     )
     uuid = params.get("uuid")
     if uuid is None:

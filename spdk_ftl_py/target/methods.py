@@ -67,9 +67,9 @@ def failed(number: int) -> RpcError:
     return RpcError(-number, os.strerror(number))
 
 
-def refused(message: str) -> RpcError:
+def refused(message: str, number: int = _errno.EINVAL) -> RpcError:
     """For our own methods, which may say what is wrong."""
-    return RpcError(-_errno.EINVAL, message)
+    return RpcError(-number, message)
 
 
 def invalid_parameters() -> RpcError:
