@@ -36,7 +36,7 @@ while [ ! -e /tmp/stop ]; do
         grep -v "file.$old\\$" /tmp/fsynced >/tmp/fsynced.new; mv /tmp/fsynced.new /tmp/fsynced
         rm -f /mnt/file.$old || echo "rm file.$old" >>/tmp/errors
     fi
-    echo $i >/tmp/count
+    echo $i >/tmp/count.new; mv /tmp/count.new /tmp/count
 done
 touch /tmp/stopped
 """
@@ -82,7 +82,7 @@ def system(folder: Path) -> Iterator[System]:
 @contextmanager
 def writing(guest: Guest) -> Iterator[None]:
     """The writer, until the body has ended and the writer its last file."""
-    guest.run("rm -f /tmp/stop /tmp/stopped /tmp/errors /tmp/fsynced /tmp/count; touch /tmp/errors /tmp/fsynced")
+    guest.run("rm -f /tmp/stop /tmp/stopped /tmp/errors /tmp/fsynced /tmp/count*; touch /tmp/errors /tmp/fsynced")
     guest.run(f"cat >/tmp/writer <<'EOF'\n{WRITER}\nEOF\nsetsid sh /tmp/writer </dev/null >/dev/null 2>&1 &")
     try:
         yield
