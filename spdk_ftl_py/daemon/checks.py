@@ -137,7 +137,7 @@ async def check_media(
     if cache is None:
         return None
     if found is not None:
-        geometry = geometry_of(found[0], zones, media, name=params["name"])
+        geometry = geometry_of(found.superblock, zones, media, name=params["name"])
     else:
         geometry = plan(
             zones,
@@ -168,7 +168,7 @@ async def _check_no_ftl(port: BlockPort, zones: list[Zone], base_name: str) -> N
             f"base bdev {base_name} holds an FTL already: {error.message}; or give --force to erase it"
         ) from error
     if found is not None:
-        name, there = found[0].content.get("name"), found[0].uuid
+        name, there = found.superblock.content.get("name"), found.superblock.uuid
         raise ExistsError(
             f"base bdev {base_name} holds an FTL already, {name!r} with uuid {there}: give -u {there} to load it, or "
             "--force to erase it and create a new one"

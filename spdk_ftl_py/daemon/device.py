@@ -14,10 +14,10 @@ from uuid import UUID, uuid4
 from .. import _shim
 from ..conf import FtlConf
 from ..errors import BusyError, FtlError, MediaError, ParameterError, TargetError
+from ..ftl.blockdev import BASE_GONE
 from ..ftl.device import DeviceState as FtlState
 from ..ftl.device import FtlDevice
 from ..ftl.nv_cache_keeper import CacheMissingError
-from ..ftl.zone_walk import BASE_GONE
 from ..nvme.connected_hosts import ConnectedHosts
 from ..spdk.attach import Attachment, attach, detach
 from ..spdk.rpc import TargetRpc

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from .. import _shim
 from ..errors import MediaError, ProtocolError
-from ..nvme.wire import status_text
+from ..nvme.wire import Status, status_text
 from ..reactor import ReactorLoop
 from .zone import ZONE_DESCRIPTOR_BYTES, ZONE_REPORT_HEADER_BYTES, Zone, parse_report
 
@@ -25,6 +25,12 @@ ZONE_FINISH: Final = 2
 ZONE_OPEN: Final = 3
 ZONE_RESET: Final = 4
 _ZONE_ACTION_NAMES: Final = {ZONE_CLOSE: "close", ZONE_FINISH: "finish", ZONE_OPEN: "open", ZONE_RESET: "reset"}
+
+_POWER_LOSS: Final = 0x005
+BASE_GONE: Final = frozenset(
+    {_POWER_LOSS, Status.PATH_ERROR, Status.NAMESPACE_NOT_READY, Status.INVALID_NAMESPACE, Status.ABORTED_SQ_DELETED}
+)
+"""Not the block is bad: the device does not answer, or has no power. A restore ends there, to be repeated."""
 
 _OP_NAMES: Final = {
     _shim.OP_READ: "read",
@@ -77,6 +83,19 @@ class BlockPort:
             part = data[first : first + step]
             await self._submit(_shim.OP_READ, lba + first, len(part), part.reshape(-1))
         return data
+
+    async def read_what_can_be(self, lba: int, block_count: int) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+        """As read(), and which of the blocks could be read: the others are zeroes. Raises MediaError only where the
+        device is gone."""
+        try:
+            return await self.read(lba, block_count), np.ones(block_count, bool)
+        except MediaError as error:
+            if error.status in BASE_GONE:
+                raise
+        if block_count == 1:
+            return np.zeros((1, self.block_bytes), np.uint8), np.zeros(1, bool)
+        parts = [await self.read_what_can_be(lba + i, 1) for i in range(block_count)]
+        return np.concatenate([blocks for blocks, _ in parts]), np.concatenate([readable for _, readable in parts])
 
     async def write(self, lba: int, data: Buffer, *, fua: bool = False) -> None:
         """data: whole blocks, at most the device's max_io_blocks, and in a sequential zone at its write pointer."""

@@ -20,14 +20,14 @@ from ..errors import MediaError, NotFoundError
 from ..reactor import ReactorLoop
 from . import checkpoint as checkpoints
 from . import superblock as superblocks
-from .blockdev import BlockPort, side_by_side
+from .blockdev import BASE_GONE, BlockPort, side_by_side
 from .checkpoint import Checkpoint, NotUsableError
-from .geometry import BLOCK_BYTES, SUPERBLOCK_ZONES, Geometry
+from .geometry import SUPERBLOCK_ZONES, Geometry
 from .layout import FORMAT_VERSION, Block, parse_batch_header, parse_summary_block
 from .restore import Restored, restore
 from .superblock import SEARCH_BLOCKS, Superblock
 from .zone import EMPTY, FULL, OFFLINE, UNUSABLE_STATES, Zone
-from .zone_walk import BASE_GONE, ZoneContent, ZoneReader
+from .zone_walk import ZoneContent, ZoneReader
 
 Progress = Callable[[str, float], None]
 
@@ -160,7 +160,7 @@ class _Check:
         if found is None:
             wanted = "" if self._uuid is None else f" with uuid {self._uuid}"
             raise NotFoundError(f"{self._port.name} holds no FTL{wanted}: give the base bdev of one")
-        self._superblock = found[0]
+        self._superblock = found.superblock
         restored = await restore(
             self._port,
             self._superblock.uuid,
@@ -211,7 +211,7 @@ class _Check:
 
     async def _blocks_of(self, zone: Zone) -> AsyncIterator[tuple[int, Block]]:
         for first in range(0, zone.written, SEARCH_BLOCKS):
-            blocks, _ = await self._read(zone.start + first, min(SEARCH_BLOCKS, zone.written - first))
+            blocks, _ = await self._port.read_what_can_be(zone.start + first, min(SEARCH_BLOCKS, zone.written - first))
             for i, block in enumerate(blocks):
                 yield zone.start + first + i, block
 
@@ -270,7 +270,7 @@ class _Check:
         entry_of[(content.addresses - np.uint64(zone.start)).astype(np.int64)] = np.arange(len(content.addresses))
         data_end = min(written, geometry.data_blocks)
         for first in range(0, data_end, READ_BLOCKS):
-            blocks, readable = await self._read(zone.start + first, min(READ_BLOCKS, data_end - first))
+            blocks, readable = await self._port.read_what_can_be(zone.start + first, min(READ_BLOCKS, data_end - first))
             entries = entry_of[first : first + len(blocks)]
             self._check_data(content, blocks, readable, first, entries)
             self._check_headers(content, blocks, first, np.flatnonzero(entries < 0))
@@ -327,7 +327,7 @@ class _Check:
                 )
 
     async def _check_summary(self, content: ZoneContent, address: int, count: int) -> None:
-        blocks, _ = await self._read(address, count)
+        blocks, _ = await self._port.read_what_can_be(address, count)
         self._count(count)
         if not content.walked or not self._sequential:
             return
@@ -342,18 +342,6 @@ class _Check:
     def _count(self, blocks: int) -> None:
         self._read_blocks += blocks
         self._progress("blocks", self._read_blocks / max(1, self._written_blocks))
-
-    async def _read(self, address: int, count: int) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
-        """Blocks, and which of them could be read; zeroes for the others."""
-        try:
-            return await self._port.read(address, count), np.ones(count, bool)
-        except MediaError as error:
-            if error.status in BASE_GONE:
-                raise
-        if count == 1:
-            return np.zeros((1, BLOCK_BYTES), np.uint8), np.zeros(1, bool)
-        parts = [await self._read(address + i, 1) for i in range(count)]
-        return np.concatenate([blocks for blocks, _ in parts]), np.concatenate([readable for _, readable in parts])
 
     # --- does it fit together
 

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from .. import _shim
 from ..errors import FtlError, MediaError
 from .band import FAULTED, FREE, QUEUED
-from .blockdev import BlockPort, side_by_side
+from .blockdev import BASE_GONE, BlockPort, side_by_side
 from .geometry import BLOCK_BYTES, Geometry
 from .layout import (
     CHECKPOINT,
@@ -32,7 +32,6 @@ from .layout import (
 )
 from .superblock import Superblock
 from .zone import EMPTY, OFFLINE, Zone
-from .zone_walk import BASE_GONE
 
 log = logging.getLogger(__name__)
 

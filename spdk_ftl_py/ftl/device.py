@@ -24,7 +24,7 @@ from ..reactor import ReactorLoop
 from . import checkpoint
 from . import stats as stats_module
 from .band import FREE, MOVING, OPEN, QUEUED, RESETTING, RETIRED, Band, Bands
-from .blockdev import ZONE_FINISH, ZONE_RESET, BlockPort
+from .blockdev import BASE_GONE, ZONE_FINISH, ZONE_RESET, BlockPort
 from .core import make_core, write_buffer_blocks
 from .geometry import BATCH_BLOCKS, BLOCK_BYTES, SUPERBLOCK_ZONES, Geometry, plan
 from .held import HeldWrites, Recovered, RecoveredBlock
@@ -36,7 +36,6 @@ from .spare_zones import SpareZones
 from .superblock import Superblock, SuperblockWriter
 from .write_buffer_file import BufferFiles
 from .zone import EMPTY, FULL, Zone
-from .zone_walk import BASE_GONE
 
 log = logging.getLogger(__name__)
 

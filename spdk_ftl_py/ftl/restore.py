@@ -173,7 +173,10 @@ async def restore(
     found = await superblocks.find(port, zones, uuid)
     if found is None:
         raise await _not_found(port, zones, uuid)
-    superblock, which, used = found
+    superblock, which, used, damage = found
+    if damage is not None:
+        # A clean one that is not the newest says nothing of what came after it.
+        superblock = dataclasses.replace(superblock, clean=False)
     geometry = geometry_of(superblock, zones, base, name=port.name)
     asked = conf or FtlConf()
     stored_conf = merge_conf(_stored_conf(superblock), asked).check_geometry(geometry)
@@ -202,6 +205,7 @@ async def restore(
         max_io_blocks=base.max_io_blocks,
         report=report,
         held=[each for each in held if each is not None],
+        damage=[] if damage is None else [damage],
     ).run(stored_conf, which, used)
 
 
@@ -276,8 +280,8 @@ async def _not_found(port: BlockPort, zones: list[Zone], uuid: UUID) -> FtlError
     if other is None:
         return NotFoundError(f"uuid {uuid}: the base bdev of {port.name} holds no FTL; to create one, leave --uuid out")
     return NotFoundError(
-        f"uuid {uuid}: the base bdev of {port.name} holds FTL {other[0].content.get('name')!r} with uuid "
-        f"{other[0].uuid}, not that one: load it by its uuid"
+        f"uuid {uuid}: the base bdev of {port.name} holds FTL {other.superblock.content.get('name')!r} with uuid "
+        f"{other.superblock.uuid}, not that one: load it by its uuid"
     )
 
 
@@ -413,7 +417,9 @@ class _Merge:
         max_io_blocks: int,
         report: Progress,
         held: Sequence[HeldWrites] = (),
+        damage: Sequence[str] = (),
     ) -> None:
+        """damage: that is known already."""
         self._reader = reader
         self._superblock = superblock
         self._geometry = geometry
@@ -427,7 +433,7 @@ class _Merge:
         # A band is opened anew only when all of it was reset: a zone that is behind holds nothing in force.
         self._current = [zone for zone in self._every if zone.band_seq and zone.band_seq == self._band_seqs[zone.band]]
         self._held = HeldIndex(held, geometry.block_count)
-        self._damage = [text for zone in self._every for text in zone.damage]
+        self._damage = [*damage, *(text for zone in self._every for text in zone.damage)]
         self._damaged_bands = {zone.band for zone in self._every if zone.damage}
         self._torn = 0
         self._lost = 0

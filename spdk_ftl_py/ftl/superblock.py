@@ -8,16 +8,17 @@ import json
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 from uuid import UUID
 
 import numpy as np
 
+from .. import _shim
 from ..errors import FtlError, MediaError
 from .blockdev import ZONE_RESET, BlockPort
 from .geometry import SUPERBLOCK_ZONES, Geometry
 from .layout import FORMAT_VERSION, SUPERBLOCK, SUPERBLOCK_MAGIC, Block, new_record, parse_record, seal
-from .zone import EMPTY, OFFLINE, Zone
+from .zone import EMPTY, FULL, OFFLINE, Zone
 
 log = logging.getLogger(__name__)
 
@@ -140,39 +141,74 @@ class SuperblockWriter:
         return now.written if now.usable and now.written < self._geometry.zone_capacity else None
 
 
-async def find(port: BlockPort, zones: list[Zone], uuid: UUID | None = None) -> tuple[Superblock, int, int] | None:
-    """The newest valid superblock on the device, with the zone it stands in (0 or 1) and how much of that zone is
-    used."""
-    best: tuple[Superblock, int, int] | None = None
+class Found(NamedTuple):
+    superblock: Superblock
+    zone: int
+    """0 or 1: the one it stands in."""
+    used: int
+    """Blocks of that zone."""
+    damage: str | None
+    """A newer one was written, and does not verify: what it said is not known."""
+
+
+async def find(port: BlockPort, zones: list[Zone], uuid: UUID | None = None) -> Found | None:
+    """The newest superblock on the device that verifies. Raises MediaError where the device is gone."""
+    best: Found | None = None
+    silent: list[Zone] = []
     for which, index in enumerate(SUPERBLOCK_ZONES):
         zone = zones[index]
-        if zone.state in (EMPTY, OFFLINE):
+        if zone.state in (EMPTY, OFFLINE) or zone.written == 0:
             continue
-        # A zone that is full may only be said to be: behind what was written to it last stands an earlier life's.
-        look = _newest_of_run if zone.written >= zone.capacity else _last_written
-        superblock = await look(port, zone, uuid)
-        if superblock is not None and (best is None or superblock.generation > best[0].generation):
-            best = (superblock, which, zone.written)
+        superblock, damage = await _newest(port, zone, uuid)
+        if superblock is None:
+            silent.append(zone)
+        elif best is None or superblock.generation > best.superblock.generation:
+            best = Found(superblock, which, zone.written, damage)
+    if best is not None and best.damage is None and zones[SUPERBLOCK_ZONES[best.zone]].state == FULL:
+        # The next one goes to the other zone, after its reset.
+        for zone in silent:
+            if _tells_its_pointer(port, zone):
+                best = best._replace(damage=_damage(zone.start, zone))
     return best
 
 
-async def _last_written(port: BlockPort, zone: Zone, uuid: UUID | None) -> Superblock | None:
+def _tells_its_pointer(port: BlockPort, zone: Zone) -> bool:
+    """Whether what stands below the write pointer was written since the last reset. Zones that are emulated are full
+    whatever is in them, and of a read-only one the device does not tell it."""
+    return zone.usable and not (isinstance(port.device, _shim.ZonedOverlay) and zone.state == FULL)
+
+
+def _damage(address: int, zone: Zone) -> str:
+    return (
+        f"block {address} (zone {zone.index}): the newest superblock does not verify: writes that were held elsewhere, "
+        "and zones that were replaced, may not be known"
+    )
+
+
+async def _newest(port: BlockPort, zone: Zone, uuid: UUID | None) -> tuple[Superblock | None, str | None]:
+    if isinstance(port.device, _shim.ZonedOverlay) and zone.state == FULL:
+        return await _newest_of_run(port, zone, uuid), None
     end = zone.written
     while end > 0:
         first = max(0, end - SEARCH_BLOCKS)
-        for block in reversed(await port.read(zone.start + first, end - first)):
-            superblock = Superblock.parse(block, uuid)
+        blocks, _ = await port.read_what_can_be(zone.start + first, end - first)
+        for i in reversed(range(len(blocks))):
+            superblock = Superblock.parse(blocks[i], uuid)
             if superblock is not None:
-                return superblock
+                behind = first + i + 1
+                damaged = behind < zone.written and _tells_its_pointer(port, zone)
+                return superblock, _damage(zone.start + behind, zone) if damaged else None
         end = first
-    return None
+    return None, None
 
 
 async def _newest_of_run(port: BlockPort, zone: Zone, uuid: UUID | None) -> Superblock | None:
-    """The last of those that stand at the zone's start, of one device and with ascending generations."""
+    """The last of those that stand at the zone's start, of one device and with ascending generations: behind it stands
+    an earlier life's."""
     newest: Superblock | None = None
     for first in range(0, zone.written, SEARCH_BLOCKS):
-        for block in await port.read(zone.start + first, min(SEARCH_BLOCKS, zone.written - first)):
+        blocks, _ = await port.read_what_can_be(zone.start + first, min(SEARCH_BLOCKS, zone.written - first))
+        for block in blocks:
             superblock = Superblock.parse(block, newest.uuid if newest is not None else uuid)
             if superblock is None or (newest is not None and superblock.generation <= newest.generation):
                 return newest

@@ -9,10 +9,8 @@ from uuid import UUID
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import MediaError
-from ..nvme.wire import Status
 from .blockdev import BlockPort
-from .geometry import BLOCK_BYTES, SUMMARY_ENTRIES, Geometry
+from .geometry import SUMMARY_ENTRIES, Geometry
 from .layout import (
     BATCH_MAGIC,
     CHECKPOINT_MAGIC,
@@ -29,12 +27,6 @@ from .layout import (
 
 GAP_READ_BLOCKS: Final = 64
 """Read at a time behind a header that does not verify, in search of the next one."""
-_POWER_LOSS: Final = 0x005
-BASE_GONE: Final = frozenset(
-    {_POWER_LOSS, Status.PATH_ERROR, Status.NAMESPACE_NOT_READY, Status.INVALID_NAMESPACE, Status.ABORTED_SQ_DELETED}
-)
-"""Not the block is bad: the device does not answer, or has no power. A restore ends there, to be repeated."""
-
 _MAGIC: Final = np.frombuffer(BATCH_MAGIC, np.uint8)
 _CHECKPOINT_MAGIC: Final = np.frombuffer(CHECKPOINT_MAGIC, np.uint8)
 _ENTRY_BYTES: Final = np.dtype((np.void, ENTRY.itemsize))
@@ -115,16 +107,7 @@ class ZoneReader:
 
     async def blocks(self, address: int, count: int) -> NDArray[np.uint8]:
         """(count, 4096) bytes, zeroes for what can't be read."""
-        try:
-            return await self._port.read(address, count)
-        except MediaError as error:
-            if error.status in BASE_GONE:
-                raise
-        found = np.zeros((count, BLOCK_BYTES), np.uint8)
-        if count > 1:
-            for i in range(count):
-                found[i] = (await self.blocks(address + i, 1))[0]
-        return found
+        return (await self._port.read_what_can_be(address, count))[0]
 
     async def _summary(self, zone: ZoneContent, known: NDArray[np.bool_]) -> NDArray[Any]:
         """Entries of the data area; ``known`` tells which of them come from a summary block that verifies."""

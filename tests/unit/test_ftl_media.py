@@ -282,6 +282,46 @@ def test_a_resumed_writer_goes_on_behind_the_newest() -> None:
     run(body)
 
 
+@pytest.mark.parametrize("superblocks", [ZONE_CAPACITY - 5, ZONE_CAPACITY], ids=["open", "full"])
+def test_a_superblock_that_can_not_be_read_hides_no_other(superblocks: int) -> None:
+    async def body(reactor: ReactorLoop, media: _shim.EmulatedMedia, port: BlockPort) -> None:
+        for generation in range(1, superblocks + 1):
+            block = Superblock(UUID_A, generation, False, {}).build()
+            await port.write(generation - 1, bytes(4096) if generation == 9 else block)
+        media.inject_fault(op=_shim.OP_READ, lba=11, block_count=1, status=0x281)
+        found = await superblock.find(port, await port.zones(), UUID_A)
+        assert found is not None
+        assert (found.superblock.generation, found.used, found.damage) == (superblocks, superblocks, None)
+
+    run(body)
+
+
+@pytest.mark.parametrize("superblocks", [1, ZONE_CAPACITY, ZONE_CAPACITY + 1, ZONE_CAPACITY + 2])
+@pytest.mark.parametrize("how", ["zeroed", "unreadable"])
+def test_the_newest_superblock_is_missed_where_it_does_not_verify(superblocks: int, how: str) -> None:
+    async def body(reactor: ReactorLoop, media: _shim.EmulatedMedia, port: BlockPort) -> None:
+        for generation in range(1, superblocks + 1):
+            zone, offset = divmod(generation - 1, ZONE_CAPACITY)
+            block = Superblock(UUID_A, generation, True, {}).build()
+            if generation == superblocks:
+                address = zone * ZONE_SIZE + offset
+                if how == "zeroed":
+                    block = np.zeros(4096, np.uint8)
+                else:
+                    media.inject_fault(op=_shim.OP_READ, lba=address, block_count=1, status=0x281)
+            await port.write(zone * ZONE_SIZE + offset, block)
+        found = await superblock.find(port, await port.zones(), UUID_A)
+        if superblocks == 1:
+            assert found is None
+        else:
+            assert found is not None
+            assert found.superblock.generation == superblocks - 1
+            assert found.damage is not None
+            assert f"block {address} " in found.damage
+
+    run(body)
+
+
 def test_superblocks_that_say_nonsense_do_not_exist() -> None:
     good = Superblock(UUID_A, 1, True, {"name": "ftl0"}).build()
     assert Superblock.parse(good, UUID_A) == Superblock(UUID_A, 1, True, {"name": "ftl0"})

@@ -368,6 +368,28 @@ def test_damage_is_refused_with_a_list_or_gone_without_on_demand() -> None:
     run(body)
 
 
+def test_a_clean_superblock_is_not_believed_where_a_newer_one_is_damaged() -> None:
+    async def body(rig: RestoreRig, drive: Any) -> None:
+        await rig.create()
+        await rig.traffic(500)
+        await rig.halt()
+        await rig.load()
+        await rig.traffic(500)
+        await rig.flush()
+        await rig.crash()
+        _, _, pointer = drive.zone_states()[0]
+        rig.base = await copied_with(rig, drive, {pointer - 1: bytes(4096)})
+        with pytest.raises(FtlError, match="newest superblock does not verify"):
+            await rig.load()
+        await rig.load(conf=FtlConf(allow_open_bands=True))
+        assert rig.device.restored is not None
+        # Without the last one of its first life the newest that is left is that life's clean one.
+        assert (rig.device.restored["clean"], rig.device.restored["lossy"]) == (False, True)
+        await rig.check("after the load")
+
+    run(body)
+
+
 def test_a_damaged_block_in_a_zone_without_summary_reads_as_an_error() -> None:
     async def body(rig: RestoreRig, drive: Any) -> None:
         await rig.create()

@@ -367,16 +367,18 @@ def test_a_full_directory_is_an_error_that_names_the_file(tmp_path: Path) -> Non
 
 
 def test_a_creation_whose_buffer_can_not_be_made_erases_nothing(tmp_path: Path) -> None:
+    everybodys = tmp_path / "everybodys"
+    everybodys.mkdir()
+    everybodys.chmod(0o777)
+
     async def body(rig: RestoreRig, drive: Any) -> None:
         await rig.create()
         await rig.traffic(500)
         versions = await rig.versions()
         await rig.halt()
         before = drive.zone_states()
-        tmp_path.chmod(0o777)
         with pytest.raises(FtlError, match="chmod 700"):
-            await FtlDevice.create(rig.reactor, drive, name="ftl1", conf=CONF, buffer_dir=tmp_path)
-        tmp_path.chmod(0o700)
+            await FtlDevice.create(rig.reactor, drive, name="ftl1", conf=CONF, buffer_dir=everybodys)
         assert drive.zone_states() == before
         await rig.load()
         assert await rig.versions() == versions
