@@ -14,7 +14,7 @@ from ..ftl import superblock
 from ..ftl.blockdev import BlockPort
 from ..ftl.geometry import plan
 from ..ftl.nv_cache import check_cache
-from ..ftl.restore import geometry_of
+from ..ftl.superblock_content import geometry_of
 from ..ftl.zone import Zone
 from ..reactor import ReactorLoop
 from ..spdk.attach import attached_as

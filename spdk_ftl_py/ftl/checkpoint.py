@@ -278,7 +278,7 @@ class _Reader:
         try:
             self._zones = [int(zone) for zone in place["zones"]]
             self._block_count = int(place["blocks"])
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise NotUsableError(f"what the superblock says of it makes no sense: {error!r}") from error
         if (
             not in_bands.issuperset(self._zones)

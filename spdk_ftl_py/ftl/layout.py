@@ -33,6 +33,9 @@ ENTRY_FLAG_TRIM: Final = 1
 ENTRY_FLAG_LOST: Final = 2
 SUMMARY_FLAG_HEADER: Final = 0x10000
 LBA_NONE: Final = (1 << 64) - 1
+SEQ_MAX: Final = 1 << 62
+"""Of seqs and band seqs: no device gets that far. What has a greater one was not written by a core, and would use up
+what is left of them."""
 
 ENTRY: Final = np.dtype([("lba", "<u8"), ("seq", "<u8"), ("crc", "<u4"), ("flags", "<u4")])
 """In a trim record ``crc`` is the count of blocks."""
@@ -161,7 +164,9 @@ def parse_batch_header(block: Block, uuid: UUID) -> BatchHeader | None:
         return None
     kind, count = int(record["kind"]), int(record["count"])
     most = {KIND_DATA: BATCH_DATA_BLOCKS_MAX, KIND_TRIM: TRIM_RECORDS_MAX, KIND_PAD: 0}.get(kind)
-    if most is None or count > most:
+    if most is None or count > most or int(record["band_seq"]) > SEQ_MAX:
+        return None
+    if (record["entries"]["seq"][:count] > SEQ_MAX).any():
         return None
     return BatchHeader(
         band=int(record["band"]),
@@ -200,7 +205,9 @@ def build_batch_header(
 def parse_summary_block(block: Block, uuid: UUID) -> SummaryBlock | None:
     """None where the block is no (whole) summary block of this device."""
     record = parse_record(block, SUMMARY, SUMMARY_MAGIC, uuid, "a band's summary")
-    if record is None or int(record["count"]) > SUMMARY_ENTRIES:
+    if record is None or int(record["count"]) > SUMMARY_ENTRIES or int(record["band_seq"]) > SEQ_MAX:
+        return None
+    if (record["entries"]["seq"][: int(record["count"])] > SEQ_MAX).any():
         return None
     return SummaryBlock(
         band=int(record["band"]),
@@ -246,6 +253,8 @@ def parse_summary(blocks: NDArray[np.uint8], uuid: UUID, *, band: int, punit: in
         & (records["band_seq"] == records["band_seq"][0])
         & (records["index"] == np.arange(len(records)))
         & (records["count"] <= SUMMARY_ENTRIES)
+        & (records["band_seq"] <= SEQ_MAX)
+        & (records["entries"]["seq"] <= SEQ_MAX).all(axis=1)
     )
     if not whole.all() or (records["count"][:-1] != SUMMARY_ENTRIES).any():
         return None

@@ -19,16 +19,17 @@ from numpy.typing import NDArray
 
 from .. import _shim
 from ..conf import FtlConf
-from ..errors import ConfError, FtlError, GeometryError, NotFoundError
+from ..errors import ConfError, FtlError, NotFoundError
 from . import checkpoint as checkpoints
 from . import superblock as superblocks
 from .band import CLOSED, FAULTED, FREE
 from .blockdev import BlockPort, side_by_side
 from .checkpoint import Checkpoint
-from .geometry import SUPERBLOCK_ZONES, Geometry
+from .geometry import Geometry
 from .held import HeldIndex, HeldSource, HeldWrites, Recovered, RecoveredBlock, RecoveredRecord
 from .layout import ENTRY_FLAG_LOST
 from .superblock import Superblock
+from .superblock_content import counter, geometry_of, merge_conf, stored_conf
 from .zone import ACTIVE_STATES, EMPTY, FULL, OFFLINE, UNUSABLE_STATES, Zone
 from .zone_walk import ZoneContent, ZoneReader
 
@@ -41,21 +42,6 @@ VERIFY_RUN_BLOCKS: Final = 32
 BAND_SEQ_GAP: Final = 1024
 """With emulated zones the newest headers may be missing while their successors are there, unseen: band seqs of theirs
 must not be given again."""
-
-_GEOMETRY_CONF: Final = {
-    "lba_rsvd": "overprovisioning decides the capacity",
-    "use_append": "it decides the size of batches",
-}
-
-_GEOMETRY_NUMBERS: Final = (
-    "zone_size",
-    "zone_capacity",
-    "zone_count",
-    "punits",
-    "band_count",
-    "batch_blocks",
-    "block_count",
-)
 
 _UNCHECKED, _GOOD, _DROPPED, _LOST = range(4)
 
@@ -178,8 +164,7 @@ async def restore(
         # A clean one that is not the newest says nothing of what came after it.
         superblock = dataclasses.replace(superblock, clean=False)
     geometry = geometry_of(superblock, zones, base, name=port.name)
-    asked = conf or FtlConf()
-    stored_conf = merge_conf(_stored_conf(superblock), asked).check_geometry(geometry)
+    its_conf = merge_conf(stored_conf(superblock), conf or FtlConf()).check_geometry(geometry)
     if num_punits is not None and num_punits != geometry.punits:
         raise ConfError(
             f"num_punits = {num_punits}: FTL {uuid} has {geometry.punits} parallel units, which can't be changed; "
@@ -192,7 +177,7 @@ async def restore(
     if use_checkpoint:
         checkpoint = await checkpoints.read(port, geometry, superblock, zones, sequential=sequential, progress=progress)
     if checkpoint is not None:
-        return _from_checkpoint(checkpoint, superblock, geometry, stored_conf, zones, which, used)
+        return _from_checkpoint(checkpoint, superblock, geometry, its_conf, zones, which, used)
     reader = ZoneReader(port, geometry, uuid, sequential=sequential)
     contents = await _read_bands(reader, geometry, zones, report)
     return await _Merge(
@@ -206,7 +191,7 @@ async def restore(
         report=report,
         held=[each for each in held if each is not None],
         damage=[] if damage is None else [damage],
-    ).run(stored_conf, which, used)
+    ).run(its_conf, which, used)
 
 
 def _from_checkpoint(
@@ -236,8 +221,8 @@ def _from_checkpoint(
         conf=conf,
         bands=bands,
         l2p=checkpoint.l2p,
-        next_seq=int(superblock.content["next_seq"]),
-        next_band_seq=int(superblock.content["next_band_seq"]),
+        next_seq=counter(superblock, "next_seq"),
+        next_band_seq=counter(superblock, "next_band_seq"),
         zones_to_finish=to_finish,
         zones_to_empty=to_empty,
         zones_to_reset=[zones[index].start for index in checkpoint.zones] + _used_spares(geometry, zones),
@@ -272,7 +257,7 @@ def _used_spares(geometry: Geometry, zones: Sequence[Zone]) -> list[int]:
     return [zones[index].start for index in geometry.spare_zones if zones[index].state != EMPTY]
 
 
-# --- the superblock and what it says
+# --- reading
 
 
 async def _not_found(port: BlockPort, zones: list[Zone], uuid: UUID) -> FtlError:
@@ -283,97 +268,6 @@ async def _not_found(port: BlockPort, zones: list[Zone], uuid: UUID) -> FtlError
         f"uuid {uuid}: the base bdev of {port.name} holds FTL {other.superblock.content.get('name')!r} with uuid "
         f"{other.superblock.uuid}, not that one: load it by its uuid"
     )
-
-
-def _stored_conf(superblock: Superblock) -> FtlConf:
-    conf = FtlConf.from_dict(_part(superblock, "conf"))
-    conf.check()
-    return conf
-
-
-def merge_conf(stored: FtlConf, given: FtlConf) -> FtlConf:
-    """Settings of ``given`` that are not the default count. Raises ConfError where one can't be changed any more."""
-    default = FtlConf()
-    changed: dict[str, Any] = {"allow_open_bands": given.allow_open_bands}
-    for each in dataclasses.fields(FtlConf):
-        value, was = getattr(given, each.name), getattr(stored, each.name)
-        if value == getattr(default, each.name) or value == was:
-            continue
-        why = _GEOMETRY_CONF.get(each.name)
-        if why is not None:
-            raise ConfError(
-                f"conf {each.name} = {value}: the FTL was created with {was}, and {why}; leave it out to load the FTL"
-            )
-        changed[each.name] = value
-    return dataclasses.replace(stored, **changed)
-
-
-def _part(superblock: Superblock, name: str) -> dict[str, Any]:
-    part = superblock.content.get(name)
-    if not isinstance(part, dict):
-        raise FtlError(f"the superblock of FTL {superblock.uuid} has no {name}: it was not written by this software")
-    return part
-
-
-def geometry_of(superblock: Superblock, zones: Sequence[Zone], base: _shim.BlockDevice, *, name: str) -> Geometry:
-    """The geometry the superblock tells, checked against the device. Raises GeometryError naming what has changed."""
-    told = _part(superblock, "geometry")
-    try:
-        numbers = {key: int(told[key]) for key in _GEOMETRY_NUMBERS}
-        replaced = {int(was): None if now is None else int(now) for was, now in told["replaced"]}
-        bad = {int(zone) for zone in superblock.content["bad_zones"]}
-        shared, finish = bool(told["shared_stream"]), bool(told["finish_zones"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise FtlError(f"the superblock of FTL {superblock.uuid} makes no sense: {error!r}") from error
-
-    def changed(what: str, was: object, now: object) -> GeometryError:
-        return GeometryError(
-            f"the base bdev of {name}: {what} is {now}, but was {was} when FTL {superblock.uuid} was created: give the "
-            "device, with the settings, that it was created with"
-        )
-
-    if numbers["zone_size"] != base.zone_size:
-        raise changed("its zone size", numbers["zone_size"], base.zone_size)
-    if numbers["zone_count"] != len(zones):
-        raise changed("its number of zones", numbers["zone_count"], len(zones))
-    count, punits, capacity = numbers["band_count"], numbers["punits"], numbers["zone_capacity"]
-    first = len(SUPERBLOCK_ZONES)
-    if not (count > 0 < punits and 0 < capacity <= base.zone_size and first + count * punits <= len(zones)):
-        raise FtlError(f"the superblock of FTL {superblock.uuid} makes no sense: {count} bands of {punits} zones")
-    flat = [replaced.get(zone, zone) for zone in range(first, first + count * punits)]
-    in_bands = [zone for zone in flat if zone is not None]
-    if len(set(in_bands)) != len(in_bands) or not all(first <= zone < len(zones) for zone in in_bands):
-        raise FtlError(f"the superblock of FTL {superblock.uuid} makes no sense: a zone is used twice, or not there")
-    for zone in (zones[index] for index in in_bands):
-        if zone.usable and zone.capacity < capacity:
-            raise changed(f"the capacity of zone {zone.index}", f"at least {capacity}", zone.capacity)
-    taken = {*in_bands, *bad}
-    limit = min((n for n in (base.max_open_zones, base.max_active_zones) if n), default=0)
-    geometry = Geometry(
-        zone_size=base.zone_size,
-        zone_capacity=capacity,
-        zone_count=len(zones),
-        punits=punits,
-        bands=tuple(tuple(flat[b * punits : (b + 1) * punits]) for b in range(count)),
-        spare_zones=tuple(
-            zone.index
-            for zone in zones[first:]
-            if zone.usable and zone.capacity >= capacity and zone.index not in taken
-        ),
-        bad_zones=tuple(sorted(bad)),
-        replaced={was: now for was, now in replaced.items() if now is not None},
-        shared_stream=shared,
-        batch_blocks=numbers["batch_blocks"],
-        block_count=numbers["block_count"],
-        open_zones_limit=limit,
-        finish_zones=finish,
-    )
-    if limit and geometry.open_zones > limit:
-        raise changed("its limit of open zones", f"at least {geometry.open_zones}", limit)
-    return geometry
-
-
-# --- reading
 
 
 async def _read_bands(
@@ -443,7 +337,6 @@ class _Merge:
         self._damage += self._held.damage
         if self._damage and not conf.allow_open_bands:
             raise self._refusal()
-        content = self._superblock.content
         seen = max((zone.highest_seq for zone in self._every), default=0)
         seen = max(seen, self._held.highest_seq)
         band_seq = max((zone.highest_band_seq for zone in self._every), default=0)
@@ -466,8 +359,8 @@ class _Merge:
             conf=conf,
             bands=bands,
             l2p=entries,
-            next_seq=max(seen + 1, int(content.get("next_seq", 1))),
-            next_band_seq=max(band_seq + 1, int(content.get("next_band_seq", 1)))
+            next_seq=max(seen + 1, counter(self._superblock, "next_seq")),
+            next_band_seq=max(band_seq + 1, counter(self._superblock, "next_band_seq"))
             + (0 if self._sequential else BAND_SEQ_GAP),
             zones_to_finish=to_finish,
             zones_to_empty=to_empty,

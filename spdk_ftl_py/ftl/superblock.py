@@ -17,7 +17,7 @@ from .. import _shim
 from ..errors import FtlError, MediaError
 from .blockdev import ZONE_RESET, BlockPort
 from .geometry import SUPERBLOCK_ZONES, Geometry
-from .layout import FORMAT_VERSION, SUPERBLOCK, SUPERBLOCK_MAGIC, Block, new_record, parse_record, seal
+from .layout import FORMAT_VERSION, SEQ_MAX, SUPERBLOCK, SUPERBLOCK_MAGIC, Block, new_record, parse_record, seal
 from .zone import EMPTY, FULL, OFFLINE, Zone
 
 log = logging.getLogger(__name__)
@@ -41,7 +41,7 @@ class Superblock:
     def incarnation(self) -> int:
         """Of the device: +1 with every load. Names the write buffer file that belongs to this superblock."""
         found = self.content.get("incarnation", 0)
-        return found if isinstance(found, int) and found >= 0 else 0
+        return found if isinstance(found, int) and 0 <= found <= SEQ_MAX else 0
 
     def build(self) -> Block:
         """As a block. Raises FtlError where the content does not fit."""
@@ -66,7 +66,7 @@ class Superblock:
             return None
         try:
             content = json.loads(bytes(record["json"])[: int(record["length"])])
-        except ValueError:
+        except (ValueError, RecursionError):
             return None
         if not isinstance(content, dict):
             return None

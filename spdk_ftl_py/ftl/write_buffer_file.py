@@ -22,7 +22,7 @@ from .. import _shim
 from ..errors import BusyError, FtlError, UnsupportedError
 from .geometry import BLOCK_BYTES
 from .held import HELD_BLOCK, HELD_RECORD, HeldWrites
-from .layout import ENTRY_FLAG_LOST, ENTRY_FLAG_TRIM
+from .layout import ENTRY_FLAG_LOST, ENTRY_FLAG_TRIM, SEQ_MAX
 
 log = logging.getLogger(__name__)
 
@@ -50,8 +50,6 @@ assert (HEADER.itemsize, SLOT.itemsize, RECORD.itemsize) == (72, 24, 32)
 STATE_FREE, STATE_HELD = 0, 1
 SLOTS_MAX: Final = 1 << 24
 RECORDS_MAX: Final = 1 << 16
-SEQ_MAX: Final = 1 << 62
-"""No device gets that far: what has a greater one was not written by a core, and would use up what is left of them."""
 LOCK_ATTEMPTS: Final = 100
 
 _locks: dict[Path, tuple[int, int]] = {}

@@ -84,8 +84,8 @@ MUTATIONS = (
         edits=(
             (
                 "ftl/restore.py",
-                'next_seq=max(seen + 1, int(content.get("next_seq", 1))),',
-                'next_seq=int(content.get("next_seq", 1)),',
+                'next_seq=max(seen + 1, counter(self._superblock, "next_seq")),',
+                'next_seq=counter(self._superblock, "next_seq"),',
             ),
         ),
     ),

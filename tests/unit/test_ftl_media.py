@@ -198,6 +198,14 @@ def test_a_damaged_or_foreign_header_does_not_exist() -> None:
 def test_counts_and_kinds_that_cant_be_are_not_believed() -> None:
     assert layout.parse_batch_header(header(entries=entries(128)), UUID_A) is None
     assert layout.parse_batch_header(header(kind=9), UUID_A) is None
+    assert layout.parse_batch_header(header(band_seq=1 << 63), UUID_A) is None
+    endless = entries(3)
+    endless["seq"][1] = (1 << 64) - 1
+    assert layout.parse_batch_header(header(entries=endless), UUID_A) is None
+    for band_seq, its in ((1 << 63, entries(3)), (9, endless)):
+        summary = layout.build_summary(UUID_A, band=3, punit=1, band_seq=band_seq, entries=its, summary_blocks=1)
+        assert layout.parse_summary(summary, UUID_A, band=3, punit=1) is None
+        assert layout.parse_summary_block(summary[0], UUID_A) is None
     trim = layout.parse_batch_header(header(kind=layout.KIND_TRIM, entries=entries(168)), UUID_A)
     assert trim is not None
     assert trim.block_count == 1
@@ -326,7 +334,12 @@ def test_superblocks_that_say_nonsense_do_not_exist() -> None:
     good = Superblock(UUID_A, 1, True, {"name": "ftl0"}).build()
     assert Superblock.parse(good, UUID_A) == Superblock(UUID_A, 1, True, {"name": "ftl0"})
     record = np.frombuffer(good.tobytes(), layout.SUPERBLOCK).copy()
-    for change in ({"length": 5000}, {"length": 3}, {"json": np.void(b"[]".ljust(4032, b" "))}):
+    for change in (
+        {"length": 5000},
+        {"length": 3},
+        {"json": np.void(b"[]".ljust(4032, b" "))},
+        {"length": 4032, "json": np.void(b"[" * 4032)},
+    ):
         bad = record.copy()
         for name, value in change.items():
             bad[name] = value
