@@ -7,7 +7,9 @@ Modules of subcommands are imported only when theirs is called, or all of them f
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 from typing import Any, Final
@@ -80,8 +82,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     known = {command for _, commands in _MODULES for command in commands}
     only = arguments[0] if arguments and arguments[0] in known else None
     try:
-        args = build_parser(only).parse_args(arguments)
-        return int(args.run(args))
+        try:
+            args = build_parser(only).parse_args(arguments)
+            return int(args.run(args))
+        finally:
+            # Here, where it can be told, not when Python ends.
+            if sys.stdout is not None:
+                sys.stdout.flush()
     except FtlError as error:
         print(f"spdk-ftl: {error.message}", file=sys.stderr)
         return EXIT_FAILURE
@@ -92,9 +99,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
     except BrokenPipeError:
-        # Whoever read our output has had enough of it; Python must not try to flush the rest.
-        sys.stdout = None
+        # Whoever read our output has had enough of it.
+        _drop_output()
         return EXIT_FAILURE
+    except OSError as error:
+        # Where no file is named it is standard output, as a rule.
+        _drop_output()
+        print(f"spdk-ftl: {only}: {error.filename or 'output'}: {error.strerror or error}", file=sys.stderr)
+        return EXIT_FAILURE
+
+
+def _drop_output() -> None:
+    """Python flushes standard output once more when it ends, and would complain."""
+    if sys.stdout is None:
+        return
+    with contextlib.suppress(OSError, ValueError):
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
 
 
 def _register(

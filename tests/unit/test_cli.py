@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import re
 import subprocess
 import sys
@@ -89,6 +90,22 @@ def test_errors_and_interrupts_of_a_command_become_exit_codes(monkeypatch: pytes
 
         monkeypatch.setattr("spdk_ftl_py.daemon.command.run", fail)
         assert cli.main(["serve"]) == code
+
+
+@pytest.mark.parametrize("arguments", [("--help",), ("--version",), ("demo", "--help")])
+def test_output_that_nobody_takes_is_no_traceback(arguments: tuple[str, ...]) -> None:
+    command = [sys.executable, "-m", "spdk_ftl_py.cli", *arguments]
+    env = {**os.environ, "PYTHONUNBUFFERED": ""}  # set, argparse would swallow the error
+    read, write = os.pipe()
+    os.close(read)
+    with os.fdopen(write, "w") as closed, open("/dev/full", "w") as full:
+        for stdout, said in ((closed, ""), (full, "No space left on device")):
+            done = subprocess.run(
+                command, stdout=stdout, stderr=subprocess.PIPE, text=True, timeout=60, check=False, cwd="/", env=env
+            )
+            assert done.returncode == 1
+            assert done.stderr.count("\n") == (1 if said else 0)
+            assert said in done.stderr
 
 
 def test_a_missing_extension_is_a_failure_with_the_remedy(
