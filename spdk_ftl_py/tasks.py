@@ -1,12 +1,16 @@
-"""Ending asyncio tasks for certain."""
+"""Ending asyncio tasks: for certain, or when the user wants it."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+import contextlib
+import signal
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 CANCEL_AGAIN_S = 0.5
+IMPATIENT_S = 30.0
+"""Taking back what was done is over by then, as a rule."""
 
 
 async def end_tasks(tasks: Iterable[asyncio.Task[Any]]) -> None:
@@ -19,3 +23,29 @@ async def end_tasks(tasks: Iterable[asyncio.Task[Any]]) -> None:
         for task in remaining:
             task.cancel()
         _, remaining = await asyncio.wait(remaining, timeout=CANCEL_AGAIN_S)
+
+
+@contextlib.contextmanager
+def cancelled_by_signals() -> Iterator[None]:
+    """SIGINT or SIGTERM cancels the current task meanwhile. Those that follow soon do not: who presses Ctrl-C again,
+    out of impatience, must not stop it from taking back what it did."""
+    loop = asyncio.get_running_loop()
+    task = asyncio.current_task()
+    assert task is not None
+    again_at = loop.time()
+
+    def cancel() -> None:
+        nonlocal again_at
+        if loop.time() >= again_at:
+            # Again, some time: a cancellation can be lost (end_tasks says how).
+            again_at = loop.time() + IMPATIENT_S
+            task.cancel()
+
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    for number in numbers:
+        loop.add_signal_handler(number, cancel)
+    try:
+        yield
+    finally:
+        for number in numbers:
+            loop.remove_signal_handler(number)

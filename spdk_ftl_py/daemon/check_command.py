@@ -7,7 +7,6 @@ import asyncio
 import contextlib
 import json
 import os
-import signal
 import sys
 from collections.abc import Callable, Iterator
 from typing import Any, Final
@@ -23,6 +22,7 @@ from ..spdk.claims import require_unclaimed
 from ..spdk.exports import bdev_nqn, export_bdev, host_nqn, require_tcp_transport
 from ..spdk.rpc import TargetRpc
 from ..steps import Steps
+from ..tasks import cancelled_by_signals
 from .checks import check_base
 
 TARGET_DEFAULT: Final = "/var/tmp/spdk.sock"
@@ -88,10 +88,10 @@ def run(args: argparse.Namespace) -> int:
 
 async def _interruptible(work: Any) -> CheckReport:
     """SIGTERM, too, takes back what was done to the target."""
-    task: asyncio.Task[CheckReport] = asyncio.ensure_future(work)
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
     try:
-        return await task
+        with cancelled_by_signals():
+            report: CheckReport = await work
+            return report
     except asyncio.CancelledError:
         raise KeyboardInterrupt from None
 

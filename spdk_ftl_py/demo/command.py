@@ -5,9 +5,11 @@ from __future__ import annotations
 import argparse
 import asyncio
 import logging
+import math
 import sys
 from typing import Final
 
+from ..errors import ParameterError
 from ..target.sizes import parse_bytes
 
 DESCRIPTION: Final = """\
@@ -23,7 +25,8 @@ examples:
   spdk-ftl demo --json report.json        about a minute, 2 GiB of memory at most
   spdk-ftl demo --size 512M --time 15     a quick look
 
-exit codes: 0 everything worked and every block was right, 1 something failed (it says what), 2 wrong usage
+exit codes: 0 everything worked and every block was right, 1 something failed (it says what), 2 wrong usage,
+130 interrupted
 """
 SIZE_MIN: Final = 512 << 20
 ZONE_BYTES: Final = 16 << 20
@@ -55,7 +58,7 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         metavar="SECONDS",
         help="what all of it should take: measurements are cut short accordingly (default: %(default)g)",
     )
-    parser.add_argument("--seed", type=int, default=1, help="of the random pattern (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=1, metavar="N", help="of the random pattern (default: %(default)s)")
     parser.add_argument("--keep", action="store_true", help="keep the temporary directory with logs and state")
     parser.add_argument("--plain", action="store_true", help="no progress bars (as when not on a terminal)")
     parser.set_defaults(run=run, parser=parser)
@@ -66,22 +69,30 @@ def run(args: argparse.Namespace) -> int:
     from rich.console import Console
 
     from .report import Report
-    from .run import Options, run_demo
+    from .run import Interrupted, Options, run_demo
     from .screen import Screen
 
-    size = parse_bytes(args.size, "--size")
+    try:
+        size = parse_bytes(args.size, "--size")
+    except ParameterError as error:
+        args.parser.error(error.message)
     if size < SIZE_MIN or size % ZONE_BYTES:
         args.parser.error(f"--size {args.size}: must be a multiple of {ZONE_BYTES >> 20}M, at least {SIZE_MIN >> 20}M")
     if args.writes < 1:
         args.parser.error(f"--writes {args.writes}: must be at least 1")
-    if args.time <= 0:
-        args.parser.error(f"--time {args.time:g}: must be more than 0")
+    if not 0 < args.time < math.inf:
+        args.parser.error(f"--time {args.time:g}: must be more than 0, and finite")
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s")
     screen = Screen(Console(force_terminal=False if args.plain else None))
     report = Report()
+    if args.json:
+        report.write(args.json)  # a path that can't be written is told now, not after a minute
     options = Options(media_bytes=size, write_multiple=args.writes, time_s=args.time, seed=args.seed, keep=args.keep)
     try:
         asyncio.run(run_demo(options, screen, report))
+    except Interrupted:
+        screen.say("interrupted; everything is stopped")
+        raise KeyboardInterrupt from None  # the command line knows its exit code
     finally:
         if args.json:
             report.write(args.json)

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import json
 import shutil
-import signal
 import tempfile
 import time
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from typing import Any, Final
 from ..client import DaemonClient
 from ..errors import FtlError
 from ..spdk.rpc import TargetRpc
+from ..tasks import cancelled_by_signals
 from .processes import Child, run_rpc, spdk_ftl
 from .report import Report
 from .screen import Phase, Screen
@@ -69,18 +69,12 @@ async def run_demo(options: Options, screen: Screen, report: Report) -> None:
     """
     began = time.monotonic()
     folder = Path(tempfile.mkdtemp(prefix="spdk-ftl-demo-"))
-    loop = asyncio.get_running_loop()
-    task = asyncio.current_task()
-    assert task is not None
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, task.cancel)
     try:
-        await Demo(options, screen, report, folder, began).run()
+        with cancelled_by_signals():
+            await Demo(options, screen, report, folder, began).run()
     except asyncio.CancelledError:
         raise Interrupted("interrupted") from None
     finally:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            loop.remove_signal_handler(number)
         report.values["elapsed_s"] = round(time.monotonic() - began, 2)
         if options.keep:
             screen.say(f"logs and state are kept in {folder}")

@@ -38,7 +38,8 @@ examples:
   spdk-ftl torture --processes --crashes 20            real processes and kill -9, about two minutes
   spdk-ftl torture --seed 7 --world 12 --crashes 20    what a failure prints: the same again, nothing else
 
-exit codes: 0 every promise was kept, 1 one was broken (it says which, and how to see it again), 2 wrong usage
+exit codes: 0 every promise was kept, 1 one was broken (it says which, and how to see it again), 2 wrong usage,
+130 interrupted
 """
 
 
@@ -120,6 +121,8 @@ def run(args: argparse.Namespace) -> int:
     }
     screen = Screen(Console(force_terminal=False if args.plain else None))
     report = Report(seed=args.seed, options=told)
+    if args.json:
+        report.write(args.json)  # a path that can't be written is told now, not after a minute
     try:
         with screen.phase("torture", crashes) as phase:
             if args.processes:

@@ -7,7 +7,6 @@ import itertools
 import json
 import random
 import shutil
-import signal
 import tempfile
 import time
 from collections.abc import Callable
@@ -20,6 +19,7 @@ from ..demo.processes import Child, spdk_ftl
 from ..errors import FtlError
 from ..reactor import ReactorLoop
 from ..spdk.rpc import TargetRpc
+from ..tasks import cancelled_by_signals
 from .hosts import MIXES, Hosts
 from .model import Violation
 from .report import Report
@@ -76,19 +76,13 @@ async def run_processes(options: Options, report: Report, progress: Callable[[fl
     """
     began = time.monotonic()
     folder = Path(tempfile.mkdtemp(prefix="spdk-ftl-torture-"))
-    loop = asyncio.get_running_loop()
-    task = asyncio.current_task()
-    assert task is not None
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, task.cancel)
     report.values["replay"] = replay(options)
     try:
-        await _World(options, report, progress, folder).run()
+        with cancelled_by_signals():
+            await _World(options, report, progress, folder).run()
     except asyncio.CancelledError:
         raise Interrupted("interrupted") from None
     finally:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            loop.remove_signal_handler(number)
         report.values["elapsed_s"] = round(time.monotonic() - began, 2)
         if options.keep:
             report.values["folder"] = str(folder)

@@ -166,6 +166,14 @@ def test_a_failure_says_how_to_see_it_again(
     assert json.loads(path.read_text())["found"] == first["found"]
 
 
+def test_a_report_that_can_not_be_written_is_told_before_the_first_crash(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["torture", "--plain", "--json", str(tmp_path)]) == 1
+    out, err = capsys.readouterr()
+    assert (out, f"report {tmp_path}: Is a directory" in err) == ("", True)
+
+
 @pytest.mark.parametrize("wrong", [["--crashes", "0"], ["--every", "-1"], ["--seed", "x"], ["--cache", "tape"]])
 def test_wrong_usage_of_torture_is_exit_code_2(wrong: list[str]) -> None:
     with pytest.raises(SystemExit) as ended:
