@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import logging
+import math
 import os
 import signal
 from pathlib import Path
@@ -49,13 +50,14 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.add_argument(
         "--socket",
         metavar="PATH",
+        type=_path,
         default=default_socket(),
         help=f"control socket (default: ${SOCKET_ENVIRONMENT}, else {SOCKET_DEFAULT})",
     )
     parser.add_argument(
         "--state-dir",
         metavar="DIR",
-        type=Path,
+        type=_path,
         default=default_state_directory(),
         help=f"state directory, one per daemon (default: ${STATE_ENVIRONMENT}, else %(default)s)",
     )
@@ -69,7 +71,7 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.add_argument(
         "--buffer-dir",
         metavar="DIR",
-        type=Path,
+        type=_path,
         default=default_buffer_directory(),
         help="where write buffers outlive the daemon: in memory, and of this user alone (default: %(default)s)",
     )
@@ -94,7 +96,7 @@ def run(args: argparse.Namespace) -> int:
     logging.getLogger("asyncio").setLevel(logging.WARNING)
     asyncio.run(
         serve(
-            Path(args.socket).absolute(),
+            args.socket.absolute(),
             args.state_dir,
             args.listen,
             peer_timeout_s=args.peer_timeout,
@@ -130,10 +132,13 @@ async def serve(
         await server.start()
         try:
             await registry.start()
-            print(f"spdk-ftl: ready, control socket {server.socket_path} (pid {os.getpid()})", flush=True)
-            await halt.wait()
-            logging.getLogger(__name__).info("halting")
-            await registry.halt()
+            try:
+                print(f"spdk-ftl: ready, control socket {server.socket_path} (pid {os.getpid()})", flush=True)
+                await halt.wait()
+            finally:
+                # Also where nobody takes that line: by then, FTLs of a predecessor may be loading.
+                logging.getLogger(__name__).info("halting")
+                await registry.halt()
         finally:
             await server.close()
     finally:
@@ -141,7 +146,17 @@ async def serve(
 
 
 def _seconds(text: str) -> float:
-    value = float(text)
-    if not 0 <= value < float("inf"):
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 <= value < math.inf:
         raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds")
     return value
+
+
+def _path(text: str) -> Path:
+    # An empty one, as of a variable that is not set, would be the current directory.
+    if not text:
+        raise argparse.ArgumentTypeError("an empty path")
+    return Path(text)

@@ -35,6 +35,7 @@ from ..errors import (
 BODY_BYTES_MAX: Final = 1 << 20
 REQUEST_TIMEOUT_S: Final = 10.0
 CONNECTIONS_MAX: Final = 64
+UNIX_PATH_BYTES_MAX: Final = 107
 _LISTEN_BACKLOG: Final = 64
 _HALT_TIMEOUT_S: Final = 2.0
 _LINGER_S: Final = 1.0
@@ -64,6 +65,8 @@ class RpcServer:
 
         Raises BusyError when a daemon listens there, FtlError when the path can't be used.
         """
+        # First what needs no lock to be seen: no lock file is left beside a path that is none for a socket.
+        self._stale()
         self._take_lock()
         try:
             listener = self._bind()
@@ -101,7 +104,10 @@ class RpcServer:
             raise self._busy() from None
         except OSError as error:
             self._drop_lock()
-            raise FtlError(f"control socket: {path}: {error.strerror}", errno=error.errno) from error
+            raise FtlError(
+                f"control socket {self.socket_path}: can't open {path}: {error.strerror}; give another with --socket",
+                errno=error.errno,
+            ) from error
 
     def _drop_lock(self) -> None:
         if self._lock is not None:
@@ -132,18 +138,32 @@ class RpcServer:
             os.umask(umask)
         return listener
 
-    def _remove_stale(self) -> None:
+    def _stale(self) -> bool:
+        """There is a socket. Raises FtlError where there can be none."""
+        if len(os.fsencode(self.socket_path)) > UNIX_PATH_BYTES_MAX:
+            raise FtlError(
+                f"control socket {self.socket_path}: the path is longer than {UNIX_PATH_BYTES_MAX} bytes; give a "
+                "shorter one with --socket",
+                errno=errno.ENAMETOOLONG,
+            )
         try:
             mode = self.socket_path.lstat().st_mode
         except FileNotFoundError:
-            return
+            return False
         except OSError as error:
-            raise FtlError(f"control socket {self.socket_path}: {error.strerror}", errno=error.errno) from error
+            raise FtlError(
+                f"control socket {self.socket_path}: {error.strerror}; give another with --socket", errno=error.errno
+            ) from error
         if not stat.S_ISSOCK(mode):
             raise FtlError(
                 f"control socket {self.socket_path}: there is a file that is no socket; remove it, or give --socket",
                 errno=errno.EEXIST,
             )
+        return True
+
+    def _remove_stale(self) -> None:
+        if not self._stale():
+            return
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
             probe.settimeout(1.0)
             try:

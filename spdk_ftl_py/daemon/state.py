@@ -125,9 +125,14 @@ class StateDirectory:
             self.save([])
             return
         except OSError as error:
-            raise FtlError(f"state file {path} can't be read: {error.strerror}", errno=error.errno) from error
+            raise FtlError(
+                f"state file {path} can't be read: {error.strerror}; mend that, or give another --state-dir",
+                errno=error.errno,
+            ) from error
         try:
             content = json.loads(raw)
+            if missing := [key for key in ("format", "host_id", "devices") if key not in content]:
+                raise ValueError(f"{missing[0]!r} is missing")
             if content["format"] != STATE_FORMAT:
                 raise ValueError(f"its format is {content['format']!r}, this daemon knows {STATE_FORMAT}")
             self.host_id = UUID(content["host_id"])

@@ -356,12 +356,14 @@ def test_a_file_that_is_no_socket_is_not_replaced(tmp_path: Path) -> None:
 
     asyncio.run(scenario())
     assert (tmp_path / "s").read_text() == "mine"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["s"]
 
 
 def test_a_path_that_is_too_long_or_absent_is_named(tmp_path: Path) -> None:
     async def scenario() -> None:
         for path in (tmp_path / "no" / "where", tmp_path / ("x" * 200)):
-            with pytest.raises(FtlError, match="control socket"):
+            with pytest.raises(FtlError, match=f"control socket {path}: .*--socket"):
                 await RpcServer(path, METHODS).start()
 
     asyncio.run(scenario())
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,64 @@
+"""`spdk-ftl serve`: what it refuses before it does anything, and its end where nobody takes its one line."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from pathlib import Path
+
+import pytest
+
+from spdk_ftl_py import cli
+from spdk_ftl_py.daemon import registry
+from spdk_ftl_py.daemon.command import serve
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "said"),
+    [
+        ("--socket", "", "an empty path"),
+        ("--state-dir", "", "an empty path"),
+        ("--buffer-dir", "", "an empty path"),
+        ("--peer-timeout", "soon", "'soon' is no number of seconds"),
+        ("--peer-timeout", "-1", "'-1' is no number of seconds"),
+        ("--peer-timeout", "nan", "'nan' is no number of seconds"),
+    ],
+)
+def test_wrong_options_are_named(option: str, value: str, said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["serve", option, value])
+    assert ended.value.code == 2
+    assert f"argument {option}: {said}" in capsys.readouterr().err
+
+
+def test_a_ready_line_that_nobody_takes_ends_in_a_halt(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """FTLs of a predecessor may be loading by then: what they have in their target is to be taken back."""
+    halted: list[registry.Registry] = []
+    real = registry.Registry.halt
+
+    async def halt(self: registry.Registry) -> None:
+        halted.append(self)
+        await real(self)
+
+    monkeypatch.setattr(registry.Registry, "halt", halt)
+    caplog.set_level(logging.INFO)
+
+    def no_room(*_args: object, **_kwargs: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("builtins.print", no_room)
+    with pytest.raises(OSError, match="No space left"):
+        asyncio.run(
+            serve(
+                tmp_path / "s",
+                tmp_path / "state",
+                "127.0.0.1",
+                peer_timeout_s=1.0,
+                buffer_directory=tmp_path / "buffers",
+            )
+        )
+    assert len(halted) == 1
+    assert "halting" in caplog.text
+    assert not (tmp_path / "s").exists()
