@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 from urllib.parse import quote
 
-from .errors import DaemonError, FtlError
+from .errors import DaemonError, FtlError, ParameterError
 
 SOCKET_ENVIRONMENT = "SPDK_FTL_SOCK"
 SOCKET_DEFAULT = "/var/tmp/spdk-ftl.sock"
@@ -24,6 +24,13 @@ CHUNK_BYTES = 64 << 10
 def default_socket() -> str:
     """$SPDK_FTL_SOCK, else /var/tmp/spdk-ftl.sock."""
     return os.environ.get(SOCKET_ENVIRONMENT) or SOCKET_DEFAULT
+
+
+def target_address(text: str) -> str:
+    """What -s says, as an RPC takes it: a path made absolute, or HOST:PORT. Raises ParameterError where it is empty."""
+    if not text:
+        raise ParameterError("-s: an empty address; give the path of the SPDK target's RPC socket, or HOST:PORT")
+    return os.path.abspath(text) if "/" in text or ":" not in text else text
 
 
 class DaemonClient:

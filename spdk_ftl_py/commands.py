@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 from . import schema
-from .client import SOCKET_DEFAULT, SOCKET_ENVIRONMENT, DaemonClient, default_socket
+from .client import SOCKET_DEFAULT, SOCKET_ENVIRONMENT, DaemonClient, default_socket, target_address
 from .plugin import add_arguments, parameters_of
 
 TARGET_DEFAULT: Final = "/var/tmp/spdk.sock"
@@ -73,8 +72,7 @@ def _add_rpc(subparsers: argparse._SubParsersAction[argparse.ArgumentParser], co
     def run(args: argparse.Namespace) -> int:
         params = parameters_of(args, rpc)
         if args.target is not None:
-            is_path = "/" in args.target or ":" not in args.target
-            params["target"] = os.path.abspath(args.target) if is_path else args.target
+            params["target"] = target_address(args.target)
         result = DaemonClient(args.socket).call(rpc.method, rpc.check(params))
         print(result if isinstance(result, str) else json.dumps(result, indent=2))
         return 0

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import socket
 import sys
 from collections.abc import Callable
@@ -27,6 +28,8 @@ _METHODS: Final = (
     "ftl_get_devices",
 )
 _BUILT_IN_PREFIX: Final = "bdev_ftl_"
+# Longer ones are out of all bounds, and Python refuses to read them at some length.
+_NUMBER: Final = re.compile(r"-?[0-9]{1,30}")
 
 _LIMITS_HELP = (
     "When few bands are free, the user's share of all writes is limited so that defrag keeps up. Levels: "
@@ -59,7 +62,7 @@ def add_arguments(parser: argparse.ArgumentParser, rpc: schema.RpcSchema) -> Non
 
 
 def parameters_of(args: argparse.Namespace, rpc: schema.RpcSchema) -> dict[str, Any]:
-    """The RPC's params of parsed arguments: only what was given. Raises ParameterError for a limit given twice."""
+    """The RPC's params of parsed arguments: only what was given. Raises ParameterError for what is given twice."""
     given = {p.name: getattr(args, p.name, None) for p in rpc.parameters if p.flags}
     params = {name: value for name, value in given.items() if value is not None}
     for pairs, suffix in ((getattr(args, "limits", None), ""), (getattr(args, "limit_thresholds", None), "_threshold")):
@@ -68,9 +71,12 @@ def parameters_of(args: argparse.Namespace, rpc: schema.RpcSchema) -> dict[str, 
             if name in params:
                 raise ParameterError(f"{rpc.method}: {name} is given twice: {params[name]} and {value}")
             params[name] = value
-    if getattr(args, "conf", None):
-        params["conf"] = dict(args.conf)
-    return params
+    conf: dict[str, Any] = {}
+    for name, value in getattr(args, "conf", None) or ():
+        if name in conf:
+            raise ParameterError(f"{rpc.method}: conf {name} is given twice: {conf[name]} and {value}")
+        conf[name] = value
+    return {**params, "conf": conf} if conf else params
 
 
 def _remove_built_ins(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -213,4 +219,4 @@ def _pair(text: str, known: tuple[str, ...], what: str) -> tuple[str, int | str]
     name, _, value = (part.strip() for part in text.replace("=", ":", 1).partition(":"))
     if name not in known:
         raise argparse.ArgumentTypeError(f"unknown {what} {name!r}; known: {', '.join(known)}")
-    return name, int(value) if value.isdecimal() else value
+    return name, int(value) if _NUMBER.fullmatch(value) else value

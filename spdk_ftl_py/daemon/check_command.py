@@ -6,13 +6,13 @@ import argparse
 import asyncio
 import contextlib
 import json
-import os
 import sys
 from collections.abc import Callable, Iterator
 from typing import Any, Final
 from uuid import UUID, uuid4
 
 from .. import _shim
+from ..client import target_address
 from ..errors import FtlError, MediaError
 from ..ftl.check import CheckReport, check, damage_told
 from ..nvme.host import Controller
@@ -68,9 +68,8 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 
 def run(args: argparse.Namespace) -> int:
-    is_path = "/" in args.target or ":" not in args.target
-    target = os.path.abspath(args.target) if is_path else args.target
     try:
+        target = target_address(args.target)
         with _progress() as progress:
             report = asyncio.run(_interruptible(_check_bdev(args, target, progress)))
     except FtlError as error:

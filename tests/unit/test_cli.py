@@ -108,6 +108,14 @@ def test_output_that_nobody_takes_is_no_traceback(arguments: tuple[str, ...]) ->
             assert said in done.stderr
 
 
+@pytest.mark.parametrize("arguments", [("create", "-b", "x", "-d", "y"), ("delete", "-b", "x"), ("check", "x")])
+def test_an_empty_target_is_not_the_current_directory(
+    arguments: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main([*arguments, "-s", ""]) == (2 if arguments[0] == "check" else 1)
+    assert "-s: an empty address" in capsys.readouterr().err
+
+
 def test_a_missing_extension_is_a_failure_with_the_remedy(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
