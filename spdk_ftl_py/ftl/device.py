@@ -629,8 +629,9 @@ class FtlDevice:
     # --- bad zones
 
     def _mend(self) -> None:
-        """Replaces the bad zones of bands that have become free, in the background."""
-        if self._mending is not None:
+        """Replaces the bad zones of bands that have become free, in the background. Not once a halt has closed the
+        core: events may still come then, but nothing follows the clean superblock."""
+        if self._mending is not None or self._manager.stopped:
             return
         broken = [band for band in self._bands if band.state == FREE and band.bad_punits]
         if broken and self.state in (DeviceState.RUNNING, DeviceState.HALTING):

@@ -90,6 +90,10 @@ class BandManager:
             self._timer.cancel()
             self._timer = None
 
+    @property
+    def stopped(self) -> bool:
+        return self._stopped
+
     def drain(self) -> None:
         """For a halt: no new relocations but those a starved stream needs, no limit on the user, the reserve is his
         too."""

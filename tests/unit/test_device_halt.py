@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import Any
+
 import pytest
 
 from spdk_ftl_py import _shim
 from spdk_ftl_py.errors import MediaError
-from spdk_ftl_py.ftl.device import DeviceState
+from spdk_ftl_py.ftl import checkpoint
+from spdk_ftl_py.ftl.band import FREE
+from spdk_ftl_py.ftl.device import DeviceState, FtlDevice
 from unit.ftl_rig import FtlRig, run_rig
 
 INTERNAL_ERROR = 0x006
@@ -44,5 +49,28 @@ def test_a_base_that_was_deleted_is_no_matter_of_its_zones() -> None:
         assert rig.device.failure is not None
         assert "the base device failed: invalid namespace" in rig.device.failure.message
         assert rig.device.zone_faults == 0
+
+    run_rig(body)
+
+
+def test_a_reset_whose_failure_is_told_late_makes_no_checkpoint_stale(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def body(rig: FtlRig) -> None:
+        await rig.good("write", total_blocks=10)
+        band = next(band for band in rig.device._bands if band.state == FREE)
+        write = checkpoint.write
+
+        async def told_meanwhile(*args: Any, **options: Any) -> Any:
+            # The core was closed with this event still on its way.
+            band.bad_punits.add(0)
+            event: Any = SimpleNamespace(kind=_shim.EV_BAND_RESET_DONE, a=band.index, b=0, c=0)
+            rig.device._on_event(event)
+            return await write(*args, **options)
+
+        monkeypatch.setattr(checkpoint, "write", told_meanwhile)
+        await rig.device.halt()
+        device = await FtlDevice.load(rig.reactor, rig.media, name="ftl0", uuid=rig.device.uuid)
+        assert device.restored is not None
+        assert (device.restored["clean"], device.restored["from_checkpoint"]) == (True, True)
+        await device.halt()
 
     run_rig(body)
