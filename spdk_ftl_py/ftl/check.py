@@ -80,6 +80,8 @@ class CheckReport:
     torn_blocks: int = 0
     """What a crash may leave: not in force, cut off behind what was flushed."""
     checkpoint: str = CHECKPOINT_NONE
+    not_looked_at: list[str] = field(default_factory=list)
+    """Where else a load would look for something newer: after a halt nothing there is needed."""
     damage: list[str] = field(default_factory=list)
     damage_count: int = 0
 
@@ -112,6 +114,7 @@ class CheckReport:
             "lost_blocks": self.lost_blocks,
             "torn_blocks": self.torn_blocks,
             "l2p_checkpoint": self.checkpoint,
+            "not_looked_at": self.not_looked_at,
             "damage_count": self.damage_count,
             "damage": self.damage,
         }
@@ -177,6 +180,7 @@ class _Check:
             block_count=restored.geometry.block_count,
             zone_count=len(self._zones),
             band_count=restored.geometry.band_count,
+            not_looked_at=self._not_looked_at(),
         )
         for text in restored.damage:
             self._result.add(text)
@@ -190,6 +194,13 @@ class _Check:
         await self._check_bands()
         self._check_mapping(restored, kinds)
         return self._result
+
+    def _not_looked_at(self) -> list[str]:
+        if self._superblock.clean:
+            return []
+        cache = self._superblock.content.get("nv_cache")
+        in_use = isinstance(cache, dict) and bool(cache.get("in_use"))
+        return ["write buffer file", "nv cache"] if in_use else ["write buffer file"]
 
     # --- superblocks, checkpoint
 

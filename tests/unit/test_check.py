@@ -58,6 +58,21 @@ def test_a_halted_device_is_clean_and_counted() -> None:
     run(body)
 
 
+@pytest.mark.parametrize("cached", [False, True])
+def test_what_a_load_would_read_elsewhere_is_named(cached: bool) -> None:
+    async def body(rig: RestoreRig, drive: Any) -> None:
+        cache = _shim.EmulatedMedia.conventional(rig.reactor.shim, 512) if cached else None
+        await rig.create(cache=cache)
+        await rig.traffic(100)
+        await rig.crash()
+        assert (await check_of(rig)).not_looked_at == ["write buffer file", *(["nv cache"] if cached else [])]
+        await rig.load(cache=cache)
+        await rig.halt()
+        assert (await check_of(rig)).not_looked_at == []
+
+    run(body)
+
+
 def test_a_check_writes_nothing_and_could_not() -> None:
     async def body(rig: RestoreRig, drive: Any) -> None:
         await rig.create()
