@@ -219,7 +219,8 @@ class NvCache:
 
     async def scan(self, block_count: int, progress: Progress | None = None) -> HeldWrites:
         """All blocks in the ring that verify, older ones too: newest seq wins. Their data is not kept, but read again
-        by ``fetch()``, for those that were asked for. block_count: of the FTL. May be repeated at will."""
+        by ``fetch()``, for those that were asked for. block_count: of the FTL. A block that can't be read is damage: it
+        may have been the only one of its write. May be repeated at will."""
         report = progress or (lambda step, part: None)
         if self.header.clean:
             return HeldWrites()
@@ -228,10 +229,12 @@ class NvCache:
         crcs = np.zeros(ring, np.uint32)
         found: list[tuple[NDArray[np.int64], NDArray[Any]]] = []
         headers: dict[int, NDArray[np.uint8]] = {}
+        unreadable: list[int] = []
         done = itertools.count(1)
 
         async def read(first: int) -> None:
-            rows = await self._port.read(HEADER_BLOCKS + first, min(step, ring - first))
+            rows, readable = await self._port.read_what_can_be(HEADER_BLOCKS + first, min(step, ring - first))
+            unreadable.extend(HEADER_BLOCKS + first + int(i) for i in np.flatnonzero(~readable))
             part = crcs[first : first + len(rows)]
             _shim.crc32c_rows(rows, BLOCK_BYTES, part)
             if self.header.vss:
@@ -247,7 +250,8 @@ class NvCache:
         places = np.concatenate([np.empty(0, np.int64), *(place for place, _ in found)])
         blocks = np.concatenate([np.empty(0, HELD_BLOCK), *(entries for _, entries in found)])
         log.info("%s: %d blocks in the ring verify", self._port.name, len(blocks))
-        return HeldWrites(blocks=blocks, data=_Later(places, self._later))
+        damage = [f"{self._port.name}: block {lba} can't be read: what it held is lost" for lba in sorted(unreadable)]
+        return HeldWrites(blocks=blocks, data=_Later(places, self._later), damage=damage)
 
     async def fetch(self) -> None:
         """Reads the data of the blocks that somebody took from what scan() returned into their arrays."""

@@ -111,7 +111,7 @@ class CacheKeeper:
                 return None
             self._cache = await NvCache.open(self._port, superblock.uuid, self._told)
             held = await self._cache.scan(geometry.block_count, progress)
-            self.recovering = True
+            self.recovering = not held.damage
             # After a clean halt all of it is on the base: the scan was for where the ring goes on.
             return None if superblock.clean else held
 

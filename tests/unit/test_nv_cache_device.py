@@ -328,6 +328,23 @@ def test_a_damaged_header_counts_as_not_written() -> None:
     run(body)
 
 
+@MODES
+def test_a_block_of_the_ring_that_can_not_be_read_is_damage(metadata_bytes: int) -> None:
+    async def body(rig: CacheRig) -> None:
+        await rig.create()
+        await rig.traffic(50)
+        await rig.power_fails()
+        rig.cache.inject_fault(op=_shim.OP_READ, lba=20, block_count=1, status=0x281)
+        with pytest.raises(FtlError, match=r"block 20 can't be read.*\n.*--allow-open-bands"):
+            await rig.load()
+        await rig.load(conf=FtlConf(allow_open_bands=True))
+        assert rig.device.restored is not None
+        assert (rig.device.restored["damage_count"], rig.device.restored["lossy"]) == (1, True)
+        await rig.versions()
+
+    run(body, metadata_bytes=metadata_bytes)
+
+
 def test_a_conf_that_the_cache_can_not_serve_is_refused_before_anything_is_erased() -> None:
     async def body(rig: CacheRig) -> None:
         await rig.create()
