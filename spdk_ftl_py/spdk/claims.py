@@ -7,6 +7,7 @@ from typing import Any, Final
 
 from ..errors import ClaimedError, TargetError
 from .bdevs import Bdev, get_bdevs
+from .exports import get_subsystems
 from .rpc import TargetRpc
 
 NESTING_MAX: Final = 8
@@ -44,12 +45,12 @@ async def find_owner(rpc: TargetRpc, bdev: Bdev) -> str | None:
 
 async def _owning_subsystem(rpc: TargetRpc, bdev: Bdev) -> tuple[str, object] | None:
     try:
-        subsystems = await rpc.call("nvmf_get_subsystems")
+        subsystems = await get_subsystems(rpc)
     except TargetError as error:
         if error.rpc_code is None:
             raise
         return None
-    for subsystem in subsystems if isinstance(subsystems, list) else ():
+    for subsystem in subsystems:
         for namespace in subsystem.get("namespaces") or ():
             if namespace.get("bdev_name") in bdev.names or namespace.get("name") in bdev.names:
                 return str(subsystem.get("nqn")), namespace.get("nsid")

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 from uuid import UUID
 
-from ..errors import ClaimedError, TargetError, UnsupportedError
+from ..errors import ClaimedError, ProtocolError, TargetError, UnsupportedError
 from ..steps import Steps
 from .bdevs import Bdev
 from .rpc import TargetRpc
@@ -21,6 +21,7 @@ NQN_PREFIX: Final = "nqn.2026-11.io.spdk-ftl:"
 NSID: Final = 1
 LISTEN_TRIES_MAX: Final = 8
 _SERIAL_NUMBER_MAX: Final = 20
+_LISTS: Final = ("namespaces", "hosts", "listen_addresses")
 
 
 class TransportMissingError(UnsupportedError):
@@ -107,7 +108,7 @@ async def export_bdev(
 async def _take_over(rpc: TargetRpc, bdev: Bdev, nqn: str, hostnqn: str) -> BdevExport | None:
     """The export as it stands, with nothing of a former connection left in it; None, with nothing there, where it does
     not stand as it should. Raises ClaimedError where it is somebody else's."""
-    subsystem = next((entry for entry in await _subsystems(rpc) if entry.get("nqn") == nqn), None)
+    subsystem = next((entry for entry in await get_subsystems(rpc) if entry.get("nqn") == nqn), None)
     if subsystem is None:
         return None
     namespaces = [(entry.get("nsid"), entry.get("bdev_name")) for entry in subsystem.get("namespaces") or ()]
@@ -135,12 +136,12 @@ async def _take_over(rpc: TargetRpc, bdev: Bdev, nqn: str, hostnqn: str) -> Bdev
 
 async def remove_subsystem(rpc: TargetRpc, nqn: str) -> None:
     """Takes everything back that export_bdev() did; no error where there is nothing."""
-    subsystem = next((entry for entry in await _subsystems(rpc) if entry.get("nqn") == nqn), None)
+    subsystem = next((entry for entry in await get_subsystems(rpc) if entry.get("nqn") == nqn), None)
     if subsystem is None:
         return
     # Namespaces first: the claims are to be gone when this returns.
     for namespace in subsystem.get("namespaces") or ():
-        await rpc.call("nvmf_subsystem_remove_ns", {"nqn": nqn, "nsid": namespace["nsid"]})
+        await rpc.call("nvmf_subsystem_remove_ns", {"nqn": nqn, "nsid": namespace.get("nsid")})
     await rpc.call("nvmf_delete_subsystem", {"nqn": nqn})
 
 
@@ -175,6 +176,14 @@ def _free_port(host: str) -> int:
         return int(probe.getsockname()[1])
 
 
-async def _subsystems(rpc: TargetRpc) -> list[dict[str, Any]]:
+async def get_subsystems(rpc: TargetRpc) -> list[dict[str, Any]]:
+    """As nvmf_get_subsystems tells them. Raises ProtocolError where that is not what it says."""
     result = await rpc.call("nvmf_get_subsystems")
-    return [entry for entry in result if isinstance(entry, dict)] if isinstance(result, list) else []
+    if not _are_objects(result) or not all(_are_objects(each.get(key) or []) for each in result for key in _LISTS):
+        raise ProtocolError(f"SPDK target at {rpc.address}: nvmf_get_subsystems did not return a list of subsystems")
+    subsystems: list[dict[str, Any]] = result
+    return subsystems
+
+
+def _are_objects(entries: Any) -> bool:
+    return isinstance(entries, list) and all(isinstance(entry, dict) for entry in entries)

@@ -90,7 +90,7 @@ class TargetRpc:
             reason = getattr(error, "strerror", None) or str(error) or "no answer"
             raise TargetError(
                 f"{self._who} can't be reached ({reason}): is it running, and is this its RPC socket?",
-                errno=errno.ECONNREFUSED,
+                errno=_errno_of(error),
             ) from error
 
     async def _read_value(self, reader: asyncio.StreamReader, method: str) -> Any:
@@ -129,3 +129,19 @@ class TargetRpc:
         if "result" not in reply or reply.get("id") != request["id"]:
             raise TargetError(f"{self._who}: malformed JSON-RPC reply to {method}")
         return reply["result"]
+
+
+def is_gone(error: Exception) -> bool:
+    """Nobody listens at the address any more, so the target is gone, and what was made in it too. One that only does
+    not answer may come round."""
+    return isinstance(error, TargetError) and error.rpc_code is None and error.errno == errno.ECONNREFUSED
+
+
+def _errno_of(error: Exception) -> int:
+    """Of a connection that did not come about."""
+    if isinstance(error, (ConnectionRefusedError, FileNotFoundError)):
+        return errno.ECONNREFUSED
+    if isinstance(error, asyncio.TimeoutError):
+        return errno.ETIMEDOUT
+    number = getattr(error, "errno", None)
+    return number if number is not None and number > 0 else errno.EHOSTUNREACH

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import json
+import socket
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -149,3 +150,31 @@ def test_interleaved_metadata_is_not_counted_into_the_block(tmp_path: Path) -> N
     entry = {"name": "M", "block_size": 4096, "num_blocks": 8, "md_size": 8, "md_interleave": False}
     (bdev,) = ask(tmp_path, result([entry]), bdevs.get_bdevs)
     assert (bdev.block_bytes, bdev.metadata_interleaved) == (4096, False)
+
+
+@pytest.mark.parametrize(
+    ("address", "gone"), [("{}/nothing", True), ("{}/" + "x" * 120, False), ("127.0.0.1:{}", True)]
+)
+def test_only_a_target_that_nobody_listens_for_is_gone(tmp_path: Path, address: str, gone: bool) -> None:
+    """What was made in it is gone then, too; where it only could not be reached it may still stand."""
+    with socket.socket() as probe:
+        # Bound, and listened on by nobody.
+        probe.bind(("127.0.0.1", 0))
+        where = address.format(probe.getsockname()[1] if ":" in address else tmp_path)
+        with pytest.raises(TargetError) as caught:
+            asyncio.run(TargetRpc(where).call("m", timeout_s=5))
+    assert rpc_module.is_gone(caught.value) is gone
+
+
+def test_a_target_that_breaks_off_or_refuses_is_not_gone(tmp_path: Path) -> None:
+    async def hang_up(_request: dict[str, Any], _writer: asyncio.StreamWriter) -> None:
+        pass
+
+    async def refuse(request: dict[str, Any], writer: asyncio.StreamWriter) -> None:
+        error = {"code": -errno.ECONNREFUSED, "message": "no"}
+        writer.write(json.dumps({"jsonrpc": "2.0", "id": request["id"], "error": error}).encode())
+
+    for answer in (hang_up, refuse):
+        with pytest.raises(TargetError) as caught:
+            ask(tmp_path, answer)
+        assert not rpc_module.is_gone(caught.value)
