@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from .. import _shim
 
@@ -70,12 +70,16 @@ class ConnectedHosts:
         self._alarms.update({host: _shim.FlushAlarm() for host in _hosts_of(record, "owed")})
 
     def arrived(self, host: HostKey) -> None:
+        """Raises what on_change raises; the host is not known then."""
         if host in self._hosts:
             return
         self._hosts[host] = None
-        while len(self._hosts) > HOSTS_MAX:
-            del self._hosts[next(iter(self._hosts))]
-        self._on_change()
+        _forget_first(self._hosts)
+        try:
+            self._on_change()
+        except BaseException:
+            del self._hosts[host]
+            raise
 
     def left(self, host: HostKey) -> None:
         """In order, and with no other association left. What it is owed, it stays owed."""
@@ -87,6 +91,7 @@ class ConnectedHosts:
         disconnected: their queues know nothing of it."""
         for host in self._hosts:
             self._alarms[host] = _shim.FlushAlarm()
+        _forget_first(self._alarms)
         self._on_change()
         return self.hosts
 
@@ -111,6 +116,11 @@ class ConnectedHosts:
             "connected": [host.to_record() for host in self._hosts],
             "owed": [host.to_record() for host in self.owed],
         }
+
+
+def _forget_first(hosts: dict[HostKey, Any]) -> None:
+    while len(hosts) > HOSTS_MAX:
+        del hosts[next(iter(hosts))]
 
 
 def _hosts_of(record: Mapping[str, object], key: str) -> list[HostKey]:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import logging
 import socket
 from dataclasses import dataclass, field
 
 from .. import _shim
-from ..errors import ExistsError, NotFoundError, ParameterError, PathError, ProtocolError
+from ..errors import ExistsError, FtlError, NotFoundError, ParameterError, PathError, ProtocolError
 from ..reactor import ReactorLoop
 from ..sockets import accept
 from . import wire
@@ -30,6 +31,8 @@ HANDSHAKE_TIMEOUT_S = 10.0
 ADMIN_QUEUE_ENTRIES_MAX = 128
 CONTROLLERS_PER_DISCOVERY = 1024
 WILDCARDS = ("", "0.0.0.0", "::")
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -293,7 +296,13 @@ class NvmfTarget:
         controllers[cntlid] = controller
         try:
             if subsystem is not None and subsystem.connected_hosts is not None:
-                subsystem.connected_hosts.arrived(controller.host)
+                try:
+                    subsystem.connected_hosts.arrived(controller.host)
+                except FtlError as error:
+                    # What it would be owed after a crash nobody would know. It may try again.
+                    logger.error("host %s is not let in: %s", request.hostnqn, error.message)
+                    controller.abandon()
+                    return busy
             await queue.complete(sqe, Completion(result=cntlid))
         except BaseException:
             controller.abandon()

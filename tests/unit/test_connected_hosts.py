@@ -112,3 +112,14 @@ def test_hosts_that_come_and_never_leave_do_not_make_the_list_grow() -> None:
         hosts.arrived(HostKey(f"nqn.2026-11.io.example:{number}", bytes(16)))
     assert len(hosts.hosts) == HOSTS_MAX
     assert hosts.hosts[-1].hostnqn.endswith(f":{HOSTS_MAX + 9}")
+
+
+def test_alarms_that_nobody_fetches_do_not_make_a_record_that_is_refused() -> None:
+    hosts = ConnectedHosts()
+    for life in range(2):
+        for number in range(HOSTS_MAX):
+            hosts.arrived(HostKey(f"nqn.2026-11.io.example:{life}.{number}", bytes(16)))
+        hosts.alarm()
+    again = ConnectedHosts()
+    again.restore(hosts.to_record())
+    assert again.owed == hosts.hosts
