@@ -20,6 +20,11 @@ class Steps:
         self.what = what
         self._undos: list[tuple[str, Undo]] = []
 
+    @property
+    def pending(self) -> bool:
+        """There is something to take back."""
+        return bool(self._undos)
+
     async def run(self, name: str, do: Awaitable[T], undo: Undo) -> T:
         """Does a step. Its undo counts from before it began: a step that failed, or whose answer was lost, may have
         taken effect. So an undo must not mind that there is nothing to undo."""

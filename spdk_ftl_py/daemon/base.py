@@ -137,6 +137,11 @@ class BaseLink:
             nqn = self._nqn(role)
             self._claims.on_undo(f"the export {nqn}", functools.partial(remove_subsystem, self._rpc, nqn))
 
+    @property
+    def claimed(self) -> bool:
+        """There is something for unclaim() to do."""
+        return self._claims.pending
+
     async def unclaim(self) -> list[tuple[str, Exception]]:
         """What could not be undone. Idempotent."""
         return await self._claims.undo()

@@ -20,9 +20,9 @@ from ..ftl.device import FtlDevice
 from ..ftl.nv_cache_keeper import CacheMissingError
 from ..nvme.connected_hosts import ConnectedHosts
 from ..spdk.attach import Attachment, attach, detach
-from ..spdk.rpc import TargetRpc
+from ..spdk.rpc import TargetRpc, is_gone
 from ..steps import Steps
-from ..tasks import end_tasks
+from ..tasks import end_tasks, to_its_end
 from .base import PASSING, BaseLink, DaemonIdentity, DeferredError
 from .checks import check_media, check_name, optimal_open_zones, split_address
 from .front import Export, Front
@@ -43,7 +43,8 @@ log = logging.getLogger(__name__)
 
 
 class DeviceState(enum.Enum):
-    """DEFERRED ⇄ CREATING → ONLINE ⇄ WAITING; FAILED from any of them; DELETING from any but CREATING."""
+    """DEFERRED ⇄ CREATING → ONLINE ⇄ WAITING; FAILED from any of them; DELETING from any but CREATING (a
+    creation that nobody waits for is ended first, and is DEFERRED then)."""
 
     DEFERRED = "deferred"
     """Its base bdev does not exist yet."""
@@ -98,7 +99,7 @@ class ManagedDevice:
         self.on_change: Callable[[], None] = lambda: None
         """Called after the state has changed by itself."""
         self.left_behind = False
-        """take_down() could not reach the target: what stands there is still to be undone."""
+        """Not all that stands in the target could be undone: it still is to be."""
         self._state = DeviceState.CREATING
         self._since = datetime.now(timezone.utc)
         self._identity = identity
@@ -153,7 +154,7 @@ class ManagedDevice:
             await self._create()
         except BaseException as error:
             if self._inherited and isinstance(error, (DeferredError, asyncio.CancelledError, *PASSING)):
-                await asyncio.shield(self._let_go_here())
+                await to_its_end(self._let_go_here(keep_address=isinstance(error, Exception)))
                 if isinstance(error, DeferredError | asyncio.CancelledError):
                     raise
                 raise DeferredError(error.message if isinstance(error, FtlError) else str(error)) from error
@@ -174,6 +175,11 @@ class ManagedDevice:
         self._life = asyncio.create_task(self._live(), name=f"life of {self.name}")
 
     async def _create(self) -> None:
+        port_before = self._export_before.trsvcid if self._export_before is not None else 0
+        if port_before:
+            # At once, and however long the base is waited for: nobody else is to get it meanwhile.
+            await self._front.start()
+            await self._front.listen(self.listen, port_before)
         await check_name(self._rpc, self.name, self.uuid)
         await self._link.claim(again=self._inherited)
         await self._front.start()
@@ -189,13 +195,14 @@ class ManagedDevice:
             conf=self.conf,
             loads=self.uuid if self.loads else None,
         )
-        before = self._export_before
-        await self._front.listen(self.listen, before.trsvcid if before is not None else 0)
+        await self._front.listen(self.listen, port_before)
         self.ftl = ftl = await (self._load(media) if self.loads else self._make(media))
         self.loads = True
         self._front.open(ftl.core, max_io_qpairs=self.conf.max_io_channels, hosts=self.hosts)
         self._export_before = self.export
-        if not self.params["no_attach"]:
+        if self._inherited:
+            await self._try_attach()
+        elif not self.params["no_attach"]:
             await self._attach()
 
     async def _load(self, media: _shim.BlockDevice) -> FtlDevice:
@@ -258,7 +265,20 @@ class ManagedDevice:
             subnqn=self.export.nqn,
         )
 
+    async def _try_attach(self) -> None:
+        """Of what hosts have had already: those of the export don't wait for the target, which gets it later."""
+        if not self.params["no_attach"]:
+            with contextlib.suppress(TargetError, OSError):
+                await self._attach()
+
     # --- life ---
+
+    def changed(self) -> None:
+        """As on_change(), of what a successor can do without: that it can't be saved is logged."""
+        try:
+            self.on_change()
+        except FtlError as error:
+            log.error("%s: %s", self.name, error.message)
 
     async def _live(self) -> None:
         try:
@@ -305,7 +325,7 @@ class ManagedDevice:
                 self.error = str(error)
             else:
                 self.error = None
-                self.on_change()
+                self.changed()
 
     async def _settle_alarms(self) -> None:
         """The shim lets a Flush fail and tells nobody."""
@@ -319,12 +339,13 @@ class ManagedDevice:
         self._front.hold()
         self.state = DeviceState.WAITING
         self._step_told = self._waits_for = ""
-        self.on_change()
+        self.changed()
         self._hold_timer = asyncio.get_running_loop().call_later(self._identity.peer_timeout_s, self._stop_holding)
         delay_s = RETRY_MIN_S
         try:
             while True:
-                await self._let_go_of_base()
+                # Half of it would leave the core that was lost, and its write buffer, to nobody.
+                await to_its_end(self._let_go_of_base())
                 try:
                     await self._return_to_base()
                     break
@@ -341,7 +362,7 @@ class ManagedDevice:
         log.warning("%s: its base is back, I/O goes on", self.name)
         self.error = None
         self.state = DeviceState.ONLINE
-        self.on_change()
+        self.changed()
         return True
 
     async def _return_to_base(self) -> None:
@@ -355,9 +376,7 @@ class ManagedDevice:
         assert self._hold_timer is not None
         self._hold_timer.cancel()
         self._sweep()
-        if not self.params["no_attach"]:
-            with contextlib.suppress(TargetError, OSError):
-                await self._attach()
+        await self._try_attach()
 
     def _sweep(self) -> None:
         """The core before this one goes when the last write that was received into its memory is done."""
@@ -369,7 +388,7 @@ class ManagedDevice:
         self._front.fail()
         self.error = f"{self.error}; I/O fails since it waited for {self._identity.peer_timeout_s:g} s"
         log.error("%s: %s", self.name, self.error)
-        self.on_change()
+        self.changed()
 
     async def _let_go_of_base(self) -> None:
         """What stands in the target is left to claim() and attach(): they take it over when it is still there."""
@@ -396,7 +415,7 @@ class ManagedDevice:
         if self.ftl is not None:
             with contextlib.suppress(FtlError):
                 await self.ftl.abort(reason)
-        self.on_change()
+        self.changed()
 
     # --- end ---
 
@@ -418,33 +437,48 @@ class ManagedDevice:
 
     async def _take_apart(self, *, probe: bool = False) -> list[tuple[str, Exception]]:
         """Runs to its end even if the caller is cancelled. probe: the target may not be there."""
-        return await asyncio.shield(self._take_all_apart(probe))
+        return await to_its_end(self._take_all_apart(probe))
 
     async def _take_all_apart(self, probe: bool) -> list[tuple[str, Exception]]:
+        there = self._attachments.pending or self._link.claimed
+        silent = await self._target_is_silent() if probe and there else None
         failures: list[tuple[str, Exception]] = []
-        if probe:
-            try:
-                await self._rpc.call("spdk_get_version", timeout_s=PROBE_TIMEOUT_S)
-            except TargetError as error:
-                if error.rpc_code is None:
-                    self.left_behind = True
-                    failures.append(("undo what stands in the target", error))
-        if not self.left_behind:
+        if silent is None:
             failures += await self._attachments.undo()
-        failures += await self._let_go_here()
-        if not self.left_behind:
+        else:
+            failures.append(("undo what stands in the target", silent))
+        failures_here = await self._let_go_here()
+        if silent is None:
             failures += await self._link.unclaim()
-        return failures
+        if failures:
+            silent = silent or await self._target_is_silent()
+            if silent is not None and is_gone(silent):
+                # And what stood there is, too.
+                failures = []
+        self.left_behind = bool(failures)
+        return [*failures, *failures_here]
 
-    async def _let_go_here(self) -> list[tuple[str, Exception]]:
-        """Of everything but what stands in the target."""
+    async def _target_is_silent(self) -> TargetError | None:
+        try:
+            await self._rpc.call("spdk_get_version", timeout_s=PROBE_TIMEOUT_S)
+        except TargetError as error:
+            return error if error.rpc_code is None else None
+        return None
+
+    async def _let_go_here(self, *, keep_address: bool = False) -> list[tuple[str, Exception]]:
+        """Of everything but what stands in the target. keep_address: nor of where hosts will look for it, unless they
+        have been let in."""
+        keep = keep_address and self._front.gate is None
         parts = Steps(self.name)
-        parts.on_undo("stop the reactor", self._front.stop)
+        if not keep:
+            parts.on_undo("stop the reactor", self._front.stop)
         parts.on_undo("disconnect from the base", self._link.disconnect)
         parts.on_undo("halt the FTL", self._halt_ftl)
-        parts.on_undo("close the export", self._front.close_export)
+        if not keep:
+            parts.on_undo("close the export", self._front.close_export)
         failures = await parts.undo()
-        self._front = Front(self.name, self.uuid)
+        if not keep:
+            self._front = Front(self.name, self.uuid)
         self.ftl = None
         self.attachment = None
         return failures

@@ -33,7 +33,7 @@ class Export:
 
 
 class Front:
-    """start(), listen(), export(); close() whatever of them was done."""
+    """start(), listen(), open(); close_export() and stop() whatever of them was done."""
 
     def __init__(self, name: str, device: UUID) -> None:
         self.reactor = ReactorLoop(name)
@@ -43,17 +43,23 @@ class Front:
         self._nvmf: NvmfTarget | None = None
         self._subsystem: Subsystem | None = None
         self._address: tuple[str, int] | None = None
+        self._started = False
 
     async def start(self) -> None:
-        await self.reactor.start()
+        """Idempotent."""
+        if not self._started:
+            self._started = True
+            await self.reactor.start()
 
     async def listen(self, address: tuple[str, int], port_before: int) -> None:
         """Nothing is behind it yet: an address that is taken is to be noticed before the FTL is made, which erases what
-        is on the base.
+        is on the base. Hosts that come are told to try again. Idempotent.
 
         port_before: where the export was before; hosts look for it there, so no other will do. Raises PathError, or
         DeferredError where it is that port.
         """
+        if self._address is not None:
+            return
         self._nvmf = NvmfTarget(self.reactor)
         traddr, port = address
         try:

@@ -3,32 +3,30 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import errno
 import logging
 import os
 import time
+from collections import defaultdict
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
 from uuid import UUID
 
 from .. import __version__
-from ..errors import ExistsError, FtlError, NotFoundError, TargetError
+from ..errors import ExistsError, FtlError, NotFoundError
 from ..spdk.attach import detach
 from ..spdk.bdevs import find_bdev
 from ..spdk.exports import bdev_nqn, remove_subsystem
-from ..spdk.rpc import TargetRpc
+from ..spdk.rpc import TargetRpc, is_gone
+from ..tasks import end_tasks
 from .base import DaemonIdentity, DeferredError
-from .device import DeviceState, ManagedDevice
+from .device import PROBE_TIMEOUT_S, DeviceState, ManagedDevice
 from .front import Export
 from .state import StateDirectory
 
 DEFERRED_POLL_MIN_S: Final = 0.2
 DEFERRED_POLL_MAX_S: Final = 2.0
 DEFERRED_POLL_GROWTH: Final = 1.5
-
-_GONE: Final = (errno.ECONNREFUSED, errno.ECONNRESET)
-"""The target is not there any more, and so nothing of ours is."""
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +41,9 @@ class Registry:
         self._devices: dict[str, ManagedDevice] = {}
         self._watchers: dict[str, asyncio.Task[None]] = {}
         self._orphans: list[dict[str, Any]] = []
-        """Records of a predecessor's devices whose remains in their target could not be undone yet."""
+        """Records of devices that are no more, but whose remains in their target could not be undone yet."""
+        self._undoing: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+        """By target: what one creation is undoing, another does not undo again behind the next export of that FTL."""
         self._creations: set[asyncio.Task[Any]] = set()
         self._deletions: set[asyncio.Task[Any]] = set()
         self._halting = False
@@ -72,22 +72,24 @@ class Registry:
             loads = record.get("loads") is True and record["state"] != DeviceState.DELETING.value
             if not (loads or deferred) or not self._resume(record, inherited=loads):
                 # As one that is being deleted: whoever reads the state file next is to undo it, and no more.
-                self._orphans.append({**record, "state": DeviceState.DELETING.value})
-        await self._undo_orphans()
+                self._leave_behind(record)
+        await asyncio.gather(*(self._undo_orphans(target) for target in {each["target"] for each in self._orphans}))
         self._save()
 
     async def halt(self) -> None:
         """Halts every FTL cleanly and undoes what it did to its target. Deferred creations, and what is on media, stay
         in the state file for the next daemon."""
         self._halting = True
-        for task in [*self._watchers.values(), *self._creations]:
-            task.cancel()
-        await asyncio.gather(*self._watchers.values(), *self._creations, return_exceptions=True)
+        await end_tasks([*self._watchers.values(), *self._creations])
         await asyncio.gather(*self._deletions, return_exceptions=True)
-        kept = self._records()
+        kept = [device for device in self._devices.values() if _worth_keeping(device)]
+        records = {id(device): device.record() for device in kept}
         await asyncio.gather(*(self._halt_one(device) for device in self._devices.values()))
         self._devices = {}
-        self._state.save([*self._orphans, *kept])
+        # Of one that was halted cleanly, no host is owed anything for what it has not flushed.
+        self._state.save(
+            [*self._orphans, *({**records[id(device)], "hosts": device.hosts.to_record()} for device in kept)]
+        )
 
     async def _halt_one(self, device: ManagedDevice) -> None:
         if device.state is DeviceState.DEFERRED and not device.inherited:
@@ -115,20 +117,25 @@ class Registry:
         self._defer(device)
         return True
 
-    async def _undo_orphans(self) -> None:
-        """Those of a target that does not answer stay, to be tried again before the next creation."""
-        for record in list(self._orphans):
-            rpc = TargetRpc(record["target"])
-            device = UUID(record["uuid"])
-            try:
-                await detach(rpc, name=record["name"], device=device)
-                for role in ("cache", "base"):
-                    await remove_subsystem(rpc, bdev_nqn(role, device))
-            except TargetError as error:
-                log.warning("%s: %s", record["name"], error)
-                if not _is_gone(error):
-                    continue
-            with contextlib.suppress(ValueError):
+    def _leave_behind(self, record: dict[str, Any]) -> None:
+        """Whoever reads the state file next is to undo it in its target, and no more."""
+        self._orphans.append({**record, "state": DeviceState.DELETING.value})
+
+    async def _undo_orphans(self, target: str) -> None:
+        """Those that can't be undone now stay, to be tried again before the next creation on that target."""
+        async with self._undoing[target]:
+            for record in [each for each in self._orphans if each["target"] == target]:
+                rpc = TargetRpc(target)
+                device = UUID(record["uuid"])
+                try:
+                    await rpc.call("spdk_get_version", timeout_s=PROBE_TIMEOUT_S)
+                    await detach(rpc, name=record["name"], device=device)
+                    for role in ("cache", "base"):
+                        await remove_subsystem(rpc, bdev_nqn(role, device))
+                except FtlError as error:
+                    log.warning("%s: what is left of it in its target: %s", record["name"], error)
+                    if not is_gone(error):
+                        continue
                 self._orphans.remove(record)
 
     # --- RPCs ---
@@ -166,8 +173,9 @@ class Registry:
 
     async def _bring_up(self, device: ManagedDevice) -> Any:
         device.on_change = self._save
+        record = device.record()
         try:
-            await self._undo_orphans()
+            await self._undo_orphans(device.target)
             self._save()
             await device.bring_up()
         except DeferredError:
@@ -176,12 +184,21 @@ class Registry:
             return f"FTL bdev: {device.name} creation deferred"
         except BaseException:
             del self._devices[device.name]
+            if device.left_behind:
+                self._leave_behind(record)
             self._save()
             raise
-        self._save()
+        try:
+            self._save()
+        except FtlError:
+            # A successor would know nothing of it.
+            await self._take_down(device)
+            raise
         return {"name": device.name, "uuid": str(device.uuid)}
 
     async def delete(self, params: dict[str, Any]) -> bool:
+        if self._halting:
+            raise FtlError("the daemon is halting", errno=errno.ESHUTDOWN)
         device = self._find(params)
         task = asyncio.ensure_future(self._take_down(device))
         self._deletions.add(task)
@@ -194,12 +211,13 @@ class Registry:
 
     async def _take_down(self, device: ManagedDevice) -> list[tuple[str, Exception]]:
         watcher = self._watchers.get(device.name)
-        if watcher is not None and device.state is DeviceState.DEFERRED:
-            watcher.cancel()
+        if watcher is not None:
+            # Whether it waits for its base or is just being made of it: it is undone, and DEFERRED then.
+            await end_tasks([watcher])
         record = device.record()
-        failures = [(step, error) for step, error in await device.take_down() if not _is_gone(error)]
-        if device.left_behind and failures:
-            self._orphans.append({**record, "state": DeviceState.DELETING.value})
+        failures = await device.take_down()
+        if device.left_behind:
+            self._leave_behind(record)
         del self._devices[device.name]
         self._save()
         return failures
@@ -270,7 +288,7 @@ class Registry:
                 log.debug("%s: deferred: %s", device.name, error)
                 continue
             try:
-                await self._undo_orphans()
+                await self._undo_orphans(device.target)
                 await device.bring_up()
             except DeferredError as error:
                 log.debug("%s: deferred: %s", device.name, error)
@@ -282,11 +300,13 @@ class Registry:
                 raise
             except Exception as error:
                 log.error("%s: deferred creation failed: %s", device.name, error)
+                if device.left_behind and not _worth_keeping(device):
+                    self._leave_behind(device.record())
                 device.state = DeviceState.FAILED
                 device.error = error.message if isinstance(error, FtlError) else f"{type(error).__name__}: {error}"
             else:
                 log.info("%s: online", device.name)
-            self._save()
+            device.changed()
             return
 
     def _save(self) -> None:
@@ -299,10 +319,6 @@ class Registry:
 def _worth_keeping(device: ManagedDevice) -> bool:
     # A creation that failed after it was deferred has been undone.
     return device.state is not DeviceState.FAILED or device.ftl is not None or device.loads
-
-
-def _is_gone(error: Exception) -> bool:
-    return isinstance(error, TargetError) and error.errno in _GONE
 
 
 def _normal(target: str) -> str:
