@@ -84,6 +84,7 @@ struct Io {
     void (*gated_complete)(Io &) noexcept = nullptr;
     void *gated_owner = nullptr;
     void *gated_memory = nullptr;  // of which device behind the gate iov points into the memory
+    bool gated_cancelled = false;  // its issuer is gone: no other device is to do it
 };
 
 struct BlockDeviceInfo {

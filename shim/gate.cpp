@@ -53,6 +53,7 @@ Gate::Gate(std::shared_ptr<Reactor> reactor, std::shared_ptr<BlockDevice> device
 void Gate::submit(Io &io) noexcept {
     io.gated_complete = io.complete;
     io.gated_owner = io.owner;
+    io.gated_cancelled = false;
     switch (state_) {
         case State::open:
             forward(io);
@@ -85,6 +86,10 @@ void Gate::on_complete(Io &io) noexcept {
 }
 
 void Gate::came_back(Io &io, const Behind &from) noexcept {
+    if (io.gated_cancelled) {
+        give_back(io);
+        return;
+    }
     switch (state_) {
         case State::open:
             if (&from != behind_.get()) {
@@ -135,6 +140,7 @@ void Gate::abandon(Io &io) noexcept {
 }
 
 void Gate::cancel(Io &io) noexcept {
+    io.gated_cancelled = true;
     if (held_.remove(io)) {
         io.status = status::aborted;
         done_.push(io);

@@ -39,7 +39,7 @@ public:
     [[nodiscard]] uint64_t deadline_ns() const noexcept { return ~uint64_t{0}; }
     bool reserve(Io &io, uint32_t iov_room) noexcept override;
     void abandon(Io &io) noexcept override;
-    void cancel(Io &io) noexcept override;  // one that is held does not wait for the next device
+    void cancel(Io &io) noexcept override;  // the next device does not get it, whether it is held or will come back
 
     // Orders: any thread but the reactor's. Each also lets go of earlier devices that nothing uses any more.
     void hold();  // an open gate: the device behind is lost

@@ -249,6 +249,32 @@ def test_a_connection_that_ends_takes_what_is_held_for_it_along() -> None:
         assert rig.read(0) == 0  # never executed behind the host's back
 
 
+@pytest.mark.parametrize("fua", [False, True])
+def test_what_a_lost_core_gives_back_for_a_connection_that_has_ended_is_not_repeated(fua: bool) -> None:
+    """Its host has repeated it by another connection, and may have written something newer since."""
+    with gated() as rig:
+        if fua:  # accepted, and waits for the base
+            rig.first.media.inject_fault(op=_shim.OP_FLUSH, latency_us=100_000)
+        else:  # waits to be accepted
+            rig.first.core.set_user_share(0)
+            rig.first.manage = lambda: None  # type: ignore[method-assign]
+        ticket = rig.write(0, 1, fua=fua)
+        rig.step(2000)
+        assert (rig.gate.state, rig.gate.held, ticket in rig.done) == ("open", 0, False)
+        ended = rig.target
+        rig.host.close()
+        rig.step(20)
+        rig.gate.hold()
+        rig.gate.set_device(rig.second.core)
+        rig.port.close()
+        rig.connect()
+        assert rig.wait(rig.write(0, 2)) == [0]
+        rig.lose()
+        rig.step(12_000)  # what the base still had comes back, too
+        ended.close()
+        assert rig.read(0) == 2
+
+
 def test_only_a_device_that_looks_the_same_can_follow() -> None:
     with gated() as rig:
         rig.gate.hold()
