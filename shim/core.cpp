@@ -316,12 +316,14 @@ uint32_t FtlCore::run_cache() noexcept {
     if (!cache_) {
         return 0;
     }
-    if (cache_->state() == NvCache::State::failed && state_.writes_failed != status::ok) {
+    const uint32_t work = cache_->run(done_);
+    state_.cache_waits = cache_->ring_full();
+    if (state_.writes_failed != status::ok &&
+        (cache_->state() == NvCache::State::failed ||
+         (cache_->ring_full() && cache_->outstanding() == 0 && writer_.user_has_no_band()))) {
         // What is in the write buffer will not become durable any more.
         end_held_back(state_.writes_failed);
     }
-    const uint32_t work = cache_->run(done_);
-    state_.cache_waits = cache_->ring_full();
     return work;
 }
 

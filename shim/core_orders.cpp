@@ -186,8 +186,9 @@ void FtlCore::set_user_share(uint32_t percent) noexcept {
 
 void FtlCore::fail_writes(Status status) noexcept {
     state_.writes_failed = status;
-    // A trim that is half marked goes on: its record counts on it.
+    // A trim that is half marked goes on: its record counts on it. One that waits for a record would wait for ever.
     IoQueue kept;
+    trimming_ = trimming_ && trim_record_ != kNoSlot;
     if (trimming_) {
         kept.push(*waiting_.pop());
     }

@@ -262,6 +262,20 @@ def test_what_was_held_back_is_answered_when_there_is_no_more_space() -> None:
         assert bench.wait(ticket).status == 0x81
 
 
+@MODES
+def test_writes_that_wait_for_a_full_ring_are_answered_when_there_is_no_more_space(metadata_bytes: int) -> None:
+    with CacheBench(metadata_bytes=metadata_bytes, ring=24, write_buffer_blocks=64, batch_blocks=2) as bench:
+        bench.manage = lambda: None  # type: ignore[method-assign]
+        tickets = [bench.port.submit(_shim.OP_WRITE, lba, 1, content(lba, 1)) for lba in range(40)]
+        for _ in range(2000):
+            bench.step()
+        done = [ticket for ticket in tickets if ticket in bench.completed]
+        assert 8 <= len(done) < 25
+        bench.core.fail_writes(0x81)
+        assert {bench.wait(ticket).status for ticket in tickets if ticket not in done} == {0x81}
+        assert {bench.completed[ticket].status for ticket in done} == {0}
+
+
 @pytest.mark.parametrize(
     ("metadata_bytes", "block_count", "options", "told"),
     [
