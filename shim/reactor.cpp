@@ -330,7 +330,8 @@ void Reactor::sleep() {
 
 void Reactor::emit(EventKind kind, uint32_t source, uint64_t a, uint64_t b, uint64_t c) noexcept {
     const uint64_t head = ring_head_.load(std::memory_order_relaxed);
-    if (head - ring_tail_.load(std::memory_order_acquire) >= kEventRing) {
+    const size_t most = kind == EventKind::block_lost ? kLostBlocksMax : kEventRing;
+    if (head - ring_tail_.load(std::memory_order_acquire) >= most) {
         overflowed_.store(true, std::memory_order_release);
     } else {
         ring_[head % kEventRing] = Event{static_cast<uint32_t>(kind), source, a, b, c};

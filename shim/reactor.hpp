@@ -59,7 +59,11 @@ public:
 
 class Reactor {
 public:
+    // There can be as many lost blocks as a band has; half of the ring is enough for them. The other half has room for
+    // everything that somebody waits for: I/O of ports (a few, of some 128 each), drains (16), and one event for each
+    // qpair, and for each band or zone Python has given an order about.
     static constexpr size_t kEventRing = 8192;
+    static constexpr size_t kLostBlocksMax = kEventRing / 2;
 
     // spin_us: how long to go on polling after the last work before sleeping.
     explicit Reactor(std::string name, uint32_t spin_us = 20);

@@ -21,6 +21,8 @@ CAPACITY_EXCEEDED = 0x081
 INVALID_OPCODE = 0x001
 INVALID_FIELD = 0x002
 LBA_OUT_OF_RANGE = 0x080
+USER_RECORDS_MAX = 1536  # kUserRecordsMax in shim/records.hpp
+EVENT_RING = 8192  # Reactor::kEventRing
 
 
 def overwrite(bench: Bench, model: list[int], blocks: int, rng: random.Random, first_version: int = 1) -> int:
@@ -254,6 +256,62 @@ def test_without_space_writes_and_flushes_fail_and_reads_go_on() -> None:
         assert bench.write(0, content(0, 2)) == CAPACITY_EXCEEDED
         assert bench.run(_shim.OP_DEALLOCATE, 0, 1) == CAPACITY_EXCEEDED
         assert len(bench.versions()) == len(model)
+
+
+def test_without_space_a_trim_that_waits_for_a_record_fails() -> None:
+    with Bench(band_count=4, zone_size=1024, zone_capacity=1000) as bench:
+        bench.put(0, 1, 16)
+        assert bench.flush() == 0
+        bench.manage = lambda: None  # type: ignore[method-assign]
+        lba = 16
+        while bench.core.stats()["write_buffer_used"] < 16:  # until the first band is full
+            bench.put(lba, 1, 16)
+            lba += 16
+            for _ in range(600):
+                bench.step()
+        assert lba > USER_RECORDS_MAX + 3
+        for trimmed in range(USER_RECORDS_MAX):
+            assert bench.run(_shim.OP_DEALLOCATE, trimmed, 1) == 0
+        waiting = [bench.port.submit(_shim.OP_DEALLOCATE, USER_RECORDS_MAX + n, 1) for n in range(3)]
+        bench.settle()
+        assert not set(waiting) & set(bench.completed)
+        bench.core.fail_writes(CAPACITY_EXCEEDED)
+        assert [bench.wait(ticket).status for ticket in waiting] == [CAPACITY_EXCEEDED] * 3
+
+
+def test_io_that_completes_behind_a_flood_of_lost_blocks_is_reported() -> None:
+    """Whoever waits for an I/O would wait for ever."""
+    with Bench(band_count=4, zone_size=8192, zone_capacity=8000) as bench:
+        bench.gc = bench.auto_reset = False
+        lba = 0
+        while not (closed := bench.take(_shim.EV_BAND_CLOSED)):
+            bench.put(lba, 1, 16)
+            lba += 16
+        band = int(closed[0].a)
+        for zone in bench.zones[band]:
+            bench.media.set_zone_state(zone // bench.zone_size, "offline")
+        free = next(number for number, its in enumerate(bench.core.bands()) if its["state"] == "free")
+        bench.core.open_band(_shim.STREAM_RELOC, free, 100)
+        bench.core.start_move(band)
+
+        def step(count: int) -> None:  # nobody looks at the events meanwhile
+            for _ in range(count):
+                bench.now_ns += 10_000
+                bench.reactor.step(bench.now_ns)
+
+        for _ in range(1000):
+            step(100)
+            if bench.core.bands()[band]["state"] != "moving":
+                break
+        read = bench.base.port.submit(_shim.OP_READ, 0, 1, bytearray(BLOCK))
+        drain = bench.core.drain()
+        step(2000)
+        events = bench.reactor.events()
+        assert [event.b for event in events if event.kind == _shim.EV_IO_DONE and event.a == read] == [0]
+        assert [event.b for event in events if event.kind == _shim.EV_DRAINED and event.a == drain] == [0]
+        (moved,) = [event for event in events if event.kind == _shim.EV_MOVE_DONE]
+        assert moved.c > EVENT_RING
+        assert events[-1].kind == _shim.EV_OVERFLOW, "that some were dropped is told"
 
 
 def test_io_beyond_its_bounds_is_refused() -> None:
