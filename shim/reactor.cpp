@@ -10,6 +10,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <ctime>
+#include <iterator>
 #include <stdexcept>
 #include <system_error>
 
@@ -132,7 +133,7 @@ uint32_t Reactor::poll_round() {
     uint32_t work = 0;
     polling_ = true;
     for (Entry &entry : entries_) {
-        if (entry.poller) {
+        if (!entry.removed) {
             work += entry.poller->poll(now_ns_);
         }
     }
@@ -145,7 +146,11 @@ uint32_t Reactor::poll_round() {
 
 void Reactor::sweep() {
     swept_needed_ = false;
-    std::erase_if(entries_, [](const Entry &entry) { return entry.poller == nullptr; });
+    // Perhaps the last that has them: what they own may call remove() when it goes.
+    const auto first =
+        std::stable_partition(entries_.begin(), entries_.end(), [](const Entry &entry) { return !entry.removed; });
+    const std::vector<Entry> gone(std::make_move_iterator(first), std::make_move_iterator(entries_.end()));
+    entries_.erase(first, entries_.end());
     for (Entry &entry : added_) {
         entries_.push_back(std::move(entry));
     }
@@ -223,7 +228,7 @@ uint32_t Reactor::add(std::shared_ptr<Poller> poller) {
 }
 
 void Reactor::remove(uint32_t id) {
-    const auto matches = [id](const Entry &entry) { return entry.id == id; };
+    const auto matches = [id](const Entry &entry) { return entry.id == id && !entry.removed; };
     std::erase_if(added_, matches);
     const auto found = std::find_if(entries_.begin(), entries_.end(), matches);
     if (found == entries_.end()) {
@@ -233,9 +238,10 @@ void Reactor::remove(uint32_t id) {
         epoll_ctl(epoll_fd_, EPOLL_CTL_DEL, found->watched_fd, nullptr);
     }
     if (polling_) {
-        found->poller = nullptr;
+        found->removed = true;
         swept_needed_ = true;
     } else {
+        const std::shared_ptr<Poller> last = std::move(found->poller);
         entries_.erase(found);
     }
 }

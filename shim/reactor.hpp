@@ -104,7 +104,8 @@ public:
 private:
     struct Entry {
         uint32_t id;
-        std::shared_ptr<Poller> poller;  // null: removed, swept after the round
+        std::shared_ptr<Poller> poller;
+        bool removed = false;  // not polled any more; swept after the round: it may be the one that is being polled
         int watched_fd = -1;
         bool watched_write = false;
     };

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import random
 from typing import Any
 
@@ -220,6 +221,25 @@ def test_a_base_that_is_gone_fails_the_core(status: int) -> None:
         bench.put(1, 1)
         assert bench.flush() == status
         assert bench.failed
+
+
+def test_a_core_whose_base_did_not_answer_when_it_was_closed_goes_when_it_does() -> None:
+    """By then the reactor may be the last that has it (a use after free, which ASan sees)."""
+    bench = Bench()
+    bench.media.inject_fault(op=_shim.OP_WRITE, latency_us=1_000_000)
+    bench.put(0, 1)
+    for _ in range(2000):
+        bench.step()
+    with pytest.raises(RuntimeError, match="did not give back outstanding I/O"):
+        bench.core.close()
+    bench.port.close()
+    reactor, now_ns = bench.reactor, bench.now_ns
+    bench.base.port.close()
+    del bench
+    gc.collect()
+    reactor.step(now_ns + 2_000_000_000)
+    for _ in range(10):
+        reactor.step()
 
 
 def test_a_flush_that_the_base_refuses_fails_and_the_next_one_counts() -> None:
