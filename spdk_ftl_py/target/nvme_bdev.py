@@ -146,7 +146,8 @@ class AttachedController:
             try:
                 qpair = await controller.create_io_qpair(self._target.reactor, info, queue_depth=QUEUE_DEPTH)
             except FtlError as error:
-                if controller.lost.is_set():
+                if controller.lost.is_set() or nsid in self.namespaces:
+                    # I/O of one that is known waits for it: it is tried again.
                     raise
                 logger.warning("namespace %d of %s is left out: %s", nsid, self.params["subnqn"], error)
                 continue

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from spdk_ftl_py import _shim
+from spdk_ftl_py.target.nvme_bdev import State
 from unit.nvme_loop import run, until
 from unit.target_box import HOSTNQN, INVALID, NQN, Box, box, free_port
 
@@ -240,6 +241,25 @@ def test_a_lost_controller_comes_back_under_the_same_bdevs_and_io_waits_for_it()
             assert await here.names() == ["Xn1", "P0"]
             assert await here.claimed() == {"Xn1", "P0"}
             await front.close()
+
+    run(work())
+
+
+def test_a_controller_that_gets_no_io_queue_again_tries_once_more_and_io_waits() -> None:
+    """Its place may have been taken by another host; nobody would ever have ended the waiting of its I/O."""
+
+    async def work() -> None:
+        async with box() as base, box() as here:
+            await base.malloc("M0")
+            address = await base.subsystem(NQN, "M0")
+            await here.attach("X", address, ctrlr_loss_timeout_sec=-1, reconnect_delay_sec=1)
+            subsystem = base.target.nvmf.exports[NQN].subsystem
+            subsystem.max_io_qpairs = 0
+            await subsystem.disconnect()
+            await until(lambda: here.target.nvme.controllers["X"].state is State.RECONNECT_IS_DELAYED)
+            subsystem.max_io_qpairs = None
+            device = here.target.bdevs.get("Xn1").device
+            assert await here.io(device, _shim.OP_READ, 3, 1, bytearray(4096)) == (0, 0)
 
     run(work())
 
