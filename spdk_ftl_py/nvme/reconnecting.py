@@ -11,13 +11,13 @@ from uuid import UUID, uuid4
 from .. import _shim
 from ..errors import FtlError, NotFoundError, PathError
 from ..reactor import ReactorLoop
+from ..tasks import end_tasks
 from .host import Controller, NamespaceInfo
 from .wire import CommandError, Status
 
 KATO_MS: Final = 5_000
 CONNECT_TIMEOUT_S: Final = 10.0
 RECONNECT_DELAY_S: Final = 0.2
-CANCEL_AGAIN_S: Final = 1.0
 LOSS_TIMEOUT_S: Final = 600.0
 """As Linux' ctrl_loss_tmo."""
 
@@ -95,10 +95,7 @@ class ReconnectingHost:
         if self._closed:
             return
         self._closed = True
-        while not self._task.done():
-            # More than once: before Python 3.12 a wait_for() that just ends swallows a cancellation.
-            self._task.cancel()
-            await asyncio.wait({self._task}, timeout=CANCEL_AGAIN_S)
+        await end_tasks([self._task])
         self.device.fail(Status.HOST_ABORTED)
         await self._controller.close()
         self.connected = False
