@@ -92,6 +92,8 @@ class ManagedDevice:
         if params.get("without_cache") and not self.loads:
             raise ParameterError("without_cache is for loading an FTL that has an nv cache: give its uuid")
         self.listen = split_address(params.get("listen_address") or identity.listen)
+        if export is not None:
+            self.listen = export.traddr, export.trsvcid
         self.error: str | None = None
         self.ftl: FtlDevice | None = None
         self.attachment: Attachment | None = None
@@ -100,7 +102,7 @@ class ManagedDevice:
         """Called after the state has changed by itself."""
         self.left_behind = False
         """Not all that stands in the target could be undone: it still is to be."""
-        self._state = DeviceState.CREATING
+        self._state = self._state_before = DeviceState.CREATING
         self._since = datetime.now(timezone.utc)
         self._identity = identity
         self._export_before = export
@@ -128,7 +130,8 @@ class ManagedDevice:
 
     @state.setter
     def state(self, state: DeviceState) -> None:
-        if state is not self._state:
+        # DELETING is for good, whatever its life was at.
+        if state is not self._state and self._state is not DeviceState.DELETING:
             self._state, self._since = state, datetime.now(timezone.utc)
 
     @property
@@ -428,7 +431,8 @@ class ManagedDevice:
             raise BusyError(f"FTL bdev {self.name} is already being deleted")
         if self.state is DeviceState.CREATING:
             raise BusyError(f"FTL bdev {self.name} is still being created: delete it when that is done")
-        before, self.state = self.state, DeviceState.DELETING
+        before = self._state_before = self.state
+        self.state = DeviceState.DELETING
         if self._life is not None:
             await end_tasks([self._life])
         if before is not DeviceState.ONLINE:
@@ -571,14 +575,15 @@ class ManagedDevice:
     def record(self) -> dict[str, Any]:
         """For the state file: enough to undo, to load it again, or to go on waiting for the base bdev."""
         export = self.export or self._export_before
+        # Until it has ended it comes back: what it had accepted may not be durable yet.
+        state = self._state_before if self.state is DeviceState.DELETING else self.state
         return {
             "name": self.name,
             "uuid": str(self.uuid),
             "target": self.target,
-            "state": self.state.value,
+            "state": state.value,
             "loads": self.loads,
             "params": self.params,
-            "listen": list(self.listen),
             "export": None if export is None else [export.nqn, export.traddr, export.trsvcid],
             "hosts": self.hosts.to_record(),
         }

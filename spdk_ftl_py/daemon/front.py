@@ -68,9 +68,8 @@ class Front:
             if not port_before:
                 raise
             raise DeferredError(
-                f"port {port_before} of {traddr}, where hosts look for this FTL, is taken by somebody else "
-                f"({error.message}): end that; or delete the FTL and create it again with -u {self._device}, which "
-                "gives it another port"
+                f"port {port_before} of {traddr}, where hosts look for this FTL, can't be had ({error.message}): end "
+                f"what has it; or delete the FTL and create it again with -u {self._device}, which gives it another"
             ) from error
 
     def open(self, core: _shim.BlockDevice, *, max_io_qpairs: int, hosts: ConnectedHosts) -> None:

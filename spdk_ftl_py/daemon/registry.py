@@ -78,24 +78,26 @@ class Registry:
 
     async def halt(self) -> None:
         """Halts every FTL cleanly and undoes what it did to its target. Deferred creations, and what is on media, stay
-        in the state file for the next daemon."""
+        in the state file for the next daemon.
+
+        Raises FtlError at the end where that is not all that can be said of an FTL.
+        """
         self._halting = True
         await end_tasks([*self._watchers.values(), *self._creations])
         await asyncio.gather(*self._deletions, return_exceptions=True)
         kept = [device for device in self._devices.values() if _worth_keeping(device)]
-        records = {id(device): device.record() for device in kept}
-        await asyncio.gather(*(self._halt_one(device) for device in self._devices.values()))
-        self._devices = {}
+        failures = await asyncio.gather(*(self._halt_one(device) for device in self._devices.values()))
         # Of one that was halted cleanly, no host is owed anything for what it has not flushed.
-        self._state.save(
-            [*self._orphans, *({**records[id(device)], "hosts": device.hosts.to_record()} for device in kept)]
-        )
+        self._state.save([*self._orphans, *(device.record() for device in kept)])
+        self._devices = {}
+        if any(failures):
+            raise FtlError(f"not all was halted cleanly and undone: {'; '.join(filter(None, failures))}")
 
-    async def _halt_one(self, device: ManagedDevice) -> None:
+    async def _halt_one(self, device: ManagedDevice) -> str:
+        """What could not be done."""
         if device.state is DeviceState.DEFERRED and not device.inherited:
-            return
-        for step, failure in await device.take_down():
-            log.error("%s: could not undo %r: %s", device.name, step, failure)
+            return ""
+        return "; ".join(f"{device.name}: {step}: {failure}" for step, failure in await device.take_down())
 
     def _resume(self, record: dict[str, Any], *, inherited: bool) -> bool:
         try:

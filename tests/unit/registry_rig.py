@@ -95,13 +95,13 @@ class Line:
 class Daemon:
     """A registry with what it is given by `spdk-ftl serve`."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, listen: str) -> None:
         self.state = StateDirectory(folder / "state")
         self.state.open()
         self._folder = folder
         buffers = folder / "buffers"
         buffers.mkdir(mode=0o700, exist_ok=True)
-        identity = DaemonIdentity(host_nqn(self.state.host_id), self.state.host_id, "127.0.0.1", WAIT_S, buffers)
+        identity = DaemonIdentity(host_nqn(self.state.host_id), self.state.host_id, listen, WAIT_S, buffers)
         self.registry = Registry(self.state, identity, socket_path="")
 
     async def call(self, method: str, **params: Any) -> Any:
@@ -136,8 +136,8 @@ class World:
         self.target = target
         self.line = line
 
-    def daemon(self) -> Daemon:
-        return Daemon(self.folder)
+    def daemon(self, listen: str = "127.0.0.1") -> Daemon:
+        return Daemon(self.folder, listen)
 
     async def rpc(self, method: str, **params: Any) -> Any:
         return await self.target.dispatch(method, params or None)

@@ -365,3 +365,66 @@ def test_a_device_that_is_deleted_as_it_loses_its_base_leaves_nothing(
         await daemon.halt()
 
     run(tmp_path, body)
+
+
+@pytest.mark.parametrize("how", ["halt", "delete"])
+def test_a_device_whose_daemon_is_killed_as_it_ends_comes_back(tmp_path: Path, how: str) -> None:
+    """Hosts leave in order while it ends, ftl0 of the target among them, and that is saved."""
+
+    async def body(here: World) -> None:
+        daemon = here.daemon()
+        await daemon.registry.start()
+        await create(here, daemon, no_attach=False)
+        here.line.hold("nvmf_subsystem_remove_ns")
+        work = daemon.halt() if how == "halt" else daemon.call("bdev_ftl_delete", name="ftl0")
+        ending = asyncio.ensure_future(work)
+        await until(lambda: "nvmf_subsystem_remove_ns" in here.line.called)
+        state = daemon.die()
+        here.line.release()
+        await ending
+        if how == "delete":
+            assert daemon.record()["devices"] == []
+            await daemon.halt()
+        daemon.put_back(state)
+        daemon = here.daemon()
+        await daemon.registry.start()
+        await daemon.wait_for("online")
+        await daemon.halt()
+
+    run(tmp_path, body)
+
+
+def test_a_device_comes_back_at_its_address_though_another_is_the_default_now(tmp_path: Path) -> None:
+    async def body(here: World) -> None:
+        daemon = here.daemon("127.0.0.2")
+        await daemon.registry.start()
+        await create(here, daemon)
+        export = (await daemon.device())["export"]
+        assert export["traddr"] == "127.0.0.2"
+        await daemon.halt()
+        daemon = here.daemon("127.0.0.1")
+        await daemon.registry.start()
+        assert (await daemon.wait_for("online"))["export"] == export
+        await daemon.halt()
+
+    run(tmp_path, body)
+
+
+def test_a_halt_that_is_not_clean_is_a_failure_that_is_told(tmp_path: Path) -> None:
+    async def body(here: World) -> None:
+        daemon = here.daemon()
+        await daemon.registry.start()
+        await create(here, daemon)
+        here.line.refused |= UNDOING
+        with pytest.raises(FtlError, match=r"ftl0.*nvmf_subsystem_remove_ns"):
+            await daemon.halt()
+        daemon.state.close()
+        assert [record["state"] for record in daemon.record()["devices"]] == ["online"]
+        here.line.refused.clear()
+        daemon = here.daemon()
+        await daemon.registry.start()
+        await daemon.wait_for("online")
+        await daemon.halt()
+        assert await here.exports() == []
+
+    run(tmp_path, body)
