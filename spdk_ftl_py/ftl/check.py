@@ -23,7 +23,7 @@ from . import superblock as superblocks
 from .blockdev import BASE_GONE, BlockPort, side_by_side
 from .checkpoint import Checkpoint, NotUsableError
 from .geometry import SUPERBLOCK_ZONES, Geometry
-from .layout import FORMAT_VERSION, Block, parse_batch_header, parse_summary_block
+from .layout import FORMAT_VERSION, Block, parse_summary_block
 from .restore import Restored, restore
 from .superblock import SEARCH_BLOCKS, Superblock
 from .zone import EMPTY, FULL, OFFLINE, UNUSABLE_STATES, Zone
@@ -148,6 +148,7 @@ class _Check:
         self._sequential = not isinstance(port.device, _shim.ZonedOverlay)
         self._result: CheckReport
         self._geometry: Geometry
+        self._use_append = False
         self._superblock: Superblock
         self._zones: list[Zone] = []
         self._reader: ZoneReader
@@ -172,6 +173,7 @@ class _Check:
             progress=self._progress,
         )
         self._geometry = restored.geometry
+        self._use_append = restored.conf.use_append
         self._result = CheckReport(
             name=str(self._superblock.content.get("name")),
             uuid=self._superblock.uuid,
@@ -251,7 +253,13 @@ class _Check:
 
     async def _check_bands(self) -> None:
         geometry = self._geometry
-        self._reader = ZoneReader(self._port, geometry, self._superblock.uuid, sequential=self._sequential)
+        self._reader = ZoneReader(
+            self._port,
+            geometry,
+            self._superblock.uuid,
+            sequential=self._sequential,
+            use_append=self._use_append,
+        )
         self._seen = np.zeros(geometry.block_count, bool)
         self._truth_seqs = np.zeros(geometry.block_count, np.uint64)
         self._derived_seqs = np.zeros(geometry.block_count, np.uint64)
@@ -328,8 +336,8 @@ class _Check:
     ) -> None:
         for i in map(int, others):
             address = content.start + first + i
-            header = parse_batch_header(blocks[i], self._superblock.uuid)
-            if header is not None and header.band_seq == content.band_seq and header.address in (0, address):
+            header = self._reader.header_at(content, blocks[i], address)
+            if header is not None and header.band_seq == content.band_seq:
                 self._result.headers += 1
             elif not content.walked and self._sequential:
                 # In other zones a restore has listed it.

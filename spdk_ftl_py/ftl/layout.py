@@ -140,15 +140,20 @@ def seal(record: NDArray[Any]) -> Block:
     return block
 
 
-def parse_record(block: Block, dtype: np.dtype[Any], magic: bytes, uuid: UUID | None, what: str) -> Any | None:
-    """The record in a block, or None where it is not ours or does not verify. Raises UnsupportedError for another
-    version."""
+def parse_record(
+    block: Block, dtype: np.dtype[Any], magic: bytes, uuid: UUID | None, what: str | None = None
+) -> Any | None:
+    """The record in a block, or None where it is not ours or does not verify. Of another version it raises
+    UnsupportedError where ``what`` names the record; else it is not ours: where data of a host may stand, only the
+    superblock says which version an FTL has."""
     record = np.frombuffer(block.tobytes(), dtype)[0]
     if record["magic"] != magic or (uuid is not None and bytes(record["uuid"]) != uuid.bytes):
         return None
     if int(record["crc"]) != block_crc(block):
         return None
     version = int(record["version"])
+    if version != FORMAT_VERSION and what is None:
+        return None
     if version != FORMAT_VERSION:
         raise UnsupportedError(
             f"{what} has media format version {version}, this software knows {FORMAT_VERSION}: use the release that "
@@ -159,7 +164,7 @@ def parse_record(block: Block, dtype: np.dtype[Any], magic: bytes, uuid: UUID | 
 
 def parse_batch_header(block: Block, uuid: UUID) -> BatchHeader | None:
     """None where the block is no (whole) batch header of this device: a walk ends there."""
-    record = parse_record(block, BATCH_HEADER, BATCH_MAGIC, uuid, "a batch header")
+    record = parse_record(block, BATCH_HEADER, BATCH_MAGIC, uuid)
     if record is None:
         return None
     kind, count = int(record["kind"]), int(record["count"])
@@ -204,7 +209,7 @@ def build_batch_header(
 
 def parse_summary_block(block: Block, uuid: UUID) -> SummaryBlock | None:
     """None where the block is no (whole) summary block of this device."""
-    record = parse_record(block, SUMMARY, SUMMARY_MAGIC, uuid, "a band's summary")
+    record = parse_record(block, SUMMARY, SUMMARY_MAGIC, uuid)
     if record is None or int(record["count"]) > SUMMARY_ENTRIES or int(record["band_seq"]) > SEQ_MAX:
         return None
     if (record["entries"]["seq"][: int(record["count"])] > SEQ_MAX).any():
@@ -271,7 +276,7 @@ def crcs(blocks: NDArray[np.uint8]) -> NDArray[np.uint32]:
 
 def is_checkpoint_block(block: Block, uuid: UUID, address: int) -> bool:
     """Whether this is a (whole) block of an L2P checkpoint of this device, which was written to that address."""
-    record = parse_record(block, CHECKPOINT, CHECKPOINT_MAGIC, uuid, "an L2P checkpoint")
+    record = parse_record(block, CHECKPOINT, CHECKPOINT_MAGIC, uuid)
     return record is not None and int(record["address"]) == address
 
 

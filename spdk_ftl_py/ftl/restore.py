@@ -178,7 +178,7 @@ async def restore(
         checkpoint = await checkpoints.read(port, geometry, superblock, zones, sequential=sequential, progress=progress)
     if checkpoint is not None:
         return _from_checkpoint(checkpoint, superblock, geometry, its_conf, zones, which, used)
-    reader = ZoneReader(port, geometry, uuid, sequential=sequential)
+    reader = ZoneReader(port, geometry, uuid, sequential=sequential, use_append=its_conf.use_append)
     contents = await _read_bands(reader, geometry, zones, report)
     return await _Merge(
         reader,

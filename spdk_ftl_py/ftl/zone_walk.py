@@ -64,10 +64,13 @@ class ZoneReader:
     """Reads the zones of one device. A block that can't be read counts as one that does not verify; MediaError is
     raised where the base is gone."""
 
-    def __init__(self, port: BlockPort, geometry: Geometry, uuid: UUID, *, sequential: bool) -> None:
+    def __init__(
+        self, port: BlockPort, geometry: Geometry, uuid: UUID, *, sequential: bool, use_append: bool = False
+    ) -> None:
         """sequential: what is lost with power is always what was written to a zone last. Not so with emulated zones:
-        there a hole is no damage."""
+        there a hole is no damage. use_append: headers do not know their address."""
         self._port = port
+        self._use_append = use_append
         self._uuid = uuid
         self._sequential = sequential
         self._data_blocks = geometry.data_blocks
@@ -158,13 +161,19 @@ class ZoneReader:
                 )
 
     def _header(self, zone: ZoneContent, block: NDArray[np.uint8], address: int) -> BatchHeader | None:
-        header = parse_batch_header(block, self._uuid)
-        if header is None or (header.band, header.punit) != (zone.band, zone.punit):
-            return None
-        if header.address not in (0, address):
+        header = self.header_at(zone, block, address)
+        if header is None:
             return None
         zone.highest_band_seq = max(zone.highest_band_seq, header.band_seq)
         return header
+
+    def header_at(self, zone: ZoneContent, block: NDArray[np.uint8], address: int) -> BatchHeader | None:
+        """Of any life of the zone. A walk comes through data of hosts as well, who may make headers up: theirs can't
+        know where they will stand."""
+        header = parse_batch_header(block, self._uuid)
+        if header is None or (header.band, header.punit) != (zone.band, zone.punit):
+            return None
+        return header if header.address == (0 if self._use_append else address) else None
 
     async def _walk(
         self, zone: ZoneContent, end: int, full: bool, summary: NDArray[Any] | None, known: NDArray[np.bool_]

@@ -211,12 +211,21 @@ def test_counts_and_kinds_that_cant_be_are_not_believed() -> None:
     assert trim.block_count == 1
 
 
-def test_another_format_version_is_refused_by_name() -> None:
-    record = np.frombuffer(header().tobytes(), layout.BATCH_HEADER).copy()
-    record["version"] = 1
-    record["crc"] = 0
-    with pytest.raises(UnsupportedError, match="format version 1, this software knows 2"):
-        layout.parse_batch_header(layout.seal(record), UUID_A)
+def test_another_format_version_is_refused_by_name_where_no_host_can_write() -> None:
+    for block, dtype in (
+        (header(), layout.BATCH_HEADER),
+        (Superblock(UUID_A, 1, True, {}).build(), layout.SUPERBLOCK),
+    ):
+        record = np.frombuffer(block.tobytes(), dtype).copy()
+        record["version"] = 1
+        record["crc"] = 0
+        if dtype is layout.BATCH_HEADER:
+            assert layout.parse_batch_header(layout.seal(record), UUID_A) is None
+        else:
+            with pytest.raises(
+                UnsupportedError, match="the superblock has media format version 1, this software knows 2"
+            ):
+                Superblock.parse(layout.seal(record), UUID_A)
 
 
 def test_a_summary_is_whole_or_nothing() -> None:

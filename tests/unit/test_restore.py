@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import random
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
@@ -455,6 +456,52 @@ def test_copies_that_a_header_promises_and_that_never_came_make_no_band_dispensa
         assert found.l2p[10:14].tolist() == [start + 1, start + 2, start + 3, start + 4]
 
     run(body)
+
+
+def headers_made_up(uuid: UUID, version: int) -> list[bytes]:
+    """What whoever may write to the device can write: all that they say verifies."""
+    entries = np.zeros(20, layout.ENTRY)
+    entries["lba"], entries["seq"] = np.arange(20), 1 << 50
+    blocks = []
+    for band, punit in itertools.product(range(21), range(2)):
+        block = layout.build_batch_header(
+            uuid, band=band, punit=punit, band_seq=1 << 40, address=0, kind=layout.KIND_DATA, stream=0, entries=entries
+        )
+        record = np.frombuffer(block.tobytes(), layout.BATCH_HEADER).copy()
+        record["version"], record["crc"] = version, 0
+        blocks.append(layout.seal(record).tobytes())
+    return blocks
+
+
+@pytest.mark.parametrize("version", [layout.FORMAT_VERSION, layout.FORMAT_VERSION + 1])
+def test_data_that_look_like_headers_are_data(version: int) -> None:
+    # With emulated zones a walk comes through data of earlier lives.
+    async def main() -> None:
+        reactor = ReactorLoop("test", stepped=True)
+        await reactor.start()
+        disk = _shim.EmulatedMedia.conventional(reactor.shim, 44 * ZONE_SIZE)
+
+        def zoned() -> Any:
+            return _shim.ZonedOverlay(reactor.shim, disk, zone_capacity=ZONE_CAPACITY, initial_state="full")
+
+        rig = RestoreRig(reactor, zoned(), random.Random(1))
+        await rig.create()
+        made_up = headers_made_up(rig.device.uuid, version)
+        written: dict[int, bytes] = {}
+        for turn in range(4 * rig.device.block_count):
+            lba = rig.rng.randrange(rig.device.block_count)
+            written[lba] = content(lba, turn) if lba < 50 else made_up[turn % len(made_up)]
+            await rig.port.write(lba, written[lba])
+        await rig.port.flush()
+        await rig.crash()
+        rig.base = zoned()
+        await rig.load()
+        for lba, block in written.items():
+            assert (await rig.port.read(lba, 1)).tobytes() == block, lba
+        await rig.end()
+        await reactor.stop()
+
+    asyncio.run(asyncio.wait_for(main(), 100))
 
 
 def test_emulated_zones_are_loaded_although_their_write_pointers_are_gone() -> None:
