@@ -81,14 +81,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     known = {command for _, commands in _MODULES for command in commands}
     only = arguments[0] if arguments and arguments[0] in known else None
+    code = EXIT_OK
     try:
         try:
             args = build_parser(only).parse_args(arguments)
-            return int(args.run(args))
+            code = int(args.run(args))
         finally:
             # Here, where it can be told, not when Python ends.
             if sys.stdout is not None:
                 sys.stdout.flush()
+        return code
     except FtlError as error:
         print(f"spdk-ftl: {error.message}", file=sys.stderr)
         return EXIT_FAILURE
@@ -101,12 +103,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         # Whoever read our output has had enough of it.
         _drop_output()
-        return EXIT_FAILURE
+        return code or EXIT_FAILURE
     except OSError as error:
         # Where no file is named it is standard output, as a rule.
         _drop_output()
-        print(f"spdk-ftl: {only}: {error.filename or 'output'}: {error.strerror or error}", file=sys.stderr)
-        return EXIT_FAILURE
+        if code == EXIT_OK:  # else the command has told its failure
+            print(f"spdk-ftl: {only}: {error.filename or 'output'}: {error.strerror or error}", file=sys.stderr)
+        return code or EXIT_FAILURE
 
 
 def _drop_output() -> None:

@@ -78,10 +78,13 @@ def run(args: argparse.Namespace) -> int:
     except OSError as error:
         print(f"spdk-ftl: the SPDK target at {args.target}: {error}", file=sys.stderr)
         return EXIT_NOT_CHECKED
-    if args.json:
-        print(json.dumps({"base": args.base, **report.to_dict()}, indent=2))
-    else:
-        _show(args.base, report)
+    try:
+        told = {"base": args.base, **report.to_dict()}
+        print(json.dumps(told, indent=2) if args.json else _table(args.base, report), flush=True)
+    except OSError as error:
+        # Not the exit code of damage where there is none.
+        print(f"spdk-ftl: check {args.base}: the result can't be written: {error.strerror}", file=sys.stderr)
+        return EXIT_NOT_CHECKED if report.ok else EXIT_DAMAGED
     return EXIT_CLEAN if report.ok else EXIT_DAMAGED
 
 
@@ -148,7 +151,7 @@ def _progress() -> Iterator[Callable[[str, float], None]]:
         yield told
 
 
-def _show(base: str, report: CheckReport) -> None:
+def _table(base: str, report: CheckReport) -> str:
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
@@ -160,6 +163,8 @@ def _show(base: str, report: CheckReport) -> None:
         if key != "damage":
             table.add_row(Text(key), Text(str(value)))
     console = Console()
-    console.print(table)
-    for text in damage_told(report, DAMAGE_SHOWN_MAX):
-        console.print(f"damaged: {text}", markup=False, highlight=False, soft_wrap=True)
+    with console.capture() as captured:
+        console.print(table)
+        for text in damage_told(report, DAMAGE_SHOWN_MAX):
+            console.print(f"damaged: {text}", markup=False, highlight=False, soft_wrap=True)
+    return captured.get().rstrip("\n")

@@ -29,9 +29,9 @@ def world(folder: Path) -> Iterator[FtlWorld]:
         yield world
 
 
-def check(world: FtlWorld, *arguments: str) -> subprocess.CompletedProcess[str]:
+def check(world: FtlWorld, *arguments: str, stdout: Any = subprocess.PIPE) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "spdk_ftl_py.cli", "check", "-s", str(world.target.socket), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120)
+    return subprocess.run(command, stdout=stdout, stderr=subprocess.PIPE, text=True, timeout=120)
 
 
 def checked(world: FtlWorld, *arguments: str, code: int) -> dict[str, Any]:
@@ -71,6 +71,11 @@ def test_a_deleted_ftl_is_clean_and_checking_changes_nothing(world: FtlWorld, ba
     table = check(world, base[0], *emulation)
     assert (table.returncode, table.stderr) == (0, "")
     assert "data_blocks" in table.stdout
+    for how in ([], ["--json"]):
+        with open("/dev/full", "w") as full:
+            lost = check(world, base[0], *emulation, *how, stdout=full)
+        assert (lost.returncode, lost.stderr.count("\n")) == (2, 1)  # 1 would say that there is damage
+        assert "can't be written: No space left on device" in lost.stderr
     assert world.snapshot() == before
     assert (world.folder / "drive").read_bytes() == content
     world.rpc("bdev_ftl_create", "-b", "ftl0", "-d", *base, "-u", uuid)
