@@ -277,6 +277,7 @@ void BandWriter::landed(ZoneWriter &zone) noexcept {
                 copied_(context_, meta.mover);
             }
             state_.stats.media_reloc_blocks += count;
+            ++state_.stats.reloc_batches;
             break;
         }
         case Source::user_records:

@@ -197,6 +197,8 @@ nb::dict stats_of(FtlCore &core) {
     dict["media_trim_blocks"] = stats.media_trim_blocks;
     dict["reloc_moved_blocks"] = stats.reloc_moved_blocks;
     dict["reloc_read_blocks"] = stats.reloc_read_blocks;
+    dict["reloc_reads"] = stats.reloc_reads;
+    dict["reloc_batches"] = stats.reloc_batches;
     dict["flushes"] = stats.flushes;
     dict["base_flushes"] = stats.base_flushes;
     dict["zone_resets"] = stats.zone_resets;

@@ -88,6 +88,8 @@ struct CoreStats {
     uint64_t media_trim_blocks = 0;
     uint64_t reloc_moved_blocks = 0;
     uint64_t reloc_read_blocks = 0;
+    uint64_t reloc_reads = 0;
+    uint64_t reloc_batches = 0;
     uint64_t flushes = 0;
     uint64_t base_flushes = 0;
     uint64_t zone_resets = 0;

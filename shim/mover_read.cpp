@@ -79,6 +79,7 @@ void Movers::issue(Read &read) noexcept {
     read.io.block_count = count;
     read.io.iov_count = entries;
     state_.stats.reloc_read_blocks += count;
+    ++state_.stats.reloc_reads;
     state_.submit_base(read.io);
 }
 

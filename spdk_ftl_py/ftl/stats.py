@@ -38,7 +38,8 @@ def write_amplification(core: Mapping[str, int]) -> float:
 
 def spdk_groups(core: Mapping[str, int], cache: Mapping[str, int] | None = None) -> dict[str, Group]:
     """The groups SPDK prints, and nv_cache: what user data went there. cmp stays zero: nothing is compacted from the nv
-    cache, the base has its blocks from the write buffer. cache: FtlCore.cache_stats()."""
+    cache, the base has its blocks from the write buffer. So does l2p: all of it is in memory.
+    cache: FtlCore.cache_stats()."""
     cached = cache or {}
     metadata = core["media_header_blocks"] + core["media_summary_blocks"] + core["media_trim_blocks"]
     return {
@@ -51,7 +52,12 @@ def spdk_groups(core: Mapping[str, int], cache: Mapping[str, int] | None = None)
             write_ios=core["user_writes"],
         ),
         "cmp": io_group(),
-        "gc": io_group(read_blocks=core["reloc_read_blocks"], write_blocks=core["media_reloc_blocks"]),
+        "gc": io_group(
+            read_blocks=core["reloc_read_blocks"],
+            read_ios=core["reloc_reads"],
+            write_blocks=core["media_reloc_blocks"],
+            write_ios=core["reloc_batches"],
+        ),
         "md_base": io_group(write_blocks=metadata, write_ios=core["batches"], write_media_errors=core["write_errors"]),
         "md_nv_cache": io_group(
             write_blocks=cached.get("metadata_blocks", 0) + cached.get("header_writes", 0),

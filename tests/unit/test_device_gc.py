@@ -19,6 +19,9 @@ def test_overwriting_the_device_many_times_keeps_every_block() -> None:
         stats = rig.device.stats()
         assert stats["gc_moved_blocks"] > 0
         assert 1.0 < stats["write_amplification"] < 6.0
+        for way in ("read", "write"):
+            group = stats["gc"][way]
+            assert 0 < group["ios"] < group["blocks"], "several blocks go at a time"
         assert stats["zone_faults"] == stats["lost_blocks"] == 0
         assert stats["state"] == "running"
 
