@@ -507,13 +507,10 @@ void FtlCore::end_retention(Status status) noexcept {
     }
 }
 
-// The core has failed: nothing waits any longer. What the base still holds ends when it comes back. Slots keep what
+// The core has failed: nothing waits any longer. Reads the base still holds end when it comes back. Slots keep what
 // they hold, reserved ones too: a successor reads the accepted ones, a gate in front the others.
 void FtlCore::end_everything() noexcept {
     for (IoQueue *queue : {&waiting_, &tickets_, &to_flush_, &flushing_}) {
-        if (queue == &flushing_ && flush_in_flight_) {
-            continue;
-        }
         while (!queue->empty()) {
             finish(*queue->pop(), state_.failed);
         }

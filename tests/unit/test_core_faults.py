@@ -242,6 +242,22 @@ def test_a_core_whose_base_did_not_answer_when_it_was_closed_goes_when_it_does()
         reactor.step()
 
 
+def test_flushes_do_not_outlast_the_core_because_the_base_does_not_answer() -> None:
+    with Bench() as bench:
+        bench.media.inject_fault(op=_shim.OP_FLUSH, latency_us=1_000_000)
+        bench.put(0, 1)
+        waiting = [bench.port.submit(_shim.OP_FLUSH), bench.port.submit(_shim.OP_WRITE, 1, 1, content(1, 1), fua=True)]
+        for _ in range(2000):
+            bench.step()
+        assert bench.core.stats()["base_flushes"] == 1
+        bench.core.fail(PATH_ERROR)
+        for _ in range(3):
+            bench.step()
+        assert [bench.completed[ticket].status for ticket in waiting] == [PATH_ERROR] * 2
+        bench.now_ns += 2_000_000_000  # it does, in the end
+        bench.step()
+
+
 def test_a_flush_that_the_base_refuses_fails_and_the_next_one_counts() -> None:
     with Bench() as bench:
         bench.media.inject_fault(op=_shim.OP_FLUSH, status=WRITE_FAULT, times=1)
