@@ -26,6 +26,7 @@ HOST_ADDRESS = "10.0.2.2"  # QEMU's user network: this machine's loopback
 GUEST_ADDRESS = "10.0.2.15"
 MEMORY_MIB = 640
 BOOT_TIMEOUT_S = 180.0
+MONITOR_TIMEOUT_S = 60.0
 OUTPUT_BYTES_MAX = 4 << 20
 CONSOLE_TAIL_LINES = 60
 PR_SET_PDEATHSIG = 1
@@ -223,7 +224,7 @@ class Guest:
 
     def _monitor(self, command: str) -> str:
         with self._connect("qmp") as connection, connection.makefile("rw") as stream:
-            connection.settimeout(10.0)
+            connection.settimeout(MONITOR_TIMEOUT_S)
             stream.readline()  # greeting
             answer = {}
             for request in (
