@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import tempfile
 from collections.abc import Coroutine
 from pathlib import Path
@@ -16,40 +15,32 @@ from typing import Any
 from uuid import UUID
 
 import numpy as np
-from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
+from hypothesis.stateful import initialize, rule
 
+from model.machine import SimulatedMachine, effort
 from spdk_ftl_py import _shim
 from spdk_ftl_py.conf import FtlConf
 from spdk_ftl_py.errors import FtlError
 from spdk_ftl_py.ftl.blockdev import BlockPort
 from spdk_ftl_py.ftl.device import DeviceState, FtlDevice
 from spdk_ftl_py.reactor import ReactorLoop
-from spdk_ftl_py.torture.clock import SimulatedClock, SimulatedLoop
 
-STEP_TIMEOUT_S = 60
-"""Of simulated time."""
 ZONES, ZONE_SIZE, ZONE_CAPACITY = 34, 32, 24
 LANDING_STEPS = 64
 UUID_OF_MODEL = UUID("6ba7b810-9dad-11d1-80b4-00c04fd430c8")
 SEEDS = st.integers(0, 1 << 30)
 
 
-class CrashModel(RuleBasedStateMachine):
+class CrashModel(SimulatedMachine):
     def __init__(self) -> None:
         super().__init__()
-        self.clock = SimulatedClock()
-        self.loop = SimulatedLoop(self.clock)
         self.version = 0
         self.model: dict[int, list[int]] = {}
         """Per LBA: what it may hold after a loss of power, the durable version first, the current one last. 0:
         zeroes."""
         self.folder = tempfile.TemporaryDirectory(prefix="spdk-ftl-model-")
         self.buffer_dir = Path(self.folder.name)
-
-    def run(self, work: Coroutine[Any, Any, Any]) -> Any:
-        return self.loop.run_until_complete(asyncio.wait_for(work, STEP_TIMEOUT_S))
 
     @initialize(punits=st.sampled_from([1, 2]), append=st.booleans(), emulated=st.booleans(), seed=SEEDS)
     def create(self, punits: int, append: bool, emulated: bool, seed: int) -> None:
@@ -270,10 +261,4 @@ class CrashModel(RuleBasedStateMachine):
 
 
 TestCrashModel = CrashModel.TestCase
-TestCrashModel.settings = settings(
-    max_examples=15,
-    stateful_step_count=20,
-    deadline=None,
-    derandomize=bool(os.environ.get("CI")),
-    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much],
-)
+TestCrashModel.settings = effort(max_examples=15, steps=20)

@@ -7,23 +7,17 @@ time; zones fail, writes fail once, completions come in any order. A failure pri
 
 from __future__ import annotations
 
-import asyncio
-import os
-from collections.abc import Coroutine
-from typing import Any
-
 import numpy as np
-from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+from hypothesis.stateful import initialize, invariant, rule
 
+from model.machine import SimulatedMachine, effort
 from spdk_ftl_py import _shim
 from spdk_ftl_py.conf import FtlConf
 from spdk_ftl_py.ftl.blockdev import BlockPort
 from spdk_ftl_py.ftl.device import DeviceState, FtlDevice
 from spdk_ftl_py.reactor import ReactorLoop
 
-STEP_TIMEOUT_S = 10
 ZONES, ZONE_SIZE, ZONE_CAPACITY = 34, 32, 24
 READ_ONLY_ZONES_MAX = 2
 WRITE_FAULT = 0x280
@@ -32,21 +26,17 @@ LBAS = st.integers(0, 10_000)
 LENGTHS = st.integers(1, 8)
 
 
-class FtlModel(RuleBasedStateMachine):
+class FtlModel(SimulatedMachine):
     def __init__(self) -> None:
         super().__init__()
-        self.loop = asyncio.new_event_loop()
         self.version = 0
         self.model: dict[int, int] = {}
         self.read_only_zones = 0
 
-    def run(self, work: Coroutine[Any, Any, Any]) -> Any:
-        return self.loop.run_until_complete(asyncio.wait_for(work, STEP_TIMEOUT_S))
-
     @initialize(punits=st.sampled_from([1, 2]), shared=st.booleans(), append=st.booleans(), seed=st.integers(0, 99))
     def create(self, punits: int, shared: bool, append: bool, seed: int) -> None:
         async def make() -> None:
-            self.reactor = ReactorLoop("model", stepped=True)
+            self.reactor = ReactorLoop("model", stepped=True, clock=self.clock)
             await self.reactor.start()
             limit = (2 if shared else 3) * punits + 1
             self.media = _shim.EmulatedMedia.zns(
@@ -160,10 +150,4 @@ class FtlModel(RuleBasedStateMachine):
 
 
 TestFtlModel = FtlModel.TestCase
-TestFtlModel.settings = settings(
-    max_examples=25,
-    stateful_step_count=25,
-    deadline=None,
-    derandomize=bool(os.environ.get("CI")),
-    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much],
-)
+TestFtlModel.settings = effort(max_examples=25, steps=25)

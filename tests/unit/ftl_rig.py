@@ -11,8 +11,8 @@ from spdk_ftl_py.conf import FtlConf
 from spdk_ftl_py.ftl.blockdev import BlockPort
 from spdk_ftl_py.ftl.device import DeviceState, FtlDevice
 from spdk_ftl_py.reactor import ReactorLoop
+from unit.simulated import run_stepped
 
-TIMEOUT_S = 120
 SEED = 20261122
 
 
@@ -70,9 +70,7 @@ class FtlRig:
 def run_media(body: Callable[[ReactorLoop, _shim.EmulatedMedia], Awaitable[None]], **options: Any) -> None:
     """body on a stepped reactor with a ZNS drive: zones, zone_size, zone_capacity, open_zones."""
 
-    async def main() -> None:
-        reactor = ReactorLoop("test", stepped=True)
-        await reactor.start()
+    async def main(reactor: ReactorLoop) -> None:
         limit = options.pop("open_zones", 14)
         media = _shim.EmulatedMedia.zns(
             reactor.shim,
@@ -83,12 +81,9 @@ def run_media(body: Callable[[ReactorLoop, _shim.EmulatedMedia], Awaitable[None]
             max_active_zones=limit,
             **options,
         )
-        try:
-            await asyncio.wait_for(body(reactor, media), TIMEOUT_S)
-        finally:
-            await reactor.stop()
+        await body(reactor, media)
 
-    asyncio.run(main())
+    run_stepped(main)
 
 
 def run_rig(

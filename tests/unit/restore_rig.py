@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,13 @@ from spdk_ftl_py.ftl.device import DeviceState, FtlDevice
 from spdk_ftl_py.reactor import ReactorLoop
 from unit.core_bench import BLOCK, content, version_of
 from unit.core_model import Model
+from unit.simulated import run_stepped
 
 QUEUE_DEPTH = 8
 LANDING_STEPS = 200
 """Of the reactor, which is stepped: after so many nothing is in flight any more."""
 CONF = FtlConf(write_buffer_size=64 * BLOCK, lba_rsvd=30)
+ZONE_SIZE, ZONE_CAPACITY = 64, 48
 
 
 class RestoreRig:
@@ -125,3 +128,34 @@ class RestoreRig:
             if self.device.state is not DeviceState.HALTED:
                 await self.device.halt()
         await self.port.close()
+
+
+def run(
+    body: Callable[[RestoreRig, Any], Awaitable[None]],
+    *,
+    buffer_dir: Path | None = None,
+    seed: int = 1,
+    zones: int = 44,
+    open_zones: int = 7,
+    **media: Any,
+) -> None:
+    """body with a rig, of which nothing is created yet, and its zoned drive."""
+
+    async def main(reactor: ReactorLoop) -> None:
+        drive = _shim.EmulatedMedia.zns(
+            reactor.shim,
+            zones,
+            ZONE_SIZE,
+            ZONE_CAPACITY,
+            max_open_zones=open_zones,
+            max_active_zones=open_zones,
+            **media,
+        )
+        drive.set_schedule(seed)
+        rig = RestoreRig(reactor, drive, random.Random(seed), buffer_dir=buffer_dir)
+        try:
+            await body(rig, drive)
+        finally:
+            await rig.end()
+
+    run_stepped(main)

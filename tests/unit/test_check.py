@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import random
 from typing import Any
 
@@ -16,9 +15,10 @@ from spdk_ftl_py.ftl import checkpoint, layout
 from spdk_ftl_py.ftl.blockdev import BlockPort
 from spdk_ftl_py.ftl.check import CheckReport, ReadOnlyPort, check, damage_told
 from spdk_ftl_py.reactor import ReactorLoop
-from unit.restore_rig import RestoreRig
+from unit.restore_rig import ZONE_CAPACITY, ZONE_SIZE, RestoreRig, run
+from unit.simulated import run_stepped
 from unit.test_checkpoint import addresses_of
-from unit.test_restore import OTHER, ZONE_CAPACITY, ZONE_SIZE, copied_with, run
+from unit.test_restore import OTHER, copied_with
 
 INTERNAL_ERROR = 0x006
 
@@ -112,9 +112,7 @@ def test_a_device_that_was_just_made_is_clean() -> None:
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("emulated", [False, True], ids=["zns", "emulated"])
 def test_what_a_crash_leaves_is_no_damage(seed: int, emulated: bool) -> None:
-    async def main() -> None:
-        reactor = ReactorLoop("test", stepped=True)
-        await reactor.start()
+    async def main(reactor: ReactorLoop) -> None:
         if emulated:
             disk = _shim.EmulatedMedia.conventional(reactor.shim, 44 * ZONE_SIZE, volatile_cache=True)
         else:
@@ -153,9 +151,8 @@ def test_what_a_crash_leaves_is_no_damage(seed: int, emulated: bool) -> None:
         # Of a zone of a drive's own, what is lost stood behind the write pointer.
         assert torn > 0 or not emulated
         await rig.end()
-        await reactor.stop()
 
-    asyncio.run(asyncio.wait_for(main(), 100))
+    run_stepped(main)
 
 
 @pytest.mark.parametrize("halted", [True, False], ids=["halted", "crashed"])

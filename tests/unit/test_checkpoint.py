@@ -19,8 +19,9 @@ from spdk_ftl_py.ftl.blockdev import ZONE_FINISH, BlockPort
 from spdk_ftl_py.ftl.device import FtlDevice
 from spdk_ftl_py.ftl.restore import Restored, restore
 from spdk_ftl_py.reactor import ReactorLoop
-from unit.restore_rig import RestoreRig
-from unit.test_restore import ZONE_CAPACITY, ZONE_SIZE, copied_with, l2p_of, run
+from unit.restore_rig import ZONE_CAPACITY, ZONE_SIZE, RestoreRig, run
+from unit.simulated import run_stepped
+from unit.test_restore import copied_with, l2p_of
 
 INTERNAL_ERROR = 0x006
 
@@ -62,6 +63,21 @@ def holds_data(l2p: Any) -> Any:
 def came_from_checkpoint(rig: RestoreRig) -> bool:
     assert rig.device.restored is not None
     return bool(rig.device.restored["from_checkpoint"])
+
+
+async def halted(rig: RestoreRig, operations: int) -> list[int]:
+    """Made, written to and halted. What its blocks hold."""
+    await rig.create()
+    await rig.traffic(operations)
+    versions = await rig.versions()
+    await rig.halt()
+    return versions
+
+
+async def loads_without_it(rig: RestoreRig, versions: list[int]) -> None:
+    await rig.load()
+    assert not came_from_checkpoint(rig)
+    assert await rig.versions() == versions
 
 
 # --- what it is
@@ -118,9 +134,7 @@ def test_a_load_from_it_reads_no_band(max_io_blocks: int) -> None:
 
 
 def test_entries_beyond_32_bits_have_8_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def main() -> None:
-        reactor = ReactorLoop("test", stepped=True)
-        await reactor.start()
+    async def main(reactor: ReactorLoop) -> None:
         # 4 TiB of addresses, of which next to nothing can be written.
         drive = _shim.EmulatedMedia.zns(reactor.shim, 64, 1 << 24, ZONE_CAPACITY)
         rig = RestoreRig(reactor, drive, random.Random(5))
@@ -135,9 +149,8 @@ def test_entries_beyond_32_bits_have_8_bytes(monkeypatch: pytest.MonkeyPatch) ->
         await rig.load()
         assert await rig.versions() == versions
         await rig.end()
-        await reactor.stop()
 
-    asyncio.run(asyncio.wait_for(main(), 100))
+    run_stepped(main)
 
 
 def test_narrow_entries_keep_their_flags() -> None:
@@ -228,10 +241,7 @@ def test_a_stale_one_that_was_used_would_be_noticed(monkeypatch: pytest.MonkeyPa
 
 def test_it_is_not_used_where_somebody_has_been_at_the_device_since() -> None:
     async def body(rig: RestoreRig, drive: Any) -> None:
-        await rig.create()
-        await rig.traffic(300)
-        versions = await rig.versions()
-        await rig.halt()
+        versions = await halted(rig, 300)
         _, place = await place_of(rig)
         assert place is not None
         start = next(
@@ -242,9 +252,7 @@ def test_it_is_not_used_where_somebody_has_been_at_the_device_since() -> None:
         port = BlockPort(rig.reactor, drive, name="base")
         await port.zone_action(ZONE_FINISH, start)
         await port.close()
-        await rig.load()
-        assert not came_from_checkpoint(rig)
-        assert await rig.versions() == versions
+        await loads_without_it(rig, versions)
 
     run(body)
 
@@ -254,10 +262,7 @@ def test_it_is_not_used_where_somebody_has_been_at_the_device_since() -> None:
 
 def test_damage_of_any_of_its_blocks_costs_nothing_but_time() -> None:
     async def body(rig: RestoreRig, drive: Any) -> None:
-        await rig.create()
-        await rig.traffic(1500)
-        versions = await rig.versions()
-        await rig.halt()
+        versions = await halted(rig, 1500)
         addresses = await addresses_of(rig)
         assert len(addresses) >= 3
         for address in addresses:
@@ -291,10 +296,7 @@ def test_damage_of_any_of_its_blocks_costs_nothing_but_time() -> None:
 )
 def test_what_can_not_be_is_not_believed(change: dict[str, int]) -> None:
     async def body(rig: RestoreRig, drive: Any) -> None:
-        await rig.create()
-        await rig.traffic(500)
-        versions = await rig.versions()
-        await rig.halt()
+        versions = await halted(rig, 500)
         address = (await addresses_of(rig))[-1]
         port = BlockPort(rig.reactor, drive, name="base")
         record = (await port.read(address, 1)).view(layout.CHECKPOINT).reshape(-1).copy()
@@ -303,19 +305,14 @@ def test_what_can_not_be_is_not_believed(change: dict[str, int]) -> None:
             record[name] = value
         record["crc"] = 0
         rig.base = await copied_with(rig, drive, {address: layout.seal(record).tobytes()})
-        await rig.load()
-        assert not came_from_checkpoint(rig)
-        assert await rig.versions() == versions
+        await loads_without_it(rig, versions)
 
     run(body)
 
 
 def test_entries_that_point_nowhere_are_not_believed() -> None:
     async def body(rig: RestoreRig, drive: Any) -> None:
-        await rig.create()
-        await rig.traffic(500)
-        versions = await rig.versions()
-        await rig.halt()
+        versions = await halted(rig, 500)
         addresses = await addresses_of(rig)
         port = BlockPort(rig.reactor, drive, name="base")
         good = (await port.read(addresses[-1], 1)).view(layout.CHECKPOINT).reshape(-1).copy()
@@ -327,9 +324,7 @@ def test_entries_that_point_nowhere_are_not_believed() -> None:
             record["data"][0].view("<u4")[1] = entry
             record["crc"] = 0
             rig.base = await copied_with(rig, drive, {addresses[-1]: layout.seal(record).tobytes()})
-            await rig.load()
-            assert not came_from_checkpoint(rig)
-            assert await rig.versions() == versions
+            await loads_without_it(rig, versions)
             await rig.crash()
 
     run(body)
@@ -348,9 +343,7 @@ def test_a_superblock_that_names_what_can_not_be_one_is_no_error(place: Any, mon
         with monkeypatch.context() as patch:
             patch.setattr(checkpoint, "write", nonsense)
             await rig.halt()
-        await rig.load()
-        assert not came_from_checkpoint(rig)
-        assert await rig.versions() == versions
+        await loads_without_it(rig, versions)
 
     run(body)
 
@@ -393,9 +386,7 @@ def test_a_halt_is_clean_without_it_where_its_zones_fail() -> None:
         drive.clear_faults()
         superblock, place = await place_of(rig)
         assert (superblock.clean, place) == (True, None)
-        await rig.load()
-        assert not came_from_checkpoint(rig)
-        assert await rig.versions() == versions
+        await loads_without_it(rig, versions)
 
     run(body)
 
@@ -488,9 +479,7 @@ def test_power_cuts_in_halts_and_loads_are_harmless(seed: int) -> None:
 
 @pytest.mark.parametrize("seed", range(3))
 def test_power_cuts_in_halts_and_loads_are_harmless_with_emulated_zones(seed: int) -> None:
-    async def main() -> None:
-        reactor = ReactorLoop("test", stepped=True)
-        await reactor.start()
+    async def main(reactor: ReactorLoop) -> None:
         disk = _shim.EmulatedMedia.conventional(reactor.shim, 44 * ZONE_SIZE, volatile_cache=True)
 
         def zoned() -> Any:
@@ -502,15 +491,12 @@ def test_power_cuts_in_halts_and_loads_are_harmless_with_emulated_zones(seed: in
         print(f"seed {seed}: {total}")
         assert all(total.values()), total
         await rig.end()
-        await reactor.stop()
 
-    asyncio.run(asyncio.wait_for(main(), 100))
+    run_stepped(main)
 
 
 def test_a_checkpoint_of_emulated_zones_may_have_anything_behind_it() -> None:
-    async def main() -> None:
-        reactor = ReactorLoop("test", stepped=True)
-        await reactor.start()
+    async def main(reactor: ReactorLoop) -> None:
         disk = _shim.EmulatedMedia.conventional(reactor.shim, 44 * ZONE_SIZE, volatile_cache=True)
 
         def zoned() -> Any:
@@ -528,17 +514,14 @@ def test_a_checkpoint_of_emulated_zones_may_have_anything_behind_it() -> None:
             assert await rig.versions() == versions
             rig.model.restart(versions)
         await rig.end()
-        await reactor.stop()
 
-    asyncio.run(asyncio.wait_for(main(), 100))
+    run_stepped(main)
 
 
 def test_of_emulated_zones_too_it_is_gone_once_it_was_used() -> None:
     """A reset erases nothing there, and here the newest superblock gets lost."""
 
-    async def main() -> None:
-        reactor = ReactorLoop("test", stepped=True)
-        await reactor.start()
+    async def main(reactor: ReactorLoop) -> None:
         disk = _shim.EmulatedMedia.conventional(reactor.shim, 44 * ZONE_SIZE)
 
         def zoned() -> Any:
@@ -567,9 +550,8 @@ def test_of_emulated_zones_too_it_is_gone_once_it_was_used() -> None:
         assert not came_from_checkpoint(rig)
         assert await rig.versions() == versions
         await rig.end()
-        await reactor.stop()
 
-    asyncio.run(asyncio.wait_for(main(), 100))
+    run_stepped(main)
 
 
 def test_restore_knows_no_other_errors_of_it() -> None:

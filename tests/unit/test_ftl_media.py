@@ -17,24 +17,22 @@ from spdk_ftl_py.ftl.blockdev import ZONE_FINISH, BlockPort
 from spdk_ftl_py.ftl.geometry import plan
 from spdk_ftl_py.ftl.superblock import Superblock, SuperblockWriter
 from spdk_ftl_py.reactor import ReactorLoop
+from unit.simulated import run_stepped
 
 UUID_A = UUID("b286d19a-0059-4709-abcd-9f7732b1567d")
 ZONES, ZONE_SIZE, ZONE_CAPACITY = 130, 64, 48
 
 
 def run(body: Callable[[ReactorLoop, _shim.EmulatedMedia, BlockPort], Awaitable[None]], **options: int) -> None:
-    async def main() -> None:
-        reactor = ReactorLoop("test", stepped=True)
-        await reactor.start()
+    async def main(reactor: ReactorLoop) -> None:
         media = _shim.EmulatedMedia.zns(reactor.shim, ZONES, ZONE_SIZE, ZONE_CAPACITY, **options)
         port = BlockPort(reactor, media, name="base", depth=4)
         try:
-            await asyncio.wait_for(body(reactor, media, port), 60)
+            await body(reactor, media, port)
         finally:
             await port.close()
-            await reactor.stop()
 
-    asyncio.run(main())
+    run_stepped(main)
 
 
 def blocks(count: int, fill: int = 7) -> np.ndarray:

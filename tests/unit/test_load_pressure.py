@@ -19,8 +19,8 @@ from spdk_ftl_py.errors import MediaError
 from spdk_ftl_py.ftl.device import DeviceState
 from spdk_ftl_py.reactor import ReactorLoop
 from unit.core_bench import content
-from unit.restore_rig import CONF, RestoreRig
-from unit.test_restore import ZONE_CAPACITY, ZONE_SIZE
+from unit.restore_rig import CONF, ZONE_CAPACITY, ZONE_SIZE, RestoreRig
+from unit.simulated import run_stepped
 
 ROUNDS = 8
 WRITERS = 32
@@ -77,9 +77,7 @@ class FullRig(RestoreRig):
 def test_a_full_device_goes_on_after_each_end(how: str, open_zones: int, emulated: bool, tmp_path: Path) -> None:
     """kill, target: of the process, of the base's power; the write buffer is kept, and has to find room, too."""
 
-    async def main() -> None:
-        reactor = ReactorLoop("test", stepped=True)
-        await reactor.start()
+    async def main(reactor: ReactorLoop) -> None:
         disk: Any
         if emulated:
             disk = _shim.EmulatedMedia.conventional(reactor.shim, ZONES * ZONE_SIZE, volatile_cache=True)
@@ -128,6 +126,5 @@ def test_a_full_device_goes_on_after_each_end(how: str, open_zones: int, emulate
         assert rig.device.state is DeviceState.RUNNING
         assert rig.device.core.stats()["reloc_moved_blocks"] > 0
         await rig.end()
-        await reactor.stop()
 
-    asyncio.run(asyncio.wait_for(main(), 100))
+    run_stepped(main)

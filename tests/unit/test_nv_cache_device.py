@@ -19,6 +19,7 @@ from spdk_ftl_py.ftl.nv_cache_keeper import CacheState
 from spdk_ftl_py.reactor import ReactorLoop
 from unit.core_bench import BLOCK, content
 from unit.restore_rig import CONF, RestoreRig
+from unit.simulated import run_stepped
 
 ZONE_SIZE, ZONE_CAPACITY = 64, 48
 CACHE_BLOCKS = 2 * 2 * ZONE_CAPACITY + 1
@@ -58,9 +59,7 @@ Body = Callable[[CacheRig], Awaitable[None]]
 
 
 def run(body: Body, *, metadata_bytes: int = 8, seed: int = 1, cache_volatile: bool = True, **media: Any) -> None:
-    async def main() -> None:
-        reactor = ReactorLoop("test", stepped=True)
-        await reactor.start()
+    async def main(reactor: ReactorLoop) -> None:
         drive = _shim.EmulatedMedia.zns(
             reactor.shim, 44, ZONE_SIZE, ZONE_CAPACITY, max_open_zones=7, max_active_zones=7, **media
         )
@@ -69,12 +68,11 @@ def run(body: Body, *, metadata_bytes: int = 8, seed: int = 1, cache_volatile: b
         rig.cache = rig.media(metadata_bytes=metadata_bytes, volatile_cache=cache_volatile)
         rig.cache.set_schedule(seed)
         try:
-            await asyncio.wait_for(body(rig), 100)
+            await body(rig)
         finally:
             await rig.end()
-            await reactor.stop()
 
-    asyncio.run(main())
+    run_stepped(main)
 
 
 @MODES

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import itertools
 import random
-from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import Any
 from uuid import UUID
@@ -22,35 +20,10 @@ from spdk_ftl_py.ftl.device import FtlDevice
 from spdk_ftl_py.ftl.restore import restore
 from spdk_ftl_py.reactor import ReactorLoop
 from unit.core_bench import content
-from unit.restore_rig import CONF, RestoreRig
+from unit.restore_rig import CONF, ZONE_CAPACITY, ZONE_SIZE, RestoreRig, run
+from unit.simulated import run_stepped
 
-ZONE_SIZE, ZONE_CAPACITY = 64, 48
 OTHER = UUID("b286d19a-0059-4709-abcd-9f7732b1567d")
-Body = Callable[[RestoreRig, Any], Awaitable[None]]
-
-
-def run(body: Body, *, seed: int = 1, zones: int = 44, open_zones: int = 7, **media: Any) -> None:
-    async def main() -> None:
-        reactor = ReactorLoop("test", stepped=True)
-        await reactor.start()
-        drive = _shim.EmulatedMedia.zns(
-            reactor.shim,
-            zones,
-            ZONE_SIZE,
-            ZONE_CAPACITY,
-            max_open_zones=open_zones,
-            max_active_zones=open_zones,
-            **media,
-        )
-        drive.set_schedule(seed)
-        rig = RestoreRig(reactor, drive, random.Random(seed))
-        try:
-            await asyncio.wait_for(body(rig, drive), 100)
-        finally:
-            await rig.end()
-            await reactor.stop()
-
-    asyncio.run(main())
 
 
 async def l2p_of(rig: RestoreRig) -> Any:
@@ -476,9 +449,7 @@ def headers_made_up(uuid: UUID, version: int) -> list[bytes]:
 @pytest.mark.parametrize("version", [layout.FORMAT_VERSION, layout.FORMAT_VERSION + 1])
 def test_data_that_look_like_headers_are_data(version: int) -> None:
     # With emulated zones a walk comes through data of earlier lives.
-    async def main() -> None:
-        reactor = ReactorLoop("test", stepped=True)
-        await reactor.start()
+    async def main(reactor: ReactorLoop) -> None:
         disk = _shim.EmulatedMedia.conventional(reactor.shim, 44 * ZONE_SIZE)
 
         def zoned() -> Any:
@@ -499,15 +470,12 @@ def test_data_that_look_like_headers_are_data(version: int) -> None:
         for lba, block in written.items():
             assert (await rig.port.read(lba, 1)).tobytes() == block, lba
         await rig.end()
-        await reactor.stop()
 
-    asyncio.run(asyncio.wait_for(main(), 100))
+    run_stepped(main)
 
 
 def test_emulated_zones_are_loaded_although_their_write_pointers_are_gone() -> None:
-    async def main() -> None:
-        reactor = ReactorLoop("test", stepped=True)
-        await reactor.start()
+    async def main(reactor: ReactorLoop) -> None:
         disk = _shim.EmulatedMedia.conventional(reactor.shim, 44 * ZONE_SIZE, volatile_cache=True)
 
         def zoned() -> Any:
@@ -542,6 +510,5 @@ def test_emulated_zones_are_loaded_although_their_write_pointers_are_gone() -> N
             await fresh.end()
             with pytest.raises(NotFoundError):
                 await FtlDevice.load(reactor, zoned(), name="ftl0", uuid=uuid)
-        await reactor.stop()
 
-    asyncio.run(asyncio.wait_for(main(), 100))
+    run_stepped(main)

@@ -15,8 +15,8 @@ from spdk_ftl_py.ftl.band import RETIRED
 from spdk_ftl_py.ftl.blockdev import BlockPort
 from spdk_ftl_py.ftl.check import check
 from spdk_ftl_py.ftl.restore import restore
-from unit.restore_rig import RestoreRig
-from unit.test_restore import ZONE_SIZE, copied_with, run
+from unit.restore_rig import ZONE_SIZE, RestoreRig, run
+from unit.test_restore import copied_with
 
 
 async def zone_with_data(rig: RestoreRig) -> tuple[int, list[int]]:

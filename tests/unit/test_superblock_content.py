@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import asyncio
 import copy
-import random
 import re
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
-from spdk_ftl_py import _shim
 from spdk_ftl_py.errors import FtlError
 from spdk_ftl_py.ftl import superblock as superblocks
 from spdk_ftl_py.ftl.blockdev import BlockPort
 from spdk_ftl_py.ftl.restore import restore
 from spdk_ftl_py.ftl.superblock import Superblock
-from spdk_ftl_py.reactor import ReactorLoop
-from unit.restore_rig import RestoreRig
+from unit.restore_rig import RestoreRig, run
 
 Path = tuple[Any, ...]
 MISSING = object()
@@ -62,15 +58,11 @@ def changed(content: dict[str, Any], path: Path, value: Any) -> dict[str, Any]:
 
 @pytest.mark.parametrize("clean", [True, False])
 def test_whatever_stands_in_its_place_is_taken_or_refused(clean: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    async def main() -> None:
-        reactor = ReactorLoop("test", stepped=True)
-        await reactor.start()
-        drive = _shim.EmulatedMedia.zns(reactor.shim, 44, 64, 48, max_open_zones=7, max_active_zones=7)
-        rig = RestoreRig(reactor, drive, random.Random(1))
+    async def body(rig: RestoreRig, drive: Any) -> None:
         await rig.create()
         await rig.traffic(100)
         await (rig.halt() if clean else rig.crash())
-        port = BlockPort(reactor, drive, name="base")
+        port = BlockPort(rig.reactor, drive, name="base")
         found = await superblocks.find(port, await port.zones())
         assert found is not None
         told = dict(found.superblock.content)
@@ -101,7 +93,5 @@ def test_whatever_stands_in_its_place_is_taken_or_refused(clean: bool, monkeypat
         assert len(refused) > 50
         assert [text for text in refused if not re.search(rf"{whole.uuid}|^conf |^the base bdev", text)] == []
         await port.close()
-        await rig.end()
-        await reactor.stop()
 
-    asyncio.run(main())
+    run(body)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import dataclasses
 import random
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,9 +18,8 @@ from spdk_ftl_py.ftl.restore import LoadedBand, _open_zones
 from spdk_ftl_py.ftl.zone import CLOSED, IMPLICITLY_OPEN, Zone
 from spdk_ftl_py.reactor import ReactorLoop
 from unit.core_bench import Bench, content
-from unit.restore_rig import RestoreRig
-
-TIMEOUT_S = 100
+from unit.restore_rig import RestoreRig, run
+from unit.simulated import run_stepped
 
 
 def test_a_load_takes_the_thresholds_that_create_chose() -> None:
@@ -51,9 +50,7 @@ def test_a_band_that_holds_nothing_is_reset_without_waiting_for_a_band(monkeypat
 def test_what_is_recovered_finds_a_band_where_every_zone_comes_back_full(tmp_path: Path) -> None:
     """Emulated zones: no band is free, bands are reset when what is recovered is on media, which needs a band."""
 
-    async def main() -> None:
-        reactor = ReactorLoop("test", stepped=True)
-        await reactor.start()
+    async def main(reactor: ReactorLoop) -> None:
         drive = _shim.EmulatedMedia.conventional(reactor.shim, 40 * 64, volatile_cache=True)
 
         def overlay(state: str) -> _shim.BlockDevice:
@@ -82,56 +79,40 @@ def test_what_is_recovered_finds_a_band_where_every_zone_comes_back_full(tmp_pat
             assert (await rig.port.read(3, 1)).tobytes() == content(3, 4)
         finally:
             await rig.end()
-            await reactor.stop()
 
-    asyncio.run(asyncio.wait_for(main(), TIMEOUT_S))
+    run_stepped(main)
 
 
 def test_a_load_resets_no_band_for_what_is_only_recovered(tmp_path: Path) -> None:
     """Until what is recovered is on media, what it replaces is the only durable version."""
 
-    async def main() -> None:
-        reactor = ReactorLoop("test", stepped=True)
-        await reactor.start()
-        drive = _shim.EmulatedMedia.zns(reactor.shim, 44, 64, 48, max_open_zones=7, max_active_zones=7)
-        rig = RestoreRig(reactor, drive, random.Random(1), buffer_dir=tmp_path)
-        try:
-            await rig.create()
-            for lba in range(4):
-                await rig.port.write(lba, content(lba, 1))
-            for version in range(2, 100):
-                await rig.flush()
-                for lba in range(4):
-                    await rig.port.write(lba, content(lba, version))
-                await rig.crash()
-                await rig.load()
-                assert rig.device.restored is not None
-                if rig.device.restored["recovered_blocks"] == 4:
-                    break
-                # On a slow machine the batch was old enough to leave before the crash.
-            else:
-                raise AssertionError("nothing is ever recovered")
-            drive.power_cut(1)
-            await rig.crash()
-            drive.power_on()
-            for path in tmp_path.iterdir():  # noqa: ASYNC240
-                path.unlink()
-            await rig.load()
-            found = await rig.versions()
-            assert set(found[:4]) <= {version - 1, version}
-        finally:
-            await rig.end()
-            await reactor.stop()
+    async def body(rig: RestoreRig, drive: Any) -> None:
+        await rig.create()
+        for lba in range(4):
+            await rig.port.write(lba, content(lba, 1))
+        await rig.flush()
+        for lba in range(4):
+            await rig.port.write(lba, content(lba, 2))
+        await rig.crash()
+        await rig.load()
+        assert rig.device.restored is not None
+        assert rig.device.restored["recovered_blocks"] == 4
+        drive.power_cut(1)
+        await rig.crash()
+        drive.power_on()
+        for path in tmp_path.iterdir():  # noqa: ASYNC240
+            path.unlink()
+        await rig.load()
+        found = await rig.versions()
+        assert set(found[:4]) <= {1, 2}
 
-    asyncio.run(asyncio.wait_for(main(), TIMEOUT_S))
+    run(body, buffer_dir=tmp_path)
 
 
 def test_a_load_begins_the_other_superblock_zone_though_no_more_zones_may_be_active(tmp_path: Path) -> None:
     """After a loss of power zones that were full may be active again, more of them than were meant to be."""
 
-    async def main() -> None:
-        reactor = ReactorLoop("test", stepped=True)
-        await reactor.start()
+    async def main(reactor: ReactorLoop) -> None:
         drive = _shim.EmulatedMedia.zns(reactor.shim, 44, 16, 12, max_open_zones=7, max_active_zones=7)
         rig = RestoreRig(reactor, drive, random.Random(1), buffer_dir=tmp_path)
         try:
@@ -162,9 +143,8 @@ def test_a_load_begins_the_other_superblock_zone_though_no_more_zones_may_be_act
             assert rig.device.zone_faults == 0
         finally:
             await rig.end()
-            await reactor.stop()
 
-    asyncio.run(asyncio.wait_for(main(), TIMEOUT_S))
+    run_stepped(main)
 
 
 def test_open_zones_are_finished_but_not_those_of_bands_that_are_free_or_will_be() -> None:

@@ -13,8 +13,8 @@ from spdk_ftl_py import _shim
 from spdk_ftl_py.errors import FtlError, UnsupportedError
 from spdk_ftl_py.ftl.write_buffer_file import HEADER, RECORD, SLOT, BufferFiles
 from unit.core_bench import BLOCK, UUID_OF_TESTS, Bench, content, version_of
-from unit.restore_rig import RestoreRig
-from unit.test_write_buffer_survives import files_in, run
+from unit.restore_rig import RestoreRig, run
+from unit.test_write_buffer_survives import files_in
 
 UNRECOVERED_READ = 0x281
 CRC_AT, VERSION_AT, SLOT_COUNT_AT, DATA_OFFSET_AT = 12, 8, 32, 56
@@ -165,7 +165,7 @@ def test_a_load_refuses_a_damaged_block_and_with_allow_open_bands_it_reads_as_an
         await rig.port.write(5, content(5, 3))
         assert version_of(5, (await rig.port.read(5, 1))[0].tobytes()) == 3
 
-    run(body, tmp_path)
+    run(body, buffer_dir=tmp_path)
 
 
 @pytest.mark.parametrize("seed", range(30))
