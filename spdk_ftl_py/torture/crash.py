@@ -10,6 +10,9 @@ from typing import Final
 AFTER_MAX: Final = 1200
 """Media operations of a life, at most, where they are chosen at random."""
 
+AT_SUPERBLOCK: Final = 0.25
+"""Of the crashes in loads."""
+
 
 class Kind(enum.Enum):
     POWER = "power"
@@ -42,6 +45,8 @@ class Where(enum.Enum):
     """No I/O of the host any more; garbage collection goes on."""
     HALT = "halt"
     LOAD = "load"
+    SUPERBLOCK = "superblock"
+    """In a load that has written its superblock: what that replaces has to be durable by then, and kept until then."""
 
 
 @dataclass(frozen=True)
@@ -49,12 +54,13 @@ class Crash:
     kind: Kind
     where: Where
     after_operations: int
-    """Of the media, since the load (or, in a halt or load, since that began)."""
+    """Of the media, since the load (or, in a halt or load, since that began). 0: where says when."""
     seed: int
     """Of what is lost; with an nv cache an odd one counts its I/Os instead of the drive's."""
 
     def __str__(self) -> str:
-        return f"{self.kind.value} in {self.where.value} after {self.after_operations} operations"
+        after = f" after {self.after_operations} operations" if self.after_operations else ""
+        return f"{self.kind.value} in {self.where.value}{after}"
 
 
 def choose(rng: random.Random, *, every: int) -> Crash:
@@ -65,8 +71,11 @@ def choose(rng: random.Random, *, every: int) -> Crash:
     return Crash(_kind(rng), where, after, rng.getrandbits(63))
 
 
-def choose_in_load(rng: random.Random, *, operations: int) -> Crash:
-    """operations: of the drive, in a whole load; the last of them write, where much is decided as well."""
+def choose_in_load(rng: random.Random, *, operations: int, superblock: bool) -> Crash:
+    """operations: of the drive, in a whole load; the last of them write, where much is decided as well. superblock:
+    that place is possible, too."""
+    if superblock and rng.random() < AT_SUPERBLOCK:
+        return Crash(_kind(rng), Where.SUPERBLOCK, 0, rng.getrandbits(62) * 2)
     near_end = rng.random() < 0.4
     after = max(1, operations - rng.randint(0, 8)) if near_end else random_operations(rng, max(operations, 20))
     return Crash(_kind(rng), Where.LOAD, after, rng.getrandbits(62) * 2)

@@ -78,6 +78,7 @@ def _add(report: Report, result: WorldResult) -> None:
         clean_halts=result.clean_halts,
         loads=result.loads,
         loads_interrupted=result.loads_interrupted,
+        checks=result.checks,
         blocks_verified=result.blocks_verified,
         ios=result.io_count,
         media_operations=result.media_operations,

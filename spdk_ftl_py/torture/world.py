@@ -18,16 +18,17 @@ import numpy as np
 from .. import _shim
 from ..errors import ConfError, FtlError, MediaError
 from ..ftl.blockdev import BlockPort
+from ..ftl.check import check
 from ..ftl.device import DeviceState, FtlDevice
 from ..ftl.nv_cache_keeper import CacheState
 from ..reactor import ReactorLoop
 from .buffer_dir import BufferDir
 from .clock import SimulatedClock
 from .content import Content
-from .crash import Crash, Where, choose, choose_in_load, random_operations
+from .crash import Crash, Kind, Where, choose, choose_in_load, random_operations
 from .fault import SLOW_US_MAX, inject, slow_down
 from .model import READ_ERROR, Model, Violation
-from .shape import Shape
+from .shape import SUPERBLOCK_ZONES, Shape
 from .workload import READ_BLOCKS_MAX, WEDGED_STEPS, Workload
 
 NAME: Final = "ftl0"
@@ -44,6 +45,8 @@ FAULTS_PER_WORLD: Final = 6
 FAULTY_LIVES: Final = 0.5
 LOADS_CRASHED: Final = 0.25
 LOADS_CRASHED_IN_A_ROW_MAX: Final = 4
+CHECKED: Final = 0.25
+"""Part of the lives behind which the checker reads the drive; with all that ended in a halt."""
 VIOLATIONS_MAX: Final = 16
 
 SUMMED_STATS: Final = (
@@ -62,6 +65,7 @@ class WorldResult:
     clean_halts: int = 0
     loads: int = 0
     loads_interrupted: int = 0
+    checks: int = 0
     blocks_verified: int = 0
     io_count: int = 0
     media_operations: int = 0
@@ -125,6 +129,8 @@ class World:
             await self._create()
             while True:
                 await self._life(crashes)
+                if self._living() and self._rng.random() < CHECKED:
+                    await self._check_media()
                 if result.violations or not await self._load_again(crashes):
                     break
                 await self._verify()
@@ -343,10 +349,15 @@ class World:
         try:
             await self._device.halt()
         except FtlError as error:
+            if self._workload.flushes_may_fail:
+                # It says that not all is durable, and it is right: as good as a daemon that is killed.
+                await self._crash(Crash(Kind.DAEMON, Where.HALT, 0, 0))
+                return
             self._violated(Violation("refused", -1, f"halt: {error.message}"))
         self._model.everything_durable()
         self.result.clean_halts += 1
         await self._buried()
+        await self._check_media()
         if self._rng.random() < 0.5:
             # What a clean halt has left behind needs no power.
             self._cut_power(self._rng.getrandbits(63))
@@ -374,13 +385,27 @@ class World:
 
     # --- resurrection
 
+    async def _check_media(self) -> None:
+        """What a halt, or a crash, leaves is no damage."""
+        base = self._shape.base(self._reactor, self._media, new=False)
+        try:
+            report = await check(self._reactor, base, name=NAME, uuid=self._uuid)
+        except FtlError as error:
+            self._violated(Violation("damaged", -1, f"the checker: {error.message}"))
+            return
+        self.result.checks += 1
+        if not report.ok:
+            self._violated(Violation("damaged", -1, f"the checker: {report.damage[0]}"))
+
     async def _load_again(self, crashes: int) -> bool:
         """Loads the device, perhaps after crashes in the load. False: it can't be loaded."""
         for _ in range(LOADS_CRASHED_IN_A_ROW_MAX):
             if self.result.crashes >= crashes or self._rng.random() >= LOADS_CRASHED:
                 break
-            crash = choose_in_load(self._rng, operations=self._load_operations)
-            if await self._load(self._arm(crash)):
+            crash = choose_in_load(
+                self._rng, operations=self._load_operations, superblock=not self._shape.emulated_zones
+            )
+            if await self._load(crash):
                 for media in self._drives():
                     media.cut_power_at(0, 0)
                 return True
@@ -388,13 +413,22 @@ class World:
                 return False
             self.result.loads_interrupted += 1
             self._count(crash)
-            if crash.kind.power_fails:
-                self._cut_power(crash.seed)
             self._rise(crash)
-        return await self._load(lambda: False)
+        return await self._load(None)
 
-    async def _load(self, reached: Callable[[], bool]) -> bool:
+    def _arm_in_load(self, crash: Crash) -> Callable[[], bool]:
+        if crash.where is not Where.SUPERBLOCK:
+            return self._arm(crash)
+        before = self._superblocks_written()
+        return lambda: self._superblocks_written() != before
+
+    def _superblocks_written(self) -> list[int]:
+        """Write pointers of their zones."""
+        return [pointer for _, _, pointer in self._media.zone_states()[:SUPERBLOCK_ZONES]]
+
+    async def _load(self, crash: Crash | None) -> bool:
         """False: the crash came first, or a violation was found."""
+        reached = self._arm_in_load(crash) if crash else lambda: False
         self._base = self._shape.base(self._reactor, self._media, new=False)
         began = self._media.operations
         load = asyncio.ensure_future(
@@ -421,6 +455,8 @@ class World:
             self._born()
             return True
         self._buffer_dir.freeze()
+        if crash is not None and crash.kind.power_fails:
+            self._cut_power(crash.seed)
         load.cancel()
         (loaded,) = await asyncio.gather(load, return_exceptions=True)
         if isinstance(loaded, FtlDevice):

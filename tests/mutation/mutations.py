@@ -23,6 +23,8 @@ class Mutation:
     """None: it is one of the shim's."""
     setting: tuple[Edit, ...] = ()
     """Edits that only make it matter, and break nothing by themselves."""
+    crashes: int = 200
+    """Within which it must be noticed; most are within ten."""
 
     @property
     def in_shim(self) -> bool:
@@ -31,6 +33,15 @@ class Mutation:
 
 EMULATED_ZONES: tuple[Edit, ...] = (("torture/shape.py", "rng.random() < 0.25", "rng.random() < 1"),)
 """In every world: elsewhere zones are erased by a reset."""
+
+HANDOVERS: tuple[Edit, ...] = (
+    ("torture/crash.py", "Crash(_kind(rng), where,", "Crash(Kind.DAEMON, where,"),
+    ("torture/crash.py", "Crash(_kind(rng), Where.SUPERBLOCK,", "Crash(Kind.TARGET, Where.SUPERBLOCK,"),
+    ("torture/crash.py", "AT_SUPERBLOCK: Final = 0.25", "AT_SUPERBLOCK: Final = 0.9"),
+    ("torture/world.py", "LOADS_CRASHED: Final = 0.25", "LOADS_CRASHED: Final = 0.7"),
+)
+"""The daemon dies, and when its next life has just written its superblock the base loses power: else one crash in a
+thousand."""
 
 MUTATIONS = (
     Mutation("reset_without_flush", "a band is reset while copies of its blocks are in the base's volatile cache"),
@@ -133,6 +144,34 @@ MUTATIONS = (
                 "ftl/write_buffer_file.py",
                 "        path = self.path(incarnation)\n        try:",
                 '        path = next(self.directory.glob(f"{self.uuid}.*.wbuf"), self.path(incarnation))\n        try:',
+            ),
+        ),
+    ),
+    Mutation(
+        "buffer_file_removed_early",
+        "a load removes the write buffer file before its superblock makes the next one count",
+        setting=HANDOVERS,
+        crashes=500,
+        edits=(
+            (
+                "ftl/device.py",
+                "            await device._write_superblock(clean=False)\n            if files is not None:\n"
+                "                files.remove(but=incarnation)\n",
+                "            if files is not None:\n                files.remove(but=incarnation)\n"
+                "            await device._write_superblock(clean=False)\n",
+            ),
+        ),
+    ),
+    Mutation(
+        "superblock_without_flush",
+        "a load does not flush the base before its superblock makes the old write buffer file count no more",
+        setting=HANDOVERS,
+        crashes=500,
+        edits=(
+            (
+                "ftl/device.py",
+                "            await port.flush()\n            # Before the superblock",
+                "            # Before the superblock",
             ),
         ),
     ),

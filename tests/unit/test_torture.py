@@ -5,11 +5,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from spdk_ftl_py import cli
+from spdk_ftl_py.ftl.check import CheckReport, check
+from spdk_ftl_py.torture import world
 from spdk_ftl_py.torture.content import GARBAGE, Content
 from spdk_ftl_py.torture.model import READ_ERROR, Model, Violation
 from spdk_ftl_py.torture.options import Options
@@ -172,6 +175,19 @@ def test_a_report_that_can_not_be_written_is_told_before_the_first_crash(
     assert cli.main(["torture", "--plain", "--json", str(tmp_path)]) == 1
     out, err = capsys.readouterr()
     assert (out, f"report {tmp_path}: Is a directory" in err) == ("", True)
+
+
+def test_what_the_checker_finds_is_a_violation(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def damaged(*arguments: Any, **options: Any) -> CheckReport:
+        report = await check(*arguments, **options)
+        report.add("block 7")
+        return report
+
+    assert run_world(Options(seed=3), 0, 20).checks > 0
+    monkeypatch.setattr(world, "check", damaged)
+    result = run_world(Options(seed=3), 0, 20)
+    assert result.violations[0] == Violation("damaged", -1, "the checker: block 7")
+    assert result.checks == 1
 
 
 @pytest.mark.parametrize("wrong", [["--crashes", "0"], ["--every", "-1"], ["--seed", "x"], ["--cache", "tape"]])
