@@ -9,7 +9,7 @@ import enum
 import errno
 import functools
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
 from uuid import UUID, uuid4
@@ -366,8 +366,8 @@ class FtlDevice:
                 await device._tidy_zone(ZONE_RESET, start)
                 if isinstance(base, _shim.ZonedOverlay):
                     # There a reset erases nothing: if ever the newest superblock can't be read, an older one must not
-                    # find the checkpoint it names.
-                    await port.write(start, bytes(BLOCK_BYTES))
+                    # find the checkpoint it names. A second line: who fails to write there goes on.
+                    await device._tidied(start, port.write(start, bytes(BLOCK_BYTES)))
                     await device._tidy_zone(ZONE_RESET, start)
         except BaseException:
             reactor.unsubscribe(core.id)
@@ -404,8 +404,11 @@ class FtlDevice:
     async def _tidy_zone(self, action: int, start: int) -> None:
         """A zone that was being written is not written any more: it must not count against the device's limits. One
         that can't be reset fails its first write, and is replaced then."""
+        await self._tidied(start, self._port.zone_action(action, start))
+
+    async def _tidied(self, start: int, work: Awaitable[object]) -> None:
         try:
-            await self._port.zone_action(action, start)
+            await work
         except MediaError as error:
             if error.status in BASE_GONE:
                 raise

@@ -554,6 +554,29 @@ def test_of_emulated_zones_too_it_is_gone_once_it_was_used() -> None:
     run_stepped(main)
 
 
+def test_a_stale_one_that_can_not_be_overwritten_is_no_reason_not_to_load(caplog: pytest.LogCaptureFixture) -> None:
+    async def main(reactor: ReactorLoop) -> None:
+        disk = _shim.EmulatedMedia.conventional(reactor.shim, 44 * ZONE_SIZE)
+
+        def zoned() -> Any:
+            return _shim.ZonedOverlay(reactor.shim, disk, zone_capacity=ZONE_CAPACITY, initial_state="full")
+
+        rig = RestoreRig(reactor, zoned(), random.Random(8))
+        versions = await halted(rig, 500)
+        _, place = await place_of(rig)
+        assert place is not None
+        rig.base = zoned()
+        # Behind the superblock.
+        disk.inject_fault(op=_shim.OP_WRITE, status=0x280, skip=1, times=1)
+        await rig.load()
+        assert came_from_checkpoint(rig)
+        assert f"write at block {place['zones'][0] * ZONE_SIZE} failed" in caplog.text
+        assert await rig.versions() == versions
+        await rig.end()
+
+    run_stepped(main)
+
+
 def test_restore_knows_no_other_errors_of_it() -> None:
     """NotUsableError stays inside."""
     assert issubclass(checkpoint.NotUsableError, FtlError)
