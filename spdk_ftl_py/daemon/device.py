@@ -437,15 +437,15 @@ class ManagedDevice:
             await end_tasks([self._life])
         if before is not DeviceState.ONLINE:
             self._front.fail()
-        return await self._take_apart(probe=before is not DeviceState.ONLINE)
+        return await self._take_apart()
 
-    async def _take_apart(self, *, probe: bool = False) -> list[tuple[str, Exception]]:
-        """Runs to its end even if the caller is cancelled. probe: the target may not be there."""
-        return await to_its_end(self._take_all_apart(probe))
+    async def _take_apart(self) -> list[tuple[str, Exception]]:
+        """Runs to its end even if the caller is cancelled."""
+        return await to_its_end(self._take_all_apart())
 
-    async def _take_all_apart(self, probe: bool) -> list[tuple[str, Exception]]:
+    async def _take_all_apart(self) -> list[tuple[str, Exception]]:
         there = self._attachments.pending or self._link.claimed
-        silent = await self._target_is_silent() if probe and there else None
+        silent = await self._target_is_silent() if there else None
         failures: list[tuple[str, Exception]] = []
         if silent is None:
             failures += await self._attachments.undo()

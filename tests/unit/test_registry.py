@@ -428,3 +428,46 @@ def test_a_halt_that_is_not_clean_is_a_failure_that_is_told(tmp_path: Path) -> N
         assert await here.exports() == []
 
     run(tmp_path, body)
+
+
+def test_a_delete_does_not_wait_for_a_target_that_stalls_unnoticed(tmp_path: Path) -> None:
+    async def body(here: World) -> None:
+        daemon = here.daemon()
+        await daemon.registry.start()
+        await create(here, daemon, no_attach=False)
+        here.line.called.clear()
+        here.line.hold()
+        with pytest.raises(FtlError, match="undo what stands in the target"):
+            await daemon.call("bdev_ftl_delete", name="ftl0")
+        assert here.line.called == ["spdk_get_version"]
+        here.line.release()
+        await create(here, daemon, "ftl1", force=True)
+        assert len(await here.exports()) == 1
+        assert [bdev["name"] for bdev in await here.rpc("bdev_get_bdevs")] == ["Nvme0n1"]
+        await daemon.halt()
+
+    run(tmp_path, body)
+
+
+def test_a_creation_that_a_halt_ends_in_front_of_a_target_that_stalls_is_undone_by_the_successor(
+    tmp_path: Path,
+) -> None:
+    async def body(here: World) -> None:
+        daemon = here.daemon()
+        await daemon.registry.start()
+        here.line.hold("nvmf_subsystem_add_listener")
+        creation = asyncio.ensure_future(create(here, daemon))
+        await until(lambda: "nvmf_subsystem_add_listener" in here.line.called)
+        here.line.hold()
+        await daemon.halt()
+        with pytest.raises(FtlError, match="halting"):
+            await creation
+        assert await here.claimed()
+        here.line.release()
+        daemon = here.daemon()
+        await daemon.registry.start()
+        assert await here.exports() == []
+        assert daemon.record()["devices"] == []
+        await daemon.halt()
+
+    run(tmp_path, body)
