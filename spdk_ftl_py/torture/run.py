@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import hashlib
 import itertools
 import logging
+import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -68,7 +70,35 @@ def run_world(
         faults=options.faults,
         clock=clock,
     )
-    return run_simulated(clock, world.run(crashes, lambda: progress(world.result)))
+
+    async def lived() -> WorldResult:
+        with _ending_at_signals(world):
+            return await world.run(crashes, lambda: progress(world.result))
+
+    result = run_simulated(clock, lived())
+    if world.ending:
+        raise KeyboardInterrupt
+    return result
+
+
+@contextmanager
+def _ending_at_signals(world: World) -> Iterator[None]:
+    """Ctrl-C between two lives, where all is closed in order; again, and it is anywhere."""
+    loop = asyncio.get_running_loop()
+
+    def end() -> None:
+        if world.ending:
+            raise KeyboardInterrupt
+        world.ending = True
+
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    for number in numbers:
+        loop.add_signal_handler(number, end)
+    try:
+        yield
+    finally:
+        for number in numbers:
+            loop.remove_signal_handler(number)
 
 
 def _add(report: Report, result: WorldResult) -> None:

@@ -91,6 +91,8 @@ class World:
         faults: bool,
         clock: SimulatedClock,
     ) -> None:
+        self.ending = False
+        """Set, the world ends behind the life that it is in."""
         self.result = WorldResult()
         self._rng = random.Random(f"{seed}/{number}")
         self._every = every
@@ -134,7 +136,7 @@ class World:
                 if result.violations or not await self._load_again(crashes):
                     break
                 await self._verify()
-                if result.violations or result.crashes >= crashes:
+                if result.violations or result.crashes >= crashes or self.ending:
                     await self._close_device()
                     break
                 progress()

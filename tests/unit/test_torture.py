@@ -4,6 +4,7 @@ again."""
 from __future__ import annotations
 
 import json
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -167,6 +168,22 @@ def test_a_failure_says_how_to_see_it_again(
     assert first["replay"] in capsys.readouterr().err
     assert cli.main([*replay[1:], "--plain", "--json", str(path)]) == 1
     assert json.loads(path.read_text())["found"] == first["found"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_ends_the_world_in_order(number: signal.Signals) -> None:
+    """Elsewhere than between two lives, I/O would be left in the drive, and told as a leak when Python ends."""
+    told: list[int] = []
+
+    def progress(crashes: int, _note: str) -> None:
+        told.append(crashes)
+        signal.raise_signal(number)
+
+    handler = signal.getsignal(number)
+    with pytest.raises(KeyboardInterrupt):
+        run_torture(Options(seed=3, crashes=60), Report(), progress)
+    assert 1 <= len(told) <= 2  # the signal is seen when the loop next looks
+    assert signal.getsignal(number) is handler
 
 
 def test_a_report_that_can_not_be_written_is_told_before_the_first_crash(
