@@ -237,7 +237,6 @@ def _absolute(path: str | None) -> str | None:
             "uuid": decode.uuid, "volatile_cache": decode.boolean,
         },
     ),
-    decode_error=(-EINVAL, "ftltgt_zns_create: a parameter is missing, unknown or malformed"),
 )  # fmt: skip
 async def ftltgt_zns_create(target: Target, params: Params) -> str:
     """Sizes in blocks. 0 open or active zones: no limit. path: a sparse file that keeps the drive."""

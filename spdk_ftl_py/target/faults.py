@@ -9,7 +9,7 @@ from .. import _shim
 from . import decode
 from .bdevs import Bdev
 from .decode import DecodeError, Fields
-from .methods import EINVAL, Params, refused, rpc
+from .methods import ENODEV, Params, refused, rpc
 
 if TYPE_CHECKING:
     from .app import Target
@@ -41,14 +41,12 @@ def _status(value: Any) -> int:
 
 
 def _media(target: Target, name: str) -> tuple[Bdev, _shim.EmulatedMedia]:
-    bdev = target.bdevs.get(name)
+    bdev = target.bdevs.find(name)
+    if bdev is None:
+        raise refused(f"there is no bdev {name}", ENODEV)
     if bdev.module not in EMULATED_MODULES or not isinstance(bdev.device, _shim.EmulatedMedia):
         raise refused(f"bdev {name} ({bdev.product_name}) has no emulated media of its own; name the bdev beneath it")
     return bdev, bdev.device
-
-
-def _refusal(method: str) -> tuple[int, str]:
-    return (-EINVAL, f"{method}: a parameter is missing, unknown or malformed")
 
 
 @rpc(
@@ -60,7 +58,6 @@ def _refusal(method: str) -> tuple[int, str]:
             "latency_us": decode.uint32, "skip": decode.uint32, "times": decode.uint32,
         },
     ),
-    decode_error=_refusal("ftltgt_inject_fault"),
 )  # fmt: skip
 async def ftltgt_inject_fault(target: Target, params: Params) -> int:
     """Returns the fault's id. num_blocks 0: anywhere. times 0: for ever. status and latency_us may be combined."""
@@ -79,11 +76,7 @@ async def ftltgt_inject_fault(target: Target, params: Params) -> int:
     )
 
 
-@rpc(
-    "ftltgt_clear_faults",
-    Fields({"name": decode.string}, {"id": decode.uint32}),
-    decode_error=_refusal("ftltgt_clear_faults"),
-)
+@rpc("ftltgt_clear_faults", Fields({"name": decode.string}, {"id": decode.uint32}))
 async def ftltgt_clear_faults(target: Target, params: Params) -> bool:
     _, media = _media(target, params["name"])
     media.clear_faults(params.get("id"))
@@ -93,7 +86,6 @@ async def ftltgt_clear_faults(target: Target, params: Params) -> bool:
 @rpc(
     "ftltgt_set_zone_state",
     Fields({"name": decode.string, "zone": decode.uint32, "state": decode.choice("read_only", "offline")}),
-    decode_error=_refusal("ftltgt_set_zone_state"),
 )
 async def ftltgt_set_zone_state(target: Target, params: Params) -> bool:
     bdev, media = _media(target, params["name"])
@@ -106,11 +98,7 @@ async def ftltgt_set_zone_state(target: Target, params: Params) -> bool:
     return True
 
 
-@rpc(
-    "ftltgt_power_cut",
-    Fields(None, {"name": decode.string, "seed": decode.uint64}),
-    decode_error=_refusal("ftltgt_power_cut"),
-)
+@rpc("ftltgt_power_cut", Fields(None, {"name": decode.string, "seed": decode.uint64}))
 async def ftltgt_power_cut(target: Target, params: Params) -> list[str]:
     """Without a name: every emulated drive at once. Returns the names of those without power now."""
     names = []
@@ -120,7 +108,7 @@ async def ftltgt_power_cut(target: Target, params: Params) -> list[str]:
     return names
 
 
-@rpc("ftltgt_power_on", Fields(None, {"name": decode.string}), decode_error=_refusal("ftltgt_power_on"))
+@rpc("ftltgt_power_on", Fields(None, {"name": decode.string}))
 async def ftltgt_power_on(target: Target, params: Params) -> list[str]:
     names = []
     for media, name in _chosen(target, params):
@@ -144,7 +132,6 @@ def _chosen(target: Target, params: Params) -> list[tuple[_shim.EmulatedMedia, s
 @rpc(
     "ftltgt_get_media_stats",
     Fields({"name": decode.string}, {"zones": decode.boolean}),
-    decode_error=_refusal("ftltgt_get_media_stats"),
 )
 async def ftltgt_get_media_stats(target: Target, params: Params) -> dict[str, Any]:
     """operations: I/Os completed; zone_states: how many zones are in which state; with zones=true also each zone."""

@@ -33,6 +33,9 @@ class Method:
     exclusive: bool
 
 
+OWN_PREFIX = "ftltgt_"
+"""Of methods that SPDK does not have: they say which parameter is wrong, and why."""
+
 METHODS: dict[str, Method] = {}
 
 
@@ -58,6 +61,8 @@ def decode_params(method: Method, params: Any) -> Params:
     try:
         return method.fields.decode(params)
     except DecodeError as error:
+        if method.name.startswith(OWN_PREFIX):
+            raise refused(f"{method.name}: {error}") from error
         code, message = method.decode_error
         raise RpcError(code, message) from error
 

@@ -366,8 +366,17 @@ def test_faults_strike_and_are_taken_back() -> None:
             code, message = await here.refusal("ftltgt_inject_fault", name="P0", status=1)
             assert code == -22
             assert "P0" in message
-            assert (await here.refusal("ftltgt_inject_fault", name="M0", op="sing"))[0] == -22
-            assert await here.refusal("ftltgt_inject_fault", name="nosuch", status=1) == GONE
+            code, message = await here.refusal("ftltgt_inject_fault", name="M0", op="sing")
+            assert code == -22
+            assert message.startswith("ftltgt_inject_fault: parameter op: must be one of read, write")
+            assert await here.refusal("ftltgt_inject_fault", status=1) == (
+                -22,
+                "ftltgt_inject_fault: parameter name is missing",
+            )
+            assert await here.refusal("ftltgt_inject_fault", name="nosuch", status=1) == (
+                -19,
+                "there is no bdev nosuch",
+            )
 
     run(work())
 
