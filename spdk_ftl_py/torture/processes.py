@@ -45,7 +45,7 @@ SECOND_KILL_S: Final = (0.1, 1.5)
 IDLE_PART: Final = 0.15
 """Of the crashes: with no I/O outstanding, all of it acknowledged and little of it flushed."""
 SETTLE_S: Final = 0.2
-BACK_TIMEOUT_S: Final = 30.0
+BACK_TIMEOUT_S: Final = 60.0
 
 DAEMON_KILLED: Final = "daemon killed"
 TARGET_KILLED: Final = "target killed"

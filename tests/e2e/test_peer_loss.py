@@ -30,6 +30,8 @@ USER_NQN = "nqn.2016-06.io.spdk:user"
 PATH_ERROR = 0x370
 WRITE_FAULT = 0x280
 WAIT_S = 60.0
+KATO_MS = 30_000
+"""Tests count lost connections, and a machine that stands still for some seconds is not what they are about."""
 POLL_S = 0.05
 BLOCK = 4096
 ZNS = "name=Nvme0n1,zones=64,zone_size=1M,capacity=768K,max_open=14,path={}"
@@ -148,8 +150,9 @@ class VerifyingHost:
         reactor = ReactorLoop("host")
         await reactor.start()
         host = await ReconnectingHost.connect(
-            reactor, traddr, trsvcid, subnqn, hostnqn=HOSTNQN, reconnect_delay_s=0.05, loss_timeout_s=2 * WAIT_S
-        )
+            reactor, traddr, trsvcid, subnqn, hostnqn=HOSTNQN, reconnect_delay_s=0.05, loss_timeout_s=2 * WAIT_S,
+            kato_ms=KATO_MS,
+        )  # fmt: skip
         return cls(reactor, host)
 
     def start(self) -> None:

@@ -64,6 +64,8 @@ def test_connections_that_break_under_load_are_made_again_and_nothing_fails() ->
         async with connected() as (hosts, here, _):
             hosts.start(MIXES[0], random.Random(1))
             for losses in (2, 4):
+                # Both are there: who is not can't be lost.
+                await until(lambda: all(host.connected for host in hosts._hosts))
                 await here.subsystem.disconnect()
                 wanted = hosts.ios + IOS
                 await until(lambda losses=losses, wanted=wanted: hosts.losses >= losses and hosts.ios > wanted)
