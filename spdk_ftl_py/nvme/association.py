@@ -6,6 +6,7 @@ Admin commands are executed here; I/O queues belong to the shim and are only kep
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import deque
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
@@ -34,6 +35,8 @@ LATE_LOOP_S = 0.05
 """A timer that fires this much too late says that this process was held up, not that the host is silent."""
 READY_TIMEOUT_S = 15.0
 FIRMWARE = "0.1"
+
+log = logging.getLogger(__name__)
 
 
 class ControllerState(Enum):
@@ -413,6 +416,8 @@ class TargetController:
             or (enabled and old & wire.CC_EN and css != old >> wire.CC_CSS_SHIFT & 7)
         ):
             return Completion(Status.INVALID_FIELD)
+        if enabled and not old & wire.CC_EN and not self._came_back():
+            return Completion(Status.INTERNAL_ERROR, do_not_retry=False)
         self._cc = new
         if not enabled and old & wire.CC_EN:
             self._spawn(self._reset())
@@ -444,9 +449,25 @@ class TargetController:
     def _left_in_order(self) -> None:
         if self.subsystem is None or self.subsystem.connected_hosts is None:
             return
-        others = (each.host for each in self.subsystem.controllers.values() if each is not self)
-        if self.host not in others:
+        others = (each for each in self.subsystem.controllers.values() if each is not self and not each.shut_down)
+        if self.host not in [each.host for each in others]:
             self.subsystem.connected_hosts.left(self.host)
+
+    def _came_back(self) -> bool:
+        """Connect has made the host known, but it may have left in order since then. False: it can't be remembered."""
+        if self.subsystem is None or self.subsystem.connected_hosts is None:
+            return True
+        try:
+            self.subsystem.connected_hosts.arrived(self.host)
+        except FtlError as error:
+            log.error("host %s can't enable its controller: %s", self.hostnqn, error.message)
+            return False
+        return True
+
+    @property
+    def shut_down(self) -> bool:
+        """In order, and not enabled again."""
+        return self._csts & wire.CSTS_SHST_MASK == wire.CSTS_SHST_COMPLETE
 
     async def _abandon_aers(self) -> None:
         aers, self._waiting_aers = self._waiting_aers, deque()

@@ -8,11 +8,14 @@ from uuid import UUID
 import pytest
 
 from spdk_ftl_py import _shim
+from spdk_ftl_py.errors import FtlError
+from spdk_ftl_py.nvme import wire
 from spdk_ftl_py.nvme.connected_hosts import HOSTS_MAX, ConnectedHosts, HostKey
 from spdk_ftl_py.nvme.wire import Status
-from unit.nvme_loop import Bench, bench, io, run, until
+from unit.nvme_loop import Bench, RawHost, bench, io, run, until
 
 FIRST = HostKey("nqn.2026-11.io.example:first", bytes(range(16)))
+ENABLED = wire.CC_EN | wire.IOSQES << wire.CC_IOSQES_SHIFT | wire.IOCQES << wire.CC_IOCQES_SHIFT
 SECOND = HostKey("nqn.2026-11.io.example:second", bytes(range(1, 17)))
 
 
@@ -123,3 +126,59 @@ def test_alarms_that_nobody_fetches_do_not_make_a_record_that_is_refused() -> No
     again = ConnectedHosts()
     again.restore(hosts.to_record())
     assert again.owed == hosts.hosts
+
+
+def test_a_host_whose_associations_all_shut_down_has_left_before_it_disconnects() -> None:
+    async def work() -> None:
+        async with bench() as here:
+            hosts = here.subsystem.connected_hosts = ConnectedHosts()
+            raws = [await here.raw() for _ in range(2)]
+            for raw in raws:
+                await raw.initialize()
+                assert (await raw.connect(hostnqn=FIRST.hostnqn, hostid=FIRST.hostid)).status == 0
+                assert (await raw.set_property(wire.Property.CC, ENABLED)).status == 0
+            for raw in raws:
+                assert hosts.hosts == [FIRST]
+                await shut_down(raw)
+            assert hosts.hosts == []
+            for raw in raws:
+                raw.close()
+            await until(lambda: not here.subsystem.controllers)
+
+    run(work())
+
+
+def test_a_host_that_enables_its_controller_again_after_a_shutdown_is_known_again() -> None:
+    async def work() -> None:
+        async with bench() as here:
+            full = False
+
+            def on_change() -> None:
+                if full:
+                    raise FtlError("No space left on device")
+
+            hosts = here.subsystem.connected_hosts = ConnectedHosts(on_change)
+            raw = await here.raw()
+            await raw.initialize()
+            assert (await raw.connect(hostnqn=FIRST.hostnqn, hostid=FIRST.hostid)).status == 0
+            assert (await raw.set_property(wire.Property.CC, ENABLED)).status == 0
+            await shut_down(raw)
+            assert hosts.hosts == []
+            assert (await raw.set_property(wire.Property.CC, 0)).status == 0
+            while (await raw.get_property(wire.Property.CSTS)).result & wire.CSTS_RDY:
+                pass
+            full = True
+            assert (await raw.set_property(wire.Property.CC, ENABLED)).status == Status.INTERNAL_ERROR
+            full = False
+            assert (await raw.set_property(wire.Property.CC, ENABLED)).status == 0
+            assert hosts.hosts == [FIRST]
+            raw.close()
+            await until(lambda: not here.subsystem.controllers)
+
+    run(work())
+
+
+async def shut_down(raw: RawHost) -> None:
+    await raw.set_property(wire.Property.CC, ENABLED | wire.SHN_NORMAL << wire.CC_SHN_SHIFT)
+    while (await raw.get_property(wire.Property.CSTS)).result & wire.CSTS_SHST_MASK != wire.CSTS_SHST_COMPLETE:
+        pass
