@@ -246,7 +246,10 @@ class ManagedDevice:
 
     def _alarm(self) -> None:
         """What was accepted before may be lost: hosts that were connected learn it from their first Flush."""
-        hosts = self.hosts.alarm()
+        try:
+            hosts = self.hosts.alarm()
+        except FtlError as error:
+            raise DeferredError(f"which hosts are owed the truth can't be saved: {error.message}") from error
         if hosts:
             told = ", ".join(host.hostnqn for host in hosts)
             log.error(

@@ -471,3 +471,29 @@ def test_a_creation_that_a_halt_ends_in_front_of_a_target_that_stalls_is_undone_
         await daemon.halt()
 
     run(tmp_path, body)
+
+
+def test_a_load_that_can_not_save_whom_it_owes_an_alarm_is_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def body(here: World) -> None:
+        daemon = here.daemon()
+        await daemon.registry.start()
+        await create(here, daemon)
+        controller = await connected(here, daemon)
+        await here.remove_drive()
+        await daemon.wait_for("waiting")
+        for file in (here.folder / "buffers").glob("*.wbuf"):
+            file.unlink()
+        device = daemon.registry._devices["ftl0"]
+        with monkeypatch.context() as patched:
+            patched.setattr(daemon.state, "save", no_space)
+            await here.make_drive()
+            await until(lambda: "No space left" in device.describe().get("waiting_for", "failed: No space left"))
+            assert device.describe()["state"] == "waiting"
+        await daemon.wait_for("online")
+        assert [nqn for nqn, _ in daemon.record()["devices"][0]["hosts"]["owed"]] == [HOSTNQN]
+        await controller.close()
+        await daemon.halt()
+
+    run(tmp_path, body)
