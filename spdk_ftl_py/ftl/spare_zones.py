@@ -49,6 +49,8 @@ class SpareZones:
             strikes = self._strikes[old] = self._strikes.get(old, 0) + 1
             if not self._spares and strikes < STRIKES_MAX:
                 log.warning("%s: zone %d of band %d is used again for want of a spare", self._name, old, band.index)
+                # The core has it as failed while its reset was what failed, and would never write it again.
+                tell_core(self._geometry.zone_start(old))
                 return
             self._bad.add(old)
         new = self._spares.pop(0) if self._spares else None

@@ -397,6 +397,23 @@ def test_a_zone_that_cant_be_reset_is_given_up() -> None:
     run_rig(body, **SMALL)
 
 
+def test_a_zone_that_fails_one_reset_is_used_again_where_there_is_no_spare() -> None:
+    async def body(rig: FtlRig) -> None:
+        await rig.overwrite(1)
+        rig.media.inject_fault(op=_shim.OP_ZONE_SEND, lba=10 * 64, block_count=1, status=WRITE_FAULT, times=1)
+        await rig.overwrite(1)
+        await rig.until(lambda: rig.device.zone_faults == 1)
+        seq = rig.device._bands[8].seq
+        await rig.overwrite(4)
+        await rig.verify()
+        assert rig.device.zone_faults == 1
+        assert rig.device._spares.bad_zones == []
+        assert rig.device._bands[8].zones == [10]
+        assert rig.device._bands[8].seq > seq
+
+    run_rig(body, **SMALL)
+
+
 def test_a_threaded_reactor_serves_as_well() -> None:
     async def main() -> None:
         reactor = ReactorLoop("threaded")
