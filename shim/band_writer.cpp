@@ -179,7 +179,8 @@ void BandWriter::ask_for_band(uint32_t number) noexcept {
     uint64_t written = 0;
     for (const ZoneWriter &zone : stream.current->zones) {
         // A zone that is missing or faulted has no room either.
-        written += zone.state == ZoneState::done ? state_.data_area : zone.next_offset;
+        const bool over = zone.state == ZoneState::finishing || zone.state == ZoneState::done;
+        written += over ? state_.data_area : zone.next_offset;
     }
     if (written * 100 >= room * state_.config.band_threshold) {
         stream.asked = true;

@@ -96,6 +96,7 @@ private:
     void make_summary(ZoneWriter &zone) noexcept;
     void after_batch(ZoneWriter &zone) noexcept;
     void landed(ZoneWriter &zone) noexcept;
+    void finish(ZoneWriter &zone) noexcept;
     void fault(ZoneWriter &zone, Status status) noexcept;
     void requeue(ZoneWriter &zone) noexcept;
     uint32_t close_bands() noexcept;

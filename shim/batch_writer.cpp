@@ -184,7 +184,8 @@ void BandWriter::came_back(ZoneWriter &zone) noexcept {
     Zone &place = state_.zone(zone.band->band, zone.punit);
     Status status = zone.io.status;
     if (zone.state == ZoneState::finishing) {
-        // A zone that can't be finished stays open; nothing in it is in danger.
+        // Read-only and offline zones can't be finished, and don't count as active. One that can't for another reason
+        // stays open; nothing in it is in danger.
         zone.state = ZoneState::done;
         return;
     }
@@ -217,11 +218,16 @@ void BandWriter::came_back(ZoneWriter &zone) noexcept {
         zone.state = ZoneState::done;
         return;
     }
-    // A zone of more than the common capacity is not full yet and would go on counting as active.
+    // A zone of more than the common capacity is not full yet.
+    finish(zone);
+}
+
+// A zone that is not full and not written any more would go on counting as active, beside those that are meant to be.
+void BandWriter::finish(ZoneWriter &zone) noexcept {
     zone.state = ZoneState::finishing;
     zone.io.op = Op::zone_send;
     zone.io.zone_action = kZoneFinish;
-    zone.io.lba = place.start;
+    zone.io.lba = state_.zone(zone.band->band, zone.punit).start;
     zone.io.block_count = 0;
     zone.io.iov_count = 0;
     state_.submit_base(zone.io);
@@ -302,9 +308,9 @@ void BandWriter::fault(ZoneWriter &zone, Status status) noexcept {
     if (zone.state == ZoneState::batch) {
         requeue(zone);
     }
-    zone.state = ZoneState::done;
     state_.zone(zone.band->band, zone.punit).faulted = true;
     state_.emit(EventKind::zone_fault, zone.band->band, zone.punit, status);
+    finish(zone);
 }
 
 void BandWriter::requeue(ZoneWriter &zone) noexcept {

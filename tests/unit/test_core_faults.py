@@ -76,6 +76,23 @@ def test_a_zone_that_fails_a_write_is_given_up_and_nothing_is_lost(seed: int) ->
         assert bench.core.stats()["write_errors"] == 3
 
 
+@pytest.mark.parametrize("use_append", [False, True])
+def test_a_zone_that_fails_a_write_is_active_no_more(use_append: bool) -> None:
+    """The base's limit counts on it: the next band's first write would fail, too."""
+    with Bench(use_append=use_append) as bench:
+        bench.gc = bench.auto_reset = False
+        op = _shim.OP_APPEND if use_append else _shim.OP_WRITE
+        bench.media.inject_fault(op=op, status=WRITE_FAULT, skip=3, times=1)
+        for lba in range(bench.block_count // 2):
+            bench.put(lba, 1)
+        assert bench.flush() == 0
+        (fault,) = bench.take(_shim.EV_ZONE_FAULT)
+        failed = bench.zones[fault.a][fault.b]
+        (state,) = (state for start, state, _ in bench.media.zone_states() if start == failed)
+        assert state == "full"
+        assert bench.core.bands()[fault.a]["state"] == "faulted"
+
+
 def test_a_read_only_zone_is_given_up_and_its_band_can_be_moved() -> None:
     rng = random.Random(5)
     with Bench() as bench:
