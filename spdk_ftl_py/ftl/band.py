@@ -42,6 +42,12 @@ class Band:
         return self.zone_blocks * sum(1 for zone in self.zones if zone is not None)
 
     @property
+    def capacity_to_come(self) -> int:
+        """The same once it was reset, if there is no spare for its bad zones."""
+        bad = sum(1 for punit in self.bad_punits if self.zones[punit] is not None)
+        return self.capacity - self.zone_blocks * bad
+
+    @property
     def invalid(self) -> int:
         """Blocks that relocating it gains: also what headers of short batches took."""
         return max(0, self.capacity - self.valid)
@@ -97,7 +103,3 @@ class Bands:
     def count(self, states: Iterable[str]) -> int:
         wanted = frozenset(states)
         return sum(1 for band in self._bands if band.state in wanted)
-
-    def usable_capacity(self) -> int:
-        """Blocks of data all bands together hold."""
-        return sum(band.capacity for band in self._bands if band.state != RETIRED)

@@ -171,7 +171,10 @@ class BandManager:
             return True
         if self._has_room(stream):
             return False
-        return bool(self.bands.in_state(RESETTING)) or (self._shared and bool(self.bands.in_state(MOVING)))
+        if self._shared:
+            return bool(self.bands.in_state(RESETTING, MOVING))
+        # Trim records alone go to relocation's band.
+        return bool(self.bands.in_state(RESETTING)) and self._core.stats()["write_buffer_used"] > 0
 
     def _start_moves(self) -> None:
         starved = self._starved()

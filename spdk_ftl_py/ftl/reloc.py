@@ -68,12 +68,13 @@ class Selector:
         least = self.least_gain
         if not urgent:
             least = max(least, -(-band.capacity * self._invalid_thld // 100))
-        return band.invalid >= least
+        return band.capacity_to_come - band.valid >= least
 
     def choose(self, bands: Iterable[Band], *, room: int, next_band_seq: int, urgent: bool) -> Band | None:
         """The next victim, or None. room: blocks reloc can surely write besides what active moves still need.
 
-        Bands with faulted zones come first, whatever they gain: their data is in danger.
+        Bands with faulted zones come first, whatever they gain: their data is in danger. But not if what they take and
+        don't give back is the last there is: then others are moved first, to gain room for them.
         """
         best: Band | None = None
         best_merit: tuple[bool, float] = (False, -1.0)
@@ -81,13 +82,12 @@ class Selector:
             if band.valid == 0 or band.valid + self.least_gain > room:
                 continue
             endangered = band.state == FAULTED or (band.state == CLOSED and bool(band.bad_punits))
-            if not endangered and not (band.state == CLOSED and self.worth_it(band, urgent=urgent)):
+            if endangered:
+                another = band.zone_blocks * len(band.zones)
+                endangered = band.valid + self.least_gain + another <= room
+            if not endangered and not (band.state in (CLOSED, FAULTED) and self.worth_it(band, urgent=urgent)):
                 continue
             merit = (endangered, self.policy.merit(band, next_band_seq))
             if merit > best_merit:
                 best, best_merit = band, merit
         return best
-
-    def anything_to_gain(self, bands: Iterable[Band]) -> bool:
-        """Whether any closed band would gain space if there were room to move it."""
-        return any(band.state == CLOSED and self.worth_it(band, urgent=True) for band in bands)

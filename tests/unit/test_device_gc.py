@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 
+from spdk_ftl_py import _shim
 from spdk_ftl_py.conf import FtlConf, Limit
+from spdk_ftl_py.ftl.band import CLOSED, FREE, RESETTING
 from unit.ftl_rig import FtlRig, run_rig
 
 
@@ -126,6 +128,26 @@ def test_limits_throttle_and_let_go_again() -> None:
         await rig.verify()
 
     run_rig(body, conf=conf)
+
+
+def test_the_last_free_band_is_the_users_only_where_a_reset_waits_for_his_blocks() -> None:
+    async def body(rig: FtlRig) -> None:
+        await rig.overwrite(1)
+        await rig.port.flush()
+        manager, bands = rig.device._manager, rig.device._bands
+        manager.stop()
+        for band in bands:
+            band.state = CLOSED
+        last = bands[0]
+        last.state, bands[1].state = FREE, RESETTING
+        assert not manager._may_take(_shim.STREAM_USER, last)
+        assert manager._may_take(_shim.STREAM_RELOC, last)
+        await rig.port.write(0, bytes(4096))
+        assert manager._may_take(_shim.STREAM_USER, last)
+        bands[1].state = CLOSED
+        assert not manager._may_take(_shim.STREAM_USER, last)
+
+    run_rig(body, volatile_cache=True)
 
 
 def test_mixed_reads_and_writes_are_right_while_bands_move() -> None:

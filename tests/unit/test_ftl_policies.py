@@ -90,7 +90,17 @@ def test_no_move_is_begun_that_gains_nothing_or_may_not_end(valid: int, room: in
 def test_a_band_with_a_bad_zone_is_moved_first_even_when_all_valid() -> None:
     selector = Selector(CONF, 1)
     bands = [band(0, valid=10), band(1, valid=1000, state=FAULTED, bad=True)]
-    assert selector.choose(bands, room=2000, next_band_seq=10, urgent=False) is bands[1]
+    assert selector.choose(bands, room=2004, next_band_seq=10, urgent=False) is bands[1]
+
+
+def test_a_band_with_a_bad_zone_waits_where_moving_it_would_leave_no_room_for_another() -> None:
+    """It gives back less than it takes: behind it nothing could be moved, and nothing be freed any more."""
+    selector = Selector(CONF, 1)
+    bands = [band(0, valid=300), band(1, valid=600, state=FAULTED, bad=True)]
+    assert selector.choose(bands, room=1603, next_band_seq=10, urgent=True) is bands[0]
+    assert selector.choose(bands[1:], room=1603, next_band_seq=10, urgent=True) is None
+    half_bad = Band(2, [2, 3], 1000, FAULTED, 1, 0, 600, 2000, {0})
+    assert selector.choose([half_bad], room=1603, next_band_seq=10, urgent=True) is half_bad
 
 
 GEOMETRY = plan([Zone(i, i * 4096, 3072, "empty", 0) for i in range(128)], zone_size=4096, num_punits=2)
