@@ -3,6 +3,7 @@ docs/media-layout.md."""
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import logging
@@ -15,7 +16,7 @@ import numpy as np
 
 from .. import _shim
 from ..errors import FtlError, MediaError
-from .blockdev import ZONE_RESET, BlockPort
+from .blockdev import ZONE_FINISH, ZONE_RESET, BlockPort
 from .geometry import SUPERBLOCK_ZONES, Geometry
 from .layout import FORMAT_VERSION, SEQ_MAX, SUPERBLOCK, SUPERBLOCK_MAGIC, Block, new_record, parse_record, seal
 from .zone import EMPTY, FULL, OFFLINE, Zone
@@ -101,16 +102,18 @@ class SuperblockWriter:
         content = {"format": FORMAT_VERSION, **content}
         block = Superblock(self._uuid, self.generation + 1, clean, content).build()
         problem: MediaError | None = None
-        for zone in (self._zone, 1 - self._zone) * ATTEMPTS:
-            try:
-                if not await self._make_room(zone):
-                    continue
-                await self._append(zone, block)
-                return
-            except MediaError as error:
-                log.warning("superblock zone %d: %s", SUPERBLOCK_ZONES[zone], error)
-                problem = error
-                self._offsets[zone] = await self._pointer(zone)
+        for zone in (self._zone, 1 - self._zone):
+            for _ in range(ATTEMPTS):
+                try:
+                    if not await self._make_room(zone):
+                        break
+                    await self._append(zone, block)
+                    await self._leave(1 - zone)
+                    return
+                except MediaError as error:
+                    log.warning("superblock zone %d: %s", SUPERBLOCK_ZONES[zone], error)
+                    problem = error
+                    self._offsets[zone] = await self._pointer(zone)
         raise problem or MediaError("no superblock zone can be written", errno=errno.EROFS)
 
     async def _make_room(self, zone: int) -> bool:
@@ -122,6 +125,14 @@ class SuperblockWriter:
         await self._port.zone_action(ZONE_RESET, self._geometry.zone_start(SUPERBLOCK_ZONES[zone]))
         self._offsets[zone] = 0
         return True
+
+    async def _leave(self, zone: int) -> None:
+        """Only one of them may count as active. Not before the other one is written: a load takes what a full zone does
+        not hold for damage, if there is nothing newer."""
+        if self._offsets[zone] is not None and self._offsets[zone] != self._geometry.zone_capacity:
+            self._offsets[zone] = None
+            with contextlib.suppress(MediaError):
+                await self._port.zone_action(ZONE_FINISH, self._geometry.zone_start(SUPERBLOCK_ZONES[zone]))
 
     async def _append(self, zone: int, block: Block) -> None:
         offset = self._offsets[zone]
@@ -203,14 +214,15 @@ async def _newest(port: BlockPort, zone: Zone, uuid: UUID | None) -> tuple[Super
 
 
 async def _newest_of_run(port: BlockPort, zone: Zone, uuid: UUID | None) -> Superblock | None:
-    """The last of those that stand at the zone's start, of one device and with ascending generations: behind it stands
-    an earlier life's."""
+    """The last of those that stand at the zone's start, of one device and with generations that never descend: behind
+    it stands an earlier life's."""
     newest: Superblock | None = None
     for first in range(0, zone.written, SEARCH_BLOCKS):
         blocks, _ = await port.read_what_can_be(zone.start + first, min(SEARCH_BLOCKS, zone.written - first))
         for block in blocks:
             superblock = Superblock.parse(block, newest.uuid if newest is not None else uuid)
-            if superblock is None or (newest is not None and superblock.generation <= newest.generation):
+            # The same once more is one whose flush failed, written again.
+            if superblock is None or (newest is not None and superblock.generation < newest.generation):
                 return newest
             newest = superblock
     return newest

@@ -278,6 +278,44 @@ def test_a_failed_superblock_write_goes_to_the_other_zone() -> None:
     run(body)
 
 
+@pytest.mark.parametrize("op", [_shim.OP_WRITE, _shim.OP_FLUSH])
+@pytest.mark.parametrize("failures", [1, 2, 3])
+def test_never_more_than_one_superblock_zone_is_active(op: int, failures: int) -> None:
+    """The others that may be are for bands."""
+
+    async def body(reactor: ReactorLoop, media: _shim.EmulatedMedia, port: BlockPort) -> None:
+        geometry = plan(await port.zones(), zone_size=ZONE_SIZE, num_punits=2)
+        writer = SuperblockWriter(port, geometry, UUID_A)
+        for n in range(2 * ZONE_CAPACITY):
+            if n % 7 == 1:
+                media.inject_fault(op=op, status=0x280, times=failures)
+            await writer.write({"n": n}, clean=False)
+            assert sum(state not in ("empty", "full") for _, state, _ in media.zone_states()) <= 1
+            found = await superblock.find(port, await port.zones(), UUID_A)
+            assert found is not None
+            assert (found[0].content["n"], found[0].generation) == (n, n + 1)
+
+    run(body)
+
+
+def test_a_superblock_written_twice_hides_none_behind_it() -> None:
+    """Where a zone says that it is full, the end of what counts is found by generation."""
+
+    async def body(reactor: ReactorLoop, media: _shim.EmulatedMedia, port: BlockPort) -> None:
+        geometry = plan(await port.zones(), zone_size=ZONE_SIZE, num_punits=2)
+        writer = SuperblockWriter(port, geometry, UUID_A)
+        await writer.write({"n": 1}, clean=False)
+        media.inject_fault(op=_shim.OP_FLUSH, status=0x280, times=1)
+        await writer.write({"n": 2}, clean=False)
+        await writer.write({"n": 3}, clean=False)
+        await port.zone_action(ZONE_FINISH, 0)
+        found = await superblock.find(port, await port.zones(), UUID_A)
+        assert found is not None
+        assert found[0].content["n"] == 3
+
+    run(body)
+
+
 def test_a_resumed_writer_goes_on_behind_the_newest() -> None:
     async def body(reactor: ReactorLoop, media: _shim.EmulatedMedia, port: BlockPort) -> None:
         geometry = plan(await port.zones(), zone_size=ZONE_SIZE, num_punits=2)
