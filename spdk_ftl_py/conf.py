@@ -252,11 +252,11 @@ class FtlConf:
         )
 
     def _check_spare_bands(self, bands: BandNumbers) -> None:
+        if can_collect_garbage(bands):
+            return
         needed = spare_bands_needed(bands.open_bands)
         gain = garbage_per_band(bands)
         least = least_gain_blocks(bands.punits)
-        if bands.spare_bands >= needed and gain >= least:
-            return
         if bands.spare_bands < needed:
             what = f"{bands.spare_bands} spare bands, garbage collection needs {needed}"
         else:
@@ -289,6 +289,12 @@ def garbage_per_band(bands: BandNumbers) -> int:
     if closed <= 0:
         return 0
     return max(0, closed * bands.band_blocks - bands.block_count) // closed
+
+
+def can_collect_garbage(bands: BandNumbers) -> bool:
+    """Whether bands are enough to go on for ever, whatever the user writes."""
+    enough = bands.spare_bands >= spare_bands_needed(bands.open_bands)
+    return enough and garbage_per_band(bands) >= least_gain_blocks(bands.punits)
 
 
 def default_thresholds(room: int) -> dict[str, int]:
@@ -333,8 +339,7 @@ def _lba_rsvd_for(bands: BandNumbers, current: int) -> int | None:
         block_count = bands.band_count * bands.band_blocks * (100 - rsvd) // 100
         spare = bands.band_count - -(-block_count // bands.band_blocks)
         candidate = _Numbers(bands.band_count, bands.punits, bands.open_bands, bands.band_blocks, block_count, spare)
-        enough = spare >= spare_bands_needed(bands.open_bands)
-        if block_count > 0 and enough and garbage_per_band(candidate) >= least_gain_blocks(bands.punits):
+        if block_count > 0 and can_collect_garbage(candidate):
             return rsvd
     return None
 

@@ -23,7 +23,7 @@ from ..nvme.wire import Status, status_text
 from ..reactor import ReactorLoop
 from . import checkpoint
 from . import stats as stats_module
-from .band import FREE, MOVING, OPEN, QUEUED, RESETTING, RETIRED, Band, Bands
+from .band import FREE, MOVING, RETIRED, Band, Bands
 from .blockdev import BASE_GONE, ZONE_FINISH, ZONE_RESET, BlockPort
 from .core import make_core, write_buffer_blocks
 from .geometry import BATCH_BLOCKS, BLOCK_BYTES, SUPERBLOCK_ZONES, Geometry, plan
@@ -756,9 +756,9 @@ class FtlDevice:
         ]
 
     @property
-    def busy_bands(self) -> int:
-        """Bands being written, moved or reset."""
-        return self._bands.count((QUEUED, OPEN, MOVING, RESETTING))
+    def missing_zones(self) -> int:
+        """Zones that failed and could not be replaced."""
+        return sum(zone is None for band in self._bands for zone in band.zones)
 
 
 def _let_go(files: BufferFiles | None, *, remove: bool = False) -> None:

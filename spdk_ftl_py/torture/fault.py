@@ -3,6 +3,7 @@ that can't be written any more. And writes that take long, which is no fault."""
 
 from __future__ import annotations
 
+import enum
 import random
 from typing import Final
 
@@ -25,16 +26,29 @@ def slow_down(media: _shim.EmulatedMedia, shape: Shape, rng: random.Random) -> N
     )
 
 
-def inject(media: _shim.EmulatedMedia, shape: Shape, rng: random.Random) -> None:
+class Injected(enum.Enum):
+    """What it can cost, at most."""
+
+    ZONE = "zone"
+    """A zone, for good: of emulated zones one whose write failed stays read-only, as nobody knows its write pointer."""
+    FLUSH = "flush"
+    """One flush; so a halt, too, may end without a clean shutdown."""
+    NOTHING = "nothing"
+
+
+def inject(media: _shim.EmulatedMedia, shape: Shape, rng: random.Random) -> Injected:
     """What happens to it from now on."""
     skip = rng.randint(0, SKIPPED_MAX)
     kind = rng.random()
     if kind < 0.2 and not shape.emulated_zones:
         media.set_zone_state(rng.randrange(SUPERBLOCK_ZONES, shape.zone_count), "read_only")
-    elif kind < 0.3:
+        return Injected.ZONE
+    if kind < 0.3:
         media.inject_fault(op=_shim.OP_FLUSH, status=INTERNAL_ERROR, skip=skip // 4, times=1)
-    elif kind < 0.4 and not shape.emulated_zones:
+        return Injected.FLUSH
+    if kind < 0.4 and not shape.emulated_zones:
         media.inject_fault(op=_shim.OP_ZONE_SEND, status=INTERNAL_ERROR, skip=skip // 4, times=1)
-    else:
-        op = _shim.OP_APPEND if shape.conf.use_append else _shim.OP_WRITE
-        media.inject_fault(op=op, status=WRITE_FAULT, skip=skip, times=1)
+        return Injected.NOTHING
+    op = _shim.OP_APPEND if shape.conf.use_append else _shim.OP_WRITE
+    media.inject_fault(op=op, status=WRITE_FAULT, skip=skip, times=1)
+    return Injected.ZONE if shape.emulated_zones else Injected.NOTHING

@@ -24,7 +24,7 @@ class Violation:
     """A promise of section 5 that was broken, found at one LBA (-1: at none in particular)."""
 
     kind: str
-    """lost, older, garbage, resurrected, read_error, refused, wedged, io_error, damaged."""
+    """lost, older, garbage, resurrected, read_error, refused, wedged, io_error, damaged, read_only, given_up."""
     lba: int
     detail: str
 

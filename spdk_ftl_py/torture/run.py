@@ -113,6 +113,7 @@ def _add(report: Report, result: WorldResult) -> None:
         ios=result.io_count,
         media_operations=result.media_operations,
         faults=result.faults,
+        out_of_space=result.out_of_space,
         **result.stats,
     )
     report.count("kinds", result.kinds)

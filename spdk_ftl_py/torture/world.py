@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
+import errno
 import hashlib
 import random
 from collections import Counter
@@ -16,6 +18,7 @@ from uuid import UUID
 import numpy as np
 
 from .. import _shim
+from ..conf import can_collect_garbage
 from ..errors import ConfError, FtlError, MediaError
 from ..ftl.blockdev import BlockPort
 from ..ftl.check import check
@@ -26,7 +29,7 @@ from .buffer_dir import BufferDir
 from .clock import SimulatedClock
 from .content import Content
 from .crash import Crash, Kind, Where, choose, choose_in_load, random_operations
-from .fault import SLOW_US_MAX, inject, slow_down
+from .fault import INTERNAL_ERROR, SLOW_US_MAX, Injected, inject, slow_down
 from .model import READ_ERROR, Model, Violation
 from .shape import SUPERBLOCK_ZONES, Shape
 from .workload import READ_BLOCKS_MAX, WEDGED_STEPS, Workload
@@ -70,6 +73,8 @@ class WorldResult:
     io_count: int = 0
     media_operations: int = 0
     faults: int = 0
+    out_of_space: int = 0
+    """Worlds that ended before their last crash: too many zones were lost."""
     kinds: Counter[str] = field(default_factory=Counter)
     places: Counter[str] = field(default_factory=Counter)
     stats: Counter[str] = field(default_factory=Counter)
@@ -98,6 +103,10 @@ class World:
         self._every = every
         self._clock = clock
         self._faults_left = FAULTS_PER_WORLD if faults else 0
+        self._fault = Injected.NOTHING
+        """Of this life."""
+        self._zones_lost = 0
+        """By the drive; at most, where zones are emulated."""
         self._shape = Shape.choose(self._rng, use_append=use_append, cache=cache)
         self._uuid = UUID(int=self._rng.getrandbits(128), version=4)
         self._content = Content(self._rng.getrandbits(63))
@@ -136,7 +145,9 @@ class World:
                 if result.violations or not await self._load_again(crashes):
                     break
                 await self._verify()
-                if result.violations or result.crashes >= crashes or self.ending:
+                self._check_bands()
+                ended = result.crashes >= crashes or result.out_of_space or self.ending
+                if result.violations or ended:
                     await self._close_device()
                     break
                 progress()
@@ -185,6 +196,7 @@ class World:
     def _born(self) -> None:
         self._workload = Workload(self._reactor, self._device.core, self._model, self._content, self._rng)
         self._workload.durable_when_acknowledged = self._device.cache.state is CacheState.IN_USE
+        self._fault = Injected.NOTHING
 
     def _drives(self) -> list[_shim.EmulatedMedia]:
         return [self._media] if self._cache is None else [self._media, self._cache]
@@ -258,8 +270,9 @@ class World:
         workload = self._workload
         if self._faults_left and self._rng.random() < FAULTY_LIVES:
             self._faults_left -= 1
-            inject(self._media, self._shape, self._rng)
-            workload.flushes_may_fail = True
+            self._fault = inject(self._media, self._shape, self._rng)
+            self._zones_lost += self._fault is Injected.ZONE
+            workload.flushes_may_fail = self._fault is Injected.FLUSH
             self.result.faults += 1
         workload.change_mix()
         while not reached() and not workload.failed:
@@ -268,20 +281,45 @@ class World:
                 workload.change_mix()
             await self._step()
         if not reached():
-            self._failed_without_cause()
+            await self._failed()
 
     async def _answered(self) -> None:
         while not self._workload.wait():
             await self._step()
         if self._workload.failed:
-            self._failed_without_cause()
+            await self._failed()
 
-    def _failed_without_cause(self) -> None:
-        self._collect()
-        if not self.result.violations:
-            failure = self._device.failure
-            told = f"{self._workload.failure}; device is {self._device.state.value}: {failure and failure.message}"
-            self._violated(Violation("io_error", -1, told))
+    async def _failed(self) -> None:
+        """An I/O was answered with an error, or something else is wrong."""
+        self._violated(*self._workload.violations)
+        self._workload.violations = []
+        if self.result.violations:
+            return
+        if self._out_of_space_rightly():
+            await self._verify_read_only()
+            return
+        failure = self._device.failure
+        told = f"{self._workload.failure}; device is {self._device.state.value}: {failure and failure.message}"
+        self._violated(Violation("io_error", -1, told))
+
+    def _out_of_space_rightly(self) -> bool:
+        """Whether the device says that it has lost too many zones, and it has: with what the drive has left, no FTL of
+        so many blocks would be created. It is the end of the world."""
+        failure, geometry = self._device.failure, self._device.geometry
+        if failure is None or failure.errno != errno.ENOSPC:
+            return False
+        bands_left = max(0, geometry.band_count * geometry.punits - self._zones_lost) // geometry.punits
+        if can_collect_garbage(dataclasses.replace(geometry, bands=geometry.bands[:bands_left])):
+            return False
+        self.result.out_of_space = 1
+        return True
+
+    def _check_bands(self) -> None:
+        """Of a device that was just loaded: no zone was given up but those that the drive has lost."""
+        missing = self._device.missing_zones
+        if missing > self._zones_lost:
+            told = f"bands go on without {missing} zones, the drive has lost {self._zones_lost}"
+            self._violated(Violation("given_up", -1, told))
 
     def _violated(self, *violations: Violation) -> None:
         self.result.violations += violations
@@ -341,6 +379,9 @@ class World:
         workload.violations, workload.blocks_verified, workload.io_count = [], 0, 0
         stats = self._device.core.stats()
         result.stats.update({name: stats[name] for name in SUMMED_STATS})
+        failure = self._device.failure
+        if failure is not None and failure.errno == errno.ENOSPC and not self._out_of_space_rightly():
+            self._violated(Violation("read_only", -1, failure.message))
         if self._device.lost_blocks:
             self._violated(Violation("damaged", -1, f"{self._device.lost_blocks} blocks lost on media without faults"))
 
@@ -351,14 +392,15 @@ class World:
         try:
             await self._device.halt()
         except FtlError as error:
-            if self._workload.flushes_may_fail:
-                # It says that not all is durable, and it is right: as good as a daemon that is killed.
+            if self._halt_may_fail(error):
                 await self._crash(Crash(Kind.DAEMON, Where.HALT, 0, 0))
                 return
             self._violated(Violation("refused", -1, f"halt: {error.message}"))
         self._model.everything_durable()
         self.result.clean_halts += 1
         await self._buried()
+        for media in self._drives():
+            media.clear_faults()
         await self._check_media()
         if self._rng.random() < 0.5:
             # What a clean halt has left behind needs no power.
@@ -366,13 +408,22 @@ class World:
             for media in self._drives():
                 media.power_on()
 
+    def _halt_may_fail(self, error: FtlError) -> bool:
+        """Then what was accepted is in the write buffer's file, as behind a crash of the daemon."""
+        flush_failed = self._fault is Injected.FLUSH and getattr(error, "status", 0) == INTERNAL_ERROR
+        return flush_failed or self._out_of_space_rightly()
+
     async def _crash_in_halt(self, crash: Crash) -> None:
         reached = self._arm(crash)
         halt = asyncio.ensure_future(self._device.halt())
         if not await self._until_done_or(halt, reached):
             self._violated(Violation("wedged", -1, "the halt does not end"))
-        if halt.done() and halt.exception() is None and self._device.failure is None:
-            self._model.everything_durable()
+        if halt.done():
+            error = halt.exception()
+            if error is None and self._device.failure is None:
+                self._model.everything_durable()
+            elif not reached() and not (isinstance(error, FtlError) and self._halt_may_fail(error)):
+                self._violated(Violation("refused", -1, f"halt: {error!r}"))
         halt.cancel()
         await self._crash(crash)
         await asyncio.gather(halt, return_exceptions=True)
@@ -473,19 +524,30 @@ class World:
 
     async def _verify(self) -> None:
         """Every block of a device that was just loaded."""
+        versions = await self._versions()
+        self._digest.update(np.array(versions, np.int64).tobytes())
+        self._digest.update(str(self.result.last_crash).encode())
+        self._violated(*self._model.check_restart(0, versions, forgetful=self._forgetful))
+        self._model.restart(versions, durable=not self._buffered)
+        self._forgetful = self._buffered = False
+
+    async def _verify_read_only(self) -> None:
+        """Every block of a device that is out of space, before the crash that was meant for this life."""
+        for media in self._drives():
+            media.cut_power_at(0, 0)
+        floors = self._model.floors(0, self._model.block_count)
+        self._violated(*self._model.check_read(0, floors, await self._versions()))
+
+    async def _versions(self) -> list[int]:
+        """Of every block."""
         port = BlockPort(self._reactor, self._device.core, name=NAME)
         total = self._model.block_count
         step = min(READ_BLOCKS_MAX, self._device.core.max_io_blocks)
         parts = [(first, min(step, total - first)) for first in range(0, total, step)]
         found = await asyncio.gather(*(self._read(port, *part) for part in parts))
         await port.close()
-        versions = [version for part in found for version in part]
         self.result.blocks_verified += total
-        self._digest.update(np.array(versions, np.int64).tobytes())
-        self._digest.update(str(self.result.last_crash).encode())
-        self._violated(*self._model.check_restart(0, versions, forgetful=self._forgetful))
-        self._model.restart(versions, durable=not self._buffered)
-        self._forgetful = self._buffered = False
+        return [version for part in found for version in part]
 
     async def _read(self, port: BlockPort, first: int, block_count: int) -> list[int]:
         try:

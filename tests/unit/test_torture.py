@@ -4,6 +4,7 @@ again."""
 from __future__ import annotations
 
 import json
+import random
 import signal
 from pathlib import Path
 from typing import Any
@@ -11,14 +12,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-from spdk_ftl_py import cli
+from spdk_ftl_py import _shim, cli
+from spdk_ftl_py.ftl import spare_zones
 from spdk_ftl_py.ftl.check import CheckReport, check
 from spdk_ftl_py.torture import world
 from spdk_ftl_py.torture.content import GARBAGE, Content
+from spdk_ftl_py.torture.fault import Injected
 from spdk_ftl_py.torture.model import READ_ERROR, Model, Violation
 from spdk_ftl_py.torture.options import Options
 from spdk_ftl_py.torture.report import Report
 from spdk_ftl_py.torture.run import run_torture, run_world
+from spdk_ftl_py.torture.shape import Shape
 
 
 def torture(**options: int | bool) -> dict[str, object]:
@@ -45,6 +49,33 @@ def test_the_same_seed_is_the_same_run(use_append: bool) -> None:
     first, second = (run_world(options, 1, 6) for _ in range(2))
     assert first == second
     assert first.digest != run_world(Options(seed=5, use_append=use_append), 1, 6).digest
+
+
+def lose_a_zone(media: _shim.EmulatedMedia, shape: Shape, rng: random.Random) -> Injected:
+    usable = [n for n, (_, state, _) in enumerate(media.zone_states()) if n > 1 and state != "read_only"]
+    media.set_zone_state(rng.choice(usable), "read_only")
+    return Injected.ZONE
+
+
+@pytest.mark.parametrize("cache", ["none", "vss", "non-vss"])
+def test_a_drive_that_loses_zone_after_zone_ends_read_only_and_breaks_no_promise(
+    monkeypatch: pytest.MonkeyPatch, cache: str
+) -> None:
+    for name, value in (("inject", lose_a_zone), ("FAULTS_PER_WORLD", 100), ("FAULTY_LIVES", 1.0)):
+        monkeypatch.setattr(world, name, value)
+    # Never emulated zones with append.
+    result = run_world(Options(seed=7, cache=cache, use_append=True, faults=True), 0, 200)
+    assert result.violations == []
+    assert result.out_of_space == 1
+    assert 0 < result.faults < 100
+
+
+def test_a_zone_that_is_given_up_for_nothing_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(spare_zones, "STRIKES_MAX", 1)
+    report = Report()
+    run_torture(Options(seed=7, crashes=200, faults=True), report, lambda crashes, note: None)
+    assert {each["kind"] for each in report.values["found"]} <= {"given_up", "read_only", "io_error"}
+    assert report.values["violations"] > 0
 
 
 def written(model: Model, lba: int, *, durable: bool = False) -> int:
