@@ -101,7 +101,10 @@ def _devices(args: argparse.Namespace) -> int:
         size = device.get("num_blocks", 0) * 4096 / _GIB
         bands = f"{device['free_bands']}/{device['num_bands']}" if "num_bands" in device else "-"
         export = device.get("export") or {}
-        listener = f"{export['traddr']}:{export['trsvcid']}" if export else "-"
+        listener = "-"
+        if export:
+            address = f"[{export['traddr']}]" if ":" in export["traddr"] else export["traddr"]
+            listener = f"{address}:{export['trsvcid']}"
         columns = (device["name"], device["state"], device["base_bdev"], device.get("cache") or "-", f"{size:.2f}")
         table.add_row(*columns, bands, listener, device["target"])
     console = Console()
