@@ -199,6 +199,7 @@ nb::dict stats_of(FtlCore &core) {
     dict["reloc_read_blocks"] = stats.reloc_read_blocks;
     dict["reloc_reads"] = stats.reloc_reads;
     dict["reloc_batches"] = stats.reloc_batches;
+    dict["lost_blocks"] = stats.lost_blocks;
     dict["flushes"] = stats.flushes;
     dict["base_flushes"] = stats.base_flushes;
     dict["zone_resets"] = stats.zone_resets;

@@ -90,6 +90,7 @@ struct CoreStats {
     uint64_t reloc_read_blocks = 0;
     uint64_t reloc_reads = 0;
     uint64_t reloc_batches = 0;
+    uint64_t lost_blocks = 0;
     uint64_t flushes = 0;
     uint64_t base_flushes = 0;
     uint64_t zone_resets = 0;

@@ -351,6 +351,7 @@ bool Movers::declare_lost(Mover &mover) noexcept {
         if (state_.l2p.get(meta.lba) == meta.source) {
             make_fresh(mover, L2p::kLostFlag, meta.lba, 1);
             ++mover.lost;
+            ++state_.stats.lost_blocks;
             state_.emit(EventKind::block_lost, meta.lba, meta.source, meta.status);
         }
         buffer.free.give(slot);
@@ -386,6 +387,7 @@ bool Movers::sweep(Mover &mover) noexcept {
             const uint64_t entry = state_.l2p.get(lba + count);
             if (L2p::tag(entry) == L2p::Tag::media) {
                 ++mover.lost;
+                ++state_.stats.lost_blocks;
                 state_.emit(EventKind::block_lost, lba + count, entry, status::unrecovered_read);
             }
             ++count;

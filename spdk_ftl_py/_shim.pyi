@@ -546,10 +546,10 @@ class FtlCore(BlockDevice):
     def stats(self) -> dict[str, int]:
         """user_reads, user_writes, user_read_blocks, user_written_blocks, user_trimmed_blocks,
         media_written_blocks, media_header_blocks, media_summary_blocks, media_user_blocks, media_reloc_blocks,
-        media_trim_blocks, reloc_moved_blocks, reloc_read_blocks, reloc_reads, reloc_batches, flushes, base_flushes,
-        zone_resets, crc_errors, read_errors, write_errors, write_buffer_used (not on media), write_buffer_landed (on
-        media, but held until the base has flushed), write_buffer_blocks, throttled_ns, next_seq, batches,
-        short_batches."""
+        media_trim_blocks, reloc_moved_blocks, reloc_read_blocks, reloc_reads, reloc_batches, lost_blocks, flushes,
+        base_flushes, zone_resets, crc_errors, read_errors, write_errors, write_buffer_used (not on media),
+        write_buffer_landed (on media, but held until the base has flushed), write_buffer_blocks, throttled_ns,
+        next_seq, batches, short_batches."""
 
     @property
     def next_seq(self) -> int: ...

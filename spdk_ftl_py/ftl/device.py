@@ -94,7 +94,8 @@ class FtlDevice:
         """Set when the device has stopped serving (FAILED); ``failure`` says why."""
         self.failure: FtlError | None = None
         """Also set while READ_ONLY."""
-        self.lost_blocks = 0
+        self._lost_before = 0
+        self._lost_told = 0
         self.zone_faults = 0
         self.checkpoint_part = 0.0
         """How much of the L2P checkpoint is written, while it halts."""
@@ -376,7 +377,7 @@ class FtlDevice:
                 # Later than that it may count, whatever the error was.
                 files.path(incarnation).unlink(missing_ok=True)
             raise
-        device.lost_blocks = found.lost_blocks
+        device._lost_before = found.lost_blocks
         device.restored = found.told(name, lossy=alarm is not None)
         return device
 
@@ -595,10 +596,10 @@ class FtlDevice:
             self.core.fail(getattr(error, "status", 0) or Status.INTERNAL_ERROR)
 
     def _block_lost(self, lba: int, address: int, status: int) -> None:
-        self.lost_blocks += 1
-        if self.lost_blocks <= LOST_BLOCKS_LOGGED_MAX:
+        self._lost_told += 1
+        if self._lost_told <= LOST_BLOCKS_LOGGED_MAX:
             log.error("%s: block %d lost at address %d: %s", self.name, lba, address, status_text(status))
-        if self.lost_blocks == LOST_BLOCKS_LOGGED_MAX:
+        if self._lost_told == LOST_BLOCKS_LOGGED_MAX:
             log.error("%s: more lost blocks are only counted (see its stats)", self.name)
 
     def _zone_fault(self, index: int, punit: int, status: int) -> None:
@@ -684,6 +685,11 @@ class FtlDevice:
             "incarnation": self.incarnation,
             "nv_cache": self.cache.to_dict(),
         }
+
+    @property
+    def lost_blocks(self) -> int:
+        """That media lost: those the load found, and since. Not all of a flood of them are told by events."""
+        return self._lost_before + self.core.stats()["lost_blocks"]
 
     def stats(self) -> dict[str, Any]:
         """JSON-able: SPDK's groups, and ours. Works in every state but after halt()."""

@@ -364,6 +364,7 @@ def test_io_that_completes_behind_a_flood_of_lost_blocks_is_reported() -> None:
         assert [event.b for event in events if event.kind == _shim.EV_DRAINED and event.a == drain] == [0]
         (moved,) = [event for event in events if event.kind == _shim.EV_MOVE_DONE]
         assert moved.c > EVENT_RING
+        assert bench.core.stats()["lost_blocks"] == moved.c, "each is counted, told or not"
         assert events[-1].kind == _shim.EV_OVERFLOW, "that some were dropped is told"
 
 
