@@ -24,7 +24,8 @@ class Violation:
     """A promise of section 5 that was broken, found at one LBA (-1: at none in particular)."""
 
     kind: str
-    """lost, older, garbage, resurrected, read_error, refused, wedged, io_error, damaged, read_only, given_up."""
+    """lost, older, garbage, resurrected, untold, read_error, refused, wedged, io_error, damaged, read_only,
+    given_up."""
     lba: int
     detail: str
 
@@ -102,6 +103,14 @@ class Model:
             if self._change_of(each, version, floor) is None:
                 wrong.append(self._violation(each, version, floor, what))
         return wrong
+
+    def forgotten(self, versions: list[int]) -> list[int]:
+        """LBAs of which something acknowledged is not there any more: whoever wrote it has to be told."""
+        return [
+            lba
+            for lba, version in enumerate(versions)
+            if self._change_of(lba, version, self._acknowledged[lba]) is None
+        ]
 
     def restart(self, versions: list[int], *, durable: bool) -> None:
         """What was found on all LBAs is what they hold from now on. durable: what is not only in a write buffer."""

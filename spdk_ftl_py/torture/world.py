@@ -121,6 +121,8 @@ class World:
         self._model: Model
         self._forgetful = False
         """Since the last life something acknowledged may have been forgotten."""
+        self._alarmed = False
+        """Since the last life a load has said so."""
         self._slow = False
         self._load_operations = 0
         """Of the drive, in the last load that came to its end."""
@@ -492,6 +494,7 @@ class World:
                 uuid=self._uuid,
                 buffer_dir=self._buffer_dir.path,
                 cache=self._cache,
+                on_lossy=self._alarm,
             )
         )
         ended = await self._until_done_or(load, reached)
@@ -528,8 +531,14 @@ class World:
         self._digest.update(np.array(versions, np.int64).tobytes())
         self._digest.update(str(self.result.last_crash).encode())
         self._violated(*self._model.check_restart(0, versions, forgetful=self._forgetful))
+        if not self._alarmed and (forgotten := self._model.forgotten(versions)):
+            told = f"{len(forgotten)} blocks are forgotten, and no host is told"
+            self._violated(Violation("untold", forgotten[0], told))
         self._model.restart(versions, durable=not self._buffered)
-        self._forgetful = self._buffered = False
+        self._forgetful = self._buffered = self._alarmed = False
+
+    def _alarm(self) -> None:
+        self._alarmed = True
 
     async def _verify_read_only(self) -> None:
         """Every block of a device that is out of space, before the crash that was meant for this life."""

@@ -176,6 +176,11 @@ MUTATIONS = (
         ),
     ),
     Mutation(
+        "loss_untold",
+        "a load without the write buffer file does not say that something may be lost",
+        edits=(("ftl/device.py", "alarm = on_lossy if lossy else None", "alarm = None"),),
+    ),
+    Mutation(
         "cache_not_read",
         "a load after a crash does not look into the nv cache",
         ("--cache", "non-vss"),

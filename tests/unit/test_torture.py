@@ -114,6 +114,15 @@ def test_what_was_acknowledged_must_be_there_when_the_write_buffer_was_kept() ->
     assert kinds_after_crash(model, [acknowledged], forgetful=False) == []
 
 
+def test_what_was_acknowledged_and_is_gone_is_known() -> None:
+    model = Model(3)
+    durable, acknowledged = written(model, 0, durable=True), written(model, 0)
+    unanswered = model.submit(1, 1, trim=False)
+    trimmed(model, 2)
+    assert model.forgotten([acknowledged, 0, 0]) == model.forgotten([acknowledged, unanswered, 0]) == []
+    assert model.forgotten([durable, 0, 0]) == [0]
+
+
 def test_what_was_trimmed_stays_trimmed() -> None:
     model = Model(1)
     old = written(model, 0, durable=True)
