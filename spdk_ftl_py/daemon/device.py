@@ -344,6 +344,8 @@ class ManagedDevice:
         log.warning("%s: waiting for its base: %s", self.name, self.error)
         self._front.hold()
         self.state = DeviceState.WAITING
+        # At once: whoever asks before the base is let go of is told of no bdev in a target that is gone.
+        self.attachment = None
         self._step_told = self._waits_for = ""
         self.changed()
         self._hold_timer = asyncio.get_running_loop().call_later(self._identity.peer_timeout_s, self._stop_holding)
