@@ -9,6 +9,7 @@ import enum
 import errno
 import functools
 import logging
+import secrets
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -45,6 +46,7 @@ Progress = Callable[[str, float], None]
 LOST_BLOCKS_LOGGED_MAX: Final = 16
 FAILED_FLUSHES_MAX: Final = 8
 """In a row, before resets or for the write buffer, after which the base counts as failed."""
+INCARNATION_GAP_MAX: Final = 1 << 32
 L2P_STEP: Final = 1 << 20
 """Entries handed to the shim at a time."""
 APPEND_BLOCKS_MAX: Final = 1 << 32
@@ -102,7 +104,7 @@ class FtlDevice:
         self.restored: dict[str, Any] | None = None
         """What load() found; None for a device that was created."""
         self.incarnation = incarnation
-        """+1 with every load."""
+        """Greater with every load, and never given twice. Names the write buffer file."""
         self.cache = cache
         self._buffer_files = buffer_files
         self._reactor = reactor
@@ -304,7 +306,13 @@ class FtlDevice:
             zone=found.superblock_zone,
             written=found.superblock_used,
         )
-        incarnation = found.superblock.incarnation + 1
+        if files is not None:
+            # What loads that were killed have left. As long as the superblock that was found may be lost with the
+            # base's power, the one before it counts, and its file.
+            await port.flush()
+            files.remove(but=found.superblock.incarnation)
+        # Never that of a load that was killed before its superblock was there: its file may turn up again.
+        incarnation = found.superblock.incarnation + 1 + secrets.randbelow(INCARNATION_GAP_MAX)
         # What is recovered was held by a buffer of at most half a band, too.
         buffer_blocks = max(write_buffer_blocks(found.conf, found.geometry), found.recovered_blocks)
         core = make_core(

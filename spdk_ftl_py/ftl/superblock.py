@@ -40,7 +40,7 @@ class Superblock:
 
     @property
     def incarnation(self) -> int:
-        """Of the device: +1 with every load. Names the write buffer file that belongs to this superblock."""
+        """Of the device: greater with every load. Names the write buffer file that belongs to this superblock."""
         found = self.content.get("incarnation", 0)
         return found if isinstance(found, int) and 0 <= found <= SEQ_MAX else 0
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import resource
 import signal
 import subprocess
@@ -227,7 +228,7 @@ def test_a_halt_leaves_no_file(tmp_path: Path) -> None:
         await rig.load()
         assert rig.device.restored is not None
         assert (rig.device.restored["clean"], rig.device.restored["lossy"]) == (True, False)
-        assert files_in(tmp_path) == ["2.wbuf", "lock"]
+        assert files_in(tmp_path) == [f"{rig.device.incarnation}.wbuf", "lock"]
 
     run(body, buffer_dir=tmp_path)
 
@@ -299,7 +300,76 @@ def test_a_file_of_another_life_does_not_count_and_is_removed(tmp_path: Path) ->
         first.write_bytes(old)
         await rig.load()
         assert (await rig.versions())[1] == 2
-        assert files_in(tmp_path) == ["3.wbuf", "lock"]
+        assert files_in(tmp_path) == [f"{rig.device.incarnation}.wbuf", "lock"]
+
+    run(body, buffer_dir=tmp_path)
+
+
+def test_a_file_that_a_killed_load_left_behind_is_not_that_of_the_load_after_it(tmp_path: Path) -> None:
+    here, elsewhere = tmp_path / "here", tmp_path / "elsewhere"
+    here.mkdir(0o700)
+    elsewhere.mkdir(0o700)
+
+    async def body(rig: RestoreRig, drive: Any) -> None:
+        await rig.create()
+        for lba in range(5):
+            await rig.port.write(lba, content(lba, 1))
+        await rig.crash()
+        for operations in range(1, 1000):
+            assert await killed_during_load(rig, drive, operations)
+            if len(files_in(here)) == 2:
+                break
+        # Another machine, which has no part of the write buffer.
+        rig.buffer_dir = elsewhere
+        await rig.load()
+        assert rig.device.restored is not None
+        assert rig.device.restored["lossy"] is True
+        assert (await rig.versions())[:5] == [0] * 5
+        await rig.port.write(9, content(9, 2))
+        await rig.crash()
+        rig.buffer_dir = here
+        await rig.load()
+        assert rig.device.restored["lossy"] is True
+        assert (await rig.versions())[:10] == [0] * 10
+
+    run(body, buffer_dir=here)
+
+
+def test_a_superblock_that_is_not_durable_yet_makes_no_file_superfluous(tmp_path: Path) -> None:
+    async def body(rig: RestoreRig, drive: Any) -> None:
+        for flushes, seed in itertools.product(range(4), range(8)):
+            await rig.create()
+            await rig.port.write(1, content(1, 1))
+            await rig.crash()
+            # The first ends at any of its flushes, the second at its first: neither superblock is durable.
+            for skip in (flushes, 0):
+                drive.inject_fault(op=_shim.OP_FLUSH, status=0x006, skip=skip)
+                with contextlib.suppress(MediaError):
+                    await rig.load()
+                    await rig.crash()
+                drive.clear_faults()
+            drive.power_cut(seed)
+            drive.power_on()
+            await rig.load()
+            assert rig.device.restored is not None
+            assert rig.device.restored["lossy"] is False
+            assert (await rig.versions())[1] == 1
+            await rig.crash()
+
+    run(body, buffer_dir=tmp_path)
+
+
+def test_loads_that_are_killed_leave_one_file_each_at_most_behind(tmp_path: Path) -> None:
+    async def body(rig: RestoreRig, drive: Any) -> None:
+        await rig.create()
+        await rig.port.write(1, content(1, 1))
+        await rig.crash()
+        most = 0
+        for operations in range(1, 1000):
+            if not await killed_during_load(rig, drive, operations):
+                break
+            most = max(most, len(files_in(tmp_path)))
+        assert most == 2, "the one that counts, and the one of the load that was killed last"
 
     run(body, buffer_dir=tmp_path)
 
