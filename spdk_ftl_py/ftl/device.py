@@ -306,10 +306,12 @@ class FtlDevice:
             zone=found.superblock_zone,
             written=found.superblock_used,
         )
+        # What a crash left in the base's volatile cache counts, instead of what the old file holds of it: it has to be
+        # durable before the superblock can be, which makes the new file count. So has the superblock that was found,
+        # before the files of others go.
+        await port.flush()
         if files is not None:
-            # What loads that were killed have left. As long as the superblock that was found may be lost with the
-            # base's power, the one before it counts, and its file.
-            await port.flush()
+            # Loads that were killed have left them.
             files.remove(but=found.superblock.incarnation)
         # Never that of a load that was killed before its superblock was there: its file may turn up again.
         incarnation = found.superblock.incarnation + 1 + secrets.randbelow(INCARNATION_GAP_MAX)
@@ -355,9 +357,6 @@ class FtlDevice:
             # No order to the core before it is served: what its L2P does not need may be the newest that is durable.
             device._recover(found.recovered)
             await keeper.start(core, uuid, found.conf.nv_cache, report)
-            # What a crash left in the base's volatile cache counts instead of what the old file holds of it: it has to
-            # be durable before the superblock can be, which makes the new file count.
-            await port.flush()
             # Before the superblock: after a loss of power zones that were full may be active again, and with more of
             # them than the device allows the superblock could not begin its other zone.
             for start in found.zones_to_finish:
@@ -404,10 +403,9 @@ class FtlDevice:
                 )
 
     async def _empty_bands(self, numbers: list[int]) -> None:
-        """Of what media alone show, nothing needs them; that has to be durable first."""
+        """Of what media alone show, nothing needs them; that is durable by now."""
         if numbers:
             zones = [zone for number in numbers for zone in self.geometry.bands[number] if zone is not None]
-            await self._port.flush()
             await self._port.reset_zones(self.geometry.zone_start(zone) for zone in zones)
 
     async def _tidy_zone(self, action: int, start: int) -> None:

@@ -170,8 +170,8 @@ MUTATIONS = (
         edits=(
             (
                 "ftl/device.py",
-                "            await port.flush()\n            # Before the superblock",
-                "            # Before the superblock",
+                "        await port.flush()\n        if files is not None:\n            # Loads",
+                "        if files is not None:\n            # Loads",
             ),
         ),
     ),
