@@ -50,6 +50,8 @@ def run_simulated(clock: SimulatedClock, body: Coroutine[Any, Any, T]) -> T:
                 task.cancel()
             if left:
                 loop.run_until_complete(asyncio.gather(*left, return_exceptions=True))
+            # As asyncio.run() does: an idle thread would keep what the body had alive.
+            loop.run_until_complete(loop.shutdown_default_executor())
         finally:
             asyncio.set_event_loop(None)
             loop.close()
