@@ -22,14 +22,13 @@ from ..conf import FtlConf
 from ..errors import BusyError, ConfError, FtlError, MediaError, ParameterError
 from ..nvme.wire import Status, status_text
 from ..reactor import ReactorLoop
-from . import checkpoint
+from . import checkpoint, properties
 from . import stats as stats_module
 from .band import FREE, MOVING, RETIRED, Band, Bands
 from .blockdev import BASE_GONE, ZONE_FINISH, ZONE_RESET, BlockPort
 from .core import make_core, write_buffer_blocks
 from .geometry import BATCH_BLOCKS, BLOCK_BYTES, SUPERBLOCK_ZONES, Geometry, plan
 from .held import HeldWrites, Recovered, RecoveredBlock
-from .layout import FORMAT_VERSION
 from .manager import BandManager
 from .nv_cache_keeper import CacheKeeper
 from .restore import Restored, restore
@@ -721,51 +720,14 @@ class FtlDevice:
 
     def properties(self) -> dict[str, Any]:
         """JSON-able, in SPDK's shape: {"name", "properties": [{"name", "value", "unit", "desc", "read-only"}]}."""
-        geometry = self.geometry
-
-        def one(name: str, value: object, unit: str = "", desc: str = "") -> dict[str, object]:
-            entry: dict[str, object] = {"name": name, "value": value, "unit": unit, "desc": desc, "read-only": True}
-            return {key: part for key, part in entry.items() if part != ""}
-
-        return {
-            "name": self.name,
-            "uuid": str(self.uuid),
-            "properties": [
-                one("superblock_version", FORMAT_VERSION),
-                one("state", self.state.value),
-                one("failure", self.failure.message if self.failure else None),
-                one("restored", self.restored, "", "What the load found; null for a device that was just created"),
-                one("block_size", BLOCK_BYTES, "bytes"),
-                one("num_blocks", self.block_count, "blocks", "Logical capacity"),
-                one("zone_size", geometry.zone_size, "blocks"),
-                one("zone_capacity", geometry.zone_capacity, "blocks", "Smallest of all zones used"),
-                one("num_zones", geometry.zone_count),
-                one("num_punits", geometry.punits, "zones", "Zones written side by side: the zones of a band"),
-                one("num_bands", geometry.band_count),
-                one("band_blocks", geometry.band_blocks, "blocks", "Data a band holds"),
-                one("spare_bands", geometry.spare_bands, "", "Bands beyond those that hold every block once"),
-                one("spare_zones", len(self._spares), "", "Zones that replace ones that fail"),
-                one("bad_zones", self._spares.bad_zones),
-                one("open_zones_max", geometry.open_zones, "zones", "Never more are open or active at a time"),
-                one("shared_stream", geometry.shared_stream, "", "User and relocation data share a band"),
-                one("l2p_entry_size", geometry.l2p_entry_bytes, "bytes"),
-                one("address_bits", geometry.address_bits),
-                one("conf", self.conf.to_dict()),
-                one("cache_device", self.cache.describe(), "", "The nv cache; null without one"),
-                one("base_device", {"bands": self._band_list()}),
-            ],
+        state = {
+            "state": self.state.value,
+            "failure": self.failure.message if self.failure else None,
+            "restored": self.restored,
+            "cache_device": self.cache.describe(),
         }
-
-    def _band_list(self) -> list[dict[str, object]]:
-        return [
-            {
-                "id": band.index,
-                "state": band.state,
-                "validity": round(band.valid / band.capacity, 4) if band.capacity else 0.0,
-                "zones": band.zones,
-            }
-            for band in self._bands
-        ]
+        entries = properties.describe(state, self.geometry, self.conf, self._spares, self._bands)
+        return {"name": self.name, "uuid": str(self.uuid), "properties": entries}
 
     @property
     def missing_zones(self) -> int:
@@ -788,16 +750,14 @@ def _check_base(name: str, base: _shim.BlockDevice, conf: FtlConf) -> None:
     if base.block_bytes - base.metadata_bytes != BLOCK_BYTES or base.metadata_bytes:
         raise ParameterError(
             f"{name}: the base bdev has blocks of {base.block_bytes - base.metadata_bytes} bytes and "
-            f"{base.metadata_bytes} B of "
-            f"metadata: an FTL needs {BLOCK_BYTES} and none; format it so"
+            f"{base.metadata_bytes} B of metadata: an FTL needs {BLOCK_BYTES} and none; format it so"
         )
     if conf.use_append and base.max_append_blocks < 2:
         raise ConfError("conf use_append = True: the base bdev does not support zone append; leave use_append out")
     if conf.use_append and base.block_count > APPEND_BLOCKS_MAX:
         raise ConfError(
             f"conf use_append = True: the base bdev has {base.block_count} blocks, SPDK reports only 32 bits of where "
-            "an append "
-            f"landed; leave use_append out"
+            "an append landed; leave use_append out"
         )
 
 

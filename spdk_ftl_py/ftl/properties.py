@@ -1,0 +1,61 @@
+"""What bdev_ftl_get_properties tells of a device, in SPDK's shape."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from ..conf import FtlConf
+from .band import Band, Bands
+from .geometry import BLOCK_BYTES, Geometry
+from .layout import FORMAT_VERSION
+from .spare_zones import SpareZones
+
+DESCRIPTIONS: Final = {
+    "restored": "What the load found; null for a device that was just created",
+    "cache_device": "The nv cache; null without one",
+}
+
+
+def describe(
+    state: Mapping[str, Any], geometry: Geometry, conf: FtlConf, spares: SpareZones, bands: Bands
+) -> list[dict[str, object]]:
+    """JSON-able: {"name", "value", "unit", "desc", "read-only"} each, unit and desc only where there is one.
+
+    state: what of the device changes as it lives, value by name.
+    """
+    return [
+        _one("superblock_version", FORMAT_VERSION),
+        *(_one(name, value, "", DESCRIPTIONS.get(name, "")) for name, value in state.items()),
+        _one("block_size", BLOCK_BYTES, "bytes"),
+        _one("num_blocks", geometry.block_count, "blocks", "Logical capacity"),
+        _one("zone_size", geometry.zone_size, "blocks"),
+        _one("zone_capacity", geometry.zone_capacity, "blocks", "Smallest of all zones used"),
+        _one("num_zones", geometry.zone_count),
+        _one("num_punits", geometry.punits, "zones", "Zones written side by side: the zones of a band"),
+        _one("num_bands", geometry.band_count),
+        _one("band_blocks", geometry.band_blocks, "blocks", "Data a band holds"),
+        _one("spare_bands", geometry.spare_bands, "", "Bands beyond those that hold every block once"),
+        _one("spare_zones", len(spares), "", "Zones that replace ones that fail"),
+        _one("bad_zones", spares.bad_zones),
+        _one("open_zones_max", geometry.open_zones, "zones", "Never more are open or active at a time"),
+        _one("shared_stream", geometry.shared_stream, "", "User and relocation data share a band"),
+        _one("l2p_entry_size", geometry.l2p_entry_bytes, "bytes"),
+        _one("address_bits", geometry.address_bits),
+        _one("conf", conf.to_dict()),
+        _one("base_device", {"bands": [_band(band) for band in bands]}),
+    ]
+
+
+def _one(name: str, value: object, unit: str = "", desc: str = "") -> dict[str, object]:
+    entry: dict[str, object] = {"name": name, "value": value, "unit": unit, "desc": desc, "read-only": True}
+    return {key: part for key, part in entry.items() if part != ""}
+
+
+def _band(band: Band) -> dict[str, object]:
+    return {
+        "id": band.index,
+        "state": band.state,
+        "validity": round(band.valid / band.capacity, 4) if band.capacity else 0.0,
+        "zones": band.zones,
+    }
