@@ -107,6 +107,16 @@ void close_core(FtlCore &core) {
     }
 }
 
+// True: it has let go of the base. For a caller who waits in another way than close_core().
+bool begin_close(FtlCore &core) {
+    bool detached = false;
+    on_reactor(core, [&] {
+        core.close();
+        detached = core.detached();
+    });
+    return detached;
+}
+
 bool recover_block(FtlCore &core, uint64_t lba, uint64_t seq, uint32_t crc, nb::handle data) {
     const HeldBuffer held(data, false);
     if (held.bytes() != kBlockSize) {
@@ -362,6 +372,7 @@ void bind_core(nb::module_ &m) {
         .def(
             "fail", [](FtlCore &core, Status status) { on_reactor(core, [&] { core.fail(status); }); },
             nb::arg("status"))
+        .def("begin_close", &begin_close)
         .def("close", &close_core)
         .def(
             "load_band",

@@ -485,8 +485,12 @@ class FtlCore(BlockDevice):
     def fail(self, status: int) -> None:
         """Fails every outstanding and future I/O. For a base that went away."""
 
+    def begin_close(self) -> bool:
+        """As close(), but does not wait for what the base still holds. True: it holds nothing any more. Idempotent."""
+
     def close(self) -> None:
-        """Stops at once (no drain), fails outstanding I/O, lets go of the base. Idempotent."""
+        """Stops at once (no drain), fails outstanding I/O, lets go of the base. Idempotent. RuntimeError: for 10 s the
+        base did not give back what it holds."""
 
     # state
     def load_band(self, band: int, state: str, band_seq: int, write_pointers: Sequence[int]) -> None:

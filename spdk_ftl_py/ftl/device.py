@@ -45,6 +45,8 @@ Progress = Callable[[str, float], None]
 LOST_BLOCKS_LOGGED_MAX: Final = 16
 FAILED_FLUSHES_MAX: Final = 8
 """In a row, before resets or for the write buffer, after which the base counts as failed."""
+CLOSE_TIMEOUT_S: Final = 10.0
+CLOSE_INTERVAL_S: Final = 0.002
 INCARNATION_GAP_MAX: Final = 1 << 32
 L2P_STEP: Final = 1 << 20
 """Entries handed to the shim at a time."""
@@ -450,8 +452,10 @@ class FtlDevice:
                 await self.cache.settled()
                 await self._finish_writing()
         finally:
-            await self._release()
-            self.state = DeviceState.HALTED
+            try:
+                await self._release()
+            finally:
+                self.state = DeviceState.HALTED
 
     async def abort(self, reason: str) -> None:
         """The base is gone: every I/O fails from now on, nothing is written any more. Idempotent; halt() lets go of
@@ -495,7 +499,7 @@ class FtlDevice:
     async def _finish_writing(self) -> None:
         """The last write. The data path is closed before, so that nothing follows what the superblock calls clean."""
         self._manager.stop()
-        self._close_core()
+        await self._close_core()
         await self.cache.finish()
         content = self._superblock_content()
         place = await checkpoint.write(
@@ -519,20 +523,25 @@ class FtlDevice:
         self._manager.stop()
         await self._stop_mending()
         try:
-            self._close_core()
+            await self._close_core()
         finally:
             self._reactor.unsubscribe(self.core.id)
             _let_go(self._buffer_files)
             await self.cache.close()
             await self._port.close()
 
-    def _close_core(self) -> None:
+    async def _close_core(self) -> None:
         """Idempotent. Raises MediaError where the base owes answers and does not give them; then the core stays closed
         to all I/O, and goes when the base does."""
-        try:
-            self.core.close()
-        except RuntimeError as error:
-            raise MediaError(f"{self.name}: the base device does not answer: {error}") from error
+        clock = asyncio.get_running_loop().time
+        until = clock() + CLOSE_TIMEOUT_S
+        while not self.core.begin_close():
+            if clock() > until:
+                raise MediaError(
+                    f"{self.name}: the base device has not answered for {CLOSE_TIMEOUT_S:g} s; see to it: what "
+                    "was sent to it ends only when it answers"
+                )
+            await asyncio.sleep(CLOSE_INTERVAL_S)
 
     def _fail(self, error: FtlError) -> None:
         self._manager.stop()

@@ -124,8 +124,10 @@ class RestoreRig:
     async def end(self) -> None:
         if not hasattr(self, "device"):
             return
-        with contextlib.suppress(FtlError):
-            if self.device.state is not DeviceState.HALTED:
+        if self.device.state in (DeviceState.RUNNING, DeviceState.CREATING):
+            await self.device.halt()
+        elif self.device.state is not DeviceState.HALTED:
+            with contextlib.suppress(FtlError):
                 await self.device.halt()
         await self.port.close()
 

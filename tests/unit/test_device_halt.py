@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from types import SimpleNamespace
 from typing import Any
 
@@ -36,6 +37,31 @@ def test_halting_ends_where_the_base_was_deleted_and_nothing_has_been_written_si
         with pytest.raises(MediaError, match="the base device failed: invalid namespace"):
             await rig.device.halt()
         assert rig.device.state is DeviceState.HALTED
+
+    run_rig(body)
+
+
+def test_a_halt_that_waits_for_a_base_that_does_not_answer_holds_up_nobody_else() -> None:
+    async def body(rig: FtlRig) -> None:
+        ticks = 0
+
+        async def tick() -> None:
+            nonlocal ticks
+            while True:
+                await asyncio.sleep(0.1)
+                ticks += 1
+
+        rig.media.inject_fault(op=_shim.OP_WRITE, latency_us=20_000_000)
+        await rig.start("write", total_blocks=200)
+        await asyncio.sleep(0.1)
+        await rig.device.abort("gone")
+        ticking = asyncio.ensure_future(tick())
+        with pytest.raises(MediaError, match="has not answered for 10 s"):
+            await rig.device.halt()
+        ticking.cancel()
+        assert rig.device.state is DeviceState.HALTED
+        assert ticks > 50
+        await rig.until(rig.device.core.begin_close)
 
     run_rig(body)
 
