@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import signal
-from collections.abc import Coroutine, Iterable, Iterator
+from collections.abc import Callable, Coroutine, Iterable, Iterator
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -28,6 +28,20 @@ async def end_tasks(tasks: Iterable[asyncio.Task[Any]]) -> None:
 
 
 @contextlib.contextmanager
+def on_signals(handle: Callable[[], None]) -> Iterator[None]:
+    """SIGINT and SIGTERM call it meanwhile, in the event loop."""
+    loop = asyncio.get_running_loop()
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    for number in numbers:
+        loop.add_signal_handler(number, handle)
+    try:
+        yield
+    finally:
+        for number in numbers:
+            loop.remove_signal_handler(number)
+
+
+@contextlib.contextmanager
 def cancelled_by_signals() -> Iterator[None]:
     """SIGINT or SIGTERM cancels the current task meanwhile. Those that follow soon do not: who presses Ctrl-C again,
     out of impatience, must not stop it from taking back what it did."""
@@ -43,14 +57,8 @@ def cancelled_by_signals() -> Iterator[None]:
             again_at = loop.time() + IMPATIENT_S
             task.cancel()
 
-    numbers = (signal.SIGINT, signal.SIGTERM)
-    for number in numbers:
-        loop.add_signal_handler(number, cancel)
-    try:
+    with on_signals(cancel):
         yield
-    finally:
-        for number in numbers:
-            loop.remove_signal_handler(number)
 
 
 async def to_its_end(work: Coroutine[Any, Any, T]) -> T:

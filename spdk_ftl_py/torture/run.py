@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
 import dataclasses
 import hashlib
 import itertools
 import logging
-import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Final
 
+from ..tasks import on_signals
 from .clock import SimulatedClock, run_simulated
 from .options import Options
 from .report import Report
@@ -84,21 +83,14 @@ def run_world(
 @contextmanager
 def _ending_at_signals(world: World) -> Iterator[None]:
     """Ctrl-C between two lives, where all is closed in order; again, and it is anywhere."""
-    loop = asyncio.get_running_loop()
 
     def end() -> None:
         if world.ending:
             raise KeyboardInterrupt
         world.ending = True
 
-    numbers = (signal.SIGINT, signal.SIGTERM)
-    for number in numbers:
-        loop.add_signal_handler(number, end)
-    try:
+    with on_signals(end):
         yield
-    finally:
-        for number in numbers:
-            loop.remove_signal_handler(number)
 
 
 def _add(report: Report, result: WorldResult) -> None:

@@ -44,10 +44,9 @@ def environment(temporary: Path) -> dict[str, str]:
     return {**os.environ, "TMPDIR": str(temporary)}
 
 
-def test_the_demo_verifies_everything_and_leaves_nothing_behind(temporary: Path) -> None:
-    report = temporary / "report.json"
-    done = subprocess.run(
-        [*DEMO, *SMALL, "--json", str(report)],
+def demo(temporary: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*DEMO, *arguments],
         env=environment(temporary),
         cwd=temporary,  # not the checkout: the package under test is the installed one
         capture_output=True,
@@ -55,6 +54,11 @@ def test_the_demo_verifies_everything_and_leaves_nothing_behind(temporary: Path)
         timeout=DEADLINE_S,
         check=False,
     )
+
+
+def test_the_demo_verifies_everything_and_leaves_nothing_behind(temporary: Path) -> None:
+    report = temporary / "report.json"
+    done = demo(temporary, *SMALL, "--json", str(report))
     assert done.returncode == 0, done.stdout + done.stderr
     values = json.loads(report.read_text())
     assert not set(FIELDS) - set(values)
@@ -80,30 +84,14 @@ def test_the_demo_verifies_everything_and_leaves_nothing_behind(temporary: Path)
     ],
 )
 def test_wrong_options_are_refused_before_anything_starts(arguments: list[str], message: str, temporary: Path) -> None:
-    done = subprocess.run(
-        [*DEMO, *arguments],
-        env=environment(temporary),
-        cwd=temporary,  # not the checkout: the package under test is the installed one
-        capture_output=True,
-        text=True,
-        timeout=DEADLINE_S,
-        check=False,
-    )
+    done = demo(temporary, *arguments)
     assert done.returncode == 2
     assert message in done.stderr
     assert not list(temporary.iterdir())
 
 
 def test_a_report_that_can_not_be_written_is_told_before_anything_starts(temporary: Path) -> None:
-    done = subprocess.run(
-        [*DEMO, "--json", str(temporary)],
-        env=environment(temporary),
-        cwd=temporary,  # not the checkout: the package under test is the installed one
-        capture_output=True,
-        text=True,
-        timeout=DEADLINE_S,
-        check=False,
-    )
+    done = demo(temporary, "--json", str(temporary))
     assert (done.returncode, done.stdout) == (1, "")
     assert f"report {temporary}: Is a directory" in done.stderr
     assert not list(temporary.iterdir())

@@ -139,6 +139,12 @@ class World:
     def daemon(self, listen: str = "127.0.0.1") -> Daemon:
         return Daemon(self.folder, listen)
 
+    async def start(self) -> Daemon:
+        """A daemon that serves, with the devices that the one before it left."""
+        daemon = self.daemon()
+        await daemon.registry.start()
+        return daemon
+
     async def rpc(self, method: str, **params: Any) -> Any:
         return await self.target.dispatch(method, params or None)
 

@@ -38,8 +38,7 @@ UNDOING = {"nvmf_subsystem_remove_ns", "nvmf_delete_subsystem"}
 
 def test_what_a_delete_could_not_undo_is_undone_before_the_next_creation(tmp_path: Path) -> None:
     async def body(here: World) -> None:
-        daemon = here.daemon()
-        await daemon.registry.start()
+        daemon = await here.start()
         await create(here, daemon)
         here.line.refused |= UNDOING
         with pytest.raises(FtlError, match="not all could be undone"):
@@ -58,8 +57,7 @@ def test_what_a_delete_could_not_undo_is_undone_before_the_next_creation(tmp_pat
 
 def test_what_a_failed_creation_could_not_undo_is_undone_before_the_next_one(tmp_path: Path) -> None:
     async def body(here: World) -> None:
-        daemon = here.daemon()
-        await daemon.registry.start()
+        daemon = await here.start()
         here.line.refused |= {"nvmf_subsystem_add_listener", *UNDOING}
         with pytest.raises(FtlError, match="could not be undone"):
             await create(here, daemon)
@@ -76,8 +74,7 @@ def test_what_a_failed_creation_could_not_undo_is_undone_before_the_next_one(tmp
 
 async def restarted(here: World) -> Daemon:
     """The successor of a daemon that had ftl0, before its start()."""
-    daemon = here.daemon()
-    await daemon.registry.start()
+    daemon = await here.start()
     await create(here, daemon)
     state = daemon.die()
     await daemon.halt()
@@ -114,8 +111,7 @@ def test_a_target_that_stalls_holds_up_nobody_who_is_on_another(tmp_path: Path) 
     async def body(here: World) -> None:
         other = Line(tmp_path / "other.sock", here.target)
         await other.start()
-        daemon = here.daemon()
-        await daemon.registry.start()
+        daemon = await here.start()
         await create(here, daemon, target=other.path)
         other.refused |= UNDOING
         with pytest.raises(FtlError, match="not all could be undone"):
@@ -146,8 +142,7 @@ def test_a_target_that_answers_nonsense_does_not_keep_the_daemon_from_starting(
     tmp_path: Path, method: str, answer: object
 ) -> None:
     async def body(here: World) -> None:
-        daemon = here.daemon()
-        await daemon.registry.start()
+        daemon = await here.start()
         await create(here, daemon)
         here.line.refused |= UNDOING
         with pytest.raises(FtlError, match="not all could be undone"):
@@ -174,8 +169,7 @@ async def connected(here: World, daemon: Daemon, **options: Any) -> Controller:
 
 def test_what_a_host_did_not_flush_is_forgotten_by_a_clean_halt(tmp_path: Path) -> None:
     async def body(here: World) -> None:
-        daemon = here.daemon()
-        await daemon.registry.start()
+        daemon = await here.start()
         await create(here, daemon)
         controller = await connected(here, daemon)
         assert [nqn for nqn, _ in daemon.record()["devices"][0]["hosts"]["connected"]] == [HOSTNQN]
@@ -189,8 +183,7 @@ def test_what_a_host_did_not_flush_is_forgotten_by_a_clean_halt(tmp_path: Path) 
 
 def test_a_host_that_can_not_be_remembered_is_not_let_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async def body(here: World) -> None:
-        daemon = here.daemon()
-        await daemon.registry.start()
+        daemon = await here.start()
         await create(here, daemon)
         with monkeypatch.context() as patched:
             patched.setattr(daemon.state, "save", no_space)
@@ -212,8 +205,7 @@ def no_space(_devices: object) -> None:
 
 def test_a_creation_that_can_not_be_remembered_is_undone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async def body(here: World) -> None:
-        daemon = here.daemon()
-        await daemon.registry.start()
+        daemon = await here.start()
         here.line.hold("nvmf_subsystem_add_listener")
         creation = asyncio.ensure_future(create(here, daemon))
         await until(lambda: "nvmf_subsystem_add_listener" in here.line.called)
@@ -234,8 +226,7 @@ def test_a_device_whose_state_can_not_be_saved_waits_for_its_base_all_the_same(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def body(here: World) -> None:
-        daemon = here.daemon()
-        await daemon.registry.start()
+        daemon = await here.start()
         await create(here, daemon)
         with monkeypatch.context() as patched:
             patched.setattr(daemon.state, "save", no_space)
@@ -250,8 +241,7 @@ def test_a_device_whose_state_can_not_be_saved_waits_for_its_base_all_the_same(
 
 def test_the_port_hosts_know_is_held_while_the_base_is_waited_for(tmp_path: Path) -> None:
     async def body(here: World) -> None:
-        daemon = here.daemon()
-        await daemon.registry.start()
+        daemon = await here.start()
         await create(here, daemon)
         export = (await daemon.device())["export"]
         await here.remove_drive()
@@ -259,8 +249,7 @@ def test_the_port_hosts_know_is_held_while_the_base_is_waited_for(tmp_path: Path
         state = daemon.die()
         await daemon.halt()
         daemon.put_back(state)
-        daemon = here.daemon()
-        await daemon.registry.start()
+        daemon = await here.start()
 
         async def tried(times: int) -> None:
             here.line.called.clear()
@@ -302,15 +291,13 @@ def test_a_port_that_is_held_is_free_again_when_the_device_is_deleted(tmp_path: 
 
 def test_hosts_of_the_export_do_not_wait_until_the_target_takes_the_bdev_again(tmp_path: Path) -> None:
     async def body(here: World) -> None:
-        daemon = here.daemon()
-        await daemon.registry.start()
+        daemon = await here.start()
         await create(here, daemon, no_attach=False)
         state = daemon.die()
         await daemon.halt()
         daemon.put_back(state)
         here.line.refused.add("bdev_passthru_create")
-        daemon = here.daemon()
-        await daemon.registry.start()
+        daemon = await here.start()
         assert (await daemon.wait_for("online"))["attached"] is False
         controller = await connected(here, daemon)
         here.line.refused.clear()
@@ -325,8 +312,7 @@ def test_hosts_of_the_export_do_not_wait_until_the_target_takes_the_bdev_again(t
 
 def test_no_delete_gets_in_the_way_of_a_halt(tmp_path: Path) -> None:
     async def body(here: World) -> None:
-        daemon = here.daemon()
-        await daemon.registry.start()
+        daemon = await here.start()
         await create(here, daemon)
         halt = asyncio.ensure_future(daemon.halt())
         await asyncio.sleep(0)
@@ -344,8 +330,7 @@ def test_a_device_that_is_deleted_as_it_loses_its_base_leaves_nothing(
     """The write buffer's lock is given back with the core."""
 
     async def body(here: World) -> None:
-        daemon = here.daemon()
-        await daemon.registry.start()
+        daemon = await here.start()
         await create(here, daemon)
         letting_go, go_on = asyncio.Event(), asyncio.Event()
         disconnect = BaseLink.disconnect
@@ -374,8 +359,7 @@ def test_a_device_whose_daemon_is_killed_as_it_ends_comes_back(tmp_path: Path, h
     """Hosts leave in order while it ends, ftl0 of the target among them, and that is saved."""
 
     async def body(here: World) -> None:
-        daemon = here.daemon()
-        await daemon.registry.start()
+        daemon = await here.start()
         await create(here, daemon, no_attach=False)
         here.line.hold("nvmf_subsystem_remove_ns")
         work = daemon.halt() if how == "halt" else daemon.call("bdev_ftl_delete", name="ftl0")
@@ -388,8 +372,7 @@ def test_a_device_whose_daemon_is_killed_as_it_ends_comes_back(tmp_path: Path, h
             assert daemon.record()["devices"] == []
             await daemon.halt()
         daemon.put_back(state)
-        daemon = here.daemon()
-        await daemon.registry.start()
+        daemon = await here.start()
         await daemon.wait_for("online")
         await daemon.halt()
 
@@ -414,8 +397,7 @@ def test_a_device_comes_back_at_its_address_though_another_is_the_default_now(tm
 
 def test_a_halt_that_is_not_clean_is_a_failure_that_is_told(tmp_path: Path) -> None:
     async def body(here: World) -> None:
-        daemon = here.daemon()
-        await daemon.registry.start()
+        daemon = await here.start()
         await create(here, daemon)
         here.line.refused |= UNDOING
         with pytest.raises(FtlError, match=r"ftl0.*nvmf_subsystem_remove_ns"):
@@ -423,8 +405,7 @@ def test_a_halt_that_is_not_clean_is_a_failure_that_is_told(tmp_path: Path) -> N
         daemon.state.close()
         assert [record["state"] for record in daemon.record()["devices"]] == ["online"]
         here.line.refused.clear()
-        daemon = here.daemon()
-        await daemon.registry.start()
+        daemon = await here.start()
         await daemon.wait_for("online")
         await daemon.halt()
         assert await here.exports() == []
@@ -434,8 +415,7 @@ def test_a_halt_that_is_not_clean_is_a_failure_that_is_told(tmp_path: Path) -> N
 
 def test_a_delete_does_not_wait_for_a_target_that_stalls_unnoticed(tmp_path: Path) -> None:
     async def body(here: World) -> None:
-        daemon = here.daemon()
-        await daemon.registry.start()
+        daemon = await here.start()
         await create(here, daemon, no_attach=False)
         here.line.called.clear()
         here.line.hold()
@@ -455,8 +435,7 @@ def test_a_creation_that_a_halt_ends_in_front_of_a_target_that_stalls_is_undone_
     tmp_path: Path,
 ) -> None:
     async def body(here: World) -> None:
-        daemon = here.daemon()
-        await daemon.registry.start()
+        daemon = await here.start()
         here.line.hold("nvmf_subsystem_add_listener")
         creation = asyncio.ensure_future(create(here, daemon))
         await until(lambda: "nvmf_subsystem_add_listener" in here.line.called)
@@ -466,8 +445,7 @@ def test_a_creation_that_a_halt_ends_in_front_of_a_target_that_stalls_is_undone_
             await creation
         assert await here.claimed()
         here.line.release()
-        daemon = here.daemon()
-        await daemon.registry.start()
+        daemon = await here.start()
         assert await here.exports() == []
         assert daemon.record()["devices"] == []
         await daemon.halt()
@@ -479,8 +457,7 @@ def test_a_load_that_can_not_save_whom_it_owes_an_alarm_is_tried_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def body(here: World) -> None:
-        daemon = here.daemon()
-        await daemon.registry.start()
+        daemon = await here.start()
         await create(here, daemon)
         controller = await connected(here, daemon)
         await here.remove_drive()
