@@ -4,9 +4,9 @@
 #include <array>
 #include <memory>
 
-#include "host_qpair.hpp"
+#include "nvme/host_qpair.hpp"
 #include "peer.hpp"
-#include "reactor.hpp"
+#include "reactor/reactor.hpp"
 
 namespace {
 

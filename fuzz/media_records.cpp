@@ -7,10 +7,10 @@
 #include <memory>
 #include <vector>
 
-#include "core.hpp"
-#include "media.hpp"
+#include "ftl/core.hpp"
+#include "media/media.hpp"
 #include "peer.hpp"
-#include "reactor.hpp"
+#include "reactor/reactor.hpp"
 
 namespace {
 

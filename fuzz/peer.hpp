@@ -15,8 +15,8 @@
 #include <span>
 #include <vector>
 
-#include "crc32c.hpp"
-#include "wire.hpp"
+#include "base/crc32c.hpp"
+#include "nvme/wire.hpp"
 
 namespace ftl::fuzz {
 

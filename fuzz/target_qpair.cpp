@@ -3,10 +3,10 @@
 // Holds: no sanitizer report, and close() always ends with every Io back from its device.
 #include <memory>
 
-#include "media.hpp"
+#include "media/media.hpp"
+#include "nvme/target_qpair.hpp"
 #include "peer.hpp"
-#include "reactor.hpp"
-#include "target_qpair.hpp"
+#include "reactor/reactor.hpp"
 
 namespace {
 

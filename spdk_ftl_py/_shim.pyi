@@ -21,7 +21,7 @@ def build_info() -> dict[str, str]:
     """compiler, flags, sanitizers, crc ("sse4.2" or "table")."""
 
 class Event:
-    """One line from the shim; see shim/reactor.hpp EventKind for what a, b, c mean."""
+    """One line from the shim; see shim/reactor/reactor.hpp EventKind for what a, b, c mean."""
 
     @property
     def kind(self) -> int: ...

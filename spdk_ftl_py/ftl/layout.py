@@ -1,6 +1,6 @@
 """The media layout of docs/media-layout.md as numpy dtypes: building, parsing and verifying its blocks.
 
-The shim writes batches and summaries (shim/layout.hpp); this side reads them, and writes superblocks.
+The shim writes batches and summaries (shim/ftl/layout.hpp); this side reads them, and writes superblocks.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
 """The nv cache's control side: what a bdev must be like to serve as one, scrub, headers, and reading the ring after a
-dirty shutdown. The shim writes the ring (shim/nv_cache.hpp); docs/durability.md says what it is for.
+dirty shutdown. The shim writes the ring (shim/ftl/nv_cache.hpp); docs/durability.md says what it is for.
 
 The rules for the bdev are the seed's (ftl_dev_init_nv_cache), but for metadata: NVMe-oF carries no separate metadata,
 so it is interleaved (VSS) or there is none (headers between the blocks: non-VSS).

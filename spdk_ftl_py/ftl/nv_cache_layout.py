@@ -1,5 +1,5 @@
 """What lies on the nv cache (docs/media-layout.md, "nv cache") as numpy dtypes: its header, built and parsed. The shim
-writes the ring (shim/nv_cache.hpp); nv_cache.py reads it."""
+writes the ring (shim/ftl/nv_cache.hpp); nv_cache.py reads it."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Deliberate defects of the FTL: what each breaks, and the crash machine that must notice (docs/testing.md).
 
-Those of the shim are compiled in with -DSHIM_MUTATIONS=ON (shim/mutation.hpp) and chosen by name at run time. Those in
+Those of the shim are compiled in with -DSHIM_MUTATIONS=ON (shim/base/mutation.hpp) and chosen by name at run time. Those in
 Python are a line of a copy of the package, replaced: where the line is no longer there, the test says so.
 """
 

@@ -79,7 +79,7 @@ def test_torture_finds_nothing_without_a_mutation(
 
 
 def test_every_defect_of_the_shim_is_in_the_list() -> None:
-    sources = [*CHECKOUT.glob("shim/*.cpp"), *CHECKOUT.glob("shim/*.hpp")]
+    sources = [*CHECKOUT.glob("shim/*/*.cpp"), *CHECKOUT.glob("shim/*/*.hpp")]
     there = {name for path in sources for name in re.findall(r"MUTATED\((\w+)\)", path.read_text())} - {"name"}
     assert there == {mutation.name for mutation in MUTATIONS if mutation.in_shim}
 

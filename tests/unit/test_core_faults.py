@@ -22,7 +22,7 @@ CAPACITY_EXCEEDED = 0x081
 INVALID_OPCODE = 0x001
 INVALID_FIELD = 0x002
 LBA_OUT_OF_RANGE = 0x080
-USER_RECORDS_MAX = 1536  # kUserRecordsMax in shim/records.hpp
+USER_RECORDS_MAX = 1536  # kUserRecordsMax in shim/ftl/records.hpp
 EVENT_RING = 8192  # Reactor::kEventRing
 
 

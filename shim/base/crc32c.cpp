@@ -1,0 +1,142 @@
+// SPDX-License-Identifier: BSD-3-Clause
+#include "base/crc32c.hpp"
+
+#include <array>
+#include <cstring>
+
+#if defined(__x86_64__)
+#include <nmmintrin.h>
+#endif
+
+namespace ftl {
+namespace {
+
+constexpr uint32_t kPolynomial = 0x82F63B78;
+
+// tables[k][b]: the CRC state after byte b and then k zero bytes (slicing by 8).
+constexpr auto kTables = [] {
+    std::array<std::array<uint32_t, 256>, 8> tables{};
+    for (uint32_t byte = 0; byte < 256; ++byte) {
+        uint32_t state = byte;
+        for (int bit = 0; bit < 8; ++bit) {
+            state = (state >> 1) ^ ((state & 1) != 0 ? kPolynomial : 0);
+        }
+        tables[0][byte] = state;
+    }
+    for (size_t k = 1; k < 8; ++k) {
+        for (size_t byte = 0; byte < 256; ++byte) {
+            const uint32_t previous = tables[k - 1][byte];
+            tables[k][byte] = (previous >> 8) ^ tables[0][previous & 0xFF];
+        }
+    }
+    return tables;
+}();
+
+uint64_t load_u64(const uint8_t *bytes) noexcept {
+    uint64_t value;
+    std::memcpy(&value, bytes, sizeof value);
+    return value;
+}
+
+uint32_t update_table(uint32_t state, const uint8_t *data, size_t bytes) noexcept {
+    for (; bytes >= 8; data += 8, bytes -= 8) {
+        const uint64_t word = load_u64(data) ^ state;
+        state = 0;
+        for (size_t k = 0; k < 8; ++k) {
+            state ^= kTables[7 - k][(word >> (8 * k)) & 0xFF];
+        }
+    }
+    for (; bytes > 0; ++data, --bytes) {
+        state = (state >> 8) ^ kTables[0][(state ^ *data) & 0xFF];
+    }
+    return state;
+}
+
+#if defined(__x86_64__)
+
+// The crc32 instruction has a latency of 3 and a throughput of 1, so three independent streams run side by side. 3 *
+// 1360 is what fits a 4 KiB block. Streams are joined by shifting a state over kStream zero bytes: linear, hence four
+// tables of 256.
+constexpr size_t kStream = 1360;
+
+struct Shift {
+    std::array<std::array<uint32_t, 256>, 4> tables{};
+
+    Shift() noexcept {
+        std::array<uint32_t, 32> columns{};
+        const std::array<uint8_t, kStream> zeroes{};
+        for (size_t bit = 0; bit < 32; ++bit) {
+            columns[bit] = update_table(uint32_t{1} << bit, zeroes.data(), zeroes.size());
+        }
+        for (size_t k = 0; k < 4; ++k) {
+            for (size_t byte = 0; byte < 256; ++byte) {
+                for (size_t bit = 0; bit < 8; ++bit) {
+                    if ((byte >> bit & 1) != 0) {
+                        tables[k][byte] ^= columns[8 * k + bit];
+                    }
+                }
+            }
+        }
+    }
+
+    [[nodiscard]] uint32_t operator()(uint32_t state) const noexcept {
+        return tables[0][state & 0xFF] ^ tables[1][state >> 8 & 0xFF] ^ tables[2][state >> 16 & 0xFF] ^
+               tables[3][state >> 24];
+    }
+};
+
+const Shift kShift;
+
+__attribute__((target("sse4.2"))) uint32_t update_sse42(uint32_t state, const uint8_t *data, size_t bytes) noexcept {
+    for (; bytes >= 3 * kStream; data += 3 * kStream, bytes -= 3 * kStream) {
+        uint64_t a = state;
+        uint64_t b = 0;
+        uint64_t c = 0;
+        for (size_t i = 0; i < kStream; i += 8) {
+            a = _mm_crc32_u64(a, load_u64(data + i));
+            b = _mm_crc32_u64(b, load_u64(data + kStream + i));
+            c = _mm_crc32_u64(c, load_u64(data + 2 * kStream + i));
+        }
+        state = kShift(kShift(static_cast<uint32_t>(a)) ^ static_cast<uint32_t>(b)) ^ static_cast<uint32_t>(c);
+    }
+    uint64_t wide = state;
+    for (; bytes >= 8; data += 8, bytes -= 8) {
+        wide = _mm_crc32_u64(wide, load_u64(data));
+    }
+    state = static_cast<uint32_t>(wide);
+    for (; bytes > 0; ++data, --bytes) {
+        state = _mm_crc32_u8(state, *data);
+    }
+    return state;
+}
+
+#endif
+
+bool has_sse42() noexcept {
+#if defined(__x86_64__)
+    __builtin_cpu_init();
+    return __builtin_cpu_supports("sse4.2") != 0;
+#else
+    return false;
+#endif
+}
+
+const bool kHasSse42 = has_sse42();
+
+}  // namespace
+
+uint32_t crc32c(uint32_t seed, const void *data, size_t bytes) noexcept {
+    const auto *octets = static_cast<const uint8_t *>(data);
+#if defined(__x86_64__)
+    if (kHasSse42) {
+        return ~update_sse42(~seed, octets, bytes);
+    }
+#endif
+    return ~update_table(~seed, octets, bytes);
+}
+
+const char *crc32c_implementation() noexcept {
+    return kHasSse42 ? "sse4.2" : "table";
+}
+
+}  // namespace ftl

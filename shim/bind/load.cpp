@@ -1,0 +1,205 @@
+// SPDX-License-Identifier: BSD-3-Clause
+#include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
+#include <nanobind/stl/shared_ptr.h>
+#include <nanobind/stl/string.h>
+
+#include <chrono>
+#include <memory>
+#include <stdexcept>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "bind/bindings.hpp"
+#include "load/load_generator.hpp"
+
+namespace nb = nanobind;
+
+namespace ftl {
+namespace {
+
+constexpr auto kCloseTimeout = std::chrono::seconds(30);
+constexpr double kTimeLimitMaxS = 1e9;
+
+LoadRun::Kind kind_of(const std::string &name) {
+    if (name == "write") {
+        return LoadRun::Kind::write;
+    }
+    if (name == "read") {
+        return LoadRun::Kind::read;
+    }
+    if (name == "trim") {
+        return LoadRun::Kind::trim;
+    }
+    if (name == "mixed") {
+        return LoadRun::Kind::mixed;
+    }
+    throw std::invalid_argument("kind '" + name + "' must be 'write', 'read', 'trim' or 'mixed'");
+}
+
+// The generator belongs to the reactor until its last I/O is back; this is Python's hold on it.
+class PyLoadGenerator {
+public:
+    PyLoadGenerator(std::shared_ptr<Reactor> reactor, std::shared_ptr<BlockDevice> device, const LoadConfig &config)
+        : reactor_(std::move(reactor)),
+          generator_(std::make_shared<LoadGenerator>(*reactor_, std::move(device), config)) {
+        const nb::gil_scoped_release unlocked;
+        reactor_->call([&] {
+            generator_->set_id(reactor_->add(generator_));
+            id_ = generator_->id();
+        });
+    }
+    ~PyLoadGenerator() {
+        if (generator_) {
+            const nb::gil_scoped_release unlocked;
+            reactor_->call([&] { generator_->leave(); });
+            generator_.reset();
+        }
+    }
+    PyLoadGenerator(const PyLoadGenerator &) = delete;
+    PyLoadGenerator &operator=(const PyLoadGenerator &) = delete;
+
+    [[nodiscard]] uint32_t id() const noexcept { return id_; }
+
+    void start(const std::string &kind, const std::string &pattern, uint32_t io_blocks, uint64_t total_blocks,
+               uint32_t queue_depth, double time_limit_s, uint32_t write_percent) {
+        if (pattern != "random" && pattern != "sequential") {
+            throw std::invalid_argument("pattern '" + pattern + "' must be 'random' or 'sequential'");
+        }
+        if (!(time_limit_s >= 0.0 && time_limit_s <= kTimeLimitMaxS)) {
+            throw std::invalid_argument("time_limit_s must be within 0..1e9");
+        }
+        LoadRun run;
+        run.kind = kind_of(kind);
+        run.random = pattern == "random";
+        run.io_blocks = io_blocks;
+        run.total_blocks = total_blocks;
+        run.queue_depth = queue_depth;
+        run.time_limit_ns = static_cast<uint64_t>(time_limit_s * 1e9);
+        run.write_percent = write_percent;
+        call([&] { generator_->start(run); });
+    }
+
+    void stop() {
+        call([&] { generator_->stop(); });
+    }
+
+    nb::dict progress() {
+        LoadProgress progress;
+        call([&] { progress = generator_->progress(); });
+        nb::dict latency;
+        const LatencyHistogram &histogram = progress.latency_ns;
+        latency["min"] = histogram.min();
+        latency["mean"] = histogram.mean();
+        latency["p50"] = histogram.percentile(500);
+        latency["p90"] = histogram.percentile(900);
+        latency["p99"] = histogram.percentile(990);
+        latency["p999"] = histogram.percentile(999);
+        latency["max"] = histogram.max();
+        nb::dict mismatch;
+        for (size_t kind = 1; kind < kMismatchKinds; ++kind) {
+            mismatch[mismatch_name(static_cast<Mismatch>(kind))] = progress.mismatches[kind];
+        }
+        nb::list examples;
+        for (size_t i = 0; i < progress.example_count; ++i) {
+            const LoadProgress::Example &example = progress.examples[i];
+            nb::dict entry;
+            entry["kind"] = mismatch_name(example.kind);
+            entry["lba"] = example.lba;
+            entry["expected_version"] = example.expected;
+            entry["found_lba"] = example.found_lba;
+            entry["found_version"] = example.found;
+            examples.append(entry);
+        }
+        nb::dict result;
+        result["running"] = progress.running;
+        result["done_blocks"] = progress.done_blocks;
+        result["done_ios"] = progress.done_ios;
+        result["read_blocks"] = progress.read_blocks;
+        result["written_blocks"] = progress.written_blocks;
+        result["trimmed_blocks"] = progress.trimmed_blocks;
+        result["verify_errors"] = progress.verify_errors;
+        result["io_errors"] = progress.io_errors;
+        result["elapsed_ns"] = progress.elapsed_ns;
+        result["last_error_status"] = progress.last_error_status;
+        result["last_error_lba"] = progress.last_error_lba;
+        result["latency_ns"] = latency;
+        result["mismatch"] = mismatch;
+        result["mismatches"] = examples;
+        return result;
+    }
+
+    nb::ndarray<nb::numpy, Version, nb::ndim<1>> versions() {
+        auto copy = std::make_unique<std::vector<Version>>();
+        call([&] { *copy = generator_->versions(); });
+        std::vector<Version> *const data = copy.release();
+        const nb::capsule owner(data, [](void *owned) noexcept { delete static_cast<std::vector<Version> *>(owned); });
+        return {data->data(), {data->size()}, owner};
+    }
+
+    void close() {
+        if (!generator_) {
+            return;
+        }
+        const nb::gil_scoped_release unlocked;
+        reactor_->call([&] { generator_->stop(); });
+        const auto until = std::chrono::steady_clock::now() + kCloseTimeout;
+        for (bool idle = false; !idle;) {
+            reactor_->call([&] { idle = generator_->idle(); });
+            if (idle) {
+                break;
+            }
+            if (std::chrono::steady_clock::now() > until) {
+                throw std::runtime_error("outstanding I/O did not complete: the device does not answer");
+            }
+            if (reactor_->running()) {
+                std::this_thread::sleep_for(std::chrono::microseconds(100));
+            } else {
+                reactor_->step();
+            }
+        }
+        reactor_->call([&] { reactor_->remove(id_); });
+        generator_.reset();
+    }
+
+private:
+    template <typename Function>
+    void call(Function function) {
+        if (!generator_) {
+            throw std::runtime_error("this LoadGenerator is closed");
+        }
+        const nb::gil_scoped_release unlocked;
+        reactor_->call(function);
+    }
+
+    std::shared_ptr<Reactor> reactor_;
+    std::shared_ptr<LoadGenerator> generator_;
+    uint32_t id_ = 0;
+};
+
+}  // namespace
+
+void bind_load(nb::module_ &m) {
+    nb::class_<PyLoadGenerator>(m, "LoadGenerator")
+        .def(
+            "__init__",
+            [](PyLoadGenerator *self, std::shared_ptr<Reactor> reactor, std::shared_ptr<BlockDevice> device,
+               uint64_t first_lba, uint64_t lba_count, uint64_t seed, uint32_t max_queue_depth,
+               uint32_t max_io_blocks) {
+                new (self) PyLoadGenerator(std::move(reactor), std::move(device),
+                                           {first_lba, lba_count, seed, max_queue_depth, max_io_blocks});
+            },
+            nb::arg("reactor"), nb::arg("device"), nb::kw_only(), nb::arg("first_lba") = 0, nb::arg("lba_count"),
+            nb::arg("seed"), nb::arg("max_queue_depth") = 256, nb::arg("max_io_blocks") = 256)
+        .def_prop_ro("id", &PyLoadGenerator::id)
+        .def("start", &PyLoadGenerator::start, nb::arg("kind"), nb::kw_only(), nb::arg("pattern") = "random",
+             nb::arg("io_blocks") = 1, nb::arg("total_blocks") = 0, nb::arg("queue_depth") = 32,
+             nb::arg("time_limit_s") = 0.0, nb::arg("write_percent") = 100)
+        .def("stop", &PyLoadGenerator::stop)
+        .def("progress", &PyLoadGenerator::progress)
+        .def("versions", &PyLoadGenerator::versions)
+        .def("close", &PyLoadGenerator::close);
+}
+
+}  // namespace ftl

@@ -1,0 +1,14 @@
+// SPDX-License-Identifier: BSD-3-Clause
+#include <nanobind/nanobind.h>
+
+#include "bind/bindings.hpp"
+
+NB_MODULE(_shim, m) {
+    m.doc() = "The C++ shim: I/O queues, emulated media, FTL data path.";
+    ftl::bind_reactor(m);
+    ftl::bind_media(m);
+    ftl::bind_qpair(m);
+    ftl::bind_core(m);
+    ftl::bind_gate(m);
+    ftl::bind_load(m);
+}

@@ -1,0 +1,150 @@
+// SPDX-License-Identifier: BSD-3-Clause
+#include <nanobind/nanobind.h>
+#include <nanobind/stl/map.h>
+#include <nanobind/stl/optional.h>
+#include <nanobind/stl/shared_ptr.h>
+#include <nanobind/stl/string.h>
+
+#include <map>
+#include <memory>
+#include <stdexcept>
+#include <string>
+
+#include "bind/bindings.hpp"
+#include "nvme/host_qpair.hpp"
+#include "nvme/target_qpair.hpp"
+
+namespace nb = nanobind;
+
+namespace ftl {
+namespace {
+
+// TargetQpair plus what only Python needs: a destructor that can't throw and never frees what a device still uses.
+class PyTargetQpair {
+public:
+    PyTargetQpair(std::shared_ptr<Reactor> reactor, int fd, const TargetQpairConfig &config,
+                  TargetQpair::Namespaces namespaces)
+        : qpair_(std::make_unique<TargetQpair>(std::move(reactor), fd, config, std::move(namespaces))) {}
+    PyTargetQpair(const PyTargetQpair &) = delete;
+    PyTargetQpair &operator=(const PyTargetQpair &) = delete;
+    ~PyTargetQpair() {
+        try {
+            const nb::gil_scoped_release unlocked;
+            qpair_->close();
+        } catch (...) {
+            [[maybe_unused]] const auto *leaked = qpair_.release();
+        }
+    }
+    [[nodiscard]] TargetQpair &qpair() const noexcept { return *qpair_; }
+
+private:
+    std::unique_ptr<TargetQpair> qpair_;
+};
+
+void bind_host(nb::module_ &m) {
+    const nb::call_guard<nb::gil_scoped_release> unlocked;
+    nb::class_<HostQpair, BlockDevice>(m, "HostQpair")
+        .def(nb::new_([](std::shared_ptr<Reactor> reactor, int fd, uint32_t queue_depth, uint32_t nsid,
+                         bool header_digest, bool data_digest, uint32_t max_h2c_data, uint32_t in_capsule_bytes,
+                         uint64_t block_count, uint32_t block_bytes, uint32_t metadata_bytes, uint32_t max_io_bytes,
+                         uint32_t max_append_bytes, bool volatile_cache, bool zoned, uint64_t zone_size,
+                         uint64_t zone_capacity, uint32_t max_open_zones, uint32_t max_active_zones,
+                         uint32_t io_timeout_ms) {
+                 HostQpairConfig config;
+                 config.queue_depth = queue_depth;
+                 config.nsid = nsid;
+                 config.header_digest = header_digest;
+                 config.data_digest = data_digest;
+                 config.max_h2c_data = max_h2c_data;
+                 config.in_capsule_bytes = in_capsule_bytes;
+                 config.max_io_bytes = max_io_bytes;
+                 config.max_append_bytes = max_append_bytes;
+                 config.io_timeout_ns = uint64_t{io_timeout_ms} * 1'000'000;
+                 BlockDeviceInfo info;
+                 info.block_count = block_count;
+                 info.block_bytes = block_bytes + metadata_bytes;
+                 info.metadata_bytes = metadata_bytes;
+                 info.volatile_cache = volatile_cache;
+                 info.zoned = zoned;
+                 info.zone_size = zone_size;
+                 info.zone_capacity = zone_capacity;
+                 info.max_open_zones = max_open_zones;
+                 info.max_active_zones = max_active_zones;
+                 const nb::gil_scoped_release released;
+                 return std::make_shared<HostQpair>(std::move(reactor), fd, config, info);
+             }),
+             nb::arg("reactor"), nb::arg("fd"), nb::kw_only(), nb::arg("queue_depth"), nb::arg("nsid"),
+             nb::arg("header_digest"), nb::arg("data_digest"), nb::arg("max_h2c_data"), nb::arg("in_capsule_bytes"),
+             nb::arg("block_count"), nb::arg("block_bytes") = kBlockSize, nb::arg("metadata_bytes") = 0,
+             nb::arg("max_io_bytes"), nb::arg("max_append_bytes") = 0, nb::arg("volatile_cache"),
+             nb::arg("zoned") = false, nb::arg("zone_size") = 0, nb::arg("zone_capacity") = 0,
+             nb::arg("max_open_zones") = 0, nb::arg("max_active_zones") = 0, nb::arg("io_timeout_ms") = 0)
+        .def_prop_ro("id", &HostQpair::id)
+        .def_prop_ro("connected", &HostQpair::connected)
+        .def("close", &HostQpair::close, unlocked);
+}
+
+std::map<std::string, uint64_t> to_map(const TargetQpairStats &stats) {
+    return {
+        {"commands", stats.commands}, {"read_blocks", stats.read_blocks}, {"write_blocks", stats.write_blocks},
+        {"errors", stats.errors},     {"bytes_in", stats.bytes_in},       {"bytes_out", stats.bytes_out},
+    };
+}
+
+void bind_target(nb::module_ &m) {
+    const nb::call_guard<nb::gil_scoped_release> unlocked;
+    nb::class_<FlushAlarm>(m, "FlushAlarm").def(nb::init<>()).def_prop_ro("armed", &FlushAlarm::armed);
+    nb::class_<PyTargetQpair>(m, "TargetQpair")
+        .def(
+            "__init__",
+            [](PyTargetQpair *self, std::shared_ptr<Reactor> reactor, int fd, uint32_t queue_size, bool header_digest,
+               bool data_digest, TargetQpair::Namespaces namespaces, uint32_t max_io_bytes, uint32_t in_capsule_bytes,
+               uint32_t max_h2c_data, uint32_t sqhd, bool flow_control, bool success_flag,
+               std::shared_ptr<FlushAlarm> flush_alarm) {
+                TargetQpairConfig config;
+                config.queue_size = queue_size;
+                config.header_digest = header_digest;
+                config.data_digest = data_digest;
+                config.max_io_bytes = max_io_bytes;
+                config.in_capsule_bytes = in_capsule_bytes;
+                config.max_h2c_data = max_h2c_data;
+                config.sqhd = static_cast<uint16_t>(sqhd);
+                config.flow_control = flow_control;
+                config.success_flag = success_flag;
+                config.flush_alarm = std::move(flush_alarm);
+                const nb::gil_scoped_release released;
+                new (self) PyTargetQpair(std::move(reactor), fd, config, std::move(namespaces));
+            },
+            nb::arg("reactor"), nb::arg("fd"), nb::kw_only(), nb::arg("queue_size"), nb::arg("header_digest"),
+            nb::arg("data_digest"), nb::arg("namespaces"), nb::arg("max_io_bytes") = 131072,
+            nb::arg("in_capsule_bytes") = 8192, nb::arg("max_h2c_data") = 131072, nb::arg("sqhd") = 1,
+            nb::arg("flow_control") = true, nb::arg("success_flag") = true, nb::arg("flush_alarm") = nb::none())
+        .def_prop_ro("id", [](const PyTargetQpair &self) { return self.qpair().id(); })
+        .def(
+            "set_namespace",
+            [](PyTargetQpair &self, uint32_t nsid, std::shared_ptr<BlockDevice> device) {
+                self.qpair().set_namespace(nsid, std::move(device));
+            },
+            nb::arg("nsid"), nb::arg("device").none(), unlocked)
+        .def(
+            "stats", [](PyTargetQpair &self) { return to_map(self.qpair().stats()); }, unlocked)
+        .def("close", [](PyTargetQpair &self) { self.qpair().close(); }, unlocked);
+}
+
+}  // namespace
+
+void bind_qpair(nb::module_ &m) {
+    const std::map<const char *, QpairClose> reasons = {
+        {"QPAIR_PEER_CLOSED", QpairClose::peer_closed},       {"QPAIR_SOCKET_ERROR", QpairClose::socket_error},
+        {"QPAIR_PROTOCOL_ERROR", QpairClose::protocol_error}, {"QPAIR_PEER_TERMINATED", QpairClose::peer_terminated},
+        {"QPAIR_DISCONNECTED", QpairClose::disconnected},     {"QPAIR_CLOSED", QpairClose::closed},
+        {"QPAIR_TIMED_OUT", QpairClose::timed_out},
+    };
+    for (const auto &[name, reason] : reasons) {
+        m.attr(name) = static_cast<uint64_t>(reason);
+    }
+    bind_host(m);
+    bind_target(m);
+}
+
+}  // namespace ftl

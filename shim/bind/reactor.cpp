@@ -1,0 +1,276 @@
+// SPDX-License-Identifier: BSD-3-Clause
+#include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
+#include <nanobind/stl/map.h>
+#include <nanobind/stl/optional.h>
+#include <nanobind/stl/shared_ptr.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/vector.h>
+
+#include <chrono>
+#include <map>
+#include <memory>
+#include <stdexcept>
+#include <thread>
+
+#include "base/crc32c.hpp"
+#include "bind/bindings.hpp"
+#include "bind/held_buffer.hpp"
+#include "reactor/io_port.hpp"
+#include "reactor/reactor.hpp"
+
+namespace nb = nanobind;
+
+namespace ftl {
+namespace {
+
+constexpr auto kCloseTimeout = std::chrono::seconds(30);
+constexpr uint32_t kPortDepthMax = 4096;
+
+bool fills_buffer(Op op) {
+    return op == Op::read || op == Op::zone_report;
+}
+bool carries_data(Op op) {
+    return op == Op::read || op == Op::write || op == Op::append || op == Op::zone_report;
+}
+
+// IoPort plus what only Python needs: the buffers in flight, and a wait in close().
+class PyIoPort {
+public:
+    PyIoPort(std::shared_ptr<Reactor> reactor, std::shared_ptr<BlockDevice> device, uint32_t depth)
+        : reactor_(std::move(reactor)) {
+        if (depth == 0 || depth > kPortDepthMax) {
+            throw std::invalid_argument("depth must be within 1.." + std::to_string(kPortDepthMax));
+        }
+        buffers_.resize(depth);
+        port_ = std::make_shared<IoPort>(*reactor_, std::move(device), depth);
+        reactor_->call([&] { port_->set_id(reactor_->add(port_)); });
+    }
+
+    PyIoPort(const PyIoPort &) = delete;
+    PyIoPort &operator=(const PyIoPort &) = delete;
+    ~PyIoPort() {
+        try {
+            close();
+        } catch (...) {
+            // The device may still write into these: better leaked than freed under it.
+            [[maybe_unused]] const auto *leaked = new std::vector<HeldBuffer>(std::move(buffers_));
+        }
+    }
+
+    [[nodiscard]] uint32_t id() const { return port().id(); }
+
+    uint64_t submit(uint32_t op, uint64_t lba, uint32_t block_count, nb::object buffer, uint8_t zone_action,
+                    uint8_t zone_filter, bool zone_all, bool fua) {
+        if (op > static_cast<uint32_t>(Op::zone_report)) {
+            throw std::invalid_argument("op must be one of _shim.OP_*");
+        }
+        IoPort &port = this->port();
+        reap();
+        IoRequest request;
+        request.op = static_cast<Op>(op);
+        request.lba = lba;
+        request.block_count = block_count;
+        request.zone_action = zone_action;
+        request.zone_filter = zone_filter;
+        request.zone_all = zone_all;
+        request.fua = fua;
+        HeldBuffer held;
+        if (carries_data(request.op)) {
+            if (buffer.is_none()) {
+                throw std::invalid_argument("this op needs a buffer");
+            }
+            held = HeldBuffer(buffer, fills_buffer(request.op));
+            const size_t needed =
+                request.op == Op::zone_report ? size_t{64} : size_t{block_count} * port.device().info().block_bytes;
+            if (held.bytes() < needed || needed == 0) {
+                throw std::invalid_argument("buffer of " + std::to_string(held.bytes()) + " bytes, " +
+                                            std::to_string(needed) + " needed (and not 0)");
+            }
+            request.data = held.data();
+            request.bytes = request.op == Op::zone_report ? held.bytes() & ~size_t{3} : needed;
+        }
+        const std::optional<uint64_t> ticket = port.submit(request);
+        if (!ticket) {
+            PyErr_SetString(PyExc_BlockingIOError, "every slot of this IoPort is in use: wait for a completion");
+            throw nb::python_error();
+        }
+        // The slot was free, so nothing else holds its place; the GIL keeps the event's reader away until we are done.
+        buffers_[port.slot_of(*ticket)] = std::move(held);
+        return *ticket;
+    }
+
+    void close() {
+        if (!port_) {
+            return;
+        }
+        {
+            const nb::gil_scoped_release unlocked;
+            const auto until = std::chrono::steady_clock::now() + kCloseTimeout;
+            while (!port_->idle()) {
+                if (std::chrono::steady_clock::now() > until) {
+                    throw std::runtime_error("outstanding I/O did not complete: the device does not answer");
+                }
+                if (reactor_->running()) {
+                    std::this_thread::sleep_for(std::chrono::microseconds(50));
+                } else {
+                    reactor_->step();
+                }
+            }
+            reactor_->call([&] { reactor_->remove(port_->id()); });
+        }
+        reap();
+        port_.reset();
+    }
+
+private:
+    [[nodiscard]] IoPort &port() const {
+        if (!port_) {
+            throw std::runtime_error("this IoPort is closed");
+        }
+        return *port_;
+    }
+    void reap() {
+        port_->reap([&](uint32_t slot) { buffers_[slot].release(); });
+    }
+
+    std::shared_ptr<Reactor> reactor_;
+    std::shared_ptr<IoPort> port_;
+    std::vector<HeldBuffer> buffers_;
+};
+
+std::map<std::string, std::string> build_info() {
+    std::string sanitizers = "none";
+#if defined(__SANITIZE_ADDRESS__)
+    sanitizers = "address,undefined";
+#endif
+    return {{"compiler", __VERSION__}, {"sanitizers", sanitizers}, {"crc", crc32c_implementation()}};
+}
+
+// crcs: what came before each row; its CRC afterwards.
+void crc32c_rows(const nb::ndarray<const uint8_t, nb::ndim<2>, nb::c_contig, nb::device::cpu> &rows, size_t row_bytes,
+                 const nb::ndarray<uint32_t, nb::ndim<1>, nb::c_contig, nb::device::cpu> &crcs) {
+    if (row_bytes > rows.shape(1) || crcs.shape(0) != rows.shape(0)) {
+        throw std::invalid_argument("crc32c_rows: rows are shorter, or not as many as crcs");
+    }
+    const uint8_t *row = rows.data();
+    uint32_t *crc = crcs.data();
+    const size_t count = rows.shape(0);
+    const size_t stride = rows.shape(1);
+    const nb::gil_scoped_release unlocked;
+    for (size_t i = 0; i < count; ++i, row += stride) {
+        crc[i] = crc32c(crc[i], row, row_bytes);
+    }
+}
+
+uint32_t crc32c_of(nb::handle data, uint32_t seed) {
+    const HeldBuffer held(data, false);
+    const nb::gil_scoped_release unlocked;
+    return crc32c(seed, held.data(), held.bytes());
+}
+
+void bind_events(nb::module_ &m) {
+    nb::class_<Event>(m, "Event")
+        .def_ro("kind", &Event::kind)
+        .def_ro("source", &Event::source)
+        .def_ro("a", &Event::a)
+        .def_ro("b", &Event::b)
+        .def_ro("c", &Event::c)
+        .def("__repr__", [](const Event &event) {
+            return "Event(kind=" + std::to_string(event.kind) + ", source=" + std::to_string(event.source) +
+                   ", a=" + std::to_string(event.a) + ", b=" + std::to_string(event.b) +
+                   ", c=" + std::to_string(event.c) + ")";
+        });
+    const std::map<const char *, EventKind> kinds = {
+        {"EV_IO_DONE", EventKind::io_done},
+        {"EV_TARGET_QPAIR_CLOSED", EventKind::target_qpair_closed},
+        {"EV_HOST_QPAIR_LOST", EventKind::host_qpair_lost},
+        {"EV_BAND_NEXT_NEEDED", EventKind::band_next_needed},
+        {"EV_BAND_CLOSED", EventKind::band_closed},
+        {"EV_MOVE_DONE", EventKind::move_done},
+        {"EV_BAND_RESET_DONE", EventKind::band_reset_done},
+        {"EV_ZONE_FAULT", EventKind::zone_fault},
+        {"EV_BLOCK_LOST", EventKind::block_lost},
+        {"EV_DRAINED", EventKind::drained},
+        {"EV_CORE_FAILED", EventKind::core_failed},
+        {"EV_FLUSH_FAILED", EventKind::flush_failed},
+        {"EV_CACHE_FAILED", EventKind::cache_failed},
+        {"EV_LOAD_DONE", EventKind::load_done},
+        {"EV_OVERFLOW", EventKind::overflow},
+    };
+    for (const auto &[name, kind] : kinds) {
+        m.attr(name) = static_cast<uint32_t>(kind);
+    }
+}
+
+void bind_block_device(nb::module_ &m) {
+    const std::map<const char *, Op> ops = {
+        {"OP_READ", Op::read},
+        {"OP_WRITE", Op::write},
+        {"OP_APPEND", Op::append},
+        {"OP_FLUSH", Op::flush},
+        {"OP_WRITE_ZEROES", Op::write_zeroes},
+        {"OP_DEALLOCATE", Op::deallocate},
+        {"OP_ZONE_SEND", Op::zone_send},
+        {"OP_ZONE_REPORT", Op::zone_report},
+    };
+    for (const auto &[name, op] : ops) {
+        m.attr(name) = static_cast<uint32_t>(op);
+    }
+    nb::class_<BlockDevice>(m, "BlockDevice")
+        .def_prop_ro("block_count", [](const BlockDevice &device) { return device.info().block_count; })
+        .def_prop_ro("block_bytes", [](const BlockDevice &device) { return device.info().block_bytes; })
+        .def_prop_ro("metadata_bytes", [](const BlockDevice &device) { return device.info().metadata_bytes; })
+        .def_prop_ro("max_io_blocks", [](const BlockDevice &device) { return device.info().max_io_blocks; })
+        .def_prop_ro("max_append_blocks", [](const BlockDevice &device) { return device.info().max_append_blocks; })
+        .def_prop_ro("volatile_cache", [](const BlockDevice &device) { return device.info().volatile_cache; })
+        .def_prop_ro("deallocated_reads_zeroes",
+                     [](const BlockDevice &device) { return device.info().deallocated_reads_zeroes; })
+        .def_prop_ro("zoned", [](const BlockDevice &device) { return device.info().zoned; })
+        .def_prop_ro("zone_size", [](const BlockDevice &device) { return device.info().zone_size; })
+        .def_prop_ro("zone_capacity", [](const BlockDevice &device) { return device.info().zone_capacity; })
+        .def_prop_ro("max_open_zones", [](const BlockDevice &device) { return device.info().max_open_zones; })
+        .def_prop_ro("max_active_zones", [](const BlockDevice &device) { return device.info().max_active_zones; });
+}
+
+}  // namespace
+
+void bind_reactor(nb::module_ &m) {
+    m.def("crc32c", &crc32c_of, nb::arg("data"), nb::arg("seed") = 0);
+    m.def("crc32c_rows", &crc32c_rows, nb::arg("rows"), nb::arg("row_bytes"), nb::arg("crcs"));
+    m.def("build_info", &build_info);
+    bind_events(m);
+
+    const nb::call_guard<nb::gil_scoped_release> unlocked;
+    nb::class_<Reactor>(m, "Reactor")
+        .def(nb::new_(
+                 [](const std::string &name, uint32_t spin_us) { return std::make_shared<Reactor>(name, spin_us); }),
+             nb::arg("name"), nb::arg("spin_us") = 20)
+        .def("start", &Reactor::start, unlocked)
+        .def("stop", &Reactor::stop, unlocked)
+        .def(
+            "step",
+            [](Reactor &reactor, std::optional<uint64_t> now_ns) {
+                if (now_ns) {
+                    reactor.set_now(*now_ns);
+                }
+                return reactor.step();
+            },
+            nb::arg("now_ns") = nb::none(), unlocked)
+        .def_prop_ro("running", &Reactor::running)
+        .def_prop_ro("event_fd", &Reactor::event_fd)
+        .def("events", &Reactor::events, unlocked);
+
+    bind_block_device(m);
+
+    nb::class_<PyIoPort>(m, "IoPort")
+        .def(nb::init<std::shared_ptr<Reactor>, std::shared_ptr<BlockDevice>, uint32_t>(), nb::arg("reactor"),
+             nb::arg("device"), nb::arg("depth") = 128)
+        .def_prop_ro("id", &PyIoPort::id)
+        .def("submit", &PyIoPort::submit, nb::arg("op"), nb::arg("lba") = 0, nb::arg("block_count") = 0,
+             nb::arg("buffer") = nb::none(), nb::kw_only(), nb::arg("zone_action") = 0, nb::arg("zone_filter") = 0,
+             nb::arg("zone_all") = false, nb::arg("fua") = false)
+        .def("close", &PyIoPort::close);
+}
+
+}  // namespace ftl

@@ -1,0 +1,119 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// Everything that is written to media: batches, summaries, the streams' current and next bands, the user's share.
+//
+// One batch is outstanding per zone; it goes out as base writes of at most max_io blocks, one after the other (with
+// use_append: one append). L2P entries change when the whole batch is on media. A zone that fails a write is given up
+// and what its batch held is queued again, in front, with the same seq.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "ftl/core_state.hpp"
+
+namespace ftl {
+
+class BandWriter {
+public:
+    // copied(context, mover): a block of that mover is on media or turned out to be stale.
+    using Copied = void (*)(void *context, uint16_t mover) noexcept;
+
+    BandWriter(CoreState &state, Copied copied, void *context);
+    BandWriter(const BandWriter &) = delete;
+    BandWriter &operator=(const BandWriter &) = delete;
+    ~BandWriter();
+
+    // False: one is queued already.
+    bool queue_band(uint32_t stream, uint32_t band, uint64_t seq) noexcept;
+    // Issues what is due; returns how much.
+    uint32_t run() noexcept;
+    // The user's stream has data, but no band and none coming.
+    [[nodiscard]] bool user_has_no_band() const noexcept;
+    [[nodiscard]] bool user_batches_in_flight() const noexcept { return user_batches_ > 0; }
+    // When data that waits for company is due although nothing else happens; ~0: nothing waits.
+    [[nodiscard]] uint64_t deadline_ns() const noexcept;
+
+private:
+    enum class Source : uint8_t { none, user, reloc, user_records, reloc_records, pad };
+    enum class ZoneState : uint8_t { idle, batch, summary, finishing, done };
+
+    struct OpenBand;
+    struct ZoneWriter {
+        OpenBand *band = nullptr;
+        ZoneState state = ZoneState::done;
+        Source source = Source::none;
+        uint32_t punit = 0;
+        uint32_t next_offset = 0;   // where the next batch goes; ahead of Zone::write_pointer while one is in flight
+        uint32_t first_offset = 0;  // of what is in flight
+        uint32_t block_count = 0;
+        uint32_t done_blocks = 0;
+        uint32_t chunk_blocks = 0;
+        uint32_t summary_index = 0;
+        std::vector<layout::BlockEntry> map;  // what each offset holds, for the summary
+        uint8_t *scratch = nullptr;           // the header, or blocks of the summary
+        std::vector<uint32_t> items;          // slots or records of the batch
+        std::vector<iovec> iov;
+        Io io;
+    };
+    struct OpenBand {
+        BandWriter *writer = nullptr;
+        uint32_t band = kNoBand;  // kNoBand: free
+        uint32_t stream = 0;
+        uint32_t turn = 0;  // the zone to try first
+        std::vector<ZoneWriter> zones;
+    };
+    struct Stream {
+        OpenBand *current = nullptr;
+        uint32_t queued = kNoBand;
+        uint64_t queued_seq = 0;
+        bool asked = false;         // band_next_needed was sent and not answered yet
+        bool records_busy = false;  // one batch of records at a time keeps them in order
+    };
+
+    [[nodiscard]] uint32_t stream_of(uint32_t source_stream) const noexcept {
+        return state_.config.shared_stream ? kStreamUser : source_stream;
+    }
+    OpenBand *current_band(uint32_t stream) noexcept;
+    void activate(Stream &stream, uint32_t number) noexcept;
+    [[nodiscard]] bool has_room(const OpenBand &open) const noexcept;
+    [[nodiscard]] bool has_data(uint32_t stream) const noexcept;
+    [[nodiscard]] bool user_is_stuck() const noexcept;
+    void ask_for_band(uint32_t number) noexcept;
+    uint32_t run_stream(uint32_t number) noexcept;
+    Source choose(uint32_t stream, uint32_t room) noexcept;
+    Source choose_user() noexcept;
+    Source choose_reloc() noexcept;
+    [[nodiscard]] bool user_due() const noexcept;
+    [[nodiscard]] bool reloc_due() const noexcept;
+    [[nodiscard]] bool records_due(bool of_user) const noexcept;
+
+    void start_batch(OpenBand &open, ZoneWriter &zone, Source source) noexcept;
+    void take_user(ZoneWriter &zone, layout::BatchHeader &header, uint32_t count) noexcept;
+    void take_reloc(ZoneWriter &zone, layout::BatchHeader &header, uint32_t count) noexcept;
+    void take_records(ZoneWriter &zone, layout::BatchHeader &header, bool of_user) noexcept;
+    void issue_chunk(ZoneWriter &zone) noexcept;
+    void point_iov(ZoneWriter &zone) noexcept;
+    void make_summary(ZoneWriter &zone) noexcept;
+    void after_batch(ZoneWriter &zone) noexcept;
+    void landed(ZoneWriter &zone) noexcept;
+    void finish(ZoneWriter &zone) noexcept;
+    void fault(ZoneWriter &zone, Status status) noexcept;
+    void requeue(ZoneWriter &zone) noexcept;
+    uint32_t close_bands() noexcept;
+    static void on_complete(Io &io) noexcept;
+    void came_back(ZoneWriter &zone) noexcept;
+
+    CoreState &state_;
+    Copied copied_;
+    void *context_;
+    std::vector<OpenBand> open_;
+    Stream streams_[kStreamCount];
+    uint8_t *scratch_ = nullptr;
+    size_t scratch_bytes_ = 0;
+    uint32_t scratch_blocks_ = 1;  // per zone
+    uint32_t user_batches_ = 0;    // in flight
+    bool reloc_turn_ = true;       // shared stream without a limit: in turns
+    uint64_t stuck_since_ = 0;
+};
+
+}  // namespace ftl

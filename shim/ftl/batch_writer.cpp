@@ -1,0 +1,346 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// BandWriter's other half: how batches and summaries are made, written and accounted for.
+#include <algorithm>
+
+#include "base/mutation.hpp"
+#include "ftl/band_writer.hpp"
+
+namespace ftl {
+
+using layout::BatchHeader;
+using layout::BatchKind;
+using layout::BlockEntry;
+
+void BandWriter::start_batch(OpenBand &open, ZoneWriter &zone, Source source) noexcept {
+    const Band &band = state_.bands[open.band];
+    const Zone &place = state_.zone(open.band, zone.punit);
+    const uint32_t room = state_.data_area - zone.next_offset;
+    auto &header = *reinterpret_cast<BatchHeader *>(zone.scratch);
+    header.magic = layout::kBatchMagic;
+    header.version = layout::kVersion;
+    header.crc = 0;
+    header.uuid = state_.config.uuid;
+    header.band_seq = band.seq;
+    header.address = state_.config.use_append ? 0 : place.start + zone.next_offset;
+    header.count = 0;
+    header.band = open.band;
+    header.punit = zone.punit;
+    zone.state = ZoneState::batch;
+    zone.source = source;
+    zone.first_offset = zone.next_offset;
+    zone.done_blocks = 0;
+    const bool of_user = source == Source::user || source == Source::user_records;
+    header.stream = static_cast<uint16_t>(source == Source::pad ? open.stream : of_user ? kStreamUser : kStreamReloc);
+    BatchKind kind = BatchKind::data;
+    switch (source) {
+        case Source::user:
+            take_user(zone, header, std::min({state_.max_data, room - 1, state_.buffer.fifo.count}));
+            break;
+        case Source::reloc:
+            take_reloc(zone, header, std::min({state_.max_data, room - 1, state_.reloc.fifo.count}));
+            break;
+        case Source::user_records:
+        case Source::reloc_records:
+            kind = BatchKind::records;
+            take_records(zone, header, of_user);
+            break;
+        case Source::pad:
+        case Source::none:
+            kind = BatchKind::pad;
+            break;
+    }
+    header.kind = static_cast<uint16_t>(kind);
+    std::fill(header.blocks + header.count, header.blocks + layout::kEntriesPerBlock, BlockEntry{});
+    header.crc = layout::block_crc(&header);
+    const uint32_t data_blocks = kind == BatchKind::data ? header.count : 0;
+    zone.block_count = 1 + data_blocks;
+    zone.map[zone.first_offset] =
+        BlockEntry{layout::kHeaderLba, 0, 0, layout::kHeaderFlag | static_cast<uint32_t>(kind)};
+    std::copy(header.blocks, header.blocks + data_blocks, zone.map.data() + zone.first_offset + 1);
+    zone.next_offset += zone.block_count;
+    ++state_.stats.batches;
+    state_.stats.short_batches += kind == BatchKind::data && data_blocks < state_.max_data ? 1 : 0;
+    issue_chunk(zone);
+}
+
+void BandWriter::take_user(ZoneWriter &zone, BatchHeader &header, uint32_t count) noexcept {
+    WriteBuffer &buffer = state_.buffer;
+    for (uint32_t i = 0; i < count; ++i) {
+        const uint32_t slot = buffer.fifo.pop_front(buffer.next.data());
+        zone.items[i] = slot;
+        const SlotRecord &record = buffer.records[slot];
+        header.blocks[i] = BlockEntry{record.lba, record.seq, record.crc, 0};
+    }
+    header.count = count;
+    buffer.requeued -= std::min(buffer.requeued, count);
+    buffer.waiting_since = buffer.fifo.empty() ? 0 : std::max<uint64_t>(state_.now, 1);
+    ++user_batches_;
+}
+
+void BandWriter::take_reloc(ZoneWriter &zone, BatchHeader &header, uint32_t count) noexcept {
+    RelocBuffer &buffer = state_.reloc;
+    for (uint32_t i = 0; i < count; ++i) {
+        const uint32_t slot = buffer.fifo.pop_front(buffer.next.data());
+        zone.items[i] = slot;
+        const RelocBuffer::Meta &meta = buffer.meta[slot];
+        const uint64_t seq = MUTATED(gc_makes_new_seq) ? state_.next_seq++ : meta.seq;
+        header.blocks[i] = BlockEntry{meta.lba, seq, meta.crc, 0};
+    }
+    header.count = count;
+    if (state_.share > 0 && state_.share < 100) {
+        // What the user does not use up at once must not become a burst later.
+        constexpr int64_t kCreditMax = int64_t{100} * 4 * layout::kBatchDataBlocksMax;
+        state_.credit =
+            std::min(state_.credit + int64_t{100} * count * state_.share / (100 - state_.share), kCreditMax);
+    }
+}
+
+void BandWriter::take_records(ZoneWriter &zone, BatchHeader &header, bool of_user) noexcept {
+    Records &records = state_.records;
+    SlotList &queue = records.queue(of_user);
+    const uint32_t count = std::min(queue.count, layout::kEntriesPerBlock);
+    for (uint32_t i = 0; i < count; ++i) {
+        const uint32_t record = queue.pop_front(records.next.data());
+        zone.items[i] = record;
+        const PendingRecord &its = records.records[record];
+        header.records[i] = layout::RecordEntry{its.lba, its.seq, its.block_count, its.flags};
+        if (of_user ? MUTATED(trim_not_recorded) : MUTATED(gc_drops_records)) {
+            header.records[i].block_count = 0;
+        }
+    }
+    header.count = count;
+    streams_[of_user ? kStreamUser : kStreamReloc].records_busy = true;
+}
+
+void BandWriter::issue_chunk(ZoneWriter &zone) noexcept {
+    const uint64_t start = state_.zone(zone.band->band, zone.punit).start;
+    Io &io = zone.io;
+    if (zone.state == ZoneState::summary) {
+        zone.chunk_blocks = std::min(zone.block_count - zone.done_blocks, scratch_blocks_);
+        make_summary(zone);
+        zone.iov[0] = iovec{zone.scratch, size_t{zone.chunk_blocks} * kBlockSize};
+        io.iov_count = 1;
+    } else {
+        zone.chunk_blocks = std::min(zone.block_count - zone.done_blocks, state_.max_io);
+        point_iov(zone);
+    }
+    io.iov = zone.iov.data();
+    io.op = state_.config.use_append ? Op::append : Op::write;
+    io.lba = state_.config.use_append ? start : start + zone.first_offset + zone.done_blocks;
+    io.block_count = zone.chunk_blocks;
+    io.zone_action = 0;
+    io.result = 0;
+    state_.submit_base(io);
+}
+
+// Slots that lie side by side become one entry.
+void BandWriter::point_iov(ZoneWriter &zone) noexcept {
+    const uint8_t *data = zone.source == Source::reloc ? state_.reloc.data : state_.buffer.data;
+    uint32_t count = 0;
+    uint8_t *end = nullptr;
+    for (uint32_t i = zone.done_blocks; i < zone.done_blocks + zone.chunk_blocks; ++i) {
+        uint8_t *block = i == 0 ? zone.scratch : const_cast<uint8_t *>(data) + size_t{zone.items[i - 1]} * kBlockSize;
+        if (block == end) {
+            zone.iov[count - 1].iov_len += kBlockSize;
+        } else {
+            zone.iov[count++] = iovec{block, kBlockSize};
+        }
+        end = block + kBlockSize;
+    }
+    zone.io.iov_count = count;
+}
+
+void BandWriter::make_summary(ZoneWriter &zone) noexcept {
+    const Band &band = state_.bands[zone.band->band];
+    for (uint32_t i = 0; i < zone.chunk_blocks; ++i) {
+        const uint32_t index = zone.done_blocks + i;
+        auto &block = *reinterpret_cast<layout::SummaryBlock *>(zone.scratch + size_t{i} * kBlockSize);
+        block.magic = layout::kSummaryMagic;
+        block.version = layout::kVersion;
+        block.crc = 0;
+        block.uuid = state_.config.uuid;
+        block.band_seq = band.seq;
+        block.index = index;
+        const uint32_t first = std::min(index * layout::kEntriesPerBlock, state_.data_area);
+        block.count = std::min(state_.data_area - first, layout::kEntriesPerBlock);
+        block.band = zone.band->band;
+        block.punit = zone.punit;
+        block.reserved = 0;
+        std::copy_n(zone.map.data() + first, block.count, block.entries);
+        std::fill(block.entries + block.count, block.entries + layout::kEntriesPerBlock, BlockEntry{});
+        block.crc = layout::block_crc(&block);
+    }
+}
+
+void BandWriter::on_complete(Io &io) noexcept {
+    auto &zone = *static_cast<ZoneWriter *>(io.owner);
+    zone.band->writer->came_back(zone);
+}
+
+void BandWriter::came_back(ZoneWriter &zone) noexcept {
+    if (!state_.came_back(zone.io)) {
+        return;
+    }
+    Zone &place = state_.zone(zone.band->band, zone.punit);
+    Status status = zone.io.status;
+    if (zone.state == ZoneState::finishing) {
+        // Read-only and offline zones can't be finished, and don't count as active. One that can't for another reason
+        // stays open; nothing in it is in danger.
+        zone.state = ZoneState::done;
+        return;
+    }
+    if (status == status::ok && zone.io.op == Op::append) {
+        // SPDK passes only the low half of the address on.
+        const uint64_t expected = place.start + zone.first_offset + zone.done_blocks;
+        if (static_cast<uint32_t>(zone.io.result) != static_cast<uint32_t>(expected)) {
+            status = status::zone_invalid_write;
+        }
+    }
+    if (status != status::ok) {
+        fault(zone, status);
+        return;
+    }
+    zone.done_blocks += zone.chunk_blocks;
+    place.write_pointer += zone.chunk_blocks;
+    state_.bands[zone.band->band].written += zone.chunk_blocks;
+    state_.stats.media_written_blocks += zone.chunk_blocks;
+    if (zone.done_blocks < zone.block_count) {
+        issue_chunk(zone);
+        return;
+    }
+    if (zone.state == ZoneState::batch) {
+        landed(zone);
+        after_batch(zone);
+        return;
+    }
+    state_.stats.media_summary_blocks += zone.block_count;
+    if (!state_.config.finish_zones) {
+        zone.state = ZoneState::done;
+        return;
+    }
+    // A zone of more than the common capacity is not full yet.
+    finish(zone);
+}
+
+// A zone that is not full and not written any more would go on counting as active, beside those that are meant to be.
+void BandWriter::finish(ZoneWriter &zone) noexcept {
+    zone.state = ZoneState::finishing;
+    zone.io.op = Op::zone_send;
+    zone.io.zone_action = kZoneFinish;
+    zone.io.lba = state_.zone(zone.band->band, zone.punit).start;
+    zone.io.block_count = 0;
+    zone.io.iov_count = 0;
+    state_.submit_base(zone.io);
+}
+
+void BandWriter::after_batch(ZoneWriter &zone) noexcept {
+    if (zone.next_offset < state_.data_area) {
+        zone.state = ZoneState::idle;
+        return;
+    }
+    zone.state = ZoneState::summary;
+    zone.first_offset = state_.data_area;
+    zone.block_count = state_.summary_area;
+    zone.done_blocks = 0;
+    issue_chunk(zone);
+}
+
+void BandWriter::landed(ZoneWriter &zone) noexcept {
+    const uint64_t header = state_.zone(zone.band->band, zone.punit).start + zone.first_offset;
+    const uint32_t count = zone.block_count - 1;
+    ++state_.stats.media_header_blocks;
+    switch (zone.source) {
+        case Source::user: {
+            WriteBuffer &buffer = state_.buffer;
+            const bool retains = state_.retains();
+            for (uint32_t i = 0; i < count; ++i) {
+                const uint32_t slot = zone.items[i];
+                const uint64_t lba = buffer.records[slot].lba;
+                if (state_.l2p.get(lba) == L2p::slot(slot)) {
+                    state_.replace(lba, header + 1 + i);
+                }
+                if (retains) {
+                    buffer.landed.push_back(buffer.next.data(), slot);
+                } else {
+                    buffer.release(slot);
+                }
+                state_.epochs.leave(buffer.epoch[slot]);
+            }
+            state_.stats.media_user_blocks += count;
+            --user_batches_;
+            break;
+        }
+        case Source::reloc: {
+            RelocBuffer &buffer = state_.reloc;
+            for (uint32_t i = 0; i < count; ++i) {
+                const uint32_t slot = zone.items[i];
+                const RelocBuffer::Meta &meta = buffer.meta[slot];
+                if (state_.l2p.get(meta.lba) == meta.source || MUTATED(gc_undoes_overwrites)) {
+                    state_.replace(meta.lba, header + 1 + i);
+                    ++state_.stats.reloc_moved_blocks;
+                }
+                buffer.free.give(slot);
+                copied_(context_, meta.mover);
+            }
+            state_.stats.media_reloc_blocks += count;
+            ++state_.stats.reloc_batches;
+            break;
+        }
+        case Source::user_records:
+        case Source::reloc_records: {
+            const auto &block = *reinterpret_cast<const BatchHeader *>(zone.scratch);
+            for (uint32_t i = 0; i < block.count; ++i) {
+                state_.records.landed(state_, zone.items[i], header);
+            }
+            ++state_.bands[zone.band->band].record_headers;
+            ++state_.stats.media_trim_blocks;
+            streams_[zone.source == Source::user_records ? kStreamUser : kStreamReloc].records_busy = false;
+            break;
+        }
+        case Source::pad:
+        case Source::none:
+            break;
+    }
+}
+
+void BandWriter::fault(ZoneWriter &zone, Status status) noexcept {
+    ++state_.stats.write_errors;
+    if (zone.state == ZoneState::batch) {
+        requeue(zone);
+    }
+    state_.zone(zone.band->band, zone.punit).faulted = true;
+    state_.emit(EventKind::zone_fault, zone.band->band, zone.punit, status);
+    finish(zone);
+}
+
+void BandWriter::requeue(ZoneWriter &zone) noexcept {
+    const auto &header = *reinterpret_cast<const BatchHeader *>(zone.scratch);
+    for (uint32_t i = header.count; i-- > 0;) {
+        const uint32_t item = zone.items[i];
+        switch (zone.source) {
+            case Source::user:
+                state_.buffer.fifo.push_front(state_.buffer.next.data(), item);
+                ++state_.buffer.requeued;
+                break;
+            case Source::reloc:
+                state_.reloc.fifo.push_front(state_.reloc.next.data(), item);
+                break;
+            case Source::user_records:
+                state_.records.user_queue.push_front(state_.records.next.data(), item);
+                break;
+            case Source::reloc_records:
+                state_.records.reloc_queue.push_front(state_.records.next.data(), item);
+                break;
+            case Source::pad:
+            case Source::none:
+                break;
+        }
+    }
+    if (zone.source == Source::user) {
+        --user_batches_;
+    } else if (zone.source == Source::user_records || zone.source == Source::reloc_records) {
+        streams_[zone.source == Source::user_records ? kStreamUser : kStreamReloc].records_busy = false;
+    }
+}
+
+}  // namespace ftl

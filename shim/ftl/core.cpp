@@ -1,0 +1,525 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// The I/O side of FtlCore: writes, trims, flushes. Orders are in core_orders.cpp.
+#include "ftl/core.hpp"
+
+#include <algorithm>
+#include <cstring>
+
+#include "base/mutation.hpp"
+
+namespace ftl {
+
+FtlCore::FtlCore(std::shared_ptr<Reactor> reactor, std::shared_ptr<BlockDevice> base, CoreConfig config)
+    : state_(std::move(reactor), std::move(base), std::move(config)),
+      movers_(state_),
+      writer_(state_, on_copied, this),
+      reader_(state_) {
+    info_.block_count = state_.config.block_count;
+    info_.block_bytes = kBlockSize;
+    info_.max_io_blocks = kMaxIoBlocks;
+    info_.volatile_cache = true;
+    flush_io_.op = Op::flush;
+    flush_io_.owner = this;
+    flush_io_.complete = on_base_flush;
+    for (Drain &drain : drains_) {
+        drain.core = this;
+        drain.io.op = Op::flush;
+        drain.io.owner = &drain;
+        drain.io.complete = on_drained;
+    }
+    for (Band &band : state_.bands) {
+        band.io.owner = this;
+        band.io.owner_data = static_cast<uint64_t>(&band - state_.bands.data());
+    }
+    resets_.reserve(state_.bands.size());
+}
+
+void FtlCore::on_copied(void *context, uint16_t mover) noexcept {
+    static_cast<FtlCore *>(context)->movers_.copied(mover);
+}
+
+// --- polling
+
+uint32_t FtlCore::poll(uint64_t now_ns) noexcept {
+    state_.now = now_ns;
+    if (throttled_ && now_ns > last_poll_) {
+        state_.stats.throttled_ns += now_ns - last_poll_;
+    }
+    last_poll_ = now_ns;
+    uint32_t work = complete_done();
+    if (state_.failed != status::ok) {
+        end_everything();
+        work += complete_done();
+        detach_when_done();
+        return work;
+    }
+    work += run_waiting();
+    work += run_cache();
+    work += reader_.run(done_);
+    work += movers_.run();
+    work += state_.records.settle(state_, [this](uint16_t mover) { movers_.record_done(mover); });
+    work += writer_.run();
+    work += run_flushes();
+    work += run_resets();
+    return work;
+}
+
+bool FtlCore::busy() const noexcept {
+    return !done_.empty() || (cache_ && cache_->busy()) || (trimming_ && !state_.user_waits) || movers_.busy() ||
+           !state_.records.settling.empty();
+}
+
+uint64_t FtlCore::deadline_ns() const noexcept {
+    if (state_.failed != status::ok) {
+        return ~uint64_t{0};
+    }
+    const bool again = flush_again_at_ > state_.now && !flush_in_flight_;
+    return again ? std::min(writer_.deadline_ns(), flush_again_at_) : writer_.deadline_ns();
+}
+
+uint32_t FtlCore::complete_done() noexcept {
+    // What completions submit and finish at once is for the next round.
+    IoQueue batch;
+    batch.take(done_);
+    uint32_t count = 0;
+    while (!batch.empty()) {
+        Io &io = *batch.pop();
+        io.complete(io);
+        ++count;
+    }
+    return count;
+}
+
+void FtlCore::attach() {
+    poller_id_ = state_.reactor->add(shared_from_this());
+    if (state_.id == 0) {
+        state_.id = poller_id_;
+    }
+}
+
+void FtlCore::detach_when_done() noexcept {
+    if (closed_ && poller_id_ != 0 && done_.empty() && state_.base_outstanding == 0 &&
+        (!cache_ || cache_->outstanding() == 0)) {
+        state_.reactor->remove(poller_id_);
+        poller_id_ = 0;
+        state_.base.reset();
+        if (cache_) {
+            cache_->release();
+        }
+    }
+}
+
+// --- submission
+
+void FtlCore::submit(Io &io) noexcept {
+    io.status = status::ok;
+    io.result = 0;
+    if (state_.failed != status::ok) {
+        // Its reserved slots are not given back: a gate in front writes what is in them to the next core.
+        finish(io, state_.failed);
+        if (poller_id_ == 0) {
+            attach();
+        }
+        return;
+    }
+    const bool has_range =
+        io.op == Op::read || io.op == Op::write || io.op == Op::write_zeroes || io.op == Op::deallocate;
+    if (has_range && (io.lba >= info_.block_count || io.block_count > info_.block_count - io.lba)) {
+        give_back(io);
+        finish(io, status::lba_out_of_range);
+        return;
+    }
+    if ((io.op == Op::read || io.op == Op::write) && (io.block_count == 0 || io.block_count > info_.max_io_blocks)) {
+        give_back(io);
+        finish(io, status::invalid_field);
+        return;
+    }
+    if (state_.writes_failed != status::ok && (has_range && io.op != Op::read)) {
+        give_back(io);
+        finish(io, state_.writes_failed);
+        return;
+    }
+    switch (io.op) {
+        case Op::read:
+            ++state_.stats.user_reads;
+            reader_.start(io, done_);
+            break;
+        case Op::write:
+            ++state_.stats.user_writes;
+            write(io);
+            break;
+        case Op::write_zeroes:
+        case Op::deallocate:
+            state_.stats.user_trimmed_blocks += io.block_count;
+            waiting_.push(io);
+            break;
+        case Op::flush:
+            ++state_.stats.flushes;
+            flush(io, false);
+            break;
+        case Op::append:
+        case Op::zone_send:
+        case Op::zone_report:
+            finish(io, status::invalid_opcode);
+            break;
+    }
+}
+
+// Slots handed out here are linked through the pool's links, the first one in device_data[0].
+bool FtlCore::reserve(Io &io, uint32_t iov_room) noexcept {
+    WriteBuffer &buffer = state_.buffer;
+    const uint32_t count = io.block_count;
+    if (state_.failed != status::ok || count == 0 || count > info_.max_io_blocks || io.lba >= info_.block_count ||
+        count > info_.block_count - io.lba || !waiting_.empty() || buffer.free.count() < count) {
+        return false;
+    }
+    // A write with its own buffer, at the head of the queue, must always find slots some day: reservations that wait
+    // behind it never take all.
+    if (buffer.reserved + count > buffer.slot_count - buffer.slot_count / kUnreservedPart) {
+        return false;
+    }
+    uint32_t entries = 1;
+    for (uint32_t i = 1; i < count; ++i) {
+        entries += buffer.free.peek(i) != buffer.free.peek(i - 1) + 1 ? 1 : 0;
+    }
+    if (entries > iov_room) {
+        return false;
+    }
+    entries = 0;
+    uint32_t previous = kNoSlot;
+    for (uint32_t i = 0; i < count; ++i) {
+        const uint32_t slot = buffer.free.take();
+        if (previous != kNoSlot && slot == previous + 1) {
+            io.iov[entries - 1].iov_len += kBlockSize;
+        } else {
+            io.iov[entries++] = iovec{buffer.block(slot), kBlockSize};
+        }
+        if (previous == kNoSlot) {
+            io.device_data[0] = slot;
+        } else {
+            buffer.next[previous] = slot;
+        }
+        previous = slot;
+    }
+    buffer.next[previous] = kNoSlot;
+    io.iov_count = entries;
+    buffer.reserved += count;
+    return true;
+}
+
+void FtlCore::abandon(Io &io) noexcept {
+    give_back(io);
+}
+
+// Does nothing unless the Io holds reserved slots.
+void FtlCore::give_back(Io &io) noexcept {
+    WriteBuffer &buffer = state_.buffer;
+    if (io.op != Op::write || io.iov_count == 0 || !buffer.holds(io.iov[0].iov_base)) {
+        return;
+    }
+    auto slot = static_cast<uint32_t>(io.device_data[0]);
+    while (slot != kNoSlot) {
+        const uint32_t next = buffer.next[slot];
+        buffer.free.give(slot);
+        --buffer.reserved;
+        slot = next;
+    }
+    io.iov_count = 0;
+}
+
+void FtlCore::write(Io &io) noexcept {
+    const bool reserved = io.iov_count > 0 && state_.buffer.holds(io.iov[0].iov_base);
+    io.device_data[1] = 0;
+    if (!waiting_.empty() || !share_allows()) {
+        waiting_.push(io);
+    } else if (reserved) {
+        accept_reserved(io);
+    } else if (!accept_own(io)) {
+        waiting_.push(io);
+    }
+}
+
+// Of what is written while there is a limit, the user's part. What is accepted drains whatever the share: see
+// docs/architecture.md, "Write path".
+bool FtlCore::share_allows() noexcept {
+    return state_.share == 100 || state_.credit > 0 || (state_.share > 0 && state_.active_moves == 0);
+}
+
+// From here on a block is part of the device: seq, CRC, L2P, FIFO; with an nv cache, that first.
+void FtlCore::accept_block(uint64_t lba, uint32_t slot) noexcept {
+    hold(slot, lba, state_.next_seq++, crc32c(0, state_.buffer.block(slot), kBlockSize));
+    if (!cache_ || !cache_->push(slot)) {
+        state_.buffer.fifo.push_back(state_.buffer.next.data(), slot);
+    }
+    ++state_.stats.user_written_blocks;
+    if (state_.share < 100) {
+        state_.credit -= 100;
+    }
+}
+
+void FtlCore::hold(uint32_t slot, uint64_t lba, uint64_t seq, uint32_t crc) noexcept {
+    WriteBuffer &buffer = state_.buffer;
+    SlotRecord &record = buffer.records[slot];
+    record.lba = lba;
+    record.crc = crc;
+    record.seq = seq;
+    if (!MUTATED(slot_not_held)) {
+        publish(record.state);
+    }
+    buffer.epoch[slot] = state_.epochs.join();
+    state_.replace(lba, L2p::slot(slot));
+}
+
+void FtlCore::accept_reserved(Io &io) noexcept {
+    auto slot = static_cast<uint32_t>(io.device_data[0]);
+    for (uint32_t i = 0; i < io.block_count; ++i) {
+        const uint32_t next = state_.buffer.next[slot];
+        accept_block(io.lba + i, slot);
+        slot = next;
+    }
+    state_.buffer.reserved -= io.block_count;
+    accepted(io);
+}
+
+// As many blocks as there are slots for; device_data[1] counts them. True: all of them.
+bool FtlCore::accept_own(Io &io) noexcept {
+    WriteBuffer &buffer = state_.buffer;
+    auto block = static_cast<uint32_t>(io.device_data[1]);
+    IovCursor cursor(io.iov);
+    cursor.skip(size_t{block} * kBlockSize);
+    for (; block < io.block_count && buffer.free.count() > 0; ++block) {
+        const uint32_t slot = buffer.free.take();
+        cursor.read(buffer.block(slot), kBlockSize);
+        accept_block(io.lba + block, slot);
+    }
+    io.device_data[1] = block;
+    if (block < io.block_count) {
+        return false;
+    }
+    accepted(io);
+    return true;
+}
+
+void FtlCore::accepted(Io &io) noexcept {
+    const bool cached = cache_ && cache_->state() != NvCache::State::off;
+    if ((io.fua && !MUTATED(fua_ignored)) || (cached && io.op != Op::write)) {
+        // Trims don't go through the cache. With one, what has completed is durable all the same.
+        flush(io, false);
+    } else if (cached) {
+        cache_->hold_back(io);
+    } else {
+        done_.push(io);
+    }
+}
+
+uint32_t FtlCore::run_cache() noexcept {
+    if (!cache_) {
+        return 0;
+    }
+    const uint32_t work = cache_->run(done_);
+    state_.cache_waits = cache_->ring_full();
+    if (state_.writes_failed != status::ok &&
+        (cache_->state() == NvCache::State::failed ||
+         (cache_->ring_full() && cache_->outstanding() == 0 && writer_.user_has_no_band()))) {
+        // What is in the write buffer will not become durable any more.
+        end_held_back(state_.writes_failed);
+    }
+    return work;
+}
+
+void FtlCore::end_held_back(Status status) noexcept {
+    IoQueue ended;
+    cache_->end(ended);
+    while (!ended.empty()) {
+        finish(*ended.pop(), status);
+    }
+}
+
+// --- waiting writes and trims
+
+uint32_t FtlCore::run_waiting() noexcept {
+    uint32_t work = 0;
+    state_.user_waits = false;
+    throttled_ = false;
+    while (!waiting_.empty()) {
+        Io &io = *waiting_.front();
+        if (io.op == Op::write) {
+            const bool reserved = io.iov_count > 0 && state_.buffer.holds(io.iov[0].iov_base);
+            if (!share_allows()) {
+                throttled_ = true;
+                break;
+            }
+            if (!reserved && state_.buffer.free.count() == 0) {
+                state_.user_waits = true;
+                break;
+            }
+            // Whoever accepts the last block of it puts it on another list.
+            const uint64_t before = io.device_data[1];
+            waiting_.pop();
+            if (reserved) {
+                accept_reserved(io);
+            } else if (!accept_own(io)) {
+                waiting_.push_front(io);
+                state_.user_waits = true;
+                work += io.device_data[1] != before ? 1 : 0;
+                break;
+            }
+        } else {
+            const uint64_t before = trim_cursor_;
+            if (!trim_step(io)) {
+                work += trim_cursor_ != before ? 1 : 0;
+                break;
+            }
+            waiting_.pop();
+            accepted(io);
+        }
+        ++work;
+    }
+    return work;
+}
+
+// Marks some LBAs of the trim at the front of the queue; later writes wait behind it. True: it is accepted. An LBA that
+// was never written, or is trimmed already, has its zeroes from that; a trim of nothing else leaves no record.
+bool FtlCore::trim_step(Io &io) noexcept {
+    Records &records = state_.records;
+    if (!trimming_) {
+        trimming_ = true;
+        trim_cursor_ = io.lba;
+        trim_record_ = kNoSlot;
+    }
+    const uint64_t end = io.lba + io.block_count;
+    const uint64_t stop = std::min(end, trim_cursor_ + kScanStep);
+    for (; trim_cursor_ < stop; ++trim_cursor_) {
+        const uint64_t entry = state_.l2p.get(trim_cursor_);
+        if (entry == L2p::kInvalid || L2p::tag(entry) == L2p::Tag::trim) {
+            continue;
+        }
+        if (trim_record_ == kNoSlot) {
+            if (!records.user_room()) {
+                state_.user_waits = true;
+                return false;
+            }
+            const auto rest = static_cast<uint32_t>(end - trim_cursor_);
+            trim_record_ = records.make(state_, L2p::kTrimFlag, trim_cursor_, rest, kNoMover);
+        }
+        state_.replace(trim_cursor_, L2p::pending(L2p::kTrimFlag, trim_record_));
+        ++records.meta[trim_record_].references;
+    }
+    if (trim_cursor_ < end) {
+        return false;
+    }
+    if (trim_record_ != kNoSlot) {
+        records.enqueue(trim_record_);
+    }
+    trimming_ = false;
+    return true;
+}
+
+// --- flush
+
+// The Io completes when everything accepted so far is on media and the base has flushed.
+void FtlCore::flush(Io &io, bool forced) noexcept {
+    const uint64_t epoch = MUTATED(flush_before_landing) ? 0 : state_.epochs.barrier();
+    io.device_data[0] = epoch;
+    state_.wanted_epoch = std::max(state_.wanted_epoch, epoch);
+    if (forced) {
+        state_.forced_epoch = std::max(state_.forced_epoch, epoch);
+    }
+    tickets_.push(io);
+}
+
+uint32_t FtlCore::run_flushes() noexcept {
+    uint32_t work = 0;
+    const bool base_flush = state_.base->info().volatile_cache && !MUTATED(flush_without_base_flush);
+    // Epochs only grow along the queue.
+    while (!tickets_.empty() && state_.epochs.done(tickets_.front()->device_data[0])) {
+        (base_flush ? to_flush_ : done_).push(*tickets_.pop());
+        ++work;
+    }
+    if (state_.writes_failed != status::ok && writer_.user_has_no_band()) {
+        while (!tickets_.empty()) {
+            finish(*tickets_.pop(), state_.writes_failed);
+        }
+    }
+    if (!flush_in_flight_ && (!to_flush_.empty() || (state_.now >= flush_again_at_ && buffer_wants_flush()))) {
+        flushing_.take(to_flush_);
+        WriteBuffer &buffer = state_.buffer;
+        Records &records = state_.records;
+        buffer.flushing.append(buffer.next.data(), buffer.landed);
+        records.flushing.append(records.next.data(), records.landed_records);
+        flush_in_flight_ = true;
+        ++state_.stats.base_flushes;
+        state_.submit_base(flush_io_);
+        ++work;
+    }
+    return work;
+}
+
+void FtlCore::on_base_flush(Io &io) noexcept {
+    auto &core = *static_cast<FtlCore *>(io.owner);
+    core.flush_in_flight_ = false;
+    if (!core.state_.came_back(io)) {
+        return;
+    }
+    core.end_retention(io.status);
+    while (!core.flushing_.empty()) {
+        core.finish(*core.flushing_.pop(), io.status);
+    }
+}
+
+// Nobody waits for a flush of the base, but what is held until there is one takes up too much room.
+bool FtlCore::buffer_wants_flush() const noexcept {
+    const WriteBuffer &buffer = state_.buffer;
+    const Records &records = state_.records;
+    const uint32_t slots = buffer.landed.count;
+    const uint32_t taken = records.landed_records.count;
+    if (slots == 0 && taken == 0) {
+        return false;
+    }
+    if (slots >= buffer.slot_count / kLandedPart || taken >= kRecordCount / kLandedPart || !records.room()) {
+        return true;
+    }
+    // Few at a time would be a flush for each batch; but when nothing else is on its way to become free, a few.
+    return (state_.user_waits || state_.cache_waits) &&
+           (slots >= buffer.slot_count / kLandedPartWanted || !writer_.user_batches_in_flight());
+}
+
+void FtlCore::end_retention(Status status) noexcept {
+    WriteBuffer &buffer = state_.buffer;
+    Records &records = state_.records;
+    if (status == status::ok) {
+        while (!buffer.flushing.empty()) {
+            buffer.release(buffer.flushing.pop_front(buffer.next.data()));
+        }
+        while (!records.flushing.empty()) {
+            records.release(records.flushing.pop_front(records.next.data()));
+        }
+        flushes_failed_ = 0;
+        flush_again_at_ = 0;
+        return;
+    }
+    buffer.landed.append(buffer.next.data(), buffer.flushing);
+    records.landed_records.append(records.next.data(), records.flushing);
+    // However often the user's flushes fail meanwhile, it counts once in a while.
+    if (state_.now >= flush_again_at_ && buffer_wants_flush()) {
+        flush_again_at_ = state_.now + kFlushRetryNs;
+        state_.emit(EventKind::flush_failed, status, ++flushes_failed_);
+    }
+}
+
+// The core has failed: nothing waits any longer. Reads the base still holds end when it comes back. Slots keep what
+// they hold, reserved ones too: a successor reads the accepted ones, a gate in front the others.
+void FtlCore::end_everything() noexcept {
+    for (IoQueue *queue : {&waiting_, &tickets_, &to_flush_, &flushing_}) {
+        while (!queue->empty()) {
+            finish(*queue->pop(), state_.failed);
+        }
+    }
+    if (cache_) {
+        end_held_back(state_.failed);
+    }
+    trimming_ = false;
+    reader_.fail(done_);
+}
+
+}  // namespace ftl

@@ -1,0 +1,144 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// FtlCore: a 4 KiB random-write BlockDevice over a zoned one. docs/architecture.md says what it promises.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "ftl/band_writer.hpp"
+#include "ftl/core_state.hpp"
+#include "ftl/mover.hpp"
+#include "ftl/nv_cache.hpp"
+#include "ftl/reader.hpp"
+#include "reactor/block_device.hpp"
+#include "reactor/reactor.hpp"
+
+namespace ftl {
+
+class FtlCore final : public BlockDevice, public Poller, public std::enable_shared_from_this<FtlCore> {
+public:
+    FtlCore(std::shared_ptr<Reactor> reactor, std::shared_ptr<BlockDevice> base, CoreConfig config);
+
+    // BlockDevice and Poller
+    [[nodiscard]] const BlockDeviceInfo &info() const noexcept override { return info_; }
+    void submit(Io &io) noexcept override;
+    uint32_t poll(uint64_t now_ns) noexcept override;
+    [[nodiscard]] bool busy() const noexcept override;
+    [[nodiscard]] uint64_t deadline_ns() const noexcept override;
+    bool reserve(Io &io, uint32_t iov_room) noexcept override;
+    void abandon(Io &io) noexcept override;
+    [[nodiscard]] bool lost() const noexcept override { return state_.failed != status::ok; }
+
+    // Orders: on the reactor's thread, through Reactor::call. They throw std::invalid_argument for what can't be.
+    // Joins the reactor; a closed core leaves it by itself, and comes back for I/O that is still sent to it.
+    void attach();
+    [[nodiscard]] uint32_t id() const noexcept { return state_.id; }
+    bool open_band(uint32_t stream, uint32_t band, uint64_t band_seq);  // false: one is queued already
+    bool start_move(uint32_t band);                                     // false: enough are being moved
+    void reset_band(uint32_t band);
+    void replace_zone(uint32_t band, uint32_t punit, uint64_t zone_start);  // kNoZone: the band does without
+    void set_user_share(uint32_t percent) noexcept;
+    void fail_writes(Status status) noexcept;
+    uint64_t drain();
+    void fail(Status status) noexcept;
+    // No more I/O from now on.
+    void close() noexcept;
+    // Closed, and the base owes nothing: it is let go of.
+    [[nodiscard]] bool detached() const noexcept { return closed_ && poller_id_ == 0; }
+
+    // State
+    void load_band(uint32_t band, BandState state, uint64_t band_seq, const std::vector<uint64_t> &write_pointers);
+    void load_l2p(uint64_t first_lba, const uint64_t *entries, size_t count);
+    // What was accepted in an earlier life and is newer than everything on media, in ascending seq. False: no room now.
+    bool recover_block(uint64_t lba, uint64_t seq, uint32_t crc, const uint8_t *block);
+    bool recover_record(uint64_t lba, uint32_t block_count, uint64_t seq, uint32_t flags);
+    // The nv cache, before the first write: what is accepted from now on goes there first.
+    void use_cache(std::shared_ptr<BlockDevice> device, const NvCacheConfig &config);
+    // The superblock says that the cache is not to be read: what was held back completes, and goes on without it.
+    void forget_cache() noexcept;
+    [[nodiscard]] const NvCache *cache() const noexcept { return cache_.get(); }
+    [[nodiscard]] uint64_t l2p(uint64_t lba) const noexcept { return state_.l2p.get(lba); }
+    [[nodiscard]] CoreState &state() noexcept { return state_; }
+    // Valid data blocks, plus headers whose records may be in force.
+    [[nodiscard]] uint32_t valid_count(uint32_t band) const noexcept;
+
+private:
+    static constexpr uint32_t kDrainsMax = 16;
+    static constexpr uint32_t kMaxIoBlocks = 256;
+    static constexpr uint64_t kFlushRetryNs = 100'000'000;
+    static constexpr uint32_t kLandedPart = 4;         // a fourth of the slots may wait for a base flush
+    static constexpr uint32_t kLandedPartWanted = 16;  // while writes wait for slots
+    static constexpr uint32_t kUnreservedPart = 4;     // a fourth of the slots is not for reservations
+
+    struct Drain {
+        FtlCore *core = nullptr;
+        uint64_t ticket = 0;  // 0: free
+        Io io;
+    };
+
+    void finish(Io &io, Status status) noexcept {
+        io.status = status;
+        done_.push(io);
+    }
+    void write(Io &io) noexcept;
+    [[nodiscard]] bool share_allows() noexcept;
+    void flush(Io &io, bool forced) noexcept;
+    void accept_block(uint64_t lba, uint32_t slot) noexcept;
+    void hold(uint32_t slot, uint64_t lba, uint64_t seq, uint32_t crc) noexcept;
+    void check_recovered(uint64_t lba, uint64_t block_count, uint64_t seq, const char *order) const;
+    void accept_reserved(Io &io) noexcept;
+    bool accept_own(Io &io) noexcept;
+    void accepted(Io &io) noexcept;
+    uint32_t run_cache() noexcept;
+    void end_held_back(Status status) noexcept;
+    bool trim_step(Io &io) noexcept;
+    uint32_t run_waiting() noexcept;
+    uint32_t run_flushes() noexcept;
+    [[nodiscard]] bool buffer_wants_flush() const noexcept;
+    void end_retention(Status status) noexcept;
+    uint32_t run_resets() noexcept;
+    void next_reset(uint32_t band) noexcept;
+    uint32_t complete_done() noexcept;
+    void end_everything() noexcept;
+    void detach_when_done() noexcept;
+    void give_back(Io &io) noexcept;
+    [[nodiscard]] Band &checked_band(uint32_t band, const char *order);
+    static void on_copied(void *context, uint16_t mover) noexcept;
+    static void on_base_flush(Io &io) noexcept;
+    static void on_drained(Io &io) noexcept;
+    static void on_reset_flush(Io &io) noexcept;
+    static void on_zone_reset(Io &io) noexcept;
+
+    CoreState state_;
+    BlockDeviceInfo info_;
+    Movers movers_;
+    BandWriter writer_;
+    Reader reader_;
+
+    std::unique_ptr<NvCache> cache_;
+
+    IoQueue done_;      // to complete in the next poll
+    IoQueue waiting_;   // writes and trims, strictly in order
+    IoQueue tickets_;   // flushes and FUA writes: device_data[0] = epoch
+    IoQueue to_flush_;  // theirs is on media: wait for the base's flush
+    IoQueue flushing_;  // the base flush in flight is for these
+    Io flush_io_;
+    bool flush_in_flight_ = false;
+    uint64_t flush_again_at_ = 0;  // not before, for the write buffer alone
+    uint64_t flushes_failed_ = 0;  // in a row
+    bool trimming_ = false;        // the front of waiting_ is a trim being marked
+    uint32_t trim_record_ = kNoSlot;
+    uint64_t trim_cursor_ = 0;
+    std::array<Drain, kDrainsMax> drains_;
+    uint64_t next_ticket_ = 1;
+    std::vector<uint32_t> resets_;  // bands whose flush is done: wait for readers, then reset zone by zone
+    bool throttled_ = false;        // by the user's share, since last_poll_
+    uint64_t last_poll_ = 0;
+    uint32_t poller_id_ = 0;  // 0: not polled
+    bool closed_ = false;
+};
+
+}  // namespace ftl

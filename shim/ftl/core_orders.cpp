@@ -1,0 +1,344 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// The control side of FtlCore: Python's orders, resets, restore.
+#include <algorithm>
+#include <cstring>
+#include <stdexcept>
+#include <string>
+
+#include "base/mutation.hpp"
+#include "ftl/core.hpp"
+
+namespace ftl {
+
+Band &FtlCore::checked_band(uint32_t band, const char *order) {
+    if (closed_) {
+        throw std::invalid_argument(std::string(order) + ": the core is closed");
+    }
+    if (band >= state_.bands.size()) {
+        throw std::invalid_argument(std::string(order) + ": band " + std::to_string(band) + " is beyond the last, " +
+                                    std::to_string(state_.bands.size() - 1));
+    }
+    return state_.bands[band];
+}
+
+bool FtlCore::open_band(uint32_t stream, uint32_t band, uint64_t band_seq) {
+    const Band &its = checked_band(band, "open_band");
+    if (stream >= kStreamCount || (state_.config.shared_stream && stream != kStreamUser)) {
+        throw std::invalid_argument("open_band: there is no stream " + std::to_string(stream));
+    }
+    if (its.state != BandState::free) {
+        throw std::invalid_argument("open_band: band " + std::to_string(band) + " is not free");
+    }
+    bool usable = false;
+    for (uint32_t punit = 0; punit < state_.punits; ++punit) {
+        const Zone &zone = state_.zone(band, punit);
+        usable |= zone.start != kNoZone && !zone.faulted;
+    }
+    if (!usable) {
+        throw std::invalid_argument("open_band: band " + std::to_string(band) + " has no zone that can be written");
+    }
+    return writer_.queue_band(stream, band, band_seq);
+}
+
+bool FtlCore::start_move(uint32_t band) {
+    const Band &its = checked_band(band, "start_move");
+    if (its.state != BandState::closed && its.state != BandState::faulted) {
+        throw std::invalid_argument("start_move: band " + std::to_string(band) + " is not closed");
+    }
+    return movers_.start(band);
+}
+
+void FtlCore::reset_band(uint32_t band) {
+    Band &its = checked_band(band, "reset_band");
+    if (its.state != BandState::closed && its.state != BandState::faulted && its.state != BandState::free) {
+        throw std::invalid_argument("reset_band: band " + std::to_string(band) + " is in use");
+    }
+    if (its.in_force() || its.settling > 0) {
+        throw std::invalid_argument("reset_band: band " + std::to_string(band) + " still holds " +
+                                    std::to_string(its.valid) + " valid blocks and records of " +
+                                    std::to_string(its.references) + " trimmed or lost ones: move it first");
+    }
+    if (state_.failed != status::ok) {
+        return;
+    }
+    its.state = BandState::resetting;
+    its.reset_zone = 0;
+    its.reset_failed_zone = 0;
+    its.reset_status = status::ok;
+    its.io.op = Op::flush;
+    its.io.complete = on_reset_flush;
+    // A band whose zones failed before anything was written holds nothing that could be needed; waiting for what is in
+    // the write buffer might be waiting for this band.
+    if (its.written == 0 || MUTATED(reset_without_flush)) {
+        resets_.push_back(band);
+        return;
+    }
+    flush(its.io, true);
+}
+
+void FtlCore::on_reset_flush(Io &io) noexcept {
+    auto &core = *static_cast<FtlCore *>(io.owner);
+    const auto band = static_cast<uint32_t>(io.owner_data);
+    if (core.state_.failed != status::ok) {
+        return;
+    }
+    if (io.status != status::ok) {
+        // Not durable elsewhere, so not reset: the order may be given again.
+        core.state_.bands[band].state = core.state_.closed_state(band);
+        core.state_.emit(EventKind::band_reset_done, band, io.status, ~uint64_t{0});
+        return;
+    }
+    core.resets_.push_back(band);
+}
+
+uint32_t FtlCore::run_resets() noexcept {
+    uint32_t work = 0;
+    for (size_t i = 0; i < resets_.size();) {
+        const uint32_t band = resets_[i];
+        if (state_.bands[band].readers > 0) {
+            ++i;
+            continue;
+        }
+        resets_[i] = resets_.back();
+        resets_.pop_back();
+        next_reset(band);
+        ++work;
+    }
+    return work;
+}
+
+void FtlCore::next_reset(uint32_t number) noexcept {
+    Band &band = state_.bands[number];
+    while (band.reset_zone < state_.punits && state_.zone(number, band.reset_zone).start == kNoZone) {
+        ++band.reset_zone;
+    }
+    if (band.reset_zone < state_.punits) {
+        band.io.op = Op::zone_send;
+        band.io.zone_action = kZoneReset;
+        band.io.zone_all = false;
+        band.io.lba = state_.zone(number, band.reset_zone).start;
+        band.io.block_count = 0;
+        band.io.iov_count = 0;
+        band.io.complete = on_zone_reset;
+        state_.submit_base(band.io);
+        return;
+    }
+    band.state = BandState::free;
+    band.written = 0;
+    band.record_headers = 0;
+    state_.emit(EventKind::band_reset_done, number, band.reset_status, band.reset_failed_zone);
+}
+
+void FtlCore::on_zone_reset(Io &io) noexcept {
+    auto &core = *static_cast<FtlCore *>(io.owner);
+    const auto number = static_cast<uint32_t>(io.owner_data);
+    if (!core.state_.came_back(io)) {
+        return;
+    }
+    Band &band = core.state_.bands[number];
+    Zone &zone = core.state_.zone(number, band.reset_zone);
+    zone.write_pointer = 0;
+    zone.faulted = io.status != status::ok;
+    if (zone.faulted && band.reset_status == status::ok) {
+        band.reset_status = io.status;
+        band.reset_failed_zone = band.reset_zone;
+    }
+    ++core.state_.stats.zone_resets;
+    ++band.reset_zone;
+    core.next_reset(number);
+}
+
+void FtlCore::replace_zone(uint32_t band, uint32_t punit, uint64_t zone_start) {
+    const Band &its = checked_band(band, "replace_zone");
+    if (its.state != BandState::free) {
+        throw std::invalid_argument("replace_zone: band " + std::to_string(band) + " is not free");
+    }
+    if (punit >= state_.punits || !state_.set_zone(band, punit, zone_start)) {
+        throw std::invalid_argument(
+            "replace_zone: no such punit, or the zone is not the base's or used by another band");
+    }
+}
+
+uint64_t FtlCore::drain() {
+    const auto drain = std::find_if(drains_.begin(), drains_.end(), [](const Drain &each) { return each.ticket == 0; });
+    if (drain == drains_.end()) {
+        throw std::runtime_error("drain: " + std::to_string(kDrainsMax) + " drains are under way already");
+    }
+    const uint64_t ticket = next_ticket_++;
+    if (state_.failed == status::ok) {
+        drain->ticket = ticket;
+        flush(drain->io, true);
+    }
+    return ticket;
+}
+
+void FtlCore::on_drained(Io &io) noexcept {
+    auto &drain = *static_cast<Drain *>(io.owner);
+    const uint64_t ticket = drain.ticket;
+    drain.ticket = 0;
+    drain.core->state_.emit(EventKind::drained, ticket, io.status);
+}
+
+void FtlCore::set_user_share(uint32_t percent) noexcept {
+    state_.share = std::min(percent, 100U);
+    state_.credit = std::min<int64_t>(state_.credit, 0);
+}
+
+void FtlCore::fail_writes(Status status) noexcept {
+    state_.writes_failed = status;
+    // A trim that is half marked goes on: its record counts on it. One that waits for a record would wait for ever.
+    IoQueue kept;
+    trimming_ = trimming_ && trim_record_ != kNoSlot;
+    if (trimming_) {
+        kept.push(*waiting_.pop());
+    }
+    while (!waiting_.empty()) {
+        Io &io = *waiting_.pop();
+        give_back(io);
+        finish(io, status);
+    }
+    waiting_.take(kept);
+}
+
+void FtlCore::fail(Status status) noexcept {
+    state_.fail(status);
+}
+
+void FtlCore::close() noexcept {
+    closed_ = true;
+    if (state_.failed == status::ok) {
+        state_.failed = status::namespace_not_ready;
+    }
+}
+
+// --- restore
+
+void FtlCore::load_band(uint32_t band, BandState state, uint64_t band_seq,
+                        const std::vector<uint64_t> &write_pointers) {
+    Band &its = checked_band(band, "load_band");
+    if (state != BandState::free && state != BandState::closed && state != BandState::faulted) {
+        throw std::invalid_argument("load_band: a band is free, closed or faulted");
+    }
+    if (its.state != BandState::free || its.written > 0 || its.in_force()) {
+        throw std::invalid_argument("load_band: band " + std::to_string(band) + " is in use already");
+    }
+    if (write_pointers.size() > state_.punits) {
+        throw std::invalid_argument("load_band: more write pointers than parallel units");
+    }
+    for (const uint64_t write_pointer : write_pointers) {
+        if (write_pointer > state_.config.zone_size) {
+            throw std::invalid_argument("load_band: a write pointer beyond its zone");
+        }
+    }
+    its.state = state;
+    its.seq = band_seq;
+    for (uint32_t punit = 0; punit < write_pointers.size(); ++punit) {
+        Zone &zone = state_.zone(band, punit);
+        zone.write_pointer = static_cast<uint32_t>(std::min(write_pointers[punit], state_.config.zone_capacity));
+        its.written += zone.write_pointer;
+    }
+}
+
+void FtlCore::load_l2p(uint64_t first_lba, const uint64_t *entries, size_t count) {
+    const uint64_t block_count = state_.config.block_count;
+    if (first_lba > block_count || count > block_count - first_lba) {
+        throw std::invalid_argument("load_l2p: beyond the last LBA");
+    }
+    const auto check = [&](uint64_t entry) {
+        if (entry == L2p::kInvalid) {
+            return;
+        }
+        const uint64_t address = L2p::payload(entry);
+        if (L2p::tag(entry) == L2p::Tag::slot || state_.zone_number(address) >= state_.zone_band.size() ||
+            state_.band_of(address) == kNoBand) {
+            throw std::invalid_argument("load_l2p: " + std::to_string(entry) + " is no address in a band");
+        }
+    };
+    std::for_each(entries, entries + count, check);
+    for (size_t i = 0; i < count; ++i) {
+        const uint64_t lba = first_lba + i;
+        state_.replace(lba, entries[i]);
+        if (entries[i] != L2p::kInvalid && L2p::tag(entries[i]) != L2p::Tag::media) {
+            Band &band = state_.bands[state_.band_of(L2p::payload(entries[i]))];
+            ++band.references;
+            // How many headers they stand in is found out when the band is moved.
+            band.record_headers = std::max(band.record_headers, 1U);
+        }
+    }
+}
+
+void FtlCore::use_cache(std::shared_ptr<BlockDevice> device, const NvCacheConfig &config) {
+    if (closed_ || cache_) {
+        throw std::invalid_argument(closed_ ? "use_cache: the core is closed" : "use_cache: there is one already");
+    }
+    cache_ = std::make_unique<NvCache>(state_, std::move(device), config);
+}
+
+void FtlCore::forget_cache() noexcept {
+    if (cache_) {
+        cache_->switch_off(done_);
+    }
+}
+
+void FtlCore::check_recovered(uint64_t lba, uint64_t block_count, uint64_t seq, const char *order) const {
+    if (closed_) {
+        throw std::invalid_argument(std::string(order) + ": the core is closed");
+    }
+    if (block_count == 0 || lba >= state_.config.block_count || block_count > state_.config.block_count - lba) {
+        throw std::invalid_argument(std::string(order) + ": beyond the last LBA");
+    }
+    if (seq == 0 || seq >= state_.next_seq) {
+        throw std::invalid_argument(std::string(order) + ": seq " + std::to_string(seq) + " is not below next_seq, " +
+                                    std::to_string(state_.next_seq));
+    }
+}
+
+bool FtlCore::recover_block(uint64_t lba, uint64_t seq, uint32_t crc, const uint8_t *block) {
+    check_recovered(lba, 1, seq, "recover_block");
+    if (crc32c(0, block, kBlockSize) != crc) {
+        throw std::invalid_argument("recover_block: the block does not match its CRC");
+    }
+    WriteBuffer &buffer = state_.buffer;
+    if (buffer.free.count() == 0) {
+        return false;
+    }
+    const uint32_t slot = buffer.free.take();
+    std::memcpy(buffer.block(slot), block, kBlockSize);
+    hold(slot, lba, seq, crc);
+    buffer.fifo.push_back(buffer.next.data(), slot);
+    return true;
+}
+
+// A record's range may be wider than what it is in force for: what the L2P has on media there is newer.
+bool FtlCore::recover_record(uint64_t lba, uint32_t block_count, uint64_t seq, uint32_t flags) {
+    check_recovered(lba, block_count, seq, "recover_record");
+    if (flags != layout::kRecordTrim && flags != layout::kRecordLost) {
+        throw std::invalid_argument("recover_record: there are no flags " + std::to_string(flags));
+    }
+    Records &records = state_.records;
+    if (!records.room()) {
+        return false;
+    }
+    const uint64_t flag = flags == layout::kRecordTrim ? L2p::kTrimFlag : L2p::kLostFlag;
+    const uint32_t record = records.make(state_, flag, lba, block_count, kNoMover, seq);
+    uint64_t references = 0;
+    for (uint64_t each = lba; each < lba + block_count; ++each) {
+        const uint64_t entry = state_.l2p.get(each);
+        if (entry == L2p::kInvalid || L2p::tag(entry) == L2p::Tag::slot || L2p::is_pending(entry)) {
+            state_.replace(each, L2p::pending(flag, record));
+            ++references;
+        }
+    }
+    records.meta[record].references = references;
+    records.enqueue(record);
+    return true;
+}
+
+uint32_t FtlCore::valid_count(uint32_t number) const noexcept {
+    const Band &band = state_.bands[number];
+    // While records settle here, references may still be on their way.
+    const uint64_t headers = std::max<uint64_t>(band.references, band.settling);
+    return band.valid + static_cast<uint32_t>(std::min<uint64_t>(headers, band.record_headers));
+}
+
+}  // namespace ftl

@@ -1,0 +1,155 @@
+// SPDX-License-Identifier: BSD-3-Clause
+#include "ftl/core_state.hpp"
+
+#include <algorithm>
+#include <bit>
+#include <limits>
+#include <stdexcept>
+
+namespace ftl {
+namespace {
+
+constexpr uint32_t kWriteBufferMin = 8;
+constexpr uint64_t kZoneCapacityMin = 4;  // a header, a block of data, a summary and one to spare
+
+void require(bool holds, const char *rule) {
+    if (!holds) {
+        throw std::invalid_argument(rule);
+    }
+}
+
+const CoreConfig &checked(const CoreConfig &config, const BlockDeviceInfo &info) {
+    require(info.block_bytes == kBlockSize && info.metadata_bytes == 0, "the base must have blocks of 4096 bytes");
+    require(config.block_count > 0 && config.block_count <= info.block_count,
+            "block_count must be within 1 and the base's");
+    require(config.zone_capacity >= kZoneCapacityMin && config.zone_capacity <= config.zone_size,
+            "zone_capacity must be within 4 and zone_size");
+    require(config.zone_capacity <= std::numeric_limits<uint32_t>::max() / 2, "zone_capacity is beyond 2^31 blocks");
+    require(config.batch_blocks >= 2 && config.batch_blocks <= layout::kBatchDataBlocksMax + 1,
+            "batch_blocks must be within 2..128");
+    require(config.write_buffer_blocks >= kWriteBufferMin && config.write_buffer_blocks <= (1U << 24),
+            "write_buffer_blocks must be within 8..2^24");
+    require(config.reloc_buffer_blocks >= kWriteBufferMin && config.reloc_buffer_blocks <= (1U << 24),
+            "reloc_buffer_blocks must be within 8..2^24");
+    require(config.max_reloc_qdepth >= 1 && config.max_reloc_qdepth <= 1024, "max_reloc_qdepth must be within 1..1024");
+    require(config.max_active_relocs >= 1 && config.max_active_relocs <= 64, "max_active_relocs must be within 1..64");
+    require(config.band_threshold >= 1 && config.band_threshold <= 100, "band_threshold must be within 1..100");
+    require(config.next_seq >= 1, "next_seq must be at least 1");
+    require(!config.bands.empty() && config.bands.size() < kNoBand, "bands must not be empty");
+    require(!config.use_append || info.max_append_blocks >= 2, "the base can't append two blocks at a time");
+    require(info.max_io_blocks >= 1, "the base has no max_io_blocks");
+    return config;
+}
+
+}  // namespace
+
+CoreState::CoreState(std::shared_ptr<Reactor> the_reactor, std::shared_ptr<BlockDevice> the_base, CoreConfig the_config)
+    : reactor(std::move(the_reactor)),
+      base(std::move(the_base)),
+      config(checked(the_config, base->info())),
+      l2p(config.block_count, base->info().block_count),
+      mapping(config.write_buffer_blocks, kRecordCount, config.block_count, config.uuid, config.write_buffer_path),
+      buffer(mapping, config.write_buffer_blocks),
+      reloc(config.reloc_buffer_blocks),
+      records(mapping),
+      next_seq(config.next_seq) {
+    const BlockDeviceInfo &info = base->info();
+    for (const std::vector<uint64_t> &band : config.bands) {
+        punits = std::max(punits, static_cast<uint32_t>(band.size()));
+    }
+    require(punits > 0, "no band has a zone");
+    summary_area = static_cast<uint32_t>(layout::summary_blocks(config.zone_capacity));
+    data_area = static_cast<uint32_t>(config.zone_capacity) - summary_area;
+    max_io = config.use_append ? info.max_append_blocks : info.max_io_blocks;
+    max_data = config.batch_blocks - 1;
+    if (config.use_append) {
+        max_data = std::min(max_data, info.max_append_blocks - 1);
+    }
+    if (std::has_single_bit(config.zone_size)) {
+        zone_shift = std::countr_zero(config.zone_size);
+    }
+    zone_band.assign(static_cast<size_t>((info.block_count + config.zone_size - 1) / config.zone_size), kNoBand);
+    bands = std::vector<Band>(config.bands.size());
+    zones.assign(size_t{punits} * bands.size(), Zone{});
+    for (uint32_t band = 0; band < bands.size(); ++band) {
+        for (uint32_t punit = 0; punit < config.bands[band].size(); ++punit) {
+            require(set_zone(band, punit, config.bands[band][punit]), "a zone is not the base's, or used twice");
+        }
+    }
+}
+
+bool CoreState::set_zone(uint32_t band, uint32_t punit, uint64_t start) noexcept {
+    if (start != kNoZone) {
+        if (start % config.zone_size != 0 || zone_number(start) >= zone_band.size() ||
+            start + config.zone_capacity > base->info().block_count) {
+            return false;
+        }
+        const uint32_t owner = band_of(start);
+        if (owner != kNoBand && zone(band, punit).start != start) {
+            return false;
+        }
+    }
+    Zone &place = zone(band, punit);
+    if (place.start != kNoZone) {
+        zone_band[zone_number(place.start)] = kNoBand;
+    }
+    place = Zone{};
+    place.start = start;
+    if (start != kNoZone) {
+        zone_band[zone_number(start)] = band;
+    }
+    return true;
+}
+
+BandState CoreState::closed_state(uint32_t band) noexcept {
+    for (uint32_t punit = 0; punit < punits; ++punit) {
+        if (zone(band, punit).faulted) {
+            return BandState::faulted;
+        }
+    }
+    return BandState::closed;
+}
+
+void CoreState::forget(uint64_t entry) noexcept {
+    switch (L2p::tag(entry)) {
+        case L2p::Tag::media:
+            --bands[band_of(entry)].valid;
+            break;
+        case L2p::Tag::slot:
+            break;
+        case L2p::Tag::trim:
+        case L2p::Tag::lost:
+            if (entry == L2p::kInvalid) {
+                break;
+            }
+            if (L2p::is_pending(entry)) {
+                Records::Meta &record = records.meta[L2p::pending_record(entry)];
+                --record.references;
+                if (record.landed) {
+                    --bands[band_of(record.header)].references;
+                }
+            } else {
+                --bands[band_of(L2p::payload(entry))].references;
+            }
+            break;
+    }
+}
+
+bool CoreState::came_back(const Io &io) noexcept {
+    --base_outstanding;
+    // The whole of the base is gone, not a zone of it. A bdev deleted in the target answers with invalid_namespace.
+    if (failed == status::ok && (io.status == status::path_error || io.status == status::power_loss ||
+                                 io.status == status::invalid_namespace)) {
+        fail(io.status);
+    }
+    return failed == status::ok;
+}
+
+void CoreState::fail(Status status) noexcept {
+    if (failed == status::ok) {
+        failed = status;
+        emit(EventKind::core_failed, status);
+    }
+}
+
+}  // namespace ftl

@@ -1,0 +1,118 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// GC's hands: copies what is in force in a closed band to the reloc stream.
+//
+// For each zone of the band: its summary if every block of it verifies, else its headers, one by one. Data blocks some
+// LBA points to are read in runs, verified and queued with their seq; records in force are queued again. What can't be
+// read or does not match its CRC becomes a lost record, so that no older version comes back. At last, if something is
+// still in force that no metadata told of, a sweep over the L2P declares it lost (trims are simply recorded anew).
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "ftl/core_state.hpp"
+
+namespace ftl {
+
+class Movers {
+public:
+    explicit Movers(CoreState &state);
+    Movers(const Movers &) = delete;
+    Movers &operator=(const Movers &) = delete;
+    ~Movers();
+
+    // False: max_active_relocs bands are being moved.
+    bool start(uint32_t band) noexcept;
+    uint32_t run() noexcept;
+    // There is something that only further run() calls can do.
+    [[nodiscard]] bool busy() const noexcept { return scanning_; }
+    void copied(uint16_t mover) noexcept {
+        --movers_[mover].copies;
+        ++movers_[mover].moved;
+    }
+    void record_done(uint16_t mover) noexcept { --movers_[mover].records; }
+
+private:
+    static constexpr uint32_t kWindowBlocks = 8;  // of summary read at a time
+    static constexpr uint32_t kRunBlocks = 32;    // data blocks read at a time
+
+    enum class Phase : uint8_t { free, settling, next_zone, reading, window, records, drain, sweep, last_drain };
+    // What the metadata I/O in flight is for.
+    enum class Want : uint8_t { summary, walk_header, record_header };
+
+    struct Mover {
+        Movers *movers = nullptr;
+        uint16_t index = 0;
+        Phase phase = Phase::free;
+        Want want = Want::summary;
+        uint32_t band = 0;
+        uint32_t punit = 0;    // zone being scanned
+        bool walking = false;  // header by header, for want of a summary
+        bool read_done = false;
+        uint32_t summary_next = 0;  // next block of the summary to read
+        uint32_t walk_offset = 0;   // next header to read
+        uint32_t seen_offset = 0;   // offsets below were scanned before the summary turned out damaged
+        // The window: entries of consecutive offsets from first_offset on.
+        uint32_t first_offset = 0;
+        uint32_t entry = 0;
+        uint32_t entry_count = 0;
+        // Records of one header that may be in force.
+        std::vector<layout::RecordEntry> in_force;
+        uint32_t record = 0;
+        uint64_t record_cursor = 0;
+        uint64_t header_address = 0;  // theirs
+        uint64_t sweep_lba = 0;
+        uint32_t reads = 0;
+        uint32_t copies = 0;
+        uint32_t records = 0;
+        uint64_t moved = 0;
+        uint64_t lost = 0;
+        SlotList lost_slots;  // wait for a record
+        uint8_t *buffer = nullptr;
+        std::vector<layout::BlockEntry> entries;
+        iovec iov{};
+        Io io;
+    };
+    struct Read {
+        Mover *mover = nullptr;
+        uint32_t slots[kRunBlocks] = {};
+        uint32_t count = 0;
+        uint32_t single = 0;  // after a failed run: the block being read alone
+        bool singly = false;
+        iovec iov[kRunBlocks] = {};
+        Io io;
+    };
+
+    uint32_t run(Mover &mover) noexcept;
+    void next_zone(Mover &mover) noexcept;
+    void read_metadata(Mover &mover, Want want, uint64_t address, uint32_t block_count) noexcept;
+    void next_metadata(Mover &mover) noexcept;
+    void metadata_came(Mover &mover) noexcept;
+    void use_summary(Mover &mover) noexcept;
+    void use_header(Mover &mover) noexcept;
+    [[nodiscard]] bool is_ours(const Mover &mover, const layout::BatchHeader &header, uint32_t offset) const noexcept;
+    [[nodiscard]] bool is_ours(const Mover &mover, const layout::SummaryBlock &block, uint32_t index) const noexcept;
+    bool scan_window(Mover &mover) noexcept;
+    void take_records(Mover &mover, const layout::BatchHeader &header, uint64_t address) noexcept;
+    bool scan_records(Mover &mover) noexcept;
+    bool declare_lost(Mover &mover) noexcept;
+    bool sweep(Mover &mover) noexcept;
+    void finish(Mover &mover) noexcept;
+    void issue(Read &read) noexcept;
+    void give_up(Read &read) noexcept;
+    void came_back(Read &read) noexcept;
+    void check_block(Mover &mover, uint32_t slot, Status status) noexcept;
+    void make_fresh(Mover &mover, uint64_t flag, uint64_t lba, uint32_t block_count) noexcept;
+    static void on_metadata(Io &io) noexcept;
+    static void on_read(Io &io) noexcept;
+
+    CoreState &state_;
+    std::vector<Mover> movers_;
+    std::vector<Read> reads_;
+    std::vector<Read *> free_reads_;
+    uint8_t *memory_ = nullptr;
+    size_t memory_bytes_ = 0;
+    bool scanning_ = false;
+};
+
+}  // namespace ftl

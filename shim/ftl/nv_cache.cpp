@@ -1,0 +1,413 @@
+// SPDX-License-Identifier: BSD-3-Clause
+#include "ftl/nv_cache.hpp"
+
+#include <algorithm>
+#include <cstring>
+#include <stdexcept>
+#include <string>
+
+#include "base/mutation.hpp"
+
+namespace ftl {
+namespace {
+
+constexpr size_t kLastSeq = 2;  // Io::device_data while a write is held back
+
+const BlockDeviceInfo &checked(const BlockDeviceInfo &info, const CoreState &state) {
+    const auto require = [](bool fine, const std::string &message) {
+        if (!fine) {
+            throw std::invalid_argument("nv cache: " + message);
+        }
+    };
+    require(!info.zoned, "the device is zoned");
+    require(info.block_bytes - info.metadata_bytes == kBlockSize, "blocks have to have 4096 bytes of data");
+    require(info.metadata_bytes == 0 || info.metadata_bytes >= layout::kCacheMetadataMin,
+            "blocks have to have 8 bytes of metadata, or none");
+    require(info.metadata_bytes == 0 || info.metadata_bytes >= layout::kCacheWideMetadata ||
+                state.config.block_count <= uint64_t{1} << layout::kCacheLbaBits,
+            "8 bytes of metadata suffice for 2^30 blocks");
+    require(info.max_io_blocks >= 2, "the device takes only one block at a time");
+    require(info.block_count >= layout::kCacheHeaderBlocks + 2, "the device has no room for a ring");
+    return info;
+}
+
+}  // namespace
+
+NvCache::NvCache(CoreState &state, std::shared_ptr<BlockDevice> device, const NvCacheConfig &config)
+    : state_(state),
+      device_(std::move(device)),
+      id_(config.id),
+      metadata_bytes_(checked(device_->info(), state).metadata_bytes),
+      vss_(metadata_bytes_ > 0),
+      volatile_(device_->info().volatile_cache),
+      ring_blocks_(device_->info().block_count - layout::kCacheHeaderBlocks),
+      generation_(config.generation),
+      lap_(config.lap),
+      position_(config.position) {
+    if (config.request_blocks == 0 || config.request_count == 0) {
+        throw std::invalid_argument("nv cache: requests need blocks, and there has to be one");
+    }
+    const uint32_t most = vss_ ? device_->info().max_io_blocks
+                               : std::min(device_->info().max_io_blocks - 1, layout::kCacheEntriesPerBlock);
+    request_blocks_ = std::min(config.request_blocks, most);
+    const uint32_t count = std::min(config.request_count, state.buffer.slot_count);
+    const size_t scratch_bytes = vss_ ? size_t{request_blocks_} * metadata_bytes_ : kBlockSize;
+    scratch_ = PageMemory(scratch_bytes * count + kBlockSize + metadata_bytes_);
+    header_block_ = scratch_.data();
+    uint8_t *scratch = header_block_ + kBlockSize + metadata_bytes_;
+    requests_ = std::vector<Request>(count);
+    for (Request &request : requests_) {
+        request.cache = this;
+        request.scratch = scratch;
+        scratch += scratch_bytes;
+        request.slots.resize(request_blocks_);
+        request.iov.resize(vss_ ? size_t{2} * request_blocks_ : size_t{1} + request_blocks_);
+        request.io.op = Op::write;
+        request.io.owner = &request;
+        request.io.iov = request.iov.data();
+        request.io.complete = on_written;
+    }
+    header_iov_ = {header_block_, kBlockSize + metadata_bytes_};
+    header_io_.owner = this;
+    header_io_.iov = &header_iov_;
+    header_io_.complete = on_header;
+    flush_io_.op = Op::flush;
+    flush_io_.owner = this;
+    flush_io_.complete = on_flushed;
+    // Whatever the ring has was accepted before now.
+    mark(position_, state.next_seq);
+    written_seq_ = flushed_seq_ = state.next_seq - 1;
+}
+
+// --- from the core
+
+bool NvCache::push(uint32_t slot) noexcept {
+    if (cache_state_ != State::active) {
+        return false;
+    }
+    queue_.push_back(state_.buffer.next.data(), slot);
+    stalled_ = false;
+    return true;
+}
+
+void NvCache::hold_back(Io &io) noexcept {
+    io.device_data[kLastSeq] = state_.next_seq - 1;
+    held_back_.push(io);
+}
+
+uint32_t NvCache::run(IoQueue &done) noexcept {
+    if (cache_state_ != State::active) {
+        return 0;
+    }
+    uint32_t work = retire();
+    work += issue();
+    flush_if_due();
+    const uint64_t durable = MUTATED(cache_acks_early)                  ? ~uint64_t{0}
+                             : volatile_ && !MUTATED(cache_not_flushed) ? flushed_seq_
+                                                                        : written_seq_;
+    while (!held_back_.empty() && held_back_.front()->device_data[kLastSeq] <= durable) {
+        done.push(*held_back_.pop());
+        ++work;
+    }
+    return work;
+}
+
+void NvCache::switch_off(IoQueue &done) noexcept {
+    if (cache_state_ == State::active) {
+        fail(status::aborted);
+    }
+    cache_state_ = State::off;
+    done.take(held_back_);
+}
+
+void NvCache::end(IoQueue &ended) noexcept {
+    ended.take(held_back_);
+}
+
+uint64_t NvCache::used_blocks() const noexcept {
+    if (vss_) {
+        const uint64_t oldest = oldest_held();
+        return oldest < state_.next_seq ? std::min(state_.next_seq - oldest, ring_blocks_) : 0;
+    }
+    const uint64_t first = limit_ > ring_blocks_ ? limit_ - ring_blocks_ : 0;
+    return position_ > first ? std::min(position_ - first, ring_blocks_) : 0;
+}
+
+// --- the ring
+
+uint64_t NvCache::oldest_held() const noexcept {
+    const WriteBuffer &buffer = state_.buffer;
+    uint64_t oldest = ~uint64_t{0};
+    for (uint32_t slot = 0; slot < buffer.slot_count; ++slot) {
+        if (buffer.records[slot].state != kRecordFree) {
+            oldest = std::min(oldest, buffer.records[slot].seq);
+        }
+    }
+    return oldest;
+}
+
+void NvCache::mark(uint64_t position, uint64_t seq) noexcept {
+    if (vss_ || mark_count_ == kMarks) {
+        return;
+    }
+    marks_[(first_mark_ + mark_count_++) % kMarks] = Mark{position, seq};
+    last_mark_ = position;
+}
+
+// Whether everything that stood at the places of positions below `end`, a lap before, is durable on the base. Called
+// with a block waiting, so some slot is held.
+bool NvCache::may_write(uint64_t end) noexcept {
+    if (end <= limit_ || MUTATED(cache_wraps_too_soon)) {
+        return true;
+    }
+    const uint64_t oldest = oldest_held();
+    if (vss_) {
+        limit_ = oldest + ring_blocks_;
+        return end <= limit_;
+    }
+    if (mark_count_ == 0 || last_mark_ < position_) {
+        mark(position_, state_.buffer.records[queue_.head].seq);
+    }
+    while (mark_count_ > 0 && marks_[first_mark_].seq <= oldest) {
+        limit_ = marks_[first_mark_].position + ring_blocks_;
+        first_mark_ = (first_mark_ + 1) % kMarks;
+        --mark_count_;
+    }
+    return end <= limit_;
+}
+
+// A batch has a header and a block at least, and does not cross the end of the ring.
+uint64_t NvCache::next_position() const noexcept {
+    if (vss_) {
+        return state_.buffer.records[queue_.head].seq;
+    }
+    const uint64_t left = ring_blocks_ - position_ % ring_blocks_;
+    return left < 2 ? position_ + left : position_;
+}
+
+uint32_t NvCache::issue() noexcept {
+    uint32_t sent = 0;
+    const bool was_full = ring_full_;
+    ring_full_ = false;
+    while (!queue_.empty()) {
+        const uint64_t in_flight = issued_ - retired_;
+        stalled_ = header_in_flight_ || in_flight == requests_.size() ||
+                   (in_flight >= kEagerRequests && queue_.count < request_blocks_);
+        if (stalled_) {
+            break;
+        }
+        const uint64_t position = next_position();
+        if (!may_write(position + (vss_ ? 1 : 2))) {
+            stats_.ring_waits += was_full ? 0 : 1;
+            stalled_ = ring_full_ = true;
+            break;
+        }
+        if (position / ring_blocks_ > lap_) {
+            write_header(position / ring_blocks_);
+            stalled_ = true;
+            break;
+        }
+        Request &request = requests_[issued_ % requests_.size()];
+        const uint64_t room = std::min(ring_blocks_ - position % ring_blocks_, limit_ - position);
+        if (vss_) {
+            send_vss(request, position, room);
+        } else {
+            send_batch(request, position, room);
+        }
+        ++sent;
+    }
+    return sent;
+}
+
+// As long as seqs follow each other, so do places.
+void NvCache::send_vss(Request &request, uint64_t first_seq, uint64_t room) noexcept {
+    WriteBuffer &buffer = state_.buffer;
+    const uint64_t most = std::min<uint64_t>(room, request_blocks_);
+    const uint32_t phase = layout::cache_phase(first_seq / ring_blocks_);
+    uint32_t count = 0;
+    while (count < most && !queue_.empty() && buffer.records[queue_.head].seq == first_seq + count) {
+        const uint32_t slot = queue_.pop_front(buffer.next.data());
+        const SlotRecord &record = buffer.records[slot];
+        const layout::CacheSalt salt{record.lba, record.seq, id_};
+        const layout::CacheMetadata metadata{
+            crc32c(record.crc, &salt, sizeof(salt)),
+            phase << layout::kCacheLbaBits |
+                static_cast<uint32_t>(record.lba & ((uint64_t{1} << layout::kCacheLbaBits) - 1)),
+            record.lba >> layout::kCacheLbaBits};
+        uint8_t *its = request.scratch + size_t{count} * metadata_bytes_;
+        std::memcpy(its, &metadata, std::min<size_t>(sizeof(metadata), metadata_bytes_));
+        request.iov[size_t{2} * count] = iovec{buffer.block(slot), kBlockSize};
+        request.iov[size_t{2} * count + 1] = iovec{its, metadata_bytes_};
+        request.slots[count++] = slot;
+    }
+    request.count = count;
+    submit(request, first_seq, count, 2 * count);
+}
+
+void NvCache::send_batch(Request &request, uint64_t position, uint64_t room) noexcept {
+    WriteBuffer &buffer = state_.buffer;
+    const auto count = static_cast<uint32_t>(std::min<uint64_t>({room - 1, request_blocks_, queue_.count}));
+    auto &header = *reinterpret_cast<layout::CacheBatchHeader *>(request.scratch);
+    header.magic = layout::kCacheBatchMagic;
+    header.version = layout::kCacheVersion;
+    header.crc = 0;
+    header.id = id_;
+    header.position = position;
+    header.count = count;
+    header.phase = layout::cache_phase(position / ring_blocks_);
+    if (position >= last_mark_ + std::max<uint64_t>(ring_blocks_ / kMarksPerLap, 1)) {
+        mark(position, buffer.records[queue_.head].seq);
+    }
+    uint32_t iov_count = 0;
+    request.iov[iov_count++] = iovec{request.scratch, kBlockSize};
+    const uint8_t *end = nullptr;
+    for (uint32_t i = 0; i < count; ++i) {
+        const uint32_t slot = queue_.pop_front(buffer.next.data());
+        const SlotRecord &record = buffer.records[slot];
+        header.blocks[i] = layout::BlockEntry{record.lba, record.seq, record.crc, 0};
+        uint8_t *block = buffer.block(slot);
+        if (block == end) {
+            request.iov[iov_count - 1].iov_len += kBlockSize;
+        } else {
+            request.iov[iov_count++] = iovec{block, kBlockSize};
+        }
+        end = block + kBlockSize;
+        request.slots[i] = slot;
+    }
+    std::fill(header.blocks + count, header.blocks + layout::kCacheEntriesPerBlock, layout::BlockEntry{});
+    header.crc = layout::block_crc(&header);
+    position_ = position + 1 + count;
+    ++stats_.metadata_blocks;
+    request.count = count;
+    submit(request, position, 1 + count, iov_count);
+}
+
+void NvCache::submit(Request &request, uint64_t position, uint32_t block_count, uint32_t iov_count) noexcept {
+    request.done = false;
+    request.last_seq = state_.buffer.records[request.slots[request.count - 1]].seq;
+    request.io.lba = place_of(position);
+    request.io.block_count = block_count;
+    request.io.iov_count = iov_count;
+    request.io.status = status::ok;
+    ++issued_;
+    ++outstanding_;
+    ++stats_.write_ios;
+    stats_.written_blocks += request.count;
+    device_->submit(request.io);
+}
+
+void NvCache::on_written(Io &io) noexcept {
+    auto &request = *static_cast<Request *>(io.owner);
+    --request.cache->outstanding_;
+    request.done = true;
+    if (io.status != status::ok) {
+        request.cache->fail(io.status);
+    }
+}
+
+// In order, so that the base gets blocks in order of seq and "in the cache" is a prefix.
+uint32_t NvCache::retire() noexcept {
+    uint32_t work = 0;
+    while (retired_ != issued_ && requests_[retired_ % requests_.size()].done) {
+        const Request &request = requests_[retired_++ % requests_.size()];
+        for (uint32_t i = 0; i < request.count; ++i) {
+            to_base(request.slots[i]);
+        }
+        written_seq_ = request.last_seq;
+        ++work;
+    }
+    return work;
+}
+
+void NvCache::flush_if_due() noexcept {
+    if (!volatile_ || flush_in_flight_ || held_back_.empty() || written_seq_ == flushed_seq_) {
+        return;
+    }
+    flushing_seq_ = written_seq_;
+    flush_in_flight_ = true;
+    flush_io_.status = status::ok;
+    ++outstanding_;
+    ++stats_.flushes;
+    device_->submit(flush_io_);
+}
+
+void NvCache::on_flushed(Io &io) noexcept {
+    auto &cache = *static_cast<NvCache *>(io.owner);
+    --cache.outstanding_;
+    cache.flush_in_flight_ = false;
+    if (io.status != status::ok) {
+        cache.fail(io.status);
+        return;
+    }
+    cache.flushed_seq_ = cache.flushing_seq_;
+}
+
+// --- its header
+
+void NvCache::write_header(uint64_t lap) noexcept {
+    next_lap_ = lap;
+    ++generation_;
+    auto &header = *reinterpret_cast<layout::CacheHeader *>(header_block_);
+    std::memset(header_block_, 0, header_iov_.iov_len);
+    header.magic = layout::kCacheMagic;
+    header.version = layout::kCacheVersion;
+    header.uuid = state_.config.uuid;
+    header.id = id_;
+    header.generation = generation_;
+    header.block_count = device_->info().block_count;
+    header.lap = lap;
+    header.mode = vss_ ? layout::kCacheModeVss : layout::kCacheModeNonVss;
+    header.phase = layout::cache_phase(lap);
+    header.metadata_bytes = metadata_bytes_;
+    header.crc = layout::block_crc(&header);
+    header_io_.op = Op::write;
+    header_io_.lba = generation_ % layout::kCacheHeaderBlocks;
+    header_io_.block_count = 1;
+    header_io_.iov_count = 1;
+    header_io_.status = status::ok;
+    header_in_flight_ = true;
+    ++outstanding_;
+    ++stats_.header_writes;
+    device_->submit(header_io_);
+}
+
+void NvCache::on_header(Io &io) noexcept {
+    auto &cache = *static_cast<NvCache *>(io.owner);
+    --cache.outstanding_;
+    if (io.status != status::ok) {
+        cache.fail(io.status);
+        return;
+    }
+    if (io.op == Op::write && cache.volatile_ && cache.cache_state_ == State::active) {
+        io.op = Op::flush;
+        io.block_count = 0;
+        io.iov_count = 0;
+        ++cache.outstanding_;
+        cache.device_->submit(io);
+        return;
+    }
+    cache.lap_ = cache.next_lap_;
+    cache.header_in_flight_ = false;
+}
+
+// What is in flight goes to the base as well: that it is in the cache can't be relied on.
+void NvCache::fail(Status status) noexcept {
+    if (cache_state_ != State::active) {
+        return;
+    }
+    cache_state_ = State::failed;
+    ring_full_ = false;
+    ++stats_.write_errors;
+    for (; retired_ != issued_; ++retired_) {
+        const Request &request = requests_[retired_ % requests_.size()];
+        for (uint32_t i = 0; i < request.count; ++i) {
+            to_base(request.slots[i]);
+        }
+    }
+    while (!queue_.empty()) {
+        to_base(queue_.pop_front(state_.buffer.next.data()));
+    }
+    state_.emit(EventKind::cache_failed, status);
+}
+
+}  // namespace ftl

@@ -1,0 +1,235 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// The nv cache: a ring on a conventional device that has every accepted block before its write completes.
+//
+// A slot goes to the cache first and, once it is there, into the write buffer's FIFO for the base, in order of seq. It
+// stays held until the base has it durably, so "what stood in this place is durable" is "no slot with its seq, or an
+// older one, is held". What lies on the cache is in docs/media-layout.md, why it suffices in docs/durability.md.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "base/page_memory.hpp"
+#include "ftl/core_state.hpp"
+#include "ftl/layout.hpp"
+#include "ftl/reader.hpp"
+#include "reactor/block_device.hpp"
+
+namespace ftl {
+
+namespace layout {
+
+inline constexpr uint64_t kCacheMagic = magic_of("FTLNVCAC");
+inline constexpr uint64_t kCacheBatchMagic = magic_of("FTLNVBAT");
+inline constexpr uint32_t kCacheVersion = kVersion;
+inline constexpr uint64_t kCacheHeaderBlocks = 2;
+inline constexpr uint32_t kCacheMetadataMin = 8;
+inline constexpr uint32_t kCacheWideMetadata = 16;  // from here on it has room for the high bits of the LBA
+inline constexpr uint32_t kCacheLbaBits = 30;
+inline constexpr uint32_t kCacheModeVss = 1;
+inline constexpr uint32_t kCacheModeNonVss = 2;
+inline constexpr uint32_t kCacheEntriesPerBlock = 168;
+
+using CacheId = std::array<uint8_t, 16>;
+
+constexpr uint32_t cache_phase(uint64_t lap) {
+    return 1 + static_cast<uint32_t>(lap % 3);
+}
+
+#pragma pack(push, 1)
+
+struct CacheHeader {
+    uint64_t magic;
+    uint32_t version;
+    uint32_t crc;
+    Uuid uuid;
+    CacheId id;
+    uint64_t generation;
+    uint64_t block_count;
+    uint64_t lap;
+    uint64_t current_address;
+    uint32_t mode;
+    uint32_t phase;
+    uint32_t flags;
+    uint32_t metadata_bytes;
+    uint8_t zero[kBlockSize - 96];
+};
+static_assert(sizeof(CacheHeader) == kBlockSize && offsetof(CacheHeader, generation) == 48);
+
+struct CacheMetadata {
+    uint32_t crc;
+    uint32_t phase_lba;
+    uint64_t lba_high;  // where there is room for it
+};
+static_assert(sizeof(CacheMetadata) == 16);
+
+// What the CRC of a VSS block goes on with behind the data.
+struct CacheSalt {
+    uint64_t lba;
+    uint64_t seq;
+    CacheId id;
+};
+static_assert(sizeof(CacheSalt) == 32);
+
+struct CacheBatchHeader {
+    uint64_t magic;
+    uint32_t version;
+    uint32_t crc;
+    CacheId id;
+    uint64_t position;
+    uint32_t count;
+    uint32_t phase;
+    BlockEntry blocks[kCacheEntriesPerBlock];
+    uint8_t zero[16];
+};
+static_assert(sizeof(CacheBatchHeader) == kBlockSize && offsetof(CacheBatchHeader, blocks) == 48);
+
+#pragma pack(pop)
+
+}  // namespace layout
+
+struct NvCacheConfig {
+    layout::CacheId id{};
+    uint64_t generation = 0;       // of the newest header
+    uint64_t lap = 0;              // that it tells
+    uint64_t position = 0;         // non-VSS: where the next batch goes
+    uint32_t request_blocks = 16;  // data blocks of one cache write
+    uint32_t request_count = 2048;
+};
+
+struct NvCacheStats {
+    uint64_t write_ios = 0;
+    uint64_t written_blocks = 0;  // of data
+    uint64_t metadata_blocks = 0;
+    uint64_t header_writes = 0;
+    uint64_t flushes = 0;
+    uint64_t write_errors = 0;
+    uint64_t ring_waits = 0;  // times the ring was full of what was not durable yet
+};
+
+class NvCache {
+public:
+    // failed: the device answered with an error. Nothing is written to it any more, blocks go straight to the FIFO, and
+    // writes are held back until the superblock says that the cache is not to be read.
+    enum class State : uint8_t { active, failed, off };
+
+    // Throws std::invalid_argument for a device or settings that can't be.
+    NvCache(CoreState &state, std::shared_ptr<BlockDevice> device, const NvCacheConfig &config);
+    NvCache(const NvCache &) = delete;
+    NvCache &operator=(const NvCache &) = delete;
+
+    [[nodiscard]] State state() const noexcept { return cache_state_; }
+    // Takes an accepted slot, in order of seq. False: it is not for the cache any more.
+    bool push(uint32_t slot) noexcept;
+    // The write completes when everything accepted so far is in the cache.
+    void hold_back(Io &io) noexcept;
+    // Issues what is due, retires what is done; Ios that may complete go to done.
+    uint32_t run(IoQueue &done) noexcept;
+    // Only further run()s are needed for progress.
+    [[nodiscard]] bool busy() const noexcept { return cache_state_ == State::active && !queue_.empty() && !stalled_; }
+    // Writes wait for places whose blocks are not durable on the base yet.
+    [[nodiscard]] bool ring_full() const noexcept { return ring_full_; }
+    // The device may be used without the cache from now on: what was held back completes.
+    void switch_off(IoQueue &done) noexcept;
+    // The core has failed: nothing is issued any more. What is held back goes to `ended`.
+    void end(IoQueue &ended) noexcept;
+
+    // Lets go of the device; only when nothing is outstanding.
+    void release() noexcept { device_.reset(); }
+    [[nodiscard]] uint32_t outstanding() const noexcept { return outstanding_; }
+    [[nodiscard]] const NvCacheStats &stats() const noexcept { return stats_; }
+    [[nodiscard]] uint64_t generation() const noexcept { return generation_; }
+    [[nodiscard]] uint64_t lap() const noexcept { return lap_; }
+    [[nodiscard]] bool vss() const noexcept { return vss_; }
+    [[nodiscard]] uint64_t ring_blocks() const noexcept { return ring_blocks_; }
+    // Counted on over laps.
+    [[nodiscard]] uint64_t position() const noexcept { return vss_ ? state_.next_seq : position_; }
+    // Places that hold something not durable on the base yet, all between them included.
+    [[nodiscard]] uint64_t used_blocks() const noexcept;
+
+private:
+    static constexpr uint32_t kEagerRequests = 8;  // in flight; beyond them only full ones are sent
+    static constexpr uint32_t kMarks = 64;
+    static constexpr uint64_t kMarksPerLap = 32;
+
+    struct Request {
+        NvCache *cache = nullptr;
+        bool done = false;
+        uint32_t count = 0;
+        uint64_t last_seq = 0;
+        uint8_t *scratch = nullptr;  // metadata, or the header of the batch
+        std::vector<uint32_t> slots;
+        std::vector<iovec> iov;
+        Io io;
+    };
+    // Places below `position` hold only seqs below `seq`.
+    struct Mark {
+        uint64_t position;
+        uint64_t seq;
+    };
+
+    [[nodiscard]] uint64_t place_of(uint64_t position) const noexcept {
+        return layout::kCacheHeaderBlocks + position % ring_blocks_;
+    }
+    [[nodiscard]] uint64_t oldest_held() const noexcept;
+    bool may_write(uint64_t end) noexcept;
+    uint32_t issue() noexcept;
+    uint32_t retire() noexcept;
+    [[nodiscard]] uint64_t next_position() const noexcept;
+    void send_vss(Request &request, uint64_t first_seq, uint64_t room) noexcept;
+    void send_batch(Request &request, uint64_t position, uint64_t room) noexcept;
+    void mark(uint64_t position, uint64_t seq) noexcept;
+    void submit(Request &request, uint64_t position, uint32_t block_count, uint32_t iov_count) noexcept;
+    void write_header(uint64_t lap) noexcept;
+    void flush_if_due() noexcept;
+    void fail(Status status) noexcept;
+    void to_base(uint32_t slot) noexcept { state_.buffer.fifo.push_back(state_.buffer.next.data(), slot); }
+    static void on_written(Io &io) noexcept;
+    static void on_flushed(Io &io) noexcept;
+    static void on_header(Io &io) noexcept;
+
+    CoreState &state_;
+    std::shared_ptr<BlockDevice> device_;
+    layout::CacheId id_;
+    uint32_t metadata_bytes_;
+    bool vss_;
+    bool volatile_;
+    uint64_t ring_blocks_;
+    uint32_t request_blocks_ = 0;
+
+    State cache_state_ = State::active;
+    PageMemory scratch_;
+    std::vector<Request> requests_;  // used in turn
+    uint64_t issued_ = 0;
+    uint64_t retired_ = 0;
+    SlotList queue_;  // accepted, not sent yet
+    IoQueue held_back_;
+    uint64_t written_seq_ = 0;  // everything up to it is in the cache
+    uint64_t flushed_seq_ = 0;  // and durable
+    uint64_t flushing_seq_ = 0;
+    bool flush_in_flight_ = false;
+    bool header_in_flight_ = false;
+    bool stalled_ = false;
+    bool ring_full_ = false;
+    uint32_t outstanding_ = 0;
+
+    uint64_t generation_;
+    uint64_t lap_;
+    uint64_t next_lap_ = 0;
+    uint64_t position_;   // non-VSS
+    uint64_t limit_ = 0;  // positions below it may be written
+    std::array<Mark, kMarks> marks_{};
+    uint32_t first_mark_ = 0;
+    uint32_t mark_count_ = 0;
+    uint64_t last_mark_ = 0;
+
+    uint8_t *header_block_ = nullptr;
+    iovec header_iov_{};
+    Io header_io_;
+    Io flush_io_;
+    NvCacheStats stats_;
+};
+
+}  // namespace ftl

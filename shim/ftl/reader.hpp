@@ -1,0 +1,90 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// User reads: L2P lookup, slots copied at once, contiguous addresses read from the base straight into the caller's
+// memory with children from a pool. Reads that find no child wait in order.
+#pragma once
+
+#include <sys/uio.h>
+
+#include <cstdint>
+#include <vector>
+
+#include "base/iov_cursor.hpp"
+#include "ftl/core_state.hpp"
+
+namespace ftl {
+
+class IoQueue {
+public:
+    [[nodiscard]] bool empty() const noexcept { return head_ == nullptr; }
+    [[nodiscard]] Io *front() const noexcept { return head_; }
+    void push(Io &io) noexcept {
+        io.next = nullptr;
+        (tail_ == nullptr ? head_ : tail_->next) = &io;
+        tail_ = &io;
+    }
+    void push_front(Io &io) noexcept {
+        io.next = head_;
+        head_ = &io;
+        if (tail_ == nullptr) {
+            tail_ = &io;
+        }
+    }
+    Io *pop() noexcept {
+        Io *io = head_;
+        head_ = io->next;
+        if (head_ == nullptr) {
+            tail_ = nullptr;
+        }
+        return io;
+    }
+    // Takes everything from another queue, in order, behind what is here.
+    void take(IoQueue &other) noexcept {
+        if (other.head_ == nullptr) {
+            return;
+        }
+        (tail_ == nullptr ? head_ : tail_->next) = other.head_;
+        tail_ = other.tail_;
+        other.head_ = other.tail_ = nullptr;
+    }
+
+private:
+    Io *head_ = nullptr;
+    Io *tail_ = nullptr;
+};
+
+class Reader {
+public:
+    explicit Reader(CoreState &state);
+
+    // Within the device's bounds. What is finished at once, or fails, goes to done; the rest completes by itself.
+    void start(Io &io, IoQueue &done) noexcept;
+    // Goes on with reads that waited for children.
+    uint32_t run(IoQueue &done) noexcept;
+    // The core failed: whatever has nothing in flight ends.
+    void fail(IoQueue &done) noexcept;
+    [[nodiscard]] bool waiting() const noexcept { return !waiting_.empty(); }
+
+private:
+    static constexpr uint32_t kChildren = 1024;
+    static constexpr uint32_t kChildIov = 16;
+
+    struct Child {
+        Reader *reader = nullptr;
+        Io *parent = nullptr;
+        uint32_t band = 0;
+        Io io;
+        iovec iov[kChildIov];
+    };
+    // device_data of a parent: [0] children in flight, [1] next block, [2] all blocks were looked up.
+    bool advance(Io &io) noexcept;
+    uint32_t issue_run(Io &io, IovCursor &cursor, uint64_t address, uint32_t limit) noexcept;
+    static void on_complete(Io &io) noexcept;
+    void came_back(Child &child) noexcept;
+
+    CoreState &state_;
+    std::vector<Child> children_;
+    std::vector<Child *> free_;
+    IoQueue waiting_;
+};
+
+}  // namespace ftl

@@ -1,0 +1,109 @@
+// SPDX-License-Identifier: BSD-3-Clause
+#include "ftl/records.hpp"
+
+#include <algorithm>
+
+#include "ftl/core_state.hpp"
+
+namespace ftl {
+
+uint32_t Records::make(CoreState &state, uint64_t flag, uint64_t lba, uint32_t block_count, uint16_t mover) noexcept {
+    return make(state, flag, lba, block_count, mover, state.next_seq++);
+}
+
+uint32_t Records::make(CoreState &state, uint64_t flag, uint64_t lba, uint32_t block_count, uint16_t mover,
+                       uint64_t seq) noexcept {
+    const uint32_t record = free.take();
+    PendingRecord &entry = records[record];
+    entry.lba = lba;
+    entry.seq = seq;
+    entry.block_count = block_count;
+    entry.flags = flag == L2p::kTrimFlag ? layout::kRecordTrim : layout::kRecordLost;
+    Meta &its = meta[record];
+    its = Meta{};
+    its.match = L2p::pending(flag, record);
+    its.epoch = state.epochs.join();
+    its.cursor = lba;
+    its.mover = mover;
+    its.of_user = mover == kNoMover;
+    user_count += its.of_user ? 1 : 0;
+    return record;
+}
+
+uint32_t Records::copy(uint64_t lba, uint64_t seq, uint32_t block_count, uint32_t flags, uint64_t match,
+                       uint16_t mover) noexcept {
+    const uint32_t record = free.take();
+    PendingRecord &entry = records[record];
+    entry.lba = lba;
+    entry.seq = seq;
+    entry.block_count = block_count;
+    entry.flags = flags;
+    Meta &its = meta[record];
+    its = Meta{};
+    its.match = match;
+    its.cursor = lba;
+    its.mover = mover;
+    return record;
+}
+
+void Records::drop(CoreState &state, uint32_t record) noexcept {
+    state.epochs.leave(meta[record].epoch);
+    release(record);
+}
+
+bool Records::retains(const CoreState &state) noexcept {
+    return state.retains();
+}
+
+void Records::release(uint32_t record) noexcept {
+    retract(records[record].state);
+    user_count -= meta[record].of_user ? 1 : 0;
+    free.give(record);
+}
+
+void Records::landed(CoreState &state, uint32_t record, uint64_t header) noexcept {
+    Meta &its = meta[record];
+    its.landed = true;
+    its.header = header;
+    Band &band = state.bands[state.band_of(header)];
+    band.references += its.references;
+    ++band.settling;
+    if (!retains(state)) {
+        retract(records[record].state);
+    }
+    settling.push_back(next.data(), record);
+    if (its.epoch != 0) {
+        state.epochs.leave(its.epoch);
+    }
+}
+
+bool Records::settle_some(CoreState &state, uint32_t record, uint32_t &budget) noexcept {
+    Meta &its = meta[record];
+    const bool fresh = L2p::is_pending(its.match);
+    const uint64_t end = records[record].lba + records[record].block_count;
+    const uint64_t stop = std::min(end, its.cursor + budget);
+    const uint64_t entry = (its.match & ~L2p::kPayloadMask) | its.header;
+    Band &home = state.bands[state.band_of(its.header)];
+    uint64_t lba = its.cursor;
+    for (; lba < stop && !(fresh && its.references == 0); ++lba) {
+        if (state.l2p.get(lba) != its.match) {
+            continue;
+        }
+        if (fresh) {
+            --its.references;
+        } else {
+            --state.bands[state.band_of(L2p::payload(its.match))].references;
+            ++home.references;
+        }
+        state.l2p.set(lba, entry);
+    }
+    budget -= static_cast<uint32_t>(std::max<uint64_t>(lba - its.cursor, 1));
+    its.cursor = lba;
+    if (lba < end && !(fresh && its.references == 0)) {
+        return false;
+    }
+    --home.settling;
+    return true;
+}
+
+}  // namespace ftl

@@ -1,0 +1,102 @@
+// SPDX-License-Identifier: BSD-3-Clause
+#include "ftl/write_buffer.hpp"
+
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <new>
+#include <system_error>
+
+namespace ftl {
+namespace {
+
+constexpr uint64_t kBufferMagic = layout::magic_of("FTLWRBUF");
+constexpr uint32_t kBufferVersion = 1;
+
+constexpr size_t round_up(size_t bytes) {
+    return (bytes + kBlockSize - 1) / kBlockSize * kBlockSize;
+}
+
+class File {
+public:
+    // A new file: one that is there may still be mapped by a core that is being taken down.
+    File(const std::string &path, size_t bytes) : fd_(make(path)) {
+        if (fd_ < 0) {
+            throw std::system_error(errno, std::generic_category(), "write buffer " + path);
+        }
+        // posix_fallocate: a full tmpfs must be an error now, not a SIGBUS later.
+        const int error = posix_fallocate(fd_, 0, static_cast<off_t>(bytes));
+        if (error != 0) {
+            close(fd_);
+            unlink(path.c_str());
+            throw std::system_error(error, std::generic_category(), "write buffer " + path);
+        }
+    }
+    File(const File &) = delete;
+    File &operator=(const File &) = delete;
+    ~File() { close(fd_); }
+    [[nodiscard]] int fd() const noexcept { return fd_; }
+
+private:
+    static int make(const std::string &path) {
+        unlink(path.c_str());
+        return open(path.c_str(), O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
+    }
+
+    int fd_;
+};
+
+void *map(size_t bytes, const std::optional<std::string> &path) {
+    void *memory = MAP_FAILED;
+    if (path) {
+        const File file(*path, bytes);
+        memory = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, file.fd(), 0);
+    } else {
+        memory = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    }
+    if (memory == MAP_FAILED) {
+        throw std::system_error(errno, std::generic_category(), "write buffer of " + std::to_string(bytes) + " bytes");
+    }
+    return memory;
+}
+
+}  // namespace
+
+BufferMapping::BufferMapping(uint32_t slot_count, uint32_t record_count, uint64_t block_count, const layout::Uuid &uuid,
+                             const std::optional<std::string> &path) {
+    BufferHeader header{};
+    header.magic = kBufferMagic;
+    header.version = kBufferVersion;
+    header.uuid = uuid;
+    header.slot_count = slot_count;
+    header.record_count = record_count;
+    header.slots_offset = kBlockSize;
+    header.records_offset = header.slots_offset + round_up(sizeof(SlotRecord) * slot_count);
+    header.data_offset = header.records_offset + round_up(sizeof(PendingRecord) * record_count);
+    header.block_count = block_count;
+    header.crc = crc32c(0, &header, sizeof(header));
+    bytes_ = header.data_offset + size_t{slot_count} * kBlockSize;
+    memory_ = map(bytes_, path);
+    auto *base = static_cast<uint8_t *>(memory_);
+    slots_ = reinterpret_cast<SlotRecord *>(base + header.slots_offset);
+    records_ = reinterpret_cast<PendingRecord *>(base + header.records_offset);
+    data_ = base + header.data_offset;
+    std::atomic_thread_fence(std::memory_order_release);
+    std::memcpy(base, &header, sizeof(header));
+}
+
+BufferMapping::~BufferMapping() {
+    munmap(memory_, bytes_);
+}
+
+RelocBuffer::RelocBuffer(uint32_t slots) : slot_count(slots), free(slots), next(slots, kNoSlot), meta(slots) {
+    data = static_cast<uint8_t *>(map(size_t{slot_count} * kBlockSize, std::nullopt));
+}
+
+RelocBuffer::~RelocBuffer() {
+    munmap(data, size_t{slot_count} * kBlockSize);
+}
+
+}  // namespace ftl

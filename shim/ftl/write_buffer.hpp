@@ -1,0 +1,230 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// Where accepted blocks and trim records wait for media: slots of one block each in one mapping, anonymous or shared
+// with a file that outlives the process.
+//
+// The mapping, which a restarted daemon recovers acknowledged writes from:
+//   0                    BufferHeader
+//   header.slots_offset  slot_count   SlotRecord
+//   header.records_offset record_count PendingRecord
+//   header.data_offset   slot_count   blocks of 4096 B
+// A record holds something if its state is `held`, which is stored last (release) and cleared before anything of the
+// record or its data changes: at whatever instruction the process is killed, a held record is whole.
+#pragma once
+
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "ftl/layout.hpp"
+#include "reactor/block_device.hpp"
+
+namespace ftl {
+
+inline constexpr uint32_t kNoSlot = ~uint32_t{0};
+
+struct BufferHeader {
+    uint64_t magic;
+    uint32_t version;
+    uint32_t crc;  // CRC32C of this struct with this field zero
+    layout::Uuid uuid;
+    uint32_t slot_count;
+    uint32_t record_count;
+    uint64_t slots_offset;
+    uint64_t records_offset;
+    uint64_t data_offset;
+    uint64_t block_count;  // of the device
+};
+static_assert(sizeof(BufferHeader) == 72);
+
+enum : uint32_t { kRecordFree = 0, kRecordHeld = 1 };
+
+struct SlotRecord {
+    uint64_t lba;
+    uint64_t seq;
+    uint32_t crc;
+    uint32_t state;
+};
+static_assert(sizeof(SlotRecord) == 24);
+
+struct PendingRecord {
+    uint64_t lba;
+    uint64_t seq;
+    uint32_t block_count;
+    uint32_t flags;  // layout::kRecordTrim or kRecordLost
+    uint32_t state;
+    uint32_t reserved;
+};
+static_assert(sizeof(PendingRecord) == 32);
+
+inline void publish(uint32_t &state) noexcept {
+    std::atomic_ref<uint32_t>(state).store(kRecordHeld, std::memory_order_release);
+}
+inline void retract(uint32_t &state) noexcept {
+    std::atomic_ref<uint32_t>(state).store(kRecordFree, std::memory_order_relaxed);
+    std::atomic_thread_fence(std::memory_order_release);  // no later store to the record comes before this one
+}
+
+// An intrusive list of slots or records: the links are an array of the pool.
+struct SlotList {
+    uint32_t head = kNoSlot;
+    uint32_t tail = kNoSlot;
+    uint32_t count = 0;
+
+    [[nodiscard]] bool empty() const noexcept { return count == 0; }
+    void push_back(uint32_t *next, uint32_t slot) noexcept {
+        next[slot] = kNoSlot;
+        (tail == kNoSlot ? head : next[tail]) = slot;
+        tail = slot;
+        ++count;
+    }
+    void push_front(uint32_t *next, uint32_t slot) noexcept {
+        next[slot] = head;
+        head = slot;
+        if (tail == kNoSlot) {
+            tail = slot;
+        }
+        ++count;
+    }
+    // All of the other one behind this one's; it is empty then.
+    void append(uint32_t *next, SlotList &other) noexcept {
+        if (other.empty()) {
+            return;
+        }
+        (tail == kNoSlot ? head : next[tail]) = other.head;
+        tail = other.tail;
+        count += other.count;
+        other = SlotList{};
+    }
+    uint32_t pop_front(const uint32_t *next) noexcept {
+        const uint32_t slot = head;
+        head = next[slot];
+        if (head == kNoSlot) {
+            tail = kNoSlot;
+        }
+        --count;
+        return slot;
+    }
+};
+
+// Free slots in the order in which they were given back, so that what is handed out together tends to be adjacent.
+class FreeRing {
+public:
+    explicit FreeRing(uint32_t slot_count) : ring_(slot_count), count_(slot_count) {
+        for (uint32_t slot = 0; slot < slot_count; ++slot) {
+            ring_[slot] = slot;
+        }
+    }
+    [[nodiscard]] uint32_t count() const noexcept { return count_; }
+    [[nodiscard]] uint32_t peek(uint32_t ahead) const noexcept {
+        const uint32_t place = head_ + ahead;
+        return ring_[place < ring_.size() ? place : place - ring_.size()];
+    }
+    uint32_t take() noexcept {
+        const uint32_t slot = ring_[head_];
+        head_ = head_ + 1 == ring_.size() ? 0 : head_ + 1;
+        --count_;
+        return slot;
+    }
+    void give(uint32_t slot) noexcept {
+        const uint32_t place = head_ + count_;
+        ring_[place < ring_.size() ? place : place - ring_.size()] = slot;
+        ++count_;
+    }
+
+private:
+    std::vector<uint32_t> ring_;
+    uint32_t head_ = 0;
+    uint32_t count_ = 0;
+};
+
+// The mapping itself.
+class BufferMapping {
+public:
+    // Throws std::system_error when the file can't be made (its message names the path).
+    BufferMapping(uint32_t slot_count, uint32_t record_count, uint64_t block_count, const layout::Uuid &uuid,
+                  const std::optional<std::string> &path);
+    BufferMapping(const BufferMapping &) = delete;
+    BufferMapping &operator=(const BufferMapping &) = delete;
+    ~BufferMapping();
+
+    [[nodiscard]] SlotRecord *slots() const noexcept { return slots_; }
+    [[nodiscard]] PendingRecord *records() const noexcept { return records_; }
+    [[nodiscard]] uint8_t *data() const noexcept { return data_; }
+
+private:
+    void *memory_ = nullptr;
+    size_t bytes_ = 0;
+    SlotRecord *slots_ = nullptr;
+    PendingRecord *records_ = nullptr;
+    uint8_t *data_ = nullptr;
+};
+
+// The user's blocks between acceptance and media.
+class WriteBuffer {
+public:
+    WriteBuffer(BufferMapping &mapping, uint32_t slots)
+        : records(mapping.slots()),
+          data(mapping.data()),
+          slot_count(slots),
+          free(slots),
+          next(slots, kNoSlot),
+          epoch(slots, 0) {}
+
+    [[nodiscard]] uint8_t *block(uint32_t slot) const noexcept { return data + size_t{slot} * kBlockSize; }
+    [[nodiscard]] uint32_t slot_of(const void *block_data) const noexcept {
+        return static_cast<uint32_t>(static_cast<size_t>(static_cast<const uint8_t *>(block_data) - data) / kBlockSize);
+    }
+    [[nodiscard]] bool holds(const void *address) const noexcept {
+        const auto *byte = static_cast<const uint8_t *>(address);
+        return byte >= data && byte < data + size_t{slot_count} * kBlockSize;
+    }
+    void release(uint32_t slot) noexcept {
+        retract(records[slot].state);
+        free.give(slot);
+    }
+
+    SlotRecord *records;
+    uint8_t *data;
+    uint32_t slot_count;
+    FreeRing free;
+    std::vector<uint32_t> next;
+    std::vector<uint64_t> epoch;
+    SlotList fifo;          // accepted, in order of seq
+    SlotList landed;        // on media, perhaps only in its volatile cache; still held
+    SlotList flushing;      // landed before the base flush in flight was sent
+    uint32_t reserved = 0;  // handed out by reserve(), not submitted yet
+    uint32_t requeued = 0;  // at the front of the FIFO after a failed write: not to be held back
+    uint64_t waiting_since = 0;
+};
+
+// Blocks read by the mover between the read and their copy on media.
+class RelocBuffer {
+public:
+    explicit RelocBuffer(uint32_t slots);
+    RelocBuffer(const RelocBuffer &) = delete;
+    RelocBuffer &operator=(const RelocBuffer &) = delete;
+    ~RelocBuffer();
+
+    struct Meta {
+        uint64_t lba;
+        uint64_t seq;
+        uint64_t source;  // address it was read from
+        uint32_t crc;
+        uint16_t mover;
+        uint16_t status;  // why it is lost
+    };
+
+    [[nodiscard]] uint8_t *block(uint32_t slot) const noexcept { return data + size_t{slot} * kBlockSize; }
+
+    uint8_t *data = nullptr;
+    uint32_t slot_count;
+    FreeRing free;
+    std::vector<uint32_t> next;
+    std::vector<Meta> meta;
+    SlotList fifo;
+};
+
+}  // namespace ftl

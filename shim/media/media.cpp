@@ -1,0 +1,624 @@
+// SPDX-License-Identifier: BSD-3-Clause
+#include "media/media.hpp"
+
+#include <unistd.h>
+
+#include <algorithm>
+#include <bit>
+#include <cstring>
+#include <stdexcept>
+#include <utility>
+
+namespace ftl {
+namespace {
+
+// Io::device_data while an Io is here.
+constexpr size_t kDueNs = 0;
+constexpr size_t kPresetStatus = 1;  // completes with this instead of being executed
+
+constexpr uint64_t kMediaBytesMax = uint64_t{1} << 46;  // half of the address space of a process
+constexpr uint32_t kDataBytesMin = 512;
+constexpr uint32_t kDataBytesMax = 64 * 1024;
+constexpr uint32_t kMetadataBytesMax = 64;
+constexpr uint32_t kZonesFileVersion = 1;
+constexpr char kZonesFileMagic[8] = {'F', 'T', 'L', 'Z', 'O', 'N', 'E', 'S'};
+
+// The ".zones" file: this, then a ZoneRecord per zone, updated in place.
+struct ZonesFileHeader {
+    char magic[8];
+    uint32_t version;
+    uint32_t zone_count;
+    uint64_t zone_size;
+    uint64_t zone_capacity;
+    uint32_t block_bytes;
+    uint32_t reserved;
+};
+static_assert(sizeof(ZonesFileHeader) == 40);
+constexpr size_t kZonesFileRecordsOffset = 64;
+
+BlockDeviceInfo info_of(const MediaConfig &config) {
+    if (config.data_bytes < kDataBytesMin || config.data_bytes > kDataBytesMax ||
+        !std::has_single_bit(config.data_bytes)) {
+        throw std::invalid_argument("block_bytes " + std::to_string(config.data_bytes) +
+                                    " must be a power of two within 512..65536");
+    }
+    if (config.metadata_bytes > kMetadataBytesMax) {
+        throw std::invalid_argument("metadata_bytes " + std::to_string(config.metadata_bytes) + " must be at most " +
+                                    std::to_string(kMetadataBytesMax));
+    }
+    BlockDeviceInfo info;
+    info.block_bytes = config.data_bytes + config.metadata_bytes;
+    info.metadata_bytes = config.metadata_bytes;
+    info.max_io_blocks = config.max_io_blocks;
+    info.volatile_cache = config.volatile_cache;
+    info.block_count = config.block_count;
+    const uint64_t blocks_max = kMediaBytesMax / info.block_bytes;
+    if (config.kind == MediaConfig::Kind::zoned) {
+        const ZoneGeometry &zones = config.zones;
+        if (zones.zone_size != 0 && zones.zone_count > blocks_max / zones.zone_size) {
+            throw std::invalid_argument("emulated media is limited to 64 TiB: use fewer or smaller zones");
+        }
+        info.block_count = zones.zone_count * zones.zone_size;
+        info.zoned = true;
+        info.zone_size = zones.zone_size;
+        info.zone_capacity = zones.zone_capacity;
+        info.max_open_zones = zones.max_open_zones;
+        info.max_active_zones = zones.max_active_zones;
+        info.max_append_blocks = std::min(config.max_append_blocks, config.max_io_blocks);
+    }
+    if (info.block_count == 0 || info.block_count > blocks_max) {
+        throw std::invalid_argument("block_count " + std::to_string(info.block_count) +
+                                    " must be at least 1 and the media at most 64 TiB");
+    }
+    if (config.max_io_blocks == 0) {
+        throw std::invalid_argument("max_io_blocks must be at least 1");
+    }
+    return info;
+}
+
+MediaStore store_of(const MediaConfig &config, const BlockDeviceInfo &info) {
+    if (config.kind == MediaConfig::Kind::null) {
+        return {};
+    }
+    const uint64_t bytes = info.block_count * info.block_bytes;
+    if (config.path.empty()) {
+        // Zones are filled from front to back, so huge pages waste nothing; scattered blocks would.
+        return MediaStore::in_memory(bytes, info.zoned);
+    }
+    MediaStore store = MediaStore::in_file(config.path);
+    if (!info.zoned) {
+        store.extend(config.path, bytes);
+    }
+    return store;
+}
+
+}  // namespace
+
+EmulatedMedia::EmulatedMedia(std::shared_ptr<Reactor> reactor, const MediaConfig &config)
+    : info_(info_of(config)), kind_(config.kind), store_(store_of(config, info_)), registration_(reactor, *this) {
+    if (kind_ != MediaConfig::Kind::zoned) {
+        return;
+    }
+    const uint32_t zone_count = config.zones.zone_count;
+    if (config.path.empty()) {
+        zones_in_memory_.resize(zone_count);
+        zones_ = std::make_unique<ZoneTable>(config.zones, zones_in_memory_, *this);
+        keeps_stale_ = true;
+    } else {
+        open_zones_file(config);
+    }
+    durable_.resize(zone_count);
+    dirty_zones_.reserve(zone_count);
+    for (uint32_t zone = 0; zone < zone_count; ++zone) {
+        durable_[zone].written = zones_->record(zone).written;
+    }
+}
+
+void EmulatedMedia::open_zones_file(const MediaConfig &config) {
+    const ZoneGeometry &geometry = config.zones;
+    const std::string path = config.path + ".zones";
+    const size_t bytes = kZonesFileRecordsOffset + size_t{geometry.zone_count} * sizeof(ZoneRecord);
+    const auto require_no_data = [&] {
+        if (!store_.created()) {
+            throw std::invalid_argument(config.path + " has data but no " + path +
+                                        ": it is not an emulated zoned drive. Remove it or name another file");
+        }
+    };
+    if (::access(path.c_str(), F_OK) != 0) {
+        require_no_data();  // somebody's file: nothing is put beside it
+    }
+    zones_file_ = std::make_unique<MappedFile>(path, bytes);
+    ZonesFileHeader header{};
+    std::memcpy(header.magic, kZonesFileMagic, sizeof header.magic);
+    header.version = kZonesFileVersion;
+    header.zone_count = geometry.zone_count;
+    header.zone_size = geometry.zone_size;
+    header.zone_capacity = geometry.zone_capacity;
+    header.block_bytes = info_.block_bytes;
+    auto *records = reinterpret_cast<ZoneRecord *>(zones_file_->data() + kZonesFileRecordsOffset);
+    const std::span<ZoneRecord> table(records, geometry.zone_count);
+    if (zones_file_->created()) {
+        require_no_data();
+        std::fill(table.begin(), table.end(), ZoneRecord{});
+        std::memcpy(zones_file_->data(), &header, sizeof header);
+    } else if (std::memcmp(zones_file_->data(), &header, sizeof header) != 0) {
+        throw std::invalid_argument(path + " belongs to a drive of another geometry. Remove both files to start anew");
+    }
+    const auto damaged = std::find_if(table.begin(), table.end(),
+                                      [&](const ZoneRecord &record) { return !ZoneTable::valid(record, geometry); });
+    if (damaged != table.end()) {
+        throw std::invalid_argument(path + " is damaged at zone " + std::to_string(damaged - table.begin()) +
+                                    ". Remove both files to start anew");
+    }
+    store_.extend(config.path, info_.block_count * info_.block_bytes);  // only now is it known to be ours
+    for (uint32_t zone = 0; zone < geometry.zone_count; ++zone) {
+        if (table[zone].state == ZoneState::empty && table[zone].written > 0) {  // killed in the middle of a reset
+            const uint64_t start = zone * geometry.zone_size;
+            (void)store_.release(start * info_.block_bytes, table[zone].written * info_.block_bytes);
+            table[zone].written = 0;
+        }
+    }
+    zones_ = std::make_unique<ZoneTable>(geometry, table, *this);
+}
+
+// ---- the life of an Io -----------------------------------------------------------------------------------------
+
+void EmulatedMedia::submit(Io &io) noexcept {
+    io.device_data[kPresetStatus] = status::ok;
+    incoming_.push(io);
+}
+
+uint32_t EmulatedMedia::poll(uint64_t now_ns) noexcept {
+    intake(now_ns);
+    if (!delayed_.empty() && delayed_until_ns_ <= now_ns) {
+        promote(now_ns);
+    }
+    if (ready_.empty()) {
+        return 0;
+    }
+    // What the completions submit is for the next poll.
+    if (!schedule_) {
+        const uint32_t count = ready_.count();
+        for (uint32_t i = 0; i < count; ++i) {
+            finish(*ready_.pop());
+        }
+        return count;
+    }
+    // Some stay behind, so that later submissions can overtake them.
+    const uint64_t count = schedule_->below(uint64_t{ready_.count()} + 1);
+    for (uint64_t i = 0; i < count; ++i) {
+        finish(*ready_.take(schedule_->below(ready_.count())));
+    }
+    return static_cast<uint32_t>(std::max<uint64_t>(count, 1));
+}
+
+// Faults count I/Os in the order they were submitted, whatever the schedule does later.
+void EmulatedMedia::intake(uint64_t now_ns) noexcept {
+    while (Io *io = incoming_.pop()) {
+        if (io->device_data[kPresetStatus] != status::ok || !powered_ || faults_.empty()) {
+            ready_.push(*io);
+            continue;
+        }
+        uint64_t touched = io->block_count;  // 0 for a flush: everything
+        if (io->op == Op::append || (io->op == Op::zone_send && !io->zone_all)) {
+            touched = info_.zone_size;  // where in the zone an append lands is not known yet
+        } else if (io->op == Op::zone_send) {
+            touched = 0;
+        } else if (io->op == Op::zone_report) {
+            touched = 1;
+        }
+        const FaultTable::Effect effect = faults_.hit(io->op, io->lba, touched);
+        io->device_data[kPresetStatus] = effect.status;
+        if (effect.latency_ns == 0) {
+            ready_.push(*io);
+            continue;
+        }
+        const uint64_t due_ns = now_ns + effect.latency_ns;
+        io->device_data[kDueNs] = due_ns;
+        delayed_until_ns_ = delayed_.empty() ? due_ns : std::min(delayed_until_ns_, due_ns);
+        delayed_.push(*io);
+    }
+}
+
+void EmulatedMedia::promote(uint64_t now_ns) noexcept {
+    IoList waiting = std::exchange(delayed_, IoList());
+    delayed_until_ns_ = ~uint64_t{0};
+    while (Io *io = waiting.pop()) {
+        if (io->device_data[kDueNs] <= now_ns) {
+            ready_.push(*io);
+        } else {
+            delayed_until_ns_ = std::min(delayed_until_ns_, io->device_data[kDueNs]);
+            delayed_.push(*io);
+        }
+    }
+}
+
+void EmulatedMedia::finish(Io &io) noexcept {
+    const auto preset = static_cast<Status>(io.device_data[kPresetStatus]);
+    if (!powered_) {
+        io.status = status::power_loss;
+    } else {
+        io.status = preset != status::ok ? preset : execute(io);
+        if (preset != status::power_loss && ++operations_ == cut_at_operation_) {
+            cut(cut_seed_);
+        }
+    }
+    io.complete(io);
+}
+
+// ---- operations ------------------------------------------------------------------------------------------------
+
+Status EmulatedMedia::execute(Io &io) noexcept {
+    io.result = 0;
+    switch (io.op) {
+        case Op::read:
+            return read(io);
+        case Op::write:
+            return write(io);
+        case Op::append:
+            return append(io);
+        case Op::flush:
+            return flush();
+        case Op::write_zeroes:
+            return write_zeroes(io);
+        case Op::deallocate:
+            return deallocate(io);
+        case Op::zone_send:
+            return zones_ ? zones_->send(io) : status::invalid_opcode;
+        case Op::zone_report:
+            return zones_ ? zones_->report(io) : status::invalid_opcode;
+    }
+    return status::invalid_opcode;
+}
+
+// The checks of an Io with data. max_blocks 0: no limit and no data.
+Status EmulatedMedia::check_blocks(const Io &io, uint32_t max_blocks) const noexcept {
+    if (io.block_count == 0 || (max_blocks != 0 && io.block_count > max_blocks)) {
+        return status::invalid_field;
+    }
+    if (io.lba >= info_.block_count || io.block_count > info_.block_count - io.lba) {
+        return status::lba_out_of_range;
+    }
+    if (max_blocks != 0 && iov_bytes(io) < uint64_t{io.block_count} * info_.block_bytes) {
+        return status::sgl_data_length;
+    }
+    return status::ok;
+}
+
+Status EmulatedMedia::read(Io &io) noexcept {
+    if (const Status failed = check_blocks(io, info_.max_io_blocks); failed != status::ok) {
+        return failed;
+    }
+    if (zones_) {
+        if (const Status failed = zones_->check_read(io.lba, io.block_count); failed != status::ok) {
+            return failed;
+        }
+    }
+    if (!keeps_stale_) {
+        return store_.read(io.lba * info_.block_bytes, IoCursor(io), uint64_t{io.block_count} * info_.block_bytes);
+    }
+    IoCursor to(io);
+    for (uint64_t lba = io.lba, left = io.block_count; left > 0;) {
+        const uint32_t zone = zones_->zone_of(lba);
+        const uint64_t start = zones_->start_of(zone);
+        const uint64_t written_end = start + zones_->record(zone).written;
+        const uint64_t zone_end = start + info_.zone_size;
+        const uint64_t valid = lba < written_end ? std::min(left, written_end - lba) : 0;
+        const uint64_t blank = std::min(left, zone_end - lba) - valid;
+        (void)store_.read(lba * info_.block_bytes, to, valid * info_.block_bytes);
+        to.skip(valid * info_.block_bytes);
+        to.zero(blank * info_.block_bytes);
+        lba += valid + blank;
+        left -= valid + blank;
+    }
+    return status::ok;
+}
+
+Status EmulatedMedia::write(Io &io) noexcept {
+    if (const Status failed = check_blocks(io, info_.max_io_blocks); failed != status::ok) {
+        return failed;
+    }
+    if (zones_) {
+        if (const Status failed = zones_->begin_write(io.lba, io.block_count); failed != status::ok) {
+            return failed;
+        }
+        return store_zone_blocks(io, io.lba, io.block_count);
+    }
+    if (info_.volatile_cache && !io.fua) {
+        undo_.remember(store_, io.lba, io.block_count, info_.block_bytes);
+    }
+    const Status done =
+        store_.write(io.lba * info_.block_bytes, IoCursor(io), uint64_t{io.block_count} * info_.block_bytes, io.fua);
+    if (info_.volatile_cache && io.fua && done == status::ok) {
+        undo_.forget(io.lba, io.block_count);
+    }
+    return done;
+}
+
+Status EmulatedMedia::append(Io &io) noexcept {
+    if (!zones_ || info_.max_append_blocks == 0) {
+        return status::invalid_opcode;
+    }
+    if (const Status failed = check_blocks(io, info_.max_append_blocks); failed != status::ok) {
+        return failed;
+    }
+    uint64_t alba = 0;
+    if (const Status failed = zones_->begin_append(io.lba, io.block_count, alba); failed != status::ok) {
+        return failed;
+    }
+    io.result = alba;
+    return store_zone_blocks(io, alba, io.block_count);
+}
+
+// The first block_count blocks of the Io, to a zone whose write pointer is at lba.
+Status EmulatedMedia::store_zone_blocks(const Io &io, uint64_t lba, uint64_t block_count) noexcept {
+    const Status done = store_.write(lba * info_.block_bytes, IoCursor(io), block_count * info_.block_bytes, io.fua);
+    if (done == status::ok) {
+        const uint32_t zone = zones_->zone_of(lba);
+        zones_->advance(zone, block_count);
+        wrote_zone(zone, io.fua);
+    }
+    return done;
+}
+
+Status EmulatedMedia::write_zeroes(const Io &io) noexcept {
+    if (const Status failed = check_blocks(io, 0); failed != status::ok) {
+        return failed;
+    }
+    if (zones_) {
+        if (const Status failed = zones_->begin_write(io.lba, io.block_count); failed != status::ok) {
+            return failed;
+        }
+        // What is behind a write pointer is zeroes already, unless stale data stayed there.
+        if (keeps_stale_) {
+            (void)store_.release(io.lba * info_.block_bytes, uint64_t{io.block_count} * info_.block_bytes);
+        }
+        const uint32_t zone = zones_->zone_of(io.lba);
+        zones_->advance(zone, io.block_count);
+        wrote_zone(zone, io.fua);
+        return status::ok;
+    }
+    if (info_.volatile_cache && !io.fua) {
+        undo_.remember(store_, io.lba, io.block_count, info_.block_bytes);
+    }
+    const Status done = store_.release(io.lba * info_.block_bytes, uint64_t{io.block_count} * info_.block_bytes);
+    if (io.fua && done == status::ok) {
+        undo_.forget(io.lba, io.block_count);
+        return store_.sync();
+    }
+    return done;
+}
+
+Status EmulatedMedia::deallocate(const Io &io) noexcept {
+    if (const Status failed = check_blocks(io, 0); failed != status::ok) {
+        return failed;
+    }
+    if (zones_) {
+        return status::ok;  // a hint that a zone reset makes real
+    }
+    if (info_.volatile_cache) {
+        undo_.remember(store_, io.lba, io.block_count, info_.block_bytes);
+    }
+    return store_.release(io.lba * info_.block_bytes, uint64_t{io.block_count} * info_.block_bytes);
+}
+
+Status EmulatedMedia::flush() noexcept {
+    // The data first: a zone table that is newer than the data would promise blocks that are not there.
+    if (const Status failed = store_.sync(); failed != status::ok) {
+        return failed;
+    }
+    if (zones_file_) {
+        if (const Status failed = zones_file_->sync(); failed != status::ok) {
+            return failed;
+        }
+    }
+    for (const uint32_t zone : dirty_zones_) {
+        durable_[zone] = {zones_->record(zone).written, false, true};
+    }
+    dirty_zones_.clear();
+    undo_.clear();
+    return status::ok;
+}
+
+void EmulatedMedia::wrote_zone(uint32_t zone, bool fua) noexcept {
+    if (fua || !info_.volatile_cache) {
+        durable_[zone].written = zones_->record(zone).written;
+    } else {
+        mark_dirty(zone);
+    }
+}
+
+void EmulatedMedia::mark_dirty(uint32_t zone) noexcept {
+    if (!durable_[zone].dirty) {
+        durable_[zone].dirty = true;
+        dirty_zones_.push_back(zone);
+    }
+}
+
+void EmulatedMedia::zone_reset(uint32_t zone) noexcept {
+    if (!keeps_stale_) {
+        // Should the file system refuse, old data would show where zeroes belong, as it may on a real drive.
+        const uint64_t written = zones_->record(zone).written;
+        (void)store_.release(zones_->start_of(zone) * info_.block_bytes, written * info_.block_bytes);
+    }
+    durable_[zone].written = 0;
+    durable_[zone].finished = true;
+}
+
+void EmulatedMedia::zone_finished(uint32_t zone) noexcept {
+    if (info_.volatile_cache) {
+        durable_[zone].finished = false;
+        mark_dirty(zone);
+    }
+}
+
+// ---- power -----------------------------------------------------------------------------------------------------
+
+void EmulatedMedia::cut(uint64_t seed) {
+    if (!powered_) {
+        return;
+    }
+    Prng prng(seed);
+    intake(0);
+    for (IoList *list : {&ready_, &delayed_}) {
+        IoList outstanding = std::exchange(*list, IoList());
+        while (Io *io = outstanding.pop()) {
+            if (io->device_data[kPresetStatus] == status::ok) {
+                tear(*io, prng);
+            }
+            io->device_data[kPresetStatus] = status::power_loss;
+            ready_.push(*io);
+        }
+    }
+    if (zones_) {
+        lose_zone_cache(prng);
+        zones_->power_cycle();
+    } else {
+        undo_.roll_back(store_, prng, info_.block_bytes);
+    }
+    powered_ = false;
+    cut_at_operation_ = 0;
+}
+
+// An outstanding Io happens in part.
+void EmulatedMedia::tear(Io &io, Prng &prng) {
+    if (io.op == Op::zone_send && zones_) {
+        if (prng.coin()) {
+            (void)zones_->send(io);
+        }
+        return;
+    }
+    if (io.op != Op::write && io.op != Op::append) {
+        return;
+    }
+    if (check_blocks(io, io.op == Op::append ? info_.max_append_blocks : info_.max_io_blocks) != status::ok) {
+        return;
+    }
+    if (zones_) {
+        const uint64_t block_count = prng.below(uint64_t{io.block_count} + 1);
+        uint64_t lba = io.lba;
+        const Status allowed = io.op == Op::append ? zones_->begin_append(io.lba, io.block_count, lba)
+                                                   : zones_->begin_write(io.lba, io.block_count);
+        if (allowed == status::ok && block_count > 0) {
+            (void)store_zone_blocks(io, lba, block_count);
+        }
+        return;
+    }
+    if (info_.volatile_cache) {
+        undo_.remember(store_, io.lba, io.block_count, info_.block_bytes);
+    }
+    IoCursor from(io);
+    std::vector<uint8_t> block(info_.block_bytes);
+    for (uint64_t lba = io.lba; lba < io.lba + io.block_count; ++lba) {
+        from.get(block.data(), block.size());
+        if (prng.coin()) {
+            iovec iov{block.data(), block.size()};
+            Io one;
+            one.iov = &iov;
+            one.iov_count = 1;
+            (void)store_.write(lba * info_.block_bytes, IoCursor(one), info_.block_bytes, false);
+        }
+    }
+}
+
+void EmulatedMedia::lose_zone_cache(Prng &prng) {
+    for (const uint32_t zone : dirty_zones_) {
+        Durable &durable = durable_[zone];
+        const ZoneRecord record = zones_->record(zone);
+        const bool finish_lost = !durable.finished && prng.coin();
+        durable.dirty = false;
+        durable.finished = true;
+        if (record.state == ZoneState::read_only || record.state == ZoneState::offline) {
+            durable.written = record.written;
+            continue;
+        }
+        // All or nothing as often as something in between: the extremes find most bugs.
+        const uint64_t at_stake = record.written - durable.written;
+        uint64_t lost = 0;
+        switch (prng.below(4)) {
+            case 0:
+                break;
+            case 1:
+                lost = at_stake;
+                break;
+            default:
+                lost = prng.below(at_stake + 1);
+                break;
+        }
+        durable.written = record.written - lost;
+        if (lost > 0 && !keeps_stale_) {
+            (void)store_.release((zones_->start_of(zone) + durable.written) * info_.block_bytes,
+                                 lost * info_.block_bytes);
+        }
+        if (lost > 0 || finish_lost) {
+            zones_->truncate(zone, durable.written);
+        }
+    }
+    dirty_zones_.clear();
+}
+
+void EmulatedMedia::power_cut(uint64_t seed) {
+    registration_.reactor().call([&] { cut(seed); });
+}
+
+void EmulatedMedia::power_on() {
+    registration_.reactor().call([&] { powered_ = true; });
+}
+
+// ---- control ---------------------------------------------------------------------------------------------------
+
+std::vector<EmulatedMedia::Zone> EmulatedMedia::zones() {
+    std::vector<Zone> result;
+    if (!zones_) {
+        return result;
+    }
+    registration_.reactor().call([&] {
+        for (uint32_t zone = 0; zone < zones_->geometry().zone_count; ++zone) {
+            const ZoneRecord &record = zones_->record(zone);
+            const uint64_t start = zones_->start_of(zone);
+            result.push_back({start, record.state, start + record.written});
+        }
+    });
+    return result;
+}
+
+void EmulatedMedia::set_zone_state(uint32_t zone, ZoneState state) {
+    if (!zones_ || zone >= zones_->geometry().zone_count) {
+        throw std::invalid_argument("there is no zone " + std::to_string(zone));
+    }
+    registration_.reactor().call([&] { zones_->fail_zone(zone, state); });
+}
+
+uint32_t EmulatedMedia::inject_fault(const Fault &fault) {
+    uint32_t id = 0;
+    registration_.reactor().call([&] { id = faults_.add(fault); });
+    return id;
+}
+
+void EmulatedMedia::clear_faults(std::optional<uint32_t> id) {
+    registration_.reactor().call([&] { faults_.clear(id); });
+}
+
+void EmulatedMedia::set_schedule(std::optional<uint64_t> seed) {
+    registration_.reactor().call([&] {
+        schedule_.reset();
+        if (seed) {
+            schedule_.emplace(*seed);
+        }
+    });
+}
+
+void EmulatedMedia::cut_power_at(uint64_t operation, uint64_t seed) {
+    registration_.reactor().call([&] {
+        cut_at_operation_ = operation;
+        cut_seed_ = seed;
+    });
+}
+
+uint64_t EmulatedMedia::operations() {
+    uint64_t result = 0;
+    registration_.reactor().call([&] { result = operations_; });
+    return result;
+}
+
+}  // namespace ftl

@@ -1,0 +1,129 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// A drive that is not there: conventional, null or zoned, in memory or in a sparse file, that fails on demand.
+//
+// I/O waits from submit() to poll() and takes effect there, all at once, so what is outstanding has not happened yet.
+// Losing power (power_cut) is then: each outstanding write happens in part (conventional: any of its blocks; zoned: its
+// first blocks), each outstanding zone action wholly or not at all, and then the volatile cache is lost:
+//  - zoned: per zone, any number of the last blocks written since the last completed flush; a finish since then may be
+//    lost too. Zone resets, opens and closes are durable at once. An FUA write makes its zone durable up to its end.
+//  - conventional: any of the blocks written since the last completed flush have the content of that time again.
+//    An FUA write is durable at once.
+// Media in a file survives the death of the process whatever the cache says: only power_cut() loses data. A flush is an
+// fdatasync(), an FUA write is written with O_DSYNC semantics, so a flush also protects from the host's own power loss.
+#pragma once
+
+#include <memory>
+#include <optional>
+#include <string>
+#include <tuple>
+#include <vector>
+
+#include "base/prng.hpp"
+#include "media/media_cache.hpp"
+#include "media/media_faults.hpp"
+#include "media/media_store.hpp"
+#include "media/zone_table.hpp"
+#include "reactor/block_device.hpp"
+#include "reactor/device_poller.hpp"
+#include "reactor/io_list.hpp"
+
+namespace ftl {
+
+struct MediaConfig {
+    enum class Kind : uint8_t { conventional, null, zoned };
+
+    Kind kind = Kind::conventional;
+    uint64_t block_count = 0;  // conventional and null
+    uint32_t data_bytes = kBlockSize;
+    uint32_t metadata_bytes = 0;  // interleaved, after the data
+    uint32_t max_io_blocks = 256;
+    uint32_t max_append_blocks = 32;  // zoned
+    bool volatile_cache = false;
+    std::string path;    // empty: in memory
+    ZoneGeometry zones;  // zoned
+};
+
+class EmulatedMedia final : public BlockDevice, public ZoneTable::Observer {
+public:
+    // Throws std::invalid_argument, or std::system_error naming the file.
+    EmulatedMedia(std::shared_ptr<Reactor> reactor, const MediaConfig &config);
+
+    [[nodiscard]] const BlockDeviceInfo &info() const noexcept override { return info_; }
+    void submit(Io &io) noexcept override;
+    uint32_t poll(uint64_t now_ns) noexcept override;
+    [[nodiscard]] bool busy() const noexcept override { return !incoming_.empty() || !ready_.empty(); }
+    [[nodiscard]] uint64_t deadline_ns() const noexcept { return delayed_.empty() ? ~uint64_t{0} : delayed_until_ns_; }
+
+    // Any thread; each hops to the reactor.
+    struct Zone {
+        uint64_t start;
+        ZoneState state;
+        uint64_t write_pointer;  // LBA behind the last block written
+    };
+    [[nodiscard]] std::vector<Zone> zones();
+    void set_zone_state(uint32_t zone, ZoneState state);
+    uint32_t inject_fault(const Fault &fault);
+    void clear_faults(std::optional<uint32_t> id);
+    void power_cut(uint64_t seed);
+    void power_on();
+    void set_schedule(std::optional<uint64_t> seed);
+    void cut_power_at(uint64_t operation, uint64_t seed);
+    [[nodiscard]] uint64_t operations();
+
+private:
+    struct Durable {  // of a zone, as of the last flush
+        uint64_t written = 0;
+        bool dirty = false;    // in dirty_zones_
+        bool finished = true;  // false: finished since the last flush
+    };
+
+    void open_zones_file(const MediaConfig &config);
+    void intake(uint64_t now_ns) noexcept;
+    void promote(uint64_t now_ns) noexcept;
+    void finish(Io &io) noexcept;
+
+    [[nodiscard]] Status execute(Io &io) noexcept;
+    [[nodiscard]] Status check_blocks(const Io &io, uint32_t max_blocks) const noexcept;
+    [[nodiscard]] Status read(Io &io) noexcept;
+    [[nodiscard]] Status write(Io &io) noexcept;
+    [[nodiscard]] Status append(Io &io) noexcept;
+    [[nodiscard]] Status write_zeroes(const Io &io) noexcept;
+    [[nodiscard]] Status deallocate(const Io &io) noexcept;
+    [[nodiscard]] Status flush() noexcept;
+    [[nodiscard]] Status store_zone_blocks(const Io &io, uint64_t lba, uint64_t block_count) noexcept;
+    void wrote_zone(uint32_t zone, bool fua) noexcept;
+    void mark_dirty(uint32_t zone) noexcept;
+    void zone_reset(uint32_t zone) noexcept override;
+    void zone_finished(uint32_t zone) noexcept override;
+
+    void cut(uint64_t seed);
+    void tear(Io &io, Prng &prng);
+    void lose_zone_cache(Prng &prng);
+
+    BlockDeviceInfo info_;
+    MediaConfig::Kind kind_;
+    MediaStore store_;
+    std::unique_ptr<MappedFile> zones_file_;
+    std::vector<ZoneRecord> zones_in_memory_;
+    std::unique_ptr<ZoneTable> zones_;
+    // Zoned memory keeps its pages over a reset, since faulting them in again costs more than all the rest of a write:
+    // reads then have to stop at the write pointer.
+    bool keeps_stale_ = false;
+    std::vector<Durable> durable_;
+    std::vector<uint32_t> dirty_zones_;  // never grows past the number of zones, reserved at the start
+    UndoLog undo_;
+    FaultTable faults_;
+
+    IoList incoming_;  // as submitted
+    IoList delayed_;   // by a latency fault, until Io::device_data[kDueNs]
+    IoList ready_;
+    uint64_t delayed_until_ns_ = 0;
+    bool powered_ = true;
+    uint64_t operations_ = 0;
+    uint64_t cut_at_operation_ = 0;  // 0: never
+    uint64_t cut_seed_ = 0;
+    std::optional<Prng> schedule_;
+    PollerRegistration registration_;
+};
+
+}  // namespace ftl

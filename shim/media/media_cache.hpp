@@ -1,0 +1,69 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// What a conventional drive's volatile cache could lose: the content each block had at the last flush.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <vector>
+
+#include "base/prng.hpp"
+#include "media/media_store.hpp"
+
+namespace ftl {
+
+// A drive writes its cache back by itself some time: past this many blocks everything counts as durable.
+inline constexpr size_t kUndoBlocksMax = 64 * 1024;
+
+class UndoLog {
+public:
+    // Before blocks are written. Allocates: this is the crash machine's medium, not the fast one.
+    void remember(MediaStore &store, uint64_t lba, uint64_t block_count, uint32_t block_bytes) {
+        if (block_count > kUndoBlocksMax || before_.size() + block_count > kUndoBlocksMax) {
+            before_.clear();
+            return;
+        }
+        for (uint64_t block = lba; block < lba + block_count; ++block) {
+            const auto [entry, fresh] = before_.try_emplace(block);
+            if (!fresh) {
+                continue;
+            }
+            entry->second.resize(block_bytes);
+            if (at(entry->second, block_bytes,
+                   [&](IoCursor to) { return store.read(block * block_bytes, to, block_bytes); }) != status::ok) {
+                before_.erase(entry);
+            }
+        }
+    }
+    // These are durable now (FUA).
+    void forget(uint64_t lba, uint64_t block_count) {
+        before_.erase(before_.lower_bound(lba), before_.lower_bound(lba + block_count));
+    }
+    void clear() noexcept { before_.clear(); }
+
+    // Power is lost: any subset of the blocks, chosen by `prng`, has its old content again.
+    void roll_back(MediaStore &store, Prng &prng, uint32_t block_bytes) {
+        const uint64_t lost_of_4 = prng.below(5);  // none … all, and in between
+        for (auto &[block, content] : before_) {
+            if (prng.below(4) < lost_of_4) {
+                const uint64_t offset = block * block_bytes;
+                (void)at(content, block_bytes,
+                         [&](IoCursor from) { return store.write(offset, from, block_bytes, false); });
+            }
+        }
+        before_.clear();
+    }
+
+private:
+    template <typename Transfer>
+    static Status at(std::vector<uint8_t> &content, uint32_t block_bytes, Transfer transfer) {
+        iovec iov{content.data(), block_bytes};
+        Io io;
+        io.iov = &iov;
+        io.iov_count = 1;
+        return transfer(IoCursor(io));
+    }
+
+    std::map<uint64_t, std::vector<uint8_t>> before_;
+};
+
+}  // namespace ftl

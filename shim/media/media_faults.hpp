@@ -1,0 +1,76 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// Faults injected into emulated media: which I/Os, after how many, how often, and what happens to them.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "reactor/block_device.hpp"
+
+namespace ftl {
+
+struct Fault {
+    uint32_t id = 0;
+    std::optional<Op> op;  // none: any
+    uint64_t lba = 0;
+    uint64_t block_count = 0;  // 0: anywhere
+    Status status = status::ok;
+    uint64_t latency_ns = 0;
+    uint64_t skip = 0;   // matches still to let pass
+    uint64_t times = 0;  // matches still to hit; meaningless when for_ever
+    bool for_ever = true;
+};
+
+inline constexpr size_t kFaultsMax = 1024;
+
+class FaultTable {
+public:
+    uint32_t add(Fault fault) {
+        if (faults_.size() >= kFaultsMax) {
+            throw std::length_error("at most " + std::to_string(kFaultsMax) + " faults at once: clear some");
+        }
+        fault.id = ++last_id_;
+        faults_.push_back(fault);
+        return fault.id;
+    }
+    void clear(std::optional<uint32_t> id) {
+        std::erase_if(faults_, [&](const Fault &fault) { return !id || fault.id == *id; });
+    }
+    [[nodiscard]] bool empty() const noexcept { return faults_.empty(); }
+
+    struct Effect {
+        Status status = status::ok;
+        uint64_t latency_ns = 0;
+    };
+    // [lba, lba + block_count) is what the I/O touches; block_count 0: everything.
+    Effect hit(Op op, uint64_t lba, uint64_t block_count) noexcept {
+        Effect effect;
+        for (Fault &fault : faults_) {
+            const bool touches =
+                fault.block_count == 0 || block_count == 0 ||
+                (lba < fault.lba ? fault.lba - lba < block_count : lba - fault.lba < fault.block_count);
+            if ((fault.op && *fault.op != op) || !touches || (!fault.for_ever && fault.times == 0)) {
+                continue;
+            }
+            if (fault.skip > 0) {
+                --fault.skip;
+                continue;
+            }
+            fault.times -= fault.for_ever ? 0 : 1;
+            effect.latency_ns += fault.latency_ns;
+            if (effect.status == status::ok) {
+                effect.status = fault.status;
+            }
+        }
+        return effect;
+    }
+
+private:
+    std::vector<Fault> faults_;
+    uint32_t last_id_ = 0;
+};
+
+}  // namespace ftl

@@ -1,0 +1,77 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// Where emulated media keeps its bytes: anonymous memory, populated when first written, or a sparse file. Never-written
+// and released ranges read as zeroes.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <string>
+#include <utility>
+
+#include "base/page_memory.hpp"
+#include "reactor/block_device.hpp"
+#include "reactor/io_list.hpp"
+
+namespace ftl {
+
+class MediaStore {
+public:
+    MediaStore() = default;
+    // Throws std::system_error (the message names the path) or std::invalid_argument.
+    static MediaStore in_memory(uint64_t bytes, bool huge_pages);
+    // Opens or creates the file; what is in it stays. Takes a lock on it: one drive per file.
+    static MediaStore in_file(const std::string &path);
+    // The file gets at least so many bytes. Throws std::system_error.
+    void extend(const std::string &path, uint64_t bytes);
+
+    MediaStore(MediaStore &&other) noexcept
+        : kind_(other.kind_),
+          created_(other.created_),
+          memory_(std::move(other.memory_)),
+          fd_(std::exchange(other.fd_, -1)) {}
+    MediaStore &operator=(MediaStore &&) = delete;
+    MediaStore(const MediaStore &) = delete;
+    MediaStore &operator=(const MediaStore &) = delete;
+    ~MediaStore();
+
+    // There was no data before this store: it is in memory, or the file did not exist or was empty.
+    [[nodiscard]] bool created() const noexcept { return created_; }
+
+    // Offsets and lengths lie within the store: the device has checked them. A null store reads zeroes.
+    [[nodiscard]] Status read(uint64_t offset, IoCursor to, uint64_t bytes) noexcept;
+    // durable: on the file's disk, not only in the page cache, when it returns.
+    [[nodiscard]] Status write(uint64_t offset, IoCursor from, uint64_t bytes, bool durable) noexcept;
+    // Reads as zeroes from now on; gives memory or disk space back.
+    [[nodiscard]] Status release(uint64_t offset, uint64_t bytes) noexcept;
+    [[nodiscard]] Status sync() noexcept;
+
+private:
+    enum class Kind : uint8_t { none, memory, file };
+
+    Kind kind_ = Kind::none;
+    bool created_ = true;
+    PageMemory memory_;
+    int fd_ = -1;
+};
+
+// A small file mapped into memory: a crash of the process loses nothing of it.
+class MappedFile {
+public:
+    // Throws std::system_error; std::invalid_argument when its size differs.
+    MappedFile(const std::string &path, size_t bytes);
+    ~MappedFile();
+    MappedFile(const MappedFile &) = delete;
+    MappedFile &operator=(const MappedFile &) = delete;
+
+    // It did not exist, was empty, or its creator died before it wrote the first 8 bytes.
+    [[nodiscard]] bool created() const noexcept { return created_; }
+    [[nodiscard]] uint8_t *data() noexcept { return data_; }
+    [[nodiscard]] Status sync() noexcept;
+
+private:
+    uint8_t *data_ = nullptr;
+    size_t bytes_;
+    bool created_ = false;
+};
+
+}  // namespace ftl

@@ -1,0 +1,420 @@
+// SPDX-License-Identifier: BSD-3-Clause
+#include "media/zone_table.hpp"
+
+#include <bit>
+#include <stdexcept>
+#include <string>
+
+#include "reactor/io_list.hpp"
+
+namespace ftl {
+namespace {
+
+constexpr uint8_t kZoneTypeSequential = 2;
+constexpr uint64_t kNoWritePointer = ~uint64_t{0};  // the field is undefined for full, read-only and offline zones
+constexpr uint8_t kReportZones = 0;
+constexpr uint32_t kReportEntryBytes = 64;
+
+#pragma pack(push, 1)
+struct ReportHeader {
+    uint64_t zone_count;
+    uint8_t reserved[56];
+};
+struct ReportEntry {
+    uint8_t type;
+    uint8_t state;  // high nibble
+    uint8_t attributes;
+    uint8_t reserved0[5];
+    uint64_t capacity;
+    uint64_t start;
+    uint64_t write_pointer;
+    uint8_t reserved1[32];
+};
+#pragma pack(pop)
+static_assert(sizeof(ReportHeader) == kReportEntryBytes);
+static_assert(sizeof(ReportEntry) == kReportEntryBytes);
+static_assert(offsetof(ReportEntry, capacity) == 8);
+static_assert(offsetof(ReportEntry, start) == 16);
+static_assert(offsetof(ReportEntry, write_pointer) == 24);
+static_assert(std::endian::native == std::endian::little, "records and reports are written as they lie in memory");
+
+bool is_open(ZoneState state) noexcept {
+    return state == ZoneState::implicitly_open || state == ZoneState::explicitly_open;
+}
+bool is_active(ZoneState state) noexcept {
+    return is_open(state) || state == ZoneState::closed;
+}
+
+// ZRASF: 0 is all, the others one state each.
+constexpr ZoneState kFilterStates[] = {
+    ZoneState::empty, ZoneState::implicitly_open, ZoneState::explicitly_open, ZoneState::closed,
+    ZoneState::full,  ZoneState::read_only,       ZoneState::offline};
+
+}  // namespace
+
+const char *zone_state_name(ZoneState state) noexcept {
+    switch (state) {
+        case ZoneState::empty:
+            return "empty";
+        case ZoneState::implicitly_open:
+            return "implicitly_open";
+        case ZoneState::explicitly_open:
+            return "explicitly_open";
+        case ZoneState::closed:
+            return "closed";
+        case ZoneState::read_only:
+            return "read_only";
+        case ZoneState::full:
+            return "full";
+        case ZoneState::offline:
+            return "offline";
+    }
+    return "invalid";
+}
+
+ZoneTable::ZoneTable(const ZoneGeometry &geometry, std::span<ZoneRecord> records, Observer &observer)
+    : geometry_(geometry),
+      block_count_(geometry.zone_count * geometry.zone_size),
+      records_(records),
+      observer_(observer),
+      links_(size_t{geometry.zone_count} + 1) {
+    if (geometry.zone_count == 0 || geometry.zone_size == 0 || records.size() != geometry.zone_count) {
+        throw std::invalid_argument("zone_count and zone_size must not be 0");
+    }
+    if (geometry.zone_capacity == 0 || geometry.zone_capacity > geometry.zone_size) {
+        throw std::invalid_argument("zone_capacity " + std::to_string(geometry.zone_capacity) +
+                                    " must be within 1..zone_size (" + std::to_string(geometry.zone_size) + ")");
+    }
+    if (geometry.max_active_zones != 0 && geometry.max_open_zones > geometry.max_active_zones) {
+        throw std::invalid_argument("max_open_zones must not exceed max_active_zones: an open zone is an active one");
+    }
+    if (std::has_single_bit(geometry.zone_size)) {
+        zone_shift_ = static_cast<uint32_t>(std::countr_zero(geometry.zone_size));
+    }
+    links_[geometry.zone_count] = {geometry.zone_count, geometry.zone_count};
+    for (ZoneRecord &record : records_) {
+        if (is_open(record.state)) {
+            record.state = ZoneState::closed;
+        }
+        if (record.state == ZoneState::closed && (record.written == 0 || record.written == geometry.zone_capacity)) {
+            record.state = record.written == 0 ? ZoneState::empty : ZoneState::full;
+        }
+        active_ += is_active(record.state) ? 1 : 0;
+    }
+}
+
+bool ZoneTable::valid(const ZoneRecord &record, const ZoneGeometry &geometry) noexcept {
+    switch (record.state) {
+        // A process can die between a write pointer and the state that goes with it.
+        case ZoneState::empty:
+        case ZoneState::implicitly_open:
+        case ZoneState::explicitly_open:
+        case ZoneState::closed:
+        case ZoneState::read_only:
+        case ZoneState::full:
+        case ZoneState::offline:
+            return record.written <= geometry.zone_capacity;
+    }
+    return false;
+}
+
+Status ZoneTable::check_read(uint64_t lba, uint64_t block_count) const noexcept {
+    if (!in_range(lba, block_count)) {
+        return status::lba_out_of_range;
+    }
+    const uint32_t last = zone_of(lba + (block_count == 0 ? 0 : block_count - 1));
+    for (uint32_t zone = zone_of(lba); zone <= last; ++zone) {
+        if (records_[zone].state == ZoneState::offline) {
+            return status::zone_offline;
+        }
+    }
+    return status::ok;
+}
+
+Status ZoneTable::check_writable(uint32_t zone) const noexcept {
+    switch (records_[zone].state) {
+        case ZoneState::full:
+            return status::zone_full;
+        case ZoneState::read_only:
+            return status::zone_read_only;
+        case ZoneState::offline:
+            return status::zone_offline;
+        default:
+            return status::ok;
+    }
+}
+
+Status ZoneTable::begin_write(uint64_t lba, uint64_t block_count) noexcept {
+    if (!in_range(lba, block_count)) {
+        return status::lba_out_of_range;
+    }
+    const uint32_t zone = zone_of(lba);
+    if (const Status failed = check_writable(zone); failed != status::ok) {
+        return failed;
+    }
+    const uint64_t written = records_[zone].written;
+    if (lba - start_of(zone) != written) {
+        return status::zone_invalid_write;
+    }
+    if (block_count > geometry_.zone_capacity - written) {
+        return status::zone_boundary;
+    }
+    return open(zone, ZoneState::implicitly_open);
+}
+
+Status ZoneTable::begin_append(uint64_t zone_start, uint64_t block_count, uint64_t &alba) noexcept {
+    if (zone_start >= block_count_) {
+        return status::lba_out_of_range;
+    }
+    const uint32_t zone = zone_of(zone_start);
+    if (zone_start != start_of(zone)) {
+        return status::invalid_field;
+    }
+    if (const Status failed = check_writable(zone); failed != status::ok) {
+        return failed;
+    }
+    if (block_count > geometry_.zone_capacity - records_[zone].written) {
+        return status::zone_boundary;
+    }
+    alba = zone_start + records_[zone].written;
+    return open(zone, ZoneState::implicitly_open);
+}
+
+void ZoneTable::advance(uint32_t zone, uint64_t block_count) noexcept {
+    ZoneRecord &record = records_[zone];
+    record.written += block_count;
+    if (record.written >= geometry_.zone_capacity) {
+        set_state(zone, ZoneState::full);
+    } else if (record.state == ZoneState::implicitly_open && links_[geometry_.zone_count].previous != zone) {
+        unlink(zone);
+        link(zone);
+    }
+}
+
+// Opens a zone that is empty, closed, or open already, if the resources are there.
+Status ZoneTable::open(uint32_t zone, ZoneState how) noexcept {
+    const ZoneState state = records_[zone].state;
+    if (is_open(state)) {
+        if (how == ZoneState::explicitly_open) {
+            set_state(zone, how);
+        }
+        return status::ok;
+    }
+    if (state == ZoneState::empty && geometry_.max_active_zones != 0 && active_ >= geometry_.max_active_zones) {
+        return status::too_many_active;
+    }
+    if (geometry_.max_open_zones != 0 && open_ >= geometry_.max_open_zones) {
+        const uint32_t oldest = links_[geometry_.zone_count].next;
+        if (oldest == geometry_.zone_count) {
+            return status::too_many_open;
+        }
+        set_state(oldest, ZoneState::closed);
+    }
+    set_state(zone, how);
+    return status::ok;
+}
+
+void ZoneTable::set_state(uint32_t zone, ZoneState state) noexcept {
+    ZoneRecord &record = records_[zone];
+    open_ -= is_open(record.state) ? 1 : 0;
+    active_ -= is_active(record.state) ? 1 : 0;
+    if (record.state == ZoneState::implicitly_open) {
+        unlink(zone);
+    }
+    record.state = state;
+    open_ += is_open(state) ? 1 : 0;
+    active_ += is_active(state) ? 1 : 0;
+    if (state == ZoneState::implicitly_open) {
+        link(zone);
+    }
+}
+
+void ZoneTable::link(uint32_t zone) noexcept {
+    const uint32_t anchor = geometry_.zone_count;
+    const uint32_t last = links_[anchor].previous;
+    links_[zone] = {last, anchor};
+    links_[last].next = zone;
+    links_[anchor].previous = zone;
+}
+
+void ZoneTable::unlink(uint32_t zone) noexcept {
+    const Link here = links_[zone];
+    links_[here.previous].next = here.next;
+    links_[here.next].previous = here.previous;
+}
+
+Status ZoneTable::send(const Io &io) noexcept {
+    const auto action = static_cast<ZoneAction>(io.zone_action);
+    switch (action) {
+        case ZoneAction::close:
+        case ZoneAction::finish:
+        case ZoneAction::open:
+        case ZoneAction::reset:
+        case ZoneAction::offline:
+            break;
+        default:  // Set Zone Descriptor Extension too: ZDES is 0
+            return status::invalid_field;
+    }
+    if (io.zone_all) {
+        return act_on_all(action);
+    }
+    if (io.lba >= block_count_) {
+        return status::lba_out_of_range;
+    }
+    const uint32_t zone = zone_of(io.lba);
+    if (io.lba != start_of(zone)) {
+        return status::invalid_field;
+    }
+    return act(zone, action);
+}
+
+Status ZoneTable::act(uint32_t zone, ZoneAction action) noexcept {
+    ZoneRecord &record = records_[zone];
+    const ZoneState state = record.state;
+    if (state == ZoneState::offline) {
+        return action == ZoneAction::offline ? status::ok : status::invalid_zone_transition;
+    }
+    if (state == ZoneState::read_only) {
+        if (action != ZoneAction::offline) {
+            return status::invalid_zone_transition;
+        }
+        set_state(zone, ZoneState::offline);
+        return status::ok;
+    }
+    switch (action) {
+        case ZoneAction::close:
+            if (is_open(state)) {
+                set_state(zone, ZoneState::closed);
+                return status::ok;
+            }
+            return state == ZoneState::closed ? status::ok : status::invalid_zone_transition;
+        case ZoneAction::finish:
+            if (state != ZoneState::full) {
+                set_state(zone, ZoneState::full);
+                observer_.zone_finished(zone);
+            }
+            return status::ok;
+        case ZoneAction::open:
+            return state == ZoneState::full ? status::invalid_zone_transition : open(zone, ZoneState::explicitly_open);
+        case ZoneAction::reset:
+            if (state != ZoneState::empty) {
+                set_state(zone, ZoneState::empty);
+                observer_.zone_reset(zone);
+                record.written = 0;
+            }
+            return status::ok;
+        default:
+            return status::invalid_zone_transition;
+    }
+}
+
+// Select All: only zones in a state the action is meant for take part.
+Status ZoneTable::act_on_all(ZoneAction action) noexcept {
+    if (action == ZoneAction::open && geometry_.max_open_zones != 0) {
+        uint64_t wanted = 0;
+        for (const ZoneRecord &record : records_) {
+            wanted += is_active(record.state) ? 1 : 0;
+        }
+        if (wanted > geometry_.max_open_zones) {
+            return status::too_many_open;  // all or none
+        }
+    }
+    for (uint32_t zone = 0; zone < geometry_.zone_count; ++zone) {
+        const ZoneState state = records_[zone].state;
+        bool eligible = false;
+        switch (action) {
+            case ZoneAction::close:
+                eligible = is_open(state);
+                break;
+            case ZoneAction::finish:
+                eligible = is_active(state);
+                break;
+            case ZoneAction::open:
+                eligible = state == ZoneState::closed;
+                break;
+            case ZoneAction::reset:
+                eligible = is_active(state) || state == ZoneState::full;
+                break;
+            default:
+                eligible = state == ZoneState::read_only;
+                break;
+        }
+        if (eligible) {
+            if (const Status failed = act(zone, action); failed != status::ok) {
+                return failed;
+            }
+        }
+    }
+    return status::ok;
+}
+
+Status ZoneTable::report(const Io &io) const noexcept {
+    // The extended report (ZRA 1) carries descriptor extensions, and there are none.
+    if (io.zone_action != kReportZones || io.zone_filter > std::size(kFilterStates)) {
+        return status::invalid_field;
+    }
+    if (io.lba >= block_count_) {
+        return status::lba_out_of_range;
+    }
+    const uint64_t bytes = iov_bytes(io);
+    const uint64_t room = bytes < kReportEntryBytes ? 0 : bytes / kReportEntryBytes - 1;  // descriptors
+    const bool partial = io.zone_all;
+
+    ReportHeader header{};
+    IoCursor out(io);
+    IoCursor header_out(io);
+    out.put(&header, sizeof header);
+    uint64_t matching = 0;
+    for (uint32_t zone = zone_of(io.lba); zone < geometry_.zone_count; ++zone) {
+        if (matching >= room) {
+            if (partial) {
+                break;
+            }
+            if (io.zone_filter == 0) {
+                matching += geometry_.zone_count - zone;
+                break;
+            }
+        }
+        const ZoneRecord &record = records_[zone];
+        if (io.zone_filter != 0 && record.state != kFilterStates[io.zone_filter - 1]) {
+            continue;
+        }
+        if (matching++ < room) {
+            ReportEntry entry{};
+            entry.type = kZoneTypeSequential;
+            entry.state = static_cast<uint8_t>(static_cast<uint8_t>(record.state) << 4);
+            entry.capacity = geometry_.zone_capacity;
+            entry.start = start_of(zone);
+            const bool has_pointer = record.state == ZoneState::empty || is_active(record.state);
+            entry.write_pointer = has_pointer ? entry.start + record.written : kNoWritePointer;
+            out.put(&entry, sizeof entry);
+        }
+    }
+    out.zero(bytes);
+    header.zone_count = matching;
+    header_out.put(&header, sizeof header);
+    return status::ok;
+}
+
+void ZoneTable::fail_zone(uint32_t zone, ZoneState state) noexcept {
+    set_state(zone, state);
+}
+
+void ZoneTable::power_cycle() noexcept {
+    for (uint32_t zone = 0; zone < geometry_.zone_count; ++zone) {
+        if (is_active(records_[zone].state)) {
+            set_state(zone, records_[zone].written == 0 ? ZoneState::empty : ZoneState::closed);
+        }
+    }
+}
+
+void ZoneTable::truncate(uint32_t zone, uint64_t written) noexcept {
+    records_[zone].written = written;
+    if (written == 0) {
+        set_state(zone, ZoneState::empty);
+    } else {
+        set_state(zone, written == geometry_.zone_capacity ? ZoneState::full : ZoneState::closed);
+    }
+}
+
+}  // namespace ftl

@@ -1,0 +1,134 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// The zone state machine of NVMe ZNS (Zoned Namespace Command Set 1.1, section 2.1), without any data: who may write
+// where, which zones are open and active, and the zone report. Used by EmulatedMedia and ZonedOverlay.
+//
+// Resources: an Empty zone that is opened takes an active and an open resource. When all open resources are taken, the
+// least recently written implicitly opened zone is closed to make room; explicitly opened ones never are.
+// Zone Operation Characteristics to advertise: ZOC 0 (fixed capacity, no excursions), OZCS bit 0 (RAZB: reads may cross
+// zone boundaries). Blocks at and behind the write pointer read as zeroes.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "reactor/block_device.hpp"
+
+namespace ftl {
+
+enum class ZoneState : uint8_t {  // ZS of a zone descriptor
+    empty = 0x1,
+    implicitly_open = 0x2,
+    explicitly_open = 0x3,
+    closed = 0x4,
+    read_only = 0xD,
+    full = 0xE,
+    offline = 0xF,
+};
+
+[[nodiscard]] const char *zone_state_name(ZoneState state) noexcept;
+
+enum class ZoneAction : uint8_t {  // ZSA of Zone Management Send
+    close = 0x01,
+    finish = 0x02,
+    open = 0x03,
+    reset = 0x04,
+    offline = 0x05,
+    set_descriptor_extension = 0x10,
+};
+
+// Also the form in which EmulatedMedia keeps zones in its ".zones" file.
+struct ZoneRecord {
+    uint64_t written = 0;  // blocks from the zone's start that hold data; the write pointer unless finished early
+    ZoneState state = ZoneState::empty;
+    uint8_t reserved[7] = {};
+};
+static_assert(sizeof(ZoneRecord) == 16);
+
+struct ZoneGeometry {
+    uint32_t zone_count = 0;
+    uint64_t zone_size = 0;         // blocks
+    uint64_t zone_capacity = 0;     // blocks
+    uint32_t max_open_zones = 0;    // 0: no limit
+    uint32_t max_active_zones = 0;  // 0: no limit
+};
+
+class ZoneTable {
+public:
+    // What happens to the zones' data is the device's business.
+    class Observer {
+    public:
+        virtual void zone_reset(uint32_t zone) noexcept = 0;
+        virtual void zone_finished(uint32_t zone) noexcept = 0;
+
+    protected:
+        ~Observer() = default;
+    };
+
+    // Works on the caller's records in place (one per zone, valid() each); zones that are open in them become closed.
+    // Throws std::invalid_argument when the geometry makes no sense.
+    ZoneTable(const ZoneGeometry &geometry, std::span<ZoneRecord> records, Observer &observer);
+
+    [[nodiscard]] static bool valid(const ZoneRecord &record, const ZoneGeometry &geometry) noexcept;
+
+    [[nodiscard]] const ZoneGeometry &geometry() const noexcept { return geometry_; }
+    [[nodiscard]] uint64_t block_count() const noexcept { return block_count_; }
+    [[nodiscard]] uint32_t zone_of(uint64_t lba) const noexcept {
+        return static_cast<uint32_t>(zone_shift_ != 0 ? lba >> zone_shift_ : lba / geometry_.zone_size);
+    }
+    [[nodiscard]] uint64_t start_of(uint32_t zone) const noexcept { return zone * geometry_.zone_size; }
+    [[nodiscard]] const ZoneRecord &record(uint32_t zone) const noexcept { return records_[zone]; }
+    [[nodiscard]] uint32_t open_zones() const noexcept { return open_; }
+    [[nodiscard]] uint32_t active_zones() const noexcept { return active_; }
+
+    // May these blocks be read?
+    [[nodiscard]] Status check_read(uint64_t lba, uint64_t block_count) const noexcept;
+
+    // May these blocks be written now? On success the zone is open; advance() follows when they are written.
+    [[nodiscard]] Status begin_write(uint64_t lba, uint64_t block_count) noexcept;
+    // The same for Zone Append; alba: where the first block goes.
+    [[nodiscard]] Status begin_append(uint64_t zone_start, uint64_t block_count, uint64_t &alba) noexcept;
+    void advance(uint32_t zone, uint64_t block_count) noexcept;
+
+    // Zone Management Send: io.zone_action, io.zone_all, io.lba.
+    [[nodiscard]] Status send(const Io &io) noexcept;
+
+    // Zone Management Receive: io.zone_action, io.zone_filter, io.zone_all (partial), io.lba; fills io's memory.
+    [[nodiscard]] Status report(const Io &io) const noexcept;
+
+    // The device's own doing: read_only or offline.
+    void fail_zone(uint32_t zone, ZoneState state) noexcept;
+
+    // Power was lost: open zones are closed, those without data empty.
+    void power_cycle() noexcept;
+    // Power was lost, and with it all but the first `written` blocks (and the end of a finish).
+    void truncate(uint32_t zone, uint64_t written) noexcept;
+
+private:
+    struct Link {
+        uint32_t previous, next;
+    };
+
+    [[nodiscard]] bool in_range(uint64_t lba, uint64_t block_count) const noexcept {
+        return lba < block_count_ && block_count <= block_count_ - lba;
+    }
+    [[nodiscard]] Status check_writable(uint32_t zone) const noexcept;
+    [[nodiscard]] Status open(uint32_t zone, ZoneState how) noexcept;
+    [[nodiscard]] Status act(uint32_t zone, ZoneAction action) noexcept;
+    [[nodiscard]] Status act_on_all(ZoneAction action) noexcept;
+    void set_state(uint32_t zone, ZoneState state) noexcept;
+    void link(uint32_t zone) noexcept;
+    void unlink(uint32_t zone) noexcept;
+
+    ZoneGeometry geometry_;
+    uint64_t block_count_;
+    uint32_t zone_shift_ = 0;
+    std::span<ZoneRecord> records_;
+    Observer &observer_;
+    uint32_t open_ = 0;
+    uint32_t active_ = 0;
+    // Implicitly opened zones, least recently written first; element zone_count is the list's anchor.
+    std::vector<Link> links_;
+};
+
+}  // namespace ftl

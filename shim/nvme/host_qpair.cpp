@@ -1,0 +1,497 @@
+// SPDX-License-Identifier: BSD-3-Clause
+#include "nvme/host_qpair.hpp"
+
+#include <algorithm>
+#include <cstring>
+#include <limits>
+#include <stdexcept>
+#include <string>
+
+namespace ftl {
+
+using wire::Fes;
+using wire::PduType;
+
+namespace {
+
+constexpr uint32_t kNone = std::numeric_limits<uint32_t>::max();
+constexpr uint32_t kNlbMax = 65536;  // NLB is 16 bits, 0-based
+constexpr uint32_t kMaxH2cMin = 4096;
+constexpr uint32_t kTimeoutChecks = 8;  // within the time-out
+
+bool to_controller(Op op) noexcept {
+    return op == Op::write || op == Op::append || op == Op::deallocate;
+}
+bool from_controller(Op op) noexcept {
+    return op == Op::read || op == Op::zone_report;
+}
+
+HostQpairConfig checked(HostQpairConfig config, const BlockDeviceInfo &info) {
+    if (config.queue_depth == 0 || config.queue_depth > HostQpair::kQueueDepthMax) {
+        throw std::invalid_argument("queue_depth must be within 1.." + std::to_string(HostQpair::kQueueDepthMax));
+    }
+    if (info.block_bytes == 0 || info.block_bytes % 4 != 0) {
+        throw std::invalid_argument(
+            "a block of " + std::to_string(info.block_bytes) +
+            " bytes can't be sent in dwords: block_bytes + metadata_bytes must be a multiple of 4");
+    }
+    if (config.max_io_bytes < info.block_bytes) {
+        throw std::invalid_argument("max_io_bytes must hold a block");
+    }
+    if (config.max_h2c_data < kMaxH2cMin) {
+        throw std::invalid_argument("max_h2c_data must be at least " + std::to_string(kMaxH2cMin));
+    }
+    config.max_h2c_data &= ~uint32_t{3};
+    return config;
+}
+
+}  // namespace
+
+HostQpair::HostQpair(std::shared_ptr<Reactor> reactor, int fd, const HostQpairConfig &config,
+                     const BlockDeviceInfo &info)
+    : reactor_(std::move(reactor)), config_(checked(config, info)), info_(info), slots_(config_.queue_depth) {
+    info_.deallocated_reads_zeroes = false;  // the controller's own affair
+    info_.max_io_blocks = std::min(config_.max_io_bytes / info_.block_bytes, kNlbMax);
+    if (info_.zoned) {
+        const uint32_t append_bytes = config_.max_append_bytes > 0
+                                          ? std::min(config_.max_append_bytes, config_.max_io_bytes)
+                                          : config_.max_io_bytes;  // ZASL 0: as MDTS
+        info_.max_append_blocks = std::min(append_bytes / info_.block_bytes, kNlbMax);
+    } else {
+        info_.max_append_blocks = 0;
+    }
+    for (uint32_t i = 0; i < slots_.size(); ++i) {
+        slots_[i].command.slot = i;
+        slots_[i].data.slot = i;
+        slots_[i].next_free = i + 1 < slots_.size() ? i + 1 : kNone;
+    }
+    PduHandler &handler = *this;
+    stream_ =
+        std::make_unique<PduStream>(handler, PduStream::Role::host, fd, config_.header_digest, config_.data_digest);
+    // The reactor only borrows: Python and the issuers own the qpair, and its destructor takes it out.
+    const std::shared_ptr<Poller> borrowed(std::shared_ptr<void>(), this);
+    reactor_->call([&] { id_ = reactor_->add(borrowed); });
+}
+
+HostQpair::~HostQpair() {
+    reactor_->call([this] { reactor_->remove(id_); });
+}
+
+void HostQpair::close() {
+    reactor_->call([this] {
+        if (connected_) {
+            stream_->set_fault(QpairClose::closed);
+            lose();
+        }
+    });
+}
+
+bool HostQpair::busy() const noexcept {
+    return !done_.empty() || (connected_ && stream_->sending() && !stream_->blocked());
+}
+
+// --- commands --------------------------------------------------------------------------------------------------
+
+Status HostQpair::check(const Io &io, uint32_t &length) const noexcept {
+    length = 0;
+    switch (io.op) {
+        case Op::flush:
+        case Op::zone_send:
+            return status::ok;
+        case Op::deallocate:
+            length = sizeof(wire::DsmRange);
+            return io.block_count > 0 ? status::ok : status::invalid_field;
+        case Op::write_zeroes:
+            return io.block_count > 0 && io.block_count <= kNlbMax ? status::ok : status::invalid_field;
+        case Op::zone_report: {
+            const uint64_t bytes = iov_bytes(io);
+            if (bytes == 0 || bytes % 4 != 0 || bytes > config_.max_io_bytes) {
+                return status::invalid_field;
+            }
+            length = static_cast<uint32_t>(bytes);
+            return status::ok;
+        }
+        case Op::append:
+            if (io.block_count > info_.max_append_blocks) {
+                return status::invalid_field;
+            }
+            [[fallthrough]];
+        case Op::read:
+        case Op::write:
+            if (io.block_count == 0 || io.block_count > info_.max_io_blocks) {
+                return status::invalid_field;
+            }
+            length = io.block_count * info_.block_bytes;
+            return iov_bytes(io) >= length ? status::ok : status::invalid_field;
+    }
+    return status::invalid_opcode;
+}
+
+void HostQpair::submit(Io &io) noexcept {
+    io.status = status::ok;
+    io.result = 0;
+    uint32_t length = 0;
+    const Status refused = connected_ ? check(io, length) : status::path_error;
+    if (refused != status::ok) {
+        io.status = refused;
+        done_.push(io);
+        return;
+    }
+    io.device_data[0] = length;
+    if (free_ == kNone || !waiting_.empty()) {
+        waiting_.push(io);
+        return;
+    }
+    start(io);
+}
+
+void HostQpair::start(Io &io) noexcept {
+    const uint32_t number = free_;
+    Slot &slot = slots_[number];
+    free_ = slot.next_free;
+    ++in_flight_;
+    slot.io = &io;
+    slot.started_ns = reactor_->now_ns();
+    slot.length = static_cast<uint32_t>(io.device_data[0]);
+    slot.granted = slot.sent = slot.received = 0;
+    slot.status = status::ok;
+    slot.result = 0;
+    slot.answered = false;
+    slot.digest_error = false;
+    encode(slot, static_cast<uint16_t>(number));
+    stream_->queue(slot.command);
+}
+
+void HostQpair::encode(Slot &slot, uint16_t cid) noexcept {
+    const Io &io = *slot.io;
+    wire::CapsuleCmd pdu{};
+    pdu.ch.type = PduType::capsule_cmd;
+    pdu.ch.hlen = sizeof pdu;
+    wire::Sqe &sqe = pdu.sqe;
+    sqe.flags = wire::kFlagsPsdtSgl;
+    sqe.cid = cid;
+    sqe.nsid = config_.nsid;
+    sqe.sgl.type = wire::kSglTransport;
+    sqe.sgl.length = slot.length;
+    sqe.slba = io.lba;
+    const uint32_t nlb = io.block_count - 1;
+    const uint32_t fua = io.fua ? wire::kCdw12Fua : 0;
+    const iovec *data = io.iov;
+    uint32_t data_count = io.iov_count;
+    switch (io.op) {
+        case Op::read:
+            sqe.opcode = wire::opcode::read;
+            sqe.cdw12 = nlb | fua;
+            break;
+        case Op::write:
+            sqe.opcode = wire::opcode::write;
+            sqe.cdw12 = nlb | fua;
+            break;
+        case Op::append:
+            sqe.opcode = wire::opcode::zone_append;
+            sqe.cdw12 = nlb | fua;
+            break;
+        case Op::flush:
+            sqe.opcode = wire::opcode::flush;
+            sqe.slba = 0;
+            break;
+        case Op::write_zeroes:
+            sqe.opcode = wire::opcode::write_zeroes;
+            sqe.cdw12 = nlb | fua;
+            break;
+        case Op::deallocate:
+            sqe.opcode = wire::opcode::dataset_management;
+            sqe.slba = uint64_t{wire::kCdw11Deallocate} << 32;  // cdw10 NR = 0: one range
+            slot.range = {0, io.block_count, io.lba};
+            slot.range_iov = {&slot.range, sizeof slot.range};
+            data = &slot.range_iov;
+            data_count = 1;
+            break;
+        case Op::zone_send:
+            sqe.opcode = wire::opcode::zone_mgmt_send;
+            sqe.cdw13 = io.zone_action | (io.zone_all ? wire::kCdw13SelectAll : 0);
+            break;
+        case Op::zone_report:
+            sqe.opcode = wire::opcode::zone_mgmt_recv;
+            sqe.cdw12 = slot.length / 4 - 1;
+            sqe.cdw13 = io.zone_action | (uint32_t{io.zone_filter} << 8) | (io.zone_all ? wire::kCdw13Partial : 0);
+            break;
+    }
+    slot.writes = to_controller(io.op);
+    slot.data.data = data;
+    slot.data.data_count = data_count;
+    slot.command.data_length = 0;
+    if (slot.writes && slot.length <= config_.in_capsule_bytes) {
+        slot.writes = false;
+        sqe.sgl.type = wire::kSglInCapsule;
+        slot.command.data = data;
+        slot.command.data_count = data_count;
+        slot.command.data_skip = 0;
+        slot.command.data_length = slot.length;
+    }
+    slot.command.set_header(pdu);
+}
+
+void HostQpair::queue_h2c(Slot &slot) noexcept {
+    const uint32_t piece = std::min(slot.granted - slot.sent, config_.max_h2c_data);
+    wire::H2cData pdu{};
+    pdu.ch.type = PduType::h2c_data;
+    pdu.ch.hlen = sizeof pdu;
+    // LAST closes the answer to one R2T.
+    pdu.ch.flags = slot.sent + piece == slot.granted ? wire::flag::last_pdu : uint8_t{0};
+    pdu.cccid = static_cast<uint16_t>(slot.data.slot);
+    pdu.ttag = slot.ttag;
+    pdu.datao = slot.sent;
+    pdu.datal = piece;
+    slot.data.set_header(pdu);
+    slot.data.data_skip = slot.sent;
+    slot.data.data_length = piece;
+    slot.sent += piece;
+    stream_->queue(slot.data);
+}
+
+void HostQpair::on_sent(TxPdu &pdu) noexcept {
+    Slot &slot = slots_[pdu.slot];
+    if (slot.answered) {
+        if (!slot.command.queued && !slot.data.queued) {
+            finish(slot);
+        }
+    } else if (&pdu == &slot.data && slot.sent < slot.granted) {
+        queue_h2c(slot);
+    }
+}
+
+// The controller is done with the command. Its PDUs may still be on their way out of the Io's buffers (a controller
+// that answers early): the Io goes back when they are gone.
+void HostQpair::answer(Slot &slot, Status status) noexcept {
+    slot.status = status;
+    slot.answered = true;
+    if (!slot.command.queued && !slot.data.queued) {
+        finish(slot);
+    }
+}
+
+void HostQpair::finish(Slot &slot) noexcept {
+    Io &io = *slot.io;
+    io.status = slot.status;
+    io.result = slot.result;
+    slot.io = nullptr;
+    slot.next_free = free_;
+    free_ = slot.command.slot;
+    --in_flight_;
+    if (Io *next = waiting_.pop(); next != nullptr) {
+        start(*next);
+    }
+    io.complete(io);
+}
+
+// --- what the controller sends ------------------------------------------------------------------------------------
+
+bool HostQpair::on_header(const uint8_t *pdu, PduType type, uint8_t flags, uint32_t data_length,
+                          DataSink &sink) noexcept {
+    switch (type) {
+        case PduType::capsule_resp: {
+            wire::CapsuleResp response;
+            std::memcpy(&response, pdu, sizeof response);
+            return on_response(response);
+        }
+        case PduType::c2h_data: {
+            wire::C2hData data;
+            std::memcpy(&data, pdu, sizeof data);
+            return on_c2h_data(data, flags, data_length, sink);
+        }
+        case PduType::r2t: {
+            wire::R2t r2t;
+            std::memcpy(&r2t, pdu, sizeof r2t);
+            return on_r2t(r2t);
+        }
+        default: {
+            wire::TermReq request;
+            std::memcpy(&request, pdu, sizeof request);
+            stream_->set_fault(QpairClose::peer_terminated, static_cast<uint32_t>(request.fes));
+            return false;
+        }
+    }
+}
+
+HostQpair::Slot *HostQpair::slot_of(uint16_t cid) noexcept {
+    if (cid >= slots_.size() || slots_[cid].io == nullptr || slots_[cid].answered) {
+        return nullptr;
+    }
+    return &slots_[cid];
+}
+
+bool HostQpair::on_response(const wire::CapsuleResp &pdu) noexcept {
+    Slot *slot = slot_of(pdu.cqe.cid);
+    if (slot == nullptr) {
+        return stream_->reject(Fes::invalid_header_field, offsetof(wire::CapsuleResp, cqe) + offsetof(wire::Cqe, cid));
+    }
+    Status status = wire::status_from_wire(pdu.cqe.status);
+    const Io &io = *slot->io;
+    if (status == status::ok) {
+        if (slot->digest_error) {
+            status = status::transient_transport_error;
+        } else if (from_controller(io.op) ? slot->received < slot->length : slot->writes && slot->sent < slot->length) {
+            status = status::data_transfer_error;  // success, but not all of the data
+        }
+        if (io.op == Op::append) {
+            // SPDK passes only DW0 on; a zone is shorter than 2^32 blocks, so ZSLBA tells the rest.
+            uint64_t alba = (io.lba & ~uint64_t{0xFFFFFFFF}) | (pdu.cqe.result & 0xFFFFFFFF);
+            if (alba < io.lba) {
+                alba += uint64_t{1} << 32;
+            }
+            slot->result = alba;
+            if (alba - io.lba + io.block_count > info_.zone_size && status == status::ok) {
+                status = status::internal_error;  // not in the zone it was sent to
+            }
+        } else {
+            slot->result = pdu.cqe.result;
+        }
+    }
+    answer(*slot, status);
+    return true;
+}
+
+bool HostQpair::on_r2t(const wire::R2t &pdu) noexcept {
+    Slot *slot = slot_of(pdu.cccid);
+    if (slot == nullptr || !slot->writes) {
+        return stream_->reject(Fes::invalid_header_field, offsetof(wire::R2t, cccid));
+    }
+    if (slot->command.queued) {
+        return stream_->reject(Fes::sequence_error);  // it can't have seen the command yet
+    }
+    if (slot->data.queued || slot->sent < slot->granted) {
+        return stream_->reject(Fes::limit_exceeded);  // we said MAXR2T = 0: one at a time
+    }
+    if (pdu.r2to != slot->sent) {
+        return stream_->reject(Fes::invalid_header_field, offsetof(wire::R2t, r2to));
+    }
+    if (pdu.r2tl == 0 || pdu.r2tl > slot->length - slot->sent) {
+        return stream_->reject(Fes::out_of_range, offsetof(wire::R2t, r2tl));
+    }
+    if (pdu.r2tl % 4 != 0) {
+        return stream_->reject(Fes::invalid_header_field, offsetof(wire::R2t, r2tl));
+    }
+    slot->ttag = pdu.ttag;
+    slot->granted = pdu.r2to + pdu.r2tl;
+    queue_h2c(*slot);
+    return true;
+}
+
+bool HostQpair::on_c2h_data(const wire::C2hData &pdu, uint8_t flags, uint32_t data_length, DataSink &sink) noexcept {
+    Slot *slot = slot_of(pdu.cccid);
+    if (slot == nullptr || !from_controller(slot->io->op)) {
+        return stream_->reject(Fes::invalid_header_field, offsetof(wire::C2hData, cccid));
+    }
+    if (slot->command.queued) {
+        return stream_->reject(Fes::sequence_error);
+    }
+    if (pdu.datal == 0 || pdu.datal != data_length) {
+        return stream_->reject(Fes::invalid_header_field, offsetof(wire::C2hData, datal));
+    }
+    if (pdu.datao != slot->received) {
+        return stream_->reject(Fes::invalid_header_field, offsetof(wire::C2hData, datao));
+    }
+    if (pdu.datal > slot->length - slot->received) {
+        return stream_->reject(Fes::out_of_range, offsetof(wire::C2hData, datal));
+    }
+    rx_last_ = (flags & wire::flag::last_pdu) != 0;
+    rx_success_ = (flags & wire::flag::success) != 0;
+    if (rx_success_ && !rx_last_) {
+        return stream_->reject(Fes::invalid_header_field, offsetof(wire::CommonHeader, flags));
+    }
+    rx_cid_ = pdu.cccid;
+    rx_length_ = data_length;
+    sink = {slot->io->iov, slot->io->iov_count, slot->received};
+    return true;
+}
+
+bool HostQpair::on_data(bool digest_ok) noexcept {
+    Slot &slot = slots_[rx_cid_];
+    slot.received += rx_length_;
+    slot.digest_error = slot.digest_error || !digest_ok;
+    if (rx_success_) {
+        const Status status = slot.digest_error             ? status::transient_transport_error
+                              : slot.received < slot.length ? status::data_transfer_error
+                                                            : status::ok;
+        answer(slot, status);
+    }
+    return true;
+}
+
+// --- progress --------------------------------------------------------------------------------------------------
+
+// Looks at all commands, but not often.
+void HostQpair::check_timeouts(uint64_t now_ns) noexcept {
+    if (config_.io_timeout_ns == 0 || in_flight_ == 0 || now_ns < check_at_ns_) {
+        return;
+    }
+    check_at_ns_ = now_ns + config_.io_timeout_ns / kTimeoutChecks;
+    for (const Slot &slot : slots_) {
+        if (slot.io != nullptr && now_ns > slot.started_ns + config_.io_timeout_ns) {
+            stream_->set_fault(QpairClose::timed_out);
+        }
+    }
+}
+
+uint32_t HostQpair::poll(uint64_t now_ns) noexcept {
+    uint32_t work = run_done();
+    if (!connected_) {
+        return work;
+    }
+    work += stream_->receive();
+    if (!stream_->fault()) {
+        work += stream_->flush();
+        check_timeouts(now_ns);
+    }
+    if (stream_->fault()) {
+        const StreamFault fault = stream_->fault();
+        if (fault.reason == QpairClose::protocol_error && !stream_->partly_sent()) {
+            // Best effort: what is queued would send buffers that go back to their issuers now.
+            stream_->clear();
+            stream_->queue_term_req();
+            stream_->flush();
+        }
+        lose();
+        reactor_->emit(EventKind::host_qpair_lost, id_, static_cast<uint64_t>(fault.reason), fault.detail);
+        work += run_done() + 1;
+    }
+    return work;
+}
+
+// Runs what is there now; what completions submit in turn waits for the next poll.
+uint32_t HostQpair::run_done() noexcept {
+    IoList batch = done_;
+    done_ = {};
+    uint32_t count = 0;
+    while (Io *io = batch.pop()) {
+        io->complete(*io);
+        ++count;
+    }
+    return count;
+}
+
+void HostQpair::lose() noexcept {
+    connected_ = false;
+    stream_->clear();
+    stream_->shut();
+    for (Slot &slot : slots_) {
+        if (slot.io == nullptr) {
+            continue;
+        }
+        // Also a command whose answer is here already but whose data were not all gone.
+        slot.io->status = slot.answered ? slot.status : status::path_error;
+        slot.io->result = slot.result;
+        done_.push(*slot.io);
+        slot.io = nullptr;
+        slot.next_free = free_;
+        free_ = slot.command.slot;
+    }
+    in_flight_ = 0;
+    while (Io *io = waiting_.pop()) {
+        io->status = status::path_error;
+        done_.push(*io);
+    }
+}
+
+}  // namespace ftl

@@ -1,0 +1,571 @@
+// SPDX-License-Identifier: BSD-3-Clause
+#include "nvme/pdu_stream.hpp"
+
+#include <fcntl.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+#include <system_error>
+
+#include "base/crc32c.hpp"
+
+namespace ftl {
+
+using wire::Fes;
+using wire::PduType;
+
+namespace {
+
+constexpr uint32_t kFeiType = offsetof(wire::CommonHeader, type);
+constexpr uint32_t kFeiFlags = offsetof(wire::CommonHeader, flags);
+constexpr uint32_t kFeiHlen = offsetof(wire::CommonHeader, hlen);
+constexpr uint32_t kFeiPdo = offsetof(wire::CommonHeader, pdo);
+constexpr uint32_t kFeiPlen = offsetof(wire::CommonHeader, plen);
+
+// What a role may receive after Connect; 0: nothing of that type.
+uint32_t expected_hlen(PduStream::Role role, PduType type) noexcept {
+    if (role == PduStream::Role::target) {
+        switch (type) {
+            case PduType::capsule_cmd:
+                return sizeof(wire::CapsuleCmd);
+            case PduType::h2c_data:
+                return sizeof(wire::H2cData);
+            case PduType::h2c_term_req:
+                return sizeof(wire::TermReq);
+            default:
+                return 0;
+        }
+    }
+    switch (type) {
+        case PduType::capsule_resp:
+            return sizeof(wire::CapsuleResp);
+        case PduType::c2h_data:
+            return sizeof(wire::C2hData);
+        case PduType::r2t:
+            return sizeof(wire::R2t);
+        case PduType::c2h_term_req:
+            return sizeof(wire::TermReq);
+        default:
+            return 0;
+    }
+}
+
+bool is_term_req(PduType type) noexcept {
+    return type == PduType::h2c_term_req || type == PduType::c2h_term_req;
+}
+
+bool may_carry_data(PduType type) noexcept {
+    return type == PduType::capsule_cmd || type == PduType::h2c_data || type == PduType::c2h_data || is_term_req(type);
+}
+
+uint32_t crc_of(const iovec *iov, uint32_t iov_count, size_t skip, size_t bytes) noexcept {
+    uint32_t crc = 0;
+    for (uint32_t i = 0; i < iov_count && bytes > 0; ++i) {
+        if (skip >= iov[i].iov_len) {
+            skip -= iov[i].iov_len;
+            continue;
+        }
+        const size_t piece = std::min(bytes, iov[i].iov_len - skip);
+        crc = crc32c(crc, static_cast<const uint8_t *>(iov[i].iov_base) + skip, piece);
+        bytes -= piece;
+        skip = 0;
+    }
+    return crc;
+}
+
+}  // namespace
+
+PduStream::PduStream(PduHandler &handler, Role role, int fd, bool header_digest, bool data_digest)
+    : handler_(handler),
+      role_(role),
+      header_digest_(header_digest),
+      data_digest_(data_digest),
+      buffer_(std::make_unique_for_overwrite<uint8_t[]>(kRxBufferBytes)) {
+    int type = 0;
+    socklen_t length = sizeof type;
+    if (getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &length) != 0) {
+        throw std::system_error(errno, std::generic_category(), "fd of a qpair must be a socket");
+    }
+    if (type != SOCK_STREAM) {
+        throw std::system_error(EINVAL, std::generic_category(), "fd of a qpair must be a stream socket");
+    }
+    fd_ = fcntl(fd, F_DUPFD_CLOEXEC, 0);
+    if (fd_ < 0) {
+        throw std::system_error(errno, std::generic_category(), "can't duplicate the fd of a qpair");
+    }
+    const int on = 1;
+    setsockopt(fd_, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);  // fails on a socketpair, which has no delay
+}
+
+PduStream::~PduStream() {
+    shut();
+    ::close(fd_);
+}
+
+// --- receive ---------------------------------------------------------------------------------------------------
+
+uint32_t PduStream::gather_sink(std::array<iovec, kIovMax> &iov) const noexcept {
+    uint32_t count = 0;
+    uint32_t left = data_left_;
+    size_t skip = sink_.skip;
+    // One entry stays for the read-ahead.
+    for (uint32_t i = 0; i < sink_.iov_count && left > 0 && count < kIovMax - 1; ++i) {
+        const size_t piece = std::min<size_t>(left, sink_.iov[i].iov_len - skip);
+        iov[count++] = {static_cast<uint8_t *>(sink_.iov[i].iov_base) + skip, piece};
+        left -= static_cast<uint32_t>(piece);
+        skip = 0;
+    }
+    return count;
+}
+
+ssize_t PduStream::receive_some(size_t &asked) noexcept {
+    if (begin_ == end_) {
+        begin_ = end_ = 0;
+    } else if (begin_ > 0) {
+        // At most a header is left over: parse() consumes everything else.
+        std::memmove(buffer_.get(), buffer_.get() + begin_, end_ - begin_);
+        end_ -= begin_;
+        begin_ = 0;
+    }
+    if (state_ == State::data && data_left_ >= kDirectMin && end_ == 0 && sink_.iov != nullptr) {
+        std::array<iovec, kIovMax> iov;
+        uint32_t count = gather_sink(iov);
+        size_t direct = 0;
+        for (uint32_t i = 0; i < count; ++i) {
+            direct += iov[i].iov_len;
+        }
+        asked = direct;
+        window_ = kRxSmallWindow;
+        if (direct == data_left_) {
+            iov[count++] = {buffer_.get(), window_};
+            asked += window_;
+        }
+        msghdr message{};
+        message.msg_iov = iov.data();
+        message.msg_iovlen = count;
+        const ssize_t got = recvmsg(fd_, &message, MSG_DONTWAIT);
+        if (got > 0) {
+            const size_t in_place = std::min(direct, static_cast<size_t>(got));
+            advance_data(nullptr, static_cast<uint32_t>(in_place));
+            end_ = static_cast<size_t>(got) - in_place;
+        }
+        return got;
+    }
+    asked = std::min(window_, kRxBufferBytes - end_);
+    const ssize_t got = recv(fd_, buffer_.get() + end_, asked, MSG_DONTWAIT);
+    if (got > 0) {
+        end_ += static_cast<size_t>(got);
+    }
+    return got;
+}
+
+uint32_t PduStream::receive() noexcept {
+    uint32_t work = 0;
+    for (uint32_t round = 0; round < kReceiveRounds && !fault_ && !stopped_; ++round) {
+        size_t asked = 0;
+        const ssize_t got = receive_some(asked);
+        if (got == 0) {
+            set_fault(QpairClose::peer_closed);
+            return work + 1;
+        }
+        if (got < 0) {
+            if (errno == EINTR) {
+                continue;
+            }
+            if (errno != EAGAIN && errno != EWOULDBLOCK) {
+                set_fault(QpairClose::socket_error, static_cast<uint32_t>(errno));
+                ++work;
+            }
+            return work;
+        }
+        ++work;
+        bytes_in_ += static_cast<uint64_t>(got);
+        parse();
+        if (static_cast<size_t>(got) < asked) {
+            break;
+        }
+        if (!(state_ == State::data && data_left_ >= kDirectMin)) {
+            window_ = kRxBufferBytes;  // the small window was full of small PDUs
+        }
+    }
+    return work;
+}
+
+bool PduStream::reject(Fes fes, uint32_t fei) noexcept {
+    if (!fault_) {
+        fault_ = {QpairClose::protocol_error, static_cast<uint32_t>(fes), fei};
+    }
+    return false;
+}
+
+bool PduStream::check_common_header() noexcept {
+    const uint32_t hlen = expected_hlen(role_, ch_.type);
+    if (hlen == 0) {
+        return reject(Fes::invalid_header_field, kFeiType);
+    }
+    if (ch_.hlen != hlen) {
+        return reject(Fes::invalid_header_field, kFeiHlen);
+    }
+    const bool term_req = is_term_req(ch_.type);
+    const bool header_digest = header_digest_ && !term_req;
+    if (((ch_.flags & wire::flag::header_digest) != 0) != header_digest) {
+        return reject(Fes::invalid_header_field, kFeiFlags);
+    }
+    header_need_ = hlen + (header_digest ? wire::kDigestBytes : 0);
+    digest_follows_ = false;
+    padding_left_ = 0;
+    data_length_ = 0;
+    if (ch_.plen < header_need_) {
+        return reject(Fes::invalid_header_field, kFeiPlen);
+    }
+    if (ch_.plen == header_need_) {
+        return true;
+    }
+    if (!may_carry_data(ch_.type)) {
+        return reject(Fes::invalid_header_field, kFeiPlen);
+    }
+    if (term_req) {
+        data_length_ = ch_.plen - header_need_;
+        return data_length_ <= wire::kTermReqDataMax || reject(Fes::invalid_header_field, kFeiPlen);
+    }
+    // No alignment was agreed on, so PDO is where the header ends; what pads all the same is tolerated.
+    if (ch_.pdo < header_need_) {
+        return reject(Fes::invalid_header_field, kFeiPdo);
+    }
+    digest_follows_ = (ch_.flags & wire::flag::data_digest) != 0;
+    if (digest_follows_ != data_digest_) {
+        return reject(Fes::invalid_header_field, kFeiFlags);
+    }
+    const uint32_t around = ch_.pdo + (digest_follows_ ? wire::kDigestBytes : 0);
+    if (ch_.plen <= around) {
+        return reject(Fes::invalid_header_field, ch_.plen <= ch_.pdo ? kFeiPdo : kFeiPlen);
+    }
+    padding_left_ = ch_.pdo - header_need_;
+    data_length_ = ch_.plen - around;
+    return true;
+}
+
+bool PduStream::begin_pdu(const uint8_t *pdu) noexcept {
+    const uint32_t hlen = ch_.hlen;
+    // Kept for the TermReq that names the offender.
+    if (header_need_ > hlen) {
+        uint32_t digest;
+        std::memcpy(&digest, pdu + hlen, sizeof digest);
+        if (digest != crc32c(0, pdu, hlen)) {
+            return reject(Fes::header_digest_error);
+        }
+    }
+    sink_ = {};
+    if (!handler_.on_header(pdu, ch_.type, ch_.flags, data_length_, sink_)) {
+        return false;
+    }
+    data_left_ = data_length_;
+    data_crc_ = 0;
+    while (sink_.iov_count > 0 && sink_.skip >= sink_.iov->iov_len) {
+        sink_.skip -= static_cast<uint32_t>(sink_.iov->iov_len);
+        ++sink_.iov;
+        --sink_.iov_count;
+    }
+    return true;
+}
+
+// source null: recvmsg() has put the bytes in place already.
+void PduStream::advance_data(const uint8_t *source, uint32_t bytes) noexcept {
+    data_left_ -= bytes;
+    if (sink_.iov == nullptr) {
+        if (digest_follows_) {
+            data_crc_ = crc32c(data_crc_, source, bytes);
+        }
+        return;
+    }
+    while (bytes > 0 && sink_.iov_count > 0) {
+        const auto piece = static_cast<uint32_t>(std::min<size_t>(bytes, sink_.iov->iov_len - sink_.skip));
+        uint8_t *target = static_cast<uint8_t *>(sink_.iov->iov_base) + sink_.skip;
+        if (source != nullptr) {
+            std::memcpy(target, source, piece);
+            source += piece;
+        }
+        if (digest_follows_) {
+            data_crc_ = crc32c(data_crc_, target, piece);
+        }
+        bytes -= piece;
+        sink_.skip += piece;
+        while (sink_.iov_count > 0 && sink_.skip >= sink_.iov->iov_len) {
+            sink_.skip -= static_cast<uint32_t>(sink_.iov->iov_len);
+            ++sink_.iov;
+            --sink_.iov_count;
+        }
+    }
+}
+
+bool PduStream::end_data() noexcept {
+    bool digest_ok = true;
+    if (digest_follows_) {
+        uint32_t digest;
+        std::memcpy(&digest, buffer_.get() + begin_, sizeof digest);
+        begin_ += wire::kDigestBytes;
+        digest_ok = digest == data_crc_;
+    }
+    state_ = State::common_header;
+    return handler_.on_data(digest_ok);
+}
+
+void PduStream::parse() noexcept {
+    const uint8_t *bytes = buffer_.get();
+    while (!fault_ && !stopped_) {
+        const size_t available = end_ - begin_;
+        switch (state_) {
+            case State::common_header:
+                if (available < sizeof ch_) {
+                    return;
+                }
+                std::memcpy(&ch_, bytes + begin_, sizeof ch_);
+                if (!check_common_header()) {
+                    break;
+                }
+                state_ = State::header;
+                [[fallthrough]];
+            case State::header:
+                if (end_ - begin_ < header_need_) {
+                    return;
+                }
+                if (!begin_pdu(bytes + begin_)) {
+                    break;
+                }
+                begin_ += header_need_;
+                state_ = data_length_ == 0 ? State::common_header : padding_left_ > 0 ? State::padding : State::data;
+                continue;
+            case State::padding: {
+                const auto piece = static_cast<uint32_t>(std::min<size_t>(available, padding_left_));
+                begin_ += piece;
+                padding_left_ -= piece;
+                if (padding_left_ > 0) {
+                    return;
+                }
+                state_ = State::data;
+                continue;
+            }
+            case State::data: {
+                if (data_left_ > 0) {
+                    if (available == 0) {
+                        return;
+                    }
+                    const auto piece = static_cast<uint32_t>(std::min<size_t>(available, data_left_));
+                    advance_data(bytes + begin_, piece);
+                    begin_ += piece;
+                    continue;
+                }
+                if (digest_follows_) {
+                    state_ = State::digest;
+                } else {
+                    end_data();
+                }
+                continue;
+            }
+            case State::digest:
+                if (available < wire::kDigestBytes) {
+                    return;
+                }
+                end_data();
+                continue;
+        }
+        break;
+    }
+    if (fault_ && fault_.reason == QpairClose::protocol_error) {
+        // The header at fault is still in the buffer unless its data was: then the TermReq names none.
+        const bool in_header = state_ == State::common_header || state_ == State::header;
+        const size_t length = in_header ? std::min<size_t>(end_ - begin_, ch_.hlen) : 0;
+        offender_length_ = static_cast<uint32_t>(std::min<size_t>(length, offender_.size()));
+        std::memcpy(offender_.data(), bytes + begin_, offender_length_);
+    }
+}
+
+// --- send ------------------------------------------------------------------------------------------------------
+
+void PduStream::queue(TxPdu &pdu) noexcept {
+    wire::CommonHeader ch;
+    std::memcpy(&ch, pdu.header.data(), sizeof ch);
+    const bool term_req = is_term_req(ch.type);
+    pdu.header_length = ch.hlen;
+    pdu.digest_length = 0;
+    if (header_digest_ && !term_req) {
+        ch.flags |= wire::flag::header_digest;
+        pdu.header_length = static_cast<uint8_t>(pdu.header_length + wire::kDigestBytes);
+    }
+    if (pdu.data_length > 0 && !term_req) {
+        ch.pdo = pdu.header_length;
+        if (data_digest_) {
+            ch.flags |= wire::flag::data_digest;
+            pdu.digest_length = wire::kDigestBytes;
+            const uint32_t crc = crc_of(pdu.data, pdu.data_count, pdu.data_skip, pdu.data_length);
+            std::memcpy(pdu.digest.data(), &crc, sizeof crc);
+        }
+    }
+    ch.plen = pdu.bytes();
+    std::memcpy(pdu.header.data(), &ch, sizeof ch);
+    if (pdu.header_length > ch.hlen) {
+        const uint32_t crc = crc32c(0, pdu.header.data(), ch.hlen);
+        std::memcpy(pdu.header.data() + ch.hlen, &crc, sizeof crc);
+    }
+    pdu.next = nullptr;
+    pdu.queued = true;
+    if (tail_ != nullptr) {
+        tail_->next = &pdu;
+    } else {
+        head_ = &pdu;
+    }
+    tail_ = &pdu;
+}
+
+namespace {
+
+// Appends what is left of the PDU after `sent` bytes; false when iov is full.
+bool gather(TxPdu &pdu, uint32_t sent, iovec *iov, uint32_t &count, uint32_t room, size_t &total) noexcept {
+    const auto put = [&](void *base, size_t bytes) noexcept {
+        if (count == room) {
+            return false;
+        }
+        iov[count++] = {base, bytes};
+        total += bytes;
+        return true;
+    };
+    if (sent < pdu.header_length) {
+        if (!put(pdu.header.data() + sent, pdu.header_length - sent)) {
+            return false;
+        }
+        sent = 0;
+    } else {
+        sent -= pdu.header_length;
+    }
+    if (sent < pdu.data_length) {
+        size_t skip = size_t{pdu.data_skip} + sent;
+        size_t left = pdu.data_length - sent;
+        for (uint32_t i = 0; i < pdu.data_count && left > 0; ++i) {
+            if (skip >= pdu.data[i].iov_len) {
+                skip -= pdu.data[i].iov_len;
+                continue;
+            }
+            const size_t piece = std::min(left, pdu.data[i].iov_len - skip);
+            if (!put(static_cast<uint8_t *>(pdu.data[i].iov_base) + skip, piece)) {
+                return false;
+            }
+            left -= piece;
+            skip = 0;
+        }
+        sent = 0;
+    } else {
+        sent -= pdu.data_length;
+    }
+    return sent >= pdu.digest_length || put(pdu.digest.data() + sent, pdu.digest_length - sent);
+}
+
+}  // namespace
+
+uint32_t PduStream::flush() noexcept {
+    uint32_t finished = 0;
+    std::array<iovec, kIovMax> iov;
+    while (head_ != nullptr) {
+        uint32_t count = 0;
+        size_t total = 0;
+        uint32_t sent = head_sent_;
+        for (TxPdu *pdu = head_; pdu != nullptr && gather(*pdu, sent, iov.data(), count, kIovMax, total);
+             pdu = pdu->next) {
+            sent = 0;
+        }
+        msghdr message{};
+        message.msg_iov = iov.data();
+        message.msg_iovlen = count;
+        const ssize_t taken = sendmsg(fd_, &message, MSG_DONTWAIT | MSG_NOSIGNAL);
+        if (taken < 0) {
+            if (errno == EINTR) {
+                continue;
+            }
+            if (errno == EAGAIN || errno == EWOULDBLOCK) {
+                blocked_ = true;
+            } else {
+                set_fault(QpairClose::socket_error, static_cast<uint32_t>(errno));
+            }
+            return finished;
+        }
+        bytes_out_ += static_cast<uint64_t>(taken);
+        auto left = static_cast<size_t>(taken);
+        while (left > 0) {
+            TxPdu &pdu = *head_;
+            const uint32_t unsent = pdu.bytes() - head_sent_;
+            if (left < unsent) {
+                head_sent_ += static_cast<uint32_t>(left);
+                break;
+            }
+            left -= unsent;
+            head_sent_ = 0;
+            head_ = pdu.next;
+            if (head_ == nullptr) {
+                tail_ = nullptr;
+            }
+            pdu.queued = false;
+            ++finished;
+            if (&pdu != &term_) {
+                handler_.on_sent(pdu);
+            }
+        }
+        blocked_ = static_cast<size_t>(taken) < total;
+        if (blocked_) {
+            break;
+        }
+    }
+    return finished;
+}
+
+void PduStream::clear() noexcept {
+    for (TxPdu *pdu = head_; pdu != nullptr; pdu = pdu->next) {
+        pdu->queued = false;
+    }
+    head_ = tail_ = nullptr;
+    head_sent_ = 0;
+}
+
+void PduStream::queue_term_req() noexcept {
+    wire::TermReq request{};
+    request.ch.type = role_ == Role::target ? PduType::c2h_term_req : PduType::h2c_term_req;
+    request.ch.hlen = sizeof request;
+    request.fes = static_cast<Fes>(fault_.detail);
+    request.fei = fault_.fei;
+    term_.set_header(request);
+    offender_iov_ = {offender_.data(), offender_length_};
+    term_.data = &offender_iov_;
+    term_.data_count = 1;
+    term_.data_length = offender_length_;
+    queue(term_);
+}
+
+void PduStream::shut_write() noexcept {
+    ::shutdown(fd_, SHUT_WR);
+}
+
+bool PduStream::drain_input() noexcept {
+    for (uint32_t round = 0; round < kReceiveRounds; ++round) {
+        const ssize_t got = recv(fd_, buffer_.get(), kRxBufferBytes, MSG_DONTWAIT);
+        if (got == 0 || (got < 0 && errno != EAGAIN && errno != EWOULDBLOCK && errno != EINTR)) {
+            return true;
+        }
+        if (got < 0) {
+            return false;
+        }
+    }
+    return false;
+}
+
+void PduStream::shut() noexcept {
+    if (open_) {
+        open_ = false;
+        stopped_ = true;
+        ::shutdown(fd_, SHUT_RDWR);
+    }
+}
+
+}  // namespace ftl

@@ -1,0 +1,632 @@
+// SPDX-License-Identifier: BSD-3-Clause
+#include "nvme/target_qpair.hpp"
+
+#include <algorithm>
+#include <chrono>
+#include <cstring>
+#include <limits>
+#include <stdexcept>
+#include <string>
+#include <thread>
+
+namespace ftl {
+
+using wire::Fes;
+using wire::PduType;
+
+namespace {
+
+constexpr uint32_t kNone = std::numeric_limits<uint32_t>::max();
+constexpr uint32_t kPage = 4096;
+constexpr auto kCloseTimeout = std::chrono::seconds(30);
+constexpr auto kClosePoll = std::chrono::microseconds(50);
+constexpr size_t kFeiSgl = offsetof(wire::CapsuleCmd, sqe) + offsetof(wire::Sqe, sgl);
+
+TargetQpairConfig checked(const TargetQpairConfig &config) {
+    const auto within = [](const char *name, uint32_t value, uint32_t least, uint32_t most) {
+        if (value < least || value > most || (least >= kPage && value % kPage != 0)) {
+            throw std::invalid_argument(std::string(name) + " is " + std::to_string(value) + ", must be within " +
+                                        std::to_string(least) + ".." + std::to_string(most) +
+                                        (least >= kPage ? " and a multiple of 4096" : ""));
+        }
+    };
+    within("queue_size", config.queue_size, 2, TargetQpair::kQueueSizeMax);
+    within("max_io_bytes", config.max_io_bytes, kPage, TargetQpair::kMaxIoBytesMax);
+    within("max_h2c_data", config.max_h2c_data, kPage, std::numeric_limits<uint32_t>::max());
+    within("in_capsule_bytes", config.in_capsule_bytes, 0, TargetQpair::kInCapsuleBytesMax);
+    within("sqhd", config.sqhd, 0, config.queue_size - 1);
+    return config;
+}
+
+void check_device(uint32_t nsid, const BlockDevice &device, uint32_t max_io_bytes) {
+    const uint32_t bytes = device.info().block_bytes;
+    if (nsid == 0 || nsid >= wire::kNsidAll - 1) {
+        throw std::invalid_argument("nsid " + std::to_string(nsid) + " is reserved");
+    }
+    if (bytes == 0 || bytes % 4 != 0 || bytes > TargetQpair::kChunkBytes || bytes > max_io_bytes) {
+        throw std::invalid_argument(
+            "blocks of " + std::to_string(bytes) +
+            " bytes (metadata included) can't be served: " + "a multiple of 4, at most 16384 and max_io_bytes");
+    }
+}
+
+// Chunks hold whole blocks, so more than half of each is used.
+uint32_t chunks_of_largest(uint32_t max_io_bytes) {
+    return max_io_bytes / (TargetQpair::kChunkBytes / 2) + 1;
+}
+
+uint32_t round_up(uint32_t bytes) {
+    return (bytes + kPage - 1) / kPage * kPage;
+}
+
+}  // namespace
+
+TargetQpair::TargetQpair(std::shared_ptr<Reactor> reactor, int fd, const TargetQpairConfig &config,
+                         Namespaces namespaces)
+    : reactor_(std::move(reactor)),
+      config_(checked(config)),
+      slots_(config_.queue_size),
+      waiting_head_(kNone),
+      waiting_tail_(kNone),
+      slot_buffer_bytes_(round_up(std::max(config_.in_capsule_bytes, kSlotBufferMin))),
+      iov_per_slot_(std::max(config_.max_io_bytes / kBlockSize + 1, chunks_of_largest(config_.max_io_bytes))),
+      iovs_(std::make_unique<iovec[]>(size_t{config_.queue_size} * iov_per_slot_)),
+      slot_buffers_(size_t{config_.queue_size} * slot_buffer_bytes_),
+      chunk_total_(std::max(kPoolBytes / kChunkBytes, 2 * chunks_of_largest(config_.max_io_bytes))),
+      chunks_(size_t{chunk_total_} * kChunkBytes),
+      chunk_next_(chunk_total_),
+      chunks_left_(chunk_total_),
+      sqhd_(config_.sqhd) {
+    for (auto &[nsid, device] : namespaces) {
+        if (!device) {
+            throw std::invalid_argument("namespace " + std::to_string(nsid) + " has no device");
+        }
+        check_device(nsid, *device, config_.max_io_bytes);
+        namespaces_.push_back(std::make_unique<Namespace>(Namespace{nsid, std::move(device)}));
+    }
+    for (uint32_t i = 0; i < slots_.size(); ++i) {
+        Slot &slot = slots_[i];
+        slot.data.slot = slot.reply.slot = i;
+        slot.next = i + 1 < slots_.size() ? i + 1 : kNone;
+        slot.io.owner = this;
+        slot.io.owner_data = i;
+        slot.io.complete = [](Io &io) noexcept {
+            auto &qpair = *static_cast<TargetQpair *>(io.owner);
+            qpair.io_done(qpair.slots_[io.owner_data]);
+        };
+    }
+    for (uint32_t i = 0; i < chunk_total_; ++i) {
+        chunk_next_[i] = i + 1 < chunk_total_ ? i + 1 : kNone;
+    }
+    PduHandler &handler = *this;
+    stream_ =
+        std::make_unique<PduStream>(handler, PduStream::Role::target, fd, config_.header_digest, config_.data_digest);
+    // The reactor only borrows: close() takes the qpair out.
+    const std::shared_ptr<Poller> borrowed(std::shared_ptr<void>(), this);
+    reactor_->call([&] { id_ = reactor_->add(borrowed); });
+}
+
+TargetQpair::~TargetQpair() {
+    close();
+}
+
+// --- control path ----------------------------------------------------------------------------------------------
+
+void TargetQpair::set_namespace(uint32_t nsid, std::shared_ptr<BlockDevice> device) {
+    if (device) {
+        check_device(nsid, *device, config_.max_io_bytes);
+    }
+    // Records leave on this thread: the last reference to a device may be Python's, which the reactor must not drop.
+    std::vector<std::unique_ptr<Namespace>> unused;
+    const std::lock_guard lock(control_mutex_);
+    if (removed_from_reactor_) {
+        return;
+    }
+    reactor_->call([&] {
+        const auto place =
+            std::lower_bound(namespaces_.begin(), namespaces_.end(), nsid,
+                             [](const std::unique_ptr<Namespace> &ns, uint32_t value) { return ns->nsid < value; });
+        const bool found = place != namespaces_.end() && (*place)->nsid == nsid;
+        if (found) {
+            (*place)->removed = true;
+            removed_.push_back(std::move(*place));
+        }
+        if (device) {
+            auto record = std::make_unique<Namespace>(Namespace{nsid, std::move(device)});
+            if (found) {
+                *place = std::move(record);
+            } else {
+                namespaces_.insert(place, std::move(record));
+            }
+        } else if (found) {
+            namespaces_.erase(place);
+        }
+        const auto idle = std::partition(removed_.begin(), removed_.end(),
+                                         [](const std::unique_ptr<Namespace> &ns) { return ns->users > 0; });
+        std::move(idle, removed_.end(), std::back_inserter(unused));
+        removed_.erase(idle, removed_.end());
+    });
+}
+
+TargetQpairStats TargetQpair::stats() {
+    TargetQpairStats copy;
+    reactor_->call([&] {
+        copy = stats_;
+        copy.bytes_in = stream_->bytes_in();
+        copy.bytes_out = stream_->bytes_out();
+    });
+    return copy;
+}
+
+void TargetQpair::close() {
+    const std::lock_guard lock(control_mutex_);
+    if (removed_from_reactor_) {
+        return;
+    }
+    reactor_->call([this] {
+        if (life_ != Life::dead) {
+            stream_->set_fault(QpairClose::closed);
+            die(false);
+        }
+    });
+    const auto until = std::chrono::steady_clock::now() + kCloseTimeout;
+    while (!drained_.load(std::memory_order_acquire)) {
+        if (std::chrono::steady_clock::now() > until) {
+            throw std::runtime_error("a device did not give back the I/O of a closed qpair within 30 s");
+        }
+        if (reactor_->running()) {
+            std::this_thread::sleep_for(kClosePoll);
+        } else {
+            reactor_->step();
+        }
+    }
+    reactor_->call([this] { reactor_->remove(id_); });
+    removed_from_reactor_ = true;
+    namespaces_.clear();
+    removed_.clear();
+}
+
+// --- slots and buffers -----------------------------------------------------------------------------------------
+
+TargetQpair::Slot *TargetQpair::take_slot() noexcept {
+    if (free_ == kNone) {
+        return nullptr;
+    }
+    Slot &slot = slots_[free_];
+    free_ = slot.next;
+    return &slot;
+}
+
+void TargetQpair::free_slot(Slot &slot) noexcept {
+    set_namespace_of(slot, nullptr);
+    slot.state = State::free;
+    slot.next = free_;
+    free_ = number_of(slot);
+    if (slot.chunk_count > 0) {
+        give_chunks(slot);
+        serve_waiting();
+    }
+}
+
+void TargetQpair::place_in_slot_buffer(Slot &slot) noexcept {
+    slot.io.iov[0] = {slot_buffers_.data() + size_t{number_of(slot)} * slot_buffer_bytes_, slot.length};
+    slot.io.iov_count = 1;
+}
+
+bool TargetQpair::take_chunks(Slot &slot) noexcept {
+    // Devices may count on whole blocks in each iov entry.
+    const uint32_t block_bytes = slot.ns->device->info().block_bytes;
+    const uint32_t piece = slot.io.op == Op::zone_report ? kChunkBytes : kChunkBytes / block_bytes * block_bytes;
+    const uint32_t count = (slot.length + piece - 1) / piece;
+    if (count > chunks_left_) {
+        return false;
+    }
+    chunks_left_ -= count;
+    slot.chunk = chunk_free_;
+    slot.chunk_count = count;
+    uint32_t left = slot.length;
+    uint32_t chunk = chunk_free_;
+    for (uint32_t i = 0; i < count; ++i) {
+        const uint32_t bytes = std::min(left, piece);
+        slot.io.iov[i] = {chunks_.data() + size_t{chunk} * kChunkBytes, bytes};
+        left -= bytes;
+        chunk = chunk_next_[chunk];
+    }
+    slot.io.iov_count = count;
+    chunk_free_ = chunk;
+    return true;
+}
+
+void TargetQpair::give_chunks(Slot &slot) noexcept {
+    uint32_t last = slot.chunk;
+    for (uint32_t i = 1; i < slot.chunk_count; ++i) {
+        last = chunk_next_[last];
+    }
+    chunk_next_[last] = chunk_free_;
+    chunk_free_ = slot.chunk;
+    chunks_left_ += slot.chunk_count;
+    slot.chunk_count = 0;
+}
+
+// False: the slot waits in line for chunks.
+bool TargetQpair::find_buffer(Slot &slot) noexcept {
+    if (slot.io.op == Op::write && slot.ns->device->reserve(slot.io, iov_per_slot_)) {
+        slot.reserved = true;
+        return true;
+    }
+    if (slot.length <= slot_buffer_bytes_) {
+        place_in_slot_buffer(slot);
+        return true;
+    }
+    if (waiting_head_ == kNone && take_chunks(slot)) {
+        return true;
+    }
+    slot.state = State::waiting;
+    slot.next = kNone;
+    if (waiting_head_ == kNone) {
+        waiting_head_ = number_of(slot);
+    } else {
+        slots_[waiting_tail_].next = number_of(slot);
+    }
+    waiting_tail_ = number_of(slot);
+    return false;
+}
+
+// In order of arrival, so that a large command is not starved by small ones.
+void TargetQpair::serve_waiting() noexcept {
+    while (life_ == Life::open && waiting_head_ != kNone && take_chunks(slots_[waiting_head_])) {
+        Slot &slot = slots_[waiting_head_];
+        waiting_head_ = slot.next;
+        begin_transfer(slot);
+    }
+}
+
+// --- what the host sends -----------------------------------------------------------------------------------------
+
+bool TargetQpair::on_header(const uint8_t *pdu, PduType type, uint8_t flags, uint32_t data_length,
+                            DataSink &sink) noexcept {
+    rx_type_ = type;
+    rx_length_ = data_length;
+    switch (type) {
+        case PduType::capsule_cmd: {
+            wire::CapsuleCmd command;
+            std::memcpy(&command, pdu, sizeof command);
+            return on_command(command, data_length, sink);
+        }
+        case PduType::h2c_data: {
+            wire::H2cData data;
+            std::memcpy(&data, pdu, sizeof data);
+            return on_h2c_data(data, flags, data_length, sink);
+        }
+        default: {
+            wire::TermReq request;
+            std::memcpy(&request, pdu, sizeof request);
+            stream_->set_fault(QpairClose::peer_terminated, static_cast<uint32_t>(request.fes));
+            return false;
+        }
+    }
+}
+
+bool TargetQpair::on_command(const wire::CapsuleCmd &pdu, uint32_t data_length, DataSink &sink) noexcept {
+    const wire::Sqe &sqe = pdu.sqe;
+    const bool in_capsule = sqe.sgl.type == wire::kSglInCapsule;
+    if (data_length > config_.in_capsule_bytes) {
+        return stream_->reject(Fes::limit_exceeded);
+    }
+    if (in_capsule && sqe.sgl.address != 0) {
+        return stream_->reject(Fes::unsupported_parameter, kFeiSgl);  // an offset, and ICDOFF is 0
+    }
+    if (data_length != (in_capsule ? sqe.sgl.length : 0)) {
+        return stream_->reject(Fes::invalid_header_field, offsetof(wire::CommonHeader, plen));
+    }
+    Slot *taken = take_slot();
+    if (taken == nullptr) {
+        return stream_->reject(Fes::sequence_error);  // more outstanding commands than the queue has entries
+    }
+    Slot &slot = *taken;
+    ++stats_.commands;
+    slot.cid = sqe.cid;
+    slot.reserved = false;
+    slot.digest_error = false;
+    slot.status = decode(slot, sqe);
+    if (data_length > 0) {
+        slot.state = State::capsule;
+        rx_slot_ = number_of(slot);
+        if (slot.status == status::ok && slot.to_device) {
+            find_buffer(slot);  // in-capsule data always fit the slot's own
+            sink = {slot.io.iov, slot.io.iov_count, 0};
+        }
+        return true;
+    }
+    if (slot.status != status::ok) {
+        answer(slot, slot.status);
+    } else if (slot.length == 0) {
+        execute(slot);
+    } else if (find_buffer(slot)) {
+        begin_transfer(slot);
+    }
+    return !disconnect_ || stream_->stop();
+}
+
+void TargetQpair::begin_transfer(Slot &slot) noexcept {
+    if (!slot.to_device) {
+        execute(slot);
+        return;
+    }
+    wire::R2t pdu{};
+    pdu.ch.type = PduType::r2t;
+    pdu.ch.hlen = sizeof pdu;
+    pdu.cccid = slot.cid;
+    pdu.ttag = static_cast<uint16_t>(number_of(slot));
+    pdu.r2tl = slot.length;
+    slot.data.set_header(pdu);
+    slot.data.data_length = 0;
+    slot.state = State::transfer;
+    stream_->queue(slot.data);
+}
+
+bool TargetQpair::on_h2c_data(const wire::H2cData &pdu, uint8_t flags, uint32_t data_length, DataSink &sink) noexcept {
+    if (pdu.ttag >= slots_.size() || slots_[pdu.ttag].state != State::transfer) {
+        return stream_->reject(Fes::invalid_header_field, offsetof(wire::H2cData, ttag));
+    }
+    Slot &slot = slots_[pdu.ttag];
+    if (slot.data.queued) {
+        return stream_->reject(Fes::sequence_error);  // it can't have seen our R2T yet
+    }
+    if (pdu.cccid != slot.cid) {
+        return stream_->reject(Fes::invalid_header_field, offsetof(wire::H2cData, cccid));
+    }
+    if (pdu.datal == 0 || pdu.datal % 4 != 0 || pdu.datal != data_length) {
+        return stream_->reject(Fes::invalid_header_field, offsetof(wire::H2cData, datal));
+    }
+    if (pdu.datal > config_.max_h2c_data) {
+        return stream_->reject(Fes::limit_exceeded);
+    }
+    if (pdu.datao != slot.received || pdu.datal > slot.length - slot.received) {
+        return stream_->reject(Fes::out_of_range);
+    }
+    if ((flags & wire::flag::last_pdu) != 0 && slot.received + pdu.datal < slot.length) {
+        return stream_->reject(Fes::invalid_header_field, offsetof(wire::CommonHeader, flags));
+    }
+    rx_slot_ = pdu.ttag;
+    sink = {slot.io.iov, slot.io.iov_count, slot.received};
+    return true;
+}
+
+bool TargetQpair::on_data(bool digest_ok) noexcept {
+    if (rx_type_ != PduType::capsule_cmd && rx_type_ != PduType::h2c_data) {
+        return true;  // a TermReq's offending header; its fault is set already
+    }
+    Slot &slot = slots_[rx_slot_];
+    slot.received += rx_length_;
+    slot.digest_error = slot.digest_error || !digest_ok;
+    if (rx_type_ == PduType::h2c_data && slot.received < slot.length) {
+        return true;
+    }
+    if (slot.digest_error) {
+        answer(slot, status::transient_transport_error);
+    } else if (slot.status != status::ok) {
+        answer(slot, slot.status);
+    } else {
+        execute(slot);
+    }
+    return !disconnect_ || stream_->stop();
+}
+
+// --- commands --------------------------------------------------------------------------------------------------
+
+// Everything the command needs from the host is here.
+void TargetQpair::execute(Slot &slot) noexcept {
+    if (slot.ns == nullptr) {
+        answer(slot, status::ok);  // Disconnect; or a flush of all namespaces where there is none
+        return;
+    }
+    if (slot.io.op == Op::deallocate) {
+        const Status bad = check_dsm(slot);
+        if (bad != status::ok || !next_step(slot)) {
+            answer(slot, bad);
+            return;
+        }
+    } else if (slot.io.op == Op::zone_report) {
+        // A device need not fill what lies behind the last descriptor; nobody else's data may show there.
+        for (uint32_t i = 0; i < slot.io.iov_count; ++i) {
+            std::memset(slot.io.iov[i].iov_base, 0, slot.io.iov[i].iov_len);
+        }
+    }
+    submit(slot);
+}
+
+void TargetQpair::submit(Slot &slot) noexcept {
+    if (slot.ns->removed) {
+        answer(slot, status::invalid_namespace);
+        return;
+    }
+    slot.state = State::device;
+    slot.reserved = false;  // the device has it back
+    ++outstanding_;
+    slot.ns->device->submit(slot.io);
+}
+
+void TargetQpair::abandon(Slot &slot) noexcept {
+    if (slot.reserved) {
+        slot.reserved = false;
+        slot.ns->device->abandon(slot.io);
+    }
+}
+
+void TargetQpair::io_done(Slot &slot) noexcept {
+    --outstanding_;
+    if (life_ != Life::open) {
+        free_slot(slot);
+        if (life_ == Life::dead && outstanding_ == 0) {
+            drained_.store(true, std::memory_order_release);
+        }
+        return;
+    }
+    const Status status = slot.io.status;
+    if (status == status::ok && (slot.flush_all || slot.ranges > 0) && next_step(slot)) {
+        submit(slot);
+        return;
+    }
+    answer(slot, status);
+}
+
+void TargetQpair::answer(Slot &slot, Status status) noexcept {
+    abandon(slot);
+    slot.state = State::answering;
+    if (status != status::ok) {
+        ++stats_.errors;
+        queue_reply(slot, status, 0);
+        return;
+    }
+    const Io &io = slot.io;
+    if (slot.ns != nullptr && slot.length > 0 && !slot.to_device) {
+        if (io.op == Op::read) {
+            stats_.read_blocks += io.block_count;
+        }
+        queue_c2h_data(slot, config_.success_flag);
+        if (!config_.success_flag) {
+            queue_reply(slot, status, 0);
+        }
+        return;
+    }
+    if (io.op == Op::write || io.op == Op::append) {
+        stats_.write_blocks += slot.ns != nullptr ? io.block_count : 0;
+    }
+    queue_reply(slot, status, io.op == Op::append ? io.result : 0);
+    if (slot.chunk_count > 0) {
+        give_chunks(slot);
+        serve_waiting();
+    }
+}
+
+void TargetQpair::queue_c2h_data(Slot &slot, bool success) noexcept {
+    wire::C2hData pdu{};
+    pdu.ch.type = PduType::c2h_data;
+    pdu.ch.hlen = sizeof pdu;
+    pdu.ch.flags = wire::flag::last_pdu;
+    pdu.cccid = slot.cid;
+    pdu.datal = slot.length;
+    if (success) {
+        pdu.ch.flags |= wire::flag::success;
+        sqhd_ = static_cast<uint16_t>((sqhd_ + 1U) % config_.queue_size);  // as if a response had been sent
+    }
+    slot.data.set_header(pdu);
+    slot.data.data = slot.io.iov;
+    slot.data.data_count = slot.io.iov_count;
+    slot.data.data_skip = 0;
+    slot.data.data_length = slot.length;
+    stream_->queue(slot.data);
+}
+
+void TargetQpair::queue_reply(Slot &slot, Status status, uint64_t result) noexcept {
+    wire::CapsuleResp pdu{};
+    pdu.ch.type = PduType::capsule_resp;
+    pdu.ch.hlen = sizeof pdu;
+    pdu.cqe.result = result;
+    pdu.cqe.cid = slot.cid;
+    pdu.cqe.status = wire::status_to_wire(status);
+    pdu.cqe.sqhd = config_.flow_control ? sqhd_ : uint16_t{0};
+    sqhd_ = static_cast<uint16_t>((sqhd_ + 1U) % config_.queue_size);
+    slot.reply.set_header(pdu);
+    stream_->queue(slot.reply);
+}
+
+void TargetQpair::on_sent(TxPdu &pdu) noexcept {
+    Slot &slot = slots_[pdu.slot];
+    if (slot.state == State::answering && !slot.data.queued && !slot.reply.queued) {
+        free_slot(slot);
+    }
+}
+
+// --- life ------------------------------------------------------------------------------------------------------
+
+bool TargetQpair::busy() const noexcept {
+    return life_ != Life::dead && stream_->sending() && !stream_->blocked();
+}
+
+uint64_t TargetQpair::deadline_ns() const noexcept {
+    return life_ == Life::closing ? linger_until_ns_ : ~uint64_t{0};
+}
+
+uint32_t TargetQpair::poll(uint64_t now_ns) noexcept {
+    if (life_ == Life::dead) {
+        return 0;
+    }
+    uint32_t work = 0;
+    if (life_ == Life::open) {
+        work = stream_->receive();
+        if (!stream_->fault()) {
+            work += stream_->flush();
+        }
+        if (!stream_->fault() && !disconnect_) {
+            return work;
+        }
+        begin_close(now_ns);
+        ++work;
+    }
+    if (life_ == Life::closing) {
+        work += stream_->flush();
+        if (!stream_->sending() && !write_shut_) {
+            write_shut_ = true;
+            stream_->shut_write();
+        }
+        if (stream_->drain_input() || now_ns >= linger_until_ns_) {
+            die(true);
+            ++work;
+        }
+    }
+    return work;
+}
+
+void TargetQpair::begin_close(uint64_t now_ns) noexcept {
+    stream_->set_fault(QpairClose::disconnected);
+    const QpairClose reason = stream_->fault().reason;
+    if (reason != QpairClose::protocol_error && reason != QpairClose::disconnected) {
+        die(true);
+        return;
+    }
+    life_ = Life::closing;
+    linger_until_ns_ = now_ns + kLingerNs;
+    release_unsubmitted();
+    if (reason == QpairClose::protocol_error) {
+        stream_->queue_term_req();
+    }
+}
+
+// Reservations of commands that will never run block a device's buffer: back with them at once.
+void TargetQpair::release_unsubmitted() noexcept {
+    for (Slot &slot : slots_) {
+        if (slot.state == State::capsule || slot.state == State::waiting || slot.state == State::transfer) {
+            abandon(slot);
+            slot.state = State::answering;
+            if (!slot.data.queued && !slot.reply.queued) {
+                free_slot(slot);
+            }
+        }
+    }
+    waiting_head_ = waiting_tail_ = kNone;
+}
+
+void TargetQpair::die(bool tell) noexcept {
+    const StreamFault fault = stream_->fault();
+    life_ = Life::dead;
+    stream_->clear();
+    stream_->shut();
+    release_unsubmitted();
+    for (Slot &slot : slots_) {
+        if (slot.state == State::answering) {
+            free_slot(slot);
+        } else if (slot.state == State::device) {
+            slot.ns->device->cancel(slot.io);  // its host sends it again, if it wants to, by another connection
+        }
+    }
+    if (tell) {
+        reactor_->emit(EventKind::target_qpair_closed, id_, static_cast<uint64_t>(fault.reason), fault.detail);
+    }
+    if (outstanding_ == 0) {
+        drained_.store(true, std::memory_order_release);
+    }
+}
+
+}  // namespace ftl

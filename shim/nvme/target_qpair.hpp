@@ -1,0 +1,204 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// The target side of one NVMe/TCP I/O queue, from after Connect on: commands of a remote host become Ios to the
+// BlockDevices of its namespaces.
+//
+// Memory per qpair, all of it taken in the constructor (and touched only when used):
+//   queue_size slots, each with a buffer for in-capsule data, small reads and DSM ranges (>= 4 KiB)
+//   + a pool of 16 KiB chunks for larger transfers: kPoolBytes, or what the two largest commands need if that is more.
+// A command that finds too few chunks waits in line, before any of its data was asked for; so a slow or hostile peer
+// makes nothing grow, and the stream never stops in the middle of a PDU for want of memory.
+#pragma once
+
+#include <atomic>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <vector>
+
+#include "base/page_memory.hpp"
+#include "nvme/flush_alarm.hpp"
+#include "nvme/pdu_stream.hpp"
+#include "reactor/block_device.hpp"
+#include "reactor/reactor.hpp"
+
+namespace ftl {
+
+struct TargetQpairConfig {
+    uint32_t queue_size = 128;  // entries of the SQ: SQSIZE + 1
+    bool header_digest = false;
+    bool data_digest = false;
+    uint32_t max_io_bytes = 131072;
+    uint32_t in_capsule_bytes = 8192;
+    uint32_t max_h2c_data = 131072;
+    uint16_t sqhd = 1;  // the next head to report
+    bool flow_control = true;
+    bool success_flag = true;
+    std::shared_ptr<FlushAlarm> flush_alarm;  // of this host, if it is owed one
+};
+
+struct TargetQpairStats {
+    uint64_t commands = 0;
+    uint64_t read_blocks = 0;
+    uint64_t write_blocks = 0;
+    uint64_t errors = 0;
+    uint64_t bytes_in = 0;
+    uint64_t bytes_out = 0;
+};
+
+class TargetQpair final : public Poller, private PduHandler {
+public:
+    static constexpr uint32_t kQueueSizeMax = 4096;
+    static constexpr uint32_t kMaxIoBytesMax = 16 * 1024 * 1024;
+    static constexpr uint32_t kInCapsuleBytesMax = 1024 * 1024;
+    static constexpr uint32_t kChunkBytes = 16 * 1024;
+    static constexpr uint32_t kPoolBytes = 2 * 1024 * 1024;
+    static constexpr uint32_t kSlotBufferMin = 4096;  // 256 DSM ranges
+    // How long the peer may take to read our last words.
+    static constexpr uint64_t kLingerNs = 1'000'000'000;
+
+    using Namespaces = std::map<uint32_t, std::shared_ptr<BlockDevice>>;
+
+    // Takes a duplicate of fd and registers with the reactor. Throws std::invalid_argument, std::system_error.
+    TargetQpair(std::shared_ptr<Reactor> reactor, int fd, const TargetQpairConfig &config, Namespaces namespaces);
+    ~TargetQpair() override;
+
+    uint32_t poll(uint64_t now_ns) noexcept override;
+    [[nodiscard]] bool busy() const noexcept override;
+    [[nodiscard]] int fd() const noexcept override { return stream_->fd(); }
+    [[nodiscard]] bool wants_write() const noexcept override { return life_ != Life::dead && stream_->blocked(); }
+    [[nodiscard]] uint64_t deadline_ns() const noexcept override;
+
+    [[nodiscard]] uint32_t id() const noexcept { return id_; }
+
+    // Control path, any thread but the reactor's. device null: removes. I/O under way still completes.
+    void set_namespace(uint32_t nsid, std::shared_ptr<BlockDevice> device);
+    [[nodiscard]] TargetQpairStats stats();
+    // Closes the socket and waits until every Io is back. Idempotent.
+    void close();
+
+private:
+    // open -> closing (our last PDUs go out, input is thrown away) -> dead (Ios may still be at devices)
+    enum class Life : uint8_t { open, closing, dead };
+
+    struct Namespace {
+        uint32_t nsid;
+        std::shared_ptr<BlockDevice> device;
+        uint32_t users = 0;  // slots that point here
+        bool removed = false;
+    };
+
+    enum class State : uint8_t {
+        free,
+        capsule,    // in-capsule data arrives
+        waiting,    // for chunks
+        transfer,   // R2T sent, H2CData arrive
+        device,     // submitted
+        answering,  // its last PDUs are queued
+    };
+
+    struct Slot {
+        Io io;
+        Namespace *ns = nullptr;
+        State state = State::free;
+        Status status = status::ok;  // decided before the data has arrived
+        uint16_t cid = 0;
+        bool to_device = false;  // data comes from the host
+        bool reserved = false;   // io.iov points at the device's memory
+        bool digest_error = false;
+        bool flush_all = false;
+        uint32_t length = 0;  // bytes to transfer
+        uint32_t received = 0;
+        uint32_t ranges = 0;  // DSM: how many, and which is next
+        uint32_t range = 0;
+        uint32_t chunk = 0;  // first of the chunks held, through chunk_next_
+        uint32_t chunk_count = 0;
+        uint32_t next = 0;  // free list or line of those who wait
+        TxPdu data;         // R2T or C2HData
+        TxPdu reply;        // CapsuleResp
+    };
+
+    bool on_header(const uint8_t *pdu, wire::PduType type, uint8_t flags, uint32_t data_length,
+                   DataSink &sink) noexcept override;
+    bool on_data(bool digest_ok) noexcept override;
+    void on_sent(TxPdu &pdu) noexcept override;
+
+    bool on_command(const wire::CapsuleCmd &pdu, uint32_t data_length, DataSink &sink) noexcept;
+    bool on_h2c_data(const wire::H2cData &pdu, uint8_t flags, uint32_t data_length, DataSink &sink) noexcept;
+
+    // command_decoder.cpp: what a command means
+    [[nodiscard]] Status decode(Slot &slot, const wire::Sqe &sqe) noexcept;
+    [[nodiscard]] Status decode_rw(Slot &slot, const wire::Sqe &sqe, Op op) noexcept;
+    [[nodiscard]] Status decode_flush(Slot &slot, const wire::Sqe &sqe) noexcept;
+    [[nodiscard]] Status decode_dsm(Slot &slot, const wire::Sqe &sqe) noexcept;
+    [[nodiscard]] Status decode_zone_send(Slot &slot, const wire::Sqe &sqe) noexcept;
+    [[nodiscard]] Status decode_zone_recv(Slot &slot, const wire::Sqe &sqe) noexcept;
+    [[nodiscard]] Status decode_fabrics(const wire::Sqe &sqe) noexcept;
+    [[nodiscard]] Status check_data(Slot &slot, const wire::Sgl &sgl, uint64_t needed) const noexcept;
+    [[nodiscard]] Status check_dsm(const Slot &slot) const noexcept;
+    [[nodiscard]] Namespace *find_namespace(uint32_t nsid) noexcept;
+    [[nodiscard]] Namespace *next_namespace(uint32_t after_nsid) noexcept;
+    static void set_namespace_of(Slot &slot, Namespace *ns) noexcept;
+    bool next_step(Slot &slot) noexcept;
+
+    [[nodiscard]] uint32_t number_of(const Slot &slot) const noexcept {
+        return static_cast<uint32_t>(&slot - slots_.data());
+    }
+    Slot *take_slot() noexcept;
+    void free_slot(Slot &slot) noexcept;
+    bool find_buffer(Slot &slot) noexcept;
+    void place_in_slot_buffer(Slot &slot) noexcept;
+    bool take_chunks(Slot &slot) noexcept;
+    void give_chunks(Slot &slot) noexcept;
+    void serve_waiting() noexcept;
+    void begin_transfer(Slot &slot) noexcept;
+    void execute(Slot &slot) noexcept;
+    void submit(Slot &slot) noexcept;
+    void abandon(Slot &slot) noexcept;
+    void io_done(Slot &slot) noexcept;
+    void answer(Slot &slot, Status status) noexcept;
+    void queue_reply(Slot &slot, Status status, uint64_t result) noexcept;
+    void queue_c2h_data(Slot &slot, bool success) noexcept;
+
+    void begin_close(uint64_t now_ns) noexcept;
+    void release_unsubmitted() noexcept;
+    void die(bool tell) noexcept;
+
+    std::shared_ptr<Reactor> reactor_;
+    const TargetQpairConfig config_;
+    std::unique_ptr<PduStream> stream_;
+    uint32_t id_ = 0;
+    Life life_ = Life::open;
+    bool write_shut_ = false;
+    uint64_t linger_until_ns_ = 0;
+
+    std::vector<std::unique_ptr<Namespace>> namespaces_;  // by nsid
+    std::vector<std::unique_ptr<Namespace>> removed_;     // some slots still point to them
+
+    std::vector<Slot> slots_;
+    uint32_t free_ = 0;
+    uint32_t waiting_head_;
+    uint32_t waiting_tail_;
+    uint32_t outstanding_ = 0;  // Ios at devices
+    uint32_t slot_buffer_bytes_;
+    uint32_t iov_per_slot_;
+    std::unique_ptr<iovec[]> iovs_;
+    PageMemory slot_buffers_;
+    uint32_t chunk_total_;
+    PageMemory chunks_;
+    std::vector<uint32_t> chunk_next_;
+    uint32_t chunk_free_ = 0;
+    uint32_t chunks_left_ = 0;
+
+    uint16_t sqhd_;
+    uint32_t rx_slot_ = 0;  // whose data are being received
+    wire::PduType rx_type_ = wire::PduType::capsule_cmd;
+    uint32_t rx_length_ = 0;
+    bool disconnect_ = false;
+    TargetQpairStats stats_;
+
+    std::atomic<bool> drained_{false};  // dead and no Io is out
+    std::mutex control_mutex_;          // close() may come from several threads at once
+    bool removed_from_reactor_ = false;
+};
+
+}  // namespace ftl

@@ -1,0 +1,145 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// The one interface between everything that issues block I/O and everything that serves it.
+//
+// Served by: HostQpair (NVMe/TCP to a remote namespace), EmulatedMedia, FtlCore.
+// Issued by: TargetQpair (NVMe/TCP from a remote host), FtlCore (to its base and cache), IoPort (Python).
+#pragma once
+
+#include <sys/uio.h>
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+
+namespace ftl {
+
+inline constexpr uint32_t kBlockSize = 4096;
+
+enum class Op : uint8_t {
+    read,
+    write,
+    append,  // lba = ZSLBA; result = LBA the first block landed on
+    flush,
+    write_zeroes,
+    deallocate,   // one range; a DSM command with n ranges becomes n Ios
+    zone_send,    // zone_action = ZSA
+    zone_report,  // zone_action = ZRA; writes the NVMe zone report into iov
+};
+
+// NVMe status: SCT << 8 | SC. Zero is success; the DNR bit travels separately (dnr()).
+using Status = uint16_t;
+
+namespace status {
+inline constexpr Status ok = 0x000;
+inline constexpr Status invalid_opcode = 0x001;
+inline constexpr Status invalid_field = 0x002;
+inline constexpr Status data_transfer_error = 0x004;
+inline constexpr Status power_loss = 0x005;
+inline constexpr Status internal_error = 0x006;
+inline constexpr Status aborted = 0x007;
+inline constexpr Status invalid_namespace = 0x00B;
+inline constexpr Status sgl_data_length = 0x00F;
+inline constexpr Status sgl_type = 0x011;
+inline constexpr Status transient_transport_error = 0x022;  // a data digest did not match
+inline constexpr Status lba_out_of_range = 0x080;
+inline constexpr Status capacity_exceeded = 0x081;
+inline constexpr Status namespace_not_ready = 0x082;
+inline constexpr Status zone_boundary = 0x1B8;
+inline constexpr Status zone_full = 0x1B9;
+inline constexpr Status zone_read_only = 0x1BA;
+inline constexpr Status zone_offline = 0x1BB;
+inline constexpr Status zone_invalid_write = 0x1BC;
+inline constexpr Status too_many_active = 0x1BD;
+inline constexpr Status too_many_open = 0x1BE;
+inline constexpr Status invalid_zone_transition = 0x1BF;
+inline constexpr Status write_fault = 0x280;
+inline constexpr Status unrecovered_read = 0x281;
+inline constexpr Status guard_check = 0x282;
+inline constexpr Status path_error = 0x370;  // SCT 3: the connection to the device is gone
+inline constexpr Status host_aborted = 0x371;
+}  // namespace status
+
+// One I/O. Owned by the issuer; lent to the device from submit() until complete() runs.
+// No constructor work, no allocation: issuers keep Ios in pools sized at start.
+struct Io {
+    Op op = Op::read;
+    uint8_t zone_action = 0;  // ZSA or ZRA
+    uint8_t zone_filter = 0;  // zone_report: ZRASF
+    bool zone_all = false;    // zone_send: select-all. zone_report: partial bit
+    bool fua = false;
+    Status status = status::ok;
+    uint64_t lba = 0;          // blocks
+    uint32_t block_count = 0;  // blocks; 0 for flush, zone_send, zone_report
+    uint32_t iov_count = 0;
+    iovec *iov = nullptr;  // block_count * block_bytes of data (zone_report: any multiple of 4 bytes)
+    uint64_t result = 0;   // append: ALBA
+
+    void (*complete)(Io &) noexcept = nullptr;
+    void *owner = nullptr;         // the issuer's
+    uint64_t owner_data = 0;       // the issuer's
+    Io *next = nullptr;            // the device's while lent, the issuer's otherwise
+    uint64_t device_data[4] = {};  // the device's while lent; reserve() may use it before submit()
+
+    // A Gate's, from reserve() or submit() until complete() runs (shim/reactor/gate.hpp).
+    void (*gated_complete)(Io &) noexcept = nullptr;
+    void *gated_owner = nullptr;
+    void *gated_memory = nullptr;  // of which device behind the gate iov points into the memory
+    bool gated_cancelled = false;  // its issuer is gone: no other device is to do it
+};
+
+struct BlockDeviceInfo {
+    uint64_t block_count = 0;
+    uint32_t block_bytes = kBlockSize;  // data + interleaved metadata
+    uint32_t metadata_bytes = 0;        // of block_bytes, at the end of each block
+    uint32_t max_io_blocks = 32;        // largest read/write
+    uint32_t max_append_blocks = 0;     // 0: no append
+    bool volatile_cache = false;        // VWC
+    bool deallocated_reads_zeroes = true;
+    bool zoned = false;
+    uint64_t zone_size = 0;         // blocks
+    uint64_t zone_capacity = 0;     // blocks, of zone 0 (each zone's own is in its report)
+    uint32_t max_open_zones = 0;    // 0: no limit
+    uint32_t max_active_zones = 0;  // 0: no limit
+};
+
+// Every method runs on the one thread that drives the owning reactor.
+class BlockDevice {
+public:
+    BlockDevice() = default;
+    BlockDevice(const BlockDevice &) = delete;
+    BlockDevice &operator=(const BlockDevice &) = delete;
+    virtual ~BlockDevice() = default;
+
+    [[nodiscard]] virtual const BlockDeviceInfo &info() const noexcept = 0;
+
+    // Takes the Io. Never calls complete() from inside submit(): completions come from poll().
+    // Never refuses: a device without room queues the Io.
+    virtual void submit(Io &io) noexcept = 0;
+
+    // Makes progress and runs completions; returns how much it did (0 = idle).
+    virtual uint32_t poll(uint64_t now_ns) noexcept = 0;
+
+    // Anything left that only further poll() calls can finish (so the reactor must not sleep for long).
+    [[nodiscard]] virtual bool busy() const noexcept { return false; }
+
+    // Zero-copy writes: for op == write with lba and block_count set, points io.iov/io.iov_count at the device's own
+    // memory so that the issuer receives the data straight into it, then submits. iov_room is how many entries io.iov
+    // has room for. False: no room now or not supported; the issuer brings its own buffer.
+    virtual bool reserve(Io &io, uint32_t iov_room) noexcept {
+        (void)io;
+        (void)iov_room;
+        return false;
+    }
+    // Gives back what reserve() took when the write will never be submitted.
+    virtual void abandon(Io &io) noexcept { (void)io; }
+
+    // The issuer of a submitted Io has no use for its outcome any more. A device that only keeps it until something
+    // comes back completes it in one of the next polls; others do as ever.
+    virtual void cancel(Io &io) noexcept { (void)io; }
+
+    // The device is gone for good: whatever it answers with an error from now on, another one in its place may do. What
+    // a lost device has of Ios (reserved memory and what was received into it) stays untouched as long as it lives.
+    [[nodiscard]] virtual bool lost() const noexcept { return false; }
+};
+
+}  // namespace ftl

@@ -1,0 +1,245 @@
+// SPDX-License-Identifier: BSD-3-Clause
+#include "reactor/gate.hpp"
+
+#include <algorithm>
+#include <stdexcept>
+#include <string>
+
+namespace ftl {
+namespace {
+
+std::shared_ptr<BlockDevice> checked(std::shared_ptr<BlockDevice> device) {
+    if (!device) {
+        throw std::invalid_argument("gate: there is no device");
+    }
+    if (dynamic_cast<Gate *>(device.get()) != nullptr) {
+        throw std::invalid_argument("gate: behind a gate there can't be another");
+    }
+    return device;
+}
+
+void require_same(const char *what, uint64_t was, uint64_t is) {
+    if (was != is) {
+        throw std::invalid_argument("gate: the device has another " + std::string(what) + " than the one before: " +
+                                    std::to_string(is) + " instead of " + std::to_string(was));
+    }
+}
+
+// What hosts were told about the device.
+void require_same(const BlockDeviceInfo &was, const BlockDeviceInfo &is) {
+    require_same("block_count", was.block_count, is.block_count);
+    require_same("block_bytes", was.block_bytes, is.block_bytes);
+    require_same("metadata_bytes", was.metadata_bytes, is.metadata_bytes);
+    require_same("max_io_blocks", was.max_io_blocks, is.max_io_blocks);
+    require_same("max_append_blocks", was.max_append_blocks, is.max_append_blocks);
+    require_same("volatile_cache", was.volatile_cache ? 1 : 0, is.volatile_cache ? 1 : 0);
+    require_same("deallocated_reads_zeroes", was.deallocated_reads_zeroes ? 1 : 0, is.deallocated_reads_zeroes ? 1 : 0);
+    require_same("zoned", was.zoned ? 1 : 0, is.zoned ? 1 : 0);
+    require_same("zone_size", was.zone_size, is.zone_size);
+    require_same("zone_capacity", was.zone_capacity, is.zone_capacity);
+    require_same("max_open_zones", was.max_open_zones, is.max_open_zones);
+    require_same("max_active_zones", was.max_active_zones, is.max_active_zones);
+}
+
+}  // namespace
+
+Gate::Gate(std::shared_ptr<Reactor> reactor, std::shared_ptr<BlockDevice> device)
+    : info_(checked(device)->info()),
+      behind_(std::make_unique<Behind>(Behind{this, std::move(device)})),
+      registration_(std::move(reactor), *this) {}
+
+// --- I/O
+
+void Gate::submit(Io &io) noexcept {
+    io.gated_complete = io.complete;
+    io.gated_owner = io.owner;
+    io.gated_cancelled = false;
+    switch (state_) {
+        case State::open:
+            forward(io);
+            break;
+        case State::holding:
+            held_.push(io);
+            break;
+        case State::failing:
+            io.status = failure_;
+            done_.push(io);
+            break;
+    }
+}
+
+void Gate::forward(Io &io) noexcept {
+    io.complete = on_complete;
+    io.owner = behind_.get();
+    ++behind_->users;
+    behind_->device->submit(io);
+}
+
+void Gate::on_complete(Io &io) noexcept {
+    auto &from = *static_cast<Behind *>(io.owner);
+    --from.users;
+    if (io.status != status::ok && from.device->lost()) {
+        from.gate->came_back(io, from);
+    } else {
+        from.gate->give_back(io);
+    }
+}
+
+void Gate::came_back(Io &io, const Behind &from) noexcept {
+    if (io.gated_cancelled) {
+        give_back(io);
+        return;
+    }
+    switch (state_) {
+        case State::open:
+            if (&from != behind_.get()) {
+                forward(io);  // a straggler: its device has a successor already
+                return;
+            }
+            state_ = State::holding;
+            [[fallthrough]];
+        case State::holding:
+            held_.push(io);
+            break;
+        case State::failing:
+            io.status = failure_;
+            give_back(io);
+            break;
+    }
+}
+
+// To its issuer.
+void Gate::give_back(Io &io) noexcept {
+    release_memory(io);
+    io.complete = io.gated_complete;
+    io.owner = io.gated_owner;
+    io.complete(io);
+}
+
+void Gate::release_memory(Io &io) noexcept {
+    if (auto *memory = static_cast<Behind *>(io.gated_memory); memory != nullptr) {
+        --memory->users;
+        io.gated_memory = nullptr;
+    }
+}
+
+bool Gate::reserve(Io &io, uint32_t iov_room) noexcept {
+    if (state_ != State::open || io.fua || !behind_->device->reserve(io, iov_room)) {
+        return false;
+    }
+    io.gated_memory = behind_.get();
+    ++behind_->users;
+    return true;
+}
+
+void Gate::abandon(Io &io) noexcept {
+    if (auto *memory = static_cast<Behind *>(io.gated_memory); memory != nullptr) {
+        memory->device->abandon(io);
+        release_memory(io);
+    }
+}
+
+void Gate::cancel(Io &io) noexcept {
+    io.gated_cancelled = true;
+    if (held_.remove(io)) {
+        io.status = status::aborted;
+        done_.push(io);
+    }
+}
+
+// Completes what is there now; what completions submit in turn waits for the next poll.
+uint32_t Gate::poll(uint64_t /*now_ns*/) noexcept {
+    IoList batch = done_;
+    done_ = {};
+    uint32_t count = 0;
+    while (Io *io = batch.pop()) {
+        give_back(*io);
+        ++count;
+    }
+    return count;
+}
+
+// --- orders
+
+void Gate::take_unused(Behinds &unused) {
+    const auto idle = std::partition(earlier_.begin(), earlier_.end(),
+                                     [](const std::unique_ptr<Behind> &each) { return each->users > 0; });
+    std::move(idle, earlier_.end(), std::back_inserter(unused));
+    earlier_.erase(idle, earlier_.end());
+}
+
+void Gate::retire(Behinds &unused) {
+    if (behind_) {
+        earlier_.push_back(std::move(behind_));
+    }
+    take_unused(unused);
+}
+
+void Gate::hold() {
+    Behinds unused;
+    registration_.reactor().call([&] {
+        if (state_ == State::failing) {
+            return;
+        }
+        state_ = State::holding;
+        retire(unused);
+    });
+}
+
+void Gate::set_device(std::shared_ptr<BlockDevice> device) {
+    device = checked(std::move(device));
+    require_same(info_, device->info());
+    auto next = std::make_unique<Behind>(Behind{this, std::move(device)});
+    Behinds unused;
+    registration_.reactor().call([&] {
+        retire(unused);
+        behind_ = std::move(next);
+        state_ = State::open;
+        IoList batch = held_;
+        held_ = {};
+        while (Io *io = batch.pop()) {
+            forward(*io);
+        }
+        take_unused(unused);
+    });
+}
+
+void Gate::fail(Status status) {
+    if (status == status::ok) {
+        throw std::invalid_argument("gate: I/O can't fail with status 0");
+    }
+    Behinds unused;
+    registration_.reactor().call([&] {
+        state_ = State::failing;
+        failure_ = status;
+        while (Io *io = held_.pop()) {
+            io->status = status;
+            done_.push(*io);
+        }
+        retire(unused);
+    });
+}
+
+bool Gate::sweep() {
+    Behinds unused;
+    bool swept = false;
+    registration_.reactor().call([&] {
+        take_unused(unused);
+        swept = earlier_.empty();
+    });
+    return swept;
+}
+
+Gate::State Gate::state() {
+    State result{};
+    registration_.reactor().call([&] { result = state_; });
+    return result;
+}
+
+uint32_t Gate::held() {
+    uint32_t result = 0;
+    registration_.reactor().call([&] { result = held_.count(); });
+    return result;
+}
+
+}  // namespace ftl
