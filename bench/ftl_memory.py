@@ -13,7 +13,7 @@ import asyncio
 from spdk_ftl_py import _shim
 from spdk_ftl_py.conf import FtlConf
 from spdk_ftl_py.ftl.device import FtlDevice
-from spdk_ftl_py.reactor import ReactorLoop
+from spdk_ftl_py.runtime.reactor import ReactorLoop
 
 ZONES = 128
 ZONE_SIZE = 4096

@@ -23,7 +23,7 @@ from spdk_ftl_py import _shim
 from spdk_ftl_py.conf import FtlConf
 from spdk_ftl_py.errors import FtlError
 from spdk_ftl_py.ftl.device import FtlDevice
-from spdk_ftl_py.reactor import ReactorLoop
+from spdk_ftl_py.runtime.reactor import ReactorLoop
 
 GIB_BLOCKS = 1 << 18
 ZONE_SIZE = 4096

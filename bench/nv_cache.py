@@ -23,7 +23,7 @@ from spdk_ftl_py import _shim
 from spdk_ftl_py.conf import FtlConf
 from spdk_ftl_py.daemon.base import BaseLink, DaemonIdentity
 from spdk_ftl_py.ftl.device import FtlDevice
-from spdk_ftl_py.reactor import ReactorLoop
+from spdk_ftl_py.runtime.reactor import ReactorLoop
 from spdk_ftl_py.spdk.rpc import TargetRpc
 
 ZNS = "name={},zones=128,zone_size=16M,capacity=12M,max_open=14"

@@ -11,9 +11,9 @@ import argparse
 import asyncio
 
 from spdk_ftl_py import _shim
-from spdk_ftl_py.nvme.host import Controller
-from spdk_ftl_py.nvme.target import NvmfTarget, Subsystem
-from spdk_ftl_py.reactor import ReactorLoop
+from spdk_ftl_py.nvme.host.controller import Controller
+from spdk_ftl_py.nvme.target.listener import NvmfTarget, Subsystem
+from spdk_ftl_py.runtime.reactor import ReactorLoop
 
 NQN = "nqn.2026-11.io.example:bench"
 HOSTNQN = "nqn.2026-11.io.example:bench-host"

@@ -46,7 +46,7 @@ NV_CACHE_REQUEST_BLOCKS_MAX: Final = 256
 
 
 class BandNumbers(Protocol):
-    """What check_geometry() has to know of a geometry (ftl/geometry.py has it all)."""
+    """What check_geometry() has to know of a geometry (ftl/media/geometry.py has it all)."""
 
     @property
     def band_count(self) -> int: ...

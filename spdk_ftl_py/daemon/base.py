@@ -13,9 +13,11 @@ from uuid import UUID
 
 from .. import _shim
 from ..errors import ClaimedError, FtlError, MediaError, NotFoundError, PathError, ProtocolError, TargetError
-from ..nvme.host import Controller, NamespaceInfo
+from ..nvme.host.controller import Controller, NamespaceInfo
 from ..nvme.wire import CommandError
-from ..reactor import ReactorLoop
+from ..runtime.reactor import ReactorLoop
+from ..runtime.steps import Steps
+from ..runtime.tasks import end_tasks
 from ..spdk.bdevs import Bdev, find_bdev
 from ..spdk.claims import require_unclaimed
 from ..spdk.exports import (
@@ -27,8 +29,6 @@ from ..spdk.exports import (
     require_tcp_transport,
 )
 from ..spdk.rpc import TargetRpc
-from ..steps import Steps
-from ..tasks import end_tasks
 from .checks import check_base, find_cache
 
 QUEUE_DEPTH: Final = 128

@@ -15,14 +15,14 @@ from .. import _shim
 from ..client import target_address
 from ..errors import FtlError, MediaError
 from ..ftl.check import CheckReport, check, damage_told
-from ..nvme.host import Controller
-from ..reactor import ReactorLoop
+from ..nvme.host.controller import Controller
+from ..runtime.reactor import ReactorLoop
+from ..runtime.steps import Steps
+from ..runtime.tasks import cancelled_by_signals
 from ..spdk.bdevs import get_bdev
 from ..spdk.claims import require_unclaimed
 from ..spdk.exports import bdev_nqn, export_bdev, host_nqn, require_tcp_transport
 from ..spdk.rpc import TargetRpc
-from ..steps import Steps
-from ..tasks import cancelled_by_signals
 from .checks import check_base
 
 TARGET_DEFAULT: Final = "/var/tmp/spdk.sock"

@@ -10,13 +10,13 @@ from uuid import UUID
 from .. import _shim
 from ..conf import FtlConf
 from ..errors import ExistsError, GeometryError, ParameterError, UnsupportedError
-from ..ftl import superblock
-from ..ftl.blockdev import BlockPort
-from ..ftl.geometry import plan
-from ..ftl.nv_cache import check_cache
-from ..ftl.superblock_content import geometry_of
-from ..ftl.zone import Zone
-from ..reactor import ReactorLoop
+from ..ftl.cache.nv_cache import check_cache
+from ..ftl.media import superblock
+from ..ftl.media.blockdev import BlockPort
+from ..ftl.media.geometry import plan
+from ..ftl.media.superblock_content import geometry_of
+from ..ftl.media.zone import Zone
+from ..runtime.reactor import ReactorLoop
 from ..spdk.attach import attached_as
 from ..spdk.bdevs import Bdev, get_bdev, get_bdevs
 from ..spdk.rpc import TargetRpc

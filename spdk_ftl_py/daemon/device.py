@@ -14,15 +14,15 @@ from uuid import UUID, uuid4
 from .. import _shim
 from ..conf import FtlConf
 from ..errors import BusyError, FtlError, MediaError, ParameterError, TargetError
-from ..ftl.blockdev import BASE_GONE
+from ..ftl.cache.nv_cache_keeper import CacheMissingError
 from ..ftl.device import DeviceState as FtlState
 from ..ftl.device import FtlDevice
-from ..ftl.nv_cache_keeper import CacheMissingError
-from ..nvme.connected_hosts import ConnectedHosts
+from ..ftl.media.blockdev import BASE_GONE
+from ..nvme.target.connected_hosts import ConnectedHosts
+from ..runtime.steps import Steps
+from ..runtime.tasks import end_tasks, to_its_end
 from ..spdk.attach import Attachment, attach, detach
 from ..spdk.rpc import TargetRpc, is_gone
-from ..steps import Steps
-from ..tasks import end_tasks, to_its_end
 from .base import PASSING, BaseLink, DaemonIdentity, DeferredError
 from .checks import check_media, check_name, optimal_open_zones, split_address
 from .front import Export, Front

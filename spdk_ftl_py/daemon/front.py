@@ -9,10 +9,10 @@ from uuid import UUID
 
 from .. import _shim
 from ..errors import FtlError, PathError
-from ..nvme.connected_hosts import ConnectedHosts
-from ..nvme.target import NvmfTarget, Subsystem
+from ..nvme.target.connected_hosts import ConnectedHosts
+from ..nvme.target.listener import NvmfTarget, Subsystem
 from ..nvme.wire import Status
-from ..reactor import ReactorLoop
+from ..runtime.reactor import ReactorLoop
 from ..spdk.attach import export_nguid
 from ..spdk.exports import NQN_PREFIX
 from .base import DeferredError

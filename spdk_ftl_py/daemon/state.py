@@ -36,8 +36,8 @@ def default_buffer_directory() -> Path:
 
 
 def make_buffer_directory(path: Path) -> Path:
-    """The absolute path. Whether what is there can be used is checked when it is (ftl/write_buffer_file.py). Raises
-    FtlError."""
+    """The absolute path. Whether what is there can be used is checked when it is (ftl/load/write_buffer_file.py).
+    Raises FtlError."""
     path = path.absolute()
     try:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)

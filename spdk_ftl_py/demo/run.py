@@ -14,8 +14,8 @@ from typing import Any, Final
 
 from ..client import DaemonClient
 from ..errors import FtlError
+from ..runtime.tasks import cancelled_by_signals
 from ..spdk.rpc import TargetRpc
-from ..tasks import cancelled_by_signals
 from .processes import Child, run_rpc, spdk_ftl
 from .report import Report
 from .screen import Phase, Screen

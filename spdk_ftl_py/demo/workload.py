@@ -10,10 +10,10 @@ from typing import Any, Final
 
 from .. import _shim
 from ..errors import FtlError, MediaError
-from ..ftl.blockdev import BlockPort
-from ..nvme.host import Controller, NamespaceInfo
+from ..ftl.media.blockdev import BlockPort
+from ..nvme.host.controller import Controller, NamespaceInfo
 from ..nvme.wire import status_text
-from ..reactor import ReactorLoop
+from ..runtime.reactor import ReactorLoop
 from .screen import Phase
 
 HOST_NQN: Final = "nqn.2014-08.org.nvmexpress:uuid:5f1d2c3e-0000-4000-8000-000000000d01"

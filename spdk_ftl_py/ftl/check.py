@@ -17,17 +17,17 @@ from numpy.typing import NDArray
 from .. import _shim
 from ..conf import FtlConf
 from ..errors import MediaError, NotFoundError
-from ..reactor import ReactorLoop
-from . import checkpoint as checkpoints
-from . import superblock as superblocks
-from .blockdev import BASE_GONE, BlockPort, side_by_side
-from .checkpoint import Checkpoint, NotUsableError
-from .geometry import SUPERBLOCK_ZONES, Geometry
-from .layout import FORMAT_VERSION, Block, parse_summary_block
-from .restore import Restored, restore
-from .superblock import SEARCH_BLOCKS, Superblock
-from .zone import EMPTY, FULL, OFFLINE, UNUSABLE_STATES, Zone
-from .zone_walk import ZoneContent, ZoneReader
+from ..runtime.reactor import ReactorLoop
+from .load import checkpoint as checkpoints
+from .load.checkpoint import Checkpoint, NotUsableError
+from .load.restore import Restored, restore
+from .load.zone_walk import ZoneContent, ZoneReader
+from .media import superblock as superblocks
+from .media.blockdev import BASE_GONE, BlockPort, side_by_side
+from .media.geometry import SUPERBLOCK_ZONES, Geometry
+from .media.layout import FORMAT_VERSION, Block, parse_summary_block
+from .media.superblock import SEARCH_BLOCKS, Superblock
+from .media.zone import EMPTY, FULL, OFFLINE, UNUSABLE_STATES, Zone
 
 Progress = Callable[[str, float], None]
 

@@ -9,8 +9,8 @@ from uuid import UUID
 from .. import _shim
 from ..conf import FtlConf
 from ..errors import ConfError, FtlError
-from ..reactor import ReactorLoop
-from .geometry import BLOCK_BYTES, Geometry
+from ..runtime.reactor import ReactorLoop
+from .media.geometry import BLOCK_BYTES, Geometry
 
 
 def make_core(

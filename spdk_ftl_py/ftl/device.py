@@ -21,21 +21,22 @@ from .. import _shim
 from ..conf import FtlConf
 from ..errors import BusyError, ConfError, FtlError, MediaError, ParameterError
 from ..nvme.wire import Status, status_text
-from ..reactor import ReactorLoop
-from . import checkpoint, properties
+from ..runtime.reactor import ReactorLoop
+from . import properties
 from . import stats as stats_module
-from .band import FREE, MOVING, RETIRED, Band, Bands
-from .blockdev import BASE_GONE, ZONE_FINISH, ZONE_RESET, BlockPort
+from .cache.nv_cache_keeper import CacheKeeper
 from .core import make_core, write_buffer_blocks
-from .geometry import BATCH_BLOCKS, BLOCK_BYTES, SUPERBLOCK_ZONES, Geometry, plan
-from .held import HeldWrites, Recovered, RecoveredBlock
-from .manager import BandManager
-from .nv_cache_keeper import CacheKeeper
-from .restore import Restored, restore
-from .spare_zones import SpareZones
-from .superblock import Superblock, SuperblockWriter
-from .write_buffer_file import BufferFiles
-from .zone import EMPTY, FULL, Zone
+from .gc.manager import BandManager
+from .gc.spare_zones import SpareZones
+from .load import checkpoint
+from .load.held import HeldWrites, Recovered, RecoveredBlock
+from .load.restore import Restored, restore
+from .load.write_buffer_file import BufferFiles
+from .media.band import FREE, MOVING, RETIRED, Band, Bands
+from .media.blockdev import BASE_GONE, ZONE_FINISH, ZONE_RESET, BlockPort
+from .media.geometry import BATCH_BLOCKS, BLOCK_BYTES, SUPERBLOCK_ZONES, Geometry, plan
+from .media.superblock import Superblock, SuperblockWriter
+from .media.zone import EMPTY, FULL, Zone
 
 log = logging.getLogger(__name__)
 

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from ..conf import FtlConf
-from .band import Band, Bands
-from .geometry import BLOCK_BYTES, Geometry
-from .layout import FORMAT_VERSION
-from .spare_zones import SpareZones
+from .gc.spare_zones import SpareZones
+from .media.band import Band, Bands
+from .media.geometry import BLOCK_BYTES, Geometry
+from .media.layout import FORMAT_VERSION
 
 DESCRIPTIONS: Final = {
     "restored": "What the load found; null for a device that was just created",

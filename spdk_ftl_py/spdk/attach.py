@@ -8,7 +8,7 @@ from typing import Final
 from uuid import UUID, uuid5
 
 from ..errors import TargetError
-from ..steps import Steps
+from ..runtime.steps import Steps
 from .bdevs import Bdev, find_bdev
 from .rpc import TargetRpc
 

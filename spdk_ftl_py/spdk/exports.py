@@ -13,7 +13,7 @@ from typing import Any, Final
 from uuid import UUID
 
 from ..errors import ClaimedError, ProtocolError, TargetError, UnsupportedError
-from ..steps import Steps
+from ..runtime.steps import Steps
 from .bdevs import Bdev
 from .rpc import TargetRpc
 

@@ -9,7 +9,7 @@ import os
 from typing import Any
 
 from ..errors import JSONRPC_METHOD_NOT_FOUND
-from ..reactor import ReactorLoop
+from ..runtime.reactor import ReactorLoop
 from . import emulated, faults, framework, nvme_bdev, nvmf, virtual
 from .bdevs import BdevLayer
 from .jsonrpc import JsonRpcServer, RpcError

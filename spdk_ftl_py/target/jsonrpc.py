@@ -24,8 +24,8 @@ from ..errors import (
     FtlError,
     UnsupportedError,
 )
-from ..sockets import accept
-from ..tasks import end_tasks
+from ..runtime.sockets import accept
+from ..runtime.tasks import end_tasks
 from .json_scanner import JsonError, JsonObject, JsonScanner
 
 logger = logging.getLogger(__name__)

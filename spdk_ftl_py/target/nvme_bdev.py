@@ -14,8 +14,8 @@ from uuid import UUID, uuid4
 from .. import _shim
 from ..errors import ExistsError, FtlError
 from ..nvme import wire
-from ..nvme.host import Controller, NamespaceInfo
-from ..tasks import end_tasks
+from ..nvme.host.controller import Controller, NamespaceInfo
+from ..runtime.tasks import end_tasks
 from . import decode
 from .bdevs import Bdev
 from .decode import Fields

@@ -1,4 +1,4 @@
-"""The nvmf_* RPCs: transport, subsystems, namespaces, listeners and hosts, over nvme/target.py."""
+"""The nvmf_* RPCs: transport, subsystems, namespaces, listeners and hosts, over nvme/target/listener.py."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from uuid import UUID
 
 from ..errors import ExistsError, FtlError, NotFoundError
 from ..nvme import wire
-from ..nvme.subsystem import Subsystem, check_nqn
-from ..nvme.target import NvmfTarget
+from ..nvme.target.listener import NvmfTarget
+from ..nvme.target.subsystem import Subsystem, check_nqn
 from . import decode
 from .bdevs import Descriptor
 from .decode import Fields

@@ -10,9 +10,9 @@ from typing import Final
 import numpy as np
 
 from ..errors import FtlError, MediaError
-from ..ftl.blockdev import BlockPort
-from ..nvme.reconnecting import ReconnectingHost
-from ..reactor import ReactorLoop
+from ..ftl.media.blockdev import BlockPort
+from ..nvme.host.reconnecting import ReconnectingHost
+from ..runtime.reactor import ReactorLoop
 from .content import Content
 from .mix import Mix
 from .model import READ_ERROR, Model, Violation

@@ -17,9 +17,9 @@ from typing import Any, Final
 from ..client import DaemonClient
 from ..demo.processes import Child, spdk_ftl
 from ..errors import FtlError
-from ..reactor import ReactorLoop
+from ..runtime.reactor import ReactorLoop
+from ..runtime.tasks import cancelled_by_signals
 from ..spdk.rpc import TargetRpc
-from ..tasks import cancelled_by_signals
 from .hosts import MIXES, Hosts
 from .model import Violation
 from .report import Report

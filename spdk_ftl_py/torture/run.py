@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Final
 
-from ..tasks import on_signals
+from ..runtime.tasks import on_signals
 from .clock import SimulatedClock, run_simulated
 from .options import Options
 from .report import Report

@@ -9,8 +9,8 @@ from typing import Final
 
 from .. import _shim
 from ..conf import FtlConf
-from ..ftl.geometry import BLOCK_BYTES
-from ..reactor import ReactorLoop
+from ..ftl.media.geometry import BLOCK_BYTES
+from ..runtime.reactor import ReactorLoop
 from .options import NO_CACHE, VSS
 
 SUPERBLOCK_ZONES: Final = 2

@@ -10,7 +10,7 @@ import numpy as np
 
 from .. import _shim
 from ..nvme.wire import status_text
-from ..reactor import ReactorLoop
+from ..runtime.reactor import ReactorLoop
 from .content import Blocks, Content
 from .mix import Mix
 from .model import Model, Violation

@@ -20,11 +20,11 @@ import numpy as np
 from .. import _shim
 from ..conf import can_collect_garbage
 from ..errors import ConfError, FtlError, MediaError
-from ..ftl.blockdev import BlockPort
+from ..ftl.cache.nv_cache_keeper import CacheState
 from ..ftl.check import check
 from ..ftl.device import DeviceState, FtlDevice
-from ..ftl.nv_cache_keeper import CacheState
-from ..reactor import ReactorLoop
+from ..ftl.media.blockdev import BlockPort
+from ..runtime.reactor import ReactorLoop
 from .buffer_dir import BufferDir
 from .clock import SimulatedClock
 from .content import Content

@@ -180,7 +180,16 @@ def test_a_second_daemon_is_refused(folder: Path) -> None:
     with daemon_process(folder) as daemon:
         for state, expected in ((folder / "other", "control socket"), (folder / "state", "state directory")):
             socket = daemon.socket if state.name == "other" else str(folder / "other.sock")
-            command = [sys.executable, "-m", "spdk_ftl_py.cli", "serve", "--socket", socket, "--state-dir", str(state)]
+            command = [
+                sys.executable,
+                "-m",
+                "spdk_ftl_py.cli",
+                "serve",
+                "--socket",
+                socket,
+                "--state-dir",
+                str(state),
+            ]
             done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, cwd=folder)
             assert done.returncode == 1
             assert done.stderr.splitlines()[-1].startswith(f"spdk-ftl: {expected}")

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from e2e.ftl_world import ZNS, FtlWorld, ftl_world
-from spdk_ftl_py.ftl import layout
+from spdk_ftl_py.ftl.media import layout
 from support.drive import write_and_verify
 
 OTHER = "b286d19a-0059-4709-abcd-9f7732b1567d"

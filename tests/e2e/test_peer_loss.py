@@ -19,9 +19,9 @@ from spdk.rpc.client import JSONRPCException
 from spdk_ftl_py import _shim
 from spdk_ftl_py.client import DaemonClient
 from spdk_ftl_py.errors import FtlError, MediaError
-from spdk_ftl_py.ftl.blockdev import BlockPort
-from spdk_ftl_py.nvme.reconnecting import ReconnectingHost
-from spdk_ftl_py.reactor import ReactorLoop
+from spdk_ftl_py.ftl.media.blockdev import BlockPort
+from spdk_ftl_py.nvme.host.reconnecting import ReconnectingHost
+from spdk_ftl_py.runtime.reactor import ReactorLoop
 from support.processes import Daemon, EmbeddedTarget
 from support.system import Program
 

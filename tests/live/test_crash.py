@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from live.spdk_target import SpdkTarget
-from spdk_ftl_py.reactor import ReactorLoop
+from spdk_ftl_py.runtime.reactor import ReactorLoop
 from spdk_ftl_py.torture.hosts import MIXES, Hosts
 from support.drive import digest, write_and_verify
 from support.system import Daemon, EmbeddedTarget

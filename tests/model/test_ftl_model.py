@@ -14,9 +14,9 @@ from hypothesis.stateful import initialize, invariant, rule
 from model.machine import SimulatedMachine, effort
 from spdk_ftl_py import _shim
 from spdk_ftl_py.conf import FtlConf
-from spdk_ftl_py.ftl.blockdev import BlockPort
 from spdk_ftl_py.ftl.device import DeviceState, FtlDevice
-from spdk_ftl_py.reactor import ReactorLoop
+from spdk_ftl_py.ftl.media.blockdev import BlockPort
+from spdk_ftl_py.runtime.reactor import ReactorLoop
 
 ZONES, ZONE_SIZE, ZONE_CAPACITY = 34, 32, 24
 READ_ONLY_ZONES_MAX = 2

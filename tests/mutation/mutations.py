@@ -1,7 +1,7 @@
 """Deliberate defects of the FTL: what each breaks, and the crash machine that must notice (docs/testing.md).
 
-Those of the shim are compiled in with -DSHIM_MUTATIONS=ON (shim/base/mutation.hpp) and chosen by name at run time. Those in
-Python are a line of a copy of the package, replaced: where the line is no longer there, the test says so.
+Those of the shim are compiled in with -DSHIM_MUTATIONS=ON (shim/base/mutation.hpp) and chosen by name at run time.
+Those in Python are a line of a copy of the package, replaced: where the line is no longer there, the test says so.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ MUTATIONS = (
         ("--cache", "non-vss"),
         # The write buffer is so much smaller than two bands that the ring's care hardly ever matters: a smaller cache.
         setting=(
-            ("ftl/nv_cache.py", "return BANDS_MIN * geometry.punits * geometry.zone_capacity + 1", "return 16"),
+            ("ftl/cache/nv_cache.py", "return BANDS_MIN * geometry.punits * geometry.zone_capacity + 1", "return 16"),
             ("torture/shape.py", "cache_blocks=2 * punits * capacity + rng.choice((1, 2, 40))", "cache_blocks=24"),
         ),
     ),
@@ -72,7 +72,7 @@ MUTATIONS = (
         "a load takes blocks for whole without looking (torn ones: with emulated zones)",
         edits=(
             (
-                "ftl/restore.py",
+                "ftl/load/restore.py",
                 "whole[i] = _shim.crc32c(memoryview(blocks[int(address[i]) - first])) == int(crc[i])",
                 "whole[i] = True",
             ),
@@ -83,7 +83,7 @@ MUTATIONS = (
         "a load takes the block with the smallest seq",
         edits=(
             (
-                "ftl/restore.py",
+                "ftl/load/restore.py",
                 "np.lexsort((address[chosen], dispensable[band[chosen]], ~seq[chosen], lba[chosen]))",
                 "np.lexsort((address[chosen], dispensable[band[chosen]], seq[chosen], lba[chosen]))",
             ),
@@ -94,7 +94,7 @@ MUTATIONS = (
         "after a load seqs go on from what the superblock says, behind what is on media",
         edits=(
             (
-                "ftl/restore.py",
+                "ftl/load/restore.py",
                 'next_seq=max(seen + 1, counter(self._superblock, "next_seq")),',
                 'next_seq=counter(self._superblock, "next_seq"),',
             ),
@@ -103,13 +103,15 @@ MUTATIONS = (
     Mutation(
         "trim_records_not_read",
         "a load ignores trim records",
-        edits=(("ftl/restore.py", 'newest = seqs[part] <= record["seq"]', "newest = seqs[part] < 0"),),
+        edits=(("ftl/load/restore.py", 'newest = seqs[part] <= record["seq"]', "newest = seqs[part] < 0"),),
     ),
     Mutation(
         "summary_of_an_earlier_life",
         "a load trusts a summary that is older than the headers of its zone",
         setting=EMULATED_ZONES,
-        edits=(("ftl/zone_walk.py", "            known[:] = False\n        if summary is", "        if summary is"),),
+        edits=(
+            ("ftl/load/zone_walk.py", "            known[:] = False\n        if summary is", "        if summary is"),
+        ),
     ),
     Mutation(
         "halt_without_drain",
@@ -132,8 +134,8 @@ MUTATIONS = (
                 "            if not found.from_checkpoint:\n"
                 "                await device._write_superblock(clean=False)\n            if files",
             ),
-            ("ftl/restore.py", "[zones[index].start for index in checkpoint.zones] + _used", "_used"),
-            ("ftl/checkpoint.py", "if sequential and zones[zone].usable and was != written:", "if False:"),
+            ("ftl/load/restore.py", "[zones[index].start for index in checkpoint.zones] + _used", "_used"),
+            ("ftl/load/checkpoint.py", "if sequential and zones[zone].usable and was != written:", "if False:"),
         ),
     ),
     Mutation(
@@ -141,7 +143,7 @@ MUTATIONS = (
         "a load takes a write buffer file of another life of the FTL",
         edits=(
             (
-                "ftl/write_buffer_file.py",
+                "ftl/load/write_buffer_file.py",
                 "        path = self.path(incarnation)\n        try:",
                 '        path = next(self.directory.glob(f"{self.uuid}.*.wbuf"), self.path(incarnation))\n        try:',
             ),
@@ -184,6 +186,6 @@ MUTATIONS = (
         "cache_not_read",
         "a load after a crash does not look into the nv cache",
         ("--cache", "non-vss"),
-        edits=(("ftl/nv_cache_keeper.py", "return None if superblock.clean else held", "return None"),),
+        edits=(("ftl/cache/nv_cache_keeper.py", "return None if superblock.clean else held", "return None"),),
     ),
 )

@@ -7,9 +7,9 @@ import hashlib
 from typing import Any
 
 from spdk_ftl_py import _shim
-from spdk_ftl_py.ftl.blockdev import BlockPort
-from spdk_ftl_py.nvme.host import Controller
-from spdk_ftl_py.reactor import ReactorLoop
+from spdk_ftl_py.ftl.media.blockdev import BlockPort
+from spdk_ftl_py.nvme.host.controller import Controller
+from spdk_ftl_py.runtime.reactor import ReactorLoop
 
 HOST_NQN = "nqn.2014-08.org.nvmexpress:uuid:0b6ad5a8-5cf2-4a2c-9f2e-7e3b6bb6c0de"
 PROGRESS_PERIOD_S = 0.05

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from spdk_ftl_py import _shim
-from spdk_ftl_py.ftl import layout
+from spdk_ftl_py.ftl.media import layout
 from unit.core_bench import BLOCK, UUID_OF_TESTS, Bench, version_of
 from unit.stepped import ZSA_FINISH, Stepped
 

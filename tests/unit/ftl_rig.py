@@ -8,9 +8,9 @@ from typing import Any
 
 from spdk_ftl_py import _shim
 from spdk_ftl_py.conf import FtlConf
-from spdk_ftl_py.ftl.blockdev import BlockPort
 from spdk_ftl_py.ftl.device import DeviceState, FtlDevice
-from spdk_ftl_py.reactor import ReactorLoop
+from spdk_ftl_py.ftl.media.blockdev import BlockPort
+from spdk_ftl_py.runtime.reactor import ReactorLoop
 from unit.simulated import run_stepped
 
 SEED = 20261122

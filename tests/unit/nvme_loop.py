@@ -10,11 +10,11 @@ from typing import Any
 
 from spdk_ftl_py import _shim
 from spdk_ftl_py.nvme import wire
-from spdk_ftl_py.nvme.connect import build_connect
-from spdk_ftl_py.nvme.host import Controller
-from spdk_ftl_py.nvme.target import NvmfTarget, Subsystem
+from spdk_ftl_py.nvme.host.controller import Controller
+from spdk_ftl_py.nvme.target.connect import build_connect
+from spdk_ftl_py.nvme.target.listener import NvmfTarget, Subsystem
 from spdk_ftl_py.nvme.wire import PduType, Sqe
-from spdk_ftl_py.reactor import ReactorLoop
+from spdk_ftl_py.runtime.reactor import ReactorLoop
 
 SUBNQN = "nqn.2026-11.io.example:subsystem"
 HOSTNQN = "nqn.2026-11.io.example:host"

@@ -14,7 +14,7 @@ from spdk_ftl_py.daemon.base import DaemonIdentity
 from spdk_ftl_py.daemon.registry import Registry
 from spdk_ftl_py.daemon.state import StateDirectory
 from spdk_ftl_py.errors import FtlError
-from spdk_ftl_py.reactor import ReactorLoop
+from spdk_ftl_py.runtime.reactor import ReactorLoop
 from spdk_ftl_py.spdk.exports import host_nqn
 from spdk_ftl_py.target.app import Target
 from unit.nvme_loop import until

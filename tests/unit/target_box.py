@@ -11,8 +11,8 @@ from uuid import UUID
 
 from spdk_ftl_py import _shim
 from spdk_ftl_py.errors import FtlError
-from spdk_ftl_py.nvme.host import Controller
-from spdk_ftl_py.reactor import ReactorLoop
+from spdk_ftl_py.nvme.host.controller import Controller
+from spdk_ftl_py.runtime.reactor import ReactorLoop
 from spdk_ftl_py.target.app import Target
 from unit.nvme_loop import io
 

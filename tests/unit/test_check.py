@@ -11,10 +11,11 @@ import pytest
 from spdk_ftl_py import _shim
 from spdk_ftl_py.errors import MediaError, NotFoundError, UnsupportedError
 from spdk_ftl_py.ftl import check as check_module
-from spdk_ftl_py.ftl import checkpoint, layout
-from spdk_ftl_py.ftl.blockdev import BlockPort
 from spdk_ftl_py.ftl.check import CheckReport, ReadOnlyPort, check, damage_told
-from spdk_ftl_py.reactor import ReactorLoop
+from spdk_ftl_py.ftl.load import checkpoint
+from spdk_ftl_py.ftl.media import layout
+from spdk_ftl_py.ftl.media.blockdev import BlockPort
+from spdk_ftl_py.runtime.reactor import ReactorLoop
 from unit.restore_rig import ZONE_CAPACITY, ZONE_SIZE, RestoreRig, run
 from unit.simulated import run_stepped
 from unit.test_checkpoint import addresses_of

@@ -12,13 +12,14 @@ import pytest
 
 from spdk_ftl_py import _shim
 from spdk_ftl_py.errors import FtlError, MediaError
-from spdk_ftl_py.ftl import checkpoint, layout
-from spdk_ftl_py.ftl import restore as restore_module
-from spdk_ftl_py.ftl import superblock as superblocks
-from spdk_ftl_py.ftl.blockdev import ZONE_FINISH, BlockPort
 from spdk_ftl_py.ftl.device import FtlDevice
-from spdk_ftl_py.ftl.restore import Restored, restore
-from spdk_ftl_py.reactor import ReactorLoop
+from spdk_ftl_py.ftl.load import checkpoint
+from spdk_ftl_py.ftl.load import restore as restore_module
+from spdk_ftl_py.ftl.load.restore import Restored, restore
+from spdk_ftl_py.ftl.media import layout
+from spdk_ftl_py.ftl.media import superblock as superblocks
+from spdk_ftl_py.ftl.media.blockdev import ZONE_FINISH, BlockPort
+from spdk_ftl_py.runtime.reactor import ReactorLoop
 from unit.restore_rig import ZONE_CAPACITY, ZONE_SIZE, RestoreRig, run
 from unit.simulated import run_stepped
 from unit.test_restore import copied_with, l2p_of

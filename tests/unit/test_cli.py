@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 import spdk_ftl_py
-from spdk_ftl_py import cli, commands
+from spdk_ftl_py.cli import commands
+from spdk_ftl_py.cli import main as cli
 from spdk_ftl_py.errors import FtlError
 
 COMMANDS = [command for _, commands in cli._MODULES for command in commands]

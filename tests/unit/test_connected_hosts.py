@@ -10,7 +10,7 @@ import pytest
 from spdk_ftl_py import _shim
 from spdk_ftl_py.errors import FtlError
 from spdk_ftl_py.nvme import wire
-from spdk_ftl_py.nvme.connected_hosts import HOSTS_MAX, ConnectedHosts, HostKey
+from spdk_ftl_py.nvme.target.connected_hosts import HOSTS_MAX, ConnectedHosts, HostKey
 from spdk_ftl_py.nvme.wire import Status
 from unit.nvme_loop import Bench, RawHost, bench, io, run, until
 

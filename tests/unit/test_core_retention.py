@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from spdk_ftl_py import _shim
-from spdk_ftl_py.ftl.write_buffer_file import BufferFiles
+from spdk_ftl_py.ftl.load.write_buffer_file import BufferFiles
 from unit.core_bench import UUID_OF_TESTS, Bench
 
 WRITE_FAULT = 0x280

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from spdk_ftl_py import cli
+from spdk_ftl_py.cli import main as cli
 from spdk_ftl_py.daemon import registry
 from spdk_ftl_py.daemon.command import serve
 

@@ -9,7 +9,7 @@ import pytest
 
 from spdk_ftl_py import _shim
 from spdk_ftl_py.conf import FtlConf, Limit
-from spdk_ftl_py.ftl.band import CLOSED, FREE, RESETTING
+from spdk_ftl_py.ftl.media.band import CLOSED, FREE, RESETTING
 from unit.ftl_rig import FtlRig, run_rig
 
 

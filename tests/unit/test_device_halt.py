@@ -10,9 +10,9 @@ import pytest
 
 from spdk_ftl_py import _shim
 from spdk_ftl_py.errors import MediaError
-from spdk_ftl_py.ftl import checkpoint
-from spdk_ftl_py.ftl.band import FREE
 from spdk_ftl_py.ftl.device import DeviceState, FtlDevice
+from spdk_ftl_py.ftl.load import checkpoint
+from spdk_ftl_py.ftl.media.band import FREE
 from unit.ftl_rig import FtlRig, run_rig
 
 INTERNAL_ERROR = 0x006

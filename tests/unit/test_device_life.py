@@ -12,10 +12,10 @@ import pytest
 from spdk_ftl_py import _shim
 from spdk_ftl_py.conf import FtlConf
 from spdk_ftl_py.errors import BusyError, ConfError, FtlError, GeometryError, MediaError, ParameterError
-from spdk_ftl_py.ftl import superblock
-from spdk_ftl_py.ftl.blockdev import BlockPort
 from spdk_ftl_py.ftl.device import DeviceState, FtlDevice
-from spdk_ftl_py.reactor import ReactorLoop
+from spdk_ftl_py.ftl.media import superblock
+from spdk_ftl_py.ftl.media.blockdev import BlockPort
+from spdk_ftl_py.runtime.reactor import ReactorLoop
 from unit.ftl_rig import FtlRig, run_media, run_rig
 
 SMALL = {"zones": 66, "zone_size": 64, "zone_capacity": 60}

@@ -12,11 +12,11 @@ import pytest
 
 from spdk_ftl_py import _shim
 from spdk_ftl_py.errors import MediaError, UnsupportedError
-from spdk_ftl_py.ftl import layout, superblock
-from spdk_ftl_py.ftl.blockdev import ZONE_FINISH, BlockPort
-from spdk_ftl_py.ftl.geometry import plan
-from spdk_ftl_py.ftl.superblock import Superblock, SuperblockWriter
-from spdk_ftl_py.reactor import ReactorLoop
+from spdk_ftl_py.ftl.media import layout, superblock
+from spdk_ftl_py.ftl.media.blockdev import ZONE_FINISH, BlockPort
+from spdk_ftl_py.ftl.media.geometry import plan
+from spdk_ftl_py.ftl.media.superblock import Superblock, SuperblockWriter
+from spdk_ftl_py.runtime.reactor import ReactorLoop
 from unit.simulated import run_stepped
 
 UUID_A = UUID("b286d19a-0059-4709-abcd-9f7732b1567d")

@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 
 from spdk_ftl_py.conf import FtlConf, Limit
 from spdk_ftl_py.errors import ConfError, FtlError, ParameterError, ProtocolError, UnsupportedError
-from spdk_ftl_py.ftl.band import CLOSED, FAULTED, OPEN, Band
-from spdk_ftl_py.ftl.geometry import plan
-from spdk_ftl_py.ftl.limits import Limits
-from spdk_ftl_py.ftl.nv_cache import blocks_needed, check_cache
-from spdk_ftl_py.ftl.reloc import CostBenefit, Greedy, Selector
-from spdk_ftl_py.ftl.zone import Zone, parse_report
+from spdk_ftl_py.ftl.cache.nv_cache import blocks_needed, check_cache
+from spdk_ftl_py.ftl.gc.limits import Limits
+from spdk_ftl_py.ftl.gc.reloc import CostBenefit, Greedy, Selector
+from spdk_ftl_py.ftl.media.band import CLOSED, FAULTED, OPEN, Band
+from spdk_ftl_py.ftl.media.geometry import plan
+from spdk_ftl_py.ftl.media.zone import Zone, parse_report
 
 CONF = FtlConf(
     limits={"crit": Limit(0, 5), "high": Limit(5, 10), "low": Limit(40, 20), "start": Limit(100, 40)},

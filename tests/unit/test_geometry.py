@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from spdk_ftl_py.errors import GeometryError
-from spdk_ftl_py.ftl import zone as zone_states
-from spdk_ftl_py.ftl.geometry import Geometry, plan, summary_blocks, usable_blocks
-from spdk_ftl_py.ftl.zone import Zone
+from spdk_ftl_py.ftl.media import zone as zone_states
+from spdk_ftl_py.ftl.media.geometry import Geometry, plan, summary_blocks, usable_blocks
+from spdk_ftl_py.ftl.media.zone import Zone
 
 
 def zones(count: int, *, size: int = 4096, capacity: int = 3072, bad: dict[int, str] | None = None) -> list[Zone]:

@@ -5,15 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from spdk_ftl_py.ftl.held import (
-    HELD_BLOCK,
-    HELD_RECORD,
-    HeldIndex,
-    HeldWrites,
-    RecoveredBlock,
-    RecoveredRecord,
-)
-from spdk_ftl_py.ftl.layout import ENTRY_FLAG_LOST, ENTRY_FLAG_TRIM
+from spdk_ftl_py.ftl.load.held import HELD_BLOCK, HELD_RECORD, HeldIndex, HeldWrites, RecoveredBlock, RecoveredRecord
+from spdk_ftl_py.ftl.media.layout import ENTRY_FLAG_LOST, ENTRY_FLAG_TRIM
 
 NOTHING = 1 << 40
 

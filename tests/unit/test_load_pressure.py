@@ -17,7 +17,7 @@ import pytest
 from spdk_ftl_py import _shim
 from spdk_ftl_py.errors import MediaError
 from spdk_ftl_py.ftl.device import DeviceState
-from spdk_ftl_py.reactor import ReactorLoop
+from spdk_ftl_py.runtime.reactor import ReactorLoop
 from unit.core_bench import content
 from unit.restore_rig import CONF, ZONE_CAPACITY, ZONE_SIZE, RestoreRig
 from unit.simulated import run_stepped

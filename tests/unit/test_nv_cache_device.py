@@ -13,10 +13,10 @@ import pytest
 from spdk_ftl_py import _shim
 from spdk_ftl_py.conf import FtlConf, NvCacheConf
 from spdk_ftl_py.errors import FtlError, MediaError, NotFoundError, ParameterError
-from spdk_ftl_py.ftl.blockdev import BlockPort
+from spdk_ftl_py.ftl.cache.nv_cache_keeper import CacheState
 from spdk_ftl_py.ftl.device import DeviceState, FtlDevice
-from spdk_ftl_py.ftl.nv_cache_keeper import CacheState
-from spdk_ftl_py.reactor import ReactorLoop
+from spdk_ftl_py.ftl.media.blockdev import BlockPort
+from spdk_ftl_py.runtime.reactor import ReactorLoop
 from unit.core_bench import BLOCK, content
 from unit.restore_rig import CONF, RestoreRig
 from unit.simulated import run_stepped

@@ -9,8 +9,8 @@ import pytest
 
 from spdk_ftl_py import _shim
 from spdk_ftl_py.errors import NotFoundError
-from spdk_ftl_py.nvme.reconnecting import ReconnectingHost
-from spdk_ftl_py.nvme.target import NvmfTarget, Subsystem
+from spdk_ftl_py.nvme.host.reconnecting import ReconnectingHost
+from spdk_ftl_py.nvme.target.listener import NvmfTarget, Subsystem
 from unit.nvme_loop import HOSTNQN, SUBNQN, Bench, bench, io, run, until
 
 PATH_ERROR = 0x370

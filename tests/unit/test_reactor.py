@@ -8,7 +8,7 @@ import threading
 import pytest
 
 from spdk_ftl_py import _shim
-from spdk_ftl_py.reactor import ReactorLoop
+from spdk_ftl_py.runtime.reactor import ReactorLoop
 
 
 def test_start_and_stop_can_be_repeated() -> None:

@@ -13,7 +13,7 @@ import pytest
 
 from spdk_ftl_py.daemon.base import BaseLink
 from spdk_ftl_py.errors import BusyError, FtlError, PathError
-from spdk_ftl_py.nvme.host import Controller
+from spdk_ftl_py.nvme.host.controller import Controller
 from spdk_ftl_py.nvme.wire import CommandError
 from unit.nvme_loop import until
 from unit.registry_rig import WAIT_S, Daemon, Line, World, world

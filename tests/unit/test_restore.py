@@ -14,11 +14,11 @@ import pytest
 from spdk_ftl_py import _shim
 from spdk_ftl_py.conf import FtlConf
 from spdk_ftl_py.errors import ConfError, FtlError, GeometryError, MediaError, NotFoundError
-from spdk_ftl_py.ftl import layout
-from spdk_ftl_py.ftl.blockdev import ZONE_FINISH, BlockPort
 from spdk_ftl_py.ftl.device import FtlDevice
-from spdk_ftl_py.ftl.restore import restore
-from spdk_ftl_py.reactor import ReactorLoop
+from spdk_ftl_py.ftl.load.restore import restore
+from spdk_ftl_py.ftl.media import layout
+from spdk_ftl_py.ftl.media.blockdev import ZONE_FINISH, BlockPort
+from spdk_ftl_py.runtime.reactor import ReactorLoop
 from unit.core_bench import content
 from unit.restore_rig import CONF, ZONE_CAPACITY, ZONE_SIZE, RestoreRig, run
 from unit.simulated import run_stepped

@@ -10,11 +10,11 @@ import pytest
 from spdk_ftl_py import _shim
 from spdk_ftl_py.conf import FtlConf
 from spdk_ftl_py.errors import FtlError, MediaError, UnsupportedError
-from spdk_ftl_py.ftl import layout
-from spdk_ftl_py.ftl.band import RETIRED
-from spdk_ftl_py.ftl.blockdev import BlockPort
 from spdk_ftl_py.ftl.check import check
-from spdk_ftl_py.ftl.restore import restore
+from spdk_ftl_py.ftl.load.restore import restore
+from spdk_ftl_py.ftl.media import layout
+from spdk_ftl_py.ftl.media.band import RETIRED
+from spdk_ftl_py.ftl.media.blockdev import BlockPort
 from unit.restore_rig import ZONE_SIZE, RestoreRig, run
 from unit.test_restore import copied_with
 

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from spdk_ftl_py.steps import Steps
+from spdk_ftl_py.runtime.steps import Steps
 
 
 def test_steps_are_undone_backwards_and_only_once() -> None:

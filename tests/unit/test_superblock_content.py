@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from spdk_ftl_py.errors import FtlError
-from spdk_ftl_py.ftl import superblock as superblocks
-from spdk_ftl_py.ftl.blockdev import BlockPort
-from spdk_ftl_py.ftl.restore import restore
-from spdk_ftl_py.ftl.superblock import Superblock
+from spdk_ftl_py.ftl.load.restore import restore
+from spdk_ftl_py.ftl.media import superblock as superblocks
+from spdk_ftl_py.ftl.media.blockdev import BlockPort
+from spdk_ftl_py.ftl.media.superblock import Superblock
 from unit.restore_rig import RestoreRig, run
 
 Path = tuple[Any, ...]

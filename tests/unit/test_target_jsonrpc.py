@@ -18,13 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from spdk_ftl_py.errors import ExistsError, FtlError
-from spdk_ftl_py.target.json_scanner import (
-    JSON_BYTES_MAX,
-    JSON_DEPTH_MAX,
-    JSON_VALUES_MAX,
-    JsonError,
-    JsonScanner,
-)
+from spdk_ftl_py.target.json_scanner import JSON_BYTES_MAX, JSON_DEPTH_MAX, JSON_VALUES_MAX, JsonError, JsonScanner
 from spdk_ftl_py.target.jsonrpc import CONNECTIONS_MAX, OUTSTANDING_REQUESTS_MAX, JsonRpcServer, RpcError
 
 INVALID_REQUEST = {"code": -32600, "message": "Invalid request"}

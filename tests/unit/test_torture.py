@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from spdk_ftl_py import _shim, cli
-from spdk_ftl_py.ftl import spare_zones
+from spdk_ftl_py import _shim
+from spdk_ftl_py.cli import main as cli
 from spdk_ftl_py.ftl.check import CheckReport, check
+from spdk_ftl_py.ftl.gc import spare_zones
 from spdk_ftl_py.torture import world
 from spdk_ftl_py.torture.content import GARBAGE, Content
 from spdk_ftl_py.torture.fault import Injected

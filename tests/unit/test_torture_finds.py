@@ -12,11 +12,11 @@ import pytest
 from spdk_ftl_py import _shim
 from spdk_ftl_py.conf import FtlConf
 from spdk_ftl_py.errors import MediaError
-from spdk_ftl_py.ftl.blockdev import ZONE_OPEN, BlockPort
 from spdk_ftl_py.ftl.device import DeviceState
-from spdk_ftl_py.ftl.restore import LoadedBand, _open_zones
-from spdk_ftl_py.ftl.zone import CLOSED, IMPLICITLY_OPEN, Zone
-from spdk_ftl_py.reactor import ReactorLoop
+from spdk_ftl_py.ftl.load.restore import LoadedBand, _open_zones
+from spdk_ftl_py.ftl.media.blockdev import ZONE_OPEN, BlockPort
+from spdk_ftl_py.ftl.media.zone import CLOSED, IMPLICITLY_OPEN, Zone
+from spdk_ftl_py.runtime.reactor import ReactorLoop
 from unit.core_bench import Bench, content
 from unit.restore_rig import RestoreRig, run
 from unit.simulated import run_stepped

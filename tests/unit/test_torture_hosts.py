@@ -10,8 +10,8 @@ from contextlib import asynccontextmanager
 import pytest
 
 from spdk_ftl_py import _shim
-from spdk_ftl_py.ftl.blockdev import BlockPort
-from spdk_ftl_py.reactor import ReactorLoop
+from spdk_ftl_py.ftl.media.blockdev import BlockPort
+from spdk_ftl_py.runtime.reactor import ReactorLoop
 from spdk_ftl_py.torture.hosts import MIXES, Hosts
 from unit.nvme_loop import SUBNQN, Bench, bench, run, until
 

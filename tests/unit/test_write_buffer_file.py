@@ -11,7 +11,7 @@ import pytest
 
 from spdk_ftl_py import _shim
 from spdk_ftl_py.errors import FtlError, UnsupportedError
-from spdk_ftl_py.ftl.write_buffer_file import HEADER, RECORD, SLOT, BufferFiles
+from spdk_ftl_py.ftl.load.write_buffer_file import HEADER, RECORD, SLOT, BufferFiles
 from unit.core_bench import BLOCK, UUID_OF_TESTS, Bench, content, version_of
 from unit.restore_rig import RestoreRig, run
 from unit.test_write_buffer_survives import files_in

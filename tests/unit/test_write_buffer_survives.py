@@ -430,7 +430,7 @@ def test_another_process_can_not_use_the_same_buffer(tmp_path: Path) -> None:
     async def body(rig: RestoreRig, drive: Any) -> None:
         await rig.create()
         program = (
-            "import pathlib, sys, uuid; from spdk_ftl_py.ftl.write_buffer_file import BufferFiles; "
+            "import pathlib, sys, uuid; from spdk_ftl_py.ftl.load.write_buffer_file import BufferFiles; "
             "BufferFiles.acquire(pathlib.Path(sys.argv[1]), uuid.UUID(sys.argv[2]))"
         )
         command = [sys.executable, "-c", program, str(tmp_path), str(rig.device.uuid)]

@@ -1,0 +1,1 @@
+"""`spdk-ftl`: the command line."""

@@ -1,0 +1,154 @@
+"""Subcommands of `spdk-ftl` that ask the daemon: status, devices, stats, properties, create, delete."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterable, Mapping
+from typing import Any, Final
+
+from .. import schema
+from ..client import SOCKET_DEFAULT, SOCKET_ENVIRONMENT, DaemonClient, default_socket, target_address
+from ..plugin import add_arguments, parameters_of
+
+TARGET_DEFAULT: Final = "/var/tmp/spdk.sock"
+_GIB: Final = 1 << 30
+
+
+def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    status = _add(subparsers, "status", "show whether the daemon runs, where, and how many FTLs it has")
+    status.set_defaults(run=_status)
+    devices = _add(subparsers, "devices", "list the FTLs of the daemon", aliases=("list",))
+    devices.set_defaults(run=_devices)
+    stats = _add(subparsers, "stats", "show the statistics of an FTL: what was written, relocated, reset", name=True)
+    stats.set_defaults(run=_named("bdev_ftl_get_stats"))
+    properties = _add(
+        subparsers, "properties", "show the state, geometry, configuration and bands of an FTL", name=True
+    )
+    properties.set_defaults(run=_named("bdev_ftl_get_properties"))
+    _add_rpc(subparsers, "create", "create an FTL: what `spdk-rpc --plugin spdk_ftl_py bdev_ftl_create` does")
+    _add_rpc(subparsers, "delete", "delete an FTL: what `spdk-rpc --plugin spdk_ftl_py bdev_ftl_delete` does")
+
+
+def _add(
+    subparsers: argparse._SubParsersAction[argparse.ArgumentParser],
+    command: str,
+    summary: str,
+    *,
+    aliases: Iterable[str] = (),
+    name: bool = False,
+    table: bool = True,
+) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = subparsers.add_parser(
+        command,
+        help=summary,
+        description=f"{summary[0].upper()}{summary[1:]}.",
+        epilog="exit codes: 0 success, 1 failure, 2 wrong usage",
+        aliases=list(aliases),
+    )
+    if name:
+        parser.add_argument("name", help="name of the FTL bdev, e.g. ftl0")
+    parser.add_argument(
+        "--socket",
+        default=default_socket(),
+        help=f"control socket of the daemon (default: ${SOCKET_ENVIRONMENT}, else {SOCKET_DEFAULT})",
+    )
+    if table:
+        parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    return parser
+
+
+def _add_rpc(subparsers: argparse._SubParsersAction[argparse.ArgumentParser], command: str, summary: str) -> None:
+    rpc = schema.load(f"bdev_ftl_{command}")
+    parser = _add(subparsers, command, summary, table=False)
+    parser.add_argument(
+        "-s",
+        "--target",
+        default=TARGET_DEFAULT if command == "create" else None,
+        help=f"RPC socket of the SPDK target (default: {TARGET_DEFAULT})",
+    )
+    add_arguments(parser, rpc)
+
+    def run(args: argparse.Namespace) -> int:
+        params = parameters_of(args, rpc)
+        if args.target is not None:
+            params["target"] = target_address(args.target)
+        result = DaemonClient(args.socket).call(rpc.method, rpc.check(params))
+        print(result if isinstance(result, str) else json.dumps(result, indent=2))
+        return 0
+
+    parser.set_defaults(run=run)
+
+
+def _status(args: argparse.Namespace) -> int:
+    daemon = DaemonClient(args.socket).call("ftl_get_daemon")
+    _show_mapping(daemon, "spdk-ftl daemon", as_json=args.json)
+    return 0
+
+
+def _devices(args: argparse.Namespace) -> int:
+    devices: list[dict[str, Any]] = DaemonClient(args.socket).call("ftl_get_devices")
+    if args.json:
+        print(json.dumps(devices, indent=2))
+        return 0
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title="FTL devices")
+    for heading in ("name", "state", "base", "cache", "GiB", "bands free", "export", "target"):
+        table.add_column(heading, overflow="fold")
+    for device in devices:
+        size = device.get("num_blocks", 0) * 4096 / _GIB
+        bands = f"{device['free_bands']}/{device['num_bands']}" if "num_bands" in device else "-"
+        export = device.get("export") or {}
+        listener = "-"
+        if export:
+            address = f"[{export['traddr']}]" if ":" in export["traddr"] else export["traddr"]
+            listener = f"{address}:{export['trsvcid']}"
+        columns = (device["name"], device["state"], device["base_bdev"], device.get("cache") or "-", f"{size:.2f}")
+        table.add_row(*columns, bands, listener, device["target"])
+    console = Console()
+    console.print(table)
+    for device in devices:
+        if device.get("error"):
+            console.print(f"{device['name']}: {device['error']}", markup=False, highlight=False)
+    return 0
+
+
+def _named(method: str) -> Any:
+    def run(args: argparse.Namespace) -> int:
+        result = DaemonClient(args.socket).call(method, schema.load(method).check({"name": args.name}))
+        _show_mapping(result, args.name, as_json=args.json)
+        return 0
+
+    return run
+
+
+def _show_mapping(mapping: Mapping[str, Any], title: str, *, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(mapping, indent=2))
+        return
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(title=title)
+    for heading in ("what", "value"):
+        table.add_column(heading, overflow="fold")
+    for key, value in _flat(mapping):
+        table.add_row(Text(key), Text(str(value)))
+    Console().print(table)
+
+
+def _flat(mapping: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
+    """Nested mappings as dotted names, SPDK's lists of properties too; other lists of mappings, which belong into
+    --json, as their length."""
+    for key, value in mapping.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{key}.")
+        elif key == "properties" and isinstance(value, list):
+            yield from _flat({entry["name"]: entry["value"] for entry in value}, f"{prefix}{key}.")
+        elif isinstance(value, list) and value and isinstance(value[0], Mapping):
+            yield f"{prefix}{key}", f"{len(value)} entries (--json shows them)"
+        else:
+            yield f"{prefix}{key}", value

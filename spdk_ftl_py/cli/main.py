@@ -1,0 +1,141 @@
+"""The command line: ``spdk-ftl serve | target | demo | torture | check | status | devices | stats | properties`` and so
+on.
+
+Modules of subcommands are imported only when theirs is called, or all of them for --help.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any, Final
+
+from .. import __version__
+from ..errors import FtlError
+
+EXIT_OK: Final = 0
+EXIT_FAILURE: Final = 1
+EXIT_USAGE: Final = 2
+EXIT_INTERRUPTED: Final = 130
+
+# In the order in which --help shows them.
+_MODULES: Final[tuple[tuple[str, tuple[str, ...]], ...]] = (
+    ("spdk_ftl_py.demo.command", ("demo",)),
+    ("spdk_ftl_py.daemon.command", ("serve",)),
+    ("spdk_ftl_py.target.command", ("target",)),
+    ("spdk_ftl_py.torture.command", ("torture",)),
+    ("spdk_ftl_py.daemon.check_command", ("check",)),
+    ("spdk_ftl_py.cli.commands", ("status", "devices", "list", "stats", "properties", "create", "delete")),
+)
+
+_INSTALL: Final = "is the package installed with its dependencies (pip install .)?"
+
+_DESCRIPTION: Final = """\
+A flash translation layer for zoned bdevs of a live SPDK target: random 4 KiB writes on drives that only take
+sequential ones, with SPDK's own rpc.py as its provisioning tool.
+"""
+
+_EPILOG: Final = """\
+how it goes together:
+  spdk_tgt                                        your SPDK target (or `spdk-ftl target`, an emulated one)
+  spdk-ftl serve                                  the daemon that runs the FTLs, beside the target
+  spdk-rpc nvmf_create_transport -t TCP           once per target: daemon and target speak NVMe/TCP
+  spdk-rpc --plugin spdk_ftl_py bdev_ftl_create -b ftl0 -d Nvme0n1
+                                                  makes ftl0 of the zoned bdev Nvme0n1; a bdev like any other
+  spdk-ftl devices                                what runs, and how it fares
+
+first steps without hardware:
+  spdk-ftl demo                                   the whole of it on an emulated ZNS drive, with verified I/O
+  spdk-ftl torture                                the FTL crashed over and over, and what it must keep checked
+
+environment:
+  SPDK_FTL_SOCK      control socket of the daemon (default: /var/tmp/spdk-ftl.sock)
+  SPDK_FTL_STATE     state directory of the daemon
+
+exit codes: 0 success, 1 failure (the reason is on stderr), 2 wrong usage, 130 interrupted
+"""
+
+
+def build_parser(only: str | None = None) -> argparse.ArgumentParser:
+    """The parser; only: a subcommand that is known to be the one called (the others then take no part)."""
+    parser = argparse.ArgumentParser(
+        prog="spdk-ftl",
+        description=_DESCRIPTION,
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"spdk-ftl {__version__}")
+    subparsers = parser.add_subparsers(title="commands", dest="command", metavar="COMMAND", required=True)
+    for module, commands in _MODULES:
+        if only is None or only in commands:
+            _register(module, commands, subparsers, wanted=only is not None)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs a subcommand and returns its exit code (argparse itself exits with 2)."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    known = {command for _, commands in _MODULES for command in commands}
+    only = arguments[0] if arguments and arguments[0] in known else None
+    code = EXIT_OK
+    try:
+        try:
+            args = build_parser(only).parse_args(arguments)
+            code = int(args.run(args))
+        finally:
+            # Here, where it can be told, not when Python ends.
+            if sys.stdout is not None:
+                sys.stdout.flush()
+        return code
+    except FtlError as error:
+        print(f"spdk-ftl: {error.message}", file=sys.stderr)
+        return EXIT_FAILURE
+    except ImportError as error:
+        # Commands import the data path when they run; a checkout may lack the compiled part of it.
+        print(f"spdk-ftl: {only}: {error}; {_INSTALL}", file=sys.stderr)
+        return EXIT_FAILURE
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:
+        # Whoever read our output has had enough of it.
+        _drop_output()
+        return code or EXIT_FAILURE
+    except OSError as error:
+        # Where no file is named it is standard output, as a rule.
+        _drop_output()
+        if code == EXIT_OK:  # else the command has told its failure
+            print(f"spdk-ftl: {only}: {error.filename or 'output'}: {error.strerror or error}", file=sys.stderr)
+        return code or EXIT_FAILURE
+
+
+def _drop_output() -> None:
+    """Python flushes standard output once more when it ends, and would complain."""
+    if sys.stdout is None:
+        return
+    with contextlib.suppress(OSError, ValueError):
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
+
+
+def _register(
+    module: str,
+    commands: Sequence[str],
+    subparsers: argparse._SubParsersAction[argparse.ArgumentParser],
+    *,
+    wanted: bool,
+) -> None:
+    try:
+        command: Any = importlib.import_module(module)
+    except ImportError as error:
+        # One broken dependency must not take away the commands that do without it.
+        if wanted:
+            raise FtlError(f"{commands[0]}: {error}; {_INSTALL}") from error
+        for name in commands:
+            subparsers.add_parser(name, help=f"not available: {error}")
+        return
+    command.register(subparsers)

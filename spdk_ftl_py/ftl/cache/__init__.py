@@ -1,0 +1,1 @@
+"""The nv cache: checks, scrub, headers, recovery, its use by a device."""

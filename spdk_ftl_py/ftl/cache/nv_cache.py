@@ -1,0 +1,333 @@
+"""The nv cache's control side: what a bdev must be like to serve as one, scrub, headers, and reading the ring after a
+dirty shutdown. The shim writes the ring (shim/ftl/nv_cache.hpp); docs/durability.md says what it is for.
+
+The rules for the bdev are the seed's (ftl_dev_init_nv_cache), but for metadata: NVMe-oF carries no separate metadata,
+so it is interleaved (VSS) or there is none (headers between the blocks: non-VSS).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import logging
+import secrets
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Final
+from uuid import UUID
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ... import _shim
+from ...conf import NvCacheConf
+from ...errors import NotFoundError, ParameterError, UnsupportedError
+from ..load.held import HELD_BLOCK, HeldWrites
+from ..media.blockdev import BlockPort, side_by_side
+from ..media.geometry import BLOCK_BYTES, Geometry
+from ..media.layout import FORMAT_VERSION
+from .nv_cache_layout import (
+    BATCH,
+    BATCH_BLOCKS_MAX,
+    BATCH_MAGIC,
+    HEADER_BLOCKS,
+    ID_BYTES,
+    LBA_BITS,
+    METADATA,
+    METADATA_BYTES_MIN,
+    METADATA_BYTES_WIDE,
+    SALT,
+    CacheHeader,
+    phase_of,
+)
+
+log = logging.getLogger(__name__)
+
+Progress = Callable[[str, float], None]
+
+BANDS_MIN: Final = 2
+"""What is in the cache may be overwritten once its band is closed, so one band is filled from one half while the other
+half is protected by the cache."""
+
+VSS: Final = "vss"
+NON_VSS: Final = "non_vss"
+
+
+def blocks_needed(geometry: Geometry) -> int:
+    """Blocks the cache has at least: two full bands, and its header."""
+    return BANDS_MIN * geometry.punits * geometry.zone_capacity + 1
+
+
+def check_cache(
+    name: str,
+    *,
+    base_name: str,
+    block_bytes: int,
+    block_count: int,
+    metadata_bytes: int = 0,
+    metadata_interleaved: bool = False,
+    dif_type: int = 0,
+    zoned: bool = False,
+    geometry: Geometry | None = None,
+) -> str:
+    """ "vss" or "non_vss". block_bytes is the data part of a block. Without a geometry the size is not checked.
+
+    Raises ParameterError or UnsupportedError naming the bdev, what is wrong with it and the remedy.
+    """
+    if name == base_name:
+        raise ParameterError(f"cache bdev {name} is the base bdev too: give another one")
+    if zoned:
+        raise UnsupportedError(f"cache bdev {name} is zoned: the cache overwrites in place, give a conventional bdev")
+    if block_bytes != BLOCK_BYTES:
+        raise ParameterError(
+            f"cache bdev {name} has blocks of {block_bytes} bytes, an FTL needs {BLOCK_BYTES}: format it with 4 KiB "
+            "blocks, or "
+            f"give another bdev"
+        )
+    if metadata_bytes and not metadata_interleaved:
+        raise UnsupportedError(
+            f"cache bdev {name} has separate metadata ({metadata_bytes} B), which NVMe-oF can't carry: use "
+            "interleaved metadata of "
+            f"at least {METADATA_BYTES_MIN} B, or none"
+        )
+    if dif_type:
+        raise ParameterError(
+            f"cache bdev {name} has DIF type {dif_type}: its metadata would not be ours to use; create it without DIF"
+        )
+    if 0 < metadata_bytes < METADATA_BYTES_MIN:
+        raise ParameterError(
+            f"cache bdev {name} has {metadata_bytes} B of metadata for each block: at least {METADATA_BYTES_MIN} B, "
+            "or none"
+        )
+    if geometry is not None and block_count < blocks_needed(geometry):
+        needed = blocks_needed(geometry)
+        raise ParameterError(
+            f"cache bdev {name} has {block_count} blocks, needs {needed} (two bands of "
+            f"{geometry.punits * geometry.zone_capacity} blocks and a header): give one of at least "
+            f"{-(-needed * BLOCK_BYTES >> 20)} MiB, or use fewer parallel units"
+        )
+    if geometry is not None and 0 < metadata_bytes < METADATA_BYTES_WIDE and geometry.block_count > 1 << LBA_BITS:
+        raise ParameterError(
+            f"cache bdev {name} has {metadata_bytes} B of metadata for each block, which suffice for FTLs of "
+            f"{1 << LBA_BITS} blocks, not {geometry.block_count}: give one with at least {METADATA_BYTES_WIDE} B, or "
+            "none"
+        )
+    return VSS if metadata_bytes else NON_VSS
+
+
+class NvCache:
+    """The nv cache of one FTL. Made by ``create()`` or ``open()``; ``start()`` gives it to the core, ``finish()`` ends
+    its use with a clean header. Every method raises MediaError where the device fails."""
+
+    def __init__(self, port: BlockPort, header: CacheHeader) -> None:
+        self.header = header
+        """The newest on the device, as far as known here: the core writes one for each lap."""
+        self._port = port
+        self._position = header.position if header.clean else header.lap * header.ring_blocks
+        self._later: dict[int, NDArray[np.uint8]] = {}
+
+    @classmethod
+    async def create(cls, port: BlockPort, uuid: UUID, progress: Progress | None = None) -> NvCache:
+        """Scrubs the device: nothing that was on it before verifies any more. The header is durable when it returns."""
+        report = progress or (lambda step, part: None)
+        device = port.device
+        step = max(1, device.max_io_blocks)
+        firsts = range(0, device.block_count, step)
+        zeroes = bytes(step * port.block_bytes)
+        done = itertools.count(1)
+
+        async def scrub(first: int) -> None:
+            count = min(step, device.block_count - first)
+            await port.write(first, memoryview(zeroes)[: count * port.block_bytes])
+            report("cache scrub", next(done) / len(firsts))
+
+        await side_by_side(scrub, firsts)
+        header = CacheHeader(
+            uuid=uuid,
+            id=secrets.token_bytes(ID_BYTES),
+            generation=0,
+            block_count=device.block_count,
+            metadata_bytes=device.metadata_bytes,
+        )
+        cache = cls(port, header)
+        await cache._write_header()
+        return cache
+
+    @classmethod
+    async def open(cls, port: BlockPort, uuid: UUID, told: Mapping[str, Any]) -> NvCache:
+        """The cache that the superblock tells of (``to_dict()``). Raises NotFoundError where the device is another
+        one, UnsupportedError for another format version."""
+        header = await _newest_header(port)
+        if header is None:
+            found = "holds no nv cache"
+        elif header.uuid != uuid:
+            found = f"holds the nv cache of FTL {header.uuid}"
+        elif header.id.hex() != told.get("id"):
+            found = "holds an nv cache of this FTL's that was given up, or scrubbed, since"
+        elif (header.block_count, header.metadata_bytes) != (port.device.block_count, port.device.metadata_bytes):
+            found = (
+                f"has {port.device.block_count} blocks with {port.device.metadata_bytes} B of metadata now, had "
+                f"{header.block_count} with {header.metadata_bytes} B"
+            )
+        else:
+            return cls(port, header)
+        raise NotFoundError(f"{port.name}: the bdev {found}: give the one that FTL {uuid} was used with")
+
+    def to_dict(self) -> dict[str, Any]:
+        """For the superblock."""
+        mode = VSS if self.header.vss else NON_VSS
+        return {"id": self.header.id.hex(), "blocks": self.header.block_count, "mode": mode, "in_use": True}
+
+    @property
+    def next_seq_min(self) -> int:
+        """The core's next seq has to be at least that: in the lap of the header, not before it."""
+        return self.header.lap * self.header.ring_blocks if self.header.vss else 0
+
+    async def start(self, core: _shim.FtlCore, conf: NvCacheConf) -> None:
+        """From here on the core writes to it, and its header is not clean. The lap stays what it was: what is recovered
+        may have to be found once more, so the core goes on to the next one only when it is durable elsewhere."""
+        await self._write_header()
+        core.use_cache(
+            self._port.device,
+            id=self.header.id,
+            generation=self.header.generation,
+            lap=self.header.lap,
+            position=self._position,
+            request_blocks=conf.max_request_size,
+            request_count=conf.max_request_cnt,
+        )
+
+    async def finish(self, stats: Mapping[str, int]) -> None:
+        """The clean header. ``stats`` are the core's last of it (cache_stats()); everything in it is durable on the
+        base, and nothing is written to it any more."""
+        position, blocks = stats["position"], self.header.ring_blocks
+        self.header = dataclasses.replace(
+            self.header,
+            generation=stats["generation"],
+            lap=position // blocks,
+            current_address=HEADER_BLOCKS + position % blocks,
+            clean=True,
+        )
+        await self._write_header(clean=True)
+
+    async def _write_header(self, *, clean: bool = False) -> None:
+        """Where the older one of the two stands."""
+        self.header = dataclasses.replace(self.header, generation=self.header.generation + 1, clean=clean)
+        await self._port.write(self.header.generation % HEADER_BLOCKS, self.header.build())
+        await self._port.flush()
+
+    # --- after a dirty shutdown
+
+    async def scan(self, block_count: int, progress: Progress | None = None) -> HeldWrites:
+        """All blocks in the ring that verify, older ones too: newest seq wins. Their data is not kept, but read again
+        by ``fetch()``, for those that were asked for. block_count: of the FTL. A block that can't be read is damage: it
+        may have been the only one of its write. May be repeated at will."""
+        report = progress or (lambda step, part: None)
+        if self.header.clean:
+            return HeldWrites()
+        ring, step = self.header.ring_blocks, max(1, self._port.device.max_io_blocks)
+        firsts = range(0, ring, step)
+        crcs = np.zeros(ring, np.uint32)
+        found: list[tuple[NDArray[np.int64], NDArray[Any]]] = []
+        headers: dict[int, NDArray[np.uint8]] = {}
+        unreadable: list[int] = []
+        done = itertools.count(1)
+
+        async def read(first: int) -> None:
+            rows, readable = await self._port.read_what_can_be(HEADER_BLOCKS + first, min(step, ring - first))
+            unreadable.extend(HEADER_BLOCKS + first + int(i) for i in np.flatnonzero(~readable))
+            part = crcs[first : first + len(rows)]
+            _shim.crc32c_rows(rows, BLOCK_BYTES, part)
+            if self.header.vss:
+                found.append(self._verified_rows(rows, part, first, block_count))
+            else:
+                for i in map(int, np.flatnonzero((rows[:, 16:32] == np.frombuffer(self.header.id, np.uint8)).all(1))):
+                    headers[first + i] = rows[i].copy()
+            report("cache", next(done) / len(firsts))
+
+        await side_by_side(read, firsts)
+        for place, block in headers.items():
+            found += self._verified_batch(place, block, crcs, block_count)
+        places = np.concatenate([np.empty(0, np.int64), *(place for place, _ in found)])
+        blocks = np.concatenate([np.empty(0, HELD_BLOCK), *(entries for _, entries in found)])
+        log.info("%s: %d blocks in the ring verify", self._port.name, len(blocks))
+        damage = [f"{self._port.name}: block {lba} can't be read: what it held is lost" for lba in sorted(unreadable)]
+        return HeldWrites(blocks=blocks, data=_Later(places, self._later), damage=damage)
+
+    async def fetch(self) -> None:
+        """Reads the data of the blocks that somebody took from what scan() returned into their arrays."""
+
+        async def read(place: int) -> None:
+            self._later[place][:] = (await self._port.read(HEADER_BLOCKS + place, 1))[0, :BLOCK_BYTES]
+
+        await side_by_side(read, list(self._later))
+        self._later.clear()
+
+    def _verified_rows(
+        self, rows: NDArray[np.uint8], crcs: NDArray[np.uint32], first: int, block_count: int
+    ) -> tuple[NDArray[np.int64], NDArray[Any]]:
+        header = self.header
+        places = np.arange(first, first + len(rows), dtype=np.int64)
+        metadata = np.ascontiguousarray(rows[:, BLOCK_BYTES : BLOCK_BYTES + METADATA.itemsize]).view(METADATA)[:, 0]
+        phase = metadata["phase_lba"] >> LBA_BITS
+        lba = (metadata["phase_lba"] & ((1 << LBA_BITS) - 1)).astype(np.uint64)
+        if header.metadata_bytes >= METADATA_BYTES_WIDE:
+            high = np.ascontiguousarray(rows[:, BLOCK_BYTES + 8 : BLOCK_BYTES + 16]).view("<u8")[:, 0]
+            lba |= np.where(high < 1 << 32, high, 0) << np.uint64(LBA_BITS)
+        before = header.lap > 0
+        good = (phase == phase_of(header.lap)) | (before & (phase == phase_of(header.lap - 1)))
+        lap = np.where(phase == phase_of(header.lap), header.lap, header.lap - 1)
+        salt = np.zeros(len(rows), SALT)
+        salt["lba"] = lba
+        salt["seq"] = lap * header.ring_blocks + places
+        salt["id"] = np.void(header.id)
+        salted = crcs.copy()
+        _shim.crc32c_rows(salt.view(np.uint8).reshape(len(rows), SALT.itemsize), SALT.itemsize, salted)
+        good &= (salted == metadata["crc"]) & (lba < block_count) & (salt["seq"] > 0)
+        entries = np.zeros(int(good.sum()), HELD_BLOCK)
+        entries["lba"], entries["seq"], entries["crc"] = lba[good], salt["seq"][good], crcs[good]
+        return places[good], entries
+
+    def _verified_batch(
+        self, place: int, block: NDArray[np.uint8], crcs: NDArray[np.uint32], block_count: int
+    ) -> Iterator[tuple[NDArray[np.int64], NDArray[Any]]]:
+        header = self.header
+        record = np.frombuffer(block.tobytes(), BATCH)[0]
+        count, position = int(record["count"]), int(record["position"])
+        block[12:16] = 0
+        if record["magic"] != BATCH_MAGIC or int(record["crc"]) != _shim.crc32c(block.tobytes()):
+            return
+        if int(record["version"]) != FORMAT_VERSION:
+            raise UnsupportedError(
+                f"{self._port.name}: the nv cache has format version {int(record['version'])}, this software knows "
+                f"{FORMAT_VERSION}: use the release that wrote it"
+            )
+        lap, its_place = divmod(position, header.ring_blocks)
+        if its_place != place or lap not in (header.lap, header.lap - 1) or count > BATCH_BLOCKS_MAX:
+            return
+        end = place + 1 + count
+        if end > header.ring_blocks:
+            return
+        self._position = max(self._position, position + 1 + count)
+        its = record["entries"][:count]
+        good = (crcs[place + 1 : end] == its["crc"]) & (its["lba"] < block_count) & (its["seq"] > 0)
+        entries = np.zeros(int(good.sum()), HELD_BLOCK)
+        for name in ("lba", "seq", "crc"):
+            entries[name] = its[name][good]
+        yield place + 1 + np.flatnonzero(good), entries
+
+
+class _Later:
+    """Blocks by index whose content comes later."""
+
+    def __init__(self, places: NDArray[np.int64], wanted: dict[int, NDArray[np.uint8]]) -> None:
+        self._places = places
+        self._wanted = wanted
+
+    def __getitem__(self, index: int) -> NDArray[np.uint8]:
+        return self._wanted.setdefault(int(self._places[index]), np.zeros(BLOCK_BYTES, np.uint8))
+
+
+async def _newest_header(port: BlockPort) -> CacheHeader | None:
+    rows = await port.read(0, HEADER_BLOCKS)
+    headers = [CacheHeader.parse(row[:BLOCK_BYTES]) for row in rows]
+    return max((header for header in headers if header is not None), key=lambda each: each.generation, default=None)

@@ -1,0 +1,256 @@
+"""An FtlDevice's nv cache from its creation or load to its halt, and what happens when it fails meanwhile
+(docs/durability.md, "nv cache"). A device without one has a keeper too, which has nothing to do."""
+
+from __future__ import annotations
+
+import asyncio
+import enum
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Any, Final
+from uuid import UUID
+
+from ... import _shim
+from ...conf import NvCacheConf
+from ...errors import FtlError, NotFoundError, ParameterError
+from ...nvme.wire import status_text
+from ...runtime.reactor import ReactorLoop
+from ..load.held import HeldSource, HeldWrites
+from ..media.blockdev import BlockPort
+from ..media.geometry import Geometry
+from ..media.superblock import Superblock
+from .nv_cache import NvCache, Progress, check_cache
+
+log = logging.getLogger(__name__)
+
+DRAINS_MAX: Final = 8
+"""Failed in a row, after which what is in a failing cache can't be made durable elsewhere."""
+ACTIVE: Final = 0
+"""cache_stats()["state"]."""
+SEQ_GAP: Final = 4096
+"""After a dirty shutdown. A write that was in flight to the cache may still land; the place it lands on must not be one
+of a new write."""
+
+
+class CacheMissingError(NotFoundError):
+    """The device has an nv cache, and it is not there."""
+
+
+class CacheState(enum.Enum):
+    ABSENT = "absent"
+    IN_USE = "in_use"
+    FAILING = "failing"
+    """Writes are held back until what it has is durable on the base, and the superblock says so."""
+    GIVEN_UP = "given_up"
+    """The device goes on as if it had none. A load with a cache bdev begins anew with it."""
+
+
+class CacheKeeper:
+    """``make()`` or ``source()`` first, then ``start()``; ``finish()`` before a clean superblock, ``close()`` in any
+    case."""
+
+    def __init__(self, reactor: ReactorLoop, device: _shim.BlockDevice | None, *, name: str) -> None:
+        self.state = CacheState.ABSENT
+        self.failure: str | None = None
+        self.recovering = False
+        """The load reads what it holds: nothing that was acknowledged is missing."""
+        self._name = name
+        self._device = device
+        self._port = None if device is None else BlockPort(reactor, device, name=f"nv cache of {name}")
+        self._cache: NvCache | None = None
+        self._core: _shim.FtlCore | None = None
+        self._anew = False
+        self._told: dict[str, Any] | None = None
+        self._giving_up: asyncio.Task[None] | None = None
+
+    async def close(self) -> None:
+        """Idempotent. After the core's close()."""
+        if self._giving_up is not None:
+            self._giving_up.cancel()
+            await asyncio.gather(self._giving_up, return_exceptions=True)
+        if self._port is not None:
+            await self._port.close()
+
+    def check(self, geometry: Geometry) -> None:
+        """Raises ParameterError or UnsupportedError for a device that can't be the cache of that geometry."""
+        device = self._device
+        if device is not None:
+            check_cache(
+                f"of {self._name}",
+                base_name="",
+                block_bytes=device.block_bytes - device.metadata_bytes,
+                block_count=device.block_count,
+                metadata_bytes=device.metadata_bytes,
+                metadata_interleaved=True,
+                zoned=device.zoned,
+                geometry=geometry,
+            )
+
+    # --- how it begins
+
+    async def make(self, uuid: UUID, progress: Progress | None = None) -> None:
+        """A new, scrubbed cache. Raises MediaError."""
+        if self._port is not None:
+            self._cache = await NvCache.create(self._port, uuid, progress)
+            self._told = self._cache.to_dict()
+
+    def source(self, *, without_cache: bool, progress: Progress | None = None) -> HeldSource:
+        """For restore(): raises NotFoundError or ParameterError where there is another cache than the superblock tells
+        of, or none, or one too many, and MediaError where it can't be read. without_cache: it is given up."""
+
+        async def read(superblock: Superblock, geometry: Geometry) -> HeldWrites | None:
+            told = superblock.content.get("nv_cache")
+            self._told = told if isinstance(told, dict) else None
+            self._expect(superblock, without_cache)
+            if self._port is None or self._told is None:
+                return None
+            self.check(geometry)
+            if not self._told.get("in_use"):
+                # It was given up: what it has is old.
+                self._anew = True
+                return None
+            self._cache = await NvCache.open(self._port, superblock.uuid, self._told)
+            held = await self._cache.scan(geometry.block_count, progress)
+            self.recovering = not held.damage
+            # After a clean halt all of it is on the base: the scan was for where the ring goes on.
+            return None if superblock.clean else held
+
+        return read
+
+    def _expect(self, superblock: Superblock, without_cache: bool) -> None:
+        told, uuid = self._told, superblock.uuid
+        if told is None:
+            if self._port is not None:
+                raise ParameterError(
+                    f"FTL {uuid} was created without an nv cache, and gets none later: leave the cache bdev out"
+                )
+        elif self._port is not None and without_cache:
+            raise ParameterError("a cache bdev and without_cache: give one of them")
+        elif self._port is None and without_cache:
+            self.state = CacheState.GIVEN_UP
+            self.failure = "the device was loaded without it"
+        elif self._port is None and told.get("in_use"):
+            dirty = "" if superblock.clean else ", which may hold writes that are nowhere else"
+            raise CacheMissingError(
+                f"FTL {uuid} has an nv cache of {told.get('blocks')} blocks ({told.get('mode')}){dirty}: give its bdev "
+                "as cache bdev, or without_cache to give it up"
+            )
+        elif self._port is None:
+            self.state = CacheState.GIVEN_UP
+            self.failure = "it was given up in an earlier life, and there is no cache bdev now"
+
+    def next_seq(self, seq: int, *, clean: bool) -> int:
+        """The core's, where without a cache it would be ``seq``."""
+        if self._cache is None:
+            return seq
+        return max(seq + (0 if clean else SEQ_GAP), self._cache.next_seq_min)
+
+    async def fetch(self) -> None:
+        """The content of what is recovered from it."""
+        if self._cache is not None:
+            await self._cache.fetch()
+
+    async def start(self, core: _shim.FtlCore, uuid: UUID, conf: NvCacheConf, progress: Progress | None = None) -> None:
+        """Before the superblock is written, and before the first write."""
+        self._core = core
+        if self._anew:
+            await self.make(uuid, progress)
+        if self._cache is not None:
+            await self._cache.start(core, conf)
+            self.state = CacheState.IN_USE
+
+    # --- how it goes on
+
+    def failed(
+        self,
+        status: int,
+        *,
+        drain: Callable[[], Awaitable[int]],
+        write_superblock: Callable[[], Awaitable[None]],
+        fail: Callable[[FtlError], None],
+    ) -> None:
+        """The shim's cache_failed. What has completed may be nowhere but in the cache, so first all of it is made
+        durable on the base; then the superblock forgets the cache; only then writes complete again. drain: status of
+        the flush; raises FtlError where it is no use to go on, as after fail(), which ends the device."""
+        if self.state is not CacheState.IN_USE:
+            return
+        self.state = CacheState.FAILING
+        self.failure = status_text(status)
+        log.error("%s: the nv cache failed (%s); the device goes on without it", self._name, self.failure)
+
+        async def give_up() -> None:
+            assert self._core is not None
+            try:
+                for attempt in range(DRAINS_MAX):
+                    drained = await drain()
+                    if not drained:
+                        break
+                    log.error("%s: flush %d of the base failed: %s", self._name, attempt + 1, status_text(drained))
+                else:
+                    raise FtlError(f"{self._name}: the nv cache failed, and the base device can't flush")
+                self.state = CacheState.GIVEN_UP
+                await write_superblock()
+            except FtlError as error:
+                fail(error)
+                return
+            self._core.forget_cache()
+            log.warning("%s: goes on without nv cache: what completes is durable after a flush", self._name)
+
+        self._giving_up = asyncio.get_running_loop().create_task(give_up(), name=f"{self._name} gives its cache up")
+
+    async def settled(self) -> None:
+        """Returns when a failing cache is given up, or that has failed as well."""
+        if self._giving_up is not None:
+            await asyncio.wait({self._giving_up})
+
+    @property
+    def has_failed(self) -> bool:
+        """Also where the event was lost."""
+        stats = self.stats()
+        return stats is not None and stats["state"] != ACTIVE
+
+    async def finish(self) -> None:
+        """The clean header, after the core's close(): all of it is durable on the base. A cache that fails now is given
+        up."""
+        stats = self.stats()
+        if self._cache is None or stats is None or self.state is not CacheState.IN_USE:
+            return
+        if stats["state"] != ACTIVE:
+            self.state = CacheState.GIVEN_UP
+            return
+        try:
+            await self._cache.finish(stats)
+        except FtlError as error:
+            log.error("%s: its header can't be written, it is given up: %s", self._name, error.message)
+            self.state = CacheState.GIVEN_UP
+            self.failure = error.message
+
+    # --- what others want to know
+
+    def to_dict(self) -> dict[str, Any] | None:
+        """For the superblock."""
+        if self._cache is not None:
+            self._told = self._cache.to_dict()
+        if self._told is None:
+            return None
+        return {**self._told, "in_use": self.state in (CacheState.IN_USE, CacheState.FAILING)}
+
+    def describe(self) -> dict[str, Any] | None:
+        """For bdev_ftl_get_properties."""
+        if self._told is None:
+            return None
+        stats = self.stats() or {}
+        ring = stats.get("ring_blocks", 0)
+        used = stats.get("used_blocks", 0) if self.state is CacheState.IN_USE else 0
+        return {
+            "state": self.state.value,
+            "failure": self.failure,
+            "mode": self._told.get("mode"),
+            "blocks": self._told.get("blocks"),
+            "used_blocks": used,
+            "fill": round(used / ring, 4) if ring else 0.0,
+            "lap": stats.get("lap", 0),
+        }
+
+    def stats(self) -> dict[str, int] | None:
+        return None if self._core is None else self._core.cache_stats()

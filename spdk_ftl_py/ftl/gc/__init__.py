@@ -1,0 +1,1 @@
+"""Bands to open and to relocate, limits, spare zones."""

@@ -1,0 +1,63 @@
+"""Zones that replace those of bands that failed, and which zones are given up for good."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Final
+
+from ...errors import MediaError
+from ..media.band import Band
+from ..media.blockdev import ZONE_RESET, BlockPort
+from ..media.geometry import Geometry
+
+log = logging.getLogger(__name__)
+
+STRIKES_MAX: Final = 3
+"""Failures after which a zone that can still be reset is given up even if there is no spare for it."""
+
+
+class SpareZones:
+    """replace() is for one caller at a time."""
+
+    def __init__(self, name: str, geometry: Geometry, port: BlockPort) -> None:
+        self._name = name
+        self._geometry = geometry
+        self._port = port
+        self._spares = list(geometry.spare_zones)
+        self._bad = set(geometry.bad_zones)
+        self._strikes: dict[int, int] = {}
+
+    def __len__(self) -> int:
+        return len(self._spares)
+
+    @property
+    def bad_zones(self) -> list[int]:
+        return sorted(self._bad)
+
+    async def replace(self, band: Band, punit: int, tell_core: Callable[[int | None], object]) -> None:
+        """Gives a free band another zone for the one that failed, or none where no spare is left; or lets it keep its
+        own, if that can be reset and has not failed too often. tell_core: gets the start of the new one."""
+        old = band.zones[punit]
+        if old is not None:
+            try:
+                # Also so that it does not go on using one of the device's active zones.
+                await self._port.zone_action(ZONE_RESET, self._geometry.zone_start(old))
+            except MediaError as error:
+                log.debug("%s: zone %d: %s", self._name, old, error)
+                self._strikes[old] = STRIKES_MAX
+            strikes = self._strikes[old] = self._strikes.get(old, 0) + 1
+            if not self._spares and strikes < STRIKES_MAX:
+                log.warning("%s: zone %d of band %d is used again for want of a spare", self._name, old, band.index)
+                # The core has it as failed while its reset was what failed, and would never write it again.
+                tell_core(self._geometry.zone_start(old))
+                return
+            self._bad.add(old)
+        new = self._spares.pop(0) if self._spares else None
+        tell_core(None if new is None else self._geometry.zone_start(new))
+        band.zones[punit] = new
+        if new is None:
+            left = sum(1 for zone in band.zones if zone is not None)
+            log.warning("%s: no spare zone left, band %d goes on with %d zones", self._name, band.index, left)
+        else:
+            log.warning("%s: zone %s of band %d is replaced by spare zone %d", self._name, old, band.index, new)

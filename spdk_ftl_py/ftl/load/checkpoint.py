@@ -1,0 +1,416 @@
+"""The L2P checkpoint: what a clean halt leaves so that the next load need not read what the bands say of themselves.
+
+Written to bands that are free, named by the clean superblock, stale with the next one (docs/media-layout.md). A load
+that finds it in any way not whole restores as ever.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+from uuid import UUID
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ... import _shim
+from ...errors import FtlError, MediaError
+from ..media.band import FAULTED, FREE, QUEUED
+from ..media.blockdev import BASE_GONE, BlockPort, side_by_side
+from ..media.geometry import BLOCK_BYTES, Geometry
+from ..media.layout import (
+    CHECKPOINT,
+    CHECKPOINT_BAND,
+    CHECKPOINT_DATA_BYTES,
+    CHECKPOINT_MAGIC,
+    FORMAT_VERSION,
+    crcs,
+    new_record,
+)
+from ..media.superblock import Superblock
+from ..media.zone import EMPTY, OFFLINE, Zone
+
+log = logging.getLogger(__name__)
+
+Progress = Callable[[str, float], None]
+
+STEP_BLOCKS: Final = 32
+"""Blocks built, written or read at a time."""
+ZONES_MAX: Final = 64
+"""Their numbers have to fit into the superblock."""
+
+SECTION_BANDS: Final = 1
+SECTION_POINTERS: Final = 2
+SECTION_L2P: Final = 3
+SECTION_L2P_WIDE: Final = 4
+
+_POINTER: Final = np.dtype("<u4")
+_DTYPES: Final[dict[int, np.dtype[Any]]] = {
+    SECTION_BANDS: CHECKPOINT_BAND,
+    SECTION_POINTERS: _POINTER,
+    SECTION_L2P: np.dtype("<u4"),
+    SECTION_L2P_WIDE: np.dtype("<u8"),
+}
+_NO_ZONE: Final = (1 << 32) - 1
+_INVALID: Final = np.uint64(_shim.ADDRESS_INVALID)
+_TAG_MASK: Final = np.uint64(_shim.LOST_FLAG)
+_NARROW_INVALID: Final = np.uint32((1 << 32) - 1)
+_NARROW_TAGS: Final = 0xC0000000
+_NARROW_PAYLOAD: Final = 0x3FFFFFFF
+
+
+@dataclass
+class Checkpoint:
+    """What a whole checkpoint says."""
+
+    band_seqs: list[int]
+    faulted: list[bool]
+    l2p: NDArray[np.uint64]
+    zones: list[int]
+    """Numbers of the zones it stands in."""
+
+
+class NotUsableError(FtlError):
+    """The checkpoint can't be used; restore as ever. Never leaves restore()."""
+
+
+# --- writing
+
+
+async def write(
+    port: BlockPort,
+    geometry: Geometry,
+    uuid: UUID,
+    generation: int,
+    core: _shim.FtlCore,
+    *,
+    refused: Sequence[int] = (),
+    progress: Progress | None = None,
+) -> dict[str, Any] | None:
+    """Writes the checkpoint of a closed core, durably; the answer is what superblock ``generation`` has to say of it.
+
+    None where there is no room for it, where the base does not take it, or where something is not on media. refused:
+    bands that are not to be written. Raises MediaError only where the base is gone.
+    """
+    try:
+        zones = await port.zones()
+        writer = _Writer(port, geometry, uuid, generation, core)
+        return await writer.run(zones, frozenset(refused), progress or (lambda step, part: None))
+    except NotUsableError as error:
+        log.info("%s: halted without L2P checkpoint: %s", port.name, error.message)
+    except FtlError as error:
+        if getattr(error, "status", 0) in BASE_GONE:
+            raise
+        log.warning("%s: halted without L2P checkpoint: %s", port.name, error.message)
+    return None
+
+
+class _Writer:
+    def __init__(self, port: BlockPort, geometry: Geometry, uuid: UUID, generation: int, core: _shim.FtlCore) -> None:
+        self._port = port
+        self._geometry = geometry
+        self._template = new_record(CHECKPOINT, CHECKPOINT_MAGIC, uuid)
+        self._template["generation"] = generation
+        self._core = core
+        self._written = 0
+
+    async def run(self, zones: Sequence[Zone], refused: frozenset[int], report: Progress) -> dict[str, Any]:
+        account = self._core.bands()
+        room = iter(self._room(zones, account, refused))
+        free: list[int] = []
+        step = max(1, min(STEP_BLOCKS, self._port.device.max_io_blocks))
+        blocks_most = self._blocks_most()
+        zones_most = -(-blocks_most // self._geometry.zone_capacity)
+        if zones_most > ZONES_MAX:
+            raise NotUsableError(f"it may need {zones_most} zones, at most {ZONES_MAX} can be named")
+        offset = self._geometry.zone_capacity
+        for records in self._records(zones, account):
+            done = 0
+            while done < len(records):
+                if offset == self._geometry.zone_capacity:
+                    zone = next(room, None)
+                    if zone is None:
+                        raise NotUsableError("no free band has room for it")
+                    free.append(zone)
+                    offset = 0
+                count = min(step, len(records) - done, self._geometry.zone_capacity - offset)
+                await self._write(self._geometry.zone_start(free[-1]) + offset, records[done : done + count])
+                done += count
+                offset += count
+                report("checkpoint", min(1.0, self._written / blocks_most))
+        await self._port.flush()
+        report("checkpoint", 1.0)
+        return {"zones": free, "blocks": self._written}
+
+    def _blocks_most(self) -> int:
+        lengths = {
+            SECTION_BANDS: self._geometry.band_count,
+            SECTION_POINTERS: self._geometry.band_count * self._geometry.punits,
+            self._l2p_section: self._geometry.block_count,
+        }
+        return sum(-(-length // _per_block(section)) for section, length in lengths.items())
+
+    @property
+    def _l2p_section(self) -> int:
+        return SECTION_L2P if self._geometry.l2p_entry_bytes == 4 else SECTION_L2P_WIDE
+
+    def _room(self, zones: Sequence[Zone], account: Sequence[dict[str, Any]], refused: frozenset[int]) -> Iterator[int]:
+        """Zones it may be written to: those of free bands, the one that would be opened last first."""
+        free = [
+            (int(now["seq"]), number, band)
+            for number, (band, now) in enumerate(zip(self._geometry.bands, account, strict=True))
+            if now["state"] in (FREE, QUEUED) and number not in refused
+        ]
+        for _, _, band in sorted(free, key=lambda each: each[:2], reverse=True):
+            its = [zone for zone in band if zone is not None]
+            if all(zones[zone].state == EMPTY for zone in its):
+                yield from its
+
+    def _records(self, zones: Sequence[Zone], account: Sequence[dict[str, Any]]) -> Iterator[NDArray[Any]]:
+        """All blocks, but for address and CRC, in parts of at most STEP_BLOCKS."""
+        bands = np.zeros(len(account), CHECKPOINT_BAND)
+        bands["seq"] = [now["seq"] for now in account]
+        bands["faulted"] = [now["state"] == FAULTED or bool(now["faulted_punits"]) for now in account]
+        yield from self._section(SECTION_BANDS, bands, 0)
+        yield from self._section(SECTION_POINTERS, _pointers(self._geometry, zones), 0)
+        section = self._l2p_section
+        step = _per_block(section) * STEP_BLOCKS
+        for first in range(0, self._geometry.block_count, step):
+            entries = self._core.l2p(first, min(step, self._geometry.block_count - first))
+            if not self._on_media(entries):
+                raise NotUsableError("something that was accepted is not on media")
+            yield from self._section(section, _narrow(entries) if section == SECTION_L2P else entries, first)
+
+    def _on_media(self, entries: NDArray[np.uint64]) -> bool:
+        mapped = entries[entries != _INVALID]
+        end = np.uint64(self._geometry.zone_count * self._geometry.zone_size)
+        # Records that are not on media stand behind the last address.
+        in_buffer = (mapped & _TAG_MASK) == np.uint64(_shim.SLOT_FLAG)
+        return not (in_buffer | ((mapped & ~_TAG_MASK) >= end)).any()
+
+    def _section(self, section: int, entries: NDArray[Any], first: int) -> Iterator[NDArray[Any]]:
+        per_block = _per_block(section)
+        count = -(-len(entries) // per_block)
+        raw = np.zeros((count, CHECKPOINT_DATA_BYTES), np.uint8)
+        size = per_block * entries.dtype.itemsize
+        flat = np.zeros(count * size, np.uint8)
+        flat[: entries.nbytes] = np.ascontiguousarray(entries).view(np.uint8).reshape(-1)
+        raw[:, :size] = flat.reshape(count, size)
+        records = np.repeat(self._template, count)
+        records["section"] = section
+        records["first"] = np.arange(count, dtype=np.uint64) * np.uint64(per_block) + np.uint64(first)
+        records["count"] = np.minimum(per_block, len(entries) - np.arange(count) * per_block)
+        records["data"] = raw
+        if section in (SECTION_L2P, SECTION_L2P_WIDE):
+            # LBAs of which a whole block was never written are left out.
+            mapped = np.zeros(count, bool)
+            mapped[np.flatnonzero(entries != entries.dtype.type(-1 % (1 << 8 * entries.itemsize))) // per_block] = True
+            records = records[mapped]
+        for part in range(0, len(records), STEP_BLOCKS):
+            yield records[part : part + STEP_BLOCKS]
+
+    async def _write(self, address: int, records: NDArray[Any]) -> None:
+        records = records.copy()
+        records["address"] = np.arange(address, address + len(records), dtype=np.uint64)
+        records["index"] = np.arange(self._written, self._written + len(records), dtype=np.uint32)
+        blocks = records.view(np.uint8).reshape(len(records), BLOCK_BYTES)
+        records["crc"] = crcs(blocks)
+        await self._port.write(address, blocks)
+        self._written += len(records)
+
+
+# --- reading
+
+
+async def read(
+    port: BlockPort,
+    geometry: Geometry,
+    superblock: Superblock,
+    zones: Sequence[Zone],
+    *,
+    sequential: bool,
+    progress: Progress | None = None,
+) -> Checkpoint | None:
+    """As verify(); also None, with the reason in the log, where the checkpoint can't be used."""
+    try:
+        return await verify(port, geometry, superblock, zones, sequential=sequential, progress=progress)
+    except NotUsableError as error:
+        log.warning("%s: its L2P checkpoint is not used: %s", port.name, error.message)
+    except MediaError as error:
+        if error.status in BASE_GONE:
+            raise
+        log.warning("%s: its L2P checkpoint is not used: %s", port.name, error.message)
+    return None
+
+
+async def verify(
+    port: BlockPort,
+    geometry: Geometry,
+    superblock: Superblock,
+    zones: Sequence[Zone],
+    *,
+    sequential: bool,
+    progress: Progress | None = None,
+) -> Checkpoint | None:
+    """The checkpoint that the newest superblock names; None where that is not clean or names none. Raises
+    NotUsableError where anything of it does not verify, MediaError where the base does not answer.
+
+    sequential: zone reports tell how far zones are written, and have to agree with what the checkpoint says.
+    """
+    place = superblock.content.get("checkpoint")
+    if not superblock.clean or place is None:
+        return None
+    reader = _Reader(port, geometry, superblock, place)
+    return await reader.run(zones, sequential, progress or (lambda step, part: None))
+
+
+class _Reader:
+    def __init__(self, port: BlockPort, geometry: Geometry, superblock: Superblock, place: Any) -> None:
+        self._port = port
+        self._geometry = geometry
+        self._generation = superblock.generation
+        self._uuid = superblock.uuid.bytes
+        in_bands = {zone for band in geometry.bands for zone in band if zone is not None}
+        capacity = geometry.zone_capacity
+        try:
+            self._zones = [int(zone) for zone in place["zones"]]
+            self._block_count = int(place["blocks"])
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
+            raise NotUsableError(f"what the superblock says of it makes no sense: {error!r}") from error
+        if (
+            not in_bands.issuperset(self._zones)
+            or len(set(self._zones)) != len(self._zones)
+            or not len(self._zones) * capacity - capacity < self._block_count <= len(self._zones) * capacity
+        ):
+            raise NotUsableError(f"what the superblock says of it makes no sense: {place!r}")
+        # Which zones an entry may point to.
+        self._known_zone = np.zeros(geometry.zone_count, bool)
+        self._known_zone[list(in_bands - set(self._zones))] = True
+        self._bands = np.zeros(geometry.band_count, CHECKPOINT_BAND)
+        self._pointers = np.full(geometry.band_count * geometry.punits, _NO_ZONE, _POINTER)
+        self._l2p = np.full(geometry.block_count, _INVALID, np.uint64)
+        self._seen = {SECTION_BANDS: 0, SECTION_POINTERS: 0}
+
+    async def run(self, zones: Sequence[Zone], sequential: bool, report: Progress) -> Checkpoint:
+        step = max(1, min(STEP_BLOCKS, self._port.device.max_io_blocks))
+        capacity = self._geometry.zone_capacity
+        work = [
+            (index, self._geometry.zone_start(zone) + offset, min(step, end - offset))
+            for number, zone in enumerate(self._zones)
+            for end in [min(capacity, self._block_count - number * capacity)]
+            for offset in range(0, end, step)
+            for index in [number * capacity + offset]
+        ]
+        done = itertools.count(1)
+
+        async def one(item: tuple[int, int, int]) -> None:
+            index, address, count = item
+            self._take(index, address, await self._port.read(address, count))
+            report("checkpoint", next(done) / len(work))
+
+        await side_by_side(one, work)
+        if self._seen != {SECTION_BANDS: len(self._bands), SECTION_POINTERS: len(self._pointers)}:
+            raise NotUsableError("bands are missing in it")
+        self._check_zones(zones, sequential)
+        return Checkpoint(
+            band_seqs=[int(seq) for seq in self._bands["seq"]],
+            faulted=[bool(faulted) for faulted in self._bands["faulted"]],
+            l2p=self._l2p,
+            zones=self._zones,
+        )
+
+    def _take(self, index: int, address: int, blocks: NDArray[np.uint8]) -> None:
+        records = blocks.view(CHECKPOINT).reshape(-1)
+        steps = np.arange(len(records), dtype=np.uint64)
+        crc = records["crc"].copy()
+        records["crc"] = 0
+        whole = (
+            (records["magic"] == CHECKPOINT_MAGIC)
+            & (records["version"] == FORMAT_VERSION)
+            & (blocks[:, 16:32] == np.frombuffer(self._uuid, np.uint8)).all(axis=1)
+            & (records["generation"] == self._generation)
+            & (records["address"] == steps + np.uint64(address))
+            & (records["index"] == steps + np.uint64(index))
+        )
+        if not whole.all() or not np.array_equal(crcs(blocks), crc):
+            raise NotUsableError(f"blocks {address} to {address + len(records) - 1} are not all what they should be")
+        follows = records["first"][:-1] + records["count"][:-1] == records["first"][1:]
+        breaks = np.flatnonzero(~follows | (records["section"][:-1] != records["section"][1:])) + 1
+        for run in np.split(records, breaks):
+            self._take_run(run)
+
+    def _take_run(self, records: NDArray[Any]) -> None:
+        """Blocks of one section that go on from each other."""
+        section, first = int(records["section"][0]), int(records["first"][0])
+        dtype = _DTYPES.get(section)
+        if dtype is None or (records["count"][:-1] != _per_block(section)).any():
+            raise NotUsableError(f"it has a block of section {section}, or one that is not full")
+        count = int(records["count"].astype(np.int64).sum())
+        entries = np.ascontiguousarray(records["data"]).reshape(-1).view(dtype)[:count]
+        into = {SECTION_BANDS: self._bands, SECTION_POINTERS: self._pointers}.get(section, self._l2p)
+        if first + count > len(into) or len(entries) != count:
+            raise NotUsableError(f"a block of it goes beyond the end of section {section}")
+        if section in self._seen:
+            self._seen[section] += count
+        if section == SECTION_L2P:
+            self._check_entries(entries, np.uint32(_NARROW_PAYLOAD), 30)
+            entries = _widen(entries)
+        elif section == SECTION_L2P_WIDE:
+            self._check_entries(entries, ~_TAG_MASK, 62)
+        into[first : first + count] = entries
+
+    def _check_entries(self, entries: NDArray[Any], payload: Any, tag_shift: int) -> None:
+        number = entries.dtype.type
+        mapped = entries[entries != ~number(0)]
+        size = self._geometry.zone_size
+        # Division takes ten times as long.
+        power_of_two = size & (size - 1) == 0
+        address = mapped & payload
+        zone = address >> number(size.bit_length() - 1) if power_of_two else address // number(size)
+        slot = number(_shim.SLOT_FLAG >> 62)
+        if (mapped >> number(tag_shift) == slot).any() or (len(zone) and int(zone.max()) >= len(self._known_zone)):
+            raise NotUsableError("an entry of it is no address")
+        if not self._known_zone[zone].all():
+            raise NotUsableError("an entry of it points to a zone that is not in a band")
+
+    def _check_zones(self, zones: Sequence[Zone], sequential: bool) -> None:
+        """Nobody has written to the device since, and none of its zones has lost its data."""
+        now = _pointers(self._geometry, zones)
+        places = [zone for band in self._geometry.bands for zone in band]
+        for zone, was, written in zip(places, self._pointers, now, strict=True):
+            if zone is None or zone in self._zones:
+                continue
+            if zones[zone].state == OFFLINE:
+                raise NotUsableError(f"zone {zone} is offline")
+            # Of a read-only zone the device does not tell the write pointer.
+            if sequential and zones[zone].usable and was != written:
+                raise NotUsableError(f"zone {zone} is written up to {written}, was up to {was}")
+
+
+# --- numbers
+
+
+def _per_block(section: int) -> int:
+    return CHECKPOINT_DATA_BYTES // _DTYPES[section].itemsize
+
+
+def _pointers(geometry: Geometry, zones: Sequence[Zone]) -> NDArray[np.uint32]:
+    """Blocks written of every zone of the bands, by band and punit."""
+    places = (zone for band in geometry.bands for zone in band)
+    return np.array([_NO_ZONE if zone is None else zones[zone].written for zone in places], _POINTER)
+
+
+def _narrow(entries: NDArray[np.uint64]) -> NDArray[np.uint32]:
+    narrow: NDArray[np.uint32] = (entries >> np.uint64(32)).astype(np.uint32) & np.uint32(_NARROW_TAGS)
+    narrow |= (entries & np.uint64(_NARROW_PAYLOAD)).astype(np.uint32)
+    return narrow
+
+
+def _widen(entries: NDArray[np.uint32]) -> NDArray[np.uint64]:
+    wide: NDArray[np.uint64] = (entries & np.uint32(_NARROW_TAGS)).astype(np.uint64) << np.uint64(32)
+    wide |= (entries & np.uint32(_NARROW_PAYLOAD)).astype(np.uint64)
+    wide[entries == _NARROW_INVALID] = _INVALID
+    return wide

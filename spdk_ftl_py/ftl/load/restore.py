@@ -1,0 +1,573 @@
+"""Restore: what an FTL was, from its superblock and the records of its bands. Newest seq wins; see docs/restore.md.
+
+Nothing is written here, so it may be interrupted and repeated at will. Memory: some 60 B for each block of data on
+media.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import logging
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+from uuid import UUID
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ... import _shim
+from ...conf import FtlConf
+from ...errors import ConfError, FtlError, NotFoundError
+from ..media import superblock as superblocks
+from ..media.band import CLOSED, FAULTED, FREE
+from ..media.blockdev import BlockPort, side_by_side
+from ..media.geometry import Geometry
+from ..media.layout import ENTRY_FLAG_LOST
+from ..media.superblock import Superblock
+from ..media.superblock_content import counter, geometry_of, merge_conf, stored_conf
+from ..media.zone import ACTIVE_STATES, EMPTY, FULL, OFFLINE, UNUSABLE_STATES, Zone
+from . import checkpoint as checkpoints
+from .checkpoint import Checkpoint
+from .held import HeldIndex, HeldSource, HeldWrites, Recovered, RecoveredBlock, RecoveredRecord
+from .zone_walk import ZoneContent, ZoneReader
+
+log = logging.getLogger(__name__)
+
+Progress = Callable[[str, float], None]
+
+DAMAGE_TOLD_MAX: Final = 16
+VERIFY_RUN_BLOCKS: Final = 32
+BAND_SEQ_GAP: Final = 1024
+"""With emulated zones the newest headers may be missing while their successors are there, unseen: band seqs of theirs
+must not be given again."""
+
+_UNCHECKED, _GOOD, _DROPPED, _LOST = range(4)
+
+
+@dataclass(frozen=True)
+class LoadedBand:
+    state: str
+    seq: int
+    write_pointers: list[int]
+
+
+@dataclass
+class Restored:
+    """All that an FtlDevice needs to go on."""
+
+    superblock: Superblock
+    superblock_zone: int
+    """0 or 1: where the newest superblock is, and how much of that zone is used."""
+    superblock_used: int
+    geometry: Geometry
+    conf: FtlConf
+    bands: list[LoadedBand]
+    l2p: NDArray[np.uint64]
+    next_seq: int
+    next_band_seq: int
+    zones_to_finish: list[int]
+    """Start addresses: open zones of bands that are not written any more."""
+    zones_to_empty: list[int]
+    """Start addresses: open zones of free bands, without data."""
+    zones_to_reset: list[int]
+    """Start addresses of spare zones that are not empty, and of those of an L2P checkpoint."""
+    damage: list[str] = field(default_factory=list)
+    lost_blocks: int = 0
+    """LBAs that read as an error from this load on."""
+    torn_blocks: int = 0
+    """Blocks that were cut off: of writes that were not flushed."""
+    from_checkpoint: bool = False
+    recovered: list[Recovered] = field(default_factory=list)
+    """Held elsewhere and newer than everything on media, in ascending seq; ``l2p`` does not have it."""
+
+    bands_to_reset: list[int] = field(default_factory=list)
+    """Told as free: nothing on media needs what is in them, and without them there would be no band for what is
+    recovered. To be reset, behind a flush, before anything is recovered."""
+
+    @property
+    def recovered_blocks(self) -> int:
+        return sum(1 for item in self.recovered if isinstance(item, RecoveredBlock))
+
+    @property
+    def recovered_records(self) -> int:
+        return sum(1 for item in self.recovered if isinstance(item, RecoveredRecord))
+
+    @property
+    def mapped_blocks(self) -> int:
+        return int(np.count_nonzero(self.l2p != np.uint64(_shim.ADDRESS_INVALID)))
+
+    def told(self, name: str, *, lossy: bool) -> dict[str, Any]:
+        """For the device's properties, JSON-able; logged too. lossy: nothing that held what was accepted is there."""
+        told = {
+            "clean": self.superblock.clean,
+            "from_checkpoint": self.from_checkpoint,
+            "mapped_blocks": self.mapped_blocks,
+            "torn_blocks": self.torn_blocks,
+            "lost_blocks": self.lost_blocks,
+            "recovered_blocks": self.recovered_blocks,
+            "recovered_records": self.recovered_records,
+            "lossy": lossy,
+            "damage": self.damage[:DAMAGE_TOLD_MAX],
+            "damage_count": len(self.damage),
+        }
+        log.info(
+            "%s: loaded after a %s shutdown%s: %d blocks mapped, %d blocks and %d records recovered from where they "
+            "were held, %d torn, %d lost, %d records damaged",
+            name,
+            "clean" if self.superblock.clean else "dirty",
+            ", from its L2P checkpoint" if self.from_checkpoint else "",
+            told["mapped_blocks"],
+            told["recovered_blocks"],
+            told["recovered_records"],
+            self.torn_blocks,
+            self.lost_blocks,
+            len(self.damage),
+        )
+        if lossy:
+            log.error("%s: there is no write buffer of its last life: writes its hosts did not flush may be lost", name)
+        for text in self.damage[:DAMAGE_TOLD_MAX]:
+            log.error("%s: damaged: %s", name, text)
+        return told
+
+
+async def restore(
+    port: BlockPort,
+    uuid: UUID,
+    *,
+    conf: FtlConf | None = None,
+    num_punits: int | None = None,
+    use_checkpoint: bool = True,
+    progress: Progress | None = None,
+    sources: Sequence[HeldSource] = (),
+) -> Restored:
+    """Reads everything and decides; writes nothing.
+
+    use_checkpoint: otherwise the bands are read, even if there is an L2P checkpoint.
+    sources: where else than on media something newer may be held.
+
+    conf: what differs from the defaults in it counts instead of what the superblock has; allow_open_bands always.
+    Raises NotFoundError where the base holds no FTL of that uuid, UnsupportedError for another format version,
+    GeometryError where the device has changed, ConfError where conf contradicts what can't be changed any more,
+    FtlError with a list where records are damaged and conf.allow_open_bands is not set, MediaError where the base does
+    not answer.
+    """
+    report = progress or (lambda step, part: None)
+    base = port.device
+    zones = await port.zones(lambda part: report("zone report", part))
+    found = await superblocks.find(port, zones, uuid)
+    if found is None:
+        raise await _not_found(port, zones, uuid)
+    superblock, which, used, damage = found
+    if damage is not None:
+        # A clean one that is not the newest says nothing of what came after it.
+        superblock = dataclasses.replace(superblock, clean=False)
+    geometry = geometry_of(superblock, zones, base, name=port.name)
+    its_conf = merge_conf(stored_conf(superblock), conf or FtlConf()).check_geometry(geometry)
+    if num_punits is not None and num_punits != geometry.punits:
+        raise ConfError(
+            f"num_punits = {num_punits}: FTL {uuid} has {geometry.punits} parallel units, which can't be changed; "
+            "leave it out"
+        )
+    sequential = not isinstance(base, _shim.ZonedOverlay)
+    # Where there is a checkpoint, the shutdown was clean: nothing is held.
+    held = [await source(superblock, geometry) for source in sources]
+    checkpoint = None
+    if use_checkpoint:
+        checkpoint = await checkpoints.read(port, geometry, superblock, zones, sequential=sequential, progress=progress)
+    if checkpoint is not None:
+        return _from_checkpoint(checkpoint, superblock, geometry, its_conf, zones, which, used)
+    reader = ZoneReader(port, geometry, uuid, sequential=sequential, use_append=its_conf.use_append)
+    contents = await _read_bands(reader, geometry, zones, report)
+    return await _Merge(
+        reader,
+        superblock,
+        geometry,
+        contents,
+        zones,
+        sequential=sequential,
+        max_io_blocks=base.max_io_blocks,
+        report=report,
+        held=[each for each in held if each is not None],
+        damage=[] if damage is None else [damage],
+    ).run(its_conf, which, used)
+
+
+def _from_checkpoint(
+    checkpoint: Checkpoint,
+    superblock: Superblock,
+    geometry: Geometry,
+    conf: FtlConf,
+    zones: Sequence[Zone],
+    superblock_zone: int,
+    superblock_used: int,
+) -> Restored:
+    held = set(checkpoint.zones)
+    bands = []
+    for number, band in enumerate(geometry.bands):
+        its = [None if zone is None or zone in held else zones[zone] for zone in band]
+        pointers = [0 if zone is None else min(zone.written, geometry.zone_capacity) for zone in its]
+        state = CLOSED if any(pointers) else FREE
+        if checkpoint.faulted[number] or any(zone is not None and not zone.usable for zone in its):
+            state = FAULTED
+        bands.append(LoadedBand(state, checkpoint.band_seqs[number], pointers))
+    to_finish, to_empty = _open_zones(geometry, zones, bands, held)
+    return Restored(
+        superblock=superblock,
+        superblock_zone=superblock_zone,
+        superblock_used=superblock_used,
+        geometry=geometry,
+        conf=conf,
+        bands=bands,
+        l2p=checkpoint.l2p,
+        next_seq=counter(superblock, "next_seq"),
+        next_band_seq=counter(superblock, "next_band_seq"),
+        zones_to_finish=to_finish,
+        zones_to_empty=to_empty,
+        zones_to_reset=[zones[index].start for index in checkpoint.zones] + _used_spares(geometry, zones),
+        from_checkpoint=True,
+    )
+
+
+def _open_zones(
+    geometry: Geometry,
+    zones: Sequence[Zone],
+    bands: Sequence[LoadedBand],
+    held: set[int],
+    bands_to_reset: Collection[int] = (),
+) -> tuple[list[int], list[int]]:
+    """Start addresses of open zones: those to finish; and those to reset, of free bands, which have to stay writable.
+    Zones of a checkpoint (held) and of bands that are reset anyway are not among them."""
+    to_finish: list[int] = []
+    to_empty: list[int] = []
+    for number, band in enumerate(geometry.bands):
+        if number in bands_to_reset:
+            continue
+        which = to_empty if bands[number].state == FREE else to_finish
+        which += [
+            zones[zone].start
+            for zone in band
+            if zone is not None and zone not in held and zones[zone].state in ACTIVE_STATES
+        ]
+    return to_finish, to_empty
+
+
+def _used_spares(geometry: Geometry, zones: Sequence[Zone]) -> list[int]:
+    return [zones[index].start for index in geometry.spare_zones if zones[index].state != EMPTY]
+
+
+# --- reading
+
+
+async def _not_found(port: BlockPort, zones: list[Zone], uuid: UUID) -> FtlError:
+    other = await superblocks.find(port, zones)
+    if other is None:
+        return NotFoundError(f"uuid {uuid}: the base bdev of {port.name} holds no FTL; to create one, leave --uuid out")
+    return NotFoundError(
+        f"uuid {uuid}: the base bdev of {port.name} holds FTL {other.superblock.content.get('name')!r} with uuid "
+        f"{other.superblock.uuid}, not that one: load it by its uuid"
+    )
+
+
+async def _read_bands(
+    reader: ZoneReader, geometry: Geometry, zones: Sequence[Zone], report: Progress
+) -> list[list[ZoneContent | None]]:
+    """By band and punit; None where a zone is missing."""
+    work = [(b, p, zone) for b, band in enumerate(geometry.bands) for p, zone in enumerate(band) if zone is not None]
+    contents: list[list[ZoneContent | None]] = [[None] * geometry.punits for _ in geometry.bands]
+    done = itertools.count(1)
+
+    async def read_one(item: tuple[int, int, int]) -> None:
+        band, punit, index = item
+        zone = zones[index]
+        written = 0 if zone.state == OFFLINE else min(zone.written, geometry.zone_capacity)
+        full = zone.state == FULL or zone.state in UNUSABLE_STATES
+        content = await reader.read_zone(band, punit, zone.start, written, full=full)
+        if zone.state == OFFLINE:
+            content.damage.append(f"zone {index} (band {band}) is offline: what it held is not known")
+        contents[band][punit] = content
+        report("bands", next(done) / len(work))
+
+    await side_by_side(read_one, work)
+    return contents
+
+
+# --- newest seq wins
+
+
+class _Merge:
+    """From what the zones say to one entry for each LBA."""
+
+    def __init__(
+        self,
+        reader: ZoneReader,
+        superblock: Superblock,
+        geometry: Geometry,
+        contents: list[list[ZoneContent | None]],
+        zones: Sequence[Zone],
+        *,
+        sequential: bool,
+        max_io_blocks: int,
+        report: Progress,
+        held: Sequence[HeldWrites] = (),
+        damage: Sequence[str] = (),
+    ) -> None:
+        """damage: that is known already."""
+        self._reader = reader
+        self._superblock = superblock
+        self._geometry = geometry
+        self._contents = contents
+        self._zones = zones
+        self._sequential = sequential
+        self._run_blocks = max(1, min(VERIFY_RUN_BLOCKS, max_io_blocks))
+        self._report = report
+        self._every = [zone for band in contents for zone in band if zone is not None]
+        self._band_seqs = [max((zone.band_seq for zone in band if zone is not None), default=0) for band in contents]
+        # A band is opened anew only when all of it was reset: a zone that is behind holds nothing in force.
+        self._current = [zone for zone in self._every if zone.band_seq and zone.band_seq == self._band_seqs[zone.band]]
+        self._held = HeldIndex(held, geometry.block_count)
+        self._damage = [*damage, *(text for zone in self._every for text in zone.damage)]
+        self._damaged_bands = {zone.band for zone in self._every if zone.damage}
+        self._torn = 0
+        self._lost = 0
+
+    async def run(self, conf: FtlConf, superblock_zone: int, superblock_used: int) -> Restored:
+        entries, recovered, in_force = await self._entries()
+        self._damage += self._held.damage
+        if self._damage and not conf.allow_open_bands:
+            raise self._refusal()
+        seen = max((zone.highest_seq for zone in self._every), default=0)
+        seen = max(seen, self._held.highest_seq)
+        band_seq = max((zone.highest_band_seq for zone in self._every), default=0)
+        held = {zone.start // self._geometry.zone_size for zone in self._every if zone.checkpoint}
+        bands = [self._band(number) for number in range(self._geometry.band_count)]
+        to_reset: list[int] = []
+        zones = self._geometry.bands
+        # A band that has lost all its zones looks free.
+        if recovered and not any(band.state == FREE and any(its) for band, its in zip(bands, zones, strict=True)):
+            # As with emulated zones. Later a reset waits for what is recovered, and that for a band: neither would end.
+            to_reset = [number for number, band in enumerate(bands) if band.state == CLOSED and number not in in_force]
+            for number in to_reset:
+                bands[number] = LoadedBand(FREE, bands[number].seq, [0] * len(bands[number].write_pointers))
+        to_finish, to_empty = _open_zones(self._geometry, self._zones, bands, held, to_reset)
+        return Restored(
+            superblock=self._superblock,
+            superblock_zone=superblock_zone,
+            superblock_used=superblock_used,
+            geometry=self._geometry,
+            conf=conf,
+            bands=bands,
+            l2p=entries,
+            next_seq=max(seen + 1, counter(self._superblock, "next_seq")),
+            next_band_seq=max(band_seq + 1, counter(self._superblock, "next_band_seq"))
+            + (0 if self._sequential else BAND_SEQ_GAP),
+            zones_to_finish=to_finish,
+            zones_to_empty=to_empty,
+            zones_to_reset=[self._zones[zone].start for zone in sorted(held)]
+            + _used_spares(self._geometry, self._zones),
+            damage=self._damage,
+            lost_blocks=self._lost,
+            torn_blocks=self._torn,
+            recovered=recovered,
+            bands_to_reset=to_reset,
+        )
+
+    def _band(self, number: int) -> LoadedBand:
+        # A checkpoint is reset before the device is used.
+        pointers = [0 if zone is None or zone.checkpoint else zone.written for zone in self._contents[number]]
+        unusable = any(zone is not None and not self._zones[zone].usable for zone in self._geometry.bands[number])
+        state = CLOSED if any(pointers) else FREE
+        if number in self._damaged_bands or unusable:
+            # Moved first of all, and so healed.
+            state = FAULTED
+        return LoadedBand(state, self._band_seqs[number], pointers)
+
+    def _refusal(self) -> FtlError:
+        told = "\n  ".join(self._damage[:DAMAGE_TOLD_MAX])
+        more = len(self._damage) - DAMAGE_TOLD_MAX
+        if more > 0:
+            told += f"\n  and {more} more"
+        return FtlError(
+            f"FTL {self._superblock.uuid}: {len(self._damage)} of its records are damaged:\n  {told}\nNothing was "
+            "changed. To go on without what is lost, load it with --allow-open-bands: blocks known to be lost then "
+            "read as errors, of others an older version may come back"
+        )
+
+    async def _entries(self) -> tuple[NDArray[np.uint64], list[Recovered], set[int]]:
+        """Entries, what is newer than they are, and the bands that media would need without it."""
+        block_count = self._geometry.block_count
+        entries = np.full(block_count, _shim.ADDRESS_INVALID, np.uint64)
+        seqs = np.zeros(block_count, np.uint64)
+        self._apply_records(self._current, entries, seqs)
+        if self._current:
+            await self._apply_blocks(entries, seqs)
+        in_force = self._bands_of(entries) if self._held else set()
+        return entries, self._held.supersede(entries, seqs, _shim.ADDRESS_INVALID), in_force
+
+    def _bands_of(self, entries: NDArray[np.uint64]) -> set[int]:
+        """In which something is in force."""
+        addresses = entries[entries != np.uint64(_shim.ADDRESS_INVALID)]
+        addresses &= ~np.uint64(_shim.TRIM_FLAG | _shim.LOST_FLAG)
+        band_of = {zone: number for number, band in enumerate(self._geometry.bands) for zone in band}
+        return {band_of[int(zone)] for zone in np.unique(addresses // np.uint64(self._geometry.zone_size))}
+
+    @staticmethod
+    def _apply_records(zones: Iterable[ZoneContent], entries: NDArray[np.uint64], seqs: NDArray[np.uint64]) -> None:
+        """Entries and seqs as trim and lost records have them; of copies of one record, the last zone's counts."""
+        for zone in zones:
+            for address, records in zone.records:
+                for record in records:
+                    lba, count = int(record["lba"]), int(record["crc"])
+                    if lba >= len(entries):
+                        continue
+                    part = slice(lba, min(lba + count, len(entries)))
+                    flag = _shim.LOST_FLAG if int(record["flags"]) == ENTRY_FLAG_LOST else _shim.TRIM_FLAG
+                    newest = seqs[part] <= record["seq"]
+                    seqs[part][newest] = record["seq"]
+                    entries[part][newest] = np.uint64(flag | address)
+
+    async def _apply_blocks(self, entries: NDArray[np.uint64], record_seqs: NDArray[np.uint64]) -> None:
+        zones = self._current
+        lengths = [len(zone.entries) for zone in zones]
+        table = np.concatenate([zone.entries for zone in zones])
+        address = np.concatenate([zone.addresses for zone in zones])
+        band = np.repeat(np.array([zone.band for zone in zones], np.int64), lengths)
+        unsure = np.repeat(np.array([zone.walked or not self._sequential for zone in zones]), lengths)
+        torn_from = np.repeat(np.array([zone.torn_from for zone in zones], np.uint64), lengths)
+        cut = (address >= torn_from) | (not self._sequential)
+        for zone in zones:
+            # From here on the table has it all.
+            zone.entries, zone.addresses = zone.entries[:0], zone.addresses[:0]
+
+        lba, seq = table["lba"], table["seq"]
+        candidate = lba < len(entries)
+        candidate[candidate] = seq[candidate] > record_seqs[lba[candidate]]
+        # What is held makes good for it, whatever became of it: it is no damage.
+        held_seqs = np.zeros(len(lba), np.uint64)
+        held_seqs[candidate] = self._held.seqs(lba[candidate])
+        unsure |= candidate & (held_seqs >= seq)
+        chosen = await self._without_torn_copies(np.flatnonzero(candidate), table, address, cut)
+        dispensable = self._dispensable(lba[chosen], seq[chosen], band[chosen])
+        # Once more: where a record stands twice, the band that is needed anyway is to have it.
+        self._apply_records(sorted(zones, key=lambda zone: -int(dispensable[zone.band])), entries, record_seqs)
+        chosen = chosen[np.lexsort((address[chosen], dispensable[band[chosen]], ~seq[chosen], lba[chosen]))]
+        lba, seq, crc = lba[chosen], seq[chosen], table["crc"][chosen]
+        address, band, unsure = address[chosen], band[chosen], unsure[chosen]
+        cut = cut[chosen] | (held_seqs[chosen] >= seq)
+        if not len(lba):
+            return
+        same = (lba[1:] == lba[:-1]) & (seq[1:] == seq[:-1])
+        copies = np.zeros(len(lba), bool)
+        copies[1:] |= same
+        copies[:-1] |= same
+        state = np.where(unsure | copies, _UNCHECKED, _GOOD).astype(np.uint8)
+        await self._settle(state, lba, seq, address, crc, band, cut)
+        winners = _firsts(state, lba)
+        flag = np.where(state[winners] == _LOST, np.uint64(_shim.LOST_FLAG), np.uint64(0))
+        entries[lba[winners]] = address[winners] | flag
+        record_seqs[lba[winners]] = seq[winners]
+
+    async def _without_torn_copies(
+        self, chosen: NDArray[np.intp], table: NDArray[Any], address: NDArray[Any], cut: NDArray[np.bool_]
+    ) -> NDArray[np.intp]:
+        """A header may promise copies that never came, of blocks that stand elsewhere: they must not make those
+        dispensable."""
+        order = chosen[np.lexsort((~table["seq"][chosen], table["lba"][chosen]))]
+        lba, seq = table["lba"][order], table["seq"][order]
+        again = (lba[1:] == lba[:-1]) & (seq[1:] == seq[:-1])
+        copies = np.zeros(len(order), bool)
+        copies[1:] |= again
+        copies[:-1] |= again
+        doubtful = order[copies & cut[order]]
+        if not len(doubtful):
+            return chosen
+        whole = await self._verify(address[doubtful], table["crc"][doubtful])
+        return np.setdiff1d(chosen, doubtful[~whole], assume_unique=True)
+
+    def _dispensable(self, lba: NDArray[Any], seq: NDArray[Any], band: NDArray[Any]) -> NDArray[np.bool_]:
+        """Bands all of whose blocks stand in other bands as well: half-done moves, and with emulated zones what was
+        reset. Copies elsewhere are preferred to those in them, so that they can be reset: a load may find no free
+        band. Those with the fewest blocks first."""
+        order = np.lexsort((band, ~seq, lba))
+        lba, seq, band = lba[order], seq[order], band[order]
+        first = np.r_[True, lba[1:] != lba[:-1]] if len(lba) else np.zeros(0, bool)
+        group = np.cumsum(first) - 1
+        newest = seq == seq[first][group]
+        again = np.r_[False, (lba[1:] == lba[:-1]) & (band[1:] == band[:-1]) & newest[:-1]] if len(lba) else first
+        kept = newest & ~again
+        group, band = group[kept], band[kept]
+        copies = np.bincount(group)
+        dispensable = np.ones(self._geometry.band_count, bool)
+        dispensable[band[copies[group] == 1]] = False
+        by_band = np.argsort(band, kind="stable")
+        bands, starts, counts = np.unique(band[by_band], return_index=True, return_counts=True)
+        for i in map(int, np.argsort(counts, kind="stable")):
+            groups = group[by_band[starts[i] : starts[i] + counts[i]]]
+            if dispensable[bands[i]] and (copies[groups] > 1).all():
+                copies[groups] -= 1
+            else:
+                dispensable[bands[i]] = False
+        return dispensable
+
+    async def _settle(
+        self,
+        state: NDArray[np.uint8],
+        lba: NDArray[Any],
+        seq: NDArray[Any],
+        address: NDArray[Any],
+        crc: NDArray[Any],
+        band: NDArray[Any],
+        cut: NDArray[np.bool_],
+    ) -> None:
+        """Checks winners that are not sure to be whole until no further ones turn up. Arrays are in winning order."""
+        while True:
+            winners = _firsts(state, lba)
+            open_ = winners[state[winners] == _UNCHECKED]
+            if not len(open_):
+                return
+            whole = await self._verify(address[open_], crc[open_])
+            state[open_[whole]] = _GOOD
+            for i in map(int, open_[~whole]):
+                following = i + 1
+                if following < len(lba) and lba[following] == lba[i] and seq[following] == seq[i]:
+                    state[i] = _DROPPED
+                elif cut[i]:
+                    state[i] = _DROPPED
+                    self._torn += 1
+                else:
+                    state[i] = _LOST
+                    self._lost += 1
+                    self._damaged_bands.add(int(band[i]))
+                    self._damage.append(
+                        f"block {int(address[i])} (band {int(band[i])}): LBA {int(lba[i])} can't be read, or does not "
+                        "match its CRC"
+                    )
+
+    async def _verify(self, address: NDArray[Any], crc: NDArray[Any]) -> NDArray[np.bool_]:
+        """Which blocks match their CRC."""
+        whole = np.zeros(len(address), bool)
+        order = np.argsort(address)
+        # What lies between them is read along: fewer I/Os count for more than fewer blocks.
+        zone_size = np.uint64(self._geometry.zone_size)
+        zone, offset = address[order] // zone_size, address[order] % zone_size // np.uint64(self._run_blocks)
+        breaks = np.flatnonzero((np.diff(zone) != 0) | (np.diff(offset) != 0)) + 1
+        runs = np.split(order, breaks)
+        done = itertools.count(1)
+
+        async def check(run: NDArray[np.intp]) -> None:
+            first, last = int(address[run[0]]), int(address[run[-1]])
+            blocks = await self._reader.blocks(first, last - first + 1)
+            for i in run:
+                whole[i] = _shim.crc32c(memoryview(blocks[int(address[i]) - first])) == int(crc[i])
+            self._report("blocks", next(done) / len(runs))
+
+        await side_by_side(check, runs)
+        return whole
+
+
+def _firsts(state: NDArray[np.uint8], lba: NDArray[Any]) -> NDArray[np.intp]:
+    """Of each LBA, the first that was not dropped."""
+    alive = np.flatnonzero(state != _DROPPED)
+    lbas = lba[alive]
+    return alive[np.r_[True, lbas[1:] != lbas[:-1]]] if len(alive) else alive

@@ -1,0 +1,262 @@
+"""Write buffer files: what an FTL had accepted when its daemon died (docs/media-layout.md, "Write buffer file").
+
+One directory, one file for each life of an FTL: UUID.INCARNATION.wbuf. The incarnation in the superblock says which one
+counts. UUID.lock keeps two daemons from using them at a time.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import logging
+import os
+import stat
+from pathlib import Path
+from typing import Any, Final
+from uuid import UUID
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ... import _shim
+from ...errors import BusyError, FtlError, UnsupportedError
+from ..media.geometry import BLOCK_BYTES
+from ..media.layout import ENTRY_FLAG_LOST, ENTRY_FLAG_TRIM, SEQ_MAX
+from .held import HELD_BLOCK, HELD_RECORD, HeldWrites
+
+log = logging.getLogger(__name__)
+
+MAGIC: Final = b"FTLWRBUF"
+VERSION: Final = 1
+HEADER: Final = np.dtype(
+    [
+        ("magic", "S8"),
+        ("version", "<u4"),
+        ("crc", "<u4"),
+        ("uuid", "V16"),
+        ("slot_count", "<u4"),
+        ("record_count", "<u4"),
+        ("slots_offset", "<u8"),
+        ("records_offset", "<u8"),
+        ("data_offset", "<u8"),
+        ("block_count", "<u8"),
+    ]
+)
+SLOT: Final = np.dtype([("lba", "<u8"), ("seq", "<u8"), ("crc", "<u4"), ("state", "<u4")])
+RECORD: Final = np.dtype(
+    [("lba", "<u8"), ("seq", "<u8"), ("block_count", "<u4"), ("flags", "<u4"), ("state", "<u4"), ("reserved", "<u4")]
+)
+assert (HEADER.itemsize, SLOT.itemsize, RECORD.itemsize) == (72, 24, 32)
+STATE_FREE, STATE_HELD = 0, 1
+SLOTS_MAX: Final = 1 << 24
+RECORDS_MAX: Final = 1 << 16
+LOCK_ATTEMPTS: Final = 100
+
+_locks: dict[Path, tuple[int, int]] = {}
+"""Of this process: lock file -> descriptor and number of users. A device that is loaded again while the one before it
+still lets go of its memory is no second owner."""
+
+
+class BufferFiles:
+    """The write buffer files of one FTL. Made by ``acquire()``, ended by ``release()``."""
+
+    def __init__(self, directory: Path, uuid: UUID) -> None:
+        self.directory = directory
+        self.uuid = uuid
+        self._lock = directory / f"{uuid}.lock"
+        self._held = False
+
+    @classmethod
+    def acquire(cls, directory: Path, uuid: UUID) -> BufferFiles:
+        """Raises BusyError where another process uses them, FtlError where the directory is not there, or not ours
+        alone."""
+        directory = directory.absolute()
+        check_directory(directory)
+        files = cls(directory, uuid)
+        descriptor, users = _locks.get(files._lock) or (files._locked(), 0)
+        _locks[files._lock] = (descriptor, users + 1)
+        files._held = True
+        return files
+
+    def release(self) -> None:
+        """Idempotent. The files stay."""
+        if not self._held:
+            return
+        self._held = False
+        descriptor, users = _locks.pop(self._lock)
+        if users > 1:
+            _locks[self._lock] = (descriptor, users - 1)
+            return
+        # Before it is given up: who waits for it finds that it is not in its place any more, and makes another one.
+        self._lock.unlink(missing_ok=True)
+        os.close(descriptor)
+
+    def path(self, incarnation: int) -> Path:
+        return self.directory / f"{self.uuid}.{incarnation}.wbuf"
+
+    def remove(self, *, but: int | None = None) -> None:
+        """Those of every incarnation but one."""
+        keep = None if but is None else self.path(but)
+        for path in self.directory.glob(f"{self.uuid}.*.wbuf"):
+            if path != keep:
+                path.unlink(missing_ok=True)
+
+    def read(self, incarnation: int, block_count: int) -> HeldWrites | None:
+        """What is held in one of them; None where there is none, or it is none (which is logged). Raises
+        UnsupportedError for another format version, FtlError where it can't be read."""
+        path = self.path(incarnation)
+        try:
+            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise FtlError(f"write buffer {path}: {error.strerror}", errno=error.errno) from error
+        try:
+            return _read(descriptor, path, self.uuid, block_count)
+        except OSError as error:
+            raise FtlError(f"write buffer {path}: {error.strerror}", errno=error.errno) from error
+        finally:
+            os.close(descriptor)
+
+    def _locked(self) -> int:
+        for _ in range(LOCK_ATTEMPTS):
+            try:
+                descriptor = os.open(self._lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+            except OSError as error:
+                raise FtlError(f"write buffer lock {self._lock}: {error.strerror}", errno=error.errno) from error
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if os.stat(self._lock).st_ino == os.fstat(descriptor).st_ino:
+                    return descriptor
+            except BlockingIOError:
+                os.close(descriptor)
+                break
+            except FileNotFoundError:
+                pass
+            os.close(descriptor)
+        raise BusyError(
+            f"the write buffer of FTL {self.uuid} in {self.directory} is used by another process: end the daemon that "
+            "serves that FTL, or give this one another --buffer-dir"
+        )
+
+
+def check_directory(directory: Path) -> None:
+    """Raises FtlError unless it is a directory that nobody else can write to: whoever can decides what is read."""
+    try:
+        found = os.lstat(directory)
+    except OSError as error:
+        raise FtlError(f"buffer directory {directory}: {error.strerror}", errno=error.errno) from error
+    if not stat.S_ISDIR(found.st_mode):
+        raise FtlError(f"buffer directory {directory}: it is not a directory", errno=errno.ENOTDIR)
+    if found.st_uid != os.geteuid():
+        raise FtlError(
+            f"buffer directory {directory} belongs to user {found.st_uid}, not to {os.geteuid()} who runs this: remove "
+            "it, or give another --buffer-dir",
+            errno=errno.EPERM,
+        )
+    if found.st_mode & 0o022:
+        raise FtlError(
+            f"buffer directory {directory} can be written by others (mode {found.st_mode & 0o7777:04o}): "
+            f"chmod 700 {directory}",
+            errno=errno.EPERM,
+        )
+
+
+def _read(descriptor: int, path: Path, uuid: UUID, block_count: int) -> HeldWrites | None:
+    found = os.fstat(descriptor)
+    raw = os.pread(descriptor, HEADER.itemsize, 0)
+    if not stat.S_ISREG(found.st_mode) or len(raw) < HEADER.itemsize:
+        return _ignore(path, "it is no file, or has no whole header")
+    header = np.frombuffer(raw, HEADER)[0]
+    if header["magic"] != MAGIC or int(header["crc"]) != _shim.crc32c(raw[:12] + bytes(4) + raw[16:]):
+        return _ignore(path, "its header does not verify")
+    if int(header["version"]) != VERSION:
+        raise UnsupportedError(
+            f"write buffer {path} has format version {int(header['version'])}, this software knows {VERSION}: use the "
+            "release that wrote it, or remove the file and with it what was not flushed"
+        )
+    if bytes(header["uuid"]) != uuid.bytes or int(header["block_count"]) != block_count:
+        return _ignore(path, "it is of another FTL")
+    slot_count, record_count = int(header["slot_count"]), int(header["record_count"])
+    data_offset = int(header["data_offset"])
+    ends = (
+        int(header["slots_offset"]) + slot_count * SLOT.itemsize,
+        int(header["records_offset"]) + record_count * RECORD.itemsize,
+        data_offset + slot_count * BLOCK_BYTES,
+    )
+    if slot_count > SLOTS_MAX or record_count > RECORDS_MAX or max(ends) > found.st_size:
+        return _ignore(path, "its header makes no sense")
+    slots = _table(descriptor, SLOT, int(header["slots_offset"]), slot_count)
+    records = _table(descriptor, RECORD, int(header["records_offset"]), record_count)
+    held = HeldWrites()
+    _take_records(held, path, records, block_count)
+    _take_slots(held, path, slots, block_count, descriptor, data_offset)
+    return held
+
+
+def _ignore(path: Path, why: str) -> HeldWrites | None:
+    log.error("write buffer %s: %s: what hosts did not flush is lost", path, why)
+    return None
+
+
+def _table(descriptor: int, dtype: np.dtype[Any], offset: int, count: int) -> NDArray[Any]:
+    table = np.zeros(count, dtype)
+    _read_into(descriptor, table.view(np.uint8), offset)
+    return table
+
+
+def _read_into(descriptor: int, buffer: NDArray[np.uint8], offset: int) -> None:
+    done = 0
+    while done < len(buffer):
+        count = os.preadv(descriptor, [buffer[done:].data], offset + done)
+        if count == 0:
+            return  # cut off since: zeroes, which are free slots, or blocks that match no crc
+        done += count
+
+
+def _plausible(table: NDArray[Any], block_count: int) -> NDArray[np.bool_]:
+    plausible: NDArray[np.bool_] = (table["seq"] > 0) & (table["seq"] <= SEQ_MAX) & (table["lba"] < block_count)
+    return plausible
+
+
+def _take_records(held: HeldWrites, path: Path, table: NDArray[Any], block_count: int) -> None:
+    state, flags, count = table["state"], table["flags"], table["block_count"].astype(np.uint64)
+    good = (state == STATE_HELD) & _plausible(table, block_count) & (count > 0)
+    good[good] = count[good] <= np.uint64(block_count) - table["lba"][good]
+    good &= (flags == ENTRY_FLAG_TRIM) | (flags == ENTRY_FLAG_LOST)
+    for i in map(int, np.flatnonzero((state != STATE_FREE) & ~good)):
+        held.damage.append(f"write buffer {path}: record {i} makes no sense")
+    held.records = np.zeros(int(good.sum()), HELD_RECORD)
+    for name in ("lba", "seq", "block_count", "flags"):
+        held.records[name] = table[name][good]
+
+
+def _take_slots(
+    held: HeldWrites, path: Path, table: NDArray[Any], block_count: int, descriptor: int, data_offset: int
+) -> None:
+    good = (table["state"] == STATE_HELD) & _plausible(table, block_count)
+    for i in map(int, np.flatnonzero((table["state"] != STATE_FREE) & ~good)):
+        held.damage.append(f"write buffer {path}: slot {i} makes no sense")
+    index = np.flatnonzero(good)
+    data = np.zeros((len(index), BLOCK_BYTES), np.uint8)
+    whole = np.zeros(len(index), bool)
+    for i, slot in enumerate(map(int, index)):
+        _read_into(descriptor, data[i], data_offset + slot * BLOCK_BYTES)
+        whole[i] = _shim.crc32c(memoryview(data[i])) == int(table["crc"][slot])
+    lost = np.zeros(int((~whole).sum()), HELD_RECORD)
+    for record, slot in zip(lost, table[index[~whole]], strict=True):
+        # The write is gone, but which one it was is known: nothing older may come back in its place.
+        record["lba"], record["seq"], record["block_count"], record["flags"] = (
+            slot["lba"],
+            slot["seq"],
+            1,
+            ENTRY_FLAG_LOST,
+        )
+        held.damaged[int(slot["seq"])] = (
+            f"write buffer {path}: what was written to LBA {int(slot['lba'])} does not match its CRC"
+        )
+    held.records = np.concatenate([held.records, lost])
+    held.blocks = np.zeros(int(whole.sum()), HELD_BLOCK)
+    for name in ("lba", "seq", "crc"):
+        held.blocks[name] = table[name][index[whole]]
+    held.data = data[whole]

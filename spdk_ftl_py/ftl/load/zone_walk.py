@@ -1,0 +1,259 @@
+"""What one zone of a band says of itself: by its summary, or header by header where it has none (docs/restore.md)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Final
+from uuid import UUID
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..media.blockdev import BlockPort
+from ..media.geometry import SUMMARY_ENTRIES, Geometry
+from ..media.layout import (
+    BATCH_MAGIC,
+    CHECKPOINT_MAGIC,
+    ENTRY,
+    KIND_DATA,
+    KIND_TRIM,
+    SUMMARY_FLAG_HEADER,
+    BatchHeader,
+    is_checkpoint_block,
+    parse_batch_header,
+    parse_summary,
+    parse_summary_block,
+)
+
+GAP_READ_BLOCKS: Final = 64
+"""Read at a time behind a header that does not verify, in search of the next one."""
+_MAGIC: Final = np.frombuffer(BATCH_MAGIC, np.uint8)
+_CHECKPOINT_MAGIC: Final = np.frombuffer(CHECKPOINT_MAGIC, np.uint8)
+_ENTRY_BYTES: Final = np.dtype((np.void, ENTRY.itemsize))
+_KIND_MASK: Final = SUMMARY_FLAG_HEADER - 1
+
+
+@dataclass
+class ZoneContent:
+    """What was found in one zone. Nothing of ours: band_seq 0."""
+
+    band: int
+    punit: int
+    start: int
+    written: int
+    """Blocks up to the write pointer, of the part that is used."""
+    band_seq: int = 0
+    walked: bool = False
+    """It has no (whole) summary."""
+    addresses: NDArray[np.uint64] = field(default_factory=lambda: np.empty(0, np.uint64))
+    entries: NDArray[Any] = field(default_factory=lambda: np.empty(0, ENTRY))
+    """Of the blocks of data at ``addresses``."""
+    torn_from: int = 0
+    """Blocks from this address on belong to the last batch of a walked zone: it may have been cut off."""
+    records: list[tuple[int, NDArray[Any]]] = field(default_factory=list)
+    """Address of a header, and the trim and lost records in it."""
+    highest_seq: int = 0
+    highest_band_seq: int = 0
+    """Of headers of an earlier life of the zone, too."""
+    checkpoint: bool = False
+    """It holds blocks of an L2P checkpoint, used or stale, and nothing in force."""
+    damage: list[str] = field(default_factory=list)
+
+
+class ZoneReader:
+    """Reads the zones of one device. A block that can't be read counts as one that does not verify; MediaError is
+    raised where the base is gone."""
+
+    def __init__(
+        self, port: BlockPort, geometry: Geometry, uuid: UUID, *, sequential: bool, use_append: bool = False
+    ) -> None:
+        """sequential: what is lost with power is always what was written to a zone last. Not so with emulated zones:
+        there a hole is no damage. use_append: headers do not know their address."""
+        self._port = port
+        self._use_append = use_append
+        self._uuid = uuid
+        self._sequential = sequential
+        self._data_blocks = geometry.data_blocks
+        self._summary_blocks = geometry.summary_blocks
+        self._capacity = geometry.zone_capacity
+
+    async def read_zone(self, band: int, punit: int, start: int, written: int, *, full: bool) -> ZoneContent:
+        """full: the zone is full, which says nothing of how far it was written if somebody finished it."""
+        zone = ZoneContent(band, punit, start, written, torn_from=start + written)
+        if written == 0:
+            return zone
+        first_block = (await self.blocks(start, 1))[0]
+        if is_checkpoint_block(first_block, self._uuid, start):
+            # The band was free when it was written: what stands behind it is of an earlier life.
+            zone.checkpoint = True
+            return zone
+        summary: NDArray[Any] | None = None
+        known = np.zeros(self._data_blocks, bool)
+        if written >= self._capacity:
+            summary = await self._summary(zone, known)
+        first = self._header(zone, first_block, start)
+        if first is not None and first.band_seq != zone.band_seq:
+            # A summary of an earlier life of the zone, or none.
+            zone.band_seq = first.band_seq
+            known[:] = False
+        if summary is not None and known.all():
+            await self._use_summary(zone, summary)
+        else:
+            await self._walk(zone, min(written, self._data_blocks), full, summary, known)
+        zone.highest_band_seq = max(zone.highest_band_seq, zone.band_seq)
+        if len(zone.entries):
+            zone.highest_seq = max(zone.highest_seq, int(zone.entries["seq"].max()))
+        for _, entries in zone.records:
+            if len(entries):
+                zone.highest_seq = max(zone.highest_seq, int(entries["seq"].max()))
+        return zone
+
+    async def blocks(self, address: int, count: int) -> NDArray[np.uint8]:
+        """(count, 4096) bytes, zeroes for what can't be read."""
+        return (await self._port.read_what_can_be(address, count))[0]
+
+    async def _summary(self, zone: ZoneContent, known: NDArray[np.bool_]) -> NDArray[Any]:
+        """Entries of the data area; ``known`` tells which of them come from a summary block that verifies."""
+        blocks = await self.blocks(zone.start + self._data_blocks, self._summary_blocks)
+        whole = parse_summary(blocks, self._uuid, band=zone.band, punit=zone.punit)
+        if whole is not None and len(whole[1]) == self._data_blocks:
+            zone.band_seq = whole[0]
+            known[:] = True
+            return whole[1]
+        entries = np.zeros(self._data_blocks, ENTRY)
+        for index, block in enumerate(blocks):
+            part = parse_summary_block(block, self._uuid)
+            if part is None or (part.band, part.punit, part.index) != (zone.band, zone.punit, index):
+                continue
+            if part.band_seq < zone.band_seq:
+                continue
+            if part.band_seq > zone.band_seq:
+                known[:] = False
+                zone.band_seq = part.band_seq
+            first = index * SUMMARY_ENTRIES
+            count = min(len(part.entries), self._data_blocks - first)
+            entries[first : first + count] = part.entries[:count]
+            known[first : first + count] = True
+        return entries
+
+    async def _use_summary(self, zone: ZoneContent, summary: NDArray[Any]) -> None:
+        await self._use_entries(zone, summary, np.arange(self._data_blocks))
+
+    async def _use_entries(self, zone: ZoneContent, summary: NDArray[Any], offsets: NDArray[Any]) -> None:
+        """Takes what summary entries at some offsets say; headers of records are read for them."""
+        is_header = (summary["flags"][offsets] & SUMMARY_FLAG_HEADER) != 0
+        data = offsets[~is_header]
+        zone.addresses = np.concatenate([zone.addresses, (data + zone.start).astype(np.uint64)])
+        # As bytes: many times faster than field by field.
+        chosen = summary.view(_ENTRY_BYTES)[data].view(ENTRY)
+        zone.entries = np.concatenate([zone.entries, chosen]) if len(zone.entries) else chosen
+        for offset in map(int, offsets[is_header]):
+            if int(summary["flags"][offset]) & _KIND_MASK != KIND_TRIM:
+                continue
+            address = zone.start + offset
+            header = self._header(zone, (await self.blocks(address, 1))[0], address)
+            if header is not None and header.band_seq == zone.band_seq and header.kind == KIND_TRIM:
+                zone.records.append((address, header.entries))
+            elif self._sequential:
+                zone.damage.append(
+                    f"block {address} (band {zone.band}): a header of trim records does not verify: trims and lost "
+                    "blocks in it are not known"
+                )
+
+    def _header(self, zone: ZoneContent, block: NDArray[np.uint8], address: int) -> BatchHeader | None:
+        header = self.header_at(zone, block, address)
+        if header is None:
+            return None
+        zone.highest_band_seq = max(zone.highest_band_seq, header.band_seq)
+        return header
+
+    def header_at(self, zone: ZoneContent, block: NDArray[np.uint8], address: int) -> BatchHeader | None:
+        """Of any life of the zone. A walk comes through data of hosts as well, who may make headers up: theirs can't
+        know where they will stand."""
+        header = parse_batch_header(block, self._uuid)
+        if header is None or (header.band, header.punit) != (zone.band, zone.punit):
+            return None
+        return header if header.address == (0 if self._use_append else address) else None
+
+    async def _walk(
+        self, zone: ZoneContent, end: int, full: bool, summary: NDArray[Any] | None, known: NDArray[np.bool_]
+    ) -> None:
+        zone.walked = True
+        headers: list[tuple[int, BatchHeader]] = []
+        gaps: list[tuple[int, int]] = []
+        gap: int | None = None
+        offset = 0
+        while offset < end:
+            count = 1 if gap is None else min(GAP_READ_BLOCKS, end - offset)
+            blocks = await self.blocks(zone.start + offset, count)
+            found = self._first_header(zone, blocks, offset)
+            if found is None:
+                if not headers:
+                    zone.checkpoint |= self._any_checkpoint(blocks, zone.start + offset)
+                gap = offset if gap is None else gap
+                offset += count
+                continue
+            at, header = found
+            if header.band_seq > zone.band_seq:
+                # What stood before it is of an earlier life.
+                headers.clear()
+                gaps.clear()
+                gap = 0 if at else None
+                zone.band_seq = header.band_seq
+            if gap is not None:
+                gaps.append((gap, at))
+                gap = None
+            headers.append((at, header))
+            offset = at + header.block_count
+        if gap is not None and (known.any() or (headers and not full)):
+            gaps.append((gap, end))
+        await self._take_headers(zone, headers)
+        for first, last in gaps:
+            await self._fill_gap(zone, first, last, summary, known)
+        zone.checkpoint &= not headers
+        if not headers and not full and not known.any() and self._sequential and not zone.checkpoint:
+            zone.damage.append(f"blocks {zone.start} to {zone.start + end - 1} (band {zone.band}): no header verifies")
+
+    def _first_header(
+        self, zone: ZoneContent, blocks: NDArray[np.uint8], offset: int
+    ) -> tuple[int, BatchHeader] | None:
+        for i in map(int, np.flatnonzero((blocks[:, : len(_MAGIC)] == _MAGIC).all(axis=1))):
+            header = self._header(zone, blocks[i], zone.start + offset + i)
+            if header is not None and header.band_seq >= zone.band_seq:
+                return offset + i, header
+        return None
+
+    def _any_checkpoint(self, blocks: NDArray[np.uint8], address: int) -> bool:
+        """Where the first block of a checkpoint is damaged, others tell what the zone is."""
+        marked = np.flatnonzero((blocks[:, : len(_CHECKPOINT_MAGIC)] == _CHECKPOINT_MAGIC).all(axis=1))
+        return any(is_checkpoint_block(blocks[i], self._uuid, address + i) for i in map(int, marked))
+
+    async def _take_headers(self, zone: ZoneContent, headers: list[tuple[int, BatchHeader]]) -> None:
+        addresses = [zone.addresses]
+        entries = [zone.entries]
+        for at, header in headers:
+            if header.kind == KIND_DATA:
+                addresses.append(np.arange(at + 1, at + header.block_count, dtype=np.uint64) + np.uint64(zone.start))
+                entries.append(header.entries)
+            elif header.kind == KIND_TRIM:
+                zone.records.append((zone.start + at, header.entries))
+            # Also of a pad: where there is one, what stands before it is whole.
+            zone.torn_from = zone.start + at
+        every_address, every_entry = np.concatenate(addresses), np.concatenate(entries)
+        if len(every_entry):
+            zone.highest_seq = int(every_entry["seq"].max())
+        # What a header promised behind the write pointer never came.
+        below = every_address < zone.start + zone.written
+        zone.addresses, zone.entries = every_address[below], every_entry[below]
+
+    async def _fill_gap(
+        self, zone: ZoneContent, first: int, last: int, summary: NDArray[Any] | None, known: NDArray[np.bool_]
+    ) -> None:
+        """Blocks without a header: a summary that is damaged elsewhere may tell of them."""
+        if summary is not None and known[first:last].all():
+            await self._use_entries(zone, summary, np.arange(first, last))
+        elif self._sequential:
+            zone.damage.append(
+                f"blocks {zone.start + first} to {zone.start + last - 1} (band {zone.band}): a batch header does not "
+                f"verify: what the {last - first} blocks held is not known"
+            )

@@ -1,0 +1,219 @@
+"""Block I/O for the control path: asyncio over a shim IoPort. Never on the path of user I/O."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ... import _shim
+from ...errors import MediaError, ProtocolError
+from ...nvme.wire import Status, status_text
+from ...runtime.reactor import ReactorLoop
+from .zone import ZONE_DESCRIPTOR_BYTES, ZONE_REPORT_HEADER_BYTES, Zone, parse_report
+
+QUEUE_DEPTH: Final = 32
+ZONES_PER_REPORT: Final = 64
+"""As the seed's FTL_ZONE_INFO_COUNT."""
+
+ZONE_CLOSE: Final = 1
+ZONE_FINISH: Final = 2
+ZONE_OPEN: Final = 3
+ZONE_RESET: Final = 4
+_ZONE_ACTION_NAMES: Final = {ZONE_CLOSE: "close", ZONE_FINISH: "finish", ZONE_OPEN: "open", ZONE_RESET: "reset"}
+
+_POWER_LOSS: Final = 0x005
+BASE_GONE: Final = frozenset(
+    {_POWER_LOSS, Status.PATH_ERROR, Status.NAMESPACE_NOT_READY, Status.INVALID_NAMESPACE, Status.ABORTED_SQ_DELETED}
+)
+"""Not the block is bad: the device does not answer, or has no power. A restore ends there, to be repeated."""
+
+_OP_NAMES: Final = {
+    _shim.OP_READ: "read",
+    _shim.OP_WRITE: "write",
+    _shim.OP_APPEND: "append",
+    _shim.OP_FLUSH: "flush",
+    _shim.OP_DEALLOCATE: "deallocate",
+    _shim.OP_ZONE_SEND: "zone management send",
+    _shim.OP_ZONE_REPORT: "zone report",
+}
+
+Buffer = bytes | bytearray | memoryview | NDArray[np.uint8]
+
+
+class BlockPort:
+    """At most ``depth`` I/Os at a time; more wait their turn. All lengths and addresses in blocks.
+
+    Every method raises MediaError, with the NVMe status and its name, when the device answers with an error.
+    Cancelling one
+    leaves the I/O to finish by itself; its buffer stays alive.
+    """
+
+    def __init__(self, reactor: ReactorLoop, device: _shim.BlockDevice, *, name: str, depth: int = QUEUE_DEPTH) -> None:
+        self.name = name
+        self.device = device
+        self.block_bytes = device.block_bytes
+        self._reactor = reactor
+        self._port = _shim.IoPort(reactor.shim, device, depth)
+        self._id = self._port.id
+        self._slots = asyncio.Semaphore(depth)
+        self._waiting: dict[int, asyncio.Future[tuple[int, int]]] = {}
+        self._closed = False
+        reactor.subscribe(self._id, self._on_event)
+
+    async def close(self) -> None:
+        """Waits for what is outstanding. Idempotent."""
+        if self._closed:
+            return
+        self._closed = True
+        if self._waiting:
+            await asyncio.wait(list(self._waiting.values()))
+        self._port.close()
+        self._reactor.unsubscribe(self._id)
+
+    async def read(self, lba: int, block_count: int) -> NDArray[np.uint8]:
+        """(block_count, block_bytes) bytes: 4096, and interleaved metadata if the device has any."""
+        step = max(1, self.device.max_io_blocks)
+        data = np.empty((block_count, self.block_bytes), np.uint8)
+        for first in range(0, block_count, step):
+            part = data[first : first + step]
+            await self._submit(_shim.OP_READ, lba + first, len(part), part.reshape(-1))
+        return data
+
+    async def read_what_can_be(self, lba: int, block_count: int) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+        """As read(), and which of the blocks could be read: the others are zeroes. Raises MediaError only where the
+        device is gone."""
+        try:
+            return await self.read(lba, block_count), np.ones(block_count, bool)
+        except MediaError as error:
+            if error.status in BASE_GONE:
+                raise
+        if block_count == 1:
+            return np.zeros((1, self.block_bytes), np.uint8), np.zeros(1, bool)
+        parts = [await self.read_what_can_be(lba + i, 1) for i in range(block_count)]
+        return np.concatenate([blocks for blocks, _ in parts]), np.concatenate([readable for _, readable in parts])
+
+    async def write(self, lba: int, data: Buffer, *, fua: bool = False) -> None:
+        """data: whole blocks, at most the device's max_io_blocks, and in a sequential zone at its write pointer."""
+        block_count = self._block_count(data)
+        await self._submit(_shim.OP_WRITE, lba, block_count, data, fua=fua)
+
+    async def append(self, zone_start: int, data: Buffer) -> int:
+        """Returns the address the first block landed on."""
+        return await self._submit(_shim.OP_APPEND, zone_start, self._block_count(data), data)
+
+    async def flush(self) -> None:
+        await self._submit(_shim.OP_FLUSH)
+
+    async def deallocate(self, lba: int, block_count: int) -> None:
+        """Trim: the blocks read as zeroes from now on."""
+        await self._submit(_shim.OP_DEALLOCATE, lba, block_count)
+
+    async def zone_action(self, action: int, zone_start: int) -> None:
+        """One of ZONE_RESET and so on, on one zone."""
+        await self._submit(_shim.OP_ZONE_SEND, zone_start, zone_action=action)
+
+    async def reset_zones(self, zone_starts: Iterable[int], progress: Callable[[float], None] | None = None) -> None:
+        """Resets zones side by side; progress gets the part done, 0..1. The first error stops it (others may be
+        reset)."""
+        starts = list(zone_starts)
+        done = 0
+        queue = iter(starts)
+
+        async def worker() -> None:
+            nonlocal done
+            for start in queue:
+                await self.zone_action(ZONE_RESET, start)
+                done += 1
+                if progress is not None:
+                    progress(done / len(starts))
+
+        await _all_or_first_error([worker() for _ in range(min(QUEUE_DEPTH, len(starts)))])
+
+    async def zone_report(self, first_zone: int, zones_max: int = ZONES_PER_REPORT) -> list[Zone]:
+        """Up to zones_max zones from zone number first_zone on. Raises ProtocolError for an impossible report."""
+        report = bytearray(ZONE_REPORT_HEADER_BYTES + zones_max * ZONE_DESCRIPTOR_BYTES)
+        zone_size = self.device.zone_size
+        await self._submit(_shim.OP_ZONE_REPORT, first_zone * zone_size, 0, report, zone_all=True)
+        return parse_report(report, first_zone=first_zone, zone_size=zone_size, zones_max=zones_max)
+
+    async def zones(self, progress: Callable[[float], None] | None = None) -> list[Zone]:
+        """All zones of the device, 64 at a time. A failing report raises MediaError with ENODEV, as in the seed."""
+        zone_size = self.device.zone_size
+        if zone_size <= 0:
+            return []
+        total = self.device.block_count // zone_size
+        zones: list[Zone] = []
+        while len(zones) < total:
+            try:
+                part = await self.zone_report(len(zones), min(ZONES_PER_REPORT, total - len(zones)))
+            except MediaError as error:
+                raise MediaError(error.message, status=error.status, errno=errno.ENODEV) from error
+            if not part:
+                raise ProtocolError(
+                    f"{self.name}: reports {len(zones)} zones, its size says {total}: the report is incomplete"
+                )
+            zones += part
+            if progress is not None:
+                progress(len(zones) / total)
+        return zones
+
+    async def _submit(
+        self, op: int, lba: int = 0, block_count: int = 0, buffer: Buffer | None = None, **options: Any
+    ) -> int:
+        if self._closed:
+            raise MediaError(f"{self.name}: {_OP_NAMES[op]} after close", errno=errno.ESHUTDOWN)
+        await self._slots.acquire()
+        try:
+            ticket = self._port.submit(op, lba, block_count, buffer, **options)
+        except BaseException:
+            self._slots.release()
+            raise
+        answer: asyncio.Future[tuple[int, int]] = asyncio.get_running_loop().create_future()
+        self._waiting[ticket] = answer
+        status, result = await asyncio.shield(answer)
+        if status:
+            what = _OP_NAMES[op]
+            if op == _shim.OP_ZONE_SEND:
+                what = f"{_ZONE_ACTION_NAMES.get(options['zone_action'], 'zone action')} of the zone"
+            raise MediaError(f"{self.name}: {what} at block {lba} failed: {status_text(status)}", status=status)
+        return result
+
+    def _block_count(self, data: Buffer) -> int:
+        length = data.nbytes if isinstance(data, np.ndarray | memoryview) else len(data)
+        if length == 0 or length % self.block_bytes:
+            raise ValueError(f"{length} bytes are not whole blocks of {self.block_bytes}")
+        return length // self.block_bytes
+
+    def _on_event(self, event: _shim.Event) -> None:
+        answer = self._waiting.pop(event.a, None)
+        if event.kind != _shim.EV_IO_DONE or answer is None:
+            return
+        self._slots.release()
+        if not answer.done():
+            answer.set_result((event.b, event.c))
+
+
+async def side_by_side(one: Callable[[Any], Awaitable[None]], items: Iterable[Any]) -> None:
+    """QUEUE_DEPTH at a time; the first error ends it."""
+    queue = iter(items)
+
+    async def worker() -> None:
+        for item in queue:
+            await one(item)
+
+    await _all_or_first_error([worker() for _ in range(QUEUE_DEPTH)])
+
+
+async def _all_or_first_error(parts: list[Awaitable[None]]) -> None:
+    tasks = [asyncio.ensure_future(part) for part in parts]
+    try:
+        await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)

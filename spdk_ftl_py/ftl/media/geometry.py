@@ -1,0 +1,288 @@
+"""How the base bdev's zones become bands: parallel units, spares, open zones, logical blocks. See docs/media-layout.md.
+
+The seed takes punits from optimal_open_zones, which is 0 on every NVMe ZNS bdev; here 0 means: choose, so that what is
+written at the same time fits into what the device can hold open.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from ... import _shim
+from ...conf import spare_bands_needed
+from ...errors import GeometryError
+from .zone import Zone
+
+BLOCK_BYTES: Final = 4096
+SUPERBLOCK_ZONES: Final = (0, 1)
+SUMMARY_ENTRIES: Final = 168
+"""Entries of a summary block: (4096 - 64) / 24."""
+BATCH_BLOCKS: Final = 128
+"""A full batch, header included."""
+
+ZONE_CAPACITY_MIN: Final = 4
+"""Blocks: a header, a block of data, a summary, and one for short batches."""
+BANDS_MAX: Final = 1 << 20
+PUNITS_MAX: Final = 64
+PUNITS_CHOSEN_MAX: Final = 8
+"""Where the device sets no limit: enough zones side by side to hide a write's latency."""
+BANDS_WANTED: Final = 60
+"""Fewer parallel units are chosen where there would be fewer bands than this: what is open or held free would be too
+large a
+part of the spare space."""
+
+SUPERBLOCK_OPEN_ZONES: Final = 1
+OPEN_BANDS_SPLIT: Final = 3
+"""Bands of which zones are open at a time: the user's, reloc's, and one being closed."""
+OPEN_BANDS_SHARED: Final = 2
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """Which zone is used for what. All lengths in blocks."""
+
+    zone_size: int
+    zone_capacity: int
+    """The smallest of all zones used."""
+    zone_count: int
+    punits: int
+    bands: tuple[tuple[int | None, ...], ...]
+    """Zone numbers; bands[b][p] is 2 + b * punits + p unless that zone is in ``replaced``; None where one is missing:
+    not in a new device."""
+    spare_zones: tuple[int, ...]
+    bad_zones: tuple[int, ...]
+    """Read-only or offline zones: not used."""
+    replaced: dict[int, int]
+    """Bad zone inside the bands' range -> spare zone in its place."""
+    shared_stream: bool
+    batch_blocks: int
+    block_count: int
+    """Logical blocks offered."""
+    open_zones_limit: int
+    """What the device can hold open and active; 0: no limit."""
+    finish_zones: bool = False
+    """Some zone has a greater capacity than what is used of it: it has to be finished, or stays active."""
+
+    @property
+    def band_count(self) -> int:
+        return len(self.bands)
+
+    @property
+    def open_bands(self) -> int:
+        return 1 if self.shared_stream else 2
+
+    @property
+    def open_zones(self) -> int:
+        """The most zones ever open or active at a time."""
+        streams = OPEN_BANDS_SHARED if self.shared_stream else OPEN_BANDS_SPLIT
+        return streams * self.punits + SUPERBLOCK_OPEN_ZONES
+
+    @property
+    def summary_blocks(self) -> int:
+        return summary_blocks(self.zone_capacity)
+
+    @property
+    def data_blocks(self) -> int:
+        """Data area of a zone: headers and data."""
+        return self.zone_capacity - self.summary_blocks
+
+    @property
+    def zone_blocks(self) -> int:
+        """Blocks of data a zone holds when written in full batches."""
+        return usable_blocks(self.zone_capacity, self.batch_blocks)
+
+    @property
+    def band_blocks(self) -> int:
+        """Blocks of data a band with all its zones holds."""
+        return self.zone_blocks * self.punits
+
+    @property
+    def spare_bands(self) -> int:
+        return self.band_count - -(-self.block_count // self.band_blocks)
+
+    @property
+    def address_bits(self) -> int:
+        return (self.zone_count * self.zone_size).bit_length()
+
+    @property
+    def l2p_entry_bytes(self) -> int:
+        """Two tag bits have to fit besides the address (docs/architecture.md)."""
+        return 4 if self.zone_count * self.zone_size < 1 << 30 else 8
+
+    def zone_start(self, zone: int) -> int:
+        return zone * self.zone_size
+
+    def band_zone_starts(self) -> list[list[int]]:
+        """What FtlCore wants."""
+        return [
+            [_shim.ADDRESS_INVALID if zone is None else self.zone_start(zone) for zone in band] for band in self.bands
+        ]
+
+    def used_zones(self) -> list[int]:
+        """Superblock, bands and spares, ascending."""
+        in_bands = (zone for band in self.bands for zone in band if zone is not None)
+        return sorted({*SUPERBLOCK_ZONES, *in_bands, *self.spare_zones})
+
+    def to_dict(self) -> dict[str, Any]:
+        """What the superblock keeps: enough for a load to find every zone without planning again."""
+        return {
+            "zone_size": self.zone_size,
+            "zone_capacity": self.zone_capacity,
+            "zone_count": self.zone_count,
+            "punits": self.punits,
+            "band_count": self.band_count,
+            "shared_stream": self.shared_stream,
+            "batch_blocks": self.batch_blocks,
+            "finish_zones": self.finish_zones,
+            "block_count": self.block_count,
+            "replaced": sorted([bad, spare] for bad, spare in self.replaced.items()),
+        }
+
+
+def summary_blocks(zone_capacity: int) -> int:
+    """The smallest T with T * 168 >= zone_capacity - T."""
+    return -(-zone_capacity // (SUMMARY_ENTRIES + 1))
+
+
+def usable_blocks(zone_capacity: int, batch_blocks: int = BATCH_BLOCKS) -> int:
+    """Blocks of data in a zone whose batches are all full but the last."""
+    data_blocks = zone_capacity - summary_blocks(zone_capacity)
+    full, rest = divmod(data_blocks, batch_blocks)
+    return full * (batch_blocks - 1) + max(rest - 1, 0)
+
+
+def plan(
+    zones: Sequence[Zone],
+    *,
+    zone_size: int,
+    max_open_zones: int = 0,
+    max_active_zones: int = 0,
+    lba_rsvd: int = 20,
+    num_punits: int | None = None,
+    optimal_open_zones: int = 0,
+    batch_blocks: int = BATCH_BLOCKS,
+) -> Geometry:
+    """Chooses the geometry for a new device. Limits of 0 mean none, as in BlockDeviceInfo.
+
+    num_punits is the user's wish and binding; optimal_open_zones the device's, and honoured as far as the limits allow.
+    Raises GeometryError, naming the remedy, where no geometry is possible.
+    """
+    _check_zones(zones, zone_size)
+    limit = min((n for n in (max_open_zones, max_active_zones) if n), default=0)
+    good = [zone.index for zone in zones if zone.usable and zone.index not in SUPERBLOCK_ZONES]
+    if not good:
+        raise GeometryError(
+            f"all of the {len(zones)} zones but the superblock's are read-only or offline: replace the device"
+        )
+    capacity = min(zone.capacity for zone in zones if zone.usable)
+    if usable_blocks(capacity, batch_blocks) < 1:
+        raise GeometryError(
+            f"the smallest zone has a capacity of {capacity} blocks: an FTL needs at least {ZONE_CAPACITY_MIN}; "
+            f"use larger zones"
+        )
+    punits, shared = _choose_punits(len(good), limit, lba_rsvd, num_punits, optimal_open_zones)
+    bands, spares, replaced = _lay_out(good, punits)
+    if len(bands) > BANDS_MAX:
+        raise GeometryError(f"{len(bands)} bands are more than {BANDS_MAX}: use more parallel units (num_punits)")
+    block_count = len(bands) * punits * usable_blocks(capacity, batch_blocks) * (100 - lba_rsvd) // 100
+    if block_count == 0:
+        raise GeometryError(
+            f"with lba_rsvd = {lba_rsvd} nothing is left for the user: lower it, or use a larger device"
+        )
+    return Geometry(
+        zone_size=zone_size,
+        zone_capacity=capacity,
+        zone_count=len(zones),
+        punits=punits,
+        bands=bands,
+        spare_zones=spares,
+        bad_zones=tuple(zone.index for zone in zones if not zone.usable),
+        replaced=replaced,
+        shared_stream=shared,
+        batch_blocks=batch_blocks,
+        block_count=block_count,
+        open_zones_limit=limit,
+        finish_zones=any(zone.usable and zone.capacity > capacity for zone in zones),
+    )
+
+
+def _check_zones(zones: Sequence[Zone], zone_size: int) -> None:
+    if zone_size <= 0:
+        raise GeometryError("the base bdev has no zones: use a zoned bdev, or give --zone-capacity to emulate zones")
+    if len(zones) <= len(SUPERBLOCK_ZONES):
+        raise GeometryError(f"the base bdev has {len(zones)} zones: two are for the superblock, bands need more")
+    for index in SUPERBLOCK_ZONES:
+        if not zones[index].usable:
+            raise GeometryError(
+                f"zone {index} of the base bdev is {zones[index].state}: zones 0 and 1 hold the superblock; replace "
+                "the device"
+            )
+
+
+def _choose_punits(
+    zone_count: int, limit: int, lba_rsvd: int, num_punits: int | None, optimal_open_zones: int
+) -> tuple[int, bool]:
+    """(punits, shared stream) for so many band zones and so many open zones at most."""
+    if num_punits is not None:
+        return _wished_punits(zone_count, limit, num_punits)
+    if limit:
+        room = limit - SUPERBLOCK_OPEN_ZONES
+        split = room // OPEN_BANDS_SPLIT
+        most = split or room // OPEN_BANDS_SHARED
+        if most == 0:
+            least = OPEN_BANDS_SHARED + SUPERBLOCK_OPEN_ZONES
+            raise GeometryError(
+                f"the base bdev allows {limit} open zones: an FTL needs {least} (a band being written, one being "
+                "closed, and the "
+                f"superblock); use a device or namespace with a higher limit"
+            )
+        shared = split == 0
+    else:
+        most, shared = zone_count, False
+    if optimal_open_zones:
+        return max(1, min(optimal_open_zones, most, PUNITS_MAX, zone_count)), shared
+    most = min(most, PUNITS_CHOSEN_MAX, zone_count)
+    for punits in range(most, 1, -1):
+        bands = zone_count // punits
+        spare = bands * lba_rsvd // 100
+        if bands >= BANDS_WANTED and spare > spare_bands_needed(1 if shared else 2):
+            return punits, shared
+    return 1, shared
+
+
+def _wished_punits(zone_count: int, limit: int, num_punits: int) -> tuple[int, bool]:
+    if not 1 <= num_punits <= PUNITS_MAX:
+        raise GeometryError(f"num_punits = {num_punits}: must be 1..{PUNITS_MAX}")
+    if num_punits > zone_count:
+        raise GeometryError(
+            f"num_punits = {num_punits}: the base bdev has only {zone_count} zones for bands; use fewer"
+        )
+    if not limit or OPEN_BANDS_SPLIT * num_punits + SUPERBLOCK_OPEN_ZONES <= limit:
+        return num_punits, False
+    if OPEN_BANDS_SHARED * num_punits + SUPERBLOCK_OPEN_ZONES <= limit:
+        return num_punits, True
+    most = (limit - SUPERBLOCK_OPEN_ZONES) // OPEN_BANDS_SHARED
+    raise GeometryError(
+        f"num_punits = {num_punits}: the base bdev allows {limit} open zones, that would need "
+        f"{OPEN_BANDS_SHARED * num_punits + SUPERBLOCK_OPEN_ZONES}; "
+        + (f"use at most {most}, or leave it out" if most else "no FTL is possible on it")
+    )
+
+
+def _lay_out(good: Sequence[int], punits: int) -> tuple[tuple[tuple[int, ...], ...], tuple[int, ...], dict[int, int]]:
+    """Bands in zone order; a bad zone inside their range is replaced by the first good one behind it."""
+    band_count = len(good) // punits
+    first = len(SUPERBLOCK_ZONES)
+    nominal = range(first, first + band_count * punits)
+    usable = set(good)
+    spares = [zone for zone in good if zone not in nominal]
+    replaced = {}
+    flat = []
+    for zone in nominal:
+        if zone not in usable:
+            replaced[zone] = spares.pop(0)
+        flat.append(replaced.get(zone, zone))
+    bands = tuple(tuple(flat[b * punits : (b + 1) * punits]) for b in range(band_count))
+    return bands, tuple(spares), replaced

@@ -1,0 +1,143 @@
+"""What a superblock says of its FTL: conf, geometry, counters. It verified, but that does not make it sensible: all of
+it is checked, for itself and against the device, before anything is done with it."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from ... import _shim
+from ...conf import FtlConf
+from ...errors import ConfError, FtlError, GeometryError
+from .geometry import BATCH_BLOCKS, SUPERBLOCK_ZONES, Geometry, usable_blocks
+from .layout import SEQ_MAX
+from .superblock import Superblock
+from .zone import Zone
+
+_GEOMETRY_CONF: Final = {
+    "lba_rsvd": "overprovisioning decides the capacity",
+    "use_append": "it decides the size of batches",
+}
+
+_GEOMETRY_NUMBERS: Final = (
+    "zone_size",
+    "zone_capacity",
+    "zone_count",
+    "punits",
+    "band_count",
+    "batch_blocks",
+    "block_count",
+)
+
+
+def stored_conf(superblock: Superblock) -> FtlConf:
+    conf = FtlConf.from_dict(_part(superblock, "conf"))
+    conf.check()
+    return conf
+
+
+def merge_conf(stored: FtlConf, given: FtlConf) -> FtlConf:
+    """Settings of ``given`` that are not the default count. Raises ConfError where one can't be changed any more."""
+    default = FtlConf()
+    changed: dict[str, Any] = {"allow_open_bands": given.allow_open_bands}
+    for each in dataclasses.fields(FtlConf):
+        value, was = getattr(given, each.name), getattr(stored, each.name)
+        if value == getattr(default, each.name) or value == was:
+            continue
+        why = _GEOMETRY_CONF.get(each.name)
+        if why is not None:
+            raise ConfError(
+                f"conf {each.name} = {value}: the FTL was created with {was}, and {why}; leave it out to load the FTL"
+            )
+        changed[each.name] = value
+    return dataclasses.replace(stored, **changed)
+
+
+def counter(superblock: Superblock, name: str) -> int:
+    """next_seq or next_band_seq: no record has that number yet, nor a greater one."""
+    return _number(superblock, superblock.content, name)
+
+
+def geometry_of(superblock: Superblock, zones: Sequence[Zone], base: _shim.BlockDevice, *, name: str) -> Geometry:
+    """The geometry the superblock tells, checked against the device. Raises GeometryError naming what has changed."""
+    told = _part(superblock, "geometry")
+    numbers = {key: _number(superblock, told, key) for key in _GEOMETRY_NUMBERS}
+    try:
+        replaced = {int(was): None if now is None else int(now) for was, now in told["replaced"]}
+        bad = {int(zone) for zone in superblock.content["bad_zones"]}
+        shared, finish = bool(told["shared_stream"]), bool(told["finish_zones"])
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        raise _nonsense(superblock, repr(error)) from error
+
+    def changed(what: str, was: object, now: object) -> GeometryError:
+        return GeometryError(
+            f"the base bdev of {name}: {what} is {now}, but was {was} when FTL {superblock.uuid} was created: give the "
+            "device, with the settings, that it was created with"
+        )
+
+    if numbers["zone_size"] != base.zone_size:
+        raise changed("its zone size", numbers["zone_size"], base.zone_size)
+    if numbers["zone_count"] != len(zones):
+        raise changed("its number of zones", numbers["zone_count"], len(zones))
+    count, punits, capacity = numbers["band_count"], numbers["punits"], numbers["zone_capacity"]
+    first = len(SUPERBLOCK_ZONES)
+    if capacity > base.zone_size or first + count * punits > len(zones):
+        raise _nonsense(superblock, f"{count} bands of {punits} zones of {capacity} blocks are more than there is")
+    batch_blocks, block_count = numbers["batch_blocks"], numbers["block_count"]
+    if not 2 <= batch_blocks <= BATCH_BLOCKS:
+        raise _nonsense(superblock, f"batches of {batch_blocks} blocks")
+    if block_count > count * punits * usable_blocks(capacity, batch_blocks):
+        raise _nonsense(superblock, f"{block_count} blocks in {count} bands of {punits} zones of {capacity} blocks")
+    flat = [replaced.get(zone, zone) for zone in range(first, first + count * punits)]
+    in_bands = [zone for zone in flat if zone is not None]
+    if len(set(in_bands)) != len(in_bands) or not all(first <= zone < len(zones) for zone in in_bands):
+        raise _nonsense(superblock, "a zone is used twice, or not there")
+    for zone in (zones[index] for index in in_bands):
+        if zone.usable and zone.capacity < capacity:
+            raise changed(f"the capacity of zone {zone.index}", f"at least {capacity}", zone.capacity)
+    taken = {*in_bands, *bad}
+    limit = min((n for n in (base.max_open_zones, base.max_active_zones) if n), default=0)
+    geometry = Geometry(
+        zone_size=base.zone_size,
+        zone_capacity=capacity,
+        zone_count=len(zones),
+        punits=punits,
+        bands=tuple(tuple(flat[b * punits : (b + 1) * punits]) for b in range(count)),
+        spare_zones=tuple(
+            zone.index
+            for zone in zones[first:]
+            if zone.usable and zone.capacity >= capacity and zone.index not in taken
+        ),
+        bad_zones=tuple(sorted(bad)),
+        replaced={was: now for was, now in replaced.items() if now is not None},
+        shared_stream=shared,
+        batch_blocks=batch_blocks,
+        block_count=block_count,
+        open_zones_limit=limit,
+        finish_zones=finish,
+    )
+    if limit and geometry.open_zones > limit:
+        raise changed("its limit of open zones", f"at least {geometry.open_zones}", limit)
+    return geometry
+
+
+def _part(superblock: Superblock, name: str) -> dict[str, Any]:
+    part = superblock.content.get(name)
+    if not isinstance(part, dict):
+        raise _nonsense(superblock, f"it has no {name}")
+    return part
+
+
+def _number(superblock: Superblock, part: Mapping[str, Any], name: str) -> int:
+    number = part.get(name)
+    if not isinstance(number, int) or not 1 <= number <= SEQ_MAX:
+        raise _nonsense(superblock, f"its {name} is {number!r}")
+    return number
+
+
+def _nonsense(superblock: Superblock, what: str) -> FtlError:
+    return FtlError(
+        f"the superblock of FTL {superblock.uuid} makes no sense: {what}: it was not written by this software, which "
+        "can't load that FTL; a creation with --force erases it"
+    )

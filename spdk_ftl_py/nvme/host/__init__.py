@@ -1,0 +1,1 @@
+"""The host's side of NVMe/TCP: connect, admin commands, I/O queues for the shim."""

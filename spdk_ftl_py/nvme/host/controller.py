@@ -1,0 +1,637 @@
+"""The host's side of an NVMe/TCP association: connect, admin commands, namespaces, keep-alive, I/O queues for the shim.
+
+Everything a controller answers is checked before it is believed. Base 2.0 sections 3.5, 5, 6.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID, uuid4
+
+from ... import _shim
+from ...errors import FtlError, ParameterError, PathError, ProtocolError, UnsupportedError
+from ...runtime.reactor import ReactorLoop
+from .. import identify, logs, wire
+from ..identify import ControllerPage
+from ..target.connect import build_connect
+from ..target.subsystem import check_nqn
+from ..tcp import Connection, IcParameters, parse_port
+from ..wire import AdminOp, Cap, Cns, CommandError, Cqe, FabricsType, Feature, LogPage, PduError, Property, Sqe
+from .command_queue import CommandQueue, open_connection
+
+ADMIN_QUEUE_ENTRIES = 32
+IO_QPAIRS_WANTED = 64
+UNLIMITED_IO_BYTES = 1 << 20
+"""What we make of MDTS 0."""
+IO_BYTES_MAX = 4 << 20
+NAMESPACES_MAX = 4096
+EVENT_PAUSE_S = 0.01
+"""Between events, so that a controller that answers every request at once does not keep us busy."""
+EVENT_LOG_BYTES: dict[int, int] = {LogPage.ERROR: 64, LogPage.SMART: 512, LogPage.DISCOVERY: 1024}
+"""How much of an event's log page to read; the others are a page long."""
+SHUTDOWN_TIMEOUT_S = 5.0
+RECONNECT_DELAY_FIRST_S = 0.05
+RECONNECT_DELAY_MAX_S = 5.0
+ZONE_REPORT_BYTES = 128
+"""Header and one descriptor."""
+
+
+@dataclass(frozen=True)
+class NamespaceInfo:
+    """One active namespace. block_bytes is the data part of a block; zone_size in blocks; limits 0: none.
+
+    nguid, eui64 and uuid are empty or None where the namespace has none.
+    """
+
+    nsid: int
+    block_count: int
+    block_bytes: int
+    metadata_bytes: int
+    metadata_interleaved: bool
+    dif_type: int
+    csi: int
+    nguid: bytes
+    eui64: bytes
+    uuid: UUID | None
+    zone_size: int = 0
+    max_open_zones: int = 0
+    max_active_zones: int = 0
+
+
+@dataclass(frozen=True)
+class AsyncEvent:
+    """What an Asynchronous Event Request came back with. changed_namespaces: [NSID_ALL] when there were too many."""
+
+    type: int
+    info: int
+    log_page: int
+    changed_namespaces: tuple[int, ...] = ()
+
+
+class Controller:
+    """An association with a remote controller. Make it with connect(); it must be closed."""
+
+    def __init__(
+        self, traddr: str, trsvcid: int | str, subnqn: str, hostnqn: str, hostid: UUID, timeout_s: float
+    ) -> None:
+        """Use connect()."""
+        self.traddr = traddr
+        self.trsvcid = parse_port(trsvcid)
+        self.subnqn = subnqn
+        self.hostnqn = hostnqn
+        self.hostid = hostid
+        self.cntlid = 0
+        self.model = ""
+        self.serial = ""
+        self.max_io_bytes = UNLIMITED_IO_BYTES
+        self.max_append_bytes = 0
+        self.volatile_cache = False
+        self.in_capsule_bytes = 0
+        self.lost = asyncio.Event()
+        self.lost_reason = ""
+        self.on_event: Callable[[AsyncEvent], None] | None = None
+        """Called on the event loop; must not raise."""
+        self.identity: ControllerPage | None = None
+        self.io_qpairs: dict[int, tuple[ReactorLoop, _shim.HostQpair]] = {}
+        self._timeout_s = timeout_s
+        self._digests = (False, False)
+        self._ic: IcParameters | None = None
+        self._queue: CommandQueue | None = None
+        self._cap = 0
+        self._io_queues_granted = 0
+        self._next_qid = 1
+        self._opening = asyncio.Lock()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._closing: asyncio.Task[None] | None = None
+        self._zns_supported = False
+
+    # --- connecting -------------------------------------------------------------------------------------------------
+
+    @classmethod
+    async def connect(
+        cls,
+        traddr: str,
+        trsvcid: int | str,
+        subnqn: str,
+        *,
+        hostnqn: str,
+        hostid: UUID | None = None,
+        header_digest: bool = False,
+        data_digest: bool = False,
+        kato_ms: int = 10_000,
+        timeout_s: float = 10.0,
+    ) -> Controller:
+        """Connects and enables the controller. kato_ms 0: no keep-alive. timeout_s: for all of it, then per command.
+
+        Raises ParameterError for NQNs that are none; PathError when nobody answers, or not in time; CommandError when
+        the target refuses; ProtocolError when it does not speak NVMe/TCP. Nothing is left behind then.
+        """
+        if subnqn != wire.DISCOVERY_NQN:
+            check_nqn(subnqn, "subsystem NQN")
+        check_nqn(hostnqn, "host NQN")
+        self = cls(traddr, trsvcid, subnqn, hostnqn, hostid or uuid4(), timeout_s)
+        try:
+            await asyncio.wait_for(self._connect(header_digest, data_digest, kato_ms), timeout_s)
+        except asyncio.TimeoutError:
+            await self._tear_down("timed out")
+            raise PathError(f"{subnqn} at {traddr}:{trsvcid} did not answer within {timeout_s} s") from None
+        except BaseException:
+            await self._tear_down("not connected")
+            raise
+        return self
+
+    async def _connect(self, header_digest: bool, data_digest: bool, kato_ms: int) -> None:
+        connection, self._ic = await open_connection(
+            self.traddr, self.trsvcid, header_digest=header_digest, data_digest=data_digest
+        )
+        self._digests = (header_digest, data_digest)
+        self._queue = CommandQueue(connection, ADMIN_QUEUE_ENTRIES)
+        self._start(self._receive(), "receive")
+        sqe, data = build_connect(
+            qid=0, queue_size=ADMIN_QUEUE_ENTRIES, kato_ms=kato_ms, hostid=self.hostid.bytes,
+            cntlid=wire.CNTLID_DYNAMIC, subnqn=self.subnqn, hostnqn=self.hostnqn,
+        )  # fmt: skip
+        cqe, _ = await self._queue.submit(sqe, data)
+        self._check(cqe, "Connect")
+        if cqe.result >> 16 & 6:
+            raise UnsupportedError(f"{self.subnqn} wants authentication, which is not supported")
+        self.cntlid = cqe.result & 0xFFFF
+        await self._enable()
+        page = identify.parse_controller(await self.identify(Cns.CONTROLLER))
+        if page.cntlid != self.cntlid:
+            raise ProtocolError(f"{self.subnqn}: Identify says controller {page.cntlid}, Connect said {self.cntlid}")
+        self.identity = page
+        self.model, self.serial = page.model, page.serial
+        self.max_io_bytes = min(page.max_io_bytes or UNLIMITED_IO_BYTES, IO_BYTES_MAX)
+        self.volatile_cache = page.volatile_cache
+        self.in_capsule_bytes = page.in_capsule_bytes
+        self.max_append_bytes = await self._append_limit()
+        events = page.oaes & (identify.OAES_NAMESPACE | identify.OAES_DISCOVERY)
+        if events:
+            with contextlib.suppress(CommandError):
+                await self.set_feature(Feature.ASYNC_EVENT_CONFIGURATION, events)
+            self._start(self._watch_events(), "events")
+        if kato_ms and (page.keep_alive_granularity_ms or page.is_discovery):
+            self._start(self._keep_alive(kato_ms / 1000), "keep alive")
+
+    async def _enable(self) -> None:
+        """CC.EN from whatever it is to 1, with all I/O command sets where there are several."""
+        self._cap = await self.get_property(Property.CAP)
+        if self._cap >> 48 & 0xF:
+            raise UnsupportedError(
+                f"{self.subnqn}: memory pages of at least {4 << (self._cap >> 48 & 0xF)} KiB (CAP.MPSMIN)"
+            )
+        time_limit_s = max(self._cap >> wire.CAP_TO_SHIFT & 0xFF, 1) * wire.CAP_TO_UNIT_S
+        cc = await self.get_property(Property.CC)
+        if cc & wire.CC_EN:
+            await self._set_property(Property.CC, cc & ~wire.CC_EN)
+            await self._wait_status(wire.CSTS_RDY, 0, time_limit_s)
+        css = wire.CSS_ALL if self._cap & Cap.CSS_IOCS else wire.CSS_NVM
+        cc = (
+            wire.CC_EN
+            | css << wire.CC_CSS_SHIFT
+            | wire.IOSQES << wire.CC_IOSQES_SHIFT
+            | wire.IOCQES << wire.CC_IOCQES_SHIFT
+        )
+        await self._set_property(Property.CC, cc)
+        await self._wait_status(wire.CSTS_RDY, wire.CSTS_RDY, time_limit_s)
+
+    async def _wait_status(self, mask: int, value: int, time_limit_s: float) -> None:
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + time_limit_s
+        delay = 0.001
+        while True:
+            csts = await self.get_property(Property.CSTS)
+            if csts & mask == value:
+                return
+            if csts & wire.CSTS_CFS:
+                raise ProtocolError(f"{self.subnqn}: controller {self.cntlid} reports a fatal status")
+            if loop.time() > deadline:
+                raise PathError(
+                    f"{self.subnqn}: controller {self.cntlid} did not change its status within {time_limit_s} s"
+                )
+            await asyncio.sleep(delay)
+            delay = min(delay * 2, 0.1)
+
+    async def _append_limit(self) -> int:
+        if not self._cap & Cap.CSS_IOCS:
+            return 0
+        try:
+            page = await self.identify(Cns.CSI_CONTROLLER, csi=wire.CSI_ZNS)
+        except CommandError:
+            return 0
+        self._zns_supported = True
+        return identify.parse_zns_controller(page, self.max_io_bytes)
+
+    # --- commands ---------------------------------------------------------------------------------------------------
+
+    def _check(self, cqe: Cqe, what: str) -> Cqe:
+        if cqe.status:
+            raise CommandError(f"{self.subnqn}: {what} failed", cqe)
+        return cqe
+
+    async def command(
+        self, sqe: Sqe, *, data: bytes = b"", receive_bytes: int = 0, what: str = ""
+    ) -> tuple[Cqe, bytearray]:
+        """Any admin command. Raises CommandError when it fails, PathError when the connection is, or goes, lost.
+
+        A command without an answer within timeout_s ends the connection.
+        """
+        if self._queue is None:
+            raise PathError(f"{self.subnqn} is not connected")
+        try:
+            cqe, received = await asyncio.wait_for(self._queue.submit(sqe, data, receive_bytes), self._timeout_s)
+        except asyncio.TimeoutError:
+            error = PathError(f"{self.subnqn}: {what or hex(sqe.opcode)} had no answer within {self._timeout_s} s")
+            self._lose(error)
+            raise error from None
+        return self._check(cqe, what or f"command {sqe.opcode:#x}"), received
+
+    async def identify(self, cns: int, *, nsid: int = 0, csi: int = 0) -> bytearray:
+        sqe = Sqe(AdminOp.IDENTIFY, nsid=nsid, cdw10=cns, cdw11=csi << 24)
+        return (await self.command(sqe, receive_bytes=wire.PAGE_BYTES, what=f"Identify {cns:#04x}"))[1]
+
+    async def get_log_page(
+        self, page: int, length: int, *, offset: int = 0, nsid: int = wire.NSID_ALL, csi: int = 0, retain: bool = False
+    ) -> bytearray:
+        """length in bytes, a multiple of 4, read in pieces of a page."""
+        if length <= 0 or length % 4 or offset % 4:
+            raise ParameterError(f"log page {page:#x}: {length} bytes at {offset} are not whole dwords")
+        log = bytearray()
+        while len(log) < length:
+            size = min(length - len(log), wire.PAGE_BYTES)
+            at = offset + len(log)
+            dwords = size // 4 - 1
+            sqe = Sqe(
+                AdminOp.GET_LOG_PAGE, nsid=nsid, cdw10=(dwords & 0xFFFF) << 16 | (1 << 15 if retain else 0) | page,
+                cdw11=dwords >> 16, cdw12=at & 0xFFFFFFFF, cdw13=at >> 32, cdw14=csi << 24,
+            )  # fmt: skip
+            log += (await self.command(sqe, receive_bytes=size, what=f"Get Log Page {page:#04x}"))[1]
+        return log
+
+    async def get_feature(
+        self, feature: int, *, select: int = 0, nsid: int = 0, cdw11: int = 0, receive_bytes: int = 0
+    ) -> tuple[int, bytearray]:
+        """(DW0 of the completion, data)."""
+        sqe = Sqe(AdminOp.GET_FEATURES, nsid=nsid, cdw10=select << 8 | feature, cdw11=cdw11)
+        cqe, data = await self.command(sqe, receive_bytes=receive_bytes, what=f"Get Features {feature:#04x}")
+        return cqe.result & 0xFFFFFFFF, data
+
+    async def set_feature(self, feature: int, value: int, *, nsid: int = 0, data: bytes = b"") -> int:
+        """DW0 of the completion."""
+        sqe = Sqe(AdminOp.SET_FEATURES, nsid=nsid, cdw10=feature, cdw11=value)
+        return (await self.command(sqe, data=data, what=f"Set Features {feature:#04x}"))[0].result & 0xFFFFFFFF
+
+    async def get_property(self, offset: int) -> int:
+        attribute = 1 if offset in wire.PROPERTY_8_BYTES else 0
+        sqe = Sqe(AdminOp.FABRICS, nsid=FabricsType.PROPERTY_GET, cdw10=attribute, cdw11=offset)
+        cqe, _ = await self.command(sqe, what=f"Property Get {offset:#x}")
+        return cqe.result if attribute else cqe.result & 0xFFFFFFFF
+
+    async def _set_property(self, offset: int, value: int) -> None:
+        sqe = Sqe(AdminOp.FABRICS, nsid=FabricsType.PROPERTY_SET, cdw11=offset, cdw12=value)
+        await self.command(sqe, what=f"Property Set {offset:#x}")
+
+    # --- namespaces -------------------------------------------------------------------------------------------------
+
+    async def namespaces(self) -> list[NamespaceInfo]:
+        """Every active namespace. Raises CommandError, PathError, and ProtocolError for what can't be."""
+        nsids: list[int] = []
+        while True:
+            after = nsids[-1] if nsids else 0
+            page = identify.parse_nsid_list(await self.identify(Cns.ACTIVE_NAMESPACES, nsid=after), after)
+            nsids += page
+            if len(nsids) > NAMESPACES_MAX:
+                raise ProtocolError(f"{self.subnqn} has more than {NAMESPACES_MAX} namespaces")
+            if len(page) < identify.NSID_LIST_MAX or nsids[-1] >= wire.NSID_MAX:
+                break
+        found = [await self._namespace(nsid) for nsid in nsids]
+        return [namespace for namespace in found if namespace is not None]
+
+    async def _namespace(self, nsid: int) -> NamespaceInfo | None:
+        page = identify.parse_namespace(nsid, await self.identify(Cns.NAMESPACE, nsid=nsid))
+        if page is None:
+            return None
+        try:
+            raw = await self.identify(Cns.NAMESPACE_DESCRIPTORS, nsid=nsid)
+            descriptors = identify.parse_descriptors(nsid, raw)
+        except CommandError:
+            descriptors = identify.Descriptors()
+        zones = identify.ZnsNamespacePage(0, 0, 0, 0)
+        if descriptors.csi == wire.CSI_ZNS:
+            raw = await self.identify(Cns.CSI_NAMESPACE, nsid=nsid, csi=wire.CSI_ZNS)
+            zones = identify.parse_zns_namespace(nsid, raw, page)
+        return NamespaceInfo(
+            nsid=nsid,
+            block_count=page.block_count,
+            block_bytes=page.block_bytes,
+            metadata_bytes=page.metadata_bytes,
+            metadata_interleaved=page.metadata_interleaved,
+            dif_type=page.dif_type,
+            csi=descriptors.csi,
+            nguid=descriptors.nguid or page.nguid,
+            eui64=descriptors.eui64 or page.eui64,
+            uuid=descriptors.uuid,
+            zone_size=zones.zone_size,
+            max_open_zones=zones.max_open_zones,
+            max_active_zones=zones.max_active_zones,
+        )
+
+    # --- I/O queues -------------------------------------------------------------------------------------------------
+
+    async def create_io_qpair(
+        self, reactor: ReactorLoop, namespace: NamespaceInfo, *, queue_depth: int = 128, io_timeout_s: float = 0.0
+    ) -> _shim.HostQpair:
+        """A new I/O queue to one namespace, driven by the reactor. The controller closes it, or its user does.
+
+        queue_depth is cut to what the controller takes. io_timeout_s: a command without an answer for longer ends the
+        association; 0: none does. Raises UnsupportedError for namespaces that NVMe/TCP can't
+        carry (separate metadata), CommandError (1/81h: no more queues), PathError, ProtocolError.
+        """
+        if namespace.metadata_bytes and not namespace.metadata_interleaved:
+            raise UnsupportedError(
+                f"{self.subnqn}: namespace {namespace.nsid} has separate metadata, which NVMe over Fabrics can't carry"
+            )
+        if queue_depth < 1:
+            raise ParameterError(f"queue_depth {queue_depth} must be at least 1")
+        async with self._opening:
+            if self._io_queues_granted == 0:
+                wanted = IO_QPAIRS_WANTED - 1
+                granted = await self.set_feature(Feature.NUMBER_OF_QUEUES, wanted << 16 | wanted)
+                self._io_queues_granted = min(granted & 0xFFFF, granted >> 16) + 1
+            qid = self._free_qid()
+            try:
+                return await asyncio.wait_for(
+                    self._open_io_qpair(reactor, namespace, qid, queue_depth, io_timeout_s), self._timeout_s
+                )
+            except asyncio.TimeoutError:
+                raise PathError(
+                    f"{self.subnqn}: I/O queue {qid} was not connected within {self._timeout_s} s"
+                ) from None
+
+    def _free_qid(self) -> int:
+        for step in range(self._io_queues_granted):
+            qid = (self._next_qid - 1 + step) % self._io_queues_granted + 1
+            if qid not in self.io_qpairs:
+                self._next_qid = qid + 1
+                return qid
+        raise UnsupportedError(f"{self.subnqn}: all {self._io_queues_granted} I/O queues it grants are in use")
+
+    async def _open_io_qpair(
+        self, reactor: ReactorLoop, namespace: NamespaceInfo, qid: int, queue_depth: int, io_timeout_s: float
+    ) -> _shim.HostQpair:
+        if self.lost.is_set() or self.identity is None:
+            raise PathError(f"{self.subnqn}: {self.lost_reason or 'not connected'}")
+        entries = min(queue_depth + 1, (self._cap & 0xFFFF) + 1)
+        depth = entries - 1
+        if self.identity.max_outstanding:
+            depth = min(depth, self.identity.max_outstanding)
+        if depth < 1:
+            raise ProtocolError(f"{self.subnqn} takes I/O queues of {entries} entries only (CAP.MQES)")
+        header_digest, data_digest = self._digests
+        connection, ic = await open_connection(
+            self.traddr, self.trsvcid, header_digest=header_digest, data_digest=data_digest
+        )
+        try:
+            queue = CommandQueue(connection, entries)
+            sqe, data = build_connect(
+                qid=qid, queue_size=entries, kato_ms=0, hostid=self.hostid.bytes, cntlid=self.cntlid,
+                subnqn=self.subnqn, hostnqn=self.hostnqn,
+            )  # fmt: skip
+            cqe, _ = await self._one_command(queue, sqe, data, 0)
+            self._check(cqe, f"Connect of I/O queue {qid}")
+            if cqe.result >> 16 & 6:
+                raise UnsupportedError(f"{self.subnqn} wants authentication, which is not supported")
+            capacity = await self._first_zone_capacity(queue, namespace) if namespace.csi == wire.CSI_ZNS else 0
+            if self.lost.is_set():
+                raise PathError(f"{self.subnqn}: {self.lost_reason}")
+            qpair = self._hand_over(reactor, connection, ic, namespace, depth, capacity, io_timeout_s)
+        except PduError as error:
+            await connection.terminate(error)
+            raise
+        finally:
+            # The shim has its own descriptor of the socket.
+            connection.close()
+        self.io_qpairs[qid] = (reactor, qpair)
+        reactor.subscribe(qpair.id, lambda event: self._io_qpair_event(qid, qpair, event))
+        return qpair
+
+    async def _one_command(
+        self, queue: CommandQueue, sqe: Sqe, data: bytes, receive_bytes: int
+    ) -> tuple[Cqe, bytearray]:
+        """One command on a queue that nobody else receives from, so that nothing is read beyond its completion."""
+        command = asyncio.ensure_future(queue.submit(sqe, data, receive_bytes))
+        try:
+            while not command.done():
+                await queue.pump()
+                await asyncio.sleep(0)
+            return await command
+        finally:
+            command.cancel()
+            await asyncio.gather(command, return_exceptions=True)
+
+    async def _first_zone_capacity(self, queue: CommandQueue, namespace: NamespaceInfo) -> int:
+        """Zone capacities are in zone reports only, and those come by I/O queues."""
+        sqe = Sqe(
+            wire.NvmOp.ZONE_MANAGEMENT_RECEIVE, nsid=namespace.nsid, cdw12=ZONE_REPORT_BYTES // 4 - 1, cdw13=1 << 16
+        )
+        cqe, report = await self._one_command(queue, sqe, b"", ZONE_REPORT_BYTES)
+        self._check(cqe, f"zone report of namespace {namespace.nsid}")
+        if int.from_bytes(report[0:8], "little") == 0:
+            raise ProtocolError(f"{self.subnqn}: namespace {namespace.nsid} is zoned and reports no zone")
+        capacity = int.from_bytes(report[72:80], "little")
+        if not 0 < capacity <= namespace.zone_size:
+            raise ProtocolError(
+                f"{self.subnqn}: the first zone of namespace {namespace.nsid} has a capacity of {capacity} blocks of "
+                f"{namespace.zone_size}"
+            )
+        return capacity
+
+    def _hand_over(
+        self, reactor: ReactorLoop, connection: Connection, ic: IcParameters, namespace: NamespaceInfo, depth: int,
+        zone_capacity: int, io_timeout_s: float,
+    ) -> _shim.HostQpair:  # fmt: skip
+        return _shim.HostQpair(
+            reactor.shim,
+            connection.socket.fileno(),
+            queue_depth=depth,
+            nsid=namespace.nsid,
+            header_digest=ic.header_digest,
+            data_digest=ic.data_digest,
+            max_h2c_data=ic.max_h2c_data,
+            in_capsule_bytes=self.in_capsule_bytes,
+            block_count=namespace.block_count,
+            block_bytes=namespace.block_bytes,
+            metadata_bytes=namespace.metadata_bytes,
+            max_io_bytes=self.max_io_bytes,
+            max_append_bytes=self.max_append_bytes if namespace.csi == wire.CSI_ZNS else 0,
+            volatile_cache=self.volatile_cache,
+            zoned=namespace.csi == wire.CSI_ZNS,
+            zone_size=namespace.zone_size,
+            zone_capacity=zone_capacity,
+            max_open_zones=namespace.max_open_zones,
+            max_active_zones=namespace.max_active_zones,
+            io_timeout_ms=int(io_timeout_s * 1000),
+        )
+
+    def _io_qpair_event(self, qid: int, qpair: _shim.HostQpair, event: _shim.Event) -> None:
+        """An I/O queue that breaks ends the association: what was in flight on it is unknown to the other queues."""
+        if event.kind == _shim.EV_HOST_QPAIR_LOST and self.io_qpairs.get(qid, (None, None))[1] is qpair:
+            self._lose(PathError(f"{self.subnqn}: I/O queue {qid} was lost: {_lost_reason(event.a, event.b)}"))
+
+    async def close_io_qpair(self, qpair: _shim.HostQpair) -> None:
+        """Its outstanding I/O fails. Idempotent."""
+        for qid, (reactor, each) in list(self.io_qpairs.items()):
+            if each is qpair:
+                del self.io_qpairs[qid]
+                await _close_host_qpair(reactor, qpair)
+
+    # --- background -------------------------------------------------------------------------------------------------
+
+    def _start(self, work: Coroutine[Any, Any, None], name: str) -> None:
+        task = asyncio.get_running_loop().create_task(self._guard(work), name=f"{name} of {self.subnqn}")
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _guard(self, work: Coroutine[Any, Any, None]) -> None:
+        try:
+            await work
+        except FtlError as error:
+            self._lose(error)
+
+    async def _receive(self) -> None:
+        assert self._queue is not None
+        try:
+            while True:
+                await self._queue.pump()
+        except PduError as error:
+            self._lose(error)
+            await self._queue.connection.terminate(error)
+
+    async def _keep_alive(self, kato_s: float) -> None:
+        while True:
+            await asyncio.sleep(kato_s / 2)
+            await self.command(Sqe(AdminOp.KEEP_ALIVE), what="Keep Alive")
+
+    async def _watch_events(self) -> None:
+        """Keeps one Asynchronous Event Request at the controller and reads the log page that each event names."""
+        assert self._queue is not None
+        while True:
+            cqe, _ = await self._queue.submit(Sqe(AdminOp.ASYNC_EVENT_REQUEST))
+            if cqe.status:
+                return
+            kind, info, page = cqe.result & 7, cqe.result >> 8 & 0xFF, cqe.result >> 16 & 0xFF
+            changed: tuple[int, ...] = ()
+            with contextlib.suppress(CommandError):
+                log = await self.get_log_page(page, EVENT_LOG_BYTES.get(page, wire.PAGE_BYTES))
+                if page == LogPage.CHANGED_NAMESPACES:
+                    changed = tuple(logs.parse_changed_namespaces(log))
+            if self.on_event is not None:
+                self.on_event(AsyncEvent(kind, info, page, changed))
+            await asyncio.sleep(EVENT_PAUSE_S)
+
+    # --- ending -----------------------------------------------------------------------------------------------------
+
+    def _lose(self, error: FtlError) -> None:
+        """The connection is gone: fails everything outstanding. Idempotent: the first reason stays."""
+        if self.lost.is_set():
+            return
+        self.lost_reason = error.message
+        self.lost.set()
+        if self._queue is not None:
+            self._queue.fail(error)
+        if self.io_qpairs:
+            self._start(self._close_io_qpairs(), "I/O queues")
+
+    async def _close_io_qpairs(self) -> None:
+        while self.io_qpairs:
+            _, (reactor, qpair) = self.io_qpairs.popitem()
+            await _close_host_qpair(reactor, qpair)
+
+    async def close(self) -> None:
+        """Idempotent. Closes the I/O queues, shuts the controller down in order if it answers, ends every task."""
+        if self._closing is None:
+            self._closing = asyncio.get_running_loop().create_task(self._close(), name=f"close of {self.subnqn}")
+        await asyncio.shield(self._closing)
+
+    async def _close(self) -> None:
+        await self._close_io_qpairs()
+        if not self.lost.is_set():
+            with contextlib.suppress(FtlError, asyncio.TimeoutError):
+                await asyncio.wait_for(self._shut_down(), min(self._timeout_s, SHUTDOWN_TIMEOUT_S))
+        await self._tear_down("closed")
+
+    async def _shut_down(self) -> None:
+        cc = await self.get_property(Property.CC)
+        await self._set_property(Property.CC, cc | wire.SHN_NORMAL << wire.CC_SHN_SHIFT)
+        await self._wait_status(wire.CSTS_SHST_MASK, wire.CSTS_SHST_COMPLETE, SHUTDOWN_TIMEOUT_S)
+
+    async def _tear_down(self, reason: str) -> None:
+        self._lose(PathError(f"{self.subnqn}: {reason}"))
+        await self._close_io_qpairs()
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        if self._queue is not None:
+            self._queue.connection.close()
+
+
+async def _close_host_qpair(reactor: ReactorLoop, qpair: _shim.HostQpair) -> None:
+    reactor.unsubscribe(qpair.id)
+    if reactor.shim.running:
+        await asyncio.shield(asyncio.get_running_loop().run_in_executor(None, qpair.close))
+    else:
+        qpair.close()
+
+
+async def connect_with_backoff(
+    traddr: str,
+    trsvcid: int | str,
+    subnqn: str,
+    *,
+    hostnqn: str,
+    hostid: UUID | None = None,
+    header_digest: bool = False,
+    data_digest: bool = False,
+    kato_ms: int = 10_000,
+    timeout_s: float = 10.0,
+    total_s: float = 60.0,
+    first_delay_s: float = RECONNECT_DELAY_FIRST_S,
+    max_delay_s: float = RECONNECT_DELAY_MAX_S,
+) -> Controller:
+    """connect(), again and again with doubling delays until total_s have passed; then the last attempt's error.
+
+    What will not get better (CommandError with do_not_retry, ParameterError, UnsupportedError) is raised at once.
+    """
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + total_s
+    delay = first_delay_s
+    while True:
+        try:
+            return await Controller.connect(
+                traddr, trsvcid, subnqn, hostnqn=hostnqn, hostid=hostid, header_digest=header_digest,
+                data_digest=data_digest, kato_ms=kato_ms, timeout_s=timeout_s,
+            )  # fmt: skip
+        except (PathError, ProtocolError, CommandError) as error:
+            if (isinstance(error, CommandError) and error.do_not_retry) or loop.time() + delay > deadline:
+                raise
+        await asyncio.sleep(delay)
+        delay = min(delay * 2, max_delay_s)
+
+
+def _lost_reason(reason: int, detail: int) -> str:
+    """Of EV_HOST_QPAIR_LOST, in words; detail is an errno or the FES of a TermReq."""
+    words = {
+        _shim.QPAIR_PEER_CLOSED: "the controller closed the connection",
+        _shim.QPAIR_TIMED_OUT: "a command had no answer in time",
+        _shim.QPAIR_SOCKET_ERROR: os.strerror(detail),
+        _shim.QPAIR_PROTOCOL_ERROR: f"the controller broke the protocol (FES {detail})",
+        _shim.QPAIR_PEER_TERMINATED: f"the controller ended it for a breach of the protocol (FES {detail})",
+    }
+    return words.get(reason, f"it was closed (reason {reason})")

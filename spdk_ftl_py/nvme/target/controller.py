@@ -1,0 +1,583 @@
+"""A target's controller: one host's association with a subsystem, from the admin queue's Connect to its end.
+
+Admin commands are executed here; I/O queues belong to the shim and are only kept account of. Base 2.0 sections 3, 5, 6.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from enum import Enum, auto
+from typing import Any
+
+from ... import _shim
+from ...errors import FtlError, PathError, ProtocolError
+from ...runtime.reactor import ReactorLoop
+from .. import identify, logs, wire
+from ..identify import ControllerTraits
+from ..logs import DiscoveryEntry
+from ..wire import AdminOp, Cap, Cns, FabricsType, LogPage, PduError, Property, Sqe, Status
+from .capsule import CapsuleQueue, Command, Completion
+from .connected_hosts import HostKey
+from .features import Features
+from .subsystem import Namespace, Subsystem
+
+AER_LIMIT = 4
+KEEP_ALIVE_GRANULARITY_MS = 100
+ASSOCIATION_TIMEOUT_S = 120.0
+"""How long a controller may stay disabled or shut down before its association ends."""
+DISCOVERY_KATO_MS = 120_000
+"""For discovery controllers whose host asked for none, so that forgotten ones go away."""
+LATE_LOOP_S = 0.05
+"""A timer that fires this much too late says that this process was held up, not that the host is silent."""
+READY_TIMEOUT_S = 15.0
+FIRMWARE = "0.1"
+
+log = logging.getLogger(__name__)
+
+
+class ControllerState(Enum):
+    LIVE = auto()
+    CLOSING = auto()
+    CLOSED = auto()
+
+
+@dataclass(frozen=True)
+class TargetLimits:
+    """What a target grants each controller."""
+
+    max_io_bytes: int
+    in_capsule_bytes: int
+    max_queue_depth: int
+    max_io_qpairs: int
+
+
+async def close_target_qpair(reactor: ReactorLoop, qpair: _shim.TargetQpair) -> None:
+    """Waits for the qpair's last I/O without holding up the event loop."""
+    if reactor.shim.running:
+        await asyncio.shield(asyncio.get_running_loop().run_in_executor(None, qpair.close))
+    else:
+        qpair.close()
+
+
+class TargetController:
+    """Runs in the task that serves its admin queue's connection; see run()."""
+
+    def __init__(
+        self,
+        reactor: ReactorLoop,
+        queue: CapsuleQueue,
+        subsystem: Subsystem | None,
+        limits: TargetLimits,
+        *,
+        cntlid: int,
+        hostnqn: str,
+        hostid: bytes,
+        kato_ms: int,
+        listener: tuple[str, int],
+        task: asyncio.Task[None],
+        discovery_log: Callable[[TargetController], tuple[int, list[DiscoveryEntry]]],
+        on_closed: Callable[[], object],
+    ) -> None:
+        """subsystem None: a discovery controller, which answers from discovery_log. task: the one that will run()."""
+        self.subsystem = subsystem
+        self.subnqn = wire.DISCOVERY_NQN if subsystem is None else subsystem.nqn
+        self.cntlid = cntlid
+        self.hostnqn = hostnqn
+        self.hostid = hostid
+        self.listener = listener
+        self.local_address = queue.connection.socket.getsockname()[0]
+        self.peer = queue.connection.peer
+        self.state = ControllerState.LIVE
+        self.end_reason = ""
+        self.io_qpairs: dict[int, _shim.TargetQpair | None] = {}
+        """By queue id; None while Connect is being answered."""
+        self._reactor = reactor
+        self._queue = queue
+        self._limits = limits
+        self._discovery_log = discovery_log
+        self._on_closed = on_closed
+        self._loop = asyncio.get_running_loop()
+        self._task = task
+        self._background: set[asyncio.Task[None]] = set()
+        self._timer: asyncio.TimerHandle | None = None
+        self._waiting_aers: deque[Sqe] = deque()
+        self._events: deque[int] = deque()
+        self._masked_events: set[int] = set()
+        self._changed_namespaces: set[int] = set()
+        zoned = subsystem is not None and subsystem.zoned
+        css = Cap.CSS_NVM | Cap.CSS_IOCS if zoned else Cap.CSS_NVM
+        timeout = int(READY_TIMEOUT_S / wire.CAP_TO_UNIT_S)
+        self._cap = limits.max_queue_depth - 1 | timeout << wire.CAP_TO_SHIFT | Cap.CQR | css | Cap.CRWMS
+        self._cc = 0
+        self._csts = 0
+        if subsystem is None and kato_ms == 0:
+            kato_ms = DISCOVERY_KATO_MS
+        self._kato_ms = kato_ms
+        io_queues = limits.max_io_qpairs
+        if subsystem is not None and subsystem.max_io_qpairs is not None:
+            io_queues = min(io_queues, subsystem.max_io_qpairs)
+        self.io_queues = io_queues
+        self._features = self._fresh_features()
+        self._keep_alive_restart()
+
+    @property
+    def host(self) -> HostKey:
+        return HostKey(self.hostnqn, self.hostid)
+
+    @property
+    def flush_alarm(self) -> _shim.FlushAlarm | None:
+        """For its I/O queues."""
+        hosts = None if self.subsystem is None else self.subsystem.connected_hosts
+        return None if hosts is None else hosts.alarm_of(self.host)
+
+    def _fresh_features(self) -> Features:
+        return Features(
+            hostid=self.hostid,
+            io_queues=self.io_queues,
+            kato_ms=self._kato_ms,
+            kato_granularity_ms=KEEP_ALIVE_GRANULARITY_MS,
+            volatile_cache=self._volatile_cache,
+            discovery=self.subsystem is None,
+        )
+
+    def _volatile_cache(self) -> bool:
+        return self.subsystem is not None and any(ns.device.volatile_cache for ns in self.subsystem.namespaces.values())
+
+    # --- life cycle -------------------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Serves the admin queue until the host leaves, breaks the protocol or falls silent, or close() is called.
+
+        Returns with every queue closed and every task gone. Cancelling it does the same and raises CancelledError.
+        """
+        try:
+            while self.state is ControllerState.LIVE:
+                await self._execute(await self._queue.receive())
+        except PduError as error:
+            self.end_reason = self.end_reason or error.message
+            await self._queue.connection.terminate(error)
+        except (PathError, ProtocolError) as error:
+            self.end_reason = self.end_reason or error.message
+        finally:
+            self.state = ControllerState.CLOSING
+            if self._timer is not None:
+                self._timer.cancel()
+            await self._close_io_qpairs()
+            for task in self._background:
+                task.cancel()
+            await asyncio.gather(*self._background, return_exceptions=True)
+            self._queue.connection.close()
+            self.state = ControllerState.CLOSED
+            self._on_closed()
+
+    def abandon(self) -> None:
+        """Instead of run(), when the host was gone before it had its answer."""
+        self.state = ControllerState.CLOSED
+        self._on_closed()
+        if self._timer is not None:
+            self._timer.cancel()
+
+    async def close(self, reason: str = "disconnected by the target") -> None:
+        """Idempotent; returns when run() has ended."""
+        self._end(reason)
+        if self._task is not asyncio.current_task():
+            await asyncio.wait([self._task])
+
+    def _end(self, reason: str) -> None:
+        self.end_reason = self.end_reason or reason
+        if self.state is ControllerState.LIVE:
+            self.state = ControllerState.CLOSING
+            self._task.cancel()
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = self._loop.create_task(self._guard(work), name=f"controller {self.cntlid} of {self.subnqn}")
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
+
+    async def _guard(self, work: Coroutine[Any, Any, None]) -> None:
+        try:
+            await work
+        except FtlError as error:
+            self._end(error.message)
+
+    # --- keep alive -------------------------------------------------------------------------------------------------
+
+    def _keep_alive_restart(self) -> None:
+        """Only a Keep Alive command counts: what happens on I/O queues is not seen here."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self.state is not ControllerState.LIVE:
+            return
+        kato_s = self._features.kato_ms / 1000
+        if self._csts & wire.CSTS_SHST_MASK or (not self._cc & wire.CC_EN and not kato_s):
+            kato_s = ASSOCIATION_TIMEOUT_S
+        if kato_s:
+            self._keep_alive_arm(kato_s + KEEP_ALIVE_GRANULARITY_MS / 1000)
+
+    def _keep_alive_arm(self, delay_s: float) -> None:
+        deadline = self._loop.time() + delay_s
+        self._timer = self._loop.call_at(deadline, self._keep_alive_expired, deadline)
+
+    def _keep_alive_expired(self, deadline: float) -> None:
+        if self._loop.time() - deadline > LATE_LOOP_S:
+            self._keep_alive_arm(KEEP_ALIVE_GRANULARITY_MS / 1000)
+        else:
+            self._end(f"host {self.hostnqn} sent no Keep Alive for {self._features.kato_ms} ms")
+
+    # --- I/O queues -------------------------------------------------------------------------------------------------
+
+    @property
+    def ready(self) -> bool:
+        return self.state is ControllerState.LIVE and bool(self._csts & wire.CSTS_RDY)
+
+    @property
+    def accepts_io_queues(self) -> bool:
+        """Enabled, not shutting down, and with the entry sizes that NVMe over Fabrics knows."""
+        iosqes, iocqes = self._cc >> wire.CC_IOSQES_SHIFT & 0xF, self._cc >> wire.CC_IOCQES_SHIFT & 0xF
+        return (
+            self.ready
+            and bool(self._cc & wire.CC_EN)
+            and not self._csts & wire.CSTS_SHST_MASK
+            and (iosqes, iocqes) == (wire.IOSQES, wire.IOCQES)
+        )
+
+    def reserve_io_qpair(self, qid: int) -> None:
+        self.io_qpairs[qid] = None
+        self._features.io_queues_created = True
+
+    def release_io_qpair(self, qid: int) -> None:
+        """For a reservation that came to nothing."""
+        self.io_qpairs.pop(qid, None)
+
+    def adopt_io_qpair(self, qid: int, qpair: _shim.TargetQpair) -> None:
+        """From now on the controller closes it. Its namespaces must be io_namespaces() as of now."""
+        self.io_qpairs[qid] = qpair
+        self._reactor.subscribe(qpair.id, lambda event: self._io_qpair_event(qid, qpair, event))
+        if not self.accepts_io_queues:
+            self._drop_io_qpair(qid, qpair)
+
+    def _io_qpair_event(self, qid: int, qpair: _shim.TargetQpair, event: _shim.Event) -> None:
+        if event.kind == _shim.EV_TARGET_QPAIR_CLOSED:
+            self._drop_io_qpair(qid, qpair)
+
+    def _drop_io_qpair(self, qid: int, qpair: _shim.TargetQpair) -> None:
+        if self.io_qpairs.get(qid) is qpair:
+            self._spawn(self._close_io_qpair(qid, qpair))
+
+    async def _close_io_qpair(self, qid: int, qpair: _shim.TargetQpair) -> None:
+        # The queue id is free only when its last command has come back: a host that reconnects must not overtake it.
+        await close_target_qpair(self._reactor, qpair)
+        self._reactor.unsubscribe(qpair.id)
+        if self.io_qpairs.get(qid) is qpair:
+            del self.io_qpairs[qid]
+
+    async def _close_io_qpairs(self) -> None:
+        await asyncio.gather(
+            *(self._close_io_qpair(qid, qpair) for qid, qpair in list(self.io_qpairs.items()) if qpair is not None)
+        )
+
+    def visible_namespaces(self) -> dict[int, Namespace]:
+        """Zoned ones only to hosts that enabled all command sets."""
+        if self.subsystem is None:
+            return {}
+        all_sets = self._cc >> wire.CC_CSS_SHIFT & 7 == wire.CSS_ALL
+        return {
+            nsid: namespace
+            for nsid, namespace in self.subsystem.namespaces.items()
+            if all_sets or namespace.csi == wire.CSI_NVM
+        }
+
+    def io_namespaces(self) -> dict[int, _shim.BlockDevice]:
+        return {nsid: namespace.device for nsid, namespace in self.visible_namespaces().items()}
+
+    def namespace_changed(self, nsid: int, namespace: Namespace | None) -> None:
+        """Called by the subsystem after the change."""
+        device = namespace.device if namespace is not None and nsid in self.visible_namespaces() else None
+        for qpair in self.io_qpairs.values():
+            if qpair is not None:
+                qpair.set_namespace(nsid, device)
+        self._changed_namespaces.add(nsid)
+        if self._features.event_enabled(wire.EVENT_CONFIG_NAMESPACE):
+            self._post_event(wire.EVENT_NAMESPACE_CHANGED)
+
+    def discovery_changed(self) -> None:
+        if self.subsystem is None and self._features.event_enabled(wire.EVENT_CONFIG_DISCOVERY):
+            self._post_event(wire.EVENT_DISCOVERY_CHANGED)
+
+    # --- asynchronous events ----------------------------------------------------------------------------------------
+
+    def _post_event(self, event: int) -> None:
+        """Once sent, an event is masked until the host has read its log page."""
+        if event not in self._masked_events and event not in self._events:
+            self._events.append(event)
+            self._send_events()
+
+    def _send_events(self) -> None:
+        while self._events and self._waiting_aers and self.ready:
+            event = self._events.popleft()
+            self._masked_events.add(event)
+            self._spawn(self._queue.complete(self._waiting_aers.popleft(), Completion(result=event)))
+
+    def _log_page_read(self, page: int) -> None:
+        self._masked_events = {event for event in self._masked_events if event >> 16 & 0xFF != page}
+
+    def _async_event_request(self, sqe: Sqe) -> Completion | None:
+        if len(self._waiting_aers) >= AER_LIMIT:
+            return Completion(Status.ASYNC_EVENT_LIMIT)
+        self._waiting_aers.append(sqe)
+        self._send_events()
+        return None
+
+    def _abort(self, sqe: Sqe) -> Completion:
+        """Only a waiting AER can still be stopped; bit 0 of the result says that nothing was."""
+        for waiting in self._waiting_aers:
+            if sqe.cdw10 & 0xFFFF == 0 and sqe.cdw10 >> 16 == waiting.cid:
+                self._waiting_aers.remove(waiting)
+                self._spawn(self._queue.complete(waiting, Completion(Status.ABORTED_BY_REQUEST, do_not_retry=False)))
+                return Completion()
+        return Completion(result=1)
+
+    # --- commands ---------------------------------------------------------------------------------------------------
+
+    async def _execute(self, command: Command) -> None:
+        completion = command.early if command.early is not None else self._dispatch(command.sqe, command.data)
+        if completion is not None:
+            await self._queue.complete(command.sqe, completion)
+
+    def _dispatch(self, sqe: Sqe, data: bytearray) -> Completion | None:
+        """None: it will be completed later."""
+        if sqe.opcode == AdminOp.FABRICS:
+            return self._fabrics(sqe)
+        if sqe.opcode == AdminOp.KEEP_ALIVE:
+            self._keep_alive_restart()
+            return Completion()
+        if not self.ready:
+            return Completion(Status.COMMAND_SEQUENCE_ERROR)
+        match sqe.opcode:
+            case AdminOp.IDENTIFY:
+                return self._identify(sqe)
+            case AdminOp.GET_LOG_PAGE:
+                return self._get_log_page(sqe)
+            case AdminOp.GET_FEATURES:
+                return self._features.get(sqe)
+            case AdminOp.SET_FEATURES:
+                completion = self._features.set(sqe, data)
+                self._keep_alive_restart()
+                return completion
+            case AdminOp.ASYNC_EVENT_REQUEST:
+                return self._async_event_request(sqe)
+            case AdminOp.ABORT if self.subsystem is not None:
+                return self._abort(sqe)
+        return Completion(Status.INVALID_OPCODE)
+
+    def _fabrics(self, sqe: Sqe) -> Completion:
+        match sqe.fctype:
+            case FabricsType.PROPERTY_GET:
+                return self._property_get(sqe)
+            case FabricsType.PROPERTY_SET:
+                return self._property_set(sqe)
+            case FabricsType.CONNECT:
+                return Completion(Status.COMMAND_SEQUENCE_ERROR)
+        return Completion(Status.INVALID_OPCODE)
+
+    # --- properties -------------------------------------------------------------------------------------------------
+
+    def _property_get(self, sqe: Sqe) -> Completion:
+        offset = sqe.cdw11
+        values = {
+            Property.CAP: self._cap,
+            Property.VS: wire.VERSION_2_0,
+            Property.CC: self._cc,
+            Property.CSTS: self._csts,
+            Property.NSSR: 0,
+            Property.CRTO: int(READY_TIMEOUT_S / wire.CAP_TO_UNIT_S),
+        }
+        if offset not in values or bool(sqe.cdw10 & 7) != (offset in wire.PROPERTY_8_BYTES):
+            return Completion(Status.INVALID_FIELD)
+        return Completion(result=values[Property(offset)])
+
+    def _property_set(self, sqe: Sqe) -> Completion:
+        if sqe.cdw11 != Property.CC or sqe.cdw10 & 7:
+            return Completion(Status.INVALID_FIELD)
+        new, old = sqe.cdw12, self._cc
+        css, shutdown = new >> wire.CC_CSS_SHIFT & 7, new >> wire.CC_SHN_SHIFT & 3
+        css_allowed = (wire.CSS_NVM, wire.CSS_ALL) if self._cap & Cap.CSS_IOCS else (wire.CSS_NVM,)
+        enabled = bool(new & wire.CC_EN)
+        if (
+            (enabled and css not in css_allowed)
+            or new >> wire.CC_MPS_SHIFT & 0xF
+            or new >> wire.CC_AMS_SHIFT & 7
+            or shutdown > wire.SHN_ABRUPT
+            or (enabled and old & wire.CC_EN and css != old >> wire.CC_CSS_SHIFT & 7)
+        ):
+            return Completion(Status.INVALID_FIELD)
+        if enabled and not old & wire.CC_EN and not self._came_back():
+            return Completion(Status.INTERNAL_ERROR, do_not_retry=False)
+        self._cc = new
+        if not enabled and old & wire.CC_EN:
+            self._spawn(self._reset())
+        elif enabled and not old & wire.CC_EN and not self._csts & wire.CSTS_RDY:
+            self._csts = wire.CSTS_RDY
+            self._keep_alive_restart()
+        if shutdown and not self._csts & wire.CSTS_SHST_MASK:
+            self._csts |= wire.CSTS_SHST_OCCURRING
+            self._keep_alive_restart()
+            self._spawn(self._shut_down())
+        return Completion()
+
+    async def _reset(self) -> None:
+        """CC.EN 1 to 0: CSTS.RDY falls when the I/O queues are gone and everything is as it was after Connect."""
+        await self._abandon_aers()
+        await self._close_io_qpairs()
+        self._events.clear()
+        self._masked_events.clear()
+        self._changed_namespaces.clear()
+        self._features = self._fresh_features()
+        self._csts = wire.CSTS_RDY if self._cc & wire.CC_EN else 0
+        self._keep_alive_restart()
+
+    async def _shut_down(self) -> None:
+        await self._close_io_qpairs()
+        self._left_in_order()
+        self._csts = self._csts & ~wire.CSTS_SHST_MASK | wire.CSTS_SHST_COMPLETE
+
+    def _left_in_order(self) -> None:
+        if self.subsystem is None or self.subsystem.connected_hosts is None:
+            return
+        others = (each for each in self.subsystem.controllers.values() if each is not self and not each.shut_down)
+        if self.host not in [each.host for each in others]:
+            self.subsystem.connected_hosts.left(self.host)
+
+    def _came_back(self) -> bool:
+        """Connect has made the host known, but it may have left in order since then. False: it can't be remembered."""
+        if self.subsystem is None or self.subsystem.connected_hosts is None:
+            return True
+        try:
+            self.subsystem.connected_hosts.arrived(self.host)
+        except FtlError as error:
+            log.error("host %s can't enable its controller: %s", self.hostnqn, error.message)
+            return False
+        return True
+
+    @property
+    def shut_down(self) -> bool:
+        """In order, and not enabled again."""
+        return self._csts & wire.CSTS_SHST_MASK == wire.CSTS_SHST_COMPLETE
+
+    async def _abandon_aers(self) -> None:
+        aers, self._waiting_aers = self._waiting_aers, deque()
+        for sqe in aers:
+            await self._queue.complete(sqe, Completion(Status.ABORTED_SQ_DELETED, do_not_retry=False))
+
+    # --- identify ---------------------------------------------------------------------------------------------------
+
+    def _identify(self, sqe: Sqe) -> Completion:
+        cns, csi = sqe.cdw10 & 0xFF, sqe.cdw11 >> 24
+        if cns == Cns.CONTROLLER:
+            return Completion(data=identify.build_controller(self._traits()))
+        if self.subsystem is None:
+            return Completion(Status.INVALID_FIELD)
+        namespaces = self.visible_namespaces()
+        match cns:
+            case Cns.NAMESPACE | Cns.CSI_NAMESPACE | Cns.INDEPENDENT_NAMESPACE | Cns.NAMESPACE_DESCRIPTORS:
+                return self._identify_namespace(Cns(cns), csi, sqe.nsid, namespaces.get(sqe.nsid))
+            case Cns.ACTIVE_NAMESPACES | Cns.CSI_ACTIVE_NAMESPACES:
+                if sqe.nsid > wire.NSID_MAX:
+                    return Completion(Status.INVALID_NAMESPACE)
+                by_csi = cns == Cns.CSI_ACTIVE_NAMESPACES
+                nsids = [nsid for nsid, ns in namespaces.items() if nsid > sqe.nsid and (not by_csi or ns.csi == csi)]
+                return Completion(data=identify.build_nsid_list(nsids))
+            case Cns.CSI_CONTROLLER if csi == wire.CSI_NVM:
+                return Completion(data=bytes(wire.PAGE_BYTES))
+            case Cns.CSI_CONTROLLER if csi == wire.CSI_ZNS and self._cap & Cap.CSS_IOCS:
+                appends = [ns.traits.max_append_bytes for ns in namespaces.values() if ns.csi == wire.CSI_ZNS]
+                smallest = min(appends, default=self._limits.max_io_bytes)
+                return Completion(data=identify.build_zns_controller(smallest, self._limits.max_io_bytes))
+            case Cns.COMMAND_SETS:
+                return Completion(data=identify.build_command_sets(zoned=bool(self._cap & Cap.CSS_IOCS)))
+        return Completion(Status.INVALID_FIELD)
+
+    def _identify_namespace(self, cns: Cns, csi: int, nsid: int, namespace: Namespace | None) -> Completion:
+        assert self.subsystem is not None
+        if not 1 <= nsid <= self.subsystem.max_namespaces:
+            return Completion(Status.INVALID_NAMESPACE)
+        if namespace is None:
+            # An inactive namespace is all zeroes; it has no descriptors, though.
+            if cns == Cns.NAMESPACE_DESCRIPTORS:
+                return Completion(Status.INVALID_NAMESPACE)
+            return Completion(data=bytes(wire.PAGE_BYTES))
+        traits = namespace.traits
+        match cns:
+            case Cns.NAMESPACE:
+                return Completion(data=identify.build_namespace(traits))
+            case Cns.NAMESPACE_DESCRIPTORS:
+                return Completion(data=identify.build_descriptors(traits))
+            case Cns.INDEPENDENT_NAMESPACE:
+                return Completion(data=identify.build_independent_namespace())
+        if csi == wire.CSI_NVM:
+            return Completion(data=bytes(wire.PAGE_BYTES))
+        if csi == wire.CSI_ZNS and namespace.csi == wire.CSI_ZNS:
+            return Completion(data=identify.build_zns_namespace(traits))
+        return Completion(Status.INVALID_FIELD)
+
+    def _traits(self) -> ControllerTraits:
+        subsystem = self.subsystem
+        return ControllerTraits(
+            subnqn=self.subnqn,
+            cntlid=self.cntlid,
+            serial_number="" if subsystem is None else subsystem.serial_number,
+            model_number="" if subsystem is None else subsystem.model_number,
+            firmware=FIRMWARE,
+            max_io_bytes=self._limits.max_io_bytes,
+            max_outstanding=self._limits.max_queue_depth,
+            max_nsid=0 if subsystem is None else subsystem.max_namespaces,
+            in_capsule_bytes=self._limits.in_capsule_bytes,
+            keep_alive_granularity=KEEP_ALIVE_GRANULARITY_MS // 100,
+            aer_limit=AER_LIMIT,
+            volatile_cache=self._volatile_cache(),
+            discovery=subsystem is None,
+        )
+
+    # --- log pages --------------------------------------------------------------------------------------------------
+
+    def _get_log_page(self, sqe: Sqe) -> Completion:
+        page, retain = sqe.cdw10 & 0xFF, bool(sqe.cdw10 & 1 << 15)
+        length = ((sqe.cdw11 & 0xFFFF) << 16 | sqe.cdw10 >> 16) * 4 + 4
+        offset = sqe.cdw13 << 32 | sqe.cdw12
+        if length > self._limits.max_io_bytes or offset & 3 or sqe.cdw14 & 1 << 23:
+            return Completion(Status.INVALID_FIELD)
+        supported = logs.SUPPORTED_DISCOVERY if self.subsystem is None else logs.SUPPORTED_IO
+        if page not in supported:
+            return Completion(Status.INVALID_LOG_PAGE)
+        content = self._log_page(LogPage(page), sqe.cdw14 >> 24)
+        if content is None or offset > len(content):
+            return Completion(Status.INVALID_FIELD)
+        if not retain and offset == 0:
+            self._log_page_read(page)
+            if page == LogPage.CHANGED_NAMESPACES:
+                self._changed_namespaces.clear()
+        return Completion(data=content[offset : offset + length].ljust(length, b"\0"))
+
+    def _log_page(self, page: LogPage, csi: int) -> bytes | None:
+        match page:
+            case LogPage.SUPPORTED:
+                return logs.build_supported(logs.SUPPORTED_DISCOVERY if self.subsystem is None else logs.SUPPORTED_IO)
+            case LogPage.ERROR:
+                return logs.build_error()
+            case LogPage.SMART:
+                return logs.build_smart()
+            case LogPage.FIRMWARE_SLOT:
+                return logs.build_firmware_slot(FIRMWARE)
+            case LogPage.CHANGED_NAMESPACES:
+                return logs.build_changed_namespaces(self._changed_namespaces)
+            case LogPage.COMMAND_EFFECTS:
+                if csi == wire.CSI_ZNS and not self._cap & Cap.CSS_IOCS:
+                    return None
+                return logs.build_command_effects(csi)
+            case LogPage.DISCOVERY:
+                return logs.build_discovery(*self._discovery_log(self))

@@ -1,0 +1,136 @@
+"""A target controller's features (NVM Express Base 2.0 section 5.27): values, defaults, and what may be changed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from .. import wire
+from ..wire import Feature, Sqe, Status
+from .capsule import Completion
+
+SELECT_CURRENT, SELECT_DEFAULT, SELECT_SAVED, SELECT_CAPABILITIES = range(4)
+CAPABILITY_CHANGEABLE = 1 << 2
+HOST_BEHAVIOR_BYTES = 512
+HOST_IDENTIFIER_BYTES = 16
+TEMPERATURE_OVER_DEFAULT, TEMPERATURE_UNDER_DEFAULT = 343, 0
+DULBE = 1 << 16
+WCE = 1
+
+_DISCOVERY_FEATURES = frozenset({Feature.ASYNC_EVENT_CONFIGURATION, Feature.KEEP_ALIVE_TIMER})
+_FIXED = frozenset({Feature.VOLATILE_WRITE_CACHE, Feature.HOST_IDENTIFIER})
+
+
+class Features:
+    """Get and Set Features of one controller. Nothing is saveable, nothing is per namespace."""
+
+    def __init__(
+        self,
+        *,
+        hostid: bytes,
+        io_queues: int,
+        kato_ms: int,
+        kato_granularity_ms: int,
+        volatile_cache: Callable[[], bool],
+        discovery: bool,
+    ) -> None:
+        self.io_queues = io_queues
+        self.io_queues_created = False
+        """Set by the controller with its first I/O queue: from then on their number is fixed."""
+        self._hostid = hostid
+        self._volatile_cache = volatile_cache
+        self._granularity_ms = kato_granularity_ms
+        self._discovery = discovery
+        self._host_behavior = bytes(HOST_BEHAVIOR_BYTES)
+        self._temperature = {0: TEMPERATURE_OVER_DEFAULT, 1: TEMPERATURE_UNDER_DEFAULT}
+        queues = (io_queues - 1) & 0xFFFF
+        events = wire.EVENT_CONFIG_DISCOVERY if discovery else wire.EVENT_CONFIG_NAMESPACE
+        self._values: dict[int, int] = {
+            Feature.ARBITRATION: 0,
+            Feature.POWER_MANAGEMENT: 0,
+            Feature.ERROR_RECOVERY: 0,
+            Feature.VOLATILE_WRITE_CACHE: WCE,
+            Feature.NUMBER_OF_QUEUES: queues << 16 | queues,
+            Feature.WRITE_ATOMICITY: 0,
+            Feature.ASYNC_EVENT_CONFIGURATION: events,
+            Feature.KEEP_ALIVE_TIMER: self.round_up(kato_ms),
+            Feature.COMMAND_SET_PROFILE: 0,
+        }
+        if discovery:
+            self._values = {key: value for key, value in self._values.items() if key in _DISCOVERY_FEATURES}
+        self._defaults = dict(self._values)
+
+    def round_up(self, kato_ms: int) -> int:
+        return -(-kato_ms // self._granularity_ms) * self._granularity_ms
+
+    @property
+    def kato_ms(self) -> int:
+        return self._values[Feature.KEEP_ALIVE_TIMER]
+
+    def event_enabled(self, bit: int) -> bool:
+        return bool(self._values[Feature.ASYNC_EVENT_CONFIGURATION] & bit)
+
+    def get(self, sqe: Sqe) -> Completion:
+        feature, select = sqe.cdw10 & 0xFF, sqe.cdw10 >> 8 & 7
+        if not self._known(feature) or select > SELECT_CAPABILITIES:
+            return Completion(Status.INVALID_FIELD)
+        if select == SELECT_CAPABILITIES:
+            return Completion(result=0 if feature in _FIXED else CAPABILITY_CHANGEABLE)
+        if feature == Feature.HOST_BEHAVIOR:
+            return Completion(data=self._host_behavior if select == SELECT_CURRENT else bytes(HOST_BEHAVIOR_BYTES))
+        if feature == Feature.HOST_IDENTIFIER:
+            if not sqe.cdw11 & 1:  # NVMe over Fabrics knows 128-bit identifiers only
+                return Completion(Status.INVALID_FIELD)
+            return Completion(data=self._hostid)
+        if feature == Feature.TEMPERATURE_THRESHOLD:
+            threshold = self._temperature.get(sqe.cdw11 >> 20 & 3)
+            if threshold is None or sqe.cdw11 >> 16 & 0xF:
+                return Completion(Status.INVALID_FIELD)
+            return Completion(result=threshold)
+        return Completion(result=(self._values if select == SELECT_CURRENT else self._defaults)[feature])
+
+    def set(self, sqe: Sqe, data: bytes | bytearray) -> Completion:
+        feature, value = sqe.cdw10 & 0xFF, sqe.cdw11
+        if not self._known(feature):
+            return Completion(Status.INVALID_FIELD)
+        if sqe.cdw10 >> 31:
+            return Completion(Status.FEATURE_NOT_SAVEABLE)
+        if feature == Feature.NUMBER_OF_QUEUES:
+            return self._set_queues(value)
+        if feature == Feature.VOLATILE_WRITE_CACHE:
+            # The cache can't be turned off, and to say otherwise would be a lie about what is durable.
+            return Completion() if value & WCE else Completion(Status.FEATURE_NOT_CHANGEABLE)
+        if feature == Feature.HOST_IDENTIFIER:
+            return Completion(Status.COMMAND_SEQUENCE_ERROR)
+        if feature == Feature.HOST_BEHAVIOR:
+            if len(data) != HOST_BEHAVIOR_BYTES:
+                return Completion(Status.SGL_DATA_LENGTH)
+            self._host_behavior = bytes(data)
+            return Completion()
+        if feature == Feature.TEMPERATURE_THRESHOLD:
+            kind = value >> 20 & 3
+            if kind not in self._temperature or value >> 16 & 0xF not in (0, 0xF):
+                return Completion(Status.INVALID_FIELD)
+            self._temperature[kind] = value & 0xFFFF
+            return Completion()
+        if (
+            (feature == Feature.POWER_MANAGEMENT and value & 0x1F)
+            or (feature == Feature.ERROR_RECOVERY and value & DULBE)
+            or (feature == Feature.COMMAND_SET_PROFILE and value & 0x1FF)
+        ):
+            return Completion(Status.INVALID_FIELD)
+        self._values[feature] = self.round_up(value) if feature == Feature.KEEP_ALIVE_TIMER else value
+        return Completion()
+
+    def _set_queues(self, value: int) -> Completion:
+        if self.io_queues_created:
+            return Completion(Status.COMMAND_SEQUENCE_ERROR)
+        if 0xFFFF in (value & 0xFFFF, value >> 16):
+            return Completion(Status.INVALID_FIELD)
+        return Completion(result=self._values[Feature.NUMBER_OF_QUEUES])
+
+    def _known(self, feature: int) -> bool:
+        if feature in self._values:
+            return feature != Feature.VOLATILE_WRITE_CACHE or self._volatile_cache()
+        return not self._discovery and feature in (
+            Feature.HOST_BEHAVIOR, Feature.HOST_IDENTIFIER, Feature.TEMPERATURE_THRESHOLD,
+        )  # fmt: skip

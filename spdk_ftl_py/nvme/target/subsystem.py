@@ -1,0 +1,236 @@
+"""NVM subsystems of a target: namespaces, who may connect, where, and the controllers that are connected."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+from uuid import UUID, uuid4
+
+from ... import _shim
+from ...errors import ExistsError, NotFoundError, ParameterError
+from .. import wire
+from ..identify import NamespaceTraits
+from ..tcp import parse_port
+from .connected_hosts import ConnectedHosts
+
+if TYPE_CHECKING:
+    from .controller import TargetController
+
+SERIAL_BYTES_MAX = 20
+MODEL_BYTES_MAX = 40
+NAMESPACES_MAX = 1024
+CONTROLLERS_MAX = 256
+"""Controllers per subsystem; Connect answers "busy" beyond."""
+
+_NQN = re.compile(
+    r"nqn\.\d{4}-(0[1-9]|1[0-2])\.[A-Za-z0-9](-*[A-Za-z0-9])*(\.[A-Za-z0-9](-*[A-Za-z0-9])*)*:.+", re.DOTALL
+)
+_NQN_UUID = "nqn.2014-08.org.nvmexpress:uuid:"
+
+
+def check_nqn(nqn: str, what: str = "NQN") -> str:
+    """Returns it. Raises ParameterError unless it is of one of the two forms of Base 2.0 section 4.5."""
+    if len(nqn.encode()) > wire.NQN_BYTES_MAX:
+        raise ParameterError(f"{what} {nqn[:40]}... is longer than {wire.NQN_BYTES_MAX} bytes")
+    if nqn.startswith(_NQN_UUID):
+        try:
+            UUID(nqn[len(_NQN_UUID) :])
+        except ValueError:
+            raise ParameterError(f"{what} {nqn} has no valid UUID at its end") from None
+    elif not _NQN.fullmatch(nqn) or any(ord(char) < 32 for char in nqn):
+        raise ParameterError(f"{what} {nqn!r} is not of the form nqn.yyyy-mm.reverse.domain:name")
+    return nqn
+
+
+class Namespace:
+    """A BlockDevice under an NSID, with its identifiers."""
+
+    def __init__(self, nsid: int, device: _shim.BlockDevice, uuid: UUID | None, nguid: bytes, eui64: bytes) -> None:
+        self.nsid = nsid
+        self.device = device
+        self.uuid = uuid
+        self.nguid = nguid
+        self.eui64 = eui64
+        data_bytes = device.block_bytes - device.metadata_bytes
+        if data_bytes < 512 or data_bytes & (data_bytes - 1):
+            raise ParameterError(
+                f"namespace {nsid}: the device has blocks of {data_bytes} bytes; NVMe needs a power of two from 512 on"
+            )
+        self.traits = NamespaceTraits(
+            block_count=device.block_count,
+            data_bytes=data_bytes,
+            metadata_bytes=device.metadata_bytes,
+            nguid=nguid,
+            eui64=eui64,
+            uuid=uuid,
+            csi=wire.CSI_ZNS if device.zoned else wire.CSI_NVM,
+            deallocated_reads_zeroes=device.deallocated_reads_zeroes,
+            zone_size=device.zone_size,
+            max_open_zones=device.max_open_zones,
+            max_active_zones=device.max_active_zones,
+            max_append_bytes=device.max_append_blocks * device.block_bytes,
+        )
+
+    @property
+    def csi(self) -> int:
+        return self.traits.csi
+
+
+class Subsystem:
+    """Made first, then given to NvmfTarget.add_subsystem(). Changes reach connected hosts at once."""
+
+    def __init__(
+        self,
+        nqn: str,
+        *,
+        serial_number: str = "SPDKFTL0000000000001",
+        model_number: str = "spdk-ftl-py controller",
+        allow_any_host: bool = False,
+        max_namespaces: int = 32,
+        min_cntlid: int = 1,
+        max_cntlid: int = wire.CNTLID_MAX,
+        max_io_qpairs: int | None = None,
+    ) -> None:
+        """max_io_qpairs: of all its controllers together; None for no limit. Raises ParameterError."""
+        self.nqn = check_nqn(nqn, "subsystem NQN")
+        for what, text, limit in (
+            ("serial number", serial_number, SERIAL_BYTES_MAX),
+            ("model number", model_number, MODEL_BYTES_MAX),
+        ):
+            if len(text) > limit or not text.isascii() or not text.isprintable():
+                raise ParameterError(f"{nqn}: {what} {text!r} must be at most {limit} printable ASCII characters")
+        if not 1 <= min_cntlid <= max_cntlid <= wire.CNTLID_MAX:
+            raise ParameterError(f"{nqn}: controller ids {min_cntlid}..{max_cntlid} must lie in 1..{wire.CNTLID_MAX}")
+        if not 1 <= max_namespaces <= NAMESPACES_MAX:
+            raise ParameterError(f"{nqn}: max_namespaces {max_namespaces} must lie in 1..{NAMESPACES_MAX}")
+        if max_io_qpairs is not None and max_io_qpairs < 1:
+            raise ParameterError(f"{nqn}: max_io_qpairs {max_io_qpairs} must be at least 1")
+        self.serial_number = serial_number
+        self.model_number = model_number
+        self.allow_any_host = allow_any_host
+        self.max_namespaces = max_namespaces
+        self.min_cntlid = min_cntlid
+        self.max_cntlid = max_cntlid
+        self.max_io_qpairs = max_io_qpairs
+        self.hosts: set[str] = set()
+        self.listeners: set[tuple[str, int]] = set()
+        self.namespaces: dict[int, Namespace] = {}
+        self.controllers: dict[int, TargetController] = {}
+        self.on_discovery_change: Callable[[], None] | None = None
+        """Set by the target it belongs to."""
+        self.connected_hosts: ConnectedHosts | None = None
+        """Kept up to date if there is one."""
+        self._last_cntlid = min_cntlid - 1
+
+    # --- namespaces -------------------------------------------------------------------------------------------------
+
+    def add_namespace(
+        self,
+        device: _shim.BlockDevice,
+        *,
+        nsid: int | None = None,
+        uuid: UUID | None = None,
+        nguid: bytes | None = None,
+        eui64: bytes | None = None,
+    ) -> int:
+        """Returns the NSID (the lowest free one if None). The UUID defaults to a random one, the NGUID to the UUID.
+
+        Raises ExistsError when the NSID is taken, ParameterError for identifiers or devices that can't be.
+        """
+        if nsid is None:
+            nsid = next((free for free in range(1, self.max_namespaces + 1) if free not in self.namespaces), None)
+            if nsid is None:
+                raise ParameterError(f"{self.nqn}: all {self.max_namespaces} namespaces are in use")
+        if not 1 <= nsid <= self.max_namespaces:
+            raise ParameterError(f"{self.nqn}: namespace {nsid} must lie in 1..{self.max_namespaces}")
+        if nsid in self.namespaces:
+            raise ExistsError(f"{self.nqn}: namespace {nsid} exists already")
+        if uuid is None:
+            uuid = UUID(bytes=nguid) if nguid is not None and len(nguid) == 16 and any(nguid) else uuid4()
+        nguid = uuid.bytes if nguid is None else nguid
+        eui64 = b"" if eui64 is None else eui64
+        if len(nguid) != 16 or len(eui64) not in (0, 8):
+            raise ParameterError(f"{self.nqn}: namespace {nsid} needs an NGUID of 16 bytes and an EUI64 of 8 bytes")
+        namespace = Namespace(nsid, device, uuid, nguid, eui64)
+        self.namespaces[nsid] = namespace
+        for controller in self.controllers.values():
+            controller.namespace_changed(nsid, namespace)
+        return nsid
+
+    def remove_namespace(self, nsid: int) -> None:
+        """I/O that has begun still completes; new I/O fails. Raises NotFoundError."""
+        if self.namespaces.pop(nsid, None) is None:
+            raise NotFoundError(f"{self.nqn}: there is no namespace {nsid}")
+        for controller in self.controllers.values():
+            controller.namespace_changed(nsid, None)
+
+    @property
+    def zoned(self) -> bool:
+        return any(namespace.csi == wire.CSI_ZNS for namespace in self.namespaces.values())
+
+    # --- who and where ----------------------------------------------------------------------------------------------
+
+    def host_allowed(self, hostnqn: str) -> bool:
+        return self.allow_any_host or hostnqn in self.hosts
+
+    def add_host(self, nqn: str) -> None:
+        """Raises ExistsError, ParameterError."""
+        check_nqn(nqn, "host NQN")
+        if nqn in self.hosts:
+            raise ExistsError(f"{self.nqn}: host {nqn} is allowed already")
+        self.hosts.add(nqn)
+        self._discovery_changed()
+
+    async def remove_host(self, nqn: str) -> None:
+        """Its controllers are disconnected unless any host is allowed. Raises NotFoundError."""
+        if nqn not in self.hosts:
+            raise NotFoundError(f"{self.nqn}: host {nqn} is not in its list")
+        self.hosts.remove(nqn)
+        self._discovery_changed()
+        if not self.allow_any_host:
+            await self.disconnect(lambda controller: controller.hostnqn == nqn)
+
+    def add_listener(self, traddr: str, trsvcid: int | str) -> None:
+        """An address that NvmfTarget.listen() listens on. Raises ExistsError."""
+        address = (traddr, parse_port(trsvcid))
+        if address in self.listeners:
+            raise ExistsError(f"{self.nqn}: listener {traddr}:{trsvcid} exists already")
+        self.listeners.add(address)
+        self._discovery_changed()
+
+    async def remove_listener(self, traddr: str, trsvcid: int | str) -> None:
+        """Controllers that came in there are disconnected. Raises NotFoundError."""
+        address = (traddr, parse_port(trsvcid))
+        if address not in self.listeners:
+            raise NotFoundError(f"{self.nqn}: there is no listener {traddr}:{trsvcid}")
+        self.listeners.remove(address)
+        self._discovery_changed()
+        await self.disconnect(lambda controller: controller.listener == address)
+
+    def _discovery_changed(self) -> None:
+        if self.on_discovery_change is not None:
+            self.on_discovery_change()
+
+    # --- controllers ------------------------------------------------------------------------------------------------
+
+    async def disconnect(self, which: Callable[[TargetController], bool] = lambda controller: True) -> None:
+        """Ends those associations and waits until their queues are gone."""
+        for controller in [controller for controller in self.controllers.values() if which(controller)]:
+            await controller.close()
+
+    @property
+    def io_qpair_count(self) -> int:
+        return sum(len(controller.io_qpairs) for controller in self.controllers.values())
+
+    def allocate_cntlid(self) -> int | None:
+        """A free controller id, the one unused for longest first; None when there is none."""
+        if len(self.controllers) >= CONTROLLERS_MAX:
+            return None
+        span = self.max_cntlid - self.min_cntlid + 1
+        for step in range(1, min(span, CONTROLLERS_MAX + 1) + 1):
+            cntlid = self.min_cntlid + (self._last_cntlid - self.min_cntlid + step) % span
+            if cntlid not in self.controllers:
+                self._last_cntlid = cntlid
+                return cntlid
+        return None

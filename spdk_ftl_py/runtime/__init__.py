@@ -1,0 +1,1 @@
+"""Asyncio around the shim's reactors, and starting and ending things."""

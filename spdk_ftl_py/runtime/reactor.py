@@ -1,0 +1,91 @@
+"""A shim Reactor on an asyncio loop: hands out its events to whoever subscribed to their source.
+
+Threaded (the product) or stepped from the loop itself (tests and simulation: deterministic, no thread).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+
+from .. import _shim
+
+UNCLAIMED_EVENTS_MAX = 1024
+
+EventHandler = Callable[[_shim.Event], None]
+Clock = Callable[[int], int]
+"""Simulated time in ns, given what the last step did (0: nothing)."""
+
+
+class ReactorLoop:
+    """Owns a ``_shim.Reactor`` between start() and stop().
+
+    >>> reactor = ReactorLoop("ftl0")
+    >>> await reactor.start()
+    >>> reactor.subscribe(core.id, on_event)
+
+    clock is for a stepped one; without it a step is taken at the real time.
+    """
+
+    def __init__(self, name: str, *, spin_us: int = 20, stepped: bool = False, clock: Clock | None = None) -> None:
+        self.name = name
+        self.shim = _shim.Reactor(name, spin_us)
+        self._stepped = stepped
+        self._clock = clock
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._stepper: asyncio.Task[None] | None = None
+        self._handlers: dict[int, EventHandler] = {}
+        # An event may come before its source's creator had a chance to subscribe.
+        self._unclaimed: deque[_shim.Event] = deque(maxlen=UNCLAIMED_EVENTS_MAX)
+
+    async def start(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        if self._stepped:
+            self._stepper = self._loop.create_task(self._step_for_ever(), name=f"reactor {self.name}")
+        else:
+            self._loop.add_reader(self.shim.event_fd, self._drain)
+            self.shim.start()
+
+    async def stop(self) -> None:
+        """Idempotent. Events that nobody has fetched are delivered before it returns."""
+        if self._loop is None:
+            return
+        loop, self._loop = self._loop, None
+        if self._stepper is not None:
+            self._stepper.cancel()
+            await asyncio.gather(self._stepper, return_exceptions=True)
+            self._stepper = None
+        else:
+            self.shim.stop()
+            loop.remove_reader(self.shim.event_fd)
+        self._drain()
+
+    def subscribe(self, source: int, handler: EventHandler) -> None:
+        """One handler per source; it runs on the asyncio loop and must not raise."""
+        self._handlers[source] = handler
+        early = [event for event in self._unclaimed if event.source == source]
+        if early:
+            kept = [event for event in self._unclaimed if event.source != source]
+            self._unclaimed.clear()
+            self._unclaimed.extend(kept)
+            for event in early:
+                handler(event)
+
+    def unsubscribe(self, source: int) -> None:
+        self._handlers.pop(source, None)
+
+    def _drain(self) -> None:
+        for event in self.shim.events():
+            handler = self._handlers.get(event.source)
+            if handler is None:
+                self._unclaimed.append(event)
+            else:
+                handler(event)
+
+    async def _step_for_ever(self) -> None:
+        work = 0
+        while True:
+            work = self.shim.step(None if self._clock is None else self._clock(work))
+            self._drain()
+            await asyncio.sleep(0)
