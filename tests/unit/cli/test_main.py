@@ -1,0 +1,157 @@
+"""`spdk-ftl`: help that teaches, exit codes, and commands that do not fall with each other."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import spdk_ftl_py
+from spdk_ftl_py.cli import commands
+from spdk_ftl_py.cli import main as cli
+from spdk_ftl_py.errors import FtlError
+
+COMMANDS = [command for _, commands in cli._MODULES for command in commands]
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "spdk_ftl_py.cli", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, cwd="/")
+
+
+def test_help_shows_every_command_and_how_it_goes_together() -> None:
+    done = run("--help")
+    assert (done.returncode, done.stderr) == (0, "")
+    for command in COMMANDS:
+        assert re.search(rf"\b{command}\b", done.stdout)
+    for text in ("nvmf_create_transport -t TCP", "--plugin spdk_ftl_py bdev_ftl_create", "exit codes", "SPDK_FTL_SOCK"):
+        assert text in done.stdout
+    assert "not available" not in done.stdout
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_explains_itself(command: str) -> None:
+    done = run(command, "--help")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert len(done.stdout.splitlines()) > 8
+
+
+def test_wrong_usage_is_exit_code_2() -> None:
+    for arguments in ((), ("nonsense",), ("stats",), ("devices", "--colour")):
+        done = run(*arguments)
+        assert (done.returncode, done.stdout) == (2, "")
+        assert "usage: spdk-ftl" in done.stderr
+
+
+def test_a_failure_is_exit_code_1_with_one_line_on_stderr(tmp_path: Path) -> None:
+    done = run("devices", "--socket", str(tmp_path / "nobody"))
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("spdk-ftl: spdk-ftl daemon at ")
+    assert done.stderr.count("\n") == 1
+
+
+def test_the_version_is_that_of_the_package() -> None:
+    assert run("--version").stdout == f"spdk-ftl {spdk_ftl_py.__version__}\n"
+    pyproject = Path(__file__).resolve().parents[3] / "pyproject.toml"
+    assert f'version = "{spdk_ftl_py.__version__}"' in pyproject.read_text().splitlines()
+
+
+def test_a_command_that_can_not_be_imported_leaves_the_others_alone(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    real = importlib.import_module
+
+    def without_target(name: str, package: str | None = None) -> object:
+        if name == "spdk_ftl_py.target.command":
+            raise ImportError("No module named 'something'")
+        return real(name, package)
+
+    monkeypatch.setattr(cli.importlib, "import_module", without_target)
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["--help"])
+    assert ended.value.code == 0
+    assert "not available: No module named 'something'" in capsys.readouterr().out
+    assert cli.main(["target"]) == 1
+    assert "No module named 'something'" in capsys.readouterr().err
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["serve", "--help"])
+    assert ended.value.code == 0
+
+
+def test_errors_and_interrupts_of_a_command_become_exit_codes(monkeypatch: pytest.MonkeyPatch) -> None:
+    for raised, code in ((FtlError("no"), 1), (KeyboardInterrupt(), 130)):
+
+        def fail(_args: object, raised: BaseException = raised) -> int:
+            raise raised
+
+        monkeypatch.setattr("spdk_ftl_py.daemon.command.run", fail)
+        assert cli.main(["serve"]) == code
+
+
+@pytest.mark.parametrize("arguments", [("--help",), ("--version",), ("demo", "--help")])
+def test_output_that_nobody_takes_is_no_traceback(arguments: tuple[str, ...]) -> None:
+    command = [sys.executable, "-m", "spdk_ftl_py.cli", *arguments]
+    env = {**os.environ, "PYTHONUNBUFFERED": ""}  # set, argparse would swallow the error
+    read, write = os.pipe()
+    os.close(read)
+    with os.fdopen(write, "w") as closed, open("/dev/full", "w") as full:
+        for stdout, said in ((closed, ""), (full, "No space left on device")):
+            done = subprocess.run(
+                command, stdout=stdout, stderr=subprocess.PIPE, text=True, timeout=60, check=False, cwd="/", env=env
+            )
+            assert done.returncode == 1
+            assert done.stderr.count("\n") == (1 if said else 0)
+            assert said in done.stderr
+
+
+@pytest.mark.parametrize("arguments", [("create", "-b", "x", "-d", "y"), ("delete", "-b", "x"), ("check", "x")])
+def test_an_empty_target_is_not_the_current_directory(
+    arguments: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main([*arguments, "-s", ""]) == (2 if arguments[0] == "check" else 1)
+    assert "-s: an empty address" in capsys.readouterr().err
+
+
+def test_a_missing_extension_is_a_failure_with_the_remedy(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(_args: object) -> int:
+        raise ImportError("cannot import name '_shim'")
+
+    monkeypatch.setattr("spdk_ftl_py.daemon.command.run", fail)
+    assert cli.main(["serve"]) == 1
+    assert "spdk-ftl: serve: cannot import name '_shim'; is the package installed" in capsys.readouterr().err
+
+
+def test_the_table_of_devices_shows_addresses_as_they_are_typed(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "120")
+    device = {"state": "online", "base_bdev": "B", "target": "/t"}
+    devices = [
+        {**device, "name": "a", "export": {"traddr": "::1", "trsvcid": "4420"}},
+        {**device, "name": "b", "export": {"traddr": "127.0.0.1", "trsvcid": "4421"}},
+        {**device, "name": "c", "export": None},
+    ]
+    monkeypatch.setattr(commands.DaemonClient, "call", lambda *_: devices)
+    assert cli.main(["devices"]) == 0
+    shown = capsys.readouterr().out
+    assert " [::1]:4420 " in shown
+    assert " 127.0.0.1:4421 " in shown
+
+
+def test_tables_show_properties_one_by_one_and_cut_nothing_off(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "60")
+    told = {"export": {"subnqn": "z" * 80}, "properties": [{"name": "num_punits", "value": 2}], "bands": [{"id": 0}]}
+    commands._show_mapping(told, "ftl0", as_json=False)
+    shown = capsys.readouterr().out
+    assert shown.count("z") == 80
+    assert re.search(r"properties\.num_punits\s+│ 2 ", shown)
+    assert re.search(r"bands\s+│ 1 entries", shown)

@@ -1,0 +1,185 @@
+"""The daemon's registry within the test's process, before an embedded target whose answers a test may hold back."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from spdk_ftl_py import schema
+from spdk_ftl_py.daemon.base import DaemonIdentity
+from spdk_ftl_py.daemon.registry import Registry
+from spdk_ftl_py.daemon.state import StateDirectory
+from spdk_ftl_py.errors import FtlError
+from spdk_ftl_py.runtime.reactor import ReactorLoop
+from spdk_ftl_py.spdk.exports import host_nqn
+from spdk_ftl_py.target.app import Target
+from unit.nvme.nvme_loop import until
+
+WAIT_S = 60.0
+REFUSAL = {"code": -32603, "message": "Internal error"}
+
+
+class Line:
+    """The RPC socket of a target. ``refused``: methods it answers with an error; ``answers``: results that are not the
+    target's own."""
+
+    def __init__(self, path: Path, target: Target | None) -> None:
+        self.path = str(path)
+        self.target = target
+        self.called: list[str] = []
+        self.refused: set[str] = set()
+        self.answers: dict[str, Any] = {}
+        self._held: set[str] | None = set()
+        self._released = asyncio.Event()
+        self._server: asyncio.AbstractServer | None = None
+        self._serving: set[asyncio.Task[None]] = set()
+
+    async def start(self) -> None:
+        self._server = await asyncio.start_unix_server(self._connected, self.path)
+
+    def hold(self, *methods: str) -> None:
+        """From now on those, or all, get no answer, until release()."""
+        self._held = set(methods) or None
+        self._released.clear()
+
+    def release(self) -> None:
+        self._held = set()
+        self._released.set()
+
+    async def close(self) -> None:
+        assert self._server is not None
+        self._server.close()
+        for task in self._serving:
+            task.cancel()
+        await asyncio.gather(*self._serving, return_exceptions=True)
+
+    def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.ensure_future(self._serve(reader, writer))
+        self._serving.add(task)
+        task.add_done_callback(self._serving.discard)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            received = b""
+            while not received.endswith(b"}"):
+                chunk = await reader.read(1 << 16)
+                if not chunk:
+                    return
+                received += chunk
+            request = json.loads(received)
+            writer.write(json.dumps({"jsonrpc": "2.0", "id": request["id"], **await self._answer(request)}).encode())
+            await writer.drain()
+        finally:
+            writer.close()
+
+    async def _answer(self, request: dict[str, Any]) -> dict[str, Any]:
+        method = request["method"]
+        self.called.append(method)
+        if self._held is None or method in self._held:
+            await self._released.wait()
+        if method in self.refused:
+            return {"error": REFUSAL}
+        if method in self.answers:
+            return {"result": self.answers[method]}
+        assert self.target is not None
+        try:
+            return {"result": await self.target.dispatch(method, request.get("params"))}
+        except FtlError as error:
+            return {"error": error.to_jsonrpc()}
+
+
+class Daemon:
+    """A registry with what it is given by `spdk-ftl serve`."""
+
+    def __init__(self, folder: Path, listen: str) -> None:
+        self.state = StateDirectory(folder / "state")
+        self.state.open()
+        self._folder = folder
+        buffers = folder / "buffers"
+        buffers.mkdir(mode=0o700, exist_ok=True)
+        identity = DaemonIdentity(host_nqn(self.state.host_id), self.state.host_id, listen, WAIT_S, buffers)
+        self.registry = Registry(self.state, identity, socket_path="")
+
+    async def call(self, method: str, **params: Any) -> Any:
+        return await self.registry.methods[method](schema.load(method).validate(params))
+
+    async def device(self, name: str = "ftl0") -> dict[str, Any]:
+        device: dict[str, Any] = (await self.call("ftl_get_devices", name=name))[0]
+        return device
+
+    async def wait_for(self, state: str, name: str = "ftl0") -> dict[str, Any]:
+        await until(lambda: self.registry._devices[name].state.value == state)
+        return await self.device(name)
+
+    def record(self) -> Any:
+        return json.loads((self._folder / "state" / "state.json").read_text())
+
+    async def halt(self) -> None:
+        await self.registry.halt()
+        self.state.close()
+
+    def die(self) -> Any:
+        """What its successor is to find, had it been killed now: for put_back(), behind a halt()."""
+        return (self._folder / "state" / "state.json").read_bytes()
+
+    def put_back(self, state: bytes) -> None:
+        (self._folder / "state" / "state.json").write_bytes(state)
+
+
+class World:
+    def __init__(self, folder: Path, target: Target, line: Line) -> None:
+        self.folder = folder
+        self.target = target
+        self.line = line
+
+    def daemon(self, listen: str = "127.0.0.1") -> Daemon:
+        return Daemon(self.folder, listen)
+
+    async def start(self) -> Daemon:
+        """A daemon that serves, with the devices that the one before it left."""
+        daemon = self.daemon()
+        await daemon.registry.start()
+        return daemon
+
+    async def rpc(self, method: str, **params: Any) -> Any:
+        return await self.target.dispatch(method, params or None)
+
+    async def make_drive(self) -> None:
+        await self.rpc(
+            "ftltgt_zns_create", name="Nvme0n1", path=str(self.folder / "drive"),
+            num_zones=64, zone_size=256, zone_capacity=192, max_open_zones=14,
+        )  # fmt: skip
+
+    async def remove_drive(self) -> None:
+        await self.rpc("ftltgt_zns_delete", name="Nvme0n1")
+
+    async def exports(self) -> list[str]:
+        """Subsystems that are not the target's own."""
+        return [entry["nqn"] for entry in await self.rpc("nvmf_get_subsystems") if "spdk-ftl" in entry["nqn"]]
+
+    async def claimed(self) -> bool:
+        return bool((await self.rpc("bdev_get_bdevs", name="Nvme0n1"))[0]["claimed"])
+
+
+@asynccontextmanager
+async def world(folder: Path) -> AsyncIterator[World]:
+    """At the end nothing is left: no task, no bdev."""
+    before = asyncio.all_tasks()
+    target = Target("", reactor=ReactorLoop("target", spin_us=0))
+    await target.start(listen=False)
+    line = Line(folder / "t.sock", target)
+    await line.start()
+    here = World(folder, target, line)
+    await here.rpc("nvmf_create_transport", trtype="TCP")
+    await here.make_drive()
+    try:
+        yield here
+    finally:
+        line.release()
+        await line.close()
+        await target.close()
+    assert asyncio.all_tasks() <= before

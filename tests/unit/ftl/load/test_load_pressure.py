@@ -1,0 +1,130 @@
+"""A full device, always collecting garbage, is halted and crashed at any point: every load finds room to go on.
+
+Bands that were being written at the end are not written further, so a load begins with less room than there was. That
+there is always a free band, or one that can be made free, is what docs/restore.md ("Room") says; here it is tried.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from spdk_ftl_py import _shim
+from spdk_ftl_py.errors import MediaError
+from spdk_ftl_py.ftl.device import DeviceState
+from spdk_ftl_py.runtime.reactor import ReactorLoop
+from unit.ftl.load.restore_rig import CONF, ZONE_CAPACITY, ZONE_SIZE, RestoreRig
+from unit.shim.ftl.core_bench import content
+from unit.simulated import run_stepped
+
+ROUNDS = 8
+WRITERS = 32
+ZONES = 44
+RSVD_LEAST = 25
+"""Percent; conf allows no less with so few bands."""
+
+
+class FullRig(RestoreRig):
+    async def write(self, lba: int, block_count: int = 1) -> None:
+        change, version = self.model.submit(lba, block_count, trim=False)
+        await self.port.write(lba, b"".join(content(lba + i, version) for i in range(block_count)))
+        self.model.acknowledge(lba, block_count, change, durable=False)
+
+    async def fill(self) -> None:
+        for lba in range(0, self.device.block_count, 8):
+            await self.write(lba, min(8, self.device.block_count - lba))
+
+    async def overwrite(self, blocks: int) -> bool:
+        """False where the base went away."""
+        left = iter(range(blocks))
+
+        async def writer() -> None:
+            for _ in left:
+                await self.write(self.rng.randrange(self.device.block_count))
+
+        results = await asyncio.gather(*(writer() for _ in range(WRITERS)), return_exceptions=True)
+        failed = [result for result in results if result is not None]
+        assert all(isinstance(result, MediaError) for result in failed), failed
+        assert self.device.state is not DeviceState.READ_ONLY, self.device.failure
+        return not failed
+
+    async def end_amid_writes(self, *, halt: bool) -> None:
+        writing = asyncio.ensure_future(self.overwrite(4 * self.device.block_count))
+        for _ in range(self.rng.randrange(400)):
+            await asyncio.sleep(0)
+        if halt:
+            # As the daemon does: the export ends first.
+            writing.cancel()
+            await asyncio.gather(writing, return_exceptions=True)
+            await self.halt()
+            self.model.flushed(list(self.model.completed))
+        else:
+            await self.crash()
+            await asyncio.gather(writing, return_exceptions=True)
+            if self.buffer_dir is not None:
+                self.model.acknowledged_survives()
+
+
+@pytest.mark.parametrize("how", ["halt", "crash", "kill", "power", "target"])
+@pytest.mark.parametrize(
+    ("open_zones", "emulated"), [(7, False), (5, False), (0, True)], ids=["zns", "shared stream", "emulated"]
+)
+def test_a_full_device_goes_on_after_each_end(how: str, open_zones: int, emulated: bool, tmp_path: Path) -> None:
+    """kill, target: of the process, of the base's power; the write buffer is kept, and has to find room, too."""
+
+    async def main(reactor: ReactorLoop) -> None:
+        disk: Any
+        if emulated:
+            disk = _shim.EmulatedMedia.conventional(reactor.shim, ZONES * ZONE_SIZE, volatile_cache=True)
+        else:
+            disk = _shim.EmulatedMedia.zns(reactor.shim, ZONES, ZONE_SIZE, ZONE_CAPACITY, max_open_zones=open_zones)
+
+        def base() -> Any:
+            if not emulated:
+                return disk
+            return _shim.ZonedOverlay(reactor.shim, disk, zone_capacity=ZONE_CAPACITY, initial_state="full")
+
+        seed = 11
+        disk.set_schedule(seed)
+        kept = tmp_path if how in ("kill", "target") else None
+        rig = FullRig(reactor, base(), random.Random(seed), buffer_dir=kept)
+        await rig.create(replace(CONF, lba_rsvd=RSVD_LEAST))
+        assert rig.device.geometry.shared_stream == (open_zones == 5)
+        blocks = rig.device.block_count
+        await rig.fill()
+        assert await rig.overwrite(2 * blocks)
+        for number in range(ROUNDS):
+            what = f"seed {seed}, round {number}"
+            if how in ("power", "target"):
+                disk.cut_power_at(disk.operations + rig.rng.randrange(5, 1500), rig.rng.randrange(1 << 32))
+                assert not await rig.overwrite(20 * blocks)
+                await rig.crash()
+                if kept:
+                    rig.model.acknowledged_survives()
+                disk.power_on()
+            else:
+                assert await rig.overwrite(rig.rng.randrange(1, blocks))
+                await rig.end_amid_writes(halt=how == "halt")
+            rig.base = base()
+            for _ in range(rig.rng.choice([0, 0, 1, 3])):
+                # Loads that don't get far.
+                await rig.load()
+                for _ in range(rig.rng.randrange(200)):
+                    await asyncio.sleep(0)
+                await rig.crash()
+                rig.base = base()
+            await rig.load()
+            await rig.check(what)
+        assert await rig.overwrite(2 * blocks)
+        await rig.flush()
+        await rig.check("at the end")
+        assert rig.device.state is DeviceState.RUNNING
+        assert rig.device.core.stats()["reloc_moved_blocks"] > 0
+        await rig.end()
+
+    run_stepped(main)
