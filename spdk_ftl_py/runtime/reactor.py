@@ -61,6 +61,13 @@ class ReactorLoop:
             loop.remove_reader(self.shim.event_fd)
         self._drain()
 
+    async def __aenter__(self) -> ReactorLoop:
+        await self.start()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.stop()
+
     def subscribe(self, source: int, handler: EventHandler) -> None:
         """One handler per source; it runs on the asyncio loop and must not raise."""
         self._handlers[source] = handler

@@ -11,7 +11,8 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -89,122 +90,110 @@ def rpc_command() -> list[str]:
     return [sys.executable, "-c", "from spdk.spdk_rpc import main; main()"]
 
 
-def run(tmp_path: Path, scenario: Callable[[World], Awaitable[None]]) -> None:
-    async def main() -> None:
-        world = World(tmp_path)
+@asynccontextmanager
+async def listening(folder: Path) -> AsyncIterator[World]:
+    here = World(folder)
 
-        def method(name: str) -> Callable[[dict[str, Any]], Awaitable[Any]]:
-            async def note(params: dict[str, Any]) -> Any:
-                world.calls.append((name, params))
-                if isinstance(world.answer, Exception):
-                    raise world.answer
-                return world.answer
+    def method(name: str) -> Callable[[dict[str, Any]], Awaitable[Any]]:
+        async def note(params: dict[str, Any]) -> Any:
+            here.calls.append((name, params))
+            if isinstance(here.answer, Exception):
+                raise here.answer
+            return here.answer
 
-            return note
+        return note
 
-        daemon = RpcServer(tmp_path / "daemon", {name: method(name) for name in schema.methods()})
-        await daemon.start()
-        target = await asyncio.start_unix_server(world.serve_target, str(tmp_path / "target"))
-        try:
-            await scenario(world)
-        finally:
-            target.close()
-            await daemon.close()
+    daemon = RpcServer(folder / "daemon", {name: method(name) for name in schema.methods()})
+    await daemon.start()
+    target = await asyncio.start_unix_server(here.serve_target, str(folder / "target"))
+    try:
+        yield here
+    finally:
+        target.close()
+        await daemon.close()
 
-    asyncio.run(main())
+
+@pytest.fixture
+def world(tmp_path: Path) -> AbstractAsyncContextManager[World]:
+    return listening(tmp_path)
 
 
 def at(world: World, *arguments: str) -> list[str]:
     return ["-s", str(world.folder / "target"), "--plugin", "spdk_ftl_py", *arguments]
 
 
-def test_the_built_in_commands_are_replaced_by_ours(tmp_path: Path) -> None:
-    async def scenario(world: World) -> None:
-        helped = await world.rpc("--plugin", "spdk_ftl_py", "--help")
-        assert helped.code == 0
-        assert [line for line in helped.out.splitlines() if "bdev_ftl_create" in line and "Create an FTL" in line]
-        for method in PLUGIN_METHODS:
-            assert method in helped.out
-        assert "bdev_ftl_unmap" not in helped.out
-        assert "bdev_malloc_create" in helped.out
-
-    run(tmp_path, scenario)
+async def test_the_built_in_commands_are_replaced_by_ours(world: World) -> None:
+    helped = await world.rpc("--plugin", "spdk_ftl_py", "--help")
+    assert helped.code == 0
+    assert [line for line in helped.out.splitlines() if "bdev_ftl_create" in line and "Create an FTL" in line]
+    for method in PLUGIN_METHODS:
+        assert method in helped.out
+    assert "bdev_ftl_unmap" not in helped.out
+    assert "bdev_malloc_create" in helped.out
 
 
 @pytest.mark.parametrize("method", PLUGIN_METHODS)
-def test_help_of_each_command_comes_from_its_schema(tmp_path: Path, method: str) -> None:
-    async def scenario(world: World) -> None:
-        helped = await world.rpc("--plugin", "spdk_ftl_py", method, "--help")
-        assert helped.code == 0
-        text = " ".join(helped.out.split())
-        for parameter in schema.load(method).parameters:
-            for flag in parameter.flags:
-                assert flag in text
-        assert schema.load(method).description.split(",")[0] in text
-
-    run(tmp_path, scenario)
+async def test_help_of_each_command_comes_from_its_schema(method: str, world: World) -> None:
+    helped = await world.rpc("--plugin", "spdk_ftl_py", method, "--help")
+    assert helped.code == 0
+    text = " ".join(helped.out.split())
+    for parameter in schema.load(method).parameters:
+        for flag in parameter.flags:
+            assert flag in text
+    assert schema.load(method).description.split(",")[0] in text
 
 
-def test_create_sends_what_was_given_and_prints_name_and_uuid(tmp_path: Path) -> None:
-    async def scenario(world: World) -> None:
-        options = "-b ftl0 -d Nvme0n1 -c Cache0 -o --use_append --overprovisioning 30 --num-punits 4 --no-attach"
-        more = "--limit crit:0,high:20 --limit low=80 --limit-threshold crit:1,high:2,low:3,start:4 --conf band_thld=80"
-        zones = "--zone-capacity 512 --optimal-open-zones 2 --listen-address 127.0.0.1:4420"
-        uuid = "-u b286d19a-0059-4709-abcd-9f7732b1567d"
-        done = await world.rpc(*at(world, "bdev_ftl_create", *f"{options} {more} {zones} {uuid}".split()))
-        assert (done.code, done.err) == (0, "")
-        assert json.loads(done.out) == world.answer
-        assert world.calls == [
-            (
-                "bdev_ftl_create",
-                {
-                    "name": "ftl0",
-                    "base_bdev": "Nvme0n1",
-                    "cache": "Cache0",
-                    "uuid": "b286d19a-0059-4709-abcd-9f7732b1567d",
-                    "allow_open_bands": True,
-                    "force": False,
-                    "without_cache": False,
-                    "use_append": True,
-                    "overprovisioning": 30,
-                    "num_punits": 4,
-                    "no_attach": True,
-                    "limit_crit": 0,
-                    "limit_high": 20,
-                    "limit_low": 80,
-                    "limit_crit_threshold": 1,
-                    "limit_high_threshold": 2,
-                    "limit_low_threshold": 3,
-                    "limit_start_threshold": 4,
-                    "conf": {"band_thld": 80},
-                    "zone_capacity": 512,
-                    "optimal_open_zones": 2,
-                    "listen_address": "127.0.0.1:4420",
-                    "target": str(tmp_path / "target"),
-                },
-            )
-        ]
-        assert world.target_calls == []
-
-    run(tmp_path, scenario)
+async def test_create_sends_what_was_given_and_prints_name_and_uuid(tmp_path: Path, world: World) -> None:
+    options = "-b ftl0 -d Nvme0n1 -c Cache0 -o --use_append --overprovisioning 30 --num-punits 4 --no-attach"
+    more = "--limit crit:0,high:20 --limit low=80 --limit-threshold crit:1,high:2,low:3,start:4 --conf band_thld=80"
+    zones = "--zone-capacity 512 --optimal-open-zones 2 --listen-address 127.0.0.1:4420"
+    uuid = "-u b286d19a-0059-4709-abcd-9f7732b1567d"
+    done = await world.rpc(*at(world, "bdev_ftl_create", *f"{options} {more} {zones} {uuid}".split()))
+    assert (done.code, done.err) == (0, "")
+    assert json.loads(done.out) == world.answer
+    assert world.calls == [
+        (
+            "bdev_ftl_create",
+            {
+                "name": "ftl0",
+                "base_bdev": "Nvme0n1",
+                "cache": "Cache0",
+                "uuid": "b286d19a-0059-4709-abcd-9f7732b1567d",
+                "allow_open_bands": True,
+                "force": False,
+                "without_cache": False,
+                "use_append": True,
+                "overprovisioning": 30,
+                "num_punits": 4,
+                "no_attach": True,
+                "limit_crit": 0,
+                "limit_high": 20,
+                "limit_low": 80,
+                "limit_crit_threshold": 1,
+                "limit_high_threshold": 2,
+                "limit_low_threshold": 3,
+                "limit_start_threshold": 4,
+                "conf": {"band_thld": 80},
+                "zone_capacity": 512,
+                "optimal_open_zones": 2,
+                "listen_address": "127.0.0.1:4420",
+                "target": str(tmp_path / "target"),
+            },
+        )
+    ]
+    assert world.target_calls == []
 
 
-def test_a_relative_target_address_reaches_the_daemon_as_an_absolute_one(tmp_path: Path) -> None:
-    async def scenario(world: World) -> None:
-        done = await world.rpc("-s", "./target", "--plugin", "spdk_ftl_py", "bdev_ftl_create", "-b", "a", "-d", "b")
-        assert done.code == 0
-        assert world.calls[0][1]["target"] == str(tmp_path / "target")
-
-    run(tmp_path, scenario)
+async def test_a_relative_target_address_reaches_the_daemon_as_an_absolute_one(tmp_path: Path, world: World) -> None:
+    done = await world.rpc("-s", "./target", "--plugin", "spdk_ftl_py", "bdev_ftl_create", "-b", "a", "-d", "b")
+    assert done.code == 0
+    assert world.calls[0][1]["target"] == str(tmp_path / "target")
 
 
-def test_a_deferred_creation_prints_the_daemons_line_as_it_is(tmp_path: Path) -> None:
-    async def scenario(world: World) -> None:
-        world.answer = "FTL bdev: ftl0 creation deferred"
-        done = await world.rpc(*at(world, "bdev_ftl_create", "-b", "ftl0", "-d", "Nvme0n1"))
-        assert (done.code, done.out) == (0, "FTL bdev: ftl0 creation deferred\n")
-
-    run(tmp_path, scenario)
+async def test_a_deferred_creation_prints_the_daemons_line_as_it_is(world: World) -> None:
+    world.answer = "FTL bdev: ftl0 creation deferred"
+    done = await world.rpc(*at(world, "bdev_ftl_create", "-b", "ftl0", "-d", "Nvme0n1"))
+    assert (done.code, done.out) == (0, "FTL bdev: ftl0 creation deferred\n")
 
 
 @pytest.mark.parametrize(
@@ -229,120 +218,93 @@ def test_a_deferred_creation_prints_the_daemons_line_as_it_is(tmp_path: Path) ->
         ("-b x/y -d y", 1, "1 to 63 letters"),
     ],
 )
-def test_bad_arguments_are_refused_before_anything_is_sent(
-    tmp_path: Path, arguments: str, code: int, expected: str
+async def test_bad_arguments_are_refused_before_anything_is_sent(
+    arguments: str, code: int, expected: str, world: World
 ) -> None:
-    async def scenario(world: World) -> None:
-        done = await world.rpc(*at(world, "bdev_ftl_create", *arguments.split()))
-        assert done.code == code
-        assert expected in done.out + done.err
-        assert "Traceback" not in done.err
-        assert world.calls == []
-
-    run(tmp_path, scenario)
+    done = await world.rpc(*at(world, "bdev_ftl_create", *arguments.split()))
+    assert done.code == code
+    assert expected in done.out + done.err
+    assert "Traceback" not in done.err
+    assert world.calls == []
 
 
-def test_a_refusal_of_the_daemon_has_spdks_form_and_exit_code_1(tmp_path: Path) -> None:
-    async def scenario(world: World) -> None:
-        world.answer = ExistsError("name ftl0: there is one")
-        done = await world.rpc(*at(world, "bdev_ftl_create", "-b", "ftl0", "-d", "y"))
-        assert (done.code, done.err) == (1, "")
-        head, _, shown = done.out.partition("response:\n")
-        assert head == "Got JSON-RPC error response\n"
-        assert json.loads(shown) == {"code": -17, "message": "name ftl0: there is one"}
-
-    run(tmp_path, scenario)
+async def test_a_refusal_of_the_daemon_has_spdks_form_and_exit_code_1(world: World) -> None:
+    world.answer = ExistsError("name ftl0: there is one")
+    done = await world.rpc(*at(world, "bdev_ftl_create", "-b", "ftl0", "-d", "y"))
+    assert (done.code, done.err) == (1, "")
+    head, _, shown = done.out.partition("response:\n")
+    assert head == "Got JSON-RPC error response\n"
+    assert json.loads(shown) == {"code": -17, "message": "name ftl0: there is one"}
 
 
-def test_without_a_daemon_the_message_says_what_to_start(tmp_path: Path) -> None:
-    async def scenario(world: World) -> None:
-        done = await world.rpc(*at(world, "bdev_ftl_get_stats", "-b", "ftl0"), daemon=False)
-        assert done.code == 1
-        assert "is not running" in done.out
-        assert "start it with `spdk-ftl serve`" in done.out
-        assert "Traceback" not in done.err
-
-    run(tmp_path, scenario)
+async def test_without_a_daemon_the_message_says_what_to_start(world: World) -> None:
+    done = await world.rpc(*at(world, "bdev_ftl_get_stats", "-b", "ftl0"), daemon=False)
+    assert done.code == 1
+    assert "is not running" in done.out
+    assert "start it with `spdk-ftl serve`" in done.out
+    assert "Traceback" not in done.err
 
 
-def test_without_a_target_rpc_py_says_so(tmp_path: Path) -> None:
-    async def scenario(world: World) -> None:
-        done = await world.rpc("-s", "/nowhere.sock", "--plugin", "spdk_ftl_py", "bdev_ftl_get_stats", "-b", "ftl0")
-        assert done.code == 1
-        assert "Is SPDK application running?" in done.out
-        assert world.calls == []
-
-    run(tmp_path, scenario)
+async def test_without_a_target_rpc_py_says_so(world: World) -> None:
+    done = await world.rpc("-s", "/nowhere.sock", "--plugin", "spdk_ftl_py", "bdev_ftl_get_stats", "-b", "ftl0")
+    assert done.code == 1
+    assert "Is SPDK application running?" in done.out
+    assert world.calls == []
 
 
-def test_dry_run_shows_the_request_and_sends_nothing(tmp_path: Path) -> None:
-    async def scenario(world: World) -> None:
-        done = await world.rpc(*at(world, "--dry-run", "bdev_ftl_create", "-b", "ftl0", "-d", "Nvme0n1"))
-        assert (done.code, done.err) == (0, "")
-        request = json.loads(done.out.removeprefix("Request:\n"))
-        assert request["method"] == "bdev_ftl_create"
-        assert request["params"] == {"name": "ftl0", "base_bdev": "Nvme0n1", "target": str(tmp_path / "target")}
-        script = await world.rpc(*at(world, "--dry-run"), stdin="bdev_ftl_delete -b ftl0\n")
-        assert script.code == 0
-        assert '"bdev_ftl_delete"' in script.out
-        assert (world.calls, world.target_calls) == ([], [])
-
-    run(tmp_path, scenario)
+async def test_dry_run_shows_the_request_and_sends_nothing(tmp_path: Path, world: World) -> None:
+    done = await world.rpc(*at(world, "--dry-run", "bdev_ftl_create", "-b", "ftl0", "-d", "Nvme0n1"))
+    assert (done.code, done.err) == (0, "")
+    request = json.loads(done.out.removeprefix("Request:\n"))
+    assert request["method"] == "bdev_ftl_create"
+    assert request["params"] == {"name": "ftl0", "base_bdev": "Nvme0n1", "target": str(tmp_path / "target")}
+    script = await world.rpc(*at(world, "--dry-run"), stdin="bdev_ftl_delete -b ftl0\n")
+    assert script.code == 0
+    assert '"bdev_ftl_delete"' in script.out
+    assert (world.calls, world.target_calls) == ([], [])
 
 
-def test_a_script_on_stdin_goes_to_the_target_rpc_py_is_connected_to(tmp_path: Path) -> None:
-    async def scenario(world: World) -> None:
-        script = "# a comment\nbdev_get_bdevs\nbdev_ftl_delete -b ftl0\n"
-        done = await world.rpc(*at(world), stdin=script)
-        assert done.code == 0
-        assert world.calls == [("bdev_ftl_delete", {"name": "ftl0", "target": str(tmp_path / "target")})]
-        assert [call["method"] for call in world.target_calls] == ["bdev_get_bdevs"]
-
-    run(tmp_path, scenario)
+async def test_a_script_on_stdin_goes_to_the_target_rpc_py_is_connected_to(tmp_path: Path, world: World) -> None:
+    script = "# a comment\nbdev_get_bdevs\nbdev_ftl_delete -b ftl0\n"
+    done = await world.rpc(*at(world), stdin=script)
+    assert done.code == 0
+    assert world.calls == [("bdev_ftl_delete", {"name": "ftl0", "target": str(tmp_path / "target")})]
+    assert [call["method"] for call in world.target_calls] == ["bdev_get_bdevs"]
 
 
-def test_server_mode_outlives_every_kind_of_failure(tmp_path: Path) -> None:
-    async def scenario(world: World) -> None:
-        prefix = f"-s {world.folder / 'target'} --plugin spdk_ftl_py"
-        lines = [
-            f"{prefix} bdev_ftl_create -b ftl0 -d Nvme0n1",
-            f"{prefix} bdev_ftl_create -b ftl0",
-            f"{prefix} bdev_ftl_create -b ftl0 -d y -u 1",
-            f"{prefix} bdev_ftl_create -b ftl0 -d y --limit most:1",
-            f"{prefix} bdev_ftl_get_stats -b ftl0",
-        ]
-        done = await world.rpc("--server", stdin="\n".join(lines) + "\n")
-        assert done.code == 0
-        states = [line for line in done.out.splitlines() if line.startswith("**STATUS=")]
-        assert states == ["**STATUS=0", "**STATUS=1", "**STATUS=1", "**STATUS=1", "**STATUS=0"]
-        without = await world.rpc("--server", stdin="\n".join(lines[:1] * 2) + "\n", daemon=False)
-        assert [line for line in without.out.splitlines() if line.startswith("**")] == ["**STATUS=1", "**STATUS=1"]
-
-    run(tmp_path, scenario)
+async def test_server_mode_outlives_every_kind_of_failure(world: World) -> None:
+    prefix = f"-s {world.folder / 'target'} --plugin spdk_ftl_py"
+    lines = [
+        f"{prefix} bdev_ftl_create -b ftl0 -d Nvme0n1",
+        f"{prefix} bdev_ftl_create -b ftl0",
+        f"{prefix} bdev_ftl_create -b ftl0 -d y -u 1",
+        f"{prefix} bdev_ftl_create -b ftl0 -d y --limit most:1",
+        f"{prefix} bdev_ftl_get_stats -b ftl0",
+    ]
+    done = await world.rpc("--server", stdin="\n".join(lines) + "\n")
+    assert done.code == 0
+    states = [line for line in done.out.splitlines() if line.startswith("**STATUS=")]
+    assert states == ["**STATUS=0", "**STATUS=1", "**STATUS=1", "**STATUS=1", "**STATUS=0"]
+    without = await world.rpc("--server", stdin="\n".join(lines[:1] * 2) + "\n", daemon=False)
+    assert [line for line in without.out.splitlines() if line.startswith("**")] == ["**STATUS=1", "**STATUS=1"]
 
 
-def test_in_batch_mode_what_was_collected_before_is_sent_first(tmp_path: Path) -> None:
-    async def scenario(world: World) -> None:
-        script = "bdev_get_bdevs\nbdev_ftl_create -b ftl0 -d M0\nspdk_get_version\n"
-        done = await world.rpc(*at(world, "--batch-mode"), stdin=script)
-        assert done.code == 0
-        batches = [[call["method"] for call in batch] for batch in world.target_calls]
-        assert batches == [["bdev_get_bdevs"], ["spdk_get_version"]]
-        assert [name for name, _ in world.calls] == ["bdev_ftl_create"]
-        order = [done.out.index(text) for text in ("did bdev_get_bdevs", '"ftl0"', "did spdk_get_version")]
-        assert order == sorted(order)
-
-    run(tmp_path, scenario)
+async def test_in_batch_mode_what_was_collected_before_is_sent_first(world: World) -> None:
+    script = "bdev_get_bdevs\nbdev_ftl_create -b ftl0 -d M0\nspdk_get_version\n"
+    done = await world.rpc(*at(world, "--batch-mode"), stdin=script)
+    assert done.code == 0
+    batches = [[call["method"] for call in batch] for batch in world.target_calls]
+    assert batches == [["bdev_get_bdevs"], ["spdk_get_version"]]
+    assert [name for name, _ in world.calls] == ["bdev_ftl_create"]
+    order = [done.out.index(text) for text in ("did bdev_get_bdevs", '"ftl0"', "did spdk_get_version")]
+    assert order == sorted(order)
 
 
-def test_in_batch_mode_a_failure_before_ours_stops_us(tmp_path: Path) -> None:
-    async def scenario(world: World) -> None:
-        done = await world.rpc(*at(world, "--batch-mode"), stdin="bdev_malloc_delete M0\nbdev_ftl_create -b a -d M0\n")
-        assert done.code == 1
-        assert "No such device" in done.err
-        assert world.calls == []
-
-    run(tmp_path, scenario)
+async def test_in_batch_mode_a_failure_before_ours_stops_us(world: World) -> None:
+    done = await world.rpc(*at(world, "--batch-mode"), stdin="bdev_malloc_delete M0\nbdev_ftl_create -b a -d M0\n")
+    assert done.code == 1
+    assert "No such device" in done.err
+    assert world.calls == []
 
 
 def test_importing_the_plugin_loads_nothing_heavy() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -15,16 +15,13 @@ from spdk_ftl_py.daemon.base import BaseLink
 from spdk_ftl_py.errors import BusyError, FtlError, PathError
 from spdk_ftl_py.nvme.host.controller import Controller
 from spdk_ftl_py.nvme.wire import CommandError
-from unit.daemon.registry_rig import WAIT_S, Daemon, Line, World, world
+from unit.daemon.registry_rig import Daemon, Line, World, world
 from unit.nvme.nvme_loop import until
 
 
-def run(folder: Path, body: Callable[[World], Awaitable[None]]) -> None:
-    async def main() -> None:
-        async with world(folder) as here:
-            await body(here)
-
-    asyncio.run(asyncio.wait_for(main(), 4 * WAIT_S))
+@pytest.fixture
+def here(tmp_path: Path) -> AbstractAsyncContextManager[World]:
+    return world(tmp_path)
 
 
 async def create(here: World, daemon: Daemon, name: str = "ftl0", **params: Any) -> Any:
@@ -36,40 +33,34 @@ HOSTNQN = "nqn.2026-11.io.example:host"
 UNDOING = {"nvmf_subsystem_remove_ns", "nvmf_delete_subsystem"}
 
 
-def test_what_a_delete_could_not_undo_is_undone_before_the_next_creation(tmp_path: Path) -> None:
-    async def body(here: World) -> None:
-        daemon = await here.start()
-        await create(here, daemon)
-        here.line.refused |= UNDOING
-        with pytest.raises(FtlError, match="not all could be undone"):
-            await daemon.call("bdev_ftl_delete", name="ftl0")
-        assert await here.claimed()
-        here.line.refused.clear()
-        await create(here, daemon, "ftl1", force=True)
-        assert len(await here.exports()) == 1
-        await daemon.call("bdev_ftl_delete", name="ftl1")
-        assert await here.exports() == []
-        assert daemon.record()["devices"] == []
-        await daemon.halt()
-
-    run(tmp_path, body)
-
-
-def test_what_a_failed_creation_could_not_undo_is_undone_before_the_next_one(tmp_path: Path) -> None:
-    async def body(here: World) -> None:
-        daemon = await here.start()
-        here.line.refused |= {"nvmf_subsystem_add_listener", *UNDOING}
-        with pytest.raises(FtlError, match="could not be undone"):
-            await create(here, daemon)
-        assert await here.claimed()
-        here.line.refused.clear()
-        await create(here, daemon)
-        assert len(await here.exports()) == 1
+async def test_what_a_delete_could_not_undo_is_undone_before_the_next_creation(here: World) -> None:
+    daemon = await here.start()
+    await create(here, daemon)
+    here.line.refused |= UNDOING
+    with pytest.raises(FtlError, match="not all could be undone"):
         await daemon.call("bdev_ftl_delete", name="ftl0")
-        assert await here.exports() == []
-        await daemon.halt()
+    assert await here.claimed()
+    here.line.refused.clear()
+    await create(here, daemon, "ftl1", force=True)
+    assert len(await here.exports()) == 1
+    await daemon.call("bdev_ftl_delete", name="ftl1")
+    assert await here.exports() == []
+    assert daemon.record()["devices"] == []
+    await daemon.halt()
 
-    run(tmp_path, body)
+
+async def test_what_a_failed_creation_could_not_undo_is_undone_before_the_next_one(here: World) -> None:
+    daemon = await here.start()
+    here.line.refused |= {"nvmf_subsystem_add_listener", *UNDOING}
+    with pytest.raises(FtlError, match="could not be undone"):
+        await create(here, daemon)
+    assert await here.claimed()
+    here.line.refused.clear()
+    await create(here, daemon)
+    assert len(await here.exports()) == 1
+    await daemon.call("bdev_ftl_delete", name="ftl0")
+    assert await here.exports() == []
+    await daemon.halt()
 
 
 async def restarted(here: World) -> Daemon:
@@ -83,51 +74,45 @@ async def restarted(here: World) -> Daemon:
 
 
 @pytest.mark.parametrize("method", ["bdev_get_bdevs", "nvmf_get_transports", "nvmf_subsystem_add_listener"])
-def test_a_device_that_comes_back_can_be_deleted_at_any_time(tmp_path: Path, method: str) -> None:
-    async def body(here: World) -> None:
-        daemon = await restarted(here)
-        here.line.called.clear()
-        here.line.hold(method)
-        await daemon.registry.start()
-        await daemon.wait_for("creating")
-        await until(lambda: method in here.line.called)
-        first = asyncio.ensure_future(daemon.call("bdev_ftl_delete", name="ftl0"))
-        await asyncio.sleep(0)
-        here.line.release()
-        second = asyncio.ensure_future(daemon.call("bdev_ftl_delete", name="ftl0"))
-        assert await first is True
-        with pytest.raises(BusyError, match="already being deleted"):
-            await second
-        assert await daemon.call("ftl_get_devices") == []
-        assert await here.exports() == []
-        assert not await here.claimed()
-        assert daemon.record()["devices"] == []
-        await daemon.halt()
-
-    run(tmp_path, body)
+async def test_a_device_that_comes_back_can_be_deleted_at_any_time(method: str, here: World) -> None:
+    daemon = await restarted(here)
+    here.line.called.clear()
+    here.line.hold(method)
+    await daemon.registry.start()
+    await daemon.wait_for("creating")
+    await until(lambda: method in here.line.called)
+    first = asyncio.ensure_future(daemon.call("bdev_ftl_delete", name="ftl0"))
+    await asyncio.sleep(0)
+    here.line.release()
+    second = asyncio.ensure_future(daemon.call("bdev_ftl_delete", name="ftl0"))
+    assert await first is True
+    with pytest.raises(BusyError, match="already being deleted"):
+        await second
+    assert await daemon.call("ftl_get_devices") == []
+    assert await here.exports() == []
+    assert not await here.claimed()
+    assert daemon.record()["devices"] == []
+    await daemon.halt()
 
 
-def test_a_target_that_stalls_holds_up_nobody_who_is_on_another(tmp_path: Path) -> None:
-    async def body(here: World) -> None:
-        other = Line(tmp_path / "other.sock", here.target)
-        await other.start()
-        daemon = await here.start()
-        await create(here, daemon, target=other.path)
-        other.refused |= UNDOING
-        with pytest.raises(FtlError, match="not all could be undone"):
-            await daemon.call("bdev_ftl_delete", name="ftl0")
-        other.refused.clear()
-        other.called.clear()
-        other.hold()
-        with pytest.raises(FtlError, match="already claimed"):
-            await create(here, daemon)
-        assert other.called == []
-        other.release()
-        await create(here, daemon, target=other.path, force=True)
-        await daemon.halt()
-        await other.close()
-
-    run(tmp_path, body)
+async def test_a_target_that_stalls_holds_up_nobody_who_is_on_another(tmp_path: Path, here: World) -> None:
+    other = Line(tmp_path / "other.sock", here.target)
+    await other.start()
+    daemon = await here.start()
+    await create(here, daemon, target=other.path)
+    other.refused |= UNDOING
+    with pytest.raises(FtlError, match="not all could be undone"):
+        await daemon.call("bdev_ftl_delete", name="ftl0")
+    other.refused.clear()
+    other.called.clear()
+    other.hold()
+    with pytest.raises(FtlError, match="already claimed"):
+        await create(here, daemon)
+    assert other.called == []
+    other.release()
+    await create(here, daemon, target=other.path, force=True)
+    await daemon.halt()
+    await other.close()
 
 
 @pytest.mark.parametrize(
@@ -138,26 +123,23 @@ def test_a_target_that_stalls_holds_up_nobody_who_is_on_another(tmp_path: Path) 
         ("nvmf_get_subsystems", [{"namespaces": [1]}]),
     ],
 )
-def test_a_target_that_answers_nonsense_does_not_keep_the_daemon_from_starting(
-    tmp_path: Path, method: str, answer: object
+async def test_a_target_that_answers_nonsense_does_not_keep_the_daemon_from_starting(
+    method: str, answer: object, here: World
 ) -> None:
-    async def body(here: World) -> None:
-        daemon = await here.start()
-        await create(here, daemon)
-        here.line.refused |= UNDOING
-        with pytest.raises(FtlError, match="not all could be undone"):
-            await daemon.call("bdev_ftl_delete", name="ftl0")
-        await daemon.halt()
-        here.line.refused.clear()
-        daemon = here.daemon()
-        here.line.answers = {method: answer}
-        await daemon.registry.start()
-        assert await here.claimed()
-        here.line.answers.clear()
-        await create(here, daemon, force=True)
-        await daemon.halt()
-
-    run(tmp_path, body)
+    daemon = await here.start()
+    await create(here, daemon)
+    here.line.refused |= UNDOING
+    with pytest.raises(FtlError, match="not all could be undone"):
+        await daemon.call("bdev_ftl_delete", name="ftl0")
+    await daemon.halt()
+    here.line.refused.clear()
+    daemon = here.daemon()
+    here.line.answers = {method: answer}
+    await daemon.registry.start()
+    assert await here.claimed()
+    here.line.answers.clear()
+    await create(here, daemon, force=True)
+    await daemon.halt()
 
 
 async def connected(here: World, daemon: Daemon, **options: Any) -> Controller:
@@ -167,312 +149,265 @@ async def connected(here: World, daemon: Daemon, **options: Any) -> Controller:
     )
 
 
-def test_what_a_host_did_not_flush_is_forgotten_by_a_clean_halt(tmp_path: Path) -> None:
-    async def body(here: World) -> None:
-        daemon = await here.start()
-        await create(here, daemon)
-        controller = await connected(here, daemon)
-        assert [nqn for nqn, _ in daemon.record()["devices"][0]["hosts"]["connected"]] == [HOSTNQN]
-        await daemon.halt()
-        (record,) = daemon.record()["devices"]
-        assert (record["state"], record["hosts"]["connected"]) == ("online", [])
-        await controller.close()
-
-    run(tmp_path, body)
+async def test_what_a_host_did_not_flush_is_forgotten_by_a_clean_halt(here: World) -> None:
+    daemon = await here.start()
+    await create(here, daemon)
+    controller = await connected(here, daemon)
+    assert [nqn for nqn, _ in daemon.record()["devices"][0]["hosts"]["connected"]] == [HOSTNQN]
+    await daemon.halt()
+    (record,) = daemon.record()["devices"]
+    assert (record["state"], record["hosts"]["connected"]) == ("online", [])
+    await controller.close()
 
 
-def test_a_host_that_can_not_be_remembered_is_not_let_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    async def body(here: World) -> None:
-        daemon = await here.start()
-        await create(here, daemon)
-        with monkeypatch.context() as patched:
-            patched.setattr(daemon.state, "save", no_space)
-            for _ in range(2):
-                with pytest.raises(CommandError) as caught:
-                    await connected(here, daemon)
-                assert not caught.value.do_not_retry
-        controller = await connected(here, daemon)
-        assert [nqn for nqn, _ in daemon.record()["devices"][0]["hosts"]["connected"]] == [HOSTNQN]
-        await controller.close()
-        await daemon.halt()
-
-    run(tmp_path, body)
+async def test_a_host_that_can_not_be_remembered_is_not_let_in(monkeypatch: pytest.MonkeyPatch, here: World) -> None:
+    daemon = await here.start()
+    await create(here, daemon)
+    with monkeypatch.context() as patched:
+        patched.setattr(daemon.state, "save", no_space)
+        for _ in range(2):
+            with pytest.raises(CommandError) as caught:
+                await connected(here, daemon)
+            assert not caught.value.do_not_retry
+    controller = await connected(here, daemon)
+    assert [nqn for nqn, _ in daemon.record()["devices"][0]["hosts"]["connected"]] == [HOSTNQN]
+    await controller.close()
+    await daemon.halt()
 
 
 def no_space(_devices: object) -> None:
     raise FtlError("state directory can't be written: No space left on device", errno=28)
 
 
-def test_a_creation_that_can_not_be_remembered_is_undone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    async def body(here: World) -> None:
-        daemon = await here.start()
-        here.line.hold("nvmf_subsystem_add_listener")
-        creation = asyncio.ensure_future(create(here, daemon))
-        await until(lambda: "nvmf_subsystem_add_listener" in here.line.called)
-        with monkeypatch.context() as patched:
-            patched.setattr(daemon.state, "save", no_space)
-            here.line.release()
-            with pytest.raises(FtlError, match="No space left"):
-                await creation
-        assert await daemon.call("ftl_get_devices") == []
-        assert await here.exports() == []
-        await create(here, daemon, force=True)
-        await daemon.halt()
-
-    run(tmp_path, body)
+async def test_a_creation_that_can_not_be_remembered_is_undone(monkeypatch: pytest.MonkeyPatch, here: World) -> None:
+    daemon = await here.start()
+    here.line.hold("nvmf_subsystem_add_listener")
+    creation = asyncio.ensure_future(create(here, daemon))
+    await until(lambda: "nvmf_subsystem_add_listener" in here.line.called)
+    with monkeypatch.context() as patched:
+        patched.setattr(daemon.state, "save", no_space)
+        here.line.release()
+        with pytest.raises(FtlError, match="No space left"):
+            await creation
+    assert await daemon.call("ftl_get_devices") == []
+    assert await here.exports() == []
+    await create(here, daemon, force=True)
+    await daemon.halt()
 
 
-def test_a_device_whose_state_can_not_be_saved_waits_for_its_base_all_the_same(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+async def test_a_device_whose_state_can_not_be_saved_waits_for_its_base_all_the_same(
+    monkeypatch: pytest.MonkeyPatch, here: World
 ) -> None:
-    async def body(here: World) -> None:
-        daemon = await here.start()
-        await create(here, daemon)
-        with monkeypatch.context() as patched:
-            patched.setattr(daemon.state, "save", no_space)
-            await here.remove_drive()
-            await daemon.wait_for("waiting")
-            await here.make_drive()
-            await daemon.wait_for("online")
-        await daemon.halt()
-
-    run(tmp_path, body)
-
-
-def test_the_port_hosts_know_is_held_while_the_base_is_waited_for(tmp_path: Path) -> None:
-    async def body(here: World) -> None:
-        daemon = await here.start()
-        await create(here, daemon)
-        export = (await daemon.device())["export"]
+    daemon = await here.start()
+    await create(here, daemon)
+    with monkeypatch.context() as patched:
+        patched.setattr(daemon.state, "save", no_space)
         await here.remove_drive()
         await daemon.wait_for("waiting")
-        state = daemon.die()
-        await daemon.halt()
-        daemon.put_back(state)
-        daemon = await here.start()
-
-        async def tried(times: int) -> None:
-            here.line.called.clear()
-            await until(lambda: here.line.called.count("nvmf_get_transports") >= times)
-
-        for _ in range(3):
-            await tried(2)
-            with pytest.raises(CommandError) as caught:
-                await Controller.connect(export["traddr"], export["trsvcid"], export["subnqn"], hostnqn=HOSTNQN)
-            assert not caught.value.do_not_retry
         await here.make_drive()
-        assert (await daemon.wait_for("online"))["export"] == export
-        controller = await connected(here, daemon)
-        await controller.close()
-        await daemon.halt()
-        with pytest.raises(PathError):
+        await daemon.wait_for("online")
+    await daemon.halt()
+
+
+async def test_the_port_hosts_know_is_held_while_the_base_is_waited_for(here: World) -> None:
+    daemon = await here.start()
+    await create(here, daemon)
+    export = (await daemon.device())["export"]
+    await here.remove_drive()
+    await daemon.wait_for("waiting")
+    state = daemon.die()
+    await daemon.halt()
+    daemon.put_back(state)
+    daemon = await here.start()
+
+    async def tried(times: int) -> None:
+        here.line.called.clear()
+        await until(lambda: here.line.called.count("nvmf_get_transports") >= times)
+
+    for _ in range(3):
+        await tried(2)
+        with pytest.raises(CommandError) as caught:
             await Controller.connect(export["traddr"], export["trsvcid"], export["subnqn"], hostnqn=HOSTNQN)
+        assert not caught.value.do_not_retry
+    await here.make_drive()
+    assert (await daemon.wait_for("online"))["export"] == export
+    controller = await connected(here, daemon)
+    await controller.close()
+    await daemon.halt()
+    with pytest.raises(PathError):
+        await Controller.connect(export["traddr"], export["trsvcid"], export["subnqn"], hostnqn=HOSTNQN)
 
-    run(tmp_path, body)
 
-
-def test_a_port_that_is_held_is_free_again_when_the_device_is_deleted(tmp_path: Path) -> None:
-    async def body(here: World) -> None:
-        daemon = await restarted(here)
-        await here.remove_drive()
-        port = int(daemon.record()["devices"][0]["export"][2])
-        await daemon.registry.start()
-        # Deferred it is from the start; the port is taken by the first try.
-        await until(lambda: daemon.registry._devices["ftl0"]._front._address is not None)
-        assert (await daemon.wait_for("deferred"))["state"] == "deferred"
-        with pytest.raises(OSError):
-            socket.create_server(("127.0.0.1", port)).close()
-        assert await daemon.call("bdev_ftl_delete", name="ftl0") is True
+async def test_a_port_that_is_held_is_free_again_when_the_device_is_deleted(here: World) -> None:
+    daemon = await restarted(here)
+    await here.remove_drive()
+    port = int(daemon.record()["devices"][0]["export"][2])
+    await daemon.registry.start()
+    # Deferred it is from the start; the port is taken by the first try.
+    await until(lambda: daemon.registry._devices["ftl0"]._front._address is not None)
+    assert (await daemon.wait_for("deferred"))["state"] == "deferred"
+    with pytest.raises(OSError):
         socket.create_server(("127.0.0.1", port)).close()
-        await daemon.halt()
-
-    run(tmp_path, body)
-
-
-def test_hosts_of_the_export_do_not_wait_until_the_target_takes_the_bdev_again(tmp_path: Path) -> None:
-    async def body(here: World) -> None:
-        daemon = await here.start()
-        await create(here, daemon, no_attach=False)
-        state = daemon.die()
-        await daemon.halt()
-        daemon.put_back(state)
-        here.line.refused.add("bdev_passthru_create")
-        daemon = await here.start()
-        assert (await daemon.wait_for("online"))["attached"] is False
-        controller = await connected(here, daemon)
-        here.line.refused.clear()
-        await until(lambda: daemon.registry._devices["ftl0"].attachment is not None)
-        assert not controller.lost.is_set()
-        await controller.close()
-        assert (await here.rpc("bdev_get_bdevs", name="ftl0"))[0]["name"] == "ftl0"
-        await daemon.halt()
-
-    run(tmp_path, body)
+    assert await daemon.call("bdev_ftl_delete", name="ftl0") is True
+    socket.create_server(("127.0.0.1", port)).close()
+    await daemon.halt()
 
 
-def test_no_delete_gets_in_the_way_of_a_halt(tmp_path: Path) -> None:
-    async def body(here: World) -> None:
-        daemon = await here.start()
-        await create(here, daemon)
-        halt = asyncio.ensure_future(daemon.halt())
-        await asyncio.sleep(0)
-        with pytest.raises(FtlError, match="halting"):
-            await daemon.call("bdev_ftl_delete", name="ftl0")
-        await halt
-        assert [record["name"] for record in daemon.record()["devices"]] == ["ftl0"]
+async def test_hosts_of_the_export_do_not_wait_until_the_target_takes_the_bdev_again(here: World) -> None:
+    daemon = await here.start()
+    await create(here, daemon, no_attach=False)
+    state = daemon.die()
+    await daemon.halt()
+    daemon.put_back(state)
+    here.line.refused.add("bdev_passthru_create")
+    daemon = await here.start()
+    assert (await daemon.wait_for("online"))["attached"] is False
+    controller = await connected(here, daemon)
+    here.line.refused.clear()
+    await until(lambda: daemon.registry._devices["ftl0"].attachment is not None)
+    assert not controller.lost.is_set()
+    await controller.close()
+    assert (await here.rpc("bdev_get_bdevs", name="ftl0"))[0]["name"] == "ftl0"
+    await daemon.halt()
 
-    run(tmp_path, body)
+
+async def test_no_delete_gets_in_the_way_of_a_halt(here: World) -> None:
+    daemon = await here.start()
+    await create(here, daemon)
+    halt = asyncio.ensure_future(daemon.halt())
+    await asyncio.sleep(0)
+    with pytest.raises(FtlError, match="halting"):
+        await daemon.call("bdev_ftl_delete", name="ftl0")
+    await halt
+    assert [record["name"] for record in daemon.record()["devices"]] == ["ftl0"]
 
 
-def test_a_device_that_is_deleted_as_it_loses_its_base_leaves_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+async def test_a_device_that_is_deleted_as_it_loses_its_base_leaves_nothing(
+    monkeypatch: pytest.MonkeyPatch, here: World
 ) -> None:
     """The write buffer's lock is given back with the core."""
+    daemon = await here.start()
+    await create(here, daemon)
+    letting_go, go_on = asyncio.Event(), asyncio.Event()
+    disconnect = BaseLink.disconnect
 
-    async def body(here: World) -> None:
-        daemon = await here.start()
-        await create(here, daemon)
-        letting_go, go_on = asyncio.Event(), asyncio.Event()
-        disconnect = BaseLink.disconnect
+    async def slow(link: BaseLink) -> None:
+        letting_go.set()
+        await go_on.wait()
+        await disconnect(link)
 
-        async def slow(link: BaseLink) -> None:
-            letting_go.set()
-            await go_on.wait()
-            await disconnect(link)
-
-        monkeypatch.setattr(BaseLink, "disconnect", slow)
-        await here.remove_drive()
-        await letting_go.wait()
-        deletion = asyncio.ensure_future(daemon.call("bdev_ftl_delete", name="ftl0"))
-        # Longer than end_tasks() waits until it cancels again.
-        await asyncio.sleep(1.0)
-        go_on.set()
-        assert await deletion is True
-        assert list((here.folder / "buffers").glob("*.lock")) == []
-        await daemon.halt()
-
-    run(tmp_path, body)
+    monkeypatch.setattr(BaseLink, "disconnect", slow)
+    await here.remove_drive()
+    await letting_go.wait()
+    deletion = asyncio.ensure_future(daemon.call("bdev_ftl_delete", name="ftl0"))
+    # Longer than end_tasks() waits until it cancels again.
+    await asyncio.sleep(1.0)
+    go_on.set()
+    assert await deletion is True
+    assert list((here.folder / "buffers").glob("*.lock")) == []
+    await daemon.halt()
 
 
 @pytest.mark.parametrize("how", ["halt", "delete"])
-def test_a_device_whose_daemon_is_killed_as_it_ends_comes_back(tmp_path: Path, how: str) -> None:
+async def test_a_device_whose_daemon_is_killed_as_it_ends_comes_back(how: str, here: World) -> None:
     """Hosts leave in order while it ends, ftl0 of the target among them, and that is saved."""
-
-    async def body(here: World) -> None:
-        daemon = await here.start()
-        await create(here, daemon, no_attach=False)
-        here.line.hold("nvmf_subsystem_remove_ns")
-        work = daemon.halt() if how == "halt" else daemon.call("bdev_ftl_delete", name="ftl0")
-        ending = asyncio.ensure_future(work)
-        await until(lambda: "nvmf_subsystem_remove_ns" in here.line.called)
-        state = daemon.die()
-        here.line.release()
-        await ending
-        if how == "delete":
-            assert daemon.record()["devices"] == []
-            await daemon.halt()
-        daemon.put_back(state)
-        daemon = await here.start()
-        await daemon.wait_for("online")
-        await daemon.halt()
-
-    run(tmp_path, body)
-
-
-def test_a_device_comes_back_at_its_address_though_another_is_the_default_now(tmp_path: Path) -> None:
-    async def body(here: World) -> None:
-        daemon = here.daemon("127.0.0.2")
-        await daemon.registry.start()
-        await create(here, daemon)
-        export = (await daemon.device())["export"]
-        assert export["traddr"] == "127.0.0.2"
-        await daemon.halt()
-        daemon = here.daemon("127.0.0.1")
-        await daemon.registry.start()
-        assert (await daemon.wait_for("online"))["export"] == export
-        await daemon.halt()
-
-    run(tmp_path, body)
-
-
-def test_a_halt_that_is_not_clean_is_a_failure_that_is_told(tmp_path: Path) -> None:
-    async def body(here: World) -> None:
-        daemon = await here.start()
-        await create(here, daemon)
-        here.line.refused |= UNDOING
-        with pytest.raises(FtlError, match=r"ftl0.*nvmf_subsystem_remove_ns"):
-            await daemon.halt()
-        daemon.state.close()
-        assert [record["state"] for record in daemon.record()["devices"]] == ["online"]
-        here.line.refused.clear()
-        daemon = await here.start()
-        await daemon.wait_for("online")
-        await daemon.halt()
-        assert await here.exports() == []
-
-    run(tmp_path, body)
-
-
-def test_a_delete_does_not_wait_for_a_target_that_stalls_unnoticed(tmp_path: Path) -> None:
-    async def body(here: World) -> None:
-        daemon = await here.start()
-        await create(here, daemon, no_attach=False)
-        here.line.called.clear()
-        here.line.hold()
-        with pytest.raises(FtlError, match="undo what stands in the target"):
-            await daemon.call("bdev_ftl_delete", name="ftl0")
-        assert here.line.called == ["spdk_get_version"]
-        here.line.release()
-        await create(here, daemon, "ftl1", force=True)
-        assert len(await here.exports()) == 1
-        assert [bdev["name"] for bdev in await here.rpc("bdev_get_bdevs")] == ["Nvme0n1"]
-        await daemon.halt()
-
-    run(tmp_path, body)
-
-
-def test_a_creation_that_a_halt_ends_in_front_of_a_target_that_stalls_is_undone_by_the_successor(
-    tmp_path: Path,
-) -> None:
-    async def body(here: World) -> None:
-        daemon = await here.start()
-        here.line.hold("nvmf_subsystem_add_listener")
-        creation = asyncio.ensure_future(create(here, daemon))
-        await until(lambda: "nvmf_subsystem_add_listener" in here.line.called)
-        here.line.hold()
-        await daemon.halt()
-        with pytest.raises(FtlError, match="halting"):
-            await creation
-        assert await here.claimed()
-        here.line.release()
-        daemon = await here.start()
-        assert await here.exports() == []
+    daemon = await here.start()
+    await create(here, daemon, no_attach=False)
+    here.line.hold("nvmf_subsystem_remove_ns")
+    work = daemon.halt() if how == "halt" else daemon.call("bdev_ftl_delete", name="ftl0")
+    ending = asyncio.ensure_future(work)
+    await until(lambda: "nvmf_subsystem_remove_ns" in here.line.called)
+    state = daemon.die()
+    here.line.release()
+    await ending
+    if how == "delete":
         assert daemon.record()["devices"] == []
         await daemon.halt()
+    daemon.put_back(state)
+    daemon = await here.start()
+    await daemon.wait_for("online")
+    await daemon.halt()
 
-    run(tmp_path, body)
+
+async def test_a_device_comes_back_at_its_address_though_another_is_the_default_now(here: World) -> None:
+    daemon = here.daemon("127.0.0.2")
+    await daemon.registry.start()
+    await create(here, daemon)
+    export = (await daemon.device())["export"]
+    assert export["traddr"] == "127.0.0.2"
+    await daemon.halt()
+    daemon = here.daemon("127.0.0.1")
+    await daemon.registry.start()
+    assert (await daemon.wait_for("online"))["export"] == export
+    await daemon.halt()
 
 
-def test_a_load_that_can_not_save_whom_it_owes_an_alarm_is_tried_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    async def body(here: World) -> None:
-        daemon = await here.start()
-        await create(here, daemon)
-        controller = await connected(here, daemon)
-        await here.remove_drive()
-        await daemon.wait_for("waiting")
-        for file in (here.folder / "buffers").glob("*.wbuf"):
-            file.unlink()
-        device = daemon.registry._devices["ftl0"]
-        with monkeypatch.context() as patched:
-            patched.setattr(daemon.state, "save", no_space)
-            await here.make_drive()
-            await until(lambda: "No space left" in device.describe().get("waiting_for", "failed: No space left"))
-            assert device.describe()["state"] == "waiting"
-        await daemon.wait_for("online")
-        assert [nqn for nqn, _ in daemon.record()["devices"][0]["hosts"]["owed"]] == [HOSTNQN]
-        await controller.close()
+async def test_a_halt_that_is_not_clean_is_a_failure_that_is_told(here: World) -> None:
+    daemon = await here.start()
+    await create(here, daemon)
+    here.line.refused |= UNDOING
+    with pytest.raises(FtlError, match=r"ftl0.*nvmf_subsystem_remove_ns"):
         await daemon.halt()
+    daemon.state.close()
+    assert [record["state"] for record in daemon.record()["devices"]] == ["online"]
+    here.line.refused.clear()
+    daemon = await here.start()
+    await daemon.wait_for("online")
+    await daemon.halt()
+    assert await here.exports() == []
 
-    run(tmp_path, body)
+
+async def test_a_delete_does_not_wait_for_a_target_that_stalls_unnoticed(here: World) -> None:
+    daemon = await here.start()
+    await create(here, daemon, no_attach=False)
+    here.line.called.clear()
+    here.line.hold()
+    with pytest.raises(FtlError, match="undo what stands in the target"):
+        await daemon.call("bdev_ftl_delete", name="ftl0")
+    assert here.line.called == ["spdk_get_version"]
+    here.line.release()
+    await create(here, daemon, "ftl1", force=True)
+    assert len(await here.exports()) == 1
+    assert [bdev["name"] for bdev in await here.rpc("bdev_get_bdevs")] == ["Nvme0n1"]
+    await daemon.halt()
+
+
+async def test_a_creation_that_a_halt_ends_in_front_of_a_target_that_stalls_is_undone_by_the_successor(
+    here: World,
+) -> None:
+    daemon = await here.start()
+    here.line.hold("nvmf_subsystem_add_listener")
+    creation = asyncio.ensure_future(create(here, daemon))
+    await until(lambda: "nvmf_subsystem_add_listener" in here.line.called)
+    here.line.hold()
+    await daemon.halt()
+    with pytest.raises(FtlError, match="halting"):
+        await creation
+    assert await here.claimed()
+    here.line.release()
+    daemon = await here.start()
+    assert await here.exports() == []
+    assert daemon.record()["devices"] == []
+    await daemon.halt()
+
+
+async def test_a_load_that_can_not_save_whom_it_owes_an_alarm_is_tried_again(
+    monkeypatch: pytest.MonkeyPatch, here: World
+) -> None:
+    daemon = await here.start()
+    await create(here, daemon)
+    controller = await connected(here, daemon)
+    await here.remove_drive()
+    await daemon.wait_for("waiting")
+    for file in (here.folder / "buffers").glob("*.wbuf"):
+        file.unlink()
+    device = daemon.registry._devices["ftl0"]
+    with monkeypatch.context() as patched:
+        patched.setattr(daemon.state, "save", no_space)
+        await here.make_drive()
+        await until(lambda: "No space left" in device.describe().get("waiting_for", "failed: No space left"))
+        assert device.describe()["state"] == "waiting"
+    await daemon.wait_for("online")
+    assert [nqn for nqn, _ in daemon.record()["devices"][0]["hosts"]["owed"]] == [HOSTNQN]
+    await controller.close()
+    await daemon.halt()

@@ -7,7 +7,8 @@ import json
 import os
 import socket
 import stat
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import pytest
 from spdk_ftl_py.daemon import server as server_module
 from spdk_ftl_py.daemon.server import BODY_BYTES_MAX, CONNECTIONS_MAX, RpcServer
 from spdk_ftl_py.errors import BusyError, FtlError, NotFoundError
+from support.async_tests import rig_options
 
 REPLY_TIMEOUT_S = 20.0
 
@@ -34,20 +36,21 @@ async def broken(_params: dict[str, Any]) -> Any:
 
 METHODS = {"ftl_get_daemon": get_daemon, "bdev_ftl_delete": delete, "bdev_ftl_get_stats": broken}
 
-Scenario = Callable[[RpcServer], Awaitable[None]]
+
+@asynccontextmanager
+async def serving(folder: Path, **options: Any) -> AsyncIterator[RpcServer]:
+    server = RpcServer(folder / "s", METHODS, **options)
+    await server.start()
+    try:
+        yield server
+    finally:
+        await server.close()
+    assert not (folder / "s").exists()
 
 
-def serve(tmp_path: Path, scenario: Scenario, **options: Any) -> None:
-    async def run() -> None:
-        server = RpcServer(tmp_path / "s", METHODS, **options)
-        await server.start()
-        try:
-            await asyncio.wait_for(scenario(server), 60)
-        finally:
-            await server.close()
-        assert not (tmp_path / "s").exists()
-
-    asyncio.run(run())
+@pytest.fixture
+def server(tmp_path: Path, request: pytest.FixtureRequest) -> AbstractAsyncContextManager[RpcServer]:
+    return serving(tmp_path, **rig_options(request))
 
 
 async def exchange(server: RpcServer, data: bytes, *, half_close: bool = False) -> bytes:
@@ -83,40 +86,31 @@ async def assert_alive(server: RpcServer) -> None:
     assert (status, reply["id"], reply["result"]) == (200, 7, {"params": {}})
 
 
-def test_a_good_call_is_answered_and_the_connection_closed(tmp_path: Path) -> None:
-    serve(tmp_path, assert_alive)
+async def test_a_good_call_is_answered_and_the_connection_closed(server: RpcServer) -> None:
+    await assert_alive(server)
 
 
-def test_a_refusal_has_the_errors_code_and_message(tmp_path: Path) -> None:
-    async def scenario(server: RpcServer) -> None:
-        _, reply = await call(server, {"id": "a", "method": "bdev_ftl_delete", "params": {"name": "ftl0"}})
-        assert reply == {
-            "jsonrpc": "2.0",
-            "id": "a",
-            "error": {"code": -19, "message": "FTL bdev ftl0: no such FTL"},
-        }
-
-    serve(tmp_path, scenario)
+async def test_a_refusal_has_the_errors_code_and_message(server: RpcServer) -> None:
+    _, reply = await call(server, {"id": "a", "method": "bdev_ftl_delete", "params": {"name": "ftl0"}})
+    assert reply == {
+        "jsonrpc": "2.0",
+        "id": "a",
+        "error": {"code": -19, "message": "FTL bdev ftl0: no such FTL"},
+    }
 
 
-def test_params_are_validated_by_the_schema(tmp_path: Path) -> None:
-    async def scenario(server: RpcServer) -> None:
-        for params in ({}, [], {"name": "a", "b": 1}, {"name": 1}, 5):
-            _, reply = await call(server, {"id": 1, "method": "bdev_ftl_delete", "params": params})
-            assert reply["error"]["code"] == -32602
-            assert reply["error"]["message"].startswith("bdev_ftl_delete: ")
-
-    serve(tmp_path, scenario)
+async def test_params_are_validated_by_the_schema(server: RpcServer) -> None:
+    for params in ({}, [], {"name": "a", "b": 1}, {"name": 1}, 5):
+        _, reply = await call(server, {"id": 1, "method": "bdev_ftl_delete", "params": params})
+        assert reply["error"]["code"] == -32602
+        assert reply["error"]["message"].startswith("bdev_ftl_delete: ")
 
 
-def test_our_own_mistake_is_logged_and_does_not_leak(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    async def scenario(server: RpcServer) -> None:
-        _, reply = await call(server, {"id": 1, "method": "bdev_ftl_get_stats", "params": {"name": "a"}})
-        assert reply["error"]["code"] == -32603
-        assert "secret" not in reply["error"]["message"]
-        await assert_alive(server)
-
-    serve(tmp_path, scenario)
+async def test_our_own_mistake_is_logged_and_does_not_leak(server: RpcServer, caplog: pytest.LogCaptureFixture) -> None:
+    _, reply = await call(server, {"id": 1, "method": "bdev_ftl_get_stats", "params": {"name": "a"}})
+    assert reply["error"]["code"] == -32603
+    assert "secret" not in reply["error"]["message"]
+    await assert_alive(server)
     assert "ZeroDivisionError: secret" in caplog.text
 
 
@@ -138,13 +132,10 @@ def test_our_own_mistake_is_logged_and_does_not_leak(tmp_path: Path, caplog: pyt
         ({"id": 1, "method": "__class__"}, -32601),
     ],
 )
-def test_a_malformed_call_gets_a_jsonrpc_error(tmp_path: Path, request_: Any, code: int) -> None:
-    async def scenario(server: RpcServer) -> None:
-        status, reply = await call(server, request_)
-        assert (status, reply["error"]["code"]) == (200, code)
-        await assert_alive(server)
-
-    serve(tmp_path, scenario)
+async def test_a_malformed_call_gets_a_jsonrpc_error(request_: Any, code: int, server: RpcServer) -> None:
+    status, reply = await call(server, request_)
+    assert (status, reply["error"]["code"]) == (200, code)
+    await assert_alive(server)
 
 
 @pytest.mark.parametrize(
@@ -160,15 +151,13 @@ def test_a_malformed_call_gets_a_jsonrpc_error(tmp_path: Path, request_: Any, co
         b"\x00" * 64,
     ],
 )
-def test_a_body_that_is_not_json_gets_a_parse_error(tmp_path: Path, body: bytes) -> None:
-    async def scenario(server: RpcServer) -> None:
-        status, reply = status_and_reply(await exchange(server, post(body)))
-        assert (status, reply["error"]["code"]) == (400, -32700)
-        await assert_alive(server)
-
-    serve(tmp_path, scenario)
+async def test_a_body_that_is_not_json_gets_a_parse_error(body: bytes, server: RpcServer) -> None:
+    status, reply = status_and_reply(await exchange(server, post(body)))
+    assert (status, reply["error"]["code"]) == (400, -32700)
+    await assert_alive(server)
 
 
+@pytest.mark.rig(request_timeout_s=1.0)
 @pytest.mark.parametrize(
     "raw",
     [
@@ -185,55 +174,44 @@ def test_a_body_that_is_not_json_gets_a_parse_error(tmp_path: Path, body: bytes)
         b"POST / HTTP/1.1\r\n: x\r\n\r\n",
     ],
 )
-def test_malformed_http_is_refused(tmp_path: Path, raw: bytes) -> None:
-    async def scenario(server: RpcServer) -> None:
-        answer = await exchange(server, raw)
-        assert answer == b"" or answer.split()[1] in (b"400", b"413", b"414", b"431", b"505")
-        await assert_alive(server)
-
-    serve(tmp_path, scenario, request_timeout_s=1.0)
+async def test_malformed_http_is_refused(raw: bytes, server: RpcServer) -> None:
+    answer = await exchange(server, raw)
+    assert answer == b"" or answer.split()[1] in (b"400", b"413", b"414", b"431", b"505")
+    await assert_alive(server)
 
 
-def test_other_methods_and_paths_are_refused(tmp_path: Path) -> None:
-    async def scenario(server: RpcServer) -> None:
-        assert status_and_reply(await exchange(server, b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"))[0] == 405
-        assert status_and_reply(await exchange(server, b"POST /x HTTP/1.1\r\nHost: x\r\n\r\n"))[0] == 404
-        await assert_alive(server)
-
-    serve(tmp_path, scenario)
+async def test_other_methods_and_paths_are_refused(server: RpcServer) -> None:
+    assert status_and_reply(await exchange(server, b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"))[0] == 405
+    assert status_and_reply(await exchange(server, b"POST /x HTTP/1.1\r\nHost: x\r\n\r\n"))[0] == 404
+    await assert_alive(server)
 
 
-def test_a_body_that_says_it_is_too_large_is_refused_unread(tmp_path: Path) -> None:
-    async def scenario(server: RpcServer) -> None:
-        raw = await exchange(server, post(b"", length=BODY_BYTES_MAX + 1), half_close=False)
-        assert raw.split()[1] == b"413"
-        await assert_alive(server)
-
-    serve(tmp_path, scenario)
+async def test_a_body_that_says_it_is_too_large_is_refused_unread(server: RpcServer) -> None:
+    raw = await exchange(server, post(b"", length=BODY_BYTES_MAX + 1), half_close=False)
+    assert raw.split()[1] == b"413"
+    await assert_alive(server)
 
 
-def test_an_endless_chunked_body_is_cut_off(tmp_path: Path) -> None:
-    async def scenario(server: RpcServer) -> None:
-        reader, writer = await asyncio.open_unix_connection(str(server.socket_path))
-        writer.write(b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n")
-        sent = 0
-        chunk = b"10000\r\n" + b" " * 0x10000 + b"\r\n"
-        try:
-            while sent < 4 * BODY_BYTES_MAX:
-                writer.write(chunk)
-                await writer.drain()
-                sent += len(chunk)
-            answer = await asyncio.wait_for(reader.readline(), REPLY_TIMEOUT_S)
-            assert answer == b"" or b" 413 " in answer
-        except (ConnectionResetError, BrokenPipeError):
-            pass
-        finally:
-            writer.transport.abort()
-        await assert_alive(server)
-
-    serve(tmp_path, scenario)
+async def test_an_endless_chunked_body_is_cut_off(server: RpcServer) -> None:
+    reader, writer = await asyncio.open_unix_connection(str(server.socket_path))
+    writer.write(b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n")
+    sent = 0
+    chunk = b"10000\r\n" + b" " * 0x10000 + b"\r\n"
+    try:
+        while sent < 4 * BODY_BYTES_MAX:
+            writer.write(chunk)
+            await writer.drain()
+            sent += len(chunk)
+        answer = await asyncio.wait_for(reader.readline(), REPLY_TIMEOUT_S)
+        assert answer == b"" or b" 413 " in answer
+    except (ConnectionResetError, BrokenPipeError):
+        pass
+    finally:
+        writer.transport.abort()
+    await assert_alive(server)
 
 
+@pytest.mark.rig(request_timeout_s=0.2)
 @pytest.mark.parametrize(
     "part",
     [
@@ -244,65 +222,55 @@ def test_an_endless_chunked_body_is_cut_off(tmp_path: Path) -> None:
         post(b'{"id"', length=100),
     ],
 )
-def test_a_half_sent_request_is_cut_off_at_the_deadline(tmp_path: Path, part: bytes) -> None:
-    async def scenario(server: RpcServer) -> None:
-        assert not (await exchange(server, part)).startswith(b"HTTP/1.1 200")
-        await assert_alive(server)
-
-    serve(tmp_path, scenario, request_timeout_s=0.2)
+async def test_a_half_sent_request_is_cut_off_at_the_deadline(part: bytes, server: RpcServer) -> None:
+    assert not (await exchange(server, part)).startswith(b"HTTP/1.1 200")
+    await assert_alive(server)
 
 
-def test_hanging_up_after_half_a_request_is_harmless(tmp_path: Path) -> None:
-    async def scenario(server: RpcServer) -> None:
-        for part in (b"", b"POST", post(b'{"id"', length=100)):
-            _, writer = await asyncio.open_unix_connection(str(server.socket_path))
-            writer.write(part)
-            await writer.drain()
-            writer.transport.abort()
-            assert not (await exchange(server, part, half_close=True)).startswith(b"HTTP/1.1 200")
-        await assert_alive(server)
-
-    serve(tmp_path, scenario)
+async def test_hanging_up_after_half_a_request_is_harmless(server: RpcServer) -> None:
+    for part in (b"", b"POST", post(b'{"id"', length=100)):
+        _, writer = await asyncio.open_unix_connection(str(server.socket_path))
+        writer.write(part)
+        await writer.drain()
+        writer.transport.abort()
+        assert not (await exchange(server, part, half_close=True)).startswith(b"HTTP/1.1 200")
+    await assert_alive(server)
 
 
-def test_idle_connections_are_bounded_and_make_room_again(tmp_path: Path) -> None:
-    async def scenario(server: RpcServer) -> None:
-        idle = [await asyncio.open_unix_connection(str(server.socket_path)) for _ in range(CONNECTIONS_MAX)]
-        assert await exchange(server, post(b"{}")) == b""
-        # The server closes them at their deadline.
-        for reader, writer in idle:
-            assert await asyncio.wait_for(reader.read(), REPLY_TIMEOUT_S) == b""
-            writer.transport.abort()
-        await assert_alive(server)
-
-    serve(tmp_path, scenario, request_timeout_s=0.5)
+@pytest.mark.rig(request_timeout_s=0.5)
+async def test_idle_connections_are_bounded_and_make_room_again(server: RpcServer) -> None:
+    idle = [await asyncio.open_unix_connection(str(server.socket_path)) for _ in range(CONNECTIONS_MAX)]
+    assert await exchange(server, post(b"{}")) == b""
+    # The server closes them at their deadline.
+    for reader, writer in idle:
+        assert await asyncio.wait_for(reader.read(), REPLY_TIMEOUT_S) == b""
+        writer.transport.abort()
+    await assert_alive(server)
 
 
-def test_a_slow_method_is_not_cut_off_by_the_deadline_of_its_request(
+@pytest.mark.rig(request_timeout_s=0.2)
+async def test_a_slow_method_is_not_cut_off_by_the_deadline_of_its_request(
+    monkeypatch: pytest.MonkeyPatch, server: RpcServer
+) -> None:
+    gate, entered = asyncio.Event(), asyncio.Event()
+
+    async def slow(_params: dict[str, Any]) -> Any:
+        entered.set()
+        await gate.wait()
+        return "done"
+
+    server._methods["ftl_get_daemon"] = slow
+    pending = asyncio.create_task(call(server, {"id": 1, "method": "ftl_get_daemon"}))
+    await entered.wait()
+    # Another connection is cut off later than this one's deadline would have been.
+    assert await exchange(server, b"POST") in (b"",)
+    gate.set()
+    assert (await pending)[1]["result"] == "done"
+
+
+async def test_the_socket_is_the_owners_alone_from_the_first_instant(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    release = asyncio.Event
-
-    async def scenario(server: RpcServer) -> None:
-        gate, entered = release(), asyncio.Event()
-
-        async def slow(_params: dict[str, Any]) -> Any:
-            entered.set()
-            await gate.wait()
-            return "done"
-
-        server._methods["ftl_get_daemon"] = slow
-        pending = asyncio.create_task(call(server, {"id": 1, "method": "ftl_get_daemon"}))
-        await entered.wait()
-        # Another connection is cut off later than this one's deadline would have been.
-        assert await exchange(server, b"POST") in (b"",)
-        gate.set()
-        assert (await pending)[1]["result"] == "done"
-
-    serve(tmp_path, scenario, request_timeout_s=0.2)
-
-
-def test_the_socket_is_the_owners_alone_from_the_first_instant(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     modes: list[int] = []
     real_bind = socket.socket.bind
 
@@ -314,56 +282,45 @@ def test_the_socket_is_the_owners_alone_from_the_first_instant(tmp_path: Path, m
     monkeypatch.setattr(server_module.socket, "socket", Spy)
     old = os.umask(0)
     try:
-        serve(tmp_path, assert_alive)
+        async with serving(tmp_path) as server:
+            await assert_alive(server)
     finally:
         assert os.umask(old) == 0
     assert modes == [0o600]
 
 
-def test_a_stale_socket_is_replaced(tmp_path: Path) -> None:
+async def test_a_stale_socket_is_replaced(tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX) as stale:
         stale.bind(str(tmp_path / "s"))
-    serve(tmp_path, assert_alive)
-
-
-def test_a_live_daemon_is_not_disturbed_by_a_second_one(tmp_path: Path) -> None:
-    async def scenario(server: RpcServer) -> None:
-        with pytest.raises(BusyError, match="somebody is listening there already"):
-            await RpcServer(server.socket_path, METHODS).start()
+    async with serving(tmp_path) as server:
         await assert_alive(server)
 
-    serve(tmp_path, scenario)
+
+async def test_a_live_daemon_is_not_disturbed_by_a_second_one(server: RpcServer) -> None:
+    with pytest.raises(BusyError, match="somebody is listening there already"):
+        await RpcServer(server.socket_path, METHODS).start()
+    await assert_alive(server)
 
 
-def test_a_foreign_listener_is_not_disturbed(tmp_path: Path) -> None:
-    async def scenario() -> None:
-        with socket.socket(socket.AF_UNIX) as foreign:
-            foreign.bind(str(tmp_path / "s"))
-            foreign.listen()
-            with pytest.raises(BusyError, match="listening there already"):
-                await RpcServer(tmp_path / "s", METHODS).start()
-            assert (tmp_path / "s").exists()
-
-    asyncio.run(scenario())
-
-
-def test_a_file_that_is_no_socket_is_not_replaced(tmp_path: Path) -> None:
-    (tmp_path / "s").write_text("mine")
-
-    async def scenario() -> None:
-        with pytest.raises(FtlError, match="no socket"):
+async def test_a_foreign_listener_is_not_disturbed(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as foreign:
+        foreign.bind(str(tmp_path / "s"))
+        foreign.listen()
+        with pytest.raises(BusyError, match="listening there already"):
             await RpcServer(tmp_path / "s", METHODS).start()
+        assert (tmp_path / "s").exists()
 
-    asyncio.run(scenario())
+
+async def test_a_file_that_is_no_socket_is_not_replaced(tmp_path: Path) -> None:
+    (tmp_path / "s").write_text("mine")
+    with pytest.raises(FtlError, match="no socket"):
+        await RpcServer(tmp_path / "s", METHODS).start()
     assert (tmp_path / "s").read_text() == "mine"
     assert [entry.name for entry in tmp_path.iterdir()] == ["s"]
 
 
-def test_a_path_that_is_too_long_or_absent_is_named(tmp_path: Path) -> None:
-    async def scenario() -> None:
-        for path in (tmp_path / "no" / "where", tmp_path / ("x" * 200)):
-            with pytest.raises(FtlError, match=f"control socket {path}: .*--socket"):
-                await RpcServer(path, METHODS).start()
-
-    asyncio.run(scenario())
+async def test_a_path_that_is_too_long_or_absent_is_named(tmp_path: Path) -> None:
+    for path in (tmp_path / "no" / "where", tmp_path / ("x" * 200)):
+        with pytest.raises(FtlError, match=f"control socket {path}: .*--socket"):
+            await RpcServer(path, METHODS).start()
     assert list(tmp_path.iterdir()) == []

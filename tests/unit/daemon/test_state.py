@@ -12,6 +12,8 @@ import pytest
 from spdk_ftl_py.daemon.state import StateDirectory
 from spdk_ftl_py.errors import BusyError, FtlError
 
+HOST_ID = "67e599fc-ba48-4ccf-9468-3b29db8a59ae"
+
 
 def device(name: str = "ftl0") -> dict:
     return {"name": name, "uuid": str(uuid4()), "target": "/t.sock", "state": "deferred", "params": {"name": name}}
@@ -60,8 +62,8 @@ def test_state_is_for_its_owner_only(tmp_path: Path) -> None:
         b'{"format": 2, "host_id": "x", "devices": []}',
         b'{"format": 1, "host_id": "x", "devices": []}',
         b"[" * 100_000,
-        json.dumps({"format": 1, "host_id": str(uuid4()), "devices": [{"name": "ftl0"}]}).encode(),
-        json.dumps({"format": 1, "host_id": str(uuid4()), "devices": [{**device(), "uuid": "x"}]}).encode(),
+        json.dumps({"format": 1, "host_id": HOST_ID, "devices": [{"name": "ftl0"}]}).encode(),
+        json.dumps({"format": 1, "host_id": HOST_ID, "devices": [{**device(), "uuid": "x"}]}).encode(),
     ],
 )
 def test_a_damaged_state_file_is_named_and_left_alone(tmp_path: Path, content: bytes) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from typing import Any
 
 from spdk_ftl_py import _shim
@@ -11,13 +12,16 @@ from spdk_ftl_py.conf import FtlConf
 from spdk_ftl_py.ftl.device import DeviceState, FtlDevice
 from spdk_ftl_py.ftl.media.blockdev import BlockPort
 from spdk_ftl_py.runtime.reactor import ReactorLoop
-from unit.simulated import run_stepped
 
 SEED = 20261122
 
+MakeFtlRig = Callable[..., Awaitable["FtlRig"]]
+
 
 class FtlRig:
-    """>>> run_rig(body, zones=66, zone_size=256, zone_capacity=200, open_zones=14)"""
+    """>>> @pytest.mark.rig(zones=40, open_zones=5)
+    ... async def test_something(rig: FtlRig) -> None: ...
+    """
 
     def __init__(self, reactor: ReactorLoop, media: _shim.EmulatedMedia, device: FtlDevice) -> None:
         self.reactor = reactor
@@ -67,38 +71,37 @@ class FtlRig:
         await self.port.close()
 
 
-def run_media(body: Callable[[ReactorLoop, _shim.EmulatedMedia], Awaitable[None]], **options: Any) -> None:
-    """body on a stepped reactor with a ZNS drive: zones, zone_size, zone_capacity, open_zones."""
+def zns_drive(
+    reactor: ReactorLoop,
+    *,
+    zones: int = 66,
+    zone_size: int = 256,
+    zone_capacity: int = 200,
+    open_zones: int = 14,
+    **options: Any,
+) -> _shim.EmulatedMedia:
+    return _shim.EmulatedMedia.zns(
+        reactor.shim,
+        zones,
+        zone_size,
+        zone_capacity,
+        max_open_zones=open_zones,
+        max_active_zones=open_zones,
+        **options,
+    )
 
-    async def main(reactor: ReactorLoop) -> None:
-        limit = options.pop("open_zones", 14)
-        media = _shim.EmulatedMedia.zns(
-            reactor.shim,
-            options.pop("zones", 66),
-            options.pop("zone_size", 256),
-            options.pop("zone_capacity", 200),
-            max_open_zones=limit,
-            max_active_zones=limit,
-            **options,
-        )
-        await body(reactor, media)
 
-    run_stepped(main)
-
-
-def run_rig(
-    body: Callable[[FtlRig], Awaitable[None]], *, conf: FtlConf | None = None, num_punits: int | None = 1, **media: Any
-) -> None:
-    """body with a new FTL; halted behind it unless the body has done so."""
-
-    async def on_media(reactor: ReactorLoop, drive: _shim.EmulatedMedia) -> None:
-        device = await FtlDevice.create(reactor, drive, name="ftl0", conf=conf or FtlConf(), num_punits=num_punits)
-        rig = FtlRig(reactor, drive, device)
-        try:
-            await body(rig)
-        finally:
-            await rig.close()
-            if device.state is not DeviceState.HALTED:
-                await device.halt()
-
-    run_media(on_media, **media)
+@asynccontextmanager
+async def ftl_rig(
+    reactor: ReactorLoop, *, conf: FtlConf | None = None, num_punits: int | None = 1, **media: Any
+) -> AsyncIterator[FtlRig]:
+    """With a new FTL; halted at the end unless the test has done so. media: as zns_drive() takes it."""
+    drive = zns_drive(reactor, **media)
+    device = await FtlDevice.create(reactor, drive, name="ftl0", conf=conf or FtlConf(), num_punits=num_punits)
+    rig = FtlRig(reactor, drive, device)
+    try:
+        yield rig
+    finally:
+        await rig.close()
+        if device.state is not DeviceState.HALTED:
+            await device.halt()

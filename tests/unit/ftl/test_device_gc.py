@@ -10,24 +10,21 @@ import pytest
 from spdk_ftl_py import _shim
 from spdk_ftl_py.conf import FtlConf, Limit
 from spdk_ftl_py.ftl.media.band import CLOSED, FREE, RESETTING
-from unit.ftl.ftl_rig import FtlRig, run_rig
+from unit.ftl.ftl_rig import FtlRig, MakeFtlRig
 
 
-def test_overwriting_the_device_many_times_keeps_every_block() -> None:
-    async def body(rig: FtlRig) -> None:
-        await rig.good("write", pattern="sequential", io_blocks=16)
-        await rig.overwrite(6)
-        await rig.verify()
-        stats = rig.device.stats()
-        assert stats["gc_moved_blocks"] > 0
-        assert 1.0 < stats["write_amplification"] < 6.0
-        for way in ("read", "write"):
-            group = stats["gc"][way]
-            assert 0 < group["ios"] < group["blocks"], "several blocks go at a time"
-        assert stats["zone_faults"] == stats["lost_blocks"] == 0
-        assert stats["state"] == "running"
-
-    run_rig(body)
+async def test_overwriting_the_device_many_times_keeps_every_block(rig: FtlRig) -> None:
+    await rig.good("write", pattern="sequential", io_blocks=16)
+    await rig.overwrite(6)
+    await rig.verify()
+    stats = rig.device.stats()
+    assert stats["gc_moved_blocks"] > 0
+    assert 1.0 < stats["write_amplification"] < 6.0
+    for way in ("read", "write"):
+        group = stats["gc"][way]
+        assert 0 < group["ios"] < group["blocks"], "several blocks go at a time"
+    assert stats["zone_faults"] == stats["lost_blocks"] == 0
+    assert stats["state"] == "running"
 
 
 SHAPES: dict[str, dict[str, Any]] = {
@@ -48,7 +45,7 @@ SHAPES: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES.keys())
-def test_any_shape_of_device_can_be_overwritten_for_ever(shape: dict[str, Any]) -> None:
+async def test_any_shape_of_device_can_be_overwritten_for_ever(shape: dict[str, Any], make_rig: MakeFtlRig) -> None:
     media = dict(shape)
     conf = FtlConf(
         lba_rsvd=media.pop("rsvd", 20),
@@ -56,126 +53,102 @@ def test_any_shape_of_device_can_be_overwritten_for_ever(shape: dict[str, Any]) 
         use_append=media.pop("append", False),
         max_active_relocs=media.pop("relocs", 3),
     )
-
-    async def body(rig: FtlRig) -> None:
-        await rig.overwrite(5)
-        await rig.verify()
-        # A zone fault would mean that the device's limits were not kept: the media enforces them.
-        assert rig.device.stats()["zone_faults"] == 0
-        assert rig.device.stats()["gc_moved_blocks"] > 0
-
-    run_rig(body, conf=conf, **{"num_punits": 1, **media})
+    rig = await make_rig(conf=conf, **{"num_punits": 1, **media})
+    await rig.overwrite(5)
+    await rig.verify()
+    # A zone fault would mean that the device's limits were not kept: the media enforces them.
+    assert rig.device.stats()["zone_faults"] == 0
+    assert rig.device.stats()["gc_moved_blocks"] > 0
 
 
-def test_every_write_followed_by_a_flush_does_not_exhaust_the_device() -> None:
-    async def body(rig: FtlRig) -> None:
-        for _ in range(16):
-            for lba in range(0, rig.device.block_count, 8):
-                await rig.port.write(lba, bytes([lba % 251]) * 4096)
-                await rig.port.flush()
+@pytest.mark.rig(zones=40, zone_size=64, zone_capacity=60)
+async def test_every_write_followed_by_a_flush_does_not_exhaust_the_device(rig: FtlRig) -> None:
+    for _ in range(16):
         for lba in range(0, rig.device.block_count, 8):
-            assert (await rig.port.read(lba, 1) == lba % 251).all()
-        assert rig.device.stats()["zone_resets"] > 0
-
-    run_rig(body, zones=40, zone_size=64, zone_capacity=60)
-
-
-def test_trimmed_blocks_read_zeroes_through_garbage_collection() -> None:
-    async def body(rig: FtlRig) -> None:
-        await rig.overwrite(1)
-        for _ in range(4):
-            await rig.good("trim", io_blocks=8, total_blocks=rig.device.block_count // 4)
-            await rig.overwrite(1)
-        await rig.good("trim", io_blocks=3, total_blocks=rig.device.block_count // 3)
-        await rig.verify()
-        assert (rig.load.versions() == 0).any()
-
-    run_rig(body)
-
-
-def test_trims_alone_can_go_on_for_ever() -> None:
-    async def body(rig: FtlRig) -> None:
-        for _ in range(6):
-            await rig.overwrite(0.5)
-            await rig.good("trim", io_blocks=1, total_blocks=rig.device.block_count)
+            await rig.port.write(lba, bytes([lba % 251]) * 4096)
             await rig.port.flush()
-        await rig.verify()
-
-    run_rig(body, zones=40, zone_size=64, zone_capacity=60)
-
-
-def test_a_full_trim_gives_all_bands_back() -> None:
-    async def body(rig: FtlRig) -> None:
-        await rig.overwrite(2)
-        await rig.good("trim", pattern="sequential", io_blocks=rig.device.core.max_io_blocks)
-        assert not rig.load.versions().any()
-        await rig.port.flush()
-        await rig.until(lambda: rig.device.stats()["free_bands"] > rig.device.geometry.band_count * 3 // 4)
-        await rig.overwrite(2)
-        await rig.verify()
-
-    run_rig(body)
+    for lba in range(0, rig.device.block_count, 8):
+        assert (await rig.port.read(lba, 1) == lba % 251).all()
+    assert rig.device.stats()["zone_resets"] > 0
 
 
-def test_limits_throttle_and_let_go_again() -> None:
-    conf = FtlConf().with_limits(low=Limit(10, 5), high=Limit(5, 4), crit=Limit(0, 3), start=Limit(100, 6))
-
-    async def body(rig: FtlRig) -> None:
-        await rig.overwrite(4, queue_depth=64)
-        stats = rig.device.stats()
-        assert stats["limits_applied"]["low"] > 0
-        assert stats["limits_applied"]["start"] > 0
-        await rig.verify()
-
-    run_rig(body, conf=conf)
-
-
-def test_the_last_free_band_is_the_users_only_where_a_reset_waits_for_his_blocks() -> None:
-    async def body(rig: FtlRig) -> None:
+async def test_trimmed_blocks_read_zeroes_through_garbage_collection(rig: FtlRig) -> None:
+    await rig.overwrite(1)
+    for _ in range(4):
+        await rig.good("trim", io_blocks=8, total_blocks=rig.device.block_count // 4)
         await rig.overwrite(1)
+    await rig.good("trim", io_blocks=3, total_blocks=rig.device.block_count // 3)
+    await rig.verify()
+    assert (rig.load.versions() == 0).any()
+
+
+@pytest.mark.rig(zones=40, zone_size=64, zone_capacity=60)
+async def test_trims_alone_can_go_on_for_ever(rig: FtlRig) -> None:
+    for _ in range(6):
+        await rig.overwrite(0.5)
+        await rig.good("trim", io_blocks=1, total_blocks=rig.device.block_count)
         await rig.port.flush()
-        manager, bands = rig.device._manager, rig.device._bands
-        manager.stop()
-        for band in bands:
-            band.state = CLOSED
-        last = bands[0]
-        last.state, bands[1].state = FREE, RESETTING
-        assert not manager._may_take(_shim.STREAM_USER, last)
-        assert manager._may_take(_shim.STREAM_RELOC, last)
-        await rig.port.write(0, bytes(4096))
-        assert manager._may_take(_shim.STREAM_USER, last)
-        bands[1].state = CLOSED
-        assert not manager._may_take(_shim.STREAM_USER, last)
-
-    run_rig(body, volatile_cache=True)
+    await rig.verify()
 
 
-def test_mixed_reads_and_writes_are_right_while_bands_move() -> None:
-    async def body(rig: FtlRig) -> None:
-        await rig.overwrite(1.5)
-        for seed in range(5):
-            rig.media.set_schedule(seed)
-            await rig.good("mixed", write_percent=50, total_blocks=2 * rig.device.block_count, io_blocks=4)
-        await rig.verify()
+async def test_a_full_trim_gives_all_bands_back(rig: FtlRig) -> None:
+    await rig.overwrite(2)
+    await rig.good("trim", pattern="sequential", io_blocks=rig.device.core.max_io_blocks)
+    assert not rig.load.versions().any()
+    await rig.port.flush()
+    await rig.until(lambda: rig.device.stats()["free_bands"] > rig.device.geometry.band_count * 3 // 4)
+    await rig.overwrite(2)
+    await rig.verify()
 
-    run_rig(body)
+
+async def test_limits_throttle_and_let_go_again(make_rig: MakeFtlRig) -> None:
+    conf = FtlConf().with_limits(low=Limit(10, 5), high=Limit(5, 4), crit=Limit(0, 3), start=Limit(100, 6))
+    rig = await make_rig(conf=conf)
+    await rig.overwrite(4, queue_depth=64)
+    stats = rig.device.stats()
+    assert stats["limits_applied"]["low"] > 0
+    assert stats["limits_applied"]["start"] > 0
+    await rig.verify()
 
 
-def test_statistics_are_json_in_spdks_shape() -> None:
-    async def body(rig: FtlRig) -> None:
-        await rig.overwrite(3)
-        stats = json.loads(json.dumps(rig.device.stats()))
-        for group in ("user", "cmp", "gc", "md_base", "md_nv_cache", "l2p"):
-            assert set(stats[group]) == {"read", "write"}
-            assert set(stats[group]["read"]) == {"ios", "blocks", "errors"}
-            assert set(stats[group]["read"]["errors"]) == {"media", "crc", "other"}
-            assert set(stats[group]["write"]["errors"]) == {"media", "other"}
-        assert stats["user"]["write"]["blocks"] == stats["host_written_blocks"] == 3 * rig.device.block_count
-        assert sum(stats["bands"].values()) == rig.device.geometry.band_count
-        properties = json.loads(json.dumps(rig.device.properties()))
-        values = {entry["name"]: entry.get("value") for entry in properties["properties"]}
-        assert values["num_blocks"] == rig.device.block_count
-        assert values["conf"]["lba_rsvd"] == 20
-        assert len(values["base_device"]["bands"]) == rig.device.geometry.band_count
+@pytest.mark.rig(volatile_cache=True)
+async def test_the_last_free_band_is_the_users_only_where_a_reset_waits_for_his_blocks(rig: FtlRig) -> None:
+    await rig.overwrite(1)
+    await rig.port.flush()
+    manager, bands = rig.device._manager, rig.device._bands
+    manager.stop()
+    for band in bands:
+        band.state = CLOSED
+    last = bands[0]
+    last.state, bands[1].state = FREE, RESETTING
+    assert not manager._may_take(_shim.STREAM_USER, last)
+    assert manager._may_take(_shim.STREAM_RELOC, last)
+    await rig.port.write(0, bytes(4096))
+    assert manager._may_take(_shim.STREAM_USER, last)
+    bands[1].state = CLOSED
+    assert not manager._may_take(_shim.STREAM_USER, last)
 
-    run_rig(body)
+
+async def test_mixed_reads_and_writes_are_right_while_bands_move(rig: FtlRig) -> None:
+    await rig.overwrite(1.5)
+    for seed in range(5):
+        rig.media.set_schedule(seed)
+        await rig.good("mixed", write_percent=50, total_blocks=2 * rig.device.block_count, io_blocks=4)
+    await rig.verify()
+
+
+async def test_statistics_are_json_in_spdks_shape(rig: FtlRig) -> None:
+    await rig.overwrite(3)
+    stats = json.loads(json.dumps(rig.device.stats()))
+    for group in ("user", "cmp", "gc", "md_base", "md_nv_cache", "l2p"):
+        assert set(stats[group]) == {"read", "write"}
+        assert set(stats[group]["read"]) == {"ios", "blocks", "errors"}
+        assert set(stats[group]["read"]["errors"]) == {"media", "crc", "other"}
+        assert set(stats[group]["write"]["errors"]) == {"media", "other"}
+    assert stats["user"]["write"]["blocks"] == stats["host_written_blocks"] == 3 * rig.device.block_count
+    assert sum(stats["bands"].values()) == rig.device.geometry.band_count
+    properties = json.loads(json.dumps(rig.device.properties()))
+    values = {entry["name"]: entry.get("value") for entry in properties["properties"]}
+    assert values["num_blocks"] == rig.device.block_count
+    assert values["conf"]["lba_rsvd"] == 20
+    assert len(values["base_device"]["bands"]) == rig.device.geometry.band_count

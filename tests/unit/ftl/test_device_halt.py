@@ -13,90 +13,77 @@ from spdk_ftl_py.errors import MediaError
 from spdk_ftl_py.ftl.device import DeviceState, FtlDevice
 from spdk_ftl_py.ftl.load import checkpoint
 from spdk_ftl_py.ftl.media.band import FREE
-from unit.ftl.ftl_rig import FtlRig, run_rig
+from unit.ftl.ftl_rig import FtlRig
 
 INTERNAL_ERROR = 0x006
 INVALID_NAMESPACE = 0x00B
 
 
-def test_halting_ends_with_an_error_where_the_base_can_not_flush_any_more() -> None:
-    async def body(rig: FtlRig) -> None:
-        await rig.good("write", total_blocks=10)
-        rig.media.inject_fault(op=_shim.OP_FLUSH, status=INTERNAL_ERROR)
-        with pytest.raises(MediaError, match="can't flush, so what was accepted is not durable") as raised:
-            await rig.device.halt()
-        assert raised.value.status == INTERNAL_ERROR
-        assert rig.device.state is DeviceState.HALTED
-
-    run_rig(body)
-
-
-def test_halting_ends_where_the_base_was_deleted_and_nothing_has_been_written_since() -> None:
-    async def body(rig: FtlRig) -> None:
-        rig.media.inject_fault(status=INVALID_NAMESPACE)
-        with pytest.raises(MediaError, match="the base device failed: invalid namespace"):
-            await rig.device.halt()
-        assert rig.device.state is DeviceState.HALTED
-
-    run_rig(body)
-
-
-def test_a_halt_that_waits_for_a_base_that_does_not_answer_holds_up_nobody_else() -> None:
-    async def body(rig: FtlRig) -> None:
-        ticks = 0
-
-        async def tick() -> None:
-            nonlocal ticks
-            while True:
-                await asyncio.sleep(0.1)
-                ticks += 1
-
-        rig.media.inject_fault(op=_shim.OP_WRITE, latency_us=20_000_000)
-        await rig.start("write", total_blocks=200)
-        await asyncio.sleep(0.1)
-        await rig.device.abort("gone")
-        ticking = asyncio.ensure_future(tick())
-        with pytest.raises(MediaError, match="has not answered for 10 s"):
-            await rig.device.halt()
-        ticking.cancel()
-        assert rig.device.state is DeviceState.HALTED
-        assert ticks > 50
-        await rig.until(rig.device.core.begin_close)
-
-    run_rig(body)
-
-
-def test_a_base_that_was_deleted_is_no_matter_of_its_zones() -> None:
-    async def body(rig: FtlRig) -> None:
-        rig.media.inject_fault(status=INVALID_NAMESPACE)
-        progress = await rig.run("write", total_blocks=2000)
-        assert progress["io_errors"] > 0
-        await rig.until(rig.device.failed.is_set)
-        assert rig.device.failure is not None
-        assert "the base device failed: invalid namespace" in rig.device.failure.message
-        assert rig.device.zone_faults == 0
-
-    run_rig(body)
-
-
-def test_a_reset_whose_failure_is_told_late_makes_no_checkpoint_stale(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def body(rig: FtlRig) -> None:
-        await rig.good("write", total_blocks=10)
-        band = next(band for band in rig.device._bands if band.state == FREE)
-        write = checkpoint.write
-
-        async def told_meanwhile(*args: Any, **options: Any) -> Any:
-            # The core was closed with this event still on its way.
-            band.bad_punits.add(0)
-            event: Any = SimpleNamespace(kind=_shim.EV_BAND_RESET_DONE, a=band.index, b=0, c=0)
-            rig.device._on_event(event)
-            return await write(*args, **options)
-
-        monkeypatch.setattr(checkpoint, "write", told_meanwhile)
+async def test_halting_ends_with_an_error_where_the_base_can_not_flush_any_more(rig: FtlRig) -> None:
+    await rig.good("write", total_blocks=10)
+    rig.media.inject_fault(op=_shim.OP_FLUSH, status=INTERNAL_ERROR)
+    with pytest.raises(MediaError, match="can't flush, so what was accepted is not durable") as raised:
         await rig.device.halt()
-        device = await FtlDevice.load(rig.reactor, rig.media, name="ftl0", uuid=rig.device.uuid)
-        assert device.restored is not None
-        assert (device.restored["clean"], device.restored["from_checkpoint"]) == (True, True)
-        await device.halt()
+    assert raised.value.status == INTERNAL_ERROR
+    assert rig.device.state is DeviceState.HALTED
 
-    run_rig(body)
+
+async def test_halting_ends_where_the_base_was_deleted_and_nothing_has_been_written_since(rig: FtlRig) -> None:
+    rig.media.inject_fault(status=INVALID_NAMESPACE)
+    with pytest.raises(MediaError, match="the base device failed: invalid namespace"):
+        await rig.device.halt()
+    assert rig.device.state is DeviceState.HALTED
+
+
+async def test_a_halt_that_waits_for_a_base_that_does_not_answer_holds_up_nobody_else(rig: FtlRig) -> None:
+    ticks = 0
+
+    async def tick() -> None:
+        nonlocal ticks
+        while True:
+            await asyncio.sleep(0.1)
+            ticks += 1
+
+    rig.media.inject_fault(op=_shim.OP_WRITE, latency_us=20_000_000)
+    await rig.start("write", total_blocks=200)
+    await asyncio.sleep(0.1)
+    await rig.device.abort("gone")
+    ticking = asyncio.ensure_future(tick())
+    with pytest.raises(MediaError, match="has not answered for 10 s"):
+        await rig.device.halt()
+    ticking.cancel()
+    assert rig.device.state is DeviceState.HALTED
+    assert ticks > 50
+    await rig.until(rig.device.core.begin_close)
+
+
+async def test_a_base_that_was_deleted_is_no_matter_of_its_zones(rig: FtlRig) -> None:
+    rig.media.inject_fault(status=INVALID_NAMESPACE)
+    progress = await rig.run("write", total_blocks=2000)
+    assert progress["io_errors"] > 0
+    await rig.until(rig.device.failed.is_set)
+    assert rig.device.failure is not None
+    assert "the base device failed: invalid namespace" in rig.device.failure.message
+    assert rig.device.zone_faults == 0
+
+
+async def test_a_reset_whose_failure_is_told_late_makes_no_checkpoint_stale(
+    monkeypatch: pytest.MonkeyPatch, rig: FtlRig
+) -> None:
+    await rig.good("write", total_blocks=10)
+    band = next(band for band in rig.device._bands if band.state == FREE)
+    write = checkpoint.write
+
+    async def told_meanwhile(*args: Any, **options: Any) -> Any:
+        # The core was closed with this event still on its way.
+        band.bad_punits.add(0)
+        event: Any = SimpleNamespace(kind=_shim.EV_BAND_RESET_DONE, a=band.index, b=0, c=0)
+        rig.device._on_event(event)
+        return await write(*args, **options)
+
+    monkeypatch.setattr(checkpoint, "write", told_meanwhile)
+    await rig.device.halt()
+    device = await FtlDevice.load(rig.reactor, rig.media, name="ftl0", uuid=rig.device.uuid)
+    assert device.restored is not None
+    assert (device.restored["clean"], device.restored["from_checkpoint"]) == (True, True)
+    await device.halt()

@@ -51,7 +51,7 @@ def test_a_reactor_that_is_dropped_while_running_joins_its_thread() -> None:
     assert threading.active_count() == before
 
 
-def test_a_device_is_served_by_a_sleeping_thread_and_by_steps_alike() -> None:
+async def test_a_device_is_served_by_a_sleeping_thread_and_by_steps_alike() -> None:
     async def write_and_read(*, stepped: bool) -> bytes:
         loop = ReactorLoop("io", spin_us=0, stepped=stepped)
         media = _shim.EmulatedMedia.conventional(loop.shim, 64)
@@ -77,7 +77,7 @@ def test_a_device_is_served_by_a_sleeping_thread_and_by_steps_alike() -> None:
         return bytes(data)
 
     for stepped in (False, True):
-        assert asyncio.run(write_and_read(stepped=stepped)) == b"x" * 4096
+        assert await write_and_read(stepped=stepped) == b"x" * 4096
 
 
 def test_a_port_refuses_more_than_its_depth_and_buffers_that_are_too_small() -> None:

@@ -9,24 +9,21 @@ import pytest
 from spdk_ftl_py.runtime.steps import Steps
 
 
-def test_steps_are_undone_backwards_and_only_once() -> None:
+async def test_steps_are_undone_backwards_and_only_once() -> None:
     done: list[str] = []
 
     async def note(what: str) -> None:
         done.append(what)
 
-    async def scenario() -> None:
-        steps = Steps("thing")
-        await steps.run("a", note("a"), lambda: note("undo a"))
-        await steps.run("b", note("b"), lambda: note("undo b"))
-        assert await steps.undo() == []
-        assert await steps.undo() == []
-
-    asyncio.run(scenario())
+    steps = Steps("thing")
+    await steps.run("a", note("a"), lambda: note("undo a"))
+    await steps.run("b", note("b"), lambda: note("undo b"))
+    assert await steps.undo() == []
+    assert await steps.undo() == []
     assert done == ["a", "b", "undo b", "undo a"]
 
 
-def test_a_step_that_failed_is_undone_too_as_it_may_have_taken_effect() -> None:
+async def test_a_step_that_failed_is_undone_too_as_it_may_have_taken_effect() -> None:
     done: list[str] = []
 
     async def fail() -> None:
@@ -35,17 +32,14 @@ def test_a_step_that_failed_is_undone_too_as_it_may_have_taken_effect() -> None:
     async def note(what: str) -> None:
         done.append(what)
 
-    async def scenario() -> None:
-        steps = Steps("thing")
-        with pytest.raises(OSError, match="half way"):
-            await steps.run("a", fail(), lambda: note("undo a"))
-        await steps.undo()
-
-    asyncio.run(scenario())
+    steps = Steps("thing")
+    with pytest.raises(OSError, match="half way"):
+        await steps.run("a", fail(), lambda: note("undo a"))
+    await steps.undo()
     assert done == ["undo a"]
 
 
-def test_an_undo_that_fails_is_reported_and_the_others_still_run() -> None:
+async def test_an_undo_that_fails_is_reported_and_the_others_still_run() -> None:
     done: list[str] = []
 
     async def note(what: str) -> None:
@@ -54,58 +48,49 @@ def test_an_undo_that_fails_is_reported_and_the_others_still_run() -> None:
     async def fail() -> None:
         raise ValueError("stuck")
 
-    async def scenario() -> list[tuple[str, str]]:
-        steps = Steps("thing")
-        steps.on_undo("a", lambda: note("undo a"))
-        steps.on_undo("b", fail)
-        return [(name, str(error)) for name, error in await steps.undo()]
-
-    assert asyncio.run(scenario()) == [("b", "stuck")]
+    steps = Steps("thing")
+    steps.on_undo("a", lambda: note("undo a"))
+    steps.on_undo("b", fail)
+    assert [(name, str(error)) for name, error in await steps.undo()] == [("b", "stuck")]
     assert done == ["undo a"]
 
 
-def test_undoing_runs_to_its_end_when_the_caller_is_cancelled() -> None:
+async def test_undoing_runs_to_its_end_when_the_caller_is_cancelled() -> None:
     done: list[str] = []
 
-    async def scenario() -> None:
-        steps, started, go_on = Steps("thing"), asyncio.Event(), asyncio.Event()
+    steps, started, go_on = Steps("thing"), asyncio.Event(), asyncio.Event()
 
-        async def slow() -> None:
-            started.set()
-            await go_on.wait()
-            done.append("undo b")
+    async def slow() -> None:
+        started.set()
+        await go_on.wait()
+        done.append("undo b")
 
-        async def last() -> None:
-            done.append("undo a")
-            finished.set()
+    async def last() -> None:
+        done.append("undo a")
+        finished.set()
 
-        finished = asyncio.Event()
-        steps.on_undo("a", last)
-        steps.on_undo("b", slow)
-        task = asyncio.create_task(steps.undo())
-        await started.wait()
-        task.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await task
-        go_on.set()
-        await finished.wait()
-
-    asyncio.run(scenario())
+    finished = asyncio.Event()
+    steps.on_undo("a", last)
+    steps.on_undo("b", slow)
+    task = asyncio.create_task(steps.undo())
+    await started.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    go_on.set()
+    await finished.wait()
     assert done == ["undo b", "undo a"]
 
 
-def test_a_step_that_is_done_again_has_one_undo_the_last_one() -> None:
+async def test_a_step_that_is_done_again_has_one_undo_the_last_one() -> None:
     done: list[str] = []
 
     async def note(what: str) -> None:
         done.append(what)
 
-    async def scenario() -> None:
-        steps = Steps("thing")
-        for attempt in range(1000):
-            await steps.run("claim", note(""), lambda attempt=attempt: note(f"undo {attempt}"))  # type: ignore[misc]
-            steps.on_undo("attach", lambda attempt=attempt: note(f"detach {attempt}"))  # type: ignore[misc]
-        await steps.undo()
-
-    asyncio.run(scenario())
+    steps = Steps("thing")
+    for attempt in range(1000):
+        await steps.run("claim", note(""), lambda attempt=attempt: note(f"undo {attempt}"))  # type: ignore[misc]
+        steps.on_undo("attach", lambda attempt=attempt: note(f"detach {attempt}"))  # type: ignore[misc]
+    await steps.undo()
     assert [what for what in done if what] == ["detach 999", "undo 999"]

@@ -20,7 +20,7 @@ from spdk_ftl_py.spdk.rpc import TargetRpc
 Answer = Callable[[dict[str, Any], asyncio.StreamWriter], Awaitable[None]]
 
 
-def ask(
+async def ask(
     tmp_path: Path, answer: Answer, question: Callable[[TargetRpc], Awaitable[Any]] | None = None, *, tcp: bool = False
 ) -> Any:
     """What TargetRpc makes of a target that answers every request by answer()."""
@@ -33,21 +33,18 @@ def ask(
         finally:
             writer.close()
 
-    async def run() -> Any:
-        path = str(tmp_path / "t")
-        server = await (asyncio.start_server(serve, "127.0.0.1", 0) if tcp else asyncio.start_unix_server(serve, path))
-        address = f"127.0.0.1:{server.sockets[0].getsockname()[1]}" if tcp else path
-        try:
-            rpc = TargetRpc(address)
-            return await (question(rpc) if question is not None else rpc.call("m", timeout_s=5))
-        finally:
-            server.close()
-            for task in serving:
-                task.cancel()
-            await asyncio.gather(*serving, return_exceptions=True)
-
     serving: list[Any] = []
-    return asyncio.run(run())
+    path = str(tmp_path / "t")
+    server = await (asyncio.start_server(serve, "127.0.0.1", 0) if tcp else asyncio.start_unix_server(serve, path))
+    address = f"127.0.0.1:{server.sockets[0].getsockname()[1]}" if tcp else path
+    try:
+        rpc = TargetRpc(address)
+        return await (question(rpc) if question is not None else rpc.call("m", timeout_s=5))
+    finally:
+        server.close()
+        for task in serving:
+            task.cancel()
+        await asyncio.gather(*serving, return_exceptions=True)
 
 
 def reply(text: Callable[[int], bytes]) -> Answer:
@@ -63,30 +60,30 @@ def result(value: Any) -> Answer:
 
 
 @pytest.mark.parametrize("tcp", [False, True])
-def test_a_result_is_returned_over_unix_and_tcp_sockets(tmp_path: Path, tcp: bool) -> None:
-    assert ask(tmp_path, result({"a": [1]}), tcp=tcp) == {"a": [1]}
+async def test_a_result_is_returned_over_unix_and_tcp_sockets(tmp_path: Path, tcp: bool) -> None:
+    assert await ask(tmp_path, result({"a": [1]}), tcp=tcp) == {"a": [1]}
 
 
-def test_an_answer_in_many_pieces_is_put_together(tmp_path: Path) -> None:
+async def test_an_answer_in_many_pieces_is_put_together(tmp_path: Path) -> None:
     async def answer(request: dict[str, Any], writer: asyncio.StreamWriter) -> None:
         for byte in json.dumps({"jsonrpc": "2.0", "id": request["id"], "result": [{"a": {}}, {"b": "}"}]}).encode():
             writer.write(bytes([byte]))
             await writer.drain()
             await asyncio.sleep(0)
 
-    assert ask(tmp_path, answer) == [{"a": {}}, {"b": "}"}]
+    assert await ask(tmp_path, answer) == [{"a": {}}, {"b": "}"}]
 
 
-def test_a_large_answer_is_fine(tmp_path: Path) -> None:
+async def test_a_large_answer_is_fine(tmp_path: Path) -> None:
     value = [{"name": f"bdev{number}", "text": "}" * 100} for number in range(10_000)]
-    assert ask(tmp_path, result(value)) == value
+    assert await ask(tmp_path, result(value)) == value
 
 
-def test_a_refusal_carries_the_targets_code_and_message(tmp_path: Path) -> None:
+async def test_a_refusal_carries_the_targets_code_and_message(tmp_path: Path) -> None:
     error = {"code": -19, "message": "No such device"}
     answer = reply(lambda number: json.dumps({"id": number, "error": error}).encode())
     with pytest.raises(TargetError, match=r"refused m: No such device \(code -19\)") as caught:
-        ask(tmp_path, answer)
+        await ask(tmp_path, answer)
     assert (caught.value.rpc_code, caught.value.errno) == (-19, errno.ENODEV)
 
 
@@ -104,20 +101,20 @@ def test_a_refusal_carries_the_targets_code_and_message(tmp_path: Path) -> None:
         (lambda number: b'{"id": null, "error": {"code": "x"}}\n', "refused m: None"),
     ],
 )
-def test_a_malformed_answer_is_an_error_and_no_more(
+async def test_a_malformed_answer_is_an_error_and_no_more(
     tmp_path: Path, text: Callable[[int], bytes], expected: str
 ) -> None:
     with pytest.raises(TargetError, match=expected):
-        ask(tmp_path, reply(text))
+        await ask(tmp_path, reply(text))
 
 
-def test_an_endless_answer_is_cut_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_endless_answer_is_cut_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rpc_module, "REPLY_BYTES_MAX", 1 << 20)
     with pytest.raises(TargetError, match="larger than 1048576 bytes"):
-        ask(tmp_path, reply(lambda number: b'{"result": "' + b"a" * (2 << 20)))
+        await ask(tmp_path, reply(lambda number: b'{"result": "' + b"a" * (2 << 20)))
 
 
-def test_no_answer_in_time_is_an_error(tmp_path: Path) -> None:
+async def test_no_answer_in_time_is_an_error(tmp_path: Path) -> None:
     async def answer(_request: dict[str, Any], _writer: asyncio.StreamWriter) -> None:
         await asyncio.Event().wait()
 
@@ -125,48 +122,48 @@ def test_no_answer_in_time_is_an_error(tmp_path: Path) -> None:
         return await rpc.call("m", timeout_s=0.1)
 
     with pytest.raises(TargetError, match=r"no reply to m within 0\.1 s") as caught:
-        ask(tmp_path, answer, question)
+        await ask(tmp_path, answer, question)
     assert caught.value.errno == errno.ETIMEDOUT
     assert caught.value.rpc_code is None
 
 
-def test_a_target_that_is_not_there_is_named(tmp_path: Path) -> None:
+async def test_a_target_that_is_not_there_is_named(tmp_path: Path) -> None:
     for address in (str(tmp_path / "no"), "127.0.0.1:1", "256.256.256.256:5", "127.0.0.1:99999"):
         with pytest.raises(TargetError, match=r"can't be reached \(.*\): is it running") as caught:
-            asyncio.run(TargetRpc(address).call("m"))
+            await TargetRpc(address).call("m")
         assert address in caught.value.message
 
 
 @pytest.mark.parametrize("value", [None, 5, "x", {}, [1], [{}], [{"name": "a"}], [{"name": "a", "block_size": "x"}]])
-def test_bdevs_that_are_none_are_a_protocol_error(tmp_path: Path, value: Any) -> None:
+async def test_bdevs_that_are_none_are_a_protocol_error(tmp_path: Path, value: Any) -> None:
     with pytest.raises(ProtocolError, match="bdev_get_bdevs"):
-        ask(tmp_path, result(value), bdevs.get_bdevs)
+        await ask(tmp_path, result(value), bdevs.get_bdevs)
 
 
-def test_interleaved_metadata_is_not_counted_into_the_block(tmp_path: Path) -> None:
+async def test_interleaved_metadata_is_not_counted_into_the_block(tmp_path: Path) -> None:
     entry = {"name": "M", "block_size": 4104, "num_blocks": 8, "md_size": 8, "md_interleave": True}
-    (bdev,) = ask(tmp_path, result([entry]), bdevs.get_bdevs)
+    (bdev,) = await ask(tmp_path, result([entry]), bdevs.get_bdevs)
     assert (bdev.block_bytes, bdev.metadata_bytes, bdev.metadata_interleaved) == (4096, 8, True)
     entry = {"name": "M", "block_size": 4096, "num_blocks": 8, "md_size": 8, "md_interleave": False}
-    (bdev,) = ask(tmp_path, result([entry]), bdevs.get_bdevs)
+    (bdev,) = await ask(tmp_path, result([entry]), bdevs.get_bdevs)
     assert (bdev.block_bytes, bdev.metadata_interleaved) == (4096, False)
 
 
 @pytest.mark.parametrize(
     ("address", "gone"), [("{}/nothing", True), ("{}/" + "x" * 120, False), ("127.0.0.1:{}", True)]
 )
-def test_only_a_target_that_nobody_listens_for_is_gone(tmp_path: Path, address: str, gone: bool) -> None:
+async def test_only_a_target_that_nobody_listens_for_is_gone(tmp_path: Path, address: str, gone: bool) -> None:
     """What was made in it is gone then, too; where it only could not be reached it may still stand."""
     with socket.socket() as probe:
         # Bound, and listened on by nobody.
         probe.bind(("127.0.0.1", 0))
         where = address.format(probe.getsockname()[1] if ":" in address else tmp_path)
         with pytest.raises(TargetError) as caught:
-            asyncio.run(TargetRpc(where).call("m", timeout_s=5))
+            await TargetRpc(where).call("m", timeout_s=5)
     assert rpc_module.is_gone(caught.value) is gone
 
 
-def test_a_target_that_breaks_off_or_refuses_is_not_gone(tmp_path: Path) -> None:
+async def test_a_target_that_breaks_off_or_refuses_is_not_gone(tmp_path: Path) -> None:
     async def hang_up(_request: dict[str, Any], _writer: asyncio.StreamWriter) -> None:
         pass
 
@@ -176,5 +173,5 @@ def test_a_target_that_breaks_off_or_refuses_is_not_gone(tmp_path: Path) -> None
 
     for answer in (hang_up, refuse):
         with pytest.raises(TargetError) as caught:
-            ask(tmp_path, answer)
+            await ask(tmp_path, answer)
         assert not rpc_module.is_gone(caught.value)

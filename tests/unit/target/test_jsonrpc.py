@@ -210,185 +210,140 @@ async def connected(server: JsonRpcServer) -> AsyncIterator[Peer]:
         ("12 ", {"id": None, "error": INVALID_REQUEST}),
     ],
 )
-def test_each_request_gets_the_reply_that_spdk_gives(request_text: str, reply: dict[str, Any]) -> None:
-    async def run() -> None:
-        async with served() as (server, _), connected(server) as peer:
-            assert await peer.ask(request_text) == {"jsonrpc": "2.0", **reply}
-            assert (await peer.ask('{"method":"echo","params":[2],"id":3}'))["result"] == [2]
-
-    asyncio.run(run())
+async def test_each_request_gets_the_reply_that_spdk_gives(request_text: str, reply: dict[str, Any]) -> None:
+    async with served() as (server, _), connected(server) as peer:
+        assert await peer.ask(request_text) == {"jsonrpc": "2.0", **reply}
+        assert (await peer.ask('{"method":"echo","params":[2],"id":3}'))["result"] == [2]
 
 
-def test_a_notification_gets_no_reply() -> None:
-    async def run() -> None:
-        async with served() as (server, _), connected(server) as peer:
-            reply = await peer.ask('{"method":"echo","params":[1]}{"method":"echo","params":[2],"id":9}')
-            assert (reply["id"], reply["result"]) == (9, [2])
-
-    asyncio.run(run())
+async def test_a_notification_gets_no_reply() -> None:
+    async with served() as (server, _), connected(server) as peer:
+        reply = await peer.ask('{"method":"echo","params":[1]}{"method":"echo","params":[2],"id":9}')
+        assert (reply["id"], reply["result"]) == (9, [2])
 
 
-def test_a_batch_is_answered_as_one_array() -> None:
-    async def run() -> None:
-        async with served() as (server, _), connected(server) as peer:
-            batch = '[{"method":"echo","params":[1],"id":1},{"method":"echo"},5,{"method":"refuse","id":2}]'
-            replies = await peer.ask(batch)
-            assert {reply["id"]: reply.get("result") for reply in replies if reply["id"]} == {1: [1], 2: None}
-            assert [reply["error"] for reply in replies if reply["id"] is None] == [INVALID_REQUEST]
-            # Only notifications: nothing comes, the next request is answered first.
-            assert (await peer.ask('[{"method":"echo"}]{"method":"echo","id":4}'))["id"] == 4
-
-    asyncio.run(run())
+async def test_a_batch_is_answered_as_one_array() -> None:
+    async with served() as (server, _), connected(server) as peer:
+        batch = '[{"method":"echo","params":[1],"id":1},{"method":"echo"},5,{"method":"refuse","id":2}]'
+        replies = await peer.ask(batch)
+        assert {reply["id"]: reply.get("result") for reply in replies if reply["id"]} == {1: [1], 2: None}
+        assert [reply["error"] for reply in replies if reply["id"] is None] == [INVALID_REQUEST]
+        # Only notifications: nothing comes, the next request is answered first.
+        assert (await peer.ask('[{"method":"echo"}]{"method":"echo","id":4}'))["id"] == 4
 
 
-def test_replies_come_in_the_order_in_which_requests_finish() -> None:
-    async def run() -> None:
-        async with served() as (server, echo), connected(server) as peer:
-            assert (await peer.ask('{"method":"wait","id":1}{"method":"echo","id":2}'))["id"] == 2
-            echo.gate.set()
-            assert (await peer.answer())["id"] == 1
-
-    asyncio.run(run())
+async def test_replies_come_in_the_order_in_which_requests_finish() -> None:
+    async with served() as (server, echo), connected(server) as peer:
+        assert (await peer.ask('{"method":"wait","id":1}{"method":"echo","id":2}'))["id"] == 2
+        echo.gate.set()
+        assert (await peer.answer())["id"] == 1
 
 
-def test_what_is_not_json_closes_that_connection_and_no_other() -> None:
-    async def run() -> None:
-        async with served() as (server, _), connected(server) as good, connected(server) as bad:
-            assert (await bad.ask('{"method":"echo","id":1}} '))["id"] == 1
-            assert (await bad.answer())["error"]["code"] == -32700
-            assert await bad.answer() is None
-            assert (await good.ask('{"method":"echo","id":1}'))["id"] == 1
-
-    asyncio.run(run())
+async def test_what_is_not_json_closes_that_connection_and_no_other() -> None:
+    async with served() as (server, _), connected(server) as good, connected(server) as bad:
+        assert (await bad.ask('{"method":"echo","id":1}} '))["id"] == 1
+        assert (await bad.answer())["error"]["code"] == -32700
+        assert await bad.answer() is None
+        assert (await good.ask('{"method":"echo","id":1}'))["id"] == 1
 
 
-def test_an_endless_value_closes_its_connection() -> None:
-    async def run() -> None:
-        async with served() as (server, _), connected(server) as peer:
-            peer.writer.write(b'{"method":"' + b"x" * (JSON_BYTES_MAX + 10))
-            assert (await peer.answer())["error"]["code"] == -32700
-            assert await peer.answer() is None
-
-    asyncio.run(run())
+async def test_an_endless_value_closes_its_connection() -> None:
+    async with served() as (server, _), connected(server) as peer:
+        peer.writer.write(b'{"method":"' + b"x" * (JSON_BYTES_MAX + 10))
+        assert (await peer.answer())["error"]["code"] == -32700
+        assert await peer.answer() is None
 
 
-def test_a_bug_in_a_method_is_an_internal_error_and_no_more(caplog: pytest.LogCaptureFixture) -> None:
-    async def run() -> None:
-        async with served() as (server, _), connected(server) as peer:
-            assert (await peer.ask('{"method":"bug","id":1}'))["error"]["code"] == -32603
-            assert (await peer.ask('{"method":"echo","id":2}'))["id"] == 2
-
-    asyncio.run(run())
+async def test_a_bug_in_a_method_is_an_internal_error_and_no_more(caplog: pytest.LogCaptureFixture) -> None:
+    async with served() as (server, _), connected(server) as peer:
+        assert (await peer.ask('{"method":"bug","id":1}'))["error"]["code"] == -32603
+        assert (await peer.ask('{"method":"echo","id":2}'))["id"] == 2
     assert "a bug" in caplog.text
 
 
-def test_a_client_that_stops_sending_still_gets_its_answers() -> None:
-    async def run() -> None:
-        async with served() as (server, echo), connected(server) as peer:
-            peer.writer.write(b'{"method":"wait","id":1}')
-            peer.writer.write_eof()
-            await echo.until_running(1)
-            echo.gate.set()
-            assert (await peer.answer())["result"] == "waited"
-            assert await peer.answer() is None
-
-    asyncio.run(run())
+async def test_a_client_that_stops_sending_still_gets_its_answers() -> None:
+    async with served() as (server, echo), connected(server) as peer:
+        peer.writer.write(b'{"method":"wait","id":1}')
+        peer.writer.write_eof()
+        await echo.until_running(1)
+        echo.gate.set()
+        assert (await peer.answer())["result"] == "waited"
+        assert await peer.answer() is None
 
 
-def test_no_connection_has_more_than_its_share_of_requests_running() -> None:
-    async def run() -> None:
-        async with served() as (server, echo), connected(server) as greedy, connected(server) as other:
-            requests = OUTSTANDING_REQUESTS_MAX + 50
-            greedy.writer.write(b'{"method":"wait","id":1}' * requests)
-            assert (await other.ask('{"method":"echo","id":2}'))["id"] == 2
-            await echo.until_running(OUTSTANDING_REQUESTS_MAX)
-            assert (await other.ask('{"method":"echo","id":3}'))["id"] == 3
-            echo.gate.set()
-            for _ in range(requests):
-                assert (await greedy.answer())["id"] == 1
-            assert echo.most_running == OUTSTANDING_REQUESTS_MAX
-
-    asyncio.run(run())
+async def test_no_connection_has_more_than_its_share_of_requests_running() -> None:
+    async with served() as (server, echo), connected(server) as greedy, connected(server) as other:
+        requests = OUTSTANDING_REQUESTS_MAX + 50
+        greedy.writer.write(b'{"method":"wait","id":1}' * requests)
+        assert (await other.ask('{"method":"echo","id":2}'))["id"] == 2
+        await echo.until_running(OUTSTANDING_REQUESTS_MAX)
+        assert (await other.ask('{"method":"echo","id":3}'))["id"] == 3
+        echo.gate.set()
+        for _ in range(requests):
+            assert (await greedy.answer())["id"] == 1
+        assert echo.most_running == OUTSTANDING_REQUESTS_MAX
 
 
-def test_connections_beyond_the_limit_wait_for_one_to_end() -> None:
-    async def run() -> None:
-        async with served() as (server, _), contextlib.AsyncExitStack() as stack:
-            peers = [await stack.enter_async_context(connected(server)) for _ in range(CONNECTIONS_MAX)]
-            for peer in peers:
-                assert (await peer.ask('{"method":"echo","id":1}'))["id"] == 1
-            late = await stack.enter_async_context(connected(server))
-            late.writer.write(b'{"method":"echo","id":2}')
-            assert (await peers[1].ask('{"method":"echo","id":3}'))["id"] == 3
-            peers[0].writer.close()
-            assert (await late.answer())["id"] == 2
-
-    asyncio.run(run())
-
-
-def test_closing_the_server_ends_connections_and_requests_and_removes_its_files() -> None:
-    async def run() -> None:
-        async with served() as (server, echo), connected(server) as peer:
-            peer.writer.write(b'{"method":"wait","id":1}')
-            await echo.until_running(1)
-            await server.close()
-            assert await peer.answer() is None
-            assert os.listdir(os.path.dirname(server.path)) == []
-            await server.close()
-
-    asyncio.run(run())
-
-
-def test_a_path_in_use_is_refused_and_stays_usable() -> None:
-    async def run() -> None:
-        async with served() as (server, echo), connected(server) as peer:
-            with pytest.raises(ExistsError, match="running process") as refusal:
-                await JsonRpcServer(server.path, echo).start()
-            assert server.path in refusal.value.message
+async def test_connections_beyond_the_limit_wait_for_one_to_end() -> None:
+    async with served() as (server, _), contextlib.AsyncExitStack() as stack:
+        peers = [await stack.enter_async_context(connected(server)) for _ in range(CONNECTIONS_MAX)]
+        for peer in peers:
             assert (await peer.ask('{"method":"echo","id":1}'))["id"] == 1
-            async with connected(server) as another:
-                assert (await another.ask('{"method":"echo","id":1}'))["id"] == 1
-
-    asyncio.run(run())
-
-
-def test_a_live_server_that_uses_no_lock_file_is_respected(tmp_path: Path) -> None:
-    async def run() -> None:
-        with tempfile.TemporaryDirectory() as folder, socket.socket(socket.AF_UNIX) as other:
-            other.bind(f"{folder}/s")
-            other.listen()
-            with pytest.raises(ExistsError):
-                await JsonRpcServer(f"{folder}/s", Echo()).start()
-            assert os.listdir(folder) == ["s"]
-
-    asyncio.run(run())
+        late = await stack.enter_async_context(connected(server))
+        late.writer.write(b'{"method":"echo","id":2}')
+        assert (await peers[1].ask('{"method":"echo","id":3}'))["id"] == 3
+        peers[0].writer.close()
+        assert (await late.answer())["id"] == 2
 
 
-def test_a_dead_servers_path_is_taken_over() -> None:
-    async def run() -> None:
-        with tempfile.TemporaryDirectory() as folder:
-            with socket.socket(socket.AF_UNIX) as dead:
-                dead.bind(f"{folder}/s")
-            server = JsonRpcServer(f"{folder}/s", Echo())
-            await server.start()
-            async with connected(server) as peer:
-                assert (await peer.ask('{"method":"echo","id":1}'))["id"] == 1
-            await server.close()
-
-    asyncio.run(run())
+async def test_closing_the_server_ends_connections_and_requests_and_removes_its_files() -> None:
+    async with served() as (server, echo), connected(server) as peer:
+        peer.writer.write(b'{"method":"wait","id":1}')
+        await echo.until_running(1)
+        await server.close()
+        assert await peer.answer() is None
+        assert os.listdir(os.path.dirname(server.path)) == []
+        await server.close()
 
 
-def test_an_unusable_path_is_named(tmp_path: Path) -> None:
-    async def run() -> None:
-        for path in (f"{tmp_path}/nosuch/s", "/tmp/" + "x" * 110):
-            with pytest.raises(FtlError) as refusal:
-                await JsonRpcServer(path, Echo()).start()
-            assert path in refusal.value.message
+async def test_a_path_in_use_is_refused_and_stays_usable() -> None:
+    async with served() as (server, echo), connected(server) as peer:
+        with pytest.raises(ExistsError, match="running process") as refusal:
+            await JsonRpcServer(server.path, echo).start()
+        assert server.path in refusal.value.message
+        assert (await peer.ask('{"method":"echo","id":1}'))["id"] == 1
+        async with connected(server) as another:
+            assert (await another.ask('{"method":"echo","id":1}'))["id"] == 1
 
-    asyncio.run(run())
+
+async def test_a_live_server_that_uses_no_lock_file_is_respected() -> None:
+    with tempfile.TemporaryDirectory() as folder, socket.socket(socket.AF_UNIX) as other:
+        other.bind(f"{folder}/s")
+        other.listen()
+        with pytest.raises(ExistsError):
+            await JsonRpcServer(f"{folder}/s", Echo()).start()
+        assert os.listdir(folder) == ["s"]
 
 
-def test_what_is_no_socket_is_refused_and_left_alone(tmp_path: Path) -> None:
+async def test_a_dead_servers_path_is_taken_over() -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        with socket.socket(socket.AF_UNIX) as dead:
+            dead.bind(f"{folder}/s")
+        server = JsonRpcServer(f"{folder}/s", Echo())
+        await server.start()
+        async with connected(server) as peer:
+            assert (await peer.ask('{"method":"echo","id":1}'))["id"] == 1
+        await server.close()
+
+
+async def test_an_unusable_path_is_named(tmp_path: Path) -> None:
+    for path in (f"{tmp_path}/nosuch/s", "/tmp/" + "x" * 110):
+        with pytest.raises(FtlError) as refusal:
+            await JsonRpcServer(path, Echo()).start()
+        assert path in refusal.value.message
+
+
+async def test_what_is_no_socket_is_refused_and_left_alone(tmp_path: Path) -> None:
     """A mistyped -r must not cost a file."""
     file, folder = tmp_path / "precious", tmp_path / "folder"
     file.write_text("years of work")
@@ -405,10 +360,10 @@ def test_what_is_no_socket_is_refused_and_left_alone(tmp_path: Path) -> None:
         return refusal.value.message
 
     for path in (file, folder, link):
-        message = asyncio.run(refused(str(path)))
+        message = await refused(str(path))
         assert str(path) in message
         assert "no socket" in message
-    assert "-r" in asyncio.run(refused(""))
+    assert "-r" in await refused("")
     assert file.read_text() == "years of work"
     assert sorted(tmp_path.iterdir()) == before
 

@@ -5,9 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from spdk_ftl_py import _shim
 from spdk_ftl_py.conf import FtlConf
@@ -15,15 +18,18 @@ from spdk_ftl_py.errors import FtlError, MediaError
 from spdk_ftl_py.ftl.device import DeviceState, FtlDevice
 from spdk_ftl_py.ftl.media.blockdev import BlockPort
 from spdk_ftl_py.runtime.reactor import ReactorLoop
+from support.async_tests import rig_options
 from unit.shim.ftl.core_bench import BLOCK, content, version_of
 from unit.shim.ftl.core_model import Model
-from unit.simulated import run_stepped
 
 QUEUE_DEPTH = 8
 LANDING_STEPS = 200
 """Of the reactor, which is stepped: after so many nothing is in flight any more."""
 CONF = FtlConf(write_buffer_size=64 * BLOCK, lba_rsvd=30)
 ZONE_SIZE, ZONE_CAPACITY = 64, 48
+
+
+MakeRestoreRig = Callable[..., Awaitable["RestoreRig"]]
 
 
 class RestoreRig:
@@ -132,32 +138,41 @@ class RestoreRig:
         await self.port.close()
 
 
-def run(
-    body: Callable[[RestoreRig, Any], Awaitable[None]],
+@asynccontextmanager
+async def restore_rig(
+    reactor: ReactorLoop,
     *,
     buffer_dir: Path | None = None,
     seed: int = 1,
     zones: int = 44,
     open_zones: int = 7,
     **media: Any,
-) -> None:
-    """body with a rig, of which nothing is created yet, and its zoned drive."""
+) -> AsyncIterator[RestoreRig]:
+    """Nothing is created yet on its zoned drive."""
+    drive = _shim.EmulatedMedia.zns(
+        reactor.shim,
+        zones,
+        ZONE_SIZE,
+        ZONE_CAPACITY,
+        max_open_zones=open_zones,
+        max_active_zones=open_zones,
+        **media,
+    )
+    drive.set_schedule(seed)
+    rig = RestoreRig(reactor, drive, random.Random(seed), buffer_dir=buffer_dir)
+    try:
+        yield rig
+    finally:
+        await rig.end()
 
-    async def main(reactor: ReactorLoop) -> None:
-        drive = _shim.EmulatedMedia.zns(
-            reactor.shim,
-            zones,
-            ZONE_SIZE,
-            ZONE_CAPACITY,
-            max_open_zones=open_zones,
-            max_active_zones=open_zones,
-            **media,
-        )
-        drive.set_schedule(seed)
-        rig = RestoreRig(reactor, drive, random.Random(seed), buffer_dir=buffer_dir)
-        try:
-            await body(rig, drive)
-        finally:
-            await rig.end()
 
-    run_stepped(main)
+@pytest.fixture(name="rig")
+def restore_rig_of_the_test(
+    reactor: ReactorLoop, request: pytest.FixtureRequest
+) -> AbstractAsyncContextManager[RestoreRig]:
+    return restore_rig(reactor, **rig_options(request))
+
+
+@pytest.fixture(name="make_rig")
+def restore_rigs(reactor: ReactorLoop, rigs: AsyncExitStack) -> MakeRestoreRig:
+    return lambda **options: rigs.enter_async_context(restore_rig(reactor, **options))

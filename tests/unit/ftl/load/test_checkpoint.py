@@ -20,9 +20,8 @@ from spdk_ftl_py.ftl.media import layout
 from spdk_ftl_py.ftl.media import superblock as superblocks
 from spdk_ftl_py.ftl.media.blockdev import ZONE_FINISH, BlockPort
 from spdk_ftl_py.runtime.reactor import ReactorLoop
-from unit.ftl.load.restore_rig import ZONE_CAPACITY, ZONE_SIZE, RestoreRig, run
+from unit.ftl.load.restore_rig import ZONE_CAPACITY, ZONE_SIZE, MakeRestoreRig, RestoreRig
 from unit.ftl.load.test_restore import copied_with, l2p_of
-from unit.simulated import run_stepped
 
 INTERNAL_ERROR = 0x006
 
@@ -84,74 +83,67 @@ async def loads_without_it(rig: RestoreRig, versions: list[int]) -> None:
 # --- what it is
 
 
-def test_it_says_what_the_bands_say(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def body(rig: RestoreRig, drive: Any) -> None:
-        await rig.create()
-        for _ in range(3):
-            await rig.traffic(2500)
-            versions = await rig.versions()
-            assert versions.count(0) > 0
-            await rig.halt()
-            read, walked = await l2p_of(rig), await from_bands(rig, monkeypatch)
-            assert (read.from_checkpoint, walked.from_checkpoint) == (True, False)
-            assert np.array_equal(holds_data(read.l2p), holds_data(walked.l2p))
-            assert [band.seq for band in read.bands if band.state != "free"] == [
-                band.seq for band in walked.bands if band.state != "free"
-            ]
-            assert [(band.state, band.write_pointers) for band in read.bands] == [
-                (band.state, band.write_pointers) for band in walked.bands
-            ]
-            assert read.next_seq >= walked.next_seq
-            assert read.next_band_seq >= walked.next_band_seq
-            assert (read.zones_to_finish, read.zones_to_reset) == (walked.zones_to_finish, walked.zones_to_reset)
-            await rig.load()
-            assert came_from_checkpoint(rig)
-            assert await rig.versions() == versions
-
-    run(body)
+async def test_it_says_what_the_bands_say(monkeypatch: pytest.MonkeyPatch, rig: RestoreRig) -> None:
+    await rig.create()
+    for _ in range(3):
+        await rig.traffic(2500)
+        versions = await rig.versions()
+        assert versions.count(0) > 0
+        await rig.halt()
+        read, walked = await l2p_of(rig), await from_bands(rig, monkeypatch)
+        assert (read.from_checkpoint, walked.from_checkpoint) == (True, False)
+        assert np.array_equal(holds_data(read.l2p), holds_data(walked.l2p))
+        assert [band.seq for band in read.bands if band.state != "free"] == [
+            band.seq for band in walked.bands if band.state != "free"
+        ]
+        assert [(band.state, band.write_pointers) for band in read.bands] == [
+            (band.state, band.write_pointers) for band in walked.bands
+        ]
+        assert read.next_seq >= walked.next_seq
+        assert read.next_band_seq >= walked.next_band_seq
+        assert (read.zones_to_finish, read.zones_to_reset) == (walked.zones_to_finish, walked.zones_to_reset)
+        await rig.load()
+        assert came_from_checkpoint(rig)
+        assert await rig.versions() == versions
 
 
 @pytest.mark.parametrize("max_io_blocks", [1, 8, 256])
-def test_a_load_from_it_reads_no_band(max_io_blocks: int) -> None:
-    async def body(rig: RestoreRig, drive: Any) -> None:
-        await rig.create()
-        await rig.traffic(2500)
-        await rig.halt()
-        told: dict[str, float] = {}
-        blocks = await addresses_of(rig)
-        before = drive.operations
-        port = BlockPort(rig.reactor, drive, name="base")
-        found = await restore(port, rig.device.uuid, progress=told.__setitem__)
-        await port.close()
-        assert found.from_checkpoint
-        # A zone report, two searches for superblocks, the checkpoint.
-        searches = -(-superblocks.SEARCH_BLOCKS // max_io_blocks) * 2
-        assert drive.operations - before <= 1 + searches + len(blocks)
-        assert told["checkpoint"] == 1.0
-        assert "bands" not in told
-        await rig.load()
+async def test_a_load_from_it_reads_no_band(max_io_blocks: int, make_rig: MakeRestoreRig) -> None:
+    rig = await make_rig(max_io_blocks=max_io_blocks)
+    drive = rig.base
+    await rig.create()
+    await rig.traffic(2500)
+    await rig.halt()
+    told: dict[str, float] = {}
+    blocks = await addresses_of(rig)
+    before = drive.operations
+    port = BlockPort(rig.reactor, drive, name="base")
+    found = await restore(port, rig.device.uuid, progress=told.__setitem__)
+    await port.close()
+    assert found.from_checkpoint
+    # A zone report, two searches for superblocks, the checkpoint.
+    searches = -(-superblocks.SEARCH_BLOCKS // max_io_blocks) * 2
+    assert drive.operations - before <= 1 + searches + len(blocks)
+    assert told["checkpoint"] == 1.0
+    assert "bands" not in told
+    await rig.load()
 
-    run(body, max_io_blocks=max_io_blocks)
 
-
-def test_entries_beyond_32_bits_have_8_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def main(reactor: ReactorLoop) -> None:
-        # 4 TiB of addresses, of which next to nothing can be written.
-        drive = _shim.EmulatedMedia.zns(reactor.shim, 64, 1 << 24, ZONE_CAPACITY)
-        rig = RestoreRig(reactor, drive, random.Random(5))
-        await rig.create()
-        assert rig.device.geometry.l2p_entry_bytes == 8
-        await rig.traffic(3000)
-        versions = await rig.versions()
-        await rig.halt()
-        read, walked = await l2p_of(rig), await from_bands(rig, monkeypatch)
-        assert read.from_checkpoint
-        assert np.array_equal(holds_data(read.l2p), holds_data(walked.l2p))
-        await rig.load()
-        assert await rig.versions() == versions
-        await rig.end()
-
-    run_stepped(main)
+async def test_entries_beyond_32_bits_have_8_bytes(monkeypatch: pytest.MonkeyPatch, reactor: ReactorLoop) -> None:
+    # 4 TiB of addresses, of which next to nothing can be written.
+    drive = _shim.EmulatedMedia.zns(reactor.shim, 64, 1 << 24, ZONE_CAPACITY)
+    rig = RestoreRig(reactor, drive, random.Random(5))
+    await rig.create()
+    assert rig.device.geometry.l2p_entry_bytes == 8
+    await rig.traffic(3000)
+    versions = await rig.versions()
+    await rig.halt()
+    read, walked = await l2p_of(rig), await from_bands(rig, monkeypatch)
+    assert read.from_checkpoint
+    assert np.array_equal(holds_data(read.l2p), holds_data(walked.l2p))
+    await rig.load()
+    assert await rig.versions() == versions
+    await rig.end()
 
 
 def test_narrow_entries_keep_their_flags() -> None:
@@ -164,31 +156,30 @@ def test_narrow_entries_keep_their_flags() -> None:
 # --- when it counts
 
 
-def test_the_first_superblock_after_the_load_makes_it_stale_and_its_bands_are_free() -> None:
-    async def body(rig: RestoreRig, drive: Any) -> None:
-        await rig.create()
-        for _ in range(4):
-            await rig.traffic(700)
-            await rig.halt()
-            free = sum(state["state"] == "free" for state in rig.device.core.bands())
-            superblock, place = await place_of(rig)
-            assert superblock.clean
-            assert place is not None
-            await rig.load()
-            superblock, stale = await place_of(rig)
-            assert (superblock.clean, stale) == (False, None)
-            states = drive.zone_states()
-            assert all(states[zone][2] == states[zone][0] for zone in place["zones"])
-            assert sum(state["state"] in ("free", "queued", "open") for state in rig.device.core.bands()) >= free
-            await rig.crash()
-            await rig.load()
-            assert not came_from_checkpoint(rig)
-            await rig.check("after a crash")
-
-    run(body)
+async def test_the_first_superblock_after_the_load_makes_it_stale_and_its_bands_are_free(rig: RestoreRig) -> None:
+    drive = rig.base
+    await rig.create()
+    for _ in range(4):
+        await rig.traffic(700)
+        await rig.halt()
+        free = sum(state["state"] == "free" for state in rig.device.core.bands())
+        superblock, place = await place_of(rig)
+        assert superblock.clean
+        assert place is not None
+        await rig.load()
+        superblock, stale = await place_of(rig)
+        assert (superblock.clean, stale) == (False, None)
+        states = drive.zone_states()
+        assert all(states[zone][2] == states[zone][0] for zone in place["zones"])
+        assert sum(state["state"] in ("free", "queued", "open") for state in rig.device.core.bands()) >= free
+        await rig.crash()
+        await rig.load()
+        assert not came_from_checkpoint(rig)
+        await rig.check("after a crash")
 
 
-def test_a_stale_one_that_was_used_would_be_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.rig(open_zones=0)
+async def test_a_stale_one_that_was_used_would_be_noticed(monkeypatch: pytest.MonkeyPatch, rig: RestoreRig) -> None:
     """Three things stand between a stale checkpoint and its use; without them the tests here see it."""
     remembered: dict[str, Any] = {}
     build, parse = superblocks.Superblock.build, superblocks.Superblock.parse.__func__  # type: ignore[attr-defined]
@@ -218,69 +209,62 @@ def test_a_stale_one_that_was_used_would_be_noticed(monkeypatch: pytest.MonkeyPa
     async def left_alone(self: FtlDevice, action: int, start: int) -> None:
         pass
 
-    async def body(rig: RestoreRig, drive: Any) -> None:
-        await rig.create()
-        await rig.traffic(300)
-        monkeypatch.setattr(superblocks.Superblock, "build", build_stale)
-        monkeypatch.setattr(superblocks.Superblock, "parse", classmethod(parse_stale))
-        monkeypatch.setattr(checkpoint, "_Reader", NotCheckedReader)
-        monkeypatch.setattr(FtlDevice, "_tidy_zone", left_alone)
-        await rig.halt()
-        await rig.load()
-        assert came_from_checkpoint(rig)
-        await rig.traffic(20)
-        await rig.flush()
-        await rig.crash()
-        await rig.load()
-        assert came_from_checkpoint(rig)
-        with pytest.raises(AssertionError):
-            await rig.check("from a stale checkpoint")
-        monkeypatch.undo()
-
-    run(body, open_zones=0)
+    await rig.create()
+    await rig.traffic(300)
+    monkeypatch.setattr(superblocks.Superblock, "build", build_stale)
+    monkeypatch.setattr(superblocks.Superblock, "parse", classmethod(parse_stale))
+    monkeypatch.setattr(checkpoint, "_Reader", NotCheckedReader)
+    monkeypatch.setattr(FtlDevice, "_tidy_zone", left_alone)
+    await rig.halt()
+    await rig.load()
+    assert came_from_checkpoint(rig)
+    await rig.traffic(20)
+    await rig.flush()
+    await rig.crash()
+    await rig.load()
+    assert came_from_checkpoint(rig)
+    with pytest.raises(AssertionError):
+        await rig.check("from a stale checkpoint")
+    monkeypatch.undo()
 
 
-def test_it_is_not_used_where_somebody_has_been_at_the_device_since() -> None:
-    async def body(rig: RestoreRig, drive: Any) -> None:
-        versions = await halted(rig, 300)
-        _, place = await place_of(rig)
-        assert place is not None
-        start = next(
-            start
-            for start, _, pointer in drive.zone_states()[2:]
-            if start < pointer < start + ZONE_CAPACITY and start // ZONE_SIZE not in place["zones"]
-        )
-        port = BlockPort(rig.reactor, drive, name="base")
-        await port.zone_action(ZONE_FINISH, start)
-        await port.close()
-        await loads_without_it(rig, versions)
-
-    run(body)
+async def test_it_is_not_used_where_somebody_has_been_at_the_device_since(rig: RestoreRig) -> None:
+    drive = rig.base
+    versions = await halted(rig, 300)
+    _, place = await place_of(rig)
+    assert place is not None
+    start = next(
+        start
+        for start, _, pointer in drive.zone_states()[2:]
+        if start < pointer < start + ZONE_CAPACITY and start // ZONE_SIZE not in place["zones"]
+    )
+    port = BlockPort(rig.reactor, drive, name="base")
+    await port.zone_action(ZONE_FINISH, start)
+    await port.close()
+    await loads_without_it(rig, versions)
 
 
 # --- what befalls it
 
 
-def test_damage_of_any_of_its_blocks_costs_nothing_but_time() -> None:
-    async def body(rig: RestoreRig, drive: Any) -> None:
-        versions = await halted(rig, 1500)
-        addresses = await addresses_of(rig)
-        assert len(addresses) >= 3
-        for address in addresses:
-            port = BlockPort(rig.reactor, drive, name="base")
-            block = (await port.read(address, 1))[0].copy()
-            await port.close()
-            block[64 + 5] ^= 4
-            for content in (block.tobytes(), bytes(4096)):
-                rig.base = await copied_with(rig, drive, {address: content})
-                await rig.load()
-                assert not came_from_checkpoint(rig)
-                assert rig.device.restored is not None
-                assert rig.device.restored["damage_count"] == 0
-                assert await rig.versions() == versions
-                await rig.crash()
-
-    run(body)
+async def test_damage_of_any_of_its_blocks_costs_nothing_but_time(rig: RestoreRig) -> None:
+    drive = rig.base
+    versions = await halted(rig, 1500)
+    addresses = await addresses_of(rig)
+    assert len(addresses) >= 3
+    for address in addresses:
+        port = BlockPort(rig.reactor, drive, name="base")
+        block = (await port.read(address, 1))[0].copy()
+        await port.close()
+        block[64 + 5] ^= 4
+        for content in (block.tobytes(), bytes(4096)):
+            rig.base = await copied_with(rig, drive, {address: content})
+            await rig.load()
+            assert not came_from_checkpoint(rig)
+            assert rig.device.restored is not None
+            assert rig.device.restored["damage_count"] == 0
+            assert await rig.versions() == versions
+            await rig.crash()
 
 
 @pytest.mark.parametrize(
@@ -295,116 +279,103 @@ def test_damage_of_any_of_its_blocks_costs_nothing_but_time() -> None:
         {"version": 1},
     ],
 )
-def test_what_can_not_be_is_not_believed(change: dict[str, int]) -> None:
-    async def body(rig: RestoreRig, drive: Any) -> None:
-        versions = await halted(rig, 500)
-        address = (await addresses_of(rig))[-1]
-        port = BlockPort(rig.reactor, drive, name="base")
-        record = (await port.read(address, 1)).view(layout.CHECKPOINT).reshape(-1).copy()
-        await port.close()
-        for name, value in change.items():
-            record[name] = value
+async def test_what_can_not_be_is_not_believed(change: dict[str, int], rig: RestoreRig) -> None:
+    drive = rig.base
+    versions = await halted(rig, 500)
+    address = (await addresses_of(rig))[-1]
+    port = BlockPort(rig.reactor, drive, name="base")
+    record = (await port.read(address, 1)).view(layout.CHECKPOINT).reshape(-1).copy()
+    await port.close()
+    for name, value in change.items():
+        record[name] = value
+    record["crc"] = 0
+    rig.base = await copied_with(rig, drive, {address: layout.seal(record).tobytes()})
+    await loads_without_it(rig, versions)
+
+
+async def test_entries_that_point_nowhere_are_not_believed(rig: RestoreRig) -> None:
+    drive = rig.base
+    versions = await halted(rig, 500)
+    addresses = await addresses_of(rig)
+    port = BlockPort(rig.reactor, drive, name="base")
+    good = (await port.read(addresses[-1], 1)).view(layout.CHECKPOINT).reshape(-1).copy()
+    await port.close()
+    assert int(good["section"][0]) == checkpoint.SECTION_L2P
+    # A slot, a superblock, a zone of the checkpoint, beyond the end.
+    for entry in (1 << 30, 5, addresses[0], 44 * ZONE_SIZE):
+        record = good.copy()
+        record["data"][0].view("<u4")[1] = entry
         record["crc"] = 0
-        rig.base = await copied_with(rig, drive, {address: layout.seal(record).tobytes()})
+        rig.base = await copied_with(rig, drive, {addresses[-1]: layout.seal(record).tobytes()})
         await loads_without_it(rig, versions)
-
-    run(body)
-
-
-def test_entries_that_point_nowhere_are_not_believed() -> None:
-    async def body(rig: RestoreRig, drive: Any) -> None:
-        versions = await halted(rig, 500)
-        addresses = await addresses_of(rig)
-        port = BlockPort(rig.reactor, drive, name="base")
-        good = (await port.read(addresses[-1], 1)).view(layout.CHECKPOINT).reshape(-1).copy()
-        await port.close()
-        assert int(good["section"][0]) == checkpoint.SECTION_L2P
-        # A slot, a superblock, a zone of the checkpoint, beyond the end.
-        for entry in (1 << 30, 5, addresses[0], 44 * ZONE_SIZE):
-            record = good.copy()
-            record["data"][0].view("<u4")[1] = entry
-            record["crc"] = 0
-            rig.base = await copied_with(rig, drive, {addresses[-1]: layout.seal(record).tobytes()})
-            await loads_without_it(rig, versions)
-            await rig.crash()
-
-    run(body)
+        await rig.crash()
 
 
 @pytest.mark.parametrize("place", [{}, 5, {"zones": [0], "blocks": 1}, {"zones": [2, 2], "blocks": 60}])
-def test_a_superblock_that_names_what_can_not_be_one_is_no_error(place: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    async def body(rig: RestoreRig, drive: Any) -> None:
-        await rig.create()
-        await rig.traffic(500)
-        versions = await rig.versions()
+async def test_a_superblock_that_names_what_can_not_be_one_is_no_error(
+    place: Any, monkeypatch: pytest.MonkeyPatch, rig: RestoreRig
+) -> None:
+    await rig.create()
+    await rig.traffic(500)
+    versions = await rig.versions()
 
-        async def nonsense(*args: Any, **options: Any) -> Any:
-            return place
+    async def nonsense(*args: Any, **options: Any) -> Any:
+        return place
 
-        with monkeypatch.context() as patch:
-            patch.setattr(checkpoint, "write", nonsense)
-            await rig.halt()
-        await loads_without_it(rig, versions)
-
-    run(body)
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "write", nonsense)
+        await rig.halt()
+    await loads_without_it(rig, versions)
 
 
-def test_whoever_waits_for_a_halt_sees_it_being_written() -> None:
+@pytest.mark.rig(max_io_blocks=1)
+async def test_whoever_waits_for_a_halt_sees_it_being_written(rig: RestoreRig) -> None:
     """A large one takes longer than a base that does not answer is waited for."""
-
-    async def body(rig: RestoreRig, drive: Any) -> None:
-        await rig.create()
-        await rig.traffic(500)
-        seen = [rig.device.checkpoint_part]
-        halt = asyncio.ensure_future(rig.halt())
-        while not halt.done():
-            await asyncio.sleep(0)
-            if rig.device.checkpoint_part != seen[-1]:
-                seen.append(rig.device.checkpoint_part)
-        await halt
-        assert seen[0] == 0.0
-        assert seen[-1] == 1.0
-        assert len(seen) > 3
-        assert seen == sorted(seen)
-
-    run(body, max_io_blocks=1)
+    await rig.create()
+    await rig.traffic(500)
+    seen = [rig.device.checkpoint_part]
+    halt = asyncio.ensure_future(rig.halt())
+    while not halt.done():
+        await asyncio.sleep(0)
+        if rig.device.checkpoint_part != seen[-1]:
+            seen.append(rig.device.checkpoint_part)
+    await halt
+    assert seen[0] == 0.0
+    assert seen[-1] == 1.0
+    assert len(seen) > 3
+    assert seen == sorted(seen)
 
 
-def test_a_halt_is_clean_without_it_where_its_zones_fail() -> None:
-    async def body(rig: RestoreRig, drive: Any) -> None:
-        await rig.create()
-        await rig.traffic(500)
-        versions = await rig.versions()
-        # All but what the superblock needs.
-        drain = rig.device._drain
+async def test_a_halt_is_clean_without_it_where_its_zones_fail(rig: RestoreRig) -> None:
+    drive = rig.base
+    await rig.create()
+    await rig.traffic(500)
+    versions = await rig.versions()
+    # All but what the superblock needs.
+    drain = rig.device._drain
 
-        async def drain_then_fail() -> None:
-            await drain()
-            drive.inject_fault(op=_shim.OP_WRITE, lba=2 * ZONE_SIZE, block_count=42 * ZONE_SIZE, status=INTERNAL_ERROR)
+    async def drain_then_fail() -> None:
+        await drain()
+        drive.inject_fault(op=_shim.OP_WRITE, lba=2 * ZONE_SIZE, block_count=42 * ZONE_SIZE, status=INTERNAL_ERROR)
 
-        rig.device._drain = drain_then_fail  # type: ignore[method-assign]
-        await rig.halt()
-        drive.clear_faults()
-        superblock, place = await place_of(rig)
-        assert (superblock.clean, place) == (True, None)
-        await loads_without_it(rig, versions)
-
-    run(body)
+    rig.device._drain = drain_then_fail  # type: ignore[method-assign]
+    await rig.halt()
+    drive.clear_faults()
+    superblock, place = await place_of(rig)
+    assert (superblock.clean, place) == (True, None)
+    await loads_without_it(rig, versions)
 
 
-def test_without_a_free_band_a_halt_is_clean_without_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def body(rig: RestoreRig, drive: Any) -> None:
-        await rig.create()
-        await rig.traffic(500)
-        versions = await rig.versions()
-        monkeypatch.setattr(checkpoint._Writer, "_room", lambda *args: [])
-        await rig.halt()
-        superblock, place = await place_of(rig)
-        assert (superblock.clean, place) == (True, None)
-        await rig.load()
-        assert await rig.versions() == versions
-
-    run(body)
+async def test_without_a_free_band_a_halt_is_clean_without_it(monkeypatch: pytest.MonkeyPatch, rig: RestoreRig) -> None:
+    await rig.create()
+    await rig.traffic(500)
+    versions = await rig.versions()
+    monkeypatch.setattr(checkpoint._Writer, "_room", lambda *args: [])
+    await rig.halt()
+    superblock, place = await place_of(rig)
+    assert (superblock.clean, place) == (True, None)
+    await rig.load()
+    assert await rig.versions() == versions
 
 
 # --- crashes
@@ -468,114 +439,102 @@ async def _pieces(rig: RestoreRig) -> bool:
 
 
 @pytest.mark.parametrize("seed", range(6))
-def test_power_cuts_in_halts_and_loads_are_harmless(seed: int) -> None:
-    async def body(rig: RestoreRig, drive: Any) -> None:
-        await rig.create()
-        total = await halts_and_crashes(rig, drive, 25, lambda: drive)
-        print(f"seed {seed}: {total}")
-        assert all(total.values()), total
-
-    run(body, seed=seed)
+async def test_power_cuts_in_halts_and_loads_are_harmless(seed: int, make_rig: MakeRestoreRig) -> None:
+    rig = await make_rig(seed=seed)
+    drive = rig.base
+    await rig.create()
+    total = await halts_and_crashes(rig, drive, 25, lambda: drive)
+    print(f"seed {seed}: {total}")
+    assert all(total.values()), total
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_power_cuts_in_halts_and_loads_are_harmless_with_emulated_zones(seed: int) -> None:
-    async def main(reactor: ReactorLoop) -> None:
-        disk = _shim.EmulatedMedia.conventional(reactor.shim, 44 * ZONE_SIZE, volatile_cache=True)
+async def test_power_cuts_in_halts_and_loads_are_harmless_with_emulated_zones(seed: int, reactor: ReactorLoop) -> None:
+    disk = _shim.EmulatedMedia.conventional(reactor.shim, 44 * ZONE_SIZE, volatile_cache=True)
 
-        def zoned() -> Any:
-            return _shim.ZonedOverlay(reactor.shim, disk, zone_capacity=ZONE_CAPACITY, initial_state="full")
+    def zoned() -> Any:
+        return _shim.ZonedOverlay(reactor.shim, disk, zone_capacity=ZONE_CAPACITY, initial_state="full")
 
-        rig = RestoreRig(reactor, zoned(), random.Random(seed))
-        await rig.create()
-        total = await halts_and_crashes(rig, disk, 20, zoned)
-        print(f"seed {seed}: {total}")
-        assert all(total.values()), total
-        await rig.end()
-
-    run_stepped(main)
+    rig = RestoreRig(reactor, zoned(), random.Random(seed))
+    await rig.create()
+    total = await halts_and_crashes(rig, disk, 20, zoned)
+    print(f"seed {seed}: {total}")
+    assert all(total.values()), total
+    await rig.end()
 
 
-def test_a_checkpoint_of_emulated_zones_may_have_anything_behind_it() -> None:
-    async def main(reactor: ReactorLoop) -> None:
-        disk = _shim.EmulatedMedia.conventional(reactor.shim, 44 * ZONE_SIZE, volatile_cache=True)
+async def test_a_checkpoint_of_emulated_zones_may_have_anything_behind_it(reactor: ReactorLoop) -> None:
+    disk = _shim.EmulatedMedia.conventional(reactor.shim, 44 * ZONE_SIZE, volatile_cache=True)
 
-        def zoned() -> Any:
-            return _shim.ZonedOverlay(reactor.shim, disk, zone_capacity=ZONE_CAPACITY, initial_state="full")
+    def zoned() -> Any:
+        return _shim.ZonedOverlay(reactor.shim, disk, zone_capacity=ZONE_CAPACITY, initial_state="full")
 
-        rig = RestoreRig(reactor, zoned(), random.Random(8))
-        await rig.create()
-        for _ in range(5):
-            await rig.traffic(2500)
-            versions = await rig.versions()
-            await rig.halt()
-            rig.base = zoned()
-            await rig.load()
-            assert came_from_checkpoint(rig)
-            assert await rig.versions() == versions
-            rig.model.restart(versions)
-        await rig.end()
-
-    run_stepped(main)
-
-
-def test_of_emulated_zones_too_it_is_gone_once_it_was_used() -> None:
-    """A reset erases nothing there, and here the newest superblock gets lost."""
-
-    async def main(reactor: ReactorLoop) -> None:
-        disk = _shim.EmulatedMedia.conventional(reactor.shim, 44 * ZONE_SIZE)
-
-        def zoned() -> Any:
-            return _shim.ZonedOverlay(reactor.shim, disk, zone_capacity=ZONE_CAPACITY, initial_state="full")
-
-        rig = RestoreRig(reactor, zoned(), random.Random(8))
-        await rig.create()
-        await rig.traffic(500)
+    rig = RestoreRig(reactor, zoned(), random.Random(8))
+    await rig.create()
+    for _ in range(5):
+        await rig.traffic(2500)
+        versions = await rig.versions()
         await rig.halt()
         rig.base = zoned()
         await rig.load()
         assert came_from_checkpoint(rig)
-        await rig.traffic(3)
-        await rig.flush()
-        versions = await rig.versions()
-        await rig.crash()
-        port = BlockPort(reactor, disk, name="disk")
-        found = [superblocks.Superblock.parse(block) for block in await port.read(0, 2 * ZONE_SIZE)]
-        generations = [0 if superblock is None else superblock.generation for superblock in found]
-        await port.write(generations.index(max(generations)), bytes(4096))
-        await port.close()
-        rig.base = zoned()
-        await rig.load()
-        assert rig.device.restored is not None
-        assert rig.device.restored["clean"] is True
-        assert not came_from_checkpoint(rig)
         assert await rig.versions() == versions
-        await rig.end()
+        rig.model.restart(versions)
+    await rig.end()
 
-    run_stepped(main)
+
+async def test_of_emulated_zones_too_it_is_gone_once_it_was_used(reactor: ReactorLoop) -> None:
+    """A reset erases nothing there, and here the newest superblock gets lost."""
+    disk = _shim.EmulatedMedia.conventional(reactor.shim, 44 * ZONE_SIZE)
+
+    def zoned() -> Any:
+        return _shim.ZonedOverlay(reactor.shim, disk, zone_capacity=ZONE_CAPACITY, initial_state="full")
+
+    rig = RestoreRig(reactor, zoned(), random.Random(8))
+    await rig.create()
+    await rig.traffic(500)
+    await rig.halt()
+    rig.base = zoned()
+    await rig.load()
+    assert came_from_checkpoint(rig)
+    await rig.traffic(3)
+    await rig.flush()
+    versions = await rig.versions()
+    await rig.crash()
+    port = BlockPort(reactor, disk, name="disk")
+    found = [superblocks.Superblock.parse(block) for block in await port.read(0, 2 * ZONE_SIZE)]
+    generations = [0 if superblock is None else superblock.generation for superblock in found]
+    await port.write(generations.index(max(generations)), bytes(4096))
+    await port.close()
+    rig.base = zoned()
+    await rig.load()
+    assert rig.device.restored is not None
+    assert rig.device.restored["clean"] is True
+    assert not came_from_checkpoint(rig)
+    assert await rig.versions() == versions
+    await rig.end()
 
 
-def test_a_stale_one_that_can_not_be_overwritten_is_no_reason_not_to_load(caplog: pytest.LogCaptureFixture) -> None:
-    async def main(reactor: ReactorLoop) -> None:
-        disk = _shim.EmulatedMedia.conventional(reactor.shim, 44 * ZONE_SIZE)
+async def test_a_stale_one_that_can_not_be_overwritten_is_no_reason_not_to_load(
+    caplog: pytest.LogCaptureFixture, reactor: ReactorLoop
+) -> None:
+    disk = _shim.EmulatedMedia.conventional(reactor.shim, 44 * ZONE_SIZE)
 
-        def zoned() -> Any:
-            return _shim.ZonedOverlay(reactor.shim, disk, zone_capacity=ZONE_CAPACITY, initial_state="full")
+    def zoned() -> Any:
+        return _shim.ZonedOverlay(reactor.shim, disk, zone_capacity=ZONE_CAPACITY, initial_state="full")
 
-        rig = RestoreRig(reactor, zoned(), random.Random(8))
-        versions = await halted(rig, 500)
-        _, place = await place_of(rig)
-        assert place is not None
-        rig.base = zoned()
-        # Behind the superblock.
-        disk.inject_fault(op=_shim.OP_WRITE, status=0x280, skip=1, times=1)
-        await rig.load()
-        assert came_from_checkpoint(rig)
-        assert f"write at block {place['zones'][0] * ZONE_SIZE} failed" in caplog.text
-        assert await rig.versions() == versions
-        await rig.end()
-
-    run_stepped(main)
+    rig = RestoreRig(reactor, zoned(), random.Random(8))
+    versions = await halted(rig, 500)
+    _, place = await place_of(rig)
+    assert place is not None
+    rig.base = zoned()
+    # Behind the superblock.
+    disk.inject_fault(op=_shim.OP_WRITE, status=0x280, skip=1, times=1)
+    await rig.load()
+    assert came_from_checkpoint(rig)
+    assert f"write at block {place['zones'][0] * ZONE_SIZE} failed" in caplog.text
+    assert await rig.versions() == versions
+    await rig.end()
 
 
 def test_restore_knows_no_other_errors_of_it() -> None:

@@ -20,7 +20,6 @@ from spdk_ftl_py.ftl.device import DeviceState
 from spdk_ftl_py.runtime.reactor import ReactorLoop
 from unit.ftl.load.restore_rig import CONF, ZONE_CAPACITY, ZONE_SIZE, RestoreRig
 from unit.shim.ftl.core_bench import content
-from unit.simulated import run_stepped
 
 ROUNDS = 8
 WRITERS = 32
@@ -74,57 +73,55 @@ class FullRig(RestoreRig):
 @pytest.mark.parametrize(
     ("open_zones", "emulated"), [(7, False), (5, False), (0, True)], ids=["zns", "shared stream", "emulated"]
 )
-def test_a_full_device_goes_on_after_each_end(how: str, open_zones: int, emulated: bool, tmp_path: Path) -> None:
+async def test_a_full_device_goes_on_after_each_end(
+    how: str, open_zones: int, emulated: bool, tmp_path: Path, reactor: ReactorLoop
+) -> None:
     """kill, target: of the process, of the base's power; the write buffer is kept, and has to find room, too."""
+    disk: Any
+    if emulated:
+        disk = _shim.EmulatedMedia.conventional(reactor.shim, ZONES * ZONE_SIZE, volatile_cache=True)
+    else:
+        disk = _shim.EmulatedMedia.zns(reactor.shim, ZONES, ZONE_SIZE, ZONE_CAPACITY, max_open_zones=open_zones)
 
-    async def main(reactor: ReactorLoop) -> None:
-        disk: Any
-        if emulated:
-            disk = _shim.EmulatedMedia.conventional(reactor.shim, ZONES * ZONE_SIZE, volatile_cache=True)
+    def base() -> Any:
+        if not emulated:
+            return disk
+        return _shim.ZonedOverlay(reactor.shim, disk, zone_capacity=ZONE_CAPACITY, initial_state="full")
+
+    seed = 11
+    disk.set_schedule(seed)
+    kept = tmp_path if how in ("kill", "target") else None
+    rig = FullRig(reactor, base(), random.Random(seed), buffer_dir=kept)
+    await rig.create(replace(CONF, lba_rsvd=RSVD_LEAST))
+    assert rig.device.geometry.shared_stream == (open_zones == 5)
+    blocks = rig.device.block_count
+    await rig.fill()
+    assert await rig.overwrite(2 * blocks)
+    for number in range(ROUNDS):
+        what = f"seed {seed}, round {number}"
+        if how in ("power", "target"):
+            disk.cut_power_at(disk.operations + rig.rng.randrange(5, 1500), rig.rng.randrange(1 << 32))
+            assert not await rig.overwrite(20 * blocks)
+            await rig.crash()
+            if kept:
+                rig.model.acknowledged_survives()
+            disk.power_on()
         else:
-            disk = _shim.EmulatedMedia.zns(reactor.shim, ZONES, ZONE_SIZE, ZONE_CAPACITY, max_open_zones=open_zones)
-
-        def base() -> Any:
-            if not emulated:
-                return disk
-            return _shim.ZonedOverlay(reactor.shim, disk, zone_capacity=ZONE_CAPACITY, initial_state="full")
-
-        seed = 11
-        disk.set_schedule(seed)
-        kept = tmp_path if how in ("kill", "target") else None
-        rig = FullRig(reactor, base(), random.Random(seed), buffer_dir=kept)
-        await rig.create(replace(CONF, lba_rsvd=RSVD_LEAST))
-        assert rig.device.geometry.shared_stream == (open_zones == 5)
-        blocks = rig.device.block_count
-        await rig.fill()
-        assert await rig.overwrite(2 * blocks)
-        for number in range(ROUNDS):
-            what = f"seed {seed}, round {number}"
-            if how in ("power", "target"):
-                disk.cut_power_at(disk.operations + rig.rng.randrange(5, 1500), rig.rng.randrange(1 << 32))
-                assert not await rig.overwrite(20 * blocks)
-                await rig.crash()
-                if kept:
-                    rig.model.acknowledged_survives()
-                disk.power_on()
-            else:
-                assert await rig.overwrite(rig.rng.randrange(1, blocks))
-                await rig.end_amid_writes(halt=how == "halt")
-            rig.base = base()
-            for _ in range(rig.rng.choice([0, 0, 1, 3])):
-                # Loads that don't get far.
-                await rig.load()
-                for _ in range(rig.rng.randrange(200)):
-                    await asyncio.sleep(0)
-                await rig.crash()
-                rig.base = base()
+            assert await rig.overwrite(rig.rng.randrange(1, blocks))
+            await rig.end_amid_writes(halt=how == "halt")
+        rig.base = base()
+        for _ in range(rig.rng.choice([0, 0, 1, 3])):
+            # Loads that don't get far.
             await rig.load()
-            await rig.check(what)
-        assert await rig.overwrite(2 * blocks)
-        await rig.flush()
-        await rig.check("at the end")
-        assert rig.device.state is DeviceState.RUNNING
-        assert rig.device.core.stats()["reloc_moved_blocks"] > 0
-        await rig.end()
-
-    run_stepped(main)
+            for _ in range(rig.rng.randrange(200)):
+                await asyncio.sleep(0)
+            await rig.crash()
+            rig.base = base()
+        await rig.load()
+        await rig.check(what)
+    assert await rig.overwrite(2 * blocks)
+    await rig.flush()
+    await rig.check("at the end")
+    assert rig.device.state is DeviceState.RUNNING
+    assert rig.device.core.stats()["reloc_moved_blocks"] > 0
+    await rig.end()

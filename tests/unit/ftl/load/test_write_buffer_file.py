@@ -12,7 +12,7 @@ import pytest
 from spdk_ftl_py import _shim
 from spdk_ftl_py.errors import FtlError, UnsupportedError
 from spdk_ftl_py.ftl.load.write_buffer_file import HEADER, RECORD, SLOT, BufferFiles
-from unit.ftl.load.restore_rig import RestoreRig, run
+from unit.ftl.load.restore_rig import MakeRestoreRig
 from unit.ftl.load.test_write_buffer_survives import files_in
 from unit.shim.ftl.core_bench import BLOCK, UUID_OF_TESTS, Bench, content, version_of
 
@@ -143,29 +143,29 @@ def test_a_record_that_makes_no_sense_is_damage(offset: int, data: bytes, tmp_pa
     assert len(held.damage) == 1
 
 
-def test_a_load_refuses_a_damaged_block_and_with_allow_open_bands_it_reads_as_an_error(tmp_path: Path) -> None:
-    async def body(rig: RestoreRig, drive: object) -> None:
-        await rig.create()
-        await rig.port.write(5, content(5, 1))
-        await rig.port.flush()
-        await rig.port.write(5, content(5, 2))
-        await rig.port.write(6, content(6, 2))
-        await rig.crash()
-        path = tmp_path / f"{rig.device.uuid}.1.wbuf"
-        change(path, path.read_bytes().index(content(5, 2)) + 9, b"?", seal=False)
-        with pytest.raises(FtlError, match="LBA 5 does not match its CRC"):
-            await rig.load()
-        assert [name.split(".")[-1] for name in files_in(tmp_path)] == ["wbuf"]
-        await rig.load(conf=type(rig.device.conf)(allow_open_bands=True))
-        assert rig.device.restored is not None
-        assert rig.device.restored["lossy"] is True
-        with pytest.raises(FtlError):
-            await rig.port.read(5, 1)
-        assert version_of(6, (await rig.port.read(6, 1))[0].tobytes()) == 2
-        await rig.port.write(5, content(5, 3))
-        assert version_of(5, (await rig.port.read(5, 1))[0].tobytes()) == 3
-
-    run(body, buffer_dir=tmp_path)
+async def test_a_load_refuses_a_damaged_block_and_with_allow_open_bands_it_reads_as_an_error(
+    tmp_path: Path, make_rig: MakeRestoreRig
+) -> None:
+    rig = await make_rig(buffer_dir=tmp_path)
+    await rig.create()
+    await rig.port.write(5, content(5, 1))
+    await rig.port.flush()
+    await rig.port.write(5, content(5, 2))
+    await rig.port.write(6, content(6, 2))
+    await rig.crash()
+    path = tmp_path / f"{rig.device.uuid}.1.wbuf"
+    change(path, path.read_bytes().index(content(5, 2)) + 9, b"?", seal=False)
+    with pytest.raises(FtlError, match="LBA 5 does not match its CRC"):
+        await rig.load()
+    assert [name.split(".")[-1] for name in files_in(tmp_path)] == ["wbuf"]
+    await rig.load(conf=type(rig.device.conf)(allow_open_bands=True))
+    assert rig.device.restored is not None
+    assert rig.device.restored["lossy"] is True
+    with pytest.raises(FtlError):
+        await rig.port.read(5, 1)
+    assert version_of(6, (await rig.port.read(6, 1))[0].tobytes()) == 2
+    await rig.port.write(5, content(5, 3))
+    assert version_of(5, (await rig.port.read(5, 1))[0].tobytes()) == 3
 
 
 @pytest.mark.parametrize("seed", range(30))

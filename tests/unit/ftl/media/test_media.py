@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import errno
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from uuid import UUID, uuid4
 
 import numpy as np
@@ -17,120 +18,104 @@ from spdk_ftl_py.ftl.media.blockdev import ZONE_FINISH, BlockPort
 from spdk_ftl_py.ftl.media.geometry import plan
 from spdk_ftl_py.ftl.media.superblock import Superblock, SuperblockWriter
 from spdk_ftl_py.runtime.reactor import ReactorLoop
-from unit.simulated import run_stepped
+from support.async_tests import rig_options
 
 UUID_A = UUID("b286d19a-0059-4709-abcd-9f7732b1567d")
 ZONES, ZONE_SIZE, ZONE_CAPACITY = 130, 64, 48
 
 
-def run(body: Callable[[ReactorLoop, _shim.EmulatedMedia, BlockPort], Awaitable[None]], **options: int) -> None:
-    async def main(reactor: ReactorLoop) -> None:
-        media = _shim.EmulatedMedia.zns(reactor.shim, ZONES, ZONE_SIZE, ZONE_CAPACITY, **options)
-        port = BlockPort(reactor, media, name="base", depth=4)
-        try:
-            await body(reactor, media, port)
-        finally:
-            await port.close()
+@pytest.fixture
+def media(reactor: ReactorLoop, request: pytest.FixtureRequest) -> _shim.EmulatedMedia:
+    return _shim.EmulatedMedia.zns(reactor.shim, ZONES, ZONE_SIZE, ZONE_CAPACITY, **rig_options(request))
 
-    run_stepped(main)
+
+@pytest.fixture
+def port(reactor: ReactorLoop, media: _shim.EmulatedMedia) -> AbstractAsyncContextManager[BlockPort]:
+    return opened_port(reactor, media)
+
+
+@asynccontextmanager
+async def opened_port(reactor: ReactorLoop, media: _shim.EmulatedMedia) -> AsyncIterator[BlockPort]:
+    port = BlockPort(reactor, media, name="base", depth=4)
+    try:
+        yield port
+    finally:
+        await port.close()
 
 
 def blocks(count: int, fill: int = 7) -> np.ndarray:
     return np.full((count, 4096), fill, np.uint8)
 
 
-def test_what_was_written_is_read_back_in_parts_of_any_size() -> None:
-    async def body(reactor: ReactorLoop, media: _shim.EmulatedMedia, port: BlockPort) -> None:
-        data = np.random.default_rng(1).integers(0, 256, (40, 4096), np.uint8)
-        await port.write(0, data[:16])
-        assert await port.append(0, data[16:40]) == 16
-        await port.flush()
-        assert np.array_equal(await port.read(0, 40), data)
-
-    run(body, max_io_blocks=32)
+@pytest.mark.rig(max_io_blocks=32)
+async def test_what_was_written_is_read_back_in_parts_of_any_size(port: BlockPort) -> None:
+    data = np.random.default_rng(1).integers(0, 256, (40, 4096), np.uint8)
+    await port.write(0, data[:16])
+    assert await port.append(0, data[16:40]) == 16
+    await port.flush()
+    assert np.array_equal(await port.read(0, 40), data)
 
 
-def test_errors_carry_the_status_and_its_name() -> None:
-    async def body(reactor: ReactorLoop, media: _shim.EmulatedMedia, port: BlockPort) -> None:
-        with pytest.raises(MediaError, match=r"base: write at block 5 failed: zone invalid write") as caught:
-            await port.write(5, blocks(1))
-        assert caught.value.status == 0x1BC
-        await port.write(0, blocks(1))
-
-    run(body)
+async def test_errors_carry_the_status_and_its_name(port: BlockPort) -> None:
+    with pytest.raises(MediaError, match=r"base: write at block 5 failed: zone invalid write") as caught:
+        await port.write(5, blocks(1))
+    assert caught.value.status == 0x1BC
+    await port.write(0, blocks(1))
 
 
-def test_more_ios_than_the_port_is_deep_wait_their_turn() -> None:
-    async def body(reactor: ReactorLoop, media: _shim.EmulatedMedia, port: BlockPort) -> None:
-        await asyncio.gather(*(port.write(zone * ZONE_SIZE, blocks(1, zone)) for zone in range(50)))
-        for zone in range(50):
-            assert (await port.read(zone * ZONE_SIZE, 1) == zone).all()
-
-    run(body)
+async def test_more_ios_than_the_port_is_deep_wait_their_turn(port: BlockPort) -> None:
+    await asyncio.gather(*(port.write(zone * ZONE_SIZE, blocks(1, zone)) for zone in range(50)))
+    for zone in range(50):
+        assert (await port.read(zone * ZONE_SIZE, 1) == zone).all()
 
 
-def test_a_cancelled_io_gives_its_slot_back_when_it_is_done() -> None:
-    async def body(reactor: ReactorLoop, media: _shim.EmulatedMedia, port: BlockPort) -> None:
-        for _ in range(10):
-            task = asyncio.ensure_future(port.read(0, 4))
-            await asyncio.sleep(0)
-            task.cancel()
-            with pytest.raises(asyncio.CancelledError):
-                await task
-        assert (await port.read(0, 1)).shape == (1, 4096)
-
-    run(body)
+async def test_a_cancelled_io_gives_its_slot_back_when_it_is_done(port: BlockPort) -> None:
+    for _ in range(10):
+        task = asyncio.ensure_future(port.read(0, 4))
+        await asyncio.sleep(0)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+    assert (await port.read(0, 1)).shape == (1, 4096)
 
 
-def test_zones_are_reported_64_at_a_time() -> None:
-    async def body(reactor: ReactorLoop, media: _shim.EmulatedMedia, port: BlockPort) -> None:
-        await port.write(0, blocks(3))
-        await port.write(129 * ZONE_SIZE, blocks(48))
-        media.set_zone_state(70, "offline")
-        media.set_zone_state(71, "read_only")
-        before = media.operations
-        zones = await port.zones()
-        assert media.operations - before == 3
-        assert [zone.index for zone in zones] == list(range(ZONES))
-        states = {zone.index: (zone.state, zone.written) for zone in zones if zone.state != "empty"}
-        assert states[0] == ("implicitly_open", 3)
-        assert states[129] == ("full", ZONE_CAPACITY)
-        assert (states[70][0], states[71][0]) == ("offline", "read_only")
-        assert {zone.capacity for zone in zones if zone.usable} == {ZONE_CAPACITY}
-
-    run(body)
+async def test_zones_are_reported_64_at_a_time(media: _shim.EmulatedMedia, port: BlockPort) -> None:
+    await port.write(0, blocks(3))
+    await port.write(129 * ZONE_SIZE, blocks(48))
+    media.set_zone_state(70, "offline")
+    media.set_zone_state(71, "read_only")
+    before = media.operations
+    zones = await port.zones()
+    assert media.operations - before == 3
+    assert [zone.index for zone in zones] == list(range(ZONES))
+    states = {zone.index: (zone.state, zone.written) for zone in zones if zone.state != "empty"}
+    assert states[0] == ("implicitly_open", 3)
+    assert states[129] == ("full", ZONE_CAPACITY)
+    assert (states[70][0], states[71][0]) == ("offline", "read_only")
+    assert {zone.capacity for zone in zones if zone.usable} == {ZONE_CAPACITY}
 
 
-def test_a_failing_zone_report_is_enodev() -> None:
-    async def body(reactor: ReactorLoop, media: _shim.EmulatedMedia, port: BlockPort) -> None:
-        media.inject_fault(op=_shim.OP_ZONE_REPORT, status=0x006, skip=1)
-        with pytest.raises(MediaError, match="zone report at block 4096 failed") as caught:
-            await port.zones()
-        assert caught.value.errno == errno.ENODEV
-
-    run(body)
+async def test_a_failing_zone_report_is_enodev(media: _shim.EmulatedMedia, port: BlockPort) -> None:
+    media.inject_fault(op=_shim.OP_ZONE_REPORT, status=0x006, skip=1)
+    with pytest.raises(MediaError, match="zone report at block 4096 failed") as caught:
+        await port.zones()
+    assert caught.value.errno == errno.ENODEV
 
 
-def test_zones_are_reset_side_by_side_and_progress_is_told() -> None:
-    async def body(reactor: ReactorLoop, media: _shim.EmulatedMedia, port: BlockPort) -> None:
-        for zone in range(20):
-            await port.zone_action(ZONE_FINISH, zone * ZONE_SIZE)
-        told: list[float] = []
-        await port.reset_zones([zone * ZONE_SIZE for zone in range(20)], told.append)
-        assert all(state == "empty" for _, state, _ in media.zone_states())
-        assert told == sorted(told)
-        assert told[-1] == 1.0
-
-    run(body)
+async def test_zones_are_reset_side_by_side_and_progress_is_told(media: _shim.EmulatedMedia, port: BlockPort) -> None:
+    for zone in range(20):
+        await port.zone_action(ZONE_FINISH, zone * ZONE_SIZE)
+    told: list[float] = []
+    await port.reset_zones([zone * ZONE_SIZE for zone in range(20)], told.append)
+    assert all(state == "empty" for _, state, _ in media.zone_states())
+    assert told == sorted(told)
+    assert told[-1] == 1.0
 
 
-def test_a_zone_that_cant_be_reset_is_an_error() -> None:
-    async def body(reactor: ReactorLoop, media: _shim.EmulatedMedia, port: BlockPort) -> None:
-        media.set_zone_state(3, "read_only")
-        with pytest.raises(MediaError, match="reset of the zone at block 192 failed"):
-            await port.reset_zones([zone * ZONE_SIZE for zone in range(20)])
-
-    run(body)
+async def test_a_zone_that_cant_be_reset_is_an_error(media: _shim.EmulatedMedia, port: BlockPort) -> None:
+    media.set_zone_state(3, "read_only")
+    with pytest.raises(MediaError, match="reset of the zone at block 192 failed"):
+        await port.reset_zones([zone * ZONE_SIZE for zone in range(20)])
 
 
 # --- layout
@@ -240,139 +225,120 @@ def test_a_summary_is_whole_or_nothing() -> None:
 # --- superblock
 
 
-def test_the_newest_superblock_is_found_across_both_zones() -> None:
-    async def body(reactor: ReactorLoop, media: _shim.EmulatedMedia, port: BlockPort) -> None:
-        geometry = plan(await port.zones(), zone_size=ZONE_SIZE, num_punits=2)
-        writer = SuperblockWriter(port, geometry, UUID_A)
-        assert await superblock.find(port, await port.zones()) is None
-        for generation in range(1, 3 * ZONE_CAPACITY):
-            await writer.write({"next_seq": generation}, clean=generation % 2 == 0)
-            if generation % 10 == 1 or generation % ZONE_CAPACITY < 2:
-                found = await superblock.find(port, await port.zones(), UUID_A)
-                assert found is not None
-                assert (found[0].generation, found[0].clean) == (generation, generation % 2 == 0)
-                assert found[0].content["next_seq"] == generation
-                assert found[2] == (generation - 1) % ZONE_CAPACITY + 1
-        assert await superblock.find(port, await port.zones(), uuid4()) is None
-
-    run(body)
+async def test_the_newest_superblock_is_found_across_both_zones(port: BlockPort) -> None:
+    geometry = plan(await port.zones(), zone_size=ZONE_SIZE, num_punits=2)
+    writer = SuperblockWriter(port, geometry, UUID_A)
+    assert await superblock.find(port, await port.zones()) is None
+    for generation in range(1, 3 * ZONE_CAPACITY):
+        await writer.write({"next_seq": generation}, clean=generation % 2 == 0)
+        if generation % 10 == 1 or generation % ZONE_CAPACITY < 2:
+            found = await superblock.find(port, await port.zones(), UUID_A)
+            assert found is not None
+            assert (found[0].generation, found[0].clean) == (generation, generation % 2 == 0)
+            assert found[0].content["next_seq"] == generation
+            assert found[2] == (generation - 1) % ZONE_CAPACITY + 1
+    assert await superblock.find(port, await port.zones(), uuid4()) is None
 
 
-def test_a_failed_superblock_write_goes_to_the_other_zone() -> None:
-    async def body(reactor: ReactorLoop, media: _shim.EmulatedMedia, port: BlockPort) -> None:
-        geometry = plan(await port.zones(), zone_size=ZONE_SIZE, num_punits=2)
-        writer = SuperblockWriter(port, geometry, UUID_A)
-        await writer.write({"n": 1}, clean=False)
-        media.set_zone_state(0, "read_only")
-        await writer.write({"n": 2}, clean=True)
-        found = await superblock.find(port, await port.zones(), UUID_A)
-        assert found is not None
-        assert (found[0].content["n"], found[1], found[2]) == (2, 1, 1)
-        media.set_zone_state(1, "read_only")
-        with pytest.raises(MediaError):
-            await writer.write({"n": 3}, clean=True)
-        found = await superblock.find(port, await port.zones(), UUID_A)
-        assert found is not None
-        assert found[0].content["n"] == 2
-
-    run(body)
+async def test_a_failed_superblock_write_goes_to_the_other_zone(media: _shim.EmulatedMedia, port: BlockPort) -> None:
+    geometry = plan(await port.zones(), zone_size=ZONE_SIZE, num_punits=2)
+    writer = SuperblockWriter(port, geometry, UUID_A)
+    await writer.write({"n": 1}, clean=False)
+    media.set_zone_state(0, "read_only")
+    await writer.write({"n": 2}, clean=True)
+    found = await superblock.find(port, await port.zones(), UUID_A)
+    assert found is not None
+    assert (found[0].content["n"], found[1], found[2]) == (2, 1, 1)
+    media.set_zone_state(1, "read_only")
+    with pytest.raises(MediaError):
+        await writer.write({"n": 3}, clean=True)
+    found = await superblock.find(port, await port.zones(), UUID_A)
+    assert found is not None
+    assert found[0].content["n"] == 2
 
 
 @pytest.mark.parametrize("op", [_shim.OP_WRITE, _shim.OP_FLUSH])
 @pytest.mark.parametrize("failures", [1, 2, 3])
-def test_never_more_than_one_superblock_zone_is_active(op: int, failures: int) -> None:
+async def test_never_more_than_one_superblock_zone_is_active(
+    op: int, failures: int, media: _shim.EmulatedMedia, port: BlockPort
+) -> None:
     """The others that may be are for bands."""
-
-    async def body(reactor: ReactorLoop, media: _shim.EmulatedMedia, port: BlockPort) -> None:
-        geometry = plan(await port.zones(), zone_size=ZONE_SIZE, num_punits=2)
-        writer = SuperblockWriter(port, geometry, UUID_A)
-        for n in range(2 * ZONE_CAPACITY):
-            if n % 7 == 1:
-                media.inject_fault(op=op, status=0x280, times=failures)
-            await writer.write({"n": n}, clean=False)
-            assert sum(state not in ("empty", "full") for _, state, _ in media.zone_states()) <= 1
-            found = await superblock.find(port, await port.zones(), UUID_A)
-            assert found is not None
-            assert (found[0].content["n"], found[0].generation) == (n, n + 1)
-
-    run(body)
+    geometry = plan(await port.zones(), zone_size=ZONE_SIZE, num_punits=2)
+    writer = SuperblockWriter(port, geometry, UUID_A)
+    for n in range(2 * ZONE_CAPACITY):
+        if n % 7 == 1:
+            media.inject_fault(op=op, status=0x280, times=failures)
+        await writer.write({"n": n}, clean=False)
+        assert sum(state not in ("empty", "full") for _, state, _ in media.zone_states()) <= 1
+        found = await superblock.find(port, await port.zones(), UUID_A)
+        assert found is not None
+        assert (found[0].content["n"], found[0].generation) == (n, n + 1)
 
 
-def test_a_superblock_written_twice_hides_none_behind_it() -> None:
+async def test_a_superblock_written_twice_hides_none_behind_it(media: _shim.EmulatedMedia, port: BlockPort) -> None:
     """Where a zone says that it is full, the end of what counts is found by generation."""
-
-    async def body(reactor: ReactorLoop, media: _shim.EmulatedMedia, port: BlockPort) -> None:
-        geometry = plan(await port.zones(), zone_size=ZONE_SIZE, num_punits=2)
-        writer = SuperblockWriter(port, geometry, UUID_A)
-        await writer.write({"n": 1}, clean=False)
-        media.inject_fault(op=_shim.OP_FLUSH, status=0x280, times=1)
-        await writer.write({"n": 2}, clean=False)
-        await writer.write({"n": 3}, clean=False)
-        await port.zone_action(ZONE_FINISH, 0)
-        found = await superblock.find(port, await port.zones(), UUID_A)
-        assert found is not None
-        assert found[0].content["n"] == 3
-
-    run(body)
+    geometry = plan(await port.zones(), zone_size=ZONE_SIZE, num_punits=2)
+    writer = SuperblockWriter(port, geometry, UUID_A)
+    await writer.write({"n": 1}, clean=False)
+    media.inject_fault(op=_shim.OP_FLUSH, status=0x280, times=1)
+    await writer.write({"n": 2}, clean=False)
+    await writer.write({"n": 3}, clean=False)
+    await port.zone_action(ZONE_FINISH, 0)
+    found = await superblock.find(port, await port.zones(), UUID_A)
+    assert found is not None
+    assert found[0].content["n"] == 3
 
 
-def test_a_resumed_writer_goes_on_behind_the_newest() -> None:
-    async def body(reactor: ReactorLoop, media: _shim.EmulatedMedia, port: BlockPort) -> None:
-        geometry = plan(await port.zones(), zone_size=ZONE_SIZE, num_punits=2)
-        writer = SuperblockWriter(port, geometry, UUID_A)
-        for n in range(ZONE_CAPACITY + 3):
-            await writer.write({"n": n}, clean=False)
-        found = await superblock.find(port, await port.zones(), UUID_A)
-        assert found is not None
-        again = SuperblockWriter(
-            port, geometry, UUID_A, generation=found[0].generation, zone=found[1], written=found[2]
-        )
-        await again.write({"n": "next"}, clean=True)
-        newest = await superblock.find(port, await port.zones(), UUID_A)
-        assert newest is not None
-        assert (newest[0].content["n"], newest[0].generation) == ("next", found[0].generation + 1)
-
-    run(body)
+async def test_a_resumed_writer_goes_on_behind_the_newest(port: BlockPort) -> None:
+    geometry = plan(await port.zones(), zone_size=ZONE_SIZE, num_punits=2)
+    writer = SuperblockWriter(port, geometry, UUID_A)
+    for n in range(ZONE_CAPACITY + 3):
+        await writer.write({"n": n}, clean=False)
+    found = await superblock.find(port, await port.zones(), UUID_A)
+    assert found is not None
+    again = SuperblockWriter(port, geometry, UUID_A, generation=found[0].generation, zone=found[1], written=found[2])
+    await again.write({"n": "next"}, clean=True)
+    newest = await superblock.find(port, await port.zones(), UUID_A)
+    assert newest is not None
+    assert (newest[0].content["n"], newest[0].generation) == ("next", found[0].generation + 1)
 
 
 @pytest.mark.parametrize("superblocks", [ZONE_CAPACITY - 5, ZONE_CAPACITY], ids=["open", "full"])
-def test_a_superblock_that_can_not_be_read_hides_no_other(superblocks: int) -> None:
-    async def body(reactor: ReactorLoop, media: _shim.EmulatedMedia, port: BlockPort) -> None:
-        for generation in range(1, superblocks + 1):
-            block = Superblock(UUID_A, generation, False, {}).build()
-            await port.write(generation - 1, bytes(4096) if generation == 9 else block)
-        media.inject_fault(op=_shim.OP_READ, lba=11, block_count=1, status=0x281)
-        found = await superblock.find(port, await port.zones(), UUID_A)
-        assert found is not None
-        assert (found.superblock.generation, found.used, found.damage) == (superblocks, superblocks, None)
-
-    run(body)
+async def test_a_superblock_that_can_not_be_read_hides_no_other(
+    superblocks: int, media: _shim.EmulatedMedia, port: BlockPort
+) -> None:
+    for generation in range(1, superblocks + 1):
+        block = Superblock(UUID_A, generation, False, {}).build()
+        await port.write(generation - 1, bytes(4096) if generation == 9 else block)
+    media.inject_fault(op=_shim.OP_READ, lba=11, block_count=1, status=0x281)
+    found = await superblock.find(port, await port.zones(), UUID_A)
+    assert found is not None
+    assert (found.superblock.generation, found.used, found.damage) == (superblocks, superblocks, None)
 
 
 @pytest.mark.parametrize("superblocks", [1, ZONE_CAPACITY, ZONE_CAPACITY + 1, ZONE_CAPACITY + 2])
 @pytest.mark.parametrize("how", ["zeroed", "unreadable"])
-def test_the_newest_superblock_is_missed_where_it_does_not_verify(superblocks: int, how: str) -> None:
-    async def body(reactor: ReactorLoop, media: _shim.EmulatedMedia, port: BlockPort) -> None:
-        for generation in range(1, superblocks + 1):
-            zone, offset = divmod(generation - 1, ZONE_CAPACITY)
-            block = Superblock(UUID_A, generation, True, {}).build()
-            if generation == superblocks:
-                address = zone * ZONE_SIZE + offset
-                if how == "zeroed":
-                    block = np.zeros(4096, np.uint8)
-                else:
-                    media.inject_fault(op=_shim.OP_READ, lba=address, block_count=1, status=0x281)
-            await port.write(zone * ZONE_SIZE + offset, block)
-        found = await superblock.find(port, await port.zones(), UUID_A)
-        if superblocks == 1:
-            assert found is None
-        else:
-            assert found is not None
-            assert found.superblock.generation == superblocks - 1
-            assert found.damage is not None
-            assert f"block {address} " in found.damage
-
-    run(body)
+async def test_the_newest_superblock_is_missed_where_it_does_not_verify(
+    superblocks: int, how: str, media: _shim.EmulatedMedia, port: BlockPort
+) -> None:
+    for generation in range(1, superblocks + 1):
+        zone, offset = divmod(generation - 1, ZONE_CAPACITY)
+        block = Superblock(UUID_A, generation, True, {}).build()
+        if generation == superblocks:
+            address = zone * ZONE_SIZE + offset
+            if how == "zeroed":
+                block = np.zeros(4096, np.uint8)
+            else:
+                media.inject_fault(op=_shim.OP_READ, lba=address, block_count=1, status=0x281)
+        await port.write(zone * ZONE_SIZE + offset, block)
+    found = await superblock.find(port, await port.zones(), UUID_A)
+    if superblocks == 1:
+        assert found is None
+    else:
+        assert found is not None
+        assert found.superblock.generation == superblocks - 1
+        assert found.damage is not None
+        assert f"block {address} " in found.damage
 
 
 def test_superblocks_that_say_nonsense_do_not_exist() -> None:

@@ -14,7 +14,7 @@ from spdk_ftl_py.ftl.load.restore import restore
 from spdk_ftl_py.ftl.media import superblock as superblocks
 from spdk_ftl_py.ftl.media.blockdev import BlockPort
 from spdk_ftl_py.ftl.media.superblock import Superblock
-from unit.ftl.load.restore_rig import RestoreRig, run
+from unit.ftl.load.restore_rig import RestoreRig, restore_rig_of_the_test, restore_rigs  # noqa: F401
 
 Path = tuple[Any, ...]
 MISSING = object()
@@ -57,41 +57,41 @@ def changed(content: dict[str, Any], path: Path, value: Any) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("clean", [True, False])
-def test_whatever_stands_in_its_place_is_taken_or_refused(clean: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    async def body(rig: RestoreRig, drive: Any) -> None:
-        await rig.create()
-        await rig.traffic(100)
-        await (rig.halt() if clean else rig.crash())
-        port = BlockPort(rig.reactor, drive, name="base")
-        found = await superblocks.find(port, await port.zones())
-        assert found is not None
-        told = dict(found.superblock.content)
-        whole = found.superblock
-        taken, refused = 0, list[str]()
-        for path in paths_in(told):
-            for value in VALUES:
-                block = Superblock(whole.uuid, whole.generation, clean, changed(told, path, value)).build()
-                parsed = Superblock.parse(block)
-                assert parsed is not None
-                there = found._replace(superblock=parsed)
+async def test_whatever_stands_in_its_place_is_taken_or_refused(
+    clean: bool, monkeypatch: pytest.MonkeyPatch, rig: RestoreRig
+) -> None:
+    drive = rig.base
+    await rig.create()
+    await rig.traffic(100)
+    await (rig.halt() if clean else rig.crash())
+    port = BlockPort(rig.reactor, drive, name="base")
+    found = await superblocks.find(port, await port.zones())
+    assert found is not None
+    told = dict(found.superblock.content)
+    whole = found.superblock
+    taken, refused = 0, list[str]()
+    for path in paths_in(told):
+        for value in VALUES:
+            block = Superblock(whole.uuid, whole.generation, clean, changed(told, path, value)).build()
+            parsed = Superblock.parse(block)
+            assert parsed is not None
+            there = found._replace(superblock=parsed)
 
-                async def find(*args: Any, its: superblocks.Found = there) -> superblocks.Found:
-                    return its
+            async def find(*args: Any, its: superblocks.Found = there) -> superblocks.Found:
+                return its
 
-                with monkeypatch.context() as patch:
-                    patch.setattr(superblocks, "find", find)
-                    try:
-                        restored = await restore(port, whole.uuid)
-                    except FtlError as error:
-                        refused.append(error.message)
-                    else:
-                        assert 1 <= restored.next_seq <= 1 << 62, path
-                        assert 1 <= restored.next_band_seq <= 1 << 62, path
-                        assert len(restored.l2p) <= 44 * 48, path
-                        taken += 1
-        assert taken > 50
-        assert len(refused) > 50
-        assert [text for text in refused if not re.search(rf"{whole.uuid}|^conf |^the base bdev", text)] == []
-        await port.close()
-
-    run(body)
+            with monkeypatch.context() as patch:
+                patch.setattr(superblocks, "find", find)
+                try:
+                    restored = await restore(port, whole.uuid)
+                except FtlError as error:
+                    refused.append(error.message)
+                else:
+                    assert 1 <= restored.next_seq <= 1 << 62, path
+                    assert 1 <= restored.next_band_seq <= 1 << 62, path
+                    assert len(restored.l2p) <= 44 * 48, path
+                    taken += 1
+    assert taken > 50
+    assert len(refused) > 50
+    assert [text for text in refused if not re.search(rf"{whole.uuid}|^conf |^the base bdev", text)] == []
+    await port.close()

@@ -17,7 +17,7 @@ from spdk_ftl_py.nvme.host.discovery import discover
 from spdk_ftl_py.nvme.logs import DISCOVERY_ENTRY_BYTES, build_discovery
 from spdk_ftl_py.nvme.target.listener import Subsystem
 from spdk_ftl_py.nvme.wire import AdminOp, CommandError, Cqe, PduType, Property, Sqe, Status
-from unit.nvme.nvme_loop import HOSTNQN, SUBNQN, WAIT_S, bench, run, until
+from unit.nvme.nvme_loop import HOSTNQN, SUBNQN, WAIT_S, Bench, until
 
 
 class Liar:
@@ -151,20 +151,17 @@ async def connect(port: int, **options: object) -> Controller:
         (PduType.C2H_TERM_REQ, wire.TERM_REQ_BODY.pack(99, 0), None, "FES 99"),
     ],
 )
-def test_a_controller_with_a_bad_first_pdu_is_left(kind: int, body: bytes, plen: int | None, match: str) -> None:
+async def test_a_controller_with_a_bad_first_pdu_is_left(kind: int, body: bytes, plen: int | None, match: str) -> None:
     async def serve(liar: Liar) -> None:
         await liar.pdu()
         liar.send(kind, body, plen=plen)
         await liar.pdu()
 
-    async def work() -> None:
-        async with lying(serve) as (port, liars):
-            with pytest.raises(ProtocolError, match=match):
-                await connect(port)
-            if kind != PduType.C2H_TERM_REQ:
-                await until(lambda: liars[0].ended_with is not None)
-
-    run(work())
+    async with lying(serve) as (port, liars):
+        with pytest.raises(ProtocolError, match=match):
+            await connect(port)
+        if kind != PduType.C2H_TERM_REQ:
+            await until(lambda: liars[0].ended_with is not None)
 
 
 def changed(page: bytearray, offset: int, layout: str, *values: int) -> bytes:
@@ -182,7 +179,7 @@ def changed(page: bytearray, offset: int, layout: str, *values: int) -> bytes:
         (changed(controller_page(), 1800, "<H", 1), "ICDOFF 1"),
     ],
 )
-def test_a_controller_that_can_not_be_is_left(page: bytes, match: str) -> None:
+async def test_a_controller_that_can_not_be_is_left(page: bytes, match: str) -> None:
     def answer(liar: Liar, sqe: Sqe) -> bool:
         if sqe.opcode == AdminOp.IDENTIFY and sqe.cdw10 == 1:
             liar.data(sqe, page)
@@ -190,12 +187,9 @@ def test_a_controller_that_can_not_be_is_left(page: bytes, match: str) -> None:
             return True
         return False
 
-    async def work() -> None:
-        async with lying(lambda liar: liar.serve(answer)) as (port, _):
-            with pytest.raises(ProtocolError, match=match):
-                await connect(port)
-
-    run(work())
+    async with lying(lambda liar: liar.serve(answer)) as (port, _):
+        with pytest.raises(ProtocolError, match=match):
+            await connect(port)
 
 
 @pytest.mark.parametrize(
@@ -211,7 +205,7 @@ def test_a_controller_that_can_not_be_is_left(page: bytes, match: str) -> None:
         (changed(namespace_page(), 0, "<Q", 1 << 60), "blocks with a capacity"),
     ],
 )
-def test_a_namespace_that_can_not_be_is_named(page: bytes, match: str) -> None:
+async def test_a_namespace_that_can_not_be_is_named(page: bytes, match: str) -> None:
     def answer(liar: Liar, sqe: Sqe) -> bool:
         if sqe.opcode == AdminOp.IDENTIFY and sqe.cdw10 == 0:
             liar.data(sqe, page)
@@ -219,18 +213,15 @@ def test_a_namespace_that_can_not_be_is_named(page: bytes, match: str) -> None:
             return True
         return False
 
-    async def work() -> None:
-        async with lying(lambda liar: liar.serve(answer)) as (port, _):
-            controller = await connect(port)
-            with pytest.raises(ProtocolError, match=match):
-                await controller.namespaces()
-            assert not controller.lost.is_set()
-            await controller.close()
-
-    run(work())
+    async with lying(lambda liar: liar.serve(answer)) as (port, _):
+        controller = await connect(port)
+        with pytest.raises(ProtocolError, match=match):
+            await controller.namespaces()
+        assert not controller.lost.is_set()
+        await controller.close()
 
 
-def test_a_namespace_list_that_does_not_ascend_is_refused() -> None:
+async def test_a_namespace_list_that_does_not_ascend_is_refused() -> None:
     def answer(liar: Liar, sqe: Sqe) -> bool:
         if sqe.opcode == AdminOp.IDENTIFY and sqe.cdw10 == 2:
             liar.data(sqe, struct.pack("<2I", 2, 2).ljust(4096, b"\0"))
@@ -238,14 +229,11 @@ def test_a_namespace_list_that_does_not_ascend_is_refused() -> None:
             return True
         return False
 
-    async def work() -> None:
-        async with lying(lambda liar: liar.serve(answer)) as (port, _):
-            controller = await connect(port)
-            with pytest.raises(ProtocolError, match="not ascending"):
-                await controller.namespaces()
-            await controller.close()
-
-    run(work())
+    async with lying(lambda liar: liar.serve(answer)) as (port, _):
+        controller = await connect(port)
+        with pytest.raises(ProtocolError, match="not ascending"):
+            await controller.namespaces()
+        await controller.close()
 
 
 def wrong_cid(liar: Liar, sqe: Sqe) -> None:
@@ -308,7 +296,7 @@ def termination(liar: Liar, sqe: Sqe) -> None:
     [wrong_cid, data_beyond, data_out_of_order, data_of_another_length, too_little_data, no_data, huge_pdu,
      success_in_the_middle, an_r2t, a_host_pdu, the_end, half_a_pdu, termination],
 )  # fmt: skip
-def test_an_answer_that_breaks_the_protocol_ends_the_association_and_every_command(
+async def test_an_answer_that_breaks_the_protocol_ends_the_association_and_every_command(
     lie: Callable[[Liar, Sqe], None],
 ) -> None:
     def answer(liar: Liar, sqe: Sqe) -> bool:
@@ -317,22 +305,19 @@ def test_an_answer_that_breaks_the_protocol_ends_the_association_and_every_comma
             return True
         return False
 
-    async def work() -> None:
-        async with lying(lambda liar: liar.serve(answer)) as (port, _):
-            controller = await connect(port)
-            with pytest.raises((ProtocolError, PathError)):
-                await controller.namespaces()
-            assert controller.lost.is_set()
-            assert controller.lost_reason
-            with pytest.raises((ProtocolError, PathError)):
-                await controller.identify(1)
-            await controller.close()
-            await controller.close()
-
-    run(work())
+    async with lying(lambda liar: liar.serve(answer)) as (port, _):
+        controller = await connect(port)
+        with pytest.raises((ProtocolError, PathError)):
+            await controller.namespaces()
+        assert controller.lost.is_set()
+        assert controller.lost_reason
+        with pytest.raises((ProtocolError, PathError)):
+            await controller.identify(1)
+        await controller.close()
+        await controller.close()
 
 
-def test_data_with_the_success_flag_needs_no_completion() -> None:
+async def test_data_with_the_success_flag_needs_no_completion() -> None:
     def answer(liar: Liar, sqe: Sqe) -> bool:
         if sqe.opcode == AdminOp.IDENTIFY:
             page = truthful_identify(sqe)
@@ -341,30 +326,24 @@ def test_data_with_the_success_flag_needs_no_completion() -> None:
             return True
         return False
 
-    async def work() -> None:
-        async with lying(lambda liar: liar.serve(answer)) as (port, _):
-            controller = await connect(port)
-            (namespace,) = await controller.namespaces()
-            assert (namespace.block_count, namespace.block_bytes) == (1000, 4096)
-            await controller.close()
-
-    run(work())
+    async with lying(lambda liar: liar.serve(answer)) as (port, _):
+        controller = await connect(port)
+        (namespace,) = await controller.namespaces()
+        assert (namespace.block_count, namespace.block_bytes) == (1000, 4096)
+        await controller.close()
 
 
-def test_a_controller_that_never_answers_is_given_up() -> None:
+async def test_a_controller_that_never_answers_is_given_up() -> None:
     async def silent(liar: Liar) -> None:
         await liar.pdu()
         await liar.reader.read()
 
-    async def work() -> None:
-        async with lying(silent) as (port, _):
-            with pytest.raises(PathError, match="did not answer within"):
-                await connect(port, timeout_s=0.05)
-
-    run(work())
+    async with lying(silent) as (port, _):
+        with pytest.raises(PathError, match="did not answer within"):
+            await connect(port, timeout_s=0.05)
 
 
-def test_a_keep_alive_without_answer_ends_the_association() -> None:
+async def test_a_keep_alive_without_answer_ends_the_association() -> None:
     def answer(liar: Liar, sqe: Sqe) -> bool:
         return sqe.opcode == AdminOp.KEEP_ALIVE
 
@@ -375,181 +354,138 @@ def test_a_keep_alive_without_answer_ends_the_association() -> None:
             return True
         return answer(liar, sqe)
 
-    async def work() -> None:
-        async with lying(lambda liar: liar.serve(with_keep_alive)) as (port, _):
-            controller = await connect(port, kato_ms=20, timeout_s=1.0)
-            await asyncio.wait_for(controller.lost.wait(), WAIT_S)
-            assert "Keep Alive had no answer" in controller.lost_reason
-            await controller.close()
-
-    run(work())
+    async with lying(lambda liar: liar.serve(with_keep_alive)) as (port, _):
+        controller = await connect(port, kato_ms=20, timeout_s=1.0)
+        await asyncio.wait_for(controller.lost.wait(), WAIT_S)
+        assert "Keep Alive had no answer" in controller.lost_reason
+        await controller.close()
 
 
-def test_a_controller_that_wants_authentication_is_refused() -> None:
+async def test_a_controller_that_wants_authentication_is_refused() -> None:
     def answer(liar: Liar, sqe: Sqe) -> bool:
         if sqe.opcode == AdminOp.FABRICS and sqe.fctype == 1:
             liar.complete(sqe, result=1 << 17 | 1)
             return True
         return False
 
-    async def work() -> None:
-        async with lying(lambda liar: liar.serve(answer)) as (port, _):
-            with pytest.raises(UnsupportedError, match="authentication"):
-                await connect(port)
-
-    run(work())
+    async with lying(lambda liar: liar.serve(answer)) as (port, _):
+        with pytest.raises(UnsupportedError, match="authentication"):
+            await connect(port)
 
 
-def test_nobody_listening_is_said_so() -> None:
-    async def work() -> None:
-        with socket.socket() as taken:
-            taken.bind(("127.0.0.1", 0))
-            port = taken.getsockname()[1]
-            with pytest.raises(PathError, match="Connection refused; is the target listening there"):
-                await connect(port)
-        with pytest.raises(ParameterError, match="subsystem NQN"):
-            await Controller.connect("127.0.0.1", 1, "nonsense", hostnqn=HOSTNQN)
-        with pytest.raises(ParameterError, match="host NQN"):
-            await Controller.connect("127.0.0.1", 1, SUBNQN, hostnqn="nonsense")
-        with pytest.raises(ParameterError, match="not a port number"):
-            await Controller.connect("127.0.0.1", "http!", SUBNQN, hostnqn=HOSTNQN)
-
-    run(work())
+async def test_nobody_listening_is_said_so() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        port = taken.getsockname()[1]
+        with pytest.raises(PathError, match="Connection refused; is the target listening there"):
+            await connect(port)
+    with pytest.raises(ParameterError, match="subsystem NQN"):
+        await Controller.connect("127.0.0.1", 1, "nonsense", hostnqn=HOSTNQN)
+    with pytest.raises(ParameterError, match="host NQN"):
+        await Controller.connect("127.0.0.1", 1, SUBNQN, hostnqn="nonsense")
+    with pytest.raises(ParameterError, match="not a port number"):
+        await Controller.connect("127.0.0.1", "http!", SUBNQN, hostnqn=HOSTNQN)
 
 
-def test_a_reconnect_tries_until_the_subsystem_is_there() -> None:
-    async def work() -> None:
-        async with bench() as here:
-            nqn = SUBNQN + "-later"
-            trying = asyncio.ensure_future(
-                connect_with_backoff("127.0.0.1", here.port, nqn, hostnqn=HOSTNQN, first_delay_s=0.001, total_s=WAIT_S)
-            )
-            await asyncio.sleep(0)
-            late = Subsystem(nqn, allow_any_host=True)
-            late.add_listener("127.0.0.1", here.port)
-            here.target.add_subsystem(late)
-            controller = await trying
-            assert controller.subnqn == nqn
-            await controller.close()
-
-    run(work())
+async def test_a_reconnect_tries_until_the_subsystem_is_there(here: Bench) -> None:
+    nqn = SUBNQN + "-later"
+    trying = asyncio.ensure_future(
+        connect_with_backoff("127.0.0.1", here.port, nqn, hostnqn=HOSTNQN, first_delay_s=0.001, total_s=WAIT_S)
+    )
+    await asyncio.sleep(0)
+    late = Subsystem(nqn, allow_any_host=True)
+    late.add_listener("127.0.0.1", here.port)
+    here.target.add_subsystem(late)
+    controller = await trying
+    assert controller.subnqn == nqn
+    await controller.close()
 
 
-def test_a_reconnect_gives_up_after_its_time_and_at_once_where_time_does_not_help() -> None:
-    async def work() -> None:
-        async with bench() as here:
-            with pytest.raises(CommandError) as refused:
-                await connect_with_backoff(
-                    "127.0.0.1", here.port, SUBNQN + "-never", hostnqn=HOSTNQN, first_delay_s=0.001, total_s=0.02
-                )
-            assert refused.value.status == Status.CONNECT_INVALID_PARAMETERS
-            here.subsystem.allow_any_host = False
-            with pytest.raises(CommandError) as refused:
-                await connect_with_backoff("127.0.0.1", here.port, SUBNQN, hostnqn=HOSTNQN, total_s=1e9)
-            assert refused.value.status == Status.CONNECT_INVALID_HOST
-
-    run(work())
+async def test_a_reconnect_gives_up_after_its_time_and_at_once_where_time_does_not_help(here: Bench) -> None:
+    with pytest.raises(CommandError) as refused:
+        await connect_with_backoff(
+            "127.0.0.1", here.port, SUBNQN + "-never", hostnqn=HOSTNQN, first_delay_s=0.001, total_s=0.02
+        )
+    assert refused.value.status == Status.CONNECT_INVALID_PARAMETERS
+    here.subsystem.allow_any_host = False
+    with pytest.raises(CommandError) as refused:
+        await connect_with_backoff("127.0.0.1", here.port, SUBNQN, hostnqn=HOSTNQN, total_s=1e9)
+    assert refused.value.status == Status.CONNECT_INVALID_HOST
 
 
-def test_a_connect_that_is_cancelled_leaves_no_task() -> None:
+async def test_a_connect_that_is_cancelled_leaves_no_task() -> None:
     async def silent(liar: Liar) -> None:
         await liar.reader.read()
 
-    async def work() -> None:
-        async with lying(silent) as (port, liars):
-            trying = asyncio.ensure_future(connect(port))
-            await until(lambda: bool(liars))
-            trying.cancel()
-            with pytest.raises(asyncio.CancelledError):
-                await trying
-
-    run(work())
+    async with lying(silent) as (port, liars):
+        trying = asyncio.ensure_future(connect(port))
+        await until(lambda: bool(liars))
+        trying.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await trying
 
 
-def test_more_commands_than_slots_wait_their_turn() -> None:
-    async def work() -> None:
-        async with bench() as here:
-            controller = await here.connect()
-            pages = await asyncio.gather(*(controller.identify(1) for _ in range(200)))
-            assert len(set(map(bytes, pages))) == 1
-            await controller.close()
-
-    run(work())
+async def test_more_commands_than_slots_wait_their_turn(here: Bench) -> None:
+    controller = await here.connect()
+    pages = await asyncio.gather(*(controller.identify(1) for _ in range(200)))
+    assert len(set(map(bytes, pages))) == 1
+    await controller.close()
 
 
 # --- discovery ------------------------------------------------------------------------------------------------------
 
 
-def test_discovery_tells_each_host_what_it_may_connect_to() -> None:
-    async def work() -> None:
-        async with bench() as here:
-            private = Subsystem(SUBNQN + "-private")
-            private.add_listener("127.0.0.1", here.port)
-            private.add_host(HOSTNQN)
-            here.target.add_subsystem(private)
-            mine = await discover("127.0.0.1", here.port, HOSTNQN)
-            assert {(entry.subnqn, entry.traddr, entry.trsvcid) for entry in mine} == {
-                (nqn, "127.0.0.1", str(here.port)) for nqn in (SUBNQN, private.nqn)
-            }
-            others = await discover("127.0.0.1", here.port, HOSTNQN + "2")
-            assert [entry.subnqn for entry in others] == [SUBNQN]
-
-    run(work())
+async def test_discovery_tells_each_host_what_it_may_connect_to(here: Bench) -> None:
+    private = Subsystem(SUBNQN + "-private")
+    private.add_listener("127.0.0.1", here.port)
+    private.add_host(HOSTNQN)
+    here.target.add_subsystem(private)
+    mine = await discover("127.0.0.1", here.port, HOSTNQN)
+    assert {(entry.subnqn, entry.traddr, entry.trsvcid) for entry in mine} == {
+        (nqn, "127.0.0.1", str(here.port)) for nqn in (SUBNQN, private.nqn)
+    }
+    others = await discover("127.0.0.1", here.port, HOSTNQN + "2")
+    assert [entry.subnqn for entry in others] == [SUBNQN]
 
 
-def test_a_listener_on_every_address_is_discovered_by_the_one_that_was_used() -> None:
-    async def work() -> None:
-        async with bench() as here:
-            port = await here.target.listen("0.0.0.0", 0)
-            here.subsystem.add_listener("0.0.0.0", port)
-            (entry,) = [entry for entry in await discover("127.0.0.1", port, HOSTNQN) if entry.trsvcid == str(port)]
-            assert entry.traddr == "127.0.0.1"
-
-    run(work())
+async def test_a_listener_on_every_address_is_discovered_by_the_one_that_was_used(here: Bench) -> None:
+    port = await here.target.listen("0.0.0.0", 0)
+    here.subsystem.add_listener("0.0.0.0", port)
+    (entry,) = [entry for entry in await discover("127.0.0.1", port, HOSTNQN) if entry.trsvcid == str(port)]
+    assert entry.traddr == "127.0.0.1"
 
 
-def test_discovery_in_pieces_of_more_entries_than_one_log_page_read_holds() -> None:
-    async def work() -> None:
-        async with bench() as here:
-            for number in range(9):
-                more = Subsystem(f"{SUBNQN}-{number}", allow_any_host=True)
-                more.add_listener("127.0.0.1", here.port)
-                here.target.add_subsystem(more)
-            assert len(await discover("127.0.0.1", here.port, HOSTNQN)) == 10
-
-    run(work())
+async def test_discovery_in_pieces_of_more_entries_than_one_log_page_read_holds(here: Bench) -> None:
+    for number in range(9):
+        more = Subsystem(f"{SUBNQN}-{number}", allow_any_host=True)
+        more.add_listener("127.0.0.1", here.port)
+        here.target.add_subsystem(more)
+    assert len(await discover("127.0.0.1", here.port, HOSTNQN)) == 10
 
 
-def test_a_persistent_discovery_controller_hears_of_changes() -> None:
-    async def work() -> None:
-        async with bench() as here:
-            controller = await here.connect(subnqn=wire.DISCOVERY_NQN)
-            heard = asyncio.Event()
-            pages: list[int] = []
+async def test_a_persistent_discovery_controller_hears_of_changes(here: Bench) -> None:
+    controller = await here.connect(subnqn=wire.DISCOVERY_NQN)
+    heard = asyncio.Event()
+    pages: list[int] = []
 
-            def on_event(event: object) -> None:
-                pages.append(event.log_page)  # type: ignore[attr-defined]
-                heard.set()
+    def on_event(event: object) -> None:
+        pages.append(event.log_page)  # type: ignore[attr-defined]
+        heard.set()
 
-            controller.on_event = on_event
-            await here.target.remove_subsystem(SUBNQN)
-            await asyncio.wait_for(heard.wait(), WAIT_S)
-            assert pages == [0x70]
-            for command in (controller.identify(2), controller.identify(0, nsid=1), controller.get_log_page(2, 512)):
-                with pytest.raises(CommandError):
-                    await command
-            await controller.close()
-
-    run(work())
+    controller.on_event = on_event
+    await here.target.remove_subsystem(SUBNQN)
+    await asyncio.wait_for(heard.wait(), WAIT_S)
+    assert pages == [0x70]
+    for command in (controller.identify(2), controller.identify(0, nsid=1), controller.get_log_page(2, 512)):
+        with pytest.raises(CommandError):
+            await command
+    await controller.close()
 
 
-def test_without_discovery_its_name_is_unknown() -> None:
-    async def work() -> None:
-        async with bench(discovery=False) as here:
-            with pytest.raises(CommandError, match="invalid parameters"):
-                await discover("127.0.0.1", here.port, HOSTNQN)
-
-    run(work())
+@pytest.mark.rig(discovery=False)
+async def test_without_discovery_its_name_is_unknown(here: Bench) -> None:
+    with pytest.raises(CommandError, match="invalid parameters"):
+        await discover("127.0.0.1", here.port, HOSTNQN)
 
 
 @pytest.mark.parametrize(
@@ -559,7 +495,7 @@ def test_without_discovery_its_name_is_unknown() -> None:
         (struct.pack("<QQH", 1, 1, 5), "1 records of format 5"),
     ],
 )
-def test_a_discovery_log_that_can_not_be_is_refused(header: bytes, match: str) -> None:
+async def test_a_discovery_log_that_can_not_be_is_refused(header: bytes, match: str) -> None:
     def answer(liar: Liar, sqe: Sqe) -> bool:
         if sqe.opcode == AdminOp.GET_LOG_PAGE:
             liar.data(sqe, header.ljust(sqe.sgl_bytes, b"\0"))
@@ -567,15 +503,12 @@ def test_a_discovery_log_that_can_not_be_is_refused(header: bytes, match: str) -
             return True
         return False
 
-    async def work() -> None:
-        async with lying(lambda liar: liar.serve(answer)) as (port, _):
-            with pytest.raises(FtlError, match=match):
-                await discover("127.0.0.1", port, HOSTNQN)
-
-    run(work())
+    async with lying(lambda liar: liar.serve(answer)) as (port, _):
+        with pytest.raises(FtlError, match=match):
+            await discover("127.0.0.1", port, HOSTNQN)
 
 
-def test_a_discovery_log_that_changes_all_the_time_is_given_up() -> None:
+async def test_a_discovery_log_that_changes_all_the_time_is_given_up() -> None:
     generation = 0
 
     def answer(liar: Liar, sqe: Sqe) -> bool:
@@ -589,9 +522,6 @@ def test_a_discovery_log_that_changes_all_the_time_is_given_up() -> None:
         liar.complete(sqe)
         return True
 
-    async def work() -> None:
-        async with lying(lambda liar: liar.serve(answer)) as (port, _):
-            with pytest.raises(ProtocolError, match="changed 5 times"):
-                await discover("127.0.0.1", port, HOSTNQN)
-
-    run(work())
+    async with lying(lambda liar: liar.serve(answer)) as (port, _):
+        with pytest.raises(ProtocolError, match="changed 5 times"):
+            await discover("127.0.0.1", port, HOSTNQN)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
 from spdk_ftl_py import _shim
-from unit import zns_model
+from unit.shim.media import zns_model
 from unit.shim.media.zns_model import ZnsModel
 from unit.shim.stepped import ZSA_CLOSE, ZSA_FINISH, ZSA_OFFLINE, ZSA_OPEN, ZSA_RESET, Stepped, block
 
