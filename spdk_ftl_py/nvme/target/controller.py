@@ -16,6 +16,7 @@ from typing import Any
 from ... import _shim
 from ...errors import FtlError, PathError, ProtocolError
 from ...runtime.reactor import ReactorLoop
+from ...runtime.tasks import end_tasks, to_its_end
 from .. import identify, logs, wire
 from ..identify import ControllerTraits
 from ..logs import DiscoveryEntry
@@ -166,13 +167,15 @@ class TargetController:
             self.state = ControllerState.CLOSING
             if self._timer is not None:
                 self._timer.cancel()
-            await self._close_io_qpairs()
-            for task in self._background:
-                task.cancel()
-            await asyncio.gather(*self._background, return_exceptions=True)
-            self._queue.connection.close()
-            self.state = ControllerState.CLOSED
-            self._on_closed()
+            # A target that closes as the host leaves cancels this task once more.
+            await to_its_end(self._clean_up())
+
+    async def _clean_up(self) -> None:
+        await self._close_io_qpairs()
+        await end_tasks(self._background)
+        self._queue.connection.close()
+        self.state = ControllerState.CLOSED
+        self._on_closed()
 
     def abandon(self) -> None:
         """Instead of run(), when the host was gone before it had its answer."""
@@ -255,18 +258,16 @@ class TargetController:
         self.io_qpairs.pop(qid, None)
 
     def adopt_io_qpair(self, qid: int, qpair: _shim.TargetQpair) -> None:
-        """From now on the controller closes it. Its namespaces must be io_namespaces() as of now."""
+        """From now on the controller closes it. Its namespaces must be io_namespaces() as of now, and the controller
+        must still accept I/O queues."""
+        assert self.accepts_io_queues
         self.io_qpairs[qid] = qpair
         self._reactor.subscribe(qpair.id, lambda event: self._io_qpair_event(qid, qpair, event))
-        if not self.accepts_io_queues:
-            self._drop_io_qpair(qid, qpair)
 
     def _io_qpair_event(self, qid: int, qpair: _shim.TargetQpair, event: _shim.Event) -> None:
-        if event.kind == _shim.EV_TARGET_QPAIR_CLOSED:
-            self._drop_io_qpair(qid, qpair)
-
-    def _drop_io_qpair(self, qid: int, qpair: _shim.TargetQpair) -> None:
-        if self.io_qpairs.get(qid) is qpair:
+        # While the controller closes, run() sees to all of its queues, and nobody would wait for one more task.
+        closed = event.kind == _shim.EV_TARGET_QPAIR_CLOSED
+        if closed and self.state is ControllerState.LIVE and self.io_qpairs.get(qid) is qpair:
             self._spawn(self._close_io_qpair(qid, qpair))
 
     async def _close_io_qpair(self, qid: int, qpair: _shim.TargetQpair) -> None:

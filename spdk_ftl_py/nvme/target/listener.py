@@ -344,6 +344,10 @@ class NvmfTarget:
         controller.reserve_io_qpair(request.qid)
         try:
             await queue.complete(sqe, Completion(result=controller.cntlid))
+            if not controller.accepts_io_queues:
+                raise PathError(
+                    f"controller {controller.cntlid} was closed or disabled as I/O queue {request.qid} came"
+                )
             self._hand_over(queue, request, controller)
         except BaseException:
             controller.release_io_qpair(request.qid)

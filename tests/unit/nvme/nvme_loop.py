@@ -68,7 +68,8 @@ async def bench(*, namespace: bool = True, **limits: Any) -> AsyncIterator[Bench
     finally:
         await target.close()
         await reactor.stop()
-    assert asyncio.all_tasks() == before
+    left = asyncio.all_tasks() - before
+    assert not left, left
 
 
 class RawHost:

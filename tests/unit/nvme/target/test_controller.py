@@ -14,6 +14,7 @@ from spdk_ftl_py import _shim
 from spdk_ftl_py.errors import ExistsError, FtlError, NotFoundError, ParameterError, PathError
 from spdk_ftl_py.nvme import identify, wire
 from spdk_ftl_py.nvme.host.controller import AsyncEvent
+from spdk_ftl_py.nvme.target.controller import ControllerState
 from spdk_ftl_py.nvme.target.listener import NvmfTarget, Subsystem
 from spdk_ftl_py.nvme.wire import AdminOp, Cns, CommandError, Feature, LogPage, PduType, Property, Sqe, Status
 from unit.nvme.nvme_loop import HOSTNQN, SUBNQN, WAIT_S, Bench, bench, capsule, io, until
@@ -492,6 +493,26 @@ async def test_a_queue_id_is_free_again_when_its_queue_is_gone(here: Bench) -> N
     assert (await twin.connect(qid=1, cntlid=cntlid)).status == 0
     twin.close()
     host.close()
+
+
+async def test_a_target_that_closes_as_a_host_leaves_waits_for_the_hosts_io(here: Bench) -> None:
+    here.subsystem.namespaces[1].device.inject_fault(op=_shim.OP_READ, latency_us=200_000)
+    host = await here.raw()
+    cntlid = await host.enable()
+    queue = await here.raw()
+    await queue.initialize()
+    assert (await queue.connect(qid=1, cntlid=cntlid)).status == 0
+    controller = here.subsystem.controllers[cntlid]
+    await until(lambda: controller.io_qpairs[1] is not None)
+    qpair = controller.io_qpairs[1]
+    await queue.send(capsule(Sqe(2, nsid=1, cdw12=0, sgl_bytes=4096)))
+    await until(lambda: qpair.stats()["commands"] == 1)
+    host.close()
+    await until(lambda: controller.state is ControllerState.CLOSING)
+    await here.target.close()
+    assert (controller.state, controller.io_qpairs) == (ControllerState.CLOSED, {})
+    assert here.subsystem.controllers == {}
+    queue.close()
 
 
 async def test_closing_a_target_twice_is_closing_it_once(here: Bench) -> None:
