@@ -16,15 +16,26 @@ IMPATIENT_S = 30.0
 
 
 async def end_tasks(tasks: Iterable[asyncio.Task[Any]]) -> None:
-    """Cancels them and returns when all have ended, however they ended.
+    """Cancels them and returns when all have ended, however they ended; cancelling the caller does not end that.
 
     More than once where needed: before Python 3.12, wait_for() loses a cancellation that comes as its result does.
     """
     remaining = {task for task in tasks if not task.done()}
+    cancelled = False
+    cancel = True
     while remaining:
-        for task in remaining:
-            task.cancel()
-        _, remaining = await asyncio.wait(remaining, timeout=CANCEL_AGAIN_S)
+        if cancel:
+            for task in remaining:
+                task.cancel()
+        try:
+            await asyncio.wait(remaining, timeout=CANCEL_AGAIN_S)
+            cancel = True
+        except asyncio.CancelledError:
+            # Of the caller. The tasks have been told, and need their time to clean up.
+            cancelled, cancel = True, False
+        remaining = {task for task in remaining if not task.done()}
+    if cancelled:
+        raise asyncio.CancelledError
 
 
 @contextlib.contextmanager

@@ -128,8 +128,10 @@ class _Connection:
             self._writer.transport.abort()
             raise
         finally:
-            await end_tasks(self._requests)
-            self._writer.close()
+            try:
+                await end_tasks(self._requests)
+            finally:
+                self._writer.close()
 
     def close(self) -> None:
         """Of a connection that was never run: its task was cancelled before its first step. Else run() did it."""
