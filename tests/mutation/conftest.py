@@ -1,7 +1,11 @@
-"""Builds the shim with its mutations once; SPDK_FTL_MUTATION_BUILD names a directory where it is kept."""
+"""Builds the shim with its mutations, once for all workers.
+
+SPDK_FTL_MUTATION_BUILD names a directory where it is kept.
+"""
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import subprocess
@@ -17,8 +21,19 @@ BUILD_ENV = "SPDK_FTL_MUTATION_BUILD"
 @pytest.fixture(scope="session")
 def mutated_shim(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The extension with -DSHIM_MUTATIONS=ON."""
-    kept = os.environ.get(BUILD_ENV)
-    build = Path(kept) if kept else tmp_path_factory.mktemp("shim")
+    if kept := os.environ.get(BUILD_ENV):
+        build = Path(kept)
+    else:
+        # pytest-xdist gives each worker a folder of its own below that of the run.
+        base = tmp_path_factory.getbasetemp()
+        build = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "shim"
+    build.mkdir(parents=True, exist_ok=True)
+    with (build / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        return _built(build)
+
+
+def _built(build: Path) -> Path:
     scripts = Path(sys.executable).parent
     environment = {**os.environ, "PATH": f"{scripts}:{os.environ['PATH']}"}
     for command in (
