@@ -11,8 +11,9 @@ from uuid import UUID
 
 from ..errors import ExistsError, FtlError, NotFoundError
 from ..nvme import wire
+from ..nvme.nqn import check_nqn
 from ..nvme.target.listener import NvmfTarget
-from ..nvme.target.subsystem import Subsystem, check_nqn
+from ..nvme.target.subsystem import Subsystem
 from . import decode
 from .bdevs import Descriptor
 from .decode import Fields
