@@ -8,6 +8,7 @@ from typing import Any
 
 from spdk_ftl_py import _shim
 from spdk_ftl_py.conf import FtlConf
+from spdk_ftl_py.ftl import creation
 from spdk_ftl_py.ftl.device import DeviceState, FtlDevice
 from spdk_ftl_py.ftl.media.blockdev import BlockPort
 from spdk_ftl_py.runtime.reactor import ReactorLoop
@@ -92,7 +93,7 @@ def run_rig(
     """body with a new FTL; halted behind it unless the body has done so."""
 
     async def on_media(reactor: ReactorLoop, drive: _shim.EmulatedMedia) -> None:
-        device = await FtlDevice.create(reactor, drive, name="ftl0", conf=conf or FtlConf(), num_punits=num_punits)
+        device = await creation.create(reactor, drive, name="ftl0", conf=conf or FtlConf(), num_punits=num_punits)
         rig = FtlRig(reactor, drive, device)
         try:
             await body(rig)
