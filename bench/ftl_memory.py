@@ -12,7 +12,7 @@ import asyncio
 
 from spdk_ftl_py import _shim
 from spdk_ftl_py.conf import FtlConf
-from spdk_ftl_py.ftl.device import FtlDevice
+from spdk_ftl_py.ftl import creation
 from spdk_ftl_py.runtime.reactor import ReactorLoop
 
 ZONES = 128
@@ -40,7 +40,7 @@ async def main() -> None:
     media = _shim.EmulatedMedia.zns(
         reactor.shim, ZONES, ZONE_SIZE, ZONE_CAPACITY, max_open_zones=14, max_active_zones=14, max_io_blocks=32
     )
-    device = await FtlDevice.create(reactor, media, name="bench", conf=FtlConf())
+    device = await creation.create(reactor, media, name="bench", conf=FtlConf())
     generator = _shim.LoadGenerator(reactor.shim, device.core, lba_count=device.block_count, seed=1)
     try:
         fill = await measure(

@@ -22,6 +22,7 @@ from typing import Any
 from spdk_ftl_py import _shim
 from spdk_ftl_py.conf import FtlConf
 from spdk_ftl_py.errors import FtlError
+from spdk_ftl_py.ftl import creation, loading
 from spdk_ftl_py.ftl.device import FtlDevice
 from spdk_ftl_py.runtime.reactor import ReactorLoop
 
@@ -55,7 +56,7 @@ class Case:
         """Seconds, and I/Os to the base."""
         self.reopen()
         before, began = self.media.operations, time.perf_counter()
-        self.device = await FtlDevice.load(self.reactor, self.base, name="bench", uuid=self.device.uuid)
+        self.device = await loading.load(self.reactor, self.base, name="bench", uuid=self.device.uuid)
         return time.perf_counter() - began, self.media.operations - before
 
     async def halt(self) -> float:
@@ -103,7 +104,7 @@ async def measure(size_gib: int, fill: int, latency_us: int, emulated: bool) -> 
             max_active_zones=OPEN_ZONES,
             max_io_blocks=MAX_IO_BLOCKS,
         )
-    case = Case(await FtlDevice.create(reactor, base, name="bench", conf=FtlConf()), media, base, emulated, reactor)
+    case = Case(await creation.create(reactor, base, name="bench", conf=FtlConf()), media, base, emulated, reactor)
     await write(reactor, case.device, max(1, case.device.block_count * fill // 100))
     if latency_us:
         media.inject_fault(op=_shim.OP_READ, latency_us=latency_us)

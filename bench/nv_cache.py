@@ -22,7 +22,7 @@ from uuid import uuid4
 from spdk_ftl_py import _shim
 from spdk_ftl_py.conf import FtlConf
 from spdk_ftl_py.daemon.base import BaseLink, DaemonIdentity
-from spdk_ftl_py.ftl.device import FtlDevice
+from spdk_ftl_py.ftl import creation
 from spdk_ftl_py.runtime.reactor import ReactorLoop
 from spdk_ftl_py.spdk.rpc import TargetRpc
 
@@ -44,7 +44,7 @@ async def measure(socket: Path, kind: str, depths: list[int], seconds: float) ->
     try:
         await link.claim()
         base, cache = await link.connect(reactor), await link.connect_cache(reactor)
-        ftl = await FtlDevice.create(reactor, base, name=kind, conf=FtlConf(), uuid=uuid, cache=cache)
+        ftl = await creation.create(reactor, base, name=kind, conf=FtlConf(), uuid=uuid, cache=cache)
         load = _shim.LoadGenerator(reactor.shim, ftl.core, lba_count=ftl.block_count, seed=1)
         done = asyncio.Event()
         reactor.subscribe(load.id, lambda event: done.set())

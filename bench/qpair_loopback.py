@@ -12,7 +12,8 @@ import asyncio
 
 from spdk_ftl_py import _shim
 from spdk_ftl_py.nvme.host.controller import Controller
-from spdk_ftl_py.nvme.target.listener import NvmfTarget, Subsystem
+from spdk_ftl_py.nvme.target.listener import NvmfTarget
+from spdk_ftl_py.nvme.target.subsystem import Subsystem
 from spdk_ftl_py.runtime.reactor import ReactorLoop
 
 NQN = "nqn.2026-11.io.example:bench"

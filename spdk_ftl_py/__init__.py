@@ -2,7 +2,6 @@
 
 from .errors import FtlError
 from .plugin import spdk_rpc_plugin_initialize
-
-__version__ = "0.1.0"
+from .version import __version__
 
 __all__ = ["FtlError", "__version__", "spdk_rpc_plugin_initialize"]

@@ -70,10 +70,11 @@ std::shared_ptr<EmulatedMedia> null_media(const std::shared_ptr<Reactor> &reacto
     return make_media(reactor, config);
 }
 
-std::shared_ptr<EmulatedMedia> zns(const std::shared_ptr<Reactor> &reactor, uint32_t zone_count, uint64_t zone_size,
-                                   uint64_t zone_capacity, uint32_t block_bytes, uint32_t max_open_zones,
-                                   uint32_t max_active_zones, uint32_t max_append_blocks, uint32_t max_io_blocks,
-                                   const std::optional<std::string> &path, bool volatile_cache) {
+std::shared_ptr<EmulatedMedia> zoned_media(const std::shared_ptr<Reactor> &reactor, uint32_t zone_count,
+                                           uint64_t zone_size, uint64_t zone_capacity, uint32_t block_bytes,
+                                           uint32_t max_open_zones, uint32_t max_active_zones,
+                                           uint32_t max_append_blocks, uint32_t max_io_blocks,
+                                           const std::optional<std::string> &path, bool volatile_cache) {
     MediaConfig config;
     config.kind = MediaConfig::Kind::zoned;
     config.zones = {zone_count, zone_size, zone_capacity, max_open_zones, max_active_zones};
@@ -148,7 +149,7 @@ void bind_media(nb::module_ &m) {
                     nb::arg("volatile_cache") = false, nb::arg("max_io_blocks") = 256)
         .def_static("null", &null_media, nb::arg("reactor"), nb::arg("block_count"), nb::kw_only(),
                     nb::arg("block_bytes") = kBlockSize, nb::arg("metadata_bytes") = 0)
-        .def_static("zns", &zns, nb::arg("reactor"), nb::arg("zone_count"), nb::arg("zone_size"),
+        .def_static("zns", &zoned_media, nb::arg("reactor"), nb::arg("zone_count"), nb::arg("zone_size"),
                     nb::arg("zone_capacity"), nb::kw_only(), nb::arg("block_bytes") = kBlockSize,
                     nb::arg("max_open_zones") = 0, nb::arg("max_active_zones") = 0, nb::arg("max_append_blocks") = 32,
                     nb::arg("max_io_blocks") = 256, nb::arg("path") = nb::none(), nb::arg("volatile_cache") = true)

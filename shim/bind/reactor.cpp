@@ -16,6 +16,7 @@
 #include "base/crc32c.hpp"
 #include "bind/bindings.hpp"
 #include "bind/held_buffer.hpp"
+#include "nvme/zns.hpp"
 #include "reactor/io_port.hpp"
 #include "reactor/reactor.hpp"
 
@@ -81,8 +82,9 @@ public:
                 throw std::invalid_argument("this op needs a buffer");
             }
             held = HeldBuffer(buffer, fills_buffer(request.op));
-            const size_t needed =
-                request.op == Op::zone_report ? size_t{64} : size_t{block_count} * port.device().info().block_bytes;
+            const size_t needed = request.op == Op::zone_report
+                                      ? sizeof(zns::ReportHeader)
+                                      : size_t{block_count} * port.device().info().block_bytes;
             if (held.bytes() < needed || needed == 0) {
                 throw std::invalid_argument("buffer of " + std::to_string(held.bytes()) + " bytes, " +
                                             std::to_string(needed) + " needed (and not 0)");

@@ -4,6 +4,7 @@
 
 #include "base/mutation.hpp"
 #include "ftl/band_writer.hpp"
+#include "nvme/zns.hpp"
 
 namespace ftl {
 
@@ -226,7 +227,7 @@ void BandWriter::came_back(ZoneWriter &zone) noexcept {
 void BandWriter::finish(ZoneWriter &zone) noexcept {
     zone.state = ZoneState::finishing;
     zone.io.op = Op::zone_send;
-    zone.io.zone_action = kZoneFinish;
+    zone.io.zone_action = zns::code(zns::ZoneAction::finish);
     zone.io.lba = state_.zone(zone.band->band, zone.punit).start;
     zone.io.block_count = 0;
     zone.io.iov_count = 0;

@@ -7,6 +7,7 @@
 
 #include "base/mutation.hpp"
 #include "ftl/core.hpp"
+#include "nvme/zns.hpp"
 
 namespace ftl {
 
@@ -114,7 +115,7 @@ void FtlCore::next_reset(uint32_t number) noexcept {
     }
     if (band.reset_zone < state_.punits) {
         band.io.op = Op::zone_send;
-        band.io.zone_action = kZoneReset;
+        band.io.zone_action = zns::code(zns::ZoneAction::reset);
         band.io.zone_all = false;
         band.io.lba = state_.zone(number, band.reset_zone).start;
         band.io.block_count = 0;

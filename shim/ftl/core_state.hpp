@@ -26,8 +26,6 @@ inline constexpr uint64_t kNoZone = ~uint64_t{0};
 inline constexpr uint32_t kNoBand = ~uint32_t{0};
 inline constexpr uint32_t kScanStep = 32768;        // L2P entries visited per poll by what walks ranges of it
 inline constexpr uint64_t kBatchAgeNs = 5'000'000;  // data does not wait longer for company
-inline constexpr uint8_t kZoneFinish = 2;           // ZSA
-inline constexpr uint8_t kZoneReset = 4;            // ZSA
 
 struct CoreConfig {
     layout::Uuid uuid{};

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// docs/media-layout.md in C++: what is on the base device, byte by byte. The numpy side is spdk_ftl_py/ftl/media/layout.py.
+// docs/media-layout.md in C++: what is on the base device, byte by byte. The numpy side is
+// spdk_ftl_py/ftl/media/layout.py.
 #pragma once
 
 #include <array>

@@ -2,6 +2,7 @@
 #include "media/zone_table.hpp"
 
 #include <bit>
+#include <iterator>
 #include <stdexcept>
 #include <string>
 
@@ -10,45 +11,12 @@
 namespace ftl {
 namespace {
 
-constexpr uint8_t kZoneTypeSequential = 2;
-constexpr uint64_t kNoWritePointer = ~uint64_t{0};  // the field is undefined for full, read-only and offline zones
-constexpr uint8_t kReportZones = 0;
-constexpr uint32_t kReportEntryBytes = 64;
-
-#pragma pack(push, 1)
-struct ReportHeader {
-    uint64_t zone_count;
-    uint8_t reserved[56];
-};
-struct ReportEntry {
-    uint8_t type;
-    uint8_t state;  // high nibble
-    uint8_t attributes;
-    uint8_t reserved0[5];
-    uint64_t capacity;
-    uint64_t start;
-    uint64_t write_pointer;
-    uint8_t reserved1[32];
-};
-#pragma pack(pop)
-static_assert(sizeof(ReportHeader) == kReportEntryBytes);
-static_assert(sizeof(ReportEntry) == kReportEntryBytes);
-static_assert(offsetof(ReportEntry, capacity) == 8);
-static_assert(offsetof(ReportEntry, start) == 16);
-static_assert(offsetof(ReportEntry, write_pointer) == 24);
-static_assert(std::endian::native == std::endian::little, "records and reports are written as they lie in memory");
-
 bool is_open(ZoneState state) noexcept {
     return state == ZoneState::implicitly_open || state == ZoneState::explicitly_open;
 }
 bool is_active(ZoneState state) noexcept {
     return is_open(state) || state == ZoneState::closed;
 }
-
-// ZRASF: 0 is all, the others one state each.
-constexpr ZoneState kFilterStates[] = {
-    ZoneState::empty, ZoneState::implicitly_open, ZoneState::explicitly_open, ZoneState::closed,
-    ZoneState::full,  ZoneState::read_only,       ZoneState::offline};
 
 }  // namespace
 
@@ -350,17 +318,19 @@ Status ZoneTable::act_on_all(ZoneAction action) noexcept {
 
 Status ZoneTable::report(const Io &io) const noexcept {
     // The extended report (ZRA 1) carries descriptor extensions, and there are none.
-    if (io.zone_action != kReportZones || io.zone_filter > std::size(kFilterStates)) {
+    if (io.zone_action != zns::code(zns::ReportAction::zones) || io.zone_filter > std::size(zns::kFilterStates)) {
         return status::invalid_field;
     }
     if (io.lba >= block_count_) {
         return status::lba_out_of_range;
     }
     const uint64_t bytes = iov_bytes(io);
-    const uint64_t room = bytes < kReportEntryBytes ? 0 : bytes / kReportEntryBytes - 1;  // descriptors
+    const uint64_t room = bytes < sizeof(zns::ReportHeader)
+                              ? 0
+                              : (bytes - sizeof(zns::ReportHeader)) / sizeof(zns::ZoneDescriptor);  // descriptors
     const bool partial = io.zone_all;
 
-    ReportHeader header{};
+    zns::ReportHeader header{};
     IoCursor out(io);
     IoCursor header_out(io);
     out.put(&header, sizeof header);
@@ -376,17 +346,17 @@ Status ZoneTable::report(const Io &io) const noexcept {
             }
         }
         const ZoneRecord &record = records_[zone];
-        if (io.zone_filter != 0 && record.state != kFilterStates[io.zone_filter - 1]) {
+        if (io.zone_filter != 0 && record.state != zns::kFilterStates[io.zone_filter - 1]) {
             continue;
         }
         if (matching++ < room) {
-            ReportEntry entry{};
-            entry.type = kZoneTypeSequential;
-            entry.state = static_cast<uint8_t>(static_cast<uint8_t>(record.state) << 4);
+            zns::ZoneDescriptor entry{};
+            entry.type = zns::kZoneTypeSequential;
+            entry.state = zns::state_field(record.state);
             entry.capacity = geometry_.zone_capacity;
             entry.start = start_of(zone);
             const bool has_pointer = record.state == ZoneState::empty || is_active(record.state);
-            entry.write_pointer = has_pointer ? entry.start + record.written : kNoWritePointer;
+            entry.write_pointer = has_pointer ? entry.start + record.written : zns::kNoWritePointer;
             out.put(&entry, sizeof entry);
         }
     }

@@ -12,30 +12,15 @@
 #include <span>
 #include <vector>
 
+#include "nvme/zns.hpp"
 #include "reactor/block_device.hpp"
 
 namespace ftl {
 
-enum class ZoneState : uint8_t {  // ZS of a zone descriptor
-    empty = 0x1,
-    implicitly_open = 0x2,
-    explicitly_open = 0x3,
-    closed = 0x4,
-    read_only = 0xD,
-    full = 0xE,
-    offline = 0xF,
-};
+using zns::ZoneAction;
+using zns::ZoneState;
 
 [[nodiscard]] const char *zone_state_name(ZoneState state) noexcept;
-
-enum class ZoneAction : uint8_t {  // ZSA of Zone Management Send
-    close = 0x01,
-    finish = 0x02,
-    open = 0x03,
-    reset = 0x04,
-    offline = 0x05,
-    set_descriptor_extension = 0x10,
-};
 
 // Also the form in which EmulatedMedia keeps zones in its ".zones" file.
 struct ZoneRecord {

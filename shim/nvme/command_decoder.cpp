@@ -4,6 +4,7 @@
 #include <cstring>
 
 #include "nvme/target_qpair.hpp"
+#include "nvme/zns.hpp"
 
 namespace ftl {
 namespace {
@@ -168,8 +169,8 @@ Status TargetQpair::decode_zone_send(Slot &slot, const wire::Sqe &sqe) noexcept 
     io.op = Op::zone_send;
     io.fua = false;
     io.zone_action = static_cast<uint8_t>(sqe.cdw13);
-    io.zone_all = (sqe.cdw13 & wire::kCdw13SelectAll) != 0;
-    if (io.zone_action == wire::kZoneSendSetDescriptor) {
+    io.zone_all = (sqe.cdw13 & zns::kCdw13SelectAll) != 0;
+    if (io.zone_action == zns::code(zns::ZoneAction::set_descriptor_extension)) {
         return status::invalid_field;  // would carry a zone descriptor extension
     }
     if (!io.zone_all && out_of_range(slot.ns->device->info(), io.lba, 1)) {
@@ -183,9 +184,9 @@ Status TargetQpair::decode_zone_recv(Slot &slot, const wire::Sqe &sqe) noexcept 
     io.op = Op::zone_report;
     io.fua = false;
     io.zone_action = static_cast<uint8_t>(sqe.cdw13);
-    io.zone_filter = static_cast<uint8_t>(sqe.cdw13 >> 8);
-    io.zone_all = (sqe.cdw13 & wire::kCdw13Partial) != 0;
-    if (io.zone_action > wire::kZoneReportExtended) {
+    io.zone_filter = static_cast<uint8_t>(sqe.cdw13 >> zns::kCdw13FilterShift);
+    io.zone_all = (sqe.cdw13 & zns::kCdw13Partial) != 0;
+    if (io.zone_action > zns::code(zns::ReportAction::extended)) {
         return status::invalid_field;
     }
     if (const Status bad = check_data(slot, sqe.sgl, (uint64_t{sqe.cdw12} + 1) * 4); bad != status::ok) {

@@ -7,6 +7,8 @@
 #include <stdexcept>
 #include <string>
 
+#include "nvme/zns.hpp"
+
 namespace ftl {
 
 using wire::Fes;
@@ -209,12 +211,13 @@ void HostQpair::encode(Slot &slot, uint16_t cid) noexcept {
             break;
         case Op::zone_send:
             sqe.opcode = wire::opcode::zone_mgmt_send;
-            sqe.cdw13 = io.zone_action | (io.zone_all ? wire::kCdw13SelectAll : 0);
+            sqe.cdw13 = io.zone_action | (io.zone_all ? zns::kCdw13SelectAll : 0);
             break;
         case Op::zone_report:
             sqe.opcode = wire::opcode::zone_mgmt_recv;
             sqe.cdw12 = slot.length / 4 - 1;
-            sqe.cdw13 = io.zone_action | (uint32_t{io.zone_filter} << 8) | (io.zone_all ? wire::kCdw13Partial : 0);
+            sqe.cdw13 = io.zone_action | (uint32_t{io.zone_filter} << zns::kCdw13FilterShift) |
+                        (io.zone_all ? zns::kCdw13Partial : 0);
             break;
     }
     slot.writes = to_controller(io.op);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // The wire: NVMe/TCP PDUs, submission and completion queue entries, as they lie in memory.
-// NVMe/TCP Transport Specification 1.0, section 3; NVM and ZNS command sets 1.1.
+// NVMe/TCP Transport Specification 1.0, section 3; NVM Command Set 1.1. What is of zones is in nvme/zns.hpp.
 #pragma once
 
 #include <bit>
@@ -177,10 +177,6 @@ inline constexpr uint32_t kNsidAll = 0xFFFFFFFF;
 inline constexpr uint32_t kCdw12NlbMask = 0xFFFF;  // 0-based
 inline constexpr uint32_t kCdw12Fua = uint32_t{1} << 30;
 inline constexpr uint32_t kCdw11Deallocate = 1U << 2;  // DSM, AD
-inline constexpr uint32_t kCdw13SelectAll = 1U << 8;   // Zone Management Send
-inline constexpr uint32_t kCdw13Partial = 1U << 16;    // Zone Management Receive
-inline constexpr uint8_t kZoneSendSetDescriptor = 0x10;
-inline constexpr uint8_t kZoneReportExtended = 0x01;
 inline constexpr uint32_t kDsmRangesMax = 256;
 
 // Retrying would meet the same answer.

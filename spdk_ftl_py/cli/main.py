@@ -14,8 +14,8 @@ import sys
 from collections.abc import Sequence
 from typing import Any, Final
 
-from .. import __version__
 from ..errors import FtlError
+from ..version import __version__
 
 EXIT_OK: Final = 0
 EXIT_FAILURE: Final = 1

@@ -14,6 +14,7 @@ from uuid import UUID, uuid4
 from .. import _shim
 from ..conf import FtlConf
 from ..errors import BusyError, FtlError, MediaError, ParameterError, TargetError
+from ..ftl import creation, loading
 from ..ftl.cache.nv_cache_keeper import CacheMissingError
 from ..ftl.device import DeviceState as FtlState
 from ..ftl.device import FtlDevice
@@ -210,7 +211,7 @@ class ManagedDevice:
 
     async def _load(self, media: _shim.BlockDevice) -> FtlDevice:
         try:
-            return await FtlDevice.load(
+            return await loading.load(
                 self._front.reactor,
                 media,
                 name=self.name,
@@ -231,7 +232,7 @@ class ManagedDevice:
 
     async def _make(self, media: _shim.BlockDevice) -> FtlDevice:
         assert self._link.bdev is not None
-        return await FtlDevice.create(
+        return await creation.create(
             self._front.reactor,
             media,
             name=self.name,

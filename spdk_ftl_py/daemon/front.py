@@ -10,7 +10,8 @@ from uuid import UUID
 from .. import _shim
 from ..errors import FtlError, PathError
 from ..nvme.target.connected_hosts import ConnectedHosts
-from ..nvme.target.listener import NvmfTarget, Subsystem
+from ..nvme.target.listener import NvmfTarget
+from ..nvme.target.subsystem import Subsystem
 from ..nvme.wire import Status
 from ..runtime.reactor import ReactorLoop
 from ..spdk.attach import export_nguid

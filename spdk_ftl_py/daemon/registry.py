@@ -12,13 +12,13 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Final
 from uuid import UUID
 
-from .. import __version__
 from ..errors import ExistsError, FtlError, NotFoundError
 from ..runtime.tasks import end_tasks
 from ..spdk.attach import detach
 from ..spdk.bdevs import find_bdev
 from ..spdk.exports import bdev_nqn, remove_subsystem
 from ..spdk.rpc import TargetRpc, is_gone
+from ..version import __version__
 from .base import DaemonIdentity, DeferredError
 from .device import PROBE_TIMEOUT_S, DeviceState, ManagedDevice
 from .front import Export

@@ -6,7 +6,7 @@ read.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 from uuid import UUID
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from .. import _shim
 from ..conf import FtlConf
 from ..errors import MediaError, NotFoundError
+from ..runtime.progress import Progress
 from ..runtime.reactor import ReactorLoop
 from .load import checkpoint as checkpoints
 from .load.checkpoint import Checkpoint, NotUsableError
@@ -28,8 +29,6 @@ from .media.geometry import SUPERBLOCK_ZONES, Geometry
 from .media.layout import FORMAT_VERSION, Block, parse_summary_block
 from .media.superblock import SEARCH_BLOCKS, Superblock
 from .media.zone import EMPTY, FULL, OFFLINE, UNUSABLE_STATES, Zone
-
-Progress = Callable[[str, float], None]
 
 READ_BLOCKS: Final = 128
 """Of a zone, at a time."""

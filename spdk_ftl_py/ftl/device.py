@@ -1,5 +1,4 @@
-"""FtlDevice: one FTL from its creation on a zoned block device to its halt. Owns the shim's FtlCore and gives it
-orders."""
+"""FtlDevice: one FTL while it runs, until its halt. Owns the shim's FtlCore and gives it orders."""
 
 from __future__ import annotations
 
@@ -9,50 +8,35 @@ import enum
 import errno
 import functools
 import logging
-import secrets
-from collections.abc import Awaitable, Callable, Mapping
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any, Final
-from uuid import UUID, uuid4
-
-import numpy as np
+from uuid import UUID
 
 from .. import _shim
 from ..conf import FtlConf
-from ..errors import BusyError, ConfError, FtlError, MediaError, ParameterError
+from ..errors import BusyError, FtlError, MediaError
 from ..nvme.wire import Status, status_text
 from ..runtime.reactor import ReactorLoop
 from . import properties
 from . import stats as stats_module
 from .cache.nv_cache_keeper import CacheKeeper
-from .core import make_core, write_buffer_blocks
+from .core import write_buffer_blocks
 from .gc.manager import BandManager
 from .gc.spare_zones import SpareZones
 from .load import checkpoint
-from .load.held import HeldWrites, Recovered, RecoveredBlock
-from .load.restore import Restored, restore
 from .load.write_buffer_file import BufferFiles
 from .media.band import FREE, MOVING, RETIRED, Band, Bands
-from .media.blockdev import BASE_GONE, ZONE_FINISH, ZONE_RESET, BlockPort
-from .media.geometry import BATCH_BLOCKS, BLOCK_BYTES, SUPERBLOCK_ZONES, Geometry, plan
-from .media.superblock import Superblock, SuperblockWriter
-from .media.zone import EMPTY, FULL, Zone
+from .media.blockdev import BlockPort
+from .media.geometry import SUPERBLOCK_ZONES, Geometry
+from .media.superblock import SuperblockWriter
 
 log = logging.getLogger(__name__)
-
-Progress = Callable[[str, float], None]
-"""Step, and the part of it done, 0..1."""
 
 LOST_BLOCKS_LOGGED_MAX: Final = 16
 FAILED_FLUSHES_MAX: Final = 8
 """In a row, before resets or for the write buffer, after which the base counts as failed."""
 CLOSE_TIMEOUT_S: Final = 10.0
 CLOSE_INTERVAL_S: Final = 0.002
-INCARNATION_GAP_MAX: Final = 1 << 32
-L2P_STEP: Final = 1 << 20
-"""Entries handed to the shim at a time."""
-APPEND_BLOCKS_MAX: Final = 1 << 32
-"""SPDK passes on only 32 bits of the address an append landed on (wire-facts section 5)."""
 
 
 class DeviceState(enum.Enum):
@@ -66,8 +50,8 @@ class DeviceState(enum.Enum):
 
 
 class FtlDevice:
-    """Made by ``create()``; ended by ``halt()``, or by ``abort()`` when its base is gone. ``core`` is what to
-    export."""
+    """Made by ``creation.create()`` or ``loading.load()``; ended by ``halt()``, or by ``abort()`` when its base is
+    gone. ``core`` is what to export."""
 
     def __init__(
         self,
@@ -85,8 +69,10 @@ class FtlDevice:
         buffer_files: BufferFiles | None = None,
         buffer_blocks: int = 0,
         cache: CacheKeeper,
+        lost_before: int = 0,
     ) -> None:
-        """buffer_blocks: of the core, where it has more than conf and geometry say."""
+        """buffer_blocks: of the core, where it has more than conf and geometry say. lost_before: blocks that a load
+        found lost."""
         self.core = core
         self.name = name
         self.uuid = uuid
@@ -98,13 +84,13 @@ class FtlDevice:
         """Set when the device has stopped serving (FAILED); ``failure`` says why."""
         self.failure: FtlError | None = None
         """Also set while READ_ONLY."""
-        self._lost_before = 0
+        self._lost_before = lost_before
         self._lost_told = 0
         self.zone_faults = 0
         self.checkpoint_part = 0.0
         """How much of the L2P checkpoint is written, while it halts."""
         self.restored: dict[str, Any] | None = None
-        """What load() found; None for a device that was created."""
+        """What a load found; None for a device that was created."""
         self.incarnation = incarnation
         """Greater with every load, and never given twice. Names the write buffer file."""
         self.cache = cache
@@ -135,295 +121,13 @@ class FtlDevice:
 
     # --- life cycle
 
-    @classmethod
-    async def create(
-        cls,
-        reactor: ReactorLoop,
-        base: _shim.BlockDevice,
-        *,
-        name: str,
-        conf: FtlConf,
-        uuid: UUID | None = None,
-        num_punits: int | None = None,
-        optimal_open_zones: int = 0,
-        progress: Progress | None = None,
-        buffer_dir: Path | None = None,
-        cache: _shim.BlockDevice | None = None,
-    ) -> FtlDevice:
-        """Makes a new, empty FTL on a zoned device; everything on it, and on the nv cache, is erased. Without a uuid it
-        gets a new one. buffer_dir: where its write buffer outlives the process; None: it does not. cache: a
-        conventional device that becomes its nv cache.
+    def bands_loaded(self) -> None:
+        """The core has been told of all bands, and nothing is served yet."""
+        self._bands.refresh(self.core.bands())
+        self._bands.retire_empty()
 
-        Raises ConfError, ParameterError or GeometryError before anything is erased where the device or conf can't do,
-        and MediaError where the device fails; then nothing is left behind but erased zones.
-        """
-        conf.check()
-        _check_base(name, base, conf)
-        report = progress or (lambda step, part: None)
-        port = BlockPort(reactor, base, name=name)
-        keeper = CacheKeeper(reactor, cache, name=name)
-        try:
-            zones = await port.zones(lambda part: report("zone report", part))
-            batch_blocks = min(BATCH_BLOCKS, base.max_append_blocks) if conf.use_append else BATCH_BLOCKS
-            geometry = plan(
-                zones,
-                zone_size=base.zone_size,
-                max_open_zones=base.max_open_zones,
-                max_active_zones=base.max_active_zones,
-                lba_rsvd=conf.lba_rsvd,
-                num_punits=num_punits,
-                optimal_open_zones=optimal_open_zones,
-                batch_blocks=batch_blocks,
-            )
-            conf = conf.check_geometry(geometry)
-            keeper.check(geometry)
-            uuid = uuid or uuid4()
-            # All that can be refused is, before anything is erased.
-            files = None if buffer_dir is None else BufferFiles.acquire(buffer_dir, uuid)
-            try:
-                core = make_core(reactor, base, uuid, conf, geometry, buffer=files.path(1) if files else None)
-            except BaseException:
-                _let_go(files)
-                raise
-            try:
-                await _erase(port, zones, geometry, lambda part: report("zone reset", part))
-                await _forget_older_superblocks(port, zones)
-                superblock = SuperblockWriter(port, geometry, uuid)
-                await keeper.make(uuid, report)
-                device = cls(
-                    reactor,
-                    port,
-                    core,
-                    name=name,
-                    uuid=uuid,
-                    conf=conf,
-                    geometry=geometry,
-                    superblock=superblock,
-                    buffer_files=files,
-                    cache=keeper,
-                )
-                await keeper.start(core, uuid, conf.nv_cache)
-                await device._write_superblock(clean=False)
-                report("superblock", 1.0)
-                if files is not None:
-                    files.remove(but=device.incarnation)
-            except BaseException:
-                reactor.unsubscribe(core.id)
-                core.close()
-                _let_go(files, remove=True)
-                raise
-        except BaseException:
-            await keeper.close()
-            await port.close()
-            raise
-        device._start()
-        return device
-
-    @classmethod
-    async def load(
-        cls,
-        reactor: ReactorLoop,
-        base: _shim.BlockDevice,
-        *,
-        name: str,
-        uuid: UUID,
-        conf: FtlConf | None = None,
-        num_punits: int | None = None,
-        progress: Progress | None = None,
-        buffer_dir: Path | None = None,
-        cache: _shim.BlockDevice | None = None,
-        without_cache: bool = False,
-        on_lossy: Callable[[], object] = lambda: None,
-    ) -> FtlDevice:
-        """The FTL of that uuid, as it was when it was halted, or when whatever it was lost ended it. With the
-        buffer_dir it had: as its hosts were told it is. A device that had it before, in this process, must be closed.
-        cache: the nv cache it has; without_cache: it is given up, and what it alone holds is lost. on_lossy is called
-        where writes that hosts did not flush may be lost, before anything says that this life of the FTL is over: a
-        load that is repeated behind that does not know of it.
-
-        Settings of conf that are not the default replace those of the superblock. Raises what restore() raises; until
-        it has ended nothing is written, and load() may be interrupted and repeated at any point.
-        """
-        report = progress or (lambda step, part: None)
-        if conf is not None:
-            conf.check()
-        port = BlockPort(reactor, base, name=name)
-        files: BufferFiles | None = None
-        keeper = CacheKeeper(reactor, cache, name=name)
-        try:
-            _check_base(name, base, conf or FtlConf())
-            files = None if buffer_dir is None else BufferFiles.acquire(buffer_dir, uuid)
-            buffer: HeldWrites | None = None
-
-            async def read_buffer(superblock: Superblock, geometry: Geometry) -> HeldWrites | None:
-                nonlocal buffer
-                if files is not None and not superblock.clean:
-                    buffer = files.read(superblock.incarnation, geometry.block_count)
-                return buffer
-
-            read_cache = keeper.source(without_cache=without_cache, progress=report)
-            found = await restore(
-                port, uuid, conf=conf, num_punits=num_punits, progress=progress, sources=(read_buffer, read_cache)
-            )
-            await keeper.fetch()
-            _check_base(name, base, found.conf)
-            if found.conf.use_append and found.geometry.batch_blocks > base.max_append_blocks:
-                raise ParameterError(
-                    f"{name}: the base bdev takes appends of {base.max_append_blocks} blocks, but of "
-                    f"{found.geometry.batch_blocks} when FTL {uuid} was created: give a device that does"
-                )
-            # A block of the buffer that is damaged is a write that was acknowledged, too.
-            whole = buffer is not None and not buffer.damaged and not buffer.damage
-            lossy = not found.superblock.clean and not whole and not keeper.recovering
-            alarm = on_lossy if lossy else None
-            device = await cls._loaded(reactor, base, port, name, found, report, files, keeper, alarm=alarm)
-        except BaseException:
-            _let_go(files)
-            await keeper.close()
-            await port.close()
-            raise
-        device._start()
-        return device
-
-    @classmethod
-    async def _loaded(
-        cls,
-        reactor: ReactorLoop,
-        base: _shim.BlockDevice,
-        port: BlockPort,
-        name: str,
-        found: Restored,
-        report: Progress,
-        files: BufferFiles | None,
-        keeper: CacheKeeper,
-        *,
-        alarm: Callable[[], object] | None,
-    ) -> FtlDevice:
-        uuid = found.superblock.uuid
-        superblock = SuperblockWriter(
-            port,
-            found.geometry,
-            uuid,
-            generation=found.superblock.generation,
-            zone=found.superblock_zone,
-            written=found.superblock_used,
-        )
-        # What a crash left in the base's volatile cache counts, instead of what the old file holds of it: it has to be
-        # durable before the superblock can be, which makes the new file count. So has the superblock that was found,
-        # before the files of others go.
-        await port.flush()
-        if files is not None:
-            # Loads that were killed have left them.
-            files.remove(but=found.superblock.incarnation)
-        # Never that of a load that was killed before its superblock was there: its file may turn up again.
-        incarnation = found.superblock.incarnation + 1 + secrets.randbelow(INCARNATION_GAP_MAX)
-        # What is recovered was held by a buffer of at most half a band, too.
-        buffer_blocks = max(write_buffer_blocks(found.conf, found.geometry), found.recovered_blocks)
-        core = make_core(
-            reactor,
-            base,
-            uuid,
-            found.conf,
-            found.geometry,
-            next_seq=keeper.next_seq(found.next_seq, clean=found.superblock.clean),
-            buffer=files.path(incarnation) if files else None,
-            buffer_blocks=buffer_blocks,
-        )
-        device = cls(
-            reactor,
-            port,
-            core,
-            name=name,
-            uuid=uuid,
-            conf=found.conf,
-            geometry=found.geometry,
-            superblock=superblock,
-            next_band_seq=found.next_band_seq,
-            incarnation=incarnation,
-            buffer_files=files,
-            buffer_blocks=buffer_blocks,
-            cache=keeper,
-        )
-        told = False
-        try:
-            await device._empty_bands(found.bands_to_reset)
-            for number, band in enumerate(found.bands):
-                core.load_band(number, band.state, band.seq, band.write_pointers)
-            for first in range(0, len(found.l2p), L2P_STEP):
-                part = found.l2p[first : first + L2P_STEP]
-                if (part != np.uint64(_shim.ADDRESS_INVALID)).any():
-                    core.load_l2p(first, part)
-                report("l2p", min(1.0, (first + L2P_STEP) / len(found.l2p)))
-            device._bands.refresh(core.bands())
-            device._bands.retire_empty()
-            # No order to the core before it is served: what its L2P does not need may be the newest that is durable.
-            device._recover(found.recovered)
-            await keeper.start(core, uuid, found.conf.nv_cache, report)
-            # Before the superblock: after a loss of power zones that were full may be active again, and with more of
-            # them than the device allows the superblock could not begin its other zone.
-            for start in found.zones_to_finish:
-                await device._tidy_zone(ZONE_FINISH, start)
-            for start in found.zones_to_empty:
-                await device._tidy_zone(ZONE_RESET, start)
-            if alarm is not None:
-                alarm()
-            told = True
-            await device._write_superblock(clean=False)
-            if files is not None:
-                files.remove(but=incarnation)
-            report("superblock", 1.0)
-            for start in found.zones_to_reset:
-                await device._tidy_zone(ZONE_RESET, start)
-                if isinstance(base, _shim.ZonedOverlay):
-                    # There a reset erases nothing: if ever the newest superblock can't be read, an older one must not
-                    # find the checkpoint it names. A second line: who fails to write there goes on.
-                    await device._tidied(start, port.write(start, bytes(BLOCK_BYTES)))
-                    await device._tidy_zone(ZONE_RESET, start)
-        except BaseException:
-            reactor.unsubscribe(core.id)
-            core.close()
-            if files is not None and not told:
-                # Later than that it may count, whatever the error was.
-                files.path(incarnation).unlink(missing_ok=True)
-            raise
-        device._lost_before = found.lost_blocks
-        device.restored = found.told(name, lossy=alarm is not None)
-        return device
-
-    def _recover(self, items: list[Recovered]) -> None:
-        for item in items:
-            taken = (
-                self.core.recover_block(item.lba, item.seq, item.crc, item.data)
-                if isinstance(item, RecoveredBlock)
-                else self.core.recover_record(item.lba, item.block_count, item.seq, item.flags)
-            )
-            if not taken:
-                raise FtlError(
-                    f"{self.name}: more is to be recovered ({len(items)} blocks and records) than its write buffer "
-                    "takes: that was not written by this software",
-                    errno=errno.ENOSPC,
-                )
-
-    async def _empty_bands(self, numbers: list[int]) -> None:
-        """Of what media alone show, nothing needs them; that is durable by now."""
-        if numbers:
-            zones = [zone for number in numbers for zone in self.geometry.bands[number] if zone is not None]
-            await self._port.reset_zones(self.geometry.zone_start(zone) for zone in zones)
-
-    async def _tidy_zone(self, action: int, start: int) -> None:
-        """A zone that was being written is not written any more: it must not count against the device's limits. One
-        that can't be reset fails its first write, and is replaced then."""
-        await self._tidied(start, self._port.zone_action(action, start))
-
-    async def _tidied(self, start: int, work: Awaitable[object]) -> None:
-        try:
-            await work
-        except MediaError as error:
-            if error.status in BASE_GONE:
-                raise
-            log.warning("%s: zone at block %d: %s", self.name, start, error)
-
-    def _start(self) -> None:
+    def start(self) -> None:
+        """Once, when it is as its superblock says."""
         self.state = DeviceState.RUNNING
         self._manager.start()
         log.info(
@@ -527,7 +231,8 @@ class FtlDevice:
             await self._close_core()
         finally:
             self._reactor.unsubscribe(self.core.id)
-            _let_go(self._buffer_files)
+            if self._buffer_files is not None:
+                self._buffer_files.release()
             await self.cache.close()
             await self._port.close()
 
@@ -601,7 +306,7 @@ class FtlDevice:
         self.cache.failed(
             status,
             drain=self._drain_core,
-            write_superblock=lambda: self._write_superblock(clean=False),
+            write_superblock=lambda: self.write_superblock(clean=False),
             fail=self._fail_with_core,
         )
 
@@ -663,7 +368,7 @@ class FtlDevice:
                 for punit in sorted(band.bad_punits):
                     tell_core = functools.partial(self.core.replace_zone, band.index, punit)
                     await self._spares.replace(band, punit, tell_core)
-            await self._write_superblock(clean=False)
+            await self.write_superblock(clean=False)
         except FtlError as error:
             self._fail_with_core(error)
             return
@@ -682,7 +387,8 @@ class FtlDevice:
 
     # --- what others want to know
 
-    async def _write_superblock(self, *, clean: bool) -> None:
+    async def write_superblock(self, *, clean: bool) -> None:
+        """As it is now; clean: nothing is written after it."""
         async with self._superblock_turn:
             await self._superblock.write(self._superblock_content(), clean=clean)
 
@@ -743,48 +449,3 @@ class FtlDevice:
     def missing_zones(self) -> int:
         """Zones that failed and could not be replaced."""
         return sum(zone is None for band in self._bands for zone in band.zones)
-
-
-def _let_go(files: BufferFiles | None, *, remove: bool = False) -> None:
-    if files is not None:
-        if remove:
-            files.remove()
-        files.release()
-
-
-def _check_base(name: str, base: _shim.BlockDevice, conf: FtlConf) -> None:
-    if not base.zoned:
-        raise ParameterError(
-            f"{name}: the base bdev is not zoned: use a zoned one, or give --zone-capacity to emulate zones"
-        )
-    if base.block_bytes - base.metadata_bytes != BLOCK_BYTES or base.metadata_bytes:
-        raise ParameterError(
-            f"{name}: the base bdev has blocks of {base.block_bytes - base.metadata_bytes} bytes and "
-            f"{base.metadata_bytes} B of metadata: an FTL needs {BLOCK_BYTES} and none; format it so"
-        )
-    if conf.use_append and base.max_append_blocks < 2:
-        raise ConfError("conf use_append = True: the base bdev does not support zone append; leave use_append out")
-    if conf.use_append and base.block_count > APPEND_BLOCKS_MAX:
-        raise ConfError(
-            f"conf use_append = True: the base bdev has {base.block_count} blocks, SPDK reports only 32 bits of where "
-            "an append landed; leave use_append out"
-        )
-
-
-async def _erase(port: BlockPort, zones: list[Zone], geometry: Geometry, progress: Callable[[float], None]) -> None:
-    starts = [zones[index].start for index in geometry.used_zones() if zones[index].state != EMPTY]
-    bands = geometry.zone_start(len(SUPERBLOCK_ZONES))
-    # An older FTL is gone before the first of its bands is: half of it must not be found again.
-    await port.reset_zones(start for start in starts if start < bands)
-    await port.reset_zones((start for start in starts if start >= bands), progress)
-
-
-async def _forget_older_superblocks(port: BlockPort, zones: list[Zone]) -> None:
-    """Emulated zones keep what is in them over a reset, and come back full: an older FTL in the zone that is not
-    written now would be found again."""
-    if not isinstance(port.device, _shim.ZonedOverlay):
-        return
-    for index in SUPERBLOCK_ZONES:
-        if zones[index].state == FULL:
-            await port.write(zones[index].start, bytes(BLOCK_BYTES), fua=True)
-            await port.zone_action(ZONE_RESET, zones[index].start)

@@ -1,19 +1,17 @@
-"""The target as a whole: what RPCs act on, how they are dispatched, how everything starts and ends."""
+"""The target as a whole: how RPCs are dispatched, how everything starts and ends."""
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import logging
-import os
 from typing import Any
 
 from ..errors import JSONRPC_METHOD_NOT_FOUND
 from ..runtime.reactor import ReactorLoop
-from . import emulated, faults, framework, nvme_bdev, nvmf, virtual
-from .bdevs import BdevLayer
 from .jsonrpc import JsonRpcServer, RpcError
-from .methods import METHODS, Params, decode_params
+from .methods import METHODS, decode_params
+from .rpcs import emulated, faults, framework, nvme_bdev, nvmf, virtual
+from .state import TargetState
 
 logger = logging.getLogger(__name__)
 
@@ -21,7 +19,7 @@ METHOD_MODULES = (emulated, faults, framework, nvme_bdev, nvmf, virtual)
 """Importing them fills METHODS."""
 
 
-class Target:
+class Target(TargetState):
     """>>> target = Target("/tmp/spdk.sock")
     >>> await target.start()
     >>> await target.dispatch("bdev_malloc_create", {"num_blocks": 1024, "block_size": 4096})
@@ -29,18 +27,7 @@ class Target:
     """
 
     def __init__(self, rpc_path: str, *, reactor: ReactorLoop | None = None) -> None:
-        self.rpc_path = rpc_path
-        self.reactor = reactor if reactor is not None else ReactorLoop("target")
-        self.bdevs = BdevLayer()
-        self.virtual = virtual.VirtualBdevs(self)
-        self.nvme = nvme_bdev.NvmeControllers(self)
-        self.nvmf = nvmf.Nvmf(self)
-        self.malloc_count = 0
-        self.started = asyncio.Event()
-        self.stopping = asyncio.Event()
-        self.lock = asyncio.Lock()
-        """Held by whatever changes the target: one RPC at a time, and events from drives between them."""
-        self._saved: dict[str, tuple[str, Params]] = {}
+        super().__init__(reactor if reactor is not None else ReactorLoop("target"))
         self._server = JsonRpcServer(rpc_path, self.dispatch)
 
     async def start(self, *, listen: bool = True) -> None:
@@ -75,20 +62,3 @@ class Target:
         decoded = decode_params(method, params)
         async with self.lock if method.exclusive else contextlib.nullcontext():
             return await method.handler(self, decoded)
-
-    def kill(self, signal_number: int) -> None:
-        """spdk_kill_instance: the signal comes once the reply had its chance."""
-        asyncio.get_running_loop().call_later(0.05, os.kill, os.getpid(), signal_number)
-
-    def remember(self, bdev_name: str, method: str, params: Params) -> None:
-        """What framework_get_config says of a bdev, as JSON takes it."""
-        self._saved[bdev_name] = (
-            method,
-            {name: value if isinstance(value, (bool, int, str)) else str(value) for name, value in params.items()},
-        )
-
-    def forget(self, bdev_name: str) -> None:
-        self._saved.pop(bdev_name, None)
-
-    def saved_bdevs(self) -> list[dict[str, Any]]:
-        return [{"method": method, "params": dict(params)} for method, params in self._saved.values()]

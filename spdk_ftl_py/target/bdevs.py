@@ -22,6 +22,9 @@ logger = logging.getLogger(__name__)
 NOTIFICATIONS_MAX = 1024
 NOTIFICATION_TYPES = ("bdev_register", "bdev_unregister", "bdev_resize")
 CLAIM_EXCLUSIVE_WRITE = "exclusive_write"
+EXPORTED_METADATA_BYTES_MAX = 64
+NULL_UUID = UUID(int=0)
+"""Clients give it to say that they give none."""
 
 IO_TYPES = (
     "read", "write", "unmap", "flush", "reset", "nvme_admin", "nvme_io", "nvme_io_md", "write_zeroes", "zcopy",
@@ -29,6 +32,11 @@ IO_TYPES = (
     "seek_data", "copy", "nvme_iov_md", "nvme_nssr", "write_uncorrectable",
 )  # fmt: skip
 """In SPDK's order. What we say of a bdev is what SPDK says of its like, so that clients see no difference."""
+
+NVME_IO_TYPES = frozenset(
+    ("read", "write", "unmap", "flush", "reset", "nvme_admin", "nvme_io", "write_zeroes", "compare", "abort", "copy")
+)
+ZONED_IO_TYPES = frozenset(("get_zone_info", "zone_management", "zone_append"))
 
 RemoveCallback = Callable[[], Awaitable[None]]
 ExamineCallback = Callable[["Bdev"], None]

@@ -183,7 +183,7 @@ async def _serve(rpc_socket: str, config: str | None, calls: list[Call]) -> int:
             except FtlError as error:
                 raise ParameterError(f"{typed}: {error.message}") from error
         if config is not None:
-            await apply_config(target, config)
+            await apply_config(target.dispatch, config)
         print(f"{READY_PREFIX}{rpc_socket}", flush=True)
         await target.stopping.wait()
     finally:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from collections.abc import Awaitable, Callable
+from typing import Any
 
 from ..errors import FtlError, ParameterError
 from .json_scanner import JsonError, decode_json
-
-if TYPE_CHECKING:
-    from .app import Target
+from .methods import METHODS
+from .state import TargetState
 
 SUBSYSTEMS: dict[str, tuple[str, ...]] = {"bdev": (), "nvmf": ("bdev",)}
 
@@ -26,7 +26,7 @@ TUNING_METHODS = frozenset(
 CONFIG_BYTES_MAX = 16 * 1024 * 1024
 
 
-def subsystem_config(target: Target, name: str) -> list[dict[str, Any]]:
+def subsystem_config(target: TargetState, name: str) -> list[dict[str, Any]]:
     """What framework_get_config answers."""
     if name == "nvmf":
         return target.nvmf.saved()
@@ -63,15 +63,13 @@ def read_config(path: str) -> list[tuple[str, Any]]:
     return calls
 
 
-async def apply_config(target: Target, path: str) -> None:
+async def apply_config(dispatch: Callable[[str, Any], Awaitable[object]], path: str) -> None:
     """Runs a saved configuration. Raises ParameterError that names the RPC which failed; what ran before it stays."""
-    from .methods import METHODS
-
     for method, params in read_config(path):
         if method in TUNING_METHODS and method not in METHODS:
             continue
         try:
-            await target.dispatch(method, params)
+            await dispatch(method, params)
         except FtlError as error:
             raise ParameterError(
                 f"configuration {path}: {method} {json.dumps(params)[:200]} failed: {error.message}"

@@ -15,6 +15,7 @@ class DecodeError(ValueError):
 
 
 Decoder = Callable[[Any], Any]
+Params = dict[str, Any]
 
 
 def string(value: Any) -> str:

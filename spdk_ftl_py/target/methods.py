@@ -2,25 +2,17 @@
 
 from __future__ import annotations
 
-import errno as _errno
-import os
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from ..errors import JSONRPC_INTERNAL_ERROR, JSONRPC_INVALID_PARAMS
-from .decode import DecodeError, Fields
+from ..errors import JSONRPC_INVALID_PARAMS
+from .decode import DecodeError, Fields, Params
 from .jsonrpc import RpcError
+from .refusals import DECODE_FAILED, refused
+from .state import TargetState
 
-if TYPE_CHECKING:
-    from .app import Target
-
-Params = dict[str, Any]
-Handler = Callable[["Target", Params], Awaitable[Any]]
-
-# How SPDK answers parameters it can't decode: it differs from method to method.
-DECODE_FAILED = (JSONRPC_INTERNAL_ERROR, "spdk_json_decode_object failed")
-INVALID_PARAMETERS = (JSONRPC_INVALID_PARAMS, "Invalid parameters")
+Handler = Callable[[TargetState, Params], Awaitable[Any]]
 
 
 @dataclass(frozen=True)
@@ -65,29 +57,3 @@ def decode_params(method: Method, params: Any) -> Params:
             raise refused(f"{method.name}: {error}") from error
         code, message = method.decode_error
         raise RpcError(code, message) from error
-
-
-def failed(number: int) -> RpcError:
-    """-errno with its usual text, which is all SPDK says."""
-    return RpcError(-number, os.strerror(number))
-
-
-def refused(message: str, number: int = _errno.EINVAL) -> RpcError:
-    """For our own methods, which may say what is wrong."""
-    return RpcError(-number, message)
-
-
-def invalid_parameters() -> RpcError:
-    return RpcError(*INVALID_PARAMETERS)
-
-
-EINVAL = _errno.EINVAL
-ENOMEM = _errno.ENOMEM
-EAGAIN = _errno.EAGAIN
-EBUSY = _errno.EBUSY
-ENODEV = _errno.ENODEV
-EEXIST = _errno.EEXIST
-EIO = _errno.EIO
-EALREADY = _errno.EALREADY
-ENXIO = _errno.ENXIO
-ENOTSUP = _errno.ENOTSUP

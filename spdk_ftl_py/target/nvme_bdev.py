@@ -6,35 +6,26 @@ import asyncio
 import enum
 import errno
 import logging
-import os
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from uuid import UUID, uuid4
 
 from .. import _shim
 from ..errors import ExistsError, FtlError
 from ..nvme import wire
 from ..nvme.host.controller import Controller, NamespaceInfo
+from ..runtime.reactor import ReactorLoop
 from ..runtime.tasks import end_tasks
-from . import decode
-from .bdevs import Bdev
-from .decode import Fields
-from .emulated import NVME_IO_TYPES, ZONED_IO_TYPES
-from .jsonrpc import RpcError
-from .methods import EALREADY, EINVAL, EIO, ENODEV, ENOTSUP, ENXIO, Params, failed, rpc
-
-if TYPE_CHECKING:
-    from .app import Target
+from .bdevs import NVME_IO_TYPES, ZONED_IO_TYPES, Bdev, BdevLayer
+from .decode import Params
+from .refusals import EIO, failed
 
 logger = logging.getLogger(__name__)
 
-NQN_BYTES_MAX = 223
-TRADDR_BYTES_MAX = 256
-TRSVCID_BYTES_MAX = 32
 BDEVS_DEFAULT = 128
 CONNECT_TIMEOUT_S = 10.0
 QUEUE_DEPTH = 128
-ADRFAMS = {"ipv4": "IPv4", "ipv6": "IPv6"}
 
 
 class State(enum.Enum):
@@ -76,7 +67,19 @@ class RemoteNamespace:
 class AttachedController:
     """One name of bdev_nvme_attach_controller and everything behind it."""
 
-    def __init__(self, target: Target, params: Params, options: ReconnectOptions, hostnqn: str, hostid: UUID) -> None:
+    def __init__(
+        self,
+        reactor: ReactorLoop,
+        bdevs: BdevLayer,
+        lock: asyncio.Lock,
+        params: Params,
+        options: ReconnectOptions,
+        *,
+        hostnqn: str,
+        hostid: UUID,
+        on_removed: Callable[[], object],
+    ) -> None:
+        """lock: held by whatever changes the target."""
         self.name: str = params["name"]
         self.params = params
         self.options = options
@@ -85,7 +88,10 @@ class AttachedController:
         self.state = State.RESETTING
         self.namespaces: dict[int, RemoteNamespace] = {}
         self.controller: Controller | None = None
-        self._target = target
+        self._reactor = reactor
+        self._bdevs = bdevs
+        self._lock = lock
+        self._on_removed = on_removed
         self._changed = asyncio.Event()
         self._supervisor: asyncio.Task[None] | None = None
 
@@ -144,7 +150,7 @@ class AttachedController:
             if nsid in self.namespaces and not fresh:
                 continue
             try:
-                qpair = await controller.create_io_qpair(self._target.reactor, info, queue_depth=QUEUE_DEPTH)
+                qpair = await controller.create_io_qpair(self._reactor, info, queue_depth=QUEUE_DEPTH)
             except FtlError as error:
                 if controller.lost.is_set() or nsid in self.namespaces:
                     # I/O of one that is known waits for it: it is tried again.
@@ -162,10 +168,10 @@ class AttachedController:
                     old, known.qpair, known.info = known.qpair, qpair, info
                     old.close()
                     continue
-            gate = _shim.Gate(self._target.reactor.shim, qpair)
+            gate = _shim.Gate(self._reactor.shim, qpair)
             bdev = self._make_bdev(info, gate)
             try:
-                self._target.bdevs.register(bdev)
+                self._bdevs.register(bdev)
             except ExistsError:
                 logger.warning(
                     "namespace %d of %s: bdev %s or UUID %s exists already, so it is left out",
@@ -220,7 +226,7 @@ class AttachedController:
                 continue
             self._changed.clear()
             try:
-                async with self._target.lock:
+                async with self._lock:
                     await self._scan(controller, fresh=False)
             except (FtlError, OSError) as error:
                 logger.warning("reading the namespaces of controller %s anew failed: %s", self.name, error)
@@ -255,7 +261,7 @@ class AttachedController:
                 logger.info("controller %s: reconnecting failed: %s", self.name, error)
             else:
                 try:
-                    async with self._target.lock:
+                    async with self._lock:
                         await self.adopt(controller)
                     return True
                 except (FtlError, OSError) as error:
@@ -268,7 +274,7 @@ class AttachedController:
             if give_up_at is not None and loop.time() + options.reconnect_delay > give_up_at:
                 await asyncio.sleep(max(0.0, give_up_at - loop.time()))
                 logger.warning("controller %s: not back after %d s, removed", self.name, options.ctrlr_loss_timeout)
-                async with self._target.lock:
+                async with self._lock:
                     await self._remove()
                 return False
             self.state = State.RECONNECT_IS_DELAYED
@@ -280,7 +286,7 @@ class AttachedController:
     async def _drop(self, namespace: RemoteNamespace) -> None:
         self.namespaces.pop(namespace.info.nsid, None)
         namespace.gate.fail(wire.Status.PATH_ERROR)  # what waits would wait for ever
-        await self._target.bdevs.unregister(namespace.bdev)
+        await self._bdevs.unregister(namespace.bdev)
         namespace.qpair.close()
 
     async def _remove(self) -> None:
@@ -289,7 +295,7 @@ class AttachedController:
             await self._drop(namespace)
         if self.controller is not None:
             await self.controller.close()
-        self._target.nvme.controllers.pop(self.name, None)
+        self._on_removed()
 
     async def detach(self) -> None:
         """The target's lock is held."""
@@ -314,8 +320,11 @@ def _bdev_uuid(info: NamespaceInfo) -> UUID:
 class NvmeControllers:
     """All attached controllers, by name."""
 
-    def __init__(self, target: Target) -> None:
-        self._target = target
+    def __init__(self, reactor: ReactorLoop, bdevs: BdevLayer, lock: asyncio.Lock) -> None:
+        """lock: held by whatever changes the target."""
+        self._reactor = reactor
+        self._bdevs = bdevs
+        self._lock = lock
         self.controllers: dict[str, AttachedController] = {}
         self.defaults = ReconnectOptions()
         self.options: dict[str, Any] = {}
@@ -323,24 +332,33 @@ class NvmeControllers:
         self.hostnqn = f"nqn.2014-08.org.nvmexpress:uuid:{self.hostid}"
 
     async def attach(self, params: Params, options: ReconnectOptions) -> list[str]:
-        attached = AttachedController(self._target, params, options, params.get("hostnqn", self.hostnqn), self.hostid)
+        attached = AttachedController(
+            self._reactor,
+            self._bdevs,
+            self._lock,
+            params,
+            options,
+            hostnqn=params.get("hostnqn", self.hostnqn),
+            hostid=self.hostid,
+            on_removed=lambda: self.controllers.pop(params["name"], None),
+        )
         self.controllers[attached.name] = attached  # reserves the name while we connect
         controller: Controller | None = None
         try:
             controller = await attached.connect()
-            async with self._target.lock:
+            async with self._lock:
                 names = await attached.adopt(controller)
         except (FtlError, OSError) as error:
             logger.warning("attaching controller %s at %s:%s failed: %s", attached.name, *attached.path[:2], error)
             if controller is not None:
-                async with self._target.lock:
+                async with self._lock:
                     await attached.detach()
             raise failed(EIO) from error
         finally:
             if attached.state is State.RESETTING:
                 self.controllers.pop(attached.name, None)
         if len(names) > params.get("max_bdevs", BDEVS_DEFAULT):
-            async with self._target.lock:
+            async with self._lock:
                 await attached.detach()
             raise failed(errno.ERANGE)
         attached.supervise()
@@ -361,200 +379,3 @@ class NvmeControllers:
             }
             calls.append({"method": "bdev_nvme_attach_controller", "params": params})
         return calls
-
-
-# --- methods ---------------------------------------------------------------------------------------------------------
-
-_RECONNECT_FIELDS: dict[str, decode.Decoder] = {
-    "ctrlr_loss_timeout_sec": decode.int32,
-    "reconnect_delay_sec": decode.uint32,
-    "fast_io_fail_timeout_sec": decode.uint32,
-}
-
-
-def _reconnect_options(params: Params, defaults: ReconnectOptions) -> ReconnectOptions:
-    options = ReconnectOptions(
-        params.get("ctrlr_loss_timeout_sec", defaults.ctrlr_loss_timeout),
-        params.get("reconnect_delay_sec", defaults.reconnect_delay),
-        params.get("fast_io_fail_timeout_sec", defaults.fast_io_fail_timeout),
-    )
-    if not options.valid():
-        raise failed(EINVAL)
-    return options
-
-
-_MULTIPATH_OPTS = Fields(
-    None,
-    {
-        "policy": decode.choice("active_passive", "active_active"),
-        "selector": decode.choice("round_robin", "queue_depth"),
-        "min_io": decode.uint32,
-    },
-)
-
-
-@rpc(
-    "bdev_nvme_attach_controller",
-    Fields(
-        {"name": decode.string, "trtype": decode.string, "traddr": decode.string},
-        {
-            **dict.fromkeys(
-                (
-                    "adrfam", "trsvcid", "priority", "subnqn", "hostnqn", "hostaddr", "hostsvcid", "psk", "dhchap_key",
-                    "dhchap_ctrlr_key",
-                ),
-                decode.string,
-            ),
-            **dict.fromkeys(
-                ("prchk_reftag", "prchk_guard", "hdgst", "ddgst", "allow_unrecognized_csi", "disable_sq_flow_control"),
-                decode.boolean,
-            ),
-            **dict.fromkeys(("num_io_queues", "max_bdevs"), decode.uint32),
-            **_RECONNECT_FIELDS,
-            "fabrics_connect_timeout_us": decode.uint64,
-            "multipath": decode.choice("disable", "failover", "multipath"),
-            "multipath_opts": _MULTIPATH_OPTS,
-        },
-    ),
-    exclusive=False,
-)  # fmt: skip
-async def bdev_nvme_attach_controller(target: Target, params: Params) -> list[str]:
-    nvme = target.nvme
-    name = params["name"]
-    if params.get("max_bdevs", BDEVS_DEFAULT) == 0:
-        raise RpcError(-EINVAL, "max_bdevs cannot be zero")
-    adrfam = params.get("adrfam", "ipv4")
-    if adrfam.lower() not in ADRFAMS:
-        raise RpcError(-EINVAL, f"Failed to parse adrfam: {adrfam}")
-    for what, limit in (
-        ("traddr", TRADDR_BYTES_MAX),
-        ("trsvcid", TRSVCID_BYTES_MAX),
-        ("subnqn", NQN_BYTES_MAX),
-        ("hostnqn", NQN_BYTES_MAX),
-    ):
-        if len(params.get(what, "").encode()) > limit:
-            raise RpcError(-EINVAL, f"{what} too long: {params[what]}")
-    trsvcid = params.get("trsvcid", "4420")
-    subnqn = params.get("subnqn", wire.DISCOVERY_NQN)
-    existing = nvme.controllers.get(name)
-    if existing is not None:
-        if params.get("multipath") == "disable":
-            raise RpcError(-EALREADY, f"A controller named {name} already exists and multipath is disabled")
-        if (params["traddr"], trsvcid) == existing.path[:2]:
-            raise RpcError(-EALREADY, f"A controller named {name} already exists with the specified network path")
-        if subnqn != existing.path[2]:
-            raise RpcError(
-                -EINVAL, f"A controller named {name} already exists, but uses a different subnqn ({existing.path[2]})"
-            )
-        raise RpcError(-ENOTSUP, f"A controller named {name} already exists, and the embedded target has no multipath")
-    if params["trtype"].upper() != "TCP":
-        raise failed(ENODEV)
-    if any(key in params for key in ("psk", "dhchap_key", "dhchap_ctrlr_key")):
-        raise failed(ENOTSUP)
-    if any(other.path == (params["traddr"], trsvcid, subnqn) for other in nvme.controllers.values()):
-        raise failed(errno.EEXIST)
-    options = _reconnect_options(params, nvme.defaults)
-    if not name or not trsvcid.isdigit() or not 0 < int(trsvcid) < 65536:
-        raise failed(EINVAL)
-    if subnqn == wire.DISCOVERY_NQN:
-        raise failed(EIO)  # it has no namespaces
-    chosen = params | {"trtype": "TCP", "adrfam": ADRFAMS[adrfam.lower()], "trsvcid": trsvcid, "subnqn": subnqn}
-    return await nvme.attach(chosen, options)
-
-
-@rpc(
-    "bdev_nvme_detach_controller",
-    Fields(
-        {"name": decode.string},
-        dict.fromkeys(("trtype", "traddr", "adrfam", "trsvcid", "subnqn", "hostaddr", "hostsvcid"), decode.string),
-    ),
-)
-async def bdev_nvme_detach_controller(target: Target, params: Params) -> bool:
-    attached = target.nvme.controllers.get(params["name"])
-    if attached is None or (attached.state is State.RESETTING and attached.controller is None):
-        raise failed(ENODEV)
-    given = {key: params[key] for key in ("trtype", "traddr", "adrfam", "trsvcid", "subnqn") if key in params}
-    if any(value.lower() != attached.trid[key].lower() for key, value in given.items()):
-        raise failed(ENXIO)
-    await attached.detach()
-    return True
-
-
-@rpc("bdev_nvme_get_controllers", Fields(None, {"name": decode.string}), exclusive=False)
-async def bdev_nvme_get_controllers(target: Target, params: Params) -> list[dict[str, Any]]:
-    controllers = target.nvme.controllers
-    if "name" in params and params["name"] not in controllers:
-        raise RpcError(-EINVAL, f"Controller {params['name']} does not exist")
-    return [
-        {
-            "name": attached.name,
-            "ctrlrs": [
-                {
-                    "state": attached.state.value,
-                    "trid": attached.trid,
-                    "cntlid": attached.controller.cntlid,
-                    "host": {
-                        "nqn": attached.hostnqn, "addr": attached.params.get("hostaddr", ""),
-                        "svcid": attached.params.get("hostsvcid", ""), "no_shn_notification": False,
-                    },
-                }
-            ],
-        }
-        for attached in controllers.values()
-        if attached.controller is not None and attached.name == params.get("name", attached.name)
-    ]  # fmt: skip
-
-
-@rpc(
-    "bdev_nvme_set_options",
-    Fields(
-        None,
-        {
-            **_RECONNECT_FIELDS,
-            **dict.fromkeys(
-                (
-                    "keep_alive_timeout_ms", "arbitration_burst", "low_priority_weight", "medium_priority_weight",
-                    "high_priority_weight", "io_queue_requests", "transport_retry_count", "rdma_srq_size",
-                    "rdma_max_cq_size", "tcp_connect_timeout_ms",
-                ),
-                decode.uint32,
-            ),
-            **dict.fromkeys(
-                ("timeout_us", "timeout_admin_us", "nvme_adminq_poll_period_us", "nvme_ioq_poll_period_us"),
-                decode.uint64,
-            ),
-            **dict.fromkeys(
-                (
-                    "delay_cmd_submit", "disable_auto_failback", "generate_uuids", "nvme_error_stat", "io_path_stat",
-                    "allow_accel_sequence", "rdma_umr_per_io", "enable_flush",
-                ),
-                decode.boolean,
-            ),
-            **dict.fromkeys(("transport_ack_timeout", "transport_tos"), decode.uint8),
-            **dict.fromkeys(("dhchap_digests", "dhchap_dhgroups"), decode.array_of(decode.string, 16)),
-            "bdev_retry_count": decode.int32,
-            "rdma_cm_event_timeout_ms": decode.uint16,
-            "action_on_timeout": decode.choice("none", "reset", "abort"),
-            "multipath_opts": _MULTIPATH_OPTS,
-        },
-    ),
-)  # fmt: skip
-async def bdev_nvme_set_options(target: Target, params: Params) -> bool:
-    """Only the reconnect options mean something here; the others are taken and shown again."""
-    nvme = target.nvme
-    options = _reconnect_options(params, nvme.defaults)
-    if nvme.controllers:
-        raise RpcError(-errno.EPERM, "RPC not permitted with nvme controllers already attached")
-    nvme.defaults = options
-    nvme.options |= params
-    return True
-
-
-@rpc(
-    "bdev_nvme_set_hotplug",
-    Fields({"enable": decode.boolean}, {"period_us": decode.uint64}),
-    decode_error=(-32602, os.strerror(errno.EINVAL)),
-)
-async def bdev_nvme_set_hotplug(_target: Target, _params: Params) -> bool:
-    """There is no PCIe here to watch."""
-    return True

@@ -6,20 +6,14 @@ from __future__ import annotations
 import hashlib
 import logging
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from uuid import UUID
 
 from .. import _shim
 from ..errors import FtlError, NotFoundError
-from . import decode
-from .bdevs import Bdev, Descriptor
-from .decode import Fields
-from .emulated import NULL_UUID
-from .jsonrpc import RpcError
-from .methods import EEXIST, EINVAL, INVALID_PARAMETERS, Params, failed, rpc
-
-if TYPE_CHECKING:
-    from .app import Target
+from ..runtime.reactor import ReactorLoop
+from .bdevs import Bdev, BdevLayer, Descriptor
+from .refusals import EEXIST, EINVAL, failed
 
 logger = logging.getLogger(__name__)
 
@@ -47,7 +41,7 @@ class VirtualConfig:
     optimal_open_zones: int = 0
 
 
-def _passthru_bdev(config: VirtualConfig, base: Bdev, _target: Target) -> Bdev:
+def _passthru_bdev(config: VirtualConfig, base: Bdev, _reactor: ReactorLoop) -> Bdev:
     uuid = config.uuid if config.uuid is not None else derived_uuid(PASSTHRU_NAMESPACE, base.uuid)
     return Bdev(
         config.name, "passthru", "passthru", base.device, base.block_size, base.num_blocks, base.io_types, uuid,
@@ -58,7 +52,7 @@ def _passthru_bdev(config: VirtualConfig, base: Bdev, _target: Target) -> Bdev:
     )  # fmt: skip
 
 
-def _zone_block_bdev(config: VirtualConfig, base: Bdev, target: Target) -> Bdev:
+def _zone_block_bdev(config: VirtualConfig, base: Bdev, reactor: ReactorLoop) -> Bdev:
     if base.zoned:
         raise failed(EEXIST)  # SPDK's choice
     if config.zone_capacity > ZONE_CAPACITY_MAX:
@@ -69,7 +63,7 @@ def _zone_block_bdev(config: VirtualConfig, base: Bdev, target: Target) -> Bdev:
         raise failed(EINVAL)
     try:
         device = _shim.ZonedOverlay(
-            target.reactor.shim,
+            reactor.shim,
             base.device,
             zone_capacity=config.zone_capacity,
             initial_state="full",
@@ -96,10 +90,11 @@ _BUILDERS = {"passthru": _passthru_bdev, "zone_block": _zone_block_bdev}
 class VirtualBdevs:
     """The configurations, and what has been built from them."""
 
-    def __init__(self, target: Target) -> None:
-        self._target = target
+    def __init__(self, reactor: ReactorLoop, bdevs: BdevLayer) -> None:
+        self._reactor = reactor
+        self._bdevs = bdevs
         self.configs: dict[tuple[str, str], VirtualConfig] = {}  # by module and name
-        target.bdevs.add_examiner(self._examine)
+        bdevs.add_examiner(self._examine)
 
     def _examine(self, bdev: Bdev) -> None:
         for config in list(self.configs.values()):
@@ -126,10 +121,10 @@ class VirtualBdevs:
             raise
 
     def _build(self, config: VirtualConfig) -> None:
-        layer = self._target.bdevs
+        layer = self._bdevs
         base_descriptor = layer.open(config.base_name, config.name, write=True)
         try:
-            bdev = _BUILDERS[config.module](config, base_descriptor.bdev, self._target)
+            bdev = _BUILDERS[config.module](config, base_descriptor.bdev, self._reactor)
             layer.claim(base_descriptor)
             self._connect(bdev, base_descriptor)
             layer.register(bdev)
@@ -138,7 +133,7 @@ class VirtualBdevs:
             raise
 
     def _connect(self, bdev: Bdev, base_descriptor: Descriptor) -> None:
-        layer = self._target.bdevs
+        layer = self._bdevs
 
         async def base_goes() -> None:
             if not bdev.removing:
@@ -152,83 +147,21 @@ class VirtualBdevs:
 
     async def delete(self, name: str, module: str) -> None:
         """Raises NotFoundError when no bdev of that name is there (a deferred one is not, in SPDK either)."""
-        deleted = await self._target.bdevs.unregister_by_name(name, module)
+        deleted = await self._bdevs.unregister_by_name(name, module)
         self.configs.pop((module, deleted), None)
 
     def saved(self) -> list[dict[str, Any]]:
         """Their part of framework_get_config: zone_block first, as SPDK prints them. Deferred ones are not in it."""
         entries: list[dict[str, Any]] = []
         for config in self.configs.values():
-            if config.module == "zone_block" and self._target.bdevs.find(config.name) is not None:
+            if config.module == "zone_block" and self._bdevs.find(config.name) is not None:
                 params: dict[str, Any] = {
                     "base_bdev": config.base_name, "name": config.name, "zone_capacity": config.zone_capacity,
                     "optimal_open_zones": config.optimal_open_zones,
                 }  # fmt: skip
                 entries.append({"method": "bdev_zone_block_create", "params": params})
         for config in self.configs.values():
-            if config.module == "passthru" and (bdev := self._target.bdevs.find(config.name)) is not None:
+            if config.module == "passthru" and (bdev := self._bdevs.find(config.name)) is not None:
                 params = {"base_bdev_name": config.base_name, "name": config.name, "uuid": bdev.alias}
                 entries.append({"method": "bdev_passthru_create", "params": params})
         return entries
-
-
-@rpc(
-    "bdev_passthru_create",
-    Fields({"base_bdev_name": decode.string, "name": decode.string}, {"uuid": decode.uuid}),
-)
-async def bdev_passthru_create(target: Target, params: Params) -> str:
-    name: str = params["name"]
-    if ("passthru", name) in target.virtual.configs:
-        raise failed(EEXIST)
-    uuid = params.get("uuid")
-    target.virtual.create(
-        VirtualConfig("passthru", name, params["base_bdev_name"], uuid if uuid != NULL_UUID else None)
-    )
-    return name
-
-
-@rpc("bdev_passthru_delete", Fields({"name": decode.string}))
-async def bdev_passthru_delete(target: Target, params: Params) -> bool:
-    await target.virtual.delete(params["name"], "passthru")
-    return True
-
-
-@rpc(
-    "bdev_zone_block_create",
-    Fields(
-        {
-            "name": decode.string, "base_bdev": decode.string, "zone_capacity": decode.uint64,
-            "optimal_open_zones": decode.uint64,
-        }
-    ),
-    decode_error=INVALID_PARAMETERS,
-)  # fmt: skip
-async def bdev_zone_block_create(target: Target, params: Params) -> str:
-    try:
-        if params["zone_capacity"] == 0 or params["optimal_open_zones"] == 0:
-            raise failed(EINVAL)
-        for config in target.virtual.configs.values():
-            if config.module == "zone_block" and (
-                config.name == params["name"] or config.base_name == params["base_bdev"]
-            ):
-                raise failed(EEXIST)
-        target.virtual.create(
-            VirtualConfig(
-                "zone_block",
-                params["name"],
-                params["base_bdev"],
-                None,
-                params["zone_capacity"],
-                params["optimal_open_zones"],
-            )
-        )
-    except FtlError as error:
-        raise RpcError(-32603, f"Failed to create block zoned vbdev: {error.message}") from error
-    name: str = params["name"]
-    return name
-
-
-@rpc("bdev_zone_block_delete", Fields({"name": decode.string}), decode_error=INVALID_PARAMETERS)
-async def bdev_zone_block_delete(target: Target, params: Params) -> bool:
-    await target.virtual.delete(params["name"], "zone_block")
-    return True

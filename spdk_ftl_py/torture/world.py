@@ -20,6 +20,7 @@ import numpy as np
 from .. import _shim
 from ..conf import can_collect_garbage
 from ..errors import ConfError, FtlError, MediaError
+from ..ftl import creation, loading
 from ..ftl.cache.nv_cache_keeper import CacheState
 from ..ftl.check import check
 from ..ftl.device import DeviceState, FtlDevice
@@ -181,7 +182,7 @@ class World:
         while shape is not None:
             self._shape = shape
             with contextlib.suppress(ConfError):
-                self._device = await FtlDevice.create(
+                self._device = await creation.create(
                     self._reactor,
                     self._base,
                     name=NAME,
@@ -487,7 +488,7 @@ class World:
         self._base = self._shape.base(self._reactor, self._media, new=False)
         began = self._media.operations
         load = asyncio.ensure_future(
-            FtlDevice.load(
+            loading.load(
                 self._reactor,
                 self._base,
                 name=NAME,

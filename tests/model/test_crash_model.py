@@ -22,6 +22,7 @@ from model.machine import SimulatedMachine, effort
 from spdk_ftl_py import _shim
 from spdk_ftl_py.conf import FtlConf
 from spdk_ftl_py.errors import FtlError
+from spdk_ftl_py.ftl import creation, loading
 from spdk_ftl_py.ftl.device import DeviceState, FtlDevice
 from spdk_ftl_py.ftl.media.blockdev import BlockPort
 from spdk_ftl_py.runtime.reactor import ReactorLoop
@@ -64,7 +65,7 @@ class CrashModel(SimulatedMachine):
             self.emulated = emulated
             self.media.set_schedule(seed)
             conf = FtlConf(lba_rsvd=55, use_append=append and not emulated, write_buffer_size=16 * 4096)
-            self.device = await FtlDevice.create(
+            self.device = await creation.create(
                 self.reactor,
                 self.base("empty"),
                 name="ftl0",
@@ -224,7 +225,7 @@ class CrashModel(SimulatedMachine):
             path.write_bytes(content)
 
     def load(self) -> Coroutine[Any, Any, FtlDevice]:
-        return FtlDevice.load(
+        return loading.load(
             self.reactor, self.base("full"), name="ftl0", uuid=UUID_OF_MODEL, buffer_dir=self.buffer_dir
         )
 

@@ -14,7 +14,8 @@ from hypothesis.stateful import initialize, invariant, rule
 from model.machine import SimulatedMachine, effort
 from spdk_ftl_py import _shim
 from spdk_ftl_py.conf import FtlConf
-from spdk_ftl_py.ftl.device import DeviceState, FtlDevice
+from spdk_ftl_py.ftl import creation
+from spdk_ftl_py.ftl.device import DeviceState
 from spdk_ftl_py.ftl.media.blockdev import BlockPort
 from spdk_ftl_py.runtime.reactor import ReactorLoop
 
@@ -49,7 +50,7 @@ class FtlModel(SimulatedMachine):
             )
             self.media.set_schedule(seed)
             conf = FtlConf(lba_rsvd=55, use_append=append, max_active_relocs=1 + seed % 3)
-            self.device = await FtlDevice.create(self.reactor, self.media, name="ftl0", conf=conf, num_punits=punits)
+            self.device = await creation.create(self.reactor, self.media, name="ftl0", conf=conf, num_punits=punits)
             self.port = BlockPort(self.reactor, self.device.core, name="user")
 
         self.run(make())

@@ -129,10 +129,10 @@ MUTATIONS = (
         "a load from an L2P checkpoint does not make it stale, and the next one does not look whether it still fits",
         edits=(
             (
-                "ftl/device.py",
-                "            await device._write_superblock(clean=False)\n            if files",
-                "            if not found.from_checkpoint:\n"
-                "                await device._write_superblock(clean=False)\n            if files",
+                "ftl/loading.py",
+                "        await device.write_superblock(clean=False)\n        if files",
+                "        if not found.from_checkpoint:\n"
+                "            await device.write_superblock(clean=False)\n        if files",
             ),
             ("ftl/load/restore.py", "[zones[index].start for index in checkpoint.zones] + _used", "_used"),
             ("ftl/load/checkpoint.py", "if sequential and zones[zone].usable and was != written:", "if False:"),
@@ -156,11 +156,11 @@ MUTATIONS = (
         crashes=500,
         edits=(
             (
-                "ftl/device.py",
-                "            await device._write_superblock(clean=False)\n            if files is not None:\n"
-                "                files.remove(but=incarnation)\n",
-                "            if files is not None:\n                files.remove(but=incarnation)\n"
-                "            await device._write_superblock(clean=False)\n",
+                "ftl/loading.py",
+                "        await device.write_superblock(clean=False)\n        if files is not None:\n"
+                "            files.remove(but=incarnation)\n",
+                "        if files is not None:\n            files.remove(but=incarnation)\n"
+                "        await device.write_superblock(clean=False)\n",
             ),
         ),
     ),
@@ -171,16 +171,16 @@ MUTATIONS = (
         crashes=500,
         edits=(
             (
-                "ftl/device.py",
-                "        await port.flush()\n        if files is not None:\n            # Loads",
-                "        if files is not None:\n            # Loads",
+                "ftl/loading.py",
+                "    await port.flush()\n    if files is not None:\n        # Loads",
+                "    if files is not None:\n        # Loads",
             ),
         ),
     ),
     Mutation(
         "loss_untold",
         "a load without the write buffer file does not say that something may be lost",
-        edits=(("ftl/device.py", "alarm = on_lossy if lossy else None", "alarm = None"),),
+        edits=(("ftl/loading.py", "alarm = on_lossy if lossy else None", "alarm = None"),),
     ),
     Mutation(
         "cache_not_read",

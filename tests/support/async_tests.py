@@ -44,9 +44,13 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
     if not inspect.iscoroutinefunction(pyfuncitem.obj):
         return None
 
+    # pytest keeps its items to the end of the session: what a test used is not to live as long.
+    contexts = pyfuncitem.stash.get(_ENTERED, [])
+    pyfuncitem.stash[_ENTERED] = []
+
     async def run() -> None:
         async with AsyncExitStack() as stack:
-            rigs = [(rig, await stack.enter_async_context(rig)) for rig in pyfuncitem.stash.get(_ENTERED, [])]
+            rigs = [(rig, await stack.enter_async_context(rig)) for rig in contexts]
             values = {name: pyfuncitem.funcargs[name] for name in pyfuncitem._fixtureinfo.argnames}
             for name, value in values.items():
                 values[name] = next((entered for rig, entered in rigs if rig is value), value)

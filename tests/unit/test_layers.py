@@ -16,8 +16,9 @@ import spdk_ftl_py
 PACKAGE = Path(__file__).resolve().parents[2] / "spdk_ftl_py"
 ROOT_NAME = spdk_ftl_py.__name__
 
-FOUNDATION = {"errors", "conf", "schema", "runtime", "_shim"}
+FOUNDATION = {"version", "errors", "conf", "schema", "runtime", "_shim"}
 BELOW: dict[str, set[str]] = {
+    "version": set(),
     "errors": set(),
     "conf": {"errors"},
     "schema": {"errors"},
@@ -32,8 +33,8 @@ BELOW: dict[str, set[str]] = {
     "demo": {"daemon", "target", "ftl", "spdk", "nvme", "client", *FOUNDATION},
     "torture": {"demo", "daemon", "target", "ftl", "spdk", "nvme", "client", *FOUNDATION},
     "plugin": {"client", "schema", "errors"},
-    "cli": {"plugin", "torture", "demo", "daemon", "target", "client", "schema", "errors"},
-    "__init__": {"plugin", "errors"},
+    "cli": {"plugin", "torture", "demo", "daemon", "target", "client", "schema", "errors", "version"},
+    "__init__": {"plugin", "errors", "version"},
 }
 """What each room may import of the package, itself aside."""
 

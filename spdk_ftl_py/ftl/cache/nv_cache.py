@@ -11,7 +11,7 @@ import dataclasses
 import itertools
 import logging
 import secrets
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Final
 from uuid import UUID
 
@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from ... import _shim
 from ...conf import NvCacheConf
 from ...errors import NotFoundError, ParameterError, UnsupportedError
+from ...runtime.progress import Progress
 from ..load.held import HELD_BLOCK, HeldWrites
 from ..media.blockdev import BlockPort, side_by_side
 from ..media.geometry import BLOCK_BYTES, Geometry
@@ -41,8 +42,6 @@ from .nv_cache_layout import (
 )
 
 log = logging.getLogger(__name__)
-
-Progress = Callable[[str, float], None]
 
 BANDS_MIN: Final = 2
 """What is in the cache may be overwritten once its band is closed, so one band is filled from one half while the other

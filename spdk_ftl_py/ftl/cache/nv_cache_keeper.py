@@ -14,12 +14,13 @@ from ... import _shim
 from ...conf import NvCacheConf
 from ...errors import FtlError, NotFoundError, ParameterError
 from ...nvme.wire import status_text
+from ...runtime.progress import Progress
 from ...runtime.reactor import ReactorLoop
 from ..load.held import HeldSource, HeldWrites
 from ..media.blockdev import BlockPort
 from ..media.geometry import Geometry
 from ..media.superblock import Superblock
-from .nv_cache import NvCache, Progress, check_cache
+from .nv_cache import NvCache, check_cache
 
 log = logging.getLogger(__name__)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 from uuid import UUID
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from ... import _shim
 from ...errors import FtlError, MediaError
+from ...runtime.progress import Progress
 from ..media.band import FAULTED, FREE, QUEUED
 from ..media.blockdev import BASE_GONE, BlockPort, side_by_side
 from ..media.geometry import BLOCK_BYTES, Geometry
@@ -34,8 +35,6 @@ from ..media.superblock import Superblock
 from ..media.zone import EMPTY, OFFLINE, Zone
 
 log = logging.getLogger(__name__)
-
-Progress = Callable[[str, float], None]
 
 STEP_BLOCKS: Final = 32
 """Blocks built, written or read at a time."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import logging
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 from uuid import UUID
@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from ... import _shim
 from ...conf import FtlConf
 from ...errors import ConfError, FtlError, NotFoundError
+from ...runtime.progress import Progress
 from ..media import superblock as superblocks
 from ..media.band import CLOSED, FAULTED, FREE
 from ..media.blockdev import BlockPort, side_by_side
@@ -34,8 +35,6 @@ from .held import HeldIndex, HeldSource, HeldWrites, Recovered, RecoveredBlock, 
 from .zone_walk import ZoneContent, ZoneReader
 
 log = logging.getLogger(__name__)
-
-Progress = Callable[[str, float], None]
 
 DAMAGE_TOLD_MAX: Final = 16
 VERIFY_RUN_BLOCKS: Final = 32

@@ -18,11 +18,11 @@ from ...errors import FtlError, ParameterError, PathError, ProtocolError, Unsupp
 from ...runtime.reactor import ReactorLoop
 from .. import identify, logs, wire
 from ..identify import ControllerPage
-from ..target.connect import build_connect
-from ..target.subsystem import check_nqn
+from ..nqn import check_nqn
 from ..tcp import Connection, IcParameters, parse_port
 from ..wire import AdminOp, Cap, Cns, CommandError, Cqe, FabricsType, Feature, LogPage, PduError, Property, Sqe
 from .command_queue import CommandQueue, open_connection
+from .connect import build_connect
 
 ADMIN_QUEUE_ENTRIES = 32
 IO_QPAIRS_WANTED = 64

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from .. import wire
-from ..wire import AdminOp, ConnectData, FabricsType, Sqe, Status
+from ..wire import AdminOp, ConnectData, FabricsType, Status
 from .capsule import Command, Completion
 
 
@@ -69,19 +69,3 @@ def parse_connect(command: Command) -> ConnectRequest | Completion:
         subnqn=subnqn,
         hostnqn=hostnqn,
     )
-
-
-def build_connect(
-    *, qid: int, queue_size: int, kato_ms: int, hostid: bytes, cntlid: int, subnqn: str, hostnqn: str
-) -> tuple[Sqe, bytes]:
-    """The host's side: the command (its data goes in the capsule) and its data."""
-    sqe = Sqe(
-        AdminOp.FABRICS,
-        nsid=FabricsType.CONNECT,
-        cdw10=qid << 16,
-        cdw11=queue_size - 1,
-        cdw12=kato_ms if qid == 0 else 0,
-        sgl_bytes=wire.CONNECT_DATA_BYTES,
-        sgl_type=wire.SGL_IN_CAPSULE,
-    )
-    return sqe, ConnectData(hostid, cntlid, subnqn.encode(), hostnqn.encode()).pack()

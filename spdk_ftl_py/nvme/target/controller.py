@@ -24,7 +24,8 @@ from ..wire import AdminOp, Cap, Cns, FabricsType, LogPage, PduError, Property, 
 from .capsule import CapsuleQueue, Command, Completion
 from .connected_hosts import HostKey
 from .features import Features
-from .subsystem import Namespace, Subsystem
+from .namespace import Namespace
+from .subsystem import Subsystem
 
 AER_LIMIT = 4
 KEEP_ALIVE_GRANULARITY_MS = 100
@@ -444,15 +445,9 @@ class TargetController:
 
     async def _shut_down(self) -> None:
         await self._close_io_qpairs()
-        self._left_in_order()
+        if self.subsystem is not None:
+            self.subsystem.left_in_order(self)
         self._csts = self._csts & ~wire.CSTS_SHST_MASK | wire.CSTS_SHST_COMPLETE
-
-    def _left_in_order(self) -> None:
-        if self.subsystem is None or self.subsystem.connected_hosts is None:
-            return
-        others = (each for each in self.subsystem.controllers.values() if each is not self and not each.shut_down)
-        if self.host not in [each.host for each in others]:
-            self.subsystem.connected_hosts.left(self.host)
 
     def _came_back(self) -> bool:
         """Connect has made the host known, but it may have left in order since then. False: it can't be remembered."""

@@ -19,9 +19,7 @@ from ..wire import PduError, Sqe, Status
 from .capsule import CapsuleQueue, Completion
 from .connect import ConnectRequest, invalid_in_command, invalid_in_data, parse_connect
 from .controller import TargetController, TargetLimits
-from .subsystem import Namespace, Subsystem, check_nqn
-
-__all__ = ["Namespace", "NvmfTarget", "Subsystem", "TargetController", "check_nqn"]
+from .subsystem import ConnectedController, Subsystem
 
 LISTEN_BACKLOG = 128
 CONNECTIONS_MAX = 4096
@@ -274,6 +272,7 @@ class NvmfTarget:
         if request.queue_size > ADMIN_QUEUE_ENTRIES_MAX:
             return invalid_in_command(wire.CONNECT_SQE_SQSIZE)
         subsystem: Subsystem | None = None
+        controllers: dict[int, TargetController] | dict[int, ConnectedController]
         if request.subnqn == wire.DISCOVERY_NQN and self._discovery:
             controllers = self._discovery_controllers
             cntlid = self._discovery_cntlid()
@@ -325,7 +324,7 @@ class NvmfTarget:
         if isinstance(found, Completion):
             return found
         controller = found.controllers.get(request.cntlid)
-        if controller is None:
+        if not isinstance(controller, TargetController):
             return invalid_in_data(wire.CONNECT_DATA_CNTLID, do_not_retry=False)
         if controller.hostid != request.hostid:
             return invalid_in_data(0)

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping
+from typing import Protocol
 from uuid import UUID, uuid4
 
 from ... import _shim
 from ...errors import ExistsError, NotFoundError, ParameterError
 from .. import wire
-from ..identify import NamespaceTraits
+from ..nqn import check_nqn
 from ..tcp import parse_port
-from .connected_hosts import ConnectedHosts
-
-if TYPE_CHECKING:
-    from .controller import TargetController
+from .connected_hosts import ConnectedHosts, HostKey
+from .namespace import Namespace
 
 SERIAL_BYTES_MAX = 20
 MODEL_BYTES_MAX = 40
@@ -23,58 +20,35 @@ NAMESPACES_MAX = 1024
 CONTROLLERS_MAX = 256
 """Controllers per subsystem; Connect answers "busy" beyond."""
 
-_NQN = re.compile(
-    r"nqn\.\d{4}-(0[1-9]|1[0-2])\.[A-Za-z0-9](-*[A-Za-z0-9])*(\.[A-Za-z0-9](-*[A-Za-z0-9])*)*:.+", re.DOTALL
-)
-_NQN_UUID = "nqn.2014-08.org.nvmexpress:uuid:"
 
-
-def check_nqn(nqn: str, what: str = "NQN") -> str:
-    """Returns it. Raises ParameterError unless it is of one of the two forms of Base 2.0 section 4.5."""
-    if len(nqn.encode()) > wire.NQN_BYTES_MAX:
-        raise ParameterError(f"{what} {nqn[:40]}... is longer than {wire.NQN_BYTES_MAX} bytes")
-    if nqn.startswith(_NQN_UUID):
-        try:
-            UUID(nqn[len(_NQN_UUID) :])
-        except ValueError:
-            raise ParameterError(f"{what} {nqn} has no valid UUID at its end") from None
-    elif not _NQN.fullmatch(nqn) or any(ord(char) < 32 for char in nqn):
-        raise ParameterError(f"{what} {nqn!r} is not of the form nqn.yyyy-mm.reverse.domain:name")
-    return nqn
-
-
-class Namespace:
-    """A BlockDevice under an NSID, with its identifiers."""
-
-    def __init__(self, nsid: int, device: _shim.BlockDevice, uuid: UUID | None, nguid: bytes, eui64: bytes) -> None:
-        self.nsid = nsid
-        self.device = device
-        self.uuid = uuid
-        self.nguid = nguid
-        self.eui64 = eui64
-        data_bytes = device.block_bytes - device.metadata_bytes
-        if data_bytes < 512 or data_bytes & (data_bytes - 1):
-            raise ParameterError(
-                f"namespace {nsid}: the device has blocks of {data_bytes} bytes; NVMe needs a power of two from 512 on"
-            )
-        self.traits = NamespaceTraits(
-            block_count=device.block_count,
-            data_bytes=data_bytes,
-            metadata_bytes=device.metadata_bytes,
-            nguid=nguid,
-            eui64=eui64,
-            uuid=uuid,
-            csi=wire.CSI_ZNS if device.zoned else wire.CSI_NVM,
-            deallocated_reads_zeroes=device.deallocated_reads_zeroes,
-            zone_size=device.zone_size,
-            max_open_zones=device.max_open_zones,
-            max_active_zones=device.max_active_zones,
-            max_append_bytes=device.max_append_blocks * device.block_bytes,
-        )
+class ConnectedController(Protocol):
+    """What a subsystem, and whoever lists its hosts, asks of a controller."""
 
     @property
-    def csi(self) -> int:
-        return self.traits.csi
+    def cntlid(self) -> int: ...
+    @property
+    def hostnqn(self) -> str: ...
+    @property
+    def hostid(self) -> bytes: ...
+    @property
+    def host(self) -> HostKey: ...
+    @property
+    def listener(self) -> tuple[str, int]:
+        """The address it came in by."""
+
+    @property
+    def io_qpairs(self) -> Mapping[int, object]:
+        """By queue id."""
+
+    @property
+    def shut_down(self) -> bool:
+        """In order, and not enabled again."""
+
+    def namespace_changed(self, nsid: int, namespace: Namespace | None) -> None:
+        """Called after the change."""
+
+    async def close(self) -> None:
+        """Idempotent; returns when its queues are gone."""
 
 
 class Subsystem:
@@ -116,7 +90,7 @@ class Subsystem:
         self.hosts: set[str] = set()
         self.listeners: set[tuple[str, int]] = set()
         self.namespaces: dict[int, Namespace] = {}
-        self.controllers: dict[int, TargetController] = {}
+        self.controllers: dict[int, ConnectedController] = {}
         self.on_discovery_change: Callable[[], None] | None = None
         """Set by the target it belongs to."""
         self.connected_hosts: ConnectedHosts | None = None
@@ -214,10 +188,18 @@ class Subsystem:
 
     # --- controllers ------------------------------------------------------------------------------------------------
 
-    async def disconnect(self, which: Callable[[TargetController], bool] = lambda controller: True) -> None:
+    async def disconnect(self, which: Callable[[ConnectedController], bool] = lambda controller: True) -> None:
         """Ends those associations and waits until their queues are gone."""
         for controller in [controller for controller in self.controllers.values() if which(controller)]:
             await controller.close()
+
+    def left_in_order(self, controller: ConnectedController) -> None:
+        """That controller has shut down: its host has left, unless it has another one here."""
+        if self.connected_hosts is None:
+            return
+        others = (each for each in self.controllers.values() if each is not controller and not each.shut_down)
+        if controller.host not in [each.host for each in others]:
+            self.connected_hosts.left(controller.host)
 
     @property
     def io_qpair_count(self) -> int:

@@ -9,6 +9,7 @@ from typing import Any
 
 from spdk_ftl_py import _shim
 from spdk_ftl_py.conf import FtlConf
+from spdk_ftl_py.ftl import creation
 from spdk_ftl_py.ftl.device import DeviceState, FtlDevice
 from spdk_ftl_py.ftl.media.blockdev import BlockPort
 from spdk_ftl_py.runtime.reactor import ReactorLoop
@@ -97,7 +98,7 @@ async def ftl_rig(
 ) -> AsyncIterator[FtlRig]:
     """With a new FTL; halted at the end unless the test has done so. media: as zns_drive() takes it."""
     drive = zns_drive(reactor, **media)
-    device = await FtlDevice.create(reactor, drive, name="ftl0", conf=conf or FtlConf(), num_punits=num_punits)
+    device = await creation.create(reactor, drive, name="ftl0", conf=conf or FtlConf(), num_punits=num_punits)
     rig = FtlRig(reactor, drive, device)
     try:
         yield rig

@@ -10,7 +10,8 @@ import pytest
 
 from spdk_ftl_py import _shim
 from spdk_ftl_py.errors import MediaError
-from spdk_ftl_py.ftl.device import DeviceState, FtlDevice
+from spdk_ftl_py.ftl import loading
+from spdk_ftl_py.ftl.device import DeviceState
 from spdk_ftl_py.ftl.load import checkpoint
 from spdk_ftl_py.ftl.media.band import FREE
 from unit.ftl.ftl_rig import FtlRig
@@ -83,7 +84,7 @@ async def test_a_reset_whose_failure_is_told_late_makes_no_checkpoint_stale(
 
     monkeypatch.setattr(checkpoint, "write", told_meanwhile)
     await rig.device.halt()
-    device = await FtlDevice.load(rig.reactor, rig.media, name="ftl0", uuid=rig.device.uuid)
+    device = await loading.load(rig.reactor, rig.media, name="ftl0", uuid=rig.device.uuid)
     assert device.restored is not None
     assert (device.restored["clean"], device.restored["from_checkpoint"]) == (True, True)
     await device.halt()

@@ -12,7 +12,8 @@ import pytest
 from spdk_ftl_py import _shim
 from spdk_ftl_py.conf import FtlConf
 from spdk_ftl_py.errors import BusyError, ConfError, FtlError, GeometryError, MediaError, ParameterError
-from spdk_ftl_py.ftl.device import DeviceState, FtlDevice
+from spdk_ftl_py.ftl import creation
+from spdk_ftl_py.ftl.device import DeviceState
 from spdk_ftl_py.ftl.media import superblock
 from spdk_ftl_py.ftl.media.blockdev import BlockPort
 from spdk_ftl_py.runtime.reactor import ReactorLoop
@@ -41,7 +42,7 @@ async def test_creation_empties_every_zone_and_tells_how_far_it_is(
         await port.write(zone * 64, block(1))
     await port.close()
     told: list[tuple[str, float]] = []
-    device = await FtlDevice.create(
+    device = await creation.create(
         reactor, media, name="ftl0", conf=FtlConf(), progress=lambda step, part: told.append((step, part))
     )
     written = [index for index, (_, state, _) in enumerate(media.zone_states()) if state != "empty"]
@@ -54,7 +55,7 @@ async def test_creation_empties_every_zone_and_tells_how_far_it_is(
 @pytest.mark.rig(**SMALL)
 async def test_creation_keeps_the_uuid_it_is_given(reactor: ReactorLoop, media: _shim.EmulatedMedia) -> None:
     uuid = UUID("b286d19a-0059-4709-abcd-9f7732b1567d")
-    device = await FtlDevice.create(reactor, media, name="ftl0", conf=FtlConf(), uuid=uuid)
+    device = await creation.create(reactor, media, name="ftl0", conf=FtlConf(), uuid=uuid)
     assert device.uuid == uuid
     await device.halt()
     port = BlockPort(reactor, media, name="after")
@@ -88,7 +89,7 @@ async def test_what_is_refused_leaves_the_media_as_it_was(
     await port.write(7 * 64, block(2))
     before = media.zone_states()
     with pytest.raises(kind, match=message):
-        await FtlDevice.create(reactor, media, name="ftl0", conf=conf, **options)
+        await creation.create(reactor, media, name="ftl0", conf=conf, **options)
     assert media.zone_states() == before
     assert (await port.read(7 * 64, 1) == 2).all()
     await port.close()
@@ -98,10 +99,10 @@ async def test_what_is_refused_leaves_the_media_as_it_was(
 async def test_a_base_without_zones_or_with_small_blocks_is_refused(reactor: ReactorLoop) -> None:
     plain = _shim.EmulatedMedia.conventional(reactor.shim, 4096)
     with pytest.raises(ParameterError, match="--zone-capacity"):
-        await FtlDevice.create(reactor, plain, name="ftl0", conf=FtlConf())
+        await creation.create(reactor, plain, name="ftl0", conf=FtlConf())
     small = _shim.EmulatedMedia.zns(reactor.shim, 64, 64, 64, block_bytes=512)
     with pytest.raises(ParameterError, match="512 bytes"):
-        await FtlDevice.create(reactor, small, name="ftl0", conf=FtlConf())
+        await creation.create(reactor, small, name="ftl0", conf=FtlConf())
 
 
 @pytest.mark.rig(**SMALL)
@@ -113,9 +114,9 @@ async def test_a_device_that_fails_during_creation_leaves_nothing_behind(
     await port.write(5 * 64, block(1))
     media.inject_fault(op=op, status=WRITE_FAULT)
     with pytest.raises(MediaError, match="failed"):
-        await FtlDevice.create(reactor, media, name="ftl0", conf=FtlConf())
+        await creation.create(reactor, media, name="ftl0", conf=FtlConf())
     media.clear_faults()
-    device = await FtlDevice.create(reactor, media, name="ftl0", conf=FtlConf())
+    device = await creation.create(reactor, media, name="ftl0", conf=FtlConf())
     await device.halt()
     await port.close()
 
@@ -124,7 +125,7 @@ async def test_a_device_that_fails_during_creation_leaves_nothing_behind(
 async def test_zones_that_are_bad_from_the_start_are_left_out(reactor: ReactorLoop, media: _shim.EmulatedMedia) -> None:
     for zone in (5, 6, 40):
         media.set_zone_state(zone, "offline" if zone % 2 else "read_only")
-    device = await FtlDevice.create(reactor, media, name="ftl0", conf=FtlConf(), num_punits=2)
+    device = await creation.create(reactor, media, name="ftl0", conf=FtlConf(), num_punits=2)
     rig = FtlRig(reactor, media, device)
     await rig.overwrite(3)
     await rig.verify()
@@ -386,7 +387,7 @@ async def test_a_threaded_reactor_serves_as_well() -> None:
     reactor = ReactorLoop("threaded")
     await reactor.start()
     media = _shim.EmulatedMedia.zns(reactor.shim, 66, 64, 60, max_open_zones=14, max_active_zones=14)
-    device = await FtlDevice.create(reactor, media, name="ftl0", conf=FtlConf(), uuid=uuid4())
+    device = await creation.create(reactor, media, name="ftl0", conf=FtlConf(), uuid=uuid4())
     rig = FtlRig(reactor, media, device)
     try:
         await asyncio.wait_for(rig.overwrite(4), 60)

@@ -10,9 +10,10 @@ from typing import Any
 
 from spdk_ftl_py import _shim
 from spdk_ftl_py.nvme import wire
+from spdk_ftl_py.nvme.host.connect import build_connect
 from spdk_ftl_py.nvme.host.controller import Controller
-from spdk_ftl_py.nvme.target.connect import build_connect
-from spdk_ftl_py.nvme.target.listener import NvmfTarget, Subsystem
+from spdk_ftl_py.nvme.target.listener import NvmfTarget
+from spdk_ftl_py.nvme.target.subsystem import Subsystem
 from spdk_ftl_py.nvme.wire import PduType, Sqe
 from spdk_ftl_py.runtime.reactor import ReactorLoop
 

@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 
 from spdk_ftl_py.errors import ProtocolError
 from spdk_ftl_py.nvme import identify, logs, wire
+from spdk_ftl_py.nvme.host.connect import build_connect
 from spdk_ftl_py.nvme.identify import NamespaceTraits
 from spdk_ftl_py.nvme.target.capsule import Command, Completion
-from spdk_ftl_py.nvme.target.connect import ConnectRequest, build_connect, parse_connect
+from spdk_ftl_py.nvme.target.connect import ConnectRequest, parse_connect
 from spdk_ftl_py.nvme.wire import Cqe, Sqe
 
 NOISE = st.integers(0, 2**32).map(lambda seed: random.Random(seed).randbytes(4096))

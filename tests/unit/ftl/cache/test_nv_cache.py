@@ -14,8 +14,9 @@ import pytest
 from spdk_ftl_py import _shim
 from spdk_ftl_py.conf import FtlConf, NvCacheConf
 from spdk_ftl_py.errors import FtlError, MediaError, NotFoundError, ParameterError
+from spdk_ftl_py.ftl import creation
 from spdk_ftl_py.ftl.cache.nv_cache_keeper import CacheState
-from spdk_ftl_py.ftl.device import DeviceState, FtlDevice
+from spdk_ftl_py.ftl.device import DeviceState
 from spdk_ftl_py.ftl.media.blockdev import BlockPort
 from spdk_ftl_py.runtime.reactor import ReactorLoop
 from support.async_tests import rig_options
@@ -332,7 +333,7 @@ async def test_a_conf_that_the_cache_can_not_serve_is_refused_before_anything_is
     for device in (rig.media(100), rig.media(metadata_bytes=4), rig.base):
         rig.cache = device
         with pytest.raises(FtlError, match=r"nv cache|cache bdev"):
-            await FtlDevice.create(rig.reactor, rig.base, name="ftl1", conf=CONF, num_punits=2, cache=device)
+            await creation.create(rig.reactor, rig.base, name="ftl1", conf=CONF, num_punits=2, cache=device)
     rig.cache = mine
     await rig.load()
     assert await rig.versions() == versions

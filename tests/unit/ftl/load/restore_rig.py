@@ -15,6 +15,7 @@ import pytest
 from spdk_ftl_py import _shim
 from spdk_ftl_py.conf import FtlConf
 from spdk_ftl_py.errors import FtlError, MediaError
+from spdk_ftl_py.ftl import creation, loading
 from spdk_ftl_py.ftl.device import DeviceState, FtlDevice
 from spdk_ftl_py.ftl.media.blockdev import BlockPort
 from spdk_ftl_py.runtime.reactor import ReactorLoop
@@ -44,12 +45,12 @@ class RestoreRig:
         self.model: Model
 
     async def create(self, conf: FtlConf = CONF, **options: Any) -> None:
-        self._use(await FtlDevice.create(self.reactor, self.base, name="ftl0", conf=conf, **self._options(options)))
+        self._use(await creation.create(self.reactor, self.base, name="ftl0", conf=conf, **self._options(options)))
         self.model = Model(self.device.block_count)
 
     async def load(self, **options: Any) -> None:
         uuid = options.pop("uuid", None) or self.device.uuid
-        self._use(await FtlDevice.load(self.reactor, self.base, name="ftl0", uuid=uuid, **self._options(options)))
+        self._use(await loading.load(self.reactor, self.base, name="ftl0", uuid=uuid, **self._options(options)))
 
     def _options(self, options: dict[str, Any]) -> dict[str, Any]:
         return {"num_punits": 2, "buffer_dir": self.buffer_dir, **options}

@@ -12,7 +12,7 @@ import pytest
 
 from spdk_ftl_py import _shim
 from spdk_ftl_py.errors import FtlError, MediaError
-from spdk_ftl_py.ftl.device import FtlDevice
+from spdk_ftl_py.ftl import loading
 from spdk_ftl_py.ftl.load import checkpoint
 from spdk_ftl_py.ftl.load import restore as restore_module
 from spdk_ftl_py.ftl.load.restore import Restored, restore
@@ -206,7 +206,7 @@ async def test_a_stale_one_that_was_used_would_be_noticed(monkeypatch: pytest.Mo
         def _check_zones(self, zones: Any, sequential: bool) -> None:
             pass
 
-    async def left_alone(self: FtlDevice, action: int, start: int) -> None:
+    async def left_alone(port: Any, action: int, start: int) -> None:
         pass
 
     await rig.create()
@@ -214,7 +214,7 @@ async def test_a_stale_one_that_was_used_would_be_noticed(monkeypatch: pytest.Mo
     monkeypatch.setattr(superblocks.Superblock, "build", build_stale)
     monkeypatch.setattr(superblocks.Superblock, "parse", classmethod(parse_stale))
     monkeypatch.setattr(checkpoint, "_Reader", NotCheckedReader)
-    monkeypatch.setattr(FtlDevice, "_tidy_zone", left_alone)
+    monkeypatch.setattr(loading, "_tidy_zone", left_alone)
     await rig.halt()
     await rig.load()
     assert came_from_checkpoint(rig)

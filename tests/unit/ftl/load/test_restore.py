@@ -14,7 +14,7 @@ import pytest
 from spdk_ftl_py import _shim
 from spdk_ftl_py.conf import FtlConf
 from spdk_ftl_py.errors import ConfError, FtlError, GeometryError, MediaError, NotFoundError
-from spdk_ftl_py.ftl.device import FtlDevice
+from spdk_ftl_py.ftl import creation, loading
 from spdk_ftl_py.ftl.load.restore import restore
 from spdk_ftl_py.ftl.media import layout
 from spdk_ftl_py.ftl.media.blockdev import ZONE_FINISH, BlockPort
@@ -173,7 +173,7 @@ async def test_an_ftl_whose_superblock_can_not_be_erased_keeps_its_bands(rig: Re
     await rig.halt()
     drive.inject_fault(op=_shim.OP_ZONE_SEND, lba=0, block_count=1, status=0x280)
     with pytest.raises(MediaError):
-        await FtlDevice.create(rig.reactor, drive, name="ftl1", conf=CONF, num_punits=2)
+        await creation.create(rig.reactor, drive, name="ftl1", conf=CONF, num_punits=2)
     drive.clear_faults()
     await rig.load()
     assert await rig.versions() == versions
@@ -182,7 +182,7 @@ async def test_an_ftl_whose_superblock_can_not_be_erased_keeps_its_bands(rig: Re
 async def test_a_base_without_an_ftl_is_refused(rig: RestoreRig) -> None:
     drive = rig.base
     with pytest.raises(NotFoundError, match="holds no FTL"):
-        await FtlDevice.load(rig.reactor, drive, name="ftl0", uuid=OTHER)
+        await loading.load(rig.reactor, drive, name="ftl0", uuid=OTHER)
     await rig.create()
 
 
@@ -220,7 +220,7 @@ async def test_a_device_that_has_changed_is_refused(
     old, new = BlockPort(rig.reactor, drive, name="old"), BlockPort(rig.reactor, other, name="new")
     await new.write(0, (await old.read(0, 2))[:2])
     with pytest.raises(GeometryError, match=message):
-        await FtlDevice.load(rig.reactor, other, name="ftl0", uuid=rig.device.uuid)
+        await loading.load(rig.reactor, other, name="ftl0", uuid=rig.device.uuid)
     assert other.zone_states()[0][2] == 2
     await old.close()
     await new.close()
@@ -469,4 +469,4 @@ async def test_emulated_zones_are_loaded_although_their_write_pointers_are_gone(
         assert set(await fresh.versions()) == {0}
         await fresh.end()
         with pytest.raises(NotFoundError):
-            await FtlDevice.load(reactor, zoned(), name="ftl0", uuid=uuid)
+            await loading.load(reactor, zoned(), name="ftl0", uuid=uuid)

@@ -17,7 +17,7 @@ import pytest
 
 from spdk_ftl_py import _shim
 from spdk_ftl_py.errors import FtlError, MediaError
-from spdk_ftl_py.ftl.device import FtlDevice
+from spdk_ftl_py.ftl import creation
 from unit.ftl.load.restore_rig import CONF, MakeRestoreRig, RestoreRig
 from unit.shim.ftl.core_bench import BLOCK, content
 
@@ -406,7 +406,7 @@ async def test_a_creation_whose_buffer_can_not_be_made_erases_nothing(tmp_path: 
     await rig.halt()
     before = drive.zone_states()
     with pytest.raises(FtlError, match="chmod 700"):
-        await FtlDevice.create(rig.reactor, drive, name="ftl1", conf=CONF, buffer_dir=everybodys)
+        await creation.create(rig.reactor, drive, name="ftl1", conf=CONF, buffer_dir=everybodys)
     assert drive.zone_states() == before
     await rig.load()
     assert await rig.versions() == versions

@@ -15,7 +15,7 @@ from spdk_ftl_py.nvme import wire
 from spdk_ftl_py.nvme.host.controller import Controller, connect_with_backoff
 from spdk_ftl_py.nvme.host.discovery import discover
 from spdk_ftl_py.nvme.logs import DISCOVERY_ENTRY_BYTES, build_discovery
-from spdk_ftl_py.nvme.target.listener import Subsystem
+from spdk_ftl_py.nvme.target.subsystem import Subsystem
 from spdk_ftl_py.nvme.wire import AdminOp, CommandError, Cqe, PduType, Property, Sqe, Status
 from unit.nvme.nvme_loop import HOSTNQN, SUBNQN, WAIT_S, Bench, until
 

@@ -10,7 +10,8 @@ import pytest
 from spdk_ftl_py import _shim
 from spdk_ftl_py.errors import NotFoundError
 from spdk_ftl_py.nvme.host.reconnecting import ReconnectingHost
-from spdk_ftl_py.nvme.target.listener import NvmfTarget, Subsystem
+from spdk_ftl_py.nvme.target.listener import NvmfTarget
+from spdk_ftl_py.nvme.target.subsystem import Subsystem
 from unit.nvme.nvme_loop import HOSTNQN, SUBNQN, Bench, bench, io, until
 
 PATH_ERROR = 0x370

@@ -15,7 +15,8 @@ from spdk_ftl_py.errors import ExistsError, FtlError, NotFoundError, ParameterEr
 from spdk_ftl_py.nvme import identify, wire
 from spdk_ftl_py.nvme.host.controller import AsyncEvent
 from spdk_ftl_py.nvme.target.controller import ControllerState
-from spdk_ftl_py.nvme.target.listener import NvmfTarget, Subsystem
+from spdk_ftl_py.nvme.target.listener import NvmfTarget
+from spdk_ftl_py.nvme.target.subsystem import Subsystem
 from spdk_ftl_py.nvme.wire import AdminOp, Cns, CommandError, Feature, LogPage, PduType, Property, Sqe, Status
 from unit.nvme.nvme_loop import HOSTNQN, SUBNQN, WAIT_S, Bench, bench, capsule, io, until
 

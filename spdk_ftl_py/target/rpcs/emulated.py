@@ -4,23 +4,20 @@ from __future__ import annotations
 
 import os
 import uuid as uuids
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from uuid import UUID
 
-from .. import _shim
-from . import decode
-from .bdevs import Bdev
-from .decode import Fields
-from .methods import EAGAIN, EBUSY, EINVAL, ENOMEM, Params, failed, refused, rpc
-
-if TYPE_CHECKING:
-    from .app import Target
+from ... import _shim
+from .. import decode
+from ..bdevs import EXPORTED_METADATA_BYTES_MAX, NULL_UUID, NVME_IO_TYPES, ZONED_IO_TYPES, Bdev
+from ..decode import Fields, Params
+from ..methods import rpc
+from ..refusals import EAGAIN, EBUSY, EINVAL, ENOMEM, failed, refused
+from ..state import TargetState
 
 MEDIA_BYTES_MAX = 2**46
-EXPORTED_METADATA_BYTES_MAX = 64
 METADATA_BYTES = (0, 8, 16, 32, 64, 128)
 DIF_BYTES = {0: 8, 1: 16, 2: 16}  # by dif_pi_format: what the protection information takes
-NULL_UUID = UUID(int=0)
 ZNS_PATH_NAMESPACE = UUID("5c9b2f0e-8a1d-4f5e-9a35-0d5b6a1f7c11")
 STATUS_INTERNAL_ERROR = 0x006
 
@@ -29,10 +26,6 @@ MALLOC_IO_TYPES = frozenset(
 )
 NULL_IO_TYPES = frozenset(("read", "write", "reset", "write_zeroes", "abort"))
 AIO_IO_TYPES = frozenset(("read", "write", "flush", "reset", "write_zeroes"))
-NVME_IO_TYPES = frozenset(
-    ("read", "write", "unmap", "flush", "reset", "nvme_admin", "nvme_io", "write_zeroes", "compare", "abort", "copy")
-)
-ZONED_IO_TYPES = frozenset(("get_zone_info", "zone_management", "zone_append"))
 
 
 def _check_layout(params: Params) -> None:
@@ -85,7 +78,7 @@ _LAYOUT = {
         },
     ),
 )  # fmt: skip
-async def bdev_malloc_create(target: Target, params: Params) -> str:
+async def bdev_malloc_create(target: TargetState, params: Params) -> str:
     _check_layout(params)
     if params.get("numa_id", -1) not in (-1, 0):
         raise failed(EINVAL)
@@ -112,7 +105,9 @@ async def bdev_malloc_create(target: Target, params: Params) -> str:
     return bdev.name
 
 
-def _media(factory: Any, target: Target, *args: Any, told_as: str | None = None, **kwargs: Any) -> _shim.EmulatedMedia:
+def _media(
+    factory: Any, target: TargetState, *args: Any, told_as: str | None = None, **kwargs: Any
+) -> _shim.EmulatedMedia:
     """Calls one of EmulatedMedia's factories; what it refuses becomes the errno that fits, with its usual text as SPDK
     has it. told_as: what to call the drive where the whole reason may be said."""
     try:
@@ -146,7 +141,7 @@ def _media(factory: Any, target: Target, *args: Any, told_as: str | None = None,
         },
     ),
 )  # fmt: skip
-async def bdev_null_create(target: Target, params: Params) -> str:
+async def bdev_null_create(target: TargetState, params: Params) -> str:
     _check_layout(params)
     metadata = params.get("md_size", 0)
     device = _media(
@@ -176,7 +171,7 @@ async def bdev_null_create(target: Target, params: Params) -> str:
         },
     ),
 )  # fmt: skip
-async def bdev_aio_create(target: Target, params: Params) -> str:
+async def bdev_aio_create(target: TargetState, params: Params) -> str:
     path, readonly = params["filename"], params.get("readonly", False)
     try:
         byte_count = os.stat(path).st_size
@@ -213,7 +208,7 @@ async def bdev_aio_create(target: Target, params: Params) -> str:
 
 def _register_delete(module: str, method: str) -> None:
     @rpc(method, Fields({"name": decode.string}))
-    async def delete(target: Target, params: Params) -> bool:
+    async def delete(target: TargetState, params: Params) -> bool:
         target.forget(await target.bdevs.unregister_by_name(params["name"], module))
         return True
 
@@ -238,7 +233,7 @@ def _absolute(path: str | None) -> str | None:
         },
     ),
 )  # fmt: skip
-async def ftltgt_zns_create(target: Target, params: Params) -> str:
+async def ftltgt_zns_create(target: TargetState, params: Params) -> str:
     """Sizes in blocks. 0 open or active zones: no limit. path: a sparse file that keeps the drive."""
     zone_size, zones, block_size = params["zone_size"], params["num_zones"], params.get("block_size", 4096)
     capacity = int(params.get("zone_capacity") or zone_size)

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from .. import _shim
-from . import decode
-from .bdevs import Bdev
-from .decode import DecodeError, Fields
-from .methods import ENODEV, Params, refused, rpc
-
-if TYPE_CHECKING:
-    from .app import Target
+from ... import _shim
+from .. import decode
+from ..bdevs import Bdev
+from ..decode import DecodeError, Fields, Params
+from ..methods import rpc
+from ..refusals import ENODEV, refused
+from ..state import TargetState
 
 EMULATED_MODULES = ("malloc", "null", "aio", "ftltgt_zns")
 OPERATIONS = {
@@ -40,7 +39,7 @@ def _status(value: Any) -> int:
     return number
 
 
-def _media(target: Target, name: str) -> tuple[Bdev, _shim.EmulatedMedia]:
+def _media(target: TargetState, name: str) -> tuple[Bdev, _shim.EmulatedMedia]:
     bdev = target.bdevs.find(name)
     if bdev is None:
         raise refused(f"there is no bdev {name}", ENODEV)
@@ -59,7 +58,7 @@ def _media(target: Target, name: str) -> tuple[Bdev, _shim.EmulatedMedia]:
         },
     ),
 )  # fmt: skip
-async def ftltgt_inject_fault(target: Target, params: Params) -> int:
+async def ftltgt_inject_fault(target: TargetState, params: Params) -> int:
     """Returns the fault's id. num_blocks 0: anywhere. times 0: for ever. status and latency_us may be combined."""
     bdev, media = _media(target, params["name"])
     if not params.get("status") and not params.get("latency_us"):
@@ -77,7 +76,7 @@ async def ftltgt_inject_fault(target: Target, params: Params) -> int:
 
 
 @rpc("ftltgt_clear_faults", Fields({"name": decode.string}, {"id": decode.uint32}))
-async def ftltgt_clear_faults(target: Target, params: Params) -> bool:
+async def ftltgt_clear_faults(target: TargetState, params: Params) -> bool:
     _, media = _media(target, params["name"])
     media.clear_faults(params.get("id"))
     return True
@@ -87,7 +86,7 @@ async def ftltgt_clear_faults(target: Target, params: Params) -> bool:
     "ftltgt_set_zone_state",
     Fields({"name": decode.string, "zone": decode.uint32, "state": decode.choice("read_only", "offline")}),
 )
-async def ftltgt_set_zone_state(target: Target, params: Params) -> bool:
+async def ftltgt_set_zone_state(target: TargetState, params: Params) -> bool:
     bdev, media = _media(target, params["name"])
     if not bdev.zoned:
         raise refused(f"bdev {bdev.name} is not zoned")
@@ -99,7 +98,7 @@ async def ftltgt_set_zone_state(target: Target, params: Params) -> bool:
 
 
 @rpc("ftltgt_power_cut", Fields(None, {"name": decode.string, "seed": decode.uint64}))
-async def ftltgt_power_cut(target: Target, params: Params) -> list[str]:
+async def ftltgt_power_cut(target: TargetState, params: Params) -> list[str]:
     """Without a name: every emulated drive at once. Returns the names of those without power now."""
     names = []
     for media, name in _chosen(target, params):
@@ -109,7 +108,7 @@ async def ftltgt_power_cut(target: Target, params: Params) -> list[str]:
 
 
 @rpc("ftltgt_power_on", Fields(None, {"name": decode.string}))
-async def ftltgt_power_on(target: Target, params: Params) -> list[str]:
+async def ftltgt_power_on(target: TargetState, params: Params) -> list[str]:
     names = []
     for media, name in _chosen(target, params):
         media.power_on()
@@ -117,7 +116,7 @@ async def ftltgt_power_on(target: Target, params: Params) -> list[str]:
     return names
 
 
-def _chosen(target: Target, params: Params) -> list[tuple[_shim.EmulatedMedia, str]]:
+def _chosen(target: TargetState, params: Params) -> list[tuple[_shim.EmulatedMedia, str]]:
     if "name" in params:
         bdev, media = _media(target, params["name"])
         return [(media, bdev.name)]
@@ -133,7 +132,7 @@ def _chosen(target: Target, params: Params) -> list[tuple[_shim.EmulatedMedia, s
     "ftltgt_get_media_stats",
     Fields({"name": decode.string}, {"zones": decode.boolean}),
 )
-async def ftltgt_get_media_stats(target: Target, params: Params) -> dict[str, Any]:
+async def ftltgt_get_media_stats(target: TargetState, params: Params) -> dict[str, Any]:
     """operations: I/Os completed; zone_states: how many zones are in which state; with zones=true also each zone."""
     bdev, media = _media(target, params["name"])
     stats: dict[str, Any] = {"name": bdev.name, "operations": media.operations}

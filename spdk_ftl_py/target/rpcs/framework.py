@@ -5,17 +5,16 @@ from __future__ import annotations
 import errno
 import os
 import signal
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from . import decode
-from .bdevs import NOTIFICATION_TYPES
-from .config import SUBSYSTEMS, subsystem_config
-from .decode import DecodeError, Fields
-from .jsonrpc import RpcError
-from .methods import INVALID_PARAMETERS, METHODS, Params, rpc
-
-if TYPE_CHECKING:
-    from .app import Target
+from .. import decode
+from ..bdevs import NOTIFICATION_TYPES
+from ..config import SUBSYSTEMS, subsystem_config
+from ..decode import DecodeError, Fields, Params
+from ..jsonrpc import RpcError
+from ..methods import METHODS, rpc
+from ..refusals import INVALID_PARAMETERS
+from ..state import TargetState
 
 # What clients look at is "SPDK vYY.MM": the release whose RPCs we follow. The suffix says who we are.
 SPDK_MAJOR, SPDK_MINOR, SPDK_PATCH = 26, 5, 0
@@ -25,7 +24,7 @@ WAIT_MS_MAX = 24 * 3600 * 1000
 
 
 @rpc("spdk_get_version", exclusive=False)
-async def spdk_get_version(_target: Target, _params: Params) -> dict[str, Any]:
+async def spdk_get_version(_target: TargetState, _params: Params) -> dict[str, Any]:
     return {
         "version": f"SPDK v{SPDK_MAJOR}.{SPDK_MINOR:02}{VERSION_SUFFIX}",
         "fields": {"major": SPDK_MAJOR, "minor": SPDK_MINOR, "patch": SPDK_PATCH, "suffix": VERSION_SUFFIX},
@@ -38,19 +37,19 @@ async def spdk_get_version(_target: Target, _params: Params) -> dict[str, Any]:
     decode_error=INVALID_PARAMETERS,
     exclusive=False,
 )
-async def rpc_get_methods(_target: Target, params: Params) -> list[str]:
+async def rpc_get_methods(_target: TargetState, params: Params) -> list[str]:
     startup_only = {"framework_start_init"}
     return [name for name in sorted(METHODS) if not (params.get("current", False) and name in startup_only)]
 
 
 @rpc("framework_wait_init", exclusive=False)
-async def framework_wait_init(target: Target, _params: Params) -> bool:
+async def framework_wait_init(target: TargetState, _params: Params) -> bool:
     await target.started.wait()
     return True
 
 
 @rpc("framework_start_init", exclusive=False)
-async def framework_start_init(_target: Target, _params: Params) -> bool:
+async def framework_start_init(_target: TargetState, _params: Params) -> bool:
     raise RpcError(
         -1,
         "Method may only be called before framework is initialized. Use --wait-for-rpc command line parameter and then "
@@ -59,7 +58,7 @@ async def framework_start_init(_target: Target, _params: Params) -> bool:
 
 
 @rpc("framework_get_subsystems", exclusive=False)
-async def framework_get_subsystems(_target: Target, _params: Params) -> list[dict[str, Any]]:
+async def framework_get_subsystems(_target: TargetState, _params: Params) -> list[dict[str, Any]]:
     return [{"subsystem": name, "depends_on": list(depends_on)} for name, depends_on in SUBSYSTEMS.items()]
 
 
@@ -69,14 +68,14 @@ async def framework_get_subsystems(_target: Target, _params: Params) -> list[dic
     decode_error=INVALID_PARAMETERS,
     exclusive=False,
 )
-async def framework_get_config(target: Target, params: Params) -> list[dict[str, Any]] | None:
+async def framework_get_config(target: TargetState, params: Params) -> list[dict[str, Any]] | None:
     if params["name"] not in SUBSYSTEMS:
         raise RpcError(-32602, f"Subsystem '{params['name']}' not found")
     return subsystem_config(target, params["name"])
 
 
 @rpc("bdev_get_bdevs", Fields(None, {"name": decode.string, "timeout": decode.uint64}), exclusive=False)
-async def bdev_get_bdevs(target: Target, params: Params) -> list[dict[str, Any]]:
+async def bdev_get_bdevs(target: TargetState, params: Params) -> list[dict[str, Any]]:
     """timeout: milliseconds to wait for the named bdev."""
     if "name" not in params:
         return [bdev.info() for bdev in target.bdevs if not bdev.removing]
@@ -86,13 +85,13 @@ async def bdev_get_bdevs(target: Target, params: Params) -> list[dict[str, Any]]
 
 
 @rpc("bdev_wait_for_examine")
-async def bdev_wait_for_examine(_target: Target, _params: Params) -> bool:
+async def bdev_wait_for_examine(_target: TargetState, _params: Params) -> bool:
     """Examination happens within registration here, so taking our turn is all the waiting there is."""
     return True
 
 
 @rpc("notify_get_types", exclusive=False)
-async def notify_get_types(_target: Target, _params: Params) -> list[str]:
+async def notify_get_types(_target: TargetState, _params: Params) -> list[str]:
     return list(NOTIFICATION_TYPES)
 
 
@@ -102,7 +101,7 @@ async def notify_get_types(_target: Target, _params: Params) -> list[str]:
     decode_error=(-32602, os.strerror(errno.EINVAL)),
     exclusive=False,
 )
-async def notify_get_notifications(target: Target, params: Params) -> list[dict[str, Any]]:
+async def notify_get_notifications(target: TargetState, params: Params) -> list[dict[str, Any]]:
     return target.bdevs.notifications.get(params.get("id", 0), params.get("max", 2**64 - 1))
 
 
@@ -119,6 +118,6 @@ def _signal_number(value: Any) -> int:
 
 
 @rpc("spdk_kill_instance", Fields({"sig_name": _signal_number}), decode_error=INVALID_PARAMETERS, exclusive=False)
-async def spdk_kill_instance(target: Target, params: Params) -> bool:
+async def spdk_kill_instance(target: TargetState, params: Params) -> bool:
     target.kill(params["sig_name"])
     return True

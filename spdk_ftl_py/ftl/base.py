@@ -1,0 +1,33 @@
+"""What an FTL asks of the device it is on."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from .. import _shim
+from ..conf import FtlConf
+from ..errors import ConfError, ParameterError
+from .media.geometry import BLOCK_BYTES
+
+APPEND_BLOCKS_MAX: Final = 1 << 32
+"""SPDK passes on only 32 bits of the address an append landed on (wire-facts section 5)."""
+
+
+def check_base(name: str, base: _shim.BlockDevice, conf: FtlConf) -> None:
+    """Raises ParameterError and, where conf asks for more than the device can do, ConfError."""
+    if not base.zoned:
+        raise ParameterError(
+            f"{name}: the base bdev is not zoned: use a zoned one, or give --zone-capacity to emulate zones"
+        )
+    if base.block_bytes - base.metadata_bytes != BLOCK_BYTES or base.metadata_bytes:
+        raise ParameterError(
+            f"{name}: the base bdev has blocks of {base.block_bytes - base.metadata_bytes} bytes and "
+            f"{base.metadata_bytes} B of metadata: an FTL needs {BLOCK_BYTES} and none; format it so"
+        )
+    if conf.use_append and base.max_append_blocks < 2:
+        raise ConfError("conf use_append = True: the base bdev does not support zone append; leave use_append out")
+    if conf.use_append and base.block_count > APPEND_BLOCKS_MAX:
+        raise ConfError(
+            f"conf use_append = True: the base bdev has {base.block_count} blocks, SPDK reports only 32 bits of where "
+            "an append landed; leave use_append out"
+        )

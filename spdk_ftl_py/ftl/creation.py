@@ -1,0 +1,126 @@
+"""A new FTL on a zoned device: what was there is erased."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from uuid import UUID, uuid4
+
+from .. import _shim
+from ..conf import FtlConf
+from ..runtime.progress import Progress
+from ..runtime.reactor import ReactorLoop
+from .base import check_base
+from .cache.nv_cache_keeper import CacheKeeper
+from .core import make_core
+from .device import FtlDevice
+from .load.write_buffer_file import BufferFiles
+from .media.blockdev import ZONE_RESET, BlockPort
+from .media.geometry import BATCH_BLOCKS, BLOCK_BYTES, SUPERBLOCK_ZONES, Geometry, plan
+from .media.superblock import SuperblockWriter
+from .media.zone import EMPTY, FULL, Zone
+
+
+async def create(
+    reactor: ReactorLoop,
+    base: _shim.BlockDevice,
+    *,
+    name: str,
+    conf: FtlConf,
+    uuid: UUID | None = None,
+    num_punits: int | None = None,
+    optimal_open_zones: int = 0,
+    progress: Progress | None = None,
+    buffer_dir: Path | None = None,
+    cache: _shim.BlockDevice | None = None,
+) -> FtlDevice:
+    """Makes a new, empty FTL on a zoned device; everything on it, and on the nv cache, is erased. Without a uuid it
+    gets a new one. buffer_dir: where its write buffer outlives the process; None: it does not. cache: a
+    conventional device that becomes its nv cache.
+
+    Raises ConfError, ParameterError or GeometryError before anything is erased where the device or conf can't do,
+    and MediaError where the device fails; then nothing is left behind but erased zones.
+    """
+    conf.check()
+    check_base(name, base, conf)
+    report = progress or (lambda step, part: None)
+    port = BlockPort(reactor, base, name=name)
+    keeper = CacheKeeper(reactor, cache, name=name)
+    try:
+        zones = await port.zones(lambda part: report("zone report", part))
+        batch_blocks = min(BATCH_BLOCKS, base.max_append_blocks) if conf.use_append else BATCH_BLOCKS
+        geometry = plan(
+            zones,
+            zone_size=base.zone_size,
+            max_open_zones=base.max_open_zones,
+            max_active_zones=base.max_active_zones,
+            lba_rsvd=conf.lba_rsvd,
+            num_punits=num_punits,
+            optimal_open_zones=optimal_open_zones,
+            batch_blocks=batch_blocks,
+        )
+        conf = conf.check_geometry(geometry)
+        keeper.check(geometry)
+        uuid = uuid or uuid4()
+        # All that can be refused is, before anything is erased.
+        files = None if buffer_dir is None else BufferFiles.acquire(buffer_dir, uuid)
+        try:
+            core = make_core(reactor, base, uuid, conf, geometry, buffer=files.path(1) if files else None)
+        except BaseException:
+            if files is not None:
+                files.release()
+            raise
+        try:
+            await _erase(port, zones, geometry, lambda part: report("zone reset", part))
+            await _forget_older_superblocks(port, zones)
+            superblock = SuperblockWriter(port, geometry, uuid)
+            await keeper.make(uuid, report)
+            device = FtlDevice(
+                reactor,
+                port,
+                core,
+                name=name,
+                uuid=uuid,
+                conf=conf,
+                geometry=geometry,
+                superblock=superblock,
+                buffer_files=files,
+                cache=keeper,
+            )
+            await keeper.start(core, uuid, conf.nv_cache)
+            await device.write_superblock(clean=False)
+            report("superblock", 1.0)
+            if files is not None:
+                files.remove(but=device.incarnation)
+        except BaseException:
+            reactor.unsubscribe(core.id)
+            core.close()
+            if files is not None:
+                files.remove()
+                files.release()
+            raise
+    except BaseException:
+        await keeper.close()
+        await port.close()
+        raise
+    device.start()
+    return device
+
+
+async def _erase(port: BlockPort, zones: list[Zone], geometry: Geometry, progress: Callable[[float], None]) -> None:
+    starts = [zones[index].start for index in geometry.used_zones() if zones[index].state != EMPTY]
+    bands = geometry.zone_start(len(SUPERBLOCK_ZONES))
+    # An older FTL is gone before the first of its bands is: half of it must not be found again.
+    await port.reset_zones(start for start in starts if start < bands)
+    await port.reset_zones((start for start in starts if start >= bands), progress)
+
+
+async def _forget_older_superblocks(port: BlockPort, zones: list[Zone]) -> None:
+    """Emulated zones keep what is in them over a reset, and come back full: an older FTL in the zone that is not
+    written now would be found again."""
+    if not isinstance(port.device, _shim.ZonedOverlay):
+        return
+    for index in SUPERBLOCK_ZONES:
+        if zones[index].state == FULL:
+            await port.write(zones[index].start, bytes(BLOCK_BYTES), fua=True)
+            await port.zone_action(ZONE_RESET, zones[index].start)

@@ -1,0 +1,241 @@
+"""An FTL that is on its device already: what restore() found becomes a device that runs."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import secrets
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Final
+from uuid import UUID
+
+import numpy as np
+
+from .. import _shim
+from ..conf import FtlConf
+from ..errors import FtlError, MediaError, ParameterError
+from ..runtime.progress import Progress
+from ..runtime.reactor import ReactorLoop
+from .base import check_base
+from .cache.nv_cache_keeper import CacheKeeper
+from .core import make_core, write_buffer_blocks
+from .device import FtlDevice
+from .load.held import HeldWrites, Recovered, RecoveredBlock
+from .load.restore import Restored, restore
+from .load.write_buffer_file import BufferFiles
+from .media.blockdev import BASE_GONE, ZONE_FINISH, ZONE_RESET, BlockPort
+from .media.geometry import BLOCK_BYTES, Geometry
+from .media.superblock import Superblock, SuperblockWriter
+
+log = logging.getLogger(__name__)
+
+INCARNATION_GAP_MAX: Final = 1 << 32
+L2P_STEP: Final = 1 << 20
+"""Entries handed to the shim at a time."""
+
+
+async def load(
+    reactor: ReactorLoop,
+    base: _shim.BlockDevice,
+    *,
+    name: str,
+    uuid: UUID,
+    conf: FtlConf | None = None,
+    num_punits: int | None = None,
+    progress: Progress | None = None,
+    buffer_dir: Path | None = None,
+    cache: _shim.BlockDevice | None = None,
+    without_cache: bool = False,
+    on_lossy: Callable[[], object] = lambda: None,
+) -> FtlDevice:
+    """The FTL of that uuid, as it was when it was halted, or when whatever it was lost ended it. With the
+    buffer_dir it had: as its hosts were told it is. A device that had it before, in this process, must be closed.
+    cache: the nv cache it has; without_cache: it is given up, and what it alone holds is lost. on_lossy is called
+    where writes that hosts did not flush may be lost, before anything says that this life of the FTL is over: a
+    load that is repeated behind that does not know of it.
+
+    Settings of conf that are not the default replace those of the superblock. Raises what restore() raises; until
+    it has ended nothing is written, and load() may be interrupted and repeated at any point.
+    """
+    report = progress or (lambda step, part: None)
+    if conf is not None:
+        conf.check()
+    port = BlockPort(reactor, base, name=name)
+    files: BufferFiles | None = None
+    keeper = CacheKeeper(reactor, cache, name=name)
+    try:
+        check_base(name, base, conf or FtlConf())
+        files = None if buffer_dir is None else BufferFiles.acquire(buffer_dir, uuid)
+        buffer: HeldWrites | None = None
+
+        async def read_buffer(superblock: Superblock, geometry: Geometry) -> HeldWrites | None:
+            nonlocal buffer
+            if files is not None and not superblock.clean:
+                buffer = files.read(superblock.incarnation, geometry.block_count)
+            return buffer
+
+        read_cache = keeper.source(without_cache=without_cache, progress=report)
+        found = await restore(
+            port, uuid, conf=conf, num_punits=num_punits, progress=progress, sources=(read_buffer, read_cache)
+        )
+        await keeper.fetch()
+        check_base(name, base, found.conf)
+        if found.conf.use_append and found.geometry.batch_blocks > base.max_append_blocks:
+            raise ParameterError(
+                f"{name}: the base bdev takes appends of {base.max_append_blocks} blocks, but of "
+                f"{found.geometry.batch_blocks} when FTL {uuid} was created: give a device that does"
+            )
+        # A block of the buffer that is damaged is a write that was acknowledged, too.
+        whole = buffer is not None and not buffer.damaged and not buffer.damage
+        lossy = not found.superblock.clean and not whole and not keeper.recovering
+        alarm = on_lossy if lossy else None
+        device = await _loaded(reactor, base, port, name, found, report, files, keeper, alarm=alarm)
+    except BaseException:
+        if files is not None:
+            files.release()
+        await keeper.close()
+        await port.close()
+        raise
+    device.start()
+    return device
+
+
+async def _loaded(
+    reactor: ReactorLoop,
+    base: _shim.BlockDevice,
+    port: BlockPort,
+    name: str,
+    found: Restored,
+    report: Progress,
+    files: BufferFiles | None,
+    keeper: CacheKeeper,
+    *,
+    alarm: Callable[[], object] | None,
+) -> FtlDevice:
+    uuid = found.superblock.uuid
+    superblock = SuperblockWriter(
+        port,
+        found.geometry,
+        uuid,
+        generation=found.superblock.generation,
+        zone=found.superblock_zone,
+        written=found.superblock_used,
+    )
+    # What a crash left in the base's volatile cache counts, instead of what the old file holds of it: it has to be
+    # durable before the superblock can be, which makes the new file count. So has the superblock that was found,
+    # before the files of others go.
+    await port.flush()
+    if files is not None:
+        # Loads that were killed have left them.
+        files.remove(but=found.superblock.incarnation)
+    # Never that of a load that was killed before its superblock was there: its file may turn up again.
+    incarnation = found.superblock.incarnation + 1 + secrets.randbelow(INCARNATION_GAP_MAX)
+    # What is recovered was held by a buffer of at most half a band, too.
+    buffer_blocks = max(write_buffer_blocks(found.conf, found.geometry), found.recovered_blocks)
+    core = make_core(
+        reactor,
+        base,
+        uuid,
+        found.conf,
+        found.geometry,
+        next_seq=keeper.next_seq(found.next_seq, clean=found.superblock.clean),
+        buffer=files.path(incarnation) if files else None,
+        buffer_blocks=buffer_blocks,
+    )
+    device = FtlDevice(
+        reactor,
+        port,
+        core,
+        name=name,
+        uuid=uuid,
+        conf=found.conf,
+        geometry=found.geometry,
+        superblock=superblock,
+        next_band_seq=found.next_band_seq,
+        incarnation=incarnation,
+        buffer_files=files,
+        buffer_blocks=buffer_blocks,
+        cache=keeper,
+        lost_before=found.lost_blocks,
+    )
+    told = False
+    try:
+        await _empty_bands(port, found.geometry, found.bands_to_reset)
+        for number, band in enumerate(found.bands):
+            core.load_band(number, band.state, band.seq, band.write_pointers)
+        for first in range(0, len(found.l2p), L2P_STEP):
+            part = found.l2p[first : first + L2P_STEP]
+            if (part != np.uint64(_shim.ADDRESS_INVALID)).any():
+                core.load_l2p(first, part)
+            report("l2p", min(1.0, (first + L2P_STEP) / len(found.l2p)))
+        device.bands_loaded()
+        # No order to the core before it is served: what its L2P does not need may be the newest that is durable.
+        _recover(core, name, found.recovered)
+        await keeper.start(core, uuid, found.conf.nv_cache, report)
+        # Before the superblock: after a loss of power zones that were full may be active again, and with more of
+        # them than the device allows the superblock could not begin its other zone.
+        for start in found.zones_to_finish:
+            await _tidy_zone(port, ZONE_FINISH, start)
+        for start in found.zones_to_empty:
+            await _tidy_zone(port, ZONE_RESET, start)
+        if alarm is not None:
+            alarm()
+        told = True
+        await device.write_superblock(clean=False)
+        if files is not None:
+            files.remove(but=incarnation)
+        report("superblock", 1.0)
+        for start in found.zones_to_reset:
+            await _tidy_zone(port, ZONE_RESET, start)
+            if isinstance(base, _shim.ZonedOverlay):
+                # There a reset erases nothing: if ever the newest superblock can't be read, an older one must not
+                # find the checkpoint it names. A second line: who fails to write there goes on.
+                await _tidied(port, start, port.write(start, bytes(BLOCK_BYTES)))
+                await _tidy_zone(port, ZONE_RESET, start)
+    except BaseException:
+        reactor.unsubscribe(core.id)
+        core.close()
+        if files is not None and not told:
+            # Later than that it may count, whatever the error was.
+            files.path(incarnation).unlink(missing_ok=True)
+        raise
+    device.restored = found.told(name, lossy=alarm is not None)
+    return device
+
+
+def _recover(core: _shim.FtlCore, name: str, items: list[Recovered]) -> None:
+    for item in items:
+        taken = (
+            core.recover_block(item.lba, item.seq, item.crc, item.data)
+            if isinstance(item, RecoveredBlock)
+            else core.recover_record(item.lba, item.block_count, item.seq, item.flags)
+        )
+        if not taken:
+            raise FtlError(
+                f"{name}: more is to be recovered ({len(items)} blocks and records) than its write buffer "
+                "takes: that was not written by this software",
+                errno=errno.ENOSPC,
+            )
+
+
+async def _empty_bands(port: BlockPort, geometry: Geometry, numbers: list[int]) -> None:
+    """Of what media alone show, nothing needs them; that is durable by now."""
+    if numbers:
+        zones = [zone for number in numbers for zone in geometry.bands[number] if zone is not None]
+        await port.reset_zones(geometry.zone_start(zone) for zone in zones)
+
+
+async def _tidy_zone(port: BlockPort, action: int, start: int) -> None:
+    """A zone that was being written is not written any more: it must not count against the device's limits. One
+    that can't be reset fails its first write, and is replaced then."""
+    await _tidied(port, start, port.zone_action(action, start))
+
+
+async def _tidied(port: BlockPort, start: int, work: Awaitable[object]) -> None:
+    try:
+        await work
+    except MediaError as error:
+        if error.status in BASE_GONE:
+            raise
+        log.warning("%s: zone at block %d: %s", port.name, start, error)

@@ -1,0 +1,44 @@
+"""A namespace of a target: a BlockDevice as hosts see it."""
+
+from __future__ import annotations
+
+from uuid import UUID
+
+from ... import _shim
+from ...errors import ParameterError
+from .. import wire
+from ..identify import NamespaceTraits
+
+
+class Namespace:
+    """A BlockDevice under an NSID, with its identifiers."""
+
+    def __init__(self, nsid: int, device: _shim.BlockDevice, uuid: UUID | None, nguid: bytes, eui64: bytes) -> None:
+        self.nsid = nsid
+        self.device = device
+        self.uuid = uuid
+        self.nguid = nguid
+        self.eui64 = eui64
+        data_bytes = device.block_bytes - device.metadata_bytes
+        if data_bytes < 512 or data_bytes & (data_bytes - 1):
+            raise ParameterError(
+                f"namespace {nsid}: the device has blocks of {data_bytes} bytes; NVMe needs a power of two from 512 on"
+            )
+        self.traits = NamespaceTraits(
+            block_count=device.block_count,
+            data_bytes=data_bytes,
+            metadata_bytes=device.metadata_bytes,
+            nguid=nguid,
+            eui64=eui64,
+            uuid=uuid,
+            csi=wire.CSI_ZNS if device.zoned else wire.CSI_NVM,
+            deallocated_reads_zeroes=device.deallocated_reads_zeroes,
+            zone_size=device.zone_size,
+            max_open_zones=device.max_open_zones,
+            max_active_zones=device.max_active_zones,
+            max_append_bytes=device.max_append_blocks * device.block_bytes,
+        )
+
+    @property
+    def csi(self) -> int:
+        return self.traits.csi

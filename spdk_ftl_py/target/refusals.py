@@ -1,0 +1,38 @@
+"""How RPCs are refused: SPDK's codes and texts."""
+
+from __future__ import annotations
+
+import errno as _errno
+import os
+
+from ..errors import JSONRPC_INTERNAL_ERROR, JSONRPC_INVALID_PARAMS
+from .jsonrpc import RpcError
+
+EINVAL = _errno.EINVAL
+ENOMEM = _errno.ENOMEM
+EAGAIN = _errno.EAGAIN
+EBUSY = _errno.EBUSY
+ENODEV = _errno.ENODEV
+EEXIST = _errno.EEXIST
+EIO = _errno.EIO
+EALREADY = _errno.EALREADY
+ENXIO = _errno.ENXIO
+ENOTSUP = _errno.ENOTSUP
+
+# How SPDK answers parameters it can't decode: it differs from method to method.
+DECODE_FAILED = (JSONRPC_INTERNAL_ERROR, "spdk_json_decode_object failed")
+INVALID_PARAMETERS = (JSONRPC_INVALID_PARAMS, "Invalid parameters")
+
+
+def failed(number: int) -> RpcError:
+    """-errno with its usual text, which is all SPDK says."""
+    return RpcError(-number, os.strerror(number))
+
+
+def refused(message: str, number: int = _errno.EINVAL) -> RpcError:
+    """For our own methods, which may say what is wrong."""
+    return RpcError(-number, message)
+
+
+def invalid_parameters() -> RpcError:
+    return RpcError(*INVALID_PARAMETERS)

@@ -1,0 +1,333 @@
+"""nvmf_*: transport, subsystems, namespaces, listeners and hosts."""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import logging
+from typing import Any
+from uuid import UUID
+
+from ...errors import ExistsError, FtlError, NotFoundError
+from ...nvme import wire
+from ...nvme.nqn import check_nqn
+from ...nvme.target.subsystem import Subsystem
+from .. import decode
+from ..decode import Fields, Params
+from ..jsonrpc import RpcError
+from ..methods import rpc
+from ..nvmf import TRANSPORT_DEFAULTS, TRANSPORT_OPTIONS
+from ..refusals import ENODEV, INVALID_PARAMETERS, failed, invalid_parameters
+from ..state import TargetState
+
+logger = logging.getLogger(__name__)
+
+TARGET_NAME = "nvmf_tgt"
+SERIAL_DEFAULT = "0" * 20
+MODEL_DEFAULT = "SPDK bdev Controller"
+NAMESPACES_DEFAULT = 32
+CNTLID_MAX = 0xFFEF
+PORT_MAX = 65535
+
+_TGT_NAME = {"tgt_name": decode.string}
+
+
+def _check_target_name(params: Params) -> None:
+    if params.get("tgt_name", TARGET_NAME) != TARGET_NAME:
+        raise RpcError(-32603, "Unable to find a target.")
+
+
+@rpc(
+    "nvmf_create_transport",
+    Fields({"trtype": decode.string}, {**TRANSPORT_OPTIONS, **_TGT_NAME}, tolerant=True),
+    decode_error=INVALID_PARAMETERS,
+)
+async def nvmf_create_transport(target: TargetState, params: Params) -> bool:
+    _check_target_name(params)
+    trtype: str = params["trtype"]
+    if trtype.upper() != "TCP":
+        raise RpcError(-32602, f"Invalid transport type '{trtype}'")
+    if target.nvmf.transport is not None:
+        raise RpcError(-32603, f"Transport type '{trtype}' already exists")
+    options = {name: params[name] for name in TRANSPORT_DEFAULTS if name in params} | {"trtype": "TCP"}
+    if (
+        options.get("max_io_size", 131072) % 4096
+        or not 4096 <= options.get("max_io_size", 131072) <= 2**24
+        or options.get("in_capsule_data_size", 4096) % 16
+        or options.get("in_capsule_data_size", 4096) > 2**20
+        or not 2 <= options.get("max_queue_depth", 128) <= 4096
+        or not 1 <= options.get("max_io_qpairs_per_ctrlr", 127) <= 65535
+    ):
+        raise RpcError(-32603, f"Transport type '{trtype}' create failed")
+    target.nvmf.create_transport(options)
+    return True
+
+
+@rpc(
+    "nvmf_get_transports",
+    Fields(None, {"trtype": decode.string, **_TGT_NAME}),
+    decode_error=INVALID_PARAMETERS,
+    exclusive=False,
+)
+async def nvmf_get_transports(target: TargetState, params: Params) -> list[dict[str, Any]]:
+    _check_target_name(params)
+    transport = target.nvmf.transport
+    if "trtype" in params and (transport is None or params["trtype"].upper() != "TCP"):
+        raise failed(ENODEV)
+    return [] if transport is None else [dict(transport)]
+
+
+@rpc(
+    "nvmf_create_subsystem",
+    Fields(
+        {"nqn": decode.string},
+        {
+            "serial_number": decode.text_up_to(20), "model_number": decode.text_up_to(40), **_TGT_NAME,
+            "max_namespaces": decode.uint32, "allow_any_host": decode.boolean, "ana_reporting": decode.boolean,
+            "min_cntlid": decode.uint16, "max_cntlid": decode.uint16, "max_discard_size_kib": decode.uint64,
+            "max_write_zeroes_size_kib": decode.uint64, "dmrsl": decode.uint32, "wzsl": decode.uint8,
+            "passthrough": decode.boolean, "enable_nssr": decode.boolean,
+        },
+    ),
+    decode_error=INVALID_PARAMETERS,
+)  # fmt: skip
+async def nvmf_create_subsystem(target: TargetState, params: Params) -> bool:
+    _check_target_name(params)
+    nqn, low, high = params["nqn"], params.get("min_cntlid", 1), params.get("max_cntlid", CNTLID_MAX)
+    if not 1 <= low <= high <= CNTLID_MAX:
+        raise RpcError(-32602, f"Invalid cntlid range [{low}-{high}]")
+    try:
+        if nqn in target.nvmf.exports or nqn == wire.DISCOVERY_NQN:
+            raise ExistsError(f"subsystem {nqn} exists already")
+        subsystem = Subsystem(
+            nqn,
+            serial_number=params.get("serial_number", SERIAL_DEFAULT),
+            model_number=params.get("model_number", MODEL_DEFAULT),
+            allow_any_host=params.get("allow_any_host", False),
+            max_namespaces=params.get("max_namespaces") or NAMESPACES_DEFAULT,
+            min_cntlid=low,
+            max_cntlid=high,
+        )
+        target.nvmf.add_subsystem(subsystem)
+    except FtlError as error:
+        raise RpcError(-32603, f"Unable to create subsystem {nqn}") from error
+    return True
+
+
+@rpc("nvmf_delete_subsystem", Fields({"nqn": decode.string}, _TGT_NAME), decode_error=INVALID_PARAMETERS)
+async def nvmf_delete_subsystem(target: TargetState, params: Params) -> bool:
+    _check_target_name(params)
+    await target.nvmf.delete_subsystem(target.nvmf.find(params["nqn"]))
+    return True
+
+
+@rpc(
+    "nvmf_get_subsystems",
+    Fields(None, {"nqn": decode.string, **_TGT_NAME}),
+    decode_error=INVALID_PARAMETERS,
+    exclusive=False,
+)
+async def nvmf_get_subsystems(target: TargetState, params: Params) -> list[dict[str, Any]]:
+    _check_target_name(params)
+    discovery = {
+        "nqn": wire.DISCOVERY_NQN, "subtype": "Discovery", "listen_addresses": [], "allow_any_host": True, "hosts": [],
+    }  # fmt: skip
+    everything = [discovery, *(target.nvmf.describe(export) for export in target.nvmf.exports.values())]
+    if "nqn" not in params:
+        return everything
+    found = [each for each in everything if each["nqn"] == params["nqn"]]
+    if not found:
+        raise failed(ENODEV)
+    return found
+
+
+_NAMESPACE = Fields(
+    {"bdev_name": decode.string},
+    {
+        "nsid": decode.uint32, "ptpl_file": decode.string, "nguid": decode.hexadecimal(16),
+        "eui64": decode.hexadecimal(8), "uuid": decode.uuid, "anagrpid": decode.uint32,
+        "no_auto_visible": decode.boolean, "hide_metadata": decode.boolean,
+    },
+)  # fmt: skip
+
+
+@rpc(
+    "nvmf_subsystem_add_ns",
+    Fields({"nqn": decode.string, "namespace": _NAMESPACE}, _TGT_NAME, tolerant=True),
+    decode_error=INVALID_PARAMETERS,
+)
+async def nvmf_subsystem_add_ns(target: TargetState, params: Params) -> int:
+    _check_target_name(params)
+    export, namespace = target.nvmf.find(params["nqn"]), params["namespace"]
+    unsupported = namespace.get("no_auto_visible") or namespace.get("hide_metadata") or "ptpl_file" in namespace
+    if unsupported or namespace.get("anagrpid", 0) > export.subsystem.max_namespaces:
+        raise invalid_parameters()
+    try:
+        return target.nvmf.add_namespace(export, namespace)
+    except FtlError as error:
+        logger.info("adding bdev %s to %s failed: %s", namespace["bdev_name"], export.nqn, error.message)
+        raise invalid_parameters() from error
+
+
+@rpc(
+    "nvmf_subsystem_remove_ns",
+    Fields({"nqn": decode.string, "nsid": decode.uint32}, _TGT_NAME),
+    decode_error=INVALID_PARAMETERS,
+)
+async def nvmf_subsystem_remove_ns(target: TargetState, params: Params) -> bool:
+    _check_target_name(params)
+    target.nvmf.remove_namespace(target.nvmf.find(params["nqn"]), params["nsid"])
+    return True
+
+
+_LISTEN_ADDRESS = Fields(
+    {"trtype": decode.string, "traddr": decode.string}, {"adrfam": decode.string, "trsvcid": decode.string}
+)
+_ADRFAMS = {4: "IPv4", 6: "IPv6"}
+
+
+def _address(params: Params) -> dict[str, str]:
+    """The address in the one spelling in which it is kept and shown."""
+    given = params["listen_address"]
+    try:
+        address = ipaddress.ip_address(given["traddr"])
+        port = int(given.get("trsvcid", ""))
+    except ValueError:
+        raise invalid_parameters() from None
+    family = _ADRFAMS[address.version]
+    if (
+        given["trtype"].upper() != "TCP"
+        or given.get("adrfam", family).lower() != family.lower()
+        or not 0 < port <= PORT_MAX
+        or not given["trsvcid"].isdigit()
+    ):
+        raise invalid_parameters()
+    return {"trtype": "TCP", "adrfam": family, "traddr": str(address), "trsvcid": str(port)}
+
+
+_ANA_STATES = ("optimized", "non_optimized", "inaccessible")
+
+
+@rpc(
+    "nvmf_subsystem_add_listener",
+    Fields(
+        {"nqn": decode.string, "listen_address": _LISTEN_ADDRESS},
+        {
+            **_TGT_NAME, "secure_channel": decode.boolean, "ana_state": decode.choice(*_ANA_STATES),
+            "sock_impl": decode.string,
+        },
+        tolerant=True,
+    ),
+    decode_error=INVALID_PARAMETERS,
+)  # fmt: skip
+async def nvmf_subsystem_add_listener(target: TargetState, params: Params) -> bool:
+    _check_target_name(params)
+    if params.get("secure_channel", False) or params.get("ana_state", "optimized") != "optimized":
+        raise invalid_parameters()  # no TLS and no ANA here
+    await target.nvmf.add_listener(target.nvmf.find(params["nqn"]), _address(params))
+    return True
+
+
+@rpc(
+    "nvmf_subsystem_remove_listener",
+    Fields({"nqn": decode.string, "listen_address": _LISTEN_ADDRESS}, _TGT_NAME),
+    decode_error=INVALID_PARAMETERS,
+)
+async def nvmf_subsystem_remove_listener(target: TargetState, params: Params) -> bool:
+    _check_target_name(params)
+    await target.nvmf.remove_listener(target.nvmf.find(params["nqn"]), _address(params))
+    return True
+
+
+@rpc(
+    "nvmf_subsystem_add_host",
+    Fields(
+        {"nqn": decode.string, "host": decode.string},
+        {**_TGT_NAME, "dhchap_key": decode.string, "dhchap_ctrlr_key": decode.string, "psk": decode.string},
+        tolerant=True,
+    ),
+    decode_error=INVALID_PARAMETERS,
+)
+async def nvmf_subsystem_add_host(target: TargetState, params: Params) -> bool:
+    _check_target_name(params)
+    export, host = target.nvmf.find(params["nqn"]), params["host"]
+    if any(name in params for name in ("dhchap_key", "dhchap_ctrlr_key", "psk")):
+        raise invalid_parameters()  # they name entries of a keyring, which is empty here
+    try:
+        check_nqn(host, "host NQN")
+        export.subsystem.add_host(host)
+    except FtlError as error:
+        raise RpcError(-32603, "Internal error") from error
+    export.hosts.append(host)
+    return True
+
+
+@rpc(
+    "nvmf_subsystem_remove_host",
+    Fields({"nqn": decode.string, "host": decode.string}, {**_TGT_NAME, "timeout_ms": decode.uint64}),
+    decode_error=INVALID_PARAMETERS,
+)
+async def nvmf_subsystem_remove_host(target: TargetState, params: Params) -> bool:
+    _check_target_name(params)
+    export, host = target.nvmf.find(params["nqn"]), params["host"]
+    if host not in export.hosts:
+        raise RpcError(-32603, "Internal error")
+    export.hosts.remove(host)
+    removal = export.subsystem.remove_host(host)
+    timeout_ms = params.get("timeout_ms")
+    try:
+        await asyncio.wait_for(removal, None if not timeout_ms else timeout_ms / 1000)
+    except (asyncio.TimeoutError, NotFoundError):
+        raise RpcError(-32603, "Internal error") from None
+    return True
+
+
+@rpc(
+    "nvmf_subsystem_allow_any_host",
+    Fields({"nqn": decode.string, "allow_any_host": decode.boolean}, _TGT_NAME),
+    decode_error=INVALID_PARAMETERS,
+)
+async def nvmf_subsystem_allow_any_host(target: TargetState, params: Params) -> bool:
+    _check_target_name(params)
+    subsystem = target.nvmf.find(params["nqn"]).subsystem
+    subsystem.allow_any_host = params["allow_any_host"]
+    if subsystem.on_discovery_change is not None:
+        subsystem.on_discovery_change()
+    return True
+
+
+_QUERY = Fields({"nqn": decode.string}, _TGT_NAME)
+
+
+@rpc("nvmf_subsystem_get_listeners", _QUERY, decode_error=INVALID_PARAMETERS, exclusive=False)
+async def nvmf_subsystem_get_listeners(target: TargetState, params: Params) -> list[dict[str, Any]]:
+    _check_target_name(params)
+    return [{"address": dict(address)} for address in target.nvmf.find(params["nqn"]).listeners]
+
+
+@rpc("nvmf_subsystem_get_controllers", _QUERY, decode_error=INVALID_PARAMETERS, exclusive=False)
+async def nvmf_subsystem_get_controllers(target: TargetState, params: Params) -> list[dict[str, Any]]:
+    _check_target_name(params)
+    return [
+        {
+            "cntlid": controller.cntlid, "cntrltype": "io", "hostnqn": controller.hostnqn,
+            "hostid": str(UUID(bytes=controller.hostid)), "num_io_qpairs": len(controller.io_qpairs),
+        }
+        for controller in target.nvmf.find(params["nqn"]).subsystem.controllers.values()
+    ]  # fmt: skip
+
+
+@rpc("nvmf_subsystem_get_qpairs", _QUERY, decode_error=INVALID_PARAMETERS, exclusive=False)
+async def nvmf_subsystem_get_qpairs(target: TargetState, params: Params) -> list[dict[str, Any]]:
+    _check_target_name(params)
+    return [
+        {
+            "cntlid": controller.cntlid, "qid": qid, "state": "enabled", "hostnqn": controller.hostnqn,
+            "listen_address": {
+                "trtype": "TCP", "adrfam": _ADRFAMS[ipaddress.ip_address(controller.listener[0]).version],
+                "traddr": controller.listener[0], "trsvcid": str(controller.listener[1]),
+            },
+        }
+        for controller in target.nvmf.find(params["nqn"]).subsystem.controllers.values()
+        for qid in (0, *sorted(controller.io_qpairs))
+    ]  # fmt: skip

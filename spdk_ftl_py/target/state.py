@@ -1,0 +1,48 @@
+"""What RPCs act on: the bdevs, what stands on them and under them, and how all of it is saved."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from typing import Any
+
+from ..runtime.reactor import ReactorLoop
+from .bdevs import BdevLayer
+from .decode import Params
+from .nvme_bdev import NvmeControllers
+from .nvmf import Nvmf
+from .virtual import VirtualBdevs
+
+
+class TargetState:
+    """The target without its RPCs: handlers are above it."""
+
+    def __init__(self, reactor: ReactorLoop) -> None:
+        self.reactor = reactor
+        self.bdevs = BdevLayer()
+        self.malloc_count = 0
+        self.started = asyncio.Event()
+        self.stopping = asyncio.Event()
+        self.lock = asyncio.Lock()
+        """Held by whatever changes the target: one RPC at a time, and events from drives between them."""
+        self.virtual = VirtualBdevs(reactor, self.bdevs)
+        self.nvme = NvmeControllers(reactor, self.bdevs, self.lock)
+        self.nvmf = Nvmf(reactor, self.bdevs)
+        self._saved: dict[str, tuple[str, Params]] = {}
+
+    def kill(self, signal_number: int) -> None:
+        """spdk_kill_instance: the signal comes once the reply had its chance."""
+        asyncio.get_running_loop().call_later(0.05, os.kill, os.getpid(), signal_number)
+
+    def remember(self, bdev_name: str, method: str, params: Params) -> None:
+        """What framework_get_config says of a bdev, as JSON takes it."""
+        self._saved[bdev_name] = (
+            method,
+            {name: value if isinstance(value, (bool, int, str)) else str(value) for name, value in params.items()},
+        )
+
+    def forget(self, bdev_name: str) -> None:
+        self._saved.pop(bdev_name, None)
+
+    def saved_bdevs(self) -> list[dict[str, Any]]:
+        return [{"method": method, "params": dict(params)} for method, params in self._saved.values()]
