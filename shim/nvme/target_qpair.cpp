@@ -209,7 +209,7 @@ void TargetQpair::free_slot(Slot &slot) noexcept {
 }
 
 void TargetQpair::place_in_slot_buffer(Slot &slot) noexcept {
-    slot.io.iov[0] = {slot_buffers_.data() + size_t{number_of(slot)} * slot_buffer_bytes_, slot.length};
+    slot.io.iov[0] = {slot_buffers_.data() + size_t{number_of(slot)} * slot_buffer_bytes_, slot.shape.length};
     slot.io.iov_count = 1;
 }
 
@@ -217,14 +217,14 @@ bool TargetQpair::take_chunks(Slot &slot) noexcept {
     // Devices may count on whole blocks in each iov entry.
     const uint32_t block_bytes = slot.ns->device->info().block_bytes;
     const uint32_t piece = slot.io.op == Op::zone_report ? kChunkBytes : kChunkBytes / block_bytes * block_bytes;
-    const uint32_t count = (slot.length + piece - 1) / piece;
+    const uint32_t count = (slot.shape.length + piece - 1) / piece;
     if (count > chunks_left_) {
         return false;
     }
     chunks_left_ -= count;
     slot.chunk = chunk_free_;
     slot.chunk_count = count;
-    uint32_t left = slot.length;
+    uint32_t left = slot.shape.length;
     uint32_t chunk = chunk_free_;
     for (uint32_t i = 0; i < count; ++i) {
         const uint32_t bytes = std::min(left, piece);
@@ -254,7 +254,7 @@ bool TargetQpair::find_buffer(Slot &slot) noexcept {
         slot.reserved = true;
         return true;
     }
-    if (slot.length <= slot_buffer_bytes_) {
+    if (slot.shape.length <= slot_buffer_bytes_) {
         place_in_slot_buffer(slot);
         return true;
     }
@@ -279,6 +279,70 @@ void TargetQpair::serve_waiting() noexcept {
         waiting_head_ = slot.next;
         begin_transfer(slot);
     }
+}
+
+// --- namespaces of commands -------------------------------------------------------------------------------------
+
+TargetQpair::Namespace *TargetQpair::find_namespace(uint32_t nsid) noexcept {
+    const auto found =
+        std::lower_bound(namespaces_.begin(), namespaces_.end(), nsid,
+                         [](const std::unique_ptr<Namespace> &ns, uint32_t value) { return ns->nsid < value; });
+    return found != namespaces_.end() && (*found)->nsid == nsid ? found->get() : nullptr;
+}
+
+TargetQpair::Namespace *TargetQpair::next_namespace(uint32_t after_nsid) noexcept {
+    const auto found =
+        std::upper_bound(namespaces_.begin(), namespaces_.end(), after_nsid,
+                         [](uint32_t value, const std::unique_ptr<Namespace> &ns) { return value < ns->nsid; });
+    return found != namespaces_.end() ? found->get() : nullptr;
+}
+
+void TargetQpair::set_namespace_of(Slot &slot, Namespace *ns) noexcept {
+    if (slot.ns != nullptr) {
+        --slot.ns->users;
+    }
+    slot.ns = ns;
+    if (ns != nullptr) {
+        ++ns->users;
+    }
+}
+
+// On entry the slot has no namespace.
+Status TargetQpair::decode(Slot &slot, const wire::Sqe &sqe) noexcept {
+    slot.io.iov = iovs_.get() + size_t{number_of(slot)} * iov_per_slot_;
+    slot.flush_all = false;
+    slot.received = 0;
+    slot.range = 0;
+    if (const Status bad = decode_common(sqe, slot.io, slot.shape); bad != status::ok) {
+        return bad;
+    }
+    if (sqe.opcode == wire::opcode::fabrics) {
+        if ((sqe.nsid & 0xFF) != wire::kFabricsDisconnect) {
+            return status::invalid_opcode;
+        }
+        disconnect_ = true;
+        return status::ok;
+    }
+    const bool flush = sqe.opcode == wire::opcode::flush;
+    slot.flush_all = flush && sqe.nsid == wire::kNsidAll;
+    set_namespace_of(slot, slot.flush_all ? next_namespace(0) : find_namespace(sqe.nsid));
+    if (slot.ns == nullptr) {
+        return slot.flush_all ? status::ok : status::invalid_namespace;  // of no namespace at all: nothing to flush
+    }
+    if (flush && config_.flush_alarm && config_.flush_alarm->take()) {
+        return status::write_fault;
+    }
+    return decode_command(sqe, slot.ns->device->info(), config_.max_io_bytes, slot.io, slot.shape);
+}
+
+// Sets up the next of a command's several Ios; false when there is none.
+bool TargetQpair::next_step(Slot &slot) noexcept {
+    if (slot.flush_all) {
+        // A removed namespace's record outlives its last Io, so nsid can still be read.
+        set_namespace_of(slot, next_namespace(slot.ns->nsid));
+        return slot.ns != nullptr;
+    }
+    return take_range(slot.io, slot.shape, slot.range);
 }
 
 // --- what the host sends -----------------------------------------------------------------------------------------
@@ -332,7 +396,7 @@ bool TargetQpair::on_command(const wire::CapsuleCmd &pdu, uint32_t data_length, 
     if (data_length > 0) {
         slot.state = State::capsule;
         rx_slot_ = number_of(slot);
-        if (slot.status == status::ok && slot.to_device) {
+        if (slot.status == status::ok && slot.shape.to_device) {
             find_buffer(slot);  // in-capsule data always fit the slot's own
             sink = {slot.io.iov, slot.io.iov_count, 0};
         }
@@ -340,7 +404,7 @@ bool TargetQpair::on_command(const wire::CapsuleCmd &pdu, uint32_t data_length, 
     }
     if (slot.status != status::ok) {
         answer(slot, slot.status);
-    } else if (slot.length == 0) {
+    } else if (slot.shape.length == 0) {
         execute(slot);
     } else if (find_buffer(slot)) {
         begin_transfer(slot);
@@ -349,7 +413,7 @@ bool TargetQpair::on_command(const wire::CapsuleCmd &pdu, uint32_t data_length, 
 }
 
 void TargetQpair::begin_transfer(Slot &slot) noexcept {
-    if (!slot.to_device) {
+    if (!slot.shape.to_device) {
         execute(slot);
         return;
     }
@@ -358,7 +422,7 @@ void TargetQpair::begin_transfer(Slot &slot) noexcept {
     pdu.ch.hlen = sizeof pdu;
     pdu.cccid = slot.cid;
     pdu.ttag = static_cast<uint16_t>(number_of(slot));
-    pdu.r2tl = slot.length;
+    pdu.r2tl = slot.shape.length;
     slot.data.set_header(pdu);
     slot.data.data_length = 0;
     slot.state = State::transfer;
@@ -382,10 +446,10 @@ bool TargetQpair::on_h2c_data(const wire::H2cData &pdu, uint8_t flags, uint32_t 
     if (pdu.datal > config_.max_h2c_data) {
         return stream_->reject(Fes::limit_exceeded);
     }
-    if (pdu.datao != slot.received || pdu.datal > slot.length - slot.received) {
+    if (pdu.datao != slot.received || pdu.datal > slot.shape.length - slot.received) {
         return stream_->reject(Fes::out_of_range);
     }
-    if ((flags & wire::flag::last_pdu) != 0 && slot.received + pdu.datal < slot.length) {
+    if ((flags & wire::flag::last_pdu) != 0 && slot.received + pdu.datal < slot.shape.length) {
         return stream_->reject(Fes::invalid_header_field, offsetof(wire::CommonHeader, flags));
     }
     rx_slot_ = pdu.ttag;
@@ -400,7 +464,7 @@ bool TargetQpair::on_data(bool digest_ok) noexcept {
     Slot &slot = slots_[rx_slot_];
     slot.received += rx_length_;
     slot.digest_error = slot.digest_error || !digest_ok;
-    if (rx_type_ == PduType::h2c_data && slot.received < slot.length) {
+    if (rx_type_ == PduType::h2c_data && slot.received < slot.shape.length) {
         return true;
     }
     if (slot.digest_error) {
@@ -422,7 +486,7 @@ void TargetQpair::execute(Slot &slot) noexcept {
         return;
     }
     if (slot.io.op == Op::deallocate) {
-        const Status bad = check_dsm(slot);
+        const Status bad = check_ranges(slot.ns->device->info(), slot.io, slot.shape);
         if (bad != status::ok || !next_step(slot)) {
             answer(slot, bad);
             return;
@@ -464,7 +528,7 @@ void TargetQpair::io_done(Slot &slot) noexcept {
         return;
     }
     const Status status = slot.io.status;
-    if (status == status::ok && (slot.flush_all || slot.ranges > 0) && next_step(slot)) {
+    if (status == status::ok && (slot.flush_all || slot.shape.ranges > 0) && next_step(slot)) {
         submit(slot);
         return;
     }
@@ -480,7 +544,7 @@ void TargetQpair::answer(Slot &slot, Status status) noexcept {
         return;
     }
     const Io &io = slot.io;
-    if (slot.ns != nullptr && slot.length > 0 && !slot.to_device) {
+    if (slot.ns != nullptr && slot.shape.length > 0 && !slot.shape.to_device) {
         if (io.op == Op::read) {
             stats_.read_blocks += io.block_count;
         }
@@ -506,7 +570,7 @@ void TargetQpair::queue_c2h_data(Slot &slot, bool success) noexcept {
     pdu.ch.hlen = sizeof pdu;
     pdu.ch.flags = wire::flag::last_pdu;
     pdu.cccid = slot.cid;
-    pdu.datal = slot.length;
+    pdu.datal = slot.shape.length;
     if (success) {
         pdu.ch.flags |= wire::flag::success;
         sqhd_ = static_cast<uint16_t>((sqhd_ + 1U) % config_.queue_size);  // as if a response had been sent
@@ -515,7 +579,7 @@ void TargetQpair::queue_c2h_data(Slot &slot, bool success) noexcept {
     slot.data.data = slot.io.iov;
     slot.data.data_count = slot.io.iov_count;
     slot.data.data_skip = 0;
-    slot.data.data_length = slot.length;
+    slot.data.data_length = slot.shape.length;
     stream_->queue(slot.data);
 }
 

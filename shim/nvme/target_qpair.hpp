@@ -16,6 +16,7 @@
 #include <vector>
 
 #include "base/page_memory.hpp"
+#include "nvme/command_decoder.hpp"
 #include "nvme/flush_alarm.hpp"
 #include "nvme/pdu_stream.hpp"
 #include "reactor/block_device.hpp"
@@ -98,18 +99,16 @@ private:
 
     struct Slot {
         Io io;
+        DataShape shape;
         Namespace *ns = nullptr;
         State state = State::free;
         Status status = status::ok;  // decided before the data has arrived
         uint16_t cid = 0;
-        bool to_device = false;  // data comes from the host
-        bool reserved = false;   // io.iov points at the device's memory
+        bool reserved = false;  // io.iov points at the device's memory
         bool digest_error = false;
         bool flush_all = false;
-        uint32_t length = 0;  // bytes to transfer
         uint32_t received = 0;
-        uint32_t ranges = 0;  // DSM: how many, and which is next
-        uint32_t range = 0;
+        uint32_t range = 0;  // of several: the next one
         uint32_t chunk = 0;  // first of the chunks held, through chunk_next_
         uint32_t chunk_count = 0;
         uint32_t next = 0;  // free list or line of those who wait
@@ -125,16 +124,7 @@ private:
     bool on_command(const wire::CapsuleCmd &pdu, uint32_t data_length, DataSink &sink) noexcept;
     bool on_h2c_data(const wire::H2cData &pdu, uint8_t flags, uint32_t data_length, DataSink &sink) noexcept;
 
-    // command_decoder.cpp: what a command means
     [[nodiscard]] Status decode(Slot &slot, const wire::Sqe &sqe) noexcept;
-    [[nodiscard]] Status decode_rw(Slot &slot, const wire::Sqe &sqe, Op op) noexcept;
-    [[nodiscard]] Status decode_flush(Slot &slot, const wire::Sqe &sqe) noexcept;
-    [[nodiscard]] Status decode_dsm(Slot &slot, const wire::Sqe &sqe) noexcept;
-    [[nodiscard]] Status decode_zone_send(Slot &slot, const wire::Sqe &sqe) noexcept;
-    [[nodiscard]] Status decode_zone_recv(Slot &slot, const wire::Sqe &sqe) noexcept;
-    [[nodiscard]] Status decode_fabrics(const wire::Sqe &sqe) noexcept;
-    [[nodiscard]] Status check_data(Slot &slot, const wire::Sgl &sgl, uint64_t needed) const noexcept;
-    [[nodiscard]] Status check_dsm(const Slot &slot) const noexcept;
     [[nodiscard]] Namespace *find_namespace(uint32_t nsid) noexcept;
     [[nodiscard]] Namespace *next_namespace(uint32_t after_nsid) noexcept;
     static void set_namespace_of(Slot &slot, Namespace *ns) noexcept;
