@@ -3,13 +3,6 @@
 PYTHONPATH=rpc_plugins scripts/rpc.py --plugin ftltgt ftltgt_zns_create Nvme0n1 --size 2G --zone-size 16M
 """
 
-import sys
-from pathlib import Path
-
-try:
-    from spdk_ftl_py.target.rpc_plugin import spdk_rpc_plugin_initialize
-except ImportError:
-    sys.path.append(str(Path(__file__).resolve().parent.parent))
-    from spdk_ftl_py.target.rpc_plugin import spdk_rpc_plugin_initialize
+from spdk_ftl_py.target.rpc_plugin import spdk_rpc_plugin_initialize
 
 __all__ = ["spdk_rpc_plugin_initialize"]

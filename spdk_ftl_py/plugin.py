@@ -2,11 +2,16 @@
 
 They take the place of rpc.py's own bdev_ftl_* subcommands, are made from schemas/*.json, and go to the daemon instead
 of the target. Only rpc.py's JSONRPCException leaves a command, so that exit codes and --server work as for its own.
+
+rpc.py may also load this package from a checkout (rpc_plugins/), by a python that has none of our dependencies. Then
+--help works, and every command is refused when it is parsed: rpc.py takes a SystemExit there in every mode, and has not
+connected to the target yet. It takes a ModuleNotFoundError for a missing plugin, and runs its own bdev_ftl_create.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import os
 import re
@@ -28,6 +33,12 @@ _METHODS: Final = (
     "ftl_get_devices",
 )
 _BUILT_IN_PREFIX: Final = "bdev_ftl_"
+# What a command imports, and the requirement that brings it. A jsonschema before 4 has no protocols.
+_LIBRARIES: Final = {
+    "jsonschema.protocols": "jsonschema>=4",
+    "requests": "requests",
+    "requests_unixsocket": "requests-unixsocket",
+}
 # Longer ones are out of all bounds, and Python refuses to read them at some length.
 _NUMBER: Final = re.compile(r"-?[0-9]{1,30}")
 
@@ -45,6 +56,7 @@ def spdk_rpc_plugin_initialize(subparsers: argparse._SubParsersAction[argparse.A
         parser = subparsers.add_parser(method, help=rpc.description, description=f"{rpc.description}.")
         add_arguments(parser, rpc)
         parser.set_defaults(func=_command(rpc))
+        _refuse_without_libraries(parser)
 
 
 def add_arguments(parser: argparse.ArgumentParser, rpc: schema.RpcSchema) -> None:
@@ -87,6 +99,37 @@ def _remove_built_ins(subparsers: argparse._SubParsersAction[argparse.ArgumentPa
     for name in gone:
         known.pop(name)
     subparsers._choices_actions[:] = [action for action in subparsers._choices_actions if action.dest not in gone]
+
+
+def _refuse_without_libraries(parser: argparse.ArgumentParser) -> None:
+    """Makes parser exit with 1 and one line on stderr, after --help and wrong usage, where a library is missing."""
+    parse = parser.parse_known_args
+
+    def parse_and_check(*args: Any, **options: Any) -> Any:
+        parsed = parse(*args, **options)
+        if missing := _missing_libraries():
+            pip = " ".join(f"'{wanted}'" if ">" in wanted else wanted for wanted in _LIBRARIES.values())
+            apt = " ".join("python3-" + wanted.partition(">")[0] for wanted in _LIBRARIES.values())
+            parser.exit(
+                1,
+                f"spdk_ftl_py: {sys.executable} has no module {', '.join(missing)}: "
+                f"install with `{sys.executable} -m pip install {pip}` or, for Debian's own python3, "
+                f"`apt install {apt}`\n",
+            )
+        return parsed
+
+    parser.parse_known_args = parse_and_check  # type: ignore[method-assign]
+
+
+def _missing_libraries() -> list[str]:
+    """Imports what a command is going to import anyway, so that a library which lacks one of its own is found too."""
+    missing: dict[str, None] = {}
+    for name in _LIBRARIES:
+        try:
+            importlib.import_module(name)
+        except ModuleNotFoundError as error:
+            missing[error.name or name] = None
+    return list(missing)
 
 
 def _command(rpc: schema.RpcSchema) -> Callable[[argparse.Namespace], None]:

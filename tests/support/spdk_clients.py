@@ -64,7 +64,7 @@ class SpdkRpc:
     """``spdk-rpc -s SOCKET …`` of one release."""
 
     def __init__(self, release: str, socket: str, *, plugin: str | None = None, **environment: str) -> None:
-        """plugin: as for --plugin; rpc_plugins/ of the checkout is on its path. environment: more variables."""
+        """plugin: as for --plugin; ftltgt is that of the checkout. environment: more variables."""
         self.release = release
         self.socket = socket
         self.plugin = plugin
@@ -77,7 +77,9 @@ class SpdkRpc:
         inherited = [
             str(Path(entry).resolve()) for entry in os.environ.get("PYTHONPATH", "").split(os.pathsep) if entry
         ]
-        path = os.pathsep.join([str(self._folder), *inherited, str(_ROOT / "rpc_plugins")])
+        # rpc_plugins/ has spdk_ftl_py too, and the one under test may be an installed one.
+        checkout = [str(_ROOT / "rpc_plugins")] if self.plugin == "ftltgt" else []
+        path = os.pathsep.join([str(self._folder), *inherited, *checkout])
         plugin = ("--plugin", self.plugin) if self.plugin is not None else ()
         return subprocess.run(
             [sys.executable, "-c", _PROGRAM, "-s", self.socket, *global_options, *plugin, *arguments],

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import re
+import shutil
+import subprocess
 from pathlib import Path
 from types import ModuleType
 
@@ -47,3 +49,45 @@ def test_every_page_is_in_the_index() -> None:
     index = (DOCS / "README.md").read_text(encoding="utf-8")
     for page in DOCS.glob("*.md"):
         assert page.name == "README.md" or f"({page.name})" in index
+
+
+def readme_commands(root: Path, name: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([root / ".ci" / "readme", name], capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize(
+    ("name", "begin"),
+    [
+        ("packages", "apt-get update && apt-get install -y "),
+        ("demo", "python3 -m venv .venv && "),
+        ("test packages", "apt-get install -y "),
+        ("tests", "python3 -m venv .venv && "),
+    ],
+)
+def test_ci_runs_the_commands_of_the_readme(name: str, begin: str) -> None:
+    done = readme_commands(ROOT, name)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith(begin)
+    assert f"\n{done.stdout}" in (ROOT / "README.md").read_text(encoding="utf-8")
+    assert re.search(rf'(readme|\.ci/readme) "?{name}"?\)?$', (ROOT / ".ci" / "run").read_text(), re.MULTILINE)
+
+
+@pytest.mark.parametrize(
+    "readme",
+    [
+        "```sh\ntrue\n```\n",
+        "<!-- ci: other -->\n```sh\ntrue\n```\n",
+        "<!-- ci: demo -->\nNo commands here.\n\n```sh\ntrue\n```\n",
+        "<!-- ci: demo -->\n```sh\n\n```\n",
+        "<!-- ci: demo -->\n```sh\ntrue\n",
+        "<!-- ci: demo -->\n```sh\ntrue\n```\n" * 2,
+    ],
+    ids=["no mark", "another mark", "text between", "no command", "open end", "two"],
+)
+def test_a_readme_without_the_commands_fails_ci(tmp_path: Path, readme: str) -> None:
+    (tmp_path / ".ci").mkdir()
+    shutil.copy(ROOT / ".ci" / "readme", tmp_path / ".ci")
+    (tmp_path / "README.md").write_text(readme)
+    done = readme_commands(tmp_path, "demo")
+    assert done.returncode == 1
+    assert "README.md has to have one line <!-- ci: demo -->" in done.stderr

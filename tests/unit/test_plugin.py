@@ -11,7 +11,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +23,8 @@ from spdk_ftl_py import schema
 from spdk_ftl_py.daemon.server import RpcServer
 from spdk_ftl_py.errors import ExistsError
 
+RPC_PLUGINS = Path(__file__).resolve().parents[2] / "rpc_plugins"
+LIBRARIES = ("jsonschema", "requests", "requests_unixsocket")
 PLUGIN_METHODS = (
     "bdev_ftl_create",
     "bdev_ftl_delete",
@@ -48,8 +50,13 @@ class World:
     target_calls: list[Any] = field(default_factory=list)
     answer: Any = field(default_factory=lambda: {"name": "ftl0", "uuid": "b286d19a-0059-4709-abcd-9f7732b1567d"})
 
-    async def rpc(self, *arguments: str, stdin: str = "", daemon: bool = True) -> Result:
+    async def rpc(
+        self, *arguments: str, stdin: str = "", daemon: bool = True, path: Sequence[Path] | None = None
+    ) -> Result:
+        """path: PYTHONPATH, and nothing else on it."""
         environment = {**os.environ, "SPDK_FTL_SOCK": str(self.folder / ("daemon" if daemon else "nobody"))}
+        if path is not None:
+            environment["PYTHONPATH"] = os.pathsep.join(map(str, path))
         environment["http_proxy"] = environment["HTTP_PROXY"] = "http://127.0.0.1:9"
         process = await asyncio.create_subprocess_exec(
             *rpc_command(),
@@ -120,6 +127,23 @@ def world(tmp_path: Path) -> AbstractAsyncContextManager[World]:
 
 def at(world: World, *arguments: str) -> list[str]:
     return ["-s", str(world.folder / "target"), "--plugin", "spdk_ftl_py", *arguments]
+
+
+def checkout(tmp_path: Path, *missing: str) -> list[Path]:
+    """The PYTHONPATH of somebody who has a checkout, but neither its extension nor the given modules."""
+    (tmp_path / "sitecustomize.py").write_text(
+        f"""
+import sys
+
+class Missing:
+    def find_spec(self, name, path=None, target=None):
+        if name in {("spdk_ftl_py._shim", *missing)!r}:
+            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+
+sys.meta_path.insert(0, Missing())
+"""
+    )
+    return [RPC_PLUGINS, tmp_path]
 
 
 async def test_the_built_in_commands_are_replaced_by_ours(world: World) -> None:
@@ -312,3 +336,80 @@ def test_importing_the_plugin_loads_nothing_heavy() -> None:
     code = f"import sys, spdk_ftl_py; print([name for name in {heavy} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd="/")
     assert done.stdout.strip() == "[]"
+
+
+async def test_a_checkout_needs_only_its_rpc_plugins_folder_on_the_path(tmp_path: Path, world: World) -> None:
+    path = checkout(tmp_path)
+    done = await world.rpc(*at(world, "bdev_ftl_create", "-b", "ftl0", "-d", "Nvme0n1"), path=path)
+    assert (done.code, done.err) == (0, "")
+    assert json.loads(done.out) == world.answer
+    assert [name for name, _ in world.calls] == ["bdev_ftl_create"]
+    assert world.target_calls == []
+
+
+@pytest.mark.parametrize("module", ["spdk_ftl_py", "ftltgt"])
+def test_the_plugins_of_a_checkout_come_before_installed_ones(tmp_path: Path, module: str) -> None:
+    # A program, as rpc.py is: with -c the working directory, and the package in it, would come first.
+    program = tmp_path / "rpc.py"
+    program.write_text(f"import inspect, {module} as m; print(inspect.getsourcefile(m.spdk_rpc_plugin_initialize))")
+    done = subprocess.run(
+        [sys.executable, program],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=RPC_PLUGINS.parent,
+        env={**os.environ, "PYTHONPATH": RPC_PLUGINS.name},
+    )
+    # Resolved: an editable install of this checkout comes before any path.
+    assert Path(done.stdout.strip()).resolve().is_relative_to(RPC_PLUGINS.parent / "spdk_ftl_py")
+
+
+@pytest.mark.parametrize("missing", [LIBRARIES, *[(name,) for name in LIBRARIES], ("jsonschema.protocols",)])
+async def test_a_missing_library_is_one_line_and_nothing_is_sent(
+    tmp_path: Path, missing: tuple[str, ...], world: World
+) -> None:
+    path = checkout(tmp_path, *missing)
+    done = await world.rpc(*at(world, "bdev_ftl_create", "-b", "ftl0", "-d", "Nvme0n1"), path=path)
+    assert (done.code, done.out) == (1, "")
+    assert len(done.err.splitlines()) == 1
+    assert f"has no module {', '.join(missing)}: install with" in done.err
+    assert "pip install 'jsonschema>=4' requests requests-unixsocket`" in done.err
+    assert (world.calls, world.target_calls) == ([], [])
+
+
+async def test_a_library_that_lacks_one_of_its_own_is_refused_by_the_name_of_that(tmp_path: Path, world: World) -> None:
+    path = checkout(tmp_path, "urllib3")
+    done = await world.rpc(*at(world, "bdev_ftl_create", "-b", "ftl0", "-d", "Nvme0n1"), path=path)
+    assert (done.code, done.out) == (1, "")
+    assert "has no module urllib3: install with" in done.err
+
+
+@pytest.mark.parametrize("method", PLUGIN_METHODS)
+async def test_without_libraries_there_is_still_help(tmp_path: Path, method: str, world: World) -> None:
+    path = checkout(tmp_path, *LIBRARIES)
+    helped = await world.rpc("--plugin", "spdk_ftl_py", method, "--help", path=path)
+    assert (helped.code, helped.err) == (0, "")
+    assert schema.load(method).description.split(",")[0] in " ".join(helped.out.split())
+
+
+@pytest.mark.parametrize("option", ["--dry-run", "--batch-mode"])
+async def test_without_libraries_a_script_ends_at_our_command(tmp_path: Path, option: str, world: World) -> None:
+    path = checkout(tmp_path, *LIBRARIES)
+    script = "bdev_get_bdevs\nbdev_ftl_create -b ftl0 -d M0\nspdk_get_version\n"
+    done = await world.rpc(*at(world, option), stdin=script, path=path)
+    assert done.code == 1
+    assert "has no module jsonschema" in done.err
+    assert "Traceback" not in done.err
+    assert "spdk_get_version" not in done.out
+    assert (world.calls, world.target_calls) == ([], [])
+
+
+async def test_without_libraries_server_mode_goes_on(tmp_path: Path, world: World) -> None:
+    path = checkout(tmp_path, *LIBRARIES)
+    prefix = f"-s {world.folder / 'target'} --plugin spdk_ftl_py"
+    lines = f"{prefix} bdev_ftl_create -b ftl0 -d Nvme0n1\n{prefix} bdev_get_bdevs\n"
+    done = await world.rpc("--server", stdin=lines, path=path)
+    assert done.code == 0
+    assert [line for line in done.out.splitlines() if line.startswith("**")] == ["**STATUS=1", "**STATUS=0"]
+    assert "has no module jsonschema" in done.err
+    assert [call["method"] for call in world.target_calls] == ["bdev_get_bdevs"]
