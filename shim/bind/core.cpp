@@ -23,7 +23,7 @@ namespace nb = nanobind;
 namespace ftl {
 namespace {
 
-constexpr auto kCloseTimeout = std::chrono::seconds(10);
+constexpr auto kCoreCloseTimeout = std::chrono::seconds(10);
 constexpr auto kCloseInterval = std::chrono::microseconds(50);
 constexpr uint32_t kStepsMax = 100'000;
 constexpr std::array<const char *, 8> kBandStates = {"free",   "queued", "open",      "closing",
@@ -85,7 +85,7 @@ std::shared_ptr<FtlCore> make_core(const std::shared_ptr<Reactor> &reactor, std:
 void close_core(FtlCore &core) {
     const std::shared_ptr<Reactor> reactor = core.state().reactor;
     const nb::gil_scoped_release unlocked;
-    const auto until = std::chrono::steady_clock::now() + kCloseTimeout;
+    const auto until = std::chrono::steady_clock::now() + kCoreCloseTimeout;
     // What the base still holds has to come back before its memory may go.
     for (uint32_t steps = 0;; ++steps) {
         bool detached = false;

@@ -19,7 +19,7 @@ namespace nb = nanobind;
 namespace ftl {
 namespace {
 
-constexpr auto kCloseTimeout = std::chrono::seconds(30);
+constexpr auto kLoadCloseTimeout = std::chrono::seconds(30);
 constexpr double kTimeLimitMaxS = 1e9;
 
 LoadRun::Kind kind_of(const std::string &name) {
@@ -144,7 +144,7 @@ public:
         }
         const nb::gil_scoped_release unlocked;
         reactor_->call([&] { generator_->stop(); });
-        const auto until = std::chrono::steady_clock::now() + kCloseTimeout;
+        const auto until = std::chrono::steady_clock::now() + kLoadCloseTimeout;
         for (bool idle = false; !idle;) {
             reactor_->call([&] { idle = generator_->idle(); });
             if (idle) {

@@ -25,7 +25,7 @@ namespace nb = nanobind;
 namespace ftl {
 namespace {
 
-constexpr auto kCloseTimeout = std::chrono::seconds(30);
+constexpr auto kReactorCloseTimeout = std::chrono::seconds(30);
 constexpr uint32_t kPortDepthMax = 4096;
 
 bool fills_buffer(Op op) {
@@ -108,7 +108,7 @@ public:
         }
         {
             const nb::gil_scoped_release unlocked;
-            const auto until = std::chrono::steady_clock::now() + kCloseTimeout;
+            const auto until = std::chrono::steady_clock::now() + kReactorCloseTimeout;
             while (!port_->idle()) {
                 if (std::chrono::steady_clock::now() > until) {
                     throw std::runtime_error("outstanding I/O did not complete: the device does not answer");

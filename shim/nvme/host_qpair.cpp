@@ -16,7 +16,7 @@ using wire::PduType;
 
 namespace {
 
-constexpr uint32_t kNone = std::numeric_limits<uint32_t>::max();
+constexpr uint32_t kNoHostSlot = std::numeric_limits<uint32_t>::max();
 constexpr uint32_t kNlbMax = 65536;  // NLB is 16 bits, 0-based
 constexpr uint32_t kMaxH2cMin = 4096;
 constexpr uint32_t kTimeoutChecks = 8;  // within the time-out
@@ -65,7 +65,7 @@ HostQpair::HostQpair(std::shared_ptr<Reactor> reactor, int fd, const HostQpairCo
     for (uint32_t i = 0; i < slots_.size(); ++i) {
         slots_[i].command.slot = i;
         slots_[i].data.slot = i;
-        slots_[i].next_free = i + 1 < slots_.size() ? i + 1 : kNone;
+        slots_[i].next_free = i + 1 < slots_.size() ? i + 1 : kNoHostSlot;
     }
     PduHandler &handler = *this;
     stream_ =
@@ -140,7 +140,7 @@ void HostQpair::submit(Io &io) noexcept {
         return;
     }
     io.device_data[0] = length;
-    if (free_ == kNone || !waiting_.empty()) {
+    if (free_ == kNoHostSlot || !waiting_.empty()) {
         waiting_.push(io);
         return;
     }

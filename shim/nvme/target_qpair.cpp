@@ -16,7 +16,7 @@ using wire::PduType;
 
 namespace {
 
-constexpr uint32_t kNone = std::numeric_limits<uint32_t>::max();
+constexpr uint32_t kNoTargetSlot = std::numeric_limits<uint32_t>::max();
 constexpr uint32_t kPage = 4096;
 constexpr auto kCloseTimeout = std::chrono::seconds(30);
 constexpr auto kClosePoll = std::chrono::microseconds(50);
@@ -66,8 +66,8 @@ TargetQpair::TargetQpair(std::shared_ptr<Reactor> reactor, int fd, const TargetQ
     : reactor_(std::move(reactor)),
       config_(checked(config)),
       slots_(config_.queue_size),
-      waiting_head_(kNone),
-      waiting_tail_(kNone),
+      waiting_head_(kNoTargetSlot),
+      waiting_tail_(kNoTargetSlot),
       slot_buffer_bytes_(round_up(std::max(config_.in_capsule_bytes, kSlotBufferMin))),
       iov_per_slot_(std::max(config_.max_io_bytes / kBlockSize + 1, chunks_of_largest(config_.max_io_bytes))),
       iovs_(std::make_unique<iovec[]>(size_t{config_.queue_size} * iov_per_slot_)),
@@ -87,7 +87,7 @@ TargetQpair::TargetQpair(std::shared_ptr<Reactor> reactor, int fd, const TargetQ
     for (uint32_t i = 0; i < slots_.size(); ++i) {
         Slot &slot = slots_[i];
         slot.data.slot = slot.reply.slot = i;
-        slot.next = i + 1 < slots_.size() ? i + 1 : kNone;
+        slot.next = i + 1 < slots_.size() ? i + 1 : kNoTargetSlot;
         slot.io.owner = this;
         slot.io.owner_data = i;
         slot.io.complete = [](Io &io) noexcept {
@@ -96,7 +96,7 @@ TargetQpair::TargetQpair(std::shared_ptr<Reactor> reactor, int fd, const TargetQ
         };
     }
     for (uint32_t i = 0; i < chunk_total_; ++i) {
-        chunk_next_[i] = i + 1 < chunk_total_ ? i + 1 : kNone;
+        chunk_next_[i] = i + 1 < chunk_total_ ? i + 1 : kNoTargetSlot;
     }
     PduHandler &handler = *this;
     stream_ =
@@ -189,7 +189,7 @@ void TargetQpair::close() {
 // --- slots and buffers -----------------------------------------------------------------------------------------
 
 TargetQpair::Slot *TargetQpair::take_slot() noexcept {
-    if (free_ == kNone) {
+    if (free_ == kNoTargetSlot) {
         return nullptr;
     }
     Slot &slot = slots_[free_];
@@ -258,12 +258,12 @@ bool TargetQpair::find_buffer(Slot &slot) noexcept {
         place_in_slot_buffer(slot);
         return true;
     }
-    if (waiting_head_ == kNone && take_chunks(slot)) {
+    if (waiting_head_ == kNoTargetSlot && take_chunks(slot)) {
         return true;
     }
     slot.state = State::waiting;
-    slot.next = kNone;
-    if (waiting_head_ == kNone) {
+    slot.next = kNoTargetSlot;
+    if (waiting_head_ == kNoTargetSlot) {
         waiting_head_ = number_of(slot);
     } else {
         slots_[waiting_tail_].next = number_of(slot);
@@ -274,7 +274,7 @@ bool TargetQpair::find_buffer(Slot &slot) noexcept {
 
 // In order of arrival, so that a large command is not starved by small ones.
 void TargetQpair::serve_waiting() noexcept {
-    while (life_ == Life::open && waiting_head_ != kNone && take_chunks(slots_[waiting_head_])) {
+    while (life_ == Life::open && waiting_head_ != kNoTargetSlot && take_chunks(slots_[waiting_head_])) {
         Slot &slot = slots_[waiting_head_];
         waiting_head_ = slot.next;
         begin_transfer(slot);
@@ -669,7 +669,7 @@ void TargetQpair::release_unsubmitted() noexcept {
             }
         }
     }
-    waiting_head_ = waiting_tail_ = kNone;
+    waiting_head_ = waiting_tail_ = kNoTargetSlot;
 }
 
 void TargetQpair::die(bool tell) noexcept {
