@@ -263,7 +263,7 @@ void BandWriter::landed(ZoneWriter &zone) noexcept {
                 if (retains) {
                     buffer.landed.push_back(buffer.next.data(), slot);
                 } else {
-                    buffer.release(slot);
+                    buffer.durable(slot);
                 }
                 state_.epochs.leave(buffer.epoch[slot]);
             }

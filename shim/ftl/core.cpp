@@ -324,6 +324,7 @@ uint32_t FtlCore::run_cache() noexcept {
         // What is in the write buffer will not become durable any more.
         end_held_back(state_.writes_failed);
     }
+    state_.buffer.answered(cache_->answered_seq());
     return work;
 }
 
@@ -489,7 +490,7 @@ void FtlCore::end_retention(Status status) noexcept {
     Records &records = state_.records;
     if (status == status::ok) {
         while (!buffer.flushing.empty()) {
-            buffer.release(buffer.flushing.pop_front(buffer.next.data()));
+            buffer.durable(buffer.flushing.pop_front(buffer.next.data()));
         }
         while (!records.flushing.empty()) {
             records.release(records.flushing.pop_front(records.next.data()));

@@ -76,7 +76,7 @@ NvCache::NvCache(CoreState &state, std::shared_ptr<BlockDevice> device, const Nv
     flush_io_.complete = on_flushed;
     // Whatever the ring has was accepted before now.
     mark(position_, state.next_seq);
-    written_seq_ = flushed_seq_ = state.next_seq - 1;
+    written_seq_ = flushed_seq_ = answered_seq_ = state.next_seq - 1;
 }
 
 // --- from the core
@@ -106,6 +106,7 @@ uint32_t NvCache::run(IoQueue &done) noexcept {
                              : volatile_ && !MUTATED(cache_not_flushed) ? flushed_seq_
                                                                         : written_seq_;
     while (!held_back_.empty() && held_back_.front()->device_data[kLastSeq] <= durable) {
+        answered_seq_ = held_back_.front()->device_data[kLastSeq];
         done.push(*held_back_.pop());
         ++work;
     }

@@ -127,6 +127,8 @@ public:
     void hold_back(Io &io) noexcept;
     // Issues what is due, retires what is done; Ios that may complete go to done.
     uint32_t run(IoQueue &done) noexcept;
+    // What is held back has a seq beyond it; ~0 where nothing is held back.
+    [[nodiscard]] uint64_t answered_seq() const noexcept { return held_back_.empty() ? ~uint64_t{0} : answered_seq_; }
     // Only further run()s are needed for progress.
     [[nodiscard]] bool busy() const noexcept { return cache_state_ == State::active && !queue_.empty() && !stalled_; }
     // Writes wait for places whose blocks are not durable on the base yet.
@@ -209,6 +211,7 @@ private:
     uint64_t written_seq_ = 0;  // everything up to it is in the cache
     uint64_t flushed_seq_ = 0;  // and durable
     uint64_t flushing_seq_ = 0;
+    uint64_t answered_seq_ = 0;  // writes up to it have completed
     bool flush_in_flight_ = false;
     bool header_in_flight_ = false;
     bool stalled_ = false;

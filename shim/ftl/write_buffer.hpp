@@ -185,6 +185,23 @@ public:
         retract(records[slot].state);
         free.give(slot);
     }
+    // The base has it durably. While the nv cache holds its write back it stays: a gate may have to repeat that write
+    // from here, when this core is lost.
+    void durable(uint32_t slot) noexcept {
+        if (records[slot].seq <= answered_seq) {
+            release(slot);
+        } else {
+            unanswered.push_back(next.data(), slot);
+        }
+    }
+    // Every write up to that seq has its answer, or needs no slots any more. Answers come in order of seq, slots become
+    // durable in another, but those of a seq that is late are soon answered, too.
+    void answered(uint64_t seq) noexcept {
+        answered_seq = seq;
+        while (!unanswered.empty() && records[unanswered.head].seq <= seq) {
+            release(unanswered.pop_front(next.data()));
+        }
+    }
 
     SlotRecord *records;
     uint8_t *data;
@@ -192,9 +209,11 @@ public:
     FreeRing free;
     std::vector<uint32_t> next;
     std::vector<uint64_t> epoch;
-    SlotList fifo;          // accepted, in order of seq
-    SlotList landed;        // on media, perhaps only in its volatile cache; still held
-    SlotList flushing;      // landed before the base flush in flight was sent
+    SlotList fifo;        // accepted, in order of seq
+    SlotList landed;      // on media, perhaps only in its volatile cache; still held
+    SlotList flushing;    // landed before the base flush in flight was sent
+    SlotList unanswered;  // durable on the base, but their write is held back
+    uint64_t answered_seq = ~uint64_t{0};
     uint32_t reserved = 0;  // handed out by reserve(), not submitted yet
     uint32_t requeued = 0;  // at the front of the FIFO after a failed write: not to be held back
     uint64_t waiting_since = 0;

@@ -12,6 +12,7 @@ import pytest
 from spdk_ftl_py import _shim
 from support import pdus
 from support.qpair_rig import host_options
+from unit.shim.ftl.cache_bench import CacheBench
 from unit.shim.ftl.core_bench import BLOCK, Bench, content, version_of
 from unit.shim.stepped import Stepped
 
@@ -87,6 +88,38 @@ class Gated:
         self.host.close()
         self.target.close()
         self.port.close()
+
+
+@pytest.mark.parametrize("base_volatile", [False, True])
+@pytest.mark.parametrize("cache_fails", [False, True])
+def test_a_write_that_the_nv_cache_held_back_is_repeated_with_its_own_data(
+    base_volatile: bool, cache_fails: bool
+) -> None:
+    """Its blocks may be durable on the base long before the cache has flushed; the gate still needs them."""
+    options = {"band_count": 40, "volatile_cache": base_volatile}
+    with CacheBench(metadata_bytes=0, ring=2000, cache_volatile=not cache_fails, **options) as first:
+        if cache_fails:
+            first.cache.inject_fault(op=_shim.OP_WRITE, status=WRITE_FAULT)
+        else:
+            first.cache.inject_fault(op=_shim.OP_FLUSH, latency_us=20_000)
+        with Bench(reactor=first.reactor, **options) as second:  # type: ignore[arg-type]
+            rig = Gated(first, second, _shim.Gate(first.reactor, first.core))
+            tickets = {}
+            for lba in range(0, 96, 8):
+                tickets[lba] = rig.write(lba, 100 + lba, 8)
+                rig.step(150)
+            rig.lose()
+            rig.step(3000)
+            repeated = [lba for lba, ticket in tickets.items() if ticket not in rig.done]
+            assert len(repeated) > 2
+            assert rig.gate.held == len(repeated)
+            rig.gate.hold()
+            rig.gate.set_device(second.core)
+            assert set(rig.wait(*(tickets[lba] for lba in repeated))) == {0}
+            for lba in repeated:
+                assert [rig.read(lba + i) for i in range(8)] == [100 + lba] * 8
+            rig.gate.fail(NOT_READY)
+            rig.close()
 
 
 @contextmanager
