@@ -130,6 +130,7 @@ class FtlDevice:
         """Once, when it is as its superblock says."""
         self.state = DeviceState.RUNNING
         self._manager.start()
+        self.cache.complete(drain=self._drain_core, write_superblock=lambda: self.write_superblock(clean=False))
         log.info(
             "%s: %d blocks on %d bands of %d zones, %d spare zones, streams %s",
             self.name,

@@ -90,6 +90,8 @@ async def load(
         whole = buffer is not None and not buffer.damaged and not buffer.damage
         lossy = not found.superblock.clean and not whole and not keeper.recovering
         alarm = on_lossy if lossy else None
+        if buffer is not None and found.recovered:
+            keeper.lacks_recovered()
         device = await _loaded(reactor, base, port, name, found, report, files, keeper, alarm=alarm)
     except BaseException:
         if files is not None:

@@ -16,6 +16,7 @@ from ...errors import FtlError, NotFoundError, ParameterError
 from ...nvme.wire import status_text
 from ...runtime.progress import Progress
 from ...runtime.reactor import ReactorLoop
+from ...runtime.tasks import end_tasks
 from ..load.held import HeldSource, HeldWrites
 from ..media.blockdev import BlockPort
 from ..media.geometry import Geometry
@@ -26,6 +27,8 @@ log = logging.getLogger(__name__)
 
 DRAINS_MAX: Final = 8
 """Failed in a row, after which what is in a failing cache can't be made durable elsewhere."""
+DRAIN_INTERVAL_S: Final = 1.0
+"""Until the next try to make durable what was recovered."""
 ACTIVE: Final = 0
 """cache_stats()["state"]."""
 SEQ_GAP: Final = 4096
@@ -63,12 +66,13 @@ class CacheKeeper:
         self._anew = False
         self._told: dict[str, Any] | None = None
         self._giving_up: asyncio.Task[None] | None = None
+        self._incomplete = False
+        """What a load recovered from a write buffer file is not in the cache, nor durable on the base yet."""
+        self._completing: asyncio.Task[None] | None = None
 
     async def close(self) -> None:
         """Idempotent. After the core's close()."""
-        if self._giving_up is not None:
-            self._giving_up.cancel()
-            await asyncio.gather(self._giving_up, return_exceptions=True)
+        await end_tasks(task for task in (self._giving_up, self._completing) if task is not None)
         if self._port is not None:
             await self._port.close()
 
@@ -112,7 +116,7 @@ class CacheKeeper:
                 return None
             self._cache = await NvCache.open(self._port, superblock.uuid, self._told)
             held = await self._cache.scan(geometry.block_count, progress)
-            self.recovering = not held.damage
+            self.recovering = not held.damage and not self._told.get("incomplete")
             # After a clean halt all of it is on the base: the scan was for where the ring goes on.
             return None if superblock.clean else held
 
@@ -199,10 +203,35 @@ class CacheKeeper:
 
         self._giving_up = asyncio.get_running_loop().create_task(give_up(), name=f"{self._name} gives its cache up")
 
+    def lacks_recovered(self) -> None:
+        """Before start(): a load has recovered what the cache does not have. Until that is durable on the base the
+        superblock says so: a load that finds no write buffer file then tells the hosts that writes may be lost."""
+        self._incomplete = True
+
+    def complete(self, *, drain: Callable[[], Awaitable[int]], write_superblock: Callable[[], Awaitable[None]]) -> None:
+        """Makes what it lacks durable on the base, in the background. drain, write_superblock: as for failed()."""
+        if not self._incomplete or self.state is not CacheState.IN_USE:
+            return
+
+        async def complete() -> None:
+            try:
+                while await drain():  # noqa: ASYNC110  (drain() is what makes it true)
+                    await asyncio.sleep(DRAIN_INTERVAL_S)
+                if self.state is CacheState.IN_USE:
+                    self._incomplete = False
+                    await write_superblock()
+            except FtlError as error:
+                # The device has failed, and says so itself.
+                log.warning("%s: what was recovered is not durable yet: %s", self._name, error.message)
+
+        self._completing = asyncio.get_running_loop().create_task(complete(), name=f"{self._name} completes its cache")
+
     async def settled(self) -> None:
-        """Returns when a failing cache is given up, or that has failed as well."""
-        if self._giving_up is not None:
-            await asyncio.wait({self._giving_up})
+        """Returns when nothing of this writes the superblock any more: a failing cache is given up, or that has failed
+        as well; what was recovered is durable, or is not going to be."""
+        tasks = {task for task in (self._giving_up, self._completing) if task is not None}
+        if tasks:
+            await asyncio.wait(tasks)
 
     @property
     def has_failed(self) -> bool:
@@ -234,7 +263,8 @@ class CacheKeeper:
             self._told = self._cache.to_dict()
         if self._told is None:
             return None
-        return {**self._told, "in_use": self.state in (CacheState.IN_USE, CacheState.FAILING)}
+        in_use = self.state in (CacheState.IN_USE, CacheState.FAILING)
+        return {**self._told, "in_use": in_use, "incomplete": self._incomplete and in_use}
 
     def describe(self) -> dict[str, Any] | None:
         """For bdev_ftl_get_properties."""

@@ -6,6 +6,7 @@ import asyncio
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 
@@ -346,3 +347,46 @@ async def test_statistics_count_what_goes_to_the_cache(rig: CacheRig) -> None:
     assert stats["nv_cache"]["write"]["blocks"] == 8
     assert 1 <= stats["nv_cache"]["write"]["ios"] <= 8
     assert stats["md_nv_cache"]["write"]["blocks"] == 0
+
+
+@pytest.mark.parametrize("durable", [False, True])
+async def test_recovered_writes_that_power_takes_before_they_are_durable_are_told(
+    durable: bool, make_rig: MakeCacheRig, tmp_path: Path
+) -> None:
+    """Acknowledged in a life without its cache, recovered from the write buffer file by a load that begins a new one:
+    they are not in that cache. Once they are durable, nothing of them can be lost any more."""
+    rig = await make_rig(volatile_cache=True, cache_volatile=False)
+    rig.buffer_dir = tmp_path
+    tmp_path.chmod(0o700)
+    await rig.create()
+    for lba in range(10):
+        await rig.port.write(lba, content(lba, 1))
+    await rig.port.flush()
+    rig.cache.inject_fault(op=_shim.OP_WRITE, status=0x280)
+    await rig.port.write(20, content(20, 1))
+    await rig.device.cache.settled()
+    assert rig.told["state"] == "given_up"
+    for lba in range(5):
+        await rig.port.write(lba, content(lba, 2))
+    await rig.port._submit(_shim.OP_DEALLOCATE, 5, 1)
+    kept = {path: path.read_bytes() for path in tmp_path.glob("*.wbuf")}
+    rig.base.power_cut(7)
+    await rig.crash()
+    rig.base.power_on()
+    rig.cache.clear_faults()
+    for path, raw in kept.items():
+        path.write_bytes(raw)
+    told = []
+    slow = rig.base.inject_fault(op=_shim.OP_FLUSH, latency_us=1_000_000)
+    await rig.load(on_lossy=lambda: told.append("first"))
+    if durable:
+        await asyncio.sleep(5)
+        assert (await rig.versions())[:7] == [2] * 5 + [0, 1]
+    await rig.power_fails()
+    rig.base.clear_faults(slow)
+    for path in tmp_path.glob("*.wbuf"):
+        path.unlink()
+    await rig.load(on_lossy=lambda: told.append("second"))
+    if durable:
+        assert (await rig.versions())[:7] == [2] * 5 + [0, 1]
+    assert told == ([] if durable else ["second"])
