@@ -10,7 +10,7 @@ from typing import Any, Final
 from ... import _shim
 from ...conf import FtlConf
 from ...errors import ConfError, FtlError, GeometryError
-from .geometry import BATCH_BLOCKS, SUPERBLOCK_ZONES, Geometry, usable_blocks
+from .geometry import BATCH_BLOCKS, BATCH_BLOCKS_MIN, SUPERBLOCK_ZONES, Geometry, usable_blocks
 from .layout import SEQ_MAX
 from .superblock import Superblock
 from .zone import Zone
@@ -85,7 +85,7 @@ def geometry_of(superblock: Superblock, zones: Sequence[Zone], base: _shim.Block
     if capacity > base.zone_size or first + count * punits > len(zones):
         raise _nonsense(superblock, f"{count} bands of {punits} zones of {capacity} blocks are more than there is")
     batch_blocks, block_count = numbers["batch_blocks"], numbers["block_count"]
-    if not 2 <= batch_blocks <= BATCH_BLOCKS:
+    if not BATCH_BLOCKS_MIN <= batch_blocks <= BATCH_BLOCKS:
         raise _nonsense(superblock, f"batches of {batch_blocks} blocks")
     if block_count > count * punits * usable_blocks(capacity, batch_blocks):
         raise _nonsense(superblock, f"{block_count} blocks in {count} bands of {punits} zones of {capacity} blocks")
