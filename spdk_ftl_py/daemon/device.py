@@ -12,7 +12,7 @@ from typing import Any, Final
 from uuid import UUID, uuid4
 
 from .. import _shim
-from ..conf import FtlConf
+from ..conf import FtlConf, given_settings
 from ..errors import BusyError, FtlError, MediaError, ParameterError, TargetError
 from ..ftl import creation, loading
 from ..ftl.cache.nv_cache_keeper import CacheMissingError
@@ -86,7 +86,8 @@ class ManagedDevice:
         self.uuid = device or (given if given is not None and given.int else uuid4())
         self.loads = loads or (device is None and given is not None and given.int != 0)
         """It is on the base, and loaded from there; else it is created."""
-        self.conf = FtlConf.from_params(params)
+        self.settings = given_settings(params)
+        self.conf = FtlConf.from_dict(self.settings)
         self.conf.check()
         if params.get("without_cache") and params.get("cache"):
             raise ParameterError("without_cache gives the nv cache up: leave the cache bdev out")
@@ -202,6 +203,7 @@ class ManagedDevice:
         await self._front.listen(self.listen, port_before)
         self.ftl = ftl = await (self._load(media) if self.loads else self._make(media))
         self.loads = True
+        self.conf = ftl.conf
         self._front.open(ftl.core, max_io_qpairs=self.conf.max_io_channels, hosts=self.hosts)
         self._export_before = self.export
         if self._inherited:
@@ -216,7 +218,7 @@ class ManagedDevice:
                 media,
                 name=self.name,
                 uuid=self.uuid,
-                conf=self.conf,
+                settings=self.settings,
                 num_punits=self.params.get("num_punits"),
                 buffer_dir=self._identity.buffer_dir,
                 cache=await self._link.connect_cache(self._front.reactor),
@@ -590,6 +592,7 @@ class ManagedDevice:
             "state": state.value,
             "loads": self.loads,
             "params": self.params,
+            "params_are_as_given": True,
             "export": None if export is None else [export.nqn, export.traddr, export.trsvcid],
             "hosts": self.hosts.to_record(),
         }

@@ -27,6 +27,7 @@ from .state import StateDirectory
 DEFERRED_POLL_MIN_S: Final = 0.2
 DEFERRED_POLL_MAX_S: Final = 2.0
 DEFERRED_POLL_GROWTH: Final = 1.5
+_DEFAULTS_FILLED_IN: Final = {"overprovisioning": 20, "use_append": False}
 
 log = logging.getLogger(__name__)
 
@@ -103,7 +104,7 @@ class Registry:
         try:
             export = record.get("export")
             device = ManagedDevice(
-                dict(record["params"]),
+                _params_given(record),
                 self._identity,
                 UUID(record["uuid"]),
                 loads=inherited,
@@ -321,6 +322,17 @@ class Registry:
 def _worth_keeping(device: ManagedDevice) -> bool:
     # A creation that failed after it was deferred has been undone.
     return device.state is not DeviceState.FAILED or device.ftl is not None or device.loads
+
+
+def _params_given(record: dict[str, Any]) -> dict[str, Any]:
+    """The parameters of a record. Older daemons filled defaults into them: of these nothing tells whether they were
+    given, and what an FTL has is not to be compared with what nobody has said."""
+    params = dict(record["params"])
+    if record.get("params_are_as_given") is not True:
+        for name, default in _DEFAULTS_FILLED_IN.items():
+            if params.get(name) == default:
+                del params[name]
+    return params
 
 
 def _normal(target: str) -> str:

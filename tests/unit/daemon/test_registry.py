@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import socket
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
@@ -410,4 +411,34 @@ async def test_a_load_that_can_not_save_whom_it_owes_an_alarm_is_tried_again(
     await daemon.wait_for("online")
     assert [nqn for nqn, _ in daemon.record()["devices"][0]["hosts"]["owed"]] == [HOSTNQN]
     await controller.close()
+    await daemon.halt()
+
+
+async def test_a_setting_that_is_given_at_a_load_counts_also_where_it_is_the_default(here: World) -> None:
+    daemon = await here.start()
+    created = await create(here, daemon, conf={"invalid_thld": 11, "max_io_channels": 7}, overprovisioning=30)
+    await daemon.call("bdev_ftl_delete", name="ftl0")
+    with pytest.raises(FtlError, match="lba_rsvd = 20: the FTL was created with 30"):
+        await create(here, daemon, uuid=created["uuid"], overprovisioning=20)
+    await create(here, daemon, uuid=created["uuid"], conf={"invalid_thld": 10})
+    ftl = daemon.registry._devices["ftl0"].ftl
+    assert ftl is not None
+    assert (ftl.conf.invalid_thld, ftl.conf.lba_rsvd, ftl.conf.max_io_channels) == (10, 30, 7)
+    front = daemon.registry._devices["ftl0"]._front
+    assert front._subsystem is not None
+    assert front._subsystem.max_io_qpairs == 7
+    await daemon.halt()
+
+
+async def test_defaults_that_an_older_daemon_filled_in_are_not_taken_for_given(here: World) -> None:
+    daemon = await here.start()
+    await create(here, daemon, overprovisioning=30)
+    await daemon.halt()
+    state = daemon.record()
+    for record in state["devices"]:
+        del record["params_are_as_given"]
+        record["params"] |= {"overprovisioning": 20, "use_append": False}
+    daemon.put_back(json.dumps(state).encode())
+    daemon = await here.start()
+    await daemon.wait_for("online")
     await daemon.halt()
