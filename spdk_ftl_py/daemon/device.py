@@ -101,7 +101,9 @@ class ManagedDevice:
         self.attachment: Attachment | None = None
         self.cache_kind: str | None = None
         self.on_change: Callable[[], None] = lambda: None
-        """Called after the state has changed by itself."""
+        """Saves what is to be known before it counts. Raises FtlError."""
+        self.on_change_behind: Callable[[], FtlError | None] = lambda: None
+        """Saves what has happened already, now or later: why not now."""
         self.left_behind = False
         """Not all that stands in the target could be undone: it still is to be."""
         self._state = self._state_before = DeviceState.CREATING
@@ -283,11 +285,10 @@ class ManagedDevice:
     # --- life ---
 
     def changed(self) -> None:
-        """As on_change(), of what a successor can do without: that it can't be saved is logged."""
-        try:
-            self.on_change()
-        except FtlError as error:
-            log.error("%s: %s", self.name, error.message)
+        """Its state has changed by itself. That it can't be saved now is logged."""
+        failure = self.on_change_behind()
+        if failure is not None:
+            log.error("%s: %s", self.name, failure.message)
 
     async def _live(self) -> None:
         try:

@@ -27,6 +27,7 @@ from .state import StateDirectory
 DEFERRED_POLL_MIN_S: Final = 0.2
 DEFERRED_POLL_MAX_S: Final = 2.0
 DEFERRED_POLL_GROWTH: Final = 1.5
+SAVE_AGAIN_S: Final = 1.0
 _DEFAULTS_FILLED_IN: Final = {"overprovisioning": 20, "use_append": False}
 
 log = logging.getLogger(__name__)
@@ -47,6 +48,8 @@ class Registry:
         """By target: what one creation is undoing, another does not undo again behind the next export of that FTL."""
         self._creations: set[asyncio.Task[Any]] = set()
         self._deletions: set[asyncio.Task[Any]] = set()
+        self._saving: asyncio.Task[None] | None = None
+        """Tries until what has happened is in the state file."""
         self._halting = False
         self._started = time.monotonic()
 
@@ -86,13 +89,20 @@ class Registry:
         self._halting = True
         await end_tasks([*self._watchers.values(), *self._creations])
         await asyncio.gather(*self._deletions, return_exceptions=True)
+        if self._saving is not None:
+            await end_tasks([self._saving])
         kept = [device for device in self._devices.values() if _worth_keeping(device)]
         failures = await asyncio.gather(*(self._halt_one(device) for device in self._devices.values()))
         # Of one that was halted cleanly, no host is owed anything for what it has not flushed.
-        self._state.save([*self._orphans, *(device.record() for device in kept)])
+        records = [*self._orphans, *(device.record() for device in kept)]
         self._devices = {}
-        if any(failures):
-            raise FtlError(f"not all was halted cleanly and undone: {'; '.join(filter(None, failures))}")
+        told = [failure for failure in failures if failure]
+        try:
+            self._state.save(records)
+        except FtlError as error:
+            told.append(error.message)
+        if told:
+            raise FtlError(f"not all was halted cleanly and undone: {'; '.join(told)}")
 
     async def _halt_one(self, device: ManagedDevice) -> str:
         """What could not be done."""
@@ -116,6 +126,7 @@ class Registry:
             log.error("%s: can't go on with it, the state file's record makes no sense: %s", record["name"], error)
             return False
         device.on_change = self._save
+        device.on_change_behind = self._save_for_sure
         self._devices[device.name] = device
         self._defer(device)
         return True
@@ -147,6 +158,7 @@ class Registry:
         """{"name", "uuid"}, or the line that the creation is deferred."""
         if self._halting:
             raise FtlError("the daemon is halting", errno=errno.ESHUTDOWN)
+        self._state.require_room()
         params["target"] = _normal(params["target"])
         name = params["name"]
         other = self._devices.get(name)
@@ -176,6 +188,7 @@ class Registry:
 
     async def _bring_up(self, device: ManagedDevice) -> Any:
         device.on_change = self._save
+        device.on_change_behind = self._save_for_sure
         record = device.record()
         try:
             await self._undo_orphans(device.target)
@@ -183,26 +196,29 @@ class Registry:
             await device.bring_up()
         except DeferredError:
             self._defer(device)
-            self._save()
-            return f"FTL bdev: {device.name} creation deferred"
+            result: Any = f"FTL bdev: {device.name} creation deferred"
         except BaseException:
             del self._devices[device.name]
             if device.left_behind:
                 self._leave_behind(record)
-            self._save()
+            self._save_for_sure()
             raise
+        else:
+            result = {"name": device.name, "uuid": str(device.uuid)}
         try:
             self._save()
         except FtlError:
             # A successor would know nothing of it.
             await self._take_down(device)
             raise
-        return {"name": device.name, "uuid": str(device.uuid)}
+        return result
 
     async def delete(self, params: dict[str, Any]) -> bool:
         if self._halting:
             raise FtlError("the daemon is halting", errno=errno.ESHUTDOWN)
         device = self._find(params)
+        # Either nothing is done, or it is deleted for good.
+        self._state.require_room()
         task = asyncio.ensure_future(self._take_down(device))
         self._deletions.add(task)
         task.add_done_callback(self._deletions.discard)
@@ -222,7 +238,9 @@ class Registry:
         if device.left_behind:
             self._leave_behind(record)
         del self._devices[device.name]
-        self._save()
+        failure = self._save_for_sure()
+        if failure is not None:
+            failures = [*failures, ("remove it from the state file (the daemon goes on trying)", failure)]
         return failures
 
     async def get_stats(self, params: dict[str, Any]) -> dict[str, Any]:
@@ -314,6 +332,27 @@ class Registry:
 
     def _save(self) -> None:
         self._state.save([*self._orphans, *self._records()])
+
+    def _save_for_sure(self) -> FtlError | None:
+        """Of what has happened already: why it can't be saved now. It is tried again until it can."""
+        try:
+            self._save()
+        except FtlError as error:
+            if self._saving is None or self._saving.done():
+                self._saving = asyncio.create_task(self._save_until_done(), name="save the state")
+            return error
+        return None
+
+    async def _save_until_done(self) -> None:
+        while True:
+            await asyncio.sleep(SAVE_AGAIN_S)
+            try:
+                self._save()
+            except FtlError as error:
+                log.debug("%s", error.message)
+            else:
+                log.info("the state file is up to date again")
+                return
 
     def _records(self) -> list[dict[str, Any]]:
         return [device.record() for device in self._devices.values() if _worth_keeping(device)]

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
+import os
 import socket
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
@@ -441,4 +443,91 @@ async def test_defaults_that_an_older_daemon_filled_in_are_not_taken_for_given(h
     daemon.put_back(json.dumps(state).encode())
     daemon = await here.start()
     await daemon.wait_for("online")
+    await daemon.halt()
+
+
+async def test_a_delete_whose_end_could_not_be_saved_is_not_begun(monkeypatch: pytest.MonkeyPatch, here: World) -> None:
+    daemon = await here.start()
+    await create(here, daemon)
+    (here.folder / "state" / "reserve").unlink()
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "posix_fallocate", no_room)
+        for name, params in (("bdev_ftl_delete", {}), ("bdev_ftl_create", {"base_bdev": "M0", "target": "/t.sock"})):
+            with pytest.raises(FtlError, match="No space left on device; nothing was done"):
+                await daemon.call(name, name="ftl0", **params)
+    assert (await daemon.device())["state"] == "online"
+    assert await daemon.call("bdev_ftl_delete", name="ftl0") is True
+    await daemon.halt()
+
+
+def no_room(*_: object) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+async def test_what_is_deleted_in_a_directory_that_fills_up_does_not_come_back(
+    monkeypatch: pytest.MonkeyPatch, here: World
+) -> None:
+    daemon = await here.start()
+    await create(here, daemon)
+    replace = daemon.state._replace
+
+    def full(raw: bytes) -> None:
+        if (here.folder / "state" / "reserve").exists():
+            no_room()
+        replace(raw)
+
+    monkeypatch.setattr(daemon.state, "_replace", full)
+    assert await daemon.call("bdev_ftl_delete", name="ftl0") is True
+    state = daemon.die()
+    await daemon.halt()
+    daemon.put_back(state)
+    daemon = await here.start()
+    assert await daemon.call("ftl_get_devices") == []
+    await daemon.halt()
+
+
+async def test_a_deletion_that_can_not_be_saved_is_told_and_saved_as_soon_as_it_can(
+    monkeypatch: pytest.MonkeyPatch, here: World
+) -> None:
+    daemon = await here.start()
+    await create(here, daemon)
+    with monkeypatch.context() as patched:
+        patched.setattr(daemon.state, "save", no_space)
+        with pytest.raises(FtlError, match=r"is deleted, but .*the daemon goes on trying\): .*No space left"):
+            await daemon.call("bdev_ftl_delete", name="ftl0")
+        assert len(daemon.record()["devices"]) == 1
+    await until(lambda: daemon.record()["devices"] == [])
+    await daemon.halt()
+
+
+async def test_a_creation_that_fails_tells_why_though_that_can_not_be_saved(
+    monkeypatch: pytest.MonkeyPatch, here: World
+) -> None:
+    daemon = await here.start()
+    here.line.hold("bdev_get_bdevs")
+    creation = asyncio.ensure_future(create(here, daemon, uuid="b286d19a-0059-4709-abcd-9f7732b1567d"))
+    await until(lambda: "bdev_get_bdevs" in here.line.called)
+    with monkeypatch.context() as patched:
+        patched.setattr(daemon.state, "save", no_space)
+        here.line.release()
+        with pytest.raises(FtlError, match="holds no FTL"):
+            await creation
+        assert [record["loads"] for record in daemon.record()["devices"]] == [True]
+    await until(lambda: daemon.record()["devices"] == [])
+    await daemon.halt()
+
+
+async def test_a_deferred_creation_that_can_not_be_remembered_is_none(
+    monkeypatch: pytest.MonkeyPatch, here: World
+) -> None:
+    daemon = await here.start()
+    here.line.hold("bdev_get_bdevs")
+    creation = asyncio.ensure_future(create(here, daemon, base_bdev="Nvme1n1"))
+    await until(lambda: "bdev_get_bdevs" in here.line.called)
+    with monkeypatch.context() as patched:
+        patched.setattr(daemon.state, "save", no_space)
+        here.line.release()
+        with pytest.raises(FtlError, match="No space left"):
+            await creation
+    assert await daemon.call("ftl_get_devices") == []
     await daemon.halt()
