@@ -18,6 +18,7 @@ from ..ftl import creation, loading
 from ..ftl.cache.nv_cache_keeper import CacheMissingError
 from ..ftl.device import DeviceState as FtlState
 from ..ftl.device import FtlDevice
+from ..ftl.load.write_buffer_file import BufferFile, buffer_files
 from ..ftl.media.blockdev import BASE_GONE
 from ..nvme.target.connected_hosts import ConnectedHosts
 from ..runtime.steps import Steps
@@ -580,6 +581,22 @@ class ManagedDevice:
             reason = f": {self.error}" if self.error else ""
             raise BusyError(f"FTL bdev {self.name} is {self.state.value}{reason}; it has no statistics")
         return {"name": self.name, **self.ftl.stats()}
+
+    @property
+    def can_be_halted(self) -> bool:
+        """As far as is known, what it accepted can be made durable. Also where its end has begun."""
+        if self.state is DeviceState.ONLINE:
+            return self.ftl is not None and self.ftl.state is FtlState.RUNNING
+        return self.state is DeviceState.DELETING
+
+    def held_in_file(self) -> BufferFile | None:
+        """The write buffer file, where it holds what is not known to be durable anywhere else. Raises FtlError where it
+        can't be read."""
+        if self._identity.buffer_dir is None:
+            return None
+        # Of several, loads that were killed have left the others, which hold what this one does.
+        files = [each for each in buffer_files(self._identity.buffer_dir, self.uuid) if not each.holds_nothing]
+        return max(files, key=lambda each: (each.held_blocks is None, each.held_blocks or 0), default=None)
 
     def record(self) -> dict[str, Any]:
         """For the state file: enough to undo, to load it again, or to go on waiting for the base bdev."""

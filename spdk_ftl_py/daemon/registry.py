@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Final
 from uuid import UUID
 
-from ..errors import ExistsError, FtlError, NotFoundError
+from ..errors import BusyError, ExistsError, FtlError, NotFoundError
 from ..runtime.tasks import end_tasks
 from ..spdk.attach import detach
 from ..spdk.bdevs import find_bdev
@@ -213,20 +213,41 @@ class Registry:
             raise
         return result
 
-    async def delete(self, params: dict[str, Any]) -> bool:
+    async def delete(self, params: dict[str, Any]) -> Any:
+        """True, or the line that says what of it only its write buffer file has."""
         if self._halting:
             raise FtlError("the daemon is halting", errno=errno.ESHUTDOWN)
         device = self._find(params)
         # Either nothing is done, or it is deleted for good.
         self._state.require_room()
+        # One that is being created for somebody who waits is refused by take_down().
+        created = device.state is DeviceState.CREATING and device.name not in self._watchers
+        held = None if created or device.can_be_halted else device.held_in_file()
+        if held is not None and not params.get("force"):
+            raise BusyError(
+                f"FTL bdev {device.name} is {device.state.value}: of what hosts were told is written, {held} may be "
+                f"nowhere else, and can't be made durable now; bring its base bdev {device.params['base_bdev']} back, "
+                "so that the daemon loads the FTL, and delete it then; or give --force: the file stays, for a load "
+                f"with -u {device.uuid} before this machine goes down"
+            )
         task = asyncio.ensure_future(self._take_down(device))
         self._deletions.add(task)
         task.add_done_callback(self._deletions.discard)
         failures = await asyncio.shield(task)
         if failures:
             left = "; ".join(f"{step}: {failure}" for step, failure in failures)
+            kept = device.held_in_file()
+            if kept is not None:
+                left += f"; {kept} may be nowhere else: load it with -u {device.uuid} before this machine goes down"
             raise FtlError(f"FTL bdev {device.name} is deleted, but not all could be undone: {left}")
-        return True
+        if held is None:
+            return True
+        told = (
+            f"FTL bdev: {device.name} deleted, and {held} kept: load it with -u {device.uuid} before this machine goes "
+            "down, or they are lost"
+        )
+        log.warning("%s", told)
+        return told
 
     async def _take_down(self, device: ManagedDevice) -> list[tuple[str, Exception]]:
         watcher = self._watchers.get(device.name)

@@ -16,8 +16,10 @@ import pytest
 
 from spdk_ftl_py.daemon.base import BaseLink
 from spdk_ftl_py.errors import BusyError, FtlError, PathError
+from spdk_ftl_py.ftl.media.blockdev import BlockPort
 from spdk_ftl_py.nvme.host.controller import Controller
 from spdk_ftl_py.nvme.wire import CommandError
+from spdk_ftl_py.runtime.reactor import ReactorLoop
 from unit.daemon.registry_rig import Daemon, Line, World, world
 from unit.nvme.nvme_loop import until
 
@@ -443,6 +445,82 @@ async def test_defaults_that_an_older_daemon_filled_in_are_not_taken_for_given(h
     daemon.put_back(json.dumps(state).encode())
     daemon = await here.start()
     await daemon.wait_for("online")
+    await daemon.halt()
+
+
+async def write(here: World, daemon: Daemon, block_count: int) -> None:
+    """As a host, without a flush."""
+    controller = await connected(here, daemon)
+    async with ReactorLoop("host", spin_us=0) as reactor:
+        (namespace,) = await controller.namespaces()
+        qpair = await controller.create_io_qpair(reactor, namespace)
+        port = BlockPort(reactor, qpair, name="host")
+        for lba in range(block_count):
+            await port.write(lba, bytes([lba + 1]) * 4096)
+        await port.close()
+        await controller.close()
+
+
+async def read(here: World, daemon: Daemon, block_count: int) -> list[int]:
+    controller = await connected(here, daemon)
+    async with ReactorLoop("host", spin_us=0) as reactor:
+        (namespace,) = await controller.namespaces()
+        port = BlockPort(reactor, await controller.create_io_qpair(reactor, namespace), name="host")
+        blocks = await port.read(0, block_count)
+        await port.close()
+        await controller.close()
+    return [int(block[0]) for block in blocks]
+
+
+@pytest.mark.parametrize("state", ["waiting", "deferred"])
+async def test_a_delete_that_would_lose_what_hosts_were_told_is_written_is_refused(state: str, here: World) -> None:
+    daemon = await here.start()
+    uuid = (await create(here, daemon))["uuid"]
+    await write(here, daemon, 5)
+    await here.remove_drive()
+    await daemon.wait_for("waiting")
+    if state == "deferred":
+        await daemon.halt()
+        daemon = await here.start()
+        await daemon.wait_for("deferred")
+    with pytest.raises(
+        BusyError, match=rf"is {state}: .* 5 blocks in .*{uuid}\.\d+\.wbuf may be nowhere else.*--force"
+    ):
+        await daemon.call("bdev_ftl_delete", name="ftl0")
+    assert (await daemon.device())["state"] == state
+    told = await daemon.call("bdev_ftl_delete", name="ftl0", force=True)
+    assert "5 blocks in" in told
+    assert f"-u {uuid}" in told
+    assert await daemon.call("ftl_get_devices") == []
+    # And they are kept, as it says.
+    await here.make_drive()
+    await create(here, daemon, uuid=uuid)
+    assert await read(here, daemon, 5) == [1, 2, 3, 4, 5]
+    assert await daemon.call("bdev_ftl_delete", name="ftl0") is True
+    await daemon.halt()
+
+
+async def test_a_delete_that_loses_nothing_needs_no_force(here: World) -> None:
+    daemon = await here.start()
+    await create(here, daemon)
+    await here.remove_drive()
+    await daemon.wait_for("waiting")
+    assert await daemon.call("bdev_ftl_delete", name="ftl0") is True
+    await here.make_drive()
+    uuid = (await create(here, daemon, force=True))["uuid"]
+    await write(here, daemon, 5)
+    assert await daemon.call("bdev_ftl_delete", name="ftl0") is True
+    assert list((here.folder / "buffers").glob(f"{uuid}.*")) == []
+    await daemon.halt()
+
+
+async def test_a_delete_whose_halt_fails_says_what_stands_in_the_write_buffer_only(here: World) -> None:
+    daemon = await here.start()
+    uuid = (await create(here, daemon))["uuid"]
+    await write(here, daemon, 3)
+    await here.rpc("ftltgt_inject_fault", name="Nvme0n1", op="flush", status="internal_error")
+    with pytest.raises(FtlError, match=rf"can't flush.*3 blocks in .*-u {uuid} before this machine"):
+        await daemon.call("bdev_ftl_delete", name="ftl0")
     await daemon.halt()
 
 
