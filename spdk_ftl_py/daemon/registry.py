@@ -290,6 +290,24 @@ class Registry:
             "uptime_s": round(time.monotonic() - self._started, 1),
         }
 
+    def tell(self) -> None:
+        """Logs the state of every FTL."""
+        log.info("%d FTLs", len(self._devices))
+        for each in self._devices.values():
+            told = each.describe()
+            export = told.get("export")
+            where = f"{export['traddr']} port {export['trsvcid']}" if export else "nowhere yet"
+            log.info(
+                "%s: %s since %s, on %s of the target at %s, exported at %s%s",
+                each.name,
+                told["state"],
+                told["since"],
+                told["base_bdev"],
+                each.target,
+                where,
+                f": {told['error']}" if told["error"] else "",
+            )
+
     def _find(self, params: dict[str, Any]) -> ManagedDevice:
         name = params["name"]
         device = self._devices.get(name)
