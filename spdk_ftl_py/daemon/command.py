@@ -121,16 +121,19 @@ async def serve(
     from .base import DaemonIdentity
     from .checks import split_address
     from .registry import Registry
+    from .requester import asked_for_by
     from .server import RpcServer
 
     split_address(listen)
     buffer_directory = make_buffer_directory(buffer_directory)
     halt = asyncio.Event()
     registry: Registry | None = None
+    ended_by = "the daemon itself"
 
     def end(number: signal.Signals) -> None:
+        nonlocal ended_by
         if not halt.is_set():
-            log.info("halting: %s", number.name)
+            ended_by = number.name
         halt.set()
 
     def tell(number: signal.Signals) -> None:
@@ -154,9 +157,9 @@ async def serve(
                     await halt.wait()
                 finally:
                     # Also where nobody takes that line: by then, FTLs of a predecessor may be loading.
-                    if not halt.is_set():
-                        log.info("halting")
-                    await registry.halt()
+                    log.info("halting, asked for by %s", ended_by)
+                    with asked_for_by(ended_by):
+                        await registry.halt()
             finally:
                 await server.close()
         finally:

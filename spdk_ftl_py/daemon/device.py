@@ -129,6 +129,15 @@ class ManagedDevice:
                 "what a predecessor attached", lambda: detach(self._rpc, name=self.name, device=self.uuid)
             )
 
+    def __str__(self) -> str:
+        """For the log."""
+        return f"{self.name} (uuid {self.uuid}, on {self.params['base_bdev']} of the target at {self.target})"
+
+    @property
+    def how_it_came(self) -> str:
+        """ "created" or "loaded"."""
+        return "created" if self.ftl is not None and self.ftl.restored is None else "loaded"
+
     @property
     def state(self) -> DeviceState:
         return self._state
@@ -346,7 +355,7 @@ class ManagedDevice:
 
     async def _wait_for_base(self) -> bool:
         """Until the base is back and the FTL loaded from it: True. False: what came back is no such base."""
-        log.warning("%s: waiting for its base: %s", self.name, self.error)
+        log.warning("%s: waiting for its base: %s", self, self.error)
         self._front.hold()
         self.state = DeviceState.WAITING
         # At once: whoever asks before the base is let go of is told of no bdev in a target that is gone.
@@ -372,7 +381,7 @@ class ManagedDevice:
                 delay_s = min(delay_s * RETRY_GROWTH, RETRY_MAX_S)
         finally:
             self._hold_timer.cancel()
-        log.warning("%s: its base is back, I/O goes on", self.name)
+        log.warning("%s: loaded by the daemon itself, its base is back, I/O goes on", self)
         self.error = None
         self.state = DeviceState.ONLINE
         self.changed()
@@ -421,7 +430,7 @@ class ManagedDevice:
                 self._front.gate.sweep()
 
     async def _fail(self, reason: str) -> None:
-        log.error("%s: failed: %s", self.name, reason)
+        log.error("%s: failed: %s", self, reason)
         self.state = DeviceState.FAILED
         self.error = reason
         self._front.fail()

@@ -22,6 +22,7 @@ from ..version import __version__
 from .base import DaemonIdentity, DeferredError
 from .device import PROBE_TIMEOUT_S, DeviceState, ManagedDevice
 from .front import Export
+from .requester import requester
 from .state import StateDirectory
 
 DEFERRED_POLL_MIN_S: Final = 0.2
@@ -108,7 +109,10 @@ class Registry:
         """What could not be done."""
         if device.state is DeviceState.DEFERRED and not device.inherited:
             return ""
-        return "; ".join(f"{device.name}: {step}: {failure}" for step, failure in await device.take_down())
+        failures = await device.take_down()
+        what = "halted" if not failures else "not halted cleanly, or not all undone"
+        log.info("%s: %s, asked for by %s", device, what, requester())
+        return "; ".join(f"{device.name}: {step}: {failure}" for step, failure in failures)
 
     def _resume(self, record: dict[str, Any], *, inherited: bool) -> bool:
         try:
@@ -211,6 +215,12 @@ class Registry:
             # A successor would know nothing of it.
             await self._take_down(device)
             raise
+        log.info(
+            "%s: %s, asked for by %s",
+            device,
+            "creation deferred" if device.state is DeviceState.DEFERRED else device.how_it_came,
+            requester(),
+        )
         return result
 
     async def delete(self, params: dict[str, Any]) -> Any:
@@ -230,7 +240,7 @@ class Registry:
                 "so that the daemon loads the FTL, and delete it then; or give --force: the file stays, for a load "
                 f"with -u {device.uuid} before this machine goes down"
             )
-        task = asyncio.ensure_future(self._take_down(device))
+        task = asyncio.ensure_future(self._delete(device))
         self._deletions.add(task)
         task.add_done_callback(self._deletions.discard)
         failures = await asyncio.shield(task)
@@ -248,6 +258,13 @@ class Registry:
         )
         log.warning("%s", told)
         return told
+
+    async def _delete(self, device: ManagedDevice) -> list[tuple[str, Exception]]:
+        # Also where whoever asked for it has hung up.
+        failures = await self._take_down(device)
+        what = "deleted" if not failures else "deleted, but not all could be undone"
+        log.info("%s: %s, asked for by %s", device, what, requester())
+        return failures
 
     async def _take_down(self, device: ManagedDevice) -> list[tuple[str, Exception]]:
         watcher = self._watchers.get(device.name)
@@ -359,13 +376,13 @@ class Registry:
                 device.state = DeviceState.DEFERRED
                 raise
             except Exception as error:
-                log.error("%s: deferred creation failed: %s", device.name, error)
+                log.error("%s: deferred creation failed: %s", device, error)
                 if device.left_behind and not _worth_keeping(device):
                     self._leave_behind(device.record())
                 device.state = DeviceState.FAILED
                 device.error = error.message if isinstance(error, FtlError) else f"{type(error).__name__}: {error}"
             else:
-                log.info("%s: online", device.name)
+                log.info("%s: %s, asked for by %s", device, device.how_it_came, requester())
             device.changed()
             return
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import json
+import logging
 import os
 import socket
 from contextlib import AbstractAsyncContextManager
@@ -15,6 +16,7 @@ from uuid import UUID
 import pytest
 
 from spdk_ftl_py.daemon.base import BaseLink
+from spdk_ftl_py.daemon.requester import asked_for_by
 from spdk_ftl_py.errors import BusyError, FtlError, PathError
 from spdk_ftl_py.ftl.media.blockdev import BlockPort
 from spdk_ftl_py.nvme.host.controller import Controller
@@ -608,4 +610,50 @@ async def test_a_deferred_creation_that_can_not_be_remembered_is_none(
         with pytest.raises(FtlError, match="No space left"):
             await creation
     assert await daemon.call("ftl_get_devices") == []
+    await daemon.halt()
+
+
+async def test_what_is_done_to_an_ftl_is_one_line_that_says_who_asked_for_it(
+    caplog: pytest.LogCaptureFixture, here: World
+) -> None:
+    caplog.set_level(logging.INFO)
+
+    def told(what: str) -> None:
+        where = f"on Nvme0n1 of the target at {here.line.path}"
+        lines = [record.getMessage() for record in caplog.records if what in record.getMessage()]
+        assert len(lines) == 1, caplog.text
+        assert f"ftl0 (uuid {uuid}, {where}): {what}" in lines[0]
+        caplog.clear()
+
+    daemon = await here.start()
+    with asked_for_by("pid 7 (spdk-rpc), uid 3"):
+        uuid = (await create(here, daemon))["uuid"]
+        told("created, asked for by pid 7 (spdk-rpc), uid 3")
+        await daemon.call("bdev_ftl_delete", name="ftl0")
+        told("deleted, asked for by pid 7 (spdk-rpc), uid 3")
+        await create(here, daemon, uuid=uuid)
+        told("loaded, asked for by pid 7 (spdk-rpc), uid 3")
+    await here.remove_drive()
+    await daemon.wait_for("waiting")
+    told("waiting for its base")
+    await here.make_drive()
+    await daemon.wait_for("online")
+    told("loaded by the daemon itself")
+    with asked_for_by("SIGTERM"):
+        await daemon.halt()
+    told("halted, asked for by SIGTERM")
+    daemon = await here.start()
+    await daemon.wait_for("online")
+    await until(lambda: "loaded" in caplog.text)
+    told("loaded, asked for by the daemon itself")
+    await here.remove_drive()
+    await daemon.wait_for("waiting")
+    await daemon.call("bdev_ftl_delete", name="ftl0")
+    with asked_for_by("pid 8, uid 0"):
+        await create(here, daemon, uuid=uuid)
+        caplog.clear()
+    await here.make_drive()
+    await daemon.wait_for("online")
+    await until(lambda: "loaded" in caplog.text)
+    told("loaded, asked for by pid 8, uid 0")
     await daemon.halt()
