@@ -599,8 +599,7 @@ class ManagedDevice:
         return self.state is DeviceState.DELETING
 
     def held_in_file(self) -> BufferFile | None:
-        """The write buffer file, where it holds what is not known to be durable anywhere else. Raises FtlError where it
-        can't be read."""
+        """The write buffer file, where it holds what is not known to be durable anywhere else."""
         if self._identity.buffer_dir is None:
             return None
         # Of several, loads that were killed have left the others, which hold what this one does.

@@ -13,6 +13,7 @@ from typing import Any, Final
 from uuid import UUID
 
 from ..errors import BusyError, ExistsError, FtlError, NotFoundError
+from ..ftl.load.write_buffer_file import BufferFile, BufferFiles, buffer_files, in_use
 from ..runtime.tasks import end_tasks
 from ..spdk.attach import detach
 from ..spdk.bdevs import find_bdev
@@ -64,6 +65,7 @@ class Registry:
             "bdev_ftl_get_properties": self.get_properties,
             "ftl_get_devices": self.get_devices,
             "ftl_get_daemon": self.get_daemon,
+            "ftl_remove_buffers": self.remove_buffers,
         }
 
     # --- start and halt ---
@@ -304,8 +306,53 @@ class Registry:
             "buffer_directory": str(self._identity.buffer_dir),
             "peer_timeout_s": self._identity.peer_timeout_s,
             "devices": len(self._devices),
+            "unneeded_buffers": [each.to_dict() for each in self._unneeded_buffers()],
             "uptime_s": round(time.monotonic() - self._started, 1),
         }
+
+    # --- write buffer files that were left
+
+    def _unneeded_buffers(self) -> list[BufferFile]:
+        """Of no FTL that this daemon knows, in whatever state, nor of one that another process serves."""
+        directory = self._identity.buffer_dir
+        if directory is None:
+            return []
+        known = {device.uuid for device in self._devices.values()}
+        return [each for each in buffer_files(directory) if each.uuid not in known and not in_use(directory, each.uuid)]
+
+    async def remove_buffers(self, params: dict[str, Any]) -> dict[str, Any]:
+        """{"removed": as in get_daemon()}. All that are asked for, or none."""
+        directory = self._identity.buffer_dir
+        chosen = self._unneeded_buffers()
+        if params.get("uuid") is not None:
+            uuid = UUID(params["uuid"])
+            chosen = [each for each in chosen if each.uuid == uuid]
+            if not chosen:
+                raise self._no_such_buffer(uuid)
+        held = [each for each in chosen if not each.holds_nothing]
+        if held and not params.get("force"):
+            raise BusyError(
+                f"of what hosts were told is written, {'; '.join(map(str, held))} may be nowhere else: load the FTL "
+                "with bdev_ftl_create -u UUID, or give --force to lose it; nothing was removed"
+            )
+        for each in chosen:
+            assert directory is not None
+            files = BufferFiles.acquire(directory, each.uuid)
+            try:
+                files.remove()
+            finally:
+                files.release()
+            log.info("write buffer removed, with %s, asked for by %s", each, requester())
+        return {"removed": [each.to_dict() for each in chosen]}
+
+    def _no_such_buffer(self, uuid: UUID) -> FtlError:
+        owner = next((device for device in self._devices.values() if device.uuid == uuid), None)
+        if owner is not None:
+            return BusyError(f"write buffer of {uuid}: FTL bdev {owner.name} ({owner.state.value}) needs it")
+        directory = self._identity.buffer_dir
+        if directory is not None and in_use(directory, uuid):
+            return BusyError(f"write buffer of {uuid}: another process serves that FTL")
+        return NotFoundError(f"write buffer of {uuid}: there is none in {directory}")
 
     def tell(self) -> None:
         """Logs the state of every FTL."""

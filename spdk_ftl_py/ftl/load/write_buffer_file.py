@@ -6,6 +6,7 @@ counts. UUID.lock keeps two daemons from using them at a time.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import errno
 import fcntl
@@ -179,50 +180,58 @@ class BufferFile:
     held_records: int | None
     """Trims, and lost blocks."""
 
+    problem: str | None = None
+    """Why nothing can be said of it."""
+
     @property
     def holds_nothing(self) -> bool:
         return self.held_blocks == 0 and self.held_records == 0
 
     def __str__(self) -> str:
-        if self.held_blocks is None:
-            return f"{self.path} (of another format version)"
+        if self.problem is not None:
+            return f"an unknown number of blocks in {self.path} ({self.problem})"
         trims = f" and {self.held_records} trims" if self.held_records else ""
         return f"{self.held_blocks} blocks{trims} in {self.path}"
 
     def to_dict(self) -> dict[str, Any]:
-        return {
+        """For the daemon's RPCs."""
+        told = {
             "path": str(self.path),
             "uuid": str(self.uuid),
             "bytes": self.byte_count,
             "held_blocks": self.held_blocks,
             "held_records": self.held_records,
         }
+        return told if self.problem is None else {**told, "problem": self.problem}
 
 
 def buffer_files(directory: Path, uuid: UUID | None = None) -> list[BufferFile]:
-    """Those in it, of one FTL or of all, by name. Reads no data. Of a directory that is not there: none. Raises
-    FtlError where one can't be read."""
+    """Those in it, of one FTL or of all, by name. Reads no data. Of a directory that is not there: none."""
     found = []
     for path in sorted(directory.glob("*.wbuf" if uuid is None else f"{uuid}.*.wbuf")):
         named = _NAME.fullmatch(path.name)
-        if named is None:
-            continue
+        if named is not None:
+            with contextlib.suppress(FileNotFoundError):
+                found.append(_looked_at(path, UUID(named[1])))
+    return found
+
+
+def _looked_at(path: Path, uuid: UUID) -> BufferFile:
+    """Raises FileNotFoundError."""
+    byte_count = path.lstat().st_size
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
         try:
-            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
-        except FileNotFoundError:
-            continue
-        except OSError as error:
-            raise FtlError(f"write buffer {path}: {error.strerror}", errno=error.errno) from error
-        try:
-            held: tuple[int | None, int | None] = _count_held(descriptor, path)
-        except UnsupportedError:
-            held = None, None
-        except OSError as error:
-            raise FtlError(f"write buffer {path}: {error.strerror}", errno=error.errno) from error
+            return BufferFile(path, uuid, byte_count, *_count_held(descriptor, path))
         finally:
             os.close(descriptor)
-        found.append(BufferFile(path, UUID(named[1]), path.stat().st_size if path.exists() else 0, *held))
-    return found
+    except FileNotFoundError:
+        raise
+    except UnsupportedError:
+        problem = "it has another format version"
+    except OSError as error:
+        problem = error.strerror or str(error)
+    return BufferFile(path, uuid, byte_count, None, None, problem)
 
 
 def in_use(directory: Path, uuid: UUID) -> bool:

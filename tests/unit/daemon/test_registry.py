@@ -8,6 +8,7 @@ import json
 import logging
 import os
 import socket
+import sys
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ import pytest
 
 from spdk_ftl_py.daemon.base import BaseLink
 from spdk_ftl_py.daemon.requester import asked_for_by
-from spdk_ftl_py.errors import BusyError, FtlError, PathError
+from spdk_ftl_py.errors import BusyError, FtlError, NotFoundError, PathError
 from spdk_ftl_py.ftl.media.blockdev import BlockPort
 from spdk_ftl_py.nvme.host.controller import Controller
 from spdk_ftl_py.nvme.wire import CommandError
@@ -656,4 +657,65 @@ async def test_what_is_done_to_an_ftl_is_one_line_that_says_who_asked_for_it(
     await daemon.wait_for("online")
     await until(lambda: "loaded" in caplog.text)
     told("loaded, asked for by pid 8, uid 0")
+    await daemon.halt()
+
+
+async def test_write_buffers_that_nobody_needs_are_told_and_removed_on_order(here: World) -> None:
+    async def unneeded(daemon: Daemon) -> list[tuple[str, int]]:
+        told = (await daemon.call("ftl_get_daemon"))["unneeded_buffers"]
+        return [(each["uuid"], each["held_blocks"]) for each in told]
+
+    def files() -> list[str]:
+        return sorted(path.name for path in (here.folder / "buffers").iterdir() if path.suffix == ".wbuf")
+
+    empty = "b286d19a-0059-4709-abcd-9f7732b1567d"
+    daemon = await here.start()
+    uuid = (await create(here, daemon))["uuid"]
+    await write(here, daemon, 5)
+    assert await unneeded(daemon) == []
+    with pytest.raises(BusyError, match=r"FTL bdev ftl0 \(online\) needs it"):
+        await daemon.call("ftl_remove_buffers", uuid=uuid, force=True)
+    await here.remove_drive()
+    await daemon.wait_for("waiting")
+    assert await unneeded(daemon) == []
+    with pytest.raises(BusyError, match=r"FTL bdev ftl0 \(waiting\) needs it"):
+        await daemon.call("ftl_remove_buffers", uuid=uuid, force=True)
+    assert await daemon.call("ftl_remove_buffers", force=True) == {"removed": []}
+    await daemon.call("bdev_ftl_delete", name="ftl0", force=True)
+    (held,) = files()
+    (here.folder / "buffers" / f"{empty}.7.wbuf").write_bytes(b"no buffer")
+    (here.folder / "buffers" / "notes").write_text("somebody else's")
+    assert await unneeded(daemon) == sorted([(uuid, 5), (empty, 0)])
+    for params in ({}, {"uuid": uuid}):
+        with pytest.raises(BusyError, match=rf"5 blocks in .*{held} may be nowhere else.*nothing was removed"):
+            await daemon.call("ftl_remove_buffers", **params)
+    assert files() == sorted([held, f"{empty}.7.wbuf"])
+    assert [each["uuid"] for each in (await daemon.call("ftl_remove_buffers", uuid=empty))["removed"]] == [empty]
+    with pytest.raises(NotFoundError, match="there is none in"):
+        await daemon.call("ftl_remove_buffers", uuid=empty)
+    removed = (await daemon.call("ftl_remove_buffers", force=True))["removed"]
+    assert [(each["path"].rpartition("/")[2], each["held_blocks"]) for each in removed] == [(held, 5)]
+    assert [path.name for path in (here.folder / "buffers").iterdir()] == ["notes"]
+    await daemon.halt()
+
+
+async def test_a_write_buffer_that_another_process_uses_is_not_unneeded(here: World) -> None:
+    daemon = await here.start()
+    uuid = "b286d19a-0059-4709-abcd-9f7732b1567d"
+    (here.folder / "buffers" / f"{uuid}.7.wbuf").write_bytes(b"")
+    script = (
+        "import fcntl, sys; f = open(sys.argv[1], 'w'); fcntl.flock(f, fcntl.LOCK_EX); print(1, flush=True); input()"
+    )
+    other = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", script, str(here.folder / "buffers" / f"{uuid}.lock"),
+        stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    assert other.stdout is not None
+    await other.stdout.readline()
+    assert (await daemon.call("ftl_get_daemon"))["unneeded_buffers"] == []
+    with pytest.raises(BusyError, match="another process serves that FTL"):
+        await daemon.call("ftl_remove_buffers", uuid=uuid)
+    await other.communicate(b"\n")
+    assert len((await daemon.call("ftl_get_daemon"))["unneeded_buffers"]) == 1
+    await daemon.call("ftl_remove_buffers")
     await daemon.halt()
