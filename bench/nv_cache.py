@@ -23,7 +23,7 @@ from spdk_ftl_py import _shim
 from spdk_ftl_py.conf import FtlConf
 from spdk_ftl_py.daemon.base import BaseLink, DaemonIdentity
 from spdk_ftl_py.ftl import creation
-from spdk_ftl_py.runtime.reactor import ReactorLoop
+from spdk_ftl_py.runtime.reactor import ReactorLoop, load_ended
 from spdk_ftl_py.spdk.rpc import TargetRpc
 
 ZNS = "name={},zones=128,zone_size=16M,capacity=12M,max_open=14"
@@ -47,7 +47,7 @@ async def measure(socket: Path, kind: str, depths: list[int], seconds: float) ->
         ftl = await creation.create(reactor, base, name=kind, conf=FtlConf(), uuid=uuid, cache=cache)
         load = _shim.LoadGenerator(reactor.shim, ftl.core, lba_count=ftl.block_count, seed=1)
         done = asyncio.Event()
-        reactor.subscribe(load.id, lambda event: done.set())
+        reactor.subscribe(load.id, lambda event: done.set() if load_ended(event, load) else None)
         rows = []
         for depth in depths:
             done.clear()

@@ -130,6 +130,9 @@ class IoPort:
         """Returns a ticket; BlockingIOError when depth I/Os are outstanding; ValueError when the buffer is too
         small."""
 
+    def take_untold(self) -> list[tuple[int, int, int]]:
+        """(ticket, status, result) of what is done and whose event was dropped: to be asked for at EV_OVERFLOW."""
+
     def close(self) -> None:
         """Waits for outstanding I/O. Idempotent."""
 
@@ -403,6 +406,8 @@ class TargetQpair:
 
     @property
     def id(self) -> int: ...
+    @property
+    def connected(self) -> bool: ...
     def set_namespace(self, nsid: int, device: BlockDevice | None) -> None:
         """Adds or removes a namespace; I/O already submitted to it still completes."""
 
@@ -554,6 +559,10 @@ class FtlCore(BlockDevice):
         base_flushes, zone_resets, crc_errors, read_errors, write_errors, write_buffer_used (not on media),
         write_buffer_landed (on media, but held until the base has flushed), write_buffer_blocks, throttled_ns,
         next_seq, batches, short_batches."""
+
+    @property
+    def failure(self) -> int:
+        """The status with which every I/O fails; 0: it has not failed."""
 
     @property
     def next_seq(self) -> int: ...

@@ -92,6 +92,29 @@ def _default_limits() -> dict[str, Limit]:
     return {name: Limit(DEFAULT_SHARES[name]) for name in LIMIT_NAMES}
 
 
+def given_settings(params: Mapping[str, Any]) -> dict[str, Any]:
+    """What bdev_ftl_create's parameters say of the conf, as FtlConf.from_dict() takes it: overprovisioning,
+    allow_open_bands, use_append, limit_NAME, limit_NAME_threshold, and what is in conf. Other parameters are not looked
+    at."""
+    values: dict[str, Any] = dict(params.get("conf") or {})
+    for name, setting in (
+        ("overprovisioning", "lba_rsvd"),
+        ("allow_open_bands", "allow_open_bands"),
+        ("use_append", "use_append"),
+    ):
+        if params.get(name) is not None:
+            values[setting] = params[name]
+    limits = {name: dict(parts) for name, parts in dict(values.get("limits") or {}).items()}
+    for name in LIMIT_NAMES:
+        for suffix, part in (("", "limit"), ("_threshold", "thld")):
+            value = params.get(f"limit_{name}{suffix}")
+            if value is not None:
+                limits.setdefault(name, {})[part] = value
+    if limits:
+        values["limits"] = limits
+    return values
+
+
 @dataclass(frozen=True)
 class FtlConf:
     """All of an FTL's settings. Immutable; ``dataclasses.replace`` makes variants."""
@@ -145,26 +168,29 @@ class FtlConf:
 
     @classmethod
     def from_params(cls, params: Mapping[str, Any]) -> FtlConf:
-        """The conf that bdev_ftl_create's parameters ask for: overprovisioning, allow_open_bands, use_append,
-        limit_NAME,
-        limit_NAME_threshold, and conf (an object as for from_dict()). Other parameters are not looked at."""
-        values: dict[str, Any] = dict(params.get("conf") or {})
-        for name, setting in (
-            ("overprovisioning", "lba_rsvd"),
-            ("allow_open_bands", "allow_open_bands"),
-            ("use_append", "use_append"),
-        ):
-            if params.get(name) is not None:
-                values[setting] = params[name]
-        limits = {name: dict(parts) for name, parts in dict(values.get("limits") or {}).items()}
-        for name in LIMIT_NAMES:
-            for suffix, part in (("", "limit"), ("_threshold", "thld")):
-                value = params.get(f"limit_{name}{suffix}")
-                if value is not None:
-                    limits.setdefault(name, {})[part] = value
-        if limits:
+        """The conf that bdev_ftl_create's parameters ask for; what they do not say has its default."""
+        return cls.from_dict(given_settings(params))
+
+    def changed(self, settings: Mapping[str, Any]) -> FtlConf:
+        """A copy in which the settings that are given count, also where they are the default; of limits and nv_cache
+        only the parts that are given. Thresholds that are not given stay where that keeps them in order, and are the
+        default again where it does not.
+
+        Raises ConfError as from_dict().
+        """
+        FtlConf.from_dict(settings)
+        mine = self.to_dict()
+        values = {**mine, **settings}
+        if "nv_cache" in settings:
+            values["nv_cache"] = {**mine["nv_cache"], **settings["nv_cache"]}
+        if "limits" in settings:
+            given = settings["limits"]
+            limits = {name: {**mine["limits"][name], **given.get(name, {})} for name in LIMIT_NAMES}
+            thresholds = [thld for name in LIMIT_NAMES if (thld := limits[name].get("thld")) is not None]
+            if any(upper <= lower for lower, upper in itertools.pairwise(thresholds)):
+                limits = {name: {**parts, "thld": given.get(name, {}).get("thld")} for name, parts in limits.items()}
             values["limits"] = limits
-        return cls.from_dict(values)
+        return FtlConf.from_dict(values)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able; from_dict() of it gives an equal conf."""

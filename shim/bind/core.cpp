@@ -405,6 +405,12 @@ void bind_core(nb::module_ &m) {
         .def("valid_counts", &valid_counts_of)
         .def("bands", &list_bands)
         .def("stats", &stats_of)
+        .def_prop_ro("failure",
+                     [](FtlCore &core) {
+                         Status failed = status::ok;
+                         on_reactor(core, [&] { failed = core.state().failed; });
+                         return failed;
+                     })
         .def_prop_ro("next_seq", [](FtlCore &core) {
             uint64_t seq = 0;
             on_reactor(core, [&] { seq = core.state().next_seq; });

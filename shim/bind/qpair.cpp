@@ -128,6 +128,8 @@ void bind_target(nb::module_ &m) {
             nb::arg("nsid"), nb::arg("device").none(), unlocked)
         .def(
             "stats", [](PyTargetQpair &self) { return to_map(self.qpair().stats()); }, unlocked)
+        .def_prop_ro(
+            "connected", [](PyTargetQpair &self) { return !self.qpair().dead(); }, unlocked)
         .def("close", [](PyTargetQpair &self) { self.qpair().close(); }, unlocked);
 }
 

@@ -5,6 +5,7 @@
 #include <nanobind/stl/optional.h>
 #include <nanobind/stl/shared_ptr.h>
 #include <nanobind/stl/string.h>
+#include <nanobind/stl/tuple.h>
 #include <nanobind/stl/vector.h>
 
 #include <chrono>
@@ -12,6 +13,8 @@
 #include <memory>
 #include <stdexcept>
 #include <thread>
+#include <tuple>
+#include <vector>
 
 #include "base/crc32c.hpp"
 #include "bind/bindings.hpp"
@@ -102,6 +105,15 @@ public:
         return *ticket;
     }
 
+    // Ticket, status, result.
+    std::vector<std::tuple<uint64_t, uint64_t, uint64_t>> take_untold() {
+        std::vector<std::tuple<uint64_t, uint64_t, uint64_t>> answers;
+        port().take_untold([&](uint64_t ticket, Status status, uint64_t result) {
+            answers.emplace_back(ticket, uint64_t{status}, result);
+        });
+        return answers;
+    }
+
     void close() {
         if (!port_) {
             return;
@@ -121,6 +133,7 @@ public:
             }
             reactor_->call([&] { reactor_->remove(port_->id()); });
         }
+        take_untold();
         reap();
         port_.reset();
     }
@@ -272,6 +285,7 @@ void bind_reactor(nb::module_ &m) {
         .def("submit", &PyIoPort::submit, nb::arg("op"), nb::arg("lba") = 0, nb::arg("block_count") = 0,
              nb::arg("buffer") = nb::none(), nb::kw_only(), nb::arg("zone_action") = 0, nb::arg("zone_filter") = 0,
              nb::arg("zone_all") = false, nb::arg("fua") = false)
+        .def("take_untold", &PyIoPort::take_untold)
         .def("close", &PyIoPort::close);
 }
 

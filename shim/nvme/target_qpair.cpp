@@ -158,6 +158,12 @@ TargetQpairStats TargetQpair::stats() {
     return copy;
 }
 
+bool TargetQpair::dead() {
+    bool dead = false;
+    reactor_->call([&] { dead = life_ == Life::dead; });
+    return dead;
+}
+
 void TargetQpair::close() {
     const std::lock_guard lock(control_mutex_);
     if (removed_from_reactor_) {

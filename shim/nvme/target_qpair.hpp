@@ -73,6 +73,8 @@ public:
 
     // Control path, any thread but the reactor's. device null: removes. I/O under way still completes.
     void set_namespace(uint32_t nsid, std::shared_ptr<BlockDevice> device);
+    // Its connection has ended: what target_qpair_closed tells.
+    [[nodiscard]] bool dead();
     [[nodiscard]] TargetQpairStats stats();
     // Closes the socket and waits until every Io is back. Idempotent.
     void close();

@@ -73,8 +73,14 @@ void IoPort::on_complete(Io &io) noexcept {
     const uint64_t ticket = slot.ticket;
     const uint64_t status = io.status;
     const uint64_t result = io.result;
-    slot.state.store(State::done, std::memory_order_release);
-    port.reactor_.emit(EventKind::io_done, port.id_, ticket, status, result);
+    if (port.reactor_.has_room()) {
+        slot.state.store(State::done, std::memory_order_release);
+        port.reactor_.emit(EventKind::io_done, port.id_, ticket, status, result);
+    } else {
+        // The slot keeps the answer until its submitter, who hears of the overflow, has asked for it.
+        slot.state.store(State::untold, std::memory_order_release);
+        port.reactor_.drop();
+    }
 }
 
 }  // namespace ftl

@@ -43,6 +43,16 @@ public:
             }
         }
     }
+    // The submitter's thread. Hands over every answer whose event was dropped: untold(ticket, status, result).
+    template <typename Untold>
+    void take_untold(Untold &&untold) {
+        for (Slot &slot : slots_) {
+            if (slot.state.load(std::memory_order_acquire) == State::untold) {
+                untold(slot.ticket, slot.io.status, slot.io.result);
+                slot.state.store(State::done, std::memory_order_relaxed);
+            }
+        }
+    }
     [[nodiscard]] uint32_t slot_of(uint64_t ticket) const noexcept {
         return static_cast<uint32_t>(ticket % slots_.size());
     }
@@ -54,7 +64,7 @@ public:
     uint32_t poll(uint64_t now_ns) noexcept override;
 
 private:
-    enum class State : uint8_t { free, queued, lent, done };
+    enum class State : uint8_t { free, queued, lent, done, untold };
     struct Slot {
         Io io;
         iovec iov{};

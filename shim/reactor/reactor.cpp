@@ -338,11 +338,24 @@ void Reactor::emit(EventKind kind, uint32_t source, uint64_t a, uint64_t b, uint
     const uint64_t head = ring_head_.load(std::memory_order_relaxed);
     const size_t most = kind == EventKind::block_lost ? kLostBlocksMax : kEventRing;
     if (head - ring_tail_.load(std::memory_order_acquire) >= most) {
-        overflowed_.store(true, std::memory_order_release);
+        overflowed_.store(next_id_, std::memory_order_release);
     } else {
         ring_[head % kEventRing] = Event{static_cast<uint32_t>(kind), source, a, b, c};
         ring_head_.store(head + 1, std::memory_order_release);
     }
+    signal_events();
+}
+
+bool Reactor::has_room() const noexcept {
+    return ring_head_.load(std::memory_order_relaxed) - ring_tail_.load(std::memory_order_acquire) < kEventRing;
+}
+
+void Reactor::drop() noexcept {
+    overflowed_.store(next_id_, std::memory_order_release);
+    signal_events();
+}
+
+void Reactor::signal_events() noexcept {
     if (!signalled_.exchange(true, std::memory_order_acq_rel)) {
         signal_eventfd(event_fd_);
     }
@@ -360,8 +373,8 @@ std::vector<Event> Reactor::events() {
         result.push_back(ring_[tail % kEventRing]);
     }
     ring_tail_.store(tail, std::memory_order_release);
-    if (overflowed_.exchange(false, std::memory_order_acq_rel)) {
-        result.push_back(Event{static_cast<uint32_t>(EventKind::overflow), 0, 0, 0, 0});
+    if (const uint32_t newer = overflowed_.exchange(0, std::memory_order_acq_rel); newer != 0) {
+        result.push_back(Event{static_cast<uint32_t>(EventKind::overflow), 0, newer, 0, 0});
     }
     return result;
 }

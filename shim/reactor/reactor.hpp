@@ -41,7 +41,7 @@ enum class EventKind : uint32_t {
     load_done = 18,        // LoadGenerator: a = blocks, b = errors
     cache_failed = 20,     // a = status: the nv cache; writes wait until the core is told to do without it
     flush_failed = 21,     // a = status, b = how many in a row while the write buffer wanted one
-    overflow = 255,        // events were dropped: ask for state instead
+    overflow = 255,        // a = id from which on sources are newer; events were dropped, of whatever source is older
 };
 
 // Something the reactor polls. Every method runs on the reactor's thread.
@@ -61,7 +61,8 @@ class Reactor {
 public:
     // There can be as many lost blocks as a band has; half of the ring is enough for them. The other half has room for
     // everything that somebody waits for: I/O of ports (a few, of some 128 each), drains (16), and one event for each
-    // qpair, and for each band or zone Python has given an order about.
+    // qpair, and for each band or zone Python has given an order about. A loop that stands still long enough may fill
+    // that, too: any event may be dropped. Everybody hears of it then (overflow), and asks for what he waits for.
     static constexpr size_t kEventRing = 8192;
     static constexpr size_t kLostBlocksMax = kEventRing / 2;
 
@@ -92,6 +93,10 @@ public:
 
     // Reactor thread only. Never blocks or allocates.
     void emit(EventKind kind, uint32_t source, uint64_t a = 0, uint64_t b = 0, uint64_t c = 0) noexcept;
+    // Reactor thread only. Whether the next emit() of anything but block_lost is kept.
+    [[nodiscard]] bool has_room() const noexcept;
+    // Reactor thread only. As an emit() that is dropped.
+    void drop() noexcept;
 
     // Any thread (one consumer).
     [[nodiscard]] int event_fd() const noexcept { return event_fd_; }
@@ -118,6 +123,7 @@ private:
     void watch_fds();
     void rebuild_epoll();
     void sleep();
+    void signal_events() noexcept;
 
     std::string name_;
     uint64_t spin_ns_;
@@ -151,9 +157,9 @@ private:
     std::atomic<bool> calls_pending_{false};
 
     std::array<Event, kEventRing> ring_{};
-    std::atomic<uint64_t> ring_head_{0};  // next to write
-    std::atomic<uint64_t> ring_tail_{0};  // next to read
-    std::atomic<bool> overflowed_{false};
+    std::atomic<uint64_t> ring_head_{0};   // next to write
+    std::atomic<uint64_t> ring_tail_{0};   // next to read
+    std::atomic<uint32_t> overflowed_{0};  // 0: nothing was dropped; else the next id there was then
     std::atomic<bool> signalled_{false};
 };
 

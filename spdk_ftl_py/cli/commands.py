@@ -1,4 +1,4 @@
-"""Subcommands of `spdk-ftl` that ask the daemon: status, devices, stats, properties, create, delete."""
+"""Subcommands of `spdk-ftl` that ask the daemon: status, devices, stats, properties, create, delete, remove-buffers."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from ..plugin import add_arguments, parameters_of
 
 TARGET_DEFAULT: Final = "/var/tmp/spdk.sock"
 _GIB: Final = 1 << 30
+_MIB: Final = 1 << 20
 
 
 def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -28,6 +29,10 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     properties.set_defaults(run=_named("bdev_ftl_get_properties"))
     _add_rpc(subparsers, "create", "create an FTL: what `spdk-rpc --plugin spdk_ftl_py bdev_ftl_create` does")
     _add_rpc(subparsers, "delete", "delete an FTL: what `spdk-rpc --plugin spdk_ftl_py bdev_ftl_delete` does")
+    buffers = _add(subparsers, "remove-buffers", "remove write buffer files that no FTL needs (see status)")
+    buffers.add_argument("uuid", nargs="?", metavar="UUID", help="of the FTL whose file it was (default: all of them)")
+    add_arguments(buffers, schema.load("ftl_remove_buffers"))
+    buffers.set_defaults(run=_remove_buffers)
 
 
 def _add(
@@ -82,8 +87,43 @@ def _add_rpc(subparsers: argparse._SubParsersAction[argparse.ArgumentParser], co
 
 def _status(args: argparse.Namespace) -> int:
     daemon = DaemonClient(args.socket).call("ftl_get_daemon")
-    _show_mapping(daemon, "spdk-ftl daemon", as_json=args.json)
+    if args.json:
+        _show_mapping(daemon, "spdk-ftl daemon", as_json=True)
+        return 0
+    # A daemon that was not restarted with an upgrade does not tell.
+    buffers = daemon.pop("unneeded_buffers", [])
+    _show_mapping(daemon, "spdk-ftl daemon", as_json=False)
+    if buffers:
+        _show_buffers(buffers, "write buffers that no FTL needs (spdk-ftl remove-buffers)")
     return 0
+
+
+def _remove_buffers(args: argparse.Namespace) -> int:
+    rpc = schema.load("ftl_remove_buffers")
+    params = parameters_of(args, rpc)
+    if args.uuid is not None:
+        params["uuid"] = args.uuid
+    result = DaemonClient(args.socket).call(rpc.method, rpc.check(params))
+    if args.json:
+        print(json.dumps(result, indent=2))
+    elif result["removed"]:
+        _show_buffers(result["removed"], "removed")
+    else:
+        print("nothing to remove")
+    return 0
+
+
+def _show_buffers(buffers: Iterable[Mapping[str, Any]], title: str) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=title)
+    for heading in ("file", "MiB", "blocks held", "trims held"):
+        table.add_column(heading, overflow="fold")
+    for each in buffers:
+        held = ("?" if each[key] is None else str(each[key]) for key in ("held_blocks", "held_records"))
+        table.add_row(each["path"], f"{each['bytes'] / _MIB:.1f}", *held)
+    Console().print(table)
 
 
 def _devices(args: argparse.Namespace) -> int:

@@ -29,7 +29,10 @@ _MODULES: Final[tuple[tuple[str, tuple[str, ...]], ...]] = (
     ("spdk_ftl_py.target.command", ("target",)),
     ("spdk_ftl_py.torture.command", ("torture",)),
     ("spdk_ftl_py.daemon.check_command", ("check",)),
-    ("spdk_ftl_py.cli.commands", ("status", "devices", "list", "stats", "properties", "create", "delete")),
+    (
+        "spdk_ftl_py.cli.commands",
+        ("status", "devices", "list", "stats", "properties", "create", "delete", "remove-buffers"),
+    ),
 )
 
 _INSTALL: Final = "is the package installed with its dependencies (pip install .)?"

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from ..client import SOCKET_DEFAULT, SOCKET_ENVIRONMENT, default_socket
+from ..runtime.signals import ignored, on_signals
 from .state import (
     STATE_ENVIRONMENT,
     StateDirectory,
@@ -23,9 +24,11 @@ from .state import (
 LISTEN_DEFAULT: Final = "127.0.0.1"
 PEER_TIMEOUT_S: Final = 120.0
 
+log = logging.getLogger(__name__)
+
 _DESCRIPTION: Final = """\
-Run the daemon: it serves FTLs to one or more SPDK targets on this machine, in the foreground, until SIGINT or SIGTERM.
-Then it halts every FTL cleanly and takes back what it did to the targets.
+Run the daemon: it serves FTLs to one or more SPDK targets on this machine, in the foreground, until SIGINT,
+SIGTERM, SIGQUIT or SIGHUP. Then it halts every FTL cleanly and takes back what it did to the targets.
 """
 _EPILOG: Final = """\
 The line "spdk-ftl: ready, control socket PATH" on stdout says that it takes commands:
@@ -34,6 +37,9 @@ The line "spdk-ftl: ready, control socket PATH" on stdout says that it takes com
 
 The control socket has mode 0600: only the user who runs the daemon can give it orders. The target needs an NVMe/TCP
 transport (spdk-rpc nvmf_create_transport -t TCP), through which the daemon reads and writes its bdevs.
+
+signals: SIGHUP halts like SIGTERM, for there is no configuration to read again; under nohup it is ignored. SIGUSR1 logs
+the state of every FTL; SIGUSR2 does nothing. Only SIGKILL leaves something in the targets, for the next daemon.
 
 exit codes: 0 halted cleanly, 1 failure (the reason is on stderr), 2 wrong usage
 """
@@ -88,7 +94,7 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 
 def run(args: argparse.Namespace) -> int:
-    """Serves until SIGINT or SIGTERM. Raises FtlError when it can't start."""
+    """Serves until a signal ends it. Raises FtlError when it can't start."""
     logging.basicConfig(
         level=logging.DEBUG if args.verbose else logging.INFO,
         format="%(asctime)s %(levelname).1s %(name)s: %(message)s",
@@ -115,34 +121,49 @@ async def serve(
     from .base import DaemonIdentity
     from .checks import split_address
     from .registry import Registry
+    from .requester import asked_for_by
     from .server import RpcServer
 
     split_address(listen)
     buffer_directory = make_buffer_directory(buffer_directory)
     halt = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, halt.set)
-    state = StateDirectory(state_directory)
-    state.open()
-    try:
-        identity = DaemonIdentity(host_nqn(state.host_id), state.host_id, listen, peer_timeout_s, buffer_directory)
-        registry = Registry(state, identity, socket_path=str(socket_path))
-        server = RpcServer(socket_path, registry.methods)
-        await server.start()
+    registry: Registry | None = None
+    ended_by = "the daemon itself"
+
+    def end(number: signal.Signals) -> None:
+        nonlocal ended_by
+        if not halt.is_set():
+            ended_by = number.name
+        halt.set()
+
+    def tell(number: signal.Signals) -> None:
+        if number is not signal.SIGUSR1 or registry is None:
+            ignored(number)
+        else:
+            registry.tell()
+
+    with on_signals(end, tell):
+        state = StateDirectory(state_directory)
+        state.open()
         try:
-            await registry.start()
+            identity = DaemonIdentity(host_nqn(state.host_id), state.host_id, listen, peer_timeout_s, buffer_directory)
+            registry = Registry(state, identity, socket_path=str(socket_path))
+            server = RpcServer(socket_path, registry.methods)
+            await server.start()
             try:
-                print(f"spdk-ftl: ready, control socket {server.socket_path} (pid {os.getpid()})", flush=True)
-                await halt.wait()
+                await registry.start()
+                try:
+                    print(f"spdk-ftl: ready, control socket {server.socket_path} (pid {os.getpid()})", flush=True)
+                    await halt.wait()
+                finally:
+                    # Also where nobody takes that line: by then, FTLs of a predecessor may be loading.
+                    log.info("halting, asked for by %s", ended_by)
+                    with asked_for_by(ended_by):
+                        await registry.halt()
             finally:
-                # Also where nobody takes that line: by then, FTLs of a predecessor may be loading.
-                logging.getLogger(__name__).info("halting")
-                await registry.halt()
+                await server.close()
         finally:
-            await server.close()
-    finally:
-        state.close()
+            state.close()
 
 
 def _seconds(text: str) -> float:

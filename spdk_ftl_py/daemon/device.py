@@ -12,12 +12,13 @@ from typing import Any, Final
 from uuid import UUID, uuid4
 
 from .. import _shim
-from ..conf import FtlConf
+from ..conf import FtlConf, given_settings
 from ..errors import BusyError, FtlError, MediaError, ParameterError, TargetError
 from ..ftl import creation, loading
 from ..ftl.cache.nv_cache_keeper import CacheMissingError
 from ..ftl.device import DeviceState as FtlState
 from ..ftl.device import FtlDevice
+from ..ftl.load.write_buffer_file import BufferFile, buffer_files
 from ..ftl.media.blockdev import BASE_GONE
 from ..nvme.target.connected_hosts import ConnectedHosts
 from ..runtime.steps import Steps
@@ -86,7 +87,8 @@ class ManagedDevice:
         self.uuid = device or (given if given is not None and given.int else uuid4())
         self.loads = loads or (device is None and given is not None and given.int != 0)
         """It is on the base, and loaded from there; else it is created."""
-        self.conf = FtlConf.from_params(params)
+        self.settings = given_settings(params)
+        self.conf = FtlConf.from_dict(self.settings)
         self.conf.check()
         if params.get("without_cache") and params.get("cache"):
             raise ParameterError("without_cache gives the nv cache up: leave the cache bdev out")
@@ -100,7 +102,9 @@ class ManagedDevice:
         self.attachment: Attachment | None = None
         self.cache_kind: str | None = None
         self.on_change: Callable[[], None] = lambda: None
-        """Called after the state has changed by itself."""
+        """Saves what is to be known before it counts. Raises FtlError."""
+        self.on_change_behind: Callable[[], FtlError | None] = lambda: None
+        """Saves what has happened already, now or later: why not now."""
         self.left_behind = False
         """Not all that stands in the target could be undone: it still is to be."""
         self._state = self._state_before = DeviceState.CREATING
@@ -124,6 +128,15 @@ class ManagedDevice:
             self._attachments.on_undo(
                 "what a predecessor attached", lambda: detach(self._rpc, name=self.name, device=self.uuid)
             )
+
+    def __str__(self) -> str:
+        """For the log."""
+        return f"{self.name} (uuid {self.uuid}, on {self.params['base_bdev']} of the target at {self.target})"
+
+    @property
+    def how_it_came(self) -> str:
+        """ "created" or "loaded"."""
+        return "created" if self.ftl is not None and self.ftl.restored is None else "loaded"
 
     @property
     def state(self) -> DeviceState:
@@ -202,6 +215,7 @@ class ManagedDevice:
         await self._front.listen(self.listen, port_before)
         self.ftl = ftl = await (self._load(media) if self.loads else self._make(media))
         self.loads = True
+        self.conf = ftl.conf
         self._front.open(ftl.core, max_io_qpairs=self.conf.max_io_channels, hosts=self.hosts)
         self._export_before = self.export
         if self._inherited:
@@ -216,7 +230,7 @@ class ManagedDevice:
                 media,
                 name=self.name,
                 uuid=self.uuid,
-                conf=self.conf,
+                settings=self.settings,
                 num_punits=self.params.get("num_punits"),
                 buffer_dir=self._identity.buffer_dir,
                 cache=await self._link.connect_cache(self._front.reactor),
@@ -281,11 +295,10 @@ class ManagedDevice:
     # --- life ---
 
     def changed(self) -> None:
-        """As on_change(), of what a successor can do without: that it can't be saved is logged."""
-        try:
-            self.on_change()
-        except FtlError as error:
-            log.error("%s: %s", self.name, error.message)
+        """Its state has changed by itself. That it can't be saved now is logged."""
+        failure = self.on_change_behind()
+        if failure is not None:
+            log.error("%s: %s", self.name, failure.message)
 
     async def _live(self) -> None:
         try:
@@ -342,7 +355,7 @@ class ManagedDevice:
 
     async def _wait_for_base(self) -> bool:
         """Until the base is back and the FTL loaded from it: True. False: what came back is no such base."""
-        log.warning("%s: waiting for its base: %s", self.name, self.error)
+        log.warning("%s: waiting for its base: %s", self, self.error)
         self._front.hold()
         self.state = DeviceState.WAITING
         # At once: whoever asks before the base is let go of is told of no bdev in a target that is gone.
@@ -368,7 +381,7 @@ class ManagedDevice:
                 delay_s = min(delay_s * RETRY_GROWTH, RETRY_MAX_S)
         finally:
             self._hold_timer.cancel()
-        log.warning("%s: its base is back, I/O goes on", self.name)
+        log.warning("%s: loaded by the daemon itself, its base is back, I/O goes on", self)
         self.error = None
         self.state = DeviceState.ONLINE
         self.changed()
@@ -417,7 +430,7 @@ class ManagedDevice:
                 self._front.gate.sweep()
 
     async def _fail(self, reason: str) -> None:
-        log.error("%s: failed: %s", self.name, reason)
+        log.error("%s: failed: %s", self, reason)
         self.state = DeviceState.FAILED
         self.error = reason
         self._front.fail()
@@ -578,6 +591,21 @@ class ManagedDevice:
             raise BusyError(f"FTL bdev {self.name} is {self.state.value}{reason}; it has no statistics")
         return {"name": self.name, **self.ftl.stats()}
 
+    @property
+    def can_be_halted(self) -> bool:
+        """As far as is known, what it accepted can be made durable. Also where its end has begun."""
+        if self.state is DeviceState.ONLINE:
+            return self.ftl is not None and self.ftl.state is FtlState.RUNNING
+        return self.state is DeviceState.DELETING
+
+    def held_in_file(self) -> BufferFile | None:
+        """The write buffer file, where it holds what is not known to be durable anywhere else."""
+        if self._identity.buffer_dir is None:
+            return None
+        # Of several, loads that were killed have left the others, which hold what this one does.
+        files = [each for each in buffer_files(self._identity.buffer_dir, self.uuid) if not each.holds_nothing]
+        return max(files, key=lambda each: (each.held_blocks is None, each.held_blocks or 0), default=None)
+
     def record(self) -> dict[str, Any]:
         """For the state file: enough to undo, to load it again, or to go on waiting for the base bdev."""
         export = self.export or self._export_before
@@ -590,6 +618,7 @@ class ManagedDevice:
             "state": state.value,
             "loads": self.loads,
             "params": self.params,
+            "params_are_as_given": True,
             "export": None if export is None else [export.nqn, export.traddr, export.trsvcid],
             "hosts": self.hosts.to_record(),
         }

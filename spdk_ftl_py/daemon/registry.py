@@ -12,7 +12,8 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Final
 from uuid import UUID
 
-from ..errors import ExistsError, FtlError, NotFoundError
+from ..errors import BusyError, ExistsError, FtlError, NotFoundError
+from ..ftl.load.write_buffer_file import BufferFile, BufferFiles, buffer_files, in_use
 from ..runtime.tasks import end_tasks
 from ..spdk.attach import detach
 from ..spdk.bdevs import find_bdev
@@ -22,11 +23,14 @@ from ..version import __version__
 from .base import DaemonIdentity, DeferredError
 from .device import PROBE_TIMEOUT_S, DeviceState, ManagedDevice
 from .front import Export
+from .requester import requester
 from .state import StateDirectory
 
 DEFERRED_POLL_MIN_S: Final = 0.2
 DEFERRED_POLL_MAX_S: Final = 2.0
 DEFERRED_POLL_GROWTH: Final = 1.5
+SAVE_AGAIN_S: Final = 1.0
+_DEFAULTS_FILLED_IN: Final = {"overprovisioning": 20, "use_append": False}
 
 log = logging.getLogger(__name__)
 
@@ -46,6 +50,8 @@ class Registry:
         """By target: what one creation is undoing, another does not undo again behind the next export of that FTL."""
         self._creations: set[asyncio.Task[Any]] = set()
         self._deletions: set[asyncio.Task[Any]] = set()
+        self._saving: asyncio.Task[None] | None = None
+        """Tries until what has happened is in the state file."""
         self._halting = False
         self._started = time.monotonic()
 
@@ -59,6 +65,7 @@ class Registry:
             "bdev_ftl_get_properties": self.get_properties,
             "ftl_get_devices": self.get_devices,
             "ftl_get_daemon": self.get_daemon,
+            "ftl_remove_buffers": self.remove_buffers,
         }
 
     # --- start and halt ---
@@ -85,25 +92,35 @@ class Registry:
         self._halting = True
         await end_tasks([*self._watchers.values(), *self._creations])
         await asyncio.gather(*self._deletions, return_exceptions=True)
+        if self._saving is not None:
+            await end_tasks([self._saving])
         kept = [device for device in self._devices.values() if _worth_keeping(device)]
         failures = await asyncio.gather(*(self._halt_one(device) for device in self._devices.values()))
         # Of one that was halted cleanly, no host is owed anything for what it has not flushed.
-        self._state.save([*self._orphans, *(device.record() for device in kept)])
+        records = [*self._orphans, *(device.record() for device in kept)]
         self._devices = {}
-        if any(failures):
-            raise FtlError(f"not all was halted cleanly and undone: {'; '.join(filter(None, failures))}")
+        told = [failure for failure in failures if failure]
+        try:
+            self._state.save(records)
+        except FtlError as error:
+            told.append(error.message)
+        if told:
+            raise FtlError(f"not all was halted cleanly and undone: {'; '.join(told)}")
 
     async def _halt_one(self, device: ManagedDevice) -> str:
         """What could not be done."""
         if device.state is DeviceState.DEFERRED and not device.inherited:
             return ""
-        return "; ".join(f"{device.name}: {step}: {failure}" for step, failure in await device.take_down())
+        failures = await device.take_down()
+        what = "halted" if not failures else "not halted cleanly, or not all undone"
+        log.info("%s: %s, asked for by %s", device, what, requester())
+        return "; ".join(f"{device.name}: {step}: {failure}" for step, failure in failures)
 
     def _resume(self, record: dict[str, Any], *, inherited: bool) -> bool:
         try:
             export = record.get("export")
             device = ManagedDevice(
-                dict(record["params"]),
+                _params_given(record),
                 self._identity,
                 UUID(record["uuid"]),
                 loads=inherited,
@@ -115,6 +132,7 @@ class Registry:
             log.error("%s: can't go on with it, the state file's record makes no sense: %s", record["name"], error)
             return False
         device.on_change = self._save
+        device.on_change_behind = self._save_for_sure
         self._devices[device.name] = device
         self._defer(device)
         return True
@@ -146,6 +164,7 @@ class Registry:
         """{"name", "uuid"}, or the line that the creation is deferred."""
         if self._halting:
             raise FtlError("the daemon is halting", errno=errno.ESHUTDOWN)
+        self._state.require_room()
         params["target"] = _normal(params["target"])
         name = params["name"]
         other = self._devices.get(name)
@@ -175,6 +194,7 @@ class Registry:
 
     async def _bring_up(self, device: ManagedDevice) -> Any:
         device.on_change = self._save
+        device.on_change_behind = self._save_for_sure
         record = device.record()
         try:
             await self._undo_orphans(device.target)
@@ -182,34 +202,71 @@ class Registry:
             await device.bring_up()
         except DeferredError:
             self._defer(device)
-            self._save()
-            return f"FTL bdev: {device.name} creation deferred"
+            result: Any = f"FTL bdev: {device.name} creation deferred"
         except BaseException:
             del self._devices[device.name]
             if device.left_behind:
                 self._leave_behind(record)
-            self._save()
+            self._save_for_sure()
             raise
+        else:
+            result = {"name": device.name, "uuid": str(device.uuid)}
         try:
             self._save()
         except FtlError:
             # A successor would know nothing of it.
             await self._take_down(device)
             raise
-        return {"name": device.name, "uuid": str(device.uuid)}
+        log.info(
+            "%s: %s, asked for by %s",
+            device,
+            "creation deferred" if device.state is DeviceState.DEFERRED else device.how_it_came,
+            requester(),
+        )
+        return result
 
-    async def delete(self, params: dict[str, Any]) -> bool:
+    async def delete(self, params: dict[str, Any]) -> Any:
+        """True, or the line that says what of it only its write buffer file has."""
         if self._halting:
             raise FtlError("the daemon is halting", errno=errno.ESHUTDOWN)
         device = self._find(params)
-        task = asyncio.ensure_future(self._take_down(device))
+        # Either nothing is done, or it is deleted for good.
+        self._state.require_room()
+        # One that is being created for somebody who waits is refused by take_down().
+        created = device.state is DeviceState.CREATING and device.name not in self._watchers
+        held = None if created or device.can_be_halted else device.held_in_file()
+        if held is not None and not params.get("force"):
+            raise BusyError(
+                f"FTL bdev {device.name} is {device.state.value}: of what hosts were told is written, {held} may be "
+                f"nowhere else, and can't be made durable now; bring its base bdev {device.params['base_bdev']} back, "
+                "so that the daemon loads the FTL, and delete it then; or give --force: the file stays, for a load "
+                f"with -u {device.uuid} before this machine goes down"
+            )
+        task = asyncio.ensure_future(self._delete(device))
         self._deletions.add(task)
         task.add_done_callback(self._deletions.discard)
         failures = await asyncio.shield(task)
         if failures:
             left = "; ".join(f"{step}: {failure}" for step, failure in failures)
+            kept = device.held_in_file()
+            if kept is not None:
+                left += f"; {kept} may be nowhere else: load it with -u {device.uuid} before this machine goes down"
             raise FtlError(f"FTL bdev {device.name} is deleted, but not all could be undone: {left}")
-        return True
+        if held is None:
+            return True
+        told = (
+            f"FTL bdev: {device.name} deleted, and {held} kept: load it with -u {device.uuid} before this machine goes "
+            "down, or they are lost"
+        )
+        log.warning("%s", told)
+        return told
+
+    async def _delete(self, device: ManagedDevice) -> list[tuple[str, Exception]]:
+        # Also where whoever asked for it has hung up.
+        failures = await self._take_down(device)
+        what = "deleted" if not failures else "deleted, but not all could be undone"
+        log.info("%s: %s, asked for by %s", device, what, requester())
+        return failures
 
     async def _take_down(self, device: ManagedDevice) -> list[tuple[str, Exception]]:
         watcher = self._watchers.get(device.name)
@@ -221,7 +278,9 @@ class Registry:
         if device.left_behind:
             self._leave_behind(record)
         del self._devices[device.name]
-        self._save()
+        failure = self._save_for_sure()
+        if failure is not None:
+            failures = [*failures, ("remove it from the state file (the daemon goes on trying)", failure)]
         return failures
 
     async def get_stats(self, params: dict[str, Any]) -> dict[str, Any]:
@@ -247,8 +306,71 @@ class Registry:
             "buffer_directory": str(self._identity.buffer_dir),
             "peer_timeout_s": self._identity.peer_timeout_s,
             "devices": len(self._devices),
+            "unneeded_buffers": [each.to_dict() for each in self._unneeded_buffers()],
             "uptime_s": round(time.monotonic() - self._started, 1),
         }
+
+    # --- write buffer files that were left
+
+    def _unneeded_buffers(self) -> list[BufferFile]:
+        """Of no FTL that this daemon knows, in whatever state, nor of one that another process serves."""
+        directory = self._identity.buffer_dir
+        if directory is None:
+            return []
+        known = {device.uuid for device in self._devices.values()}
+        return [each for each in buffer_files(directory) if each.uuid not in known and not in_use(directory, each.uuid)]
+
+    async def remove_buffers(self, params: dict[str, Any]) -> dict[str, Any]:
+        """{"removed": as in get_daemon()}. All that are asked for, or none."""
+        directory = self._identity.buffer_dir
+        chosen = self._unneeded_buffers()
+        if params.get("uuid") is not None:
+            uuid = UUID(params["uuid"])
+            chosen = [each for each in chosen if each.uuid == uuid]
+            if not chosen:
+                raise self._no_such_buffer(uuid)
+        held = [each for each in chosen if not each.holds_nothing]
+        if held and not params.get("force"):
+            raise BusyError(
+                f"of what hosts were told is written, {'; '.join(map(str, held))} may be nowhere else: load the FTL "
+                "with bdev_ftl_create -u UUID, or give --force to lose it; nothing was removed"
+            )
+        for each in chosen:
+            assert directory is not None
+            files = BufferFiles.acquire(directory, each.uuid)
+            try:
+                files.remove()
+            finally:
+                files.release()
+            log.info("write buffer removed, with %s, asked for by %s", each, requester())
+        return {"removed": [each.to_dict() for each in chosen]}
+
+    def _no_such_buffer(self, uuid: UUID) -> FtlError:
+        owner = next((device for device in self._devices.values() if device.uuid == uuid), None)
+        if owner is not None:
+            return BusyError(f"write buffer of {uuid}: FTL bdev {owner.name} ({owner.state.value}) needs it")
+        directory = self._identity.buffer_dir
+        if directory is not None and in_use(directory, uuid):
+            return BusyError(f"write buffer of {uuid}: another process serves that FTL")
+        return NotFoundError(f"write buffer of {uuid}: there is none in {directory}")
+
+    def tell(self) -> None:
+        """Logs the state of every FTL."""
+        log.info("%d FTLs", len(self._devices))
+        for each in self._devices.values():
+            told = each.describe()
+            export = told.get("export")
+            where = f"{export['traddr']} port {export['trsvcid']}" if export else "nowhere yet"
+            log.info(
+                "%s: %s since %s, on %s of the target at %s, exported at %s%s",
+                each.name,
+                told["state"],
+                told["since"],
+                told["base_bdev"],
+                each.target,
+                where,
+                f": {told['error']}" if told["error"] else "",
+            )
 
     def _find(self, params: dict[str, Any]) -> ManagedDevice:
         name = params["name"]
@@ -301,18 +423,39 @@ class Registry:
                 device.state = DeviceState.DEFERRED
                 raise
             except Exception as error:
-                log.error("%s: deferred creation failed: %s", device.name, error)
+                log.error("%s: deferred creation failed: %s", device, error)
                 if device.left_behind and not _worth_keeping(device):
                     self._leave_behind(device.record())
                 device.state = DeviceState.FAILED
                 device.error = error.message if isinstance(error, FtlError) else f"{type(error).__name__}: {error}"
             else:
-                log.info("%s: online", device.name)
+                log.info("%s: %s, asked for by %s", device, device.how_it_came, requester())
             device.changed()
             return
 
     def _save(self) -> None:
         self._state.save([*self._orphans, *self._records()])
+
+    def _save_for_sure(self) -> FtlError | None:
+        """Of what has happened already: why it can't be saved now. It is tried again until it can."""
+        try:
+            self._save()
+        except FtlError as error:
+            if self._saving is None or self._saving.done():
+                self._saving = asyncio.create_task(self._save_until_done(), name="save the state")
+            return error
+        return None
+
+    async def _save_until_done(self) -> None:
+        while True:
+            await asyncio.sleep(SAVE_AGAIN_S)
+            try:
+                self._save()
+            except FtlError as error:
+                log.debug("%s", error.message)
+            else:
+                log.info("the state file is up to date again")
+                return
 
     def _records(self) -> list[dict[str, Any]]:
         return [device.record() for device in self._devices.values() if _worth_keeping(device)]
@@ -321,6 +464,17 @@ class Registry:
 def _worth_keeping(device: ManagedDevice) -> bool:
     # A creation that failed after it was deferred has been undone.
     return device.state is not DeviceState.FAILED or device.ftl is not None or device.loads
+
+
+def _params_given(record: dict[str, Any]) -> dict[str, Any]:
+    """The parameters of a record. Older daemons filled defaults into them: of these nothing tells whether they were
+    given, and what an FTL has is not to be compared with what nobody has said."""
+    params = dict(record["params"])
+    if record.get("params_are_as_given") is not True:
+        for name, default in _DEFAULTS_FILLED_IN.items():
+            if params.get(name) == default:
+                del params[name]
+    return params
 
 
 def _normal(target: str) -> str:

@@ -31,6 +31,7 @@ from ..errors import (
     BusyError,
     FtlError,
 )
+from .requester import asked_for_by, peer_of, requester
 
 BODY_BYTES_MAX: Final = 1 << 20
 REQUEST_TIMEOUT_S: Final = 10.0
@@ -188,8 +189,11 @@ class RpcServer:
     # --- requests ---
 
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        transport = request.transport
+        peer = peer_of(None if transport is None else transport.get_extra_info("socket"))
         try:
-            status, reply = await self._answer(request)
+            with asked_for_by(peer):
+                status, reply = await self._answer(request)
         finally:
             self._received(request)
         response = web.json_response(reply, status=status)
@@ -230,10 +234,10 @@ class RpcServer:
         try:
             result = await method(schema.load(name).validate(call.get("params")))
         except FtlError as error:
-            log.info("%s failed: %s", name, error.message)
+            log.info("%s, asked for by %s, failed: %s", name, requester(), error.message)
             return {"jsonrpc": "2.0", "id": identifier, "error": error.to_jsonrpc()}
         except Exception as error:
-            log.exception("%s: internal error", name)
+            log.exception("%s, asked for by %s: internal error", name, requester())
             text = f"{name}: internal error ({type(error).__name__}); the daemon's log has more"
             return _error(identifier, JSONRPC_INTERNAL_ERROR, text)
         return {"jsonrpc": "2.0", "id": identifier, "result": result}

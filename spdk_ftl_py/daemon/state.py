@@ -17,7 +17,10 @@ from ..errors import BusyError, FtlError
 STATE_ENVIRONMENT: Final = "SPDK_FTL_STATE"
 STATE_FORMAT: Final = 1
 STATE_BYTES_MAX: Final = 16 << 20
+RESERVE_BYTES_MIN: Final = 1 << 16
 _STATE_FILE: Final = "state.json"
+_RESERVE_FILE: Final = "reserve"
+_FULL: Final = (errno.ENOSPC, errno.EDQUOT)
 _LOCK_FILE: Final = "lock"
 
 
@@ -57,6 +60,7 @@ class StateDirectory:
         self.host_id = uuid4()
         self.devices: list[dict[str, Any]] = []
         """What the last save() was given: at first by a predecessor."""
+        self._bytes = 0
         self._lock: int | None = None
 
     def open(self) -> None:
@@ -82,6 +86,8 @@ class StateDirectory:
             ) from error
         try:
             self._load()
+            with contextlib.suppress(OSError):
+                self._keep_reserve()
         except BaseException:
             self.close()
             raise
@@ -89,12 +95,46 @@ class StateDirectory:
     def save(self, devices: list[dict[str, Any]]) -> None:
         """Replaces the state file atomically: a crash leaves the old one or the new one. Raises FtlError."""
         content = {"format": STATE_FORMAT, "host_id": str(self.host_id), "devices": devices}
+        raw = (json.dumps(content, indent=2) + "\n").encode()
+        try:
+            self._write(raw)
+        except OSError as error:
+            raise FtlError(
+                f"state directory {self.path} can't be written: {error.strerror}", errno=error.errno
+            ) from error
+        self.devices = devices
+        self._bytes = len(raw)
+        with contextlib.suppress(OSError):
+            self._keep_reserve()
+
+    def require_room(self) -> None:
+        """Before something is begun whose end has to be saved: raises FtlError unless that can be, although the file
+        system be full by then."""
+        try:
+            self._keep_reserve()
+        except OSError as error:
+            raise FtlError(
+                f"state directory {self.path} can't be written: {error.strerror}; nothing was done: make it writable, "
+                "with some room, first",
+                errno=error.errno,
+            ) from error
+
+    def _write(self, raw: bytes) -> None:
+        try:
+            self._replace(raw)
+        except OSError as error:
+            if error.errno not in _FULL:
+                raise
+            # For this it was kept. Where there is none, the second attempt fails as the first did.
+            (self.path / _RESERVE_FILE).unlink(missing_ok=True)
+            self._replace(raw)
+
+    def _replace(self, raw: bytes) -> None:
         temporary = self.path / f"{_STATE_FILE}.new"
         try:
             descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-            with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-                json.dump(content, file, indent=2)
-                file.write("\n")
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(raw)
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(temporary, self.path / _STATE_FILE)
@@ -103,11 +143,27 @@ class StateDirectory:
                 os.fsync(directory)
             finally:
                 os.close(directory)
-        except OSError as error:
-            raise FtlError(
-                f"state directory {self.path} can't be written: {error.strerror}", errno=error.errno
-            ) from error
-        self.devices = devices
+        except OSError:
+            # Half of one takes up room that the next may lack.
+            with contextlib.suppress(OSError):
+                temporary.unlink()
+            raise
+
+    def _keep_reserve(self) -> None:
+        """Room for the next state file, twice over: a save in a full file system gives it up."""
+        path = self.path / _RESERVE_FILE
+        wanted = max(RESERVE_BYTES_MIN, 2 * self._bytes)
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            there = os.fstat(descriptor).st_size
+            if there < wanted:
+                try:
+                    os.posix_fallocate(descriptor, 0, wanted)
+                except OSError:
+                    os.ftruncate(descriptor, there)
+                    raise
+        finally:
+            os.close(descriptor)
 
     def close(self) -> None:
         """Lets go of the directory. Idempotent."""
@@ -145,6 +201,7 @@ class StateDirectory:
                 errno=errno.EINVAL,
             ) from error
         self.devices = devices
+        self._bytes = len(raw)
 
 
 def _is_device(entry: object) -> bool:

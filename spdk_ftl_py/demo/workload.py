@@ -13,7 +13,7 @@ from ..errors import FtlError, MediaError
 from ..ftl.media.blockdev import BlockPort
 from ..nvme.host.controller import Controller, NamespaceInfo
 from ..nvme.wire import status_text
-from ..runtime.reactor import ReactorLoop
+from ..runtime.reactor import ReactorLoop, load_ended
 from .screen import Phase
 
 HOST_NQN: Final = "nqn.2014-08.org.nvmexpress:uuid:5f1d2c3e-0000-4000-8000-000000000d01"
@@ -152,7 +152,7 @@ class Host:
             await port.close()
 
     def _on_event(self, event: _shim.Event) -> None:
-        if event.kind == _shim.EV_LOAD_DONE:
+        if self._load is not None and load_ended(event, self._load):
             self._done.set()
 
     @staticmethod

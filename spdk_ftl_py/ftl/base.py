@@ -7,7 +7,7 @@ from typing import Final
 from .. import _shim
 from ..conf import FtlConf
 from ..errors import ConfError, ParameterError
-from .media.geometry import BLOCK_BYTES
+from .media.geometry import BATCH_BLOCKS_MIN, BLOCK_BYTES
 
 APPEND_BLOCKS_MAX: Final = 1 << 32
 """SPDK passes on only 32 bits of the address an append landed on (wire-facts section 5)."""
@@ -24,8 +24,13 @@ def check_base(name: str, base: _shim.BlockDevice, conf: FtlConf) -> None:
             f"{name}: the base bdev has blocks of {base.block_bytes - base.metadata_bytes} bytes and "
             f"{base.metadata_bytes} B of metadata: an FTL needs {BLOCK_BYTES} and none; format it so"
         )
-    if conf.use_append and base.max_append_blocks < 2:
+    if conf.use_append and not base.max_append_blocks:
         raise ConfError("conf use_append = True: the base bdev does not support zone append; leave use_append out")
+    if conf.use_append and base.max_append_blocks < BATCH_BLOCKS_MIN:
+        raise ConfError(
+            f"conf use_append = True: the base bdev takes appends of {base.max_append_blocks} block, but a batch is "
+            f"one append of at least {BATCH_BLOCKS_MIN}, its header and what it holds; leave use_append out"
+        )
     if conf.use_append and base.block_count > APPEND_BLOCKS_MAX:
         raise ConfError(
             f"conf use_append = True: the base bdev has {base.block_count} blocks, SPDK reports only 32 bits of where "

@@ -15,7 +15,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import _shim
-from ..conf import FtlConf
 from ..errors import MediaError, NotFoundError
 from ..runtime.progress import Progress
 from ..runtime.reactor import ReactorLoop
@@ -167,7 +166,7 @@ class _Check:
         restored = await restore(
             self._port,
             self._superblock.uuid,
-            conf=FtlConf(allow_open_bands=True),
+            settings={"allow_open_bands": True},
             use_checkpoint=False,
             progress=self._progress,
         )

@@ -111,12 +111,14 @@ class FtlDevice:
             next_band_seq=next_band_seq,
         )
         self._failed_flushes = 0
-        self._drained: dict[int, asyncio.Future[int]] = {}
+        self._drained: dict[int, asyncio.Future[int | None]] = {}
+        """None: the answer may have been dropped."""
         self._drains_done: dict[int, int] = {}
         """Status by ticket."""
         self._broken = asyncio.Event()
         """No use to wait for writes any more."""
         self._mending: asyncio.Task[None] | None = None
+        self._core_closed = False
         reactor.subscribe(core.id, self._on_event)
 
     # --- life cycle
@@ -185,22 +187,27 @@ class FtlDevice:
 
     async def _drain_core(self) -> int:
         """The status of the flush behind everything accepted so far. Raises the failure that prevents it."""
-        ticket = self.core.drain()
-        status = self._drains_done.get(ticket, 0)
-        if ticket not in self._drains_done:
-            drained: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-            self._drained[ticket] = drained
-            broken = asyncio.ensure_future(self._broken.wait())
-            try:
-                waits: list[asyncio.Future[Any]] = [drained, broken]
-                await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-            finally:
-                broken.cancel()
-            if drained.done():
-                status = drained.result()
-        if self.failure is not None:
-            raise self.failure
+        status: int | None = None
+        while status is None:
+            status = await self._drain_once()
+            if self.failure is not None:
+                raise self.failure
         return status
+
+    async def _drain_once(self) -> int | None:
+        """None: its answer may have been dropped, or there will be none."""
+        ticket = self.core.drain()
+        if ticket in self._drains_done:
+            return self._drains_done[ticket]
+        drained: asyncio.Future[int | None] = asyncio.get_running_loop().create_future()
+        self._drained[ticket] = drained
+        broken = asyncio.ensure_future(self._broken.wait())
+        try:
+            waits: list[asyncio.Future[Any]] = [drained, broken]
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            broken.cancel()
+        return drained.result() if drained.done() else None
 
     async def _finish_writing(self) -> None:
         """The last write. The data path is closed before, so that nothing follows what the superblock calls clean."""
@@ -240,6 +247,7 @@ class FtlDevice:
     async def _close_core(self) -> None:
         """Idempotent. Raises MediaError where the base owes answers and does not give them; then the core stays closed
         to all I/O, and goes when the base does."""
+        self._core_closed = True
         clock = asyncio.get_running_loop().time
         until = clock() + CLOSE_TIMEOUT_S
         while not self.core.begin_close():
@@ -290,18 +298,34 @@ class FtlDevice:
             elif not done.done():
                 done.set_result(event.b)
         elif kind == _shim.EV_CORE_FAILED:
-            self._fail(MediaError(f"{self.name}: the base device failed: {status_text(event.a)}", status=event.a))
+            self._core_failed(event.a)
             return
         elif kind == _shim.EV_CACHE_FAILED:
             self._cache_failed(event.a)
         elif kind == _shim.EV_FLUSH_FAILED and self._flush_failed(event.a, event.b):
             return
         elif kind == _shim.EV_OVERFLOW:
-            self._manager.want_all()
-            if self.cache.has_failed:
-                self._cache_failed(Status.INTERNAL_ERROR)
+            self._overflowed()
         self._manager.pump()
         self._mend()
+
+    def _overflowed(self) -> None:
+        """Asks for what events that were dropped may have told."""
+        failure = self.core.failure
+        if failure and not self._core_closed:
+            self._core_failed(failure)
+            return
+        # A drain covers those before it: whoever waits for one orders another.
+        drained, self._drained = self._drained, {}
+        for each in drained.values():
+            if not each.done():
+                each.set_result(None)
+        self._manager.want_all()
+        if self.cache.has_failed:
+            self._cache_failed(Status.INTERNAL_ERROR)
+
+    def _core_failed(self, status: int) -> None:
+        self._fail(MediaError(f"{self.name}: the base device failed: {status_text(status)}", status=status))
 
     def _cache_failed(self, status: int) -> None:
         self.cache.failed(

@@ -5,9 +5,9 @@ from __future__ import annotations
 import errno
 import logging
 import secrets
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 from uuid import UUID
 
 import numpy as np
@@ -41,7 +41,7 @@ async def load(
     *,
     name: str,
     uuid: UUID,
-    conf: FtlConf | None = None,
+    settings: Mapping[str, Any] | None = None,
     num_punits: int | None = None,
     progress: Progress | None = None,
     buffer_dir: Path | None = None,
@@ -55,17 +55,18 @@ async def load(
     where writes that hosts did not flush may be lost, before anything says that this life of the FTL is over: a
     load that is repeated behind that does not know of it.
 
-    Settings of conf that are not the default replace those of the superblock. Raises what restore() raises; until
-    it has ended nothing is written, and load() may be interrupted and repeated at any point.
+    settings: of the conf, as FtlConf.from_dict() takes them: what is given replaces what the superblock has, also where
+    it is the default. Raises what restore() raises; until it has ended nothing is written, and load() may be
+    interrupted and repeated at any point.
     """
     report = progress or (lambda step, part: None)
-    if conf is not None:
-        conf.check()
+    given = FtlConf.from_dict(settings or {})
+    given.check()
     port = BlockPort(reactor, base, name=name)
     files: BufferFiles | None = None
     keeper = CacheKeeper(reactor, cache, name=name)
     try:
-        check_base(name, base, conf or FtlConf())
+        check_base(name, base, given)
         files = None if buffer_dir is None else BufferFiles.acquire(buffer_dir, uuid)
         buffer: HeldWrites | None = None
 
@@ -77,7 +78,7 @@ async def load(
 
         read_cache = keeper.source(without_cache=without_cache, progress=report)
         found = await restore(
-            port, uuid, conf=conf, num_punits=num_punits, progress=progress, sources=(read_buffer, read_cache)
+            port, uuid, settings=settings, num_punits=num_punits, progress=progress, sources=(read_buffer, read_cache)
         )
         await keeper.fetch()
         check_base(name, base, found.conf)

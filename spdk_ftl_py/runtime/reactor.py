@@ -1,4 +1,5 @@
-"""A shim Reactor on an asyncio loop: hands out its events to whoever subscribed to their source.
+"""A shim Reactor on an asyncio loop: hands out its events to whoever subscribed to their source, and an overflow to
+everybody.
 
 Threaded (the product) or stepped from the loop itself (tests and simulation: deterministic, no thread).
 """
@@ -6,6 +7,7 @@ Threaded (the product) or stepped from the loop itself (tests and simulation: de
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import deque
 from collections.abc import Callable
 
@@ -13,9 +15,16 @@ from .. import _shim
 
 UNCLAIMED_EVENTS_MAX = 1024
 
+log = logging.getLogger(__name__)
+
 EventHandler = Callable[[_shim.Event], None]
 Clock = Callable[[int], int]
 """Simulated time in ns, given what the last step did (0: nothing)."""
+
+
+def load_ended(event: _shim.Event, load: _shim.LoadGenerator) -> bool:
+    """Whether this event says that the run of a load generator has ended."""
+    return event.kind == _shim.EV_LOAD_DONE or (event.kind == _shim.EV_OVERFLOW and not load.progress()["running"])
 
 
 class ReactorLoop:
@@ -38,6 +47,8 @@ class ReactorLoop:
         self._handlers: dict[int, EventHandler] = {}
         # An event may come before its source's creator had a chance to subscribe.
         self._unclaimed: deque[_shim.Event] = deque(maxlen=UNCLAIMED_EVENTS_MAX)
+        self._overflow: _shim.Event | None = None
+        """The last one. What it dropped may have been of a source that nobody has subscribed to yet."""
 
     async def start(self) -> None:
         self._loop = asyncio.get_running_loop()
@@ -69,7 +80,11 @@ class ReactorLoop:
         await self.stop()
 
     def subscribe(self, source: int, handler: EventHandler) -> None:
-        """One handler per source; it runs on the asyncio loop and must not raise."""
+        """One handler per source; it runs on the asyncio loop and must not raise.
+
+        It also gets every EV_OVERFLOW: events were dropped, of this source or another, so what it waits for may have
+        happened. It asks the shim for its state then.
+        """
         self._handlers[source] = handler
         early = [event for event in self._unclaimed if event.source == source]
         if early:
@@ -78,12 +93,20 @@ class ReactorLoop:
             self._unclaimed.extend(kept)
             for event in early:
                 handler(event)
+        if self._overflow is not None and source < self._overflow.a:
+            handler(self._overflow)
 
     def unsubscribe(self, source: int) -> None:
         self._handlers.pop(source, None)
 
     def _drain(self) -> None:
         for event in self.shim.events():
+            if event.kind == _shim.EV_OVERFLOW:
+                self._overflow = event
+                log.warning("%s: the event loop stood still for too long, events were dropped", self.name)
+                for each in list(self._handlers.values()):
+                    each(event)
+                continue
             handler = self._handlers.get(event.source)
             if handler is None:
                 self._unclaimed.append(event)

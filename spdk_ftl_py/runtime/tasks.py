@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import signal
-from collections.abc import Callable, Coroutine, Iterable, Iterator
+from collections.abc import Coroutine, Iterable, Iterator
 from typing import Any, TypeVar
+
+from .signals import on_signals
 
 T = TypeVar("T")
 
@@ -39,29 +41,15 @@ async def end_tasks(tasks: Iterable[asyncio.Task[Any]]) -> None:
 
 
 @contextlib.contextmanager
-def on_signals(handle: Callable[[], None]) -> Iterator[None]:
-    """SIGINT and SIGTERM call it meanwhile, in the event loop."""
-    loop = asyncio.get_running_loop()
-    numbers = (signal.SIGINT, signal.SIGTERM)
-    for number in numbers:
-        loop.add_signal_handler(number, handle)
-    try:
-        yield
-    finally:
-        for number in numbers:
-            loop.remove_signal_handler(number)
-
-
-@contextlib.contextmanager
 def cancelled_by_signals() -> Iterator[None]:
-    """SIGINT or SIGTERM cancels the current task meanwhile. Those that follow soon do not: who presses Ctrl-C again,
-    out of impatience, must not stop it from taking back what it did."""
+    """A signal that is to end the program cancels the current task meanwhile. Those that follow soon do not: who
+    presses Ctrl-C again, out of impatience, must not stop it from taking back what it did."""
     loop = asyncio.get_running_loop()
     task = asyncio.current_task()
     assert task is not None
     again_at = loop.time()
 
-    def cancel() -> None:
+    def cancel(_number: signal.Signals) -> None:
         nonlocal again_at
         if loop.time() >= again_at:
             # Again, some time: a cancellation can be lost (end_tasks says how).

@@ -5,12 +5,12 @@ from __future__ import annotations
 import argparse
 import asyncio
 import logging
-import signal
 import sys
 from typing import Any
 from uuid import UUID
 
 from ..errors import ParameterError
+from ..runtime.signals import on_signals
 from .sizes import parse_bytes
 
 RPC_SOCKET_DEFAULT = "/var/tmp/spdk.sock"
@@ -42,7 +42,8 @@ examples:
   spdk-rpc --plugin spdk_ftl_py.target.rpc_plugin ftltgt_inject_fault Nvme0n1 --op read --status unrecovered_read
                                           more drives, and their faults, by RPC (see ftltgt_* there)
 
-Stops at SIGINT, SIGTERM or `spdk-rpc spdk_kill_instance SIGTERM`, and leaves nothing behind but the files of drives.
+Stops at SIGINT, SIGTERM, SIGQUIT, SIGHUP (under nohup not) or `spdk-rpc spdk_kill_instance SIGTERM`, and leaves nothing
+behind but the files of drives. SIGUSR1 and SIGUSR2 do nothing.
 """
 
 ZNS_KEYS = (
@@ -172,20 +173,18 @@ async def _serve(rpc_socket: str, config: str | None, calls: list[Call]) -> int:
     from .config import apply_config
 
     target = Target(rpc_socket)
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT, signal.SIGHUP):
-        loop.add_signal_handler(number, target.stopping.set)
-    try:
-        await target.start()
-        for typed, method, params in calls:
-            try:
-                await target.dispatch(method, params)
-            except FtlError as error:
-                raise ParameterError(f"{typed}: {error.message}") from error
-        if config is not None:
-            await apply_config(target.dispatch, config)
-        print(f"{READY_PREFIX}{rpc_socket}", flush=True)
-        await target.stopping.wait()
-    finally:
-        await target.close()
+    with on_signals(lambda _: target.stopping.set()):
+        try:
+            await target.start()
+            for typed, method, params in calls:
+                try:
+                    await target.dispatch(method, params)
+                except FtlError as error:
+                    raise ParameterError(f"{typed}: {error.message}") from error
+            if config is not None:
+                await apply_config(target.dispatch, config)
+            print(f"{READY_PREFIX}{rpc_socket}", flush=True)
+            await target.stopping.wait()
+        finally:
+            await target.close()
     return 0

@@ -6,12 +6,13 @@ import dataclasses
 import hashlib
 import itertools
 import logging
+import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Final
 
-from ..runtime.tasks import on_signals
+from ..runtime.signals import on_signals
 from .clock import SimulatedClock, run_simulated
 from .options import Options
 from .report import Report
@@ -84,7 +85,7 @@ def run_world(
 def _ending_at_signals(world: World) -> Iterator[None]:
     """Ctrl-C between two lives, where all is closed in order; again, and it is anywhere."""
 
-    def end() -> None:
+    def end(_number: signal.Signals) -> None:
         if world.ending:
             raise KeyboardInterrupt
         world.ending = True

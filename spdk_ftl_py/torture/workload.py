@@ -167,16 +167,23 @@ class Workload:
     # --- answers
 
     def _on_event(self, event: _shim.Event) -> None:
-        io = self._outstanding.pop(event.a, None)
-        if io is None or self._stopped or event.kind != _shim.EV_IO_DONE:
+        if event.kind == _shim.EV_IO_DONE:
+            self._answered(event.a, event.b)
+        elif event.kind == _shim.EV_OVERFLOW:
+            for ticket, status, _ in self._port.take_untold():
+                self._answered(ticket, status)
+
+    def _answered(self, ticket: int, status: int) -> None:
+        io = self._outstanding.pop(ticket, None)
+        if io is None or self._stopped:
             return
         self._quiet_steps = 0
         self.io_count += 1
-        if event.b:
+        if status:
             if self.flushes_may_fail and self._flushes(io):
                 return
             self.failed = True
-            self.failure = self.failure or f"I/O {io.op} at LBA {io.lba} failed: {status_text(event.b)}"
+            self.failure = self.failure or f"I/O {io.op} at LBA {io.lba} failed: {status_text(status)}"
         elif io.op == _shim.OP_FLUSH:
             self._model.flushed(io.floors)
         elif io.data is not None:

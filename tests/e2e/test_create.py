@@ -220,13 +220,27 @@ def test_create_and_delete_can_be_repeated(world: FtlWorld) -> None:
     assert len(uuids) == 3
 
 
-def test_a_halted_daemon_leaves_the_target_as_it_was(world: FtlWorld) -> None:
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT])
+def test_a_halted_daemon_leaves_the_target_as_it_was(number: signal.Signals, world: FtlWorld) -> None:
     before = world.snapshot()
     create(world, "-d", "Nvme0n1", "-c", "C0")
     world.rpc("bdev_ftl_create", "-b", "ftl1", "-d", "M0", "--zone-capacity", "192")
-    world.daemon.process.send_signal(signal.SIGTERM)
+    world.daemon.process.send_signal(number)
     assert world.daemon.process.wait(60) == 0
     assert world.snapshot() == before
+
+
+def test_other_signals_end_neither_daemon_nor_target(world: FtlWorld) -> None:
+    create(world, "-d", "Nvme0n1")
+    for number in (signal.SIGUSR2, signal.SIGUSR1):
+        world.daemon.process.send_signal(number)
+        world.target.process.send_signal(number)
+    assert world.devices()["ftl0"]["state"] == "online"
+    assert world.call("bdev_get_bdevs", name="ftl0")
+    log = world.daemon.log_tail()
+    assert "SIGUSR2: ignored" in log
+    assert "ftl0: online since " in log
+    assert f"on Nvme0n1 of the target at {world.target.socket}" in log
 
 
 def test_the_successor_of_a_killed_daemon_takes_over_what_it_left(world: FtlWorld) -> None:

@@ -160,11 +160,13 @@ def test_a_program_that_dies_half_way_ends_the_demo_with_its_name(victim: str, t
     assert not list(temporary.iterdir())
 
 
-def test_an_interrupted_demo_stops_its_programs(temporary: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
+def test_an_interrupted_demo_stops_its_programs(number: signal.Signals, temporary: Path) -> None:
     with running_demo(temporary) as demo:
         wait_for_line(demo, "sequential write")
         children = children_of(demo.pid)
-        demo.send_signal(signal.SIGINT)
+        demo.send_signal(signal.SIGUSR1)
+        demo.send_signal(number)
         demo.send_signal(signal.SIGTERM)  # out of impatience; two SIGINTs could become one
         out, _ = demo.communicate(timeout=DEADLINE_S)
         assert demo.returncode == 130, out

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import signal
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from e2e.ftl_world import ZNS, FtlWorld, ftl_world
+from e2e.ftl_world import POLL_S, WAIT_S, ZNS, FtlWorld, ftl_world
 from spdk_ftl_py.client import DaemonClient
+from spdk_ftl_py.errors import FtlError
 from support.drive import digest, write_and_verify
 from support.processes import daemon_process, target_process
 
@@ -98,6 +103,7 @@ def test_what_can_not_be_loaded_is_refused_and_nothing_is_changed(world: FtlWorl
     for arguments, expected in (
         (("-u", OTHER), f"uuid {uuid}, not that one"),
         (("-u", uuid, "--overprovisioning", "30"), "lba_rsvd = 30: the FTL was created with 25"),
+        (("-u", uuid, "--overprovisioning", "20"), "lba_rsvd = 20: the FTL was created with 25"),
         (("-u", uuid, "--num-punits", "3"), "has 2 parallel units"),
     ):
         error = world.rpc.fails("bdev_ftl_create", "-b", "ftl0", "-d", "Nvme0n1", *arguments)
@@ -145,3 +151,42 @@ def test_a_device_waits_for_its_base_when_the_daemon_comes_back_first(folder: Pa
                 assert world.wait_for_state("ftl0", "online")["uuid"] == uuid
                 assert content(world) == written
                 delete(world)
+
+
+def test_what_a_write_buffer_alone_holds_is_not_deleted_without_force(world: FtlWorld) -> None:
+    uuid = create(world, "-d", "Nvme0n1")
+    export = export_of(world)
+    where = (export["traddr"], export["trsvcid"], export["subnqn"])
+    asyncio.run(write_and_verify(*where, blocks=16))
+    world.target.kill()
+    client = DaemonClient(world.daemon.socket)
+    deadline = time.monotonic() + WAIT_S
+    while client.call("ftl_get_devices")[0]["state"] != "waiting":
+        assert time.monotonic() < deadline
+        time.sleep(POLL_S)
+    with pytest.raises(FtlError, match="16 blocks in ") as refused:
+        client.call("bdev_ftl_delete", {"name": "ftl0"})
+    assert refused.value.code == -16
+    spdk_ftl = [sys.executable, "-m", "spdk_ftl_py.cli"]
+
+    def command(*arguments: str) -> subprocess.CompletedProcess[str]:
+        line = [*spdk_ftl, *arguments, "--socket", world.daemon.socket]
+        return subprocess.run(line, capture_output=True, text=True, timeout=60, check=False)
+
+    done = command("delete", "-b", "ftl0")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "--force" in done.stderr
+    assert json.loads(command("status", "--json").stdout)["unneeded_buffers"] == []
+    done = command("delete", "-b", "ftl0", "--force")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "16 blocks in " in done.stdout
+    assert f"-u {uuid}" in done.stdout
+    (left,) = json.loads(command("status", "--json").stdout)["unneeded_buffers"]
+    assert (left["uuid"], left["held_blocks"]) == (uuid, 16)
+    done = command("remove-buffers")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "16 blocks in " in done.stderr
+    done = command("remove-buffers", uuid, "--force", "--json")
+    assert json.loads(done.stdout) == {"removed": [left]}
+    assert not Path(left["path"]).exists()
+    assert command("remove-buffers").stdout == "nothing to remove\n"

@@ -21,7 +21,7 @@ from spdk_ftl_py.client import DaemonClient
 from spdk_ftl_py.errors import FtlError, MediaError
 from spdk_ftl_py.ftl.media.blockdev import BlockPort
 from spdk_ftl_py.nvme.host.reconnecting import ReconnectingHost
-from spdk_ftl_py.runtime.reactor import ReactorLoop
+from spdk_ftl_py.runtime.reactor import ReactorLoop, load_ended
 from support.processes import Daemon, EmbeddedTarget
 from support.system import Program
 
@@ -143,7 +143,7 @@ class VerifyingHost:
             reactor.shim, host.device, lba_count=host.namespace.block_count, seed=5, max_io_blocks=32
         )
         self._done = asyncio.Event()
-        reactor.subscribe(self._load.id, lambda event: self._done.set())
+        reactor.subscribe(self._load.id, lambda event: self._done.set() if load_ended(event, self._load) else None)
 
     @classmethod
     async def connect(cls, traddr: str, trsvcid: str | int, subnqn: str) -> VerifyingHost:

@@ -94,7 +94,8 @@ def test_every_rpc_works_with_every_client_release(target: EmbeddedTarget, relea
         "bdev_malloc_delete M0",
     )
     assert rpc("bdev_get_bdevs") == []
-    rpc("spdk_kill_instance", "SIGTERM")
+    rpc("spdk_kill_instance", "SIGUSR1")
+    rpc("spdk_kill_instance", "SIGHUP")
     assert target.process.wait(30) == 0
     assert not Path(target.socket).exists()
 

@@ -9,7 +9,7 @@ from typing import Any
 from spdk_ftl_py import _shim
 from spdk_ftl_py.ftl.media.blockdev import BlockPort
 from spdk_ftl_py.nvme.host.controller import Controller
-from spdk_ftl_py.runtime.reactor import ReactorLoop
+from spdk_ftl_py.runtime.reactor import ReactorLoop, load_ended
 
 HOST_NQN = "nqn.2014-08.org.nvmexpress:uuid:0b6ad5a8-5cf2-4a2c-9f2e-7e3b6bb6c0de"
 PROGRESS_PERIOD_S = 0.05
@@ -20,9 +20,9 @@ async def run_load(
 ) -> dict[str, Any]:
     """One run of a LoadGenerator to its end; its progress() then. Fails on any I/O or verify error, and on time-out."""
     done = asyncio.Event()
-    reactor.subscribe(generator.id, lambda event: done.set() if event.kind == _shim.EV_LOAD_DONE else None)
+    generator.start(kind, **how)
+    reactor.subscribe(generator.id, lambda event: done.set() if load_ended(event, generator) else None)
     try:
-        generator.start(kind, **how)
         await asyncio.wait_for(done.wait(), timeout_s)
     except asyncio.TimeoutError:
         raise AssertionError(f"{kind} {how} did not end within {timeout_s} s: {generator.progress()}") from None

@@ -135,6 +135,34 @@ def test_rpc_parameters_become_settings() -> None:
     assert conf.limits["start"] == FtlConf().limits["start"]
 
 
+def test_what_is_given_counts_also_where_it_is_the_default_and_nothing_else_changes() -> None:
+    conf = FtlConf(invalid_thld=20, lba_rsvd=30, nv_cache=NvCacheConf(7, 8)).with_limits(
+        crit=Limit(1, 3), high=Limit(6, 6), low=Limit(41, 9), start=Limit(100, 12)
+    )
+    changed = conf.changed(
+        {"invalid_thld": 10, "nv_cache": {"max_request_size": 16}, "limits": {"high": {"limit": 5}, "low": {"thld": 8}}}
+    )
+    assert changed == dataclasses.replace(
+        conf,
+        invalid_thld=10,
+        nv_cache=NvCacheConf(7, 16),
+        limits={**conf.limits, "high": Limit(5, 6), "low": Limit(41, 8)},
+    )
+    assert conf.changed({}) == conf
+
+
+def test_thresholds_that_are_not_given_make_way_for_one_that_is() -> None:
+    conf = FtlConf().with_limits(crit=Limit(0, 3), high=Limit(5, 6), low=Limit(40, 9), start=Limit(100, 12))
+    limits = conf.changed({"limits": {"start": {"thld": 7}}}).limits
+    assert {name: limit.thld for name, limit in limits.items()} == {"crit": None, "high": None, "low": None, "start": 7}
+
+
+def test_a_change_that_makes_no_sense_is_refused() -> None:
+    for settings in ({"invalid": 1}, {"lba_rsvd": "9"}, {"limits": {"hi": {"thld": 1}}}, {"limits": 3}):
+        with pytest.raises(ConfError):
+            FtlConf().changed(settings)
+
+
 def test_default_thresholds_shrink_with_few_bands_and_stay_in_order() -> None:
     thresholds = FtlConf().check_geometry(Numbers()).limits
     values = [thresholds[name].thld for name in LIMIT_NAMES]

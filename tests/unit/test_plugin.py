@@ -292,7 +292,7 @@ async def test_a_script_on_stdin_goes_to_the_target_rpc_py_is_connected_to(tmp_p
     script = "# a comment\nbdev_get_bdevs\nbdev_ftl_delete -b ftl0\n"
     done = await world.rpc(*at(world), stdin=script)
     assert done.code == 0
-    assert world.calls == [("bdev_ftl_delete", {"name": "ftl0", "target": str(tmp_path / "target")})]
+    assert world.calls == [("bdev_ftl_delete", {"name": "ftl0", "target": str(tmp_path / "target"), "force": False})]
     assert [call["method"] for call in world.target_calls] == ["bdev_get_bdevs"]
 
 

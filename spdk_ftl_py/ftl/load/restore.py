@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import logging
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 from uuid import UUID
@@ -135,7 +135,7 @@ async def restore(
     port: BlockPort,
     uuid: UUID,
     *,
-    conf: FtlConf | None = None,
+    settings: Mapping[str, Any] | None = None,
     num_punits: int | None = None,
     use_checkpoint: bool = True,
     progress: Progress | None = None,
@@ -146,10 +146,10 @@ async def restore(
     use_checkpoint: otherwise the bands are read, even if there is an L2P checkpoint.
     sources: where else than on media something newer may be held.
 
-    conf: what differs from the defaults in it counts instead of what the superblock has; allow_open_bands always.
+    settings: of the conf, as FtlConf.from_dict() takes them; they count instead of what the superblock has.
     Raises NotFoundError where the base holds no FTL of that uuid, UnsupportedError for another format version,
-    GeometryError where the device has changed, ConfError where conf contradicts what can't be changed any more,
-    FtlError with a list where records are damaged and conf.allow_open_bands is not set, MediaError where the base does
+    GeometryError where the device has changed, ConfError where settings contradict what can't be changed any more,
+    FtlError with a list where records are damaged and allow_open_bands is not set, MediaError where the base does
     not answer.
     """
     report = progress or (lambda step, part: None)
@@ -163,7 +163,7 @@ async def restore(
         # A clean one that is not the newest says nothing of what came after it.
         superblock = dataclasses.replace(superblock, clean=False)
     geometry = geometry_of(superblock, zones, base, name=port.name)
-    its_conf = merge_conf(stored_conf(superblock), conf or FtlConf()).check_geometry(geometry)
+    its_conf = merge_conf(stored_conf(superblock), settings or {}).check_geometry(geometry)
     if num_punits is not None and num_punits != geometry.punits:
         raise ConfError(
             f"num_punits = {num_punits}: FTL {uuid} has {geometry.punits} parallel units, which can't be changed; "

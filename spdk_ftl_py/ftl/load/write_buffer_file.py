@@ -6,11 +6,15 @@ counts. UUID.lock keeps two daemons from using them at a time.
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import errno
 import fcntl
 import logging
 import os
+import re
 import stat
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 from uuid import UUID
@@ -51,6 +55,7 @@ STATE_FREE, STATE_HELD = 0, 1
 SLOTS_MAX: Final = 1 << 24
 RECORDS_MAX: Final = 1 << 16
 LOCK_ATTEMPTS: Final = 100
+_NAME: Final = re.compile(r"([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})\.([0-9]+)\.wbuf")
 
 _locks: dict[Path, tuple[int, int]] = {}
 """Of this process: lock file -> descriptor and number of users. A device that is loaded again while the one before it
@@ -162,35 +167,149 @@ def check_directory(directory: Path) -> None:
         )
 
 
-def _read(descriptor: int, path: Path, uuid: UUID, block_count: int) -> HeldWrites | None:
+@dataclass(frozen=True)
+class BufferFile:
+    """What one of them is, for people: its name, and what it holds."""
+
+    path: Path
+    uuid: UUID
+    """Of the FTL, by the file's name."""
+    byte_count: int
+    held_blocks: int | None
+    """LBAs whose newest write is in it, and not known to be durable anywhere else. None: nothing can be said of it."""
+    held_records: int | None
+    """Trims, and lost blocks."""
+
+    problem: str | None = None
+    """Why nothing can be said of it."""
+
+    @property
+    def holds_nothing(self) -> bool:
+        return self.held_blocks == 0 and self.held_records == 0
+
+    def __str__(self) -> str:
+        if self.problem is not None:
+            return f"an unknown number of blocks in {self.path} ({self.problem})"
+        trims = f" and {self.held_records} trims" if self.held_records else ""
+        return f"{self.held_blocks} blocks{trims} in {self.path}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """For the daemon's RPCs."""
+        told = {
+            "path": str(self.path),
+            "uuid": str(self.uuid),
+            "bytes": self.byte_count,
+            "held_blocks": self.held_blocks,
+            "held_records": self.held_records,
+        }
+        return told if self.problem is None else {**told, "problem": self.problem}
+
+
+def buffer_files(directory: Path, uuid: UUID | None = None) -> list[BufferFile]:
+    """Those in it, of one FTL or of all, by name. Reads no data. Of a directory that is not there: none."""
+    found = []
+    for path in sorted(directory.glob("*.wbuf" if uuid is None else f"{uuid}.*.wbuf")):
+        named = _NAME.fullmatch(path.name)
+        if named is not None:
+            with contextlib.suppress(FileNotFoundError):
+                found.append(_looked_at(path, UUID(named[1])))
+    return found
+
+
+def _looked_at(path: Path, uuid: UUID) -> BufferFile:
+    """Raises FileNotFoundError."""
+    byte_count = path.lstat().st_size
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        try:
+            return BufferFile(path, uuid, byte_count, *_count_held(descriptor, path))
+        finally:
+            os.close(descriptor)
+    except FileNotFoundError:
+        raise
+    except UnsupportedError:
+        problem = "it has another format version"
+    except OSError as error:
+        problem = error.strerror or str(error)
+    return BufferFile(path, uuid, byte_count, None, None, problem)
+
+
+def in_use(directory: Path, uuid: UUID) -> bool:
+    """A process serves that FTL, this one or another."""
+    path = directory / f"{uuid}.lock"
+    if path in _locks:
+        return True
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
+
+
+@dataclass(frozen=True)
+class _Header:
+    uuid: bytes
+    block_count: int
+    slot_count: int
+    record_count: int
+    slots_offset: int
+    records_offset: int
+    data_offset: int
+
+
+def _read_header(descriptor: int, path: Path) -> _Header | str:
+    """Why not, where it is none. Raises UnsupportedError for another format version."""
     found = os.fstat(descriptor)
     raw = os.pread(descriptor, HEADER.itemsize, 0)
     if not stat.S_ISREG(found.st_mode) or len(raw) < HEADER.itemsize:
-        return _ignore(path, "it is no file, or has no whole header")
+        return "it is no file, or has no whole header"
     header = np.frombuffer(raw, HEADER)[0]
     if header["magic"] != MAGIC or int(header["crc"]) != _shim.crc32c(raw[:12] + bytes(4) + raw[16:]):
-        return _ignore(path, "its header does not verify")
+        return "its header does not verify"
     if int(header["version"]) != VERSION:
         raise UnsupportedError(
             f"write buffer {path} has format version {int(header['version'])}, this software knows {VERSION}: use the "
             "release that wrote it, or remove the file and with it what was not flushed"
         )
-    if bytes(header["uuid"]) != uuid.bytes or int(header["block_count"]) != block_count:
-        return _ignore(path, "it is of another FTL")
-    slot_count, record_count = int(header["slot_count"]), int(header["record_count"])
-    data_offset = int(header["data_offset"])
+    numbers = {field.name: int(header[field.name]) for field in dataclasses.fields(_Header)[1:]}
+    its = _Header(uuid=bytes(header["uuid"]), **numbers)
     ends = (
-        int(header["slots_offset"]) + slot_count * SLOT.itemsize,
-        int(header["records_offset"]) + record_count * RECORD.itemsize,
-        data_offset + slot_count * BLOCK_BYTES,
+        its.slots_offset + its.slot_count * SLOT.itemsize,
+        its.records_offset + its.record_count * RECORD.itemsize,
+        its.data_offset + its.slot_count * BLOCK_BYTES,
     )
-    if slot_count > SLOTS_MAX or record_count > RECORDS_MAX or max(ends) > found.st_size:
-        return _ignore(path, "its header makes no sense")
-    slots = _table(descriptor, SLOT, int(header["slots_offset"]), slot_count)
-    records = _table(descriptor, RECORD, int(header["records_offset"]), record_count)
+    if its.slot_count > SLOTS_MAX or its.record_count > RECORDS_MAX or max(ends) > found.st_size:
+        return "its header makes no sense"
+    return its
+
+
+def _count_held(descriptor: int, path: Path) -> tuple[int, int]:
+    """LBAs and records. None of a file that no load would take."""
+    its = _read_header(descriptor, path)
+    if isinstance(its, str):
+        return 0, 0
+    slots = _table(descriptor, SLOT, its.slots_offset, its.slot_count)
+    records = _table(descriptor, RECORD, its.records_offset, its.record_count)
+    return len(np.unique(slots["lba"][slots["state"] != STATE_FREE])), int((records["state"] != STATE_FREE).sum())
+
+
+def _read(descriptor: int, path: Path, uuid: UUID, block_count: int) -> HeldWrites | None:
+    its = _read_header(descriptor, path)
+    if isinstance(its, str):
+        return _ignore(path, its)
+    if its.uuid != uuid.bytes or its.block_count != block_count:
+        return _ignore(path, "it is of another FTL")
+    slots = _table(descriptor, SLOT, its.slots_offset, its.slot_count)
+    records = _table(descriptor, RECORD, its.records_offset, its.record_count)
     held = HeldWrites()
     _take_records(held, path, records, block_count)
-    _take_slots(held, path, slots, block_count, descriptor, data_offset)
+    _take_slots(held, path, slots, block_count, descriptor, its.data_offset)
     return held
 
 

@@ -190,12 +190,19 @@ class BlockPort:
         return length // self.block_bytes
 
     def _on_event(self, event: _shim.Event) -> None:
-        answer = self._waiting.pop(event.a, None)
-        if event.kind != _shim.EV_IO_DONE or answer is None:
+        if event.kind == _shim.EV_IO_DONE:
+            self._answered(event.a, event.b, event.c)
+        elif event.kind == _shim.EV_OVERFLOW:
+            for ticket, status, result in self._port.take_untold():
+                self._answered(ticket, status, result)
+
+    def _answered(self, ticket: int, status: int, result: int) -> None:
+        answer = self._waiting.pop(ticket, None)
+        if answer is None:
             return
         self._slots.release()
         if not answer.done():
-            answer.set_result((event.b, event.c))
+            answer.set_result((status, result))
 
 
 async def side_by_side(one: Callable[[Any], Awaitable[None]], items: Iterable[Any]) -> None:

@@ -21,6 +21,7 @@ SUMMARY_ENTRIES: Final = 168
 """Entries of a summary block: (4096 - 64) / 24."""
 BATCH_BLOCKS: Final = 128
 """A full batch, header included."""
+BATCH_BLOCKS_MIN: Final = 2
 
 ZONE_CAPACITY_MIN: Final = 4
 """Blocks: a header, a block of data, a summary, and one for short batches."""

@@ -3,14 +3,13 @@ it is checked, for itself and against the device, before anything is done with i
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from ... import _shim
 from ...conf import FtlConf
 from ...errors import ConfError, FtlError, GeometryError
-from .geometry import BATCH_BLOCKS, SUPERBLOCK_ZONES, Geometry, usable_blocks
+from .geometry import BATCH_BLOCKS, BATCH_BLOCKS_MIN, SUPERBLOCK_ZONES, Geometry, usable_blocks
 from .layout import SEQ_MAX
 from .superblock import Superblock
 from .zone import Zone
@@ -37,21 +36,17 @@ def stored_conf(superblock: Superblock) -> FtlConf:
     return conf
 
 
-def merge_conf(stored: FtlConf, given: FtlConf) -> FtlConf:
-    """Settings of ``given`` that are not the default count. Raises ConfError where one can't be changed any more."""
-    default = FtlConf()
-    changed: dict[str, Any] = {"allow_open_bands": given.allow_open_bands}
-    for each in dataclasses.fields(FtlConf):
-        value, was = getattr(given, each.name), getattr(stored, each.name)
-        if value == getattr(default, each.name) or value == was:
-            continue
-        why = _GEOMETRY_CONF.get(each.name)
-        if why is not None:
+def merge_conf(stored: FtlConf, settings: Mapping[str, Any]) -> FtlConf:
+    """The settings that are given count, also where they are the default; allow_open_bands is of this load alone.
+    Raises ConfError where another value is given for one that can't be changed any more."""
+    merged = stored.changed({"allow_open_bands": False, **settings})
+    for name, why in _GEOMETRY_CONF.items():
+        value, was = getattr(merged, name), getattr(stored, name)
+        if value != was:
             raise ConfError(
-                f"conf {each.name} = {value}: the FTL was created with {was}, and {why}; leave it out to load the FTL"
+                f"conf {name} = {value}: the FTL was created with {was}, and {why}; leave it out to load the FTL"
             )
-        changed[each.name] = value
-    return dataclasses.replace(stored, **changed)
+    return merged
 
 
 def counter(superblock: Superblock, name: str) -> int:
@@ -85,7 +80,7 @@ def geometry_of(superblock: Superblock, zones: Sequence[Zone], base: _shim.Block
     if capacity > base.zone_size or first + count * punits > len(zones):
         raise _nonsense(superblock, f"{count} bands of {punits} zones of {capacity} blocks are more than there is")
     batch_blocks, block_count = numbers["batch_blocks"], numbers["block_count"]
-    if not 2 <= batch_blocks <= BATCH_BLOCKS:
+    if not BATCH_BLOCKS_MIN <= batch_blocks <= BATCH_BLOCKS:
         raise _nonsense(superblock, f"batches of {batch_blocks} blocks")
     if block_count > count * punits * usable_blocks(capacity, batch_blocks):
         raise _nonsense(superblock, f"{block_count} blocks in {count} bands of {punits} zones of {capacity} blocks")

@@ -481,8 +481,13 @@ class Controller:
 
     def _io_qpair_event(self, qid: int, qpair: _shim.HostQpair, event: _shim.Event) -> None:
         """An I/O queue that breaks ends the association: what was in flight on it is unknown to the other queues."""
-        if event.kind == _shim.EV_HOST_QPAIR_LOST and self.io_qpairs.get(qid, (None, None))[1] is qpair:
+        if self.io_qpairs.get(qid, (None, None))[1] is not qpair:
+            return
+        if event.kind == _shim.EV_HOST_QPAIR_LOST:
             self._lose(PathError(f"{self.subnqn}: I/O queue {qid} was lost: {_lost_reason(event.a, event.b)}"))
+        elif event.kind == _shim.EV_OVERFLOW and not qpair.connected:
+            # The event that had the reason was dropped.
+            self._lose(PathError(f"{self.subnqn}: I/O queue {qid} was lost"))
 
     async def close_io_qpair(self, qpair: _shim.HostQpair) -> None:
         """Its outstanding I/O fails. Idempotent."""

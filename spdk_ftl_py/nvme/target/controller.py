@@ -267,7 +267,8 @@ class TargetController:
 
     def _io_qpair_event(self, qid: int, qpair: _shim.TargetQpair, event: _shim.Event) -> None:
         # While the controller closes, run() sees to all of its queues, and nobody would wait for one more task.
-        closed = event.kind == _shim.EV_TARGET_QPAIR_CLOSED
+        overflow = event.kind == _shim.EV_OVERFLOW
+        closed = event.kind == _shim.EV_TARGET_QPAIR_CLOSED or (overflow and not qpair.connected)
         if closed and self.state is ControllerState.LIVE and self.io_qpairs.get(qid) is qpair:
             self._spawn(self._close_io_qpair(qid, qpair))
 

@@ -20,6 +20,9 @@ METADATA_BYTES = (0, 8, 16, 32, 64, 128)
 DIF_BYTES = {0: 8, 1: 16, 2: 16}  # by dif_pi_format: what the protection information takes
 ZNS_PATH_NAMESPACE = UUID("5c9b2f0e-8a1d-4f5e-9a35-0d5b6a1f7c11")
 STATUS_INTERNAL_ERROR = 0x006
+APPEND_BLOCKS_DEFAULT = 32
+APPEND_BYTES_MIN = 8192
+"""A host is told the largest append as a power of two of 4 KiB pages (ZASL), and 0 means that there is no limit."""
 
 MALLOC_IO_TYPES = frozenset(
     ("read", "write", "unmap", "flush", "reset", "write_zeroes", "zcopy", "compare", "abort", "copy")
@@ -239,6 +242,7 @@ async def ftltgt_zns_create(target: TargetState, params: Params) -> str:
     capacity = int(params.get("zone_capacity") or zone_size)
     limit_open: int = params.get("max_open_zones", 0)
     limit_active: int = params.get("max_active_zones", 0)
+    append_blocks: int = params.get("max_append_blocks", APPEND_BLOCKS_DEFAULT)
     problem = None
     if zone_size == 0 or zone_size & (zone_size - 1):
         problem = f"zone_size {zone_size} is not a power of two blocks"
@@ -250,6 +254,12 @@ async def ftltgt_zns_create(target: TargetState, params: Params) -> str:
         problem = f"{zones} zones of {zone_size} blocks are more than {MEDIA_BYTES_MAX >> 40} TiB"
     elif limit_active and limit_open > limit_active:
         problem = f"max_open_zones {limit_open} is more than max_active_zones {limit_active}"
+    elif append_blocks * block_size < APPEND_BYTES_MIN:
+        problem = (
+            f"max_append_blocks {append_blocks} of {block_size} bytes: hosts can't be told of a limit on appends below "
+            f"{APPEND_BYTES_MIN} bytes, for a ZASL of 0 says that there is none; give at least "
+            f"{APPEND_BYTES_MIN // block_size} blocks"
+        )
     if problem is not None:
         raise refused(f"ZNS drive {params['name']}: {problem}")
     path = _absolute(params.get("path"))
@@ -262,7 +272,7 @@ async def ftltgt_zns_create(target: TargetState, params: Params) -> str:
         block_bytes=block_size,
         max_open_zones=limit_open,
         max_active_zones=limit_active,
-        max_append_blocks=params.get("max_append_blocks", 32),
+        max_append_blocks=append_blocks,
         path=path,
         volatile_cache=params.get("volatile_cache", True),
         told_as=f"ZNS drive {params['name']}",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 import os
 import re
 import subprocess
@@ -155,3 +156,51 @@ def test_tables_show_properties_one_by_one_and_cut_nothing_off(
     assert shown.count("z") == 80
     assert re.search(r"properties\.num_punits\s+│ 2 ", shown)
     assert re.search(r"bands\s+│ 1 entries", shown)
+
+
+BUFFER = {"path": "/dev/shm/x.7.wbuf", "uuid": "b286d19a-0059-4709-abcd-9f7732b1567d", "bytes": 3 << 20}
+
+
+def test_status_shows_write_buffers_that_no_ftl_needs(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "120")
+    daemon = {"pid": 5, "unneeded_buffers": [{**BUFFER, "held_blocks": 37, "held_records": None}]}
+    monkeypatch.setattr(commands.DaemonClient, "call", lambda *_: dict(daemon))
+    assert cli.main(["status"]) == 0
+    shown = capsys.readouterr().out
+    assert re.search(r"/dev/shm/x\.7\.wbuf +│ +3\.0 +│ +37 +│ +\? ", shown)
+    assert "remove-buffers" in shown
+    assert cli.main(["status", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == daemon
+    monkeypatch.setattr(commands.DaemonClient, "call", lambda *_: {"pid": 5})  # a daemon of an older release
+    assert cli.main(["status"]) == 0
+    assert "remove-buffers" not in capsys.readouterr().out
+
+
+def test_removing_write_buffers_says_what_is_gone(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "120")
+    called: list[tuple[str, object]] = []
+    removed: list[dict[str, object]] = [{**BUFFER, "held_blocks": 0, "held_records": 0}]
+
+    def call(_: object, method: str, params: object) -> object:
+        called.append((method, params))
+        return {"removed": removed}
+
+    monkeypatch.setattr(commands.DaemonClient, "call", call)
+    assert cli.main(["remove-buffers", str(BUFFER["uuid"]), "--force"]) == 0
+    assert "/dev/shm/x.7.wbuf" in capsys.readouterr().out
+    assert cli.main(["remove-buffers", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"removed": removed}
+    removed.clear()
+    assert cli.main(["remove-buffers"]) == 0
+    assert capsys.readouterr().out == "nothing to remove\n"
+    assert called == [
+        ("ftl_remove_buffers", {"uuid": BUFFER["uuid"], "force": True}),
+        ("ftl_remove_buffers", {}),
+        ("ftl_remove_buffers", {}),
+    ]
+    assert cli.main(["remove-buffers", "all"]) == 1
+    assert "uuid" in capsys.readouterr().err

@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import json
+import logging
+import os
 import socket
+import sys
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any
@@ -12,9 +17,12 @@ from uuid import UUID
 import pytest
 
 from spdk_ftl_py.daemon.base import BaseLink
-from spdk_ftl_py.errors import BusyError, FtlError, PathError
+from spdk_ftl_py.daemon.requester import asked_for_by
+from spdk_ftl_py.errors import BusyError, FtlError, NotFoundError, PathError
+from spdk_ftl_py.ftl.media.blockdev import BlockPort
 from spdk_ftl_py.nvme.host.controller import Controller
 from spdk_ftl_py.nvme.wire import CommandError
+from spdk_ftl_py.runtime.reactor import ReactorLoop
 from unit.daemon.registry_rig import Daemon, Line, World, world
 from unit.nvme.nvme_loop import until
 
@@ -410,4 +418,304 @@ async def test_a_load_that_can_not_save_whom_it_owes_an_alarm_is_tried_again(
     await daemon.wait_for("online")
     assert [nqn for nqn, _ in daemon.record()["devices"][0]["hosts"]["owed"]] == [HOSTNQN]
     await controller.close()
+    await daemon.halt()
+
+
+async def test_a_setting_that_is_given_at_a_load_counts_also_where_it_is_the_default(here: World) -> None:
+    daemon = await here.start()
+    created = await create(here, daemon, conf={"invalid_thld": 11, "max_io_channels": 7}, overprovisioning=30)
+    await daemon.call("bdev_ftl_delete", name="ftl0")
+    with pytest.raises(FtlError, match="lba_rsvd = 20: the FTL was created with 30"):
+        await create(here, daemon, uuid=created["uuid"], overprovisioning=20)
+    await create(here, daemon, uuid=created["uuid"], conf={"invalid_thld": 10})
+    ftl = daemon.registry._devices["ftl0"].ftl
+    assert ftl is not None
+    assert (ftl.conf.invalid_thld, ftl.conf.lba_rsvd, ftl.conf.max_io_channels) == (10, 30, 7)
+    front = daemon.registry._devices["ftl0"]._front
+    assert front._subsystem is not None
+    assert front._subsystem.max_io_qpairs == 7
+    await daemon.halt()
+
+
+async def test_defaults_that_an_older_daemon_filled_in_are_not_taken_for_given(here: World) -> None:
+    daemon = await here.start()
+    await create(here, daemon, overprovisioning=30)
+    await daemon.halt()
+    state = daemon.record()
+    for record in state["devices"]:
+        del record["params_are_as_given"]
+        record["params"] |= {"overprovisioning": 20, "use_append": False}
+    daemon.put_back(json.dumps(state).encode())
+    daemon = await here.start()
+    await daemon.wait_for("online")
+    await daemon.halt()
+
+
+async def write(here: World, daemon: Daemon, block_count: int) -> None:
+    """As a host, without a flush."""
+    controller = await connected(here, daemon)
+    async with ReactorLoop("host", spin_us=0) as reactor:
+        (namespace,) = await controller.namespaces()
+        qpair = await controller.create_io_qpair(reactor, namespace)
+        port = BlockPort(reactor, qpair, name="host")
+        for lba in range(block_count):
+            await port.write(lba, bytes([lba + 1]) * 4096)
+        await port.close()
+        await controller.close()
+
+
+async def read(here: World, daemon: Daemon, block_count: int) -> list[int]:
+    controller = await connected(here, daemon)
+    async with ReactorLoop("host", spin_us=0) as reactor:
+        (namespace,) = await controller.namespaces()
+        port = BlockPort(reactor, await controller.create_io_qpair(reactor, namespace), name="host")
+        blocks = await port.read(0, block_count)
+        await port.close()
+        await controller.close()
+    return [int(block[0]) for block in blocks]
+
+
+@pytest.mark.parametrize("state", ["waiting", "deferred"])
+async def test_a_delete_that_would_lose_what_hosts_were_told_is_written_is_refused(state: str, here: World) -> None:
+    daemon = await here.start()
+    uuid = (await create(here, daemon))["uuid"]
+    await write(here, daemon, 5)
+    await here.remove_drive()
+    await daemon.wait_for("waiting")
+    if state == "deferred":
+        await daemon.halt()
+        daemon = await here.start()
+        await daemon.wait_for("deferred")
+    with pytest.raises(
+        BusyError, match=rf"is {state}: .* 5 blocks in .*{uuid}\.\d+\.wbuf may be nowhere else.*--force"
+    ):
+        await daemon.call("bdev_ftl_delete", name="ftl0")
+    assert (await daemon.device())["state"] == state
+    told = await daemon.call("bdev_ftl_delete", name="ftl0", force=True)
+    assert "5 blocks in" in told
+    assert f"-u {uuid}" in told
+    assert await daemon.call("ftl_get_devices") == []
+    # And they are kept, as it says.
+    await here.make_drive()
+    await create(here, daemon, uuid=uuid)
+    assert await read(here, daemon, 5) == [1, 2, 3, 4, 5]
+    assert await daemon.call("bdev_ftl_delete", name="ftl0") is True
+    await daemon.halt()
+
+
+async def test_a_delete_that_loses_nothing_needs_no_force(here: World) -> None:
+    daemon = await here.start()
+    await create(here, daemon)
+    await here.remove_drive()
+    await daemon.wait_for("waiting")
+    assert await daemon.call("bdev_ftl_delete", name="ftl0") is True
+    await here.make_drive()
+    uuid = (await create(here, daemon, force=True))["uuid"]
+    await write(here, daemon, 5)
+    assert await daemon.call("bdev_ftl_delete", name="ftl0") is True
+    assert list((here.folder / "buffers").glob(f"{uuid}.*")) == []
+    await daemon.halt()
+
+
+async def test_a_delete_whose_halt_fails_says_what_stands_in_the_write_buffer_only(here: World) -> None:
+    daemon = await here.start()
+    uuid = (await create(here, daemon))["uuid"]
+    await write(here, daemon, 3)
+    await here.rpc("ftltgt_inject_fault", name="Nvme0n1", op="flush", status="internal_error")
+    with pytest.raises(FtlError, match=rf"can't flush.*3 blocks in .*-u {uuid} before this machine"):
+        await daemon.call("bdev_ftl_delete", name="ftl0")
+    await daemon.halt()
+
+
+async def test_a_delete_whose_end_could_not_be_saved_is_not_begun(monkeypatch: pytest.MonkeyPatch, here: World) -> None:
+    daemon = await here.start()
+    await create(here, daemon)
+    (here.folder / "state" / "reserve").unlink()
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "posix_fallocate", no_room)
+        for name, params in (("bdev_ftl_delete", {}), ("bdev_ftl_create", {"base_bdev": "M0", "target": "/t.sock"})):
+            with pytest.raises(FtlError, match="No space left on device; nothing was done"):
+                await daemon.call(name, name="ftl0", **params)
+    assert (await daemon.device())["state"] == "online"
+    assert await daemon.call("bdev_ftl_delete", name="ftl0") is True
+    await daemon.halt()
+
+
+def no_room(*_: object) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+async def test_what_is_deleted_in_a_directory_that_fills_up_does_not_come_back(
+    monkeypatch: pytest.MonkeyPatch, here: World
+) -> None:
+    daemon = await here.start()
+    await create(here, daemon)
+    replace = daemon.state._replace
+
+    def full(raw: bytes) -> None:
+        if (here.folder / "state" / "reserve").exists():
+            no_room()
+        replace(raw)
+
+    monkeypatch.setattr(daemon.state, "_replace", full)
+    assert await daemon.call("bdev_ftl_delete", name="ftl0") is True
+    state = daemon.die()
+    await daemon.halt()
+    daemon.put_back(state)
+    daemon = await here.start()
+    assert await daemon.call("ftl_get_devices") == []
+    await daemon.halt()
+
+
+async def test_a_deletion_that_can_not_be_saved_is_told_and_saved_as_soon_as_it_can(
+    monkeypatch: pytest.MonkeyPatch, here: World
+) -> None:
+    daemon = await here.start()
+    await create(here, daemon)
+    with monkeypatch.context() as patched:
+        patched.setattr(daemon.state, "save", no_space)
+        with pytest.raises(FtlError, match=r"is deleted, but .*the daemon goes on trying\): .*No space left"):
+            await daemon.call("bdev_ftl_delete", name="ftl0")
+        assert len(daemon.record()["devices"]) == 1
+    await until(lambda: daemon.record()["devices"] == [])
+    await daemon.halt()
+
+
+async def test_a_creation_that_fails_tells_why_though_that_can_not_be_saved(
+    monkeypatch: pytest.MonkeyPatch, here: World
+) -> None:
+    daemon = await here.start()
+    here.line.hold("bdev_get_bdevs")
+    creation = asyncio.ensure_future(create(here, daemon, uuid="b286d19a-0059-4709-abcd-9f7732b1567d"))
+    await until(lambda: "bdev_get_bdevs" in here.line.called)
+    with monkeypatch.context() as patched:
+        patched.setattr(daemon.state, "save", no_space)
+        here.line.release()
+        with pytest.raises(FtlError, match="holds no FTL"):
+            await creation
+        assert [record["loads"] for record in daemon.record()["devices"]] == [True]
+    await until(lambda: daemon.record()["devices"] == [])
+    await daemon.halt()
+
+
+async def test_a_deferred_creation_that_can_not_be_remembered_is_none(
+    monkeypatch: pytest.MonkeyPatch, here: World
+) -> None:
+    daemon = await here.start()
+    here.line.hold("bdev_get_bdevs")
+    creation = asyncio.ensure_future(create(here, daemon, base_bdev="Nvme1n1"))
+    await until(lambda: "bdev_get_bdevs" in here.line.called)
+    with monkeypatch.context() as patched:
+        patched.setattr(daemon.state, "save", no_space)
+        here.line.release()
+        with pytest.raises(FtlError, match="No space left"):
+            await creation
+    assert await daemon.call("ftl_get_devices") == []
+    await daemon.halt()
+
+
+async def test_what_is_done_to_an_ftl_is_one_line_that_says_who_asked_for_it(
+    caplog: pytest.LogCaptureFixture, here: World
+) -> None:
+    caplog.set_level(logging.INFO)
+
+    def told(what: str) -> None:
+        where = f"on Nvme0n1 of the target at {here.line.path}"
+        lines = [record.getMessage() for record in caplog.records if what in record.getMessage()]
+        assert len(lines) == 1, caplog.text
+        assert f"ftl0 (uuid {uuid}, {where}): {what}" in lines[0]
+        caplog.clear()
+
+    daemon = await here.start()
+    with asked_for_by("pid 7 (spdk-rpc), uid 3"):
+        uuid = (await create(here, daemon))["uuid"]
+        told("created, asked for by pid 7 (spdk-rpc), uid 3")
+        await daemon.call("bdev_ftl_delete", name="ftl0")
+        told("deleted, asked for by pid 7 (spdk-rpc), uid 3")
+        await create(here, daemon, uuid=uuid)
+        told("loaded, asked for by pid 7 (spdk-rpc), uid 3")
+    await here.remove_drive()
+    await daemon.wait_for("waiting")
+    told("waiting for its base")
+    await here.make_drive()
+    await daemon.wait_for("online")
+    told("loaded by the daemon itself")
+    with asked_for_by("SIGTERM"):
+        await daemon.halt()
+    told("halted, asked for by SIGTERM")
+    daemon = await here.start()
+    await daemon.wait_for("online")
+    await until(lambda: "loaded" in caplog.text)
+    told("loaded, asked for by the daemon itself")
+    await here.remove_drive()
+    await daemon.wait_for("waiting")
+    await daemon.call("bdev_ftl_delete", name="ftl0")
+    with asked_for_by("pid 8, uid 0"):
+        await create(here, daemon, uuid=uuid)
+        caplog.clear()
+    await here.make_drive()
+    await daemon.wait_for("online")
+    await until(lambda: "loaded" in caplog.text)
+    told("loaded, asked for by pid 8, uid 0")
+    await daemon.halt()
+
+
+async def test_write_buffers_that_nobody_needs_are_told_and_removed_on_order(here: World) -> None:
+    async def unneeded(daemon: Daemon) -> list[tuple[str, int]]:
+        told = (await daemon.call("ftl_get_daemon"))["unneeded_buffers"]
+        return [(each["uuid"], each["held_blocks"]) for each in told]
+
+    def files() -> list[str]:
+        return sorted(path.name for path in (here.folder / "buffers").iterdir() if path.suffix == ".wbuf")
+
+    empty = "b286d19a-0059-4709-abcd-9f7732b1567d"
+    daemon = await here.start()
+    uuid = (await create(here, daemon))["uuid"]
+    await write(here, daemon, 5)
+    assert await unneeded(daemon) == []
+    with pytest.raises(BusyError, match=r"FTL bdev ftl0 \(online\) needs it"):
+        await daemon.call("ftl_remove_buffers", uuid=uuid, force=True)
+    await here.remove_drive()
+    await daemon.wait_for("waiting")
+    assert await unneeded(daemon) == []
+    with pytest.raises(BusyError, match=r"FTL bdev ftl0 \(waiting\) needs it"):
+        await daemon.call("ftl_remove_buffers", uuid=uuid, force=True)
+    assert await daemon.call("ftl_remove_buffers", force=True) == {"removed": []}
+    await daemon.call("bdev_ftl_delete", name="ftl0", force=True)
+    (held,) = files()
+    (here.folder / "buffers" / f"{empty}.7.wbuf").write_bytes(b"no buffer")
+    (here.folder / "buffers" / "notes").write_text("somebody else's")
+    assert await unneeded(daemon) == sorted([(uuid, 5), (empty, 0)])
+    for params in ({}, {"uuid": uuid}):
+        with pytest.raises(BusyError, match=rf"5 blocks in .*{held} may be nowhere else.*nothing was removed"):
+            await daemon.call("ftl_remove_buffers", **params)
+    assert files() == sorted([held, f"{empty}.7.wbuf"])
+    assert [each["uuid"] for each in (await daemon.call("ftl_remove_buffers", uuid=empty))["removed"]] == [empty]
+    with pytest.raises(NotFoundError, match="there is none in"):
+        await daemon.call("ftl_remove_buffers", uuid=empty)
+    removed = (await daemon.call("ftl_remove_buffers", force=True))["removed"]
+    assert [(each["path"].rpartition("/")[2], each["held_blocks"]) for each in removed] == [(held, 5)]
+    assert [path.name for path in (here.folder / "buffers").iterdir()] == ["notes"]
+    await daemon.halt()
+
+
+async def test_a_write_buffer_that_another_process_uses_is_not_unneeded(here: World) -> None:
+    daemon = await here.start()
+    uuid = "b286d19a-0059-4709-abcd-9f7732b1567d"
+    (here.folder / "buffers" / f"{uuid}.7.wbuf").write_bytes(b"")
+    script = (
+        "import fcntl, sys; f = open(sys.argv[1], 'w'); fcntl.flock(f, fcntl.LOCK_EX); print(1, flush=True); input()"
+    )
+    other = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", script, str(here.folder / "buffers" / f"{uuid}.lock"),
+        stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    assert other.stdout is not None
+    await other.stdout.readline()
+    assert (await daemon.call("ftl_get_daemon"))["unneeded_buffers"] == []
+    with pytest.raises(BusyError, match="another process serves that FTL"):
+        await daemon.call("ftl_remove_buffers", uuid=uuid)
+    await other.communicate(b"\n")
+    assert len((await daemon.call("ftl_get_daemon"))["unneeded_buffers"]) == 1
+    await daemon.call("ftl_remove_buffers")
     await daemon.halt()

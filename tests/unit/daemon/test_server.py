@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import os
+import re
 import socket
 import stat
 from collections.abc import AsyncIterator
@@ -97,6 +99,12 @@ async def test_a_refusal_has_the_errors_code_and_message(server: RpcServer) -> N
         "id": "a",
         "error": {"code": -19, "message": "FTL bdev ftl0: no such FTL"},
     }
+
+
+async def test_the_log_says_who_asked_for_what_failed(server: RpcServer, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    await call(server, {"jsonrpc": "2.0", "id": 1, "method": "bdev_ftl_delete", "params": {"name": "busy"}})
+    assert re.search(rf"asked for by pid {os.getpid()} \(.+\), uid {os.geteuid()}, failed: ", caplog.text)
 
 
 async def test_params_are_validated_by_the_schema(server: RpcServer) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 from uuid import uuid4
 
@@ -101,3 +103,65 @@ def test_a_path_that_can_not_be_a_directory_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(FtlError, match="--state-dir"):
         StateDirectory(tmp_path / "file" / "state").open()
+
+
+def full(state: StateDirectory, *, room: bool) -> Callable[[bytes], None]:
+    """What save() does in a file system without room but for what the reserve takes up, or without any."""
+    replace = state._replace
+
+    def attempt(raw: bytes) -> None:
+        if not room or (state.path / "reserve").exists():
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        replace(raw)
+
+    return attempt
+
+
+def test_a_full_file_system_takes_one_more_state_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    state = StateDirectory(tmp_path)
+    state.open()
+    assert (tmp_path / "reserve").stat().st_size == 65536
+    records = [device(f"ftl{i}") for i in range(200)]
+    state.save(records)
+    assert (tmp_path / "reserve").stat().st_size >= 2 * (tmp_path / "state.json").stat().st_size
+    monkeypatch.setattr(state, "_replace", full(state, room=True))
+    state.save(records[1:])
+    state.close()
+    monkeypatch.undo()
+    state.open()
+    assert state.devices == records[1:]
+    state.close()
+
+
+def test_what_could_not_be_recorded_is_not_begun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    state = StateDirectory(tmp_path)
+    state.open()
+    state.require_room()
+    (tmp_path / "reserve").unlink()
+
+    def no_room(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "posix_fallocate", no_room)
+        with pytest.raises(FtlError, match="No space left on device; nothing was done"):
+            state.require_room()
+        assert (tmp_path / "reserve").stat().st_size == 0
+    state.require_room()
+    assert (tmp_path / "reserve").stat().st_size == 65536
+    state.close()
+
+
+def test_a_save_that_fails_leaves_no_half_of_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    state = StateDirectory(tmp_path)
+    state.open()
+
+    def no_room(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fsync", no_room)
+        with pytest.raises(FtlError, match="No space left"):
+            state.save([])
+    assert not (tmp_path / "state.json.new").exists()
+    state.close()

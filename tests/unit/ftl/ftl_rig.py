@@ -12,7 +12,7 @@ from spdk_ftl_py.conf import FtlConf
 from spdk_ftl_py.ftl import creation
 from spdk_ftl_py.ftl.device import DeviceState, FtlDevice
 from spdk_ftl_py.ftl.media.blockdev import BlockPort
-from spdk_ftl_py.runtime.reactor import ReactorLoop
+from spdk_ftl_py.runtime.reactor import ReactorLoop, load_ended
 
 SEED = 20261122
 
@@ -31,7 +31,11 @@ class FtlRig:
         self.port = BlockPort(reactor, device.core, name="user")
         self.load = _shim.LoadGenerator(reactor.shim, device.core, lba_count=device.block_count, seed=SEED)
         self._done = asyncio.Event()
-        reactor.subscribe(self.load.id, lambda event: self._done.set())
+        reactor.subscribe(self.load.id, self._on_event)
+
+    def _on_event(self, event: _shim.Event) -> None:
+        if load_ended(event, self.load):
+            self._done.set()
 
     async def start(self, kind: str, **options: Any) -> None:
         self._done.clear()

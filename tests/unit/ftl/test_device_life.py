@@ -95,6 +95,12 @@ async def test_what_is_refused_leaves_the_media_as_it_was(
     await port.close()
 
 
+@pytest.mark.rig(max_append_blocks=1, **SMALL)
+async def test_a_base_whose_appends_hold_no_batch_is_refused(reactor: ReactorLoop, media: _shim.EmulatedMedia) -> None:
+    with pytest.raises(ConfError, match="takes appends of 1 block, but a batch is one append of at least 2"):
+        await creation.create(reactor, media, name="ftl0", conf=FtlConf(use_append=True))
+
+
 @pytest.mark.rig(**SMALL)
 async def test_a_base_without_zones_or_with_small_blocks_is_refused(reactor: ReactorLoop) -> None:
     plain = _shim.EmulatedMedia.conventional(reactor.shim, 4096)

@@ -12,6 +12,7 @@ import pytest
 from spdk_ftl_py import _shim
 from spdk_ftl_py.errors import ParameterError, PathError, ProtocolError, UnsupportedError
 from spdk_ftl_py.nvme.wire import Status
+from support.overflow import full_event_ring
 from unit.nvme.nvme_loop import WAIT_S, Bench, io, until
 
 ZONE_OPEN = 3
@@ -156,6 +157,38 @@ async def test_a_lost_io_queue_ends_the_association_and_says_so(here: Bench) -> 
     await until(lambda: not qpair.connected)
     with pytest.raises(PathError):
         await controller.create_io_qpair(here.reactor, namespace)
+    await controller.close()
+
+
+async def test_a_lost_io_queue_is_noticed_though_its_event_was_dropped(here: Bench) -> None:
+    controller = await here.connect()
+    (namespace,) = await controller.namespaces()
+    qpair = await controller.create_io_qpair(here.reactor, namespace)
+    (remote,) = here.subsystem.controllers.values()
+    served = remote.io_qpairs[1]
+    assert served is not None
+    async with full_event_ring(here.reactor):
+        served.close()
+        await until(lambda: not qpair.connected)
+        assert not controller.lost.is_set()
+    assert controller.lost.is_set()
+    assert "I/O queue 1 was lost" in controller.lost_reason
+    await controller.close()
+
+
+async def test_a_queue_that_its_host_closed_is_freed_though_its_event_was_dropped(here: Bench) -> None:
+    controller = await here.connect()
+    (namespace,) = await controller.namespaces()
+    qpair = await controller.create_io_qpair(here.reactor, namespace)
+    (remote,) = here.subsystem.controllers.values()
+    served = remote.io_qpairs[1]
+    assert served is not None
+    async with full_event_ring(here.reactor):
+        await controller.close_io_qpair(qpair)
+        await until(lambda: not served.connected)
+        assert remote.io_qpairs == {1: served}
+    await until(lambda: not remote.io_qpairs)
+    await controller.create_io_qpair(here.reactor, namespace)
     await controller.close()
 
 

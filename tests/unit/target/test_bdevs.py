@@ -280,6 +280,9 @@ async def test_a_zns_drive_in_a_file_is_the_same_after_a_restart(tmp_path: Path)
         ({"block_size": 1024}, "block_size 1024"),
         ({"num_zones": 2**31, "zone_size": 2**20, "zone_capacity": 1}, "TiB"),
         ({"max_open_zones": 4, "max_active_zones": 3}, "max_active_zones 3"),
+        ({"max_append_blocks": 1}, "a ZASL of 0 says that there is none; give at least 2 blocks"),
+        ({"max_append_blocks": 0}, "give at least 2 blocks"),
+        ({"max_append_blocks": 15, "block_size": 512}, "give at least 16 blocks"),
     ],
 )
 async def test_a_zns_drive_that_can_not_be_is_refused_with_the_reason(
@@ -288,6 +291,11 @@ async def test_a_zns_drive_that_can_not_be_is_refused_with_the_reason(
     code, message = await here.refusal("ftltgt_zns_create", **{"name": "Z", "num_zones": 4, "zone_size": 64, **params})
     assert code == -22
     assert said in message
+
+
+async def test_the_smallest_append_that_hosts_can_be_told_of_is_taken(here: Box) -> None:
+    await here.rpc("ftltgt_zns_create", name="Z", num_zones=4, zone_size=64, max_append_blocks=2)
+    assert here.target.bdevs.get("Z").device.max_append_blocks == 2
 
 
 async def test_faults_strike_and_are_taken_back(here: Box) -> None:

@@ -211,7 +211,7 @@ def test_a_failure_says_how_to_see_it_again(
     assert json.loads(path.read_text())["found"] == first["found"]
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_an_interrupt_ends_the_world_in_order(number: signal.Signals) -> None:
     """Elsewhere than between two lives, I/O would be left in the drive, and told as a leak when Python ends."""
     told: list[int] = []

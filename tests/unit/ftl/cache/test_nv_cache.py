@@ -319,7 +319,7 @@ async def test_a_block_of_the_ring_that_can_not_be_read_is_damage(metadata_bytes
     rig.cache.inject_fault(op=_shim.OP_READ, lba=20, block_count=1, status=0x281)
     with pytest.raises(FtlError, match=r"block 20 can't be read.*\n.*--allow-open-bands"):
         await rig.load()
-    await rig.load(conf=FtlConf(allow_open_bands=True))
+    await rig.load(settings={"allow_open_bands": True})
     assert rig.device.restored is not None
     assert (rig.device.restored["damage_count"], rig.device.restored["lossy"]) == (1, True)
     await rig.versions()

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from spdk_ftl_py import _shim
-from spdk_ftl_py.conf import FtlConf
+from spdk_ftl_py.conf import Limit
 from spdk_ftl_py.errors import ConfError, FtlError, GeometryError, MediaError, NotFoundError
 from spdk_ftl_py.ftl import creation, loading
 from spdk_ftl_py.ftl.load.restore import restore
@@ -190,13 +190,28 @@ async def test_conf_that_contradicts_what_is_there_is_refused_and_other_conf_is_
     await rig.create()
     await rig.halt()
     with pytest.raises(ConfError, match="lba_rsvd = 40: the FTL was created with 30"):
-        await rig.load(conf=FtlConf(lba_rsvd=40))
+        await rig.load(settings={"lba_rsvd": 40})
     with pytest.raises(ConfError, match="use_append = True: the FTL was created with False"):
-        await rig.load(conf=FtlConf(use_append=True))
+        await rig.load(settings={"use_append": True})
     with pytest.raises(ConfError, match=r"num_punits = 3: FTL .* has 2 parallel units"):
         await rig.load(num_punits=3)
-    await rig.load(conf=FtlConf(invalid_thld=11))
+    with pytest.raises(ConfError, match="lba_rsvd = 20: the FTL was created with 30, and overprovisioning decides"):
+        await rig.load(settings={"lba_rsvd": 20})
+    await rig.load(settings={"lba_rsvd": 30, "use_append": False, "invalid_thld": 11})
     assert (rig.device.conf.invalid_thld, rig.device.conf.write_buffer_size) == (11, CONF.write_buffer_size)
+
+
+async def test_a_setting_goes_back_to_its_default_when_that_is_given(rig: RestoreRig) -> None:
+    await rig.create(replace(CONF, invalid_thld=11, reloc_policy="greedy").with_limits(high=Limit(7)))
+    await rig.halt()
+    await rig.load()
+    assert (rig.device.conf.invalid_thld, rig.device.conf.limits["high"].limit) == (11, 7)
+    await rig.halt()
+    await rig.load(settings={"invalid_thld": 10, "limits": {"high": {"limit": 5}}})
+    await rig.halt()
+    await rig.load()
+    conf = rig.device.conf
+    assert (conf.invalid_thld, conf.limits["high"].limit, conf.reloc_policy) == (10, 5, "greedy")
 
 
 @pytest.mark.parametrize(
@@ -304,7 +319,7 @@ async def test_damage_is_refused_with_a_list_or_gone_without_on_demand(rig: Rest
     blocks = f"blocks {start + headers[1]} to {start + headers[2] - 1}"
     with pytest.raises(FtlError, match=rf"(?s){blocks} .*allow-open-bands"):
         await rig.load()
-    await rig.load(conf=FtlConf(allow_open_bands=True))
+    await rig.load(settings={"allow_open_bands": True})
     assert rig.device.restored is not None
     assert rig.device.restored["damage_count"] == 1
     after = await rig.versions()
@@ -326,7 +341,7 @@ async def test_a_clean_superblock_is_not_believed_where_a_newer_one_is_damaged(r
     rig.base = await copied_with(rig, drive, {pointer - 1: bytes(4096)})
     with pytest.raises(FtlError, match="newest superblock does not verify"):
         await rig.load()
-    await rig.load(conf=FtlConf(allow_open_bands=True))
+    await rig.load(settings={"allow_open_bands": True})
     assert rig.device.restored is not None
     # Without the last one of its first life the newest that is left is that life's clean one.
     assert (rig.device.restored["clean"], rig.device.restored["lossy"]) == (False, True)
@@ -345,12 +360,12 @@ async def test_a_damaged_block_in_a_zone_without_summary_reads_as_an_error(rig: 
     rig.base = await copied_with(rig, drive, damage)
     with pytest.raises(FtlError, match=f"LBA {lba} can't be read, or does not match its CRC"):
         await rig.load()
-    await rig.load(conf=FtlConf(allow_open_bands=True))
+    await rig.load(settings={"allow_open_bands": True})
     for _ in range(2):
         with pytest.raises(MediaError):
             await rig.port.read(lba, 1)
         await rig.halt()
-        await rig.load(conf=FtlConf(allow_open_bands=True))
+        await rig.load(settings={"allow_open_bands": True})
     await rig.port.write(lba, b"y" * 4096)
     assert (await rig.port.read(lba, 1) == ord("y")).all()
 

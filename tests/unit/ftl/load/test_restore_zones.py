@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from spdk_ftl_py import _shim
-from spdk_ftl_py.conf import FtlConf
 from spdk_ftl_py.errors import FtlError, MediaError, UnsupportedError
 from spdk_ftl_py.ftl.check import check
 from spdk_ftl_py.ftl.load.restore import restore
@@ -101,7 +100,7 @@ async def test_a_zone_that_is_offline_at_the_load_is_damage_and_can_be_gone_with
     assert drive.zone_states() == states
     report = await check(rig.reactor, drive, name="base")
     assert any(f"zone {zone} " in text and "offline" in text for text in report.damage)
-    await rig.load(conf=FtlConf(allow_open_bands=True))
+    await rig.load(settings={"allow_open_bands": True})
     after: list[int | None] = []
     for lba in range(rig.device.block_count):
         try:

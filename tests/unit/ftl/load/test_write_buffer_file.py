@@ -158,7 +158,7 @@ async def test_a_load_refuses_a_damaged_block_and_with_allow_open_bands_it_reads
     with pytest.raises(FtlError, match="LBA 5 does not match its CRC"):
         await rig.load()
     assert [name.split(".")[-1] for name in files_in(tmp_path)] == ["wbuf"]
-    await rig.load(conf=type(rig.device.conf)(allow_open_bands=True))
+    await rig.load(settings={"allow_open_bands": True})
     assert rig.device.restored is not None
     assert rig.device.restored["lossy"] is True
     with pytest.raises(FtlError):

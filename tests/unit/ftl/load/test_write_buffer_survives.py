@@ -373,7 +373,7 @@ async def test_a_smaller_buffer_takes_what_a_larger_one_held(tmp_path: Path, mak
     await asyncio.gather(*(rig.port.write(lba, content(lba, 1)) for lba in range(20)))
     held = rig.device.core.stats()["write_buffer_used"]
     await rig.crash()
-    await rig.load(conf=type(CONF)(write_buffer_size=8 * BLOCK))
+    await rig.load(settings={"write_buffer_size": 8 * BLOCK})
     assert rig.device.restored is not None
     assert rig.device.restored["recovered_blocks"] == held > 8
     assert (await rig.versions())[:20] == [1] * 20

@@ -12,6 +12,7 @@ from spdk_ftl_py.errors import NotFoundError
 from spdk_ftl_py.nvme.host.reconnecting import ReconnectingHost
 from spdk_ftl_py.nvme.target.listener import NvmfTarget
 from spdk_ftl_py.nvme.target.subsystem import Subsystem
+from spdk_ftl_py.runtime.reactor import load_ended
 from unit.nvme.nvme_loop import HOSTNQN, SUBNQN, Bench, bench, io, until
 
 PATH_ERROR = 0x370
@@ -36,7 +37,7 @@ async def test_verified_io_goes_on_through_lost_connections() -> None:
         host = await connect(here)
         load = _shim.LoadGenerator(here.reactor.shim, host.device, lba_count=BLOCKS, seed=1)
         done = asyncio.Event()
-        here.reactor.subscribe(load.id, lambda event: done.set())
+        here.reactor.subscribe(load.id, lambda event: done.set() if load_ended(event, load) else None)
         load.start("mixed", total_blocks=1 << 40, queue_depth=32, write_percent=50)
         for losses in range(1, 6):
             before = load.progress()["done_blocks"]
