@@ -316,12 +316,14 @@ void BandWriter::fault(ZoneWriter &zone, Status status) noexcept {
 
 void BandWriter::requeue(ZoneWriter &zone) noexcept {
     const auto &header = *reinterpret_cast<const BatchHeader *>(zone.scratch);
+    if (zone.source == Source::user) {
+        // Batches fail in any order. What waits for an epoch looks at the FIFO's head.
+        state_.buffer.requeue(zone.items.data(), header.count);
+    }
     for (uint32_t i = header.count; i-- > 0;) {
         const uint32_t item = zone.items[i];
         switch (zone.source) {
             case Source::user:
-                state_.buffer.fifo.push_front(state_.buffer.next.data(), item);
-                ++state_.buffer.requeued;
                 break;
             case Source::reloc:
                 state_.reloc.fifo.push_front(state_.reloc.next.data(), item);

@@ -202,6 +202,25 @@ public:
             release(unanswered.pop_front(next.data()));
         }
     }
+    // Back to the FIFO, to their places in order of seq. `slots` are in that order themselves. Only what was queued
+    // again before can be older than one of them.
+    void requeue(const uint32_t *slots, uint32_t count) noexcept {
+        uint32_t *link = &fifo.head;
+        for (uint32_t i = 0; i < count; ++i) {
+            const uint32_t slot = slots[i];
+            while (*link != kNoSlot && records[*link].seq < records[slot].seq) {
+                link = &next[*link];
+            }
+            next[slot] = *link;
+            *link = slot;
+            link = &next[slot];
+            if (*link == kNoSlot) {
+                fifo.tail = slot;
+            }
+        }
+        fifo.count += count;
+        requeued += count;
+    }
 
     SlotRecord *records;
     uint8_t *data;

@@ -368,6 +368,39 @@ def test_io_that_completes_behind_a_flood_of_lost_blocks_is_reported() -> None:
         assert events[-1].kind == _shim.EV_OVERFLOW, "that some were dropped is told"
 
 
+@pytest.mark.parametrize("fails_last", ["older", "newer"])
+def test_a_reset_ends_in_whatever_order_the_batches_that_it_waits_for_fail(fails_last: str) -> None:
+    """Both zones of the user's band fail, and there is no other band: what the reset waits for goes to relocation's."""
+    with Bench(write_buffer_blocks=64, volatile_cache=False) as bench:
+        bench.gc = bench.auto_reset = False
+        bench.core.open_band(_shim.STREAM_RELOC, 11, 1000)
+        for version in (1, 2):
+            for lba in range(0, 90, 15):
+                bench.put(lba, version, 15)
+            bench.settle()
+        for _ in range(1000):
+            bench.step()
+        assert bench.core.stats()["write_buffer_used"] == 0
+        bands = list(enumerate(bench.core.bands()))
+        empty = next(number for number, band in bands if band["state"] == "closed" and band["valid"] == 0)
+        current = next(number for number, band in bands if band["state"] == "open" and band["stream"] == 0)
+        bench.manage = lambda: None  # type: ignore[method-assign]
+        for zone in bench.zones[current]:
+            bench.media.inject_fault(op=_shim.OP_WRITE, lba=zone, block_count=64, status=WRITE_FAULT)
+        older, newer = (3000, 500) if fails_last == "older" else (500, 3000)
+        slow = bench.media.inject_fault(op=_shim.OP_WRITE, latency_us=older, times=1)
+        bench.port.submit(_shim.OP_WRITE, 0, 15, b"".join(content(lba, 8) for lba in range(15)))
+        for _ in range(4):
+            bench.step()
+        bench.media.clear_faults(slow)
+        bench.media.inject_fault(op=_shim.OP_WRITE, latency_us=newer, times=1)
+        bench.core.reset_band(empty)
+        bench.port.submit(_shim.OP_WRITE, 15, 15, b"".join(content(lba, 8) for lba in range(15, 30)))
+        assert bench.until(_shim.EV_BAND_RESET_DONE).a == empty
+        assert len(bench.take(_shim.EV_ZONE_FAULT)) == 2
+        assert bench.versions(0, 15) == [8] * 15
+
+
 def test_io_beyond_its_bounds_is_refused() -> None:
     with Bench() as bench:
         end = bench.block_count
