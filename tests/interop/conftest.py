@@ -18,16 +18,6 @@ from interop.kernel import KernelUnavailableError
 REQUIRE_ENV = "SPDK_FTL_REQUIRE_INTEROP"
 
 
-HERE = Path(__file__).parent
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """With pytest-xdist one worker has all of them, and so one guest."""
-    for item in items:
-        if HERE in item.path.parents:
-            item.add_marker(pytest.mark.xdist_group("guest"))
-
-
 def boot() -> Guest:
     try:
         return Guest()
