@@ -274,6 +274,7 @@ void FtlCore::accept_reserved(Io &io) noexcept {
     auto slot = static_cast<uint32_t>(io.device_data[0]);
     for (uint32_t i = 0; i < io.block_count; ++i) {
         const uint32_t next = state_.buffer.next[slot];
+        state_.buffer.lent[slot] = 1;
         accept_block(io.lba + i, slot);
         slot = next;
     }

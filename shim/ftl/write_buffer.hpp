@@ -171,7 +171,8 @@ public:
           slot_count(slots),
           free(slots),
           next(slots, kNoSlot),
-          epoch(slots, 0) {}
+          epoch(slots, 0),
+          lent(slots, 0) {}
 
     [[nodiscard]] uint8_t *block(uint32_t slot) const noexcept { return data + size_t{slot} * kBlockSize; }
     [[nodiscard]] uint32_t slot_of(const void *block_data) const noexcept {
@@ -183,12 +184,14 @@ public:
     }
     void release(uint32_t slot) noexcept {
         retract(records[slot].state);
+        lent[slot] = 0;
         free.give(slot);
     }
-    // The base has it durably. While the nv cache holds its write back it stays: a gate may have to repeat that write
-    // from here, when this core is lost.
+    // The base has it durably. A lent one stays while the nv cache holds its write back: a gate may have to repeat that
+    // write from here, when this core is lost. Others don't: a write that is larger than the buffer, or than the ring,
+    // gets on only as its own slots become free.
     void durable(uint32_t slot) noexcept {
-        if (records[slot].seq <= answered_seq) {
+        if (lent[slot] == 0 || records[slot].seq <= answered_seq) {
             release(slot);
         } else {
             unanswered.push_back(next.data(), slot);
@@ -228,10 +231,11 @@ public:
     FreeRing free;
     std::vector<uint32_t> next;
     std::vector<uint64_t> epoch;
-    SlotList fifo;        // accepted, in order of seq
-    SlotList landed;      // on media, perhaps only in its volatile cache; still held
-    SlotList flushing;    // landed before the base flush in flight was sent
-    SlotList unanswered;  // durable on the base, but their write is held back
+    std::vector<uint8_t> lent;  // its issuer received into it: reserve()
+    SlotList fifo;              // accepted, in order of seq
+    SlotList landed;            // on media, perhaps only in its volatile cache; still held
+    SlotList flushing;          // landed before the base flush in flight was sent
+    SlotList unanswered;        // durable on the base, but their write is held back
     uint64_t answered_seq = ~uint64_t{0};
     uint32_t reserved = 0;  // handed out by reserve(), not submitted yet
     uint32_t requeued = 0;  // at the front of the FIFO after a failed write: not to be held back

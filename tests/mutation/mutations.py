@@ -188,10 +188,4 @@ MUTATIONS = (
         ("--cache", "non-vss"),
         edits=(("ftl/cache/nv_cache_keeper.py", "return None if superblock.clean else held", "return None"),),
     ),
-    Mutation(
-        "recovery_not_marked",
-        "a load does not note in the superblock that the nv cache lacks what the write buffer file had",
-        ("--cache", "vss"),
-        edits=(("ftl/cache/nv_cache_keeper.py", "self._incomplete and in_use", "False"),),
-    ),
 )
