@@ -5,8 +5,13 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from xdist.remote import Producer
+    from xdist.scheduler import LoadScopeScheduling
 
 pytest_plugins = ["support.async_tests"]
 
@@ -33,3 +38,19 @@ def signals_as_in_the_foreground() -> None:
     ):
         if signal.getsignal(number) == signal.SIG_IGN:
             signal.signal(number, handler)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadScopeScheduling | None:
+    """`--dist loadscope`: one worker has all tests of tests/interop, and so there is one guest; every other test is a
+    scope of its own. (The marks of `--dist loadgroup` have no effect with pytest 9.2 and xdist 3.8.)
+    """
+    if config.getoption("dist") != "loadscope":
+        return None
+    from xdist.scheduler import LoadScopeScheduling
+
+    class OneGuest(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return "guest" if nodeid.startswith("tests/interop/") else nodeid
+
+    return OneGuest(config, log)

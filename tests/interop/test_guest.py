@@ -7,8 +7,6 @@ import pytest
 from interop.guest import CommandFailedError, Guest
 from interop.nvme_guest import attached, zoned_null_blk
 
-pytestmark = pytest.mark.xdist_group("guest")  # one worker has all of them, and so one guest
-
 NQN = "nqn.2026-11.io.spdk-ftl:loop"
 
 

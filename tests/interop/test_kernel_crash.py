@@ -14,8 +14,6 @@ from interop.guest import Guest
 from interop.nvme_guest import attached
 from support.system import Daemon, EmbeddedTarget
 
-pytestmark = pytest.mark.xdist_group("guest")  # one worker has all of them, and so one guest
-
 DRIVE = "name=Nvme0n1,zones=48,zone_size=16M,capacity=12M,max_open=14,path={}/drive"
 FILES_BETWEEN = 4
 WAIT_S = 120.0

@@ -12,8 +12,6 @@ from interop.guest import Guest
 from interop.nvme_guest import attached
 from support.system import Daemon, EmbeddedTarget
 
-pytestmark = pytest.mark.xdist_group("guest")  # one worker has all of them, and so one guest
-
 ZNS_NQN = "nqn.2026-11.io.spdk-ftl:zns-drive"
 ZONES = 48
 DIGESTS = ("hdr_digest", "data_digest")

@@ -13,8 +13,6 @@ from interop.nvme_guest import zoned_null_blk
 from support.drive import write_and_verify
 from support.system import Daemon, EmbeddedTarget
 
-pytestmark = pytest.mark.xdist_group("guest")  # one worker has all of them, and so one guest
-
 NQN = "nqn.2026-11.io.guest:zns"
 ZONES = 28
 
