@@ -50,6 +50,25 @@ EV_FLUSH_FAILED: Final[int]
 EV_CACHE_FAILED: Final[int]
 EV_OVERFLOW: Final[int]
 
+ERROR_NONE: Final[int]
+ERROR_GONE: Final[int]
+ERROR_BUSY: Final[int]
+ERROR_COMMAND: Final[int]
+ERROR_BLOCK: Final[int]
+ERROR_ZONE: Final[int]
+ERROR_MISTAKE: Final[int]
+
+def error_class(status: int, do_not_retry: bool = False) -> int:
+    """One of ERROR_*: what an error of a device means for who sent the I/O. The table is in
+    shim/reactor/error_class.hpp; docs/durability.md says what follows from each."""
+
+BUSY_DELAY_MIN_NS: Final[int]
+BUSY_DELAY_MAX_NS: Final[int]
+BUSY_DELAY_GROWTH: Final[int]
+BUSY_PATIENCE_NS: Final[int]
+BUSY_READ_PATIENCE_NS: Final[int]
+BUSY_PATIENCE_LEFT_NS: Final[int]
+
 class Reactor:
     def __init__(self, name: str, spin_us: int = 20) -> None: ...
     def start(self) -> None: ...
@@ -195,11 +214,13 @@ class EmulatedMedia(BlockDevice):
         latency_us: int = 0,
         skip: int = 0,
         times: int = 0,
+        do_not_retry: bool = False,
+        takes_effect: bool = False,
     ) -> int:
         """On I/Os of op (None: any) that touch [lba, lba+block_count) (0: anywhere): after `skip` matches, fail with
         status (0: no failure) and/or add latency, `times` times (0: for ever). Returns the fault's id. An append or
         zone action touches its whole zone; a flush and a zone action on all touch everything. What fails has no
-        effect."""
+        effect, unless takes_effect says so. do_not_retry: the answer has DNR set (for some statuses it always has)."""
 
     def clear_faults(self, fault_id: int | None = None) -> None: ...
     def power_cut(self, seed: int) -> None:

@@ -7,6 +7,8 @@
 #include <string>
 #include <utility>
 
+#include "reactor/error_class.hpp"
+
 namespace ftl {
 namespace {
 
@@ -64,6 +66,7 @@ ZonedOverlay::ZonedOverlay(std::shared_ptr<Reactor> reactor, std::shared_ptr<Blo
 
 void ZonedOverlay::done(Io &io, Status status) noexcept {
     io.status = status;
+    io.do_not_retry = dnr(status);
     done_.push(io);
 }
 
@@ -158,6 +161,7 @@ void ZonedOverlay::write_done(Child &child) noexcept {
     --writes_in_zone_[zone];
     --writes_;
     parent.status = child.io.status;
+    parent.do_not_retry = child.io.do_not_retry;
     if (child.io.status != status::ok) {
         if (records_[zone].state != ZoneState::offline) {
             zones_->fail_zone(zone, ZoneState::read_only);

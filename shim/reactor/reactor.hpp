@@ -26,7 +26,7 @@ struct Event {
 
 enum class EventKind : uint32_t {
     none = 0,
-    io_done = 1,              // IoPort: a = ticket, b = status, c = result
+    io_done = 1,              // IoPort: a = ticket, b = status, c = result, or whether DNR was set
     target_qpair_closed = 2,  // a = reason (QpairClose), b = FES/errno
     host_qpair_lost = 3,      // a = reason (QpairClose), b = FES/errno
     band_next_needed = 10,    // a = stream, b = band that is filling up (or ~0)
