@@ -561,7 +561,8 @@ class FtlCore(BlockDevice):
 
     def cache_stats(self) -> dict[str, int] | None:
         """None without one. state (0 active, 1 failed, 2 forgotten), vss, generation, lap, position, ring_blocks,
-        used_blocks, write_ios, written_blocks, metadata_blocks, header_writes, flushes, write_errors, ring_waits."""
+        used_blocks, write_ios, written_blocks, metadata_blocks, header_writes, flushes, write_errors, busy_answers,
+        ring_waits."""
 
     def l2p(self, first_lba: int, count: int) -> NDArray[np.uint64]: ...
     def valid_counts(self) -> NDArray[np.uint32]:
@@ -579,6 +580,7 @@ class FtlCore(BlockDevice):
         media_trim_blocks, reloc_moved_blocks, reloc_read_blocks, reloc_reads, reloc_batches, lost_blocks, flushes,
         base_flushes, zone_resets, crc_errors, read_errors, write_errors, write_buffer_used (not on media),
         write_buffer_landed (on media, but held until the base has flushed), write_buffer_blocks, throttled_ns,
+        busy_answers (of the base, to what was then sent again),
         next_seq, batches, short_batches."""
 
     @property

@@ -125,7 +125,7 @@ private:
     IoQueue tickets_;   // flushes and FUA writes: device_data[0] = epoch
     IoQueue to_flush_;  // theirs is on media: wait for the base's flush
     IoQueue flushing_;  // the base flush in flight is for these
-    Io flush_io_;
+    BaseIo flush_io_;
     bool flush_in_flight_ = false;
     uint64_t flush_again_at_ = 0;  // not before, for the write buffer alone
     uint64_t flushes_failed_ = 0;  // in a row

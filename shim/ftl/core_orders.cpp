@@ -133,10 +133,10 @@ void FtlCore::next_reset(uint32_t number) noexcept {
 void FtlCore::on_zone_reset(Io &io) noexcept {
     auto &core = *static_cast<FtlCore *>(io.owner);
     const auto number = static_cast<uint32_t>(io.owner_data);
-    if (!core.state_.came_back(io)) {
+    Band &band = core.state_.bands[number];
+    if (core.state_.came_back(band.io, kBusyPatienceNs) != Answer::final) {
         return;
     }
-    Band &band = core.state_.bands[number];
     Zone &zone = core.state_.zone(number, band.reset_zone);
     zone.write_pointer = 0;
     zone.faulted = io.status != status::ok;

@@ -135,14 +135,33 @@ void CoreState::forget(uint64_t entry) noexcept {
     }
 }
 
-bool CoreState::came_back(const Io &io) noexcept {
+Answer CoreState::came_back(BaseIo &io, uint64_t patience_ns) noexcept {
     --base_outstanding;
-    // The whole of the base is gone, not a zone of it. A bdev deleted in the target answers with invalid_namespace.
-    if (failed == status::ok && (io.status == status::path_error || io.status == status::power_loss ||
-                                 io.status == status::invalid_namespace)) {
-        fail(io.status);
+    if (failed != status::ok) {
+        return Answer::dropped;
     }
-    return failed == status::ok;
+    if (io.status == status::ok) {
+        io.busy_since_ns = 0;
+        return Answer::final;
+    }
+    // The whole of the base is gone, not a zone of it.
+    if (error_class(io.status, io.do_not_retry) == ErrorClass::gone) {
+        fail(io.status);
+        return Answer::dropped;
+    }
+    if (busy_ios.keep(io, reactor->now_ns(), patience_ns)) {
+        ++stats.busy_answers;
+        return Answer::awaited;
+    }
+    return Answer::final;
+}
+
+void CoreState::drop_busy() noexcept {
+    while (BaseIo *io = busy_ios.drop()) {
+        ++base_outstanding;  // came_back() takes it off again
+        io->status = failed;
+        io->complete(*io);
+    }
 }
 
 void CoreState::fail(Status status) noexcept {

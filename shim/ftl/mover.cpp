@@ -65,6 +65,8 @@ bool Movers::start(uint32_t band) noexcept {
     mover->moved = 0;
     mover->lost = 0;
     mover->sweep_lba = 0;
+    mover->again = false;
+    mover->patience_ns = kBusyPatienceNs;
     state_.bands[band].state = BandState::moving;
     ++state_.active_moves;
     return true;
@@ -123,11 +125,22 @@ uint32_t Movers::run(Mover &mover) noexcept {
                 if (mover.reads > 0 || mover.copies > 0 || mover.records > 0 || !mover.lost_slots.empty()) {
                     return work;
                 }
-                if (mover.phase == Phase::drain && band.in_force()) {
+                if (mover.phase == Phase::last_drain || !band.in_force()) {
+                    finish(mover);
+                } else if (mover.again) {
                     mover.phase = Phase::sweep;
                 } else {
-                    finish(mover);
+                    mover.again = true;
+                    mover.again_at_ns = state_.now + kMetadataAgainNs;
+                    mover.phase = Phase::pause;
                 }
+                break;
+            case Phase::pause:
+                if (state_.now < mover.again_at_ns) {
+                    return work;
+                }
+                mover.punit = ~0U;
+                mover.phase = Phase::next_zone;
                 break;
             case Phase::sweep:
                 if (!sweep(mover)) {
@@ -137,6 +150,27 @@ uint32_t Movers::run(Mover &mover) noexcept {
                 break;
         }
     }
+}
+
+uint64_t Movers::deadline_ns() const noexcept {
+    uint64_t deadline = ~uint64_t{0};
+    for (const Mover &mover : movers_) {
+        if (mover.phase == Phase::pause) {
+            deadline = std::min(deadline, mover.again_at_ns);
+        }
+    }
+    return deadline;
+}
+
+// What comes behind something that a busy base did not answer for long has to wait less, unless it does answer.
+Answer Movers::came_back(Mover &mover, BaseIo &io) noexcept {
+    const bool was_busy = io.busy_since_ns != 0;
+    const Answer answer = state_.came_back(io, mover.patience_ns);
+    if (answer == Answer::final && was_busy) {
+        const bool still = error_class(io.status, io.do_not_retry) == ErrorClass::busy;
+        mover.patience_ns = still ? kBusyPatienceLeftNs : kBusyPatienceNs;
+    }
+    return answer;
 }
 
 void Movers::finish(Mover &mover) noexcept {
@@ -192,8 +226,7 @@ void Movers::read_metadata(Mover &mover, Want want, uint64_t address, uint32_t b
 
 void Movers::on_metadata(Io &io) noexcept {
     auto &mover = *static_cast<Mover *>(io.owner);
-    mover.movers->state_.came_back(io);
-    mover.read_done = true;
+    mover.read_done = mover.movers->came_back(mover, mover.io) == Answer::final;
 }
 
 void Movers::metadata_came(Mover &mover) noexcept {

@@ -149,7 +149,9 @@ void Reader::on_complete(Io &io) noexcept {
 
 void Reader::came_back(Child &child) noexcept {
     Io &parent = *child.parent;
-    state_.came_back(child.io);
+    if (state_.came_back(child.io, kBusyReadPatienceNs) == Answer::awaited) {
+        return;  // the band keeps its reader, so what is there stays
+    }
     --state_.bands[child.band].readers;
     if (child.io.status != status::ok) {
         ++state_.stats.read_errors;
