@@ -19,7 +19,7 @@ from ..ftl.cache.nv_cache_keeper import CacheMissingError
 from ..ftl.device import DeviceState as FtlState
 from ..ftl.device import FtlDevice
 from ..ftl.load.write_buffer_file import BufferFile, buffer_files
-from ..ftl.media.blockdev import BASE_GONE
+from ..ftl.media.blockdev import may_pass
 from ..nvme.target.connected_hosts import ConnectedHosts
 from ..runtime.steps import Steps
 from ..runtime.tasks import end_tasks, to_its_end
@@ -324,7 +324,7 @@ class ManagedDevice:
                 reason = lost.result()
             else:
                 failure = ftl.failure
-                if not isinstance(failure, MediaError) or failure.status not in BASE_GONE:
+                if not isinstance(failure, MediaError) or not may_pass(failure.status):
                     await self._fail(failure.message if failure is not None else "the FTL failed")
                     return False
                 reason = self._link.lost_reason or failure.message

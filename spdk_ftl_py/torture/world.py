@@ -550,7 +550,7 @@ class World:
 
     async def _versions(self) -> list[int]:
         """Of every block."""
-        port = BlockPort(self._reactor, self._device.core, name=NAME)
+        port = BlockPort(self._reactor, self._device.core, name=NAME, patience_s=0)
         total = self._model.block_count
         step = min(READ_BLOCKS_MAX, self._device.core.max_io_blocks)
         parts = [(first, min(step, total - first)) for first in range(0, total, step)]
