@@ -30,7 +30,7 @@ from .buffer_dir import BufferDir
 from .clock import SimulatedClock
 from .content import Content
 from .crash import Crash, Kind, Where, choose, choose_in_load, random_operations
-from .fault import INTERNAL_ERROR, SLOW_US_MAX, Injected, inject, slow_down
+from .fault import BUSY_LIVES, INTERNAL_ERROR, SLOW_US_MAX, Busy, Injected, inject, slow_down
 from .model import READ_ERROR, Model, Violation
 from .shape import SUPERBLOCK_ZONES, Shape
 from .workload import READ_BLOCKS_MAX, WEDGED_STEPS, Workload
@@ -47,6 +47,8 @@ CLEAN_HALTS: Final = 0.12
 """Part of the lives that end in a halt without a crash."""
 FAULTS_PER_WORLD: Final = 6
 FAULTY_LIVES: Final = 0.5
+BUSY_LOADS: Final = 0.2
+"""Part of the loads, with faults, in which a drive is busy for a while."""
 LOADS_CRASHED: Final = 0.25
 LOADS_CRASHED_IN_A_ROW_MAX: Final = 4
 CHECKED: Final = 0.25
@@ -59,6 +61,7 @@ SUMMED_STATS: Final = (
     "reloc_moved_blocks",
     "zone_resets",
     "media_trim_blocks",
+    "busy_answers",
 )
 
 
@@ -104,8 +107,10 @@ class World:
         self._every = every
         self._clock = clock
         self._faults_left = FAULTS_PER_WORLD if faults else 0
+        self._faults = faults
         self._fault = Injected.NOTHING
         """Of this life."""
+        self._busy: Busy | None = None
         self._zones_lost = 0
         """By the drive; at most, where zones are emulated."""
         self._shape = Shape.choose(self._rng, use_append=use_append, cache=cache)
@@ -155,6 +160,7 @@ class World:
                     break
                 progress()
         finally:
+            self._all_ready()
             result.media_operations = self._media.operations
             result.digest = self._digest.hexdigest()
             await self._reactor.stop()
@@ -273,7 +279,11 @@ class World:
         workload = self._workload
         if self._faults_left and self._rng.random() < FAULTY_LIVES:
             self._faults_left -= 1
-            self._fault = inject(self._media, self._shape, self._rng)
+            if self._rng.random() < BUSY_LIVES:
+                self._fault = Injected.BUSY
+                self._busy = Busy(self._drives(), self._shape, self._rng)
+            else:
+                self._fault = inject(self._media, self._shape, self._rng)
             self._zones_lost += self._fault is Injected.ZONE
             workload.flushes_may_fail = self._fault is Injected.FLUSH
             self.result.faults += 1
@@ -324,6 +334,24 @@ class World:
             told = f"bands go on without {missing} zones, the drive has lost {self._zones_lost}"
             self._violated(Violation("given_up", -1, told))
 
+    def _check_busy_cost(self) -> None:
+        """Of a life in which drives were busy, before they lose power."""
+        if self._fault is not Injected.BUSY:
+            return
+        if self._device.zone_faults and not self._zones_lost:
+            told = f"{self._device.zone_faults} zones failed, and a drive was only busy"
+            self._violated(Violation("given_up", -1, told))
+        if self._device.cache.state in (CacheState.FAILING, CacheState.GIVEN_UP):
+            self._violated(Violation("given_up", -1, f"the nv cache failed ({self._device.cache.failure})"))
+
+    def _all_ready(self) -> None:
+        """No drive is busy any more, and none fails."""
+        if self._busy is not None:
+            self._busy.end()
+            self._busy = None
+        for media in self._drives():
+            media.clear_faults()
+
     def _violated(self, *violations: Violation) -> None:
         self.result.violations += violations
         del self.result.violations[VIOLATIONS_MAX:]
@@ -333,6 +361,8 @@ class World:
     async def _crash(self, crash: Crash) -> None:
         """The device is gone, whatever it was doing."""
         self._count(crash)
+        if not crash.kind.power_fails:
+            self._check_busy_cost()
         self._workload.stop()
         self._buffer_dir.freeze()
         if crash.kind.power_fails:
@@ -343,8 +373,8 @@ class World:
 
     def _rise(self, crash: Crash) -> None:
         """What there is for the next load."""
+        self._all_ready()
         for media in self._drives():
-            media.clear_faults()
             media.power_on()
         self._buffered = self._buffer_dir.thaw(kept=crash.kind.keeps_buffer)
 
@@ -401,9 +431,9 @@ class World:
             self._violated(Violation("refused", -1, f"halt: {error.message}"))
         self._model.everything_durable()
         self.result.clean_halts += 1
+        self._check_busy_cost()
         await self._buried()
-        for media in self._drives():
-            media.clear_faults()
+        self._all_ready()
         await self._check_media()
         if self._rng.random() < 0.5:
             # What a clean halt has left behind needs no power.
@@ -487,6 +517,8 @@ class World:
         reached = self._arm_in_load(crash) if crash else lambda: False
         self._base = self._shape.base(self._reactor, self._media, new=False)
         began = self._media.operations
+        if self._faults and self._rng.random() < BUSY_LOADS:
+            self._busy = Busy(self._drives(), self._shape, self._rng)
         load = asyncio.ensure_future(
             loading.load(
                 self._reactor,
@@ -509,6 +541,7 @@ class World:
                 return False
             self.result.loads += 1
             self._load_operations = self._media.operations - began
+            self._all_ready()
             self._born()
             return True
         self._buffer_dir.freeze()

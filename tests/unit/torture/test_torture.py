@@ -79,6 +79,10 @@ def test_a_zone_that_is_given_up_for_nothing_is_noticed(monkeypatch: pytest.Monk
     assert report.values["violations"] > 0
 
 
+def test_drives_are_busy_now_and_then() -> None:
+    assert int(str(torture(seed=20261122, crashes=40, faults=True)["busy_answers"])) > 0
+
+
 def written(model: Model, lba: int, *, durable: bool = False) -> int:
     change = model.submit(lba, 1, trim=False)
     model.acknowledge(lba, 1, change, durable=durable)
