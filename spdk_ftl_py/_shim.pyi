@@ -57,10 +57,19 @@ ERROR_COMMAND: Final[int]
 ERROR_BLOCK: Final[int]
 ERROR_ZONE: Final[int]
 ERROR_MISTAKE: Final[int]
+ERROR_DOUBT: Final[int]
 
-def error_class(status: int, do_not_retry: bool = False) -> int:
-    """One of ERROR_*: what an error of a device means for who sent the I/O. The table is in
-    shim/reactor/error_class.hpp; docs/durability.md says what follows from each."""
+def error_class(status: int, do_not_retry: bool = False, op: int = 0) -> int:
+    """One of ERROR_*: what an error of a device means for who sent the I/O. op: one of OP_*; ERROR_DOUBT is only for
+    OP_FLUSH, of which an error is another matter than of all others. The table is in shim/reactor/error_class.hpp;
+    docs/durability.md says what follows from each."""
+
+def perhaps_media(status: int) -> bool:
+    """Of ERROR_BUSY: it may be one block's or zone's where it lasts. An SPDK target answers so to any error of a
+    bdev."""
+
+def limits_zones(status: int) -> bool:
+    """Too many zones are open, or active."""
 
 BUSY_DELAY_MIN_NS: Final[int]
 BUSY_DELAY_MAX_NS: Final[int]
@@ -68,6 +77,7 @@ BUSY_DELAY_GROWTH: Final[int]
 BUSY_PATIENCE_NS: Final[int]
 BUSY_READ_PATIENCE_NS: Final[int]
 BUSY_PATIENCE_LEFT_NS: Final[int]
+ZONES_PATIENCE_NS: Final[int]
 
 class Reactor:
     def __init__(self, name: str, spin_us: int = 20) -> None: ...
@@ -216,11 +226,13 @@ class EmulatedMedia(BlockDevice):
         times: int = 0,
         do_not_retry: bool = False,
         takes_effect: bool = False,
+        drops_cache: bool = False,
     ) -> int:
         """On I/Os of op (None: any) that touch [lba, lba+block_count) (0: anywhere): after `skip` matches, fail with
         status (0: no failure) and/or add latency, `times` times (0: for ever). Returns the fault's id. An append or
         zone action touches its whole zone; a flush and a zone action on all touch everything. What fails has no
-        effect, unless takes_effect says so. do_not_retry: the answer has DNR set (for some statuses it always has)."""
+        effect, unless takes_effect says so. do_not_retry: the answer has DNR set (for some statuses it always has).
+        drops_cache: any part of what the volatile cache holds is lost, as with power, and nobody is told."""
 
     def clear_faults(self, fault_id: int | None = None) -> None: ...
     def power_cut(self, seed: int) -> None:

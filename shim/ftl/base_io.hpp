@@ -12,6 +12,10 @@
 
 namespace ftl {
 
+[[nodiscard]] inline ErrorClass error_class(const Io &io) noexcept {
+    return error_class(io.op, io.status, io.do_not_retry);
+}
+
 struct BaseIo : Io {
     uint64_t busy_since_ns = 0;  // 0: its last answer was not "busy"
     uint64_t delay_ns = 0;       // before it was sent last
@@ -20,19 +24,14 @@ struct BaseIo : Io {
 
 class BusyIos {
 public:
-    // Keeps an I/O whose answer was "busy", to be sent as it is when its delay is over. False: its answer is final,
-    // also where the device has been busy with it for patience_ns.
+    // Keeps an I/O whose answer was "busy", to be sent as it is when its delay is over. False: the device has been busy
+    // with it for patience_ns, and its answer is final.
     bool keep(BaseIo &io, uint64_t now_ns, uint64_t patience_ns) noexcept {
-        if (error_class(io.status, io.do_not_retry) != ErrorClass::busy) {
-            io.busy_since_ns = 0;
-            return false;
-        }
         const bool first = io.busy_since_ns == 0;
         if (first) {
             io.busy_since_ns = std::max<uint64_t>(now_ns, 1);
         }
-        if (now_ns >= io.busy_since_ns + patience_ns) {
-            io.busy_since_ns = 0;
+        if (now_ns >= io.busy_since_ns + patience_with(io.status, patience_ns)) {
             return false;
         }
         io.delay_ns = first ? kBusyDelayMinNs : std::min(io.delay_ns * kBusyDelayGrowth, kBusyDelayMaxNs);

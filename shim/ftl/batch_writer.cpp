@@ -179,7 +179,7 @@ void BandWriter::on_complete(Io &io) noexcept {
 }
 
 void BandWriter::came_back(ZoneWriter &zone) noexcept {
-    if (state_.came_back(zone.io, kBusyPatienceNs) != Answer::final) {
+    if (state_.came_back(zone.io, MUTATED(busy_gives_zone_up) ? 0 : kBusyPatienceNs) != Answer::final) {
         return;
     }
     Zone &place = state_.zone(zone.band->band, zone.punit);

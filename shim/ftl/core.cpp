@@ -461,7 +461,8 @@ uint32_t FtlCore::run_flushes() noexcept {
 
 void FtlCore::on_base_flush(Io &io) noexcept {
     auto &core = *static_cast<FtlCore *>(io.owner);
-    const Answer answer = core.state_.came_back(core.flush_io_, kBusyPatienceNs);
+    const uint64_t patience_ns = MUTATED(busy_flush_fails) ? 0 : kBusyPatienceNs;
+    const Answer answer = core.state_.came_back(core.flush_io_, patience_ns);
     if (answer == Answer::awaited) {
         return;
     }

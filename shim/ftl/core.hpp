@@ -101,6 +101,7 @@ private:
     void end_retention(Status status) noexcept;
     uint32_t run_resets() noexcept;
     void next_reset(uint32_t band) noexcept;
+    void zone_was_reset(uint32_t band, Status status) noexcept;
     uint32_t complete_done() noexcept;
     void end_everything() noexcept;
     void detach_when_done() noexcept;
@@ -111,6 +112,7 @@ private:
     static void on_drained(Io &io) noexcept;
     static void on_reset_flush(Io &io) noexcept;
     static void on_zone_reset(Io &io) noexcept;
+    static void on_reset_probe(Io &io) noexcept;
 
     CoreState state_;
     BlockDeviceInfo info_;

@@ -69,6 +69,7 @@ struct Band {
     uint32_t reset_zone = 0;
     uint32_t reset_failed_zone = 0;
     Status reset_status = status::ok;
+    Status reset_refused = status::ok;  // while it is found out whether the base does anything else
 
     [[nodiscard]] bool in_force() const noexcept { return valid != 0 || references != 0; }
 };
@@ -152,7 +153,8 @@ public:
     }
     // The core has failed: what waits to be sent again comes back to its sender.
     void drop_busy() noexcept;
-    void fail(Status status) noexcept;
+    // by_flush: what the base's volatile cache held may be lost.
+    void fail(Status status, bool by_flush = false) noexcept;
 
     // What is on media is held until the base has flushed it.
     [[nodiscard]] bool retains() const noexcept {
@@ -189,6 +191,7 @@ public:
     uint64_t wanted_epoch = 0;  // somebody waits for it: short batches are due
     uint64_t forced_epoch = 0;  // a reset or drain waits for it: the user's share does not matter
     BusyIos busy_ios;
+    uint64_t written_ns = 0;  // when the base took a write last
     uint32_t base_outstanding = 0;
     uint32_t reloc_reads = 0;  // in flight
     uint32_t active_moves = 0;

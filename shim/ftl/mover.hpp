@@ -7,7 +7,8 @@
 // older version comes back. At last, if something is still in force that no metadata told of, the metadata are read
 // once more, and then a sweep over the L2P declares it lost (trims are simply recorded anew).
 //
-// A base that is busy is waited for. While it is, nothing is decided.
+// A base that is busy is waited for. While it is, nothing is decided; and what it does not read counts as unreadable
+// only where it reads something else. A base that reads nothing has failed.
 #pragma once
 
 #include <cstdint>
@@ -42,11 +43,19 @@ private:
     static constexpr uint32_t kRunBlocks = 32;                // data blocks read at a time
     static constexpr uint64_t kReadAgainNs = 10'000'000;      // before a block that failed is read again
     static constexpr uint64_t kMetadataAgainNs = 50'000'000;  // before all metadata of a band are
+    static constexpr uint32_t kProbes = 2;                    // blocks of the base that are asked for, one by one
 
     enum class Phase : uint8_t { free, settling, next_zone, reading, window, records, drain, pause, sweep, last_drain };
     // What the metadata I/O in flight is for.
     enum class Want : uint8_t { summary, walk_header, record_header };
 
+    // Whether a busy base reads anything, before what it does not read counts as unreadable.
+    struct Probe {
+        uint32_t number = 0;  // 0: the I/O is for its block
+        Status status = status::ok;
+        uint64_t lba = 0;
+        uint32_t block_count = 0;
+    };
     struct Mover {
         Movers *movers = nullptr;
         uint16_t index = 0;
@@ -58,7 +67,6 @@ private:
         bool read_done = false;
         bool again = false;  // its metadata are being read for the second time
         uint64_t again_at_ns = 0;
-        uint64_t patience_ns = 0;   // with a busy base
         uint32_t summary_next = 0;  // next block of the summary to read
         uint32_t walk_offset = 0;   // next header to read
         uint32_t seen_offset = 0;   // offsets below were scanned before the summary turned out damaged
@@ -81,6 +89,7 @@ private:
         uint8_t *buffer = nullptr;
         std::vector<layout::BlockEntry> entries;
         iovec iov{};
+        Probe probe;
         BaseIo io;
     };
     struct Read {
@@ -90,6 +99,7 @@ private:
         uint32_t single = 0;  // after a failed run: the block being read alone
         bool singly = false;
         iovec iov[kRunBlocks] = {};
+        Probe probe;
         BaseIo io;
     };
 
@@ -109,7 +119,8 @@ private:
     bool sweep(Mover &mover) noexcept;
     void finish(Mover &mover) noexcept;
     void issue(Read &read, uint64_t delay_ns) noexcept;
-    Answer came_back(Mover &mover, BaseIo &io) noexcept;
+    [[nodiscard]] bool settled(BaseIo &io, Probe &probe, bool verdict) noexcept;
+    Answer came_back(BaseIo &io) noexcept;
     void came_back(Read &read) noexcept;
     [[nodiscard]] bool verified(const Read &read) const noexcept;
     [[nodiscard]] bool verified(uint32_t slot) const noexcept;
@@ -125,6 +136,7 @@ private:
     uint8_t *memory_ = nullptr;
     size_t memory_bytes_ = 0;
     bool scanning_ = false;
+    uint64_t patience_ns_ = kBusyPatienceNs;  // with a busy base
 };
 
 }  // namespace ftl

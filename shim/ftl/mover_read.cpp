@@ -94,7 +94,7 @@ void Movers::on_read(Io &io) noexcept {
 
 void Movers::came_back(Read &read) noexcept {
     Mover &mover = *read.mover;
-    if (came_back(mover, read.io) != Answer::final) {
+    if (!settled(read.io, read.probe, read.singly)) {
         return;
     }
     const Status status = read.io.status;
@@ -102,7 +102,7 @@ void Movers::came_back(Read &read) noexcept {
         // One bad block must not cost its neighbours, and it has to be bad twice.
         read.singly = true;
         read.single = 0;
-        const bool zone = error_class(status, read.io.do_not_retry) == ErrorClass::zone;
+        const bool zone = error_class(read.io) == ErrorClass::zone;
         issue(read, zone ? 0 : kReadAgainNs);
         return;
     }

@@ -309,12 +309,14 @@ void NvCache::send(BaseIo &io) noexcept {
 // False: the device was busy, and gets the same I/O again. Its places in the ring are this I/O's until then.
 bool NvCache::came_back(BaseIo &io) noexcept {
     --outstanding_;
-    if (cache_state_ != State::active || state_.failed != status::ok ||
-        !busy_ios_.keep(io, state_.reactor->now_ns(), kBusyPatienceNs)) {
-        return true;
+    const uint64_t patience_ns = MUTATED(busy_cache_given_up) ? 0 : kBusyPatienceNs;
+    if (cache_state_ == State::active && state_.failed == status::ok && error_class(io) == ErrorClass::busy &&
+        busy_ios_.keep(io, state_.reactor->now_ns(), patience_ns)) {
+        ++stats_.busy_answers;
+        return false;
     }
-    ++stats_.busy_answers;
-    return false;
+    io.busy_since_ns = 0;
+    return true;
 }
 
 void NvCache::drop_busy() noexcept {

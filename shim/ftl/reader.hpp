@@ -85,6 +85,7 @@ private:
     std::vector<Child> children_;
     std::vector<Child *> free_;
     IoQueue waiting_;
+    uint64_t patience_ns_ = kBusyReadPatienceNs;  // with a busy base
 };
 
 }  // namespace ftl

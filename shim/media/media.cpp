@@ -20,6 +20,7 @@ constexpr size_t kPresetStatus = 1;  // completes with this instead of being exe
 constexpr size_t kPresetFlags = 2;
 constexpr uint64_t kPresetDnr = 1;
 constexpr uint64_t kPresetTakesEffect = 2;
+constexpr uint64_t kPresetDropsCache = 4;
 
 constexpr uint64_t kMediaBytesMax = uint64_t{1} << 46;  // half of the address space of a process
 constexpr uint32_t kDataBytesMin = 512;
@@ -215,8 +216,9 @@ void EmulatedMedia::intake(uint64_t now_ns) noexcept {
         }
         const FaultTable::Effect effect = faults_.hit(io->op, io->lba, touched);
         io->device_data[kPresetStatus] = effect.status;
-        io->device_data[kPresetFlags] =
-            (effect.do_not_retry ? kPresetDnr : 0) | (effect.takes_effect ? kPresetTakesEffect : 0);
+        io->device_data[kPresetFlags] = (effect.do_not_retry ? kPresetDnr : 0) |
+                                        (effect.takes_effect ? kPresetTakesEffect : 0) |
+                                        (effect.drops_cache ? kPresetDropsCache : 0);
         if (effect.latency_ns == 0) {
             ready_.push(*io);
             continue;
@@ -253,6 +255,22 @@ void EmulatedMedia::finish(Io &io) noexcept {
         }
         if (preset != status::ok) {
             io.status = preset;
+        }
+        if ((flags & kPresetDropsCache) != 0) {
+            // Writes that it has not begun fail as well: an append would land where a lost one stood.
+            intake(0);
+            for (IoList *list : {&ready_, &delayed_}) {
+                IoList outstanding = std::exchange(*list, IoList());
+                while (Io *each = outstanding.pop()) {
+                    const bool writes = each->op == Op::write || each->op == Op::append;
+                    if (writes && each->device_data[kPresetStatus] == status::ok) {
+                        each->device_data[kPresetStatus] = preset;
+                    }
+                    list->push(*each);
+                }
+            }
+            Prng prng(operations_);
+            lose_cache(prng);
         }
         io.do_not_retry = (flags & kPresetDnr) != 0 || dnr(io.status);
         if (preset != status::power_loss && ++operations_ == cut_at_operation_) {
@@ -487,11 +505,9 @@ void EmulatedMedia::cut(uint64_t seed) {
             ready_.push(*io);
         }
     }
+    lose_cache(prng);
     if (zones_) {
-        lose_zone_cache(prng);
         zones_->power_cycle();
-    } else {
-        undo_.roll_back(store_, prng, info_.block_bytes);
     }
     powered_ = false;
     cut_at_operation_ = 0;
@@ -535,6 +551,14 @@ void EmulatedMedia::tear(Io &io, Prng &prng) {
             one.iov_count = 1;
             (void)store_.write(lba * info_.block_bytes, IoCursor(one), info_.block_bytes, false);
         }
+    }
+}
+
+void EmulatedMedia::lose_cache(Prng &prng) {
+    if (zones_) {
+        lose_zone_cache(prng);
+    } else {
+        undo_.roll_back(store_, prng, info_.block_bytes);
     }
 }
 

@@ -193,8 +193,9 @@ bool ZonedOverlay::takes_again(const Child &child) const noexcept {
     const uint32_t zone = zones_->zone_of(child.io.lba);
     const ZoneRecord &record = records_[zone];
     const uint64_t end = child.io.lba - zones_->start_of(zone) + child.io.block_count;
-    return error_class(child.io.status, child.io.do_not_retry) == ErrorClass::busy && writes_in_zone_[zone] == 0 &&
-           record.written == end && record.state != ZoneState::read_only && record.state != ZoneState::offline;
+    return error_class(child.io.op, child.io.status, child.io.do_not_retry) == ErrorClass::busy &&
+           writes_in_zone_[zone] == 0 && record.written == end && record.state != ZoneState::read_only &&
+           record.state != ZoneState::offline;
 }
 
 bool ZonedOverlay::has_writes(const Io &zone_send) const noexcept {

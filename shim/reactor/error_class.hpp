@@ -12,6 +12,7 @@ enum class ErrorClass : uint8_t {
     none,
     gone,     // the device itself: nothing more is sent to it
     busy,     // the same command may succeed later
+    doubt,    // of a flush: what the device's volatile cache held may be lost with it, whatever a later one answers
     command,  // refused for good; of what stands on media nothing is known
     block,    // media under these blocks
     zone,     // a zone that does not take this any more, or never did
@@ -41,8 +42,23 @@ enum class ErrorClass : uint8_t {
     }
 }
 
+// Of the statuses that are worth another try, those that may be one block's or zone's where they last.
+[[nodiscard]] constexpr bool perhaps_media(Status status) noexcept {
+    switch (status) {
+        case status::internal_error:
+        case status::data_transfer_error:
+        case status::transient_transport_error:
+        case status::capacity_exceeded:
+        case status::too_many_active:
+        case status::too_many_open:
+            return true;
+        default:
+            return false;
+    }
+}
+
 // do_not_retry: the device's bit (Io::do_not_retry). It makes an error that would be worth another try final.
-[[nodiscard]] constexpr ErrorClass error_class(Status status, bool do_not_retry) noexcept {
+[[nodiscard]] constexpr ErrorClass error_class(Op op, Status status, bool do_not_retry) noexcept {
     switch (status) {
         case status::ok:
             return ErrorClass::none;
@@ -55,6 +71,15 @@ enum class ErrorClass : uint8_t {
 
         case status::internal_error:  // SPDK's answer to whatever failed in a bdev, without DNR
         case status::data_transfer_error:
+        case status::capacity_exceeded:  // of a thin base
+        case status::too_many_active:    // a zone that is being finished makes room
+        case status::too_many_open:
+            if (op == Op::flush && !do_not_retry) {
+                return ErrorClass::doubt;
+            }
+            return do_not_retry ? ErrorClass::command : ErrorClass::busy;
+
+        // A flush that ends with one of these has not been carried out: its cache has what it had.
         case status::aborted:
         case status::aborted_sq_deleted:  // SPDK passes on what the reset of a drive's controller did
         case status::aborted_preempted:
@@ -62,11 +87,8 @@ enum class ErrorClass : uint8_t {
         case status::interrupted:
         case status::transient_transport_error:
         case status::media_not_ready:
-        case status::capacity_exceeded:  // of a thin base
         case status::namespace_not_ready:
         case status::reservation_conflict:
-        case status::too_many_active:  // a zone that is being finished makes room
-        case status::too_many_open:
         case status::path_internal:
         case status::ana_inaccessible:
         case status::ana_transition:
@@ -102,7 +124,18 @@ inline constexpr uint64_t kBusyDelayMaxNs = 100'000'000;
 inline constexpr uint64_t kBusyDelayGrowth = 2;
 inline constexpr uint64_t kBusyPatienceNs = 60'000'000'000;      // one I/O of the FTL's own
 inline constexpr uint64_t kBusyReadPatienceNs = 20'000'000'000;  // a host's read: hosts give up after 30 s
-// Once something was not answered for that long: the next of its kind. An error that stays may be the medium's.
+// Once something was not answered for that long, and other things were: the next of its kind. An error that stays may
+// be the medium's.
 inline constexpr uint64_t kBusyPatienceLeftNs = 1'000'000'000;
+// A zone that is being finished makes room for another one within that, or none will.
+inline constexpr uint64_t kZonesPatienceNs = 1'000'000'000;
+
+[[nodiscard]] constexpr bool limits_zones(Status status) noexcept {
+    return status == status::too_many_active || status == status::too_many_open;
+}
+// So long something that has so much patience with a busy device waits for one that answers that.
+[[nodiscard]] constexpr uint64_t patience_with(Status status, uint64_t patience_ns) noexcept {
+    return limits_zones(status) && kZonesPatienceNs < patience_ns ? kZonesPatienceNs : patience_ns;
+}
 
 }  // namespace ftl

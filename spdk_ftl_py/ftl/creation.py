@@ -21,7 +21,7 @@ from .media.geometry import BATCH_BLOCKS, BLOCK_BYTES, SUPERBLOCK_ZONES, Geometr
 from .media.superblock import SuperblockWriter
 from .media.zone import EMPTY, FULL, Zone
 
-CREATION_PATIENCE_S: Final = 10.0
+CREATION_PATIENCE_S: Final = 1.0
 """With a device that is busy: somebody waits for the answer, and a creation that fails costs nothing."""
 
 
@@ -49,7 +49,7 @@ async def create(
     check_base(name, base, conf)
     report = progress or (lambda step, part: None)
     port = BlockPort(reactor, base, name=name, patience_s=CREATION_PATIENCE_S)
-    keeper = CacheKeeper(reactor, cache, name=name)
+    keeper = CacheKeeper(reactor, cache, name=name, patience_s=CREATION_PATIENCE_S)
     try:
         zones = await port.zones(lambda part: report("zone report", part))
         batch_blocks = min(BATCH_BLOCKS, base.max_append_blocks) if conf.use_append else BATCH_BLOCKS
@@ -108,6 +108,7 @@ async def create(
         await port.close()
         raise
     port.patience_s = BUSY_PATIENCE_S
+    keeper.wait_longer()
     device.start()
     return device
 

@@ -19,14 +19,14 @@ SKIPPED_MAX: Final = 60
 SLOW_US_MAX: Final = 200_000
 SLOW_US: Final = (1_000, 20_000, SLOW_US_MAX, SLOW_US_MAX)
 BUSY_STATUSES: Final = (INTERNAL_ERROR, 0x007, 0x008, 0x021, 0x022, 0x082, 0x302)
-"""Internal error, aborted (by request, with its queue), interrupted, transient transport error, namespace not ready,
-ANA inaccessible."""
+"""Internal error (of a flush it is no mere pause), aborted (by request, with its queue), interrupted, transient
+transport error, namespace not ready, ANA inaccessible."""
 BUSY_S: Final = (0.002, 0.02, 0.2, 2.0)
-BUSY_BEGINS_S_MAX: Final = 0.05
-BUSY_TIMES_MAX: Final = 3
+BUSY_BEGINS_S: Final = (0.0, 0.001, 0.005, 0.02)
+BUSY_TIMES_MAX: Final = 4
 """In one life."""
 BUSY_LIVES: Final = 0.35
-"""Part of the lives with a fault."""
+"""Part of the lives, with faults; in no other of them a drive has any."""
 
 
 def slow_down(media: _shim.EmulatedMedia, shape: Shape, rng: random.Random) -> None:
@@ -44,6 +44,8 @@ class Injected(enum.Enum):
     """A zone, for good: of emulated zones one whose write failed stays read-only, as nobody knows its write pointer."""
     FLUSH = "flush"
     """One flush; so a halt, too, may end without a clean shutdown."""
+    DOUBT = "doubt"
+    """The device: a flush fails, the drive's volatile cache is lost with it, and later flushes succeed."""
     BUSY = "busy"
     """Time: a drive refuses some kind of I/O, or all, and then takes it again."""
     NOTHING = "nothing"
@@ -60,8 +62,9 @@ class Busy:
         for _ in range(rng.randint(1, BUSY_TIMES_MAX)):
             media = rng.choice(drives)
             op = rng.choice((None, _shim.OP_READ, write, write, _shim.OP_FLUSH, _shim.OP_ZONE_SEND))
-            status, lasts_s = rng.choice(BUSY_STATUSES), rng.choice(BUSY_S)
-            begins_s = rng.random() * BUSY_BEGINS_S_MAX
+            of_flushes = op is None or op == _shim.OP_FLUSH
+            status, lasts_s = rng.choice(BUSY_STATUSES[1 if of_flushes else 0 :]), rng.choice(BUSY_S)
+            begins_s = rng.random() * rng.choice(BUSY_BEGINS_S)
             self._timers.append(self._loop.call_later(begins_s, self._begin, media, op, status, lasts_s))
 
     def _begin(self, media: _shim.EmulatedMedia, op: int | None, status: int, lasts_s: float) -> None:
@@ -85,10 +88,13 @@ def inject(media: _shim.EmulatedMedia, shape: Shape, rng: random.Random) -> Inje
     if kind < 0.2 and not shape.emulated_zones:
         media.set_zone_state(rng.randrange(SUPERBLOCK_ZONES, shape.zone_count), "read_only")
         return Injected.ZONE
-    if kind < 0.3:
-        media.inject_fault(op=_shim.OP_FLUSH, status=INTERNAL_ERROR, skip=skip // 4, times=1)
+    if kind < 0.27:
+        media.inject_fault(op=_shim.OP_FLUSH, status=WRITE_FAULT, skip=skip // 4, times=1)
         return Injected.FLUSH
-    if kind < 0.4 and not shape.emulated_zones:
+    if kind < 0.45:
+        media.inject_fault(op=_shim.OP_FLUSH, status=INTERNAL_ERROR, skip=skip // 4, times=1, drops_cache=True)
+        return Injected.DOUBT
+    if kind < 0.55 and not shape.emulated_zones:
         media.inject_fault(op=_shim.OP_ZONE_SEND, status=INTERNAL_ERROR, skip=skip // 4, times=1)
         return Injected.NOTHING
     op = _shim.OP_APPEND if shape.conf.use_append else _shim.OP_WRITE

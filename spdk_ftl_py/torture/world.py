@@ -19,7 +19,7 @@ import numpy as np
 
 from .. import _shim
 from ..conf import can_collect_garbage
-from ..errors import ConfError, FtlError, MediaError
+from ..errors import ConfError, FlushDoubtError, FtlError, MediaError
 from ..ftl import creation, loading
 from ..ftl.cache.nv_cache_keeper import CacheState
 from ..ftl.check import check
@@ -30,7 +30,7 @@ from .buffer_dir import BufferDir
 from .clock import SimulatedClock
 from .content import Content
 from .crash import Crash, Kind, Where, choose, choose_in_load, random_operations
-from .fault import BUSY_LIVES, INTERNAL_ERROR, SLOW_US_MAX, Busy, Injected, inject, slow_down
+from .fault import BUSY_LIVES, SLOW_US_MAX, WRITE_FAULT, Busy, Injected, inject, slow_down
 from .model import READ_ERROR, Model, Violation
 from .shape import SUPERBLOCK_ZONES, Shape
 from .workload import READ_BLOCKS_MAX, WEDGED_STEPS, Workload
@@ -54,6 +54,7 @@ LOADS_CRASHED_IN_A_ROW_MAX: Final = 4
 CHECKED: Final = 0.25
 """Part of the lives behind which the checker reads the drive; with all that ended in a halt."""
 VIOLATIONS_MAX: Final = 16
+CACHE_LOST: Final = (CacheState.FAILING, CacheState.GIVEN_UP)
 
 SUMMED_STATS: Final = (
     "user_written_blocks",
@@ -161,6 +162,7 @@ class World:
                 progress()
         finally:
             self._all_ready()
+            await self._drop_device()
             result.media_operations = self._media.operations
             result.digest = self._digest.hexdigest()
             await self._reactor.stop()
@@ -277,13 +279,13 @@ class World:
 
     async def _traffic_until(self, reached: Callable[[], bool]) -> None:
         workload = self._workload
-        if self._faults_left and self._rng.random() < FAULTY_LIVES:
+        if self._faults and self._rng.random() < BUSY_LIVES:
+            self._fault = Injected.BUSY
+            self._busy = Busy(self._drives(), self._shape, self._rng)
+            self.result.faults += 1
+        elif self._faults_left and self._rng.random() < FAULTY_LIVES:
             self._faults_left -= 1
-            if self._rng.random() < BUSY_LIVES:
-                self._fault = Injected.BUSY
-                self._busy = Busy(self._drives(), self._shape, self._rng)
-            else:
-                self._fault = inject(self._media, self._shape, self._rng)
+            self._fault = inject(self._media, self._shape, self._rng)
             self._zones_lost += self._fault is Injected.ZONE
             workload.flushes_may_fail = self._fault is Injected.FLUSH
             self.result.faults += 1
@@ -293,6 +295,10 @@ class World:
             if self._rng.random() < 0.0005:
                 workload.change_mix()
             await self._step()
+            if self._device.cache.state in CACHE_LOST and not reached():
+                # Its drive, whose I/Os may be what is counted, has no more of them.
+                self._check_busy_cost()
+                return
         if not reached():
             await self._failed()
 
@@ -312,8 +318,15 @@ class World:
             await self._verify_read_only()
             return
         failure = self._device.failure
+        if self._flush_in_doubt(failure):
+            # It is for a load to find out what the drive still has.
+            return
         told = f"{self._workload.failure}; device is {self._device.state.value}: {failure and failure.message}"
         self._violated(Violation("io_error", -1, told))
+
+    def _flush_in_doubt(self, failure: BaseException | None) -> bool:
+        """Whether the device has failed as it should: the drive has lost its cache with a flush."""
+        return self._fault is Injected.DOUBT and isinstance(failure, FlushDoubtError)
 
     def _out_of_space_rightly(self) -> bool:
         """Whether the device says that it has lost too many zones, and it has: with what the drive has left, no FTL of
@@ -334,14 +347,14 @@ class World:
             told = f"bands go on without {missing} zones, the drive has lost {self._zones_lost}"
             self._violated(Violation("given_up", -1, told))
 
-    def _check_busy_cost(self) -> None:
-        """Of a life in which drives were busy, before they lose power."""
+    def _check_busy_cost(self, *, power_fails: bool = False) -> None:
+        """Of a life in which drives were busy. Without power a cache is lost, too, but no zone."""
         if self._fault is not Injected.BUSY:
             return
-        if self._device.zone_faults and not self._zones_lost:
-            told = f"{self._device.zone_faults} zones failed, and a drive was only busy"
+        if self._device.zone_faults > self._zones_lost:
+            told = f"{self._device.zone_faults} zones failed, of {self._zones_lost} that may, and a drive was only busy"
             self._violated(Violation("given_up", -1, told))
-        if self._device.cache.state in (CacheState.FAILING, CacheState.GIVEN_UP):
+        if not power_fails and self._device.cache.state in CACHE_LOST:
             self._violated(Violation("given_up", -1, f"the nv cache failed ({self._device.cache.failure})"))
 
     def _all_ready(self) -> None:
@@ -361,8 +374,7 @@ class World:
     async def _crash(self, crash: Crash) -> None:
         """The device is gone, whatever it was doing."""
         self._count(crash)
-        if not crash.kind.power_fails:
-            self._check_busy_cost()
+        self._check_busy_cost(power_fails=crash.kind.power_fails)
         self._workload.stop()
         self._buffer_dir.freeze()
         if crash.kind.power_fails:
@@ -422,6 +434,9 @@ class World:
         await self._answered()
         if not self._living():
             return
+        if self._flush_in_doubt(self._device.failure):
+            await self._crash(Crash(Kind.DAEMON, Where.HALT, 0, 0))
+            return
         try:
             await self._device.halt()
         except FtlError as error:
@@ -443,8 +458,8 @@ class World:
 
     def _halt_may_fail(self, error: FtlError) -> bool:
         """Then what was accepted is in the write buffer's file, as behind a crash of the daemon."""
-        flush_failed = self._fault is Injected.FLUSH and getattr(error, "status", 0) == INTERNAL_ERROR
-        return flush_failed or self._out_of_space_rightly()
+        flush_failed = self._fault is Injected.FLUSH and getattr(error, "status", 0) == WRITE_FAULT
+        return flush_failed or self._flush_in_doubt(error) or self._out_of_space_rightly()
 
     async def _crash_in_halt(self, crash: Crash) -> None:
         reached = self._arm(crash)
@@ -455,6 +470,8 @@ class World:
             error = halt.exception()
             if error is None and self._device.failure is None:
                 self._model.everything_durable()
+            elif self._flush_in_doubt(self._device.failure):
+                pass  # before it was to halt
             elif not reached() and not (isinstance(error, FtlError) and self._halt_may_fail(error)):
                 self._violated(Violation("refused", -1, f"halt: {error!r}"))
         halt.cancel()
@@ -599,6 +616,14 @@ class World:
             if block_count == 1:
                 return [READ_ERROR]
         return [version for lba in range(first, first + block_count) for version in await self._read(port, lba, 1)]
+
+    async def _drop_device(self) -> None:
+        """At the end of a world in which something is wrong: whatever is wrong, the device must not stay."""
+        if not hasattr(self, "_workload") or self._device.state is DeviceState.HALTED:
+            return
+        self._workload.stop()
+        await self._device.abort("the world ends")
+        await self._buried()
 
     async def _close_device(self) -> None:
         """The end of the world."""

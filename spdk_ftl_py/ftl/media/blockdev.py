@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ... import _shim
-from ...errors import MediaError, ProtocolError
+from ...errors import FlushDoubtError, MediaError, ProtocolError
 from ...nvme.wire import Status, status_text
 from ...runtime.reactor import ReactorLoop
 from .zone import ZONE_DESCRIPTOR_BYTES, ZONE_REPORT_HEADER_BYTES, Zone, parse_report
@@ -30,26 +30,15 @@ BUSY_DELAY_MIN_S: Final = _shim.BUSY_DELAY_MIN_NS / 1e9
 BUSY_DELAY_MAX_S: Final = _shim.BUSY_DELAY_MAX_NS / 1e9
 BUSY_PATIENCE_S: Final = _shim.BUSY_PATIENCE_NS / 1e9
 BUSY_PATIENCE_LEFT_S: Final = _shim.BUSY_PATIENCE_LEFT_NS / 1e9
+ZONES_PATIENCE_S: Final = _shim.ZONES_PATIENCE_NS / 1e9
 READ_AGAIN_S: Final = 0.01
 """After that a block is read once more before it counts as one that can't be read."""
 
-_PERHAPS_MEDIA: Final = frozenset(
-    {
-        Status.DATA_TRANSFER_ERROR,
-        Status.INTERNAL_ERROR,
-        Status.TRANSIENT_TRANSPORT_ERROR,
-        Status.CAPACITY_EXCEEDED,
-        Status.TOO_MANY_ACTIVE_ZONES,
-        Status.TOO_MANY_OPEN_ZONES,
-    }
-)
-"""Statuses of a busy device that may be one block's or zone's where they last. An SPDK target answers so to any error
-of a bdev."""
 BASE_GONE: Final = frozenset(
     status
     for status in range(0x800)
     if _shim.error_class(status) == _shim.ERROR_GONE
-    or (_shim.error_class(status) == _shim.ERROR_BUSY and status not in _PERHAPS_MEDIA)
+    or (_shim.error_class(status) == _shim.ERROR_BUSY and not _shim.perhaps_media(status))
 )
 """Not the block is bad: the device does not answer, or has no power, or stays busy. A restore ends there, to be
 repeated."""
@@ -80,7 +69,9 @@ class BlockPort:
     Cancelling one
     leaves the I/O to finish by itself; its buffer stays alive.
 
-    A device that is busy (``_shim.ERROR_BUSY``) is asked again, for patience_s; once that was in vain, for less.
+    A device that is busy (``_shim.ERROR_BUSY``) is asked again, for patience_s; once that was in vain, for less. What
+    may be one block's error counts as that only where other blocks can be read; else as that of a device that is gone.
+    A flush whose error leaves in doubt what it has cost (``_shim.ERROR_DOUBT``) raises FlushDoubtError.
     """
 
     def __init__(
@@ -224,17 +215,40 @@ class BlockPort:
             if not status:
                 self._tired = self._tired and delay_s == BUSY_DELAY_MIN_S
                 return result
-            busy = _shim.error_class(status, bool(result)) == _shim.ERROR_BUSY
-            patience_s = min(self.patience_s, BUSY_PATIENCE_LEFT_S) if self._tired else self.patience_s
-            if not busy or clock() - began >= patience_s:
+            kind = _shim.error_class(status, bool(result), op)
+            if kind != _shim.ERROR_BUSY or clock() - began >= self._patience_with(status):
                 break
             await asyncio.sleep(delay_s)
             delay_s = min(delay_s * _shim.BUSY_DELAY_GROWTH, BUSY_DELAY_MAX_S)
-        self._tired = self._tired or busy
         what = _OP_NAMES[op]
         if op == _shim.OP_ZONE_SEND:
             what = f"{_ZONE_ACTION_NAMES.get(options['zone_action'], 'zone action')} of the zone"
-        raise MediaError(f"{self.name}: {what} at block {lba} failed: {status_text(status)}", status=status)
+        if kind == _shim.ERROR_DOUBT:
+            raise FlushDoubtError(
+                f"{self.name}: flush failed: {status_text(status)}; what the device's cache held may be lost with it",
+                status=status,
+            )
+        reason = ""
+        if kind == _shim.ERROR_BUSY and not _shim.limits_zones(status):
+            if op == _shim.OP_READ and not await self._reads_others(lba, block_count):
+                reason, status = f"{status_text(status)}, as all reads; it counts as ", Status.NAMESPACE_NOT_READY
+            self._tired = True
+        raise MediaError(f"{self.name}: {what} at block {lba} failed: {reason}{status_text(status)}", status=status)
+
+    def _patience_with(self, status: int) -> float:
+        patience_s = min(self.patience_s / 10, BUSY_PATIENCE_LEFT_S) if self._tired else self.patience_s
+        return min(patience_s, ZONES_PATIENCE_S) if _shim.limits_zones(status) else patience_s
+
+    async def _reads_others(self, lba: int, block_count: int) -> bool:
+        """Of a device that says that it is busy whenever these blocks are read: whether it has an answer to reads of
+        its first or last block."""
+        buffer = np.empty(self.block_bytes, np.uint8)
+        for other in (0, self.device.block_count - 1):
+            if not lba <= other < lba + block_count:
+                status, result = await self._submit_once(_shim.OP_READ, other, 1, buffer)
+                if _shim.error_class(status, bool(result)) != _shim.ERROR_BUSY:
+                    return True
+        return False
 
     async def _submit_once(
         self, op: int, lba: int, block_count: int, buffer: Buffer | None, **options: Any

@@ -7,7 +7,9 @@ import asyncio
 import pytest
 
 from spdk_ftl_py import _shim
-from spdk_ftl_py.errors import MediaError
+from spdk_ftl_py.conf import FtlConf
+from spdk_ftl_py.errors import FlushDoubtError, MediaError
+from spdk_ftl_py.ftl import creation
 from spdk_ftl_py.ftl.device import DeviceState
 from spdk_ftl_py.ftl.media.blockdev import BASE_GONE, ZONE_RESET, BlockPort
 from spdk_ftl_py.runtime.reactor import ReactorLoop
@@ -86,7 +88,7 @@ async def test_the_control_path_gives_a_busy_device_up_after_a_minute_and_then_s
 ) -> None:
     port = BlockPort(reactor, media, name="base")
     clock = asyncio.get_running_loop().time
-    fault = media.inject_fault(status=INTERNAL_ERROR)
+    fault = media.inject_fault(lba=0, block_count=1, status=INTERNAL_ERROR)
     for least in (60, 1, 1):
         began = clock()
         with pytest.raises(MediaError) as raised:
@@ -97,14 +99,66 @@ async def test_the_control_path_gives_a_busy_device_up_after_a_minute_and_then_s
     media.inject_fault(status=INTERNAL_ERROR, times=1)
     await port.read(0, 1)
     began = clock()
-    media.inject_fault(status=INTERNAL_ERROR)
+    media.inject_fault(lba=0, block_count=1, status=INTERNAL_ERROR)
     with pytest.raises(MediaError):
         await port.read(0, 1)
     assert clock() - began >= 60, "it has answered meanwhile"
     await port.close()
 
 
-@pytest.mark.parametrize(("status", "do_not_retry"), [(WRITE_FAULT, False), (INTERNAL_ERROR, True)])
+async def test_a_device_that_reads_nothing_is_gone_and_no_block_of_it_bad(
+    reactor: ReactorLoop, media: _shim.EmulatedMedia
+) -> None:
+    port = BlockPort(reactor, media, name="base")
+    media.inject_fault(op=_shim.OP_READ, status=INTERNAL_ERROR)
+    with pytest.raises(MediaError, match=r"internal error.*as all reads") as raised:
+        await port.read_what_can_be(media.zone_size, 8)
+    assert raised.value.status in BASE_GONE
+    await port.close()
+
+
+@pytest.mark.parametrize("status", [0x1BD, 0x1BE], ids=hex)
+async def test_too_many_zones_are_not_waited_for_long(
+    reactor: ReactorLoop, media: _shim.EmulatedMedia, status: int
+) -> None:
+    port = BlockPort(reactor, media, name="base")
+    clock = asyncio.get_running_loop().time
+    media.inject_fault(op=_shim.OP_WRITE, status=status)
+    for _ in range(2):
+        began = clock()
+        with pytest.raises(MediaError):
+            await port.write(0, bytes(4096))
+        assert 1 <= clock() - began < 1.2
+    await port.close()
+
+
+async def test_a_flush_in_doubt_is_not_repeated(reactor: ReactorLoop, media: _shim.EmulatedMedia) -> None:
+    port = BlockPort(reactor, media, name="base")
+    media.inject_fault(op=_shim.OP_FLUSH, status=INTERNAL_ERROR, times=1)
+    with pytest.raises(FlushDoubtError, match=r"flush failed: internal error.* may be lost") as raised:
+        await port.flush()
+    assert raised.value.status == INTERNAL_ERROR
+    assert media.operations == 1
+    await port.close()
+
+
+@pytest.mark.parametrize("op", [_shim.OP_WRITE, _shim.OP_FLUSH, _shim.OP_ZONE_SEND, _shim.OP_ZONE_REPORT])
+async def test_a_creation_on_a_base_that_stays_busy_is_refused_soon(
+    reactor: ReactorLoop, media: _shim.EmulatedMedia, op: int
+) -> None:
+    """Somebody waits for it."""
+    if op == _shim.OP_ZONE_SEND:
+        port = BlockPort(reactor, media, name="base")
+        await port.write(4 * media.zone_size, bytes(4096))
+        await port.close()
+    media.inject_fault(op=op, status=INTERNAL_ERROR)
+    began = asyncio.get_running_loop().time()
+    with pytest.raises(MediaError, match="internal error"):
+        await creation.create(reactor, media, name="ftl0", conf=FtlConf())
+    assert asyncio.get_running_loop().time() - began < 2.5
+
+
+@pytest.mark.parametrize(("status", "do_not_retry"), [(WRITE_FAULT, False), (INTERNAL_ERROR, True), (NOT_READY, True)])
 async def test_the_control_path_does_not_repeat_what_is_refused_for_good(
     reactor: ReactorLoop, media: _shim.EmulatedMedia, status: int, do_not_retry: bool
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -10,10 +11,12 @@ from typing import Any
 import pytest
 
 from spdk_ftl_py import _shim
+from unit.shim.ftl.cache_bench import CacheBench
 from unit.shim.ftl.core_bench import Bench, content
 from unit.shim.ftl.core_model import recover, restarted
 from unit.shim.ftl.test_core_faults import corrupt, fill_one_band, overwrite
-from unit.shim.ftl.test_nv_cache import MODES, CacheBench
+from unit.shim.ftl.test_nv_cache import MODES
+from unit.shim.stepped import Stepped
 
 INTERNAL_ERROR = 0x006
 PATH_ERROR = 0x370
@@ -22,6 +25,10 @@ UNRECOVERED_READ = 0x281
 GUARD_CHECK = 0x282
 ZONE_INVALID_WRITE = 0x1BC
 BUSY = [INTERNAL_ERROR, 0x004, 0x007, 0x008, 0x01B, 0x021, 0x022, 0x024, 0x082, 0x1BD, 0x1BE, 0x300, 0x302, 0x303]
+IN_DOUBT = [0x004, INTERNAL_ERROR, 0x1BD, 0x1BE]
+"""Of a flush."""
+NOT_CARRIED_OUT = [status for status in BUSY if status not in IN_DOUBT]
+NOT_READY = 0x082
 WINDOW_STEPS = 2_000
 """20 ms."""
 LONG_STEP_NS = 50_000_000
@@ -89,7 +96,7 @@ def test_garbage_collection_goes_on_where_a_busy_base_left_it(seed: int) -> None
         model = [0] * bench.block_count
         version = overwrite(bench, model, 2 * bench.block_count, rng)
         for op in (_shim.OP_WRITE, _shim.OP_READ, _shim.OP_ZONE_SEND, _shim.OP_FLUSH, None) * 2:
-            with busy(bench, op=op, status=rng.choice(BUSY)):
+            with busy(bench, op=op, status=rng.choice(NOT_CARRIED_OUT if op in (_shim.OP_FLUSH, None) else BUSY)):
                 tickets = submit_writes(bench, range(30), version)
             model[:30] = [version] * 30
             assert {bench.wait(ticket).status for ticket in tickets} == {0}
@@ -111,19 +118,58 @@ def test_do_not_retry_makes_an_error_final() -> None:
         assert bench.versions(0, 1) == [1]
 
 
+def zone_being_written(bench: Bench) -> int:
+    """The start of the zone that has the newest block."""
+    bench.put(0, 1)
+    assert bench.flush() == 0
+    return bench.address(0) // bench.zone_size * bench.zone_size
+
+
 def test_a_zone_that_stays_busy_is_given_up_after_a_minute() -> None:
     with Bench() as bench:
-        bench.put(0, 1)
-        assert bench.flush() == 0
-        fault = bench.media.inject_fault(op=_shim.OP_WRITE, status=INTERNAL_ERROR)
-        bench.put(1, 1)
-        ticket = bench.port.submit(_shim.OP_FLUSH)
+        start = zone_being_written(bench)
+        bench.media.inject_fault(op=_shim.OP_WRITE, lba=start, block_count=bench.zone_size, status=INTERNAL_ERROR)
         given_up = lambda: any(event.kind == _shim.EV_ZONE_FAULT for event in bench.events)  # noqa: E731
-        assert 60 <= long_until(bench, given_up, 70) < 61
-        bench.media.clear_faults(fault)
-        assert bench.wait(ticket).status == 0
+        began = bench.now_ns
+        for step in itertools.count():
+            if step % 100 == 0:
+                # The base takes what goes to other zones.
+                bench.put(step // 100, 1)
+            bench.now_ns += LONG_STEP_NS
+            bench.step()
+            if given_up():
+                break
+        assert 60 <= (bench.now_ns - began) / 1e9 < 62
+        assert bench.flush() == 0
         assert [event.c for event in bench.take(_shim.EV_ZONE_FAULT)] == [INTERNAL_ERROR]
-        assert bench.versions(0, 2) == [1, 1]
+        assert not bench.failed
+
+
+@pytest.mark.parametrize("status", [INTERNAL_ERROR, NOT_READY], ids=hex)
+def test_a_base_that_takes_no_write_for_a_minute_is_gone_and_no_zone_is_given_up(status: int) -> None:
+    with Bench() as bench:
+        zone_being_written(bench)
+        bench.media.inject_fault(op=_shim.OP_WRITE, status=status)
+        tickets = submit_writes(bench, range(20), 2)
+        ticket = bench.port.submit(_shim.OP_FLUSH)
+        assert 60 <= long_until(bench, lambda: bench.failed, 70) < 61
+        assert bench.wait(ticket).status == status
+        assert {bench.wait(each).status for each in tickets} <= {0, status}
+        assert bench.take(_shim.EV_ZONE_FAULT) == []
+
+
+@pytest.mark.parametrize("status", [0x1BD, 0x1BE], ids=hex)
+def test_a_core_whose_own_zones_are_too_many_does_not_wait_for_itself(status: int) -> None:
+    with Bench() as bench:
+        start = zone_being_written(bench)
+        bench.media.inject_fault(op=_shim.OP_WRITE, lba=start, block_count=bench.zone_size, status=status)
+        for lba in range(30):
+            bench.put(lba, 2)
+        ticket = bench.port.submit(_shim.OP_FLUSH)
+        assert 1 <= long_until(bench, lambda: ticket in bench.completed, 5) < 2
+        assert bench.wait(ticket).status == 0
+        assert [event.c for event in bench.take(_shim.EV_ZONE_FAULT)] == [status]
+        assert bench.versions(0, 30) == [2] * 30
 
 
 def test_a_base_that_is_gone_is_not_waited_for() -> None:
@@ -276,18 +322,90 @@ def test_a_block_that_a_busy_base_never_reads_is_lost_after_a_while_and_its_neig
         assert took >= 60, "the first is waited for"
         assert bench.until(_shim.EV_MOVE_DONE).c == len(bad)
         assert {event.a for event in bench.take(_shim.EV_BLOCK_LOST)} == set(bad)
+        assert not bench.failed
+
+
+def test_a_minute_is_waited_once_and_not_in_every_band() -> None:
+    with Bench() as bench:
+        bands, lba = [fill_one_band(bench)], 200
+        while not (closed := bench.take(_shim.EV_BAND_CLOSED)):
+            bench.put(lba := lba + 1, 1)
+        bands.append(closed[0].a)
+        assert bench.flush() == 0
+        inside = [[lba for lba in range(bench.block_count) if bench.zone_of(bench.address(lba))[0] == b] for b in bands]
+        assert all(inside)
+        for lbas in inside:
+            bench.media.inject_fault(op=_shim.OP_READ, lba=bench.address(lbas[0]), block_count=1, status=INTERNAL_ERROR)
+        times = []
+        for band in bands:
+            bench.core.start_move(band)
+            times.append(long_until(bench, lambda: any(e.kind == _shim.EV_MOVE_DONE for e in bench.events), 70))
+            assert bench.until(_shim.EV_MOVE_DONE).c == 1
+        assert times[0] >= 60
+        assert 1 <= times[1] < 4
+
+
+@pytest.mark.parametrize("status", [INTERNAL_ERROR, NOT_READY], ids=hex)
+@pytest.mark.parametrize("part", ["data", "all"])
+def test_a_base_that_reads_nothing_is_gone_and_no_block_is_lost(part: str, status: int) -> None:
+    with Bench() as bench:
+        band = fill_one_band(bench)
+        assert bench.flush() == 0
+        if part == "all":
+            bench.media.inject_fault(op=_shim.OP_READ, status=status)
+        else:
+            for start in bench.zones[band]:
+                bench.media.inject_fault(op=_shim.OP_READ, lba=start, block_count=bench.data_blocks, status=status)
+            bench.media.inject_fault(op=_shim.OP_READ, lba=0, block_count=2 * bench.zone_size, status=status)
+        bench.core.start_move(band)
+        assert long_until(bench, lambda: bench.failed, 70) >= 60
+        assert bench.take(_shim.EV_BLOCK_LOST) == []
+        assert bench.core.stats()["lost_blocks"] == 0
 
 
 # --- flushes and resets
 
 
-def test_a_flush_of_a_busy_base_is_repeated() -> None:
+@pytest.mark.parametrize("status", NOT_CARRIED_OUT, ids=hex)
+def test_a_flush_that_was_not_carried_out_is_repeated(status: int) -> None:
     with Bench() as bench:
         bench.put(0, 1)
-        with busy(bench, op=_shim.OP_FLUSH):
+        with busy(bench, op=_shim.OP_FLUSH, status=status):
             ticket = bench.port.submit(_shim.OP_FLUSH)
         assert bench.wait(ticket).status == 0
         assert bench.take(_shim.EV_FLUSH_FAILED) == []
+
+
+def test_a_base_that_does_not_flush_for_a_minute_is_gone() -> None:
+    with Bench() as bench:
+        bench.put(0, 1)
+        bench.media.inject_fault(op=_shim.OP_FLUSH, status=NOT_READY)
+        ticket = bench.port.submit(_shim.OP_FLUSH)
+        assert 60 <= long_until(bench, lambda: bench.failed, 70) < 61
+        assert bench.wait(ticket).status == NOT_READY
+        (failed,) = bench.take(_shim.EV_CORE_FAILED)
+        assert (failed.a, failed.b) == (NOT_READY, 0), "it was never carried out"
+
+
+@pytest.mark.parametrize("status", IN_DOUBT, ids=hex)
+def test_a_flush_in_doubt_fails_the_core_which_goes_on_holding_what_it_held(status: int) -> None:
+    with Bench() as bench:
+        for lba in range(8):
+            bench.put(lba, 1)
+        bench.media.inject_fault(op=_shim.OP_FLUSH, status=status, times=1)
+        assert bench.wait(bench.port.submit(_shim.OP_FLUSH)).status == status
+        (failed,) = bench.take(_shim.EV_CORE_FAILED)
+        assert (failed.a, failed.b) == (status, 1)
+        assert bench.core.stats()["write_buffer_landed"] == 8
+
+
+@pytest.mark.parametrize("times", [0, 1])
+def test_a_flush_that_fails_with_do_not_retry_is_told(times: int) -> None:
+    with Bench() as bench:
+        bench.put(0, 1)
+        bench.media.inject_fault(op=_shim.OP_FLUSH, status=INTERNAL_ERROR, do_not_retry=True, times=times)
+        assert bench.wait(bench.port.submit(_shim.OP_FLUSH)).status == INTERNAL_ERROR
+        assert not bench.failed
 
 
 def test_a_reset_by_a_busy_base_is_repeated_and_no_zone_fails() -> None:
@@ -300,6 +418,27 @@ def test_a_reset_by_a_busy_base_is_repeated_and_no_zone_fails() -> None:
         done = bench.until(_shim.EV_BAND_RESET_DONE)
         assert (done.a, done.b) == (band, 0)
         assert bench.core.bands()[band]["faulted_punits"] == []
+
+
+@pytest.mark.parametrize("alive", [True, False])
+def test_a_zone_whose_reset_stays_refused_has_failed_if_the_base_does_anything_else(alive: bool) -> None:
+    with Bench() as bench:
+        band = fill_one_band(bench)
+        bench.core.start_move(band)
+        assert bench.until(_shim.EV_MOVE_DONE).a == band
+        assert bench.flush() == 0
+        bench.manage = lambda: None  # type: ignore[method-assign]
+        bench.media.inject_fault(op=_shim.OP_ZONE_SEND, lba=bench.zones[band][0], block_count=1, status=INTERNAL_ERROR)
+        bench.core.reset_band(band)
+        while not bench.core.stats()["busy_answers"]:
+            bench.step()
+        if not alive:
+            bench.media.inject_fault(status=NOT_READY)
+        reset = lambda: any(event.kind == _shim.EV_BAND_RESET_DONE for event in bench.events)  # noqa: E731
+        assert 60 <= long_until(bench, lambda: bench.failed or reset(), 70) < 63
+        assert bench.failed is not alive
+        if alive:
+            assert [event.b for event in bench.take(_shim.EV_BAND_RESET_DONE)] == [INTERNAL_ERROR]
 
 
 # --- reads of the host
@@ -319,15 +458,24 @@ def test_a_read_from_a_busy_base_is_repeated(status: int) -> None:
         assert bench.core.stats()["read_errors"] == 0
 
 
-def test_a_read_from_a_base_that_stays_busy_fails_before_hosts_give_up() -> None:
+@pytest.mark.parametrize("reads", [1, 3000])
+def test_reads_from_a_base_that_stays_busy_fail_before_hosts_give_up(reads: int) -> None:
+    """Also those that wait until others end: there are only so many at a time."""
     with Bench() as bench:
-        bench.put(0, 1)
+        hosts = Stepped(bench.reactor, bench.core, depth=reads)
+        bench.ports.append(hosts)
+        for lba in range(0, bench.block_count, 2):
+            bench.put(lba, 1)
         assert bench.flush() == 0
-        bench.media.inject_fault(op=_shim.OP_READ, status=INTERNAL_ERROR)
-        ticket = bench.port.submit(_shim.OP_READ, 0, 1, bytearray(4096))
-        took = long_until(bench, lambda: ticket in bench.completed, 30)
-        assert 20 <= took < 21
-        assert bench.wait(ticket).status == INTERNAL_ERROR
+        fault = bench.media.inject_fault(op=_shim.OP_READ, status=INTERNAL_ERROR)
+        for i in range(reads):
+            hosts.port.submit(_shim.OP_READ, 2 * i % bench.block_count // 2 * 2, 1, bytearray(4096))
+        took = long_until(bench, lambda: len(hosts.completed) == reads, 30)
+        assert 20 <= took < 25
+        assert {done.status for done in hosts.completed.values()} == {INTERNAL_ERROR}
+        bench.media.clear_faults(fault)
+        assert bench.versions(0, 2) == [1, 0]
+        hosts.port.close()
 
 
 @pytest.mark.parametrize("closed", [False, True])
@@ -366,7 +514,7 @@ def test_what_waits_for_a_busy_base_ends_with_the_core(closed: bool) -> None:
 def test_a_busy_cache_is_waited_for(metadata_bytes: int, op: int | None) -> None:
     with CacheBench(metadata_bytes=metadata_bytes, cache_volatile=True, ring=60) as bench:
         for version in range(1, 8):  # over the end of the ring, so that headers are written as well
-            with busy(bench, bench.cache, op=op):
+            with busy(bench, bench.cache, op=op, status=INTERNAL_ERROR if op == _shim.OP_WRITE else NOT_READY):
                 tickets = submit_writes(bench, range(20), version)
             assert {bench.wait(ticket).status for ticket in tickets} == {0}
         assert bench.stats()["state"] == 0
@@ -375,6 +523,18 @@ def test_a_busy_cache_is_waited_for(metadata_bytes: int, op: int | None) -> None
         assert bench.stats()["lap"] > 0
         assert bench.take(_shim.EV_CACHE_FAILED) == []
         assert bench.versions(0, 20) == [7] * 20
+
+
+def test_a_cache_whose_flush_is_in_doubt_is_given_up() -> None:
+    with CacheBench(metadata_bytes=8, cache_volatile=True) as bench:
+        bench.cache.inject_fault(op=_shim.OP_FLUSH, status=INTERNAL_ERROR, times=1)
+        ticket = bench.port.submit(_shim.OP_WRITE, 3, 1, content(3, 1))
+        bench.until(_shim.EV_CACHE_FAILED)
+        assert ticket not in bench.completed
+        assert bench.flush() == 0
+        bench.core.forget_cache()
+        assert bench.wait(ticket).status == 0
+        assert bench.versions(3, 1) == [1]
 
 
 def test_a_cache_that_stays_busy_is_given_up() -> None:
