@@ -50,6 +50,35 @@ EV_FLUSH_FAILED: Final[int]
 EV_CACHE_FAILED: Final[int]
 EV_OVERFLOW: Final[int]
 
+ERROR_NONE: Final[int]
+ERROR_GONE: Final[int]
+ERROR_BUSY: Final[int]
+ERROR_COMMAND: Final[int]
+ERROR_BLOCK: Final[int]
+ERROR_ZONE: Final[int]
+ERROR_MISTAKE: Final[int]
+ERROR_DOUBT: Final[int]
+
+def error_class(status: int, do_not_retry: bool = False, op: int = 0) -> int:
+    """One of ERROR_*: what an error of a device means for who sent the I/O. op: one of OP_*; ERROR_DOUBT is only for
+    OP_FLUSH, of which an error is another matter than of all others. The table is in shim/reactor/error_class.hpp;
+    docs/durability.md says what follows from each."""
+
+def perhaps_media(status: int) -> bool:
+    """Of ERROR_BUSY: it may be one block's or zone's where it lasts. An SPDK target answers so to any error of a
+    bdev."""
+
+def limits_zones(status: int) -> bool:
+    """Too many zones are open, or active."""
+
+BUSY_DELAY_MIN_NS: Final[int]
+BUSY_DELAY_MAX_NS: Final[int]
+BUSY_DELAY_GROWTH: Final[int]
+BUSY_PATIENCE_NS: Final[int]
+BUSY_READ_PATIENCE_NS: Final[int]
+BUSY_PATIENCE_LEFT_NS: Final[int]
+ZONES_PATIENCE_NS: Final[int]
+
 class Reactor:
     def __init__(self, name: str, spin_us: int = 20) -> None: ...
     def start(self) -> None: ...
@@ -195,11 +224,15 @@ class EmulatedMedia(BlockDevice):
         latency_us: int = 0,
         skip: int = 0,
         times: int = 0,
+        do_not_retry: bool = False,
+        takes_effect: bool = False,
+        drops_cache: bool = False,
     ) -> int:
         """On I/Os of op (None: any) that touch [lba, lba+block_count) (0: anywhere): after `skip` matches, fail with
         status (0: no failure) and/or add latency, `times` times (0: for ever). Returns the fault's id. An append or
         zone action touches its whole zone; a flush and a zone action on all touch everything. What fails has no
-        effect."""
+        effect, unless takes_effect says so. do_not_retry: the answer has DNR set (for some statuses it always has).
+        drops_cache: any part of what the volatile cache holds is lost, as with power, and nobody is told."""
 
     def clear_faults(self, fault_id: int | None = None) -> None: ...
     def power_cut(self, seed: int) -> None:
@@ -540,7 +573,8 @@ class FtlCore(BlockDevice):
 
     def cache_stats(self) -> dict[str, int] | None:
         """None without one. state (0 active, 1 failed, 2 forgotten), vss, generation, lap, position, ring_blocks,
-        used_blocks, write_ios, written_blocks, metadata_blocks, header_writes, flushes, write_errors, ring_waits."""
+        used_blocks, write_ios, written_blocks, metadata_blocks, header_writes, flushes, write_errors, busy_answers,
+        ring_waits."""
 
     def l2p(self, first_lba: int, count: int) -> NDArray[np.uint64]: ...
     def valid_counts(self) -> NDArray[np.uint32]:
@@ -558,6 +592,7 @@ class FtlCore(BlockDevice):
         media_trim_blocks, reloc_moved_blocks, reloc_read_blocks, reloc_reads, reloc_batches, lost_blocks, flushes,
         base_flushes, zone_resets, crc_errors, read_errors, write_errors, write_buffer_used (not on media),
         write_buffer_landed (on media, but held until the base has flushed), write_buffer_blocks, throttled_ns,
+        busy_answers (of the base, to what was then sent again),
         next_seq, batches, short_batches."""
 
     @property

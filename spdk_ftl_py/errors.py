@@ -89,6 +89,10 @@ class MediaError(FtlError):
         self.status = status
 
 
+class FlushDoubtError(MediaError):
+    """A flush failed, and may have cost what the device's volatile cache held, whatever a later one answers."""
+
+
 class ProtocolError(FtlError):
     """A peer sent what the protocol does not allow. The connection is gone."""
 

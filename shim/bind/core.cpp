@@ -219,6 +219,7 @@ nb::dict stats_of(FtlCore &core) {
     dict["write_buffer_used"] = used;
     dict["write_buffer_landed"] = landed;
     dict["write_buffer_blocks"] = state.buffer.slot_count;
+    dict["busy_answers"] = stats.busy_answers;
     dict["throttled_ns"] = stats.throttled_ns;
     dict["next_seq"] = next_seq;
     dict["batches"] = stats.batches;
@@ -272,6 +273,7 @@ nb::object cache_stats_of(FtlCore &core) {
     dict["header_writes"] = row->stats.header_writes;
     dict["flushes"] = row->stats.flushes;
     dict["write_errors"] = row->stats.write_errors;
+    dict["busy_answers"] = row->stats.busy_answers;
     dict["ring_waits"] = row->stats.ring_waits;
     return dict;
 }

@@ -20,6 +20,7 @@
 #include "bind/bindings.hpp"
 #include "bind/held_buffer.hpp"
 #include "nvme/zns.hpp"
+#include "reactor/error_class.hpp"
 #include "reactor/io_port.hpp"
 #include "reactor/reactor.hpp"
 
@@ -218,6 +219,33 @@ void bind_events(nb::module_ &m) {
     }
 }
 
+void bind_errors(nb::module_ &m) {
+    const std::map<const char *, ErrorClass> classes = {
+        {"ERROR_NONE", ErrorClass::none},       {"ERROR_GONE", ErrorClass::gone},   {"ERROR_BUSY", ErrorClass::busy},
+        {"ERROR_COMMAND", ErrorClass::command}, {"ERROR_BLOCK", ErrorClass::block}, {"ERROR_ZONE", ErrorClass::zone},
+        {"ERROR_MISTAKE", ErrorClass::mistake}, {"ERROR_DOUBT", ErrorClass::doubt},
+    };
+    for (const auto &[name, its] : classes) {
+        m.attr(name) = static_cast<uint32_t>(its);
+    }
+    m.def(
+        "error_class",
+        [](uint32_t status, bool do_not_retry, uint32_t op) {
+            return static_cast<uint32_t>(error_class(static_cast<Op>(op), static_cast<Status>(status), do_not_retry));
+        },
+        nb::arg("status"), nb::arg("do_not_retry") = false, nb::arg("op") = static_cast<uint32_t>(Op::read));
+    m.def(
+        "perhaps_media", [](uint32_t status) { return perhaps_media(static_cast<Status>(status)); }, nb::arg("status"));
+    m.def("limits_zones", [](uint32_t status) { return limits_zones(static_cast<Status>(status)); }, nb::arg("status"));
+    m.attr("BUSY_DELAY_MIN_NS") = kBusyDelayMinNs;
+    m.attr("BUSY_DELAY_MAX_NS") = kBusyDelayMaxNs;
+    m.attr("BUSY_DELAY_GROWTH") = kBusyDelayGrowth;
+    m.attr("BUSY_PATIENCE_NS") = kBusyPatienceNs;
+    m.attr("BUSY_PATIENCE_LEFT_NS") = kBusyPatienceLeftNs;
+    m.attr("ZONES_PATIENCE_NS") = kZonesPatienceNs;
+    m.attr("BUSY_READ_PATIENCE_NS") = kBusyReadPatienceNs;
+}
+
 void bind_block_device(nb::module_ &m) {
     const std::map<const char *, Op> ops = {
         {"OP_READ", Op::read},
@@ -255,6 +283,7 @@ void bind_reactor(nb::module_ &m) {
     m.def("crc32c_rows", &crc32c_rows, nb::arg("rows"), nb::arg("row_bytes"), nb::arg("crcs"));
     m.def("build_info", &build_info);
     bind_events(m);
+    bind_errors(m);
 
     const nb::call_guard<nb::gil_scoped_release> unlocked;
     nb::class_<Reactor>(m, "Reactor")

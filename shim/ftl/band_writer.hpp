@@ -53,7 +53,7 @@ private:
         uint8_t *scratch = nullptr;           // the header, or blocks of the summary
         std::vector<uint32_t> items;          // slots or records of the batch
         std::vector<iovec> iov;
-        Io io;
+        BaseIo io;
     };
     struct OpenBand {
         BandWriter *writer = nullptr;

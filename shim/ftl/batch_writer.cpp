@@ -115,7 +115,7 @@ void BandWriter::take_records(ZoneWriter &zone, BatchHeader &header, bool of_use
 
 void BandWriter::issue_chunk(ZoneWriter &zone) noexcept {
     const uint64_t start = state_.zone(zone.band->band, zone.punit).start;
-    Io &io = zone.io;
+    BaseIo &io = zone.io;
     if (zone.state == ZoneState::summary) {
         zone.chunk_blocks = std::min(zone.block_count - zone.done_blocks, scratch_blocks_);
         make_summary(zone);
@@ -179,7 +179,7 @@ void BandWriter::on_complete(Io &io) noexcept {
 }
 
 void BandWriter::came_back(ZoneWriter &zone) noexcept {
-    if (!state_.came_back(zone.io)) {
+    if (state_.came_back(zone.io, MUTATED(busy_gives_zone_up) ? 0 : kBusyPatienceNs) != Answer::final) {
         return;
     }
     Zone &place = state_.zone(zone.band->band, zone.punit);

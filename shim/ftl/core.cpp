@@ -53,6 +53,7 @@ uint32_t FtlCore::poll(uint64_t now_ns) noexcept {
         detach_when_done();
         return work;
     }
+    work += state_.busy_ios.run(now_ns, [this](BaseIo &io) { state_.submit_base(io); });
     work += run_waiting();
     work += run_cache();
     work += reader_.run(done_);
@@ -74,7 +75,8 @@ uint64_t FtlCore::deadline_ns() const noexcept {
         return ~uint64_t{0};
     }
     const bool again = flush_again_at_ > state_.now && !flush_in_flight_;
-    return again ? std::min(writer_.deadline_ns(), flush_again_at_) : writer_.deadline_ns();
+    return std::min({writer_.deadline_ns(), movers_.deadline_ns(), state_.busy_ios.due_ns(),
+                     cache_ ? cache_->deadline_ns() : ~uint64_t{0}, again ? flush_again_at_ : ~uint64_t{0}});
 }
 
 uint32_t FtlCore::complete_done() noexcept {
@@ -459,8 +461,13 @@ uint32_t FtlCore::run_flushes() noexcept {
 
 void FtlCore::on_base_flush(Io &io) noexcept {
     auto &core = *static_cast<FtlCore *>(io.owner);
+    const uint64_t patience_ns = MUTATED(busy_flush_fails) ? 0 : kBusyPatienceNs;
+    const Answer answer = core.state_.came_back(core.flush_io_, patience_ns);
+    if (answer == Answer::awaited) {
+        return;
+    }
     core.flush_in_flight_ = false;
-    if (!core.state_.came_back(io)) {
+    if (answer == Answer::dropped) {
         return;
     }
     core.end_retention(io.status);
@@ -521,6 +528,7 @@ void FtlCore::end_everything() noexcept {
         end_held_back(state_.failed);
     }
     trimming_ = false;
+    state_.drop_busy();
     reader_.fail(done_);
 }
 

@@ -101,6 +101,7 @@ private:
     void end_retention(Status status) noexcept;
     uint32_t run_resets() noexcept;
     void next_reset(uint32_t band) noexcept;
+    void zone_was_reset(uint32_t band, Status status) noexcept;
     uint32_t complete_done() noexcept;
     void end_everything() noexcept;
     void detach_when_done() noexcept;
@@ -111,6 +112,7 @@ private:
     static void on_drained(Io &io) noexcept;
     static void on_reset_flush(Io &io) noexcept;
     static void on_zone_reset(Io &io) noexcept;
+    static void on_reset_probe(Io &io) noexcept;
 
     CoreState state_;
     BlockDeviceInfo info_;
@@ -125,7 +127,7 @@ private:
     IoQueue tickets_;   // flushes and FUA writes: device_data[0] = epoch
     IoQueue to_flush_;  // theirs is on media: wait for the base's flush
     IoQueue flushing_;  // the base flush in flight is for these
-    Io flush_io_;
+    BaseIo flush_io_;
     bool flush_in_flight_ = false;
     uint64_t flush_again_at_ = 0;  // not before, for the write buffer alone
     uint64_t flushes_failed_ = 0;  // in a row

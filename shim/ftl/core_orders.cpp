@@ -133,20 +133,42 @@ void FtlCore::next_reset(uint32_t number) noexcept {
 void FtlCore::on_zone_reset(Io &io) noexcept {
     auto &core = *static_cast<FtlCore *>(io.owner);
     const auto number = static_cast<uint32_t>(io.owner_data);
-    if (!core.state_.came_back(io)) {
+    Band &band = core.state_.bands[number];
+    if (core.state_.came_back(band.io, MUTATED(busy_reset_fails) ? 0 : kBusyPatienceNs) != Answer::final) {
         return;
     }
+    if (error_class(band.io) == ErrorClass::busy && !MUTATED(busy_reset_fails)) {
+        // Is it the zone? Not where the base does nothing else either; a flush does no harm.
+        band.reset_refused = io.status;
+        band.io.op = Op::flush;
+        band.io.complete = on_reset_probe;
+        core.state_.submit_base(band.io);
+        return;
+    }
+    core.zone_was_reset(number, io.status);
+}
+
+void FtlCore::on_reset_probe(Io &io) noexcept {
+    auto &core = *static_cast<FtlCore *>(io.owner);
+    const auto number = static_cast<uint32_t>(io.owner_data);
     Band &band = core.state_.bands[number];
-    Zone &zone = core.state_.zone(number, band.reset_zone);
+    if (core.state_.came_back(band.io, kBusyPatienceLeftNs) == Answer::final) {
+        core.zone_was_reset(number, band.reset_refused);
+    }
+}
+
+void FtlCore::zone_was_reset(uint32_t number, Status status) noexcept {
+    Band &band = state_.bands[number];
+    Zone &zone = state_.zone(number, band.reset_zone);
     zone.write_pointer = 0;
-    zone.faulted = io.status != status::ok;
+    zone.faulted = status != status::ok;
     if (zone.faulted && band.reset_status == status::ok) {
-        band.reset_status = io.status;
+        band.reset_status = status;
         band.reset_failed_zone = band.reset_zone;
     }
-    ++core.state_.stats.zone_resets;
+    ++state_.stats.zone_resets;
     ++band.reset_zone;
-    core.next_reset(number);
+    next_reset(number);
 }
 
 void FtlCore::replace_zone(uint32_t band, uint32_t punit, uint64_t zone_start) {

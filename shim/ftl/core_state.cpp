@@ -5,6 +5,7 @@
 #include <bit>
 #include <limits>
 #include <stdexcept>
+#include <utility>
 
 namespace ftl {
 namespace {
@@ -135,20 +136,55 @@ void CoreState::forget(uint64_t entry) noexcept {
     }
 }
 
-bool CoreState::came_back(const Io &io) noexcept {
+Answer CoreState::came_back(BaseIo &io, uint64_t patience_ns) noexcept {
     --base_outstanding;
-    // The whole of the base is gone, not a zone of it. A bdev deleted in the target answers with invalid_namespace.
-    if (failed == status::ok && (io.status == status::path_error || io.status == status::power_loss ||
-                                 io.status == status::invalid_namespace)) {
-        fail(io.status);
+    if (failed != status::ok) {
+        return Answer::dropped;
     }
-    return failed == status::ok;
+    const bool writes = io.op == Op::write || io.op == Op::append;
+    if (io.status == status::ok) {
+        io.busy_since_ns = 0;
+        written_ns = writes ? reactor->now_ns() : written_ns;
+        return Answer::final;
+    }
+    const Op op = MUTATED(failed_flush_repeated) ? Op::write : io.op;
+    const ErrorClass kind = error_class(op, io.status, io.do_not_retry);
+    if (kind == ErrorClass::busy && busy_ios.keep(io, reactor->now_ns(), patience_ns)) {
+        ++stats.busy_answers;
+        return Answer::awaited;
+    }
+    const uint64_t busy_since_ns = std::exchange(io.busy_since_ns, 0);
+    switch (kind) {
+        case ErrorClass::gone:  // the whole of the base, not a zone of it
+            fail(io.status);
+            return Answer::dropped;
+        case ErrorClass::doubt:
+            fail(io.status, true);
+            return Answer::dropped;
+        case ErrorClass::busy:
+            // Where it has taken no other write either, it is not the zone. A flush is of the whole base.
+            if (op == Op::flush || (writes && written_ns < busy_since_ns && !limits_zones(io.status))) {
+                fail(io.status);
+                return Answer::dropped;
+            }
+            return Answer::final;
+        default:
+            return Answer::final;
+    }
 }
 
-void CoreState::fail(Status status) noexcept {
+void CoreState::drop_busy() noexcept {
+    while (BaseIo *io = busy_ios.drop()) {
+        ++base_outstanding;  // came_back() takes it off again
+        io->status = failed;
+        io->complete(*io);
+    }
+}
+
+void CoreState::fail(Status status, bool by_flush) noexcept {
     if (failed == status::ok) {
         failed = status;
-        emit(EventKind::core_failed, status);
+        emit(EventKind::core_failed, status, by_flush ? 1 : 0);
     }
 }
 

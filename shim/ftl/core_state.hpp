@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "base/mutation.hpp"
+#include "ftl/base_io.hpp"
 #include "ftl/epochs.hpp"
 #include "ftl/l2p.hpp"
 #include "ftl/layout.hpp"
@@ -64,10 +65,11 @@ struct Band {
     uint32_t settling = 0;        // records that landed here and are still being spread over the L2P
     uint32_t readers = 0;         // base reads in flight
     uint32_t written = 0;         // blocks, headers included
-    Io io;                        // of its reset
+    BaseIo io;                    // of its reset
     uint32_t reset_zone = 0;
     uint32_t reset_failed_zone = 0;
     Status reset_status = status::ok;
+    Status reset_refused = status::ok;  // while it is found out whether the base does anything else
 
     [[nodiscard]] bool in_force() const noexcept { return valid != 0 || references != 0; }
 };
@@ -95,9 +97,17 @@ struct CoreStats {
     uint64_t crc_errors = 0;
     uint64_t read_errors = 0;
     uint64_t write_errors = 0;
+    uint64_t busy_answers = 0;  // of the base, to what was then sent again
     uint64_t throttled_ns = 0;
     uint64_t batches = 0;
     uint64_t short_batches = 0;
+};
+
+// What the completion of a base I/O is to its sender.
+enum class Answer : uint8_t {
+    final,
+    awaited,  // the base was busy: the same I/O is sent again, and nothing has changed
+    dropped,  // the core has failed, or does now: forget about it
 };
 
 class CoreState {
@@ -130,14 +140,21 @@ public:
     void forget(uint64_t entry) noexcept;
 
     // --- base I/O
-    void submit_base(Io &io) noexcept {
+    void submit_base(BaseIo &io) noexcept {
         ++base_outstanding;
         io.status = status::ok;
+        io.do_not_retry = false;
         base->submit(io);
     }
-    // Every completion of a base I/O comes here first. False: the core has failed (or does now), forget about it.
-    bool came_back(const Io &io) noexcept;
-    void fail(Status status) noexcept;
+    // Every completion of a base I/O comes here first.
+    Answer came_back(BaseIo &io, uint64_t patience_ns) noexcept;
+    void submit_base_later(BaseIo &io, uint64_t delay_ns) noexcept {
+        busy_ios.send_later(io, reactor->now_ns(), delay_ns);
+    }
+    // The core has failed: what waits to be sent again comes back to its sender.
+    void drop_busy() noexcept;
+    // by_flush: what the base's volatile cache held may be lost.
+    void fail(Status status, bool by_flush = false) noexcept;
 
     // What is on media is held until the base has flushed it.
     [[nodiscard]] bool retains() const noexcept {
@@ -173,6 +190,8 @@ public:
     uint64_t now = 0;
     uint64_t wanted_epoch = 0;  // somebody waits for it: short batches are due
     uint64_t forced_epoch = 0;  // a reset or drain waits for it: the user's share does not matter
+    BusyIos busy_ios;
+    uint64_t written_ns = 0;  // when the base took a write last
     uint32_t base_outstanding = 0;
     uint32_t reloc_reads = 0;  // in flight
     uint32_t active_moves = 0;

@@ -8,6 +8,8 @@
 #include <cstring>
 #include <new>
 
+#include "base/mutation.hpp"
+
 namespace ftl {
 
 using layout::BatchHeader;
@@ -65,6 +67,7 @@ bool Movers::start(uint32_t band) noexcept {
     mover->moved = 0;
     mover->lost = 0;
     mover->sweep_lba = 0;
+    mover->again = false;
     state_.bands[band].state = BandState::moving;
     ++state_.active_moves;
     return true;
@@ -123,11 +126,22 @@ uint32_t Movers::run(Mover &mover) noexcept {
                 if (mover.reads > 0 || mover.copies > 0 || mover.records > 0 || !mover.lost_slots.empty()) {
                     return work;
                 }
-                if (mover.phase == Phase::drain && band.in_force()) {
+                if (mover.phase == Phase::last_drain || !band.in_force()) {
+                    finish(mover);
+                } else if (mover.again) {
                     mover.phase = Phase::sweep;
                 } else {
-                    finish(mover);
+                    mover.again = true;
+                    mover.again_at_ns = state_.now + kMetadataAgainNs;
+                    mover.phase = Phase::pause;
                 }
+                break;
+            case Phase::pause:
+                if (state_.now < mover.again_at_ns) {
+                    return work;
+                }
+                mover.punit = ~0U;
+                mover.phase = Phase::next_zone;
                 break;
             case Phase::sweep:
                 if (!sweep(mover)) {
@@ -137,6 +151,59 @@ uint32_t Movers::run(Mover &mover) noexcept {
                 break;
         }
     }
+}
+
+uint64_t Movers::deadline_ns() const noexcept {
+    uint64_t deadline = ~uint64_t{0};
+    for (const Mover &mover : movers_) {
+        if (mover.phase == Phase::pause) {
+            deadline = std::min(deadline, mover.again_at_ns);
+        }
+    }
+    return deadline;
+}
+
+// What comes behind something that a busy base did not answer for long has to wait less, unless it does answer.
+Answer Movers::came_back(BaseIo &io) noexcept {
+    const bool was_busy = io.busy_since_ns != 0;
+    const Answer answer = state_.came_back(io, MUTATED(busy_loses_block) ? 0 : patience_ns_);
+    if (answer == Answer::final && was_busy) {
+        patience_ns_ = error_class(io) == ErrorClass::busy ? kBusyPatienceLeftNs : kBusyPatienceNs;
+    }
+    return answer;
+}
+
+// Whether an I/O has come back for good. verdict: what it says of its block is believed; so, of a base that says that
+// it is busy, only once that has read one of the first blocks of its first zones, where superblocks are.
+bool Movers::settled(BaseIo &io, Probe &probe, bool verdict) noexcept {
+    if (probe.number == 0) {
+        if (came_back(io) != Answer::final) {
+            return false;
+        }
+        if (!verdict || error_class(io) != ErrorClass::busy || MUTATED(busy_loses_block)) {
+            return true;
+        }
+        probe = Probe{0, io.status, io.lba, io.block_count};
+    } else {
+        if (state_.came_back(io, kBusyPatienceLeftNs) != Answer::final) {
+            return false;
+        }
+        if (error_class(io) != ErrorClass::busy) {
+            io.status = probe.status;
+            io.lba = probe.lba;
+            io.block_count = probe.block_count;
+            probe.number = 0;
+            return true;
+        }
+        if (probe.number == kProbes) {
+            state_.fail(io.status);
+            return false;
+        }
+    }
+    io.lba = probe.number++ * state_.config.zone_size;
+    io.block_count = 1;
+    state_.submit_base(io);
+    return false;
 }
 
 void Movers::finish(Mover &mover) noexcept {
@@ -192,8 +259,7 @@ void Movers::read_metadata(Mover &mover, Want want, uint64_t address, uint32_t b
 
 void Movers::on_metadata(Io &io) noexcept {
     auto &mover = *static_cast<Mover *>(io.owner);
-    mover.movers->state_.came_back(io);
-    mover.read_done = true;
+    mover.read_done = mover.movers->settled(mover.io, mover.probe, true);
 }
 
 void Movers::metadata_came(Mover &mover) noexcept {

@@ -2,9 +2,13 @@
 // GC's hands: copies what is in force in a closed band to the reloc stream.
 //
 // For each zone of the band: its summary if every block of it verifies, else its headers, one by one. Data blocks some
-// LBA points to are read in runs, verified and queued with their seq; records in force are queued again. What can't be
-// read or does not match its CRC becomes a lost record, so that no older version comes back. At last, if something is
-// still in force that no metadata told of, a sweep over the L2P declares it lost (trims are simply recorded anew).
+// LBA points to are read in runs, verified and queued with their seq; records in force are queued again. A block that
+// can't be read or does not match its CRC is read again, alone and later; then it becomes a lost record, so that no
+// older version comes back. At last, if something is still in force that no metadata told of, the metadata are read
+// once more, and then a sweep over the L2P declares it lost (trims are simply recorded anew).
+//
+// A base that is busy is waited for. While it is, nothing is decided; and what it does not read counts as unreadable
+// only where it reads something else. A base that reads nothing has failed.
 #pragma once
 
 #include <cstdint>
@@ -31,15 +35,27 @@ public:
         ++movers_[mover].moved;
     }
     void record_done(uint16_t mover) noexcept { --movers_[mover].records; }
+    // When a mover goes on although nothing else happens; ~0: never.
+    [[nodiscard]] uint64_t deadline_ns() const noexcept;
 
 private:
-    static constexpr uint32_t kWindowBlocks = 8;  // of summary read at a time
-    static constexpr uint32_t kRunBlocks = 32;    // data blocks read at a time
+    static constexpr uint32_t kWindowBlocks = 8;              // of summary read at a time
+    static constexpr uint32_t kRunBlocks = 32;                // data blocks read at a time
+    static constexpr uint64_t kReadAgainNs = 10'000'000;      // before a block that failed is read again
+    static constexpr uint64_t kMetadataAgainNs = 50'000'000;  // before all metadata of a band are
+    static constexpr uint32_t kProbes = 2;                    // blocks of the base that are asked for, one by one
 
-    enum class Phase : uint8_t { free, settling, next_zone, reading, window, records, drain, sweep, last_drain };
+    enum class Phase : uint8_t { free, settling, next_zone, reading, window, records, drain, pause, sweep, last_drain };
     // What the metadata I/O in flight is for.
     enum class Want : uint8_t { summary, walk_header, record_header };
 
+    // Whether a busy base reads anything, before what it does not read counts as unreadable.
+    struct Probe {
+        uint32_t number = 0;  // 0: the I/O is for its block
+        Status status = status::ok;
+        uint64_t lba = 0;
+        uint32_t block_count = 0;
+    };
     struct Mover {
         Movers *movers = nullptr;
         uint16_t index = 0;
@@ -49,6 +65,8 @@ private:
         uint32_t punit = 0;    // zone being scanned
         bool walking = false;  // header by header, for want of a summary
         bool read_done = false;
+        bool again = false;  // its metadata are being read for the second time
+        uint64_t again_at_ns = 0;
         uint32_t summary_next = 0;  // next block of the summary to read
         uint32_t walk_offset = 0;   // next header to read
         uint32_t seen_offset = 0;   // offsets below were scanned before the summary turned out damaged
@@ -71,7 +89,8 @@ private:
         uint8_t *buffer = nullptr;
         std::vector<layout::BlockEntry> entries;
         iovec iov{};
-        Io io;
+        Probe probe;
+        BaseIo io;
     };
     struct Read {
         Mover *mover = nullptr;
@@ -80,7 +99,8 @@ private:
         uint32_t single = 0;  // after a failed run: the block being read alone
         bool singly = false;
         iovec iov[kRunBlocks] = {};
-        Io io;
+        Probe probe;
+        BaseIo io;
     };
 
     uint32_t run(Mover &mover) noexcept;
@@ -98,10 +118,13 @@ private:
     bool declare_lost(Mover &mover) noexcept;
     bool sweep(Mover &mover) noexcept;
     void finish(Mover &mover) noexcept;
-    void issue(Read &read) noexcept;
-    void give_up(Read &read) noexcept;
+    void issue(Read &read, uint64_t delay_ns) noexcept;
+    [[nodiscard]] bool settled(BaseIo &io, Probe &probe, bool verdict) noexcept;
+    Answer came_back(BaseIo &io) noexcept;
     void came_back(Read &read) noexcept;
-    void check_block(Mover &mover, uint32_t slot, Status status) noexcept;
+    [[nodiscard]] bool verified(const Read &read) const noexcept;
+    [[nodiscard]] bool verified(uint32_t slot) const noexcept;
+    void check_block(Mover &mover, uint32_t slot, Status status, bool is_verified) noexcept;
     void make_fresh(Mover &mover, uint64_t flag, uint64_t lba, uint32_t block_count) noexcept;
     static void on_metadata(Io &io) noexcept;
     static void on_read(Io &io) noexcept;
@@ -113,6 +136,7 @@ private:
     uint8_t *memory_ = nullptr;
     size_t memory_bytes_ = 0;
     bool scanning_ = false;
+    uint64_t patience_ns_ = kBusyPatienceNs;  // with a busy base
 };
 
 }  // namespace ftl

@@ -54,13 +54,13 @@ bool Movers::scan_window(Mover &mover) noexcept {
                  valid(mover.entry));
         ++mover.reads;
         ++state_.reloc_reads;
-        issue(read);
+        issue(read, 0);
     }
     next_metadata(mover);
     return true;
 }
 
-void Movers::issue(Read &read) noexcept {
+void Movers::issue(Read &read, uint64_t delay_ns) noexcept {
     RelocBuffer &buffer = state_.reloc;
     const uint32_t first = read.singly ? read.single : 0;
     const uint32_t count = read.singly ? 1 : read.count;
@@ -80,7 +80,11 @@ void Movers::issue(Read &read) noexcept {
     read.io.iov_count = entries;
     state_.stats.reloc_read_blocks += count;
     ++state_.stats.reloc_reads;
-    state_.submit_base(read.io);
+    if (delay_ns > 0) {
+        state_.submit_base_later(read.io, delay_ns);
+    } else {
+        state_.submit_base(read.io);
+    }
 }
 
 void Movers::on_read(Io &io) noexcept {
@@ -89,30 +93,29 @@ void Movers::on_read(Io &io) noexcept {
 }
 
 void Movers::came_back(Read &read) noexcept {
-    if (!state_.came_back(read.io)) {
+    Mover &mover = *read.mover;
+    if (!settled(read.io, read.probe, read.singly)) {
         return;
     }
-    Mover &mover = *read.mover;
     const Status status = read.io.status;
-    if (status != status::ok && !read.singly) {
-        // One bad block must not cost its neighbours.
+    if (!read.singly && (status != status::ok || !verified(read))) {
+        // One bad block must not cost its neighbours, and it has to be bad twice.
         read.singly = true;
         read.single = 0;
-        if (read.count > 1) {
-            issue(read);
-            return;
-        }
+        const bool zone = error_class(read.io) == ErrorClass::zone;
+        issue(read, zone ? 0 : kReadAgainNs);
+        return;
     }
     if (read.singly) {
         state_.stats.read_errors += status == status::ok ? 0 : 1;
-        check_block(mover, read.slots[read.single], status);
+        check_block(mover, read.slots[read.single], status, false);
         if (++read.single < read.count) {
-            issue(read);
+            issue(read, 0);
             return;
         }
     } else {
         for (uint32_t i = 0; i < read.count; ++i) {
-            check_block(mover, read.slots[i], status::ok);
+            check_block(mover, read.slots[i], status::ok, true);
         }
     }
     --mover.reads;
@@ -120,14 +123,25 @@ void Movers::came_back(Read &read) noexcept {
     free_reads_.push_back(&read);
 }
 
-void Movers::check_block(Mover &mover, uint32_t slot, Status status) noexcept {
+// Whether every block of it that is still wanted is what was written.
+bool Movers::verified(const Read &read) const noexcept {
+    return std::all_of(read.slots, read.slots + read.count, [this](uint32_t slot) { return verified(slot); });
+}
+
+bool Movers::verified(uint32_t slot) const noexcept {
+    const RelocBuffer::Meta &meta = state_.reloc.meta[slot];
+    return state_.l2p.get(meta.lba) != meta.source || crc32c(0, state_.reloc.block(slot), kBlockSize) == meta.crc;
+}
+
+// What a whole run brought is verified already.
+void Movers::check_block(Mover &mover, uint32_t slot, Status status, bool is_verified) noexcept {
     RelocBuffer &buffer = state_.reloc;
     RelocBuffer::Meta &meta = buffer.meta[slot];
     if (state_.l2p.get(meta.lba) != meta.source) {
         buffer.free.give(slot);
         return;
     }
-    if (status == status::ok && crc32c(0, buffer.block(slot), kBlockSize) != meta.crc) {
+    if (status == status::ok && !is_verified && !verified(slot)) {
         ++state_.stats.crc_errors;
         status = status::guard_check;
     }

@@ -99,7 +99,8 @@ uint32_t NvCache::run(IoQueue &done) noexcept {
     if (cache_state_ != State::active) {
         return 0;
     }
-    uint32_t work = retire();
+    uint32_t work = busy_ios_.run(state_.now, [this](BaseIo &io) { send(io); });
+    work += retire();
     work += issue();
     flush_if_due();
     const uint64_t durable = MUTATED(cache_acks_early)                  ? ~uint64_t{0}
@@ -122,6 +123,9 @@ void NvCache::switch_off(IoQueue &done) noexcept {
 }
 
 void NvCache::end(IoQueue &ended) noexcept {
+    if (state_.failed != status::ok) {
+        drop_busy();
+    }
     ended.take(held_back_);
 }
 
@@ -289,17 +293,42 @@ void NvCache::submit(Request &request, uint64_t position, uint32_t block_count, 
     request.io.lba = place_of(position);
     request.io.block_count = block_count;
     request.io.iov_count = iov_count;
-    request.io.status = status::ok;
     ++issued_;
-    ++outstanding_;
     ++stats_.write_ios;
     stats_.written_blocks += request.count;
-    device_->submit(request.io);
+    send(request.io);
+}
+
+void NvCache::send(BaseIo &io) noexcept {
+    io.status = status::ok;
+    io.do_not_retry = false;
+    ++outstanding_;
+    device_->submit(io);
+}
+
+// False: the device was busy, and gets the same I/O again. Its places in the ring are this I/O's until then.
+bool NvCache::came_back(BaseIo &io) noexcept {
+    --outstanding_;
+    const uint64_t patience_ns = MUTATED(busy_cache_given_up) ? 0 : kBusyPatienceNs;
+    if (cache_state_ == State::active && state_.failed == status::ok && error_class(io) == ErrorClass::busy &&
+        busy_ios_.keep(io, state_.reactor->now_ns(), patience_ns)) {
+        ++stats_.busy_answers;
+        return false;
+    }
+    io.busy_since_ns = 0;
+    return true;
+}
+
+void NvCache::drop_busy() noexcept {
+    while (busy_ios_.drop() != nullptr) {
+    }
 }
 
 void NvCache::on_written(Io &io) noexcept {
     auto &request = *static_cast<Request *>(io.owner);
-    --request.cache->outstanding_;
+    if (!request.cache->came_back(request.io)) {
+        return;
+    }
     request.done = true;
     if (io.status != status::ok) {
         request.cache->fail(io.status);
@@ -326,15 +355,15 @@ void NvCache::flush_if_due() noexcept {
     }
     flushing_seq_ = written_seq_;
     flush_in_flight_ = true;
-    flush_io_.status = status::ok;
-    ++outstanding_;
     ++stats_.flushes;
-    device_->submit(flush_io_);
+    send(flush_io_);
 }
 
 void NvCache::on_flushed(Io &io) noexcept {
     auto &cache = *static_cast<NvCache *>(io.owner);
-    --cache.outstanding_;
+    if (!cache.came_back(cache.flush_io_)) {
+        return;
+    }
     cache.flush_in_flight_ = false;
     if (io.status != status::ok) {
         cache.fail(io.status);
@@ -365,16 +394,16 @@ void NvCache::write_header(uint64_t lap) noexcept {
     header_io_.lba = generation_ % layout::kCacheHeaderBlocks;
     header_io_.block_count = 1;
     header_io_.iov_count = 1;
-    header_io_.status = status::ok;
     header_in_flight_ = true;
-    ++outstanding_;
     ++stats_.header_writes;
-    device_->submit(header_io_);
+    send(header_io_);
 }
 
 void NvCache::on_header(Io &io) noexcept {
     auto &cache = *static_cast<NvCache *>(io.owner);
-    --cache.outstanding_;
+    if (!cache.came_back(cache.header_io_)) {
+        return;
+    }
     if (io.status != status::ok) {
         cache.fail(io.status);
         return;
@@ -383,8 +412,7 @@ void NvCache::on_header(Io &io) noexcept {
         io.op = Op::flush;
         io.block_count = 0;
         io.iov_count = 0;
-        ++cache.outstanding_;
-        cache.device_->submit(io);
+        cache.send(cache.header_io_);
         return;
     }
     cache.lap_ = cache.next_lap_;
@@ -397,6 +425,7 @@ void NvCache::fail(Status status) noexcept {
         return;
     }
     cache_state_ = State::failed;
+    drop_busy();
     ring_full_ = false;
     ++stats_.write_errors;
     for (; retired_ != issued_; ++retired_) {

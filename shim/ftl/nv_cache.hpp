@@ -106,13 +106,14 @@ struct NvCacheStats {
     uint64_t header_writes = 0;
     uint64_t flushes = 0;
     uint64_t write_errors = 0;
-    uint64_t ring_waits = 0;  // times the ring was full of what was not durable yet
+    uint64_t busy_answers = 0;  // to what was then sent again
+    uint64_t ring_waits = 0;    // times the ring was full of what was not durable yet
 };
 
 class NvCache {
 public:
-    // failed: the device answered with an error. Nothing is written to it any more, blocks go straight to the FIFO, and
-    // writes are held back until the superblock says that the cache is not to be read.
+    // failed: the device answered with an error, or was busy for too long. Nothing is written to it any more, blocks go
+    // straight to the FIFO, and writes are held back until the superblock says that the cache is not to be read.
     enum class State : uint8_t { active, failed, off };
 
     // Throws std::invalid_argument for a device or settings that can't be.
@@ -141,6 +142,8 @@ public:
     // Lets go of the device; only when nothing is outstanding.
     void release() noexcept { device_.reset(); }
     [[nodiscard]] uint32_t outstanding() const noexcept { return outstanding_; }
+    // When what a busy device was asked for is sent again; ~0: never.
+    [[nodiscard]] uint64_t deadline_ns() const noexcept { return busy_ios_.due_ns(); }
     [[nodiscard]] const NvCacheStats &stats() const noexcept { return stats_; }
     [[nodiscard]] uint64_t generation() const noexcept { return generation_; }
     [[nodiscard]] uint64_t lap() const noexcept { return lap_; }
@@ -164,7 +167,7 @@ private:
         uint8_t *scratch = nullptr;  // metadata, or the header of the batch
         std::vector<uint32_t> slots;
         std::vector<iovec> iov;
-        Io io;
+        BaseIo io;
     };
     // Places below `position` hold only seqs below `seq`.
     struct Mark {
@@ -187,6 +190,9 @@ private:
     void write_header(uint64_t lap) noexcept;
     void flush_if_due() noexcept;
     void fail(Status status) noexcept;
+    void send(BaseIo &io) noexcept;
+    [[nodiscard]] bool came_back(BaseIo &io) noexcept;
+    void drop_busy() noexcept;
     void to_base(uint32_t slot) noexcept { state_.buffer.fifo.push_back(state_.buffer.next.data(), slot); }
     static void on_written(Io &io) noexcept;
     static void on_flushed(Io &io) noexcept;
@@ -230,8 +236,9 @@ private:
 
     uint8_t *header_block_ = nullptr;
     iovec header_iov_{};
-    Io header_io_;
-    Io flush_io_;
+    BaseIo header_io_;
+    BaseIo flush_io_;
+    BusyIos busy_ios_;
     NvCacheStats stats_;
 };
 

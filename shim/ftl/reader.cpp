@@ -149,7 +149,15 @@ void Reader::on_complete(Io &io) noexcept {
 
 void Reader::came_back(Child &child) noexcept {
     Io &parent = *child.parent;
-    state_.came_back(child.io);
+    const bool was_busy = child.io.busy_since_ns != 0;
+    const Answer answer = state_.came_back(child.io, MUTATED(busy_read_fails) ? 0 : patience_ns_);
+    if (answer == Answer::awaited) {
+        return;  // the band keeps its reader, so what is there stays
+    }
+    if (answer == Answer::final && was_busy) {
+        // Those that had to wait for a child meanwhile have no time left.
+        patience_ns_ = error_class(child.io) == ErrorClass::busy ? kBusyPatienceLeftNs : kBusyReadPatienceNs;
+    }
     --state_.bands[child.band].readers;
     if (child.io.status != status::ok) {
         ++state_.stats.read_errors;

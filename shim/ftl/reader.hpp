@@ -72,7 +72,7 @@ private:
         Reader *reader = nullptr;
         Io *parent = nullptr;
         uint32_t band = 0;
-        Io io;
+        BaseIo io;
         iovec iov[kChildIov];
     };
     // device_data of a parent: [0] children in flight, [1] next block, [2] all blocks were looked up.
@@ -85,6 +85,7 @@ private:
     std::vector<Child> children_;
     std::vector<Child *> free_;
     IoQueue waiting_;
+    uint64_t patience_ns_ = kBusyReadPatienceNs;  // with a busy base
 };
 
 }  // namespace ftl

@@ -9,12 +9,18 @@
 #include <stdexcept>
 #include <utility>
 
+#include "reactor/error_class.hpp"
+
 namespace ftl {
 namespace {
 
 // Io::device_data while an Io is here.
 constexpr size_t kDueNs = 0;
 constexpr size_t kPresetStatus = 1;  // completes with this instead of being executed
+constexpr size_t kPresetFlags = 2;
+constexpr uint64_t kPresetDnr = 1;
+constexpr uint64_t kPresetTakesEffect = 2;
+constexpr uint64_t kPresetDropsCache = 4;
 
 constexpr uint64_t kMediaBytesMax = uint64_t{1} << 46;  // half of the address space of a process
 constexpr uint32_t kDataBytesMin = 512;
@@ -165,6 +171,7 @@ void EmulatedMedia::open_zones_file(const MediaConfig &config) {
 
 void EmulatedMedia::submit(Io &io) noexcept {
     io.device_data[kPresetStatus] = status::ok;
+    io.device_data[kPresetFlags] = 0;
     incoming_.push(io);
 }
 
@@ -209,6 +216,9 @@ void EmulatedMedia::intake(uint64_t now_ns) noexcept {
         }
         const FaultTable::Effect effect = faults_.hit(io->op, io->lba, touched);
         io->device_data[kPresetStatus] = effect.status;
+        io->device_data[kPresetFlags] = (effect.do_not_retry ? kPresetDnr : 0) |
+                                        (effect.takes_effect ? kPresetTakesEffect : 0) |
+                                        (effect.drops_cache ? kPresetDropsCache : 0);
         if (effect.latency_ns == 0) {
             ready_.push(*io);
             continue;
@@ -235,10 +245,34 @@ void EmulatedMedia::promote(uint64_t now_ns) noexcept {
 
 void EmulatedMedia::finish(Io &io) noexcept {
     const auto preset = static_cast<Status>(io.device_data[kPresetStatus]);
+    const uint64_t flags = io.device_data[kPresetFlags];
+    io.do_not_retry = false;
     if (!powered_) {
         io.status = status::power_loss;
     } else {
-        io.status = preset != status::ok ? preset : execute(io);
+        if (preset == status::ok || (flags & kPresetTakesEffect) != 0) {
+            io.status = execute(io);
+        }
+        if (preset != status::ok) {
+            io.status = preset;
+        }
+        if ((flags & kPresetDropsCache) != 0) {
+            // Writes that it has not begun fail as well: an append would land where a lost one stood.
+            intake(0);
+            for (IoList *list : {&ready_, &delayed_}) {
+                IoList outstanding = std::exchange(*list, IoList());
+                while (Io *each = outstanding.pop()) {
+                    const bool writes = each->op == Op::write || each->op == Op::append;
+                    if (writes && each->device_data[kPresetStatus] == status::ok) {
+                        each->device_data[kPresetStatus] = preset;
+                    }
+                    list->push(*each);
+                }
+            }
+            Prng prng(operations_);
+            lose_cache(prng);
+        }
+        io.do_not_retry = (flags & kPresetDnr) != 0 || dnr(io.status);
         if (preset != status::power_loss && ++operations_ == cut_at_operation_) {
             cut(cut_seed_);
         }
@@ -467,14 +501,13 @@ void EmulatedMedia::cut(uint64_t seed) {
                 tear(*io, prng);
             }
             io->device_data[kPresetStatus] = status::power_loss;
+            io->device_data[kPresetFlags] = 0;
             ready_.push(*io);
         }
     }
+    lose_cache(prng);
     if (zones_) {
-        lose_zone_cache(prng);
         zones_->power_cycle();
-    } else {
-        undo_.roll_back(store_, prng, info_.block_bytes);
     }
     powered_ = false;
     cut_at_operation_ = 0;
@@ -518,6 +551,14 @@ void EmulatedMedia::tear(Io &io, Prng &prng) {
             one.iov_count = 1;
             (void)store_.write(lba * info_.block_bytes, IoCursor(one), info_.block_bytes, false);
         }
+    }
+}
+
+void EmulatedMedia::lose_cache(Prng &prng) {
+    if (zones_) {
+        lose_zone_cache(prng);
+    } else {
+        undo_.roll_back(store_, prng, info_.block_bytes);
     }
 }
 

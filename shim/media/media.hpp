@@ -98,6 +98,7 @@ private:
 
     void cut(uint64_t seed);
     void tear(Io &io, Prng &prng);
+    void lose_cache(Prng &prng);
     void lose_zone_cache(Prng &prng);
 
     BlockDeviceInfo info_;

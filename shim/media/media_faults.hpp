@@ -18,6 +18,9 @@ struct Fault {
     uint64_t lba = 0;
     uint64_t block_count = 0;  // 0: anywhere
     Status status = status::ok;
+    bool do_not_retry = false;  // the answer says so, whatever dnr() says of the status
+    bool takes_effect = false;  // the I/O happens all the same, only its answer is an error
+    bool drops_cache = false;   // the volatile cache is lost, as with power
     uint64_t latency_ns = 0;
     uint64_t skip = 0;   // matches still to let pass
     uint64_t times = 0;  // matches still to hit; meaningless when for_ever
@@ -43,6 +46,9 @@ public:
 
     struct Effect {
         Status status = status::ok;
+        bool do_not_retry = false;
+        bool takes_effect = false;
+        bool drops_cache = false;
         uint64_t latency_ns = 0;
     };
     // [lba, lba + block_count) is what the I/O touches; block_count 0: everything.
@@ -63,6 +69,9 @@ public:
             effect.latency_ns += fault.latency_ns;
             if (effect.status == status::ok) {
                 effect.status = fault.status;
+                effect.do_not_retry = fault.do_not_retry;
+                effect.takes_effect = fault.takes_effect;
+                effect.drops_cache = fault.drops_cache;
             }
         }
         return effect;

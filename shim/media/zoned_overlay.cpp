@@ -7,6 +7,8 @@
 #include <string>
 #include <utility>
 
+#include "reactor/error_class.hpp"
+
 namespace ftl {
 namespace {
 
@@ -64,6 +66,7 @@ ZonedOverlay::ZonedOverlay(std::shared_ptr<Reactor> reactor, std::shared_ptr<Blo
 
 void ZonedOverlay::done(Io &io, Status status) noexcept {
     io.status = status;
+    io.do_not_retry = dnr(status);
     done_.push(io);
 }
 
@@ -158,7 +161,11 @@ void ZonedOverlay::write_done(Child &child) noexcept {
     --writes_in_zone_[zone];
     --writes_;
     parent.status = child.io.status;
-    if (child.io.status != status::ok) {
+    parent.do_not_retry = child.io.do_not_retry;
+    if (child.io.status != status::ok && takes_again(child)) {
+        // A conventional device takes the same blocks again: the write has not happened.
+        zones_->truncate(zone, child.io.lba - zones_->start_of(zone));
+    } else if (child.io.status != status::ok) {
         if (records_[zone].state != ZoneState::offline) {
             zones_->fail_zone(zone, ZoneState::read_only);
         }
@@ -179,6 +186,16 @@ void ZonedOverlay::write_done(Child &child) noexcept {
         }
     }
     parent.complete(parent);
+}
+
+// Whether its sender may write it once more: the base was busy, and nothing stands or is on its way behind it.
+bool ZonedOverlay::takes_again(const Child &child) const noexcept {
+    const uint32_t zone = zones_->zone_of(child.io.lba);
+    const ZoneRecord &record = records_[zone];
+    const uint64_t end = child.io.lba - zones_->start_of(zone) + child.io.block_count;
+    return error_class(child.io.op, child.io.status, child.io.do_not_retry) == ErrorClass::busy &&
+           writes_in_zone_[zone] == 0 && record.written == end && record.state != ZoneState::read_only &&
+           record.state != ZoneState::offline;
 }
 
 bool ZonedOverlay::has_writes(const Io &zone_send) const noexcept {

@@ -3,6 +3,7 @@
 //
 // A zone's write pointer moves when a write is submitted, so several writes to a zone may be outstanding in order. When
 // the base fails one, what is behind it can't be trusted: the zone becomes read-only and its user moves the data away.
+// When the base is busy, and there is nothing behind it, the write pointer goes back, and the write may be repeated.
 // Reads, flushes and FUA go to the base as they are; a read behind the write pointer returns what the base has there.
 #pragma once
 
@@ -46,6 +47,7 @@ private:
     void write(Io &io, Child &child) noexcept;
     static void on_write_done(Io &io) noexcept;
     void write_done(Child &child) noexcept;
+    [[nodiscard]] bool takes_again(const Child &child) const noexcept;
     [[nodiscard]] bool has_writes(const Io &zone_send) const noexcept;
     void zone_reset(uint32_t) noexcept override {}
     void zone_finished(uint32_t) noexcept override {}

@@ -131,11 +131,13 @@ Status HostQpair::check(const Io &io, uint32_t &length) const noexcept {
 
 void HostQpair::submit(Io &io) noexcept {
     io.status = status::ok;
+    io.do_not_retry = false;
     io.result = 0;
     uint32_t length = 0;
     const Status refused = connected_ ? check(io, length) : status::path_error;
     if (refused != status::ok) {
         io.status = refused;
+        io.do_not_retry = dnr(refused);
         done_.push(io);
         return;
     }
@@ -157,6 +159,7 @@ void HostQpair::start(Io &io) noexcept {
     slot.length = static_cast<uint32_t>(io.device_data[0]);
     slot.granted = slot.sent = slot.received = 0;
     slot.status = status::ok;
+    slot.do_not_retry = false;
     slot.result = 0;
     slot.answered = false;
     slot.digest_error = false;
@@ -277,6 +280,7 @@ void HostQpair::answer(Slot &slot, Status status) noexcept {
 void HostQpair::finish(Slot &slot) noexcept {
     Io &io = *slot.io;
     io.status = slot.status;
+    io.do_not_retry = slot.do_not_retry;
     io.result = slot.result;
     slot.io = nullptr;
     slot.next_free = free_;
@@ -331,6 +335,7 @@ bool HostQpair::on_response(const wire::CapsuleResp &pdu) noexcept {
     }
     Status status = wire::status_from_wire(pdu.cqe.status);
     const Io &io = *slot->io;
+    slot->do_not_retry = status != status::ok && wire::dnr_from_wire(pdu.cqe.status);
     if (status == status::ok) {
         if (slot->digest_error) {
             status = status::transient_transport_error;
@@ -484,6 +489,7 @@ void HostQpair::lose() noexcept {
         }
         // Also a command whose answer is here already but whose data were not all gone.
         slot.io->status = slot.answered ? slot.status : status::path_error;
+        slot.io->do_not_retry = slot.answered && slot.do_not_retry;
         slot.io->result = slot.result;
         done_.push(*slot.io);
         slot.io = nullptr;

@@ -65,6 +65,7 @@ private:
         uint16_t ttag = 0;
         uint64_t started_ns = 0;
         Status status = status::ok;
+        bool do_not_retry = false;
         uint64_t result = 0;
         bool writes = false;    // data goes to the controller, by R2T
         bool answered = false;  // waits only for its PDUs to leave

@@ -9,6 +9,7 @@
 #include <type_traits>
 
 #include "reactor/block_device.hpp"
+#include "reactor/error_class.hpp"
 
 namespace ftl::wire {
 
@@ -179,34 +180,16 @@ inline constexpr uint32_t kCdw12Fua = uint32_t{1} << 30;
 inline constexpr uint32_t kCdw11Deallocate = 1U << 2;  // DSM, AD
 inline constexpr uint32_t kDsmRangesMax = 256;
 
-// Retrying would meet the same answer.
-[[nodiscard]] constexpr bool dnr(Status status) noexcept {
-    switch (status) {
-        case status::invalid_opcode:
-        case status::invalid_field:
-        case status::invalid_namespace:
-        case status::sgl_data_length:
-        case status::sgl_type:
-        case status::lba_out_of_range:
-        case status::capacity_exceeded:
-        case status::zone_boundary:
-        case status::zone_full:
-        case status::zone_read_only:
-        case status::zone_offline:
-        case status::zone_invalid_write:
-        case status::invalid_zone_transition:
-        case status::write_fault:  // a Flush that failed and then succeeds would hide what is lost
-            return true;
-        default:
-            return false;
-    }
-}
+inline constexpr uint16_t kStatusDnr = 0x8000;
 
 [[nodiscard]] constexpr uint16_t status_to_wire(Status status) noexcept {
-    return static_cast<uint16_t>(((status & 0x7FF) << 1) | (dnr(status) ? 0x8000 : 0));
+    return static_cast<uint16_t>(((status & 0x7FF) << 1) | (dnr(status) ? kStatusDnr : 0));
 }
 [[nodiscard]] constexpr Status status_from_wire(uint16_t field) noexcept {
     return static_cast<Status>((field >> 1) & 0x7FF);
+}
+[[nodiscard]] constexpr bool dnr_from_wire(uint16_t field) noexcept {
+    return (field & kStatusDnr) != 0;
 }
 
 }  // namespace ftl::wire

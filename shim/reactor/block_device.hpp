@@ -26,7 +26,8 @@ enum class Op : uint8_t {
     zone_report,  // zone_action = ZRA; writes the NVMe zone report into iov
 };
 
-// NVMe status: SCT << 8 | SC. Zero is success; the DNR bit travels separately (dnr()).
+// NVMe status: SCT << 8 | SC. Zero is success; the DNR bit travels separately (Io::do_not_retry). What each means is in
+// reactor/error_class.hpp.
 using Status = uint16_t;
 
 namespace status {
@@ -37,13 +38,19 @@ inline constexpr Status data_transfer_error = 0x004;
 inline constexpr Status power_loss = 0x005;
 inline constexpr Status internal_error = 0x006;
 inline constexpr Status aborted = 0x007;
+inline constexpr Status aborted_sq_deleted = 0x008;
 inline constexpr Status invalid_namespace = 0x00B;
 inline constexpr Status sgl_data_length = 0x00F;
 inline constexpr Status sgl_type = 0x011;
+inline constexpr Status aborted_preempted = 0x01B;
+inline constexpr Status write_protected = 0x020;
+inline constexpr Status interrupted = 0x021;
 inline constexpr Status transient_transport_error = 0x022;  // a data digest did not match
+inline constexpr Status media_not_ready = 0x024;
 inline constexpr Status lba_out_of_range = 0x080;
 inline constexpr Status capacity_exceeded = 0x081;
 inline constexpr Status namespace_not_ready = 0x082;
+inline constexpr Status reservation_conflict = 0x083;
 inline constexpr Status zone_boundary = 0x1B8;
 inline constexpr Status zone_full = 0x1B9;
 inline constexpr Status zone_read_only = 0x1BA;
@@ -55,6 +62,11 @@ inline constexpr Status invalid_zone_transition = 0x1BF;
 inline constexpr Status write_fault = 0x280;
 inline constexpr Status unrecovered_read = 0x281;
 inline constexpr Status guard_check = 0x282;
+inline constexpr Status path_internal = 0x300;
+inline constexpr Status ana_persistent_loss = 0x301;
+inline constexpr Status ana_inaccessible = 0x302;
+inline constexpr Status ana_transition = 0x303;
+inline constexpr Status controller_path_error = 0x360;
 inline constexpr Status path_error = 0x370;  // SCT 3: the connection to the device is gone
 inline constexpr Status host_aborted = 0x371;
 }  // namespace status
@@ -67,6 +79,7 @@ struct Io {
     uint8_t zone_filter = 0;  // zone_report: ZRASF
     bool zone_all = false;    // zone_send: select-all. zone_report: partial bit
     bool fua = false;
+    bool do_not_retry = false;  // with an error: the device's DNR
     Status status = status::ok;
     uint64_t lba = 0;          // blocks
     uint32_t block_count = 0;  // blocks; 0 for flush, zone_send, zone_report

@@ -30,6 +30,7 @@ std::optional<uint64_t> IoPort::submit(const IoRequest &request) {
     io.zone_all = request.zone_all;
     io.fua = request.fua;
     io.status = status::ok;
+    io.do_not_retry = false;
     io.lba = request.lba;
     io.block_count = request.block_count;
     io.result = 0;
@@ -72,7 +73,7 @@ void IoPort::on_complete(Io &io) noexcept {
     ++port.completed_;
     const uint64_t ticket = slot.ticket;
     const uint64_t status = io.status;
-    const uint64_t result = io.result;
+    const uint64_t result = result_of(io);
     if (port.reactor_.has_room()) {
         slot.state.store(State::done, std::memory_order_release);
         port.reactor_.emit(EventKind::io_done, port.id_, ticket, status, result);

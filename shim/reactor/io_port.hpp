@@ -48,7 +48,7 @@ public:
     void take_untold(Untold &&untold) {
         for (Slot &slot : slots_) {
             if (slot.state.load(std::memory_order_acquire) == State::untold) {
-                untold(slot.ticket, slot.io.status, slot.io.result);
+                untold(slot.ticket, slot.io.status, result_of(slot.io));
                 slot.state.store(State::done, std::memory_order_relaxed);
             }
         }
@@ -74,6 +74,10 @@ private:
     };
 
     static void on_complete(Io &io) noexcept;
+    // What is told of an answer beside its status: its result or, of an error, whether it said "do not retry".
+    [[nodiscard]] static uint64_t result_of(const Io &io) noexcept {
+        return io.status == status::ok ? io.result : uint64_t{io.do_not_retry};
+    }
 
     Reactor &reactor_;
     std::shared_ptr<BlockDevice> device_;

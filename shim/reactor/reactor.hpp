@@ -26,7 +26,7 @@ struct Event {
 
 enum class EventKind : uint32_t {
     none = 0,
-    io_done = 1,              // IoPort: a = ticket, b = status, c = result
+    io_done = 1,              // IoPort: a = ticket, b = status, c = result, or whether DNR was set
     target_qpair_closed = 2,  // a = reason (QpairClose), b = FES/errno
     host_qpair_lost = 3,      // a = reason (QpairClose), b = FES/errno
     band_next_needed = 10,    // a = stream, b = band that is filling up (or ~0)
@@ -37,11 +37,12 @@ enum class EventKind : uint32_t {
     zone_fault = 14,       // a = band, b = punit, c = status
     block_lost = 15,       // a = lba, b = address, c = status
     drained = 16,          // a = ticket, b = status of the flush
-    core_failed = 17,      // a = status: the core fails every I/O from now on
-    load_done = 18,        // LoadGenerator: a = blocks, b = errors
-    cache_failed = 20,     // a = status: the nv cache; writes wait until the core is told to do without it
-    flush_failed = 21,     // a = status, b = how many in a row while the write buffer wanted one
-    overflow = 255,        // a = id from which on sources are newer; events were dropped, of whatever source is older
+    core_failed = 17,   // a = status: the core fails every I/O from now on. b = 1: by a flush that may have lost what
+                        // the base held
+    load_done = 18,     // LoadGenerator: a = blocks, b = errors
+    cache_failed = 20,  // a = status: the nv cache; writes wait until the core is told to do without it
+    flush_failed = 21,  // a = status, b = how many in a row while the write buffer wanted one
+    overflow = 255,     // a = id from which on sources are newer; events were dropped, of whatever source is older
 };
 
 // Something the reactor polls. Every method runs on the reactor's thread.

@@ -11,8 +11,9 @@ from .. import _shim
 from ..conf import FtlConf
 from ..errors import ExistsError, GeometryError, ParameterError, UnsupportedError
 from ..ftl.cache.nv_cache import check_cache
+from ..ftl.creation import CREATION_PATIENCE_S
 from ..ftl.media import superblock
-from ..ftl.media.blockdev import BlockPort
+from ..ftl.media.blockdev import BUSY_PATIENCE_S, BlockPort
 from ..ftl.media.geometry import plan
 from ..ftl.media.superblock_content import geometry_of
 from ..ftl.media.zone import Zone
@@ -126,7 +127,8 @@ async def check_media(
 
     loads: the FTL that is to be on it. Else there must be none, unless params say "force".
     """
-    port = BlockPort(reactor, media, name=base.name)
+    patience_s = CREATION_PATIENCE_S if loads is None else BUSY_PATIENCE_S
+    port = BlockPort(reactor, media, name=base.name, patience_s=patience_s)
     try:
         zones = await port.zones()
         if loads is None and not params.get("force"):

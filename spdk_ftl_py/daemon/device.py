@@ -13,13 +13,13 @@ from uuid import UUID, uuid4
 
 from .. import _shim
 from ..conf import FtlConf, given_settings
-from ..errors import BusyError, FtlError, MediaError, ParameterError, TargetError
+from ..errors import BusyError, FlushDoubtError, FtlError, MediaError, ParameterError, TargetError
 from ..ftl import creation, loading
 from ..ftl.cache.nv_cache_keeper import CacheMissingError
 from ..ftl.device import DeviceState as FtlState
 from ..ftl.device import FtlDevice
 from ..ftl.load.write_buffer_file import BufferFile, buffer_files
-from ..ftl.media.blockdev import BASE_GONE
+from ..ftl.media.blockdev import BUSY_PATIENCE_S, may_pass
 from ..nvme.target.connected_hosts import ConnectedHosts
 from ..runtime.steps import Steps
 from ..runtime.tasks import end_tasks, to_its_end
@@ -33,6 +33,8 @@ HALT_STALL_S: Final = 15.0
 RETRY_MIN_S: Final = 0.1
 RETRY_MAX_S: Final = 2.0
 RETRY_GROWTH: Final = 1.5
+FLUSHES_FAIL_S: Final = BUSY_PATIENCE_S
+"""A base of which each flush fails is loaded anew, more and more slowly, for so long. Then the device has failed."""
 PROBE_TIMEOUT_S: Final = 3.0
 SWEEP_S: Final = 1.0
 ALARM_POLL_S: Final = 0.5
@@ -57,6 +59,35 @@ class DeviceState(enum.Enum):
     FAILED = "failed"
     """I/O fails; what it claimed it still has, until it is deleted."""
     DELETING = "deleting"
+
+
+class FailedFlushes:
+    """Of a base: lives and loads of the FTL that ended with its first flush, in a row."""
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._since_s = 0.0
+
+    def end(self) -> None:
+        """It has flushed, or is lost for another reason."""
+        self._count = 0
+
+    def add(self, now_s: float) -> None:
+        self._since_s = self._since_s if self._count else now_s
+        self._count += 1
+
+    def delay_s(self) -> float:
+        """To wait before the next load."""
+        return min(RETRY_MIN_S * RETRY_GROWTH**self._count, RETRY_MAX_S) if self._count > 1 else 0.0
+
+    def too_many(self, now_s: float) -> str | None:
+        """Why it is no use to go on."""
+        if self._count == 0 or now_s - self._since_s < FLUSHES_FAIL_S:
+            return None
+        return (
+            f"it has failed {self._count} flushes in a row, for {now_s - self._since_s:.0f} s: see to the base; then "
+            "delete the FTL, which keeps its data, and create it again with its uuid"
+        )
 
 
 class ManagedDevice:
@@ -114,6 +145,7 @@ class ManagedDevice:
         self._inherited = inherited
         self._step_told = ""
         self._waits_for = ""
+        self._failed_flushes = FailedFlushes()
         self._rpc = TargetRpc(self.target)
         self._link = BaseLink(self._rpc, params, self.uuid, identity)
         self._front = Front(self.name, self.uuid)
@@ -324,14 +356,29 @@ class ManagedDevice:
                 reason = lost.result()
             else:
                 failure = ftl.failure
-                if not isinstance(failure, MediaError) or failure.status not in BASE_GONE:
+                if not isinstance(failure, MediaError) or not may_pass(failure.status):
                     await self._fail(failure.message if failure is not None else "the FTL failed")
+                    return False
+                if await self._flush_failed(failure, flushed=ftl.core.stats()["base_flushes"] > 1):
                     return False
                 reason = self._link.lost_reason or failure.message
         finally:
             await end_tasks((lost, failed, attaching, alarming))
         self.error = f"base bdev {self._link.base_name}: {reason}"
         return True
+
+    async def _flush_failed(self, failure: BaseException, *, flushed: bool = False) -> bool:
+        """failure: of a life or a load. flushed: other flushes of that life did not fail. True: there were too many
+        that did, the device is FAILED."""
+        now_s = asyncio.get_running_loop().time()
+        if flushed or not isinstance(failure, FlushDoubtError):
+            self._failed_flushes.end()
+        if isinstance(failure, FlushDoubtError):
+            self._failed_flushes.add(now_s)
+        reason = self._failed_flushes.too_many(now_s)
+        if reason is not None:
+            await self._fail(f"base bdev {self._link.base_name} can't flush: {reason}")
+        return reason is not None
 
     async def _attach_again(self) -> None:
         """The target may be slow to take the FTL as a bdev again; hosts of the export don't wait for that."""
@@ -365,6 +412,7 @@ class ManagedDevice:
         self._hold_timer = asyncio.get_running_loop().call_later(self._identity.peer_timeout_s, self._stop_holding)
         delay_s = RETRY_MIN_S
         try:
+            await asyncio.sleep(self._failed_flushes.delay_s())
             while True:
                 # Half of it would leave the core that was lost, and its write buffer, to nobody.
                 await to_its_end(self._let_go_of_base())
@@ -374,6 +422,8 @@ class ManagedDevice:
                 except (DeferredError, *PASSING) as error:
                     self._waits_for = str(error)
                     log.debug("%s: waiting: %s", self.name, error)
+                    if await self._flush_failed(error):
+                        return False
                 except FtlError as error:
                     await self._fail(f"base bdev {self._link.base_name} came back, but is of no use: {error.message}")
                     return False

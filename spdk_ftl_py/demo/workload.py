@@ -145,7 +145,7 @@ class Host:
     async def flush(self) -> None:
         """Raises MediaError when the FTL can't make durable what was written."""
         assert self._qpair is not None
-        port = BlockPort(self._reactor, self._qpair, name="flush", depth=1)
+        port = BlockPort(self._reactor, self._qpair, name="flush", depth=1, patience_s=0)
         try:
             await port.flush()
         finally:

@@ -74,7 +74,7 @@ class CheckReport:
     mapped_blocks: int = 0
     """LBAs that hold data."""
     lost_blocks: int = 0
-    """LBAs that read as an error."""
+    """LBAs that read as an error. That is damage, whenever it was found."""
     torn_blocks: int = 0
     """What a crash may leave: not in force, cut off behind what was flushed."""
     checkpoint: str = CHECKPOINT_NONE
@@ -259,6 +259,7 @@ class _Check:
             use_append=self._use_append,
         )
         self._seen = np.zeros(geometry.block_count, bool)
+        self._damage_told = np.zeros(geometry.block_count, bool)
         self._truth_seqs = np.zeros(geometry.block_count, np.uint64)
         self._derived_seqs = np.zeros(geometry.block_count, np.uint64)
         work = [
@@ -320,6 +321,7 @@ class _Check:
         self._derived_seqs[lba[derived]] = table["seq"][derived]
         # A restore has listed these already.
         told = known & (self._derived[lba] == (addresses | np.uint64(_shim.LOST_FLAG)))
+        self._damage_told[lba[told]] = True
         torn = (addresses >= content.torn_from) | (not self._sequential)
         self._result.torn_blocks += int(np.count_nonzero(~good & torn & ~in_force))
         for i in map(int, np.flatnonzero(~good & ~told & (in_force | ~torn))):
@@ -367,6 +369,10 @@ class _Check:
             self._result.add(
                 f"LBA {lba}: the L2P checkpoint has it at block {int(self._truth[lba])}, where no header says so"
             )
+        lost = np.flatnonzero((kinds == _LOST) & ~self._damage_told)
+        for run in np.split(lost, np.flatnonzero(np.diff(lost) != 1) + 1) if len(lost) else ():
+            which = f"LBA {run[0]} is" if len(run) == 1 else f"LBAs {run[0]} to {run[-1]} are"
+            self._result.add(f"{which} lost: media could not be read; an error until written or trimmed")
         if self._checkpoint is None or restored.damage:
             return
         derived = _kinds(self._derived)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Final
 from uuid import UUID, uuid4
 
 from .. import _shim
@@ -15,10 +16,13 @@ from .cache.nv_cache_keeper import CacheKeeper
 from .core import make_core
 from .device import FtlDevice
 from .load.write_buffer_file import BufferFiles
-from .media.blockdev import ZONE_RESET, BlockPort
+from .media.blockdev import BUSY_PATIENCE_S, ZONE_RESET, BlockPort
 from .media.geometry import BATCH_BLOCKS, BLOCK_BYTES, SUPERBLOCK_ZONES, Geometry, plan
 from .media.superblock import SuperblockWriter
 from .media.zone import EMPTY, FULL, Zone
+
+CREATION_PATIENCE_S: Final = 1.0
+"""With a device that is busy: somebody waits for the answer, and a creation that fails costs nothing."""
 
 
 async def create(
@@ -44,8 +48,8 @@ async def create(
     conf.check()
     check_base(name, base, conf)
     report = progress or (lambda step, part: None)
-    port = BlockPort(reactor, base, name=name)
-    keeper = CacheKeeper(reactor, cache, name=name)
+    port = BlockPort(reactor, base, name=name, patience_s=CREATION_PATIENCE_S)
+    keeper = CacheKeeper(reactor, cache, name=name, patience_s=CREATION_PATIENCE_S)
     try:
         zones = await port.zones(lambda part: report("zone report", part))
         batch_blocks = min(BATCH_BLOCKS, base.max_append_blocks) if conf.use_append else BATCH_BLOCKS
@@ -103,6 +107,8 @@ async def create(
         await keeper.close()
         await port.close()
         raise
+    port.patience_s = BUSY_PATIENCE_S
+    keeper.wait_longer()
     device.start()
     return device
 

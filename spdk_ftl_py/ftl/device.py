@@ -14,7 +14,7 @@ from uuid import UUID
 
 from .. import _shim
 from ..conf import FtlConf
-from ..errors import BusyError, FtlError, MediaError
+from ..errors import BusyError, FlushDoubtError, FtlError, MediaError
 from ..nvme.wire import Status, status_text
 from ..runtime.reactor import ReactorLoop
 from . import properties
@@ -298,7 +298,7 @@ class FtlDevice:
             elif not done.done():
                 done.set_result(event.b)
         elif kind == _shim.EV_CORE_FAILED:
-            self._core_failed(event.a)
+            self._core_failed(event.a, by_flush=bool(event.b))
             return
         elif kind == _shim.EV_CACHE_FAILED:
             self._cache_failed(event.a)
@@ -324,8 +324,12 @@ class FtlDevice:
         if self.cache.has_failed:
             self._cache_failed(Status.INTERNAL_ERROR)
 
-    def _core_failed(self, status: int) -> None:
-        self._fail(MediaError(f"{self.name}: the base device failed: {status_text(status)}", status=status))
+    def _core_failed(self, status: int, *, by_flush: bool = False) -> None:
+        if by_flush:
+            told = f"the base device can't flush ({status_text(status)}): what its cache held may be lost"
+            self._fail(FlushDoubtError(f"{self.name}: {told}", status=status))
+        else:
+            self._fail(MediaError(f"{self.name}: the base device failed: {status_text(status)}", status=status))
 
     def _cache_failed(self, status: int) -> None:
         self.cache.failed(
@@ -413,9 +417,15 @@ class FtlDevice:
     # --- what others want to know
 
     async def write_superblock(self, *, clean: bool) -> None:
-        """As it is now; clean: nothing is written after it."""
-        async with self._superblock_turn:
-            await self._superblock.write(self._superblock_content(), clean=clean)
+        """As it is now; clean: nothing is written after it. A flush that fails and leaves in doubt what it has cost
+        ends the device: the core may count on that."""
+        try:
+            async with self._superblock_turn:
+                await self._superblock.write(self._superblock_content(), clean=clean)
+        except FlushDoubtError as error:
+            if self.state is not DeviceState.CREATING:
+                self._fail_with_core(error)
+            raise
 
     def _superblock_content(self) -> dict[str, Any]:
         nominal = range(len(SUPERBLOCK_ZONES), len(SUPERBLOCK_ZONES) + self.geometry.band_count * self.geometry.punits)

@@ -1,10 +1,12 @@
 """Faults of the drive, one at a time, none of which costs data: a write, zone reset or flush that fails once, a zone
-that can't be written any more. And writes that take long, which is no fault."""
+that can't be written any more. Times in which a drive is busy, and writes that take long, which are no faults."""
 
 from __future__ import annotations
 
+import asyncio
 import enum
 import random
+from collections.abc import Sequence
 from typing import Final
 
 from .. import _shim
@@ -16,6 +18,15 @@ SKIPPED_MAX: Final = 60
 """I/Os of the kind that still succeed."""
 SLOW_US_MAX: Final = 200_000
 SLOW_US: Final = (1_000, 20_000, SLOW_US_MAX, SLOW_US_MAX)
+BUSY_STATUSES: Final = (INTERNAL_ERROR, 0x007, 0x008, 0x021, 0x022, 0x082, 0x302)
+"""Internal error (of a flush it is no mere pause), aborted (by request, with its queue), interrupted, transient
+transport error, namespace not ready, ANA inaccessible."""
+BUSY_S: Final = (0.002, 0.02, 0.2, 2.0)
+BUSY_BEGINS_S: Final = (0.0, 0.001, 0.005, 0.02)
+BUSY_TIMES_MAX: Final = 4
+"""In one life."""
+BUSY_LIVES: Final = 0.35
+"""Part of the lives, with faults; in no other of them a drive has any."""
 
 
 def slow_down(media: _shim.EmulatedMedia, shape: Shape, rng: random.Random) -> None:
@@ -33,7 +44,41 @@ class Injected(enum.Enum):
     """A zone, for good: of emulated zones one whose write failed stays read-only, as nobody knows its write pointer."""
     FLUSH = "flush"
     """One flush; so a halt, too, may end without a clean shutdown."""
+    DOUBT = "doubt"
+    """The device: a flush fails, the drive's volatile cache is lost with it, and later flushes succeed."""
+    BUSY = "busy"
+    """Time: a drive refuses some kind of I/O, or all, and then takes it again."""
     NOTHING = "nothing"
+
+
+class Busy:
+    """Times in which drives answer with a status that says "later". Ended by end()."""
+
+    def __init__(self, drives: Sequence[_shim.EmulatedMedia], shape: Shape, rng: random.Random) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._timers: list[asyncio.TimerHandle] = []
+        self._under_way: list[tuple[_shim.EmulatedMedia, int]] = []
+        write = _shim.OP_APPEND if shape.conf.use_append else _shim.OP_WRITE
+        for _ in range(rng.randint(1, BUSY_TIMES_MAX)):
+            media = rng.choice(drives)
+            op = rng.choice((None, _shim.OP_READ, write, write, _shim.OP_FLUSH, _shim.OP_ZONE_SEND))
+            of_flushes = op is None or op == _shim.OP_FLUSH
+            status, lasts_s = rng.choice(BUSY_STATUSES[1 if of_flushes else 0 :]), rng.choice(BUSY_S)
+            begins_s = rng.random() * rng.choice(BUSY_BEGINS_S)
+            self._timers.append(self._loop.call_later(begins_s, self._begin, media, op, status, lasts_s))
+
+    def _begin(self, media: _shim.EmulatedMedia, op: int | None, status: int, lasts_s: float) -> None:
+        fault = media.inject_fault(op=op, status=status)
+        self._under_way.append((media, fault))
+        self._timers.append(self._loop.call_later(lasts_s, media.clear_faults, fault))
+
+    def end(self) -> None:
+        for timer in self._timers:
+            timer.cancel()
+        for media, fault in self._under_way:
+            media.clear_faults(fault)
+        self._timers.clear()
+        self._under_way.clear()
 
 
 def inject(media: _shim.EmulatedMedia, shape: Shape, rng: random.Random) -> Injected:
@@ -43,10 +88,13 @@ def inject(media: _shim.EmulatedMedia, shape: Shape, rng: random.Random) -> Inje
     if kind < 0.2 and not shape.emulated_zones:
         media.set_zone_state(rng.randrange(SUPERBLOCK_ZONES, shape.zone_count), "read_only")
         return Injected.ZONE
-    if kind < 0.3:
-        media.inject_fault(op=_shim.OP_FLUSH, status=INTERNAL_ERROR, skip=skip // 4, times=1)
+    if kind < 0.27:
+        media.inject_fault(op=_shim.OP_FLUSH, status=WRITE_FAULT, skip=skip // 4, times=1)
         return Injected.FLUSH
-    if kind < 0.4 and not shape.emulated_zones:
+    if kind < 0.45:
+        media.inject_fault(op=_shim.OP_FLUSH, status=INTERNAL_ERROR, skip=skip // 4, times=1, drops_cache=True)
+        return Injected.DOUBT
+    if kind < 0.55 and not shape.emulated_zones:
         media.inject_fault(op=_shim.OP_ZONE_SEND, status=INTERNAL_ERROR, skip=skip // 4, times=1)
         return Injected.NOTHING
     op = _shim.OP_APPEND if shape.conf.use_append else _shim.OP_WRITE

@@ -44,7 +44,9 @@ class Hosts:
         """Without any completion while I/O was outstanding; set it to 0 to measure anew."""
         self._reactor = reactor
         self._hosts = hosts
-        self._ports = [BlockPort(reactor, host.device, name=f"host {i}", depth=64) for i, host in enumerate(hosts)]
+        self._ports = [
+            BlockPort(reactor, host.device, name=f"host {i}", depth=64, patience_s=0) for i, host in enumerate(hosts)
+        ]
         self._block_count = hosts[0].namespace.block_count
         self._io_blocks_max = min(IO_BLOCKS_MAX, hosts[0].device.max_io_blocks)
         self._model = Model(self._block_count)

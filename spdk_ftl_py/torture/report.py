@@ -24,6 +24,7 @@ LABELS = {
     "media_operations": "I/Os of the media",
     "reloc_moved_blocks": "blocks moved by garbage collection",
     "zone_resets": "zone resets",
+    "busy_answers": "I/Os repeated for a busy drive",
     "flushes": "  flushes of them",
     "connections_lost": "connections lost",
     "elapsed_s": "elapsed (s)",

@@ -19,7 +19,7 @@ import numpy as np
 
 from .. import _shim
 from ..conf import can_collect_garbage
-from ..errors import ConfError, FtlError, MediaError
+from ..errors import ConfError, FlushDoubtError, FtlError, MediaError
 from ..ftl import creation, loading
 from ..ftl.cache.nv_cache_keeper import CacheState
 from ..ftl.check import check
@@ -30,7 +30,7 @@ from .buffer_dir import BufferDir
 from .clock import SimulatedClock
 from .content import Content
 from .crash import Crash, Kind, Where, choose, choose_in_load, random_operations
-from .fault import INTERNAL_ERROR, SLOW_US_MAX, Injected, inject, slow_down
+from .fault import BUSY_LIVES, SLOW_US_MAX, WRITE_FAULT, Busy, Injected, inject, slow_down
 from .model import READ_ERROR, Model, Violation
 from .shape import SUPERBLOCK_ZONES, Shape
 from .workload import READ_BLOCKS_MAX, WEDGED_STEPS, Workload
@@ -47,11 +47,14 @@ CLEAN_HALTS: Final = 0.12
 """Part of the lives that end in a halt without a crash."""
 FAULTS_PER_WORLD: Final = 6
 FAULTY_LIVES: Final = 0.5
+BUSY_LOADS: Final = 0.2
+"""Part of the loads, with faults, in which a drive is busy for a while."""
 LOADS_CRASHED: Final = 0.25
 LOADS_CRASHED_IN_A_ROW_MAX: Final = 4
 CHECKED: Final = 0.25
 """Part of the lives behind which the checker reads the drive; with all that ended in a halt."""
 VIOLATIONS_MAX: Final = 16
+CACHE_LOST: Final = (CacheState.FAILING, CacheState.GIVEN_UP)
 
 SUMMED_STATS: Final = (
     "user_written_blocks",
@@ -59,6 +62,7 @@ SUMMED_STATS: Final = (
     "reloc_moved_blocks",
     "zone_resets",
     "media_trim_blocks",
+    "busy_answers",
 )
 
 
@@ -104,8 +108,10 @@ class World:
         self._every = every
         self._clock = clock
         self._faults_left = FAULTS_PER_WORLD if faults else 0
+        self._faults = faults
         self._fault = Injected.NOTHING
         """Of this life."""
+        self._busy: Busy | None = None
         self._zones_lost = 0
         """By the drive; at most, where zones are emulated."""
         self._shape = Shape.choose(self._rng, use_append=use_append, cache=cache)
@@ -155,6 +161,8 @@ class World:
                     break
                 progress()
         finally:
+            self._all_ready()
+            await self._drop_device()
             result.media_operations = self._media.operations
             result.digest = self._digest.hexdigest()
             await self._reactor.stop()
@@ -271,7 +279,11 @@ class World:
 
     async def _traffic_until(self, reached: Callable[[], bool]) -> None:
         workload = self._workload
-        if self._faults_left and self._rng.random() < FAULTY_LIVES:
+        if self._faults and self._rng.random() < BUSY_LIVES:
+            self._fault = Injected.BUSY
+            self._busy = Busy(self._drives(), self._shape, self._rng)
+            self.result.faults += 1
+        elif self._faults_left and self._rng.random() < FAULTY_LIVES:
             self._faults_left -= 1
             self._fault = inject(self._media, self._shape, self._rng)
             self._zones_lost += self._fault is Injected.ZONE
@@ -283,6 +295,10 @@ class World:
             if self._rng.random() < 0.0005:
                 workload.change_mix()
             await self._step()
+            if self._device.cache.state in CACHE_LOST and not reached():
+                # Its drive, whose I/Os may be what is counted, has no more of them.
+                self._check_busy_cost()
+                return
         if not reached():
             await self._failed()
 
@@ -302,8 +318,15 @@ class World:
             await self._verify_read_only()
             return
         failure = self._device.failure
+        if self._flush_in_doubt(failure):
+            # It is for a load to find out what the drive still has.
+            return
         told = f"{self._workload.failure}; device is {self._device.state.value}: {failure and failure.message}"
         self._violated(Violation("io_error", -1, told))
+
+    def _flush_in_doubt(self, failure: BaseException | None) -> bool:
+        """Whether the device has failed as it should: the drive has lost its cache with a flush."""
+        return self._fault is Injected.DOUBT and isinstance(failure, FlushDoubtError)
 
     def _out_of_space_rightly(self) -> bool:
         """Whether the device says that it has lost too many zones, and it has: with what the drive has left, no FTL of
@@ -324,6 +347,24 @@ class World:
             told = f"bands go on without {missing} zones, the drive has lost {self._zones_lost}"
             self._violated(Violation("given_up", -1, told))
 
+    def _check_busy_cost(self, *, power_fails: bool = False) -> None:
+        """Of a life in which drives were busy. Without power a cache is lost, too, but no zone."""
+        if self._fault is not Injected.BUSY:
+            return
+        if self._device.zone_faults > self._zones_lost:
+            told = f"{self._device.zone_faults} zones failed, of {self._zones_lost} that may, and a drive was only busy"
+            self._violated(Violation("given_up", -1, told))
+        if not power_fails and self._device.cache.state in CACHE_LOST:
+            self._violated(Violation("given_up", -1, f"the nv cache failed ({self._device.cache.failure})"))
+
+    def _all_ready(self) -> None:
+        """No drive is busy any more, and none fails."""
+        if self._busy is not None:
+            self._busy.end()
+            self._busy = None
+        for media in self._drives():
+            media.clear_faults()
+
     def _violated(self, *violations: Violation) -> None:
         self.result.violations += violations
         del self.result.violations[VIOLATIONS_MAX:]
@@ -333,6 +374,7 @@ class World:
     async def _crash(self, crash: Crash) -> None:
         """The device is gone, whatever it was doing."""
         self._count(crash)
+        self._check_busy_cost(power_fails=crash.kind.power_fails)
         self._workload.stop()
         self._buffer_dir.freeze()
         if crash.kind.power_fails:
@@ -343,8 +385,8 @@ class World:
 
     def _rise(self, crash: Crash) -> None:
         """What there is for the next load."""
+        self._all_ready()
         for media in self._drives():
-            media.clear_faults()
             media.power_on()
         self._buffered = self._buffer_dir.thaw(kept=crash.kind.keeps_buffer)
 
@@ -392,6 +434,9 @@ class World:
         await self._answered()
         if not self._living():
             return
+        if self._flush_in_doubt(self._device.failure):
+            await self._crash(Crash(Kind.DAEMON, Where.HALT, 0, 0))
+            return
         try:
             await self._device.halt()
         except FtlError as error:
@@ -401,9 +446,9 @@ class World:
             self._violated(Violation("refused", -1, f"halt: {error.message}"))
         self._model.everything_durable()
         self.result.clean_halts += 1
+        self._check_busy_cost()
         await self._buried()
-        for media in self._drives():
-            media.clear_faults()
+        self._all_ready()
         await self._check_media()
         if self._rng.random() < 0.5:
             # What a clean halt has left behind needs no power.
@@ -413,8 +458,8 @@ class World:
 
     def _halt_may_fail(self, error: FtlError) -> bool:
         """Then what was accepted is in the write buffer's file, as behind a crash of the daemon."""
-        flush_failed = self._fault is Injected.FLUSH and getattr(error, "status", 0) == INTERNAL_ERROR
-        return flush_failed or self._out_of_space_rightly()
+        flush_failed = self._fault is Injected.FLUSH and getattr(error, "status", 0) == WRITE_FAULT
+        return flush_failed or self._flush_in_doubt(error) or self._out_of_space_rightly()
 
     async def _crash_in_halt(self, crash: Crash) -> None:
         reached = self._arm(crash)
@@ -425,6 +470,8 @@ class World:
             error = halt.exception()
             if error is None and self._device.failure is None:
                 self._model.everything_durable()
+            elif self._flush_in_doubt(self._device.failure):
+                pass  # before it was to halt
             elif not reached() and not (isinstance(error, FtlError) and self._halt_may_fail(error)):
                 self._violated(Violation("refused", -1, f"halt: {error!r}"))
         halt.cancel()
@@ -487,6 +534,8 @@ class World:
         reached = self._arm_in_load(crash) if crash else lambda: False
         self._base = self._shape.base(self._reactor, self._media, new=False)
         began = self._media.operations
+        if self._faults and self._rng.random() < BUSY_LOADS:
+            self._busy = Busy(self._drives(), self._shape, self._rng)
         load = asyncio.ensure_future(
             loading.load(
                 self._reactor,
@@ -509,6 +558,7 @@ class World:
                 return False
             self.result.loads += 1
             self._load_operations = self._media.operations - began
+            self._all_ready()
             self._born()
             return True
         self._buffer_dir.freeze()
@@ -550,7 +600,7 @@ class World:
 
     async def _versions(self) -> list[int]:
         """Of every block."""
-        port = BlockPort(self._reactor, self._device.core, name=NAME)
+        port = BlockPort(self._reactor, self._device.core, name=NAME, patience_s=0)
         total = self._model.block_count
         step = min(READ_BLOCKS_MAX, self._device.core.max_io_blocks)
         parts = [(first, min(step, total - first)) for first in range(0, total, step)]
@@ -566,6 +616,14 @@ class World:
             if block_count == 1:
                 return [READ_ERROR]
         return [version for lba in range(first, first + block_count) for version in await self._read(port, lba, 1)]
+
+    async def _drop_device(self) -> None:
+        """At the end of a world in which something is wrong: whatever is wrong, the device must not stay."""
+        if not hasattr(self, "_workload") or self._device.state is DeviceState.HALTED:
+            return
+        self._workload.stop()
+        await self._device.abort("the world ends")
+        await self._buried()
 
     async def _close_device(self) -> None:
         """The end of the world."""

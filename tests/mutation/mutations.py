@@ -65,6 +65,15 @@ MUTATIONS = (
             ("torture/shape.py", "cache_blocks=2 * punits * capacity + rng.choice((1, 2, 40))", "cache_blocks=24"),
         ),
     ),
+    Mutation("busy_gives_zone_up", "a zone is given up when the base is too busy to write it", ("--faults",)),
+    Mutation("busy_loses_block", "what the base is too busy to read is lost", ("--faults",)),
+    Mutation("busy_reset_fails", "a zone counts as failed when the base is too busy to reset it", ("--faults",)),
+    Mutation("busy_read_fails", "a host's read fails when the base is busy", ("--faults",)),
+    Mutation("busy_flush_fails", "a flush fails when the base is busy", ("--faults",)),
+    Mutation("failed_flush_repeated", "a flush of which nobody knows what it has cost is repeated", ("--faults",)),
+    Mutation(
+        "busy_cache_given_up", "the nv cache is given up when it is busy", ("--faults", "--cache", "vss"), crashes=500
+    ),
     Mutation("cache_acks_early", "a write completes before the nv cache has it", ("--cache", "vss")),
     Mutation("cache_not_flushed", "a write completes when it is in the nv cache's volatile cache", ("--cache", "vss")),
     Mutation(

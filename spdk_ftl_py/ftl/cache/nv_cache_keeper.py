@@ -18,7 +18,7 @@ from ...runtime.progress import Progress
 from ...runtime.reactor import ReactorLoop
 from ...runtime.tasks import end_tasks
 from ..load.held import HeldSource, HeldWrites
-from ..media.blockdev import BlockPort
+from ..media.blockdev import BUSY_PATIENCE_S, BlockPort
 from ..media.geometry import Geometry
 from ..media.superblock import Superblock
 from .nv_cache import NvCache, check_cache
@@ -53,14 +53,23 @@ class CacheKeeper:
     """``make()`` or ``source()`` first, then ``start()``; ``finish()`` before a clean superblock, ``close()`` in any
     case."""
 
-    def __init__(self, reactor: ReactorLoop, device: _shim.BlockDevice | None, *, name: str) -> None:
+    def __init__(
+        self,
+        reactor: ReactorLoop,
+        device: _shim.BlockDevice | None,
+        *,
+        name: str,
+        patience_s: float = BUSY_PATIENCE_S,
+    ) -> None:
+        """patience_s: with a device that is busy, until wait_longer()."""
         self.state = CacheState.ABSENT
         self.failure: str | None = None
         self.recovering = False
         """The load reads what it holds: nothing that was acknowledged is missing."""
         self._name = name
         self._device = device
-        self._port = None if device is None else BlockPort(reactor, device, name=f"nv cache of {name}")
+        port_name = f"nv cache of {name}"
+        self._port = None if device is None else BlockPort(reactor, device, name=port_name, patience_s=patience_s)
         self._cache: NvCache | None = None
         self._core: _shim.FtlCore | None = None
         self._anew = False
@@ -69,6 +78,10 @@ class CacheKeeper:
         self._incomplete = False
         """What a load recovered from a write buffer file is not in the cache, nor durable on the base yet."""
         self._completing: asyncio.Task[None] | None = None
+
+    def wait_longer(self) -> None:
+        if self._port is not None:
+            self._port.patience_s = BUSY_PATIENCE_S
 
     async def close(self) -> None:
         """Idempotent. After the core's close()."""

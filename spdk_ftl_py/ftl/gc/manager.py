@@ -67,7 +67,7 @@ class BandManager:
         self._wanting: set[int] = set()
         self._on_stuck = on_stuck
         self._share = UNLIMITED
-        self._standing_still: tuple[float, tuple[int, int]] | None = None
+        self._standing_still: tuple[float, tuple[int, int, int]] | None = None
         self._reset_later = False
         self._moving_allowed = True
         self._draining = False
@@ -230,7 +230,8 @@ class BandManager:
         else:
             now = asyncio.get_running_loop().time()
             core = self._core.stats()
-            done = (core["media_written_blocks"], core["zone_resets"])
+            # A base that answers that it is busy is waited for: something goes on there.
+            done = (core["media_written_blocks"], core["zone_resets"], core["busy_answers"])
             if self._standing_still is None or self._standing_still[1] != done:
                 self._standing_still = (now, done)
             elif now - self._standing_still[0] > patience:

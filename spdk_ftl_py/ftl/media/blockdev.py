@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ... import _shim
-from ...errors import MediaError, ProtocolError
+from ...errors import FlushDoubtError, MediaError, ProtocolError
 from ...nvme.wire import Status, status_text
 from ...runtime.reactor import ReactorLoop
 from .zone import ZONE_DESCRIPTOR_BYTES, ZONE_REPORT_HEADER_BYTES, Zone, parse_report
@@ -26,11 +26,28 @@ ZONE_OPEN: Final = 3
 ZONE_RESET: Final = 4
 _ZONE_ACTION_NAMES: Final = {ZONE_CLOSE: "close", ZONE_FINISH: "finish", ZONE_OPEN: "open", ZONE_RESET: "reset"}
 
-_POWER_LOSS: Final = 0x005
+BUSY_DELAY_MIN_S: Final = _shim.BUSY_DELAY_MIN_NS / 1e9
+BUSY_DELAY_MAX_S: Final = _shim.BUSY_DELAY_MAX_NS / 1e9
+BUSY_PATIENCE_S: Final = _shim.BUSY_PATIENCE_NS / 1e9
+BUSY_PATIENCE_LEFT_S: Final = _shim.BUSY_PATIENCE_LEFT_NS / 1e9
+ZONES_PATIENCE_S: Final = _shim.ZONES_PATIENCE_NS / 1e9
+READ_AGAIN_S: Final = 0.01
+"""After that a block is read once more before it counts as one that can't be read."""
+
 BASE_GONE: Final = frozenset(
-    {_POWER_LOSS, Status.PATH_ERROR, Status.NAMESPACE_NOT_READY, Status.INVALID_NAMESPACE, Status.ABORTED_SQ_DELETED}
+    status
+    for status in range(0x800)
+    if _shim.error_class(status) == _shim.ERROR_GONE
+    or (_shim.error_class(status) == _shim.ERROR_BUSY and not _shim.perhaps_media(status))
 )
-"""Not the block is bad: the device does not answer, or has no power. A restore ends there, to be repeated."""
+"""Not the block is bad: the device does not answer, or has no power, or stays busy. A restore ends there, to be
+repeated."""
+
+
+def may_pass(status: int) -> bool:
+    """Whether the device is to be asked again some time, of a whole device that has failed with that."""
+    return _shim.error_class(status) in (_shim.ERROR_GONE, _shim.ERROR_BUSY)
+
 
 _OP_NAMES: Final = {
     _shim.OP_READ: "read",
@@ -51,10 +68,25 @@ class BlockPort:
     Every method raises MediaError, with the NVMe status and its name, when the device answers with an error.
     Cancelling one
     leaves the I/O to finish by itself; its buffer stays alive.
+
+    A device that is busy (``_shim.ERROR_BUSY``) is asked again, for patience_s; once that was in vain, for less. What
+    may be one block's error counts as that only where other blocks can be read; else as that of a device that is gone.
+    A flush whose error leaves in doubt what it has cost (``_shim.ERROR_DOUBT``) raises FlushDoubtError.
     """
 
-    def __init__(self, reactor: ReactorLoop, device: _shim.BlockDevice, *, name: str, depth: int = QUEUE_DEPTH) -> None:
+    def __init__(
+        self,
+        reactor: ReactorLoop,
+        device: _shim.BlockDevice,
+        *,
+        name: str,
+        depth: int = QUEUE_DEPTH,
+        patience_s: float = BUSY_PATIENCE_S,
+    ) -> None:
         self.name = name
+        self.patience_s = patience_s
+        self._tired = False
+        """What was busy for patience_s has not answered since."""
         self.device = device
         self.block_bytes = device.block_bytes
         self._reactor = reactor
@@ -85,17 +117,25 @@ class BlockPort:
         return data
 
     async def read_what_can_be(self, lba: int, block_count: int) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
-        """As read(), and which of the blocks could be read: the others are zeroes. Raises MediaError only where the
-        device is gone."""
+        """As read(), and which of the blocks could be read, if not at once then READ_AGAIN_S later: the others are
+        zeroes. Raises MediaError only where the device is gone."""
         try:
             return await self.read(lba, block_count), np.ones(block_count, bool)
         except MediaError as error:
             if error.status in BASE_GONE:
                 raise
-        if block_count == 1:
-            return np.zeros((1, self.block_bytes), np.uint8), np.zeros(1, bool)
-        parts = [await self.read_what_can_be(lba + i, 1) for i in range(block_count)]
-        return np.concatenate([blocks for blocks, _ in parts]), np.concatenate([readable for _, readable in parts])
+            if _shim.error_class(error.status) != _shim.ERROR_ZONE:
+                await asyncio.sleep(READ_AGAIN_S)
+        blocks, readable = np.zeros((block_count, self.block_bytes), np.uint8), np.zeros(block_count, bool)
+        for i in range(block_count):
+            try:
+                blocks[i : i + 1] = await self.read(lba + i, 1)
+            except MediaError as error:
+                if error.status in BASE_GONE:
+                    raise
+            else:
+                readable[i] = True
+        return blocks, readable
 
     async def write(self, lba: int, data: Buffer, *, fua: bool = False) -> None:
         """data: whole blocks, at most the device's max_io_blocks, and in a sequential zone at its write pointer."""
@@ -165,6 +205,55 @@ class BlockPort:
     async def _submit(
         self, op: int, lba: int = 0, block_count: int = 0, buffer: Buffer | None = None, **options: Any
     ) -> int:
+        """Until the device does it, or refuses for good. A write that a busy device has done all the same is refused
+        by a zone's write pointer the second time."""
+        clock = asyncio.get_running_loop().time
+        began = clock()
+        delay_s = BUSY_DELAY_MIN_S
+        while True:
+            status, result = await self._submit_once(op, lba, block_count, buffer, **options)
+            if not status:
+                self._tired = self._tired and delay_s == BUSY_DELAY_MIN_S
+                return result
+            kind = _shim.error_class(status, bool(result), op)
+            if kind != _shim.ERROR_BUSY or clock() - began >= self._patience_with(status):
+                break
+            await asyncio.sleep(delay_s)
+            delay_s = min(delay_s * _shim.BUSY_DELAY_GROWTH, BUSY_DELAY_MAX_S)
+        what = _OP_NAMES[op]
+        if op == _shim.OP_ZONE_SEND:
+            what = f"{_ZONE_ACTION_NAMES.get(options['zone_action'], 'zone action')} of the zone"
+        if kind == _shim.ERROR_DOUBT:
+            raise FlushDoubtError(
+                f"{self.name}: flush failed: {status_text(status)}; what the device's cache held may be lost with it",
+                status=status,
+            )
+        reason = ""
+        if kind == _shim.ERROR_BUSY and not _shim.limits_zones(status):
+            if op == _shim.OP_READ and not await self._reads_others(lba, block_count):
+                reason, status = f"{status_text(status)}, as all reads; it counts as ", Status.NAMESPACE_NOT_READY
+            self._tired = True
+        raise MediaError(f"{self.name}: {what} at block {lba} failed: {reason}{status_text(status)}", status=status)
+
+    def _patience_with(self, status: int) -> float:
+        patience_s = min(self.patience_s / 10, BUSY_PATIENCE_LEFT_S) if self._tired else self.patience_s
+        return min(patience_s, ZONES_PATIENCE_S) if _shim.limits_zones(status) else patience_s
+
+    async def _reads_others(self, lba: int, block_count: int) -> bool:
+        """Of a device that says that it is busy whenever these blocks are read: whether it has an answer to reads of
+        its first or last block."""
+        buffer = np.empty(self.block_bytes, np.uint8)
+        for other in (0, self.device.block_count - 1):
+            if not lba <= other < lba + block_count:
+                status, result = await self._submit_once(_shim.OP_READ, other, 1, buffer)
+                if _shim.error_class(status, bool(result)) != _shim.ERROR_BUSY:
+                    return True
+        return False
+
+    async def _submit_once(
+        self, op: int, lba: int, block_count: int, buffer: Buffer | None, **options: Any
+    ) -> tuple[int, int]:
+        """Its status, and its result; of one that failed, whether the device said "do not retry"."""
         if self._closed:
             raise MediaError(f"{self.name}: {_OP_NAMES[op]} after close", errno=errno.ESHUTDOWN)
         await self._slots.acquire()
@@ -175,13 +264,7 @@ class BlockPort:
             raise
         answer: asyncio.Future[tuple[int, int]] = asyncio.get_running_loop().create_future()
         self._waiting[ticket] = answer
-        status, result = await asyncio.shield(answer)
-        if status:
-            what = _OP_NAMES[op]
-            if op == _shim.OP_ZONE_SEND:
-                what = f"{_ZONE_ACTION_NAMES.get(options['zone_action'], 'zone action')} of the zone"
-            raise MediaError(f"{self.name}: {what} at block {lba} failed: {status_text(status)}", status=status)
-        return result
+        return await asyncio.shield(answer)
 
     def _block_count(self, data: Buffer) -> int:
         length = data.nbytes if isinstance(data, np.ndarray | memoryview) else len(data)

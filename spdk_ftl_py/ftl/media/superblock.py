@@ -15,7 +15,7 @@ from uuid import UUID
 import numpy as np
 
 from ... import _shim
-from ...errors import FtlError, MediaError
+from ...errors import FlushDoubtError, FtlError, MediaError
 from .blockdev import ZONE_FINISH, ZONE_RESET, BlockPort
 from .geometry import SUPERBLOCK_ZONES, Geometry
 from .layout import FORMAT_VERSION, SEQ_MAX, SUPERBLOCK, SUPERBLOCK_MAGIC, Block, new_record, parse_record, seal
@@ -98,7 +98,9 @@ class SuperblockWriter:
         self.generation = generation
 
     async def write(self, content: Mapping[str, Any], *, clean: bool) -> None:
-        """Durable when it returns. Raises MediaError when neither zone takes it; the last one written stays valid."""
+        """Durable when it returns. Raises MediaError when neither zone takes it; the last one written stays valid.
+        Raises FlushDoubtError where it is the flush that fails: the superblock could be written once more, but what
+        else the device's cache held may be lost."""
         content = {"format": FORMAT_VERSION, **content}
         block = Superblock(self._uuid, self.generation + 1, clean, content).build()
         problem: MediaError | None = None
@@ -110,6 +112,8 @@ class SuperblockWriter:
                     await self._append(zone, block)
                     await self._leave(1 - zone)
                     return
+                except FlushDoubtError:
+                    raise
                 except MediaError as error:
                     log.warning("superblock zone %d: %s", SUPERBLOCK_ZONES[zone], error)
                     problem = error

@@ -7,6 +7,7 @@ import errno
 import json
 import logging
 import os
+import re
 import socket
 import sys
 from contextlib import AbstractAsyncContextManager
@@ -16,6 +17,7 @@ from uuid import UUID
 
 import pytest
 
+from spdk_ftl_py.daemon import device
 from spdk_ftl_py.daemon.base import BaseLink
 from spdk_ftl_py.daemon.requester import asked_for_by
 from spdk_ftl_py.errors import BusyError, FtlError, NotFoundError, PathError
@@ -524,6 +526,54 @@ async def test_a_delete_whose_halt_fails_says_what_stands_in_the_write_buffer_on
     await here.rpc("ftltgt_inject_fault", name="Nvme0n1", op="flush", status="internal_error")
     with pytest.raises(FtlError, match=rf"can't flush.*3 blocks in .*-u {uuid} before this machine"):
         await daemon.call("bdev_ftl_delete", name="ftl0")
+    await daemon.halt()
+
+
+async def flush(here: World, daemon: Daemon) -> None:
+    """As a host that does not repeat it."""
+    controller = await connected(here, daemon)
+    async with ReactorLoop("host", spin_us=0) as reactor:
+        (namespace,) = await controller.namespaces()
+        qpair = await controller.create_io_qpair(reactor, namespace)
+        port = BlockPort(reactor, qpair, name="host", patience_s=0)
+        try:
+            await port.flush()
+        finally:
+            await port.close()
+            await controller.close()
+
+
+async def test_a_flush_that_the_base_fails_is_a_pause_for_its_host(here: World) -> None:
+    daemon = await here.start()
+    await create(here, daemon)
+    await write(here, daemon, 3)
+    await here.rpc("ftltgt_inject_fault", name="Nvme0n1", op="flush", status="internal_error", times=2)
+    await flush(here, daemon)
+    assert (await daemon.device())["state"] == "online"
+    assert await read(here, daemon, 3) == [1, 2, 3]
+    await daemon.halt()
+
+
+async def test_a_base_that_fails_every_flush_ends_failed_with_that_as_the_reason(
+    monkeypatch: pytest.MonkeyPatch, here: World
+) -> None:
+    monkeypatch.setattr(device, "FLUSHES_FAIL_S", 1.0)
+    daemon = await here.start()
+    uuid = (await create(here, daemon))["uuid"]
+    await write(here, daemon, 3)
+    await here.rpc("ftltgt_inject_fault", name="Nvme0n1", op="flush", status="internal_error")
+    with pytest.raises(FtlError):
+        await flush(here, daemon)
+    told = await daemon.wait_for("failed")
+    found = re.fullmatch(
+        r"base bdev Nvme0n1 can't flush: it has failed (\d+) flushes in a row, for 1 s: .*", told["error"]
+    )
+    assert found is not None, told["error"]
+    assert 2 < int(found[1]) < 10, "it is loaded again more and more slowly"
+    await here.rpc("ftltgt_clear_faults", name="Nvme0n1")
+    await daemon.call("bdev_ftl_delete", name="ftl0", force=True)
+    await create(here, daemon, uuid=uuid)
+    assert await read(here, daemon, 3) == [1, 2, 3]
     await daemon.halt()
 
 

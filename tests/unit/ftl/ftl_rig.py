@@ -28,7 +28,7 @@ class FtlRig:
         self.reactor = reactor
         self.media = media
         self.device = device
-        self.port = BlockPort(reactor, device.core, name="user")
+        self.port = BlockPort(reactor, device.core, name="user", patience_s=0)
         self.load = _shim.LoadGenerator(reactor.shim, device.core, lba_count=device.block_count, seed=SEED)
         self._done = asyncio.Event()
         reactor.subscribe(self.load.id, self._on_event)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 from typing import Any
 
@@ -19,8 +20,10 @@ from spdk_ftl_py.runtime.reactor import ReactorLoop
 from unit.ftl.load.restore_rig import ZONE_CAPACITY, ZONE_SIZE, RestoreRig, restore_rig_of_the_test, restore_rigs  # noqa: F401
 from unit.ftl.load.test_checkpoint import addresses_of
 from unit.ftl.load.test_restore import OTHER, copied_with
+from unit.shim.ftl.core_bench import content
 
 INTERNAL_ERROR = 0x006
+UNRECOVERED_READ = 0x281
 
 
 async def check_of(rig: RestoreRig, **options: Any) -> CheckReport:
@@ -196,6 +199,33 @@ async def test_blocks_that_can_not_be_read_are_damage(rig: RestoreRig) -> None:
     with pytest.raises(MediaError):
         await check_of(rig)
     drive.power_on()
+
+
+async def test_what_was_lost_is_damage_until_it_is_written_again(rig: RestoreRig) -> None:
+    drive = rig.base
+    await rig.create()
+    await rig.traffic(1500)
+    await rig.flush()
+    l2p = rig.device.core.l2p(0, rig.device.block_count)
+    lost = int(np.flatnonzero(l2p < np.uint64(44 * ZONE_SIZE))[0])
+    drive.inject_fault(op=_shim.OP_READ, lba=int(l2p[lost]), block_count=1, status=UNRECOVERED_READ)
+    # All but that one, until garbage collection comes to it.
+    for lba in itertools.cycle(range(rig.device.block_count)):
+        if rig.device.lost_blocks:
+            break
+        if lba != lost:
+            await rig.port.write(lba, content(lba, 1 << 40))
+    drive.clear_faults()
+    for halted in (False, True):
+        await (rig.halt() if halted else rig.crash())
+        report = await check_of(rig)
+        assert report.damage == [f"LBA {lost} is lost: media could not be read; an error until written or trimmed"]
+        assert (report.ok, report.lost_blocks, report.clean) == (False, 1, halted)
+        await rig.load()
+    await rig.port.write(lost, content(lost, 1))
+    await rig.halt()
+    report = await check_of(rig)
+    assert (report.ok, report.lost_blocks) == (True, 0)
 
 
 async def test_a_checkpoint_that_says_something_else_than_the_bands_is_damage(rig: RestoreRig) -> None:

@@ -15,6 +15,7 @@ import pytest
 from spdk_ftl_py import _shim
 from spdk_ftl_py.cli import main as cli
 from spdk_ftl_py.ftl.check import CheckReport, check
+from spdk_ftl_py.ftl.device import DeviceState, FtlDevice
 from spdk_ftl_py.ftl.gc import spare_zones
 from spdk_ftl_py.torture import world
 from spdk_ftl_py.torture.content import GARBAGE, Content
@@ -77,6 +78,47 @@ def test_a_zone_that_is_given_up_for_nothing_is_noticed(monkeypatch: pytest.Monk
     run_torture(Options(seed=7, crashes=200, faults=True), report, lambda crashes, note: None)
     assert {each["kind"] for each in report.values["found"]} <= {"given_up", "read_only", "io_error"}
     assert report.values["violations"] > 0
+
+
+def lose_cache_with_a_flush(media: _shim.EmulatedMedia, shape: Shape, rng: random.Random) -> Injected:
+    media.inject_fault(op=_shim.OP_FLUSH, status=0x006, skip=rng.randint(0, 3), times=1, drops_cache=True)
+    return Injected.DOUBT
+
+
+@pytest.mark.parametrize("cache", ["none", "non-vss"])
+def test_a_drive_that_loses_its_cache_with_a_flush_breaks_no_promise(
+    monkeypatch: pytest.MonkeyPatch, cache: str
+) -> None:
+    for name, value in (("inject", lose_cache_with_a_flush), ("FAULTS_PER_WORLD", 100), ("FAULTY_LIVES", 1.0)):
+        monkeypatch.setattr(world, name, value)
+    monkeypatch.setattr(world, "BUSY_LIVES", 0.0)
+    result = run_world(Options(seed=11, cache=cache, faults=True), 0, 30)
+    assert result.violations == []
+    assert result.faults >= 20
+
+
+def test_a_world_in_which_something_is_wrong_leaves_no_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[FtlDevice] = []
+    start = FtlDevice.start
+
+    def noted(device: FtlDevice) -> None:
+        made.append(device)
+        start(device)
+
+    def fail_all(media: _shim.EmulatedMedia, shape: Shape, rng: random.Random) -> Injected:
+        media.inject_fault(op=_shim.OP_READ, status=0x281)
+        return Injected.NOTHING
+
+    for name, value in (("inject", fail_all), ("FAULTS_PER_WORLD", 100), ("FAULTY_LIVES", 1.0), ("BUSY_LIVES", 0.0)):
+        monkeypatch.setattr(world, name, value)
+    monkeypatch.setattr(FtlDevice, "start", noted)
+    result = run_world(Options(seed=3, faults=True), 0, 20)
+    assert result.violations
+    assert {device.state for device in made} == {DeviceState.HALTED}
+
+
+def test_drives_are_busy_now_and_then() -> None:
+    assert int(str(torture(seed=20261122, crashes=40, faults=True)["busy_answers"])) > 0
 
 
 def written(model: Model, lba: int, *, durable: bool = False) -> int:

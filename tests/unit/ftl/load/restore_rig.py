@@ -57,7 +57,7 @@ class RestoreRig:
 
     def _use(self, device: FtlDevice) -> None:
         self.device = device
-        self.port = BlockPort(self.reactor, device.core, name="user")
+        self.port = BlockPort(self.reactor, device.core, name="user", patience_s=0)
 
     async def halt(self) -> None:
         await self.port.close()

@@ -23,7 +23,7 @@ from spdk_ftl_py.runtime.reactor import ReactorLoop
 from unit.ftl.load.restore_rig import ZONE_CAPACITY, ZONE_SIZE, MakeRestoreRig, RestoreRig
 from unit.ftl.load.test_restore import copied_with, l2p_of
 
-INTERNAL_ERROR = 0x006
+WRITE_FAULT = 0x280
 
 
 async def place_of(rig: RestoreRig) -> tuple[superblocks.Superblock, dict[str, Any] | None]:
@@ -356,7 +356,7 @@ async def test_a_halt_is_clean_without_it_where_its_zones_fail(rig: RestoreRig) 
 
     async def drain_then_fail() -> None:
         await drain()
-        drive.inject_fault(op=_shim.OP_WRITE, lba=2 * ZONE_SIZE, block_count=42 * ZONE_SIZE, status=INTERNAL_ERROR)
+        drive.inject_fault(op=_shim.OP_WRITE, lba=2 * ZONE_SIZE, block_count=42 * ZONE_SIZE, status=WRITE_FAULT)
 
     rig.device._drain = drain_then_fail  # type: ignore[method-assign]
     await rig.halt()

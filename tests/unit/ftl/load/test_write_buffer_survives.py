@@ -336,7 +336,7 @@ async def test_a_superblock_that_is_not_durable_yet_makes_no_file_superfluous(
         await rig.crash()
         # The first ends at any of its flushes, the second at its first: neither superblock is durable.
         for skip in (flushes, 0):
-            drive.inject_fault(op=_shim.OP_FLUSH, status=0x006, skip=skip)
+            drive.inject_fault(op=_shim.OP_FLUSH, status=0x006, do_not_retry=True, skip=skip)
             with contextlib.suppress(MediaError):
                 await rig.load()
                 await rig.crash()

@@ -96,7 +96,7 @@ async def test_zones_are_reported_64_at_a_time(media: _shim.EmulatedMedia, port:
 
 
 async def test_a_failing_zone_report_is_enodev(media: _shim.EmulatedMedia, port: BlockPort) -> None:
-    media.inject_fault(op=_shim.OP_ZONE_REPORT, status=0x006, skip=1)
+    media.inject_fault(op=_shim.OP_ZONE_REPORT, status=0x006, do_not_retry=True, skip=1)
     with pytest.raises(MediaError, match="zone report at block 4096 failed") as caught:
         await port.zones()
     assert caught.value.errno == errno.ENODEV

@@ -163,3 +163,28 @@ def test_everything_outstanding_completes_with_power_loss_even_after_power_is_ba
         assert [io.wait(ticket).status for ticket in tickets] == [POWER_LOSS] * 4
         media.clear_faults()
         assert io.read_status(0) == 0
+
+
+@pytest.mark.parametrize("zoned", [False, True])
+def test_a_flush_may_fail_and_lose_the_volatile_cache(reactor: _shim.Reactor, zoned: bool) -> None:
+    outcomes = set()
+    for attempt in range(12):
+        media = (
+            _shim.EmulatedMedia.zns(reactor, 4, 16, 16, volatile_cache=True)
+            if zoned
+            else _shim.EmulatedMedia.conventional(reactor, 64, volatile_cache=True)
+        )
+        with Stepped(reactor, media) as io:
+            assert io.write(0, block(1)) == 0
+            assert io.flush() == 0
+            for lba in range(1, 4 + attempt):
+                assert io.write(lba, block(2)) == 0
+            media.inject_fault(op=_shim.OP_FLUSH, status=0x006, times=1, drops_cache=True)
+            assert (io.flush(), io.flush()) == (0x006, 0)
+            assert io.read(0) == block(1)
+            held = [io.read(lba) == block(2) for lba in range(1, 4 + attempt)]
+            media.power_cut(1)
+            media.power_on()
+            assert [io.read(lba) == block(2) for lba in range(1, 4 + attempt)] == held
+            outcomes.add(all(held))
+    assert outcomes == {True, False}

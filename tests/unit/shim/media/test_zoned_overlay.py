@@ -8,6 +8,7 @@ from spdk_ftl_py import _shim
 from unit.shim.stepped import ZSA_RESET, Completion, Stepped, block, blocks
 
 INVALID_OPCODE, WRITE_FAULT, ZONE_READ_ONLY, INVALID_FIELD, OUT_OF_RANGE = 0x001, 0x280, 0x1BA, 0x002, 0x080
+NOT_READY = 0x082
 
 
 @pytest.fixture
@@ -78,8 +79,37 @@ def test_a_zone_whose_write_failed_becomes_read_only(reactor: _shim.Reactor) -> 
         assert io.read(0, 2) == blocks(0, 2)
         assert io.write(8, block(0)) == 0
         base.inject_fault(op=_shim.OP_WRITE, lba=9, block_count=1, status=WRITE_FAULT, times=1)
-        assert io.append(8, block(0)) == Completion(WRITE_FAULT, 0)
+        assert io.append(8, block(0)).status == WRITE_FAULT
         assert io.report()[1][1].state == "read_only"
+
+
+@pytest.mark.parametrize("append", [False, True])
+def test_a_write_that_a_busy_base_refuses_may_be_repeated(reactor: _shim.Reactor, append: bool) -> None:
+    base = _shim.EmulatedMedia.conventional(reactor, 64)
+    overlay = _shim.ZonedOverlay(reactor, base, zone_capacity=8)
+    with Stepped(reactor, overlay) as io:
+
+        def write(lba: int, block_count: int) -> int:
+            return io.append(0, blocks(lba, block_count)).status if append else io.write(lba, blocks(lba, block_count))
+
+        for lba, block_count, state in ((0, 2, "empty"), (2, 5, "closed"), (7, 1, "closed")):
+            base.inject_fault(op=_shim.OP_WRITE, status=NOT_READY, times=1)
+            assert write(lba, block_count) == NOT_READY
+            zone = io.report()[1][0]
+            assert (zone.state, zone.write_pointer) == (state, lba)
+            assert write(lba, block_count) == 0
+        assert io.report()[1][0].state == "full"
+        assert io.read(0, 8) == blocks(0, 8)
+
+
+def test_a_write_that_a_busy_base_refuses_ends_a_zone_that_is_written_further(reactor: _shim.Reactor) -> None:
+    base = _shim.EmulatedMedia.conventional(reactor, 64)
+    overlay = _shim.ZonedOverlay(reactor, base, zone_capacity=8)
+    with Stepped(reactor, overlay) as io:
+        base.inject_fault(op=_shim.OP_WRITE, status=NOT_READY, times=1)
+        tickets = [io.port.submit(_shim.OP_WRITE, lba, 1, block(lba)) for lba in range(2)]
+        assert [io.wait(ticket).status for ticket in tickets] == [NOT_READY, 0]
+        assert io.report()[1][0].state == "read_only"
 
 
 def test_a_failed_read_or_flush_changes_no_zone(reactor: _shim.Reactor) -> None:

@@ -172,6 +172,17 @@ def test_a_status_is_taken_over_whatever_was_transferred(kind: str) -> None:
         assert finished(peer, ticket).status == 0x1BC
 
 
+@pytest.mark.parametrize("dnr", [0, 1])
+def test_the_answer_says_whether_to_retry(dnr: int) -> None:
+    with host_peer() as (peer, _, port):
+        ticket = port.submit(_shim.OP_FLUSH)
+        peer.exchange(pdus.response(sent(peer).u16(10), status=0x006 | dnr << 14))
+        assert finished(peer, ticket) == Done(0x006, dnr)
+        ticket = port.submit(_shim.OP_FLUSH)
+        peer.exchange(pdus.response(sent(peer).u16(10)))
+        assert finished(peer, ticket) == Done(0, 0)
+
+
 def test_success_without_all_the_data_is_a_transfer_error() -> None:
     with host_peer() as (peer, qpair, port):
         first = port.submit(_shim.OP_READ, 5, 2, bytearray(8192))

@@ -1,0 +1,84 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// I/Os to the base or the nv cache that are sent again: those that were answered with "busy", and those whose sender
+// wants a second answer.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+
+#include "reactor/block_device.hpp"
+#include "reactor/error_class.hpp"
+#include "reactor/io_list.hpp"
+
+namespace ftl {
+
+[[nodiscard]] inline ErrorClass error_class(const Io &io) noexcept {
+    return error_class(io.op, io.status, io.do_not_retry);
+}
+
+struct BaseIo : Io {
+    uint64_t busy_since_ns = 0;  // 0: its last answer was not "busy"
+    uint64_t delay_ns = 0;       // before it was sent last
+    uint64_t due_ns = 0;         // while it is kept
+};
+
+class BusyIos {
+public:
+    // Keeps an I/O whose answer was "busy", to be sent as it is when its delay is over. False: the device has been busy
+    // with it for patience_ns, and its answer is final.
+    bool keep(BaseIo &io, uint64_t now_ns, uint64_t patience_ns) noexcept {
+        const bool first = io.busy_since_ns == 0;
+        if (first) {
+            io.busy_since_ns = std::max<uint64_t>(now_ns, 1);
+        }
+        if (now_ns >= io.busy_since_ns + patience_with(io.status, patience_ns)) {
+            return false;
+        }
+        io.delay_ns = first ? kBusyDelayMinNs : std::min(io.delay_ns * kBusyDelayGrowth, kBusyDelayMaxNs);
+        send_later(io, now_ns, io.delay_ns);
+        return true;
+    }
+    void send_later(BaseIo &io, uint64_t now_ns, uint64_t delay_ns) noexcept {
+        io.due_ns = now_ns + delay_ns;
+        due_ns_ = std::min(due_ns_, io.due_ns);
+        kept_.push(io);
+    }
+    // Calls send(io) for each whose time has come; returns how many.
+    template <typename Send>
+    uint32_t run(uint64_t now_ns, Send &&send) noexcept {
+        if (now_ns < due_ns_) {
+            return 0;
+        }
+        uint32_t sent = 0;
+        IoList waiting = kept_;
+        kept_ = {};
+        due_ns_ = kNever;
+        while (Io *each = waiting.pop()) {
+            auto &io = static_cast<BaseIo &>(*each);
+            if (io.due_ns <= now_ns) {
+                send(io);
+                ++sent;
+            } else {
+                due_ns_ = std::min(due_ns_, io.due_ns);
+                kept_.push(io);
+            }
+        }
+        return sent;
+    }
+    // None of them is sent any more; null when there is none left.
+    BaseIo *drop() noexcept {
+        due_ns_ = kNever;
+        return static_cast<BaseIo *>(kept_.pop());
+    }
+    // When the next one is due; ~0: never.
+    [[nodiscard]] uint64_t due_ns() const noexcept { return due_ns_; }
+    [[nodiscard]] uint32_t count() const noexcept { return kept_.count(); }
+
+private:
+    static constexpr uint64_t kNever = ~uint64_t{0};
+
+    IoList kept_;
+    uint64_t due_ns_ = kNever;
+};
+
+}  // namespace ftl

@@ -1,0 +1,141 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// What an error of a block device means for who sent the I/O: the one table, for C++ and Python. docs/durability.md,
+// "Errors of the base", says what the FTL does about each class.
+// NVM Express Base 2.0, figures "Status Code"; ZNS Command Set 1.1.
+#pragma once
+
+#include "reactor/block_device.hpp"
+
+namespace ftl {
+
+enum class ErrorClass : uint8_t {
+    none,
+    gone,     // the device itself: nothing more is sent to it
+    busy,     // the same command may succeed later
+    doubt,    // of a flush: what the device's volatile cache held may be lost with it, whatever a later one answers
+    command,  // refused for good; of what stands on media nothing is known
+    block,    // media under these blocks
+    zone,     // a zone that does not take this any more, or never did
+    mistake,  // no sender who keeps the rules gets this
+};
+
+// Retrying would meet the same answer. What devices of ours say with an error of theirs.
+[[nodiscard]] constexpr bool dnr(Status status) noexcept {
+    switch (status) {
+        case status::invalid_opcode:
+        case status::invalid_field:
+        case status::invalid_namespace:
+        case status::sgl_data_length:
+        case status::sgl_type:
+        case status::lba_out_of_range:
+        case status::capacity_exceeded:
+        case status::zone_boundary:
+        case status::zone_full:
+        case status::zone_read_only:
+        case status::zone_offline:
+        case status::zone_invalid_write:
+        case status::invalid_zone_transition:
+        case status::write_fault:  // a Flush that failed and then succeeds would hide what is lost
+            return true;
+        default:
+            return false;
+    }
+}
+
+// Of the statuses that are worth another try, those that may be one block's or zone's where they last.
+[[nodiscard]] constexpr bool perhaps_media(Status status) noexcept {
+    switch (status) {
+        case status::internal_error:
+        case status::data_transfer_error:
+        case status::transient_transport_error:
+        case status::capacity_exceeded:
+        case status::too_many_active:
+        case status::too_many_open:
+            return true;
+        default:
+            return false;
+    }
+}
+
+// do_not_retry: the device's bit (Io::do_not_retry). It makes an error that would be worth another try final.
+[[nodiscard]] constexpr ErrorClass error_class(Op op, Status status, bool do_not_retry) noexcept {
+    switch (status) {
+        case status::ok:
+            return ErrorClass::none;
+
+        case status::power_loss:
+        case status::invalid_namespace:  // the bdev was deleted in the target
+        case status::path_error:         // ours: the connection is gone
+        case status::ana_persistent_loss:
+            return ErrorClass::gone;
+
+        case status::internal_error:  // SPDK's answer to whatever failed in a bdev, without DNR
+        case status::data_transfer_error:
+        case status::capacity_exceeded:  // of a thin base
+        case status::too_many_active:    // a zone that is being finished makes room
+        case status::too_many_open:
+            if (op == Op::flush && !do_not_retry) {
+                return ErrorClass::doubt;
+            }
+            return do_not_retry ? ErrorClass::command : ErrorClass::busy;
+
+        // A flush that ends with one of these has not been carried out: its cache has what it had.
+        case status::aborted:
+        case status::aborted_sq_deleted:  // SPDK passes on what the reset of a drive's controller did
+        case status::aborted_preempted:
+        case status::write_protected:
+        case status::interrupted:
+        case status::transient_transport_error:
+        case status::media_not_ready:
+        case status::namespace_not_ready:
+        case status::reservation_conflict:
+        case status::path_internal:
+        case status::ana_inaccessible:
+        case status::ana_transition:
+        case status::controller_path_error:
+        case status::host_aborted:
+            return do_not_retry ? ErrorClass::command : ErrorClass::busy;
+
+        case status::zone_boundary:
+        case status::zone_full:
+        case status::zone_read_only:
+        case status::zone_offline:
+        case status::zone_invalid_write:
+        case status::invalid_zone_transition:
+            return ErrorClass::zone;
+
+        default:
+            break;
+    }
+    switch (status >> 8) {
+        case 0:
+        case 1:
+            return ErrorClass::mistake;
+        case 2:
+            return ErrorClass::block;
+        default:
+            return ErrorClass::command;
+    }
+}
+
+// How long a busy device is waited for, and how often it is asked meanwhile.
+inline constexpr uint64_t kBusyDelayMinNs = 1'000'000;
+inline constexpr uint64_t kBusyDelayMaxNs = 100'000'000;
+inline constexpr uint64_t kBusyDelayGrowth = 2;
+inline constexpr uint64_t kBusyPatienceNs = 60'000'000'000;      // one I/O of the FTL's own
+inline constexpr uint64_t kBusyReadPatienceNs = 20'000'000'000;  // a host's read: hosts give up after 30 s
+// Once something was not answered for that long, and other things were: the next of its kind. An error that stays may
+// be the medium's.
+inline constexpr uint64_t kBusyPatienceLeftNs = 1'000'000'000;
+// A zone that is being finished makes room for another one within that, or none will.
+inline constexpr uint64_t kZonesPatienceNs = 1'000'000'000;
+
+[[nodiscard]] constexpr bool limits_zones(Status status) noexcept {
+    return status == status::too_many_active || status == status::too_many_open;
+}
+// So long something that has so much patience with a busy device waits for one that answers that.
+[[nodiscard]] constexpr uint64_t patience_with(Status status, uint64_t patience_ns) noexcept {
+    return limits_zones(status) && kZonesPatienceNs < patience_ns ? kZonesPatienceNs : patience_ns;
+}
+
+}  // namespace ftl

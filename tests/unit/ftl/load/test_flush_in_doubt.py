@@ -1,0 +1,85 @@
+"""A base that fails a flush, loses with it what its volatile cache held, and flushes again as if nothing had been."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from spdk_ftl_py import _shim
+from spdk_ftl_py.errors import FlushDoubtError, FtlError
+from spdk_ftl_py.ftl.device import DeviceState
+from unit.ftl.load.restore_rig import MakeRestoreRig, RestoreRig
+from unit.shim.ftl.core_bench import content
+
+INTERNAL_ERROR = 0x006
+
+
+@pytest.mark.parametrize("seed", range(4))
+async def test_nothing_rests_on_what_its_cache_held(seed: int, tmp_path: Path, make_rig: MakeRestoreRig) -> None:
+    """First nothing acknowledged is missing: the write buffer has it. Then the base loses power, and the write buffer
+    with it: nothing flushed is missing."""
+    rig = await make_rig(buffer_dir=tmp_path, seed=seed)
+    drive = rig.base
+    await rig.create()
+    await rig.traffic(1500)
+    failed = 0
+    for crash in range(8):
+        drive.inject_fault(
+            op=_shim.OP_FLUSH, status=INTERNAL_ERROR, drops_cache=True, skip=rig.rng.randrange(12), times=1
+        )
+        await rig.traffic(1200)
+        drive.clear_faults()
+        failed += rig.device.failed.is_set()
+        assert rig.device.failed.is_set() == isinstance(rig.device.failure, FlushDoubtError)
+        rig.model.acknowledged_survives()
+        await rig.crash()
+        await rig.load()
+        await rig.check(f"seed {seed}, flush {crash}")
+        await rig.traffic(300)
+        await rig.flush()
+        await rig.traffic(100)
+        await rig.crash()
+        drive.power_cut(rig.rng.randrange(1 << 32))
+        for path in tmp_path.glob("*.wbuf"):
+            path.unlink()
+        drive.power_on()
+        await rig.load()
+        await rig.check(f"seed {seed}, power loss {crash}")
+    assert failed >= 4
+
+
+async def test_the_flush_behind_a_superblock_is_one_like_any_other(rig: RestoreRig) -> None:
+    """The superblock could be written again, what the core has on media not."""
+    await rig.create()
+    await rig.port.write(1, content(1, 1))
+    rig.base.inject_fault(op=_shim.OP_FLUSH, status=INTERNAL_ERROR, drops_cache=True, times=1)
+    with pytest.raises(FlushDoubtError):
+        await rig.device.write_superblock(clean=False)
+    assert rig.device.state is DeviceState.FAILED
+    assert isinstance(rig.device.failure, FlushDoubtError)
+    with pytest.raises(FtlError):
+        await rig.port.flush()
+
+
+async def test_a_halt_whose_last_flush_is_in_doubt_leaves_the_write_buffer(
+    tmp_path: Path, make_rig: MakeRestoreRig
+) -> None:
+    rig = await make_rig(buffer_dir=tmp_path)
+    for skip in range(4):
+        await rig.create()
+        await rig.port.write(1, content(1, 1))
+        rig.base.inject_fault(op=_shim.OP_FLUSH, status=INTERNAL_ERROR, drops_cache=True, skip=skip, times=1)
+        await rig.port.close()
+        try:
+            await rig.device.halt()
+        except FlushDoubtError:
+            assert list(tmp_path.glob("*.wbuf"))
+        else:
+            assert not list(tmp_path.glob("*.wbuf"))
+        rig.base.clear_faults()
+        await rig.load()
+        assert (await rig.versions())[1] == 1
+        await rig.crash()
+        for path in tmp_path.glob("*.wbuf"):
+            path.unlink()
