@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // GC's hands: copies what is in force in a closed band to the reloc stream.
 //
-// For each zone of the band: its summary if every block of it verifies, else its headers, one by one. Data blocks some
-// LBA points to are read in runs, verified and queued with their seq; records in force are queued again. What can't be
-// read or does not match its CRC becomes a lost record, so that no older version comes back. At last, if something is
-// still in force that no metadata told of, a sweep over the L2P declares it lost (trims are simply recorded anew).
+// For each zone of the band: its summary if every block of it verifies, else its headers, one by one, up to what does
+// not verify as one: mostly where a zone was finished early. Data blocks some LBA points to are read in runs, verified
+// and queued with their seq; records in force are queued again. What can't be read or does not match its CRC becomes a
+// lost record, so that no older version comes back. If something is still in force then, all of it is read once more,
+// with a search for headers behind what does not verify. At last, if something is still in force that no metadata told
+// of, a sweep over the L2P declares it lost (trims are simply recorded anew).
 #pragma once
 
 #include <cstdint>
@@ -35,6 +37,7 @@ public:
 private:
     static constexpr uint32_t kWindowBlocks = 8;  // of summary read at a time
     static constexpr uint32_t kRunBlocks = 32;    // data blocks read at a time
+    static constexpr uint32_t kGapBlocks = 64;    // read at a time in search of the next header
 
     enum class Phase : uint8_t { free, settling, next_zone, reading, window, records, drain, sweep, last_drain };
     // What the metadata I/O in flight is for.
@@ -49,8 +52,11 @@ private:
         uint32_t punit = 0;    // zone being scanned
         bool walking = false;  // header by header, for want of a summary
         bool read_done = false;
+        bool again = false;         // for the second time: what stands behind a damaged header is looked for
         uint32_t summary_next = 0;  // next block of the summary to read
         uint32_t walk_offset = 0;   // next header to read
+        uint32_t singly_until = 0;  // offsets below are read one by one, since together they could not be
+        bool gap = false;           // no header stood at the offset before
         uint32_t seen_offset = 0;   // offsets below were scanned before the summary turned out damaged
         // The window: entries of consecutive offsets from first_offset on.
         uint32_t first_offset = 0;
@@ -90,6 +96,7 @@ private:
     void metadata_came(Mover &mover) noexcept;
     void use_summary(Mover &mover) noexcept;
     void use_header(Mover &mover) noexcept;
+    void use_walked(Mover &mover, bool read) noexcept;
     [[nodiscard]] bool is_ours(const Mover &mover, const layout::BatchHeader &header, uint32_t offset) const noexcept;
     [[nodiscard]] bool is_ours(const Mover &mover, const layout::SummaryBlock &block, uint32_t index) const noexcept;
     bool scan_window(Mover &mover) noexcept;
