@@ -47,6 +47,7 @@ EV_BLOCK_LOST: Final[int]
 EV_DRAINED: Final[int]
 EV_CORE_FAILED: Final[int]
 EV_FLUSH_FAILED: Final[int]
+EV_ZONE_FINISHED: Final[int]
 EV_CACHE_FAILED: Final[int]
 EV_OVERFLOW: Final[int]
 
@@ -209,7 +210,11 @@ class EmulatedMedia(BlockDevice):
         volatile_cache: bool = True,
     ) -> EmulatedMedia: ...
     def set_zone_state(self, zone: int, state: str) -> None:
-        """state: "read_only" or "offline"."""
+        """What a drive does by itself. state: "read_only", "offline", or "full": it finishes the zone, and its
+        attributes say so; ValueError where that is not active."""
+
+    def recommend(self, zone: int, *, finish: bool = False, reset: bool = False) -> None:
+        """What the attributes of the zone ask for, until it is done."""
 
     def zone_states(self) -> list[tuple[int, str, int]]:
         """(start LBA, state name, write pointer LBA) of every zone."""
@@ -507,6 +512,15 @@ class FtlCore(BlockDevice):
 
     def replace_zone(self, band: int, punit: int, zone_start: int | None) -> None:
         """While the band is free: another zone in a faulted one's place (None: the band does without)."""
+
+    def fault_zone(self, band: int, punit: int, status: int) -> bool:
+        """The base says that this zone can't be written any more: EV_ZONE_FAULT with that status, and a closed band is
+        a faulted one. False, and nothing happens, where that is known, or the band is being written or reset and will
+        find it out."""
+
+    def close_zone(self, band: int, punit: int) -> bool:
+        """The base would like this zone to be finished: it is, behind what is on its way to it, and the band goes on in
+        its other zones. False where it is not being written."""
 
     def set_user_share(self, percent: int) -> None:
         """Of the blocks written to media, at most so many percent are the user's. 100: no limit. 0: none. Throttles

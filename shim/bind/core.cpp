@@ -149,8 +149,8 @@ nb::list list_bands(FtlCore &core) {
     on_reactor(core, [&] {
         for (uint32_t number = 0; number < state.bands.size(); ++number) {
             const Band &band = state.bands[number];
-            rows.push_back({band.state, band.seq, band.references, core.valid_count(number), band.written, band.stream,
-                            band.readers});
+            rows.push_back({band.state, band.seq, band.references, core.valid_count(number),
+                            band.written + band.given_up, band.stream, band.readers});
         }
         zones = state.zones;
     });
@@ -216,6 +216,7 @@ nb::dict stats_of(FtlCore &core) {
     dict["crc_errors"] = stats.crc_errors;
     dict["read_errors"] = stats.read_errors;
     dict["write_errors"] = stats.write_errors;
+    dict["zones_finished"] = stats.zones_finished;
     dict["write_buffer_used"] = used;
     dict["write_buffer_landed"] = landed;
     dict["write_buffer_blocks"] = state.buffer.slot_count;
@@ -358,6 +359,22 @@ void bind_core(nb::module_ &m) {
                 on_reactor(core, [&] { core.replace_zone(band, punit, zone_start.value_or(kNoZone)); });
             },
             nb::arg("band"), nb::arg("punit"), nb::arg("zone_start").none())
+        .def(
+            "fault_zone",
+            [](FtlCore &core, uint32_t band, uint32_t punit, Status status) {
+                bool faulted = false;
+                on_reactor(core, [&] { faulted = core.fault_zone(band, punit, status); });
+                return faulted;
+            },
+            nb::arg("band"), nb::arg("punit"), nb::arg("status"))
+        .def(
+            "close_zone",
+            [](FtlCore &core, uint32_t band, uint32_t punit) {
+                bool closing = false;
+                on_reactor(core, [&] { closing = core.close_zone(band, punit); });
+                return closing;
+            },
+            nb::arg("band"), nb::arg("punit"))
         .def(
             "set_user_share",
             [](FtlCore &core, uint32_t percent) { on_reactor(core, [&] { core.set_user_share(percent); }); },

@@ -87,13 +87,13 @@ std::shared_ptr<EmulatedMedia> zoned_media(const std::shared_ptr<Reactor> &react
 }
 
 void set_zone_state(EmulatedMedia &media, uint32_t zone, const std::string &state) {
-    for (const ZoneState known : {ZoneState::read_only, ZoneState::offline}) {
+    for (const ZoneState known : {ZoneState::read_only, ZoneState::offline, ZoneState::full}) {
         if (state == zone_state_name(known)) {
             media.set_zone_state(zone, known);
             return;
         }
     }
-    throw std::invalid_argument("zone state '" + state + "': only 'read_only' and 'offline' can be set");
+    throw std::invalid_argument("zone state '" + state + "': only 'read_only', 'offline' and 'full' can be set");
 }
 
 std::vector<std::tuple<uint64_t, std::string, uint64_t>> zone_states(EmulatedMedia &media) {
@@ -158,6 +158,8 @@ void bind_media(nb::module_ &m) {
                     nb::arg("max_open_zones") = 0, nb::arg("max_active_zones") = 0, nb::arg("max_append_blocks") = 32,
                     nb::arg("max_io_blocks") = 256, nb::arg("path") = nb::none(), nb::arg("volatile_cache") = true)
         .def("set_zone_state", &set_zone_state, nb::arg("zone"), nb::arg("state"), unlocked())
+        .def("recommend", &EmulatedMedia::recommend, nb::arg("zone"), nb::kw_only(), nb::arg("finish") = false,
+             nb::arg("reset") = false, unlocked())
         .def("zone_states", &zone_states, unlocked())
         .def("inject_fault", &inject_fault, nb::kw_only(), nb::arg("op") = nb::none(), nb::arg("lba") = 0,
              nb::arg("block_count") = 0, nb::arg("status") = 0, nb::arg("latency_us") = 0, nb::arg("skip") = 0,

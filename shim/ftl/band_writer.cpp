@@ -75,7 +75,33 @@ uint64_t BandWriter::deadline_ns() const noexcept {
             deadline = std::min(deadline, since + age);
         }
     }
+    if (finishes_waiting_ > 0) {
+        for (const OpenBand &open : open_) {
+            for (const ZoneWriter &zone : open.zones) {
+                deadline = zone.finish_at != 0 ? std::min(deadline, zone.finish_at) : deadline;
+            }
+        }
+    }
     return deadline;
+}
+
+bool BandWriter::close_zone(uint32_t band, uint32_t punit) noexcept {
+    const auto open =
+        std::find_if(open_.begin(), open_.end(), [band](const OpenBand &each) { return each.band == band; });
+    if (open == open_.end()) {
+        return false;
+    }
+    ZoneWriter &zone = open->zones[punit];
+    if (zone.state == ZoneState::batch) {
+        zone.close_short = true;
+        return true;
+    }
+    if (zone.state != ZoneState::idle || zone.next_offset == 0) {
+        return false;
+    }
+    give_up(zone);
+    finish(zone);
+    return true;
 }
 
 uint32_t BandWriter::run() noexcept {
@@ -86,7 +112,7 @@ uint32_t BandWriter::run() noexcept {
     } else if (buffer.waiting_since == 0) {
         buffer.waiting_since = std::max<uint64_t>(now, 1);
     }
-    uint32_t work = 0;
+    uint32_t work = finishes_waiting_ > 0 ? run_finishes() : 0;
     if (!state_.config.shared_stream) {
         work += run_stream(kStreamReloc);
     }
@@ -127,11 +153,13 @@ void BandWriter::activate(Stream &stream, uint32_t number) noexcept {
     Band &band = state_.bands[stream.queued];
     band.state = BandState::open;
     band.written = 0;
+    band.given_up = 0;
     band.record_headers = 0;
     for (ZoneWriter &zone : room->zones) {
         const Zone &place = state_.zone(stream.queued, zone.punit);
         zone.state = place.start == kNoZone || place.faulted ? ZoneState::done : ZoneState::idle;
         zone.next_offset = 0;
+        zone.close_short = false;
     }
     stream.current = &*room;
     stream.queued = kNoBand;

@@ -3,7 +3,8 @@
 //
 // One batch is outstanding per zone; it goes out as base writes of at most max_io blocks, one after the other (with
 // use_append: one append). L2P entries change when the whole batch is on media. A zone that fails a write is given up
-// and what its batch held is queued again, in front, with the same seq.
+// and what its batch held is queued again, in front, with the same seq. So it is where the drive has finished the zone
+// by itself, but then the zone is as good as any: the band closes short.
 #pragma once
 
 #include <cstdint>
@@ -25,6 +26,8 @@ public:
 
     // False: one is queued already.
     bool queue_band(uint32_t stream, uint32_t band, uint64_t seq) noexcept;
+    // A zone of an open band is finished as it is, behind what is in flight: false where it is not being written.
+    bool close_zone(uint32_t band, uint32_t punit) noexcept;
     // Issues what is due; returns how much.
     uint32_t run() noexcept;
     // The user's stream has data, but no band and none coming.
@@ -49,6 +52,9 @@ private:
         uint32_t done_blocks = 0;
         uint32_t chunk_blocks = 0;
         uint32_t summary_index = 0;
+        bool close_short = false;  // behind the batch in flight
+        uint32_t finish_attempts = 0;
+        uint64_t finish_at = 0;               // once more; 0: it is in flight
         std::vector<layout::BlockEntry> map;  // what each offset holds, for the summary
         uint8_t *scratch = nullptr;           // the header, or blocks of the summary
         std::vector<uint32_t> items;          // slots or records of the batch
@@ -96,7 +102,11 @@ private:
     void make_summary(ZoneWriter &zone) noexcept;
     void after_batch(ZoneWriter &zone) noexcept;
     void landed(ZoneWriter &zone) noexcept;
+    void give_up(ZoneWriter &zone) noexcept;
     void finish(ZoneWriter &zone) noexcept;
+    void finish_once_more(ZoneWriter &zone) noexcept;
+    void finished(ZoneWriter &zone, Status status) noexcept;
+    uint32_t run_finishes() noexcept;
     void fault(ZoneWriter &zone, Status status) noexcept;
     void requeue(ZoneWriter &zone) noexcept;
     uint32_t close_bands() noexcept;
@@ -114,6 +124,7 @@ private:
     uint32_t user_batches_ = 0;    // in flight
     bool reloc_turn_ = true;       // shared stream without a limit: in turns
     uint64_t stuck_since_ = 0;
+    uint32_t finishes_waiting_ = 0;  // zones whose finish failed and is due later
 };
 
 }  // namespace ftl

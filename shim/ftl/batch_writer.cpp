@@ -12,6 +12,14 @@ using layout::BatchHeader;
 using layout::BatchKind;
 using layout::BlockEntry;
 
+namespace {
+
+constexpr uint32_t kFinishAttempts = 6;
+constexpr uint64_t kFinishAgainNs = 10'000'000;  // then twice as long each time
+constexpr uint8_t kFullAtOnceMax = 3;            // in a row; what is always full can't be written
+
+}  // namespace
+
 void BandWriter::start_batch(OpenBand &open, ZoneWriter &zone, Source source) noexcept {
     const Band &band = state_.bands[open.band];
     const Zone &place = state_.zone(open.band, zone.punit);
@@ -185,9 +193,7 @@ void BandWriter::came_back(ZoneWriter &zone) noexcept {
     Zone &place = state_.zone(zone.band->band, zone.punit);
     Status status = zone.io.status;
     if (zone.state == ZoneState::finishing) {
-        // Read-only and offline zones can't be finished, and don't count as active. One that can't for another reason
-        // stays open; nothing in it is in danger.
-        zone.state = ZoneState::done;
+        finished(zone, status);
         return;
     }
     if (status == status::ok && zone.io.op == Op::append) {
@@ -203,6 +209,7 @@ void BandWriter::came_back(ZoneWriter &zone) noexcept {
     }
     zone.done_blocks += zone.chunk_blocks;
     place.write_pointer += zone.chunk_blocks;
+    place.full_at_once = 0;
     state_.bands[zone.band->band].written += zone.chunk_blocks;
     state_.stats.media_written_blocks += zone.chunk_blocks;
     if (zone.done_blocks < zone.block_count) {
@@ -226,6 +233,13 @@ void BandWriter::came_back(ZoneWriter &zone) noexcept {
 // A zone that is not full and not written any more would go on counting as active, beside those that are meant to be.
 void BandWriter::finish(ZoneWriter &zone) noexcept {
     zone.state = ZoneState::finishing;
+    zone.finish_attempts = 0;
+    finish_once_more(zone);
+}
+
+void BandWriter::finish_once_more(ZoneWriter &zone) noexcept {
+    ++zone.finish_attempts;
+    zone.finish_at = 0;
     zone.io.op = Op::zone_send;
     zone.io.zone_action = zns::code(zns::ZoneAction::finish);
     zone.io.lba = state_.zone(zone.band->band, zone.punit).start;
@@ -234,9 +248,53 @@ void BandWriter::finish(ZoneWriter &zone) noexcept {
     state_.submit_base(zone.io);
 }
 
+void BandWriter::finished(ZoneWriter &zone, Status status) noexcept {
+    switch (status) {
+        case status::ok:
+        case status::zone_read_only:  // can't be finished, and does not count as active
+        case status::zone_offline:
+        case status::invalid_zone_transition:
+            zone.state = ZoneState::done;
+            return;
+        default:
+            break;
+    }
+    // Its band is not closed as long as it may be active: another one opened meanwhile would be one too many.
+    if (zone.finish_attempts < kFinishAttempts) {
+        zone.finish_at = std::max<uint64_t>(state_.now, 1) + (kFinishAgainNs << (zone.finish_attempts - 1));
+        ++finishes_waiting_;
+        return;
+    }
+    // A reset ends it for good, and those of bands with a failed zone come first.
+    zone.state = ZoneState::done;
+    Zone &place = state_.zone(zone.band->band, zone.punit);
+    if (!place.faulted) {
+        place.faulted = true;
+        state_.emit(EventKind::zone_fault, zone.band->band, zone.punit, status);
+    }
+}
+
+uint32_t BandWriter::run_finishes() noexcept {
+    uint32_t work = 0;
+    for (OpenBand &open : open_) {
+        for (ZoneWriter &zone : open.zones) {
+            if (zone.finish_at != 0 && zone.finish_at <= state_.now) {
+                --finishes_waiting_;
+                finish_once_more(zone);
+                ++work;
+            }
+        }
+    }
+    return work;
+}
+
 void BandWriter::after_batch(ZoneWriter &zone) noexcept {
     if (zone.next_offset < state_.data_area) {
         zone.state = ZoneState::idle;
+        if (zone.close_short) {
+            give_up(zone);
+            finish(zone);
+        }
         return;
     }
     zone.state = ZoneState::summary;
@@ -305,13 +363,29 @@ void BandWriter::landed(ZoneWriter &zone) noexcept {
 }
 
 void BandWriter::fault(ZoneWriter &zone, Status status) noexcept {
-    ++state_.stats.write_errors;
     if (zone.state == ZoneState::batch) {
         requeue(zone);
     }
-    state_.zone(zone.band->band, zone.punit).faulted = true;
+    give_up(zone);
+    Zone &place = state_.zone(zone.band->band, zone.punit);
+    if (status == status::zone_full && !MUTATED(full_zone_retired) &&
+        (place.write_pointer > 0 || ++place.full_at_once < kFullAtOnceMax)) {
+        // The drive has finished it, which is no failure: what is in it stays, and its reset makes it as good as new.
+        ++state_.stats.zones_finished;
+        state_.emit(EventKind::zone_finished, zone.band->band, zone.punit);
+        zone.state = ZoneState::done;
+        return;
+    }
+    ++state_.stats.write_errors;
+    place.faulted = true;
     state_.emit(EventKind::zone_fault, zone.band->band, zone.punit, status);
     finish(zone);
+}
+
+// Of what it has left, nothing is written in this life of the band.
+void BandWriter::give_up(ZoneWriter &zone) noexcept {
+    const uint32_t written = state_.zone(zone.band->band, zone.punit).write_pointer;
+    state_.bands[zone.band->band].given_up += state_.data_area - std::min(written, state_.data_area);
 }
 
 void BandWriter::requeue(ZoneWriter &zone) noexcept {

@@ -40,6 +40,10 @@ public:
     bool start_move(uint32_t band);                                     // false: enough are being moved
     void reset_band(uint32_t band);
     void replace_zone(uint32_t band, uint32_t punit, uint64_t zone_start);  // kNoZone: the band does without
+    // The base says that the zone can't be written any more. False: that is known, or will be found out by a write.
+    bool fault_zone(uint32_t band, uint32_t punit, Status status);
+    // The base would like it to be finished. False: it is not being written.
+    bool close_zone(uint32_t band, uint32_t punit);
     void set_user_share(uint32_t percent) noexcept;
     void fail_writes(Status status) noexcept;
     uint64_t drain();

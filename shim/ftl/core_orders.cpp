@@ -126,6 +126,7 @@ void FtlCore::next_reset(uint32_t number) noexcept {
     }
     band.state = BandState::free;
     band.written = 0;
+    band.given_up = 0;
     band.record_headers = 0;
     state_.emit(EventKind::band_reset_done, number, band.reset_status, band.reset_failed_zone);
 }
@@ -180,6 +181,42 @@ void FtlCore::replace_zone(uint32_t band, uint32_t punit, uint64_t zone_start) {
         throw std::invalid_argument(
             "replace_zone: no such punit, or the zone is not the base's or used by another band");
     }
+}
+
+bool FtlCore::fault_zone(uint32_t band, uint32_t punit, Status status) {
+    Band &its = checked_band(band, "fault_zone");
+    if (punit >= state_.punits) {
+        throw std::invalid_argument("fault_zone: there is no punit " + std::to_string(punit));
+    }
+    Zone &zone = state_.zone(band, punit);
+    if (zone.start == kNoZone || zone.faulted || state_.failed != status::ok) {
+        return false;
+    }
+    switch (its.state) {
+        case BandState::open:
+        case BandState::closing:
+        case BandState::resetting:
+            return false;
+        case BandState::closed:
+            its.state = BandState::faulted;
+            break;
+        case BandState::free:
+        case BandState::queued:
+        case BandState::moving:
+        case BandState::faulted:
+            break;
+    }
+    zone.faulted = true;
+    state_.emit(EventKind::zone_fault, band, punit, status);
+    return true;
+}
+
+bool FtlCore::close_zone(uint32_t band, uint32_t punit) {
+    const Band &its = checked_band(band, "close_zone");
+    if (punit >= state_.punits) {
+        throw std::invalid_argument("close_zone: there is no punit " + std::to_string(punit));
+    }
+    return its.state == BandState::open && state_.failed == status::ok && writer_.close_zone(band, punit);
 }
 
 uint64_t FtlCore::drain() {

@@ -53,6 +53,7 @@ struct Zone {
     uint64_t start = kNoZone;
     uint32_t write_pointer = 0;  // relative; what is known to be on media
     bool faulted = false;        // never written again until replaced
+    uint8_t full_at_once = 0;    // in a row: that it was full before anything was written to it
 };
 
 struct Band {
@@ -65,6 +66,7 @@ struct Band {
     uint32_t settling = 0;        // records that landed here and are still being spread over the L2P
     uint32_t readers = 0;         // base reads in flight
     uint32_t written = 0;         // blocks, headers included
+    uint32_t given_up = 0;        // blocks that are not written any more in this life of the band
     BaseIo io;                    // of its reset
     uint32_t reset_zone = 0;
     uint32_t reset_failed_zone = 0;
@@ -98,6 +100,7 @@ struct CoreStats {
     uint64_t read_errors = 0;
     uint64_t write_errors = 0;
     uint64_t busy_answers = 0;  // of the base, to what was then sent again
+    uint64_t zones_finished = 0;  // by the drive, before they were full
     uint64_t throttled_ns = 0;
     uint64_t batches = 0;
     uint64_t short_batches = 0;

@@ -22,7 +22,8 @@ Movers::Movers(CoreState &state)
     : state_(state),
       movers_(state.config.max_active_relocs),
       reads_(size_t{state.config.max_active_relocs} * state.config.max_reloc_qdepth) {
-    memory_bytes_ = size_t{kWindowBlocks} * kBlockSize * movers_.size();
+    constexpr size_t blocks = std::max(kWindowBlocks, kGapBlocks);
+    memory_bytes_ = blocks * kBlockSize * movers_.size();
     void *memory = mmap(nullptr, memory_bytes_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (memory == MAP_FAILED) {
         throw std::bad_alloc();
@@ -32,7 +33,7 @@ Movers::Movers(CoreState &state)
         Mover &mover = movers_[i];
         mover.movers = this;
         mover.index = static_cast<uint16_t>(i);
-        mover.buffer = memory_ + i * kWindowBlocks * kBlockSize;
+        mover.buffer = memory_ + i * blocks * kBlockSize;
         mover.entries.resize(size_t{kWindowBlocks} * layout::kEntriesPerBlock);
         mover.in_force.reserve(layout::kEntriesPerBlock);
         mover.io.op = Op::read;
@@ -225,6 +226,8 @@ void Movers::next_zone(Mover &mover) noexcept {
         mover.summary_next = 0;
         mover.walk_offset = 0;
         mover.seen_offset = 0;
+        mover.singly_until = 0;
+        mover.gap = false;
         next_metadata(mover);
         return;
     }
@@ -234,8 +237,12 @@ void Movers::next_zone(Mover &mover) noexcept {
 void Movers::next_metadata(Mover &mover) noexcept {
     const Zone &zone = state_.zone(mover.band, mover.punit);
     if (mover.walking) {
-        if (mover.walk_offset < std::min(zone.write_pointer, state_.data_area)) {
-            read_metadata(mover, Want::walk_header, zone.start + mover.walk_offset, 1);
+        const uint32_t end = std::min(zone.write_pointer, state_.data_area);
+        if (mover.walk_offset < end && state_.bands[mover.band].in_force()) {
+            const bool single = !mover.gap || mover.walk_offset < mover.singly_until;
+            const uint32_t count =
+                single ? 1 : std::min({kGapBlocks, end - mover.walk_offset, state_.base->info().max_io_blocks});
+            read_metadata(mover, Want::walk_header, zone.start + mover.walk_offset, count);
             return;
         }
     } else if (mover.summary_next < state_.summary_area && state_.bands[mover.band].in_force()) {
@@ -266,6 +273,11 @@ void Movers::metadata_came(Mover &mover) noexcept {
     const bool read = mover.io.status == status::ok;
     state_.stats.read_errors += read ? 0 : 1;
     const auto &header = *reinterpret_cast<const BatchHeader *>(mover.buffer);
+    if (mover.io.status == status::zone_offline && mover.want != Want::record_header) {
+        // Nothing in it can be read: what was in force there is left to the sweep.
+        mover.phase = Phase::next_zone;
+        return;
+    }
     switch (mover.want) {
         case Want::summary:
             if (read) {
@@ -276,13 +288,7 @@ void Movers::metadata_came(Mover &mover) noexcept {
             }
             break;
         case Want::walk_header:
-            if (read && is_ours(mover, header, mover.walk_offset)) {
-                use_header(mover);
-            } else {
-                // Whatever follows may still be whole: look for the next header.
-                ++mover.walk_offset;
-                next_metadata(mover);
-            }
+            use_walked(mover, read);
             break;
         case Want::record_header: {
             const auto offset = static_cast<uint32_t>(mover.io.lba - state_.zone(mover.band, mover.punit).start);
@@ -296,12 +302,39 @@ void Movers::metadata_came(Mover &mover) noexcept {
     }
 }
 
+void Movers::use_walked(Mover &mover, bool read) noexcept {
+    const uint32_t count = mover.io.block_count;
+    for (uint32_t i = 0; read && i < count; ++i) {
+        const uint8_t *block = mover.buffer + size_t{i} * kBlockSize;
+        if (is_ours(mover, *reinterpret_cast<const BatchHeader *>(block), mover.walk_offset + i)) {
+            std::memmove(mover.buffer, block, kBlockSize);
+            mover.walk_offset += i;
+            mover.gap = false;
+            use_header(mover);
+            return;
+        }
+    }
+    if (!read && count > 1) {
+        // One block that can't be read must not hide the headers beside it.
+        mover.singly_until = mover.walk_offset + count;
+    } else if (!mover.again) {
+        // Mostly the end of what was written. Whether there is more is known when the rest of the band was moved.
+        mover.phase = Phase::next_zone;
+        return;
+    } else {
+        mover.gap = !MUTATED(gap_not_searched);
+        mover.walk_offset += mover.gap ? count : state_.data_area;
+    }
+    next_metadata(mover);
+}
+
 bool Movers::is_ours(const Mover &mover, const BatchHeader &header, uint32_t offset) const noexcept {
     const uint64_t address = state_.zone(mover.band, mover.punit).start + offset;
     return header.magic == layout::kBatchMagic && header.crc == layout::block_crc(&header) &&
            header.version == layout::kVersion && header.uuid == state_.config.uuid &&
-           header.band_seq == state_.bands[mover.band].seq && (header.address == address || header.address == 0) &&
-           header.count <= layout::kEntriesPerBlock && header.band == mover.band && header.punit == mover.punit;
+           header.band_seq == state_.bands[mover.band].seq &&
+           header.address == (state_.config.use_append ? 0 : address) && header.count <= layout::kEntriesPerBlock &&
+           header.band == mover.band && header.punit == mover.punit;
 }
 
 bool Movers::is_ours(const Mover &mover, const SummaryBlock &block, uint32_t index) const noexcept {
@@ -318,7 +351,8 @@ void Movers::use_summary(Mover &mover) noexcept {
     for (uint32_t i = 0; i < mover.io.block_count; ++i) {
         const auto &block = *reinterpret_cast<const SummaryBlock *>(mover.buffer + size_t{i} * kBlockSize);
         if (!is_ours(mover, block, mover.summary_next + i)) {
-            ++state_.stats.crc_errors;
+            // Where a zone was finished early nothing was written.
+            state_.stats.crc_errors += block.magic == 0 || block.magic == ~uint64_t{0} ? 0 : 1;
             mover.walking = true;
             mover.seen_offset = mover.first_offset;
             mover.entry_count = 0;
@@ -345,7 +379,7 @@ void Movers::use_header(Mover &mover) noexcept {
         mover.entry_count = std::min(header.count, end - mover.first_offset);
         mover.walk_offset += mover.entry_count;
     } else if (header.kind == static_cast<uint16_t>(BatchKind::records) && offset >= mover.seen_offset) {
-        take_records(mover, header, mover.io.lba);
+        take_records(mover, header, state_.zone(mover.band, mover.punit).start + offset);
     }
 }
 

@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // GC's hands: copies what is in force in a closed band to the reloc stream.
 //
-// For each zone of the band: its summary if every block of it verifies, else its headers, one by one. Data blocks some
-// LBA points to are read in runs, verified and queued with their seq; records in force are queued again. A block that
-// can't be read or does not match its CRC is read again, alone and later; then it becomes a lost record, so that no
-// older version comes back. At last, if something is still in force that no metadata told of, the metadata are read
-// once more, and then a sweep over the L2P declares it lost (trims are simply recorded anew).
+// For each zone of the band: its summary if every block of it verifies, else its headers, one by one, up to what does
+// not verify as one: mostly where a zone was finished early. Data blocks some LBA points to are read in runs, verified
+// and queued with their seq; records in force are queued again. A block that can't be read or does not match its CRC is
+// read again, alone and later; then it becomes a lost record, so that no older version comes back. If something is
+// still in force then, all of it is read once more, with a search for headers behind what does not verify. At last, if
+// something is still in force that no metadata told of, a sweep over the L2P declares it lost (trims are simply recorded
+// anew).
 //
 // A base that is busy is waited for. While it is, nothing is decided; and what it does not read counts as unreadable
 // only where it reads something else. A base that reads nothing has failed.
@@ -41,6 +43,7 @@ public:
 private:
     static constexpr uint32_t kWindowBlocks = 8;              // of summary read at a time
     static constexpr uint32_t kRunBlocks = 32;                // data blocks read at a time
+    static constexpr uint32_t kGapBlocks = 64;                // read at a time in search of the next header
     static constexpr uint64_t kReadAgainNs = 10'000'000;      // before a block that failed is read again
     static constexpr uint64_t kMetadataAgainNs = 50'000'000;  // before all metadata of a band are
     static constexpr uint32_t kProbes = 2;                    // blocks of the base that are asked for, one by one
@@ -65,10 +68,12 @@ private:
         uint32_t punit = 0;    // zone being scanned
         bool walking = false;  // header by header, for want of a summary
         bool read_done = false;
-        bool again = false;  // its metadata are being read for the second time
+        bool again = false;  // for the second time: what stands behind a damaged header is looked for
         uint64_t again_at_ns = 0;
         uint32_t summary_next = 0;  // next block of the summary to read
         uint32_t walk_offset = 0;   // next header to read
+        uint32_t singly_until = 0;  // offsets below are read one by one, since together they could not be
+        bool gap = false;           // no header stood at the offset before
         uint32_t seen_offset = 0;   // offsets below were scanned before the summary turned out damaged
         // The window: entries of consecutive offsets from first_offset on.
         uint32_t first_offset = 0;
@@ -110,6 +115,7 @@ private:
     void metadata_came(Mover &mover) noexcept;
     void use_summary(Mover &mover) noexcept;
     void use_header(Mover &mover) noexcept;
+    void use_walked(Mover &mover, bool read) noexcept;
     [[nodiscard]] bool is_ours(const Mover &mover, const layout::BatchHeader &header, uint32_t offset) const noexcept;
     [[nodiscard]] bool is_ours(const Mover &mover, const layout::SummaryBlock &block, uint32_t index) const noexcept;
     bool scan_window(Mover &mover) noexcept;

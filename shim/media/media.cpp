@@ -623,11 +623,31 @@ std::vector<EmulatedMedia::Zone> EmulatedMedia::zones() {
     return result;
 }
 
-void EmulatedMedia::set_zone_state(uint32_t zone, ZoneState state) {
+void EmulatedMedia::check_zone(uint32_t zone) const {
     if (!zones_ || zone >= zones_->geometry().zone_count) {
         throw std::invalid_argument("there is no zone " + std::to_string(zone));
     }
-    registration_.reactor().call([&] { zones_->fail_zone(zone, state); });
+}
+
+void EmulatedMedia::set_zone_state(uint32_t zone, ZoneState state) {
+    check_zone(zone);
+    bool done = true;
+    registration_.reactor().call([&] {
+        if (state == ZoneState::full) {
+            done = zones_->finish_zone(zone);
+        } else {
+            zones_->fail_zone(zone, state);
+        }
+    });
+    if (!done) {
+        throw std::invalid_argument("zone " + std::to_string(zone) +
+                                    " is not active: a drive finishes only open and closed zones");
+    }
+}
+
+void EmulatedMedia::recommend(uint32_t zone, bool finish, bool reset) {
+    check_zone(zone);
+    registration_.reactor().call([&] { zones_->recommend(zone, finish, reset); });
 }
 
 uint32_t EmulatedMedia::inject_fault(const Fault &fault) {

@@ -61,7 +61,9 @@ public:
         uint64_t write_pointer;  // LBA behind the last block written
     };
     [[nodiscard]] std::vector<Zone> zones();
+    // read_only, offline; or full: the drive finishes it by itself, which throws where it is not active.
     void set_zone_state(uint32_t zone, ZoneState state);
+    void recommend(uint32_t zone, bool finish, bool reset);
     uint32_t inject_fault(const Fault &fault);
     void clear_faults(std::optional<uint32_t> id);
     void power_cut(uint64_t seed);
@@ -78,6 +80,7 @@ private:
     };
 
     void open_zones_file(const MediaConfig &config);
+    void check_zone(uint32_t zone) const;
     void intake(uint64_t now_ns) noexcept;
     void promote(uint64_t now_ns) noexcept;
     void finish(Io &io) noexcept;

@@ -190,6 +190,9 @@ void ZoneTable::set_state(uint32_t zone, ZoneState state) noexcept {
         unlink(zone);
     }
     record.state = state;
+    if (state == ZoneState::full) {
+        record.attributes &= static_cast<uint8_t>(~zns::kFinishRecommended);
+    }
     open_ += is_open(state) ? 1 : 0;
     active_ += is_active(state) ? 1 : 0;
     if (state == ZoneState::implicitly_open) {
@@ -270,6 +273,7 @@ Status ZoneTable::act(uint32_t zone, ZoneAction action) noexcept {
                 observer_.zone_reset(zone);
                 record.written = 0;
             }
+            record.attributes = 0;
             return status::ok;
         default:
             return status::invalid_zone_transition;
@@ -353,6 +357,7 @@ Status ZoneTable::report(const Io &io) const noexcept {
             zns::ZoneDescriptor entry{};
             entry.type = zns::kZoneTypeSequential;
             entry.state = zns::state_field(record.state);
+            entry.attributes = record.attributes;
             entry.capacity = geometry_.zone_capacity;
             entry.start = start_of(zone);
             const bool has_pointer = record.state == ZoneState::empty || is_active(record.state);
@@ -370,6 +375,24 @@ void ZoneTable::fail_zone(uint32_t zone, ZoneState state) noexcept {
     set_state(zone, state);
 }
 
+bool ZoneTable::finish_zone(uint32_t zone) noexcept {
+    ZoneRecord &record = records_[zone];
+    if (!is_active(record.state)) {
+        return false;
+    }
+    set_state(zone, ZoneState::full);
+    record.attributes |= zns::kFinishedByController;
+    observer_.zone_finished(zone);
+    return true;
+}
+
+void ZoneTable::recommend(uint32_t zone, bool finish, bool reset) noexcept {
+    uint8_t &attributes = records_[zone].attributes;
+    attributes &= static_cast<uint8_t>(~(zns::kFinishRecommended | zns::kResetRecommended));
+    attributes |= finish ? zns::kFinishRecommended : 0;
+    attributes |= reset ? zns::kResetRecommended : 0;
+}
+
 void ZoneTable::power_cycle() noexcept {
     for (uint32_t zone = 0; zone < geometry_.zone_count; ++zone) {
         if (is_active(records_[zone].state)) {
@@ -380,6 +403,7 @@ void ZoneTable::power_cycle() noexcept {
 
 void ZoneTable::truncate(uint32_t zone, uint64_t written) noexcept {
     records_[zone].written = written;
+    records_[zone].attributes &= static_cast<uint8_t>(~zns::kFinishedByController);
     if (written == 0) {
         set_state(zone, ZoneState::empty);
     } else {

@@ -26,7 +26,8 @@ using zns::ZoneState;
 struct ZoneRecord {
     uint64_t written = 0;  // blocks from the zone's start that hold data; the write pointer unless finished early
     ZoneState state = ZoneState::empty;
-    uint8_t reserved[7] = {};
+    uint8_t attributes = 0;  // of its descriptor
+    uint8_t reserved[6] = {};
 };
 static_assert(sizeof(ZoneRecord) == 16);
 
@@ -83,6 +84,10 @@ public:
 
     // The device's own doing: read_only or offline.
     void fail_zone(uint32_t zone, ZoneState state) noexcept;
+    // The same: full, before it was written to its end. False: only an active zone is finished.
+    [[nodiscard]] bool finish_zone(uint32_t zone) noexcept;
+    // What it would like the host to do with a zone, until that is done.
+    void recommend(uint32_t zone, bool finish, bool reset) noexcept;
 
     // Power was lost: open zones are closed, those without data empty.
     void power_cycle() noexcept;

@@ -50,6 +50,12 @@ inline constexpr ZoneState kFilterStates[] = {
     ZoneState::full,  ZoneState::read_only,       ZoneState::offline};
 
 inline constexpr uint8_t kZoneTypeSequential = 2;
+
+// ZA of a zone descriptor.
+inline constexpr uint8_t kFinishedByController = 1U << 0;  // ZFC
+inline constexpr uint8_t kFinishRecommended = 1U << 1;     // FZR
+inline constexpr uint8_t kResetRecommended = 1U << 2;      // RZR
+
 inline constexpr uint64_t kNoWritePointer = ~uint64_t{0};  // the field is undefined for full, read-only, offline zones
 
 #pragma pack(push, 1)

@@ -37,12 +37,13 @@ enum class EventKind : uint32_t {
     zone_fault = 14,       // a = band, b = punit, c = status
     block_lost = 15,       // a = lba, b = address, c = status
     drained = 16,          // a = ticket, b = status of the flush
-    core_failed = 17,   // a = status: the core fails every I/O from now on. b = 1: by a flush that may have lost what
-                        // the base held
-    load_done = 18,     // LoadGenerator: a = blocks, b = errors
-    cache_failed = 20,  // a = status: the nv cache; writes wait until the core is told to do without it
-    flush_failed = 21,  // a = status, b = how many in a row while the write buffer wanted one
-    overflow = 255,     // a = id from which on sources are newer; events were dropped, of whatever source is older
+    core_failed = 17,      // a = status: the core fails every I/O from now on. b = 1: by a flush that may have lost
+                           // what the base held
+    load_done = 18,        // LoadGenerator: a = blocks, b = errors
+    cache_failed = 20,     // a = status: the nv cache; writes wait until the core is told to do without it
+    flush_failed = 21,     // a = status, b = how many in a row while the write buffer wanted one
+    zone_finished = 24,    // a = band, b = punit: by the base, before it was full; it has not failed
+    overflow = 255,        // a = id from which on sources are newer; events were dropped, of whatever source is older
 };
 
 // Something the reactor polls. Every method runs on the reactor's thread.

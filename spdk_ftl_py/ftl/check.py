@@ -26,7 +26,7 @@ from .media import superblock as superblocks
 from .media.blockdev import BASE_GONE, BlockPort, side_by_side
 from .media.geometry import SUPERBLOCK_ZONES, Geometry
 from .media.layout import FORMAT_VERSION, Block, parse_summary_block
-from .media.superblock import SEARCH_BLOCKS, Superblock
+from .media.superblock import SEARCH_BLOCKS, Superblock, part_of
 from .media.zone import EMPTY, FULL, OFFLINE, UNUSABLE_STATES, Zone
 
 READ_BLOCKS: Final = 128
@@ -209,8 +209,14 @@ class _Check:
             if zone.state in (EMPTY, OFFLINE):
                 continue
             newest = 0
+            parts: list[Block] = []
             async for address, block in self._blocks_of(zone):
-                superblock = Superblock.parse(block, self._superblock.uuid)
+                superblock = Superblock.parse(block, self._superblock.uuid, parts)
+                if superblock is None and part_of(block, self._superblock.uuid):
+                    # Of one that was cut off, or goes on.
+                    parts.append(block)
+                    continue
+                parts = []
                 if superblock is not None and (self._sequential or superblock.generation > newest):
                     self._result.superblocks += 1
                     newest = superblock.generation

@@ -23,12 +23,13 @@ from .cache.nv_cache_keeper import CacheKeeper
 from .core import write_buffer_blocks
 from .gc.manager import BandManager
 from .gc.spare_zones import SpareZones
+from .gc.zone_watch import ZoneWatch
 from .load import checkpoint
 from .load.write_buffer_file import BufferFiles
-from .media.band import FREE, MOVING, RETIRED, Band, Bands
+from .media.band import CLOSING, FREE, MOVING, OPEN, RESETTING, RETIRED, Band, Bands
 from .media.blockdev import BlockPort
 from .media.geometry import SUPERBLOCK_ZONES, Geometry
-from .media.superblock import SuperblockWriter
+from .media.superblock import SuperblockTooLongError, SuperblockWriter
 
 log = logging.getLogger(__name__)
 
@@ -87,6 +88,7 @@ class FtlDevice:
         self._lost_before = lost_before
         self._lost_told = 0
         self.zone_faults = 0
+        """Zones that failed; not those that the base has finished by itself."""
         self.checkpoint_part = 0.0
         """How much of the L2P checkpoint is written, while it halts."""
         self.restored: dict[str, Any] | None = None
@@ -110,6 +112,7 @@ class FtlDevice:
             on_stuck=self._out_of_space,
             next_band_seq=next_band_seq,
         )
+        self.zone_watch = ZoneWatch(name, geometry, port, core, self._bands, self._spares, self._manager.pump)
         self._failed_flushes = 0
         self._drained: dict[int, asyncio.Future[int | None]] = {}
         """None: the answer may have been dropped."""
@@ -128,10 +131,17 @@ class FtlDevice:
         self._bands.refresh(self.core.bands())
         self._bands.retire_empty()
 
+    def zone_failed(self, start: int, status: int) -> None:
+        """A zone of a closed band (its first block) is not to be trusted: the band is moved before others."""
+        place = self._spares.place(start // self.geometry.zone_size, self._bands)
+        if place is not None:
+            self.core.fault_zone(place[0].index, place[1], status)
+
     def start(self) -> None:
         """Once, when it is as its superblock says."""
         self.state = DeviceState.RUNNING
         self._manager.start()
+        self.zone_watch.start()
         self.cache.complete(drain=self._drain_core, write_superblock=lambda: self.write_superblock(clean=False))
         log.info(
             "%s: %d blocks on %d bands of %d zones, %d spare zones, streams %s",
@@ -153,6 +163,7 @@ class FtlDevice:
         if self.state in (DeviceState.HALTING, DeviceState.HALTED):
             raise BusyError(f"{self.name} is already being halted")
         before, self.state = self.state, DeviceState.HALTING
+        self.zone_watch.stop()
         try:
             if before is not DeviceState.FAILED:
                 await self._drain()
@@ -224,7 +235,9 @@ class FtlDevice:
             refused=[band.index for band in self._bands if band.bad_punits],
             progress=self._checkpoint_told,
         )
-        await self._superblock.write(content if place is None else {**content, "checkpoint": place}, clean=True)
+        if place is not None and self._superblock.takes({**content, "checkpoint": place}):
+            content["checkpoint"] = place
+        await self._superblock.write(content, clean=True)
         if self._buffer_files is not None:
             self._buffer_files.remove()
 
@@ -234,6 +247,7 @@ class FtlDevice:
     async def _release(self) -> None:
         """Idempotent."""
         self._manager.stop()
+        self.zone_watch.stop()
         await self._stop_mending()
         try:
             await self._close_core()
@@ -260,6 +274,7 @@ class FtlDevice:
 
     def _fail(self, error: FtlError) -> None:
         self._manager.stop()
+        self.zone_watch.stop()
         if self.failure is None:
             log.error("%s: failed: %s", self.name, error.message)
             self.failure = error
@@ -287,6 +302,9 @@ class FtlDevice:
             self._manager.band_wanted(event.a)
         elif kind == _shim.EV_ZONE_FAULT:
             self._zone_fault(event.a, event.b, event.c)
+        elif kind == _shim.EV_ZONE_FINISHED:
+            zone = self._bands[event.a].zones[event.b]
+            log.info("%s: zone %s of band %d was finished by the base", self.name, zone, event.a)
         elif kind == _shim.EV_BAND_RESET_DONE and not self._band_reset(event.a, event.b, event.c):
             return
         elif kind == _shim.EV_BLOCK_LOST:
@@ -354,6 +372,9 @@ class FtlDevice:
     def _zone_fault(self, index: int, punit: int, status: int) -> None:
         band = self._bands[index]
         self.zone_faults += 1
+        if status == Status.ZONE_OFFLINE:
+            log.error("%s: zone %s of band %d is offline: what is in it is lost", self.name, band.zones[punit], index)
+            return
         log.warning("%s: zone %s of band %d failed: %s", self.name, band.zones[punit], index, status_text(status))
 
     def _band_reset(self, index: int, status: int, punit: int) -> bool:
@@ -362,6 +383,10 @@ class FtlDevice:
             return True
         if status == 0:
             self._failed_flushes = 0
+            self._bands[index].relocate = False
+            return True
+        if punit in self._bands[index].bad_punits:
+            # It had failed before: told, and counted, by then.
             return True
         self._bands.refresh(self.core.bands())
         if punit in self._bands[index].bad_punits:
@@ -398,6 +423,12 @@ class FtlDevice:
                     tell_core = functools.partial(self.core.replace_zone, band.index, punit)
                     await self._spares.replace(band, punit, tell_core)
             await self.write_superblock(clean=False)
+        except SuperblockTooLongError as error:
+            # Nothing was written to the new zones yet, and the bands stay closed: media are as the superblock says.
+            self._mending = None
+            self._manager.stop()
+            self._out_of_space(error.message)
+            return
         except FtlError as error:
             self._fail_with_core(error)
             return
@@ -465,6 +496,7 @@ class FtlDevice:
             "limits_applied": dict(self._manager.limits_applied),
             "lost_blocks": self.lost_blocks,
             "zone_faults": self.zone_faults,
+            "zones_finished_by_base": core["zones_finished"],
             "spare_zones": len(self._spares),
             "core": dict(core),
         }
@@ -479,6 +511,20 @@ class FtlDevice:
         }
         entries = properties.describe(state, self.geometry, self.conf, self._spares, self._bands)
         return {"name": self.name, "uuid": str(self.uuid), "properties": entries}
+
+    @property
+    def bad_zones(self) -> list[int]:
+        """Numbers of zones that are given up for good."""
+        return self._spares.bad_zones
+
+    def knows_bad(self, zone: int) -> bool:
+        """Whether a zone of a band that is not being written or reset is known to have failed, or is in no band."""
+        place = self._spares.place(zone, self._bands)
+        if place is None:
+            return True
+        band, punit = place
+        account: dict[str, Any] = self.core.bands()[band.index]
+        return band.state in (OPEN, CLOSING, RESETTING) or punit in account["faulted_punits"]
 
     @property
     def missing_zones(self) -> int:

@@ -31,6 +31,7 @@ from .media.superblock import Superblock, SuperblockWriter
 log = logging.getLogger(__name__)
 
 INCARNATION_GAP_MAX: Final = 1 << 32
+FINISH_ATTEMPTS: Final = 3
 L2P_STEP: Final = 1 << 20
 """Entries handed to the shim at a time."""
 
@@ -179,7 +180,14 @@ async def _loaded(
         # Before the superblock: after a loss of power zones that were full may be active again, and with more of
         # them than the device allows the superblock could not begin its other zone.
         for start in found.zones_to_finish:
-            await _tidy_zone(port, ZONE_FINISH, start)
+            failed: MediaError | None = None
+            for _ in range(FINISH_ATTEMPTS):
+                failed = await _tidy_zone(port, ZONE_FINISH, start)
+                if failed is None:
+                    break
+            if failed is not None:
+                # It may count as active until it is reset: its band is moved first of all.
+                device.zone_failed(start, failed.status)
         for start in found.zones_to_empty:
             await _tidy_zone(port, ZONE_RESET, start)
         if alarm is not None:
@@ -229,16 +237,18 @@ async def _empty_bands(port: BlockPort, geometry: Geometry, numbers: list[int]) 
         await port.reset_zones(geometry.zone_start(zone) for zone in zones)
 
 
-async def _tidy_zone(port: BlockPort, action: int, start: int) -> None:
+async def _tidy_zone(port: BlockPort, action: int, start: int) -> MediaError | None:
     """A zone that was being written is not written any more: it must not count against the device's limits. One
     that can't be reset fails its first write, and is replaced then."""
-    await _tidied(port, start, port.zone_action(action, start))
+    return await _tidied(port, start, port.zone_action(action, start))
 
 
-async def _tidied(port: BlockPort, start: int, work: Awaitable[object]) -> None:
+async def _tidied(port: BlockPort, start: int, work: Awaitable[object]) -> MediaError | None:
     try:
         await work
     except MediaError as error:
         if error.status in BASE_GONE:
             raise
         log.warning("%s: zone at block %d: %s", port.name, start, error)
+        return error
+    return None

@@ -119,11 +119,17 @@ def spdk_rpc_plugin_initialize(subparsers: Any) -> None:
     parser.add_argument("--id", type=int, help="the fault's id (default: all)")
     parser.set_defaults(func=_call("ftltgt_clear_faults", _plain("name", "id")))
 
-    parser = add("ftltgt_set_zone_state", help="Make a zone read-only or offline, as worn-out ones become")
+    parser = add("ftltgt_set_zone_state", help="Make a zone read-only, offline or full, as a drive does by itself")
     parser.add_argument("name", help="name of the bdev")
     parser.add_argument("zone", type=int, help="number of the zone, from 0")
-    parser.add_argument("state", choices=("read_only", "offline"))
+    parser.add_argument("state", choices=("read_only", "offline", "full"))
     parser.set_defaults(func=_call("ftltgt_set_zone_state", _plain("name", "zone", "state")))
+
+    parser = add("ftltgt_recommend_zone", help="Let zone reports recommend that a zone be finished or reset")
+    parser.add_argument("name", help="name of the bdev")
+    parser.add_argument("zone", type=int, help="number of the zone, from 0")
+    parser.add_argument("action", choices=("finish", "reset", "nothing"))
+    parser.set_defaults(func=_call("ftltgt_recommend_zone", _plain("name", "zone", "action")))
 
     parser = add("ftltgt_power_cut", help="Cut the power of emulated drives: what was not flushed may vanish")
     parser.add_argument("name", nargs="?", help="name of the bdev (default: all emulated drives)")

@@ -1,5 +1,6 @@
 """Faults of the drive, one at a time, none of which costs data: a write, zone reset or flush that fails once, a zone
-that can't be written any more. Times in which a drive is busy, and writes that take long, which are no faults."""
+that can't be written any more, one that the drive finishes by itself. Times in which a drive is busy, and writes that
+take long, which are no faults."""
 
 from __future__ import annotations
 
@@ -16,6 +17,10 @@ WRITE_FAULT: Final = 0x280
 INTERNAL_ERROR: Final = 0x006
 SKIPPED_MAX: Final = 60
 """I/Os of the kind that still succeed."""
+ZONE_EVENTS: Final = 0.5
+"""Part of the faults of drives with zones."""
+ZONE_EVENT_OPERATIONS_MAX: Final = 300
+"""I/Os of the drive until a zone event that needs zones in some state."""
 SLOW_US_MAX: Final = 200_000
 SLOW_US: Final = (1_000, 20_000, SLOW_US_MAX, SLOW_US_MAX)
 BUSY_STATUSES: Final = (INTERNAL_ERROR, 0x007, 0x008, 0x021, 0x022, 0x082, 0x302)
@@ -48,6 +53,10 @@ class Injected(enum.Enum):
     """The device: a flush fails, the drive's volatile cache is lost with it, and later flushes succeed."""
     BUSY = "busy"
     """Time: a drive refuses some kind of I/O, or all, and then takes it again."""
+    TROUBLED = "troubled"
+    """Nothing for good, but a zone that failed may be replaced by a spare."""
+    ZONE_EVENT = "zone event"
+    """See ZoneEvent."""
     NOTHING = "nothing"
 
 
@@ -81,10 +90,53 @@ class Busy:
         self._under_way.clear()
 
 
+class ZoneEvent(enum.Enum):
+    """What a drive does to a zone, or asks for, that is in a certain state. Only read-only costs anything: the zone."""
+
+    FINISHED = "finished"
+    """Of those that are open: ZFC."""
+    FINISH_WANTED = "finish wanted"
+    """The same: FZR."""
+    RESET_WANTED = "reset wanted"
+    """Of full ones: RZR."""
+    READ_ONLY = "read-only"
+    """The same: nobody writes to it, nobody would notice."""
+
+    @classmethod
+    def choose(cls, rng: random.Random) -> ZoneEvent:
+        return rng.choices(list(cls), (3, 1, 1, 2))[0]
+
+    @property
+    def of_full_zones(self) -> bool:
+        return self in (ZoneEvent.RESET_WANTED, ZoneEvent.READ_ONLY)
+
+    def happens(self, media: _shim.EmulatedMedia, rng: random.Random) -> int | None:
+        """The zone it happens to; None: there is none, yet."""
+        states = [state for _, state, _ in media.zone_states()]
+        fits = [
+            zone
+            for zone, state in enumerate(states)
+            if zone >= SUPERBLOCK_ZONES and (state == "full" if self.of_full_zones else "open" in state)
+        ]
+        if self is ZoneEvent.FINISHED:
+            fits += [zone for zone in range(SUPERBLOCK_ZONES) if "open" in states[zone] or states[zone] == "closed"]
+        if not fits:
+            return None
+        zone = rng.choice(fits)
+        if self in (ZoneEvent.FINISHED, ZoneEvent.READ_ONLY):
+            media.set_zone_state(zone, "full" if self is ZoneEvent.FINISHED else "read_only")
+        else:
+            finish = self is ZoneEvent.FINISH_WANTED
+            media.recommend(zone, finish=finish, reset=not finish)
+        return zone
+
+
 def inject(media: _shim.EmulatedMedia, shape: Shape, rng: random.Random) -> Injected:
     """What happens to it from now on."""
     skip = rng.randint(0, SKIPPED_MAX)
     kind = rng.random()
+    if not shape.emulated_zones and rng.random() < ZONE_EVENTS:
+        return Injected.ZONE_EVENT
     if kind < 0.2 and not shape.emulated_zones:
         media.set_zone_state(rng.randrange(SUPERBLOCK_ZONES, shape.zone_count), "read_only")
         return Injected.ZONE
@@ -96,7 +148,7 @@ def inject(media: _shim.EmulatedMedia, shape: Shape, rng: random.Random) -> Inje
         return Injected.DOUBT
     if kind < 0.55 and not shape.emulated_zones:
         media.inject_fault(op=_shim.OP_ZONE_SEND, status=INTERNAL_ERROR, skip=skip // 4, times=1)
-        return Injected.NOTHING
+        return Injected.TROUBLED
     op = _shim.OP_APPEND if shape.conf.use_append else _shim.OP_WRITE
     media.inject_fault(op=op, status=WRITE_FAULT, skip=skip, times=1)
-    return Injected.ZONE if shape.emulated_zones else Injected.NOTHING
+    return Injected.ZONE if shape.emulated_zones else Injected.TROUBLED

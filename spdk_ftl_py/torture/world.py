@@ -30,7 +30,17 @@ from .buffer_dir import BufferDir
 from .clock import SimulatedClock
 from .content import Content
 from .crash import Crash, Kind, Where, choose, choose_in_load, random_operations
-from .fault import BUSY_LIVES, SLOW_US_MAX, WRITE_FAULT, Busy, Injected, inject, slow_down
+from .fault import (
+    BUSY_LIVES,
+    SLOW_US_MAX,
+    WRITE_FAULT,
+    ZONE_EVENT_OPERATIONS_MAX,
+    Busy,
+    Injected,
+    ZoneEvent,
+    inject,
+    slow_down,
+)
 from .model import READ_ERROR, Model, Violation
 from .shape import SUPERBLOCK_ZONES, Shape
 from .workload import READ_BLOCKS_MAX, WEDGED_STEPS, Workload
@@ -49,6 +59,9 @@ FAULTS_PER_WORLD: Final = 6
 FAULTY_LIVES: Final = 0.5
 BUSY_LOADS: Final = 0.2
 """Part of the loads, with faults, in which a drive is busy for a while."""
+ZONE_WATCH_ROUND_S: Final = 0.002
+"""Simulated. Lives last some tenths of a second."""
+UNNOTICED_ROUNDS_MAX: Final = 4
 LOADS_CRASHED: Final = 0.25
 LOADS_CRASHED_IN_A_ROW_MAX: Final = 4
 CHECKED: Final = 0.25
@@ -114,6 +127,10 @@ class World:
         self._busy: Busy | None = None
         self._zones_lost = 0
         """By the drive; at most, where zones are emulated."""
+        self._zones_troubled = 0
+        """That failed once, or for good: at most so many are given up for a spare."""
+        self._read_only: list[tuple[int, int]] = []
+        """Zones that became it in this life, while they were full; and how many rounds the zone watch had made."""
         self._shape = Shape.choose(self._rng, use_append=use_append, cache=cache)
         self._uuid = UUID(int=self._rng.getrandbits(128), version=4)
         self._content = Content(self._rng.getrandbits(63))
@@ -208,6 +225,8 @@ class World:
         self._workload = Workload(self._reactor, self._device.core, self._model, self._content, self._rng)
         self._workload.durable_when_acknowledged = self._device.cache.state is CacheState.IN_USE
         self._fault = Injected.NOTHING
+        self._device.zone_watch.round_s = ZONE_WATCH_ROUND_S
+        self._read_only = []
 
     def _drives(self) -> list[_shim.EmulatedMedia]:
         return [self._media] if self._cache is None else [self._media, self._cache]
@@ -287,11 +306,20 @@ class World:
             self._faults_left -= 1
             self._fault = inject(self._media, self._shape, self._rng)
             self._zones_lost += self._fault is Injected.ZONE
+            self._zones_troubled += self._fault in (Injected.ZONE, Injected.TROUBLED)
             workload.flushes_may_fail = self._fault is Injected.FLUSH
             self.result.faults += 1
+        event = ZoneEvent.choose(self._rng) if self._fault is Injected.ZONE_EVENT else None
+        due = self._operations_from_now(self._rng.randint(0, ZONE_EVENT_OPERATIONS_MAX))
         workload.change_mix()
         while not reached() and not workload.failed:
             workload.pump()
+            if event is not None and due() and self._happens(event):
+                # A drive that finishes one zone finishes others.
+                event = event if event is ZoneEvent.FINISHED else None
+                due = self._operations_from_now(self._rng.randint(0, ZONE_EVENT_OPERATIONS_MAX))
+            if self._read_only:
+                self._check_noticed()
             if self._rng.random() < 0.0005:
                 workload.change_mix()
             await self._step()
@@ -301,6 +329,15 @@ class World:
                 return
         if not reached():
             await self._failed()
+
+    def _happens(self, event: ZoneEvent) -> bool:
+        """False: no zone is in the state that it needs, yet."""
+        zone = event.happens(self._media, self._rng)
+        if zone is not None and event is ZoneEvent.READ_ONLY:
+            self._zones_lost += 1
+            self._zones_troubled += 1
+            self._read_only.append((zone, self._device.zone_watch.rounds))
+        return zone is not None
 
     async def _answered(self) -> None:
         while not self._workload.wait():
@@ -365,6 +402,27 @@ class World:
         for media in self._drives():
             media.clear_faults()
 
+    def _check_zones(self) -> None:
+        """Of a device that is about to end: which zones were given up."""
+        if self._device.zone_faults > self._zones_troubled:
+            told = f"{self._device.zone_faults} zones failed, {self._zones_troubled} of the drive's have"
+            self._violated(Violation("given_up", -1, told))
+        bad = len(self._device.bad_zones)
+        if bad > self._zones_troubled:
+            told = f"{bad} zones are given up for good, {self._zones_troubled} have failed"
+            self._violated(Violation("given_up", -1, told))
+
+    def _check_noticed(self) -> None:
+        """Zones that are read-only are known to be, once all zone reports were read a few times."""
+        device = self._device
+        for zone, rounds in list(self._read_only):
+            if device.zone_watch.rounds - rounds <= UNNOTICED_ROUNDS_MAX or device.state is not DeviceState.RUNNING:
+                continue
+            self._read_only.remove((zone, rounds))
+            if not device.knows_bad(zone):
+                told = f"zone {zone} of a closed band is read-only, which nobody has noticed"
+                self._violated(Violation("unnoticed", -1, told))
+
     def _violated(self, *violations: Violation) -> None:
         self.result.violations += violations
         del self.result.violations[VIOLATIONS_MAX:]
@@ -375,6 +433,7 @@ class World:
         """The device is gone, whatever it was doing."""
         self._count(crash)
         self._check_busy_cost(power_fails=crash.kind.power_fails)
+        self._check_zones()
         self._workload.stop()
         self._buffer_dir.freeze()
         if crash.kind.power_fails:
@@ -432,6 +491,7 @@ class World:
 
     async def _halt_cleanly(self) -> None:
         await self._answered()
+        self._check_zones()
         if not self._living():
             return
         if self._flush_in_doubt(self._device.failure):

@@ -56,6 +56,17 @@ MUTATIONS = (
     Mutation("trim_not_held", "a trim is acknowledged before its record in the write buffer file is marked as held"),
     Mutation("slot_freed_before_flush", "a slot is freed when its block is in the base's volatile cache"),
     Mutation(
+        "full_zone_retired",
+        "a zone that the drive finished by itself is given up as one that failed",
+        ("--faults",),
+        crashes=500,
+    ),
+    Mutation(
+        "gap_not_searched",
+        "relocation looks for nothing behind a header that does not verify",
+        setting=EMULATED_ZONES,
+    ),
+    Mutation(
         "cache_wraps_too_soon",
         "the nv cache overwrites what is not durable on the base",
         ("--cache", "non-vss"),
@@ -113,6 +124,24 @@ MUTATIONS = (
         "trim_records_not_read",
         "a load ignores trim records",
         edits=(("ftl/load/restore.py", 'newest = seqs[part] <= record["seq"]', "newest = seqs[part] < 0"),),
+    ),
+    Mutation(
+        "walk_ends_early",
+        "a load takes the last header of a zone for the end of what is in force there",
+        edits=(
+            (
+                "ftl/load/zone_walk.py",
+                "headers[-1][0] + headers[-1][1].block_count",
+                "headers[-1][0] + 1",
+            ),
+        ),
+    ),
+    Mutation(
+        "read_only_unnoticed",
+        "what zone reports say of read-only and offline zones is ignored",
+        ("--faults",),
+        crashes=500,
+        edits=(("ftl/gc/zone_watch.py", "self._core.fault_zone(band.index, punit, status)", "pass"),),
     ),
     Mutation(
         "summary_of_an_earlier_life",

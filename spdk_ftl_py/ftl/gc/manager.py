@@ -187,11 +187,11 @@ class BandManager:
             wanted = self.limits.start_bands + 1 - coming
             if starved and not moving:
                 wanted = max(1, wanted)
-            endangered = any(band.state == FAULTED for band in self.bands)
+            endangered = any(band.endangered for band in self.bands)
             if moving >= min(self._conf.max_active_relocs, max(wanted, int(endangered))):
                 return
             victim = self._selector.choose(
-                (band for band in self.bands if wanted > 0 or band.state == FAULTED),
+                (band for band in self.bands if wanted > 0 or band.endangered),
                 room=self._reloc_room() - self._committed() - self._buffered(),
                 next_band_seq=self.next_band_seq,
                 urgent=urgent,

@@ -73,7 +73,8 @@ class Selector:
     def choose(self, bands: Iterable[Band], *, room: int, next_band_seq: int, urgent: bool) -> Band | None:
         """The next victim, or None. room: blocks reloc can surely write besides what active moves still need.
 
-        Bands with faulted zones come first, whatever they gain: their data is in danger. But not if what they take and
+        Bands with faulted zones (or one that the base wants to be reset) come first, whatever they gain: their data is
+        in danger. But not if what they take and
         don't give back is the last there is: then others are moved first, to gain room for them.
         """
         best: Band | None = None
@@ -81,7 +82,7 @@ class Selector:
         for band in bands:
             if band.valid == 0 or band.valid + self.least_gain > room:
                 continue
-            endangered = band.state == FAULTED or (band.state == CLOSED and bool(band.bad_punits))
+            endangered = band.endangered
             if endangered:
                 another = band.zone_blocks * len(band.zones)
                 endangered = band.valid + self.least_gain + another <= room

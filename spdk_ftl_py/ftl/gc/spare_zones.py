@@ -7,9 +7,9 @@ from collections.abc import Callable
 from typing import Final
 
 from ...errors import MediaError
-from ..media.band import Band
+from ..media.band import Band, Bands
 from ..media.blockdev import ZONE_RESET, BlockPort
-from ..media.geometry import Geometry
+from ..media.geometry import SUPERBLOCK_ZONES, Geometry
 
 log = logging.getLogger(__name__)
 
@@ -27,6 +27,14 @@ class SpareZones:
         self._spares = list(geometry.spare_zones)
         self._bad = set(geometry.bad_zones)
         self._strikes: dict[int, int] = {}
+        first = len(SUPERBLOCK_ZONES)
+        self._places = {
+            zone: (band, punit)
+            for band, its in enumerate(geometry.bands)
+            for punit, zone in enumerate(its)
+            if zone is not None and zone != first + band * geometry.punits + punit
+        }
+        """Of zones that replace others: band and punit."""
 
     def __len__(self) -> int:
         return len(self._spares)
@@ -34,6 +42,21 @@ class SpareZones:
     @property
     def bad_zones(self) -> list[int]:
         return sorted(self._bad)
+
+    def place(self, zone: int, bands: Bands) -> tuple[Band, int] | None:
+        """Band and punit of a zone; None where it is in none."""
+        number, punit = self._places.get(zone) or divmod(zone - len(SUPERBLOCK_ZONES), self._geometry.punits)
+        if not 0 <= number < len(bands) or bands[number].zones[punit] != zone:
+            return None
+        return bands[number], punit
+
+    def lost(self, zone: int) -> bool:
+        """A spare zone can't be used any more. False: it is none."""
+        if zone not in self._spares:
+            return False
+        self._spares.remove(zone)
+        self._bad.add(zone)
+        return True
 
     async def replace(self, band: Band, punit: int, tell_core: Callable[[int | None], object]) -> None:
         """Gives a free band another zone for the one that failed, or none where no spare is left; or lets it keep its
@@ -56,6 +79,8 @@ class SpareZones:
         new = self._spares.pop(0) if self._spares else None
         tell_core(None if new is None else self._geometry.zone_start(new))
         band.zones[punit] = new
+        if new is not None:
+            self._places[new] = (band.index, punit)
         if new is None:
             left = sum(1 for zone in band.zones if zone is not None)
             log.warning("%s: no spare zone left, band %d goes on with %d zones", self._name, band.index, left)

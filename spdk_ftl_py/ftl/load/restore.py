@@ -377,10 +377,14 @@ class _Merge:
         pointers = [0 if zone is None or zone.checkpoint else zone.written for zone in self._contents[number]]
         unusable = any(zone is not None and not self._zones[zone].usable for zone in self._geometry.bands[number])
         state = CLOSED if any(pointers) else FREE
+        ends = [
+            zone.end if pointer and zone is not None and zone.walked else pointer
+            for zone, pointer in zip(self._contents[number], pointers, strict=True)
+        ]
         if number in self._damaged_bands or unusable:
             # Moved first of all, and so healed.
             state = FAULTED
-        return LoadedBand(state, self._band_seqs[number], pointers)
+        return LoadedBand(state, self._band_seqs[number], ends)
 
     def _refusal(self) -> FtlError:
         told = "\n  ".join(self._damage[:DAMAGE_TOLD_MAX])

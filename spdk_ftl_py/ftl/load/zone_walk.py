@@ -42,6 +42,9 @@ class ZoneContent:
     start: int
     written: int
     """Blocks up to the write pointer, of the part that is used."""
+    end: int = 0
+    """Blocks up to the end of the last batch, where it was walked: behind it nothing is in force, however full the zone
+    is."""
     band_seq: int = 0
     walked: bool = False
     """It has no (whole) summary."""
@@ -207,6 +210,9 @@ class ZoneReader:
             offset = at + header.block_count
         if gap is not None and (known.any() or (headers and not full)):
             gaps.append((gap, end))
+        # A reset waits for a flush only where something was written.
+        last = 1 if not headers else headers[-1][0] + headers[-1][1].block_count
+        zone.end = zone.written if known.any() else min(last, end)
         await self._take_headers(zone, headers)
         for first, last in gaps:
             await self._fill_gap(zone, first, last, summary, known)

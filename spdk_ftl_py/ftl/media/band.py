@@ -35,6 +35,8 @@ class Band:
     written: int = 0
     bad_punits: set[int] = field(default_factory=set)
     """Zones that are not to be written again; replaced once the band is free."""
+    relocate: bool = False
+    """It is to be emptied, whatever that gains: the base would like a zone of it to be reset."""
 
     @property
     def capacity(self) -> int:
@@ -46,6 +48,11 @@ class Band:
         """The same once it was reset, if there is no spare for its bad zones."""
         bad = sum(1 for punit in self.bad_punits if self.zones[punit] is not None)
         return self.capacity - self.zone_blocks * bad
+
+    @property
+    def endangered(self) -> bool:
+        """Moved first of all, whatever that gains."""
+        return self.state == FAULTED or (self.state == CLOSED and (bool(self.bad_punits) or self.relocate))
 
     @property
     def invalid(self) -> int:

@@ -20,6 +20,7 @@ FORMAT_VERSION: Final = 2
 BATCH_MAGIC: Final = b"FTLBATCH"
 SUMMARY_MAGIC: Final = b"FTLSUMRY"
 SUPERBLOCK_MAGIC: Final = b"FTLSUPER"
+SUPERBLOCK_PART_MAGIC: Final = b"FTLSUPRT"
 CHECKPOINT_MAGIC: Final = b"FTLCHKPT"
 
 BATCH_DATA_BLOCKS_MAX: Final = 127
@@ -72,7 +73,9 @@ SUPERBLOCK: Final = np.dtype(
         ("generation", "<u8"),
         ("length", "<u4"),
         ("flags", "<u4"),
-        ("zero", "V16"),
+        ("part", "<u4"),
+        ("part_count", "<u4"),
+        ("zero", "V8"),
         ("json", "V4032"),
     ]
 )

@@ -7,28 +7,48 @@ import contextlib
 import errno
 import json
 import logging
-from collections.abc import Mapping
+import zlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 from uuid import UUID
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ... import _shim
 from ...errors import FlushDoubtError, FtlError, MediaError
 from .blockdev import ZONE_FINISH, ZONE_RESET, BlockPort
-from .geometry import SUPERBLOCK_ZONES, Geometry
-from .layout import FORMAT_VERSION, SEQ_MAX, SUPERBLOCK, SUPERBLOCK_MAGIC, Block, new_record, parse_record, seal
+from .geometry import BLOCK_BYTES, SUPERBLOCK_ZONES, Geometry
+from .layout import (
+    FORMAT_VERSION,
+    SEQ_MAX,
+    SUPERBLOCK,
+    SUPERBLOCK_MAGIC,
+    SUPERBLOCK_PART_MAGIC,
+    Block,
+    new_record,
+    parse_record,
+    seal,
+)
 from .zone import EMPTY, FULL, OFFLINE, Zone
 
 log = logging.getLogger(__name__)
 
 FLAG_CLEAN: Final = 1
+FLAG_PACKED: Final = 2
+"""What does not fit into one block: deflated, in parts, of which this block is the last."""
 JSON_BYTES_MAX: Final = 4032
+PACKED_BYTES_MAX: Final = 1 << 26
+"""Of JSON that is unpacked: more than any number of zones takes."""
 ATTEMPTS: Final = 3
 """Of each zone, to write one superblock."""
 SEARCH_BLOCKS: Final = 32
 """Blocks read at a time when looking backwards for the newest superblock."""
+
+
+class SuperblockTooLongError(FtlError):
+    """It does not fit into a superblock zone: so many zones were replaced, and zones are so small."""
 
 
 @dataclass(frozen=True)
@@ -45,28 +65,51 @@ class Superblock:
         return found if isinstance(found, int) and 0 <= found <= SEQ_MAX else 0
 
     def build(self) -> Block:
-        """As a block. Raises FtlError where the content does not fit."""
+        """As a block; where it does not fit into one, as several (n x 4096 bytes), to be written one behind the other:
+        it is there when the last one is."""
+        flags = FLAG_CLEAN if self.clean else 0
         text = json.dumps(self.content, separators=(",", ":"), sort_keys=True).encode()
-        if len(text) > JSON_BYTES_MAX:
-            raise FtlError(
-                f"superblock content has {len(text)} bytes, at most {JSON_BYTES_MAX} fit: too many replaced zones"
+        if len(text) <= JSON_BYTES_MAX:
+            return self._block(SUPERBLOCK_MAGIC, flags, text)
+        packed = zlib.compress(text, 9)
+        pieces = [packed[first : first + JSON_BYTES_MAX] for first in range(0, len(packed), JSON_BYTES_MAX)]
+        last = len(pieces) - 1
+        blocks = [
+            self._block(
+                SUPERBLOCK_MAGIC if part == last else SUPERBLOCK_PART_MAGIC,
+                flags | FLAG_PACKED,
+                piece,
+                part=part,
+                part_count=len(pieces),
             )
-        record = new_record(SUPERBLOCK, SUPERBLOCK_MAGIC, self.uuid)
+            for part, piece in enumerate(pieces)
+        ]
+        return np.concatenate(blocks)
+
+    def _block(self, magic: bytes, flags: int, text: bytes, *, part: int = 0, part_count: int = 0) -> Block:
+        record = new_record(SUPERBLOCK, magic, self.uuid)
         record["generation"] = self.generation
         record["length"] = len(text)
-        record["flags"] = FLAG_CLEAN if self.clean else 0
+        record["flags"] = flags
+        record["part"] = part
+        record["part_count"] = part_count
         record["json"] = np.void(text.ljust(JSON_BYTES_MAX, b"\0"))
         return seal(record)
 
     @classmethod
-    def parse(cls, block: Block, uuid: UUID | None = None) -> Superblock | None:
-        """None where the block is no whole superblock (of that uuid). Raises UnsupportedError for another format
-        version."""
+    def parse(cls, block: Block, uuid: UUID | None = None, before: Sequence[Block] = ()) -> Superblock | None:
+        """None where the block is no whole superblock (of that uuid). before: the blocks that stand before it, the last
+        of which are its other parts, if parts_before() says so. Raises UnsupportedError for another format version."""
         record = parse_record(block, SUPERBLOCK, SUPERBLOCK_MAGIC, uuid, "the superblock")
         if record is None or int(record["length"]) > JSON_BYTES_MAX:
             return None
+        text: bytes | None = bytes(record["json"])[: int(record["length"])]
+        if int(record["flags"]) & FLAG_PACKED:
+            text = _unpacked(record, text or b"", before)
+        if text is None:
+            return None
         try:
-            content = json.loads(bytes(record["json"])[: int(record["length"])])
+            content = json.loads(text)
         except (ValueError, RecursionError):
             return None
         if not isinstance(content, dict):
@@ -77,6 +120,44 @@ class Superblock:
             clean=bool(int(record["flags"]) & FLAG_CLEAN),
             content=content,
         )
+
+    @staticmethod
+    def parts_before(block: Block, uuid: UUID | None = None) -> int:
+        """How many blocks before this one belong to the superblock that it ends; 0 where it is none."""
+        record = parse_record(block, SUPERBLOCK, SUPERBLOCK_MAGIC, uuid)
+        if record is None or not int(record["flags"]) & FLAG_PACKED:
+            return 0
+        return max(0, int(record["part_count"]) - 1)
+
+
+def part_of(block: Block, uuid: UUID | None = None) -> int:
+    """Generation of the superblock that this block is a part of, but not the last one; 0 where it is none."""
+    record = parse_record(block, SUPERBLOCK, SUPERBLOCK_PART_MAGIC, uuid)
+    return 0 if record is None else int(record["generation"])
+
+
+def _unpacked(last: Any, piece: bytes, before: Sequence[Block]) -> bytes | None:
+    """None where a part is missing, or is of another one."""
+    count = int(last["part_count"])
+    if not 0 < count <= len(before) + 1:
+        return None
+    pieces: list[bytes] = []
+    uuid = UUID(bytes=bytes(last["uuid"]))
+    for part, block in enumerate(before[len(before) - (count - 1) :]):
+        record = parse_record(block, SUPERBLOCK, SUPERBLOCK_PART_MAGIC, uuid)
+        if record is None or int(record["length"]) > JSON_BYTES_MAX:
+            return None
+        if any(record[name] != value for name, value in (("generation", last["generation"]), ("part", part))):
+            return None
+        if record["part_count"] != last["part_count"]:
+            return None
+        pieces.append(bytes(record["json"])[: int(record["length"])])
+    unpack = zlib.decompressobj()
+    try:
+        text = unpack.decompress(b"".join([*pieces, piece]), PACKED_BYTES_MAX)
+    except zlib.error:
+        return None
+    return text if unpack.eof else None
 
 
 class SuperblockWriter:
@@ -95,21 +176,28 @@ class SuperblockWriter:
         # Where each zone can be written; None: it has to be reset before.
         self._offsets: list[int | None] = [None, None]
         self._offsets[zone] = written
+        # One that was left and could not be finished: it may count as active beside the other one.
+        self._to_finish: int | None = None
         self.generation = generation
 
     async def write(self, content: Mapping[str, Any], *, clean: bool) -> None:
-        """Durable when it returns. Raises MediaError when neither zone takes it; the last one written stays valid.
-        Raises FlushDoubtError where it is the flush that fails: the superblock could be written once more, but what
-        else the device's cache held may be lost."""
-        content = {"format": FORMAT_VERSION, **content}
-        block = Superblock(self._uuid, self.generation + 1, clean, content).build()
+        """Durable when it returns. Raises MediaError when neither zone takes it, SuperblockTooLongError, and writes
+        nothing, where it is longer than a zone; the last one written stays valid. Raises FlushDoubtError where it is
+        the flush that fails: the superblock could be written once more, but what else the device's cache held may be
+        lost."""
+        blocks = self._build(content, clean=clean)
+        if len(blocks) > self._geometry.zone_capacity:
+            raise SuperblockTooLongError(
+                f"the superblock would have {len(blocks)} blocks, a zone has {self._geometry.zone_capacity}: too many "
+                "zones were replaced"
+            )
         problem: MediaError | None = None
         for zone in (self._zone, 1 - self._zone):
             for _ in range(ATTEMPTS):
                 try:
-                    if not await self._make_room(zone):
+                    if not await self._make_room(zone, len(blocks)):
                         break
-                    await self._append(zone, block)
+                    await self._append(zone, blocks)
                     await self._leave(1 - zone)
                     return
                 except FlushDoubtError:
@@ -120,14 +208,24 @@ class SuperblockWriter:
                     self._offsets[zone] = await self._pointer(zone)
         raise problem or MediaError("no superblock zone can be written", errno=errno.EROFS)
 
-    async def _make_room(self, zone: int) -> bool:
+    def takes(self, content: Mapping[str, Any]) -> bool:
+        """Whether it is not too long to be written."""
+        return len(self._build(content, clean=True)) <= self._geometry.zone_capacity
+
+    def _build(self, content: Mapping[str, Any], *, clean: bool) -> NDArray[np.uint8]:
+        """(n, 4096)."""
+        superblock = Superblock(self._uuid, self.generation + 1, clean, {"format": FORMAT_VERSION, **content})
+        return superblock.build().reshape(-1, BLOCK_BYTES)
+
+    async def _make_room(self, zone: int, blocks: int) -> bool:
         offset = self._offsets[zone]
-        if offset is not None and offset < self._geometry.zone_capacity:
+        if offset is not None and offset + blocks <= self._geometry.zone_capacity:
             return True
         if zone == self._newest:
             return False
         await self._port.zone_action(ZONE_RESET, self._geometry.zone_start(SUPERBLOCK_ZONES[zone]))
         self._offsets[zone] = 0
+        self._to_finish = None
         return True
 
     async def _leave(self, zone: int) -> None:
@@ -135,15 +233,25 @@ class SuperblockWriter:
         not hold for damage, if there is nothing newer."""
         if self._offsets[zone] is not None and self._offsets[zone] != self._geometry.zone_capacity:
             self._offsets[zone] = None
+            self._to_finish = zone
+        if self._to_finish != zone:
+            return
+        # With the next superblock once more, where it can't be done now.
+        for _ in range(ATTEMPTS):
             with contextlib.suppress(MediaError):
                 await self._port.zone_action(ZONE_FINISH, self._geometry.zone_start(SUPERBLOCK_ZONES[zone]))
+                self._to_finish = None
+                return
 
-    async def _append(self, zone: int, block: Block) -> None:
+    async def _append(self, zone: int, blocks: NDArray[np.uint8]) -> None:
         offset = self._offsets[zone]
         assert offset is not None
-        await self._port.write(self._geometry.zone_start(SUPERBLOCK_ZONES[zone]) + offset, block)
+        start = self._geometry.zone_start(SUPERBLOCK_ZONES[zone]) + offset
+        step = max(1, self._port.device.max_io_blocks)
+        for first in range(0, len(blocks), step):
+            await self._port.write(start + first, blocks[first : first + step].reshape(-1))
         await self._port.flush()
-        self._offsets[zone] = offset + 1
+        self._offsets[zone] = offset + len(blocks)
         self._zone = self._newest = zone
         self.generation += 1
 
@@ -176,14 +284,14 @@ async def find(port: BlockPort, zones: list[Zone], uuid: UUID | None = None) -> 
             continue
         superblock, damage = await _newest(port, zone, uuid)
         if superblock is None:
-            silent.append(zone)
+            if damage is not None:
+                silent.append(zone)
         elif best is None or superblock.generation > best.superblock.generation:
             best = Found(superblock, which, zone.written, damage)
     if best is not None and best.damage is None and zones[SUPERBLOCK_ZONES[best.zone]].state == FULL:
         # The next one goes to the other zone, after its reset.
         for zone in silent:
-            if _tells_its_pointer(port, zone):
-                best = best._replace(damage=_damage(zone.start, zone))
+            best = best._replace(damage=_damage(zone.start, zone))
     return best
 
 
@@ -201,20 +309,44 @@ def _damage(address: int, zone: Zone) -> str:
 
 
 async def _newest(port: BlockPort, zone: Zone, uuid: UUID | None) -> tuple[Superblock | None, str | None]:
+    """And what is wrong where something was written behind it that is none, or, without one, at all."""
     if isinstance(port.device, _shim.ZonedOverlay) and zone.state == FULL:
         return await _newest_of_run(port, zone, uuid), None
     end = zone.written
+    # Lowest generation of the parts behind it; None: there is something else.
+    parts: int | None = SEQ_MAX
     while end > 0:
         first = max(0, end - SEARCH_BLOCKS)
-        blocks, _ = await port.read_what_can_be(zone.start + first, end - first)
+        blocks, readable = await port.read_what_can_be(zone.start + first, end - first)
         for i in reversed(range(len(blocks))):
-            superblock = Superblock.parse(blocks[i], uuid)
+            superblock = await _whole(port, zone, first + i, blocks[i], uuid)
             if superblock is not None:
                 behind = first + i + 1
-                damaged = behind < zone.written and _tells_its_pointer(port, zone)
+                cut_off = parts is not None and parts > superblock.generation
+                damaged = behind < zone.written and not cut_off and _tells_its_pointer(port, zone)
                 return superblock, _damage(zone.start + behind, zone) if damaged else None
+            if zone.finished_by_device and readable[i] and _is_blank(blocks[i]):
+                continue
+            generation = part_of(blocks[i], uuid)
+            parts = None if parts is None or not generation else min(parts, generation)
         end = first
-    return None, None
+    return None, _damage(zone.start, zone) if parts is None and _tells_its_pointer(port, zone) else None
+
+
+async def _whole(port: BlockPort, zone: Zone, offset: int, block: Block, uuid: UUID | None) -> Superblock | None:
+    """The superblock that ends in this block of the zone, if all of it is there."""
+    more = Superblock.parts_before(block, uuid)
+    if not more:
+        return Superblock.parse(block, uuid)
+    if more > offset:
+        return None
+    before, _ = await port.read_what_can_be(zone.start + offset - more, more)
+    return Superblock.parse(block, uuid, list(before))
+
+
+def _is_blank(block: Block) -> bool:
+    """As blocks read that were never written."""
+    return bool((block == block[0]).all()) and int(block[0]) in (0x00, 0xFF)
 
 
 async def _newest_of_run(port: BlockPort, zone: Zone, uuid: UUID | None) -> Superblock | None:
@@ -223,8 +355,12 @@ async def _newest_of_run(port: BlockPort, zone: Zone, uuid: UUID | None) -> Supe
     newest: Superblock | None = None
     for first in range(0, zone.written, SEARCH_BLOCKS):
         blocks, _ = await port.read_what_can_be(zone.start + first, min(SEARCH_BLOCKS, zone.written - first))
-        for block in blocks:
-            superblock = Superblock.parse(block, newest.uuid if newest is not None else uuid)
+        for i, block in enumerate(blocks):
+            its = newest.uuid if newest is not None else uuid
+            superblock = await _whole(port, zone, first + i, block, its)
+            if superblock is None and part_of(block, its):
+                # Of one that ends further on, if all of it is there.
+                continue
             # The same once more is one whose flush failed, written again.
             if superblock is None or (newest is not None and superblock.generation < newest.generation):
                 return newest

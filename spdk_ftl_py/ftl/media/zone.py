@@ -32,6 +32,13 @@ _STATES: Final = {
 ACTIVE_STATES: Final = frozenset({IMPLICITLY_OPEN, EXPLICITLY_OPEN, CLOSED})
 UNUSABLE_STATES: Final = frozenset({READ_ONLY, OFFLINE})
 
+ATTRIBUTE_FINISHED: Final = 1 << 0
+"""ZFC: the device has finished it by itself."""
+ATTRIBUTE_FINISH: Final = 1 << 1
+"""FZR: it would like it to be finished."""
+ATTRIBUTE_RESET: Final = 1 << 2
+"""RZR: it would like it to be reset."""
+
 _DESCRIPTOR = struct.Struct("<BBBB4xQQQ32x")
 
 
@@ -45,10 +52,25 @@ class Zone:
     capacity: int
     state: str
     written: int
+    attributes: int = 0
+    """ATTRIBUTE_*; others mean nothing to us."""
 
     @property
     def usable(self) -> bool:
         return self.state not in UNUSABLE_STATES
+
+    @property
+    def finished_by_device(self) -> bool:
+        """It may be full without having been written to its end."""
+        return self.state == FULL and bool(self.attributes & ATTRIBUTE_FINISHED)
+
+    @property
+    def finish_recommended(self) -> bool:
+        return bool(self.attributes & ATTRIBUTE_FINISH)
+
+    @property
+    def reset_recommended(self) -> bool:
+        return bool(self.attributes & ATTRIBUTE_RESET)
 
 
 def parse_report(
@@ -64,7 +86,7 @@ def parse_report(
     room = (len(report) - ZONE_REPORT_HEADER_BYTES) // ZONE_DESCRIPTOR_BYTES
     zones = []
     for i in range(min(count, room, zones_max)):
-        kind, state_byte, _, _, capacity, start, pointer = _DESCRIPTOR.unpack_from(
+        kind, state_byte, attributes, _, capacity, start, pointer = _DESCRIPTOR.unpack_from(
             report, ZONE_REPORT_HEADER_BYTES + i * ZONE_DESCRIPTOR_BYTES
         )
         index = first_zone + i
@@ -80,9 +102,8 @@ def parse_report(
         usable = state not in UNUSABLE_STATES
         if usable and not 0 < capacity <= zone_size:
             raise ProtocolError(f"zone {index} has capacity {capacity}, zone size is {zone_size}")
-        zones.append(
-            Zone(index, start, min(capacity, zone_size), state, _written(index, state, start, pointer, capacity))
-        )
+        written = _written(index, state, start, pointer, capacity)
+        zones.append(Zone(index, start, min(capacity, zone_size), state, written, attributes))
     return zones
 
 

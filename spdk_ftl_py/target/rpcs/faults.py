@@ -84,17 +84,37 @@ async def ftltgt_clear_faults(target: TargetState, params: Params) -> bool:
 
 @rpc(
     "ftltgt_set_zone_state",
-    Fields({"name": decode.string, "zone": decode.uint32, "state": decode.choice("read_only", "offline")}),
+    Fields({"name": decode.string, "zone": decode.uint32, "state": decode.choice("read_only", "offline", "full")}),
 )
 async def ftltgt_set_zone_state(target: TargetState, params: Params) -> bool:
+    """full: the drive finishes the zone by itself, as drives do with one that was open for long."""
+    bdev, media = _zoned_media(target, params)
+    try:
+        media.set_zone_state(params["zone"], params["state"])
+    except ValueError as error:
+        raise refused(f"bdev {bdev.name}: {error}") from error
+    return True
+
+
+@rpc(
+    "ftltgt_recommend_zone",
+    Fields({"name": decode.string, "zone": decode.uint32, "action": decode.choice("finish", "reset", "nothing")}),
+)
+async def ftltgt_recommend_zone(target: TargetState, params: Params) -> bool:
+    """What zone reports say that the drive would like to have done, until it is done."""
+    _, media = _zoned_media(target, params)
+    media.recommend(params["zone"], finish=params["action"] == "finish", reset=params["action"] == "reset")
+    return True
+
+
+def _zoned_media(target: TargetState, params: Params) -> tuple[Bdev, _shim.EmulatedMedia]:
     bdev, media = _media(target, params["name"])
     if not bdev.zoned:
         raise refused(f"bdev {bdev.name} is not zoned")
     zones = bdev.num_blocks // bdev.zone_size
     if params["zone"] >= zones:
         raise refused(f"bdev {bdev.name} has {zones} zones: zone {params['zone']} is none of them")
-    media.set_zone_state(params["zone"], params["state"])
-    return True
+    return bdev, media
 
 
 @rpc("ftltgt_power_cut", Fields(None, {"name": decode.string, "seed": decode.uint64}))

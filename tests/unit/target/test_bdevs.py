@@ -338,6 +338,14 @@ async def test_power_cuts_reach_every_drive_once(here: Box) -> None:
     await here.rpc("ftltgt_set_zone_state", name="Zns0", zone=2, state="read_only")
     stats = await here.rpc("ftltgt_get_media_stats", name="Zns0")
     assert stats["zone_states"] == {"empty": 7, "read_only": 1}
+    refusal = await here.refusal("ftltgt_set_zone_state", name="Zns0", zone=3, state="full")
+    assert "zone 3 is not active" in refusal[1]
+    start = 3 * here.target.bdevs.get("Zns0").zone_size
+    assert await here.io(device, _shim.OP_WRITE, start, 1, bytearray(4096)) == (0, 0)
+    assert await here.rpc("ftltgt_set_zone_state", name="Zns0", zone=3, state="full") is True
+    assert await here.rpc("ftltgt_recommend_zone", name="Zns0", zone=3, action="reset") is True
+    assert (await here.rpc("ftltgt_get_media_stats", name="Zns0"))["zone_states"]["full"] == 1
+    assert "not zoned" in (await here.refusal("ftltgt_recommend_zone", name="M0", zone=0, action="reset"))[1]
     assert "8 zones" in (await here.refusal("ftltgt_set_zone_state", name="Zns0", zone=8, state="offline"))[1]
     assert "not zoned" in (await here.refusal("ftltgt_set_zone_state", name="M0", zone=0, state="offline"))[1]
 

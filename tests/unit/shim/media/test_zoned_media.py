@@ -29,6 +29,7 @@ INVALID_FIELD, OUT_OF_RANGE, POWER_LOSS = 0x002, 0x080, 0x005
 BOUNDARY, FULL, READ_ONLY, OFFLINE, INVALID_WRITE = 0x1B8, 0x1B9, 0x1BA, 0x1BB, 0x1BC
 TOO_MANY_ACTIVE, TOO_MANY_OPEN, INVALID_TRANSITION = 0x1BD, 0x1BE, 0x1BF
 NO_WRITE_POINTER = 2**64 - 1
+FINISHED_BY_CONTROLLER, FINISH_RECOMMENDED, RESET_RECOMMENDED = 1, 2, 4
 
 ZONE_SIZE, ZONE_CAPACITY = 16, 12
 
@@ -215,14 +216,76 @@ def test_reports_that_make_no_sense(reactor: _shim.Reactor) -> None:
         assert [status(action=action) for action in (1, 2)] == [INVALID_FIELD] * 2
 
 
-def test_only_read_only_and_offline_can_be_set(reactor: _shim.Reactor) -> None:
+def test_only_what_a_drive_does_by_itself_can_be_set(reactor: _shim.Reactor) -> None:
     media = _shim.EmulatedMedia.zns(reactor, 8, ZONE_SIZE, ZONE_CAPACITY)
-    with pytest.raises(ValueError, match="only 'read_only' and 'offline'"):
+    with pytest.raises(ValueError, match="only 'read_only', 'offline' and 'full'"):
+        media.set_zone_state(0, "empty")
+    with pytest.raises(ValueError, match="zone 0 is not active"):
         media.set_zone_state(0, "full")
     with pytest.raises(ValueError, match="no zone 8"):
         media.set_zone_state(8, "offline")
     with pytest.raises(ValueError, match="no zone 0"):
         _shim.EmulatedMedia.conventional(reactor, 16).set_zone_state(0, "offline")
+
+
+def test_a_drive_that_finishes_a_zone_says_so_until_its_reset(reactor: _shim.Reactor) -> None:
+    media = _shim.EmulatedMedia.zns(reactor, 8, ZONE_SIZE, ZONE_CAPACITY, max_active_zones=1)
+    with Stepped(reactor, media) as io:
+
+        def zone(number: int) -> tuple[str, int]:
+            reported = io.report()[1][number]
+            return reported.state, reported.attributes
+
+        assert io.write(0, blocks(0, 5)) == 0
+        media.set_zone_state(0, "full")
+        assert zone(0) == ("full", FINISHED_BY_CONTROLLER)
+        assert io.write(5, blocks(5, 1)) == 0x1B9
+        assert io.read(0, 6) == blocks(0, 5) + bytes(4096), "what is in it stays"
+        assert io.write(16, blocks(0, 1)) == 0, "it is not active any more"
+        assert io.zone_send(0, ZSA_RESET) == 0
+        assert zone(0) == ("empty", 0)
+        assert io.zone_send(16, ZSA_FINISH) == 0
+        assert zone(1) == ("full", 0), "that was the host"
+
+
+def test_a_finish_by_the_drive_may_be_lost_with_its_power(reactor: _shim.Reactor) -> None:
+    media = _shim.EmulatedMedia.zns(reactor, 8, ZONE_SIZE, ZONE_CAPACITY)
+    found = set()
+    with Stepped(reactor, media) as io:
+        for seed in range(20):
+            assert io.zone_send(0, ZSA_RESET) == 0
+            assert io.write(0, blocks(0, 5)) == 0
+            assert io.flush() == 0
+            media.set_zone_state(0, "full")
+            media.power_cut(seed)
+            media.power_on()
+            reported = io.report()[1][0]
+            found.add((reported.state, reported.attributes))
+            assert io.read(0, 5) == blocks(0, 5)
+    assert found == {("full", FINISHED_BY_CONTROLLER), ("closed", 0)}
+
+
+def test_a_drive_recommends_until_it_is_done(reactor: _shim.Reactor) -> None:
+    media = _shim.EmulatedMedia.zns(reactor, 8, ZONE_SIZE, ZONE_CAPACITY)
+    with Stepped(reactor, media) as io:
+
+        def attributes() -> list[int]:
+            return [zone.attributes for zone in io.report()[1][:3]]
+
+        for start in (0, 16):
+            assert io.write(start, blocks(0, 2)) == 0
+        media.recommend(0, finish=True)
+        media.recommend(1, finish=True, reset=True)
+        media.recommend(2, reset=True)
+        assert attributes() == [FINISH_RECOMMENDED, FINISH_RECOMMENDED | RESET_RECOMMENDED, RESET_RECOMMENDED]
+        media.recommend(2)
+        assert io.zone_send(0, ZSA_FINISH) == 0
+        assert io.write(18, blocks(2, ZONE_CAPACITY - 2)) == 0
+        assert attributes() == [0, RESET_RECOMMENDED, 0]
+        assert io.zone_send(16, ZSA_RESET) == 0
+        assert attributes() == [0, 0, 0]
+        with pytest.raises(ValueError, match="no zone 8"):
+            media.recommend(8, reset=True)
 
 
 # ---- files -----------------------------------------------------------------------------------------------------

@@ -1,0 +1,101 @@
+"""Zones that are full before their end: loads finish them, and drives do."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from spdk_ftl_py import _shim
+from spdk_ftl_py.ftl.check import check
+from spdk_ftl_py.ftl.load.restore import restore
+from spdk_ftl_py.ftl.media.blockdev import BlockPort
+from unit.ftl.load.restore_rig import ZONE_CAPACITY, ZONE_SIZE, MakeRestoreRig, RestoreRig
+
+WRITE_FAULT = 0x280
+
+
+async def test_a_load_knows_how_far_a_zone_that_is_full_was_written(rig: RestoreRig) -> None:
+    """Relocation walked it to its end."""
+    drive = rig.base
+    await rig.create()
+    await rig.traffic(60)
+    await rig.flush()
+    await rig.crash()
+    written = {start: pointer - start for start, state, pointer in drive.zone_states() if "open" in state}
+    assert len(written) > 2
+    await rig.load()
+    await rig.crash()
+    assert all(state == "full" for start, state, _ in drive.zone_states() if start in written and start > ZONE_SIZE)
+    port = BlockPort(rig.reactor, drive, name="base")
+    found = await restore(port, rig.device.uuid)
+    await port.close()
+    for zones, band in zip(found.geometry.bands, found.bands, strict=True):
+        for zone, pointer in zip(zones, band.write_pointers, strict=True):
+            assert zone is not None
+            if (was := written.get(zone * ZONE_SIZE)) is not None:
+                assert band.state == "closed"
+                assert pointer <= max(was, 1) < ZONE_CAPACITY
+    # Whatever is in force stands below it.
+    l2p = found.l2p[found.l2p < np.uint64(1 << 62)]
+    for address in map(int, l2p):
+        number = next(n for n, zones in enumerate(found.geometry.bands) if address // ZONE_SIZE in zones)
+        punit = found.geometry.bands[number].index(address // ZONE_SIZE)
+        assert address % ZONE_SIZE < found.bands[number].write_pointers[punit]
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("how", ["halt", "crash"])
+async def test_zones_that_the_drive_finished_are_loaded_from(how: str, seed: int, make_rig: MakeRestoreRig) -> None:
+    rig = await make_rig(seed=seed)
+    drive = rig.base
+    await rig.create()
+    finished = 0
+    for _ in range(12):
+        await rig.traffic(150)
+        for zone, (_, state, _) in enumerate(drive.zone_states()):
+            if ("open" in state or state == "closed") and rig.rng.random() < 0.5:
+                drive.set_zone_state(zone, "full")
+                finished += 1
+        await rig.traffic(30)
+        await rig.flush()
+        await (rig.halt() if how == "halt" else rig.crash())
+        report = await check(rig.reactor, drive, name="base")
+        assert report.ok, report.damage
+        await rig.load()
+        assert rig.device.restored is not None
+        assert rig.device.restored["damage_count"] == 0
+        await rig.check(f"after a {how}")
+    assert finished > 5
+    assert (rig.device.bad_zones, rig.device.missing_zones) == ([], 0)
+
+
+@pytest.mark.rig(zones=47)
+async def test_a_zone_that_a_load_cant_finish_is_reset_before_others(rig: RestoreRig) -> None:
+    """It may stay active, beside those that are meant to be."""
+    drive = rig.base
+    await rig.create()
+    await rig.traffic(200)
+    await rig.flush()
+    await rig.crash()
+    zone = next(n for n, (_, state, _) in enumerate(drive.zone_states()) if n > 1 and "open" in state)
+    drive.inject_fault(op=_shim.OP_ZONE_SEND, lba=zone * ZONE_SIZE, block_count=1, status=WRITE_FAULT, times=3)
+    await rig.load()
+    band = next(n for n, zones in enumerate(rig.device.geometry.bands) if zone in zones)
+    assert rig.device.core.bands()[band]["state"] in ("faulted", "moving", "resetting", "free")
+    for _ in range(20):
+        await rig.traffic(50)
+    assert zone not in {each for its in rig.device._bands for each in its.zones}, "a spare replaces it"
+    await rig.check("at the end")
+
+
+async def test_a_zone_that_a_load_can_finish_in_the_end_is_as_good_as_any(rig: RestoreRig) -> None:
+    drive = rig.base
+    await rig.create()
+    await rig.traffic(200)
+    await rig.flush()
+    await rig.crash()
+    zone = next(n for n, (_, state, _) in enumerate(drive.zone_states()) if n > 1 and "open" in state)
+    drive.inject_fault(op=_shim.OP_ZONE_SEND, lba=zone * ZONE_SIZE, block_count=1, status=WRITE_FAULT, times=2)
+    await rig.load()
+    assert drive.zone_states()[zone][1] == "full"
+    assert rig.device.stats()["zone_faults"] == 0
