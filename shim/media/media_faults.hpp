@@ -18,6 +18,7 @@ struct Fault {
     uint64_t lba = 0;
     uint64_t block_count = 0;  // 0: anywhere
     Status status = status::ok;
+    bool flip = false;  // a read brings one bit that is not what the media hold, with whatever status
     uint64_t latency_ns = 0;
     uint64_t skip = 0;   // matches still to let pass
     uint64_t times = 0;  // matches still to hit; meaningless when for_ever
@@ -44,6 +45,7 @@ public:
     struct Effect {
         Status status = status::ok;
         uint64_t latency_ns = 0;
+        bool flip = false;
     };
     // [lba, lba + block_count) is what the I/O touches; block_count 0: everything.
     Effect hit(Op op, uint64_t lba, uint64_t block_count) noexcept {
@@ -61,6 +63,7 @@ public:
             }
             fault.times -= fault.for_ever ? 0 : 1;
             effect.latency_ns += fault.latency_ns;
+            effect.flip |= fault.flip;
             if (effect.status == status::ok) {
                 effect.status = fault.status;
             }
