@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "base/mutation.hpp"
+#include "ftl/block_crcs.hpp"
 #include "ftl/epochs.hpp"
 #include "ftl/l2p.hpp"
 #include "ftl/layout.hpp"
@@ -44,6 +45,7 @@ struct CoreConfig {
     uint32_t max_active_relocs = 3;
     uint32_t band_threshold = 90;
     uint64_t next_seq = 1;
+    bool verify_reads = true;
 };
 
 enum class BandState : uint8_t { free, queued, open, closing, closed, moving, resetting, faulted };
@@ -64,6 +66,7 @@ struct Band {
     uint32_t settling = 0;        // records that landed here and are still being spread over the L2P
     uint32_t readers = 0;         // base reads in flight
     uint32_t written = 0;         // blocks, headers included
+    bool unreadable = false;      // a host's read failed here: it is moved first of all, as if a zone had failed
     Io io;                        // of its reset
     uint32_t reset_zone = 0;
     uint32_t reset_failed_zone = 0;
@@ -93,12 +96,18 @@ struct CoreStats {
     uint64_t base_flushes = 0;
     uint64_t zone_resets = 0;
     uint64_t crc_errors = 0;
+    uint64_t user_crc_errors = 0;    // of them, those in what hosts read
+    uint64_t reads_repeated = 0;     // blocks that a host's read asked the base for once more
+    uint64_t reads_rescued = 0;      // blocks that media could not give, and the write buffer or nv cache still had
+    uint64_t unreadable_blocks = 0;  // blocks for whose sake a host's read was answered with an error
     uint64_t read_errors = 0;
     uint64_t write_errors = 0;
     uint64_t throttled_ns = 0;
     uint64_t batches = 0;
     uint64_t short_batches = 0;
 };
+
+class NvCache;
 
 class CoreState {
 public:
@@ -126,6 +135,9 @@ public:
         }
         l2p.set(lba, entry);
     }
+    // A host could not read what is in force there, whether or not it got it elsewhere. Told once for each band, until
+    // it is reset.
+    void unreadable(uint32_t band, uint64_t address, Status status) noexcept;
     // As replace() for an entry read before.
     void forget(uint64_t entry) noexcept;
 
@@ -162,6 +174,8 @@ public:
     std::vector<Band> bands;
 
     L2p l2p;
+    BlockCrcs crcs;
+    NvCache *cache = nullptr;  // of FtlCore; null: there is none
     Epochs epochs;
     BufferMapping mapping;
     WriteBuffer buffer;

@@ -2,9 +2,10 @@
 // GC's hands: copies what is in force in a closed band to the reloc stream.
 //
 // For each zone of the band: its summary if every block of it verifies, else its headers, one by one. Data blocks some
-// LBA points to are read in runs, verified and queued with their seq; records in force are queued again. What can't be
-// read or does not match its CRC becomes a lost record, so that no older version comes back. At last, if something is
-// still in force that no metadata told of, a sweep over the L2P declares it lost (trims are simply recorded anew).
+// LBA points to are read in runs, verified and queued with their seq; records in force are queued again. A block that
+// can't be read or does not match its CRC is read again, alone; then the write buffer and the nv cache are asked, which
+// may still have it; then it becomes a lost record, so that no older version comes back. At last, if something is still
+// in force that no metadata told of, a sweep over the L2P declares it lost (trims are simply recorded anew).
 #pragma once
 
 #include <cstdint>
@@ -79,6 +80,7 @@ private:
         uint32_t count = 0;
         uint32_t single = 0;  // after a failed run: the block being read alone
         bool singly = false;
+        bool cached = false;  // from the nv cache
         iovec iov[kRunBlocks] = {};
         Io io;
     };
@@ -102,6 +104,11 @@ private:
     void give_up(Read &read) noexcept;
     void came_back(Read &read) noexcept;
     void check_block(Mover &mover, uint32_t slot, Status status) noexcept;
+    [[nodiscard]] bool wanted(uint32_t slot) const noexcept;
+    [[nodiscard]] bool verified(const Read &read) const noexcept;
+    [[nodiscard]] bool verified(uint32_t slot) const noexcept;
+    bool rescue(uint32_t slot) noexcept;
+    bool ask_cache(Read &read) noexcept;
     void make_fresh(Mover &mover, uint64_t flag, uint64_t lba, uint32_t block_count) noexcept;
     static void on_metadata(Io &io) noexcept;
     static void on_read(Io &io) noexcept;
