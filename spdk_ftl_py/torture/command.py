@@ -78,7 +78,7 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.add_argument(
         "--faults",
         action="store_true",
-        help="now and then a write or flush of the drive fails, or a zone goes read-only",
+        help="now and then a write or flush of the drive fails, a zone goes read-only, or blocks rot",
     )
     parser.add_argument("--world", type=int, metavar="N", help="only this one of the seed's worlds")
     parser.add_argument(

@@ -24,6 +24,8 @@ LABELS = {
     "media_operations": "I/Os of the media",
     "reloc_moved_blocks": "blocks moved by garbage collection",
     "zone_resets": "zone resets",
+    "rotten_blocks": "blocks that rotted",
+    "unreadable_blocks": "  read as errors",
     "flushes": "  flushes of them",
     "connections_lost": "connections lost",
     "elapsed_s": "elapsed (s)",
