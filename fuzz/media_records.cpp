@@ -257,7 +257,8 @@ public:
             const auto lba = input.ConsumeIntegralInRange<uint64_t>(0, kLbas - 1);
             entries[lba] = input.PickValueInArray(kFlags) | input.ConsumeIntegralInRange<uint64_t>(0, kZoneSize - 1);
         }
-        core_->load_l2p(0, entries.data(), entries.size());
+        const std::vector<uint16_t> crcs(entries.size());
+        core_->load_l2p(0, entries.data(), crcs.data(), entries.size());
     }
 
     // Relocates and resets band 0.

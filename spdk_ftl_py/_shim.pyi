@@ -48,6 +48,7 @@ EV_DRAINED: Final[int]
 EV_CORE_FAILED: Final[int]
 EV_FLUSH_FAILED: Final[int]
 EV_ZONE_FINISHED: Final[int]
+EV_BAND_UNREADABLE: Final[int]
 EV_CACHE_FAILED: Final[int]
 EV_OVERFLOW: Final[int]
 
@@ -232,14 +233,19 @@ class EmulatedMedia(BlockDevice):
         do_not_retry: bool = False,
         takes_effect: bool = False,
         drops_cache: bool = False,
+        flip: bool = False,
     ) -> int:
         """On I/Os of op (None: any) that touch [lba, lba+block_count) (0: anywhere): after `skip` matches, fail with
         status (0: no failure) and/or add latency, `times` times (0: for ever). Returns the fault's id. An append or
         zone action touches its whole zone; a flush and a zone action on all touch everything. What fails has no
         effect, unless takes_effect says so. do_not_retry: the answer has DNR set (for some statuses it always has).
-        drops_cache: any part of what the volatile cache holds is lost, as with power, and nobody is told."""
+        drops_cache: any part of what the volatile cache holds is lost, as with power, and nobody is told. flip: the
+        first bit that a read brings is wrong; what is stored is not."""
 
     def clear_faults(self, fault_id: int | None = None) -> None: ...
+    def rot(self, lba: int, bit: int) -> None:
+        """Turns one bit of a block that is stored; nothing tells. ValueError where there is no such bit."""
+
     def power_cut(self, seed: int) -> None:
         """Outstanding I/O is dropped without completion of its data promise (completes with power_loss); what was
         written since the last completed flush vanishes wholly or partly: per zone always a suffix (a zone reset and an
@@ -486,11 +492,13 @@ class FtlCore(BlockDevice):
         band_threshold: int = 90,
         next_seq: int = 1,
         finish_zones: bool = False,
+        verify_reads: bool = True,
     ) -> None:
         """bands[b] = start LBAs of the band's zones, one per punit (ADDRESS_INVALID where a zone is missing).
         zone_capacity: the smallest of all zones used. batch_blocks counts the header. All lengths in blocks.
         finish_zones: zones get a Finish behind their summary; needed where some zone has a greater capacity, which
-        would leave it active. A write_buffer_path is made anew. ValueError for impossible settings, OSError for the
+        would leave it active. A write_buffer_path is made anew. verify_reads: what is read is compared with its CRC,
+        which takes 2 bytes of memory for each block. ValueError for impossible settings, OSError for the
         file."""
 
     @property
@@ -548,9 +556,10 @@ class FtlCore(BlockDevice):
     def load_band(self, band: int, state: str, band_seq: int, write_pointers: Sequence[int]) -> None:
         """Restore: state "free" | "closed" | "faulted"; write pointers relative to each zone's start."""
 
-    def load_l2p(self, first_lba: int, addresses: NDArray[np.uint64]) -> None:
+    def load_l2p(self, first_lba: int, addresses: NDArray[np.uint64], crcs: NDArray[np.uint16] | None = None) -> None:
         """Restore: L2P entries (ADDRESS_INVALID, an address, TRIM_FLAG | or LOST_FLAG | header address); counts them as
-        valid."""
+        valid. crcs: of the block that each LBA has on media, cut (crc ^ crc >> 16, the low 16 bits); where reads are
+        verified, ValueError for an address without."""
 
     def recover_block(
         self, lba: int, seq: int, crc: int, data: bytes | bytearray | memoryview | NDArray[np.uint8]
@@ -591,20 +600,27 @@ class FtlCore(BlockDevice):
         ring_waits."""
 
     def l2p(self, first_lba: int, count: int) -> NDArray[np.uint64]: ...
+    def crcs(self, first_lba: int, count: int) -> NDArray[np.uint16]:
+        """What the newest block of each LBA has to match when it is read; of an LBA without one it means nothing.
+        ValueError where reads are not verified."""
+
     def valid_counts(self) -> NDArray[np.uint32]:
         """Valid blocks of each band."""
 
     def bands(self) -> list[dict[str, object]]:
         """Per band: state ("free" "queued" "open" "closing" "closed" "moving" "resetting" "faulted"), seq, valid,
         written, stream, readers, write_pointers (relative, one per punit), faulted_punits, references (LBAs whose trim
-        or lost record stands in this band). valid counts blocks of data, and headers that may hold a record in force; 0
-        means: can be reset."""
+        or lost record stands in this band), unreadable (a host could not read something in it: it is told as "faulted"
+        and EV_BAND_UNREADABLE was sent, once until it is reset). valid counts blocks of data, and headers that may hold
+        a record in force; 0 means: can be reset."""
 
     def stats(self) -> dict[str, int]:
         """user_reads, user_writes, user_read_blocks, user_written_blocks, user_trimmed_blocks,
         media_written_blocks, media_header_blocks, media_summary_blocks, media_user_blocks, media_reloc_blocks,
         media_trim_blocks, reloc_moved_blocks, reloc_read_blocks, reloc_reads, reloc_batches, lost_blocks, flushes,
-        base_flushes, zone_resets, crc_errors, read_errors, write_errors, write_buffer_used (not on media),
+        base_flushes, zone_resets, crc_errors, user_crc_errors (of them, in reads of hosts), reads_repeated (blocks, by
+        hosts' reads), reads_rescued (blocks that only the write buffer still had), unreadable_blocks (answered with an
+        error), read_errors, write_errors, write_buffer_used (not on media),
         write_buffer_landed (on media, but held until the base has flushed), write_buffer_blocks, throttled_ns,
         busy_answers (of the base, to what was then sent again),
         next_seq, batches, short_batches."""

@@ -137,6 +137,8 @@ class FtlConf:
     nv_cache: NvCacheConf = NvCacheConf()
     use_append: bool = False
     reloc_policy: str = "cost_benefit"
+    verify_reads: bool = True
+    """What hosts read is compared with its CRC; that takes 2 bytes of memory for each block."""
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> FtlConf:
@@ -154,7 +156,7 @@ class FtlConf:
                 given[name] = _limits_from_dict(value)
             elif name == "nv_cache":
                 given[name] = _nv_cache_from_dict(value)
-            elif name in ("allow_open_bands", "use_append"):
+            elif name in ("allow_open_bands", "use_append", "verify_reads"):
                 if not isinstance(value, bool):
                     raise ConfError(f"conf {name} = {value!r}: must be true or false")
                 given[name] = value

@@ -42,6 +42,8 @@ _LIBRARIES: Final = {
 # Longer ones are out of all bounds, and Python refuses to read them at some length.
 _NUMBER: Final = re.compile(r"-?[0-9]{1,30}")
 
+_SWITCHES: Final = {"on": True, "off": False, "true": True, "false": False}
+
 _LIMITS_HELP = (
     "When few bands are free, the user's share of all writes is limited so that defrag keeps up. Levels: "
     f"{', '.join(LIMITS)}. Each may be set on its own too, e.g. --limit-high 10 --limit-high-threshold 8"
@@ -255,7 +257,15 @@ def _limit_pairs(text: str) -> list[tuple[str, int]]:
 
 def _conf_pairs(text: str) -> list[tuple[str, int | str]]:
     conf = schema.load("bdev_ftl_create").parameter("conf")
-    return [_pair(part, tuple(entry.name for entry in conf.properties), "conf name") for part in text.split(",")]
+    switches = {entry.name for entry in conf.properties if entry.type == "boolean"}
+    pairs = [_pair(part, tuple(entry.name for entry in conf.properties), "conf name") for part in text.split(",")]
+    return [(name, _switch(name, value) if name in switches else value) for name, value in pairs]
+
+
+def _switch(name: str, value: int | str) -> bool:
+    if value not in _SWITCHES:
+        raise argparse.ArgumentTypeError(f"{name}: {value!r} is neither on nor off")
+    return _SWITCHES[str(value)]
 
 
 def _pair(text: str, known: tuple[str, ...], what: str) -> tuple[str, int | str]:

@@ -31,6 +31,8 @@ constexpr std::array<const char *, 8> kBandStates = {"free",   "queued", "open",
 
 using Array64 = nb::ndarray<nb::numpy, uint64_t, nb::ndim<1>>;
 using Array32 = nb::ndarray<nb::numpy, uint32_t, nb::ndim<1>>;
+using Array16 = nb::ndarray<nb::numpy, uint16_t, nb::ndim<1>>;
+using GivenCrcs = nb::ndarray<const uint16_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 
 [[noreturn]] void raise_blocking(const char *message) {
     PyErr_SetString(PyExc_BlockingIOError, message);
@@ -51,7 +53,7 @@ std::shared_ptr<FtlCore> make_core(const std::shared_ptr<Reactor> &reactor, std:
                                    uint32_t batch_blocks, bool use_append, bool shared_stream, bool finish_zones,
                                    uint32_t write_buffer_blocks, std::optional<std::string> write_buffer_path,
                                    uint32_t reloc_buffer_blocks, uint32_t max_reloc_qdepth, uint32_t max_active_relocs,
-                                   uint32_t band_threshold, uint64_t next_seq) {
+                                   uint32_t band_threshold, uint64_t next_seq, bool verify_reads) {
     CoreConfig config;
     if (uuid.size() != config.uuid.size()) {
         throw std::invalid_argument("uuid must be 16 bytes");
@@ -72,6 +74,7 @@ std::shared_ptr<FtlCore> make_core(const std::shared_ptr<Reactor> &reactor, std:
     config.max_active_relocs = max_active_relocs;
     config.band_threshold = band_threshold;
     config.next_seq = next_seq;
+    config.verify_reads = verify_reads;
     try {
         auto core = std::make_shared<FtlCore>(reactor, std::move(base), std::move(config));
         on_reactor(*core, [&] { core->attach(); });
@@ -142,6 +145,7 @@ nb::list list_bands(FtlCore &core) {
         uint64_t seq;
         uint64_t references;
         uint32_t valid, written, stream, readers;
+        bool unreadable;
     };
     CoreState &state = core.state();
     std::vector<Row> rows;
@@ -150,7 +154,7 @@ nb::list list_bands(FtlCore &core) {
         for (uint32_t number = 0; number < state.bands.size(); ++number) {
             const Band &band = state.bands[number];
             rows.push_back({band.state, band.seq, band.references, core.valid_count(number),
-                            band.written + band.given_up, band.stream, band.readers});
+                            band.written + band.given_up, band.stream, band.readers, band.unreadable});
         }
         zones = state.zones;
     });
@@ -174,6 +178,7 @@ nb::list list_bands(FtlCore &core) {
         entry["written"] = row.written;
         entry["stream"] = row.stream;
         entry["readers"] = row.readers;
+        entry["unreadable"] = row.unreadable;
         entry["write_pointers"] = write_pointers;
         entry["faulted_punits"] = faulted;
         list.append(entry);
@@ -214,6 +219,10 @@ nb::dict stats_of(FtlCore &core) {
     dict["base_flushes"] = stats.base_flushes;
     dict["zone_resets"] = stats.zone_resets;
     dict["crc_errors"] = stats.crc_errors;
+    dict["user_crc_errors"] = stats.user_crc_errors;
+    dict["reads_repeated"] = stats.reads_repeated;
+    dict["reads_rescued"] = stats.reads_rescued;
+    dict["unreadable_blocks"] = stats.unreadable_blocks;
     dict["read_errors"] = stats.read_errors;
     dict["write_errors"] = stats.write_errors;
     dict["zones_finished"] = stats.zones_finished;
@@ -300,6 +309,24 @@ Array64 l2p_of(FtlCore &core, uint64_t first_lba, uint64_t count) {
     return owned_array<Array64>(std::move(entries), count);
 }
 
+Array16 crcs_of(FtlCore &core, uint64_t first_lba, uint64_t count) {
+    const uint64_t block_count = core.info().block_count;
+    if (first_lba > block_count || count > block_count - first_lba) {
+        throw std::invalid_argument("crcs: beyond the last LBA");
+    }
+    const BlockCrcs &crcs = core.state().crcs;
+    if (!crcs.kept()) {
+        throw std::invalid_argument("crcs: reads are not verified, none are kept");
+    }
+    std::unique_ptr<uint16_t[]> entries(new uint16_t[count]);
+    on_reactor(core, [&] {
+        for (uint64_t i = 0; i < count; ++i) {
+            entries[i] = crcs.get(first_lba + i);
+        }
+    });
+    return owned_array<Array16>(std::move(entries), count);
+}
+
 Array32 valid_counts_of(FtlCore &core) {
     const size_t count = core.state().bands.size();
     std::unique_ptr<uint32_t[]> valid(new uint32_t[count]);
@@ -328,7 +355,7 @@ void bind_core(nb::module_ &m) {
              nb::arg("finish_zones") = false, nb::arg("write_buffer_blocks") = 1536,
              nb::arg("write_buffer_path") = nb::none(), nb::arg("reloc_buffer_blocks") = 512,
              nb::arg("max_reloc_qdepth") = 32, nb::arg("max_active_relocs") = 3, nb::arg("band_threshold") = 90,
-             nb::arg("next_seq") = 1)
+             nb::arg("next_seq") = 1, nb::arg("verify_reads") = true)
         .def_prop_ro("id", &FtlCore::id)
         .def(
             "open_band",
@@ -403,10 +430,15 @@ void bind_core(nb::module_ &m) {
         .def(
             "load_l2p",
             [](FtlCore &core, uint64_t first_lba,
-               const nb::ndarray<const uint64_t, nb::ndim<1>, nb::c_contig, nb::device::cpu> &addresses) {
-                on_reactor(core, [&] { core.load_l2p(first_lba, addresses.data(), addresses.shape(0)); });
+               const nb::ndarray<const uint64_t, nb::ndim<1>, nb::c_contig, nb::device::cpu> &addresses,
+               const std::optional<GivenCrcs> &crcs) {
+                if (crcs && crcs->shape(0) != addresses.shape(0)) {
+                    throw std::invalid_argument("load_l2p: not as many CRCs as addresses");
+                }
+                const uint16_t *given = crcs ? crcs->data() : nullptr;
+                on_reactor(core, [&] { core.load_l2p(first_lba, addresses.data(), given, addresses.shape(0)); });
             },
-            nb::arg("first_lba"), nb::arg("addresses"))
+            nb::arg("first_lba"), nb::arg("addresses"), nb::arg("crcs") = nb::none())
         .def("recover_block", &recover_block, nb::arg("lba"), nb::arg("seq"), nb::arg("crc"), nb::arg("data"))
         .def(
             "recover_record",
@@ -421,6 +453,7 @@ void bind_core(nb::module_ &m) {
         .def("forget_cache", [](FtlCore &core) { on_reactor(core, [&] { core.forget_cache(); }); })
         .def("cache_stats", &cache_stats_of)
         .def("l2p", &l2p_of, nb::arg("first_lba"), nb::arg("count"))
+        .def("crcs", &crcs_of, nb::arg("first_lba"), nb::arg("count"))
         .def("valid_counts", &valid_counts_of)
         .def("bands", &list_bands)
         .def("stats", &stats_of)

@@ -106,7 +106,7 @@ std::vector<std::tuple<uint64_t, std::string, uint64_t>> zone_states(EmulatedMed
 
 uint32_t inject_fault(EmulatedMedia &media, std::optional<uint32_t> op, uint64_t lba, uint64_t block_count,
                       uint32_t status, uint64_t latency_us, uint64_t skip, uint64_t times, bool do_not_retry,
-                      bool takes_effect, bool drops_cache) {
+                      bool takes_effect, bool drops_cache, bool flip) {
     if (op && *op > static_cast<uint32_t>(Op::zone_report)) {
         throw std::invalid_argument("op must be one of _shim.OP_*");
     }
@@ -127,6 +127,7 @@ uint32_t inject_fault(EmulatedMedia &media, std::optional<uint32_t> op, uint64_t
     fault.takes_effect = takes_effect;
     fault.drops_cache = drops_cache;
     fault.latency_ns = latency_us * kNsPerUs;
+    fault.flip = flip;
     fault.skip = skip;
     fault.times = times;
     fault.for_ever = times == 0;
@@ -164,8 +165,9 @@ void bind_media(nb::module_ &m) {
         .def("inject_fault", &inject_fault, nb::kw_only(), nb::arg("op") = nb::none(), nb::arg("lba") = 0,
              nb::arg("block_count") = 0, nb::arg("status") = 0, nb::arg("latency_us") = 0, nb::arg("skip") = 0,
              nb::arg("times") = 0, nb::arg("do_not_retry") = false, nb::arg("takes_effect") = false,
-             nb::arg("drops_cache") = false, unlocked())
+             nb::arg("drops_cache") = false, nb::arg("flip") = false, unlocked())
         .def("clear_faults", &EmulatedMedia::clear_faults, nb::arg("fault_id") = nb::none(), unlocked())
+        .def("rot", &EmulatedMedia::rot, nb::arg("lba"), nb::arg("bit"), unlocked())
         .def("power_cut", &EmulatedMedia::power_cut, nb::arg("seed"), unlocked())
         .def("power_on", &EmulatedMedia::power_on, unlocked())
         .def("set_schedule", &EmulatedMedia::set_schedule, nb::arg("seed").none(), unlocked())

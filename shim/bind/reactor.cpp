@@ -211,6 +211,7 @@ void bind_events(nb::module_ &m) {
         {"EV_CORE_FAILED", EventKind::core_failed},
         {"EV_FLUSH_FAILED", EventKind::flush_failed},
         {"EV_ZONE_FINISHED", EventKind::zone_finished},
+        {"EV_BAND_UNREADABLE", EventKind::band_unreadable},
         {"EV_CACHE_FAILED", EventKind::cache_failed},
         {"EV_LOAD_DONE", EventKind::load_done},
         {"EV_OVERFLOW", EventKind::overflow},

@@ -336,6 +336,8 @@ void BandWriter::landed(ZoneWriter &zone) noexcept {
                 const RelocBuffer::Meta &meta = buffer.meta[slot];
                 if (state_.l2p.get(meta.lba) == meta.source || MUTATED(gc_undoes_overwrites)) {
                     state_.replace(meta.lba, header + 1 + i);
+                    // The same one, unless memory has rotted: then what media say counts from now on.
+                    state_.crcs.set(meta.lba, BlockCrcs::cut(meta.crc));
                     ++state_.stats.reloc_moved_blocks;
                 }
                 buffer.free.give(slot);

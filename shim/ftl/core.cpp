@@ -269,6 +269,9 @@ void FtlCore::hold(uint32_t slot, uint64_t lba, uint64_t seq, uint32_t crc) noex
         publish(record.state);
     }
     buffer.epoch[slot] = state_.epochs.join();
+    if (!MUTATED(old_crc_kept) || state_.l2p.get(lba) == L2p::kInvalid) {
+        state_.crcs.set(lba, BlockCrcs::cut(crc));
+    }
     state_.replace(lba, L2p::slot(slot));
 }
 

@@ -55,7 +55,8 @@ public:
 
     // State
     void load_band(uint32_t band, BandState state, uint64_t band_seq, const std::vector<uint64_t> &write_pointers);
-    void load_l2p(uint64_t first_lba, const uint64_t *entries, size_t count);
+    // crcs: cut, of the blocks on media; null where reads are not verified.
+    void load_l2p(uint64_t first_lba, const uint64_t *entries, const uint16_t *crcs, size_t count);
     // What was accepted in an earlier life and is newer than everything on media, in ascending seq. False: no room now.
     bool recover_block(uint64_t lba, uint64_t seq, uint32_t crc, const uint8_t *block);
     bool recover_record(uint64_t lba, uint32_t block_count, uint64_t seq, uint32_t flags);

@@ -125,6 +125,7 @@ void FtlCore::next_reset(uint32_t number) noexcept {
         return;
     }
     band.state = BandState::free;
+    band.unreadable = false;
     band.written = 0;
     band.given_up = 0;
     band.record_headers = 0;
@@ -299,7 +300,7 @@ void FtlCore::load_band(uint32_t band, BandState state, uint64_t band_seq,
     }
 }
 
-void FtlCore::load_l2p(uint64_t first_lba, const uint64_t *entries, size_t count) {
+void FtlCore::load_l2p(uint64_t first_lba, const uint64_t *entries, const uint16_t *crcs, size_t count) {
     const uint64_t block_count = state_.config.block_count;
     if (first_lba > block_count || count > block_count - first_lba) {
         throw std::invalid_argument("load_l2p: beyond the last LBA");
@@ -313,11 +314,17 @@ void FtlCore::load_l2p(uint64_t first_lba, const uint64_t *entries, size_t count
             state_.band_of(address) == kNoBand) {
             throw std::invalid_argument("load_l2p: " + std::to_string(entry) + " is no address in a band");
         }
+        if (state_.crcs.kept() && crcs == nullptr && L2p::tag(entry) == L2p::Tag::media) {
+            throw std::invalid_argument("load_l2p: reads are verified, so blocks need their CRCs");
+        }
     };
     std::for_each(entries, entries + count, check);
     for (size_t i = 0; i < count; ++i) {
         const uint64_t lba = first_lba + i;
         state_.replace(lba, entries[i]);
+        if (crcs != nullptr) {
+            state_.crcs.set(lba, crcs[i]);
+        }
         if (entries[i] != L2p::kInvalid && L2p::tag(entries[i]) != L2p::Tag::media) {
             Band &band = state_.bands[state_.band_of(L2p::payload(entries[i]))];
             ++band.references;
@@ -332,6 +339,7 @@ void FtlCore::use_cache(std::shared_ptr<BlockDevice> device, const NvCacheConfig
         throw std::invalid_argument(closed_ ? "use_cache: the core is closed" : "use_cache: there is one already");
     }
     cache_ = std::make_unique<NvCache>(state_, std::move(device), config);
+    state_.cache = cache_.get();
 }
 
 void FtlCore::forget_cache() noexcept {

@@ -49,6 +49,7 @@ CoreState::CoreState(std::shared_ptr<Reactor> the_reactor, std::shared_ptr<Block
       base(std::move(the_base)),
       config(checked(the_config, base->info())),
       l2p(config.block_count, base->info().block_count),
+      crcs(config.block_count, config.verify_reads),
       mapping(config.write_buffer_blocks, kRecordCount, config.block_count, config.uuid, config.write_buffer_path),
       buffer(mapping, config.write_buffer_blocks),
       reloc(config.reloc_buffer_blocks),
@@ -103,12 +104,27 @@ bool CoreState::set_zone(uint32_t band, uint32_t punit, uint64_t start) noexcept
 }
 
 BandState CoreState::closed_state(uint32_t band) noexcept {
+    if (bands[band].unreadable) {
+        return BandState::faulted;
+    }
     for (uint32_t punit = 0; punit < punits; ++punit) {
         if (zone(band, punit).faulted) {
             return BandState::faulted;
         }
     }
     return BandState::closed;
+}
+
+void CoreState::unreadable(uint32_t number, uint64_t address, Status status) noexcept {
+    Band &band = bands[number];
+    if (band.unreadable) {
+        return;
+    }
+    band.unreadable = true;
+    if (band.state == BandState::closed) {
+        band.state = BandState::faulted;
+    }
+    emit(EventKind::band_unreadable, number, address, status);
 }
 
 void CoreState::forget(uint64_t entry) noexcept {

@@ -10,6 +10,7 @@
 
 #include "base/mutation.hpp"
 #include "ftl/base_io.hpp"
+#include "ftl/block_crcs.hpp"
 #include "ftl/epochs.hpp"
 #include "ftl/l2p.hpp"
 #include "ftl/layout.hpp"
@@ -45,6 +46,7 @@ struct CoreConfig {
     uint32_t max_active_relocs = 3;
     uint32_t band_threshold = 90;
     uint64_t next_seq = 1;
+    bool verify_reads = true;
 };
 
 enum class BandState : uint8_t { free, queued, open, closing, closed, moving, resetting, faulted };
@@ -67,6 +69,7 @@ struct Band {
     uint32_t readers = 0;         // base reads in flight
     uint32_t written = 0;         // blocks, headers included
     uint32_t given_up = 0;        // blocks that are not written any more in this life of the band
+    bool unreadable = false;      // a host's read failed here: it is moved first of all, as if a zone had failed
     BaseIo io;                    // of its reset
     uint32_t reset_zone = 0;
     uint32_t reset_failed_zone = 0;
@@ -97,14 +100,20 @@ struct CoreStats {
     uint64_t base_flushes = 0;
     uint64_t zone_resets = 0;
     uint64_t crc_errors = 0;
+    uint64_t user_crc_errors = 0;    // of them, those in what hosts read
+    uint64_t reads_repeated = 0;     // blocks that a host's read asked the base for once more
+    uint64_t reads_rescued = 0;      // blocks that media could not give, and the write buffer or nv cache still had
+    uint64_t unreadable_blocks = 0;  // blocks for whose sake a host's read was answered with an error
     uint64_t read_errors = 0;
     uint64_t write_errors = 0;
-    uint64_t busy_answers = 0;  // of the base, to what was then sent again
+    uint64_t busy_answers = 0;    // of the base, to what was then sent again
     uint64_t zones_finished = 0;  // by the drive, before they were full
     uint64_t throttled_ns = 0;
     uint64_t batches = 0;
     uint64_t short_batches = 0;
 };
+
+class NvCache;
 
 // What the completion of a base I/O is to its sender.
 enum class Answer : uint8_t {
@@ -139,6 +148,9 @@ public:
         }
         l2p.set(lba, entry);
     }
+    // A host could not read what is in force there, whether or not it got it elsewhere. Told once for each band, until
+    // it is reset.
+    void unreadable(uint32_t band, uint64_t address, Status status) noexcept;
     // As replace() for an entry read before.
     void forget(uint64_t entry) noexcept;
 
@@ -182,6 +194,8 @@ public:
     std::vector<Band> bands;
 
     L2p l2p;
+    BlockCrcs crcs;
+    NvCache *cache = nullptr;  // of FtlCore; null: there is none
     Epochs epochs;
     BufferMapping mapping;
     WriteBuffer buffer;

@@ -449,7 +449,7 @@ bool Movers::declare_lost(Mover &mover) noexcept {
         const uint32_t slot = mover.lost_slots.pop_front(buffer.next.data());
         const RelocBuffer::Meta &meta = buffer.meta[slot];
         if (state_.l2p.get(meta.lba) == meta.source) {
-            make_fresh(mover, L2p::kLostFlag, meta.lba, 1);
+            make_fresh(mover, MUTATED(rotten_block_forgotten) ? L2p::kTrimFlag : L2p::kLostFlag, meta.lba, 1);
             ++mover.lost;
             ++state_.stats.lost_blocks;
             state_.emit(EventKind::block_lost, meta.lba, meta.source, meta.status);

@@ -4,10 +4,10 @@
 // For each zone of the band: its summary if every block of it verifies, else its headers, one by one, up to what does
 // not verify as one: mostly where a zone was finished early. Data blocks some LBA points to are read in runs, verified
 // and queued with their seq; records in force are queued again. A block that can't be read or does not match its CRC is
-// read again, alone and later; then it becomes a lost record, so that no older version comes back. If something is
-// still in force then, all of it is read once more, with a search for headers behind what does not verify. At last, if
-// something is still in force that no metadata told of, a sweep over the L2P declares it lost (trims are simply recorded
-// anew).
+// read again, alone and later; then the write buffer and the nv cache are asked, which may still have it; then it
+// becomes a lost record, so that no older version comes back. If something is still in force then, all of it is read
+// once more, with a search for headers behind what does not verify. At last, if something is still in force that no
+// metadata told of, a sweep over the L2P declares it lost (trims are simply recorded anew).
 //
 // A base that is busy is waited for. While it is, nothing is decided; and what it does not read counts as unreadable
 // only where it reads something else. A base that reads nothing has failed.
@@ -103,6 +103,7 @@ private:
         uint32_t count = 0;
         uint32_t single = 0;  // after a failed run: the block being read alone
         bool singly = false;
+        bool cached = false;  // from the nv cache
         iovec iov[kRunBlocks] = {};
         Probe probe;
         BaseIo io;
@@ -128,9 +129,12 @@ private:
     [[nodiscard]] bool settled(BaseIo &io, Probe &probe, bool verdict) noexcept;
     Answer came_back(BaseIo &io) noexcept;
     void came_back(Read &read) noexcept;
+    void check_block(Mover &mover, uint32_t slot, Status status) noexcept;
+    [[nodiscard]] bool wanted(uint32_t slot) const noexcept;
     [[nodiscard]] bool verified(const Read &read) const noexcept;
     [[nodiscard]] bool verified(uint32_t slot) const noexcept;
-    void check_block(Mover &mover, uint32_t slot, Status status, bool is_verified) noexcept;
+    bool rescue(uint32_t slot) noexcept;
+    bool ask_cache(Read &read) noexcept;
     void make_fresh(Mover &mover, uint64_t flag, uint64_t lba, uint32_t block_count) noexcept;
     static void on_metadata(Io &io) noexcept;
     static void on_read(Io &io) noexcept;

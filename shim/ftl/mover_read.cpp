@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // Movers' other half: valid blocks are read in runs, verified, and queued for the reloc stream.
 #include <algorithm>
+#include <cstring>
 
 #include "ftl/mover.hpp"
+#include "ftl/nv_cache.hpp"
 
 namespace ftl {
 
@@ -42,7 +44,7 @@ bool Movers::scan_window(Mover &mover) noexcept {
         free_reads_.pop_back();
         read.mover = &mover;
         read.count = 0;
-        read.singly = false;
+        read.singly = read.cached = false;
         do {
             const BlockEntry &next = mover.entries[mover.entry];
             const uint32_t slot = buffer.free.take();
@@ -94,7 +96,12 @@ void Movers::on_read(Io &io) noexcept {
 
 void Movers::came_back(Read &read) noexcept {
     Mover &mover = *read.mover;
-    if (!settled(read.io, read.probe, read.singly)) {
+    if (read.cached) {
+        state_.cache->read_back();
+        if (state_.failed != status::ok) {
+            return;
+        }
+    } else if (!settled(read.io, read.probe, read.singly)) {
         return;
     }
     const Status status = read.io.status;
@@ -107,8 +114,23 @@ void Movers::came_back(Read &read) noexcept {
         return;
     }
     if (read.singly) {
+        const uint32_t slot = read.slots[read.single];
+        Status bad = status;
         state_.stats.read_errors += status == status::ok ? 0 : 1;
-        check_block(mover, read.slots[read.single], status, false);
+        if (status == status::ok && !verified(slot)) {
+            ++state_.stats.crc_errors;
+            bad = status::guard_check;
+        }
+        state_.stats.reads_rescued += read.cached && bad == status::ok ? 1 : 0;
+        if (bad != status::ok && wanted(slot)) {
+            if (rescue(slot)) {
+                bad = status::ok;
+            } else if (!read.cached && ask_cache(read)) {
+                return;
+            }
+        }
+        read.cached = false;
+        check_block(mover, slot, bad);
         if (++read.single < read.count) {
             issue(read, 0);
             return;
@@ -123,35 +145,58 @@ void Movers::came_back(Read &read) noexcept {
     free_reads_.push_back(&read);
 }
 
+bool Movers::wanted(uint32_t slot) const noexcept {
+    const RelocBuffer::Meta &meta = state_.reloc.meta[slot];
+    return state_.l2p.get(meta.lba) == meta.source;
+}
+
 // Whether every block of it that is still wanted is what was written.
 bool Movers::verified(const Read &read) const noexcept {
     return std::all_of(read.slots, read.slots + read.count, [this](uint32_t slot) { return verified(slot); });
 }
 
 bool Movers::verified(uint32_t slot) const noexcept {
-    const RelocBuffer::Meta &meta = state_.reloc.meta[slot];
-    return state_.l2p.get(meta.lba) != meta.source || crc32c(0, state_.reloc.block(slot), kBlockSize) == meta.crc;
+    return !wanted(slot) || crc32c(0, state_.reloc.block(slot), kBlockSize) == state_.reloc.meta[slot].crc;
 }
 
-// What a whole run brought is verified already.
-void Movers::check_block(Mover &mover, uint32_t slot, Status status, bool is_verified) noexcept {
+// status: ok for what was verified.
+void Movers::check_block(Mover &mover, uint32_t slot, Status status) noexcept {
     RelocBuffer &buffer = state_.reloc;
-    RelocBuffer::Meta &meta = buffer.meta[slot];
-    if (state_.l2p.get(meta.lba) != meta.source) {
+    if (!wanted(slot)) {
         buffer.free.give(slot);
         return;
     }
-    if (status == status::ok && !is_verified && !verified(slot)) {
-        ++state_.stats.crc_errors;
-        status = status::guard_check;
-    }
     if (status != status::ok) {
-        meta.status = status;
+        buffer.meta[slot].status = status;
         mover.lost_slots.push_back(buffer.next.data(), slot);
         return;
     }
     ++mover.copies;
     buffer.fifo.push_back(buffer.next.data(), slot);
+}
+
+// What media can't give any more may still stand in the write buffer.
+bool Movers::rescue(uint32_t slot) noexcept {
+    const RelocBuffer::Meta &meta = state_.reloc.meta[slot];
+    const WriteBuffer &buffer = state_.buffer;
+    const uint32_t found = buffer.find(
+        meta.lba, [&](const SlotRecord &record) { return record.seq == meta.seq && record.crc == meta.crc; });
+    if (found == kNoSlot) {
+        return false;
+    }
+    std::memcpy(state_.reloc.block(slot), buffer.block(found), kBlockSize);
+    ++state_.stats.reads_rescued;
+    return true;
+}
+
+// Or in the nv cache.
+bool Movers::ask_cache(Read &read) noexcept {
+    const uint32_t slot = read.slots[read.single];
+    const RelocBuffer::Meta &meta = state_.reloc.meta[slot];
+    read.iov[0] = iovec{state_.reloc.block(slot), kBlockSize};
+    read.io.iov_count = 1;
+    read.cached = state_.cache != nullptr && state_.cache->read(meta.lba, BlockCrcs::cut(meta.crc), read.io);
+    return read.cached;
 }
 
 }  // namespace ftl

@@ -52,9 +52,13 @@ NvCache::NvCache(CoreState &state, std::shared_ptr<BlockDevice> device, const Nv
     request_blocks_ = std::min(config.request_blocks, most);
     const uint32_t count = std::min(config.request_count, state.buffer.slot_count);
     const size_t scratch_bytes = vss_ ? size_t{request_blocks_} * metadata_bytes_ : kBlockSize;
-    scratch_ = PageMemory(scratch_bytes * count + kBlockSize + metadata_bytes_);
+    scratch_ = PageMemory(scratch_bytes * count + kBlockSize + size_t{2} * metadata_bytes_);
     header_block_ = scratch_.data();
-    uint8_t *scratch = header_block_ + kBlockSize + metadata_bytes_;
+    unread_metadata_ = header_block_ + kBlockSize + metadata_bytes_;
+    uint8_t *scratch = unread_metadata_ + metadata_bytes_;
+    if (state.crcs.kept()) {
+        written_ = PageMemory(ring_blocks_ * sizeof(Written));
+    }
     requests_ = std::vector<Request>(count);
     for (Request &request : requests_) {
         request.cache = this;
@@ -241,6 +245,7 @@ void NvCache::send_vss(Request &request, uint64_t first_seq, uint64_t room) noex
             record.lba >> layout::kCacheLbaBits};
         uint8_t *its = request.scratch + size_t{count} * metadata_bytes_;
         std::memcpy(its, &metadata, std::min<size_t>(sizeof(metadata), metadata_bytes_));
+        note(first_seq + count, record);
         request.iov[size_t{2} * count] = iovec{buffer.block(slot), kBlockSize};
         request.iov[size_t{2} * count + 1] = iovec{its, metadata_bytes_};
         request.slots[count++] = slot;
@@ -270,6 +275,7 @@ void NvCache::send_batch(Request &request, uint64_t position, uint64_t room) noe
         const uint32_t slot = queue_.pop_front(buffer.next.data());
         const SlotRecord &record = buffer.records[slot];
         header.blocks[i] = layout::BlockEntry{record.lba, record.seq, record.crc, 0};
+        note(position + 1 + i, record);
         uint8_t *block = buffer.block(slot);
         if (block == end) {
             request.iov[iov_count - 1].iov_len += kBlockSize;
@@ -370,6 +376,40 @@ void NvCache::on_flushed(Io &io) noexcept {
         return;
     }
     cache.flushed_seq_ = cache.flushing_seq_;
+}
+
+// --- reading back what media can't give
+
+void NvCache::note(uint64_t position, const SlotRecord &record) noexcept {
+    if (written_.data() != nullptr) {
+        reinterpret_cast<Written *>(written_.data())[position % ring_blocks_] =
+            Written{noted(record.lba), BlockCrcs::cut(record.crc), 0};
+    }
+}
+
+// The newest one, so from the last place backwards: only after something went wrong, and once for each such block.
+bool NvCache::read(uint64_t lba, uint16_t cut_crc, Io &io) noexcept {
+    if (written_.data() == nullptr || cache_state_ != State::active) {
+        return false;
+    }
+    const auto *written = reinterpret_cast<const Written *>(written_.data());
+    uint64_t place = position() % ring_blocks_;
+    for (uint64_t left = ring_blocks_; left > 0; --left) {
+        place = place == 0 ? ring_blocks_ - 1 : place - 1;
+        if (written[place].lba != noted(lba) || written[place].crc != cut_crc || written[place].lba == 0) {
+            continue;
+        }
+        if (metadata_bytes_ > 0) {
+            io.iov[io.iov_count++] = iovec{unread_metadata_, metadata_bytes_};
+        }
+        io.lba = layout::kCacheHeaderBlocks + place;
+        io.block_count = 1;
+        io.status = status::ok;
+        ++outstanding_;
+        device_->submit(io);
+        return true;
+    }
+    return false;
 }
 
 // --- its header

@@ -139,6 +139,12 @@ public:
     // The core has failed: nothing is issued any more. What is held back goes to `ended`.
     void end(IoQueue &ended) noexcept;
 
+    // Reads a block of the LBA with such a cut CRC, if the ring has one that was written in this life of the core. The
+    // io's first iov_count entries take the block, and there has to be one more. Its completion calls read_back().
+    // False: there is none, or the cache has failed; nothing was sent.
+    bool read(uint64_t lba, uint16_t cut_crc, Io &io) noexcept;
+    void read_back() noexcept { --outstanding_; }
+
     // Lets go of the device; only when nothing is outstanding.
     void release() noexcept { device_.reset(); }
     [[nodiscard]] uint32_t outstanding() const noexcept { return outstanding_; }
@@ -169,6 +175,13 @@ private:
         std::vector<iovec> iov;
         BaseIo io;
     };
+    // What was written to a place of the ring; only where reads are verified.
+    struct Written {
+        uint32_t lba;  // + 1, cut to 32 bits; 0: nothing, or it is not known
+        uint16_t crc;
+        uint16_t zero;
+    };
+    static_assert(sizeof(Written) == 8);
     // Places below `position` hold only seqs below `seq`.
     struct Mark {
         uint64_t position;
@@ -186,6 +199,8 @@ private:
     void send_vss(Request &request, uint64_t first_seq, uint64_t room) noexcept;
     void send_batch(Request &request, uint64_t position, uint64_t room) noexcept;
     void mark(uint64_t position, uint64_t seq) noexcept;
+    void note(uint64_t position, const SlotRecord &record) noexcept;
+    [[nodiscard]] static constexpr uint32_t noted(uint64_t lba) noexcept { return static_cast<uint32_t>(lba) + 1; }
     void submit(Request &request, uint64_t position, uint32_t block_count, uint32_t iov_count) noexcept;
     void write_header(uint64_t lap) noexcept;
     void flush_if_due() noexcept;
@@ -209,6 +224,7 @@ private:
 
     State cache_state_ = State::active;
     PageMemory scratch_;
+    PageMemory written_;             // Written by place; null where reads are not verified
     std::vector<Request> requests_;  // used in turn
     uint64_t issued_ = 0;
     uint64_t retired_ = 0;
@@ -235,6 +251,7 @@ private:
     uint64_t last_mark_ = 0;
 
     uint8_t *header_block_ = nullptr;
+    uint8_t *unread_metadata_ = nullptr;  // of blocks that are read back: nobody looks at it
     iovec header_iov_{};
     BaseIo header_io_;
     BaseIo flush_io_;

@@ -4,7 +4,18 @@
 #include <algorithm>
 #include <cstring>
 
+#include "base/mutation.hpp"
+#include "ftl/nv_cache.hpp"
+
 namespace ftl {
+namespace {
+
+// Media and data integrity errors (SCT 2): of these blocks, and reading them again may help.
+constexpr bool of_media(Status status) {
+    return error_class(Op::read, status, true) == ErrorClass::block;
+}
+
+}  // namespace
 
 Reader::Reader(CoreState &state) : state_(state), children_(kChildren) {
     free_.reserve(kChildren);
@@ -67,7 +78,10 @@ bool Reader::advance(Io &io) noexcept {
         const uint64_t entry = state_.l2p.get(io.lba + block);
         switch (L2p::tag(entry)) {
             case L2p::Tag::slot:
-                cursor.write(state_.buffer.block(static_cast<uint32_t>(L2p::payload(entry))), kBlockSize);
+                if (!copy_slot(static_cast<uint32_t>(L2p::payload(entry)), cursor)) {
+                    ++state_.stats.unreadable_blocks;
+                    io.status = status::unrecovered_read;
+                }
                 ++block;
                 break;
             case L2p::Tag::lost:
@@ -88,11 +102,11 @@ bool Reader::advance(Io &io) noexcept {
                     return false;
                 }
                 uint32_t count = 1;
-                const uint32_t most = std::min(io.block_count - block, state_.base->info().max_io_blocks);
+                const uint32_t most = std::min({io.block_count - block, state_.base->info().max_io_blocks, kRunBlocks});
                 while (count < most && state_.l2p.get(io.lba + block + count) == entry + count) {
                     ++count;
                 }
-                block += issue_run(io, cursor, entry, count);
+                block += issue_run(io, block, cursor, entry, count);
                 break;
             }
         }
@@ -101,11 +115,46 @@ bool Reader::advance(Io &io) noexcept {
     return true;
 }
 
+// The slot's own CRC, not the table's: what lies here has lain in memory since its CRC was computed.
+bool Reader::copy_slot(uint32_t slot, IovCursor &cursor) noexcept {
+    const WriteBuffer &buffer = state_.buffer;
+    cursor.write(buffer.block(slot), kBlockSize);
+    if (!state_.crcs.kept() || crc32c(0, buffer.block(slot), kBlockSize) == buffer.records[slot].crc) {
+        return true;
+    }
+    ++state_.stats.crc_errors;
+    ++state_.stats.user_crc_errors;
+    return false;
+}
+
 // A run of contiguous addresses never leaves its zone: behind every data area stands a summary.
-uint32_t Reader::issue_run(Io &io, IovCursor &cursor, uint64_t address, uint32_t limit) noexcept {
+uint32_t Reader::issue_run(Io &io, uint32_t block, IovCursor &cursor, uint64_t address, uint32_t limit) noexcept {
     Child &child = *free_.back();
-    const IovCursor begin = cursor;
-    const size_t most = size_t{limit} * kBlockSize;
+    const uint32_t count = point_iov(child, cursor, limit);
+    if (count == 0) {
+        io.status = status::sgl_data_length;  // scattered into crumbs: more entries per block than a child has
+        cursor.skip(kBlockSize);
+        return 1;
+    }
+    cursor.skip(size_t{count} * kBlockSize);
+    free_.pop_back();
+    child.parent = &io;
+    child.first = block;
+    child.count = count;
+    child.done = 0;
+    child.come = 0;
+    child.again = child.cached = false;
+    for (uint32_t i = 0; i < count; ++i) {
+        child.crcs[i] = state_.crcs.get(io.lba + block + i);
+    }
+    ++io.device_data[0];
+    submit(child, address, count);
+    return count;
+}
+
+// At the memory from the cursor on; of how many blocks, as far as a child's entries go.
+uint32_t Reader::point_iov(Child &child, IovCursor cursor, uint32_t most_blocks) noexcept {
+    const size_t most = size_t{most_blocks} * kBlockSize;
     uint32_t entries = 0;
     size_t bytes = 0;
     while (bytes < most && entries < kChildIov) {
@@ -115,31 +164,24 @@ uint32_t Reader::issue_run(Io &io, IovCursor &cursor, uint64_t address, uint32_t
         cursor.skip(step);
     }
     const auto count = static_cast<uint32_t>(bytes / kBlockSize);
-    cursor = begin;
-    if (count == 0) {
-        io.status = status::sgl_data_length;  // scattered into crumbs: more entries per block than a child has
-        cursor.skip(kBlockSize);
-        return 1;
-    }
-    cursor.skip(size_t{count} * kBlockSize);
     // Of a scattered caller's last block only a part may have fitted: the next child reads it.
-    for (size_t surplus = bytes - size_t{count} * kBlockSize; surplus > 0;) {
+    for (size_t surplus = bytes - size_t{count} * kBlockSize; count > 0 && surplus > 0;) {
         iovec &last = child.iov[entries - 1];
         const size_t step = std::min(surplus, last.iov_len);
         last.iov_len -= step;
         surplus -= step;
         entries -= last.iov_len == 0 ? 1 : 0;
     }
-    free_.pop_back();
-    child.parent = &io;
+    child.io.iov_count = entries;
+    return count;
+}
+
+void Reader::submit(Child &child, uint64_t address, uint32_t block_count) noexcept {
     child.band = state_.band_of(address);
     child.io.lba = address;
-    child.io.block_count = count;
-    child.io.iov_count = entries;
-    ++io.device_data[0];
+    child.io.block_count = block_count;
     ++state_.bands[child.band].readers;
     state_.submit_base(child.io);
-    return count;
 }
 
 void Reader::on_complete(Io &io) noexcept {
@@ -149,25 +191,187 @@ void Reader::on_complete(Io &io) noexcept {
 
 void Reader::came_back(Child &child) noexcept {
     Io &parent = *child.parent;
-    const bool was_busy = child.io.busy_since_ns != 0;
-    const Answer answer = state_.came_back(child.io, MUTATED(busy_read_fails) ? 0 : patience_ns_);
-    if (answer == Answer::awaited) {
-        return;  // the band keeps its reader, so what is there stays
+    bool alive = state_.failed == status::ok;
+    if (child.cached) {
+        state_.cache->read_back();
+    } else {
+        const bool was_busy = child.io.busy_since_ns != 0;
+        const Answer answer = state_.came_back(child.io, MUTATED(busy_read_fails) ? 0 : patience_ns_);
+        if (answer == Answer::awaited) {
+            return;  // the band keeps its reader, so what is there stays
+        }
+        alive = answer == Answer::final;
+        if (alive && was_busy) {
+            // Those that had to wait for a child meanwhile have no time left.
+            patience_ns_ = error_class(child.io) == ErrorClass::busy ? kBusyPatienceLeftNs : kBusyReadPatienceNs;
+        }
+        --state_.bands[child.band].readers;
     }
-    if (answer == Answer::final && was_busy) {
-        // Those that had to wait for a child meanwhile have no time left.
-        patience_ns_ = error_class(child.io) == ErrorClass::busy ? kBusyPatienceLeftNs : kBusyReadPatienceNs;
-    }
-    --state_.bands[child.band].readers;
-    if (child.io.status != status::ok) {
+    const Status status = child.io.status;
+    if (status == status::ok) {
+        child.come = std::max(child.come, child.done + child.io.block_count);
+    } else {
         ++state_.stats.read_errors;
-        parent.status = child.io.status;
+    }
+    if (go_on(child, status, alive)) {
+        return;
     }
     free_.push_back(&child);
     // Only the base's poll() comes here, never the parent's submit().
     if (--parent.device_data[0] == 0 && parent.device_data[2] != 0) {
         parent.complete(parent);
     }
+}
+
+// --- verification
+
+// status: of the I/O that has just come back. True: another one is in flight for the child.
+bool Reader::go_on(Child &child, Status status, bool alive) noexcept {
+    Io &parent = *child.parent;
+    for (;;) {
+        check(child);
+        if (child.done == child.count) {
+            return false;
+        }
+        if (child.done < child.come) {
+            ++state_.stats.crc_errors;
+            ++state_.stats.user_crc_errors;
+            status = status::unrecovered_read;
+        }
+        if (child.cached && status != status::ok) {
+            status = status::unrecovered_read;  // whatever the nv cache says
+        }
+        // Block `done` is wrong, or could not be read, or has still to be read by itself.
+        const bool failed = status != status::ok;
+        if (!alive || parent.status != status::ok || (failed && !of_media(status))) {
+            parent.status = parent.status != status::ok ? parent.status : failed ? status : state_.failed;
+            return false;
+        }
+        if (failed && child.again) {
+            if (!child.cached) {
+                state_.unreadable(child.band, child.io.lba, status);
+                if (rescue(child)) {
+                    status = status::ok;
+                    continue;
+                }
+                if (ask_cache(child)) {
+                    return true;
+                }
+            }
+            ++state_.stats.unreadable_blocks;
+            parent.status = status;
+            return false;
+        }
+        child.again = failed;
+        state_.stats.reads_repeated += failed ? 1 : 0;
+        switch (look_up(child)) {
+            case Found::in_flight:
+                return true;
+            case Found::lost:
+                parent.status = status::unrecovered_read;
+                return false;
+            case Found::here:
+                status = status::ok;
+                break;
+        }
+    }
+}
+
+// Goes over the blocks that have come and are what was written.
+void Reader::check(Child &child) noexcept {
+    if (child.done == child.come) {
+        return;
+    }
+    IovCursor cursor(child.parent->iov);
+    cursor.skip(size_t{child.first + child.done} * kBlockSize);
+    while (child.done < child.come) {
+        if (state_.crcs.kept()) {
+            uint32_t crc = 0;
+            for (size_t left = kBlockSize; left > 0;) {
+                const size_t step = cursor.adjacent(left);
+                crc = crc32c(crc, cursor.data(), step);
+                cursor.skip(step);
+                left -= step;
+            }
+            if (BlockCrcs::cut(crc) != child.crcs[child.done] && !MUTATED(read_not_verified) &&
+                !(child.again && MUTATED(second_read_not_verified))) {
+                return;
+            }
+        }
+        state_.stats.reads_rescued += child.cached ? 1 : 0;
+        ++child.done;
+        child.again = child.cached = false;
+    }
+}
+
+// Block `done` once more, as the L2P has it now: it may have been moved, overwritten or trimmed since.
+Reader::Found Reader::look_up(Child &child) noexcept {
+    const uint64_t lba = child.parent->lba + child.first + child.done;
+    IovCursor cursor(child.parent->iov);
+    cursor.skip(size_t{child.first + child.done} * kBlockSize);
+    child.crcs[child.done] = state_.crcs.get(lba);
+    const uint64_t entry = state_.l2p.get(lba);
+    switch (L2p::tag(entry)) {
+        case L2p::Tag::media:
+            if (point_iov(child, cursor, 1) == 0) {
+                return Found::lost;  // can't be: a run has whole blocks
+            }
+            submit(child, entry, 1);
+            return Found::in_flight;
+        case L2p::Tag::slot:
+            if (!copy_slot(static_cast<uint32_t>(L2p::payload(entry)), cursor)) {
+                ++state_.stats.unreadable_blocks;
+                return Found::lost;
+            }
+            break;
+        case L2p::Tag::lost:
+            if (entry != L2p::kInvalid) {
+                return Found::lost;
+            }
+            [[fallthrough]];
+        case L2p::Tag::trim:
+            cursor.write_zeroes(kBlockSize);
+            break;
+    }
+    ++child.done;
+    child.come = std::max(child.come, child.done);
+    child.again = false;
+    return Found::here;
+}
+
+// The write buffer keeps blocks for a while that are on media already.
+bool Reader::rescue(Child &child) noexcept {
+    if (!state_.crcs.kept()) {
+        return false;
+    }
+    const WriteBuffer &buffer = state_.buffer;
+    const uint16_t wanted = child.crcs[child.done];
+    const uint32_t slot = buffer.find(child.parent->lba + child.first + child.done, [wanted](const SlotRecord &record) {
+        return BlockCrcs::cut(record.crc) == wanted;
+    });
+    if (slot == kNoSlot) {
+        return false;
+    }
+    IovCursor cursor(child.parent->iov);
+    cursor.skip(size_t{child.first + child.done} * kBlockSize);
+    cursor.write(buffer.block(slot), kBlockSize);
+    ++state_.stats.reads_rescued;
+    ++child.done;
+    child.come = std::max(child.come, child.done);
+    child.again = false;
+    return true;
+}
+
+bool Reader::ask_cache(Child &child) noexcept {
+    if (state_.cache == nullptr) {
+        return false;
+    }
+    IovCursor cursor(child.parent->iov);
+    cursor.skip(size_t{child.first + child.done} * kBlockSize);
+    point_iov(child, cursor, 1);
+    const uint64_t lba = child.parent->lba + child.first + child.done;
+    child.cached = state_.cache->read(lba, child.crcs[child.done], child.io);
+    return child.cached;
 }
 
 }  // namespace ftl

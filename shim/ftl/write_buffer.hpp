@@ -205,6 +205,17 @@ public:
             release(unanswered.pop_front(next.data()));
         }
     }
+    // A slot in which such a block of the LBA still stands, held or not: it matches its whole CRC, and is(record).
+    template <typename Is>
+    [[nodiscard]] uint32_t find(uint64_t lba, Is &&is) const noexcept {
+        for (uint32_t slot = 0; slot < slot_count; ++slot) {
+            const SlotRecord &record = records[slot];
+            if (record.lba == lba && is(record) && crc32c(0, block(slot), kBlockSize) == record.crc) {
+                return slot;
+            }
+        }
+        return kNoSlot;
+    }
     // Back to the FIFO, to their places in order of seq. `slots` are in that order themselves. Only what was queued
     // again before can be older than one of them.
     void requeue(const uint32_t *slots, uint32_t count) noexcept {

@@ -21,6 +21,7 @@ constexpr size_t kPresetFlags = 2;
 constexpr uint64_t kPresetDnr = 1;
 constexpr uint64_t kPresetTakesEffect = 2;
 constexpr uint64_t kPresetDropsCache = 4;
+constexpr uint64_t kPresetFlip = 8;  // the first bit read is wrong
 
 constexpr uint64_t kMediaBytesMax = uint64_t{1} << 46;  // half of the address space of a process
 constexpr uint32_t kDataBytesMin = 512;
@@ -218,7 +219,7 @@ void EmulatedMedia::intake(uint64_t now_ns) noexcept {
         io->device_data[kPresetStatus] = effect.status;
         io->device_data[kPresetFlags] = (effect.do_not_retry ? kPresetDnr : 0) |
                                         (effect.takes_effect ? kPresetTakesEffect : 0) |
-                                        (effect.drops_cache ? kPresetDropsCache : 0);
+                                        (effect.drops_cache ? kPresetDropsCache : 0) | (effect.flip ? kPresetFlip : 0);
         if (effect.latency_ns == 0) {
             ready_.push(*io);
             continue;
@@ -273,6 +274,9 @@ void EmulatedMedia::finish(Io &io) noexcept {
             lose_cache(prng);
         }
         io.do_not_retry = (flags & kPresetDnr) != 0 || dnr(io.status);
+        if ((flags & kPresetFlip) != 0 && io.op == Op::read && io.iov_count > 0 && io.iov[0].iov_len > 0) {
+            *static_cast<uint8_t *>(io.iov[0].iov_base) ^= 1;
+        }
         if (preset != status::power_loss && ++operations_ == cut_at_operation_) {
             cut(cut_seed_);
         }
@@ -658,6 +662,27 @@ uint32_t EmulatedMedia::inject_fault(const Fault &fault) {
 
 void EmulatedMedia::clear_faults(std::optional<uint32_t> id) {
     registration_.reactor().call([&] { faults_.clear(id); });
+}
+
+void EmulatedMedia::rot(uint64_t lba, uint32_t bit) {
+    if (kind_ == MediaConfig::Kind::null || lba >= info_.block_count || bit / 8 >= info_.block_bytes) {
+        throw std::invalid_argument("rot: block " + std::to_string(lba) + " of this device has no bit " +
+                                    std::to_string(bit));
+    }
+    registration_.reactor().call([&] {
+        const uint64_t offset = lba * info_.block_bytes + bit / 8;
+        uint8_t byte = 0;
+        iovec iov{&byte, 1};
+        Io io;
+        io.iov = &iov;
+        io.iov_count = 1;
+        Status done = store_.read(offset, IoCursor(io), 1);
+        byte ^= static_cast<uint8_t>(1U << bit % 8);
+        done = done == status::ok ? store_.write(offset, IoCursor(io), 1, false) : done;
+        if (done != status::ok) {
+            throw std::invalid_argument("rot: block " + std::to_string(lba) + " can't be changed");
+        }
+    });
 }
 
 void EmulatedMedia::set_schedule(std::optional<uint64_t> seed) {

@@ -66,6 +66,8 @@ public:
     void recommend(uint32_t zone, bool finish, bool reset);
     uint32_t inject_fault(const Fault &fault);
     void clear_faults(std::optional<uint32_t> id);
+    // Turns one bit of what is stored, and nothing tells. Throws std::invalid_argument where there is no such bit.
+    void rot(uint64_t lba, uint32_t bit);
     void power_cut(uint64_t seed);
     void power_on();
     void set_schedule(std::optional<uint64_t> seed);

@@ -21,6 +21,7 @@ struct Fault {
     bool do_not_retry = false;  // the answer says so, whatever dnr() says of the status
     bool takes_effect = false;  // the I/O happens all the same, only its answer is an error
     bool drops_cache = false;   // the volatile cache is lost, as with power
+    bool flip = false;          // a read brings one bit that is not what the media hold, with whatever status
     uint64_t latency_ns = 0;
     uint64_t skip = 0;   // matches still to let pass
     uint64_t times = 0;  // matches still to hit; meaningless when for_ever
@@ -50,6 +51,7 @@ public:
         bool takes_effect = false;
         bool drops_cache = false;
         uint64_t latency_ns = 0;
+        bool flip = false;
     };
     // [lba, lba + block_count) is what the I/O touches; block_count 0: everything.
     Effect hit(Op op, uint64_t lba, uint64_t block_count) noexcept {
@@ -67,6 +69,7 @@ public:
             }
             fault.times -= fault.for_ever ? 0 : 1;
             effect.latency_ns += fault.latency_ns;
+            effect.flip |= fault.flip;
             if (effect.status == status::ok) {
                 effect.status = fault.status;
                 effect.do_not_retry = fault.do_not_retry;

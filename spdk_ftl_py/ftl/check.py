@@ -25,7 +25,7 @@ from .load.zone_walk import ZoneContent, ZoneReader
 from .media import superblock as superblocks
 from .media.blockdev import BASE_GONE, BlockPort, side_by_side
 from .media.geometry import SUPERBLOCK_ZONES, Geometry
-from .media.layout import FORMAT_VERSION, Block, parse_summary_block
+from .media.layout import FORMAT_VERSION, Block, cut_crcs, parse_summary_block
 from .media.superblock import SEARCH_BLOCKS, Superblock, part_of
 from .media.zone import EMPTY, FULL, OFFLINE, UNUSABLE_STATES, Zone
 
@@ -323,6 +323,10 @@ class _Check:
         in_force = known & (self._truth[lba] == addresses)
         self._seen[lba[in_force]] = True
         self._truth_seqs[lba[in_force]] = table["seq"][in_force]
+        if self._checkpoint is not None and self._checkpoint.crcs is not None:
+            other = in_force & good & (self._checkpoint.crcs[lba] != cut_crcs(table["crc"]))
+            for i in map(int, np.flatnonzero(other)):
+                self._result.add(f"LBA {int(lba[i])}: the L2P checkpoint has another CRC than its block")
         derived = known & (self._derived[lba] == addresses)
         self._derived_seqs[lba[derived]] = table["seq"][derived]
         # A restore has listed these already.

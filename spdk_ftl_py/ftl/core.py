@@ -45,6 +45,7 @@ def make_core(
             max_active_relocs=conf.max_active_relocs,
             band_threshold=conf.band_thld,
             next_seq=next_seq,
+            verify_reads=conf.verify_reads,
         )
     except (ValueError, MemoryError) as error:
         raise ConfError(f"the FTL's data path can't be made: {error}") from error

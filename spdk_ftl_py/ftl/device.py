@@ -89,6 +89,8 @@ class FtlDevice:
         self._lost_told = 0
         self.zone_faults = 0
         """Zones that failed; not those that the base has finished by itself."""
+        self.unreadable_bands = 0
+        """Bands in which a host could not read something; each time until its reset."""
         self.checkpoint_part = 0.0
         """How much of the L2P checkpoint is written, while it halts."""
         self.restored: dict[str, Any] | None = None
@@ -232,6 +234,7 @@ class FtlDevice:
             self.uuid,
             self._superblock.generation + 1,
             self.core,
+            with_crcs=self.conf.verify_reads,
             refused=[band.index for band in self._bands if band.bad_punits],
             progress=self._checkpoint_told,
         )
@@ -309,6 +312,8 @@ class FtlDevice:
             return
         elif kind == _shim.EV_BLOCK_LOST:
             self._block_lost(event.a, event.b, event.c)
+        elif kind == _shim.EV_BAND_UNREADABLE:
+            self._band_unreadable(event.a, event.b, event.c)
         elif kind == _shim.EV_DRAINED:
             done = self._drained.pop(event.a, None)
             if done is None:
@@ -368,6 +373,12 @@ class FtlDevice:
             log.error("%s: block %d lost at address %d: %s", self.name, lba, address, status_text(status))
         if self._lost_told == LOST_BLOCKS_LOGGED_MAX:
             log.error("%s: more lost blocks are only counted (see its stats)", self.name)
+
+    def _band_unreadable(self, index: int, address: int, status: int) -> None:
+        """Told once for each band, until it is reset. That it is moved follows from its state."""
+        self.unreadable_bands += 1
+        text = f"block at address {address} (band {index}) could not be read by a host: {status_text(status)}"
+        log.error("%s: %s; what else is in that band is moved", self.name, text)
 
     def _zone_fault(self, index: int, punit: int, status: int) -> None:
         band = self._bands[index]
@@ -497,6 +508,7 @@ class FtlDevice:
             "lost_blocks": self.lost_blocks,
             "zone_faults": self.zone_faults,
             "zones_finished_by_base": core["zones_finished"],
+            "unreadable_bands": self.unreadable_bands,
             "spare_zones": len(self._spares),
             "core": dict(core),
         }

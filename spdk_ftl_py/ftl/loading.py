@@ -171,7 +171,8 @@ async def _loaded(
         for first in range(0, len(found.l2p), L2P_STEP):
             part = found.l2p[first : first + L2P_STEP]
             if (part != np.uint64(_shim.ADDRESS_INVALID)).any():
-                core.load_l2p(first, part)
+                crcs = None if found.crcs is None else found.crcs[first : first + L2P_STEP]
+                core.load_l2p(first, part, crcs)
             report("l2p", min(1.0, (first + L2P_STEP) / len(found.l2p)))
         device.bands_loaded()
         # No order to the core before it is served: what its L2P does not need may be the newest that is durable.

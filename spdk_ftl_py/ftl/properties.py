@@ -11,6 +11,8 @@ from .media.band import Band, Bands
 from .media.geometry import BLOCK_BYTES, Geometry
 from .media.layout import FORMAT_VERSION
 
+READ_CRC_BYTES: Final = 2
+
 DESCRIPTIONS: Final = {
     "restored": "What the load found; null for a device that was just created",
     "cache_device": "The nv cache; null without one",
@@ -41,6 +43,12 @@ def describe(
         _one("open_zones_max", geometry.open_zones, "zones", "Never more are open or active at a time"),
         _one("shared_stream", geometry.shared_stream, "", "User and relocation data share a band"),
         _one("l2p_entry_size", geometry.l2p_entry_bytes, "bytes"),
+        _one(
+            "read_crc_size",
+            READ_CRC_BYTES if conf.verify_reads else 0,
+            "bytes",
+            "Memory for each block, to verify reads",
+        ),
         _one("address_bits", geometry.address_bits),
         _one("conf", conf.to_dict()),
         _one("base_device", {"bands": [_band(band) for band in bands]}),

@@ -47,7 +47,7 @@ def spdk_groups(core: Mapping[str, int], cache: Mapping[str, int] | None = None)
             read_blocks=core["user_read_blocks"],
             read_ios=core["user_reads"],
             read_media_errors=core["read_errors"],
-            read_crc_errors=core["crc_errors"],
+            read_crc_errors=core["user_crc_errors"],
             write_blocks=core["user_written_blocks"],
             write_ios=core["user_writes"],
         ),
@@ -55,6 +55,7 @@ def spdk_groups(core: Mapping[str, int], cache: Mapping[str, int] | None = None)
         "gc": io_group(
             read_blocks=core["reloc_read_blocks"],
             read_ios=core["reloc_reads"],
+            read_crc_errors=core["crc_errors"] - core["user_crc_errors"],
             write_blocks=core["media_reloc_blocks"],
             write_ios=core["reloc_batches"],
         ),
@@ -83,5 +84,8 @@ def summary(core: Mapping[str, int]) -> dict[str, Any]:
         "gc_moved_blocks": core["reloc_moved_blocks"],
         "zone_resets": core["zone_resets"],
         "flushes": core["flushes"],
+        "unreadable_blocks": core["unreadable_blocks"],
+        "reads_repeated": core["reads_repeated"],
+        "reads_rescued": core["reads_rescued"],
         "throttled_ms": core["throttled_ns"] // 1_000_000,
     }

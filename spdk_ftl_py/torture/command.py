@@ -78,8 +78,8 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.add_argument(
         "--faults",
         action="store_true",
-        help="now and then a write or flush of the drive fails, a zone goes read-only or is finished by the drive, or a "
-        "drive is busy for a while",
+        help="now and then a write or flush of the drive fails, a zone goes read-only or is finished by the drive, a "
+        "drive is busy for a while, or blocks rot",
     )
     parser.add_argument("--world", type=int, metavar="N", help="only this one of the seed's worlds")
     parser.add_argument(

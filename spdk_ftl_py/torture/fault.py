@@ -1,6 +1,6 @@
 """Faults of the drive, one at a time, none of which costs data: a write, zone reset or flush that fails once, a zone
-that can't be written any more, one that the drive finishes by itself. Times in which a drive is busy, and writes that
-take long, which are no faults."""
+that can't be written any more, one that the drive finishes by itself. Blocks that rot, which costs them. Times in
+which a drive is busy, and writes that take long, which are no faults."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from .. import _shim
+from ..ftl.media.geometry import BLOCK_BYTES
 from .shape import SUPERBLOCK_ZONES, Shape
 
 WRITE_FAULT: Final = 0x280
@@ -21,6 +22,10 @@ ZONE_EVENTS: Final = 0.5
 """Part of the faults of drives with zones."""
 ZONE_EVENT_OPERATIONS_MAX: Final = 300
 """I/Os of the drive until a zone event that needs zones in some state."""
+UNRECOVERED_READ: Final = 0x281
+ROTTEN_LIVES: Final = 0.25
+"""Part of the lives with a fault."""
+ROTTEN_BLOCKS_MAX: Final = 4
 SLOW_US_MAX: Final = 200_000
 SLOW_US: Final = (1_000, 20_000, SLOW_US_MAX, SLOW_US_MAX)
 BUSY_STATUSES: Final = (INTERNAL_ERROR, 0x007, 0x008, 0x021, 0x022, 0x082, 0x302)
@@ -57,6 +62,8 @@ class Injected(enum.Enum):
     """Nothing for good, but a zone that failed may be replaced by a spare."""
     ZONE_EVENT = "zone event"
     """See ZoneEvent."""
+    ROT = "rot"
+    """Some blocks: they read as errors until they are written again."""
     NOTHING = "nothing"
 
 
@@ -152,3 +159,29 @@ def inject(media: _shim.EmulatedMedia, shape: Shape, rng: random.Random) -> Inje
     op = _shim.OP_APPEND if shape.conf.use_append else _shim.OP_WRITE
     media.inject_fault(op=op, status=WRITE_FAULT, skip=skip, times=1)
     return Injected.ZONE if shape.emulated_zones else Injected.TROUBLED
+
+
+def summarised_zones(media: _shim.EmulatedMedia, shape: Shape) -> set[int]:
+    """Their numbers: zones written to their end."""
+    return {
+        start // shape.zone_size
+        for start, _, pointer in media.zone_states()[SUPERBLOCK_ZONES:]
+        if pointer - start == shape.zone_capacity
+    }
+
+
+def rot(
+    media: _shim.EmulatedMedia, core: _shim.FtlCore, shape: Shape, zones: set[int], rng: random.Random
+) -> dict[int, int]:
+    """Some blocks in force in those zones are no longer what was written, and nothing tells: their address by LBA."""
+    entries = core.l2p(0, core.block_count)
+    there = [
+        lba
+        for lba, entry in enumerate(map(int, entries))
+        if entry < _shim.SLOT_FLAG and entry // shape.zone_size in zones
+    ]
+    chosen = rng.sample(there, min(len(there), rng.randint(1, ROTTEN_BLOCKS_MAX)))
+    for lba in chosen:
+        for bit in rng.sample(range(8 * BLOCK_BYTES), rng.choice((1, 1, 2, 64))):
+            media.rot(int(entries[lba]), bit)
+    return {lba: int(entries[lba]) for lba in chosen}

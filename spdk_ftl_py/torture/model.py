@@ -45,6 +45,8 @@ class Model:
         self._acknowledged = [NEVER_WRITTEN] * block_count
         self._seen = [NEVER_WRITTEN] * block_count
         """Newest change that a read has returned: the next read may not go back behind it."""
+        self._rotten: dict[int, int] = {}
+        """By LBA: the newest change that may have been lost to it."""
 
     # --- what the host does
 
@@ -80,6 +82,19 @@ class Model:
         part = slice(lba, lba + block_count)
         return [max(pair) for pair in zip(self._acknowledged[part], self._seen[part], strict=True)]
 
+    # --- what the drive does
+
+    def rot(self, lba: int) -> None:
+        """What the LBA holds is no longer what was written: it reads as an error, until something newer is due."""
+        self._rotten[lba] = self._history[lba][-1]
+
+    def may_fail(self, lba: int, floors: list[int]) -> bool:
+        """Whether a read may be answered with an error. floors: as check_read() takes them."""
+        return any(self._excused(each, READ_ERROR, floor) for each, floor in enumerate(floors, lba))
+
+    def _excused(self, lba: int, version: int, floor: int) -> bool:
+        return version == READ_ERROR and floor <= self._rotten.get(lba, -1)
+
     # --- what the device says
 
     def check_read(self, lba: int, floors: list[int], versions: list[int]) -> list[Violation]:
@@ -87,6 +102,8 @@ class Model:
         wrong = []
         for each, (floor, version) in enumerate(zip(floors, versions, strict=True), lba):
             change = self._change_of(each, version, floor)
+            if self._excused(each, version, floor):
+                continue
             if change is None:
                 wrong.append(self._violation(each, version, floor, "acknowledged"))
             elif change > self._seen[each]:
@@ -100,7 +117,7 @@ class Model:
         wrong = []
         for each, version in enumerate(versions, lba):
             floor = self._durable[each] if forgetful else max(self._acknowledged[each], self._seen[each])
-            if self._change_of(each, version, floor) is None:
+            if self._change_of(each, version, floor) is None and not self._excused(each, version, floor):
                 wrong.append(self._violation(each, version, floor, what))
         return wrong
 
@@ -110,6 +127,7 @@ class Model:
             lba
             for lba, version in enumerate(versions)
             if self._change_of(lba, version, self._acknowledged[lba]) is None
+            and not self._excused(lba, version, self._acknowledged[lba])
         ]
 
     def restart(self, versions: list[int], *, durable: bool) -> None:
@@ -118,6 +136,12 @@ class Model:
             history = self._history[lba]
             found = self._change_of(lba, version, self._durable[lba])
             if found is None:
+                if self._excused(lba, version, self._durable[lba]):
+                    # What was newer is gone; no version of it comes back.
+                    rotten = self._rotten[lba]
+                    self._history[lba] = history[: bisect_right(history, rotten)]
+                    self._acknowledged[lba] = min(self._acknowledged[lba], rotten)
+                    self._seen[lba] = min(self._seen[lba], rotten)
                 continue
             if durable:
                 # Of several trims the earliest: what is demanded later is then certainly due.

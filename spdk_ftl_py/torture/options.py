@@ -21,7 +21,7 @@ class Options:
     cache: str = NO_CACHE
     """One of CACHES."""
     faults: bool = False
-    """Now and then a write, reset or flush of the drive fails, a zone goes read-only, or a drive is busy."""
+    """Now and then a write, reset or flush of the drive fails, a zone goes read-only, a drive is busy, blocks rot."""
     world: int | None = None
     """Only this one of the seed's worlds."""
 

@@ -25,6 +25,8 @@ LABELS = {
     "reloc_moved_blocks": "blocks moved by garbage collection",
     "zone_resets": "zone resets",
     "busy_answers": "I/Os repeated for a busy drive",
+    "rotten_blocks": "blocks that rotted",
+    "unreadable_blocks": "  read as errors",
     "flushes": "  flushes of them",
     "connections_lost": "connections lost",
     "elapsed_s": "elapsed (s)",

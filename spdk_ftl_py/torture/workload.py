@@ -12,6 +12,7 @@ from .. import _shim
 from ..nvme.wire import status_text
 from ..runtime.reactor import ReactorLoop
 from .content import Blocks, Content
+from .fault import UNRECOVERED_READ
 from .mix import Mix
 from .model import Model, Violation
 
@@ -181,6 +182,8 @@ class Workload:
         self.io_count += 1
         if status:
             if self.flushes_may_fail and self._flushes(io):
+                return
+            if io.data is not None and status == UNRECOVERED_READ and self._model.may_fail(io.lba, io.floors):
                 return
             self.failed = True
             self.failure = self.failure or f"I/O {io.op} at LBA {io.lba} failed: {status_text(status)}"

@@ -32,6 +32,7 @@ from .content import Content
 from .crash import Crash, Kind, Where, choose, choose_in_load, random_operations
 from .fault import (
     BUSY_LIVES,
+    ROTTEN_LIVES,
     SLOW_US_MAX,
     WRITE_FAULT,
     ZONE_EVENT_OPERATIONS_MAX,
@@ -39,7 +40,9 @@ from .fault import (
     Injected,
     ZoneEvent,
     inject,
+    rot,
     slow_down,
+    summarised_zones,
 )
 from .model import READ_ERROR, Model, Violation
 from .shape import SUPERBLOCK_ZONES, Shape
@@ -76,6 +79,7 @@ SUMMED_STATS: Final = (
     "zone_resets",
     "media_trim_blocks",
     "busy_answers",
+    "unreadable_blocks",
 )
 
 
@@ -125,6 +129,8 @@ class World:
         self._fault = Injected.NOTHING
         """Of this life."""
         self._busy: Busy | None = None
+        self._rotten: set[int] = set()
+        """Addresses at which a block has rotted."""
         self._zones_lost = 0
         """By the drive; at most, where zones are emulated."""
         self._zones_troubled = 0
@@ -304,7 +310,10 @@ class World:
             self.result.faults += 1
         elif self._faults_left and self._rng.random() < FAULTY_LIVES:
             self._faults_left -= 1
-            self._fault = inject(self._media, self._shape, self._rng)
+            if self._rng.random() < ROTTEN_LIVES and await self._rot():
+                self._fault = Injected.ROT
+            else:
+                self._fault = inject(self._media, self._shape, self._rng)
             self._zones_lost += self._fault is Injected.ZONE
             self._zones_troubled += self._fault in (Injected.ZONE, Injected.TROUBLED)
             workload.flushes_may_fail = self._fault is Injected.FLUSH
@@ -338,6 +347,28 @@ class World:
             self._zones_troubled += 1
             self._read_only.append((zone, self._device.zone_watch.rounds))
         return zone is not None
+
+    async def _rot(self) -> bool:
+        """Some blocks rot; most are read soon. False: there is none of which a load knows that it was whole once: what
+        it has to look at may be torn, for all it can tell."""
+        if self._shape.emulated_zones:
+            return False
+        zones = summarised_zones(self._media, self._shape)
+        port = BlockPort(self._reactor, self._media, name=NAME)
+        try:
+            await port.flush()
+        except MediaError:
+            return False
+        finally:
+            await port.close()
+        rotten = rot(self._media, self._device.core, self._shape, zones, self._rng)
+        self._rotten.update(rotten.values())
+        self.result.stats["rotten_blocks"] += len(rotten)
+        for lba in rotten:
+            self._model.rot(lba)
+            if self._rng.random() < 0.7:
+                self._workload.read(lba, 1)
+        return bool(rotten)
 
     async def _answered(self) -> None:
         while not self._workload.wait():
@@ -486,7 +517,7 @@ class World:
         failure = self._device.failure
         if failure is not None and failure.errno == errno.ENOSPC and not self._out_of_space_rightly():
             self._violated(Violation("read_only", -1, failure.message))
-        if self._device.lost_blocks:
+        if self._device.lost_blocks > len(self._rotten):
             self._violated(Violation("damaged", -1, f"{self._device.lost_blocks} blocks lost on media without faults"))
 
     async def _halt_cleanly(self) -> None:
@@ -557,8 +588,12 @@ class World:
             self._violated(Violation("damaged", -1, f"the checker: {error.message}"))
             return
         self.result.checks += 1
-        if not report.ok:
-            self._violated(Violation("damaged", -1, f"the checker: {report.damage[0]}"))
+        if not all(self._explained(text) for text in report.damage):
+            self._violated(Violation("damaged", -1, f"the checker: {'; '.join(report.damage[:4])}"))
+
+    def _explained(self, damage: str) -> bool:
+        """Whether it is about a block that has rotted."""
+        return any(damage.startswith(f"block {address} ") for address in self._rotten)
 
     async def _load_again(self, crashes: int) -> bool:
         """Loads the device, perhaps after crashes in the load. False: it can't be loaded."""

@@ -226,4 +226,29 @@ MUTATIONS = (
         ("--cache", "non-vss"),
         edits=(("ftl/cache/nv_cache_keeper.py", "return None if superblock.clean else held", "return None"),),
     ),
+    Mutation("read_not_verified", "what a host reads is not compared with its CRC", ("--faults",), crashes=500),
+    Mutation(
+        "second_read_not_verified",
+        "what is read again because it did not match is taken as it is",
+        ("--faults",),
+        crashes=500,
+    ),
+    Mutation("old_crc_kept", "a write leaves in memory the CRC of what it overwrites"),
+    Mutation(
+        "rotten_block_forgotten",
+        "a block that relocation finds rotten is trimmed instead of lost",
+        ("--faults",),
+        crashes=500,
+    ),
+    Mutation(
+        "checkpoint_crcs_ignored",
+        "a load from an L2P checkpoint does not take its CRCs",
+        edits=(
+            (
+                "ftl/load/checkpoint.py",
+                "            into = self._crcs\n",
+                "            into = np.zeros_like(self._crcs)\n",
+            ),
+        ),
+    ),
 )

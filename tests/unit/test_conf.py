@@ -93,6 +93,7 @@ def test_a_broken_rule_names_setting_value_and_rule(change: dict[str, object], p
         ({"lba_rsvd": "20"}, "lba_rsvd = '20'"),
         ({"lba_rsvd": True}, "lba_rsvd = True"),
         ({"use_append": 1}, "use_append = 1"),
+        ({"verify_reads": "off"}, "verify_reads = 'off'"),
         ({"limits": 5}, "limits = 5"),
         ({"limits": {"urgent": {}}}, "'urgent'"),
         ({"limits": {"crit": 5}}, "limit crit = 5"),
@@ -114,6 +115,7 @@ def test_from_dict_refuses_unknown_names_and_wrong_types(values: dict[str, objec
         optional={
             "lba_rsvd": st.integers(1, 99),
             "use_append": st.booleans(),
+            "verify_reads": st.booleans(),
             "nv_cache": st.fixed_dictionaries({}, optional={"max_request_cnt": st.integers(1, 9)}),
             "limits": st.dictionaries(
                 st.sampled_from(LIMIT_NAMES),

@@ -45,6 +45,8 @@ SECTION_BANDS: Final = 1
 SECTION_POINTERS: Final = 2
 SECTION_L2P: Final = 3
 SECTION_L2P_WIDE: Final = 4
+SECTION_CRCS: Final = 5
+"""Of a device whose reads are verified. Who does not know it takes the checkpoint for one that can't be used."""
 
 _POINTER: Final = np.dtype("<u4")
 _DTYPES: Final[dict[int, np.dtype[Any]]] = {
@@ -52,6 +54,7 @@ _DTYPES: Final[dict[int, np.dtype[Any]]] = {
     SECTION_POINTERS: _POINTER,
     SECTION_L2P: np.dtype("<u4"),
     SECTION_L2P_WIDE: np.dtype("<u8"),
+    SECTION_CRCS: np.dtype("<u2"),
 }
 _NO_ZONE: Final = (1 << 32) - 1
 _INVALID: Final = np.uint64(_shim.ADDRESS_INVALID)
@@ -68,6 +71,8 @@ class Checkpoint:
     band_seqs: list[int]
     faulted: list[bool]
     l2p: NDArray[np.uint64]
+    crcs: NDArray[np.uint16] | None
+    """Of each LBA's block, cut (layout.cut_crcs()); None where the device did not verify its reads."""
     zones: list[int]
     """Numbers of the zones it stands in."""
 
@@ -86,17 +91,18 @@ async def write(
     generation: int,
     core: _shim.FtlCore,
     *,
+    with_crcs: bool,
     refused: Sequence[int] = (),
     progress: Progress | None = None,
 ) -> dict[str, Any] | None:
     """Writes the checkpoint of a closed core, durably; the answer is what superblock ``generation`` has to say of it.
 
-    None where there is no room for it, where the base does not take it, or where something is not on media. refused:
-    bands that are not to be written. Raises MediaError only where the base is gone.
+    None where there is no room for it, where the base does not take it, or where something is not on media. with_crcs:
+    the core keeps them. refused: bands that are not to be written. Raises MediaError only where the base is gone.
     """
     try:
         zones = await port.zones()
-        writer = _Writer(port, geometry, uuid, generation, core)
+        writer = _Writer(port, geometry, uuid, generation, core, with_crcs)
         return await writer.run(zones, frozenset(refused), progress or (lambda step, part: None))
     except NotUsableError as error:
         log.info("%s: halted without L2P checkpoint: %s", port.name, error.message)
@@ -108,12 +114,15 @@ async def write(
 
 
 class _Writer:
-    def __init__(self, port: BlockPort, geometry: Geometry, uuid: UUID, generation: int, core: _shim.FtlCore) -> None:
+    def __init__(
+        self, port: BlockPort, geometry: Geometry, uuid: UUID, generation: int, core: _shim.FtlCore, with_crcs: bool
+    ) -> None:
         self._port = port
         self._geometry = geometry
         self._template = new_record(CHECKPOINT, CHECKPOINT_MAGIC, uuid)
         self._template["generation"] = generation
         self._core = core
+        self._with_crcs = with_crcs
         self._written = 0
 
     async def run(self, zones: Sequence[Zone], refused: frozenset[int], report: Progress) -> dict[str, Any]:
@@ -142,7 +151,7 @@ class _Writer:
                 report("checkpoint", min(1.0, self._written / blocks_most))
         await self._port.flush()
         report("checkpoint", 1.0)
-        return {"zones": free, "blocks": self._written}
+        return {"zones": free, "blocks": self._written, "crcs": self._with_crcs}
 
     def _blocks_most(self) -> int:
         lengths = {
@@ -150,6 +159,8 @@ class _Writer:
             SECTION_POINTERS: self._geometry.band_count * self._geometry.punits,
             self._l2p_section: self._geometry.block_count,
         }
+        if self._with_crcs:
+            lengths[SECTION_CRCS] = self._geometry.block_count
         return sum(-(-length // _per_block(section)) for section, length in lengths.items())
 
     @property
@@ -181,7 +192,19 @@ class _Writer:
             entries = self._core.l2p(first, min(step, self._geometry.block_count - first))
             if not self._on_media(entries):
                 raise NotUsableError("something that was accepted is not on media")
-            yield from self._section(section, _narrow(entries) if section == SECTION_L2P else entries, first)
+            # LBAs of which a whole block was never written are left out.
+            mapped = entries != _INVALID
+            yield from self._section(section, _narrow(entries) if section == SECTION_L2P else entries, first, mapped)
+        if self._with_crcs:
+            yield from self._crc_records()
+
+    def _crc_records(self) -> Iterator[NDArray[Any]]:
+        step = _per_block(SECTION_CRCS) * STEP_BLOCKS
+        for first in range(0, self._geometry.block_count, step):
+            count = min(step, self._geometry.block_count - first)
+            has_block = _has_block(self._core.l2p(first, count))
+            crcs = np.where(has_block, self._core.crcs(first, count), np.uint16(0))
+            yield from self._section(SECTION_CRCS, crcs, first, has_block)
 
     def _on_media(self, entries: NDArray[np.uint64]) -> bool:
         mapped = entries[entries != _INVALID]
@@ -190,7 +213,10 @@ class _Writer:
         in_buffer = (mapped & _TAG_MASK) == np.uint64(_shim.SLOT_FLAG)
         return not (in_buffer | ((mapped & ~_TAG_MASK) >= end)).any()
 
-    def _section(self, section: int, entries: NDArray[Any], first: int) -> Iterator[NDArray[Any]]:
+    def _section(
+        self, section: int, entries: NDArray[Any], first: int, needed: NDArray[np.bool_] | None = None
+    ) -> Iterator[NDArray[Any]]:
+        """needed: blocks without any such entry are left out."""
         per_block = _per_block(section)
         count = -(-len(entries) // per_block)
         raw = np.zeros((count, CHECKPOINT_DATA_BYTES), np.uint8)
@@ -203,11 +229,10 @@ class _Writer:
         records["first"] = np.arange(count, dtype=np.uint64) * np.uint64(per_block) + np.uint64(first)
         records["count"] = np.minimum(per_block, len(entries) - np.arange(count) * per_block)
         records["data"] = raw
-        if section in (SECTION_L2P, SECTION_L2P_WIDE):
-            # LBAs of which a whole block was never written are left out.
-            mapped = np.zeros(count, bool)
-            mapped[np.flatnonzero(entries != entries.dtype.type(-1 % (1 << 8 * entries.itemsize))) // per_block] = True
-            records = records[mapped]
+        if needed is not None:
+            kept = np.zeros(count, bool)
+            kept[np.flatnonzero(needed) // per_block] = True
+            records = records[kept]
         for part in range(0, len(records), STEP_BLOCKS):
             yield records[part : part + STEP_BLOCKS]
 
@@ -231,10 +256,15 @@ async def read(
     zones: Sequence[Zone],
     *,
     sequential: bool,
+    need_crcs: bool,
     progress: Progress | None = None,
 ) -> Checkpoint | None:
-    """As verify(); also None, with the reason in the log, where the checkpoint can't be used."""
+    """As verify(); also None, with the reason in the log, where the checkpoint can't be used: also one without CRCs,
+    of an older release or of a device whose reads were not verified, where they are needed."""
     try:
+        place = superblock.content.get("checkpoint")
+        if need_crcs and isinstance(place, dict) and not place.get("crcs"):
+            raise NotUsableError("it has no CRCs, which are needed to verify what is read")
         return await verify(port, geometry, superblock, zones, sequential=sequential, progress=progress)
     except NotUsableError as error:
         log.warning("%s: its L2P checkpoint is not used: %s", port.name, error.message)
@@ -277,6 +307,7 @@ class _Reader:
         try:
             self._zones = [int(zone) for zone in place["zones"]]
             self._block_count = int(place["blocks"])
+            with_crcs = bool(place.get("crcs", False))
         except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise NotUsableError(f"what the superblock says of it makes no sense: {error!r}") from error
         if (
@@ -291,6 +322,8 @@ class _Reader:
         self._bands = np.zeros(geometry.band_count, CHECKPOINT_BAND)
         self._pointers = np.full(geometry.band_count * geometry.punits, _NO_ZONE, _POINTER)
         self._l2p = np.full(geometry.block_count, _INVALID, np.uint64)
+        self._crcs = np.zeros(geometry.block_count, np.uint16) if with_crcs else None
+        self._has_crc = np.zeros(-(-geometry.block_count // _per_block(SECTION_CRCS)) if with_crcs else 0, bool)
         self._seen = {SECTION_BANDS: 0, SECTION_POINTERS: 0}
 
     async def run(self, zones: Sequence[Zone], sequential: bool, report: Progress) -> Checkpoint:
@@ -313,11 +346,16 @@ class _Reader:
         await side_by_side(one, work)
         if self._seen != {SECTION_BANDS: len(self._bands), SECTION_POINTERS: len(self._pointers)}:
             raise NotUsableError("bands are missing in it")
+        if self._crcs is not None:
+            lbas = np.flatnonzero(_has_block(self._l2p))
+            if not self._has_crc[lbas // _per_block(SECTION_CRCS)].all():
+                raise NotUsableError("CRCs are missing in it")
         self._check_zones(zones, sequential)
         return Checkpoint(
             band_seqs=[int(seq) for seq in self._bands["seq"]],
             faulted=[bool(faulted) for faulted in self._bands["faulted"]],
             l2p=self._l2p,
+            crcs=self._crcs,
             zones=self._zones,
         )
 
@@ -349,7 +387,16 @@ class _Reader:
             raise NotUsableError(f"it has a block of section {section}, or one that is not full")
         count = int(records["count"].astype(np.int64).sum())
         entries = np.ascontiguousarray(records["data"]).reshape(-1).view(dtype)[:count]
-        into = {SECTION_BANDS: self._bands, SECTION_POINTERS: self._pointers}.get(section, self._l2p)
+        into: NDArray[Any] = self._l2p
+        if section == SECTION_CRCS:
+            per_block = _per_block(section)
+            whole = first % per_block == 0 and ((first + count) % per_block == 0 or first + count == len(self._l2p))
+            if self._crcs is None or not whole:
+                raise NotUsableError("it has CRCs where there should be none, or not all of them")
+            into = self._crcs
+            self._has_crc[first // per_block : -(-(first + count) // per_block)] = True
+        elif section in self._seen:
+            into = {SECTION_BANDS: self._bands, SECTION_POINTERS: self._pointers}[section]
         if first + count > len(into) or len(entries) != count:
             raise NotUsableError(f"a block of it goes beyond the end of section {section}")
         if section in self._seen:
@@ -394,6 +441,12 @@ class _Reader:
 
 def _per_block(section: int) -> int:
     return CHECKPOINT_DATA_BYTES // _DTYPES[section].itemsize
+
+
+def _has_block(entries: NDArray[np.uint64]) -> NDArray[np.bool_]:
+    """Which LBAs have a block of data on media."""
+    has_block: NDArray[np.bool_] = (entries & _TAG_MASK) == 0
+    return has_block
 
 
 def _pointers(geometry: Geometry, zones: Sequence[Zone]) -> NDArray[np.uint32]:

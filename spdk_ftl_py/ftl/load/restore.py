@@ -25,7 +25,7 @@ from ..media import superblock as superblocks
 from ..media.band import CLOSED, FAULTED, FREE
 from ..media.blockdev import BlockPort, side_by_side
 from ..media.geometry import Geometry
-from ..media.layout import ENTRY_FLAG_LOST
+from ..media.layout import ENTRY_FLAG_LOST, cut_crcs
 from ..media.superblock import Superblock
 from ..media.superblock_content import counter, geometry_of, merge_conf, stored_conf
 from ..media.zone import ACTIVE_STATES, EMPTY, FULL, OFFLINE, UNUSABLE_STATES, Zone
@@ -64,6 +64,8 @@ class Restored:
     conf: FtlConf
     bands: list[LoadedBand]
     l2p: NDArray[np.uint64]
+    crcs: NDArray[np.uint16] | None
+    """Of each LBA's block on media, cut (layout.cut_crcs()); None where reads are not to be verified."""
     next_seq: int
     next_band_seq: int
     zones_to_finish: list[int]
@@ -174,7 +176,15 @@ async def restore(
     held = [await source(superblock, geometry) for source in sources]
     checkpoint = None
     if use_checkpoint:
-        checkpoint = await checkpoints.read(port, geometry, superblock, zones, sequential=sequential, progress=progress)
+        checkpoint = await checkpoints.read(
+            port,
+            geometry,
+            superblock,
+            zones,
+            sequential=sequential,
+            need_crcs=its_conf.verify_reads,
+            progress=progress,
+        )
     if checkpoint is not None:
         return _from_checkpoint(checkpoint, superblock, geometry, its_conf, zones, which, used)
     reader = ZoneReader(port, geometry, uuid, sequential=sequential, use_append=its_conf.use_append)
@@ -190,6 +200,7 @@ async def restore(
         report=report,
         held=[each for each in held if each is not None],
         damage=[] if damage is None else [damage],
+        with_crcs=its_conf.verify_reads,
     ).run(its_conf, which, used)
 
 
@@ -220,6 +231,7 @@ def _from_checkpoint(
         conf=conf,
         bands=bands,
         l2p=checkpoint.l2p,
+        crcs=checkpoint.crcs if conf.verify_reads else None,
         next_seq=counter(superblock, "next_seq"),
         next_band_seq=counter(superblock, "next_band_seq"),
         zones_to_finish=to_finish,
@@ -311,6 +323,7 @@ class _Merge:
         report: Progress,
         held: Sequence[HeldWrites] = (),
         damage: Sequence[str] = (),
+        with_crcs: bool = False,
     ) -> None:
         """damage: that is known already."""
         self._reader = reader
@@ -330,6 +343,7 @@ class _Merge:
         self._damaged_bands = {zone.band for zone in self._every if zone.damage}
         self._torn = 0
         self._lost = 0
+        self._crcs = np.zeros(geometry.block_count, np.uint16) if with_crcs else None
 
     async def run(self, conf: FtlConf, superblock_zone: int, superblock_used: int) -> Restored:
         entries, recovered, in_force = await self._entries()
@@ -358,6 +372,7 @@ class _Merge:
             conf=conf,
             bands=bands,
             l2p=entries,
+            crcs=self._crcs,
             next_seq=max(seen + 1, counter(self._superblock, "next_seq")),
             next_band_seq=max(band_seq + 1, counter(self._superblock, "next_band_seq"))
             + (0 if self._sequential else BAND_SEQ_GAP),
@@ -469,6 +484,8 @@ class _Merge:
         winners = _firsts(state, lba)
         flag = np.where(state[winners] == _LOST, np.uint64(_shim.LOST_FLAG), np.uint64(0))
         entries[lba[winners]] = address[winners] | flag
+        if self._crcs is not None:
+            self._crcs[lba[winners]] = cut_crcs(crc[winners])
         record_seqs[lba[winners]] = seq[winners]
 
     async def _without_torn_copies(

@@ -277,6 +277,12 @@ def crcs(blocks: NDArray[np.uint8]) -> NDArray[np.uint32]:
     return np.array([_shim.crc32c(memoryview(block)) for block in blocks], np.uint32)
 
 
+def cut_crcs(crcs: NDArray[np.uint32]) -> NDArray[np.uint16]:
+    """As the shim keeps them in memory to verify reads (shim/ftl/block_crcs.hpp)."""
+    cut: NDArray[np.uint16] = (crcs ^ (crcs >> np.uint32(16))).astype(np.uint16)
+    return cut
+
+
 def is_checkpoint_block(block: Block, uuid: UUID, address: int) -> bool:
     """Whether this is a (whole) block of an L2P checkpoint of this device, which was written to that address."""
     record = parse_record(block, CHECKPOINT, CHECKPOINT_MAGIC, uuid)

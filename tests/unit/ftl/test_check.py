@@ -18,7 +18,7 @@ from spdk_ftl_py.ftl.media import layout
 from spdk_ftl_py.ftl.media.blockdev import BlockPort
 from spdk_ftl_py.runtime.reactor import ReactorLoop
 from unit.ftl.load.restore_rig import ZONE_CAPACITY, ZONE_SIZE, RestoreRig, restore_rig_of_the_test, restore_rigs  # noqa: F401
-from unit.ftl.load.test_checkpoint import addresses_of
+from unit.ftl.load.test_checkpoint import LAST_OF_CRCS, LAST_OF_L2P, addresses_of
 from unit.ftl.load.test_restore import OTHER, copied_with
 from unit.shim.ftl.core_bench import content
 
@@ -235,7 +235,7 @@ async def test_a_checkpoint_that_says_something_else_than_the_bands_is_damage(ri
     versions = await rig.versions()
     held = [lba for lba, version in enumerate(versions) if version]
     await rig.halt()
-    address = (await addresses_of(rig))[-1]
+    address = (await addresses_of(rig))[LAST_OF_L2P]
     port = BlockPort(rig.reactor, drive, name="base")
     good = (await port.read(address, 1)).view(layout.CHECKPOINT).reshape(-1).copy()
     await port.close()
@@ -250,6 +250,25 @@ async def test_a_checkpoint_that_says_something_else_than_the_bands_is_damage(ri
         rig.base = await copied_with(rig, drive, {address: layout.seal(record).tobytes()})
         report = await check_of(rig)
         assert any(f"LBA {first + one}: " in text and told in text for text in report.damage), report.damage
+    rig.base = drive
+
+
+async def test_a_checkpoint_with_another_crc_than_the_bands_is_damage(rig: RestoreRig) -> None:
+    drive = rig.base
+    await rig.create()
+    await rig.traffic(1000)
+    held = [lba for lba, version in enumerate(await rig.versions()) if version]
+    await rig.halt()
+    address = (await addresses_of(rig))[LAST_OF_CRCS]
+    port = BlockPort(rig.reactor, drive, name="base")
+    record = (await port.read(address, 1)).view(layout.CHECKPOINT).reshape(-1).copy()
+    await port.close()
+    assert (int(record["section"][0]), int(record["first"][0])) == (checkpoint.SECTION_CRCS, 0)
+    record["data"][0].view("<u2")[held[3]] ^= 1
+    record["crc"] = 0
+    rig.base = await copied_with(rig, drive, {address: layout.seal(record).tobytes()})
+    report = await check_of(rig)
+    assert report.damage == [f"LBA {held[3]}: the L2P checkpoint has another CRC than its block"]
     rig.base = drive
 
 

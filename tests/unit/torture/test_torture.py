@@ -72,6 +72,15 @@ def test_a_drive_that_loses_zone_after_zone_ends_read_only_and_breaks_no_promise
     assert 0 < result.faults < 100
 
 
+def test_drives_whose_blocks_rot_break_no_promise(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in (("ROTTEN_LIVES", 1.0), ("FAULTS_PER_WORLD", 100), ("FAULTY_LIVES", 1.0)):
+        monkeypatch.setattr(world, name, value)
+    values = torture(seed=20261128, crashes=60, faults=True)
+    assert int(str(values["rotten_blocks"])) > 20
+    assert int(str(values["unreadable_blocks"])) > 20
+    assert int(str(values["clean_halts"])) > 0
+
+
 def test_a_zone_that_is_given_up_for_nothing_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(spare_zones, "STRIKES_MAX", 1)
     report = Report()
@@ -147,6 +156,29 @@ def test_what_is_durable_must_be_there_or_something_newer() -> None:
     assert kinds_after_crash(model, [0]) == ["lost"]
     assert kinds_after_crash(model, [GARBAGE]) == ["garbage"]
     assert kinds_after_crash(model, [READ_ERROR]) == ["read_error"]
+
+
+def test_what_has_rotted_may_be_an_error_until_something_newer_is_due() -> None:
+    model = Model(2)
+    old = written(model, 0, durable=True)
+    rotten = written(model, 0, durable=True)
+    model.rot(0)
+    assert kinds_after_crash(model, [READ_ERROR, 0]) == kinds_after_crash(model, [rotten, 0]) == []
+    assert kinds_after_crash(model, [old, 0]) == ["older"], "an error is not what was there before"
+    assert kinds_after_crash(model, [GARBAGE, READ_ERROR]) == ["garbage", "read_error"]
+    assert model.forgotten([READ_ERROR, 0]) == []
+    assert model.may_fail(0, model.floors(0, 2))
+    assert not model.may_fail(1, model.floors(1, 1))
+    newer = written(model, 0)
+    assert not model.may_fail(0, model.floors(0, 2))
+    assert model.forgotten([READ_ERROR, 0]) == [0], "that was acknowledged, and is gone"
+    assert kinds_after_crash(model, [READ_ERROR, 0]) == [], "but was not durable"
+    assert kinds_after_crash(model, [READ_ERROR, 0], forgetful=False) == ["read_error"]
+    model.restart([READ_ERROR, 0], durable=True)
+    assert kinds_after_crash(model, [newer, 0]) == ["resurrected"]
+    assert model.may_fail(0, model.floors(0, 1))
+    written(model, 0, durable=True)
+    assert kinds_after_crash(model, [READ_ERROR, 0]) == ["read_error"]
 
 
 def test_what_was_acknowledged_must_be_there_when_the_write_buffer_was_kept() -> None:

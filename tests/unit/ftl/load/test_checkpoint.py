@@ -24,6 +24,8 @@ from unit.ftl.load.restore_rig import ZONE_CAPACITY, ZONE_SIZE, MakeRestoreRig, 
 from unit.ftl.load.test_restore import copied_with, l2p_of
 
 WRITE_FAULT = 0x280
+LAST_OF_L2P, LAST_OF_CRCS = -2, -1
+"""Blocks of a checkpoint: there are few enough LBAs for one block of CRCs."""
 
 
 async def place_of(rig: RestoreRig) -> tuple[superblocks.Superblock, dict[str, Any] | None]:
@@ -279,10 +281,11 @@ async def test_damage_of_any_of_its_blocks_costs_nothing_but_time(rig: RestoreRi
         {"version": 1},
     ],
 )
-async def test_what_can_not_be_is_not_believed(change: dict[str, int], rig: RestoreRig) -> None:
+@pytest.mark.parametrize("which", [LAST_OF_L2P, LAST_OF_CRCS])
+async def test_what_can_not_be_is_not_believed(which: int, change: dict[str, int], rig: RestoreRig) -> None:
     drive = rig.base
     versions = await halted(rig, 500)
-    address = (await addresses_of(rig))[-1]
+    address = (await addresses_of(rig))[which]
     port = BlockPort(rig.reactor, drive, name="base")
     record = (await port.read(address, 1)).view(layout.CHECKPOINT).reshape(-1).copy()
     await port.close()
@@ -298,7 +301,8 @@ async def test_entries_that_point_nowhere_are_not_believed(rig: RestoreRig) -> N
     versions = await halted(rig, 500)
     addresses = await addresses_of(rig)
     port = BlockPort(rig.reactor, drive, name="base")
-    good = (await port.read(addresses[-1], 1)).view(layout.CHECKPOINT).reshape(-1).copy()
+    address = addresses[LAST_OF_L2P]
+    good = (await port.read(address, 1)).view(layout.CHECKPOINT).reshape(-1).copy()
     await port.close()
     assert int(good["section"][0]) == checkpoint.SECTION_L2P
     # A slot, a superblock, a zone of the checkpoint, beyond the end.
@@ -306,7 +310,7 @@ async def test_entries_that_point_nowhere_are_not_believed(rig: RestoreRig) -> N
         record = good.copy()
         record["data"][0].view("<u4")[1] = entry
         record["crc"] = 0
-        rig.base = await copied_with(rig, drive, {addresses[-1]: layout.seal(record).tobytes()})
+        rig.base = await copied_with(rig, drive, {address: layout.seal(record).tobytes()})
         await loads_without_it(rig, versions)
         await rig.crash()
 

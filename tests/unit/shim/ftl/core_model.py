@@ -8,7 +8,7 @@ import numpy as np
 
 from spdk_ftl_py import _shim
 from spdk_ftl_py.ftl.media import layout
-from unit.shim.ftl.core_bench import BLOCK, UUID_OF_TESTS, Bench, version_of
+from unit.shim.ftl.core_bench import BLOCK, UUID_OF_TESTS, Bench, content, version_of
 from unit.shim.stepped import ZSA_FINISH, Stepped
 
 LOST = -1
@@ -80,6 +80,7 @@ class Recovered:
     """Newest seq wins over everything on media that verifies."""
 
     entries: np.ndarray  # L2P for FtlCore.load_l2p
+    crcs: np.ndarray
     versions: list[int]
     next_seq: int = 1
     next_band_seq: int = 1
@@ -133,10 +134,15 @@ class _Walk:
         block_count = self.bench.block_count
         entries = np.full(block_count, _shim.ADDRESS_INVALID, np.uint64)
         versions = [0] * block_count
+        crcs = np.zeros(block_count, np.uint32)
         for lba, newest in self.newest.items():
             entries[lba] = newest.entry
             versions[lba] = newest.version
-        return Recovered(entries, versions, self.next_seq, max(seq for _, seq, _ in bands) + 1, bands)
+            if newest.version > 0:
+                crcs[lba] = _shim.crc32c(content(lba, newest.version))
+        return Recovered(
+            entries, layout.cut_crcs(crcs), versions, self.next_seq, max(seq for _, seq, _ in bands) + 1, bands
+        )
 
     def walk_zone(self, band: int, punit: int, start: int, written: int) -> tuple[int, bool]:
         """(band seq, has its summary)."""
@@ -194,6 +200,6 @@ def restarted(bench: Bench, recovered: Recovered, **options: object) -> Bench:
     )
     for number, (state, seq, pointers) in enumerate(recovered.bands):
         again.core.load_band(number, state, seq, pointers)
-    again.core.load_l2p(0, recovered.entries)
+    again.core.load_l2p(0, recovered.entries, recovered.crcs)
     again.events.clear()
     return again

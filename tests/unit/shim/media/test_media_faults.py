@@ -54,6 +54,29 @@ def test_faults_are_cleared_by_id_or_all(reactor: _shim.Reactor, media: _shim.Em
         assert (io.read_status(0), io.flush()) == (0, 0)
 
 
+def test_a_bit_that_rots_stays_wrong(reactor: _shim.Reactor, media: _shim.EmulatedMedia) -> None:
+    with Stepped(reactor, media) as io:
+        assert io.write(3, blocks(0, 2)) == 0
+        media.rot(4, 8 * 100 + 3)
+        wrong = bytearray(block(1))
+        wrong[100] ^= 1 << 3
+        assert io.read(3, 2) == block(0) + bytes(wrong)
+        media.rot(4, 8 * 100 + 3)
+        assert io.read(3, 2) == blocks(0, 2)
+        for lba, bit in ((64, 0), (0, 8 * 4096)):
+            with pytest.raises(ValueError, match=f"block {lba} of this device has no bit {bit}"):
+                media.rot(lba, bit)
+
+
+def test_a_bit_that_flips_on_the_way_is_right_the_next_time(reactor: _shim.Reactor, media: _shim.EmulatedMedia) -> None:
+    media.inject_fault(op=_shim.OP_READ, flip=True, skip=1, times=1)
+    with Stepped(reactor, media) as io:
+        assert io.write(0, block(1)) == 0
+        right, wrong, again = (io.read(0) for _ in range(3))
+        assert right == again == block(1)
+        assert wrong == bytes([right[0] ^ 1]) + right[1:]
+
+
 def test_latency_delays_the_effect_and_the_completion(reactor: _shim.Reactor, media: _shim.EmulatedMedia) -> None:
     media.inject_fault(op=_shim.OP_WRITE, latency_us=50)
     with Stepped(reactor, media) as io:
