@@ -484,6 +484,10 @@ class FtlCore(BlockDevice):
         go on. What is in the write buffer stays readable but can't be flushed: a flush that covers it fails. For a
         device without space."""
 
+    def refuse_writes(self) -> None:
+        """From now on every write, trim and write-zeroes is answered with Namespace Not Ready, those that wait for room
+        too. What was accepted goes to media. For a halt: nothing is accepted behind its drain()."""
+
     def drain(self) -> int:
         """Everything accepted so far to media and flushed; then EV_DRAINED with this ticket and the flush's status."""
 

@@ -363,6 +363,7 @@ void bind_core(nb::module_ &m) {
         .def(
             "fail_writes", [](FtlCore &core, Status status) { on_reactor(core, [&] { core.fail_writes(status); }); },
             nb::arg("status"))
+        .def("refuse_writes", [](FtlCore &core) { on_reactor(core, [&] { core.refuse_writes(); }); })
         .def("drain",
              [](FtlCore &core) {
                  uint64_t ticket = 0;

@@ -144,8 +144,8 @@ class FtlDevice:
         )
 
     async def halt(self) -> None:
-        """Everything accepted goes to media, then the superblock says clean. End the export first: new I/O only
-        prolongs it.
+        """Everything accepted goes to media, then the superblock says clean. Writes that come meanwhile are refused
+        with Namespace Not Ready.
 
         The device is halted and everything let go of however it ends. Raises BusyError on every call but the first, and
         FtlError where what was accepted could not be made durable; a device that failed before has said so before.
@@ -155,6 +155,7 @@ class FtlDevice:
         before, self.state = self.state, DeviceState.HALTING
         try:
             if before is not DeviceState.FAILED:
+                self.core.refuse_writes()
                 await self._drain()
                 await self._stop_mending()
                 await self.cache.settled()
