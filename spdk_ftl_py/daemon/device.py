@@ -11,7 +11,6 @@ from datetime import datetime, timezone
 from typing import Any, Final
 from uuid import UUID, uuid4
 
-from .. import _shim
 from ..conf import FtlConf, given_settings
 from ..errors import BusyError, FtlError, MediaError, ParameterError, TargetError
 from ..ftl import creation, loading
@@ -26,7 +25,7 @@ from ..runtime.tasks import end_tasks, to_its_end
 from ..spdk.attach import Attachment, attach, detach
 from ..spdk.rpc import TargetRpc, is_gone
 from .base import PASSING, BaseLink, DaemonIdentity, DeferredError
-from .checks import check_media, check_name, optimal_open_zones, split_address
+from .checks import Media, check_media, check_name, optimal_open_zones, split_address
 from .front import Export, Front
 
 HALT_STALL_S: Final = 15.0
@@ -200,7 +199,7 @@ class ManagedDevice:
         await check_name(self._rpc, self.name, self.uuid)
         await self._link.claim(again=self._inherited)
         await self._front.start()
-        media = await self._link.connect(self._front.reactor)
+        media = await self._connect()
         base = self._link.bdev
         assert base is not None
         self.cache_kind = await check_media(
@@ -223,17 +222,22 @@ class ManagedDevice:
         elif not self.params["no_attach"]:
             await self._attach()
 
-    async def _load(self, media: _shim.BlockDevice) -> FtlDevice:
+    async def _connect(self) -> Media:
+        base = await self._link.connect(self._front.reactor)
+        assert self._link.raw is not None
+        return Media(base, self._link.raw, await self._link.connect_cache(self._front.reactor))
+
+    async def _load(self, media: Media) -> FtlDevice:
         try:
             return await loading.load(
                 self._front.reactor,
-                media,
+                media.base,
                 name=self.name,
                 uuid=self.uuid,
                 settings=self.settings,
                 num_punits=self.params.get("num_punits"),
                 buffer_dir=self._identity.buffer_dir,
-                cache=await self._link.connect_cache(self._front.reactor),
+                cache=media.cache,
                 without_cache=bool(self.params.get("without_cache")),
                 progress=self._report,
                 on_lossy=self._alarm,
@@ -244,18 +248,18 @@ class ManagedDevice:
                 raise DeferredError(f"cache bdev {self.params['cache']} does not exist: {error.message}") from error
             raise
 
-    async def _make(self, media: _shim.BlockDevice) -> FtlDevice:
+    async def _make(self, media: Media) -> FtlDevice:
         assert self._link.bdev is not None
         return await creation.create(
             self._front.reactor,
-            media,
+            media.base,
             name=self.name,
             conf=self.conf,
             uuid=self.uuid,
             num_punits=self.params.get("num_punits"),
             optimal_open_zones=optimal_open_zones(self._link.bdev, self.params),
             buffer_dir=self._identity.buffer_dir,
-            cache=await self._link.connect_cache(self._front.reactor),
+            cache=media.cache,
             progress=self._report,
         )
 
@@ -389,8 +393,7 @@ class ManagedDevice:
 
     async def _return_to_base(self) -> None:
         await self._link.claim(again=True)
-        media = await self._link.connect(self._front.reactor)
-        self.ftl = await self._load(media)
+        self.ftl = await self._load(await self._connect())
         if (self.ftl.restored or {}).get("lossy"):
             # Queues that are there already know nothing of it.
             await self._front.disconnect_hosts()

@@ -8,6 +8,7 @@ from uuid import UUID, uuid4
 
 from .. import _shim
 from ..conf import FtlConf
+from ..errors import ParameterError
 from ..runtime.progress import Progress
 from ..runtime.reactor import ReactorLoop
 from .base import check_base
@@ -17,6 +18,7 @@ from .device import FtlDevice
 from .load.write_buffer_file import BufferFiles
 from .media.blockdev import ZONE_RESET, BlockPort
 from .media.geometry import BATCH_BLOCKS, BLOCK_BYTES, SUPERBLOCK_ZONES, Geometry, plan
+from .media.retention import require_retention
 from .media.superblock import SuperblockWriter
 from .media.zone import EMPTY, FULL, Zone
 
@@ -39,13 +41,14 @@ async def create(
     conventional device that becomes its nv cache.
 
     Raises ConfError, ParameterError or GeometryError before anything is erased where the device or conf can't do,
-    and MediaError where the device fails; then nothing is left behind but erased zones.
+    DataNotKeptError where base or cache don't keep data, and MediaError where the device fails; then nothing is left
+    behind but erased zones.
     """
     conf.check()
     check_base(name, base, conf)
     report = progress or (lambda step, part: None)
     port = BlockPort(reactor, base, name=name)
-    keeper = CacheKeeper(reactor, cache, name=name)
+    keeper = CacheKeeper(reactor, cache, name=name, bdev_name=cache_name)
     try:
         zones = await port.zones(lambda part: report("zone report", part))
         batch_blocks = min(BATCH_BLOCKS, base.max_append_blocks) if conf.use_append else BATCH_BLOCKS

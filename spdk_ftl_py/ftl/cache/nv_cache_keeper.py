@@ -20,6 +20,7 @@ from ...runtime.tasks import end_tasks
 from ..load.held import HeldSource, HeldWrites
 from ..media.blockdev import BlockPort
 from ..media.geometry import Geometry
+from ..media.retention import require_retention
 from ..media.superblock import Superblock
 from .nv_cache import NvCache, check_cache
 
@@ -53,12 +54,16 @@ class CacheKeeper:
     """``make()`` or ``source()`` first, then ``start()``; ``finish()`` before a clean superblock, ``close()`` in any
     case."""
 
-    def __init__(self, reactor: ReactorLoop, device: _shim.BlockDevice | None, *, name: str) -> None:
+    def __init__(
+        self, reactor: ReactorLoop, device: _shim.BlockDevice | None, *, name: str, bdev_name: str = ""
+    ) -> None:
+        """bdev_name: for messages."""
         self.state = CacheState.ABSENT
         self.failure: str | None = None
         self.recovering = False
         """The load reads what it holds: nothing that was acknowledged is missing."""
         self._name = name
+        self._bdev_told = f"cache bdev {bdev_name}" if bdev_name else f"cache bdev of {name}"
         self._device = device
         self._port = None if device is None else BlockPort(reactor, device, name=f"nv cache of {name}")
         self._cache: NvCache | None = None
@@ -94,8 +99,9 @@ class CacheKeeper:
     # --- how it begins
 
     async def make(self, uuid: UUID, progress: Progress | None = None) -> None:
-        """A new, scrubbed cache. Raises MediaError."""
+        """A new, scrubbed cache. Raises DataNotKeptError and MediaError."""
         if self._port is not None:
+            await require_retention(self._port, 0, what=self._bdev_told, remedy="use another bdev, or none")
             self._cache = await NvCache.create(self._port, uuid, progress)
             self._told = self._cache.to_dict()
 
