@@ -448,12 +448,14 @@ class FtlCore(BlockDevice):
         band_threshold: int = 90,
         next_seq: int = 1,
         finish_zones: bool = False,
+        no_data: bool = False,
     ) -> None:
         """bands[b] = start LBAs of the band's zones, one per punit (ADDRESS_INVALID where a zone is missing).
         zone_capacity: the smallest of all zones used. batch_blocks counts the header. All lengths in blocks.
         finish_zones: zones get a Finish behind their summary; needed where some zone has a greater capacity, which
-        would leave it active. A write_buffer_path is made anew. ValueError for impossible settings, OSError for the
-        file."""
+        would leave it active. A write_buffer_path is made anew. no_data: the base keeps nothing of what is written to
+        it; what stood where is remembered, at 4 or 8 bytes a block of the base, and nothing is verified.
+        ValueError for impossible settings, OSError for the file."""
 
     @property
     def id(self) -> int: ...

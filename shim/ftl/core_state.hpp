@@ -44,6 +44,7 @@ struct CoreConfig {
     uint32_t max_active_relocs = 3;
     uint32_t band_threshold = 90;
     uint64_t next_seq = 1;
+    bool no_data = false;  // the base keeps nothing: what stands where is known from memory alone
 };
 
 enum class BandState : uint8_t { free, queued, open, closing, closed, moving, resetting, faulted };
@@ -126,6 +127,12 @@ public:
         }
         l2p.set(lba, entry);
     }
+    // What was written to an address, where media do not tell it later.
+    void remember(uint64_t address, uint64_t lba) noexcept {
+        if (p2l) {
+            p2l->set(address, lba);
+        }
+    }
     // As replace() for an entry read before.
     void forget(uint64_t entry) noexcept;
 
@@ -162,6 +169,7 @@ public:
     std::vector<Band> bands;
 
     L2p l2p;
+    std::unique_ptr<L2p> p2l;  // with no_data: the LBA last written to each address of the base
     Epochs epochs;
     BufferMapping mapping;
     WriteBuffer buffer;

@@ -5,6 +5,7 @@
 // LBA points to are read in runs, verified and queued with their seq; records in force are queued again. What can't be
 // read or does not match its CRC becomes a lost record, so that no older version comes back. At last, if something is
 // still in force that no metadata told of, a sweep over the L2P declares it lost (trims are simply recorded anew).
+// Of a base that keeps nothing (no_data), memory tells what stood where; nothing is verified, and trims need no record.
 #pragma once
 
 #include <cstdint>
@@ -50,7 +51,7 @@ private:
         bool walking = false;  // header by header, for want of a summary
         bool read_done = false;
         uint32_t summary_next = 0;  // next block of the summary to read
-        uint32_t walk_offset = 0;   // next header to read
+        uint32_t walk_offset = 0;   // next header to read, or offset to look up in memory
         uint32_t seen_offset = 0;   // offsets below were scanned before the summary turned out damaged
         // The window: entries of consecutive offsets from first_offset on.
         uint32_t first_offset = 0;
@@ -87,6 +88,7 @@ private:
     void next_zone(Mover &mover) noexcept;
     void read_metadata(Mover &mover, Want want, uint64_t address, uint32_t block_count) noexcept;
     void next_metadata(Mover &mover) noexcept;
+    [[nodiscard]] bool take_from_memory(Mover &mover) noexcept;
     void metadata_came(Mover &mover) noexcept;
     void use_summary(Mover &mover) noexcept;
     void use_header(Mover &mover) noexcept;

@@ -93,6 +93,12 @@ class ManagedDevice:
             raise ParameterError("without_cache gives the nv cache up: leave the cache bdev out")
         if params.get("without_cache") and not self.loads:
             raise ParameterError("without_cache is for loading an FTL that has an nv cache: give its uuid")
+        self.no_data: bool = bool(params.get("no_data"))
+        """What is written to it is kept by nobody: it is never loaded."""
+        if self.no_data and self.loads:
+            raise ParameterError("no_data makes a new FTL, which can't be loaded again: leave the uuid out")
+        if self.no_data and params.get("cache"):
+            raise ParameterError("no_data keeps nothing, so it needs no nv cache: leave the cache bdev out")
         self.listen = split_address(params.get("listen_address") or identity.listen)
         if export is not None:
             self.listen = export.traddr, export.trsvcid
@@ -213,7 +219,9 @@ class ManagedDevice:
         )
         await self._front.listen(self.listen, port_before)
         self.ftl = ftl = await (self._load(media) if self.loads else self._make(media))
-        self.loads = True
+        self.loads = not self.no_data
+        if self.no_data:
+            log.warning("%s: with no_data nothing that is written is kept or verified; for benchmarks only", self)
         self.conf = ftl.conf
         self._front.open(ftl.core, max_io_qpairs=self.conf.max_io_channels, hosts=self.hosts)
         self._export_before = self.export
@@ -261,6 +269,9 @@ class ManagedDevice:
             buffer_dir=self._identity.buffer_dir,
             cache=media.cache,
             progress=self._report,
+            base_name=self._link.base_name,
+            cache_name=str(self.params.get("cache") or ""),
+            no_data=self.no_data,
         )
 
     def _alarm(self) -> None:
@@ -307,6 +318,10 @@ class ManagedDevice:
     async def _live(self) -> None:
         try:
             while await self._until_lost():
+                if self.no_data:
+                    lost = "with no_data nothing of it is kept, so the FTL can't come back: delete it, and make it anew"
+                    await self._fail(f"{self.error}; {lost}")
+                    return
                 if not await self._wait_for_base():
                     return
         except Exception as error:
@@ -544,6 +559,7 @@ class ManagedDevice:
             "target": self.target,
             "base_bdev": self.params["base_bdev"],
             "cache": self.params.get("cache"),
+            "no_data": self.no_data,
             "attached": self.attachment is not None,
             "error": self.error,
         }

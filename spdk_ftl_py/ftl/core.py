@@ -23,6 +23,7 @@ def make_core(
     next_seq: int = 1,
     buffer: Path | None = None,
     buffer_blocks: int = 0,
+    no_data: bool = False,
 ) -> _shim.FtlCore:
     """An FtlCore for a conf and geometry. Raises ConfError where its pools can't be made, FtlError where the write
     buffer's file can't."""
@@ -45,6 +46,7 @@ def make_core(
             max_active_relocs=conf.max_active_relocs,
             band_threshold=conf.band_thld,
             next_seq=next_seq,
+            no_data=no_data,
         )
     except (ValueError, MemoryError) as error:
         raise ConfError(f"the FTL's data path can't be made: {error}") from error

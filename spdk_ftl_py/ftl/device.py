@@ -70,10 +70,13 @@ class FtlDevice:
         buffer_blocks: int = 0,
         cache: CacheKeeper,
         lost_before: int = 0,
+        no_data: bool = False,
     ) -> None:
         """buffer_blocks: of the core, where it has more than conf and geometry say. lost_before: blocks that a load
-        found lost."""
+        found lost. no_data: of the core; nothing of the device is kept, so nothing is written that says there is one.
+        """
         self.core = core
+        self.no_data = no_data
         self.name = name
         self.uuid = uuid
         self.conf = conf
@@ -215,6 +218,8 @@ class FtlDevice:
         self._manager.stop()
         await self._close_core()
         await self.cache.finish()
+        if self.no_data:
+            return
         content = self._superblock_content()
         place = await checkpoint.write(
             self._port,
@@ -414,7 +419,9 @@ class FtlDevice:
     # --- what others want to know
 
     async def write_superblock(self, *, clean: bool) -> None:
-        """As it is now; clean: nothing is written after it."""
+        """As it is now; clean: nothing is written after it. None of a device with no_data."""
+        if self.no_data:
+            return
         async with self._superblock_turn:
             await self._superblock.write(self._superblock_content(), clean=clean)
 
@@ -465,6 +472,7 @@ class FtlDevice:
         state = {
             "state": self.state.value,
             "failure": self.failure.message if self.failure else None,
+            "no_data": self.no_data,
             "restored": self.restored,
             "cache_device": self.cache.describe(),
         }
