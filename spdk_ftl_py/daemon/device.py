@@ -24,6 +24,7 @@ from ..runtime.steps import Steps
 from ..runtime.tasks import end_tasks, to_its_end
 from ..spdk.attach import Attachment, attach, detach
 from ..spdk.rpc import TargetRpc, is_gone
+from ..spdk.space import why_out_of_space
 from .base import PASSING, BaseLink, DaemonIdentity, DeferredError
 from .checks import Media, check_media, check_name, optimal_open_zones, split_address
 from .front import Export, Front
@@ -34,10 +35,13 @@ RETRY_MAX_S: Final = 2.0
 RETRY_GROWTH: Final = 1.5
 PROBE_TIMEOUT_S: Final = 3.0
 SWEEP_S: Final = 1.0
+SPACE_POLL_S: Final = 1.0
 ALARM_POLL_S: Final = 0.5
 """How soon it is noticed that a Flush has failed as it had to."""
 _PROGRESS: Final = ("media_written_blocks", "reloc_read_blocks", "base_flushes", "zone_resets")
 """Counters of the core of which one moves as long as the base answers, until its checkpoint is written."""
+_REFUSALS: Final = ("write_errors", "busy_answers")
+"""Counters of the core that grow with what the base does not take."""
 _ANY_ADDRESS: Final = {"0.0.0.0": "127.0.0.1", "::": "::1"}
 
 log = logging.getLogger(__name__)
@@ -119,6 +123,8 @@ class ManagedDevice:
         self._inherited = inherited
         self._step_told = ""
         self._waits_for = ""
+        self._no_space: str | None = None
+        """Why the base has no room, as the target says."""
         self._rpc = TargetRpc(self.target)
         self._link = BaseLink(self._rpc, params, self.uuid, identity)
         self._front = Front(self.name, self.uuid)
@@ -337,6 +343,8 @@ class ManagedDevice:
         failed = asyncio.ensure_future(ftl.failed.wait())
         attaching = asyncio.ensure_future(self._attach_again())
         alarming = asyncio.ensure_future(self._settle_alarms())
+        self._no_space = None
+        watching = asyncio.ensure_future(self._watch_space(ftl))
         try:
             await asyncio.wait({lost, failed}, return_when=asyncio.FIRST_COMPLETED)
             if lost.done():
@@ -348,8 +356,8 @@ class ManagedDevice:
                     return False
                 reason = self._link.lost_reason or failure.message
         finally:
-            await end_tasks((lost, failed, attaching, alarming))
-        self.error = f"base bdev {self._link.base_name}: {reason}"
+            await end_tasks((lost, failed, attaching, alarming, watching))
+        self.error = f"base bdev {self._link.base_name}: {'; '.join(filter(None, (reason, self._no_space)))}"
         return True
 
     async def _attach_again(self) -> None:
@@ -365,6 +373,32 @@ class ManagedDevice:
             else:
                 self.error = None
                 self.changed()
+
+    async def _watch_space(self, ftl: FtlDevice) -> None:
+        """A base that is out of space answers with errors that do not say so. Told once, and when there is room."""
+        before = None
+        while True:
+            stats = ftl.core.stats()
+            refused = [stats.get(name, 0) for name in _REFUSALS]
+            if self._no_space is not None or refused not in (before, [0] * len(refused)):
+                with contextlib.suppress(FtlError, OSError):
+                    self._tell_space(await why_out_of_space(self._rpc, self._link.base_name))
+            before = refused
+            await asyncio.sleep(SPACE_POLL_S)
+
+    def _tell_space(self, reason: str | None) -> None:
+        if reason == self._no_space:
+            return
+        told, self._no_space = self._no_space, reason
+        base = f"base bdev {self._link.base_name}"
+        if reason is not None:
+            log.error("%s: %s is out of space: %s", self, base, reason)
+            self.error = f"{base} is out of space: {reason}"
+        else:
+            log.warning("%s: %s has room again", self, base)
+            if self.error == f"{base} is out of space: {told}":
+                self.error = None
+        self.changed()
 
     async def _settle_alarms(self) -> None:
         """The shim lets a Flush fail and tells nobody."""
