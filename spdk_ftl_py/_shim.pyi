@@ -493,13 +493,15 @@ class FtlCore(BlockDevice):
         next_seq: int = 1,
         finish_zones: bool = False,
         verify_reads: bool = True,
+        no_data: bool = False,
     ) -> None:
         """bands[b] = start LBAs of the band's zones, one per punit (ADDRESS_INVALID where a zone is missing).
         zone_capacity: the smallest of all zones used. batch_blocks counts the header. All lengths in blocks.
         finish_zones: zones get a Finish behind their summary; needed where some zone has a greater capacity, which
         would leave it active. A write_buffer_path is made anew. verify_reads: what is read is compared with its CRC,
-        which takes 2 bytes of memory for each block. ValueError for impossible settings, OSError for the
-        file."""
+        which takes 2 bytes of memory for each block. no_data: the base keeps nothing of what is written to it; what
+        stood where is remembered, at 4 or 8 bytes a block of the base, and nothing is verified, reads neither.
+        ValueError for impossible settings, OSError for the file."""
 
     @property
     def id(self) -> int: ...
@@ -538,6 +540,10 @@ class FtlCore(BlockDevice):
         """From now on every write, trim and write-zeroes is answered with status; reads and flushes of what is on media
         go on. What is in the write buffer stays readable but can't be flushed: a flush that covers it fails. For a
         device without space."""
+
+    def refuse_writes(self) -> None:
+        """From now on every write, trim and write-zeroes is answered with Namespace Not Ready, those that wait for room
+        too. What was accepted goes to media. For a halt: nothing is accepted behind its drain()."""
 
     def drain(self) -> int:
         """Everything accepted so far to media and flushed; then EV_DRAINED with this ticket and the flush's status."""

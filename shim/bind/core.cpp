@@ -53,7 +53,7 @@ std::shared_ptr<FtlCore> make_core(const std::shared_ptr<Reactor> &reactor, std:
                                    uint32_t batch_blocks, bool use_append, bool shared_stream, bool finish_zones,
                                    uint32_t write_buffer_blocks, std::optional<std::string> write_buffer_path,
                                    uint32_t reloc_buffer_blocks, uint32_t max_reloc_qdepth, uint32_t max_active_relocs,
-                                   uint32_t band_threshold, uint64_t next_seq, bool verify_reads) {
+                                   uint32_t band_threshold, uint64_t next_seq, bool verify_reads, bool no_data) {
     CoreConfig config;
     if (uuid.size() != config.uuid.size()) {
         throw std::invalid_argument("uuid must be 16 bytes");
@@ -74,7 +74,8 @@ std::shared_ptr<FtlCore> make_core(const std::shared_ptr<Reactor> &reactor, std:
     config.max_active_relocs = max_active_relocs;
     config.band_threshold = band_threshold;
     config.next_seq = next_seq;
-    config.verify_reads = verify_reads;
+    config.verify_reads = verify_reads && !no_data;
+    config.no_data = no_data;
     try {
         auto core = std::make_shared<FtlCore>(reactor, std::move(base), std::move(config));
         on_reactor(*core, [&] { core->attach(); });
@@ -355,7 +356,7 @@ void bind_core(nb::module_ &m) {
              nb::arg("finish_zones") = false, nb::arg("write_buffer_blocks") = 1536,
              nb::arg("write_buffer_path") = nb::none(), nb::arg("reloc_buffer_blocks") = 512,
              nb::arg("max_reloc_qdepth") = 32, nb::arg("max_active_relocs") = 3, nb::arg("band_threshold") = 90,
-             nb::arg("next_seq") = 1, nb::arg("verify_reads") = true)
+             nb::arg("next_seq") = 1, nb::arg("verify_reads") = true, nb::arg("no_data") = false)
         .def_prop_ro("id", &FtlCore::id)
         .def(
             "open_band",
@@ -409,6 +410,7 @@ void bind_core(nb::module_ &m) {
         .def(
             "fail_writes", [](FtlCore &core, Status status) { on_reactor(core, [&] { core.fail_writes(status); }); },
             nb::arg("status"))
+        .def("refuse_writes", [](FtlCore &core) { on_reactor(core, [&] { core.refuse_writes(); }); })
         .def("drain",
              [](FtlCore &core) {
                  uint64_t ticket = 0;

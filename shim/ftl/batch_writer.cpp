@@ -318,6 +318,7 @@ void BandWriter::landed(ZoneWriter &zone) noexcept {
                 if (state_.l2p.get(lba) == L2p::slot(slot)) {
                     state_.replace(lba, header + 1 + i);
                 }
+                state_.remember(header + 1 + i, lba);
                 if (retains) {
                     buffer.landed.push_back(buffer.next.data(), slot);
                 } else {
@@ -340,6 +341,7 @@ void BandWriter::landed(ZoneWriter &zone) noexcept {
                     state_.crcs.set(meta.lba, BlockCrcs::cut(meta.crc));
                     ++state_.stats.reloc_moved_blocks;
                 }
+                state_.remember(header + 1 + i, meta.lba);
                 buffer.free.give(slot);
                 copied_(context_, meta.mover);
             }

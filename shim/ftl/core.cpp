@@ -136,9 +136,9 @@ void FtlCore::submit(Io &io) noexcept {
         finish(io, status::invalid_field);
         return;
     }
-    if (state_.writes_failed != status::ok && (has_range && io.op != Op::read)) {
+    if ((refusing_ || state_.writes_failed != status::ok) && has_range && io.op != Op::read) {
         give_back(io);
-        finish(io, state_.writes_failed);
+        finish(io, state_.writes_failed != status::ok ? state_.writes_failed : status::namespace_not_ready);
         return;
     }
     switch (io.op) {

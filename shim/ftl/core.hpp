@@ -46,6 +46,7 @@ public:
     bool close_zone(uint32_t band, uint32_t punit);
     void set_user_share(uint32_t percent) noexcept;
     void fail_writes(Status status) noexcept;
+    void refuse_writes() noexcept;
     uint64_t drain();
     void fail(Status status) noexcept;
     // No more I/O from now on.
@@ -99,6 +100,7 @@ private:
     void accepted(Io &io) noexcept;
     uint32_t run_cache() noexcept;
     void end_held_back(Status status) noexcept;
+    void end_waiting(Status status) noexcept;
     bool trim_step(Io &io) noexcept;
     uint32_t run_waiting() noexcept;
     uint32_t run_flushes() noexcept;
@@ -145,6 +147,7 @@ private:
     bool throttled_ = false;        // by the user's share, since last_poll_
     uint64_t last_poll_ = 0;
     uint32_t poller_id_ = 0;  // 0: not polled
+    bool refusing_ = false;   // writes and trims: a halt has begun
     bool closed_ = false;
 };
 

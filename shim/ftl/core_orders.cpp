@@ -247,6 +247,18 @@ void FtlCore::set_user_share(uint32_t percent) noexcept {
 
 void FtlCore::fail_writes(Status status) noexcept {
     state_.writes_failed = status;
+    end_waiting(status);
+}
+
+// What was accepted goes to media all the same.
+void FtlCore::refuse_writes() noexcept {
+    if (!MUTATED(halt_accepts_writes)) {
+        refusing_ = true;
+        end_waiting(status::namespace_not_ready);
+    }
+}
+
+void FtlCore::end_waiting(Status status) noexcept {
     // A trim that is half marked goes on: its record counts on it. One that waits for a record would wait for ever.
     IoQueue kept;
     trimming_ = trimming_ && trim_record_ != kNoSlot;

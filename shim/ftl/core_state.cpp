@@ -60,6 +60,9 @@ CoreState::CoreState(std::shared_ptr<Reactor> the_reactor, std::shared_ptr<Block
         punits = std::max(punits, static_cast<uint32_t>(band.size()));
     }
     require(punits > 0, "no band has a zone");
+    if (config.no_data) {
+        p2l = std::make_unique<L2p>(info.block_count, config.block_count);
+    }
     summary_area = static_cast<uint32_t>(layout::summary_blocks(config.zone_capacity));
     data_area = static_cast<uint32_t>(config.zone_capacity) - summary_area;
     max_io = config.use_append ? info.max_append_blocks : info.max_io_blocks;

@@ -47,6 +47,7 @@ struct CoreConfig {
     uint32_t band_threshold = 90;
     uint64_t next_seq = 1;
     bool verify_reads = true;
+    bool no_data = false;  // the base keeps nothing: what stands where is known from memory alone
 };
 
 enum class BandState : uint8_t { free, queued, open, closing, closed, moving, resetting, faulted };
@@ -151,6 +152,12 @@ public:
     // A host could not read what is in force there, whether or not it got it elsewhere. Told once for each band, until
     // it is reset.
     void unreadable(uint32_t band, uint64_t address, Status status) noexcept;
+    // What was written to an address, where media do not tell it later.
+    void remember(uint64_t address, uint64_t lba) noexcept {
+        if (p2l) {
+            p2l->set(address, lba);
+        }
+    }
     // As replace() for an entry read before.
     void forget(uint64_t entry) noexcept;
 
@@ -196,6 +203,7 @@ public:
     L2p l2p;
     BlockCrcs crcs;
     NvCache *cache = nullptr;  // of FtlCore; null: there is none
+    std::unique_ptr<L2p> p2l;  // with no_data: the LBA last written to each address of the base
     Epochs epochs;
     BufferMapping mapping;
     WriteBuffer buffer;

@@ -236,7 +236,11 @@ void Movers::next_zone(Mover &mover) noexcept {
 
 void Movers::next_metadata(Mover &mover) noexcept {
     const Zone &zone = state_.zone(mover.band, mover.punit);
-    if (mover.walking) {
+    if (state_.p2l) {
+        if (take_from_memory(mover)) {
+            return;
+        }
+    } else if (mover.walking) {
         const uint32_t end = std::min(zone.write_pointer, state_.data_area);
         if (mover.walk_offset < end && state_.bands[mover.band].in_force()) {
             const bool single = !mover.gap || mover.walk_offset < mover.singly_until;
@@ -252,6 +256,25 @@ void Movers::next_metadata(Mover &mover) noexcept {
         return;
     }
     mover.phase = Phase::next_zone;
+}
+
+// False: there is nothing more in this zone.
+bool Movers::take_from_memory(Mover &mover) noexcept {
+    const Zone &zone = state_.zone(mover.band, mover.punit);
+    const uint32_t end = std::min(zone.write_pointer, state_.data_area);
+    if (mover.walk_offset >= end) {
+        return false;
+    }
+    mover.first_offset = mover.walk_offset;
+    mover.entry = 0;
+    mover.entry_count = std::min(end - mover.first_offset, static_cast<uint32_t>(mover.entries.size()));
+    for (uint32_t i = 0; i < mover.entry_count; ++i) {
+        // Seq and CRC are for whoever reads media, which nobody does.
+        mover.entries[i] = BlockEntry{state_.p2l->get(zone.start + mover.first_offset + i), 0, 0, 0};
+    }
+    mover.walk_offset += mover.entry_count;
+    mover.phase = Phase::window;
+    return true;
 }
 
 void Movers::read_metadata(Mover &mover, Want want, uint64_t address, uint32_t block_count) noexcept {
@@ -476,6 +499,11 @@ bool Movers::sweep(Mover &mover) noexcept {
         const uint64_t lba = mover.sweep_lba;
         const uint64_t flag = flag_of(lba);
         if (flag == 0) {
+            ++mover.sweep_lba;
+            continue;
+        }
+        if (state_.p2l && flag == L2p::kTrimFlag) {
+            state_.replace(lba, L2p::kInvalid);
             ++mover.sweep_lba;
             continue;
         }

@@ -11,6 +11,8 @@
 //
 // A base that is busy is waited for. While it is, nothing is decided; and what it does not read counts as unreadable
 // only where it reads something else. A base that reads nothing has failed.
+//
+// Of a base that keeps nothing (no_data), memory tells what stood where; nothing is verified, and trims need no record.
 #pragma once
 
 #include <cstdint>
@@ -71,7 +73,7 @@ private:
         bool again = false;  // for the second time: what stands behind a damaged header is looked for
         uint64_t again_at_ns = 0;
         uint32_t summary_next = 0;  // next block of the summary to read
-        uint32_t walk_offset = 0;   // next header to read
+        uint32_t walk_offset = 0;   // next header to read, or offset to look up in memory
         uint32_t singly_until = 0;  // offsets below are read one by one, since together they could not be
         bool gap = false;           // no header stood at the offset before
         uint32_t seen_offset = 0;   // offsets below were scanned before the summary turned out damaged
@@ -113,6 +115,7 @@ private:
     void next_zone(Mover &mover) noexcept;
     void read_metadata(Mover &mover, Want want, uint64_t address, uint32_t block_count) noexcept;
     void next_metadata(Mover &mover) noexcept;
+    [[nodiscard]] bool take_from_memory(Mover &mover) noexcept;
     void metadata_came(Mover &mover) noexcept;
     void use_summary(Mover &mover) noexcept;
     void use_header(Mover &mover) noexcept;

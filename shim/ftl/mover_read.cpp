@@ -137,7 +137,7 @@ void Movers::came_back(Read &read) noexcept {
         }
     } else {
         for (uint32_t i = 0; i < read.count; ++i) {
-            check_block(mover, read.slots[i], status::ok, true);
+            check_block(mover, read.slots[i], status::ok);
         }
     }
     --mover.reads;
@@ -156,7 +156,8 @@ bool Movers::verified(const Read &read) const noexcept {
 }
 
 bool Movers::verified(uint32_t slot) const noexcept {
-    return !wanted(slot) || crc32c(0, state_.reloc.block(slot), kBlockSize) == state_.reloc.meta[slot].crc;
+    return state_.p2l || !wanted(slot) ||
+           crc32c(0, state_.reloc.block(slot), kBlockSize) == state_.reloc.meta[slot].crc;
 }
 
 // status: ok for what was verified.

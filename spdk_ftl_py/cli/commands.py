@@ -145,7 +145,8 @@ def _devices(args: argparse.Namespace) -> int:
         if export:
             address = f"[{export['traddr']}]" if ":" in export["traddr"] else export["traddr"]
             listener = f"{address}:{export['trsvcid']}"
-        columns = (device["name"], device["state"], device["base_bdev"], device.get("cache") or "-", f"{size:.2f}")
+        state = f"{device['state']} (no data)" if device.get("no_data") else device["state"]
+        columns = (device["name"], state, device["base_bdev"], device.get("cache") or "-", f"{size:.2f}")
         table.add_row(*columns, bands, listener, device["target"])
     console = Console()
     console.print(table)

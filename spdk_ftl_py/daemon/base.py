@@ -72,6 +72,8 @@ class BaseLink:
         self._identity = identity
         self._claims = Steps(params["name"])
         self._connections = Steps(params["name"])
+        self.raw: _shim.BlockDevice | None = None
+        """Of a connected base: all of it, without the zones that are emulated."""
         self._exported: BdevExport | None = None
         self._cache_exported: BdevExport | None = None
         self._controller: Controller | None = None
@@ -158,6 +160,7 @@ class BaseLink:
         media: _shim.BlockDevice = await controller.create_io_qpair(
             reactor, namespace, queue_depth=QUEUE_DEPTH, io_timeout_s=IO_TIMEOUT_S
         )
+        self.raw = media
         capacity = self._params.get("zone_capacity")
         if capacity is not None:
             # Whether it is new, only what is on it can tell.
@@ -186,6 +189,7 @@ class BaseLink:
 
     async def disconnect(self) -> None:
         """I/O that the base still has fails. Idempotent."""
+        self.raw = None
         await self._connections.undo()
 
     @property

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from ipaddress import ip_address
 from typing import Any, Final
 from uuid import UUID
@@ -10,11 +11,12 @@ from uuid import UUID
 from .. import _shim
 from ..conf import FtlConf
 from ..errors import ExistsError, GeometryError, ParameterError, UnsupportedError
-from ..ftl.cache.nv_cache import check_cache
+from ..ftl.cache.nv_cache import check_cache, owner_of
 from ..ftl.creation import CREATION_PATIENCE_S
 from ..ftl.media import superblock
 from ..ftl.media.blockdev import BUSY_PATIENCE_S, BlockPort
 from ..ftl.media.geometry import plan
+from ..ftl.media.signatures import find_foreign
 from ..ftl.media.superblock_content import geometry_of
 from ..ftl.media.zone import Zone
 from ..runtime.reactor import ReactorLoop
@@ -112,9 +114,20 @@ async def find_cache(rpc: TargetRpc, params: dict[str, Any], base: Bdev | None) 
     return cache
 
 
+@dataclass(frozen=True)
+class Media:
+    """Base and cache as the daemon reaches them."""
+
+    base: _shim.BlockDevice
+    """With its zones, emulated ones too."""
+    raw_base: _shim.BlockDevice
+    """Without those that are emulated: all of the bdev."""
+    cache: _shim.BlockDevice | None
+
+
 async def check_media(
     reactor: ReactorLoop,
-    media: _shim.BlockDevice,
+    media: Media,
     *,
     base: Bdev,
     cache: Bdev | None,
@@ -122,35 +135,36 @@ async def check_media(
     conf: FtlConf,
     loads: UUID | None,
 ) -> str | None:
-    """The rules that depend on what is on the base and how it is cut, before anything is written. Returns the kind of
-    the cache.
+    """The rules that depend on what is on the bdevs and how the base is cut, before anything is written. Returns the
+    kind of the cache.
 
-    loads: the FTL that is to be on it. Else there must be none, unless params say "force".
+    loads: the FTL that is to be on it. Else there must be nobody's data on base and cache, unless params say "force".
     """
     patience_s = CREATION_PATIENCE_S if loads is None else BUSY_PATIENCE_S
-    port = BlockPort(reactor, media, name=base.name, patience_s=patience_s)
+    port = BlockPort(reactor, media.base, name=base.name, patience_s=patience_s)
     try:
         zones = await port.zones()
         if loads is None and not params.get("force"):
             await _check_no_ftl(port, zones, base.name)
+            await _check_nobodys(reactor, media.raw_base, zones if base.zoned else [], f"base bdev {base.name}")
         found = await superblock.find(port, zones, loads) if loads is not None and cache is not None else None
     finally:
         await port.close()
     if cache is None:
         return None
     if found is not None:
-        geometry = geometry_of(found.superblock, zones, media, name=params["name"])
+        geometry = geometry_of(found.superblock, zones, media.base, name=params["name"])
     else:
         geometry = plan(
             zones,
-            zone_size=media.zone_size,
-            max_open_zones=media.max_open_zones,
-            max_active_zones=media.max_active_zones,
+            zone_size=media.base.zone_size,
+            max_open_zones=media.base.max_open_zones,
+            max_active_zones=media.base.max_active_zones,
             lba_rsvd=conf.lba_rsvd,
             num_punits=params.get("num_punits"),
             optimal_open_zones=optimal_open_zones(base, params),
         )
-    return check_cache(
+    kind = check_cache(
         cache.name,
         base_name=base.name,
         block_bytes=cache.block_bytes,
@@ -160,6 +174,15 @@ async def check_media(
         dif_type=cache.dif_type,
         geometry=geometry,
     )
+    if media.cache is not None and not params.get("force") and (loads is None or _begins_anew(found)):
+        await _check_cache_is_nobodys(reactor, media.cache, cache.name, loads)
+    return kind
+
+
+def _begins_anew(found: superblock.Found | None) -> bool:
+    """The FTL has given its cache up, and scrubs what it is given now."""
+    told = found.superblock.content.get("nv_cache") if found is not None else None
+    return isinstance(told, dict) and not told.get("in_use")
 
 
 async def _check_no_ftl(port: BlockPort, zones: list[Zone], base_name: str) -> None:
@@ -175,6 +198,33 @@ async def _check_no_ftl(port: BlockPort, zones: list[Zone], base_name: str) -> N
             f"base bdev {base_name} holds an FTL already, {name!r} with uuid {there}: give -u {there} to load it, or "
             "--force to erase it and create a new one"
         )
+
+
+async def _check_cache_is_nobodys(
+    reactor: ReactorLoop, device: _shim.BlockDevice, name: str, loads: UUID | None
+) -> None:
+    port = BlockPort(reactor, device, name=name)
+    try:
+        owner = await owner_of(port)
+    finally:
+        await port.close()
+    if owner is None:
+        await _check_nobodys(reactor, device, [], f"cache bdev {name}")
+    elif owner != loads:
+        raise ExistsError(
+            f"cache bdev {name} holds the nv cache of FTL {owner}: load that with -u {owner} -c {name}, give another "
+            "bdev, or --force to erase it"
+        )
+
+
+async def _check_nobodys(reactor: ReactorLoop, device: _shim.BlockDevice, zones: list[Zone], what: str) -> None:
+    port = BlockPort(reactor, device, name=what)
+    try:
+        found = await find_foreign(port, zones)
+    finally:
+        await port.close()
+    if found is not None:
+        raise ExistsError(f"{what} holds {found}: use another bdev, or give --force to erase it")
 
 
 def optimal_open_zones(base: Bdev, params: dict[str, Any]) -> int:

@@ -11,7 +11,6 @@ from datetime import datetime, timezone
 from typing import Any, Final
 from uuid import UUID, uuid4
 
-from .. import _shim
 from ..conf import FtlConf, given_settings
 from ..errors import BusyError, FlushDoubtError, FtlError, MediaError, ParameterError, TargetError
 from ..ftl import creation, loading
@@ -25,8 +24,9 @@ from ..runtime.steps import Steps
 from ..runtime.tasks import end_tasks, to_its_end
 from ..spdk.attach import Attachment, attach, detach
 from ..spdk.rpc import TargetRpc, is_gone
+from ..spdk.space import why_out_of_space
 from .base import PASSING, BaseLink, DaemonIdentity, DeferredError
-from .checks import check_media, check_name, optimal_open_zones, split_address
+from .checks import Media, check_media, check_name, optimal_open_zones, split_address
 from .front import Export, Front
 
 HALT_STALL_S: Final = 15.0
@@ -37,10 +37,13 @@ FLUSHES_FAIL_S: Final = BUSY_PATIENCE_S
 """A base of which each flush fails is loaded anew, more and more slowly, for so long. Then the device has failed."""
 PROBE_TIMEOUT_S: Final = 3.0
 SWEEP_S: Final = 1.0
+SPACE_POLL_S: Final = 1.0
 ALARM_POLL_S: Final = 0.5
 """How soon it is noticed that a Flush has failed as it had to."""
 _PROGRESS: Final = ("media_written_blocks", "reloc_read_blocks", "base_flushes", "zone_resets")
 """Counters of the core of which one moves as long as the base answers, until its checkpoint is written."""
+_REFUSALS: Final = ("write_errors", "busy_answers")
+"""Counters of the core that grow with what the base does not take."""
 _ANY_ADDRESS: Final = {"0.0.0.0": "127.0.0.1", "::": "::1"}
 
 log = logging.getLogger(__name__)
@@ -125,6 +128,12 @@ class ManagedDevice:
             raise ParameterError("without_cache gives the nv cache up: leave the cache bdev out")
         if params.get("without_cache") and not self.loads:
             raise ParameterError("without_cache is for loading an FTL that has an nv cache: give its uuid")
+        self.no_data: bool = bool(params.get("no_data"))
+        """What is written to it is kept by nobody: it is never loaded."""
+        if self.no_data and self.loads:
+            raise ParameterError("no_data makes a new FTL, which can't be loaded again: leave the uuid out")
+        if self.no_data and params.get("cache"):
+            raise ParameterError("no_data keeps nothing, so it needs no nv cache: leave the cache bdev out")
         self.listen = split_address(params.get("listen_address") or identity.listen)
         if export is not None:
             self.listen = export.traddr, export.trsvcid
@@ -146,6 +155,8 @@ class ManagedDevice:
         self._step_told = ""
         self._waits_for = ""
         self._failed_flushes = FailedFlushes()
+        self._no_space: str | None = None
+        """Why the base has no room, as the target says."""
         self._rpc = TargetRpc(self.target)
         self._link = BaseLink(self._rpc, params, self.uuid, identity)
         self._front = Front(self.name, self.uuid)
@@ -232,7 +243,7 @@ class ManagedDevice:
         await check_name(self._rpc, self.name, self.uuid)
         await self._link.claim(again=self._inherited)
         await self._front.start()
-        media = await self._link.connect(self._front.reactor)
+        media = await self._connect()
         base = self._link.bdev
         assert base is not None
         self.cache_kind = await check_media(
@@ -246,7 +257,9 @@ class ManagedDevice:
         )
         await self._front.listen(self.listen, port_before)
         self.ftl = ftl = await (self._load(media) if self.loads else self._make(media))
-        self.loads = True
+        self.loads = not self.no_data
+        if self.no_data:
+            log.warning("%s: with no_data nothing that is written is kept or verified; for benchmarks only", self)
         self.conf = ftl.conf
         self._front.open(ftl.core, max_io_qpairs=self.conf.max_io_channels, hosts=self.hosts)
         self._export_before = self.export
@@ -255,17 +268,22 @@ class ManagedDevice:
         elif not self.params["no_attach"]:
             await self._attach()
 
-    async def _load(self, media: _shim.BlockDevice) -> FtlDevice:
+    async def _connect(self) -> Media:
+        base = await self._link.connect(self._front.reactor)
+        assert self._link.raw is not None
+        return Media(base, self._link.raw, await self._link.connect_cache(self._front.reactor))
+
+    async def _load(self, media: Media) -> FtlDevice:
         try:
             return await loading.load(
                 self._front.reactor,
-                media,
+                media.base,
                 name=self.name,
                 uuid=self.uuid,
                 settings=self.settings,
                 num_punits=self.params.get("num_punits"),
                 buffer_dir=self._identity.buffer_dir,
-                cache=await self._link.connect_cache(self._front.reactor),
+                cache=media.cache,
                 without_cache=bool(self.params.get("without_cache")),
                 progress=self._report,
                 on_lossy=self._alarm,
@@ -276,19 +294,22 @@ class ManagedDevice:
                 raise DeferredError(f"cache bdev {self.params['cache']} does not exist: {error.message}") from error
             raise
 
-    async def _make(self, media: _shim.BlockDevice) -> FtlDevice:
+    async def _make(self, media: Media) -> FtlDevice:
         assert self._link.bdev is not None
         return await creation.create(
             self._front.reactor,
-            media,
+            media.base,
             name=self.name,
             conf=self.conf,
             uuid=self.uuid,
             num_punits=self.params.get("num_punits"),
             optimal_open_zones=optimal_open_zones(self._link.bdev, self.params),
             buffer_dir=self._identity.buffer_dir,
-            cache=await self._link.connect_cache(self._front.reactor),
+            cache=media.cache,
             progress=self._report,
+            base_name=self._link.base_name,
+            cache_name=str(self.params.get("cache") or ""),
+            no_data=self.no_data,
         )
 
     def _alarm(self) -> None:
@@ -335,6 +356,10 @@ class ManagedDevice:
     async def _live(self) -> None:
         try:
             while await self._until_lost():
+                if self.no_data:
+                    lost = "with no_data nothing of it is kept, so the FTL can't come back: delete it, and make it anew"
+                    await self._fail(f"{self.error}; {lost}")
+                    return
                 if not await self._wait_for_base():
                     return
         except Exception as error:
@@ -350,6 +375,8 @@ class ManagedDevice:
         failed = asyncio.ensure_future(ftl.failed.wait())
         attaching = asyncio.ensure_future(self._attach_again())
         alarming = asyncio.ensure_future(self._settle_alarms())
+        self._no_space = None
+        watching = asyncio.ensure_future(self._watch_space(ftl))
         try:
             await asyncio.wait({lost, failed}, return_when=asyncio.FIRST_COMPLETED)
             if lost.done():
@@ -363,8 +390,8 @@ class ManagedDevice:
                     return False
                 reason = self._link.lost_reason or failure.message
         finally:
-            await end_tasks((lost, failed, attaching, alarming))
-        self.error = f"base bdev {self._link.base_name}: {reason}"
+            await end_tasks((lost, failed, attaching, alarming, watching))
+        self.error = f"base bdev {self._link.base_name}: {'; '.join(filter(None, (reason, self._no_space)))}"
         return True
 
     async def _flush_failed(self, failure: BaseException, *, flushed: bool = False) -> bool:
@@ -393,6 +420,32 @@ class ManagedDevice:
             else:
                 self.error = None
                 self.changed()
+
+    async def _watch_space(self, ftl: FtlDevice) -> None:
+        """A base that is out of space answers with errors that do not say so. Told once, and when there is room."""
+        before = None
+        while True:
+            stats = ftl.core.stats()
+            refused = [stats.get(name, 0) for name in _REFUSALS]
+            if self._no_space is not None or refused not in (before, [0] * len(refused)):
+                with contextlib.suppress(FtlError, OSError):
+                    self._tell_space(await why_out_of_space(self._rpc, self._link.base_name))
+            before = refused
+            await asyncio.sleep(SPACE_POLL_S)
+
+    def _tell_space(self, reason: str | None) -> None:
+        if reason == self._no_space:
+            return
+        told, self._no_space = self._no_space, reason
+        base = f"base bdev {self._link.base_name}"
+        if reason is not None:
+            log.error("%s: %s is out of space: %s", self, base, reason)
+            self.error = f"{base} is out of space: {reason}"
+        else:
+            log.warning("%s: %s has room again", self, base)
+            if self.error == f"{base} is out of space: {told}":
+                self.error = None
+        self.changed()
 
     async def _settle_alarms(self) -> None:
         """The shim lets a Flush fail and tells nobody."""
@@ -439,8 +492,7 @@ class ManagedDevice:
 
     async def _return_to_base(self) -> None:
         await self._link.claim(again=True)
-        media = await self._link.connect(self._front.reactor)
-        self.ftl = await self._load(media)
+        self.ftl = await self._load(await self._connect())
         if (self.ftl.restored or {}).get("lossy"):
             # Queues that are there already know nothing of it.
             await self._front.disconnect_hosts()
@@ -591,6 +643,7 @@ class ManagedDevice:
             "target": self.target,
             "base_bdev": self.params["base_bdev"],
             "cache": self.params.get("cache"),
+            "no_data": self.no_data,
             "attached": self.attachment is not None,
             "error": self.error,
         }

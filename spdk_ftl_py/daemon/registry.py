@@ -79,6 +79,8 @@ class Registry:
             loads = record.get("loads") is True and record["state"] != DeviceState.DELETING.value
             if not (loads or deferred) or not self._resume(record, inherited=loads):
                 # As one that is being deleted: whoever reads the state file next is to undo it, and no more.
+                if (record.get("params") or {}).get("no_data"):
+                    log.warning("%s: was made with no_data, so it is gone", record["name"])
                 self._leave_behind(record)
         await asyncio.gather(*(self._undo_orphans(target) for target in {each["target"] for each in self._orphans}))
         self._save()
@@ -97,7 +99,7 @@ class Registry:
         kept = [device for device in self._devices.values() if _worth_keeping(device)]
         failures = await asyncio.gather(*(self._halt_one(device) for device in self._devices.values()))
         # Of one that was halted cleanly, no host is owed anything for what it has not flushed.
-        records = [*self._orphans, *(device.record() for device in kept)]
+        records = [*self._orphans, *(device.record() for device in kept if not _is_over(device))]
         self._devices = {}
         told = [failure for failure in failures if failure]
         try:
@@ -459,6 +461,11 @@ class Registry:
 
     def _records(self) -> list[dict[str, Any]]:
         return [device.record() for device in self._devices.values() if _worth_keeping(device)]
+
+
+def _is_over(device: ManagedDevice) -> bool:
+    """Halted, it is not there any more, nor anything of it."""
+    return device.no_data and device.state is DeviceState.DELETING and not device.left_behind
 
 
 def _worth_keeping(device: ManagedDevice) -> bool:

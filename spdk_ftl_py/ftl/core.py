@@ -23,6 +23,7 @@ def make_core(
     next_seq: int = 1,
     buffer: Path | None = None,
     buffer_blocks: int = 0,
+    no_data: bool = False,
 ) -> _shim.FtlCore:
     """An FtlCore for a conf and geometry. Raises ConfError where its pools can't be made, FtlError where the write
     buffer's file can't."""
@@ -46,6 +47,7 @@ def make_core(
             band_threshold=conf.band_thld,
             next_seq=next_seq,
             verify_reads=conf.verify_reads,
+            no_data=no_data,
         )
     except (ValueError, MemoryError) as error:
         raise ConfError(f"the FTL's data path can't be made: {error}") from error

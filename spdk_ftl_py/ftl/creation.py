@@ -9,6 +9,7 @@ from uuid import UUID, uuid4
 
 from .. import _shim
 from ..conf import FtlConf
+from ..errors import ParameterError
 from ..runtime.progress import Progress
 from ..runtime.reactor import ReactorLoop
 from .base import check_base
@@ -18,6 +19,7 @@ from .device import FtlDevice
 from .load.write_buffer_file import BufferFiles
 from .media.blockdev import BUSY_PATIENCE_S, ZONE_RESET, BlockPort
 from .media.geometry import BATCH_BLOCKS, BLOCK_BYTES, SUPERBLOCK_ZONES, Geometry, plan
+from .media.retention import require_retention
 from .media.superblock import SuperblockWriter
 from .media.zone import EMPTY, FULL, Zone
 
@@ -37,19 +39,26 @@ async def create(
     progress: Progress | None = None,
     buffer_dir: Path | None = None,
     cache: _shim.BlockDevice | None = None,
+    base_name: str = "",
+    cache_name: str = "",
+    no_data: bool = False,
 ) -> FtlDevice:
     """Makes a new, empty FTL on a zoned device; everything on it, and on the nv cache, is erased. Without a uuid it
     gets a new one. buffer_dir: where its write buffer outlives the process; None: it does not. cache: a
-    conventional device that becomes its nv cache.
+    conventional device that becomes its nv cache. base_name, cache_name: of their bdevs, for messages. no_data: for
+    benchmarks on a device that need not keep anything; the FTL can't be loaded again, and takes no cache.
 
     Raises ConfError, ParameterError or GeometryError before anything is erased where the device or conf can't do,
-    and MediaError where the device fails; then nothing is left behind but erased zones.
+    DataNotKeptError where base or cache don't keep data, and MediaError where the device fails; then nothing is left
+    behind but erased zones.
     """
     conf.check()
     check_base(name, base, conf)
+    if no_data and cache is not None:
+        raise ParameterError(f"{name}: no_data keeps nothing, so it needs no nv cache: leave the cache bdev out")
     report = progress or (lambda step, part: None)
     port = BlockPort(reactor, base, name=name, patience_s=CREATION_PATIENCE_S)
-    keeper = CacheKeeper(reactor, cache, name=name, patience_s=CREATION_PATIENCE_S)
+    keeper = CacheKeeper(reactor, cache, name=name, bdev_name=cache_name, patience_s=CREATION_PATIENCE_S)
     try:
         zones = await port.zones(lambda part: report("zone report", part))
         batch_blocks = min(BATCH_BLOCKS, base.max_append_blocks) if conf.use_append else BATCH_BLOCKS
@@ -67,9 +76,10 @@ async def create(
         keeper.check(geometry)
         uuid = uuid or uuid4()
         # All that can be refused is, before anything is erased.
-        files = None if buffer_dir is None else BufferFiles.acquire(buffer_dir, uuid)
+        files = None if buffer_dir is None or no_data else BufferFiles.acquire(buffer_dir, uuid)
         try:
-            core = make_core(reactor, base, uuid, conf, geometry, buffer=files.path(1) if files else None)
+            buffer = files.path(1) if files else None
+            core = make_core(reactor, base, uuid, conf, geometry, buffer=buffer, no_data=no_data)
         except BaseException:
             if files is not None:
                 files.release()
@@ -77,6 +87,8 @@ async def create(
         try:
             await _erase(port, zones, geometry, lambda part: report("zone reset", part))
             await _forget_older_superblocks(port, zones)
+            if not no_data:
+                await _require_retention(port, zones, base_name or f"of {name}")
             superblock = SuperblockWriter(port, geometry, uuid)
             await keeper.make(uuid, report)
             device = FtlDevice(
@@ -90,6 +102,7 @@ async def create(
                 superblock=superblock,
                 buffer_files=files,
                 cache=keeper,
+                no_data=no_data,
             )
             await keeper.start(core, uuid, conf.nv_cache)
             await device.write_superblock(clean=False)
@@ -130,3 +143,11 @@ async def _forget_older_superblocks(port: BlockPort, zones: list[Zone]) -> None:
         if zones[index].state == FULL:
             await port.write(zones[index].start, bytes(BLOCK_BYTES), fua=True)
             await port.zone_action(ZONE_RESET, zones[index].start)
+
+
+async def _require_retention(port: BlockPort, zones: list[Zone], base: str) -> None:
+    """In the first superblock zone, which is empty by now, and is so again afterwards."""
+    start = zones[SUPERBLOCK_ZONES[0]].start
+    remedy = "use another bdev; or, for a benchmark, give --no-data"
+    await require_retention(port, start, what=f"base bdev {base}", remedy=remedy)
+    await port.zone_action(ZONE_RESET, start)

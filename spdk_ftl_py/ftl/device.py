@@ -71,10 +71,13 @@ class FtlDevice:
         buffer_blocks: int = 0,
         cache: CacheKeeper,
         lost_before: int = 0,
+        no_data: bool = False,
     ) -> None:
         """buffer_blocks: of the core, where it has more than conf and geometry say. lost_before: blocks that a load
-        found lost."""
+        found lost. no_data: of the core; nothing of the device is kept, so nothing is written that says there is one.
+        """
         self.core = core
+        self.no_data = no_data
         self.name = name
         self.uuid = uuid
         self.conf = conf
@@ -156,8 +159,8 @@ class FtlDevice:
         )
 
     async def halt(self) -> None:
-        """Everything accepted goes to media, then the superblock says clean. End the export first: new I/O only
-        prolongs it.
+        """Everything accepted goes to media, then the superblock says clean. Writes that come meanwhile are refused
+        with Namespace Not Ready.
 
         The device is halted and everything let go of however it ends. Raises BusyError on every call but the first, and
         FtlError where what was accepted could not be made durable; a device that failed before has said so before.
@@ -168,6 +171,7 @@ class FtlDevice:
         self.zone_watch.stop()
         try:
             if before is not DeviceState.FAILED:
+                self.core.refuse_writes()
                 await self._drain()
                 await self._stop_mending()
                 await self.cache.settled()
@@ -227,6 +231,8 @@ class FtlDevice:
         self._manager.stop()
         await self._close_core()
         await self.cache.finish()
+        if self.no_data:
+            return
         content = self._superblock_content()
         place = await checkpoint.write(
             self._port,
@@ -459,8 +465,10 @@ class FtlDevice:
     # --- what others want to know
 
     async def write_superblock(self, *, clean: bool) -> None:
-        """As it is now; clean: nothing is written after it. A flush that fails and leaves in doubt what it has cost
-        ends the device: the core may count on that."""
+        """As it is now; clean: nothing is written after it. None of a device with no_data. A flush that fails and
+        leaves in doubt what it has cost ends the device: the core may count on that."""
+        if self.no_data:
+            return
         try:
             async with self._superblock_turn:
                 await self._superblock.write(self._superblock_content(), clean=clean)
@@ -518,6 +526,7 @@ class FtlDevice:
         state = {
             "state": self.state.value,
             "failure": self.failure.message if self.failure else None,
+            "no_data": self.no_data,
             "restored": self.restored,
             "cache_device": self.cache.describe(),
         }

@@ -14,6 +14,7 @@ from .media.layout import FORMAT_VERSION
 READ_CRC_BYTES: Final = 2
 
 DESCRIPTIONS: Final = {
+    "no_data": "For benchmarks: nothing that is written is kept or verified, and the FTL can't be loaded again",
     "restored": "What the load found; null for a device that was just created",
     "cache_device": "The nv cache; null without one",
 }

@@ -10,7 +10,7 @@ from uuid import UUID, uuid5
 from ..errors import TargetError
 from ..runtime.steps import Steps
 from .bdevs import Bdev, find_bdev
-from .rpc import TargetRpc
+from .rpc import METHOD_NOT_FOUND, TargetRpc
 
 # The target keeps the bdev while the daemon is away: I/O waits so long for it, then fails until it is back.
 CONTROLLER_LOSS_TIMEOUT_S: Final = -1
@@ -19,6 +19,7 @@ FAST_IO_FAIL_TIMEOUT_S: Final = 120
 
 ATTACH_TIMEOUT_S: Final = 60.0
 _NSID: Final = 1
+_STAND_IN_BYTES: Final = 4096
 _NGUID_NAMESPACE: Final = UUID("5b1d5a3e-3f0d-5c1a-9c0e-6d5c0f1a7b42")
 
 
@@ -57,7 +58,10 @@ async def attach(
         "subnqn": subnqn,
     }
     if not await _stands(rpc, controller, path, nvme_bdev):
-        await detach(rpc, name=name, device=device)
+        # A passthru bdev whose base is gone comes back with it, under the same name and uuid.
+        if await attached_as(rpc, name=name, device=device):
+            await _undo(rpc, "bdev_passthru_delete", name)
+        await _undo(rpc, "bdev_nvme_detach_controller", controller)
         bdevs = await steps.run(
             f"attach controller {controller}",
             rpc.call(
@@ -82,19 +86,31 @@ async def attach(
             )
     else:
         steps.on_undo(f"attach controller {controller}", lambda: _undo(rpc, "bdev_nvme_detach_controller", controller))
-    delete_passthru = lambda: _undo(rpc, "bdev_passthru_delete", name, only_on=nvme_bdev)  # noqa: E731
+    delete_passthru = lambda: _delete_passthru(rpc, name, nvme_bdev)  # noqa: E731
     if await attached_as(rpc, name=name, device=device):
         steps.on_undo(f"create passthru bdev {name}", delete_passthru)
     else:
-        await steps.run(
-            f"create passthru bdev {name}",
-            rpc.call("bdev_passthru_create", {"base_bdev_name": nvme_bdev, "name": name, "uuid": str(device)}),
-            delete_passthru,
-        )
+        await steps.run(f"create passthru bdev {name}", _create_passthru(rpc, name, nvme_bdev, device), delete_passthru)
     # Creating a passthru bdev is deferred, successfully, when its base is gone.
     if await find_bdev(rpc, name) is None:
         raise TargetError(f"SPDK target at {rpc.address} did not create bdev {name}: its bdev {nvme_bdev} is gone")
     return Attachment(controller, nvme_bdev, name)
+
+
+async def _create_passthru(rpc: TargetRpc, name: str, nvme_bdev: str, device: UUID) -> None:
+    try:
+        await rpc.call("bdev_passthru_create", {"base_bdev_name": nvme_bdev, "name": name, "uuid": str(device)})
+    except TargetError as error:
+        taken = error.rpc_code == -errno.EEXIST
+        if not taken or await find_bdev(rpc, name) is not None or await find_bdev(rpc, str(device)) is not None:
+            raise
+        raise TargetError(
+            f"name {name}: the SPDK target at {rpc.address} keeps it for somebody else's passthru bdev, whose base is "
+            "not there now: choose another name; or make a bdev of that base's name (bdev_null_create will do): "
+            f"{name} appears on it, and bdev_passthru_delete {name} makes the name free",
+            rpc_code=error.rpc_code,
+            errno=errno.EEXIST,
+        ) from error
 
 
 async def _stands(rpc: TargetRpc, controller: str, path: dict[str, str], nvme_bdev: str) -> bool:
@@ -117,13 +133,37 @@ async def attached_as(rpc: TargetRpc, *, name: str, device: UUID) -> bool:
 async def detach(rpc: TargetRpc, *, name: str, device: UUID) -> None:
     """Takes back what attach() did for a daemon that is gone; no error where there is nothing."""
     controller = controller_name(name, device)
-    await _undo(rpc, "bdev_passthru_delete", name, only_on=f"{controller}n{_NSID}")
+    await _delete_passthru(rpc, name, f"{controller}n{_NSID}")
     await _undo(rpc, "bdev_nvme_detach_controller", controller)
 
 
-async def _undo(rpc: TargetRpc, method: str, name: str, *, only_on: str | None = None) -> None:
-    if only_on is not None and _passthru_base(await find_bdev(rpc, name)) != only_on:
-        return
+async def _delete_passthru(rpc: TargetRpc, name: str, nvme_bdev: str) -> None:
+    """Also where its base has been taken away: SPDK then has no such bdev to delete, but still keeps its name for when
+    the base comes again."""
+    base = _passthru_base(await find_bdev(rpc, name))
+    if base == nvme_bdev:
+        await _undo(rpc, "bdev_passthru_delete", name)
+    elif base is None and await find_bdev(rpc, name) is None and await find_bdev(rpc, nvme_bdev) is None:
+        await _free_name(rpc, name, nvme_bdev)
+
+
+async def _free_name(rpc: TargetRpc, name: str, nvme_bdev: str) -> None:
+    """Nothing tells whether the target keeps the name. With a stand-in for its base it appears if so, and can be
+    deleted."""
+    try:
+        await rpc.call("bdev_null_create", {"name": nvme_bdev, "num_blocks": 1, "block_size": _STAND_IN_BYTES})
+    except TargetError as error:
+        if error.rpc_code == METHOD_NOT_FOUND:
+            return
+        raise
+    try:
+        if _passthru_base(await find_bdev(rpc, name)) == nvme_bdev:
+            await _undo(rpc, "bdev_passthru_delete", name)
+    finally:
+        await _undo(rpc, "bdev_null_delete", nvme_bdev)
+
+
+async def _undo(rpc: TargetRpc, method: str, name: str) -> None:
     try:
         await rpc.call(method, {"name": name}, timeout_s=ATTACH_TIMEOUT_S)
     except TargetError as error:

@@ -9,7 +9,7 @@ from typing import Final
 import numpy as np
 
 from .. import _shim
-from ..nvme.wire import status_text
+from ..nvme.wire import Status, status_text
 from ..runtime.reactor import ReactorLoop
 from .content import Blocks, Content
 from .fault import UNRECOVERED_READ
@@ -60,6 +60,8 @@ class Workload:
         self.flushes_may_fail = False
         """Flushes, FUA writes, and with an nv cache trims: of a drive that can't flush for once. What they would have
         made durable is not."""
+        self.halting = False
+        """What the device refuses with Namespace Not Ready is no failure, but the end of the traffic."""
         self.failed = False
         """An I/O was answered with an error; what that means depends on what was done to the device."""
         self.failure = ""
@@ -71,6 +73,7 @@ class Workload:
         self._io_blocks_max = device.max_io_blocks
         self._outstanding: dict[int, _Outstanding] = {}
         self._stopped = False
+        self._refused = False
         self._quiet_steps = 0
         self._cursor = 0
         self._mix = MIXES[0]
@@ -90,7 +93,7 @@ class Workload:
     def pump(self) -> None:
         """Called once for each step of the reactor: submits what the mix says, and watches that answers come."""
         self._quiet_steps += 1
-        if self._stopped or self.failed:
+        if self._stopped or self.failed or self._refused:
             return
         if self._quiet_steps > WEDGED_STEPS:
             self._wedged()
@@ -181,6 +184,9 @@ class Workload:
         self._quiet_steps = 0
         self.io_count += 1
         if status:
+            if self.halting and status == Status.NAMESPACE_NOT_READY:
+                self._refused = True
+                return
             if self.flushes_may_fail and self._flushes(io):
                 return
             if io.data is not None and status == UNRECOVERED_READ and self._model.may_fail(io.lba, io.floors):

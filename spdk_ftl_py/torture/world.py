@@ -58,6 +58,8 @@ for the base in real time."""
 IDLE_STEPS_MAX: Final = 4000
 CLEAN_HALTS: Final = 0.12
 """Part of the lives that end in a halt without a crash."""
+HALTS_UNDER_TRAFFIC: Final = 0.06
+"""Part of the lives that end in one of these while the host goes on writing."""
 FAULTS_PER_WORLD: Final = 6
 FAULTY_LIVES: Final = 0.5
 BUSY_LOADS: Final = 0.2
@@ -251,9 +253,10 @@ class World:
     async def _life(self, crashes: int) -> None:
         """Ends with the device crashed or halted, and the media on."""
         rng = self._rng
-        if rng.random() < CLEAN_HALTS:
+        end = rng.random()
+        if end < CLEAN_HALTS:
             await self._traffic_until(self._operations_from_now(random_operations(rng, 600)))
-            await self._halt_cleanly()
+            await self._halt_cleanly(traffic=end < HALTS_UNDER_TRAFFIC)
             return
         crash = choose(rng, every=self._every)
         if crash.where is Where.HALT:
@@ -520,8 +523,9 @@ class World:
         if self._device.lost_blocks > len(self._rotten):
             self._violated(Violation("damaged", -1, f"{self._device.lost_blocks} blocks lost on media without faults"))
 
-    async def _halt_cleanly(self) -> None:
-        await self._answered()
+    async def _halt_cleanly(self, *, traffic: bool) -> None:
+        if not traffic:
+            await self._answered()
         self._check_zones()
         if not self._living():
             return
@@ -529,7 +533,7 @@ class World:
             await self._crash(Crash(Kind.DAEMON, Where.HALT, 0, 0))
             return
         try:
-            await self._device.halt()
+            await (self._halt_under_traffic() if traffic else self._device.halt())
         except FtlError as error:
             if self._halt_may_fail(error):
                 await self._crash(Crash(Kind.DAEMON, Where.HALT, 0, 0))
@@ -546,6 +550,21 @@ class World:
             self._cut_power(self._rng.getrandbits(63))
             for media in self._drives():
                 media.power_on()
+
+    async def _halt_under_traffic(self) -> None:
+        """What is acknowledged until the device has ended counts, however late. Raises what halt() raises."""
+        self._workload.halting = True
+        halt = asyncio.ensure_future(self._device.halt())
+        for _ in range(WEDGED_STEPS):
+            if halt.done():
+                break
+            self._workload.pump()
+            await self._step()
+        else:
+            self._violated(Violation("wedged", -1, "the halt under traffic does not end"))
+            halt.cancel()
+        await halt
+        await self._answered()
 
     def _halt_may_fail(self, error: FtlError) -> bool:
         """Then what was accepted is in the write buffer's file, as behind a crash of the daemon."""

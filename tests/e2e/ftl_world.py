@@ -62,6 +62,14 @@ class FtlWorld:
             assert time.monotonic() < deadline, f"{device}\n{self.daemon.log_tail()}"
             time.sleep(POLL_S)
 
+    def wait_for_end(self, name: str) -> dict[str, Any]:
+        """Of a device that fails by itself: what it says then."""
+        deadline = time.monotonic() + WAIT_S
+        while (device := self.devices()[name])["state"] != "failed":
+            assert time.monotonic() < deadline, f"{device}\n{self.daemon.log_tail()}"
+            time.sleep(POLL_S)
+        return device
+
     def wait_until_claimed(self, name: str) -> None:
         deadline = time.monotonic() + WAIT_S
         while not self.call("bdev_get_bdevs", name=name)[0]["claimed"]:

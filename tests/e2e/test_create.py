@@ -285,3 +285,33 @@ def test_the_command_line_shows_what_the_daemon_has(world: FtlWorld) -> None:
     assert "num_blocks" in cli("properties", "ftl0")
     assert json.loads(cli("status", "--json"))["devices"] == 1
     assert cli("delete", "-b", "ftl0").strip() == "true"
+
+
+def controller_of(world: FtlWorld, name: str) -> str:
+    """The controller under the FTL's bdev in the target."""
+    (controller,) = (each["name"] for each in world.call("bdev_nvme_get_controllers") if each["name"].startswith(name))
+    return str(controller)
+
+
+def test_a_name_whose_controller_was_detached_by_hand_is_free_after_the_delete(world: FtlWorld) -> None:
+    before = world.snapshot()
+    create(world, "-d", "Nvme0n1")
+    world.call("bdev_nvme_detach_controller", name=controller_of(world, "ftl0"))
+    assert "ftl0" not in {bdev["name"] for bdev in world.call("bdev_get_bdevs")}
+    assert world.rpc("bdev_ftl_delete", "-b", "ftl0") is True
+    assert world.snapshot() == before
+    create(world, "-d", "Nvme0n1", "--force")
+    assert world.call("bdev_get_bdevs", name="ftl0")[0]["product_name"] == "passthru"
+
+
+def test_a_name_that_waits_for_a_strangers_base_is_refused_and_the_remedy_works(world: FtlWorld) -> None:
+    world.call("bdev_passthru_create", base_bdev_name="Later", name="ftl0")
+    before = world.snapshot()
+    error = world.rpc.fails("bdev_ftl_create", "-b", "ftl0", "-d", "Nvme0n1")
+    assert error["code"] == -17
+    assert "keeps it for somebody else's passthru bdev" in error["message"]
+    assert world.snapshot() == before
+    world.call("bdev_null_create", name="Later", num_blocks=1, block_size=4096)
+    world.call("bdev_passthru_delete", name="ftl0")
+    world.call("bdev_null_delete", name="Later")
+    create(world, "-d", "Nvme0n1", "--force")

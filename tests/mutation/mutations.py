@@ -44,6 +44,7 @@ HANDOVERS: tuple[Edit, ...] = (
 thousand."""
 
 MUTATIONS = (
+    Mutation("halt_accepts_writes", "a halt goes on accepting writes behind its drain"),
     Mutation("reset_without_flush", "a band is reset while copies of its blocks are in the base's volatile cache"),
     Mutation("fua_ignored", "an FUA write is answered when it is in the write buffer"),
     Mutation("flush_without_base_flush", "a flush does not flush the base"),

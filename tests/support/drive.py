@@ -83,6 +83,28 @@ async def write_and_verify(
         await reactor.stop()
 
 
+async def write_at_random(traddr: str, port: int | str, nqn: str, *, times: int, seed: int = 1) -> None:
+    """Writes namespace 1 in sequence, then single blocks at random, so many times its blocks; nothing is read back."""
+    reactor = ReactorLoop("drive")
+    await reactor.start()
+    try:
+        controller = await Controller.connect(traddr, port, nqn, hostnqn=HOST_NQN)
+        try:
+            namespace = (await controller.namespaces())[0]
+            qpair = await controller.create_io_qpair(reactor, namespace)
+            count = namespace.block_count
+            generator = _shim.LoadGenerator(reactor.shim, qpair, lba_count=count, seed=seed)
+            try:
+                await run_load(reactor, generator, "write", pattern="sequential", io_blocks=16, total_blocks=count)
+                await run_load(reactor, generator, "write", pattern="random", io_blocks=1, total_blocks=times * count)
+            finally:
+                generator.close()
+        finally:
+            await controller.close()
+    finally:
+        await reactor.stop()
+
+
 async def flushed(reactor: ReactorLoop, device: _shim.BlockDevice) -> None:
     """Returns when what was written to the device is durable."""
     port = BlockPort(reactor, device, name="drive")

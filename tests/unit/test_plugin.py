@@ -187,6 +187,7 @@ async def test_create_sends_what_was_given_and_prints_name_and_uuid(tmp_path: Pa
                 "allow_open_bands": True,
                 "force": False,
                 "without_cache": False,
+                "no_data": False,
                 "use_append": True,
                 "overprovisioning": 30,
                 "num_punits": 4,

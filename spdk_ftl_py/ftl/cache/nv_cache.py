@@ -326,6 +326,14 @@ class _Later:
         return self._wanted.setdefault(int(self._places[index]), np.zeros(BLOCK_BYTES, np.uint8))
 
 
+async def owner_of(port: BlockPort) -> UUID | None:
+    """The FTL whose nv cache is on the device, in use or not; None where there is none. Headers that can't be read
+    count as none. Raises UnsupportedError for another format version, and MediaError where the device is gone."""
+    rows, _ = await port.read_what_can_be(0, HEADER_BLOCKS)
+    headers = [CacheHeader.parse(row[:BLOCK_BYTES]) for row in rows]
+    return next((header.uuid for header in headers if header is not None), None)
+
+
 async def _newest_header(port: BlockPort) -> CacheHeader | None:
     rows = await port.read(0, HEADER_BLOCKS)
     headers = [CacheHeader.parse(row[:BLOCK_BYTES]) for row in rows]

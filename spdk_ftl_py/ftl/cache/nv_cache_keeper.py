@@ -20,6 +20,7 @@ from ...runtime.tasks import end_tasks
 from ..load.held import HeldSource, HeldWrites
 from ..media.blockdev import BUSY_PATIENCE_S, BlockPort
 from ..media.geometry import Geometry
+from ..media.retention import require_retention
 from ..media.superblock import Superblock
 from .nv_cache import NvCache, check_cache
 
@@ -59,14 +60,16 @@ class CacheKeeper:
         device: _shim.BlockDevice | None,
         *,
         name: str,
+        bdev_name: str = "",
         patience_s: float = BUSY_PATIENCE_S,
     ) -> None:
-        """patience_s: with a device that is busy, until wait_longer()."""
+        """bdev_name: for messages. patience_s: with a device that is busy, until wait_longer()."""
         self.state = CacheState.ABSENT
         self.failure: str | None = None
         self.recovering = False
         """The load reads what it holds: nothing that was acknowledged is missing."""
         self._name = name
+        self._bdev_told = f"cache bdev {bdev_name}" if bdev_name else f"cache bdev of {name}"
         self._device = device
         port_name = f"nv cache of {name}"
         self._port = None if device is None else BlockPort(reactor, device, name=port_name, patience_s=patience_s)
@@ -107,8 +110,9 @@ class CacheKeeper:
     # --- how it begins
 
     async def make(self, uuid: UUID, progress: Progress | None = None) -> None:
-        """A new, scrubbed cache. Raises MediaError."""
+        """A new, scrubbed cache. Raises DataNotKeptError and MediaError."""
         if self._port is not None:
+            await require_retention(self._port, 0, what=self._bdev_told, remedy="use another bdev, or none")
             self._cache = await NvCache.create(self._port, uuid, progress)
             self._told = self._cache.to_dict()
 

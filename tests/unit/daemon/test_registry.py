@@ -769,3 +769,33 @@ async def test_a_write_buffer_that_another_process_uses_is_not_unneeded(here: Wo
     assert len((await daemon.call("ftl_get_daemon"))["unneeded_buffers"]) == 1
     await daemon.call("ftl_remove_buffers")
     await daemon.halt()
+
+
+async def test_a_thin_base_without_room_is_told_and_so_is_that_there_is_room_again(
+    monkeypatch: pytest.MonkeyPatch, here: World
+) -> None:
+    """The target answers its writes with Internal Error."""
+    monkeypatch.setattr("spdk_ftl_py.daemon.device.SPACE_POLL_S", 0.01)
+    daemon = await here.start()
+    await create(here, daemon)
+    bdev = (await here.rpc("bdev_get_bdevs", name="Nvme0n1"))[0]
+    here.line.answers["bdev_get_bdevs"] = [
+        {**bdev, "driver_specific": {"lvol": {"thin_provision": True, "lvol_store_uuid": "U"}}}
+    ]
+    store = {"name": "lvs0", "free_clusters": 0}
+    here.line.answers["bdev_lvol_get_lvstores"] = [store]
+    assert (await daemon.device())["error"] is None
+    await here.rpc("ftltgt_inject_fault", name="Nvme0n1", op="write", status="internal_error", times=1)
+    device = daemon.registry._devices["ftl0"]
+    assert device.ftl is not None
+    port = BlockPort(device._front.reactor, device.ftl.core, name="host")
+    await port.write(0, bytes(4096))
+    await port.flush()
+    await until(lambda: device.error is not None)
+    told = "base bdev Nvme0n1 is out of space: lvol store lvs0 has no free cluster"
+    assert (await daemon.device())["error"].startswith(told)
+    store["free_clusters"] = 1
+    await until(lambda: device.error is None)
+    await port.close()
+    del here.line.answers["bdev_get_bdevs"]
+    await daemon.halt()

@@ -14,10 +14,15 @@ from spdk_ftl_py.ftl import loading
 from spdk_ftl_py.ftl.device import DeviceState
 from spdk_ftl_py.ftl.load import checkpoint
 from spdk_ftl_py.ftl.media.band import FREE
-from unit.ftl.ftl_rig import FtlRig
+from spdk_ftl_py.ftl.media.blockdev import BlockPort
+from spdk_ftl_py.nvme.wire import Status
+from spdk_ftl_py.runtime.reactor import ReactorLoop
+from unit.ftl.ftl_rig import FtlRig, ftl_rig
 
 INTERNAL_ERROR = 0x006
 INVALID_NAMESPACE = 0x00B
+WRITERS = 8
+L2P_TRIMMED = 2
 
 
 async def test_halting_ends_with_an_error_where_the_base_can_not_flush_any_more(rig: FtlRig) -> None:
@@ -88,3 +93,52 @@ async def test_a_reset_whose_failure_is_told_late_makes_no_checkpoint_stale(
     assert device.restored is not None
     assert (device.restored["clean"], device.restored["from_checkpoint"]) == (True, True)
     await device.halt()
+
+
+async def test_what_is_acknowledged_while_the_device_is_halted_is_there_after_the_load(rig: FtlRig) -> None:
+    acknowledged: dict[int, bytes] = {}
+    refused: set[int] = set()
+
+    async def write(first: int) -> None:
+        lba = first
+        while lba < rig.device.block_count:
+            data = lba.to_bytes(8, "little") * 512
+            try:
+                await rig.port.write(lba, data)
+            except MediaError as error:
+                refused.add(error.status)
+                return
+            acknowledged[lba] = data
+            lba += WRITERS
+
+    writers = [asyncio.ensure_future(write(first)) for first in range(WRITERS)]
+    await rig.until(lambda: len(acknowledged) > 50)
+    before = len(acknowledged)
+    await rig.device.halt()
+    await asyncio.gather(*writers)
+    assert refused == {Status.NAMESPACE_NOT_READY}
+    assert before <= len(acknowledged) < rig.device.block_count
+    device = await loading.load(rig.reactor, rig.media, name="ftl0", uuid=rig.device.uuid)
+    port = BlockPort(rig.reactor, device.core, name="again")
+    missing = [lba for lba, data in acknowledged.items() if (await port.read(lba, 1)).tobytes() != data]
+    await port.close()
+    await device.halt()
+    assert missing == []
+
+
+async def test_a_trim_that_was_half_marked_when_the_halt_began_is_whole_after_the_load(reactor: ReactorLoop) -> None:
+    """Marking it goes on: what is acknowledged behind the drain has to be durable, too."""
+    async with ftl_rig(reactor, zones=70, zone_size=1024, zone_capacity=1000) as rig:
+        last = rig.device.block_count - 1
+        for lba in (0, last):
+            await rig.port.write(lba, b"x" * 4096)
+        trim = asyncio.ensure_future(rig.port.deallocate(0, rig.device.block_count))
+        await rig.until(lambda: int(rig.device.core.l2p(0, 1)[0]) >> 62 == L2P_TRIMMED)
+        assert int(rig.device.core.l2p(last, 1)[0]) >> 62 != L2P_TRIMMED
+        await asyncio.gather(rig.device.halt(), trim)
+        device = await loading.load(reactor, rig.media, name="ftl0", uuid=rig.device.uuid)
+        port = BlockPort(reactor, device.core, name="again")
+        for lba in (0, last):
+            assert not (await port.read(lba, 1)).any()
+        await port.close()
+        await device.halt()

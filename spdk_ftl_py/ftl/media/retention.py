@@ -1,0 +1,43 @@
+"""Whether a device keeps what is written to it. bdev_null, and what stands on it, does not; an FTL on it would lose
+everything with the first relocation."""
+
+from __future__ import annotations
+
+import os
+from typing import Final
+
+from ...errors import UnsupportedError
+from .blockdev import BlockPort
+
+PROBE_BLOCKS: Final = 4
+"""More than one: a target may read into the very memory that the last write came from, and null bdevs leave that as it
+is."""
+
+
+class DataNotKeptError(UnsupportedError):
+    """The device answers writes with success, and reads back something else."""
+
+
+async def require_retention(port: BlockPort, first: int, *, what: str, remedy: str) -> None:
+    """Writes random blocks from block ``first`` on, which in a sequential zone is its write pointer, and reads them
+    back, the last one first. What stood there is gone, and what was written stays.
+
+    Raises DataNotKeptError, which says what it is and the remedy; and MediaError.
+    """
+    written = [os.urandom(port.block_bytes) for _ in range(PROBE_BLOCKS)]
+    for i, block in enumerate(written):
+        await port.write(first + i, block)
+    await port.flush()
+    for i in reversed(range(PROBE_BLOCKS)):
+        found = (await port.read(first + i, 1)).tobytes()
+        if found != written[i]:
+            raise DataNotKeptError(
+                f"{what} does not keep what is written to it: block {first + i} was written, without an error, and "
+                f"reads back as {_told(found)}: {remedy}"
+            )
+
+
+def _told(block: bytes) -> str:
+    if not any(block):
+        return "zeroes"
+    return f"something else ({block[:8].hex()}…)"
