@@ -92,6 +92,10 @@ class Model:
         """Whether a read may be answered with an error. floors: as check_read() takes them."""
         return any(self._excused(each, READ_ERROR, floor) for each, floor in enumerate(floors, lba))
 
+    def may_be_lost(self, lba: int) -> bool:
+        """Whether what is durable of an LBA may read as an error."""
+        return self._excused(lba, READ_ERROR, self._durable[lba])
+
     def _excused(self, lba: int, version: int, floor: int) -> bool:
         return version == READ_ERROR and floor <= self._rotten.get(lba, -1)
 

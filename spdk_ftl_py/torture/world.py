@@ -9,6 +9,7 @@ import dataclasses
 import errno
 import hashlib
 import random
+import re
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -73,6 +74,8 @@ CHECKED: Final = 0.25
 """Part of the lives behind which the checker reads the drive; with all that ended in a halt."""
 VIOLATIONS_MAX: Final = 16
 CACHE_LOST: Final = (CacheState.FAILING, CacheState.GIVEN_UP)
+LOST_LBAS: Final = re.compile(r"LBAs? (\d+)(?: to (\d+))? (?:is|are) lost")
+"""As the checker has it."""
 
 SUMMED_STATS: Final = (
     "user_written_blocks",
@@ -611,7 +614,10 @@ class World:
             self._violated(Violation("damaged", -1, f"the checker: {'; '.join(report.damage[:4])}"))
 
     def _explained(self, damage: str) -> bool:
-        """Whether it is about a block that has rotted."""
+        """Whether it is about a block that has rotted, or about LBAs that were lost to one."""
+        if (lost := LOST_LBAS.match(damage)) is not None:
+            first, last = int(lost[1]), int(lost[2] or lost[1])
+            return all(self._model.may_be_lost(lba) for lba in range(first, last + 1))
         return any(damage.startswith(f"block {address} ") for address in self._rotten)
 
     async def _load_again(self, crashes: int) -> bool:
