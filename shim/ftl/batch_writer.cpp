@@ -182,7 +182,7 @@ void BandWriter::came_back(ZoneWriter &zone) noexcept {
     if (!state_.came_back(zone.io)) {
         return;
     }
-    Zone &place = state_.zone(zone.band->band, zone.punit);
+    Zone &place = state_.change_zone(zone.band->band, zone.punit);
     Status status = zone.io.status;
     if (zone.state == ZoneState::finishing) {
         // Read-only and offline zones can't be finished, and don't count as active. One that can't for another reason
@@ -203,7 +203,7 @@ void BandWriter::came_back(ZoneWriter &zone) noexcept {
     }
     zone.done_blocks += zone.chunk_blocks;
     place.write_pointer += zone.chunk_blocks;
-    state_.bands[zone.band->band].written += zone.chunk_blocks;
+    state_.bands.change(zone.band->band).written += zone.chunk_blocks;
     state_.stats.media_written_blocks += zone.chunk_blocks;
     if (zone.done_blocks < zone.block_count) {
         issue_chunk(zone);
@@ -293,7 +293,7 @@ void BandWriter::landed(ZoneWriter &zone) noexcept {
             for (uint32_t i = 0; i < block.count; ++i) {
                 state_.records.landed(state_, zone.items[i], header);
             }
-            ++state_.bands[zone.band->band].record_headers;
+            ++state_.bands.change(zone.band->band).record_headers;
             ++state_.stats.media_trim_blocks;
             streams_[zone.source == Source::user_records ? kStreamUser : kStreamReloc].records_busy = false;
             break;
@@ -309,7 +309,7 @@ void BandWriter::fault(ZoneWriter &zone, Status status) noexcept {
     if (zone.state == ZoneState::batch) {
         requeue(zone);
     }
-    state_.zone(zone.band->band, zone.punit).faulted = true;
+    state_.change_zone(zone.band->band, zone.punit).faulted = true;
     state_.emit(EventKind::zone_fault, zone.band->band, zone.punit, status);
     finish(zone);
 }

@@ -65,7 +65,7 @@ bool Movers::start(uint32_t band) noexcept {
     mover->moved = 0;
     mover->lost = 0;
     mover->sweep_lba = 0;
-    state_.bands[band].state = BandState::moving;
+    state_.bands.change(band).state = BandState::moving;
     ++state_.active_moves;
     return true;
 }
@@ -140,7 +140,7 @@ uint32_t Movers::run(Mover &mover) noexcept {
 }
 
 void Movers::finish(Mover &mover) noexcept {
-    state_.bands[mover.band].state = state_.closed_state(mover.band);
+    state_.bands.change(mover.band).state = state_.closed_state(mover.band);
     mover.phase = Phase::free;
     --state_.active_moves;
     state_.emit(EventKind::move_done, mover.band, mover.moved, mover.lost);

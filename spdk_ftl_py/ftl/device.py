@@ -21,13 +21,13 @@ from . import properties
 from . import stats as stats_module
 from .cache.nv_cache_keeper import CacheKeeper
 from .core import write_buffer_blocks
-from .gc.manager import BandManager
+from .gc.manager import CHANGES_MAX, BandManager
 from .gc.spare_zones import SpareZones
 from .load import checkpoint
 from .load.write_buffer_file import BufferFiles
-from .media.band import FREE, MOVING, RETIRED, Band, Bands
+from .media.band import MOVING, Band, Bands
 from .media.blockdev import BlockPort
-from .media.geometry import SUPERBLOCK_ZONES, Geometry
+from .media.geometry import Geometry
 from .media.superblock import SuperblockWriter
 
 log = logging.getLogger(__name__)
@@ -108,6 +108,7 @@ class FtlDevice:
             self._bands,
             buffer_blocks=buffer_blocks or write_buffer_blocks(conf, geometry),
             on_stuck=self._out_of_space,
+            on_broken=self._mend,
             next_band_seq=next_band_seq,
         )
         self._failed_flushes = 0
@@ -123,9 +124,11 @@ class FtlDevice:
 
     # --- life cycle
 
-    def bands_loaded(self) -> None:
+    async def bands_loaded(self) -> None:
         """The core has been told of all bands, and nothing is served yet."""
-        self._bands.refresh(self.core.bands())
+        for _ in range(0, len(self._bands), CHANGES_MAX):
+            self._manager.take_account()
+            await asyncio.sleep(0)
         self._bands.retire_empty()
 
     def start(self) -> None:
@@ -217,11 +220,11 @@ class FtlDevice:
         content = self._superblock_content()
         place = await checkpoint.write(
             self._port,
-            dataclasses.replace(self.geometry, bands=tuple(tuple(band.zones) for band in self._bands)),
+            dataclasses.replace(self.geometry, bands=self._bands.zones()),
             self.uuid,
             self._superblock.generation + 1,
             self.core,
-            refused=[band.index for band in self._bands if band.bad_punits],
+            refused=self._bands.broken_numbers(),
             progress=self._checkpoint_told,
         )
         await self._superblock.write(content if place is None else {**content, "checkpoint": place}, clean=True)
@@ -306,8 +309,7 @@ class FtlDevice:
             return
         elif kind == _shim.EV_OVERFLOW:
             self._overflowed()
-        self._manager.pump()
-        self._mend()
+        self._manager.wake()
 
     def _overflowed(self) -> None:
         """Asks for what events that were dropped may have told."""
@@ -359,8 +361,7 @@ class FtlDevice:
         if status == 0:
             self._failed_flushes = 0
             return True
-        self._bands.refresh(self.core.bands())
-        if punit in self._bands[index].bad_punits:
+        if punit < self.geometry.punits:
             self._zone_fault(index, punit, status)
             return True
         # No zone failed: the flush before the reset did. The band is as it was, and is reset again.
@@ -382,7 +383,7 @@ class FtlDevice:
         core: events may still come then, but nothing follows the clean superblock."""
         if self._mending is not None or self._manager.stopped:
             return
-        broken = [band for band in self._bands if band.state == FREE and band.bad_punits]
+        broken = self._bands.to_mend()
         if broken and self.state in (DeviceState.RUNNING, DeviceState.HALTING):
             self._mending = asyncio.get_running_loop().create_task(self._mend_bands(broken), name=f"{self.name} mend")
 
@@ -393,18 +394,16 @@ class FtlDevice:
                 for punit in sorted(band.bad_punits):
                     tell_core = functools.partial(self.core.replace_zone, band.index, punit)
                     await self._spares.replace(band, punit, tell_core)
+                self._bands.rezone(band)
             await self.write_superblock(clean=False)
         except FtlError as error:
             self._fail_with_core(error)
             return
         for band in broken:
-            band.bad_punits.clear()
-            if band.capacity == 0:
-                band.state = RETIRED
+            self._bands.mended(band)
         self._mending = None
-        self._manager.pump()
         # Others may have become free, or have failed once more, meanwhile.
-        self._mend()
+        self._manager.pump()
 
     async def _stop_mending(self) -> None:
         while self._mending is not None and not self._mending.done():
@@ -418,12 +417,9 @@ class FtlDevice:
             await self._superblock.write(self._superblock_content(), clean=clean)
 
     def _superblock_content(self) -> dict[str, Any]:
-        nominal = range(len(SUPERBLOCK_ZONES), len(SUPERBLOCK_ZONES) + self.geometry.band_count * self.geometry.punits)
-        current = [zone for band in self._bands for zone in band.zones]
-        replaced = [[was, now] for was, now in zip(nominal, current, strict=True) if was != now]
         return {
             "name": self.name,
-            "geometry": {**self.geometry.to_dict(), "replaced": replaced},
+            "geometry": {**self.geometry.to_dict(), "replaced": self._bands.replaced},
             "bad_zones": self._spares.bad_zones,
             "conf": self.conf.to_dict(),
             "next_seq": self.core.next_seq,
@@ -447,8 +443,8 @@ class FtlDevice:
             **stats_module.spdk_groups(core, self.cache.stats()),
             **stats_module.summary(core),
             "free_bands": self._manager.free_bands,
-            "bands": {state: self._bands.count((state,)) for state in sorted({band.state for band in self._bands})},
-            "active_relocs": self._bands.count((MOVING,)),
+            "bands": self._bands.counts(),
+            "active_relocs": self._bands.count(MOVING),
             "relocs_started": self._manager.moves_started,
             "limit": self._manager.applied.name,
             "user_share": self._manager.applied.user_share,
@@ -473,4 +469,4 @@ class FtlDevice:
     @property
     def missing_zones(self) -> int:
         """Zones that failed and could not be replaced."""
-        return sum(zone is None for band in self._bands for zone in band.zones)
+        return self._bands.missing_zones

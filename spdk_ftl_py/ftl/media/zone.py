@@ -35,7 +35,7 @@ UNUSABLE_STATES: Final = frozenset({READ_ONLY, OFFLINE})
 _DESCRIPTOR = struct.Struct("<BBBB4xQQQ32x")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Zone:
     """start, capacity and written are in blocks; written is how far the write pointer is from start (capacity if
     full)."""
