@@ -478,7 +478,7 @@ class FtlCore(BlockDevice):
         *,
         uuid: bytes,
         block_count: int,
-        bands: Sequence[Sequence[int]],
+        bands: Sequence[Sequence[int]] | NDArray[np.uint64],
         zone_size: int,
         zone_capacity: int,
         batch_blocks: int = 128,
@@ -519,6 +519,10 @@ class FtlCore(BlockDevice):
         0: zone c failed, which is faulted until replace_zone; or, c = 2^64 - 1, the flush before it, and the band is as
         it was). Free bands may be reset too.
         ValueError where anything in the band is in force."""
+
+    def reset_bands(self, bands: Sequence[int]) -> list[int]:
+        """As reset_band() of each; the answer is which of them are in use or hold something in force: they are left as
+        they are."""
 
     def replace_zone(self, band: int, punit: int, zone_start: int | None) -> None:
         """While the band is free: another zone in a faulted one's place (None: the band does without)."""
@@ -561,6 +565,12 @@ class FtlCore(BlockDevice):
     # state
     def load_band(self, band: int, state: str, band_seq: int, write_pointers: Sequence[int]) -> None:
         """Restore: state "free" | "closed" | "faulted"; write pointers relative to each zone's start."""
+
+    def load_bands(
+        self, first: int, states: NDArray[np.uint8], band_seqs: NDArray[np.uint64], write_pointers: NDArray[np.uint64]
+    ) -> None:
+        """load_band() of many, from band ``first`` on. states: as in changed_bands(); write_pointers: (bands,
+        punits)."""
 
     def load_l2p(self, first_lba: int, addresses: NDArray[np.uint64], crcs: NDArray[np.uint16] | None = None) -> None:
         """Restore: L2P entries (ADDRESS_INVALID, an address, TRIM_FLAG | or LOST_FLAG | header address); counts them as
@@ -619,6 +629,14 @@ class FtlCore(BlockDevice):
         or lost record stands in this band), unreadable (a host could not read something in it: it is told as "faulted"
         and EV_BAND_UNREADABLE was sent, once until it is reset). valid counts blocks of data, and headers that may hold
         a record in force; 0 means: can be reset."""
+
+    def changed_bands(self, most: int) -> NDArray[np.uint8]:
+        """The account of at most so many bands that have changed since they were last told of, those first that changed
+        first; at first all have. Rows of ftl/media/band.py's BAND_ROW, as bytes. Whatever became of the events: a band
+        that changed is told of."""
+
+    def band_rows(self, first: int, count: int) -> NDArray[np.uint8]:
+        """The same rows of these bands, changed or not; they are told of all the same."""
 
     def stats(self) -> dict[str, int]:
         """user_reads, user_writes, user_read_blocks, user_written_blocks, user_trimmed_blocks,

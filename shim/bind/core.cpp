@@ -4,15 +4,19 @@
 #include <nanobind/stl/optional.h>
 #include <nanobind/stl/shared_ptr.h>
 #include <nanobind/stl/string.h>
+#include <nanobind/stl/variant.h>
 #include <nanobind/stl/vector.h>
 
+#include <algorithm>
 #include <array>
 #include <chrono>
 #include <memory>
+#include <span>
 #include <stdexcept>
 #include <string_view>
 #include <system_error>
 #include <thread>
+#include <variant>
 
 #include "bind/bindings.hpp"
 #include "bind/held_buffer.hpp"
@@ -29,10 +33,14 @@ constexpr uint32_t kStepsMax = 100'000;
 constexpr std::array<const char *, 8> kBandStates = {"free",   "queued", "open",      "closing",
                                                      "closed", "moving", "resetting", "faulted"};
 
+using Array8 = nb::ndarray<nb::numpy, uint8_t, nb::ndim<1>>;
 using Array64 = nb::ndarray<nb::numpy, uint64_t, nb::ndim<1>>;
 using Array32 = nb::ndarray<nb::numpy, uint32_t, nb::ndim<1>>;
 using Array16 = nb::ndarray<nb::numpy, uint16_t, nb::ndim<1>>;
 using GivenCrcs = nb::ndarray<const uint16_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+template <typename T, size_t dimensions>
+using Given = nb::ndarray<const T, nb::ndim<dimensions>, nb::c_contig, nb::device::cpu>;
+using GivenBands = std::variant<Given<uint64_t, 2>, std::vector<std::vector<uint64_t>>>;
 
 [[noreturn]] void raise_blocking(const char *message) {
     PyErr_SetString(PyExc_BlockingIOError, message);
@@ -47,20 +55,38 @@ void on_reactor(FtlCore &core, Fn &&fn) {
     reactor->call(std::forward<Fn>(fn));
 }
 
+void take_bands(CoreConfig &config, const GivenBands &given) {
+    if (const auto *array = std::get_if<Given<uint64_t, 2>>(&given)) {
+        config.punits = static_cast<uint32_t>(std::min<size_t>(array->shape(1), kPunitsMax + 1));
+        config.zone_starts.assign(array->data(), array->data() + array->size());
+        return;
+    }
+    const auto &bands = std::get<std::vector<std::vector<uint64_t>>>(given);
+    size_t punits = 0;
+    for (const std::vector<uint64_t> &band : bands) {
+        punits = std::max(punits, band.size());
+    }
+    config.punits = static_cast<uint32_t>(punits);
+    for (const std::vector<uint64_t> &band : bands) {
+        config.zone_starts.insert(config.zone_starts.end(), band.begin(), band.end());
+        config.zone_starts.insert(config.zone_starts.end(), punits - band.size(), kNoZone);
+    }
+}
+
 std::shared_ptr<FtlCore> make_core(const std::shared_ptr<Reactor> &reactor, std::shared_ptr<BlockDevice> base,
-                                   const nb::bytes &uuid, uint64_t block_count,
-                                   std::vector<std::vector<uint64_t>> bands, uint64_t zone_size, uint64_t zone_capacity,
-                                   uint32_t batch_blocks, bool use_append, bool shared_stream, bool finish_zones,
-                                   uint32_t write_buffer_blocks, std::optional<std::string> write_buffer_path,
-                                   uint32_t reloc_buffer_blocks, uint32_t max_reloc_qdepth, uint32_t max_active_relocs,
-                                   uint32_t band_threshold, uint64_t next_seq, bool verify_reads, bool no_data) {
+                                   const nb::bytes &uuid, uint64_t block_count, const GivenBands &bands,
+                                   uint64_t zone_size, uint64_t zone_capacity, uint32_t batch_blocks, bool use_append,
+                                   bool shared_stream, bool finish_zones, uint32_t write_buffer_blocks,
+                                   std::optional<std::string> write_buffer_path, uint32_t reloc_buffer_blocks,
+                                   uint32_t max_reloc_qdepth, uint32_t max_active_relocs, uint32_t band_threshold,
+                                   uint64_t next_seq, bool verify_reads, bool no_data) {
     CoreConfig config;
     if (uuid.size() != config.uuid.size()) {
         throw std::invalid_argument("uuid must be 16 bytes");
     }
     std::memcpy(config.uuid.data(), uuid.data(), config.uuid.size());
     config.block_count = block_count;
-    config.bands = std::move(bands);
+    take_bands(config, bands);
     config.zone_size = zone_size;
     config.zone_capacity = zone_capacity;
     config.batch_blocks = batch_blocks;
@@ -77,8 +103,10 @@ std::shared_ptr<FtlCore> make_core(const std::shared_ptr<Reactor> &reactor, std:
     config.verify_reads = verify_reads && !no_data;
     config.no_data = no_data;
     try {
+        // With very many bands it takes its time.
+        const nb::gil_scoped_release unlocked;
         auto core = std::make_shared<FtlCore>(reactor, std::move(base), std::move(config));
-        on_reactor(*core, [&] { core->attach(); });
+        reactor->call([&] { core->attach(); });
         return core;
     } catch (const std::system_error &error) {
         PyErr_SetObject(PyExc_OSError, nb::make_tuple(error.code().value(), error.what()).ptr());
@@ -138,6 +166,59 @@ BandState band_state(std::string_view name) {
         }
     }
     throw std::invalid_argument("there is no band state \"" + std::string(name) + "\"");
+}
+
+template <typename Array, typename T>
+Array owned_array(std::unique_ptr<T[]> values, size_t count) {
+    T *data = values.release();
+    const nb::capsule owner(data, [](void *memory) noexcept { delete[] static_cast<T *>(memory); });
+    return Array(data, {count}, owner);
+}
+
+// The rows as bytes: Python views them as records.
+Array8 row_bytes(std::unique_ptr<BandRow[]> rows, size_t count) {
+    BandRow *data = rows.release();
+    const nb::capsule owner(data, [](void *memory) noexcept { delete[] static_cast<BandRow *>(memory); });
+    return Array8(reinterpret_cast<uint8_t *>(data), {count * sizeof(BandRow)}, owner);
+}
+
+Array8 changed_bands(FtlCore &core, size_t most) {
+    most = std::min(most, core.state().bands.size());
+    std::unique_ptr<BandRow[]> rows(new BandRow[most]);
+    size_t count = 0;
+    on_reactor(core, [&] { count = core.take_changed(std::span(rows.get(), most)); });
+    return row_bytes(std::move(rows), count);
+}
+
+Array8 band_rows(FtlCore &core, uint32_t first, uint32_t count) {
+    if (first > core.state().bands.size() || count > core.state().bands.size() - first) {
+        throw std::invalid_argument("band_rows: beyond the last band");
+    }
+    std::unique_ptr<BandRow[]> rows(new BandRow[count]);
+    on_reactor(core, [&] {
+        for (uint32_t i = 0; i < count; ++i) {
+            rows[i] = core.row(first + i);
+        }
+    });
+    return row_bytes(std::move(rows), count);
+}
+
+void load_bands(FtlCore &core, uint32_t first, const Given<uint8_t, 1> &states, const Given<uint64_t, 1> &band_seqs,
+                const Given<uint64_t, 2> &write_pointers) {
+    const size_t count = states.shape(0);
+    if (band_seqs.shape(0) != count || write_pointers.shape(0) != count) {
+        throw std::invalid_argument("load_bands: states, band_seqs and write_pointers are not of as many bands");
+    }
+    if (std::any_of(states.data(), states.data() + count, [](uint8_t state) { return state >= kBandStates.size(); })) {
+        throw std::invalid_argument("load_bands: there is no such band state");
+    }
+    const size_t punits = write_pointers.shape(1);
+    on_reactor(core, [&] {
+        for (size_t i = 0; i < count; ++i) {
+            core.load_band(first + static_cast<uint32_t>(i), static_cast<BandState>(states.data()[i]),
+                           band_seqs.data()[i], std::span(write_pointers.data() + i * punits, punits));
+        }
+    });
 }
 
 nb::list list_bands(FtlCore &core) {
@@ -289,13 +370,6 @@ nb::object cache_stats_of(FtlCore &core) {
     return dict;
 }
 
-template <typename Array, typename T>
-Array owned_array(std::unique_ptr<T[]> values, size_t count) {
-    T *data = values.release();
-    const nb::capsule owner(data, [](void *memory) noexcept { delete[] static_cast<T *>(memory); });
-    return Array(data, {count}, owner);
-}
-
 Array64 l2p_of(FtlCore &core, uint64_t first_lba, uint64_t count) {
     const uint64_t block_count = core.info().block_count;
     if (first_lba > block_count || count > block_count - first_lba) {
@@ -382,6 +456,14 @@ void bind_core(nb::module_ &m) {
             "reset_band", [](FtlCore &core, uint32_t band) { on_reactor(core, [&] { core.reset_band(band); }); },
             nb::arg("band"))
         .def(
+            "reset_bands",
+            [](FtlCore &core, const std::vector<uint32_t> &bands) {
+                std::vector<uint32_t> refused;
+                on_reactor(core, [&] { refused = core.reset_bands(bands); });
+                return refused;
+            },
+            nb::arg("bands"))
+        .def(
             "replace_zone",
             [](FtlCore &core, uint32_t band, uint32_t punit, std::optional<uint64_t> zone_start) {
                 on_reactor(core, [&] { core.replace_zone(band, punit, zone_start.value_or(kNoZone)); });
@@ -429,6 +511,8 @@ void bind_core(nb::module_ &m) {
                 on_reactor(core, [&] { core.load_band(band, band_state(state), band_seq, write_pointers); });
             },
             nb::arg("band"), nb::arg("state"), nb::arg("band_seq"), nb::arg("write_pointers"))
+        .def("load_bands", &load_bands, nb::arg("first"), nb::arg("states"), nb::arg("band_seqs"),
+             nb::arg("write_pointers"))
         .def(
             "load_l2p",
             [](FtlCore &core, uint64_t first_lba,
@@ -458,6 +542,8 @@ void bind_core(nb::module_ &m) {
         .def("crcs", &crcs_of, nb::arg("first_lba"), nb::arg("count"))
         .def("valid_counts", &valid_counts_of)
         .def("bands", &list_bands)
+        .def("changed_bands", &changed_bands, nb::arg("most"))
+        .def("band_rows", &band_rows, nb::arg("first"), nb::arg("count"))
         .def("stats", &stats_of)
         .def_prop_ro("failure",
                      [](FtlCore &core) {

@@ -61,9 +61,10 @@ bool BandWriter::queue_band(uint32_t stream, uint32_t band, uint64_t seq) noexce
     its.queued = band;
     its.queued_seq = seq;
     its.asked = false;
-    state_.bands[band].state = BandState::queued;
-    state_.bands[band].stream = static_cast<uint8_t>(stream);
-    state_.bands[band].seq = seq;
+    Band &next = state_.bands.change(band);
+    next.state = BandState::queued;
+    next.stream = static_cast<uint8_t>(stream);
+    next.seq = seq;
     return true;
 }
 
@@ -131,7 +132,7 @@ bool BandWriter::has_room(const OpenBand &open) const noexcept {
 BandWriter::OpenBand *BandWriter::current_band(uint32_t number) noexcept {
     Stream &stream = streams_[number];
     if (stream.current != nullptr && !has_room(*stream.current)) {
-        state_.bands[stream.current->band].state = BandState::closing;
+        state_.bands.change(stream.current->band).state = BandState::closing;
         stream.current = nullptr;
     }
     if (stream.current == nullptr && stream.queued != kNoBand) {
@@ -150,7 +151,7 @@ void BandWriter::activate(Stream &stream, uint32_t number) noexcept {
     room->band = stream.queued;
     room->stream = number;
     room->turn = 0;
-    Band &band = state_.bands[stream.queued];
+    Band &band = state_.bands.change(stream.queued);
     band.state = BandState::open;
     band.written = 0;
     band.given_up = 0;
@@ -224,7 +225,7 @@ uint32_t BandWriter::close_bands() noexcept {
                         [](const ZoneWriter &zone) { return zone.state != ZoneState::done; })) {
             continue;
         }
-        state_.bands[open.band].state = state_.closed_state(open.band);
+        state_.bands.change(open.band).state = state_.closed_state(open.band);
         state_.emit(EventKind::band_closed, open.band);
         open.band = kNoBand;
         ++closed;

@@ -190,7 +190,7 @@ void BandWriter::came_back(ZoneWriter &zone) noexcept {
     if (state_.came_back(zone.io, MUTATED(busy_gives_zone_up) ? 0 : kBusyPatienceNs) != Answer::final) {
         return;
     }
-    Zone &place = state_.zone(zone.band->band, zone.punit);
+    Zone &place = state_.change_zone(zone.band->band, zone.punit);
     Status status = zone.io.status;
     if (zone.state == ZoneState::finishing) {
         finished(zone, status);
@@ -210,7 +210,7 @@ void BandWriter::came_back(ZoneWriter &zone) noexcept {
     zone.done_blocks += zone.chunk_blocks;
     place.write_pointer += zone.chunk_blocks;
     place.full_at_once = 0;
-    state_.bands[zone.band->band].written += zone.chunk_blocks;
+    state_.bands.change(zone.band->band).written += zone.chunk_blocks;
     state_.stats.media_written_blocks += zone.chunk_blocks;
     if (zone.done_blocks < zone.block_count) {
         issue_chunk(zone);
@@ -267,7 +267,7 @@ void BandWriter::finished(ZoneWriter &zone, Status status) noexcept {
     }
     // A reset ends it for good, and those of bands with a failed zone come first.
     zone.state = ZoneState::done;
-    Zone &place = state_.zone(zone.band->band, zone.punit);
+    Zone &place = state_.change_zone(zone.band->band, zone.punit);
     if (!place.faulted) {
         place.faulted = true;
         state_.emit(EventKind::zone_fault, zone.band->band, zone.punit, status);
@@ -355,7 +355,7 @@ void BandWriter::landed(ZoneWriter &zone) noexcept {
             for (uint32_t i = 0; i < block.count; ++i) {
                 state_.records.landed(state_, zone.items[i], header);
             }
-            ++state_.bands[zone.band->band].record_headers;
+            ++state_.bands.change(zone.band->band).record_headers;
             ++state_.stats.media_trim_blocks;
             streams_[zone.source == Source::user_records ? kStreamUser : kStreamReloc].records_busy = false;
             break;
@@ -371,7 +371,7 @@ void BandWriter::fault(ZoneWriter &zone, Status status) noexcept {
         requeue(zone);
     }
     give_up(zone);
-    Zone &place = state_.zone(zone.band->band, zone.punit);
+    Zone &place = state_.change_zone(zone.band->band, zone.punit);
     if (status == status::zone_full && !MUTATED(full_zone_retired) &&
         (place.write_pointer > 0 || ++place.full_at_once < kFullAtOnceMax)) {
         // The drive has finished it, which is no failure: what is in it stays, and its reset makes it as good as new.
@@ -389,7 +389,7 @@ void BandWriter::fault(ZoneWriter &zone, Status status) noexcept {
 // Of what it has left, nothing is written in this life of the band.
 void BandWriter::give_up(ZoneWriter &zone) noexcept {
     const uint32_t written = state_.zone(zone.band->band, zone.punit).write_pointer;
-    state_.bands[zone.band->band].given_up += state_.data_area - std::min(written, state_.data_area);
+    state_.bands.change(zone.band->band).given_up += state_.data_area - std::min(written, state_.data_area);
 }
 
 void BandWriter::requeue(ZoneWriter &zone) noexcept {

@@ -27,9 +27,10 @@ FtlCore::FtlCore(std::shared_ptr<Reactor> reactor, std::shared_ptr<BlockDevice> 
         drain.io.owner = &drain;
         drain.io.complete = on_drained;
     }
-    for (Band &band : state_.bands) {
+    for (uint32_t number = 0; number < state_.bands.size(); ++number) {
+        Band &band = state_.bands.change(number);
         band.io.owner = this;
-        band.io.owner_data = static_cast<uint64_t>(&band - state_.bands.data());
+        band.io.owner_data = number;
     }
     resets_.reserve(state_.bands.size());
 }

@@ -5,6 +5,7 @@
 #include <array>
 #include <cstdint>
 #include <memory>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -17,6 +18,20 @@
 #include "reactor/reactor.hpp"
 
 namespace ftl {
+
+// A band's account, as Python reads it (spdk_ftl_py/ftl/media/band.py).
+struct BandRow {
+    uint64_t seq;
+    uint64_t faulted_punits;  // a bit each
+    uint32_t band;
+    uint32_t valid;    // as valid_count()
+    uint32_t written;  // or given up
+    uint8_t state;
+    uint8_t stream;
+    uint8_t unreadable;  // once it is closed, its state says so too: faulted
+    uint8_t unwritten;   // whatever was given up
+};
+static_assert(sizeof(BandRow) == 32);
 
 class FtlCore final : public BlockDevice, public Poller, public std::enable_shared_from_this<FtlCore> {
 public:
@@ -39,6 +54,8 @@ public:
     bool open_band(uint32_t stream, uint32_t band, uint64_t band_seq);  // false: one is queued already
     bool start_move(uint32_t band);                                     // false: enough are being moved
     void reset_band(uint32_t band);
+    // Those that are in use, or that hold something in force, are left as they are: the result.
+    std::vector<uint32_t> reset_bands(const std::vector<uint32_t> &bands);
     void replace_zone(uint32_t band, uint32_t punit, uint64_t zone_start);  // kNoZone: the band does without
     // The base says that the zone can't be written any more. False: that is known, or will be found out by a write.
     bool fault_zone(uint32_t band, uint32_t punit, Status status);
@@ -55,7 +72,7 @@ public:
     [[nodiscard]] bool detached() const noexcept { return closed_ && poller_id_ == 0; }
 
     // State
-    void load_band(uint32_t band, BandState state, uint64_t band_seq, const std::vector<uint64_t> &write_pointers);
+    void load_band(uint32_t band, BandState state, uint64_t band_seq, std::span<const uint64_t> write_pointers);
     // crcs: cut, of the blocks on media; null where reads are not verified.
     void load_l2p(uint64_t first_lba, const uint64_t *entries, const uint16_t *crcs, size_t count);
     // What was accepted in an earlier life and is newer than everything on media, in ascending seq. False: no room now.
@@ -70,6 +87,9 @@ public:
     [[nodiscard]] CoreState &state() noexcept { return state_; }
     // Valid data blocks, plus headers whose records may be in force.
     [[nodiscard]] uint32_t valid_count(uint32_t band) const noexcept;
+    [[nodiscard]] BandRow row(uint32_t band) const noexcept;
+    // Bands that changed since they were last taken, first those that changed first; how many there were.
+    size_t take_changed(std::span<BandRow> rows) noexcept;
 
 private:
     static constexpr uint32_t kDrainsMax = 16;
@@ -113,7 +133,8 @@ private:
     void end_everything() noexcept;
     void detach_when_done() noexcept;
     void give_back(Io &io) noexcept;
-    [[nodiscard]] Band &checked_band(uint32_t band, const char *order);
+    const Band &checked_band(uint32_t band, const char *order) const;
+    bool begin_reset(uint32_t band) noexcept;
     static void on_copied(void *context, uint16_t mover) noexcept;
     static void on_base_flush(Io &io) noexcept;
     static void on_drained(Io &io) noexcept;

@@ -2,6 +2,7 @@
 // The control side of FtlCore: Python's orders, resets, restore.
 #include <algorithm>
 #include <cstring>
+#include <iterator>
 #include <stdexcept>
 #include <string>
 
@@ -11,7 +12,7 @@
 
 namespace ftl {
 
-Band &FtlCore::checked_band(uint32_t band, const char *order) {
+const Band &FtlCore::checked_band(uint32_t band, const char *order) const {
     if (closed_) {
         throw std::invalid_argument(std::string(order) + ": the core is closed");
     }
@@ -50,18 +51,38 @@ bool FtlCore::start_move(uint32_t band) {
 }
 
 void FtlCore::reset_band(uint32_t band) {
-    Band &its = checked_band(band, "reset_band");
+    const Band &its = checked_band(band, "reset_band");
     if (its.state != BandState::closed && its.state != BandState::faulted && its.state != BandState::free) {
         throw std::invalid_argument("reset_band: band " + std::to_string(band) + " is in use");
     }
-    if (its.in_force() || its.settling > 0) {
+    if (!begin_reset(band)) {
         throw std::invalid_argument("reset_band: band " + std::to_string(band) + " still holds " +
                                     std::to_string(its.valid) + " valid blocks and records of " +
                                     std::to_string(its.references) + " trimmed or lost ones: move it first");
     }
-    if (state_.failed != status::ok) {
-        return;
+}
+
+std::vector<uint32_t> FtlCore::reset_bands(const std::vector<uint32_t> &bands) {
+    for (const uint32_t band : bands) {
+        checked_band(band, "reset_bands");
     }
+    std::vector<uint32_t> refused;
+    std::copy_if(bands.begin(), bands.end(), std::back_inserter(refused),
+                 [this](uint32_t band) { return !begin_reset(band); });
+    return refused;
+}
+
+// False: it is in use, or something in it is in force.
+bool FtlCore::begin_reset(uint32_t band) noexcept {
+    const Band &now = state_.bands[band];
+    if ((now.state != BandState::closed && now.state != BandState::faulted && now.state != BandState::free) ||
+        now.in_force() || now.settling > 0) {
+        return false;
+    }
+    if (state_.failed != status::ok) {
+        return true;
+    }
+    Band &its = state_.bands.change(band);
     its.state = BandState::resetting;
     its.reset_zone = 0;
     its.reset_failed_zone = 0;
@@ -72,9 +93,10 @@ void FtlCore::reset_band(uint32_t band) {
     // the write buffer might be waiting for this band.
     if (its.written == 0 || MUTATED(reset_without_flush)) {
         resets_.push_back(band);
-        return;
+        return true;
     }
     flush(its.io, true);
+    return true;
 }
 
 void FtlCore::on_reset_flush(Io &io) noexcept {
@@ -85,7 +107,7 @@ void FtlCore::on_reset_flush(Io &io) noexcept {
     }
     if (io.status != status::ok) {
         // Not durable elsewhere, so not reset: the order may be given again.
-        core.state_.bands[band].state = core.state_.closed_state(band);
+        core.state_.bands.change(band).state = core.state_.closed_state(band);
         core.state_.emit(EventKind::band_reset_done, band, io.status, ~uint64_t{0});
         return;
     }
@@ -109,7 +131,7 @@ uint32_t FtlCore::run_resets() noexcept {
 }
 
 void FtlCore::next_reset(uint32_t number) noexcept {
-    Band &band = state_.bands[number];
+    Band &band = state_.bands.change(number);
     while (band.reset_zone < state_.punits && state_.zone(number, band.reset_zone).start == kNoZone) {
         ++band.reset_zone;
     }
@@ -135,7 +157,7 @@ void FtlCore::next_reset(uint32_t number) noexcept {
 void FtlCore::on_zone_reset(Io &io) noexcept {
     auto &core = *static_cast<FtlCore *>(io.owner);
     const auto number = static_cast<uint32_t>(io.owner_data);
-    Band &band = core.state_.bands[number];
+    Band &band = core.state_.bands.change(number);
     if (core.state_.came_back(band.io, MUTATED(busy_reset_fails) ? 0 : kBusyPatienceNs) != Answer::final) {
         return;
     }
@@ -153,15 +175,15 @@ void FtlCore::on_zone_reset(Io &io) noexcept {
 void FtlCore::on_reset_probe(Io &io) noexcept {
     auto &core = *static_cast<FtlCore *>(io.owner);
     const auto number = static_cast<uint32_t>(io.owner_data);
-    Band &band = core.state_.bands[number];
+    Band &band = core.state_.bands.change(number);
     if (core.state_.came_back(band.io, kBusyPatienceLeftNs) == Answer::final) {
         core.zone_was_reset(number, band.reset_refused);
     }
 }
 
 void FtlCore::zone_was_reset(uint32_t number, Status status) noexcept {
-    Band &band = state_.bands[number];
-    Zone &zone = state_.zone(number, band.reset_zone);
+    Band &band = state_.bands.change(number);
+    Zone &zone = state_.change_zone(number, band.reset_zone);
     zone.write_pointer = 0;
     zone.faulted = status != status::ok;
     if (zone.faulted && band.reset_status == status::ok) {
@@ -185,11 +207,11 @@ void FtlCore::replace_zone(uint32_t band, uint32_t punit, uint64_t zone_start) {
 }
 
 bool FtlCore::fault_zone(uint32_t band, uint32_t punit, Status status) {
-    Band &its = checked_band(band, "fault_zone");
+    const Band &its = checked_band(band, "fault_zone");
     if (punit >= state_.punits) {
         throw std::invalid_argument("fault_zone: there is no punit " + std::to_string(punit));
     }
-    Zone &zone = state_.zone(band, punit);
+    const Zone &zone = state_.zone(band, punit);
     if (zone.start == kNoZone || zone.faulted || state_.failed != status::ok) {
         return false;
     }
@@ -199,7 +221,7 @@ bool FtlCore::fault_zone(uint32_t band, uint32_t punit, Status status) {
         case BandState::resetting:
             return false;
         case BandState::closed:
-            its.state = BandState::faulted;
+            state_.bands.change(band).state = BandState::faulted;
             break;
         case BandState::free:
         case BandState::queued:
@@ -207,7 +229,7 @@ bool FtlCore::fault_zone(uint32_t band, uint32_t punit, Status status) {
         case BandState::faulted:
             break;
     }
-    zone.faulted = true;
+    state_.change_zone(band, punit).faulted = true;
     state_.emit(EventKind::zone_fault, band, punit, status);
     return true;
 }
@@ -286,13 +308,12 @@ void FtlCore::close() noexcept {
 
 // --- restore
 
-void FtlCore::load_band(uint32_t band, BandState state, uint64_t band_seq,
-                        const std::vector<uint64_t> &write_pointers) {
-    Band &its = checked_band(band, "load_band");
+void FtlCore::load_band(uint32_t band, BandState state, uint64_t band_seq, std::span<const uint64_t> write_pointers) {
+    const Band &now = checked_band(band, "load_band");
     if (state != BandState::free && state != BandState::closed && state != BandState::faulted) {
         throw std::invalid_argument("load_band: a band is free, closed or faulted");
     }
-    if (its.state != BandState::free || its.written > 0 || its.in_force()) {
+    if (now.state != BandState::free || now.written > 0 || now.in_force()) {
         throw std::invalid_argument("load_band: band " + std::to_string(band) + " is in use already");
     }
     if (write_pointers.size() > state_.punits) {
@@ -303,10 +324,11 @@ void FtlCore::load_band(uint32_t band, BandState state, uint64_t band_seq,
             throw std::invalid_argument("load_band: a write pointer beyond its zone");
         }
     }
+    Band &its = state_.bands.change(band);
     its.state = state;
     its.seq = band_seq;
     for (uint32_t punit = 0; punit < write_pointers.size(); ++punit) {
-        Zone &zone = state_.zone(band, punit);
+        Zone &zone = state_.change_zone(band, punit);
         zone.write_pointer = static_cast<uint32_t>(std::min(write_pointers[punit], state_.config.zone_capacity));
         its.written += zone.write_pointer;
     }
@@ -338,7 +360,7 @@ void FtlCore::load_l2p(uint64_t first_lba, const uint64_t *entries, const uint16
             state_.crcs.set(lba, crcs[i]);
         }
         if (entries[i] != L2p::kInvalid && L2p::tag(entries[i]) != L2p::Tag::media) {
-            Band &band = state_.bands[state_.band_of(L2p::payload(entries[i]))];
+            Band &band = state_.bands.change(state_.band_of(L2p::payload(entries[i])));
             ++band.references;
             // How many headers they stand in is found out when the band is moved.
             band.record_headers = std::max(band.record_headers, 1U);
@@ -412,6 +434,35 @@ bool FtlCore::recover_record(uint64_t lba, uint32_t block_count, uint64_t seq, u
     records.meta[record].references = references;
     records.enqueue(record);
     return true;
+}
+
+BandRow FtlCore::row(uint32_t number) const noexcept {
+    const Band &band = state_.bands[number];
+    BandRow row{};
+    row.seq = band.seq;
+    for (uint32_t punit = 0; punit < state_.punits; ++punit) {
+        row.faulted_punits |= uint64_t{state_.zone(number, punit).faulted} << punit;
+    }
+    row.band = number;
+    row.valid = valid_count(number);
+    row.written = band.written + band.given_up;
+    row.state = static_cast<uint8_t>(band.state);
+    row.stream = band.stream;
+    row.unreadable = band.unreadable;
+    row.unwritten = band.written == 0;
+    return row;
+}
+
+size_t FtlCore::take_changed(std::span<BandRow> rows) noexcept {
+    size_t count = 0;
+    while (count < rows.size()) {
+        const uint32_t number = state_.bands.take_changed();
+        if (number == kNoBand) {
+            break;
+        }
+        rows[count++] = row(number);
+    }
+    return count;
 }
 
 uint32_t FtlCore::valid_count(uint32_t number) const noexcept {

@@ -36,7 +36,10 @@ const CoreConfig &checked(const CoreConfig &config, const BlockDeviceInfo &info)
     require(config.max_active_relocs >= 1 && config.max_active_relocs <= 64, "max_active_relocs must be within 1..64");
     require(config.band_threshold >= 1 && config.band_threshold <= 100, "band_threshold must be within 1..100");
     require(config.next_seq >= 1, "next_seq must be at least 1");
-    require(!config.bands.empty() && config.bands.size() < kNoBand, "bands must not be empty");
+    require(!config.zone_starts.empty() && config.punits > 0, "bands must not be empty");
+    require(config.punits <= kPunitsMax, "a band has more than 64 zones");
+    require(config.zone_starts.size() % config.punits == 0 && config.zone_starts.size() / config.punits < kNoBand,
+            "every band must have as many zones as the others, or kNoZone");
     require(!config.use_append || info.max_append_blocks >= 2, "the base can't append two blocks at a time");
     require(info.max_io_blocks >= 1, "the base has no max_io_blocks");
     return config;
@@ -56,10 +59,7 @@ CoreState::CoreState(std::shared_ptr<Reactor> the_reactor, std::shared_ptr<Block
       records(mapping),
       next_seq(config.next_seq) {
     const BlockDeviceInfo &info = base->info();
-    for (const std::vector<uint64_t> &band : config.bands) {
-        punits = std::max(punits, static_cast<uint32_t>(band.size()));
-    }
-    require(punits > 0, "no band has a zone");
+    punits = config.punits;
     if (config.no_data) {
         p2l = std::make_unique<L2p>(info.block_count, config.block_count);
     }
@@ -74,11 +74,12 @@ CoreState::CoreState(std::shared_ptr<Reactor> the_reactor, std::shared_ptr<Block
         zone_shift = std::countr_zero(config.zone_size);
     }
     zone_band.assign(static_cast<size_t>((info.block_count + config.zone_size - 1) / config.zone_size), kNoBand);
-    bands = std::vector<Band>(config.bands.size());
-    zones.assign(size_t{punits} * bands.size(), Zone{});
+    bands.make(config.zone_starts.size() / punits);
+    zones.assign(config.zone_starts.size(), Zone{});
     for (uint32_t band = 0; band < bands.size(); ++band) {
-        for (uint32_t punit = 0; punit < config.bands[band].size(); ++punit) {
-            require(set_zone(band, punit, config.bands[band][punit]), "a zone is not the base's, or used twice");
+        for (uint32_t punit = 0; punit < punits; ++punit) {
+            require(set_zone(band, punit, config.zone_starts[size_t{band} * punits + punit]),
+                    "a zone is not the base's, or used twice");
         }
     }
 }
@@ -94,7 +95,7 @@ bool CoreState::set_zone(uint32_t band, uint32_t punit, uint64_t start) noexcept
             return false;
         }
     }
-    Zone &place = zone(band, punit);
+    Zone &place = change_zone(band, punit);
     if (place.start != kNoZone) {
         zone_band[zone_number(place.start)] = kNoBand;
     }
@@ -106,7 +107,7 @@ bool CoreState::set_zone(uint32_t band, uint32_t punit, uint64_t start) noexcept
     return true;
 }
 
-BandState CoreState::closed_state(uint32_t band) noexcept {
+BandState CoreState::closed_state(uint32_t band) const noexcept {
     if (bands[band].unreadable) {
         return BandState::faulted;
     }
@@ -119,10 +120,10 @@ BandState CoreState::closed_state(uint32_t band) noexcept {
 }
 
 void CoreState::unreadable(uint32_t number, uint64_t address, Status status) noexcept {
-    Band &band = bands[number];
-    if (band.unreadable) {
+    if (bands[number].unreadable) {
         return;
     }
+    Band &band = bands.change(number);
     band.unreadable = true;
     if (band.state == BandState::closed) {
         band.state = BandState::faulted;
@@ -133,7 +134,7 @@ void CoreState::unreadable(uint32_t number, uint64_t address, Status status) noe
 void CoreState::forget(uint64_t entry) noexcept {
     switch (L2p::tag(entry)) {
         case L2p::Tag::media:
-            --bands[band_of(entry)].valid;
+            --bands.change(band_of(entry)).valid;
             break;
         case L2p::Tag::slot:
             break;
@@ -146,10 +147,10 @@ void CoreState::forget(uint64_t entry) noexcept {
                 Records::Meta &record = records.meta[L2p::pending_record(entry)];
                 --record.references;
                 if (record.landed) {
-                    --bands[band_of(record.header)].references;
+                    --bands.change(band_of(record.header)).references;
                 }
             } else {
-                --bands[band_of(L2p::payload(entry))].references;
+                --bands.change(band_of(L2p::payload(entry))).references;
             }
             break;
     }

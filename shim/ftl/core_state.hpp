@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "base/mutation.hpp"
+#include "ftl/bands.hpp"
 #include "ftl/base_io.hpp"
 #include "ftl/block_crcs.hpp"
 #include "ftl/epochs.hpp"
@@ -25,14 +26,15 @@ inline constexpr uint32_t kStreamUser = 0;
 inline constexpr uint32_t kStreamReloc = 1;
 inline constexpr uint32_t kStreamCount = 2;
 inline constexpr uint64_t kNoZone = ~uint64_t{0};
-inline constexpr uint32_t kNoBand = ~uint32_t{0};
+inline constexpr uint32_t kPunitsMax = 64;          // one bit of a BandRow each
 inline constexpr uint32_t kScanStep = 32768;        // L2P entries visited per poll by what walks ranges of it
 inline constexpr uint64_t kBatchAgeNs = 5'000'000;  // data does not wait longer for company
 
 struct CoreConfig {
     layout::Uuid uuid{};
     uint64_t block_count = 0;
-    std::vector<std::vector<uint64_t>> bands;  // zone starts; kNoZone where a band has none
+    std::vector<uint64_t> zone_starts;  // by band and parallel unit; kNoZone where a band has none
+    uint32_t punits = 0;
     uint64_t zone_size = 0;
     uint64_t zone_capacity = 0;
     uint32_t batch_blocks = 128;
@@ -50,34 +52,11 @@ struct CoreConfig {
     bool no_data = false;  // the base keeps nothing: what stands where is known from memory alone
 };
 
-enum class BandState : uint8_t { free, queued, open, closing, closed, moving, resetting, faulted };
-
 struct Zone {
     uint64_t start = kNoZone;
     uint32_t write_pointer = 0;  // relative; what is known to be on media
     bool faulted = false;        // never written again until replaced
     uint8_t full_at_once = 0;    // in a row: that it was full before anything was written to it
-};
-
-struct Band {
-    BandState state = BandState::free;
-    uint8_t stream = 0;
-    uint64_t seq = 0;
-    uint32_t valid = 0;           // data blocks some LBA points to
-    uint64_t references = 0;      // LBAs that point to a record's header in this band
-    uint32_t record_headers = 0;  // headers with records written to it
-    uint32_t settling = 0;        // records that landed here and are still being spread over the L2P
-    uint32_t readers = 0;         // base reads in flight
-    uint32_t written = 0;         // blocks, headers included
-    uint32_t given_up = 0;        // blocks that are not written any more in this life of the band
-    bool unreadable = false;      // a host's read failed here: it is moved first of all, as if a zone had failed
-    BaseIo io;                    // of its reset
-    uint32_t reset_zone = 0;
-    uint32_t reset_failed_zone = 0;
-    Status reset_status = status::ok;
-    Status reset_refused = status::ok;  // while it is found out whether the base does anything else
-
-    [[nodiscard]] bool in_force() const noexcept { return valid != 0 || references != 0; }
 };
 
 struct CoreStats {
@@ -133,19 +112,26 @@ public:
         return zone_shift >= 0 ? address >> zone_shift : address / config.zone_size;
     }
     [[nodiscard]] uint32_t band_of(uint64_t address) const noexcept { return zone_band[zone_number(address)]; }
-    [[nodiscard]] Zone &zone(uint32_t band, uint32_t punit) noexcept { return zones[size_t{band} * punits + punit]; }
+    [[nodiscard]] const Zone &zone(uint32_t band, uint32_t punit) const noexcept {
+        return zones[size_t{band} * punits + punit];
+    }
+    // Part of its band's account.
+    [[nodiscard]] Zone &change_zone(uint32_t band, uint32_t punit) noexcept {
+        bands.change(band);
+        return zones[size_t{band} * punits + punit];
+    }
     [[nodiscard]] uint32_t data_blocks() const noexcept { return data_area; }
     // False, with nothing changed, where the zone is not one of the base's.
     bool set_zone(uint32_t band, uint32_t punit, uint64_t start) noexcept;
 
     // Of a band that is neither written nor moved.
-    [[nodiscard]] BandState closed_state(uint32_t band) noexcept;
+    [[nodiscard]] BandState closed_state(uint32_t band) const noexcept;
 
     // --- L2P, keeping the bands' counts
     void replace(uint64_t lba, uint64_t entry) noexcept {
         forget(l2p.get(lba));
         if (L2p::tag(entry) == L2p::Tag::media) {
-            ++bands[band_of(entry)].valid;
+            ++bands.change(band_of(entry)).valid;
         }
         l2p.set(lba, entry);
     }
@@ -198,7 +184,7 @@ public:
     int zone_shift = -1;
     std::vector<Zone> zones;
     std::vector<uint32_t> zone_band;
-    std::vector<Band> bands;
+    Bands bands;
 
     L2p l2p;
     BlockCrcs crcs;

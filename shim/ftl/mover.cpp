@@ -69,7 +69,7 @@ bool Movers::start(uint32_t band) noexcept {
     mover->lost = 0;
     mover->sweep_lba = 0;
     mover->again = false;
-    state_.bands[band].state = BandState::moving;
+    state_.bands.change(band).state = BandState::moving;
     ++state_.active_moves;
     return true;
 }
@@ -208,7 +208,7 @@ bool Movers::settled(BaseIo &io, Probe &probe, bool verdict) noexcept {
 }
 
 void Movers::finish(Mover &mover) noexcept {
-    state_.bands[mover.band].state = state_.closed_state(mover.band);
+    state_.bands.change(mover.band).state = state_.closed_state(mover.band);
     mover.phase = Phase::free;
     --state_.active_moves;
     state_.emit(EventKind::move_done, mover.band, mover.moved, mover.lost);

@@ -65,7 +65,7 @@ void Records::landed(CoreState &state, uint32_t record, uint64_t header) noexcep
     Meta &its = meta[record];
     its.landed = true;
     its.header = header;
-    Band &band = state.bands[state.band_of(header)];
+    Band &band = state.bands.change(state.band_of(header));
     band.references += its.references;
     ++band.settling;
     if (!retains(state)) {
@@ -83,7 +83,7 @@ bool Records::settle_some(CoreState &state, uint32_t record, uint32_t &budget) n
     const uint64_t end = records[record].lba + records[record].block_count;
     const uint64_t stop = std::min(end, its.cursor + budget);
     const uint64_t entry = (its.match & ~L2p::kPayloadMask) | its.header;
-    Band &home = state.bands[state.band_of(its.header)];
+    Band &home = state.bands.change(state.band_of(its.header));
     uint64_t lba = its.cursor;
     for (; lba < stop && !(fresh && its.references == 0); ++lba) {
         if (state.l2p.get(lba) != its.match) {
@@ -92,7 +92,7 @@ bool Records::settle_some(CoreState &state, uint32_t record, uint32_t &budget) n
         if (fresh) {
             --its.references;
         } else {
-            --state.bands[state.band_of(L2p::payload(its.match))].references;
+            --state.bands.change(state.band_of(L2p::payload(its.match))).references;
             ++home.references;
         }
         state.l2p.set(lba, entry);

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import functools
 import os
 from pathlib import Path
 from uuid import UUID
@@ -10,10 +12,12 @@ from .. import _shim
 from ..conf import FtlConf
 from ..errors import ConfError, FtlError
 from ..runtime.reactor import ReactorLoop
+from ..runtime.tasks import to_its_end
+from ..runtime.turns import aside
 from .media.geometry import BLOCK_BYTES, Geometry
 
 
-def make_core(
+async def make_core(
     reactor: ReactorLoop,
     base: _shim.BlockDevice,
     uuid: UUID,
@@ -28,12 +32,14 @@ def make_core(
     """An FtlCore for a conf and geometry. Raises ConfError where its pools can't be made, FtlError where the write
     buffer's file can't."""
     try:
-        return _shim.FtlCore(
+        bands = await aside(geometry.zone_count, geometry.band_zone_starts)
+        making = functools.partial(
+            _shim.FtlCore,
             reactor.shim,
             base,
             uuid=uuid.bytes,
             block_count=geometry.block_count,
-            bands=geometry.band_zone_starts(),
+            bands=bands,
             zone_size=geometry.zone_size,
             zone_capacity=geometry.zone_capacity,
             batch_blocks=geometry.batch_blocks,
@@ -49,6 +55,15 @@ def make_core(
             verify_reads=conf.verify_reads,
             no_data=no_data,
         )
+        made: list[_shim.FtlCore] = []
+        try:
+            await to_its_end(aside(geometry.zone_count, lambda: made.append(making())))
+        except asyncio.CancelledError:
+            # Its reactor would have it for ever.
+            for core in made:
+                core.close()
+            raise
+        return made[0]
     except (ValueError, MemoryError) as error:
         raise ConfError(f"the FTL's data path can't be made: {error}") from error
     except OSError as error:

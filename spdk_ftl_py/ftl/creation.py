@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final
@@ -12,6 +13,7 @@ from ..conf import FtlConf
 from ..errors import ParameterError
 from ..runtime.progress import Progress
 from ..runtime.reactor import ReactorLoop
+from ..runtime.turns import aside
 from .base import check_base
 from .cache.nv_cache_keeper import CacheKeeper
 from .core import make_core
@@ -62,7 +64,8 @@ async def create(
     try:
         zones = await port.zones(lambda part: report("zone report", part))
         batch_blocks = min(BATCH_BLOCKS, base.max_append_blocks) if conf.use_append else BATCH_BLOCKS
-        geometry = plan(
+        planned = functools.partial(
+            plan,
             zones,
             zone_size=base.zone_size,
             max_open_zones=base.max_open_zones,
@@ -72,6 +75,7 @@ async def create(
             optimal_open_zones=optimal_open_zones,
             batch_blocks=batch_blocks,
         )
+        geometry = await aside(len(zones), planned)
         conf = conf.check_geometry(geometry)
         keeper.check(geometry)
         uuid = uuid or uuid4()
@@ -79,7 +83,7 @@ async def create(
         files = None if buffer_dir is None or no_data else BufferFiles.acquire(buffer_dir, uuid)
         try:
             buffer = files.path(1) if files else None
-            core = make_core(reactor, base, uuid, conf, geometry, buffer=buffer, no_data=no_data)
+            core = await make_core(reactor, base, uuid, conf, geometry, buffer=buffer, no_data=no_data)
         except BaseException:
             if files is not None:
                 files.release()
@@ -104,6 +108,7 @@ async def create(
                 cache=keeper,
                 no_data=no_data,
             )
+            await device.bands_loaded()
             await keeper.start(core, uuid, conf.nv_cache)
             await device.write_superblock(clean=False)
             report("superblock", 1.0)
@@ -127,11 +132,12 @@ async def create(
 
 
 async def _erase(port: BlockPort, zones: list[Zone], geometry: Geometry, progress: Callable[[float], None]) -> None:
-    starts = [zones[index].start for index in geometry.used_zones() if zones[index].state != EMPTY]
+    used = await aside(len(zones), geometry.used_zones)
     bands = geometry.zone_start(len(SUPERBLOCK_ZONES))
+    starts = await aside(len(zones), lambda: [zones[index].start for index in used if zones[index].state != EMPTY])
     # An older FTL is gone before the first of its bands is: half of it must not be found again.
-    await port.reset_zones(start for start in starts if start < bands)
-    await port.reset_zones((start for start in starts if start >= bands), progress)
+    await port.reset_zones([start for start in starts if start < bands])
+    await port.reset_zones([start for start in starts if start >= bands], progress)
 
 
 async def _forget_older_superblocks(port: BlockPort, zones: list[Zone]) -> None:

@@ -21,14 +21,14 @@ from . import properties
 from . import stats as stats_module
 from .cache.nv_cache_keeper import CacheKeeper
 from .core import write_buffer_blocks
-from .gc.manager import BandManager
+from .gc.manager import CHANGES_MAX, BandManager
 from .gc.spare_zones import SpareZones
 from .gc.zone_watch import ZoneWatch
 from .load import checkpoint
 from .load.write_buffer_file import BufferFiles
-from .media.band import CLOSING, FREE, MOVING, OPEN, RESETTING, RETIRED, Band, Bands
+from .media.band import BAND_ROW, CLOSING, MOVING, OPEN, RESETTING, SHIM_STATES, Band, Bands
 from .media.blockdev import BlockPort
-from .media.geometry import SUPERBLOCK_ZONES, Geometry
+from .media.geometry import Geometry
 from .media.superblock import SuperblockTooLongError, SuperblockWriter
 
 log = logging.getLogger(__name__)
@@ -115,10 +115,13 @@ class FtlDevice:
             self._bands,
             buffer_blocks=buffer_blocks or write_buffer_blocks(conf, geometry),
             on_stuck=self._out_of_space,
+            on_broken=self._mend,
             next_band_seq=next_band_seq,
         )
         self.zone_watch = ZoneWatch(name, geometry, port, core, self._bands, self._spares, self._manager.pump)
         self._failed_flushes = 0
+        self._faulty_told: set[int | None] = set()
+        """Zones of whose failure the log was told."""
         self._drained: dict[int, asyncio.Future[int | None]] = {}
         """None: the answer may have been dropped."""
         self._drains_done: dict[int, int] = {}
@@ -131,9 +134,11 @@ class FtlDevice:
 
     # --- life cycle
 
-    def bands_loaded(self) -> None:
+    async def bands_loaded(self) -> None:
         """The core has been told of all bands, and nothing is served yet."""
-        self._bands.refresh(self.core.bands())
+        for _ in range(0, len(self._bands), CHANGES_MAX):
+            self._manager.take_account()
+            await asyncio.sleep(0)
         self._bands.retire_empty()
 
     def zone_failed(self, start: int, status: int) -> None:
@@ -236,12 +241,12 @@ class FtlDevice:
         content = self._superblock_content()
         place = await checkpoint.write(
             self._port,
-            dataclasses.replace(self.geometry, bands=tuple(tuple(band.zones) for band in self._bands)),
+            dataclasses.replace(self.geometry, bands=self._bands.zones()),
             self.uuid,
             self._superblock.generation + 1,
             self.core,
             with_crcs=self.conf.verify_reads,
-            refused=[band.index for band in self._bands if band.bad_punits],
+            refused=self._bands.broken_numbers(),
             progress=self._checkpoint_told,
         )
         if place is not None and self._superblock.takes({**content, "checkpoint": place}):
@@ -335,8 +340,7 @@ class FtlDevice:
             return
         elif kind == _shim.EV_OVERFLOW:
             self._overflowed()
-        self._manager.pump()
-        self._mend()
+        self._manager.wake()
 
     def _overflowed(self) -> None:
         """Asks for what events that were dropped may have told."""
@@ -389,6 +393,7 @@ class FtlDevice:
     def _zone_fault(self, index: int, punit: int, status: int) -> None:
         band = self._bands[index]
         self.zone_faults += 1
+        self._faulty_told.add(band.zones[punit])
         if status == Status.ZONE_OFFLINE:
             log.error("%s: zone %s of band %d is offline: what is in it is lost", self.name, band.zones[punit], index)
             return
@@ -400,14 +405,11 @@ class FtlDevice:
             return True
         if status == 0:
             self._failed_flushes = 0
-            self._bands[index].relocate = False
             return True
-        if punit in self._bands[index].bad_punits:
-            # It had failed before: told, and counted, by then.
-            return True
-        self._bands.refresh(self.core.bands())
-        if punit in self._bands[index].bad_punits:
-            self._zone_fault(index, punit, status)
+        if punit < self.geometry.punits:
+            # One that had failed before was told, and counted, by then.
+            if self._bands[index].zones[punit] not in self._faulty_told:
+                self._zone_fault(index, punit, status)
             return True
         # No zone failed: the flush before the reset did. The band is as it was, and is reset again.
         self._failed_flushes += 1
@@ -428,7 +430,7 @@ class FtlDevice:
         core: events may still come then, but nothing follows the clean superblock."""
         if self._mending is not None or self._manager.stopped:
             return
-        broken = [band for band in self._bands if band.state == FREE and band.bad_punits]
+        broken = self._bands.to_mend()
         if broken and self.state in (DeviceState.RUNNING, DeviceState.HALTING):
             self._mending = asyncio.get_running_loop().create_task(self._mend_bands(broken), name=f"{self.name} mend")
 
@@ -439,6 +441,7 @@ class FtlDevice:
                 for punit in sorted(band.bad_punits):
                     tell_core = functools.partial(self.core.replace_zone, band.index, punit)
                     await self._spares.replace(band, punit, tell_core)
+                self._bands.rezone(band)
             await self.write_superblock(clean=False)
         except SuperblockTooLongError as error:
             # Nothing was written to the new zones yet, and the bands stay closed: media are as the superblock says.
@@ -450,13 +453,10 @@ class FtlDevice:
             self._fail_with_core(error)
             return
         for band in broken:
-            band.bad_punits.clear()
-            if band.capacity == 0:
-                band.state = RETIRED
+            self._bands.mended(band)
         self._mending = None
-        self._manager.pump()
         # Others may have become free, or have failed once more, meanwhile.
-        self._mend()
+        self._manager.pump()
 
     async def _stop_mending(self) -> None:
         while self._mending is not None and not self._mending.done():
@@ -478,12 +478,9 @@ class FtlDevice:
             raise
 
     def _superblock_content(self) -> dict[str, Any]:
-        nominal = range(len(SUPERBLOCK_ZONES), len(SUPERBLOCK_ZONES) + self.geometry.band_count * self.geometry.punits)
-        current = [zone for band in self._bands for zone in band.zones]
-        replaced = [[was, now] for was, now in zip(nominal, current, strict=True) if was != now]
         return {
             "name": self.name,
-            "geometry": {**self.geometry.to_dict(), "replaced": replaced},
+            "geometry": {**self.geometry.to_dict(), "replaced": self._bands.replaced},
             "bad_zones": self._spares.bad_zones,
             "conf": self.conf.to_dict(),
             "next_seq": self.core.next_seq,
@@ -507,8 +504,8 @@ class FtlDevice:
             **stats_module.spdk_groups(core, self.cache.stats()),
             **stats_module.summary(core),
             "free_bands": self._manager.free_bands,
-            "bands": {state: self._bands.count((state,)) for state in sorted({band.state for band in self._bands})},
-            "active_relocs": self._bands.count((MOVING,)),
+            "bands": self._bands.counts(),
+            "active_relocs": self._bands.count(MOVING),
             "relocs_started": self._manager.moves_started,
             "limit": self._manager.applied.name,
             "user_share": self._manager.applied.user_share,
@@ -544,10 +541,11 @@ class FtlDevice:
         if place is None:
             return True
         band, punit = place
-        account: dict[str, Any] = self.core.bands()[band.index]
-        return band.state in (OPEN, CLOSING, RESETTING) or punit in account["faulted_punits"]
+        row = self.core.band_rows(band.index, 1).view(BAND_ROW)[0]
+        busy = SHIM_STATES[row["state"]] in (OPEN, CLOSING, RESETTING)
+        return busy or bool(int(row["faulted_punits"]) >> punit & 1)
 
     @property
     def missing_zones(self) -> int:
         """Zones that failed and could not be replaced."""
-        return sum(zone is None for band in self._bands for zone in band.zones)
+        return self._bands.missing_zones

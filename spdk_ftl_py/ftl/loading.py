@@ -17,6 +17,7 @@ from ..conf import FtlConf
 from ..errors import FtlError, MediaError, ParameterError
 from ..runtime.progress import Progress
 from ..runtime.reactor import ReactorLoop
+from ..runtime.turns import Turns, aside
 from .base import check_base
 from .cache.nv_cache_keeper import CacheKeeper
 from .core import make_core, write_buffer_blocks
@@ -32,8 +33,9 @@ log = logging.getLogger(__name__)
 
 INCARNATION_GAP_MAX: Final = 1 << 32
 FINISH_ATTEMPTS: Final = 3
-L2P_STEP: Final = 1 << 20
-"""Entries handed to the shim at a time."""
+L2P_STEP: Final = 1 << 18
+"""Entries handed to the shim at a time: a few ms of the event loop."""
+BANDS_STEP: Final = 1 << 12
 
 
 async def load(
@@ -137,7 +139,7 @@ async def _loaded(
     incarnation = found.superblock.incarnation + 1 + secrets.randbelow(INCARNATION_GAP_MAX)
     # What is recovered was held by a buffer of at most half a band, too.
     buffer_blocks = max(write_buffer_blocks(found.conf, found.geometry), found.recovered_blocks)
-    core = make_core(
+    core = await make_core(
         reactor,
         base,
         uuid,
@@ -166,17 +168,22 @@ async def _loaded(
     told = False
     try:
         await _empty_bands(port, found.geometry, found.bands_to_reset)
-        for number, band in enumerate(found.bands):
-            core.load_band(number, band.state, band.seq, band.write_pointers)
+        turns = Turns()
+        states, seqs, pointers = await aside(found.geometry.zone_count, found.band_arrays)
+        for first in range(0, len(states), BANDS_STEP):
+            part = slice(first, first + BANDS_STEP)
+            core.load_bands(first, states[part], seqs[part], pointers[part])
+            await turns()
         for first in range(0, len(found.l2p), L2P_STEP):
-            part = found.l2p[first : first + L2P_STEP]
-            if (part != np.uint64(_shim.ADDRESS_INVALID)).any():
+            entries = found.l2p[first : first + L2P_STEP]
+            if (entries != np.uint64(_shim.ADDRESS_INVALID)).any():
                 crcs = None if found.crcs is None else found.crcs[first : first + L2P_STEP]
-                core.load_l2p(first, part, crcs)
+                core.load_l2p(first, entries, crcs)
             report("l2p", min(1.0, (first + L2P_STEP) / len(found.l2p)))
-        device.bands_loaded()
+            await turns()
+        await device.bands_loaded()
         # No order to the core before it is served: what its L2P does not need may be the newest that is durable.
-        _recover(core, name, found.recovered)
+        await _recover(core, name, found.recovered)
         await keeper.start(core, uuid, found.conf.nv_cache, report)
         # Before the superblock: after a loss of power zones that were full may be active again, and with more of
         # them than the device allows the superblock could not begin its other zone.
@@ -216,8 +223,10 @@ async def _loaded(
     return device
 
 
-def _recover(core: _shim.FtlCore, name: str, items: list[Recovered]) -> None:
+async def _recover(core: _shim.FtlCore, name: str, items: list[Recovered]) -> None:
+    turns = Turns()
     for item in items:
+        await turns()
         taken = (
             core.recover_block(item.lba, item.seq, item.crc, item.data)
             if isinstance(item, RecoveredBlock)
@@ -235,7 +244,7 @@ async def _empty_bands(port: BlockPort, geometry: Geometry, numbers: list[int]) 
     """Of what media alone show, nothing needs them; that is durable by now."""
     if numbers:
         zones = [zone for number in numbers for zone in geometry.bands[number] if zone is not None]
-        await port.reset_zones(geometry.zone_start(zone) for zone in zones)
+        await port.reset_zones([geometry.zone_start(zone) for zone in zones])
 
 
 async def _tidy_zone(port: BlockPort, action: int, start: int) -> MediaError | None:

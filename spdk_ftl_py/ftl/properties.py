@@ -12,6 +12,7 @@ from .media.geometry import BLOCK_BYTES, Geometry
 from .media.layout import FORMAT_VERSION
 
 READ_CRC_BYTES: Final = 2
+BANDS_TOLD_MAX: Final = 1024
 
 DESCRIPTIONS: Final = {
     "no_data": "For benchmarks: nothing that is written is kept or verified, and the FTL can't be loaded again",
@@ -52,13 +53,20 @@ def describe(
         ),
         _one("address_bits", geometry.address_bits),
         _one("conf", conf.to_dict()),
-        _one("base_device", {"bands": [_band(band) for band in bands]}),
+        _one("base_device", _base_device(bands)),
     ]
 
 
 def _one(name: str, value: object, unit: str = "", desc: str = "") -> dict[str, object]:
     entry: dict[str, object] = {"name": name, "value": value, "unit": unit, "desc": desc, "read-only": True}
     return {key: part for key, part in entry.items() if part != ""}
+
+
+def _base_device(bands: Bands) -> dict[str, object]:
+    """The first bands; with very many of them a list of all would take up the daemon, and its reader."""
+    told = min(len(bands), BANDS_TOLD_MAX)
+    left_out = {"bands_left_out": len(bands) - told} if told < len(bands) else {}
+    return {"bands": [_band(bands[number]) for number in range(told)], **left_out}
 
 
 def _band(band: Band) -> dict[str, object]:

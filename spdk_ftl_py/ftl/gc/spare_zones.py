@@ -28,12 +28,7 @@ class SpareZones:
         self._bad = set(geometry.bad_zones)
         self._strikes: dict[int, int] = {}
         first = len(SUPERBLOCK_ZONES)
-        self._places = {
-            zone: (band, punit)
-            for band, its in enumerate(geometry.bands)
-            for punit, zone in enumerate(its)
-            if zone is not None and zone != first + band * geometry.punits + punit
-        }
+        self._places = {zone: divmod(was - first, geometry.punits) for was, zone in geometry.replaced.items()}
         """Of zones that replace others: band and punit."""
 
     def __len__(self) -> int:

@@ -117,7 +117,7 @@ class ZoneWatch:
             self._core.fault_zone(band.index, punit, status)
         elif zone.reset_recommended and band.state in (CLOSED, FAULTED):
             if not band.relocate:
-                band.relocate = True
+                self._bands.want_empty(band.index)
                 log.info("%s: zone %d asks for a reset: band %d is relocated", self._name, zone.index, band.index)
                 self._wanted()
         elif zone.finish_recommended and self._core.close_zone(band.index, punit):

@@ -6,6 +6,7 @@ that finds it in any way not whole restores as ever.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import logging
 from collections.abc import Iterator, Sequence
@@ -19,7 +20,8 @@ from numpy.typing import NDArray
 from ... import _shim
 from ...errors import FtlError, MediaError
 from ...runtime.progress import Progress
-from ..media.band import FAULTED, FREE, QUEUED
+from ...runtime.turns import Turns, aside
+from ..media.band import BAND_ROW, FAULTED, FREE, QUEUED, SHIM_STATES
 from ..media.blockdev import BASE_GONE, BlockPort, side_by_side
 from ..media.geometry import BLOCK_BYTES, Geometry
 from ..media.layout import (
@@ -38,6 +40,8 @@ log = logging.getLogger(__name__)
 
 STEP_BLOCKS: Final = 32
 """Blocks built, written or read at a time."""
+BANDS_STEP: Final = 1 << 12
+"""Bands whose account is taken at a time."""
 ZONES_MAX: Final = 64
 """Their numbers have to fit into the superblock."""
 
@@ -126,7 +130,14 @@ class _Writer:
         self._written = 0
 
     async def run(self, zones: Sequence[Zone], refused: frozenset[int], report: Progress) -> dict[str, Any]:
-        account = self._core.bands()
+        turns = Turns()
+        parts = []
+        for first in range(0, self._geometry.band_count, BANDS_STEP):
+            count = min(BANDS_STEP, self._geometry.band_count - first)
+            parts.append(self._core.band_rows(first, count).view(BAND_ROW))
+            await turns()
+        account = np.concatenate(parts)
+        pointers = await aside(len(zones), functools.partial(_pointers, self._geometry, zones))
         room = iter(self._room(zones, account, refused))
         free: list[int] = []
         step = max(1, min(STEP_BLOCKS, self._port.device.max_io_blocks))
@@ -135,7 +146,9 @@ class _Writer:
         if zones_most > ZONES_MAX:
             raise NotUsableError(f"it may need {zones_most} zones, at most {ZONES_MAX} can be named")
         offset = self._geometry.zone_capacity
-        for records in self._records(zones, account):
+        for records in self._records(pointers, account):
+            # LBAs that were never written have no records, but there may be very many.
+            await turns()
             done = 0
             while done < len(records):
                 if offset == self._geometry.zone_capacity:
@@ -167,25 +180,23 @@ class _Writer:
     def _l2p_section(self) -> int:
         return SECTION_L2P if self._geometry.l2p_entry_bytes == 4 else SECTION_L2P_WIDE
 
-    def _room(self, zones: Sequence[Zone], account: Sequence[dict[str, Any]], refused: frozenset[int]) -> Iterator[int]:
+    def _room(self, zones: Sequence[Zone], account: NDArray[Any], refused: frozenset[int]) -> Iterator[int]:
         """Zones it may be written to: those of free bands, the one that would be opened last first."""
-        free = [
-            (int(now["seq"]), number, band)
-            for number, (band, now) in enumerate(zip(self._geometry.bands, account, strict=True))
-            if now["state"] in (FREE, QUEUED) and number not in refused
-        ]
-        for _, _, band in sorted(free, key=lambda each: each[:2], reverse=True):
-            its = [zone for zone in band if zone is not None]
+        free = np.isin(account["state"], [SHIM_STATES.index(state) for state in (FREE, QUEUED)])
+        free[sorted(refused)] = False
+        numbers = np.flatnonzero(free)
+        for number in numbers[np.lexsort((numbers, account["seq"][numbers]))][::-1]:
+            its = [zone for zone in self._geometry.bands[number] if zone is not None]
             if all(zones[zone].state == EMPTY for zone in its):
                 yield from its
 
-    def _records(self, zones: Sequence[Zone], account: Sequence[dict[str, Any]]) -> Iterator[NDArray[Any]]:
-        """All blocks, but for address and CRC, in parts of at most STEP_BLOCKS."""
+    def _records(self, pointers: NDArray[np.uint32], account: NDArray[Any]) -> Iterator[NDArray[Any]]:
+        """All blocks, but for address and CRC, in parts of at most STEP_BLOCKS; some may be empty."""
         bands = np.zeros(len(account), CHECKPOINT_BAND)
-        bands["seq"] = [now["seq"] for now in account]
-        bands["faulted"] = [now["state"] == FAULTED or bool(now["faulted_punits"]) for now in account]
+        bands["seq"] = account["seq"]
+        bands["faulted"] = (account["state"] == SHIM_STATES.index(FAULTED)) | (account["faulted_punits"] != 0)
         yield from self._section(SECTION_BANDS, bands, 0)
-        yield from self._section(SECTION_POINTERS, _pointers(self._geometry, zones), 0)
+        yield from self._section(SECTION_POINTERS, pointers, 0)
         section = self._l2p_section
         step = _per_block(section) * STEP_BLOCKS
         for first in range(0, self._geometry.block_count, step):
@@ -233,7 +244,7 @@ class _Writer:
             kept = np.zeros(count, bool)
             kept[np.flatnonzero(needed) // per_block] = True
             records = records[kept]
-        for part in range(0, len(records), STEP_BLOCKS):
+        for part in range(0, max(1, len(records)), STEP_BLOCKS):
             yield records[part : part + STEP_BLOCKS]
 
     async def _write(self, address: int, records: NDArray[Any]) -> None:
@@ -292,7 +303,7 @@ async def verify(
     place = superblock.content.get("checkpoint")
     if not superblock.clean or place is None:
         return None
-    reader = _Reader(port, geometry, superblock, place)
+    reader = await aside(len(zones), lambda: _Reader(port, geometry, superblock, place))
     return await reader.run(zones, sequential, progress or (lambda step, part: None))
 
 
@@ -346,14 +357,10 @@ class _Reader:
         await side_by_side(one, work)
         if self._seen != {SECTION_BANDS: len(self._bands), SECTION_POINTERS: len(self._pointers)}:
             raise NotUsableError("bands are missing in it")
-        if self._crcs is not None:
-            lbas = np.flatnonzero(_has_block(self._l2p))
-            if not self._has_crc[lbas // _per_block(SECTION_CRCS)].all():
-                raise NotUsableError("CRCs are missing in it")
-        self._check_zones(zones, sequential)
+        await aside(len(zones) + len(self._has_crc), lambda: self._check_whole(zones, sequential))
         return Checkpoint(
-            band_seqs=[int(seq) for seq in self._bands["seq"]],
-            faulted=[bool(faulted) for faulted in self._bands["faulted"]],
+            band_seqs=self._bands["seq"].tolist(),
+            faulted=(self._bands["faulted"] != 0).tolist(),
             l2p=self._l2p,
             crcs=self._crcs,
             zones=self._zones,
@@ -421,6 +428,13 @@ class _Reader:
             raise NotUsableError("an entry of it is no address")
         if not self._known_zone[zone].all():
             raise NotUsableError("an entry of it points to a zone that is not in a band")
+
+    def _check_whole(self, zones: Sequence[Zone], sequential: bool) -> None:
+        if self._crcs is not None:
+            lbas = np.flatnonzero(_has_block(self._l2p))
+            if not self._has_crc[lbas // _per_block(SECTION_CRCS)].all():
+                raise NotUsableError("CRCs are missing in it")
+        self._check_zones(zones, sequential)
 
     def _check_zones(self, zones: Sequence[Zone], sequential: bool) -> None:
         """Nobody has written to the device since, and none of its zones has lost its data."""

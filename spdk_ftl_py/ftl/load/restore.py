@@ -7,6 +7,7 @@ media.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 import logging
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -21,9 +22,10 @@ from ... import _shim
 from ...conf import FtlConf
 from ...errors import ConfError, FtlError, NotFoundError
 from ...runtime.progress import Progress
+from ...runtime.turns import aside
 from ..media import superblock as superblocks
-from ..media.band import CLOSED, FAULTED, FREE
-from ..media.blockdev import BlockPort, side_by_side
+from ..media.band import CLOSED, FAULTED, FREE, SHIM_STATES
+from ..media.blockdev import QUEUE_DEPTH, BlockPort, side_by_side
 from ..media.geometry import Geometry
 from ..media.layout import ENTRY_FLAG_LOST, cut_crcs
 from ..media.superblock import Superblock
@@ -42,10 +44,13 @@ BAND_SEQ_GAP: Final = 1024
 """With emulated zones the newest headers may be missing while their successors are there, unseen: band seqs of theirs
 must not be given again."""
 
+ITEM_BLOCKS: Final = 16
+"""Entries of tables that are worked on in about 1 us."""
+
 _UNCHECKED, _GOOD, _DROPPED, _LOST = range(4)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class LoadedBand:
     state: str
     seq: int
@@ -94,6 +99,15 @@ class Restored:
     @property
     def recovered_records(self) -> int:
         return sum(1 for item in self.recovered if isinstance(item, RecoveredRecord))
+
+    def band_arrays(self) -> tuple[NDArray[np.uint8], NDArray[np.uint64], NDArray[np.uint64]]:
+        """States, seqs and (bands, punits) write pointers, as FtlCore.load_bands() takes them."""
+        code = {state: number for number, state in enumerate(SHIM_STATES)}
+        return (
+            np.array([code[band.state] for band in self.bands], np.uint8),
+            np.array([band.seq for band in self.bands], np.uint64),
+            np.array([band.write_pointers for band in self.bands], np.uint64).reshape(len(self.bands), -1),
+        )
 
     @property
     def mapped_blocks(self) -> int:
@@ -164,7 +178,7 @@ async def restore(
     if damage is not None:
         # A clean one that is not the newest says nothing of what came after it.
         superblock = dataclasses.replace(superblock, clean=False)
-    geometry = geometry_of(superblock, zones, base, name=port.name)
+    geometry = await aside(len(zones), lambda: geometry_of(superblock, zones, base, name=port.name))
     its_conf = merge_conf(stored_conf(superblock), settings or {}).check_geometry(geometry)
     if num_punits is not None and num_punits != geometry.punits:
         raise ConfError(
@@ -186,10 +200,14 @@ async def restore(
             progress=progress,
         )
     if checkpoint is not None:
-        return _from_checkpoint(checkpoint, superblock, geometry, its_conf, zones, which, used)
+        whole = checkpoint
+        return await aside(
+            len(zones), lambda: _from_checkpoint(whole, superblock, geometry, its_conf, zones, which, used)
+        )
     reader = ZoneReader(port, geometry, uuid, sequential=sequential, use_append=its_conf.use_append)
     contents = await _read_bands(reader, geometry, zones, report)
-    return await _Merge(
+    merging = functools.partial(
+        _Merge,
         reader,
         superblock,
         geometry,
@@ -201,7 +219,9 @@ async def restore(
         held=[each for each in held if each is not None],
         damage=[] if damage is None else [damage],
         with_crcs=its_conf.verify_reads,
-    ).run(its_conf, which, used)
+    )
+    merge = await aside(len(zones) + geometry.block_count // ITEM_BLOCKS, merging)
+    return await merge.run(its_conf, which, used)
 
 
 def _from_checkpoint(
@@ -284,9 +304,21 @@ async def _not_found(port: BlockPort, zones: list[Zone], uuid: UUID) -> FtlError
 async def _read_bands(
     reader: ZoneReader, geometry: Geometry, zones: Sequence[Zone], report: Progress
 ) -> list[list[ZoneContent | None]]:
-    """By band and punit; None where a zone is missing."""
-    work = [(b, p, zone) for b, band in enumerate(geometry.bands) for p, zone in enumerate(band) if zone is not None]
-    contents: list[list[ZoneContent | None]] = [[None] * geometry.punits for _ in geometry.bands]
+    """By band and punit; None where a zone is missing, or nothing was written to it. Bands to which nothing was written
+    share one list: with very many of them, the garbage collector would take its time over theirs."""
+    nothing: list[ZoneContent | None] = [None] * geometry.punits
+
+    def prepared() -> list[tuple[int, int, int]]:
+        places = ((b, p, zone) for b, band in enumerate(geometry.bands) for p, zone in enumerate(band))
+        return [
+            (b, p, zone)
+            for b, p, zone in places
+            if zone is not None and (zones[zone].written > 0 or zones[zone].state == OFFLINE)
+        ]
+
+    work = await aside(len(zones), prepared)
+    total = len(work)
+    contents = [nothing] * geometry.band_count
     done = itertools.count(1)
 
     async def read_one(item: tuple[int, int, int]) -> None:
@@ -297,14 +329,59 @@ async def _read_bands(
         content = await reader.read_zone(band, punit, zone.start, written, full=full)
         if zone.state == OFFLINE:
             content.damage.append(f"zone {index} (band {band}) is offline: what it held is not known")
+        if contents[band] is nothing:
+            contents[band] = nothing.copy()
         contents[band][punit] = content
-        report("bands", next(done) / len(work))
+        report("bands", next(done) / total)
 
+    if reader.knows_blank:
+        places = await aside(total, lambda: [item for item in work if zones[item[2]].state == FULL])
+        is_blank = np.zeros((geometry.band_count, geometry.punits), bool)
+        for first in range(0, len(places), QUEUE_DEPTH):
+            part = places[first : first + QUEUE_DEPTH]
+            blank = await reader.blank([zones[zone].start for _, _, zone in part])
+            for (band, punit, _), found in zip(part, blank.tolist(), strict=True):
+                is_blank[band, punit] = found
+            report("bands", min(1.0, (first + QUEUE_DEPTH) / total))
+        done = itertools.count(1 + int(np.count_nonzero(is_blank)))
+        # One for all of them, too.
+        same = ZoneContent(-1, -1, 0, geometry.zone_capacity)
+        whole: list[ZoneContent | None] = [same] * geometry.punits
+
+        def sorted_out() -> list[tuple[int, int, int]]:
+            for band in np.flatnonzero(is_blank.any(axis=1)).tolist():
+                contents[band] = [same if mark else None for mark in is_blank[band].tolist()]
+            for band in np.flatnonzero(is_blank.all(axis=1)).tolist():
+                contents[band] = whole
+            marks = is_blank.tolist()
+            return [item for item in work if not marks[item[0]][item[1]]]
+
+        work = await aside(total, sorted_out)
     await side_by_side(read_one, work)
     return contents
 
 
 # --- newest seq wins
+
+
+@dataclass(frozen=True)
+class _Blocks:
+    """Columns of what zones say of their blocks of data."""
+
+    lba: NDArray[np.uint64]
+    seq: NDArray[np.uint64]
+    crc: NDArray[np.uint32]
+    address: NDArray[np.uint64]
+    band: NDArray[np.int64]
+    unsure: NDArray[np.bool_]
+    """It has to be read before it is believed."""
+    cut: NDArray[np.bool_]
+    """It may be cut off."""
+    held: NDArray[np.bool_]
+    """Something newer, or the same, is held elsewhere."""
+
+    def part(self, rows: NDArray[np.intp]) -> _Blocks:
+        return _Blocks(*(getattr(self, each.name)[rows] for each in dataclasses.fields(self)))
 
 
 class _Merge:
@@ -344,9 +421,24 @@ class _Merge:
         self._torn = 0
         self._lost = 0
         self._crcs = np.zeros(geometry.block_count, np.uint16) if with_crcs else None
+        self._unused: dict[tuple[str, tuple[int, ...]], LoadedBand] = {}
 
     async def run(self, conf: FtlConf, superblock_zone: int, superblock_used: int) -> Restored:
         entries, recovered, in_force = await self._entries()
+        return await aside(
+            len(self._zones),
+            lambda: self._restored(conf, superblock_zone, superblock_used, entries, recovered, in_force),
+        )
+
+    def _restored(
+        self,
+        conf: FtlConf,
+        superblock_zone: int,
+        superblock_used: int,
+        entries: NDArray[np.uint64],
+        recovered: list[Recovered],
+        in_force: set[int],
+    ) -> Restored:
         self._damage += self._held.damage
         if self._damage and not conf.allow_open_bands:
             raise self._refusal()
@@ -399,7 +491,11 @@ class _Merge:
         if number in self._damaged_bands or unusable:
             # Moved first of all, and so healed.
             state = FAULTED
-        return LoadedBand(state, self._band_seqs[number], ends)
+        seq = self._band_seqs[number]
+        if seq:
+            return LoadedBand(state, seq, ends)
+        # One for all of them, as above.
+        return self._unused.setdefault((state, tuple(ends)), LoadedBand(state, seq, ends))
 
     def _refusal(self) -> FtlError:
         told = "\n  ".join(self._damage[:DAMAGE_TOLD_MAX])
@@ -415,13 +511,22 @@ class _Merge:
     async def _entries(self) -> tuple[NDArray[np.uint64], list[Recovered], set[int]]:
         """Entries, what is newer than they are, and the bands that media would need without it."""
         block_count = self._geometry.block_count
-        entries = np.full(block_count, _shim.ADDRESS_INVALID, np.uint64)
-        seqs = np.zeros(block_count, np.uint64)
-        self._apply_records(self._current, entries, seqs)
+
+        def of_records() -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
+            entries = np.full(block_count, _shim.ADDRESS_INVALID, np.uint64)
+            seqs = np.zeros(block_count, np.uint64)
+            self._apply_records(self._current, entries, seqs)
+            return entries, seqs
+
+        def superseded() -> tuple[list[Recovered], set[int]]:
+            in_force = self._bands_of(entries) if self._held else set()
+            return self._held.supersede(entries, seqs, _shim.ADDRESS_INVALID), in_force
+
+        items = len(self._zones) + block_count // ITEM_BLOCKS
+        entries, seqs = await aside(items, of_records)
         if self._current:
             await self._apply_blocks(entries, seqs)
-        in_force = self._bands_of(entries) if self._held else set()
-        return entries, self._held.supersede(entries, seqs, _shim.ADDRESS_INVALID), in_force
+        return entries, *await aside(items, superseded)
 
     def _bands_of(self, entries: NDArray[np.uint64]) -> set[int]:
         """In which something is in force."""
@@ -446,6 +551,52 @@ class _Merge:
                     entries[part][newest] = np.uint64(flag | address)
 
     async def _apply_blocks(self, entries: NDArray[np.uint64], record_seqs: NDArray[np.uint64]) -> None:
+        items = len(self._zones) + sum(len(zone.entries) for zone in self._current) // ITEM_BLOCKS
+        blocks, chosen = await aside(items, functools.partial(self._candidates, entries, record_seqs))
+        chosen = await self._without_torn_copies(items, chosen, blocks)
+
+        ordering = functools.partial(self._in_winning_order, blocks, chosen, entries, record_seqs)
+        # What they hold is wanted no longer than that.
+        del blocks, chosen
+        ordered, state = await aside(items, ordering)
+        del ordering
+        if not len(ordered.lba):
+            return
+        await self._settle(items, state, ordered)
+
+        def win() -> None:
+            winners = _firsts(state, ordered.lba)
+            flag = np.where(state[winners] == _LOST, np.uint64(_shim.LOST_FLAG), np.uint64(0))
+            entries[ordered.lba[winners]] = ordered.address[winners] | flag
+            if self._crcs is not None:
+                self._crcs[ordered.lba[winners]] = cut_crcs(ordered.crc[winners])
+            record_seqs[ordered.lba[winners]] = ordered.seq[winners]
+
+        await aside(items, win)
+
+    def _in_winning_order(
+        self,
+        blocks: _Blocks,
+        chosen: NDArray[np.intp],
+        entries: NDArray[np.uint64],
+        record_seqs: NDArray[np.uint64],
+    ) -> tuple[_Blocks, NDArray[np.uint8]]:
+        dispensable = self._dispensable(blocks.lba[chosen], blocks.seq[chosen], blocks.band[chosen])
+        # Once more: where a record stands twice, the band that is needed anyway is to have it.
+        zones = sorted(self._current, key=lambda zone: -int(dispensable[zone.band]))
+        self._apply_records(zones, entries, record_seqs)
+        lba, seq, address = blocks.lba[chosen], blocks.seq[chosen], blocks.address[chosen]
+        ordered = blocks.part(chosen[np.lexsort((address, dispensable[blocks.band[chosen]], ~seq, lba))])
+        same = (ordered.lba[1:] == ordered.lba[:-1]) & (ordered.seq[1:] == ordered.seq[:-1])
+        copies = np.zeros(len(ordered.lba), bool)
+        copies[1:] |= same
+        copies[:-1] |= same
+        return ordered, np.where(ordered.unsure | copies, _UNCHECKED, _GOOD).astype(np.uint8)
+
+    def _candidates(
+        self, entries: NDArray[np.uint64], record_seqs: NDArray[np.uint64]
+    ) -> tuple[_Blocks, NDArray[np.intp]]:
+        """All blocks that zones tell of, and which of them are newer than the records."""
         zones = self._current
         lengths = [len(zone.entries) for zone in zones]
         table = np.concatenate([zone.entries for zone in zones])
@@ -464,46 +615,29 @@ class _Merge:
         # What is held makes good for it, whatever became of it: it is no damage.
         held_seqs = np.zeros(len(lba), np.uint64)
         held_seqs[candidate] = self._held.seqs(lba[candidate])
-        unsure |= candidate & (held_seqs >= seq)
-        chosen = await self._without_torn_copies(np.flatnonzero(candidate), table, address, cut)
-        dispensable = self._dispensable(lba[chosen], seq[chosen], band[chosen])
-        # Once more: where a record stands twice, the band that is needed anyway is to have it.
-        self._apply_records(sorted(zones, key=lambda zone: -int(dispensable[zone.band])), entries, record_seqs)
-        chosen = chosen[np.lexsort((address[chosen], dispensable[band[chosen]], ~seq[chosen], lba[chosen]))]
-        lba, seq, crc = lba[chosen], seq[chosen], table["crc"][chosen]
-        address, band, unsure = address[chosen], band[chosen], unsure[chosen]
-        cut = cut[chosen] | (held_seqs[chosen] >= seq)
-        if not len(lba):
-            return
-        same = (lba[1:] == lba[:-1]) & (seq[1:] == seq[:-1])
-        copies = np.zeros(len(lba), bool)
-        copies[1:] |= same
-        copies[:-1] |= same
-        state = np.where(unsure | copies, _UNCHECKED, _GOOD).astype(np.uint8)
-        await self._settle(state, lba, seq, address, crc, band, cut)
-        winners = _firsts(state, lba)
-        flag = np.where(state[winners] == _LOST, np.uint64(_shim.LOST_FLAG), np.uint64(0))
-        entries[lba[winners]] = address[winners] | flag
-        if self._crcs is not None:
-            self._crcs[lba[winners]] = cut_crcs(crc[winners])
-        record_seqs[lba[winners]] = seq[winners]
+        held = held_seqs >= seq
+        unsure |= candidate & held
+        return _Blocks(lba, seq, table["crc"], address, band, unsure, cut, held), np.flatnonzero(candidate)
 
-    async def _without_torn_copies(
-        self, chosen: NDArray[np.intp], table: NDArray[Any], address: NDArray[Any], cut: NDArray[np.bool_]
-    ) -> NDArray[np.intp]:
+    async def _without_torn_copies(self, items: int, chosen: NDArray[np.intp], blocks: _Blocks) -> NDArray[np.intp]:
         """A header may promise copies that never came, of blocks that stand elsewhere: they must not make those
         dispensable."""
-        order = chosen[np.lexsort((~table["seq"][chosen], table["lba"][chosen]))]
-        lba, seq = table["lba"][order], table["seq"][order]
-        again = (lba[1:] == lba[:-1]) & (seq[1:] == seq[:-1])
-        copies = np.zeros(len(order), bool)
-        copies[1:] |= again
-        copies[:-1] |= again
-        doubtful = order[copies & cut[order]]
+
+        def in_doubt() -> NDArray[np.intp]:
+            order = chosen[np.lexsort((~blocks.seq[chosen], blocks.lba[chosen]))]
+            lba, seq = blocks.lba[order], blocks.seq[order]
+            again = (lba[1:] == lba[:-1]) & (seq[1:] == seq[:-1])
+            copies = np.zeros(len(order), bool)
+            copies[1:] |= again
+            copies[:-1] |= again
+            doubtful: NDArray[np.intp] = order[copies & blocks.cut[order]]
+            return doubtful
+
+        doubtful = await aside(items, in_doubt)
         if not len(doubtful):
             return chosen
-        whole = await self._verify(address[doubtful], table["crc"][doubtful])
-        return np.setdiff1d(chosen, doubtful[~whole], assume_unique=True)
+        whole = await self._verify(blocks.address[doubtful], blocks.crc[doubtful])
+        return await aside(items, lambda: np.setdiff1d(chosen, doubtful[~whole], assume_unique=True))
 
     def _dispensable(self, lba: NDArray[Any], seq: NDArray[Any], band: NDArray[Any]) -> NDArray[np.bool_]:
         """Bands all of whose blocks stand in other bands as well: half-done moves, and with emulated zones what was
@@ -530,49 +664,55 @@ class _Merge:
                 dispensable[bands[i]] = False
         return dispensable
 
-    async def _settle(
-        self,
-        state: NDArray[np.uint8],
-        lba: NDArray[Any],
-        seq: NDArray[Any],
-        address: NDArray[Any],
-        crc: NDArray[Any],
-        band: NDArray[Any],
-        cut: NDArray[np.bool_],
-    ) -> None:
-        """Checks winners that are not sure to be whole until no further ones turn up. Arrays are in winning order."""
+    async def _settle(self, items: int, state: NDArray[np.uint8], blocks: _Blocks) -> None:
+        """Checks winners that are not sure to be whole until no further ones turn up. Blocks are in winning order."""
+
+        def unchecked() -> NDArray[np.intp]:
+            winners = _firsts(state, blocks.lba)
+            those: NDArray[np.intp] = winners[state[winners] == _UNCHECKED]
+            return those
+
         while True:
-            winners = _firsts(state, lba)
-            open_ = winners[state[winners] == _UNCHECKED]
+            open_ = await aside(items, unchecked)
             if not len(open_):
                 return
-            whole = await self._verify(address[open_], crc[open_])
+            whole = await self._verify(blocks.address[open_], blocks.crc[open_])
             state[open_[whole]] = _GOOD
-            for i in map(int, open_[~whole]):
-                following = i + 1
-                if following < len(lba) and lba[following] == lba[i] and seq[following] == seq[i]:
-                    state[i] = _DROPPED
-                elif cut[i]:
-                    state[i] = _DROPPED
-                    self._torn += 1
-                else:
-                    state[i] = _LOST
-                    self._lost += 1
-                    self._damaged_bands.add(int(band[i]))
-                    self._damage.append(
-                        f"block {int(address[i])} (band {int(band[i])}): LBA {int(lba[i])} can't be read, or does not "
-                        "match its CRC"
-                    )
+            broken = open_[~whole]
+            await aside(len(broken), functools.partial(self._judge, broken, state, blocks))
+
+    def _judge(self, broken: NDArray[np.intp], state: NDArray[np.uint8], blocks: _Blocks) -> None:
+        """Of winners that are not whole: whether another copy counts, or they were cut off, or are lost."""
+        lba, seq = blocks.lba, blocks.seq
+        for i in map(int, broken):
+            following = i + 1
+            if following < len(lba) and lba[following] == lba[i] and seq[following] == seq[i]:
+                state[i] = _DROPPED
+            elif blocks.cut[i] or blocks.held[i]:
+                state[i] = _DROPPED
+                self._torn += 1
+            else:
+                state[i] = _LOST
+                self._lost += 1
+                self._damaged_bands.add(int(blocks.band[i]))
+                self._damage.append(
+                    f"block {int(blocks.address[i])} (band {int(blocks.band[i])}): LBA {int(lba[i])} can't be read, or "
+                    "does not match its CRC"
+                )
 
     async def _verify(self, address: NDArray[Any], crc: NDArray[Any]) -> NDArray[np.bool_]:
         """Which blocks match their CRC."""
         whole = np.zeros(len(address), bool)
-        order = np.argsort(address)
-        # What lies between them is read along: fewer I/Os count for more than fewer blocks.
-        zone_size = np.uint64(self._geometry.zone_size)
-        zone, offset = address[order] // zone_size, address[order] % zone_size // np.uint64(self._run_blocks)
-        breaks = np.flatnonzero((np.diff(zone) != 0) | (np.diff(offset) != 0)) + 1
-        runs = np.split(order, breaks)
+
+        def in_runs() -> list[NDArray[np.intp]]:
+            order = np.argsort(address)
+            # What lies between them is read along: fewer I/Os count for more than fewer blocks.
+            zone_size = np.uint64(self._geometry.zone_size)
+            zone, offset = address[order] // zone_size, address[order] % zone_size // np.uint64(self._run_blocks)
+            breaks = np.flatnonzero((np.diff(zone) != 0) | (np.diff(offset) != 0)) + 1
+            return np.split(order, breaks)
+
+        runs = await aside(len(address), in_runs)
         done = itertools.count(1)
 
         async def check(run: NDArray[np.intp]) -> None:

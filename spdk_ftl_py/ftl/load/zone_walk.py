@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 from uuid import UUID
@@ -18,6 +19,7 @@ from ..media.layout import (
     KIND_DATA,
     KIND_TRIM,
     SUMMARY_FLAG_HEADER,
+    SUMMARY_MAGIC,
     BatchHeader,
     is_checkpoint_block,
     parse_batch_header,
@@ -28,12 +30,13 @@ from ..media.layout import (
 GAP_READ_BLOCKS: Final = 64
 """Read at a time behind a header that does not verify, in search of the next one."""
 _MAGIC: Final = np.frombuffer(BATCH_MAGIC, np.uint8)
+_SUMMARY_MAGIC: Final = np.frombuffer(SUMMARY_MAGIC, np.uint8)
 _CHECKPOINT_MAGIC: Final = np.frombuffer(CHECKPOINT_MAGIC, np.uint8)
 _ENTRY_BYTES: Final = np.dtype((np.void, ENTRY.itemsize))
 _KIND_MASK: Final = SUMMARY_FLAG_HEADER - 1
 
 
-@dataclass
+@dataclass(slots=True)
 class ZoneContent:
     """What was found in one zone. Nothing of ours: band_seq 0."""
 
@@ -85,7 +88,8 @@ class ZoneReader:
         zone = ZoneContent(band, punit, start, written, torn_from=start + written)
         if written == 0:
             return zone
-        first_block = (await self.blocks(start, 1))[0]
+        first_blocks, readable = await self._port.read_what_can_be(start, 1)
+        first_block = first_blocks[0]
         if is_checkpoint_block(first_block, self._uuid, start):
             # The band was free when it was written: what stands behind it is of an earlier life.
             zone.checkpoint = True
@@ -99,6 +103,10 @@ class ZoneReader:
             # A summary of an earlier life of the zone, or none.
             zone.band_seq = first.band_seq
             known[:] = False
+        if full and not self._sequential and zone.band_seq == 0 and readable[0] and not first_block.any():
+            # An emulated zone is full whatever is in it. The first block of this one was never written, or was not
+            # flushed, and then nothing behind it was.
+            return zone
         if summary is not None and known.all():
             await self._use_summary(zone, summary)
         else:
@@ -111,6 +119,22 @@ class ZoneReader:
                 zone.highest_seq = max(zone.highest_seq, int(entries["seq"].max()))
         return zone
 
+    @property
+    def knows_blank(self) -> bool:
+        """Full zones may be blank, and it takes one block of summary to see it. Of emulated zones there may be very
+        many: those of a large device with small zones."""
+        return not self._sequential and self._summary_blocks == 1
+
+    async def blank(self, starts: Sequence[int]) -> NDArray[np.bool_]:
+        """Which of at most QUEUE_DEPTH full zones read_zone() would find nothing in, by their first block and summary
+        alone. None of them where that can't be read."""
+        first = await self._port.read_each(starts)
+        last = await self._port.read_each([start + self._data_blocks for start in starts])
+        if first is None or last is None:
+            return np.zeros(len(starts), bool)
+        written: NDArray[np.bool_] = (first != 0).any(axis=1) | (last != 0).any(axis=1)
+        return ~written
+
     async def blocks(self, address: int, count: int) -> NDArray[np.uint8]:
         """(count, 4096) bytes, zeroes for what can't be read."""
         return (await self._port.read_what_can_be(address, count))[0]
@@ -118,6 +142,9 @@ class ZoneReader:
     async def _summary(self, zone: ZoneContent, known: NDArray[np.bool_]) -> NDArray[Any]:
         """Entries of the data area; ``known`` tells which of them come from a summary block that verifies."""
         blocks = await self.blocks(zone.start + self._data_blocks, self._summary_blocks)
+        if not (blocks[:, : len(_SUMMARY_MAGIC)] == _SUMMARY_MAGIC).any():
+            # As when nothing was ever written to it: a load may have very many of these.
+            return np.zeros(self._data_blocks, ENTRY)
         whole = parse_summary(blocks, self._uuid, band=zone.band, punit=zone.punit)
         if whole is not None and len(whole[1]) == self._data_blocks:
             zone.band_seq = whole[0]

@@ -1,12 +1,20 @@
-"""Bands as Python sees them: the shim's states, which zones they have, which of those went bad."""
+"""Bands as Python sees them: the shim's states, which zones they have, which of those went bad.
+
+What is asked of all bands at once (how many are free, what they take, which can be reset) is counted as they change, so
+that nothing here but a choice among all of them takes longer with more of them.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+import heapq
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Final
 
-from .geometry import Geometry
+import numpy as np
+from numpy.typing import NDArray
+
+from .geometry import SUPERBLOCK_ZONES, Geometry
 
 FREE: Final = "free"
 QUEUED: Final = "queued"
@@ -19,11 +27,35 @@ FAULTED: Final = "faulted"
 RETIRED: Final = "retired"
 """Ours alone: no zone left; the shim knows it as free and is never asked to open it."""
 
-BEING_WRITTEN: Final = frozenset({QUEUED, OPEN, CLOSING})
+SHIM_STATES: Final = (FREE, QUEUED, OPEN, CLOSING, CLOSED, MOVING, RESETTING, FAULTED)
+"""By the shim's number."""
+BAND_ROW: Final = np.dtype(
+    [
+        ("seq", "<u8"),
+        ("faulted_punits", "<u8"),
+        ("band", "<u4"),
+        ("valid", "<u4"),
+        ("written", "<u4"),
+        ("state", "u1"),
+        ("stream", "u1"),
+        ("unreadable", "u1"),
+        ("unwritten", "u1"),
+    ]
+)
+"""What FtlCore.changed_bands() and band_rows() return. faulted_punits is a mask; written counts what was given up, too;
+unreadable: once such a band is closed, its state is FAULTED."""
+
+_STATES: Final = (*SHIM_STATES, RETIRED, "unknown")
+_CODE: Final = {state: code for code, state in enumerate(_STATES)}
+_FREE, _QUEUED, _OPEN, _CLOSING, _CLOSED, _MOVING, _RESETTING, _FAULTED, _RETIRED, _UNKNOWN = range(len(_STATES))
+_FEW: Final = frozenset({_QUEUED, _OPEN, _CLOSING, _MOVING, _RESETTING, _FAULTED})
+"""Only few bands are in one of these at a time, or something is badly wrong: they are kept by number."""
 
 
-@dataclass
+@dataclass(frozen=True)
 class Band:
+    """One of them as it was when it was asked for: what changes it are the methods of Bands."""
+
     index: int
     zones: list[int | None]
     """Zone numbers by punit; None where one is missing."""
@@ -66,47 +98,291 @@ class Band:
 
 
 class Bands:
-    """All of them, refreshed from the shim's own account before each decision."""
+    """All of them. refresh() takes what the shim says has changed; until it has told of a band, nothing is known of
+    it."""
 
     def __init__(self, geometry: Geometry) -> None:
-        self._bands = [Band(index, list(zones), geometry.zone_blocks) for index, zones in enumerate(geometry.bands)]
+        count = geometry.band_count
+        self._geometry = geometry
+        self.valid = np.zeros(count, np.int64)
+        """By band, as the other arrays; not to be changed from outside."""
+        self.seq = np.zeros(count, np.int64)
+        self.capacity = np.full(count, geometry.band_blocks, np.int64)
+        self.capacity_to_come = self.capacity.copy()
+        self.faulted = np.zeros(count, bool)
+        """In state FAULTED."""
+        self.broken = np.zeros(count, bool)
+        """It has bad zones."""
+        self.closed = np.zeros(count, bool)
+        """CLOSED or FAULTED."""
+        self.relocate = np.zeros(count, bool)
+        """The base would like a zone of it to be reset."""
+        self.whole_capacity = geometry.band_blocks
+        """Of a band with all its zones."""
+        self.free_capacity = 0
+        """Blocks of data that bands which are ready to be opened take."""
+        self._state = np.full(count, _UNKNOWN, np.uint8)
+        self._stream = np.zeros(count, np.uint8)
+        self._written = np.zeros(count, np.int64)
+        self._unwritten = np.ones(count, bool)
+        self._counts = [0] * len(_STATES)
+        self._counts[_UNKNOWN] = count
+        self._few: dict[int, dict[int, None]] = {state: {} for state in _FEW}
+        self._ready = np.zeros(count, bool)
+        self._ready_count = 0
+        self._resting: list[tuple[int, int]] = []
+        """A heap of (seq, number) with every band that is ready, and some that are no longer."""
+        self._emptied: dict[int, None] = {}
+        self._emptied_unwritten: dict[int, None] = {}
+        self._to_mend: dict[int, None] = {}
+        self._zones: dict[int, list[int | None]] = {}
+        """Of bands that have others than geometry says."""
+        self._bad_punits: dict[int, set[int]] = {}
+        self._nominal = len(SUPERBLOCK_ZONES)
+        self._replaced: dict[int, int | None] = dict(geometry.replaced)
+        self._take_over_missing_zones()
 
-    def __getitem__(self, index: int) -> Band:
-        return self._bands[index]
+    def _take_over_missing_zones(self) -> None:
+        """A geometry that was loaded may lack zones."""
+        punits = self._geometry.punits
+        for number, zones in enumerate(self._geometry.bands):
+            if None in zones:
+                nominal = self._nominal + number * punits
+                self._replaced.update({nominal + punit: None for punit, zone in enumerate(zones) if zone is None})
+                self._measure(number)
+
+    # --- one of them
+
+    def __getitem__(self, number: int) -> Band:
+        return Band(
+            number,
+            self._zones_of(number),
+            self._geometry.zone_blocks,
+            _STATES[self._state[number]],
+            int(self.seq[number]),
+            int(self._stream[number]),
+            int(self.valid[number]),
+            int(self._written[number]),
+            set(self._bad_punits.get(number, ())),
+            bool(self.relocate[number]),
+        )
 
     def __iter__(self) -> Iterator[Band]:
-        return iter(self._bands)
+        return (self[number] for number in range(len(self)))
 
     def __len__(self) -> int:
-        return len(self._bands)
+        return len(self._state)
 
-    def refresh(self, account: Sequence[dict[str, Any]]) -> None:
-        """account: what FtlCore.bands() returns."""
-        for band, now in zip(self._bands, account, strict=True):
-            band.seq = now["seq"]
-            band.stream = now["stream"]
-            band.valid = now["valid"]
-            band.written = now["written"]
-            # A zone that failed is cleared of it by a reset, but we don't trust it again.
-            band.bad_punits.update(now["faulted_punits"])
-            if band.state != RETIRED:
-                band.state = now["state"]
+    def _zones_of(self, number: int) -> list[int | None]:
+        return list(self._zones.get(number) or self._geometry.bands[number])
+
+    # --- what changes them
+
+    def refresh(self, rows: NDArray[np.uint8]) -> int:
+        """Takes the account of some bands; how many they were."""
+        account = rows.view(BAND_ROW)
+        numbers = account["band"].astype(np.intp)
+        before = self._state[numbers]
+        # A zone that failed is cleared of it by a reset, but we don't trust it again.
+        state = np.where(before == _RETIRED, _RETIRED, account["state"])
+        valid, seq = account["valid"].astype(np.int64), account["seq"].astype(np.int64)
+        turned = (state != before) | (seq != self.seq[numbers]) | (account["faulted_punits"] != 0)
+        turned |= ((valid == 0) != (self.valid[numbers] == 0)) & self.closed[numbers]
+        self.valid[numbers] = valid
+        self.seq[numbers] = seq
+        self._stream[numbers] = account["stream"]
+        self._written[numbers] = account["written"]
+        self._unwritten[numbers] = account["unwritten"] != 0
+        for i in np.flatnonzero(turned).tolist():
+            number, mask = int(numbers[i]), int(account["faulted_punits"][i])
+            if mask:
+                self._add_bad(number, {punit for punit in range(self._geometry.punits) if mask >> punit & 1})
+            self._file(number, int(state[i]))
+        return len(account)
+
+    def _add_bad(self, number: int, punits: set[int]) -> None:
+        known = self._bad_punits.setdefault(number, set())
+        if not punits <= known:
+            known |= punits
+            self._measure(number)
+
+    def ordered(self, number: int, state: str, *, stream: int | None = None) -> None:
+        """The shim was given an order about it, and will tell the same."""
+        if stream is not None:
+            self._stream[number] = stream
+            self._written[number] = 0
+            self._unwritten[number] = True
+        self._file(number, _CODE[state])
+
+    def want_empty(self, number: int) -> None:
+        """The base would like a zone of it to be reset: it is moved, whatever that gains. Until it was reset."""
+        self.relocate[number] = True
+
+    def put_off(self, numbers: Iterable[int]) -> None:
+        """Emptied ones that could not be reset yet: behind the others."""
+        for number in numbers:
+            for emptied in (self._emptied_unwritten, self._emptied):
+                if number in emptied:
+                    del emptied[number]
+                    emptied[number] = None
+
+    def rezone(self, band: Band) -> None:
+        """It has other zones; bad ones still keep it from being opened."""
+        self._zones[band.index] = list(band.zones)
+        first = self._nominal + band.index * self._geometry.punits
+        for nominal, zone in enumerate(band.zones, first):
+            self._replaced[nominal] = zone
+            if zone == nominal:
+                del self._replaced[nominal]
+        self._measure(band.index)
+
+    def mended(self, band: Band) -> None:
+        """None of its zones is bad any more; without any it is retired."""
+        self._bad_punits.pop(band.index, None)
+        self._measure(band.index)
+        retired = self.capacity[band.index] == 0
+        self._file(band.index, _RETIRED if retired else int(self._state[band.index]))
 
     def retire_empty(self) -> None:
         """After a load: bands that have lost all their zones."""
-        for band in self._bands:
-            if band.capacity == 0:
-                band.state = RETIRED
+        for number in np.flatnonzero(self.capacity == 0).tolist():
+            self._file(number, _RETIRED)
+
+    def _measure(self, number: int) -> None:
+        """What depends on its zones. Its place is looked up again by _file()."""
+        self._unfile(number)
+        band = self[number]
+        self.capacity[number] = band.capacity
+        self.capacity_to_come[number] = band.capacity_to_come
+        self.broken[number] = bool(band.bad_punits)
+        self._file(number, int(self._state[number]))
+
+    def _unfile(self, number: int) -> None:
+        if self._ready[number]:
+            self._ready[number] = False
+            self._ready_count -= 1
+            self.free_capacity -= int(self.capacity[number])
+        self._to_mend.pop(number, None)
+
+    def _file(self, number: int, state: int) -> None:
+        """Puts it where a band in that state belongs."""
+        self._unfile(number)
+        before = int(self._state[number])
+        if before != state:
+            self._counts[before] -= 1
+            self._counts[state] += 1
+            if before in _FEW:
+                del self._few[before][number]
+            if state in _FEW:
+                self._few[state][number] = None
+            self._state[number] = state
+            self.faulted[number] = state == _FAULTED
+            self.closed[number] = state in (_CLOSED, _FAULTED)
+        if state == _FREE:
+            self.relocate[number] = False
+        if state == _FREE and self.broken[number]:
+            self._to_mend[number] = None
+        elif state == _FREE:
+            self._ready[number] = True
+            self._ready_count += 1
+            self.free_capacity += int(self.capacity[number])
+            heapq.heappush(self._resting, (int(self.seq[number]), number))
+        if not self.closed[number] or self.valid[number] != 0:
+            self._emptied.pop(number, None)
+            self._emptied_unwritten.pop(number, None)
+        elif self._unwritten[number]:
+            self._emptied_unwritten.setdefault(number)
+        else:
+            self._emptied.setdefault(number)
+
+    # --- what is asked of all of them
 
     def in_state(self, *states: str) -> list[Band]:
-        return [band for band in self._bands if band.state in states]
+        """In ascending order. FREE, CLOSED and RETIRED take a look at all."""
+        codes = [_CODE[state] for state in states]
+        if all(code in _FEW for code in codes):
+            numbers = sorted(number for code in codes for number in self._few[code])
+        else:
+            numbers = np.flatnonzero(np.isin(self._state, codes)).tolist()
+        return [self[number] for number in numbers]
+
+    def count(self, *states: str) -> int:
+        return sum(self._counts[_CODE[state]] for state in states)
+
+    def counts(self) -> dict[str, int]:
+        """By state, of those some band is in."""
+        return {state: count for state, count in sorted(zip(_STATES, self._counts, strict=True)) if count}
+
+    @property
+    def free_count(self) -> int:
+        """Ready to be opened."""
+        return self._ready_count
+
+    def first_free(self) -> int | None:
+        """The one ready to be opened that rested longest."""
+        while self._resting:
+            seq, number = self._resting[0]
+            if self._ready[number] and self.seq[number] == seq:
+                return number
+            heapq.heappop(self._resting)
+        return None
 
     def free(self) -> list[Band]:
-        """Ready to be opened, the one that rested longest first."""
-        return sorted(
-            (b for b in self._bands if b.state == FREE and not b.bad_punits), key=lambda band: (band.seq, band.index)
-        )
+        """All that are ready to be opened, the one that rested longest first."""
+        bands = [self[number] for number in np.flatnonzero(self._ready).tolist()]
+        return sorted(bands, key=lambda band: (band.seq, band.index))
 
-    def count(self, states: Iterable[str]) -> int:
-        wanted = frozenset(states)
-        return sum(1 for band in self._bands if band.state in wanted)
+    @property
+    def emptied_count(self) -> int:
+        return len(self._emptied) + len(self._emptied_unwritten)
+
+    def emptied(self, most: int) -> list[int]:
+        """CLOSED or FAULTED, with nothing valid: at most so many, and besides all to which nothing was written."""
+        few = [number for number, _ in zip(self._emptied, range(most), strict=False)]
+        return [*self._emptied_unwritten, *few]
+
+    @property
+    def endangered(self) -> NDArray[np.bool_]:
+        """Of each: moved first of all, whatever that gains. As Band.endangered."""
+        marked: NDArray[np.bool_] = self.faulted | (self.closed & (self.broken | self.relocate))
+        return marked
+
+    def any_endangered(self) -> bool:
+        return self.count(FAULTED) > 0 or bool(self.endangered.any())
+
+    def to_mend(self) -> list[Band]:
+        """Free, but for bad zones."""
+        return [self[number] for number in self._to_mend]
+
+    def any_to_mend(self) -> bool:
+        return bool(self._to_mend)
+
+    def being_written(self, stream: int) -> list[int]:
+        """Queued or open bands of that stream."""
+        return [number for code in (_QUEUED, _OPEN) for number in self._few[code] if self._stream[number] == stream]
+
+    def queued_count(self, stream: int) -> int:
+        return sum(1 for number in self._few[_QUEUED] if self._stream[number] == stream)
+
+    def room(self, stream: int) -> int:
+        """Blocks of data that can still be written to the stream's bands, cautiously."""
+        return sum(max(0, int(self.capacity[i] - self._written[i])) for i in self.being_written(stream))
+
+    @property
+    def replaced(self) -> list[list[int | None]]:
+        """[the zone that should be there, the one that is or None], ascending."""
+        return [[was, now] for was, now in sorted(self._replaced.items())]
+
+    @property
+    def missing_zones(self) -> int:
+        return sum(1 for zone in self._replaced.values() if zone is None)
+
+    def zones(self) -> tuple[tuple[int | None, ...], ...]:
+        """Of all bands as they are now, by punit."""
+        bands = self._geometry.bands
+        if not self._zones:
+            return bands
+        return tuple(tuple(self._zones.get(number, zones)) for number, zones in enumerate(bands))
+
+    def broken_numbers(self) -> list[int]:
+        return sorted(number for number, bad in self._bad_punits.items() if bad)

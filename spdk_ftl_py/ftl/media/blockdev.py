@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -136,6 +136,24 @@ class BlockPort:
             else:
                 readable[i] = True
         return blocks, readable
+
+    async def read_each(self, addresses: Sequence[int]) -> NDArray[np.uint8] | None:
+        """One block from each of at most QUEUE_DEPTH addresses, side by side: (addresses, block_bytes). None where any
+        of them can't be read. For a load that has very many to read: a third of what as many read() cost."""
+        data = np.empty((len(addresses), self.block_bytes), np.uint8)
+        loop = asyncio.get_running_loop()
+        answers: list[asyncio.Future[tuple[int, int]]] = []
+        for address, row in zip(addresses, data, strict=True):
+            await self._slots.acquire()
+            try:
+                ticket = self._port.submit(_shim.OP_READ, address, 1, row)
+            except BaseException:
+                self._slots.release()
+                raise
+            answers.append(loop.create_future())
+            self._waiting[ticket] = answers[-1]
+        await asyncio.wait(answers)
+        return None if any(answer.result()[0] for answer in answers) else data
 
     async def write(self, lba: int, data: Buffer, *, fua: bool = False) -> None:
         """data: whole blocks, at most the device's max_io_blocks, and in a sequential zone at its write pointer."""

@@ -10,6 +10,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+import numpy as np
+from numpy.typing import NDArray
+
 from ... import _shim
 from ...conf import spare_bands_needed
 from ...errors import GeometryError
@@ -115,11 +118,17 @@ class Geometry:
     def zone_start(self, zone: int) -> int:
         return zone * self.zone_size
 
-    def band_zone_starts(self) -> list[list[int]]:
-        """What FtlCore wants."""
-        return [
-            [_shim.ADDRESS_INVALID if zone is None else self.zone_start(zone) for zone in band] for band in self.bands
-        ]
+    def band_zone_starts(self) -> NDArray[np.uint64]:
+        """(bands, punits): what FtlCore wants."""
+        missing = self.zone_count
+        try:
+            numbers = np.array(self.bands, np.uint64)
+        except TypeError:
+            # Some are None.
+            numbers = np.array([[missing if zone is None else zone for zone in band] for band in self.bands], np.uint64)
+        starts: NDArray[np.uint64] = numbers * np.uint64(self.zone_size)
+        starts[numbers == missing] = _shim.ADDRESS_INVALID
+        return starts
 
     def used_zones(self) -> list[int]:
         """Superblock, bands and spares, ascending."""

@@ -42,7 +42,7 @@ ATTRIBUTE_RESET: Final = 1 << 2
 _DESCRIPTOR = struct.Struct("<BBBB4xQQQ32x")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Zone:
     """start, capacity and written are in blocks; written is how far the write pointer is from start (capacity if
     full)."""

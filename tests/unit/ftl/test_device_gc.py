@@ -117,16 +117,16 @@ async def test_the_last_free_band_is_the_users_only_where_a_reset_waits_for_his_
     await rig.port.flush()
     manager, bands = rig.device._manager, rig.device._bands
     manager.stop()
-    for band in bands:
-        band.state = CLOSED
-    last = bands[0]
-    last.state, bands[1].state = FREE, RESETTING
-    assert not manager._may_take(_shim.STREAM_USER, last)
-    assert manager._may_take(_shim.STREAM_RELOC, last)
+    for number in range(len(bands)):
+        bands.ordered(number, CLOSED)
+    bands.ordered(0, FREE)
+    bands.ordered(1, RESETTING)
+    assert not manager._may_take(_shim.STREAM_USER, 0)
+    assert manager._may_take(_shim.STREAM_RELOC, 0)
     await rig.port.write(0, bytes(4096))
-    assert manager._may_take(_shim.STREAM_USER, last)
-    bands[1].state = CLOSED
-    assert not manager._may_take(_shim.STREAM_USER, last)
+    assert manager._may_take(_shim.STREAM_USER, 0)
+    bands.ordered(1, CLOSED)
+    assert not manager._may_take(_shim.STREAM_USER, 0)
 
 
 async def test_mixed_reads_and_writes_are_right_while_bands_move(rig: FtlRig) -> None:

@@ -82,7 +82,7 @@ async def test_a_reset_whose_failure_is_told_late_makes_no_checkpoint_stale(
 
     async def told_meanwhile(*args: Any, **options: Any) -> Any:
         # The core was closed with this event still on its way.
-        band.bad_punits.add(0)
+        rig.device._bands._add_bad(band.index, {0})
         event: Any = SimpleNamespace(kind=_shim.EV_BAND_RESET_DONE, a=band.index, b=0, c=0)
         rig.device._on_event(event)
         return await write(*args, **options)

@@ -1,0 +1,85 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// The account of all bands, and which of it has changed since Python last asked.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+#include "ftl/base_io.hpp"
+
+namespace ftl {
+
+inline constexpr uint32_t kNoBand = ~uint32_t{0};
+
+enum class BandState : uint8_t { free, queued, open, closing, closed, moving, resetting, faulted };
+
+struct Band {
+    BandState state = BandState::free;
+    uint8_t stream = 0;
+    bool listed = false;      // among the changed ones
+    uint32_t valid = 0;       // data blocks some LBA points to
+    uint32_t written = 0;     // blocks, headers included
+    uint32_t given_up = 0;    // blocks that are not written any more in this life of the band
+    uint32_t next = kNoBand;  // that changed after it
+    uint64_t seq = 0;
+    uint64_t references = 0;       // LBAs that point to a record's header in this band
+    uint32_t record_headers = 0;   // headers with records written to it
+    uint32_t settling = 0;         // records that landed here and are still being spread over the L2P
+    mutable uint32_t readers = 0;  // base reads in flight; nobody's business but the shim's
+    bool unreadable = false;       // a host's read failed here: it is moved first of all, as if a zone had failed
+    BaseIo io;                     // of its reset
+    uint32_t reset_zone = 0;
+    uint32_t reset_failed_zone = 0;
+    Status reset_status = status::ok;
+    Status reset_refused = status::ok;  // while it is found out whether the base does anything else
+
+    [[nodiscard]] bool in_force() const noexcept { return valid != 0 || references != 0; }
+};
+
+// A band can only be changed by change(), which puts it at the end of a list, once: so Python hears of every change
+// however many events were lost, and asks for no more bands than have changed. O(1), no allocation.
+class Bands {
+public:
+    // At first all have changed.
+    void make(size_t count) {
+        bands_ = std::vector<Band>(count);
+        for (uint32_t number = 0; number < count; ++number) {
+            change(number);
+        }
+    }
+    [[nodiscard]] size_t size() const noexcept { return bands_.size(); }
+    [[nodiscard]] const Band &operator[](size_t number) const noexcept { return bands_[number]; }
+    Band &change(uint32_t number) noexcept {
+        Band &band = bands_[number];
+        if (!band.listed) [[unlikely]] {
+            list(number, band);
+        }
+        return band;
+    }
+    // The one that changed first; kNoBand: none has. It is listed again with its next change.
+    uint32_t take_changed() noexcept {
+        const uint32_t number = first_;
+        if (number != kNoBand) {
+            Band &band = bands_[number];
+            first_ = band.next;
+            last_ = first_ == kNoBand ? kNoBand : last_;
+            band.listed = false;
+        }
+        return number;
+    }
+
+private:
+    void list(uint32_t number, Band &band) noexcept {
+        band.listed = true;
+        band.next = kNoBand;
+        (last_ == kNoBand ? first_ : bands_[last_].next) = number;
+        last_ = number;
+    }
+
+    std::vector<Band> bands_;
+    uint32_t first_ = kNoBand;
+    uint32_t last_ = kNoBand;
+};
+
+}  // namespace ftl

@@ -1,0 +1,134 @@
+"""Bands without a core, and what is counted of them without counting as they change."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from spdk_ftl_py import _shim
+from spdk_ftl_py.ftl.gc.reloc import Selector
+from spdk_ftl_py.ftl.media.band import BAND_ROW, CLOSED, FAULTED, FREE, OPEN, QUEUED, RETIRED, SHIM_STATES, Band, Bands
+
+
+def rows_of(bands: Iterable[Band]) -> NDArray[np.uint8]:
+    """As the shim tells of them."""
+    rows = [
+        (
+            band.seq,
+            sum(1 << punit for punit in band.bad_punits),
+            band.index,
+            band.valid,
+            band.written,
+            SHIM_STATES.index(band.state),
+            band.stream,
+            0,
+            band.written == 0,
+        )
+        for band in bands
+    ]
+    return np.array(rows, BAND_ROW).view(np.uint8)
+
+
+def bands_of(given: Sequence[Band]) -> Bands:
+    """Bands 0.. of as many zones each."""
+    (punits,) = {len(band.zones) for band in given}
+    (zone_blocks,) = {band.zone_blocks for band in given}
+    assert [band.index for band in given] == list(range(len(given)))
+    geometry: Any = SimpleNamespace(
+        band_count=len(given),
+        punits=punits,
+        zone_blocks=zone_blocks,
+        band_blocks=punits * zone_blocks,
+        bands=tuple(tuple(band.zones) for band in given),
+        replaced={},
+    )
+    bands = Bands(geometry)
+    bands.refresh(rows_of(given))
+    return bands
+
+
+def brute_choice(
+    selector: Selector, bands: Iterable[Band], *, room: int, next_band_seq: int, urgent: bool, invalid_thld: int
+) -> int | None:
+    """What Selector.choose() has to choose, band by band."""
+    best: int | None = None
+    best_merit: tuple[bool, float] = (False, -1.0)
+    for band in bands:
+        if band.valid == 0 or band.valid + selector.least_gain > room:
+            continue
+        endangered = band.state == FAULTED or (band.state == CLOSED and (bool(band.bad_punits) or band.relocate))
+        if endangered:
+            another = band.zone_blocks * len(band.zones)
+            endangered = band.valid + selector.least_gain + another <= room
+        least = selector.least_gain
+        if not urgent:
+            least = max(least, -(-band.capacity * invalid_thld // 100))
+        worth_it = band.capacity_to_come - band.valid >= least
+        if not endangered and not (band.state in (CLOSED, FAULTED) and worth_it):
+            continue
+        if selector.policy.name == "greedy":
+            merit = float(band.invalid)
+        else:
+            merit = band.invalid / (band.valid + 1) * max(1, next_band_seq - band.seq)
+        if (endangered, merit) > best_merit:
+            best, best_merit = band.index, (endangered, merit)
+    return best
+
+
+def miscounted(bands: Bands) -> list[str]:
+    """What is counted as bands change, and is not what counting them now gives."""
+    every = list(bands)
+    ready = [band for band in every if band.state == FREE and not band.bad_punits]
+    first = min(ready, key=lambda band: (band.seq, band.index), default=None)
+    states = {band.state for band in every}
+    counted: dict[str, tuple[object, object]] = {
+        "counts": (bands.counts(), {state: sum(band.state == state for band in every) for state in sorted(states)}),
+        "free_count": (bands.free_count, len(ready)),
+        "free": (
+            [band.index for band in bands.free()],
+            [band.index for band in sorted(ready, key=lambda band: (band.seq, band.index))],
+        ),
+        "first_free": (bands.first_free(), None if first is None else first.index),
+        "free_capacity": (bands.free_capacity, sum(band.capacity for band in ready)),
+        "emptied": (
+            sorted(bands.emptied(len(bands))),
+            [band.index for band in every if band.state in (CLOSED, FAULTED) and band.valid == 0],
+        ),
+        "to_mend": (
+            sorted(band.index for band in bands.to_mend()),
+            [band.index for band in every if band.state == FREE and band.bad_punits],
+        ),
+        "capacity": (bands.capacity.tolist(), [band.capacity for band in every]),
+        "capacity_to_come": (bands.capacity_to_come.tolist(), [band.capacity_to_come for band in every]),
+        "missing_zones": (bands.missing_zones, sum(zone is None for band in every for zone in band.zones)),
+        "zones": ([list(zones) for zones in bands.zones()], [band.zones for band in every]),
+    }
+    for stream in (_shim.STREAM_USER, _shim.STREAM_RELOC):
+        own = [band for band in every if band.state in (OPEN, QUEUED) and band.stream == stream]
+        counted[f"room {stream}"] = (bands.room(stream), sum(band.room for band in own))
+        queued = sum(band.state == QUEUED for band in own)
+        counted[f"queued {stream}"] = (bands.queued_count(stream), queued)
+    for state in states:
+        its = [band.index for band in every if band.state == state]
+        counted[f"in state {state}"] = ([band.index for band in bands.in_state(state)], its)
+    return [f"{name}: {has!r}, not {should!r}" for name, (has, should) in counted.items() if has != should]
+
+
+def differences(bands: Bands, account: Sequence[dict[str, Any]]) -> list[str]:
+    """Where they are not what FtlCore.bands() says."""
+    found = []
+    for band, now in zip(bands, account, strict=True):
+        if band.state not in (RETIRED, now["state"]):
+            found.append(f"band {band.index} is {now['state']}, not {band.state}")
+        found += [
+            f"{name} of band {band.index} is {now[name]}, not {getattr(band, name)}"
+            for name in ("seq", "stream", "valid", "written")
+            if getattr(band, name) != now[name]
+        ]
+        if not set(now["faulted_punits"]) <= band.bad_punits:
+            found.append(f"of band {band.index} {now['faulted_punits']} have failed, known are {band.bad_punits}")
+    return found
