@@ -96,7 +96,8 @@ async def test_a_discard_of_everything_resets_very_many_bands_and_the_loop_turns
     async with stepped_reactor() as reactor, turn_meter() as meter:
         # What is written is not kept: it is never read here.
         null = _shim.EmulatedMedia.null(reactor.shim, ZONES * ZONE_BLOCKS)
-        device = await creation.create(reactor, emulated(reactor, null, "empty"), name="ftl0", conf=CONF, num_punits=1)
+        base = emulated(reactor, null, "empty")
+        device = await creation.create(reactor, base, name="ftl0", conf=CONF, num_punits=1, no_data=True)
         load = _shim.LoadGenerator(reactor.shim, device.core, lba_count=device.block_count, seed=1)
         load.start("write", pattern="sequential", total_blocks=device.block_count, io_blocks=32, queue_depth=32)
         while load.progress()["running"]:  # noqa: ASYNC110
