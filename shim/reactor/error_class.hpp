@@ -71,13 +71,15 @@ enum class ErrorClass : uint8_t {
 
         case status::internal_error:  // SPDK's answer to whatever failed in a bdev, without DNR
         case status::data_transfer_error:
-        case status::capacity_exceeded:  // of a thin base
-        case status::too_many_active:    // a zone that is being finished makes room
+        case status::too_many_active:  // a zone that is being finished makes room
         case status::too_many_open:
             if (op == Op::flush && !do_not_retry) {
                 return ErrorClass::doubt;
             }
             return do_not_retry ? ErrorClass::command : ErrorClass::busy;
+
+        case status::capacity_exceeded:  // of a thin base: room may come, whatever its DNR says
+            return op != Op::flush ? ErrorClass::busy : do_not_retry ? ErrorClass::command : ErrorClass::doubt;
 
         // A flush that ends with one of these has not been carried out: its cache has what it had.
         case status::aborted:

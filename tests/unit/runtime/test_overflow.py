@@ -23,7 +23,7 @@ WAIT_S = 20.0
 async def test_every_io_of_a_port_is_answered_though_its_event_was_dropped(stepped: bool) -> None:
     async with ReactorLoop("test", spin_us=0, stepped=stepped) as reactor:
         media = _shim.EmulatedMedia.conventional(reactor.shim, 64)
-        media.inject_fault(op=_shim.OP_WRITE, status=0x006)
+        media.inject_fault(op=_shim.OP_WRITE, status=0x280)
         port = BlockPort(reactor, media, name="port", depth=8)
         async with full_event_ring(reactor):
             # More than its depth: those behind wait for answers, too.
@@ -33,7 +33,7 @@ async def test_every_io_of_a_port_is_answered_though_its_event_was_dropped(stepp
                 await asyncio.sleep(0)
             assert not any(io.done() for io in [*ios, write])
         await asyncio.wait_for(asyncio.gather(*ios), WAIT_S)
-        with pytest.raises(MediaError, match="internal error"):
+        with pytest.raises(MediaError, match="write fault"):
             await asyncio.wait_for(write, WAIT_S)
         await asyncio.wait_for(port.close(), WAIT_S)
 

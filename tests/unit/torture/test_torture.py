@@ -17,7 +17,7 @@ from spdk_ftl_py.cli import main as cli
 from spdk_ftl_py.ftl.check import CheckReport, check
 from spdk_ftl_py.ftl.device import DeviceState, FtlDevice
 from spdk_ftl_py.ftl.gc import spare_zones
-from spdk_ftl_py.torture import world
+from spdk_ftl_py.torture import fault, world
 from spdk_ftl_py.torture.content import GARBAGE, Content
 from spdk_ftl_py.torture.fault import Injected
 from spdk_ftl_py.torture.model import READ_ERROR, Model, Violation
@@ -83,6 +83,10 @@ def test_drives_whose_blocks_rot_break_no_promise(monkeypatch: pytest.MonkeyPatc
 
 def test_a_zone_that_is_given_up_for_nothing_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(spare_zones, "STRIKES_MAX", 1)
+    # Failing writes and resets, and nothing else.
+    for name, value in (("BUSY_LIVES", 0.0), ("ROTTEN_LIVES", 0.0), ("FAULTS_PER_WORLD", 100), ("FAULTY_LIVES", 1.0)):
+        monkeypatch.setattr(world, name, value)
+    monkeypatch.setattr(fault, "ZONE_EVENTS", 0.0)
     report = Report()
     run_torture(Options(seed=7, crashes=200, faults=True), report, lambda crashes, note: None)
     assert {each["kind"] for each in report.values["found"]} <= {"given_up", "read_only", "io_error"}

@@ -124,7 +124,7 @@ def test_a_block_that_media_cant_give_costs_a_large_read_only_a_second_try(statu
 def test_an_error_that_is_not_the_mediums_is_passed_on_at_once() -> None:
     with Bench() as bench:
         put_on_media(bench, 3, 7)
-        bench.media.inject_fault(op=_shim.OP_READ, status=INTERNAL_ERROR, times=1)
+        bench.media.inject_fault(op=_shim.OP_READ, status=INTERNAL_ERROR, do_not_retry=True, times=1)
         assert bench.read_status(3) == INTERNAL_ERROR
         assert not unreadable(bench)
         assert bench.versions(3, 1) == [7]

@@ -240,11 +240,11 @@ def reloaded(bench: Bench, band: int, pointer: int | None) -> Bench:
         first_band_seq=100, next_seq=bench.core.next_seq,
     )  # fmt: skip
     its = bench.core.bands()[band]
-    l2p = bench.core.l2p(0, bench.block_count)
+    l2p, crcs = bench.core.l2p(0, bench.block_count), bench.core.crcs(0, bench.block_count)
     pointers = its["write_pointers"] if pointer is None else [pointer] * 2
     bench.close()
     again.core.load_band(band, "closed", its["seq"], pointers)
-    again.core.load_l2p(0, l2p)
+    again.core.load_l2p(0, l2p, crcs)
     again.gc = again.auto_reset = False
     return again
 
