@@ -105,7 +105,7 @@ def test_a_drive_that_loses_its_cache_with_a_flush_breaks_no_promise(
     for name, value in (("inject", lose_cache_with_a_flush), ("FAULTS_PER_WORLD", 100), ("FAULTY_LIVES", 1.0)):
         monkeypatch.setattr(world, name, value)
     monkeypatch.setattr(world, "BUSY_LIVES", 0.0)
-    result = run_world(Options(seed=11, cache=cache, faults=True), 0, 30)
+    result = run_world(Options(seed=11, cache=cache, faults=True), 0, 40)
     assert result.violations == []
     assert result.faults >= 20
 
