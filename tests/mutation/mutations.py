@@ -87,7 +87,12 @@ MUTATIONS = (
         "busy_cache_given_up", "the nv cache is given up when it is busy", ("--faults", "--cache", "vss"), crashes=500
     ),
     Mutation("cache_acks_early", "a write completes before the nv cache has it", ("--cache", "vss")),
-    Mutation("cache_not_flushed", "a write completes when it is in the nv cache's volatile cache", ("--cache", "vss")),
+    Mutation(
+        "cache_not_flushed",
+        "a write completes when it is in the nv cache's volatile cache",
+        ("--cache", "vss"),
+        crashes=600,
+    ),
     Mutation(
         "crc_not_checked",
         "a load takes blocks for whole without looking (torn ones: with emulated zones)",
@@ -105,8 +110,8 @@ MUTATIONS = (
         edits=(
             (
                 "ftl/load/restore.py",
-                "np.lexsort((address[chosen], dispensable[band[chosen]], ~seq[chosen], lba[chosen]))",
-                "np.lexsort((address[chosen], dispensable[band[chosen]], seq[chosen], lba[chosen]))",
+                "np.lexsort((address, dispensable[blocks.band[chosen]], ~seq, lba))",
+                "np.lexsort((address, dispensable[blocks.band[chosen]], seq, lba))",
             ),
         ),
     ),
@@ -148,9 +153,7 @@ MUTATIONS = (
         "summary_of_an_earlier_life",
         "a load trusts a summary that is older than the headers of its zone",
         setting=EMULATED_ZONES,
-        edits=(
-            ("ftl/load/zone_walk.py", "            known[:] = False\n        if summary is", "        if summary is"),
-        ),
+        edits=(("ftl/load/zone_walk.py", "            known[:] = False\n        if full and", "        if full and"),),
     ),
     Mutation(
         "halt_without_drain",
