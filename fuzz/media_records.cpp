@@ -220,8 +220,9 @@ public:
         CoreConfig config;
         config.uuid = kUuid;
         config.block_count = kLbas;
+        config.punits = 1;
         for (uint64_t band = 0; band < kZones; ++band) {
-            config.bands.push_back({band * kZoneSize});
+            config.zone_starts.push_back(band * kZoneSize);
         }
         config.zone_size = kZoneSize;
         config.zone_capacity = kZoneCapacity;
@@ -245,7 +246,8 @@ public:
 
     void load(FuzzedDataProvider &input, const ZoneScript &zone) {
         const bool whole = zone.blocks.size() == kZoneCapacity;
-        core_->load_band(0, whole ? BandState::closed : BandState::faulted, kBandSeq, {zone.blocks.size()});
+        const std::array<uint64_t, 1> pointers = {zone.blocks.size()};
+        core_->load_band(0, whole ? BandState::closed : BandState::faulted, kBandSeq, pointers);
         std::vector<uint64_t> entries(kLbas, L2p::kInvalid);
         for (uint64_t offset = 0; offset < zone.truth.size(); ++offset) {
             if (zone.truth[offset].lba < kLbas) {
