@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from types import SimpleNamespace
 from typing import Any
 
@@ -59,7 +59,6 @@ def emulated(reactor: ReactorLoop, base: _shim.EmulatedMedia, state: str) -> _sh
 
 
 async def made_and_loaded_twice() -> dict[str, float]:
-    """The longest gap between two turns of the loop, in s, of each part of it."""
     longest = {}
     async with stepped_reactor() as reactor, turn_meter() as meter:
         media = zns(reactor)
@@ -92,18 +91,31 @@ async def made_and_loaded_twice() -> dict[str, float]:
     return longest
 
 
-async def test_65536_bands_are_made_and_come_back_and_the_loop_turns() -> None:
-    """Three times at most: where other processes keep the loop's thread from a core, work beside it counts as well."""
+async def assert_the_loop_turns(run: Callable[[], Awaitable[dict[str, float]]]) -> None:
+    """run() gives the longest gap between two turns of the loop, in s, of each part. Three times at most: where other
+    processes keep the loop's thread from a core, work beside it counts as well."""
     best: dict[str, float] = {}
     for _ in range(3):
-        for part, longest_s in (await made_and_loaded_twice()).items():
+        for part, longest_s in (await run()).items():
             best[part] = min(longest_s, best.get(part, longest_s))
         if max(best.values()) < LONGEST_S:
             break
     assert max(best.values()) < LONGEST_S, best
 
 
+async def test_65536_bands_are_made_and_come_back_and_the_loop_turns() -> None:
+    await assert_the_loop_turns(made_and_loaded_twice)
+
+
 async def test_a_discard_of_everything_resets_very_many_bands_and_the_loop_turns() -> None:
+    await assert_the_loop_turns(discarded)
+
+
+async def test_emulated_zones_that_were_never_written_cost_a_load_two_reads_each() -> None:
+    await assert_the_loop_turns(emulated_and_never_written)
+
+
+async def discarded() -> dict[str, float]:
     async with stepped_reactor() as reactor, turn_meter() as meter:
         # What is written is not kept: it is never read here.
         null = _shim.EmulatedMedia.null(reactor.shim, ZONES * ZONE_BLOCKS)
@@ -124,15 +136,16 @@ async def test_a_discard_of_everything_resets_very_many_bands_and_the_loop_turns
         await port.flush()
         while device.stats()["free_bands"] < BANDS - 4:  # noqa: ASYNC110
             await asyncio.sleep(0)
-        assert meter.longest_s < LONGEST_S
+        longest = {"discard": meter.longest_s}
         assert device.stats()["zone_resets"] - resets > BANDS // 3
         await port.close()
         await device.abort("nothing of it is kept")
         with contextlib.suppress(FtlError):
             await device.halt()
+    return longest
 
 
-async def test_emulated_zones_that_were_never_written_cost_a_load_two_reads_each() -> None:
+async def emulated_and_never_written() -> dict[str, float]:
     zone_blocks = 64
     async with stepped_reactor() as reactor, turn_meter() as meter:
         base = _shim.EmulatedMedia.conventional(reactor.shim, ZONES * zone_blocks, volatile_cache=True)
@@ -154,9 +167,10 @@ async def test_emulated_zones_that_were_never_written_cost_a_load_two_reads_each
         # All of its bands look written, and are reset.
         while device.stats()["free_bands"] < device.geometry.band_count - 4:  # noqa: ASYNC110
             await asyncio.sleep(0)
-        assert meter.longest_s < LONGEST_S
+        longest = {"load": meter.longest_s}
         await port.close()
         await device.halt()
+    return longest
 
 
 async def test_an_emulated_zone_that_has_lost_its_first_block_is_known_by_its_summary() -> None:
