@@ -37,13 +37,16 @@ FLUSHES_FAIL_S: Final = BUSY_PATIENCE_S
 """A base of which each flush fails is loaded anew, more and more slowly, for so long. Then the device has failed."""
 PROBE_TIMEOUT_S: Final = 3.0
 SWEEP_S: Final = 1.0
-SPACE_POLL_S: Final = 1.0
+BASE_POLL_S: Final = 1.0
+"""Longer than a busy base is left alone (BUSY_DELAY_MAX_S): while I/O waits for it, it answers in between."""
+BUSY_TOLD_S: Final = 5.0
+"""A base that has been busy for so long, without a pause, is told of."""
 ALARM_POLL_S: Final = 0.5
 """How soon it is noticed that a Flush has failed as it had to."""
 _PROGRESS: Final = ("media_written_blocks", "reloc_read_blocks", "base_flushes", "zone_resets")
 """Counters of the core of which one moves as long as the base answers, until its checkpoint is written."""
 _REFUSALS: Final = ("write_errors", "busy_answers")
-"""Counters of the core that grow with what the base does not take."""
+"""Counters of the core that grow with what the base does not take; the last one of those that are sent again."""
 _ANY_ADDRESS: Final = {"0.0.0.0": "127.0.0.1", "::": "::1"}
 
 log = logging.getLogger(__name__)
@@ -157,6 +160,8 @@ class ManagedDevice:
         self._failed_flushes = FailedFlushes()
         self._no_space: str | None = None
         """Why the base has no room, as the target says."""
+        self._busy = False
+        """It was told that the base is busy."""
         self._rpc = TargetRpc(self.target)
         self._link = BaseLink(self._rpc, params, self.uuid, identity)
         self._front = Front(self.name, self.uuid)
@@ -375,8 +380,8 @@ class ManagedDevice:
         failed = asyncio.ensure_future(ftl.failed.wait())
         attaching = asyncio.ensure_future(self._attach_again())
         alarming = asyncio.ensure_future(self._settle_alarms())
-        self._no_space = None
-        watching = asyncio.ensure_future(self._watch_space(ftl))
+        self._no_space, self._busy = None, False
+        watching = asyncio.ensure_future(self._watch_base(ftl))
         try:
             await asyncio.wait({lost, failed}, return_when=asyncio.FIRST_COMPLETED)
             if lost.done():
@@ -421,17 +426,45 @@ class ManagedDevice:
                 self.error = None
                 self.changed()
 
-    async def _watch_space(self, ftl: FtlDevice) -> None:
-        """A base that is out of space answers with errors that do not say so. Told once, and when there is room."""
-        before = None
+    async def _watch_base(self, ftl: FtlDevice) -> None:
+        """A base that is out of space answers with errors that do not say so, and of one that is busy nobody notices
+        anything but that I/O takes long. Told once, and when it is over."""
+        clock = asyncio.get_running_loop().time
+        before = [0] * len(_REFUSALS)
+        busy_since: float | None = None
         while True:
             stats = ftl.core.stats()
             refused = [stats.get(name, 0) for name in _REFUSALS]
-            if self._no_space is not None or refused not in (before, [0] * len(refused)):
+            if self._no_space is not None or refused != before:
                 with contextlib.suppress(FtlError, OSError):
                     self._tell_space(await why_out_of_space(self._rpc, self._link.base_name))
+            if refused[-1] == before[-1]:
+                busy_since = None
+                self._tell_busy(False)
+            elif busy_since is None:
+                busy_since = clock()
+            elif self._no_space is None and clock() - busy_since >= BUSY_TOLD_S:
+                self._tell_busy(True)
             before = refused
-            await asyncio.sleep(SPACE_POLL_S)
+            await asyncio.sleep(BASE_POLL_S)
+
+    def _tell_busy(self, busy: bool) -> None:
+        if busy == self._busy:
+            return
+        self._busy = busy
+        base = f"base bdev {self._link.base_name}"
+        told = (
+            f"{base} is busy, for more than {BUSY_TOLD_S:g} s without a pause: I/O waits for it; what does it lack? "
+            "Room, for instance, or a drive that works"
+        )
+        if busy:
+            log.warning("%s: %s", self, told)
+            self.error = told
+        else:
+            log.warning("%s: %s is busy no more", self, base)
+            if self.error == told:
+                self.error = None
+        self.changed()
 
     def _tell_space(self, reason: str | None) -> None:
         if reason == self._no_space:

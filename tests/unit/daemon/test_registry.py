@@ -775,7 +775,7 @@ async def test_a_thin_base_without_room_is_told_and_so_is_that_there_is_room_aga
     monkeypatch: pytest.MonkeyPatch, here: World
 ) -> None:
     """The target answers its writes with Internal Error."""
-    monkeypatch.setattr("spdk_ftl_py.daemon.device.SPACE_POLL_S", 0.01)
+    monkeypatch.setattr("spdk_ftl_py.daemon.device.BASE_POLL_S", 0.01)
     daemon = await here.start()
     await create(here, daemon)
     bdev = (await here.rpc("bdev_get_bdevs", name="Nvme0n1"))[0]
@@ -798,4 +798,29 @@ async def test_a_thin_base_without_room_is_told_and_so_is_that_there_is_room_aga
     await until(lambda: device.error is None)
     await port.close()
     del here.line.answers["bdev_get_bdevs"]
+    await daemon.halt()
+
+
+async def test_a_base_that_is_busy_for_long_is_told_and_so_is_its_end(
+    monkeypatch: pytest.MonkeyPatch, here: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A file on a full file system, for instance: hosts only see that their writes take long."""
+    monkeypatch.setattr("spdk_ftl_py.daemon.device.BASE_POLL_S", 0.15)
+    monkeypatch.setattr("spdk_ftl_py.daemon.device.BUSY_TOLD_S", 0.4)
+    daemon = await here.start()
+    await create(here, daemon)
+    device = daemon.registry._devices["ftl0"]
+    assert device.ftl is not None
+    port = BlockPort(device._front.reactor, device.ftl.core, name="host")
+    await here.rpc("ftltgt_inject_fault", name="Nvme0n1", op="write", status="capacity_exceeded")
+    writing = asyncio.ensure_future(port.write(0, bytes(4096), fua=True))
+    await until(lambda: device.error is not None)
+    assert (await daemon.device())["error"].startswith("base bdev Nvme0n1 is busy, for more than 0.4 s")
+    assert (await daemon.device())["state"] == "online"
+    assert not writing.done()
+    await here.rpc("ftltgt_clear_faults", name="Nvme0n1")
+    await writing
+    await until(lambda: device.error is None)
+    assert "base bdev Nvme0n1 is busy no more" in caplog.text
+    await port.close()
     await daemon.halt()
