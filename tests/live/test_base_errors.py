@@ -123,7 +123,8 @@ def checked_clean(target: SpdkTarget, base: str, *options: str) -> None:
 @pytest.mark.parametrize("io_type", ["all", "write", "read"])
 def test_a_base_that_fails_for_half_a_minute_is_a_pause(malloc: SpdkTarget, daemon: Daemon, io_type: str) -> None:
     """Hosts get no error, no zone and no block is given up. SPDK says "internal error", without DNR."""
-    base = malloc.call("bdev_error_create", base_name="Malloc0")
+    base = "EE_Malloc0"
+    malloc.call("bdev_error_create", base_name="Malloc0")
     ftl = Ftl(malloc, daemon, base, *ZONES)
     blocks = ftl.device()["num_blocks"]
 
@@ -170,7 +171,9 @@ def test_a_base_that_is_slow_is_only_slow(malloc: SpdkTarget, daemon: Daemon) ->
     def delay(seconds: float) -> None:
         for which in LATENCIES:
             latency_us = int(seconds * 1e6)
-            malloc.call("bdev_delay_update_latency", delay_bdev_name="Delay0", latency_type=which, latency_us=latency_us)
+            malloc.call(
+                "bdev_delay_update_latency", delay_bdev_name="Delay0", latency_type=which, latency_us=latency_us
+            )
 
     async def body(host: VerifyingHost) -> None:
         await host.moves(2 * blocks)
@@ -219,7 +222,9 @@ async def digests(reader: BlockPort, first: int, count: int) -> list[bytes | Non
     found: list[bytes | None] = []
     for lba in range(first, first + count, READ_BLOCKS):
         blocks, readable = await reader.read_what_can_be(lba, min(READ_BLOCKS, first + count - lba))
-        found += [hashlib.sha256(block).digest() if good else None for block, good in zip(blocks, readable, strict=True)]
+        found += [
+            hashlib.sha256(block).digest() if good else None for block, good in zip(blocks, readable, strict=True)
+        ]
     return found
 
 
