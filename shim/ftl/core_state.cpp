@@ -11,6 +11,7 @@ namespace ftl {
 namespace {
 
 constexpr uint32_t kWriteBufferMin = 8;
+constexpr uint32_t kProbes = 2;           // blocks of the base that are asked for, one by one
 constexpr uint64_t kZoneCapacityMin = 4;  // a header, a block of data, a summary and one to spare
 
 void require(bool holds, const char *rule) {
@@ -191,6 +192,51 @@ Answer CoreState::came_back(BaseIo &io, uint64_t patience_ns) noexcept {
         default:
             return Answer::final;
     }
+}
+
+Answer CoreState::read_came_back(BaseIo &io, Probe &probe, Patience &patience, bool verdict) noexcept {
+    if (probe.number == 0) {
+        const bool was_busy = io.busy_since_ns != 0;
+        const Answer answer = came_back(io, probe.again ? kBusyDelayMaxNs : patience.now_ns);
+        if (answer != Answer::final) {
+            return answer;
+        }
+        const bool busy = error_class(io) == ErrorClass::busy;
+        if (was_busy) {
+            patience.now_ns = busy ? kBusyPatienceLeftNs : patience.whole_ns;
+        }
+        const bool again = std::exchange(probe.again, false);
+        if (!verdict || !busy || again) {
+            return Answer::final;
+        }
+        probe.lba = io.lba;
+        probe.block_count = io.block_count;
+    } else {
+        const Answer answer = came_back(io, kBusyPatienceLeftNs);
+        if (answer == Answer::dropped) {
+            io.status = failed;  // a probe that was read is not the block
+        }
+        if (answer != Answer::final) {
+            return answer;
+        }
+        if (error_class(io) != ErrorClass::busy) {
+            // What it refused until a moment ago may have been everything.
+            io.lba = probe.lba;
+            io.block_count = probe.block_count;
+            probe.number = 0;
+            probe.again = true;
+            submit_base(io);
+            return Answer::awaited;
+        }
+        if (probe.number == kProbes) {
+            fail(io.status);
+            return Answer::dropped;
+        }
+    }
+    io.lba = probe.number++ * config.zone_size;
+    io.block_count = 1;
+    submit_base(io);
+    return Answer::awaited;
 }
 
 void CoreState::drop_busy() noexcept {

@@ -102,6 +102,21 @@ enum class Answer : uint8_t {
     dropped,  // the core has failed, or does now: forget about it
 };
 
+// How long a busy base is waited for by reads of one kind.
+struct Patience {
+    explicit constexpr Patience(uint64_t ns) noexcept : whole_ns(ns), now_ns(ns) {}
+    uint64_t whole_ns;
+    uint64_t now_ns;  // less, once one of them was waited for in vain, until a busy answer passes again
+};
+
+// Before what a busy base does not read counts as its block's fault, it has to read something else.
+struct Probe {
+    uint32_t number = 0;  // 0: the I/O is for its block
+    bool again = false;   // and it is for the second time, as something else was read
+    uint64_t lba = 0;
+    uint32_t block_count = 0;
+};
+
 class CoreState {
 public:
     // Throws std::invalid_argument for what can't be.
@@ -156,6 +171,10 @@ public:
     }
     // Every completion of a base I/O comes here first.
     Answer came_back(BaseIo &io, uint64_t patience_ns) noexcept;
+    // As that, for a read. verdict: what the answer says of its block is believed; so, of a base that says that it is
+    // busy, only once that has read one of the first blocks of its first zones, where superblocks are, and behind that
+    // still not this one. A base that reads neither has failed. The probes are read to where the block would be.
+    Answer read_came_back(BaseIo &io, Probe &probe, Patience &patience, bool verdict) noexcept;
     void submit_base_later(BaseIo &io, uint64_t delay_ns) noexcept {
         busy_ios.send_later(io, reactor->now_ns(), delay_ns);
     }

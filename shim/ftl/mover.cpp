@@ -164,47 +164,12 @@ uint64_t Movers::deadline_ns() const noexcept {
     return deadline;
 }
 
-// What comes behind something that a busy base did not answer for long has to wait less, unless it does answer.
-Answer Movers::came_back(BaseIo &io) noexcept {
-    const bool was_busy = io.busy_since_ns != 0;
-    const Answer answer = state_.came_back(io, MUTATED(busy_loses_block) ? 0 : patience_ns_);
-    if (answer == Answer::final && was_busy) {
-        patience_ns_ = error_class(io) == ErrorClass::busy ? kBusyPatienceLeftNs : kBusyPatienceNs;
-    }
-    return answer;
-}
-
-// Whether an I/O has come back for good. verdict: what it says of its block is believed; so, of a base that says that
-// it is busy, only once that has read one of the first blocks of its first zones, where superblocks are.
+// Whether an I/O has come back for good; as CoreState::read_came_back().
 bool Movers::settled(BaseIo &io, Probe &probe, bool verdict) noexcept {
-    if (probe.number == 0) {
-        if (came_back(io) != Answer::final) {
-            return false;
-        }
-        if (!verdict || error_class(io) != ErrorClass::busy || MUTATED(busy_loses_block)) {
-            return true;
-        }
-        probe = Probe{0, io.status, io.lba, io.block_count};
-    } else {
-        if (state_.came_back(io, kBusyPatienceLeftNs) != Answer::final) {
-            return false;
-        }
-        if (error_class(io) != ErrorClass::busy) {
-            io.status = probe.status;
-            io.lba = probe.lba;
-            io.block_count = probe.block_count;
-            probe.number = 0;
-            return true;
-        }
-        if (probe.number == kProbes) {
-            state_.fail(io.status);
-            return false;
-        }
+    if (MUTATED(busy_loses_block)) {
+        return state_.came_back(io, 0) == Answer::final;
     }
-    io.lba = probe.number++ * state_.config.zone_size;
-    io.block_count = 1;
-    state_.submit_base(io);
-    return false;
+    return state_.read_came_back(io, probe, patience_, verdict) == Answer::final;
 }
 
 void Movers::finish(Mover &mover) noexcept {

@@ -48,19 +48,11 @@ private:
     static constexpr uint32_t kGapBlocks = 64;                // read at a time in search of the next header
     static constexpr uint64_t kReadAgainNs = 10'000'000;      // before a block that failed is read again
     static constexpr uint64_t kMetadataAgainNs = 50'000'000;  // before all metadata of a band are
-    static constexpr uint32_t kProbes = 2;                    // blocks of the base that are asked for, one by one
 
     enum class Phase : uint8_t { free, settling, next_zone, reading, window, records, drain, pause, sweep, last_drain };
     // What the metadata I/O in flight is for.
     enum class Want : uint8_t { summary, walk_header, record_header };
 
-    // Whether a busy base reads anything, before what it does not read counts as unreadable.
-    struct Probe {
-        uint32_t number = 0;  // 0: the I/O is for its block
-        Status status = status::ok;
-        uint64_t lba = 0;
-        uint32_t block_count = 0;
-    };
     struct Mover {
         Movers *movers = nullptr;
         uint16_t index = 0;
@@ -130,7 +122,6 @@ private:
     void finish(Mover &mover) noexcept;
     void issue(Read &read, uint64_t delay_ns) noexcept;
     [[nodiscard]] bool settled(BaseIo &io, Probe &probe, bool verdict) noexcept;
-    Answer came_back(BaseIo &io) noexcept;
     void came_back(Read &read) noexcept;
     void check_block(Mover &mover, uint32_t slot, Status status) noexcept;
     [[nodiscard]] bool wanted(uint32_t slot) const noexcept;
@@ -149,7 +140,7 @@ private:
     uint8_t *memory_ = nullptr;
     size_t memory_bytes_ = 0;
     bool scanning_ = false;
-    uint64_t patience_ns_ = kBusyPatienceNs;  // with a busy base
+    Patience patience_{kBusyPatienceNs};
 };
 
 }  // namespace ftl

@@ -144,6 +144,7 @@ uint32_t Reader::issue_run(Io &io, uint32_t block, IovCursor &cursor, uint64_t a
     child.done = 0;
     child.come = 0;
     child.again = child.cached = false;
+    child.probe = {};
     for (uint32_t i = 0; i < count; ++i) {
         child.crcs[i] = state_.crcs.get(io.lba + block + i);
     }
@@ -195,16 +196,12 @@ void Reader::came_back(Child &child) noexcept {
     if (child.cached) {
         state_.cache->read_back();
     } else {
-        const bool was_busy = child.io.busy_since_ns != 0;
-        const Answer answer = state_.came_back(child.io, MUTATED(busy_read_fails) ? 0 : patience_ns_);
+        const Answer answer = MUTATED(busy_read_fails) ? state_.came_back(child.io, 0)
+                                                       : state_.read_came_back(child.io, child.probe, patience_, true);
         if (answer == Answer::awaited) {
             return;  // the band keeps its reader, so what is there stays
         }
         alive = answer == Answer::final;
-        if (alive && was_busy) {
-            // Those that had to wait for a child meanwhile have no time left.
-            patience_ns_ = error_class(child.io) == ErrorClass::busy ? kBusyPatienceLeftNs : kBusyReadPatienceNs;
-        }
         --state_.bands[child.band].readers;
     }
     const Status status = child.io.status;

@@ -5,6 +5,8 @@
 // Every block is checked against the CRC its LBA had when it was looked up (unless CoreConfig::verify_reads is off).
 // One that does not match, or that media can't give, is looked up and read once more, alone; then the write buffer and
 // the nv cache are asked, which may still have it; else the read fails. The band is moved.
+//
+// What a busy base does not read fails only where it reads something else. A base that reads nothing has failed.
 #pragma once
 
 #include <sys/uio.h>
@@ -84,6 +86,7 @@ private:
         bool again = false;   // block `done` is being read for the second time
         bool cached = false;  // or from the nv cache
         BaseIo io;
+        Probe probe;
         iovec iov[kChildIov + 1];   // the last one for what is behind a block in an nv cache
         uint16_t crcs[kRunBlocks];  // what its blocks have to match
     };
@@ -107,7 +110,7 @@ private:
     std::vector<Child> children_;
     std::vector<Child *> free_;
     IoQueue waiting_;
-    uint64_t patience_ns_ = kBusyReadPatienceNs;  // with a busy base
+    Patience patience_{kBusyReadPatienceNs};
 };
 
 }  // namespace ftl

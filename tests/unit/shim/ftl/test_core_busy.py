@@ -59,6 +59,12 @@ def long_until(bench: Bench, condition: Callable[[], bool], seconds: float) -> f
     return (bench.now_ns - began) / 1e9
 
 
+def behind_superblocks(bench: Bench) -> dict[str, int]:
+    """All blocks but those of the first two zones."""
+    first = 2 * bench.zone_size
+    return {"lba": first, "block_count": bench.media.block_count - first}
+
+
 def nothing_was_given_up(bench: Bench) -> None:
     stats = bench.core.stats()
     assert stats["busy_answers"] > 0
@@ -345,6 +351,25 @@ def test_a_minute_is_waited_once_and_not_in_every_band() -> None:
         assert 1 <= times[1] < 4
 
 
+@pytest.mark.parametrize("seconds", [59.0, 60.5, 61.5, 62.5])
+def test_what_a_base_refuses_no_more_when_something_else_is_asked_for_is_not_lost(seconds: float) -> None:
+    with Bench() as bench:
+        band = fill_one_band(bench)
+        assert bench.flush() == 0
+        for start in bench.zones[band]:
+            bench.media.inject_fault(op=_shim.OP_READ, lba=start, block_count=bench.data_blocks, status=INTERNAL_ERROR)
+        bench.media.inject_fault(op=_shim.OP_READ, lba=0, block_count=2 * bench.zone_size, status=INTERNAL_ERROR)
+        valid = bench.core.bands()[band]["valid"]
+        bench.core.start_move(band)
+        began = bench.now_ns
+        long_until(bench, lambda: bench.now_ns - began >= seconds * 1e9, seconds + 1)
+        assert not bench.failed
+        bench.media.clear_faults()
+        done = bench.until(_shim.EV_MOVE_DONE)
+        assert (done.b, done.c) == (valid, 0)
+        nothing_was_given_up(bench)
+
+
 @pytest.mark.parametrize("status", [INTERNAL_ERROR, NOT_READY], ids=hex)
 @pytest.mark.parametrize("part", ["data", "all"])
 def test_a_base_that_reads_nothing_is_gone_and_no_block_is_lost(part: str, status: int) -> None:
@@ -460,14 +485,15 @@ def test_a_read_from_a_busy_base_is_repeated(status: int) -> None:
 
 @pytest.mark.parametrize("reads", [1, 3000])
 def test_reads_from_a_base_that_stays_busy_fail_before_hosts_give_up(reads: int) -> None:
-    """Also those that wait until others end: there are only so many at a time."""
+    """Of its data, that is: it reads superblocks. Also those that wait until others end: there are only so many at a
+    time."""
     with Bench() as bench:
         hosts = Stepped(bench.reactor, bench.core, depth=reads)
         bench.ports.append(hosts)
         for lba in range(0, bench.block_count, 2):
             bench.put(lba, 1)
         assert bench.flush() == 0
-        fault = bench.media.inject_fault(op=_shim.OP_READ, status=INTERNAL_ERROR)
+        fault = bench.media.inject_fault(op=_shim.OP_READ, status=INTERNAL_ERROR, **behind_superblocks(bench))
         for i in range(reads):
             hosts.port.submit(_shim.OP_READ, 2 * i % bench.block_count // 2 * 2, 1, bytearray(4096))
         took = long_until(bench, lambda: len(hosts.completed) == reads, 30)
@@ -476,6 +502,43 @@ def test_reads_from_a_base_that_stays_busy_fail_before_hosts_give_up(reads: int)
         bench.media.clear_faults(fault)
         assert bench.versions(0, 2) == [1, 0]
         hosts.port.close()
+
+
+@pytest.mark.parametrize("reads", [1, 3000])
+def test_a_base_that_reads_nothing_is_gone_and_no_read_of_a_host_is_answered_before(reads: int) -> None:
+    """Behind a gate those wait for the base, then."""
+    with Bench() as bench:
+        hosts = Stepped(bench.reactor, bench.core, depth=reads)
+        bench.ports.append(hosts)
+        for lba in range(0, bench.block_count, 2):
+            bench.put(lba, 1)
+        assert bench.flush() == 0
+        bench.media.inject_fault(op=_shim.OP_READ, status=INTERNAL_ERROR)
+        for i in range(reads):
+            hosts.port.submit(_shim.OP_READ, 2 * i % bench.block_count // 2 * 2, 1, bytearray(4096))
+        took = long_until(bench, lambda: bench.failed or len(hosts.completed) > 0, 30)
+        assert 20 <= took < 25
+        assert bench.failed
+        long_until(bench, lambda: len(hosts.completed) == reads, 5)
+        assert 0 not in {done.status for done in hosts.completed.values()}
+        hosts.port.close()
+
+
+@pytest.mark.parametrize("seconds", [19.0, 20.5, 21.5])
+def test_a_host_reads_what_a_base_refuses_no_more_when_something_else_is_asked_for(seconds: float) -> None:
+    with Bench() as bench:
+        bench.put(0, 1)
+        assert bench.flush() == 0
+        fault = bench.media.inject_fault(op=_shim.OP_READ, status=INTERNAL_ERROR)
+        data = bytearray(4096)
+        ticket = bench.port.submit(_shim.OP_READ, 0, 1, data)
+        began = bench.now_ns
+        long_until(bench, lambda: bench.now_ns - began >= seconds * 1e9, seconds + 1)
+        bench.media.clear_faults(fault)
+        long_until(bench, lambda: ticket in bench.completed, 2)
+        assert bench.completed[ticket].status == 0
+        assert bytes(data) == content(0, 1)
+        assert bench.core.stats()["read_errors"] == 0
 
 
 @pytest.mark.parametrize("closed", [False, True])
