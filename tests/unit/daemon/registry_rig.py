@@ -8,12 +8,15 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 from spdk_ftl_py import schema
 from spdk_ftl_py.daemon.base import DaemonIdentity
 from spdk_ftl_py.daemon.registry import Registry
 from spdk_ftl_py.daemon.state import StateDirectory
 from spdk_ftl_py.errors import FtlError
+from spdk_ftl_py.ftl.media.blockdev import BlockPort
+from spdk_ftl_py.nvme.host.controller import Controller
 from spdk_ftl_py.runtime.reactor import ReactorLoop
 from spdk_ftl_py.spdk.exports import host_nqn
 from spdk_ftl_py.target.app import Target
@@ -21,6 +24,7 @@ from unit.nvme.nvme_loop import until
 
 WAIT_S = 60.0
 REFUSAL = {"code": -32603, "message": "Internal error"}
+HOSTNQN = "nqn.2026-11.io.example:host"
 
 
 class Line:
@@ -183,3 +187,39 @@ async def world(folder: Path) -> AsyncIterator[World]:
         await line.close()
         await target.close()
     assert asyncio.all_tasks() <= before
+
+
+async def create(here: World, daemon: Daemon, name: str = "ftl0", **params: Any) -> Any:
+    params = {"base_bdev": "Nvme0n1", "target": here.line.path, "no_attach": True} | params
+    return await daemon.call("bdev_ftl_create", name=name, **params)
+
+
+async def connected(here: World, daemon: Daemon, **options: Any) -> Controller:
+    export = (await daemon.device())["export"]
+    return await Controller.connect(
+        export["traddr"], export["trsvcid"], export["subnqn"], hostnqn=HOSTNQN, hostid=UUID(int=7), **options
+    )
+
+
+async def write(here: World, daemon: Daemon, block_count: int) -> None:
+    """As a host, without a flush."""
+    controller = await connected(here, daemon)
+    async with ReactorLoop("host", spin_us=0) as reactor:
+        (namespace,) = await controller.namespaces()
+        qpair = await controller.create_io_qpair(reactor, namespace)
+        port = BlockPort(reactor, qpair, name="host")
+        for lba in range(block_count):
+            await port.write(lba, bytes([lba + 1]) * 4096)
+        await port.close()
+        await controller.close()
+
+
+async def read(here: World, daemon: Daemon, block_count: int) -> list[int]:
+    controller = await connected(here, daemon)
+    async with ReactorLoop("host", spin_us=0) as reactor:
+        (namespace,) = await controller.namespaces()
+        port = BlockPort(reactor, await controller.create_io_qpair(reactor, namespace), name="host")
+        blocks = await port.read(0, block_count)
+        await port.close()
+        await controller.close()
+    return [int(block[0]) for block in blocks]

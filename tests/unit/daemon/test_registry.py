@@ -7,39 +7,20 @@ import errno
 import json
 import logging
 import os
-import re
 import socket
 import sys
-from contextlib import AbstractAsyncContextManager
 from pathlib import Path
-from typing import Any
-from uuid import UUID
 
 import pytest
 
-from spdk_ftl_py.daemon import device
 from spdk_ftl_py.daemon.base import BaseLink
 from spdk_ftl_py.daemon.requester import asked_for_by
 from spdk_ftl_py.errors import BusyError, FtlError, NotFoundError, PathError
-from spdk_ftl_py.ftl.media.blockdev import BlockPort
 from spdk_ftl_py.nvme.host.controller import Controller
 from spdk_ftl_py.nvme.wire import CommandError
-from spdk_ftl_py.runtime.reactor import ReactorLoop
-from unit.daemon.registry_rig import Daemon, Line, World, world
+from unit.daemon.registry_rig import HOSTNQN, Daemon, Line, World, connected, create, read, write
 from unit.nvme.nvme_loop import until
 
-
-@pytest.fixture
-def here(tmp_path: Path) -> AbstractAsyncContextManager[World]:
-    return world(tmp_path)
-
-
-async def create(here: World, daemon: Daemon, name: str = "ftl0", **params: Any) -> Any:
-    params = {"base_bdev": "Nvme0n1", "target": here.line.path, "no_attach": True} | params
-    return await daemon.call("bdev_ftl_create", name=name, **params)
-
-
-HOSTNQN = "nqn.2026-11.io.example:host"
 UNDOING = {"nvmf_subsystem_remove_ns", "nvmf_delete_subsystem"}
 
 
@@ -150,13 +131,6 @@ async def test_a_target_that_answers_nonsense_does_not_keep_the_daemon_from_star
     here.line.answers.clear()
     await create(here, daemon, force=True)
     await daemon.halt()
-
-
-async def connected(here: World, daemon: Daemon, **options: Any) -> Controller:
-    export = (await daemon.device())["export"]
-    return await Controller.connect(
-        export["traddr"], export["trsvcid"], export["subnqn"], hostnqn=HOSTNQN, hostid=UUID(int=7), **options
-    )
 
 
 async def test_what_a_host_did_not_flush_is_forgotten_by_a_clean_halt(here: World) -> None:
@@ -453,30 +427,6 @@ async def test_defaults_that_an_older_daemon_filled_in_are_not_taken_for_given(h
     await daemon.halt()
 
 
-async def write(here: World, daemon: Daemon, block_count: int) -> None:
-    """As a host, without a flush."""
-    controller = await connected(here, daemon)
-    async with ReactorLoop("host", spin_us=0) as reactor:
-        (namespace,) = await controller.namespaces()
-        qpair = await controller.create_io_qpair(reactor, namespace)
-        port = BlockPort(reactor, qpair, name="host")
-        for lba in range(block_count):
-            await port.write(lba, bytes([lba + 1]) * 4096)
-        await port.close()
-        await controller.close()
-
-
-async def read(here: World, daemon: Daemon, block_count: int) -> list[int]:
-    controller = await connected(here, daemon)
-    async with ReactorLoop("host", spin_us=0) as reactor:
-        (namespace,) = await controller.namespaces()
-        port = BlockPort(reactor, await controller.create_io_qpair(reactor, namespace), name="host")
-        blocks = await port.read(0, block_count)
-        await port.close()
-        await controller.close()
-    return [int(block[0]) for block in blocks]
-
-
 @pytest.mark.parametrize("state", ["waiting", "deferred"])
 async def test_a_delete_that_would_lose_what_hosts_were_told_is_written_is_refused(state: str, here: World) -> None:
     daemon = await here.start()
@@ -516,64 +466,6 @@ async def test_a_delete_that_loses_nothing_needs_no_force(here: World) -> None:
     await write(here, daemon, 5)
     assert await daemon.call("bdev_ftl_delete", name="ftl0") is True
     assert list((here.folder / "buffers").glob(f"{uuid}.*")) == []
-    await daemon.halt()
-
-
-async def test_a_delete_whose_halt_fails_says_what_stands_in_the_write_buffer_only(here: World) -> None:
-    daemon = await here.start()
-    uuid = (await create(here, daemon))["uuid"]
-    await write(here, daemon, 3)
-    await here.rpc("ftltgt_inject_fault", name="Nvme0n1", op="flush", status="internal_error")
-    with pytest.raises(FtlError, match=rf"can't flush.*3 blocks in .*-u {uuid} before this machine"):
-        await daemon.call("bdev_ftl_delete", name="ftl0")
-    await daemon.halt()
-
-
-async def flush(here: World, daemon: Daemon) -> None:
-    """As a host that does not repeat it."""
-    controller = await connected(here, daemon)
-    async with ReactorLoop("host", spin_us=0) as reactor:
-        (namespace,) = await controller.namespaces()
-        qpair = await controller.create_io_qpair(reactor, namespace)
-        port = BlockPort(reactor, qpair, name="host", patience_s=0)
-        try:
-            await port.flush()
-        finally:
-            await port.close()
-            await controller.close()
-
-
-async def test_a_flush_that_the_base_fails_is_a_pause_for_its_host(here: World) -> None:
-    daemon = await here.start()
-    await create(here, daemon)
-    await write(here, daemon, 3)
-    await here.rpc("ftltgt_inject_fault", name="Nvme0n1", op="flush", status="internal_error", times=2)
-    await flush(here, daemon)
-    assert (await daemon.device())["state"] == "online"
-    assert await read(here, daemon, 3) == [1, 2, 3]
-    await daemon.halt()
-
-
-async def test_a_base_that_fails_every_flush_ends_failed_with_that_as_the_reason(
-    monkeypatch: pytest.MonkeyPatch, here: World
-) -> None:
-    monkeypatch.setattr(device, "FLUSHES_FAIL_S", 1.0)
-    daemon = await here.start()
-    uuid = (await create(here, daemon))["uuid"]
-    await write(here, daemon, 3)
-    await here.rpc("ftltgt_inject_fault", name="Nvme0n1", op="flush", status="internal_error")
-    with pytest.raises(FtlError):
-        await flush(here, daemon)
-    told = await daemon.wait_for("failed")
-    found = re.fullmatch(
-        r"base bdev Nvme0n1 can't flush: it has failed (\d+) flushes in a row, for \d s: .*", told["error"]
-    )
-    assert found is not None, told["error"]
-    assert 2 < int(found[1]) < 10, "it is loaded again more and more slowly"
-    await here.rpc("ftltgt_clear_faults", name="Nvme0n1")
-    await daemon.call("bdev_ftl_delete", name="ftl0", force=True)
-    await create(here, daemon, uuid=uuid)
-    assert await read(here, daemon, 3) == [1, 2, 3]
     await daemon.halt()
 
 
@@ -768,59 +660,4 @@ async def test_a_write_buffer_that_another_process_uses_is_not_unneeded(here: Wo
     await other.communicate(b"\n")
     assert len((await daemon.call("ftl_get_daemon"))["unneeded_buffers"]) == 1
     await daemon.call("ftl_remove_buffers")
-    await daemon.halt()
-
-
-async def test_a_thin_base_without_room_is_told_and_so_is_that_there_is_room_again(
-    monkeypatch: pytest.MonkeyPatch, here: World
-) -> None:
-    """The target answers its writes with Internal Error."""
-    monkeypatch.setattr("spdk_ftl_py.daemon.device.BASE_POLL_S", 0.01)
-    daemon = await here.start()
-    await create(here, daemon)
-    bdev = (await here.rpc("bdev_get_bdevs", name="Nvme0n1"))[0]
-    here.line.answers["bdev_get_bdevs"] = [
-        {**bdev, "driver_specific": {"lvol": {"thin_provision": True, "lvol_store_uuid": "U"}}}
-    ]
-    store = {"name": "lvs0", "free_clusters": 0}
-    here.line.answers["bdev_lvol_get_lvstores"] = [store]
-    assert (await daemon.device())["error"] is None
-    await here.rpc("ftltgt_inject_fault", name="Nvme0n1", op="write", status="internal_error", times=1)
-    device = daemon.registry._devices["ftl0"]
-    assert device.ftl is not None
-    port = BlockPort(device._front.reactor, device.ftl.core, name="host")
-    await port.write(0, bytes(4096))
-    await port.flush()
-    await until(lambda: device.error is not None)
-    told = "base bdev Nvme0n1 is out of space: lvol store lvs0 has no free cluster"
-    assert (await daemon.device())["error"].startswith(told)
-    store["free_clusters"] = 1
-    await until(lambda: device.error is None)
-    await port.close()
-    del here.line.answers["bdev_get_bdevs"]
-    await daemon.halt()
-
-
-async def test_a_base_that_is_busy_for_long_is_told_and_so_is_its_end(
-    monkeypatch: pytest.MonkeyPatch, here: World, caplog: pytest.LogCaptureFixture
-) -> None:
-    """A file on a full file system, for instance: hosts only see that their writes take long."""
-    monkeypatch.setattr("spdk_ftl_py.daemon.device.BASE_POLL_S", 0.15)
-    monkeypatch.setattr("spdk_ftl_py.daemon.device.BUSY_TOLD_S", 0.4)
-    daemon = await here.start()
-    await create(here, daemon)
-    device = daemon.registry._devices["ftl0"]
-    assert device.ftl is not None
-    port = BlockPort(device._front.reactor, device.ftl.core, name="host")
-    await here.rpc("ftltgt_inject_fault", name="Nvme0n1", op="write", status="capacity_exceeded")
-    writing = asyncio.ensure_future(port.write(0, bytes(4096), fua=True))
-    await until(lambda: device.error is not None)
-    assert (await daemon.device())["error"].startswith("base bdev Nvme0n1 is busy, for more than 0.4 s")
-    assert (await daemon.device())["state"] == "online"
-    assert not writing.done()
-    await here.rpc("ftltgt_clear_faults", name="Nvme0n1")
-    await writing
-    await until(lambda: device.error is None)
-    assert "base bdev Nvme0n1 is busy no more" in caplog.text
-    await port.close()
     await daemon.halt()
