@@ -161,6 +161,8 @@ void BandWriter::activate(Stream &stream, uint32_t number) noexcept {
         zone.state = place.start == kNoZone || place.faulted ? ZoneState::done : ZoneState::idle;
         zone.next_offset = 0;
         zone.close_short = false;
+        // It failed while the band was queued.
+        band.given_up += place.start != kNoZone && place.faulted ? state_.data_area : 0;
     }
     stream.current = &*room;
     stream.queued = kNoBand;

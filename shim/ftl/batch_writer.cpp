@@ -260,7 +260,8 @@ void BandWriter::finished(ZoneWriter &zone, Status status) noexcept {
             break;
     }
     // Its band is not closed as long as it may be active: another one opened meanwhile would be one too many.
-    if (zone.finish_attempts < kFinishAttempts) {
+    // One that was refused as busy has had its time.
+    if (zone.finish_attempts < kFinishAttempts && error_class(zone.io) != ErrorClass::busy) {
         zone.finish_at = std::max<uint64_t>(state_.now, 1) + (kFinishAgainNs << (zone.finish_attempts - 1));
         ++finishes_waiting_;
         return;

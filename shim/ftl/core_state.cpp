@@ -159,6 +159,9 @@ void CoreState::forget(uint64_t entry) noexcept {
 
 Answer CoreState::came_back(BaseIo &io, uint64_t patience_ns) noexcept {
     --base_outstanding;
+    if (failed == status::namespace_not_ready && error_class(io.op, io.status, io.do_not_retry) == ErrorClass::doubt) {
+        failed = io.status;  // it was closed, which must not hide what its closing must not call clean
+    }
     if (failed != status::ok) {
         return Answer::dropped;
     }

@@ -129,7 +129,7 @@ uint32_t Movers::run(Mover &mover) noexcept {
                 }
                 if (mover.phase == Phase::last_drain || !band.in_force()) {
                     finish(mover);
-                } else if (mover.again) {
+                } else if (mover.again || state_.p2l) {  // memory has told all there is
                     mover.phase = Phase::sweep;
                 } else {
                     mover.again = true;

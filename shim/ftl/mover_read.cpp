@@ -97,7 +97,9 @@ void Movers::on_read(Io &io) noexcept {
 void Movers::came_back(Read &read) noexcept {
     Mover &mover = *read.mover;
     if (read.cached) {
-        state_.cache->read_back();
+        if (!state_.cache->read_back(read.io, kBusyPatienceNs)) {
+            return;
+        }
         if (state_.failed != status::ok) {
             return;
         }
@@ -125,7 +127,10 @@ void Movers::came_back(Read &read) noexcept {
         if (bad != status::ok && wanted(slot)) {
             if (rescue(slot)) {
                 bad = status::ok;
-            } else if (!read.cached && ask_cache(read)) {
+            } else if (read.cached) {
+                bad = state_.reloc.meta[slot].status;  // what media said is what it is lost by
+            } else if (ask_cache(read)) {
+                state_.reloc.meta[slot].status = bad;
                 return;
             }
         }

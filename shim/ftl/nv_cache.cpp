@@ -313,9 +313,9 @@ void NvCache::send(BaseIo &io) noexcept {
 }
 
 // False: the device was busy, and gets the same I/O again. Its places in the ring are this I/O's until then.
-bool NvCache::came_back(BaseIo &io) noexcept {
+bool NvCache::came_back(BaseIo &io, uint64_t patience_ns) noexcept {
     --outstanding_;
-    const uint64_t patience_ns = MUTATED(busy_cache_given_up) ? 0 : kBusyPatienceNs;
+    patience_ns = MUTATED(busy_cache_given_up) ? 0 : patience_ns;
     if (cache_state_ == State::active && state_.failed == status::ok && error_class(io) == ErrorClass::busy &&
         busy_ios_.keep(io, state_.reactor->now_ns(), patience_ns)) {
         ++stats_.busy_answers;
@@ -326,7 +326,13 @@ bool NvCache::came_back(BaseIo &io) noexcept {
 }
 
 void NvCache::drop_busy() noexcept {
-    while (busy_ios_.drop() != nullptr) {
+    while (BaseIo *io = busy_ios_.drop()) {
+        if (io->op == Op::read) {
+            // Of somebody who waits for its answer.
+            ++outstanding_;
+            io->status = status::aborted;
+            io->complete(*io);
+        }
     }
 }
 
@@ -388,7 +394,7 @@ void NvCache::note(uint64_t position, const SlotRecord &record) noexcept {
 }
 
 // The newest one, so from the last place backwards: only after something went wrong, and once for each such block.
-bool NvCache::read(uint64_t lba, uint16_t cut_crc, Io &io) noexcept {
+bool NvCache::read(uint64_t lba, uint16_t cut_crc, BaseIo &io) noexcept {
     if (written_.data() == nullptr || cache_state_ != State::active) {
         return false;
     }
@@ -404,9 +410,7 @@ bool NvCache::read(uint64_t lba, uint16_t cut_crc, Io &io) noexcept {
         }
         io.lba = layout::kCacheHeaderBlocks + place;
         io.block_count = 1;
-        io.status = status::ok;
-        ++outstanding_;
-        device_->submit(io);
+        send(io);
         return true;
     }
     return false;

@@ -142,8 +142,9 @@ public:
     // Reads a block of the LBA with such a cut CRC, if the ring has one that was written in this life of the core. The
     // io's first iov_count entries take the block, and there has to be one more. Its completion calls read_back().
     // False: there is none, or the cache has failed; nothing was sent.
-    bool read(uint64_t lba, uint16_t cut_crc, Io &io) noexcept;
-    void read_back() noexcept { --outstanding_; }
+    bool read(uint64_t lba, uint16_t cut_crc, BaseIo &io) noexcept;
+    // False: the device was busy, and gets the same I/O again.
+    [[nodiscard]] bool read_back(BaseIo &io, uint64_t patience_ns) noexcept { return came_back(io, patience_ns); }
 
     // Lets go of the device; only when nothing is outstanding.
     void release() noexcept { device_.reset(); }
@@ -206,7 +207,7 @@ private:
     void flush_if_due() noexcept;
     void fail(Status status) noexcept;
     void send(BaseIo &io) noexcept;
-    [[nodiscard]] bool came_back(BaseIo &io) noexcept;
+    [[nodiscard]] bool came_back(BaseIo &io, uint64_t patience_ns = kBusyPatienceNs) noexcept;
     void drop_busy() noexcept;
     void to_base(uint32_t slot) noexcept { state_.buffer.fifo.push_back(state_.buffer.next.data(), slot); }
     static void on_written(Io &io) noexcept;

@@ -194,7 +194,9 @@ void Reader::came_back(Child &child) noexcept {
     Io &parent = *child.parent;
     bool alive = state_.failed == status::ok;
     if (child.cached) {
-        state_.cache->read_back();
+        if (!state_.cache->read_back(child.io, kBusyReadPatienceNs)) {
+            return;
+        }
     } else {
         const Answer answer = MUTATED(busy_read_fails) ? state_.came_back(child.io, 0)
                                                        : state_.read_came_back(child.io, child.probe, patience_, true);
@@ -230,7 +232,8 @@ bool Reader::go_on(Child &child, Status status, bool alive) noexcept {
         if (child.done == child.count) {
             return false;
         }
-        if (child.done < child.come) {
+        // Not of what a read that failed has left there from the one before it.
+        if (status == status::ok && child.done < child.come) {
             ++state_.stats.crc_errors;
             ++state_.stats.user_crc_errors;
             status = status::unrecovered_read;

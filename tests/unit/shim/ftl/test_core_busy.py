@@ -367,6 +367,7 @@ def test_what_a_base_refuses_no_more_when_something_else_is_asked_for_is_not_los
         bench.media.clear_faults()
         done = bench.until(_shim.EV_MOVE_DONE)
         assert (done.b, done.c) == (valid, 0)
+        assert bench.core.stats()["busy_answers"] > 0
         nothing_was_given_up(bench)
 
 
@@ -398,6 +399,7 @@ def test_a_flush_that_was_not_carried_out_is_repeated(status: int) -> None:
         with busy(bench, op=_shim.OP_FLUSH, status=status):
             ticket = bench.port.submit(_shim.OP_FLUSH)
         assert bench.wait(ticket).status == 0
+        assert bench.core.stats()["busy_answers"] > 0
         assert bench.take(_shim.EV_FLUSH_FAILED) == []
 
 
@@ -424,6 +426,37 @@ def test_a_flush_in_doubt_fails_the_core_which_goes_on_holding_what_it_held(stat
         assert bench.core.stats()["write_buffer_landed"] == 8
 
 
+def test_a_close_does_not_hide_that_a_flush_was_in_doubt() -> None:
+    bench = Bench()
+    bench.put(0, 1)
+    bench.media.inject_fault(op=_shim.OP_FLUSH, status=INTERNAL_ERROR, latency_us=1_000, times=1)
+    bench.port.submit(_shim.OP_FLUSH)
+    for _ in range(50):
+        bench.step()
+    assert bench.core.stats()["base_flushes"] == 1
+    while not bench.core.begin_close():
+        bench.step()
+    assert bench.core.failure == INTERNAL_ERROR
+    bench.close()
+
+
+@pytest.mark.parametrize("status", [INTERNAL_ERROR, NOT_READY])
+def test_a_zone_whose_finish_stays_refused_holds_its_band_for_a_minute_only(status: int) -> None:
+    """Six tries of a minute each would leave the user without a band."""
+    with Bench(zone_capacity=40, media_zone_capacity=48, finish_zones=True) as bench:
+        bench.gc = bench.auto_reset = False
+        bench.put(0, 1)
+        assert bench.flush() == 0
+        band = bench.zone_of(bench.address(0))[0]
+        bench.media.inject_fault(op=_shim.OP_ZONE_SEND, lba=bench.zones[band][0], block_count=64, status=status)
+        lba = 1
+        while bench.core.bands()[band]["state"] == "open":
+            bench.put(lba, 1)
+            lba += 1
+        assert long_until(bench, lambda: bench.core.bands()[band]["state"] != "closing", 65) >= 55
+        assert bench.core.bands()[band]["faulted_punits"] == [0]
+
+
 @pytest.mark.parametrize("times", [0, 1])
 def test_a_flush_that_fails_with_do_not_retry_is_told(times: int) -> None:
     with Bench() as bench:
@@ -442,6 +475,7 @@ def test_a_reset_by_a_busy_base_is_repeated_and_no_zone_fails() -> None:
             bench.core.reset_band(band)
         done = bench.until(_shim.EV_BAND_RESET_DONE)
         assert (done.a, done.b) == (band, 0)
+        assert bench.core.stats()["busy_answers"] > 0
         assert bench.core.bands()[band]["faulted_punits"] == []
 
 

@@ -16,6 +16,8 @@ from unit.shim.ftl.core_model import recover, restarted
 
 UNRECOVERED_READ = 0x281
 INTERNAL_ERROR = 0x006
+WRITE_FAULT = 0x280
+GUARD_CHECK = 0x282
 BITS = 8 * BLOCK
 BUFFER_BLOCKS = 32
 
@@ -128,6 +130,16 @@ def test_an_error_that_is_not_the_mediums_is_passed_on_at_once() -> None:
         assert bench.read_status(3) == INTERNAL_ERROR
         assert not unreadable(bench)
         assert bench.versions(3, 1) == [7]
+
+
+def test_a_second_read_that_fails_is_not_judged_by_what_the_first_one_brought() -> None:
+    with Bench() as bench:
+        put_on_media(bench, 3, 7)
+        bench.media.inject_fault(op=_shim.OP_READ, flip=True, times=1)
+        bench.media.inject_fault(op=_shim.OP_READ, status=INTERNAL_ERROR, do_not_retry=True, skip=1, times=1)
+        assert bench.read_status(3) == INTERNAL_ERROR
+        assert bench.core.stats()["crc_errors"] == 1
+        assert not unreadable(bench)
 
 
 def test_reads_that_the_base_takes_in_parts_are_verified() -> None:
@@ -354,8 +366,11 @@ def test_what_the_nv_cache_still_has_is_taken_from_there(metadata_bytes: int) ->
         stats = bench.core.stats()
         assert (stats["reads_rescued"], stats["unreadable_blocks"]) == (1, 0)
         assert len(unreadable(bench)) == 1
-        bench.cache.inject_fault(op=_shim.OP_READ, status=INTERNAL_ERROR, times=1)
+        bench.cache.inject_fault(op=_shim.OP_READ, status=UNRECOVERED_READ, times=1)
         assert bench.read_status(4) == UNRECOVERED_READ, "the cache does not count where it can't"
+        bench.cache.inject_fault(op=_shim.OP_READ, status=INTERNAL_ERROR, times=2)
+        assert bench.versions(4, 1) == [7], "one that is busy is waited for"
+        assert bench.stats()["busy_answers"] == 2
         bench.cache.inject_fault(op=_shim.OP_READ, flip=True, times=1)
         assert bench.read_status(4) == UNRECOVERED_READ
         assert bench.versions(4, 1) == [7]
@@ -366,8 +381,9 @@ def test_what_the_nv_cache_still_has_is_taken_from_there(metadata_bytes: int) ->
         assert bench.read_status(4) == UNRECOVERED_READ, "its place has something else"
 
 
+@pytest.mark.parametrize("busy", [0, 2])
 @MODES
-def test_a_move_takes_from_the_nv_cache_what_media_cant_give(metadata_bytes: int) -> None:
+def test_a_move_takes_from_the_nv_cache_what_media_cant_give(metadata_bytes: int, busy: int) -> None:
     with CacheBench(metadata_bytes=metadata_bytes, ring=800) as bench:
         bench.gc = bench.auto_reset = False
         put_on_media(bench, 0, 5, block_count=8)
@@ -375,10 +391,35 @@ def test_a_move_takes_from_the_nv_cache_what_media_cant_give(metadata_bytes: int
         forget_buffer(bench)
         for lba in (2, 3):
             bench.media.rot(bench.address(lba), 3)
+        if busy:
+            bench.cache.inject_fault(op=_shim.OP_READ, status=INTERNAL_ERROR, times=busy)
         bench.core.start_move(band)
         assert bench.until(_shim.EV_MOVE_DONE).c == 0
+        assert bench.stats()["busy_answers"] == busy
         assert bench.core.stats()["reads_rescued"] == 2
         assert bench.versions(0, 8) == [5] * 8
+
+
+@MODES
+def test_a_cache_that_fails_while_it_is_asked_leaves_nobody_waiting(metadata_bytes: int) -> None:
+    with CacheBench(metadata_bytes=metadata_bytes, ring=800) as bench:
+        bench.gc = bench.auto_reset = False
+        put_on_media(bench, 0, 5, block_count=8)
+        band = close_band_of(bench, 0)
+        forget_buffer(bench)
+        bench.media.rot(bench.address(2), 3)
+        bench.cache.inject_fault(op=_shim.OP_READ, status=INTERNAL_ERROR)
+        reading = bench.port.submit(_shim.OP_READ, 2, 1, bytearray(BLOCK))
+        bench.core.start_move(band)
+        for _ in range(5_000):
+            bench.step()
+        assert bench.stats()["busy_answers"] > 2
+        bench.cache.inject_fault(op=_shim.OP_WRITE, status=WRITE_FAULT)
+        bench.put(100, 1)
+        assert bench.wait(reading).status == UNRECOVERED_READ
+        lost = bench.until(_shim.EV_BLOCK_LOST)
+        assert (lost.a, lost.c) == (2, GUARD_CHECK), "what media said, not the cache"
+        assert bench.until(_shim.EV_MOVE_DONE).c == 1
 
 
 @MODES

@@ -79,7 +79,7 @@ def test_a_zone_whose_write_failed_becomes_read_only(reactor: _shim.Reactor) -> 
         assert io.read(0, 2) == blocks(0, 2)
         assert io.write(8, block(0)) == 0
         base.inject_fault(op=_shim.OP_WRITE, lba=9, block_count=1, status=WRITE_FAULT, times=1)
-        assert io.append(8, block(0)).status == WRITE_FAULT
+        assert io.append(8, block(0)) == Completion(WRITE_FAULT, 1), "with DNR"
         assert io.report()[1][1].state == "read_only"
 
 
