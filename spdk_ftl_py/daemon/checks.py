@@ -146,7 +146,8 @@ async def check_media(
         zones = await port.zones()
         if loads is None and not params.get("force"):
             await _check_no_ftl(port, zones, base.name)
-            await _check_nobodys(reactor, media.raw_base, zones if base.zoned else [], f"base bdev {base.name}")
+            raw_zones = zones if base.zoned else []
+            await _check_nobodys(reactor, media.raw_base, raw_zones, f"base bdev {base.name}", patience_s)
         found = await superblock.find(port, zones, loads) if loads is not None and cache is not None else None
     finally:
         await port.close()
@@ -175,7 +176,7 @@ async def check_media(
         geometry=geometry,
     )
     if media.cache is not None and not params.get("force") and (loads is None or _begins_anew(found)):
-        await _check_cache_is_nobodys(reactor, media.cache, cache.name, loads)
+        await _check_cache_is_nobodys(reactor, media.cache, cache.name, loads, patience_s)
     return kind
 
 
@@ -201,15 +202,20 @@ async def _check_no_ftl(port: BlockPort, zones: list[Zone], base_name: str) -> N
 
 
 async def _check_cache_is_nobodys(
-    reactor: ReactorLoop, device: _shim.BlockDevice, name: str, loads: UUID | None
+    reactor: ReactorLoop, device: _shim.BlockDevice, name: str, loads: UUID | None, patience_s: float
 ) -> None:
-    port = BlockPort(reactor, device, name=name)
+    port = BlockPort(reactor, device, name=name, patience_s=patience_s)
     try:
         owner = await owner_of(port)
+    except UnsupportedError as error:
+        raise ExistsError(
+            f"cache bdev {name} holds an nv cache already: {error.message}; or give another bdev, or --force to "
+            "erase it"
+        ) from error
     finally:
         await port.close()
     if owner is None:
-        await _check_nobodys(reactor, device, [], f"cache bdev {name}")
+        await _check_nobodys(reactor, device, [], f"cache bdev {name}", patience_s)
     elif owner != loads:
         raise ExistsError(
             f"cache bdev {name} holds the nv cache of FTL {owner}: load that with -u {owner} -c {name}, give another "
@@ -217,8 +223,10 @@ async def _check_cache_is_nobodys(
         )
 
 
-async def _check_nobodys(reactor: ReactorLoop, device: _shim.BlockDevice, zones: list[Zone], what: str) -> None:
-    port = BlockPort(reactor, device, name=what)
+async def _check_nobodys(
+    reactor: ReactorLoop, device: _shim.BlockDevice, zones: list[Zone], what: str, patience_s: float
+) -> None:
+    port = BlockPort(reactor, device, name=what, patience_s=patience_s)
     try:
         found = await find_foreign(port, zones)
     finally:

@@ -235,6 +235,7 @@ class FtlDevice:
         """The last write. The data path is closed before, so that nothing follows what the superblock calls clean."""
         self._manager.stop()
         await self._close_core()
+        self._raise_what_failed()
         await self.cache.finish()
         if self.no_data:
             return
@@ -254,6 +255,19 @@ class FtlDevice:
         await self._superblock.write(content, clean=True)
         if self._buffer_files is not None:
             self._buffer_files.remove()
+
+    def _raise_what_failed(self) -> None:
+        """Behind the drain, too, a flush can be in doubt: then what relocation has just written may be lost, and
+        nothing of what the L2P says may be called clean."""
+        if self.failed.is_set() and self.failure is not None:
+            raise self.failure
+        status = self.core.failure
+        if status not in (Status.SUCCESS, Status.NAMESPACE_NOT_READY):
+            raise FlushDoubtError(
+                f"{self.name}: the base device failed while the FTL was halted ({status_text(status)}): what its cache "
+                "held may be lost; load the FTL again by its uuid",
+                status=status,
+            )
 
     def _checkpoint_told(self, step: str, part: float) -> None:
         self.checkpoint_part = part
@@ -441,7 +455,8 @@ class FtlDevice:
                 for punit in sorted(band.bad_punits):
                     tell_core = functools.partial(self.core.replace_zone, band.index, punit)
                     await self._spares.replace(band, punit, tell_core)
-                self._bands.rezone(band)
+                    # At once: what the base says of the old zone must not be taken for the new one's.
+                    self._bands.rezone(band)
             await self.write_superblock(clean=False)
         except SuperblockTooLongError as error:
             # Nothing was written to the new zones yet, and the bands stay closed: media are as the superblock says.
@@ -454,6 +469,8 @@ class FtlDevice:
             return
         for band in broken:
             self._bands.mended(band)
+            # Its zones may have failed once more meanwhile.
+            self._bands.refresh(self.core.band_rows(band.index, 1))
         self._mending = None
         # Others may have become free, or have failed once more, meanwhile.
         self._manager.pump()

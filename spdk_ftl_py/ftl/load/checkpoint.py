@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ... import _shim
-from ...errors import FtlError, MediaError
+from ...errors import FlushDoubtError, FtlError, MediaError
 from ...runtime.progress import Progress
 from ...runtime.turns import Turns, aside
 from ..media.band import BAND_ROW, FAULTED, FREE, QUEUED, SHIM_STATES
@@ -102,7 +102,8 @@ async def write(
     """Writes the checkpoint of a closed core, durably; the answer is what superblock ``generation`` has to say of it.
 
     None where there is no room for it, where the base does not take it, or where something is not on media. with_crcs:
-    the core keeps them. refused: bands that are not to be written. Raises MediaError only where the base is gone.
+    the core keeps them. refused: bands that are not to be written. Raises MediaError only where the base is gone, or
+    where a flush has left in doubt what its cache had (FlushDoubtError).
     """
     try:
         zones = await port.zones()
@@ -110,6 +111,8 @@ async def write(
         return await writer.run(zones, frozenset(refused), progress or (lambda step, part: None))
     except NotUsableError as error:
         log.info("%s: halted without L2P checkpoint: %s", port.name, error.message)
+    except FlushDoubtError:
+        raise
     except FtlError as error:
         if getattr(error, "status", 0) in BASE_GONE:
             raise

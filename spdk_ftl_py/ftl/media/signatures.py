@@ -12,6 +12,7 @@ import numpy as np
 
 from .blockdev import BlockPort
 from .geometry import BLOCK_BYTES
+from .layout import SUPERBLOCK_MAGIC, SUPERBLOCK_PART_MAGIC
 from .zone import OFFLINE, Zone
 
 log = logging.getLogger(__name__)
@@ -39,7 +40,8 @@ def _at(name: str, magic: bytes, *offsets: int) -> Signature:
 SIGNATURES: Final[tuple[Signature, ...]] = (
     # Sources: util-linux 2.40, libblkid/src/{superblocks,partitions}; SPDK v26.05, where it says SPDK.
     # Ours: an FTL's superblock has a rule of its own, which knows its name; this is for where that does not look.
-    _at("an FTL of ours", b"FTLSUPER", 0),
+    _at("an FTL of ours", SUPERBLOCK_MAGIC, 0),
+    _at("an FTL of ours", SUPERBLOCK_PART_MAGIC, 0),
     _at("the nv cache of an FTL of ours", b"FTLNVCAC", 0, BLOCK_BYTES),
     _at("an SPDK blobstore or lvol store", b"SPDKBLOB", 0),  # lib/blob/blobstore.h
     _at("a base bdev of an SPDK raid", b"SPDKRAID", 0),  # module/bdev/raid/bdev_raid.h

@@ -102,8 +102,9 @@ def parse_report(
         usable = state not in UNUSABLE_STATES
         if usable and not 0 < capacity <= zone_size:
             raise ProtocolError(f"zone {index} has capacity {capacity}, zone size is {zone_size}")
-        written = _written(index, state, start, pointer, capacity)
-        zones.append(Zone(index, start, min(capacity, zone_size), state, written, attributes))
+        # Of zones of no use nobody has checked it.
+        capacity = min(capacity, zone_size)
+        zones.append(Zone(index, start, capacity, state, _written(index, state, start, pointer, capacity), attributes))
     return zones
 
 

@@ -66,6 +66,7 @@ async def test_a_halt_whose_last_flush_is_in_doubt_leaves_the_write_buffer(
     tmp_path: Path, make_rig: MakeRestoreRig
 ) -> None:
     rig = await make_rig(buffer_dir=tmp_path)
+    doubts = 0
     for skip in range(4):
         await rig.create()
         await rig.port.write(1, content(1, 1))
@@ -74,6 +75,7 @@ async def test_a_halt_whose_last_flush_is_in_doubt_leaves_the_write_buffer(
         try:
             await rig.device.halt()
         except FlushDoubtError:
+            doubts += 1
             assert list(tmp_path.glob("*.wbuf"))
         else:
             assert not list(tmp_path.glob("*.wbuf"))
@@ -83,3 +85,28 @@ async def test_a_halt_whose_last_flush_is_in_doubt_leaves_the_write_buffer(
         await rig.crash()
         for path in tmp_path.glob("*.wbuf"):
             path.unlink()
+    assert doubts >= 2
+
+
+async def test_a_halt_whose_base_fails_behind_the_drain_does_not_end_clean(
+    tmp_path: Path, make_rig: MakeRestoreRig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What relocation was still writing may be lost, and a checkpoint would say where it stands."""
+    rig = await make_rig(buffer_dir=tmp_path)
+    await rig.create()
+    await rig.port.write(1, content(1, 1))
+    await rig.port.close()
+    device = rig.device
+    settled = device.cache.settled
+
+    async def in_doubt() -> None:
+        await settled()
+        device._fail_with_core(FlushDoubtError("in doubt", status=INTERNAL_ERROR))
+
+    monkeypatch.setattr(device.cache, "settled", in_doubt)
+    with pytest.raises(FlushDoubtError):
+        await device.halt()
+    assert list(tmp_path.glob("*.wbuf"))
+    await rig.load()
+    assert not rig.device.restored["clean"]
+    assert (await rig.versions())[1] == 1
