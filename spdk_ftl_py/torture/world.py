@@ -74,6 +74,7 @@ CHECKED: Final = 0.25
 """Part of the lives behind which the checker reads the drive; with all that ended in a halt."""
 VIOLATIONS_MAX: Final = 16
 CACHE_LOST: Final = (CacheState.FAILING, CacheState.GIVEN_UP)
+ROTTEN_BLOCK: Final = re.compile(r"block (\d+) \(band \d+\): (?:data of )?LBA (\d+)\b")
 LOST_LBAS: Final = re.compile(r"LBAs? (\d+)(?: to (\d+))? (?:is|are) lost")
 """As the checker has it."""
 
@@ -134,8 +135,10 @@ class World:
         self._fault = Injected.NOTHING
         """Of this life."""
         self._busy: Busy | None = None
-        self._rotten: set[int] = set()
-        """Addresses at which a block has rotted."""
+        self._bad_at_birth = 0
+        """Zones that were given up in earlier lives."""
+        self._rotten: set[tuple[int, int]] = set()
+        """Addresses at which a block has rotted, and its LBA."""
         self._zones_lost = 0
         """By the drive; at most, where zones are emulated."""
         self._zones_troubled = 0
@@ -238,6 +241,7 @@ class World:
         self._fault = Injected.NOTHING
         self._device.zone_watch.round_s = ZONE_WATCH_ROUND_S
         self._read_only = []
+        self._bad_at_birth = len(self._device.bad_zones)
 
     def _drives(self) -> list[_shim.EmulatedMedia]:
         return [self._media] if self._cache is None else [self._media, self._cache]
@@ -341,6 +345,8 @@ class World:
             if self._device.cache.state in CACHE_LOST and not reached():
                 # Its drive, whose I/Os may be what is counted, has no more of them.
                 self._check_busy_cost()
+                if workload.failed:
+                    await self._failed()
                 return
         if not reached():
             await self._failed()
@@ -368,7 +374,7 @@ class World:
         finally:
             await port.close()
         rotten = rot(self._media, self._device.core, self._shape, zones, self._rng)
-        self._rotten.update(rotten.values())
+        self._rotten.update((address, lba) for lba, address in rotten.items())
         self.result.stats["rotten_blocks"] += len(rotten)
         for lba in rotten:
             self._model.rot(lba)
@@ -422,14 +428,13 @@ class World:
             self._violated(Violation("given_up", -1, told))
 
     def _check_busy_cost(self, *, power_fails: bool = False) -> None:
-        """Of a life in which drives were busy. Without power a cache is lost, too, but no zone."""
-        if self._fault is not Injected.BUSY:
-            return
-        if self._device.zone_faults > self._zones_lost:
-            told = f"{self._device.zone_faults} zones failed, of {self._zones_lost} that may, and a drive was only busy"
-            self._violated(Violation("given_up", -1, told))
+        """Of any life: the drive of the nv cache fails with its power only. Of one in which drives were busy: that
+        costs no zone."""
         if not power_fails and self._device.cache.state in CACHE_LOST:
             self._violated(Violation("given_up", -1, f"the nv cache failed ({self._device.cache.failure})"))
+        if self._fault is Injected.BUSY and self._device.zone_faults > self._zones_lost:
+            told = f"{self._device.zone_faults} zones failed, of {self._zones_lost} that may, and a drive was only busy"
+            self._violated(Violation("given_up", -1, told))
 
     def _all_ready(self) -> None:
         """No drive is busy any more, and none fails."""
@@ -441,8 +446,10 @@ class World:
 
     def _check_zones(self) -> None:
         """Of a device that is about to end: which zones were given up."""
-        if self._device.zone_faults > self._zones_troubled:
-            told = f"{self._device.zone_faults} zones failed, {self._zones_troubled} of the drive's have"
+        # Zones that were given up before are not written any more: they can't be those that failed in this life.
+        troubled = self._zones_troubled - self._bad_at_birth
+        if self._device.zone_faults > troubled:
+            told = f"{self._device.zone_faults} zones failed in this life, {troubled} of the drive's have"
             self._violated(Violation("given_up", -1, told))
         bad = len(self._device.bad_zones)
         if bad > self._zones_troubled:
@@ -566,6 +573,8 @@ class World:
         else:
             self._violated(Violation("wedged", -1, "the halt under traffic does not end"))
             halt.cancel()
+            await asyncio.gather(halt, return_exceptions=True)
+            return
         await halt
         await self._answered()
 
@@ -618,7 +627,8 @@ class World:
         if (lost := LOST_LBAS.match(damage)) is not None:
             first, last = int(lost[1]), int(lost[2] or lost[1])
             return all(self._model.may_be_lost(lba) for lba in range(first, last + 1))
-        return any(damage.startswith(f"block {address} ") for address in self._rotten)
+        at = ROTTEN_BLOCK.match(damage)
+        return at is not None and (int(at[1]), int(at[2])) in self._rotten
 
     async def _load_again(self, crashes: int) -> bool:
         """Loads the device, perhaps after crashes in the load. False: it can't be loaded."""
