@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 from spdk_ftl_py import _shim
@@ -34,6 +36,24 @@ async def run_load(
     return progress
 
 
+@asynccontextmanager
+async def namespace_of(
+    traddr: str, port: int | str, nqn: str, **digests: bool
+) -> AsyncIterator[tuple[ReactorLoop, int, _shim.BlockDevice]]:
+    """Namespace 1: its blocks, and a queue to it on a reactor of its own."""
+    reactor = ReactorLoop("drive")
+    await reactor.start()
+    try:
+        controller = await Controller.connect(traddr, port, nqn, hostnqn=HOST_NQN, **digests)
+        try:
+            namespace = (await controller.namespaces())[0]
+            yield reactor, namespace.block_count, await controller.create_io_qpair(reactor, namespace)
+        finally:
+            await controller.close()
+    finally:
+        await reactor.stop()
+
+
 async def write_and_verify(
     traddr: str,
     port: int | str,
@@ -50,59 +70,37 @@ async def write_and_verify(
     """Writes the first blocks (None: all) of namespace 1 in sequence, then random_writes single blocks at random, and
     reads everything back; flush: and makes it durable. Returns block_count of the namespace, written and verified
     blocks."""
-    reactor = ReactorLoop("drive")
-    await reactor.start()
-    try:
-        controller = await Controller.connect(
-            traddr, port, nqn, hostnqn=HOST_NQN, header_digest=header_digest, data_digest=data_digest
-        )
+    digests = {"header_digest": header_digest, "data_digest": data_digest}
+    async with namespace_of(traddr, port, nqn, **digests) as (reactor, block_count, qpair):
+        count = min(blocks or block_count, block_count)
+        generator = _shim.LoadGenerator(reactor.shim, qpair, lba_count=count, seed=seed)
         try:
-            namespace = (await controller.namespaces())[0]
-            qpair = await controller.create_io_qpair(reactor, namespace)
-            count = min(blocks or namespace.block_count, namespace.block_count)
-            generator = _shim.LoadGenerator(reactor.shim, qpair, lba_count=count, seed=seed)
-            try:
-                written = verified = 0
-                whole = {"pattern": "sequential", "io_blocks": 16, "total_blocks": count, "queue_depth": 16}
-                progress = await run_load(reactor, generator, "write", timeout_s=timeout_s, **whole)
+            written = verified = 0
+            whole = {"pattern": "sequential", "io_blocks": 16, "total_blocks": count, "queue_depth": 16}
+            progress = await run_load(reactor, generator, "write", timeout_s=timeout_s, **whole)
+            written += progress["done_blocks"]
+            if random_writes:
+                how = {"pattern": "random", "io_blocks": 1, "total_blocks": random_writes, "queue_depth": 32}
+                progress = await run_load(reactor, generator, "write", timeout_s=timeout_s, **how)
                 written += progress["done_blocks"]
-                if random_writes:
-                    how = {"pattern": "random", "io_blocks": 1, "total_blocks": random_writes, "queue_depth": 32}
-                    progress = await run_load(reactor, generator, "write", timeout_s=timeout_s, **how)
-                    written += progress["done_blocks"]
-                progress = await run_load(reactor, generator, "read", timeout_s=timeout_s, **whole)
-                verified += progress["done_blocks"]
-                if flush:
-                    await flushed(reactor, qpair)
-                return {"block_count": namespace.block_count, "written": written, "verified": verified}
-            finally:
-                generator.close()
+            progress = await run_load(reactor, generator, "read", timeout_s=timeout_s, **whole)
+            verified += progress["done_blocks"]
+            if flush:
+                await flushed(reactor, qpair)
+            return {"block_count": block_count, "written": written, "verified": verified}
         finally:
-            await controller.close()
-    finally:
-        await reactor.stop()
+            generator.close()
 
 
 async def write_at_random(traddr: str, port: int | str, nqn: str, *, times: int, seed: int = 1) -> None:
     """Writes namespace 1 in sequence, then single blocks at random, so many times its blocks; nothing is read back."""
-    reactor = ReactorLoop("drive")
-    await reactor.start()
-    try:
-        controller = await Controller.connect(traddr, port, nqn, hostnqn=HOST_NQN)
+    async with namespace_of(traddr, port, nqn) as (reactor, count, qpair):
+        generator = _shim.LoadGenerator(reactor.shim, qpair, lba_count=count, seed=seed)
         try:
-            namespace = (await controller.namespaces())[0]
-            qpair = await controller.create_io_qpair(reactor, namespace)
-            count = namespace.block_count
-            generator = _shim.LoadGenerator(reactor.shim, qpair, lba_count=count, seed=seed)
-            try:
-                await run_load(reactor, generator, "write", pattern="sequential", io_blocks=16, total_blocks=count)
-                await run_load(reactor, generator, "write", pattern="random", io_blocks=1, total_blocks=times * count)
-            finally:
-                generator.close()
+            await run_load(reactor, generator, "write", pattern="sequential", io_blocks=16, total_blocks=count)
+            await run_load(reactor, generator, "write", pattern="random", io_blocks=1, total_blocks=times * count)
         finally:
-            await controller.close()
-    finally:
-        await reactor.stop()
+            generator.close()
 
 
 async def flushed(reactor: ReactorLoop, device: _shim.BlockDevice) -> None:
@@ -116,18 +114,9 @@ async def flushed(reactor: ReactorLoop, device: _shim.BlockDevice) -> None:
 
 async def digest(traddr: str, port: int | str, nqn: str) -> str:
     """SHA-256 of the whole namespace 1."""
-    reactor = ReactorLoop("drive")
-    await reactor.start()
-    try:
-        controller = await Controller.connect(traddr, port, nqn, hostnqn=HOST_NQN)
+    async with namespace_of(traddr, port, nqn) as (reactor, count, qpair):
+        reader = BlockPort(reactor, qpair, name="drive")
         try:
-            namespace = (await controller.namespaces())[0]
-            reader = BlockPort(reactor, await controller.create_io_qpair(reactor, namespace), name="drive")
-            try:
-                return hashlib.sha256((await reader.read(0, namespace.block_count)).tobytes()).hexdigest()
-            finally:
-                await reader.close()
+            return hashlib.sha256((await reader.read(0, count)).tobytes()).hexdigest()
         finally:
-            await controller.close()
-    finally:
-        await reactor.stop()
+            await reader.close()

@@ -103,6 +103,13 @@ async def ftl_rig(
     """With a new FTL; halted at the end unless the test has done so. media: as zns_drive() takes it."""
     drive = zns_drive(reactor, **media)
     device = await creation.create(reactor, drive, name="ftl0", conf=conf or FtlConf(), num_punits=num_punits)
+    async with rig_on(reactor, drive, device) as rig:
+        yield rig
+
+
+@asynccontextmanager
+async def rig_on(reactor: ReactorLoop, drive: _shim.EmulatedMedia, device: FtlDevice) -> AsyncIterator[FtlRig]:
+    """Halts the device at the end unless the test has done so."""
     rig = FtlRig(reactor, drive, device)
     try:
         yield rig

@@ -13,7 +13,7 @@ from spdk_ftl_py.errors import FtlError, ParameterError
 from spdk_ftl_py.ftl import creation, loading
 from spdk_ftl_py.ftl.device import DeviceState
 from spdk_ftl_py.runtime.reactor import ReactorLoop
-from unit.ftl.ftl_rig import FtlRig, zns_drive
+from unit.ftl.ftl_rig import FtlRig, rig_on, zns_drive
 
 NULL_ZONES = 66
 
@@ -26,13 +26,8 @@ async def no_data_rig(reactor: ReactorLoop, media: _shim.EmulatedMedia, **option
     device = await creation.create(
         reactor, base, name="ftl0", conf=FtlConf(), num_punits=1, no_data=True, base_name="N0"
     )
-    rig = FtlRig(reactor, media, device)
-    try:
+    async with rig_on(reactor, media, device) as rig:
         yield rig
-    finally:
-        await rig.close()
-        if device.state is not DeviceState.HALTED:
-            await device.halt()
 
 
 async def test_relocation_finds_what_is_in_force_without_reading_metadata(reactor: ReactorLoop) -> None:

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import AsyncIterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
-from uuid import UUID
 
 import numpy as np
 import pytest
@@ -23,30 +20,8 @@ from spdk_ftl_py.ftl.media.blockdev import ZONE_FINISH, BlockPort
 from spdk_ftl_py.ftl.media.geometry import plan
 from spdk_ftl_py.ftl.media.superblock import Superblock, SuperblockTooLongError, SuperblockWriter, part_of
 from spdk_ftl_py.runtime.reactor import ReactorLoop
-from support.async_tests import rig_options
 from unit.ftl.ftl_rig import FtlRig, zns_drive
-
-UUID_A = UUID("b286d19a-0059-4709-abcd-9f7732b1567d")
-ZONES, ZONE_SIZE, ZONE_CAPACITY = 130, 64, 48
-
-
-@pytest.fixture
-def media(reactor: ReactorLoop, request: pytest.FixtureRequest) -> _shim.EmulatedMedia:
-    return _shim.EmulatedMedia.zns(reactor.shim, ZONES, ZONE_SIZE, ZONE_CAPACITY, **rig_options(request))
-
-
-@pytest.fixture
-def port(reactor: ReactorLoop, media: _shim.EmulatedMedia) -> AbstractAsyncContextManager[BlockPort]:
-    return opened_port(reactor, media)
-
-
-@asynccontextmanager
-async def opened_port(reactor: ReactorLoop, media: _shim.BlockDevice) -> AsyncIterator[BlockPort]:
-    port = BlockPort(reactor, media, name="base", depth=4)
-    try:
-        yield port
-    finally:
-        await port.close()
+from unit.ftl.media.media_rig import UUID_A, ZONE_CAPACITY, ZONE_SIZE, opened_port
 
 
 def content(replaced: int, seed: int = 1) -> dict[str, Any]:

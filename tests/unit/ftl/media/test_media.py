@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
-from collections.abc import AsyncIterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from uuid import UUID, uuid4
+from uuid import uuid4
 
 import numpy as np
 import pytest
@@ -17,30 +15,7 @@ from spdk_ftl_py.ftl.media import layout, superblock
 from spdk_ftl_py.ftl.media.blockdev import ZONE_FINISH, BlockPort
 from spdk_ftl_py.ftl.media.geometry import plan
 from spdk_ftl_py.ftl.media.superblock import Superblock, SuperblockWriter
-from spdk_ftl_py.runtime.reactor import ReactorLoop
-from support.async_tests import rig_options
-
-UUID_A = UUID("b286d19a-0059-4709-abcd-9f7732b1567d")
-ZONES, ZONE_SIZE, ZONE_CAPACITY = 130, 64, 48
-
-
-@pytest.fixture
-def media(reactor: ReactorLoop, request: pytest.FixtureRequest) -> _shim.EmulatedMedia:
-    return _shim.EmulatedMedia.zns(reactor.shim, ZONES, ZONE_SIZE, ZONE_CAPACITY, **rig_options(request))
-
-
-@pytest.fixture
-def port(reactor: ReactorLoop, media: _shim.EmulatedMedia) -> AbstractAsyncContextManager[BlockPort]:
-    return opened_port(reactor, media)
-
-
-@asynccontextmanager
-async def opened_port(reactor: ReactorLoop, media: _shim.EmulatedMedia) -> AsyncIterator[BlockPort]:
-    port = BlockPort(reactor, media, name="base", depth=4)
-    try:
-        yield port
-    finally:
-        await port.close()
+from unit.ftl.media.media_rig import UUID_A, ZONE_CAPACITY, ZONE_SIZE, ZONES
 
 
 def blocks(count: int, fill: int = 7) -> np.ndarray:
