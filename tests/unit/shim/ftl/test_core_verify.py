@@ -415,7 +415,8 @@ def test_a_cache_that_fails_while_it_is_asked_leaves_nobody_waiting(metadata_byt
             bench.step()
         assert bench.stats()["busy_answers"] > 2
         bench.cache.inject_fault(op=_shim.OP_WRITE, status=WRITE_FAULT)
-        bench.put(100, 1)
+        bench.port.submit(_shim.OP_WRITE, 100, 1, bytearray(BLOCK))
+        bench.until(_shim.EV_CACHE_FAILED)
         assert bench.wait(reading).status == UNRECOVERED_READ
         lost = bench.until(_shim.EV_BLOCK_LOST)
         assert (lost.a, lost.c) == (2, GUARD_CHECK), "what media said, not the cache"
