@@ -12,7 +12,8 @@ enum class ErrorClass : uint8_t {
     none,
     gone,     // the device itself: nothing more is sent to it
     busy,     // the same command may succeed later
-    doubt,    // of a flush: what the device's volatile cache held may be lost with it, whatever a later one answers
+    doubt,    // of a flush, that may have begun: what the device's volatile cache held may be lost with it, whatever
+              // a later one answers
     command,  // refused for good; of what stands on media nothing is known
     block,    // media under these blocks
     zone,     // a zone that does not take this any more, or never did
@@ -35,7 +36,7 @@ enum class ErrorClass : uint8_t {
         case status::zone_offline:
         case status::zone_invalid_write:
         case status::invalid_zone_transition:
-        case status::write_fault:  // a Flush that failed and then succeeds would hide what is lost
+        case status::write_fault:
             return true;
         default:
             return false;
@@ -73,13 +74,13 @@ enum class ErrorClass : uint8_t {
         case status::data_transfer_error:
         case status::too_many_active:  // a zone that is being finished makes room
         case status::too_many_open:
-            if (op == Op::flush && !do_not_retry) {
+            if (op == Op::flush) {
                 return ErrorClass::doubt;
             }
             return do_not_retry ? ErrorClass::command : ErrorClass::busy;
 
         case status::capacity_exceeded:  // of a thin base: room may come, whatever its DNR says
-            return op != Op::flush ? ErrorClass::busy : do_not_retry ? ErrorClass::command : ErrorClass::doubt;
+            return op == Op::flush ? ErrorClass::doubt : ErrorClass::busy;
 
         // A flush that ends with one of these has not been carried out: its cache has what it had.
         case status::aborted:
@@ -104,7 +105,7 @@ enum class ErrorClass : uint8_t {
         case status::zone_offline:
         case status::zone_invalid_write:
         case status::invalid_zone_transition:
-            return ErrorClass::zone;
+            return op == Op::flush ? ErrorClass::doubt : ErrorClass::zone;
 
         default:
             break;
@@ -114,9 +115,9 @@ enum class ErrorClass : uint8_t {
         case 1:
             return ErrorClass::mistake;
         case 2:
-            return ErrorClass::block;
+            return op == Op::flush ? ErrorClass::doubt : ErrorClass::block;
         default:
-            return ErrorClass::command;
+            return op == Op::flush ? ErrorClass::doubt : ErrorClass::command;
     }
 }
 

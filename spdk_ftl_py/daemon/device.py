@@ -12,7 +12,7 @@ from typing import Any, Final
 from uuid import UUID, uuid4
 
 from ..conf import FtlConf, given_settings
-from ..errors import BusyError, FlushDoubtError, FtlError, MediaError, ParameterError, TargetError
+from ..errors import BusyError, FlushDoubtError, FtlError, ParameterError, TargetError
 from ..ftl import creation, loading
 from ..ftl.cache.nv_cache_keeper import CacheMissingError
 from ..ftl.device import DeviceState as FtlState
@@ -388,7 +388,7 @@ class ManagedDevice:
                 reason = lost.result()
             else:
                 failure = ftl.failure
-                if not isinstance(failure, MediaError) or not may_pass(failure.status):
+                if failure is None or not may_pass(failure):
                     await self._fail(failure.message if failure is not None else "the FTL failed")
                     return False
                 if await self._flush_failed(failure, flushed=ftl.core.stats()["base_flushes"] > 1):

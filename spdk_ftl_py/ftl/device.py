@@ -360,7 +360,9 @@ class FtlDevice:
         """Asks for what events that were dropped may have told."""
         failure = self.core.failure
         if failure and not self._core_closed:
-            self._core_failed(failure)
+            # With what is neither "gone" nor "busy" only a flush makes it fail.
+            kind = _shim.error_class(failure, op=_shim.OP_FLUSH)
+            self._core_failed(failure, by_flush=kind == _shim.ERROR_DOUBT)
             return
         # A drain covers those before it: whoever waits for one orders another.
         drained, self._drained = self._drained, {}

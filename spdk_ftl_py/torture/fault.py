@@ -16,6 +16,10 @@ from .shape import SUPERBLOCK_ZONES, Shape
 
 WRITE_FAULT: Final = 0x280
 INTERNAL_ERROR: Final = 0x006
+FLUSH_REFUSED: Final = 0x007
+"""Aborted: it was not carried out. With "do not retry" it is no pause either."""
+IN_DOUBT: Final = ((INTERNAL_ERROR, False), (INTERNAL_ERROR, True), (WRITE_FAULT, True))
+"""Status, do not retry: of a flush, of which nobody knows what it has cost."""
 SKIPPED_MAX: Final = 60
 """I/Os of the kind that still succeed."""
 ZONE_EVENTS: Final = 0.5
@@ -148,10 +152,13 @@ def inject(media: _shim.EmulatedMedia, shape: Shape, rng: random.Random) -> Inje
         media.set_zone_state(rng.randrange(SUPERBLOCK_ZONES, shape.zone_count), "read_only")
         return Injected.ZONE
     if kind < 0.27:
-        media.inject_fault(op=_shim.OP_FLUSH, status=WRITE_FAULT, skip=skip // 4, times=1)
+        media.inject_fault(op=_shim.OP_FLUSH, status=FLUSH_REFUSED, do_not_retry=True, skip=skip // 4, times=1)
         return Injected.FLUSH
     if kind < 0.45:
-        media.inject_fault(op=_shim.OP_FLUSH, status=INTERNAL_ERROR, skip=skip // 4, times=1, drops_cache=True)
+        status, final = rng.choice(IN_DOUBT)
+        media.inject_fault(
+            op=_shim.OP_FLUSH, status=status, do_not_retry=final, skip=skip // 4, times=1, drops_cache=True
+        )
         return Injected.DOUBT
     if kind < 0.55 and not shape.emulated_zones:
         media.inject_fault(op=_shim.OP_ZONE_SEND, status=INTERNAL_ERROR, skip=skip // 4, times=1)

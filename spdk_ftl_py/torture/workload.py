@@ -12,7 +12,7 @@ from .. import _shim
 from ..nvme.wire import Status, status_text
 from ..runtime.reactor import ReactorLoop
 from .content import Blocks, Content
-from .fault import UNRECOVERED_READ
+from .fault import FLUSH_REFUSED, UNRECOVERED_READ
 from .mix import Mix
 from .model import Model, Violation
 
@@ -187,7 +187,7 @@ class Workload:
             if self.halting and status == Status.NAMESPACE_NOT_READY:
                 self._refused = True
                 return
-            if self.flushes_may_fail and status == Status.WRITE_FAULT and self._flushes(io):
+            if self.flushes_may_fail and status == FLUSH_REFUSED and self._flushes(io):
                 return
             if io.data is not None and status == UNRECOVERED_READ and self._model.may_fail(io.lba, io.floors):
                 return

@@ -33,9 +33,9 @@ from .content import Content
 from .crash import Crash, Kind, Where, choose, choose_in_load, random_operations
 from .fault import (
     BUSY_LIVES,
+    FLUSH_REFUSED,
     ROTTEN_LIVES,
     SLOW_US_MAX,
-    WRITE_FAULT,
     ZONE_EVENT_OPERATIONS_MAX,
     Busy,
     Injected,
@@ -580,7 +580,7 @@ class World:
 
     def _halt_may_fail(self, error: FtlError) -> bool:
         """Then what was accepted is in the write buffer's file, as behind a crash of the daemon."""
-        flush_failed = self._fault is Injected.FLUSH and getattr(error, "status", 0) == WRITE_FAULT
+        flush_failed = self._fault is Injected.FLUSH and getattr(error, "status", 0) == FLUSH_REFUSED
         return flush_failed or self._flush_in_doubt(error) or self._out_of_space_rightly()
 
     async def _crash_in_halt(self, crash: Crash) -> None:

@@ -44,9 +44,12 @@ BASE_GONE: Final = frozenset(
 repeated."""
 
 
-def may_pass(status: int) -> bool:
-    """Whether the device is to be asked again some time, of a whole device that has failed with that."""
-    return _shim.error_class(status) in (_shim.ERROR_GONE, _shim.ERROR_BUSY)
+def may_pass(failure: BaseException) -> bool:
+    """Whether a whole device that has failed with that is to be asked again some time."""
+    passing = (_shim.ERROR_GONE, _shim.ERROR_BUSY)
+    return isinstance(failure, FlushDoubtError) or (
+        isinstance(failure, MediaError) and _shim.error_class(failure.status) in passing
+    )
 
 
 _OP_NAMES: Final = {

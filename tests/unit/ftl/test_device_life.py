@@ -21,6 +21,7 @@ from unit.ftl.ftl_rig import FtlRig
 
 SMALL = {"zones": 66, "zone_size": 64, "zone_capacity": 60}
 PATH_ERROR = 0x370
+ABORTED = 0x007
 WRITE_FAULT = 0x280
 UNRECOVERED_READ = 0x281
 CAPACITY_EXCEEDED = 0x081
@@ -345,7 +346,7 @@ async def test_abort_ends_a_device_without_another_write(rig: FtlRig) -> None:
 @pytest.mark.rig(**SMALL)
 async def test_a_base_that_cant_flush_fails_the_device(rig: FtlRig) -> None:
     await rig.overwrite(1)
-    rig.media.inject_fault(op=_shim.OP_FLUSH, status=WRITE_FAULT)
+    rig.media.inject_fault(op=_shim.OP_FLUSH, status=ABORTED, do_not_retry=True)
     await rig.run("write", total_blocks=5 * rig.device.block_count)
     assert rig.device.failed.is_set()
     assert rig.device.failure is not None
@@ -356,7 +357,7 @@ async def test_a_base_that_cant_flush_fails_the_device(rig: FtlRig) -> None:
 async def test_a_flush_that_fails_now_and_then_is_repeated(rig: FtlRig) -> None:
     await rig.overwrite(1)
     for skip in range(0, 50, 10):
-        rig.media.inject_fault(op=_shim.OP_FLUSH, status=WRITE_FAULT, skip=skip, times=1)
+        rig.media.inject_fault(op=_shim.OP_FLUSH, status=ABORTED, do_not_retry=True, skip=skip, times=1)
     await rig.overwrite(4)
     await rig.verify()
     assert rig.device.stats()["zone_faults"] == 0

@@ -13,6 +13,8 @@ from unit.ftl.load.restore_rig import MakeRestoreRig, RestoreRig
 from unit.shim.ftl.core_bench import content
 
 INTERNAL_ERROR = 0x006
+IN_DOUBT = ((INTERNAL_ERROR, False), (INTERNAL_ERROR, True), (0x280, True), (0x7FF, True))
+"""Status, do not retry."""
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -25,9 +27,9 @@ async def test_nothing_rests_on_what_its_cache_held(seed: int, tmp_path: Path, m
     await rig.traffic(1500)
     failed = 0
     for crash in range(8):
-        drive.inject_fault(
-            op=_shim.OP_FLUSH, status=INTERNAL_ERROR, drops_cache=True, skip=rig.rng.randrange(12), times=1
-        )
+        status, final = IN_DOUBT[crash % len(IN_DOUBT)]
+        skip = rig.rng.randrange(12)
+        drive.inject_fault(op=_shim.OP_FLUSH, status=status, do_not_retry=final, drops_cache=True, skip=skip, times=1)
         await rig.traffic(1200)
         drive.clear_faults()
         failed += rig.device.failed.is_set()

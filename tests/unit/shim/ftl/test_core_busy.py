@@ -25,9 +25,10 @@ UNRECOVERED_READ = 0x281
 GUARD_CHECK = 0x282
 ZONE_INVALID_WRITE = 0x1BC
 BUSY = [INTERNAL_ERROR, 0x004, 0x007, 0x008, 0x01B, 0x021, 0x022, 0x024, 0x082, 0x1BD, 0x1BE, 0x300, 0x302, 0x303]
-IN_DOUBT = [0x004, INTERNAL_ERROR, 0x1BD, 0x1BE]
+NOT_CARRIED_OUT = [status for status in BUSY if status not in (0x004, INTERNAL_ERROR, 0x1BD, 0x1BE)]
+IN_DOUBT = [0x004, INTERNAL_ERROR, 0x1BD, 0x1BE, WRITE_FAULT, 0x7FF]
 """Of a flush."""
-NOT_CARRIED_OUT = [status for status in BUSY if status not in IN_DOUBT]
+ABORTED = 0x007
 NOT_READY = 0x082
 WINDOW_STEPS = 2_000
 """20 ms."""
@@ -414,12 +415,13 @@ def test_a_base_that_does_not_flush_for_a_minute_is_gone() -> None:
         assert (failed.a, failed.b) == (NOT_READY, 0), "it was never carried out"
 
 
+@pytest.mark.parametrize("do_not_retry", [False, True])
 @pytest.mark.parametrize("status", IN_DOUBT, ids=hex)
-def test_a_flush_in_doubt_fails_the_core_which_goes_on_holding_what_it_held(status: int) -> None:
+def test_a_flush_in_doubt_fails_the_core_which_goes_on_holding_what_it_held(status: int, do_not_retry: bool) -> None:
     with Bench() as bench:
         for lba in range(8):
             bench.put(lba, 1)
-        bench.media.inject_fault(op=_shim.OP_FLUSH, status=status, times=1)
+        bench.media.inject_fault(op=_shim.OP_FLUSH, status=status, do_not_retry=do_not_retry, times=1)
         assert bench.wait(bench.port.submit(_shim.OP_FLUSH)).status == status
         (failed,) = bench.take(_shim.EV_CORE_FAILED)
         assert (failed.a, failed.b) == (status, 1)
@@ -458,11 +460,11 @@ def test_a_zone_whose_finish_stays_refused_holds_its_band_for_a_minute_only(stat
 
 
 @pytest.mark.parametrize("times", [0, 1])
-def test_a_flush_that_fails_with_do_not_retry_is_told(times: int) -> None:
+def test_a_flush_that_is_refused_for_good_is_told(times: int) -> None:
     with Bench() as bench:
         bench.put(0, 1)
-        bench.media.inject_fault(op=_shim.OP_FLUSH, status=INTERNAL_ERROR, do_not_retry=True, times=times)
-        assert bench.wait(bench.port.submit(_shim.OP_FLUSH)).status == INTERNAL_ERROR
+        bench.media.inject_fault(op=_shim.OP_FLUSH, status=ABORTED, do_not_retry=True, times=times)
+        assert bench.wait(bench.port.submit(_shim.OP_FLUSH)).status == ABORTED
         assert not bench.failed
 
 

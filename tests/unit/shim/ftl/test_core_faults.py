@@ -12,6 +12,7 @@ from spdk_ftl_py import _shim
 from unit.shim.ftl.core_bench import BLOCK, Bench, content, version_of
 from unit.shim.ftl.core_model import LOST, recover, restarted
 
+ABORTED = 0x007
 WRITE_FAULT = 0x280
 UNRECOVERED_READ = 0x281
 GUARD_CHECK = 0x282
@@ -277,9 +278,9 @@ def test_flushes_do_not_outlast_the_core_because_the_base_does_not_answer() -> N
 
 def test_a_flush_that_the_base_refuses_fails_and_the_next_one_counts() -> None:
     with Bench() as bench:
-        bench.media.inject_fault(op=_shim.OP_FLUSH, status=WRITE_FAULT, times=1)
+        bench.media.inject_fault(op=_shim.OP_FLUSH, status=ABORTED, do_not_retry=True, times=1)
         bench.put(1, 1)
-        assert bench.flush() == WRITE_FAULT
+        assert bench.flush() == ABORTED
         assert bench.flush() == 0
 
 

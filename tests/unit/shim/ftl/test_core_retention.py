@@ -10,6 +10,7 @@ from spdk_ftl_py import _shim
 from spdk_ftl_py.ftl.load.write_buffer_file import BufferFiles
 from unit.shim.ftl.core_bench import UUID_OF_TESTS, Bench
 
+ABORTED = 0x007
 WRITE_FAULT = 0x280
 FLUSH_RETRY_NS = 100_000_000
 
@@ -79,8 +80,8 @@ def test_what_lands_while_a_flush_is_under_way_waits_for_the_next() -> None:
 def test_a_flush_that_fails_frees_nothing_and_the_next_one_does() -> None:
     with Bench(write_buffer_blocks=64) as bench:
         landed(bench, range(5))
-        bench.media.inject_fault(op=_shim.OP_FLUSH, status=WRITE_FAULT, times=1)
-        assert bench.flush() == WRITE_FAULT
+        bench.media.inject_fault(op=_shim.OP_FLUSH, status=ABORTED, do_not_retry=True, times=1)
+        assert bench.flush() == ABORTED
         assert bench.core.stats()["write_buffer_landed"] == 5
         assert not bench.take(_shim.EV_FLUSH_FAILED), "nothing waited for it but the user, who knows"
         assert bench.flush() == 0
@@ -89,13 +90,13 @@ def test_a_flush_that_fails_frees_nothing_and_the_next_one_does() -> None:
 
 def test_flushes_for_the_buffer_are_tried_again_and_counted() -> None:
     with Bench(write_buffer_blocks=16) as bench:
-        fault = bench.media.inject_fault(op=_shim.OP_FLUSH, status=WRITE_FAULT)
+        fault = bench.media.inject_fault(op=_shim.OP_FLUSH, status=ABORTED, do_not_retry=True)
         landed(bench, range(6))
         for _ in range(3):
             bench.now_ns += FLUSH_RETRY_NS
             bench.settle()
         failed = bench.take(_shim.EV_FLUSH_FAILED)
-        assert [(event.a, event.b) for event in failed] == [(WRITE_FAULT, n) for n in range(1, 5)]
+        assert [(event.a, event.b) for event in failed] == [(ABORTED, n) for n in range(1, 5)]
         bench.media.clear_faults(fault)
         bench.now_ns += FLUSH_RETRY_NS
         bench.settle()
