@@ -172,7 +172,10 @@ Answer CoreState::came_back(BaseIo &io, uint64_t patience_ns) noexcept {
         return Answer::final;
     }
     const Op op = MUTATED(failed_flush_repeated) ? Op::write : io.op;
-    const ErrorClass kind = error_class(op, io.status, io.do_not_retry);
+    ErrorClass kind = error_class(op, io.status, io.do_not_retry);
+    if (MUTATED(final_flush_told) && kind == ErrorClass::doubt && io.do_not_retry) {
+        kind = ErrorClass::command;
+    }
     if (kind == ErrorClass::busy && busy_ios.keep(io, reactor->now_ns(), patience_ns)) {
         ++stats.busy_answers;
         return Answer::awaited;

@@ -84,6 +84,9 @@ MUTATIONS = (
     Mutation("busy_flush_fails", "a flush fails when the base is busy", ("--faults",)),
     Mutation("failed_flush_repeated", "a flush of which nobody knows what it has cost is repeated", ("--faults",)),
     Mutation(
+        "final_flush_told", "a flush that failed for good is told to who waits for it, and no more", ("--faults",)
+    ),
+    Mutation(
         "busy_cache_given_up", "the nv cache is given up when it is busy", ("--faults", "--cache", "vss"), crashes=500
     ),
     Mutation("cache_acks_early", "a write completes before the nv cache has it", ("--cache", "vss")),

@@ -25,7 +25,7 @@ from ...runtime.progress import Progress
 from ...runtime.turns import aside
 from ..media import superblock as superblocks
 from ..media.band import CLOSED, FAULTED, FREE, SHIM_STATES
-from ..media.blockdev import QUEUE_DEPTH, BlockPort, side_by_side
+from ..media.blockdev import BlockPort, side_by_side
 from ..media.geometry import Geometry
 from ..media.layout import ENTRY_FLAG_LOST, cut_crcs
 from ..media.superblock import Superblock
@@ -43,6 +43,9 @@ VERIFY_RUN_BLOCKS: Final = 32
 BAND_SEQ_GAP: Final = 1024
 """With emulated zones the newest headers may be missing while their successors are there, unseen: band seqs of theirs
 must not be given again."""
+
+BLANK_ZONES: Final = 512
+"""Looked at together, so that the queue of their reads runs dry seldom: 4 MiB of blocks."""
 
 ITEM_BLOCKS: Final = 16
 """Entries of tables that are worked on in about 1 us."""
@@ -335,14 +338,16 @@ async def _read_bands(
         report("bands", next(done) / total)
 
     if reader.knows_blank:
-        places = await aside(total, lambda: [item for item in work if zones[item[2]].state == FULL])
+        places = await aside(
+            total, lambda: sorted((item for item in work if zones[item[2]].state == FULL), key=lambda item: item[2])
+        )
         is_blank = np.zeros((geometry.band_count, geometry.punits), bool)
-        for first in range(0, len(places), QUEUE_DEPTH):
-            part = places[first : first + QUEUE_DEPTH]
+        for first in range(0, len(places), BLANK_ZONES):
+            part = places[first : first + BLANK_ZONES]
             blank = await reader.blank([zones[zone].start for _, _, zone in part])
             for (band, punit, _), found in zip(part, blank.tolist(), strict=True):
                 is_blank[band, punit] = found
-            report("bands", min(1.0, (first + QUEUE_DEPTH) / total))
+            report("bands", min(1.0, (first + BLANK_ZONES) / total))
         done = itertools.count(1 + int(np.count_nonzero(is_blank)))
         # One for all of them, too.
         same = ZoneContent(-1, -1, 0, geometry.zone_capacity)

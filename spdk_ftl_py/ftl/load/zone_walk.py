@@ -126,13 +126,26 @@ class ZoneReader:
         return not self._sequential and self._summary_blocks == 1
 
     async def blank(self, starts: Sequence[int]) -> NDArray[np.bool_]:
-        """Which of at most QUEUE_DEPTH full zones read_zone() would find nothing in, by their first block and summary
-        alone. None of them where that can't be read."""
-        first = await self._port.read_each(starts)
-        last = await self._port.read_each([start + self._data_blocks for start in starts])
-        if first is None or last is None:
-            return np.zeros(len(starts), bool)
-        written: NDArray[np.bool_] = (first != 0).any(axis=1) | (last != 0).any(axis=1)
+        """Which of these full zones, in order of their start, read_zone() would find nothing in, by their first block
+        and summary alone. None of them where that can't be read. The summary of a zone and the first block of the next
+        one, where they are neighbours, are one read."""
+        first = np.asarray(starts, np.uint64)
+        last = first + np.uint64(self._data_blocks)
+        both = np.flatnonzero(last[:-1] + np.uint64(1) == first[1:])
+        first_alone = np.setdiff1d(np.arange(len(first)), both + 1, assume_unique=True)
+        last_alone = np.setdiff1d(np.arange(len(first)), both, assume_unique=True)
+        written = np.zeros(len(first), bool)
+        for addresses, zones in (
+            (last[both], (both, both + 1)),
+            (first[first_alone], (first_alone,)),
+            (last[last_alone], (last_alone,)),
+        ):
+            data = await self._port.read_each(addresses.tolist(), len(zones))
+            if data is None:
+                return np.zeros(len(first), bool)
+            something: NDArray[np.bool_] = np.any(data.view(np.uint64), axis=2)
+            for column, its_zones in enumerate(zones):
+                written[its_zones] |= something[:, column]
         return ~written
 
     async def blocks(self, address: int, count: int) -> NDArray[np.uint8]:

@@ -140,16 +140,18 @@ class BlockPort:
                 readable[i] = True
         return blocks, readable
 
-    async def read_each(self, addresses: Sequence[int]) -> NDArray[np.uint8] | None:
-        """One block from each of at most QUEUE_DEPTH addresses, side by side: (addresses, block_bytes). None where any
-        of them can't be read. For a load that has very many to read: a third of what as many read() cost."""
-        data = np.empty((len(addresses), self.block_bytes), np.uint8)
+    async def read_each(self, addresses: Sequence[int], block_count: int = 1) -> NDArray[np.uint8] | None:
+        """So many blocks from each of these addresses, side by side: (addresses, block_count, block_bytes). None where
+        any of them can't be read. For a load that has very many to read: a third of what as many read() cost."""
+        data = np.empty((len(addresses), block_count, self.block_bytes), np.uint8)
+        if not addresses:
+            return data
         loop = asyncio.get_running_loop()
         answers: list[asyncio.Future[tuple[int, int]]] = []
         for address, row in zip(addresses, data, strict=True):
             await self._slots.acquire()
             try:
-                ticket = self._port.submit(_shim.OP_READ, address, 1, row)
+                ticket = self._port.submit(_shim.OP_READ, address, block_count, row)
             except BaseException:
                 self._slots.release()
                 raise
