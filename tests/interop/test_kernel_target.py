@@ -15,13 +15,14 @@ from support.system import Daemon, EmbeddedTarget
 
 NQN = "nqn.2026-11.io.guest:zns"
 ZONES = 28
+ZONE_BLOCKS = 4 * 256
 
 
 @pytest.mark.parametrize("append", [False, True], ids=["writes", "appends"])
 def test_an_ftl_runs_on_the_kernels_zoned_drive(guest: Guest, folder: Path, append: bool) -> None:
     with (
         zoned_null_blk(
-            guest, NQN, zone_count=ZONES, zone_size_mib=16, zone_capacity_mib=12, max_open=14, max_active=14
+            guest, NQN, zone_count=ZONES, zone_size_mib=4, zone_capacity_mib=3, max_open=14, max_active=14
         ) as port,
         EmbeddedTarget(folder) as target,
         Daemon(folder) as daemon,
@@ -40,8 +41,8 @@ def test_an_ftl_runs_on_the_kernels_zoned_drive(guest: Guest, folder: Path, appe
         base = target.bdev("Kernel0n1")
         assert base is not None
         assert base["zoned"] is True
-        assert base["zone_size"] == 16 * 256
-        assert base["num_blocks"] == ZONES * 16 * 256
+        assert base["zone_size"] == ZONE_BLOCKS
+        assert base["num_blocks"] == ZONES * ZONE_BLOCKS
         before = target.state()
 
         options = ("--force", "--num-punits", "1", "--overprovisioning", "25", *(("--use-append",) if append else ()))
