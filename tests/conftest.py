@@ -40,6 +40,19 @@ def signals_as_in_the_foreground() -> None:
             signal.signal(number, handler)
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """SPDK_FTL_FIRST_SEED=1, for slow builds: of what is tried with one seed after another only the first."""
+    if not os.environ.get("SPDK_FTL_FIRST_SEED"):
+        return
+    others = [item for item in items if isinstance(item, pytest.Function) and _seed(item) > 0]
+    config.hook.pytest_deselected(items=others)
+    items[:] = [item for item in items if item not in others]
+
+
+def _seed(item: pytest.Function) -> int:
+    return int(item.callspec.params.get("seed", 0)) if hasattr(item, "callspec") else 0
+
+
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadScopeScheduling | None:
     """`--dist loadscope`: one worker has all tests of tests/interop, and so there is one guest; every other test is a
