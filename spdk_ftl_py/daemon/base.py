@@ -8,13 +8,13 @@ import functools
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Protocol
 from uuid import UUID
 
 from .. import _shim
 from ..errors import ClaimedError, FtlError, MediaError, NotFoundError, PathError, ProtocolError, TargetError
-from ..nvme.host.controller import Controller, NamespaceInfo
-from ..nvme.wire import CommandError
+from ..nvme.host.controller import AsyncEvent, Controller, NamespaceInfo
+from ..nvme.wire import NSID_ALL, CommandError
 from ..runtime.reactor import ReactorLoop
 from ..runtime.steps import Steps
 from ..runtime.tasks import end_tasks
@@ -42,6 +42,12 @@ something."""
 
 class DeferredError(FtlError):
     """Nothing is wrong that time does not mend: the base bdev does not exist yet, the target is not there."""
+
+
+class ZonesCallback(Protocol):
+    """What FtlDevice.zones_changed() takes."""
+
+    def __call__(self, zones: list[int] | None, *, log_read: bool) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -78,6 +84,8 @@ class BaseLink:
         self._cache_exported: BdevExport | None = None
         self._controller: Controller | None = None
         self._changed = asyncio.Event()
+        self._on_zones: ZonesCallback | None = None
+        self._zones_missed = False
 
     @property
     def base_name(self) -> str:
@@ -154,9 +162,11 @@ class BaseLink:
         """The base bdev as a zoned BlockDevice. Raises PathError and the like."""
         assert self._exported is not None
         self._changed.clear()
+        self._zones_missed = False
         self._controller = controller = await self._reach(self._exported, "base")
-        controller.on_event = lambda _: self._changed.set()
+        controller.on_event = lambda event: self._base_event(None, event)
         namespace = _namespace(await controller.namespaces(), self._exported)
+        controller.on_event = lambda event: self._base_event(namespace, event)
         media: _shim.BlockDevice = await controller.create_io_qpair(
             reactor, namespace, queue_depth=QUEUE_DEPTH, io_timeout_s=IO_TIMEOUT_S
         )
@@ -166,6 +176,27 @@ class BaseLink:
             # Whether it is new, only what is on it can tell.
             media = _shim.ZonedOverlay(reactor.shim, media, zone_capacity=capacity, initial_state="full")
         return media
+
+    def _base_event(self, namespace: NamespaceInfo | None, event: AsyncEvent) -> None:
+        if not event.of_zones:
+            self._changed.set()
+            return
+        if namespace is not None and (not namespace.zone_size or event.nsid not in (namespace.nsid, 0, NSID_ALL)):
+            # Of emulated zones no base can say anything.
+            return
+        zones = None if namespace is None else namespace.zones_at(event.changed_zones)
+        if self._on_zones is None:
+            self._zones_missed = True
+        else:
+            self._on_zones(zones, log_read=event.log_read)
+
+    def watch_zones(self, told: ZonesCallback | None) -> None:
+        """From now on told gets what the base says has changed of its zones; None: nobody does. What it said since
+        connect() while nobody listened is made up for by one call for all zones."""
+        self._on_zones = told
+        if told is not None and self._zones_missed:
+            self._zones_missed = False
+            told(None, log_read=False)
 
     async def connect_cache(self, reactor: ReactorLoop) -> _shim.BlockDevice | None:
         """The cache bdev, if there is one. Raises PathError and the like. Lost later, the FTL goes on without it."""
@@ -186,6 +217,13 @@ class BaseLink:
         )
         self._connections.on_undo(f"disconnect from the {role}", controller.close)
         return controller
+
+    @property
+    def zone_events(self) -> bool | None:
+        """Whether the base says by itself what has changed of its zones; None: not connected, or it has none."""
+        if self.raw is None or self._controller is None or self._params.get("zone_capacity") is not None:
+            return None
+        return self._controller.tells_of_zones
 
     async def disconnect(self) -> None:
         """I/O that the base still has fails. Idempotent."""

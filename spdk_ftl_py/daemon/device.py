@@ -382,6 +382,7 @@ class ManagedDevice:
         alarming = asyncio.ensure_future(self._settle_alarms())
         self._no_space, self._busy = None, False
         watching = asyncio.ensure_future(self._watch_base(ftl))
+        self._link.watch_zones(ftl.zones_changed)
         try:
             await asyncio.wait({lost, failed}, return_when=asyncio.FIRST_COMPLETED)
             if lost.done():
@@ -395,6 +396,7 @@ class ManagedDevice:
                     return False
                 reason = self._link.lost_reason or failure.message
         finally:
+            self._link.watch_zones(None)
             await end_tasks((lost, failed, attaching, alarming, watching))
         self.error = f"base bdev {self._link.base_name}: {'; '.join(filter(None, (reason, self._no_space)))}"
         return True
@@ -714,6 +716,7 @@ class ManagedDevice:
                 "state": its.state.value if its is not None else "absent",
                 "failure": its.failure if its is not None else None,
             }
+        told["zone_events"] = self._link.zone_events
         if self.ftl is not None:
             told["properties"] = self.ftl.properties()["properties"]
         else:

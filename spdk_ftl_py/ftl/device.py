@@ -141,6 +141,11 @@ class FtlDevice:
             await asyncio.sleep(0)
         self._bands.retire_empty()
 
+    def zones_changed(self, zones: list[int] | None, *, log_read: bool) -> None:
+        """The base says so, of zones by number or (None) of any: see ZoneWatch.changed()."""
+        if self.state in (DeviceState.RUNNING, DeviceState.READ_ONLY):
+            self.zone_watch.changed(zones, log_read=log_read)
+
     def zone_failed(self, start: int, status: int) -> None:
         """A zone of a closed band (its first block) is not to be trusted: the band is moved before others."""
         place = self._spares.place(start // self.geometry.zone_size, self._bands)
@@ -532,6 +537,7 @@ class FtlDevice:
             "lost_blocks": self.lost_blocks,
             "zone_faults": self.zone_faults,
             "zones_finished_by_base": core["zones_finished"],
+            "zone_watch": self.zone_watch.stats(),
             "unreadable_bands": self.unreadable_bands,
             "spare_zones": len(self._spares),
             "core": dict(core),
@@ -545,6 +551,7 @@ class FtlDevice:
             "no_data": self.no_data,
             "restored": self.restored,
             "cache_device": self.cache.describe(),
+            "zone_watch": self.zone_watch.stats(),
         }
         entries = properties.describe(state, self.geometry, self.conf, self._spares, self._bands)
         return {"name": self.name, "uuid": str(self.uuid), "properties": entries}

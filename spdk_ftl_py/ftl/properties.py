@@ -18,6 +18,7 @@ DESCRIPTIONS: Final = {
     "no_data": "For benchmarks: nothing that is written is kept or verified, and the FTL can't be loaded again",
     "restored": "What the load found; null for a device that was just created",
     "cache_device": "The nv cache; null without one",
+    "zone_watch": "What the base says of its zones, and what came of it",
 }
 
 

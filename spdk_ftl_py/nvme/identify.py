@@ -70,6 +70,7 @@ NIDT_BYTES = {NIDT_EUI64: 8, NIDT_NGUID: 16, NIDT_UUID: 16, NIDT_CSI: 1}
 
 CMIC_MULTIPLE_PORTS, CMIC_MULTIPLE_CONTROLLERS = 1, 2
 OAES_NAMESPACE, OAES_DISCOVERY = wire.EVENT_CONFIG_NAMESPACE, wire.EVENT_CONFIG_DISCOVERY
+OAES_ZONES = wire.EVENT_CONFIG_ZONES
 CTRATT_HOSTID_128 = 1
 CNTRLTYPE_IO, CNTRLTYPE_DISCOVERY = 1, 2
 LPA_COMMAND_EFFECTS, LPA_EXTENDED_DATA = 1 << 1, 1 << 2
@@ -105,6 +106,7 @@ class ControllerTraits:
     aer_limit: int
     volatile_cache: bool
     discovery: bool = False
+    zoned: bool = False
 
 
 def build_controller(traits: ControllerTraits) -> bytes:
@@ -129,7 +131,7 @@ def build_controller(traits: ControllerTraits) -> bytes:
         page["oaes"] = OAES_DISCOVERY
     else:
         page["cntrltype"] = CNTRLTYPE_IO
-        page["oaes"] = OAES_NAMESPACE
+        page["oaes"] = OAES_NAMESPACE | (OAES_ZONES if traits.zoned else 0)
         page["cmic"] = CMIC_MULTIPLE_PORTS | CMIC_MULTIPLE_CONTROLLERS
         page["ctratt"] = CTRATT_HOSTID_128
         page["wctemp"], page["cctemp"] = 343, 373

@@ -15,6 +15,8 @@ from .wire import AdminOp, LogPage, NvmOp
 ERROR_ENTRIES = 1
 ERROR_ENTRY_BYTES = 64
 CHANGED_NAMESPACES_MAX = 1024
+CHANGED_ZONES_MAX = 511
+CHANGED_ZONES_TOO_MANY = 0xFFFF
 DISCOVERY_HEADER_BYTES = 1024
 DISCOVERY_ENTRY_BYTES = 1024
 DISCOVERY_ENTRIES_MAX = 4096
@@ -89,6 +91,28 @@ def parse_changed_namespaces(data: bytes | bytearray) -> list[int]:
     return nsids[: nsids.index(0)] if 0 in nsids else nsids
 
 
+def build_changed_zones(starts: Sequence[int] | None) -> bytes:
+    """LID BF of a namespace: ZSLBAs; FFFFh and no list when there are more than it has room for, or None: any zone."""
+    page = np.zeros(1 + CHANGED_ZONES_MAX, "<u8")
+    if starts is None or len(starts) > CHANGED_ZONES_MAX:
+        page[0] = CHANGED_ZONES_TOO_MANY
+    else:
+        page[0] = len(starts)
+        page[1 : 1 + len(starts)] = starts
+    return page.tobytes()
+
+
+def parse_changed_zones(data: bytes | bytearray) -> list[int] | None:
+    """ZSLBAs of LID BF, unchecked; None when any zone may have changed: there were too many to list, or the list is
+    none."""
+    entries = np.frombuffer(data[: len(data) // 8 * 8], "<u8")
+    count = int(entries[0]) & 0xFFFF if len(entries) else CHANGED_ZONES_TOO_MANY
+    if count > CHANGED_ZONES_MAX or count >= len(entries):
+        return None
+    starts: list[int] = entries[1 : 1 + count].tolist()
+    return starts
+
+
 def build_command_effects(csi: int) -> bytes | None:
     """LID 05 of a command set; None if there is none such."""
     effects = dict(_NVM_EFFECTS)
@@ -108,6 +132,7 @@ SUPPORTED_IO = (
     LogPage.SUPPORTED, LogPage.ERROR, LogPage.SMART, LogPage.FIRMWARE_SLOT, LogPage.CHANGED_NAMESPACES,
     LogPage.COMMAND_EFFECTS,
 )  # fmt: skip
+SUPPORTED_ZONED = (*SUPPORTED_IO, LogPage.CHANGED_ZONES)
 SUPPORTED_DISCOVERY = (LogPage.SUPPORTED, LogPage.ERROR, LogPage.DISCOVERY)
 
 # --- discovery ------------------------------------------------------------------------------------------------------

@@ -229,6 +229,7 @@ class LogPage(IntEnum):
     CHANGED_NAMESPACES = 0x04
     COMMAND_EFFECTS = 0x05
     DISCOVERY = 0x70
+    CHANGED_ZONES = 0xBF
 
 
 class Feature(IntEnum):
@@ -251,7 +252,10 @@ class Feature(IntEnum):
 EVENT_NAMESPACE_CHANGED = 0x00040002
 """Notice (type 2), namespace attribute changed (info 0), read log page 04."""
 EVENT_DISCOVERY_CHANGED = 0x0070F002
+EVENT_ZONES_CHANGED = 0x00BFEF02
+"""DW1 has the NSID."""
 EVENT_CONFIG_NAMESPACE = 1 << 8
+EVENT_CONFIG_ZONES = 1 << 27
 EVENT_CONFIG_DISCOVERY = 1 << 31
 
 # --- properties -----------------------------------------------------------------------------------------------------

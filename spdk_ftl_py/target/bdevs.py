@@ -9,7 +9,7 @@ import asyncio
 import errno
 import logging
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID, uuid4
@@ -39,6 +39,7 @@ NVME_IO_TYPES = frozenset(
 ZONED_IO_TYPES = frozenset(("get_zone_info", "zone_management", "zone_append"))
 
 RemoveCallback = Callable[[], Awaitable[None]]
+ZonesCallback = Callable[[Collection[int] | None], None]
 ExamineCallback = Callable[["Bdev"], None]
 
 
@@ -76,6 +77,13 @@ class Bdev:
     @property
     def alias(self) -> str:
         return str(self.uuid)
+
+    def zones_changed(self, zones: Collection[int] | None) -> None:
+        """The drive itself has changed these zones (their numbers; None: it may be any): tells whoever has opened it.
+        SPDK's bdev layer has no such event."""
+        for descriptor in list(self.descriptors):
+            if descriptor.on_zones_changed is not None:
+                descriptor.on_zones_changed(zones)
 
     def info(self) -> dict[str, Any]:
         """What bdev_get_bdevs prints, names and order as SPDK v26.05."""
@@ -125,6 +133,7 @@ class Descriptor:
     owner: str
     write: bool
     on_remove: RemoveCallback | None = None
+    on_zones_changed: ZonesCallback | None = None
 
     def close(self) -> None:
         """Idempotent; lets go of the claim too."""
@@ -132,7 +141,7 @@ class Descriptor:
             self.bdev.claim = None
         if self in self.bdev.descriptors:
             self.bdev.descriptors.remove(self)
-        self.on_remove = None
+        self.on_remove = self.on_zones_changed = None
 
 
 class Notifications:

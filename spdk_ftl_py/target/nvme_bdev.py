@@ -14,7 +14,7 @@ from uuid import UUID, uuid4
 from .. import _shim
 from ..errors import ExistsError, FtlError
 from ..nvme import wire
-from ..nvme.host.controller import Controller, NamespaceInfo
+from ..nvme.host.controller import AsyncEvent, Controller, NamespaceInfo
 from ..runtime.reactor import ReactorLoop
 from ..runtime.tasks import end_tasks
 from .bdevs import NVME_IO_TYPES, ZONED_IO_TYPES, Bdev, BdevLayer
@@ -124,8 +124,13 @@ class AttachedController:
         controller.on_event = self._event
         return controller
 
-    def _event(self, *_details: Any) -> None:
-        self._changed.set()
+    def _event(self, event: AsyncEvent) -> None:
+        if not event.of_zones:
+            self._changed.set()
+            return
+        namespace = self.namespaces.get(event.nsid)
+        if namespace is not None:
+            namespace.bdev.zones_changed(namespace.info.zones_at(event.changed_zones))
 
     async def adopt(self, controller: Controller) -> list[str]:
         """Makes the bdevs of a fresh connection; the target's lock is held. Returns the names of those that are new."""
@@ -167,6 +172,8 @@ class AttachedController:
                 else:
                     old, known.qpair, known.info = known.qpair, qpair, info
                     old.close()
+                    # What the controller said meanwhile nobody heard.
+                    known.bdev.zones_changed(None)
                     continue
             gate = _shim.Gate(self._reactor.shim, qpair)
             bdev = self._make_bdev(info, gate)

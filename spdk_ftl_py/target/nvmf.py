@@ -135,6 +135,7 @@ class Nvmf:
             self._drop_namespace(export, namespace)
 
         descriptor.on_remove = bdev_goes
+        descriptor.on_zones_changed = lambda zones: export.subsystem.zones_changed(nsid, zones)
         return nsid
 
     def _drop_namespace(self, export: Export, namespace: ExportedNamespace) -> None:

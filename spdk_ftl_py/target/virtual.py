@@ -143,6 +143,8 @@ class VirtualBdevs:
             base_descriptor.close()
 
         base_descriptor.on_remove = base_goes
+        if bdev.module == "passthru":
+            base_descriptor.on_zones_changed = bdev.zones_changed
         bdev.destroy = let_go
 
     async def delete(self, name: str, module: str) -> None:

@@ -289,6 +289,8 @@ def test_of_zones_that_wear_out_nothing_is_lost_but_what_an_offline_one_held(
     stats = ftl.stats()
     assert stats is not None
     assert (stats["zone_faults"], stats["lost_blocks"], stats["spare_zones"]) == (2, len(lost), 0), daemon.log_tail()
+    assert stats["zone_watch"]["bands_relocated"] == {"offline": 1, "read_only": 1, "reset_recommended": 0}
+    assert stats["zone_watch"]["events"] == 0, "SPDK neither asks the drive for them nor has them itself"
     assert ftl.device()["state"] == "online"
     zones = [zone for band in ftl.property("base_device")["bands"] for zone in band["zones"]]
     assert not {read_only, offline} & set(zones)

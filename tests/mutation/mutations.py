@@ -150,7 +150,7 @@ MUTATIONS = (
         "what zone reports say of read-only and offline zones is ignored",
         ("--faults",),
         crashes=500,
-        edits=(("ftl/gc/zone_watch.py", "self._core.fault_zone(band.index, punit, status)", "pass"),),
+        edits=(("ftl/gc/zone_watch.py", "self._core.fault_zone(band.index, punit, status)", "False"),),
     ),
     Mutation(
         "summary_of_an_earlier_life",

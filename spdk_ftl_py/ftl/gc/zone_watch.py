@@ -1,4 +1,5 @@
-"""What the base says of its zones while the device runs: a piece of the zone report at a time, for ever.
+"""What the base says of its zones while the device runs: a piece of the zone report at a time, for ever; out of turn
+where the base says that something has changed.
 
 Nothing else tells of a zone that nobody writes: one of a closed band that has gone read-only or offline, or that the
 base would like to have reset. What follows from it is the band manager's, as for a zone that failed a write.
@@ -7,10 +8,10 @@ base would like to have reset. What follows from it is the band manager's, as fo
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
+from collections import Counter
 from collections.abc import Callable, Iterable
-from typing import Final
+from typing import Any, Final
 
 from ... import _shim
 from ...errors import FtlError
@@ -25,6 +26,10 @@ log = logging.getLogger(__name__)
 
 ROUND_S: Final = 120.0
 """In which every zone is looked at once."""
+CHANGED_PAUSE_S: Final = 0.02
+"""Between two looks out of turn: a base that says for ever that all has changed keeps nobody busy."""
+REASONS: Final = ("offline", "read_only", "reset_recommended")
+"""Why a band is relocated for the sake of a zone."""
 
 
 class ZoneWatch:
@@ -46,6 +51,15 @@ class ZoneWatch:
         """Completed."""
         self.zones_seen = 0
         """Descriptors looked at."""
+        self.events = 0
+        """Of the base, that something has changed."""
+        self.logs_read = 0
+        """Of those, the ones behind which its list of changed zones could be read."""
+        self.zones_seen_changed = 0
+        """Of zones_seen, out of turn."""
+        self.zones_finished = 0
+        """Because they asked for it."""
+        self._relocated: Counter[str] = Counter(dict.fromkeys(REASONS, 0))
         self._name = name
         self._geometry = geometry
         self._port = port
@@ -53,7 +67,8 @@ class ZoneWatch:
         self._bands = bands
         self._spares = spares
         self._wanted = wanted
-        self._changed: set[int] = set()
+        self._changed: dict[int, range] = {}
+        """By piece of the zone report, oldest first: what of it is to be looked at out of turn."""
         self._woken = asyncio.Event()
         self._told: set[int] = set()
         """Zones without data of which the log was told."""
@@ -69,26 +84,76 @@ class ZoneWatch:
             self._task.cancel()
             self._task = None
 
-    def changed(self, zones: Iterable[int]) -> None:
-        """The base has said that something about these zones has changed: they are looked at now. For who reads its
-        changed zone list; nobody does so far."""
-        self._changed.update(zones)
-        self._woken.set()
+    def changed(self, zones: Iterable[int] | None, *, log_read: bool = False) -> None:
+        """The base has said that something about these zones has changed (None: it may be any): they are looked at
+        now, one piece of the zone report at a time. log_read: it said so in its list of changed zones. Numbers of
+        zones that do not exist are ignored."""
+        self.events += 1
+        self.logs_read += log_read
+        count = self._geometry.zone_count
+        if zones is None:
+            for start in range(0, count, ZONES_PER_REPORT):
+                self._want(start, min(start + ZONES_PER_REPORT, count))
+        else:
+            for zone in zones:
+                if 0 <= zone < count:
+                    self._want(zone, zone + 1)
+        if self._changed:
+            self._woken.set()
+
+    def _want(self, start: int, stop: int) -> None:
+        """Out of turn; all of one piece of the zone report."""
+        piece = start // ZONES_PER_REPORT
+        known = self._changed.get(piece, range(start, stop))
+        self._changed[piece] = range(min(start, known.start), max(stop, known.stop))
+
+    def stats(self) -> dict[str, Any]:
+        """JSON-able."""
+        return {
+            "rounds": self.rounds,
+            "zones_seen": self.zones_seen,
+            "events": self.events,
+            "logs_read": self.logs_read,
+            "zones_seen_changed": self.zones_seen_changed,
+            "zones_finished": self.zones_finished,
+            "bands_relocated": dict(self._relocated),
+        }
 
     async def _run(self) -> None:
-        first = 0
+        loop = asyncio.get_running_loop()
+        first, due = 0, loop.time() + self._piece_s
         while True:
-            pieces = -(-self._geometry.zone_count // ZONES_PER_REPORT)
-            with contextlib.suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(self._woken.wait(), self.round_s / pieces)
-                self._woken.clear()
-                while self._changed:
-                    await self._look(self._changed.pop(), 1)
+            # Not wait_for(): until Python 3.12 it may lose a stop() that comes together with an event.
+            timer = loop.call_at(due, self._woken.set)
+            try:
+                await self._woken.wait()
+            finally:
+                timer.cancel()
+            self._woken.clear()
+            if self._changed:
+                await self._look_at_changed()
+                await asyncio.sleep(CHANGED_PAUSE_S)
+            if self._changed:
+                self._woken.set()
+            if loop.time() < due:
                 continue
             first += await self._look(first, min(ZONES_PER_REPORT, self._geometry.zone_count - first))
+            due = loop.time() + self._piece_s
             if first >= self._geometry.zone_count:
                 first = 0
                 self.rounds += 1
+
+    @property
+    def _piece_s(self) -> float:
+        return self.round_s / -(-self._geometry.zone_count // ZONES_PER_REPORT)
+
+    async def _look_at_changed(self) -> None:
+        zones = self._changed.pop(next(iter(self._changed)))
+        before = self.zones_seen
+        done = await self._look(zones.start, len(zones))
+        if done < len(zones):
+            self._want(zones.start + done, zones.stop)
+        self.zones_seen_changed += self.zones_seen - before
 
     async def _look(self, first: int, count: int) -> int:
         """How many zones are done with; also where the base does not answer: its next round will tell."""
@@ -114,13 +179,16 @@ class ZoneWatch:
         if not zone.usable:
             status = Status.ZONE_OFFLINE if zone.state == OFFLINE else Status.ZONE_READ_ONLY
             # Its event tells the rest.
-            self._core.fault_zone(band.index, punit, status)
+            if self._core.fault_zone(band.index, punit, status) and band.state == CLOSED:
+                self._relocated["offline" if zone.state == OFFLINE else "read_only"] += 1
         elif zone.reset_recommended and band.state in (CLOSED, FAULTED):
             if not band.relocate:
                 self._bands.want_empty(band.index)
+                self._relocated["reset_recommended"] += 1
                 log.info("%s: zone %d asks for a reset: band %d is relocated", self._name, zone.index, band.index)
                 self._wanted()
         elif zone.finish_recommended and self._core.close_zone(band.index, punit):
+            self.zones_finished += 1
             log.info("%s: zone %d of band %d asks to be finished, and is", self._name, zone.index, band.index)
 
     def _lost_without_band(self, zone: Zone) -> None:

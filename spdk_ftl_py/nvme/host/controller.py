@@ -8,8 +8,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from collections.abc import Callable, Coroutine
-from dataclasses import dataclass
+from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -32,6 +32,10 @@ IO_BYTES_MAX = 4 << 20
 NAMESPACES_MAX = 4096
 EVENT_PAUSE_S = 0.01
 """Between events, so that a controller that answers every request at once does not keep us busy."""
+ZONE_EVENT_PAUSE_S = 0.1
+"""Behind an event of zones: what changes meanwhile stands in one log page."""
+ZONE_LOG_READS = 3
+"""Of a log page that can't be read: without one that can, the controller sends no further event of these zones."""
 EVENT_LOG_BYTES: dict[int, int] = {LogPage.ERROR: 64, LogPage.SMART: 512, LogPage.DISCOVERY: 1024}
 """How much of an event's log page to read; the others are a page long."""
 SHUTDOWN_TIMEOUT_S = 5.0
@@ -62,15 +66,35 @@ class NamespaceInfo:
     max_open_zones: int = 0
     max_active_zones: int = 0
 
+    def zones_at(self, starts: Sequence[int] | None) -> list[int] | None:
+        """Numbers of the zones that start at these blocks. None: it may be any, because the list is none (None), or has
+        a block where no zone starts, so that it says nothing."""
+        if starts is None or not self.zone_size:
+            return None
+        if any(start % self.zone_size or start + self.zone_size > self.block_count for start in starts):
+            return None
+        return sorted({start // self.zone_size for start in starts})
+
 
 @dataclass(frozen=True)
 class AsyncEvent:
-    """What an Asynchronous Event Request came back with. changed_namespaces: [NSID_ALL] when there were too many."""
+    """What an Asynchronous Event Request came back with. changed_namespaces: [NSID_ALL] when there were too many.
+
+    nsid and changed_zones (their first blocks, as the controller says them): of EVENT_ZONES_CHANGED; None: it may be
+    any zone. log_read: its log page could be read.
+    """
 
     type: int
     info: int
     log_page: int
     changed_namespaces: tuple[int, ...] = ()
+    nsid: int = 0
+    changed_zones: tuple[int, ...] | None = ()
+    log_read: bool = False
+
+    @property
+    def of_zones(self) -> bool:
+        return self.type | self.info << 8 | self.log_page << 16 == wire.EVENT_ZONES_CHANGED
 
 
 class Controller:
@@ -92,6 +116,8 @@ class Controller:
         self.max_append_bytes = 0
         self.volatile_cache = False
         self.in_capsule_bytes = 0
+        self.tells_of_zones = False
+        """It has taken on to say what has changed of its zones."""
         self.lost = asyncio.Event()
         self.lost_reason = ""
         self.on_event: Callable[[AsyncEvent], None] | None = None
@@ -171,13 +197,22 @@ class Controller:
         self.volatile_cache = page.volatile_cache
         self.in_capsule_bytes = page.in_capsule_bytes
         self.max_append_bytes = await self._append_limit()
-        events = page.oaes & (identify.OAES_NAMESPACE | identify.OAES_DISCOVERY)
+        events = page.oaes & (identify.OAES_NAMESPACE | identify.OAES_DISCOVERY | identify.OAES_ZONES)
         if events:
-            with contextlib.suppress(CommandError):
-                await self.set_feature(Feature.ASYNC_EVENT_CONFIGURATION, events)
+            await self._ask_for_events(events)
             self._start(self._watch_events(), "events")
         if kato_ms and (page.keep_alive_granularity_ms or page.is_discovery):
             self._start(self._keep_alive(kato_ms / 1000), "keep alive")
+
+    async def _ask_for_events(self, events: int) -> None:
+        """Without those of zones rather than without any: there are zone reports, too."""
+        for wanted in dict.fromkeys((events, events & ~identify.OAES_ZONES)):
+            try:
+                await self.set_feature(Feature.ASYNC_EVENT_CONFIGURATION, wanted)
+            except CommandError:
+                continue
+            self.tells_of_zones = bool(wanted & identify.OAES_ZONES)
+            return
 
     async def _enable(self) -> None:
         """CC.EN from whatever it is to 1, with all I/O command sets where there are several."""
@@ -530,15 +565,39 @@ class Controller:
             cqe, _ = await self._queue.submit(Sqe(AdminOp.ASYNC_EVENT_REQUEST))
             if cqe.status:
                 return
-            kind, info, page = cqe.result & 7, cqe.result >> 8 & 0xFF, cqe.result >> 16 & 0xFF
-            changed: tuple[int, ...] = ()
-            with contextlib.suppress(CommandError):
-                log = await self.get_log_page(page, EVENT_LOG_BYTES.get(page, wire.PAGE_BYTES))
-                if page == LogPage.CHANGED_NAMESPACES:
-                    changed = tuple(logs.parse_changed_namespaces(log))
+            event = AsyncEvent(cqe.result & 7, cqe.result >> 8 & 0xFF, cqe.result >> 16 & 0xFF)
+            pause_s = ZONE_EVENT_PAUSE_S if event.of_zones else EVENT_PAUSE_S
+            if event.of_zones:
+                event = await self._read_zone_log(event, cqe.result >> 32)
+            else:
+                event = await self._read_event_log(event)
             if self.on_event is not None:
-                self.on_event(AsyncEvent(kind, info, page, changed))
-            await asyncio.sleep(EVENT_PAUSE_S)
+                self.on_event(event)
+            await asyncio.sleep(pause_s)
+
+    async def _read_event_log(self, event: AsyncEvent) -> AsyncEvent:
+        try:
+            log = await self.get_log_page(event.log_page, EVENT_LOG_BYTES.get(event.log_page, wire.PAGE_BYTES))
+        except CommandError:
+            return event
+        changed = logs.parse_changed_namespaces(log) if event.log_page == LogPage.CHANGED_NAMESPACES else ()
+        return replace(event, changed_namespaces=tuple(changed), log_read=True)
+
+    async def _read_zone_log(self, event: AsyncEvent, nsid: int) -> AsyncEvent:
+        unread = replace(event, nsid=nsid, changed_zones=None)
+        if not 1 <= nsid <= wire.NSID_MAX:
+            return unread
+        for _ in range(ZONE_LOG_READS):
+            try:
+                log = await self.get_log_page(LogPage.CHANGED_ZONES, wire.PAGE_BYTES, nsid=nsid, csi=wire.CSI_ZNS)
+            except CommandError as error:
+                if error.do_not_retry:
+                    break
+                await asyncio.sleep(ZONE_EVENT_PAUSE_S)
+            else:
+                starts = logs.parse_changed_zones(log)
+                return replace(unread, changed_zones=None if starts is None else tuple(starts), log_read=True)
+        return unread
 
     # --- ending -----------------------------------------------------------------------------------------------------
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Collection, Coroutine
 from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Any
@@ -110,6 +110,8 @@ class TargetController:
         self._events: deque[int] = deque()
         self._masked_events: set[int] = set()
         self._changed_namespaces: set[int] = set()
+        self._changed_zones: dict[int, set[int] | None] = {}
+        """By NSID; None: more than its log page can list."""
         zoned = subsystem is not None and subsystem.zoned
         css = Cap.CSS_NVM | Cap.CSS_IOCS if zoned else Cap.CSS_NVM
         timeout = int(READY_TIMEOUT_S / wire.CAP_TO_UNIT_S)
@@ -305,8 +307,28 @@ class TargetController:
             if qpair is not None:
                 qpair.set_namespace(nsid, device)
         self._changed_namespaces.add(nsid)
+        self._zone_log_read(nsid)
         if self._features.event_enabled(wire.EVENT_CONFIG_NAMESPACE):
             self._post_event(wire.EVENT_NAMESPACE_CHANGED)
+
+    def zones_changed(self, nsid: int, starts: Collection[int] | None) -> None:
+        """Called by the subsystem after the change."""
+        if nsid not in self.visible_namespaces():
+            return
+        known = self._changed_zones.setdefault(nsid, set())
+        if known is not None:
+            known.update(starts or ())
+            if starts is None or len(known) > logs.CHANGED_ZONES_MAX:
+                self._changed_zones[nsid] = None
+        if self._features.event_enabled(wire.EVENT_CONFIG_ZONES):
+            self._post_event(_zone_event(nsid))
+
+    def _zone_log_read(self, nsid: int) -> None:
+        event = _zone_event(nsid)
+        self._changed_zones.pop(nsid, None)
+        self._masked_events.discard(event)
+        if event in self._events:
+            self._events.remove(event)
 
     def discovery_changed(self) -> None:
         if self.subsystem is None and self._features.event_enabled(wire.EVENT_CONFIG_DISCOVERY):
@@ -440,6 +462,7 @@ class TargetController:
         self._events.clear()
         self._masked_events.clear()
         self._changed_namespaces.clear()
+        self._changed_zones.clear()
         self._features = self._fresh_features()
         self._csts = wire.CSTS_RDY if self._cc & wire.CC_EN else 0
         self._keep_alive_restart()
@@ -538,6 +561,7 @@ class TargetController:
             aer_limit=AER_LIMIT,
             volatile_cache=self._volatile_cache(),
             discovery=subsystem is None,
+            zoned=bool(self._cap & Cap.CSS_IOCS),
         )
 
     # --- log pages --------------------------------------------------------------------------------------------------
@@ -548,9 +572,10 @@ class TargetController:
         offset = sqe.cdw13 << 32 | sqe.cdw12
         if length > self._limits.max_io_bytes or offset & 3 or sqe.cdw14 & 1 << 23:
             return Completion(Status.INVALID_FIELD)
-        supported = logs.SUPPORTED_DISCOVERY if self.subsystem is None else logs.SUPPORTED_IO
-        if page not in supported:
+        if page not in self._log_pages:
             return Completion(Status.INVALID_LOG_PAGE)
+        if page == LogPage.CHANGED_ZONES:
+            return self._zone_log(sqe.nsid, offset, length, retain)
         content = self._log_page(LogPage(page), sqe.cdw14 >> 24)
         if content is None or offset > len(content):
             return Completion(Status.INVALID_FIELD)
@@ -560,10 +585,30 @@ class TargetController:
                 self._changed_namespaces.clear()
         return Completion(data=content[offset : offset + length].ljust(length, b"\0"))
 
+    def _zone_log(self, nsid: int, offset: int, length: int, retain: bool) -> Completion:
+        """A host that reads it in pieces retains it up to the last one, so its offset says nothing."""
+        assert self.subsystem is not None
+        if not 1 <= nsid <= self.subsystem.max_namespaces:
+            return Completion(Status.INVALID_NAMESPACE)
+        namespace = self.visible_namespaces().get(nsid)
+        changed = self._changed_zones.get(nsid, set())
+        content = logs.build_changed_zones(None if changed is None else sorted(changed))
+        if namespace is None or namespace.csi != wire.CSI_ZNS or offset > len(content):
+            return Completion(Status.INVALID_FIELD)
+        if not retain:
+            self._zone_log_read(nsid)
+        return Completion(data=content[offset : offset + length].ljust(length, b"\0"))
+
+    @property
+    def _log_pages(self) -> tuple[LogPage, ...]:
+        if self.subsystem is None:
+            return logs.SUPPORTED_DISCOVERY
+        return logs.SUPPORTED_ZONED if self._cap & Cap.CSS_IOCS else logs.SUPPORTED_IO
+
     def _log_page(self, page: LogPage, csi: int) -> bytes | None:
         match page:
             case LogPage.SUPPORTED:
-                return logs.build_supported(logs.SUPPORTED_DISCOVERY if self.subsystem is None else logs.SUPPORTED_IO)
+                return logs.build_supported(self._log_pages)
             case LogPage.ERROR:
                 return logs.build_error()
             case LogPage.SMART:
@@ -572,9 +617,17 @@ class TargetController:
                 return logs.build_firmware_slot(FIRMWARE)
             case LogPage.CHANGED_NAMESPACES:
                 return logs.build_changed_namespaces(self._changed_namespaces)
+            case LogPage.CHANGED_ZONES:
+                # Of a namespace: _zone_log().
+                return None
             case LogPage.COMMAND_EFFECTS:
                 if csi == wire.CSI_ZNS and not self._cap & Cap.CSS_IOCS:
                     return None
                 return logs.build_command_effects(csi)
             case LogPage.DISCOVERY:
                 return logs.build_discovery(*self._discovery_log(self))
+
+
+def _zone_event(nsid: int) -> int:
+    """Masked for each namespace by itself, as each has a log page of its own."""
+    return wire.EVENT_ZONES_CHANGED | nsid << 32

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Protocol
 from uuid import UUID, uuid4
 
@@ -46,6 +46,9 @@ class ConnectedController(Protocol):
 
     def namespace_changed(self, nsid: int, namespace: Namespace | None) -> None:
         """Called after the change."""
+
+    def zones_changed(self, nsid: int, starts: Collection[int] | None) -> None:
+        """Called after the change; None: of any zone."""
 
     async def close(self) -> None:
         """Idempotent; returns when its queues are gone."""
@@ -138,6 +141,16 @@ class Subsystem:
             raise NotFoundError(f"{self.nqn}: there is no namespace {nsid}")
         for controller in self.controllers.values():
             controller.namespace_changed(nsid, None)
+
+    def zones_changed(self, nsid: int, zones: Collection[int] | None) -> None:
+        """The drive itself has changed these zones (their numbers): state or attributes; None: it may be any. Hosts
+        that asked for it are told. What a host ordered is not for here."""
+        namespace = self.namespaces.get(nsid)
+        if namespace is None or namespace.csi != wire.CSI_ZNS:
+            return
+        starts = None if zones is None else [zone * namespace.traits.zone_size for zone in zones]
+        for controller in self.controllers.values():
+            controller.zones_changed(nsid, starts)
 
     @property
     def zoned(self) -> bool:

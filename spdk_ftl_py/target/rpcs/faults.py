@@ -87,12 +87,14 @@ async def ftltgt_clear_faults(target: TargetState, params: Params) -> bool:
     Fields({"name": decode.string, "zone": decode.uint32, "state": decode.choice("read_only", "offline", "full")}),
 )
 async def ftltgt_set_zone_state(target: TargetState, params: Params) -> bool:
-    """full: the drive finishes the zone by itself, as drives do with one that was open for long."""
+    """full: the drive finishes the zone by itself, as drives do with one that was open for long. Hosts that asked for
+    it hear of it (Zone Descriptor Changed)."""
     bdev, media = _zoned_media(target, params)
     try:
         media.set_zone_state(params["zone"], params["state"])
     except ValueError as error:
         raise refused(f"bdev {bdev.name}: {error}") from error
+    bdev.zones_changed([params["zone"]])
     return True
 
 
@@ -101,9 +103,11 @@ async def ftltgt_set_zone_state(target: TargetState, params: Params) -> bool:
     Fields({"name": decode.string, "zone": decode.uint32, "action": decode.choice("finish", "reset", "nothing")}),
 )
 async def ftltgt_recommend_zone(target: TargetState, params: Params) -> bool:
-    """What zone reports say that the drive would like to have done, until it is done."""
-    _, media = _zoned_media(target, params)
+    """What zone reports say that the drive would like to have done, until it is done. Hosts that asked for it hear of
+    it."""
+    bdev, media = _zoned_media(target, params)
     media.recommend(params["zone"], finish=params["action"] == "finish", reset=params["action"] == "reset")
+    bdev.zones_changed([params["zone"]])
     return True
 
 

@@ -96,6 +96,33 @@ def test_more_changed_namespaces_than_the_log_holds_are_all_of_them() -> None:
     assert logs.parse_changed_namespaces(logs.build_changed_namespaces(range(1, 1026))) == [wire.NSID_ALL]
 
 
+@pytest.mark.parametrize("count", [0, 1, 511])
+def test_changed_zones_are_listed_by_their_first_blocks(count: int) -> None:
+    starts = [zone << 40 for zone in range(count)]
+    page = logs.build_changed_zones(starts)
+    assert (len(page), int.from_bytes(page[:2], "little")) == (4096, count)
+    assert logs.parse_changed_zones(page) == starts
+
+
+def test_more_changed_zones_than_the_log_holds_are_all_of_them() -> None:
+    for starts in (range(512), None):
+        page = logs.build_changed_zones(starts)
+        assert page == b"\xff\xff".ljust(4096, b"\0")
+        assert logs.parse_changed_zones(page) is None
+
+
+@pytest.mark.parametrize(
+    "page",
+    [b"", bytes(7), b"\x00\x02".ljust(4096, b"\0"), b"\xfe\xff".ljust(4096, b"\0"), b"\x02".ljust(16, b"\0")],
+)
+def test_a_list_of_changed_zones_that_can_not_be_names_none_and_leaves_any(page: bytes) -> None:
+    assert logs.parse_changed_zones(page) is None
+
+
+def test_what_is_reserved_in_a_list_of_changed_zones_is_not_its_length() -> None:
+    assert logs.parse_changed_zones(b"\x01\0\xff\xff\xff\xff\xff\xff" + bytes(4088)) == [0]
+
+
 @given(NOISE | SPARSE_PAGE)
 @example(bytes(4096))
 @example(b"\xff" * 4096)
@@ -108,6 +135,7 @@ def test_any_page_is_parsed_or_refused(raw: bytes) -> None:
         lambda: identify.parse_nsid_list(raw, 0),
         lambda: identify.parse_zns_controller(raw, 131072),
         lambda: logs.parse_changed_namespaces(raw),
+        lambda: logs.parse_changed_zones(raw),
         lambda: logs.parse_discovery_header(raw),
         lambda: logs.parse_discovery_entries(raw),
     ):

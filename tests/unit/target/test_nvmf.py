@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 
 from spdk_ftl_py import _shim
+from spdk_ftl_py.nvme.host.controller import AsyncEvent, Controller
+from spdk_ftl_py.nvme.wire import LogPage
 from spdk_ftl_py.target.nvme_bdev import State
 from unit.nvme.nvme_loop import until
 from unit.target.target_box import HOSTNQN, INVALID, NQN, Box, box, free_port
@@ -385,3 +387,62 @@ async def test_the_configuration_names_what_was_created() -> None:
             await again.target.dispatch(call["method"], call.get("params"))
         assert await again.rpc("bdev_get_bdevs") == bdevs
         assert await again.rpc("nvmf_get_subsystems") == subsystems
+
+
+# --- zones that the drive has changed -------------------------------------------------------------------------------
+
+
+async def heard(controller: Controller) -> asyncio.Queue[AsyncEvent]:
+    events: asyncio.Queue[AsyncEvent] = asyncio.Queue()
+    controller.on_event = events.put_nowait
+    return events
+
+
+async def zones_of(events: asyncio.Queue[AsyncEvent]) -> list[int] | None:
+    event = await asyncio.wait_for(events.get(), 20)
+    assert event.of_zones
+    return None if event.changed_zones is None else [start // 64 for start in event.changed_zones]
+
+
+async def test_a_drive_tells_the_hosts_of_its_exports_what_it_does_to_its_zones_and_not_what_they_order(
+    here: Box,
+) -> None:
+    await here.zns("Zns0")
+    controller = await here.connect(await here.subsystem(NQN, "Zns0"))
+    events = await heard(controller)
+    qpair = await controller.create_io_qpair(here.target.reactor, (await controller.namespaces())[0])
+    for action in (3, 1, 2, 4):
+        assert await here.io(qpair, _shim.OP_ZONE_SEND, 64, zone_action=action) == (0, 0)
+    assert await here.io(qpair, _shim.OP_WRITE, 128, 1, bytes(4096)) == (0, 0)
+    log = await controller.get_log_page(LogPage.CHANGED_ZONES, 4096, nsid=1)
+    assert log == bytes(4096)
+    for method, params in (
+        ("ftltgt_set_zone_state", {"zone": 2, "state": "full"}),
+        ("ftltgt_set_zone_state", {"zone": 3, "state": "read_only"}),
+        ("ftltgt_set_zone_state", {"zone": 4, "state": "offline"}),
+        ("ftltgt_recommend_zone", {"zone": 5, "action": "reset"}),
+    ):
+        assert await here.rpc(method, name="Zns0", **params)
+        assert await zones_of(events) == [params["zone"]]
+    assert (await here.refusal("ftltgt_set_zone_state", name="Zns0", zone=6, state="full"))[0]
+    assert await controller.get_log_page(LogPage.CHANGED_ZONES, 4096, nsid=1) == bytes(4096)
+    await controller.close()
+
+
+async def test_what_a_drive_does_to_its_zones_is_heard_through_passthru_and_an_attached_controller() -> None:
+    async with box() as base, box() as here:
+        await base.zns("Zns0")
+        await here.attach("X", await base.subsystem(NQN, "Zns0"), ctrlr_loss_timeout_sec=-1, reconnect_delay_sec=1)
+        await here.rpc("bdev_passthru_create", name="P0", base_bdev_name="Xn1")
+        controller = await here.connect(await here.subsystem(OTHER, "P0"), OTHER)
+        events = await heard(controller)
+        await base.rpc("ftltgt_set_zone_state", name="Zns0", zone=3, state="offline")
+        assert await zones_of(events) == [3]
+        await base.target.nvmf.exports[NQN].subsystem.disconnect()
+        # Nobody is told of that one.
+        await base.rpc("ftltgt_set_zone_state", name="Zns0", zone=4, state="offline")
+        assert await zones_of(events) is None
+        await until(lambda: here.target.nvme.controllers["X"].state is State.ENABLED)
+        await base.rpc("ftltgt_recommend_zone", name="Zns0", zone=5, action="reset")
+        assert await zones_of(events) == [5]
+        await controller.close()

@@ -11,8 +11,10 @@ import pytest
 
 from spdk_ftl_py import _shim
 from spdk_ftl_py.errors import MediaError
+from spdk_ftl_py.ftl.gc.zone_watch import CHANGED_PAUSE_S
 from spdk_ftl_py.ftl.media import superblock
 from spdk_ftl_py.ftl.media.blockdev import ZONES_PER_REPORT, BlockPort
+from spdk_ftl_py.ftl.media.zone import Zone
 from unit.ftl.ftl_rig import FtlRig
 
 SMALL = {"zones": 2 + 2 * 64 + 1, "zone_size": 64, "zone_capacity": 60, "num_punits": 2}
@@ -194,11 +196,153 @@ async def test_a_round_takes_minutes_unless_the_base_says_what_has_changed(rig: 
     rig.media.set_zone_state(zone, "read_only")
     await asyncio.sleep(5)
     assert watch.zones_seen == before
-    watch.changed([zone])
+    rig.device.zones_changed([zone], log_read=True)
     await asyncio.sleep(1)
     assert watch.zones_seen == before + 1
     assert rig.device.stats()["zone_faults"] == 1
     await quiet(rig)
+    told = rig.device.stats()["zone_watch"]
+    assert told == {
+        "rounds": 0,
+        "zones_seen": before + 1,
+        "events": 1,
+        "logs_read": 1,
+        "zones_seen_changed": 1,
+        "zones_finished": 0,
+        "bands_relocated": {"offline": 0, "read_only": 1, "reset_recommended": 0},
+    }
+    assert {each["name"]: each["value"] for each in rig.device.properties()["properties"]}["zone_watch"] == told
+    assert zone not in {each for band in rig.device._bands for each in band.zones}
+
+
+@pytest.mark.rig(**SMALL)
+async def test_what_is_done_for_the_sake_of_zones_is_counted_by_reason(rig: FtlRig) -> None:
+    await rig.overwrite(0.9)
+    await rig.port.flush()
+    bands = [number for number, band in enumerate(rig.device.core.bands()) if band["state"] == "closed"]
+    offline, reset = zone_of(rig, bands[-1]), zone_of(rig, bands[-2])
+    finish = next(n for n, (_, state, _) in enumerate(rig.media.zone_states()) if n > 1 and state == "implicitly_open")
+    spare = SMALL["zones"] - 1
+    rig.media.set_zone_state(offline, "offline")
+    rig.media.recommend(reset, reset=True)
+    rig.media.recommend(finish, finish=True)
+    rig.media.set_zone_state(spare, "read_only")
+    rig.device.zones_changed([offline, reset, finish, spare], log_read=True)
+    await asyncio.sleep(1)
+    await quiet(rig)
+    told = rig.device.stats()["zone_watch"]
+    assert told["bands_relocated"] == {"offline": 1, "read_only": 0, "reset_recommended": 1}
+    assert (told["zones_finished"], told["events"]) == (1, 1)
+    rig.device.zones_changed(None, log_read=False)
+    await asyncio.sleep(1)
+    await quiet(rig)
+    again = rig.device.stats()["zone_watch"]
+    assert {**again, "zones_seen": 0, "zones_seen_changed": 0, "events": 1} == {
+        **told,
+        "zones_seen": 0,
+        "zones_seen_changed": 0,
+    }, "once for each zone"
+
+
+@pytest.mark.rig(**SMALL)
+async def test_a_zone_counts_once_however_often_it_is_looked_at_and_only_where_a_band_is_moved(rig: FtlRig) -> None:
+    await rig.overwrite(0.5)
+    await rig.port.flush()
+    watch = rig.device.zone_watch
+    free = next(number for number, band in enumerate(rig.device.core.bands()) if band["state"] == "free")
+    for zone, moved in ((zone_of(rig, free), 0), (zone_of(rig, closed_band(rig)), 1)):
+        rig.media.set_zone_state(zone, "offline")
+        (its,) = await watch._port.zone_report(zone, 1)
+        for _ in range(3):
+            watch._judge(its)
+        assert watch.stats()["bands_relocated"]["offline"] == moved
+    await quiet(rig)
+    assert rig.device.stats()["zone_faults"] == 2
+
+
+@pytest.mark.rig(**SMALL)
+async def test_all_zones_are_looked_at_soon_where_any_may_have_changed(rig: FtlRig) -> None:
+    await rig.overwrite(1)
+    await rig.port.flush()
+    watch = rig.device.zone_watch
+    zone = zone_of(rig, closed_band(rig))
+    rig.media.set_zone_state(zone, "read_only")
+    before = watch.zones_seen
+    rig.device.zones_changed(None, log_read=False)
+    await asyncio.sleep(2)
+    assert watch.zones_seen_changed == watch.zones_seen - before == SMALL["zones"]
+    assert (watch.events, watch.logs_read, rig.device.stats()["zone_faults"]) == (1, 0, 1)
+    await quiet(rig)
+    await rig.verify()
+
+
+@pytest.mark.rig(**SMALL)
+async def test_a_base_that_says_for_ever_that_all_has_changed_keeps_nobody_busy_nor_stops_the_round(
+    rig: FtlRig,
+) -> None:
+    await rig.overwrite(0.5)
+    watch = rig.device.zone_watch
+    watch.round_s = 4.0
+    await rounds(rig, 1)
+    clock = asyncio.get_running_loop().time
+    operations, begun, until = rig.media.operations, clock(), watch.rounds + 1
+    while watch.rounds < until:
+        for zones in (None, range(SMALL["zones"]), [1 << 70, -1, SMALL["zones"]]):
+            watch.changed(zones)
+        await asyncio.sleep(0.01)
+    passed = clock() - begun
+    assert passed < watch.round_s * 1.5, "the round goes on"
+    regular = -(-SMALL["zones"] // ZONES_PER_REPORT)
+    assert rig.media.operations - operations <= passed / CHANGED_PAUSE_S + regular + 2
+
+
+@pytest.mark.rig(**SMALL)
+async def test_zones_that_changed_together_are_looked_at_in_one_report(rig: FtlRig) -> None:
+    watch = rig.device.zone_watch
+    operations, before = rig.media.operations, watch.zones_seen
+    watch.changed([70, 100, 64])
+    watch.changed([80])
+    watch.changed([])
+    watch.changed([SMALL["zones"], -1])
+    await asyncio.sleep(1)
+    assert rig.media.operations == operations + 1
+    assert watch.zones_seen == before + 37, "64 to 100"
+    assert watch.events == 4
+
+
+@pytest.mark.rig(**SMALL)
+async def test_what_a_report_leaves_out_is_asked_for_once_more(rig: FtlRig, monkeypatch: pytest.MonkeyPatch) -> None:
+    watch = rig.device.zone_watch
+    report = watch._port.zone_report
+    asked: list[tuple[int, int]] = []
+
+    async def short(first_zone: int, zones_max: int) -> list[Zone]:
+        asked.append((first_zone, zones_max))
+        return await report(first_zone, min(zones_max, 5))
+
+    monkeypatch.setattr(watch._port, "zone_report", short)
+    watch.changed([70, 81])
+    await asyncio.sleep(1)
+    assert asked == [(70, 12), (75, 7), (80, 2)]
+    assert watch.zones_seen_changed == 12
+
+
+@pytest.mark.rig(**SMALL)
+async def test_a_halt_ends_the_watch_also_where_the_base_says_something_in_that_moment(rig: FtlRig) -> None:
+    await rig.overwrite(0.2)
+    watch = rig.device.zone_watch
+    task = watch._task
+    assert task is not None
+    watch.changed(None)
+    watch.stop()
+    await rig.close()
+    await rig.device.halt()
+    assert task.done()
+    operations = rig.media.operations
+    rig.device.zones_changed(None, log_read=False)
+    await asyncio.sleep(1)
+    assert rig.media.operations == operations
+    assert watch.events == 1, "of a device that is halted nobody wants to know anything"
 
 
 @pytest.mark.rig(**SMALL)
