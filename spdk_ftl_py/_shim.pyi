@@ -5,7 +5,7 @@ hops to the reactor (``Reactor.call``) and waits, without the GIL. None of them 
 """
 
 from collections.abc import Sequence
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -527,7 +527,7 @@ class FtlCore(BlockDevice):
     def stop_scrub(self) -> None:
         """The band that is read is left. EV_SCRUB_DONE when nothing is in flight. Idempotent."""
 
-    def scrub_status(self) -> dict[str, object]:
+    def scrub_status(self) -> dict[str, Any]:
         """under_way; and of the scrub that ended last: ended (how many did), band (None: none was begun), end ("read":
         everything in force was; "left": the band is not there any more, or the scrub was stopped; "busy": the base was,
         for a minute; "bad": something could not be read, or was not as written, twice, and the band is told as

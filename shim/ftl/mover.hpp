@@ -217,6 +217,7 @@ private:
     bool scanning_ = false;
     Patience patience_{kBusyPatienceNs};
     std::vector<ScrubRead> scrub_reads_;
+    ScrubResult scrub_found_;  // so far
     ScrubResult scrub_result_;
     bool scrub_stopped_ = false;
     uint64_t scrub_ns_per_block_ = 0;

@@ -26,7 +26,7 @@ bool Movers::start_scrub(uint32_t band) noexcept {
     mover.second = false;
     mover.busy = mover.damage = status::ok;
     scrub_stopped_ = false;
-    scrub_result_ = ScrubResult{scrub_result_.number, band};
+    scrub_found_ = ScrubResult{scrub_result_.number, band};
     state_.scrubbed = Scrubbed{band};
     return true;
 }
@@ -70,6 +70,7 @@ bool Movers::scrub_over(const Mover &mover) const noexcept {
 void Movers::finish_scrub(Mover &mover, ScrubEnd end) noexcept {
     mover.phase = Phase::free;
     state_.scrubbed = Scrubbed{};
+    scrub_result_ = scrub_found_;
     scrub_result_.end = scrub_result_.status != status::ok ? ScrubEnd::bad : end;
     ++scrub_result_.number;
     state_.emit(EventKind::scrub_done, mover.band);
@@ -102,9 +103,9 @@ void Movers::end_of_look(Mover &mover) noexcept {
 
 void Movers::found_bad(Mover &mover, uint64_t address, Status status, uint64_t &counter) noexcept {
     ++counter;
-    if (scrub_result_.status == status::ok) {
-        scrub_result_.status = status;
-        scrub_result_.address = address;
+    if (scrub_found_.status == status::ok) {
+        scrub_found_.status = status;
+        scrub_found_.address = address;
     }
     state_.unreadable(mover.band, address, status);
 }
@@ -258,9 +259,9 @@ bool Movers::take_its_time(ScrubRead &read) noexcept {
         case Timing::elsewhere:
             if (took_ns < kQuickNs) {
                 ++state_.stats.scrub_slow_reads;
-                scrub_result_.slow = true;
-                if (scrub_result_.status == status::ok) {
-                    scrub_result_.address = read.address;
+                scrub_found_.slow = true;
+                if (scrub_found_.status == status::ok) {
+                    scrub_found_.address = read.address;
                 }
             }
             return false;

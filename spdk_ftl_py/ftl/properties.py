@@ -18,6 +18,7 @@ DESCRIPTIONS: Final = {
     "no_data": "For benchmarks: nothing that is written is kept or verified, and the FTL can't be loaded again",
     "restored": "What the load found; null for a device that was just created",
     "cache_device": "The nv cache; null without one",
+    "scrub": "How far the reading and verifying of everything in force has come, and what the last round found",
 }
 
 
