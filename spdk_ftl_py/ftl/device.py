@@ -596,6 +596,11 @@ class FtlDevice:
         return {"name": self.name, "uuid": str(self.uuid), "properties": entries}
 
     @property
+    def zones(self) -> tuple[tuple[int | None, ...], ...]:
+        """Numbers of the zones of each band, by punit; None where one is missing."""
+        return self._bands.zones()
+
+    @property
     def bad_zones(self) -> list[int]:
         """Numbers of zones that are given up for good."""
         return self._spares.bad_zones

@@ -225,6 +225,11 @@ class Scrub:
             log.info("%s: scrub %d is no longer on order", self._name, self._round.number)
         self.wake()
 
+    @property
+    def ordered(self) -> bool:
+        """A round is under way on order."""
+        return self._round is not None and self._round.ordered
+
     # --- what it tells
 
     def status(self) -> dict[str, Any]:
