@@ -168,7 +168,8 @@ void CoreState::forget_scrubbed(uint64_t address) noexcept {
         if (start == kNoZone || address < start || address - start >= config.zone_capacity) {
             continue;
         }
-        if ((punit < scrubbed.punit || address - start < scrubbed.offset) && scrubbed.seen > 0) {
+        const bool passed = punit < scrubbed.punit || address - start < scrubbed.offset;
+        if (passed && scrubbed.seen > 0) {
             --scrubbed.seen;
         }
         return;

@@ -192,6 +192,7 @@ def test_overwrites_meanwhile_are_no_gap() -> None:
         lbas = lbas_of(bench, band)
         rng.shuffle(lbas)
         bench.core.set_scrub_rate(20_000)
+        before = bench.core.stats()
         bench.core.start_scrub(band)
         for lba in lbas[: len(lbas) // 2]:
             bench.put(lba, 5000 + lba)
@@ -201,6 +202,7 @@ def test_overwrites_meanwhile_are_no_gap() -> None:
             assert end(bench)["end"] == "read"
         assert bench.core.scrub_status()["end"] == "read"
         assert bench.core.stats()["scrub_bad_metadata"] == 0
+        assert delta(bench, before)["scrub_read_blocks"] <= len(lbas), "one look is enough"
         bench.audit()
 
 
