@@ -262,6 +262,39 @@ def test_a_busy_base_is_waited_for_and_decides_nothing() -> None:
         assert scrub(bench, band)["end"] == "read"
 
 
+def test_a_block_that_the_base_is_too_busy_for_is_not_bad() -> None:
+    with Bench() as bench:
+        fill(bench)
+        band = fullest(bench)
+        address = bench.address(lbas_of(bench, band)[5])
+        bench.media.inject_fault(op=_shim.OP_READ, lba=address, block_count=1, status=ABORTED)
+        assert scrub(bench, band, step_ns=20_000_000)["end"] == "busy"
+        assert not bench.take(_shim.EV_BAND_UNREADABLE)
+
+
+def test_a_reset_waits_for_its_reads() -> None:
+    with Bench() as bench:
+        fill(bench)
+        bench.gc = bench.auto_reset = False
+        band = fullest(bench)
+        lbas = lbas_of(bench, band)
+        bench.media.inject_fault(op=_shim.OP_READ, lba=bench.address(lbas[5]), block_count=1, latency_us=2_000_000)
+        bench.core.start_scrub(band)
+        for _ in range(50):
+            bench.step()
+        for lba in lbas:
+            bench.put(lba, 9999)
+        assert bench.flush() == 0
+        bench.core.reset_band(band)
+        for _ in range(2000):
+            bench.step()
+        assert bench.core.bands()[band]["state"] == "resetting"
+        assert not [event for event in bench.take(_shim.EV_BAND_RESET_DONE) if event.a == band]
+        assert end(bench, step_ns=10_000_000)["end"] == "left"
+        while bench.until(_shim.EV_BAND_RESET_DONE).a != band:
+            pass
+
+
 def test_a_band_that_is_slow_twice_while_the_base_is_not_is_told() -> None:
     with Bench() as bench:
         fill(bench)
