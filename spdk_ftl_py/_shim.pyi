@@ -5,7 +5,7 @@ hops to the reactor (``Reactor.call``) and waits, without the GIL. None of them 
 """
 
 from collections.abc import Sequence
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,6 +49,7 @@ EV_CORE_FAILED: Final[int]
 EV_FLUSH_FAILED: Final[int]
 EV_ZONE_FINISHED: Final[int]
 EV_BAND_UNREADABLE: Final[int]
+EV_SCRUB_DONE: Final[int]
 EV_CACHE_FAILED: Final[int]
 EV_OVERFLOW: Final[int]
 
@@ -514,6 +515,25 @@ class FtlCore(BlockDevice):
         """Copies what is valid in a closed (or faulted) band to STREAM_RELOC; ends with EV_MOVE_DONE. BlockingIOError
         when max_active_relocs bands are being moved."""
 
+    def start_scrub(self, band: int) -> None:
+        """Reads and verifies what is in force in a band that is closed or being written, where it stands; ends with
+        EV_SCRUB_DONE. The band may be moved or reset meanwhile, which ends it. BlockingIOError while another one is
+        read. ValueError for a band in another state, and with no_data."""
+
+    def set_scrub_rate(self, blocks_per_s: int) -> None:
+        """At most so many blocks are read in a second, from now on. 0: as many as the base gives to 4 reads at a time,
+        or to one while hosts' writes wait or are limited."""
+
+    def stop_scrub(self) -> None:
+        """The band that is read is left. EV_SCRUB_DONE when nothing is in flight. Idempotent."""
+
+    def scrub_status(self) -> dict[str, Any]:
+        """under_way; and of the scrub that ended last: ended (how many did), band (None: none was begun), end ("read":
+        everything in force was; "left": the band is not there any more, or the scrub was stopped; "busy": the base was,
+        for a minute; "bad": something could not be read, or was not as written, twice, and the band is told as
+        unreadable), status and address of that, slow (some read took over a second, twice, and one elsewhere did
+        not)."""
+
     def reset_band(self, band: int) -> None:
         """Resets a band without valid blocks, after everything accepted before now is durable; EV_BAND_RESET_DONE (b !=
         0: zone c failed, which is faulted until replace_zone; or, c = 2^64 - 1, the flush before it, and the band is as
@@ -626,9 +646,9 @@ class FtlCore(BlockDevice):
     def bands(self) -> list[dict[str, object]]:
         """Per band: state ("free" "queued" "open" "closing" "closed" "moving" "resetting" "faulted"), seq, valid,
         written, stream, readers, write_pointers (relative, one per punit), faulted_punits, references (LBAs whose trim
-        or lost record stands in this band), unreadable (a host could not read something in it: it is told as "faulted"
-        and EV_BAND_UNREADABLE was sent, once until it is reset). valid counts blocks of data, and headers that may hold
-        a record in force; 0 means: can be reset."""
+        or lost record stands in this band), unreadable (a host, or the scrub, could not read something in it: it is
+        told as "faulted" and EV_BAND_UNREADABLE was sent, once until it is reset). valid counts blocks of data, and
+        headers that may hold a record in force; 0 means: can be reset."""
 
     def changed_bands(self, most: int) -> NDArray[np.uint8]:
         """The account of at most so many bands that have changed since they were last told of, those first that changed
@@ -646,7 +666,8 @@ class FtlCore(BlockDevice):
         hosts' reads), reads_rescued (blocks that only the write buffer still had), unreadable_blocks (answered with an
         error), read_errors, write_errors, write_buffer_used (not on media),
         write_buffer_landed (on media, but held until the base has flushed), write_buffer_blocks, throttled_ns,
-        busy_answers (of the base, to what was then sent again),
+        busy_answers (of the base, to what was then sent again), scrub_reads, scrub_read_blocks (data, as it was
+        written), scrub_bad_blocks, scrub_bad_metadata, scrub_slow_reads,
         next_seq, batches, short_batches."""
 
     @property

@@ -43,6 +43,7 @@ IO_POOL_MAX: Final = 65535
 IO_CHANNELS_MAX: Final = 1024
 NV_CACHE_REQUESTS_MAX: Final = 1 << 16
 NV_CACHE_REQUEST_BLOCKS_MAX: Final = 256
+SCRUB_DAYS_MAX: Final = 365
 
 
 class BandNumbers(Protocol):
@@ -139,6 +140,8 @@ class FtlConf:
     reloc_policy: str = "cost_benefit"
     verify_reads: bool = True
     """What hosts read is compared with its CRC; that takes 2 bytes of memory for each block."""
+    scrub_days: int = 14
+    """In which everything in force is read and verified at least once; 0: only on order."""
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> FtlConf:
@@ -235,6 +238,7 @@ class FtlConf:
         _range("max_io_channels", self.max_io_channels, 1, IO_CHANNELS_MAX, "queue pairs of hosts")
         _range("nv_cache.max_request_cnt", self.nv_cache.max_request_cnt, 1, NV_CACHE_REQUESTS_MAX, "requests")
         _range("nv_cache.max_request_size", self.nv_cache.max_request_size, 1, NV_CACHE_REQUEST_BLOCKS_MAX, "blocks")
+        _range("scrub_days", self.scrub_days, 0, SCRUB_DAYS_MAX, "days in which all is read once; 0: never")
         if self.reloc_policy not in RELOC_POLICIES:
             raise ConfError(f"conf reloc_policy = {self.reloc_policy!r}: must be one of {', '.join(RELOC_POLICIES)}")
         self._check_limits()

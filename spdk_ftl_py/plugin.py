@@ -30,6 +30,7 @@ _METHODS: Final = (
     "bdev_ftl_delete",
     "bdev_ftl_get_stats",
     "bdev_ftl_get_properties",
+    "bdev_ftl_scrub",
     "ftl_get_devices",
 )
 _BUILT_IN_PREFIX: Final = "bdev_ftl_"

@@ -30,6 +30,7 @@ namespace {
 constexpr auto kCoreCloseTimeout = std::chrono::seconds(10);
 constexpr auto kCloseInterval = std::chrono::microseconds(50);
 constexpr uint32_t kStepsMax = 100'000;
+constexpr std::array<const char *, 4> kScrubEnds = {"read", "left", "busy", "bad"};
 constexpr std::array<const char *, 8> kBandStates = {"free",   "queued", "open",      "closing",
                                                      "closed", "moving", "resetting", "faulted"};
 
@@ -312,10 +313,33 @@ nb::dict stats_of(FtlCore &core) {
     dict["write_buffer_landed"] = landed;
     dict["write_buffer_blocks"] = state.buffer.slot_count;
     dict["busy_answers"] = stats.busy_answers;
+    dict["scrub_reads"] = stats.scrub_reads;
+    dict["scrub_read_blocks"] = stats.scrub_read_blocks;
+    dict["scrub_bad_blocks"] = stats.scrub_bad_blocks;
+    dict["scrub_bad_metadata"] = stats.scrub_bad_metadata;
+    dict["scrub_slow_reads"] = stats.scrub_slow_reads;
     dict["throttled_ns"] = stats.throttled_ns;
     dict["next_seq"] = next_seq;
     dict["batches"] = stats.batches;
     dict["short_batches"] = stats.short_batches;
+    return dict;
+}
+
+nb::dict scrub_status_of(FtlCore &core) {
+    bool under_way = false;
+    ScrubResult result;
+    on_reactor(core, [&] {
+        under_way = core.movers().scrubbing();
+        result = core.movers().scrub_result();
+    });
+    nb::dict dict;
+    dict["under_way"] = under_way;
+    dict["ended"] = result.number;
+    dict["band"] = result.band == kNoBand ? nb::object(nb::none()) : nb::object(nb::int_(result.band));
+    dict["end"] = kScrubEnds[static_cast<size_t>(result.end)];
+    dict["slow"] = result.slow;
+    dict["status"] = result.status;
+    dict["address"] = result.address;
     return dict;
 }
 
@@ -452,6 +476,22 @@ void bind_core(nb::module_ &m) {
                 }
             },
             nb::arg("band"))
+        .def(
+            "start_scrub",
+            [](FtlCore &core, uint32_t band) {
+                bool started = false;
+                on_reactor(core, [&] { started = core.start_scrub(band); });
+                if (!started) {
+                    raise_blocking("start_scrub: a band is being read already");
+                }
+            },
+            nb::arg("band"))
+        .def(
+            "set_scrub_rate",
+            [](FtlCore &core, uint32_t rate) { on_reactor(core, [&] { core.set_scrub_rate(rate); }); },
+            nb::arg("blocks_per_s"))
+        .def("stop_scrub", [](FtlCore &core) { on_reactor(core, [&] { core.stop_scrub(); }); })
+        .def("scrub_status", &scrub_status_of)
         .def(
             "reset_band", [](FtlCore &core, uint32_t band) { on_reactor(core, [&] { core.reset_band(band); }); },
             nb::arg("band"))

@@ -212,6 +212,7 @@ void bind_events(nb::module_ &m) {
         {"EV_FLUSH_FAILED", EventKind::flush_failed},
         {"EV_ZONE_FINISHED", EventKind::zone_finished},
         {"EV_BAND_UNREADABLE", EventKind::band_unreadable},
+        {"EV_SCRUB_DONE", EventKind::scrub_done},
         {"EV_CACHE_FAILED", EventKind::cache_failed},
         {"EV_LOAD_DONE", EventKind::load_done},
         {"EV_OVERFLOW", EventKind::overflow},

@@ -27,7 +27,7 @@ struct Band {
     uint32_t record_headers = 0;   // headers with records written to it
     uint32_t settling = 0;         // records that landed here and are still being spread over the L2P
     mutable uint32_t readers = 0;  // base reads in flight; nobody's business but the shim's
-    bool unreadable = false;       // a host's read failed here: it is moved first of all, as if a zone had failed
+    bool unreadable = false;       // a read failed here: it is moved first of all, as if a zone had failed
     BaseIo io;                     // of its reset
     uint32_t reset_zone = 0;
     uint32_t reset_failed_zone = 0;

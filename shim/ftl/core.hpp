@@ -53,6 +53,11 @@ public:
     [[nodiscard]] uint32_t id() const noexcept { return state_.id; }
     bool open_band(uint32_t stream, uint32_t band, uint64_t band_seq);  // false: one is queued already
     bool start_move(uint32_t band);                                     // false: enough are being moved
+    // What is in force in a band that is closed, or being written, is read and verified. False: one is being read.
+    bool start_scrub(uint32_t band);
+    void set_scrub_rate(uint32_t blocks_per_s) noexcept { movers_.set_scrub_rate(blocks_per_s); }
+    void stop_scrub() noexcept { movers_.stop_scrub(); }
+    [[nodiscard]] const Movers &movers() const noexcept { return movers_; }
     void reset_band(uint32_t band);
     // Those that are in use, or that hold something in force, are left as they are: the result.
     std::vector<uint32_t> reset_bands(const std::vector<uint32_t> &bands);

@@ -50,6 +50,18 @@ bool FtlCore::start_move(uint32_t band) {
     return movers_.start(band);
 }
 
+bool FtlCore::start_scrub(uint32_t band) {
+    const Band &its = checked_band(band, "start_scrub");
+    if (state_.config.no_data) {
+        throw std::invalid_argument("start_scrub: with no_data nothing is kept that could be read");
+    }
+    if (its.state != BandState::closed && its.state != BandState::closing && its.state != BandState::open) {
+        throw std::invalid_argument("start_scrub: band " + std::to_string(band) +
+                                    " is neither closed nor being written");
+    }
+    return movers_.start_scrub(band);
+}
+
 void FtlCore::reset_band(uint32_t band) {
     const Band &its = checked_band(band, "reset_band");
     if (its.state != BandState::closed && its.state != BandState::faulted && its.state != BandState::free) {

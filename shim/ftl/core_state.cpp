@@ -134,9 +134,14 @@ void CoreState::unreadable(uint32_t number, uint64_t address, Status status) noe
 
 void CoreState::forget(uint64_t entry) noexcept {
     switch (L2p::tag(entry)) {
-        case L2p::Tag::media:
-            --bands.change(band_of(entry)).valid;
+        case L2p::Tag::media: {
+            const uint32_t band = band_of(entry);
+            --bands.change(band).valid;
+            if (band == scrubbed.band) [[unlikely]] {
+                forget_scrubbed(entry);
+            }
             break;
+        }
         case L2p::Tag::slot:
             break;
         case L2p::Tag::trim:
@@ -154,6 +159,20 @@ void CoreState::forget(uint64_t entry) noexcept {
                 --bands.change(band_of(L2p::payload(entry))).references;
             }
             break;
+    }
+}
+
+void CoreState::forget_scrubbed(uint64_t address) noexcept {
+    for (uint32_t punit = 0; punit <= scrubbed.punit && punit < punits; ++punit) {
+        const uint64_t start = zone(scrubbed.band, punit).start;
+        if (start == kNoZone || address < start || address - start >= config.zone_capacity) {
+            continue;
+        }
+        const bool passed = punit < scrubbed.punit || address - start < scrubbed.offset;
+        if (passed && scrubbed.seen > 0) {
+            --scrubbed.seen;
+        }
+        return;
     }
 }
 

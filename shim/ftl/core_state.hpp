@@ -86,8 +86,13 @@ struct CoreStats {
     uint64_t unreadable_blocks = 0;  // blocks for whose sake a host's read was answered with an error
     uint64_t read_errors = 0;
     uint64_t write_errors = 0;
-    uint64_t busy_answers = 0;    // of the base, to what was then sent again
-    uint64_t zones_finished = 0;  // by the drive, before they were full
+    uint64_t busy_answers = 0;  // of the base, to what was then sent again
+    uint64_t scrub_reads = 0;
+    uint64_t scrub_read_blocks = 0;   // data, read and found as it was written
+    uint64_t scrub_bad_blocks = 0;    // data that could not be read, or was not as written, twice
+    uint64_t scrub_bad_metadata = 0;  // summaries and headers of which the same holds
+    uint64_t scrub_slow_reads = 0;    // that took too long, twice, while the base was quick elsewhere
+    uint64_t zones_finished = 0;      // by the drive, before they were full
     uint64_t throttled_ns = 0;
     uint64_t batches = 0;
     uint64_t short_batches = 0;
@@ -115,6 +120,14 @@ struct Probe {
     bool again = false;   // and it is for the second time, as something else was read
     uint64_t lba = 0;
     uint32_t block_count = 0;
+};
+
+// How far the scrub has come in the band that it reads.
+struct Scrubbed {
+    uint32_t band = kNoBand;
+    uint32_t punit = 0;   // zones before this one were passed
+    uint32_t offset = 0;  // and blocks of this one below
+    uint64_t seen = 0;    // blocks that were found by their metadata, and are in force still
 };
 
 class CoreState {
@@ -150,8 +163,8 @@ public:
         }
         l2p.set(lba, entry);
     }
-    // A host could not read what is in force there, whether or not it got it elsewhere. Told once for each band, until
-    // it is reset.
+    // A host, or the scrub, could not read what is in force there, whether or not it can be had elsewhere. Told once
+    // for each band, until it is reset.
     void unreadable(uint32_t band, uint64_t address, Status status) noexcept;
     // What was written to an address, where media do not tell it later.
     void remember(uint64_t address, uint64_t lba) noexcept {
@@ -161,6 +174,7 @@ public:
     }
     // As replace() for an entry read before.
     void forget(uint64_t entry) noexcept;
+    void forget_scrubbed(uint64_t address) noexcept;
 
     // --- base I/O
     void submit_base(BaseIo &io) noexcept {
@@ -225,6 +239,7 @@ public:
     uint32_t base_outstanding = 0;
     uint32_t reloc_reads = 0;  // in flight
     uint32_t active_moves = 0;
+    Scrubbed scrubbed;
     uint32_t share = 100;      // percent of what is written that may be the user's
     int64_t credit = 0;        // percent-blocks the user may have accepted while there is a limit
     bool user_waits = false;   // writes or trims that found no room

@@ -20,10 +20,11 @@ using layout::SummaryBlock;
 
 Movers::Movers(CoreState &state)
     : state_(state),
-      movers_(state.config.max_active_relocs),
-      reads_(size_t{state.config.max_active_relocs} * state.config.max_reloc_qdepth) {
+      movers_(size_t{state.config.max_active_relocs} + 1),
+      reads_(size_t{state.config.max_active_relocs} * state.config.max_reloc_qdepth),
+      scrub_reads_(kScrubReads) {
     constexpr size_t blocks = std::max(kWindowBlocks, kGapBlocks);
-    memory_bytes_ = blocks * kBlockSize * movers_.size();
+    memory_bytes_ = (blocks * movers_.size() + size_t{kRunBlocks} * scrub_reads_.size()) * kBlockSize;
     void *memory = mmap(nullptr, memory_bytes_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (memory == MAP_FAILED) {
         throw std::bad_alloc();
@@ -42,6 +43,17 @@ Movers::Movers(CoreState &state)
         mover.io.owner = &mover;
         mover.io.complete = on_metadata;
     }
+    movers_.back().scrubs = true;
+    for (size_t i = 0; i < scrub_reads_.size(); ++i) {
+        ScrubRead &read = scrub_reads_[i];
+        read.mover = &movers_.back();
+        read.memory = memory_ + (blocks * movers_.size() + i * kRunBlocks) * kBlockSize;
+        read.io.op = Op::read;
+        read.io.iov = &read.iov;
+        read.io.iov_count = 1;
+        read.io.owner = &read;
+        read.io.complete = on_scrub_read;
+    }
     free_reads_.reserve(reads_.size());
     for (Read &read : reads_) {
         read.io.op = Op::read;
@@ -57,9 +69,9 @@ Movers::~Movers() {
 }
 
 bool Movers::start(uint32_t band) noexcept {
-    const auto mover =
-        std::find_if(movers_.begin(), movers_.end(), [](const Mover &each) { return each.phase == Phase::free; });
-    if (mover == movers_.end()) {
+    const auto mover = std::find_if(movers_.begin(), movers_.end(),
+                                    [](const Mover &each) { return each.phase == Phase::free || each.scrubs; });
+    if (mover->scrubs) {
         return false;
     }
     mover->phase = Phase::settling;
@@ -79,12 +91,12 @@ uint32_t Movers::run() noexcept {
     uint32_t work = 0;
     if (state_.active_moves > 0) {
         for (Mover &mover : movers_) {
-            if (mover.phase != Phase::free) {
+            if (mover.phase != Phase::free && !mover.scrubs) {
                 work += run(mover);
             }
         }
     }
-    return work;
+    return work + run_scrub();
 }
 
 uint32_t Movers::run(Mover &mover) noexcept {
@@ -113,7 +125,7 @@ uint32_t Movers::run(Mover &mover) noexcept {
                 metadata_came(mover);
                 break;
             case Phase::window:
-                if (!scan_window(mover)) {
+                if (!(mover.scrubs ? scrub_window(mover) : scan_window(mover))) {
                     return work;
                 }
                 break;
@@ -127,7 +139,9 @@ uint32_t Movers::run(Mover &mover) noexcept {
                 if (mover.reads > 0 || mover.copies > 0 || mover.records > 0 || !mover.lost_slots.empty()) {
                     return work;
                 }
-                if (mover.phase == Phase::last_drain || !band.in_force()) {
+                if (mover.scrubs) {
+                    end_of_look(mover);
+                } else if (mover.phase == Phase::last_drain || !band.in_force()) {
                     finish(mover);
                 } else if (mover.again || state_.p2l) {  // memory has told all there is
                     mover.phase = Phase::sweep;
@@ -159,6 +173,8 @@ uint64_t Movers::deadline_ns() const noexcept {
     for (const Mover &mover : movers_) {
         if (mover.phase == Phase::pause) {
             deadline = std::min(deadline, mover.again_at_ns);
+        } else if (mover.scrubs && mover.phase != Phase::free && scrub_next_ns_ > state_.now) {
+            deadline = std::min(deadline, scrub_next_ns_);
         }
     }
     return deadline;
@@ -193,6 +209,11 @@ void Movers::next_zone(Mover &mover) noexcept {
         mover.seen_offset = 0;
         mover.singly_until = 0;
         mover.gap = false;
+        if (mover.scrubs) {
+            mover.first_offset = mover.entry = 0;
+            state_.scrubbed.punit = mover.punit;
+            state_.scrubbed.offset = 0;
+        }
         next_metadata(mover);
         return;
     }
@@ -249,20 +270,39 @@ void Movers::read_metadata(Mover &mover, Want want, uint64_t address, uint32_t b
     mover.iov = iovec{mover.buffer, size_t{block_count} * kBlockSize};
     mover.io.lba = address;
     mover.io.block_count = block_count;
+    if (mover.scrubs) {
+        ++state_.bands[mover.band].readers;
+        charge(block_count);
+    }
     state_.submit_base(mover.io);
 }
 
 void Movers::on_metadata(Io &io) noexcept {
     auto &mover = *static_cast<Mover *>(io.owner);
-    mover.read_done = mover.movers->settled(mover.io, mover.probe, true);
+    CoreState &state = mover.movers->state_;
+    if (!mover.scrubs) {
+        mover.read_done = mover.movers->settled(mover.io, mover.probe, true);
+        return;
+    }
+    const Answer answer = state.came_back(mover.io, kBusyPatienceNs);
+    if (answer != Answer::awaited) {
+        --state.bands[mover.band].readers;
+    }
+    mover.read_done = answer == Answer::final;
 }
 
 void Movers::metadata_came(Mover &mover) noexcept {
     const bool read = mover.io.status == status::ok;
     state_.stats.read_errors += read ? 0 : 1;
     const auto &header = *reinterpret_cast<const BatchHeader *>(mover.buffer);
+    if (mover.scrubs && error_class(mover.io) == ErrorClass::busy && !read) {
+        mover.busy = mover.io.status;
+        mover.phase = Phase::drain;
+        return;
+    }
     if (mover.io.status == status::zone_offline && mover.want != Want::record_header) {
         // Nothing in it can be read: what was in force there is left to the sweep.
+        damaged(mover, mover.io.status);
         mover.phase = Phase::next_zone;
         return;
     }
@@ -271,6 +311,7 @@ void Movers::metadata_came(Mover &mover) noexcept {
             if (read) {
                 use_summary(mover);
             } else {
+                damaged(mover, mover.io.status);
                 mover.walking = true;
                 next_metadata(mover);
             }
@@ -284,10 +325,26 @@ void Movers::metadata_came(Mover &mover) noexcept {
             // A damaged one is left to the sweep.
             if (read && is_ours(mover, header, offset) && header.kind == static_cast<uint16_t>(BatchKind::records)) {
                 take_records(mover, header, mover.io.lba);
+            } else {
+                damaged(mover, read ? status::guard_check : mover.io.status);
             }
             break;
         }
     }
+}
+
+// Of metadata that the scrub has read: it has another look.
+void Movers::damaged(Mover &mover, Status status) noexcept {
+    mover.damage = status;
+    mover.damage_at = mover.io.lba;
+}
+
+// Something that was a summary of ours in this life of the band, and is it no more. What was never written as one may
+// be anything; of an earlier life it verifies.
+bool Movers::was_ours(const Mover &mover, const SummaryBlock &block) const noexcept {
+    return block.crc != layout::block_crc(&block) &&
+           (block.magic == layout::kSummaryMagic || block.uuid == state_.config.uuid) &&
+           block.band_seq == state_.bands[mover.band].seq;
 }
 
 void Movers::use_walked(Mover &mover, bool read) noexcept {
@@ -341,6 +398,9 @@ void Movers::use_summary(Mover &mover) noexcept {
         if (!is_ours(mover, block, mover.summary_next + i)) {
             // Where a zone was finished early nothing was written.
             state_.stats.crc_errors += block.magic == 0 || block.magic == ~uint64_t{0} ? 0 : 1;
+            if (was_ours(mover, block)) {
+                damaged(mover, status::guard_check);
+            }
             mover.walking = true;
             mover.seen_offset = mover.first_offset;
             mover.entry_count = 0;
@@ -375,6 +435,9 @@ void Movers::use_header(Mover &mover) noexcept {
 
 // Newest first: where two records of this header cover one LBA, the newer one takes its entry along.
 void Movers::take_records(Mover &mover, const BatchHeader &header, uint64_t address) noexcept {
+    if (mover.scrubs) {
+        return;  // it verifies, which is all
+    }
     mover.in_force.clear();
     for (uint32_t i = 0; i < header.count; ++i) {
         const RecordEntry entry = header.records[i];

@@ -13,6 +13,10 @@
 // only where it reads something else. A base that reads nothing has failed.
 //
 // Of a base that keeps nothing (no_data), memory tells what stood where; nothing is verified, and trims need no record.
+//
+// One more reads for the scrub: what is in force in a band is verified where it stands, and nothing is moved. What is
+// bad twice, or slow twice, is told; the band is moved then like any other, by one that asks everybody who may have it
+// still. Of data in force that no metadata tell of, counting tells (Scrubbed): all the band has must have been seen.
 #pragma once
 
 #include <cstdint>
@@ -21,6 +25,22 @@
 #include "ftl/core_state.hpp"
 
 namespace ftl {
+
+enum class ScrubEnd : uint8_t {
+    read,  // everything in force was read
+    left,  // the band is being moved or reset, or was; or the scrub was stopped
+    busy,  // the base was, for too long
+    bad,   // something was, and the band is told as unreadable
+};
+
+struct ScrubResult {
+    uint64_t number = 0;  // of all that ended
+    uint32_t band = kNoBand;
+    ScrubEnd end = ScrubEnd::read;
+    bool slow = false;  // something in it is slow to read
+    Status status = status::ok;
+    uint64_t address = 0;  // of what was bad, or else slow
+};
 
 class Movers {
 public:
@@ -39,6 +59,15 @@ public:
         ++movers_[mover].moved;
     }
     void record_done(uint16_t mover) noexcept { --movers_[mover].records; }
+
+    // The scrub of a band. False: one is under way. The band may be written, moved or reset meanwhile.
+    bool start_scrub(uint32_t band) noexcept;
+    // Blocks a second; 0: as many as the base gives to few reads at a time.
+    void set_scrub_rate(uint32_t blocks_per_s) noexcept;
+    void stop_scrub() noexcept;
+    [[nodiscard]] bool scrubbing() const noexcept { return movers_.back().phase != Phase::free; }
+    // Of the last one that ended.
+    [[nodiscard]] const ScrubResult &scrub_result() const noexcept { return scrub_result_; }
     // When a mover goes on although nothing else happens; ~0: never.
     [[nodiscard]] uint64_t deadline_ns() const noexcept;
 
@@ -48,6 +77,9 @@ private:
     static constexpr uint32_t kGapBlocks = 64;                // read at a time in search of the next header
     static constexpr uint64_t kReadAgainNs = 10'000'000;      // before a block that failed is read again
     static constexpr uint64_t kMetadataAgainNs = 50'000'000;  // before all metadata of a band are
+    static constexpr uint32_t kScrubReads = 4;                // of data in flight at a time
+    static constexpr uint64_t kSlowNs = 1'000'000'000;        // a read of the scrub that takes so long is slow
+    static constexpr uint64_t kQuickNs = kSlowNs / 4;         // and one that takes less is not, if all others are
 
     enum class Phase : uint8_t { free, settling, next_zone, reading, window, records, drain, pause, sweep, last_drain };
     // What the metadata I/O in flight is for.
@@ -63,6 +95,13 @@ private:
         bool walking = false;  // header by header, for want of a summary
         bool read_done = false;
         bool again = false;  // for the second time: what stands behind a damaged header is looked for
+        bool scrubs = false;
+        bool closed = false;         // the scrub's band was when it began
+        bool second = false;         // the scrub's second look
+        Status busy = status::ok;    // what the base said when the scrub's patience was at its end
+        Status damage = status::ok;  // of metadata, in this look
+        uint64_t damage_at = 0;
+        uint64_t band_seq = 0;
         uint64_t again_at_ns = 0;
         uint32_t summary_next = 0;  // next block of the summary to read
         uint32_t walk_offset = 0;   // next header to read, or offset to look up in memory
@@ -103,6 +142,25 @@ private:
         BaseIo io;
     };
 
+    // Of the scrub.
+    enum class Timing : uint8_t { first, second, elsewhere };
+    struct ScrubRead {
+        Mover *mover = nullptr;
+        bool taken = false;
+        bool singly = false;
+        Timing timing = Timing::first;
+        uint32_t count = 0;
+        uint32_t single = 0;
+        uint64_t address = 0;
+        uint64_t sent_ns = 0;
+        uint64_t busy_answers = 0;  // of the base until it was sent
+        uint64_t lbas[kRunBlocks] = {};
+        uint32_t crcs[kRunBlocks] = {};
+        uint8_t *memory = nullptr;
+        iovec iov{};
+        BaseIo io;
+    };
+
     uint32_t run(Mover &mover) noexcept;
     void next_zone(Mover &mover) noexcept;
     void read_metadata(Mover &mover, Want want, uint64_t address, uint32_t block_count) noexcept;
@@ -114,6 +172,8 @@ private:
     void use_walked(Mover &mover, bool read) noexcept;
     [[nodiscard]] bool is_ours(const Mover &mover, const layout::BatchHeader &header, uint32_t offset) const noexcept;
     [[nodiscard]] bool is_ours(const Mover &mover, const layout::SummaryBlock &block, uint32_t index) const noexcept;
+    [[nodiscard]] bool was_ours(const Mover &mover, const layout::SummaryBlock &block) const noexcept;
+    void damaged(Mover &mover, Status status) noexcept;
     bool scan_window(Mover &mover) noexcept;
     void take_records(Mover &mover, const layout::BatchHeader &header, uint64_t address) noexcept;
     bool scan_records(Mover &mover) noexcept;
@@ -132,6 +192,21 @@ private:
     void make_fresh(Mover &mover, uint64_t flag, uint64_t lba, uint32_t block_count) noexcept;
     static void on_metadata(Io &io) noexcept;
     static void on_read(Io &io) noexcept;
+    [[nodiscard]] bool in_force(const Mover &mover, uint32_t entry) const noexcept;
+
+    uint32_t run_scrub() noexcept;
+    [[nodiscard]] bool scrub_over(const Mover &mover) const noexcept;
+    bool scrub_window(Mover &mover) noexcept;
+    void end_of_look(Mover &mover) noexcept;
+    void finish_scrub(Mover &mover, ScrubEnd end) noexcept;
+    void send(ScrubRead &read, uint64_t address, uint32_t block_count, uint64_t delay_ns) noexcept;
+    void came_back(ScrubRead &read) noexcept;
+    [[nodiscard]] bool take_its_time(ScrubRead &read) noexcept;
+    [[nodiscard]] bool verified(const ScrubRead &read, uint32_t block) const noexcept;
+    [[nodiscard]] bool wanted(const ScrubRead &read, uint32_t block) const noexcept;
+    void found_bad(Mover &mover, uint64_t address, Status status, uint64_t &counter) noexcept;
+    void charge(uint32_t block_count) noexcept;
+    static void on_scrub_read(Io &io) noexcept;
 
     CoreState &state_;
     std::vector<Mover> movers_;
@@ -141,6 +216,12 @@ private:
     size_t memory_bytes_ = 0;
     bool scanning_ = false;
     Patience patience_{kBusyPatienceNs};
+    std::vector<ScrubRead> scrub_reads_;
+    ScrubResult scrub_found_;  // so far
+    ScrubResult scrub_result_;
+    bool scrub_stopped_ = false;
+    uint64_t scrub_ns_per_block_ = 0;
+    uint64_t scrub_next_ns_ = 0;  // nothing is read before
 };
 
 }  // namespace ftl

@@ -11,16 +11,20 @@ namespace ftl {
 using layout::BatchKind;
 using layout::BlockEntry;
 
+// An entry of the window.
+bool Movers::in_force(const Mover &mover, uint32_t entry) const noexcept {
+    const BlockEntry &block = mover.entries[entry];
+    const uint32_t offset = mover.first_offset + entry;
+    return (block.flags & layout::kHeaderFlag) == 0 && offset >= mover.seen_offset &&
+           block.lba < state_.config.block_count &&
+           state_.l2p.get(block.lba) == state_.zone(mover.band, mover.punit).start + offset;
+}
+
 // False: blocked, or metadata has to be read first. True: the window is done, and what comes next was chosen.
 bool Movers::scan_window(Mover &mover) noexcept {
     RelocBuffer &buffer = state_.reloc;
     const uint64_t start = state_.zone(mover.band, mover.punit).start;
-    const auto valid = [&](uint32_t entry) {
-        const BlockEntry &block = mover.entries[entry];
-        const uint32_t offset = mover.first_offset + entry;
-        return (block.flags & layout::kHeaderFlag) == 0 && offset >= mover.seen_offset &&
-               block.lba < state_.config.block_count && state_.l2p.get(block.lba) == start + offset;
-    };
+    const auto valid = [&](uint32_t entry) { return in_force(mover, entry); };
     const uint32_t run_max = std::min(kRunBlocks, state_.base->info().max_io_blocks);
     while (mover.entry < mover.entry_count) {
         const BlockEntry &block = mover.entries[mover.entry];

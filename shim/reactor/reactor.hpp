@@ -43,7 +43,9 @@ enum class EventKind : uint32_t {
     cache_failed = 20,     // a = status: the nv cache; writes wait until the core is told to do without it
     flush_failed = 21,     // a = status, b = how many in a row while the write buffer wanted one
     zone_finished = 24,    // a = band, b = punit: by the base, before it was full; it has not failed
-    band_unreadable = 30,  // a = band, b = address, c = status: a host could not read what is in force there
+    band_unreadable = 30,  // a = band, b = address, c = status: a host, or the scrub, could not read what is in force
+                           // there
+    scrub_done = 31,       // a = band: its scrub has ended, in whatever way
     overflow = 255,        // a = id from which on sources are newer; events were dropped, of whatever source is older
 };
 

@@ -1,5 +1,4 @@
-"""The command line: ``spdk-ftl serve | target | demo | torture | check | status | devices | stats | properties`` and so
-on.
+"""The command line: ``spdk-ftl serve | target | demo | torture | check | scrub | status | devices | stats`` and so on.
 
 Modules of subcommands are imported only when theirs is called, or all of them for --help.
 """
@@ -29,6 +28,7 @@ _MODULES: Final[tuple[tuple[str, tuple[str, ...]], ...]] = (
     ("spdk_ftl_py.target.command", ("target",)),
     ("spdk_ftl_py.torture.command", ("torture",)),
     ("spdk_ftl_py.daemon.check_command", ("check",)),
+    ("spdk_ftl_py.cli.scrub_command", ("scrub",)),
     (
         "spdk_ftl_py.cli.commands",
         ("status", "devices", "list", "stats", "properties", "create", "delete", "remove-buffers"),

@@ -730,6 +730,13 @@ class ManagedDevice:
             raise BusyError(f"FTL bdev {self.name} is {self.state.value}{reason}; it has no statistics")
         return {"name": self.name, **self.ftl.stats()}
 
+    def scrub(self, *, stop: bool) -> dict[str, Any]:
+        """For bdev_ftl_scrub. Raises BusyError where nothing can be read now."""
+        if self.ftl is None or self.state is not DeviceState.ONLINE:
+            reason = f": {self.error}" if self.error else ""
+            raise BusyError(f"FTL bdev {self.name} is {self.state.value}{reason}; it can't be scrubbed now")
+        return {"name": self.name, **self.ftl.order_scrub(stop=stop)}
+
     @property
     def can_be_halted(self) -> bool:
         """As far as is known, what it accepted can be made durable. Also where its end has begun."""

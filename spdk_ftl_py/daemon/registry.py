@@ -63,6 +63,7 @@ class Registry:
             "bdev_ftl_delete": self.delete,
             "bdev_ftl_get_stats": self.get_stats,
             "bdev_ftl_get_properties": self.get_properties,
+            "bdev_ftl_scrub": self.scrub,
             "ftl_get_devices": self.get_devices,
             "ftl_get_daemon": self.get_daemon,
             "ftl_remove_buffers": self.remove_buffers,
@@ -290,6 +291,15 @@ class Registry:
 
     async def get_properties(self, params: dict[str, Any]) -> dict[str, Any]:
         return self._find(params).properties()
+
+    async def scrub(self, params: dict[str, Any]) -> dict[str, Any]:
+        """How it stands, once it is ordered or stopped."""
+        if self._halting:
+            raise FtlError("the daemon is halting", errno=errno.ESHUTDOWN)
+        device = self._find(params)
+        told = device.scrub(stop=bool(params.get("stop")))
+        log.info("%s: scrub %s, asked for by %s", device, "stopped" if params.get("stop") else "ordered", requester())
+        return told
 
     async def get_devices(self, params: dict[str, Any]) -> list[dict[str, Any]]:
         if params.get("name") is not None:

@@ -14,7 +14,7 @@ from uuid import UUID
 
 from .. import _shim
 from ..conf import FtlConf
-from ..errors import BusyError, FlushDoubtError, FtlError, MediaError
+from ..errors import BusyError, FlushDoubtError, FtlError, MediaError, ParameterError
 from ..nvme.wire import Status, status_text
 from ..runtime.reactor import ReactorLoop
 from . import properties
@@ -22,6 +22,7 @@ from . import stats as stats_module
 from .cache.nv_cache_keeper import CacheKeeper
 from .core import write_buffer_blocks
 from .gc.manager import CHANGES_MAX, BandManager
+from .gc.scrub import Scrub
 from .gc.spare_zones import SpareZones
 from .gc.zone_watch import ZoneWatch
 from .load import checkpoint
@@ -72,9 +73,11 @@ class FtlDevice:
         cache: CacheKeeper,
         lost_before: int = 0,
         no_data: bool = False,
+        scrub: object = None,
     ) -> None:
         """buffer_blocks: of the core, where it has more than conf and geometry say. lost_before: blocks that a load
         found lost. no_data: of the core; nothing of the device is kept, so nothing is written that says there is one.
+        scrub: what its superblock has of it; None: it is new.
         """
         self.core = core
         self.no_data = no_data
@@ -93,7 +96,7 @@ class FtlDevice:
         self.zone_faults = 0
         """Zones that failed; not those that the base has finished by itself."""
         self.unreadable_bands = 0
-        """Bands in which a host could not read something; each time until its reset."""
+        """Bands in which a host, or the scrub, could not read something; each time until its reset."""
         self.checkpoint_part = 0.0
         """How much of the L2P checkpoint is written, while it halts."""
         self.restored: dict[str, Any] | None = None
@@ -119,6 +122,17 @@ class FtlDevice:
             next_band_seq=next_band_seq,
         )
         self.zone_watch = ZoneWatch(name, geometry, port, core, self._bands, self._spares, self._manager.pump)
+        self.scrub = Scrub(
+            name,
+            core,
+            self._bands,
+            scrub_days=0 if no_data else conf.scrub_days,
+            next_band_seq=lambda: self._manager.next_band_seq,
+            take_account=self._manager.take_account,
+            wanted=self._manager.wake,
+            save=self._note_scrub,
+            stored=scrub,
+        )
         self._failed_flushes = 0
         self._faulty_told: set[int | None] = set()
         """Zones of whose failure the log was told."""
@@ -157,6 +171,8 @@ class FtlDevice:
         self.state = DeviceState.RUNNING
         self._manager.start()
         self.zone_watch.start()
+        if not self.no_data:
+            self.scrub.start()
         self.cache.complete(drain=self._drain_core, write_superblock=lambda: self.write_superblock(clean=False))
         log.info(
             "%s: %d blocks on %d bands of %d zones, %d spare zones, streams %s",
@@ -179,7 +195,9 @@ class FtlDevice:
             raise BusyError(f"{self.name} is already being halted")
         before, self.state = self.state, DeviceState.HALTING
         self.zone_watch.stop()
+        self.scrub.stop()
         try:
+            await self.scrub.ended()
             if before is not DeviceState.FAILED:
                 self.core.refuse_writes()
                 await self._drain()
@@ -281,6 +299,8 @@ class FtlDevice:
         """Idempotent."""
         self._manager.stop()
         self.zone_watch.stop()
+        self.scrub.stop()
+        await self.scrub.ended()
         await self._stop_mending()
         try:
             await self._close_core()
@@ -308,6 +328,7 @@ class FtlDevice:
     def _fail(self, error: FtlError) -> None:
         self._manager.stop()
         self.zone_watch.stop()
+        self.scrub.stop()
         if self.failure is None:
             log.error("%s: failed: %s", self.name, error.message)
             self.failure = error
@@ -342,6 +363,9 @@ class FtlDevice:
             return
         elif kind == _shim.EV_BLOCK_LOST:
             self._block_lost(event.a, event.b, event.c)
+        elif kind == _shim.EV_SCRUB_DONE:
+            self.scrub.wake()
+            return
         elif kind == _shim.EV_BAND_UNREADABLE:
             self._band_unreadable(event.a, event.b, event.c)
         elif kind == _shim.EV_DRAINED:
@@ -375,6 +399,7 @@ class FtlDevice:
             if not each.done():
                 each.set_result(None)
         self._manager.want_all()
+        self.scrub.wake()
         if self.cache.has_failed:
             self._cache_failed(Status.INTERNAL_ERROR)
 
@@ -408,7 +433,7 @@ class FtlDevice:
     def _band_unreadable(self, index: int, address: int, status: int) -> None:
         """Told once for each band, until it is reset. That it is moved follows from its state."""
         self.unreadable_bands += 1
-        text = f"block at address {address} (band {index}) could not be read by a host: {status_text(status)}"
+        text = f"block at address {address} (band {index}) could not be read: {status_text(status)}"
         log.error("%s: %s; what else is in that band is moved", self.name, text)
 
     def _zone_fault(self, index: int, punit: int, status: int) -> None:
@@ -443,6 +468,26 @@ class FtlDevice:
         self._fail(MediaError(f"{self.name}: the base device can't flush: {status_text(status)}", status=status))
         self.core.fail(status)
         return True
+
+    # --- scrub
+
+    def order_scrub(self, *, stop: bool = False) -> dict[str, Any]:
+        """Everything in force is to be read and verified now; stop: no longer, but for what conf scrub_days asks for.
+        What is ordered twice is done once. Returns status(). Raises BusyError where it does not run, ParameterError
+        with no_data."""
+        if self.no_data:
+            raise ParameterError(f"{self.name}: made with no_data, it keeps nothing that could be read and verified")
+        if self.state not in (DeviceState.RUNNING, DeviceState.READ_ONLY):
+            raise BusyError(f"{self.name} is {self.state.value}: it can't be scrubbed now")
+        if stop:
+            self.scrub.cancel()
+        else:
+            self.scrub.order()
+        return self.scrub.status()
+
+    async def _note_scrub(self) -> None:
+        if self.state is DeviceState.RUNNING:
+            await self.write_superblock(clean=False)
 
     # --- bad zones
 
@@ -511,6 +556,7 @@ class FtlDevice:
             "next_band_seq": self._manager.next_band_seq,
             "incarnation": self.incarnation,
             "nv_cache": self.cache.to_dict(),
+            "scrub": self.scrub.to_dict(),
         }
 
     @property
@@ -540,6 +586,7 @@ class FtlDevice:
             "zone_watch": self.zone_watch.stats(),
             "unreadable_bands": self.unreadable_bands,
             "spare_zones": len(self._spares),
+            "scrub": self.scrub.status(),
             "core": dict(core),
         }
 
@@ -552,9 +599,15 @@ class FtlDevice:
             "restored": self.restored,
             "cache_device": self.cache.describe(),
             "zone_watch": self.zone_watch.stats(),
+            "scrub": self.scrub.status(),
         }
         entries = properties.describe(state, self.geometry, self.conf, self._spares, self._bands)
         return {"name": self.name, "uuid": str(self.uuid), "properties": entries}
+
+    @property
+    def zones(self) -> tuple[tuple[int | None, ...], ...]:
+        """Numbers of the zones of each band, by punit; None where one is missing."""
+        return self._bands.zones()
 
     @property
     def bad_zones(self) -> list[int]:

@@ -164,6 +164,7 @@ async def _loaded(
         buffer_blocks=buffer_blocks,
         cache=keeper,
         lost_before=found.lost_blocks,
+        scrub=found.superblock.content.get("scrub") or {},
     )
     told = False
     try:

@@ -19,6 +19,7 @@ DESCRIPTIONS: Final = {
     "restored": "What the load found; null for a device that was just created",
     "cache_device": "The nv cache; null without one",
     "zone_watch": "What the base says of its zones, and what came of it",
+    "scrub": "How far the reading and verifying of everything in force has come, and what the last round found",
 }
 
 

@@ -27,6 +27,8 @@ LABELS = {
     "busy_answers": "I/Os repeated for a busy drive",
     "rotten_blocks": "blocks that rotted",
     "unreadable_blocks": "  read as errors",
+    "scrub_read_blocks": "blocks read by scrubs",
+    "scrub_bad_blocks": "  found bad",
     "flushes": "  flushes of them",
     "connections_lost": "connections lost",
     "elapsed_s": "elapsed (s)",

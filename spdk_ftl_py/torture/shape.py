@@ -57,6 +57,7 @@ class Shape:
             max_active_relocs=rng.randint(1, 3),
             max_reloc_qdepth=rng.choice((1, 4, 32)),
             reloc_policy=rng.choice(("cost_benefit", "greedy")),
+            scrub_days=0,  # they are ordered
         )
         return cls(
             emulated_zones=not use_append and rng.random() < 0.25,

@@ -46,6 +46,7 @@ from .fault import (
     summarised_zones,
 )
 from .model import READ_ERROR, Model, Violation
+from .scrubbing import Scrubbing
 from .shape import SUPERBLOCK_ZONES, Shape
 from .workload import READ_BLOCKS_MAX, WEDGED_STEPS, Workload
 
@@ -86,6 +87,8 @@ SUMMED_STATS: Final = (
     "media_trim_blocks",
     "busy_answers",
     "unreadable_blocks",
+    "scrub_read_blocks",
+    "scrub_bad_blocks",
 )
 
 
@@ -128,6 +131,8 @@ class World:
         """Set, the world ends behind the life that it is in."""
         self.result = WorldResult()
         self._rng = random.Random(f"{seed}/{number}")
+        self._scrub_rng = random.Random(f"{seed}/{number}/scrub")
+        self._scrubbing: Scrubbing
         self._every = every
         self._clock = clock
         self._faults_left = FAULTS_PER_WORLD if faults else 0
@@ -242,6 +247,7 @@ class World:
         self._device.zone_watch.round_s = ZONE_WATCH_ROUND_S
         self._read_only = []
         self._bad_at_birth = len(self._device.bad_zones)
+        self._scrubbing = Scrubbing(self._device, self._scrub_rng)
 
     def _drives(self) -> list[_shim.EmulatedMedia]:
         return [self._media] if self._cache is None else [self._media, self._cache]
@@ -331,8 +337,9 @@ class World:
         event = ZoneEvent.choose(self._rng) if self._fault is Injected.ZONE_EVENT else None
         due = self._operations_from_now(self._rng.randint(0, ZONE_EVENT_OPERATIONS_MAX))
         workload.change_mix()
-        while not reached() and not workload.failed:
+        while not reached() and not workload.failed and self._living():
             workload.pump()
+            self._violated(*self._scrubbing.pump())
             if event is not None and due() and self._happens(event):
                 # A drive that finishes one zone finishes others.
                 event = event if event is ZoneEvent.FINISHED else None
@@ -378,8 +385,9 @@ class World:
         self.result.stats["rotten_blocks"] += len(rotten)
         for lba in rotten:
             self._model.rot(lba)
-            if self._rng.random() < 0.7:
+            if self._rng.random() < (0.2 if self._scrubbing.chosen else 0.7):
                 self._workload.read(lba, 1)
+        self._scrubbing.rot(rotten)
         return bool(rotten)
 
     async def _answered(self) -> None:
@@ -527,6 +535,7 @@ class World:
         workload.violations, workload.blocks_verified, workload.io_count = [], 0, 0
         stats = self._device.core.stats()
         result.stats.update({name: stats[name] for name in SUMMED_STATS})
+        self._violated(*self._scrubbing.alarms(stats, rotten=bool(self._rotten)))
         failure = self._device.failure
         if failure is not None and failure.errno == errno.ENOSPC and not self._out_of_space_rightly():
             self._violated(Violation("read_only", -1, failure.message))

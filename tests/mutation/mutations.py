@@ -43,6 +43,12 @@ HANDOVERS: tuple[Edit, ...] = (
 """The daemon dies, and when its next life has just written its superblock the base loses power: else one crash in a
 thousand."""
 
+SCRUBS: tuple[Edit, ...] = (
+    ("torture/scrubbing.py", "SCRUBBED_LIVES: Final = 0.35", "SCRUBBED_LIVES: Final = 0.9"),
+    ("torture/fault.py", "ROTTEN_LIVES: Final = 0.25", "ROTTEN_LIVES: Final = 0.6"),
+)
+"""Scrubs in most lives, and rot in many."""
+
 MUTATIONS = (
     Mutation("halt_accepts_writes", "a halt goes on accepting writes behind its drain"),
     Mutation("reset_without_flush", "a band is reset while copies of its blocks are in the base's volatile cache"),
@@ -238,6 +244,24 @@ MUTATIONS = (
         "second_read_not_verified",
         "what is read again because it did not match is taken as it is",
         ("--faults",),
+        crashes=500,
+    ),
+    Mutation(
+        "scrub_not_verified", "the scrub takes what it reads as it is", ("--faults",), setting=SCRUBS, crashes=500
+    ),
+    Mutation(
+        "scrub_skips_bands",
+        "the scrub reads every other band",
+        ("--faults",),
+        edits=(
+            (
+                "ftl/gc/scrub.py",
+                "zip(bands.seq[numbers].tolist(), numbers.tolist(), strict=True), reverse=True)",
+                "zip(bands.seq[numbers].tolist(), numbers.tolist(), strict=True), reverse=True)[::2]",
+            ),
+            ("ftl/gc/scrub.py", "            self._line_up()\n        while", "            pass\n        while"),
+        ),
+        setting=SCRUBS,
         crashes=500,
     ),
     Mutation("old_crc_kept", "a write leaves in memory the CRC of what it overwrites"),

@@ -62,6 +62,8 @@ def test_defaults_are_the_seeds() -> None:
         ({"band_thld": 0}, ["band_thld = 0", "1..100"]),
         ({"band_thld": 101}, ["band_thld = 101"]),
         ({"max_reloc_qdepth": 0}, ["max_reloc_qdepth = 0"]),
+        ({"scrub_days": -1}, ["scrub_days = -1", "0..365"]),
+        ({"scrub_days": 366}, ["scrub_days = 366"]),
         ({"max_active_relocs": 0}, ["max_active_relocs = 0"]),
         ({"user_io_pool_size": 0}, ["user_io_pool_size = 0"]),
         ({"max_io_channels": 0}, ["max_io_channels = 0"]),
@@ -116,6 +118,7 @@ def test_from_dict_refuses_unknown_names_and_wrong_types(values: dict[str, objec
             "lba_rsvd": st.integers(1, 99),
             "use_append": st.booleans(),
             "verify_reads": st.booleans(),
+            "scrub_days": st.integers(0, 365),
             "nv_cache": st.fixed_dictionaries({}, optional={"max_request_cnt": st.integers(1, 9)}),
             "limits": st.dictionaries(
                 st.sampled_from(LIMIT_NAMES),

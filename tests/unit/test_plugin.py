@@ -29,6 +29,7 @@ PLUGIN_METHODS = (
     "bdev_ftl_create",
     "bdev_ftl_delete",
     "bdev_ftl_get_stats",
+    "bdev_ftl_scrub",
     "bdev_ftl_get_properties",
     "ftl_get_devices",
 )

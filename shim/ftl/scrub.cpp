@@ -1,0 +1,286 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// Movers' third part: what is in force in a band is read and verified where it stands.
+#include <algorithm>
+
+#include "base/mutation.hpp"
+#include "ftl/mover.hpp"
+
+namespace ftl {
+
+using layout::BatchKind;
+using layout::BlockEntry;
+
+bool Movers::start_scrub(uint32_t band) noexcept {
+    Mover &mover = movers_.back();
+    if (mover.phase != Phase::free) {
+        return false;
+    }
+    const Band &its = state_.bands[band];
+    mover.phase = Phase::next_zone;
+    mover.band = band;
+    mover.band_seq = its.seq;
+    mover.punit = ~0U;
+    mover.closed = its.state == BandState::closed;
+    // Of one that is being written nobody knows how much there should be, but it ends at its write pointers.
+    mover.again = !mover.closed;
+    mover.second = false;
+    mover.busy = mover.damage = status::ok;
+    scrub_stopped_ = false;
+    scrub_found_ = ScrubResult{scrub_result_.number, band};
+    state_.scrubbed = Scrubbed{band};
+    return true;
+}
+
+void Movers::set_scrub_rate(uint32_t blocks_per_s) noexcept {
+    constexpr uint64_t second_ns = 1'000'000'000;
+    scrub_ns_per_block_ = blocks_per_s == 0 ? 0 : second_ns / blocks_per_s;
+    scrub_next_ns_ = std::min(scrub_next_ns_, state_.now + kRunBlocks * scrub_ns_per_block_);
+}
+
+void Movers::stop_scrub() noexcept {
+    scrub_stopped_ = true;
+}
+
+void Movers::charge(uint32_t block_count) noexcept {
+    scrub_next_ns_ = std::max(scrub_next_ns_, state_.now) + block_count * scrub_ns_per_block_;
+}
+
+uint32_t Movers::run_scrub() noexcept {
+    Mover &mover = movers_.back();
+    if (mover.phase == Phase::free) {
+        return 0;
+    }
+    if (scrub_over(mover)) {
+        if (mover.reads > 0 || (mover.phase == Phase::reading && !mover.read_done)) {
+            return 0;
+        }
+        finish_scrub(mover, mover.busy != status::ok ? ScrubEnd::busy : ScrubEnd::left);
+        return 1;
+    }
+    return state_.now < scrub_next_ns_ ? 0 : run(mover);
+}
+
+bool Movers::scrub_over(const Mover &mover) const noexcept {
+    const Band &band = state_.bands[mover.band];
+    const bool there =
+        band.state == BandState::open || band.state == BandState::closing || band.state == BandState::closed;
+    return scrub_stopped_ || mover.busy != status::ok || !there || band.seq != mover.band_seq;
+}
+
+void Movers::finish_scrub(Mover &mover, ScrubEnd end) noexcept {
+    mover.phase = Phase::free;
+    state_.scrubbed = Scrubbed{};
+    scrub_result_ = scrub_found_;
+    scrub_result_.end = scrub_result_.status != status::ok ? ScrubEnd::bad : end;
+    ++scrub_result_.number;
+    state_.emit(EventKind::scrub_done, mover.band);
+}
+
+// All zones have been gone through.
+void Movers::end_of_look(Mover &mover) noexcept {
+    if (mover.busy != status::ok) {
+        finish_scrub(mover, ScrubEnd::busy);
+        return;
+    }
+    const bool all_seen = !mover.closed || state_.scrubbed.seen >= state_.bands[mover.band].valid;
+    if (all_seen && mover.damage == status::ok) {
+        finish_scrub(mover, ScrubEnd::read);
+        return;
+    }
+    if (!mover.second) {
+        mover.second = mover.again = true;
+        mover.damage = status::ok;
+        mover.again_at_ns = state_.now + kMetadataAgainNs;
+        mover.phase = Phase::pause;
+        state_.scrubbed = Scrubbed{mover.band};
+        return;
+    }
+    const bool told = mover.damage != status::ok;
+    const uint64_t address = told ? mover.damage_at : state_.zone(mover.band, 0).start;
+    found_bad(mover, address, told ? mover.damage : status::guard_check, state_.stats.scrub_bad_metadata);
+    finish_scrub(mover, ScrubEnd::bad);
+}
+
+void Movers::found_bad(Mover &mover, uint64_t address, Status status, uint64_t &counter) noexcept {
+    ++counter;
+    if (scrub_found_.status == status::ok) {
+        scrub_found_.status = status;
+        scrub_found_.address = address;
+    }
+    state_.unreadable(mover.band, address, status);
+}
+
+// As scan_window().
+bool Movers::scrub_window(Mover &mover) noexcept {
+    const uint64_t start = state_.zone(mover.band, mover.punit).start;
+    const uint32_t run_max = std::min(kRunBlocks, state_.base->info().max_io_blocks);
+    // Hosts' I/O goes first, and so does what frees bands for it.
+    const uint32_t reads_max = state_.share < 100 || state_.user_waits ? 1 : kScrubReads;
+    const auto passed = [&] { state_.scrubbed.offset = std::max(mover.seen_offset, mover.first_offset + mover.entry); };
+    while (mover.entry < mover.entry_count) {
+        const BlockEntry &block = mover.entries[mover.entry];
+        const uint32_t offset = mover.first_offset + mover.entry;
+        if ((block.flags & layout::kHeaderFlag) != 0) {
+            ++mover.entry;
+            if ((block.flags & 0xffff) == static_cast<uint32_t>(BatchKind::records) && offset >= mover.seen_offset &&
+                state_.bands[mover.band].references > 0) {
+                passed();
+                read_metadata(mover, Want::record_header, start + offset, 1);
+                return true;
+            }
+            continue;
+        }
+        if (!in_force(mover, mover.entry)) {
+            ++mover.entry;
+            continue;
+        }
+        const auto free =
+            std::find_if(scrub_reads_.begin(), scrub_reads_.end(), [](const ScrubRead &each) { return !each.taken; });
+        if (mover.reads >= reads_max || free == scrub_reads_.end() || state_.now < scrub_next_ns_) {
+            passed();
+            return false;
+        }
+        ScrubRead &read = *free;
+        read.taken = true;
+        read.singly = false;
+        read.timing = Timing::first;
+        read.address = start + offset;
+        read.count = 0;
+        do {
+            const BlockEntry &next = mover.entries[mover.entry++];
+            read.lbas[read.count] = next.lba;
+            read.crcs[read.count++] = next.crc;
+        } while (mover.entry < mover.entry_count && read.count < run_max && in_force(mover, mover.entry));
+        state_.scrubbed.seen += read.count;
+        ++mover.reads;
+        send(read, read.address, read.count, 0);
+    }
+    passed();
+    next_metadata(mover);
+    return true;
+}
+
+void Movers::send(ScrubRead &read, uint64_t address, uint32_t block_count, uint64_t delay_ns) noexcept {
+    read.iov = iovec{read.memory, size_t{block_count} * kBlockSize};
+    read.io.lba = address;
+    read.io.block_count = block_count;
+    read.sent_ns = state_.reactor->now_ns() + delay_ns;
+    read.busy_answers = state_.stats.busy_answers;
+    ++state_.bands[read.mover->band].readers;
+    ++state_.stats.scrub_reads;
+    charge(block_count);
+    if (delay_ns > 0) {
+        state_.submit_base_later(read.io, delay_ns);
+    } else {
+        state_.submit_base(read.io);
+    }
+}
+
+void Movers::on_scrub_read(Io &io) noexcept {
+    auto &read = *static_cast<ScrubRead *>(io.owner);
+    read.mover->movers->came_back(read);
+}
+
+void Movers::came_back(ScrubRead &read) noexcept {
+    Mover &mover = *read.mover;
+    // No probe, and no verdict: what a base is too busy for is read another time.
+    const Answer answer = state_.came_back(read.io, kBusyPatienceNs);
+    if (answer == Answer::awaited) {
+        return;  // the band keeps its reader, so what is there stays
+    }
+    --state_.bands[mover.band].readers;
+    if (answer == Answer::dropped) {
+        return;
+    }
+    const Status status = read.io.status;
+    if (status != status::ok && error_class(read.io) == ErrorClass::busy) {
+        mover.busy = status;
+    } else if (read.timing != Timing::first) {
+        if (take_its_time(read)) {
+            return;
+        }
+    } else if (read.singly) {
+        const uint64_t address = read.address + read.single;
+        state_.stats.read_errors += status == status::ok ? 0 : 1;
+        if (status == status::ok && verified(read, read.single)) {
+            ++state_.stats.scrub_read_blocks;
+        } else if (wanted(read, read.single)) {
+            state_.stats.crc_errors += status == status::ok ? 1 : 0;
+            found_bad(mover, address, status == status::ok ? status::guard_check : status,
+                      state_.stats.scrub_bad_blocks);
+        }
+        if (++read.single < read.count && !scrub_over(mover)) {
+            send(read, address + 1, 1, 0);
+            return;
+        }
+    } else {
+        bool good = status == status::ok;
+        for (uint32_t i = 0; good && i < read.count; ++i) {
+            good = verified(read, i);
+        }
+        if (!good) {
+            // It has to be bad twice, alone and later.
+            read.singly = true;
+            read.single = 0;
+            send(read, read.address, 1, error_class(read.io) == ErrorClass::zone ? 0 : kReadAgainNs);
+            return;
+        }
+        state_.stats.scrub_read_blocks += read.count;
+        if (take_its_time(read)) {
+            return;
+        }
+    }
+    read.taken = false;
+    --mover.reads;
+}
+
+// Whether it was slow, which is looked into: the same once more, then one of the first block of the base. True: a read
+// is under way for that.
+bool Movers::take_its_time(ScrubRead &read) noexcept {
+    Mover &mover = *read.mover;
+    const uint64_t took_ns = state_.reactor->now_ns() - std::min(read.sent_ns, state_.reactor->now_ns());
+    if (read.busy_answers != state_.stats.busy_answers || scrub_over(mover)) {
+        return false;
+    }
+    switch (read.timing) {
+        case Timing::first:
+        case Timing::second:
+            if (took_ns < kSlowNs) {
+                return false;
+            }
+            if (read.timing == Timing::first) {
+                read.timing = Timing::second;
+                send(read, read.address, read.count, 0);
+            } else {
+                read.timing = Timing::elsewhere;
+                send(read, 0, 1, 0);
+            }
+            return true;
+        case Timing::elsewhere:
+            if (took_ns < kQuickNs) {
+                ++state_.stats.scrub_slow_reads;
+                scrub_found_.slow = true;
+                if (scrub_found_.status == status::ok) {
+                    scrub_found_.address = read.address;
+                }
+            }
+            return false;
+    }
+    return false;
+}
+
+bool Movers::wanted(const ScrubRead &read, uint32_t block) const noexcept {
+    return state_.l2p.get(read.lbas[block]) == read.address + block;
+}
+
+// Read singly, a block is the first of its memory. By the CRC in memory, too, which is what hosts' reads go by.
+bool Movers::verified(const ScrubRead &read, uint32_t block) const noexcept {
+    if (!wanted(read, block) || MUTATED(scrub_not_verified)) {
+        return true;
+    }
+    const uint8_t *memory = read.memory + (read.singly ? 0 : size_t{block} * kBlockSize);
+    const uint32_t crc = crc32c(0, memory, kBlockSize);
+    return crc == read.crcs[block] && (!state_.crcs.kept() || BlockCrcs::cut(crc) == state_.crcs.get(read.lbas[block]));
+}
+
+}  // namespace ftl

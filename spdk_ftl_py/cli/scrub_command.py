@@ -1,0 +1,136 @@
+"""`spdk-ftl scrub`: orders that everything an FTL has in force is read and verified, and waits for it."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import errno
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Final
+
+from .. import schema
+from ..client import SOCKET_DEFAULT, SOCKET_ENVIRONMENT, DaemonClient, default_socket
+from ..errors import FtlError
+
+POLL_S: Final = 0.5
+EXIT_CLEAN: Final = 0
+EXIT_BAD: Final = 1
+EXIT_NOT_SCRUBBED: Final = 2
+
+_DESCRIPTION: Final = """\
+Read and verify everything that an FTL has in force on its base, while it is served: data, by their CRC, with the
+metadata that tell of them. What is bad, or slow to read, is moved. Without this command it is done in the background,
+at least once in conf scrub_days.
+"""
+_EPILOG: Final = """\
+Ordered twice it is done once; who orders it later waits for the one under way. Ctrl-C ends the waiting, not the scrub.
+
+exit codes: 0 all was read well (with --no-wait or --stop: it is ordered, or stopped), 1 bad blocks were found, 2 it was
+not done (wrong usage, no such FTL, stopped by somebody; the reason is on stderr), 130 interrupted
+"""
+
+
+def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = subparsers.add_parser(
+        "scrub",
+        help="read and verify everything an FTL has on its base, while it is served",
+        description=_DESCRIPTION,
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("name", help="name of the FTL bdev, e.g. ftl0")
+    parser.add_argument(
+        "--socket",
+        default=default_socket(),
+        help=f"control socket of the daemon (default: ${SOCKET_ENVIRONMENT}, else {SOCKET_DEFAULT})",
+    )
+    parser.add_argument("--no-wait", action="store_true", help="order it, and do not wait for its end")
+    parser.add_argument(
+        "--stop",
+        action="store_true",
+        help="what was ordered goes on at the pace of scrub_days (0: it ends)",
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    client = DaemonClient(args.socket)
+    try:
+        rpc = schema.load("bdev_ftl_scrub")
+        params = {"name": args.name, **({"stop": True} if args.stop else {})}
+        told = client.call(rpc.method, rpc.check(params))
+        if args.no_wait or args.stop:
+            _show(told, args.name, as_json=args.json)
+            return EXIT_CLEAN
+        with _progress(args.name) as progress:
+            last = _wait(client, args.name, int(told["round"]), progress)
+    except FtlError as error:
+        print(f"spdk-ftl: scrub {args.name}: {error.message}", file=sys.stderr)
+        return EXIT_NOT_SCRUBBED
+    bad = last["bad_blocks"] + last["bad_metadata"] > 0
+    try:
+        _show({"name": args.name, **last}, args.name, as_json=args.json)
+    except OSError as error:
+        # Not the exit code of bad blocks where there are none.
+        print(f"spdk-ftl: scrub {args.name}: the result can't be written: {error.strerror}", file=sys.stderr)
+        return EXIT_BAD if bad else EXIT_NOT_SCRUBBED
+    return EXIT_BAD if bad else EXIT_CLEAN
+
+
+def _wait(client: DaemonClient, name: str, number: int, progress: Callable[[float], None]) -> Mapping[str, Any]:
+    """What that round, or one that began later, has found. While the FTL has lost its base, so that it is nothing that
+    could be asked, the daemon is asked again. Raises FtlError where it does not come to an end."""
+    while True:
+        try:
+            status: Mapping[str, Any] = client.call("bdev_ftl_get_stats", {"name": name})["scrub"]
+        except FtlError as error:
+            if error.errno != errno.EBUSY:
+                raise
+        else:
+            last: Mapping[str, Any] | None = status["last"]
+            if last is not None and last["round"] >= number:
+                return last
+            if not status.get("ordered"):
+                raise FtlError(
+                    "it is no longer on order (somebody has stopped it, or the FTL was loaded anew): order it again"
+                )
+            progress(float(status["progress"] or 0.0))
+        time.sleep(POLL_S)
+
+
+@contextlib.contextmanager
+def _progress(name: str) -> Iterator[Callable[[float], None]]:
+    """A bar on stderr, if somebody sees it."""
+    if not sys.stderr.isatty():
+        yield lambda part: None
+        return
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(f"scrub {name}", total=1.0)
+        yield lambda part: bar.update(task, completed=part)
+
+
+def _show(told: Mapping[str, Any], name: str, *, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(told, indent=2), flush=True)
+        return
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(title=f"scrub of {name}")
+    for heading in ("what", "value"):
+        table.add_column(heading, overflow="fold")
+    for key, value in told.items():
+        if key not in ("name", "last"):
+            table.add_row(Text(key), Text(str(value)))
+    console = Console()
+    with console.capture() as captured:
+        console.print(table)
+    print(captured.get().rstrip("\n"), flush=True)

@@ -1,0 +1,488 @@
+"""The scrub: everything in force on the base is read and verified, at least once in conf scrub_days, and on order.
+
+A round goes through the bands by their seq, oldest first, up to the seq that the next band to be opened would have had
+when it began: what is written, or moved, later is new, and was verified when it was moved. So how far a round has come
+is one number, which stands in the superblock and means the same after a load, however the life before it has ended.
+
+What is bad is not judged here: the shim tells its band as unreadable, and the band manager moves it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import logging
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from typing import Any, Final
+
+import numpy as np
+
+from ... import _shim
+from ...errors import FtlError
+from ...nvme.wire import status_text
+from ...runtime.tasks import end_tasks, to_its_end
+from ..media.band import BAND_ROW, CLOSED, CLOSING, OPEN, SHIM_STATES, Bands
+
+log = logging.getLogger(__name__)
+
+DAY_S: Final = 86_400
+ROUND_PART: Final = 0.5
+"""Of scrub_days, a round begins after: what the last one read first, this one may read last."""
+PLANNED_PART: Final = 0.8
+"""Of the time until the next round begins, a round is to take."""
+FLOOR_BLOCKS_PER_S: Final = 256
+"""Never slower: 1 MiB a second is nobody's loss, and what is small is soon done."""
+CATCH_UP_PART: Final = 0.02
+"""Of scrub_days, a whole round would take at the greatest pace: that of one that is late since the device was off."""
+TICK_S: Final = 10.0
+"""How often the pace is looked at."""
+BUSY_PAUSE_S: Final = 10.0
+"""Before a band is tried again that the base was too busy to read."""
+SAVE_S: Final = 600.0
+"""A superblock is written no more often for how far a round has come."""
+SAVE_SOON_S: Final = 60.0
+"""Or for one that begins on order, or ends."""
+SLOW_BANDS_MAX: Final = 4
+"""In a round, that are moved because they are slow to read: a base that gets slow must not be copied for it."""
+_READABLE: Final = (OPEN, CLOSING, CLOSED)
+_SEQ_MAX: Final = (1 << 64) - 1
+_LAST_S: Final = 253_402_300_799
+"""The last second that has a date."""
+_COUNTERS: Final = ("scrub_read_blocks", "scrub_bad_blocks", "scrub_bad_metadata")
+
+
+@dataclass
+class Round:
+    """One, from its beginning to its end. As a superblock has it."""
+
+    number: int
+    began_s: int
+    """Unix time."""
+    end_seq: int
+    """Bands with this seq or a greater one are newer than the round."""
+    position: int = 0
+    """Bands with this seq or a smaller one are done with."""
+    ordered: bool = False
+    read_blocks: int = 0
+    bad_blocks: int = 0
+    bad_metadata: int = 0
+    slow_bands: int = 0
+    relocated_bands: int = 0
+    """That are moved because of what was found, or were."""
+    ended_s: int = 0
+    """0: it is under way."""
+
+    def told(self) -> dict[str, Any]:
+        """JSON-able."""
+        found = {
+            name: getattr(self, name)
+            for name in ("read_blocks", "bad_blocks", "bad_metadata", "slow_bands", "relocated_bands")
+        }
+        ended = {"ended": _iso(self.ended_s)} if self.ended_s else {}
+        return {"round": self.number, "ordered": self.ordered, "began": _iso(self.began_s), **ended, **found}
+
+    @classmethod
+    def parse(cls, value: Any) -> Round | None:
+        """None for what is none."""
+        names = {field.name for field in dataclasses.fields(cls)}
+        if not isinstance(value, Mapping) or set(value) != names or not isinstance(value["ordered"], bool):
+            return None
+        numbers = [number for name, number in value.items() if name != "ordered"]
+        if not all(type(number) is int and 0 <= number <= _SEQ_MAX for number in numbers):
+            return None
+        return cls(**value)
+
+
+class Scrub:
+    """start() and stop() on the asyncio loop; order() and cancel() in between."""
+
+    def __init__(
+        self,
+        name: str,
+        core: _shim.FtlCore,
+        bands: Bands,
+        *,
+        scrub_days: int,
+        next_band_seq: Callable[[], int],
+        take_account: Callable[[], object],
+        wanted: Callable[[], object],
+        save: Callable[[], Awaitable[object]],
+        stored: Any = None,
+    ) -> None:
+        """take_account() brings bands up to date. wanted() is called when a band is to be moved that was not before;
+        save() writes a superblock with to_dict(), or raises FtlError. stored: what the superblock of a device that is
+        loaded has of it; None: it is new."""
+        self.clock: Callable[[], float] = time.time
+        """Unix time. May be changed."""
+        self.rounds = 0
+        """Completed in this life."""
+        self.superblocks = 0
+        """Written for its sake in this life."""
+        self.scrub_days = scrub_days
+        self._name = name
+        self._core = core
+        self._bands = bands
+        self._next_band_seq = next_band_seq
+        self._take_account = take_account
+        self._wanted = wanted
+        self._save_it = save
+        self._round: Round | None = None
+        self._last: Round | None = None
+        self._since_s = int(self.clock())
+        """When the last round began that has ended; with the next one under way, until that has: from here its time
+        counts."""
+        self._number = 0
+        self._queue: list[tuple[int, int]] = []
+        """Bands of the round that are left, by seq: the next one last."""
+        self._band: tuple[int, int] | None = None
+        """Seq and number of the one being read."""
+        self._ended = 0
+        self._counted = dict.fromkeys(_COUNTERS, 0)
+        self._leaving = False
+        """The band being read was told to be left."""
+        self._rate = 0
+        self._slow_told = False
+        self._not_before = 0.0
+        """Of the loop's clock: nothing is begun."""
+        self._saved_at = 0.0
+        self._saved: dict[str, Any] = {}
+        self._save_soon = False
+        self._stopped = False
+        self._woken = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+        if stored is not None:
+            self._restore(stored)
+
+    def _restore(self, stored: Any) -> None:
+        """What makes no sense begins anew, and at once."""
+        self._since_s = int(self.clock() - self.scrub_days * DAY_S * ROUND_PART)
+        if not isinstance(stored, Mapping):
+            return
+        since = stored.get("since")
+        if type(since) is int and 0 <= since <= _SEQ_MAX:
+            self._since_s = since
+        self._last = Round.parse(stored.get("last"))
+        self._round = Round.parse(stored.get("round"))
+        if self._round is not None and self._round.end_seq > self._next_band_seq():
+            self._round = None
+        self._number = max((each.number for each in (self._round, self._last) if each is not None), default=0)
+
+    def to_dict(self) -> dict[str, Any]:
+        """For the superblock."""
+        return {
+            "since": self._since_s,
+            "round": None if self._round is None else dataclasses.asdict(self._round),
+            "last": None if self._last is None else dataclasses.asdict(self._last),
+        }
+
+    # --- life
+
+    def start(self) -> None:
+        """Once."""
+        loop = asyncio.get_running_loop()
+        self._saved_at, self._saved = loop.time(), self.to_dict()
+        self._counted = self._counters()
+        self._ended = self._core.scrub_status()["ended"]
+        self._task = loop.create_task(self._run(), name=f"{self._name} scrub")
+
+    def stop(self) -> None:
+        """Nothing is begun from now on. Idempotent; ended() waits for what is under way."""
+        if self._task is not None and not self._stopped:
+            self._stopped = True
+            self._core.stop_scrub()
+            self._task.cancel()
+
+    async def ended(self) -> None:
+        """After stop(): a superblock that was being written is. Idempotent."""
+        if self._task is not None:
+            await end_tasks([self._task])
+
+    def wake(self) -> None:
+        """The shim may have ended a band."""
+        self._woken.set()
+
+    # --- orders
+
+    def order(self) -> None:
+        """Everything in force is to be read now, as fast as the base gives it beside hosts' I/O. One that is ordered
+        already goes on."""
+        if self._round is None or not self._round.ordered:
+            self._begin(ordered=True)
+            self._save_soon = True
+            log.info("%s: scrub %d begins, on order", self._name, self._number)
+        self._not_before = 0.0
+        self.wake()
+
+    def cancel(self) -> None:
+        """A round that was ordered goes on at its own pace, or ends here, where conf has none. Idempotent."""
+        if self._round is not None and self._round.ordered:
+            self._round.ordered = False
+            self._save_soon = True
+            log.info("%s: scrub %d is no longer on order", self._name, self._round.number)
+        self.wake()
+
+    @property
+    def ordered(self) -> bool:
+        """A round is under way on order."""
+        return self._round is not None and self._round.ordered
+
+    # --- what it tells
+
+    def status(self) -> dict[str, Any]:
+        """JSON-able. state: "running", "waiting" (for the next round), or "off"."""
+        told: dict[str, Any] = {"state": "off", "scrub_days": self.scrub_days, "progress": None, "rate_blocks_per_s": 0}
+        current = self._round
+        if current is not None:
+            counted = self._counters()
+            read, bad, bad_metadata = (counted[name] - self._counted[name] for name in _COUNTERS)
+            now = dataclasses.replace(
+                current,
+                read_blocks=current.read_blocks + read,
+                bad_blocks=current.bad_blocks + bad,
+                bad_metadata=current.bad_metadata + bad_metadata,
+            )
+            left = max(0, self._remaining() - read)
+            done = now.read_blocks / (now.read_blocks + left) if now.read_blocks + left else 0.0
+            told.update(state="running", progress=round(done, 4), left_blocks=left, **now.told())
+            told["rate_blocks_per_s"] = self._rate
+        elif self.scrub_days:
+            told["state"] = "waiting"
+        if self.scrub_days and current is None:
+            told["next"] = _iso(int(self._due_s()))
+        told["last"] = None if self._last is None else self._last.told()
+        return told
+
+    # --- one band after the other
+
+    async def _run(self) -> None:
+        while not self._stopped:
+            delay_s = self._pump()
+            save_in_s = self._save_in_s()
+            if save_in_s is not None and save_in_s <= 0:
+                await to_its_end(self._save())
+                save_in_s = self._save_in_s()
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(self._woken.wait(), delay_s if save_in_s is None else min(delay_s, save_in_s))
+            self._woken.clear()
+
+    def _pump(self) -> float:
+        """What is due; returns when to look again, in seconds."""
+        status = self._core.scrub_status()
+        if self._band is not None and status["ended"] != self._ended:
+            self._ended = status["ended"]
+            self._band_done(*self._band, status)
+        if self._round is not None and not self._round.ordered and not self.scrub_days:
+            self._drop()
+        if self._band is not None:
+            if self._of_another_round() and not self._leaving:
+                self._leaving = True
+                self._core.stop_scrub()
+            self._set_pace()
+            return TICK_S
+        if self._round is None:
+            wait_s = self._due_s() - self.clock() if self.scrub_days else TICK_S
+            if not self.scrub_days or wait_s > 0:
+                return max(0.0, min(wait_s, TICK_S))
+            self._begin(ordered=False)
+        wait_s = self._not_before - asyncio.get_running_loop().time()
+        if wait_s > 0:
+            return min(wait_s, TICK_S)
+        return self._next()
+
+    def _of_another_round(self) -> bool:
+        """What is being read is not the round's next band: another round has begun, or there is none."""
+        return self._band is not None and (not self._queue or self._queue[-1] != self._band)
+
+    def _begin(self, *, ordered: bool) -> None:
+        now = int(self.clock())
+        if self._round is None:
+            # Of one that was due while the device was off, time has run since then.
+            self._since_s = int(min(now, self._due_s())) if self.scrub_days else now
+        self._count()
+        self._number += 1
+        self._round = Round(self._number, now, self._next_band_seq(), ordered=ordered)
+        self._slow_told = False
+        self._line_up()
+
+    def _drop(self) -> None:
+        self._count()
+        self._round = None
+        self._queue = []
+
+    def _line_up(self) -> None:
+        assert self._round is not None
+        self._take_account()
+        bands = self._bands
+        there = bands.closed & ~bands.faulted
+        for band in bands.in_state(OPEN, CLOSING):
+            there[band.index] = True
+        there &= (bands.seq > self._round.position) & (bands.seq < self._round.end_seq)
+        numbers = np.flatnonzero(there)
+        self._queue = sorted(zip(bands.seq[numbers].tolist(), numbers.tolist(), strict=True), reverse=True)
+
+    def _next(self) -> float:
+        """The next band that is still what it was is begun; without any, the round has ended."""
+        assert self._round is not None
+        if not self._queue:
+            # Of a life before this one; or one has come back to being closed.
+            self._line_up()
+        while self._queue:
+            seq, number = self._queue[-1]
+            if self._there(seq, number):
+                try:
+                    self._core.start_scrub(number)
+                except (BlockingIOError, ValueError) as error:
+                    log.debug("%s: band %d is not scrubbed now: %s", self._name, number, error)
+                    return TICK_S
+                self._band, self._leaving = (seq, number), False
+                self._set_pace()
+                return TICK_S
+            # It is moved or reset, or was: what was in it is new, and was verified.
+            self._done_with(seq)
+        self._end()
+        return 0.0
+
+    def _there(self, seq: int, number: int) -> bool:
+        row = self._core.band_rows(number, 1).view(BAND_ROW)[0]
+        return int(row["seq"]) == seq and SHIM_STATES[row["state"]] in _READABLE and int(row["valid"]) > 0
+
+    def _done_with(self, seq: int) -> None:
+        assert self._round is not None
+        self._round.position = seq
+        self._queue.pop()
+
+    def _band_done(self, seq: int, number: int, status: Mapping[str, Any]) -> None:
+        of_another = self._of_another_round()
+        self._band = None
+        self._count()
+        if status["slow"]:
+            self._found_slow(number, status)
+        if status["end"] == "bad":
+            log.warning(
+                "%s: the scrub found block %s (band %d) bad: %s; what is in that band is moved",
+                self._name,
+                status["address"],
+                number,
+                status_text(status["status"]),
+            )
+            if self._round is not None:
+                self._round.relocated_bands += 1
+        if of_another or self._leaving:
+            return
+        if status["end"] == "busy":
+            log.debug("%s: band %d is not scrubbed: the base is busy", self._name, number)
+            self._not_before = asyncio.get_running_loop().time() + BUSY_PAUSE_S
+            return
+        self._done_with(seq)
+
+    def _found_slow(self, number: int, status: Mapping[str, Any]) -> None:
+        if self._round is None:
+            return
+        self._round.slow_bands += 1
+        if self._round.slow_bands <= SLOW_BANDS_MAX:
+            log.warning(
+                "%s: block %s (band %d) is slow to read, twice over a second; that band is moved",
+                self._name,
+                status["address"],
+                number,
+            )
+            self._round.relocated_bands += 1
+            self._bands.want_empty(number)
+            self._wanted()
+        elif not self._slow_told:
+            self._slow_told = True
+            log.warning("%s: more bands that are slow to read are only counted in this round", self._name)
+
+    def _end(self) -> None:
+        current = self._round
+        assert current is not None
+        self._count()
+        current.ended_s = max(current.began_s, int(self.clock()))
+        self._last, self._round = current, None
+        self._since_s = current.began_s
+        self.rounds += 1
+        self._save_soon = True
+        bad = current.bad_blocks + current.bad_metadata
+        log.log(
+            logging.WARNING if bad or current.slow_bands else logging.INFO,
+            "%s: scrub %d has read %d blocks in %d s: %d bad, %d of metadata, %d bands slow; %d bands are moved for it",
+            self._name,
+            current.number,
+            current.read_blocks,
+            current.ended_s - current.began_s,
+            current.bad_blocks,
+            current.bad_metadata,
+            current.slow_bands,
+            current.relocated_bands,
+        )
+
+    # --- numbers
+
+    def _counters(self) -> dict[str, int]:
+        stats = self._core.stats()
+        return {name: stats[name] for name in _COUNTERS}
+
+    def _count(self) -> None:
+        """Takes what the shim has counted since the last time; of the round that is under way, if one is."""
+        now, before = self._counters(), self._counted
+        self._counted = now
+        if self._round is not None:
+            self._round.read_blocks += now["scrub_read_blocks"] - before["scrub_read_blocks"]
+            self._round.bad_blocks += now["scrub_bad_blocks"] - before["scrub_bad_blocks"]
+            self._round.bad_metadata += now["scrub_bad_metadata"] - before["scrub_bad_metadata"]
+
+    def _remaining(self) -> int:
+        """Blocks that the round is still to read, at most."""
+        if self._round is None:
+            return 0
+        bands, first, end = self._bands, self._round.position, self._round.end_seq
+        chosen = bands.closed & ~bands.faulted & (bands.seq > first) & (bands.seq < end)
+        written = (band for band in bands.in_state(OPEN, CLOSING) if first < band.seq < end)
+        return int(bands.valid[chosen].sum()) + sum(band.valid for band in written)
+
+    def _due_s(self) -> float:
+        # A clock that was set back must not put it off.
+        since = min(self._since_s, self.clock())
+        return since + self.scrub_days * DAY_S * ROUND_PART
+
+    def _set_pace(self) -> None:
+        self._rate = self._pace() if self._round is not None else 0
+        self._core.set_scrub_rate(self._rate)
+
+    def _pace(self) -> int:
+        """Blocks a second; 0: as fast as can be."""
+        assert self._round is not None
+        if self._round.ordered:
+            return 0
+        remaining = self._remaining()
+        period_s = self.scrub_days * DAY_S
+        most = (self._round.read_blocks + remaining) / (period_s * CATCH_UP_PART)
+        left_s = min(self._since_s, self.clock()) + period_s * ROUND_PART * PLANNED_PART - self.clock()
+        wanted = min(most, remaining / left_s) if left_s > 0 else most
+        return max(FLOOR_BLOCKS_PER_S, int(wanted) + 1)
+
+    # --- the superblock
+
+    def _save_in_s(self) -> float | None:
+        """When it is to be written for what has changed; None: nothing has."""
+        if self.to_dict() == self._saved:
+            return None
+        return self._saved_at + (SAVE_SOON_S if self._save_soon else SAVE_S) - asyncio.get_running_loop().time()
+
+    async def _save(self) -> None:
+        self._saved_at, self._saved = asyncio.get_running_loop().time(), self.to_dict()
+        self._save_soon = False
+        self.superblocks += 1
+        try:
+            await self._save_it()
+        except FtlError as error:
+            # Nothing depends on it: what is read once more is no loss.
+            log.warning("%s: how far the scrub has come could not be noted: %s", self._name, error.message)
+
+
+def _iso(seconds: int) -> str:
+    return datetime.fromtimestamp(min(seconds, _LAST_S), timezone.utc).isoformat(timespec="seconds")

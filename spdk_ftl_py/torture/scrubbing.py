@@ -1,0 +1,74 @@
+"""Scrubs in the life of a device: some at full speed, and whether they find what has rotted, and nothing else."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Mapping
+from typing import Final
+
+from ..ftl.device import DeviceState, FtlDevice
+from ..ftl.media.band import BAND_ROW, MOVING, SHIM_STATES
+from .model import Violation
+
+SCRUBBED_LIVES: Final = 0.35
+"""Part of the lives in which scrubs are ordered."""
+ORDERED: Final = 0.01
+"""How likely it is in a step in which none is on order."""
+
+
+class Scrubbing:
+    """Of one life; pump() in each of its steps."""
+
+    def __init__(self, device: FtlDevice, rng: random.Random) -> None:
+        self.chosen = rng.random() < SCRUBBED_LIVES
+        """It is a life with scrubs."""
+        self._device = device
+        self._rng = rng
+        self._rounds = device.scrub.rounds
+        self._rotten: dict[int, int] = {}
+        self._rotten_in = 0
+
+    def rot(self, rotten: Mapping[int, int]) -> None:
+        """Addresses at which blocks have rotted, by LBA. The next round that begins is to find them."""
+        self._rotten.update(rotten)
+        self._rotten_in = self._round
+
+    @property
+    def _round(self) -> int:
+        """The last one that has begun."""
+        stored = self._device.scrub.to_dict()
+        return max((int(each["number"]) for each in (stored["round"], stored["last"]) if each is not None), default=0)
+
+    def pump(self) -> Iterator[Violation]:
+        """Orders, and what is wrong with what came of them."""
+        scrub = self._device.scrub
+        if not self.chosen or self._device.state is not DeviceState.RUNNING:
+            return
+        if scrub.rounds != self._rounds:
+            self._rounds = scrub.rounds
+            last = scrub.status()["last"]
+            if self._rotten and int(last["round"]) > self._rotten_in:
+                yield from self._missed()
+                self._rotten.clear()
+        elif not scrub.ordered and self._rng.random() < ORDERED:
+            self._device.order_scrub()
+
+    def _missed(self) -> Iterator[Violation]:
+        core, geometry = self._device.core, self._device.geometry
+        rows = core.band_rows(0, geometry.band_count).view(BAND_ROW)
+        found = {
+            zone
+            for row, zones in zip(rows, self._device.zones, strict=True)
+            if row["unreadable"] or SHIM_STATES[row["state"]] == MOVING
+            for zone in zones
+        }
+        for lba, address in self._rotten.items():
+            if int(core.l2p(lba, 1)[0]) == address and address // geometry.zone_size not in found:
+                yield Violation("unnoticed", lba, f"block {address} has rotted, and a scrub has not found it")
+
+    def alarms(self, stats: Mapping[str, int], *, rotten: bool) -> Iterator[Violation]:
+        """What the scrubs of this life found although nothing is bad. rotten: some blocks are."""
+        bad = (stats["scrub_bad_blocks"], stats["scrub_bad_metadata"])
+        if bad[1] or (bad[0] and not rotten):
+            told = f"scrubs found {bad[0]} blocks, and {bad[1]} of metadata, bad: {'some' if rotten else 'none'} rotted"
+            yield Violation("damaged", -1, told)
