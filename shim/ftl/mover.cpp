@@ -284,7 +284,7 @@ void Movers::on_metadata(Io &io) noexcept {
         mover.read_done = mover.movers->settled(mover.io, mover.probe, true);
         return;
     }
-    const Answer answer = state.came_back(mover.io, kBusyPatienceNs);
+    const Answer answer = state.came_back(mover.io, mover.movers->patience(mover));
     if (answer != Answer::awaited) {
         --state.bands[mover.band].readers;
     }

@@ -196,6 +196,7 @@ private:
 
     uint32_t run_scrub() noexcept;
     [[nodiscard]] bool scrub_over(const Mover &mover) const noexcept;
+    [[nodiscard]] uint64_t patience(const Mover &mover) const noexcept;
     bool scrub_window(Mover &mover) noexcept;
     void end_of_look(Mover &mover) noexcept;
     void finish_scrub(Mover &mover, ScrubEnd end) noexcept;

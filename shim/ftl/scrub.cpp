@@ -60,6 +60,11 @@ uint32_t Movers::run_scrub() noexcept {
     return state_.now < scrub_next_ns_ ? 0 : run(mover);
 }
 
+// A band that is to be reset does not wait for what the base is too busy for.
+uint64_t Movers::patience(const Mover &mover) const noexcept {
+    return scrub_over(mover) ? 0 : kBusyPatienceNs;
+}
+
 bool Movers::scrub_over(const Mover &mover) const noexcept {
     const Band &band = state_.bands[mover.band];
     const bool there =
@@ -184,7 +189,7 @@ void Movers::on_scrub_read(Io &io) noexcept {
 void Movers::came_back(ScrubRead &read) noexcept {
     Mover &mover = *read.mover;
     // No probe, and no verdict: what a base is too busy for is read another time.
-    const Answer answer = state_.came_back(read.io, kBusyPatienceNs);
+    const Answer answer = state_.came_back(read.io, patience(mover));
     if (answer == Answer::awaited) {
         return;  // the band keeps its reader, so what is there stays
     }

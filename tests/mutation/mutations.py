@@ -256,10 +256,10 @@ MUTATIONS = (
         edits=(
             (
                 "ftl/gc/scrub.py",
-                "zip(bands.seq[numbers].tolist(), numbers.tolist(), strict=True), reverse=True)",
-                "zip(bands.seq[numbers].tolist(), numbers.tolist(), strict=True), reverse=True)[::2]",
+                'self._queue = numbers[np.argsort(bands.seq[numbers], kind="stable")]',
+                'self._queue = numbers[np.argsort(bands.seq[numbers], kind="stable")][::2]',
             ),
-            ("ftl/gc/scrub.py", "            self._line_up()\n        while", "            pass\n        while"),
+            ("ftl/gc/scrub.py", "            self._line_up()\n        skipped", "            pass\n        skipped"),
         ),
         setting=SCRUBS,
         crashes=500,

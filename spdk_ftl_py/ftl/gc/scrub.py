@@ -48,6 +48,8 @@ SAVE_SOON_S: Final = 60.0
 """Or for one that begins on order, or ends."""
 SLOW_BANDS_MAX: Final = 4
 """In a round, that are moved because they are slow to read: a base that gets slow must not be copied for it."""
+SKIPPED_MAX: Final = 64
+"""Bands that are not there any more, in one turn of the event loop."""
 _READABLE: Final = (OPEN, CLOSING, CLOSED)
 _SEQ_MAX: Final = (1 << 64) - 1
 _LAST_S: Final = 253_402_300_799
@@ -136,8 +138,11 @@ class Scrub:
         """When the last round began that has ended; with the next one under way, until that has: from here its time
         counts."""
         self._number = 0
-        self._queue: list[tuple[int, int]] = []
-        """Bands of the round that are left, by seq: the next one last."""
+        self._queue = np.zeros(0, np.int64)
+        """Bands of the round, by seq."""
+        self._queue_seqs = np.zeros(0, np.int64)
+        self._queue_at = 0
+        """The next one of them."""
         self._band: tuple[int, int] | None = None
         """Seq and number of the one being read."""
         self._ended = 0
@@ -295,7 +300,7 @@ class Scrub:
 
     def _of_another_round(self) -> bool:
         """What is being read is not the round's next band: another round has begun, or there is none."""
-        return self._band is not None and (not self._queue or self._queue[-1] != self._band)
+        return self._band is not None and self._head() != self._band
 
     def _begin(self, *, ordered: bool) -> None:
         now = int(self.clock())
@@ -311,7 +316,8 @@ class Scrub:
     def _drop(self) -> None:
         self._count()
         self._round = None
-        self._queue = []
+        self._queue = self._queue_seqs = np.zeros(0, np.int64)
+        self._queue_at = 0
 
     def _line_up(self) -> None:
         assert self._round is not None
@@ -322,16 +328,29 @@ class Scrub:
             there[band.index] = True
         there &= (bands.seq > self._round.position) & (bands.seq < self._round.end_seq)
         numbers = np.flatnonzero(there)
-        self._queue = sorted(zip(bands.seq[numbers].tolist(), numbers.tolist(), strict=True), reverse=True)
+        self._queue = numbers[np.argsort(bands.seq[numbers], kind="stable")]
+        self._queue_seqs = bands.seq[self._queue]
+        self._queue_at = 0
+
+    def _head(self) -> tuple[int, int] | None:
+        """Seq and number of the next band; None: there is none."""
+        if self._queue_at >= len(self._queue):
+            return None
+        return int(self._queue_seqs[self._queue_at]), int(self._queue[self._queue_at])
 
     def _next(self) -> float:
         """The next band that is still what it was is begun; without any, the round has ended."""
         assert self._round is not None
-        if not self._queue:
-            # Of a life before this one; or one has come back to being closed.
+        if self._head() is None:
+            # A round of the life before; or the last of a round has been read, and this makes sure.
             self._line_up()
-        while self._queue:
-            seq, number = self._queue[-1]
+        skipped = 0
+        while (head := self._head()) is not None:
+            if skipped == SKIPPED_MAX:
+                # Most of them are gone, for all that it seems.
+                self._line_up()
+                return 0.0
+            seq, number = head
             if self._there(seq, number):
                 try:
                     self._core.start_scrub(number)
@@ -343,6 +362,7 @@ class Scrub:
                 return TICK_S
             # It is moved or reset, or was: what was in it is new, and was verified.
             self._done_with(seq)
+            skipped += 1
         self._end()
         return 0.0
 
@@ -353,7 +373,7 @@ class Scrub:
     def _done_with(self, seq: int) -> None:
         assert self._round is not None
         self._round.position = seq
-        self._queue.pop()
+        self._queue_at += 1
 
     def _band_done(self, seq: int, number: int, status: Mapping[str, Any]) -> None:
         of_another = self._of_another_round()

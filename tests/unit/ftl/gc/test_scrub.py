@@ -6,9 +6,11 @@ import asyncio
 import dataclasses
 import logging
 import random
+import time
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -21,6 +23,7 @@ from spdk_ftl_py.ftl import creation
 from spdk_ftl_py.ftl.gc import scrub as scrub_module
 from spdk_ftl_py.ftl.gc.scrub import DAY_S, SAVE_S, Round
 from spdk_ftl_py.ftl.media import superblock
+from spdk_ftl_py.ftl.media.band import BAND_ROW
 from spdk_ftl_py.ftl.media.blockdev import BlockPort
 from spdk_ftl_py.runtime.reactor import ReactorLoop
 from unit.ftl.ftl_rig import FtlRig, zns_drive
@@ -502,6 +505,55 @@ async def test_scrub_days_is_taken_from_conf_and_may_be_changed_by_a_load(make_r
     await rig.halt()
     await rig.load(settings={"scrub_days": 0})
     assert rig.device.scrub.status()["state"] == "off"
+
+
+async def test_very_many_bands_hold_no_turn_of_the_loop_up_whatever_becomes_of_them() -> None:
+    """Measured in CPU time: 65,536 bands are lined up, and then all of them are gone."""
+    count = 65_536
+    rng = np.random.default_rng(1)
+    bands: Any = SimpleNamespace(
+        closed=np.ones(count, bool),
+        faulted=np.zeros(count, bool),
+        seq=rng.permutation(count) + 1,
+        valid=np.ones(count, np.int64),
+        in_state=lambda *_: [],
+    )
+    core: Any = SimpleNamespace(
+        stats=lambda: dict.fromkeys(scrub_module._COUNTERS, 0),
+        scrub_status=lambda: {"ended": 0},
+        band_rows=lambda *_: np.zeros(1, BAND_ROW).view(np.uint8),
+        set_scrub_rate=lambda _: None,
+    )
+    asked = 0
+
+    async def save() -> None: ...
+
+    def take_account() -> None:
+        nonlocal asked
+        asked += 1
+        bands.closed[: asked * count // 8] = False
+
+    scrub = scrub_module.Scrub(
+        "ftl0",
+        core,
+        bands,
+        scrub_days=14,
+        next_band_seq=lambda: count + 1,
+        take_account=take_account,
+        wanted=lambda: None,
+        save=save,
+    )
+    longest = 0.0
+    for step in range(1000):
+        began = time.process_time()
+        scrub._begin(ordered=True) if step == 0 else scrub._pump()
+        scrub.status()
+        longest = max(longest, time.process_time() - began)
+        if scrub.rounds:
+            break
+    assert scrub.rounds == 1
+    assert step < 50, "what is gone is not asked for one by one"
+    assert longest < 0.05
 
 
 @pytest.mark.rig(**SMALL)

@@ -295,6 +295,27 @@ def test_a_reset_waits_for_its_reads() -> None:
             pass
 
 
+def test_a_reset_does_not_wait_for_what_the_base_is_too_busy_for() -> None:
+    with Bench() as bench:
+        fill(bench)
+        bench.gc = bench.auto_reset = False
+        band = fullest(bench)
+        lbas = lbas_of(bench, band)
+        bench.media.inject_fault(op=_shim.OP_READ, lba=bench.address(lbas[5]), block_count=1, status=ABORTED)
+        bench.core.start_scrub(band)
+        for _ in range(50):
+            bench.step()
+        for lba in lbas:
+            bench.put(lba, 9999)
+        assert bench.flush() == 0
+        bench.core.reset_band(band)
+        began = bench.now_ns
+        end(bench, step_ns=1_000_000)
+        assert bench.now_ns - began < SECOND_NS
+        while bench.until(_shim.EV_BAND_RESET_DONE).a != band:
+            pass
+
+
 def test_a_band_that_is_slow_twice_while_the_base_is_not_is_told() -> None:
     with Bench() as bench:
         fill(bench)
