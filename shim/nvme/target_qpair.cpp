@@ -9,6 +9,8 @@
 #include <string>
 #include <thread>
 
+#include "base/mutation.hpp"
+
 namespace ftl {
 
 using wire::Fes;
@@ -459,7 +461,7 @@ bool TargetQpair::on_h2c_data(const wire::H2cData &pdu, uint8_t flags, uint32_t 
         return stream_->reject(Fes::invalid_header_field, offsetof(wire::CommonHeader, flags));
     }
     rx_slot_ = pdu.ttag;
-    sink = {slot.io.iov, slot.io.iov_count, slot.received};
+    sink = {slot.io.iov, slot.io.iov_count, MUTATED(h2c_offset_ignored) ? 0 : slot.received};
     return true;
 }
 
