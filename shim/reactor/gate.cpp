@@ -5,8 +5,6 @@
 #include <stdexcept>
 #include <string>
 
-#include "base/mutation.hpp"
-
 namespace ftl {
 namespace {
 
@@ -80,7 +78,7 @@ void Gate::forward(Io &io) noexcept {
 void Gate::on_complete(Io &io) noexcept {
     auto &from = *static_cast<Behind *>(io.owner);
     --from.users;
-    if (io.status != status::ok && from.device->lost() && !MUTATED(lost_io_answered)) {
+    if (io.status != status::ok && from.device->lost()) {
         from.gate->came_back(io, from);
     } else {
         from.gate->give_back(io);

@@ -60,6 +60,9 @@ class Chain:
         self._host_gate: _shim.Gate | None = None
         self._host_returns_at_s: float | None = None
         self._dying: list[Connection] = []
+        self._quiet = asyncio.Event()
+        """None are dying."""
+        self._quiet.set()
         self._due: list[tuple[int, Loss]] = []
 
     # --- the daemon and its drives
@@ -86,13 +89,21 @@ class Chain:
         for each in (self._base, self._cache):
             if each is not None:
                 each.hang_up()
-                self._dying.append(each)
+                self._bury(each)
         self._base = self._cache = None
+
+    def _bury(self, connection: Connection) -> None:
+        self._dying.append(connection)
+        self._quiet.clear()
 
     @property
     def landed(self) -> bool:
         """Nothing is under way any more that came by a connection that is lost."""
-        return not self._dying
+        return self._quiet.is_set()
+
+    async def land(self) -> None:
+        """Returns when it has landed()."""
+        await self._quiet.wait()
 
     # --- the host
 
@@ -125,7 +136,7 @@ class Chain:
     def _lose_host(self) -> None:
         assert self._host is not None
         self._host.drop(hard=self._rng.random() < HARD_LOSSES)
-        self._dying.append(self._host)
+        self._bury(self._host)
         self._host = None
         self._host_returns_at_s = self._loop.time() + self._rng.choice(HOST_AWAY_S)
 
@@ -182,12 +193,19 @@ class Chain:
             for each in [each for each in self._dying if each.landed]:
                 self._dying.remove(each)
                 each.close()
+            if not self._dying:
+                self._quiet.set()
             if self._gate is not None:
                 self._gate.sweep()
         if self._host_returns_at_s is not None and self._loop.time() >= self._host_returns_at_s:
             self._return_host()
 
     # --- the end
+
+    @property
+    def is_alive(self) -> bool:
+        """There is a host to serve."""
+        return self._gate is not None
 
     def kill(self, *, target_too: bool) -> None:
         """The daemon and its host are gone; target_too: and with it what was on its way there. Idempotent."""

@@ -13,7 +13,7 @@ from typing import Any, Final
 from ..daemon.base import PASSING
 from ..errors import FtlError, MediaError
 from ..ftl.cache.nv_cache_keeper import CacheState
-from ..ftl.device import DeviceState
+from ..ftl.device import DeviceState, FtlDevice
 from ..ftl.media.blockdev import may_pass
 from .chain import Chain, Loss
 from .crash import Crash
@@ -44,6 +44,7 @@ class ChainedWorld(World):
         """In this life: the nv cache may be given up."""
         self._cache_counts = False
         """Its I/Os say when the next crash comes, so it has to go on having some."""
+        self._summed_up: FtlDevice | None = None
 
     # --- the way of I/O
 
@@ -61,12 +62,15 @@ class ChainedWorld(World):
     def _work(self) -> Workload:
         device = self._chain.serve(self._device.core)
         self._serving = True
-        self._cache_dropped = False
+        self._powerless = self._cache_dropped = False
         return Workload(self._reactor, device, self._model, self._content, self._rng, apart=True)
 
     async def _settled(self) -> None:
         """As the daemon does: the base is there, hosts are disconnected, whatever they have in flight."""
         self._chain.calm_down()
+        if self._powerless and self._return is None:
+            # Perhaps the FTL has not noticed: it has asked them nothing since.
+            self._chain.hang_up()
         while self._living() and (self._return is not None or self._needs_return):
             await self._step()
         self._serving = False
@@ -113,12 +117,12 @@ class ChainedWorld(World):
 
     @property
     def _needs_return(self) -> bool:
-        return self._living() and (self._powerless or self._chain.base_lost or self._device.failed.is_set())
+        return self._living() and (self._chain.base_lost or self._device.failed.is_set())
 
     async def _traffic_until(self, reached: Callable[[], bool]) -> None:
         self._chain.plan(self._media.operations, cache=not self._cache_counts)
         self._cache_counts = False
-        await super()._traffic_until(reached)
+        await super()._traffic_until(lambda: reached() or not self._living())
         self._chain.calm_down()
 
     def _arm(self, crash: Crash) -> Callable[[], bool]:
@@ -129,7 +133,20 @@ class ChainedWorld(World):
     @property
     def _cache_is_lost(self) -> bool:
         """With the base, or its own connection, it may be."""
-        return super()._cache_is_lost and not (self._cache_dropped or self._needs_return or self._return is not None)
+        with_base = self._powerless or self._needs_return or self._return is not None
+        return super()._cache_is_lost and not (self._cache_dropped or with_base)
+
+    def _sum_up(self) -> None:
+        if self._device is not self._summed_up:
+            self._summed_up = self._device
+            super()._sum_up()
+
+    async def _drop_device(self) -> None:
+        await super()._drop_device()
+        if self._chain.is_alive:
+            # The daemon has ended its device, and found no way back.
+            self._workload.stop()
+            await self._buried()
 
     # --- the base is lost
 
@@ -146,6 +163,7 @@ class ChainedWorld(World):
         if self._device.state is not DeviceState.HALTED:
             with contextlib.suppress(FtlError):
                 await self._device.halt()
+        self._sum_up()
         for _ in range(RETURNS_MAX):
             self._connect(new=False)
             try:
@@ -172,8 +190,7 @@ class ChainedWorld(World):
     async def _let_go(self) -> None:
         """Of the connections. A target ends the I/O of those before it lets anybody in again."""
         self._chain.hang_up()
-        while not self._chain.landed:
-            await asyncio.sleep(0)
+        await self._chain.land()
         if self._powerless:
             self._powerless = False
             for media in self._drives():

@@ -84,8 +84,8 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.add_argument(
         "--chain",
         action=argparse.BooleanOptionalAction,
-        help="I/O as NVMe/TCP PDUs from the host to the drive, over connections that are lost now and then (default: in "
-        "a third of the worlds)",
+        help="I/O as NVMe/TCP PDUs from the host to the drive, over connections that are lost now and then (default: "
+        "in a third of the worlds)",
     )
     parser.add_argument("--world", type=int, metavar="N", help="only this one of the seed's worlds")
     parser.add_argument(

@@ -113,7 +113,7 @@ class Shape:
             max_io_blocks=self.max_io_blocks,
         )
 
-    def base(self, reactor: ReactorLoop, media: _shim.EmulatedMedia, *, new: bool) -> _shim.BlockDevice:
+    def base(self, reactor: ReactorLoop, media: _shim.BlockDevice, *, new: bool) -> _shim.BlockDevice:
         """What an FTL is given; anew at each load."""
         if not self.emulated_zones:
             return media

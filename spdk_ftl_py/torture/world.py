@@ -417,7 +417,7 @@ class World:
         return bool(rotten)
 
     async def _answered(self) -> None:
-        while not self._workload.wait():
+        while not self._workload.wait() and self._living():
             await self._step()
         if self._workload.failed:
             await self._failed()
