@@ -471,7 +471,7 @@ bool TargetQpair::on_data(bool digest_ok) noexcept {
     }
     Slot &slot = slots_[rx_slot_];
     slot.received += rx_length_;
-    slot.digest_error = slot.digest_error || !digest_ok;
+    slot.digest_error = slot.digest_error || !(digest_ok || MUTATED(write_digest_ignored));
     if (rx_type_ == PduType::h2c_data && slot.received < slot.shape.length) {
         return true;
     }

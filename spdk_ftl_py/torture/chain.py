@@ -37,10 +37,12 @@ class Loss(enum.Enum):
     """The drives lose power, and the target tells."""
     CACHE = "cache"
     """The connection to the nv cache alone: the FTL goes on without it."""
+    BIT = "bit"
+    """One, of what is on its way by a connection with digests: a command is repeated, or the connection ends."""
 
     @classmethod
     def choose(cls, rng: random.Random, *, cache: bool) -> Loss:
-        return rng.choices(list(cls), (5, 3, 2, 1, 1 if cache else 0))[0]
+        return rng.choices(list(cls), (5, 3, 2, 1, 1 if cache else 0, 5))[0]
 
 
 class Chain:
@@ -136,6 +138,13 @@ class Chain:
     def _lose_host(self) -> None:
         assert self._host is not None
         self._host.drop(hard=self._rng.random() < HARD_LOSSES)
+        self._give_host_up()
+
+    def _give_host_up(self) -> None:
+        """It has lost its connection, and makes another one a while later."""
+        assert self._host is not None
+        assert self._host_gate is not None
+        self._host_gate.hold()
         self._bury(self._host)
         self._host = None
         self._host_returns_at_s = self._loop.time() + self._rng.choice(HOST_AWAY_S)
@@ -168,13 +177,11 @@ class Chain:
         """What is lost now, of what was planned. Power is for the caller to cut."""
         if not self._due or operations < self._due[0][0]:
             return None
-        _, loss = self._due.pop(0)
+        at, loss = self._due.pop(0)
         hard = self._rng.random() < HARD_LOSSES
         if loss is Loss.HOST:
             if self._host is None:
                 return None
-            assert self._host_gate is not None
-            self._host_gate.hold()
             self._lose_host()
         elif loss in (Loss.BASE, Loss.POWER):
             if self._base is None or self._base.lost:
@@ -186,9 +193,21 @@ class Chain:
             if self._cache is None or self._cache.lost:
                 return None
             self._cache.drop(hard=hard)
+        elif loss is Loss.BIT:
+            covered = [
+                each for each in (self._host, self._base) if each is not None and each.is_covered and not each.lost
+            ]
+            if not covered:
+                return None
+            if not self._rng.choice(covered).flip(self._rng):
+                # There is nothing on its way at the moment.
+                self._due.insert(0, (at, loss))
+                return None
         return loss
 
     def pump(self) -> None:
+        if self._host is not None and self._host.lost:
+            self._give_host_up()
         if self._dying:
             for each in [each for each in self._dying if each.landed]:
                 self._dying.remove(each)

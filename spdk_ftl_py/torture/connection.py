@@ -27,17 +27,22 @@ class Terms:
     success_flag: bool
     send_buffer_bytes: int
     """0: the kernel's default. With little of it PDUs go and come in parts."""
+    host_first: bool
+    """Of the two the host is polled first: then it is answers, not commands, that are on their way between two steps of
+    the reactor."""
 
     @classmethod
     def choose(cls, rng: random.Random) -> Terms:
+        digests = rng.choice(((False, False), (False, False), (True, True), (True, False), (False, True)))
         return cls(
             queue_depth=rng.choice((4, 16, 128, 128)),
-            header_digest=rng.random() < 0.25,
-            data_digest=rng.random() < 0.25,
+            header_digest=digests[0],
+            data_digest=digests[1],
             in_capsule_bytes=rng.choice((0, 4096, 8192)),
             max_h2c_data=rng.choice((4096, 12288, 131072)),
             success_flag=rng.random() < 0.7,
             send_buffer_bytes=rng.choice((0, 0, 8192, 32768)),
+            host_first=rng.random() < 0.5,
         )
 
 
@@ -49,24 +54,39 @@ class Connection:
     """
 
     def __init__(self, reactor: ReactorLoop, device: _shim.BlockDevice, terms: Terms, *, max_io_bytes: int) -> None:
+        self.is_covered = terms.header_digest and terms.data_digest
+        """By digests, each bit."""
         self._ours, self._theirs = socket.socketpair()
         if terms.send_buffer_bytes:
             for each in (self._ours, self._theirs):
                 each.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, terms.send_buffer_bytes)
         max_io_bytes = (max_io_bytes + PAGE_BYTES - 1) // PAGE_BYTES * PAGE_BYTES
-        self._target = _shim.TargetQpair(
+        self._terms, self._max_io_bytes = terms, max_io_bytes
+        if terms.host_first:
+            self.device = self._host_end(reactor, device)
+            self._target = self._target_end(reactor, device)
+        else:
+            self._target = self._target_end(reactor, device)
+            self.device = self._host_end(reactor, device)
+
+    def _target_end(self, reactor: ReactorLoop, device: _shim.BlockDevice) -> _shim.TargetQpair:
+        terms = self._terms
+        return _shim.TargetQpair(
             reactor.shim,
             self._theirs.fileno(),
             queue_size=terms.queue_depth + 1,
             header_digest=terms.header_digest,
             data_digest=terms.data_digest,
             namespaces={NSID: device},
-            max_io_bytes=max_io_bytes,
+            max_io_bytes=self._max_io_bytes,
             in_capsule_bytes=terms.in_capsule_bytes,
             max_h2c_data=terms.max_h2c_data,
             success_flag=terms.success_flag,
         )
-        self.device = _shim.HostQpair(
+
+    def _host_end(self, reactor: ReactorLoop, device: _shim.BlockDevice) -> _shim.HostQpair:
+        terms = self._terms
+        return _shim.HostQpair(
             reactor.shim,
             self._ours.fileno(),
             queue_depth=terms.queue_depth,
@@ -78,7 +98,7 @@ class Connection:
             block_count=device.block_count,
             block_bytes=device.block_bytes - device.metadata_bytes,
             metadata_bytes=device.metadata_bytes,
-            max_io_bytes=max_io_bytes,
+            max_io_bytes=self._max_io_bytes,
             max_append_bytes=device.max_append_blocks * device.block_bytes,
             volatile_cache=device.volatile_cache,
             zoned=device.zoned,
@@ -102,8 +122,22 @@ class Connection:
         """Both ends find it closed; hard: and what was on its way, to either of them, is gone."""
         if hard:
             for each in (self._ours, self._theirs):
-                _throw_away(each)
+                _take(each)
         self._ours.shutdown(socket.SHUT_RDWR)
+
+    def flip(self, rng: random.Random) -> bool:
+        """A bit of what is on its way. False: nothing is."""
+        ends = [(self._ours, self._theirs), (self._theirs, self._ours)]
+        rng.shuffle(ends)
+        for sender, receiver in ends:
+            taken = _take(receiver)
+            if taken:
+                taken[rng.randrange(len(taken))] ^= 1 << rng.randrange(8)
+                # Nobody else is running, so it is as if they had never been taken.
+                if sender.send(taken, socket.MSG_DONTWAIT) < len(taken):
+                    self.drop(hard=True)
+                return True
+        return False
 
     def hang_up(self) -> None:
         """The host's process has ended: what it has sent still arrives."""
@@ -117,9 +151,12 @@ class Connection:
         self._theirs.close()
 
 
-def _throw_away(sock: socket.socket) -> None:
+def _take(sock: socket.socket) -> bytearray:
+    """All that has come there and was not read yet."""
+    taken = bytearray()
     try:
-        while sock.recv(TAKEN_AT_ONCE, socket.MSG_DONTWAIT):
-            pass
+        while part := sock.recv(TAKEN_AT_ONCE, socket.MSG_DONTWAIT):
+            taken += part
     except OSError:
         pass
+    return taken

@@ -29,6 +29,7 @@ LABELS = {
     "lost_base": "connections to the base lost",
     "lost_power": "  with its power",
     "lost_drive": "drives that lost power",
+    "lost_bit": "bits lost on their way",
     "lost_cache": "connections to the nv cache lost",
     "returns": "loads by a daemon that lives on",
     "rotten_blocks": "blocks that rotted",

@@ -190,6 +190,12 @@ class Workload:
         io = _Outstanding(_shim.OP_READ, lba, block_count, data=data, floors=self._model.floors(lba, block_count))
         self._outstanding[self._port.submit(_shim.OP_READ, lba, block_count, data.reshape(-1))] = io
 
+    def _repeat(self, io: _Outstanding) -> None:
+        data = None if io.data is None else io.data.reshape(-1)
+        if io.op == _shim.OP_WRITE:
+            data = self._content.make(io.lba, io.block_count, io.change).reshape(-1)
+        self._outstanding[self._port.submit(io.op, io.lba, io.block_count, data, fua=io.fua)] = io
+
     # --- answers
 
     def _on_event(self, event: _shim.Event) -> None:
@@ -206,6 +212,10 @@ class Workload:
         self._quiet_steps = 0
         self.io_count += 1
         if status:
+            if self._apart and status == Status.TRANSIENT_TRANSPORT_ERROR:
+                # A digest was wrong. Hosts repeat what may succeed.
+                self._repeat(io)
+                return
             if self.halting and status == Status.NAMESPACE_NOT_READY:
                 self._refused = True
                 return

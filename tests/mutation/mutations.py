@@ -43,12 +43,25 @@ HANDOVERS: tuple[Edit, ...] = (
 """The daemon dies, and when its next life has just written its superblock the base loses power: else one crash in a
 thousand."""
 
+WRONG_BITS: tuple[Edit, ...] = (
+    ("torture/chain.py", "LOSSES: Final = (0, 0, 1, 1, 2, 4)", "LOSSES: Final = (4,)"),
+    ("torture/chain.py", "(5, 3, 2, 1, 1 if cache else 0, 5)", "(0, 0, 0, 0, 0, 1)"),
+)
+"""Nothing is lost but bits."""
+
+BITS_OF_READS: tuple[Edit, ...] = (
+    *WRONG_BITS,
+    ("torture/connection.py", "rng.shuffle(ends)", "ends.reverse()"),
+    ("torture/workload.py", "if kind < mix.reads:", "if kind < 0.5:"),
+)
+"""And those on their way to hosts rather than from them."""
+
 BUSY_CACHES: tuple[Edit, ...] = (
     ("torture/fault.py", "BUSY_LIVES: Final = 0.35", "BUSY_LIVES: Final = 1.0"),
     ("torture/fault.py", "BUSY_S: Final = (0.002, 0.02, 0.2, 2.0)", "BUSY_S: Final = (0.05,)"),
     ("torture/fault.py", "media = rng.choice(drives)", "media = drives[-1]"),
     ("torture/chain.py", "LOSSES: Final = (0, 0, 1, 1, 2, 4)", "LOSSES: Final = (4,)"),
-    ("torture/chain.py", "(5, 3, 2, 1, 1 if cache else 0)", "(1, 8, 1, 0, 0)"),
+    ("torture/chain.py", "(5, 3, 2, 1, 1 if cache else 0, 5)", "(1, 8, 1, 0, 0, 0)"),
 )
 """The nv cache is busy in every life, and the base is lost meanwhile."""
 
@@ -86,8 +99,22 @@ MUTATIONS = (
             ("torture/shape.py", "cache_blocks=2 * punits * capacity + rng.choice((1, 2, 40))", "cache_blocks=24"),
         ),
     ),
-    Mutation("lost_core_answers", "a core that is lost does not say so: the gate answers with its errors", ("--chain",)),
+    Mutation("lost_core_answers", "a core that is lost does not say so, and the gate answers for it", ("--chain",)),
     Mutation("h2c_offset_ignored", "a target puts each piece of a write's data to its beginning", ("--chain",)),
+    Mutation(
+        "write_digest_ignored",
+        "a target takes data whose digest is wrong",
+        ("--chain",),
+        setting=WRONG_BITS,
+        crashes=500,
+    ),
+    Mutation(
+        "read_digest_ignored",
+        "a host takes data whose digest is wrong",
+        ("--chain",),
+        setting=BITS_OF_READS,
+        crashes=500,
+    ),
     Mutation(
         "lent_slot_freed",
         "a slot that a host's write was received into is freed while the nv cache holds that write back",

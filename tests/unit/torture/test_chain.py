@@ -29,6 +29,7 @@ TERMS = Terms(
     max_h2c_data=4096,
     success_flag=True,
     send_buffer_bytes=0,
+    host_first=False,
 )
 
 
