@@ -453,6 +453,10 @@ class TargetQpair:
     def id(self) -> int: ...
     @property
     def connected(self) -> bool: ...
+    @property
+    def drained(self) -> bool:
+        """Not connected, and every command has come back from its device: close() does not wait."""
+
     def set_namespace(self, nsid: int, device: BlockDevice | None) -> None:
         """Adds or removes a namespace; I/O already submitted to it still completes."""
 

@@ -130,6 +130,7 @@ void bind_target(nb::module_ &m) {
             "stats", [](PyTargetQpair &self) { return to_map(self.qpair().stats()); }, unlocked)
         .def_prop_ro(
             "connected", [](PyTargetQpair &self) { return !self.qpair().dead(); }, unlocked)
+        .def_prop_ro("drained", [](const PyTargetQpair &self) { return self.qpair().drained(); })
         .def("close", [](PyTargetQpair &self) { self.qpair().close(); }, unlocked);
 }
 

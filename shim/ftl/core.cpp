@@ -441,7 +441,12 @@ uint32_t FtlCore::run_flushes() noexcept {
     const bool base_flush = state_.base->info().volatile_cache && !MUTATED(flush_without_base_flush);
     // Epochs only grow along the queue.
     while (!tickets_.empty() && state_.epochs.done(tickets_.front()->device_data[0])) {
-        (base_flush ? to_flush_ : done_).push(*tickets_.pop());
+        Io &io = *tickets_.pop();
+        if (base_flush) {
+            to_flush_.push(io);
+        } else {
+            finish(io, status::ok);  // that of a reset has the status of the last one
+        }
         ++work;
     }
     if (state_.writes_failed != status::ok && writer_.user_has_no_band()) {

@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "base/mutation.hpp"
 #include "ftl/band_writer.hpp"
 #include "ftl/core_state.hpp"
 #include "ftl/mover.hpp"
@@ -45,7 +46,9 @@ public:
     [[nodiscard]] uint64_t deadline_ns() const noexcept override;
     bool reserve(Io &io, uint32_t iov_room) noexcept override;
     void abandon(Io &io) noexcept override;
-    [[nodiscard]] bool lost() const noexcept override { return state_.failed != status::ok; }
+    [[nodiscard]] bool lost() const noexcept override {
+        return state_.failed != status::ok && !MUTATED(lost_core_answers);
+    }
 
     // Orders: on the reactor's thread, through Reactor::call. They throw std::invalid_argument for what can't be.
     // Joins the reactor; a closed core leaves it by itself, and comes back for I/O that is still sent to it.

@@ -18,6 +18,7 @@
 #include <string>
 #include <vector>
 
+#include "base/mutation.hpp"
 #include "ftl/layout.hpp"
 #include "reactor/block_device.hpp"
 
@@ -191,7 +192,7 @@ public:
     // write from here, when this core is lost. Others don't: a write that is larger than the buffer, or than the ring,
     // gets on only as its own slots become free.
     void durable(uint32_t slot) noexcept {
-        if (lent[slot] == 0 || records[slot].seq <= answered_seq) {
+        if (lent[slot] == 0 || records[slot].seq <= answered_seq || MUTATED(lent_slot_freed)) {
             release(slot);
         } else {
             unanswered.push_back(next.data(), slot);

@@ -9,6 +9,8 @@
 #include <string>
 #include <thread>
 
+#include "base/mutation.hpp"
+
 namespace ftl {
 
 using wire::Fes;
@@ -459,7 +461,7 @@ bool TargetQpair::on_h2c_data(const wire::H2cData &pdu, uint8_t flags, uint32_t 
         return stream_->reject(Fes::invalid_header_field, offsetof(wire::CommonHeader, flags));
     }
     rx_slot_ = pdu.ttag;
-    sink = {slot.io.iov, slot.io.iov_count, slot.received};
+    sink = {slot.io.iov, slot.io.iov_count, MUTATED(h2c_offset_ignored) ? 0 : slot.received};
     return true;
 }
 
@@ -469,7 +471,7 @@ bool TargetQpair::on_data(bool digest_ok) noexcept {
     }
     Slot &slot = slots_[rx_slot_];
     slot.received += rx_length_;
-    slot.digest_error = slot.digest_error || !digest_ok;
+    slot.digest_error = slot.digest_error || !(digest_ok || MUTATED(write_digest_ignored));
     if (rx_type_ == PduType::h2c_data && slot.received < slot.shape.length) {
         return true;
     }

@@ -75,6 +75,8 @@ public:
     void set_namespace(uint32_t nsid, std::shared_ptr<BlockDevice> device);
     // Its connection has ended: what target_qpair_closed tells.
     [[nodiscard]] bool dead();
+    // And every Io is back: close() will not wait.
+    [[nodiscard]] bool drained() const noexcept { return drained_.load(std::memory_order_acquire); }
     [[nodiscard]] TargetQpairStats stats();
     // Closes the socket and waits until every Io is back. Idempotent.
     void close();

@@ -81,6 +81,12 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         help="now and then a write or flush of the drive fails, a zone goes read-only or is finished by the drive, a "
         "drive is busy for a while, or blocks rot",
     )
+    parser.add_argument(
+        "--chain",
+        action=argparse.BooleanOptionalAction,
+        help="I/O as NVMe/TCP PDUs from the host to the drive, over connections that are lost now and then (default: "
+        "in a third of the worlds)",
+    )
     parser.add_argument("--world", type=int, metavar="N", help="only this one of the seed's worlds")
     parser.add_argument(
         "--keep", action="store_true", help="with --processes: keep the temporary directory with drive, state and logs"
@@ -105,7 +111,7 @@ def run(args: argparse.Namespace) -> int:
         if value is not None and value < least:
             args.parser.error(f"--{name} {value}: must be at least {least}")
     crashes = args.crashes or (CRASHES_OF_PROCESSES if args.processes else CRASHES)
-    for name in ("every", "world", "faults"):
+    for name in ("every", "world", "faults", "chain"):
         if args.processes and getattr(args, name):
             args.parser.error(f"--{name} does not go with --processes: moments are random there")
     if args.processes and args.cache == "vss":
@@ -119,6 +125,7 @@ def run(args: argparse.Namespace) -> int:
         "crashes": crashes,
         "every": args.every,
         "use_append": args.use_append,
+        "chain": args.chain,
     }
     screen = Screen(Console(force_terminal=False if args.plain else None))
     report = Report(seed=args.seed, options=told)
@@ -137,6 +144,7 @@ def run(args: argparse.Namespace) -> int:
                     use_append=args.use_append,
                     cache=args.cache,
                     faults=args.faults,
+                    chain=args.chain,
                     world=args.world,
                 )
                 run_torture(options, report, phase.update)

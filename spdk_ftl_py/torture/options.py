@@ -22,6 +22,9 @@ class Options:
     """One of CACHES."""
     faults: bool = False
     """Now and then a write, reset or flush of the drive fails, a zone goes read-only, a drive is busy, blocks rot."""
+    chain: bool | None = None
+    """Whether I/O goes as NVMe/TCP PDUs from the host to the drive, over connections that are lost now and then; None:
+    in part of the worlds."""
     world: int | None = None
     """Only this one of the seed's worlds."""
 
@@ -37,4 +40,6 @@ class Options:
             words.append(f"--cache {self.cache}")
         if self.faults:
             words.append("--faults")
+        if self.chain is not None:
+            words.append("--chain" if self.chain else "--no-chain")
         return " ".join(words)

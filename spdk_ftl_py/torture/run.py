@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import itertools
 import logging
+import random
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -13,6 +14,7 @@ from contextlib import contextmanager
 from typing import Final
 
 from ..runtime.signals import on_signals
+from .chained_world import ChainedWorld
 from .clock import SimulatedClock, run_simulated
 from .options import Options
 from .report import Report
@@ -21,6 +23,8 @@ from .world import World, WorldResult
 CRASHES_PER_WORLD: Final = 20
 """So that a run sees many geometries, and a failure can be replayed without all that went before."""
 
+
+CHAINED_WORLDS: Final = 1 / 3
 
 Progress = Callable[[int, str], None]
 """Crashes so far, and a note."""
@@ -57,11 +61,18 @@ def run_torture(options: Options, report: Report, progress: Progress) -> None:
                 return
 
 
+def is_chained(options: Options, number: int) -> bool:
+    if options.chain is not None:
+        return options.chain
+    return random.Random(f"{options.seed}/{number}/chained").random() < CHAINED_WORLDS
+
+
 def run_world(
     options: Options, number: int, crashes: int, progress: Callable[[WorldResult], None] = lambda result: None
 ) -> WorldResult:
     clock = SimulatedClock()
-    world = World(
+    kind = ChainedWorld if is_chained(options, number) else World
+    world = kind(
         options.seed,
         number,
         every=options.every,

@@ -40,6 +40,8 @@ class Shape:
     cache_metadata_bytes: int
     cache_is_volatile: bool
     conf: FtlConf
+    volatile_cache: bool = True
+    """Of the drive."""
 
     @classmethod
     def choose(cls, rng: random.Random, *, use_append: bool, cache: str) -> Shape:
@@ -86,7 +88,7 @@ class Shape:
             return _shim.EmulatedMedia.conventional(
                 reactor.shim,
                 self.zone_count * self._emulated_zone_size,
-                volatile_cache=True,
+                volatile_cache=self.volatile_cache,
                 max_io_blocks=self.max_io_blocks,
             )
         return _shim.EmulatedMedia.zns(
@@ -98,7 +100,7 @@ class Shape:
             max_active_zones=self.open_zones,
             max_append_blocks=min(self.max_append_blocks, self.max_io_blocks),
             max_io_blocks=self.max_io_blocks,
-            volatile_cache=True,
+            volatile_cache=self.volatile_cache,
         )
 
     def cache_media(self, reactor: ReactorLoop) -> _shim.EmulatedMedia | None:
@@ -112,7 +114,7 @@ class Shape:
             max_io_blocks=self.max_io_blocks,
         )
 
-    def base(self, reactor: ReactorLoop, media: _shim.EmulatedMedia, *, new: bool) -> _shim.BlockDevice:
+    def base(self, reactor: ReactorLoop, media: _shim.BlockDevice, *, new: bool) -> _shim.BlockDevice:
         """What an FTL is given; anew at each load."""
         if not self.emulated_zones:
             return media
@@ -133,7 +135,8 @@ class Shape:
         return (
             f"{self.zone_count} {kind} of {self.zone_capacity}/{self.zone_size} blocks, {self.punits} punits, "
             f"{self.open_zones or 'any number of'} open, lba_rsvd {self.conf.lba_rsvd}, write buffer "
-            f"{self.conf.write_buffer_blocks} blocks{', append' if self.conf.use_append else ''}{self._told_cache()}"
+            f"{self.conf.write_buffer_blocks} blocks{', append' if self.conf.use_append else ''}"
+            f"{'' if self.volatile_cache else ', no volatile cache'}{self._told_cache()}"
         )
 
     def _told_cache(self) -> str:

@@ -50,8 +50,17 @@ class Workload:
     """On one life of a device: from its load to its end. Ended by stop(), after which no answer counts any more."""
 
     def __init__(
-        self, reactor: ReactorLoop, device: _shim.BlockDevice, model: Model, content: Content, rng: random.Random
+        self,
+        reactor: ReactorLoop,
+        device: _shim.BlockDevice,
+        model: Model,
+        content: Content,
+        rng: random.Random,
+        *,
+        apart: bool = False,
     ) -> None:
+        """apart: changes of a block never overlap. Between a host and the FTL there is something that promises no order
+        of what is outstanding."""
         self.violations: list[Violation] = []
         self.blocks_verified = 0
         self.io_count = 0
@@ -71,6 +80,7 @@ class Workload:
         self._content = content
         self._rng = rng
         self._io_blocks_max = device.max_io_blocks
+        self._apart = apart
         self._outstanding: dict[int, _Outstanding] = {}
         self._stopped = False
         self._refused = False
@@ -140,11 +150,22 @@ class Workload:
         if kind < mix.reads:
             self.read(*self._range(16))
         elif kind < mix.reads + mix.trims:
-            self.trim(*self._range(64), zeroes=rng.random() < 0.3, fua=rng.random() < mix.fua)
+            at = self._range(64)
+            if self._is_free(*at):
+                self.trim(*at, zeroes=rng.random() < 0.3, fua=rng.random() < mix.fua)
         elif kind < mix.reads + mix.trims + mix.flushes:
             self.flush()
         else:
-            self.write(*self._range(16), fua=rng.random() < mix.fua)
+            at = self._range(16)
+            if self._is_free(*at):
+                self.write(*at, fua=rng.random() < mix.fua)
+
+    def _is_free(self, lba: int, block_count: int) -> bool:
+        """Whether a change there may be submitted now."""
+        return not self._apart or not any(
+            each.change and each.lba < lba + block_count and lba < each.lba + each.block_count
+            for each in self._outstanding.values()
+        )
 
     def write(self, lba: int, block_count: int, *, fua: bool = False) -> None:
         block_count = min(block_count, self._io_blocks_max)
@@ -164,9 +185,16 @@ class Workload:
         self._outstanding[self._port.submit(_shim.OP_FLUSH)] = io
 
     def read(self, lba: int, block_count: int) -> None:
+        block_count = min(block_count, self._io_blocks_max)
         data = np.empty((block_count, 4096), np.uint8)
         io = _Outstanding(_shim.OP_READ, lba, block_count, data=data, floors=self._model.floors(lba, block_count))
         self._outstanding[self._port.submit(_shim.OP_READ, lba, block_count, data.reshape(-1))] = io
+
+    def _repeat(self, io: _Outstanding) -> None:
+        data = None if io.data is None else io.data.reshape(-1)
+        if io.op == _shim.OP_WRITE:
+            data = self._content.make(io.lba, io.block_count, io.change).reshape(-1)
+        self._outstanding[self._port.submit(io.op, io.lba, io.block_count, data, fua=io.fua)] = io
 
     # --- answers
 
@@ -184,6 +212,10 @@ class Workload:
         self._quiet_steps = 0
         self.io_count += 1
         if status:
+            if self._apart and status == Status.TRANSIENT_TRANSPORT_ERROR:
+                # A digest was wrong. Hosts repeat what may succeed.
+                self._repeat(io)
+                return
             if self.halting and status == Status.NAMESPACE_NOT_READY:
                 self._refused = True
                 return

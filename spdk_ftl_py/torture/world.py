@@ -158,6 +158,9 @@ class World:
         self._media: _shim.EmulatedMedia
         self._cache: _shim.EmulatedMedia | None = None
         self._base: _shim.BlockDevice
+        """As the FTL has it."""
+        self._nv_cache: _shim.BlockDevice | None = None
+        """The same."""
         self._buffer_dir: BufferDir
         self._device: FtlDevice
         self._workload: Workload
@@ -181,6 +184,7 @@ class World:
         result = self.result
         self._reactor = ReactorLoop(NAME, stepped=True, clock=self._clock)
         await self._reactor.start()
+        self._begin()
         try:
             await self._create()
             while True:
@@ -221,7 +225,7 @@ class World:
     async def _create_in_shape(self) -> bool:
         self._media = self._shape.media(self._reactor)
         self._cache = self._shape.cache_media(self._reactor)
-        self._base = self._shape.base(self._reactor, self._media, new=True)
+        self._connect(new=True)
         shape: Shape | None = self._shape
         while shape is not None:
             self._shape = shape
@@ -234,16 +238,46 @@ class World:
                     conf=shape.conf,
                     num_punits=shape.punits,
                     buffer_dir=self._buffer_dir.path,
-                    cache=self._cache,
+                    cache=self._nv_cache,
                 )
                 return True
             shape = shape.with_more_reserve()
         return False
 
+    # --- the way of I/O: here the FTL is on its drive, and the host at the FTL
+
+    def _begin(self) -> None:
+        """The reactor runs."""
+
+    def _connect(self, *, new: bool) -> None:
+        """Drives to the FTL that is created or loaded next."""
+        self._base = self._shape.base(self._reactor, self._media, new=new)
+        self._nv_cache = self._cache
+
+    def _work(self) -> Workload:
+        """A host of the FTL that was just created or loaded."""
+        return Workload(self._reactor, self._device.core, self._model, self._content, self._rng)
+
+    async def _settled(self) -> None:
+        """Before a halt."""
+
+    async def _kill(self, *, power_fails: bool) -> None:
+        """The daemon, and whatever connects it to others. Idempotent."""
+
+    @property
+    def _landed(self) -> bool:
+        """Nothing that a dead daemon has sent is under way any more."""
+        return True
+
+    # ---
+
     def _born(self) -> None:
-        self._workload = Workload(self._reactor, self._device.core, self._model, self._content, self._rng)
+        self._workload = self._work()
         self._workload.durable_when_acknowledged = self._device.cache.state is CacheState.IN_USE
         self._fault = Injected.NOTHING
+        self._device_is_new()
+
+    def _device_is_new(self) -> None:
         self._device.zone_watch.round_s = ZONE_WATCH_ROUND_S
         self._read_only = []
         self._bad_at_birth = len(self._device.bad_zones)
@@ -349,7 +383,7 @@ class World:
             if self._rng.random() < 0.0005:
                 workload.change_mix()
             await self._step()
-            if self._device.cache.state in CACHE_LOST and not reached():
+            if self._cache_is_lost and not reached():
                 # Its drive, whose I/Os may be what is counted, has no more of them.
                 self._check_busy_cost()
                 if workload.failed:
@@ -391,7 +425,7 @@ class World:
         return bool(rotten)
 
     async def _answered(self) -> None:
-        while not self._workload.wait():
+        while not self._workload.wait() and self._living():
             await self._step()
         if self._workload.failed:
             await self._failed()
@@ -435,10 +469,14 @@ class World:
             told = f"bands go on without {missing} zones, the drive has lost {self._zones_lost}"
             self._violated(Violation("given_up", -1, told))
 
+    @property
+    def _cache_is_lost(self) -> bool:
+        return self._device.cache.state in CACHE_LOST
+
     def _check_busy_cost(self, *, power_fails: bool = False) -> None:
         """Of any life: the drive of the nv cache fails with its power only. Of one in which drives were busy: that
         costs no zone."""
-        if not power_fails and self._device.cache.state in CACHE_LOST:
+        if not power_fails and self._cache_is_lost:
             self._violated(Violation("given_up", -1, f"the nv cache failed ({self._device.cache.failure})"))
         if self._fault is Injected.BUSY and self._device.zone_faults > self._zones_lost:
             told = f"{self._device.zone_faults} zones failed, of {self._zones_lost} that may, and a drive was only busy"
@@ -490,6 +528,7 @@ class World:
         self._buffer_dir.freeze()
         if crash.kind.power_fails:
             self._cut_power(crash.seed)
+        await self._kill(power_fails=crash.kind.power_fails)
         await self._device.abort("crash")
         await self._buried()
         self._rise(crash)
@@ -510,13 +549,15 @@ class World:
 
     async def _buried(self) -> None:
         """What is left of a device that has ended one way or another."""
+        await self._kill(power_fails=False)
         self._collect()
         # What the drive still has of the dead one lands before anybody comes back: a target ends the I/O of a
         # connection before it lets it go. The core answers everything once the base has given back what it holds.
         slow_ns = SLOW_US_MAX * 1000 if self._slow else 0
         until = self._clock.now_ns + slow_ns
         for step in range(LANDING_STEPS_MAX):
-            if step >= LANDING_STEPS and not self._workload.outstanding and self._clock.now_ns > until:
+            ended = not self._workload.outstanding and self._landed
+            if step >= LANDING_STEPS and ended and self._clock.now_ns > until:
                 break
             await self._step()
         self._slow = False
@@ -533,18 +574,23 @@ class World:
         result.blocks_verified += workload.blocks_verified
         result.io_count += workload.io_count
         workload.violations, workload.blocks_verified, workload.io_count = [], 0, 0
-        stats = self._device.core.stats()
-        result.stats.update({name: stats[name] for name in SUMMED_STATS})
-        self._violated(*self._scrubbing.alarms(stats, rotten=bool(self._rotten)))
+        self._sum_up()
         failure = self._device.failure
         if failure is not None and failure.errno == errno.ENOSPC and not self._out_of_space_rightly():
             self._violated(Violation("read_only", -1, failure.message))
         if self._device.lost_blocks > len(self._rotten):
             self._violated(Violation("damaged", -1, f"{self._device.lost_blocks} blocks lost on media without faults"))
 
+    def _sum_up(self) -> None:
+        """Stats of the device; once for each."""
+        stats = self._device.core.stats()
+        self.result.stats.update({name: stats[name] for name in SUMMED_STATS})
+        self._violated(*self._scrubbing.alarms(stats, rotten=bool(self._rotten)))
+
     async def _halt_cleanly(self, *, traffic: bool) -> None:
         if not traffic:
             await self._answered()
+        await self._settled()
         self._check_zones()
         if not self._living():
             return
@@ -593,6 +639,9 @@ class World:
         return flush_failed or self._flush_in_doubt(error) or self._out_of_space_rightly()
 
     async def _crash_in_halt(self, crash: Crash) -> None:
+        await self._settled()
+        if not self._living():
+            return
         reached = self._arm(crash)
         halt = asyncio.ensure_future(self._device.halt())
         if not await self._until_done_or(halt, reached):
@@ -671,21 +720,11 @@ class World:
     async def _load(self, crash: Crash | None) -> bool:
         """False: the crash came first, or a violation was found."""
         reached = self._arm_in_load(crash) if crash else lambda: False
-        self._base = self._shape.base(self._reactor, self._media, new=False)
+        self._connect(new=False)
         began = self._media.operations
         if self._faults and self._rng.random() < BUSY_LOADS:
             self._busy = Busy(self._drives(), self._shape, self._rng)
-        load = asyncio.ensure_future(
-            loading.load(
-                self._reactor,
-                self._base,
-                name=NAME,
-                uuid=self._uuid,
-                buffer_dir=self._buffer_dir.path,
-                cache=self._cache,
-                on_lossy=self._alarm,
-            )
-        )
+        load = asyncio.ensure_future(self._loaded(self._alarm))
         ended = await self._until_done_or(load, reached)
         if not ended:
             self._violated(Violation("wedged", -1, "the load does not end"))
@@ -703,6 +742,7 @@ class World:
         self._buffer_dir.freeze()
         if crash is not None and crash.kind.power_fails:
             self._cut_power(crash.seed)
+        await self._kill(power_fails=crash is not None and crash.kind.power_fails)
         load.cancel()
         (loaded,) = await asyncio.gather(load, return_exceptions=True)
         if isinstance(loaded, FtlDevice):
@@ -711,9 +751,23 @@ class World:
                 await loaded.halt()
         elif not isinstance(loaded, FtlError | asyncio.CancelledError):
             self._violated(Violation("refused", -1, f"load: {loaded!r}"))
-        for _ in range(LANDING_STEPS):
+        for step in range(LANDING_STEPS_MAX):
+            if step >= LANDING_STEPS and self._landed:
+                break
             await self._step()
         return False
+
+    async def _loaded(self, on_lossy: Callable[[], None]) -> FtlDevice:
+        """Raises FtlError."""
+        return await loading.load(
+            self._reactor,
+            self._base,
+            name=NAME,
+            uuid=self._uuid,
+            buffer_dir=self._buffer_dir.path,
+            cache=self._nv_cache,
+            on_lossy=on_lossy,
+        )
 
     async def _verify(self) -> None:
         """Every block of a device that was just loaded."""

@@ -49,6 +49,28 @@ SCRUBS: tuple[Edit, ...] = (
 )
 """Scrubs in most lives, and rot in many."""
 
+WRONG_BITS: tuple[Edit, ...] = (
+    ("torture/chain.py", "LOSSES: Final = (0, 0, 1, 1, 2, 4)", "LOSSES: Final = (4,)"),
+    ("torture/chain.py", "(5, 3, 2, 1, 1 if cache else 0, 5)", "(0, 0, 0, 0, 0, 1)"),
+)
+"""Nothing is lost but bits."""
+
+BITS_OF_READS: tuple[Edit, ...] = (
+    *WRONG_BITS,
+    ("torture/connection.py", "rng.shuffle(ends)", "ends.reverse()"),
+    ("torture/workload.py", "if kind < mix.reads:", "if kind < 0.5:"),
+)
+"""And those on their way to hosts rather than from them."""
+
+BUSY_CACHES: tuple[Edit, ...] = (
+    ("torture/fault.py", "BUSY_LIVES: Final = 0.35", "BUSY_LIVES: Final = 1.0"),
+    ("torture/fault.py", "BUSY_S: Final = (0.002, 0.02, 0.2, 2.0)", "BUSY_S: Final = (0.05,)"),
+    ("torture/fault.py", "media = rng.choice(drives)", "media = drives[-1]"),
+    ("torture/chain.py", "LOSSES: Final = (0, 0, 1, 1, 2, 4)", "LOSSES: Final = (4,)"),
+    ("torture/chain.py", "(5, 3, 2, 1, 1 if cache else 0, 5)", "(1, 8, 1, 0, 0, 0)"),
+)
+"""The nv cache is busy in every life, and the base is lost meanwhile."""
+
 MUTATIONS = (
     Mutation("halt_accepts_writes", "a halt goes on accepting writes behind its drain"),
     Mutation("reset_without_flush", "a band is reset while copies of its blocks are in the base's volatile cache"),
@@ -82,6 +104,29 @@ MUTATIONS = (
             ("ftl/cache/nv_cache.py", "return BANDS_MIN * geometry.punits * geometry.zone_capacity + 1", "return 16"),
             ("torture/shape.py", "cache_blocks=2 * punits * capacity + rng.choice((1, 2, 40))", "cache_blocks=24"),
         ),
+    ),
+    Mutation("lost_core_answers", "a core that is lost does not say so, and the gate answers for it", ("--chain",)),
+    Mutation("h2c_offset_ignored", "a target puts each piece of a write's data to its beginning", ("--chain",)),
+    Mutation(
+        "write_digest_ignored",
+        "a target takes data whose digest is wrong",
+        ("--chain",),
+        setting=WRONG_BITS,
+        crashes=500,
+    ),
+    Mutation(
+        "read_digest_ignored",
+        "a host takes data whose digest is wrong",
+        ("--chain",),
+        setting=BITS_OF_READS,
+        crashes=500,
+    ),
+    Mutation(
+        "lent_slot_freed",
+        "a slot that a host's write was received into is freed while the nv cache holds that write back",
+        ("--chain", "--faults", "--cache", "non-vss"),
+        setting=BUSY_CACHES,
+        crashes=500,
     ),
     Mutation("busy_gives_zone_up", "a zone is given up when the base is too busy to write it", ("--faults",)),
     Mutation("busy_loses_block", "what the base is too busy to read is lost", ("--faults",)),

@@ -36,7 +36,17 @@ def torture(**options: int | bool) -> dict[str, object]:
 
 @pytest.mark.parametrize(
     "options",
-    [{}, {"use_append": True}, {"every": 3}, {"faults": True}, {"cache": "vss"}, {"cache": "non-vss"}],
+    [
+        {"chain": False},
+        {"use_append": True},
+        {"every": 3},
+        {"faults": True},
+        {"cache": "vss"},
+        {"cache": "non-vss"},
+        {"chain": True},
+        {"chain": True, "faults": True, "cache": "non-vss"},
+        {"chain": True, "use_append": True},
+    ],
     ids=str,
 )
 def test_forty_crashes_break_no_promise(options: dict[str, int | bool]) -> None:

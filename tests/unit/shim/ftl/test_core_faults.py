@@ -489,3 +489,18 @@ def test_zones_of_more_than_the_common_capacity_do_not_stay_active() -> None:
         assert bench.versions() == model
         assert bench.take(_shim.EV_ZONE_FAULT) == []
         assert bench.core.stats()["zone_resets"] > 0
+
+
+def test_a_band_whose_reset_failed_once_is_reset_again_where_the_base_has_no_volatile_cache() -> None:
+    """There nothing is flushed before a reset, so nothing says anew how that went."""
+    with Bench(volatile_cache=False) as bench:
+        band, punit = 3, 1
+        bench.media.inject_fault(
+            op=_shim.OP_ZONE_SEND, lba=bench.zones[band][punit], block_count=1, status=0x1BF, times=1
+        )
+        for version in range(1, 9):
+            for lba in range(0, bench.block_count - 8, 8):
+                bench.put(lba, version, 8)
+        resets = [(event.a, event.b, event.c) for event in bench.take(_shim.EV_BAND_RESET_DONE)]
+        assert [reset for reset in resets if reset[1]] == [(band, 0x1BF, punit)]
+        assert [reset for reset in resets if reset[0] == band][-1][1] == 0

@@ -12,7 +12,7 @@ import pytest
 from spdk_ftl_py import _shim
 from support import pdus
 from support.pdus import Digests
-from support.qpair_rig import Driver, Rig, joined
+from support.qpair_rig import IDLE_ROUNDS, Driver, Rig, joined
 
 BLOCKS = 2048
 ALL_DIGESTS = [Digests(header, data) for header in (False, True) for data in (False, True)]
@@ -350,3 +350,24 @@ def test_an_fd_that_is_no_stream_socket_is_refused() -> None:
     reactor = _shim.Reactor("fd")
     with open("/dev/null") as file, pytest.raises(RuntimeError, match="must be a socket"):
         _shim.TargetQpair(reactor, file.fileno(), queue_size=2, header_digest=False, data_digest=False, namespaces={})
+
+
+def test_a_target_is_drained_when_its_last_command_is_back() -> None:
+    with joined(conventional) as (rig, media):
+        assert isinstance(media, _shim.EmulatedMedia)
+        media.inject_fault(latency_us=1_000_000, times=1)
+        now_ns = 1
+        rig.reactor.step(now_ns)
+        rig.submit(_shim.OP_WRITE, 0, 1, bytes(4096))
+        for _ in range(IDLE_ROUNDS):
+            rig.reactor.step(now_ns)
+        assert rig.target.connected
+        assert not rig.target.drained
+        rig.host.close()
+        for _ in range(IDLE_ROUNDS):
+            rig.reactor.step(now_ns)
+        assert not rig.target.connected
+        assert not rig.target.drained, "the drive still has the write"
+        rig.reactor.step(now_ns + 2_000_000_000)
+        rig.reactor.step(now_ns + 2_000_000_000)
+        assert rig.target.drained

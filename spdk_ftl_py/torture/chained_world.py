@@ -1,0 +1,200 @@
+"""A world whose I/O takes the product's way (chain), and whose daemon outlives the loss of its base: what
+spdk_ftl_py/daemon does then is done here in simulated time."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import random
+from collections.abc import Callable
+from typing import Any, Final
+
+from ..daemon.base import PASSING
+from ..errors import FtlError, MediaError
+from ..ftl.cache.nv_cache_keeper import CacheState
+from ..ftl.device import DeviceState, FtlDevice
+from ..ftl.media.blockdev import may_pass
+from .chain import Chain, Loss
+from .crash import Crash
+from .model import Violation
+from .workload import Workload
+from .world import World
+
+STEADY_BASES: Final = 0.2
+"""Part of these worlds whose base has no volatile cache."""
+RETURNS_MAX: Final = 40
+"""Loads until the base is back, each of which may meet a drive that is busy or fails once, or be cut off."""
+RETURN_DELAY_S: Final = 0.1
+
+
+class ChainedWorld(World):
+    def __init__(self, seed: int, number: int, **options: Any) -> None:
+        """options: as those of World."""
+        super().__init__(seed, number, **options)
+        self._chain_rng = random.Random(f"{seed}/{number}/chain")
+        self._steady = self._chain_rng.random() < STEADY_BASES
+        self._chain: Chain
+        self._serving = False
+        """The daemon is there, and comes back to a base that was lost."""
+        self._return: asyncio.Task[None] | None = None
+        self._powerless = False
+        """The drives, until the daemon comes back to them."""
+        self._cache_dropped = False
+        """In this life: the nv cache may be given up."""
+        self._cache_counts = False
+        """Its I/Os say when the next crash comes, so it has to go on having some."""
+        self._summed_up: FtlDevice | None = None
+
+    # --- the way of I/O
+
+    def _begin(self) -> None:
+        self._chain = Chain(self._reactor, self._chain_rng)
+
+    async def _create_in_shape(self) -> bool:
+        self._shape = dataclasses.replace(self._shape, volatile_cache=not self._steady)
+        return await super()._create_in_shape()
+
+    def _connect(self, *, new: bool) -> None:
+        media, self._nv_cache = self._chain.connect(self._media, self._cache)
+        self._base = self._shape.base(self._reactor, media, new=new)
+
+    def _work(self) -> Workload:
+        device = self._chain.serve(self._device.core)
+        self._serving = True
+        self._powerless = self._cache_dropped = False
+        return Workload(self._reactor, device, self._model, self._content, self._rng, apart=True)
+
+    async def _settled(self) -> None:
+        """As the daemon does: the base is there, hosts are disconnected, whatever they have in flight."""
+        self._chain.calm_down()
+        if self._powerless and self._return is None:
+            # Perhaps the FTL has not noticed: it has asked them nothing since.
+            self._chain.hang_up()
+        while self._living() and (self._return is not None or self._needs_return):
+            await self._step()
+        self._serving = False
+        self._workload.stop()
+        self._chain.leave()
+        while not self._chain.landed:
+            await self._step()
+
+    async def _kill(self, *, power_fails: bool) -> None:
+        self._serving = False
+        self._chain.kill(target_too=power_fails)
+        if self._return is not None:
+            self._return.cancel()
+            await asyncio.gather(self._return, return_exceptions=True)
+            self._return = None
+            # Half of a return may have made connections.
+            self._chain.kill(target_too=power_fails)
+
+    @property
+    def _landed(self) -> bool:
+        return self._chain.landed
+
+    # --- life
+
+    async def _step(self) -> None:
+        await super()._step()
+        self._chain.pump()
+        if not self._serving:
+            return
+        if self._return is not None and self._return.done():
+            self._return.result()
+            self._return = None
+        if self._return is None and self._needs_return:
+            self._return = asyncio.ensure_future(self._come_back())
+        self._workload.durable_when_acknowledged = self._device.cache.state is CacheState.IN_USE
+        loss = self._chain.lose(self._media.operations)
+        if loss is not None:
+            self.result.stats[f"lost_{loss.value}"] += 1
+        if loss in (Loss.POWER, Loss.DRIVE):
+            self._cut_power(self._chain_rng.getrandbits(63))
+            self._powerless = True
+        elif loss is Loss.CACHE:
+            self._cache_dropped = True
+
+    @property
+    def _needs_return(self) -> bool:
+        return self._living() and (self._chain.base_lost or self._device.failed.is_set())
+
+    async def _traffic_until(self, reached: Callable[[], bool]) -> None:
+        self._chain.plan(self._media.operations, cache=not self._cache_counts)
+        self._cache_counts = False
+        await super()._traffic_until(lambda: reached() or not self._living())
+        self._chain.calm_down()
+
+    def _arm(self, crash: Crash) -> Callable[[], bool]:
+        drives = self._drives()
+        self._cache_counts = drives[crash.seed % len(drives)] is self._cache
+        return super()._arm(crash)
+
+    @property
+    def _cache_is_lost(self) -> bool:
+        """With the base, or its own connection, it may be."""
+        with_base = self._powerless or self._needs_return or self._return is not None
+        return super()._cache_is_lost and not (self._cache_dropped or with_base)
+
+    def _sum_up(self) -> None:
+        if self._device is not self._summed_up:
+            self._summed_up = self._device
+            super()._sum_up()
+
+    async def _drop_device(self) -> None:
+        await super()._drop_device()
+        if self._chain.is_alive:
+            # The daemon has ended its device, and found no way back.
+            self._workload.stop()
+            await self._buried()
+
+    # --- the base is lost
+
+    async def _come_back(self) -> None:
+        """The daemon lets go of its base, and loads the FTL again; hosts wait meanwhile."""
+        self._chain.hold()
+        self._check_zones()
+        failure = self._device.failure
+        if failure is not None and not (isinstance(failure, MediaError) and may_pass(failure.status)):
+            self._violated(Violation("io_error", -1, f"the device failed: {failure.message}"))
+            return
+        await self._device.abort("the base is lost")
+        await self._let_go()
+        if self._device.state is not DeviceState.HALTED:
+            with contextlib.suppress(FtlError):
+                await self._device.halt()
+        self._sum_up()
+        for _ in range(RETURNS_MAX):
+            self._connect(new=False)
+            try:
+                self._device = await self._loaded(self._alarm_for_nothing)
+                break
+            except PASSING:
+                await self._let_go()
+                await asyncio.sleep(RETURN_DELAY_S)
+            except FtlError as error:
+                self._violated(Violation("refused", -1, f"load of a base that is back: {error!r}"))
+                return
+        else:
+            self._violated(Violation("wedged", -1, f"after {RETURNS_MAX} loads the base is not back"))
+            return
+        self.result.stats["returns"] += 1
+        self._device_is_new()
+        self._check_bands()
+        floors = self._model.floors(0, self._model.block_count)
+        versions = await self._versions()
+        if not self._needs_return:
+            self._violated(*self._model.check_read(0, floors, versions))
+        self._chain.reopen(self._device.core)
+
+    async def _let_go(self) -> None:
+        """Of the connections. A target ends the I/O of those before it lets anybody in again."""
+        self._chain.hang_up()
+        await self._chain.land()
+        if self._powerless:
+            self._powerless = False
+            for media in self._drives():
+                media.power_on()
+
+    def _alarm_for_nothing(self) -> None:
+        self._violated(Violation("untold", -1, "hosts are told of a loss, and the daemon has lost nothing"))

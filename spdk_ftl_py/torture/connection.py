@@ -1,0 +1,162 @@
+"""One NVMe/TCP I/O queue, both ends of it in one reactor: what serves a device, and that device as its host sees it."""
+
+from __future__ import annotations
+
+import random
+import socket
+from dataclasses import dataclass
+from typing import Final
+
+from .. import _shim
+from ..runtime.reactor import ReactorLoop
+
+NSID: Final = 1
+PAGE_BYTES: Final = 4096
+TAKEN_AT_ONCE: Final = 1 << 16
+
+
+@dataclass(frozen=True)
+class Terms:
+    """What both ends have agreed on, and how much the kernel holds between them."""
+
+    queue_depth: int
+    header_digest: bool
+    data_digest: bool
+    in_capsule_bytes: int
+    max_h2c_data: int
+    success_flag: bool
+    send_buffer_bytes: int
+    """0: the kernel's default. With little of it PDUs go and come in parts."""
+    host_first: bool
+    """Of the two the host is polled first: then it is answers, not commands, that are on their way between two steps of
+    the reactor."""
+
+    @classmethod
+    def choose(cls, rng: random.Random) -> Terms:
+        digests = rng.choice(((False, False), (False, False), (True, True), (True, False), (False, True)))
+        return cls(
+            queue_depth=rng.choice((4, 16, 128, 128)),
+            header_digest=digests[0],
+            data_digest=digests[1],
+            in_capsule_bytes=rng.choice((0, 4096, 8192)),
+            max_h2c_data=rng.choice((4096, 12288, 131072)),
+            success_flag=rng.random() < 0.7,
+            send_buffer_bytes=rng.choice((0, 0, 8192, 32768)),
+            host_first=rng.random() < 0.5,
+        )
+
+
+class Connection:
+    """As it is behind Connect. ``device`` is what the host has.
+
+    Lost at either end (``drop()``, ``hang_up()``), what its target has begun still comes to its end: it is ``landed``
+    then, and is to be closed.
+    """
+
+    def __init__(self, reactor: ReactorLoop, device: _shim.BlockDevice, terms: Terms, *, max_io_bytes: int) -> None:
+        self.is_covered = terms.header_digest and terms.data_digest
+        """By digests, each bit."""
+        self._ours, self._theirs = socket.socketpair()
+        if terms.send_buffer_bytes:
+            for each in (self._ours, self._theirs):
+                each.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, terms.send_buffer_bytes)
+        max_io_bytes = (max_io_bytes + PAGE_BYTES - 1) // PAGE_BYTES * PAGE_BYTES
+        self._terms, self._max_io_bytes = terms, max_io_bytes
+        if terms.host_first:
+            self.device = self._host_end(reactor, device)
+            self._target = self._target_end(reactor, device)
+        else:
+            self._target = self._target_end(reactor, device)
+            self.device = self._host_end(reactor, device)
+
+    def _target_end(self, reactor: ReactorLoop, device: _shim.BlockDevice) -> _shim.TargetQpair:
+        terms = self._terms
+        return _shim.TargetQpair(
+            reactor.shim,
+            self._theirs.fileno(),
+            queue_size=terms.queue_depth + 1,
+            header_digest=terms.header_digest,
+            data_digest=terms.data_digest,
+            namespaces={NSID: device},
+            max_io_bytes=self._max_io_bytes,
+            in_capsule_bytes=terms.in_capsule_bytes,
+            max_h2c_data=terms.max_h2c_data,
+            success_flag=terms.success_flag,
+        )
+
+    def _host_end(self, reactor: ReactorLoop, device: _shim.BlockDevice) -> _shim.HostQpair:
+        terms = self._terms
+        return _shim.HostQpair(
+            reactor.shim,
+            self._ours.fileno(),
+            queue_depth=terms.queue_depth,
+            nsid=NSID,
+            header_digest=terms.header_digest,
+            data_digest=terms.data_digest,
+            max_h2c_data=terms.max_h2c_data,
+            in_capsule_bytes=terms.in_capsule_bytes,
+            block_count=device.block_count,
+            block_bytes=device.block_bytes - device.metadata_bytes,
+            metadata_bytes=device.metadata_bytes,
+            max_io_bytes=self._max_io_bytes,
+            max_append_bytes=device.max_append_blocks * device.block_bytes,
+            volatile_cache=device.volatile_cache,
+            zoned=device.zoned,
+            zone_size=device.zone_size,
+            zone_capacity=device.zone_capacity,
+            max_open_zones=device.max_open_zones,
+            max_active_zones=device.max_active_zones,
+        )
+
+    @property
+    def lost(self) -> bool:
+        """As its host has noticed."""
+        return not self.device.connected
+
+    @property
+    def landed(self) -> bool:
+        """It is lost at both ends, and nothing that came by it is under way any more."""
+        return self.lost and self._target.drained
+
+    def drop(self, *, hard: bool) -> None:
+        """Both ends find it closed; hard: and what was on its way, to either of them, is gone."""
+        if hard:
+            for each in (self._ours, self._theirs):
+                _take(each)
+        self._ours.shutdown(socket.SHUT_RDWR)
+
+    def flip(self, rng: random.Random) -> bool:
+        """A bit of what is on its way. False: nothing is."""
+        ends = [(self._ours, self._theirs), (self._theirs, self._ours)]
+        rng.shuffle(ends)
+        for sender, receiver in ends:
+            taken = _take(receiver)
+            if taken:
+                taken[rng.randrange(len(taken))] ^= 1 << rng.randrange(8)
+                # Nobody else is running, so it is as if they had never been taken.
+                if sender.send(taken, socket.MSG_DONTWAIT) < len(taken):
+                    self.drop(hard=True)
+                return True
+        return False
+
+    def hang_up(self) -> None:
+        """The host's process has ended: what it has sent still arrives."""
+        self.device.close()
+
+    def close(self) -> None:
+        """Of one that has landed."""
+        self._target.close()
+        self.device.close()
+        self._ours.close()
+        self._theirs.close()
+
+
+def _take(sock: socket.socket) -> bytearray:
+    """All that has come there and was not read yet."""
+    taken = bytearray()
+    try:
+        while part := sock.recv(TAKEN_AT_ONCE, socket.MSG_DONTWAIT):
+            taken += part
+    except OSError:
+        pass
+    return taken
