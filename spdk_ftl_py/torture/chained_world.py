@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from ..daemon.base import PASSING
-from ..errors import FtlError, MediaError
+from ..errors import FtlError
 from ..ftl.cache.nv_cache_keeper import CacheState
 from ..ftl.device import DeviceState, FtlDevice
 from ..ftl.media.blockdev import may_pass
@@ -155,7 +155,7 @@ class ChainedWorld(World):
         self._chain.hold()
         self._check_zones()
         failure = self._device.failure
-        if failure is not None and not (isinstance(failure, MediaError) and may_pass(failure.status)):
+        if failure is not None and not may_pass(failure):
             self._violated(Violation("io_error", -1, f"the device failed: {failure.message}"))
             return
         await self._device.abort("the base is lost")
