@@ -68,6 +68,8 @@ BUSY_LOADS: Final = 0.2
 """Part of the loads, with faults, in which a drive is busy for a while."""
 ZONE_WATCH_ROUND_S: Final = 0.002
 """Simulated. Lives last some tenths of a second."""
+ZONE_EVENTS_TOLD: Final = 0.5
+"""Part of the drive's changes that hosts hear of by an asynchronous event."""
 UNNOTICED_ROUNDS_MAX: Final = 4
 LOADS_CRASHED: Final = 0.25
 LOADS_CRASHED_IN_A_ROW_MAX: Final = 4
@@ -399,6 +401,9 @@ class World:
             self._zones_lost += 1
             self._zones_troubled += 1
             self._read_only.append((zone, self._device.zone_watch.rounds))
+        if zone is not None and self._rng.random() < ZONE_EVENTS_TOLD:
+            told = self._rng.choice(([zone], None))
+            self._device.zones_changed(told, log_read=told is not None)
         return zone is not None
 
     async def _rot(self) -> bool:
