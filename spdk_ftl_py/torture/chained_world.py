@@ -40,6 +40,8 @@ class ChainedWorld(World):
         self._return: asyncio.Task[None] | None = None
         self._powerless = False
         """The drives, until the daemon comes back to them."""
+        self._base_dropped = False
+        """And the nv cache with it; the first to be noticed may be either."""
         self._cache_dropped = False
         """In this life: the nv cache may be given up."""
         self._cache_counts = False
@@ -62,7 +64,7 @@ class ChainedWorld(World):
     def _work(self) -> Workload:
         device = self._chain.serve(self._device.core)
         self._serving = True
-        self._powerless = self._cache_dropped = False
+        self._powerless = self._base_dropped = self._cache_dropped = False
         return Workload(self._reactor, device, self._model, self._content, self._rng, apart=True)
 
     async def _settled(self) -> None:
@@ -112,6 +114,8 @@ class ChainedWorld(World):
         if loss in (Loss.POWER, Loss.DRIVE):
             self._cut_power(self._chain_rng.getrandbits(63))
             self._powerless = True
+        if loss in (Loss.POWER, Loss.BASE):
+            self._base_dropped = True
         elif loss is Loss.CACHE:
             self._cache_dropped = True
 
@@ -133,7 +137,7 @@ class ChainedWorld(World):
     @property
     def _cache_is_lost(self) -> bool:
         """With the base, or its own connection, it may be."""
-        with_base = self._powerless or self._needs_return or self._return is not None
+        with_base = self._powerless or self._base_dropped or self._needs_return or self._return is not None
         return super()._cache_is_lost and not (self._cache_dropped or with_base)
 
     def _sum_up(self) -> None:
@@ -190,6 +194,7 @@ class ChainedWorld(World):
     async def _let_go(self) -> None:
         """Of the connections. A target ends the I/O of those before it lets anybody in again."""
         self._chain.hang_up()
+        self._base_dropped = False
         await self._chain.land()
         if self._powerless:
             self._powerless = False

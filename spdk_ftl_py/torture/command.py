@@ -22,6 +22,9 @@ a model says it may hold:
   - each block is whole: it carries its LBA, its version and a pattern made of both
   - nothing stands still, and no load is refused
 
+In a third of the worlds (see below; with --chain in all) an I/O goes the way it goes in the product, as NVMe/TCP PDUs
+from the host to the drive, and the connections of host, base and nv cache are lost now and then.
+
 With --processes all of it is real: `spdk-ftl target` with a drive in a file and `spdk-ftl serve`, as processes of their
 own in a temporary directory, and NVMe/TCP hosts that stay connected. Daemon, target, or both, are killed with SIGKILL
 under load, now and then once more while they recover, and started again. Hosts repeat what had no answer; no I/O may
