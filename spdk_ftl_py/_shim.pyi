@@ -515,6 +515,10 @@ class FtlCore(BlockDevice):
     def open_band(self, stream: int, band: int, band_seq: int) -> None:
         """Queues an empty, reset band as the stream's next. At most one may be queued: BlockingIOError."""
 
+    def take_queued(self, stream: int) -> int | None:
+        """The band that was queued as the stream's next is free again; None: none was. The stream does not ask for
+        another one."""
+
     def start_move(self, band: int) -> None:
         """Copies what is valid in a closed (or faulted) band to STREAM_RELOC; ends with EV_MOVE_DONE. BlockingIOError
         when max_active_relocs bands are being moved."""

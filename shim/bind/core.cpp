@@ -467,6 +467,14 @@ void bind_core(nb::module_ &m) {
             },
             nb::arg("stream"), nb::arg("band"), nb::arg("band_seq"))
         .def(
+            "take_queued",
+            [](FtlCore &core, uint32_t stream) {
+                uint32_t band = kNoBand;
+                on_reactor(core, [&] { band = core.take_queued(stream); });
+                return band == kNoBand ? std::nullopt : std::optional<uint32_t>{band};
+            },
+            nb::arg("stream"))
+        .def(
             "start_move",
             [](FtlCore &core, uint32_t band) {
                 bool started = false;

@@ -129,6 +129,16 @@ bool BandWriter::has_room(const OpenBand &open) const noexcept {
     });
 }
 
+uint32_t BandWriter::take_queued(uint32_t stream) noexcept {
+    Stream &its = streams_[stream_of(stream)];
+    const uint32_t band = std::exchange(its.queued, kNoBand);
+    if (band != kNoBand) {
+        its.asked = true;  // whoever takes it owes another one
+        state_.bands.change(band).state = BandState::free;
+    }
+    return band;
+}
+
 BandWriter::OpenBand *BandWriter::current_band(uint32_t number) noexcept {
     Stream &stream = streams_[number];
     if (stream.current != nullptr && !has_room(*stream.current)) {

@@ -26,6 +26,8 @@ public:
 
     // False: one is queued already.
     bool queue_band(uint32_t stream, uint32_t band, uint64_t seq) noexcept;
+    // The band that is queued is free again. kNoBand: none was.
+    uint32_t take_queued(uint32_t stream) noexcept;
     // A zone of an open band is finished as it is, behind what is in flight: false where it is not being written.
     bool close_zone(uint32_t band, uint32_t punit) noexcept;
     // Issues what is due; returns how much.

@@ -55,7 +55,10 @@ public:
     void attach();
     [[nodiscard]] uint32_t id() const noexcept { return state_.id; }
     bool open_band(uint32_t stream, uint32_t band, uint64_t band_seq);  // false: one is queued already
-    bool start_move(uint32_t band);                                     // false: enough are being moved
+    // A queued band, of which nothing was written yet, is free again; the stream does not ask for another one. kNoBand:
+    // none was queued.
+    uint32_t take_queued(uint32_t stream);
+    bool start_move(uint32_t band);  // false: enough are being moved
     // What is in force in a band that is closed, or being written, is read and verified. False: one is being read.
     bool start_scrub(uint32_t band);
     void set_scrub_rate(uint32_t blocks_per_s) noexcept { movers_.set_scrub_rate(blocks_per_s); }

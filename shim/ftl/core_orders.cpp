@@ -42,6 +42,13 @@ bool FtlCore::open_band(uint32_t stream, uint32_t band, uint64_t band_seq) {
     return writer_.queue_band(stream, band, band_seq);
 }
 
+uint32_t FtlCore::take_queued(uint32_t stream) {
+    if (stream >= kStreamCount || (state_.config.shared_stream && stream != kStreamUser)) {
+        throw std::invalid_argument("take_queued: there is no stream " + std::to_string(stream));
+    }
+    return writer_.take_queued(stream);
+}
+
 bool FtlCore::start_move(uint32_t band) {
     const Band &its = checked_band(band, "start_move");
     if (its.state != BandState::closed && its.state != BandState::faulted) {

@@ -183,6 +183,8 @@ class BandManager:
                 self._wanting.discard(stream)
                 continue
             number = self.bands.first_free()
+            if number is None and self._stuck_moves():
+                number = self._take_from_user()
             if number is None or not self._may_take(stream, number):
                 continue
             try:
@@ -193,6 +195,18 @@ class BandManager:
             self.next_band_seq += 1
             self.bands.ordered(number, QUEUED, stream=stream)
             self._wanting.discard(stream)
+
+    def _take_from_user(self) -> int | None:
+        """His next band, of which nothing was written yet. Zones have failed that moves under way counted on; without
+        them nothing would ever be freed, for him either."""
+        if self._shared:
+            return None
+        number = self._core.take_queued(_shim.STREAM_USER)
+        if number is None:
+            return None
+        self._wanting.add(_shim.STREAM_USER)
+        self.bands.refresh(self._core.band_rows(number, 1))
+        return self.bands.first_free()
 
     def _may_take(self, stream: int, number: int) -> bool:
         """Reloc takes what it needs. The user leaves the reserve alone, and what moves that were begun still need;
@@ -293,9 +307,8 @@ class BandManager:
         if self.bands.free_count:
             return None
         reloc = self._reloc_stream
-        moves_starved = reloc in self._wanting and not self._has_room(reloc) and self.bands.count(MOVING)
         resets_starved = starved and not self._has_room(reloc)
-        return STUCK_BUSY_S if moves_starved or resets_starved else None
+        return STUCK_BUSY_S if self._stuck_moves() or resets_starved else None
 
     # --- numbers they are made from
 
@@ -319,6 +332,11 @@ class BandManager:
 
     def _has_room(self, stream: int) -> bool:
         return self.bands.room(stream) > 0
+
+    def _stuck_moves(self) -> bool:
+        """Moves are under way that have nothing to write to."""
+        reloc = self._reloc_stream
+        return reloc in self._wanting and not self._has_room(reloc) and self.bands.count(MOVING) > 0
 
     def _starved(self) -> bool:
         """The user has asked for a band and has nothing to write to until he gets one."""

@@ -504,3 +504,33 @@ def test_a_band_whose_reset_failed_once_is_reset_again_where_the_base_has_no_vol
         resets = [(event.a, event.b, event.c) for event in bench.take(_shim.EV_BAND_RESET_DONE)]
         assert [reset for reset in resets if reset[1]] == [(band, 0x1BF, punit)]
         assert [reset for reset in resets if reset[0] == band][-1][1] == 0
+
+
+def test_a_queued_band_can_be_taken_back_and_used_for_the_other_stream() -> None:
+    with Bench(band_count=16) as bench:
+        bench.gc = bench.auto_reset = False
+        bench.put(0, 1)
+        while not {"open", "queued"} <= {each["state"] for each in bench.core.bands()}:
+            bench.put(1, 1)
+        (queued,) = [number for number, each in enumerate(bench.core.bands()) if each["state"] == "queued"]
+        bench.take(_shim.EV_BAND_NEXT_NEEDED)
+        assert bench.core.take_queued(_shim.STREAM_RELOC) is None
+        assert bench.core.take_queued(_shim.STREAM_USER) == queued
+        assert bench.core.take_queued(_shim.STREAM_USER) is None
+        assert bench.core.bands()[queued]["state"] == "free"
+        for _ in range(20):
+            bench.step()
+        assert bench.take(_shim.EV_BAND_NEXT_NEEDED) == [], "who took it knows"
+        victim = next(number for number, each in enumerate(bench.core.bands()) if each["state"] == "open")
+        bench.core.open_band(_shim.STREAM_RELOC, queued, 900)
+        other = next(number for number, each in enumerate(bench.core.bands()) if each["state"] == "free")
+        bench.core.open_band(_shim.STREAM_USER, other, 901)
+        n = 2
+        while bench.core.bands()[victim]["state"] != "closed":
+            bench.put(n % bench.block_count, 7)
+            n += 1
+        bench.core.start_move(victim)
+        assert bench.until(_shim.EV_MOVE_DONE).a == victim
+        assert bench.core.bands()[queued]["valid"] > 0
+        with pytest.raises(ValueError, match="no stream"):
+            bench.core.take_queued(7)

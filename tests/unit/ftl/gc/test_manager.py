@@ -1,0 +1,109 @@
+"""The band manager against a core that only tells of bands and takes orders."""
+
+from __future__ import annotations
+
+import dataclasses
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+
+from spdk_ftl_py import _shim
+from spdk_ftl_py.conf import FtlConf, Limit
+from spdk_ftl_py.ftl.gc.manager import BandManager
+from spdk_ftl_py.ftl.media.band import CLOSED, FREE, MOVING, OPEN, QUEUED, Band
+
+from .band_rig import bands_of, rows_of
+
+BLOCKS = 1000
+CONF = FtlConf(limits={"crit": Limit(0, 1), "high": Limit(5, 2), "low": Limit(40, 3), "start": Limit(100, 4)})
+
+
+class ToldCore:
+    """Its bands change by orders alone."""
+
+    def __init__(self, bands: list[Band]) -> None:
+        self.bands = bands
+        self.opened: list[tuple[int, int, int]] = []
+        self.moved: list[int] = []
+
+    def changed_bands(self, most: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
+        return rows_of([])
+
+    def band_rows(self, first: int, count: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
+        return rows_of(self.bands[first : first + count])
+
+    def take_queued(self, stream: int) -> int | None:
+        for band in self.bands:
+            if band.state == QUEUED and band.stream == stream:
+                self.bands[band.index] = dataclasses.replace(band, state=FREE)
+                return band.index
+        return None
+
+    def open_band(self, stream: int, band: int, seq: int) -> None:
+        assert self.bands[band].state == FREE
+        self.bands[band] = dataclasses.replace(self.bands[band], state=QUEUED, stream=stream)
+        self.opened.append((stream, band, seq))
+
+    def reset_bands(self, numbers: list[int]) -> list[int]:
+        return []
+
+    def set_user_share(self, share: int) -> None:
+        pass
+
+    def start_move(self, band: int) -> None:
+        self.moved.append(band)
+
+    def stats(self) -> dict[str, int]:
+        return {"write_buffer_used": 0, "media_written_blocks": 0, "zone_resets": 0, "busy_answers": 0}
+
+
+def manager_of(bands: list[Band]) -> tuple[BandManager, ToldCore]:
+    core = ToldCore(bands)
+    geometry: Any = SimpleNamespace(band_blocks=BLOCKS, shared_stream=False, punits=1)
+    told: Any = core
+    manager = BandManager(
+        told, geometry, CONF, bands_of(bands), buffer_blocks=64, on_stuck=lambda reason: None, next_band_seq=50
+    )
+    return manager, core
+
+
+def band(index: int, state: str, *, valid: int = 0, written: int = 0, stream: int = _shim.STREAM_USER) -> Band:
+    return Band(index, [index], BLOCKS, state, index + 1, stream, valid, written, set())
+
+
+async def test_relocation_without_a_band_takes_the_users_next_one() -> None:
+    """Its band lost a zone that the move counted on, and he has one to write that he has not begun."""
+    manager, core = manager_of(
+        [
+            band(0, MOVING, valid=400, written=BLOCKS),
+            band(1, OPEN, valid=10, written=10),
+            band(2, QUEUED),
+            *(band(index, CLOSED, valid=900, written=BLOCKS) for index in range(3, 8)),
+        ]
+    )
+    manager.start()
+    assert (core.opened, core.moved) == ([(_shim.STREAM_RELOC, 2, 50)], [])
+    # He gets the next one that is free.
+    for index in (0, 3, 4, 5):
+        core.bands[index] = band(index, FREE)
+    manager.bands.refresh(rows_of(core.bands))
+    manager.pump()
+    assert [stream for stream, _, _ in core.opened] == [_shim.STREAM_RELOC, _shim.STREAM_USER]
+    manager.stop()
+
+
+async def test_the_users_next_band_is_his_as_long_as_there_is_another_or_nothing_is_being_moved() -> None:
+    for others, moving in (([band(3, FREE)], MOVING), ([band(3, CLOSED, valid=900, written=BLOCKS)], CLOSED)):
+        manager, core = manager_of(
+            [
+                band(0, moving, valid=900, written=BLOCKS),
+                band(1, OPEN, valid=10, written=10),
+                band(2, QUEUED),
+                *others,
+            ]
+        )
+        manager.start()
+        assert core.bands[2].state == QUEUED
+        assert core.bands[2].stream == _shim.STREAM_USER
+        manager.stop()
