@@ -93,6 +93,10 @@ class FlushDoubtError(MediaError):
     """A flush failed, and may have cost what the device's volatile cache held, whatever a later one answers."""
 
 
+class FlushRefusedError(MediaError):
+    """A device refuses flushes for good, so that nothing on it is ever sure to be durable."""
+
+
 class ProtocolError(FtlError):
     """A peer sent what the protocol does not allow. The connection is gone."""
 

@@ -57,6 +57,7 @@ private:
         bool close_short = false;  // behind the batch in flight
         uint32_t finish_attempts = 0;
         uint64_t finish_at = 0;               // once more; 0: it is in flight
+        Status finish_refused = status::ok;   // by a busy base, which is asked for something else now
         std::vector<layout::BlockEntry> map;  // what each offset holds, for the summary
         uint8_t *scratch = nullptr;           // the header, or blocks of the summary
         std::vector<uint32_t> items;          // slots or records of the batch
@@ -108,6 +109,7 @@ private:
     void finish(ZoneWriter &zone) noexcept;
     void finish_once_more(ZoneWriter &zone) noexcept;
     void finished(ZoneWriter &zone, Status status) noexcept;
+    void finish_failed(ZoneWriter &zone, Status status) noexcept;
     uint32_t run_finishes() noexcept;
     void fault(ZoneWriter &zone, Status status) noexcept;
     void requeue(ZoneWriter &zone) noexcept;

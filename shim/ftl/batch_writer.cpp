@@ -187,13 +187,25 @@ void BandWriter::on_complete(Io &io) noexcept {
 }
 
 void BandWriter::came_back(ZoneWriter &zone) noexcept {
-    if (state_.came_back(zone.io, MUTATED(busy_gives_zone_up) ? 0 : kBusyPatienceNs) != Answer::final) {
+    const uint64_t patience_ns = MUTATED(busy_gives_zone_up) ? 0
+                                 : zone.io.op == Op::flush   ? kBusyPatienceLeftNs
+                                                             : kBusyPatienceNs;
+    if (state_.came_back(zone.io, patience_ns) != Answer::final) {
         return;
     }
     Zone &place = state_.change_zone(zone.band->band, zone.punit);
     Status status = zone.io.status;
     if (zone.state == ZoneState::finishing) {
-        finished(zone, status);
+        if (zone.io.op == Op::flush) {
+            finish_failed(zone, zone.finish_refused);
+        } else if (error_class(zone.io) == ErrorClass::busy && !MUTATED(busy_gives_zone_up)) {
+            // It has had its time. Is it the zone? Not where the base does nothing else either; a flush does no harm.
+            zone.finish_refused = status;
+            zone.io.op = Op::flush;
+            state_.submit_base(zone.io);
+        } else {
+            finished(zone, status);
+        }
         return;
     }
     if (status == status::ok && zone.io.op == Op::append) {
@@ -260,12 +272,15 @@ void BandWriter::finished(ZoneWriter &zone, Status status) noexcept {
             break;
     }
     // Its band is not closed as long as it may be active: another one opened meanwhile would be one too many.
-    // One that was refused as busy has had its time.
-    if (zone.finish_attempts < kFinishAttempts && error_class(zone.io) != ErrorClass::busy) {
+    if (zone.finish_attempts < kFinishAttempts) {
         zone.finish_at = std::max<uint64_t>(state_.now, 1) + (kFinishAgainNs << (zone.finish_attempts - 1));
         ++finishes_waiting_;
         return;
     }
+    finish_failed(zone, status);
+}
+
+void BandWriter::finish_failed(ZoneWriter &zone, Status status) noexcept {
     // A reset ends it for good, and those of bands with a failed zone come first.
     zone.state = ZoneState::done;
     Zone &place = state_.change_zone(zone.band->band, zone.punit);

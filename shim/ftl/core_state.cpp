@@ -188,6 +188,7 @@ Answer CoreState::came_back(BaseIo &io, uint64_t patience_ns) noexcept {
     if (io.status == status::ok) {
         io.busy_since_ns = 0;
         written_ns = writes ? reactor->now_ns() : written_ns;
+        read_ns = io.op == Op::read ? reactor->now_ns() : read_ns;
         return Answer::final;
     }
     const Op op = MUTATED(failed_flush_repeated) ? Op::write : io.op;
@@ -237,7 +238,10 @@ Answer CoreState::read_came_back(BaseIo &io, Probe &probe, Patience &patience, b
         probe.lba = io.lba;
         probe.block_count = io.block_count;
     } else {
-        const Answer answer = came_back(io, kBusyPatienceLeftNs);
+        const bool last = probe.number == kProbes;
+        // Others may have been waited for less long, because of a block that is bad.
+        const bool read_of_late = reactor->now_ns() < read_ns + patience.whole_ns;
+        const Answer answer = came_back(io, last && read_of_late ? patience.whole_ns : kBusyPatienceLeftNs);
         if (answer == Answer::dropped) {
             io.status = failed;  // a probe that was read is not the block
         }
@@ -253,7 +257,7 @@ Answer CoreState::read_came_back(BaseIo &io, Probe &probe, Patience &patience, b
             submit_base(io);
             return Answer::awaited;
         }
-        if (probe.number == kProbes) {
+        if (last) {
             fail(io.status);
             return Answer::dropped;
         }

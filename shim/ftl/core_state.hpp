@@ -236,6 +236,7 @@ public:
     uint64_t forced_epoch = 0;  // a reset or drain waits for it: the user's share does not matter
     BusyIos busy_ios;
     uint64_t written_ns = 0;  // when the base took a write last
+    uint64_t read_ns = 0;     // when the base last read something
     uint32_t base_outstanding = 0;
     uint32_t reloc_reads = 0;  // in flight
     uint32_t active_moves = 0;

@@ -347,6 +347,12 @@ bool Movers::was_ours(const Mover &mover, const SummaryBlock &block) const noexc
            block.band_seq == state_.bands[mover.band].seq;
 }
 
+bool Movers::was_ours(const Mover &mover, const BatchHeader &header) const noexcept {
+    return header.crc != layout::block_crc(&header) &&
+           (header.magic == layout::kBatchMagic || header.uuid == state_.config.uuid) &&
+           header.band_seq == state_.bands[mover.band].seq;
+}
+
 void Movers::use_walked(Mover &mover, bool read) noexcept {
     const uint32_t count = mover.io.block_count;
     for (uint32_t i = 0; read && i < count; ++i) {
@@ -358,6 +364,10 @@ void Movers::use_walked(Mover &mover, bool read) noexcept {
             use_header(mover);
             return;
         }
+    }
+    if (mover.scrubs && count == 1 &&
+        (!read || was_ours(mover, *reinterpret_cast<const BatchHeader *>(mover.buffer)))) {
+        damaged(mover, read ? status::guard_check : mover.io.status);
     }
     if (!read && count > 1) {
         // One block that can't be read must not hide the headers beside it.
@@ -417,12 +427,12 @@ void Movers::use_summary(Mover &mover) noexcept {
 void Movers::use_header(Mover &mover) noexcept {
     const auto &header = *reinterpret_cast<const BatchHeader *>(mover.buffer);
     const uint32_t offset = mover.walk_offset++;
+    mover.first_offset = offset + 1;
     mover.entry = 0;
     mover.entry_count = 0;
     mover.phase = Phase::window;
     if (header.kind == static_cast<uint16_t>(BatchKind::data)) {
         std::copy_n(header.blocks, header.count, mover.entries.data());
-        mover.first_offset = offset + 1;
         const uint32_t end = std::min(state_.zone(mover.band, mover.punit).write_pointer, state_.data_area);
         mover.entry_count = std::min(header.count, end - mover.first_offset);
         mover.walk_offset += mover.entry_count;

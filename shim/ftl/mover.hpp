@@ -173,6 +173,7 @@ private:
     [[nodiscard]] bool is_ours(const Mover &mover, const layout::BatchHeader &header, uint32_t offset) const noexcept;
     [[nodiscard]] bool is_ours(const Mover &mover, const layout::SummaryBlock &block, uint32_t index) const noexcept;
     [[nodiscard]] bool was_ours(const Mover &mover, const layout::SummaryBlock &block) const noexcept;
+    [[nodiscard]] bool was_ours(const Mover &mover, const layout::BatchHeader &header) const noexcept;
     void damaged(Mover &mover, Status status) noexcept;
     bool scan_window(Mover &mover) noexcept;
     void take_records(Mover &mover, const layout::BatchHeader &header, uint64_t address) noexcept;

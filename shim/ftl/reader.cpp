@@ -10,9 +10,10 @@
 namespace ftl {
 namespace {
 
-// Media and data integrity errors (SCT 2): of these blocks, and reading them again may help.
+// Media and data integrity errors (SCT 2), and what targets answer for them: of these blocks, or of their zone.
 constexpr bool of_media(Status status) {
-    return error_class(Op::read, status, true) == ErrorClass::block;
+    const ErrorClass kind = error_class(Op::read, status, true);
+    return kind == ErrorClass::block || kind == ErrorClass::zone || perhaps_media(status);
 }
 
 }  // namespace
@@ -207,6 +208,9 @@ void Reader::came_back(Child &child) noexcept {
         --state_.bands[child.band].readers;
     }
     const Status status = child.io.status;
+    // A block that was refused while others were read has been read again by then.
+    child.again |=
+        status != status::ok && !child.cached && child.io.block_count == 1 && error_class(child.io) == ErrorClass::busy;
     if (status == status::ok) {
         child.come = std::max(child.come, child.done + child.io.block_count);
     } else {

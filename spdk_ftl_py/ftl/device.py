@@ -14,7 +14,7 @@ from uuid import UUID
 
 from .. import _shim
 from ..conf import FtlConf
-from ..errors import BusyError, FlushDoubtError, FtlError, MediaError, ParameterError
+from ..errors import BusyError, FlushDoubtError, FlushRefusedError, FtlError, MediaError, ParameterError
 from ..nvme.wire import Status, status_text
 from ..runtime.reactor import ReactorLoop
 from . import properties
@@ -465,7 +465,8 @@ class FtlDevice:
         """True: the device has failed over it. Without a flush nothing is reset, and the write buffer stays full."""
         if in_a_row < FAILED_FLUSHES_MAX:
             return False
-        self._fail(MediaError(f"{self.name}: the base device can't flush: {status_text(status)}", status=status))
+        told = f"{self.name}: the base device can't flush: {status_text(status)}"
+        self._fail(FlushRefusedError(told, status=status))
         self.core.fail(status)
         return True
 

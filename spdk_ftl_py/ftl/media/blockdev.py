@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ... import _shim
-from ...errors import FlushDoubtError, MediaError, ProtocolError
+from ...errors import FlushDoubtError, FlushRefusedError, MediaError, ProtocolError
 from ...nvme.wire import Status, status_text
 from ...runtime.reactor import ReactorLoop
 from .zone import ZONE_DESCRIPTOR_BYTES, ZONE_REPORT_HEADER_BYTES, Zone, parse_report
@@ -46,10 +46,11 @@ repeated."""
 
 def may_pass(failure: BaseException) -> bool:
     """Whether a whole device that has failed with that is to be asked again some time."""
-    passing = (_shim.ERROR_GONE, _shim.ERROR_BUSY)
-    return isinstance(failure, FlushDoubtError) or (
-        isinstance(failure, MediaError) and _shim.error_class(failure.status) in passing
-    )
+    if isinstance(failure, FlushDoubtError):
+        return True
+    if isinstance(failure, FlushRefusedError) or not isinstance(failure, MediaError):
+        return False
+    return _shim.error_class(failure.status) in (_shim.ERROR_GONE, _shim.ERROR_BUSY)
 
 
 _OP_NAMES: Final = {

@@ -9,7 +9,9 @@ import pytest
 
 from spdk_ftl_py.daemon import device
 from spdk_ftl_py.errors import FtlError
+from spdk_ftl_py.ftl.device import FAILED_FLUSHES_MAX
 from spdk_ftl_py.ftl.media.blockdev import BlockPort
+from spdk_ftl_py.nvme.wire import Status
 from spdk_ftl_py.runtime.reactor import ReactorLoop
 from unit.daemon.registry_rig import Daemon, World, connected, create, read, write
 from unit.nvme.nvme_loop import until
@@ -49,6 +51,19 @@ async def test_a_flush_that_the_base_fails_is_a_pause_for_its_host(here: World) 
     assert daemon.registry._devices["ftl0"].ftl is not before, "it was loaded again"
     assert (await daemon.device())["state"] == "online"
     assert await read(here, daemon, 3) == [1, 2, 3]
+    await daemon.halt()
+
+
+async def test_a_base_that_refuses_flushes_for_good_is_not_waited_for(here: World) -> None:
+    """It says that none of them was carried out, and that asking again is in vain."""
+    daemon = await here.start()
+    await create(here, daemon)
+    await write(here, daemon, 3)
+    ftl = daemon.registry._devices["ftl0"].ftl
+    assert ftl is not None
+    ftl._flush_failed(Status.ABORTED_BY_REQUEST, FAILED_FLUSHES_MAX)
+    assert "can't flush" in (await daemon.wait_for("failed"))["error"]
+    await daemon.call("bdev_ftl_delete", name="ftl0", force=True)
     await daemon.halt()
 
 

@@ -153,7 +153,7 @@ async def test_a_write_that_fails_in_the_middle_is_repeated_behind_it(
     geometry = plan(await port.zones(), zone_size=ZONE_SIZE, num_punits=2)
     writer = SuperblockWriter(port, geometry, UUID_A)
     await writer.write({"n": 1}, clean=False)
-    media.inject_fault(op=_shim.OP_FLUSH, status=0x280, times=2)
+    media.inject_fault(op=_shim.OP_FLUSH, status=0x007, do_not_retry=True, times=2)
     await writer.write(content(2_000, 2), clean=False)
     await writer.write({"n": 3}, clean=False)
     await writer.write(content(2_000, 4), clean=False)

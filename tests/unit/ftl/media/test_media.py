@@ -232,17 +232,17 @@ async def test_a_failed_superblock_write_goes_to_the_other_zone(media: _shim.Emu
     assert found[0].content["n"] == 2
 
 
-@pytest.mark.parametrize("op", [_shim.OP_WRITE, _shim.OP_FLUSH])
+@pytest.mark.parametrize(("op", "status"), [(_shim.OP_WRITE, 0x280), (_shim.OP_FLUSH, 0x007)])
 @pytest.mark.parametrize("failures", [1, 2, 3])
 async def test_never_more_than_one_superblock_zone_is_active(
-    op: int, failures: int, media: _shim.EmulatedMedia, port: BlockPort
+    op: int, status: int, failures: int, media: _shim.EmulatedMedia, port: BlockPort
 ) -> None:
     """The others that may be are for bands."""
     geometry = plan(await port.zones(), zone_size=ZONE_SIZE, num_punits=2)
     writer = SuperblockWriter(port, geometry, UUID_A)
     for n in range(2 * ZONE_CAPACITY):
         if n % 7 == 1:
-            media.inject_fault(op=op, status=0x280, times=failures)
+            media.inject_fault(op=op, status=status, do_not_retry=True, times=failures)
         await writer.write({"n": n}, clean=False)
         assert sum(state not in ("empty", "full") for _, state, _ in media.zone_states()) <= 1
         found = await superblock.find(port, await port.zones(), UUID_A)
@@ -255,7 +255,7 @@ async def test_a_superblock_written_twice_hides_none_behind_it(media: _shim.Emul
     geometry = plan(await port.zones(), zone_size=ZONE_SIZE, num_punits=2)
     writer = SuperblockWriter(port, geometry, UUID_A)
     await writer.write({"n": 1}, clean=False)
-    media.inject_fault(op=_shim.OP_FLUSH, status=0x280, times=1)
+    media.inject_fault(op=_shim.OP_FLUSH, status=0x007, do_not_retry=True, times=1)
     await writer.write({"n": 2}, clean=False)
     await writer.write({"n": 3}, clean=False)
     await port.zone_action(ZONE_FINISH, 0)

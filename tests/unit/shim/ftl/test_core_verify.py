@@ -16,6 +16,7 @@ from unit.shim.ftl.core_model import recover, restarted
 
 UNRECOVERED_READ = 0x281
 INTERNAL_ERROR = 0x006
+NOT_KNOWN = 0x7FF
 WRITE_FAULT = 0x280
 GUARD_CHECK = 0x282
 BITS = 8 * BLOCK
@@ -126,8 +127,8 @@ def test_a_block_that_media_cant_give_costs_a_large_read_only_a_second_try(statu
 def test_an_error_that_is_not_the_mediums_is_passed_on_at_once() -> None:
     with Bench() as bench:
         put_on_media(bench, 3, 7)
-        bench.media.inject_fault(op=_shim.OP_READ, status=INTERNAL_ERROR, do_not_retry=True, times=1)
-        assert bench.read_status(3) == INTERNAL_ERROR
+        bench.media.inject_fault(op=_shim.OP_READ, status=NOT_KNOWN, do_not_retry=True, times=1)
+        assert bench.read_status(3) == NOT_KNOWN
         assert not unreadable(bench)
         assert bench.versions(3, 1) == [7]
 
@@ -137,9 +138,10 @@ def test_a_second_read_that_fails_is_not_judged_by_what_the_first_one_brought() 
         put_on_media(bench, 3, 7)
         bench.media.inject_fault(op=_shim.OP_READ, flip=True, times=1)
         bench.media.inject_fault(op=_shim.OP_READ, status=INTERNAL_ERROR, do_not_retry=True, skip=1, times=1)
+        forget_buffer(bench)
         assert bench.read_status(3) == INTERNAL_ERROR
         assert bench.core.stats()["crc_errors"] == 1
-        assert not unreadable(bench)
+        assert [status for _, _, status in unreadable(bench)] == [INTERNAL_ERROR]
 
 
 def test_reads_that_the_base_takes_in_parts_are_verified() -> None:
@@ -398,6 +400,34 @@ def test_a_move_takes_from_the_nv_cache_what_media_cant_give(metadata_bytes: int
         assert bench.stats()["busy_answers"] == busy
         assert bench.core.stats()["reads_rescued"] == 2
         assert bench.versions(0, 8) == [5] * 8
+
+
+@pytest.mark.parametrize(
+    ("status", "final"), [(UNRECOVERED_READ, False), (INTERNAL_ERROR, False), (INTERNAL_ERROR, True), (0x1BB, False)]
+)
+def test_what_a_host_reads_from_a_bad_block_comes_from_the_write_buffer_whatever_the_base_calls_it(
+    status: int, final: bool
+) -> None:
+    """SPDK's targets have one answer for whatever failed in a bdev."""
+    with Bench(write_buffer_blocks=128) as bench:
+        bench.gc = False
+        for lba in range(40):
+            bench.put(lba, 1)
+        bench.settle()
+        address = bench.address(5)
+        assert address < 1 << 62
+        bench.media.inject_fault(op=_shim.OP_READ, lba=address, block_count=1, status=status, do_not_retry=final)
+        data = bytearray(BLOCK)
+        reading = bench.port.submit(_shim.OP_READ, 5, 1, data)
+        for _ in range(30_000):
+            if reading in bench.completed:
+                break
+            bench.now_ns += 1_000_000
+            bench.step()
+        assert bench.wait(reading).status == 0
+        assert bytes(data) == content(5, 1)
+        assert bench.core.stats()["reads_rescued"] == 1
+        assert len(bench.take(_shim.EV_BAND_UNREADABLE)) == 1
 
 
 @MODES
