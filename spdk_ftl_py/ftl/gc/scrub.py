@@ -169,7 +169,7 @@ class Scrub:
             return
         since = stored.get("since")
         if type(since) is int and 0 <= since <= _SEQ_MAX:
-            self._since_s = since
+            self._since_s = min(since, int(self.clock()))
         self._last = Round.parse(stored.get("last"))
         self._round = Round.parse(stored.get("round"))
         if self._round is not None and self._round.end_seq > self._next_band_seq():
@@ -241,7 +241,9 @@ class Scrub:
         """JSON-able. state: "running", "waiting" (for the next round), or "off"."""
         told: dict[str, Any] = {"state": "off", "scrub_days": self.scrub_days, "progress": None, "rate_blocks_per_s": 0}
         current = self._round
-        if current is not None:
+        if self._stopped:
+            told["state"] = "off"
+        elif current is not None:
             counted = self._counters()
             read, bad, bad_metadata = (counted[name] - self._counted[name] for name in _COUNTERS)
             now = dataclasses.replace(
@@ -256,7 +258,7 @@ class Scrub:
             told["rate_blocks_per_s"] = self._rate
         elif self.scrub_days:
             told["state"] = "waiting"
-        if self.scrub_days and current is None:
+        if self.scrub_days and current is None and not self._stopped:
             told["next"] = _iso(int(self._due_s()))
         told["last"] = None if self._last is None else self._last.told()
         return told
@@ -276,6 +278,8 @@ class Scrub:
 
     def _pump(self) -> float:
         """What is due; returns when to look again, in seconds."""
+        # A clock that was ahead, and is set back, must not put the next round off until it gets there again.
+        self._since_s = min(self._since_s, int(self.clock()))
         status = self._core.scrub_status()
         if self._band is not None and status["ended"] != self._ended:
             self._ended = status["ended"]
@@ -465,9 +469,7 @@ class Scrub:
         return int(bands.valid[chosen].sum()) + sum(band.valid for band in written)
 
     def _due_s(self) -> float:
-        # A clock that was set back must not put it off.
-        since = min(self._since_s, self.clock())
-        return since + self.scrub_days * DAY_S * ROUND_PART
+        return self._since_s + self.scrub_days * DAY_S * ROUND_PART
 
     def _set_pace(self) -> None:
         self._rate = self._pace() if self._round is not None else 0

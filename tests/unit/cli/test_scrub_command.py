@@ -29,21 +29,25 @@ Answers = Callable[..., list[tuple[str, dict[str, Any]]]]
 
 @pytest.fixture
 def answers(monkeypatch: pytest.MonkeyPatch) -> Answers:
-    """Those of the daemon to bdev_ftl_get_stats, one after the other; the result is what it was asked."""
+    """Those of the daemon to bdev_ftl_get_stats, and ftl_get_devices, one after the other; the result is what it was
+    asked."""
     monkeypatch.setattr(scrub_command, "POLL_S", 0.0)
 
-    def use(*statuses: dict[str, Any] | Exception) -> list[tuple[str, dict[str, Any]]]:
+    def use(*statuses: Any) -> list[tuple[str, dict[str, Any]]]:
         asked: list[tuple[str, dict[str, Any]]] = []
-        left: Iterator[dict[str, Any] | Exception] = iter(statuses)
+        left: Iterator[Any] = iter(statuses)
 
-        def call(_self: object, method: str, params: dict[str, Any]) -> dict[str, Any]:
+        def call(_self: object, method: str, params: dict[str, Any]) -> Any:
             asked.append((method, params))
             if method == "bdev_ftl_scrub":
                 return {"name": params["name"], **RUNNING}
             status = next(left)
             if isinstance(status, Exception):
                 raise status
-            return {"scrub": status}
+            if method == "ftl_get_devices":
+                assert isinstance(status, list)
+                return status
+            return status if "scrub" in status else {"state": "running", "scrub": status}
 
         monkeypatch.setattr(scrub_command.DaemonClient, "call", call)
         return asked
@@ -85,8 +89,38 @@ def test_who_does_not_wait_gets_how_it_stands(
 
 def test_a_device_that_waits_for_its_base_is_waited_for(answers: Answers) -> None:
     busy = FtlError("FTL bdev ftl0 is waiting; it has no statistics", errno=errno.EBUSY)
-    answers(RUNNING, busy, busy, RUNNING, DONE)
+    waiting = [{"name": "ftl0", "state": "waiting", "error": "base bdev Nvme0n1: lost"}]
+    lost = {"state": "failed", "scrub": RUNNING}
+    answers(RUNNING, lost, waiting, busy, waiting, busy, waiting, RUNNING, DONE)
     assert cli.main(["scrub", "ftl0"]) == 0
+
+
+@pytest.mark.parametrize(
+    "stats",
+    [
+        {"state": "failed", "scrub": RUNNING},
+        FtlError("FTL bdev ftl0 is failed: it has no statistics", errno=errno.EBUSY),
+    ],
+)
+def test_a_device_that_has_failed_for_good_is_not_waited_for(
+    answers: Answers, capsys: pytest.CaptureFixture[str], stats: dict[str, Any] | Exception
+) -> None:
+    answers(RUNNING, stats, [{"name": "ftl0", "state": "failed", "error": "the base is worn out"}])
+    assert cli.main(["scrub", "ftl0"]) == 2
+    assert "it has failed: the base is worn out" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("option", ["--no-wait", "--stop"])
+def test_what_can_not_be_written_is_not_the_exit_code_of_bad_blocks(
+    monkeypatch: pytest.MonkeyPatch, answers: Answers, capsys: pytest.CaptureFixture[str], option: str
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(scrub_command, "_show", full)
+    answers()
+    assert cli.main(["scrub", "ftl0", option]) == 2
+    assert "can't be written" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

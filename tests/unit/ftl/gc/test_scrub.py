@@ -318,6 +318,37 @@ async def test_a_round_begins_every_half_of_scrub_days_and_ends_before_the_next(
     await device.halt()
 
 
+@pytest.mark.parametrize("loaded", [False, True])
+async def test_a_clock_that_was_ahead_and_is_set_back_puts_no_round_off(
+    make_restore_rig: MakeRestoreRig, wall: WallClock, loaded: bool
+) -> None:
+    rig = await make_restore_rig()
+    await rig.create()
+    await rig.traffic(800)
+    wall.offset_s += 300 * DAY_S
+    await scrubbed(rig)
+    if loaded:
+        await rig.halt()
+    wall.offset_s -= 300 * DAY_S
+    if loaded:
+        await rig.load()
+    await asyncio.sleep(15)  # so that it may see it
+    rounds = rig.device.scrub.rounds
+    wall.offset_s += 7.1 * DAY_S
+    await asyncio.sleep(15)
+    await until(lambda: rig.device.scrub.rounds > rounds)
+
+
+@pytest.mark.rig(**SMALL)
+async def test_what_is_stopped_is_not_said_to_run(rig: FtlRig) -> None:
+    await rig.overwrite(1)
+    rig.media.inject_fault(op=_shim.OP_READ, latency_us=2000)
+    rig.device.order_scrub()
+    await rig.device.abort("the base is gone")
+    told = rig.device.stats()["scrub"]
+    assert (told["state"], "ordered" in told, "next" in told) == ("off", False, False)
+
+
 @pytest.mark.parametrize(
     ("days", "remaining", "elapsed_part", "rate"),
     [
