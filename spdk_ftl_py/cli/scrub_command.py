@@ -28,8 +28,9 @@ at least once in conf scrub_days.
 _EPILOG: Final = """\
 Ordered twice it is done once; who orders it later waits for the one under way. Ctrl-C ends the waiting, not the scrub.
 
-exit codes: 0 all was read well (with --no-wait or --stop: it is ordered, or stopped), 1 bad blocks were found, 2 it was
-not done (wrong usage, no such FTL, stopped by somebody; the reason is on stderr), 130 interrupted
+exit codes: 0 all was read well (with --no-wait or --stop: it is ordered, or stopped), 1 bad blocks were found, or
+some could not be read, 2 it was not done (wrong usage, no such FTL, stopped by somebody, failed; the reason is on
+stderr), 130 interrupted
 """
 
 
@@ -70,7 +71,7 @@ def run(args: argparse.Namespace) -> int:
     except FtlError as error:
         print(f"spdk-ftl: scrub {args.name}: {error.message}", file=sys.stderr)
         return EXIT_NOT_SCRUBBED
-    bad = last["bad_blocks"] + last["bad_metadata"] > 0
+    bad = last["bad_blocks"] + last["bad_metadata"] + last["unread_bands"] > 0
     return _told({"name": args.name, **last}, args, EXIT_BAD if bad else EXIT_CLEAN)
 
 

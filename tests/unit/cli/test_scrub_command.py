@@ -13,7 +13,14 @@ from spdk_ftl_py.cli import main as cli
 from spdk_ftl_py.cli import scrub_command
 from spdk_ftl_py.errors import DaemonError, FtlError
 
-FOUND = {"read_blocks": 900, "bad_blocks": 0, "bad_metadata": 0, "slow_bands": 0, "relocated_bands": 0}
+FOUND = {
+    "read_blocks": 900,
+    "bad_blocks": 0,
+    "bad_metadata": 0,
+    "slow_bands": 0,
+    "relocated_bands": 0,
+    "unread_bands": 0,
+}
 LAST = {
     "round": 4,
     "ordered": True,
@@ -65,7 +72,7 @@ def test_it_waits_for_the_round_it_has_ordered(answers: Answers, capsys: pytest.
     assert shown.err == "", "no bar where nobody sees it"
 
 
-@pytest.mark.parametrize("what", ["bad_blocks", "bad_metadata"])
+@pytest.mark.parametrize("what", ["bad_blocks", "bad_metadata", "unread_bands"])
 def test_bad_blocks_are_exit_code_1(answers: Answers, capsys: pytest.CaptureFixture[str], what: str) -> None:
     answers({**DONE, "last": {**LAST, what: 2}})
     assert cli.main(["scrub", "ftl0", "--json"]) == 1
