@@ -27,6 +27,7 @@ bool Movers::start_scrub(uint32_t band, bool stays) noexcept {
     mover.again = !mover.closed;
     mover.second = false;
     mover.busy = mover.damage = status::ok;
+    mover.probe = Probe{};
     scrub_stopped_ = false;
     scrub_found_ = ScrubResult{scrub_result_.number, band};
     state_.scrubbed = Scrubbed{band};
