@@ -523,10 +523,11 @@ class FtlCore(BlockDevice):
         """Copies what is valid in a closed (or faulted) band to STREAM_RELOC; ends with EV_MOVE_DONE. BlockingIOError
         when max_active_relocs bands are being moved."""
 
-    def start_scrub(self, band: int) -> None:
+    def start_scrub(self, band: int, stays: bool = False) -> None:
         """Reads and verifies what is in force in a band that is closed or being written, where it stands; ends with
-        EV_SCRUB_DONE. The band may be moved or reset meanwhile, which ends it. BlockingIOError while another one is
-        read. ValueError for a band in another state, and with no_data."""
+        EV_SCRUB_DONE. The band may be moved or reset meanwhile, which ends it, and so does what is bad. stays: no band
+        is moved any more, so that all of it is read; of faulted ones, too. BlockingIOError while another one is read.
+        ValueError for a band in another state, and with no_data."""
 
     def set_scrub_rate(self, blocks_per_s: int) -> None:
         """At most so many blocks are read in a second, from now on. 0: as many as the base gives to 4 reads at a time,

@@ -486,14 +486,14 @@ void bind_core(nb::module_ &m) {
             nb::arg("band"))
         .def(
             "start_scrub",
-            [](FtlCore &core, uint32_t band) {
+            [](FtlCore &core, uint32_t band, bool stays) {
                 bool started = false;
-                on_reactor(core, [&] { started = core.start_scrub(band); });
+                on_reactor(core, [&] { started = core.start_scrub(band, stays); });
                 if (!started) {
                     raise_blocking("start_scrub: a band is being read already");
                 }
             },
-            nb::arg("band"))
+            nb::arg("band"), nb::arg("stays") = false)
         .def(
             "set_scrub_rate",
             [](FtlCore &core, uint32_t rate) { on_reactor(core, [&] { core.set_scrub_rate(rate); }); },

@@ -60,7 +60,8 @@ public:
     uint32_t take_queued(uint32_t stream);
     bool start_move(uint32_t band);  // false: enough are being moved
     // What is in force in a band that is closed, or being written, is read and verified. False: one is being read.
-    bool start_scrub(uint32_t band);
+    // stays: bands are not moved any more, so all of it is read whatever is bad; a faulted one, too.
+    bool start_scrub(uint32_t band, bool stays);
     void set_scrub_rate(uint32_t blocks_per_s) noexcept { movers_.set_scrub_rate(blocks_per_s); }
     void stop_scrub() noexcept { movers_.stop_scrub(); }
     [[nodiscard]] const Movers &movers() const noexcept { return movers_; }

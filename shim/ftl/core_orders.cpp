@@ -57,16 +57,16 @@ bool FtlCore::start_move(uint32_t band) {
     return movers_.start(band);
 }
 
-bool FtlCore::start_scrub(uint32_t band) {
+bool FtlCore::start_scrub(uint32_t band, bool stays) {
     const Band &its = checked_band(band, "start_scrub");
     if (state_.config.no_data) {
         throw std::invalid_argument("start_scrub: with no_data nothing is kept that could be read");
     }
-    if (its.state != BandState::closed && its.state != BandState::closing && its.state != BandState::open) {
+    if (!Movers::can_be_scrubbed(its.state, stays)) {
         throw std::invalid_argument("start_scrub: band " + std::to_string(band) +
                                     " is neither closed nor being written");
     }
-    return movers_.start_scrub(band);
+    return movers_.start_scrub(band, stays);
 }
 
 void FtlCore::reset_band(uint32_t band) {

@@ -220,7 +220,7 @@ Answer CoreState::came_back(BaseIo &io, uint64_t patience_ns) noexcept {
     }
 }
 
-Answer CoreState::read_came_back(BaseIo &io, Probe &probe, Patience &patience, bool verdict) noexcept {
+Answer CoreState::read_came_back(BaseIo &io, Probe &probe, Patience &patience, bool verdict, bool fails) noexcept {
     if (probe.number == 0) {
         const bool was_busy = io.busy_since_ns != 0;
         const Answer answer = came_back(io, probe.again ? kBusyDelayMaxNs : patience.now_ns);
@@ -250,12 +250,15 @@ Answer CoreState::read_came_back(BaseIo &io, Probe &probe, Patience &patience, b
         }
         if (error_class(io) != ErrorClass::busy) {
             // What it refused until a moment ago may have been everything.
-            io.lba = probe.lba;
-            io.block_count = probe.block_count;
-            probe.number = 0;
+            restore(io, probe);
             probe.again = true;
             submit_base(io);
             return Answer::awaited;
+        }
+        if (last && !fails) {
+            restore(io, probe);
+            probe.refused = true;
+            return Answer::final;
         }
         if (last) {
             fail(io.status);

@@ -116,8 +116,9 @@ struct Patience {
 
 // Before what a busy base does not read counts as its block's fault, it has to read something else.
 struct Probe {
-    uint32_t number = 0;  // 0: the I/O is for its block
-    bool again = false;   // and it is for the second time, as something else was read
+    uint32_t number = 0;   // 0: the I/O is for its block
+    bool again = false;    // and it is for the second time, as something else was read
+    bool refused = false;  // final although nothing else was read: it says nothing of its block
     uint64_t lba = 0;
     uint32_t block_count = 0;
 };
@@ -187,8 +188,15 @@ public:
     Answer came_back(BaseIo &io, uint64_t patience_ns) noexcept;
     // As that, for a read. verdict: what the answer says of its block is believed; so, of a base that says that it is
     // busy, only once that has read one of the first blocks of its first zones, where superblocks are, and behind that
-    // still not this one. A base that reads neither has failed. The probes are read to where the block would be.
-    Answer read_came_back(BaseIo &io, Probe &probe, Patience &patience, bool verdict) noexcept;
+    // still not this one. A base that reads neither has failed; fails = false: it is only told (Probe::refused). The
+    // probes are read to where the block would be.
+    Answer read_came_back(BaseIo &io, Probe &probe, Patience &patience, bool verdict, bool fails = true) noexcept;
+    // What a probe took the place of stands in the I/O again.
+    static void restore(BaseIo &io, Probe &probe) noexcept {
+        io.lba = probe.lba;
+        io.block_count = probe.block_count;
+        probe.number = 0;
+    }
     void submit_base_later(BaseIo &io, uint64_t delay_ns) noexcept {
         busy_ios.send_later(io, reactor->now_ns(), delay_ns);
     }

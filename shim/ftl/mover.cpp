@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <cstring>
 #include <new>
+#include <utility>
 
 #include "base/mutation.hpp"
 
@@ -284,7 +285,7 @@ void Movers::on_metadata(Io &io) noexcept {
         mover.read_done = mover.movers->settled(mover.io, mover.probe, true);
         return;
     }
-    const Answer answer = state.came_back(mover.io, mover.movers->patience(mover));
+    const Answer answer = mover.movers->scrub_came_back(mover, mover.io, mover.probe, true);
     if (answer != Answer::awaited) {
         --state.bands[mover.band].readers;
     }
@@ -295,7 +296,7 @@ void Movers::metadata_came(Mover &mover) noexcept {
     const bool read = mover.io.status == status::ok;
     state_.stats.read_errors += read ? 0 : 1;
     const auto &header = *reinterpret_cast<const BatchHeader *>(mover.buffer);
-    if (mover.scrubs && error_class(mover.io) == ErrorClass::busy && !read) {
+    if (std::exchange(mover.probe.refused, false)) {
         mover.busy = mover.io.status;
         mover.phase = Phase::drain;
         return;

@@ -61,7 +61,12 @@ public:
     void record_done(uint16_t mover) noexcept { --movers_[mover].records; }
 
     // The scrub of a band. False: one is under way. The band may be written, moved or reset meanwhile.
-    bool start_scrub(uint32_t band) noexcept;
+    // stays: it is not moved for what is bad, so that does not end it; and it may be faulted.
+    bool start_scrub(uint32_t band, bool stays) noexcept;
+    [[nodiscard]] static bool can_be_scrubbed(BandState state, bool stays) noexcept {
+        return state == BandState::open || state == BandState::closing || state == BandState::closed ||
+               (stays && state == BandState::faulted);
+    }
     // Blocks a second; 0: as many as the base gives to few reads at a time.
     void set_scrub_rate(uint32_t blocks_per_s) noexcept;
     void stop_scrub() noexcept;
@@ -98,7 +103,8 @@ private:
         bool scrubs = false;
         bool closed = false;         // the scrub's band was when it began
         bool second = false;         // the scrub's second look
-        Status busy = status::ok;    // what the base said when the scrub's patience was at its end
+        bool stays = false;          // nothing moves the scrub's band
+        Status busy = status::ok;    // what the base said when it read nothing, and the scrub's patience was at its end
         Status damage = status::ok;  // of metadata, in this look
         uint64_t damage_at = 0;
         uint64_t band_seq = 0;
@@ -158,6 +164,7 @@ private:
         uint32_t crcs[kRunBlocks] = {};
         uint8_t *memory = nullptr;
         iovec iov{};
+        Probe probe;
         BaseIo io;
     };
 
@@ -197,7 +204,7 @@ private:
 
     uint32_t run_scrub() noexcept;
     [[nodiscard]] bool scrub_over(const Mover &mover) const noexcept;
-    [[nodiscard]] uint64_t patience(const Mover &mover) const noexcept;
+    [[nodiscard]] Answer scrub_came_back(const Mover &mover, BaseIo &io, Probe &probe, bool verdict) noexcept;
     bool scrub_window(Mover &mover) noexcept;
     void end_of_look(Mover &mover) noexcept;
     void finish_scrub(Mover &mover, ScrubEnd end) noexcept;
@@ -219,6 +226,7 @@ private:
     bool scanning_ = false;
     Patience patience_{kBusyPatienceNs};
     std::vector<ScrubRead> scrub_reads_;
+    Patience scrub_patience_{kBusyPatienceNs};
     ScrubResult scrub_found_;  // so far
     ScrubResult scrub_result_;
     bool scrub_stopped_ = false;

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // Movers' third part: what is in force in a band is read and verified where it stands.
 #include <algorithm>
+#include <utility>
 
 #include "base/mutation.hpp"
 #include "ftl/mover.hpp"
@@ -10,7 +11,7 @@ namespace ftl {
 using layout::BatchKind;
 using layout::BlockEntry;
 
-bool Movers::start_scrub(uint32_t band) noexcept {
+bool Movers::start_scrub(uint32_t band, bool stays) noexcept {
     Mover &mover = movers_.back();
     if (mover.phase != Phase::free) {
         return false;
@@ -20,11 +21,13 @@ bool Movers::start_scrub(uint32_t band) noexcept {
     mover.band = band;
     mover.band_seq = its.seq;
     mover.punit = ~0U;
-    mover.closed = its.state == BandState::closed;
+    mover.closed = its.state == BandState::closed || its.state == BandState::faulted;
+    mover.stays = stays;
     // Of one that is being written nobody knows how much there should be, but it ends at its write pointers.
     mover.again = !mover.closed;
     mover.second = false;
     mover.busy = mover.damage = status::ok;
+    mover.probe = Probe{};
     scrub_stopped_ = false;
     scrub_found_ = ScrubResult{scrub_result_.number, band};
     state_.scrubbed = Scrubbed{band};
@@ -60,16 +63,29 @@ uint32_t Movers::run_scrub() noexcept {
     return state_.now < scrub_next_ns_ ? 0 : run(mover);
 }
 
-// A band that is to be reset does not wait for what the base is too busy for.
-uint64_t Movers::patience(const Mover &mover) const noexcept {
-    return scrub_over(mover) ? 0 : kBusyPatienceNs;
+// As CoreState::read_came_back(), but the core does not fail: Probe::refused. A band that is to be reset does not wait
+// for what the base is too busy for.
+Answer Movers::scrub_came_back(const Mover &mover, BaseIo &io, Probe &probe, bool verdict) noexcept {
+    if (!scrub_over(mover)) {
+        return state_.read_came_back(io, probe, scrub_patience_, verdict, false);
+    }
+    const Answer answer = state_.came_back(io, 0);
+    if (answer == Answer::final) {
+        probe.refused = probe.number > 0 || error_class(io) == ErrorClass::busy;
+        if (probe.number > 0) {
+            CoreState::restore(io, probe);
+            io.status = status::namespace_not_ready;  // whatever was read was not the block
+            io.do_not_retry = false;
+        }
+        probe.again = false;
+    }
+    return answer;
 }
 
 bool Movers::scrub_over(const Mover &mover) const noexcept {
     const Band &band = state_.bands[mover.band];
-    const bool there =
-        band.state == BandState::open || band.state == BandState::closing || band.state == BandState::closed;
-    return scrub_stopped_ || mover.busy != status::ok || !there || band.seq != mover.band_seq;
+    return scrub_stopped_ || mover.busy != status::ok || !can_be_scrubbed(band.state, mover.stays) ||
+           band.seq != mover.band_seq;
 }
 
 void Movers::finish_scrub(Mover &mover, ScrubEnd end) noexcept {
@@ -188,8 +204,8 @@ void Movers::on_scrub_read(Io &io) noexcept {
 
 void Movers::came_back(ScrubRead &read) noexcept {
     Mover &mover = *read.mover;
-    // No probe, and no verdict: what a base is too busy for is read another time.
-    const Answer answer = state_.came_back(read.io, patience(mover));
+    // Of what was read well, and is only timed, nothing is to be found out but that.
+    const Answer answer = scrub_came_back(mover, read.io, read.probe, read.timing == Timing::first);
     if (answer == Answer::awaited) {
         return;  // the band keeps its reader, so what is there stays
     }
@@ -198,8 +214,8 @@ void Movers::came_back(ScrubRead &read) noexcept {
         return;
     }
     const Status status = read.io.status;
-    if (status != status::ok && error_class(read.io) == ErrorClass::busy) {
-        mover.busy = status;
+    if (std::exchange(read.probe.refused, false)) {
+        mover.busy = status;  // the base is, not its block
     } else if (read.timing != Timing::first) {
         if (take_its_time(read)) {
             return;

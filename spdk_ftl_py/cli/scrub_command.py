@@ -28,8 +28,9 @@ at least once in conf scrub_days.
 _EPILOG: Final = """\
 Ordered twice it is done once; who orders it later waits for the one under way. Ctrl-C ends the waiting, not the scrub.
 
-exit codes: 0 all was read well (with --no-wait or --stop: it is ordered, or stopped), 1 bad blocks were found, 2 it was
-not done (wrong usage, no such FTL, stopped by somebody; the reason is on stderr), 130 interrupted
+exit codes: 0 all was read well (with --no-wait or --stop: it is ordered, or stopped), 1 bad blocks were found, or
+some could not be read, 2 it was not done (wrong usage, no such FTL, stopped by somebody, failed; the reason is on
+stderr), 130 interrupted
 """
 
 
@@ -64,21 +65,25 @@ def run(args: argparse.Namespace) -> int:
         params = {"name": args.name, **({"stop": True} if args.stop else {})}
         told = client.call(rpc.method, rpc.check(params))
         if args.no_wait or args.stop:
-            _show(told, args.name, as_json=args.json)
-            return EXIT_CLEAN
+            return _told(told, args, EXIT_CLEAN)
         with _progress(args.name) as progress:
             last = _wait(client, args.name, int(told["round"]), progress)
     except FtlError as error:
         print(f"spdk-ftl: scrub {args.name}: {error.message}", file=sys.stderr)
         return EXIT_NOT_SCRUBBED
-    bad = last["bad_blocks"] + last["bad_metadata"] > 0
+    bad = last["bad_blocks"] + last["bad_metadata"] + last["unread_bands"] > 0
+    return _told({"name": args.name, **last}, args, EXIT_BAD if bad else EXIT_CLEAN)
+
+
+def _told(told: Mapping[str, Any], args: argparse.Namespace, code: int) -> int:
+    """The exit code, once it is shown."""
     try:
-        _show({"name": args.name, **last}, args.name, as_json=args.json)
+        _show(told, args.name, as_json=args.json)
     except OSError as error:
-        # Not the exit code of bad blocks where there are none.
         print(f"spdk-ftl: scrub {args.name}: the result can't be written: {error.strerror}", file=sys.stderr)
-        return EXIT_BAD if bad else EXIT_NOT_SCRUBBED
-    return EXIT_BAD if bad else EXIT_CLEAN
+        # Not the exit code of bad blocks where there are none.
+        return EXIT_NOT_SCRUBBED if code == EXIT_CLEAN else code
+    return code
 
 
 def _wait(client: DaemonClient, name: str, number: int, progress: Callable[[float], None]) -> Mapping[str, Any]:
@@ -86,11 +91,16 @@ def _wait(client: DaemonClient, name: str, number: int, progress: Callable[[floa
     could be asked, the daemon is asked again. Raises FtlError where it does not come to an end."""
     while True:
         try:
-            status: Mapping[str, Any] = client.call("bdev_ftl_get_stats", {"name": name})["scrub"]
+            stats: Mapping[str, Any] = client.call("bdev_ftl_get_stats", {"name": name})
         except FtlError as error:
             if error.errno != errno.EBUSY:
                 raise
+            stats = {"state": "failed"}
+        if stats["state"] == "failed":
+            # Mostly its base has been lost, and it will come back.
+            _check_returns(client, name)
         else:
+            status = stats["scrub"]
             last: Mapping[str, Any] | None = status["last"]
             if last is not None and last["round"] >= number:
                 return last
@@ -100,6 +110,13 @@ def _wait(client: DaemonClient, name: str, number: int, progress: Callable[[floa
                 )
             progress(float(status["progress"] or 0.0))
         time.sleep(POLL_S)
+
+
+def _check_returns(client: DaemonClient, name: str) -> None:
+    """Raises FtlError where the FTL has failed for good."""
+    for device in client.call("ftl_get_devices", {"name": name}):
+        if device["state"] == "failed":
+            raise FtlError(f"it has failed: {device['error'] or 'the log of the daemon says why'}")
 
 
 @contextlib.contextmanager

@@ -131,6 +131,7 @@ class FtlDevice:
             take_account=self._manager.take_account,
             wanted=self._manager.wake,
             save=self._note_scrub,
+            can_move=lambda: self.state is not DeviceState.READ_ONLY,
             stored=scrub,
         )
         self._failed_flushes = 0

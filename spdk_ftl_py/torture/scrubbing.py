@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from typing import Final
 
 from ..ftl.device import DeviceState, FtlDevice
@@ -19,11 +19,15 @@ ORDERED: Final = 0.01
 class Scrubbing:
     """Of one life; pump() in each of its steps."""
 
-    def __init__(self, device: FtlDevice, rng: random.Random) -> None:
+    def __init__(self, device: FtlDevice, rng: random.Random, rotten: Set[tuple[int, int]]) -> None:
+        """rotten: address and LBA of every block that has rotted in this world so far; it grows."""
         self.chosen = rng.random() < SCRUBBED_LIVES
         """It is a life with scrubs."""
         self._device = device
         self._rng = rng
+        self._rotten_ever = rotten
+        self._ended = device.core.scrub_status()["ended"]
+        self._first_round = self._round
         self._rounds = device.scrub.rounds
         self._rotten: dict[int, int] = {}
         self._rotten_in = 0
@@ -41,6 +45,7 @@ class Scrubbing:
 
     def pump(self) -> Iterator[Violation]:
         """Orders, and what is wrong with what came of them."""
+        yield from self._false_alarm()
         scrub = self._device.scrub
         if not self.chosen or self._device.state is not DeviceState.RUNNING:
             return
@@ -52,6 +57,16 @@ class Scrubbing:
                 self._rotten.clear()
         elif not scrub.ordered and self._rng.random() < ORDERED:
             self._device.order_scrub()
+
+    def _false_alarm(self) -> Iterator[Violation]:
+        """What the scrub of a band has told to be bad, and is not."""
+        status = self._device.core.scrub_status()
+        if status["ended"] == self._ended:
+            return
+        self._ended = status["ended"]
+        address = status["address"]
+        if status["end"] == "bad" and not any(address == rotten for rotten, _ in self._rotten_ever):
+            yield Violation("damaged", -1, f"a scrub has found block {address} bad, which has not rotted")
 
     def _missed(self) -> Iterator[Violation]:
         core, geometry = self._device.core, self._device.geometry
@@ -66,9 +81,11 @@ class Scrubbing:
             if int(core.l2p(lba, 1)[0]) == address and address // geometry.zone_size not in found:
                 yield Violation("unnoticed", lba, f"block {address} has rotted, and a scrub has not found it")
 
-    def alarms(self, stats: Mapping[str, int], *, rotten: bool) -> Iterator[Violation]:
-        """What the scrubs of this life found although nothing is bad. rotten: some blocks are."""
+    def alarms(self, stats: Mapping[str, int]) -> Iterator[Violation]:
+        """What the scrubs of this life found although it is not bad. A round finds each block once, or twice where it
+        has a second look at its band."""
         bad = (stats["scrub_bad_blocks"], stats["scrub_bad_metadata"])
-        if bad[1] or (bad[0] and not rotten):
-            told = f"scrubs found {bad[0]} blocks, and {bad[1]} of metadata, bad: {'some' if rotten else 'none'} rotted"
+        rounds = self._round - self._first_round + 1
+        if bad[1] or bad[0] > 2 * rounds * len(self._rotten_ever):
+            told = f"scrubs found {bad[0]} blocks, and {bad[1]} of metadata, bad: {len(self._rotten_ever)} have rotted"
             yield Violation("damaged", -1, told)

@@ -283,7 +283,7 @@ class World:
         self._device.zone_watch.round_s = ZONE_WATCH_ROUND_S
         self._read_only = []
         self._bad_at_birth = len(self._device.bad_zones)
-        self._scrubbing = Scrubbing(self._device, self._scrub_rng)
+        self._scrubbing = Scrubbing(self._device, self._scrub_rng, self._rotten)
 
     def _drives(self) -> list[_shim.EmulatedMedia]:
         return [self._media] if self._cache is None else [self._media, self._cache]
@@ -590,7 +590,7 @@ class World:
         """Stats of the device; once for each."""
         stats = self._device.core.stats()
         self.result.stats.update({name: stats[name] for name in SUMMED_STATS})
-        self._violated(*self._scrubbing.alarms(stats, rotten=bool(self._rotten)))
+        self._violated(*self._scrubbing.alarms(stats))
 
     async def _halt_cleanly(self, *, traffic: bool) -> None:
         if not traffic:

@@ -25,7 +25,7 @@ from ... import _shim
 from ...errors import FtlError
 from ...nvme.wire import status_text
 from ...runtime.tasks import end_tasks, to_its_end
-from ..media.band import BAND_ROW, CLOSED, CLOSING, OPEN, SHIM_STATES, Bands
+from ..media.band import BAND_ROW, CLOSED, CLOSING, FAULTED, MOVING, OPEN, SHIM_STATES, Bands
 
 log = logging.getLogger(__name__)
 
@@ -45,7 +45,9 @@ BUSY_PAUSE_S: Final = 10.0
 SAVE_S: Final = 600.0
 """A superblock is written no more often for how far a round has come."""
 SAVE_SOON_S: Final = 60.0
-"""Or for one that begins on order, or ends."""
+"""Or for one that ends."""
+SAVE_ORDER_S: Final = 1.0
+"""Or for an order, and its end: who gave it relies on it."""
 SLOW_BANDS_MAX: Final = 4
 """In a round, that are moved because they are slow to read: a base that gets slow must not be copied for it."""
 SKIPPED_MAX: Final = 64
@@ -54,6 +56,7 @@ _READABLE: Final = (OPEN, CLOSING, CLOSED)
 _SEQ_MAX: Final = (1 << 64) - 1
 _LAST_S: Final = 253_402_300_799
 """The last second that has a date."""
+_FOUND: Final = ("read_blocks", "bad_blocks", "bad_metadata", "slow_bands", "relocated_bands", "unread_bands")
 _COUNTERS: Final = ("scrub_read_blocks", "scrub_bad_blocks", "scrub_bad_metadata")
 
 
@@ -75,15 +78,14 @@ class Round:
     slow_bands: int = 0
     relocated_bands: int = 0
     """That are moved because of what was found, or were."""
+    unread_bands: int = 0
+    """That were passed because they were to be moved, and can't be moved any more."""
     ended_s: int = 0
     """0: it is under way."""
 
     def told(self) -> dict[str, Any]:
         """JSON-able."""
-        found = {
-            name: getattr(self, name)
-            for name in ("read_blocks", "bad_blocks", "bad_metadata", "slow_bands", "relocated_bands")
-        }
+        found = {name: getattr(self, name) for name in _FOUND}
         ended = {"ended": _iso(self.ended_s)} if self.ended_s else {}
         return {"round": self.number, "ordered": self.ordered, "began": _iso(self.began_s), **ended, **found}
 
@@ -113,11 +115,12 @@ class Scrub:
         take_account: Callable[[], object],
         wanted: Callable[[], object],
         save: Callable[[], Awaitable[object]],
+        can_move: Callable[[], bool] = lambda: True,
         stored: Any = None,
     ) -> None:
         """take_account() brings bands up to date. wanted() is called when a band is to be moved that was not before;
-        save() writes a superblock with to_dict(), or raises FtlError. stored: what the superblock of a device that is
-        loaded has of it; None: it is new."""
+        save() writes a superblock with to_dict(), or raises FtlError. can_move(): bands are still moved. stored: what
+        the superblock of a device that is loaded has of it; None: it is new."""
         self.clock: Callable[[], float] = time.time
         """Unix time. May be changed."""
         self.rounds = 0
@@ -132,6 +135,7 @@ class Scrub:
         self._take_account = take_account
         self._wanted = wanted
         self._save_it = save
+        self._can_move = can_move
         self._round: Round | None = None
         self._last: Round | None = None
         self._since_s = int(self.clock())
@@ -145,6 +149,10 @@ class Scrub:
         """The next one of them."""
         self._band: tuple[int, int] | None = None
         """Seq and number of the one being read."""
+        self._passed: dict[int, int] = {}
+        """Bands of the round, by seq, that are to be moved, or are being moved, and were not read."""
+        self._stays = False
+        """The band being read is not moved, whatever is found."""
         self._ended = 0
         self._counted = dict.fromkeys(_COUNTERS, 0)
         self._leaving = False
@@ -155,7 +163,9 @@ class Scrub:
         """Of the loop's clock: nothing is begun."""
         self._saved_at = 0.0
         self._saved: dict[str, Any] = {}
-        self._save_soon = False
+        self._save_every_s = SAVE_S
+        self._ordered_save = False
+        self._written_at = -SAVE_ORDER_S
         self._stopped = False
         self._woken = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -169,7 +179,7 @@ class Scrub:
             return
         since = stored.get("since")
         if type(since) is int and 0 <= since <= _SEQ_MAX:
-            self._since_s = since
+            self._since_s = min(since, int(self.clock()))
         self._last = Round.parse(stored.get("last"))
         self._round = Round.parse(stored.get("round"))
         if self._round is not None and self._round.end_seq > self._next_band_seq():
@@ -178,9 +188,13 @@ class Scrub:
 
     def to_dict(self) -> dict[str, Any]:
         """For the superblock."""
+        current = self._round
+        if current is not None and (passed := self._still_passed()):
+            # A move that a crash ends leaves its band to the round.
+            current = dataclasses.replace(current, position=min(current.position, passed[0] - 1))
         return {
             "since": self._since_s,
-            "round": None if self._round is None else dataclasses.asdict(self._round),
+            "round": None if current is None else dataclasses.asdict(current),
             "last": None if self._last is None else dataclasses.asdict(self._last),
         }
 
@@ -217,7 +231,7 @@ class Scrub:
         already goes on."""
         if self._round is None or not self._round.ordered:
             self._begin(ordered=True)
-            self._save_soon = True
+            self._ordered_save = True
             log.info("%s: scrub %d begins, on order", self._name, self._number)
         self._not_before = 0.0
         self.wake()
@@ -226,7 +240,7 @@ class Scrub:
         """A round that was ordered goes on at its own pace, or ends here, where conf has none. Idempotent."""
         if self._round is not None and self._round.ordered:
             self._round.ordered = False
-            self._save_soon = True
+            self._ordered_save = True
             log.info("%s: scrub %d is no longer on order", self._name, self._round.number)
         self.wake()
 
@@ -241,7 +255,9 @@ class Scrub:
         """JSON-able. state: "running", "waiting" (for the next round), or "off"."""
         told: dict[str, Any] = {"state": "off", "scrub_days": self.scrub_days, "progress": None, "rate_blocks_per_s": 0}
         current = self._round
-        if current is not None:
+        if self._stopped:
+            told["state"] = "off"
+        elif current is not None:
             counted = self._counters()
             read, bad, bad_metadata = (counted[name] - self._counted[name] for name in _COUNTERS)
             now = dataclasses.replace(
@@ -256,7 +272,7 @@ class Scrub:
             told["rate_blocks_per_s"] = self._rate
         elif self.scrub_days:
             told["state"] = "waiting"
-        if self.scrub_days and current is None:
+        if self.scrub_days and current is None and not self._stopped:
             told["next"] = _iso(int(self._due_s()))
         told["last"] = None if self._last is None else self._last.told()
         return told
@@ -276,6 +292,8 @@ class Scrub:
 
     def _pump(self) -> float:
         """What is due; returns when to look again, in seconds."""
+        # A clock that was ahead, and is set back, must not put the next round off until it gets there again.
+        self._since_s = min(self._since_s, int(self.clock()))
         status = self._core.scrub_status()
         if self._band is not None and status["ended"] != self._ended:
             self._ended = status["ended"]
@@ -311,22 +329,45 @@ class Scrub:
         self._number += 1
         self._round = Round(self._number, now, self._next_band_seq(), ordered=ordered)
         self._slow_told = False
+        self._passed = {}
         self._line_up()
 
     def _drop(self) -> None:
         self._count()
         self._round = None
+        self._passed = {}
         self._queue = self._queue_seqs = np.zeros(0, np.int64)
         self._queue_at = 0
+
+    def _still_passed(self) -> list[int]:
+        """Of _passed, those that are what they were and have something in force: their seqs, least first."""
+        bands = self._bands
+        self._passed = {
+            seq: number for seq, number in self._passed.items() if bands.seq[number] == seq and bands.valid[number] > 0
+        }
+        return sorted(self._passed)
+
+    def _to_be_moved(self) -> Any:
+        """A bool per band."""
+        return self._bands.faulted if self._can_move() else np.zeros_like(self._bands.faulted)
 
     def _line_up(self) -> None:
         assert self._round is not None
         self._take_account()
         bands = self._bands
-        there = bands.closed & ~bands.faulted
+        faulted = self._to_be_moved()
+        there = bands.closed & ~faulted
         for band in bands.in_state(OPEN, CLOSING):
             there[band.index] = True
-        there &= (bands.seq > self._round.position) & (bands.seq < self._round.end_seq)
+        due = (bands.seq > self._round.position) & (bands.seq < self._round.end_seq)
+        passed = [(int(bands.seq[number]), int(number)) for number in np.flatnonzero(faulted & due & (bands.valid > 0))]
+        passed += [(band.seq, band.index) for band in bands.in_state(MOVING) if due[band.index] and band.valid > 0]
+        there &= due
+        for seq in self._still_passed():
+            # Nothing moves any more, or a move was given up: the round reads it after all.
+            number = self._passed[seq]
+            there[number] = bands.closed[number] and not faulted[number]
+        self._passed.update(passed)
         numbers = np.flatnonzero(there)
         self._queue = numbers[np.argsort(bands.seq[numbers], kind="stable")]
         self._queue_seqs = bands.seq[self._queue]
@@ -351,9 +392,11 @@ class Scrub:
                 self._line_up()
                 return 0.0
             seq, number = head
-            if self._there(seq, number):
+            state = self._state_of(seq, number)
+            self._stays = not self._can_move()
+            if state in _READABLE or (self._stays and state == FAULTED):
                 try:
-                    self._core.start_scrub(number)
+                    self._core.start_scrub(number, self._stays)
                 except (BlockingIOError, ValueError) as error:
                     log.debug("%s: band %d is not scrubbed now: %s", self._name, number, error)
                     return TICK_S
@@ -361,18 +404,22 @@ class Scrub:
                 self._set_pace()
                 return TICK_S
             # It is moved or reset, or was: what was in it is new, and was verified.
-            self._done_with(seq)
+            self._done_with(seq, number, read=state is None)
             skipped += 1
         self._end()
         return 0.0
 
-    def _there(self, seq: int, number: int) -> bool:
+    def _state_of(self, seq: int, number: int) -> str | None:
+        """None: there is nothing in force in that band any more."""
         row = self._core.band_rows(number, 1).view(BAND_ROW)[0]
-        return int(row["seq"]) == seq and SHIM_STATES[row["state"]] in _READABLE and int(row["valid"]) > 0
+        return SHIM_STATES[row["state"]] if int(row["seq"]) == seq and int(row["valid"]) > 0 else None
 
-    def _done_with(self, seq: int) -> None:
+    def _done_with(self, seq: int, number: int, *, read: bool) -> None:
         assert self._round is not None
-        self._round.position = seq
+        self._passed.pop(seq, None)
+        if not read:
+            self._passed[seq] = number
+        self._round.position = max(self._round.position, seq)
         self._queue_at += 1
 
     def _band_done(self, seq: int, number: int, status: Mapping[str, Any]) -> None:
@@ -383,13 +430,14 @@ class Scrub:
             self._found_slow(number, status)
         if status["end"] == "bad":
             log.warning(
-                "%s: the scrub found block %s (band %d) bad: %s; what is in that band is moved",
+                "%s: the scrub found block %s (band %d) bad: %s; what is in that band %s",
                 self._name,
                 status["address"],
                 number,
                 status_text(status["status"]),
+                "can't be moved any more" if self._stays else "is moved",
             )
-            if self._round is not None:
+            if self._round is not None and not self._stays:
                 self._round.relocated_bands += 1
         if of_another or self._leaving:
             return
@@ -397,12 +445,15 @@ class Scrub:
             log.debug("%s: band %d is not scrubbed: the base is busy", self._name, number)
             self._not_before = asyncio.get_running_loop().time() + BUSY_PAUSE_S
             return
-        self._done_with(seq)
+        # Of one that is moved for what was bad the move reads the rest.
+        self._done_with(seq, number, read=status["end"] == "read" or (status["end"] == "bad" and self._stays))
 
     def _found_slow(self, number: int, status: Mapping[str, Any]) -> None:
         if self._round is None:
             return
         self._round.slow_bands += 1
+        if self._stays:
+            return  # and nothing follows from it
         if self._round.slow_bands <= SLOW_BANDS_MAX:
             log.warning(
                 "%s: block %s (band %d) is slow to read, twice over a second; that band is moved",
@@ -422,14 +473,18 @@ class Scrub:
         assert current is not None
         self._count()
         current.ended_s = max(current.began_s, int(self.clock()))
+        if not self._can_move():
+            current.unread_bands = len(self._still_passed())
         self._last, self._round = current, None
+        self._passed = {}
         self._since_s = current.began_s
         self.rounds += 1
-        self._save_soon = True
-        bad = current.bad_blocks + current.bad_metadata
+        self._save_every_s = min(self._save_every_s, SAVE_SOON_S)
+        bad = current.bad_blocks + current.bad_metadata + current.unread_bands
         log.log(
             logging.WARNING if bad or current.slow_bands else logging.INFO,
-            "%s: scrub %d has read %d blocks in %d s: %d bad, %d of metadata, %d bands slow; %d bands are moved for it",
+            "%s: scrub %d has read %d blocks in %d s: %d bad, %d of metadata, %d bands slow; "
+            "%d bands are moved for it, %d were not read and can't be moved",
             self._name,
             current.number,
             current.read_blocks,
@@ -438,6 +493,7 @@ class Scrub:
             current.bad_metadata,
             current.slow_bands,
             current.relocated_bands,
+            current.unread_bands,
         )
 
     # --- numbers
@@ -460,14 +516,12 @@ class Scrub:
         if self._round is None:
             return 0
         bands, first, end = self._bands, self._round.position, self._round.end_seq
-        chosen = bands.closed & ~bands.faulted & (bands.seq > first) & (bands.seq < end)
+        chosen = bands.closed & ~self._to_be_moved() & (bands.seq > first) & (bands.seq < end)
         written = (band for band in bands.in_state(OPEN, CLOSING) if first < band.seq < end)
         return int(bands.valid[chosen].sum()) + sum(band.valid for band in written)
 
     def _due_s(self) -> float:
-        # A clock that was set back must not put it off.
-        since = min(self._since_s, self.clock())
-        return since + self.scrub_days * DAY_S * ROUND_PART
+        return self._since_s + self.scrub_days * DAY_S * ROUND_PART
 
     def _set_pace(self) -> None:
         self._rate = self._pace() if self._round is not None else 0
@@ -491,11 +545,14 @@ class Scrub:
         """When it is to be written for what has changed; None: nothing has."""
         if self.to_dict() == self._saved:
             return None
-        return self._saved_at + (SAVE_SOON_S if self._save_soon else SAVE_S) - asyncio.get_running_loop().time()
+        due = self._saved_at + self._save_every_s
+        if self._ordered_save:
+            due = min(due, self._written_at + SAVE_ORDER_S)
+        return due - asyncio.get_running_loop().time()
 
     async def _save(self) -> None:
         self._saved_at, self._saved = asyncio.get_running_loop().time(), self.to_dict()
-        self._save_soon = False
+        self._written_at, self._save_every_s, self._ordered_save = self._saved_at, SAVE_S, False
         self.superblocks += 1
         try:
             await self._save_it()

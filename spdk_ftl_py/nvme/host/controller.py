@@ -564,6 +564,8 @@ class Controller:
         while True:
             cqe, _ = await self._queue.submit(Sqe(AdminOp.ASYNC_EVENT_REQUEST))
             if cqe.status:
+                # It has no more events, so nobody may rely on them.
+                self.tells_of_zones = False
                 return
             event = AsyncEvent(cqe.result & 7, cqe.result >> 8 & 0xFF, cqe.result >> 16 & 0xFF)
             pause_s = ZONE_EVENT_PAUSE_S if event.of_zones else EVENT_PAUSE_S
@@ -595,8 +597,9 @@ class Controller:
                     break
                 await asyncio.sleep(ZONE_EVENT_PAUSE_S)
             else:
+                # Behind an event a list without a zone is one that a read before has cleared, and did not bring.
                 starts = logs.parse_changed_zones(log)
-                return replace(unread, changed_zones=None if starts is None else tuple(starts), log_read=True)
+                return replace(unread, changed_zones=tuple(starts) if starts else None, log_read=True)
         return unread
 
     # --- ending -----------------------------------------------------------------------------------------------------

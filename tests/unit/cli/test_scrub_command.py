@@ -13,7 +13,14 @@ from spdk_ftl_py.cli import main as cli
 from spdk_ftl_py.cli import scrub_command
 from spdk_ftl_py.errors import DaemonError, FtlError
 
-FOUND = {"read_blocks": 900, "bad_blocks": 0, "bad_metadata": 0, "slow_bands": 0, "relocated_bands": 0}
+FOUND = {
+    "read_blocks": 900,
+    "bad_blocks": 0,
+    "bad_metadata": 0,
+    "slow_bands": 0,
+    "relocated_bands": 0,
+    "unread_bands": 0,
+}
 LAST = {
     "round": 4,
     "ordered": True,
@@ -29,21 +36,25 @@ Answers = Callable[..., list[tuple[str, dict[str, Any]]]]
 
 @pytest.fixture
 def answers(monkeypatch: pytest.MonkeyPatch) -> Answers:
-    """Those of the daemon to bdev_ftl_get_stats, one after the other; the result is what it was asked."""
+    """Those of the daemon to bdev_ftl_get_stats, and ftl_get_devices, one after the other; the result is what it was
+    asked."""
     monkeypatch.setattr(scrub_command, "POLL_S", 0.0)
 
-    def use(*statuses: dict[str, Any] | Exception) -> list[tuple[str, dict[str, Any]]]:
+    def use(*statuses: Any) -> list[tuple[str, dict[str, Any]]]:
         asked: list[tuple[str, dict[str, Any]]] = []
-        left: Iterator[dict[str, Any] | Exception] = iter(statuses)
+        left: Iterator[Any] = iter(statuses)
 
-        def call(_self: object, method: str, params: dict[str, Any]) -> dict[str, Any]:
+        def call(_self: object, method: str, params: dict[str, Any]) -> Any:
             asked.append((method, params))
             if method == "bdev_ftl_scrub":
                 return {"name": params["name"], **RUNNING}
             status = next(left)
             if isinstance(status, Exception):
                 raise status
-            return {"scrub": status}
+            if method == "ftl_get_devices":
+                assert isinstance(status, list)
+                return status
+            return status if "scrub" in status else {"state": "running", "scrub": status}
 
         monkeypatch.setattr(scrub_command.DaemonClient, "call", call)
         return asked
@@ -61,7 +72,7 @@ def test_it_waits_for_the_round_it_has_ordered(answers: Answers, capsys: pytest.
     assert shown.err == "", "no bar where nobody sees it"
 
 
-@pytest.mark.parametrize("what", ["bad_blocks", "bad_metadata"])
+@pytest.mark.parametrize("what", ["bad_blocks", "bad_metadata", "unread_bands"])
 def test_bad_blocks_are_exit_code_1(answers: Answers, capsys: pytest.CaptureFixture[str], what: str) -> None:
     answers({**DONE, "last": {**LAST, what: 2}})
     assert cli.main(["scrub", "ftl0", "--json"]) == 1
@@ -85,8 +96,38 @@ def test_who_does_not_wait_gets_how_it_stands(
 
 def test_a_device_that_waits_for_its_base_is_waited_for(answers: Answers) -> None:
     busy = FtlError("FTL bdev ftl0 is waiting; it has no statistics", errno=errno.EBUSY)
-    answers(RUNNING, busy, busy, RUNNING, DONE)
+    waiting = [{"name": "ftl0", "state": "waiting", "error": "base bdev Nvme0n1: lost"}]
+    lost = {"state": "failed", "scrub": RUNNING}
+    answers(RUNNING, lost, waiting, busy, waiting, busy, waiting, RUNNING, DONE)
     assert cli.main(["scrub", "ftl0"]) == 0
+
+
+@pytest.mark.parametrize(
+    "stats",
+    [
+        {"state": "failed", "scrub": RUNNING},
+        FtlError("FTL bdev ftl0 is failed: it has no statistics", errno=errno.EBUSY),
+    ],
+)
+def test_a_device_that_has_failed_for_good_is_not_waited_for(
+    answers: Answers, capsys: pytest.CaptureFixture[str], stats: dict[str, Any] | Exception
+) -> None:
+    answers(RUNNING, stats, [{"name": "ftl0", "state": "failed", "error": "the base is worn out"}])
+    assert cli.main(["scrub", "ftl0"]) == 2
+    assert "it has failed: the base is worn out" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("option", ["--no-wait", "--stop"])
+def test_what_can_not_be_written_is_not_the_exit_code_of_bad_blocks(
+    monkeypatch: pytest.MonkeyPatch, answers: Answers, capsys: pytest.CaptureFixture[str], option: str
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(scrub_command, "_show", full)
+    answers()
+    assert cli.main(["scrub", "ftl0", option]) == 2
+    assert "can't be written" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -213,7 +213,7 @@ async def test_a_busy_base_is_waited_for_and_nothing_is_found(rig: FtlRig, monke
     await rig.port.flush()
     fault = rig.media.inject_fault(op=_shim.OP_READ, status=ABORTED)
     rig.device.order_scrub()
-    await asyncio.sleep(62)
+    await asyncio.sleep(70)
     assert rig.device.core.scrub_status()["end"] == "busy"
     assert rig.device.scrub.rounds == 0
     rig.media.clear_faults(fault)
@@ -221,6 +221,22 @@ async def test_a_busy_base_is_waited_for_and_nothing_is_found(rig: FtlRig, monke
     last = rig.device.scrub.status()["last"]
     assert (last["bad_blocks"], last["bad_metadata"]) == (0, 0)
     assert last["read_blocks"] >= len(on_media(rig)) * 0.99
+    assert rig.device.failure is None
+
+
+@pytest.mark.rig(**SMALL)
+async def test_a_block_that_the_base_says_for_ever_to_be_busy_for_ends_no_scrub(rig: FtlRig) -> None:
+    await rig.overwrite(1)
+    await rig.port.flush()
+    for _ in range(4):
+        await rig.overwrite(0.01)
+    _, address = closed_lba(rig)
+    rig.media.inject_fault(op=_shim.OP_READ, lba=address, block_count=1, status=ABORTED)
+    rig.device.order_scrub()
+    await asyncio.sleep(70)
+    await until(lambda: rig.device.scrub.rounds == 1)
+    last = rig.device.scrub.status()["last"]
+    assert (last["bad_blocks"], last["relocated_bands"], last["unread_bands"]) == (1, 1, 0)
     assert rig.device.failure is None
 
 
@@ -268,8 +284,12 @@ async def test_a_device_that_is_halted_or_has_failed_refuses_the_order_and_a_rea
     await rig.overwrite(1)
     rig.device._out_of_space("no free band is left")
     assert rig.device.state.value == "read_only"
+    rig.device._manager.stop()  # there are free bands, unlike where it comes to that
     rig.media.rot(closed_lba(rig)[1], 1)
     assert (await scrubbed(rig))["bad_blocks"] == 1
+    last = await scrubbed(rig)
+    assert last["bad_blocks"] == 1, "nothing moves it, so it is found each time"
+    assert (last["relocated_bands"], last["unread_bands"]) == (0, 0)
     await rig.device.abort("the base is gone")
     with pytest.raises(BusyError, match="failed"):
         rig.device.order_scrub()
@@ -316,6 +336,37 @@ async def test_a_round_begins_every_half_of_scrub_days_and_ends_before_the_next(
         assert last.ended_s - before.began_s < days_s, "whatever was read first, and is read last"
     await rig.close()
     await device.halt()
+
+
+@pytest.mark.parametrize("loaded", [False, True])
+async def test_a_clock_that_was_ahead_and_is_set_back_puts_no_round_off(
+    make_restore_rig: MakeRestoreRig, wall: WallClock, loaded: bool
+) -> None:
+    rig = await make_restore_rig()
+    await rig.create()
+    await rig.traffic(800)
+    wall.offset_s += 300 * DAY_S
+    await scrubbed(rig)
+    if loaded:
+        await rig.halt()
+    wall.offset_s -= 300 * DAY_S
+    if loaded:
+        await rig.load()
+    await asyncio.sleep(15)  # so that it may see it
+    rounds = rig.device.scrub.rounds
+    wall.offset_s += 7.1 * DAY_S
+    await asyncio.sleep(15)
+    await until(lambda: rig.device.scrub.rounds > rounds)
+
+
+@pytest.mark.rig(**SMALL)
+async def test_what_is_stopped_is_not_said_to_run(rig: FtlRig) -> None:
+    await rig.overwrite(1)
+    rig.media.inject_fault(op=_shim.OP_READ, latency_us=2000)
+    rig.device.order_scrub()
+    await rig.device.abort("the base is gone")
+    told = rig.device.stats()["scrub"]
+    assert (told["state"], "ordered" in told, "next" in told) == ("off", False, False)
 
 
 @pytest.mark.parametrize(
@@ -442,11 +493,11 @@ async def test_superblocks_are_written_for_it_once_in_a_while_never_for_each_ban
     await rig.traffic(1000)
     for _ in range(5):
         await scrubbed(rig)
-    assert rig.device.scrub.superblocks == 0
+    assert rig.device.scrub.superblocks == 1, "orders, and of those no more than one a second"
     await asyncio.sleep(61)
-    assert rig.device.scrub.superblocks == 1, "what has ended is noted soon"
+    assert rig.device.scrub.superblocks == 2, "what has ended is noted soon"
     await asyncio.sleep(200)
-    assert rig.device.scrub.superblocks == 1
+    assert rig.device.scrub.superblocks == 2
     assert SAVE_S == 600
 
 
@@ -505,6 +556,61 @@ async def test_scrub_days_is_taken_from_conf_and_may_be_changed_by_a_load(make_r
     await rig.halt()
     await rig.load(settings={"scrub_days": 0})
     assert rig.device.scrub.status()["state"] == "off"
+
+
+@pytest.mark.parametrize("can_move", [True, False])
+async def test_a_band_that_is_moved_while_its_round_passes_is_not_forgotten(can_move: bool) -> None:
+    """The round of bands 1 to 8; band 3 is being moved, and band 5 is to be."""
+    count = 8
+    moving = SimpleNamespace(index=2, seq=3, valid=9)
+    bands: Any = SimpleNamespace(
+        closed=np.array([number != 2 for number in range(count)]),
+        faulted=np.array([number == 4 for number in range(count)]),
+        seq=np.arange(1, count + 1),
+        valid=np.full(count, 9),
+        in_state=lambda *states: [moving] if "moving" in states else [],
+    )
+    rows = np.zeros(count, BAND_ROW)
+    rows["seq"], rows["valid"] = bands.seq, bands.valid
+    for number, state in enumerate(["closed", "closed", "moving", "closed", "faulted", "closed", "closed", "closed"]):
+        rows["state"][number] = scrub_module.SHIM_STATES.index(state)
+    begun: list[tuple[int, bool]] = []
+    core: Any = SimpleNamespace(
+        stats=lambda: dict.fromkeys(scrub_module._COUNTERS, 0),
+        scrub_status=lambda: {"ended": len(begun), "slow": False, "end": "read"},
+        band_rows=lambda number, _: rows[number : number + 1].view(np.uint8),
+        set_scrub_rate=lambda _: None,
+        start_scrub=lambda number, stays: begun.append((number, stays)),
+    )
+
+    async def save() -> None: ...
+
+    scrub = scrub_module.Scrub(
+        "ftl0",
+        core,
+        bands,
+        scrub_days=14,
+        next_band_seq=lambda: count + 1,
+        take_account=lambda: None,
+        wanted=lambda: None,
+        save=save,
+        can_move=lambda: can_move,
+    )
+    scrub._begin(ordered=True)
+    while len(begun) < 5:
+        scrub._pump()
+    current = scrub._round
+    assert current is not None
+    assert current.position > 3
+    assert scrub.to_dict()["round"]["position"] == 2, "a crash would leave it as it was"
+    if can_move:
+        bands.valid[2] = 0
+        assert scrub.to_dict()["round"]["position"] == 4, "it was moved; the next one was not yet"
+    while not scrub.rounds:
+        scrub._pump()
+    assert ((4, True) in begun) is not can_move, "nothing else will read it"
+    assert {number for number, _ in begun} == {0, 1, 3, 5, 6, 7} | (set() if can_move else {4})
+    assert scrub.status()["last"]["unread_bands"] == (0 if can_move else 1)
 
 
 async def test_very_many_bands_hold_no_turn_of_the_loop_up_whatever_becomes_of_them() -> None:

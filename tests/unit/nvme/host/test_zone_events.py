@@ -121,6 +121,34 @@ async def test_a_log_that_can_not_be_read_means_any_zone(final: bool, reads: int
     assert len(teller.reads) == reads
 
 
+async def test_a_list_that_a_read_has_cleared_without_bringing_it_means_any_zone() -> None:
+    teller = Teller(log_page(0))
+    teller.log_status = [(Status.TRANSIENT_TRANSPORT_ERROR, False)]
+    (event,) = await heard(teller)
+    assert (event.changed_zones, event.log_read) == (None, True)
+
+
+async def test_a_controller_that_refuses_a_later_request_tells_of_no_zone_any_more() -> None:
+    teller = Teller(log_page(1, 64))
+
+    def answer(liar: Liar, sqe: Sqe) -> bool:
+        if sqe.opcode == AdminOp.ASYNC_EVENT_REQUEST and not teller.events:
+            liar.complete(sqe, Status.INVALID_FIELD)
+            return True
+        return teller.answer(liar, sqe)
+
+    async with lying(lambda liar: liar.serve(answer)) as (port, _):
+        controller = await connect(port)
+        assert controller.tells_of_zones
+        for _ in range(200):
+            await asyncio.sleep(0.01)
+            if not controller.tells_of_zones:
+                break
+        assert not controller.tells_of_zones
+        assert not controller.lost.is_set()
+        await controller.close()
+
+
 async def test_a_controller_that_has_an_event_for_every_request_is_heard_ten_times_a_second() -> None:
     teller = Teller(events=10**6)
     await heard(teller, count=5)

@@ -262,14 +262,81 @@ def test_a_busy_base_is_waited_for_and_decides_nothing() -> None:
         assert scrub(bench, band)["end"] == "read"
 
 
-def test_a_block_that_the_base_is_too_busy_for_is_not_bad() -> None:
+def test_a_block_that_the_base_is_too_busy_for_is_bad_where_it_reads_others() -> None:
+    """As a target says it of a bad block: for ever."""
     with Bench() as bench:
         fill(bench)
+        bench.gc = False
         band = fullest(bench)
         address = bench.address(lbas_of(bench, band)[5])
         bench.media.inject_fault(op=_shim.OP_READ, lba=address, block_count=1, status=ABORTED)
-        assert scrub(bench, band, step_ns=20_000_000)["end"] == "busy"
+        before = bench.core.stats()
+        found = scrub(bench, band, step_ns=20_000_000)
+        assert (found["end"], found["status"], found["address"]) == ("bad", ABORTED, address)
+        assert delta(bench, before)["scrub_bad_blocks"] == 1, "and its neighbours are not"
+        assert [event.a for event in bench.take(_shim.EV_BAND_UNREADABLE)] == [band]
+        assert bench.core.failure == 0
+
+
+def test_a_summary_that_the_base_is_too_busy_for_is_bad_where_it_reads_others() -> None:
+    with Bench() as bench:
+        fill(bench)
+        bench.gc = False
+        band = fullest(bench)
+        summary = bench.zones[band][1] + bench.data_blocks
+        bench.media.inject_fault(op=_shim.OP_READ, lba=summary, block_count=1, status=ABORTED)
+        before = bench.core.stats()
+        found = scrub(bench, band, step_ns=20_000_000)
+        assert (found["end"], found["status"], found["address"]) == ("bad", ABORTED, summary)
+        assert delta(bench, before)["scrub_bad_metadata"] == 1
+        assert bench.core.failure == 0
+
+
+@pytest.mark.parametrize("metadata", [False, True])
+def test_what_is_read_elsewhere_to_see_whether_the_base_is_busy_is_not_the_block(metadata: bool) -> None:
+    """The band is left while that is under way."""
+    with Bench() as bench:
+        fill(bench)
+        bench.gc = bench.auto_reset = False
+        band = fullest(bench)
+        address = bench.zones[band][0] + bench.data_blocks if metadata else bench.address(lbas_of(bench, band)[5])
+        bench.media.inject_fault(op=_shim.OP_READ, lba=address, block_count=1, status=ABORTED)
+        bench.media.inject_fault(op=_shim.OP_READ, lba=0, block_count=1, latency_us=2_000_000)
+        bench.core.start_scrub(band)
+        busy = bench.core.stats()["busy_answers"]
+        quiet = 0
+        while quiet < 50:  # nothing is sent again any more: it is read elsewhere
+            bench.now_ns += 20_000_000
+            bench.step()
+            now = bench.core.stats()["busy_answers"]
+            quiet, busy = (quiet + 1 if now == busy and now else 0), now
+        bench.core.stop_scrub()
+        assert end(bench, step_ns=20_000_000)["end"] in ("left", "busy")
         assert not bench.take(_shim.EV_BAND_UNREADABLE)
+        assert bench.core.bands()[band]["readers"] == 0
+        bench.media.clear_faults()
+        before = bench.core.stats()
+        assert scrub(bench, band)["end"] == "read"
+        assert delta(bench, before)["scrub_read_blocks"] == len(lbas_of(bench, band)), "in one look"
+
+
+def test_where_nothing_is_moved_any_more_all_of_a_band_is_read_whatever_is_bad() -> None:
+    with Bench() as bench:
+        fill(bench)
+        bench.gc = False
+        band = fullest(bench)
+        lbas = lbas_of(bench, band)
+        for lba in (lbas[0], lbas[40], lbas[-1]):
+            bench.media.rot(bench.address(lba), 77)
+        for _ in range(2):
+            before = bench.core.stats()
+            bench.core.start_scrub(band, stays=True)
+            assert end(bench)["end"] == "bad"
+            counted = delta(bench, before)
+            assert (counted["scrub_bad_blocks"], counted["scrub_read_blocks"]) == (3, len(lbas) - 3)
+            assert bench.core.bands()[band]["state"] == "faulted"
+        with pytest.raises(ValueError, match="neither closed nor being written"):
+            bench.core.start_scrub(band)
 
 
 def test_a_reset_waits_for_its_reads() -> None:
