@@ -49,7 +49,7 @@ async def test_it_goes_on_behind_a_base_that_was_lost(here: World) -> None:
     await write(here, daemon, 50)
     device = daemon.registry._devices["ftl0"]
     assert device.ftl is not None
-    await here.rpc("ftltgt_inject_fault", name="Nvme0n1", op="read", latency_us=50_000)
+    await here.rpc("ftltgt_inject_fault", name="Nvme0n1", op="read", latency_us=400_000)
     await daemon.call("bdev_ftl_scrub", name="ftl0")
     for _ in range(50):  # soon: who has ordered it relies on it
         if device.ftl.scrub.superblocks:
