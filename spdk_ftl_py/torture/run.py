@@ -18,7 +18,8 @@ from .chained_world import ChainedWorld
 from .clock import SimulatedClock, run_simulated
 from .options import Options
 from .report import Report
-from .world import World, WorldResult
+from .result import WorldResult
+from .world import World
 
 CRASHES_PER_WORLD: Final = 20
 """So that a run sees many geometries, and a failure can be replayed without all that went before."""

@@ -10,9 +10,7 @@ import errno
 import hashlib
 import random
 import re
-from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any, Final
 from uuid import UUID
 
@@ -46,6 +44,7 @@ from .fault import (
     summarised_zones,
 )
 from .model import READ_ERROR, Model, Violation
+from .result import SUMMED_STATS, WorldResult
 from .scrubbing import Scrubbing
 from .shape import SUPERBLOCK_ZONES, Shape
 from .workload import READ_BLOCKS_MAX, WEDGED_STEPS, Workload
@@ -80,41 +79,6 @@ CACHE_LOST: Final = (CacheState.FAILING, CacheState.GIVEN_UP)
 ROTTEN_BLOCK: Final = re.compile(r"block (\d+) \(band \d+\): (?:data of )?LBA (\d+)\b")
 LOST_LBAS: Final = re.compile(r"LBAs? (\d+)(?: to (\d+))? (?:is|are) lost")
 """As the checker has it."""
-
-SUMMED_STATS: Final = (
-    "user_written_blocks",
-    "media_written_blocks",
-    "reloc_moved_blocks",
-    "zone_resets",
-    "media_trim_blocks",
-    "busy_answers",
-    "unreadable_blocks",
-    "scrub_read_blocks",
-    "scrub_bad_blocks",
-)
-
-
-@dataclass
-class WorldResult:
-    shape: str = ""
-    crashes: int = 0
-    clean_halts: int = 0
-    loads: int = 0
-    loads_interrupted: int = 0
-    checks: int = 0
-    blocks_verified: int = 0
-    io_count: int = 0
-    media_operations: int = 0
-    faults: int = 0
-    out_of_space: int = 0
-    """Worlds that ended before their last crash: too many zones were lost."""
-    kinds: Counter[str] = field(default_factory=Counter)
-    places: Counter[str] = field(default_factory=Counter)
-    stats: Counter[str] = field(default_factory=Counter)
-    violations: list[Violation] = field(default_factory=list)
-    last_crash: str = ""
-    digest: str = ""
-    """Of all that was found: the same seed gives the same."""
 
 
 class World:

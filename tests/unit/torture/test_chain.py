@@ -17,9 +17,9 @@ from spdk_ftl_py.torture.connection import Connection, Terms
 from spdk_ftl_py.torture.content import Content
 from spdk_ftl_py.torture.model import Model
 from spdk_ftl_py.torture.options import Options
+from spdk_ftl_py.torture.result import WorldResult
 from spdk_ftl_py.torture.run import is_chained, run_world
 from spdk_ftl_py.torture.workload import MIXES, Workload
-from spdk_ftl_py.torture.world import WorldResult
 
 TERMS = Terms(
     queue_depth=8,
