@@ -35,6 +35,14 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     buffers.set_defaults(run=_remove_buffers)
 
 
+def add_socket(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--socket",
+        default=default_socket(),
+        help=f"control socket of the daemon (default: ${SOCKET_ENVIRONMENT}, else {SOCKET_DEFAULT})",
+    )
+
+
 def _add(
     subparsers: argparse._SubParsersAction[argparse.ArgumentParser],
     command: str,
@@ -53,11 +61,7 @@ def _add(
     )
     if name:
         parser.add_argument("name", help="name of the FTL bdev, e.g. ftl0")
-    parser.add_argument(
-        "--socket",
-        default=default_socket(),
-        help=f"control socket of the daemon (default: ${SOCKET_ENVIRONMENT}, else {SOCKET_DEFAULT})",
-    )
+    add_socket(parser)
     if table:
         parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     return parser

@@ -12,8 +12,9 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 
 from .. import schema
-from ..client import SOCKET_DEFAULT, SOCKET_ENVIRONMENT, DaemonClient, default_socket
+from ..client import DaemonClient
 from ..errors import FtlError
+from .commands import add_socket
 
 POLL_S: Final = 0.5
 EXIT_CLEAN: Final = 0
@@ -43,11 +44,7 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("name", help="name of the FTL bdev, e.g. ftl0")
-    parser.add_argument(
-        "--socket",
-        default=default_socket(),
-        help=f"control socket of the daemon (default: ${SOCKET_ENVIRONMENT}, else {SOCKET_DEFAULT})",
-    )
+    add_socket(parser)
     parser.add_argument("--no-wait", action="store_true", help="order it, and do not wait for its end")
     parser.add_argument(
         "--stop",

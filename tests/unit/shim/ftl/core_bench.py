@@ -168,6 +168,13 @@ class Bench(Stepped):
             if idle > 3:
                 return
 
+    def write_to_the_end_of(self, band: int) -> None:
+        """From LBA 1 on, until it is open no longer."""
+        lba = 1
+        while self.core.bands()[band]["state"] == "open":
+            self.put(lba, 1)
+            lba += 1
+
     def until(self, kind: int, *, steps: int = 20_000) -> _shim.Event:
         """The next event of a kind, from what was not looked at yet."""
         for _ in range(steps):

@@ -451,10 +451,7 @@ def test_a_zone_whose_finish_stays_refused_holds_its_band_for_a_minute_only(stat
         assert bench.flush() == 0
         band = bench.zone_of(bench.address(0))[0]
         bench.media.inject_fault(op=_shim.OP_ZONE_SEND, lba=bench.zones[band][0], block_count=64, status=status)
-        lba = 1
-        while bench.core.bands()[band]["state"] == "open":
-            bench.put(lba, 1)
-            lba += 1
+        bench.write_to_the_end_of(band)
         assert long_until(bench, lambda: bench.core.bands()[band]["state"] != "closing", 65) >= 55
         assert bench.core.bands()[band]["faulted_punits"] == [0]
 
@@ -466,10 +463,7 @@ def test_a_base_that_refuses_everything_while_a_zone_is_finished_has_failed_and_
         assert bench.flush() == 0
         band = bench.zone_of(bench.address(0))[0]
         bench.media.inject_fault(op=_shim.OP_ZONE_SEND, status=NOT_READY)
-        lba = 1
-        while bench.core.bands()[band]["state"] == "open":
-            bench.put(lba, 1)
-            lba += 1
+        bench.write_to_the_end_of(band)
         assert bench.flush() == 0
         for op in (_shim.OP_READ, _shim.OP_WRITE, _shim.OP_FLUSH):
             bench.media.inject_fault(op=op, status=NOT_READY)

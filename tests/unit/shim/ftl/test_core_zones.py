@@ -129,10 +129,7 @@ def test_a_healthy_zone_that_cant_be_finished_is_reset_soon() -> None:
         assert bench.flush() == 0
         band = bench.zone_of(bench.address(0))[0]
         bench.media.inject_fault(op=_shim.OP_ZONE_SEND, lba=bench.zones[band][0], block_count=64, status=WRITE_FAULT)
-        lba = 1
-        while bench.core.bands()[band]["state"] == "open":
-            bench.put(lba, 1)
-            lba += 1
+        bench.write_to_the_end_of(band)
         assert bench.until(_shim.EV_BAND_CLOSED, steps=50_000).a == band
         assert [(event.a, event.b) for event in bench.take(_shim.EV_ZONE_FAULT)] == [(band, 0)]
         assert bench.core.bands()[band]["state"] == "faulted"
