@@ -14,6 +14,7 @@ from uuid import UUID
 from .. import _shim
 from ..errors import ClaimedError, FtlError, MediaError, NotFoundError, PathError, ProtocolError, TargetError
 from ..nvme.host.controller import AsyncEvent, Controller, NamespaceInfo
+from ..nvme.target.peers import PeerLimits
 from ..nvme.wire import NSID_ALL, CommandError
 from ..runtime.reactor import ReactorLoop
 from ..runtime.steps import Steps
@@ -62,6 +63,8 @@ class DaemonIdentity:
     """So long I/O waits for a base that was lost; then it fails until the base is back."""
     buffer_dir: Path | None = None
     """Where write buffers outlive the daemon."""
+    peers: PeerLimits | None = None
+    """What one host may take of each FTL."""
 
 
 class BaseLink:

@@ -9,10 +9,12 @@ import logging
 import math
 import os
 import signal
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
 from ..client import SOCKET_DEFAULT, SOCKET_ENVIRONMENT, default_socket
+from ..runtime.descriptors import raise_descriptor_limit
 from ..runtime.signals import ignored, on_signals
 from .state import (
     STATE_ENVIRONMENT,
@@ -90,6 +92,13 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         help="so long I/O waits for a target, or a base bdev, that went away; then it fails until the base is back "
         "(default: %(default)g)",
     )
+    parser.add_argument(
+        "--limit",
+        metavar="NAME=VALUE",
+        action="append",
+        default=[],
+        help="what one host may take of each FTL, instead of the default (repeatable; see docs/security.md)",
+    )
     parser.add_argument("-v", "--verbose", action="store_true", help="log every step")
     parser.set_defaults(run=run)
 
@@ -108,16 +117,24 @@ def run(args: argparse.Namespace) -> int:
             args.listen,
             peer_timeout_s=args.peer_timeout,
             buffer_directory=args.buffer_dir,
+            limits=args.limit,
         )
     )
     return 0
 
 
 async def serve(
-    socket_path: Path, state_directory: Path, listen: str, *, peer_timeout_s: float, buffer_directory: Path
+    socket_path: Path,
+    state_directory: Path,
+    listen: str,
+    *,
+    peer_timeout_s: float,
+    buffer_directory: Path,
+    limits: Sequence[str] = (),
 ) -> None:
     """The whole life of a daemon, from opening its state directory to its last undo."""
     # The data path's imports are for those who serve, not for every --help.
+    from ..nvme.target.peers import PeerLimits
     from ..spdk.exports import host_nqn
     from .base import DaemonIdentity
     from .checks import split_address
@@ -128,6 +145,8 @@ async def serve(
     # What was imported stays: the garbage collector need not go through it, which takes it some 10 ms each time.
     gc.freeze()
     split_address(listen)
+    peers = PeerLimits.parse(limits)
+    raise_descriptor_limit()
     buffer_directory = make_buffer_directory(buffer_directory)
     halt = asyncio.Event()
     registry: Registry | None = None
@@ -149,7 +168,9 @@ async def serve(
         state = StateDirectory(state_directory)
         state.open()
         try:
-            identity = DaemonIdentity(host_nqn(state.host_id), state.host_id, listen, peer_timeout_s, buffer_directory)
+            identity = DaemonIdentity(
+                host_nqn(state.host_id), state.host_id, listen, peer_timeout_s, buffer_directory, peers
+            )
             registry = Registry(state, identity, socket_path=str(socket_path))
             server = RpcServer(socket_path, registry.methods)
             await server.start()

@@ -164,7 +164,7 @@ class ManagedDevice:
         """It was told that the base is busy."""
         self._rpc = TargetRpc(self.target)
         self._link = BaseLink(self._rpc, params, self.uuid, identity)
-        self._front = Front(self.name, self.uuid)
+        self._front = Front(self.name, self.uuid, self._identity.peers)
         self.hosts = ConnectedHosts(lambda: self.on_change())
         """Told before they have their first answer, so that a successor knows whom it owes the truth."""
         self.hosts.restore(hosts)
@@ -638,7 +638,7 @@ class ManagedDevice:
             parts.on_undo("close the export", self._front.close_export)
         failures = await parts.undo()
         if not keep:
-            self._front = Front(self.name, self.uuid)
+            self._front = Front(self.name, self.uuid, self._identity.peers)
         self.ftl = None
         self.attachment = None
         return failures

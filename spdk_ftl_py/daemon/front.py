@@ -11,6 +11,7 @@ from .. import _shim
 from ..errors import FtlError, PathError
 from ..nvme.target.connected_hosts import ConnectedHosts
 from ..nvme.target.listener import NvmfTarget
+from ..nvme.target.peers import PeerLimits
 from ..nvme.target.subsystem import Subsystem
 from ..nvme.wire import Status
 from ..runtime.reactor import ReactorLoop
@@ -36,11 +37,13 @@ class Export:
 class Front:
     """start(), listen(), open(); close_export() and stop() whatever of them was done."""
 
-    def __init__(self, name: str, device: UUID) -> None:
+    def __init__(self, name: str, device: UUID, peers: PeerLimits | None = None) -> None:
+        """peers: what one host may take."""
         self.reactor = ReactorLoop(name)
         self.gate: _shim.Gate | None = None
         self.export: Export | None = None
         self._device = device
+        self._peers = peers
         self._nvmf: NvmfTarget | None = None
         self._subsystem: Subsystem | None = None
         self._address: tuple[str, int] | None = None
@@ -61,7 +64,7 @@ class Front:
         """
         if self._address is not None:
             return
-        self._nvmf = NvmfTarget(self.reactor)
+        self._nvmf = NvmfTarget(self.reactor, peers=self._peers)
         traddr, port = address
         try:
             self._address = (traddr, await self._nvmf.listen(traddr, port_before or port))

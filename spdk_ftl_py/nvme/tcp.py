@@ -23,6 +23,11 @@ TERM_REQ_LINGER_S = 1.0
 LINGER_DISCARD_MAX = 1 << 20
 KEEPALIVE_IDLE_S, KEEPALIVE_INTERVAL_S, KEEPALIVE_COUNT = 10, 5, 4
 """TCP's own keep-alive: finds peers that vanished on queues that have no NVMe keep-alive."""
+PACE_PDUS_PER_S = 50
+PACE_BURST_PDUS = 512
+"""What each host may send us on a connection that Python serves. What comes faster waits in its socket, at the sender's
+expense, for one of OVER_PACE_PDUS_PER_S, of which there are so many for all of them together."""
+OVER_PACE_PDUS_PER_S = 1000
 
 
 @dataclass
@@ -40,6 +45,14 @@ class Pdu:
         return memoryview(self.header)[8:]
 
 
+@dataclass
+class Budget:
+    """What a peer may send at most; receive() takes it off."""
+
+    pdus: int
+    octets: int
+
+
 @dataclass(frozen=True)
 class IcParameters:
     """What ICReq and ICResp agreed on."""
@@ -53,10 +66,25 @@ class EndOfStream(PathError):
     """The peer closed the connection between two PDUs."""
 
 
+class _OverPace:
+    """Turns of all connections of this process that are faster than they should be, one after the other."""
+
+    def __init__(self) -> None:
+        self._next = 0.0
+
+    def delay_s(self, now: float) -> float:
+        self._next = max(self._next, now) + 1 / OVER_PACE_PDUS_PER_S
+        return self._next - now
+
+
+_over_pace = _OverPace()
+
+
 class Connection:
     """A socket that speaks PDUs. Owns the socket until detach() or close()."""
 
-    def __init__(self, sock: socket.socket, *, is_controller: bool, peer: str = "") -> None:
+    def __init__(self, sock: socket.socket, *, is_controller: bool, peer: str = "", address: str = "") -> None:
+        """peer: for messages. address: what counts as one."""
         sock.setblocking(False)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
@@ -65,9 +93,15 @@ class Connection:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, KEEPALIVE_COUNT)
         self.socket = sock
         self.peer = peer
+        self.address = address
         self.header_digest = False
         self.data_digest = False
+        self.budget: Budget | None = None
+        """Of a peer that has not said yet who it is."""
         self._is_controller = is_controller
+        self._pace = float(PACE_BURST_PDUS)
+        """PDUs that may come now, as of _paced_at."""
+        self._paced_at = 0.0
         self._loop = asyncio.get_running_loop()
         self._send_lock = asyncio.Lock()
         self._detached = False
@@ -79,8 +113,9 @@ class Connection:
 
         Raises EndOfStream when the peer closed; PathError when it broke off; PduError for anything malformed, and
         ProtocolError when the peer itself sent a TermReq. After any of them the connection is good for terminate() or
-        close() only.
+        close() only. A budget that is used up is a ProtocolError.
         """
+        await self._take_turn()
         start = await self._read_exactly(8, at_boundary=True)
         pdu_type, flags, hlen, pdo, plen = wire.COMMON_HEADER.unpack(start)
         term_req = PduType.H2C_TERM_REQ if self._is_controller else PduType.C2H_TERM_REQ
@@ -104,6 +139,7 @@ class Connection:
             data_max = 0
         if not head_bytes <= plen <= head_bytes + data_max:
             raise self._header_error(f"PLEN {plen} of {kind.name}", wire.FEI_PLEN, start)
+        self._charge(plen)
         # We announced HPDA = CPDA = 0, so nothing may be padded. Some peers leave PDO zero.
         if kind in wire.WITH_DATA and pdo not in (0, head_bytes):
             raise self._header_error(f"PDO {pdo} of {kind.name}", wire.FEI_PDO, start)
@@ -138,6 +174,26 @@ class Connection:
             fes, fei = wire.TERM_REQ_BODY.unpack(header[8:])
             raise ProtocolError(f"{self.peer} ended the connection with {kind.name}: {_fes_text(fes)}, FEI {fei}")
         return Pdu(kind, flags, header, data, intact)
+
+    async def _take_turn(self) -> None:
+        """Sockets that are always readable, and always writable, never make asyncio wait: a peer that sends without
+        end would be the only one who is served."""
+        now = self._loop.time()
+        self._pace = min(self._pace + (now - self._paced_at) * PACE_PDUS_PER_S, PACE_BURST_PDUS)
+        self._paced_at = now
+        if self._pace >= 1 or not self._is_controller:
+            self._pace -= 1
+            await asyncio.sleep(0)
+        else:
+            await asyncio.sleep(_over_pace.delay_s(now))
+
+    def _charge(self, octets: int) -> None:
+        if self.budget is None:
+            return
+        self.budget.pdus -= 1
+        self.budget.octets -= octets
+        if self.budget.pdus < 0 or self.budget.octets < 0:
+            raise ProtocolError(f"{self.peer} has sent too much before its Connect")
 
     async def _read_exactly(self, count: int, *, at_boundary: bool = False) -> bytearray:
         data = bytearray(count)

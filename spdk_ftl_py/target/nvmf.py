@@ -9,6 +9,7 @@ from uuid import UUID
 
 from ..errors import FtlError
 from ..nvme.target.listener import NvmfTarget
+from ..nvme.target.peers import PeerLimits
 from ..nvme.target.subsystem import Subsystem
 from ..runtime.reactor import ReactorLoop
 from . import decode
@@ -25,6 +26,12 @@ TRANSPORT_DEFAULTS: dict[str, Any] = {
     "sock_priority": 0, "abort_timeout_sec": 1, "ack_timeout": 0, "data_wr_pool_size": 0,
     "disable_command_passthru": False, "kas": 100, "min_kato": 10000,
 }  # fmt: skip
+
+# SPDK's targets take hosts without keep-alive, and any number from one address.
+PEERS = PeerLimits(
+    controllers_per_address=256, controllers_per_host=256, io_queues_per_address_percent=100,
+    io_queues_per_host_percent=100, no_keep_alive=1,
+)  # fmt: skip
 
 TRANSPORT_OPTIONS: dict[str, decode.Decoder] = {
     **dict.fromkeys(("max_queue_depth", "kas"), decode.uint16),
@@ -81,6 +88,7 @@ class Nvmf:
             in_capsule_bytes=transport["in_capsule_data_size"],
             max_queue_depth=transport["max_queue_depth"],
             max_io_qpairs_per_controller=transport["max_io_qpairs_per_ctrlr"],
+            peers=PEERS,
         )
         self.transport = transport
         for export in self.exports.values():

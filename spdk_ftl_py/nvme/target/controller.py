@@ -9,7 +9,7 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable, Collection, Coroutine
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum, auto
 from typing import Any
 
@@ -20,11 +20,12 @@ from ...runtime.tasks import end_tasks, to_its_end
 from .. import identify, logs, wire
 from ..identify import ControllerTraits
 from ..logs import DiscoveryEntry
-from ..wire import AdminOp, Cap, Cns, FabricsType, LogPage, PduError, Property, Sqe, Status
+from ..wire import AdminOp, Cap, Cns, FabricsType, Feature, LogPage, PduError, Property, Sqe, Status
 from .capsule import CapsuleQueue, Command, Completion
 from .connected_hosts import HostKey
 from .features import Features
 from .namespace import Namespace
+from .peers import PeerLimits
 from .subsystem import Subsystem
 
 AER_LIMIT = 4
@@ -81,6 +82,7 @@ class TargetController:
         kato_ms: int,
         listener: tuple[str, int],
         task: asyncio.Task[None],
+        peers: PeerLimits,
         discovery_log: Callable[[TargetController], tuple[int, list[DiscoveryEntry]]],
         on_closed: Callable[[], object],
     ) -> None:
@@ -93,6 +95,7 @@ class TargetController:
         self.listener = listener
         self.local_address = queue.connection.socket.getsockname()[0]
         self.peer = queue.connection.peer
+        self.address = queue.connection.address
         self.state = ControllerState.LIVE
         self.end_reason = ""
         self.io_qpairs: dict[int, _shim.TargetQpair | None] = {}
@@ -120,11 +123,10 @@ class TargetController:
         self._csts = 0
         if subsystem is None and kato_ms == 0:
             kato_ms = DISCOVERY_KATO_MS
-        self._kato_ms = kato_ms
-        io_queues = limits.max_io_qpairs
-        if subsystem is not None and subsystem.max_io_qpairs is not None:
-            io_queues = min(io_queues, subsystem.max_io_qpairs)
-        self.io_queues = io_queues
+        self._peers = peers
+        self._kato_ms = peers.kato_ms(kato_ms)
+        total = peers.io_queues if subsystem is None else subsystem.max_io_qpairs or peers.io_queues
+        self.io_queues = min(limits.max_io_qpairs, peers.io_queues_of_host(total))
         self._features = self._fresh_features()
         self._keep_alive_restart()
 
@@ -391,7 +393,7 @@ class TargetController:
             case AdminOp.GET_FEATURES:
                 return self._features.get(sqe)
             case AdminOp.SET_FEATURES:
-                completion = self._features.set(sqe, data)
+                completion = self._set_features(sqe, data)
                 self._keep_alive_restart()
                 return completion
             case AdminOp.ASYNC_EVENT_REQUEST:
@@ -399,6 +401,14 @@ class TargetController:
             case AdminOp.ABORT if self.subsystem is not None:
                 return self._abort(sqe)
         return Completion(Status.INVALID_OPCODE)
+
+    def _set_features(self, sqe: Sqe, data: bytearray) -> Completion:
+        if sqe.cdw10 & 0xFF != Feature.KEEP_ALIVE_TIMER:
+            return self._features.set(sqe, data)
+        # Of a discovery controller 0 is no way to stay for ever either.
+        if not self._peers.kato_allowed(sqe.cdw11):
+            return Completion(Status.KEEP_ALIVE_INVALID)
+        return self._features.set(replace(sqe, cdw11=self._peers.kato_ms(sqe.cdw11)), data)
 
     def _fabrics(self, sqe: Sqe) -> Completion:
         match sqe.fctype:

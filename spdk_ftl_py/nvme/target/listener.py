@@ -5,11 +5,15 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
+import math
 import socket
+import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from ... import _shim
 from ...errors import ExistsError, FtlError, NotFoundError, ParameterError, PathError, ProtocolError
+from ...runtime.descriptors import descriptors_for_strangers
 from ...runtime.reactor import ReactorLoop
 from ...runtime.sockets import accept
 from .. import wire
@@ -19,15 +23,14 @@ from ..wire import PduError, Sqe, Status
 from .capsule import CapsuleQueue, Completion
 from .connect import ConnectRequest, invalid_in_command, invalid_in_data, parse_connect
 from .controller import TargetController, TargetLimits
+from .peers import HalfOpen, PeerLimits, address_of, room_for_controller, room_for_discovery, room_for_io_queue
 from .subsystem import ConnectedController, Subsystem
 
 LISTEN_BACKLOG = 128
-CONNECTIONS_MAX = 4096
-"""Connections that Python serves at the same time; more are closed as they come in."""
-HANDSHAKE_TIMEOUT_S = 10.0
-"""From accept to a successful Connect."""
 ADMIN_QUEUE_ENTRIES_MAX = 128
-CONTROLLERS_PER_DISCOVERY = 1024
+OWN_CONTROLLERS = 16
+"""Of the SPDK target itself, beyond what others may have."""
+REFUSALS_TOLD_EVERY_S = 60.0
 WILDCARDS = ("", "0.0.0.0", "::")
 
 logger = logging.getLogger(__name__)
@@ -67,8 +70,11 @@ class NvmfTarget:
         max_queue_depth: int = 128,
         max_io_qpairs_per_controller: int = 127,
         discovery: bool = True,
+        peers: PeerLimits | None = None,
+        is_own: Callable[[str], bool] = lambda hostnqn: False,
     ) -> None:
-        """The reactor must be the one that polls the devices of its namespaces. Raises ParameterError."""
+        """The reactor must be the one that polls the devices of its namespaces. is_own: whether that host NQN is one
+        that no limit of peers keeps out. Raises ParameterError."""
         for what, value, low, high, unit in (
             ("max_io_bytes", max_io_bytes, 2 * wire.PAGE_BYTES, 1 << 24, wire.PAGE_BYTES),
             ("in_capsule_bytes", in_capsule_bytes, 0, 1 << 20, 16),
@@ -80,6 +86,11 @@ class NvmfTarget:
         self.reactor = reactor
         self.subsystems: dict[str, Subsystem] = {}
         self.limits = TargetLimits(max_io_bytes, in_capsule_bytes, max_queue_depth, max_io_qpairs_per_controller)
+        self.peers = peers or PeerLimits()
+        self._is_own = is_own
+        self._half_open = HalfOpen(self.peers)
+        self._refusals: dict[str, float] = {}
+        """When each was logged last."""
         self._discovery = discovery
         self._generation = 1
         self._discovery_controllers: dict[int, TargetController] = {}
@@ -201,29 +212,46 @@ class NvmfTarget:
                 # Out of descriptors, or the host was gone before we looked: neither is a reason to stop listening.
                 await asyncio.sleep(0.01)
                 continue
-            if sum(len(each.connections) for each in self._listeners.values()) >= CONNECTIONS_MAX:
+            if sock.fileno() >= descriptors_for_strangers():
                 sock.close()
+                self._tell_refusal("file descriptors", "raise the limit of open files (ulimit -n, LimitNOFILE=)")
+                # What is left of them is not for this loop alone.
+                await asyncio.sleep(0.01)
                 continue
             task = loop.create_task(
-                self._serve(sock, address, f"host {peer[0]}:{peer[1]}"), name=f"connection from {peer}"
+                self._serve(sock, address, f"host {peer[0]}:{peer[1]}", address_of(peer[0])),
+                name=f"connection from {peer}",
             )
             listener.connections.add(task)
             task.add_done_callback(functools.partial(_connection_ended, listener, sock))
+            self._half_open.add(task, address_of(peer[0]))
+            task.add_done_callback(self._half_open.done)
+            # With connections in its backlog accept() never waits.
+            await asyncio.sleep(0)
+
+    def _tell_refusal(self, of_what: str, remedy: str) -> None:
+        now = time.monotonic()
+        if now - self._refusals.get(of_what, -math.inf) >= REFUSALS_TOLD_EVERY_S:
+            self._refusals[of_what] = now
+            logger.warning("connections of hosts are refused: too many %s; %s", of_what, remedy)
 
     # --- connections ------------------------------------------------------------------------------------------------
 
-    async def _serve(self, sock: socket.socket, address: tuple[str, int], peer: str) -> None:
+    async def _serve(self, sock: socket.socket, address: tuple[str, int], peer: str, peer_address: str) -> None:
         """One connection: until its socket is the shim's, or to its end."""
-        connection = Connection(sock, is_controller=True, peer=peer)
+        connection = Connection(sock, is_controller=True, peer=peer, address=peer_address)
+        connection.budget = self.peers.budget()
         try:
             # Not wait_for(): a time-out that comes as the controller does must not lose the controller.
             task = asyncio.current_task()
             assert task is not None
-            timer = asyncio.get_running_loop().call_later(HANDSHAKE_TIMEOUT_S, task.cancel)
+            timer = asyncio.get_running_loop().call_later(self.peers.handshake_s, task.cancel)
             try:
                 controller = await self._open(connection, address)
             finally:
                 timer.cancel()
+                self._half_open.done(task)
+            connection.budget = None
             if controller is not None:
                 await controller.run()
         except PduError as error:
@@ -272,9 +300,16 @@ class NvmfTarget:
         if request.queue_size > ADMIN_QUEUE_ENTRIES_MAX:
             return invalid_in_command(wire.CONNECT_SQE_SQSIZE)
         subsystem: Subsystem | None = None
+        peer = queue.connection.address
         controllers: dict[int, TargetController] | dict[int, ConnectedController]
+        cntlid: int | None
         if request.subnqn == wire.DISCOVERY_NQN and self._discovery:
             controllers = self._discovery_controllers
+            if not room_for_discovery(self.peers, self._discovery_controllers.values(), address=peer):
+                self._tell_refusal("discovery controllers", "see docs/security.md, --limit discovery-per-address=")
+                return busy
+            if request.kato_ms and not self.peers.kato_allowed(request.kato_ms):
+                return Completion(Status.KEEP_ALIVE_INVALID)
             cntlid = self._discovery_cntlid()
         else:
             found = self._find_subsystem(request, address)
@@ -282,14 +317,21 @@ class NvmfTarget:
                 return found
             subsystem = found
             controllers = subsystem.controllers
-            cntlid = subsystem.allocate_cntlid()
+            if not self.peers.kato_allowed(request.kato_ms):
+                return Completion(Status.KEEP_ALIVE_INVALID)
+            if not room_for_controller(
+                self.peers, controllers.values(), address=peer, hostnqn=request.hostnqn, is_own=self._is_own
+            ):
+                self._tell_refusal("controllers", "see docs/security.md, --limit controllers-per-address=")
+                return busy
+            cntlid = subsystem.allocate_cntlid(beyond=OWN_CONTROLLERS if self._is_own(request.hostnqn) else 0)
         if cntlid is None:
             return busy
         task = asyncio.current_task()
         assert task is not None
         controller = TargetController(
             self.reactor, queue, subsystem, self.limits, cntlid=cntlid, hostnqn=request.hostnqn, hostid=request.hostid,
-            kato_ms=request.kato_ms, listener=address, task=task, discovery_log=self._discovery_log,
+            kato_ms=request.kato_ms, listener=address, task=task, peers=self.peers, discovery_log=self._discovery_log,
             on_closed=lambda: controllers.pop(cntlid, None),
         )  # fmt: skip
         controllers[cntlid] = controller
@@ -308,9 +350,7 @@ class NvmfTarget:
             raise
         return controller
 
-    def _discovery_cntlid(self) -> int | None:
-        if len(self._discovery_controllers) >= CONTROLLERS_PER_DISCOVERY:
-            return None
+    def _discovery_cntlid(self) -> int:
         while True:
             self._next_discovery_cntlid = self._next_discovery_cntlid % wire.CNTLID_MAX + 1
             if self._next_discovery_cntlid not in self._discovery_controllers:
@@ -338,7 +378,13 @@ class NvmfTarget:
             or request.qid in controller.io_qpairs
         ):
             return invalid_in_command(wire.CONNECT_SQE_QID)
-        if found.max_io_qpairs is not None and found.io_qpair_count >= found.max_io_qpairs:
+        total = found.max_io_qpairs or self.peers.io_queues
+        queues = [(each, len(each.io_qpairs)) for each in found.controllers.values()]
+        of_its_own = self._is_own(controller.hostnqn)
+        if (found.io_qpair_count >= total and not of_its_own) or not room_for_io_queue(
+            self.peers, queues, total, newcomer=controller, is_own=self._is_own
+        ):
+            self._tell_refusal("I/O queues", "see docs/security.md, --limit io-queues-per-host-percent=")
             return Completion(Status.CONNECT_CONTROLLER_BUSY, do_not_retry=False)
         controller.reserve_io_qpair(request.qid)
         try:

@@ -33,6 +33,10 @@ class ConnectedController(Protocol):
     @property
     def host(self) -> HostKey: ...
     @property
+    def address(self) -> str:
+        """Where it comes from: what counts as one peer."""
+
+    @property
     def listener(self) -> tuple[str, int]:
         """The address it came in by."""
 
@@ -218,12 +222,14 @@ class Subsystem:
     def io_qpair_count(self) -> int:
         return sum(len(controller.io_qpairs) for controller in self.controllers.values())
 
-    def allocate_cntlid(self) -> int | None:
-        """A free controller id, the one unused for longest first; None when there is none."""
-        if len(self.controllers) >= CONTROLLERS_MAX:
+    def allocate_cntlid(self, *, beyond: int = 0) -> int | None:
+        """A free controller id, the one unused for longest first; None when there is none. beyond: so many more than
+        others may have."""
+        most = CONTROLLERS_MAX + beyond
+        if len(self.controllers) >= most:
             return None
         span = self.max_cntlid - self.min_cntlid + 1
-        for step in range(1, min(span, CONTROLLERS_MAX + 1) + 1):
+        for step in range(1, min(span, most + 1) + 1):
             cntlid = self.min_cntlid + (self._last_cntlid - self.min_cntlid + step) % span
             if cntlid not in self.controllers:
                 self._last_cntlid = cntlid

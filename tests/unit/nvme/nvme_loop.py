@@ -157,7 +157,7 @@ def capsule(sqe: Sqe, data: bytes = b"") -> bytes:
 
 def connect_command(**changes: Any) -> tuple[Sqe, bytes]:
     fields: dict[str, Any] = {
-        "qid": 0, "queue_size": 32, "kato_ms": 0, "hostid": HOSTID, "cntlid": 0xFFFF, "subnqn": SUBNQN,
+        "qid": 0, "queue_size": 32, "kato_ms": 10_000, "hostid": HOSTID, "cntlid": 0xFFFF, "subnqn": SUBNQN,
         "hostnqn": HOSTNQN,
     }  # fmt: skip
     return build_connect(**(fields | changes))
