@@ -67,7 +67,7 @@ uint32_t FtlCore::poll(uint64_t now_ns) noexcept {
 }
 
 bool FtlCore::busy() const noexcept {
-    return !done_.empty() || (cache_ && cache_->busy()) || (trimming_ && !state_.user_waits) || movers_.busy() ||
+    return !done_.empty() || (cache_ && cache_->busy()) || (marking_ && state_.now >= trim_again_) || movers_.busy() ||
            !state_.records.settling.empty();
 }
 
@@ -76,8 +76,9 @@ uint64_t FtlCore::deadline_ns() const noexcept {
         return ~uint64_t{0};
     }
     const bool again = flush_again_at_ > state_.now && !flush_in_flight_;
-    return std::min({writer_.deadline_ns(), movers_.deadline_ns(), state_.busy_ios.due_ns(),
-                     cache_ ? cache_->deadline_ns() : ~uint64_t{0}, again ? flush_again_at_ : ~uint64_t{0}});
+    return std::min({marking_ ? trim_again_ : ~uint64_t{0}, writer_.deadline_ns(), movers_.deadline_ns(),
+                     state_.busy_ios.due_ns(), cache_ ? cache_->deadline_ns() : ~uint64_t{0},
+                     again ? flush_again_at_ : ~uint64_t{0}});
 }
 
 uint32_t FtlCore::complete_done() noexcept {
@@ -155,6 +156,7 @@ void FtlCore::submit(Io &io) noexcept {
         case Op::deallocate:
             state_.stats.user_trimmed_blocks += io.block_count;
             waiting_.push(io);
+            marking_ = true;
             break;
         case Op::flush:
             ++state_.stats.flushes;
@@ -173,7 +175,7 @@ bool FtlCore::reserve(Io &io, uint32_t iov_room) noexcept {
     WriteBuffer &buffer = state_.buffer;
     const uint32_t count = io.block_count;
     if (state_.failed != status::ok || count == 0 || count > info_.max_io_blocks || io.lba >= info_.block_count ||
-        count > info_.block_count - io.lba || !waiting_.empty() || buffer.free.count() < count) {
+        count > info_.block_count - io.lba || writes_wait_ || waiting_.has(io) || buffer.free.count() < count) {
         return false;
     }
     // A write with its own buffer, at the head of the queue, must always find slots some day: reservations that wait
@@ -233,12 +235,13 @@ void FtlCore::give_back(Io &io) noexcept {
 void FtlCore::write(Io &io) noexcept {
     const bool reserved = io.iov_count > 0 && state_.buffer.holds(io.iov[0].iov_base);
     io.device_data[1] = 0;
-    if (!waiting_.empty() || !share_allows()) {
+    if (writes_wait_ || waiting_.has(io) || !share_allows()) {
         waiting_.push(io);
     } else if (reserved) {
         accept_reserved(io);
     } else if (!accept_own(io)) {
         waiting_.push(io);
+        writes_wait_ = true;
     }
 }
 
@@ -349,36 +352,80 @@ uint32_t FtlCore::run_waiting() noexcept {
     uint32_t work = 0;
     state_.user_waits = false;
     throttled_ = false;
-    while (!waiting_.empty()) {
-        Io &io = *waiting_.front();
+    writes_wait_ = false;
+    marking_ = false;
+    if (waiting_.empty()) {
+        return 0;
+    }
+    const bool beside = beside_io();
+    const uint32_t most = !beside ? kScanStep : state_.now < trim_again_ ? 0 : kTrimShared;
+    uint32_t budget = most;
+    // A record that is not queued yet holds up flushes, so its trim goes on until its turn is over.
+    if (open_ != nullptr) {
+        work += run_line(*open_, budget);
+    }
+    for (uint32_t i = 0; i < waiting_.count(); ++i) {
+        work += run_line(waiting_.at(i), budget);
+    }
+    waiting_.turn();
+    if (!beside) {
+        trim_again_ = 0;
+    } else if (budget < most) {
+        trim_again_ = state_.now + (most - budget) * kTrimRestNs;
+    }
+    return work;
+}
+
+// Trims cost the one thread time that reads and writes need, and the machine a processor. Alone, they go as fast as
+// they can.
+bool FtlCore::beside_io() noexcept {
+    const uint64_t io = state_.stats.user_reads + state_.stats.user_writes;
+    if (io != io_before_) {
+        io_before_ = io;
+        io_at_ = state_.now + kBesideNs;
+    }
+    return state_.now < io_at_;
+}
+
+uint32_t FtlCore::run_line(WaitingLine &line, uint32_t &budget) noexcept {
+    uint32_t work = 0;
+    while (!line.ios.empty()) {
+        Io &io = *line.ios.front();
         if (io.op == Op::write) {
             const bool reserved = io.iov_count > 0 && state_.buffer.holds(io.iov[0].iov_base);
             if (!share_allows()) {
                 throttled_ = true;
+                writes_wait_ = true;
                 break;
             }
             if (!reserved && state_.buffer.free.count() == 0) {
                 state_.user_waits = true;
+                writes_wait_ = true;
                 break;
             }
             // Whoever accepts the last block of it puts it on another list.
             const uint64_t before = io.device_data[1];
-            waiting_.pop();
+            line.ios.pop();
             if (reserved) {
                 accept_reserved(io);
             } else if (!accept_own(io)) {
-                waiting_.push_front(io);
+                line.ios.push_front(io);
                 state_.user_waits = true;
+                writes_wait_ = true;
                 work += io.device_data[1] != before ? 1 : 0;
                 break;
             }
         } else {
-            const uint64_t before = trim_cursor_;
-            if (!trim_step(io)) {
-                work += trim_cursor_ != before ? 1 : 0;
+            if (budget == 0 || (open_ != nullptr && open_ != &line)) {
+                marking_ = true;
                 break;
             }
-            waiting_.pop();
+            const uint64_t before = line.cursor;
+            if (!trim_step(line, budget)) {
+                work += line.cursor != before ? 1 : 0;
+                break;
+            }
+            line.ios.pop();
             accepted(io);
         }
         ++work;
@@ -386,47 +433,70 @@ uint32_t FtlCore::run_waiting() noexcept {
     return work;
 }
 
-// Marks some LBAs of the trim at the front of the queue; later writes wait behind it. True: it is accepted. An LBA that
-// was never written, or is trimmed already, has its zeroes from that; a trim of nothing else leaves no record.
-bool FtlCore::trim_step(Io &io) noexcept {
+// Marks some LBAs of the trim at the front of a line; later writes of that issuer wait behind it. True: it is accepted.
+// An LBA that was never written, or is trimmed already, has its zeroes from that; a trim of nothing else leaves no
+// record. One that others wait for has several.
+bool FtlCore::trim_step(WaitingLine &line, uint32_t &budget) noexcept {
+    const Io &io = *line.ios.front();
     Records &records = state_.records;
-    if (!trimming_) {
-        trimming_ = true;
-        trim_cursor_ = io.lba;
-        trim_record_ = kNoSlot;
+    if (!line.trimming) {
+        line.trimming = true;
+        line.cursor = io.lba;
+        line.record = kNoSlot;
+        budget -= std::min(budget, kTrimCost);
     }
     const uint64_t end = io.lba + io.block_count;
-    const uint64_t stop = std::min(end, trim_cursor_ + kScanStep);
-    for (; trim_cursor_ < stop; ++trim_cursor_) {
-        const uint64_t entry = state_.l2p.get(trim_cursor_);
+    const uint64_t begin = line.cursor;
+    const uint64_t stop = std::min(end, begin + budget);
+    for (; line.cursor < stop; ++line.cursor) {
+        const uint64_t entry = state_.l2p.get(line.cursor);
         if (entry == L2p::kInvalid || L2p::tag(entry) == L2p::Tag::trim) {
             continue;
         }
-        if (trim_record_ == kNoSlot) {
+        if (line.record == kNoSlot) {
             if (!records.user_room()) {
                 state_.user_waits = true;
+                budget -= static_cast<uint32_t>(line.cursor - begin);
                 return false;
             }
-            const auto rest = static_cast<uint32_t>(end - trim_cursor_);
-            trim_record_ = records.make(state_, L2p::kTrimFlag, trim_cursor_, rest, kNoMover);
+            const auto rest = static_cast<uint32_t>(end - line.cursor);
+            line.record = records.make(state_, L2p::kTrimFlag, line.cursor, rest, kNoMover);
+            line.record_lba = line.cursor;
+            open_ = &line;
         }
-        state_.replace(trim_cursor_, L2p::pending(L2p::kTrimFlag, trim_record_));
-        ++records.meta[trim_record_].references;
+        state_.replace(line.cursor, L2p::pending(L2p::kTrimFlag, line.record));
+        ++records.meta[line.record].references;
     }
-    if (trim_cursor_ < end) {
+    budget -= static_cast<uint32_t>(line.cursor - begin);
+    if (line.cursor < end) {
+        marking_ = true;
+        if (line.record != kNoSlot && waiting_.count() > 1 && line.cursor - line.record_lba >= kTrimTurn) {
+            cut_trim(line);
+        }
         return false;
     }
-    if (trim_record_ != kNoSlot) {
-        records.enqueue(trim_record_);
-    }
-    trimming_ = false;
+    cut_trim(line);
+    line.trimming = false;
     return true;
+}
+
+// Its record is of what is marked; what follows has another one.
+void FtlCore::cut_trim(WaitingLine &line) noexcept {
+    if (line.record != kNoSlot) {
+        state_.records.cut(line.record, static_cast<uint32_t>(line.cursor - line.record_lba));
+        state_.records.enqueue(line.record);
+        line.record = kNoSlot;
+        open_ = nullptr;
+    }
 }
 
 // --- flush
 
 // The Io completes when everything accepted so far is on media and the base has flushed.
 void FtlCore::flush(Io &io, bool forced) noexcept {
+    if (open_ != nullptr) {
+        cut_trim(*open_);  // no flush waits for a trim that has not completed
+    }
     const uint64_t epoch = MUTATED(flush_before_landing) ? 0 : state_.epochs.barrier();
     io.device_data[0] = epoch;
     state_.wanted_epoch = std::max(state_.wanted_epoch, epoch);
@@ -528,7 +598,17 @@ void FtlCore::end_retention(Status status) noexcept {
 // The core has failed: nothing waits any longer. Reads the base still holds end when it comes back. Slots keep what
 // they hold, reserved ones too: a successor reads the accepted ones, a gate in front the others.
 void FtlCore::end_everything() noexcept {
-    for (IoQueue *queue : {&waiting_, &tickets_, &to_flush_, &flushing_}) {
+    for (uint32_t i = 0; i < waiting_.count(); ++i) {
+        WaitingLine &line = waiting_.at(i);
+        while (!line.ios.empty()) {
+            finish(*line.ios.pop(), state_.failed);
+        }
+        line.trimming = false;
+        line.record = kNoSlot;
+    }
+    open_ = nullptr;
+    waiting_.turn();
+    for (IoQueue *queue : {&tickets_, &to_flush_, &flushing_}) {
         while (!queue->empty()) {
             finish(*queue->pop(), state_.failed);
         }
@@ -536,7 +616,7 @@ void FtlCore::end_everything() noexcept {
     if (cache_) {
         end_held_back(state_.failed);
     }
-    trimming_ = false;
+    marking_ = false;
     state_.drop_busy();
     reader_.fail(done_);
 }

@@ -15,6 +15,7 @@
 #include "ftl/mover.hpp"
 #include "ftl/nv_cache.hpp"
 #include "ftl/reader.hpp"
+#include "ftl/waiting_lines.hpp"
 #include "reactor/block_device.hpp"
 #include "reactor/reactor.hpp"
 
@@ -110,6 +111,11 @@ private:
     static constexpr uint32_t kLandedPart = 4;         // a fourth of the slots may wait for a base flush
     static constexpr uint32_t kLandedPartWanted = 16;  // while writes wait for slots
     static constexpr uint32_t kUnreservedPart = 4;     // a fourth of the slots is not for reservations
+    static constexpr uint32_t kTrimShared = 4096;      // L2P entries that trims visit at once beside other I/O
+    static constexpr uint64_t kTrimRestNs = 10;        // for each of these, until they go on: some four times as long
+    static constexpr uint64_t kBesideNs = 1'000'000;   // beside: there was some so long ago
+    static constexpr uint32_t kTrimCost = 64;          // of each trim, however short
+    static constexpr uint32_t kTrimTurn = 65536;       // L2P entries; then the trims of others have theirs
 
     struct Drain {
         FtlCore *core = nullptr;
@@ -133,8 +139,11 @@ private:
     uint32_t run_cache() noexcept;
     void end_held_back(Status status) noexcept;
     void end_waiting(Status status) noexcept;
-    bool trim_step(Io &io) noexcept;
+    bool trim_step(WaitingLine &line, uint32_t &budget) noexcept;
+    void cut_trim(WaitingLine &line) noexcept;
     uint32_t run_waiting() noexcept;
+    uint32_t run_line(WaitingLine &line, uint32_t &budget) noexcept;
+    [[nodiscard]] bool beside_io() noexcept;
     uint32_t run_flushes() noexcept;
     [[nodiscard]] bool buffer_wants_flush() const noexcept;
     void end_retention(Status status) noexcept;
@@ -163,7 +172,6 @@ private:
     std::unique_ptr<NvCache> cache_;
 
     IoQueue done_;      // to complete in the next poll
-    IoQueue waiting_;   // writes and trims, strictly in order
     IoQueue tickets_;   // flushes and FUA writes: device_data[0] = epoch
     IoQueue to_flush_;  // theirs is on media: wait for the base's flush
     IoQueue flushing_;  // the base flush in flight is for these
@@ -171,9 +179,13 @@ private:
     bool flush_in_flight_ = false;
     uint64_t flush_again_at_ = 0;  // not before, for the write buffer alone
     uint64_t flushes_failed_ = 0;  // in a row
-    bool trimming_ = false;        // the front of waiting_ is a trim being marked
-    uint32_t trim_record_ = kNoSlot;
-    uint64_t trim_cursor_ = 0;
+    WaitingLines waiting_;
+    bool writes_wait_ = false;     // some find no room: nobody overtakes them
+    bool marking_ = false;         // a trim can go on at once
+    WaitingLine *open_ = nullptr;  // whose trim has a record that is not queued yet
+    uint64_t trim_again_ = 0;      // not before
+    uint64_t io_before_ = 0;       // reads and writes
+    uint64_t io_at_ = 0;           // trims go on beside these, until then
     std::array<Drain, kDrainsMax> drains_;
     uint64_t next_ticket_ = 1;
     std::vector<uint32_t> resets_;  // bands whose flush is done: wait for readers, then reset zone by zone

@@ -300,18 +300,21 @@ void FtlCore::refuse_writes() noexcept {
 }
 
 void FtlCore::end_waiting(Status status) noexcept {
-    // A trim that is half marked goes on: its record counts on it. One that waits for a record would wait for ever.
-    IoQueue kept;
-    trimming_ = trimming_ && trim_record_ != kNoSlot;
-    if (trimming_) {
-        kept.push(*waiting_.pop());
+    // A trim that is half marked ends where it is: what is marked of it goes to media.
+    if (open_ != nullptr) {
+        cut_trim(*open_);
     }
-    while (!waiting_.empty()) {
-        Io &io = *waiting_.pop();
-        give_back(io);
-        finish(io, status);
+    for (uint32_t i = 0; i < waiting_.count(); ++i) {
+        WaitingLine &line = waiting_.at(i);
+        while (!line.ios.empty()) {
+            Io &io = *line.ios.pop();
+            give_back(io);
+            finish(io, status);
+        }
+        line.trimming = false;
     }
-    waiting_.take(kept);
+    waiting_.turn();
+    marking_ = writes_wait_ = false;
 }
 
 void FtlCore::fail(Status status) noexcept {

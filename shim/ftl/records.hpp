@@ -49,6 +49,8 @@ public:
     // GC's: the same record again, for the entries equal to match.
     uint32_t copy(uint64_t lba, uint64_t seq, uint32_t block_count, uint32_t flags, uint64_t match,
                   uint16_t mover) noexcept;
+    // It is of so many blocks after all: not more than make() said, and before it is queued.
+    void cut(uint32_t record, uint32_t block_count) noexcept { records[record].block_count = block_count; }
     // On its way: from here on a restarted daemon finds it.
     void enqueue(uint32_t record) noexcept {
         if (!MUTATED(trim_not_held)) {

@@ -136,13 +136,15 @@ Status decode_command(const wire::Sqe &sqe, const BlockDeviceInfo &info, uint32_
 }
 
 Status check_ranges(const BlockDeviceInfo &info, const Io &io, const DataShape &shape) noexcept {
+    uint64_t blocks = 0;
     for (uint32_t i = 0; i < shape.ranges; ++i) {
         const wire::DsmRange range = range_of(io, i);
         if (range.block_count > 0 && out_of_range(info, range.lba, range.block_count)) {
             return status::lba_out_of_range;
         }
+        blocks += range.block_count;
     }
-    return status::ok;
+    return blocks > info.block_count ? status::command_size_limit : status::ok;
 }
 
 bool take_range(Io &io, const DataShape &shape, uint32_t &range) noexcept {

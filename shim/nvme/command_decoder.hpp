@@ -42,7 +42,8 @@ struct DataShape {
                                     DataShape &shape) noexcept;
 
 // Dataset management: io.iov[0] holds shape.ranges ranges as the host sent them.
-// All or nothing: no range is touched when one of them is wrong.
+// All or nothing: no range is touched when one of them is wrong. Together they may have as many blocks as the
+// namespace: DMSL, which Identify tells.
 [[nodiscard]] Status check_ranges(const BlockDeviceInfo &info, const Io &io, const DataShape &shape) noexcept;
 // Makes io that of the first range that is not empty, from `range` on, and moves `range` behind it; false: there is
 // none.

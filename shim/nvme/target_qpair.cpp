@@ -91,6 +91,7 @@ TargetQpair::TargetQpair(std::shared_ptr<Reactor> reactor, int fd, const TargetQ
         slot.data.slot = slot.reply.slot = i;
         slot.next = i + 1 < slots_.size() ? i + 1 : kNoTargetSlot;
         slot.io.owner = this;
+        slot.io.ordered_by = this;
         slot.io.owner_data = i;
         slot.io.complete = [](Io &io) noexcept {
             auto &qpair = *static_cast<TargetQpair *>(io.owner);
@@ -402,7 +403,7 @@ bool TargetQpair::on_command(const wire::CapsuleCmd &pdu, uint32_t data_length, 
     slot.digest_error = false;
     slot.status = decode(slot, sqe);
     if (data_length > 0) {
-        slot.state = State::capsule;
+        await_data(slot, State::capsule);
         rx_slot_ = number_of(slot);
         if (slot.status == status::ok && slot.shape.to_device) {
             find_buffer(slot);  // in-capsule data always fit the slot's own
@@ -433,7 +434,7 @@ void TargetQpair::begin_transfer(Slot &slot) noexcept {
     pdu.r2tl = slot.shape.length;
     slot.data.set_header(pdu);
     slot.data.data_length = 0;
-    slot.state = State::transfer;
+    await_data(slot, State::transfer);
     stream_->queue(slot.data);
 }
 
@@ -618,7 +619,50 @@ bool TargetQpair::busy() const noexcept {
 }
 
 uint64_t TargetQpair::deadline_ns() const noexcept {
-    return life_ == Life::closing ? linger_until_ns_ : ~uint64_t{0};
+    return life_ == Life::closing ? linger_until_ns_ : life_ == Life::open ? check_ns_ : ~uint64_t{0};
+}
+
+bool TargetQpair::skips_round(uint64_t now_ns) noexcept {
+    if (now_ns >= window_ns_) {
+        idle_ = window_ns_ != 0 && hits_ < kIdleHitsMax;
+        hits_ = 0;
+        window_ns_ = now_ns + kIdleWindowNs;
+    }
+    // Who drives the reactor by hand counts on each round.
+    if (!idle_ || stream_->sending() || !reactor_->running() || ++skipped_ >= kIdleRounds) {
+        skipped_ = 0;
+        return false;
+    }
+    return true;
+}
+
+void TargetQpair::await_data(Slot &slot, State state) noexcept {
+    slot.state = state;
+    slot.since_ns = reactor_->now_ns();
+    if (check_ns_ == ~uint64_t{0}) {
+        heard_ns_ = slot.since_ns;
+        check_ns_ = slot.since_ns + kSilenceNs;
+    }
+}
+
+void TargetQpair::check_transfers(uint64_t now_ns) noexcept {
+    uint64_t oldest_ns = ~uint64_t{0};
+    for (const Slot &slot : slots_) {
+        if (slot.state == State::capsule || slot.state == State::transfer) {
+            oldest_ns = std::min(oldest_ns, slot.since_ns);
+        }
+    }
+    if (oldest_ns == ~uint64_t{0}) {
+        check_ns_ = ~uint64_t{0};
+        return;
+    }
+    // A command whose data began to be awaited after the host was last heard has its time too.
+    const uint64_t silent_since = std::max(heard_ns_, oldest_ns);
+    if (now_ns >= oldest_ns + kTransferNs || now_ns >= silent_since + kSilenceNs) {
+        stream_->set_fault(QpairClose::timed_out);
+        return;
+    }
+    check_ns_ = std::min(oldest_ns + kTransferNs, silent_since + kSilenceNs);
 }
 
 uint32_t TargetQpair::poll(uint64_t now_ns) noexcept {
@@ -627,7 +671,17 @@ uint32_t TargetQpair::poll(uint64_t now_ns) noexcept {
     }
     uint32_t work = 0;
     if (life_ == Life::open) {
-        work = stream_->receive();
+        if (now_ns >= check_ns_) {
+            check_transfers(now_ns);
+        } else if (skips_round(now_ns)) {
+            return 0;
+        }
+        const uint32_t received = stream_->fault() ? 0 : stream_->receive();
+        if (received > 0) {
+            heard_ns_ = now_ns;
+            ++hits_;
+        }
+        work = received;
         if (!stream_->fault()) {
             work += stream_->flush();
         }

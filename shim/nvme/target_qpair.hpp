@@ -56,6 +56,15 @@ public:
     static constexpr uint32_t kSlotBufferMin = 4096;  // 256 DSM ranges
     // How long the peer may take to read our last words.
     static constexpr uint64_t kLingerNs = 1'000'000'000;
+    // Data that we have asked for, or that a capsule has announced: how long each may take, and how long the host may
+    // be silent meanwhile. What was reserved for them is missing to other hosts.
+    static constexpr uint64_t kTransferNs = 60'000'000'000;
+    static constexpr uint64_t kSilenceNs = 15'000'000'000;
+    // A queue on which next to nothing comes is looked at in one of so many rounds: hosts may have many idle ones, and
+    // each look is a system call that those who work wait for.
+    static constexpr uint32_t kIdleRounds = 16;
+    static constexpr uint64_t kIdleWindowNs = 100'000'000;
+    static constexpr uint32_t kIdleHitsMax = 100;  // receptions in that time
 
     using Namespaces = std::map<uint32_t, std::shared_ptr<BlockDevice>>;
 
@@ -112,8 +121,9 @@ private:
         bool digest_error = false;
         bool flush_all = false;
         uint32_t received = 0;
-        uint32_t range = 0;  // of several: the next one
-        uint32_t chunk = 0;  // first of the chunks held, through chunk_next_
+        uint64_t since_ns = 0;  // capsule, transfer
+        uint32_t range = 0;     // of several: the next one
+        uint32_t chunk = 0;     // first of the chunks held, through chunk_next_
         uint32_t chunk_count = 0;
         uint32_t next = 0;  // free list or line of those who wait
         TxPdu data;         // R2T or C2HData
@@ -153,6 +163,9 @@ private:
     void queue_reply(Slot &slot, Status status, uint64_t result) noexcept;
     void queue_c2h_data(Slot &slot, bool success) noexcept;
 
+    [[nodiscard]] bool skips_round(uint64_t now_ns) noexcept;
+    void await_data(Slot &slot, State state) noexcept;
+    void check_transfers(uint64_t now_ns) noexcept;
     void begin_close(uint64_t now_ns) noexcept;
     void release_unsubmitted() noexcept;
     void die(bool tell) noexcept;
@@ -188,6 +201,12 @@ private:
     wire::PduType rx_type_ = wire::PduType::capsule_cmd;
     uint32_t rx_length_ = 0;
     bool disconnect_ = false;
+    uint64_t check_ns_ = ~uint64_t{0};  // when transfers are looked at; never: there are none
+    uint64_t heard_ns_ = 0;
+    uint64_t window_ns_ = 0;  // where the present one ends
+    uint32_t hits_ = 0;       // in it
+    uint32_t skipped_ = 0;
+    bool idle_ = false;  // in the window before
     TargetQpairStats stats_;
 
     std::atomic<bool> drained_{false};  // dead and no Io is out

@@ -51,6 +51,7 @@ inline constexpr Status lba_out_of_range = 0x080;
 inline constexpr Status capacity_exceeded = 0x081;
 inline constexpr Status namespace_not_ready = 0x082;
 inline constexpr Status reservation_conflict = 0x083;
+inline constexpr Status command_size_limit = 0x183;
 inline constexpr Status zone_boundary = 0x1B8;
 inline constexpr Status zone_full = 0x1B9;
 inline constexpr Status zone_read_only = 0x1BA;
@@ -88,8 +89,11 @@ struct Io {
     uint64_t result = 0;   // append: ALBA
 
     void (*complete)(Io &) noexcept = nullptr;
-    void *owner = nullptr;         // the issuer's
-    uint64_t owner_data = 0;       // the issuer's
+    void *owner = nullptr;    // the issuer's
+    uint64_t owner_data = 0;  // the issuer's
+    // The issuer's: whose writes and trims are to be done in their order (a queue of a host). Null: in one order with
+    // all others that have none.
+    const void *ordered_by = nullptr;
     Io *next = nullptr;            // the device's while lent, the issuer's otherwise
     uint64_t device_data[4] = {};  // the device's while lent; reserve() may use it before submit()
 

@@ -62,6 +62,11 @@ ZNS_NAMESPACE = _layout(
     (0, "zoc", "<u2"), (2, "ozcs", "<u2"), (4, "mar", "<u4"), (8, "mor", "<u4"), (2816, "lbafe", (ZNS_LBA_FORMAT, 64)),
 )  # fmt: skip
 
+NVM_CONTROLLER = _layout(
+    wire.PAGE_BYTES,
+    (0, "vsl", "u1"), (1, "wzsl", "u1"), (2, "wusl", "u1"), (3, "dmrl", "u1"), (4, "dmrsl", "<u4"), (8, "dmsl", "<u8"),
+)  # fmt: skip
+
 INDEPENDENT_NAMESPACE = _layout(wire.PAGE_BYTES, (0, "nsfeat", "u1"), (1, "nmic", "u1"), (14, "nstat", "u1"))
 
 _DESCRIPTOR = struct.Struct("<BBxx")
@@ -209,6 +214,21 @@ def build_zns_namespace(traits: NamespaceTraits) -> bytes:
     page["mar"] = (traits.max_active_zones or UNLIMITED_ZONES + 1) - 1
     page["mor"] = (traits.max_open_zones or UNLIMITED_ZONES + 1) - 1
     page["lbafe"]["zsze"][0] = traits.zone_size
+    return page.tobytes()
+
+
+DSM_RANGES_MAX = 255
+"""DMRL, which has no room for the 256 that a command has room for: hosts that know no limit may send those."""
+
+
+def build_nvm_controller(block_counts: Iterable[int]) -> bytes:
+    """CNS 06, CSI 0: a dataset management command may name each block of a namespace once."""
+    page = np.zeros((), NVM_CONTROLLER)
+    most = max(block_counts, default=0)
+    if most:
+        page["dmrl"] = DSM_RANGES_MAX
+        page["dmrsl"] = min(most, 0xFFFFFFFF)
+        page["dmsl"] = most
     return page.tobytes()
 
 

@@ -28,6 +28,8 @@ PACE_BURST_PDUS = 512
 """What each host may send us on a connection that Python serves. What comes faster waits in its socket, at the sender's
 expense, for one of OVER_PACE_PDUS_PER_S, of which there are so many for all of them together."""
 OVER_PACE_PDUS_PER_S = 1000
+STRANGER_BURST_PDUS = 8
+"""Until its Connect."""
 
 
 @dataclass
@@ -99,7 +101,7 @@ class Connection:
         self.budget: Budget | None = None
         """Of a peer that has not said yet who it is."""
         self._is_controller = is_controller
-        self._pace = float(PACE_BURST_PDUS)
+        self._pace = float(STRANGER_BURST_PDUS)
         """PDUs that may come now, as of _paced_at."""
         self._paced_at = 0.0
         self._loop = asyncio.get_running_loop()
@@ -175,11 +177,17 @@ class Connection:
             raise ProtocolError(f"{self.peer} ended the connection with {kind.name}: {_fes_text(fes)}, FEI {fei}")
         return Pdu(kind, flags, header, data, intact)
 
+    def accept_peer(self) -> None:
+        """It has said who it is."""
+        self.budget = None
+        self._pace = float(PACE_BURST_PDUS)
+
     async def _take_turn(self) -> None:
         """Sockets that are always readable, and always writable, never make asyncio wait: a peer that sends without
         end would be the only one who is served."""
         now = self._loop.time()
-        self._pace = min(self._pace + (now - self._paced_at) * PACE_PDUS_PER_S, PACE_BURST_PDUS)
+        burst = PACE_BURST_PDUS if self.budget is None else STRANGER_BURST_PDUS
+        self._pace = min(self._pace + (now - self._paced_at) * PACE_PDUS_PER_S, burst)
         self._paced_at = now
         if self._pace >= 1 or not self._is_controller:
             self._pace -= 1

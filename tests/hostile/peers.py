@@ -68,6 +68,20 @@ class Peer:
             )
         )  # fmt: skip
 
+    def io_queues(self, subnqn: str, hostnqn: str, count: int, queue_size: int) -> list[Peer]:
+        """This is the admin queue of a host from now on; its I/O queues. The caller closes them."""
+        cqe = self.initialize().connect(subnqn, hostnqn)
+        assert cqe.status == 0
+        assert self.enable().status == 0
+        port = self.sock.getpeername()[1]
+        queues = [Peer(port) for _ in range(count)]
+        for qid, queue in enumerate(queues, 1):
+            connected = queue.initialize().connect(
+                subnqn, hostnqn, qid=qid, cntlid=cqe.result & 0xFFFF, queue_size=queue_size
+            )
+            assert connected.status == 0
+        return queues
+
     def enable(self) -> wire.Cqe:
         return self.command(Sqe(0x7F, nsid=0, cdw11=wire.Property.CC, cdw12=0x00460001))
 
@@ -93,9 +107,13 @@ async def threads(work: Callable[[threading.Event], None], count: int = 1) -> As
         with contextlib.suppress(OSError, EOFError):
             work(ended)
 
-    tasks = [asyncio.create_task(asyncio.to_thread(run)) for _ in range(count)]
+    # Not those of asyncio, of which there are few.
+    running = [threading.Thread(target=run) for _ in range(count)]
+    for each in running:
+        each.start()
     try:
         yield
     finally:
         ended.set()
-        await asyncio.gather(*tasks)
+        for each in running:
+            await asyncio.to_thread(each.join)

@@ -523,7 +523,9 @@ class TargetController:
                 nsids = [nsid for nsid, ns in namespaces.items() if nsid > sqe.nsid and (not by_csi or ns.csi == csi)]
                 return Completion(data=identify.build_nsid_list(nsids))
             case Cns.CSI_CONTROLLER if csi == wire.CSI_NVM:
-                return Completion(data=bytes(wire.PAGE_BYTES))
+                return Completion(
+                    data=identify.build_nvm_controller(ns.traits.block_count for ns in namespaces.values())
+                )
             case Cns.CSI_CONTROLLER if csi == wire.CSI_ZNS and self._cap & Cap.CSS_IOCS:
                 appends = [ns.traits.max_append_bytes for ns in namespaces.values() if ns.csi == wire.CSI_ZNS]
                 smallest = min(appends, default=self._limits.max_io_bytes)

@@ -251,7 +251,7 @@ class NvmfTarget:
             finally:
                 timer.cancel()
                 self._half_open.done(task)
-            connection.budget = None
+            connection.accept_peer()
             if controller is not None:
                 await controller.run()
         except PduError as error:
