@@ -46,6 +46,7 @@ uint32_t FtlCore::poll(uint64_t now_ns) noexcept {
     if (throttled_ && now_ns > last_poll_) {
         state_.stats.throttled_ns += now_ns - last_poll_;
     }
+    clock_stands_ = now_ns == last_poll_;
     last_poll_ = now_ns;
     uint32_t work = complete_done();
     if (state_.failed != status::ok) {
@@ -358,7 +359,7 @@ uint32_t FtlCore::run_waiting() noexcept {
         return 0;
     }
     const bool beside = beside_io();
-    const uint32_t most = !beside ? kScanStep : state_.now < trim_again_ ? 0 : kTrimShared;
+    const uint32_t most = !beside ? kScanStep : trims_rest() ? 0 : kTrimShared;
     uint32_t budget = most;
     // A record that is not queued yet holds up flushes, so its trim goes on until its turn is over.
     if (open_ != nullptr) {

@@ -144,6 +144,8 @@ private:
     uint32_t run_waiting() noexcept;
     uint32_t run_line(WaitingLine &line, uint32_t &budget) noexcept;
     [[nodiscard]] bool beside_io() noexcept;
+    // (Who drives the reactor by hand may leave its clock where it is.)
+    [[nodiscard]] bool trims_rest() const noexcept { return state_.now < trim_again_ && !clock_stands_; }
     uint32_t run_flushes() noexcept;
     [[nodiscard]] bool buffer_wants_flush() const noexcept;
     void end_retention(Status status) noexcept;
@@ -184,6 +186,7 @@ private:
     bool marking_ = false;         // a trim can go on at once
     WaitingLine *open_ = nullptr;  // whose trim has a record that is not queued yet
     uint64_t trim_again_ = 0;      // not before
+    bool clock_stands_ = false;    // since the poll before
     uint64_t io_before_ = 0;       // reads and writes
     uint64_t io_at_ = 0;           // trims go on beside these, until then
     std::array<Drain, kDrainsMax> drains_;

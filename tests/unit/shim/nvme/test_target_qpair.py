@@ -160,6 +160,47 @@ def test_dsm_with_256_ranges_and_longer_than_its_ranges_is_served() -> None:
         assert one(peer.exchange(dsm([(0, 1)], length=4096))).status == 0
 
 
+def test_dsm_may_name_each_block_once_and_no_more() -> None:
+    with target_peer(media) as (peer, _, _device):
+        whole = [(0, BLOCKS // 2), (BLOCKS // 2, BLOCKS // 2)]
+        assert one(peer.exchange(dsm(whole))).status == 0
+        assert one(peer.exchange(pdus.write(2, 0, bytes([7]) * 4096))).status == 0
+        assert one(peer.exchange(dsm([*whole, (3, 1)]))).status == 0x183
+        assert one(peer.exchange(pdus.read(3, 0, 1)), C2H_DATA).data == bytes([7]) * 4096
+
+
+SECOND_NS = 1_000_000_000
+
+
+@pytest.mark.parametrize(("heard_every_s", "ends_within_s"), [(None, (15, 16)), (10, (60, 62))])
+def test_data_that_were_asked_for_and_do_not_come_end_the_queue(
+    heard_every_s: int | None, ends_within_s: tuple[int, int]
+) -> None:
+    """What was reserved for them is missing to others. A host that says something has longer, but not for ever."""
+    with target_peer(media) as (peer, _, _device):
+        now = 1_000 * SECOND_NS
+        peer.reactor.step(now)
+        peer.socket.send(command(sqe(pdus.WRITE, 1, sgl_length=4096)))
+        peer.reactor.step(now)
+        for second in range(100):
+            if heard_every_s is not None and second and second % heard_every_s == 0:
+                peer.socket.send(command(sqe(pdus.FLUSH, 2)))
+            peer.reactor.step(now + second * SECOND_NS)
+            peer.collect()
+            if closed := [event for event in peer.events if event.kind == _shim.EV_TARGET_QPAIR_CLOSED]:
+                break
+        assert closed[0].a == _shim.QPAIR_TIMED_OUT
+        assert ends_within_s[0] <= second <= ends_within_s[1]
+
+
+def test_a_queue_that_waits_for_nothing_never_ends_by_itself() -> None:
+    with target_peer(media) as (peer, _, _device):
+        assert one(peer.exchange(command(sqe(pdus.FLUSH, 1)))).status == 0
+        for hour in range(24):
+            peer.reactor.step((1_000 + hour * 3600) * SECOND_NS)
+        assert one(peer.exchange(command(sqe(pdus.FLUSH, 1)))).status == 0
+
+
 def test_dsm_ranges_come_by_r2t_too() -> None:
     data = struct.pack("<IIQ", 0, 1, 5)
     with target_peer(media) as (peer, _, device):

@@ -1,0 +1,152 @@
+"""Trims of one queue are in nobody else's way: not of the writes, trims and flushes of other queues, and not after a
+loss of power."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from spdk_ftl_py import _shim
+from unit.shim.ftl.core_bench import Bench, content, version_of
+from unit.shim.ftl.core_model import Model, recover, restarted
+from unit.shim.ftl.test_core_crash import Outstanding, Workload
+from unit.shim.ftl.test_core_stack import HostPort, Link
+
+LARGE = 2 << 20
+"""Blocks: a trim of all of them takes 64 steps at least."""
+LARGE_BASE = {"band_count": 10, "punits": 1, "zone_size": 1 << 18, "zone_capacity": 1 << 18}
+SPARSE_BASE = {"band_count": 12, "punits": 1, "zone_size": 4096, "zone_capacity": 4096}
+TRIMS = 24
+FEW_STEPS = 40
+
+
+class TwoQueues:
+    """One core, two queues of hosts."""
+
+    def __init__(self) -> None:
+        self.bench = Bench(block_count=LARGE, **LARGE_BASE)
+        self.links = [Link(self.bench.reactor, self.bench.core, queue_depth=TRIMS) for _ in range(2)]
+        self.trimmer, self.other = (HostPort(self.bench, link.host) for link in self.links)
+
+    def __enter__(self) -> TwoQueues:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        while self.bench.step():
+            pass
+        for port in (self.trimmer, self.other):
+            port.port.close()
+        for link in self.links:
+            link.close()
+        self.bench.close()
+
+    def steps_of(self, op: int, *how: object) -> int:
+        """Until the other queue has its answer, which is no error."""
+        ticket = self.other.port.submit(op, *how)
+        for steps in range(1, 20_000):
+            self.bench.step()
+            if ticket in self.other.completed:
+                assert self.other.completed.pop(ticket).status == 0
+                return steps
+        raise AssertionError("never")
+
+    def trim_all(self) -> list[int]:
+        return [self.trimmer.port.submit(_shim.OP_DEALLOCATE, 0, LARGE) for _ in range(TRIMS)]
+
+
+def test_writes_of_another_queue_do_not_wait_for_trims() -> None:
+    with TwoQueues() as two:
+        two.trim_all()
+        for _ in range(4):
+            two.bench.step()
+        assert two.steps_of(_shim.OP_WRITE, 5, 1, content(5, 1)) < FEW_STEPS
+        assert version_of(5, two.other.read(5)) in (0, 1)
+
+
+def test_trims_of_another_queue_take_turns() -> None:
+    with TwoQueues() as two:
+        two.other.write(7, content(7, 1))
+        two.trim_all()
+        for _ in range(4):
+            two.bench.step()
+        # One turn of the other's, at most, and its own.
+        assert two.steps_of(_shim.OP_DEALLOCATE, 7, 1) < 20 * FEW_STEPS
+
+
+def test_a_flush_does_not_wait_for_a_trim_that_is_being_marked() -> None:
+    with TwoQueues() as two:
+        two.other.write(0, content(0, 1))
+        trim = two.trimmer.port.submit(_shim.OP_DEALLOCATE, 0, LARGE)
+        while two.bench.address(0) >> 62 != 2:
+            two.bench.step()
+        assert two.steps_of(_shim.OP_FLUSH) < FEW_STEPS
+        assert trim not in two.trimmer.completed, "the trim was to be under way still"
+        assert two.trimmer.wait(trim).status == 0
+        assert version_of(0, two.other.read(0)) == 0
+
+
+def test_writes_of_the_same_queue_wait_for_their_trims() -> None:
+    with TwoQueues() as two:
+        port = two.trimmer.port
+        tickets = []
+        for version in range(1, 5):
+            tickets.append(port.submit(_shim.OP_WRITE, 9, 1, content(9, version)))
+            tickets.append(port.submit(_shim.OP_DEALLOCATE, 0, LARGE // 8))
+        tickets.append(port.submit(_shim.OP_WRITE, LARGE // 8 - 1, 1, content(LARGE // 8 - 1, 7)))
+        assert {two.trimmer.wait(ticket).status for ticket in tickets} == {0}
+        assert version_of(9, two.other.read(9)) == 0
+        assert version_of(LARGE // 8 - 1, two.other.read(LARGE // 8 - 1)) == 7
+
+
+class SparseWorkload(Workload):
+    """Few LBAs of many, so that a trim of most of them takes many steps, and flushes come upon it half done."""
+
+    SPACING = 150
+    LBAS = 200
+
+    def submit(self) -> None:
+        port, rng = self.bench.port, self.rng
+        kind = rng.random()
+        if kind < 0.1:
+            ticket = port.submit(_shim.OP_FLUSH)
+            self.outstanding[ticket] = Outstanding(_shim.OP_FLUSH, completed_before=list(self.model.completed))
+            return
+        if kind < 0.13:
+            lba = rng.randrange(self.LBAS // 4) * self.SPACING
+            block_count = rng.randrange(self.LBAS * self.SPACING // 2)
+            change, _ = self.model.submit(lba, block_count, trim=True)
+            ticket = port.submit(_shim.OP_DEALLOCATE, lba, block_count)
+            self.outstanding[ticket] = Outstanding(_shim.OP_DEALLOCATE, lba, block_count, change)
+            return
+        lba = rng.randrange(self.LBAS) * self.SPACING
+        change, version = self.model.submit(lba, 1, trim=False)
+        ticket = port.submit(_shim.OP_WRITE, lba, 1, content(lba, version))
+        self.outstanding[ticket] = Outstanding(_shim.OP_WRITE, lba, 1, change)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_trim_that_a_flush_has_cut_survives_any_number_of_power_cuts(seed: int) -> None:
+    rng = random.Random(seed)
+    options = {"block_count": SparseWorkload.SPACING * SparseWorkload.LBAS, **SPARSE_BASE}
+    bench = Bench(schedule_seed=seed, **options)
+    model = Model(bench.block_count)
+    try:
+        for crash in range(3):
+            media = bench.media
+            media.cut_power_at(media.operations + rng.randrange(20, 400), rng.randrange(1 << 32))
+            SparseWorkload(bench, model, rng).run(300)
+            if not bench.failed:
+                media.power_cut(rng.randrange(1 << 32))
+            bench.close()
+            media.power_on()
+            recovered = recover(bench)
+            model.check(recovered.versions, f"seed {seed}, crash {crash}")
+            model.restart(recovered.versions)
+            bench = restarted(bench, recovered, **options)
+            bench.media.set_schedule(seed + crash)
+            lbas = [number * SparseWorkload.SPACING for number in range(SparseWorkload.LBAS)]
+            assert [version_of(lba, bench.read(lba)) for lba in lbas] == [recovered.versions[lba] for lba in lbas]
+            bench.audit()
+    finally:
+        bench.close()
