@@ -14,8 +14,10 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from ..errors import FtlError
+from ..text import shown
 from ..version import __version__
 
+LINES: Final = "\n"
 EXIT_OK: Final = 0
 EXIT_FAILURE: Final = 1
 EXIT_USAGE: Final = 2
@@ -95,7 +97,8 @@ def main(argv: Sequence[str] | None = None) -> int:
                 sys.stdout.flush()
         return code
     except FtlError as error:
-        print(f"spdk-ftl: {error.message}", file=sys.stderr)
+        # Parts of it may be a stranger's: a name, or what a target replied.
+        print(f"spdk-ftl: {shown(error.message, keep=LINES)}", file=sys.stderr)
         return EXIT_FAILURE
     except ImportError as error:
         # Commands import the data path when they run; a checkout may lack the compiled part of it.

@@ -16,6 +16,7 @@ from typing import Final
 from ..client import SOCKET_DEFAULT, SOCKET_ENVIRONMENT, default_socket
 from ..runtime.descriptors import raise_descriptor_limit
 from ..runtime.signals import ignored, on_signals
+from ..text import log_to_stderr
 from .state import (
     STATE_ENVIRONMENT,
     StateDirectory,
@@ -105,10 +106,7 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 def run(args: argparse.Namespace) -> int:
     """Serves until a signal ends it. Raises FtlError when it can't start."""
-    logging.basicConfig(
-        level=logging.DEBUG if args.verbose else logging.INFO,
-        format="%(asctime)s %(levelname).1s %(name)s: %(message)s",
-    )
+    log_to_stderr(logging.DEBUG if args.verbose else logging.INFO, "%(asctime)s %(levelname).1s %(name)s: %(message)s")
     logging.getLogger("asyncio").setLevel(logging.WARNING)
     asyncio.run(
         serve(

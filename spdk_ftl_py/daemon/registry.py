@@ -136,6 +136,7 @@ class Registry:
             return False
         device.on_change = self._save
         device.on_change_behind = self._save_for_sure
+        device.hosts.require_room = self._require_room_for_host
         self._devices[device.name] = device
         self._defer(device)
         return True
@@ -198,6 +199,7 @@ class Registry:
     async def _bring_up(self, device: ManagedDevice) -> Any:
         device.on_change = self._save
         device.on_change_behind = self._save_for_sure
+        device.hosts.require_room = self._require_room_for_host
         record = device.record()
         try:
             await self._undo_orphans(device.target)
@@ -444,6 +446,13 @@ class Registry:
                 log.info("%s: %s, asked for by %s", device, device.how_it_came, requester())
             device.changed()
             return
+
+    def _require_room_for_host(self) -> None:
+        if self._state.crowded:
+            raise BusyError(
+                "the FTLs of this daemon have so many hosts that no more can be remembered; delete FTLs, or serve some "
+                "of them with another daemon"
+            )
 
     def _save(self) -> None:
         self._state.save([*self._orphans, *self._records()])

@@ -22,7 +22,7 @@ from typing import Any, Final
 from aiohttp import web
 from aiohttp.web_protocol import RequestHandler
 
-from .. import schema
+from .. import schema, strict_json
 from ..errors import (
     JSONRPC_INTERNAL_ERROR,
     JSONRPC_INVALID_REQUEST,
@@ -211,8 +211,8 @@ class RpcServer:
             too_large = f"the request is larger than {BODY_BYTES_MAX} bytes"
             return 413, _error(None, JSONRPC_INVALID_REQUEST, too_large)
         try:
-            call = json.loads(body)
-        except (ValueError, RecursionError) as error:
+            call = strict_json.loads(body)
+        except ValueError as error:
             return 400, _error(None, JSONRPC_PARSE_ERROR, f"not JSON: {error}"[:200])
         return 200, await self._call(call)
 
@@ -252,16 +252,26 @@ class _Connection(asyncio.Protocol):
         self._inner = inner
         self._connections = connections
         self._timeout_s = timeout_s
+        self._refused = False
         self._deadline: asyncio.TimerHandle | None = None
         self._transport: asyncio.Transport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
         self._transport = transport
+        served = sum(not each._refused for each in self._connections.values())
+        self._refused = served >= CONNECTIONS_MAX
         self._connections[self._inner] = self
-        if len(self._connections) > CONNECTIONS_MAX:
+        if self._refused:
             log.warning("more than %d connections: closing the newest", CONNECTIONS_MAX)
-            transport.abort()
+            if len(self._connections) > 2 * CONNECTIONS_MAX:
+                transport.abort()
+                return
+            # Closed with what it sends unread, it would never see the refusal.
+            transport.write(_TOO_MANY)
+            transport.write_eof()
+            self._deadline = asyncio.get_running_loop().call_later(_LINGER_S, self.abort)
+            return
         self._deadline = asyncio.get_running_loop().call_later(self._timeout_s, self.abort)
         self._inner.connection_made(transport)
 
@@ -277,13 +287,17 @@ class _Connection(asyncio.Protocol):
     def connection_lost(self, error: Exception | None) -> None:
         self.received()
         self._connections.pop(self._inner, None)
-        self._inner.connection_lost(error)
+        if not self._refused:
+            self._inner.connection_lost(error)
 
     def data_received(self, data: bytes) -> None:
+        if self._refused:
+            return
         self._inner.data_received(data)
 
     def eof_received(self) -> bool | None:
-        self._inner.eof_received()
+        if not self._refused:
+            self._inner.eof_received()
         return None
 
     def pause_writing(self) -> None:
@@ -307,3 +321,16 @@ async def _read_body(request: web.BaseRequest) -> bytes | None:
 
 def _error(identifier: Any, code: int, message: str) -> dict[str, Any]:
     return {"jsonrpc": "2.0", "id": identifier, "error": {"code": code, "message": message}}
+
+
+def _too_many() -> bytes:
+    text = f"the daemon has {CONNECTIONS_MAX} connections to its control socket, and takes no more: try again"
+    body = json.dumps(_error(None, -errno.EBUSY, text)).encode()
+    head = (
+        "HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\nConnection: close\r\n"
+        f"Content-Length: {len(body)}\r\n\r\n"
+    )
+    return head.encode() + body
+
+
+_TOO_MANY: Final = _too_many()

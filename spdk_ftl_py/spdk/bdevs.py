@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from ..errors import NotFoundError, ProtocolError, TargetError
-from .rpc import ENODEV_CODE, TargetRpc
+from .rpc import ENODEV_CODE, MESSAGE_MAX, TargetRpc
 
+TEXT_MAX: Final = 1024
 ZONE_BLOCK_PRODUCT: Final = "zone_block"
 
 
@@ -85,29 +86,49 @@ def _entries(result: Any, address: str) -> list[Mapping[str, Any]]:
 
 def _bdev(entry: Mapping[str, Any], address: str) -> Bdev:
     try:
-        metadata_bytes = int(entry.get("md_size") or 0)
+        metadata_bytes = _number(entry.get("md_size"))
         interleaved = bool(entry.get("md_interleave", False)) and metadata_bytes > 0
         zoned = bool(entry.get("zoned", False))
         io_types = entry.get("supported_io_types") or {}
         return Bdev(
-            name=str(entry["name"]),
-            aliases=tuple(str(alias) for alias in entry.get("aliases") or ()),
-            uuid=str(entry.get("uuid") or ""),
-            product_name=str(entry.get("product_name") or ""),
-            block_bytes=int(entry["block_size"]) - (metadata_bytes if interleaved else 0),
-            block_count=int(entry["num_blocks"]),
+            name=_text(entry["name"]),
+            aliases=tuple(_text(alias) for alias in entry.get("aliases") or ()),
+            uuid=_text(entry.get("uuid")),
+            product_name=_text(entry.get("product_name")),
+            block_bytes=_number(entry["block_size"]) - (metadata_bytes if interleaved else 0),
+            block_count=_number(entry["num_blocks"]),
             metadata_bytes=metadata_bytes,
             metadata_interleaved=interleaved,
-            dif_type=int(entry.get("dif_type") or 0),
+            dif_type=_number(entry.get("dif_type")),
             claimed=bool(entry.get("claimed", False)),
-            claim_type=str(entry.get("claim_type") or ""),
+            claim_type=_text(entry.get("claim_type")),
             zoned=zoned,
-            zone_size=int(entry.get("zone_size") or 0) if zoned else 0,
-            max_open_zones=int(entry.get("max_open_zones") or 0) if zoned else 0,
-            max_active_zones=int(entry.get("max_active_zones") or 0) if zoned else 0,
-            optimal_open_zones=int(entry.get("optimal_open_zones") or 0) if zoned else 0,
+            zone_size=_number(entry.get("zone_size")) if zoned else 0,
+            max_open_zones=_number(entry.get("max_open_zones")) if zoned else 0,
+            max_active_zones=_number(entry.get("max_active_zones")) if zoned else 0,
+            optimal_open_zones=_number(entry.get("optimal_open_zones")) if zoned else 0,
             nvme_io=bool(io_types.get("nvme_io", False)),
             driver_specific=entry.get("driver_specific") or {},
         )
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise ProtocolError(f"SPDK target at {address}: bdev_get_bdevs returned a malformed bdev: {error}") from error
+    except (KeyError, TypeError, ValueError, OverflowError, AttributeError, RecursionError) as error:
+        reason = str(error)[:MESSAGE_MAX]
+        raise ProtocolError(f"SPDK target at {address}: bdev_get_bdevs returned a malformed bdev: {reason}") from error
+
+
+def _number(value: Any) -> int:
+    """None is 0. Raises ValueError, TypeError, OverflowError."""
+    number = int(0 if value is None else value)
+    if not 0 <= number < 1 << 63:
+        raise ValueError(f"{value!r} is out of range")
+    return number
+
+
+def _text(value: Any) -> str:
+    """None is "". Raises ValueError, TypeError."""
+    if value is None:
+        return ""
+    if not isinstance(value, str):
+        raise TypeError(f"{type(value).__name__} where there should be a text")
+    if len(value) > TEXT_MAX:
+        raise ValueError(f"{value[:40]!r}... is too long")
+    return value

@@ -16,6 +16,8 @@ from typing import Any, Final
 from ..errors import TargetError
 
 REPLY_BYTES_MAX: Final = 64 << 20
+MESSAGE_MAX: Final = 1024
+"""Of an error, so much is told."""
 CHUNK_BYTES: Final = 256 << 10
 CONNECT_TIMEOUT_S: Final = 5.0
 CALL_TIMEOUT_S: Final = 30.0
@@ -109,9 +111,11 @@ class TargetRpc:
             if not received[-CHUNK_BYTES:].rstrip().endswith(b"}"):
                 continue
             try:
-                return json.loads(received)
+                return json.loads(received, parse_constant=_no_constant)
             except RecursionError:
                 raise TargetError(f"{self._who}: its reply to {method} is nested too deeply") from None
+            except _NoNumberError as error:
+                raise TargetError(f"{self._who}: its reply to {method} has {error}, which is no JSON") from None
             except ValueError:
                 continue
 
@@ -123,12 +127,20 @@ class TargetRpc:
         if error is not None:
             code = error.get("code") if isinstance(error, dict) else None
             code = code if isinstance(code, int) else None
-            message = error.get("message") if isinstance(error, dict) else error
+            message = str(error.get("message") if isinstance(error, dict) else error)[:MESSAGE_MAX]
             number = -code if code is not None and -4096 < code < -1 else None
             raise TargetError(f"{self._who} refused {method}: {message} (code {code})", rpc_code=code, errno=number)
         if "result" not in reply or reply.get("id") != request["id"]:
             raise TargetError(f"{self._who}: malformed JSON-RPC reply to {method}")
         return reply["result"]
+
+
+class _NoNumberError(Exception):
+    """NaN or Infinity."""
+
+
+def _no_constant(name: str) -> float:
+    raise _NoNumberError(name)
 
 
 def is_gone(error: Exception) -> bool:

@@ -32,6 +32,8 @@ ROOMS: Rooms = {
     "_shim": set(),
     "conf": BASE,
     "schema": BASE,
+    "strict_json": BASE,
+    "text": BASE,
     "runtime": {*BASE, "_shim"},
     "nvme": CONTROL,
     "nvme/host": {*CONTROL, "nvme"},
@@ -43,12 +45,12 @@ ROOMS: Rooms = {
     "ftl": {*CONTROL, "conf", "nvme", "ftl/media", "ftl/load", "ftl/cache", "ftl/gc"},
     "spdk": {*BASE, "runtime"},
     "client": BASE,
-    "daemon": {*CONTROL, "conf", "schema", *NVME, *FTL, "spdk", "client"},
+    "daemon": {*CONTROL, "conf", "schema", "strict_json", "text", *NVME, *FTL, "spdk", "client"},
     "target": {*CONTROL, *NVME},
     "demo": {*CONTROL, "conf", *NVME, *FTL, "spdk", "client", "daemon", "target"},
     "torture": {*CONTROL, "conf", *NVME, *FTL, "spdk", "client", "daemon", "target", "demo"},
     "plugin": {*BASE, "client", "schema"},
-    "cli": {*BASE, "client", "schema", "plugin", "daemon", "target", "demo", "torture"},
+    "cli": {*BASE, "text", "client", "schema", "plugin", "daemon", "target", "demo", "torture"},
     "__init__": {*BASE, "plugin"},
 }
 """Of the package. ``ftl`` and ``target`` know no daemon, the two sides of NVMe/TCP not each other."""

@@ -43,6 +43,8 @@ class ConnectedHosts:
 
     def __init__(self, on_change: Callable[[], object] = lambda: None) -> None:
         self._on_change = on_change
+        self.require_room: Callable[[], object] = lambda: None
+        """Raises FtlError where no more hosts can be remembered."""
         self._hosts: dict[HostKey, None] = {}
         self._alarms: dict[HostKey, _shim.FlushAlarm] = {}
 
@@ -70,9 +72,10 @@ class ConnectedHosts:
         self._alarms.update({host: _shim.FlushAlarm() for host in _hosts_of(record, "owed")})
 
     def arrived(self, host: HostKey) -> None:
-        """Raises what on_change raises; the host is not known then."""
+        """Raises what require_room or on_change raises; the host is not known then."""
         if host in self._hosts:
             return
+        self.require_room()
         self._hosts[host] = None
         _forget_first(self._hosts)
         try:

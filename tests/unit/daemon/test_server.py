@@ -248,7 +248,9 @@ async def test_hanging_up_after_half_a_request_is_harmless(server: RpcServer) ->
 @pytest.mark.rig(request_timeout_s=0.5)
 async def test_idle_connections_are_bounded_and_make_room_again(server: RpcServer) -> None:
     idle = [await asyncio.open_unix_connection(str(server.socket_path)) for _ in range(CONNECTIONS_MAX)]
-    assert await exchange(server, post(b"{}")) == b""
+    refused = await exchange(server, post(b"{}"))
+    assert refused.startswith(b"HTTP/1.1 503")
+    assert b"takes no more: try again" in refused
     # The server closes them at their deadline.
     for reader, writer in idle:
         assert await asyncio.wait_for(reader.read(), REPLY_TIMEOUT_S) == b""

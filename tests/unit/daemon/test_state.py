@@ -165,3 +165,36 @@ def test_a_save_that_fails_leaves_no_half_of_a_file(tmp_path: Path, monkeypatch:
             state.save([])
     assert not (tmp_path / "state.json.new").exists()
     state.close()
+
+
+def with_hosts(name: str, count: int) -> dict:
+    hosts = [[f"nqn.2026-11.io.example:{'x' * 180}{number:04}", "00" * 16] for number in range(count)]
+    return device(name) | {"hosts": {"connected": hosts, "owed": []}}
+
+
+def test_nothing_is_written_that_the_next_start_would_not_read(tmp_path: Path) -> None:
+    """The hosts of 13 FTLs made a file that no daemon started with."""
+    state = StateDirectory(tmp_path)
+    state.open()
+    state.save([with_hosts(f"ftl{number}", 1024) for number in range(13)])
+    with pytest.raises(FtlError, match="delete FTLs"):
+        state.save([with_hosts(f"ftl{number}", 1024) for number in range(70)])
+    state.close()
+    successor = StateDirectory(tmp_path)
+    successor.open()
+    assert len(successor.devices) == 13
+    successor.close()
+
+
+def test_a_state_file_has_room_for_two_lists_where_hosts_are_still_let_in(tmp_path: Path) -> None:
+    state = StateDirectory(tmp_path)
+    state.open()
+    devices = [with_hosts(f"ftl{number}", 1024) for number in range(28)]
+    state.save(devices[:20])
+    assert not state.crowded
+    state.save(devices)
+    assert state.crowded
+    for each in devices:
+        each["hosts"]["owed"] = each["hosts"]["connected"]
+    state.save(devices)
+    state.close()

@@ -1,0 +1,49 @@
+"""JSON from strangers: what RFC 8259 allows and no more, of bounded depth, and text that can be written anywhere."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any, Final
+
+DEPTH_MAX: Final = 64
+_STRING_OR_BRACKET: Final = re.compile(r'"(?:[^"\\]|\\.)*"|([\[\]{}])', re.DOTALL)
+
+
+def loads(raw: bytes | bytearray | str) -> Any:
+    """Raises ValueError, which says what is wrong, for anything else."""
+    try:
+        text = raw if isinstance(raw, str) else raw.decode()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"byte {error.start} is not UTF-8") from None
+    _check_depth(text)
+    value = json.loads(text, parse_constant=_no_constant, parse_float=_finite)
+    # Half of a surrogate pair can be escaped in JSON, but is no text: it breaks whatever writes it.
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        raise ValueError("a string has half of a surrogate pair") from None
+    return value
+
+
+def _no_constant(name: str) -> float:
+    raise ValueError(f"{name} is no number of JSON")
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if value in (float("inf"), float("-inf")):
+        raise ValueError(f"{text[:20]} is too large a number")
+    return value
+
+
+def _check_depth(text: str) -> None:
+    """Before json sees it: its own limit is that of the interpreter's stack, wherever that stands."""
+    depth = 0
+    for match in _STRING_OR_BRACKET.finditer(text):
+        bracket = match.group(1)
+        if bracket is None:
+            continue
+        depth += 1 if bracket in "[{" else -1
+        if depth > DEPTH_MAX:
+            raise ValueError(f"nested deeper than {DEPTH_MAX}")
