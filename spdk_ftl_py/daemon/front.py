@@ -44,6 +44,8 @@ class Front:
         self.export: Export | None = None
         self._device = device
         self._peers = peers
+        self.own_hosts: set[str] = set()
+        """Host NQNs with which the SPDK target itself comes: no limit of peers keeps them out."""
         self._nvmf: NvmfTarget | None = None
         self._subsystem: Subsystem | None = None
         self._address: tuple[str, int] | None = None
@@ -64,7 +66,7 @@ class Front:
         """
         if self._address is not None:
             return
-        self._nvmf = NvmfTarget(self.reactor, peers=self._peers)
+        self._nvmf = NvmfTarget(self.reactor, peers=self._peers, is_own=self.own_hosts.__contains__)
         traddr, port = address
         try:
             self._address = (traddr, await self._nvmf.listen(traddr, port_before or port))

@@ -5,12 +5,13 @@ from __future__ import annotations
 import argparse
 import asyncio
 import logging
-import sys
 from typing import Any
 from uuid import UUID
 
 from ..errors import ParameterError
+from ..runtime.descriptors import raise_descriptor_limit
 from ..runtime.signals import on_signals
+from ..text import log_to_stderr
 from .sizes import parse_bytes
 
 RPC_SOCKET_DEFAULT = "/var/tmp/spdk.sock"
@@ -162,7 +163,8 @@ def malloc_call(spec: str) -> Call:
 def run(args: argparse.Namespace) -> int:
     """Runs the target until it is told to stop. Raises FtlError when it can't start."""
     level = (logging.WARNING, logging.INFO, logging.DEBUG)[min(args.verbose, 2)]
-    logging.basicConfig(level=level, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    log_to_stderr(level, "%(asctime)s %(levelname)s %(name)s: %(message)s")
+    raise_descriptor_limit()
     calls = [*map(zns_call, args.zns), *map(malloc_call, args.malloc)]
     return asyncio.run(_serve(args.rpc_socket, args.config, calls))
 

@@ -16,6 +16,7 @@ from spdk_ftl_py.nvme.wire import PduType, Sqe
 from unit.nvme.nvme_loop import capsule, ic_req
 
 TIMEOUT_S = 20.0
+KATO_MS = 60_000
 
 
 class Peer:
@@ -70,7 +71,7 @@ class Peer:
 
     def io_queues(self, subnqn: str, hostnqn: str, count: int, queue_size: int) -> list[Peer]:
         """This is the admin queue of a host from now on; its I/O queues. The caller closes them."""
-        cqe = self.initialize().connect(subnqn, hostnqn)
+        cqe = self.initialize().connect(subnqn, hostnqn, kato_ms=KATO_MS)
         assert cqe.status == 0
         assert self.enable().status == 0
         port = self.sock.getpeername()[1]
