@@ -46,7 +46,7 @@ ROOMS: Rooms = {
     "spdk": {*BASE, "runtime"},
     "client": BASE,
     "daemon": {*CONTROL, "conf", "schema", "strict_json", "text", *NVME, *FTL, "spdk", "client"},
-    "target": {*CONTROL, *NVME},
+    "target": {*CONTROL, *NVME, "text"},
     "demo": {*CONTROL, "conf", *NVME, *FTL, "spdk", "client", "daemon", "target"},
     "torture": {*CONTROL, "conf", *NVME, *FTL, "spdk", "client", "daemon", "target", "demo"},
     "plugin": {*BASE, "client", "schema"},

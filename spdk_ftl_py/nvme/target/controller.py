@@ -125,8 +125,9 @@ class TargetController:
             kato_ms = DISCOVERY_KATO_MS
         self._peers = peers
         self._kato_ms = peers.kato_ms(kato_ms)
-        total = peers.io_queues if subsystem is None else subsystem.max_io_qpairs or peers.io_queues
-        self.io_queues = min(limits.max_io_qpairs, peers.io_queues_of_host(total))
+        total = None if subsystem is None else subsystem.max_io_qpairs
+        of_host = peers.io_queues_of_host(peers.io_queues if total is None else total)
+        self.io_queues = min(limits.max_io_qpairs, of_host)
         self._features = self._fresh_features()
         self._keep_alive_restart()
 

@@ -378,7 +378,7 @@ class NvmfTarget:
             or request.qid in controller.io_qpairs
         ):
             return invalid_in_command(wire.CONNECT_SQE_QID)
-        total = found.max_io_qpairs or self.peers.io_queues
+        total = self.peers.io_queues if found.max_io_qpairs is None else found.max_io_qpairs
         queues = [(each, len(each.io_qpairs)) for each in found.controllers.values()]
         of_its_own = self._is_own(controller.hostnqn)
         if (found.io_qpair_count >= total and not of_its_own) or not room_for_io_queue(
