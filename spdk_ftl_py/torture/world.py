@@ -409,11 +409,15 @@ class World:
             await self._verify_read_only()
             return
         failure = self._device.failure
-        if self._flush_in_doubt(failure):
+        if self._hosts_may_notice(failure):
             # It is for a load to find out what the drive still has.
             return
         told = f"{self._workload.failure}; device is {self._device.state.value}: {failure and failure.message}"
         self._violated(Violation("io_error", -1, told))
+
+    def _hosts_may_notice(self, failure: BaseException | None) -> bool:
+        """Whether their I/O may fail with the device."""
+        return self._flush_in_doubt(failure)
 
     def _flush_in_doubt(self, failure: BaseException | None) -> bool:
         """Whether the device has failed as it should: the drive has lost its cache with a flush."""

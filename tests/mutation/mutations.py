@@ -78,6 +78,12 @@ DOUBTS: tuple[Edit, ...] = (
 )
 """Most lives have a fault, and most faults are flushes with which the drive loses its volatile cache."""
 
+BUSY_BASES: tuple[Edit, ...] = (
+    ("torture/fault.py", "BUSY_LIVES: Final = 0.35", "BUSY_LIVES: Final = 1.0"),
+    ("torture/chain.py", "LOSSES: Final = (0, 0, 1, 1, 2, 4)", "LOSSES: Final = (0,)"),
+)
+"""Drives are busy in every life, and nothing is lost: a daemon that comes back had no reason to go."""
+
 MUTATIONS = (
     Mutation("halt_accepts_writes", "a halt goes on accepting writes behind its drain"),
     Mutation("reset_without_flush", "a band is reset while copies of its blocks are in the base's volatile cache"),
@@ -135,6 +141,13 @@ MUTATIONS = (
         "a slot that a host's write was received into is freed while the nv cache holds that write back",
         ("--chain", "--faults", "--cache", "non-vss"),
         setting=BUSY_CACHES,
+        crashes=500,
+    ),
+    Mutation(
+        "busy_flush_doubted",
+        "a flush that a busy base refuses counts as one of which nobody knows what it has cost",
+        ("--chain", "--faults"),
+        setting=BUSY_BASES,
         crashes=500,
     ),
     Mutation("busy_gives_zone_up", "a zone is given up when the base is too busy to write it", ("--faults",)),
