@@ -93,6 +93,13 @@ class FlushDoubtError(MediaError):
     """A flush failed, and may have cost what the device's volatile cache held, whatever a later one answers."""
 
 
+class RoomError(FtlError):
+    """No band is free and none can be freed, though there are zones enough: the base has finished those of bands that
+    were counted on. A load of the FTL finds out what can be reset at once."""
+
+    errno = _errno.EAGAIN
+
+
 class FlushRefusedError(MediaError):
     """A device refuses flushes for good, so that nothing on it is ever sure to be durable."""
 

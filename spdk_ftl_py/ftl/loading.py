@@ -221,6 +221,7 @@ async def _loaded(
             files.path(incarnation).unlink(missing_ok=True)
         raise
     device.restored = found.told(name, lossy=alarm is not None)
+    device.bands_reset_at_load = len(found.bands_to_reset)
     return device
 
 

@@ -204,7 +204,7 @@ class ChainedWorld(World):
 
     def _may_fail(self, failure: BaseException) -> bool:
         """Whether it is something that was done that has ended the device. A drive that is only busy ends none."""
-        done = self._chain.base_lost or self._powerless or self._flush_in_doubt(failure)
+        done = self._chain.base_lost or self._powerless or self._load_helps(failure)
         return done and may_pass(failure)
 
     def _hosts_may_notice(self, failure: BaseException | None) -> bool:

@@ -15,9 +15,10 @@ from typing import Any
 import pytest
 
 from spdk_ftl_py import _shim
-from spdk_ftl_py.errors import MediaError
+from spdk_ftl_py.errors import MediaError, RoomError
 from spdk_ftl_py.ftl.device import DeviceState
 from spdk_ftl_py.runtime.reactor import ReactorLoop
+from spdk_ftl_py.torture.shape import SUPERBLOCK_ZONES
 from unit.ftl.load.restore_rig import CONF, ZONE_CAPACITY, ZONE_SIZE, RestoreRig
 from unit.shim.ftl.core_bench import content
 
@@ -124,4 +125,41 @@ async def test_a_full_device_goes_on_after_each_end(
     await rig.check("at the end")
     assert rig.device.state is DeviceState.RUNNING
     assert rig.device.core.stats()["reloc_moved_blocks"] > 0
+    await rig.end()
+
+
+async def test_a_drive_that_finishes_the_last_bands_costs_a_load_and_not_the_device(
+    tmp_path: Path, reactor: ReactorLoop
+) -> None:
+    """Behind a load that found little room, what was recovered has none, and resets wait for it. Nothing is lost, and
+    no zone has failed."""
+    seed = 5
+    disk = _shim.EmulatedMedia.zns(reactor.shim, ZONES, ZONE_SIZE, ZONE_CAPACITY, max_open_zones=7)
+    disk.set_schedule(seed)
+    rig = FullRig(reactor, disk, random.Random(seed), buffer_dir=tmp_path)
+    await rig.create(replace(CONF, lba_rsvd=RSVD_LEAST))
+    blocks = rig.device.block_count
+    await rig.fill()
+    assert await rig.overwrite(2 * blocks)
+    stuck = rescued = 0
+    for number in range(8):
+        await rig.end_amid_writes(halt=False)
+        await rig.load()
+        writing = asyncio.ensure_future(rig.overwrite(blocks))
+        for _ in range(300):
+            for zone, (_, state, _) in enumerate(disk.zone_states()):
+                if zone >= SUPERBLOCK_ZONES and state.endswith("open"):
+                    disk.set_zone_state(zone, "full")
+            await asyncio.sleep(0)
+        if not await writing:
+            assert isinstance(rig.device.failure, RoomError), f"{number}: {rig.device.failure}"
+            stuck += 1
+            rig.model.acknowledged_survives()
+            await rig.crash()
+            await rig.load()
+            rescued += rig.device.bands_reset_at_load
+        await rig.check(f"seed {seed}, round {number}")
+        assert await rig.overwrite(blocks)
+    assert stuck
+    assert rescued
     await rig.end()
