@@ -111,7 +111,7 @@ async def test_zones_are_reported_64_at_a_time_at_least(media: _shim.EmulatedMed
     assert media.operations - before == 3
 
 
-async def test_zones_are_reported_as_many_at_a_time_as_one_io_carries(
+async def test_zones_are_reported_as_many_at_a_time_as_fit_in_an_io(
     media: _shim.EmulatedMedia, port: BlockPort
 ) -> None:
     await port.write(0, blocks(3))
