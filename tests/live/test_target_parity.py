@@ -213,7 +213,8 @@ class Normaliser:
             # SPDK sends them as its threads get round to it.
             return sorted((each["type"], each["ctx"]) for each in value)
         if isinstance(value, list):
-            return [self(each) for each in value]
+            # A target that was built with fsdev tells of that, too.
+            return [self(each) for each in value if not str(each).startswith("fsdev_")]
         if isinstance(value, str):
             return "PORT" if value == self._port else UUIDS.sub(lambda found: self._name(found[0]), value)
         return value
