@@ -101,8 +101,8 @@ class FtlDevice:
         """How much of the L2P checkpoint is written, while it halts."""
         self.restored: dict[str, Any] | None = None
         """What a load found; None for a device that was created."""
-        self.bands_reset_at_load = 0
-        """Before anything was written: there was no free band."""
+        self.loaded_without_room = False
+        """There was no free band."""
         self.incarnation = incarnation
         """Greater with every load, and never given twice. Names the write buffer file."""
         self.cache = cache
@@ -345,9 +345,9 @@ class FtlDevice:
         of bands that were counted on: a load resets at once what holds nothing in force, which in a running device
         waits for what is newer. If this life began so and has freed nothing, another one would begin no better."""
         geometry = self.geometry
-        bands_left = (geometry.band_count * geometry.punits - self.missing_zones) // geometry.punits
+        bands_left = int(self._bands.capacity_to_come.sum()) // geometry.band_blocks
         enough = can_collect_garbage(dataclasses.replace(geometry, bands=geometry.bands[:bands_left]))
-        freed = not self.bands_reset_at_load or self.core.stats()["zone_resets"] > 0
+        freed = not self.loaded_without_room or self.core.stats()["zone_resets"] > 0
         if enough and freed and not self.no_data:
             self._fail_with_core(RoomError(f"{self.name}: {reason}; a load can free some"))
         else:

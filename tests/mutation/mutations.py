@@ -25,6 +25,8 @@ class Mutation:
     """Edits that only make it matter, and break nothing by themselves."""
     crashes: int = 200
     """Within which it must be noticed; most are within ten."""
+    world: int | None = None
+    """Where it was noticed when this was written, and is looked for first: for the sake of time alone."""
 
     @property
     def in_shim(self) -> bool:

@@ -214,10 +214,13 @@ class ZoneReader:
     def header_at(self, zone: ZoneContent, block: NDArray[np.uint8], address: int) -> BatchHeader | None:
         """Of any life of the zone. A walk comes through data of hosts as well, who may make headers up: theirs can't
         know where they will stand."""
+        header = self.header_in_place(block, address)
+        return header if header is not None and (header.band, header.punit) == (zone.band, zone.punit) else None
+
+    def header_in_place(self, block: NDArray[np.uint8], address: int) -> BatchHeader | None:
+        """The same, of any zone."""
         header = parse_batch_header(block, self._uuid)
-        if header is None or (header.band, header.punit) != (zone.band, zone.punit):
-            return None
-        return header if header.address == (0 if self._use_append else address) else None
+        return header if header is not None and header.address == (0 if self._use_append else address) else None
 
     async def _walk(
         self, zone: ZoneContent, end: int, full: bool, summary: NDArray[Any] | None, known: NDArray[np.bool_]
