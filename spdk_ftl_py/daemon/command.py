@@ -36,8 +36,10 @@ The line "spdk-ftl: ready, control socket PATH" on stdout says that it takes com
   spdk-rpc --plugin spdk_ftl_py bdev_ftl_create -b ftl0 -d Nvme0n1
   spdk-ftl devices
 
-The control socket has mode 0600: only the user who runs the daemon can give it orders. The target needs an NVMe/TCP
-transport (spdk-rpc nvmf_create_transport -t TCP), through which the daemon reads and writes its bdevs.
+The control socket has mode 0600: only the user who runs the daemon can give it orders. Hosts may only connect to an
+FTL's export if they are allowed (bdev_ftl_create --host, bdev_ftl_add_host), but for the target itself.
+The target needs an NVMe/TCP transport (spdk-rpc nvmf_create_transport -t TCP), through which the daemon reads and
+writes its bdevs.
 
 signals: SIGHUP halts like SIGTERM, for there is no configuration to read again; under nohup it is ignored. SIGUSR1 logs
 the state of every FTL; SIGUSR2 does nothing. Only SIGKILL leaves something in the targets, for the next daemon.

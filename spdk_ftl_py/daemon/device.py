@@ -25,6 +25,8 @@ from ..runtime.tasks import end_tasks, to_its_end
 from ..spdk.attach import Attachment, attach, detach
 from ..spdk.rpc import TargetRpc, is_gone
 from ..spdk.space import why_out_of_space
+from ..text import show_names
+from .admission import Admission
 from .base import PASSING, BaseLink, DaemonIdentity, DeferredError
 from .checks import Media, check_media, check_name, optimal_open_zones, split_address
 from .front import Export, Front
@@ -108,11 +110,12 @@ class ManagedDevice:
         loads: bool = False,
         export: Export | None = None,
         hosts: object = None,
+        allowed: object = None,
         inherited: bool = False,
     ) -> None:
-        """device, loads, export, hosts: of one that a predecessor of this daemon had: its uuid, whether it is on media
-        already, where hosts look for it, and who they are (as record() says it). inherited: what the predecessor made
-        of it in the target may still stand, and is taken over.
+        """device, loads, export, hosts, allowed: of one that a predecessor of this daemon had: its uuid, whether it is
+        on media already, where hosts look for it, who they are, and who may come (as record() says it). inherited: what
+        the predecessor made of it in the target may still stand, and is taken over.
 
         Raises ConfError or ParameterError where params break a rule that needs no target.
         """
@@ -164,7 +167,8 @@ class ManagedDevice:
         """It was told that the base is busy."""
         self._rpc = TargetRpc(self.target)
         self._link = BaseLink(self._rpc, params, self.uuid, identity)
-        self._front = Front(self.name, self.uuid)
+        self.admission = Admission(params, allowed, inherited=inherited, save=lambda: self.on_change())
+        self._front = Front(self.name, self.uuid, self.admission.connections)
         self.hosts = ConnectedHosts(lambda: self.on_change())
         """Told before they have their first answer, so that a successor knows whom it owes the truth."""
         self.hosts.restore(hosts)
@@ -266,7 +270,10 @@ class ManagedDevice:
         if self.no_data:
             log.warning("%s: with no_data nothing that is written is kept or verified; for benchmarks only", self)
         self.conf = ftl.conf
-        self._front.open(ftl.core, max_io_qpairs=self.conf.max_io_channels, hosts=self.hosts)
+        await self.admission.settle_target(self._rpc, self.uuid)
+        self._front.open(
+            ftl.core, max_io_qpairs=self.conf.max_io_channels, allowed=self.admission.allowed, hosts=self.hosts
+        )
         self._export_before = self.export
         if self._inherited:
             await self._try_attach()
@@ -324,9 +331,10 @@ class ManagedDevice:
         except FtlError as error:
             raise DeferredError(f"which hosts are owed the truth can't be saved: {error.message}") from error
         if hosts:
-            told = ", ".join(host.hostnqn for host in hosts)
             log.error(
-                "%s: writes that were not flushed are lost; the first Flush fails of each of: %s", self.name, told
+                "%s: writes that were not flushed are lost; the first Flush fails of each of: %s",
+                self.name,
+                show_names(host.hostnqn for host in hosts),
             )
 
     def _report(self, step: str, part: float) -> None:
@@ -342,6 +350,7 @@ class ManagedDevice:
             traddr=_ANY_ADDRESS.get(self.export.traddr, self.export.traddr),
             trsvcid=str(self.export.trsvcid),
             subnqn=self.export.nqn,
+            hostnqn=self.admission.target_nqn,
         )
 
     async def _try_attach(self) -> None:
@@ -638,7 +647,7 @@ class ManagedDevice:
             parts.on_undo("close the export", self._front.close_export)
         failures = await parts.undo()
         if not keep:
-            self._front = Front(self.name, self.uuid)
+            self._front = Front(self.name, self.uuid, self.admission.connections)
         self.ftl = None
         self.attachment = None
         return failures
@@ -680,6 +689,7 @@ class ManagedDevice:
             "cache": self.params.get("cache"),
             "no_data": self.no_data,
             "attached": self.attachment is not None,
+            **self.admission.describe(),
             "error": self.error,
         }
         if self.state in (DeviceState.CREATING, DeviceState.WAITING) and self._step_told:
@@ -737,6 +747,23 @@ class ManagedDevice:
             raise BusyError(f"FTL bdev {self.name} is {self.state.value}{reason}; it can't be scrubbed now")
         return {"name": self.name, **self.ftl.order_scrub(stop=stop)}
 
+    # --- hosts ---
+
+    async def disallow_host(self, nqn: str) -> None:
+        """Nothing of that host is under way when this returns. Raises what Admission.remove() does."""
+        self.admission.remove(nqn)
+        await self._front.disconnect_disallowed()
+
+    async def allow_any_host(self, allow: bool) -> None:
+        """False: nothing of hosts that are not in the list is under way when this returns. Raises what
+        Admission.allow_any_host() does."""
+        self.admission.allow_any_host(allow)
+        await self._front.disconnect_disallowed()
+
+    def tell_hosts(self) -> dict[str, Any]:
+        """For bdev_ftl_get_hosts."""
+        return self.admission.tell(self._front.controllers())
+
     @property
     def can_be_halted(self) -> bool:
         """As far as is known, what it accepted can be made durable. Also where its end has begun."""
@@ -766,5 +793,6 @@ class ManagedDevice:
             "params": self.params,
             "params_are_as_given": True,
             "export": None if export is None else [export.nqn, export.traddr, export.trsvcid],
+            "allowed": self.admission.to_record(),
             "hosts": self.hosts.to_record(),
         }

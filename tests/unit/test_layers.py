@@ -21,7 +21,7 @@ PACKAGE: Final = Path(__file__).resolve().parents[2] / "spdk_ftl_py"
 CHECKOUT: Final = PACKAGE.parent
 ROOT_NAME: Final = spdk_ftl_py.__name__
 
-BASE: Final = {"version", "errors"}
+BASE: Final = {"version", "errors", "text"}
 CONTROL: Final = {*BASE, "_shim", "runtime"}
 NVME: Final = {"nvme", "nvme/host", "nvme/target"}
 FTL: Final = {"ftl/media", "ftl/load", "ftl/cache", "ftl/gc", "ftl"}
@@ -29,6 +29,7 @@ FTL: Final = {"ftl/media", "ftl/load", "ftl/cache", "ftl/gc", "ftl"}
 ROOMS: Rooms = {
     "version": set(),
     "errors": set(),
+    "text": set(),
     "_shim": set(),
     "conf": BASE,
     "schema": BASE,

@@ -674,7 +674,8 @@ async def connect_with_backoff(
 ) -> Controller:
     """connect(), again and again with doubling delays until total_s have passed; then the last attempt's error.
 
-    What will not get better (CommandError with do_not_retry, ParameterError, UnsupportedError) is raised at once.
+    What will not get better (CommandError with do_not_retry, or of a host that may not connect; ParameterError,
+    UnsupportedError) is raised at once.
     """
     loop = asyncio.get_running_loop()
     deadline = loop.time() + total_s
@@ -686,7 +687,10 @@ async def connect_with_backoff(
                 data_digest=data_digest, kato_ms=kato_ms, timeout_s=timeout_s,
             )  # fmt: skip
         except (PathError, ProtocolError, CommandError) as error:
-            if (isinstance(error, CommandError) and error.do_not_retry) or loop.time() + delay > deadline:
+            refused = isinstance(error, CommandError) and (
+                error.do_not_retry or error.status == wire.Status.CONNECT_INVALID_HOST
+            )
+            if refused or loop.time() + delay > deadline:
                 raise
         await asyncio.sleep(delay)
         delay = min(delay * 2, max_delay_s)

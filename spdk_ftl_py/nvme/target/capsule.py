@@ -24,6 +24,8 @@ class Completion:
     """Of an error. True for everything that will fail the same way again."""
     result: int = 0
     data: bytes | bytearray | None = None
+    reason: str = ""
+    """Of an error, for our own log: what the status does not say."""
 
 
 @dataclass(frozen=True)

@@ -9,14 +9,17 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable, Collection, Coroutine
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from datetime import datetime, timezone
 from enum import Enum, auto
 from typing import Any
+from uuid import UUID
 
 from ... import _shim
 from ...errors import FtlError, PathError, ProtocolError
 from ...runtime.reactor import ReactorLoop
 from ...runtime.tasks import end_tasks, to_its_end
+from ...text import show_name
 from .. import identify, logs, wire
 from ..identify import ControllerTraits
 from ..logs import DiscoveryEntry
@@ -45,6 +48,23 @@ class ControllerState(Enum):
     LIVE = auto()
     CLOSING = auto()
     CLOSED = auto()
+
+
+@dataclass
+class IoCounts:
+    """Of I/O queues. Blocks are of the namespace's size, bytes those of the connections."""
+
+    commands: int = 0
+    read_blocks: int = 0
+    write_blocks: int = 0
+    errors: int = 0
+    bytes_in: int = 0
+    bytes_out: int = 0
+
+    def add(self, stats: dict[str, int]) -> None:
+        """stats: of a TargetQpair."""
+        for name, value in stats.items():
+            setattr(self, name, getattr(self, name) + value)
 
 
 @dataclass(frozen=True)
@@ -93,6 +113,8 @@ class TargetController:
         self.listener = listener
         self.local_address = queue.connection.socket.getsockname()[0]
         self.peer = queue.connection.peer
+        self.peer_address = queue.connection.peer_address
+        self.connected_since = datetime.now(timezone.utc)
         self.state = ControllerState.LIVE
         self.end_reason = ""
         self.io_qpairs: dict[int, _shim.TargetQpair | None] = {}
@@ -104,6 +126,9 @@ class TargetController:
         self._on_closed = on_closed
         self._loop = asyncio.get_running_loop()
         self._task = task
+        self._connected_s = self._loop.time()
+        self._closed_io = IoCounts()
+        """Of queues that are gone."""
         self._background: set[asyncio.Task[None]] = set()
         self._timer: asyncio.TimerHandle | None = None
         self._waiting_aers: deque[Sqe] = deque()
@@ -233,7 +258,7 @@ class TargetController:
         if self._loop.time() - deadline > LATE_LOOP_S:
             self._keep_alive_arm(KEEP_ALIVE_GRANULARITY_MS / 1000)
         else:
-            self._end(f"host {self.hostnqn} sent no Keep Alive for {self._features.kato_ms} ms")
+            self._end(f"host {show_name(self.hostnqn)} sent no Keep Alive for {self._features.kato_ms} ms")
 
     # --- I/O queues -------------------------------------------------------------------------------------------------
 
@@ -279,7 +304,28 @@ class TargetController:
         await close_target_qpair(self._reactor, qpair)
         self._reactor.unsubscribe(qpair.id)
         if self.io_qpairs.get(qid) is qpair:
+            self._closed_io.add(qpair.stats())
             del self.io_qpairs[qid]
+
+    def describe(self) -> dict[str, Any]:
+        """Who it is, since when, and what it has done. Waits for the reactor, a moment for each I/O queue."""
+        io, qpairs = IoCounts(**asdict(self._closed_io)), []
+        for qid, qpair in sorted(self.io_qpairs.items()):
+            stats = {} if qpair is None else qpair.stats()
+            io.add(stats)
+            qpairs.append({"qid": qid, **stats})
+        return {
+            "cntlid": self.cntlid,
+            "hostnqn": self.hostnqn,
+            "hostid": str(UUID(bytes=self.hostid)),
+            "traddr": self.peer_address[0],
+            "trsvcid": str(self.peer_address[1]),
+            "connected": self.connected_since.isoformat(timespec="seconds"),
+            "age_s": round(self._loop.time() - self._connected_s, 1),
+            "num_io_qpairs": len(qpairs),
+            **asdict(io),
+            "qpairs": qpairs,
+        }
 
     async def _close_io_qpairs(self) -> None:
         await asyncio.gather(
@@ -480,7 +526,7 @@ class TargetController:
         try:
             self.subsystem.connected_hosts.arrived(self.host)
         except FtlError as error:
-            log.error("host %s can't enable its controller: %s", self.hostnqn, error.message)
+            log.error("host %s can't enable its controller: %s", show_name(self.hostnqn), error.message)
             return False
         return True
 

@@ -289,10 +289,7 @@ async def nvmf_subsystem_remove_host(target: TargetState, params: Params) -> boo
 )
 async def nvmf_subsystem_allow_any_host(target: TargetState, params: Params) -> bool:
     _check_target_name(params)
-    subsystem = target.nvmf.find(params["nqn"]).subsystem
-    subsystem.allow_any_host = params["allow_any_host"]
-    if subsystem.on_discovery_change is not None:
-        subsystem.on_discovery_change()
+    target.nvmf.find(params["nqn"]).subsystem.allow_any_host = params["allow_any_host"]
     return True
 
 

@@ -190,7 +190,7 @@ async def world(folder: Path) -> AsyncIterator[World]:
 
 
 async def create(here: World, daemon: Daemon, name: str = "ftl0", **params: Any) -> Any:
-    params = {"base_bdev": "Nvme0n1", "target": here.line.path, "no_attach": True} | params
+    params = {"base_bdev": "Nvme0n1", "target": here.line.path, "no_attach": True, "hosts": [HOSTNQN]} | params
     return await daemon.call("bdev_ftl_create", name=name, **params)
 
 
