@@ -30,6 +30,7 @@ from .admission import Admission
 from .base import PASSING, BaseLink, DaemonIdentity, DeferredError
 from .checks import Media, check_media, check_name, optimal_open_zones, split_address
 from .front import Export, Front
+from .owed import make_room, settle_alarms
 
 HALT_STALL_S: Final = 15.0
 RETRY_MIN_S: Final = 0.1
@@ -43,8 +44,6 @@ BASE_POLL_S: Final = 1.0
 """Longer than a busy base is left alone (BUSY_DELAY_MAX_S): while I/O waits for it, it answers in between."""
 BUSY_TOLD_S: Final = 5.0
 """A base that has been busy for so long, without a pause, is told of."""
-ALARM_POLL_S: Final = 0.5
-"""How soon it is noticed that a Flush has failed as it had to."""
 _PROGRESS: Final = ("media_written_blocks", "reloc_read_blocks", "base_flushes", "zone_resets")
 """Counters of the core of which one moves as long as the base answers, until its checkpoint is written."""
 _REFUSALS: Final = ("write_errors", "busy_answers")
@@ -388,7 +387,8 @@ class ManagedDevice:
         lost = asyncio.ensure_future(self._link.wait_lost())
         failed = asyncio.ensure_future(ftl.failed.wait())
         attaching = asyncio.ensure_future(self._attach_again())
-        alarming = asyncio.ensure_future(self._settle_alarms())
+        alarming = asyncio.ensure_future(settle_alarms(self.hosts))
+        making_room = asyncio.ensure_future(make_room(self.hosts, lambda: self._front.present, ftl.make_durable))
         self._no_space, self._busy = None, False
         watching = asyncio.ensure_future(self._watch_base(ftl))
         self._link.watch_zones(ftl.zones_changed)
@@ -406,7 +406,7 @@ class ManagedDevice:
                 reason = self._link.lost_reason or failure.message
         finally:
             self._link.watch_zones(None)
-            await end_tasks((lost, failed, attaching, alarming, watching))
+            await end_tasks((lost, failed, attaching, alarming, making_room, watching))
         self.error = f"base bdev {self._link.base_name}: {'; '.join(filter(None, (reason, self._no_space)))}"
         return True
 
@@ -490,12 +490,6 @@ class ManagedDevice:
             if self.error == f"{base} is out of space: {told}":
                 self.error = None
         self.changed()
-
-    async def _settle_alarms(self) -> None:
-        """The shim lets a Flush fail and tells nobody."""
-        while self.hosts.alarmed:
-            await asyncio.sleep(ALARM_POLL_S)
-            self.hosts.settle()
 
     async def _wait_for_base(self) -> bool:
         """Until the base is back and the FTL loaded from it: True. False: what came back is no such base."""

@@ -6,17 +6,22 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import socket
+from collections import Counter
 from typing import Any
 from uuid import UUID
 
 import pytest
 
 from spdk_ftl_py.daemon.device import ManagedDevice
-from spdk_ftl_py.errors import BusyError, ExistsError, FtlError, NotFoundError, ParameterError
+from spdk_ftl_py.errors import BusyError, ExistsError, FtlError, MediaError, NotFoundError, ParameterError
+from spdk_ftl_py.ftl.media.blockdev import BlockPort
 from spdk_ftl_py.nvme.host.controller import Controller
+from spdk_ftl_py.nvme.target.connected_hosts import IDENTIFIERS_MAX, HostKey
 from spdk_ftl_py.nvme.wire import CommandError, Status
+from spdk_ftl_py.runtime.reactor import ReactorLoop
 from unit.daemon.registry_rig import HOSTNQN, Daemon, World, create
-from unit.nvme.nvme_loop import WAIT_S, until
+from unit.nvme.nvme_loop import WAIT_S, RawHost, until
 
 OTHER = "nqn.2026-11.io.example:other"
 
@@ -309,4 +314,142 @@ async def test_a_controller_that_stands_for_another_host_is_made_anew(here: Worl
     await until(lambda: device_of(daemon).attachment is not None)
     assert (await attached_as(here), target != OTHER) == (OTHER, True)
     assert await bdev_is_there(here)
+    await daemon.halt()
+
+
+# --- who is owed an alarm ---------------------------------------------------------------------------------------------
+
+
+async def forge(daemon: Daemon, host: HostKey) -> int:
+    """A host connects and breaks off; the status of its Connect."""
+    export = (await daemon.device())["export"]
+    sock = socket.socket()
+    sock.setblocking(False)
+    await asyncio.get_running_loop().sock_connect(sock, (export["traddr"], int(export["trsvcid"])))
+    raw = RawHost(sock)
+    await raw.initialize()
+    status = (await raw.connect(subnqn=export["subnqn"], hostnqn=host.hostnqn, hostid=host.hostid)).status
+    raw.close()
+    return status
+
+
+async def test_a_host_is_owed_the_alarm_however_many_identities_somebody_forges(
+    monkeypatch: pytest.MonkeyPatch, here: World
+) -> None:
+    """1,030 of them once made the daemon forget it: after a crash its Flush said success, and 64 acknowledged writes
+    were gone."""
+    daemon = await here.start()
+    await create(here, daemon, allow_any_host=True)
+    async with ReactorLoop("host", spin_us=0) as reactor:
+        host = await connect(daemon, HOSTNQN)
+        (namespace,) = await host.namespaces()
+        port = BlockPort(reactor, await host.create_io_qpair(reactor, namespace), name="host")
+        for lba in range(64):
+            await port.write(lba, bytes([lba + 1]) * 4096)
+        # Nobody makes room meanwhile: the base is too slow, say.
+        device_of(daemon).hosts.gone = lambda present: {}  # type: ignore[method-assign,assignment]
+        answers: Counter[int] = Counter()
+        with monkeypatch.context() as patched:
+            patched.setattr(daemon.state, "save", lambda _devices: None)  # a file for each takes its time
+            for number in range(1030):
+                forged = HostKey(f"nqn.2026-11.io.example:forged{number}", UUID(int=number).bytes)
+                answers[await forge(daemon, forged)] += 1
+        await here.remove_drive()
+        await daemon.wait_for("waiting")
+        for file in (here.folder / "buffers").glob("*.wbuf"):
+            file.unlink()
+        await here.make_drive()
+        await daemon.wait_for("online")
+        await port.close()
+        await host.close()
+        host = await connect(daemon, HOSTNQN)
+        port = BlockPort(reactor, await host.create_io_qpair(reactor, namespace), name="host", patience_s=0)
+        with pytest.raises(MediaError) as caught:
+            await port.flush()
+        assert caught.value.status == Status.WRITE_FAULT
+        assert answers == {0: 1023, Status.CONNECT_CONTROLLER_BUSY: 7}
+        await port.flush()
+        await port.close()
+        await host.close()
+    await daemon.halt()
+
+
+async def test_hosts_that_are_gone_make_room_once_all_they_wrote_is_durable(here: World) -> None:
+    daemon = await here.start()
+    await create(here, daemon)
+    device = device_of(daemon)
+    present = await connect(daemon, HOSTNQN, 1000)
+    for number in range(IDENTIFIERS_MAX // 2):
+        assert await forge(daemon, HostKey(HOSTNQN, UUID(int=number).bytes)) == 0
+    await until(lambda: len(device._front.present) == 1)
+    assert device.ftl is not None
+    flushes = device.ftl.core.stats()["base_flushes"]
+    await until(lambda: [host.hostid for host in device.hosts.hosts] == [UUID(int=1000).bytes])
+    assert device.ftl.core.stats()["base_flushes"] > flushes
+    assert [bytes.fromhex(hostid) for _, hostid in daemon.record()["devices"][0]["hosts"]["connected"]] == [
+        UUID(int=1000).bytes
+    ]
+    await present.close()
+    await daemon.halt()
+
+
+async def test_hosts_whose_writes_can_not_be_made_durable_are_not_forgotten(here: World) -> None:
+    daemon = await here.start()
+    await create(here, daemon)
+    device = device_of(daemon)
+    assert device.ftl is not None
+    tried = 0
+
+    async def fail() -> int:
+        nonlocal tried
+        tried += 1
+        return Status.INTERNAL_ERROR
+
+    drain, device.ftl._drain_core = device.ftl._drain_core, fail  # type: ignore[method-assign]
+    for number in range(IDENTIFIERS_MAX // 2):
+        assert await forge(daemon, HostKey(HOSTNQN, UUID(int=number).bytes)) == 0
+    await until(lambda: tried > 1)
+    assert len(device.hosts.hosts) == IDENTIFIERS_MAX // 2
+    device.ftl._drain_core = drain  # type: ignore[method-assign]
+    await until(lambda: not device.hosts.hosts)
+    await daemon.halt()
+
+
+async def test_what_a_forgotten_host_wrote_outlives_the_write_buffer_and_the_power(here: World) -> None:
+    """It gets no alarm any more, so nothing of it may be lost."""
+    daemon = await here.start()
+    # With as large a write buffer as that the base is not flushed for the sake of 64 blocks.
+    await create(here, daemon, num_punits=4, overprovisioning=40)
+    device = device_of(daemon)
+    async with ReactorLoop("host", spin_us=0) as reactor:
+        host = await connect(daemon, HOSTNQN, 5000)
+        (namespace,) = await host.namespaces()
+        port = BlockPort(reactor, await host.create_io_qpair(reactor, namespace), name="host")
+        # What is flushed when the first band is opened shall not be what makes the others durable.
+        await port.write(64, bytes(4096))
+        await port.flush()
+        for lba in range(64):
+            await port.write(lba, bytes([lba + 1]) * 4096)
+        await device._front.disconnect_hosts()
+        await port.close()
+        await host.close()
+        for number in range(IDENTIFIERS_MAX // 2):
+            assert await forge(daemon, HostKey(HOSTNQN, UUID(int=number).bytes)) == 0
+        await until(lambda: not device.hosts.hosts)
+        for file in (here.folder / "buffers").glob("*.wbuf"):
+            file.unlink()
+        await here.rpc("ftltgt_power_cut", name="Nvme0n1")
+        await here.remove_drive()
+        await daemon.wait_for("waiting")
+        await here.make_drive()
+        await daemon.wait_for("online")
+        assert device.ftl is not None
+        assert (device.ftl.restored or {}).get("lossy")
+        assert device.hosts.owed == []
+        host = await connect(daemon, HOSTNQN, 5000)
+        port = BlockPort(reactor, await host.create_io_qpair(reactor, namespace), name="host")
+        assert [int(block[0]) for block in await port.read(0, 64)] == list(range(1, 65))
+        await port.flush()
+        await port.close()
+        await host.close()
     await daemon.halt()
