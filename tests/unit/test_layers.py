@@ -23,7 +23,7 @@ ROOT_NAME: Final = spdk_ftl_py.__name__
 
 BASE: Final = {"version", "errors", "text"}
 CONTROL: Final = {*BASE, "_shim", "runtime"}
-NVME: Final = {"nvme", "nvme/host", "nvme/target"}
+NVME: Final = {"nvme", "nvme/auth", "nvme/host", "nvme/target"}
 FTL: Final = {"ftl/media", "ftl/load", "ftl/cache", "ftl/gc", "ftl"}
 
 ROOMS: Rooms = {
@@ -35,8 +35,9 @@ ROOMS: Rooms = {
     "schema": BASE,
     "runtime": {*BASE, "_shim"},
     "nvme": CONTROL,
-    "nvme/host": {*CONTROL, "nvme"},
-    "nvme/target": {*CONTROL, "nvme"},
+    "nvme/auth": BASE,
+    "nvme/host": {*CONTROL, "nvme", "nvme/auth"},
+    "nvme/target": {*CONTROL, "nvme", "nvme/auth"},
     "ftl/media": {*CONTROL, "conf", "nvme"},
     "ftl/load": {*CONTROL, "conf", "nvme", "ftl/media"},
     "ftl/cache": {*CONTROL, "conf", "nvme", "ftl/media", "ftl/load"},
