@@ -216,9 +216,21 @@ class Connection:
         finally:
             self.close()
 
+    async def finish(self) -> None:
+        """Closes; the peer has a moment to read what was sent last."""
+        try:
+            await asyncio.wait_for(self._linger(), TERM_REQ_LINGER_S)
+        except (OSError, asyncio.TimeoutError):
+            pass
+        finally:
+            self.close()
+
     async def _terminate(self, kind: PduType, body: bytes, header: bytes) -> None:
         await self.send(kind, body, header)
-        # Closing with unread bytes would reset the connection, and the peer might never see the TermReq.
+        await self._linger()
+
+    async def _linger(self) -> None:
+        # Closing with unread bytes would reset the connection, and the peer might never see what was sent last.
         self.socket.shutdown(socket.SHUT_WR)
         discarded = 0
         while discarded < LINGER_DISCARD_MAX:

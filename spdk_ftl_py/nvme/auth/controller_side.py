@@ -56,8 +56,6 @@ class ControllerAuthentication:
         self.state = ControllerState.NEGOTIATE
         self.failure = ""
         """Why it failed, for the log."""
-        self.key_missing = False
-        """It failed because our own keys can't be read: nothing the host did."""
         self.hash_id = HashId.SHA256
         self.dh_group = DhGroup.NULL
         self.mutual = False
@@ -97,7 +95,7 @@ class ControllerAuthentication:
         except MessageError as error:
             self._fail(error.message, error.reason)
         except FtlError as error:
-            self.key_missing = True
+            # Our own keys can't be read: nothing the host did.
             self._fail(error.message, FailureReason.AUTHENTICATION_FAILED)
 
     def receive(self) -> bytes:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Final
 
-from ...errors import BusyError, ExistsError, NotFoundError
+from ...errors import BusyError, ExistsError, NotFoundError, ParameterError
 from ...text import show_name
+from ..auth.key import HostKeys, KeyFile, KeySource
 from ..nqn import check_nqn
 
 ALLOWED_HOSTS_MAX: Final = 256
@@ -16,26 +18,53 @@ ALLOWED_HOSTS_MAX: Final = 256
 
 @dataclass(frozen=True)
 class AllowedHost:
-    """One host that may connect. Secrets of its own are to be further fields, and further keys of its record."""
+    """One host that may connect."""
 
     nqn: str
     is_target: bool = False
     """It is the SPDK target that has the FTL as a bdev: nobody takes it off the list but who detaches that."""
 
+    keys: HostKeys | None = None
+    """With which it has to prove who it is, on every queue; None: its name is enough."""
+
     def to_dict(self) -> dict[str, Any]:
         """What RPCs tell of it."""
-        return {"nqn": self.nqn, "is_target": self.is_target}
+        told: dict[str, Any] = {"nqn": self.nqn, "is_target": self.is_target}
+        if self.keys is not None:
+            told["dhchap_key"] = _path_of(self.keys.key)
+            told["dhchap_ctrlr_key"] = _path_of(self.keys.ctrlr_key)
+        return told
 
     def to_record(self) -> dict[str, Any]:
-        """For the state file."""
-        return {"nqn": self.nqn, "is_target": self.is_target}
+        """For the state file: where its keys are, and not what they are."""
+        return self.to_dict()
 
     @classmethod
     def from_record(cls, record: object) -> AllowedHost:
         """Raises ValueError."""
         if isinstance(record, Mapping) and isinstance(record.get("nqn"), str):
-            return cls(record["nqn"], record.get("is_target") is True)
+            paths = record.get("dhchap_key"), record.get("dhchap_ctrlr_key")
+            # A host whose key was lost on its way is not to get in without.
+            if all(path is None or isinstance(path, str) for path in paths) and (
+                paths[0] or "dhchap_key" not in record
+            ):
+                return cls(record["nqn"], record.get("is_target") is True, keys_from_files(*paths))
         raise ValueError(f"{str(record)[:80]!r} is no allowed host")
+
+
+def keys_from_files(key: str | None, ctrlr_key: str | None) -> HostKeys | None:
+    """Raises ParameterError for a controller's key without one of the host."""
+    if key is None:
+        if ctrlr_key is not None:
+            raise ParameterError(
+                "dhchap_ctrlr_key proves who we are to a host that has proved who it is: give its dhchap_key, too"
+            )
+        return None
+    return HostKeys(KeyFile(Path(key)), None if ctrlr_key is None else KeyFile(Path(ctrlr_key)))
+
+
+def _path_of(source: KeySource | None) -> str | None:
+    return str(source.path) if isinstance(source, KeyFile) else None
 
 
 class AllowedHosts:
@@ -91,6 +120,14 @@ class AllowedHosts:
                 "there may be: remove one that is not needed"
             )
         self._hosts[host.nqn] = host
+        self.on_change()
+
+    def set_keys(self, nqn: str, keys: HostKeys | None) -> None:
+        """For connections from now on, and for whoever proves itself again. Raises NotFoundError."""
+        host = self._hosts.get(nqn)
+        if host is None:
+            raise NotFoundError(f"host {show_name(nqn)} is not in the list of allowed hosts")
+        self._hosts[nqn] = replace(host, keys=keys)
         self.on_change()
 
     def remove(self, nqn: str) -> AllowedHost:

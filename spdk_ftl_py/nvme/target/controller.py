@@ -21,9 +21,17 @@ from ...runtime.reactor import ReactorLoop
 from ...runtime.tasks import end_tasks, to_its_end
 from ...text import show_name
 from .. import identify, logs, wire
+from ..auth.key import HostKeys
 from ..identify import ControllerTraits
 from ..logs import DiscoveryEntry
 from ..wire import AdminOp, Cap, Cns, FabricsType, LogPage, PduError, Property, Sqe, Status
+from .authentication import (
+    AUTHENTICATION_TIMEOUT_S,
+    AuthenticationContext,
+    QueueAuthentication,
+    UnprovenHostError,
+    is_authentication,
+)
 from .capsule import CapsuleQueue, Command, Completion
 from .connected_hosts import HostKey
 from .features import Features
@@ -101,6 +109,7 @@ class TargetController:
         kato_ms: int,
         listener: tuple[str, int],
         task: asyncio.Task[None],
+        authentication: AuthenticationContext,
         discovery_log: Callable[[TargetController], tuple[int, list[DiscoveryEntry]]],
         on_closed: Callable[[], object],
     ) -> None:
@@ -151,7 +160,29 @@ class TargetController:
             io_queues = min(io_queues, subsystem.max_io_qpairs)
         self.io_queues = io_queues
         self._features = self._fresh_features()
+        self._resets = 0
+        self._authentication = QueueAuthentication(
+            queue, authentication, self._host_keys, hostnqn=hostnqn, subnqn=self.subnqn,
+            required=self._host_keys() is not None,
+        )  # fmt: skip
+        self.on_authenticated: Callable[[], object] = lambda: None
+        """Called when the host has proved who it is, where it has to."""
+        self._authentication_timer: asyncio.TimerHandle | None = None
+        if not self.authenticated:
+            self._authentication_timer = self._loop.call_later(
+                AUTHENTICATION_TIMEOUT_S,
+                self._end,
+                f"it has not proved who it is: it had {AUTHENTICATION_TIMEOUT_S:.0f} s for that",
+            )
         self._keep_alive_restart()
+
+    @property
+    def authenticated(self) -> bool:
+        """The host has proved who it is, or need not."""
+        return self._authentication.done
+
+    def _host_keys(self) -> HostKeys | None:
+        return None if self.subsystem is None else self.subsystem.keys_of(self.hostnqn)
 
     @property
     def host(self) -> HostKey:
@@ -189,12 +220,14 @@ class TargetController:
         except PduError as error:
             self.end_reason = self.end_reason or error.message
             await self._queue.connection.terminate(error)
+        except UnprovenHostError as error:
+            self.end_reason = self.end_reason or error.message
+            await self._queue.connection.finish()
         except (PathError, ProtocolError) as error:
             self.end_reason = self.end_reason or error.message
         finally:
             self.state = ControllerState.CLOSING
-            if self._timer is not None:
-                self._timer.cancel()
+            self._cancel_timers()
             # A target that closes as the host leaves cancels this task once more.
             await to_its_end(self._clean_up())
 
@@ -209,8 +242,12 @@ class TargetController:
         """Instead of run(), when the host was gone before it had its answer."""
         self.state = ControllerState.CLOSED
         self._on_closed()
-        if self._timer is not None:
-            self._timer.cancel()
+        self._cancel_timers()
+
+    def _cancel_timers(self) -> None:
+        for timer in (self._timer, self._authentication_timer):
+            if timer is not None:
+                timer.cancel()
 
     async def close(self, reason: str = "disconnected by the target") -> None:
         """Idempotent; returns when run() has ended."""
@@ -277,9 +314,15 @@ class TargetController:
             and (iosqes, iocqes) == (wire.IOSQES, wire.IOCQES)
         )
 
-    def reserve_io_qpair(self, qid: int) -> None:
+    def reserve_io_qpair(self, qid: int) -> int:
+        """Returns what still_reserved() wants to know."""
         self.io_qpairs[qid] = None
         self._features.io_queues_created = True
+        return self._resets
+
+    def still_reserved(self, reservation: int) -> bool:
+        """The controller takes I/O queues, and has not been reset since: the queue would be one of another life."""
+        return self.accepts_io_queues and self._resets == reservation
 
     def release_io_qpair(self, qid: int) -> None:
         """For a reservation that came to nothing."""
@@ -322,6 +365,7 @@ class TargetController:
             "trsvcid": str(self.peer_address[1]),
             "connected": self.connected_since.isoformat(timespec="seconds"),
             "age_s": round(self._loop.time() - self._connected_s, 1),
+            "authentication": self._authentication.how or None if self.authenticated else "not yet",
             "num_io_qpairs": len(qpairs),
             **asdict(io),
             "qpairs": qpairs,
@@ -416,6 +460,13 @@ class TargetController:
     # --- commands ---------------------------------------------------------------------------------------------------
 
     async def _execute(self, command: Command) -> None:
+        if not self.authenticated or is_authentication(command.sqe):
+            await self._authentication.answer(command)
+            if self.authenticated and self._authentication_timer is not None:
+                self._authentication_timer.cancel()
+                self._authentication_timer = None
+                self.on_authenticated()
+            return
         completion = command.early if command.early is not None else self._dispatch(command.sqe, command.data)
         if completion is not None:
             await self._queue.complete(command.sqe, completion)
@@ -491,6 +542,7 @@ class TargetController:
             return Completion(Status.INTERNAL_ERROR, do_not_retry=False)
         self._cc = new
         if not enabled and old & wire.CC_EN:
+            self._resets += 1
             self._spawn(self._reset())
         elif enabled and not old & wire.CC_EN and not self._csts & wire.CSTS_RDY:
             self._csts = wire.CSTS_RDY

@@ -13,9 +13,11 @@ from ...errors import ExistsError, FtlError, NotFoundError, ParameterError, Path
 from ...runtime.reactor import ReactorLoop
 from ...runtime.sockets import accept
 from .. import wire
+from ..auth.response import Policy
 from ..logs import ADRFAM_IPV4, ADRFAM_IPV6, DiscoveryEntry
 from ..tcp import Connection, parse_port
 from ..wire import PduError, Sqe, Status
+from .authentication import AuthenticationContext, QueueAuthentication, UnprovenHostError
 from .capsule import CapsuleQueue, Command, Completion
 from .connect import ConnectRequest, invalid_in_command, invalid_in_data, parse_connect
 from .connection_log import ConnectionLog
@@ -26,7 +28,7 @@ LISTEN_BACKLOG = 128
 CONNECTIONS_MAX = 4096
 """Connections that Python serves at the same time; more are closed as they come in."""
 HANDSHAKE_TIMEOUT_S = 10.0
-"""From accept to a successful Connect."""
+"""From accept to a successful Connect; of an I/O queue, to the host's proof."""
 ADMIN_QUEUE_ENTRIES_MAX = 128
 CONTROLLERS_PER_DISCOVERY = 1024
 WILDCARDS = ("", "0.0.0.0", "::")
@@ -67,9 +69,11 @@ class NvmfTarget:
         max_io_qpairs_per_controller: int = 127,
         discovery: bool = True,
         connections: ConnectionLog | None = None,
+        authentication: Policy | None = None,
     ) -> None:
         """The reactor must be the one that polls the devices of its namespaces. connections: where hosts that come and
-        go are logged. Raises ParameterError."""
+        go are logged. authentication: which hashes and DH groups hosts may use that have keys. Raises ParameterError.
+        """
         for what, value, low, high, unit in (
             ("max_io_bytes", max_io_bytes, 2 * wire.PAGE_BYTES, 1 << 24, wire.PAGE_BYTES),
             ("in_capsule_bytes", in_capsule_bytes, 0, 1 << 20, 16),
@@ -82,6 +86,7 @@ class NvmfTarget:
         self.subsystems: dict[str, Subsystem] = {}
         self.limits = TargetLimits(max_io_bytes, in_capsule_bytes, max_queue_depth, max_io_qpairs_per_controller)
         self._discovery = discovery
+        self._authentication = AuthenticationContext(authentication)
         self._generation = 1
         self._connections = connections
         self._discovery_controllers: dict[int, TargetController] = {}
@@ -239,6 +244,11 @@ class NvmfTarget:
                 await self._run(controller)
         except PduError as error:
             await connection.terminate(error)
+        except UnprovenHostError as error:
+            # Of an I/O queue.
+            if self._connections is not None:
+                self._connections.refused(connection.peer_address, error.hostnqn, error.message)
+            await connection.finish()
         except (PathError, ProtocolError):
             pass
         finally:
@@ -248,11 +258,19 @@ class NvmfTarget:
         if self._connections is None or controller.subsystem is None:
             await controller.run()
             return
-        self._connections.connected(controller)
+        connected = functools.partial(self._connections.connected, controller)
+        if controller.authenticated:
+            connected()
+        else:
+            controller.on_authenticated = connected
         try:
             await controller.run()
         finally:
-            self._connections.ended(controller)
+            if controller.authenticated:
+                self._connections.ended(controller)
+            else:
+                reason = controller.end_reason or "it has not proved who it is: it left"
+                self._connections.refused(controller.peer_address, controller.hostnqn, reason)
 
     async def _open(self, connection: Connection, address: tuple[str, int]) -> TargetController | None:
         """ICReq to Connect. The controller to run on an admin queue; None when the shim has taken over an I/O queue."""
@@ -328,21 +346,23 @@ class NvmfTarget:
         assert task is not None
         controller = TargetController(
             self.reactor, queue, subsystem, self.limits, cntlid=cntlid, hostnqn=request.hostnqn, hostid=request.hostid,
-            kato_ms=request.kato_ms, listener=address, task=task, discovery_log=self._discovery_log,
-            on_closed=functools.partial(self._forget, controllers, cntlid),
+            kato_ms=request.kato_ms, listener=address, task=task, authentication=self._authentication,
+            discovery_log=self._discovery_log, on_closed=functools.partial(self._forget, controllers, cntlid),
         )  # fmt: skip
         controllers[cntlid] = controller
         if subsystem is None:
             self._discovery_log(controller)
         try:
-            if subsystem is not None and subsystem.connected_hosts is not None:
+            # Who has to prove who he is is taken down when he has, as he enables the controller.
+            if controller.authenticated and subsystem is not None and subsystem.connected_hosts is not None:
                 try:
                     subsystem.connected_hosts.arrived(controller.host)
                 except FtlError as error:
                     # What it would be owed after a crash nobody would know. It may try again.
                     controller.abandon()
                     return replace(busy, reason=error.message)
-            await queue.complete(sqe, Completion(result=cntlid))
+            required = 0 if controller.authenticated else wire.CONNECT_ATR
+            await queue.complete(sqe, Completion(result=cntlid | required))
         except BaseException:
             controller.abandon()
             raise
@@ -385,10 +405,17 @@ class NvmfTarget:
             return invalid_in_command(wire.CONNECT_SQE_QID)
         if found.max_io_qpairs is not None and found.io_qpair_count >= found.max_io_qpairs:
             return Completion(Status.CONNECT_CONTROLLER_BUSY, do_not_retry=False)
-        controller.reserve_io_qpair(request.qid)
+        reservation = controller.reserve_io_qpair(request.qid)
+        keys = found.keys_of(request.hostnqn)
+        authentication = QueueAuthentication(
+            queue, self._authentication, lambda: found.keys_of(request.hostnqn), hostnqn=request.hostnqn,
+            subnqn=found.nqn, required=keys is not None,
+        )  # fmt: skip
         try:
-            await queue.complete(sqe, Completion(result=controller.cntlid))
-            if not controller.accepts_io_queues:
+            required = 0 if authentication.done else wire.CONNECT_ATR
+            await queue.complete(sqe, Completion(result=controller.cntlid | required))
+            await authentication.run()
+            if not controller.still_reserved(reservation):
                 raise PathError(
                     f"controller {controller.cntlid} was closed or disabled as I/O queue {request.qid} came"
                 )

@@ -10,6 +10,7 @@ from uuid import UUID, uuid4
 from ... import _shim
 from ...errors import ExistsError, NotFoundError, ParameterError
 from .. import wire
+from ..auth.key import HostKeys
 from ..nqn import check_nqn
 from ..tcp import parse_port
 from .allowed_hosts import AllowedHost, AllowedHosts
@@ -38,6 +39,10 @@ class ConnectedController(Protocol):
     @property
     def listener(self) -> tuple[str, int]:
         """The address it came in by."""
+
+    @property
+    def authenticated(self) -> bool:
+        """The host has proved who it is, or need not."""
 
     @property
     def io_qpairs(self) -> Mapping[int, object]:
@@ -181,9 +186,14 @@ class Subsystem:
     def allow_any_host(self, allow: bool) -> None:
         self.allowed.allow_any_host = allow
 
-    def add_host(self, nqn: str) -> None:
+    def keys_of(self, hostnqn: str) -> HostKeys | None:
+        """With which whoever says that he is this host has to prove it, on every queue. None: he need not."""
+        host = self.admit(hostnqn)
+        return None if host is None else host.keys
+
+    def add_host(self, nqn: str, keys: HostKeys | None = None) -> None:
         """Raises what AllowedHosts.add() does."""
-        self.allowed.add(AllowedHost(nqn))
+        self.allowed.add(AllowedHost(nqn, keys=keys))
 
     async def remove_host(self, nqn: str) -> None:
         """Its controllers are disconnected unless any host is allowed. Raises NotFoundError."""
@@ -231,7 +241,11 @@ class Subsystem:
         """That controller has shut down: its host has left, unless it has another one here."""
         if self.connected_hosts is None:
             return
-        others = (each for each in self.controllers.values() if each is not controller and not each.shut_down)
+        others = (
+            each
+            for each in self.controllers.values()
+            if each is not controller and each.authenticated and not each.shut_down
+        )
         if controller.host not in [each.host for each in others]:
             self.connected_hosts.left(controller.host)
 
