@@ -192,7 +192,8 @@ def _hosts(args: argparse.Namespace) -> int:
 
 
 def _allowed_row(host: Mapping[str, Any]) -> dict[str, str]:
-    return {"host": show_name(host["nqn"]), "": "the SPDK target itself" if host["is_target"] else ""}
+    proof = "none" if "dhchap_key" not in host else "both ways" if host["dhchap_ctrlr_key"] else "its own"
+    return {"host": show_name(host["nqn"]), "proof": proof, "": "the SPDK target itself" if host["is_target"] else ""}
 
 
 def _controller_row(each: Mapping[str, Any], when: str, reason: str | None = None) -> dict[str, str]:

@@ -8,7 +8,7 @@ from typing import Any
 from uuid import UUID
 
 from ..errors import BusyError, FtlError, ParameterError
-from ..nvme.target.allowed_hosts import AllowedHost, AllowedHosts
+from ..nvme.target.allowed_hosts import AllowedHost, AllowedHosts, usable_keys
 from ..nvme.target.connection_log import ConnectionLog
 from ..spdk.attach import new_target_nqn, standing_hostnqn
 from ..spdk.rpc import TargetRpc
@@ -26,7 +26,8 @@ class Admission:
         to_record() said in an earlier daemon; None: the FTL is new, or that daemon knew of no list. inherited: the
         target may have the FTL attached already. save: raises FtlError.
 
-        Raises ParameterError, ExistsError, BusyError or ValueError for hosts that are none, or too many.
+        Raises ParameterError, ExistsError, BusyError or ValueError for hosts that are none, or too many, and for key
+        files that can't be used.
         """
         self._name: str = params["name"]
         self._target: str = params["target"]
@@ -34,15 +35,19 @@ class Admission:
         self._save = save
         self.connections = ConnectionLog(self._name, remedy=self._remedy)
         hosts, any_host = params.pop("hosts", None) or [], bool(params.pop("allow_any_host", False))
+        paths = params.pop("dhchap_key", None), params.pop("dhchap_ctrlr_key", None)
         if record is not None:
             self.allowed = AllowedHosts.from_record(record)
             return
+        keys = usable_keys(*paths)
+        if keys is not None and not hosts:
+            raise ParameterError("dhchap_key is for the hosts that are given with --host, and there is none")
         self.allowed = AllowedHosts(allow_any_host=any_host)
         # Where the target is connected already it keeps its name: settle_target().
         if self._attaches and not inherited:
             self.allowed.add(AllowedHost(new_target_nqn(), is_target=True))
         for nqn in hosts:
-            self.allowed.add(AllowedHost(nqn))
+            self.allowed.add(AllowedHost(nqn, keys=keys))
 
     def _remedy(self, host: str) -> str:
         return f"; `spdk-ftl add-host -b {self._name} --host '{host}'` lets it in"
@@ -71,9 +76,10 @@ class Admission:
 
     # --- changes
 
-    def add(self, nqn: str) -> None:
-        """Raises ParameterError, ExistsError, BusyError, or what save does; nothing has changed then."""
-        self.allowed.add(AllowedHost(nqn))
+    def add(self, nqn: str, dhchap_key: str | None = None, dhchap_ctrlr_key: str | None = None) -> None:
+        """The keys: files. Raises ParameterError, also where there is no key in them, ExistsError, BusyError, or what
+        save does; nothing has changed then."""
+        self.allowed.add(AllowedHost(nqn, keys=usable_keys(dhchap_key, dhchap_ctrlr_key)))
         self._save_or(lambda: self.allowed.remove(nqn))
 
     def remove(self, nqn: str) -> None:

@@ -311,8 +311,9 @@ class Registry:
 
     async def add_host(self, params: dict[str, Any]) -> bool:
         device = self._find_to_change(params)
-        device.admission.add(params["host"])
-        log.info("%s: host %s may connect, asked for by %s", device, show_name(params["host"]), requester())
+        device.admission.add(params["host"], params.get("dhchap_key"), params.get("dhchap_ctrlr_key"))
+        proof = ", with its key" if params.get("dhchap_key") else ""
+        log.info("%s: host %s may connect%s, asked for by %s", device, show_name(params["host"]), proof, requester())
         return True
 
     async def remove_host(self, params: dict[str, Any]) -> bool:

@@ -223,6 +223,10 @@ async def test_hosts_are_added_removed_listed_and_any_of_them_allowed_or_not(tmp
     ftl = {"name": "ftl0", "target": str(tmp_path / "target")}
     for command, params in (
         (f"bdev_ftl_add_host -b ftl0 --host {NQN}", {"host": NQN}),
+        (
+            f"bdev_ftl_add_host -b ftl0 --host {NQN} --dhchap-key /k --dhchap-ctrlr-key /c",
+            {"host": NQN, "dhchap_key": "/k", "dhchap_ctrlr_key": "/c"},
+        ),
         (f"bdev_ftl_remove_host -b ftl0 --host {NQN}", {"host": NQN}),
         ("bdev_ftl_allow_any_host -b ftl0 --allow-any-host", {"allow_any_host": True}),
         ("bdev_ftl_allow_any_host -b ftl0 --no-allow-any-host", {"allow_any_host": False}),

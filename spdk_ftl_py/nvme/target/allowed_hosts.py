@@ -63,6 +63,15 @@ def keys_from_files(key: str | None, ctrlr_key: str | None) -> HostKeys | None:
     return HostKeys(KeyFile(Path(key)), None if ctrlr_key is None else KeyFile(Path(ctrlr_key)))
 
 
+def usable_keys(key: str | None, ctrlr_key: str | None) -> HostKeys | None:
+    """As keys_from_files(). Raises ParameterError also where a file has no key in it now, or can't be used."""
+    keys = keys_from_files(key, ctrlr_key)
+    for source in () if keys is None else (keys.key, keys.ctrlr_key):
+        if source is not None:
+            source.load()
+    return keys
+
+
 def _path_of(source: KeySource | None) -> str | None:
     return str(source.path) if isinstance(source, KeyFile) else None
 
