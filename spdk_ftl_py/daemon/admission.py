@@ -8,6 +8,7 @@ from typing import Any
 from uuid import UUID
 
 from ..errors import BusyError, FtlError, ParameterError
+from ..nvme.auth.key import HostKeys
 from ..nvme.target.allowed_hosts import AllowedHost, AllowedHosts, usable_keys
 from ..nvme.target.connection_log import ConnectionLog
 from ..spdk.attach import new_target_nqn, standing_hostnqn
@@ -21,10 +22,19 @@ class Admission:
     """Of one FTL, as long as the daemon has it. What changes is saved before it counts; hosts that are connected and
     may be no longer are the caller's to disconnect."""
 
-    def __init__(self, params: dict[str, Any], record: object, *, inherited: bool, save: Callable[[], object]) -> None:
+    def __init__(
+        self,
+        params: dict[str, Any],
+        record: object,
+        *,
+        inherited: bool,
+        target_keys: HostKeys | None,
+        save: Callable[[], object],
+    ) -> None:
         """params: of bdev_ftl_create; what they say of hosts is taken out of them, and kept here alone. record: what
         to_record() said in an earlier daemon; None: the FTL is new, or that daemon knew of no list. inherited: the
-        target may have the FTL attached already. save: raises FtlError.
+        target may have the FTL attached already. target_keys: that a target has which is attached anew, unless
+        set_target_keys() says something else by then. save: raises FtlError.
 
         Raises ParameterError, ExistsError, BusyError or ValueError for hosts that are none, or too many, and for key
         files that can't be used.
@@ -32,6 +42,7 @@ class Admission:
         self._name: str = params["name"]
         self._target: str = params["target"]
         self._attaches = not params["no_attach"]
+        self._target_keys = target_keys
         self._save = save
         self.connections = ConnectionLog(self._name, remedy=self._remedy)
         hosts, any_host = params.pop("hosts", None) or [], bool(params.pop("allow_any_host", False))
@@ -45,7 +56,7 @@ class Admission:
         self.allowed = AllowedHosts(allow_any_host=any_host)
         # Where the target is connected already it keeps its name: settle_target().
         if self._attaches and not inherited:
-            self.allowed.add(AllowedHost(new_target_nqn(), is_target=True))
+            self.allowed.add(AllowedHost(new_target_nqn(), is_target=True, keys=self._target_keys))
         for nqn in hosts:
             self.allowed.add(AllowedHost(nqn, keys=keys))
 
@@ -72,7 +83,15 @@ class Admission:
                 return
             except ParameterError as error:
                 log.warning("%s: its controller in the target is made anew: %s", self._name, error.message)
-        self.allowed.add(AllowedHost(new_target_nqn(), is_target=True))
+        self.allowed.add(AllowedHost(new_target_nqn(), is_target=True, keys=self._target_keys))
+
+    def set_target_keys(self, keys: HostKeys | None) -> None:
+        """Before it attaches. None: its name is enough. Raises what save does; nothing has changed then."""
+        target = self.allowed.target
+        assert target is not None
+        if keys != target.keys:
+            self.allowed.set_keys(target.nqn, keys)
+            self._save_or(lambda: self.allowed.set_keys(target.nqn, target.keys))
 
     # --- changes
 

@@ -23,6 +23,7 @@ from ..nvme.target.connected_hosts import ConnectedHosts
 from ..runtime.steps import Steps
 from ..runtime.tasks import end_tasks, to_its_end
 from ..spdk.attach import Attachment, attach, detach
+from ..spdk.keyring import KeyPair
 from ..spdk.rpc import TargetRpc, is_gone
 from ..spdk.space import why_out_of_space
 from ..text import show_names
@@ -31,6 +32,7 @@ from .base import PASSING, BaseLink, DaemonIdentity, DeferredError
 from .checks import Media, check_media, check_name, optimal_open_zones, split_address
 from .front import Export, Front
 from .owed import make_room, settle_alarms
+from .session_keys import SessionKeys, drop_all
 
 HALT_STALL_S: Final = 15.0
 RETRY_MIN_S: Final = 0.1
@@ -48,6 +50,7 @@ _PROGRESS: Final = ("media_written_blocks", "reloc_read_blocks", "base_flushes",
 """Counters of the core of which one moves as long as the base answers, until its checkpoint is written."""
 _REFUSALS: Final = ("write_errors", "busy_answers")
 """Counters of the core that grow with what the base does not take; the last one of those that are sent again."""
+_TARGET_KEYS: Final = "keys for the target"
 _ANY_ADDRESS: Final = {"0.0.0.0": "127.0.0.1", "::": "::1"}
 
 log = logging.getLogger(__name__)
@@ -166,7 +169,10 @@ class ManagedDevice:
         """It was told that the base is busy."""
         self._rpc = TargetRpc(self.target)
         self._link = BaseLink(self._rpc, params, self.uuid, identity)
-        self.admission = Admission(params, allowed, inherited=inherited, save=lambda: self.on_change())
+        self._target_keys = SessionKeys(self._rpc, identity.key_dir, self.uuid, "target")
+        self.admission = Admission(
+            params, allowed, inherited=inherited, target_keys=self._target_keys.keys, save=lambda: self.on_change()
+        )
         self._front = Front(self.name, self.uuid, self.admission.connections)
         self.hosts = ConnectedHosts(lambda: self.on_change())
         """Told before they have their first answer, so that a successor knows whom it owes the truth."""
@@ -176,6 +182,7 @@ class ManagedDevice:
         self._hold_timer: asyncio.TimerHandle | None = None
         if inherited:
             self._link.inherit()
+            self._attachments.on_undo(_TARGET_KEYS, self._target_keys.drop)
             self._attachments.on_undo(
                 "what a predecessor attached", lambda: detach(self._rpc, name=self.name, device=self.uuid)
             )
@@ -350,7 +357,18 @@ class ManagedDevice:
             trsvcid=str(self.export.trsvcid),
             subnqn=self.export.nqn,
             hostnqn=self.admission.target_nqn,
+            share_keys=self._share_target_keys,
         )
+
+    async def _share_target_keys(self) -> KeyPair | None:
+        """Before the target is attached. Raises TargetError."""
+        pair = await self._attachments.run(_TARGET_KEYS, self._target_keys.share(), self._target_keys.drop)
+        try:
+            self.admission.set_target_keys(None if pair is None else self._target_keys.keys)
+        except FtlError as error:
+            # A successor would keep the target out, or not ask it for its proof.
+            raise TargetError(f"{self.name} is not attached: {error.message}", errno=error.errno) from error
+        return pair
 
     async def _try_attach(self) -> None:
         """Of what hosts have had already: those of the export don't wait for the target, which gets it later."""
@@ -618,6 +636,8 @@ class ManagedDevice:
             if silent is not None and is_gone(silent):
                 # And what stood there is, too.
                 failures = []
+                with contextlib.suppress(TargetError):
+                    await drop_all(self._rpc, self._identity.key_dir, self.uuid)
         self.left_behind = bool(failures)
         return [*failures, *failures_here]
 

@@ -25,6 +25,7 @@ from .base import DaemonIdentity, DeferredError
 from .device import PROBE_TIMEOUT_S, DeviceState, ManagedDevice
 from .front import Export
 from .requester import requester
+from .session_keys import drop_all, remove_stray_files
 from .state import StateDirectory
 
 DEFERRED_POLL_MIN_S: Final = 0.2
@@ -80,6 +81,7 @@ class Registry:
         """Takes over from a predecessor: what is on media is loaded again as soon as its base bdev is there, under the
         same address, and with what still stands of it in the target; deferred creations go on waiting; what else was
         left in targets is undone."""
+        remove_stray_files(self._identity.key_dir, {UUID(record["uuid"]) for record in self._state.devices})
         for record in self._state.devices:
             deferred = record["state"] == DeviceState.DEFERRED.value
             loads = record.get("loads") is True and record["state"] != DeviceState.DELETING.value
@@ -163,6 +165,7 @@ class Registry:
                     await detach(rpc, name=record["name"], device=device)
                     for role in ("cache", "base"):
                         await remove_subsystem(rpc, bdev_nqn(role, device))
+                    await drop_all(rpc, self._identity.key_dir, device)
                 except FtlError as error:
                     log.warning("%s: what is left of it in its target: %s", record["name"], error)
                     if not is_gone(error):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, Final
 from uuid import UUID, uuid4, uuid5
@@ -11,6 +12,7 @@ from ..errors import TargetError
 from ..runtime.steps import Steps
 from .bdevs import Bdev, find_bdev
 from .exports import NQN_PREFIX
+from .keyring import KeyPair
 from .rpc import METHOD_NOT_FOUND, TargetRpc
 
 # The target keeps the bdev while the daemon is away: I/O waits so long for it, then fails until it is back.
@@ -50,10 +52,20 @@ def new_target_nqn() -> str:
 
 
 async def attach(
-    rpc: TargetRpc, steps: Steps, *, name: str, device: UUID, traddr: str, trsvcid: str, subnqn: str, hostnqn: str
+    rpc: TargetRpc,
+    steps: Steps,
+    *,
+    name: str,
+    device: UUID,
+    traddr: str,
+    trsvcid: str,
+    subnqn: str,
+    hostnqn: str,
+    share_keys: Callable[[], Awaitable[KeyPair | None]],
 ) -> Attachment:
     """Makes bdev ``name`` of our export, to which the target connects as hostnqn; steps gets the undos. What of it
-    still stands (the export was away for a while) stays as it is, with whoever uses it. Raises TargetError."""
+    still stands (the export was away for a while) stays as it is, with whoever uses it, and with its keys. Else
+    share_keys() makes those with which the two prove to each other who they are. Raises TargetError."""
     controller = controller_name(name, device)
     nvme_bdev = f"{controller}n{_NSID}"
     path = {
@@ -68,6 +80,7 @@ async def attach(
         if await attached_as(rpc, name=name, device=device):
             await _undo(rpc, "bdev_passthru_delete", name)
         await _undo(rpc, "bdev_nvme_detach_controller", controller)
+        keys = await share_keys()
         bdevs = await steps.run(
             f"attach controller {controller}",
             rpc.call(
@@ -76,6 +89,7 @@ async def attach(
                     "name": controller,
                     **path,
                     "hostnqn": hostnqn,
+                    **({} if keys is None else keys.to_params()),
                     "ctrlr_loss_timeout_sec": CONTROLLER_LOSS_TIMEOUT_S,
                     "reconnect_delay_sec": RECONNECT_DELAY_S,
                     "fast_io_fail_timeout_sec": FAST_IO_FAIL_TIMEOUT_S,

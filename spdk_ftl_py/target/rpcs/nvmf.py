@@ -251,11 +251,15 @@ async def nvmf_subsystem_remove_listener(target: TargetState, params: Params) ->
 async def nvmf_subsystem_add_host(target: TargetState, params: Params) -> bool:
     _check_target_name(params)
     export, host = target.nvmf.find(params["nqn"]), params["host"]
-    if any(name in params for name in ("dhchap_key", "dhchap_ctrlr_key", "psk")):
-        raise invalid_parameters()  # they name entries of a keyring, which is empty here
+    if "psk" in params:
+        raise invalid_parameters()  # no TLS here
+    try:
+        keys = target.keyring.host_keys(params.get("dhchap_key"), params.get("dhchap_ctrlr_key"))
+    except KeyError:
+        raise invalid_parameters() from None
     try:
         check_nqn(host, "host NQN")
-        export.subsystem.add_host(host)
+        export.subsystem.add_host(host, keys)
     except FtlError as error:
         raise RpcError(-32603, "Internal error") from error
     export.hosts.append(host)

@@ -105,7 +105,8 @@ class Daemon:
         self._folder = folder
         buffers = folder / "buffers"
         buffers.mkdir(mode=0o700, exist_ok=True)
-        identity = DaemonIdentity(host_nqn(self.state.host_id), self.state.host_id, listen, WAIT_S, buffers)
+        keys = self.state.path / "keys"
+        identity = DaemonIdentity(host_nqn(self.state.host_id), self.state.host_id, listen, WAIT_S, buffers, keys)
         self.registry = Registry(self.state, identity, socket_path="")
 
     async def call(self, method: str, **params: Any) -> Any:
