@@ -46,7 +46,9 @@ QUEUE_DEPTH: Final = 128
 IO_TIMEOUT_S: Final = 60.0
 """Of a drive that hangs in a target that does not: the base counts as lost then."""
 
-PASSING: Final = (TargetError, PathError, ProtocolError, CommandError, MediaError, ClaimedError, OSError)
+PASSING: Final = (
+    *(TargetError, PathError, ProtocolError, CommandError, AuthenticationError, MediaError, ClaimedError, OSError),
+)
 """What may be over in a moment: a target that starts, stops or stalls. Everything else needs somebody to do
 something."""
 

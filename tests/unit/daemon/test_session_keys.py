@@ -9,9 +9,9 @@ from uuid import uuid4
 
 import pytest
 
-from spdk_ftl_py.daemon.session_keys import remove_stray_files
+from spdk_ftl_py.daemon.session_keys import SessionKeys, remove_stray_files
 from spdk_ftl_py.errors import AuthenticationError
-from spdk_ftl_py.nvme.auth.key import HostKeys, KeyFile
+from spdk_ftl_py.nvme.auth.key import DhchapKey, HeldKey, HostKeys, KeyFile
 from spdk_ftl_py.nvme.host.controller import Controller
 from unit.daemon.registry_rig import Daemon, World, create
 from unit.nvme.nvme_loop import until
@@ -115,6 +115,23 @@ async def test_keys_are_fresh_each_time_the_base_is_claimed(here: World) -> None
     assert len({*first.values(), *second.values(), *third.values()}) == 6
     await daemon.halt()
     assert key_files(here) == {}
+
+
+async def test_a_base_that_can_not_prove_that_it_is_the_target_is_waited_for(
+    here: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    daemon = await here.start()
+    await create(here, daemon)
+    await here.remove_drive()
+    await daemon.wait_for("waiting")
+    stranger = HostKeys(HeldKey(DhchapKey.generate()), HeldKey(DhchapKey.generate()))
+    with monkeypatch.context() as patch:
+        patch.setattr(SessionKeys, "keys", stranger)
+        await here.make_drive()
+        device = daemon.registry._devices["ftl0"]
+        await until(lambda: "same keys" in device.describe().get("waiting_for", ""))
+    await daemon.wait_for("online")
+    await daemon.halt()
 
 
 async def test_a_target_that_can_not_have_keys_is_gone_by_its_name(
