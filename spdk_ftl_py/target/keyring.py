@@ -6,6 +6,7 @@ import errno
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ..errors import ParameterError
 from ..nvme.auth.key import DhchapKey, HostKeys, KeyFile
@@ -49,13 +50,17 @@ class Keyring:
         """Raises RpcError."""
         entry = self.entries.pop(name, None)
         if entry is None:
-            raise failed(errno.ENOENT)
+            raise failed(errno.ENOKEY)
         entry.removed = True
 
+    def saved(self) -> list[dict[str, Any]]:
+        """For framework_get_config: where keys are, and not what they are."""
+        return [
+            {"method": "keyring_file_add_key", "params": {"name": entry.name, "path": str(entry.path)}}
+            for entry in self.entries.values()
+        ]
+
     def host_keys(self, key: str | None, ctrlr_key: str | None) -> HostKeys | None:
-        """Raises KeyError for names that are none, or a controller's key alone."""
-        if key is None:
-            if ctrlr_key is not None:
-                raise KeyError(ctrlr_key)
-            return None
-        return HostKeys(self.entries[key], None if ctrlr_key is None else self.entries[ctrlr_key])
+        """None without a host's key. Raises KeyError for names that are none."""
+        ctrlr_entry = None if ctrlr_key is None else self.entries[ctrlr_key]
+        return None if key is None else HostKeys(self.entries[key], ctrlr_entry)

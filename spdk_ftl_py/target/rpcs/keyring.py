@@ -31,7 +31,7 @@ async def keyring_file_remove_key(target: TargetState, params: Params) -> bool:
     return True
 
 
-@rpc("keyring_get_keys", exclusive=False)
+@rpc("keyring_get_keys", Fields(tolerant=True), exclusive=False)
 async def keyring_get_keys(target: TargetState, _params: Params) -> list[dict[str, Any]]:
     return [
         {"name": entry.name, "module": "keyring_file", "removed": False, "path": str(entry.path)}
