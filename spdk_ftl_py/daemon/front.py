@@ -129,8 +129,9 @@ class Front:
 
     @property
     def present(self) -> set[HostKey]:
-        """Hosts that have an association."""
-        return set() if self._subsystem is None else {each.host for each in self._subsystem.controllers.values()}
+        """Hosts that have an association, and have proved it where they have to."""
+        controllers = [] if self._subsystem is None else self._subsystem.controllers.values()
+        return {each.host for each in controllers if each.authenticated}
 
     def controllers(self) -> list[dict[str, Any]]:
         """Each association, as TargetController.describe() tells it."""

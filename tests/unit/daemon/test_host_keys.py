@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ import pytest
 from spdk_ftl_py.errors import AuthenticationError, FtlError, ParameterError
 from spdk_ftl_py.nvme.auth.key import DhchapKey, HostKeys, KeyFile, write_key_file
 from unit.daemon.registry_rig import HOSTNQN, World, connected, create
+from unit.nvme.nvme_loop import RawHost
 
 
 def key_files(folder: Path) -> tuple[dict[str, str], HostKeys]:
@@ -45,6 +48,27 @@ async def test_a_host_with_a_key_proves_who_it_is(how: str, here: World, tmp_pat
     with pytest.raises(AuthenticationError):
         await in_and_out(here, daemon, None)
     await daemon.call("bdev_ftl_delete", name="ftl0")
+    await daemon.halt()
+
+
+async def test_who_has_not_proved_himself_is_not_there(here: World, tmp_path: Path) -> None:
+    """So nobody keeps an honest host in the list of those who are owed an alarm, with its name alone."""
+    params, keys = key_files(tmp_path)
+    daemon = await here.start()
+    await create(here, daemon, **params)
+    export, front = (await daemon.device())["export"], daemon.registry._devices["ftl0"]._front
+    loop = asyncio.get_running_loop()
+    sock = socket.socket()
+    sock.setblocking(False)
+    await loop.sock_connect(sock, (export["traddr"], int(export["trsvcid"])))
+    stranger = RawHost(sock)
+    await stranger.initialize()
+    assert (await stranger.connect(hostnqn=HOSTNQN, subnqn=export["subnqn"])).status == 0
+    assert front.present == set()
+    controller = await connected(here, daemon, keys=keys)
+    assert [host.hostid for host in front.present] == [controller.hostid.bytes]
+    await controller.close()
+    stranger.close()
     await daemon.halt()
 
 
