@@ -200,7 +200,9 @@ def wait_until_attached(daemon: Daemon) -> None:
     async def wait() -> None:
         while True:
             told = await asyncio.to_thread(device, daemon)
-            if told["state"] == "online" and told["attached"] and await asyncio.to_thread(proofs, daemon):
+            there = await asyncio.to_thread(proofs, daemon)
+            # The target tries again once a second.
+            if told["state"] == "online" and told["attached"] and there not in ([], ["not yet"]):
                 return
             await asyncio.sleep(0.1)
 
