@@ -116,6 +116,12 @@ class PathError(FtlError):
     errno = _errno.ENOTCONN
 
 
+class AuthenticationError(FtlError):
+    """We, or whom we talk to, could not prove who it is. The connection is gone."""
+
+    errno = _errno.EACCES
+
+
 class NvmeStatusError(FtlError):
     """A controller completed a command with an error. ``status`` is SCT << 8 | SC."""
 

@@ -233,6 +233,13 @@ class FtlDevice:
                 status=status,
             )
 
+    async def make_durable(self) -> None:
+        """Returns when everything accepted so far is durable on the base. Raises FtlError where it can't be made so;
+        nothing else changes by that."""
+        status = await self._drain_core()
+        if status:
+            raise MediaError(f"{self.name}: the base device can't flush: {status_text(status)}", status=status)
+
     async def _drain_core(self) -> int:
         """The status of the flush behind everything accepted so far. Raises the failure that prevents it."""
         status: int | None = None

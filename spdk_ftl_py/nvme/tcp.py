@@ -53,6 +53,15 @@ class EndOfStream(PathError):
     """The peer closed the connection between two PDUs."""
 
 
+def _peer_address(sock: socket.socket) -> tuple[str, int]:
+    try:
+        host, port = sock.getpeername()[:2]
+    except (OSError, ValueError):
+        # It was gone before we looked, or has none (a socketpair).
+        return "", 0
+    return str(host), int(port)
+
+
 class Connection:
     """A socket that speaks PDUs. Owns the socket until detach() or close()."""
 
@@ -65,6 +74,7 @@ class Connection:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, KEEPALIVE_COUNT)
         self.socket = sock
         self.peer = peer
+        self.peer_address = _peer_address(sock)
         self.header_digest = False
         self.data_digest = False
         self._is_controller = is_controller
@@ -206,9 +216,21 @@ class Connection:
         finally:
             self.close()
 
+    async def finish(self) -> None:
+        """Closes; the peer has a moment to read what was sent last."""
+        try:
+            await asyncio.wait_for(self._linger(), TERM_REQ_LINGER_S)
+        except (OSError, asyncio.TimeoutError):
+            pass
+        finally:
+            self.close()
+
     async def _terminate(self, kind: PduType, body: bytes, header: bytes) -> None:
         await self.send(kind, body, header)
-        # Closing with unread bytes would reset the connection, and the peer might never see the TermReq.
+        await self._linger()
+
+    async def _linger(self) -> None:
+        # Closing with unread bytes would reset the connection, and the peer might never see what was sent last.
         self.socket.shutdown(socket.SHUT_WR)
         discarded = 0
         while discarded < LINGER_DISCARD_MAX:

@@ -21,21 +21,23 @@ PACKAGE: Final = Path(__file__).resolve().parents[2] / "spdk_ftl_py"
 CHECKOUT: Final = PACKAGE.parent
 ROOT_NAME: Final = spdk_ftl_py.__name__
 
-BASE: Final = {"version", "errors"}
+BASE: Final = {"version", "errors", "text"}
 CONTROL: Final = {*BASE, "_shim", "runtime"}
-NVME: Final = {"nvme", "nvme/host", "nvme/target"}
+NVME: Final = {"nvme", "nvme/auth", "nvme/host", "nvme/target"}
 FTL: Final = {"ftl/media", "ftl/load", "ftl/cache", "ftl/gc", "ftl"}
 
 ROOMS: Rooms = {
     "version": set(),
     "errors": set(),
+    "text": set(),
     "_shim": set(),
     "conf": BASE,
     "schema": BASE,
     "runtime": {*BASE, "_shim"},
     "nvme": CONTROL,
-    "nvme/host": {*CONTROL, "nvme"},
-    "nvme/target": {*CONTROL, "nvme"},
+    "nvme/auth": BASE,
+    "nvme/host": {*CONTROL, "nvme", "nvme/auth"},
+    "nvme/target": {*CONTROL, "nvme", "nvme/auth"},
     "ftl/media": {*CONTROL, "conf", "nvme"},
     "ftl/load": {*CONTROL, "conf", "nvme", "ftl/media"},
     "ftl/cache": {*CONTROL, "conf", "nvme", "ftl/media", "ftl/load"},

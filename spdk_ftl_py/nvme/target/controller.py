@@ -9,18 +9,29 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable, Collection, Coroutine
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from datetime import datetime, timezone
 from enum import Enum, auto
 from typing import Any
+from uuid import UUID
 
 from ... import _shim
 from ...errors import FtlError, PathError, ProtocolError
 from ...runtime.reactor import ReactorLoop
 from ...runtime.tasks import end_tasks, to_its_end
+from ...text import show_name
 from .. import identify, logs, wire
+from ..auth.key import HostKeys
 from ..identify import ControllerTraits
 from ..logs import DiscoveryEntry
 from ..wire import AdminOp, Cap, Cns, FabricsType, LogPage, PduError, Property, Sqe, Status
+from .authentication import (
+    AUTHENTICATION_TIMEOUT_S,
+    AuthenticationContext,
+    QueueAuthentication,
+    UnprovenHostError,
+    is_authentication,
+)
 from .capsule import CapsuleQueue, Command, Completion
 from .connected_hosts import HostKey
 from .features import Features
@@ -45,6 +56,23 @@ class ControllerState(Enum):
     LIVE = auto()
     CLOSING = auto()
     CLOSED = auto()
+
+
+@dataclass
+class IoCounts:
+    """Of I/O queues. Blocks are of the namespace's size, bytes those of the connections."""
+
+    commands: int = 0
+    read_blocks: int = 0
+    write_blocks: int = 0
+    errors: int = 0
+    bytes_in: int = 0
+    bytes_out: int = 0
+
+    def add(self, stats: dict[str, int]) -> None:
+        """stats: of a TargetQpair."""
+        for name, value in stats.items():
+            setattr(self, name, getattr(self, name) + value)
 
 
 @dataclass(frozen=True)
@@ -81,6 +109,7 @@ class TargetController:
         kato_ms: int,
         listener: tuple[str, int],
         task: asyncio.Task[None],
+        authentication: AuthenticationContext,
         discovery_log: Callable[[TargetController], tuple[int, list[DiscoveryEntry]]],
         on_closed: Callable[[], object],
     ) -> None:
@@ -93,6 +122,8 @@ class TargetController:
         self.listener = listener
         self.local_address = queue.connection.socket.getsockname()[0]
         self.peer = queue.connection.peer
+        self.peer_address = queue.connection.peer_address
+        self.connected_since = datetime.now(timezone.utc)
         self.state = ControllerState.LIVE
         self.end_reason = ""
         self.io_qpairs: dict[int, _shim.TargetQpair | None] = {}
@@ -104,6 +135,9 @@ class TargetController:
         self._on_closed = on_closed
         self._loop = asyncio.get_running_loop()
         self._task = task
+        self._connected_s = self._loop.time()
+        self._closed_io = IoCounts()
+        """Of queues that are gone."""
         self._background: set[asyncio.Task[None]] = set()
         self._timer: asyncio.TimerHandle | None = None
         self._waiting_aers: deque[Sqe] = deque()
@@ -126,7 +160,29 @@ class TargetController:
             io_queues = min(io_queues, subsystem.max_io_qpairs)
         self.io_queues = io_queues
         self._features = self._fresh_features()
+        self._resets = 0
+        self._authentication = QueueAuthentication(
+            queue, authentication, self._host_keys, hostnqn=hostnqn, subnqn=self.subnqn,
+            required=self._host_keys() is not None,
+        )  # fmt: skip
+        self.on_authenticated: Callable[[], object] = lambda: None
+        """Called when the host has proved who it is, where it has to."""
+        self._authentication_timer: asyncio.TimerHandle | None = None
+        if not self.authenticated:
+            self._authentication_timer = self._loop.call_later(
+                AUTHENTICATION_TIMEOUT_S,
+                self._end,
+                f"it has not proved who it is: it had {AUTHENTICATION_TIMEOUT_S:.0f} s for that",
+            )
         self._keep_alive_restart()
+
+    @property
+    def authenticated(self) -> bool:
+        """The host has proved who it is, or need not."""
+        return self._authentication.done
+
+    def _host_keys(self) -> HostKeys | None:
+        return None if self.subsystem is None else self.subsystem.keys_of(self.hostnqn)
 
     @property
     def host(self) -> HostKey:
@@ -164,12 +220,14 @@ class TargetController:
         except PduError as error:
             self.end_reason = self.end_reason or error.message
             await self._queue.connection.terminate(error)
+        except UnprovenHostError as error:
+            self.end_reason = self.end_reason or error.message
+            await self._queue.connection.finish()
         except (PathError, ProtocolError) as error:
             self.end_reason = self.end_reason or error.message
         finally:
             self.state = ControllerState.CLOSING
-            if self._timer is not None:
-                self._timer.cancel()
+            self._cancel_timers()
             # A target that closes as the host leaves cancels this task once more.
             await to_its_end(self._clean_up())
 
@@ -184,8 +242,12 @@ class TargetController:
         """Instead of run(), when the host was gone before it had its answer."""
         self.state = ControllerState.CLOSED
         self._on_closed()
-        if self._timer is not None:
-            self._timer.cancel()
+        self._cancel_timers()
+
+    def _cancel_timers(self) -> None:
+        for timer in (self._timer, self._authentication_timer):
+            if timer is not None:
+                timer.cancel()
 
     async def close(self, reason: str = "disconnected by the target") -> None:
         """Idempotent; returns when run() has ended."""
@@ -233,7 +295,7 @@ class TargetController:
         if self._loop.time() - deadline > LATE_LOOP_S:
             self._keep_alive_arm(KEEP_ALIVE_GRANULARITY_MS / 1000)
         else:
-            self._end(f"host {self.hostnqn} sent no Keep Alive for {self._features.kato_ms} ms")
+            self._end(f"host {show_name(self.hostnqn)} sent no Keep Alive for {self._features.kato_ms} ms")
 
     # --- I/O queues -------------------------------------------------------------------------------------------------
 
@@ -252,9 +314,15 @@ class TargetController:
             and (iosqes, iocqes) == (wire.IOSQES, wire.IOCQES)
         )
 
-    def reserve_io_qpair(self, qid: int) -> None:
+    def reserve_io_qpair(self, qid: int) -> int:
+        """Returns what still_reserved() wants to know."""
         self.io_qpairs[qid] = None
         self._features.io_queues_created = True
+        return self._resets
+
+    def still_reserved(self, reservation: int) -> bool:
+        """The controller takes I/O queues, and has not been reset since: the queue would be one of another life."""
+        return self.accepts_io_queues and self._resets == reservation
 
     def release_io_qpair(self, qid: int) -> None:
         """For a reservation that came to nothing."""
@@ -279,7 +347,29 @@ class TargetController:
         await close_target_qpair(self._reactor, qpair)
         self._reactor.unsubscribe(qpair.id)
         if self.io_qpairs.get(qid) is qpair:
+            self._closed_io.add(qpair.stats())
             del self.io_qpairs[qid]
+
+    def describe(self) -> dict[str, Any]:
+        """Who it is, since when, and what it has done. Waits for the reactor, a moment for each I/O queue."""
+        io, qpairs = IoCounts(**asdict(self._closed_io)), []
+        for qid, qpair in sorted(self.io_qpairs.items()):
+            stats = {} if qpair is None else qpair.stats()
+            io.add(stats)
+            qpairs.append({"qid": qid, **stats})
+        return {
+            "cntlid": self.cntlid,
+            "hostnqn": self.hostnqn,
+            "hostid": str(UUID(bytes=self.hostid)),
+            "traddr": self.peer_address[0],
+            "trsvcid": str(self.peer_address[1]),
+            "connected": self.connected_since.isoformat(timespec="seconds"),
+            "age_s": round(self._loop.time() - self._connected_s, 1),
+            "authentication": self._authentication.how or None if self.authenticated else "not yet",
+            "num_io_qpairs": len(qpairs),
+            **asdict(io),
+            "qpairs": qpairs,
+        }
 
     async def _close_io_qpairs(self) -> None:
         await asyncio.gather(
@@ -370,6 +460,13 @@ class TargetController:
     # --- commands ---------------------------------------------------------------------------------------------------
 
     async def _execute(self, command: Command) -> None:
+        if not self.authenticated or is_authentication(command.sqe):
+            await self._authentication.answer(command)
+            if self.authenticated and self._authentication_timer is not None:
+                self._authentication_timer.cancel()
+                self._authentication_timer = None
+                self.on_authenticated()
+            return
         completion = command.early if command.early is not None else self._dispatch(command.sqe, command.data)
         if completion is not None:
             await self._queue.complete(command.sqe, completion)
@@ -445,6 +542,7 @@ class TargetController:
             return Completion(Status.INTERNAL_ERROR, do_not_retry=False)
         self._cc = new
         if not enabled and old & wire.CC_EN:
+            self._resets += 1
             self._spawn(self._reset())
         elif enabled and not old & wire.CC_EN and not self._csts & wire.CSTS_RDY:
             self._csts = wire.CSTS_RDY
@@ -480,7 +578,7 @@ class TargetController:
         try:
             self.subsystem.connected_hosts.arrived(self.host)
         except FtlError as error:
-            log.error("host %s can't enable its controller: %s", self.hostnqn, error.message)
+            log.error("host %s can't enable its controller: %s", show_name(self.hostnqn), error.message)
             return False
         return True
 

@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import logging
 import socket
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 from ... import _shim
 from ...errors import ExistsError, FtlError, NotFoundError, ParameterError, PathError, ProtocolError
 from ...runtime.reactor import ReactorLoop
 from ...runtime.sockets import accept
 from .. import wire
+from ..auth.response import Policy
 from ..logs import ADRFAM_IPV4, ADRFAM_IPV6, DiscoveryEntry
 from ..tcp import Connection, parse_port
 from ..wire import PduError, Sqe, Status
-from .capsule import CapsuleQueue, Completion
+from .authentication import AuthenticationContext, QueueAuthentication, UnprovenHostError
+from .capsule import CapsuleQueue, Command, Completion
 from .connect import ConnectRequest, invalid_in_command, invalid_in_data, parse_connect
+from .connection_log import ConnectionLog
 from .controller import TargetController, TargetLimits
 from .subsystem import ConnectedController, Subsystem
 
@@ -25,12 +28,10 @@ LISTEN_BACKLOG = 128
 CONNECTIONS_MAX = 4096
 """Connections that Python serves at the same time; more are closed as they come in."""
 HANDSHAKE_TIMEOUT_S = 10.0
-"""From accept to a successful Connect."""
+"""From accept to a successful Connect; of an I/O queue, to the host's proof."""
 ADMIN_QUEUE_ENTRIES_MAX = 128
 CONTROLLERS_PER_DISCOVERY = 1024
 WILDCARDS = ("", "0.0.0.0", "::")
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -67,8 +68,12 @@ class NvmfTarget:
         max_queue_depth: int = 128,
         max_io_qpairs_per_controller: int = 127,
         discovery: bool = True,
+        connections: ConnectionLog | None = None,
+        authentication: Policy | None = None,
     ) -> None:
-        """The reactor must be the one that polls the devices of its namespaces. Raises ParameterError."""
+        """The reactor must be the one that polls the devices of its namespaces. connections: where hosts that come and
+        go are logged. authentication: which hashes and DH groups hosts may use that have keys. Raises ParameterError.
+        """
         for what, value, low, high, unit in (
             ("max_io_bytes", max_io_bytes, 2 * wire.PAGE_BYTES, 1 << 24, wire.PAGE_BYTES),
             ("in_capsule_bytes", in_capsule_bytes, 0, 1 << 20, 16),
@@ -81,8 +86,12 @@ class NvmfTarget:
         self.subsystems: dict[str, Subsystem] = {}
         self.limits = TargetLimits(max_io_bytes, in_capsule_bytes, max_queue_depth, max_io_qpairs_per_controller)
         self._discovery = discovery
+        self._authentication = AuthenticationContext(authentication)
         self._generation = 1
+        self._connections = connections
         self._discovery_controllers: dict[int, TargetController] = {}
+        self._discovery_told: dict[int, tuple[int, list[DiscoveryEntry]]] = {}
+        """By discovery controller: its log page, and the generation in which that came to be."""
         self._next_discovery_cntlid = 0
         self._listeners: dict[tuple[str, int], _Listener] = {}
 
@@ -106,9 +115,13 @@ class NvmfTarget:
         await subsystem.disconnect()
 
     def _discovery_changed(self) -> None:
+        """A host is told only where its own log page has changed: what else there is, and comes and goes, is not for
+        it to know."""
         self._generation += 1
         for controller in list(self._discovery_controllers.values()):
-            controller.discovery_changed()
+            before = self._discovery_told.get(controller.cntlid)
+            if self._discovery_log(controller) != before:
+                controller.discovery_changed()
 
     def _discovery_log(self, controller: TargetController) -> tuple[int, list[DiscoveryEntry]]:
         """What that host may connect to. Listeners on all addresses are named by the one it came to."""
@@ -123,7 +136,10 @@ class NvmfTarget:
             if subsystem.host_allowed(controller.hostnqn)
             for traddr, trsvcid in sorted(subsystem.listeners)
         ]
-        return self._generation, entries
+        told = self._discovery_told.get(controller.cntlid)
+        if told is None or told[1] != entries:
+            told = self._discovery_told[controller.cntlid] = (self._generation, entries)
+        return told
 
     # --- listeners --------------------------------------------------------------------------------------------------
 
@@ -225,13 +241,36 @@ class NvmfTarget:
             finally:
                 timer.cancel()
             if controller is not None:
-                await controller.run()
+                await self._run(controller)
         except PduError as error:
             await connection.terminate(error)
+        except UnprovenHostError as error:
+            # Of an I/O queue.
+            if self._connections is not None:
+                self._connections.refused(connection.peer_address, error.hostnqn, error.message)
+            await connection.finish()
         except (PathError, ProtocolError):
             pass
         finally:
             connection.close()
+
+    async def _run(self, controller: TargetController) -> None:
+        if self._connections is None or controller.subsystem is None:
+            await controller.run()
+            return
+        connected = functools.partial(self._connections.connected, controller)
+        if controller.authenticated:
+            connected()
+        else:
+            controller.on_authenticated = connected
+        try:
+            await controller.run()
+        finally:
+            if controller.authenticated:
+                self._connections.ended(controller)
+            else:
+                reason = controller.end_reason or "it has not proved who it is: it left"
+                self._connections.refused(controller.peer_address, controller.hostnqn, reason)
 
     async def _open(self, connection: Connection, address: tuple[str, int]) -> TargetController | None:
         """ICReq to Connect. The controller to run on an admin queue; None when the shim has taken over an I/O queue."""
@@ -254,15 +293,33 @@ class NvmfTarget:
                 queue.queue_size, queue.flow_control = 0, True
             else:
                 refused = request
+            self._log_refusal(connection, command, request, refused)
             await queue.complete(command.sqe, refused)
+
+    def _log_refusal(
+        self, connection: Connection, command: Command, request: ConnectRequest | Completion, refused: Completion
+    ) -> None:
+        if self._connections is None:
+            return
+        hostnqn = request.hostnqn if isinstance(request, ConnectRequest) else ""
+        not_allowed = refused.status == Status.CONNECT_INVALID_HOST
+        if not_allowed:
+            reason = "it is not in the list of allowed hosts"
+        elif refused.reason:
+            reason = refused.reason
+        else:
+            what = "Connect" if command.sqe.fctype == wire.FabricsType.CONNECT else "a command before Connect"
+            reason = f"{what}: {wire.status_text(refused.status)}"
+        self._connections.refused(connection.peer_address, hostnqn, reason, not_allowed=not_allowed)
 
     def _find_subsystem(self, request: ConnectRequest, address: tuple[str, int]) -> Subsystem | Completion:
         subsystem = self.subsystems.get(request.subnqn)
         if subsystem is None or address not in subsystem.listeners:
             # It may be back in a moment (a target that restarts), so the host may try again.
             return invalid_in_data(wire.CONNECT_DATA_SUBNQN, do_not_retry=False)
-        if not subsystem.host_allowed(request.hostnqn):
-            return Completion(Status.CONNECT_INVALID_HOST)
+        if subsystem.admit(request.hostnqn) is None:
+            # As SPDK answers: it may be allowed in a moment.
+            return Completion(Status.CONNECT_INVALID_HOST, do_not_retry=False)
         return subsystem
 
     async def _connect_admin(
@@ -289,24 +346,32 @@ class NvmfTarget:
         assert task is not None
         controller = TargetController(
             self.reactor, queue, subsystem, self.limits, cntlid=cntlid, hostnqn=request.hostnqn, hostid=request.hostid,
-            kato_ms=request.kato_ms, listener=address, task=task, discovery_log=self._discovery_log,
-            on_closed=lambda: controllers.pop(cntlid, None),
+            kato_ms=request.kato_ms, listener=address, task=task, authentication=self._authentication,
+            discovery_log=self._discovery_log, on_closed=functools.partial(self._forget, controllers, cntlid),
         )  # fmt: skip
         controllers[cntlid] = controller
+        if subsystem is None:
+            self._discovery_log(controller)
         try:
-            if subsystem is not None and subsystem.connected_hosts is not None:
+            # Who has to prove who he is is taken down when he has, as he enables the controller.
+            if controller.authenticated and subsystem is not None and subsystem.connected_hosts is not None:
                 try:
                     subsystem.connected_hosts.arrived(controller.host)
                 except FtlError as error:
                     # What it would be owed after a crash nobody would know. It may try again.
-                    logger.error("host %s is not let in: %s", request.hostnqn, error.message)
                     controller.abandon()
-                    return busy
-            await queue.complete(sqe, Completion(result=cntlid))
+                    return replace(busy, reason=error.message)
+            required = 0 if controller.authenticated else wire.CONNECT_ATR
+            await queue.complete(sqe, Completion(result=cntlid | required))
         except BaseException:
             controller.abandon()
             raise
         return controller
+
+    def _forget(self, controllers: dict[int, Any], cntlid: int) -> None:
+        controllers.pop(cntlid, None)
+        if controllers is self._discovery_controllers:
+            self._discovery_told.pop(cntlid, None)
 
     def _discovery_cntlid(self) -> int | None:
         if len(self._discovery_controllers) >= CONTROLLERS_PER_DISCOVERY:
@@ -340,10 +405,17 @@ class NvmfTarget:
             return invalid_in_command(wire.CONNECT_SQE_QID)
         if found.max_io_qpairs is not None and found.io_qpair_count >= found.max_io_qpairs:
             return Completion(Status.CONNECT_CONTROLLER_BUSY, do_not_retry=False)
-        controller.reserve_io_qpair(request.qid)
+        reservation = controller.reserve_io_qpair(request.qid)
+        keys = found.keys_of(request.hostnqn)
+        authentication = QueueAuthentication(
+            queue, self._authentication, lambda: found.keys_of(request.hostnqn), hostnqn=request.hostnqn,
+            subnqn=found.nqn, required=keys is not None,
+        )  # fmt: skip
         try:
-            await queue.complete(sqe, Completion(result=controller.cntlid))
-            if not controller.accepts_io_queues:
+            required = 0 if authentication.done else wire.CONNECT_ATR
+            await queue.complete(sqe, Completion(result=controller.cntlid | required))
+            await authentication.run()
+            if not controller.still_reserved(reservation):
                 raise PathError(
                     f"controller {controller.cntlid} was closed or disabled as I/O queue {request.qid} came"
                 )

@@ -105,7 +105,8 @@ class Daemon:
         self._folder = folder
         buffers = folder / "buffers"
         buffers.mkdir(mode=0o700, exist_ok=True)
-        identity = DaemonIdentity(host_nqn(self.state.host_id), self.state.host_id, listen, WAIT_S, buffers)
+        keys = self.state.path / "keys"
+        identity = DaemonIdentity(host_nqn(self.state.host_id), self.state.host_id, listen, WAIT_S, buffers, keys)
         self.registry = Registry(self.state, identity, socket_path="")
 
     async def call(self, method: str, **params: Any) -> Any:
@@ -190,7 +191,7 @@ async def world(folder: Path) -> AsyncIterator[World]:
 
 
 async def create(here: World, daemon: Daemon, name: str = "ftl0", **params: Any) -> Any:
-    params = {"base_bdev": "Nvme0n1", "target": here.line.path, "no_attach": True} | params
+    params = {"base_bdev": "Nvme0n1", "target": here.line.path, "no_attach": True, "hosts": [HOSTNQN]} | params
     return await daemon.call("bdev_ftl_create", name=name, **params)
 
 
