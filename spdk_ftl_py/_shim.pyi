@@ -168,6 +168,24 @@ class IoPort:
     def close(self) -> None:
         """Waits for outstanding I/O. Idempotent."""
 
+class ReadList:
+    """Reads of one length from very many addresses, depth at a time: one EV_IO_DONE event when all have come back."""
+
+    def __init__(self, reactor: Reactor, device: BlockDevice, depth: int = 128) -> None: ...
+    @property
+    def id(self) -> int:
+        """Event.source; Event.b is the status of the first read that failed, behind which none is sent any more."""
+
+    def start(self, addresses: Sequence[int], block_count: int, rows: NDArray[np.uint8] | bytearray) -> None:
+        """rows: block_count blocks for each address, kept alive until the event, or until the next start().
+        BlockingIOError: the last list is not done. ValueError: no address, or rows are too small."""
+
+    def take_untold(self) -> int | None:
+        """The status of a list that is done and whose event was dropped: to be asked for at EV_OVERFLOW."""
+
+    def close(self) -> None:
+        """Waits for outstanding I/O. Idempotent."""
+
 # --- emulated media ---------------------------------------------------------------------------------------------
 
 class EmulatedMedia(BlockDevice):

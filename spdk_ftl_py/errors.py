@@ -93,6 +93,13 @@ class FlushDoubtError(MediaError):
     """A flush failed, and may have cost what the device's volatile cache held, whatever a later one answers."""
 
 
+class RoomError(FtlError):
+    """No band is free and none can be freed, though there are zones enough: the base has finished those of bands that
+    were counted on. A load of the FTL finds out what can be reset at once."""
+
+    errno = _errno.EAGAIN
+
+
 class FlushRefusedError(MediaError):
     """A device refuses flushes for good, so that nothing on it is ever sure to be durable."""
 
@@ -107,6 +114,12 @@ class PathError(FtlError):
     """An NVMe controller can't be reached, or the connection to it is gone."""
 
     errno = _errno.ENOTCONN
+
+
+class AuthenticationError(FtlError):
+    """We, or whom we talk to, could not prove who it is. The connection is gone."""
+
+    errno = _errno.EACCES
 
 
 class NvmeStatusError(FtlError):

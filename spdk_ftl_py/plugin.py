@@ -31,6 +31,10 @@ _METHODS: Final = (
     "bdev_ftl_get_stats",
     "bdev_ftl_get_properties",
     "bdev_ftl_scrub",
+    "bdev_ftl_add_host",
+    "bdev_ftl_remove_host",
+    "bdev_ftl_allow_any_host",
+    "bdev_ftl_get_hosts",
     "ftl_get_devices",
 )
 _BUILT_IN_PREFIX: Final = "bdev_ftl_"
@@ -198,8 +202,13 @@ def _send_collected(client: Any) -> None:
 
 def _add_argument(container: argparse.ArgumentParser | argparse._ArgumentGroup, parameter: schema.Parameter) -> None:
     options: dict[str, Any] = {"dest": parameter.name, "help": parameter.help.replace("%", "%%"), "default": None}
-    if parameter.type == "boolean":
+    if parameter.type == "boolean" and parameter.required:
+        # As SPDK's own nvmf_subsystem_allow_any_host takes it: --NAME or --no-NAME, but one of them.
+        options |= {"action": argparse.BooleanOptionalAction, "required": True}
+    elif parameter.type == "boolean":
         options["action"] = "store_true"
+    elif parameter.type == "array":
+        options |= {"action": "append", "type": str, "metavar": parameter.metavar, "required": parameter.required}
     else:
         options["type"] = int if parameter.type == "integer" else str
         options["metavar"] = "N" if parameter.type == "integer" else parameter.name.upper()

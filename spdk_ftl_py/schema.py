@@ -1,8 +1,9 @@
 """Loader and validator of schemas/*.json: one JSON Schema (2020-12) per RPC of the daemon, the single source of
 parameter names, types, bounds, defaults and help.
 
-Two annotations of ours stand beside the standard keywords: ``x-cli`` lists the flags under which the plugin offers a
-parameter (none: the plugin fills it in itself), ``x-allowed`` says in words what a ``pattern`` allows.
+Three annotations of ours stand beside the standard keywords: ``x-cli`` lists the flags under which the plugin offers a
+parameter (none: the plugin fills it in itself), ``x-allowed`` says in words what a ``pattern`` allows, ``x-metavar``
+names one entry of an array in --help.
 
 Kept light, as rpc.py imports it for every command: jsonschema is imported by the first validation.
 """
@@ -36,7 +37,8 @@ _TYPE_NAMES = {
 
 @dataclass(frozen=True)
 class Parameter:
-    """One parameter of an RPC. ``flags`` are those of the command line, the long one that names it second."""
+    """One parameter of an RPC. ``flags`` are those of the command line, the long one that names it second. An array is
+    of strings, of which the command line takes one with each flag."""
 
     name: str
     type: str
@@ -47,6 +49,7 @@ class Parameter:
     minimum: int | None
     maximum: int | None
     choices: tuple[str, ...] = ()
+    metavar: str = ""
     properties: tuple[Parameter, ...] = ()
 
     @property
@@ -118,6 +121,8 @@ class RpcSchema:
                 f"{self.method}: unknown parameter {_shown(unknown)}{inside}; known: {', '.join(entry['properties'])}"
             )
         must = ""
+        if rule == "maxItems":
+            return f"{self.method}: {self._display(name)} has {len(value)} entries: at most {limit} are allowed"
         if rule == "type":
             must = _TYPE_NAMES.get(limit, limit)
         elif rule in ("minimum", "maximum"):
@@ -131,7 +136,7 @@ class RpcSchema:
         return f"{self.method}: {self._display(name)} is {_shown(value)}: must be {must}"
 
     def _display(self, name: str) -> str:
-        flags = next((p.flags for p in self.parameters if p.name == name), ())
+        flags = next((p.flags for p in self.parameters if p.name == name.partition(".")[0] and p.type != "object"), ())
         return f"{name} ({flags[0]})" if flags else name
 
 
@@ -171,6 +176,7 @@ def _parameters(document: Mapping[str, Any]) -> tuple[Parameter, ...]:
             minimum=entry.get("minimum"),
             maximum=entry.get("maximum"),
             choices=tuple(entry.get("enum", ())),
+            metavar=entry.get("x-metavar", ""),
             properties=_parameters(entry) if entry["type"] == "object" else (),
         )
         for name, entry in document["properties"].items()

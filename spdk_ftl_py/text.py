@@ -4,28 +4,59 @@ line nor speak to the terminal, and is of bounded length."""
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable, Iterable
 from typing import Final
 
 SHOWN_MAX: Final = 4096
+NAME_SHOWN_MAX: Final = 256
+"""More than any NQN that is one takes."""
+LINE_SHOWN_MAX: Final = 400
 _HIDDEN: Final = "\u2028\u2029\ufeff"
 """Beside what is not printable: line ends, and a mark that is nothing to see."""
+_NO_WORD: Final = ((" ", "\\x20"), ('"', "\\x22"), ("'", "\\x27"), ("`", "\\x60"))
+
+
+def show_name(name: str, most: int = NAME_SHOWN_MAX) -> str:
+    """An NQN, say: one word of printable ASCII, without quotes. One that needs no escapes is shown as it is, and no two
+    are shown as the same, unless they are cut."""
+    word = _escaped(name, _is_plain)
+    for char, escape in _NO_WORD:
+        word = word.replace(char, escape)
+    return _cut(word, most)
+
+
+def show_names(names: Iterable[str], most: int = 8) -> str:
+    """Several, of which those beyond the first are only counted."""
+    words = [show_name(name) for name in names]
+    more = f" and {len(words) - most} more" if len(words) > most else ""
+    return ", ".join(words[:most]) + more
+
+
+def show_line(text: str, most: int = LINE_SHOWN_MAX) -> str:
+    """A sentence of printable ASCII, with its spaces and quotes."""
+    return _cut(_escaped(text, _is_plain), most)
 
 
 def shown(text: str, most: int = SHOWN_MAX, *, keep: str = "") -> str:
-    """Everything that is not printable as \\x1b, \\u202e and the like, but for the characters of keep."""
+    """A whole message, of which parts may have been escaped already: everything that is not printable as \\x1b, \\u202e
+    and the like, but for the characters of keep."""
     if len(text) > most:
         text = f"{text[:most]}... ({len(text)} characters)"
     if text.isprintable() and not any(char in text for char in _HIDDEN):
         return text
-    return "".join(char if char in keep or _harmless(char) else _escaped(char) for char in text)
+    return _escaped(text, lambda char: char in keep or (char.isprintable() and char not in _HIDDEN))
 
 
-def _harmless(char: str) -> bool:
-    return char.isprintable() and char not in _HIDDEN
+def _escaped(text: str, harmless: Callable[[str], bool]) -> str:
+    return "".join(char if harmless(char) else char.encode("unicode_escape").decode("ascii") for char in text)
 
 
-def _escaped(char: str) -> str:
-    return char.encode("unicode_escape").decode("ascii")
+def _is_plain(char: str) -> bool:
+    return " " <= char <= "~" and char != "\\"
+
+
+def _cut(text: str, most: int) -> str:
+    return text if len(text) <= most else f"{text[: most - 3]}..."
 
 
 class ShownFormatter(logging.Formatter):

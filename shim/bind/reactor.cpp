@@ -23,6 +23,7 @@
 #include "reactor/error_class.hpp"
 #include "reactor/io_port.hpp"
 #include "reactor/reactor.hpp"
+#include "reactor/read_list.hpp"
 
 namespace nb = nanobind;
 
@@ -39,14 +40,36 @@ bool carries_data(Op op) {
     return op == Op::read || op == Op::write || op == Op::append || op == Op::zone_report;
 }
 
+// Waits until idle(), and takes the poller off its reactor.
+template <typename Port>
+void close_port(Reactor &reactor, const Port &port) {
+    const nb::gil_scoped_release unlocked;
+    const auto until = std::chrono::steady_clock::now() + kReactorCloseTimeout;
+    while (!port.idle()) {
+        if (std::chrono::steady_clock::now() > until) {
+            throw std::runtime_error("outstanding I/O did not complete: the device does not answer");
+        }
+        if (reactor.running()) {
+            std::this_thread::sleep_for(std::chrono::microseconds(50));
+        } else {
+            reactor.step();
+        }
+    }
+    reactor.call([&] { reactor.remove(port.id()); });
+}
+
+void check_depth(uint32_t depth) {
+    if (depth == 0 || depth > kPortDepthMax) {
+        throw std::invalid_argument("depth must be within 1.." + std::to_string(kPortDepthMax));
+    }
+}
+
 // IoPort plus what only Python needs: the buffers in flight, and a wait in close().
 class PyIoPort {
 public:
     PyIoPort(std::shared_ptr<Reactor> reactor, std::shared_ptr<BlockDevice> device, uint32_t depth)
         : reactor_(std::move(reactor)) {
-        if (depth == 0 || depth > kPortDepthMax) {
-            throw std::invalid_argument("depth must be within 1.." + std::to_string(kPortDepthMax));
-        }
+        check_depth(depth);
         buffers_.resize(depth);
         port_ = std::make_shared<IoPort>(*reactor_, std::move(device), depth);
         reactor_->call([&] { port_->set_id(reactor_->add(port_)); });
@@ -119,21 +142,7 @@ public:
         if (!port_) {
             return;
         }
-        {
-            const nb::gil_scoped_release unlocked;
-            const auto until = std::chrono::steady_clock::now() + kReactorCloseTimeout;
-            while (!port_->idle()) {
-                if (std::chrono::steady_clock::now() > until) {
-                    throw std::runtime_error("outstanding I/O did not complete: the device does not answer");
-                }
-                if (reactor_->running()) {
-                    std::this_thread::sleep_for(std::chrono::microseconds(50));
-                } else {
-                    reactor_->step();
-                }
-            }
-            reactor_->call([&] { reactor_->remove(port_->id()); });
-        }
+        close_port(*reactor_, *port_);
         take_untold();
         reap();
         port_.reset();
@@ -153,6 +162,71 @@ private:
     std::shared_ptr<Reactor> reactor_;
     std::shared_ptr<IoPort> port_;
     std::vector<HeldBuffer> buffers_;
+};
+
+// ReadList, and the buffer that it fills.
+class PyReadList {
+public:
+    PyReadList(std::shared_ptr<Reactor> reactor, std::shared_ptr<BlockDevice> device, uint32_t depth)
+        : reactor_(std::move(reactor)) {
+        check_depth(depth);
+        list_ = std::make_shared<ReadList>(*reactor_, std::move(device), depth);
+        reactor_->call([&] { list_->set_id(reactor_->add(list_)); });
+    }
+
+    PyReadList(const PyReadList &) = delete;
+    PyReadList &operator=(const PyReadList &) = delete;
+    ~PyReadList() {
+        try {
+            close();
+        } catch (...) {
+            // The device may still write into it: better leaked than freed under it.
+            [[maybe_unused]] const auto *leaked = new HeldBuffer(std::move(rows_));
+        }
+    }
+
+    [[nodiscard]] uint32_t id() const { return list().id(); }
+
+    void start(std::vector<uint64_t> addresses, uint32_t block_count, nb::object rows) {
+        ReadList &list = this->list();
+        if (!list.idle()) {
+            PyErr_SetString(PyExc_BlockingIOError, "this ReadList is reading: wait for its event");
+            throw nb::python_error();
+        }
+        HeldBuffer held(rows, true);
+        const uint64_t row_bytes = uint64_t{block_count} * list.device().info().block_bytes;
+        if (addresses.empty() || row_bytes == 0 || held.bytes() / row_bytes < addresses.size()) {
+            throw std::invalid_argument("rows must have room for block_count blocks of each address (and not 0)");
+        }
+        rows_ = std::move(held);
+        list.start(std::move(addresses), block_count, static_cast<uint8_t *>(rows_.data()));
+    }
+
+    // The status of a list whose event was dropped.
+    std::optional<uint32_t> take_untold() {
+        ReadList &list = this->list();
+        return list.take_untold() ? std::optional<uint32_t>(static_cast<uint32_t>(list.status())) : std::nullopt;
+    }
+
+    void close() {
+        if (list_) {
+            close_port(*reactor_, *list_);
+            rows_.release();
+            list_.reset();
+        }
+    }
+
+private:
+    [[nodiscard]] ReadList &list() const {
+        if (!list_) {
+            throw std::runtime_error("this ReadList is closed");
+        }
+        return *list_;
+    }
+
+    std::shared_ptr<Reactor> reactor_;
+    std::shared_ptr<ReadList> list_;
+    HeldBuffer rows_;
 };
 
 std::map<std::string, std::string> build_info() {
@@ -319,6 +393,14 @@ void bind_reactor(nb::module_ &m) {
              nb::arg("zone_all") = false, nb::arg("fua") = false)
         .def("take_untold", &PyIoPort::take_untold)
         .def("close", &PyIoPort::close);
+
+    nb::class_<PyReadList>(m, "ReadList")
+        .def(nb::init<std::shared_ptr<Reactor>, std::shared_ptr<BlockDevice>, uint32_t>(), nb::arg("reactor"),
+             nb::arg("device"), nb::arg("depth") = 128)
+        .def_prop_ro("id", &PyReadList::id)
+        .def("start", &PyReadList::start, nb::arg("addresses"), nb::arg("block_count"), nb::arg("rows"))
+        .def("take_untold", &PyReadList::take_untold)
+        .def("close", &PyReadList::close);
 }
 
 }  // namespace ftl

@@ -193,6 +193,9 @@ Answer CoreState::came_back(BaseIo &io, uint64_t patience_ns) noexcept {
     }
     const Op op = MUTATED(failed_flush_repeated) ? Op::write : io.op;
     ErrorClass kind = error_class(op, io.status, io.do_not_retry);
+    if (MUTATED(busy_flush_doubted) && io.op == Op::flush && kind == ErrorClass::busy) {
+        kind = ErrorClass::doubt;
+    }
     if (MUTATED(final_flush_told) && kind == ErrorClass::doubt && io.do_not_retry) {
         kind = ErrorClass::command;
     }

@@ -1,4 +1,5 @@
-"""Subcommands of `spdk-ftl` that ask the daemon: status, devices, stats, properties, create, delete, remove-buffers."""
+"""Subcommands of `spdk-ftl` that ask the daemon: status, devices, stats, properties, hosts, create, delete, add-host,
+remove-host, allow-any-host, remove-buffers."""
 
 from __future__ import annotations
 
@@ -10,6 +11,7 @@ from typing import Any, Final
 from .. import schema
 from ..client import SOCKET_DEFAULT, SOCKET_ENVIRONMENT, DaemonClient, default_socket, target_address
 from ..plugin import add_arguments, parameters_of
+from ..text import show_line, show_name
 
 TARGET_DEFAULT: Final = "/var/tmp/spdk.sock"
 _GIB: Final = 1 << 30
@@ -27,8 +29,13 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         subparsers, "properties", "show the state, geometry, configuration and bands of an FTL", name=True
     )
     properties.set_defaults(run=_named("bdev_ftl_get_properties"))
+    hosts = _add(subparsers, "hosts", "list the hosts of an FTL: allowed, connected, refused", name=True)
+    hosts.set_defaults(run=_hosts)
     _add_rpc(subparsers, "create", "create an FTL: what `spdk-rpc --plugin spdk_ftl_py bdev_ftl_create` does")
     _add_rpc(subparsers, "delete", "delete an FTL: what `spdk-rpc --plugin spdk_ftl_py bdev_ftl_delete` does")
+    _add_rpc(subparsers, "add-host", "let a host connect to an FTL")
+    _add_rpc(subparsers, "remove-host", "let a host not connect to an FTL any more, and end its connections")
+    _add_rpc(subparsers, "allow-any-host", "let any host connect to an FTL, or only those in its list")
     buffers = _add(subparsers, "remove-buffers", "remove write buffer files that no FTL needs (see status)")
     buffers.add_argument("uuid", nargs="?", metavar="UUID", help="of the FTL whose file it was (default: all of them)")
     add_arguments(buffers, schema.load("ftl_remove_buffers"))
@@ -68,7 +75,7 @@ def _add(
 
 
 def _add_rpc(subparsers: argparse._SubParsersAction[argparse.ArgumentParser], command: str, summary: str) -> None:
-    rpc = schema.load(f"bdev_ftl_{command}")
+    rpc = schema.load(f"bdev_ftl_{command.replace('-', '_')}")
     parser = _add(subparsers, command, summary, table=False)
     parser.add_argument(
         "-s",
@@ -147,8 +154,8 @@ def _devices(args: argparse.Namespace) -> int:
         export = device.get("export") or {}
         listener = "-"
         if export:
-            address = f"[{export['traddr']}]" if ":" in export["traddr"] else export["traddr"]
-            listener = f"{address}:{export['trsvcid']}"
+            listener = _address(export["traddr"], export["trsvcid"])
+            listener += " (any host)" if device.get("allow_any_host") else ""
         state = f"{device['state']} (no data)" if device.get("no_data") else device["state"]
         columns = (device["name"], state, device["base_bdev"], device.get("cache") or "-", f"{size:.2f}")
         table.add_row(*columns, bands, listener, device["target"])
@@ -158,6 +165,65 @@ def _devices(args: argparse.Namespace) -> int:
         if device.get("error"):
             console.print(f"{device['name']}: {device['error']}", markup=False, highlight=False)
     return 0
+
+
+def _hosts(args: argparse.Namespace) -> int:
+    rpc = schema.load("bdev_ftl_get_hosts")
+    told = DaemonClient(args.socket).call(rpc.method, rpc.check({"name": args.name}))
+    if args.json:
+        print(json.dumps(told, indent=2))
+        return 0
+    from rich.console import Console
+
+    console = Console()
+    for title, rows in (
+        ("who may connect", [_allowed_row(host) for host in told["hosts"]]),
+        ("connected", [_controller_row(each, f"{each['age_s']:.0f}") for each in told["controllers"]]),
+        ("refused", [_refusal_row(each) for each in reversed(told["refused"])]),
+        ("gone", [_controller_row(each, each["ended"], each["reason"]) for each in reversed(told["disconnected"])]),
+    ):
+        if rows:
+            console.print(_host_table(f"{args.name}: {title}", rows))
+    if told["allow_any_host"]:
+        console.print("any host may connect")
+    elif not told["hosts"]:
+        console.print(f"no host may connect: spdk-ftl add-host -b {args.name} --host NQN", markup=False)
+    return 0
+
+
+def _allowed_row(host: Mapping[str, Any]) -> dict[str, str]:
+    proof = "none" if "dhchap_key" not in host else "both ways" if host["dhchap_ctrlr_key"] else "its own"
+    return {"host": show_name(host["nqn"]), "proof": proof, "": "the SPDK target itself" if host["is_target"] else ""}
+
+
+def _controller_row(each: Mapping[str, Any], when: str, reason: str | None = None) -> dict[str, str]:
+    mib = {which: f"{each[f'{which}_blocks'] * 4096 / _MIB:.1f}" for which in ("read", "write")}
+    row = {"host": show_name(each["hostnqn"]), "address": _address(each["traddr"], each["trsvcid"])}
+    io = {"MiB read": mib["read"], "MiB written": mib["write"], "errors": str(each["errors"])}
+    if reason is not None:
+        return {**row, **io, "ended": when, "why": show_line(reason)}
+    return {**row, "queues": str(each["num_io_qpairs"]), "commands": str(each["commands"]), **io, "seconds": when}
+
+
+def _refusal_row(each: Mapping[str, Any]) -> dict[str, str]:
+    row = {"host": show_name(each["hostnqn"]), "address": each["traddr"], "times": str(each["count"])}
+    return {**row, "last": each["last"], "why": show_line(each["reason"])}
+
+
+def _host_table(title: str, rows: list[dict[str, str]]) -> Any:
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(title=title)
+    for heading in rows[0]:
+        table.add_column(heading, overflow="fold")
+    for row in rows:
+        table.add_row(*map(Text, row.values()))
+    return table
+
+
+def _address(traddr: str, trsvcid: str) -> str:
+    return f"[{traddr}]:{trsvcid}" if ":" in traddr else f"{traddr}:{trsvcid}"
 
 
 def _named(method: str) -> Any:

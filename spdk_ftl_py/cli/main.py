@@ -33,7 +33,10 @@ _MODULES: Final[tuple[tuple[str, tuple[str, ...]], ...]] = (
     ("spdk_ftl_py.cli.scrub_command", ("scrub",)),
     (
         "spdk_ftl_py.cli.commands",
-        ("status", "devices", "list", "stats", "properties", "create", "delete", "remove-buffers"),
+        (
+            *("status", "devices", "list", "stats", "properties", "hosts", "create", "delete"),
+            *("add-host", "remove-host", "allow-any-host", "remove-buffers"),
+        ),
     ),
 )
 
@@ -52,6 +55,7 @@ how it goes together:
   spdk-rpc --plugin spdk_ftl_py bdev_ftl_create -b ftl0 -d Nvme0n1
                                                   makes ftl0 of the zoned bdev Nvme0n1; a bdev like any other
   spdk-ftl devices                                what runs, and how it fares
+  spdk-ftl add-host -b ftl0 --host NQN            lets an NVMe/TCP host other than the target connect to it
 
 first steps without hardware:
   spdk-ftl demo                                   the whole of it on an emulated ZNS drive, with verified I/O

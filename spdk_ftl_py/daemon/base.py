@@ -12,7 +12,17 @@ from typing import Any, Final, Protocol
 from uuid import UUID
 
 from .. import _shim
-from ..errors import ClaimedError, FtlError, MediaError, NotFoundError, PathError, ProtocolError, TargetError
+from ..errors import (
+    AuthenticationError,
+    ClaimedError,
+    FtlError,
+    MediaError,
+    NotFoundError,
+    PathError,
+    ProtocolError,
+    TargetError,
+)
+from ..nvme.auth.response import Policy
 from ..nvme.host.controller import AsyncEvent, Controller, NamespaceInfo
 from ..nvme.target.peers import PeerLimits
 from ..nvme.wire import NSID_ALL, CommandError
@@ -31,12 +41,15 @@ from ..spdk.exports import (
 )
 from ..spdk.rpc import TargetRpc
 from .checks import check_base, find_cache
+from .session_keys import POLICY, SessionKeys
 
 QUEUE_DEPTH: Final = 128
 IO_TIMEOUT_S: Final = 60.0
 """Of a drive that hangs in a target that does not: the base counts as lost then."""
 
-PASSING: Final = (TargetError, PathError, ProtocolError, CommandError, MediaError, ClaimedError, OSError)
+PASSING: Final = (
+    *(TargetError, PathError, ProtocolError, CommandError, AuthenticationError, MediaError, ClaimedError, OSError),
+)
 """What may be over in a moment: a target that starts, stops or stalls. Everything else needs somebody to do
 something."""
 
@@ -63,6 +76,8 @@ class DaemonIdentity:
     """So long I/O waits for a base that was lost; then it fails until the base is back."""
     buffer_dir: Path | None = None
     """Where write buffers outlive the daemon."""
+    key_dir: Path | None = None
+    """Where the keys are that daemon and targets have in common; None: they go by names alone."""
     peers: PeerLimits | None = None
     """What one host may take of each FTL."""
 
@@ -86,6 +101,7 @@ class BaseLink:
         self._exported: BdevExport | None = None
         self._cache_exported: BdevExport | None = None
         self._controller: Controller | None = None
+        self._keys = {role: SessionKeys(rpc, identity.key_dir, device, role) for role in ("base", "cache")}
         self._changed = asyncio.Event()
         self._on_zones: ZonesCallback | None = None
         self._zones_missed = False
@@ -132,12 +148,15 @@ class BaseLink:
             raise
 
     async def _export(self, bdev: Bdev, role: str, again: bool) -> BdevExport:
+        keys = self._keys[role]
+        pair = await self._claims.run(f"keys for the {role}", keys.share(), keys.drop)
         return await export_bdev(
             self._rpc,
             self._claims,
             bdev,
             nqn=self._nqn(role),
             hostnqn=self._identity.hostnqn,
+            keys=pair,
             take_over=again,
         )
 
@@ -148,6 +167,7 @@ class BaseLink:
         """A daemon before this one may have left claims standing: unclaim() takes them back, whatever happens."""
         for role in ("base", "cache"):
             nqn = self._nqn(role)
+            self._claims.on_undo(f"keys for the {role}", self._keys[role].drop)
             self._claims.on_undo(f"the export {nqn}", functools.partial(remove_subsystem, self._rpc, nqn))
 
     @property
@@ -211,13 +231,27 @@ class BaseLink:
         return await controller.create_io_qpair(reactor, namespace, queue_depth=QUEUE_DEPTH, io_timeout_s=IO_TIMEOUT_S)
 
     async def _reach(self, exported: BdevExport, role: str) -> Controller:
-        controller = await Controller.connect(
-            exported.traddr,
-            exported.trsvcid,
-            exported.nqn,
-            hostnqn=self._identity.hostnqn,
-            hostid=self._identity.host_id,
-        )
+        session = self._keys[role]
+        keys = None if session.pair is None else session.keys
+
+        async def connect(policy: Policy | None) -> Controller:
+            return await Controller.connect(
+                exported.traddr,
+                exported.trsvcid,
+                exported.nqn,
+                hostnqn=self._identity.hostnqn,
+                hostid=self._identity.host_id,
+                keys=keys,
+                policy=policy,
+            )
+
+        try:
+            controller = await connect(POLICY)
+        except AuthenticationError:
+            if keys is None:
+                raise
+            # The target may have been told to take none of those groups.
+            controller = await connect(None)
         self._connections.on_undo(f"disconnect from the {role}", controller.close)
         return controller
 

@@ -140,6 +140,9 @@ async def check_media(
 
     loads: the FTL that is to be on it. Else there must be nobody's data on base and cache, unless params say "force".
     """
+    if loads is not None and cache is None:
+        # There is nothing to erase: the load itself finds out whether it is there.
+        return None
     patience_s = CREATION_PATIENCE_S if loads is None else BUSY_PATIENCE_S
     port = BlockPort(reactor, media.base, name=base.name, patience_s=patience_s)
     try:

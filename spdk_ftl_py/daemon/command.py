@@ -39,8 +39,10 @@ The line "spdk-ftl: ready, control socket PATH" on stdout says that it takes com
   spdk-rpc --plugin spdk_ftl_py bdev_ftl_create -b ftl0 -d Nvme0n1
   spdk-ftl devices
 
-The control socket has mode 0600: only the user who runs the daemon can give it orders. The target needs an NVMe/TCP
-transport (spdk-rpc nvmf_create_transport -t TCP), through which the daemon reads and writes its bdevs.
+The control socket has mode 0600: only the user who runs the daemon can give it orders. Hosts may only connect to an
+FTL's export if they are allowed (bdev_ftl_create --host, bdev_ftl_add_host), but for the target itself.
+The target needs an NVMe/TCP transport (spdk-rpc nvmf_create_transport -t TCP), through which the daemon reads and
+writes its bdevs.
 
 signals: SIGHUP halts like SIGTERM, for there is no configuration to read again; under nohup it is ignored. SIGUSR1 logs
 the state of every FTL; SIGUSR2 does nothing. Only SIGKILL leaves something in the targets, for the next daemon.
@@ -100,6 +102,13 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         default=[],
         help="what one host may take of each FTL, instead of the default (repeatable; see docs/security.md)",
     )
+    parser.add_argument(
+        "--no-target-keys",
+        dest="target_keys",
+        action="store_false",
+        help="daemon and targets go by each other's NQN alone, without DH-HMAC-CHAP: for targets that can't read the "
+        "daemon's state directory",
+    )
     parser.add_argument("-v", "--verbose", action="store_true", help="log every step")
     parser.set_defaults(run=run)
 
@@ -116,6 +125,7 @@ def run(args: argparse.Namespace) -> int:
             peer_timeout_s=args.peer_timeout,
             buffer_directory=args.buffer_dir,
             limits=args.limit,
+            target_keys=args.target_keys,
         )
     )
     return 0
@@ -129,6 +139,7 @@ async def serve(
     peer_timeout_s: float,
     buffer_directory: Path,
     limits: Sequence[str] = (),
+    target_keys: bool = True,
 ) -> None:
     """The whole life of a daemon, from opening its state directory to its last undo."""
     # The data path's imports are for those who serve, not for every --help.
@@ -167,7 +178,13 @@ async def serve(
         state.open()
         try:
             identity = DaemonIdentity(
-                host_nqn(state.host_id), state.host_id, listen, peer_timeout_s, buffer_directory, peers
+                host_nqn(state.host_id),
+                state.host_id,
+                listen,
+                peer_timeout_s,
+                buffer_directory,
+                state.path / "keys" if target_keys else None,
+                peers,
             )
             registry = Registry(state, identity, socket_path=str(socket_path))
             server = RpcServer(socket_path, registry.methods)

@@ -23,11 +23,16 @@ from ..nvme.target.connected_hosts import ConnectedHosts
 from ..runtime.steps import Steps
 from ..runtime.tasks import end_tasks, to_its_end
 from ..spdk.attach import Attachment, attach, detach
+from ..spdk.keyring import KeyPair
 from ..spdk.rpc import TargetRpc, is_gone
 from ..spdk.space import why_out_of_space
+from ..text import show_names
+from .admission import Admission
 from .base import PASSING, BaseLink, DaemonIdentity, DeferredError
 from .checks import Media, check_media, check_name, optimal_open_zones, split_address
 from .front import Export, Front
+from .owed import make_room, settle_alarms
+from .session_keys import SessionKeys, drop_all
 
 HALT_STALL_S: Final = 15.0
 RETRY_MIN_S: Final = 0.1
@@ -41,12 +46,11 @@ BASE_POLL_S: Final = 1.0
 """Longer than a busy base is left alone (BUSY_DELAY_MAX_S): while I/O waits for it, it answers in between."""
 BUSY_TOLD_S: Final = 5.0
 """A base that has been busy for so long, without a pause, is told of."""
-ALARM_POLL_S: Final = 0.5
-"""How soon it is noticed that a Flush has failed as it had to."""
 _PROGRESS: Final = ("media_written_blocks", "reloc_read_blocks", "base_flushes", "zone_resets")
 """Counters of the core of which one moves as long as the base answers, until its checkpoint is written."""
 _REFUSALS: Final = ("write_errors", "busy_answers")
 """Counters of the core that grow with what the base does not take; the last one of those that are sent again."""
+_TARGET_KEYS: Final = "keys for the target"
 _ANY_ADDRESS: Final = {"0.0.0.0": "127.0.0.1", "::": "::1"}
 
 log = logging.getLogger(__name__)
@@ -108,11 +112,12 @@ class ManagedDevice:
         loads: bool = False,
         export: Export | None = None,
         hosts: object = None,
+        allowed: object = None,
         inherited: bool = False,
     ) -> None:
-        """device, loads, export, hosts: of one that a predecessor of this daemon had: its uuid, whether it is on media
-        already, where hosts look for it, and who they are (as record() says it). inherited: what the predecessor made
-        of it in the target may still stand, and is taken over.
+        """device, loads, export, hosts, allowed: of one that a predecessor of this daemon had: its uuid, whether it is
+        on media already, where hosts look for it, who they are, and who may come (as record() says it). inherited: what
+        the predecessor made of it in the target may still stand, and is taken over.
 
         Raises ConfError or ParameterError where params break a rule that needs no target.
         """
@@ -164,7 +169,11 @@ class ManagedDevice:
         """It was told that the base is busy."""
         self._rpc = TargetRpc(self.target)
         self._link = BaseLink(self._rpc, params, self.uuid, identity)
-        self._front = Front(self.name, self.uuid, self._identity.peers)
+        self._target_keys = SessionKeys(self._rpc, identity.key_dir, self.uuid, "target")
+        self.admission = Admission(
+            params, allowed, inherited=inherited, target_keys=self._target_keys.keys, save=lambda: self.on_change()
+        )
+        self._front = self._new_front()
         self.hosts = ConnectedHosts(lambda: self.on_change())
         """Told before they have their first answer, so that a successor knows whom it owes the truth."""
         self.hosts.restore(hosts)
@@ -173,6 +182,7 @@ class ManagedDevice:
         self._hold_timer: asyncio.TimerHandle | None = None
         if inherited:
             self._link.inherit()
+            self._attachments.on_undo(_TARGET_KEYS, self._target_keys.drop)
             self._attachments.on_undo(
                 "what a predecessor attached", lambda: detach(self._rpc, name=self.name, device=self.uuid)
             )
@@ -204,6 +214,15 @@ class ManagedDevice:
     @property
     def export(self) -> Export | None:
         return self._front.export
+
+    def _new_front(self) -> Front:
+        return Front(
+            self.name,
+            self.uuid,
+            self.admission.connections,
+            peers=self._identity.peers,
+            is_own=self.admission.is_target,
+        )
 
     # --- creation ---
 
@@ -266,7 +285,10 @@ class ManagedDevice:
         if self.no_data:
             log.warning("%s: with no_data nothing that is written is kept or verified; for benchmarks only", self)
         self.conf = ftl.conf
-        self._front.open(ftl.core, max_io_qpairs=self.conf.max_io_channels, hosts=self.hosts)
+        await self.admission.settle_target(self._rpc, self.uuid)
+        self._front.open(
+            ftl.core, max_io_qpairs=self.conf.max_io_channels, allowed=self.admission.allowed, hosts=self.hosts
+        )
         self._export_before = self.export
         if self._inherited:
             await self._try_attach()
@@ -324,9 +346,10 @@ class ManagedDevice:
         except FtlError as error:
             raise DeferredError(f"which hosts are owed the truth can't be saved: {error.message}") from error
         if hosts:
-            told = ", ".join(host.hostnqn for host in hosts)
             log.error(
-                "%s: writes that were not flushed are lost; the first Flush fails of each of: %s", self.name, told
+                "%s: writes that were not flushed are lost; the first Flush fails of each of: %s",
+                self.name,
+                show_names(host.hostnqn for host in hosts),
             )
 
     def _report(self, step: str, part: float) -> None:
@@ -342,7 +365,19 @@ class ManagedDevice:
             traddr=_ANY_ADDRESS.get(self.export.traddr, self.export.traddr),
             trsvcid=str(self.export.trsvcid),
             subnqn=self.export.nqn,
+            hostnqn=self.admission.target_nqn,
+            share_keys=self._share_target_keys,
         )
+
+    async def _share_target_keys(self) -> KeyPair | None:
+        """Before the target is attached. Raises TargetError."""
+        pair = await self._attachments.run(_TARGET_KEYS, self._target_keys.share(), self._target_keys.drop)
+        try:
+            self.admission.set_target_keys(None if pair is None else self._target_keys.keys)
+        except FtlError as error:
+            # A successor would keep the target out, or not ask it for its proof.
+            raise TargetError(f"{self.name} is not attached: {error.message}", errno=error.errno) from error
+        return pair
 
     async def _try_attach(self) -> None:
         """Of what hosts have had already: those of the export don't wait for the target, which gets it later."""
@@ -379,7 +414,8 @@ class ManagedDevice:
         lost = asyncio.ensure_future(self._link.wait_lost())
         failed = asyncio.ensure_future(ftl.failed.wait())
         attaching = asyncio.ensure_future(self._attach_again())
-        alarming = asyncio.ensure_future(self._settle_alarms())
+        alarming = asyncio.ensure_future(settle_alarms(self.hosts))
+        making_room = asyncio.ensure_future(make_room(self.hosts, lambda: self._front.present, ftl.make_durable))
         self._no_space, self._busy = None, False
         watching = asyncio.ensure_future(self._watch_base(ftl))
         self._link.watch_zones(ftl.zones_changed)
@@ -397,7 +433,7 @@ class ManagedDevice:
                 reason = self._link.lost_reason or failure.message
         finally:
             self._link.watch_zones(None)
-            await end_tasks((lost, failed, attaching, alarming, watching))
+            await end_tasks((lost, failed, attaching, alarming, making_room, watching))
         self.error = f"base bdev {self._link.base_name}: {'; '.join(filter(None, (reason, self._no_space)))}"
         return True
 
@@ -481,12 +517,6 @@ class ManagedDevice:
             if self.error == f"{base} is out of space: {told}":
                 self.error = None
         self.changed()
-
-    async def _settle_alarms(self) -> None:
-        """The shim lets a Flush fail and tells nobody."""
-        while self.hosts.alarmed:
-            await asyncio.sleep(ALARM_POLL_S)
-            self.hosts.settle()
 
     async def _wait_for_base(self) -> bool:
         """Until the base is back and the FTL loaded from it: True. False: what came back is no such base."""
@@ -615,6 +645,8 @@ class ManagedDevice:
             if silent is not None and is_gone(silent):
                 # And what stood there is, too.
                 failures = []
+                with contextlib.suppress(TargetError):
+                    await drop_all(self._rpc, self._identity.key_dir, self.uuid)
         self.left_behind = bool(failures)
         return [*failures, *failures_here]
 
@@ -638,7 +670,7 @@ class ManagedDevice:
             parts.on_undo("close the export", self._front.close_export)
         failures = await parts.undo()
         if not keep:
-            self._front = Front(self.name, self.uuid, self._identity.peers)
+            self._front = self._new_front()
         self.ftl = None
         self.attachment = None
         return failures
@@ -680,6 +712,7 @@ class ManagedDevice:
             "cache": self.params.get("cache"),
             "no_data": self.no_data,
             "attached": self.attachment is not None,
+            **self.admission.describe(),
             "error": self.error,
         }
         if self.state in (DeviceState.CREATING, DeviceState.WAITING) and self._step_told:
@@ -737,6 +770,23 @@ class ManagedDevice:
             raise BusyError(f"FTL bdev {self.name} is {self.state.value}{reason}; it can't be scrubbed now")
         return {"name": self.name, **self.ftl.order_scrub(stop=stop)}
 
+    # --- hosts ---
+
+    async def disallow_host(self, nqn: str) -> None:
+        """Nothing of that host is under way when this returns. Raises what Admission.remove() does."""
+        self.admission.remove(nqn)
+        await self._front.disconnect_disallowed()
+
+    async def allow_any_host(self, allow: bool) -> None:
+        """False: nothing of hosts that are not in the list is under way when this returns. Raises what
+        Admission.allow_any_host() does."""
+        self.admission.allow_any_host(allow)
+        await self._front.disconnect_disallowed()
+
+    def tell_hosts(self) -> dict[str, Any]:
+        """For bdev_ftl_get_hosts."""
+        return self.admission.tell(self._front.controllers())
+
     @property
     def can_be_halted(self) -> bool:
         """As far as is known, what it accepted can be made durable. Also where its end has begun."""
@@ -766,5 +816,6 @@ class ManagedDevice:
             "params": self.params,
             "params_are_as_given": True,
             "export": None if export is None else [export.nqn, export.traddr, export.trsvcid],
+            "allowed": self.admission.to_record(),
             "hosts": self.hosts.to_record(),
         }

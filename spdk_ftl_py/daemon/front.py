@@ -3,13 +3,16 @@ away. Stays as long as the device does."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 from uuid import UUID
 
 from .. import _shim
 from ..errors import FtlError, PathError
-from ..nvme.target.connected_hosts import ConnectedHosts
+from ..nvme.target.allowed_hosts import AllowedHosts
+from ..nvme.target.connected_hosts import ConnectedHosts, HostKey
+from ..nvme.target.connection_log import ConnectionLog
 from ..nvme.target.listener import NvmfTarget
 from ..nvme.target.peers import PeerLimits
 from ..nvme.target.subsystem import Subsystem
@@ -37,15 +40,24 @@ class Export:
 class Front:
     """start(), listen(), open(); close_export() and stop() whatever of them was done."""
 
-    def __init__(self, name: str, device: UUID, peers: PeerLimits | None = None) -> None:
-        """peers: what one host may take."""
+    def __init__(
+        self,
+        name: str,
+        device: UUID,
+        connections: ConnectionLog,
+        *,
+        peers: PeerLimits | None = None,
+        is_own: Callable[[str], bool] = lambda hostnqn: False,
+    ) -> None:
+        """peers: what one host may take. is_own: whether that host NQN is the one with which the SPDK target itself
+        comes: no limit of peers keeps it out."""
         self.reactor = ReactorLoop(name)
         self.gate: _shim.Gate | None = None
         self.export: Export | None = None
         self._device = device
+        self._connections = connections
         self._peers = peers
-        self.own_hosts: set[str] = set()
-        """Host NQNs with which the SPDK target itself comes: no limit of peers keeps them out."""
+        self._is_own = is_own
         self._nvmf: NvmfTarget | None = None
         self._subsystem: Subsystem | None = None
         self._address: tuple[str, int] | None = None
@@ -66,7 +78,7 @@ class Front:
         """
         if self._address is not None:
             return
-        self._nvmf = NvmfTarget(self.reactor, peers=self._peers, is_own=self.own_hosts.__contains__)
+        self._nvmf = NvmfTarget(self.reactor, connections=self._connections, peers=self._peers, is_own=self._is_own)
         traddr, port = address
         try:
             self._address = (traddr, await self._nvmf.listen(traddr, port_before or port))
@@ -78,8 +90,10 @@ class Front:
                 f"what has it; or delete the FTL and create it again with -u {self._device}, which gives it another"
             ) from error
 
-    def open(self, core: _shim.BlockDevice, *, max_io_qpairs: int, hosts: ConnectedHosts) -> None:
-        """Hosts get in, and into `hosts`. Raises FtlError."""
+    def open(
+        self, core: _shim.BlockDevice, *, max_io_qpairs: int, allowed: AllowedHosts, hosts: ConnectedHosts
+    ) -> None:
+        """Hosts get in that are allowed, and into `hosts`. Raises FtlError."""
         assert self._nvmf is not None
         assert self._address is not None
         self.gate = _shim.Gate(self.reactor.shim, core)
@@ -88,7 +102,7 @@ class Front:
             f"{NQN_PREFIX}{self._device}",
             serial_number=self._device.hex[:_SERIAL_NUMBER_MAX],
             model_number=EXPORT_MODEL,
-            allow_any_host=True,
+            allowed=allowed,
             max_io_qpairs=max_io_qpairs,
         )
         subsystem.add_namespace(self.gate, nsid=EXPORT_NSID, uuid=self._device, nguid=export_nguid(self._device).bytes)
@@ -121,6 +135,21 @@ class Front:
         """They may come back at once."""
         if self._subsystem is not None:
             await self._subsystem.disconnect()
+
+    async def disconnect_disallowed(self) -> None:
+        """Hosts that may be here no longer; nothing of theirs is under way when this returns."""
+        if self._subsystem is not None:
+            await self._subsystem.disconnect_disallowed()
+
+    @property
+    def present(self) -> set[HostKey]:
+        """Hosts that have an association, and have proved it where they have to."""
+        controllers = [] if self._subsystem is None else self._subsystem.controllers.values()
+        return {each.host for each in controllers if each.authenticated}
+
+    def controllers(self) -> list[dict[str, Any]]:
+        """Each association, as TargetController.describe() tells it."""
+        return [] if self._subsystem is None else [each.describe() for each in self._subsystem.controllers.values()]
 
     async def close_export(self) -> None:
         """Hosts are disconnected. Idempotent."""

@@ -19,11 +19,13 @@ from ..spdk.attach import detach
 from ..spdk.bdevs import find_bdev
 from ..spdk.exports import bdev_nqn, remove_subsystem
 from ..spdk.rpc import TargetRpc, is_gone
+from ..text import show_name, show_names
 from ..version import __version__
 from .base import DaemonIdentity, DeferredError
 from .device import PROBE_TIMEOUT_S, DeviceState, ManagedDevice
 from .front import Export
 from .requester import requester
+from .session_keys import drop_all, remove_stray_files
 from .state import StateDirectory
 
 DEFERRED_POLL_MIN_S: Final = 0.2
@@ -64,6 +66,10 @@ class Registry:
             "bdev_ftl_get_stats": self.get_stats,
             "bdev_ftl_get_properties": self.get_properties,
             "bdev_ftl_scrub": self.scrub,
+            "bdev_ftl_add_host": self.add_host,
+            "bdev_ftl_remove_host": self.remove_host,
+            "bdev_ftl_allow_any_host": self.allow_any_host,
+            "bdev_ftl_get_hosts": self.get_hosts,
             "ftl_get_devices": self.get_devices,
             "ftl_get_daemon": self.get_daemon,
             "ftl_remove_buffers": self.remove_buffers,
@@ -75,6 +81,7 @@ class Registry:
         """Takes over from a predecessor: what is on media is loaded again as soon as its base bdev is there, under the
         same address, and with what still stands of it in the target; deferred creations go on waiting; what else was
         left in targets is undone."""
+        remove_stray_files(self._identity.key_dir, {UUID(record["uuid"]) for record in self._state.devices})
         for record in self._state.devices:
             deferred = record["state"] == DeviceState.DEFERRED.value
             loads = record.get("loads") is True and record["state"] != DeviceState.DELETING.value
@@ -129,6 +136,7 @@ class Registry:
                 loads=inherited,
                 export=Export(str(export[0]), str(export[1]), int(export[2])) if export is not None else None,
                 hosts=record.get("hosts"),
+                allowed=record.get("allowed"),
                 inherited=inherited,
             )
         except (FtlError, KeyError, IndexError, TypeError, ValueError) as error:
@@ -136,8 +144,10 @@ class Registry:
             return False
         device.on_change = self._save
         device.on_change_behind = self._save_for_sure
-        device.hosts.require_room = self._require_room_for_host
+        device.hosts.require_state_room = self._require_room_for_host
         self._devices[device.name] = device
+        if record.get("allowed") is None:
+            _warn_of_upgrade(device)
         self._defer(device)
         return True
 
@@ -156,6 +166,7 @@ class Registry:
                     await detach(rpc, name=record["name"], device=device)
                     for role in ("cache", "base"):
                         await remove_subsystem(rpc, bdev_nqn(role, device))
+                    await drop_all(rpc, self._identity.key_dir, device)
                 except FtlError as error:
                     log.warning("%s: what is left of it in its target: %s", record["name"], error)
                     if not is_gone(error):
@@ -199,7 +210,7 @@ class Registry:
     async def _bring_up(self, device: ManagedDevice) -> Any:
         device.on_change = self._save
         device.on_change_behind = self._save_for_sure
-        device.hosts.require_room = self._require_room_for_host
+        device.hosts.require_state_room = self._require_room_for_host
         record = device.record()
         try:
             await self._undo_orphans(device.target)
@@ -302,6 +313,41 @@ class Registry:
         told = device.scrub(stop=bool(params.get("stop")))
         log.info("%s: scrub %s, asked for by %s", device, "stopped" if params.get("stop") else "ordered", requester())
         return told
+
+    async def add_host(self, params: dict[str, Any]) -> bool:
+        device = self._find_to_change(params)
+        device.admission.add(params["host"], params.get("dhchap_key"), params.get("dhchap_ctrlr_key"))
+        proof = ", with its key" if params.get("dhchap_key") else ""
+        log.info("%s: host %s may connect%s, asked for by %s", device, show_name(params["host"]), proof, requester())
+        return True
+
+    async def remove_host(self, params: dict[str, Any]) -> bool:
+        device = self._find_to_change(params)
+        # Whoever asked for it may have hung up: its connections end all the same.
+        await asyncio.shield(device.disallow_host(params["host"]))
+        log.info(
+            "%s: host %s may not connect any more, asked for by %s", device, show_name(params["host"]), requester()
+        )
+        return True
+
+    async def allow_any_host(self, params: dict[str, Any]) -> bool:
+        device = self._find_to_change(params)
+        allow: bool = params["allow_any_host"]
+        await asyncio.shield(device.allow_any_host(allow))
+        who = "any host" if allow else "no host that is not in its list"
+        log.info("%s: %s may connect, asked for by %s", device, who, requester())
+        return True
+
+    async def get_hosts(self, params: dict[str, Any]) -> dict[str, Any]:
+        return self._find(params).tell_hosts()
+
+    def _find_to_change(self, params: dict[str, Any]) -> ManagedDevice:
+        if self._halting:
+            raise FtlError("the daemon is halting", errno=errno.ESHUTDOWN)
+        device = self._find(params)
+        if device.state is DeviceState.DELETING:
+            raise BusyError(f"FTL bdev {device.name} is being deleted")
+        return device
 
     async def get_devices(self, params: dict[str, Any]) -> list[dict[str, Any]]:
         if params.get("name") is not None:
@@ -480,6 +526,21 @@ class Registry:
 
     def _records(self) -> list[dict[str, Any]]:
         return [device.record() for device in self._devices.values() if _worth_keeping(device)]
+
+
+def _warn_of_upgrade(device: ManagedDevice) -> None:
+    """Daemons before this one let every host in, and did not say so in the state file."""
+    own = "only the target itself may" if not device.params["no_attach"] else "no host may"
+    were = show_names({host.hostnqn: None for host in device.hosts.hosts})
+    log.warning(
+        "%s: the daemon before this one let any host connect; now %s, until others are allowed with `spdk-ftl add-host "
+        "-b %s --host NQN`, or all with `spdk-ftl allow-any-host -b %s --allow-any-host`%s",
+        device,
+        own,
+        device.name,
+        device.name,
+        f"; hosts that were connected (the target among them): {were}" if were else "",
+    )
 
 
 def _is_over(device: ManagedDevice) -> bool:

@@ -19,7 +19,7 @@ from ..spdk.rpc import TargetRpc
 from .processes import Child, run_rpc, spdk_ftl
 from .report import Report
 from .screen import Phase, Screen
-from .workload import LARGE_IO_BLOCKS, Host, Result
+from .workload import HOST_NQN, LARGE_IO_BLOCKS, Host, Result
 
 ZONE_BYTES: Final = 16 << 20
 ZONE_CAPACITY_BYTES: Final = 12 << 20
@@ -140,7 +140,7 @@ class Demo:
 
     async def _create(self) -> None:
         with self._screen.phase("spdk-rpc bdev_ftl_create") as phase:
-            out = await self._spdk_rpc("bdev_ftl_create", "-b", FTL_BDEV, "-d", BASE_BDEV)
+            out = await self._spdk_rpc("bdev_ftl_create", "-b", FTL_BDEV, "-d", BASE_BDEV, "--host", HOST_NQN)
             created = json.loads(out)
             bdevs = await self._rpc.call("bdev_get_bdevs", {"name": FTL_BDEV})
             if bdevs[0]["num_blocks"] * bdevs[0]["block_size"] <= 0:

@@ -13,8 +13,8 @@ from typing import Any, Final
 from uuid import UUID
 
 from .. import _shim
-from ..conf import FtlConf
-from ..errors import BusyError, FlushDoubtError, FlushRefusedError, FtlError, MediaError, ParameterError
+from ..conf import FtlConf, can_collect_garbage
+from ..errors import BusyError, FlushDoubtError, FlushRefusedError, FtlError, MediaError, ParameterError, RoomError
 from ..nvme.wire import Status, status_text
 from ..runtime.reactor import ReactorLoop
 from . import properties
@@ -101,6 +101,8 @@ class FtlDevice:
         """How much of the L2P checkpoint is written, while it halts."""
         self.restored: dict[str, Any] | None = None
         """What a load found; None for a device that was created."""
+        self.loaded_without_room = False
+        """There was no free band."""
         self.incarnation = incarnation
         """Greater with every load, and never given twice. Names the write buffer file."""
         self.cache = cache
@@ -117,7 +119,7 @@ class FtlDevice:
             conf,
             self._bands,
             buffer_blocks=buffer_blocks or write_buffer_blocks(conf, geometry),
-            on_stuck=self._out_of_space,
+            on_stuck=self._stuck,
             on_broken=self._mend,
             next_band_seq=next_band_seq,
         )
@@ -231,6 +233,13 @@ class FtlDevice:
                 status=status,
             )
 
+    async def make_durable(self) -> None:
+        """Returns when everything accepted so far is durable on the base. Raises FtlError where it can't be made so;
+        nothing else changes by that."""
+        status = await self._drain_core()
+        if status:
+            raise MediaError(f"{self.name}: the base device can't flush: {status_text(status)}", status=status)
+
     async def _drain_core(self) -> int:
         """The status of the flush behind everything accepted so far. Raises the failure that prevents it."""
         status: int | None = None
@@ -337,6 +346,19 @@ class FtlDevice:
             self.state = DeviceState.FAILED
         self._broken.set()
         self.failed.set()
+
+    def _stuck(self, reason: str) -> None:
+        """Nothing can be written any more. With zones enough, a base that finishes zones by itself has taken the room
+        of bands that were counted on: a load resets at once what holds nothing in force, which in a running device
+        waits for what is newer. If this life began so and has freed nothing, another one would begin no better."""
+        geometry = self.geometry
+        bands_left = int(self._bands.capacity_to_come.sum()) // geometry.band_blocks
+        enough = can_collect_garbage(dataclasses.replace(geometry, bands=geometry.bands[:bands_left]))
+        freed = not self.loaded_without_room or self.core.stats()["zone_resets"] > 0
+        if enough and freed and not self.no_data:
+            self._fail_with_core(RoomError(f"{self.name}: {reason}; a load can free some"))
+        else:
+            self._out_of_space(f"{reason}: too many zones have failed for the logical capacity")
 
     def _out_of_space(self, reason: str) -> None:
         """Writes fail for good and say so; what is on media stays readable."""

@@ -24,6 +24,7 @@ from .core import make_core, write_buffer_blocks
 from .device import FtlDevice
 from .load.held import HeldWrites, Recovered, RecoveredBlock
 from .load.restore import Restored, restore
+from .load.room import lacks_room, make_room
 from .load.write_buffer_file import BufferFiles
 from .media.blockdev import BASE_GONE, ZONE_FINISH, ZONE_RESET, BlockPort
 from .media.geometry import BLOCK_BYTES, Geometry
@@ -132,6 +133,12 @@ async def _loaded(
     # durable before the superblock can be, which makes the new file count. So has the superblock that was found,
     # before the files of others go.
     await port.flush()
+    without_room = bool(found.bands_to_reset)
+    if not without_room and not found.superblock.clean and lacks_room(found):
+        without_room = True
+        emptied = None if isinstance(base, _shim.ZonedOverlay) or found.damage else await make_room(port, found)
+        told_of = "no band is free, and none can be emptied" if emptied is None else f"band {emptied} was emptied"
+        log.warning("%s: the load found no free band: %s", name, told_of)
     if files is not None:
         # Loads that were killed have left them.
         files.remove(but=found.superblock.incarnation)
@@ -221,6 +228,7 @@ async def _loaded(
             files.path(incarnation).unlink(missing_ok=True)
         raise
     device.restored = found.told(name, lossy=alarm is not None)
+    device.loaded_without_room = without_room
     return device
 
 

@@ -29,7 +29,7 @@ PACE_BURST_PDUS = 512
 expense, for one of OVER_PACE_PDUS_PER_S, of which there are so many for all of them together."""
 OVER_PACE_PDUS_PER_S = 1000
 STRANGER_BURST_PDUS = 8
-"""Until its Connect."""
+"""Until its Connect, and its proof where it owes one."""
 
 
 @dataclass
@@ -68,6 +68,15 @@ class EndOfStream(PathError):
     """The peer closed the connection between two PDUs."""
 
 
+def _peer_address(sock: socket.socket) -> tuple[str, int]:
+    try:
+        host, port = sock.getpeername()[:2]
+    except (OSError, ValueError):
+        # It was gone before we looked, or has none (a socketpair).
+        return "", 0
+    return str(host), int(port)
+
+
 class _OverPace:
     """Turns of all connections of this process that are faster than they should be, one after the other."""
 
@@ -85,8 +94,8 @@ _over_pace = _OverPace()
 class Connection:
     """A socket that speaks PDUs. Owns the socket until detach() or close()."""
 
-    def __init__(self, sock: socket.socket, *, is_controller: bool, peer: str = "", address: str = "") -> None:
-        """peer: for messages. address: what counts as one."""
+    def __init__(self, sock: socket.socket, *, is_controller: bool, peer: str = "") -> None:
+        """peer: for messages."""
         sock.setblocking(False)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
@@ -95,11 +104,11 @@ class Connection:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, KEEPALIVE_COUNT)
         self.socket = sock
         self.peer = peer
-        self.address = address
+        self.peer_address = _peer_address(sock)
         self.header_digest = False
         self.data_digest = False
         self.budget: Budget | None = None
-        """Of a peer that has not said yet who it is."""
+        """Of a peer that has not said yet who it is, or not proved it."""
         self._is_controller = is_controller
         self._pace = float(STRANGER_BURST_PDUS)
         """PDUs that may come now, as of _paced_at."""
@@ -178,7 +187,7 @@ class Connection:
         return Pdu(kind, flags, header, data, intact)
 
     def accept_peer(self) -> None:
-        """It has said who it is."""
+        """It has said who it is, and proved it where it has to."""
         self.budget = None
         self._pace = float(PACE_BURST_PDUS)
 
@@ -201,7 +210,7 @@ class Connection:
         self.budget.pdus -= 1
         self.budget.octets -= octets
         if self.budget.pdus < 0 or self.budget.octets < 0:
-            raise ProtocolError(f"{self.peer} has sent too much before its Connect")
+            raise ProtocolError(f"{self.peer} has sent too much before it was let in")
 
     async def _read_exactly(self, count: int, *, at_boundary: bool = False) -> bytearray:
         data = bytearray(count)
@@ -270,9 +279,21 @@ class Connection:
         finally:
             self.close()
 
+    async def finish(self) -> None:
+        """Closes; the peer has a moment to read what was sent last."""
+        try:
+            await asyncio.wait_for(self._linger(), TERM_REQ_LINGER_S)
+        except (OSError, asyncio.TimeoutError):
+            pass
+        finally:
+            self.close()
+
     async def _terminate(self, kind: PduType, body: bytes, header: bytes) -> None:
         await self.send(kind, body, header)
-        # Closing with unread bytes would reset the connection, and the peer might never see the TermReq.
+        await self._linger()
+
+    async def _linger(self) -> None:
+        # Closing with unread bytes would reset the connection, and the peer might never see what was sent last.
         self.socket.shutdown(socket.SHUT_WR)
         discarded = 0
         while discarded < LINGER_DISCARD_MAX:

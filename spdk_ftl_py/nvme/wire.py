@@ -315,6 +315,16 @@ CONNECT_DATA_CNTLID, CONNECT_DATA_SUBNQN, CONNECT_DATA_HOSTNQN = 16, 256, 512
 CONNECT_SQE_RECFMT, CONNECT_SQE_QID, CONNECT_SQE_SQSIZE = 40, 42, 44
 CATTR_NO_FLOW_CONTROL = 0x04
 SQHD_NO_FLOW_CONTROL = 0xFFFF
+CONNECT_ATR = 1 << 17
+"""In the result of Connect: the controller requires authentication."""
+CONNECT_ASCR = 1 << 18
+"""And a secure channel made of it."""
+
+# --- Authentication Send and Receive ----------------------------------------------------------------------------------
+
+AUTH_FIELDS = 0xE9010100
+"""CDW10: SECP E9h (NVMe), SPSP1 and SPSP0 1; the length stands in CDW11."""
+AUTH_FIELDS_MASK = 0xFFFFFF00
 
 
 @dataclass(frozen=True)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import errno
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Final
-from uuid import UUID, uuid5
+from typing import Any, Final
+from uuid import UUID, uuid4, uuid5
 
 from ..errors import TargetError
 from ..runtime.steps import Steps
 from .bdevs import Bdev, find_bdev
+from .exports import NQN_PREFIX
+from .keyring import KeyPair
 from .rpc import METHOD_NOT_FOUND, TargetRpc
 
 # The target keeps the bdev while the daemon is away: I/O waits so long for it, then fails until it is back.
@@ -43,11 +46,26 @@ def controller_name(name: str, device: UUID) -> str:
     return f"{name}-{device.hex[:8]}"
 
 
+def new_target_nqn() -> str:
+    """The host NQN under which a target is to attach an FTL: nobody else has it, and nobody can guess it."""
+    return f"{NQN_PREFIX}target:{uuid4()}"
+
+
 async def attach(
-    rpc: TargetRpc, steps: Steps, *, name: str, device: UUID, traddr: str, trsvcid: str, subnqn: str
+    rpc: TargetRpc,
+    steps: Steps,
+    *,
+    name: str,
+    device: UUID,
+    traddr: str,
+    trsvcid: str,
+    subnqn: str,
+    hostnqn: str,
+    share_keys: Callable[[], Awaitable[KeyPair | None]],
 ) -> Attachment:
-    """Makes bdev ``name`` of our export; steps gets the undos. What of it still stands (the export was away for a
-    while) stays as it is, with whoever uses it. Raises TargetError."""
+    """Makes bdev ``name`` of our export, to which the target connects as hostnqn; steps gets the undos. What of it
+    still stands (the export was away for a while) stays as it is, with whoever uses it, and with its keys. Else
+    share_keys() makes those with which the two prove to each other who they are. Raises TargetError."""
     controller = controller_name(name, device)
     nvme_bdev = f"{controller}n{_NSID}"
     path = {
@@ -57,11 +75,12 @@ async def attach(
         "trsvcid": trsvcid,
         "subnqn": subnqn,
     }
-    if not await _stands(rpc, controller, path, nvme_bdev):
+    if not await _stands(rpc, controller, path, nvme_bdev, hostnqn):
         # A passthru bdev whose base is gone comes back with it, under the same name and uuid.
         if await attached_as(rpc, name=name, device=device):
             await _undo(rpc, "bdev_passthru_delete", name)
         await _undo(rpc, "bdev_nvme_detach_controller", controller)
+        keys = await share_keys()
         bdevs = await steps.run(
             f"attach controller {controller}",
             rpc.call(
@@ -69,6 +88,8 @@ async def attach(
                 {
                     "name": controller,
                     **path,
+                    "hostnqn": hostnqn,
+                    **({} if keys is None else keys.to_params()),
                     "ctrlr_loss_timeout_sec": CONTROLLER_LOSS_TIMEOUT_S,
                     "reconnect_delay_sec": RECONNECT_DELAY_S,
                     "fast_io_fail_timeout_sec": FAST_IO_FAIL_TIMEOUT_S,
@@ -113,16 +134,38 @@ async def _create_passthru(rpc: TargetRpc, name: str, nvme_bdev: str, device: UU
         ) from error
 
 
-async def _stands(rpc: TargetRpc, controller: str, path: dict[str, str], nvme_bdev: str) -> bool:
-    """Whether the controller is attached to that very path, with its bdev."""
+async def _stands(rpc: TargetRpc, controller: str, path: dict[str, str], nvme_bdev: str, hostnqn: str) -> bool:
+    """Whether the controller is attached to that very path, as that host, with its bdev."""
+    paths = await _paths_of(rpc, controller)
+    if not paths:
+        return False
+    trid = paths[0].get("trid")
+    same = isinstance(trid, dict) and all(str(trid.get(key)).lower() == path[key].lower() for key in path)
+    # As another host than that it would not be let in.
+    return same and _hostnqn(paths[0]) == hostnqn and await find_bdev(rpc, nvme_bdev) is not None
+
+
+async def standing_hostnqn(rpc: TargetRpc, *, name: str, device: UUID) -> str | None:
+    """The host NQN under which the target has the FTL attached, whoever chose it; None: it has not. Raises
+    TargetError."""
+    paths = await _paths_of(rpc, controller_name(name, device))
+    return _hostnqn(paths[0]) if paths else None
+
+
+async def _paths_of(rpc: TargetRpc, controller: str) -> list[dict[str, Any]]:
+    """Of that name: its one path; none, where there is no such controller, or it has several, which are not ours."""
     found = await rpc.call("bdev_nvme_get_controllers")
     for entry in found if isinstance(found, list) else ():
-        if entry.get("name") != controller:
-            continue
-        trids = [each.get("trid") or {} for each in entry.get("ctrlrs") or ()]
-        same = len(trids) == 1 and all(str(trids[0].get(key)).lower() == path[key].lower() for key in path)
-        return same and await find_bdev(rpc, nvme_bdev) is not None
-    return False
+        if isinstance(entry, dict) and entry.get("name") == controller:
+            paths = [path for path in entry.get("ctrlrs") or () if isinstance(path, dict)]
+            return paths if len(paths) == 1 else []
+    return []
+
+
+def _hostnqn(path: dict[str, Any]) -> str | None:
+    host = path.get("host")
+    nqn = host.get("nqn") if isinstance(host, dict) else None
+    return nqn if isinstance(nqn, str) else None
 
 
 async def attached_as(rpc: TargetRpc, *, name: str, device: UUID) -> bool:

@@ -15,6 +15,7 @@ from uuid import UUID
 from ..errors import ClaimedError, ProtocolError, TargetError, UnsupportedError
 from ..runtime.steps import Steps
 from .bdevs import Bdev
+from .keyring import KeyPair
 from .rpc import TargetRpc
 
 NQN_PREFIX: Final = "nqn.2026-11.io.spdk-ftl:"
@@ -68,16 +69,24 @@ async def require_tcp_transport(rpc: TargetRpc) -> None:
 
 
 async def export_bdev(
-    rpc: TargetRpc, steps: Steps, bdev: Bdev, *, nqn: str, hostnqn: str, take_over: bool = False
+    rpc: TargetRpc,
+    steps: Steps,
+    bdev: Bdev,
+    *,
+    nqn: str,
+    hostnqn: str,
+    keys: KeyPair | None = None,
+    take_over: bool = False,
 ) -> BdevExport:
-    """Claims bdev and makes it reachable for hostnqn only; steps gets the undo. take_over: an export of that NQN which
-    still stands, of a connection before, is used if it is as it should be, else replaced.
+    """Claims bdev and makes it reachable for hostnqn only, which has to prove itself with keys; steps gets the undo.
+    take_over: an export of that NQN which still stands, of a connection before, is used if it is as it should be, else
+    replaced.
 
     Raises ClaimedError when somebody else was quicker, TargetError when the target refuses.
     """
 
     async def create() -> BdevExport:
-        standing = await _take_over(rpc, bdev, nqn, hostnqn) if take_over else None
+        standing = await _take_over(rpc, bdev, nqn, hostnqn, keys) if take_over else None
         if standing is not None:
             return standing
         await rpc.call(
@@ -90,7 +99,7 @@ async def export_bdev(
                 "max_namespaces": 1,
             },
         )
-        await rpc.call("nvmf_subsystem_add_host", {"nqn": nqn, "host": hostnqn})
+        await _add_host(rpc, nqn, hostnqn, keys)
         try:
             await rpc.call("nvmf_subsystem_add_ns", {"nqn": nqn, "namespace": {"bdev_name": bdev.name, "nsid": NSID}})
         except TargetError as error:
@@ -105,7 +114,12 @@ async def export_bdev(
     return await steps.run(f"export {bdev.name} as {nqn}", create(), lambda: remove_subsystem(rpc, nqn))
 
 
-async def _take_over(rpc: TargetRpc, bdev: Bdev, nqn: str, hostnqn: str) -> BdevExport | None:
+async def _add_host(rpc: TargetRpc, nqn: str, hostnqn: str, keys: KeyPair | None) -> None:
+    proof = {} if keys is None else keys.to_params()
+    await rpc.call("nvmf_subsystem_add_host", {"nqn": nqn, "host": hostnqn, **proof})
+
+
+async def _take_over(rpc: TargetRpc, bdev: Bdev, nqn: str, hostnqn: str, keys: KeyPair | None) -> BdevExport | None:
     """The export as it stands, with nothing of a former connection left in it; None, with nothing there, where it does
     not stand as it should. Raises ClaimedError where it is somebody else's."""
     subsystem = next((entry for entry in await get_subsystems(rpc) if entry.get("nqn") == nqn), None)
@@ -130,7 +144,7 @@ async def _take_over(rpc: TargetRpc, bdev: Bdev, nqn: str, hostnqn: str) -> Bdev
     # What a dead predecessor sent may still be on its way. Without its host in the list the target ends the connection,
     # and answers when nothing of it is left: no write, and no zone reset, comes in after we have looked.
     await rpc.call("nvmf_subsystem_remove_host", {"nqn": nqn, "host": hostnqn})
-    await rpc.call("nvmf_subsystem_add_host", {"nqn": nqn, "host": hostnqn})
+    await _add_host(rpc, nqn, hostnqn, keys)
     return BdevExport(bdev.name, nqn, rpc.host, listeners[0])
 
 

@@ -11,7 +11,7 @@ from .json_scanner import JsonError, decode_json
 from .methods import METHODS
 from .state import TargetState
 
-SUBSYSTEMS: dict[str, tuple[str, ...]] = {"bdev": (), "nvmf": ("bdev",)}
+SUBSYSTEMS: dict[str, tuple[str, ...]] = {"keyring": (), "bdev": ("keyring",), "nvmf": ("bdev",)}
 
 # A configuration saved by spdk_tgt sets these too; nothing here depends on them.
 TUNING_METHODS = frozenset(
@@ -30,6 +30,8 @@ def subsystem_config(target: TargetState, name: str) -> list[dict[str, Any]]:
     """What framework_get_config answers."""
     if name == "nvmf":
         return target.nvmf.saved()
+    if name == "keyring":
+        return target.keyring.saved()
     return [*target.saved_bdevs(), *target.nvme.saved(), *target.virtual.saved(), {"method": "bdev_wait_for_examine"}]
 
 

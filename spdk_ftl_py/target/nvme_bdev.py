@@ -14,6 +14,7 @@ from uuid import UUID, uuid4
 from .. import _shim
 from ..errors import ExistsError, FtlError
 from ..nvme import wire
+from ..nvme.auth.key import HostKeys
 from ..nvme.host.controller import AsyncEvent, Controller, NamespaceInfo
 from ..runtime.reactor import ReactorLoop
 from ..runtime.tasks import end_tasks
@@ -77,6 +78,7 @@ class AttachedController:
         *,
         hostnqn: str,
         hostid: UUID,
+        keys: HostKeys | None,
         on_removed: Callable[[], object],
     ) -> None:
         """lock: held by whatever changes the target."""
@@ -85,6 +87,7 @@ class AttachedController:
         self.options = options
         self.hostnqn = hostnqn
         self.hostid = hostid
+        self.keys = keys
         self.state = State.RESETTING
         self.namespaces: dict[int, RemoteNamespace] = {}
         self.controller: Controller | None = None
@@ -120,6 +123,7 @@ class AttachedController:
             header_digest=self.params.get("hdgst", False),
             data_digest=self.params.get("ddgst", False),
             timeout_s=timeout_us / 1e6 if timeout_us else CONNECT_TIMEOUT_S,
+            keys=self.keys,
         )
         controller.on_event = self._event
         return controller
@@ -338,7 +342,7 @@ class NvmeControllers:
         self.hostid = uuid4()
         self.hostnqn = f"nqn.2014-08.org.nvmexpress:uuid:{self.hostid}"
 
-    async def attach(self, params: Params, options: ReconnectOptions) -> list[str]:
+    async def attach(self, params: Params, options: ReconnectOptions, keys: HostKeys | None = None) -> list[str]:
         attached = AttachedController(
             self._reactor,
             self._bdevs,
@@ -347,6 +351,7 @@ class NvmeControllers:
             options,
             hostnqn=params.get("hostnqn", self.hostnqn),
             hostid=self.hostid,
+            keys=keys,
             on_removed=lambda: self.controllers.pop(params["name"], None),
         )
         self.controllers[attached.name] = attached  # reserves the name while we connect

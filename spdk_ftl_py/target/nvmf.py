@@ -63,7 +63,8 @@ class Export:
     subsystem: Subsystem
     namespaces: dict[int, ExportedNamespace] = field(default_factory=dict)
     listeners: list[dict[str, str]] = field(default_factory=list)
-    hosts: list[str] = field(default_factory=list)
+    hosts: dict[str, dict[str, str]] = field(default_factory=dict)
+    """Names of their keys, by host NQN."""
 
     @property
     def nqn(self) -> str:
@@ -201,7 +202,8 @@ class Nvmf:
             namespaces.append(entry)
         return {
             "nqn": export.nqn, "subtype": "NVMe", "listen_addresses": [dict(each) for each in export.listeners],
-            "allow_any_host": subsystem.allow_any_host, "hosts": [{"nqn": host} for host in export.hosts],
+            "allow_any_host": subsystem.allow_any_host,
+            "hosts": [{"nqn": host, **keys} for host, keys in export.hosts.items()],
             "serial_number": subsystem.serial_number, "model_number": subsystem.model_number,
             "max_namespaces": subsystem.max_namespaces, "passthrough": False, "min_cntlid": subsystem.min_cntlid,
             "max_cntlid": subsystem.max_cntlid, "dmrsl": 2097152, "wzsl": 12, "namespaces": namespaces,
@@ -222,8 +224,9 @@ class Nvmf:
                 "min_cntlid": subsystem.min_cntlid, "max_cntlid": subsystem.max_cntlid,
             }  # fmt: skip
             calls.append({"method": "nvmf_create_subsystem", "params": params})
-            for host in export.hosts:
-                calls.append({"method": "nvmf_subsystem_add_host", "params": {"nqn": export.nqn, "host": host}})
+            for host, keys in export.hosts.items():
+                params = {"nqn": export.nqn, "host": host, **keys}
+                calls.append({"method": "nvmf_subsystem_add_host", "params": params})
             for nsid, namespace in sorted(export.namespaces.items()):
                 entry: dict[str, Any] = {
                     "nsid": nsid, "bdev_name": namespace.descriptor.bdev.name, "nguid": namespace.nguid.hex().upper(),

@@ -9,6 +9,7 @@ from typing import Any
 from ..runtime.reactor import ReactorLoop
 from .bdevs import BdevLayer
 from .decode import Params
+from .keyring import Keyring
 from .nvme_bdev import NvmeControllers
 from .nvmf import Nvmf
 from .virtual import VirtualBdevs
@@ -21,6 +22,7 @@ class TargetState:
         self.reactor = reactor
         self.bdevs = BdevLayer()
         self.malloc_count = 0
+        self.keyring = Keyring()
         self.started = asyncio.Event()
         self.stopping = asyncio.Event()
         self.lock = asyncio.Lock()

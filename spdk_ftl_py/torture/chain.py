@@ -66,6 +66,7 @@ class Chain:
         """None are dying."""
         self._quiet.set()
         self._due: list[tuple[int, Loss]] = []
+        self._host_bits = 0
 
     # --- the daemon and its drives
 
@@ -112,6 +113,7 @@ class Chain:
     def serve(self, core: _shim.BlockDevice) -> _shim.BlockDevice:
         """What a host has of a daemon that has just loaded that core."""
         assert self._host is None
+        self._host_bits = 0
         self._gate = _shim.Gate(self._reactor.shim, core)
         self._host = self._connected(self._gate, self._host_io_bytes)
         self._host_gate = _shim.Gate(self._reactor.shim, self._host.device)
@@ -126,6 +128,11 @@ class Chain:
         """I/O goes on, at the next core."""
         assert self._gate is not None
         self._gate.set_device(core)
+
+    @property
+    def host_bits(self) -> int:
+        """Flipped on the way to the host or from it, since serve(): of so many commands a digest may be wrong."""
+        return self._host_bits
 
     def leave(self) -> None:
         """The host does not come back; what it has no answer for fails. Idempotent."""
@@ -199,13 +206,22 @@ class Chain:
             ]
             if not covered:
                 return None
-            if not self._rng.choice(covered).flip(self._rng):
+            chosen = self._rng.choice(covered)
+            if chosen.flip(self._rng):
+                self._host_bits += chosen is self._host
+            else:
                 # There is nothing on its way at the moment.
                 self._due.insert(0, (at, loss))
                 return None
         return loss
 
-    def pump(self) -> None:
+    def pump(self) -> list[str]:
+        """Whose connections are lost, though nothing was done to them; each is told once."""
+        told = []
+        for name, each in (("host", self._host), ("base", self._base), ("nv cache", self._cache)):
+            if each is not None and each.lost and not each.harmed:
+                each.harmed = True
+                told.append(name)
         if self._host is not None and self._host.lost:
             self._give_host_up()
         if self._dying:
@@ -218,6 +234,7 @@ class Chain:
                 self._gate.sweep()
         if self._host_returns_at_s is not None and self._loop.time() >= self._host_returns_at_s:
             self._return_host()
+        return told
 
     # --- the end
 

@@ -65,7 +65,16 @@ class ChainedWorld(World):
         device = self._chain.serve(self._device.core)
         self._serving = True
         self._powerless = self._base_dropped = self._cache_dropped = False
-        return Workload(self._reactor, device, self._model, self._content, self._rng, apart=True)
+        chain = self._chain
+        return Workload(
+            self._reactor,
+            device,
+            self._model,
+            self._content,
+            self._rng,
+            apart=True,
+            wrong_digests=lambda: chain.host_bits,
+        )
 
     async def _settled(self) -> None:
         """As the daemon does: the base is there, hosts are disconnected, whatever they have in flight."""
@@ -99,7 +108,9 @@ class ChainedWorld(World):
 
     async def _step(self) -> None:
         await super()._step()
-        self._chain.pump()
+        for name in self._chain.pump():
+            told = f"the connection of the {name} was lost, and nothing was done to it"
+            self._violated(Violation("io_error", -1, told))
         if not self._serving:
             return
         if self._return is not None and self._return.done():
@@ -159,7 +170,7 @@ class ChainedWorld(World):
         self._chain.hold()
         self._check_zones()
         failure = self._device.failure
-        if failure is not None and not may_pass(failure):
+        if failure is not None and not self._may_fail(failure):
             self._violated(Violation("io_error", -1, f"the device failed: {failure.message}"))
             return
         await self._device.abort("the base is lost")
@@ -190,6 +201,15 @@ class ChainedWorld(World):
         if not self._needs_return:
             self._violated(*self._model.check_read(0, floors, versions))
         self._chain.reopen(self._device.core)
+
+    def _may_fail(self, failure: BaseException) -> bool:
+        """Whether it is something that was done that has ended the device. A drive that is only busy ends none."""
+        done = self._chain.base_lost or self._powerless or self._load_helps(failure)
+        return done and may_pass(failure)
+
+    def _hosts_may_notice(self, failure: BaseException | None) -> bool:
+        """The daemon comes back, whatever has failed, and their I/O waits."""
+        return False
 
     async def _let_go(self) -> None:
         """Of the connections. A target ends the I/O of those before it lets anybody in again."""

@@ -56,6 +56,8 @@ class Connection:
     def __init__(self, reactor: ReactorLoop, device: _shim.BlockDevice, terms: Terms, *, max_io_bytes: int) -> None:
         self.is_covered = terms.header_digest and terms.data_digest
         """By digests, each bit."""
+        self.harmed = False
+        """It was dropped, or a bit was flipped: it may be lost."""
         self._ours, self._theirs = socket.socketpair()
         if terms.send_buffer_bytes:
             for each in (self._ours, self._theirs):
@@ -120,6 +122,7 @@ class Connection:
 
     def drop(self, *, hard: bool) -> None:
         """Both ends find it closed; hard: and what was on its way, to either of them, is gone."""
+        self.harmed = True
         if hard:
             for each in (self._ours, self._theirs):
                 _take(each)
@@ -132,6 +135,7 @@ class Connection:
         for sender, receiver in ends:
             taken = _take(receiver)
             if taken:
+                self.harmed = True
                 taken[rng.randrange(len(taken))] ^= 1 << rng.randrange(8)
                 # Nobody else is running, so it is as if they had never been taken.
                 if sender.send(taken, socket.MSG_DONTWAIT) < len(taken):

@@ -20,7 +20,7 @@ from ..errors import FtlError
 from ..runtime.reactor import ReactorLoop
 from ..runtime.tasks import cancelled_by_signals
 from ..spdk.rpc import TargetRpc
-from .hosts import MIXES, Hosts
+from .hosts import HOST_NQN, MIXES, Hosts
 from .model import Violation
 from .report import Report
 
@@ -163,6 +163,7 @@ class _World:
     async def _create(self) -> None:
         params: dict[str, Any] = {"name": FTL_BDEV, "base_bdev": BASE_BDEV, "target": self._rpc.address}
         params["num_punits"], params["overprovisioning"] = self._rng.choice(SHAPES)
+        params["hosts"] = [HOST_NQN.format(number) for number in range(HOSTS)]
         if self._options.use_append:
             params["use_append"] = True
         if self._options.cache:

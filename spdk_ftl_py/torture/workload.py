@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -58,9 +59,11 @@ class Workload:
         rng: random.Random,
         *,
         apart: bool = False,
+        wrong_digests: Callable[[], int] = lambda: 0,
     ) -> None:
         """apart: changes of a block never overlap. Between a host and the FTL there is something that promises no order
-        of what is outstanding."""
+        of what is outstanding. wrong_digests: how many I/Os, so far, may have come back as ones whose digest was wrong.
+        """
         self.violations: list[Violation] = []
         self.blocks_verified = 0
         self.io_count = 0
@@ -81,6 +84,8 @@ class Workload:
         self._rng = rng
         self._io_blocks_max = device.max_io_blocks
         self._apart = apart
+        self._wrong_digests = wrong_digests
+        self._repeated = 0
         self._outstanding: dict[int, _Outstanding] = {}
         self._stopped = False
         self._refused = False
@@ -212,8 +217,9 @@ class Workload:
         self._quiet_steps = 0
         self.io_count += 1
         if status:
-            if self._apart and status == Status.TRANSIENT_TRANSPORT_ERROR:
-                # A digest was wrong. Hosts repeat what may succeed.
+            if status == Status.TRANSIENT_TRANSPORT_ERROR and self._repeated < self._wrong_digests():
+                # Hosts repeat what may succeed.
+                self._repeated += 1
                 self._repeat(io)
                 return
             if self.halting and status == Status.NAMESPACE_NOT_READY:

@@ -18,7 +18,7 @@ import numpy as np
 
 from .. import _shim
 from ..conf import can_collect_garbage
-from ..errors import ConfError, FlushDoubtError, FtlError, MediaError
+from ..errors import ConfError, FlushDoubtError, FtlError, MediaError, RoomError
 from ..ftl import creation, loading
 from ..ftl.cache.nv_cache_keeper import CacheState
 from ..ftl.check import check
@@ -409,14 +409,21 @@ class World:
             await self._verify_read_only()
             return
         failure = self._device.failure
-        if self._flush_in_doubt(failure):
+        if self._hosts_may_notice(failure):
             # It is for a load to find out what the drive still has.
             return
         told = f"{self._workload.failure}; device is {self._device.state.value}: {failure and failure.message}"
         self._violated(Violation("io_error", -1, told))
 
-    def _flush_in_doubt(self, failure: BaseException | None) -> bool:
-        """Whether the device has failed as it should: the drive has lost its cache with a flush."""
+    def _hosts_may_notice(self, failure: BaseException | None) -> bool:
+        """Whether their I/O may fail with the device."""
+        return self._load_helps(failure)
+
+    def _load_helps(self, failure: BaseException | None) -> bool:
+        """Whether the device has failed as it should: the drive has lost its cache with a flush, or taken the room of
+        bands, by losing zones or finishing them."""
+        if isinstance(failure, RoomError):
+            return self._fault is Injected.ZONE_EVENT or self._zones_troubled > 0
         return self._fault is Injected.DOUBT and isinstance(failure, FlushDoubtError)
 
     def _out_of_space_rightly(self) -> bool:
@@ -563,7 +570,7 @@ class World:
         self._check_zones()
         if not self._living():
             return
-        if self._flush_in_doubt(self._device.failure):
+        if self._load_helps(self._device.failure):
             await self._crash(Crash(Kind.DAEMON, Where.HALT, 0, 0))
             return
         try:
@@ -605,7 +612,7 @@ class World:
     def _halt_may_fail(self, error: FtlError) -> bool:
         """Then what was accepted is in the write buffer's file, as behind a crash of the daemon."""
         flush_failed = self._fault is Injected.FLUSH and getattr(error, "status", 0) == FLUSH_REFUSED
-        return flush_failed or self._flush_in_doubt(error) or self._out_of_space_rightly()
+        return flush_failed or self._load_helps(error) or self._out_of_space_rightly()
 
     async def _crash_in_halt(self, crash: Crash) -> None:
         await self._settled()
@@ -619,7 +626,7 @@ class World:
             error = halt.exception()
             if error is None and self._device.failure is None:
                 self._model.everything_durable()
-            elif self._flush_in_doubt(self._device.failure):
+            elif self._load_helps(self._device.failure):
                 pass  # before it was to halt
             elif not reached() and not (isinstance(error, FtlError) and self._halt_may_fail(error)):
                 self._violated(Violation("refused", -1, f"halt: {error!r}"))

@@ -17,7 +17,7 @@ import pytest
 
 from e2e.ftl_world import ZNS, FtlWorld, ftl_world
 from spdk_ftl_py.ftl.media import layout
-from support.drive import write_and_verify
+from support.drive import HOST_NQN, write_and_verify
 
 OTHER = "b286d19a-0059-4709-abcd-9f7732b1567d"
 EMULATED = ("M0", "--zone-capacity", "192")
@@ -43,7 +43,7 @@ def checked(world: FtlWorld, *arguments: str, code: int) -> dict[str, Any]:
 
 
 def create_and_fill(world: FtlWorld, *base: str) -> str:
-    uuid = str(world.rpc("bdev_ftl_create", "-b", "ftl0", "-d", *base)["uuid"])
+    uuid = str(world.rpc("bdev_ftl_create", "-b", "ftl0", "-d", *base, "--host", HOST_NQN)["uuid"])
     export = world.devices()["ftl0"]["export"]
     blocks = world.devices()["ftl0"]["num_blocks"] // 2
     where = (export["traddr"], export["trsvcid"], export["subnqn"])

@@ -18,7 +18,7 @@ import pytest
 from e2e.ftl_world import ZNS, FtlWorld, ftl_world
 from spdk_ftl_py.client import DaemonClient
 from spdk_ftl_py.errors import BusyError, FtlError
-from support.drive import write_and_verify
+from support.drive import HOST_NQN, write_and_verify
 from support.processes import daemon_process
 
 
@@ -101,7 +101,7 @@ def test_in_batch_mode_an_ftl_is_made_of_what_the_batch_created(world: FtlWorld,
 
 
 def test_the_export_takes_verified_io_and_so_does_the_bdev(world: FtlWorld) -> None:
-    create(world, "-d", "Nvme0n1")
+    create(world, "-d", "Nvme0n1", "--host", HOST_NQN)
     verify(world.devices()["ftl0"]["export"])
     # The very bdev ftl0 of the target, exported by the target as a user would.
     nqn = "nqn.2016-06.io.spdk:user"
@@ -115,7 +115,7 @@ def test_the_export_takes_verified_io_and_so_does_the_bdev(world: FtlWorld) -> N
 
 def test_no_attach_only_exports(world: FtlWorld) -> None:
     before = world.snapshot()
-    create(world, "-d", "Nvme0n1", "--no-attach")
+    create(world, "-d", "Nvme0n1", "--no-attach", "--host", HOST_NQN)
     device = world.devices()["ftl0"]
     assert device["attached"] is False
     after = world.snapshot()
@@ -128,7 +128,7 @@ def test_no_attach_only_exports(world: FtlWorld) -> None:
 
 def test_zones_are_emulated_on_a_conventional_bdev(world: FtlWorld) -> None:
     before = world.snapshot()
-    create(world, "-d", "M0", "--zone-capacity", "192", "--optimal-open-zones", "2")
+    create(world, "-d", "M0", "--zone-capacity", "192", "--optimal-open-zones", "2", "--host", HOST_NQN)
     properties = {
         entry["name"]: entry["value"] for entry in world.rpc("bdev_ftl_get_properties", "-b", "ftl0")["properties"]
     }

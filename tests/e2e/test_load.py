@@ -17,7 +17,7 @@ import pytest
 from e2e.ftl_world import POLL_S, WAIT_S, ZNS, FtlWorld, ftl_world
 from spdk_ftl_py.client import DaemonClient
 from spdk_ftl_py.errors import FtlError
-from support.drive import digest, write_and_verify
+from support.drive import HOST_NQN, digest, write_and_verify
 from support.processes import daemon_process, target_process
 
 OTHER = "b286d19a-0059-4709-abcd-9f7732b1567d"
@@ -30,7 +30,7 @@ def world(folder: Path) -> Iterator[FtlWorld]:
 
 
 def create(world: FtlWorld, *arguments: str) -> str:
-    created = world.rpc("bdev_ftl_create", "-b", "ftl0", *arguments)
+    created = world.rpc("bdev_ftl_create", "-b", "ftl0", "--host", HOST_NQN, *arguments)
     assert created["name"] == "ftl0"
     return str(created["uuid"])
 

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from e2e.ftl_world import FtlWorld, ftl_world
-from support.drive import write_at_random
+from support.drive import HOST_NQN, write_at_random
 from support.processes import daemon_process
 
-HOW = ("bdev_ftl_create", "-b", "ftl0", "-d", "N0", "--zone-capacity", "192", "--no-data")
+HOW = ("bdev_ftl_create", "-b", "ftl0", "-d", "N0", "--zone-capacity", "192", "--no-data", "--host", HOST_NQN)
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from e2e.test_peer_loss import POLL_S, WAIT_S, VerifyingHost, in_thread, kill, under_load
+from e2e.test_peer_loss import HOSTNQN, POLL_S, WAIT_S, VerifyingHost, in_thread, kill, under_load
 from spdk_ftl_py.client import DaemonClient
 from support.processes import Daemon, EmbeddedTarget
 
@@ -27,9 +27,8 @@ class CachedWorld:
         self.start_target("--zns", zns, "--malloc", cache)
         self.start_daemon()
         self.client = DaemonClient(self.daemon.socket)
-        self.created = self.client.call(
-            "bdev_ftl_create", {"name": "ftl0", "base_bdev": "Nvme0n1", "cache": "C0", "target": self.target.socket}
-        )
+        params = {"name": "ftl0", "base_bdev": "Nvme0n1", "cache": "C0", "hosts": [HOSTNQN]}
+        self.created = self.client.call("bdev_ftl_create", {**params, "target": self.target.socket})
 
     def start_target(self, *arguments: str) -> None:
         self.target = EmbeddedTarget(self.folder, *arguments)

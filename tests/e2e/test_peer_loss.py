@@ -108,7 +108,7 @@ class Peers:
     def create(self, **params: Any) -> dict[str, Any]:
         created: dict[str, Any] = self.client.call(
             "bdev_ftl_create",
-            {"name": "ftl0", "base_bdev": "Nvme0n1", "target": self.target.socket, **params},
+            {"name": "ftl0", "base_bdev": "Nvme0n1", "target": self.target.socket, "hosts": [HOSTNQN], **params},
         )
         return created
 
@@ -531,7 +531,7 @@ def test_hosts_that_stay_learn_from_their_first_flush_that_the_write_buffer_is_g
         return 0
 
     async def main(world: Peers) -> None:
-        world.create()
+        world.create(hosts=[f"nqn.2026-11.io.example:host{number}" for number in (1, 2, 3)])
         export = world.device()["export"]
         reactor = ReactorLoop("hosts")
         await reactor.start()

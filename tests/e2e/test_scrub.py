@@ -15,13 +15,14 @@ import pytest
 
 from e2e.ftl_world import ZNS, FtlWorld, ftl_world
 from spdk_ftl_py.ftl.media import layout
-from support.drive import write_and_verify
+from support.drive import HOST_NQN, write_and_verify
 
 
 @pytest.fixture
 def world(folder: Path) -> Iterator[FtlWorld]:
     with ftl_world(folder, "--zns", f"{ZNS},path={folder / 'drive'}") as world:
-        world.rpc("bdev_ftl_create", "-b", "ftl0", "-d", "Nvme0n1", "--num-punits", "2", "--conf", "scrub_days=0")
+        how = ("--num-punits", "2", "--conf", "scrub_days=0", "--host", HOST_NQN)
+        world.rpc("bdev_ftl_create", "-b", "ftl0", "-d", "Nvme0n1", *how)
         device = world.devices()["ftl0"]
         blocks = device["num_blocks"] // 2
         where = (device["export"]["traddr"], device["export"]["trsvcid"], device["export"]["subnqn"])

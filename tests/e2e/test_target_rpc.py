@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from spdk_ftl_py.nvme.auth.key import DhchapKey, write_key_file
 from support.processes import EmbeddedTarget, RawRpc, SpdkRpc, free_port, spdk_rpc, target_process
 
 NQN = "nqn.2026-11.io.spdk-ftl.test:a"
@@ -32,6 +33,7 @@ def bdev(rpc: SpdkRpc, name: str) -> dict[str, Any]:
 def test_every_rpc_works_with_every_client_release(target: EmbeddedTarget, release: str, folder: Path) -> None:
     rpc, port = spdk_rpc(release, target.socket), str(free_port())
     (folder / "disk").write_bytes(bytes(1 << 20))
+    write_key_file(folder / "key", DhchapKey.generate())
     listener = f"{NQN} -t tcp -f ipv4 -a 127.0.0.1 -s {port}"
     rpc.script(
         "spdk_get_version",
@@ -51,8 +53,11 @@ def test_every_rpc_works_with_every_client_release(target: EmbeddedTarget, relea
         " -g 31111111222233334444555555555555",
         f"nvmf_subsystem_add_listener {listener}",
         f"nvmf_subsystem_get_listeners {NQN}",
-        f"nvmf_subsystem_add_host {NQN} {HOST}",
+        f"keyring_file_add_key k0 {folder}/key",
+        "keyring_get_keys",
+        f"nvmf_subsystem_add_host {NQN} {HOST} --dhchap-key k0 --dhchap-ctrlr-key k0",
         f"nvmf_subsystem_remove_host {NQN} {HOST}",
+        "keyring_file_remove_key k0",
         f"nvmf_subsystem_allow_any_host {NQN} {'-e' if release == '25.5' else '--allow-any-host'}",
         "bdev_nvme_set_options -r 4",
         f"bdev_nvme_attach_controller -b X -t tcp -f ipv4 -a 127.0.0.1 -s {port} -n {NQN} -l 10 -o 1",
@@ -79,7 +84,7 @@ def test_every_rpc_works_with_every_client_release(target: EmbeddedTarget, relea
     }
     assert bdev(rpc, "Xn2")["uuid"] == "31111111-2222-3333-4444-555555555555"
     saved = rpc("save_config")
-    assert [subsystem["subsystem"] for subsystem in saved["subsystems"]] == ["bdev", "nvmf"]
+    assert [subsystem["subsystem"] for subsystem in saved["subsystems"]] == ["keyring", "bdev", "nvmf"]
     rpc.script(
         "bdev_passthru_delete ftl0",
         "bdev_nvme_detach_controller X",

@@ -33,5 +33,5 @@ def world(request: pytest.FixtureRequest, folder: Path) -> Iterator[World]:
         finally:
             resource.setrlimit(resource.RLIMIT_NOFILE, limits)
         with daemon:
-            yield World(daemon, target)
+            yield World(daemon, target, folder)
         assert daemon.process.returncode == 0, f"no clean halt\n{daemon.log_tail()}"

@@ -1,4 +1,5 @@
-"""A daemon with one FTL, an honest host that works on it, and how it and the control socket fare beside an attack."""
+"""A daemon with one FTL, an honest host that works on it and proves who it is, and how it and the control socket fare
+beside an attack."""
 
 from __future__ import annotations
 
@@ -14,6 +15,7 @@ from typing import Any
 
 from spdk_ftl_py import _shim
 from spdk_ftl_py.client import DaemonClient
+from spdk_ftl_py.nvme.auth.key import DhchapKey, HeldKey, HostKeys, write_key_file
 from spdk_ftl_py.nvme.host.controller import Controller
 from spdk_ftl_py.runtime.reactor import ReactorLoop
 from support.processes import Daemon, EmbeddedTarget
@@ -31,15 +33,29 @@ CONTROL_EVERY_S = 0.1
 
 
 class World:
-    """The daemon, and where hosts find its FTL."""
+    """The daemon, and where hosts find its FTL: the honest one, which has keys, and any other, since those that may
+    connect can cost most."""
 
-    def __init__(self, daemon: Daemon, target: EmbeddedTarget) -> None:
+    def __init__(self, daemon: Daemon, target: EmbeddedTarget, folder: Path) -> None:
         self.daemon = daemon
         self.target = target
         self.client = DaemonClient(daemon.socket, timeout_s=60.0)
+        key, ctrlr_key = DhchapKey.generate(), DhchapKey.generate()
+        self.keys = HostKeys(HeldKey(key), HeldKey(ctrlr_key))
+        write_key_file(folder / "key", key)
+        write_key_file(folder / "ctrlr-key", ctrlr_key)
         self.client.call(
             "bdev_ftl_create",
-            {"name": "ftl0", "base_bdev": "Nvme0n1", "target": target.socket, "no_attach": True},
+            {
+                "name": "ftl0",
+                "base_bdev": "Nvme0n1",
+                "target": target.socket,
+                "no_attach": True,
+                "hosts": [HONEST_NQN],
+                "dhchap_key": str(folder / "key"),
+                "dhchap_ctrlr_key": str(folder / "ctrlr-key"),
+                "allow_any_host": True,
+            },
         )
         [device] = self.client.call("ftl_get_devices")
         export = device["export"]
@@ -152,7 +168,7 @@ async def honest_host(world: World) -> AsyncIterator[HonestHost]:
     reactor = ReactorLoop("honest")
     await reactor.start()
     try:
-        controller = await Controller.connect("127.0.0.1", world.port, world.nqn, hostnqn=HONEST_NQN)
+        controller = await Controller.connect("127.0.0.1", world.port, world.nqn, hostnqn=HONEST_NQN, keys=world.keys)
         try:
             [namespace] = await controller.namespaces()
             qpair = await controller.create_io_qpair(reactor, namespace)

@@ -9,7 +9,7 @@ from contextlib import ExitStack, asynccontextmanager
 
 import pytest
 
-from hostile.honest_host import ANSWER_S, World, honest_host
+from hostile.honest_host import ANSWER_S, HONEST_NQN, World, honest_host
 from hostile.peers import Peer
 from spdk_ftl_py.nvme import wire
 from spdk_ftl_py.nvme.wire import Status
@@ -19,6 +19,7 @@ STRANGER = "nqn.2026-11.io.example:stranger"
 NOFILE = 1024
 DISCOVERY_ATTEMPTS = 1006
 OPEN_ATTEMPTS = 1200
+CLAIM_ATTEMPTS = 300
 CONTROLLER_ATTEMPTS = 255
 OPENING_TIMEOUT_S = 1.0
 FAILURES_MAX = 2
@@ -71,6 +72,32 @@ async def test_connections_that_say_nothing(world: World) -> None:
         async with honest_host(world) as host:
             assert time.monotonic() - begin < ANSWER_S
             assert not (await host.measure())["io_errors"]
+
+
+async def test_connections_that_say_who_they_are_and_do_not_prove_it(world: World) -> None:
+    """The honest host's own name: neither it nor its next connections lack anything."""
+
+    def claim(peer: Peer, number: int) -> bool:
+        cqe = peer.initialize().connect(world.nqn, HONEST_NQN, kato_ms=600_000)
+        return cqe.status == 0 and bool(cqe.result & wire.CONNECT_ATR)
+
+    async with honest_host(world) as host:
+        (await host.beside(opened_by(world, CLAIM_ATTEMPTS, claim))).check()
+    async with opened_by(world, CLAIM_ATTEMPTS, claim):
+        begin = time.monotonic()
+        async with honest_host(world) as host:
+            assert time.monotonic() - begin < ANSWER_S
+            assert not (await host.measure())["io_errors"]
+
+
+async def test_who_may_not_connect_gets_nothing(world: World) -> None:
+    world.client.call("bdev_ftl_allow_any_host", {"name": "ftl0", "allow_any_host": False})
+
+    def connect(peer: Peer, number: int) -> bool:
+        return peer.initialize().connect(world.nqn, f"{STRANGER}{number}").status != Status.CONNECT_INVALID_HOST
+
+    async with honest_host(world) as host:
+        (await host.beside(opened_by(world, CLAIM_ATTEMPTS, connect, most=0))).check()
 
 
 async def test_controllers_without_keep_alive_are_refused(world: World) -> None:

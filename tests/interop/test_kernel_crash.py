@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from interop.guest import Guest
-from interop.nvme_guest import attached
+from interop.nvme_guest import GUEST_HOST_NQN, attached
 from support.system import Daemon, EmbeddedTarget
 
 DRIVE = "name=Nvme0n1,zones=48,zone_size=16M,capacity=12M,max_open=14,path={}/drive"
@@ -109,7 +109,8 @@ def wait_for_files(guest: Guest, count: int, daemon: Daemon) -> None:
 def test_a_file_system_notices_nothing_of_a_kill_and_every_fsynced_file_is_there(
     guest: Guest, system: System, who: str, kills: int
 ) -> None:
-    system.target.ftl(system.daemon, "bdev_ftl_create", "-b", "ftl0", "-d", "Nvme0n1", "--no-attach")
+    how = ("--no-attach", "--host", GUEST_HOST_NQN)
+    system.target.ftl(system.daemon, "bdev_ftl_create", "-b", "ftl0", "-d", "Nvme0n1", *how)
     (device,) = json.loads(system.target.ftl(system.daemon, "ftl_get_devices"))
     port, nqn = int(device["export"]["trsvcid"]), device["export"]["subnqn"]
     guest.run("dmesg -c >/dev/null")

@@ -9,12 +9,13 @@ from pathlib import Path
 import pytest
 
 from interop.guest import Guest
-from interop.nvme_guest import attached
+from interop.nvme_guest import GUEST_HOST_NQN, attached
 from support.system import Daemon, EmbeddedTarget
 
 ZNS_NQN = "nqn.2026-11.io.spdk-ftl:zns-drive"
 ZONES = 48
 DIGESTS = ("hdr_digest", "data_digest")
+GUEST = ("--host", GUEST_HOST_NQN)
 
 
 @pytest.fixture
@@ -35,7 +36,7 @@ def daemon(folder: Path) -> Iterator[Daemon]:
 def test_a_file_system_on_an_ftl_survives_remounts_trims_and_fsck(
     guest: Guest, target: EmbeddedTarget, daemon: Daemon, options: tuple[str, ...]
 ) -> None:
-    target.ftl(daemon, "bdev_ftl_create", "-b", "ftl0", "-d", "Nvme0n1", "--no-attach")
+    target.ftl(daemon, "bdev_ftl_create", "-b", "ftl0", "-d", "Nvme0n1", "--no-attach", *GUEST)
     (device,) = json.loads(target.ftl(daemon, "ftl_get_devices"))
     export = device["export"]
     port, nqn = int(export["trsvcid"]), export["subnqn"]
@@ -89,7 +90,7 @@ def test_a_file_system_on_an_ftl_survives_remounts_trims_and_fsck(
 def test_a_kernel_that_is_disconnected_comes_back_to_what_it_wrote(
     guest: Guest, target: EmbeddedTarget, daemon: Daemon
 ) -> None:
-    target.ftl(daemon, "bdev_ftl_create", "-b", "ftl0", "-d", "Nvme0n1", "--no-attach")
+    target.ftl(daemon, "bdev_ftl_create", "-b", "ftl0", "-d", "Nvme0n1", "--no-attach", *GUEST)
     (device,) = json.loads(target.ftl(daemon, "ftl_get_devices"))
     with attached(guest, int(device["export"]["trsvcid"]), device["export"]["subnqn"]) as disk:
         guest.run("dd if=/dev/urandom of=/tmp/random bs=1M count=4")

@@ -10,7 +10,7 @@ import pytest
 
 from interop.guest import Guest
 from interop.nvme_guest import zoned_null_blk
-from support.drive import write_and_verify
+from support.drive import HOST_NQN, write_and_verify
 from support.system import Daemon, EmbeddedTarget
 
 NQN = "nqn.2026-11.io.guest:zns"
@@ -46,7 +46,9 @@ def test_an_ftl_runs_on_the_kernels_zoned_drive(guest: Guest, folder: Path, appe
         before = target.state()
 
         options = ("--force", "--num-punits", "1", "--overprovisioning", "25", *(("--use-append",) if append else ()))
-        target.ftl(daemon, "bdev_ftl_create", "-b", "ftl0", "-d", "Kernel0n1", "--no-attach", *options)
+        target.ftl(
+            daemon, "bdev_ftl_create", "-b", "ftl0", "-d", "Kernel0n1", "--no-attach", "--host", HOST_NQN, *options
+        )
         claimed = target.bdev("Kernel0n1")
         assert claimed is not None
         assert claimed["claimed"] is True

@@ -49,7 +49,7 @@ class Ftl:
         self.daemon = daemon
         self._target = target
         self._client = DaemonClient(daemon.socket)
-        target.ftl(daemon, "bdev_ftl_create", "-b", "ftl0", "-d", base, *options)
+        target.ftl(daemon, "bdev_ftl_create", "-b", "ftl0", "-d", base, "--host", HOST_NQN, *options)
 
     def device(self) -> dict[str, Any]:
         (device,) = self._client.call("ftl_get_devices")

@@ -14,8 +14,9 @@ import pytest
 
 from live.spdk_target import SpdkTarget
 from spdk_ftl_py.runtime.reactor import ReactorLoop
+from spdk_ftl_py.torture.hosts import HOST_NQN as LOAD_NQN
 from spdk_ftl_py.torture.hosts import MIXES, Hosts
-from support.drive import digest, write_and_verify
+from support.drive import HOST_NQN, digest, write_and_verify
 from support.system import Daemon, EmbeddedTarget
 
 DRIVE_NQN = "nqn.2026-11.io.spdk-ftl:drive"
@@ -23,6 +24,7 @@ CONCAT_NQN = "nqn.2026-11.io.spdk-ftl:concat-of-ftl0"
 DRIVE = "name=Drive0,zones=64,zone_size=2M,capacity=1536K,max_open=14,max_active=14"
 FILE_BYTES = 96 << 20
 BACK_TIMEOUT_MS = 60_000
+HOSTS = 2
 HOST_TIMEOUT_S = 120.0
 LOAD_S = 0.5
 
@@ -96,7 +98,7 @@ def under_load(address: tuple[str, str, str], crash: Callable[[], None], *, seed
         reactor = ReactorLoop("live hosts")
         await reactor.start()
         try:
-            hosts = await Hosts.connect(reactor, *address, count=2, seed=seed, timeout_s=HOST_TIMEOUT_S)
+            hosts = await Hosts.connect(reactor, *address, count=HOSTS, seed=seed, timeout_s=HOST_TIMEOUT_S)
             rng = random.Random(seed)
             try:
                 for _ in range(times):
@@ -127,7 +129,7 @@ def test_what_was_flushed_to_a_file_is_there_when_the_target_was_killed(spdk_pro
 
     with running(spdk_program, folder, configure) as target, Daemon(folder) as daemon:
         zones = ("--zone-capacity", "256", "--num-punits", "2")
-        target.spdk.ftl(daemon, "bdev_ftl_create", "-b", "ftl0", "-d", "Aio0", *zones)
+        target.spdk.ftl(daemon, "bdev_ftl_create", "-b", "ftl0", "-d", "Aio0", *zones, "--host", HOST_NQN)
         address = export_of(target.spdk, daemon)
         done = asyncio.run(write_and_verify(*address, random_writes=5000, flush=True, timeout_s=240))
         before = asyncio.run(digest(*address))
@@ -143,7 +145,8 @@ def test_hosts_notice_nothing_of_a_killed_target_whose_drive_lives_on(
     spdk_program: str, folder: Path, zns_drive: EmbeddedTarget
 ) -> None:
     with running(spdk_program, folder, attacher(zns_drive)) as target, Daemon(folder) as daemon:
-        target.spdk.ftl(daemon, "bdev_ftl_create", "-b", "ftl0", "-d", "Nvme0n1")
+        allowed = [word for number in range(HOSTS) for word in ("--host", LOAD_NQN.format(number))]
+        target.spdk.ftl(daemon, "bdev_ftl_create", "-b", "ftl0", "-d", "Nvme0n1", *allowed)
         under_load(export_of(target.spdk, daemon), target.kill_and_restart, seed=1)
         wait_for_ftl0(target.spdk)
         target.spdk.ftl(daemon, "bdev_ftl_delete", "-b", "ftl0")

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from e2e.test_peer_loss import POLL_S, WAIT_S, VerifyingHost, in_thread, kill, under_load
+from e2e.test_peer_loss import HOSTNQN, POLL_S, WAIT_S, VerifyingHost, in_thread, kill, under_load
 from live.spdk_target import SpdkTarget
 from support.system import Daemon
 
@@ -39,7 +39,9 @@ def test_what_has_completed_outlives_the_daemon_in_the_cache_alone(
     daemon = start()
     try:
         zones = ("--zone-capacity", "192", "--optimal-open-zones", "2")
-        spdk_target.ftl(daemon, "bdev_ftl_create", "-b", "ftl0", "-d", "Malloc0", "-c", "Cache0", *zones)
+        spdk_target.ftl(
+            daemon, "bdev_ftl_create", "-b", "ftl0", "-d", "Malloc0", "-c", "Cache0", *zones, "--host", HOSTNQN
+        )
         export = told(daemon, "ftl_get_devices")[0]["export"]
 
         async def body(host: VerifyingHost) -> None:

@@ -25,6 +25,8 @@ class Mutation:
     """Edits that only make it matter, and break nothing by themselves."""
     crashes: int = 200
     """Within which it must be noticed; most are within ten."""
+    world: int | None = None
+    """Where it was noticed when this was written, and is looked for first: for the sake of time alone."""
 
     @property
     def in_shim(self) -> bool:
@@ -77,6 +79,12 @@ DOUBTS: tuple[Edit, ...] = (
     ("torture/world.py", "FAULTY_LIVES: Final = 0.5", "FAULTY_LIVES: Final = 1.0"),
 )
 """Most lives have a fault, and most faults are flushes with which the drive loses its volatile cache."""
+
+BUSY_BASES: tuple[Edit, ...] = (
+    ("torture/fault.py", "BUSY_LIVES: Final = 0.35", "BUSY_LIVES: Final = 1.0"),
+    ("torture/chain.py", "LOSSES: Final = (0, 0, 1, 1, 2, 4)", "LOSSES: Final = (0,)"),
+)
+"""Drives are busy in every life, and nothing is lost: a daemon that comes back had no reason to go."""
 
 MUTATIONS = (
     Mutation("halt_accepts_writes", "a halt goes on accepting writes behind its drain"),
@@ -135,6 +143,13 @@ MUTATIONS = (
         "a slot that a host's write was received into is freed while the nv cache holds that write back",
         ("--chain", "--faults", "--cache", "non-vss"),
         setting=BUSY_CACHES,
+        crashes=500,
+    ),
+    Mutation(
+        "busy_flush_doubted",
+        "a flush that a busy base refuses counts as one of which nobody knows what it has cost",
+        ("--chain", "--faults"),
+        setting=BUSY_BASES,
         crashes=500,
     ),
     Mutation("busy_gives_zone_up", "a zone is given up when the base is too busy to write it", ("--faults",)),

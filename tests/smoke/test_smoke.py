@@ -18,7 +18,7 @@ import pytest
 import spdk_ftl_py
 from e2e.ftl_world import RELEASE, ZNS, ftl_world
 from spdk_ftl_py import _shim
-from support.drive import write_and_verify
+from support.drive import HOST_NQN, write_and_verify
 
 MODULES = [
     module.name
@@ -46,7 +46,7 @@ def test_an_ftl_is_created_verified_and_deleted_by_spdk_rpc() -> None:
     with tempfile.TemporaryDirectory(prefix="spdk-ftl-") as folder, ftl_world(Path(folder), "--zns", ZNS) as world:
         before = world.snapshot()
         rpc = world.client(RELEASE)
-        created = rpc("bdev_ftl_create", "-b", "ftl0", "-d", "Nvme0n1")
+        created = rpc("bdev_ftl_create", "-b", "ftl0", "-d", "Nvme0n1", "--host", HOST_NQN)
         assert created["name"] == "ftl0"
         export = world.devices()["ftl0"]["export"]
         asyncio.run(write_and_verify(export["traddr"], export["trsvcid"], export["subnqn"]))

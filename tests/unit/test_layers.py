@@ -21,23 +21,24 @@ PACKAGE: Final = Path(__file__).resolve().parents[2] / "spdk_ftl_py"
 CHECKOUT: Final = PACKAGE.parent
 ROOT_NAME: Final = spdk_ftl_py.__name__
 
-BASE: Final = {"version", "errors"}
+BASE: Final = {"version", "errors", "text"}
 CONTROL: Final = {*BASE, "_shim", "runtime"}
-NVME: Final = {"nvme", "nvme/host", "nvme/target"}
+NVME: Final = {"nvme", "nvme/auth", "nvme/host", "nvme/target"}
 FTL: Final = {"ftl/media", "ftl/load", "ftl/cache", "ftl/gc", "ftl"}
 
 ROOMS: Rooms = {
     "version": set(),
     "errors": set(),
+    "text": set(),
     "_shim": set(),
     "conf": BASE,
     "schema": BASE,
     "strict_json": BASE,
-    "text": BASE,
     "runtime": {*BASE, "_shim"},
     "nvme": CONTROL,
-    "nvme/host": {*CONTROL, "nvme"},
-    "nvme/target": {*CONTROL, "nvme"},
+    "nvme/auth": BASE,
+    "nvme/host": {*CONTROL, "nvme", "nvme/auth"},
+    "nvme/target": {*CONTROL, "nvme", "nvme/auth"},
     "ftl/media": {*CONTROL, "conf", "nvme"},
     "ftl/load": {*CONTROL, "conf", "nvme", "ftl/media"},
     "ftl/cache": {*CONTROL, "conf", "nvme", "ftl/media", "ftl/load"},
@@ -45,12 +46,12 @@ ROOMS: Rooms = {
     "ftl": {*CONTROL, "conf", "nvme", "ftl/media", "ftl/load", "ftl/cache", "ftl/gc"},
     "spdk": {*BASE, "runtime"},
     "client": BASE,
-    "daemon": {*CONTROL, "conf", "schema", "strict_json", "text", *NVME, *FTL, "spdk", "client"},
-    "target": {*CONTROL, *NVME, "text"},
+    "daemon": {*CONTROL, "conf", "schema", "strict_json", *NVME, *FTL, "spdk", "client"},
+    "target": {*CONTROL, *NVME},
     "demo": {*CONTROL, "conf", *NVME, *FTL, "spdk", "client", "daemon", "target"},
     "torture": {*CONTROL, "conf", *NVME, *FTL, "spdk", "client", "daemon", "target", "demo"},
     "plugin": {*BASE, "client", "schema"},
-    "cli": {*BASE, "text", "client", "schema", "plugin", "daemon", "target", "demo", "torture"},
+    "cli": {*BASE, "client", "schema", "plugin", "daemon", "target", "demo", "torture"},
     "__init__": {*BASE, "plugin"},
 }
 """Of the package. ``ftl`` and ``target`` know no daemon, the two sides of NVMe/TCP not each other."""

@@ -31,8 +31,13 @@ PLUGIN_METHODS = (
     "bdev_ftl_get_stats",
     "bdev_ftl_scrub",
     "bdev_ftl_get_properties",
+    "bdev_ftl_add_host",
+    "bdev_ftl_remove_host",
+    "bdev_ftl_allow_any_host",
+    "bdev_ftl_get_hosts",
     "ftl_get_devices",
 )
+NQN = "nqn.2026-11.io.example:host"
 
 
 @dataclass
@@ -174,7 +179,8 @@ async def test_create_sends_what_was_given_and_prints_name_and_uuid(tmp_path: Pa
     conf = "--conf band_thld=80,verify_reads=off"
     zones = "--zone-capacity 512 --optimal-open-zones 2 --listen-address 127.0.0.1:4420"
     uuid = "-u b286d19a-0059-4709-abcd-9f7732b1567d"
-    done = await world.rpc(*at(world, "bdev_ftl_create", *f"{options} {more} {conf} {zones} {uuid}".split()))
+    hosts = f"--host {NQN}1 --host {NQN}2"
+    done = await world.rpc(*at(world, "bdev_ftl_create", *f"{options} {more} {conf} {zones} {uuid} {hosts}".split()))
     assert (done.code, done.err) == (0, "")
     assert json.loads(done.out) == world.answer
     assert world.calls == [
@@ -193,6 +199,8 @@ async def test_create_sends_what_was_given_and_prints_name_and_uuid(tmp_path: Pa
                 "overprovisioning": 30,
                 "num_punits": 4,
                 "no_attach": True,
+                "hosts": [f"{NQN}1", f"{NQN}2"],
+                "allow_any_host": False,
                 "limit_crit": 0,
                 "limit_high": 20,
                 "limit_low": 80,
@@ -209,6 +217,28 @@ async def test_create_sends_what_was_given_and_prints_name_and_uuid(tmp_path: Pa
         )
     ]
     assert world.target_calls == []
+
+
+async def test_hosts_are_added_removed_listed_and_any_of_them_allowed_or_not(tmp_path: Path, world: World) -> None:
+    ftl = {"name": "ftl0", "target": str(tmp_path / "target")}
+    for command, params in (
+        (f"bdev_ftl_add_host -b ftl0 --host {NQN}", {"host": NQN}),
+        (
+            f"bdev_ftl_add_host -b ftl0 --host {NQN} --dhchap-key /k --dhchap-ctrlr-key /c",
+            {"host": NQN, "dhchap_key": "/k", "dhchap_ctrlr_key": "/c"},
+        ),
+        (f"bdev_ftl_remove_host -b ftl0 --host {NQN}", {"host": NQN}),
+        ("bdev_ftl_allow_any_host -b ftl0 --allow-any-host", {"allow_any_host": True}),
+        ("bdev_ftl_allow_any_host -b ftl0 --no-allow-any-host", {"allow_any_host": False}),
+        ("bdev_ftl_get_hosts -b ftl0", {}),
+    ):
+        done = await world.rpc(*at(world, *command.split()))
+        assert (done.code, done.err) == (0, "")
+        assert world.calls.pop() == (command.split()[0], {**ftl, **params})
+    done = await world.rpc(*at(world, "bdev_ftl_allow_any_host", "-b", "ftl0"))
+    assert done.code == 2
+    assert "required: --allow-any-host" in done.err
+    assert world.calls == []
 
 
 async def test_a_relative_target_address_reaches_the_daemon_as_an_absolute_one(tmp_path: Path, world: World) -> None:

@@ -90,6 +90,12 @@ def test_all_limits_of_the_conf_are_parameters() -> None:
         ({"conf": {"colour": 1}}, ['unknown parameter "colour" in conf', "band_thld"]),
         ({"conf": {"reloc_policy": "x"}}, ["conf.reloc_policy", "one of", "greedy"]),
         ({"conf": 5}, ["conf", "an object"]),
+        ({"hosts": "nqn.2026-11.io.example:host"}, ["hosts (--host)", "an array"]),
+        ({"hosts": ["nqn.2026-11.io.example:host", "host"]}, ["hosts.1 (--host)", '"host"', "an NQN such as"]),
+        ({"hosts": ["nqn.2026-11.io.example:host\n"]}, ["hosts.0 (--host)", "an NQN such as"]),
+        ({"hosts": ["nqn." + "x" * 220]}, ["hosts.0 (--host)", "an NQN such as"]),
+        ({"hosts": [5]}, ["hosts.0 (--host)", "a string"]),
+        ({"hosts": [f"nqn.2026-11.io.example:{i}" for i in range(256)]}, ["hosts (--host) has 256 entries", "255"]),
         ({"nonsense": [1] * 1000}, ['unknown parameter "nonsense"']),
     ],
 )
@@ -123,5 +129,5 @@ def test_what_somebody_else_adds_later_may_be_missing() -> None:
 
 
 def test_an_unknown_method_is_refused_with_the_list() -> None:
-    with pytest.raises(ParameterError, match="known: bdev_ftl_create"):
+    with pytest.raises(ParameterError, match=r"known: bdev_ftl_add_host.*bdev_ftl_create"):
         schema.load("../pyproject")

@@ -1,4 +1,4 @@
-"""What strangers chose is shown without doing anything, and JSON of theirs is JSON or refused."""
+"""What strangers chose, in logs and on terminals: it is shown without doing anything."""
 
 from __future__ import annotations
 
@@ -7,8 +7,18 @@ import logging
 
 import pytest
 
-from spdk_ftl_py import strict_json
-from spdk_ftl_py.text import SHOWN_MAX, ShownFormatter, shown
+from spdk_ftl_py.text import (
+    LINE_SHOWN_MAX,
+    NAME_SHOWN_MAX,
+    SHOWN_MAX,
+    ShownFormatter,
+    show_line,
+    show_name,
+    show_names,
+    shown,
+)
+
+NQN = "nqn.2014-08.org.nvmexpress:uuid:5f5b1c1e-5d2c-4ef0-9d6a-6f7a0c1e2d3b"
 
 
 @pytest.mark.parametrize(
@@ -45,29 +55,38 @@ def test_a_log_has_one_line_for_each_message() -> None:
     assert len(trace) > 2
 
 
-@pytest.mark.parametrize(
-    ("raw", "reason"),
-    [
-        (b'{"id": NaN}', "NaN is no number"),
-        (b"[-Infinity]", "-Infinity is no number"),
-        (b"[1e999]", "too large"),
-        (b'["\\ud800"]', "surrogate"),
-        (b'{"\\udfff": 1}', "surrogate"),
-        (b"[" * 400 + b"]" * 400, "nested deeper"),
-        (b'{"a":' * 400 + b"1" + b"}" * 400, "nested deeper"),
-        (b"[" * 100_000, "nested deeper"),
-        (b"[" + b"9" * 5000 + b"]", "digits"),
-        (b'"\xff"', "not UTF-8"),
-        (b'["', "Unterminated"),
-    ],
-)
-def test_what_is_no_json_is_refused(raw: bytes, reason: str) -> None:
-    with pytest.raises(ValueError, match=reason):
-        strict_json.loads(raw)
+def test_a_name_that_needs_no_escapes_is_shown_as_it_is() -> None:
+    assert show_name(NQN) == NQN
+    assert show_name("nqn." + "x" * 219) == "nqn." + "x" * 219
 
 
-@pytest.mark.parametrize(
-    "raw", [b'{"a": ["\\ud83d\\ude00", 1.5, null]}', b'["[[[[", "\\"[[[["]', b"[" * 64 + b"]" * 64, '"ö"'.encode()]
-)
-def test_what_is_json_is_taken(raw: bytes) -> None:
-    strict_json.loads(raw)
+def test_a_name_is_one_word_whatever_a_stranger_made_of_it() -> None:
+    hostile = (
+        "nqn.x:\x1b[2J\r\n2026-11-28 I ftl0: deleted, asked for by 'root' `id` \"\u202e\u2028\ud800\U0001f600"
+        + "é" * 200
+    )
+    word = show_name(hostile)
+    assert word.isascii()
+    assert word.isprintable()
+    assert not set(word) & set(" '\"`")
+    assert word.startswith(r"nqn.x:\x1b[2J\r\n2026-11-28\x20I\x20ftl0:")
+    assert len(word) == NAME_SHOWN_MAX
+    assert word.endswith("...")
+    # Two names are never shown as one.
+    assert show_name("a\n") != show_name("a\\n")
+
+
+def test_of_many_names_some_are_shown_and_the_others_counted() -> None:
+    assert show_names(["a", "b c"]) == r"a, b\x20c"
+    assert show_names(str(number) for number in range(1024)) == "0, 1, 2, 3, 4, 5, 6, 7 and 1016 more"
+
+
+def test_a_line_keeps_its_words() -> None:
+    assert show_line('it\'s a "line"\n') == 'it\'s a "line"\\n'
+    assert len(show_line("\0" * 1000)) == LINE_SHOWN_MAX
+
+
+def test_what_was_escaped_is_not_escaped_again() -> None:
+    """A name in a message, which the log escapes as a whole."""
+    word = show_name("x\n\\n\u202e")
+    assert shown(f"host {word} connected") == f"host {word} connected"

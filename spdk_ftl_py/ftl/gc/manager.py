@@ -286,8 +286,7 @@ class BandManager:
                 self.stop()
                 self._on_stuck(
                     f"no free band is left ({len(self.bands)} bands, {self.bands.count(CLOSED)} of them closed), "
-                    "and "
-                    f"none can be freed: too many zones have failed for the logical capacity"
+                    "and none can be freed"
                 )
                 return
         if self._timer is not None:

@@ -684,7 +684,14 @@ class _Merge:
             whole = await self._verify(blocks.address[open_], blocks.crc[open_])
             state[open_[whole]] = _GOOD
             broken = open_[~whole]
+            for i in map(int, broken):
+                blocks.cut[i] |= await self._never_came(int(blocks.address[i]), int(blocks.band[i]))
             await aside(len(broken), functools.partial(self._judge, broken, state, blocks))
+
+    async def _never_came(self, address: int, band: int) -> bool:
+        """Whether a header stands there: an earlier load has gone on behind a batch that was cut off (room.py)."""
+        header = self._reader.header_in_place((await self._reader.blocks(address, 1))[0], address)
+        return header is not None and (header.band, header.band_seq) == (band, self._band_seqs[band])
 
     def _judge(self, broken: NDArray[np.intp], state: NDArray[np.uint8], blocks: _Blocks) -> None:
         """Of winners that are not whole: whether another copy counts, or they were cut off, or are lost."""

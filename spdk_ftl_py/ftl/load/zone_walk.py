@@ -10,6 +10,7 @@ from uuid import UUID
 import numpy as np
 from numpy.typing import NDArray
 
+from ... import _shim
 from ..media.blockdev import BlockPort
 from ..media.geometry import SUMMARY_ENTRIES, Geometry
 from ..media.layout import (
@@ -213,10 +214,13 @@ class ZoneReader:
     def header_at(self, zone: ZoneContent, block: NDArray[np.uint8], address: int) -> BatchHeader | None:
         """Of any life of the zone. A walk comes through data of hosts as well, who may make headers up: theirs can't
         know where they will stand."""
+        header = self.header_in_place(block, address)
+        return header if header is not None and (header.band, header.punit) == (zone.band, zone.punit) else None
+
+    def header_in_place(self, block: NDArray[np.uint8], address: int) -> BatchHeader | None:
+        """The same, of any zone."""
         header = parse_batch_header(block, self._uuid)
-        if header is None or (header.band, header.punit) != (zone.band, zone.punit):
-            return None
-        return header if header.address == (0 if self._use_append else address) else None
+        return header if header is not None and header.address == (0 if self._use_append else address) else None
 
     async def _walk(
         self, zone: ZoneContent, end: int, full: bool, summary: NDArray[Any] | None, known: NDArray[np.bool_]
@@ -231,6 +235,8 @@ class ZoneReader:
             blocks = await self.blocks(zone.start + offset, count)
             found = self._first_header(zone, blocks, offset)
             if found is None:
+                if gap is None and headers and await self._overtaken(zone, *headers[-1], blocks[0], end):
+                    break
                 if not headers:
                     zone.checkpoint |= self._any_checkpoint(blocks, zone.start + offset)
                 gap = offset if gap is None else gap
@@ -259,6 +265,31 @@ class ZoneReader:
         zone.checkpoint &= not headers
         if not headers and not full and not known.any() and self._sequential and not zone.checkpoint:
             zone.damage.append(f"blocks {zone.start} to {zone.start + end - 1} (band {zone.band}): no header verifies")
+
+    async def _overtaken(
+        self, zone: ZoneContent, at: int, header: BatchHeader, behind: NDArray[np.uint8], end: int
+    ) -> bool:
+        """Of the batch at offset ``at``, behind which no header stands: whether the drive has lost its end, or all that
+        came after it, with a volatile cache, and what was on its way then was appended in that place. The writer gave
+        the zone up: what it appended there counts for nothing, and nothing else follows."""
+        if not (self._use_append and self._sequential):
+            return False
+        if self._is_summary(zone, behind):
+            return True
+        if header.kind != KIND_DATA:
+            return False
+        blocks = await self.blocks(zone.start + at + 1, min(header.block_count - 1, end - at - 1))
+        for offset, (block, entry) in enumerate(zip(blocks, header.entries, strict=False), at + 1):
+            if _shim.crc32c(memoryview(block)) != int(entry["crc"]):
+                # By a header of its own data a host can't make it look so: that matches.
+                other = self.header_at(zone, block, zone.start + offset)
+                if (other is not None and other.band_seq == zone.band_seq) or self._is_summary(zone, block):
+                    return True
+        return False
+
+    def _is_summary(self, zone: ZoneContent, block: NDArray[np.uint8]) -> bool:
+        part = parse_summary_block(block, self._uuid)
+        return part is not None and (part.band, part.punit, part.band_seq) == (zone.band, zone.punit, zone.band_seq)
 
     def _first_header(
         self, zone: ZoneContent, blocks: NDArray[np.uint8], offset: int

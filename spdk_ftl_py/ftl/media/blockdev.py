@@ -11,14 +11,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ... import _shim
-from ...errors import FlushDoubtError, FlushRefusedError, MediaError, ProtocolError
+from ...errors import FlushDoubtError, FlushRefusedError, MediaError, ProtocolError, RoomError
 from ...nvme.wire import Status, status_text
 from ...runtime.reactor import ReactorLoop
 from .zone import ZONE_DESCRIPTOR_BYTES, ZONE_REPORT_HEADER_BYTES, Zone, parse_report
 
 QUEUE_DEPTH: Final = 32
+LIST_DEPTH: Final = 128
+"""Reads of a list at a time."""
 ZONES_PER_REPORT: Final = 64
 """As the seed's FTL_ZONE_INFO_COUNT."""
+ZONES_PER_LONG_REPORT: Final = 512
+"""Where all are wanted, and the device gives so many at a time."""
 
 ZONE_CLOSE: Final = 1
 ZONE_FINISH: Final = 2
@@ -46,7 +50,7 @@ repeated."""
 
 def may_pass(failure: BaseException) -> bool:
     """Whether a whole device that has failed with that is to be asked again some time."""
-    if isinstance(failure, FlushDoubtError):
+    if isinstance(failure, FlushDoubtError | RoomError):
         return True
     if isinstance(failure, FlushRefusedError) or not isinstance(failure, MediaError):
         return False
@@ -99,6 +103,9 @@ class BlockPort:
         self._slots = asyncio.Semaphore(depth)
         self._waiting: dict[int, asyncio.Future[tuple[int, int]]] = {}
         self._closed = False
+        self._list: _shim.ReadList | None = None
+        self._list_lock = asyncio.Lock()
+        self._list_done: asyncio.Future[int] | None = None
         reactor.subscribe(self._id, self._on_event)
 
     async def close(self) -> None:
@@ -110,6 +117,12 @@ class BlockPort:
             await asyncio.wait(list(self._waiting.values()))
         self._port.close()
         self._reactor.unsubscribe(self._id)
+        async with self._list_lock:
+            if self._list is not None:
+                await self._list_ended()
+                list_id = self._list.id
+                self._list.close()
+                self._reactor.unsubscribe(list_id)
 
     async def read(self, lba: int, block_count: int) -> NDArray[np.uint8]:
         """(block_count, block_bytes) bytes: 4096, and interleaved metadata if the device has any."""
@@ -143,23 +156,26 @@ class BlockPort:
 
     async def read_each(self, addresses: Sequence[int], block_count: int = 1) -> NDArray[np.uint8] | None:
         """So many blocks from each of these addresses, side by side: (addresses, block_count, block_bytes). None where
-        any of them can't be read. For a load that has very many to read: a third of what as many read() cost."""
+        any of them can't be read. For a load that has very many to read: one event for all of them."""
         data = np.empty((len(addresses), block_count, self.block_bytes), np.uint8)
         if not addresses:
             return data
-        loop = asyncio.get_running_loop()
-        answers: list[asyncio.Future[tuple[int, int]]] = []
-        for address, row in zip(addresses, data, strict=True):
-            await self._slots.acquire()
-            try:
-                ticket = self._port.submit(_shim.OP_READ, address, block_count, row)
-            except BaseException:
-                self._slots.release()
-                raise
-            answers.append(loop.create_future())
-            self._waiting[ticket] = answers[-1]
-        await asyncio.wait(answers)
-        return None if any(answer.result()[0] for answer in answers) else data
+        async with self._list_lock:
+            if self._closed:
+                raise MediaError(f"{self.name}: read after close", errno=errno.ESHUTDOWN)
+            if self._list is None:
+                self._list = _shim.ReadList(self._reactor.shim, self.device, LIST_DEPTH)
+                self._reactor.subscribe(self._list.id, self._on_list_event)
+            await self._list_ended()
+            self._list.start(addresses, block_count, data)
+            self._list_done = asyncio.get_running_loop().create_future()
+            status = await asyncio.shield(self._list_done)
+        return None if status else data
+
+    async def _list_ended(self) -> None:
+        """Of a read_each() that was cancelled there may be one yet; what it reads has a buffer."""
+        if self._list_done is not None and not self._list_done.done():
+            await asyncio.wait([self._list_done])
 
     async def write(self, lba: int, data: Buffer, *, fua: bool = False) -> None:
         """data: whole blocks, at most the device's max_io_blocks, and in a sequential zone at its write pointer."""
@@ -206,15 +222,17 @@ class BlockPort:
         return parse_report(report, first_zone=first_zone, zone_size=zone_size, zones_max=zones_max)
 
     async def zones(self, progress: Callable[[float], None] | None = None) -> list[Zone]:
-        """All zones of the device, 64 at a time. A failing report raises MediaError with ENODEV, as in the seed."""
+        """All zones of the device. A failing report raises MediaError with ENODEV, as in the seed."""
         zone_size = self.device.zone_size
         if zone_size <= 0:
             return []
         total = self.device.block_count // zone_size
+        most_bytes = self.device.max_io_blocks * self.block_bytes - ZONE_REPORT_HEADER_BYTES
+        most = max(ZONES_PER_REPORT, min(ZONES_PER_LONG_REPORT, most_bytes // ZONE_DESCRIPTOR_BYTES))
         zones: list[Zone] = []
         while len(zones) < total:
             try:
-                part = await self.zone_report(len(zones), min(ZONES_PER_REPORT, total - len(zones)))
+                part = await self.zone_report(len(zones), min(most, total - len(zones)))
             except MediaError as error:
                 raise MediaError(error.message, status=error.status, errno=errno.ENODEV) from error
             if not part:
@@ -302,6 +320,15 @@ class BlockPort:
         elif event.kind == _shim.EV_OVERFLOW:
             for ticket, status, result in self._port.take_untold():
                 self._answered(ticket, status, result)
+
+    def _on_list_event(self, event: _shim.Event) -> None:
+        assert self._list is not None
+        assert self._list_done is not None
+        status: int | None = event.b if event.kind == _shim.EV_IO_DONE else None
+        if event.kind == _shim.EV_OVERFLOW:
+            status = self._list.take_untold()
+        if status is not None and not self._list_done.done():
+            self._list_done.set_result(status)
 
     def _answered(self, ticket: int, status: int, result: int) -> None:
         answer = self._waiting.pop(ticket, None)

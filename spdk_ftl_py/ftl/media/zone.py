@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
 
 from ...errors import ProtocolError
 
@@ -31,6 +33,8 @@ _STATES: Final = {
 }
 ACTIVE_STATES: Final = frozenset({IMPLICITLY_OPEN, EXPLICITLY_OPEN, CLOSED})
 UNUSABLE_STATES: Final = frozenset({READ_ONLY, OFFLINE})
+_CODES_ACTIVE: Final = [code for code, state in _STATES.items() if state in ACTIVE_STATES]
+_CODES_UNUSABLE: Final = [code for code, state in _STATES.items() if state in UNUSABLE_STATES]
 
 ATTRIBUTE_FINISHED: Final = 1 << 0
 """ZFC: the device has finished it by itself."""
@@ -39,15 +43,24 @@ ATTRIBUTE_FINISH: Final = 1 << 1
 ATTRIBUTE_RESET: Final = 1 << 2
 """RZR: it would like it to be reset."""
 
-_DESCRIPTOR = struct.Struct("<BBBB4xQQQ32x")
+_DESCRIPTOR: Final = np.dtype(
+    {
+        "names": ["type", "state", "attributes", "capacity", "start", "pointer"],
+        "formats": ["u1", "u1", "u1", "<u8", "<u8", "<u8"],
+        "offsets": [0, 1, 2, 8, 16, 24],
+        "itemsize": ZONE_DESCRIPTOR_BYTES,
+    }
+)
+_WRITTEN_TO_CAPACITY: Final = frozenset({FULL, READ_ONLY, OFFLINE})
 
 
-@dataclass(frozen=True, slots=True)
-class Zone:
-    """start, capacity and written are in blocks; written is how far the write pointer is from start (capacity if
+class Zone(NamedTuple):
+    """There may be half a million of them, which a tuple bears better than other objects.
+
+    start, capacity and written are in blocks; written is how far the write pointer is from start (capacity if
     full)."""
 
-    index: int
+    index: int  # type: ignore[assignment]  # tuple.index, which nobody needs of it
     start: int
     capacity: int
     state: str
@@ -84,35 +97,47 @@ def parse_report(
         raise ProtocolError(f"zone report has {len(report)} bytes, its header alone has {ZONE_REPORT_HEADER_BYTES}")
     (count,) = struct.unpack_from("<Q", report, 0)
     room = (len(report) - ZONE_REPORT_HEADER_BYTES) // ZONE_DESCRIPTOR_BYTES
+    table = np.frombuffer(report, _DESCRIPTOR, min(count, room, zones_max), ZONE_REPORT_HEADER_BYTES)
+    _check(table, first_zone, zone_size)
+    # Of zones of no use nobody has checked it.
+    capacities = np.minimum(table["capacity"], np.uint64(zone_size)).tolist()
+    states = [_STATES[code] for code in (table["state"] >> 4).tolist()]
+    starts, pointers, attributes = table["start"].tolist(), table["pointer"].tolist(), table["attributes"].tolist()
     zones = []
-    for i in range(min(count, room, zones_max)):
-        kind, state_byte, attributes, _, capacity, start, pointer = _DESCRIPTOR.unpack_from(
-            report, ZONE_REPORT_HEADER_BYTES + i * ZONE_DESCRIPTOR_BYTES
-        )
-        index = first_zone + i
-        if kind & 0xF != ZONE_TYPE_SEQUENTIAL:
-            raise ProtocolError(
-                f"zone {index} has type {kind & 0xF}: only sequential-write-required zones (2) are known"
-            )
-        state = _STATES.get(state_byte >> 4)
-        if state is None:
-            raise ProtocolError(f"zone {index} is in unknown state {state_byte >> 4:#x}")
-        if start != index * zone_size:
-            raise ProtocolError(f"zone {index} starts at block {start}, expected {index * zone_size}")
-        usable = state not in UNUSABLE_STATES
-        if usable and not 0 < capacity <= zone_size:
-            raise ProtocolError(f"zone {index} has capacity {capacity}, zone size is {zone_size}")
-        # Of zones of no use nobody has checked it.
-        capacity = min(capacity, zone_size)
-        zones.append(Zone(index, start, capacity, state, _written(index, state, start, pointer, capacity), attributes))
+    for index, (start, capacity, state, pointer, its) in enumerate(
+        zip(starts, capacities, states, pointers, attributes, strict=True), first_zone
+    ):
+        written = 0 if state == EMPTY else capacity if state in _WRITTEN_TO_CAPACITY else pointer - start
+        zones.append(Zone(index, start, capacity, state, written, its))
     return zones
 
 
-def _written(index: int, state: str, start: int, pointer: int, capacity: int) -> int:
-    if state in (FULL, READ_ONLY, OFFLINE):
-        return capacity
-    if state == EMPTY:
-        return 0
-    if not start <= pointer <= start + capacity:
-        raise ProtocolError(f"zone {index} has its write pointer at {pointer}, outside of {start}..{start + capacity}")
-    return pointer - start
+def _check(table: NDArray[Any], first_zone: int, zone_size: int) -> None:
+    """Raises ProtocolError for the first zone that can't be as it is described."""
+    index = np.arange(first_zone, first_zone + len(table), dtype=np.uint64)
+    code, start, capacity, pointer = table["state"] >> 4, table["start"], table["capacity"], table["pointer"]
+    usable = ~np.isin(code, _CODES_UNUSABLE)
+    # Behind the checks before it: nothing overflows.
+    pointed = np.isin(code, _CODES_ACTIVE)
+    checks = (
+        (table["type"] & 0xF) != ZONE_TYPE_SEQUENTIAL,
+        ~np.isin(code, list(_STATES)),
+        start != index * np.uint64(zone_size),
+        usable & ((capacity == 0) | (capacity > zone_size)),
+        pointed & ((pointer < start) | (pointer - start > capacity)),
+    )
+    wrong = np.flatnonzero(np.logical_or.reduce(checks))
+    if not len(wrong):
+        return
+    row = int(wrong[0])
+    zone, which = first_zone + row, [bool(check[row]) for check in checks].index(True)
+    at, length, to = int(start[row]), int(capacity[row]), int(pointer[row])
+    raise ProtocolError(
+        (
+            f"zone {zone} has type {int(table['type'][row]) & 0xF}: only sequential-write-required zones (2) are known",
+            f"zone {zone} is in unknown state {int(code[row]):#x}",
+            f"zone {zone} starts at block {at}, expected {zone * zone_size}",
+            f"zone {zone} has capacity {length}, zone size is {zone_size}",
+            f"zone {zone} has its write pointer at {to}, outside of {at}..{at + length}",
+        )[which]
+    )

@@ -22,6 +22,7 @@ class _Pending:
     done: asyncio.Future[Cqe]
     buffer: bytearray = field(default_factory=bytearray)
     received: int = 0
+    may_bring_less: bool = False
 
 
 async def open_connection(
@@ -69,9 +70,12 @@ class CommandQueue:
         self._pending: dict[int, _Pending] = {}
         self._lost: FtlError | None = None
 
-    async def submit(self, sqe: Sqe, data: bytes = b"", receive_bytes: int = 0) -> tuple[Cqe, bytearray]:
+    async def submit(
+        self, sqe: Sqe, data: bytes = b"", receive_bytes: int = 0, *, may_bring_less: bool = False
+    ) -> tuple[Cqe, bytearray]:
         """Sends a command with data in its capsule, or room for receive_bytes; returns its completion, good or bad.
 
+        may_bring_less: the controller may send less data than there is room for. The rest is zeroes.
         Waits for a free slot. Cancelling it leaves the command's id taken until the controller answers.
         """
         assert receive_bytes <= RECEIVE_BYTES_MAX
@@ -88,6 +92,7 @@ class CommandQueue:
             sgl_type=wire.SGL_IN_CAPSULE if data else wire.SGL_TRANSPORT,
         )
         pending = _Pending(sqe, asyncio.get_running_loop().create_future(), bytearray(receive_bytes))
+        pending.may_bring_less = may_bring_less
         self._pending[cid] = pending
         await self.connection.send(PduType.CAPSULE_CMD, sqe.pack(), data)
         return await pending.done, pending.buffer
@@ -135,7 +140,7 @@ class CommandQueue:
         return pending
 
     def _finish(self, pending: _Pending, cqe: Cqe) -> None:
-        if cqe.status == 0 and pending.received != len(pending.buffer):
+        if cqe.status == 0 and pending.received != len(pending.buffer) and not pending.may_bring_less:
             raise ProtocolError(
                 f"{self.connection.peer}: command {pending.sqe.opcode:#x} succeeded with {pending.received} of "
                 f"{len(pending.buffer)} bytes"

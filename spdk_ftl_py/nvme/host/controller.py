@@ -7,20 +7,24 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import os
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Protocol
 from uuid import UUID, uuid4
 
 from ... import _shim
 from ...errors import FtlError, ParameterError, PathError, ProtocolError, UnsupportedError
 from ...runtime.reactor import ReactorLoop
 from .. import identify, logs, wire
+from ..auth.key import HostKeys
+from ..auth.response import Policy
 from ..identify import ControllerPage
 from ..nqn import check_nqn
 from ..tcp import Connection, IcParameters, parse_port
 from ..wire import AdminOp, Cap, Cns, CommandError, Cqe, FabricsType, Feature, LogPage, PduError, Property, Sqe
+from .authentication import authenticate, wants_authentication
 from .command_queue import CommandQueue, open_connection
 from .connect import build_connect
 
@@ -43,6 +47,14 @@ RECONNECT_DELAY_FIRST_S = 0.05
 RECONNECT_DELAY_MAX_S = 5.0
 ZONE_REPORT_BYTES = 128
 """Header and one descriptor."""
+
+
+class _Submit(Protocol):
+    """CommandQueue.submit(), or what does as it does."""
+
+    async def __call__(
+        self, sqe: Sqe, data: bytes = b"", receive_bytes: int = 0, *, may_bring_less: bool = False
+    ) -> tuple[Cqe, bytearray]: ...
 
 
 @dataclass(frozen=True)
@@ -101,8 +113,9 @@ class Controller:
     """An association with a remote controller. Make it with connect(); it must be closed."""
 
     def __init__(
-        self, traddr: str, trsvcid: int | str, subnqn: str, hostnqn: str, hostid: UUID, timeout_s: float
-    ) -> None:
+        self, traddr: str, trsvcid: int | str, subnqn: str, hostnqn: str, hostid: UUID, timeout_s: float,
+        keys: HostKeys | None, policy: Policy | None,
+    ) -> None:  # fmt: skip
         """Use connect()."""
         self.traddr = traddr
         self.trsvcid = parse_port(trsvcid)
@@ -125,6 +138,8 @@ class Controller:
         self.identity: ControllerPage | None = None
         self.io_qpairs: dict[int, tuple[ReactorLoop, _shim.HostQpair]] = {}
         self._timeout_s = timeout_s
+        self._keys = keys
+        self._policy = policy
         self._digests = (False, False)
         self._ic: IcParameters | None = None
         self._queue: CommandQueue | None = None
@@ -151,16 +166,21 @@ class Controller:
         data_digest: bool = False,
         kato_ms: int = 10_000,
         timeout_s: float = 10.0,
+        keys: HostKeys | None = None,
+        policy: Policy | None = None,
     ) -> Controller:
         """Connects and enables the controller. kato_ms 0: no keep-alive. timeout_s: for all of it, then per command.
+        keys: with which we authenticate ourselves where that is required; with a ctrlr_key the controller has to prove
+        itself on every queue, whether it requires anything or not. policy: which hashes and DH groups we offer.
 
-        Raises ParameterError for NQNs that are none; PathError when nobody answers, or not in time; CommandError when
-        the target refuses; ProtocolError when it does not speak NVMe/TCP. Nothing is left behind then.
+        Raises ParameterError for NQNs that are none, and keys that can't be read; PathError when nobody answers, or not
+        in time; CommandError when the target refuses; AuthenticationError when we can't prove ourselves, or it does
+        not; ProtocolError when it does not speak NVMe/TCP. Nothing is left behind then.
         """
         if subnqn != wire.DISCOVERY_NQN:
             check_nqn(subnqn, "subsystem NQN")
         check_nqn(hostnqn, "host NQN")
-        self = cls(traddr, trsvcid, subnqn, hostnqn, hostid or uuid4(), timeout_s)
+        self = cls(traddr, trsvcid, subnqn, hostnqn, hostid or uuid4(), timeout_s, keys, policy)
         try:
             await asyncio.wait_for(self._connect(header_digest, data_digest, kato_ms), timeout_s)
         except asyncio.TimeoutError:
@@ -184,9 +204,8 @@ class Controller:
         )  # fmt: skip
         cqe, _ = await self._queue.submit(sqe, data)
         self._check(cqe, "Connect")
-        if cqe.result >> 16 & 6:
-            raise UnsupportedError(f"{self.subnqn} wants authentication, which is not supported")
         self.cntlid = cqe.result & 0xFFFF
+        await self._authenticate(self._queue.submit, cqe.result)
         await self._enable()
         page = identify.parse_controller(await self.identify(Cns.CONTROLLER))
         if page.cntlid != self.cntlid:
@@ -203,6 +222,21 @@ class Controller:
             self._start(self._watch_events(), "events")
         if kato_ms and (page.keep_alive_granularity_ms or page.is_discovery):
             self._start(self._keep_alive(kato_ms / 1000), "keep alive")
+
+    async def _authenticate(self, command: _Submit, connect_result: int) -> None:
+        """Behind Connect of a queue whose commands go by that."""
+        if not wants_authentication(connect_result, self._keys):
+            return
+
+        async def submit(sqe: Sqe, data: bytes, receive_bytes: int) -> bytes:
+            cqe, received = await command(sqe, data, receive_bytes, may_bring_less=True)
+            self._check(cqe, "authentication")
+            return bytes(received)
+
+        await authenticate(
+            submit, self._keys, connect_result=connect_result, hostnqn=self.hostnqn, subnqn=self.subnqn,
+            policy=self._policy,
+        )  # fmt: skip
 
     async def _ask_for_events(self, events: int) -> None:
         """Without those of zones rather than without any: there are zone reports, too."""
@@ -438,10 +472,9 @@ class Controller:
                 qid=qid, queue_size=entries, kato_ms=0, hostid=self.hostid.bytes, cntlid=self.cntlid,
                 subnqn=self.subnqn, hostnqn=self.hostnqn,
             )  # fmt: skip
-            cqe, _ = await self._one_command(queue, sqe, data, 0)
+            cqe, _ = await self._one_command(queue, sqe, data)
             self._check(cqe, f"Connect of I/O queue {qid}")
-            if cqe.result >> 16 & 6:
-                raise UnsupportedError(f"{self.subnqn} wants authentication, which is not supported")
+            await self._authenticate(functools.partial(self._one_command, queue), cqe.result)
             capacity = await self._first_zone_capacity(queue, namespace) if namespace.csi == wire.CSI_ZNS else 0
             if self.lost.is_set():
                 raise PathError(f"{self.subnqn}: {self.lost_reason}")
@@ -457,10 +490,10 @@ class Controller:
         return qpair
 
     async def _one_command(
-        self, queue: CommandQueue, sqe: Sqe, data: bytes, receive_bytes: int
+        self, queue: CommandQueue, sqe: Sqe, data: bytes = b"", receive_bytes: int = 0, *, may_bring_less: bool = False
     ) -> tuple[Cqe, bytearray]:
         """One command on a queue that nobody else receives from, so that nothing is read beyond its completion."""
-        command = asyncio.ensure_future(queue.submit(sqe, data, receive_bytes))
+        command = asyncio.ensure_future(queue.submit(sqe, data, receive_bytes, may_bring_less=may_bring_less))
         try:
             while not command.done():
                 await queue.pump()
@@ -668,13 +701,16 @@ async def connect_with_backoff(
     data_digest: bool = False,
     kato_ms: int = 10_000,
     timeout_s: float = 10.0,
+    keys: HostKeys | None = None,
+    policy: Policy | None = None,
     total_s: float = 60.0,
     first_delay_s: float = RECONNECT_DELAY_FIRST_S,
     max_delay_s: float = RECONNECT_DELAY_MAX_S,
 ) -> Controller:
     """connect(), again and again with doubling delays until total_s have passed; then the last attempt's error.
 
-    What will not get better (CommandError with do_not_retry, ParameterError, UnsupportedError) is raised at once.
+    What will not get better (CommandError with do_not_retry, or of a host that may not connect; ParameterError,
+    UnsupportedError, AuthenticationError) is raised at once.
     """
     loop = asyncio.get_running_loop()
     deadline = loop.time() + total_s
@@ -683,10 +719,13 @@ async def connect_with_backoff(
         try:
             return await Controller.connect(
                 traddr, trsvcid, subnqn, hostnqn=hostnqn, hostid=hostid, header_digest=header_digest,
-                data_digest=data_digest, kato_ms=kato_ms, timeout_s=timeout_s,
+                data_digest=data_digest, kato_ms=kato_ms, timeout_s=timeout_s, keys=keys, policy=policy,
             )  # fmt: skip
         except (PathError, ProtocolError, CommandError) as error:
-            if (isinstance(error, CommandError) and error.do_not_retry) or loop.time() + delay > deadline:
+            refused = isinstance(error, CommandError) and (
+                error.do_not_retry or error.status == wire.Status.CONNECT_INVALID_HOST
+            )
+            if refused or loop.time() + delay > deadline:
                 raise
         await asyncio.sleep(delay)
         delay = min(delay * 2, max_delay_s)

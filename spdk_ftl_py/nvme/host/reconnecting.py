@@ -12,6 +12,7 @@ from ... import _shim
 from ...errors import FtlError, NotFoundError, PathError
 from ...runtime.reactor import ReactorLoop
 from ...runtime.tasks import end_tasks
+from ..auth.key import HostKeys
 from ..wire import CommandError, Status
 from .controller import Controller, NamespaceInfo
 
@@ -34,7 +35,7 @@ class ReconnectingHost:
 
     def __init__(
         self, reactor: ReactorLoop, controller: Controller, namespace: NamespaceInfo, qpair: _shim.HostQpair,
-        *, queue_depth: int, kato_ms: int, loss_timeout_s: float, reconnect_delay_s: float,
+        *, queue_depth: int, kato_ms: int, loss_timeout_s: float, reconnect_delay_s: float, keys: HostKeys | None,
     ) -> None:  # fmt: skip
         """Use connect()."""
         self.namespace = namespace
@@ -49,6 +50,7 @@ class ReconnectingHost:
         self._controller = controller
         self._queue_depth = queue_depth
         self._kato_ms = kato_ms
+        self._keys = keys
         self._loss_timeout_s = loss_timeout_s
         self._reconnect_delay_s = reconnect_delay_s
         self._closed = False
@@ -69,6 +71,7 @@ class ReconnectingHost:
         kato_ms: int = KATO_MS,
         loss_timeout_s: float = LOSS_TIMEOUT_S,
         reconnect_delay_s: float = RECONNECT_DELAY_S,
+        keys: HostKeys | None = None,
     ) -> ReconnectingHost:
         """The first connection. Raises what Controller.connect() does, and NotFoundError for a namespace that is not
         there; nothing is left behind then.
@@ -77,7 +80,7 @@ class ReconnectingHost:
         """
         controller = await Controller.connect(
             traddr, trsvcid, subnqn, hostnqn=hostnqn, hostid=hostid or uuid4(), kato_ms=kato_ms,
-            timeout_s=CONNECT_TIMEOUT_S,
+            timeout_s=CONNECT_TIMEOUT_S, keys=keys,
         )  # fmt: skip
         try:
             namespace = await _find(controller, nsid)
@@ -87,7 +90,7 @@ class ReconnectingHost:
             raise
         return cls(
             reactor, controller, namespace, qpair, queue_depth=queue_depth, kato_ms=kato_ms,
-            loss_timeout_s=loss_timeout_s, reconnect_delay_s=reconnect_delay_s,
+            loss_timeout_s=loss_timeout_s, reconnect_delay_s=reconnect_delay_s, keys=keys,
         )  # fmt: skip
 
     async def close(self) -> None:
@@ -137,7 +140,7 @@ class ReconnectingHost:
         await lost.close()
         controller = await Controller.connect(
             lost.traddr, lost.trsvcid, lost.subnqn, hostnqn=lost.hostnqn, hostid=lost.hostid, kato_ms=self._kato_ms,
-            timeout_s=CONNECT_TIMEOUT_S,
+            timeout_s=CONNECT_TIMEOUT_S, keys=self._keys,
         )  # fmt: skip
         try:
             namespace = await _find(controller, self.namespace.nsid)

@@ -24,6 +24,8 @@ class Completion:
     """Of an error. True for everything that will fail the same way again."""
     result: int = 0
     data: bytes | bytearray | None = None
+    reason: str = ""
+    """Of an error, for our own log: what the status does not say."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,7 @@ class CapsuleQueue:
         """Entries of the submission queue, from Connect; 0 until then."""
         self.flow_control = True
         self.sqhd = 0
+        self.transfers_max = TRANSFERS_MAX
         self._max_h2c_data = max_h2c_data
         self._transfers: dict[int, _Transfer] = {}
         self._next_ttag = 0
@@ -91,7 +94,7 @@ class CapsuleQueue:
             return Command(sqe, early=Completion(Status.SGL_TYPE))
         if not sqe.host_to_controller or sqe.sgl_bytes == 0:
             return Command(sqe)
-        if sqe.sgl_bytes > wire.ADMIN_DATA_MAX or len(self._transfers) >= TRANSFERS_MAX:
+        if sqe.sgl_bytes > wire.ADMIN_DATA_MAX or len(self._transfers) >= self.transfers_max:
             return Command(sqe, early=Completion(Status.SGL_DATA_LENGTH))
         ttag = self._free_ttag()
         self._transfers[ttag] = _Transfer(sqe, bytearray(sqe.sgl_bytes))

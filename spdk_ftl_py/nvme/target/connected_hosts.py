@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 from ... import _shim
+from ...errors import BusyError
+from ...text import show_name
 
 log = logging.getLogger(__name__)
 
 HOSTS_MAX: Final = 1024
-"""Beyond it the one that connected first is forgotten: no host can make a list grow."""
+"""Hosts that may be owed an alarm, now or after the next crash. Beyond it newcomers are refused: to forget another one
+would be to keep from it that its writes are lost."""
+HOSTS_CROWDED: Final = 512
+"""From here on those that are gone, and have nothing to lose, should be forgotten: see crowded."""
+IDENTIFIERS_MAX: Final = 64
+"""Of one host NQN: host identifiers. So a host that makes up new ones finds no room, and others do."""
 
 
 @dataclass(frozen=True)
@@ -43,9 +51,11 @@ class ConnectedHosts:
 
     def __init__(self, on_change: Callable[[], object] = lambda: None) -> None:
         self._on_change = on_change
-        self.require_room: Callable[[], object] = lambda: None
-        """Raises FtlError where no more hosts can be remembered."""
-        self._hosts: dict[HostKey, None] = {}
+        self.require_state_room: Callable[[], object] = lambda: None
+        """Raises FtlError where what to_record() says may not become longer, whoever comes."""
+        self._hosts: dict[HostKey, int] = {}
+        """With the number of their last arrival."""
+        self._arrivals = 0
         self._alarms: dict[HostKey, _shim.FlushAlarm] = {}
 
     @property
@@ -68,25 +78,67 @@ class ConnectedHosts:
             return
         if not isinstance(record, Mapping):
             raise ValueError("hosts are no mapping")
-        self._hosts.update(dict.fromkeys(_hosts_of(record, "connected")))
+        self._hosts.update(dict.fromkeys(_hosts_of(record, "connected"), 0))
         self._alarms.update({host: _shim.FlushAlarm() for host in _hosts_of(record, "owed")})
 
     def arrived(self, host: HostKey) -> None:
-        """Raises what require_room or on_change raises; the host is not known then."""
+        """Raises BusyError where there is no place for one more, and what require_state_room or on_change raises; the
+        host is not known then."""
+        self._arrivals += 1
         if host in self._hosts:
+            self._hosts[host] = self._arrivals
             return
-        self.require_room()
-        self._hosts[host] = None
-        _forget_first(self._hosts)
+        self.require_state_room()
+        self._require_place(host)
+        self._hosts[host] = self._arrivals
         try:
             self._on_change()
         except BaseException:
             del self._hosts[host]
             raise
 
+    def _require_place(self, host: HostKey) -> None:
+        """Among HOSTS_MAX, and IDENTIFIERS_MAX of its NQN."""
+        known = self._hosts.keys() | self._alarms.keys()
+        if host in known:
+            return
+        if len(known) >= HOSTS_MAX:
+            raise BusyError(
+                f"{len(known)} hosts may be owed the truth after a crash, and no more can be remembered. Those that "
+                "are gone are forgotten once all they wrote is durable, but not those that are owed it already: delete "
+                "the FTL and create it again with -u, which forgets them"
+            )
+        same = sum(each.hostnqn == host.hostnqn for each in self._hosts)
+        if same >= IDENTIFIERS_MAX:
+            raise BusyError(
+                f"it has come with {same} host identifiers, each of which may be owed the truth after a crash, and no "
+                "more are remembered of one NQN: a host is to keep its identifier"
+            )
+
+    @property
+    def crowded(self) -> bool:
+        """Whoever has the device should make everything durable, and say so with forget()."""
+        if len(self._hosts) >= HOSTS_CROWDED:
+            return True
+        by_nqn = Counter(host.hostnqn for host in self._hosts)
+        return any(count >= IDENTIFIERS_MAX // 2 for count in by_nqn.values())
+
+    def gone(self, present: Collection[HostKey]) -> dict[HostKey, int]:
+        """Those that have no association, where present have: for forget()."""
+        return {host: arrival for host, arrival in self._hosts.items() if host not in present}
+
+    def forget(self, gone: Mapping[HostKey, int]) -> None:
+        """Everything is durable that was written before gone() said so: those among them that have not come back since
+        are owed nothing for it. What they are owed from before, they stay owed. Raises what on_change raises."""
+        durable = [host for host, arrival in gone.items() if self._hosts.get(host) == arrival]
+        for host in durable:
+            del self._hosts[host]
+        if durable:
+            self._on_change()
+
     def left(self, host: HostKey) -> None:
         """In order, and with no other association left. What it is owed, it stays owed."""
-        if self._hosts.pop(host, self) is None:
+        if self._hosts.pop(host, None) is not None:
             self._on_change()
 
     def alarm(self) -> list[HostKey]:
@@ -94,7 +146,6 @@ class ConnectedHosts:
         disconnected: their queues know nothing of it."""
         for host in self._hosts:
             self._alarms[host] = _shim.FlushAlarm()
-        _forget_first(self._alarms)
         self._on_change()
         return self.hosts
 
@@ -106,7 +157,9 @@ class ConnectedHosts:
         gone_off = [host for host, alarm in self._alarms.items() if not alarm.armed]
         for host in gone_off:
             del self._alarms[host]
-            log.warning("host %s: its Flush has failed, since writes it had made before are lost", host.hostnqn)
+            log.warning(
+                "host %s: its Flush has failed, since writes it had made before are lost", show_name(host.hostnqn)
+            )
         if gone_off:
             self._on_change()
 
@@ -121,13 +174,9 @@ class ConnectedHosts:
         }
 
 
-def _forget_first(hosts: dict[HostKey, Any]) -> None:
-    while len(hosts) > HOSTS_MAX:
-        del hosts[next(iter(hosts))]
-
-
 def _hosts_of(record: Mapping[str, object], key: str) -> list[HostKey]:
     hosts = record.get(key, [])
-    if not isinstance(hosts, list) or len(hosts) > HOSTS_MAX:
+    # Of an older daemon there may be as many of both.
+    if not isinstance(hosts, list) or len(hosts) > 2 * HOSTS_MAX:
         raise ValueError(f"hosts that are {key} are no list, or too many")
     return [HostKey.from_record(host) for host in hosts]

@@ -9,23 +9,28 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable, Collection, Coroutine
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
+from datetime import datetime, timezone
 from enum import Enum, auto
 from typing import Any
+from uuid import UUID
 
 from ... import _shim
 from ...errors import FtlError, PathError, ProtocolError
 from ...runtime.reactor import ReactorLoop
 from ...runtime.tasks import end_tasks, to_its_end
+from ...text import show_name
 from .. import identify, logs, wire
+from ..auth.key import HostKeys
 from ..identify import ControllerTraits
 from ..logs import DiscoveryEntry
 from ..wire import AdminOp, Cap, Cns, FabricsType, Feature, LogPage, PduError, Property, Sqe, Status
+from .authentication import AuthenticationContext, QueueAuthentication, UnprovenHostError, is_authentication
 from .capsule import CapsuleQueue, Command, Completion
 from .connected_hosts import HostKey
 from .features import Features
 from .namespace import Namespace
-from .peers import PeerLimits
+from .peers import PeerLimits, address_of
 from .subsystem import Subsystem
 
 AER_LIMIT = 4
@@ -46,6 +51,23 @@ class ControllerState(Enum):
     LIVE = auto()
     CLOSING = auto()
     CLOSED = auto()
+
+
+@dataclass
+class IoCounts:
+    """Of I/O queues. Blocks are of the namespace's size, bytes those of the connections."""
+
+    commands: int = 0
+    read_blocks: int = 0
+    write_blocks: int = 0
+    errors: int = 0
+    bytes_in: int = 0
+    bytes_out: int = 0
+
+    def add(self, stats: dict[str, int]) -> None:
+        """stats: of a TargetQpair."""
+        for name, value in stats.items():
+            setattr(self, name, getattr(self, name) + value)
 
 
 @dataclass(frozen=True)
@@ -82,6 +104,7 @@ class TargetController:
         kato_ms: int,
         listener: tuple[str, int],
         task: asyncio.Task[None],
+        authentication: AuthenticationContext,
         peers: PeerLimits,
         discovery_log: Callable[[TargetController], tuple[int, list[DiscoveryEntry]]],
         on_closed: Callable[[], object],
@@ -95,7 +118,10 @@ class TargetController:
         self.listener = listener
         self.local_address = queue.connection.socket.getsockname()[0]
         self.peer = queue.connection.peer
-        self.address = queue.connection.address
+        self.peer_address = queue.connection.peer_address
+        self.address = address_of(self.peer_address[0])
+        """What counts as one: see peers.py."""
+        self.connected_since = datetime.now(timezone.utc)
         self.state = ControllerState.LIVE
         self.end_reason = ""
         self.io_qpairs: dict[int, _shim.TargetQpair | None] = {}
@@ -107,6 +133,9 @@ class TargetController:
         self._on_closed = on_closed
         self._loop = asyncio.get_running_loop()
         self._task = task
+        self._connected_s = self._loop.time()
+        self._closed_io = IoCounts()
+        """Of queues that are gone."""
         self._background: set[asyncio.Task[None]] = set()
         self._timer: asyncio.TimerHandle | None = None
         self._waiting_aers: deque[Sqe] = deque()
@@ -129,7 +158,30 @@ class TargetController:
         of_host = peers.io_queues_of_host(peers.io_queues if total is None else total)
         self.io_queues = min(limits.max_io_qpairs, of_host)
         self._features = self._fresh_features()
+        self._resets = 0
+        self._authentication = QueueAuthentication(
+            queue, authentication, self._host_keys, hostnqn=hostnqn, subnqn=self.subnqn,
+            required=self._host_keys() is not None,
+        )  # fmt: skip
+        self._on_authenticated: Callable[[], object] = lambda: None
+        self._authentication_timer: asyncio.TimerHandle | None = None
         self._keep_alive_restart()
+
+    @property
+    def authenticated(self) -> bool:
+        """The host has proved who it is, or need not."""
+        return self._authentication.done
+
+    def await_proof(self, deadline: float, then: Callable[[], object]) -> None:
+        """Of a host that is not authenticated: it has until deadline, of the event loop's clock. then: called when it
+        has proved who it is; raises ProtocolError where it can't stay all the same."""
+        self._on_authenticated = then
+        self._authentication_timer = self._loop.call_at(
+            deadline, self._end, f"it has not proved who it is: it had {self._peers.handshake_s} s for that"
+        )
+
+    def _host_keys(self) -> HostKeys | None:
+        return None if self.subsystem is None else self.subsystem.keys_of(self.hostnqn)
 
     @property
     def host(self) -> HostKey:
@@ -167,12 +219,14 @@ class TargetController:
         except PduError as error:
             self.end_reason = self.end_reason or error.message
             await self._queue.connection.terminate(error)
+        except UnprovenHostError as error:
+            self.end_reason = self.end_reason or error.message
+            await self._queue.connection.finish()
         except (PathError, ProtocolError) as error:
             self.end_reason = self.end_reason or error.message
         finally:
             self.state = ControllerState.CLOSING
-            if self._timer is not None:
-                self._timer.cancel()
+            self._cancel_timers()
             # A target that closes as the host leaves cancels this task once more.
             await to_its_end(self._clean_up())
 
@@ -187,8 +241,12 @@ class TargetController:
         """Instead of run(), when the host was gone before it had its answer."""
         self.state = ControllerState.CLOSED
         self._on_closed()
-        if self._timer is not None:
-            self._timer.cancel()
+        self._cancel_timers()
+
+    def _cancel_timers(self) -> None:
+        for timer in (self._timer, self._authentication_timer):
+            if timer is not None:
+                timer.cancel()
 
     async def close(self, reason: str = "disconnected by the target") -> None:
         """Idempotent; returns when run() has ended."""
@@ -236,7 +294,7 @@ class TargetController:
         if self._loop.time() - deadline > LATE_LOOP_S:
             self._keep_alive_arm(KEEP_ALIVE_GRANULARITY_MS / 1000)
         else:
-            self._end(f"host {self.hostnqn} sent no Keep Alive for {self._features.kato_ms} ms")
+            self._end(f"host {show_name(self.hostnqn)} sent no Keep Alive for {self._features.kato_ms} ms")
 
     # --- I/O queues -------------------------------------------------------------------------------------------------
 
@@ -254,6 +312,11 @@ class TargetController:
             and not self._csts & wire.CSTS_SHST_MASK
             and (iosqes, iocqes) == (wire.IOSQES, wire.IOCQES)
         )
+
+    @property
+    def life(self) -> int:
+        """Another one when the controller has been reset: it has other I/O queues then."""
+        return self._resets
 
     def reserve_io_qpair(self, qid: int) -> None:
         self.io_qpairs[qid] = None
@@ -282,7 +345,29 @@ class TargetController:
         await close_target_qpair(self._reactor, qpair)
         self._reactor.unsubscribe(qpair.id)
         if self.io_qpairs.get(qid) is qpair:
+            self._closed_io.add(qpair.stats())
             del self.io_qpairs[qid]
+
+    def describe(self) -> dict[str, Any]:
+        """Who it is, since when, and what it has done. Waits for the reactor, a moment for each I/O queue."""
+        io, qpairs = IoCounts(**asdict(self._closed_io)), []
+        for qid, qpair in sorted(self.io_qpairs.items()):
+            stats = {} if qpair is None else qpair.stats()
+            io.add(stats)
+            qpairs.append({"qid": qid, **stats})
+        return {
+            "cntlid": self.cntlid,
+            "hostnqn": self.hostnqn,
+            "hostid": str(UUID(bytes=self.hostid)),
+            "traddr": self.peer_address[0],
+            "trsvcid": str(self.peer_address[1]),
+            "connected": self.connected_since.isoformat(timespec="seconds"),
+            "age_s": round(self._loop.time() - self._connected_s, 1),
+            "authentication": self._authentication.how or None if self.authenticated else "not yet",
+            "num_io_qpairs": len(qpairs),
+            **asdict(io),
+            "qpairs": qpairs,
+        }
 
     async def _close_io_qpairs(self) -> None:
         await asyncio.gather(
@@ -373,6 +458,13 @@ class TargetController:
     # --- commands ---------------------------------------------------------------------------------------------------
 
     async def _execute(self, command: Command) -> None:
+        if not self.authenticated or is_authentication(command.sqe):
+            await self._authentication.answer(command)
+            if self.authenticated and self._authentication_timer is not None:
+                self._authentication_timer.cancel()
+                self._authentication_timer = None
+                self._on_authenticated()
+            return
         completion = command.early if command.early is not None else self._dispatch(command.sqe, command.data)
         if completion is not None:
             await self._queue.complete(command.sqe, completion)
@@ -456,6 +548,7 @@ class TargetController:
             return Completion(Status.INTERNAL_ERROR, do_not_retry=False)
         self._cc = new
         if not enabled and old & wire.CC_EN:
+            self._resets += 1
             self._spawn(self._reset())
         elif enabled and not old & wire.CC_EN and not self._csts & wire.CSTS_RDY:
             self._csts = wire.CSTS_RDY
@@ -491,7 +584,7 @@ class TargetController:
         try:
             self.subsystem.connected_hosts.arrived(self.host)
         except FtlError as error:
-            log.error("host %s can't enable its controller: %s", self.hostnqn, error.message)
+            log.error("host %s can't enable its controller: %s", show_name(self.hostnqn), error.message)
             return False
         return True
 

@@ -10,6 +10,7 @@ import socket
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 from ... import _shim
 from ...errors import ExistsError, FtlError, NotFoundError, ParameterError, PathError, ProtocolError
@@ -17,23 +18,27 @@ from ...runtime.descriptors import descriptors_for_strangers
 from ...runtime.reactor import ReactorLoop
 from ...runtime.sockets import accept
 from .. import wire
+from ..auth.response import Policy
 from ..logs import ADRFAM_IPV4, ADRFAM_IPV6, DiscoveryEntry
 from ..tcp import Connection, parse_port
 from ..wire import PduError, Sqe, Status
-from .capsule import CapsuleQueue, Completion
+from .authentication import AuthenticationContext, QueueAuthentication, UnprovenHostError
+from .capsule import CapsuleQueue, Command, Completion
 from .connect import ConnectRequest, invalid_in_command, invalid_in_data, parse_connect
+from .connection_log import ConnectionLog
 from .controller import TargetController, TargetLimits
 from .peers import HalfOpen, PeerLimits, address_of, room_for_controller, room_for_discovery, room_for_io_queue
-from .subsystem import ConnectedController, Subsystem
+from .subsystem import CONTROLLERS_MAX, ConnectedController, Subsystem
 
 LISTEN_BACKLOG = 128
 ADMIN_QUEUE_ENTRIES_MAX = 128
 OWN_CONTROLLERS = 16
 """Of the SPDK target itself, beyond what others may have."""
 REFUSALS_TOLD_EVERY_S = 60.0
+_CONTROLLERS = "controllers", "see docs/security.md, --limit controllers-per-address="
 WILDCARDS = ("", "0.0.0.0", "::")
 
-logger = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -70,11 +75,14 @@ class NvmfTarget:
         max_queue_depth: int = 128,
         max_io_qpairs_per_controller: int = 127,
         discovery: bool = True,
+        connections: ConnectionLog | None = None,
+        authentication: Policy | None = None,
         peers: PeerLimits | None = None,
         is_own: Callable[[str], bool] = lambda hostnqn: False,
     ) -> None:
-        """The reactor must be the one that polls the devices of its namespaces. is_own: whether that host NQN is one
-        that no limit of peers keeps out. Raises ParameterError."""
+        """The reactor must be the one that polls the devices of its namespaces. connections: where hosts that come and
+        go are logged. authentication: which hashes and DH groups hosts may use that have keys. is_own: whether that
+        host NQN is one that no limit of peers keeps out. Raises ParameterError."""
         for what, value, low, high, unit in (
             ("max_io_bytes", max_io_bytes, 2 * wire.PAGE_BYTES, 1 << 24, wire.PAGE_BYTES),
             ("in_capsule_bytes", in_capsule_bytes, 0, 1 << 20, 16),
@@ -92,8 +100,12 @@ class NvmfTarget:
         self._refusals: dict[str, float] = {}
         """When each was logged last."""
         self._discovery = discovery
+        self._authentication = AuthenticationContext(authentication)
         self._generation = 1
+        self._connections = connections
         self._discovery_controllers: dict[int, TargetController] = {}
+        self._discovery_told: dict[int, tuple[int, list[DiscoveryEntry]]] = {}
+        """By discovery controller: its log page, and the generation in which that came to be."""
         self._next_discovery_cntlid = 0
         self._listeners: dict[tuple[str, int], _Listener] = {}
 
@@ -117,9 +129,13 @@ class NvmfTarget:
         await subsystem.disconnect()
 
     def _discovery_changed(self) -> None:
+        """A host is told only where its own log page has changed: what else there is, and comes and goes, is not for
+        it to know."""
         self._generation += 1
         for controller in list(self._discovery_controllers.values()):
-            controller.discovery_changed()
+            before = self._discovery_told.get(controller.cntlid)
+            if self._discovery_log(controller) != before:
+                controller.discovery_changed()
 
     def _discovery_log(self, controller: TargetController) -> tuple[int, list[DiscoveryEntry]]:
         """What that host may connect to. Listeners on all addresses are named by the one it came to."""
@@ -134,7 +150,10 @@ class NvmfTarget:
             if subsystem.host_allowed(controller.hostnqn)
             for traddr, trsvcid in sorted(subsystem.listeners)
         ]
-        return self._generation, entries
+        told = self._discovery_told.get(controller.cntlid)
+        if told is None or told[1] != entries:
+            told = self._discovery_told[controller.cntlid] = (self._generation, entries)
+        return told
 
     # --- listeners --------------------------------------------------------------------------------------------------
 
@@ -219,8 +238,7 @@ class NvmfTarget:
                 await asyncio.sleep(0.01)
                 continue
             task = loop.create_task(
-                self._serve(sock, address, f"host {peer[0]}:{peer[1]}", address_of(peer[0])),
-                name=f"connection from {peer}",
+                self._serve(sock, address, f"host {peer[0]}:{peer[1]}"), name=f"connection from {peer}"
             )
             listener.connections.add(task)
             task.add_done_callback(functools.partial(_connection_ended, listener, sock))
@@ -233,33 +251,80 @@ class NvmfTarget:
         now = time.monotonic()
         if now - self._refusals.get(of_what, -math.inf) >= REFUSALS_TOLD_EVERY_S:
             self._refusals[of_what] = now
-            logger.warning("connections of hosts are refused: too many %s; %s", of_what, remedy)
+            log.warning("connections of hosts are refused: too many %s; %s", of_what, remedy)
+
+    def _busy(self, of_what: str, remedy: str) -> Completion:
+        if self._connections is None:
+            self._tell_refusal(of_what, remedy)
+        return Completion(Status.CONNECT_CONTROLLER_BUSY, do_not_retry=False, reason=f"too many {of_what}; {remedy}")
 
     # --- connections ------------------------------------------------------------------------------------------------
 
-    async def _serve(self, sock: socket.socket, address: tuple[str, int], peer: str, peer_address: str) -> None:
-        """One connection: until its socket is the shim's, or to its end."""
-        connection = Connection(sock, is_controller=True, peer=peer, address=peer_address)
+    async def _serve(self, sock: socket.socket, address: tuple[str, int], peer: str) -> None:
+        """One connection: until its socket is the shim's, or to its end. It is half open until the host has said who it
+        is, and has proved it where it has to."""
+        connection = Connection(sock, is_controller=True, peer=peer)
         connection.budget = self.peers.budget()
+        loop, task = asyncio.get_running_loop(), asyncio.current_task()
+        assert task is not None
+        deadline = loop.time() + self.peers.handshake_s
         try:
             # Not wait_for(): a time-out that comes as the controller does must not lose the controller.
-            task = asyncio.current_task()
-            assert task is not None
-            timer = asyncio.get_running_loop().call_later(self.peers.handshake_s, task.cancel)
+            timer = loop.call_at(deadline, task.cancel)
             try:
                 controller = await self._open(connection, address)
             finally:
                 timer.cancel()
-                self._half_open.done(task)
-            connection.accept_peer()
             if controller is not None:
-                await controller.run()
+                await self._run(controller, connection, task, deadline)
         except PduError as error:
             await connection.terminate(error)
+        except UnprovenHostError as error:
+            # Of an I/O queue.
+            if self._connections is not None:
+                self._connections.refused(connection.peer_address, error.hostnqn, error.message)
+            await connection.finish()
         except (PathError, ProtocolError):
             pass
         finally:
             connection.close()
+
+    async def _run(
+        self, controller: TargetController, connection: Connection, task: asyncio.Task[None], deadline: float
+    ) -> None:
+        """deadline: for the host's proof, where it owes one."""
+        connections = None if controller.subsystem is None else self._connections
+        let_in = False
+
+        def let_in_now() -> None:
+            nonlocal let_in
+            let_in = True
+            self._half_open.done(task)
+            connection.accept_peer()
+            if connections is not None:
+                connections.connected(controller)
+
+        def proved() -> None:
+            subsystem = controller.subsystem
+            assert subsystem is not None
+            if not self._room_for(subsystem, controller.hostnqn, controller.address, beside=controller):
+                # Others have proved themselves meanwhile.
+                raise ProtocolError(self._busy(*_CONTROLLERS).reason)
+            let_in_now()
+
+        if controller.authenticated:
+            let_in_now()
+        else:
+            controller.await_proof(deadline, proved)
+        try:
+            await controller.run()
+        finally:
+            if connections is not None and let_in:
+                connections.ended(controller)
+            elif connections is not None:
+                why = "it was disconnected" if self._half_open.has(task) else "newcomers have taken its place"
+                reason = controller.end_reason or f"it has not proved who it is: {why}"
+                connections.refused(controller.peer_address, controller.hostnqn, reason)
 
     async def _open(self, connection: Connection, address: tuple[str, int]) -> TargetController | None:
         """ICReq to Connect. The controller to run on an admin queue; None when the shim has taken over an I/O queue."""
@@ -282,32 +347,48 @@ class NvmfTarget:
                 queue.queue_size, queue.flow_control = 0, True
             else:
                 refused = request
+            self._log_refusal(connection, command, request, refused)
             await queue.complete(command.sqe, refused)
+
+    def _log_refusal(
+        self, connection: Connection, command: Command, request: ConnectRequest | Completion, refused: Completion
+    ) -> None:
+        if self._connections is None:
+            return
+        hostnqn = request.hostnqn if isinstance(request, ConnectRequest) else ""
+        not_allowed = refused.status == Status.CONNECT_INVALID_HOST
+        if not_allowed:
+            reason = "it is not in the list of allowed hosts"
+        elif refused.reason:
+            reason = refused.reason
+        else:
+            what = "Connect" if command.sqe.fctype == wire.FabricsType.CONNECT else "a command before Connect"
+            reason = f"{what}: {wire.status_text(refused.status)}"
+        self._connections.refused(connection.peer_address, hostnqn, reason, not_allowed=not_allowed)
 
     def _find_subsystem(self, request: ConnectRequest, address: tuple[str, int]) -> Subsystem | Completion:
         subsystem = self.subsystems.get(request.subnqn)
         if subsystem is None or address not in subsystem.listeners:
             # It may be back in a moment (a target that restarts), so the host may try again.
             return invalid_in_data(wire.CONNECT_DATA_SUBNQN, do_not_retry=False)
-        if not subsystem.host_allowed(request.hostnqn):
-            return Completion(Status.CONNECT_INVALID_HOST)
+        if subsystem.admit(request.hostnqn) is None:
+            # As SPDK answers: it may be allowed in a moment.
+            return Completion(Status.CONNECT_INVALID_HOST, do_not_retry=False)
         return subsystem
 
     async def _connect_admin(
         self, queue: CapsuleQueue, sqe: Sqe, request: ConnectRequest, address: tuple[str, int]
     ) -> TargetController | Completion:
-        busy = Completion(Status.CONNECT_CONTROLLER_BUSY, do_not_retry=False)
         if request.queue_size > ADMIN_QUEUE_ENTRIES_MAX:
             return invalid_in_command(wire.CONNECT_SQE_SQSIZE)
         subsystem: Subsystem | None = None
-        peer = queue.connection.address
+        peer = address_of(queue.connection.peer_address[0])
         controllers: dict[int, TargetController] | dict[int, ConnectedController]
         cntlid: int | None
         if request.subnqn == wire.DISCOVERY_NQN and self._discovery:
             controllers = self._discovery_controllers
             if not room_for_discovery(self.peers, self._discovery_controllers.values(), address=peer):
-                self._tell_refusal("discovery controllers", "see docs/security.md, --limit discovery-per-address=")
-                return busy
+                return self._busy("discovery controllers", "see docs/security.md, --limit discovery-per-address=")
             if request.kato_ms and not self.peers.kato_allowed(request.kato_ms):
                 return Completion(Status.KEEP_ALIVE_INVALID)
             cntlid = self._discovery_cntlid()
@@ -319,36 +400,52 @@ class NvmfTarget:
             controllers = subsystem.controllers
             if not self.peers.kato_allowed(request.kato_ms):
                 return Completion(Status.KEEP_ALIVE_INVALID)
-            if not room_for_controller(
-                self.peers, controllers.values(), address=peer, hostnqn=request.hostnqn, is_own=self._is_own
-            ):
-                self._tell_refusal("controllers", "see docs/security.md, --limit controllers-per-address=")
-                return busy
-            cntlid = subsystem.allocate_cntlid(beyond=OWN_CONTROLLERS if self._is_own(request.hostnqn) else 0)
+            if not self._room_for(subsystem, request.hostnqn, peer):
+                return self._busy(*_CONTROLLERS)
+            cntlid = subsystem.allocate_cntlid()
         if cntlid is None:
-            return busy
+            return self._busy("controllers", "disconnect hosts that are not needed")
         task = asyncio.current_task()
         assert task is not None
         controller = TargetController(
             self.reactor, queue, subsystem, self.limits, cntlid=cntlid, hostnqn=request.hostnqn, hostid=request.hostid,
-            kato_ms=request.kato_ms, listener=address, task=task, peers=self.peers, discovery_log=self._discovery_log,
-            on_closed=lambda: controllers.pop(cntlid, None),
+            kato_ms=request.kato_ms, listener=address, task=task, peers=self.peers, authentication=self._authentication,
+            discovery_log=self._discovery_log, on_closed=functools.partial(self._forget, controllers, cntlid),
         )  # fmt: skip
         controllers[cntlid] = controller
+        if subsystem is None:
+            self._discovery_log(controller)
         try:
-            if subsystem is not None and subsystem.connected_hosts is not None:
+            # Who has to prove who he is is taken down when he has, as he enables the controller.
+            if controller.authenticated and subsystem is not None and subsystem.connected_hosts is not None:
                 try:
                     subsystem.connected_hosts.arrived(controller.host)
                 except FtlError as error:
                     # What it would be owed after a crash nobody would know. It may try again.
-                    logger.error("host %s is not let in: %s", request.hostnqn, error.message)
                     controller.abandon()
-                    return busy
-            await queue.complete(sqe, Completion(result=cntlid))
+                    return Completion(Status.CONNECT_CONTROLLER_BUSY, do_not_retry=False, reason=error.message)
+            required = 0 if controller.authenticated else wire.CONNECT_ATR
+            await queue.complete(sqe, Completion(result=cntlid | required))
         except BaseException:
             controller.abandon()
             raise
         return controller
+
+    def _room_for(
+        self, subsystem: Subsystem, hostnqn: str, address: str, *, beside: TargetController | None = None
+    ) -> bool:
+        """For one more controller that counts. Whoever only says that he is a host takes nothing of its room, nor of
+        anybody's: he is half open."""
+        there = [each for each in subsystem.controllers.values() if each.authenticated and each is not beside]
+        most = CONTROLLERS_MAX + (OWN_CONTROLLERS if self._is_own(hostnqn) else 0)
+        return len(there) < most and room_for_controller(
+            self.peers, there, address=address, hostnqn=hostnqn, is_own=self._is_own
+        )
+
+    def _forget(self, controllers: dict[int, Any], cntlid: int) -> None:
+        controllers.pop(cntlid, None)
+        if controllers is self._discovery_controllers:
+            self._discovery_told.pop(cntlid, None)
 
     def _discovery_cntlid(self) -> int:
         while True:
@@ -372,24 +469,27 @@ class NvmfTarget:
             return invalid_in_data(wire.CONNECT_DATA_HOSTNQN)
         if request.queue_size > self.limits.max_queue_depth:
             return invalid_in_command(wire.CONNECT_SQE_SQSIZE)
-        if (
-            not controller.accepts_io_queues
-            or request.qid > controller.io_queues
-            or request.qid in controller.io_qpairs
-        ):
-            return invalid_in_command(wire.CONNECT_SQE_QID)
-        total = self.peers.io_queues if found.max_io_qpairs is None else found.max_io_qpairs
-        queues = [(each, len(each.io_qpairs)) for each in found.controllers.values()]
-        of_its_own = self._is_own(controller.hostnqn)
-        if (found.io_qpair_count >= total and not of_its_own) or not room_for_io_queue(
-            self.peers, queues, total, newcomer=controller, is_own=self._is_own
-        ):
-            self._tell_refusal("I/O queues", "see docs/security.md, --limit io-queues-per-host-percent=")
-            return Completion(Status.CONNECT_CONTROLLER_BUSY, do_not_retry=False)
+        refused = self._no_room_for_io_queue(found, controller, request.qid)
+        if refused is not None:
+            return refused
+        life = controller.life
+        authentication = QueueAuthentication(
+            queue, self._authentication, lambda: found.keys_of(request.hostnqn), hostnqn=request.hostnqn,
+            subnqn=found.nqn, required=found.keys_of(request.hostnqn) is not None,
+        )  # fmt: skip
+        result = controller.cntlid | (0 if authentication.done else wire.CONNECT_ATR)
+        if not authentication.done:
+            # Whoever only says that he is this host takes no queue of its.
+            await queue.complete(sqe, Completion(result=result))
+            await authentication.run()
+            refused = self._no_room_for_io_queue(found, controller, request.qid)
+            if refused is not None:
+                raise PathError(f"I/O queue {request.qid} of controller {controller.cntlid} can't be had any more")
         controller.reserve_io_qpair(request.qid)
         try:
-            await queue.complete(sqe, Completion(result=controller.cntlid))
-            if not controller.accepts_io_queues:
+            if not result & wire.CONNECT_ATR:
+                await queue.complete(sqe, Completion(result=result))
+            if not controller.accepts_io_queues or controller.life != life:
                 raise PathError(
                     f"controller {controller.cntlid} was closed or disabled as I/O queue {request.qid} came"
                 )
@@ -397,6 +497,16 @@ class NvmfTarget:
         except BaseException:
             controller.release_io_qpair(request.qid)
             raise
+        return None
+
+    def _no_room_for_io_queue(self, subsystem: Subsystem, controller: TargetController, qid: int) -> Completion | None:
+        if not controller.accepts_io_queues or qid > controller.io_queues or qid in controller.io_qpairs:
+            return invalid_in_command(wire.CONNECT_SQE_QID)
+        total = self.peers.io_queues if subsystem.max_io_qpairs is None else subsystem.max_io_qpairs
+        queues = [(each, len(each.io_qpairs)) for each in subsystem.controllers.values()]
+        full = subsystem.io_qpair_count >= total and not self._is_own(controller.hostnqn)
+        if full or not room_for_io_queue(self.peers, queues, total, newcomer=controller, is_own=self._is_own):
+            return self._busy("I/O queues", "see docs/security.md, --limit io-queues-per-host-percent=")
         return None
 
     def _hand_over(self, queue: CapsuleQueue, request: ConnectRequest, controller: TargetController) -> None:

@@ -1,5 +1,5 @@
 """What one peer may cost a target: connections, controllers and I/O queues by address and by host NQN, and how long it
-may take until its Connect.
+may take until its Connect, and its proof where it has to prove who it is.
 
 An address is an IPv4 address, or the /64 of an IPv6 one: who has one address of that has them all.
 """
@@ -25,11 +25,12 @@ class PeerLimits:
     """Each at least 1, and whole numbers. Beyond a limit Connect answers "busy, try again"."""
 
     half_open: int = 256
-    """Connections without a Connect yet. One more closes the oldest of the address that has most."""
+    """Connections without a Connect yet, or without the proof that is asked for. One more closes the oldest of the
+    address that has most."""
     half_open_per_address: int = 64
     """One more closes the oldest of that address."""
     handshake_s: int = 10
-    """From accept to a successful Connect."""
+    """From accept to a successful Connect, and to the host's proof where it has to prove who it is."""
     handshake_pdus: int = 64
     handshake_bytes: int = 64 << 10
     controllers_per_address: int = 64
@@ -76,7 +77,7 @@ class PeerLimits:
         return cls(**given)
 
     def budget(self) -> Budget:
-        """For one connection until its Connect."""
+        """For one connection as long as it is half open."""
         return Budget(pdus=self.handshake_pdus, octets=self.handshake_bytes)
 
     def io_queues_of_host(self, total: int) -> int:
@@ -118,7 +119,7 @@ def address_of(peer: str) -> str:
 
 
 class HalfOpen:
-    """Connections between accept and Connect. Newcomers always get in: at the cost of the oldest."""
+    """Connections between accept and Connect, or proof. Newcomers always get in: at the cost of the oldest."""
 
     def __init__(self, limits: PeerLimits) -> None:
         self._limits = limits
@@ -128,6 +129,9 @@ class HalfOpen:
 
     def __len__(self) -> int:
         return len(self._tasks)
+
+    def has(self, task: asyncio.Task[None]) -> bool:
+        return task in self._tasks
 
     def add(self, task: asyncio.Task[None], address: str) -> None:
         """The task serves the connection; it is cancelled where it has to make room."""

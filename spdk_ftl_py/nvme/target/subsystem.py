@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Collection, Mapping
-from typing import Protocol
+from typing import Any, Protocol
 from uuid import UUID, uuid4
 
 from ... import _shim
 from ...errors import ExistsError, NotFoundError, ParameterError
 from .. import wire
+from ..auth.key import HostKeys
 from ..nqn import check_nqn
 from ..tcp import parse_port
+from .allowed_hosts import AllowedHost, AllowedHosts
 from .connected_hosts import ConnectedHosts, HostKey
 from .namespace import Namespace
 
@@ -18,7 +21,8 @@ SERIAL_BYTES_MAX = 20
 MODEL_BYTES_MAX = 40
 NAMESPACES_MAX = 1024
 CONTROLLERS_MAX = 256
-"""Controllers per subsystem; Connect answers "busy" beyond."""
+"""Controllers per subsystem of hosts that have proved who they are, or need not; Connect answers "busy" beyond."""
+NOT_ALLOWED_NOW = "it may not be connected any more"
 
 
 class ConnectedController(Protocol):
@@ -41,6 +45,10 @@ class ConnectedController(Protocol):
         """The address it came in by."""
 
     @property
+    def authenticated(self) -> bool:
+        """The host has proved who it is, or need not."""
+
+    @property
     def io_qpairs(self) -> Mapping[int, object]:
         """By queue id."""
 
@@ -48,13 +56,16 @@ class ConnectedController(Protocol):
     def shut_down(self) -> bool:
         """In order, and not enabled again."""
 
+    def describe(self) -> dict[str, Any]:
+        """Who it is, since when, and what it has done."""
+
     def namespace_changed(self, nsid: int, namespace: Namespace | None) -> None:
         """Called after the change."""
 
     def zones_changed(self, nsid: int, starts: Collection[int] | None) -> None:
         """Called after the change; None: of any zone."""
 
-    async def close(self) -> None:
+    async def close(self, reason: str = ...) -> None:
         """Idempotent; returns when its queues are gone."""
 
 
@@ -68,12 +79,14 @@ class Subsystem:
         serial_number: str = "SPDKFTL0000000000001",
         model_number: str = "spdk-ftl-py controller",
         allow_any_host: bool = False,
+        allowed: AllowedHosts | None = None,
         max_namespaces: int = 32,
         min_cntlid: int = 1,
         max_cntlid: int = wire.CNTLID_MAX,
         max_io_qpairs: int | None = None,
     ) -> None:
-        """max_io_qpairs: of all its controllers together; None for no limit. Raises ParameterError."""
+        """max_io_qpairs: of all its controllers together; None for no limit. allowed: the list of hosts, which is
+        somebody else's and may have been before; None: an empty one, with allow_any_host. Raises ParameterError."""
         self.nqn = check_nqn(nqn, "subsystem NQN")
         for what, text, limit in (
             ("serial number", serial_number, SERIAL_BYTES_MAX),
@@ -89,12 +102,12 @@ class Subsystem:
             raise ParameterError(f"{nqn}: max_io_qpairs {max_io_qpairs} must be at least 1")
         self.serial_number = serial_number
         self.model_number = model_number
-        self.allow_any_host = allow_any_host
+        self.allowed = allowed if allowed is not None else AllowedHosts(allow_any_host=allow_any_host)
+        self.allowed.on_change = self._discovery_changed
         self.max_namespaces = max_namespaces
         self.min_cntlid = min_cntlid
         self.max_cntlid = max_cntlid
         self.max_io_qpairs = max_io_qpairs
-        self.hosts: set[str] = set()
         self.listeners: set[tuple[str, int]] = set()
         self.namespaces: dict[int, Namespace] = {}
         self.controllers: dict[int, ConnectedController] = {}
@@ -162,25 +175,35 @@ class Subsystem:
 
     # --- who and where ----------------------------------------------------------------------------------------------
 
-    def host_allowed(self, hostnqn: str) -> bool:
-        return self.allow_any_host or hostnqn in self.hosts
+    def admit(self, hostnqn: str) -> AllowedHost | None:
+        """None: it may not connect."""
+        return self.allowed.admit(hostnqn)
 
-    def add_host(self, nqn: str) -> None:
-        """Raises ExistsError, ParameterError."""
-        check_nqn(nqn, "host NQN")
-        if nqn in self.hosts:
-            raise ExistsError(f"{self.nqn}: host {nqn} is allowed already")
-        self.hosts.add(nqn)
-        self._discovery_changed()
+    def host_allowed(self, hostnqn: str) -> bool:
+        return self.admit(hostnqn) is not None
+
+    @property
+    def allow_any_host(self) -> bool:
+        return self.allowed.allow_any_host
+
+    @allow_any_host.setter
+    def allow_any_host(self, allow: bool) -> None:
+        self.allowed.allow_any_host = allow
+
+    def keys_of(self, hostnqn: str) -> HostKeys | None:
+        """With which whoever says that he is this host has to prove it, on every queue. None: he need not."""
+        host = self.admit(hostnqn)
+        return None if host is None else host.keys
+
+    def add_host(self, nqn: str, keys: HostKeys | None = None) -> None:
+        """Raises what AllowedHosts.add() does."""
+        self.allowed.add(AllowedHost(nqn, keys=keys))
 
     async def remove_host(self, nqn: str) -> None:
         """Its controllers are disconnected unless any host is allowed. Raises NotFoundError."""
-        if nqn not in self.hosts:
-            raise NotFoundError(f"{self.nqn}: host {nqn} is not in its list")
-        self.hosts.remove(nqn)
-        self._discovery_changed()
+        self.allowed.remove(nqn)
         if not self.allow_any_host:
-            await self.disconnect(lambda controller: controller.hostnqn == nqn)
+            await self.disconnect(lambda controller: controller.hostnqn == nqn, NOT_ALLOWED_NOW)
 
     def add_listener(self, traddr: str, trsvcid: int | str) -> None:
         """An address that NvmfTarget.listen() listens on. Raises ExistsError."""
@@ -205,16 +228,28 @@ class Subsystem:
 
     # --- controllers ------------------------------------------------------------------------------------------------
 
-    async def disconnect(self, which: Callable[[ConnectedController], bool] = lambda controller: True) -> None:
-        """Ends those associations and waits until their queues are gone."""
-        for controller in [controller for controller in self.controllers.values() if which(controller)]:
-            await controller.close()
+    async def disconnect(
+        self,
+        which: Callable[[ConnectedController], bool] = lambda controller: True,
+        reason: str = "disconnected by the target",
+    ) -> None:
+        """Ends those associations, all at once, and waits until their queues are gone."""
+        ending = [controller.close(reason) for controller in self.controllers.values() if which(controller)]
+        await asyncio.gather(*ending)
+
+    async def disconnect_disallowed(self) -> None:
+        """Those of hosts that may be here no longer."""
+        await self.disconnect(lambda controller: not self.host_allowed(controller.hostnqn), NOT_ALLOWED_NOW)
 
     def left_in_order(self, controller: ConnectedController) -> None:
         """That controller has shut down: its host has left, unless it has another one here."""
         if self.connected_hosts is None:
             return
-        others = (each for each in self.controllers.values() if each is not controller and not each.shut_down)
+        others = (
+            each
+            for each in self.controllers.values()
+            if each is not controller and each.authenticated and not each.shut_down
+        )
         if controller.host not in [each.host for each in others]:
             self.connected_hosts.left(controller.host)
 
@@ -222,14 +257,10 @@ class Subsystem:
     def io_qpair_count(self) -> int:
         return sum(len(controller.io_qpairs) for controller in self.controllers.values())
 
-    def allocate_cntlid(self, *, beyond: int = 0) -> int | None:
-        """A free controller id, the one unused for longest first; None when there is none. beyond: so many more than
-        others may have."""
-        most = CONTROLLERS_MAX + beyond
-        if len(self.controllers) >= most:
-            return None
+    def allocate_cntlid(self) -> int | None:
+        """A free controller id, the one unused for longest first; None when there is none."""
         span = self.max_cntlid - self.min_cntlid + 1
-        for step in range(1, min(span, most + 1) + 1):
+        for step in range(1, min(span, len(self.controllers) + 1) + 1):
             cntlid = self.min_cntlid + (self._last_cntlid - self.min_cntlid + step) % span
             if cntlid not in self.controllers:
                 self._last_cntlid = cntlid

@@ -251,14 +251,21 @@ async def nvmf_subsystem_remove_listener(target: TargetState, params: Params) ->
 async def nvmf_subsystem_add_host(target: TargetState, params: Params) -> bool:
     _check_target_name(params)
     export, host = target.nvmf.find(params["nqn"]), params["host"]
-    if any(name in params for name in ("dhchap_key", "dhchap_ctrlr_key", "psk")):
-        raise invalid_parameters()  # they name entries of a keyring, which is empty here
+    if "psk" in params:
+        raise invalid_parameters()  # no TLS here
+    names: dict[str, str] = {name: params[name] for name in ("dhchap_key", "dhchap_ctrlr_key") if name in params}
+    try:
+        keys = target.keyring.host_keys(names.get("dhchap_key"), names.get("dhchap_ctrlr_key"))
+    except KeyError:
+        raise invalid_parameters() from None
+    if keys is None and names:
+        raise RpcError(-32603, "Internal error")  # a controller's key alone
     try:
         check_nqn(host, "host NQN")
-        export.subsystem.add_host(host)
+        export.subsystem.add_host(host, keys)
     except FtlError as error:
         raise RpcError(-32603, "Internal error") from error
-    export.hosts.append(host)
+    export.hosts[host] = names
     return True
 
 
@@ -272,7 +279,7 @@ async def nvmf_subsystem_remove_host(target: TargetState, params: Params) -> boo
     export, host = target.nvmf.find(params["nqn"]), params["host"]
     if host not in export.hosts:
         raise RpcError(-32603, "Internal error")
-    export.hosts.remove(host)
+    del export.hosts[host]
     removal = export.subsystem.remove_host(host)
     timeout_ms = params.get("timeout_ms")
     try:
@@ -289,10 +296,7 @@ async def nvmf_subsystem_remove_host(target: TargetState, params: Params) -> boo
 )
 async def nvmf_subsystem_allow_any_host(target: TargetState, params: Params) -> bool:
     _check_target_name(params)
-    subsystem = target.nvmf.find(params["nqn"]).subsystem
-    subsystem.allow_any_host = params["allow_any_host"]
-    if subsystem.on_discovery_change is not None:
-        subsystem.on_discovery_change()
+    target.nvmf.find(params["nqn"]).subsystem.allow_any_host = params["allow_any_host"]
     return True
 
 

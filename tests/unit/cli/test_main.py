@@ -9,6 +9,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -136,14 +137,49 @@ def test_the_table_of_devices_shows_addresses_as_they_are_typed(
     device = {"state": "online", "base_bdev": "B", "target": "/t"}
     devices = [
         {**device, "name": "a", "export": {"traddr": "::1", "trsvcid": "4420"}},
-        {**device, "name": "b", "export": {"traddr": "127.0.0.1", "trsvcid": "4421"}},
+        {**device, "name": "b", "export": {"traddr": "127.0.0.1", "trsvcid": "4421"}, "allow_any_host": True},
         {**device, "name": "c", "export": None},
     ]
     monkeypatch.setattr(commands.DaemonClient, "call", lambda *_: devices)
     assert cli.main(["devices"]) == 0
     shown = capsys.readouterr().out
     assert " [::1]:4420 " in shown
-    assert " 127.0.0.1:4421 " in shown
+    assert " 127.0.0.1:4421 (any host) " in shown
+
+
+def test_tables_of_hosts_escape_what_strangers_chose(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    hostile = "nqn.x:[red]\x1b[31m\n[/red]"
+    io = {"read_blocks": 256, "write_blocks": 512, "errors": 3, "commands": 7}
+    controller = {"hostnqn": hostile, "traddr": "::1", "trsvcid": "5", "age_s": 61.4, "num_io_qpairs": 2, **io}
+    told: dict[str, Any] = {
+        "allow_any_host": False,
+        "hosts": [{"nqn": "nqn.t", "is_target": True}, {"nqn": hostile, "is_target": False}],
+        "controllers": [controller],
+        "refused": [{"hostnqn": hostile, "traddr": "10.0.0.9", "reason": hostile, "count": 5, "last": "then"}],
+        "disconnected": [{**controller, "ended": "later", "reason": hostile}],
+    }
+    monkeypatch.setattr(commands.DaemonClient, "call", lambda *_: told)
+    assert cli.main(["hosts", "ftl0"]) == 0
+    shown = capsys.readouterr().out
+    assert "\x1b" not in shown
+    assert shown.count(r"nqn.x:[red]\x1b[31m\n[/red]") == 6
+    for row in (
+        ("nqn.t", "the SPDK target itself"),
+        (r"[/red]", "[::1]:5", "2", "7", "1.0", "2.0", "3", "61"),
+        (r"[/red]", "10.0.0.9", "5", "then"),
+        (r"[/red]", "[::1]:5", "1.0", "2.0", "3", "later"),
+    ):
+        pattern = ".*".join(re.escape(cell) for cell in row)
+        assert re.search(pattern, shown), row
+    told |= {"hosts": [], "controllers": [], "refused": [], "disconnected": []}
+    assert cli.main(["hosts", "ftl0"]) == 0
+    assert capsys.readouterr().out == "no host may connect: spdk-ftl add-host -b ftl0 --host NQN\n"
+    told["allow_any_host"] = True
+    assert cli.main(["hosts", "ftl0"]) == 0
+    assert capsys.readouterr().out == "any host may connect\n"
 
 
 def test_tables_show_properties_one_by_one_and_cut_nothing_off(

@@ -17,6 +17,7 @@ from spdk_ftl_py.daemon.state import StateDirectory
 from spdk_ftl_py.errors import FtlError
 from spdk_ftl_py.ftl.media.blockdev import BlockPort
 from spdk_ftl_py.nvme.host.controller import Controller
+from spdk_ftl_py.nvme.target.peers import PeerLimits
 from spdk_ftl_py.runtime.reactor import ReactorLoop
 from spdk_ftl_py.spdk.exports import host_nqn
 from spdk_ftl_py.target.app import Target
@@ -99,13 +100,15 @@ class Line:
 class Daemon:
     """A registry with what it is given by `spdk-ftl serve`."""
 
-    def __init__(self, folder: Path, listen: str) -> None:
+    def __init__(self, folder: Path, listen: str, peers: PeerLimits | None) -> None:
         self.state = StateDirectory(folder / "state")
         self.state.open()
         self._folder = folder
         buffers = folder / "buffers"
         buffers.mkdir(mode=0o700, exist_ok=True)
-        identity = DaemonIdentity(host_nqn(self.state.host_id), self.state.host_id, listen, WAIT_S, buffers)
+        keys = self.state.path / "keys"
+        host_id = self.state.host_id
+        identity = DaemonIdentity(host_nqn(host_id), host_id, listen, WAIT_S, buffers, keys, peers)
         self.registry = Registry(self.state, identity, socket_path="")
 
     async def call(self, method: str, **params: Any) -> Any:
@@ -140,12 +143,12 @@ class World:
         self.target = target
         self.line = line
 
-    def daemon(self, listen: str = "127.0.0.1") -> Daemon:
-        return Daemon(self.folder, listen)
+    def daemon(self, listen: str = "127.0.0.1", peers: PeerLimits | None = None) -> Daemon:
+        return Daemon(self.folder, listen, peers)
 
-    async def start(self) -> Daemon:
+    async def start(self, peers: PeerLimits | None = None) -> Daemon:
         """A daemon that serves, with the devices that the one before it left."""
-        daemon = self.daemon()
+        daemon = self.daemon(peers=peers)
         await daemon.registry.start()
         return daemon
 
@@ -190,7 +193,7 @@ async def world(folder: Path) -> AsyncIterator[World]:
 
 
 async def create(here: World, daemon: Daemon, name: str = "ftl0", **params: Any) -> Any:
-    params = {"base_bdev": "Nvme0n1", "target": here.line.path, "no_attach": True} | params
+    params = {"base_bdev": "Nvme0n1", "target": here.line.path, "no_attach": True, "hosts": [HOSTNQN]} | params
     return await daemon.call("bdev_ftl_create", name=name, **params)
 
 

@@ -29,10 +29,12 @@ async def test_every_io_of_a_port_is_answered_though_its_event_was_dropped(stepp
             # More than its depth: those behind wait for answers, too.
             ios = [asyncio.ensure_future(port.read(lba, 1)) for lba in range(20)]
             write = asyncio.ensure_future(port.write(0, bytes(4096)))
+            several = asyncio.ensure_future(port.read_each(list(range(20))))
             for _ in range(100):
                 await asyncio.sleep(0)
-            assert not any(io.done() for io in [*ios, write])
+            assert not any(io.done() for io in [*ios, write, several])
         await asyncio.wait_for(asyncio.gather(*ios), WAIT_S)
+        assert await asyncio.wait_for(several, WAIT_S) is not None
         with pytest.raises(MediaError, match="write fault"):
             await asyncio.wait_for(write, WAIT_S)
         await asyncio.wait_for(port.close(), WAIT_S)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import random
 from collections import Counter
@@ -10,6 +11,8 @@ import numpy as np
 import pytest
 
 from spdk_ftl_py import _shim
+from spdk_ftl_py.errors import FlushDoubtError, MediaError
+from spdk_ftl_py.ftl.device import DeviceState
 from spdk_ftl_py.runtime.reactor import ReactorLoop
 from spdk_ftl_py.torture import chain
 from spdk_ftl_py.torture.chained_world import ChainedWorld
@@ -82,6 +85,42 @@ def test_a_host_whose_repeated_writes_are_lost_is_noticed(monkeypatch: pytest.Mo
     assert "io_error" in {violation.kind for violation in lived(seed=1).violations}
 
 
+@pytest.mark.parametrize(
+    "failure", [FlushDoubtError("spurious", status=0x006), MediaError("spurious", status=0x302)], ids=str
+)
+def test_a_device_that_fails_for_nothing_is_noticed(monkeypatch: pytest.MonkeyPatch, failure: MediaError) -> None:
+    """Though the daemon gets over it, and no host sees anything but a pause."""
+    step = ChainedWorld._step
+
+    async def step_and_fail(world: ChainedWorld) -> None:
+        await step(world)
+        if world._serving and world.result.crashes and world._device.state is DeviceState.RUNNING:
+            world._device._fail_with_core(failure)
+
+    monkeypatch.setattr(chain, "LOSSES", (0,))
+    monkeypatch.setattr(ChainedWorld, "_step", step_and_fail)
+    (violation,) = lived(seed=1).violations
+    assert (violation.kind, violation.detail) == ("io_error", "the device failed: spurious")
+
+
+@pytest.mark.parametrize("whose", ["host", "base"])
+def test_a_connection_that_is_lost_for_nothing_is_noticed(monkeypatch: pytest.MonkeyPatch, whose: str) -> None:
+    step = ChainedWorld._step
+
+    async def step_and_drop(world: ChainedWorld) -> None:
+        await step(world)
+        connection = {"host": world._chain._host, "base": world._chain._base}[whose]
+        if world._serving and world.result.crashes and connection is not None and not connection.lost:
+            connection.drop(hard=False)
+            connection.harmed = False
+
+    monkeypatch.setattr(chain, "LOSSES", (0,))
+    monkeypatch.setattr(ChainedWorld, "_step", step_and_drop)
+    violation = lived(seed=1).violations[0]
+    assert violation.kind == "io_error"
+    assert violation.detail == f"the connection of the {whose} was lost, and nothing was done to it"
+
+
 def test_a_third_of_the_worlds_are_chained_unless_it_is_said() -> None:
     chained = sum(is_chained(Options(seed=seed), world) for seed in range(30) for world in range(10))
     assert 70 < chained < 130
@@ -107,6 +146,33 @@ async def test_changes_of_a_host_behind_a_queue_never_overlap() -> None:
         assert len(blocks) == len(set(blocks))
         workload.stop()
         media.power_cut(1)
+        workload.close()
+
+
+async def test_a_host_repeats_no_more_than_had_a_wrong_digest() -> None:
+    """Transient transport error is also what a busy drive may answer, which no host ever sees."""
+    async with ReactorLoop("digests", stepped=True) as reactor:
+        media = _shim.EmulatedMedia.conventional(reactor.shim, 64)
+        flipped = 0
+        workload = Workload(
+            reactor, media, Model(64), Content(1), random.Random(1), apart=True, wrong_digests=lambda: flipped
+        )
+
+        async def read(answers: int) -> bool:
+            """With so many wrong ones: whether it succeeded."""
+            media.inject_fault(op=_shim.OP_READ, status=0x022, times=answers)
+            workload.read(3, 1)
+            while not workload.wait():  # noqa: ASYNC110
+                await asyncio.sleep(0)
+            media.clear_faults()
+            return not workload.failed
+
+        flipped = 1
+        assert await read(1)
+        flipped = 3
+        assert await read(2)
+        assert not await read(1)
+        workload.stop()
         workload.close()
 
 

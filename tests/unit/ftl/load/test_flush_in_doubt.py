@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Iterator
 from pathlib import Path
+from uuid import UUID
 
+import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from spdk_ftl_py import _shim
 from spdk_ftl_py.errors import FlushDoubtError, FtlError
+from spdk_ftl_py.ftl.check import check
 from spdk_ftl_py.ftl.device import DeviceState
-from unit.ftl.load.restore_rig import MakeRestoreRig, RestoreRig
+from spdk_ftl_py.ftl.media import layout
+from spdk_ftl_py.ftl.media.blockdev import ZONE_RESET, BlockPort
+from unit.ftl.load.restore_rig import CONF, MakeRestoreRig, RestoreRig
 from unit.shim.ftl.core_bench import content
 
 INTERNAL_ERROR = 0x006
@@ -112,3 +120,68 @@ async def test_a_halt_whose_base_fails_behind_the_drain_does_not_end_clean(
     await rig.load()
     assert not rig.device.restored["clean"]
     assert (await rig.versions())[1] == 1
+
+
+@pytest.mark.parametrize("cut", [0, 1, 2], ids=["a batch and more is lost", "a header is left", "half a batch is left"])
+@pytest.mark.parametrize("what", ["batch", "summary"])
+async def test_what_was_appended_where_a_cache_has_lost_blocks_is_no_damage(
+    what: str, cut: int, make_rig: MakeRestoreRig
+) -> None:
+    """What was on its way when the drive lost them took their place, and the FTL gave the zone up."""
+    rig = await make_rig(seed=3)
+    await rig.create(conf=dataclasses.replace(CONF, use_append=True))
+    await rig.traffic(1200)
+    await rig.flush()
+    flushed = {start: pointer for start, _, pointer in rig.base.zone_states()}
+    await rig.traffic(60)
+    await rig.crash()
+    port = BlockPort(rig.reactor, rig.base, name="base")
+    bands = rig.device.geometry.bands
+    places = {zone: (b, p) for b, band in enumerate(bands) for p, zone in enumerate(band) if zone is not None}
+    overtaken = 0
+    for zone, (start, state, pointer) in enumerate(rig.base.zone_states()):
+        if zone not in places or "open" not in state or pointer == start:
+            continue
+        blocks = await port.read(start, pointer - start)
+        batches = list(batches_of(blocks, rig.device.uuid))
+        last, its_header = batches[-1]
+        if start + last < flushed[start] or its_header.block_count < 3:
+            continue
+        band, punit = places[zone]
+        if what == "batch":
+            longest, header = max(batches, key=lambda each: each[1].block_count)
+            appended = blocks[longest : longest + header.block_count]
+        else:
+            entries = np.zeros(rig.device.geometry.data_blocks, layout.ENTRY)
+            appended = layout.build_summary(
+                rig.device.uuid,
+                band=band,
+                punit=punit,
+                band_seq=its_header.band_seq,
+                entries=entries,
+                summary_blocks=rig.device.geometry.summary_blocks,
+            )
+        await port.zone_action(ZONE_RESET, start)
+        for part in (blocks[: last + cut], appended):
+            for first in range(0, len(part), rig.base.max_append_blocks):
+                await port.append(start, part[first : first + rig.base.max_append_blocks])
+        overtaken += 1
+    assert overtaken
+    await port.close()
+    report = await check(rig.reactor, rig.base, name="base")
+    assert report.ok, report.damage
+    await rig.load()
+    assert rig.device.restored is not None
+    assert rig.device.restored["damage_count"] == 0
+    await rig.check("behind it")
+    await rig.traffic(300)
+    await rig.check("and on")
+
+
+def batches_of(blocks: NDArray[np.uint8], uuid: UUID) -> Iterator[tuple[int, layout.BatchHeader]]:
+    offset = 0
+    while offset < len(blocks):
+        header = layout.parse_batch_header(blocks[offset], uuid)
+        assert header is not None
+        yield offset, header
+        offset += header.block_count

@@ -15,9 +15,12 @@ from typing import Any
 import pytest
 
 from spdk_ftl_py import _shim
-from spdk_ftl_py.errors import MediaError
+from spdk_ftl_py.errors import MediaError, RoomError
+from spdk_ftl_py.ftl import loading
 from spdk_ftl_py.ftl.device import DeviceState
+from spdk_ftl_py.ftl.load.room import make_room
 from spdk_ftl_py.runtime.reactor import ReactorLoop
+from spdk_ftl_py.torture.shape import SUPERBLOCK_ZONES
 from unit.ftl.load.restore_rig import CONF, ZONE_CAPACITY, ZONE_SIZE, RestoreRig
 from unit.shim.ftl.core_bench import content
 
@@ -124,4 +127,98 @@ async def test_a_full_device_goes_on_after_each_end(
     await rig.check("at the end")
     assert rig.device.state is DeviceState.RUNNING
     assert rig.device.core.stats()["reloc_moved_blocks"] > 0
+    await rig.end()
+
+
+async def test_a_drive_that_finishes_the_last_bands_costs_a_load_and_not_the_device(
+    tmp_path: Path, reactor: ReactorLoop
+) -> None:
+    """Behind a load that found little room, what was recovered has none, and resets wait for it. Nothing is lost, and
+    no zone has failed."""
+    seed = 4
+    disk = _shim.EmulatedMedia.zns(reactor.shim, ZONES, ZONE_SIZE, ZONE_CAPACITY, max_open_zones=7)
+    disk.set_schedule(seed)
+    rig = FullRig(reactor, disk, random.Random(seed), buffer_dir=tmp_path)
+    await rig.create(replace(CONF, lba_rsvd=RSVD_LEAST))
+    blocks = rig.device.block_count
+    await rig.fill()
+    assert await rig.overwrite(2 * blocks)
+    stuck = rescued = 0
+    for number in range(8):
+        await rig.end_amid_writes(halt=False)
+        await rig.load()
+        writing = asyncio.ensure_future(rig.overwrite(blocks))
+        for _ in range(300):
+            for zone, (_, state, _) in enumerate(disk.zone_states()):
+                if zone >= SUPERBLOCK_ZONES and state.endswith("open"):
+                    disk.set_zone_state(zone, "full")
+            await asyncio.sleep(0)
+        if not await writing:
+            assert isinstance(rig.device.failure, RoomError), f"{number}: {rig.device.failure}"
+            stuck += 1
+            rig.model.acknowledged_survives()
+            await rig.crash()
+            await rig.load()
+            rescued += rig.device.loaded_without_room
+        await rig.check(f"seed {seed}, round {number}")
+        assert await rig.overwrite(blocks)
+    assert stuck
+    assert rescued
+    await rig.end()
+
+
+@pytest.mark.parametrize("use_append", [False, True], ids=["writes", "appends"])
+@pytest.mark.parametrize("kept", [True, False], ids=["buffer", "no buffer"])
+async def test_a_load_that_empties_a_band_costs_nothing(
+    kept: bool, use_append: bool, tmp_path: Path, reactor: ReactorLoop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where life after life ended a little after its load, and the last bands have a few blocks each. That they lack
+    room is rare; here each of these loads says so, and now and then is cut off by the loss of power."""
+    seed = 3
+    disk = _shim.EmulatedMedia.zns(reactor.shim, ZONES, ZONE_SIZE, ZONE_CAPACITY, max_open_zones=7, volatile_cache=True)
+    disk.set_schedule(seed)
+    rig = FullRig(reactor, disk, random.Random(seed), buffer_dir=tmp_path if kept else None)
+    await rig.create(replace(CONF, lba_rsvd=RSVD_LEAST, use_append=use_append))
+    blocks = rig.device.block_count
+    await rig.fill()
+    assert await rig.overwrite(2 * blocks)
+    emptied: list[int | None] = []
+
+    cutting = False
+
+    async def noted(*args: Any) -> int | None:
+        if cutting:
+            disk.cut_power_at(disk.operations + rig.rng.randrange(1, 50), rig.rng.randrange(1 << 32))
+        emptied.append(await make_room(*args))
+        return emptied[-1]
+
+    monkeypatch.setattr(loading, "lacks_room", lambda found: True)
+    monkeypatch.setattr(loading, "make_room", noted)
+    cut_off = 0
+    for number in range(24):
+        disk.cut_power_at(disk.operations + rig.rng.randrange(5, 600), rig.rng.randrange(1 << 32))
+        assert not await rig.overwrite(20 * blocks)
+        await rig.crash()
+        if kept:
+            rig.model.acknowledged_survives()
+        disk.power_on()
+        if number % 2:
+            cutting = True
+            try:
+                await rig.load()
+            except MediaError:
+                cut_off += 1
+            else:
+                await rig.crash()
+            cutting = False
+            disk.power_cut(number)
+            disk.power_on()
+        await rig.load()
+        await rig.check(f"seed {seed}, round {number}")
+        await rig.flush()
+    assert sum(band is not None for band in emptied) > 8
+    assert cut_off
+    assert await rig.overwrite(2 * blocks)
+    await rig.flush()
+    await rig.check("at the end")
     await rig.end()

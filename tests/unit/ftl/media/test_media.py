@@ -54,14 +54,73 @@ async def test_a_cancelled_io_gives_its_slot_back_when_it_is_done(port: BlockPor
     assert (await port.read(0, 1)).shape == (1, 4096)
 
 
-async def test_zones_are_reported_64_at_a_time(media: _shim.EmulatedMedia, port: BlockPort) -> None:
+async def test_many_places_are_read_as_one_list(port: BlockPort) -> None:
+    await asyncio.gather(*(port.write(zone * ZONE_SIZE, blocks(2, zone)) for zone in range(50)))
+    for count in (1, 2):
+        read = await port.read_each([zone * ZONE_SIZE for zone in range(50)] * 10, count)
+        assert read is not None
+        assert read.shape == (500, count, 4096)
+        assert (read == np.tile(np.arange(50, dtype=np.uint8), 10)[:, None, None]).all()
+    empty = await port.read_each([])
+    assert empty is not None
+    assert not len(empty)
+
+
+async def test_a_list_with_one_bad_place_is_none_and_the_next_one_is_whole(
+    media: _shim.EmulatedMedia, port: BlockPort
+) -> None:
+    media.inject_fault(op=_shim.OP_READ, lba=3 * ZONE_SIZE, block_count=1, status=0x281, times=1)
+    places = [zone * ZONE_SIZE for zone in range(50)]
+    assert await port.read_each(places) is None
+    assert await port.read_each(places) is not None
+
+
+async def test_a_list_that_was_cancelled_is_waited_for(port: BlockPort) -> None:
+    places = [zone * ZONE_SIZE for zone in range(50)] * 20
+    for _ in range(5):
+        task = asyncio.ensure_future(port.read_each(places))
+        await asyncio.sleep(0)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+    assert await port.read_each(places[:3]) is not None
+    task = asyncio.ensure_future(port.read_each(places))
+    await asyncio.sleep(0)
+    await port.close()
+    assert await task is not None
+    with pytest.raises(MediaError, match="after close"):
+        await port.read_each(places)
+
+
+async def test_a_list_of_the_shim_refuses_what_makes_no_sense(media: _shim.EmulatedMedia, port: BlockPort) -> None:
+    reads = _shim.ReadList(port._reactor.shim, media, 4)
+    rows = np.empty((3, 4096), np.uint8)
+    for addresses, count in (([], 1), ([0], 0), ([0, 1, 2, 3], 1), ([0, 1], 2)):
+        with pytest.raises(ValueError, match="room"):
+            reads.start(addresses, count, rows)
+    reads.close()
+    reads.close()
+    with pytest.raises(RuntimeError, match="closed"):
+        reads.start([0], 1, rows)
+
+
+@pytest.mark.rig(max_io_blocks=1)
+async def test_zones_are_reported_64_at_a_time_at_least(media: _shim.EmulatedMedia, port: BlockPort) -> None:
+    before = media.operations
+    assert [zone.index for zone in await port.zones()] == list(range(ZONES))
+    assert media.operations - before == 3
+
+
+async def test_zones_are_reported_as_many_at_a_time_as_fit_in_an_io(
+    media: _shim.EmulatedMedia, port: BlockPort
+) -> None:
     await port.write(0, blocks(3))
     await port.write(129 * ZONE_SIZE, blocks(48))
     media.set_zone_state(70, "offline")
     media.set_zone_state(71, "read_only")
     before = media.operations
     zones = await port.zones()
-    assert media.operations - before == 3
+    assert media.operations - before == 1
     assert [zone.index for zone in zones] == list(range(ZONES))
     states = {zone.index: (zone.state, zone.written) for zone in zones if zone.state != "empty"}
     assert states[0] == ("implicitly_open", 3)
@@ -70,6 +129,7 @@ async def test_zones_are_reported_64_at_a_time(media: _shim.EmulatedMedia, port:
     assert {zone.capacity for zone in zones if zone.usable} == {ZONE_CAPACITY}
 
 
+@pytest.mark.rig(max_io_blocks=1)
 async def test_a_failing_zone_report_is_enodev(media: _shim.EmulatedMedia, port: BlockPort) -> None:
     media.inject_fault(op=_shim.OP_ZONE_REPORT, status=0x006, do_not_retry=True, skip=1)
     with pytest.raises(MediaError, match="zone report at block 4096 failed") as caught:

@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from spdk_ftl_py.errors import FtlError, ParameterError, PathError, ProtocolError, UnsupportedError
+from spdk_ftl_py.errors import AuthenticationError, FtlError, ParameterError, PathError, ProtocolError
 from spdk_ftl_py.nvme import wire
 from spdk_ftl_py.nvme.host.controller import Controller, connect_with_backoff
 from spdk_ftl_py.nvme.host.discovery import discover
@@ -369,7 +369,7 @@ async def test_a_controller_that_wants_authentication_is_refused() -> None:
         return False
 
     async with lying(lambda liar: liar.serve(answer)) as (port, _):
-        with pytest.raises(UnsupportedError, match="authentication"):
+        with pytest.raises(AuthenticationError, match="requires authentication of host"):
             await connect(port)
 
 

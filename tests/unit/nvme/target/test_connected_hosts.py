@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from uuid import UUID
 
 import pytest
 
 from spdk_ftl_py import _shim
-from spdk_ftl_py.errors import FtlError
+from spdk_ftl_py.errors import BusyError, FtlError
 from spdk_ftl_py.nvme import wire
-from spdk_ftl_py.nvme.target.connected_hosts import HOSTS_MAX, ConnectedHosts, HostKey
+from spdk_ftl_py.nvme.target.connected_hosts import HOSTS_MAX, IDENTIFIERS_MAX, ConnectedHosts, HostKey
 from spdk_ftl_py.nvme.wire import Status
 from unit.nvme.nvme_loop import Bench, RawHost, io, until
 
@@ -93,7 +94,7 @@ def test_what_a_record_says_comes_back_from_it() -> None:
         {"connected": [["nqn"]]},
         {"connected": [["nqn", 1]]},
         {"owed": [["nqn", "zz"]]},
-        {"owed": [["nqn", "00"]] * (HOSTS_MAX + 1)},
+        {"owed": [["nqn", "00"]] * (2 * HOSTS_MAX + 1)},
     ],
 )
 def test_a_record_that_makes_no_sense_is_refused(record: object) -> None:
@@ -101,23 +102,115 @@ def test_a_record_that_makes_no_sense_is_refused(record: object) -> None:
         ConnectedHosts().restore(record)
 
 
-def test_hosts_that_come_and_never_leave_do_not_make_the_list_grow() -> None:
+def made_up(number: int, nqn: str = "nqn.2026-11.io.example:forged{}") -> HostKey:
+    return HostKey(nqn.format(number), number.to_bytes(16, "little"))
+
+
+def test_a_full_list_refuses_newcomers_and_forgets_nobody() -> None:
     hosts = ConnectedHosts()
-    for number in range(HOSTS_MAX + 10):
-        hosts.arrived(HostKey(f"nqn.2026-11.io.example:{number}", bytes(16)))
+    hosts.arrived(FIRST)
+    for number in range(HOSTS_MAX - 1):
+        hosts.arrived(made_up(number))
+    for _ in range(2):
+        with pytest.raises(BusyError, match="no more can be remembered"):
+            hosts.arrived(SECOND)
     assert len(hosts.hosts) == HOSTS_MAX
-    assert hosts.hosts[-1].hostnqn.endswith(f":{HOSTS_MAX + 9}")
+    assert hosts.hosts[0] == FIRST
+    hosts.arrived(FIRST)
+    hosts.left(made_up(7))
+    hosts.arrived(SECOND)
+    assert {FIRST, SECOND} <= set(hosts.alarm())
+    assert {FIRST, SECOND} <= set(hosts.owed)
 
 
-def test_alarms_that_nobody_fetches_do_not_make_a_record_that_is_refused() -> None:
+def test_alarms_that_nobody_fetches_make_no_room_and_no_record_that_is_refused() -> None:
     hosts = ConnectedHosts()
-    for life in range(2):
-        for number in range(HOSTS_MAX):
-            hosts.arrived(HostKey(f"nqn.2026-11.io.example:{life}.{number}", bytes(16)))
-        hosts.alarm()
+    hosts.arrived(FIRST)
+    hosts.alarm()
+    for number in range(HOSTS_MAX - 1):
+        hosts.arrived(made_up(number))
+    # Gone, and nothing of theirs is left: but the first is owed what it was owed before.
+    hosts.forget(hosts.gone(()))
+    assert (hosts.hosts, hosts.owed) == ([], [FIRST])
+    for number in range(HOSTS_MAX - 1):
+        hosts.arrived(made_up(number))
+    hosts.alarm()
+    hosts.forget(hosts.gone(()))
+    with pytest.raises(BusyError):
+        hosts.arrived(SECOND)
+    # It is owed something: it is known.
+    hosts.arrived(FIRST)
     again = ConnectedHosts()
     again.restore(hosts.to_record())
-    assert again.owed == hosts.hosts
+    assert (again.hosts, len(again.owed), again.owed[0]) == ([FIRST], HOSTS_MAX, FIRST)
+
+
+def test_what_an_older_daemon_remembered_is_all_kept_though_it_is_more_than_is_now() -> None:
+    many = [made_up(number).to_record() for number in range(HOSTS_MAX)]
+    others = [made_up(number, "nqn.2026-11.io.example:owed{}").to_record() for number in range(HOSTS_MAX)]
+    hosts = ConnectedHosts()
+    hosts.restore({"connected": many, "owed": others})
+    hosts.alarm()
+    assert len(hosts.owed) == 2 * HOSTS_MAX
+    again = ConnectedHosts()
+    again.restore(hosts.to_record())
+    assert len(again.owed) == 2 * HOSTS_MAX
+
+
+def test_a_host_that_makes_up_identifiers_takes_no_room_from_others() -> None:
+    hosts = ConnectedHosts()
+    for number in range(IDENTIFIERS_MAX):
+        assert hosts.crowded == (number >= IDENTIFIERS_MAX // 2)
+        hosts.arrived(made_up(number, FIRST.hostnqn))
+    with pytest.raises(BusyError, match="a host is to keep its identifier"):
+        hosts.arrived(made_up(IDENTIFIERS_MAX, FIRST.hostnqn))
+    hosts.arrived(SECOND)
+    hosts.arrived(made_up(0, FIRST.hostnqn))
+    assert len(hosts.hosts) == IDENTIFIERS_MAX + 1
+
+
+def test_a_host_that_is_gone_and_comes_back_before_all_is_durable_is_not_forgotten() -> None:
+    changes: list[int] = []
+    hosts = ConnectedHosts(lambda: changes.append(1))
+    third = made_up(3)
+    for host in (FIRST, SECOND, third):
+        hosts.arrived(host)
+    gone = hosts.gone({third})
+    assert list(gone) == [FIRST, SECOND]
+    hosts.arrived(SECOND)  # and writes what no flush behind gone() has covered
+    hosts.forget(gone)
+    assert hosts.hosts == [SECOND, third]
+    assert len(changes) == 4
+    hosts.forget(gone)
+    assert len(changes) == 4
+
+
+async def test_forged_identities_do_not_evict_an_honest_host_from_those_who_are_owed_the_alarm(here: Bench) -> None:
+    """1,030 of them: once they made the list forget a host, whose Flush said success after a crash."""
+    hosts = here.subsystem.connected_hosts = ConnectedHosts()
+    honest, (qpair, _) = await connect(here, FIRST)
+    data = bytearray(os.urandom(4096))
+    assert (await io(here.reactor, qpair, _shim.OP_WRITE, 3, 1, data))[0] == 0
+    answers: Counter[int] = Counter()
+    for number in range(1030):
+        forged = made_up(number)
+        raw = await here.raw()
+        await raw.initialize()
+        answers[(await raw.connect(hostnqn=forged.hostnqn, hostid=forged.hostid)).status] += 1
+        raw.close()
+        if number % 64 == 0:
+            await until(lambda: len(here.subsystem.controllers) == 1)
+    # A crash: what comes after it has nothing but the record.
+    again = ConnectedHosts()
+    again.restore(hosts.to_record())
+    again.alarm()
+    await honest.close()  # type: ignore[attr-defined]
+    here.subsystem.connected_hosts = again
+    honest, (qpair, _) = await connect(here, FIRST)
+    assert await flush(here, qpair) == Status.WRITE_FAULT
+    assert answers == {0: HOSTS_MAX - 1, Status.CONNECT_CONTROLLER_BUSY: 1030 - (HOSTS_MAX - 1)}
+    assert await flush(here, qpair) == 0
+    await honest.close()  # type: ignore[attr-defined]
 
 
 async def test_a_host_whose_associations_all_shut_down_has_left_before_it_disconnects(here: Bench) -> None:

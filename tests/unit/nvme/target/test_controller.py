@@ -30,7 +30,7 @@ async def test_only_hosts_on_the_list_may_connect(here: Bench) -> None:
     here.subsystem.allow_any_host = False
     with pytest.raises(CommandError, match="connect invalid host") as refused:
         await here.connect()
-    assert (refused.value.status, refused.value.do_not_retry) == (Status.CONNECT_INVALID_HOST, True)
+    assert (refused.value.status, refused.value.do_not_retry) == (Status.CONNECT_INVALID_HOST, False)
     here.subsystem.add_host(HOSTNQN)
     controller = await here.connect()
     with pytest.raises(CommandError):

@@ -1,0 +1,156 @@
+"""Who may connect to an FTL's export: the SPDK target that has it as a bdev, hosts that its user names, or all."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any
+from uuid import UUID
+
+from ..errors import BusyError, FtlError, ParameterError
+from ..nvme.auth.key import HostKeys
+from ..nvme.target.allowed_hosts import AllowedHost, AllowedHosts, usable_keys
+from ..nvme.target.connection_log import ConnectionLog
+from ..spdk.attach import new_target_nqn, standing_hostnqn
+from ..spdk.rpc import TargetRpc
+from ..text import show_name
+
+log = logging.getLogger(__name__)
+
+
+class Admission:
+    """Of one FTL, as long as the daemon has it. What changes is saved before it counts; hosts that are connected and
+    may be no longer are the caller's to disconnect."""
+
+    def __init__(
+        self,
+        params: dict[str, Any],
+        record: object,
+        *,
+        inherited: bool,
+        target_keys: HostKeys | None,
+        save: Callable[[], object],
+    ) -> None:
+        """params: of bdev_ftl_create; what they say of hosts is taken out of them, and kept here alone. record: what
+        to_record() said in an earlier daemon; None: the FTL is new, or that daemon knew of no list. inherited: the
+        target may have the FTL attached already. target_keys: that a target has which is attached anew, unless
+        set_target_keys() says something else by then. save: raises FtlError.
+
+        Raises ParameterError, ExistsError, BusyError or ValueError for hosts that are none, or too many, and for key
+        files that can't be used.
+        """
+        self._name: str = params["name"]
+        self._target: str = params["target"]
+        self._attaches = not params["no_attach"]
+        self._target_keys = target_keys
+        self._save = save
+        self.connections = ConnectionLog(self._name, remedy=self._remedy)
+        hosts, any_host = params.pop("hosts", None) or [], bool(params.pop("allow_any_host", False))
+        paths = params.pop("dhchap_key", None), params.pop("dhchap_ctrlr_key", None)
+        if record is not None:
+            self.allowed = AllowedHosts.from_record(record)
+            return
+        keys = usable_keys(*paths)
+        if keys is not None and not hosts:
+            raise ParameterError("dhchap_key is for the hosts that are given with --host, and there is none")
+        self.allowed = AllowedHosts(allow_any_host=any_host)
+        # Where the target is connected already it keeps its name: settle_target().
+        if self._attaches and not inherited:
+            self.allowed.add(AllowedHost(new_target_nqn(), is_target=True, keys=self._target_keys))
+        for nqn in hosts:
+            self.allowed.add(AllowedHost(nqn, keys=keys))
+
+    def _remedy(self, host: str) -> str:
+        return f"; `spdk-ftl add-host -b {self._name} --host '{host}'` lets it in"
+
+    @property
+    def target_nqn(self) -> str:
+        """The host NQN under which the target attaches the FTL; behind settle_target()."""
+        assert self.allowed.target is not None
+        return self.allowed.target.nqn
+
+    def is_target(self, hostnqn: str) -> bool:
+        """It is the host NQN under which the target attaches the FTL."""
+        return self.allowed.is_target(hostnqn)
+
+    async def settle_target(self, rpc: TargetRpc, device: UUID) -> None:
+        """Before hosts are let in. Older daemons let the target choose the host NQN with which it attaches: where it is
+        attached it keeps that, and so does whoever uses the bdev. Raises TargetError."""
+        if not self._attaches or self.allowed.target is not None:
+            return
+        nqn = await standing_hostnqn(rpc, name=self._name, device=device)
+        if nqn is not None:
+            if self.allowed.listed(nqn):
+                self.allowed.remove(nqn)
+            try:
+                self.allowed.add(AllowedHost(nqn, is_target=True))
+                return
+            except ParameterError as error:
+                log.warning("%s: its controller in the target is made anew: %s", self._name, error.message)
+        self.allowed.add(AllowedHost(new_target_nqn(), is_target=True, keys=self._target_keys))
+
+    def set_target_keys(self, keys: HostKeys | None) -> None:
+        """Before it attaches. None: its name is enough. Raises what save does; nothing has changed then."""
+        target = self.allowed.target
+        assert target is not None
+        if keys != target.keys:
+            self.allowed.set_keys(target.nqn, keys)
+            self._save_or(lambda: self.allowed.set_keys(target.nqn, target.keys))
+
+    # --- changes
+
+    def add(self, nqn: str, dhchap_key: str | None = None, dhchap_ctrlr_key: str | None = None) -> None:
+        """The keys: files. Raises ParameterError, also where there is no key in them, ExistsError, BusyError, or what
+        save does; nothing has changed then."""
+        self.allowed.add(AllowedHost(nqn, keys=usable_keys(dhchap_key, dhchap_ctrlr_key)))
+        self._save_or(lambda: self.allowed.remove(nqn))
+
+    def remove(self, nqn: str) -> None:
+        """Raises NotFoundError, BusyError, or what save does; nothing has changed then."""
+        target = self.allowed.target
+        if target is not None and target.nqn == nqn:
+            raise BusyError(
+                f"host {show_name(nqn)} is the SPDK target at {self._target} itself, which has {self._name} as a bdev: "
+                "delete the FTL, and create it again with -u and --no-attach, if it is not to have it"
+            )
+        host = self.allowed.remove(nqn)
+        self._save_or(lambda: self.allowed.add(host))
+
+    def allow_any_host(self, allow: bool) -> None:
+        """Raises what save does; nothing has changed then."""
+        before = self.allowed.allow_any_host
+        self.allowed.allow_any_host = allow
+
+        def back() -> None:
+            self.allowed.allow_any_host = before
+
+        self._save_or(back)
+
+    def _save_or(self, undo: Callable[[], object]) -> None:
+        try:
+            self._save()
+        except FtlError:
+            undo()
+            raise
+
+    # --- what it tells
+
+    def describe(self) -> dict[str, Any]:
+        """For ftl_get_devices."""
+        return {
+            "allow_any_host": self.allowed.allow_any_host,
+            "hosts": [host.to_dict() for host in self.allowed.hosts],
+        }
+
+    def tell(self, controllers: list[dict[str, Any]]) -> dict[str, Any]:
+        """For bdev_ftl_get_hosts."""
+        return {
+            "name": self._name,
+            **self.describe(),
+            "controllers": controllers,
+            "refused": self.connections.refusals,
+            "disconnected": self.connections.disconnected,
+        }
+
+    def to_record(self) -> dict[str, Any]:
+        return self.allowed.to_record()

@@ -1,0 +1,118 @@
+"""Keys that the daemon and a target have in common, so that each knows the other from a stranger: fresh ones for each
+subsystem, each time it is claimed or attached, in files that only the two can read."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+from collections.abc import Collection
+from pathlib import Path
+from typing import Final
+from uuid import UUID
+
+from ..errors import TargetError
+from ..nvme.auth.key import DhchapKey, HostKeys, KeyFile, write_key_file
+from ..nvme.auth.messages import DhGroup
+from ..nvme.auth.response import Policy
+from ..spdk.keyring import KeyPair, add_key_files, remove_keys
+from ..spdk.rpc import METHOD_NOT_FOUND, TargetRpc, is_gone
+
+ROLES: Final = ("base", "cache", "target")
+"""What the daemon connects to, twice; and the target, which connects to the daemon."""
+POLICY: Final = Policy(dh_groups=(DhGroup.FFDHE3072, DhGroup.FFDHE2048, DhGroup.NULL))
+"""A target takes the largest group that it is offered; with ffdhe8192 it would stand still for 20 ms."""
+
+log = logging.getLogger(__name__)
+
+
+class SessionKeys:
+    """share() and drop()."""
+
+    def __init__(self, rpc: TargetRpc, folder: Path | None, device: UUID, role: str) -> None:
+        """folder None: there are to be none."""
+        self.pair: KeyPair | None = None
+        """Their names in the target's keyring, once shared."""
+        self._rpc = rpc
+        self._folder = folder
+        self._role = role
+        self._device = device
+        name = f"spdk-ftl-{role}-{device}"
+        self._names = KeyPair(name, f"{name}-ctrlr")
+
+    @property
+    def keys(self) -> HostKeys | None:
+        """The host's, with which it proves who it is, and the controller's; None: there are to be none."""
+        return None if self._folder is None else HostKeys(*(KeyFile(path) for path in self._paths))
+
+    @property
+    def _paths(self) -> tuple[Path, Path]:
+        assert self._folder is not None
+        return self._folder / f"{self._device}.{self._role}", self._folder / f"{self._device}.{self._role}-ctrlr"
+
+    async def share(self) -> KeyPair | None:
+        """Makes new ones and tells the target where they are. None: it can't have any. Raises TargetError where it does
+        not answer, or the files can't be written."""
+        self.pair = None
+        if self._folder is None:
+            return None
+        try:
+            self._folder.mkdir(mode=0o700, exist_ok=True)
+            for path in self._paths:
+                write_key_file(path, DhchapKey.generate())
+        except OSError as error:
+            raise TargetError(
+                f"keys for the SPDK target at {self._rpc.address} can't be written to {self._folder}: "
+                f"{os.strerror(error.errno or 0)}; mend that, or give --no-target-keys",
+                errno=error.errno,
+            ) from error
+        try:
+            await add_key_files(self._rpc, self._names, *self._paths)
+        except TargetError as error:
+            if error.rpc_code is None:
+                raise
+            await self.drop()
+            if error.rpc_code == METHOD_NOT_FOUND:
+                log.info("SPDK target at %s has no keyring: it and the daemon go by names alone", self._rpc.address)
+            else:
+                log.warning(
+                    "SPDK target at %s can't use the daemon's keys in %s, so the two go by names alone: %s; it has to "
+                    "see that directory and run as the same user (with --no-target-keys nobody asks it to)",
+                    self._rpc.address,
+                    self._folder,
+                    error.message,
+                )
+            return None
+        self.pair = self._names
+        return self.pair
+
+    async def drop(self) -> None:
+        """Takes them from the target and removes the files. Idempotent. Raises TargetError where it does not answer."""
+        self.pair = None
+        if self._folder is None:
+            return
+        try:
+            if any(path.exists() for path in self._paths):
+                await remove_keys(self._rpc, self._names)
+        except TargetError as error:
+            # One that is gone has no keyring any more.
+            if error.rpc_code is None and not is_gone(error):
+                raise
+        for path in self._paths:
+            with contextlib.suppress(OSError):
+                path.unlink(missing_ok=True)
+
+
+async def drop_all(rpc: TargetRpc, folder: Path | None, device: UUID) -> None:
+    """Of an FTL that is no more. Raises TargetError where the target does not answer."""
+    for role in ROLES:
+        await SessionKeys(rpc, folder, device, role).drop()
+
+
+def remove_stray_files(folder: Path | None, known: Collection[UUID]) -> None:
+    """Of FTLs that nobody knows any more: their target was gone when they were."""
+    for path in sorted(folder.iterdir()) if folder is not None and folder.is_dir() else ():
+        name = path.name.lstrip(".").partition(".")[0]
+        with contextlib.suppress(OSError, ValueError):
+            if UUID(name) not in known:
+                path.unlink()

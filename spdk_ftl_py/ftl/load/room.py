@@ -1,0 +1,202 @@
+"""Room where a load finds no free band: what is in force in one band is copied to what is left of others, which nobody
+would write any more (docs/restore.md, "Room")."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ... import _shim
+from ...errors import MediaError
+from ...nvme.wire import Status
+from ..media.band import CLOSED, FREE
+from ..media.blockdev import BlockPort
+from ..media.geometry import BLOCK_BYTES
+from ..media.layout import ENTRY, KIND_DATA, KIND_PAD, build_batch_header
+from ..media.zone import ACTIVE_STATES
+from .restore import Restored
+from .zone_walk import ZoneReader
+
+_FLAGS: Final = np.uint64(_shim.TRIM_FLAG | _shim.LOST_FLAG)
+
+
+@dataclass
+class _Place:
+    """Where a zone of a closed band can still be written."""
+
+    band: int
+    punit: int
+    start: int
+    offset: int
+    """Of its write pointer, from start."""
+    missing: int
+    """Blocks that its last batch lacks, which was cut off: what is written in their place, nobody finds."""
+
+
+def lacks_room(found: Restored) -> bool:
+    """Whether no band is free, and none gets free by a reset alone."""
+    zones = found.geometry.bands
+    if any(band.state == FREE and any(its) for band, its in zip(found.bands, zones, strict=True)):
+        return False
+    valid, referenced = _in_force(found)
+    closed = np.array([band.state == CLOSED for band in found.bands])
+    # With something recovered, a reset waits for it, and that for a band.
+    return bool(found.recovered) or not (closed & (valid == 0) & ~referenced).any()
+
+
+async def make_room(port: BlockPort, found: Restored) -> int | None:
+    """Empties the band with the fewest blocks in force, and tells ``found`` so; None where nothing has room for them.
+
+    Of a base with sequential zones, behind a flush. May be interrupted and repeated: the copies have the seq of what
+    they are copies of. Raises MediaError.
+    """
+    reader = ZoneReader(port, found.geometry, found.superblock.uuid, sequential=True, use_append=found.conf.use_append)
+    places = await _places(port, found, reader)
+    valid, referenced = _in_force(found)
+    for victim in np.argsort(valid, kind="stable").tolist():
+        if found.bands[victim].state != CLOSED or referenced[victim]:
+            continue
+        there = [place for place in places if place.band != victim]
+        if int(valid[victim]) > sum(_data_blocks(found, place, _batch_blocks(port, found)) for place in there):
+            return None
+        entries, addresses = await _entries(reader, found, victim)
+        if len(entries) != valid[victim]:
+            continue
+        blocks = [await reader.blocks(int(address), 1) for address in addresses]
+        if any(_shim.crc32c(memoryview(b[0])) != int(e["crc"]) for b, e in zip(blocks, entries, strict=True)):
+            continue
+        await _copy(port, found, there, entries, blocks)
+        await port.flush()
+        await _empty(port, found, victim)
+        return int(victim)
+    return None
+
+
+def _in_force(found: Restored) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """By band: blocks of data, and whether records (of trims, of what is lost) in it are."""
+    geometry = found.geometry
+    band_of = np.full(geometry.zone_count, geometry.band_count, np.int64)
+    for number, band in enumerate(geometry.bands):
+        band_of[[zone for zone in band if zone is not None]] = number
+    entries = found.l2p[found.l2p != np.uint64(_shim.ADDRESS_INVALID)]
+    flagged = (entries & _FLAGS) != 0
+    bands = band_of[((entries & ~_FLAGS) // np.uint64(geometry.zone_size)).astype(np.intp)]
+    valid = np.bincount(bands[~flagged], minlength=geometry.band_count + 1)[: geometry.band_count]
+    referenced = np.bincount(bands[flagged], minlength=geometry.band_count + 1)[: geometry.band_count] > 0
+    return valid, referenced
+
+
+async def _places(port: BlockPort, found: Restored, reader: ZoneReader) -> list[_Place]:
+    geometry = found.geometry
+    numbers = {zone: (b, p) for b, band in enumerate(geometry.bands) for p, zone in enumerate(band) if zone is not None}
+    places = []
+    for start in found.zones_to_finish:
+        zone = start // geometry.zone_size
+        (now,) = await port.zone_report(zone, 1)
+        band, punit = numbers[zone]
+        if found.bands[band].state != CLOSED or now.state not in ACTIVE_STATES or not now.written:
+            continue
+        content = await reader.read_zone(band, punit, start, now.written, full=False)
+        if content.band_seq != found.bands[band].seq or content.damage or content.checkpoint:
+            continue
+        last = content.torn_from
+        if last == start + now.written:
+            continue
+        header = reader.header_at(content, (await reader.blocks(last, 1))[0], last)
+        if header is not None:
+            missing = last + header.block_count - start - now.written
+            places.append(_Place(band, punit, start, now.written, missing))
+    return places
+
+
+def _batch_blocks(port: BlockPort, found: Restored) -> int:
+    """Of one write, its header included."""
+    device = port.device
+    most = device.max_append_blocks if found.conf.use_append else device.max_io_blocks
+    return min(found.geometry.batch_blocks, most)
+
+
+def _data_blocks(found: Restored, place: _Place, batch_blocks: int) -> int:
+    room = max(0, found.geometry.data_blocks - place.offset - place.missing)
+    return room - -(-room // batch_blocks)
+
+
+async def _entries(reader: ZoneReader, found: Restored, victim: int) -> tuple[NDArray[Any], NDArray[np.uint64]]:
+    """Of the blocks in force in it, and where they stand."""
+    band = found.bands[victim]
+    parts = []
+    for punit, zone in enumerate(found.geometry.bands[victim]):
+        written = band.write_pointers[punit]
+        if zone is not None and written:
+            content = await reader.read_zone(victim, punit, found.geometry.zone_start(zone), written, full=True)
+            mine = content.entries["lba"] < len(found.l2p)
+            mine[mine] = found.l2p[content.entries["lba"][mine]] == content.addresses[mine]
+            parts.append((content.entries[mine], content.addresses[mine]))
+    if not parts:
+        return np.empty(0, ENTRY), np.empty(0, np.uint64)
+    return np.concatenate([each for each, _ in parts]), np.concatenate([each for _, each in parts])
+
+
+async def _copy(
+    port: BlockPort, found: Restored, places: list[_Place], entries: NDArray[Any], blocks: list[NDArray[np.uint8]]
+) -> None:
+    most = _batch_blocks(port, found)
+    done = 0
+    for place in places:
+        while done < len(entries):
+            room = found.geometry.data_blocks - place.offset - place.missing
+            count = min(len(entries) - done, most - 1, room - 1)
+            if count < 1:
+                break
+            # A load takes a header in the place of a block for a sign that this block never came.
+            for _ in range(place.missing):
+                await _write(port, found, place, entries[:0], [])
+            place.missing = 0
+            part = entries[done : done + count].copy()
+            part["flags"] = 0
+            await _write(port, found, place, part, blocks[done : done + count])
+            done += count
+
+
+async def _write(
+    port: BlockPort, found: Restored, place: _Place, entries: NDArray[Any], blocks: list[NDArray[np.uint8]]
+) -> None:
+    address = place.start + place.offset
+    band = found.bands[place.band]
+    header = build_batch_header(
+        found.superblock.uuid,
+        band=place.band,
+        punit=place.punit,
+        band_seq=band.seq,
+        address=0 if found.conf.use_append else address,
+        kind=KIND_DATA if blocks else KIND_PAD,
+        stream=_shim.STREAM_RELOC,
+        entries=entries,
+    )
+    batch = np.concatenate([header.reshape(1, BLOCK_BYTES), *(block[:, :BLOCK_BYTES] for block in blocks)])
+    if found.conf.use_append:
+        at = await port.append(place.start, batch)
+        # SPDK passes only the low half of the address on.
+        if at & 0xFFFFFFFF != address & 0xFFFFFFFF:
+            told = f"{port.name}: an append landed at block {at} instead of {address}"
+            raise MediaError(told, status=Status.ZONE_INVALID_WRITE)
+    else:
+        await port.write(address, batch)
+    found.l2p[entries["lba"]] = np.arange(address + 1, address + 1 + len(entries), dtype=np.uint64)
+    place.offset += len(batch)
+    pointers = list(band.write_pointers)
+    pointers[place.punit] = place.offset
+    found.bands[place.band] = dataclasses.replace(band, write_pointers=pointers)
+
+
+async def _empty(port: BlockPort, found: Restored, victim: int) -> None:
+    geometry = found.geometry
+    starts = [geometry.zone_start(zone) for zone in geometry.bands[victim] if zone is not None]
+    await port.reset_zones(starts)
+    band = found.bands[victim]
+    found.bands[victim] = dataclasses.replace(band, state=FREE, write_pointers=[0] * len(band.write_pointers))
+    found.zones_to_finish = [start for start in found.zones_to_finish if start not in starts]

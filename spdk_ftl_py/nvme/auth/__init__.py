@@ -1,0 +1,1 @@
+"""DH-HMAC-CHAP, independent of what carries its messages."""

@@ -1,0 +1,164 @@
+"""Which hosts may connect to a subsystem. What a host has to prove, other than its name, belongs here, too."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Final
+
+from ...errors import BusyError, ExistsError, NotFoundError, ParameterError
+from ...text import show_name
+from ..auth.key import HostKeys, KeyFile, KeySource
+from ..nqn import check_nqn
+
+ALLOWED_HOSTS_MAX: Final = 256
+"""Per subsystem."""
+
+
+@dataclass(frozen=True)
+class AllowedHost:
+    """One host that may connect."""
+
+    nqn: str
+    is_target: bool = False
+    """It is the SPDK target that has the FTL as a bdev: nobody takes it off the list but who detaches that."""
+
+    keys: HostKeys | None = None
+    """With which it has to prove who it is, on every queue; None: its name is enough."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """What RPCs tell of it."""
+        told: dict[str, Any] = {"nqn": self.nqn, "is_target": self.is_target}
+        if self.keys is not None:
+            told["dhchap_key"] = _path_of(self.keys.key)
+            told["dhchap_ctrlr_key"] = _path_of(self.keys.ctrlr_key)
+        return told
+
+    def to_record(self) -> dict[str, Any]:
+        """For the state file: where its keys are, and not what they are."""
+        return self.to_dict()
+
+    @classmethod
+    def from_record(cls, record: object) -> AllowedHost:
+        """Raises ValueError."""
+        if isinstance(record, Mapping) and isinstance(record.get("nqn"), str):
+            paths = record.get("dhchap_key"), record.get("dhchap_ctrlr_key")
+            # A host whose key was lost on its way is not to get in without.
+            if all(path is None or isinstance(path, str) for path in paths) and (
+                paths[0] or "dhchap_key" not in record
+            ):
+                return cls(record["nqn"], record.get("is_target") is True, keys_from_files(*paths))
+        raise ValueError(f"{str(record)[:80]!r} is no allowed host")
+
+
+def keys_from_files(key: str | None, ctrlr_key: str | None) -> HostKeys | None:
+    """Raises ParameterError for a controller's key without one of the host."""
+    if key is None:
+        if ctrlr_key is not None:
+            raise ParameterError(
+                "dhchap_ctrlr_key proves who we are to a host that has proved who it is: give its dhchap_key, too"
+            )
+        return None
+    return HostKeys(KeyFile(Path(key)), None if ctrlr_key is None else KeyFile(Path(ctrlr_key)))
+
+
+def usable_keys(key: str | None, ctrlr_key: str | None) -> HostKeys | None:
+    """As keys_from_files(). Raises ParameterError also where a file has no key in it now, or can't be used."""
+    keys = keys_from_files(key, ctrlr_key)
+    for source in () if keys is None else (keys.key, keys.ctrlr_key):
+        if source is not None:
+            source.load()
+    return keys
+
+
+def _path_of(source: KeySource | None) -> str | None:
+    return str(source.path) if isinstance(source, KeyFile) else None
+
+
+class AllowedHosts:
+    """By NQN, in the order in which they were added. Empty, and without ``allow_any_host``, nobody may connect.
+
+    ``on_change`` is called after each change. Hosts that are connected and may be no longer are the caller's to end.
+    """
+
+    def __init__(self, hosts: Iterable[AllowedHost] = (), *, allow_any_host: bool = False) -> None:
+        """Raises what add() does."""
+        self.on_change: Callable[[], object] = lambda: None
+        self._hosts: dict[str, AllowedHost] = {}
+        self._allow_any_host = allow_any_host
+        for host in hosts:
+            self.add(host)
+
+    def admit(self, hostnqn: str) -> AllowedHost | None:
+        """The host, if it may connect, else None. Admin queues, I/O queues and discovery all ask here, before there is
+        a controller. Of a host that is in the list, what the list says counts, also where any host may connect."""
+        host = self._hosts.get(hostnqn)
+        return AllowedHost(hostnqn) if host is None and self._allow_any_host else host
+
+    @property
+    def allow_any_host(self) -> bool:
+        return self._allow_any_host
+
+    @allow_any_host.setter
+    def allow_any_host(self, allow: bool) -> None:
+        if allow != self._allow_any_host:
+            self._allow_any_host = allow
+            self.on_change()
+
+    @property
+    def hosts(self) -> list[AllowedHost]:
+        return list(self._hosts.values())
+
+    def listed(self, nqn: str) -> bool:
+        return nqn in self._hosts
+
+    def is_target(self, nqn: str) -> bool:
+        """It is that of the SPDK target that has the FTL as a bdev."""
+        host = self._hosts.get(nqn)
+        return host is not None and host.is_target
+
+    @property
+    def target(self) -> AllowedHost | None:
+        """The SPDK target that has the FTL as a bdev."""
+        return next((host for host in self._hosts.values() if host.is_target), None)
+
+    def add(self, host: AllowedHost) -> None:
+        """Raises ParameterError for an NQN that is none, ExistsError, and BusyError where the list is full."""
+        check_nqn(host.nqn, "host NQN")
+        if host.nqn in self._hosts:
+            raise ExistsError(f"host {show_name(host.nqn)} is allowed already")
+        if len(self._hosts) >= ALLOWED_HOSTS_MAX:
+            raise BusyError(
+                f"host {show_name(host.nqn)} can't be added: {ALLOWED_HOSTS_MAX} hosts are allowed already, the most "
+                "there may be: remove one that is not needed"
+            )
+        self._hosts[host.nqn] = host
+        self.on_change()
+
+    def set_keys(self, nqn: str, keys: HostKeys | None) -> None:
+        """For connections from now on, and for whoever proves itself again. Raises NotFoundError."""
+        host = self._hosts.get(nqn)
+        if host is None:
+            raise NotFoundError(f"host {show_name(nqn)} is not in the list of allowed hosts")
+        self._hosts[nqn] = replace(host, keys=keys)
+        self.on_change()
+
+    def remove(self, nqn: str) -> AllowedHost:
+        """Raises NotFoundError."""
+        host = self._hosts.pop(nqn, None)
+        if host is None:
+            raise NotFoundError(f"host {show_name(nqn)} is not in the list of allowed hosts")
+        self.on_change()
+        return host
+
+    def to_record(self) -> dict[str, Any]:
+        return {"allow_any_host": self._allow_any_host, "hosts": [host.to_record() for host in self._hosts.values()]}
+
+    @classmethod
+    def from_record(cls, record: object) -> AllowedHosts:
+        """From what to_record() said. Raises ValueError, and what add() does."""
+        if not isinstance(record, Mapping) or not isinstance(record.get("hosts"), list):
+            raise ValueError("allowed hosts are no list")
+        hosts = [AllowedHost.from_record(host) for host in record["hosts"]]
+        return cls(hosts, allow_any_host=record.get("allow_any_host") is True)

@@ -1,0 +1,153 @@
+"""A queue's host has to prove who it is: Authentication Send and Receive (Base 2.0 sections 6.1, 6.2), and nothing else
+until it has."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from typing import Final, TypeVar
+
+from ...errors import ProtocolError
+from .. import wire
+from ..auth.controller_side import ControllerAuthentication
+from ..auth.key import HostKeys
+from ..auth.messages import MESSAGE_BYTES_MAX, AuthId, AuthType
+from ..auth.response import Policy, Sequence
+from ..wire import AdminOp, FabricsType, Sqe, Status
+from .capsule import TRANSFERS_MAX, CapsuleQueue, Command, Completion
+
+REFUSED_COMMANDS_MAX: Final = 16
+"""Other commands that a host may send before its proof; then its connection ends."""
+DH_SHARE: Final = 0.25
+"""Of the event loop, at most, for calculations in DH groups: whoever names a host can have them made."""
+_NEGOTIATE: Final = bytes((AuthType.COMMON, AuthId.NEGOTIATE))
+_Result = TypeVar("_Result")
+
+
+class UnprovenHostError(ProtocolError):
+    """A host that is not, or can't show that it is, who it says. It has been told; its connection ends."""
+
+    def __init__(self, hostnqn: str, reason: str) -> None:
+        super().__init__(f"it has not proved who it is: {reason}")
+        self.hostnqn = hostnqn
+
+
+class DhTurns:
+    """Calculations in DH groups, one after the other, with pauses in which everything else goes on."""
+
+    def __init__(self) -> None:
+        self._lock = asyncio.Lock()
+        self._free_at = 0.0
+
+    async def run(self, work: Callable[[], _Result]) -> _Result:
+        async with self._lock:
+            await asyncio.sleep(max(0.0, self._free_at - time.monotonic()))
+            begun = time.monotonic()
+            try:
+                return work()
+            finally:
+                took = time.monotonic() - begun
+                self._free_at = begun + took / DH_SHARE
+
+
+class AuthenticationContext:
+    """What all queues of a target share."""
+
+    def __init__(self, policy: Policy | None = None) -> None:
+        self.policy = policy or Policy()
+        self.sequence = Sequence()
+        self.turns = DhTurns()
+
+
+def is_authentication(sqe: Sqe) -> bool:
+    return sqe.opcode == AdminOp.FABRICS and sqe.fctype in (
+        FabricsType.AUTHENTICATION_SEND,
+        FabricsType.AUTHENTICATION_RECEIVE,
+    )
+
+
+class QueueAuthentication:
+    """Of one queue. The host may prove itself again later: whether that fails or not, it is what counts then."""
+
+    def __init__(
+        self, queue: CapsuleQueue, context: AuthenticationContext, keys: Callable[[], HostKeys | None], *,
+        hostnqn: str, subnqn: str, required: bool,
+    ) -> None:  # fmt: skip
+        """keys: those of this host as of now; None: it has none (any more). required: as Connect's answer says."""
+        self.done = not required
+        self.how = ""
+        """In which way the host has proved who it is, for those who ask."""
+        self._queue = queue
+        self._context = context
+        self._keys = keys
+        self._hostnqn = hostnqn
+        self._subnqn = subnqn
+        self._current: ControllerAuthentication | None = None
+        self._refused = 0
+        # What is not known to be anybody's gets memory for one message.
+        queue.transfers_max = 1 if required else TRANSFERS_MAX
+
+    async def run(self) -> None:
+        """Serves the queue until the host has proved itself. Raises UnprovenHostError, PduError, PathError."""
+        while not self.done:
+            await self.answer(await self._queue.receive())
+
+    async def answer(self, command: Command) -> None:
+        """Completes a command: an Authentication Send or Receive, or any that comes before its time. Raises
+        UnprovenHostError, behind the answer, when it is over."""
+        if not is_authentication(command.sqe):
+            self._refused += 1
+            await self._queue.complete(command.sqe, Completion(Status.AUTHENTICATION_REQUIRED))
+            if self._refused > REFUSED_COMMANDS_MAX:
+                raise UnprovenHostError(self._hostnqn, "it sends everything but that")
+            return
+        completion = command.early if command.early is not None else await self._exchange(command)
+        current = self._current
+        if current is not None and current.failed:
+            await self._queue.complete(command.sqe, completion)
+            raise UnprovenHostError(self._hostnqn, current.failure)
+        if current is not None and current.done and not self.done:
+            # Before the answer: the next command may come as fast as the host can read it.
+            self.done = True
+            both = "both ways" if current.mutual else "one way"
+            self.how = f"{current.hash_id.name.lower()}, {current.dh_group.name.lower()}, {both}"
+            self._queue.transfers_max = TRANSFERS_MAX
+        await self._queue.complete(command.sqe, completion)
+
+    async def _exchange(self, command: Command) -> Completion:
+        if self.done and self._keys() is None:
+            return Completion(Status.INVALID_OPCODE)
+        sqe, sending = command.sqe, command.sqe.fctype == FabricsType.AUTHENTICATION_SEND
+        length = len(command.data) if sending else sqe.sgl_bytes
+        if (
+            sqe.cdw10 & wire.AUTH_FIELDS_MASK != wire.AUTH_FIELDS
+            or sqe.cdw11 != length
+            or not 0 < length <= (MESSAGE_BYTES_MAX if sending else wire.ADMIN_DATA_MAX)
+        ):
+            return Completion(Status.INVALID_FIELD)
+        message = bytes(command.data)
+        current = self._find(again=sending and self.done and message[:2] == _NEGOTIATE)
+        if sending:
+            await self._calculate(current, message, lambda: current.send(message))
+            return Completion()
+        answer = await self._calculate(current, None, current.receive)
+        if len(answer) > length:
+            raise UnprovenHostError(self._hostnqn, f"it has {length} bytes for a message of {len(answer)}")
+        return Completion(data=answer.ljust(length, b"\0"))
+
+    def _find(self, *, again: bool) -> ControllerAuthentication:
+        if self._current is None or again:
+            keys = self._keys()
+            if keys is None:
+                raise UnprovenHostError(self._hostnqn, "it has lost its key")
+            self._current = ControllerAuthentication(
+                keys, hostnqn=self._hostnqn, subnqn=self._subnqn, sequence=self._context.sequence,
+                policy=self._context.policy,
+            )  # fmt: skip
+        return self._current
+
+    async def _calculate(
+        self, current: ControllerAuthentication, message: bytes | None, work: Callable[[], _Result]
+    ) -> _Result:
+        return await self._context.turns.run(work) if current.expensive(message) else work()

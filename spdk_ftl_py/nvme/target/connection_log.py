@@ -1,0 +1,156 @@
+"""Which hosts come to a target, are refused, and leave: for the log, and for whoever asks later.
+
+All of it is bounded, in the log too: names are a stranger's to choose, and so is how often he comes.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from typing import Any, Final, Protocol
+
+from ...text import show_name
+
+REFUSALS_MAX: Final = 64
+"""Different ones that are remembered: by address, host and reason."""
+ENDED_MAX: Final = 64
+LINES_BURST: Final = 30
+LINE_PERIOD_S: Final = 2.0
+"""Behind a burst of lines, one each so often."""
+
+log = logging.getLogger(__name__)
+
+Address = tuple[str, int]
+
+
+class LoggedController(Protocol):
+    """What is told of a controller."""
+
+    @property
+    def subnqn(self) -> str: ...
+    @property
+    def hostnqn(self) -> str: ...
+    @property
+    def peer_address(self) -> Address: ...
+    @property
+    def end_reason(self) -> str: ...
+    @property
+    def shut_down(self) -> bool:
+        """In order."""
+
+    def describe(self) -> dict[str, Any]:
+        """Who it is, since when, and what it has done."""
+
+
+@dataclass
+class _Refusal:
+    count: int
+    first: str
+    last: str
+
+
+class ConnectionLog:
+    """Of one target. ``remedy`` says what lets a host in that is not allowed."""
+
+    def __init__(
+        self,
+        name: str = "",
+        *,
+        remedy: Callable[[str], str] = lambda _: "",
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """name: what the log's lines begin with. remedy: gets the host's NQN as it is shown."""
+        self._prefix = f"{name}: " if name else ""
+        self._remedy = remedy
+        self._refusals: dict[tuple[str, str, str], _Refusal] = {}
+        self._ended: deque[dict[str, Any]] = deque(maxlen=ENDED_MAX)
+        # Strangers must not use up the lines of hosts that are let in.
+        self._of_strangers = _Lines(clock)
+        self._of_hosts = _Lines(clock)
+
+    def connected(self, controller: LoggedController) -> None:
+        self._of_hosts.write(
+            logging.INFO,
+            f"{self._prefix}host {show_name(controller.hostnqn)} at {show_address(controller.peer_address)} connected",
+        )
+
+    def refused(self, peer: Address, hostnqn: str, reason: str, *, not_allowed: bool = False) -> None:
+        """not_allowed: the list of allowed hosts is why."""
+        now = timestamp()
+        key = (peer[0], hostnqn, reason)
+        known = self._refusals.pop(key, None) or _Refusal(0, now, now)
+        known.count, known.last = known.count + 1, now
+        self._refusals[key] = known
+        while len(self._refusals) > REFUSALS_MAX:
+            del self._refusals[next(iter(self._refusals))]
+        if known.count & (known.count - 1):
+            # A host that tries again and again is told of at its first, second, fourth, eighth, … attempt.
+            return
+        shown = show_name(hostnqn)
+        remedy = self._remedy(shown) if not_allowed else ""
+        times = f", {known.count} times by now" if known.count > 1 else ""
+        self._of_strangers.write(
+            logging.WARNING,
+            f"{self._prefix}host {shown or 'without a name'} at {show_address(peer)} refused{times}: {reason}{remedy}",
+        )
+
+    def ended(self, controller: LoggedController) -> None:
+        """Behind the end of its queues."""
+        how = "left in order" if controller.shut_down else controller.end_reason or "connection lost"
+        told = controller.describe()
+        self._ended.append({**told, "ended": timestamp(), "reason": how})
+        self._of_hosts.write(
+            logging.INFO,
+            f"{self._prefix}host {show_name(controller.hostnqn)} at {show_address(controller.peer_address)} "
+            f"disconnected: {how}; {told['age_s']:.0f} s, {told['read_blocks']} blocks read, {told['write_blocks']} "
+            f"written, {told['errors']} errors",
+        )
+
+    @property
+    def refusals(self) -> list[dict[str, Any]]:
+        """The last comes last."""
+        return [
+            {"traddr": traddr, "hostnqn": hostnqn, "reason": reason, "count": each.count, "first": each.first,
+             "last": each.last}
+            for (traddr, hostnqn, reason), each in self._refusals.items()
+        ]  # fmt: skip
+
+    @property
+    def disconnected(self) -> list[dict[str, Any]]:
+        """The last comes last."""
+        return list(self._ended)
+
+
+class _Lines:
+    """Lines of the log, at most so many; those left out are counted."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._credit = float(LINES_BURST)
+        self._at_s = clock()
+        self._left_out = 0
+
+    def write(self, level: int, line: str) -> None:
+        now_s = self._clock()
+        self._credit = min(self._credit + (now_s - self._at_s) / LINE_PERIOD_S, LINES_BURST)
+        self._at_s = now_s
+        if self._credit < 1:
+            self._left_out += 1
+            return
+        self._credit -= 1
+        more = f" (before it {self._left_out} such lines were left out)" if self._left_out else ""
+        self._left_out = 0
+        log.log(level, "%s%s", line, more)
+
+
+def show_address(address: Address) -> str:
+    host, port = address
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def timestamp() -> str:
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")

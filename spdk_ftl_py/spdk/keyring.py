@@ -1,0 +1,39 @@
+"""Keys of a target: names for files, which the target reads each time it needs the key."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..errors import TargetError
+from .rpc import TargetRpc
+
+
+@dataclass(frozen=True)
+class KeyPair:
+    """Names in the target's keyring: of a host's key and of a controller's."""
+
+    key: str
+    ctrlr_key: str
+
+    def to_params(self) -> dict[str, str]:
+        """Of nvmf_subsystem_add_host and bdev_nvme_attach_controller."""
+        return {"dhchap_key": self.key, "dhchap_ctrlr_key": self.ctrlr_key}
+
+
+async def add_key_files(rpc: TargetRpc, pair: KeyPair, key: Path, ctrlr_key: Path) -> None:
+    """What had these names before keeps them for whoever uses it already, and for nobody else. Raises TargetError, with
+    rpc_code where the target has no keyring (METHOD_NOT_FOUND), or the files are not there for it or not its own."""
+    await remove_keys(rpc, pair)
+    for name, path in ((pair.key, key), (pair.ctrlr_key, ctrlr_key)):
+        await rpc.call("keyring_file_add_key", {"name": name, "path": str(path)})
+
+
+async def remove_keys(rpc: TargetRpc, pair: KeyPair) -> None:
+    """No error where there are none. Raises TargetError where the target does not answer."""
+    for name in (pair.key, pair.ctrlr_key):
+        try:
+            await rpc.call("keyring_file_remove_key", {"name": name})
+        except TargetError as error:
+            if error.rpc_code is None:
+                raise
