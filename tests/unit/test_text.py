@@ -89,4 +89,4 @@ def test_a_line_keeps_its_words() -> None:
 def test_what_was_escaped_is_not_escaped_again() -> None:
     """A name in a message, which the log escapes as a whole."""
     word = show_name("x\n\\n\u202e")
-    assert shown(f"host {word} connected") == f"host {word} connected"
+    assert shown(f"host {word} connected\x1b") == f"host {word} connected\\x1b"

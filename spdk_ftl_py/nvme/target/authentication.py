@@ -5,8 +5,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import Final, TypeVar
+from weakref import WeakValueDictionary
 
 from ...errors import ProtocolError
 from .. import wire
@@ -16,6 +17,7 @@ from ..auth.messages import MESSAGE_BYTES_MAX, AuthId, AuthType
 from ..auth.response import Policy, Sequence
 from ..wire import AdminOp, FabricsType, Sqe, Status
 from .capsule import TRANSFERS_MAX, CapsuleQueue, Command, Completion
+from .peers import address_of
 
 REFUSED_COMMANDS_MAX: Final = 16
 """Other commands that a host may send before its proof; then its connection ends."""
@@ -38,10 +40,13 @@ class DhTurns:
 
     def __init__(self) -> None:
         self._lock = asyncio.Lock()
+        self._peers: WeakValueDictionary[Hashable, asyncio.Lock] = WeakValueDictionary()
         self._free_at = 0.0
 
-    async def run(self, work: Callable[[], _Result]) -> _Result:
-        async with self._lock:
+    async def run(self, peer: Hashable, work: Callable[[], _Result]) -> _Result:
+        """peer: whoever has begun many proofs waits for himself, others only for one of his."""
+        its_turn = self._peers.setdefault(peer, asyncio.Lock())
+        async with its_turn, self._lock:
             await asyncio.sleep(max(0.0, self._free_at - time.monotonic()))
             begun = time.monotonic()
             try:
@@ -150,4 +155,7 @@ class QueueAuthentication:
     async def _calculate(
         self, current: ControllerAuthentication, message: bytes | None, work: Callable[[], _Result]
     ) -> _Result:
-        return await self._context.turns.run(work) if current.expensive(message) else work()
+        if not current.expensive(message):
+            return work()
+        peer = address_of(self._queue.connection.peer_address[0]), self._hostnqn
+        return await self._context.turns.run(peer, work)

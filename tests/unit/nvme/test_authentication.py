@@ -609,8 +609,21 @@ async def test_calculations_in_dh_groups_leave_the_loop_to_others(monkeypatch: p
     monkeypatch.setattr(authentication.time, "monotonic", lambda: now)
     monkeypatch.setattr(authentication.asyncio, "sleep", sleep)
     for _ in range(10):
-        await turns.run(work)
+        await turns.run("peer", work)
     assert pauses == pytest.approx([0.0] + [0.03] * 9)
+
+
+async def test_who_begins_many_proofs_is_not_waited_for_by_others() -> None:
+    turns = DhTurns()
+    done: list[str] = []
+
+    async def calculate(peer: str) -> None:
+        await turns.run(peer, lambda: done.append(peer))
+
+    await asyncio.gather(*(calculate(peer) for peer in "aaaaab"))
+    assert done == list("abaaaa")
+    # And nobody is remembered for it.
+    assert not turns._peers
 
 
 async def test_only_calculations_in_dh_groups_wait_for_a_turn() -> None:

@@ -12,7 +12,7 @@ from spdk_ftl_py import _shim
 from spdk_ftl_py.errors import BusyError, FtlError
 from spdk_ftl_py.nvme import wire
 from spdk_ftl_py.nvme.target.connected_hosts import HOSTS_MAX, IDENTIFIERS_MAX, ConnectedHosts, HostKey
-from spdk_ftl_py.nvme.wire import Status
+from spdk_ftl_py.nvme.wire import CommandError, Status
 from unit.nvme.nvme_loop import Bench, RawHost, io, until
 
 FIRST = HostKey("nqn.2026-11.io.example:first", bytes(range(16)))
@@ -49,6 +49,24 @@ async def test_a_host_is_known_until_it_leaves_in_order(here: Bench) -> None:
     raw.close()
     await until(lambda: not here.subsystem.controllers)
     assert hosts.hosts == [SECOND]
+
+
+async def test_newcomers_are_refused_where_the_state_file_has_no_room_for_them(here: Bench) -> None:
+    hosts = here.subsystem.connected_hosts = ConnectedHosts()
+
+    def full() -> None:
+        raise BusyError("the state file is full")
+
+    known = await here.connect(hostnqn=FIRST.hostnqn, hostid=UUID(bytes=FIRST.hostid))
+    hosts.require_state_room = full
+    with pytest.raises(CommandError) as busy:
+        await here.connect(hostnqn=SECOND.hostnqn)
+    assert (busy.value.status, busy.value.do_not_retry) == (Status.CONNECT_CONTROLLER_BUSY, False)
+    # Who is in it takes no more of it.
+    again = await here.connect(hostnqn=FIRST.hostnqn, hostid=UUID(bytes=FIRST.hostid))
+    assert hosts.hosts == [FIRST]
+    await again.close()
+    await known.close()
 
 
 async def test_the_first_flush_of_a_host_that_is_owed_an_alarm_fails_once_on_whichever_queue(here: Bench) -> None:
