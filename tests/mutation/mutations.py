@@ -36,6 +36,9 @@ class Mutation:
 EMULATED_ZONES: tuple[Edit, ...] = (("torture/shape.py", "rng.random() < 0.25", "rng.random() < 1"),)
 """In every world: elsewhere zones are erased by a reset."""
 
+LOSSES_OF_POWER: tuple[Edit, ...] = (("torture/crash.py", "Crash(_kind(rng), where,", "Crash(Kind.POWER, where,"),)
+"""Each crash is one: volatile caches are lost with it, and the write buffer."""
+
 HANDOVERS: tuple[Edit, ...] = (
     ("torture/crash.py", "Crash(_kind(rng), where,", "Crash(Kind.DAEMON, where,"),
     ("torture/crash.py", "Crash(_kind(rng), Where.SUPERBLOCK,", "Crash(Kind.TARGET, Where.SUPERBLOCK,"),
@@ -108,8 +111,8 @@ MUTATIONS = (
     Mutation(
         "gap_not_searched",
         "relocation looks for nothing behind a header that does not verify",
-        ("--no-chain", "--cache", "vss"),
-        setting=EMULATED_ZONES,
+        ("--no-chain",),
+        setting=(*EMULATED_ZONES, *LOSSES_OF_POWER),
         crashes=300,
     ),
     Mutation(
@@ -300,8 +303,8 @@ MUTATIONS = (
         edits=(
             (
                 "ftl/loading.py",
-                "    await port.flush()\n    if files is not None:\n        # Loads",
-                "    if files is not None:\n        # Loads",
+                "    await port.flush()\n    without_room",
+                "    without_room",
             ),
         ),
     ),
