@@ -60,7 +60,8 @@ async def make_room(port: BlockPort, found: Restored) -> int | None:
     places = await _places(port, found, reader)
     valid, referenced = await aside(found.geometry.zone_count, functools.partial(_in_force, found))
     for victim in np.argsort(valid, kind="stable").tolist():
-        if found.bands[victim].state != CLOSED or referenced[victim]:
+        # One with nothing in force needs no more than a reset, which comes by itself.
+        if found.bands[victim].state != CLOSED or referenced[victim] or not valid[victim]:
             continue
         there = [place for place in places if place.band != victim]
         if int(valid[victim]) > sum(_data_blocks(found, place, _batch_blocks(port, found)) for place in there):
