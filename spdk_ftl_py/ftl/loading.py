@@ -139,8 +139,8 @@ async def _loaded(
     if not (without_room or found.superblock.clean) and await aside(found.geometry.zone_count, looked_at):
         without_room = True
         emptied = None if isinstance(base, _shim.ZonedOverlay) or found.damage else await make_room(port, found)
-        told_of = "no band is free, and none can be emptied" if emptied is None else f"band {emptied} was emptied"
-        log.warning("%s: the load found no free band: %s", name, told_of)
+        told_of = "and none can be emptied" if emptied is None else f"band {emptied} was emptied"
+        log.warning("%s: no band is free: %s", name, told_of)
     if files is not None:
         # Loads that were killed have left them.
         files.remove(but=found.superblock.incarnation)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import logging
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -12,16 +13,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ... import _shim
-from ...errors import MediaError
+from ...errors import FlushDoubtError, MediaError
 from ...nvme.wire import Status
 from ...runtime.turns import aside
 from ..media.band import CLOSED, FREE
-from ..media.blockdev import BlockPort
+from ..media.blockdev import BASE_GONE, BlockPort
 from ..media.geometry import BLOCK_BYTES
 from ..media.layout import ENTRY, KIND_DATA, KIND_PAD, build_batch_header
 from ..media.zone import ACTIVE_STATES
 from .restore import Restored
 from .zone_walk import ZoneReader
+
+log = logging.getLogger(__name__)
 
 _FLAGS: Final = np.uint64(_shim.TRIM_FLAG | _shim.LOST_FLAG)
 
@@ -54,8 +57,21 @@ async def make_room(port: BlockPort, found: Restored) -> int | None:
     """Empties the band with the fewest blocks in force, and tells ``found`` so; None where nothing has room for them.
 
     Of a base with sequential zones, behind a flush. May be interrupted and repeated: the copies have the seq of what
-    they are copies of. Raises MediaError.
+    they are copies of. Raises MediaError where the base is gone, or a flush leaves in doubt what it has cost: a zone
+    that can't be written or reset is no reason to refuse the device.
     """
+    try:
+        return await _make_room(port, found)
+    except FlushDoubtError:
+        raise
+    except MediaError as error:
+        if error.status in BASE_GONE:
+            raise
+        log.warning("no band could be emptied, the next load tries it again: %s", error.message)
+        return None
+
+
+async def _make_room(port: BlockPort, found: Restored) -> int | None:
     reader = ZoneReader(port, found.geometry, found.superblock.uuid, sequential=True, use_append=found.conf.use_append)
     places = await _places(port, found, reader)
     valid, referenced = await aside(found.geometry.zone_count, functools.partial(_in_force, found))

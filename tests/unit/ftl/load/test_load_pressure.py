@@ -187,12 +187,17 @@ async def test_a_load_that_empties_a_band_costs_nothing(
     assert await rig.overwrite(2 * blocks)
     emptied: list[int | None] = []
 
-    cutting = False
+    write = _shim.OP_APPEND if use_append else _shim.OP_WRITE
+    number, cutting = 0, False
 
     async def noted(*args: Any) -> int | None:
         if cutting:
             disk.cut_power_at(disk.operations + rig.rng.randrange(1, 50), rig.rng.randrange(1 << 32))
+        elif number % 4 == 0:
+            # A zone that can't be written, or not be reset, is no reason to refuse the device.
+            disk.inject_fault(op=rig.rng.choice([write, _shim.OP_ZONE_SEND]), status=0x280, times=1)
         emptied.append(await make_room(*args))
+        disk.clear_faults()
         return emptied[-1]
 
     monkeypatch.setattr(loading, "lacks_room", lambda found: True)
@@ -223,7 +228,7 @@ async def test_a_load_that_empties_a_band_costs_nothing(
         await rig.load()
         await rig.check(f"seed {seed}, round {number}, loaded again")
         await rig.flush()
-    assert sum(band is not None for band in emptied) > 8
+    assert sum(band is not None for band in emptied) >= 5
     assert cut_off
     assert await rig.overwrite(2 * blocks)
     await rig.flush()
