@@ -177,11 +177,14 @@ class ReadList:
         """Event.source; Event.b is the status of the first read that failed, behind which none is sent any more."""
 
     def start(self, addresses: Sequence[int], block_count: int, rows: NDArray[np.uint8] | bytearray) -> None:
-        """rows: block_count blocks for each address, kept alive until the event, or until the next start().
+        """rows: block_count blocks for each address, kept alive until release() or the next start().
         BlockingIOError: the last list is not done. ValueError: no address, or rows are too small."""
 
     def take_untold(self) -> int | None:
         """The status of a list that is done and whose event was dropped: to be asked for at EV_OVERFLOW."""
+
+    def release(self) -> None:
+        """Lets go of the rows of a list that is done; of one that is not, does nothing."""
 
     def close(self) -> None:
         """Waits for outstanding I/O. Idempotent."""

@@ -208,6 +208,13 @@ public:
         return list.take_untold() ? std::optional<uint32_t>(static_cast<uint32_t>(list.status())) : std::nullopt;
     }
 
+    // Of a list that is done.
+    void release() {
+        if (list().idle()) {
+            rows_.release();
+        }
+    }
+
     void close() {
         if (list_) {
             close_port(*reactor_, *list_);
@@ -400,6 +407,7 @@ void bind_reactor(nb::module_ &m) {
         .def_prop_ro("id", &PyReadList::id)
         .def("start", &PyReadList::start, nb::arg("addresses"), nb::arg("block_count"), nb::arg("rows"))
         .def("take_untold", &PyReadList::take_untold)
+        .def("release", &PyReadList::release)
         .def("close", &PyReadList::close);
 }
 

@@ -18,7 +18,7 @@ from ..ftl.cache.nv_cache_keeper import CacheMissingError
 from ..ftl.device import DeviceState as FtlState
 from ..ftl.device import FtlDevice
 from ..ftl.load.write_buffer_file import BufferFile, buffer_files
-from ..ftl.media.blockdev import BUSY_PATIENCE_S, may_pass
+from ..ftl.media.blockdev import may_pass
 from ..nvme.target.connected_hosts import ConnectedHosts
 from ..runtime.steps import Steps
 from ..runtime.tasks import end_tasks, to_its_end
@@ -30,16 +30,12 @@ from ..text import show_names
 from .admission import Admission
 from .base import PASSING, BaseLink, DaemonIdentity, DeferredError
 from .checks import Media, check_media, check_name, optimal_open_zones, split_address
+from .failed_flushes import RETRY_GROWTH, RETRY_MAX_S, RETRY_MIN_S, FailedFlushes
 from .front import Export, Front
 from .owed import make_room, settle_alarms
 from .session_keys import SessionKeys, drop_all
 
 HALT_STALL_S: Final = 15.0
-RETRY_MIN_S: Final = 0.1
-RETRY_MAX_S: Final = 2.0
-RETRY_GROWTH: Final = 1.5
-FLUSHES_FAIL_S: Final = BUSY_PATIENCE_S
-"""A base of which each flush fails is loaded anew, more and more slowly, for so long. Then the device has failed."""
 PROBE_TIMEOUT_S: Final = 3.0
 SWEEP_S: Final = 1.0
 BASE_POLL_S: Final = 1.0
@@ -69,35 +65,6 @@ class DeviceState(enum.Enum):
     FAILED = "failed"
     """I/O fails; what it claimed it still has, until it is deleted."""
     DELETING = "deleting"
-
-
-class FailedFlushes:
-    """Of a base: lives and loads of the FTL that ended with its first flush, in a row."""
-
-    def __init__(self) -> None:
-        self._count = 0
-        self._since_s = 0.0
-
-    def end(self) -> None:
-        """It has flushed, or is lost for another reason."""
-        self._count = 0
-
-    def add(self, now_s: float) -> None:
-        self._since_s = self._since_s if self._count else now_s
-        self._count += 1
-
-    def delay_s(self) -> float:
-        """To wait before the next load."""
-        return min(RETRY_MIN_S * RETRY_GROWTH**self._count, RETRY_MAX_S) if self._count > 1 else 0.0
-
-    def too_many(self, now_s: float) -> str | None:
-        """Why it is no use to go on."""
-        if self._count == 0 or now_s - self._since_s < FLUSHES_FAIL_S:
-            return None
-        return (
-            f"it has failed {self._count} flushes in a row, for {now_s - self._since_s:.0f} s: see to the base; then "
-            "delete the FTL, which keeps its data, and create it again with its uuid"
-        )
 
 
 class ManagedDevice:

@@ -357,15 +357,18 @@ class FtlDevice:
         freed = not self.loaded_without_room or self.core.stats()["zone_resets"] > 0
         if enough and freed and not self.no_data:
             self._fail_with_core(RoomError(f"{self.name}: {reason}; a load can free some"))
+        elif enough:
+            self._out_of_space(
+                f"{reason}: crashes, or the base, which finished zones by itself, have used up all there were",
+                remedy="create it anew",
+            )
         else:
             self._out_of_space(f"{reason}: too many zones have failed for the logical capacity")
 
-    def _out_of_space(self, reason: str) -> None:
-        """Writes fail for good and say so; what is on media stays readable."""
+    def _out_of_space(self, reason: str, *, remedy: str = "replace the device") -> None:
+        """Writes fail for good and say so; what is on media stays readable. remedy: for who has copied that."""
         log.error("%s: read-only: %s", self.name, reason)
-        self.failure = FtlError(
-            f"{self.name}: {reason}; copy its data elsewhere and replace the device", errno=errno.ENOSPC
-        )
+        self.failure = FtlError(f"{self.name}: {reason}; copy its data elsewhere and {remedy}", errno=errno.ENOSPC)
         if self.state is DeviceState.RUNNING:
             self.state = DeviceState.READ_ONLY
         self.core.fail_writes(Status.CAPACITY_EXCEEDED)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import functools
 import logging
 import secrets
 from collections.abc import Awaitable, Callable, Mapping
@@ -134,11 +135,12 @@ async def _loaded(
     # before the files of others go.
     await port.flush()
     without_room = bool(found.bands_to_reset)
-    if not without_room and not found.superblock.clean and lacks_room(found):
+    looked_at = functools.partial(lacks_room, found)
+    if not (without_room or found.superblock.clean) and await aside(found.geometry.zone_count, looked_at):
         without_room = True
         emptied = None if isinstance(base, _shim.ZonedOverlay) or found.damage else await make_room(port, found)
-        told_of = "no band is free, and none can be emptied" if emptied is None else f"band {emptied} was emptied"
-        log.warning("%s: the load found no free band: %s", name, told_of)
+        told_of = "and none can be emptied" if emptied is None else f"band {emptied} was emptied"
+        log.warning("%s: no band is free: %s", name, told_of)
     if files is not None:
         # Loads that were killed have left them.
         files.remove(but=found.superblock.incarnation)

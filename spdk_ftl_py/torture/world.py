@@ -43,11 +43,12 @@ from .fault import (
     slow_down,
     summarised_zones,
 )
-from .model import READ_ERROR, Model, Violation
+from .model import Model, Violation
+from .reading import read_versions
 from .result import SUMMED_STATS, WorldResult
 from .scrubbing import Scrubbing
 from .shape import SUPERBLOCK_ZONES, Shape
-from .workload import READ_BLOCKS_MAX, WEDGED_STEPS, Workload
+from .workload import WEDGED_STEPS, Workload
 
 NAME: Final = "ftl0"
 LANDING_STEPS: Final = 64
@@ -770,21 +771,10 @@ class World:
     async def _versions(self) -> list[int]:
         """Of every block."""
         port = BlockPort(self._reactor, self._device.core, name=NAME, patience_s=0)
-        total = self._model.block_count
-        step = min(READ_BLOCKS_MAX, self._device.core.max_io_blocks)
-        parts = [(first, min(step, total - first)) for first in range(0, total, step)]
-        found = await asyncio.gather(*(self._read(port, *part) for part in parts))
+        versions = await read_versions(port, self._content, self._model.block_count)
         await port.close()
-        self.result.blocks_verified += total
-        return [version for part in found for version in part]
-
-    async def _read(self, port: BlockPort, first: int, block_count: int) -> list[int]:
-        try:
-            return self._content.versions(first, await port.read(first, block_count))
-        except MediaError:
-            if block_count == 1:
-                return [READ_ERROR]
-        return [version for lba in range(first, first + block_count) for version in await self._read(port, lba, 1)]
+        self.result.blocks_verified += len(versions)
+        return versions
 
     async def _drop_device(self) -> None:
         """At the end of a world in which something is wrong: whatever is wrong, the device must not stay."""

@@ -12,7 +12,8 @@ from e2e.ftl_world import FtlWorld, ftl_world
 from support.drive import HOST_NQN, write_at_random
 from support.processes import daemon_process
 
-HOW = ("bdev_ftl_create", "-b", "ftl0", "-d", "N0", "--zone-capacity", "192", "--no-data", "--host", HOST_NQN)
+HOST = ("--host", HOST_NQN)
+HOW = ("bdev_ftl_create", "-b", "ftl0", "-d", "N0", "--zone-capacity", "192", *HOST, "--no-data")
 
 
 @pytest.fixture
@@ -47,7 +48,7 @@ def test_it_can_be_neither_loaded_nor_cached(world: FtlWorld) -> None:
     assert "no_data makes a new FTL, which can't be loaded again" in error["message"]
     error = world.rpc.fails(*HOW, "-c", "C0")
     assert "no_data keeps nothing" in error["message"]
-    error = world.rpc.fails(*HOW[:-1], "-u", uuid)
+    error = world.rpc.fails(*HOW[: HOW.index("--no-data")], "-u", uuid)
     assert "holds no FTL" in error["message"]
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from e2e.test_peer_loss import VerifyingHost, in_thread, under_load
+from e2e.test_peer_loss import HOSTNQN, VerifyingHost, in_thread, under_load
 from live.spdk_target import SpdkTarget
 from live.test_live import check
 from spdk_ftl_py.client import DaemonClient
@@ -49,7 +49,8 @@ class Ftl:
         self.daemon = daemon
         self._target = target
         self._client = DaemonClient(daemon.socket)
-        target.ftl(daemon, "bdev_ftl_create", "-b", "ftl0", "-d", base, "--host", HOST_NQN, *options)
+        hosts = ("--host", HOST_NQN, "--host", HOSTNQN)
+        target.ftl(daemon, "bdev_ftl_create", "-b", "ftl0", "-d", base, *hosts, *options)
 
     def device(self) -> dict[str, Any]:
         (device,) = self._client.call("ftl_get_devices")

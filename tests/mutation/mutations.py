@@ -36,6 +36,9 @@ class Mutation:
 EMULATED_ZONES: tuple[Edit, ...] = (("torture/shape.py", "rng.random() < 0.25", "rng.random() < 1"),)
 """In every world: elsewhere zones are erased by a reset."""
 
+LOSSES_OF_POWER: tuple[Edit, ...] = (("torture/crash.py", "Crash(_kind(rng), where,", "Crash(Kind.POWER, where,"),)
+"""Each crash is one: volatile caches are lost with it, and the write buffer."""
+
 HANDOVERS: tuple[Edit, ...] = (
     ("torture/crash.py", "Crash(_kind(rng), where,", "Crash(Kind.DAEMON, where,"),
     ("torture/crash.py", "Crash(_kind(rng), Where.SUPERBLOCK,", "Crash(Kind.TARGET, Where.SUPERBLOCK,"),
@@ -87,30 +90,38 @@ BUSY_BASES: tuple[Edit, ...] = (
 """Drives are busy in every life, and nothing is lost: a daemon that comes back had no reason to go."""
 
 MUTATIONS = (
-    Mutation("halt_accepts_writes", "a halt goes on accepting writes behind its drain"),
-    Mutation("reset_without_flush", "a band is reset while copies of its blocks are in the base's volatile cache"),
-    Mutation("fua_ignored", "an FUA write is answered when it is in the write buffer"),
-    Mutation("flush_without_base_flush", "a flush does not flush the base"),
-    Mutation("flush_before_landing", "a flush does not wait until what was accepted is on media"),
-    Mutation("gc_makes_new_seq", "relocated blocks get a new seq, so that they win over what overwrote them"),
-    Mutation("gc_undoes_overwrites", "a relocated block takes its LBA back from a write that came meanwhile"),
-    Mutation("gc_drops_records", "trim records in force are not written again when their band is relocated"),
-    Mutation("trim_not_recorded", "a trim leaves no record on media"),
-    Mutation("slot_not_held", "a write is acknowledged before its slot in the write buffer file is marked as held"),
-    Mutation("trim_not_held", "a trim is acknowledged before its record in the write buffer file is marked as held"),
-    Mutation("slot_freed_before_flush", "a slot is freed when its block is in the base's volatile cache"),
+    Mutation("halt_accepts_writes", "a halt goes on accepting writes behind its drain", world=0),
+    Mutation(
+        "reset_without_flush", "a band is reset while copies of its blocks are in the base's volatile cache", world=0
+    ),
+    Mutation("fua_ignored", "an FUA write is answered when it is in the write buffer", world=0),
+    Mutation("flush_without_base_flush", "a flush does not flush the base", world=0),
+    Mutation("flush_before_landing", "a flush does not wait until what was accepted is on media", world=0),
+    Mutation("gc_makes_new_seq", "relocated blocks get a new seq, so that they win over what overwrote them", world=0),
+    Mutation("gc_undoes_overwrites", "a relocated block takes its LBA back from a write that came meanwhile", world=0),
+    Mutation("gc_drops_records", "trim records in force are not written again when their band is relocated", world=0),
+    Mutation("trim_not_recorded", "a trim leaves no record on media", world=0),
+    Mutation(
+        "slot_not_held", "a write is acknowledged before its slot in the write buffer file is marked as held", world=0
+    ),
+    Mutation(
+        "trim_not_held", "a trim is acknowledged before its record in the write buffer file is marked as held", world=1
+    ),
+    Mutation("slot_freed_before_flush", "a slot is freed when its block is in the base's volatile cache", world=0),
     Mutation(
         "full_zone_retired",
         "a zone that the drive finished by itself is given up as one that failed",
         ("--faults",),
         crashes=500,
+        world=1,
     ),
     Mutation(
         "gap_not_searched",
         "relocation looks for nothing behind a header that does not verify",
-        ("--no-chain", "--cache", "vss"),
-        setting=EMULATED_ZONES,
+        ("--no-chain",),
+        setting=(*EMULATED_ZONES, *LOSSES_OF_POWER),
         crashes=300,
+        world=0,
     ),
     Mutation(
         "cache_wraps_too_soon",
@@ -121,15 +132,21 @@ MUTATIONS = (
             ("ftl/cache/nv_cache.py", "return BANDS_MIN * geometry.punits * geometry.zone_capacity + 1", "return 16"),
             ("torture/shape.py", "cache_blocks=2 * punits * capacity + rng.choice((1, 2, 40))", "cache_blocks=24"),
         ),
+        world=1,
     ),
-    Mutation("lost_core_answers", "a core that is lost does not say so, and the gate answers for it", ("--chain",)),
-    Mutation("h2c_offset_ignored", "a target puts each piece of a write's data to its beginning", ("--chain",)),
+    Mutation(
+        "lost_core_answers", "a core that is lost does not say so, and the gate answers for it", ("--chain",), world=0
+    ),
+    Mutation(
+        "h2c_offset_ignored", "a target puts each piece of a write's data to its beginning", ("--chain",), world=0
+    ),
     Mutation(
         "write_digest_ignored",
         "a target takes data whose digest is wrong",
         ("--chain",),
         setting=WRONG_BITS,
         crashes=500,
+        world=0,
     ),
     Mutation(
         "read_digest_ignored",
@@ -137,6 +154,7 @@ MUTATIONS = (
         ("--chain",),
         setting=BITS_OF_READS,
         crashes=500,
+        world=1,
     ),
     Mutation(
         "lent_slot_freed",
@@ -144,6 +162,7 @@ MUTATIONS = (
         ("--chain", "--faults", "--cache", "non-vss"),
         setting=BUSY_CACHES,
         crashes=500,
+        world=7,
     ),
     Mutation(
         "busy_flush_doubted",
@@ -151,33 +170,43 @@ MUTATIONS = (
         ("--chain", "--faults"),
         setting=BUSY_BASES,
         crashes=500,
+        world=0,
     ),
-    Mutation("busy_gives_zone_up", "a zone is given up when the base is too busy to write it", ("--faults",)),
-    Mutation("busy_loses_block", "what the base is too busy to read is lost", ("--faults",)),
-    Mutation("busy_reset_fails", "a zone counts as failed when the base is too busy to reset it", ("--faults",)),
-    Mutation("busy_read_fails", "a host's read fails when the base is busy", ("--faults",)),
-    Mutation("busy_flush_fails", "a flush fails when the base is busy", ("--faults",)),
+    Mutation("busy_gives_zone_up", "a zone is given up when the base is too busy to write it", ("--faults",), world=0),
+    Mutation("busy_loses_block", "what the base is too busy to read is lost", ("--faults",), world=0),
+    Mutation(
+        "busy_reset_fails", "a zone counts as failed when the base is too busy to reset it", ("--faults",), world=0
+    ),
+    Mutation("busy_read_fails", "a host's read fails when the base is busy", ("--faults",), world=0),
+    Mutation("busy_flush_fails", "a flush fails when the base is busy", ("--faults",), world=0),
     Mutation(
         "failed_flush_repeated",
         "a flush of which nobody knows what it has cost is repeated",
         ("--faults",),
         setting=DOUBTS,
+        world=0,
     ),
     Mutation(
         "final_flush_told",
         "a flush that failed for good is told to who waits for it, and no more",
         ("--faults",),
         setting=DOUBTS,
+        world=0,
     ),
     Mutation(
-        "busy_cache_given_up", "the nv cache is given up when it is busy", ("--faults", "--cache", "vss"), crashes=500
+        "busy_cache_given_up",
+        "the nv cache is given up when it is busy",
+        ("--faults", "--cache", "vss"),
+        crashes=500,
+        world=0,
     ),
-    Mutation("cache_acks_early", "a write completes before the nv cache has it", ("--cache", "vss")),
+    Mutation("cache_acks_early", "a write completes before the nv cache has it", ("--cache", "vss"), world=0),
     Mutation(
         "cache_not_flushed",
         "a write completes when it is in the nv cache's volatile cache",
         ("--cache", "vss"),
         crashes=600,
+        world=0,
     ),
     Mutation(
         "crc_not_checked",
@@ -189,6 +218,7 @@ MUTATIONS = (
                 "whole[i] = True",
             ),
         ),
+        world=0,
     ),
     Mutation(
         "older_seq_wins",
@@ -200,6 +230,7 @@ MUTATIONS = (
                 "np.lexsort((address, dispensable[blocks.band[chosen]], seq, lba))",
             ),
         ),
+        world=0,
     ),
     Mutation(
         "seq_starts_again",
@@ -211,11 +242,13 @@ MUTATIONS = (
                 'next_seq=counter(self._superblock, "next_seq"),',
             ),
         ),
+        world=0,
     ),
     Mutation(
         "trim_records_not_read",
         "a load ignores trim records",
         edits=(("ftl/load/restore.py", 'newest = seqs[part] <= record["seq"]', "newest = seqs[part] < 0"),),
+        world=0,
     ),
     Mutation(
         "walk_ends_early",
@@ -227,6 +260,7 @@ MUTATIONS = (
                 "headers[-1][0] + 1",
             ),
         ),
+        world=0,
     ),
     Mutation(
         "read_only_unnoticed",
@@ -234,12 +268,14 @@ MUTATIONS = (
         ("--faults",),
         crashes=500,
         edits=(("ftl/gc/zone_watch.py", "self._core.fault_zone(band.index, punit, status)", "False"),),
+        world=11,
     ),
     Mutation(
         "summary_of_an_earlier_life",
         "a load trusts a summary that is older than the headers of its zone",
         setting=EMULATED_ZONES,
         edits=(("ftl/load/zone_walk.py", "            known[:] = False\n        if full and", "        if full and"),),
+        world=0,
     ),
     Mutation(
         "halt_without_drain",
@@ -251,6 +287,7 @@ MUTATIONS = (
                 "                await self._stop_mending()",
             ),
         ),
+        world=2,
     ),
     Mutation(
         "stale_checkpoint",
@@ -265,6 +302,7 @@ MUTATIONS = (
             ("ftl/load/restore.py", "[zones[index].start for index in checkpoint.zones] + _used", "_used"),
             ("ftl/load/checkpoint.py", "if sequential and zones[zone].usable and was != written:", "if False:"),
         ),
+        world=0,
     ),
     Mutation(
         "any_buffer_file",
@@ -276,6 +314,7 @@ MUTATIONS = (
                 '        path = next(self.directory.glob(f"{self.uuid}.*.wbuf"), self.path(incarnation))\n        try:',
             ),
         ),
+        world=0,
     ),
     Mutation(
         "buffer_file_removed_early",
@@ -291,6 +330,7 @@ MUTATIONS = (
                 "        await device.write_superblock(clean=False)\n",
             ),
         ),
+        world=0,
     ),
     Mutation(
         "superblock_without_flush",
@@ -300,31 +340,42 @@ MUTATIONS = (
         edits=(
             (
                 "ftl/loading.py",
-                "    await port.flush()\n    if files is not None:\n        # Loads",
-                "    if files is not None:\n        # Loads",
+                "    await port.flush()\n    without_room",
+                "    without_room",
             ),
         ),
+        world=1,
     ),
     Mutation(
         "loss_untold",
         "a load without the write buffer file does not say that something may be lost",
         edits=(("ftl/loading.py", "alarm = on_lossy if lossy else None", "alarm = None"),),
+        world=0,
     ),
     Mutation(
         "cache_not_read",
         "a load after a crash does not look into the nv cache",
         ("--cache", "non-vss"),
         edits=(("ftl/cache/nv_cache_keeper.py", "return None if superblock.clean else held", "return None"),),
+        world=0,
     ),
-    Mutation("read_not_verified", "what a host reads is not compared with its CRC", ("--faults",), crashes=500),
+    Mutation(
+        "read_not_verified", "what a host reads is not compared with its CRC", ("--faults",), crashes=500, world=1
+    ),
     Mutation(
         "second_read_not_verified",
         "what is read again because it did not match is taken as it is",
         ("--faults",),
         crashes=500,
+        world=1,
     ),
     Mutation(
-        "scrub_not_verified", "the scrub takes what it reads as it is", ("--faults",), setting=SCRUBS, crashes=500
+        "scrub_not_verified",
+        "the scrub takes what it reads as it is",
+        ("--faults",),
+        setting=SCRUBS,
+        crashes=500,
+        world=5,
     ),
     Mutation(
         "scrub_skips_bands",
@@ -340,13 +391,15 @@ MUTATIONS = (
         ),
         setting=SCRUBS,
         crashes=500,
+        world=5,
     ),
-    Mutation("old_crc_kept", "a write leaves in memory the CRC of what it overwrites"),
+    Mutation("old_crc_kept", "a write leaves in memory the CRC of what it overwrites", world=0),
     Mutation(
         "rotten_block_forgotten",
         "a block that relocation finds rotten is trimmed instead of lost",
         ("--faults",),
         crashes=500,
+        world=1,
     ),
     Mutation(
         "checkpoint_crcs_ignored",
@@ -358,5 +411,6 @@ MUTATIONS = (
                 "            into = np.zeros_like(self._crcs)\n",
             ),
         ),
+        world=0,
     ),
 )

@@ -4,6 +4,8 @@ would write any more (docs/restore.md, "Room")."""
 from __future__ import annotations
 
 import dataclasses
+import functools
+import logging
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -11,15 +13,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ... import _shim
-from ...errors import MediaError
+from ...errors import FlushDoubtError, MediaError
 from ...nvme.wire import Status
+from ...runtime.turns import aside
 from ..media.band import CLOSED, FREE
-from ..media.blockdev import BlockPort
+from ..media.blockdev import BASE_GONE, BlockPort
 from ..media.geometry import BLOCK_BYTES
 from ..media.layout import ENTRY, KIND_DATA, KIND_PAD, build_batch_header
 from ..media.zone import ACTIVE_STATES
 from .restore import Restored
 from .zone_walk import ZoneReader
+
+log = logging.getLogger(__name__)
 
 _FLAGS: Final = np.uint64(_shim.TRIM_FLAG | _shim.LOST_FLAG)
 
@@ -38,7 +43,7 @@ class _Place:
 
 
 def lacks_room(found: Restored) -> bool:
-    """Whether no band is free, and none gets free by a reset alone."""
+    """Whether no band is free, and none gets free by a reset alone. Looks at every zone."""
     zones = found.geometry.bands
     if any(band.state == FREE and any(its) for band, its in zip(found.bands, zones, strict=True)):
         return False
@@ -52,13 +57,27 @@ async def make_room(port: BlockPort, found: Restored) -> int | None:
     """Empties the band with the fewest blocks in force, and tells ``found`` so; None where nothing has room for them.
 
     Of a base with sequential zones, behind a flush. May be interrupted and repeated: the copies have the seq of what
-    they are copies of. Raises MediaError.
+    they are copies of. Raises MediaError where the base is gone, or a flush leaves in doubt what it has cost: a zone
+    that can't be written or reset is no reason to refuse the device.
     """
+    try:
+        return await _make_room(port, found)
+    except FlushDoubtError:
+        raise
+    except MediaError as error:
+        if error.status in BASE_GONE:
+            raise
+        log.warning("no band could be emptied, the next load tries it again: %s", error.message)
+        return None
+
+
+async def _make_room(port: BlockPort, found: Restored) -> int | None:
     reader = ZoneReader(port, found.geometry, found.superblock.uuid, sequential=True, use_append=found.conf.use_append)
     places = await _places(port, found, reader)
-    valid, referenced = _in_force(found)
+    valid, referenced = await aside(found.geometry.zone_count, functools.partial(_in_force, found))
     for victim in np.argsort(valid, kind="stable").tolist():
-        if found.bands[victim].state != CLOSED or referenced[victim]:
+        # One with nothing in force needs no more than a reset, which comes by itself.
+        if found.bands[victim].state != CLOSED or referenced[victim] or not valid[victim]:
             continue
         there = [place for place in places if place.band != victim]
         if int(valid[victim]) > sum(_data_blocks(found, place, _batch_blocks(port, found)) for place in there):
@@ -79,9 +98,11 @@ async def make_room(port: BlockPort, found: Restored) -> int | None:
 def _in_force(found: Restored) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
     """By band: blocks of data, and whether records (of trims, of what is lost) in it are."""
     geometry = found.geometry
-    band_of = np.full(geometry.zone_count, geometry.band_count, np.int64)
-    for number, band in enumerate(geometry.bands):
-        band_of[[zone for zone in band if zone is not None]] = number
+    # One more for the zones that are missing.
+    band_of = np.full(geometry.zone_count + 1, geometry.band_count, np.int64)
+    zones = [geometry.zone_count if zone is None else zone for band in geometry.bands for zone in band]
+    band_of[zones] = np.repeat(np.arange(geometry.band_count), geometry.punits)
+    band_of[-1] = geometry.band_count
     entries = found.l2p[found.l2p != np.uint64(_shim.ADDRESS_INVALID)]
     flagged = (entries & _FLAGS) != 0
     bands = band_of[((entries & ~_FLAGS) // np.uint64(geometry.zone_size)).astype(np.intp)]
@@ -92,7 +113,13 @@ def _in_force(found: Restored) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
 
 async def _places(port: BlockPort, found: Restored, reader: ZoneReader) -> list[_Place]:
     geometry = found.geometry
-    numbers = {zone: (b, p) for b, band in enumerate(geometry.bands) for p, zone in enumerate(band) if zone is not None}
+    wanted = {start // geometry.zone_size for start in found.zones_to_finish}
+
+    def numbered() -> dict[int | None, tuple[int, int]]:
+        every = ((zone, b, p) for b, band in enumerate(geometry.bands) for p, zone in enumerate(band))
+        return {zone: (b, p) for zone, b, p in every if zone in wanted}
+
+    numbers = await aside(geometry.zone_count, numbered)
     places = []
     for start in found.zones_to_finish:
         zone = start // geometry.zone_size

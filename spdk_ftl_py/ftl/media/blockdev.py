@@ -328,6 +328,7 @@ class BlockPort:
         if event.kind == _shim.EV_OVERFLOW:
             status = self._list.take_untold()
         if status is not None and not self._list_done.done():
+            self._list.release()
             self._list_done.set_result(status)
 
     def _answered(self, ticket: int, status: int, result: int) -> None:

@@ -7,7 +7,7 @@ import re
 
 import pytest
 
-from spdk_ftl_py.daemon import device
+from spdk_ftl_py.daemon import failed_flushes
 from spdk_ftl_py.errors import FtlError
 from spdk_ftl_py.ftl.device import FAILED_FLUSHES_MAX
 from spdk_ftl_py.ftl.media.blockdev import BlockPort
@@ -70,7 +70,7 @@ async def test_a_base_that_refuses_flushes_for_good_is_not_waited_for(here: Worl
 async def test_a_base_that_fails_every_flush_ends_failed_with_that_as_the_reason(
     monkeypatch: pytest.MonkeyPatch, here: World
 ) -> None:
-    monkeypatch.setattr(device, "FLUSHES_FAIL_S", 1.0)
+    monkeypatch.setattr(failed_flushes, "FLUSHES_FAIL_S", 1.0)
     daemon = await here.start()
     uuid = (await create(here, daemon))["uuid"]
     await write(here, daemon, 3)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import sys
 from uuid import uuid4
 
 import numpy as np
@@ -98,6 +99,12 @@ async def test_a_list_of_the_shim_refuses_what_makes_no_sense(media: _shim.Emula
     for addresses, count in (([], 1), ([0], 0), ([0, 1, 2, 3], 1), ([0, 1], 2)):
         with pytest.raises(ValueError, match="room"):
             reads.start(addresses, count, rows)
+    before = sys.getrefcount(rows)
+    reads.start([0, 1, 2], 1, rows)
+    assert sys.getrefcount(rows) == before + 1
+    while sys.getrefcount(rows) > before:
+        reads.release()
+        await asyncio.sleep(0)
     reads.close()
     reads.close()
     with pytest.raises(RuntimeError, match="closed"):

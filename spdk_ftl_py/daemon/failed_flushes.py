@@ -1,0 +1,42 @@
+"""A base that fails flush after flush: how long the FTL on it is loaded again and again, and when that is given up."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from ..ftl.media.blockdev import BUSY_PATIENCE_S
+
+RETRY_MIN_S: Final = 0.1
+RETRY_MAX_S: Final = 2.0
+RETRY_GROWTH: Final = 1.5
+FLUSHES_FAIL_S: Final = BUSY_PATIENCE_S
+"""A base of which each flush fails is loaded anew, more and more slowly, for so long. Then the device has failed."""
+
+
+class FailedFlushes:
+    """Of a base: lives and loads of the FTL that ended with its first flush, in a row."""
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._since_s = 0.0
+
+    def end(self) -> None:
+        """It has flushed, or is lost for another reason."""
+        self._count = 0
+
+    def add(self, now_s: float) -> None:
+        self._since_s = self._since_s if self._count else now_s
+        self._count += 1
+
+    def delay_s(self) -> float:
+        """To wait before the next load."""
+        return min(RETRY_MIN_S * RETRY_GROWTH**self._count, RETRY_MAX_S) if self._count > 1 else 0.0
+
+    def too_many(self, now_s: float) -> str | None:
+        """Why it is no use to go on."""
+        if self._count == 0 or now_s - self._since_s < FLUSHES_FAIL_S:
+            return None
+        return (
+            f"it has failed {self._count} flushes in a row, for {now_s - self._since_s:.0f} s: see to the base; then "
+            "delete the FTL, which keeps its data, and create it again with its uuid"
+        )
