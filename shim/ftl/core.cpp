@@ -254,6 +254,7 @@ bool FtlCore::share_allows() noexcept {
 
 // From here on a block is part of the device: seq, CRC, L2P, FIFO; with an nv cache, that first.
 void FtlCore::accept_block(uint64_t lba, uint32_t slot) noexcept {
+    state_.overtake_trim(lba, 1);
     hold(slot, lba, state_.next_seq++, crc32c(0, state_.buffer.block(slot), kBlockSize));
     if (!cache_ || !cache_->push(slot)) {
         state_.buffer.fifo.push_back(state_.buffer.next.data(), slot);
@@ -446,6 +447,9 @@ bool FtlCore::trim_step(WaitingLine &line, uint32_t &budget) noexcept {
         line.record = kNoSlot;
         budget -= std::min(budget, kTrimCost);
     }
+    if (state_.trim_overtaken && line.record != kNoSlot) {
+        cut_trim(line);  // a restart would take what it comes to for newer than it
+    }
     const uint64_t end = io.lba + io.block_count;
     const uint64_t begin = line.cursor;
     const uint64_t stop = std::min(end, begin + budget);
@@ -471,6 +475,10 @@ bool FtlCore::trim_step(WaitingLine &line, uint32_t &budget) noexcept {
     budget -= static_cast<uint32_t>(line.cursor - begin);
     if (line.cursor < end) {
         marking_ = true;
+        if (line.record != kNoSlot) {
+            state_.trim_from = line.cursor;
+            state_.trim_to = end;
+        }
         if (line.record != kNoSlot && waiting_.count() > 1 && line.cursor - line.record_lba >= kTrimTurn) {
             cut_trim(line);
         }
@@ -488,6 +496,8 @@ void FtlCore::cut_trim(WaitingLine &line) noexcept {
         state_.records.enqueue(line.record);
         line.record = kNoSlot;
         open_ = nullptr;
+        state_.trim_from = state_.trim_to = 0;
+        state_.trim_overtaken = false;
     }
 }
 

@@ -156,6 +156,13 @@ public:
     // Of a band that is neither written nor moved.
     [[nodiscard]] BandState closed_state(uint32_t band) const noexcept;
 
+    // To be said of whatever gets a new seq.
+    void overtake_trim(uint64_t lba, uint32_t block_count) noexcept {
+        if (lba < trim_to && lba + block_count > trim_from) {
+            trim_overtaken = true;
+        }
+    }
+
     // --- L2P, keeping the bands' counts
     void replace(uint64_t lba, uint64_t entry) noexcept {
         forget(l2p.get(lba));
@@ -239,6 +246,10 @@ public:
     CoreStats stats;
 
     uint64_t next_seq = 1;
+    // What a trim that has its record, and so its seq, has not come to yet: first LBA, end.
+    uint64_t trim_from = 0;
+    uint64_t trim_to = 0;
+    bool trim_overtaken = false;  // something there is newer than that record
     uint64_t now = 0;
     uint64_t wanted_epoch = 0;  // somebody waits for it: short batches are due
     uint64_t forced_epoch = 0;  // a reset or drain waits for it: the user's share does not matter

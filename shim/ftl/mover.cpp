@@ -495,6 +495,7 @@ bool Movers::scan_records(Mover &mover) noexcept {
 
 void Movers::make_fresh(Mover &mover, uint64_t flag, uint64_t lba, uint32_t block_count) noexcept {
     Records &records = state_.records;
+    state_.overtake_trim(lba, block_count);
     const uint32_t record = records.make(state_, flag, lba, block_count, mover.index);
     for (uint32_t i = 0; i < block_count; ++i) {
         state_.replace(lba + i, L2p::pending(flag, record));

@@ -4,6 +4,7 @@ loss of power."""
 from __future__ import annotations
 
 import random
+from typing import Any
 
 import pytest
 
@@ -24,8 +25,8 @@ FEW_STEPS = 40
 class TwoQueues:
     """One core, two queues of hosts."""
 
-    def __init__(self) -> None:
-        self.bench = Bench(block_count=LARGE, **LARGE_BASE)
+    def __init__(self, **options: Any) -> None:
+        self.bench = Bench(**(options or {"block_count": LARGE, **LARGE_BASE}))
         self.links = [Link(self.bench.reactor, self.bench.core, queue_depth=TRIMS) for _ in range(2)]
         self.trimmer, self.other = (HostPort(self.bench, link.host) for link in self.links)
 
@@ -97,6 +98,63 @@ def test_writes_of_the_same_queue_wait_for_their_trims() -> None:
         assert {two.trimmer.wait(ticket).status for ticket in tickets} == {0}
         assert version_of(9, two.other.read(9)) == 0
         assert version_of(LARGE // 8 - 1, two.other.read(LARGE // 8 - 1)) == 7
+
+
+@pytest.mark.parametrize("cut", [False, True], ids=["", "flush_before"])
+def test_a_trim_is_newer_than_what_another_queue_wrote_where_it_comes_later(cut: bool) -> None:
+    two = TwoQueues()
+    with two:
+        last = LARGE - 1
+        two.other.write(0, content(0, 1))
+        two.other.write(last, content(last, 1))
+        trim = two.trimmer.port.submit(_shim.OP_DEALLOCATE, 0, LARGE)
+        while two.bench.address(0) >> 62 != 2:
+            two.bench.step()
+        if cut:
+            assert two.steps_of(_shim.OP_FLUSH) < FEW_STEPS
+        two.other.write(last, content(last, 2))
+        two.other.write(0, content(0, 2))
+        assert trim not in two.trimmer.completed, "the trim was to be under way still"
+        assert two.trimmer.wait(trim).status == 0
+        assert version_of(last, two.other.read(last)) == 0
+        assert version_of(0, two.other.read(0)) == 2
+        two.steps_of(_shim.OP_FLUSH)
+        two.bench.media.power_cut(1)
+    two.bench.media.power_on()
+    recovered = recover(two.bench)
+    assert recovered.versions[last] == 0
+    assert recovered.versions[0] == 2
+
+
+def _trim_and_write_at_once(two: TwoQueues, rng: random.Random, lbas: list[int]) -> None:
+    """Both queues, what they do overlapping, until all is done and durable."""
+    tickets = [two.trimmer.port.submit(_shim.OP_DEALLOCATE, 0, two.bench.block_count) for _ in range(2)]
+    for version in range(40):
+        lba = rng.choice(lbas)
+        two.other.write(lba, content(lba, version + 1))
+        for _ in range(rng.randrange(6)):
+            two.bench.step()
+    assert {two.trimmer.wait(ticket).status for ticket in tickets} == {0}
+    two.steps_of(_shim.OP_FLUSH)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_what_is_read_when_all_is_done_and_flushed_is_what_a_restart_finds(seed: int) -> None:
+    rng = random.Random(seed)
+    spacing, count = SparseWorkload.SPACING, SparseWorkload.LBAS
+    lbas = [number * spacing for number in range(count)]
+    options = {"block_count": spacing * count, **SPARSE_BASE}
+    two = TwoQueues(schedule_seed=seed, **options)
+    with two:
+        for lba in lbas:
+            two.other.write(lba, content(lba, 100))
+        for _ in range(5):
+            _trim_and_write_at_once(two, rng, lbas)
+        read = [version_of(lba, two.other.read(lba)) for lba in lbas]
+        two.bench.media.power_cut(seed)
+    two.bench.media.power_on()
+    found = recover(two.bench).versions
+    assert [found[lba] for lba in lbas] == read
 
 
 class SparseWorkload(Workload):
