@@ -38,7 +38,11 @@ class Export:
 
 
 class Front:
-    """start(), listen(), open(); close_export() and stop() whatever of them was done."""
+    """start(), listen(), open(); close_export() and stop() whatever of them was done.
+
+    A target that is started with a saved configuration attaches the FTL before it exports the base, and answers
+    nothing until whatever looks at the new bdev has read from it. Held at the gate, those reads would wait for the
+    base, and the base for them. So the I/O of a target that has come anew while the base is away fails at once."""
 
     def __init__(
         self,
@@ -53,6 +57,8 @@ class Front:
         comes: no limit of peers keeps it out."""
         self.reactor = ReactorLoop(name)
         self.gate: _shim.Gate | None = None
+        self.came_early = False
+        """A target connected anew, while the base was away: what it read failed. For whoever attaches it to settle."""
         self.export: Export | None = None
         self._device = device
         self._connections = connections
@@ -61,6 +67,10 @@ class Front:
         self._nvmf: NvmfTarget | None = None
         self._subsystem: Subsystem | None = None
         self._address: tuple[str, int] | None = None
+        self._refusing: _shim.Gate | None = None
+        self._targets: set[bytes] = set()
+        """Host identifiers under which the target came while the base was there. Each process of a target has its
+        own."""
         self._started = False
 
     async def start(self) -> None:
@@ -97,6 +107,9 @@ class Front:
         assert self._nvmf is not None
         assert self._address is not None
         self.gate = _shim.Gate(self.reactor.shim, core)
+        self._refusing = _shim.Gate(self.reactor.shim, core)
+        # Hosts try again what was a path's error.
+        self._refusing.fail(Status.INVALID_NAMESPACE)
         traddr, port = self._address
         subsystem = Subsystem(
             f"{NQN_PREFIX}{self._device}",
@@ -107,6 +120,8 @@ class Front:
         )
         subsystem.add_namespace(self.gate, nsid=EXPORT_NSID, uuid=self._device, nguid=export_nguid(self._device).bytes)
         subsystem.connected_hosts = hosts
+        self._targets = {host.hostid for host in hosts.known if self._is_own(host.hostnqn)}
+        subsystem.stand_in = self._stand_in
         subsystem.add_listener(traddr, port)
         self._nvmf.add_subsystem(subsystem)
         self._subsystem = subsystem
@@ -120,6 +135,18 @@ class Front:
             self.gate.set_device(core)
         except ValueError as error:
             raise FtlError(f"what came back is not what hosts were told of: {error}") from error
+        if self.came_early and self._subsystem is not None:
+            self._subsystem.stand_in_changed()
+
+    def _stand_in(self, host: HostKey) -> _shim.BlockDevice | None:
+        if self.gate is None or not self._is_own(host.hostnqn):
+            return None
+        if self.gate.state == "open":
+            self._targets.add(host.hostid)
+        elif host.hostid not in self._targets:
+            self.came_early = True
+            return self._refusing
+        return None
 
     def hold(self) -> None:
         """I/O waits from now on."""

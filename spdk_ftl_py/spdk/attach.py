@@ -173,6 +173,12 @@ async def attached_as(rpc: TargetRpc, *, name: str, device: UUID) -> bool:
     return _passthru_base(await find_bdev(rpc, name)) == f"{controller_name(name, device)}n{_NSID}"
 
 
+async def is_claimed(rpc: TargetRpc, *, name: str) -> bool:
+    """Whether somebody in the target uses the bdev of that name. Raises TargetError."""
+    bdev = await find_bdev(rpc, name)
+    return bdev is not None and bdev.claimed
+
+
 async def detach(rpc: TargetRpc, *, name: str, device: UUID) -> None:
     """Takes back what attach() did for a daemon that is gone; no error where there is nothing."""
     controller = controller_name(name, device)

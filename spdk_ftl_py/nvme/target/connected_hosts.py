@@ -81,6 +81,11 @@ class ConnectedHosts:
         self._hosts.update(dict.fromkeys(_hosts_of(record, "connected"), 0))
         self._alarms.update({host: _shim.FlushAlarm() for host in _hosts_of(record, "owed")})
 
+    @property
+    def known(self) -> Collection[HostKey]:
+        """Those that are connected, or broke off."""
+        return self._hosts.keys()
+
     def arrived(self, host: HostKey) -> None:
         """Raises BusyError where there is no place for one more, and what require_state_room or on_change raises; the
         host is not known then."""

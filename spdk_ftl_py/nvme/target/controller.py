@@ -386,7 +386,16 @@ class TargetController:
         }
 
     def io_namespaces(self) -> dict[int, _shim.BlockDevice]:
-        return {nsid: namespace.device for nsid, namespace in self.visible_namespaces().items()}
+        stand_in = None if self.subsystem is None else self.subsystem.stand_in(self.host)
+        return {nsid: stand_in or namespace.device for nsid, namespace in self.visible_namespaces().items()}
+
+    def serve_anew(self) -> None:
+        """I/O queues that are there get io_namespaces() as of now."""
+        namespaces = self.io_namespaces()
+        for qpair in self.io_qpairs.values():
+            for nsid, device in namespaces.items():
+                if qpair is not None:
+                    qpair.set_namespace(nsid, device)
 
     def namespace_changed(self, nsid: int, namespace: Namespace | None) -> None:
         """Called by the subsystem after the change."""

@@ -65,6 +65,9 @@ class ConnectedController(Protocol):
     def zones_changed(self, nsid: int, starts: Collection[int] | None) -> None:
         """Called after the change; None: of any zone."""
 
+    def serve_anew(self) -> None:
+        """Called when what serves its I/O has changed."""
+
     async def close(self, reason: str = ...) -> None:
         """Idempotent; returns when its queues are gone."""
 
@@ -115,6 +118,8 @@ class Subsystem:
         """Set by the target it belongs to."""
         self.connected_hosts: ConnectedHosts | None = None
         """Kept up to date if there is one."""
+        self.stand_in: Callable[[HostKey], _shim.BlockDevice | None] = lambda host: None
+        """What serves the I/O of that host now, instead of the device of each namespace."""
         self._last_cntlid = min_cntlid - 1
 
     # --- namespaces -------------------------------------------------------------------------------------------------
@@ -240,6 +245,11 @@ class Subsystem:
     async def disconnect_disallowed(self) -> None:
         """Those of hosts that may be here no longer."""
         await self.disconnect(lambda controller: not self.host_allowed(controller.hostnqn), NOT_ALLOWED_NOW)
+
+    def stand_in_changed(self) -> None:
+        """Queues that are there are served as stand_in says now."""
+        for controller in self.controllers.values():
+            controller.serve_anew()
 
     def left_in_order(self, controller: ConnectedController) -> None:
         """That controller has shut down: its host has left, unless it has another one here."""
