@@ -75,12 +75,19 @@ async def attach(
         "trsvcid": trsvcid,
         "subnqn": subnqn,
     }
+    delete_passthru = lambda: _delete_passthru(rpc, name, nvme_bdev)  # noqa: E731
     if not await _stands(rpc, controller, path, nvme_bdev, hostnqn):
         # A passthru bdev whose base is gone comes back with it, under the same name and uuid.
         if await attached_as(rpc, name=name, device=device):
             await _undo(rpc, "bdev_passthru_delete", name)
         await _undo(rpc, "bdev_nvme_detach_controller", controller)
         keys = await share_keys()
+        # First, to be there when its base comes: whatever looks for an lvol store or a raid on new bdevs would claim
+        # the base, and find on that what is to be found on the passthru bdev.
+        name_taken = await _reserve_passthru(rpc, name, nvme_bdev, device)
+        attached = False
+        if name_taken is None:
+            steps.on_undo(f"create passthru bdev {name}", lambda: _delete_unless(lambda: attached, delete_passthru))
         bdevs = await steps.run(
             f"attach controller {controller}",
             rpc.call(
@@ -105,9 +112,11 @@ async def attach(
                 f"bdev have the uuid {export_nguid(device)}?",
                 errno=errno.EEXIST,
             )
+        attached = True
+        if name_taken is not None and not await attached_as(rpc, name=name, device=device):
+            raise name_taken
     else:
         steps.on_undo(f"attach controller {controller}", lambda: _undo(rpc, "bdev_nvme_detach_controller", controller))
-    delete_passthru = lambda: _delete_passthru(rpc, name, nvme_bdev)  # noqa: E731
     if await attached_as(rpc, name=name, device=device):
         steps.on_undo(f"create passthru bdev {name}", delete_passthru)
     else:
@@ -118,6 +127,26 @@ async def attach(
     return Attachment(controller, nvme_bdev, name)
 
 
+async def _delete_unless(attached: Callable[[], bool], delete: Callable[[], Awaitable[object]]) -> None:
+    """What was attached has an undo of its own, which comes before that of its controller."""
+    if not attached():
+        await delete()
+
+
+async def _reserve_passthru(rpc: TargetRpc, name: str, nvme_bdev: str, device: UUID) -> TargetError | None:
+    """It appears with its base. An error: the target keeps that name for one already, which may be this one, of an
+    earlier attachment, or somebody else's. Raises other TargetErrors."""
+    try:
+        await _create_passthru(rpc, name, nvme_bdev, device)
+    except _NameKeptError as error:
+        return error
+    return None
+
+
+class _NameKeptError(TargetError):
+    """For a passthru bdev that is not there now."""
+
+
 async def _create_passthru(rpc: TargetRpc, name: str, nvme_bdev: str, device: UUID) -> None:
     try:
         await rpc.call("bdev_passthru_create", {"base_bdev_name": nvme_bdev, "name": name, "uuid": str(device)})
@@ -125,7 +154,7 @@ async def _create_passthru(rpc: TargetRpc, name: str, nvme_bdev: str, device: UU
         taken = error.rpc_code == -errno.EEXIST
         if not taken or await find_bdev(rpc, name) is not None or await find_bdev(rpc, str(device)) is not None:
             raise
-        raise TargetError(
+        raise _NameKeptError(
             f"name {name}: the SPDK target at {rpc.address} keeps it for somebody else's passthru bdev, whose base is "
             "not there now: choose another name; or make a bdev of that base's name (bdev_null_create will do): "
             f"{name} appears on it, and bdev_passthru_delete {name} makes the name free",
