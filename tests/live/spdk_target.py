@@ -29,7 +29,7 @@ class SpdkTargetError(RuntimeError):
 class SpdkTarget(TargetClient):
     """Running from construction to close()."""
 
-    def __init__(self, program: str, folder: Path) -> None:
+    def __init__(self, program: str, folder: Path, *arguments: str) -> None:
         super().__init__(str(folder / "spdk.sock"))
         self._log = folder / "spdk_tgt.log"
         core = min(os.sched_getaffinity(0))
@@ -38,7 +38,7 @@ class SpdkTarget(TargetClient):
                 # Without locks on cores, so that test runs side by side are no reason to fail.
                 [
                     *(program, "--no-huge", "-s", str(MEMORY_MIB), "--no-pci", "-m", f"[{core}]"),
-                    *("--disable-cpumask-locks", "-r", self.socket),
+                    *("--disable-cpumask-locks", "-r", self.socket, *arguments),
                 ],
                 stdin=subprocess.DEVNULL,
                 stdout=log,

@@ -60,7 +60,7 @@ async def test_it_gets_an_answer_although_its_base_is_not_there_yet(
     await here.remove_drive()
     await daemon.wait_for("waiting")
     await asyncio.wait_for(attached_from_saved_configuration(here, params), PROMPTLY_S)
-    with pytest.raises(FtlError, match="(?i)invalid namespace"):
+    with pytest.raises(FtlError, match=r"(?i)invalid namespace"):
         await asyncio.wait_for(read_bdev(here, f"{params['name']}n1"), PROMPTLY_S)
     before = here.line.called.count("bdev_nvme_attach_controller")
     with caplog.at_level(logging.WARNING):
