@@ -124,7 +124,7 @@ def test_an_interrupted_check_lets_go_of_everything(
     world: FtlWorld, how: signal.Signals, again: signal.Signals
 ) -> None:
     before = world.snapshot()
-    world.call("ftltgt_inject_fault", name="Nvme0n1", op="zone_report", latency_us=3_000_000)
+    world.call("ftltgt_inject_fault", name="Nvme0n1", op="zone_report", latency_us=10_000_000)
     command = [sys.executable, "-m", "spdk_ftl_py.cli", "check", "-s", str(world.target.socket), "Nvme0n1"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as checking:
         world.wait_until_claimed("Nvme0n1")
