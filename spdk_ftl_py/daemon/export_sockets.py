@@ -3,6 +3,7 @@ runs: hosts that come meanwhile wait in line for the next one."""
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 import socket
 from collections.abc import Collection
@@ -20,26 +21,27 @@ class ExportSockets:
     def __init__(self, manager: ServiceManager) -> None:
         self._manager = manager
         self._held: dict[UUID, socket.socket] = {}
+        for name, sock in manager.take_all(PREFIX).items():
+            device = _uuid(name[len(PREFIX) :])
+            if device is None:
+                sock.close()
+                manager.forget(name)
+            else:
+                self._held[device] = sock
 
     def at(self, device: UUID, traddr: str, port: int) -> socket.socket | None:
         """One to listen with, where it is kept for that address. It is the caller's to close. What is kept for another
         address is given up."""
-        held = self._held.pop(device, None)
-        taken = self._manager.take(f"{PREFIX}{device}")
-        if held is None and taken:
-            held = taken.pop()
-        for sock in taken:
-            sock.close()
-        if held is not None and _is_at(held, traddr, port):
-            self._held[device] = held
+        held = self._held.get(device)
+        if held is None:
+            return None
+        if _is_at(held, traddr, port):
             return _dup(held)
-        if held is not None:
-            held.close()
-            self.forget(device)
+        self.forget(device)
         return None
 
     def keep(self, device: UUID, listening: socket.socket) -> None:
-        """Of now on, until it is forgotten."""
+        """From now on, until it is forgotten."""
         if self._manager.is_there and device not in self._held:
             self._held[device] = _dup(listening)
             self._manager.keep(f"{PREFIX}{device}", listening)
@@ -67,6 +69,12 @@ def _dup(sock: socket.socket) -> socket.socket:
     copy = sock.dup()
     copy.setblocking(False)
     return copy
+
+
+def _uuid(text: str) -> UUID | None:
+    with contextlib.suppress(ValueError):
+        return UUID(text)
+    return None
 
 
 def _is_at(sock: socket.socket, traddr: str, port: int) -> bool:

@@ -59,6 +59,17 @@ class ServiceManager:
         self._given = [(given, sock) for given, sock in self._given if given != name]
         return taken
 
+    def take_all(self, prefix: str) -> dict[str, socket.socket]:
+        """What was handed over under names that begin so. It is the caller's to close."""
+        names = {name for name, _ in self._given if name.startswith(prefix)}
+        taken = {}
+        for name in names:
+            first, *more = self.take(name)
+            taken[name] = first
+            for each in more:
+                each.close()
+        return taken
+
     def take_unix(self, path: str) -> socket.socket | None:
         """The unix socket that was handed over with that address, under whatever name."""
         for each in self._given:
