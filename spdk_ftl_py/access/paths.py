@@ -35,9 +35,11 @@ def open_directory(path: Path, what: str, remedy: str, *, make: bool = False, mo
     shown = f"{what} {path}"
     try:
         if make and not os.path.lexists(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with contextlib.suppress(FileExistsError):
-                path.mkdir(mode=mode)
+            for parent in reversed(path.parents):
+                if not parent.exists():
+                    # Its own, where the umask would let everybody write.
+                    _make(parent, 0o755)
+            _make(path, mode)
         descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     except OSError as error:
         owner = show_owner(path)
@@ -60,6 +62,11 @@ def open_directory(path: Path, what: str, remedy: str, *, make: bool = False, mo
         os.close(descriptor)
         raise
     return descriptor
+
+
+def _make(path: Path, mode: int) -> None:
+    with contextlib.suppress(FileExistsError):
+        path.mkdir(mode=mode)
 
 
 def check_directory(found: os.stat_result, path: Path, what: str, remedy: str) -> None:
@@ -148,7 +155,8 @@ def lock_file(name: str | Path, what: str, *, directory: int | None = None) -> i
         descriptor = open_file(name, os.O_RDWR | os.O_CREAT, what, directory=directory)
     except OSError as error:
         owner = show_owner(path, directory=directory)
-        reason = "it is a symbolic link" if error.errno == errno.ELOOP else f"it can't be opened: {error.strerror}"
+        # A kernel that protects links in sticky directories says something else of them.
+        reason = "it is a symbolic link" if _is_link(path, directory) else f"it can't be opened: {error.strerror}"
         raise FtlError(f"{what}: {reason}{owner}: remove it", errno=error.errno) from error
     try:
         check_file(os.fstat(descriptor), what, OTHERS_DO_ANYTHING)
@@ -169,6 +177,13 @@ def show_owner(path: Path, *, directory: int | None = None) -> str:
     except OSError:
         return ""
     return _owner(found)
+
+
+def _is_link(path: Path, directory: int | None) -> bool:
+    try:
+        return stat.S_ISLNK(os.stat(path, dir_fd=directory, follow_symlinks=False).st_mode)
+    except OSError:
+        return False
 
 
 def _owner(found: os.stat_result) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import socket
 import struct
 from collections.abc import Callable
@@ -16,8 +17,8 @@ _UCRED: Final = struct.Struct("=iII")
 _GID: Final = struct.Struct("=I")
 _SO_PEERGROUPS: Final = 59
 """Linux 4.13; Python has no name for it."""
-_GROUPS_BYTES_MAX: Final = 4 << 16
-"""Of NGROUPS_MAX groups."""
+_GROUPS_BYTES_MAX: Final = 1024
+"""What Python takes."""
 
 
 class UnixSocket(Protocol):
@@ -78,11 +79,11 @@ def peer_of(connection: UnixSocket) -> Peer | None:
 
 
 def groups_of(connection: UnixSocket, peer: Peer) -> frozenset[int] | None:
-    """All of its groups. None: this kernel does not tell."""
+    """All of its groups; of one that has more than 256 only the first. None: this kernel does not tell."""
     try:
         raw = connection.getsockopt(socket.SOL_SOCKET, _SO_PEERGROUPS, _GROUPS_BYTES_MAX)
-    except OSError:
-        return None
+    except OSError as error:
+        return None if error.errno == errno.ENOPROTOOPT else frozenset({peer.gid})
     return frozenset({peer.gid, *(gid for (gid,) in _GID.iter_unpack(raw))})
 
 
