@@ -105,7 +105,7 @@ class StateDirectory:
             ) from error
         self.devices = devices
         self._bytes = len(raw)
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, FtlError):
             self._keep_reserve()
 
     @property

@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pytest
 
@@ -420,6 +421,7 @@ def test_links_that_were_left_in_the_state_directory_are_not_followed(folder: Pa
     state.mkdir(mode=0o700)
     precious.mkdir(mode=0o700)
     (precious / "file").write_text("years of work")
+    (precious / f"{uuid4()}.base").write_text("somebody's key")
     (state / name).symlink_to(precious if name == "keys" else precious / "file")
     before = tree(precious)
     command = [sys.executable, "-m", "spdk_ftl_py.cli", "serve", "--socket", str(folder / "s.sock")]
