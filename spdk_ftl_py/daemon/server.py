@@ -15,6 +15,7 @@ import math
 import os
 import socket
 import stat
+import sys
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
@@ -100,7 +101,9 @@ class RpcServer:
                 raise
         self._http = web.Server(self._handle, access_log=None, keepalive_timeout=0, lingering_time=_LINGER_S)
         loop = asyncio.get_running_loop()
-        self._server = await loop.create_unix_server(self._connection, sock=listener, backlog=_LISTEN_BACKLOG)
+        # From 3.13 on asyncio removes the file of a socket that it was given, too.
+        keep: dict[str, Any] = {"cleanup_socket": False} if sys.version_info >= (3, 13) else {}
+        self._server = await loop.create_unix_server(self._connection, sock=listener, backlog=_LISTEN_BACKLOG, **keep)
 
     async def close(self) -> None:
         """Stops listening, lets requests in progress answer for a moment, removes the socket. Idempotent."""

@@ -218,6 +218,9 @@ def test_members_of_the_socket_group_may_give_orders(folder: Path) -> None:
         control.chmod(0o666)
         assert as_other_user(lambda: ask(str(control), "ftl_remove_buffers"))[0] == "403"
         assert as_other_user(lambda: ask(str(control), "ftl_remove_buffers"), gid=group)[0] == "200"
+        others = [7, 8, group]
+        assert as_other_user(lambda: ask(str(control), "ftl_remove_buffers"), groups=others)[0] == "200"
+        assert as_other_user(lambda: ask(str(control), "ftl_remove_buffers"), groups=others[:2])[0] == "403"
 
 
 # --- hijack ----------------------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ import signal
 import socket
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -23,21 +23,21 @@ WAIT_S = 60.0
 RECEIVED_MAX = 1 << 16
 
 
-def become(uid: int = UID, gid: int = GID) -> None:
+def become(uid: int = UID, gid: int = GID, groups: Sequence[int] = ()) -> None:
     """For good: without root's groups and capabilities."""
-    os.setgroups([])
+    os.setgroups(groups)
     os.setresgid(gid, gid, gid)
     os.setresuid(uid, uid, uid)
 
 
-def as_other_user(work: Callable[[], Any], *, uid: int = UID, gid: int = GID) -> Any:
+def as_other_user(work: Callable[[], Any], *, uid: int = UID, gid: int = GID, groups: Sequence[int] = ()) -> Any:
     """What work returns, which has to be JSON; done in a process of that user. What it imports has to be loaded."""
     reader, writer = os.pipe()
     child = os.fork()
     if child == 0:
         told: dict[str, Any] = {}
         try:
-            become(uid, gid)
+            become(uid, gid, groups)
             told = {"result": work()}
         except BaseException:
             told = {"failed": traceback.format_exc()}
