@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import socket
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from .access.paths import show_owner
+from .access.peers import Trust, peer_of
+from .access.unix_sockets import RUN_DIRECTORY, RUNTIME_ENVIRONMENT, SOCKET_NAME, run_directory
+from .access.users import uid_of
 from .errors import DaemonError, FtlError, ParameterError
 
 SOCKET_ENVIRONMENT = "SPDK_FTL_SOCK"
-SOCKET_DEFAULT = "/var/tmp/spdk-ftl.sock"
+USER_ENVIRONMENT = "SPDK_FTL_DAEMON_USER"
+SOCKET_DEFAULT = f"{RUN_DIRECTORY}/{SOCKET_NAME} for root, ${RUNTIME_ENVIRONMENT}/spdk-ftl/{SOCKET_NAME} for others"
+"""In words."""
+SOCKET_OF_ROOT = f"{RUN_DIRECTORY}/{SOCKET_NAME}"
+SOCKET_BEFORE = "/var/tmp/spdk-ftl.sock"
+"""The default of versions before. Any user can have that name first, so it is not looked at."""
 
 CONNECT_TIMEOUT_S = 5.0
 # Creating an FTL resets zones of the whole device; the daemon itself bounds each step.
@@ -22,8 +33,9 @@ CHUNK_BYTES = 64 << 10
 
 
 def default_socket() -> str:
-    """$SPDK_FTL_SOCK, else /var/tmp/spdk-ftl.sock."""
-    return os.environ.get(SOCKET_ENVIRONMENT) or SOCKET_DEFAULT
+    """$SPDK_FTL_SOCK, else /run/spdk-ftl/spdk-ftl.sock for root, $XDG_RUNTIME_DIR/spdk-ftl/spdk-ftl.sock for others.
+    Raises ParameterError for others without the latter."""
+    return os.environ.get(SOCKET_ENVIRONMENT) or str(run_directory() / SOCKET_NAME)
 
 
 def target_address(text: str) -> str:
@@ -36,15 +48,22 @@ def target_address(text: str) -> str:
 class DaemonClient:
     """Calls the daemon. One HTTP connection per call: the object holds no connection and needs no close."""
 
-    def __init__(self, socket_path: str | None = None, *, timeout_s: float | None = None) -> None:
+    def __init__(
+        self, socket_path: str | None = None, *, timeout_s: float | None = None, user: str | None = None
+    ) -> None:
+        """user: who may serve the socket, beside the user who calls and root; $SPDK_FTL_DAEMON_USER where it is not
+        given. Raises ParameterError where there is no such user, or no default socket."""
+        user = user or os.environ.get(USER_ENVIRONMENT)
+        self._trust = Trust(uid_of(user) if user else None)
         self.socket_path = os.path.abspath(socket_path or default_socket())
         self.timeout_s = timeout_s if timeout_s is not None else REPLY_TIMEOUT_S
 
     def call(self, method: str, params: Mapping[str, Any] | None = None) -> Any:
         """The result of one RPC.
 
-        Raises DaemonError when the daemon can't be reached or breaks off (then it is unknown whether the call took
-        effect), FtlError with the daemon's message, errno and code when it refuses.
+        Raises DaemonError when the daemon can't be reached, or somebody else has its socket (nothing is sent then), or
+        breaks off (then it is unknown whether the call took effect), FtlError with the daemon's message, errno and code
+        when it refuses.
         """
         request = {"jsonrpc": "2.0", "id": 1, "method": method, "params": dict(params or {})}
         reply = self._decode(self._post(json.dumps(request).encode()))
@@ -65,12 +84,14 @@ class DaemonClient:
 
     def _post(self, body: bytes) -> bytes:
         import requests
-        import requests_unixsocket
+
+        from .checked_session import CheckedAdapter
 
         self._check_listening()
         url = f"http+unix://{quote(self.socket_path, safe='')}/"
         try:
-            with requests_unixsocket.Session() as session:
+            with requests.Session() as session:
+                session.mount("http+unix://", CheckedAdapter(self._check_server))
                 # No proxy of the environment has any business between us and a unix socket.
                 session.trust_env = False
                 headers = {"Content-Type": "application/json", "Connection": "close"}
@@ -102,12 +123,38 @@ class DaemonClient:
                 state = "is not running (no such socket)"
             except ConnectionRefusedError:
                 state = "is not running (nobody listens on its socket)"
+            except PermissionError:
+                state = f"can't be reached: you may not use that socket{show_owner(Path(self.socket_path))}"
             except OSError as error:
                 state = f"can't be reached ({error.strerror or error})"
             else:
                 return
         raise DaemonError(
             f"{self._who} {state}: start it with `spdk-ftl serve`, or name its socket in ${SOCKET_ENVIRONMENT}"
+            f"{self._elsewhere()}"
+        )
+
+    def _elsewhere(self) -> str:
+        """Where else there may be one."""
+        if self.socket_path == SOCKET_BEFORE:
+            return f" (that was the default of versions before; now it is {SOCKET_DEFAULT})"
+        if self.socket_path != SOCKET_OF_ROOT and os.path.exists(SOCKET_OF_ROOT):
+            return f" (root's daemon has {SOCKET_OF_ROOT})"
+        if os.path.exists(SOCKET_BEFORE):
+            return f" (a daemon of a version before may have {SOCKET_BEFORE}: restart it)"
+        return ""
+
+    def _check_server(self, connection: socket.socket) -> None:
+        """Before anything is sent. Raises DaemonError where it is neither ours, nor root's, nor whose we were told."""
+        peer = peer_of(connection)
+        if peer is not None and self._trust.includes(peer):
+            return
+        whose = "nobody any more" if peer is None else str(peer)
+        raise DaemonError(
+            f"{self._who}: its socket is served by {whose}, and only {self._trust} is believed; nothing was sent. If "
+            f"the daemon runs as that user, say so with --daemon-user or ${USER_ENVIRONMENT}; else find out who has "
+            "its place",
+            errno=errno.EPERM,
         )
 
     def _decode(self, body: bytes) -> dict[str, Any]:

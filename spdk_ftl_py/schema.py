@@ -1,9 +1,9 @@
 """Loader and validator of schemas/*.json: one JSON Schema (2020-12) per RPC of the daemon, the single source of
 parameter names, types, bounds, defaults and help.
 
-Three annotations of ours stand beside the standard keywords: ``x-cli`` lists the flags under which the plugin offers a
+Four annotations of ours stand beside the standard keywords: ``x-cli`` lists the flags under which the plugin offers a
 parameter (none: the plugin fills it in itself), ``x-allowed`` says in words what a ``pattern`` allows, ``x-metavar``
-names one entry of an array in --help.
+names one entry of an array in --help, and ``x-reads-only`` is for an RPC that changes nothing.
 
 Kept light, as rpc.py imports it for every command: jsonschema is imported by the first validation.
 """
@@ -74,6 +74,8 @@ class RpcSchema:
     def __init__(self, document: Mapping[str, Any]) -> None:
         self.method: str = document["title"]
         self.description: str = document["description"]
+        self.reads_only: bool = document.get("x-reads-only", False) is True
+        """It changes nothing, so that it may be called by who only watches."""
         self.document = document
         self.parameters = _parameters(document)
 

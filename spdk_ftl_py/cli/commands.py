@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 from .. import schema
-from ..client import SOCKET_DEFAULT, SOCKET_ENVIRONMENT, DaemonClient, default_socket, target_address
+from ..client import SOCKET_DEFAULT, SOCKET_ENVIRONMENT, USER_ENVIRONMENT, DaemonClient, target_address
 from ..plugin import add_arguments, parameters_of
 from ..text import show_line, show_name
 
@@ -43,11 +43,21 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 
 def add_socket(parser: argparse.ArgumentParser) -> None:
+    """And whose it may be."""
     parser.add_argument(
         "--socket",
-        default=default_socket(),
         help=f"control socket of the daemon (default: ${SOCKET_ENVIRONMENT}, else {SOCKET_DEFAULT})",
     )
+    parser.add_argument(
+        "--daemon-user",
+        metavar="USER",
+        help=f"whose daemon is believed, beside your own and root's (default: ${USER_ENVIRONMENT}, else nobody's)",
+    )
+
+
+def daemon_client(args: argparse.Namespace) -> DaemonClient:
+    """Of the arguments of add_socket(). Raises ParameterError."""
+    return DaemonClient(args.socket, user=args.daemon_user)
 
 
 def _add(
@@ -89,7 +99,7 @@ def _add_rpc(subparsers: argparse._SubParsersAction[argparse.ArgumentParser], co
         params = parameters_of(args, rpc)
         if args.target is not None:
             params["target"] = target_address(args.target)
-        result = DaemonClient(args.socket).call(rpc.method, rpc.check(params))
+        result = daemon_client(args).call(rpc.method, rpc.check(params))
         print(result if isinstance(result, str) else json.dumps(result, indent=2))
         return 0
 
@@ -97,7 +107,7 @@ def _add_rpc(subparsers: argparse._SubParsersAction[argparse.ArgumentParser], co
 
 
 def _status(args: argparse.Namespace) -> int:
-    daemon = DaemonClient(args.socket).call("ftl_get_daemon")
+    daemon = daemon_client(args).call("ftl_get_daemon")
     if args.json:
         _show_mapping(daemon, "spdk-ftl daemon", as_json=True)
         return 0
@@ -114,7 +124,7 @@ def _remove_buffers(args: argparse.Namespace) -> int:
     params = parameters_of(args, rpc)
     if args.uuid is not None:
         params["uuid"] = args.uuid
-    result = DaemonClient(args.socket).call(rpc.method, rpc.check(params))
+    result = daemon_client(args).call(rpc.method, rpc.check(params))
     if args.json:
         print(json.dumps(result, indent=2))
     elif result["removed"]:
@@ -138,7 +148,7 @@ def _show_buffers(buffers: Iterable[Mapping[str, Any]], title: str) -> None:
 
 
 def _devices(args: argparse.Namespace) -> int:
-    devices: list[dict[str, Any]] = DaemonClient(args.socket).call("ftl_get_devices")
+    devices: list[dict[str, Any]] = daemon_client(args).call("ftl_get_devices")
     if args.json:
         print(json.dumps(devices, indent=2))
         return 0
@@ -169,7 +179,7 @@ def _devices(args: argparse.Namespace) -> int:
 
 def _hosts(args: argparse.Namespace) -> int:
     rpc = schema.load("bdev_ftl_get_hosts")
-    told = DaemonClient(args.socket).call(rpc.method, rpc.check({"name": args.name}))
+    told = daemon_client(args).call(rpc.method, rpc.check({"name": args.name}))
     if args.json:
         print(json.dumps(told, indent=2))
         return 0
@@ -228,7 +238,7 @@ def _address(traddr: str, trsvcid: str) -> str:
 
 def _named(method: str) -> Any:
     def run(args: argparse.Namespace) -> int:
-        result = DaemonClient(args.socket).call(method, schema.load(method).check({"name": args.name}))
+        result = daemon_client(args).call(method, schema.load(method).check({"name": args.name}))
         _show_mapping(result, args.name, as_json=args.json)
         return 0
 

@@ -62,8 +62,10 @@ first steps without hardware:
   spdk-ftl torture                                the FTL crashed over and over, and what it must keep checked
 
 environment:
-  SPDK_FTL_SOCK      control socket of the daemon (default: /var/tmp/spdk-ftl.sock)
-  SPDK_FTL_STATE     state directory of the daemon
+  SPDK_FTL_SOCK         control socket of the daemon (default: /run/spdk-ftl/spdk-ftl.sock for root,
+                        $XDG_RUNTIME_DIR/spdk-ftl/spdk-ftl.sock for others)
+  SPDK_FTL_DAEMON_USER  whose daemon is believed, beside your own and root's
+  SPDK_FTL_STATE        state directory of the daemon
 
 exit codes: 0 success, 1 failure (the reason is on stderr), 2 wrong usage, 130 interrupted
 """

@@ -14,7 +14,7 @@ from typing import Any, Final
 from .. import schema
 from ..client import DaemonClient
 from ..errors import FtlError
-from .commands import add_socket
+from .commands import add_socket, daemon_client
 
 POLL_S: Final = 0.5
 EXIT_CLEAN: Final = 0
@@ -56,8 +56,8 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 
 def run(args: argparse.Namespace) -> int:
-    client = DaemonClient(args.socket)
     try:
+        client = daemon_client(args)
         rpc = schema.load("bdev_ftl_scrub")
         params = {"name": args.name, **({"stop": True} if args.stop else {})}
         told = client.call(rpc.method, rpc.check(params))

@@ -41,6 +41,7 @@ from ..spdk.exports import (
 )
 from ..spdk.rpc import TargetRpc
 from .checks import check_base, find_cache
+from .export_sockets import ExportSockets
 from .session_keys import POLICY, SessionKeys
 
 QUEUE_DEPTH: Final = 128
@@ -80,6 +81,13 @@ class DaemonIdentity:
     """Where the keys are that daemon and targets have in common; None: they go by names alone."""
     peers: PeerLimits | None = None
     """What one host may take of each FTL."""
+    target_user: int | None = None
+    """Who may serve the RPC socket of a target, beside the user who runs the daemon and root."""
+    sockets: ExportSockets | None = None
+    """Those of exports that are kept between daemons."""
+
+    def rpc(self, target: str) -> TargetRpc:
+        return TargetRpc(target, user=self.target_user)
 
 
 class BaseLink:

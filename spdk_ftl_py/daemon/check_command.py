@@ -12,6 +12,7 @@ from typing import Any, Final
 from uuid import UUID, uuid4
 
 from .. import _shim
+from ..access.users import uid_of
 from ..client import target_address
 from ..errors import FtlError, MediaError
 from ..ftl.check import CheckReport, check, damage_told
@@ -59,6 +60,11 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         default=TARGET_DEFAULT,
         help="RPC socket of the SPDK target (default: %(default)s)",
     )
+    parser.add_argument(
+        "--target-user",
+        metavar="USER",
+        help="who may serve that socket, beside yourself and root (default: nobody)",
+    )
     parser.add_argument("-u", "--uuid", type=UUID, help="of the FTL that is expected there (default: any)")
     parser.add_argument(
         "--zone-capacity", type=int, metavar="BLOCKS", help="as the FTL was created with, where its zones are emulated"
@@ -100,7 +106,7 @@ async def _interruptible(work: Any) -> CheckReport:
 
 async def _check_bdev(args: argparse.Namespace, target: str, progress: Callable[[str, float], None]) -> CheckReport:
     """Raises FtlError where it can't be checked. The target is then, and afterwards, as it was."""
-    rpc = TargetRpc(target)
+    rpc = TargetRpc(target, user=None if args.target_user is None else uid_of(args.target_user))
     params = {} if args.zone_capacity is None else {"zone_capacity": args.zone_capacity}
     if args.zone_capacity is not None and args.zone_capacity < 1:
         raise FtlError(f"--zone-capacity {args.zone_capacity}: must be at least 1 block")

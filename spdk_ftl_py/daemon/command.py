@@ -11,10 +11,13 @@ import os
 import signal
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from ..client import SOCKET_DEFAULT, SOCKET_ENVIRONMENT, default_socket
+from ..access.users import uid_of
+from ..client import SOCKET_DEFAULT, SOCKET_ENVIRONMENT
+from ..errors import ParameterError
 from ..runtime.descriptors import raise_descriptor_limit
+from ..runtime.service_manager import ServiceManager
 from ..runtime.signals import ignored, on_signals
 from ..text import log_to_stderr
 from .state import (
@@ -24,6 +27,9 @@ from .state import (
     default_state_directory,
     make_buffer_directory,
 )
+
+if TYPE_CHECKING:
+    from .control_sockets import SocketOptions
 
 LISTEN_DEFAULT: Final = "127.0.0.1"
 PEER_TIMEOUT_S: Final = 120.0
@@ -39,7 +45,8 @@ The line "spdk-ftl: ready, control socket PATH" on stdout says that it takes com
   spdk-rpc --plugin spdk_ftl_py bdev_ftl_create -b ftl0 -d Nvme0n1
   spdk-ftl devices
 
-The control socket has mode 0600: only the user who runs the daemon can give it orders. Hosts may only connect to an
+Only the user who runs the daemon and root can give it orders, and the members of --socket-group; at --monitor-socket
+nobody can change anything. Hosts may only connect to an
 FTL's export if they are allowed (bdev_ftl_create --host, bdev_ftl_add_host), but for the target itself.
 The target needs an NVMe/TCP transport (spdk-rpc nvmf_create_transport -t TCP), through which the daemon reads and
 writes its bdevs.
@@ -63,8 +70,23 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "--socket",
         metavar="PATH",
         type=_path,
-        default=default_socket(),
         help=f"control socket (default: ${SOCKET_ENVIRONMENT}, else {SOCKET_DEFAULT})",
+    )
+    parser.add_argument(
+        "--socket-group",
+        metavar="GROUP",
+        help="whose members may give orders too: the control socket gets mode 0660 and that group",
+    )
+    parser.add_argument(
+        "--monitor-socket",
+        metavar="PATH",
+        type=_path,
+        help="a second socket, where only what changes nothing is answered (default: none)",
+    )
+    parser.add_argument(
+        "--monitor-group",
+        metavar="GROUP",
+        help="whose members may use the monitor socket, beside the user who runs the daemon and root",
     )
     parser.add_argument(
         "--state-dir",
@@ -109,30 +131,49 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         help="daemon and targets go by each other's NQN alone, without DH-HMAC-CHAP: for targets that can't read the "
         "daemon's state directory",
     )
+    parser.add_argument(
+        "--target-user",
+        metavar="USER",
+        help="who may serve the RPC socket of an SPDK target, beside the user who runs the daemon and root (default: "
+        "nobody)",
+    )
     parser.add_argument("-v", "--verbose", action="store_true", help="log every step")
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
     """Serves until a signal ends it. Raises FtlError when it can't start."""
+    from .control_sockets import SocketOptions
+
+    manager = ServiceManager(os.environ)
+    given = args.socket or (Path(os.environ[SOCKET_ENVIRONMENT]) if os.environ.get(SOCKET_ENVIRONMENT) else None)
     log_to_stderr(logging.DEBUG if args.verbose else logging.INFO, "%(asctime)s %(levelname).1s %(name)s: %(message)s")
     logging.getLogger("asyncio").setLevel(logging.WARNING)
     asyncio.run(
         serve(
-            args.socket.absolute(),
+            SocketOptions(given, args.socket_group, args.monitor_socket, args.monitor_group),
             args.state_dir,
             args.listen,
             peer_timeout_s=args.peer_timeout,
             buffer_directory=args.buffer_dir,
             limits=args.limit,
             target_keys=args.target_keys,
+            target_user=None if args.target_user is None else _target_user(args.target_user),
+            manager=manager,
         )
     )
     return 0
 
 
+def _target_user(user: str) -> int:
+    try:
+        return uid_of(user)
+    except ParameterError as error:
+        raise ParameterError(f"--target-user: {error.message}") from None
+
+
 async def serve(
-    socket_path: Path,
+    socket_options: SocketOptions,
     state_directory: Path,
     listen: str,
     *,
@@ -140,6 +181,8 @@ async def serve(
     buffer_directory: Path,
     limits: Sequence[str] = (),
     target_keys: bool = True,
+    target_user: int | None = None,
+    manager: ServiceManager | None = None,
 ) -> None:
     """The whole life of a daemon, from opening its state directory to its last undo."""
     # The data path's imports are for those who serve, not for every --help.
@@ -147,14 +190,18 @@ async def serve(
     from ..spdk.exports import host_nqn
     from .base import DaemonIdentity
     from .checks import split_address
+    from .control_sockets import ControlSockets
+    from .export_sockets import ExportSockets
     from .registry import Registry
     from .requester import asked_for_by
-    from .server import RpcServer
 
     # What was imported stays: the garbage collector need not go through it, which takes it some 10 ms each time.
     gc.freeze()
+    manager = manager or ServiceManager({})
     split_address(listen)
     peers = PeerLimits.parse(limits)
+    sockets = ControlSockets(socket_options, manager)
+    exports = ExportSockets(manager)
     raise_descriptor_limit()
     buffer_directory = make_buffer_directory(buffer_directory)
     halt = asyncio.Event()
@@ -185,24 +232,29 @@ async def serve(
                 buffer_directory,
                 state.path / "keys" if target_keys else None,
                 peers,
+                target_user,
+                exports,
             )
-            registry = Registry(state, identity, socket_path=str(socket_path))
-            server = RpcServer(socket_path, registry.methods)
-            await server.start()
+            registry = Registry(state, identity, socket_path=str(sockets.path))
+            await sockets.start(registry.methods)
             try:
                 await registry.start()
                 try:
-                    print(f"spdk-ftl: ready, control socket {server.socket_path} (pid {os.getpid()})", flush=True)
+                    manager.close()
+                    manager.notify("READY=1")
+                    print(f"spdk-ftl: ready, control socket {sockets.path} (pid {os.getpid()})", flush=True)
                     await halt.wait()
                 finally:
                     # Also where nobody takes that line: by then, FTLs of a predecessor may be loading.
                     log.info("halting, asked for by %s", ended_by)
+                    manager.notify("STOPPING=1")
                     with asked_for_by(ended_by):
                         await registry.halt()
             finally:
-                await server.close()
+                await sockets.close()
         finally:
             state.close()
+            exports.close()
 
 
 def _seconds(text: str) -> float:

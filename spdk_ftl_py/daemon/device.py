@@ -24,7 +24,7 @@ from ..runtime.steps import Steps
 from ..runtime.tasks import end_tasks, to_its_end
 from ..spdk.attach import Attachment, attach, detach, is_claimed
 from ..spdk.keyring import KeyPair
-from ..spdk.rpc import TargetRpc, is_gone
+from ..spdk.rpc import is_gone
 from ..spdk.space import why_out_of_space
 from ..text import show_names
 from .admission import Admission
@@ -134,7 +134,7 @@ class ManagedDevice:
         """Why the base has no room, as the target says."""
         self._busy = False
         """It was told that the base is busy."""
-        self._rpc = TargetRpc(self.target)
+        self._rpc = identity.rpc(self.target)
         self._link = BaseLink(self._rpc, params, self.uuid, identity)
         self._target_keys = SessionKeys(self._rpc, identity.key_dir, self.uuid, "target")
         self.admission = Admission(
@@ -189,6 +189,7 @@ class ManagedDevice:
             self.admission.connections,
             peers=self._identity.peers,
             is_own=self.admission.is_target,
+            sockets=self._identity.sockets,
         )
 
     # --- creation ---

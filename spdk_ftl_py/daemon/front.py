@@ -21,6 +21,7 @@ from ..runtime.reactor import ReactorLoop
 from ..spdk.attach import export_nguid
 from ..spdk.exports import NQN_PREFIX
 from .base import DeferredError
+from .export_sockets import ExportSockets
 
 EXPORT_MODEL: Final = "spdk-ftl-py FTL"
 EXPORT_NSID: Final = 1
@@ -52,9 +53,10 @@ class Front:
         *,
         peers: PeerLimits | None = None,
         is_own: Callable[[str], bool] = lambda hostnqn: False,
+        sockets: ExportSockets | None = None,
     ) -> None:
         """peers: what one host may take. is_own: whether that host NQN is the one with which the SPDK target itself
-        comes: no limit of peers keeps it out."""
+        comes: no limit of peers keeps it out. sockets: those that are kept between daemons."""
         self.reactor = ReactorLoop(name)
         self.gate: _shim.Gate | None = None
         self.came_early = False
@@ -64,6 +66,7 @@ class Front:
         self._connections = connections
         self._peers = peers
         self._is_own = is_own
+        self._sockets = sockets
         self._nvmf: NvmfTarget | None = None
         self._subsystem: Subsystem | None = None
         self._address: tuple[str, int] | None = None
@@ -89,9 +92,10 @@ class Front:
         if self._address is not None:
             return
         self._nvmf = NvmfTarget(self.reactor, connections=self._connections, peers=self._peers, is_own=self._is_own)
-        traddr, port = address
+        traddr, port = address[0], port_before or address[1]
+        kept = None if self._sockets is None else self._sockets.at(self._device, traddr, port)
         try:
-            self._address = (traddr, await self._nvmf.listen(traddr, port_before or port))
+            self._address = (traddr, await self._nvmf.listen(traddr, port, listening=kept))
         except PathError as error:
             if not port_before:
                 raise
@@ -99,6 +103,8 @@ class Front:
                 f"port {port_before} of {traddr}, where hosts look for this FTL, can't be had ({error.message}): end "
                 f"what has it; or delete the FTL and create it again with -u {self._device}, which gives it another"
             ) from error
+        if self._sockets is not None:
+            self._sockets.keep(self._device, self._nvmf.listening(*self._address))
 
     def open(
         self, core: _shim.BlockDevice, *, max_io_qpairs: int, allowed: AllowedHosts, hosts: ConnectedHosts

@@ -18,7 +18,7 @@ from ..runtime.tasks import end_tasks
 from ..spdk.attach import detach
 from ..spdk.bdevs import find_bdev
 from ..spdk.exports import bdev_nqn, remove_subsystem
-from ..spdk.rpc import TargetRpc, is_gone
+from ..spdk.rpc import is_gone
 from ..text import show_name, show_names
 from ..version import __version__
 from .base import DaemonIdentity, DeferredError
@@ -107,7 +107,9 @@ class Registry:
         kept = [device for device in self._devices.values() if _worth_keeping(device)]
         failures = await asyncio.gather(*(self._halt_one(device) for device in self._devices.values()))
         # Of one that was halted cleanly, no host is owed anything for what it has not flushed.
-        records = [*self._orphans, *(device.record() for device in kept if not _is_over(device))]
+        stay = [device.record() for device in kept if not _is_over(device)]
+        records = [*self._orphans, *stay]
+        self._keep_sockets(stay)
         self._devices = {}
         told = [failure for failure in failures if failure]
         try:
@@ -159,7 +161,7 @@ class Registry:
         """Those that can't be undone now stay, to be tried again before the next creation on that target."""
         async with self._undoing[target]:
             for record in [each for each in self._orphans if each["target"] == target]:
-                rpc = TargetRpc(target)
+                rpc = self._identity.rpc(target)
                 device = UUID(record["uuid"])
                 try:
                     await rpc.call("spdk_get_version", timeout_s=PROBE_TIMEOUT_S)
@@ -457,7 +459,7 @@ class Registry:
             del self._watchers[name]
 
     async def _create_when_there(self, device: ManagedDevice) -> None:
-        rpc = TargetRpc(device.target)
+        rpc = self._identity.rpc(device.target)
         delay_s = DEFERRED_POLL_MIN_S
         first = device.inherited
         while True:
@@ -501,7 +503,13 @@ class Registry:
             )
 
     def _save(self) -> None:
-        self._state.save([*self._orphans, *self._records()])
+        records = self._records()
+        self._state.save([*self._orphans, *records])
+        self._keep_sockets(records)
+
+    def _keep_sockets(self, records: list[dict[str, Any]]) -> None:
+        if self._identity.sockets is not None:
+            self._identity.sockets.keep_only({UUID(record["uuid"]) for record in records})
 
     def _save_for_sure(self) -> FtlError | None:
         """Of what has happened already: why it can't be saved now. It is tried again until it can."""

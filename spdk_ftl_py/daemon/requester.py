@@ -3,15 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import socket
-import struct
-from asyncio.trsock import TransportSocket
 from collections.abc import Iterator
 from contextvars import ContextVar
-from pathlib import Path
-from typing import Final
 
-_UCRED: Final = struct.Struct("3i")
+from ..access.peers import Peer, command_of
 
 _requester: ContextVar[str] = ContextVar("requester", default="the daemon itself")
 """Tasks have that of who started them."""
@@ -30,20 +25,6 @@ def asked_for_by(who: str) -> Iterator[None]:
         _requester.reset(token)
 
 
-def peer_of(connection: socket.socket | TransportSocket | None) -> str:
-    """Process and user at the other end of a unix socket, as the kernel knows them from connect()."""
-    if connection is None:
-        return "a client that has gone"
-    try:
-        pid, uid, _ = _UCRED.unpack(connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
-    except OSError:
-        return "a client that has gone"
-    return f"pid {pid}{_command(pid)}, uid {uid}"
-
-
-def _command(pid: int) -> str:
-    """What it runs, if it still does."""
-    with contextlib.suppress(OSError):
-        name = Path(f"/proc/{pid}/comm").read_text(errors="replace").strip()
-        return f" ({''.join(c if c.isprintable() else '?' for c in name)})"
-    return ""
+def show_peer(peer: Peer | None) -> str:
+    """Process and user at the other end of a unix socket."""
+    return "a client that has gone" if peer is None else f"pid {peer.pid}{command_of(peer.pid)}, uid {peer.uid}"

@@ -1,4 +1,4 @@
-"""JSON-RPC 2.0 over HTTP on a unix socket that only its owner can open.
+"""JSON-RPC 2.0 over HTTP on a unix socket that only its owner, root and the members of one group can open.
 
 One request per connection, each with a deadline until it has been received whole, and everything bounded: whoever sends
 half a request, an endless one or none at all costs a connection slot for a few seconds.
@@ -9,12 +9,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
-import fcntl
 import json
 import logging
+import math
 import os
 import socket
 import stat
+import sys
+import time
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -23,6 +25,10 @@ from aiohttp import web
 from aiohttp.web_protocol import RequestHandler
 
 from .. import schema, strict_json
+from ..access import unix_sockets
+from ..access.paths import HeldElsewhereError, lock_file, show_owner
+from ..access.peers import Peer, Trust, UnixSocket, command_of, groups_of, peer_of
+from ..access.users import show_user
 from ..errors import (
     JSONRPC_INTERNAL_ERROR,
     JSONRPC_INVALID_REQUEST,
@@ -31,7 +37,7 @@ from ..errors import (
     BusyError,
     FtlError,
 )
-from .requester import asked_for_by, peer_of, requester
+from .requester import asked_for_by, requester, show_peer
 
 BODY_BYTES_MAX: Final = 1 << 20
 REQUEST_TIMEOUT_S: Final = 10.0
@@ -41,6 +47,9 @@ _LISTEN_BACKLOG: Final = 64
 _HALT_TIMEOUT_S: Final = 2.0
 _LINGER_S: Final = 1.0
 """How long what is left of a refused request is still received, so that its sender gets to read the refusal."""
+_REFUSALS_TOLD_EVERY_S: Final = 10.0
+"""Of each user."""
+_USERS_REMEMBERED_MAX: Final = 1024
 
 log = logging.getLogger(__name__)
 
@@ -51,9 +60,22 @@ class RpcServer:
     """Serves ``methods``; params are validated by schemas/<method>.json before a method sees them."""
 
     def __init__(
-        self, socket_path: Path, methods: Mapping[str, Method], *, request_timeout_s: float = REQUEST_TIMEOUT_S
+        self,
+        socket_path: Path,
+        methods: Mapping[str, Method],
+        *,
+        group: int | None = None,
+        option: str = "--socket",
+        listener: socket.socket | None = None,
+        request_timeout_s: float = REQUEST_TIMEOUT_S,
     ):
+        """group: whose members may call it, beside the user who runs the daemon and root. option: gives another path,
+        for messages. listener: a socket that listens there already, and stays when the server goes."""
         self.socket_path = socket_path.absolute()
+        self.trust = Trust(group=group)
+        self.option = option
+        self._handed_over = listener
+        self._refusals_told: dict[int, float] = {}
         self._methods = dict(methods)
         self._request_timeout_s = request_timeout_s
         self._connections: dict[asyncio.Protocol, _Connection] = {}
@@ -66,17 +88,22 @@ class RpcServer:
 
         Raises BusyError when a daemon listens there, FtlError when the path can't be used.
         """
-        # First what needs no lock to be seen: no lock file is left beside a path that is none for a socket.
-        self._stale()
-        self._take_lock()
-        try:
-            listener = self._bind()
-        except BaseException:
-            self._drop_lock()
-            raise
+        listener = self._handed_over
+        if listener is None:
+            # First what needs no lock to be seen: no lock file is left beside a path that is none for a socket.
+            self._stale()
+            unix_sockets.check_place(self.socket_path, "control socket", self._another)
+            self._take_lock()
+            try:
+                listener = self._bind()
+            except BaseException:
+                self._drop_lock()
+                raise
         self._http = web.Server(self._handle, access_log=None, keepalive_timeout=0, lingering_time=_LINGER_S)
         loop = asyncio.get_running_loop()
-        self._server = await loop.create_unix_server(self._connection, sock=listener, backlog=_LISTEN_BACKLOG)
+        # From 3.13 on asyncio removes the file of a socket that it was given, too.
+        keep: dict[str, Any] = {"cleanup_socket": False} if sys.version_info >= (3, 13) else {}
+        self._server = await loop.create_unix_server(self._connection, sock=listener, backlog=_LISTEN_BACKLOG, **keep)
 
     async def close(self) -> None:
         """Stops listening, lets requests in progress answer for a moment, removes the socket. Idempotent."""
@@ -84,8 +111,9 @@ class RpcServer:
         if server is None:
             return
         server.close()
-        with contextlib.suppress(FileNotFoundError):
-            self.socket_path.unlink()
+        if self._handed_over is None:
+            with contextlib.suppress(FileNotFoundError):
+                self.socket_path.unlink()
         if self._http is not None:
             await self._http.shutdown(_HALT_TIMEOUT_S)
         for connection in list(self._connections.values()):
@@ -98,53 +126,46 @@ class RpcServer:
         # Between finding a stale socket and binding a new one, another daemon could do the same.
         path = f"{self.socket_path}.lock"
         try:
-            self._lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            self._drop_lock()
+            self._lock = lock_file(path, f"control socket {self.socket_path}: its lock {path}")
+        except HeldElsewhereError:
             raise self._busy() from None
-        except OSError as error:
-            self._drop_lock()
-            raise FtlError(
-                f"control socket {self.socket_path}: can't open {path}: {error.strerror}; give another with --socket",
-                errno=error.errno,
-            ) from error
+        except FtlError as error:
+            raise FtlError(f"{error.message}, or {self._another}", errno=error.errno) from error
+
+    @property
+    def _another(self) -> str:
+        return f"give another with {self.option}"
 
     def _drop_lock(self) -> None:
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
 
-    def _busy(self) -> BusyError:
+    def _busy(self, peer: Peer | None = None) -> BusyError:
+        who = "somebody" if peer is None else f"pid {peer.pid}{command_of(peer.pid)} of {show_user(peer.uid)}"
         return BusyError(
-            f"control socket {self.socket_path}: somebody is listening there already (another daemon, or an SPDK "
-            "target?); stop it, or give --socket"
+            f"control socket {self.socket_path}: {who} is listening there already (another daemon, or an SPDK "
+            f"target?); stop it, or give {self.option}"
         )
 
     def _bind(self) -> socket.socket:
         self._remove_stale()
-        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        # The mode is to be right from the first instant, not from a chmod on.
-        umask = os.umask(0o177)
+        mode = unix_sockets.OWN_MODE if self.trust.group is None else unix_sockets.GROUP_MODE
         try:
-            listener.bind(str(self.socket_path))
+            return unix_sockets.bind(str(self.socket_path), mode, self.trust.group)
         except OSError as error:
-            listener.close()
             reason = error.strerror or str(error)
             raise FtlError(
-                f"control socket {self.socket_path} can't be created: {reason}; give another with --socket",
+                f"control socket {self.socket_path} can't be created: {reason}; {self._another}",
                 errno=error.errno or errno.ENAMETOOLONG,
             ) from error
-        finally:
-            os.umask(umask)
-        return listener
 
     def _stale(self) -> bool:
         """There is a socket. Raises FtlError where there can be none."""
         if len(os.fsencode(self.socket_path)) > UNIX_PATH_BYTES_MAX:
             raise FtlError(
                 f"control socket {self.socket_path}: the path is longer than {UNIX_PATH_BYTES_MAX} bytes; give a "
-                "shorter one with --socket",
+                f"shorter one with {self.option}",
                 errno=errno.ENAMETOOLONG,
             )
         try:
@@ -153,11 +174,12 @@ class RpcServer:
             return False
         except OSError as error:
             raise FtlError(
-                f"control socket {self.socket_path}: {error.strerror}; give another with --socket", errno=error.errno
+                f"control socket {self.socket_path}: {error.strerror}; {self._another}", errno=error.errno
             ) from error
         if not stat.S_ISSOCK(mode):
             raise FtlError(
-                f"control socket {self.socket_path}: there is a file that is no socket; remove it, or give --socket",
+                f"control socket {self.socket_path}: there is a file that is no socket"
+                f"{show_owner(self.socket_path)}; remove it, or give {self.option}",
                 errno=errno.EEXIST,
             )
         return True
@@ -170,16 +192,52 @@ class RpcServer:
             try:
                 probe.connect(str(self.socket_path))
             except ConnectionRefusedError:
-                log.info("replacing the socket %s of a daemon that is gone", self.socket_path)
-                self.socket_path.unlink(missing_ok=True)
+                self._unlink_stale()
             except OSError as error:
-                raise FtlError(f"control socket {self.socket_path}: {error.strerror}", errno=error.errno) from error
+                owner = show_owner(self.socket_path)
+                raise FtlError(
+                    f"control socket {self.socket_path}: there is a socket{owner}, which can't be looked at "
+                    f"({error.strerror}): remove it, or give {self.option}",
+                    errno=error.errno,
+                ) from error
             else:
-                raise self._busy()
+                raise self._busy(peer_of(probe))
+
+    def _unlink_stale(self) -> None:
+        owner = show_owner(self.socket_path)
+        log.info("replacing the socket %s%s, of a daemon that is gone", self.socket_path, owner)
+        try:
+            self.socket_path.unlink(missing_ok=True)
+        except OSError as error:
+            raise FtlError(
+                f"control socket {self.socket_path}: there is a socket{owner} on which nobody listens, and it can't be "
+                f"removed ({error.strerror}): have it removed, or give {self.option}",
+                errno=error.errno,
+            ) from error
 
     def _connection(self) -> asyncio.Protocol:
         assert self._http is not None
-        return _Connection(self._http(), self._connections, self._request_timeout_s)
+        return _Connection(self._http(), self._connections, self._request_timeout_s, self._refusal)
+
+    def _refusal(self, connection: UnixSocket) -> bytes | None:
+        """What a caller is told who may give no orders. The mode of the socket keeps him out as well; this holds for a
+        socket that a service manager has made, or that somebody has opened to all."""
+        peer = peer_of(connection)
+        if peer is not None and self.trust.includes(peer, lambda: groups_of(connection, peer)):
+            return None
+        now = time.monotonic()
+        uid = -1 if peer is None else peer.uid
+        if now - self._refusals_told.get(uid, -math.inf) >= _REFUSALS_TOLD_EVERY_S:
+            if len(self._refusals_told) >= _USERS_REMEMBERED_MAX:
+                self._refusals_told.clear()
+            self._refusals_told[uid] = now
+            log.warning("%s refused: %s may not call it", self.socket_path, show_peer(peer))
+        whom = "you" if peer is None else show_user(peer.uid)
+        text = (
+            f"the spdk-ftl daemon takes no orders from {whom} at {self.socket_path}: only from {self.trust}; the "
+            "daemon's options --socket-group and --monitor-group let members of a group in"
+        )
+        return _canned("403 Forbidden", -errno.EACCES, text)
 
     def _received(self, request: web.BaseRequest) -> None:
         connection = self._connections.get(request.protocol)
@@ -190,9 +248,9 @@ class RpcServer:
 
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
         transport = request.transport
-        peer = peer_of(None if transport is None else transport.get_extra_info("socket"))
+        peer = None if transport is None else peer_of(transport.get_extra_info("socket"))
         try:
-            with asked_for_by(peer):
+            with asked_for_by(show_peer(peer)):
                 status, reply = await self._answer(request)
         finally:
             self._received(request)
@@ -247,9 +305,15 @@ class _Connection(asyncio.Protocol):
     """aiohttp's protocol with a deadline for the request and a bound on the number of connections."""
 
     def __init__(
-        self, inner: RequestHandler, connections: dict[asyncio.Protocol, _Connection], timeout_s: float
+        self,
+        inner: RequestHandler,
+        connections: dict[asyncio.Protocol, _Connection],
+        timeout_s: float,
+        refusal: Callable[[UnixSocket], bytes | None],
     ) -> None:
+        """refusal: what it is told instead of being served."""
         self._inner = inner
+        self._refusal = refusal
         self._connections = connections
         self._timeout_s = timeout_s
         self._refused = False
@@ -259,16 +323,18 @@ class _Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
         self._transport = transport
-        served = sum(not each._refused for each in self._connections.values())
-        self._refused = served >= CONNECTIONS_MAX
-        self._connections[self._inner] = self
-        if self._refused:
+        refusal = self._refusal(transport.get_extra_info("socket"))
+        if refusal is None and sum(not each._refused for each in self._connections.values()) >= CONNECTIONS_MAX:
             log.warning("more than %d connections: closing the newest", CONNECTIONS_MAX)
+            refusal = _TOO_MANY
+        self._connections[self._inner] = self
+        if refusal is not None:
+            self._refused = True
             if len(self._connections) > 2 * CONNECTIONS_MAX:
                 transport.abort()
                 return
             # Closed with what it sends unread, it would never see the refusal.
-            transport.write(_TOO_MANY)
+            transport.write(refusal)
             transport.write_eof()
             self._deadline = asyncio.get_running_loop().call_later(_LINGER_S, self.abort)
             return
@@ -323,14 +389,17 @@ def _error(identifier: Any, code: int, message: str) -> dict[str, Any]:
     return {"jsonrpc": "2.0", "id": identifier, "error": {"code": code, "message": message}}
 
 
-def _too_many() -> bytes:
-    text = f"the daemon has {CONNECTIONS_MAX} connections to its control socket, and takes no more: try again"
-    body = json.dumps(_error(None, -errno.EBUSY, text)).encode()
+def _canned(status: str, code: int, text: str) -> bytes:
+    body = json.dumps(_error(None, code, text)).encode()
     head = (
-        "HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\nConnection: close\r\n"
+        f"HTTP/1.1 {status}\r\nContent-Type: application/json\r\nConnection: close\r\n"
         f"Content-Length: {len(body)}\r\n\r\n"
     )
     return head.encode() + body
 
 
-_TOO_MANY: Final = _too_many()
+_TOO_MANY: Final = _canned(
+    "503 Service Unavailable",
+    -errno.EBUSY,
+    f"the daemon has {CONNECTIONS_MAX} connections to its control socket, and takes no more: try again",
+)

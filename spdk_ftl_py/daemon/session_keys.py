@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Final
 from uuid import UUID
 
-from ..errors import TargetError
+from ..access.paths import open_directory
+from ..errors import FtlError, TargetError
 from ..nvme.auth.key import DhchapKey, HostKeys, KeyFile, write_key_file
 from ..nvme.auth.messages import DhGroup
 from ..nvme.auth.response import Policy
@@ -57,13 +58,14 @@ class SessionKeys:
         if self._folder is None:
             return None
         try:
-            self._folder.mkdir(mode=0o700, exist_ok=True)
+            os.close(open_directory(self._folder, "key directory", "give another --state-dir", make=True))
             for path in self._paths:
                 write_key_file(path, DhchapKey.generate())
-        except OSError as error:
+        except (OSError, FtlError) as error:
+            why = error.message if isinstance(error, FtlError) else os.strerror(error.errno or 0)
             raise TargetError(
-                f"keys for the SPDK target at {self._rpc.address} can't be written to {self._folder}: "
-                f"{os.strerror(error.errno or 0)}; mend that, or give --no-target-keys",
+                f"keys for the SPDK target at {self._rpc.address} can't be written to {self._folder}: {why}; "
+                "mend that, or give --no-target-keys",
                 errno=error.errno,
             ) from error
         try:
@@ -111,7 +113,9 @@ async def drop_all(rpc: TargetRpc, folder: Path | None, device: UUID) -> None:
 
 def remove_stray_files(folder: Path | None, known: Collection[UUID]) -> None:
     """Of FTLs that nobody knows any more: their target was gone when they were."""
-    for path in sorted(folder.iterdir()) if folder is not None and folder.is_dir() else ():
+    if folder is None or folder.is_symlink() or not folder.is_dir():
+        return
+    for path in sorted(folder.iterdir()):
         name = path.name.lstrip(".").partition(".")[0]
         with contextlib.suppress(OSError, ValueError):
             if UUID(name) not in known:

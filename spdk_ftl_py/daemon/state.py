@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import json
 import os
 from collections.abc import Mapping
@@ -12,7 +11,9 @@ from pathlib import Path
 from typing import Any, Final
 from uuid import UUID, uuid4
 
+from ..access.paths import HeldElsewhereError, lock_file, open_directory, open_file
 from ..errors import BusyError, FtlError
+from ..ftl.load.write_buffer_file import check_directory
 
 STATE_ENVIRONMENT: Final = "SPDK_FTL_STATE"
 STATE_FORMAT: Final = 1
@@ -26,6 +27,7 @@ _STATE_FILE: Final = "state.json"
 _RESERVE_FILE: Final = "reserve"
 _FULL: Final = (errno.ENOSPC, errno.EDQUOT)
 _LOCK_FILE: Final = "lock"
+_ANOTHER: Final = "give another with --state-dir"
 
 
 def default_state_directory() -> Path:
@@ -43,16 +45,10 @@ def default_buffer_directory() -> Path:
 
 
 def make_buffer_directory(path: Path) -> Path:
-    """The absolute path. Whether what is there can be used is checked when it is (ftl/load/write_buffer_file.py).
-    Raises FtlError."""
+    """The absolute path. Raises FtlError where it can't be made, or is not ours alone."""
     path = path.absolute()
-    try:
-        path.mkdir(mode=0o700, parents=True, exist_ok=True)
-    except OSError as error:
-        raise FtlError(
-            f"buffer directory {path} can't be made: {error.strerror}; give another with --buffer-dir",
-            errno=error.errno,
-        ) from error
+    os.close(open_directory(path, "buffer directory", "give another with --buffer-dir", make=True))
+    check_directory(path)
     return path
 
 
@@ -65,6 +61,8 @@ class StateDirectory:
         self.devices: list[dict[str, Any]] = []
         """What the last save() was given: at first by a predecessor."""
         self._bytes = 0
+        self._folder: int | None = None
+        """Its descriptor, from open() to close(): names are looked up there, wherever its path leads by then."""
         self._lock: int | None = None
 
     def open(self) -> None:
@@ -74,24 +72,16 @@ class StateDirectory:
         was changed.
         """
         try:
-            self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self._lock = os.open(self.path / _LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+            self._folder = open_directory(self.path, "state directory", _ANOTHER, make=True)
+            self._lock = lock_file(_LOCK_FILE, f"state directory {self.path}: its lock", directory=self._folder)
+            self._load()
+            with contextlib.suppress(OSError):
+                self._keep_reserve()
+        except HeldElsewhereError:
             self.close()
             raise BusyError(
                 f"state directory {self.path} is in use by another spdk-ftl daemon: stop that one, or give --state-dir"
             ) from None
-        except OSError as error:
-            self.close()
-            raise FtlError(
-                f"state directory {self.path} can't be used: {error.strerror}; give another with --state-dir",
-                errno=error.errno,
-            ) from error
-        try:
-            self._load()
-            with contextlib.suppress(OSError):
-                self._keep_reserve()
         except BaseException:
             self.close()
             raise
@@ -115,7 +105,7 @@ class StateDirectory:
             ) from error
         self.devices = devices
         self._bytes = len(raw)
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, FtlError):
             self._keep_reserve()
 
     @property
@@ -142,34 +132,41 @@ class StateDirectory:
             if error.errno not in _FULL:
                 raise
             # For this it was kept. Where there is none, the second attempt fails as the first did.
-            (self.path / _RESERVE_FILE).unlink(missing_ok=True)
+            self._remove(_RESERVE_FILE)
             self._replace(raw)
 
     def _replace(self, raw: bytes) -> None:
-        temporary = self.path / f"{_STATE_FILE}.new"
+        folder, temporary = self._opened(), f"{_STATE_FILE}.new"
         try:
-            descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-            with os.fdopen(descriptor, "wb") as file:
+            # What a crash left of the one before.
+            self._remove(temporary)
+            with os.fdopen(self._open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL), "wb") as file:
                 file.write(raw)
                 file.flush()
                 os.fsync(file.fileno())
-            os.replace(temporary, self.path / _STATE_FILE)
-            directory = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            try:
-                os.fsync(directory)
-            finally:
-                os.close(directory)
+            os.replace(temporary, _STATE_FILE, src_dir_fd=folder, dst_dir_fd=folder)
+            os.fsync(folder)
         except OSError:
             # Half of one takes up room that the next may lack.
             with contextlib.suppress(OSError):
-                temporary.unlink()
+                self._remove(temporary)
             raise
+
+    def _opened(self) -> int:
+        assert self._folder is not None
+        return self._folder
+
+    def _open(self, name: str, flags: int) -> int:
+        return open_file(name, flags, f"state directory {self.path}: {name}", directory=self._opened())
+
+    def _remove(self, name: str) -> None:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(name, dir_fd=self._opened())
 
     def _keep_reserve(self) -> None:
         """Room for the next state file, twice over: a save in a full file system gives it up."""
-        path = self.path / _RESERVE_FILE
         wanted = max(RESERVE_BYTES_MIN, 2 * self._bytes)
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        descriptor = self._open(_RESERVE_FILE, os.O_WRONLY | os.O_CREAT)
         try:
             there = os.fstat(descriptor).st_size
             if there < wanted:
@@ -183,15 +180,16 @@ class StateDirectory:
 
     def close(self) -> None:
         """Lets go of the directory. Idempotent."""
-        if self._lock is not None:
-            with contextlib.suppress(OSError):
-                os.close(self._lock)
-            self._lock = None
+        for descriptor in (self._lock, self._folder):
+            if descriptor is not None:
+                with contextlib.suppress(OSError):
+                    os.close(descriptor)
+        self._lock = self._folder = None
 
     def _load(self) -> None:
         path = self.path / _STATE_FILE
         try:
-            with path.open("rb") as file:
+            with os.fdopen(self._open(_STATE_FILE, os.O_RDONLY), "rb") as file:
                 raw = file.read(STATE_BYTES_MAX + 1)
         except FileNotFoundError:
             self.save([])

@@ -13,6 +13,7 @@ import json
 from collections.abc import Mapping
 from typing import Any, Final
 
+from ..access.peers import Trust, peer_of
 from ..errors import TargetError
 
 REPLY_BYTES_MAX: Final = 64 << 20
@@ -32,8 +33,11 @@ _identifiers = itertools.count(1)
 class TargetRpc:
     """Calls RPCs of the target at ``address``: the path of a unix socket, or HOST:PORT."""
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, *, user: int | None = None) -> None:
+        """user: who may serve a unix socket, beside the user who runs this and root. Nobody else is told anything:
+        whoever has the path of a target that is gone would be told what to answer."""
         self.address = address
+        self._trust = Trust(user)
         self._slots = asyncio.Semaphore(CALLS_AT_ONCE_MAX)
 
     @property
@@ -87,13 +91,24 @@ class TargetRpc:
                 opening = asyncio.open_unix_connection(self.address)
             else:
                 opening = asyncio.open_connection(self.host, int(self.address.rpartition(":")[2]))
-            return await asyncio.wait_for(opening, CONNECT_TIMEOUT_S)
+            reader, writer = await asyncio.wait_for(opening, CONNECT_TIMEOUT_S)
         except (OSError, OverflowError, asyncio.TimeoutError) as error:
             reason = getattr(error, "strerror", None) or str(error) or "no answer"
             raise TargetError(
                 f"{self._who} can't be reached ({reason}): is it running, and is this its RPC socket?",
                 errno=_errno_of(error),
             ) from error
+        if self.address.startswith("/"):
+            peer = peer_of(writer.get_extra_info("socket"))
+            if peer is None or not self._trust.includes(peer):
+                writer.transport.abort()
+                whose = "nobody any more" if peer is None else str(peer)
+                raise TargetError(
+                    f"{self._who}: its socket is served by {whose}, and only {self._trust} is believed; nothing was "
+                    "sent. If the target runs as that user, say so with --target-user; else find out who has its place",
+                    errno=errno.EPERM,
+                )
+        return reader, writer
 
     async def _read_value(self, reader: asyncio.StreamReader, method: str) -> Any:
         received = bytearray()

@@ -7,15 +7,19 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
-import fcntl
 import json
 import logging
 import os
 import socket
 import stat
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Any
 
+from ..access import unix_sockets
+from ..access.paths import HeldElsewhereError, lock_file, show_owner
+from ..access.peers import Peer, command_of, peer_of
+from ..access.users import show_user
 from ..errors import (
     JSONRPC_INTERNAL_ERROR,
     JSONRPC_INVALID_REQUEST,
@@ -190,8 +194,8 @@ def _is_file(fd: int, path: str) -> bool:
 
 
 class JsonRpcServer:
-    """The socket of a target. A path whose owner is alive is refused, one of a dead process is taken over (by the same
-    ``PATH.lock`` that spdk_tgt uses, so the two respect each other)."""
+    """The socket of a target, for its user and root alone. A path whose owner is alive is refused, one of a dead
+    process is taken over (by the same ``PATH.lock`` that spdk_tgt uses, so the two respect each other)."""
 
     def __init__(self, path: str, dispatch: Dispatch) -> None:
         self.path = path
@@ -212,19 +216,19 @@ class JsonRpcServer:
                 errno=errno.ENAMETOOLONG,
             )
         self._refuse_other_files()
+        unix_sockets.check_place(Path(self.path), "RPC socket", "choose another path with -r")
         self._take_path()
+        owner = show_owner(Path(self.path))
         try:
-            listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-            self._listener = listener
-            listener.setblocking(False)
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(self.path)
-            listener.bind(self.path)
+            listener = self._listener = unix_sockets.bind(self.path)
+            listener.setblocking(False)
             listener.listen(LISTEN_BACKLOG)
         except OSError as error:
             await self.close()
             raise FtlError(
-                f"RPC socket {self.path}: {error.strerror}; choose another path with -r", errno=error.errno
+                f"RPC socket {self.path}{owner}: {error.strerror}; choose another path with -r", errno=error.errno
             ) from error
         self._acceptor = asyncio.get_running_loop().create_task(self._accept_for_ever(), name="RPC acceptor")
 
@@ -236,35 +240,35 @@ class JsonRpcServer:
             return  # what is wrong with it, beside not being there yet, is said by whoever makes the lock file
         if not stat.S_ISSOCK(mode):
             raise ExistsError(
-                f"RPC socket {self.path}: there is a file that is no socket; remove it, or choose another path with -r"
+                f"RPC socket {self.path}: there is a file that is no socket{show_owner(Path(self.path))}; remove it, "
+                "or choose another path with -r"
             )
 
     def _take_path(self) -> None:
         lock_path = self.path + ".lock"
-        in_use = ExistsError(
-            f"RPC socket {self.path} belongs to a running process; stop that one or choose another path with -r",
-            errno=errno.EADDRINUSE,
-        )
         while True:
             try:
-                lock_fd = os.open(lock_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            except OSError as error:
-                raise FtlError(
-                    f"RPC socket {self.path}: can't open {lock_path}: {error.strerror}; choose another path with -r",
-                    errno=error.errno,
-                ) from error
-            try:
-                fcntl.flock(lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                os.close(lock_fd)
-                raise in_use from None
+                lock_fd = lock_file(lock_path, f"RPC socket {self.path}: its lock {lock_path}")
+            except HeldElsewhereError:
+                raise self._in_use(None) from None
+            except FtlError as error:
+                raise FtlError(f"{error.message}, or choose another path with -r", errno=error.errno) from error
             if _is_file(lock_fd, lock_path):
                 break
             os.close(lock_fd)  # its owner removed it while we waited for it: the lock is on nothing
         self._lock_fd = lock_fd
-        if self._somebody_listens():
+        try:
+            self._refuse_listener()
+        except ExistsError:
             self._give_lock_back()
-            raise in_use
+            raise
+
+    def _in_use(self, peer: Peer | None) -> ExistsError:
+        whose = "" if peer is None else f" (pid {peer.pid}{command_of(peer.pid)} of {show_user(peer.uid)})"
+        return ExistsError(
+            f"RPC socket {self.path} belongs to a running process{whose}; stop that one or choose another path with -r",
+            errno=errno.EADDRINUSE,
+        )
 
     def _give_lock_back(self) -> None:
         if self._lock_fd is not None:
@@ -273,17 +277,17 @@ class JsonRpcServer:
             os.close(self._lock_fd)
             self._lock_fd = None
 
-    def _somebody_listens(self) -> bool:
-        """For servers that don't use the lock file."""
+    def _refuse_listener(self) -> None:
+        """One that doesn't use the lock file. Raises ExistsError."""
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
             probe.setblocking(False)
             try:
                 probe.connect(self.path)
             except BlockingIOError:
-                return True
+                raise self._in_use(None) from None
             except OSError:
-                return False
-            return True
+                return
+            raise self._in_use(peer_of(probe))
 
     async def _accept_for_ever(self) -> None:
         loop = asyncio.get_running_loop()

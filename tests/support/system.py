@@ -10,6 +10,7 @@ import subprocess
 import sys
 import sysconfig
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -116,19 +117,30 @@ class TargetClient:
 class Program:
     """``spdk-ftl …`` from construction (it is ready then) to close()."""
 
-    def __init__(self, folder: Path, name: str, ready: str, *arguments: str) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        name: str,
+        ready: str,
+        *arguments: str,
+        launcher: Sequence[str] = (sys.executable, "-m", "spdk_ftl_py.cli"),
+        descriptors: Sequence[int] = (),
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
+        """launcher: what runs it, with which descriptors of ours and what more in its environment."""
         self._name = name
         self._log = folder / f"{name}.log"
         # Appended to: a program that is started again goes on in the log of the one that was killed.
         with self._log.open("ab") as log:
             # Not from the checkout's root: the package under test is the installed one.
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "spdk_ftl_py.cli", *arguments],
+                [*launcher, *arguments],
                 cwd=folder,
+                pass_fds=descriptors,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=log,
-                env=_environment(PYTHONUNBUFFERED="1"),
+                env=_environment(PYTHONUNBUFFERED="1", **(environment or {})),
             )
         try:
             self._wait_for(ready)
@@ -189,7 +201,8 @@ class EmbeddedTarget(Program, TargetClient):
 class Daemon(Program):
     """``spdk-ftl serve``."""
 
-    def __init__(self, folder: Path, *arguments: str) -> None:
+    def __init__(self, folder: Path, *arguments: str, **started: Any) -> None:
+        """started: as of Program."""
         self.socket = str(folder / "daemon.sock")
         state = str(folder / "state")
         # Of its own: write buffers of daemons that tests kill would stay in the user's.
@@ -197,4 +210,5 @@ class Daemon(Program):
         super().__init__(
             *(folder, "daemon", "ready", "serve", "--socket", self.socket),
             *("--state-dir", state, "--buffer-dir", buffers, *arguments),
+            **started,
         )

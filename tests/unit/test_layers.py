@@ -22,7 +22,7 @@ CHECKOUT: Final = PACKAGE.parent
 ROOT_NAME: Final = spdk_ftl_py.__name__
 
 BASE: Final = {"version", "errors", "text"}
-CONTROL: Final = {*BASE, "_shim", "runtime"}
+CONTROL: Final = {*BASE, "_shim", "access", "runtime"}
 NVME: Final = {"nvme", "nvme/auth", "nvme/host", "nvme/target"}
 FTL: Final = {"ftl/media", "ftl/load", "ftl/cache", "ftl/gc", "ftl"}
 
@@ -34,6 +34,7 @@ ROOMS: Rooms = {
     "conf": BASE,
     "schema": BASE,
     "strict_json": BASE,
+    "access": BASE,
     "runtime": {*BASE, "_shim"},
     "nvme": CONTROL,
     "nvme/auth": BASE,
@@ -44,8 +45,9 @@ ROOMS: Rooms = {
     "ftl/cache": {*CONTROL, "conf", "nvme", "ftl/media", "ftl/load"},
     "ftl/gc": {*CONTROL, "conf", "nvme", "ftl/media", "ftl/load"},
     "ftl": {*CONTROL, "conf", "nvme", "ftl/media", "ftl/load", "ftl/cache", "ftl/gc"},
-    "spdk": {*BASE, "runtime"},
-    "client": BASE,
+    "spdk": {*BASE, "access", "runtime"},
+    "checked_session": set(),
+    "client": {*BASE, "access", "checked_session"},
     "daemon": {*CONTROL, "conf", "schema", "strict_json", *NVME, *FTL, "spdk", "client"},
     "target": {*CONTROL, *NVME},
     "demo": {*CONTROL, "conf", *NVME, *FTL, "spdk", "client", "daemon", "target"},

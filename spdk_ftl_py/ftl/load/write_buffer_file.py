@@ -23,6 +23,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ... import _shim
+from ...access.paths import open_directory
+from ...access.users import show_user
 from ...errors import BusyError, FtlError, UnsupportedError
 from ..media.geometry import BLOCK_BYTES
 from ..media.layout import ENTRY_FLAG_LOST, ENTRY_FLAG_TRIM, SEQ_MAX
@@ -146,23 +148,17 @@ class BufferFiles:
 
 
 def check_directory(directory: Path) -> None:
-    """Raises FtlError unless it is a directory that nobody else can write to: whoever can decides what is read."""
+    """Raises FtlError unless it is a directory of this very user, that nobody else can write to or replace: whoever can
+    decides what is read."""
+    descriptor = open_directory(directory, "buffer directory", "give another --buffer-dir")
     try:
-        found = os.lstat(directory)
-    except OSError as error:
-        raise FtlError(f"buffer directory {directory}: {error.strerror}", errno=error.errno) from error
-    if not stat.S_ISDIR(found.st_mode):
-        raise FtlError(f"buffer directory {directory}: it is not a directory", errno=errno.ENOTDIR)
+        found = os.fstat(descriptor)
+    finally:
+        os.close(descriptor)
     if found.st_uid != os.geteuid():
         raise FtlError(
-            f"buffer directory {directory} belongs to user {found.st_uid}, not to {os.geteuid()} who runs this: remove "
-            "it, or give another --buffer-dir",
-            errno=errno.EPERM,
-        )
-    if found.st_mode & 0o022:
-        raise FtlError(
-            f"buffer directory {directory} can be written by others (mode {found.st_mode & 0o7777:04o}): "
-            f"chmod 700 {directory}",
+            f"buffer directory {directory} belongs to {show_user(found.st_uid)}, not to {show_user(os.geteuid())} who "
+            "runs this: remove it, or give another --buffer-dir",
             errno=errno.EPERM,
         )
 

@@ -157,8 +157,9 @@ class NvmfTarget:
 
     # --- listeners --------------------------------------------------------------------------------------------------
 
-    async def listen(self, traddr: str, trsvcid: int | str) -> int:
-        """Returns the port. An address that is listened on already is shared: unlisten() it as often.
+    async def listen(self, traddr: str, trsvcid: int | str, *, listening: socket.socket | None = None) -> int:
+        """Returns the port. An address that is listened on already is shared: unlisten() it as often. listening: a
+        socket that listens there, to be used and closed instead of another.
 
         Raises ParameterError for an address that is none, PathError when it can't be bound.
         """
@@ -168,6 +169,9 @@ class NvmfTarget:
             listener.users += 1
             return port
         loop = asyncio.get_running_loop()
+        if listening is not None:
+            self._accept_from(listening, (traddr, port))
+            return port
         try:
             infos = await loop.getaddrinfo(
                 traddr or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE | socket.AI_NUMERICHOST
@@ -190,10 +194,17 @@ class NvmfTarget:
                 f"can't listen on {traddr}:{trsvcid}: {error.strerror}; choose another address or port",
                 errno=error.errno,
             ) from error
-        listener = _Listener(sock)
-        self._listeners[traddr, port] = listener
-        listener.task = loop.create_task(self._accept((traddr, port), listener), name=f"listener {traddr}:{port}")
+        self._accept_from(sock, (traddr, port))
         return port
+
+    def _accept_from(self, sock: socket.socket, address: tuple[str, int]) -> None:
+        listener = self._listeners[address] = _Listener(sock)
+        name = f"listener {address[0]}:{address[1]}"
+        listener.task = asyncio.get_running_loop().create_task(self._accept(address, listener), name=name)
+
+    def listening(self, traddr: str, port: int) -> socket.socket:
+        """The socket that listens there; it stays this object's. Raises KeyError."""
+        return self._listeners[traddr, port].socket
 
     async def unlisten(self, traddr: str, trsvcid: int | str) -> None:
         """The last one closes the socket and every connection that came in by it. Raises NotFoundError."""

@@ -11,6 +11,7 @@ import pytest
 from spdk_ftl_py.cli import main as cli
 from spdk_ftl_py.daemon import registry
 from spdk_ftl_py.daemon.command import serve
+from spdk_ftl_py.daemon.control_sockets import SocketOptions
 
 
 @pytest.mark.parametrize(
@@ -52,7 +53,7 @@ def test_a_ready_line_that_nobody_takes_ends_in_a_halt(
     with pytest.raises(OSError, match="No space left"):
         asyncio.run(
             serve(
-                tmp_path / "s",
+                SocketOptions(tmp_path / "s"),
                 tmp_path / "state",
                 "127.0.0.1",
                 peer_timeout_s=1.0,

@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from spdk_ftl_py.access.peers import Peer
 from spdk_ftl_py.daemon import server as server_module
 from spdk_ftl_py.daemon.server import BODY_BYTES_MAX, CONNECTIONS_MAX, RpcServer
 from spdk_ftl_py.errors import BusyError, FtlError, NotFoundError
@@ -334,3 +335,35 @@ async def test_a_path_that_is_too_long_or_absent_is_named(tmp_path: Path) -> Non
         with pytest.raises(FtlError, match=f"control socket {path}: .*--socket"):
             await RpcServer(path, METHODS).start()
     assert list(tmp_path.iterdir()) == []
+
+
+async def test_somebody_else_is_refused_and_logged_once(
+    server: RpcServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    real = server_module.peer_of
+    monkeypatch.setattr(server_module, "peer_of", lambda _socket: Peer(os.getpid(), 4_000_000, 7))
+    for _ in range(3):
+        status, reply = await call(server, {"id": 1, "method": "ftl_get_daemon"})
+        assert (status, reply["error"]["code"]) == (403, -13)
+        assert "takes no orders from user 4000000" in reply["error"]["message"]
+    refused = [line for line in caplog.messages if "may not call it" in line]
+    assert len(refused) == 1
+    assert re.search(rf"refused: pid {os.getpid()} \(.+\), uid 4000000 may not call it", refused[0])
+    monkeypatch.setattr(server_module, "peer_of", real)
+    await assert_alive(server)
+
+
+async def test_a_caller_who_has_gone_is_served_nothing(server: RpcServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server_module, "peer_of", lambda _socket: None)
+    status, reply = await call(server, {"id": 1, "method": "ftl_get_daemon"})
+    assert (status, "result" in reply) == (403, False)
+
+
+async def test_members_of_the_group_are_served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server_module, "peer_of", lambda _socket: Peer(1, 4_000_000, 1))
+    groups = frozenset({7})
+    monkeypatch.setattr(server_module, "groups_of", lambda _socket, _peer: groups)
+    async with serving(tmp_path, group=os.getegid()) as server:
+        assert (await call(server, {"id": 1, "method": "ftl_get_daemon"}))[0] == 403
+        groups = frozenset({7, os.getegid()})
+        assert (await call(server, {"id": 1, "method": "ftl_get_daemon"}))[0] == 200

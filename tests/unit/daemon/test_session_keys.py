@@ -10,9 +10,10 @@ from uuid import uuid4
 import pytest
 
 from spdk_ftl_py.daemon.session_keys import SessionKeys, remove_stray_files
-from spdk_ftl_py.errors import AuthenticationError
+from spdk_ftl_py.errors import AuthenticationError, TargetError
 from spdk_ftl_py.nvme.auth.key import DhchapKey, HeldKey, HostKeys, KeyFile
 from spdk_ftl_py.nvme.host.controller import Controller
+from spdk_ftl_py.spdk.rpc import TargetRpc
 from unit.daemon.registry_rig import Daemon, World, create
 from unit.nvme.nvme_loop import until
 
@@ -173,3 +174,22 @@ async def test_a_target_that_is_gone_leaves_no_file(here: World) -> None:
     await daemon.call("bdev_ftl_delete", name="ftl0", force=True)
     await until(lambda: key_files(here) == {})
     await daemon.halt()
+
+
+@pytest.mark.parametrize("kind", ["link", "open"])
+async def test_keys_are_put_nowhere_where_another_could_read_or_replace_them(here: World, kind: str) -> None:
+    elsewhere, folder = here.folder / "elsewhere", here.folder / "keys"
+    elsewhere.mkdir(mode=0o700)
+    left = elsewhere / f"{uuid4()}.base"
+    left.write_text("somebody's")
+    if kind == "link":
+        folder.symlink_to(elsewhere)
+    else:
+        folder.mkdir()
+        folder.chmod(0o777)
+    keys = SessionKeys(TargetRpc("/nowhere"), folder, uuid4(), "base")
+    with pytest.raises(TargetError, match=r"symbolic link|chmod go-w") as refused:
+        await keys.share()
+    assert "--no-target-keys" in refused.value.message
+    remove_stray_files(folder, set())
+    assert list(elsewhere.iterdir()) == [left]

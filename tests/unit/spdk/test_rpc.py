@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from spdk_ftl_py.access.peers import Peer
 from spdk_ftl_py.errors import ProtocolError, TargetError
 from spdk_ftl_py.spdk import bdevs
 from spdk_ftl_py.spdk import rpc as rpc_module
@@ -175,3 +176,36 @@ async def test_a_target_that_breaks_off_or_refuses_is_not_gone(tmp_path: Path) -
         with pytest.raises(TargetError) as caught:
             await ask(tmp_path, answer)
         assert not rpc_module.is_gone(caught.value)
+
+
+async def test_a_target_of_somebody_else_is_told_nothing_unless_it_may_be_his(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    his = 4_000_000
+    monkeypatch.setattr(rpc_module, "peer_of", lambda _socket: Peer(7, his, 7))
+    told: list[bytes] = []
+
+    async def listen(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        told.append(await reader.read(1 << 16))
+        writer.write(b'{"jsonrpc": "2.0", "id": 0}')
+        writer.close()
+
+    server = await asyncio.start_unix_server(listen, str(tmp_path / "t"))
+    try:
+        with pytest.raises(TargetError, match=rf"served by user {his}, pid 7, and only .*--target-user") as refused:
+            await TargetRpc(str(tmp_path / "t")).call("bdev_get_bdevs")
+        # It is not gone: what was made in it is not to be forgotten.
+        assert not rpc_module.is_gone(refused.value)
+        with pytest.raises(TargetError, match="malformed"):
+            await TargetRpc(str(tmp_path / "t"), user=his).call("bdev_get_bdevs")
+    finally:
+        server.close()
+        await server.wait_closed()
+    assert [b"bdev_get_bdevs" in each for each in told if each] == [True]
+
+
+async def test_of_a_target_elsewhere_there_is_no_user_to_look_at(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rpc_module, "peer_of", lambda _socket: None)
+    assert await ask(tmp_path, result(7), tcp=True) == 7

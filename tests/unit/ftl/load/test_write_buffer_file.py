@@ -199,7 +199,7 @@ def test_a_directory_that_others_can_write_to_is_refused(tmp_path: Path) -> None
     shared.chmod(0o777)
     link = tmp_path / "link"
     link.symlink_to(tmp_path)
-    for directory, message in ((shared, "chmod 700"), (link, "not a directory"), (tmp_path / "no", "No such file")):
+    for directory, message in ((shared, "chmod go-w"), (link, "is a symbolic link"), (tmp_path / "no", "No such file")):
         with pytest.raises(FtlError, match=message):
             BufferFiles.acquire(directory, UUID_OF_TESTS)
 

@@ -405,7 +405,7 @@ async def test_a_creation_whose_buffer_can_not_be_made_erases_nothing(tmp_path: 
     versions = await rig.versions()
     await rig.halt()
     before = drive.zone_states()
-    with pytest.raises(FtlError, match="chmod 700"):
+    with pytest.raises(FtlError, match="chmod go-w"):
         await creation.create(rig.reactor, drive, name="ftl1", conf=CONF, buffer_dir=everybodys)
     assert drive.zone_states() == before
     await rig.load()

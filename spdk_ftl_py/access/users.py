@@ -1,0 +1,74 @@
+"""Users and groups of this machine, by number and name."""
+
+from __future__ import annotations
+
+import contextlib
+import grp
+import os
+import pwd
+from pathlib import Path
+from typing import Final
+
+from ..errors import ParameterError
+
+ROOT: Final = 0
+_OVERFLOW_UID: Final = 65534
+_ID_MAX: Final = (1 << 32) - 2
+
+
+def show_user(uid: int) -> str:
+    """For messages: ``user alice (uid 1000)``."""
+    if is_unmapped(uid):
+        return f"a user without a number in this user namespace (uid {uid})"
+    with contextlib.suppress(KeyError):
+        return f"user {pwd.getpwuid(uid).pw_name} (uid {uid})"
+    return f"user {uid}"
+
+
+def uid_of(user: str) -> int:
+    """Of a name, or a number. Raises ParameterError."""
+    try:
+        return _number(user) if user.isdecimal() else pwd.getpwnam(user).pw_uid
+    except (KeyError, ValueError):
+        raise ParameterError(f"there is no user {user!r}: give the name or the number of one") from None
+
+
+def gid_of(group: str) -> int:
+    """Of a name, or a number. Raises ParameterError."""
+    try:
+        return _number(group) if group.isdecimal() else grp.getgrnam(group).gr_gid
+    except (KeyError, ValueError):
+        raise ParameterError(f"there is no group {group!r}: give the name or the number of one") from None
+
+
+def is_unmapped(uid: int) -> bool:
+    """It is the number under which the kernel shows each user that has none here. Only where this user namespace lacks
+    some: elsewhere it is that of a user, nobody as a rule."""
+    return uid == _overflow_uid() and not _has_all_users()
+
+
+def _number(text: str) -> int:
+    number = int(text)
+    if number > _ID_MAX:
+        raise ValueError(text)
+    return number
+
+
+def _overflow_uid() -> int:
+    try:
+        return int(Path("/proc/sys/kernel/overflowuid").read_text())
+    except (OSError, ValueError):
+        return _OVERFLOW_UID
+
+
+def _has_all_users() -> bool:
+    """Not in a user namespace of its own, as some containers have it."""
+    try:
+        lines = Path("/proc/self/uid_map").read_text().splitlines()
+    except OSError:
+        return True
+    return sum(int(line.split()[2]) for line in lines) > _ID_MAX
+
+
+def own_uid() -> int:
+    return os.geteuid()

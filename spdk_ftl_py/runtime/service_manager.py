@@ -1,0 +1,141 @@
+"""What systemd does for a service, and any other manager in the same way: listening sockets that it hands over, keeps
+while nobody serves them, and is told of. (sd_listen_fds(3), sd_notify(3), sd_pid_notify_with_fds(3).)
+
+Only the main process of the service is meant, so the variables are taken out of the environment.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import logging
+import os
+import socket
+from collections.abc import Collection, MutableMapping, Sequence
+from typing import Final
+
+from ..errors import ParameterError
+
+FIRST_DESCRIPTOR: Final = 3
+DESCRIPTORS_MAX: Final = 4096
+_FDS: Final = ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES")
+_NOTIFY: Final = "NOTIFY_SOCKET"
+
+log = logging.getLogger(__name__)
+
+
+class ServiceManager:
+    """The one that started this process; without one, nothing is handed over and nobody is told."""
+
+    def __init__(self, environment: MutableMapping[str, str]) -> None:
+        """Takes what is for us from environment. Raises ParameterError where that makes no sense."""
+        self._address = environment.pop(_NOTIFY, "")
+        self._given = _take_sockets(environment)
+        self._stored: set[str] = {name for name, _ in self._given}
+
+    @property
+    def is_there(self) -> bool:
+        return bool(self._address)
+
+    def notify(self, *lines: str, sockets: Sequence[socket.socket] = ()) -> bool:
+        """READY=1 and the like. False where it can't be told; that is logged, and no reason to stop."""
+        if not self._address:
+            return False
+        where = f"\0{self._address[1:]}" if self._address.startswith("@") else self._address
+        try:
+            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
+                # A manager that does not read is not waited for.
+                sender.setblocking(False)
+                sender.connect(where)
+                socket.send_fds(sender, ["\n".join(lines).encode()], [each.fileno() for each in sockets])
+        except OSError as error:
+            log.warning("the service manager at %s can't be told %s: %s", self._address, lines[0], error)
+            return False
+        return True
+
+    def take(self, name: str) -> list[socket.socket]:
+        """What was handed over under that name. It is the caller's to close."""
+        taken = [sock for given, sock in self._given if given == name]
+        self._given = [(given, sock) for given, sock in self._given if given != name]
+        return taken
+
+    def take_all(self, prefix: str) -> dict[str, socket.socket]:
+        """What was handed over under names that begin so. It is the caller's to close."""
+        names = {name for name, _ in self._given if name.startswith(prefix)}
+        taken = {}
+        for name in names:
+            first, *more = self.take(name)
+            taken[name] = first
+            for each in more:
+                each.close()
+        return taken
+
+    def take_unix(self, path: str) -> socket.socket | None:
+        """The unix socket that was handed over with that address, under whatever name."""
+        for each in self._given:
+            if each[1].family == socket.AF_UNIX and each[1].getsockname() == path:
+                self._given.remove(each)
+                return each[1]
+        return None
+
+    def keep(self, name: str, sock: socket.socket) -> None:
+        """Has it kept, and handed over to who is started next."""
+        if self.notify("FDSTORE=1", f"FDNAME={name}", sockets=[sock]):
+            self._stored.add(name)
+
+    def forget(self, name: str) -> None:
+        """What is kept under that name is not needed any more. Idempotent."""
+        for sock in self.take(name):
+            sock.close()
+        if name in self._stored:
+            self._stored.discard(name)
+            self.notify("FDSTOREREMOVE=1", f"FDNAME={name}")
+
+    def forget_others(self, prefix: str, names: Collection[str]) -> None:
+        """Of what is kept under names that begin so, all but these."""
+        for name in [each for each in self._stored if each.startswith(prefix) and each not in names]:
+            self.forget(name)
+
+    def close(self) -> None:
+        """What nobody has taken. Idempotent."""
+        for name, sock in self._given:
+            log.debug("a socket named %s was handed over that nobody needs", name)
+            sock.close()
+        self._given = []
+
+
+def _take_sockets(environment: MutableMapping[str, str]) -> list[tuple[str, socket.socket]]:
+    pid, count, names = (environment.pop(name, "") for name in _FDS)
+    if pid != str(os.getpid()) or not count:
+        return []
+    if not count.isdecimal() or int(count) > DESCRIPTORS_MAX:
+        raise ParameterError(f"$LISTEN_FDS is {count!r}: a number of at most {DESCRIPTORS_MAX} is meant")
+    given = names.split(":") if names else []
+    sockets = []
+    for index in range(int(count)):
+        descriptor = FIRST_DESCRIPTOR + index
+        name = given[index] if index < len(given) else "unknown"
+        try:
+            flags = fcntl.fcntl(descriptor, fcntl.F_GETFD)
+            fcntl.fcntl(descriptor, fcntl.F_SETFD, flags | fcntl.FD_CLOEXEC)
+            sock = socket.socket(fileno=descriptor)
+        except OSError as error:
+            raise ParameterError(
+                f"file descriptor {descriptor} ({name}), handed over by the service manager, is no socket: "
+                f"{error.strerror}"
+            ) from error
+        if not _listens(sock):
+            sock.close()
+            raise ParameterError(
+                f"the socket {name} that the service manager hands over does not listen: a .socket unit for this "
+                "program has ListenStream=, and no Accept=yes"
+            )
+        sock.setblocking(False)
+        sockets.append((name, sock))
+    return sockets
+
+
+def _listens(sock: socket.socket) -> bool:
+    with contextlib.suppress(OSError):
+        return bool(sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
+    return False
