@@ -91,9 +91,10 @@ class Front:
             ) from error
 
     def open(
-        self, core: _shim.BlockDevice, *, max_io_qpairs: int, allowed: AllowedHosts, hosts: ConnectedHosts
-    ) -> None:
-        """Hosts get in that are allowed, and into `hosts`. Raises FtlError."""
+        self, core: _shim.BlockDevice, *, max_io_qpairs: int, allowed: AllowedHosts, hosts: ConnectedHosts,
+        secure_channel: bool,
+    ) -> None:  # fmt: skip
+        """Hosts get in that are allowed, and into `hosts`; secure_channel: by TLS alone. Raises FtlError."""
         assert self._nvmf is not None
         assert self._address is not None
         self.gate = _shim.Gate(self.reactor.shim, core)
@@ -107,7 +108,7 @@ class Front:
         )
         subsystem.add_namespace(self.gate, nsid=EXPORT_NSID, uuid=self._device, nguid=export_nguid(self._device).bytes)
         subsystem.connected_hosts = hosts
-        subsystem.add_listener(traddr, port)
+        subsystem.add_listener(traddr, port, secure_channel=secure_channel)
         self._nvmf.add_subsystem(subsystem)
         self._subsystem = subsystem
         self.export = Export(subsystem.nqn, traddr, port)
