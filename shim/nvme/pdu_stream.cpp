@@ -200,6 +200,9 @@ uint32_t PduStream::receive() noexcept {
         bytes_in_ += static_cast<uint64_t>(got);
         parse();
         if (static_cast<size_t>(got) < asked) {
+            if (tls_ && (data_left_ > 0 || static_cast<size_t>(got) >= kDirectMin)) {
+                tls_->acknowledge();
+            }
             break;
         }
         if (!(state_ == State::data && data_left_ >= kDirectMin)) {

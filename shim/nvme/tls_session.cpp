@@ -2,6 +2,8 @@
 #include "nvme/tls_session.hpp"
 
 #include <fcntl.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -48,6 +50,11 @@ void TlsSession::take() {
                                            : "the handshake of this TLS session is not done");
     }
     taken_ = true;
+}
+
+void TlsSession::acknowledge() noexcept {
+    const int on = 1;
+    setsockopt(fd_, IPPROTO_TCP, TCP_QUICKACK, &on, sizeof on);
 }
 
 void TlsSession::close() noexcept {
@@ -113,12 +120,6 @@ struct TlsSession::Library {
     static int filter_read(BIO *bio, char *bytes, int count) noexcept {
         auto &session = *static_cast<TlsSession *>(BIO_get_data(bio));
         BIO_clear_retry_flags(bio);
-        if (session.input_begin_ < session.input_end_) {
-            const size_t piece = std::min(static_cast<size_t>(count), session.input_end_ - session.input_begin_);
-            std::memcpy(bytes, session.input_.get() + session.input_begin_, piece);
-            session.input_begin_ += piece;
-            return static_cast<int>(piece);
-        }
         if (BIO_get_ktls_recv(BIO_next(bio))) {
             const int got = BIO_read(BIO_next(bio), bytes, count);
             BIO_copy_next_retry(bio);
@@ -126,22 +127,13 @@ struct TlsSession::Library {
             session.at_end_ = got == 0;
             return got;
         }
-        const bool ahead = session.buffers_ && static_cast<size_t>(count) < kInputBytes;
         ssize_t got = 0;
         do {
-            got = ahead ? recv(session.fd_, session.input_.get(), kInputBytes, MSG_DONTWAIT)
-                        : recv(session.fd_, bytes, static_cast<size_t>(count), MSG_DONTWAIT);
+            got = recv(session.fd_, bytes, static_cast<size_t>(count), MSG_DONTWAIT);
         } while (got < 0 && errno == EINTR);
         if (got > 0) {
             session.bytes_received_ += static_cast<uint64_t>(got);
-            if (!ahead) {
-                return static_cast<int>(got);
-            }
-            const size_t piece = std::min(static_cast<size_t>(count), static_cast<size_t>(got));
-            std::memcpy(bytes, session.input_.get(), piece);
-            session.input_begin_ = piece;
-            session.input_end_ = static_cast<size_t>(got);
-            return static_cast<int>(piece);
+            return static_cast<int>(got);
         }
         if (got == 0) {
             session.at_end_ = true;
@@ -196,7 +188,7 @@ struct TlsSession::Library {
 
     static BIO_METHOD *filter() {
         static BIO_METHOD *const method = [] {
-            BIO_METHOD *made = BIO_meth_new(BIO_get_new_index() | BIO_TYPE_FILTER, "records of many at once");
+            BIO_METHOD *made = BIO_meth_new(BIO_get_new_index() | BIO_TYPE_FILTER, "records");
             if (made == nullptr || BIO_meth_set_read(made, filter_read) != 1 ||
                 BIO_meth_set_write(made, filter_write) != 1 || BIO_meth_set_ctrl(made, filter_ctrl) != 1) {
                 throw std::runtime_error("OpenSSL can't have a filter of ours");
@@ -291,6 +283,8 @@ struct TlsSession::Library {
         );
         // One record for each call: a peer that sends nothing but key updates does not keep us in there.
         SSL_CTX_clear_mode(context, SSL_MODE_AUTO_RETRY);
+        SSL_CTX_set_default_read_buffer_len(context, kInputBytes);
+        SSL_CTX_set_mode(context, SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER);  // see write()
         SSL_CTX_set_session_cache_mode(context, SSL_SESS_CACHE_OFF);
         SSL_CTX_set_num_tickets(context, 0);
         SSL_CTX_set_max_early_data(context, 0);
@@ -320,7 +314,6 @@ void TlsSession::open(bool is_host) {
     if (is_host && (psk_.identity.empty() || psk_.key.size() != hash_bytes)) {
         throw std::invalid_argument("a pre-shared key has an identity, and as many bytes as its hash");
     }
-    input_ = std::make_unique_for_overwrite<uint8_t[]>(kInputBytes);
     held_output_ = std::make_unique_for_overwrite<uint8_t[]>(kRecordBytes);
     ERR_clear_error();
     SSL *ssl = SSL_new(Library::context(is_host));
@@ -370,7 +363,9 @@ TlsSession::Step TlsSession::handshake() {
         // Without the key nothing has been proved.
         if (SSL_session_reused(ssl) == 1) {
             established_ = true;
-            buffers_ = !kernel_receives();
+            if (!kernel_receives()) {
+                SSL_set_read_ahead(ssl, 1);  // not before: kTLS begins where nothing has been read ahead
+            }
             find_psk_ = nullptr;
             wipe(psk_.key);
             return Step::done;
@@ -470,16 +465,22 @@ ssize_t TlsSession::read(const iovec *iov, uint32_t iov_count) noexcept {
 }
 
 bool TlsSession::flush() noexcept {
-    if (held_ == 0) {
-        return true;
+    if (held_ > 0) {
+        if (!send_record(held_output_.get(), held_)) {
+            return false;
+        }
+        held_ = 0;
     }
+    return true;
+}
+
+// Without partial writes it goes as a whole, or has to be offered again.
+bool TlsSession::send_record(const uint8_t *bytes, size_t count) noexcept {
     SSL *ssl = ssl_of(ssl_);
     size_t sent = 0;
     io_error_ = 0;
     ERR_clear_error();
-    // Without partial writes a record goes as a whole, or has to be offered again as it is.
-    if (SSL_write_ex(ssl, held_output_.get(), held_, &sent) == 1) {
-        held_ = 0;
+    if (SSL_write_ex(ssl, bytes, count, &sent) == 1) {
         return true;
     }
     const int error = SSL_get_error(ssl, 0);
@@ -489,28 +490,47 @@ bool TlsSession::flush() noexcept {
     return false;
 }
 
+// Small pieces are gathered into a record; what fills one by itself goes as it is.
 ssize_t TlsSession::write(const iovec *iov, uint32_t iov_count) noexcept {
     if (!established_) {
         errno = ENOTCONN;
         return -1;
     }
     size_t taken = 0;
-    size_t skip = 0;
-    uint32_t i = 0;
-    while (flush()) {
-        while (i < iov_count && held_ < kRecordBytes) {
-            const size_t piece = std::min(iov[i].iov_len - skip, kRecordBytes - held_);
-            std::memcpy(held_output_.get() + held_, static_cast<const uint8_t *>(iov[i].iov_base) + skip, piece);
-            held_ += piece;
-            taken += piece;
-            skip += piece;
-            if (skip == iov[i].iov_len) {
-                ++i;
-                skip = 0;
-            }
+    size_t skip = 0;  // of the first entry
+    const auto next = [&] { return static_cast<const uint8_t *>(iov->iov_base) + skip; };
+    const auto advance = [&](size_t bytes) {
+        taken += bytes;
+        skip += bytes;
+        if (skip == iov->iov_len) {
+            ++iov;
+            --iov_count;
+            skip = 0;
         }
-        if (held_ == 0) {
+    };
+    const auto hold = [&](size_t bytes) {
+        std::memcpy(held_output_.get() + held_, next(), bytes);
+        held_ += bytes;
+    };
+    while (flush()) {
+        if (iov_count == 0) {
             return static_cast<ssize_t>(taken);
+        }
+        if (iov->iov_len - skip >= kRecordBytes) {
+            if (!send_record(next(), kRecordBytes)) {
+                if (errno != EAGAIN) {
+                    break;
+                }
+                // Enciphered or not, OpenSSL is to be offered the same bytes again, wherever they are.
+                hold(kRecordBytes);
+            }
+            advance(kRecordBytes);
+            continue;
+        }
+        while (iov_count > 0 && held_ < kRecordBytes && iov->iov_len - skip < kRecordBytes) {
+            const size_t piece = std::min(iov->iov_len - skip, kRecordBytes - held_);
+            hold(piece);
+            advance(piece);
         }
     }
     return taken > 0 ? static_cast<ssize_t>(taken) : -1;

@@ -75,6 +75,9 @@ public:
     [[nodiscard]] bool holds_output() const noexcept { return held_ > 0; }
     // The next read() has something to do although the socket has nothing.
     [[nodiscard]] bool has_input() const noexcept { return more_input_; }
+    // The peer may go on sending: what has come is acknowledged at once. Each record is a segment of its own to TCP, so
+    // that a peer with a small buffer for sending (SPDK's) would wait out the delayed ACK in the middle of a PDU.
+    void acknowledge() noexcept;
     // The peer is told that nothing more comes. Best effort.
     void end_output() noexcept;
 
@@ -92,6 +95,7 @@ private:
 
     explicit TlsSession(int fd);
     void open(bool is_host);
+    bool send_record(const uint8_t *bytes, size_t count) noexcept;
 
     int fd_ = -1;
     void *ssl_ = nullptr;
@@ -102,7 +106,6 @@ private:
     bool established_ = false;
     bool failed_ = false;
     bool taken_ = false;
-    bool buffers_ = false;  // the filter may read ahead
     bool starved_ = false;  // the socket had nothing
     bool at_end_ = false;
     bool more_input_ = true;
@@ -111,9 +114,6 @@ private:
     uint32_t empty_records_ = 0;
     uint64_t bytes_received_ = 0;
 
-    std::unique_ptr<uint8_t[]> input_;
-    size_t input_begin_ = 0;
-    size_t input_end_ = 0;
     std::unique_ptr<uint8_t[]> held_output_;  // one record's worth
     size_t held_ = 0;
 };

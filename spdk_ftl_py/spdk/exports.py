@@ -121,7 +121,16 @@ def _by_tls(keys: KeyPair | None) -> bool:
 
 async def _add_host(rpc: TargetRpc, nqn: str, hostnqn: str, keys: KeyPair | None) -> None:
     proof = {} if keys is None else keys.to_params()
-    await rpc.call("nvmf_subsystem_add_host", {"nqn": nqn, "host": hostnqn, **proof})
+    try:
+        await rpc.call("nvmf_subsystem_add_host", {"nqn": nqn, "host": hostnqn, **proof})
+    except TargetError as error:
+        if error.rpc_code is None or not _by_tls(keys):
+            raise
+        raise TargetError(
+            f"SPDK target at {rpc.address} does not take the TLS key for {nqn} ({error.message}): its file there has "
+            "to hold the key alone, without a newline behind it (printf %s KEY > FILE)",
+            rpc_code=error.rpc_code,
+        ) from error
 
 
 async def _take_over(rpc: TargetRpc, bdev: Bdev, nqn: str, hostnqn: str, keys: KeyPair | None) -> BdevExport | None:

@@ -135,7 +135,8 @@ def write_key_file(path: Path, key: _Formattable) -> None:
     try:
         with open(fd, "w", encoding="ascii") as file:
             os.fchmod(file.fileno(), 0o600)
-            file.write(key.format() + "\n")
+            # SPDK takes no TLS key with a newline behind it.
+            file.write(key.format())
         new.replace(path)
     except BaseException:
         new.unlink(missing_ok=True)
