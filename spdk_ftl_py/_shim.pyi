@@ -4,7 +4,7 @@ Threads: objects that belong to a Reactor run on its thread. Every method here m
 hops to the reactor (``Reactor.call``) and waits, without the GIL. None of them is for the per-I/O path except IoPort.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -18,7 +18,7 @@ def crc32c_rows(rows: NDArray[np.uint8], row_bytes: int, crcs: NDArray[np.uint32
     results. ValueError where the shapes don't fit."""
 
 def build_info() -> dict[str, str]:
-    """compiler, flags, sanitizers, crc ("sse4.2" or "table")."""
+    """compiler, flags, sanitizers, crc ("sse4.2" or "table"), tls (OpenSSL's version; empty: built without)."""
 
 class Event:
     """One line from the shim; see shim/reactor/reactor.hpp EventKind for what a, b, c mean."""
@@ -402,6 +402,69 @@ QPAIR_PEER_TERMINATED: Final[int]
 QPAIR_DISCONNECTED: Final[int]
 QPAIR_CLOSED: Final[int]
 
+TLS_DONE: Final[int]
+TLS_WANTS_READ: Final[int]
+TLS_WANTS_WRITE: Final[int]
+TLS_FAILED: Final[int]
+
+class TlsSession:
+    """TLS 1.3 with a pre-shared key on a non-blocking stream socket (whose fd it has dup'ed). For one thread; the qpair
+    that gets it is the only one that may use it from then on. RuntimeError: the shim was built without OpenSSL."""
+
+    @staticmethod
+    def as_host(fd: int, *, identity: str, key: bytes, sha384: bool) -> TlsSession:
+        """ValueError where the key is none for its hash."""
+
+    @staticmethod
+    def as_target(fd: int, find_psk: Callable[[bytes], tuple[bytes, bool] | None]) -> TlsSession:
+        """find_psk: gets an identity that the host offers, returns key and sha384; called by handshake() alone. What it
+        raises comes out there."""
+
+    def handshake(self) -> int:
+        """TLS_DONE, TLS_WANTS_READ, TLS_WANTS_WRITE (call it again when the socket is ready), TLS_FAILED."""
+
+    def read_into(self, buffer: bytearray | memoryview) -> int | None:
+        """How many bytes; 0: the peer has ended; None: there are none now. OSError."""
+
+    def write(self, data: bytes | bytearray | memoryview) -> int:
+        """How many it has taken; some of them it may hold still: write() again, of nothing if need be. OSError."""
+
+    def end_output(self) -> None:
+        """Tells the peer that nothing more comes. Best effort."""
+
+    def close(self) -> None:
+        """Lets go of the socket, unless a qpair has the session. Idempotent."""
+
+    @property
+    def error(self) -> str:
+        """Why the handshake has failed."""
+
+    @property
+    def established(self) -> bool: ...
+    @property
+    def identity(self) -> bytes:
+        """Whose key it is. Of a target: empty until the host has offered one that there is."""
+
+    @property
+    def cipher(self) -> str:
+        """Such as TLS_AES_128_GCM_SHA256; empty until established."""
+
+    @property
+    def kernel_sends(self) -> bool:
+        """The kernel enciphers what is sent (kTLS)."""
+
+    @property
+    def kernel_receives(self) -> bool: ...
+    @property
+    def has_input(self) -> bool:
+        """read_into() may have something although the socket is not readable."""
+
+    @property
+    def holds_output(self) -> bool: ...
+    @property
+    def bytes_received(self) -> int:
+        """From the socket, all records and whatever is around them."""
+
 class HostQpair(BlockDevice):
     """The host side of one NVMe/TCP I/O queue, after Connect: a remote namespace as a BlockDevice."""
 
@@ -428,8 +491,11 @@ class HostQpair(BlockDevice):
         max_open_zones: int = 0,
         max_active_zones: int = 0,
         io_timeout_ms: int = 0,
+        tls: TlsSession | None = None,
     ) -> None:
-        """Takes the fd (dup'ed; the caller closes its own). queue_depth: outstanding commands at most (<= SQSIZE).
+        """Takes the fd (dup'ed; the caller closes its own), and the TLS session on it.
+
+        queue_depth: outstanding commands at most (<= SQSIZE).
         io_timeout_ms: a command without an answer for longer ends the connection; 0: none does."""
 
     @property
@@ -467,6 +533,7 @@ class TargetQpair:
         flow_control: bool = True,
         success_flag: bool = True,
         flush_alarm: FlushAlarm | None = None,
+        tls: TlsSession | None = None,
     ) -> None:
         """queue_size: entries of the SQ (SQSIZE + 1). sqhd: the next head to report (Connect took one)."""
 

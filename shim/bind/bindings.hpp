@@ -9,6 +9,7 @@ namespace ftl {
 void bind_reactor(nanobind::module_ &m);  // crc32c, build_info, Event, Reactor, BlockDevice, IoPort
 void bind_media(nanobind::module_ &m);    // EmulatedMedia, ZonedOverlay
 void bind_qpair(nanobind::module_ &m);    // HostQpair, TargetQpair
+void bind_tls(nanobind::module_ &m);      // TlsSession
 void bind_core(nanobind::module_ &m);     // FtlCore
 void bind_gate(nanobind::module_ &m);     // Gate
 void bind_load(nanobind::module_ &m);     // LoadGenerator

@@ -7,6 +7,7 @@ NB_MODULE(_shim, m) {
     m.doc() = "The C++ shim: I/O queues, emulated media, FTL data path.";
     ftl::bind_reactor(m);
     ftl::bind_media(m);
+    ftl::bind_tls(m);
     ftl::bind_qpair(m);
     ftl::bind_core(m);
     ftl::bind_gate(m);

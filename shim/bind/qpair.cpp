@@ -49,7 +49,7 @@ void bind_host(nb::module_ &m) {
                          uint64_t block_count, uint32_t block_bytes, uint32_t metadata_bytes, uint32_t max_io_bytes,
                          uint32_t max_append_bytes, bool volatile_cache, bool zoned, uint64_t zone_size,
                          uint64_t zone_capacity, uint32_t max_open_zones, uint32_t max_active_zones,
-                         uint32_t io_timeout_ms) {
+                         uint32_t io_timeout_ms, std::shared_ptr<TlsSession> tls) {
                  HostQpairConfig config;
                  config.queue_depth = queue_depth;
                  config.nsid = nsid;
@@ -60,6 +60,7 @@ void bind_host(nb::module_ &m) {
                  config.max_io_bytes = max_io_bytes;
                  config.max_append_bytes = max_append_bytes;
                  config.io_timeout_ns = uint64_t{io_timeout_ms} * 1'000'000;
+                 config.tls = std::move(tls);
                  BlockDeviceInfo info;
                  info.block_count = block_count;
                  info.block_bytes = block_bytes + metadata_bytes;
@@ -78,7 +79,8 @@ void bind_host(nb::module_ &m) {
              nb::arg("block_count"), nb::arg("block_bytes") = kBlockSize, nb::arg("metadata_bytes") = 0,
              nb::arg("max_io_bytes"), nb::arg("max_append_bytes") = 0, nb::arg("volatile_cache"),
              nb::arg("zoned") = false, nb::arg("zone_size") = 0, nb::arg("zone_capacity") = 0,
-             nb::arg("max_open_zones") = 0, nb::arg("max_active_zones") = 0, nb::arg("io_timeout_ms") = 0)
+             nb::arg("max_open_zones") = 0, nb::arg("max_active_zones") = 0, nb::arg("io_timeout_ms") = 0,
+             nb::arg("tls") = nb::none())
         .def_prop_ro("id", &HostQpair::id)
         .def_prop_ro("connected", &HostQpair::connected)
         .def("close", &HostQpair::close, unlocked);
@@ -100,7 +102,7 @@ void bind_target(nb::module_ &m) {
             [](PyTargetQpair *self, std::shared_ptr<Reactor> reactor, int fd, uint32_t queue_size, bool header_digest,
                bool data_digest, TargetQpair::Namespaces namespaces, uint32_t max_io_bytes, uint32_t in_capsule_bytes,
                uint32_t max_h2c_data, uint32_t sqhd, bool flow_control, bool success_flag,
-               std::shared_ptr<FlushAlarm> flush_alarm) {
+               std::shared_ptr<FlushAlarm> flush_alarm, std::shared_ptr<TlsSession> tls) {
                 TargetQpairConfig config;
                 config.queue_size = queue_size;
                 config.header_digest = header_digest;
@@ -112,13 +114,15 @@ void bind_target(nb::module_ &m) {
                 config.flow_control = flow_control;
                 config.success_flag = success_flag;
                 config.flush_alarm = std::move(flush_alarm);
+                config.tls = std::move(tls);
                 const nb::gil_scoped_release released;
                 new (self) PyTargetQpair(std::move(reactor), fd, config, std::move(namespaces));
             },
             nb::arg("reactor"), nb::arg("fd"), nb::kw_only(), nb::arg("queue_size"), nb::arg("header_digest"),
             nb::arg("data_digest"), nb::arg("namespaces"), nb::arg("max_io_bytes") = 131072,
             nb::arg("in_capsule_bytes") = 8192, nb::arg("max_h2c_data") = 131072, nb::arg("sqhd") = 1,
-            nb::arg("flow_control") = true, nb::arg("success_flag") = true, nb::arg("flush_alarm") = nb::none())
+            nb::arg("flow_control") = true, nb::arg("success_flag") = true, nb::arg("flush_alarm") = nb::none(),
+            nb::arg("tls") = nb::none())
         .def_prop_ro("id", [](const PyTargetQpair &self) { return self.qpair().id(); })
         .def(
             "set_namespace",

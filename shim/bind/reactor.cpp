@@ -19,6 +19,7 @@
 #include "base/crc32c.hpp"
 #include "bind/bindings.hpp"
 #include "bind/held_buffer.hpp"
+#include "nvme/tls_session.hpp"
 #include "nvme/zns.hpp"
 #include "reactor/error_class.hpp"
 #include "reactor/io_port.hpp"
@@ -241,7 +242,10 @@ std::map<std::string, std::string> build_info() {
 #if defined(__SANITIZE_ADDRESS__)
     sanitizers = "address,undefined";
 #endif
-    return {{"compiler", __VERSION__}, {"sanitizers", sanitizers}, {"crc", crc32c_implementation()}};
+    return {{"compiler", __VERSION__},
+            {"sanitizers", sanitizers},
+            {"crc", crc32c_implementation()},
+            {"tls", TlsSession::library()}};
 }
 
 // crcs: what came before each row; its CRC afterwards.

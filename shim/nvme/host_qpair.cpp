@@ -69,8 +69,8 @@ HostQpair::HostQpair(std::shared_ptr<Reactor> reactor, int fd, const HostQpairCo
         slots_[i].next_free = i + 1 < slots_.size() ? i + 1 : kNoHostSlot;
     }
     PduHandler &handler = *this;
-    stream_ =
-        std::make_unique<PduStream>(handler, PduStream::Role::host, fd, config_.header_digest, config_.data_digest);
+    stream_ = std::make_unique<PduStream>(handler, PduStream::Role::host, fd, config_.header_digest,
+                                          config_.data_digest, config_.tls);
     // The reactor only borrows: Python and the issuers own the qpair, and its destructor takes it out.
     const std::shared_ptr<Poller> borrowed(std::shared_ptr<void>(), this);
     reactor_->call([&] { id_ = reactor_->add(borrowed); });
@@ -90,7 +90,7 @@ void HostQpair::close() {
 }
 
 bool HostQpair::busy() const noexcept {
-    return !done_.empty() || (connected_ && stream_->sending() && !stream_->blocked());
+    return !done_.empty() || (connected_ && ((stream_->sending() && !stream_->blocked()) || stream_->has_input()));
 }
 
 // --- commands --------------------------------------------------------------------------------------------------

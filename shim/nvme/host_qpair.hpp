@@ -25,6 +25,7 @@ struct HostQpairConfig {
     uint32_t max_io_bytes = 131072;    // MDTS
     uint32_t max_append_bytes = 0;     // ZASL
     uint64_t io_timeout_ns = 0;        // a command without an answer for longer ends the connection; 0: none does
+    std::shared_ptr<TlsSession> tls;   // null: in the clear
 };
 
 class HostQpair final : public BlockDevice, public Poller, private PduHandler {

@@ -80,11 +80,13 @@ uint32_t crc_of(const iovec *iov, uint32_t iov_count, size_t skip, size_t bytes)
 
 }  // namespace
 
-PduStream::PduStream(PduHandler &handler, Role role, int fd, bool header_digest, bool data_digest)
+PduStream::PduStream(PduHandler &handler, Role role, int fd, bool header_digest, bool data_digest,
+                     std::shared_ptr<TlsSession> tls)
     : handler_(handler),
       role_(role),
       header_digest_(header_digest),
       data_digest_(data_digest),
+      tls_(std::move(tls)),
       buffer_(std::make_unique_for_overwrite<uint8_t[]>(kRxBufferBytes)) {
     int type = 0;
     socklen_t length = sizeof type;
@@ -93,6 +95,9 @@ PduStream::PduStream(PduHandler &handler, Role role, int fd, bool header_digest,
     }
     if (type != SOCK_STREAM) {
         throw std::system_error(EINVAL, std::generic_category(), "fd of a qpair must be a stream socket");
+    }
+    if (tls_) {
+        tls_->take();
     }
     fd_ = fcntl(fd, F_DUPFD_CLOEXEC, 0);
     if (fd_ < 0) {
@@ -123,6 +128,16 @@ uint32_t PduStream::gather_sink(std::array<iovec, kIovMax> &iov) const noexcept 
     return count;
 }
 
+ssize_t PduStream::read_socket(iovec *iov, uint32_t iov_count) noexcept {
+    if (tls_) {
+        return tls_->read(iov, iov_count);
+    }
+    msghdr message{};
+    message.msg_iov = iov;
+    message.msg_iovlen = iov_count;
+    return recvmsg(fd_, &message, MSG_DONTWAIT);
+}
+
 ssize_t PduStream::receive_some(size_t &asked) noexcept {
     if (begin_ == end_) {
         begin_ = end_ = 0;
@@ -145,10 +160,7 @@ ssize_t PduStream::receive_some(size_t &asked) noexcept {
             iov[count++] = {buffer_.get(), window_};
             asked += window_;
         }
-        msghdr message{};
-        message.msg_iov = iov.data();
-        message.msg_iovlen = count;
-        const ssize_t got = recvmsg(fd_, &message, MSG_DONTWAIT);
+        const ssize_t got = read_socket(iov.data(), count);
         if (got > 0) {
             const size_t in_place = std::min(direct, static_cast<size_t>(got));
             advance_data(nullptr, static_cast<uint32_t>(in_place));
@@ -157,7 +169,8 @@ ssize_t PduStream::receive_some(size_t &asked) noexcept {
         return got;
     }
     asked = std::min(window_, kRxBufferBytes - end_);
-    const ssize_t got = recv(fd_, buffer_.get() + end_, asked, MSG_DONTWAIT);
+    iovec linear{buffer_.get() + end_, asked};
+    const ssize_t got = tls_ ? tls_->read(&linear, 1) : recv(fd_, linear.iov_base, asked, MSG_DONTWAIT);
     if (got > 0) {
         end_ += static_cast<size_t>(got);
     }
@@ -187,6 +200,9 @@ uint32_t PduStream::receive() noexcept {
         bytes_in_ += static_cast<uint64_t>(got);
         parse();
         if (static_cast<size_t>(got) < asked) {
+            if (tls_ && (data_left_ > 0 || static_cast<size_t>(got) >= kDirectMin)) {
+                tls_->acknowledge();
+            }
             break;
         }
         if (!(state_ == State::data && data_left_ >= kDirectMin)) {
@@ -466,8 +482,24 @@ bool gather(TxPdu &pdu, uint32_t sent, iovec *iov, uint32_t &count, uint32_t roo
 
 }  // namespace
 
+// What the session has taken of PDUs that are gone. False: some of it has to wait.
+bool PduStream::flush_tls() noexcept {
+    if (tls_->flush()) {
+        return true;
+    }
+    if (errno == EAGAIN) {
+        blocked_ = true;
+    } else {
+        set_fault(QpairClose::socket_error, static_cast<uint32_t>(errno));
+    }
+    return false;
+}
+
 uint32_t PduStream::flush() noexcept {
     uint32_t finished = 0;
+    if (tls_ && head_ == nullptr && !flush_tls()) {
+        return finished;
+    }
     std::array<iovec, kIovMax> iov;
     while (head_ != nullptr) {
         uint32_t count = 0;
@@ -480,7 +512,8 @@ uint32_t PduStream::flush() noexcept {
         msghdr message{};
         message.msg_iov = iov.data();
         message.msg_iovlen = count;
-        const ssize_t taken = sendmsg(fd_, &message, MSG_DONTWAIT | MSG_NOSIGNAL);
+        const ssize_t taken =
+            tls_ ? tls_->write(iov.data(), count) : sendmsg(fd_, &message, MSG_DONTWAIT | MSG_NOSIGNAL);
         if (taken < 0) {
             if (errno == EINTR) {
                 continue;
@@ -513,7 +546,7 @@ uint32_t PduStream::flush() noexcept {
                 handler_.on_sent(pdu);
             }
         }
-        blocked_ = static_cast<size_t>(taken) < total;
+        blocked_ = static_cast<size_t>(taken) < total || (tls_ && tls_->holds_output());
         if (blocked_) {
             break;
         }
@@ -544,6 +577,9 @@ void PduStream::queue_term_req() noexcept {
 }
 
 void PduStream::shut_write() noexcept {
+    if (tls_) {
+        tls_->end_output();
+    }
     ::shutdown(fd_, SHUT_WR);
 }
 

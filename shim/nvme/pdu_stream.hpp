@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // PDUs in and out of one non-blocking stream socket: framing, digests, gathering. What a PDU means is the handler's.
+// With a TLS session they go through that.
 //
 // Receive: one big recv() feeds a linear buffer from which any number of PDUs is parsed; the data of large PDUs goes
 // from the socket straight into its destination. Send: queued PDUs leave in as few sendmsg() as the kernel takes.
@@ -11,7 +12,9 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <utility>
 
+#include "nvme/tls_session.hpp"
 #include "nvme/wire.hpp"
 
 namespace ftl {
@@ -85,8 +88,10 @@ class PduStream {
 public:
     enum class Role : uint8_t { host, target };
 
-    // Takes a duplicate of fd, which must be a connected stream socket. Throws std::system_error.
-    PduStream(PduHandler &handler, Role role, int fd, bool header_digest, bool data_digest);
+    // Takes a duplicate of fd, which must be a connected stream socket, or the TLS session on it. Throws
+    // std::system_error; std::invalid_argument for a session that is not established, or another's.
+    PduStream(PduHandler &handler, Role role, int fd, bool header_digest, bool data_digest,
+              std::shared_ptr<TlsSession> tls = nullptr);
     ~PduStream();
     PduStream(const PduStream &) = delete;
     PduStream &operator=(const PduStream &) = delete;
@@ -123,8 +128,10 @@ public:
         }
     }
     [[nodiscard]] int fd() const noexcept { return open_ ? fd_ : -1; }
-    [[nodiscard]] bool sending() const noexcept { return head_ != nullptr; }
-    [[nodiscard]] bool blocked() const noexcept { return head_ != nullptr && blocked_; }
+    [[nodiscard]] bool sending() const noexcept { return head_ != nullptr || (tls_ && tls_->holds_output()); }
+    [[nodiscard]] bool blocked() const noexcept { return blocked_ && sending(); }
+    // receive() has something to do although the socket has nothing.
+    [[nodiscard]] bool has_input() const noexcept { return tls_ && open_ && tls_->has_input(); }
     [[nodiscard]] bool partly_sent() const noexcept { return head_ != nullptr && head_sent_ > 0; }
     [[nodiscard]] bool data_digest() const noexcept { return data_digest_; }
     [[nodiscard]] uint64_t bytes_in() const noexcept { return bytes_in_; }
@@ -147,6 +154,8 @@ private:
     void advance_data(const uint8_t *source, uint32_t bytes) noexcept;
     uint32_t gather_sink(std::array<iovec, kIovMax> &iov) const noexcept;
     ssize_t receive_some(size_t &asked) noexcept;
+    bool flush_tls() noexcept;
+    ssize_t read_socket(iovec *iov, uint32_t iov_count) noexcept;
 
     PduHandler &handler_;
     const Role role_;
@@ -156,6 +165,7 @@ private:
     bool stopped_ = false;
     bool blocked_ = false;
     int fd_ = -1;
+    const std::shared_ptr<TlsSession> tls_;  // null: in the clear
     StreamFault fault_;
 
     // Receive.

@@ -102,8 +102,8 @@ TargetQpair::TargetQpair(std::shared_ptr<Reactor> reactor, int fd, const TargetQ
         chunk_next_[i] = i + 1 < chunk_total_ ? i + 1 : kNoTargetSlot;
     }
     PduHandler &handler = *this;
-    stream_ =
-        std::make_unique<PduStream>(handler, PduStream::Role::target, fd, config_.header_digest, config_.data_digest);
+    stream_ = std::make_unique<PduStream>(handler, PduStream::Role::target, fd, config_.header_digest,
+                                          config_.data_digest, config_.tls);
     // The reactor only borrows: close() takes the qpair out.
     const std::shared_ptr<Poller> borrowed(std::shared_ptr<void>(), this);
     reactor_->call([&] { id_ = reactor_->add(borrowed); });
@@ -615,7 +615,8 @@ void TargetQpair::on_sent(TxPdu &pdu) noexcept {
 // --- life ------------------------------------------------------------------------------------------------------
 
 bool TargetQpair::busy() const noexcept {
-    return life_ != Life::dead && stream_->sending() && !stream_->blocked();
+    return life_ != Life::dead &&
+           ((stream_->sending() && !stream_->blocked()) || (life_ == Life::open && stream_->has_input()));
 }
 
 uint64_t TargetQpair::deadline_ns() const noexcept {

@@ -35,6 +35,7 @@ struct TargetQpairConfig {
     bool flow_control = true;
     bool success_flag = true;
     std::shared_ptr<FlushAlarm> flush_alarm;  // of this host, if it is owed one
+    std::shared_ptr<TlsSession> tls;          // null: in the clear
 };
 
 struct TargetQpairStats {

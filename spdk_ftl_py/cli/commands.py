@@ -166,6 +166,7 @@ def _devices(args: argparse.Namespace) -> int:
         if export:
             listener = _address(export["traddr"], export["trsvcid"])
             listener += " (any host)" if device.get("allow_any_host") else ""
+            listener += " (TLS only)" if device.get("secure_channel") else ""
         state = f"{device['state']} (no data)" if device.get("no_data") else device["state"]
         columns = (device["name"], state, device["base_bdev"], device.get("cache") or "-", f"{size:.2f}")
         table.add_row(*columns, bands, listener, device["target"])
@@ -203,12 +204,22 @@ def _hosts(args: argparse.Namespace) -> int:
 
 def _allowed_row(host: Mapping[str, Any]) -> dict[str, str]:
     proof = "none" if "dhchap_key" not in host else "both ways" if host["dhchap_ctrlr_key"] else "its own"
-    return {"host": show_name(host["nqn"]), "proof": proof, "": "the SPDK target itself" if host["is_target"] else ""}
+    tls = "with its PSK" if "psk" in host else "no"
+    return {
+        "host": show_name(host["nqn"]),
+        "proof": proof,
+        "TLS": tls,
+        "": "the SPDK target itself" if host["is_target"] else "",
+    }
 
 
 def _controller_row(each: Mapping[str, Any], when: str, reason: str | None = None) -> dict[str, str]:
     mib = {which: f"{each[f'{which}_blocks'] * 4096 / _MIB:.1f}" for which in ("read", "write")}
-    row = {"host": show_name(each["hostnqn"]), "address": _address(each["traddr"], each["trsvcid"])}
+    row = {
+        "host": show_name(each["hostnqn"]),
+        "address": _address(each["traddr"], each["trsvcid"]),
+        "TLS": each.get("tls") or "plain",
+    }
     io = {"MiB read": mib["read"], "MiB written": mib["write"], "errors": str(each["errors"])}
     if reason is not None:
         return {**row, **io, "ended": when, "why": show_line(reason)}

@@ -9,8 +9,10 @@ from uuid import UUID
 
 from ..errors import BusyError, FtlError, ParameterError
 from ..nvme.auth.key import HostKeys
-from ..nvme.target.allowed_hosts import AllowedHost, AllowedHosts, usable_keys
+from ..nvme.auth.psk import PskSource
+from ..nvme.target.allowed_hosts import AllowedHost, AllowedHosts, usable_keys, usable_psk
 from ..nvme.target.connection_log import ConnectionLog
+from ..nvme.tls import require_tls
 from ..spdk.attach import new_target_nqn, standing_hostnqn
 from ..spdk.rpc import TargetRpc
 from ..text import show_name
@@ -43,22 +45,34 @@ class Admission:
         self._target: str = params["target"]
         self._attaches = not params["no_attach"]
         self._target_keys = target_keys
+        self._target_psk: PskSource | None = None
         self._save = save
         self.connections = ConnectionLog(self._name, remedy=self._remedy)
+        self.secure_channel: bool = params.get("secure_channel") is True
+        """Nobody comes in the clear but the target itself."""
         hosts, any_host = params.pop("hosts", None) or [], bool(params.pop("allow_any_host", False))
-        paths = params.pop("dhchap_key", None), params.pop("dhchap_ctrlr_key", None)
+        paths, psk_path = (
+            (params.pop("dhchap_key", None), params.pop("dhchap_ctrlr_key", None)),
+            params.pop("psk", None),
+        )
         if record is not None:
             self.allowed = AllowedHosts.from_record(record)
             return
-        keys = usable_keys(*paths)
-        if keys is not None and not hosts:
-            raise ParameterError("dhchap_key is for the hosts that are given with --host, and there is none")
+        if self.secure_channel:
+            require_tls()
+        keys, psk = usable_keys(*paths), usable_psk(psk_path)
+        for what, given in (("dhchap_key", keys), ("psk", psk)):
+            if given is not None and not hosts:
+                raise ParameterError(f"{what} is for the hosts that are given with --host, and there is none")
+        self._target_psk = usable_psk(params.get("target_psk"))
         self.allowed = AllowedHosts(allow_any_host=any_host)
         # Where the target is connected already it keeps its name: settle_target().
         if self._attaches and not inherited:
-            self.allowed.add(AllowedHost(new_target_nqn(), is_target=True, keys=self._target_keys))
+            self.allowed.add(
+                AllowedHost(new_target_nqn(), is_target=True, keys=self._target_keys, psk=self._target_psk)
+            )
         for nqn in hosts:
-            self.allowed.add(AllowedHost(nqn, keys=keys))
+            self.allowed.add(AllowedHost(nqn, keys=keys, psk=psk))
 
     def _remedy(self, host: str) -> str:
         return f"; `spdk-ftl add-host -b {self._name} --host '{host}'` lets it in"
@@ -87,7 +101,7 @@ class Admission:
                 return
             except ParameterError as error:
                 log.warning("%s: its controller in the target is made anew: %s", self._name, error.message)
-        self.allowed.add(AllowedHost(new_target_nqn(), is_target=True, keys=self._target_keys))
+        self.allowed.add(AllowedHost(new_target_nqn(), is_target=True, keys=self._target_keys, psk=self._target_psk))
 
     def set_target_keys(self, keys: HostKeys | None) -> None:
         """Before it attaches. None: its name is enough. Raises what save does; nothing has changed then."""
@@ -99,10 +113,13 @@ class Admission:
 
     # --- changes
 
-    def add(self, nqn: str, dhchap_key: str | None = None, dhchap_ctrlr_key: str | None = None) -> None:
-        """The keys: files. Raises ParameterError, also where there is no key in them, ExistsError, BusyError, or what
-        save does; nothing has changed then."""
-        self.allowed.add(AllowedHost(nqn, keys=usable_keys(dhchap_key, dhchap_ctrlr_key)))
+    def add(
+        self, nqn: str, dhchap_key: str | None = None, dhchap_ctrlr_key: str | None = None, psk: str | None = None
+    ) -> None:
+        """The keys: files. Raises ParameterError, also where there is no key in them, UnsupportedError for a PSK where
+        we have no TLS, ExistsError, BusyError, or what save does; nothing has changed then."""
+        keys = usable_keys(dhchap_key, dhchap_ctrlr_key)
+        self.allowed.add(AllowedHost(nqn, keys=keys, psk=usable_psk(psk)))
         self._save_or(lambda: self.allowed.remove(nqn))
 
     def remove(self, nqn: str) -> None:
@@ -139,6 +156,7 @@ class Admission:
         """For ftl_get_devices."""
         return {
             "allow_any_host": self.allowed.allow_any_host,
+            "secure_channel": self.secure_channel,
             "hosts": [host.to_dict() for host in self.allowed.hosts],
         }
 

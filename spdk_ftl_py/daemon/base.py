@@ -42,7 +42,7 @@ from ..spdk.exports import (
 from ..spdk.rpc import TargetRpc
 from .checks import check_base, find_cache
 from .export_sockets import ExportSockets
-from .session_keys import POLICY, SessionKeys
+from .session_keys import POLICY, SessionKeys, psk_path
 
 QUEUE_DEPTH: Final = 128
 IO_TIMEOUT_S: Final = 60.0
@@ -109,7 +109,8 @@ class BaseLink:
         self._exported: BdevExport | None = None
         self._cache_exported: BdevExport | None = None
         self._controller: Controller | None = None
-        self._keys = {role: SessionKeys(rpc, identity.key_dir, device, role) for role in ("base", "cache")}
+        psk = psk_path(params.get("target_psk"))
+        self._keys = {role: SessionKeys(rpc, identity.key_dir, device, role, psk) for role in ("base", "cache")}
         self._changed = asyncio.Event()
         self._on_zones: ZonesCallback | None = None
         self._zones_missed = False
@@ -240,7 +241,7 @@ class BaseLink:
 
     async def _reach(self, exported: BdevExport, role: str) -> Controller:
         session = self._keys[role]
-        keys = None if session.pair is None else session.keys
+        keys = session.shared
 
         async def connect(policy: Policy | None) -> Controller:
             return await Controller.connect(
@@ -251,6 +252,7 @@ class BaseLink:
                 hostid=self._identity.host_id,
                 keys=keys,
                 policy=policy,
+                psk=session.psk,
             )
 
         try:
@@ -269,6 +271,11 @@ class BaseLink:
         if self.raw is None or self._controller is None or self._params.get("zone_capacity") is not None:
             return None
         return self._controller.tells_of_zones
+
+    @property
+    def tls_cipher(self) -> str | None:
+        """Of the connection to the base; None: in the clear, or not connected."""
+        return None if self._controller is None else self._controller.tls_cipher
 
     async def disconnect(self) -> None:
         """I/O that the base still has fails. Idempotent."""

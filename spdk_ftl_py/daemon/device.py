@@ -33,7 +33,7 @@ from .checks import Media, check_media, check_name, optimal_open_zones, split_ad
 from .failed_flushes import RETRY_GROWTH, RETRY_MAX_S, RETRY_MIN_S, FailedFlushes
 from .front import Export, Front
 from .owed import make_room, settle_alarms
-from .session_keys import SessionKeys, drop_all
+from .session_keys import SessionKeys, drop_all, psk_path
 
 HALT_STALL_S: Final = 15.0
 PROBE_TIMEOUT_S: Final = 3.0
@@ -136,7 +136,8 @@ class ManagedDevice:
         """It was told that the base is busy."""
         self._rpc = identity.rpc(self.target)
         self._link = BaseLink(self._rpc, params, self.uuid, identity)
-        self._target_keys = SessionKeys(self._rpc, identity.key_dir, self.uuid, "target")
+        target_psk = psk_path(params.get("target_psk"))
+        self._target_keys = SessionKeys(self._rpc, identity.key_dir, self.uuid, "target", target_psk)
         self.admission = Admission(
             params, allowed, inherited=inherited, target_keys=self._target_keys.keys, save=lambda: self.on_change()
         )
@@ -255,8 +256,9 @@ class ManagedDevice:
         self.conf = ftl.conf
         await self.admission.settle_target(self._rpc, self.uuid)
         self._front.open(
-            ftl.core, max_io_qpairs=self.conf.max_io_channels, allowed=self.admission.allowed, hosts=self.hosts
-        )
+            ftl.core, max_io_qpairs=self.conf.max_io_channels, allowed=self.admission.allowed, hosts=self.hosts,
+            secure_channel=self.admission.secure_channel,
+        )  # fmt: skip
         self._export_before = self.export
         if self._inherited:
             await self._try_attach()
@@ -352,7 +354,7 @@ class ManagedDevice:
         """Before the target is attached. Raises TargetError."""
         pair = await self._attachments.run(_TARGET_KEYS, self._target_keys.share(), self._target_keys.drop)
         try:
-            self.admission.set_target_keys(None if pair is None else self._target_keys.keys)
+            self.admission.set_target_keys(self._target_keys.shared)
         except FtlError as error:
             # A successor would keep the target out, or not ask it for its proof.
             raise TargetError(f"{self.name} is not attached: {error.message}", errno=error.errno) from error
@@ -625,7 +627,7 @@ class ManagedDevice:
                 # And what stood there is, too.
                 failures = []
                 with contextlib.suppress(TargetError):
-                    await drop_all(self._rpc, self._identity.key_dir, self.uuid)
+                    await drop_all(self._rpc, self._identity.key_dir, self.uuid, self.params.get("target_psk"))
         self.left_behind = bool(failures)
         return [*failures, *failures_here]
 
@@ -692,6 +694,7 @@ class ManagedDevice:
             "no_data": self.no_data,
             "attached": self.attachment is not None,
             **self.admission.describe(),
+            "base_tls": self._link.tls_cipher,
             "error": self.error,
         }
         if self.state in (DeviceState.CREATING, DeviceState.WAITING) and self._step_told:

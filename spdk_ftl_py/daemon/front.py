@@ -107,9 +107,10 @@ class Front:
             self._sockets.keep(self._device, self._nvmf.listening(*self._address))
 
     def open(
-        self, core: _shim.BlockDevice, *, max_io_qpairs: int, allowed: AllowedHosts, hosts: ConnectedHosts
-    ) -> None:
-        """Hosts get in that are allowed, and into `hosts`. Raises FtlError."""
+        self, core: _shim.BlockDevice, *, max_io_qpairs: int, allowed: AllowedHosts, hosts: ConnectedHosts,
+        secure_channel: bool,
+    ) -> None:  # fmt: skip
+        """Hosts get in that are allowed, and into `hosts`; secure_channel: by TLS alone. Raises FtlError."""
         assert self._nvmf is not None
         assert self._address is not None
         self.gate = _shim.Gate(self.reactor.shim, core)
@@ -128,7 +129,7 @@ class Front:
         subsystem.connected_hosts = hosts
         self._targets = {host.hostid for host in hosts.known if self._is_own(host.hostnqn)}
         subsystem.stand_in = self._stand_in
-        subsystem.add_listener(traddr, port)
+        subsystem.add_listener(traddr, port, secure_channel=secure_channel)
         self._nvmf.add_subsystem(subsystem)
         self._subsystem = subsystem
         self.export = Export(subsystem.nqn, traddr, port)

@@ -168,7 +168,7 @@ class Registry:
                     await detach(rpc, name=record["name"], device=device)
                     for role in ("cache", "base"):
                         await remove_subsystem(rpc, bdev_nqn(role, device))
-                    await drop_all(rpc, self._identity.key_dir, device)
+                    await drop_all(rpc, self._identity.key_dir, device, record["params"].get("target_psk"))
                 except FtlError as error:
                     log.warning("%s: what is left of it in its target: %s", record["name"], error)
                     if not is_gone(error):
@@ -318,8 +318,9 @@ class Registry:
 
     async def add_host(self, params: dict[str, Any]) -> bool:
         device = self._find_to_change(params)
-        device.admission.add(params["host"], params.get("dhchap_key"), params.get("dhchap_ctrlr_key"))
-        proof = ", with its key" if params.get("dhchap_key") else ""
+        keys = (params.get("dhchap_key"), params.get("dhchap_ctrlr_key"), params.get("psk"))
+        device.admission.add(params["host"], *keys)
+        proof = (", with its key" if keys[0] else "") + (", by TLS" if keys[2] else "")
         log.info("%s: host %s may connect%s, asked for by %s", device, show_name(params["host"]), proof, requester())
         return True
 

@@ -1,5 +1,6 @@
 """Keys that the daemon and a target have in common, so that each knows the other from a stranger: fresh ones for each
-subsystem, each time it is claimed or attached, in files that only the two can read."""
+subsystem, each time it is claimed or attached, in files that only the two can read. And the one key for TLS, which both
+have from their user."""
 
 from __future__ import annotations
 
@@ -7,6 +8,7 @@ import contextlib
 import logging
 import os
 from collections.abc import Collection
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 from uuid import UUID
@@ -15,6 +17,7 @@ from ..access.paths import open_directory
 from ..errors import FtlError, TargetError
 from ..nvme.auth.key import DhchapKey, HostKeys, KeyFile, write_key_file
 from ..nvme.auth.messages import DhGroup
+from ..nvme.auth.psk import PskFile, PskSource
 from ..nvme.auth.response import Policy
 from ..spdk.keyring import KeyPair, add_key_files, remove_keys
 from ..spdk.rpc import METHOD_NOT_FOUND, TargetRpc, is_gone
@@ -30,21 +33,38 @@ log = logging.getLogger(__name__)
 class SessionKeys:
     """share() and drop()."""
 
-    def __init__(self, rpc: TargetRpc, folder: Path | None, device: UUID, role: str) -> None:
-        """folder None: there are to be none."""
+    def __init__(self, rpc: TargetRpc, folder: Path | None, device: UUID, role: str, psk: Path | None = None) -> None:
+        """folder None: there are to be none. psk: the file with the key for TLS, on both machines; None: they speak in
+        the clear."""
         self.pair: KeyPair | None = None
         """Their names in the target's keyring, once shared."""
         self._rpc = rpc
         self._folder = folder
         self._role = role
         self._device = device
+        self._psk = psk
         name = f"spdk-ftl-{role}-{device}"
         self._names = KeyPair(name, f"{name}-ctrlr")
+        self._psk_name = f"{name}-psk"
 
     @property
     def keys(self) -> HostKeys | None:
         """The host's, with which it proves who it is, and the controller's; None: there are to be none."""
         return None if self._folder is None else HostKeys(*(KeyFile(path) for path in self._paths))
+
+    @property
+    def shared(self) -> HostKeys | None:
+        """As keys; None where the target could not have them."""
+        return None if self.pair is None or self.pair.key is None else self.keys
+
+    @property
+    def psk(self) -> PskSource | None:
+        """The key for TLS."""
+        return None if self._psk is None else PskFile(self._psk)
+
+    @property
+    def _files(self) -> dict[str, Path]:
+        return dict(zip((str(self._names.key), str(self._names.ctrlr_key)), self._paths, strict=True))
 
     @property
     def _paths(self) -> tuple[Path, Path]:
@@ -53,10 +73,32 @@ class SessionKeys:
 
     async def share(self) -> KeyPair | None:
         """Makes new ones and tells the target where they are. None: it can't have any. Raises TargetError where it does
-        not answer, or the files can't be written."""
+        not answer, or the files can't be written, or it can't use the key for TLS."""
         self.pair = None
+        psk = None if self._psk is None else await self._share_psk(self._psk)
+        shared = await self._share_keys()
+        if shared or psk is not None:
+            names = self._names if shared else KeyPair(None, None)
+            self.pair = replace(names, psk=psk)
+        return self.pair
+
+    async def _share_psk(self, path: Path) -> str:
+        try:
+            await add_key_files(self._rpc, {self._psk_name: path})
+        except TargetError as error:
+            if error.rpc_code is None:
+                raise
+            raise TargetError(
+                f"SPDK target at {self._rpc.address} can't use the TLS key {path} ({error.message}): the same key "
+                "has to be in a file of that name on its machine, with mode 0600, of the user it runs as",
+                rpc_code=error.rpc_code,
+            ) from error
+        return self._psk_name
+
+    async def _share_keys(self) -> bool:
+        """False: it can't have them."""
         if self._folder is None:
-            return None
+            return False
         try:
             os.close(open_directory(self._folder, "key directory", "give another --state-dir", make=True))
             for path in self._paths:
@@ -69,11 +111,11 @@ class SessionKeys:
                 errno=error.errno,
             ) from error
         try:
-            await add_key_files(self._rpc, self._names, *self._paths)
+            await add_key_files(self._rpc, self._files)
         except TargetError as error:
             if error.rpc_code is None:
                 raise
-            await self.drop()
+            await self._drop_keys()
             if error.rpc_code == METHOD_NOT_FOUND:
                 log.info("SPDK target at %s has no keyring: it and the daemon go by names alone", self._rpc.address)
             else:
@@ -84,18 +126,26 @@ class SessionKeys:
                     self._folder,
                     error.message,
                 )
-            return None
-        self.pair = self._names
-        return self.pair
+            return False
+        return True
 
     async def drop(self) -> None:
         """Takes them from the target and removes the files. Idempotent. Raises TargetError where it does not answer."""
         self.pair = None
+        try:
+            if self._psk is not None:
+                await remove_keys(self._rpc, [self._psk_name])
+        except TargetError as error:
+            if error.rpc_code is None and not is_gone(error):
+                raise
+        await self._drop_keys()
+
+    async def _drop_keys(self) -> None:
         if self._folder is None:
             return
         try:
             if any(path.exists() for path in self._paths):
-                await remove_keys(self._rpc, self._names)
+                await remove_keys(self._rpc, self._files)
         except TargetError as error:
             # One that is gone has no keyring any more.
             if error.rpc_code is None and not is_gone(error):
@@ -105,10 +155,15 @@ class SessionKeys:
                 path.unlink(missing_ok=True)
 
 
-async def drop_all(rpc: TargetRpc, folder: Path | None, device: UUID) -> None:
+async def drop_all(rpc: TargetRpc, folder: Path | None, device: UUID, psk: str | None = None) -> None:
     """Of an FTL that is no more. Raises TargetError where the target does not answer."""
     for role in ROLES:
-        await SessionKeys(rpc, folder, device, role).drop()
+        await SessionKeys(rpc, folder, device, role, psk_path(psk)).drop()
+
+
+def psk_path(psk: str | None) -> Path | None:
+    """Of target_psk of bdev_ftl_create."""
+    return None if psk is None else Path(psk)
 
 
 def remove_stray_files(folder: Path | None, known: Collection[UUID]) -> None:

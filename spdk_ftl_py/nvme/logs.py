@@ -142,8 +142,10 @@ _DISCOVERY_ENTRY = struct.Struct("<BBBBHHHH20x32s192x256s256s256s")
 TRTYPE_TCP = 3
 ADRFAM_IPV4, ADRFAM_IPV6 = 1, 2
 SUBTYPE_REFERRAL, SUBTYPE_NVM, SUBTYPE_CURRENT_DISCOVERY = 1, 2, 3
-TREQ_NOT_REQUIRED = 2
-TSAS_TCP_NO_SECURITY = b"\0"
+TREQ_REQUIRED, TREQ_NOT_REQUIRED = 1, 2
+"""A secure channel."""
+SECTYPE_NONE, SECTYPE_TLS13 = 0, 2
+"""Of TCP, in TSAS."""
 
 
 @dataclass(frozen=True)
@@ -160,22 +162,23 @@ class DiscoveryEntry:
     portid: int = 0
     cntlid: int = wire.CNTLID_DYNAMIC
     asqsz: int = 32
+    sectype: int = SECTYPE_NONE
 
     def pack(self) -> bytes:
         return _DISCOVERY_ENTRY.pack(
             self.trtype, self.adrfam, self.subtype, self.treq, self.portid, self.cntlid, self.asqsz, 0,
             self.trsvcid.encode()[:32].ljust(32), self.subnqn.encode()[:255], self.traddr.encode()[:256].ljust(256),
-            TSAS_TCP_NO_SECURITY,
+            bytes([self.sectype]),
         )  # fmt: skip
 
     @classmethod
     def unpack(cls, data: bytes | bytearray | memoryview) -> DiscoveryEntry:
-        trtype, adrfam, subtype, treq, portid, cntlid, asqsz, _, trsvcid, subnqn, traddr, _ = _DISCOVERY_ENTRY.unpack(
-            data
+        trtype, adrfam, subtype, treq, portid, cntlid, asqsz, _, trsvcid, subnqn, traddr, tsas = (
+            _DISCOVERY_ENTRY.unpack(data)
         )
         return cls(
             traddr=_field(traddr), trsvcid=_field(trsvcid), subnqn=_field(subnqn), trtype=trtype, adrfam=adrfam,
-            subtype=subtype, treq=treq, portid=portid, cntlid=cntlid, asqsz=asqsz,
+            subtype=subtype, treq=treq, portid=portid, cntlid=cntlid, asqsz=asqsz, sectype=tsas[0],
         )  # fmt: skip
 
 

@@ -1,7 +1,8 @@
-"""NVMe/TCP PDUs on a non-blocking socket: ICReq/ICResp, framing with every length checked, digests, termination.
+"""NVMe/TCP PDUs on a non-blocking socket: ICReq/ICResp, framing with every length checked, digests, termination; in the
+clear, or by TLS.
 
 Reads take exactly the bytes of the PDU they want and nothing is buffered, so that the socket can be handed to the shim
-between any two PDUs. TCP Transport 1.0, section 3.
+between any two PDUs, with the TLS session where there is one. TCP Transport 1.0, section 3.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from dataclasses import dataclass
 from .. import _shim
 from ..errors import ParameterError, PathError, ProtocolError
 from . import wire
+from .tls import RECORD_HANDSHAKE, FindPsk, TlsStream, first_byte
 from .wire import FatalError, PduError, PduType
 
 CONTROL_DATA_MAX = 4 << 20
@@ -109,6 +111,8 @@ class Connection:
         self.data_digest = False
         self.budget: Budget | None = None
         """Of a peer that has not said yet who it is, or not proved it."""
+        self.tls: TlsStream | None = None
+        """Where what is received and sent goes by TLS."""
         self._is_controller = is_controller
         self._pace = float(STRANGER_BURST_PDUS)
         """PDUs that may come now, as of _paced_at."""
@@ -218,7 +222,10 @@ class Connection:
         filled = 0
         while filled < count:
             try:
-                received = await self._loop.sock_recv_into(self.socket, view[filled:])
+                if self.tls is None:
+                    received = await self._loop.sock_recv_into(self.socket, view[filled:])
+                else:
+                    received = await self.tls.receive_into(view[filled:])
             except OSError as error:
                 raise PathError(f"{self.peer}: {error.strerror or error}", errno=error.errno) from error
             if received == 0:
@@ -244,7 +251,10 @@ class Connection:
         raw = b"".join(self._frame(*pdu) for pdu in pdus)
         async with self._send_lock:
             try:
-                await self._loop.sock_sendall(self.socket, raw)
+                if self.tls is None:
+                    await self._loop.sock_sendall(self.socket, raw)
+                else:
+                    await self.tls.send_all(raw)
             except OSError as error:
                 raise PathError(f"{self.peer}: {error.strerror or error}", errno=error.errno) from error
 
@@ -294,6 +304,8 @@ class Connection:
 
     async def _linger(self) -> None:
         # Closing with unread bytes would reset the connection, and the peer might never see what was sent last.
+        if self.tls is not None:
+            self.tls.end_output()
         self.socket.shutdown(socket.SHUT_WR)
         discarded = 0
         while discarded < LINGER_DISCARD_MAX:
@@ -303,6 +315,27 @@ class Connection:
             discarded += len(chunk)
 
     # --- opening ----------------------------------------------------------------------------------------------------
+
+    async def start_tls_as_host(self, *, identity: str, key: bytes, sha384: bool) -> None:
+        """Before anything else. Raises TlsError where the controller does not have that key, UnsupportedError where we
+        have no TLS."""
+        tls = TlsStream.as_host(self.socket, identity=identity, key=key, sha384=sha384, peer=self.peer)
+        await tls.handshake()
+        self.tls = tls
+
+    async def begins_with_tls(self) -> bool:
+        """Waits for what the host sends first. Raises PathError."""
+        return await first_byte(self.socket) == RECORD_HANDSHAKE
+
+    async def start_tls_as_controller(self, find_psk: FindPsk) -> str:
+        """Before anything else. Returns the identity whose key the host has. Raises TlsError where it has none,
+        ProtocolError where its budget does not last, UnsupportedError where we have no TLS."""
+        tls = TlsStream.as_target(self.socket, find_psk, peer=self.peer)
+        await tls.handshake(None if self.budget is None else self.budget.octets)
+        if self.budget is not None:
+            self.budget.octets -= tls.session.bytes_received
+        self.tls = tls
+        return tls.session.identity.decode()
 
     async def initialize_as_host(self, *, header_digest: bool, data_digest: bool) -> IcParameters:
         """ICReq, ICResp. Raises ProtocolError when the controller's answer is not one we can work with."""
@@ -366,6 +399,8 @@ class Connection:
 
     def close(self) -> None:
         """Idempotent. Wakes nobody: cancel the tasks that receive first."""
+        if self.tls is not None:
+            self.tls.close()
         if not self._detached:
             self.socket.close()
 

@@ -78,7 +78,8 @@ async def export_bdev(
     keys: KeyPair | None = None,
     take_over: bool = False,
 ) -> BdevExport:
-    """Claims bdev and makes it reachable for hostnqn only, which has to prove itself with keys; steps gets the undo.
+    """Claims bdev and makes it reachable for hostnqn only, which has to prove itself with keys, and comes by TLS where
+    there is a PSK among them; steps gets the undo.
     take_over: an export of that NQN which still stands, of a connection before, is used if it is as it should be, else
     replaced.
 
@@ -109,14 +110,27 @@ async def export_bdev(
                 f"bdev {bdev.name} can't be claimed: the SPDK target at {rpc.address} refuses to put it into a "
                 f"subsystem ({error.message}); something else may just have claimed it"
             ) from error
-        return BdevExport(bdev.name, nqn, rpc.host, await _listen(rpc, nqn))
+        return BdevExport(bdev.name, nqn, rpc.host, await _listen(rpc, nqn, secure_channel=_by_tls(keys)))
 
     return await steps.run(f"export {bdev.name} as {nqn}", create(), lambda: remove_subsystem(rpc, nqn))
 
 
+def _by_tls(keys: KeyPair | None) -> bool:
+    return keys is not None and keys.psk is not None
+
+
 async def _add_host(rpc: TargetRpc, nqn: str, hostnqn: str, keys: KeyPair | None) -> None:
     proof = {} if keys is None else keys.to_params()
-    await rpc.call("nvmf_subsystem_add_host", {"nqn": nqn, "host": hostnqn, **proof})
+    try:
+        await rpc.call("nvmf_subsystem_add_host", {"nqn": nqn, "host": hostnqn, **proof})
+    except TargetError as error:
+        if error.rpc_code is None or not _by_tls(keys):
+            raise
+        raise TargetError(
+            f"SPDK target at {rpc.address} does not take the TLS key for {nqn} ({error.message}): its file there has "
+            "to hold the key alone, without a newline behind it (printf %s KEY > FILE)",
+            rpc_code=error.rpc_code,
+        ) from error
 
 
 async def _take_over(rpc: TargetRpc, bdev: Bdev, nqn: str, hostnqn: str, keys: KeyPair | None) -> BdevExport | None:
@@ -145,6 +159,13 @@ async def _take_over(rpc: TargetRpc, bdev: Bdev, nqn: str, hostnqn: str, keys: K
     # and answers when nothing of it is left: no write, and no zone reset, comes in after we have looked.
     await rpc.call("nvmf_subsystem_remove_host", {"nqn": nqn, "host": hostnqn})
     await _add_host(rpc, nqn, hostnqn, keys)
+    if _by_tls(keys):
+        # Nothing tells how the one that stands was made.
+        for trsvcid in listeners:
+            await rpc.call(
+                "nvmf_subsystem_remove_listener", {"nqn": nqn, "listen_address": _listen_address(rpc, trsvcid)}
+            )
+        listeners = [await _listen(rpc, nqn, secure_channel=True)]
     return BdevExport(bdev.name, nqn, rpc.host, listeners[0])
 
 
@@ -159,18 +180,20 @@ async def remove_subsystem(rpc: TargetRpc, nqn: str) -> None:
     await rpc.call("nvmf_delete_subsystem", {"nqn": nqn})
 
 
-async def _listen(rpc: TargetRpc, nqn: str) -> str:
+def _listen_address(rpc: TargetRpc, trsvcid: str) -> dict[str, str]:
+    adrfam = "IPv6" if ":" in rpc.host else "IPv4"
+    return {"trtype": "TCP", "adrfam": adrfam, "traddr": rpc.host, "trsvcid": trsvcid}
+
+
+async def _listen(rpc: TargetRpc, nqn: str, *, secure_channel: bool = False) -> str:
     """Adds a listener on a free port. SPDK takes no port 0, so we look for one, and again if it was taken meanwhile."""
     for last in (False,) * (LISTEN_TRIES_MAX - 1) + (True,):
         trsvcid = str(_free_port(rpc.host))
-        address = {
-            "trtype": "TCP",
-            "adrfam": "IPv6" if ":" in rpc.host else "IPv4",
-            "traddr": rpc.host,
-            "trsvcid": trsvcid,
-        }
+        params: dict[str, Any] = {"nqn": nqn, "listen_address": _listen_address(rpc, trsvcid)}
+        if secure_channel:
+            params["secure_channel"] = True
         try:
-            await rpc.call("nvmf_subsystem_add_listener", {"nqn": nqn, "listen_address": address})
+            await rpc.call("nvmf_subsystem_add_listener", params)
         except TargetError as error:
             if error.rpc_code is None or last:
                 raise

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,27 +12,30 @@ from .rpc import TargetRpc
 
 @dataclass(frozen=True)
 class KeyPair:
-    """Names in the target's keyring: of a host's key and of a controller's."""
+    """Names in the target's keyring: of a host's key and of a controller's (both or neither), and of a PSK for TLS."""
 
-    key: str
-    ctrlr_key: str
+    key: str | None
+    ctrlr_key: str | None
+    psk: str | None = None
 
     def to_params(self) -> dict[str, str]:
         """Of nvmf_subsystem_add_host and bdev_nvme_attach_controller."""
-        return {"dhchap_key": self.key, "dhchap_ctrlr_key": self.ctrlr_key}
+        named = {"dhchap_key": self.key, "dhchap_ctrlr_key": self.ctrlr_key, "psk": self.psk}
+        return {param: name for param, name in named.items() if name is not None}
 
 
-async def add_key_files(rpc: TargetRpc, pair: KeyPair, key: Path, ctrlr_key: Path) -> None:
-    """What had these names before keeps them for whoever uses it already, and for nobody else. Raises TargetError, with
-    rpc_code where the target has no keyring (METHOD_NOT_FOUND), or the files are not there for it or not its own."""
-    await remove_keys(rpc, pair)
-    for name, path in ((pair.key, key), (pair.ctrlr_key, ctrlr_key)):
+async def add_key_files(rpc: TargetRpc, files: Mapping[str, Path]) -> None:
+    """By name. What had these names before keeps them for whoever uses it already, and for nobody else. Raises
+    TargetError, with rpc_code where the target has no keyring (METHOD_NOT_FOUND), or the files are not there for it or
+    not its own."""
+    await remove_keys(rpc, files)
+    for name, path in files.items():
         await rpc.call("keyring_file_add_key", {"name": name, "path": str(path)})
 
 
-async def remove_keys(rpc: TargetRpc, pair: KeyPair) -> None:
+async def remove_keys(rpc: TargetRpc, names: Iterable[str]) -> None:
     """No error where there are none. Raises TargetError where the target does not answer."""
-    for name in (pair.key, pair.ctrlr_key):
+    for name in names:
         try:
             await rpc.call("keyring_file_remove_key", {"name": name})
         except TargetError as error:

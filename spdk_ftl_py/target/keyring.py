@@ -10,6 +10,7 @@ from typing import Any
 
 from ..errors import ParameterError
 from ..nvme.auth.key import DhchapKey, HostKeys, KeyFile
+from ..nvme.auth.psk import Psk, PskFile
 from .refusals import failed
 
 
@@ -23,9 +24,25 @@ class KeyringEntry:
 
     def load(self) -> DhchapKey:
         """Raises ParameterError."""
+        self.require()
+        return KeyFile(self.path).load()
+
+    def require(self) -> None:
+        """Raises ParameterError where it was removed."""
         if self.removed:
             raise ParameterError(f"key {self.name} was removed from the keyring")
-        return KeyFile(self.path).load()
+
+
+@dataclass
+class KeyringPsk:
+    """An entry whose file has a TLS key in it. A source of them."""
+
+    entry: KeyringEntry
+
+    def load(self) -> Psk:
+        """Raises ParameterError."""
+        self.entry.require()
+        return PskFile(self.entry.path).load()
 
 
 class Keyring:
@@ -59,6 +76,14 @@ class Keyring:
             {"method": "keyring_file_add_key", "params": {"name": entry.name, "path": str(entry.path)}}
             for entry in self.entries.values()
         ]
+
+    def psk(self, name: str | None) -> KeyringPsk | None:
+        """Raises KeyError for a name that is none, ParameterError where there is no TLS key in it."""
+        if name is None:
+            return None
+        psk = KeyringPsk(self.entries[name])
+        psk.load()
+        return psk
 
     def host_keys(self, key: str | None, ctrlr_key: str | None) -> HostKeys | None:
         """None without a host's key. Raises KeyError for names that are none."""

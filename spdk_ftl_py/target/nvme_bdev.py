@@ -15,6 +15,7 @@ from .. import _shim
 from ..errors import ExistsError, FtlError
 from ..nvme import wire
 from ..nvme.auth.key import HostKeys
+from ..nvme.auth.psk import PskSource
 from ..nvme.host.controller import AsyncEvent, Controller, NamespaceInfo
 from ..runtime.reactor import ReactorLoop
 from ..runtime.tasks import end_tasks
@@ -79,6 +80,7 @@ class AttachedController:
         hostnqn: str,
         hostid: UUID,
         keys: HostKeys | None,
+        psk: PskSource | None,
         on_removed: Callable[[], object],
     ) -> None:
         """lock: held by whatever changes the target."""
@@ -88,6 +90,7 @@ class AttachedController:
         self.hostnqn = hostnqn
         self.hostid = hostid
         self.keys = keys
+        self.psk = psk
         self.state = State.RESETTING
         self.namespaces: dict[int, RemoteNamespace] = {}
         self.controller: Controller | None = None
@@ -124,6 +127,7 @@ class AttachedController:
             data_digest=self.params.get("ddgst", False),
             timeout_s=timeout_us / 1e6 if timeout_us else CONNECT_TIMEOUT_S,
             keys=self.keys,
+            psk=self.psk,
         )
         controller.on_event = self._event
         return controller
@@ -342,7 +346,9 @@ class NvmeControllers:
         self.hostid = uuid4()
         self.hostnqn = f"nqn.2014-08.org.nvmexpress:uuid:{self.hostid}"
 
-    async def attach(self, params: Params, options: ReconnectOptions, keys: HostKeys | None = None) -> list[str]:
+    async def attach(
+        self, params: Params, options: ReconnectOptions, keys: HostKeys | None = None, psk: PskSource | None = None
+    ) -> list[str]:
         attached = AttachedController(
             self._reactor,
             self._bdevs,
@@ -352,6 +358,7 @@ class NvmeControllers:
             hostnqn=params.get("hostnqn", self.hostnqn),
             hostid=self.hostid,
             keys=keys,
+            psk=psk,
             on_removed=lambda: self.controllers.pop(params["name"], None),
         )
         self.controllers[attached.name] = attached  # reserves the name while we connect

@@ -157,13 +157,13 @@ class Nvmf:
             raise invalid_parameters()
         self._drop_namespace(export, export.namespaces[nsid])
 
-    async def add_listener(self, export: Export, address: dict[str, str]) -> None:
+    async def add_listener(self, export: Export, address: dict[str, str], *, secure_channel: bool = False) -> None:
         if self.server is None or address in export.listeners:
             raise invalid_parameters()
         traddr, trsvcid = address["traddr"], int(address["trsvcid"])
         try:
             await self.server.listen(traddr, trsvcid)
-            export.subsystem.add_listener(traddr, trsvcid)
+            export.subsystem.add_listener(traddr, trsvcid, secure_channel=secure_channel)
         except (FtlError, OSError) as error:
             logger.warning("listening on %s:%d for %s failed: %s", traddr, trsvcid, export.nqn, error)
             raise invalid_parameters() from error
@@ -236,10 +236,7 @@ class Nvmf:
                     entry["eui64"] = namespace.eui64.hex().upper()
                 calls.append({"method": "nvmf_subsystem_add_ns", "params": {"nqn": export.nqn, "namespace": entry}})
             for address in export.listeners:
-                calls.append(
-                    {
-                        "method": "nvmf_subsystem_add_listener",
-                        "params": {"nqn": export.nqn, "listen_address": dict(address)},
-                    }
-                )
+                secure = (address["traddr"], int(address["trsvcid"])) in subsystem.secure_listeners
+                params = {"nqn": export.nqn, "listen_address": dict(address), "secure_channel": secure}
+                calls.append({"method": "nvmf_subsystem_add_listener", "params": params})
         return calls

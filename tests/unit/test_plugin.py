@@ -179,7 +179,7 @@ async def test_create_sends_what_was_given_and_prints_name_and_uuid(tmp_path: Pa
     conf = "--conf band_thld=80,verify_reads=off"
     zones = "--zone-capacity 512 --optimal-open-zones 2 --listen-address 127.0.0.1:4420"
     uuid = "-u b286d19a-0059-4709-abcd-9f7732b1567d"
-    hosts = f"--host {NQN}1 --host {NQN}2"
+    hosts = f"--host {NQN}1 --host {NQN}2 --psk /p --secure-channel --target-psk /t"
     done = await world.rpc(*at(world, "bdev_ftl_create", *f"{options} {more} {conf} {zones} {uuid} {hosts}".split()))
     assert (done.code, done.err) == (0, "")
     assert json.loads(done.out) == world.answer
@@ -200,6 +200,9 @@ async def test_create_sends_what_was_given_and_prints_name_and_uuid(tmp_path: Pa
                 "num_punits": 4,
                 "no_attach": True,
                 "hosts": [f"{NQN}1", f"{NQN}2"],
+                "psk": "/p",
+                "secure_channel": True,
+                "target_psk": "/t",
                 "allow_any_host": False,
                 "limit_crit": 0,
                 "limit_high": 20,
@@ -224,8 +227,8 @@ async def test_hosts_are_added_removed_listed_and_any_of_them_allowed_or_not(tmp
     for command, params in (
         (f"bdev_ftl_add_host -b ftl0 --host {NQN}", {"host": NQN}),
         (
-            f"bdev_ftl_add_host -b ftl0 --host {NQN} --dhchap-key /k --dhchap-ctrlr-key /c",
-            {"host": NQN, "dhchap_key": "/k", "dhchap_ctrlr_key": "/c"},
+            f"bdev_ftl_add_host -b ftl0 --host {NQN} --dhchap-key /k --dhchap-ctrlr-key /c --psk /p",
+            {"host": NQN, "dhchap_key": "/k", "dhchap_ctrlr_key": "/c", "psk": "/p"},
         ),
         (f"bdev_ftl_remove_host -b ftl0 --host {NQN}", {"host": NQN}),
         ("bdev_ftl_allow_any_host -b ftl0 --allow-any-host", {"allow_any_host": True}),

@@ -92,34 +92,42 @@ class KeyFile:
         """Raises ParameterError where it can't be read, is not the user's own (or root's), is open to others, or has no
         key in it."""
         what = f"key file {self.path}"
-        try:
-            fd = os.open(self.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
-        except OSError as error:
-            raise ParameterError(f"{what}: {os.strerror(error.errno or 0)}; it must be a file, and no link") from error
-        try:
-            info = os.fstat(fd)
-            if not stat.S_ISREG(info.st_mode):
-                raise ParameterError(f"{what} is not a file")
-            if info.st_uid not in (os.geteuid(), 0):
-                raise ParameterError(
-                    f"{what} belongs to user {info.st_uid}: whoever owns it can change it; "
-                    f"chown it to user {os.geteuid()}"
-                )
-            if info.st_mode & 0o077:
-                raise ParameterError(f"{what} has mode {stat.S_IMODE(info.st_mode):04o}, open to others: chmod 0600 it")
-            raw = os.read(fd, _FILE_BYTES_MAX + 1)
-        except OSError as error:
-            raise ParameterError(f"{what}: {os.strerror(error.errno or 0)}") from error
-        finally:
-            os.close(fd)
-        try:
-            text = raw.decode("ascii").strip() if len(raw) <= _FILE_BYTES_MAX else ""
-        except UnicodeDecodeError:
-            text = ""
-        return DhchapKey.parse(text, what)
+        return DhchapKey.parse(read_key_text(self.path, what), what)
 
 
-def write_key_file(path: Path, key: DhchapKey) -> None:
+def read_key_text(path: Path, what: str) -> str:
+    """The one line of a file that only its owner can read, which must be this user, or root; empty where that is no
+    line of a key's. Raises ParameterError where the file can't be used."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
+    except OSError as error:
+        raise ParameterError(f"{what}: {os.strerror(error.errno or 0)}; it must be a file, and no link") from error
+    try:
+        info = os.fstat(fd)
+        if not stat.S_ISREG(info.st_mode):
+            raise ParameterError(f"{what} is not a file")
+        if info.st_uid not in (os.geteuid(), 0):
+            raise ParameterError(
+                f"{what} belongs to user {info.st_uid}: whoever owns it can change it; chown it to user {os.geteuid()}"
+            )
+        if info.st_mode & 0o077:
+            raise ParameterError(f"{what} has mode {stat.S_IMODE(info.st_mode):04o}, open to others: chmod 0600 it")
+        raw = os.read(fd, _FILE_BYTES_MAX + 1)
+    except OSError as error:
+        raise ParameterError(f"{what}: {os.strerror(error.errno or 0)}") from error
+    finally:
+        os.close(fd)
+    try:
+        return raw.decode("ascii").strip() if len(raw) <= _FILE_BYTES_MAX else ""
+    except UnicodeDecodeError:
+        return ""
+
+
+class _Formattable(Protocol):
+    def format(self) -> str: ...
+
+
+def write_key_file(path: Path, key: _Formattable) -> None:
     """Puts the file there with mode 0600, whole or not at all. Raises OSError."""
     new = path.with_name(f".{path.name}.new")
     new.unlink(missing_ok=True)
@@ -127,7 +135,8 @@ def write_key_file(path: Path, key: DhchapKey) -> None:
     try:
         with open(fd, "w", encoding="ascii") as file:
             os.fchmod(file.fileno(), 0o600)
-            file.write(key.format() + "\n")
+            # SPDK takes no TLS key with a newline behind it.
+            file.write(key.format())
         new.replace(path)
     except BaseException:
         new.unlink(missing_ok=True)

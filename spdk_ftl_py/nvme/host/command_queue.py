@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 
 from ...errors import FtlError, PathError, ProtocolError
 from .. import wire
+from ..auth.psk import TlsPsk
 from ..tcp import Connection, IcParameters
 from ..wire import Cqe, FatalError, PduError, PduType, Sqe
 
@@ -26,9 +27,10 @@ class _Pending:
 
 
 async def open_connection(
-    traddr: str, trsvcid: int | str, *, header_digest: bool, data_digest: bool
+    traddr: str, trsvcid: int | str, *, header_digest: bool, data_digest: bool, psk: TlsPsk | None = None
 ) -> tuple[Connection, IcParameters]:
-    """TCP and ICReq/ICResp. Raises PathError, ProtocolError."""
+    """TCP, TLS with that key where there is one, and ICReq/ICResp. Raises PathError, ProtocolError (TlsError where the
+    controller does not have the key), UnsupportedError where we have no TLS."""
     loop = asyncio.get_running_loop()
     peer = f"controller at {traddr}:{trsvcid}"
     try:
@@ -51,6 +53,8 @@ async def open_connection(
         raise
     connection = Connection(sock, is_controller=False, peer=peer)
     try:
+        if psk is not None:
+            await connection.start_tls_as_host(identity=psk.identity, key=psk.key, sha384=psk.sha384)
         return connection, await connection.initialize_as_host(header_digest=header_digest, data_digest=data_digest)
     except PduError as error:
         await connection.terminate(error)

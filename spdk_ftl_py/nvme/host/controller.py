@@ -19,6 +19,7 @@ from ...errors import FtlError, ParameterError, PathError, ProtocolError, Unsupp
 from ...runtime.reactor import ReactorLoop
 from .. import identify, logs, wire
 from ..auth.key import HostKeys
+from ..auth.psk import PskSource, TlsPsk
 from ..auth.response import Policy
 from ..identify import ControllerPage
 from ..nqn import check_nqn
@@ -114,7 +115,7 @@ class Controller:
 
     def __init__(
         self, traddr: str, trsvcid: int | str, subnqn: str, hostnqn: str, hostid: UUID, timeout_s: float,
-        keys: HostKeys | None, policy: Policy | None,
+        keys: HostKeys | None, policy: Policy | None, psk: PskSource | None,
     ) -> None:  # fmt: skip
         """Use connect()."""
         self.traddr = traddr
@@ -140,6 +141,9 @@ class Controller:
         self._timeout_s = timeout_s
         self._keys = keys
         self._policy = policy
+        self._psk = psk
+        self.tls_cipher: str | None = None
+        """None: in the clear."""
         self._digests = (False, False)
         self._ic: IcParameters | None = None
         self._queue: CommandQueue | None = None
@@ -168,19 +172,22 @@ class Controller:
         timeout_s: float = 10.0,
         keys: HostKeys | None = None,
         policy: Policy | None = None,
+        psk: PskSource | None = None,
     ) -> Controller:
         """Connects and enables the controller. kato_ms 0: no keep-alive. timeout_s: for all of it, then per command.
         keys: with which we authenticate ourselves where that is required; with a ctrlr_key the controller has to prove
-        itself on every queue, whether it requires anything or not. policy: which hashes and DH groups we offer.
+        itself on every queue, whether it requires anything or not. policy: which hashes and DH groups we offer. psk:
+        with which every queue goes by TLS; None: all is in the clear.
 
         Raises ParameterError for NQNs that are none, and keys that can't be read; PathError when nobody answers, or not
         in time; CommandError when the target refuses; AuthenticationError when we can't prove ourselves, or it does
-        not; ProtocolError when it does not speak NVMe/TCP. Nothing is left behind then.
+        not; ProtocolError when it does not speak NVMe/TCP (TlsError when it does not have the PSK); UnsupportedError
+        for a PSK where we have no TLS. Nothing is left behind then.
         """
         if subnqn != wire.DISCOVERY_NQN:
             check_nqn(subnqn, "subsystem NQN")
         check_nqn(hostnqn, "host NQN")
-        self = cls(traddr, trsvcid, subnqn, hostnqn, hostid or uuid4(), timeout_s, keys, policy)
+        self = cls(traddr, trsvcid, subnqn, hostnqn, hostid or uuid4(), timeout_s, keys, policy, psk)
         try:
             await asyncio.wait_for(self._connect(header_digest, data_digest, kato_ms), timeout_s)
         except asyncio.TimeoutError:
@@ -193,8 +200,10 @@ class Controller:
 
     async def _connect(self, header_digest: bool, data_digest: bool, kato_ms: int) -> None:
         connection, self._ic = await open_connection(
-            self.traddr, self.trsvcid, header_digest=header_digest, data_digest=data_digest
+            self.traddr, self.trsvcid, header_digest=header_digest, data_digest=data_digest, psk=self._tls_psk()
         )
+        if connection.tls is not None:
+            self.tls_cipher = connection.tls.cipher
         self._digests = (header_digest, data_digest)
         self._queue = CommandQueue(connection, ADMIN_QUEUE_ENTRIES)
         self._start(self._receive(), "receive")
@@ -222,6 +231,10 @@ class Controller:
             self._start(self._watch_events(), "events")
         if kato_ms and (page.keep_alive_granularity_ms or page.is_discovery):
             self._start(self._keep_alive(kato_ms / 1000), "keep alive")
+
+    def _tls_psk(self) -> TlsPsk | None:
+        """Read each time: a new key counts from the next queue on."""
+        return None if self._psk is None else self._psk.load().for_tls(self.hostnqn, self.subnqn)
 
     async def _authenticate(self, command: _Submit, connect_result: int) -> None:
         """Behind Connect of a queue whose commands go by that."""
@@ -464,7 +477,7 @@ class Controller:
             raise ProtocolError(f"{self.subnqn} takes I/O queues of {entries} entries only (CAP.MQES)")
         header_digest, data_digest = self._digests
         connection, ic = await open_connection(
-            self.traddr, self.trsvcid, header_digest=header_digest, data_digest=data_digest
+            self.traddr, self.trsvcid, header_digest=header_digest, data_digest=data_digest, psk=self._tls_psk()
         )
         try:
             queue = CommandQueue(connection, entries)
@@ -545,6 +558,7 @@ class Controller:
             max_open_zones=namespace.max_open_zones,
             max_active_zones=namespace.max_active_zones,
             io_timeout_ms=int(io_timeout_s * 1000),
+            tls=None if connection.tls is None else connection.tls.session,
         )
 
     def _io_qpair_event(self, qid: int, qpair: _shim.HostQpair, event: _shim.Event) -> None:

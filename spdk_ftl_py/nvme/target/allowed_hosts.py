@@ -10,7 +10,9 @@ from typing import Any, Final
 from ...errors import BusyError, ExistsError, NotFoundError, ParameterError
 from ...text import show_name
 from ..auth.key import HostKeys, KeyFile, KeySource
+from ..auth.psk import PskFile, PskSource
 from ..nqn import check_nqn
+from ..tls import require_tls
 
 ALLOWED_HOSTS_MAX: Final = 256
 """Per subsystem."""
@@ -27,12 +29,17 @@ class AllowedHost:
     keys: HostKeys | None = None
     """With which it has to prove who it is, on every queue; None: its name is enough."""
 
+    psk: PskSource | None = None
+    """With which it has to come by TLS, by every queue; None: it comes in the clear."""
+
     def to_dict(self) -> dict[str, Any]:
         """What RPCs tell of it."""
         told: dict[str, Any] = {"nqn": self.nqn, "is_target": self.is_target}
         if self.keys is not None:
             told["dhchap_key"] = _path_of(self.keys.key)
             told["dhchap_ctrlr_key"] = _path_of(self.keys.ctrlr_key)
+        if self.psk is not None:
+            told["psk"] = _path_of(self.psk)
         return told
 
     def to_record(self) -> dict[str, Any]:
@@ -44,11 +51,15 @@ class AllowedHost:
         """Raises ValueError."""
         if isinstance(record, Mapping) and isinstance(record.get("nqn"), str):
             paths = record.get("dhchap_key"), record.get("dhchap_ctrlr_key")
+            psk = record.get("psk")
             # A host whose key was lost on its way is not to get in without.
-            if all(path is None or isinstance(path, str) for path in paths) and (
-                paths[0] or "dhchap_key" not in record
+            if (
+                all(path is None or isinstance(path, str) for path in (*paths, psk))
+                and (paths[0] or "dhchap_key" not in record)
+                and (psk or "psk" not in record)
             ):
-                return cls(record["nqn"], record.get("is_target") is True, keys_from_files(*paths))
+                is_target = record.get("is_target") is True
+                return cls(record["nqn"], is_target, keys_from_files(*paths), psk_from_file(psk))
         raise ValueError(f"{str(record)[:80]!r} is no allowed host")
 
 
@@ -72,8 +83,22 @@ def usable_keys(key: str | None, ctrlr_key: str | None) -> HostKeys | None:
     return keys
 
 
-def _path_of(source: KeySource | None) -> str | None:
-    return str(source.path) if isinstance(source, KeyFile) else None
+def psk_from_file(path: str | None) -> PskSource | None:
+    return None if path is None else PskFile(Path(path))
+
+
+def usable_psk(path: str | None) -> PskSource | None:
+    """As psk_from_file(). Raises ParameterError where the file has no key in it now, or can't be used;
+    UnsupportedError where we have no TLS."""
+    psk = psk_from_file(path)
+    if psk is not None:
+        require_tls()
+        psk.load()
+    return psk
+
+
+def _path_of(source: KeySource | PskSource | None) -> str | None:
+    return str(source.path) if isinstance(source, KeyFile | PskFile) else None
 
 
 class AllowedHosts:

@@ -118,6 +118,9 @@ class TargetController:
         self.listener = listener
         self.local_address = queue.connection.socket.getsockname()[0]
         self.peer = queue.connection.peer
+        tls = queue.connection.tls
+        self.tls_cipher = None if tls is None else tls.cipher
+        """Of its admin queue; None: in the clear. Its other queues are as that one, or refused."""
         self.peer_address = queue.connection.peer_address
         self.address = address_of(self.peer_address[0])
         """What counts as one: see peers.py."""
@@ -364,6 +367,7 @@ class TargetController:
             "connected": self.connected_since.isoformat(timespec="seconds"),
             "age_s": round(self._loop.time() - self._connected_s, 1),
             "authentication": self._authentication.how or None if self.authenticated else "not yet",
+            "tls": self.tls_cipher,
             "num_io_qpairs": len(qpairs),
             **asdict(io),
             "qpairs": qpairs,

@@ -13,13 +13,21 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ... import _shim
-from ...errors import ExistsError, FtlError, NotFoundError, ParameterError, PathError, ProtocolError
+from ...errors import ExistsError, FtlError, NotFoundError, ParameterError, PathError, ProtocolError, UnsupportedError
 from ...runtime.descriptors import descriptors_for_strangers
 from ...runtime.reactor import ReactorLoop
 from ...runtime.sockets import accept
 from .. import wire
 from ..auth.response import Policy
-from ..logs import ADRFAM_IPV4, ADRFAM_IPV6, DiscoveryEntry
+from ..logs import (
+    ADRFAM_IPV4,
+    ADRFAM_IPV6,
+    SECTYPE_NONE,
+    SECTYPE_TLS13,
+    TREQ_NOT_REQUIRED,
+    TREQ_REQUIRED,
+    DiscoveryEntry,
+)
 from ..tcp import Connection, parse_port
 from ..wire import PduError, Sqe, Status
 from .authentication import AuthenticationContext, QueueAuthentication, UnprovenHostError
@@ -28,6 +36,7 @@ from .connect import ConnectRequest, invalid_in_command, invalid_in_data, parse_
 from .connection_log import ConnectionLog
 from .controller import TargetController, TargetLimits
 from .peers import HalfOpen, PeerLimits, address_of, room_for_controller, room_for_discovery, room_for_io_queue
+from .secure_channel import SecureChannel, SecureChannelError, may_discover, open_secure_channel, refusal_of
 from .subsystem import CONTROLLERS_MAX, ConnectedController, Subsystem
 
 LISTEN_BACKLOG = 128
@@ -145,10 +154,14 @@ class NvmfTarget:
                 trsvcid=str(trsvcid),
                 subnqn=subsystem.nqn,
                 adrfam=ADRFAM_IPV6 if ":" in (traddr or controller.local_address) else ADRFAM_IPV4,
+                treq=TREQ_REQUIRED if secure else TREQ_NOT_REQUIRED,
+                sectype=SECTYPE_TLS13 if secure else SECTYPE_NONE,
             )
             for subsystem in self.subsystems.values()
-            if subsystem.host_allowed(controller.hostnqn)
+            for host in (subsystem.admit(controller.hostnqn),)
+            if host is not None
             for traddr, trsvcid in sorted(subsystem.listeners)
+            for secure in (host.psk is not None or (traddr, trsvcid) in subsystem.secure_listeners,)
         ]
         told = self._discovery_told.get(controller.cntlid)
         if told is None or told[1] != entries:
@@ -290,6 +303,13 @@ class NvmfTarget:
                 await self._run(controller, connection, task, deadline)
         except PduError as error:
             await connection.terminate(error)
+        except SecureChannelError as error:
+            if self._connections is not None:
+                self._connections.refused(connection.peer_address, error.hostnqn, error.message)
+            await connection.finish()
+        except UnsupportedError as error:
+            if self._connections is not None:
+                self._connections.refused(connection.peer_address, "", error.message)
         except UnprovenHostError as error:
             # Of an I/O queue.
             if self._connections is not None:
@@ -338,7 +358,9 @@ class NvmfTarget:
                 connections.refused(controller.peer_address, controller.hostnqn, reason)
 
     async def _open(self, connection: Connection, address: tuple[str, int]) -> TargetController | None:
-        """ICReq to Connect. The controller to run on an admin queue; None when the shim has taken over an I/O queue."""
+        """TLS or ICReq, to Connect. The controller to run on an admin queue; None when the shim has taken over an I/O
+        queue."""
+        channel = await open_secure_channel(connection, self.subsystems.values(), address)
         agreed = await connection.initialize_as_controller(max_h2c_data=self.limits.max_io_bytes)
         queue = CapsuleQueue(connection, max_h2c_data=agreed.max_h2c_data)
         while True:
@@ -347,11 +369,11 @@ class NvmfTarget:
             if isinstance(request, ConnectRequest):
                 queue.queue_size, queue.flow_control = request.queue_size, request.flow_control
                 if request.qid:
-                    refused = await self._connect_io(queue, command.sqe, request, address)
+                    refused = await self._connect_io(queue, command.sqe, request, address, channel)
                     if refused is None:
                         return None
                 else:
-                    connected = await self._connect_admin(queue, command.sqe, request, address)
+                    connected = await self._connect_admin(queue, command.sqe, request, address, channel)
                     if isinstance(connected, TargetController):
                         return connected
                     refused = connected
@@ -367,7 +389,7 @@ class NvmfTarget:
         if self._connections is None:
             return
         hostnqn = request.hostnqn if isinstance(request, ConnectRequest) else ""
-        not_allowed = refused.status == Status.CONNECT_INVALID_HOST
+        not_allowed = refused.status == Status.CONNECT_INVALID_HOST and not refused.reason
         if not_allowed:
             reason = "it is not in the list of allowed hosts"
         elif refused.reason:
@@ -377,19 +399,24 @@ class NvmfTarget:
             reason = f"{what}: {wire.status_text(refused.status)}"
         self._connections.refused(connection.peer_address, hostnqn, reason, not_allowed=not_allowed)
 
-    def _find_subsystem(self, request: ConnectRequest, address: tuple[str, int]) -> Subsystem | Completion:
+    def _find_subsystem(
+        self, request: ConnectRequest, address: tuple[str, int], channel: SecureChannel | None
+    ) -> Subsystem | Completion:
         subsystem = self.subsystems.get(request.subnqn)
         if subsystem is None or address not in subsystem.listeners:
             # It may be back in a moment (a target that restarts), so the host may try again.
             return invalid_in_data(wire.CONNECT_DATA_SUBNQN, do_not_retry=False)
-        if subsystem.admit(request.hostnqn) is None:
+        host = subsystem.admit(request.hostnqn)
+        reason = "" if host is None else refusal_of(channel, subsystem, host, address)
+        if reason is not None:
             # As SPDK answers: it may be allowed in a moment.
-            return Completion(Status.CONNECT_INVALID_HOST, do_not_retry=False)
+            return Completion(Status.CONNECT_INVALID_HOST, do_not_retry=False, reason=reason)
         return subsystem
 
     async def _connect_admin(
-        self, queue: CapsuleQueue, sqe: Sqe, request: ConnectRequest, address: tuple[str, int]
-    ) -> TargetController | Completion:
+        self, queue: CapsuleQueue, sqe: Sqe, request: ConnectRequest, address: tuple[str, int],
+        channel: SecureChannel | None,
+    ) -> TargetController | Completion:  # fmt: skip
         if request.queue_size > ADMIN_QUEUE_ENTRIES_MAX:
             return invalid_in_command(wire.CONNECT_SQE_SQSIZE)
         subsystem: Subsystem | None = None
@@ -398,13 +425,16 @@ class NvmfTarget:
         cntlid: int | None
         if request.subnqn == wire.DISCOVERY_NQN and self._discovery:
             controllers = self._discovery_controllers
+            if not may_discover(channel, self.subsystems.values(), request.hostnqn, address):
+                why = "discovery in the clear, where only TLS is taken, or with a PSK that is not for that"
+                return Completion(Status.CONNECT_INVALID_HOST, do_not_retry=False, reason=why)
             if not room_for_discovery(self.peers, self._discovery_controllers.values(), address=peer):
                 return self._busy("discovery controllers", "see docs/security.md, --limit discovery-per-address=")
             if request.kato_ms and not self.peers.kato_allowed(request.kato_ms):
                 return Completion(Status.KEEP_ALIVE_INVALID)
             cntlid = self._discovery_cntlid()
         else:
-            found = self._find_subsystem(request, address)
+            found = self._find_subsystem(request, address, channel)
             if isinstance(found, Completion):
                 return found
             subsystem = found
@@ -465,10 +495,11 @@ class NvmfTarget:
                 return self._next_discovery_cntlid
 
     async def _connect_io(
-        self, queue: CapsuleQueue, sqe: Sqe, request: ConnectRequest, address: tuple[str, int]
-    ) -> Completion | None:
+        self, queue: CapsuleQueue, sqe: Sqe, request: ConnectRequest, address: tuple[str, int],
+        channel: SecureChannel | None,
+    ) -> Completion | None:  # fmt: skip
         """None when the socket is the shim's."""
-        found = self._find_subsystem(request, address)
+        found = self._find_subsystem(request, address, channel)
         if isinstance(found, Completion):
             return found
         controller = found.controllers.get(request.cntlid)
@@ -535,6 +566,7 @@ class NvmfTarget:
             sqhd=(queue.sqhd + 1) % request.queue_size,
             flow_control=request.flow_control,
             flush_alarm=controller.flush_alarm,
+            tls=None if connection.tls is None else connection.tls.session,
         )
         # The shim has its own descriptor of the socket; ours goes when _serve() returns.
         controller.adopt_io_qpair(request.qid, qpair)

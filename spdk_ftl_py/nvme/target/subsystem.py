@@ -11,8 +11,10 @@ from ... import _shim
 from ...errors import ExistsError, NotFoundError, ParameterError
 from .. import wire
 from ..auth.key import HostKeys
+from ..auth.psk import PskSource
 from ..nqn import check_nqn
 from ..tcp import parse_port
+from ..tls import require_tls
 from .allowed_hosts import AllowedHost, AllowedHosts
 from .connected_hosts import ConnectedHosts, HostKey
 from .namespace import Namespace
@@ -112,6 +114,8 @@ class Subsystem:
         self.max_cntlid = max_cntlid
         self.max_io_qpairs = max_io_qpairs
         self.listeners: set[tuple[str, int]] = set()
+        self.secure_listeners: set[tuple[str, int]] = set()
+        """Those that take nobody in the clear but the SPDK target itself."""
         self.namespaces: dict[int, Namespace] = {}
         self.controllers: dict[int, ConnectedController] = {}
         self.on_discovery_change: Callable[[], None] | None = None
@@ -200,9 +204,9 @@ class Subsystem:
         host = self.admit(hostnqn)
         return None if host is None else host.keys
 
-    def add_host(self, nqn: str, keys: HostKeys | None = None) -> None:
+    def add_host(self, nqn: str, keys: HostKeys | None = None, psk: PskSource | None = None) -> None:
         """Raises what AllowedHosts.add() does."""
-        self.allowed.add(AllowedHost(nqn, keys=keys))
+        self.allowed.add(AllowedHost(nqn, keys=keys, psk=psk))
 
     async def remove_host(self, nqn: str) -> None:
         """Its controllers are disconnected unless any host is allowed. Raises NotFoundError."""
@@ -210,12 +214,17 @@ class Subsystem:
         if not self.allow_any_host:
             await self.disconnect(lambda controller: controller.hostnqn == nqn, NOT_ALLOWED_NOW)
 
-    def add_listener(self, traddr: str, trsvcid: int | str) -> None:
-        """An address that NvmfTarget.listen() listens on. Raises ExistsError."""
+    def add_listener(self, traddr: str, trsvcid: int | str, *, secure_channel: bool = False) -> None:
+        """An address that NvmfTarget.listen() listens on. Every listener takes hosts by TLS that have a PSK;
+        secure_channel: and nobody else, but the SPDK target itself. Raises ExistsError, UnsupportedError."""
+        if secure_channel:
+            require_tls()
         address = (traddr, parse_port(trsvcid))
         if address in self.listeners:
             raise ExistsError(f"{self.nqn}: listener {traddr}:{trsvcid} exists already")
         self.listeners.add(address)
+        if secure_channel:
+            self.secure_listeners.add(address)
         self._discovery_changed()
 
     async def remove_listener(self, traddr: str, trsvcid: int | str) -> None:
@@ -224,6 +233,7 @@ class Subsystem:
         if address not in self.listeners:
             raise NotFoundError(f"{self.nqn}: there is no listener {traddr}:{trsvcid}")
         self.listeners.remove(address)
+        self.secure_listeners.discard(address)
         self._discovery_changed()
         await self.disconnect(lambda controller: controller.listener == address)
 

@@ -6,6 +6,7 @@ import errno
 import os
 from typing import Any
 
+from ...errors import ParameterError
 from ...nvme import wire
 from .. import decode
 from ..decode import Fields, Params
@@ -104,12 +105,13 @@ async def bdev_nvme_attach_controller(target: TargetState, params: Params) -> li
         raise RpcError(-ENOTSUP, f"A controller named {name} already exists, and the embedded target has no multipath")
     if params["trtype"].upper() != "TCP":
         raise failed(ENODEV)
-    if "psk" in params:
-        raise failed(ENOTSUP)
     try:
         keys = target.keyring.host_keys(params.get("dhchap_key"), params.get("dhchap_ctrlr_key"))
+        psk = target.keyring.psk(params.get("psk"))
     except KeyError:
         raise failed(errno.ENOKEY) from None
+    except ParameterError:
+        raise failed(EINVAL) from None
     if any(other.path == (params["traddr"], trsvcid, subnqn) for other in nvme.controllers.values()):
         raise failed(errno.EEXIST)
     options = _reconnect_options(params, nvme.defaults)
@@ -118,7 +120,7 @@ async def bdev_nvme_attach_controller(target: TargetState, params: Params) -> li
     if subnqn == wire.DISCOVERY_NQN:
         raise failed(EIO)  # it has no namespaces
     chosen = params | {"trtype": "TCP", "adrfam": ADRFAMS[adrfam.lower()], "trsvcid": trsvcid, "subnqn": subnqn}
-    return await nvme.attach(chosen, options, keys)
+    return await nvme.attach(chosen, options, keys, psk)
 
 
 @rpc(

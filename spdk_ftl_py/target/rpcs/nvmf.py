@@ -8,7 +8,7 @@ import logging
 from typing import Any
 from uuid import UUID
 
-from ...errors import ExistsError, FtlError, NotFoundError
+from ...errors import ExistsError, FtlError, NotFoundError, ParameterError
 from ...nvme import wire
 from ...nvme.nqn import check_nqn
 from ...nvme.target.subsystem import Subsystem
@@ -222,9 +222,13 @@ _ANA_STATES = ("optimized", "non_optimized", "inaccessible")
 )  # fmt: skip
 async def nvmf_subsystem_add_listener(target: TargetState, params: Params) -> bool:
     _check_target_name(params)
-    if params.get("secure_channel", False) or params.get("ana_state", "optimized") != "optimized":
-        raise invalid_parameters()  # no TLS and no ANA here
-    await target.nvmf.add_listener(target.nvmf.find(params["nqn"]), _address(params))
+    if params.get("ana_state", "optimized") != "optimized":
+        raise invalid_parameters()  # no ANA here
+    export, secure_channel = target.nvmf.find(params["nqn"]), params.get("secure_channel", False)
+    address = _address(params)
+    if secure_channel and export.subsystem.allow_any_host:
+        raise RpcError(-32603, "Cannot establish secure channel, when 'allow_any_host' is set")
+    await target.nvmf.add_listener(export, address, secure_channel=secure_channel)
     return True
 
 
@@ -251,18 +255,19 @@ async def nvmf_subsystem_remove_listener(target: TargetState, params: Params) ->
 async def nvmf_subsystem_add_host(target: TargetState, params: Params) -> bool:
     _check_target_name(params)
     export, host = target.nvmf.find(params["nqn"]), params["host"]
-    if "psk" in params:
-        raise invalid_parameters()  # no TLS here
-    names: dict[str, str] = {name: params[name] for name in ("dhchap_key", "dhchap_ctrlr_key") if name in params}
+    names: dict[str, str] = {name: params[name] for name in ("dhchap_key", "dhchap_ctrlr_key", "psk") if name in params}
     try:
         keys = target.keyring.host_keys(names.get("dhchap_key"), names.get("dhchap_ctrlr_key"))
+        psk = target.keyring.psk(names.get("psk"))
     except KeyError:
         raise invalid_parameters() from None
-    if keys is None and names:
+    except ParameterError as error:
+        raise RpcError(-32603, "Internal error") from error
+    if keys is None and "dhchap_ctrlr_key" in names:
         raise RpcError(-32603, "Internal error")  # a controller's key alone
     try:
         check_nqn(host, "host NQN")
-        export.subsystem.add_host(host, keys)
+        export.subsystem.add_host(host, keys, psk)
     except FtlError as error:
         raise RpcError(-32603, "Internal error") from error
     export.hosts[host] = names

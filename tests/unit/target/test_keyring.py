@@ -8,7 +8,8 @@ import pytest
 
 from spdk_ftl_py.errors import AuthenticationError
 from spdk_ftl_py.nvme.auth.key import DhchapKey, HostKeys, KeyFile, write_key_file
-from unit.target.target_box import HOSTNQN, INVALID, NQN, Box, box
+from spdk_ftl_py.nvme.auth.psk import Psk
+from unit.target.target_box import HOSTNQN, INVALID, NQN, Box, box, free_port
 
 INTERNAL = (-32603, "Internal error")
 NO_KEY = (-126, "Required key not available")
@@ -59,7 +60,8 @@ async def test_an_export_asks_for_the_proof_and_gives_its_own(here: Box, tmp_pat
         ({"dhchap_key": "x"}, INVALID),
         ({"dhchap_key": "host", "dhchap_ctrlr_key": "x"}, INVALID),
         ({"dhchap_ctrlr_key": "ctrlr"}, INTERNAL),
-        ({"psk": "host"}, INVALID),
+        ({"psk": "x"}, INVALID),
+        ({"psk": "host"}, INTERNAL),
     ):
         assert await here.refusal("nvmf_subsystem_add_host", **host, **names) == refusal
     assert await here.rpc("nvmf_subsystem_add_host", **host, **NAMES) is True
@@ -89,10 +91,35 @@ async def test_what_is_attached_proves_itself(tmp_path: Path, keys: HostKeys) ->
             ({"dhchap_key": "wrong"}, IO_ERROR),
             ({"dhchap_key": "host", "dhchap_ctrlr_key": "wrong"}, IO_ERROR),
             ({"dhchap_key": "x"}, NO_KEY),
-            ({"psk": "host"}, (-95, "Operation not supported")),
+            ({"psk": "x"}, NO_KEY),
+            ({"psk": "host"}, (-22, "Invalid argument")),
         ):
             assert await here.refusal("bdev_nvme_attach_controller", **attach, **names) == refusal
         assert await here.rpc("bdev_nvme_attach_controller", **attach, **NAMES) == ["Xn1"]
+
+
+async def test_a_secure_channel_goes_by_tls(tmp_path: Path) -> None:
+    async with box() as base, box() as here:
+        for name in ("psk", "wrong"):
+            write_key_file(tmp_path / name, Psk.generate())
+            for each in (base, here):
+                await each.rpc("keyring_file_add_key", name=name, path=str(tmp_path / name))
+        await base.malloc("M0")
+        address = await base.subsystem(NQN, "M0")
+        listener = {"trtype": "TCP", "adrfam": "IPv4", "traddr": "127.0.0.1", "trsvcid": str(free_port())}
+        secure = {"nqn": NQN, "listen_address": listener, "secure_channel": True}
+        refused = await base.refusal("nvmf_subsystem_add_listener", **secure)
+        assert refused == (-32603, "Cannot establish secure channel, when 'allow_any_host' is set")
+        await base.rpc("nvmf_subsystem_allow_any_host", nqn=NQN, allow_any_host=False)
+        await base.rpc("nvmf_subsystem_remove_listener", nqn=NQN, listen_address=address)
+        await base.rpc("nvmf_subsystem_add_listener", **secure)
+        await base.rpc("nvmf_subsystem_add_host", nqn=NQN, host=HOSTNQN, psk="psk")
+        attach = {"name": "X", "subnqn": NQN, "hostnqn": HOSTNQN, **listener}
+        for names in ({}, {"psk": "wrong"}):
+            assert await here.refusal("bdev_nvme_attach_controller", **attach, **names) == IO_ERROR
+        assert await here.rpc("bdev_nvme_attach_controller", **attach, psk="psk") == ["Xn1"]
+        saved = await base.rpc("framework_get_config", name="nvmf")
+        assert [call["params"] for call in saved if call["method"] == "nvmf_subsystem_add_listener"] == [secure]
 
 
 async def test_a_configuration_has_keys_before_what_needs_them(tmp_path: Path, keys: HostKeys) -> None:

@@ -323,7 +323,7 @@ async def test_subsystems_are_refused_as_spdk_refuses(here: Box) -> None:
     ):  # fmt: skip
         assert await here.refusal(add, nqn=NQN, listen_address={**address, **changed}) == INVALID
     assert await here.refusal(add, nqn=OTHER, listen_address=address) == INVALID
-    assert await here.refusal(add, nqn=NQN, listen_address=address, secure_channel=True) == INVALID
+    assert await here.refusal(add, nqn=NQN, listen_address=address, ana_state="inaccessible") == INVALID
     elsewhere = {**address, "trsvcid": str(free_port())}
     assert await here.refusal("nvmf_subsystem_remove_listener", nqn=NQN, listen_address=elsewhere) == INVALID
 

@@ -1,0 +1,121 @@
+"""Which hosts come by TLS, and with which key: the target's side of a secure channel (TCP Transport 1.1, section 3.6).
+
+A host with a PSK comes by TLS or not at all. The identity under which it does binds it: its Connect names the same host
+and the same subsystem, or is refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from ...errors import ParameterError
+from ...text import show_name
+from .. import wire
+from ..auth.psk import PskIdentity, TlsPsk
+from ..tcp import Connection
+from ..tls import TlsError
+from .allowed_hosts import AllowedHost
+from .subsystem import Subsystem
+
+
+@dataclass(frozen=True)
+class SecureChannel:
+    """One connection by TLS, whose host has proved that it has the key."""
+
+    hostnqn: str
+    subnqn: str
+    cipher: str
+
+
+class SecureChannelError(TlsError):
+    """The handshake of a host has failed. ``hostnqn``: whose key it named; empty: nobody's."""
+
+    def __init__(self, message: str, hostnqn: str) -> None:
+        super().__init__(message)
+        self.hostnqn = hostnqn
+
+
+async def open_secure_channel(
+    connection: Connection, subsystems: Iterable[Subsystem], address: tuple[str, int]
+) -> SecureChannel | None:
+    """Of a connection that has just come to that listener; None: it is in the clear.
+
+    Raises SecureChannelError, PathError, ProtocolError; UnsupportedError where this build has no TLS.
+    """
+    if not await connection.begins_with_tls():
+        return None
+    here = [subsystem for subsystem in subsystems if address in subsystem.listeners]
+    search = _Search(here)
+    try:
+        identity = PskIdentity.parse((await connection.start_tls_as_controller(search.find)).encode())
+    except TlsError as error:
+        raise SecureChannelError(search.why or error.message, search.hostnqn) from error
+    assert identity is not None
+    assert connection.tls is not None
+    return SecureChannel(identity.hostnqn, identity.subnqn, connection.tls.cipher)
+
+
+class _Search:
+    """For the key of an identity, and for why there is none."""
+
+    def __init__(self, subsystems: list[Subsystem]) -> None:
+        self.hostnqn = ""
+        self.why = ""
+        self._subsystems = subsystems
+
+    def find(self, raw: bytes) -> tuple[bytes, bool] | None:
+        identity = PskIdentity.parse(raw)
+        if identity is None:
+            self.why = f"TLS: its PSK identity is none of NVMe's: {show_name(raw.decode(errors='replace'))}"
+            return None
+        self.hostnqn = identity.hostnqn
+        self.why = "TLS: it has no PSK here"
+        for subsystem in self._subsystems:
+            # Discovery goes by whichever key the host has here.
+            if identity.subnqn not in (subsystem.nqn, wire.DISCOVERY_NQN):
+                continue
+            host = subsystem.admit(identity.hostnqn)
+            found = None if host is None or host.psk is None else self._derive(host, identity, raw)
+            if found is not None:
+                self.why = ""
+                return found.key, found.sha384
+        return None
+
+    def _derive(self, host: AllowedHost, identity: PskIdentity, raw: bytes) -> TlsPsk | None:
+        assert host.psk is not None
+        try:
+            psk = host.psk.load().for_tls(identity.hostnqn, identity.subnqn, identity.version)
+        except ParameterError as error:
+            self.why = f"TLS: {error.message}"
+            return None
+        if psk.identity.encode() != raw:
+            self.why = "TLS: it has another PSK"
+            return None
+        return psk
+
+
+def refusal_of(
+    channel: SecureChannel | None, subsystem: Subsystem, host: AllowedHost, address: tuple[str, int]
+) -> str | None:
+    """Why that host may not connect to that subsystem by this connection; None: it may."""
+    if channel is not None:
+        if channel.hostnqn != host.nqn:
+            return f"it came by TLS with the PSK of host {show_name(channel.hostnqn)}"
+        if channel.subnqn != subsystem.nqn:
+            return f"it came by TLS with a PSK for {show_name(channel.subnqn)}"
+        return None
+    if host.psk is not None:
+        return "it has a PSK, so it has to come by TLS, and came in the clear"
+    if address in subsystem.secure_listeners and not host.is_target:
+        return "it came in the clear, and only TLS is taken here (secure channel): give it a PSK"
+    return None
+
+
+def may_discover(
+    channel: SecureChannel | None, subsystems: Iterable[Subsystem], hostnqn: str, address: tuple[str, int]
+) -> bool:
+    """Whether that host may ask, by this connection, what there is."""
+    if channel is not None:
+        return (channel.hostnqn, channel.subnqn) == (hostnqn, wire.DISCOVERY_NQN)
+    return not any(address in subsystem.secure_listeners for subsystem in subsystems)

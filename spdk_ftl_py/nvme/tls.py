@@ -1,0 +1,140 @@
+"""TLS on a non-blocking socket under asyncio: the handshake, and then bytes.
+
+The work is the shim's (_shim.TlsSession). A session goes to a qpair with its socket."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Callable
+from typing import Final
+
+from .. import _shim
+from ..errors import PathError, ProtocolError, UnsupportedError
+
+RECORD_HANDSHAKE: Final = 0x16
+"""The first byte of a TLS connection. That of one in the clear is the type of an ICReq, 0."""
+
+FindPsk = Callable[[bytes], tuple[bytes, bool] | None]
+"""Gets an identity; returns its key for TLS, and whether that is for SHA-384. None: there is none."""
+
+
+def require_tls() -> None:
+    """Raises UnsupportedError where this build of the shim has no TLS."""
+    if not _shim.build_info()["tls"]:
+        raise UnsupportedError(
+            "TLS: spdk-ftl-py was built without OpenSSL; install its headers (apt-get install libssl-dev) and then "
+            "spdk-ftl-py again"
+        )
+
+
+class TlsError(ProtocolError):
+    """The handshake has failed. The connection is gone."""
+
+
+class TlsStream:
+    """A session, and the socket it is on. The socket stays its owner's."""
+
+    def __init__(self, sock: socket.socket, session: _shim.TlsSession, peer: str) -> None:
+        self.session = session
+        self._socket = sock
+        self._peer = peer
+
+    @classmethod
+    def as_host(cls, sock: socket.socket, *, identity: str, key: bytes, sha384: bool, peer: str) -> TlsStream:
+        """Raises UnsupportedError."""
+        require_tls()
+        return cls(sock, _shim.TlsSession.as_host(sock.fileno(), identity=identity, key=key, sha384=sha384), peer)
+
+    @classmethod
+    def as_target(cls, sock: socket.socket, find_psk: FindPsk, *, peer: str) -> TlsStream:
+        """Raises UnsupportedError."""
+        require_tls()
+        return cls(sock, _shim.TlsSession.as_target(sock.fileno(), find_psk), peer)
+
+    async def handshake(self, octets_max: int | None = None) -> None:
+        """octets_max: so many may come until it is done. Raises TlsError, and what the search for a key raises."""
+        try:
+            await self._handshake(octets_max)
+        except BaseException:
+            self.session.close()
+            raise
+
+    async def _handshake(self, octets_max: int | None) -> None:
+        while True:
+            step = self.session.handshake()
+            if octets_max is not None and self.session.bytes_received > octets_max:
+                raise TlsError(f"{self._peer} has sent too much before it was let in")
+            if step == _shim.TLS_DONE:
+                return
+            if step == _shim.TLS_WANTS_READ:
+                await readable(self._socket)
+            elif step == _shim.TLS_WANTS_WRITE:
+                await writable(self._socket)
+            else:
+                raise TlsError(f"{self._peer}: TLS handshake: {self.session.error}")
+
+    @property
+    def cipher(self) -> str:
+        """Such as TLS_AES_128_GCM_SHA256, once the handshake is done."""
+        return self.session.cipher
+
+    async def receive_into(self, buffer: memoryview) -> int:
+        """As loop.sock_recv_into(). Raises OSError."""
+        while True:
+            received = self.session.read_into(buffer)
+            if received is not None:
+                return received
+            if self.session.has_input:
+                await asyncio.sleep(0)
+            else:
+                await readable(self._socket)
+
+    async def send_all(self, data: bytes) -> None:
+        """As loop.sock_sendall(). Raises OSError."""
+        left = memoryview(data)
+        while True:
+            left = left[self.session.write(left) :]
+            if not left and not self.session.holds_output:
+                return
+            await writable(self._socket)
+
+    def close(self) -> None:
+        """Lets go of the socket, unless the shim has taken the session over. Idempotent."""
+        self.session.close()
+
+    def end_output(self) -> None:
+        """The peer is told that nothing more comes. Best effort."""
+        self.session.end_output()
+
+
+async def first_byte(sock: socket.socket) -> int | None:
+    """Of what the peer sends, which stays to be read. None: it has closed, or is gone."""
+    while True:
+        try:
+            first = sock.recv(1, socket.MSG_PEEK)
+        except BlockingIOError:
+            await readable(sock)
+        except OSError as error:
+            raise PathError(str(error.strerror or error), errno=error.errno) from error
+        else:
+            return first[0] if first else None
+
+
+async def readable(sock: socket.socket) -> None:
+    loop, fd = asyncio.get_running_loop(), sock.fileno()
+    await _ready(lambda told: loop.add_reader(fd, told), lambda: loop.remove_reader(fd))
+
+
+async def writable(sock: socket.socket) -> None:
+    loop, fd = asyncio.get_running_loop(), sock.fileno()
+    await _ready(lambda told: loop.add_writer(fd, told), lambda: loop.remove_writer(fd))
+
+
+async def _ready(begin: Callable[[Callable[[], None]], object], end: Callable[[], object]) -> None:
+    ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    begin(lambda: None if ready.done() else ready.set_result(None))
+    try:
+        await ready
+    finally:
+        end()
