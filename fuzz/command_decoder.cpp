@@ -2,11 +2,9 @@
 // A submission queue entry, and the ranges of a dataset management command, for devices of every kind and size.
 // Holds: what is let through lies on the device, moves as many data as it names, and the same entry means the same
 // again.
-#include <array>
 #include <limits>
 
 #include "nvme/command_decoder.hpp"
-#include "nvme/zns.hpp"
 #include "peer.hpp"
 
 namespace {
@@ -66,6 +64,12 @@ wire::Sqe entry(FuzzedDataProvider &input, const BlockDeviceInfo &info) {
     if ((right & 64) != 0) {
         sqe.sgl.length = static_cast<uint32_t>(((sqe.slba & 0xFF) + 1) * sizeof(wire::DsmRange));
     }
+    if ((right & 128) != 0) {
+        const auto ranges = input.ConsumeIntegralInRange<uint8_t>(0, 7);
+        sqe.opcode = wire::opcode::dataset_management;
+        sqe.slba = uint64_t{wire::kCdw11Deallocate} << 32 | ranges;
+        sqe.sgl.length = static_cast<uint32_t>((ranges + 1U) * sizeof(wire::DsmRange));
+    }
     return sqe;
 }
 
@@ -105,10 +109,10 @@ void check(const wire::Sqe &sqe, const BlockDeviceInfo &info, uint32_t max_io_by
             require(shape.length >= 4 && shape.length <= max_io_bytes && !shape.to_device);
             break;
         case Op::flush:
-            require(shape.length == 0);
+            require(shape.length == 0 && io.lba == 0 && !io.fua);
             break;
         default:
-            require(io.op == Op::deallocate && shape.to_device && shape.ranges <= wire::kDsmRangesMax);
+            require(io.op == Op::deallocate && !io.fua && shape.to_device && shape.ranges <= wire::kDsmRangesMax);
             require(shape.length >= shape.ranges * sizeof(wire::DsmRange));
             require(shape.length <= wire::kDsmRangesMax * sizeof(wire::DsmRange));
     }
@@ -121,8 +125,9 @@ void trim(FuzzedDataProvider &input, const BlockDeviceInfo &info, Io &io, const 
     data.resize(shape.length);
     for (uint32_t i = 0; i < shape.ranges && input.ConsumeBool(); ++i) {
         wire::DsmRange range{};
-        range.block_count = input.ConsumeIntegralInRange<uint32_t>(0, 100);
-        range.lba = input.ConsumeIntegralInRange<uint64_t>(0, 100);
+        range.lba = input.ConsumeIntegralInRange<uint64_t>(0, 70);
+        const uint64_t left = info.block_count > range.lba ? info.block_count - range.lba : 0;
+        range.block_count = input.ConsumeBool() ? static_cast<uint32_t>(left) : input.ConsumeIntegral<uint32_t>();
         std::memcpy(data.data() + i * sizeof range, &range, sizeof range);
     }
     iovec iov{data.data(), data.size()};
