@@ -88,6 +88,14 @@ def one_message(input: atheris.FuzzedDataProvider) -> None:
     packed = message.pack()
     assert packed[:2] == data[:2]
     assert len(packed) <= len(data), "it is made of more than came"
+    if isinstance(message, (Reply, Success2)):
+        assert len(packed) == len(data), "more came than it says"
+    if isinstance(message, Reply):
+        assert len(message.response) == hash_id.hash_bytes
+        assert len(message.dh_value) == group.bits // 8
+    if isinstance(message, Challenge):
+        assert len(message.challenge) == message.hash_id.hash_bytes
+        assert len(message.dh_value) == message.dh_group.bits // 8
     assert unpacks[sort](packed) == message
 
 
