@@ -44,8 +44,10 @@ def taken(unpack: Callable[[bytes], Message], data: bytes) -> Message | None:
 
 
 def good_message(input: atheris.FuzzedDataProvider, sort: int, tid: int, hash_id: HashId, group: DhGroup) -> Message:
-    challenge = input.ConsumeBytes(hash_id.hash_bytes).ljust(hash_id.hash_bytes, b"c")
-    dh_value = bytes(group.bits // 8)
+    # Good in itself, that is: it may be one for another hash and group.
+    size = input.PickValueInList([hash_id, hash_id, *HASHES]).hash_bytes
+    challenge = input.ConsumeBytes(size).ljust(size, b"c")
+    dh_value = bytes(input.PickValueInList([group, group, *GROUPS]).bits // 8)
     proof = input.ConsumeBool()
     match sort:
         case 0:
