@@ -7,20 +7,20 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
 import pytest
 
 from interop.guest import Guest
-from interop.kernel import KernelUnavailableError
+from interop.kernel import Kernel, KernelUnavailableError, fetch_kernel, fetch_kernel_with_host_auth
 
 REQUIRE_ENV = "SPDK_FTL_REQUIRE_INTEROP"
 
 
-def boot() -> Guest:
+def boot(kernel: Callable[[], Kernel] = fetch_kernel) -> Guest:
     try:
-        return Guest()
+        return Guest(kernel())
     except KernelUnavailableError as error:
         if os.environ.get(REQUIRE_ENV) == "1":
             pytest.fail(f"{REQUIRE_ENV}=1, but there is no guest: {error}", pytrace=False)
@@ -45,12 +45,20 @@ def guest(guests: list[Guest]) -> Guest:
     return guests[0]
 
 
+@pytest.fixture(scope="module")
+def proving_guest() -> Iterator[Guest]:
+    """One whose kernel can prove with DH-HMAC-CHAP who it is."""
+    with boot(fetch_kernel_with_host_auth) as machine:
+        yield machine
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     report = yield
-    machine = getattr(item, "funcargs", {}).get("guest")
+    arguments = getattr(item, "funcargs", {})
+    machine = arguments.get("guest") or arguments.get("proving_guest")
     if report.failed and isinstance(machine, Guest):
         report.sections.append(("guest console", machine.console_tail()))
     return report

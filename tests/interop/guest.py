@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
-from interop.kernel import build_initramfs, fetch_kernel, find_tool
+from interop.kernel import Kernel, build_initramfs, fetch_kernel, find_tool
 
 HOST_ADDRESS = "10.0.2.2"  # QEMU's user network: this machine's loopback
 GUEST_ADDRESS = "10.0.2.15"
@@ -87,9 +87,10 @@ def _die_with_parent() -> None:
 class Guest:
     """One running guest. Not thread-safe, but any one thread may use it (asyncio tests use asyncio.to_thread)."""
 
-    def __init__(self, *, memory_mib: int = MEMORY_MIB) -> None:
-        """Boots, and returns when the guest takes commands. Raises KernelUnavailableError or GuestError."""
-        kernel = fetch_kernel()
+    def __init__(self, kernel: Kernel | None = None, *, memory_mib: int = MEMORY_MIB) -> None:
+        """Boots (None: the distribution's kernel), and returns when the guest takes commands. Raises
+        KernelUnavailableError or GuestError."""
+        kernel = kernel or fetch_kernel()
         qemu = find_tool("qemu-system-x86_64", "qemu-system-x86")
         # Not pytest's folder: socket paths may have 107 characters at most.
         self._folder = Path(tempfile.mkdtemp(prefix="spdk-ftl-guest-"))

@@ -13,7 +13,7 @@ import shutil
 import stat
 import subprocess
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,12 +21,16 @@ from pathlib import Path
 PACKAGE_ENV = "SPDK_FTL_KERNEL_PACKAGE"
 CACHE_ENV = "SPDK_FTL_INTEROP_CACHE"
 META_PACKAGE = "linux-image-amd64"
+HOST_AUTH = "CONFIG_NVME_HOST_AUTH=y"
+"""The host's side of DH-HMAC-CHAP. Debian 12's 6.1 says "CONFIG_NVME_AUTH is not set"."""
+LATER_SUITE = "trixie"
+"""Debian's first release whose kernel has it."""
 
 # What is kept of a 400 MB package.
 KEPT_FOLDERS = (
     *("arch/x86/crypto", "block", "crypto", "lib", "fs/configfs", "fs/ext4", "fs/jbd2", "fs/mbcache", "fs/nls"),
     *("drivers/base", "drivers/block", "drivers/net/virtio_net", "drivers/net/net_failover", "drivers/nvme"),
-    *("drivers/virtio", "net/core"),
+    *("drivers/virtio", "net/core", "net/handshake", "net/tls"),
 )
 # Loaded at boot, in this order, each after what it depends on. null_blk: no device but those made through configfs.
 MODULES = {
@@ -53,6 +57,12 @@ class Kernel:
     version: str
     image: Path
     modules: Path
+
+    @property
+    def has_host_auth(self) -> bool:
+        """False also where it was unpacked before that was asked."""
+        config = self.image.with_name("config")
+        return config.exists() and HOST_AUTH in config.read_text().splitlines()
 
 
 def find_tool(name: str, package: str) -> Path:
@@ -86,13 +96,67 @@ def fetch_kernel() -> Kernel:
                     f"machine, or name a package in {PACKAGE_ENV}"
                 )
             return _kernel_in(cached[-1])
-        folder = cache / package
-        if not (folder / "complete").exists():
-            shutil.rmtree(folder, ignore_errors=True)
-            folder.mkdir()
-            _unpack(_download(package, folder), folder)
-            (folder / "complete").touch()
-        return _kernel_in(folder)
+        return _fetched(package, cache)
+
+
+def fetch_kernel_with_host_auth() -> Kernel:
+    """One that can prove with DH-HMAC-CHAP who it is: the distribution's own, one that is cached, or a later release's.
+
+    That one's package lists have a folder in the cache: nothing that the machine's own apt uses is written. Raises
+    KernelUnavailableError where there is none.
+    """
+    own = fetch_kernel()
+    if own.has_host_auth:
+        return own
+    cache = cache_dir()
+    with _locked(cache / "kernel.lock"):
+        cached = [_kernel_in(path.parent) for path in sorted(cache.glob("linux-image-*/complete"))]
+        able = [kernel for kernel in cached if kernel.has_host_auth]
+        if able:
+            return able[-1]
+        options = _later_lists(cache / LATER_SUITE)
+        package = _current_package(options)
+        kernel = None if package is None else _fetched(package, cache, options)
+    if kernel is None or not kernel.has_host_auth:
+        raise KernelUnavailableError(f"neither this release nor {LATER_SUITE} has a kernel with {HOST_AUTH}")
+    return kernel
+
+
+def _later_lists(folder: Path) -> list[str]:
+    """Package lists of LATER_SUITE, from where this machine has its own; the options with which apt uses them."""
+    sources = subprocess.run(
+        ["apt-get", "indextargets", "--format", "$(ORIGIN) $(CODENAME) $(REPO_URI)", "Created-By: Packages"],
+        capture_output=True, text=True, check=False,
+    ).stdout.split("\n")  # fmt: skip
+    found = [line.split()[2] for line in sources if re.fullmatch(r"Debian \w+ \S+", line)]
+    if not found:
+        raise KernelUnavailableError(f"apt knows no place of Debian's packages, where {LATER_SUITE} may be")
+    for name in ("lists/partial", "cache/archives/partial"):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+    (folder / "sources.list").write_text(f"deb {found[0]} {LATER_SUITE} main\n")
+    settings = {
+        "Dir::Etc::SourceList": folder / "sources.list",
+        "Dir::Etc::SourceParts": "/dev/null",
+        "Dir::State::Lists": folder / "lists",
+        "Dir::Cache": folder / "cache",
+        "APT::Sandbox::User": "root",
+        "Acquire::Languages": "none",
+    }
+    options = [word for name, value in settings.items() for word in ("-o", f"{name}={value}")]
+    updated = subprocess.run(["apt-get", *options, "update"], capture_output=True, text=True, check=False)
+    if updated.returncode:
+        raise KernelUnavailableError(f"apt-get update of {LATER_SUITE} failed: {updated.stderr.strip()}")
+    return options
+
+
+def _fetched(package: str, cache: Path, options: Sequence[str] = ()) -> Kernel:
+    folder = cache / package
+    if not (folder / "complete").exists():
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
+        _unpack(_download(package, folder, options), folder)
+        (folder / "complete").touch()
+    return _kernel_in(folder)
 
 
 @contextmanager
@@ -102,18 +166,22 @@ def _locked(path: Path) -> Iterator[None]:
         yield
 
 
-def _current_package() -> str | None:
+def _current_package(options: Sequence[str] = ()) -> str | None:
     try:
-        answer = subprocess.run(["apt-cache", "depends", META_PACKAGE], capture_output=True, text=True, check=False)
+        answer = subprocess.run(
+            ["apt-cache", *options, "depends", META_PACKAGE], capture_output=True, text=True, check=False
+        )
     except FileNotFoundError:
         return None
     found = re.search(r"Depends:\s*(linux-image-\S+)", answer.stdout)
     return found.group(1) if found else None
 
 
-def _download(package: str, folder: Path) -> Path:
+def _download(package: str, folder: Path, options: Sequence[str]) -> Path:
     try:
-        subprocess.run(["apt-get", "download", package], cwd=folder, capture_output=True, text=True, check=True)
+        subprocess.run(
+            ["apt-get", *options, "download", package], cwd=folder, capture_output=True, text=True, check=True
+        )
     except (FileNotFoundError, subprocess.CalledProcessError) as error:
         detail = getattr(error, "stderr", None) or str(error)
         raise KernelUnavailableError(f"apt-get download {package} failed: {detail.strip()}") from error
@@ -141,6 +209,8 @@ def _kept_as(name: str) -> str | None:
     """Where a file of the package goes below the cache folder; None: it is not needed."""
     if re.search(r"/boot/vmlinuz-[^/]+$", name):
         return "vmlinuz"
+    if re.search(r"/boot/config-[^/]+$", name):
+        return "config"
     found = re.search(r"lib/modules/[^/]+/(?:kernel/(.*\.ko)(\.xz|\.zst)?|(modules\.builtin))$", name)
     if found is None:
         return None

@@ -8,9 +8,20 @@ from contextlib import contextmanager
 
 from interop.guest import HOST_ADDRESS, Guest
 
-GUEST_HOST_NQN = "nqn.2014-08.org.nvmexpress:uuid:5f5b1c1e-5d2c-4ef0-9d6a-6f7a0c1e2d3b"
+GUEST_HOST_ID = "5f5b1c1e-5d2c-4ef0-9d6a-6f7a0c1e2d3b"
+GUEST_HOST_NQN = f"nqn.2014-08.org.nvmexpress:uuid:{GUEST_HOST_ID}"
 NVMET_PORT = 4420
 DEVICE_WAIT_S = 30
+
+
+def connect_arguments(port: int, nqn: str, *options: str) -> str:
+    """What /dev/nvme-fabrics is told of a subsystem of this machine's 127.0.0.1:port."""
+    return ",".join(
+        [
+            *("transport=tcp", f"traddr={HOST_ADDRESS}", f"trsvcid={port}", f"nqn={nqn}", f"hostnqn={GUEST_HOST_NQN}"),
+            *(f"hostid={GUEST_HOST_ID}", "nr_io_queues=1", "ctrl_loss_tmo=60", "reconnect_delay=1", *options),
+        ]
+    )
 
 
 @contextmanager
@@ -19,12 +30,7 @@ def attached(guest: Guest, port: int, nqn: str, *options: str) -> Iterator[str]:
 
     options as in /dev/nvme-fabrics, e.g. "hdr_digest". Disconnected at the end, whatever happened.
     """
-    arguments = ",".join(
-        [
-            *("transport=tcp", f"traddr={HOST_ADDRESS}", f"trsvcid={port}", f"nqn={nqn}", f"hostnqn={GUEST_HOST_NQN}"),
-            *("nr_io_queues=1", "ctrl_loss_tmo=60", "reconnect_delay=1", *options),
-        ]
-    )
+    arguments = connect_arguments(port, nqn, *options)
     answer = guest.run(f"exec 3<>/dev/nvme-fabrics && echo -n '{arguments}' >&3 && head -n 1 <&3").output
     found = re.search(r"instance=(\d+)", answer)
     assert found, f"the kernel did not connect to {nqn}: {answer}\n{guest.console_tail()}"

@@ -160,8 +160,11 @@ class Program:
                 raise ProgramError(f"{self._name} did not get ready: {said.decode()!r}\n{self.log_tail()}")
             said += received
 
+    def log(self) -> str:
+        return self._log.read_text(errors="replace")
+
     def log_tail(self) -> str:
-        return "\n".join(self._log.read_text(errors="replace").splitlines()[-LOG_TAIL_LINES:])
+        return "\n".join(self.log().splitlines()[-LOG_TAIL_LINES:])
 
     def close(self) -> None:
         """As a user ends it. Idempotent."""

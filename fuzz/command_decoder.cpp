@@ -1,0 +1,183 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// A submission queue entry, and the ranges of a dataset management command, for devices of every kind and size.
+// Holds: what is let through lies on the device, moves as many data as it names, and the same entry means the same
+// again.
+#include <limits>
+
+#include "nvme/command_decoder.hpp"
+#include "peer.hpp"
+
+namespace {
+
+using namespace ftl;
+using namespace ftl::fuzz;
+
+constexpr uint8_t kOpcodes[] = {wire::opcode::flush,
+                                wire::opcode::write,
+                                wire::opcode::read,
+                                wire::opcode::write_zeroes,
+                                wire::opcode::dataset_management,
+                                wire::opcode::zone_mgmt_send,
+                                wire::opcode::zone_mgmt_recv,
+                                wire::opcode::zone_append};
+constexpr uint32_t kBlockBytes[] = {512, 4096, 4096 + 8, 4096 + 64, 16384};
+constexpr uint64_t kBlockCounts[] = {1, 64, uint64_t{1} << 32, std::numeric_limits<uint64_t>::max()};
+constexpr uint32_t kIoBytes[] = {4096, 131072, 1U << 24};
+// As many entries as a queue has for one command of that size: what TargetQpair has.
+constexpr uint32_t kReservedMax = 1U << 24;
+
+BlockDeviceInfo device(FuzzedDataProvider &input) {
+    BlockDeviceInfo info{};
+    info.block_bytes = input.PickValueInArray(kBlockBytes);
+    info.block_count = input.ConsumeBool() ? input.PickValueInArray(kBlockCounts)
+                                           : input.ConsumeIntegralInRange<uint64_t>(1, uint64_t{1} << 40);
+    info.max_io_blocks = input.ConsumeIntegralInRange<uint32_t>(1, 65536);
+    info.max_append_blocks = input.ConsumeIntegralInRange<uint32_t>(0, 65536);
+    info.zoned = input.ConsumeBool();
+    return info;
+}
+
+// Near what is right, and anything.
+wire::Sqe entry(FuzzedDataProvider &input, const BlockDeviceInfo &info) {
+    wire::Sqe sqe{};
+    const std::vector<uint8_t> raw = input.ConsumeBytes<uint8_t>(sizeof sqe);
+    std::memcpy(&sqe, raw.data(), raw.size());
+    const uint8_t right = input.ConsumeIntegral<uint8_t>();
+    if ((right & 1) != 0) {
+        sqe.opcode = input.PickValueInArray(kOpcodes);
+    }
+    if ((right & 2) != 0) {
+        sqe.flags = wire::kFlagsPsdtSgl;
+    }
+    if ((right & 4) != 0) {
+        sqe.sgl.type = input.ConsumeBool() ? wire::kSglTransport : wire::kSglInCapsule;
+    }
+    if ((right & 8) != 0) {
+        sqe.slba = info.block_count - input.ConsumeIntegralInRange<uint64_t>(0, 4);
+    }
+    if ((right & 16) != 0) {
+        sqe.cdw12 = input.ConsumeIntegralInRange<uint32_t>(0, 40);
+    }
+    if ((right & 32) != 0) {
+        sqe.sgl.length = ((sqe.cdw12 & wire::kCdw12NlbMask) + 1) * info.block_bytes;
+    }
+    if ((right & 64) != 0) {
+        sqe.sgl.length = static_cast<uint32_t>(((sqe.slba & 0xFF) + 1) * sizeof(wire::DsmRange));
+    }
+    if ((right & 128) != 0) {
+        const auto ranges = input.ConsumeIntegralInRange<uint8_t>(0, 7);
+        sqe.opcode = wire::opcode::dataset_management;
+        sqe.slba = uint64_t{wire::kCdw11Deallocate} << 32 | ranges;
+        sqe.sgl.length = static_cast<uint32_t>((ranges + 1U) * sizeof(wire::DsmRange));
+    }
+    return sqe;
+}
+
+bool on_device(const BlockDeviceInfo &info, uint64_t lba, uint64_t blocks) {
+    return lba < info.block_count && blocks <= info.block_count - lba;
+}
+
+void check(const wire::Sqe &sqe, const BlockDeviceInfo &info, uint32_t max_io_bytes, const Io &io,
+           const DataShape &shape) {
+    const uint64_t bytes = uint64_t{io.block_count} * info.block_bytes;
+    require((sqe.flags & wire::kFlagsFuseMask) == 0);
+    require(shape.length <= kReservedMax);
+    if (shape.length > 0) {
+        require(sqe.sgl.type == wire::kSglTransport || sqe.sgl.type == wire::kSglInCapsule);
+        require(sqe.sgl.type == wire::kSglTransport || shape.to_device);
+        require(shape.length == sqe.sgl.length);
+    }
+    switch (io.op) {
+        case Op::read:
+        case Op::write:
+            require(on_device(info, io.lba, io.block_count) && io.block_count > 0);
+            require(io.block_count <= info.max_io_blocks && shape.length == bytes && bytes <= max_io_bytes);
+            require(shape.to_device == (io.op == Op::write));
+            break;
+        case Op::append:
+            require(info.zoned && on_device(info, io.lba, 1) && io.block_count > 0);
+            require(io.block_count <= info.max_append_blocks && shape.length == bytes && bytes <= max_io_bytes);
+            break;
+        case Op::write_zeroes:
+            require(on_device(info, io.lba, io.block_count) && io.block_count > 0 && shape.length == 0);
+            break;
+        case Op::zone_send:
+            require(info.zoned && (io.zone_all || on_device(info, io.lba, 1)) && shape.length == 0);
+            break;
+        case Op::zone_report:
+            require(info.zoned && on_device(info, io.lba, 1));
+            require(shape.length >= 4 && shape.length <= max_io_bytes && !shape.to_device);
+            break;
+        case Op::flush:
+            require(shape.length == 0 && io.lba == 0 && !io.fua);
+            break;
+        default:
+            require(io.op == Op::deallocate && !io.fua && shape.to_device && shape.ranges <= wire::kDsmRangesMax);
+            require(shape.length >= shape.ranges * sizeof(wire::DsmRange));
+            require(shape.length <= wire::kDsmRangesMax * sizeof(wire::DsmRange));
+    }
+}
+
+// Each range that is let through is on the device, and together they are no more than it has.
+void trim(FuzzedDataProvider &input, const BlockDeviceInfo &info, Io &io, const DataShape &shape) {
+    // As much room as the command's data have, not a byte more: the sanitizer sees who reads behind them.
+    std::vector<uint8_t> data = input.ConsumeBytes<uint8_t>(shape.length);
+    data.resize(shape.length);
+    for (uint32_t i = 0; i < shape.ranges && input.ConsumeBool(); ++i) {
+        wire::DsmRange range{};
+        range.lba = input.ConsumeIntegralInRange<uint64_t>(0, 70);
+        const uint64_t left = info.block_count > range.lba ? info.block_count - range.lba : 0;
+        range.block_count = input.ConsumeBool() ? static_cast<uint32_t>(left) : input.ConsumeIntegral<uint32_t>();
+        std::memcpy(data.data() + i * sizeof range, &range, sizeof range);
+    }
+    iovec iov{data.data(), data.size()};
+    io.iov = &iov;
+    io.iov_count = 1;
+    if (check_ranges(info, io, shape) != status::ok) {
+        return;
+    }
+    uint32_t next = 0;
+    uint32_t taken = 0;
+    uint64_t blocks = 0;
+    while (take_range(io, shape, next)) {
+        require(on_device(info, io.lba, io.block_count) && io.block_count > 0);
+        blocks += io.block_count;
+        require(++taken <= shape.ranges && next <= shape.ranges);
+    }
+    require(blocks <= info.block_count);
+}
+
+}  // namespace
+
+extern "C" int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
+    FuzzedDataProvider input(data, size);
+    const BlockDeviceInfo info = device(input);
+    const uint32_t max_io_bytes = input.PickValueInArray(kIoBytes);
+    while (input.remaining_bytes() > 0) {
+        const wire::Sqe sqe = entry(input, info);
+        Io io{};
+        // As the command before has left it.
+        io.block_count = input.ConsumeIntegral<uint16_t>();
+        io.zone_all = true;
+        DataShape shape{4096, 256, true};
+        if (decode_common(sqe, io, shape) != status::ok) {
+            continue;
+        }
+        Io again{};
+        DataShape shape_again;
+        require(decode_common(sqe, again, shape_again) == status::ok);
+        const Status outcome = decode_command(sqe, info, max_io_bytes, io, shape);
+        require(decode_command(sqe, info, max_io_bytes, again, shape_again) == outcome);
+        if (outcome != status::ok) {
+            continue;
+        }
+        require(io.op == again.op && io.lba == again.lba && io.block_count == again.block_count);
+        require(io.fua == again.fua && io.zone_all == again.zone_all && io.zone_action == again.zone_action);
+        require(shape.length == shape_again.length && shape.ranges == shape_again.ranges);
+        check(sqe, info, max_io_bytes, io, shape);
+        if (io.op == Op::deallocate) {
+            trim(input, info, io, shape);
+        }
+    }
+    return 0;
+}
