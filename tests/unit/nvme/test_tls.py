@@ -396,7 +396,7 @@ async def test_commands_that_come_with_connect_are_not_forgotten_at_the_hand_ove
 @pytest.mark.parametrize(("updates", "stays"), [(3, True), (40, False)])
 async def test_key_updates_without_data_are_bounded(updates: int, stays: bool) -> None:
     """They cost us a derivation each, and stand in no PDU that could be counted. (The host is OpenSSL's own.)"""
-    async with secured() as here:
+    async with secured(peers=PeerLimits(handshake_s=600, handshake_bytes=1 << 20)) as here:
         psk = PSK.for_tls(HOSTNQN, SUBNQN)
         client = await asyncio.create_subprocess_exec(
             "openssl", "s_client", "-connect", f"127.0.0.1:{here.port}", "-tls1_3", "-ciphersuites",
