@@ -331,18 +331,19 @@ async def test_a_handshake_that_stalls_has_its_time(here: Bench, sent: bytes) ->
 
 @pytest.mark.rig(peers=PeerLimits(handshake_bytes=4096), connections=ConnectionLog())
 async def test_the_bytes_of_a_handshake_count(here: Bench) -> None:
-    """Records come as fast as one likes before there is any PDU."""
+    """Records come as fast as one likes before there is any PDU: here, of a ClientHello of 64 KiB that never ends."""
     here.subsystem.add_host(HOSTNQN, psk=HeldPsk(PSK))
     host = await here.raw()
-    hello = b"\x01\x00\x40\x00" + bytes(100)
-    for _ in range(100):
+    for start in (b"\x01\x00\xff\xff", *[b""] * 100):
+        part = start + bytes(100)
         try:
-            await host.send(b"\x16\x03\x01" + struct.pack(">H", len(hello)) + hello)
+            await host.send(b"\x16\x03\x01" + struct.pack(">H", len(part)) + part)
         except ConnectionError:
             break
     assert await host.at_end()
     host.close()
     await nobody_is_left(here)
+    assert "has sent too much before it was let in" in refusals(here)[0]
 
 
 @pytest.mark.rig(peers=PeerLimits(handshake_s=SHORT_S), connections=ConnectionLog())
