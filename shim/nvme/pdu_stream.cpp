@@ -485,6 +485,7 @@ bool gather(TxPdu &pdu, uint32_t sent, iovec *iov, uint32_t &count, uint32_t roo
 // What the session has taken of PDUs that are gone. False: some of it has to wait.
 bool PduStream::flush_tls() noexcept {
     if (tls_->flush()) {
+        blocked_ = false;
         return true;
     }
     if (errno == EAGAIN) {

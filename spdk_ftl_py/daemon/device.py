@@ -22,7 +22,7 @@ from ..ftl.media.blockdev import may_pass
 from ..nvme.target.connected_hosts import ConnectedHosts
 from ..runtime.steps import Steps
 from ..runtime.tasks import end_tasks, to_its_end
-from ..spdk.attach import Attachment, attach, detach, is_claimed
+from ..spdk.attach import Attachment, attach, detach, detach_unclaimed
 from ..spdk.keyring import KeyPair
 from ..spdk.rpc import is_gone
 from ..spdk.space import why_out_of_space
@@ -329,15 +329,9 @@ class ManagedDevice:
         """One that came early is attached anew, so that whatever may stand on the bdev is looked for again; unless
         somebody has claimed it meanwhile, from whom it would be taken."""
         assert self.export is not None
-        if self._front.came_early:
-            if not await is_claimed(self._rpc, name=self.name):
-                log.warning(
-                    "%s: the target was started with a configuration that attaches it itself, before its base was "
-                    "there; it is attached again",
-                    self,
-                )
-                await detach(self._rpc, name=self.name, device=self.uuid)
-            self._front.came_early = False
+        if self._front.came_early and await detach_unclaimed(self._rpc, name=self.name, device=self.uuid):
+            log.warning("%s: the target had attached it by itself, before its base was there: that is done again", self)
+        self._front.came_early = False
         self.attachment = await attach(
             self._rpc,
             self._attachments,

@@ -202,10 +202,13 @@ async def attached_as(rpc: TargetRpc, *, name: str, device: UUID) -> bool:
     return _passthru_base(await find_bdev(rpc, name)) == f"{controller_name(name, device)}n{_NSID}"
 
 
-async def is_claimed(rpc: TargetRpc, *, name: str) -> bool:
-    """Whether somebody in the target uses the bdev of that name. Raises TargetError."""
+async def detach_unclaimed(rpc: TargetRpc, *, name: str, device: UUID) -> bool:
+    """As detach(); False, with nothing done, where somebody in the target uses the bdev. Raises TargetError."""
     bdev = await find_bdev(rpc, name)
-    return bdev is not None and bdev.claimed
+    if bdev is not None and bdev.claimed:
+        return False
+    await detach(rpc, name=name, device=device)
+    return True
 
 
 async def detach(rpc: TargetRpc, *, name: str, device: UUID) -> None:

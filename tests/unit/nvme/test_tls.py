@@ -331,18 +331,19 @@ async def test_a_handshake_that_stalls_has_its_time(here: Bench, sent: bytes) ->
 
 @pytest.mark.rig(peers=PeerLimits(handshake_bytes=4096), connections=ConnectionLog())
 async def test_the_bytes_of_a_handshake_count(here: Bench) -> None:
-    """Records come as fast as one likes before there is any PDU."""
+    """Records come as fast as one likes before there is any PDU: here, of a ClientHello of 64 KiB that never ends."""
     here.subsystem.add_host(HOSTNQN, psk=HeldPsk(PSK))
     host = await here.raw()
-    hello = b"\x01\x00\x40\x00" + bytes(100)
-    for _ in range(100):
+    for start in (b"\x01\x00\xff\xff", *[b""] * 100):
+        part = start + bytes(100)
         try:
-            await host.send(b"\x16\x03\x01" + struct.pack(">H", len(hello)) + hello)
+            await host.send(b"\x16\x03\x01" + struct.pack(">H", len(part)) + part)
         except ConnectionError:
             break
     assert await host.at_end()
     host.close()
     await nobody_is_left(here)
+    assert "has sent too much before it was let in" in refusals(here)[0]
 
 
 @pytest.mark.rig(peers=PeerLimits(handshake_s=SHORT_S), connections=ConnectionLog())
@@ -396,7 +397,7 @@ async def test_commands_that_come_with_connect_are_not_forgotten_at_the_hand_ove
 @pytest.mark.parametrize(("updates", "stays"), [(3, True), (40, False)])
 async def test_key_updates_without_data_are_bounded(updates: int, stays: bool) -> None:
     """They cost us a derivation each, and stand in no PDU that could be counted. (The host is OpenSSL's own.)"""
-    async with secured() as here:
+    async with secured(peers=PeerLimits(handshake_s=600, handshake_bytes=1 << 20)) as here:
         psk = PSK.for_tls(HOSTNQN, SUBNQN)
         client = await asyncio.create_subprocess_exec(
             "openssl", "s_client", "-connect", f"127.0.0.1:{here.port}", "-tls1_3", "-ciphersuites",

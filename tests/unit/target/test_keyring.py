@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from spdk_ftl_py import _shim
 from spdk_ftl_py.errors import AuthenticationError
 from spdk_ftl_py.nvme.auth.key import DhchapKey, HostKeys, KeyFile, write_key_file
 from spdk_ftl_py.nvme.auth.psk import Psk
@@ -98,6 +99,7 @@ async def test_what_is_attached_proves_itself(tmp_path: Path, keys: HostKeys) ->
         assert await here.rpc("bdev_nvme_attach_controller", **attach, **NAMES) == ["Xn1"]
 
 
+@pytest.mark.skipif(not _shim.build_info()["tls"], reason="the shim was built without OpenSSL")
 async def test_a_secure_channel_goes_by_tls(tmp_path: Path) -> None:
     async with box() as base, box() as here:
         for name in ("psk", "wrong"):
