@@ -47,8 +47,12 @@ def guest(guests: list[Guest]) -> Guest:
 
 @pytest.fixture(scope="module")
 def proving_guest() -> Iterator[Guest]:
-    """One whose kernel can prove with DH-HMAC-CHAP who it is."""
-    with boot(fetch_kernel_with_host_auth) as machine:
+    """One whose kernel can prove with DH-HMAC-CHAP who it is. That of a later release no machine has to have."""
+    try:
+        kernel = fetch_kernel_with_host_auth()
+    except KernelUnavailableError as error:
+        pytest.skip(f"LINUX AND DH-HMAC-CHAP NOT TESTED: {error}")
+    with boot(lambda: kernel) as machine:
         yield machine
 
 
