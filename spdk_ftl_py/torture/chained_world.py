@@ -185,6 +185,8 @@ class ChainedWorld(World):
                 self._device = await self._loaded(self._alarm_for_nothing)
                 break
             except PASSING:
+                if not self._serving:
+                    return  # killed, and what it waited for failed in the same moment
                 await self._let_go()
                 await asyncio.sleep(RETURN_DELAY_S)
             except FtlError as error:
