@@ -28,6 +28,10 @@ class Outstanding:
 class Workload:
     """Writes, trims, flushes and FUA writes, several outstanding, until power fails."""
 
+    OPERATIONS = 4000
+    CUT_WITHIN = 1500
+    """Operations of the media."""
+
     def __init__(self, bench: Bench, model: Model, rng: random.Random) -> None:
         self.bench = bench
         self.model = model
@@ -87,7 +91,7 @@ class Workload:
                 self.model.acknowledge(io.lba, io.block_count, io.change, durable=io.fua)
 
 
-def torture(seed: int, crashes: int, **options: object) -> dict[str, int]:
+def torture(seed: int, crashes: int, workload: type[Workload] = Workload, **options: object) -> dict[str, int]:
     """Runs, cuts power, walks the media, checks, loads, and again. Returns what happened, summed up."""
     rng = random.Random(seed)
     bench = Bench(schedule_seed=seed, **options)  # type: ignore[arg-type]
@@ -96,8 +100,8 @@ def torture(seed: int, crashes: int, **options: object) -> dict[str, int]:
     try:
         for crash in range(crashes):
             media = bench.media
-            media.cut_power_at(media.operations + rng.randrange(20, 1500), rng.randrange(1 << 32))
-            Workload(bench, model, rng).run(4000)
+            media.cut_power_at(media.operations + rng.randrange(20, workload.CUT_WITHIN), rng.randrange(1 << 32))
+            workload(bench, model, rng).run(workload.OPERATIONS)
             for name, value in bench.core.stats().items():
                 total[name] = total.get(name, 0) + value
             if not bench.failed:

@@ -10,8 +10,8 @@ import pytest
 
 from spdk_ftl_py import _shim
 from unit.shim.ftl.core_bench import Bench, content, version_of
-from unit.shim.ftl.core_model import Model, recover, restarted
-from unit.shim.ftl.test_core_crash import Outstanding, Workload
+from unit.shim.ftl.core_model import recover
+from unit.shim.ftl.test_core_crash import Outstanding, Workload, torture
 from unit.shim.ftl.test_core_stack import HostPort, Link
 
 LARGE = 2 << 20
@@ -160,6 +160,8 @@ def test_what_is_read_when_all_is_done_and_flushed_is_what_a_restart_finds(seed:
 class SparseWorkload(Workload):
     """Few LBAs of many, so that a trim of most of them takes many steps, and flushes come upon it half done."""
 
+    OPERATIONS = 300
+    CUT_WITHIN = 400
     SPACING = 150
     LBAS = 200
 
@@ -185,26 +187,5 @@ class SparseWorkload(Workload):
 
 @pytest.mark.parametrize("seed", range(3))
 def test_a_trim_that_a_flush_has_cut_survives_any_number_of_power_cuts(seed: int) -> None:
-    rng = random.Random(seed)
-    options = {"block_count": SparseWorkload.SPACING * SparseWorkload.LBAS, **SPARSE_BASE}
-    bench = Bench(schedule_seed=seed, **options)
-    model = Model(bench.block_count)
-    try:
-        for crash in range(3):
-            media = bench.media
-            media.cut_power_at(media.operations + rng.randrange(20, 400), rng.randrange(1 << 32))
-            SparseWorkload(bench, model, rng).run(300)
-            if not bench.failed:
-                media.power_cut(rng.randrange(1 << 32))
-            bench.close()
-            media.power_on()
-            recovered = recover(bench)
-            model.check(recovered.versions, f"seed {seed}, crash {crash}")
-            model.restart(recovered.versions)
-            bench = restarted(bench, recovered, **options)
-            bench.media.set_schedule(seed + crash)
-            lbas = [number * SparseWorkload.SPACING for number in range(SparseWorkload.LBAS)]
-            assert [version_of(lba, bench.read(lba)) for lba in lbas] == [recovered.versions[lba] for lba in lbas]
-            bench.audit()
-    finally:
-        bench.close()
+    block_count = SparseWorkload.SPACING * SparseWorkload.LBAS
+    torture(seed, crashes=3, workload=SparseWorkload, block_count=block_count, **SPARSE_BASE)
