@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Final
 from uuid import UUID
 
-from ..errors import BusyError, ExistsError, FtlError, NotFoundError
+from ..errors import BusyError, ExistsError, FtlError, NotFoundError, ParameterError
 from ..ftl.load.write_buffer_file import BufferFile, BufferFiles, buffer_files, in_use
 from ..runtime.tasks import end_tasks
 from ..spdk.attach import detach
@@ -34,18 +34,21 @@ DEFERRED_POLL_GROWTH: Final = 1.5
 SAVE_AGAIN_S: Final = 1.0
 _DEFAULTS_FILLED_IN: Final = {"overprovisioning": 20, "use_append": False}
 
+Key = tuple[str, str]
+"""Target and name."""
+
 log = logging.getLogger(__name__)
 
 
 class Registry:
-    """One name space of FTLs, whatever targets they are on."""
+    """One name space of FTLs for each target."""
 
     def __init__(self, state: StateDirectory, identity: DaemonIdentity, *, socket_path: str) -> None:
         self._state = state
         self._identity = identity
         self._socket_path = socket_path
-        self._devices: dict[str, ManagedDevice] = {}
-        self._watchers: dict[str, asyncio.Task[None]] = {}
+        self._devices: dict[Key, ManagedDevice] = {}
+        self._watchers: dict[ManagedDevice, asyncio.Task[None]] = {}
         self._orphans: list[dict[str, Any]] = []
         """Records of devices that are no more, but whose remains in their target could not be undone yet."""
         self._undoing: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
@@ -147,7 +150,7 @@ class Registry:
         device.on_change = self._save
         device.on_change_behind = self._save_for_sure
         device.hosts.require_state_room = self._require_room_for_host
-        self._devices[device.name] = device
+        self._devices[key_of(device)] = device
         if record.get("allowed") is None:
             _warn_of_upgrade(device)
         self._defer(device)
@@ -184,7 +187,7 @@ class Registry:
         self._state.require_room()
         params["target"] = _normal(params["target"])
         name = params["name"]
-        other = self._devices.get(name)
+        other = self._devices.get((params["target"], name))
         if other is not None:
             raise ExistsError(
                 f"name {name}: there is an FTL bdev of that name ({other.state.value}, on the SPDK target at "
@@ -197,7 +200,7 @@ class Registry:
                 f"uuid {device.uuid}: FTL bdev {twin.name} ({twin.state.value}, on the SPDK target at {twin.target}) "
                 "has it already: choose another, or delete that one first"
             )
-        self._devices[name] = device
+        self._devices[key_of(device)] = device
         task = asyncio.ensure_future(self._bring_up(device))
         self._creations.add(task)
         task.add_done_callback(self._creations.discard)
@@ -222,7 +225,7 @@ class Registry:
             self._defer(device)
             result: Any = f"FTL bdev: {device.name} creation deferred"
         except BaseException:
-            del self._devices[device.name]
+            del self._devices[key_of(device)]
             if device.left_behind:
                 self._leave_behind(record)
             self._save_for_sure()
@@ -251,7 +254,7 @@ class Registry:
         # Either nothing is done, or it is deleted for good.
         self._state.require_room()
         # One that is being created for somebody who waits is refused by take_down().
-        created = device.state is DeviceState.CREATING and device.name not in self._watchers
+        created = device.state is DeviceState.CREATING and device not in self._watchers
         held = None if created or device.can_be_halted else device.held_in_file()
         if held is not None and not params.get("force"):
             raise BusyError(
@@ -287,7 +290,7 @@ class Registry:
         return failures
 
     async def _take_down(self, device: ManagedDevice) -> list[tuple[str, Exception]]:
-        watcher = self._watchers.get(device.name)
+        watcher = self._watchers.get(device)
         if watcher is not None:
             # Whether it waits for its base or is just being made of it: it is undone, and DEFERRED then.
             await end_tasks([watcher])
@@ -295,7 +298,7 @@ class Registry:
         failures = await device.take_down()
         if device.left_behind:
             self._leave_behind(record)
-        del self._devices[device.name]
+        del self._devices[key_of(device)]
         failure = self._save_for_sure()
         if failure is not None:
             failures = [*failures, ("remove it from the state file (the daemon goes on trying)", failure)]
@@ -353,9 +356,10 @@ class Registry:
         return device
 
     async def get_devices(self, params: dict[str, Any]) -> list[dict[str, Any]]:
-        if params.get("name") is not None:
-            return [self._find(params).describe()]
         target = _normal(params["target"]) if params.get("target") is not None else None
+        if params.get("name") is not None:
+            named = [device for device in self._named(params["name"]) if target in (None, device.target)]
+            return [device.describe() for device in named or [self._find(params)]]
         return [device.describe() for device in self._devices.values() if target in (None, device.target)]
 
     async def get_daemon(self, _params: dict[str, Any]) -> dict[str, Any]:
@@ -436,28 +440,42 @@ class Registry:
             )
 
     def _find(self, params: dict[str, Any]) -> ManagedDevice:
+        """The FTL of params["name"], on params["target"] where that is given. Raises NotFoundError, or ParameterError
+        where only the target would tell which one is meant."""
         name = params["name"]
-        device = self._devices.get(name)
-        if device is None:
-            there = ", ".join(self._devices) or "none"
+        named = self._named(name)
+        if not named:
+            there = ", ".join(sorted({device.name for device in self._devices.values()})) or "none"
             raise NotFoundError(f"FTL bdev {name}: no such FTL; the daemon has: {there}")
-        if params.get("target") is not None and _normal(params["target"]) != device.target:
-            raise NotFoundError(
-                f"FTL bdev {name}: it is on the SPDK target at {device.target}, not at {params['target']}"
+        targets = ", ".join(device.target for device in named)
+        if params.get("target") is not None:
+            device = self._devices.get((_normal(params["target"]), name))
+            if device is None:
+                raise NotFoundError(
+                    f"FTL bdev {name}: it is on the SPDK target at {targets}, not at {params['target']}"
+                )
+            return device
+        if len(named) > 1:
+            raise ParameterError(
+                f"FTL bdev {name}: there is one on each of the SPDK targets at {targets}: say which is meant with "
+                "-s TARGET (the RPC's parameter target)"
             )
-        return device
+        return named[0]
+
+    def _named(self, name: str) -> list[ManagedDevice]:
+        return [device for device in self._devices.values() if device.name == name]
 
     # --- deferred creation ---
 
     def _defer(self, device: ManagedDevice) -> None:
         device.state = DeviceState.DEFERRED
         watcher = asyncio.create_task(self._create_when_there(device), name=f"wait for the base of {device.name}")
-        self._watchers[device.name] = watcher
-        watcher.add_done_callback(lambda _: self._forget_watcher(device.name, watcher))
+        self._watchers[device] = watcher
+        watcher.add_done_callback(lambda _: self._forget_watcher(device, watcher))
 
-    def _forget_watcher(self, name: str, watcher: asyncio.Task[None]) -> None:
-        if self._watchers.get(name) is watcher:
-            del self._watchers[name]
+    def _forget_watcher(self, device: ManagedDevice, watcher: asyncio.Task[None]) -> None:
+        if self._watchers.get(device) is watcher:
+            del self._watchers[device]
 
     async def _create_when_there(self, device: ManagedDevice) -> None:
         rpc = self._identity.rpc(device.target)
@@ -535,6 +553,10 @@ class Registry:
 
     def _records(self) -> list[dict[str, Any]]:
         return [device.record() for device in self._devices.values() if _worth_keeping(device)]
+
+
+def key_of(device: ManagedDevice) -> Key:
+    return device.target, device.name
 
 
 def _warn_of_upgrade(device: ManagedDevice) -> None:
