@@ -5,12 +5,13 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 from .. import schema
 from ..client import SOCKET_DEFAULT, SOCKET_ENVIRONMENT, USER_ENVIRONMENT, DaemonClient, target_address
-from ..plugin import add_arguments, parameters_of
+from ..plugin import add_arguments, parameters_of, still_deferred
 from ..text import show_line, show_name
 
 TARGET_DEFAULT: Final = "/var/tmp/spdk.sock"
@@ -121,7 +122,10 @@ def _add_rpc(subparsers: argparse._SubParsersAction[argparse.ArgumentParser], co
             params["target"] = target_address(args.target)
         result = daemon_client(args).call(rpc.method, rpc.check(params))
         print(result if isinstance(result, str) else json.dumps(result, indent=2))
-        return 0
+        waits = still_deferred(params, result)
+        if waits is not None:
+            print(f"spdk-ftl: {waits}", file=sys.stderr)
+        return 0 if waits is None else 1
 
     parser.set_defaults(run=run)
 

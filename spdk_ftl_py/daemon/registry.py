@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import logging
 import os
@@ -22,11 +23,13 @@ from ..spdk.rpc import is_gone
 from ..text import show_name, show_names
 from ..version import __version__
 from .base import DaemonIdentity, DeferredError
+from .checks import FtlThereError
 from .device import PROBE_TIMEOUT_S, DeviceState, ManagedDevice
 from .front import Export
 from .requester import requester
 from .session_keys import drop_all, remove_stray_files
 from .state import StateDirectory
+from .terms import POLL_S, Terms, check_agrees, is_patient, may_come, wait_online
 
 DEFERRED_POLL_MIN_S: Final = 0.2
 DEFERRED_POLL_MAX_S: Final = 2.0
@@ -147,9 +150,7 @@ class Registry:
         except (FtlError, KeyError, IndexError, TypeError, ValueError) as error:
             log.error("%s: can't go on with it, the state file's record makes no sense: %s", record["name"], error)
             return False
-        device.on_change = self._save
-        device.on_change_behind = self._save_for_sure
-        device.hosts.require_state_room = self._require_room_for_host
+        self._prepare(device)
         self._devices[key_of(device)] = device
         if record.get("allowed") is None:
             _warn_of_upgrade(device)
@@ -181,57 +182,120 @@ class Registry:
     # --- RPCs ---
 
     async def create(self, params: dict[str, Any]) -> Any:
-        """{"name", "uuid"}, or the line that the creation is deferred."""
+        """{"name", "uuid"}, with more where its terms ask for it (Terms.answer), or the line that the creation is
+        deferred."""
         if self._halting:
             raise FtlError("the daemon is halting", errno=errno.ESHUTDOWN)
         self._state.require_room()
         params["target"] = _normal(params["target"])
         name = params["name"]
-        other = self._devices.get((params["target"], name))
+        key, asked = (params["target"], name), dict(params)
+        terms = Terms.take(params)
+        while terms.if_absent and (other := self._devices.get(key)) is not None:
+            if other.state is DeviceState.CREATING and other not in self._watchers:
+                # Somebody else asks for it at the same time: it is there in a moment, or not at all.
+                await asyncio.sleep(POLL_S)
+                continue
+            await self._check_agrees(other, asked)
+            return terms.answer(await self._wait_online(key, terms), changed=False)
+        other = self._devices.get(key)
         if other is not None:
             raise ExistsError(
                 f"name {name}: there is an FTL bdev of that name ({other.state.value}, on the SPDK target at "
                 f"{other.target}): choose another, or delete it first"
             )
-        device = ManagedDevice(params, self._identity)
-        twin = next((each for each in self._devices.values() if each.uuid == device.uuid), None)
-        if twin is not None:
-            raise ExistsError(
-                f"uuid {device.uuid}: FTL bdev {twin.name} ({twin.state.value}, on the SPDK target at {twin.target}) "
-                "has it already: choose another, or delete that one first"
-            )
-        self._devices[key_of(device)] = device
+        device = ManagedDevice(params, self._identity, terms.chosen)
+        self._check_no_twin(device.uuid)
+        self._devices[key] = device
         task = asyncio.ensure_future(self._bring_up(device))
         self._creations.add(task)
         task.add_done_callback(self._creations.discard)
         # Whoever called may hang up: the creation goes on to one of its ends.
         try:
-            return await asyncio.shield(task)
+            device = await asyncio.shield(task)
         except asyncio.CancelledError:
             if task.cancelled():
                 raise FtlError(f"FTL bdev {name}: not created, the daemon is halting", errno=errno.ESHUTDOWN) from None
             raise
+        if device.state is DeviceState.DEFERRED and not terms.asks_for_json:
+            return f"FTL bdev: {name} creation deferred"
+        return terms.answer(await self._wait_online(key, terms, device), changed=True)
 
-    async def _bring_up(self, device: ManagedDevice) -> Any:
+    async def _check_agrees(self, device: ManagedDevice, asked: dict[str, Any]) -> None:
+        """Raises what check_agrees() does."""
+        told = self._properties(device)
+        for role, has in (("base", told["base_bdev"]), ("cache", device.params.get("cache"))):
+            wanted = asked.get("base_bdev" if role == "base" else "cache")
+            if wanted in (None, has):
+                continue
+            with contextlib.suppress(FtlError):
+                # It may be another name of the same bdev.
+                bdev = await find_bdev(self._identity.rpc(device.target), wanted)
+                if bdev is not None and has in bdev.names:
+                    asked = {**asked, "base_bdev" if role == "base" else "cache": has}
+        check_agrees(device, asked, told)
+
+    async def _wait_online(self, key: Key, terms: Terms, device: ManagedDevice | None = None) -> ManagedDevice:
+        """device, the one of that key by default, as it is when the time to wait is over. Raises what wait_online()
+        does."""
+        if device is not None and (terms.wait_s is None or device.state is not DeviceState.DEFERRED):
+            return device
+        return await wait_online(lambda: self._devices.get(key), key[1], terms.wait_s or 0, lambda: self._halting)
+
+    def _check_no_twin(self, uuid: UUID, but: ManagedDevice | None = None) -> None:
+        twin = next((each for each in self._devices.values() if each.uuid == uuid and each is not but), None)
+        if twin is not None:
+            raise ExistsError(
+                f"uuid {uuid}: FTL bdev {twin.name} ({twin.state.value}, on the SPDK target at {twin.target}) "
+                "has it already: choose another, or delete that one first"
+            )
+
+    def _load_instead(self, device: ManagedDevice, error: FtlThereError) -> ManagedDevice:
+        """With load_or_create, the FTL that was found on the base of device takes its place, to be loaded. Raises the
+        error where that is not asked for, and ExistsError where it is not the FTL that is asked for."""
+        if not device.params.get("load_or_create"):
+            raise error
+        wanted = device.params.get("uuid")
+        if wanted is not None and UUID(wanted) != error.uuid:
+            raise ExistsError(
+                f"base bdev {device.params['base_bdev']} holds an FTL already, with uuid {error.uuid}, and {wanted} is "
+                "asked for: give another base, or that uuid; nothing was done"
+            ) from error
+        self._check_no_twin(error.uuid, device)
+        record = device.record()
+        params = {name: value for name, value in record["params"].items() if name not in ("load_or_create", "uuid")}
+        found = ManagedDevice(params, self._identity, error.uuid, loads=True, allowed=record["allowed"])
+        self._prepare(found)
+        self._devices[key_of(found)] = found
+        if device in self._watchers:
+            self._watchers[found] = self._watchers.pop(device)
+        self._save()
+        return found
+
+    def _prepare(self, device: ManagedDevice) -> None:
         device.on_change = self._save
         device.on_change_behind = self._save_for_sure
         device.hosts.require_state_room = self._require_room_for_host
-        record = device.record()
+
+    async def _bring_up(self, device: ManagedDevice) -> ManagedDevice:
+        """Online or deferred. With load_or_create it may be another one than what was given."""
+        self._prepare(device)
         try:
             await self._undo_orphans(device.target)
             self._save()
-            await device.bring_up()
-        except DeferredError:
-            self._defer(device)
-            result: Any = f"FTL bdev: {device.name} creation deferred"
-        except BaseException:
-            del self._devices[key_of(device)]
-            if device.left_behind:
-                self._leave_behind(record)
-            self._save_for_sure()
-            raise
-        else:
-            result = {"name": device.name, "uuid": str(device.uuid)}
+            try:
+                await device.bring_up()
+            except FtlThereError as error:
+                device = self._load_instead(device, error)
+                await device.bring_up()
+        except BaseException as error:
+            if not self._is_deferred_by(device, error):
+                del self._devices[key_of(device)]
+                if device.left_behind:
+                    self._leave_behind(device.record())
+                self._save_for_sure()
+                raise
+            self._defer(device, str(error))
         try:
             self._save()
         except FtlError:
@@ -244,7 +308,14 @@ class Registry:
             "creation deferred" if device.state is DeviceState.DEFERRED else device.how_it_came,
             requester(),
         )
-        return result
+        return device
+
+    @staticmethod
+    def _is_deferred_by(device: ManagedDevice, error: BaseException) -> bool:
+        """The creation goes on when what it lacks is there."""
+        if isinstance(error, DeferredError):
+            return True
+        return is_patient(device.params) and may_come(error) and not device.left_behind
 
     async def delete(self, params: dict[str, Any]) -> Any:
         """True, or the line that says what of it only its write buffer file has."""
@@ -290,10 +361,13 @@ class Registry:
         return failures
 
     async def _take_down(self, device: ManagedDevice) -> list[tuple[str, Exception]]:
+        # With load_or_create it may have become another one.
+        device = self._devices.get(key_of(device), device)
         watcher = self._watchers.get(device)
         if watcher is not None:
             # Whether it waits for its base or is just being made of it: it is undone, and DEFERRED then.
             await end_tasks([watcher])
+            device = self._devices.get(key_of(device), device)
         record = device.record()
         failures = await device.take_down()
         if device.left_behind:
@@ -308,7 +382,11 @@ class Registry:
         return self._find(params).stats()
 
     async def get_properties(self, params: dict[str, Any]) -> dict[str, Any]:
-        return self._find(params).properties()
+        return self._properties(self._find(params))
+
+    @staticmethod
+    def _properties(device: ManagedDevice) -> dict[str, Any]:
+        return {**device.properties(), "params": device.params}
 
     async def scrub(self, params: dict[str, Any]) -> dict[str, Any]:
         """How it stands, once it is ordered or stopped."""
@@ -467,14 +545,16 @@ class Registry:
 
     # --- deferred creation ---
 
-    def _defer(self, device: ManagedDevice) -> None:
+    def _defer(self, device: ManagedDevice, reason: str = "") -> None:
+        """reason: what it waits for, until something else is found to be missing."""
         device.state = DeviceState.DEFERRED
+        device.waits_for = reason
         watcher = asyncio.create_task(self._create_when_there(device), name=f"wait for the base of {device.name}")
         self._watchers[device] = watcher
-        watcher.add_done_callback(lambda _: self._forget_watcher(device, watcher))
+        watcher.add_done_callback(self._forget_watcher)
 
-    def _forget_watcher(self, device: ManagedDevice, watcher: asyncio.Task[None]) -> None:
-        if self._watchers.get(device) is watcher:
+    def _forget_watcher(self, watcher: asyncio.Task[None]) -> None:
+        for device in [each for each, task in self._watchers.items() if task is watcher]:
             del self._watchers[device]
 
     async def _create_when_there(self, device: ManagedDevice) -> None:
@@ -488,22 +568,28 @@ class Registry:
             first = False
             try:
                 if not device.inherited and await find_bdev(rpc, device.params["base_bdev"]) is None:
+                    device.waits_for = f"base bdev {device.params['base_bdev']} does not exist yet"
                     continue
             except FtlError as error:
                 log.debug("%s: deferred: %s", device.name, error)
+                device.waits_for = error.message
                 continue
             try:
                 await self._undo_orphans(device.target)
-                await device.bring_up()
-            except DeferredError as error:
-                log.debug("%s: deferred: %s", device.name, error)
-                device.error = error.message
-                device.state = DeviceState.DEFERRED
-                continue
+                try:
+                    await device.bring_up()
+                except FtlThereError as error:
+                    device = self._load_instead(device, error)
+                    await device.bring_up()
             except asyncio.CancelledError:
                 device.state = DeviceState.DEFERRED
                 raise
             except Exception as error:
+                if self._is_deferred_by(device, error):
+                    log.debug("%s: deferred: %s", device.name, error)
+                    device.error = device.waits_for = str(error)
+                    device.state = DeviceState.DEFERRED
+                    continue
                 log.error("%s: deferred creation failed: %s", device, error)
                 if device.left_behind and not _worth_keeping(device):
                     self._leave_behind(device.record())
