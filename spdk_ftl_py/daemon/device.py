@@ -30,6 +30,7 @@ from ..text import show_names
 from .admission import Admission
 from .base import PASSING, BaseLink, DaemonIdentity, DeferredError
 from .checks import Media, check_media, check_name, optimal_open_zones, split_address
+from .dependents import Dependents
 from .failed_flushes import RETRY_GROWTH, RETRY_MAX_S, RETRY_MIN_S, FailedFlushes
 from .front import Export, Front
 from .owed import make_room, settle_alarms
@@ -81,10 +82,11 @@ class ManagedDevice:
         hosts: object = None,
         allowed: object = None,
         inherited: bool = False,
+        dependents: object = None,
     ) -> None:
-        """device, loads, export, hosts, allowed: of one that a predecessor of this daemon had: its uuid, whether it is
-        on media already, where hosts look for it, who they are, and who may come (as record() says it). inherited: what
-        the predecessor made of it in the target may still stand, and is taken over.
+        """device, loads, export, hosts, allowed, dependents: of one that a predecessor of this daemon had: its uuid,
+        whether it is on media already, where hosts look for it, who they are, who may come, and what stands on it (as
+        record() says it). inherited: what the predecessor made of it in the target may still stand, and is taken over.
 
         Raises ConfError or ParameterError where params break a rule that needs no target.
         """
@@ -145,6 +147,7 @@ class ManagedDevice:
         self.hosts = ConnectedHosts(lambda: self.on_change())
         """Told before they have their first answer, so that a successor knows whom it owes the truth."""
         self.hosts.restore(hosts)
+        self.dependents = Dependents(self.name, self._rpc, dependents, self.changed)
         self._attachments = Steps(self.name)
         self._life: asyncio.Task[None] | None = None
         self._hold_timer: asyncio.TimerHandle | None = None
@@ -346,6 +349,7 @@ class ManagedDevice:
 
     async def _share_target_keys(self) -> KeyPair | None:
         """Before the target is attached. Raises TargetError."""
+        self.dependents.attached_anew()
         pair = await self._attachments.run(_TARGET_KEYS, self._target_keys.share(), self._target_keys.drop)
         try:
             self.admission.set_target_keys(self._target_keys.shared)
@@ -389,6 +393,11 @@ class ManagedDevice:
         lost = asyncio.ensure_future(self._link.wait_lost())
         failed = asyncio.ensure_future(ftl.failed.wait())
         attaching = asyncio.ensure_future(self._attach_again())
+        if self.params["no_attach"]:
+            self.dependents.attached_anew()
+        standing = asyncio.ensure_future(
+            self.dependents.keep(lambda: self.attachment is not None or self.params["no_attach"])
+        )
         alarming = asyncio.ensure_future(settle_alarms(self.hosts))
         making_room = asyncio.ensure_future(make_room(self.hosts, lambda: self._front.present, ftl.make_durable))
         self._no_space, self._busy = None, False
@@ -408,7 +417,7 @@ class ManagedDevice:
                 reason = self._link.lost_reason or failure.message
         finally:
             self._link.watch_zones(None)
-            await end_tasks((lost, failed, attaching, alarming, making_room, watching))
+            await end_tasks((lost, failed, attaching, standing, alarming, making_room, watching))
         self.error = f"base bdev {self._link.base_name}: {'; '.join(filter(None, (reason, self._no_space)))}"
         return True
 
@@ -689,8 +698,10 @@ class ManagedDevice:
             "attached": self.attachment is not None,
             **self.admission.describe(),
             "base_tls": self._link.tls_cipher,
-            "error": self.error,
+            "error": self.error or self.dependents.error,
         }
+        if self.dependents.known:
+            told["dependents"] = self.dependents.describe()
         if self.state in (DeviceState.CREATING, DeviceState.WAITING) and self._step_told:
             told["progress"] = self._step_told
         if self.state is DeviceState.WAITING:
@@ -794,4 +805,5 @@ class ManagedDevice:
             "export": None if export is None else [export.nqn, export.traddr, export.trsvcid],
             "allowed": self.admission.to_record(),
             "hosts": self.hosts.to_record(),
+            "dependents": self.dependents.to_record(),
         }

@@ -8,23 +8,25 @@ import logging
 import os
 import time
 from collections import defaultdict
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final
 from uuid import UUID
 
-from ..errors import BusyError, ExistsError, FtlError, NotFoundError
+from ..errors import BusyError, ExistsError, FtlError, NotFoundError, ParameterError
 from ..ftl.load.write_buffer_file import BufferFile, BufferFiles, buffer_files, in_use
 from ..runtime.tasks import end_tasks
 from ..spdk.attach import detach
-from ..spdk.bdevs import find_bdev
+from ..spdk.bdevs import find_bdev, get_bdevs
 from ..spdk.exports import bdev_nqn, remove_subsystem
 from ..spdk.rpc import is_gone
+from ..spdk.saved_config import OwnFtl, divide, read_subsystems
 from ..text import show_name, show_names
 from ..version import __version__
 from .base import DaemonIdentity, DeferredError
 from .device import PROBE_TIMEOUT_S, DeviceState, ManagedDevice
 from .front import Export
 from .requester import requester
+from .saved import SavedFtl, read_section, section_of
 from .session_keys import drop_all, remove_stray_files
 from .state import StateDirectory
 
@@ -32,6 +34,8 @@ DEFERRED_POLL_MIN_S: Final = 0.2
 DEFERRED_POLL_MAX_S: Final = 2.0
 DEFERRED_POLL_GROWTH: Final = 1.5
 SAVE_AGAIN_S: Final = 1.0
+FIRST_ATTEMPT_S: Final = 5.0
+FIRST_ATTEMPT_POLL_S: Final = 0.05
 _DEFAULTS_FILLED_IN: Final = {"overprovisioning": 20, "use_append": False}
 
 log = logging.getLogger(__name__)
@@ -73,14 +77,17 @@ class Registry:
             "ftl_get_devices": self.get_devices,
             "ftl_get_daemon": self.get_daemon,
             "ftl_remove_buffers": self.remove_buffers,
+            "ftl_save_config": self.save_config,
+            "ftl_load_config": self.load_config,
         }
 
     # --- start and halt ---
 
-    async def start(self) -> None:
+    async def start(self, saved: Sequence[SavedFtl] = ()) -> None:
         """Takes over from a predecessor: what is on media is loaded again as soon as its base bdev is there, under the
         same address, and with what still stands of it in the target; deferred creations go on waiting; what else was
-        left in targets is undone."""
+        left in targets is undone. saved: FTLs of a saved configuration, as far as the predecessor does not say
+        otherwise."""
         remove_stray_files(self._identity.key_dir, {UUID(record["uuid"]) for record in self._state.devices})
         for record in self._state.devices:
             deferred = record["state"] == DeviceState.DEFERRED.value
@@ -90,6 +97,7 @@ class Registry:
                 if (record.get("params") or {}).get("no_data"):
                     log.warning("%s: was made with no_data, so it is gone", record["name"])
                 self._leave_behind(record)
+        self._start_saved(saved)
         await asyncio.gather(*(self._undo_orphans(target) for target in {each["target"] for each in self._orphans}))
         self._save()
 
@@ -128,6 +136,23 @@ class Registry:
         log.info("%s: %s, asked for by %s", device, what, requester())
         return "; ".join(f"{device.name}: {step}: {failure}" for step, failure in failures)
 
+    def _start_saved(self, saved: Sequence[SavedFtl]) -> None:
+        for ftl in saved:
+            there = self._like(ftl)
+            if not there:
+                if self._resume(ftl.record, inherited=not ftl.is_new):
+                    log.info("%s: from the saved configuration, on the target at %s", ftl.name, ftl.target)
+            elif _is_same(there[0], ftl):
+                if not there[0].dependents.known:
+                    there[0].dependents.replace(ftl.dependents, pending=True)
+            else:
+                log.error("%s The file's is left out", _contradiction(ftl, there[0]))
+
+    def _like(self, ftl: SavedFtl) -> list[ManagedDevice]:
+        """Those that have its name or uuid: first the one that is the same."""
+        found = [each for each in self._devices.values() if each.name == ftl.name or each.uuid == ftl.uuid]
+        return sorted(found, key=lambda each: not _is_same(each, ftl))
+
     def _resume(self, record: dict[str, Any], *, inherited: bool) -> bool:
         try:
             export = record.get("export")
@@ -140,6 +165,7 @@ class Registry:
                 hosts=record.get("hosts"),
                 allowed=record.get("allowed"),
                 inherited=inherited,
+                dependents=record.get("dependents"),
             )
         except (FtlError, KeyError, IndexError, TypeError, ValueError) as error:
             log.error("%s: can't go on with it, the state file's record makes no sense: %s", record["name"], error)
@@ -358,6 +384,79 @@ class Registry:
         target = _normal(params["target"]) if params.get("target") is not None else None
         return [device.describe() for device in self._devices.values() if target in (None, device.target)]
 
+    # --- saved configurations
+
+    async def save_config(self, params: dict[str, Any]) -> dict[str, Any]:
+        """{"subsystems": […]}: SPDK's of the target, without what is the daemon's, and the FTLs on it."""
+        target = self._target_to_save(params)
+        devices = [device for device in self._devices.values() if device.target == target]
+        orphans = [OwnFtl(each["name"], UUID(each["uuid"])) for each in self._orphans if each["target"] == target]
+        rpc = self._identity.rpc(target)
+        subsystems = await read_subsystems(rpc, with_batches=params["with_batches"])
+        bdevs = await get_bdevs(rpc)
+        divided = divide(subsystems, bdevs, [*(OwnFtl(each.name, each.uuid) for each in devices), *orphans])
+        kept = [each for each in devices if each.name in self._devices and _worth_keeping(each)]
+        for device in kept:
+            device.dependents.check_found(divided.dependents[device.uuid])
+        for device in kept:
+            device.dependents.found(divided.dependents[device.uuid], bdevs, whole=device.is_served)
+        if kept:
+            self._save()
+        section = section_of(device.record() for device in kept)
+        return {"subsystems": [*divided.subsystems, section]}
+
+    def _target_to_save(self, params: dict[str, Any]) -> str:
+        if params.get("target") is not None:
+            return _normal(params["target"])
+        targets = sorted({device.target for device in self._devices.values()})
+        if len(targets) != 1:
+            there = f"there are FTLs on {', '.join(targets)}" if targets else "there is no FTL"
+            raise ParameterError(f"which target's configuration? {there}: name one with -s")
+        return targets[0]
+
+    async def load_config(self, params: dict[str, Any]) -> dict[str, Any]:
+        """{"loaded", "unchanged"}. All of it, or an error and nothing is changed."""
+        if self._halting:
+            raise FtlError("the daemon is halting", errno=errno.ESHUTDOWN)
+        saved = read_section(params["config"], "the configuration", target=params.get("target"), normal=_normal)
+        self._state.require_room()
+        there = {ftl.name: self._like(ftl) for ftl in saved}
+        for ftl in saved:
+            if there[ftl.name] and not _is_same(there[ftl.name][0], ftl):
+                raise ExistsError(f"{_contradiction(ftl, there[ftl.name][0])} Nothing was loaded")
+        loaded = [ftl for ftl in saved if not there[ftl.name]]
+        self._resume_all(loaded)
+        unchanged = [there[ftl.name][0] for ftl in saved if there[ftl.name]]
+        for ftl, device in zip((ftl for ftl in saved if there[ftl.name]), unchanged, strict=True):
+            device.dependents.replace(ftl.dependents, pending=True)
+        try:
+            self._save()
+        except FtlError:
+            for ftl in loaded:
+                self._watchers.pop(ftl.name).cancel()
+                del self._devices[ftl.name]
+            raise
+        devices = [self._devices[ftl.name] for ftl in loaded]
+        for device in devices:
+            log.info("%s: from a saved configuration, asked for by %s", device, requester())
+        await _first_attempts([device for device in devices if device.inherited])
+        return {
+            "loaded": [_tell_loaded(device) for device in devices],
+            "unchanged": [_tell_loaded(device) for device in unchanged],
+        }
+
+    def _resume_all(self, saved: Sequence[SavedFtl]) -> None:
+        """Or none."""
+        done: list[str] = []
+        for ftl in saved:
+            if self._resume(ftl.record, inherited=not ftl.is_new):
+                done.append(ftl.name)
+                continue
+            for name in done:
+                self._watchers.pop(name).cancel()
+                del self._devices[name]
+            raise ParameterError(f"FTL bdev {ftl.name} can't be loaded; the daemon's log says why. Nothing was loaded")
+
     async def get_daemon(self, _params: dict[str, Any]) -> dict[str, Any]:
         return {
             "version": __version__,
@@ -535,6 +634,35 @@ class Registry:
 
     def _records(self) -> list[dict[str, Any]]:
         return [device.record() for device in self._devices.values() if _worth_keeping(device)]
+
+
+def _is_same(device: ManagedDevice, ftl: SavedFtl) -> bool:
+    return (device.name, device.uuid, device.target) == (ftl.name, ftl.uuid, ftl.target)
+
+
+def _contradiction(ftl: SavedFtl, device: ManagedDevice) -> str:
+    return (
+        f"FTL bdev {ftl.name} of the saved configuration (uuid {ftl.uuid}, on the SPDK target at {ftl.target}) can't be "
+        f"loaded: there is FTL bdev {device.name} (uuid {device.uuid}, on the SPDK target at {device.target}), "
+        f"{device.state.value}: delete that one first, or take the other out of the file."
+    )
+
+
+async def _first_attempts(devices: Sequence[ManagedDevice]) -> None:
+    """For a moment, until each of them is there or says what it waits for."""
+    deadline = time.monotonic() + FIRST_ATTEMPT_S
+    while time.monotonic() < deadline and any(
+        each.state is DeviceState.CREATING or (each.state is DeviceState.DEFERRED and each.error is None)
+        for each in devices
+    ):
+        await asyncio.sleep(FIRST_ATTEMPT_POLL_S)
+
+
+def _tell_loaded(device: ManagedDevice) -> dict[str, Any]:
+    told = device.describe()
+    base = f"base bdev {device.params['base_bdev']}"
+    waits = None if told["state"] == DeviceState.ONLINE.value else told["error"] or told.get("waiting_for") or base
+    return {"name": device.name, "uuid": str(device.uuid), "state": told["state"], "waiting_for": waits}
 
 
 def _warn_of_upgrade(device: ManagedDevice) -> None:

@@ -2,7 +2,7 @@
 
 What the daemon made it makes again by itself, and a target that is started with it can't: the daemon would wait for the
 target, and the target for the daemon. What stands on an FTL ("dependents") would fail in a target that starts, since
-the FTL comes later. Nothing here calls the target.
+the FTL comes later.
 """
 
 from __future__ import annotations
@@ -12,12 +12,13 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 from uuid import UUID
 
-from ..errors import ParameterError
+from ..errors import ParameterError, ProtocolError
 from .attach import controller_name, export_nguid, nvme_bdev_name
 from .bdevs import Bdev
 from .claims import NESTING_MAX, mentions
 from .exports import NQN_PREFIX, bdev_nqn
 from .keyring import SESSION_ROLES, session_key_names
+from .rpc import TargetRpc
 
 Call = dict[str, Any]
 """{"method": …, "params": {…}}; without params where it takes none."""
@@ -56,6 +57,24 @@ class Divided:
 
     subsystems: list[dict[str, Any]]
     dependents: dict[UUID, list[Call]]
+
+
+async def read_subsystems(rpc: TargetRpc, *, with_batches: bool = False) -> list[dict[str, Any]]:
+    """What SPDK's save_config prints as "subsystems". with_batches: calls that the target makes in batches stay so;
+    targets before v26.01 have none, and refuse to be asked. Raises TargetError or ProtocolError."""
+    names = await rpc.call("framework_get_subsystems")
+    if not isinstance(names, list):
+        raise ProtocolError(f"SPDK target at {rpc.address}: framework_get_subsystems did not return a list")
+    found: list[dict[str, Any]] = []
+    for each in names:
+        name = each.get("subsystem") if isinstance(each, dict) else None
+        params = {"name": name, **({"with_batches": True} if with_batches else {})}
+        found.append({"subsystem": name, "config": await rpc.call("framework_get_config", params)})
+    try:
+        check_subsystems(found)
+    except ParameterError as error:
+        raise ProtocolError(f"SPDK target at {rpc.address}: what it says of its configuration: {error}") from error
+    return found
 
 
 def divide(subsystems: Sequence[Mapping[str, Any]], bdevs: Sequence[Bdev], ftls: Iterable[OwnFtl]) -> Divided:
