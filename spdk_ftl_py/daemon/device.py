@@ -6,15 +6,13 @@ import asyncio
 import contextlib
 import enum
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import datetime, timezone
 from typing import Any, Final
 from uuid import UUID, uuid4
 
 from ..conf import FtlConf, given_settings
 from ..errors import BusyError, FlushDoubtError, FtlError, ParameterError, TargetError
-from ..ftl import creation, loading
-from ..ftl.cache.nv_cache_keeper import CacheMissingError
 from ..ftl.device import DeviceState as FtlState
 from ..ftl.device import FtlDevice
 from ..ftl.load.write_buffer_file import BufferFile, buffer_files
@@ -22,35 +20,41 @@ from ..ftl.media.blockdev import may_pass
 from ..nvme.target.connected_hosts import ConnectedHosts
 from ..runtime.steps import Steps
 from ..runtime.tasks import end_tasks, to_its_end
-from ..spdk.attach import Attachment, attach, detach, detach_unclaimed
-from ..spdk.keyring import KeyPair
+from ..spdk.attach import Attachment
 from ..spdk.rpc import is_gone
-from ..spdk.space import why_out_of_space
 from ..text import show_names
 from .admission import Admission
 from .base import PASSING, BaseLink, DaemonIdentity, DeferredError
+from .base_watch import BaseWatch
+from .changes import Change, Changes
 from .checks import Media, check_media, check_name, optimal_open_zones, split_address
 from .dependents import Dependents
 from .failed_flushes import RETRY_GROWTH, RETRY_MAX_S, RETRY_MIN_S, FailedFlushes
 from .front import Export, Front
+from .ftl_maker import FtlMaker
 from .owed import make_room, settle_alarms
 from .session_keys import SessionKeys, drop_all, psk_path
+from .target_bdev import TargetBdev
 
 HALT_STALL_S: Final = 15.0
 PROBE_TIMEOUT_S: Final = 3.0
+EMPTY_TIMEOUT_S: Final = 10.0
+"""For what hosts have sent before a change: a base that works is done with it long before."""
 SWEEP_S: Final = 1.0
-BASE_POLL_S: Final = 1.0
-"""Longer than a busy base is left alone (BUSY_DELAY_MAX_S): while I/O waits for it, it answers in between."""
-BUSY_TOLD_S: Final = 5.0
-"""A base that has been busy for so long, without a pause, is told of."""
 _PROGRESS: Final = ("media_written_blocks", "reloc_read_blocks", "base_flushes", "zone_resets")
 """Counters of the core of which one moves as long as the base answers, until its checkpoint is written."""
-_REFUSALS: Final = ("write_errors", "busy_answers")
-"""Counters of the core that grow with what the base does not take; the last one of those that are sent again."""
-_TARGET_KEYS: Final = "keys for the target"
-_ANY_ADDRESS: Final = {"0.0.0.0": "127.0.0.1", "::": "::1"}
 
 log = logging.getLogger(__name__)
+
+
+class _Ended(enum.Enum):
+    """How a life of the FTL ends."""
+
+    LOST = enum.auto()
+    """Its base is."""
+    FAILED = enum.auto()
+    CHANGING = enum.auto()
+    """It is to be loaded again, changed."""
 
 
 class DeviceState(enum.Enum):
@@ -132,31 +136,30 @@ class ManagedDevice:
         self._step_told = ""
         self._waits_for = ""
         self._failed_flushes = FailedFlushes()
-        self._no_space: str | None = None
-        """Why the base has no room, as the target says."""
-        self._busy = False
-        """It was told that the base is busy."""
+        self._changes = Changes()
         self._rpc = identity.rpc(self.target)
         self._link = BaseLink(self._rpc, params, self.uuid, identity)
-        target_psk = psk_path(params.get("target_psk"))
-        self._target_keys = SessionKeys(self._rpc, identity.key_dir, self.uuid, "target", target_psk)
-        self.admission = Admission(
-            params, allowed, inherited=inherited, target_keys=self._target_keys.keys, save=lambda: self.on_change()
+        self._maker = FtlMaker(
+            self.uuid, params, self.settings, identity.buffer_dir, progress=self._report, on_lossy=self._alarm
         )
+        self._base_watch = BaseWatch(self._rpc, self._link.base_name, str(self), self._tell, self._untell)
+        target_psk = psk_path(params.get("target_psk"))
+        target_keys = SessionKeys(self._rpc, identity.key_dir, self.uuid, "target", target_psk)
+        self.admission = Admission(
+            params, allowed, inherited=inherited, target_keys=target_keys.keys, save=lambda: self.on_change()
+        )
+        self.dependents = Dependents(self.name, self._rpc, dependents, self.changed)
+        self._target_bdev = TargetBdev(self._rpc, self.name, self.uuid, self.admission, target_keys)
+        self._target_bdev.on_anew = self.dependents.attached_anew
         self._front = self._new_front()
         self.hosts = ConnectedHosts(lambda: self.on_change())
         """Told before they have their first answer, so that a successor knows whom it owes the truth."""
         self.hosts.restore(hosts)
-        self.dependents = Dependents(self.name, self._rpc, dependents, self.changed)
-        self._attachments = Steps(self.name)
         self._life: asyncio.Task[None] | None = None
         self._hold_timer: asyncio.TimerHandle | None = None
         if inherited:
             self._link.inherit()
-            self._attachments.on_undo(_TARGET_KEYS, self._target_keys.drop)
-            self._attachments.on_undo(
-                "what a predecessor attached", lambda: detach(self._rpc, name=self.name, device=self.uuid)
-            )
+            self._target_bdev.inherit()
 
     def __str__(self) -> str:
         """For the log."""
@@ -181,6 +184,11 @@ class ManagedDevice:
     def inherited(self) -> bool:
         """A predecessor had it."""
         return self._inherited
+
+    @property
+    def is_attached(self) -> bool:
+        """As far as the daemon is to attach it: what stands on it in the target can be there."""
+        return self.state is DeviceState.ONLINE and (self.attachment is not None or self.params["no_attach"])
 
     @property
     def export(self) -> Export | None:
@@ -273,44 +281,13 @@ class ManagedDevice:
         assert self._link.raw is not None
         return Media(base, self._link.raw, await self._link.connect_cache(self._front.reactor))
 
-    async def _load(self, media: Media) -> FtlDevice:
-        try:
-            return await loading.load(
-                self._front.reactor,
-                media.base,
-                name=self.name,
-                uuid=self.uuid,
-                settings=self.settings,
-                num_punits=self.params.get("num_punits"),
-                buffer_dir=self._identity.buffer_dir,
-                cache=media.cache,
-                without_cache=bool(self.params.get("without_cache")),
-                progress=self._report,
-                on_lossy=self._alarm,
-            )
-        except CacheMissingError as error:
-            if self.params.get("cache"):
-                # It is named, so it was there, and may be there in a moment.
-                raise DeferredError(f"cache bdev {self.params['cache']} does not exist: {error.message}") from error
-            raise
+    async def _load(self, media: Media, once: Mapping[str, Any] | None = None) -> FtlDevice:
+        return await self._maker.load(self._front.reactor, media, **(once or {}))
 
     async def _make(self, media: Media) -> FtlDevice:
         assert self._link.bdev is not None
-        return await creation.create(
-            self._front.reactor,
-            media.base,
-            name=self.name,
-            conf=self.conf,
-            uuid=self.uuid,
-            num_punits=self.params.get("num_punits"),
-            optimal_open_zones=optimal_open_zones(self._link.bdev, self.params),
-            buffer_dir=self._identity.buffer_dir,
-            cache=media.cache,
-            progress=self._report,
-            base_name=self._link.base_name,
-            cache_name=str(self.params.get("cache") or ""),
-            no_data=self.no_data,
-        )
+        open_zones = optimal_open_zones(self._link.bdev, self.params)
+        return await self._maker.make(self._front.reactor, media, self.conf, optimal_open_zones=open_zones)
 
     def _alarm(self) -> None:
         """What was accepted before may be lost: hosts that were connected learn it from their first Flush."""
@@ -329,40 +306,16 @@ class ManagedDevice:
         self._step_told = f"{step} {part:.0%}"
 
     async def _attach(self) -> None:
-        """One that came early is attached anew, so that whatever may stand on the bdev is looked for again; unless
-        somebody has claimed it meanwhile, from whom it would be taken."""
-        assert self.export is not None
-        if self._front.came_early and await detach_unclaimed(self._rpc, name=self.name, device=self.uuid):
-            log.warning("%s: the target had attached it by itself, before its base was there: that is done again", self)
-        self._front.came_early = False
-        self.attachment = await attach(
-            self._rpc,
-            self._attachments,
-            name=self.name,
-            device=self.uuid,
-            traddr=_ANY_ADDRESS.get(self.export.traddr, self.export.traddr),
-            trsvcid=str(self.export.trsvcid),
-            subnqn=self.export.nqn,
-            hostnqn=self.admission.target_nqn,
-            share_keys=self._share_target_keys,
-        )
-
-    async def _share_target_keys(self) -> KeyPair | None:
-        """Before the target is attached. Raises TargetError."""
-        self.dependents.attached_anew()
-        pair = await self._attachments.run(_TARGET_KEYS, self._target_keys.share(), self._target_keys.drop)
-        try:
-            self.admission.set_target_keys(self._target_keys.shared)
-        except FtlError as error:
-            # A successor would keep the target out, or not ask it for its proof.
-            raise TargetError(f"{self.name} is not attached: {error.message}", errno=error.errno) from error
-        return pair
+        self.attachment = await self._target_bdev.attach(self._front)
 
     async def _try_attach(self) -> None:
         """Of what hosts have had already: those of the export don't wait for the target, which gets it later."""
-        if not self.params["no_attach"]:
-            with contextlib.suppress(TargetError, OSError):
-                await self._attach()
+        if self.params["no_attach"]:
+            # Whether its user attached it in the target, nothing tells.
+            self.dependents.attached_anew()
+            return
+        with contextlib.suppress(TargetError, OSError):
+            await self._attach()
 
     # --- life ---
 
@@ -372,54 +325,68 @@ class ManagedDevice:
         if failure is not None:
             log.error("%s: %s", self.name, failure.message)
 
+    def _tell(self, error: str) -> None:
+        self.error = error
+        self.changed()
+
+    def _untell(self, error: str) -> None:
+        if self.error == error:
+            self.error = None
+        self.changed()
+
     async def _live(self) -> None:
         try:
-            while await self._until_lost():
+            while (ended := await self._until_ended()) is not _Ended.FAILED:
+                if ended is _Ended.CHANGING and await self._load_changed():
+                    continue
                 if self.no_data:
                     lost = "with no_data nothing of it is kept, so the FTL can't come back: delete it, and make it anew"
                     await self._fail(f"{self.error}; {lost}")
                     return
+                self._changes.refuse(
+                    BusyError(f"FTL bdev {self.name} has lost its base: {self.error}; nothing is changed")
+                )
                 if not await self._wait_for_base():
                     return
         except Exception as error:
             log.exception("%s: internal error", self.name)
             await self._fail(f"internal error ({type(error).__name__}); the daemon's log has more")
+        finally:
+            self._changes.refuse(BusyError(f"FTL bdev {self.name} has failed, or is being deleted: nothing is changed"))
 
-    async def _until_lost(self) -> bool:
-        """Serves until the base is lost: True, with the reason in error; or until the FTL fails for another reason:
-        False, the device is FAILED then."""
+    async def _until_ended(self) -> _Ended:
+        """Serves until the base is lost, with the reason in error; until the FTL fails for another reason, and the
+        device is FAILED then; or until it is to be changed."""
         assert self.ftl is not None
         ftl = self.ftl
         lost = asyncio.ensure_future(self._link.wait_lost())
         failed = asyncio.ensure_future(ftl.failed.wait())
+        changing = asyncio.ensure_future(self._changes.wanted.wait())
         attaching = asyncio.ensure_future(self._attach_again())
-        if self.params["no_attach"]:
-            self.dependents.attached_anew()
-        standing = asyncio.ensure_future(
-            self.dependents.keep(lambda: self.attachment is not None or self.params["no_attach"])
-        )
+        standing = asyncio.ensure_future(self.dependents.keep(lambda: self.is_attached))
         alarming = asyncio.ensure_future(settle_alarms(self.hosts))
         making_room = asyncio.ensure_future(make_room(self.hosts, lambda: self._front.present, ftl.make_durable))
-        self._no_space, self._busy = None, False
-        watching = asyncio.ensure_future(self._watch_base(ftl))
+        watching = asyncio.ensure_future(self._base_watch.run(ftl.core))
         self._link.watch_zones(ftl.zones_changed)
         try:
-            await asyncio.wait({lost, failed}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({lost, failed, changing}, return_when=asyncio.FIRST_COMPLETED)
+            if not lost.done() and not failed.done():
+                return _Ended.CHANGING
             if lost.done():
                 reason = lost.result()
             else:
                 failure = ftl.failure
                 if failure is None or not may_pass(failure):
                     await self._fail(failure.message if failure is not None else "the FTL failed")
-                    return False
+                    return _Ended.FAILED
                 if await self._flush_failed(failure, flushed=ftl.core.stats()["base_flushes"] > 1):
-                    return False
+                    return _Ended.FAILED
                 reason = self._link.lost_reason or failure.message
         finally:
             self._link.watch_zones(None)
-            await end_tasks((lost, failed, attaching, standing, alarming, making_room, watching))
-        self.error = f"base bdev {self._link.base_name}: {'; '.join(filter(None, (reason, self._no_space)))}"
-        return True
+            await end_tasks((lost, failed, changing, attaching, standing, alarming, making_room, watching))
+        self.error = f"base bdev {self._link.base_name}: {'; '.join(filter(None, (reason, self._base_watch.no_space)))}"
+        return _Ended.LOST
 
     async def _flush_failed(self, failure: BaseException, *, flushed: bool = False) -> bool:
         """failure: of a life or a load. flushed: other flushes of that life did not fail. True: there were too many
@@ -448,65 +415,90 @@ class ManagedDevice:
                 self.error = None
                 self.changed()
 
-    async def _watch_base(self, ftl: FtlDevice) -> None:
-        """A base that is out of space answers with errors that do not say so, and of one that is busy nobody notices
-        anything but that I/O takes long. Told once, and when it is over."""
-        clock = asyncio.get_running_loop().time
-        before = [0] * len(_REFUSALS)
-        busy_since: float | None = None
-        while True:
-            stats = ftl.core.stats()
-            refused = [stats.get(name, 0) for name in _REFUSALS]
-            if self._no_space is not None or refused != before:
-                with contextlib.suppress(FtlError, OSError):
-                    self._tell_space(await why_out_of_space(self._rpc, self._link.base_name))
-            if refused[-1] == before[-1]:
-                busy_since = None
-                self._tell_busy(False)
-            elif busy_since is None:
-                busy_since = clock()
-            elif self._no_space is None and clock() - busy_since >= BUSY_TOLD_S:
-                self._tell_busy(True)
-            before = refused
-            await asyncio.sleep(BASE_POLL_S)
+    async def change(self, change: Change) -> None:
+        """Halts the FTL cleanly, and loads it again, changed. Hosts notice a pause. Returns when it runs.
 
-    def _tell_busy(self, busy: bool) -> None:
-        if busy == self._busy:
-            return
-        self._busy = busy
-        base = f"base bdev {self._link.base_name}"
-        told = (
-            f"{base} is busy, for more than {BUSY_TOLD_S:g} s without a pause: I/O waits for it; what does it lack? "
-            "Room, for instance, or a drive that works"
-        )
-        if busy:
-            log.warning("%s: %s", self, told)
-            self.error = told
-        else:
-            log.warning("%s: %s is busy no more", self, base)
-            if self.error == told:
-                self.error = None
-        self.changed()
+        Raises BusyError where it does not run now, or is being changed already; else what kept it from being halted or
+        loaded so: then it is as it was, or waits for its base.
+        """
+        if self.ftl is None or self.state is not DeviceState.ONLINE or self.ftl.state is not FtlState.RUNNING:
+            reason = f": {self.error}" if self.error else ""
+            raise BusyError(f"FTL bdev {self.name} is {self.describe()['state']}{reason}; {change.what} has to wait")
+        if self.no_data:
+            raise ParameterError(f"FTL bdev {self.name} was made with no_data, so it can't be loaded again changed")
+        FtlConf.from_dict(given_settings(change.applied(self.params))).check()
+        await self._changes.ask(change)
 
-    def _tell_space(self, reason: str | None) -> None:
-        if reason == self._no_space:
-            return
-        told, self._no_space = self._no_space, reason
-        base = f"base bdev {self._link.base_name}"
-        if reason is not None:
-            log.error("%s: %s is out of space: %s", self, base, reason)
-            self.error = f"{base} is out of space: {reason}"
-        else:
-            log.warning("%s: %s has room again", self, base)
-            if self.error == f"{base} is out of space: {told}":
-                self.error = None
+    async def _load_changed(self) -> bool:
+        """False: it has to be loaded as it was. Whoever asked knows why."""
+        change = self._changes.take()
+        try:
+            halted = await to_its_end(self._halt_to_change(change))
+            if not halted:
+                return False
+            before = dict(self.params)
+            try:
+                self._set_params(change.applied(before))
+                # Before it counts: whoever comes after a crash loads it so, or as it was.
+                self.on_change()
+                await self._return_to_base(change.once)
+            except BaseException:
+                self._set_params(before)
+                with contextlib.suppress(FtlError):
+                    self.on_change()
+                raise
+        except (FtlError, OSError) as error:
+            told = error.message if isinstance(error, FtlError) else str(error)
+            self.error = f"{change.what}: not done: {told}"
+            log.error("%s: %s", self, self.error)
+            self._changes.refuse(error)
+            return self.state is DeviceState.ONLINE
+        self.error = None
+        self.state = DeviceState.ONLINE
         self.changed()
+        log.info("%s: %s: done", self, change.what)
+        self._changes.done()
+        return True
+
+    def _set_params(self, params: dict[str, Any]) -> None:
+        """In place: those that go by them have them too. Raises ConfError, ParameterError."""
+        settings = given_settings(params)
+        FtlConf.from_dict(settings).check()
+        for mine, new in ((self.params, params), (self.settings, settings)):
+            mine.clear()
+            mine.update(new)
+
+    async def _halt_to_change(self, change: Change) -> bool:
+        """I/O waits from now on, and what had been accepted is on media. Raises BusyError where that can't be had in
+        a moment: nothing is changed then, and I/O goes on."""
+        assert self.ftl is not None
+        ftl = self.ftl
+        self._front.hold()
+        if not await self._front.emptied(EMPTY_TIMEOUT_S):
+            self._front.set_core(ftl.core)
+            raise BusyError(
+                f"FTL bdev {self.name}: the base does not end what hosts have sent within {EMPTY_TIMEOUT_S:g} s, so "
+                f"{change.what} has to wait: try again when it does"
+            )
+        self.state = DeviceState.WAITING
+        self._step_told, self._waits_for = "", change.what
+        self.changed()
+        self._hold_timer = asyncio.get_running_loop().call_later(self._identity.peer_timeout_s, self._stop_holding)
+        self.ftl = None
+        try:
+            await ftl.halt()
+            self.hosts.flushed()
+        finally:
+            await self._link.disconnect()
+        return True
 
     async def _wait_for_base(self) -> bool:
         """Until the base is back and the FTL loaded from it: True. False: what came back is no such base."""
         log.warning("%s: waiting for its base: %s", self, self.error)
         self._front.hold()
         self.state = DeviceState.WAITING
+        if self._hold_timer is not None:
+            self._hold_timer.cancel()
         # At once: whoever asks before the base is let go of is told of no bdev in a target that is gone.
         self.attachment = None
         self._step_told = self._waits_for = ""
@@ -539,9 +531,10 @@ class ManagedDevice:
         self.changed()
         return True
 
-    async def _return_to_base(self) -> None:
+    async def _return_to_base(self, once: Mapping[str, Any] | None = None) -> None:
         await self._link.claim(again=True)
-        self.ftl = await self._load(await self._connect())
+        self.ftl = await self._load(await self._connect(), once)
+        self.conf = self.ftl.conf
         if (self.ftl.restored or {}).get("lossy"):
             # Queues that are there already know nothing of it.
             await self._front.disconnect_hosts()
@@ -614,11 +607,11 @@ class ManagedDevice:
         return await to_its_end(self._take_all_apart())
 
     async def _take_all_apart(self) -> list[tuple[str, Exception]]:
-        there = self._attachments.pending or self._link.claimed
+        there = self._target_bdev.pending or self._link.claimed
         silent = await self._target_is_silent() if there else None
         failures: list[tuple[str, Exception]] = []
         if silent is None:
-            failures += await self._attachments.undo()
+            failures += await self._target_bdev.undo()
         else:
             failures.append(("undo what stands in the target", silent))
         failures_here = await self._let_go_here()

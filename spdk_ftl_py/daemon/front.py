@@ -3,6 +3,7 @@ away. Stays as long as the device does."""
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
@@ -25,6 +26,7 @@ from .export_sockets import ExportSockets
 
 EXPORT_MODEL: Final = "spdk-ftl-py FTL"
 EXPORT_NSID: Final = 1
+EMPTY_POLL_S: Final = 0.005
 _SERIAL_NUMBER_MAX: Final = 20
 
 
@@ -159,6 +161,17 @@ class Front:
         """I/O waits from now on."""
         if self.gate is not None:
             self.gate.hold()
+
+    async def emptied(self, timeout_s: float) -> bool:
+        """Whether, behind hold(), what had been let through has ended within that time."""
+        gate = self.gate
+        assert gate is not None
+        until = asyncio.get_running_loop().time() + timeout_s
+        while not gate.sweep():
+            if asyncio.get_running_loop().time() >= until:
+                return False
+            await asyncio.sleep(EMPTY_POLL_S)
+        return True
 
     def fail(self) -> None:
         """I/O fails from now on, until there is another core."""

@@ -8,25 +8,26 @@ import logging
 import os
 import time
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Final
 from uuid import UUID
 
-from ..errors import BusyError, ExistsError, FtlError, NotFoundError, ParameterError
+from ..errors import BusyError, ExistsError, FtlError, NotFoundError
 from ..ftl.load.write_buffer_file import BufferFile, BufferFiles, buffer_files, in_use
 from ..runtime.tasks import end_tasks
 from ..spdk.attach import detach
-from ..spdk.bdevs import find_bdev, get_bdevs
+from ..spdk.bdevs import find_bdev
 from ..spdk.exports import bdev_nqn, remove_subsystem
 from ..spdk.rpc import is_gone
-from ..spdk.saved_config import OwnFtl, divide, read_subsystems
+from ..spdk.saved_config import OwnFtl
 from ..text import show_name, show_names
 from ..version import __version__
 from .base import DaemonIdentity, DeferredError
+from .config_rpcs import ConfigRpcs, normal_target
 from .device import PROBE_TIMEOUT_S, DeviceState, ManagedDevice
 from .front import Export
 from .requester import requester
-from .saved import SavedFtl, read_section, section_of
+from .saved import SavedFtl
 from .session_keys import drop_all, remove_stray_files
 from .state import StateDirectory
 
@@ -34,8 +35,6 @@ DEFERRED_POLL_MIN_S: Final = 0.2
 DEFERRED_POLL_MAX_S: Final = 2.0
 DEFERRED_POLL_GROWTH: Final = 1.5
 SAVE_AGAIN_S: Final = 1.0
-FIRST_ATTEMPT_S: Final = 5.0
-FIRST_ATTEMPT_POLL_S: Final = 0.05
 _DEFAULTS_FILLED_IN: Final = {"overprovisioning": 20, "use_append": False}
 
 log = logging.getLogger(__name__)
@@ -59,6 +58,7 @@ class Registry:
         self._saving: asyncio.Task[None] | None = None
         """Tries until what has happened is in the state file."""
         self._halting = False
+        self._configs = ConfigRpcs(self, identity)
         self._started = time.monotonic()
 
     @property
@@ -77,8 +77,7 @@ class Registry:
             "ftl_get_devices": self.get_devices,
             "ftl_get_daemon": self.get_daemon,
             "ftl_remove_buffers": self.remove_buffers,
-            "ftl_save_config": self.save_config,
-            "ftl_load_config": self.load_config,
+            **self._configs.methods,
         }
 
     # --- start and halt ---
@@ -92,12 +91,12 @@ class Registry:
         for record in self._state.devices:
             deferred = record["state"] == DeviceState.DEFERRED.value
             loads = record.get("loads") is True and record["state"] != DeviceState.DELETING.value
-            if not (loads or deferred) or not self._resume(record, inherited=loads):
+            if not (loads or deferred) or not self.resume(record, inherited=loads):
                 # As one that is being deleted: whoever reads the state file next is to undo it, and no more.
                 if (record.get("params") or {}).get("no_data"):
                     log.warning("%s: was made with no_data, so it is gone", record["name"])
                 self._leave_behind(record)
-        self._start_saved(saved)
+        self._configs.start(saved)
         await asyncio.gather(*(self._undo_orphans(target) for target in {each["target"] for each in self._orphans}))
         self._save()
 
@@ -136,24 +135,8 @@ class Registry:
         log.info("%s: %s, asked for by %s", device, what, requester())
         return "; ".join(f"{device.name}: {step}: {failure}" for step, failure in failures)
 
-    def _start_saved(self, saved: Sequence[SavedFtl]) -> None:
-        for ftl in saved:
-            there = self._like(ftl)
-            if not there:
-                if self._resume(ftl.record, inherited=not ftl.is_new):
-                    log.info("%s: from the saved configuration, on the target at %s", ftl.name, ftl.target)
-            elif _is_same(there[0], ftl):
-                if not there[0].dependents.known:
-                    there[0].dependents.replace(ftl.dependents, pending=True)
-            else:
-                log.error("%s The file's is left out", _contradiction(ftl, there[0]))
-
-    def _like(self, ftl: SavedFtl) -> list[ManagedDevice]:
-        """Those that have its name or uuid: first the one that is the same."""
-        found = [each for each in self._devices.values() if each.name == ftl.name or each.uuid == ftl.uuid]
-        return sorted(found, key=lambda each: not _is_same(each, ftl))
-
-    def _resume(self, record: dict[str, Any], *, inherited: bool) -> bool:
+    def resume(self, record: dict[str, Any], *, inherited: bool) -> bool:
+        """It waits for its base from now on. False: the record makes no sense, which was logged."""
         try:
             export = record.get("export")
             device = ManagedDevice(
@@ -178,6 +161,33 @@ class Registry:
             _warn_of_upgrade(device)
         self._defer(device)
         return True
+
+    # --- for saved configurations
+
+    @property
+    def devices(self) -> Mapping[str, ManagedDevice]:
+        return self._devices
+
+    def orphans(self, target: str) -> list[OwnFtl]:
+        """FTLs that are no more, and have left something in that target."""
+        return [OwnFtl(each["name"], UUID(each["uuid"])) for each in self._orphans if each["target"] == target]
+
+    def worth_keeping(self, device: ManagedDevice) -> bool:
+        return self._devices.get(device.name) is device and _worth_keeping(device)
+
+    def forget(self, name: str) -> None:
+        """What resume() did, at once behind it."""
+        self._watchers.pop(name).cancel()
+        del self._devices[name]
+
+    def require_running(self) -> None:
+        if self._halting:
+            raise FtlError("the daemon is halting", errno=errno.ESHUTDOWN)
+        self._state.require_room()
+
+    def save(self) -> None:
+        """Raises FtlError."""
+        self._save()
 
     def _leave_behind(self, record: dict[str, Any]) -> None:
         """Whoever reads the state file next is to undo it in its target, and no more."""
@@ -208,7 +218,7 @@ class Registry:
         if self._halting:
             raise FtlError("the daemon is halting", errno=errno.ESHUTDOWN)
         self._state.require_room()
-        params["target"] = _normal(params["target"])
+        params["target"] = normal_target(params["target"])
         name = params["name"]
         other = self._devices.get(name)
         if other is not None:
@@ -381,81 +391,8 @@ class Registry:
     async def get_devices(self, params: dict[str, Any]) -> list[dict[str, Any]]:
         if params.get("name") is not None:
             return [self._find(params).describe()]
-        target = _normal(params["target"]) if params.get("target") is not None else None
+        target = normal_target(params["target"]) if params.get("target") is not None else None
         return [device.describe() for device in self._devices.values() if target in (None, device.target)]
-
-    # --- saved configurations
-
-    async def save_config(self, params: dict[str, Any]) -> dict[str, Any]:
-        """{"subsystems": […]}: SPDK's of the target, without what is the daemon's, and the FTLs on it."""
-        target = self._target_to_save(params)
-        devices = [device for device in self._devices.values() if device.target == target]
-        orphans = [OwnFtl(each["name"], UUID(each["uuid"])) for each in self._orphans if each["target"] == target]
-        rpc = self._identity.rpc(target)
-        subsystems = await read_subsystems(rpc, with_batches=params["with_batches"])
-        bdevs = await get_bdevs(rpc)
-        divided = divide(subsystems, bdevs, [*(OwnFtl(each.name, each.uuid) for each in devices), *orphans])
-        kept = [each for each in devices if each.name in self._devices and _worth_keeping(each)]
-        for device in kept:
-            device.dependents.check_found(divided.dependents[device.uuid])
-        for device in kept:
-            device.dependents.found(divided.dependents[device.uuid], bdevs, whole=device.is_served)
-        if kept:
-            self._save()
-        section = section_of(device.record() for device in kept)
-        return {"subsystems": [*divided.subsystems, section]}
-
-    def _target_to_save(self, params: dict[str, Any]) -> str:
-        if params.get("target") is not None:
-            return _normal(params["target"])
-        targets = sorted({device.target for device in self._devices.values()})
-        if len(targets) != 1:
-            there = f"there are FTLs on {', '.join(targets)}" if targets else "there is no FTL"
-            raise ParameterError(f"which target's configuration? {there}: name one with -s")
-        return targets[0]
-
-    async def load_config(self, params: dict[str, Any]) -> dict[str, Any]:
-        """{"loaded", "unchanged"}. All of it, or an error and nothing is changed."""
-        if self._halting:
-            raise FtlError("the daemon is halting", errno=errno.ESHUTDOWN)
-        saved = read_section(params["config"], "the configuration", target=params.get("target"), normal=_normal)
-        self._state.require_room()
-        there = {ftl.name: self._like(ftl) for ftl in saved}
-        for ftl in saved:
-            if there[ftl.name] and not _is_same(there[ftl.name][0], ftl):
-                raise ExistsError(f"{_contradiction(ftl, there[ftl.name][0])} Nothing was loaded")
-        loaded = [ftl for ftl in saved if not there[ftl.name]]
-        self._resume_all(loaded)
-        unchanged = [there[ftl.name][0] for ftl in saved if there[ftl.name]]
-        for ftl, device in zip((ftl for ftl in saved if there[ftl.name]), unchanged, strict=True):
-            device.dependents.replace(ftl.dependents, pending=True)
-        try:
-            self._save()
-        except FtlError:
-            for ftl in loaded:
-                self._watchers.pop(ftl.name).cancel()
-                del self._devices[ftl.name]
-            raise
-        devices = [self._devices[ftl.name] for ftl in loaded]
-        for device in devices:
-            log.info("%s: from a saved configuration, asked for by %s", device, requester())
-        await _first_attempts([device for device in devices if device.inherited])
-        return {
-            "loaded": [_tell_loaded(device) for device in devices],
-            "unchanged": [_tell_loaded(device) for device in unchanged],
-        }
-
-    def _resume_all(self, saved: Sequence[SavedFtl]) -> None:
-        """Or none."""
-        done: list[str] = []
-        for ftl in saved:
-            if self._resume(ftl.record, inherited=not ftl.is_new):
-                done.append(ftl.name)
-                continue
-            for name in done:
-                self._watchers.pop(name).cancel()
-                del self._devices[name]
-            raise ParameterError(f"FTL bdev {ftl.name} can't be loaded; the daemon's log says why. Nothing was loaded")
 
     async def get_daemon(self, _params: dict[str, Any]) -> dict[str, Any]:
         return {
@@ -540,7 +477,7 @@ class Registry:
         if device is None:
             there = ", ".join(self._devices) or "none"
             raise NotFoundError(f"FTL bdev {name}: no such FTL; the daemon has: {there}")
-        if params.get("target") is not None and _normal(params["target"]) != device.target:
+        if params.get("target") is not None and normal_target(params["target"]) != device.target:
             raise NotFoundError(
                 f"FTL bdev {name}: it is on the SPDK target at {device.target}, not at {params['target']}"
             )
@@ -636,35 +573,6 @@ class Registry:
         return [device.record() for device in self._devices.values() if _worth_keeping(device)]
 
 
-def _is_same(device: ManagedDevice, ftl: SavedFtl) -> bool:
-    return (device.name, device.uuid, device.target) == (ftl.name, ftl.uuid, ftl.target)
-
-
-def _contradiction(ftl: SavedFtl, device: ManagedDevice) -> str:
-    return (
-        f"FTL bdev {ftl.name} of the saved configuration (uuid {ftl.uuid}, on the SPDK target at {ftl.target}) can't be "
-        f"loaded: there is FTL bdev {device.name} (uuid {device.uuid}, on the SPDK target at {device.target}), "
-        f"{device.state.value}: delete that one first, or take the other out of the file."
-    )
-
-
-async def _first_attempts(devices: Sequence[ManagedDevice]) -> None:
-    """For a moment, until each of them is there or says what it waits for."""
-    deadline = time.monotonic() + FIRST_ATTEMPT_S
-    while time.monotonic() < deadline and any(
-        each.state is DeviceState.CREATING or (each.state is DeviceState.DEFERRED and each.error is None)
-        for each in devices
-    ):
-        await asyncio.sleep(FIRST_ATTEMPT_POLL_S)
-
-
-def _tell_loaded(device: ManagedDevice) -> dict[str, Any]:
-    told = device.describe()
-    base = f"base bdev {device.params['base_bdev']}"
-    waits = None if told["state"] == DeviceState.ONLINE.value else told["error"] or told.get("waiting_for") or base
-    return {"name": device.name, "uuid": str(device.uuid), "state": told["state"], "waiting_for": waits}
-
-
 def _warn_of_upgrade(device: ManagedDevice) -> None:
     """Daemons before this one let every host in, and did not say so in the state file."""
     own = "only the target itself may" if not device.params["no_attach"] else "no host may"
@@ -699,8 +607,3 @@ def _params_given(record: dict[str, Any]) -> dict[str, Any]:
             if params.get(name) == default:
                 del params[name]
     return params
-
-
-def _normal(target: str) -> str:
-    """One spelling for each target: symbolic links and // resolved."""
-    return os.path.realpath(target) if target.startswith("/") else target

@@ -18,6 +18,7 @@ from typing import Any, Final
 from uuid import UUID
 
 from .. import schema, strict_json
+from ..access.paths import check_directory, check_parents
 from ..conf import FtlConf, given_settings
 from ..errors import ExistsError, FtlError, ParameterError
 from ..nvme.target.allowed_hosts import AllowedHosts
@@ -93,11 +94,16 @@ def _entries_of(record: Mapping[str, Any]) -> list[Call]:
 # --- from a section ---
 
 
-def read_file(path: Path) -> list[Any]:
-    """The section of a saved configuration; empty where it has none. Raises ParameterError that says where it is wrong;
-    with an errno where it can't be read."""
+def read_file(path: Path, *, safe: bool = False) -> list[Any]:
+    """The section of a saved configuration; empty where it has none. safe: nobody but the user who runs this, and root,
+    could have written it; for whoever does what it says while nobody looks.
+
+    Raises ParameterError that says where it is wrong, or can't be read, and FtlError where it is not safe."""
     try:
         with path.open("rb") as file:
+            if safe:
+                check_parents(path.absolute(), "configuration", "give another")
+                check_directory(os.fstat(file.fileno()), path, "configuration", "give another")
             raw = file.read(CONFIG_BYTES_MAX + 1)
     except OSError as error:
         raise ParameterError(f"configuration {path}: {error.strerror}", errno=error.errno) from error

@@ -94,7 +94,7 @@ async def test_a_thin_base_without_room_is_told_and_so_is_that_there_is_room_aga
     monkeypatch: pytest.MonkeyPatch, here: World
 ) -> None:
     """The target answers its writes with Internal Error."""
-    monkeypatch.setattr("spdk_ftl_py.daemon.device.BASE_POLL_S", 0.01)
+    monkeypatch.setattr("spdk_ftl_py.daemon.base_watch.BASE_POLL_S", 0.01)
     daemon = await here.start()
     await create(here, daemon)
     bdev = (await here.rpc("bdev_get_bdevs", name="Nvme0n1"))[0]
@@ -124,8 +124,8 @@ async def test_a_base_that_is_busy_for_long_is_told_and_so_is_its_end(
     monkeypatch: pytest.MonkeyPatch, here: World, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A file on a full file system, for instance: hosts only see that their writes take long."""
-    monkeypatch.setattr("spdk_ftl_py.daemon.device.BASE_POLL_S", 0.15)
-    monkeypatch.setattr("spdk_ftl_py.daemon.device.BUSY_TOLD_S", 0.4)
+    monkeypatch.setattr("spdk_ftl_py.daemon.base_watch.BASE_POLL_S", 0.15)
+    monkeypatch.setattr("spdk_ftl_py.daemon.base_watch.BUSY_TOLD_S", 0.4)
     daemon = await here.start()
     await create(here, daemon)
     device = daemon.registry._devices["ftl0"]

@@ -1,0 +1,92 @@
+"""Trouble of a base that its errors do not tell: it is out of space, or busy without a pause."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Callable
+from typing import Final
+
+from .. import _shim
+from ..errors import FtlError
+from ..spdk.rpc import TargetRpc
+from ..spdk.space import why_out_of_space
+
+BASE_POLL_S: Final = 1.0
+"""Longer than a busy base is left alone (BUSY_DELAY_MAX_S): while I/O waits for it, it answers in between."""
+BUSY_TOLD_S: Final = 5.0
+"""A base that has been busy for so long, without a pause, is told of."""
+_REFUSALS: Final = ("write_errors", "busy_answers")
+"""Counters of the core that grow with what the base does not take; the last one of those that are sent again."""
+
+log = logging.getLogger(__name__)
+
+
+class BaseWatch:
+    """run() for each life of an FTL. tell() gets what is wrong, once; untell() the same text when it is over."""
+
+    def __init__(
+        self, rpc: TargetRpc, base_name: str, whose: str, tell: Callable[[str], None], untell: Callable[[str], None]
+    ) -> None:
+        """whose: the FTL, for the log."""
+        self.no_space: str | None = None
+        """Why the base has no room, as the target says."""
+        self._rpc = rpc
+        self._base_name = base_name
+        self._whose = whose
+        self._tell = tell
+        self._untell = untell
+        self._busy = False
+        """It was told that the base is busy."""
+
+    async def run(self, core: _shim.FtlCore) -> None:
+        """A base that is out of space answers with errors that do not say so, and of one that is busy nobody notices
+        anything but that I/O takes long. Until it is cancelled."""
+        self.no_space, self._busy = None, False
+        clock = asyncio.get_running_loop().time
+        before = [0] * len(_REFUSALS)
+        busy_since: float | None = None
+        while True:
+            stats = core.stats()
+            refused = [stats.get(name, 0) for name in _REFUSALS]
+            if self.no_space is not None or refused != before:
+                with contextlib.suppress(FtlError, OSError):
+                    self._tell_space(await why_out_of_space(self._rpc, self._base_name))
+            if refused[-1] == before[-1]:
+                busy_since = None
+                self._tell_busy(False)
+            elif busy_since is None:
+                busy_since = clock()
+            elif self.no_space is None and clock() - busy_since >= BUSY_TOLD_S:
+                self._tell_busy(True)
+            before = refused
+            await asyncio.sleep(BASE_POLL_S)
+
+    def _tell_busy(self, busy: bool) -> None:
+        if busy == self._busy:
+            return
+        self._busy = busy
+        base = f"base bdev {self._base_name}"
+        told = (
+            f"{base} is busy, for more than {BUSY_TOLD_S:g} s without a pause: I/O waits for it; what does it lack? "
+            "Room, for instance, or a drive that works"
+        )
+        if busy:
+            log.warning("%s: %s", self._whose, told)
+            self._tell(told)
+        else:
+            log.warning("%s: %s is busy no more", self._whose, base)
+            self._untell(told)
+
+    def _tell_space(self, reason: str | None) -> None:
+        if reason == self.no_space:
+            return
+        told, self.no_space = self.no_space, reason
+        base = f"base bdev {self._base_name}"
+        if reason is not None:
+            log.error("%s: %s is out of space: %s", self._whose, base, reason)
+            self._tell(f"{base} is out of space: {reason}")
+        else:
+            log.warning("%s: %s has room again", self._whose, base)
+            self._untell(f"{base} is out of space: {told}")

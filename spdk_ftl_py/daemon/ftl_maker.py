@@ -1,0 +1,80 @@
+"""How the FTL of a device is made, or loaded, on what it is connected to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+from ..conf import FtlConf
+from ..ftl import creation, loading
+from ..ftl.cache.nv_cache_keeper import CacheMissingError
+from ..ftl.device import FtlDevice
+from ..runtime.progress import Progress
+from ..runtime.reactor import ReactorLoop
+from .base import DeferredError
+from .checks import Media
+
+
+class FtlMaker:
+    """make() once, or load() for each life."""
+
+    def __init__(
+        self,
+        device: UUID,
+        params: Mapping[str, Any],
+        settings: Mapping[str, Any],
+        buffer_dir: Path | None,
+        *,
+        progress: Progress,
+        on_lossy: Callable[[], object],
+    ) -> None:
+        """params, settings: as ManagedDevice has them, which may change them between two lives."""
+        self._device = device
+        self._params = params
+        self._settings = settings
+        self._buffer_dir = buffer_dir
+        self._progress = progress
+        self._on_lossy = on_lossy
+
+    async def load(self, reactor: ReactorLoop, media: Media) -> FtlDevice:
+        """Raises what loading.load() does, and DeferredError where the cache may be there in a moment."""
+        cache = self._params.get("cache")
+        try:
+            return await loading.load(
+                reactor,
+                media.base,
+                name=self._params["name"],
+                uuid=self._device,
+                settings=self._settings,
+                num_punits=self._params.get("num_punits"),
+                buffer_dir=self._buffer_dir,
+                cache=media.cache,
+                without_cache=bool(self._params.get("without_cache")),
+                progress=self._progress,
+                on_lossy=self._on_lossy,
+            )
+        except CacheMissingError as error:
+            if cache:
+                # It is named, so it was there.
+                raise DeferredError(f"cache bdev {cache} does not exist: {error.message}") from error
+            raise
+
+    async def make(self, reactor: ReactorLoop, media: Media, conf: FtlConf, *, optimal_open_zones: int) -> FtlDevice:
+        """Raises what creation.create() does."""
+        return await creation.create(
+            reactor,
+            media.base,
+            name=self._params["name"],
+            conf=conf,
+            uuid=self._device,
+            num_punits=self._params.get("num_punits"),
+            optimal_open_zones=optimal_open_zones,
+            buffer_dir=self._buffer_dir,
+            cache=media.cache,
+            progress=self._progress,
+            base_name=self._params["base_bdev"],
+            cache_name=str(self._params.get("cache") or ""),
+            no_data=bool(self._params.get("no_data")),
+        )

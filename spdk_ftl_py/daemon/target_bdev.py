@@ -1,0 +1,88 @@
+"""An FTL as a bdev of its target: what stands for it there, and the keys with which the target comes."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Final
+from uuid import UUID
+
+from ..errors import FtlError, TargetError
+from ..runtime.steps import Steps
+from ..spdk.attach import Attachment, attach, detach, detach_unclaimed
+from ..spdk.keyring import KeyPair
+from ..spdk.rpc import TargetRpc
+from .admission import Admission
+from .front import Front
+from .session_keys import SessionKeys
+
+_KEYS: Final = "keys for the target"
+_ANY_ADDRESS: Final = {"0.0.0.0": "127.0.0.1", "::": "::1"}
+
+log = logging.getLogger(__name__)
+
+
+class TargetBdev:
+    """attach(), any number of times, then undo()."""
+
+    def __init__(self, rpc: TargetRpc, name: str, device: UUID, admission: Admission, keys: SessionKeys) -> None:
+        self.on_anew: Callable[[], object] = lambda: None
+        """Told before it is attached to a target that has nothing of it."""
+        self._rpc = rpc
+        self._name = name
+        self._device = device
+        self._admission = admission
+        self._keys = keys
+        self._steps = Steps(name)
+
+    def inherit(self) -> None:
+        """A daemon before this one may have left it standing: undo() takes that back, whatever happens."""
+        self._steps.on_undo(_KEYS, self._keys.drop)
+        self._steps.on_undo(
+            "what a predecessor attached", lambda: detach(self._rpc, name=self._name, device=self._device)
+        )
+
+    @property
+    def pending(self) -> bool:
+        """There is something for undo() to do."""
+        return self._steps.pending
+
+    async def undo(self) -> list[tuple[str, Exception]]:
+        """What could not be undone. Idempotent."""
+        return await self._steps.undo()
+
+    async def attach(self, front: Front) -> Attachment:
+        """Of an export that is open. What still stands of it is taken over. One that came early is attached anew, so
+        that whatever may stand on the bdev is looked for again; unless somebody has claimed it meanwhile, from whom it
+        would be taken. Raises TargetError."""
+        export = front.export
+        assert export is not None
+        if front.came_early and await detach_unclaimed(self._rpc, name=self._name, device=self._device):
+            log.warning(
+                "%s: the target at %s had attached it by itself, before its base was there: that is done again",
+                self._name,
+                self._rpc.address,
+            )
+        front.came_early = False
+        return await attach(
+            self._rpc,
+            self._steps,
+            name=self._name,
+            device=self._device,
+            traddr=_ANY_ADDRESS.get(export.traddr, export.traddr),
+            trsvcid=str(export.trsvcid),
+            subnqn=export.nqn,
+            hostnqn=self._admission.target_nqn,
+            share_keys=self._share_keys,
+        )
+
+    async def _share_keys(self) -> KeyPair | None:
+        """Before the target is attached. Raises TargetError."""
+        self.on_anew()
+        pair = await self._steps.run(_KEYS, self._keys.share(), self._keys.drop)
+        try:
+            self._admission.set_target_keys(self._keys.shared)
+        except FtlError as error:
+            # A successor would keep the target out, or not ask it for its proof.
+            raise TargetError(f"{self._name} is not attached: {error.message}", errno=error.errno) from error
+        return pair

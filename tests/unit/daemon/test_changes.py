@@ -1,0 +1,125 @@
+"""A change that takes a new life of the FTL: its hosts notice a pause."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from spdk_ftl_py.daemon.changes import Change
+from spdk_ftl_py.errors import BusyError, ConfError, FtlError, MediaError
+from spdk_ftl_py.ftl.media.blockdev import BlockPort
+from unit.daemon.registry_rig import Daemon, World, create
+from unit.nvme.nvme_loop import until
+
+BLOCKS = 16
+
+
+class Writer:
+    """Block n of the first 16 has the number of its last write; every write must succeed."""
+
+    def __init__(self, port: BlockPort) -> None:
+        self.number = 0
+        self._port = port
+        self._ended = False
+        self._task = asyncio.ensure_future(self._write())
+
+    async def _write(self) -> None:
+        while not self._ended:
+            number = self.number + 1
+            await self._port.write(number % BLOCKS, number.to_bytes(8, "little") + bytes(4088))
+            self.number = number
+
+    async def goes_on(self) -> None:
+        before = self.number
+        await until(lambda: self.number >= before + 2 * BLOCKS)
+
+    async def end(self) -> int:
+        self._ended = True
+        await self._task
+        return self.number
+
+
+def gate_of(daemon: Daemon) -> BlockPort:
+    front = daemon.registry._devices["ftl0"]._front
+    assert front.gate is not None
+    return BlockPort(front.reactor, front.gate, name="host", patience_s=0)
+
+
+async def test_hosts_notice_nothing_but_a_pause(here: World) -> None:
+    daemon = await here.start()
+    await create(here, daemon)
+    device = daemon.registry._devices["ftl0"]
+    port = gate_of(daemon)
+    writer = Writer(port)
+    for invalid_thld in (20, 30):
+        await writer.goes_on()
+        before = device.ftl
+        await device.change(Change("another invalid_thld", {"conf": {"invalid_thld": invalid_thld}}))
+        assert device.ftl is not None
+        assert device.ftl is not before
+        assert (device.ftl.restored or {})["clean"], "it was not halted cleanly"
+        assert device.ftl.conf.invalid_thld == invalid_thld
+        assert daemon.record()["devices"][0]["params"]["conf"] == {"invalid_thld": invalid_thld}
+    await writer.goes_on()
+    last = await writer.end()
+    blocks = await port.read(0, BLOCKS)
+    written = [int.from_bytes(bytes(block[:8]), "little") for block in blocks]
+    assert sorted(written) == list(range(last - BLOCKS + 1, last + 1))
+    await port.close()
+    await daemon.halt()
+
+
+async def test_one_that_can_not_be_loaded_so_is_as_it_was(here: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    daemon = await here.start()
+    await create(here, daemon)
+    device = daemon.registry._devices["ftl0"]
+    params = dict(device.params)
+    port = gate_of(daemon)
+    await port.write(0, b"x" * 4096)
+    with pytest.raises(ConfError):
+        await device.change(Change("nonsense", {"conf": {"invalid_thld": 1000}}))
+    assert device.state.value == "online"
+    assert device.params == params
+    maker, refused = device._maker, []
+
+    async def load(*args: object, **once: object) -> object:
+        if not refused:
+            refused.append(once)
+            raise MediaError("it is not to be")
+        return await type(maker).load(maker, *args, **once)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(maker, "load", load)
+    with pytest.raises(MediaError, match="it is not to be"):
+        await device.change(Change("what fails", {"conf": {"invalid_thld": 20}}, {"some": "thing"}))
+    assert refused == [{"some": "thing"}]
+    assert bytes((await port.read(0, 1))[0]) == b"x" * 4096, "hosts wait until it runs as it was"
+    await until(lambda: device.state.value == "online")
+    assert device.params == params
+    assert daemon.record()["devices"][0]["params"] == params
+    await port.close()
+    await daemon.halt()
+
+
+async def test_one_at_a_time_and_none_of_what_does_not_run(here: World) -> None:
+    daemon = await here.start()
+    await create(here, daemon)
+    device = daemon.registry._devices["ftl0"]
+    first = asyncio.ensure_future(device.change(Change("the first")))
+    await asyncio.sleep(0)
+    with pytest.raises(BusyError, match="the first is under way"):
+        await device.change(Change("the second"))
+    await first
+    await here.remove_drive()
+    await daemon.wait_for("waiting")
+    with pytest.raises(BusyError, match=r"is waiting.*; the third has to wait"):
+        await device.change(Change("the third"))
+    await here.make_drive()
+    await daemon.wait_for("online")
+    await device.change(Change("the fourth"))
+    changing = asyncio.ensure_future(device.change(Change("the fifth")))
+    await asyncio.sleep(0)
+    await daemon.call("bdev_ftl_delete", name="ftl0")
+    with pytest.raises(FtlError, match="nothing is changed"):
+        await changing
+    await daemon.halt()
