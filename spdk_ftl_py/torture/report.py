@@ -32,6 +32,7 @@ LABELS = {
     "lost_bit": "bits lost on their way",
     "lost_cache": "connections to the nv cache lost",
     "returns": "loads by a daemon that lives on",
+    "growths": "FTLs grown with their drives",
     "rotten_blocks": "blocks that rotted",
     "unreadable_blocks": "  read as errors",
     "scrub_read_blocks": "blocks read by scrubs",
