@@ -35,6 +35,7 @@ NONSENSE: dict[str, tuple[str, ...]] = {
     # Whoever could be let in can be shut out.
     "remove-host --host": ("a" * 224,),
     "HOST": ("x", "nqn.", "nqn.a\n"),
+    "NEW_UUID": ("x", UUID[:-1], UUID + "\n"),
     "NQN": ("x", "nqn.", "nqn.a\n"),
     "ADDRESS[:PORT]": ("x", "no.such", "127.0.0.1:70000", "::1", "[::1", "127.0.0.1:"),
     "LISTEN_ADDRESS": ("no.such", "127.0.0.1:70000", "::1", "[::1"),
@@ -211,6 +212,7 @@ SENSE = {
     "remove-host": "-b ftl0 --host nqn.a",
     "allow-any-host": "-b ftl0 --no-allow-any-host",
     "remove-buffers": UUID,
+    "save-config": "-s /t -o f",
 }
 
 
