@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import socket
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,7 +14,7 @@ from urllib.parse import quote
 
 from .access.paths import show_owner
 from .access.peers import Trust, peer_of
-from .access.unix_sockets import RUN_DIRECTORY, RUNTIME_ENVIRONMENT, SOCKET_NAME, run_directory
+from .access.unix_sockets import PATH_BYTES_MAX, RUN_DIRECTORY, RUNTIME_ENVIRONMENT, SOCKET_NAME, run_directory
 from .access.users import uid_of
 from .errors import DaemonError, FtlError, NoDaemonError, ParameterError
 
@@ -29,6 +30,8 @@ CONNECT_TIMEOUT_S = 5.0
 # Creating an FTL resets zones of the whole device; the daemon itself bounds each step.
 REPLY_TIMEOUT_S = 600.0
 REPLY_BYTES_MAX = 64 << 20
+PORT_MAX = 65535
+_HOST_PORT = re.compile(r"(\[[0-9A-Fa-f:.]{2,45}\]|[A-Za-z0-9.-]{1,253}):[0-9]{1,5}")
 CHUNK_BYTES = 64 << 10
 
 
@@ -39,10 +42,21 @@ def default_socket() -> str:
 
 
 def target_address(text: str) -> str:
-    """What -s says, as an RPC takes it: a path made absolute, or HOST:PORT. Raises ParameterError where it is empty."""
+    """What -s says as an RPC takes it: an absolute path, or HOST:PORT. Raises ParameterError for what is neither."""
+    wanted = "give the path of the SPDK target's RPC socket, or HOST:PORT"
     if not text:
-        raise ParameterError("-s: an empty address; give the path of the SPDK target's RPC socket, or HOST:PORT")
-    return os.path.abspath(text) if "/" in text or ":" not in text else text
+        raise ParameterError(f"-s: an empty address; {wanted}")
+    if "/" in text or ":" not in text:
+        path = os.path.abspath(text)
+        size = len(os.fsencode(path))
+        if size > PATH_BYTES_MAX:
+            raise ParameterError(
+                f"-s: {text!r} is a path of {size} bytes: the address of a unix socket has room for {PATH_BYTES_MAX}"
+            )
+        return path
+    if _HOST_PORT.fullmatch(text) is None or int(text.rpartition(":")[2]) not in range(1, PORT_MAX + 1):
+        raise ParameterError(f"-s: {text!r} is no address; {wanted} (an IPv6 address in brackets)")
+    return text
 
 
 class DaemonClient:

@@ -15,6 +15,7 @@ from typing import Any, Final
 
 from ..errors import FtlError
 from ..text import shown
+from ..usage import commands_of, refuse_empty
 from ..version import __version__
 
 LINES: Final = "\n"
@@ -87,6 +88,8 @@ def build_parser(only: str | None = None) -> argparse.ArgumentParser:
     for module, commands in _MODULES:
         if only is None or only in commands:
             _register(module, commands, subparsers, wanted=only is not None)
+    for command in commands_of(parser).values():
+        refuse_empty(command)
     return parser
 
 

@@ -7,6 +7,7 @@ import asyncio
 from typing import Final
 
 from ..errors import FtlError
+from ..usage import text, whole
 from .options import CACHES, NO_CACHE, Options
 
 CRASHES: Final = 500
@@ -54,10 +55,10 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--seed", type=int, default=1, metavar="N", help="what all else follows from (default: 1)")
+    parser.add_argument("--seed", type=whole(0), default=1, metavar="N", help="what all else follows from (default: 1)")
     parser.add_argument(
         "--crashes",
-        type=int,
+        type=whole(1),
         metavar="N",
         help=f"how many (default: {CRASHES}; with --processes {CRASHES_OF_PROCESSES})",
     )
@@ -66,7 +67,7 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     )
     parser.add_argument(
         "--every",
-        type=int,
+        type=whole(0),
         default=0,
         metavar="K",
         help="crash at the K-th I/O of the drive after each load (default: at random)",
@@ -90,11 +91,11 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         help="I/O as NVMe/TCP PDUs from the host to the drive, over connections that are lost now and then (default: "
         "in a third of the worlds)",
     )
-    parser.add_argument("--world", type=int, metavar="N", help="only this one of the seed's worlds")
+    parser.add_argument("--world", type=whole(0), metavar="N", help="only this one of the seed's worlds")
     parser.add_argument(
         "--keep", action="store_true", help="with --processes: keep the temporary directory with drive, state and logs"
     )
-    parser.add_argument("--json", metavar="FILE", help="write the results there too")
+    parser.add_argument("--json", metavar="FILE", type=text, help="write the results there too")
     parser.add_argument("--plain", action="store_true", help="no progress bars (as when not on a terminal)")
     parser.set_defaults(run=run, parser=parser)
 
@@ -109,10 +110,6 @@ def run(args: argparse.Namespace) -> int:
     from .report import Report
     from .run import run_torture
 
-    for name, least in (("seed", 0), ("crashes", 1), ("every", 0), ("world", 0)):
-        value = getattr(args, name)
-        if value is not None and value < least:
-            args.parser.error(f"--{name} {value}: must be at least {least}")
     crashes = args.crashes or (CRASHES_OF_PROCESSES if args.processes else CRASHES)
     for name in ("every", "world", "faults", "chain"):
         if args.processes and getattr(args, name):

@@ -79,11 +79,21 @@ CASES: dict[str, tuple[str, int, list[str]]] = {
     "invalid_thld of 100": ("-d Nvme0n1 --conf invalid_thld=100", INVALID_PARAMS, ["invalid_thld", "100", "0 to 99"]),
     "overprovisioning of 0": ("-d Nvme0n1 --overprovisioning 0", INVALID_PARAMS, ["overprovisioning", "1 to 99"]),
     "overprovisioning of 100": ("-d Nvme0n1 --overprovisioning 100", INVALID_PARAMS, ["overprovisioning", "1 to 99"]),
-    "an empty write buffer": ("-d Nvme0n1 --conf write_buffer_size=0", INVALID_PARAMS, ["write_buffer_size", "4096"]),
-    "a write buffer of part blocks": (
-        "-d Nvme0n1 --conf write_buffer_size=5000",
+    "an empty write buffer": ("-d Nvme0n1 --conf write_buffer_size=0", INVALID_PARAMS, ["32768 to 1073741824"]),
+    "a write buffer of 7 blocks": (
+        "-d Nvme0n1 --conf write_buffer_size=28672",
         INVALID_PARAMS,
-        ["write_buffer_size", "5000", "multiple of 4096"],
+        ["write_buffer_size", "28672", "32768 to 1073741824"],
+    ),
+    "bands that are too small for a write buffer": (
+        "-d M0 --zone-capacity 14 --num-punits 1",
+        INVALID_PARAMS,
+        ["a band holds", "larger zones"],
+    ),
+    "a write buffer of part blocks": (
+        "-d Nvme0n1 --conf write_buffer_size=50000",
+        INVALID_PARAMS,
+        ["write_buffer_size", "50000", "multiple of 4096"],
     ),
     "a limit over 100": ("-d Nvme0n1 --limit crit:101", INVALID_PARAMS, ["limit_crit", "101", "0 to 100"]),
     "thresholds that do not descend": (
