@@ -54,7 +54,8 @@ ROOMS: Rooms = {
     "demo": {*CONTROL, "conf", *NVME, *FTL, "spdk", "client", "daemon", "target"},
     "torture": {*CONTROL, "conf", *NVME, *FTL, "spdk", "client", "daemon", "target", "demo"},
     "plugin": {*BASE, "client", "schema"},
-    "cli": {*BASE, "client", "schema", "plugin", "daemon", "target", "demo", "torture"},
+    "plan": {*BASE, "agreement", "schema", "client"},
+    "cli": {*BASE, "client", "schema", "plugin", "plan", "daemon", "target", "demo", "torture"},
     "__init__": {*BASE, "plugin"},
 }
 """Of the package. ``ftl`` and ``target`` know no daemon, the two sides of NVMe/TCP not each other."""
