@@ -28,6 +28,7 @@ from .base import PASSING, BaseLink, DaemonIdentity, DeferredError
 from .base_watch import BaseWatch
 from .changes import Change, Changes
 from .checks import Media, check_media, check_name, optimal_open_zones, split_address
+from .dependents import Dependents
 from .failed_flushes import RETRY_GROWTH, RETRY_MAX_S, RETRY_MIN_S, FailedFlushes
 from .front import Export, Front
 from .ftl_maker import FtlMaker
@@ -85,10 +86,11 @@ class ManagedDevice:
         hosts: object = None,
         allowed: object = None,
         inherited: bool = False,
+        dependents: object = None,
     ) -> None:
-        """device, loads, export, hosts, allowed: of one that a predecessor of this daemon had: its uuid, whether it is
-        on media already, where hosts look for it, who they are, and who may come (as record() says it). inherited: what
-        the predecessor made of it in the target may still stand, and is taken over.
+        """device, loads, export, hosts, allowed, dependents: of one that a predecessor of this daemon had: its uuid,
+        whether it is on media already, where hosts look for it, who they are, who may come, and what stands on it (as
+        record() says it). inherited: what the predecessor made of it in the target may still stand, and is taken over.
 
         Raises ConfError or ParameterError where params break a rule that needs no target.
         """
@@ -147,7 +149,9 @@ class ManagedDevice:
         self.admission = Admission(
             params, allowed, inherited=inherited, target_keys=target_keys.keys, save=lambda: self.on_change()
         )
+        self.dependents = Dependents(self.name, self._rpc, dependents, self.changed)
         self._target_bdev = TargetBdev(self._rpc, self.name, self.uuid, self.admission, target_keys)
+        self._target_bdev.on_anew = self.dependents.attached_anew
         self._front = self._new_front()
         self.hosts = ConnectedHosts(lambda: self.on_change())
         """Told before they have their first answer, so that a successor knows whom it owes the truth."""
@@ -181,6 +185,11 @@ class ManagedDevice:
     def inherited(self) -> bool:
         """A predecessor had it."""
         return self._inherited
+
+    @property
+    def is_attached(self) -> bool:
+        """As far as the daemon is to attach it: what stands on it in the target can be there."""
+        return self.state is DeviceState.ONLINE and (self.attachment is not None or self.params["no_attach"])
 
     @property
     def export(self) -> Export | None:
@@ -302,9 +311,12 @@ class ManagedDevice:
 
     async def _try_attach(self) -> None:
         """Of what hosts have had already: those of the export don't wait for the target, which gets it later."""
-        if not self.params["no_attach"]:
-            with contextlib.suppress(TargetError, OSError):
-                await self._attach()
+        if self.params["no_attach"]:
+            # Whether its user attached it in the target, nothing tells.
+            self.dependents.attached_anew()
+            return
+        with contextlib.suppress(TargetError, OSError):
+            await self._attach()
 
     # --- life ---
 
@@ -352,6 +364,7 @@ class ManagedDevice:
         failed = asyncio.ensure_future(ftl.failed.wait())
         changing = asyncio.ensure_future(self._changes.wanted.wait())
         attaching = asyncio.ensure_future(self._attach_again())
+        standing = asyncio.ensure_future(self.dependents.keep(lambda: self.is_attached))
         alarming = asyncio.ensure_future(settle_alarms(self.hosts))
         making_room = asyncio.ensure_future(make_room(self.hosts, lambda: self._front.present, ftl.make_durable))
         watching = asyncio.ensure_future(self._base_watch.run(ftl.core))
@@ -372,7 +385,7 @@ class ManagedDevice:
                 reason = self._link.lost_reason or failure.message
         finally:
             self._link.watch_zones(None)
-            await end_tasks((lost, failed, changing, attaching, alarming, making_room, watching))
+            await end_tasks((lost, failed, changing, attaching, standing, alarming, making_room, watching))
         self.error = f"base bdev {self._link.base_name}: {'; '.join(filter(None, (reason, self._base_watch.no_space)))}"
         return _Ended.LOST
 
@@ -679,8 +692,10 @@ class ManagedDevice:
             "attached": self.attachment is not None,
             **self.admission.describe(),
             "base_tls": self._link.tls_cipher,
-            "error": self.error,
+            "error": self.error or self.dependents.error,
         }
+        if self.dependents.known:
+            told["dependents"] = self.dependents.describe()
         if self.state in (DeviceState.CREATING, DeviceState.WAITING) and self._step_told:
             told["progress"] = self._step_told
         if self.state in (DeviceState.WAITING, DeviceState.DEFERRED):
@@ -786,4 +801,5 @@ class ManagedDevice:
             "export": None if export is None else [export.nqn, export.traddr, export.trsvcid],
             "allowed": self.admission.to_record(),
             "hosts": self.hosts.to_record(),
+            "dependents": self.dependents.to_record(),
         }

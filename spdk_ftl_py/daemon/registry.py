@@ -9,7 +9,7 @@ import logging
 import os
 import time
 from collections import defaultdict
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Final
 from uuid import UUID
 
@@ -20,13 +20,16 @@ from ..spdk.attach import detach
 from ..spdk.bdevs import find_bdev
 from ..spdk.exports import bdev_nqn, remove_subsystem
 from ..spdk.rpc import is_gone
+from ..spdk.saved_config import OwnFtl
 from ..text import show_name, show_names
 from ..version import __version__
 from .base import DaemonIdentity, DeferredError
 from .checks import FtlThereError
+from .config_rpcs import ConfigRpcs, normal_target
 from .device import PROBE_TIMEOUT_S, DeviceState, ManagedDevice
 from .front import Export
 from .requester import requester
+from .saved import SavedFtl
 from .session_keys import drop_all, remove_stray_files
 from .state import StateDirectory
 from .terms import POLL_S, Terms, check_agrees, is_patient, may_come, wait_online
@@ -61,6 +64,7 @@ class Registry:
         self._saving: asyncio.Task[None] | None = None
         """Tries until what has happened is in the state file."""
         self._halting = False
+        self._configs = ConfigRpcs(self, identity)
         self._started = time.monotonic()
 
     @property
@@ -79,23 +83,26 @@ class Registry:
             "ftl_get_devices": self.get_devices,
             "ftl_get_daemon": self.get_daemon,
             "ftl_remove_buffers": self.remove_buffers,
+            **self._configs.methods,
         }
 
     # --- start and halt ---
 
-    async def start(self) -> None:
+    async def start(self, saved: Sequence[SavedFtl] = ()) -> None:
         """Takes over from a predecessor: what is on media is loaded again as soon as its base bdev is there, under the
         same address, and with what still stands of it in the target; deferred creations go on waiting; what else was
-        left in targets is undone."""
+        left in targets is undone. saved: FTLs of a saved configuration, as far as the predecessor does not say
+        otherwise."""
         remove_stray_files(self._identity.key_dir, {UUID(record["uuid"]) for record in self._state.devices})
         for record in self._state.devices:
             deferred = record["state"] == DeviceState.DEFERRED.value
             loads = record.get("loads") is True and record["state"] != DeviceState.DELETING.value
-            if not (loads or deferred) or not self._resume(record, inherited=loads):
+            if not (loads or deferred) or not self.resume(record, inherited=loads):
                 # As one that is being deleted: whoever reads the state file next is to undo it, and no more.
                 if (record.get("params") or {}).get("no_data"):
                     log.warning("%s: was made with no_data, so it is gone", record["name"])
                 self._leave_behind(record)
+        self._configs.start(saved)
         await asyncio.gather(*(self._undo_orphans(target) for target in {each["target"] for each in self._orphans}))
         self._save()
 
@@ -134,7 +141,8 @@ class Registry:
         log.info("%s: %s, asked for by %s", device, what, requester())
         return "; ".join(f"{device.name}: {step}: {failure}" for step, failure in failures)
 
-    def _resume(self, record: dict[str, Any], *, inherited: bool) -> bool:
+    def resume(self, record: dict[str, Any], *, inherited: bool) -> bool:
+        """It waits for its base from now on. False: the record makes no sense, which was logged."""
         try:
             export = record.get("export")
             device = ManagedDevice(
@@ -146,6 +154,7 @@ class Registry:
                 hosts=record.get("hosts"),
                 allowed=record.get("allowed"),
                 inherited=inherited,
+                dependents=record.get("dependents"),
             )
         except (FtlError, KeyError, IndexError, TypeError, ValueError) as error:
             log.error("%s: can't go on with it, the state file's record makes no sense: %s", record["name"], error)
@@ -156,6 +165,32 @@ class Registry:
             _warn_of_upgrade(device)
         self._defer(device)
         return True
+
+    # --- for saved configurations
+
+    @property
+    def devices(self) -> Mapping[Key, ManagedDevice]:
+        return self._devices
+
+    def orphans(self, target: str) -> list[OwnFtl]:
+        """FTLs that are no more, and have left something in that target."""
+        return [OwnFtl(each["name"], UUID(each["uuid"])) for each in self._orphans if each["target"] == target]
+
+    def worth_keeping(self, device: ManagedDevice) -> bool:
+        return self._devices.get(key_of(device)) is device and _worth_keeping(device)
+
+    def forget(self, key: Key) -> None:
+        """What resume() did, at once behind it."""
+        self._watchers.pop(self._devices.pop(key)).cancel()
+
+    def require_running(self) -> None:
+        if self._halting:
+            raise FtlError("the daemon is halting", errno=errno.ESHUTDOWN)
+        self._state.require_room()
+
+    def save(self) -> None:
+        """Raises FtlError."""
+        self._save()
 
     def _leave_behind(self, record: dict[str, Any]) -> None:
         """Whoever reads the state file next is to undo it in its target, and no more."""
@@ -187,7 +222,7 @@ class Registry:
         if self._halting:
             raise FtlError("the daemon is halting", errno=errno.ESHUTDOWN)
         self._state.require_room()
-        params["target"] = _normal(params["target"])
+        params["target"] = normal_target(params["target"])
         name = params["name"]
         key, asked = (params["target"], name), dict(params)
         terms = Terms.take(params)
@@ -434,7 +469,7 @@ class Registry:
         return device
 
     async def get_devices(self, params: dict[str, Any]) -> list[dict[str, Any]]:
-        target = _normal(params["target"]) if params.get("target") is not None else None
+        target = normal_target(params["target"]) if params.get("target") is not None else None
         if params.get("name") is not None:
             named = [device for device in self._named(params["name"]) if target in (None, device.target)]
             return [device.describe() for device in named or [self._find(params)]]
@@ -527,7 +562,7 @@ class Registry:
             raise NotFoundError(f"FTL bdev {name}: no such FTL; the daemon has: {there}")
         targets = ", ".join(device.target for device in named)
         if params.get("target") is not None:
-            device = self._devices.get((_normal(params["target"]), name))
+            device = self._devices.get((normal_target(params["target"]), name))
             if device is None:
                 raise NotFoundError(
                     f"FTL bdev {name}: it is on the SPDK target at {targets}, not at {params['target']}"
@@ -679,8 +714,3 @@ def _params_given(record: dict[str, Any]) -> dict[str, Any]:
             if params.get(name) == default:
                 del params[name]
     return params
-
-
-def _normal(target: str) -> str:
-    """One spelling for each target: symbolic links and // resolved."""
-    return os.path.realpath(target) if target.startswith("/") else target
