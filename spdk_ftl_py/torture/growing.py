@@ -29,7 +29,8 @@ FTL_GROWS: Final = 0.6
 GROWTHS_CRASHED: Final = 0.7
 """Part of the loads that are crashed until the FTL has grown."""
 FORGED: Final = 0.5
-"""Part of the new zones that hold what looks like this FTL's, and newer than all of it: an earlier growth has left it."""
+"""Part of the new zones that hold what looks like this FTL's, and newer than all of it: as left by an earlier
+growth."""
 FORGED_BLOCKS_MAX: Final = 4
 FORGED_SEQ: Final = 1 << 40
 
