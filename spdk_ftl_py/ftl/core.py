@@ -69,7 +69,7 @@ async def make_core(
     except OSError as error:
         wanted = (buffer_blocks or write_buffer_blocks(conf, geometry)) * BLOCK_BYTES
         raise FtlError(
-            f"the write buffer's file {buffer} of {wanted >> 20} MiB can't be made: {os.strerror(error.errno or 0)}; "
+            f"the write buffer's file {buffer} of {wanted} bytes can't be made: {os.strerror(error.errno or 0)}; "
             "make room there, give the daemon another --buffer-dir, or the FTL a smaller write_buffer_size",
             errno=error.errno,
         ) from error

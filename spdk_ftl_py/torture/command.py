@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-from typing import Final
+from collections.abc import Mapping
+from typing import Any, Final
 
 from ..errors import FtlError
 from ..usage import text, whole
@@ -100,6 +101,12 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.set_defaults(run=run, parser=parser)
 
 
+def _so_far(values: Mapping[str, Any], replay: str) -> str:
+    """In words, of a report: what a run has done that the user has ended."""
+    what = f"{values['crashes']:,} crashes, {values['blocks_verified']:,} blocks verified"
+    return f"interrupted after {what}: {values['violations']} violations\nthe same from the beginning: {replay}"
+
+
 def run(args: argparse.Namespace) -> int:
     """Raises FtlError with the first promise that was broken; the command line prints it and exits with 1."""
     from rich.console import Console
@@ -107,6 +114,7 @@ def run(args: argparse.Namespace) -> int:
     from ..demo.screen import Screen
     from .processes import Interrupted, run_processes
     from .processes import Options as ProcessesOptions
+    from .processes import replay as replay_of_processes
     from .report import Report
     from .run import run_torture
 
@@ -131,26 +139,29 @@ def run(args: argparse.Namespace) -> int:
     report = Report(seed=args.seed, options=told)
     if args.json:
         report.write(args.json)  # a path that can't be written is told now, not after a minute
+    options = Options(
+        seed=args.seed,
+        crashes=crashes,
+        every=args.every,
+        use_append=args.use_append,
+        cache=args.cache,
+        faults=args.faults,
+        chain=args.chain,
+        world=args.world,
+    )
+    processes = ProcessesOptions(args.seed, crashes, args.use_append, args.cache != NO_CACHE, args.keep)
+    replay = replay_of_processes(processes) if args.processes else options.command()
     try:
         with screen.phase("torture", crashes) as phase:
             if args.processes:
-                processes = ProcessesOptions(args.seed, crashes, args.use_append, args.cache != NO_CACHE, args.keep)
                 asyncio.run(run_processes(processes, report, phase.update))
             else:
-                options = Options(
-                    seed=args.seed,
-                    crashes=crashes,
-                    every=args.every,
-                    use_append=args.use_append,
-                    cache=args.cache,
-                    faults=args.faults,
-                    chain=args.chain,
-                    world=args.world,
-                )
                 run_torture(options, report, phase.update)
             phase.note = f"{report.values['crashes']} crashes, {report.values['blocks_verified']:,} blocks verified"
-    except Interrupted:
-        raise KeyboardInterrupt from None  # cleaned up by now; the command line knows its exit code
+    except (Interrupted, KeyboardInterrupt):
+        # Cleaned up by now; the command line knows the exit code of KeyboardInterrupt.
+        screen.say(_so_far(report.values, replay))
+        raise KeyboardInterrupt from None
     finally:
         if args.json:
             report.write(args.json)

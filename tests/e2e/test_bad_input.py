@@ -148,6 +148,33 @@ def test_an_ftl_that_is_none_is_named(shared: FtlWorld, method: str) -> None:
     assert error == {"code": -19, "message": "FTL bdev nope: no such FTL; the daemon has: none"}
 
 
+def test_the_sockets_of_target_and_daemon_are_told_apart(shared: FtlWorld) -> None:
+    """Each given for the other, to rpc.py with the plugin and to spdk-ftl."""
+    rpc = spdk_rpc(RELEASE, shared.target.socket, plugin="spdk_ftl_py", SPDK_FTL_SOCK=shared.target.socket)
+    error = rpc.fails("bdev_ftl_get_stats", "-b", "ftl0")
+    assert "is no control socket of a spdk-ftl daemon, but the RPC socket of an SPDK target" in error["message"]
+    params = {"name": "ftl0", "base_bdev": "Nvme0n1", "target": shared.daemon.socket}
+    with pytest.raises(FtlError, match="it is no SPDK target, but the control socket of a spdk-ftl daemon"):
+        DaemonClient(shared.daemon.socket).call("bdev_ftl_create", params)
+    command = [sys.executable, "-m", "spdk_ftl_py.cli", "check", "Nvme0n1", "-s", shared.daemon.socket]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, cwd=shared.folder)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "it is no SPDK target, but the control socket of a spdk-ftl daemon" in done.stderr
+
+
+@pytest.mark.parametrize("wrong", ["128", "200", "256", "1024"])
+def test_a_wrong_zone_capacity_is_told_with_the_right_one(shared: FtlWorld, wrong: str) -> None:
+    made = shared.rpc("bdev_ftl_create", "-b", "ftl0", "-d", "M0", "--zone-capacity", "250", "--force")
+    shared.rpc("bdev_ftl_delete", "-b", "ftl0")
+    how = ("-d", "M0", "--zone-capacity", wrong)
+    if wrong == "256":  # which holds all that it held
+        shared.rpc("bdev_ftl_create", "-b", "ftl0", *how, "-u", made["uuid"])
+        shared.rpc("bdev_ftl_delete", "-b", "ftl0")
+        return
+    error = shared.rpc.fails("bdev_ftl_create", "-b", "ftl0", *how, "-u", made["uuid"])
+    assert "(where zones are emulated: --zone-capacity 250)" in error["message"]
+
+
 def test_a_target_that_does_not_run_is_named(shared: FtlWorld) -> None:
     nobody = str(shared.folder / "nobody.sock")
     done = spdk_rpc(RELEASE, nobody, plugin="spdk_ftl_py", SPDK_FTL_SOCK=shared.daemon.socket).run(
