@@ -72,6 +72,9 @@ options:
   listen:
     description: ADDRESS[:PORT] of its export (default, the daemon's).
     type: str
+  nqn:
+    description: NQN of its export, in which {name} and {uuid} stand for those of the FTL.
+    type: str
   attach:
     description: Whether the target gets it as a bdev.
     type: bool
@@ -153,7 +156,7 @@ EXIT_NOT_YET = 3
 ENTRY = (
     *("name", "base", "cache", "uuid", "new_uuid", "overprovisioning", "use_append", "num_punits"),
     *("optimal_open_zones", "zone_capacity", "allow_open_bands", "limits", "limit_thresholds", "conf", "listen"),
-    *("attach", "secure_channel", "target_psk", "hosts", "allow_any_host"),
+    *("nqn", "attach", "secure_channel", "target_psk", "hosts", "allow_any_host"),
 )
 """Options that are keys of a plan's entry, with the same meaning."""
 
@@ -178,6 +181,7 @@ def main() -> None:
             "limit_thresholds": {"type": "dict"},
             "conf": {"type": "dict"},
             "listen": {"type": "str"},
+            "nqn": {"type": "str"},
             "attach": {"type": "bool"},
             "secure_channel": {"type": "bool"},
             # Paths of key files, and not what is in them.
