@@ -312,7 +312,7 @@ class ManagedDevice:
         """Of what hosts have had already: those of the export don't wait for the target, which gets it later."""
         if self.params["no_attach"]:
             # Whether its user attached it in the target, nothing tells.
-            self.dependents.attached_anew()
+            await self.dependents.attached_anew()
             return
         with contextlib.suppress(TargetError, OSError):
             await self._attach()
