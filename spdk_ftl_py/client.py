@@ -66,7 +66,10 @@ class DaemonClient:
         daemon's message, errno and code when it refuses.
         """
         request = {"jsonrpc": "2.0", "id": 1, "method": method, "params": dict(params or {})}
-        reply = self._decode(self._post(json.dumps(request).encode()))
+        # What the daemon is told to wait for is no silence of its own.
+        wait = (params or {}).get("wait")
+        timeout_s = self.timeout_s + (wait if isinstance(wait, int) else 0)
+        reply = self._decode(self._post(json.dumps(request).encode(), timeout_s))
         if "error" in reply:
             error = reply["error"]
             code = error.get("code") if isinstance(error, dict) else None
@@ -82,7 +85,7 @@ class DaemonClient:
     def _who(self) -> str:
         return f"spdk-ftl daemon at {self.socket_path}"
 
-    def _post(self, body: bytes) -> bytes:
+    def _post(self, body: bytes, timeout_s: float) -> bytes:
         import requests
 
         from .checked_session import CheckedAdapter
@@ -95,7 +98,7 @@ class DaemonClient:
                 # No proxy of the environment has any business between us and a unix socket.
                 session.trust_env = False
                 headers = {"Content-Type": "application/json", "Connection": "close"}
-                timeout = (CONNECT_TIMEOUT_S, self.timeout_s)
+                timeout = (CONNECT_TIMEOUT_S, timeout_s)
                 with session.post(url, data=body, headers=headers, timeout=timeout, stream=True) as response:
                     received = bytearray()
                     for chunk in response.iter_content(CHUNK_BYTES):
@@ -105,8 +108,7 @@ class DaemonClient:
                     return bytes(received)
         except requests.exceptions.ReadTimeout:
             raise DaemonError(
-                f"{self._who}: no reply within {self.timeout_s:g} s; the call may still take effect: "
-                "see `spdk-ftl devices`"
+                f"{self._who}: no reply within {timeout_s:g} s; the call may still take effect: see `spdk-ftl devices`"
             ) from None
         except requests.exceptions.RequestException as error:
             raise DaemonError(

@@ -18,7 +18,7 @@ import os
 import re
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from . import schema
@@ -168,8 +168,21 @@ def _command(rpc: schema.RpcSchema) -> Callable[[argparse.Namespace], None]:
         except FtlError as error:
             raise JSONRPCException(_as_of_a_target(error)) from error
         print(result if isinstance(result, str) else json.dumps(result, indent=2), flush=True)
+        waits = still_deferred(params, result)
+        if waits is not None:
+            raise JSONRPCException(waits)
 
     return run
+
+
+def still_deferred(params: Mapping[str, Any], result: Any) -> str | None:
+    """The line for a bdev_ftl_create that was to wait, in vain: what for. None: the FTL is there, or nobody waited."""
+    if "wait" not in params or not isinstance(result, dict) or result.get("waiting_for") is None:
+        return None
+    return (
+        f"FTL bdev {result['name']}: {result['state']} after {params['wait']} s: {result['waiting_for']}; it comes "
+        "when that is there"
+    )
 
 
 def _as_of_a_target(error: FtlError) -> str:

@@ -31,11 +31,11 @@ class Devices(Protocol):
     """The registry, as far as this needs it."""
 
     @property
-    def devices(self) -> Mapping[str, ManagedDevice]: ...
+    def devices(self) -> Mapping[tuple[str, str], ManagedDevice]: ...
     def orphans(self, target: str) -> list[OwnFtl]: ...
     def worth_keeping(self, device: ManagedDevice) -> bool: ...
     def resume(self, record: dict[str, Any], *, inherited: bool) -> bool: ...
-    def forget(self, name: str) -> None: ...
+    def forget(self, key: tuple[str, str]) -> None: ...
     def require_running(self) -> None: ...
     def save(self) -> None: ...
 
@@ -104,7 +104,7 @@ class ConfigRpcs:
             device = there[ftl.name]
             if device is not None and not _is_same(device, ftl):
                 raise ExistsError(f"{_contradiction(ftl, device)}; nothing was loaded")
-        resumed: list[str] = []
+        resumed: list[tuple[str, str]] = []
         try:
             for ftl in saved:
                 if there[ftl.name] is None:
@@ -112,11 +112,11 @@ class ConfigRpcs:
                         raise ParameterError(
                             f"FTL bdev {ftl.name} can't be loaded, the log says why; nothing was loaded"
                         )
-                    resumed.append(ftl.name)
+                    resumed.append((ftl.target, ftl.name))
             self._registry.save()
         except FtlError:
-            for name in resumed:
-                self._registry.forget(name)
+            for key in resumed:
+                self._registry.forget(key)
             raise
         unchanged = []
         for ftl in saved:
@@ -125,7 +125,7 @@ class ConfigRpcs:
                 device.dependents.replace(ftl.dependents, pending=True)
                 device.changed()
                 unchanged.append(device)
-        loaded = [self._registry.devices[name] for name in resumed]
+        loaded = [self._registry.devices[key] for key in resumed]
         for device in loaded:
             log.info("%s: from a saved configuration, asked for by %s", device, requester())
         await _first_attempts([device for device in loaded if device.inherited])
@@ -135,8 +135,9 @@ class ConfigRpcs:
         return self._registry.resume(ftl.record, inherited=not ftl.is_new)
 
     def _like(self, ftl: SavedFtl) -> ManagedDevice | None:
-        """The same, or else one that has its name or uuid."""
-        found = [each for each in self._registry.devices.values() if each.name == ftl.name or each.uuid == ftl.uuid]
+        """The same, or else one that has its uuid, or its name on that target."""
+        named = self._registry.devices.get((ftl.target, ftl.name))
+        found = [each for each in self._registry.devices.values() if each is named or each.uuid == ftl.uuid]
         return min(found, key=lambda each: not _is_same(each, ftl), default=None)
 
 

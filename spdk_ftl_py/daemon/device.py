@@ -134,7 +134,8 @@ class ManagedDevice:
         self._export_before = export
         self._inherited = inherited
         self._step_told = ""
-        self._waits_for = ""
+        self.waits_for = ""
+        """DEFERRED or WAITING: what the last attempt found."""
         self._failed_flushes = FailedFlushes()
         self._changes = Changes()
         self._rpc = identity.rpc(self.target)
@@ -481,7 +482,7 @@ class ManagedDevice:
                 f"{change.what} has to wait: try again when it does"
             )
         self.state = DeviceState.WAITING
-        self._step_told, self._waits_for = "", change.what
+        self._step_told, self.waits_for = "", change.what
         self.changed()
         self._hold_timer = asyncio.get_running_loop().call_later(self._identity.peer_timeout_s, self._stop_holding)
         self.ftl = None
@@ -501,7 +502,7 @@ class ManagedDevice:
             self._hold_timer.cancel()
         # At once: whoever asks before the base is let go of is told of no bdev in a target that is gone.
         self.attachment = None
-        self._step_told = self._waits_for = ""
+        self._step_told = self.waits_for = ""
         self.changed()
         self._hold_timer = asyncio.get_running_loop().call_later(self._identity.peer_timeout_s, self._stop_holding)
         delay_s = RETRY_MIN_S
@@ -514,7 +515,7 @@ class ManagedDevice:
                     await self._return_to_base()
                     break
                 except (DeferredError, *PASSING) as error:
-                    self._waits_for = str(error)
+                    self.waits_for = str(error)
                     log.debug("%s: waiting: %s", self.name, error)
                     if await self._flush_failed(error):
                         return False
@@ -697,8 +698,8 @@ class ManagedDevice:
             told["dependents"] = self.dependents.describe()
         if self.state in (DeviceState.CREATING, DeviceState.WAITING) and self._step_told:
             told["progress"] = self._step_told
-        if self.state is DeviceState.WAITING:
-            told["waiting_for"] = self._waits_for
+        if self.state in (DeviceState.WAITING, DeviceState.DEFERRED):
+            told["waiting_for"] = self.waits_for
         if self.export is not None:
             told["export"] = {
                 "trtype": "TCP",
@@ -721,10 +722,12 @@ class ManagedDevice:
     def properties(self) -> dict[str, Any]:
         """For bdev_ftl_get_properties."""
         told = self.describe()
+        told["base_names"] = self._link.names_of("base")
         if self.params.get("cache") is not None:
             its = self.ftl.cache if self.ftl is not None else None
             told["cache"] = {
                 "bdev": self.params["cache"],
+                "names": self._link.names_of("cache"),
                 "kind": self.cache_kind,
                 "state": its.state.value if its is not None else "absent",
                 "failure": its.failure if its is not None else None,

@@ -39,7 +39,7 @@ async def namespaces(here: World) -> list[str]:
 
 
 async def made_again(daemon: Daemon) -> None:
-    await until(lambda: not daemon.registry.devices["ftl0"].dependents.pending)
+    await until(lambda: not daemon.managed().dependents.pending)
 
 
 async def restart_target(here: World, document: dict[str, Any]) -> None:
@@ -231,7 +231,7 @@ async def test_a_target_that_is_restarted_gets_back_what_stood_on_the_ftl(here: 
         await restart_target(here, document)
         await daemon.wait_for("waiting")
         await daemon.wait_for("online")
-        await until(lambda: daemon.registry.devices["ftl0"].is_attached)
+        await until(lambda: daemon.managed().is_attached)
         await made_again(daemon)
         assert await namespaces(here) == ["p0"]
     await end(here, daemon)
@@ -248,7 +248,7 @@ async def test_what_its_user_took_away_in_a_target_that_goes_on_is_not_made_agai
     await daemon.wait_for("waiting")
     await here.make_drive()
     await daemon.wait_for("online")
-    device = daemon.registry.devices["ftl0"]
+    device = daemon.managed()
     await until(lambda: device.is_attached)
     assert not device.dependents.pending
     # Whatever there was to do has been done by then.
@@ -265,7 +265,7 @@ async def test_a_call_that_is_refused_is_told_and_tried_again(here: World, caplo
     (nvmf,) = (each["config"] for each in document["subsystems"] if each["subsystem"] == "nvmf")
     nvmf[:] = [call for call in nvmf if call["method"] != "nvmf_create_subsystem"]
     await restart_target(here, document)
-    dependents = daemon.registry.devices["ftl0"].dependents
+    dependents = daemon.managed().dependents
     await until(lambda: bool(dependents.failed))
     device = await daemon.device()
     (failed,) = device["dependents"]["failed"]
@@ -342,7 +342,7 @@ async def test_the_state_file_counts_for_more_than_the_file(here: World) -> None
     daemon = here.daemon()
     await daemon.registry.start(read_section(config, "FILE"))
     await daemon.wait_for("online")
-    assert [call["method"] for call in daemon.registry.devices["ftl0"].dependents.calls] == ["bdev_passthru_create"]
+    assert [call["method"] for call in daemon.managed().dependents.calls] == ["bdev_passthru_create"]
     await end(here, daemon)
 
 
