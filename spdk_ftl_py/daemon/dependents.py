@@ -196,9 +196,11 @@ class Dependents:
         return f"what stands on {self._name} is not all back: {call['method']}{more}: {why}"
 
     def describe(self) -> dict[str, Any]:
-        """For ftl_get_devices."""
+        """For ftl_get_devices; nothing, where none were ever saved."""
+        if not self.known:
+            return {}
         failed = [{**call, "error": why} for call, why in self.failed[:FAILED_TOLD_MAX]]
-        return {"calls": len(self.calls), "pending": self.pending, "failed": failed}
+        return {"dependents": {"calls": len(self.calls), "pending": self.pending, "failed": failed}}
 
     def to_record(self) -> dict[str, Any] | None:
         return {"calls": self.calls, "pending": self.pending} if self.known else None
