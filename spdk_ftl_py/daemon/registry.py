@@ -311,7 +311,14 @@ class Registry:
         self._check_no_twin(error.uuid, device)
         record = device.record()
         params = {name: value for name, value in record["params"].items() if name not in ("load_or_create", "uuid")}
-        found = ManagedDevice(params, self._identity, error.uuid, loads=True, allowed=record["allowed"])
+        found = ManagedDevice(
+            params,
+            self._identity,
+            error.uuid,
+            loads=True,
+            allowed=record["allowed"],
+            dependents=record["dependents"],
+        )
         self._check_nqn_free(found, device)
         self._prepare(found)
         self._devices[key_of(found)] = found
