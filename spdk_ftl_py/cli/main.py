@@ -31,6 +31,7 @@ _MODULES: Final[tuple[tuple[str, tuple[str, ...]], ...]] = (
     ("spdk_ftl_py.torture.command", ("torture",)),
     ("spdk_ftl_py.daemon.check_command", ("check",)),
     ("spdk_ftl_py.cli.scrub_command", ("scrub",)),
+    ("spdk_ftl_py.cli.halt_command", ("halt",)),
     (
         "spdk_ftl_py.cli.commands",
         (

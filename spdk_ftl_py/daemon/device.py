@@ -21,13 +21,13 @@ from ..nvme.target.connected_hosts import ConnectedHosts
 from ..runtime.steps import Steps
 from ..runtime.tasks import end_tasks, to_its_end
 from ..spdk.attach import Attachment
-from ..spdk.rpc import is_gone
 from ..text import show_names
 from .admission import Admission
 from .base import PASSING, BaseLink, DaemonIdentity, DeferredError
 from .base_watch import BaseWatch
 from .changes import Change, Changes
 from .checks import Media, check_media, check_name, optimal_open_zones, split_address
+from .ending import halt_ftl, take_apart
 from .failed_flushes import RETRY_GROWTH, RETRY_MAX_S, RETRY_MIN_S, FailedFlushes
 from .front import Export, Front
 from .ftl_maker import FtlMaker
@@ -35,13 +35,9 @@ from .owed import make_room, settle_alarms
 from .session_keys import SessionKeys, drop_all, psk_path
 from .target_bdev import TargetBdev
 
-HALT_STALL_S: Final = 15.0
-PROBE_TIMEOUT_S: Final = 3.0
 EMPTY_TIMEOUT_S: Final = 10.0
 """For what hosts have sent before a change: a base that works is done with it long before."""
 SWEEP_S: Final = 1.0
-_PROGRESS: Final = ("media_written_blocks", "reloc_read_blocks", "base_flushes", "zone_resets")
-"""Counters of the core of which one moves as long as the base answers, until its checkpoint is written."""
 
 log = logging.getLogger(__name__)
 
@@ -594,32 +590,31 @@ class ManagedDevice:
         return await to_its_end(self._take_all_apart())
 
     async def _take_all_apart(self) -> list[tuple[str, Exception]]:
-        there = self._target_bdev.pending or self._link.claimed
-        silent = await self._target_is_silent() if there else None
-        failures: list[tuple[str, Exception]] = []
-        if silent is None:
-            failures += await self._target_bdev.undo()
-        else:
-            failures.append(("undo what stands in the target", silent))
-        failures_here = await self._let_go_here()
-        if silent is None:
-            failures += await self._link.unclaim()
-        if failures:
-            silent = silent or await self._target_is_silent()
-            if silent is not None and is_gone(silent):
-                # And what stood there is, too.
-                failures = []
-                with contextlib.suppress(TargetError):
-                    await drop_all(self._rpc, self._identity.key_dir, self.uuid, self.params.get("target_psk"))
+        failures, failures_here = await take_apart(
+            self._rpc, self._target_bdev, self._link, self._let_go_here,
+            drop_keys=lambda: drop_all(self._rpc, self._identity.key_dir, self.uuid, self.params.get("target_psk")),
+        )  # fmt: skip
         self.left_behind = bool(failures)
         return [*failures, *failures_here]
 
-    async def _target_is_silent(self) -> TargetError | None:
-        try:
-            await self._rpc.call("spdk_get_version", timeout_s=PROBE_TIMEOUT_S)
-        except TargetError as error:
-            return error if error.rpc_code is None else None
-        return None
+    async def pause(self) -> list[tuple[str, Exception]]:
+        """Halts the FTL cleanly for a successor, who takes over what stays in the target: it and other hosts see
+        connections that end, and no error. Returns what could not be done. What is made with no_data, and half of a
+        creation, are for take_down()."""
+        if self._life is not None:
+            await end_tasks([self._life])
+        if self._hold_timer is not None:
+            self._hold_timer.cancel()
+        return await to_its_end(self._pause())
+
+    async def _pause(self) -> list[tuple[str, Exception]]:
+        self._front.hold()
+        if self.state is DeviceState.ONLINE:
+            self.state = DeviceState.WAITING
+            self._step_told, self._waits_for = "", "the next daemon"
+            # A base that does not answer is the halt's to tell: connections end before it, and with them what is held.
+            await self._front.emptied(EMPTY_TIMEOUT_S)
+        return await self._let_go_here()
 
     async def _let_go_here(self, *, keep_address: bool = False) -> list[tuple[str, Exception]]:
         """Of everything but what stands in the target. keep_address: nor of where hosts will look for it, unless they
@@ -640,27 +635,9 @@ class ManagedDevice:
         return failures
 
     async def _halt_ftl(self) -> None:
-        """Halts the FTL. A base that answers nothing any more is cut off, which ends the halt with an error: a target
-        may keep the I/O of a drive that went away for as long as it tries to have it back."""
-        if self.ftl is None:
-            return
-        halt = asyncio.ensure_future(self.ftl.halt())
-        before = self._progress(self.ftl)
-        while not (await asyncio.wait({halt}, timeout=HALT_STALL_S))[0]:
-            now = self._progress(self.ftl)
-            if now == before:
-                # Without the connection nothing is left in flight, and the core can end what it has accepted.
-                await self._link.disconnect()
-                await self.ftl.abort(f"the base bdev has not answered for {HALT_STALL_S:g} s while halting")
-                break
-            before = now
-        await halt
-        self.hosts.flushed()
-
-    @staticmethod
-    def _progress(ftl: FtlDevice) -> list[float]:
-        stats = ftl.core.stats()
-        return [*(stats[name] for name in _PROGRESS), ftl.checkpoint_part]
+        if self.ftl is not None:
+            await halt_ftl(self.ftl, self._link)
+            self.hosts.flushed()
 
     # --- what it tells ---
 

@@ -22,7 +22,8 @@ from ..spdk.rpc import is_gone
 from ..text import show_name, show_names
 from ..version import __version__
 from .base import DaemonIdentity, DeferredError
-from .device import PROBE_TIMEOUT_S, DeviceState, ManagedDevice
+from .device import DeviceState, ManagedDevice
+from .ending import PROBE_TIMEOUT_S
 from .front import Export
 from .requester import requester
 from .session_keys import drop_all, remove_stray_files
@@ -54,7 +55,11 @@ class Registry:
         self._deletions: set[asyncio.Task[Any]] = set()
         self._saving: asyncio.Task[None] | None = None
         """Tries until what has happened is in the state file."""
-        self._halting = False
+        self._halting: asyncio.Task[None] | None = None
+        self.on_halted: Callable[[], None] = lambda: None
+        """An RPC has halted everything: the daemon is to end."""
+        self._is_up = False
+        """What a predecessor has left is known."""
         self._started = time.monotonic()
 
     @property
@@ -73,6 +78,7 @@ class Registry:
             "ftl_get_devices": self.get_devices,
             "ftl_get_daemon": self.get_daemon,
             "ftl_remove_buffers": self.remove_buffers,
+            "ftl_halt": self.halt_on_order,
         }
 
     # --- start and halt ---
@@ -92,20 +98,25 @@ class Registry:
                 self._leave_behind(record)
         await asyncio.gather(*(self._undo_orphans(target) for target in {each["target"] for each in self._orphans}))
         self._save()
+        self._is_up = True
 
-    async def halt(self) -> None:
-        """Halts every FTL cleanly and undoes what it did to its target. Deferred creations, and what is on media, stay
-        in the state file for the next daemon.
+    async def halt(self, *, undo: bool = False) -> None:
+        """Halts every FTL cleanly. What stands of it in its target stays there for the next daemon, as does the state
+        file, and hosts see a pause. undo: it is taken out of the target. The second caller gets the end of the first.
 
         Raises FtlError at the end where that is not all that can be said of an FTL.
         """
-        self._halting = True
+        if self._halting is None:
+            self._halting = asyncio.create_task(self._halt_all(undo=undo), name="halt")
+        await asyncio.shield(self._halting)
+
+    async def _halt_all(self, *, undo: bool) -> None:
         await end_tasks([*self._watchers.values(), *self._creations])
         await asyncio.gather(*self._deletions, return_exceptions=True)
         if self._saving is not None:
             await end_tasks([self._saving])
         kept = [device for device in self._devices.values() if _worth_keeping(device)]
-        failures = await asyncio.gather(*(self._halt_one(device) for device in self._devices.values()))
+        failures = await asyncio.gather(*(self._halt_one(device, undo=undo) for device in self._devices.values()))
         # Of one that was halted cleanly, no host is owed anything for what it has not flushed.
         stay = [device.record() for device in kept if not _is_over(device)]
         records = [*self._orphans, *stay]
@@ -117,16 +128,49 @@ class Registry:
         except FtlError as error:
             told.append(error.message)
         if told:
-            raise FtlError(f"not all was halted cleanly and undone: {'; '.join(told)}")
+            raise FtlError(f"not all was halted cleanly{' and undone' if undo else ''}: {'; '.join(told)}")
 
-    async def _halt_one(self, device: ManagedDevice) -> str:
+    async def _halt_one(self, device: ManagedDevice, *, undo: bool) -> str:
         """What could not be done."""
         if device.state is DeviceState.DEFERRED and not device.inherited:
             return ""
-        failures = await device.take_down()
-        what = "halted" if not failures else "not halted cleanly, or not all undone"
+        undo = undo or device.no_data or not _worth_keeping(device)
+        failures = await (device.take_down() if undo else device.pause())
+        if undo:
+            what = "halted" if not failures else "not halted cleanly, or not all undone"
+        else:
+            what = f"{'halted' if not failures else 'not halted cleanly'}; its bdev and claims stay for the next daemon"
         log.info("%s: %s, asked for by %s", device, what, requester())
+        held = device.held_in_file()
+        if held is not None:
+            log.warning(
+                "%s: of what hosts were told is written, %s may be nowhere else: that is for the next daemon, and lost "
+                "if this machine goes down before it",
+                device,
+                held,
+            )
         return "; ".join(f"{device.name}: {step}: {failure}" for step, failure in failures)
+
+    async def halt_on_order(self, _params: dict[str, Any]) -> dict[str, Any]:
+        """Undoes everything; the daemon ends behind the answer. Raises FtlError: what could not be done."""
+        self._require_no_halt()
+        if not self._is_up:
+            raise BusyError("the daemon is still starting: try again")
+        names = list(self._devices)
+        log.info("halting, asked for by %s", requester())
+        try:
+            await self.halt(undo=True)
+        finally:
+            self.on_halted()
+        return {"pid": os.getpid(), "halted": names}
+
+    def _require_no_halt(self) -> None:
+        if self._halting is not None:
+            raise FtlError("the daemon is halting", errno=errno.ESHUTDOWN)
+
+    @property
+    def is_halting(self) -> bool:
+        return self._halting is not None
 
     def _resume(self, record: dict[str, Any], *, inherited: bool) -> bool:
         try:
@@ -179,8 +223,7 @@ class Registry:
 
     async def create(self, params: dict[str, Any]) -> Any:
         """{"name", "uuid"}, or the line that the creation is deferred."""
-        if self._halting:
-            raise FtlError("the daemon is halting", errno=errno.ESHUTDOWN)
+        self._require_no_halt()
         self._state.require_room()
         params["target"] = _normal(params["target"])
         name = params["name"]
@@ -245,8 +288,7 @@ class Registry:
 
     async def delete(self, params: dict[str, Any]) -> Any:
         """True, or the line that says what of it only its write buffer file has."""
-        if self._halting:
-            raise FtlError("the daemon is halting", errno=errno.ESHUTDOWN)
+        self._require_no_halt()
         device = self._find(params)
         # Either nothing is done, or it is deleted for good.
         self._state.require_room()
@@ -309,8 +351,7 @@ class Registry:
 
     async def scrub(self, params: dict[str, Any]) -> dict[str, Any]:
         """How it stands, once it is ordered or stopped."""
-        if self._halting:
-            raise FtlError("the daemon is halting", errno=errno.ESHUTDOWN)
+        self._require_no_halt()
         device = self._find(params)
         told = device.scrub(stop=bool(params.get("stop")))
         log.info("%s: scrub %s, asked for by %s", device, "stopped" if params.get("stop") else "ordered", requester())
@@ -345,8 +386,7 @@ class Registry:
         return self._find(params).tell_hosts()
 
     def _find_to_change(self, params: dict[str, Any]) -> ManagedDevice:
-        if self._halting:
-            raise FtlError("the daemon is halting", errno=errno.ESHUTDOWN)
+        self._require_no_halt()
         device = self._find(params)
         if device.state is DeviceState.DELETING:
             raise BusyError(f"FTL bdev {device.name} is being deleted")

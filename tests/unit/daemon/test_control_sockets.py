@@ -32,6 +32,7 @@ PARAMS: dict[str, dict[str, Any]] = {
     "bdev_ftl_allow_any_host": {"name": "a", "allow_any_host": True},
     "ftl_get_daemon": {},
     "ftl_get_devices": {},
+    "ftl_halt": {},
     "ftl_remove_buffers": {},
 }
 
