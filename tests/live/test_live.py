@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 
 from live.spdk_target import SpdkTarget
+from spdk_ftl_py.client import DaemonClient
+from spdk_ftl_py.errors import FtlError
 from support.drive import write_and_verify
 from support.system import Daemon, EmbeddedTarget
 
@@ -166,5 +168,7 @@ def test_a_drive_that_goes_away_keeps_nobody_from_halting(
     attach(spdk_target, zns_drive)
     spdk_target.ftl(daemon, "bdev_ftl_create", "-b", "ftl0", "-d", "Nvme0n1")
     zns_drive.kill()
+    with pytest.raises(FtlError, match="halt the FTL"):
+        DaemonClient(daemon.socket).call("ftl_halt")
     daemon.close()  # fails when it takes too long
     assert spdk_target.bdev("ftl0") is None
