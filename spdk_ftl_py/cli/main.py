@@ -32,6 +32,7 @@ _MODULES: Final[tuple[tuple[str, tuple[str, ...]], ...]] = (
     ("spdk_ftl_py.daemon.check_command", ("check",)),
     ("spdk_ftl_py.cli.scrub_command", ("scrub",)),
     ("spdk_ftl_py.cli.halt_command", ("halt",)),
+    ("spdk_ftl_py.cli.scan_command", ("scan",)),
     (
         "spdk_ftl_py.cli.commands",
         (
@@ -39,6 +40,7 @@ _MODULES: Final[tuple[tuple[str, tuple[str, ...]], ...]] = (
             *("add-host", "remove-host", "allow-any-host", "remove-buffers"),
         ),
     ),
+    ("spdk_ftl_py.cli.config_commands", ("save-config", "load-config")),
 )
 
 _INSTALL: Final = "is the package installed with its dependencies (pip install .)?"
@@ -56,6 +58,7 @@ how it goes together:
   spdk-rpc --plugin spdk_ftl_py bdev_ftl_create -b ftl0 -d Nvme0n1
                                                   makes ftl0 of the zoned bdev Nvme0n1; a bdev like any other
   spdk-ftl devices                                what runs, and how it fares
+  spdk-ftl save-config -o FILE                    for a reboot: spdk_tgt -c FILE, spdk-ftl serve --config FILE
   spdk-ftl add-host -b ftl0 --host NQN            lets an NVMe/TCP host other than the target connect to it
 
 first steps without hardware:

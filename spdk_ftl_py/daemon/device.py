@@ -27,6 +27,7 @@ from .base import PASSING, BaseLink, DaemonIdentity, DeferredError
 from .base_watch import BaseWatch
 from .changes import Change, Changes
 from .checks import Media, check_media, check_name, optimal_open_zones, split_address
+from .dependents import Dependents
 from .ending import halt_ftl, take_apart
 from .failed_flushes import RETRY_GROWTH, RETRY_MAX_S, RETRY_MIN_S, FailedFlushes
 from .front import Export, Front
@@ -81,10 +82,11 @@ class ManagedDevice:
         hosts: object = None,
         allowed: object = None,
         inherited: bool = False,
+        dependents: object = None,
     ) -> None:
-        """device, loads, export, hosts, allowed: of one that a predecessor of this daemon had: its uuid, whether it is
-        on media already, where hosts look for it, who they are, and who may come (as record() says it). inherited: what
-        the predecessor made of it in the target may still stand, and is taken over.
+        """device, loads, export, hosts, allowed, dependents: of one that a predecessor of this daemon had: its uuid,
+        whether it is on media already, where hosts look for it, who they are, who may come, and what stands on it (as
+        record() says it). inherited: what the predecessor made of it in the target may still stand, and is taken over.
 
         Raises ConfError or ParameterError where params break a rule that needs no target.
         """
@@ -128,7 +130,8 @@ class ManagedDevice:
         self._export_before = export
         self._inherited = inherited
         self._step_told = ""
-        self._waits_for = ""
+        self.waits_for = ""
+        """DEFERRED or WAITING: what the last attempt found."""
         self._failed_flushes = FailedFlushes()
         self._changes = Changes()
         self._rpc = identity.rpc(self.target)
@@ -142,7 +145,9 @@ class ManagedDevice:
         self.admission = Admission(
             params, allowed, inherited=inherited, target_keys=target_keys.keys, save=lambda: self.on_change()
         )
+        self.dependents = Dependents(self.name, self._rpc, dependents, self.changed)
         self._target_bdev = TargetBdev(self._rpc, self.name, self.uuid, self.admission, target_keys)
+        self._target_bdev.on_anew = self.dependents.attached_anew
         self._front = self._new_front()
         self.hosts = ConnectedHosts(lambda: self.on_change())
         """Told before they have their first answer, so that a successor knows whom it owes the truth."""
@@ -176,6 +181,16 @@ class ManagedDevice:
     def inherited(self) -> bool:
         """A predecessor had it."""
         return self._inherited
+
+    @property
+    def is_attached(self) -> bool:
+        """As far as the daemon is to attach it: what stands on it in the target can be there."""
+        return self.state is DeviceState.ONLINE and (self.attachment is not None or self.params["no_attach"])
+
+    @property
+    def block_count(self) -> int | None:
+        """Of the bdev; None: it is not known yet."""
+        return None if self._front.gate is None else self._front.gate.block_count
 
     @property
     def export(self) -> Export | None:
@@ -297,9 +312,12 @@ class ManagedDevice:
 
     async def _try_attach(self) -> None:
         """Of what hosts have had already: those of the export don't wait for the target, which gets it later."""
-        if not self.params["no_attach"]:
-            with contextlib.suppress(TargetError, OSError):
-                await self._attach()
+        if self.params["no_attach"]:
+            # Whether its user attached it in the target, nothing tells.
+            self.dependents.attached_anew()
+            return
+        with contextlib.suppress(TargetError, OSError):
+            await self._attach()
 
     # --- life ---
 
@@ -347,6 +365,7 @@ class ManagedDevice:
         failed = asyncio.ensure_future(ftl.failed.wait())
         changing = asyncio.ensure_future(self._changes.wanted.wait())
         attaching = asyncio.ensure_future(self._attach_again())
+        standing = asyncio.ensure_future(self.dependents.keep(lambda: self.is_attached))
         alarming = asyncio.ensure_future(settle_alarms(self.hosts))
         making_room = asyncio.ensure_future(make_room(self.hosts, lambda: self._front.present, ftl.make_durable))
         watching = asyncio.ensure_future(self._base_watch.run(ftl.core))
@@ -367,7 +386,7 @@ class ManagedDevice:
                 reason = self._link.lost_reason or failure.message
         finally:
             self._link.watch_zones(None)
-            await end_tasks((lost, failed, changing, attaching, alarming, making_room, watching))
+            await end_tasks((lost, failed, changing, attaching, standing, alarming, making_room, watching))
         self.error = f"base bdev {self._link.base_name}: {'; '.join(filter(None, (reason, self._base_watch.no_space)))}"
         return _Ended.LOST
 
@@ -464,7 +483,7 @@ class ManagedDevice:
                 f"{change.what} has to wait: try again when it does"
             )
         self.state = DeviceState.WAITING
-        self._step_told, self._waits_for = "", change.what
+        self._step_told, self.waits_for = "", change.what
         self.changed()
         self._hold_timer = asyncio.get_running_loop().call_later(self._identity.peer_timeout_s, self._stop_holding)
         self.ftl = None
@@ -484,7 +503,7 @@ class ManagedDevice:
             self._hold_timer.cancel()
         # At once: whoever asks before the base is let go of is told of no bdev in a target that is gone.
         self.attachment = None
-        self._step_told = self._waits_for = ""
+        self._step_told = self.waits_for = ""
         self.changed()
         self._hold_timer = asyncio.get_running_loop().call_later(self._identity.peer_timeout_s, self._stop_holding)
         delay_s = RETRY_MIN_S
@@ -497,7 +516,7 @@ class ManagedDevice:
                     await self._return_to_base()
                     break
                 except (DeferredError, *PASSING) as error:
-                    self._waits_for = str(error)
+                    self.waits_for = str(error)
                     log.debug("%s: waiting: %s", self.name, error)
                     if await self._flush_failed(error):
                         return False
@@ -611,7 +630,7 @@ class ManagedDevice:
         self._front.hold()
         if self.state is DeviceState.ONLINE:
             self.state = DeviceState.WAITING
-            self._step_told, self._waits_for = "", "the next daemon"
+            self._step_told, self.waits_for = "", "the next daemon"
             # A base that does not answer is the halt's to tell: connections end before it, and with them what is held.
             await self._front.emptied(EMPTY_TIMEOUT_S)
         return await self._let_go_here()
@@ -655,12 +674,14 @@ class ManagedDevice:
             "attached": self.attachment is not None,
             **self.admission.describe(),
             "base_tls": self._link.tls_cipher,
-            "error": self.error,
+            "error": self.error or self.dependents.error,
         }
+        if self.dependents.known:
+            told["dependents"] = self.dependents.describe()
         if self.state in (DeviceState.CREATING, DeviceState.WAITING) and self._step_told:
             told["progress"] = self._step_told
-        if self.state is DeviceState.WAITING:
-            told["waiting_for"] = self._waits_for
+        if self.state in (DeviceState.WAITING, DeviceState.DEFERRED):
+            told["waiting_for"] = self.waits_for
         if self.export is not None:
             told["export"] = {
                 "trtype": "TCP",
@@ -683,10 +704,12 @@ class ManagedDevice:
     def properties(self) -> dict[str, Any]:
         """For bdev_ftl_get_properties."""
         told = self.describe()
+        told["base_names"] = self._link.names_of("base")
         if self.params.get("cache") is not None:
             its = self.ftl.cache if self.ftl is not None else None
             told["cache"] = {
                 "bdev": self.params["cache"],
+                "names": self._link.names_of("cache"),
                 "kind": self.cache_kind,
                 "state": its.state.value if its is not None else "absent",
                 "failure": its.failure if its is not None else None,
@@ -760,4 +783,5 @@ class ManagedDevice:
             "export": None if export is None else [export.nqn, export.traddr, export.trsvcid],
             "allowed": self.admission.to_record(),
             "hosts": self.hosts.to_record(),
+            "dependents": self.dependents.to_record(),
         }

@@ -193,6 +193,8 @@ async def test_create_sends_what_was_given_and_prints_name_and_uuid(tmp_path: Pa
                 "uuid": "b286d19a-0059-4709-abcd-9f7732b1567d",
                 "allow_open_bands": True,
                 "force": False,
+                "if_absent": False,
+                "load_or_create": False,
                 "without_cache": False,
                 "no_data": False,
                 "use_append": True,
@@ -450,3 +452,16 @@ async def test_without_libraries_server_mode_goes_on(tmp_path: Path, world: Worl
     assert [line for line in done.out.splitlines() if line.startswith("**")] == ["**STATUS=1", "**STATUS=0"]
     assert "has no module jsonschema" in done.err
     assert [call["method"] for call in world.target_calls] == ["bdev_get_bdevs"]
+
+
+async def test_who_waited_in_vain_is_told_with_the_exit_code_of_a_failure(world: World) -> None:
+    deferred = {"name": "ftl0", "uuid": "u", "state": "deferred", "waiting_for": "base bdev y does not exist yet"}
+    for answer, code in ((deferred, 1), ({**deferred, "state": "online", "waiting_for": None}, 0)):
+        world.answer = answer
+        done = await world.rpc(*at(world, "bdev_ftl_create", "-b", "ftl0", "-d", "y", "--wait", "3"))
+        assert done.code == code
+        printed, end = json.JSONDecoder().raw_decode(done.out)
+        assert printed == answer
+        told = done.out[end:] + done.err
+        assert ("FTL bdev ftl0: deferred after 3 s: base bdev y does not exist yet" in told) == (code == 1)
+    assert world.calls[0][1]["wait"] == 3

@@ -30,10 +30,13 @@ PARAMS: dict[str, dict[str, Any]] = {
     "bdev_ftl_add_host": {"name": "a", "host": "nqn.2026-11.io.example:h"},
     "bdev_ftl_remove_host": {"name": "a", "host": "nqn.2026-11.io.example:h"},
     "bdev_ftl_allow_any_host": {"name": "a", "allow_any_host": True},
+    "bdev_ftl_scan": {"target": "/t"},
     "ftl_get_daemon": {},
     "ftl_get_devices": {},
     "ftl_halt": {},
+    "ftl_load_config": {"config": []},
     "ftl_remove_buffers": {},
+    "ftl_save_config": {},
 }
 
 

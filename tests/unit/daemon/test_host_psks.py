@@ -137,7 +137,7 @@ async def test_a_target_and_the_daemon_speak_tls_both_ways(here: World, tmp_path
     await create(here, daemon, no_attach=False, hosts=[], target_psk=str(psk.path))
     for again in (False, True):
         assert (await daemon.device())["base_tls"] == CIPHER
-        device = daemon.registry._devices["ftl0"]
+        device = daemon.managed()
         await until(lambda: [each["tls"] for each in device.tell_hosts()["controllers"]] == [CIPHER])  # noqa: B023
         (base,) = [each for each in await here.rpc("nvmf_get_subsystems") if ":base:" in each["nqn"]]
         (address,) = base["listen_addresses"]

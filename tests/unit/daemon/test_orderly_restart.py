@@ -96,7 +96,7 @@ async def test_what_stands_in_the_target_is_taken_over_and_hosts_go_on(here: Wor
             # It is all on media: the machine could go down now.
             assert list((here.folder / "buffers").glob("*.wbuf")) == []
             daemon = await here.start()
-            device = daemon.registry._devices["ftl0"]
+            device = daemon.managed()
             assert (await daemon.wait_for("online"))["export"] == export
             await until(lambda: device.attachment is not None)  # noqa: B023
             assert device.ftl is not None
@@ -122,7 +122,7 @@ async def test_what_hosts_have_sent_is_answered_before_a_slow_base_is_let_go_of(
         await daemon.halt()
         daemon = await here.start()
         await daemon.wait_for("online")
-        ftl = daemon.registry._devices["ftl0"].ftl
+        ftl = daemon.managed().ftl
         assert ftl is not None
         assert (ftl.restored or {})["clean"]
         await writer.goes_on()
@@ -180,8 +180,9 @@ async def test_one_that_waits_has_its_claims_and_its_bdev_for_the_successor(here
     before = await standing(here)
     here.line.hold()
     await asyncio.wait_for(daemon.halt(), 5)
+    here.line.called.clear()
     daemon = await here.start()
-    await daemon.wait_for("creating")
+    await until(lambda: bool(here.line.called))
     await daemon.halt()
     here.line.release()
     assert await standing(here) == before
@@ -212,7 +213,7 @@ async def test_on_order_it_is_taken_away_and_the_daemon_is_to_end(
     await daemon.halt()
     daemon = await here.start()
     await daemon.wait_for("online")
-    await until(lambda: daemon.registry._devices["ftl0"].attachment is not None)
+    await until(lambda: daemon.managed().attachment is not None)
     await daemon.halt()
 
 
@@ -274,7 +275,7 @@ async def test_one_that_has_failed_stays_what_it_is_for_the_successor_to_try(her
     daemon = await here.start()
     await create(here, daemon, no_attach=False)
     before = await standing(here)
-    await daemon.registry._devices["ftl0"]._fail("a test says so")
+    await daemon.managed()._fail("a test says so")
     await daemon.halt()
     assert await standing(here) == before
     daemon = await here.start()
