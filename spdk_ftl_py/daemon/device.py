@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import enum
 import logging
 from collections.abc import Callable, Mapping
 from datetime import datetime, timezone
@@ -23,7 +22,9 @@ from ..runtime.tasks import end_tasks, to_its_end
 from ..spdk.attach import Attachment
 from ..text import show_names
 from .admission import Admission
-from .base import PASSING, BaseLink, DaemonIdentity, DeferredError
+from .attaching import KeptBdev
+from .base import PASSING, BaseLink, CacheUnfitError, DaemonIdentity, DeferredError, UnfitError
+from .base_search import BaseSearch, as_unfit
 from .base_watch import BaseWatch
 from .changes import Change, Changes
 from .checks import Media, check_media, check_name, optimal_open_zones, split_address
@@ -34,6 +35,8 @@ from .front import Export, Front
 from .ftl_maker import FtlMaker
 from .owed import make_room, settle_alarms
 from .session_keys import SessionKeys, drop_all, psk_path
+from .states import DeviceState as DeviceState
+from .states import Ended
 from .target_bdev import TargetBdev
 
 EMPTY_TIMEOUT_S: Final = 10.0
@@ -41,31 +44,6 @@ EMPTY_TIMEOUT_S: Final = 10.0
 SWEEP_S: Final = 1.0
 
 log = logging.getLogger(__name__)
-
-
-class _Ended(enum.Enum):
-    """How a life of the FTL ends."""
-
-    LOST = enum.auto()
-    """Its base is."""
-    FAILED = enum.auto()
-    CHANGING = enum.auto()
-    """It is to be loaded again, changed."""
-
-
-class DeviceState(enum.Enum):
-    """DEFERRED ⇄ CREATING → ONLINE ⇄ WAITING; FAILED from any of them; DELETING from any but CREATING (a
-    creation that nobody waits for is ended first, and is DEFERRED then)."""
-
-    DEFERRED = "deferred"
-    """Its base bdev does not exist yet."""
-    CREATING = "creating"
-    ONLINE = "online"
-    WAITING = "waiting"
-    """Its base was lost: I/O waits, up to the time-out, and the device loads again when the base is back."""
-    FAILED = "failed"
-    """I/O fails; what it claimed it still has, until it is deleted."""
-    DELETING = "deleting"
 
 
 class ManagedDevice:
@@ -116,7 +94,6 @@ class ManagedDevice:
             self.listen = export.traddr, export.trsvcid
         self.error: str | None = None
         self.ftl: FtlDevice | None = None
-        self.attachment: Attachment | None = None
         self.cache_kind: str | None = None
         self.on_change: Callable[[], None] = lambda: None
         """Saves what is to be known before it counts. Raises FtlError."""
@@ -139,6 +116,7 @@ class ManagedDevice:
         self._maker = FtlMaker(
             self.uuid, params, self.settings, identity.buffer_dir, progress=self._report, on_lossy=self._alarm
         )
+        self._search = BaseSearch(self._rpc, params, self.uuid, identity.prober, self._moved)
         self._base_watch = BaseWatch(self._rpc, self._link.base_name, str(self), self._tell, self._untell)
         target_psk = psk_path(params.get("target_psk"))
         target_keys = SessionKeys(self._rpc, identity.key_dir, self.uuid, "target", target_psk)
@@ -148,6 +126,7 @@ class ManagedDevice:
         self.dependents = Dependents(self.name, self._rpc, dependents, self.changed)
         self._target_bdev = TargetBdev(self._rpc, self.name, self.uuid, self.admission, target_keys)
         self._target_bdev.on_anew = self.dependents.attached_anew
+        self._bdev = KeptBdev(str(self), self._target_bdev, lambda: self.changed())
         self._front = self._new_front()
         self.hosts = ConnectedHosts(lambda: self.on_change())
         """Told before they have their first answer, so that a successor knows whom it owes the truth."""
@@ -181,6 +160,11 @@ class ManagedDevice:
     def inherited(self) -> bool:
         """A predecessor had it."""
         return self._inherited
+
+    @property
+    def attachment(self) -> Attachment | None:
+        """As which it stands in the target; None: it does not, as far as is known."""
+        return self._bdev.now
 
     @property
     def is_attached(self) -> bool:
@@ -219,10 +203,12 @@ class ManagedDevice:
         try:
             await self._create()
         except BaseException as error:
+            if self._inherited and isinstance(error, FtlError):
+                error = as_unfit(error) or error
             if self._inherited and isinstance(error, (DeferredError, asyncio.CancelledError, *PASSING)):
                 await to_its_end(self._let_go_here(keep_address=isinstance(error, Exception)))
                 if isinstance(error, DeferredError | asyncio.CancelledError):
-                    raise
+                    raise error
                 raise DeferredError(error.message if isinstance(error, FtlError) else str(error)) from error
             failures = await self._take_apart()
             if isinstance(error, OSError):
@@ -276,7 +262,7 @@ class ManagedDevice:
         if self._inherited:
             await self._try_attach()
         elif not self.params["no_attach"]:
-            await self._attach()
+            await self._bdev.attach(self._front)
 
     async def _connect(self) -> Media:
         base = await self._link.connect(self._front.reactor)
@@ -284,7 +270,13 @@ class ManagedDevice:
         return Media(base, self._link.raw, await self._link.connect_cache(self._front.reactor))
 
     async def _load(self, media: Media, once: Mapping[str, Any] | None = None) -> FtlDevice:
-        return await self._maker.load(self._front.reactor, media, **(once or {}))
+        try:
+            return await self._maker.load(self._front.reactor, media, **(once or {}))
+        except FtlError as error:
+            unfit = as_unfit(error) if self._front.gate is not None else None
+            if unfit is None:
+                raise
+            raise unfit from error
 
     async def _make(self, media: Media) -> FtlDevice:
         assert self._link.bdev is not None
@@ -307,17 +299,13 @@ class ManagedDevice:
     def _report(self, step: str, part: float) -> None:
         self._step_told = f"{step} {part:.0%}"
 
-    async def _attach(self) -> None:
-        self.attachment = await self._target_bdev.attach(self._front)
-
     async def _try_attach(self) -> None:
         """Of what hosts have had already: those of the export don't wait for the target, which gets it later."""
         if self.params["no_attach"]:
             # Whether its user attached it in the target, nothing tells.
             self.dependents.attached_anew()
             return
-        with contextlib.suppress(TargetError, OSError):
-            await self._attach()
+        await self._bdev.try_attach(self._front)
 
     # --- life ---
 
@@ -338,8 +326,8 @@ class ManagedDevice:
 
     async def _live(self) -> None:
         try:
-            while (ended := await self._until_ended()) is not _Ended.FAILED:
-                if ended is _Ended.CHANGING and await self._load_changed():
+            while (ended := await self._until_ended()) is not Ended.FAILED:
+                if ended is Ended.CHANGING and await self._load_changed():
                     continue
                 if self.no_data:
                     lost = "with no_data nothing of it is kept, so the FTL can't come back: delete it, and make it anew"
@@ -356,7 +344,7 @@ class ManagedDevice:
         finally:
             self._changes.refuse(BusyError(f"FTL bdev {self.name} has failed, or is being deleted: nothing is changed"))
 
-    async def _until_ended(self) -> _Ended:
+    async def _until_ended(self) -> Ended:
         """Serves until the base is lost, with the reason in error; until the FTL fails for another reason, and the
         device is FAILED then; or until it is to be changed."""
         assert self.ftl is not None
@@ -364,7 +352,7 @@ class ManagedDevice:
         lost = asyncio.ensure_future(self._link.wait_lost())
         failed = asyncio.ensure_future(ftl.failed.wait())
         changing = asyncio.ensure_future(self._changes.wanted.wait())
-        attaching = asyncio.ensure_future(self._attach_again())
+        attaching = asyncio.ensure_future(self._stay_attached())
         standing = asyncio.ensure_future(self.dependents.keep(lambda: self.is_attached))
         alarming = asyncio.ensure_future(settle_alarms(self.hosts))
         making_room = asyncio.ensure_future(make_room(self.hosts, lambda: self._front.present, ftl.make_durable))
@@ -373,22 +361,22 @@ class ManagedDevice:
         try:
             await asyncio.wait({lost, failed, changing}, return_when=asyncio.FIRST_COMPLETED)
             if not lost.done() and not failed.done():
-                return _Ended.CHANGING
+                return Ended.CHANGING
             if lost.done():
                 reason = lost.result()
             else:
                 failure = ftl.failure
                 if failure is None or not may_pass(failure):
                     await self._fail(failure.message if failure is not None else "the FTL failed")
-                    return _Ended.FAILED
+                    return Ended.FAILED
                 if await self._flush_failed(failure, flushed=ftl.core.stats()["base_flushes"] > 1):
-                    return _Ended.FAILED
+                    return Ended.FAILED
                 reason = self._link.lost_reason or failure.message
         finally:
             self._link.watch_zones(None)
             await end_tasks((lost, failed, changing, attaching, standing, alarming, making_room, watching))
         self.error = f"base bdev {self._link.base_name}: {'; '.join(filter(None, (reason, self._base_watch.no_space)))}"
-        return _Ended.LOST
+        return Ended.LOST
 
     async def _flush_failed(self, failure: BaseException, *, flushed: bool = False) -> bool:
         """failure: of a life or a load. flushed: other flushes of that life did not fail. True: there were too many
@@ -403,19 +391,9 @@ class ManagedDevice:
             await self._fail(f"base bdev {self._link.base_name} can't flush: {reason}")
         return reason is not None
 
-    async def _attach_again(self) -> None:
-        """The target may be slow to take the FTL as a bdev again; hosts of the export don't wait for that."""
-        delay_s = RETRY_MIN_S
-        while self.attachment is None and not self.params["no_attach"]:
-            await asyncio.sleep(delay_s)
-            delay_s = min(delay_s * RETRY_GROWTH, RETRY_MAX_S)
-            try:
-                await self._attach()
-            except (TargetError, OSError) as error:
-                self.error = str(error)
-            else:
-                self.error = None
-                self.changed()
+    async def _stay_attached(self) -> None:
+        if not self.params["no_attach"]:
+            await self._bdev.keep(self._front)
 
     async def change(self, change: Change) -> None:
         """Halts the FTL cleanly, and loads it again, changed. Hosts notice a pause. Returns when it runs.
@@ -502,7 +480,7 @@ class ManagedDevice:
         if self._hold_timer is not None:
             self._hold_timer.cancel()
         # At once: whoever asks before the base is let go of is told of no bdev in a target that is gone.
-        self.attachment = None
+        self._bdev.lost()
         self._step_told = self.waits_for = ""
         self.changed()
         self._hold_timer = asyncio.get_running_loop().call_later(self._identity.peer_timeout_s, self._stop_holding)
@@ -520,6 +498,10 @@ class ManagedDevice:
                     log.debug("%s: waiting: %s", self.name, error)
                     if await self._flush_failed(error):
                         return False
+                    if isinstance(error, UnfitError):
+                        await self.seek_base(error)
+                        continue
+                    await self.look_elsewhere(error)
                 except FtlError as error:
                     await self._fail(f"base bdev {self._link.base_name} came back, but is of no use: {error.message}")
                     return False
@@ -532,6 +514,27 @@ class ManagedDevice:
         self.state = DeviceState.ONLINE
         self.changed()
         return True
+
+    async def look_elsewhere(self, error: Exception) -> None:
+        """For what that attempt has not found under its name."""
+        if isinstance(error, CacheUnfitError):
+            # It may be another FTL's, whose daemon can't have it meanwhile.
+            await to_its_end(self._link.give_back())
+        await self._search.look_elsewhere(error)
+
+    def _moved(self, key: str, name: str) -> None:
+        log.warning("%s: found as bdev %s: that is its %s from now on", self, name, key)
+        self._set_params({**self.params, key: name})
+        self.changed()
+
+    async def seek_base(self, error: UnfitError) -> None:
+        """Returns when another attempt is worth it; FAILED meanwhile, if that takes long. What is there under the
+        base's name may be another FTL's, so it is let go of."""
+        came_back = " came back, but" if self._front.gate is not None else ""
+        told = self.error = f"base bdev {self._link.base_name}{came_back} is of no use: {error.message}"
+        refused = self._link.bdev
+        await to_its_end(self._link.give_back())
+        await self._search.seek(refused, lambda: self._fail(told))
 
     async def _return_to_base(self, once: Mapping[str, Any] | None = None) -> None:
         await self._link.claim(again=True)
@@ -562,7 +565,7 @@ class ManagedDevice:
         """What stands in the target is left to claim() and attach(): they take it over when it is still there."""
         self._front.hold()
         ftl, self.ftl = self.ftl, None
-        self.attachment = None
+        self._bdev.lost()
         if ftl is not None:
             await ftl.abort(self.error or "the base bdev is lost")
         # Without the connection nothing is left in flight, and the core can end.
@@ -579,6 +582,8 @@ class ManagedDevice:
         log.error("%s: failed: %s", self, reason)
         self.state = DeviceState.FAILED
         self.error = reason
+        if self._hold_timer is not None:
+            self._hold_timer.cancel()
         self._front.fail()
         if self.ftl is not None:
             with contextlib.suppress(FtlError):
@@ -650,7 +655,7 @@ class ManagedDevice:
         if not keep:
             self._front = self._new_front()
         self.ftl = None
-        self.attachment = None
+        self._bdev.lost()
         return failures
 
     async def _halt_ftl(self) -> None:
@@ -674,7 +679,7 @@ class ManagedDevice:
             "attached": self.attachment is not None,
             **self.admission.describe(),
             "base_tls": self._link.tls_cipher,
-            "error": self.error or self.dependents.error,
+            "error": self.error or self._bdev.error or self.dependents.error,
         }
         if self.dependents.known:
             told["dependents"] = self.dependents.describe()

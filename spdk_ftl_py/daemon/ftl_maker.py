@@ -13,7 +13,7 @@ from ..ftl.cache.nv_cache_keeper import CacheMissingError
 from ..ftl.device import FtlDevice
 from ..runtime.progress import Progress
 from ..runtime.reactor import ReactorLoop
-from .base import DeferredError
+from .base import CacheAwayError
 from .checks import Media
 
 
@@ -58,7 +58,7 @@ class FtlMaker:
         except CacheMissingError as error:
             if cache:
                 # It is named, so it was there.
-                raise DeferredError(f"cache bdev {cache} does not exist: {error.message}") from error
+                raise CacheAwayError(f"cache bdev {cache} does not exist: {error.message}") from error
             raise
 
     async def make(self, reactor: ReactorLoop, media: Media, conf: FtlConf, *, optimal_open_zones: int) -> FtlDevice:

@@ -23,13 +23,12 @@ from ..spdk.rpc import is_gone
 from ..spdk.saved_config import OwnFtl
 from ..text import show_name, show_names
 from ..version import __version__
-from .base import DaemonIdentity, DeferredError
+from .base import DaemonIdentity, DeferredError, UnfitError
 from .checks import FtlThereError
 from .config_rpcs import ConfigRpcs, normal_target
 from .device import DeviceState, ManagedDevice
 from .ending import PROBE_TIMEOUT_S
 from .front import Export
-from .probing import Prober
 from .requester import requester
 from .saved import SavedFtl
 from .scans import Scans
@@ -72,8 +71,7 @@ class Registry:
         self._is_up = False
         """What a predecessor has left is known."""
         self._configs = ConfigRpcs(self, identity)
-        self._prober = Prober(identity.host_id)
-        self._scans = Scans(self, identity, self._prober)
+        self._scans = Scans(self, identity, identity.prober)
         self._started = time.monotonic()
 
     @property
@@ -249,7 +247,7 @@ class Registry:
         async with self._undoing[target]:
             with contextlib.suppress(FtlError):
                 # What a scan has left would keep a base from its FTL.
-                await self._prober.clean(self._identity.rpc(target))
+                await self._identity.prober.clean(self._identity.rpc(target))
             for record in [each for each in self._orphans if each["target"] == target]:
                 rpc = self._identity.rpc(target)
                 device = UUID(record["uuid"])
@@ -643,8 +641,12 @@ class Registry:
         rpc = self._identity.rpc(device.target)
         delay_s = DEFERRED_POLL_MIN_S
         first = device.inherited
+        unfit: UnfitError | None = None
         while True:
-            if not first:
+            if unfit is not None:
+                await device.seek_base(unfit)
+                unfit = None
+            elif not first:
                 await asyncio.sleep(delay_s)
                 delay_s = min(delay_s * DEFERRED_POLL_GROWTH, DEFERRED_POLL_MAX_S)
             first = False
@@ -671,6 +673,10 @@ class Registry:
                     log.debug("%s: deferred: %s", device.name, error)
                     device.error = device.waits_for = str(error)
                     device.state = DeviceState.DEFERRED
+                    if isinstance(error, UnfitError):
+                        unfit = error
+                    else:
+                        await device.look_elsewhere(error)
                     continue
                 log.error("%s: deferred creation failed: %s", device, error)
                 if device.left_behind and not _worth_keeping(device):

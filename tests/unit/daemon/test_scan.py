@@ -113,7 +113,7 @@ async def test_what_a_killed_daemon_has_left_of_a_scan_is_in_nobodys_way(here: W
     uuid = (await create(here, daemon))["uuid"]
     await daemon.halt(undo=True)
     # As it would have been killed in the middle of it.
-    nqn = daemon.registry._prober.nqn
+    nqn = daemon.registry._identity.prober.nqn
     await here.rpc("nvmf_create_subsystem", nqn=nqn, serial_number="S")
     await here.rpc("nvmf_subsystem_add_ns", nqn=nqn, namespace={"bdev_name": "Nvme0n1"})
     daemon = await here.start()
