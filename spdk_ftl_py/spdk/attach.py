@@ -130,8 +130,8 @@ async def attach(
                 f"create passthru bdev {name}", _create_passthru(rpc, name, nvme_bdev, device), delete_passthru
             )
         except _NameKeptError:
-            # Perhaps for this one, which could not appear when its base came, because of its name: the next attempt lets
-            # the base come once more.
+            # Perhaps for this one, which could not appear when its base came, because of its name: the next attempt
+            # lets the base come once more.
             await _undo(rpc, "bdev_nvme_detach_controller", controller)
             raise
     # Creating a passthru bdev is deferred, successfully, when its base is gone.
