@@ -117,7 +117,7 @@ class ManagedDevice:
             self.uuid, params, self.settings, identity.buffer_dir, progress=self._report, on_lossy=self._alarm
         )
         self._search = BaseSearch(self._rpc, params, self.uuid, identity.prober, self._moved)
-        self._base_watch = BaseWatch(self._rpc, self._link.base_name, str(self), self._tell, self._untell)
+        self._base_watch = BaseWatch(self._rpc, lambda: self._link.base_name, str(self), self._tell, self._untell)
         target_psk = psk_path(params.get("target_psk"))
         target_keys = SessionKeys(self._rpc, identity.key_dir, self.uuid, "target", target_psk)
         self.admission = Admission(
