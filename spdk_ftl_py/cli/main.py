@@ -15,6 +15,7 @@ from typing import Any, Final
 
 from ..errors import FtlError
 from ..text import shown
+from ..usage import commands_of, refuse_empty
 from ..version import __version__
 
 LINES: Final = "\n"
@@ -33,11 +34,13 @@ _MODULES: Final[tuple[tuple[str, tuple[str, ...]], ...]] = (
     ("spdk_ftl_py.cli.scrub_command", ("scrub",)),
     ("spdk_ftl_py.cli.halt_command", ("halt",)),
     ("spdk_ftl_py.cli.scan_command", ("scan",)),
+    ("spdk_ftl_py.cli.apply_command", ("apply",)),
     (
         "spdk_ftl_py.cli.commands",
         (
             *("status", "devices", "list", "stats", "properties", "hosts", "create", "delete"),
             *("add-host", "remove-host", "allow-any-host", "remove-buffers"),
+            "grow",
         ),
     ),
     ("spdk_ftl_py.cli.config_commands", ("save-config", "load-config")),
@@ -60,6 +63,7 @@ how it goes together:
   spdk-ftl devices                                what runs, and how it fares
   spdk-ftl save-config -o FILE                    for a reboot: spdk_tgt -c FILE, spdk-ftl serve --config FILE
   spdk-ftl add-host -b ftl0 --host NQN            lets an NVMe/TCP host other than the target connect to it
+  spdk-ftl apply plan.yaml                        all of this from a file, as often as you like
 
 first steps without hardware:
   spdk-ftl demo                                   the whole of it on an emulated ZNS drive, with verified I/O
@@ -88,6 +92,8 @@ def build_parser(only: str | None = None) -> argparse.ArgumentParser:
     for module, commands in _MODULES:
         if only is None or only in commands:
             _register(module, commands, subparsers, wanted=only is not None)
+    for command in commands_of(parser).values():
+        refuse_empty(command)
     return parser
 
 

@@ -66,7 +66,7 @@ class KeptBdev:
                     continue
                 log.warning("%s: its bdev has been taken away in the target: it is attached again", self._whose)
                 self.now, self.error = None, "its bdev has been taken away in the target"
-                self._bdev.on_anew()
+                await self._bdev.taken_away()
                 self._changed()
             else:
                 await asyncio.sleep(delay_s)

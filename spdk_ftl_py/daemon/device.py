@@ -30,6 +30,7 @@ from .changes import Change, Changes
 from .checks import Media, check_media, check_name, optimal_open_zones, split_address
 from .dependents import Dependents
 from .ending import halt_ftl, take_apart
+from .export_nqn import export_nqn
 from .failed_flushes import RETRY_GROWTH, RETRY_MAX_S, RETRY_MIN_S, FailedFlushes
 from .front import Export, Front
 from .ftl_maker import FtlMaker
@@ -90,8 +91,9 @@ class ManagedDevice:
         if self.no_data and params.get("cache"):
             raise ParameterError("no_data keeps nothing, so it needs no nv cache: leave the cache bdev out")
         self.listen = split_address(params.get("listen_address") or identity.listen)
+        self.nqn = export_nqn(params.get("nqn") or identity.nqn_template, self.name, self.uuid)
         if export is not None:
-            self.listen = export.traddr, export.trsvcid
+            self.listen, self.nqn = (export.traddr, export.trsvcid), export.nqn
         self.error: str | None = None
         self.ftl: FtlDevice | None = None
         self.cache_kind: str | None = None
@@ -124,8 +126,7 @@ class ManagedDevice:
             params, allowed, inherited=inherited, target_keys=target_keys.keys, save=lambda: self.on_change()
         )
         self.dependents = Dependents(self.name, self._rpc, dependents, self.changed)
-        self._target_bdev = TargetBdev(self._rpc, self.name, self.uuid, self.admission, target_keys)
-        self._target_bdev.on_anew = self.dependents.attached_anew
+        self._target_bdev = TargetBdev(self._rpc, self.name, self.uuid, self.admission, target_keys, self.dependents)
         self._bdev = KeptBdev(str(self), self._target_bdev, lambda: self.changed())
         self._front = self._new_front()
         self.hosts = ConnectedHosts(lambda: self.on_change())
@@ -184,6 +185,7 @@ class ManagedDevice:
         return Front(
             self.name,
             self.uuid,
+            self.nqn,
             self.admission.connections,
             peers=self._identity.peers,
             is_own=self.admission.is_target,
@@ -303,9 +305,9 @@ class ManagedDevice:
         """Of what hosts have had already: those of the export don't wait for the target, which gets it later."""
         if self.params["no_attach"]:
             # Whether its user attached it in the target, nothing tells.
-            self.dependents.attached_anew()
-            return
-        await self._bdev.try_attach(self._front)
+            await self.dependents.attached_anew()
+        else:
+            await self._bdev.try_attach(self._front)
 
     # --- life ---
 
@@ -680,9 +682,8 @@ class ManagedDevice:
             **self.admission.describe(),
             "base_tls": self._link.tls_cipher,
             "error": self.error or self._bdev.error or self.dependents.error,
+            **self.dependents.describe(),
         }
-        if self.dependents.known:
-            told["dependents"] = self.dependents.describe()
         if self.state in (DeviceState.CREATING, DeviceState.WAITING) and self._step_told:
             told["progress"] = self._step_told
         if self.state in (DeviceState.WAITING, DeviceState.DEFERRED):

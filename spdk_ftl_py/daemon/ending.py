@@ -53,7 +53,7 @@ async def take_apart(
 ) -> tuple[Failures, Failures]:
     """What could not be undone of what stands in the target, and what not here. drop_keys: for a target that is gone,
     with all that stood there."""
-    silent = await _silence_of(rpc) if target_bdev.pending or link.claimed else None
+    silent = await rpc.why_silent(PROBE_TIMEOUT_S) if target_bdev.pending or link.claimed else None
     failures: Failures = []
     if silent is None:
         failures += await target_bdev.undo()
@@ -63,18 +63,9 @@ async def take_apart(
     if silent is None:
         failures += await link.unclaim()
     if failures:
-        silent = silent or await _silence_of(rpc)
+        silent = silent or await rpc.why_silent(PROBE_TIMEOUT_S)
         if silent is not None and is_gone(silent):
             failures = []
             with contextlib.suppress(TargetError):
                 await drop_keys()
     return failures, failures_here
-
-
-async def _silence_of(rpc: TargetRpc) -> TargetError | None:
-    """Why the target does not answer; None: it does."""
-    try:
-        await rpc.call("spdk_get_version", timeout_s=PROBE_TIMEOUT_S)
-    except TargetError as error:
-        return error if error.rpc_code is None else None
-    return None

@@ -21,7 +21,7 @@ from ..runtime.reactor import ReactorLoop
 from ..runtime.steps import Steps
 from ..spdk.bdevs import Bdev, get_bdevs
 from ..spdk.claims import require_unclaimed
-from ..spdk.exports import NQN_PREFIX, export_bdev, host_nqn, remove_subsystem, require_tcp_transport
+from ..spdk.exports import EXPORT_MODEL, NQN_PREFIX, export_bdev, host_nqn, remove_subsystem, require_tcp_transport
 from ..spdk.rpc import TargetRpc
 from .checks import BLOCK_BYTES, zone_size_of
 
@@ -215,8 +215,8 @@ async def foreign_bdevs(rpc: TargetRpc) -> list[Bdev]:
 def _is_of_export(bdev: Bdev) -> bool:
     paths = bdev.driver_specific.get("nvme")
     for path in paths if isinstance(paths, list) else ():
-        trid = path.get("trid") if isinstance(path, Mapping) else None
-        if isinstance(trid, Mapping) and str(trid.get("subnqn")).startswith(NQN_PREFIX):
+        data = path.get("ctrlr_data") if isinstance(path, Mapping) else None
+        if isinstance(data, Mapping) and str(data.get("model_number")).strip() == EXPORT_MODEL:
             return True
     return False
 
