@@ -60,10 +60,16 @@ void Gate::submit(Io &io) noexcept {
     io.gated_cancelled = false;
     switch (state_) {
         case State::open:
-            forward(io);
+            forward(io, *behind_);
             break;
         case State::holding:
-            held_.push(io);
+            // A write that was on its way into the memory of a device before hold() was let through then: whoever waits
+            // for the end of what is there waits for it, too.
+            if (auto *memory = static_cast<Behind *>(io.gated_memory); memory != nullptr && !memory->device->lost()) {
+                forward(io, *memory);
+            } else {
+                held_.push(io);
+            }
             break;
         case State::failing:
             io.status = failure_;
@@ -72,11 +78,11 @@ void Gate::submit(Io &io) noexcept {
     }
 }
 
-void Gate::forward(Io &io) noexcept {
+void Gate::forward(Io &io, Behind &to) noexcept {
     io.complete = on_complete;
-    io.owner = behind_.get();
-    ++behind_->users;
-    behind_->device->submit(io);
+    io.owner = &to;
+    ++to.users;
+    to.device->submit(io);
 }
 
 void Gate::on_complete(Io &io) noexcept {
@@ -97,7 +103,7 @@ void Gate::came_back(Io &io, const Behind &from) noexcept {
     switch (state_) {
         case State::open:
             if (&from != behind_.get()) {
-                forward(io);  // a straggler: its device has a successor already
+                forward(io, *behind_);  // a straggler: its device has a successor already
                 return;
             }
             state_ = State::holding;
@@ -206,7 +212,7 @@ void Gate::set_device(std::shared_ptr<BlockDevice> device) {
         IoList batch = held_;
         held_ = {};
         while (Io *io = batch.pop()) {
-            forward(*io);
+            forward(*io, *behind_);
         }
         take_unused(unused);
     });

@@ -66,7 +66,7 @@ private:
     };
     using Behinds = std::vector<std::unique_ptr<Behind>>;
 
-    void forward(Io &io) noexcept;
+    static void forward(Io &io, Behind &to) noexcept;
     void came_back(Io &io, const Behind &from) noexcept;
     void give_back(Io &io) noexcept;
     static void release_memory(Io &io) noexcept;

@@ -35,6 +35,8 @@ _MODULES: Final[tuple[tuple[str, tuple[str, ...]], ...]] = (
     ("spdk_ftl_py.torture.command", ("torture",)),
     ("spdk_ftl_py.daemon.check_command", ("check",)),
     ("spdk_ftl_py.cli.scrub_command", ("scrub",)),
+    ("spdk_ftl_py.cli.halt_command", ("halt",)),
+    ("spdk_ftl_py.cli.scan_command", ("scan",)),
     ("spdk_ftl_py.cli.apply_command", ("apply",)),
     (
         "spdk_ftl_py.cli.commands",

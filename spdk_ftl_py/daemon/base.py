@@ -42,6 +42,7 @@ from ..spdk.exports import (
 from ..spdk.rpc import TargetRpc
 from .checks import check_base, find_cache
 from .export_sockets import ExportSockets
+from .probing import Prober
 from .session_keys import POLICY, SessionKeys, psk_path
 
 QUEUE_DEPTH: Final = 128
@@ -57,6 +58,22 @@ something."""
 
 class DeferredError(FtlError):
     """Nothing is wrong that time does not mend: the base bdev does not exist yet, the target is not there."""
+
+
+class AwayError(DeferredError):
+    """The base is not there under its name, or somebody else has what is."""
+
+
+class UnfitError(DeferredError):
+    """What is there under the base's name is not it, or not as it was."""
+
+
+class CacheAwayError(DeferredError):
+    """The nv cache is not there under its name, or somebody else has what is."""
+
+
+class CacheUnfitError(CacheAwayError):
+    """What is there under its name is not it."""
 
 
 class ZonesCallback(Protocol):
@@ -87,6 +104,11 @@ class DaemonIdentity:
     """Those of exports that are kept between daemons."""
     nqn_template: str | None = None
     """Of exports, as export_nqn() takes it."""
+
+    @functools.cached_property
+    def prober(self) -> Prober:
+        """One for all FTLs."""
+        return Prober(self.host_id)
 
     def rpc(self, target: str) -> TargetRpc:
         return TargetRpc(target, user=self.target_user)
@@ -140,20 +162,43 @@ class BaseLink:
             await require_tcp_transport(self._rpc)
             base = await find_bdev(self._rpc, self.base_name)
             if base is not None:
-                check_base(base, self._params)
-                await require_unclaimed(self._rpc, base, "base bdev", but_by=ours["base"])
+                await self._check_base(base, ours["base"])
             cache = await self._find_cache(base, again)
         except TransportMissingError as error:
             if again:
                 raise DeferredError(error.message) from error
             raise
         if cache is not None:
-            await require_unclaimed(self._rpc, cache, "cache bdev", but_by=ours["cache"])
+            await self._check_cache(cache, ours["cache"])
         if base is None:
-            raise DeferredError(f"base bdev {self.base_name} does not exist yet")
+            raise AwayError(f"base bdev {self.base_name} does not exist yet")
         self.bdev, self.cache = base, cache
         self._exported = await self._export(base, "base", again)
         self._cache_exported = None if cache is None else await self._export(cache, "cache", again)
+
+    async def _check_base(self, base: Bdev, ours: str | None) -> None:
+        """ours: None: it is to be claimed for the first time."""
+        try:
+            check_base(base, self._params)
+        except FtlError as error:
+            if ours is None:
+                raise
+            self.bdev = None
+            raise UnfitError(error.message) from error
+        try:
+            await require_unclaimed(self._rpc, base, "base bdev", but_by=ours)
+        except ClaimedError as error:
+            if ours is None:
+                raise
+            raise AwayError(error.message) from error
+
+    async def _check_cache(self, cache: Bdev, ours: str | None) -> None:
+        try:
+            await require_unclaimed(self._rpc, cache, "cache bdev", but_by=ours)
+        except ClaimedError as error:
+            if ours is None:
+                raise
+            raise CacheAwayError(error.message) from error
 
     async def _find_cache(self, base: Bdev | None, again: bool) -> Bdev | None:
         try:
@@ -194,6 +239,13 @@ class BaseLink:
     async def unclaim(self) -> list[tuple[str, Exception]]:
         """What could not be undone. Idempotent."""
         return await self._claims.undo()
+
+    async def give_back(self) -> None:
+        """What stands for base and cache, which may be somebody else's. What could not be undone is left to
+        unclaim()."""
+        await self.disconnect()
+        if await self.unclaim():
+            self.inherit()
 
     # --- connections
 

@@ -27,9 +27,14 @@ class BaseWatch:
     """run() for each life of an FTL. tell() gets what is wrong, once; untell() the same text when it is over."""
 
     def __init__(
-        self, rpc: TargetRpc, base_name: str, whose: str, tell: Callable[[str], None], untell: Callable[[str], None]
+        self,
+        rpc: TargetRpc,
+        base_name: Callable[[], str],
+        whose: str,
+        tell: Callable[[str], None],
+        untell: Callable[[str], None],
     ) -> None:
-        """whose: the FTL, for the log."""
+        """base_name: as it is now. whose: the FTL, for the log."""
         self.no_space: str | None = None
         """Why the base has no room, as the target says."""
         self._rpc = rpc
@@ -52,7 +57,7 @@ class BaseWatch:
             refused = [stats.get(name, 0) for name in _REFUSALS]
             if self.no_space is not None or refused != before:
                 with contextlib.suppress(FtlError, OSError):
-                    self._tell_space(await why_out_of_space(self._rpc, self._base_name))
+                    self._tell_space(await why_out_of_space(self._rpc, self._base_name()))
             if refused[-1] == before[-1]:
                 busy_since = None
                 self._tell_busy(False)
@@ -67,7 +72,7 @@ class BaseWatch:
         if busy == self._busy:
             return
         self._busy = busy
-        base = f"base bdev {self._base_name}"
+        base = f"base bdev {self._base_name()}"
         told = (
             f"{base} is busy, for more than {BUSY_TOLD_S:g} s without a pause: I/O waits for it; what does it lack? "
             "Room, for instance, or a drive that works"
@@ -83,7 +88,7 @@ class BaseWatch:
         if reason == self.no_space:
             return
         told, self.no_space = self.no_space, reason
-        base = f"base bdev {self._base_name}"
+        base = f"base bdev {self._base_name()}"
         if reason is not None:
             log.error("%s: %s is out of space: %s", self._whose, base, reason)
             self._tell(f"{base} is out of space: {reason}")

@@ -39,7 +39,8 @@ log = logging.getLogger(__name__)
 
 _DESCRIPTION: Final = """\
 Run the daemon: it serves FTLs to one or more SPDK targets on this machine, in the foreground, until SIGINT,
-SIGTERM, SIGQUIT or SIGHUP. Then it halts every FTL cleanly and takes back what it did to the targets.
+SIGTERM, SIGQUIT or SIGHUP. Then it halts every FTL cleanly; what stands of it in the targets stays for the next daemon,
+and hosts see a pause. `spdk-ftl halt`, or --undo-on-exit, takes it out of the targets.
 """
 _EPILOG: Final = """\
 The line "spdk-ftl: ready, control socket PATH" on stdout says that it takes commands:
@@ -53,7 +54,7 @@ The target needs an NVMe/TCP transport (spdk-rpc nvmf_create_transport -t TCP), 
 writes its bdevs.
 
 signals: SIGHUP halts like SIGTERM, for there is no configuration to read again; under nohup it is ignored. SIGUSR1 logs
-the state of every FTL; SIGUSR2 does nothing. Only SIGKILL leaves something in the targets, for the next daemon.
+the state of every FTL; SIGUSR2 does nothing.
 
 exit codes: 0 halted cleanly, 1 failure (the reason is on stderr), 2 wrong usage
 """
@@ -156,6 +157,12 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         help="who may serve the RPC socket of an SPDK target, beside the user who runs the daemon and root (default: "
         "nobody)",
     )
+    parser.add_argument(
+        "--undo-on-exit",
+        action="store_true",
+        help="a signal that ends the daemon does what `spdk-ftl halt` does: nothing of its FTLs stays in the targets, "
+        "and with their bdevs goes what stands on them",
+    )
     parser.add_argument("-v", "--verbose", action="store_true", help="log every step")
     parser.set_defaults(run=run, parser=parser)
 
@@ -182,6 +189,7 @@ def run(args: argparse.Namespace) -> int:
             limits=args.limit,
             target_keys=args.target_keys,
             target_user=None if args.target_user is None else _target_user(args.target_user),
+            undo_on_exit=args.undo_on_exit,
             manager=manager,
             saved=saved,
             nqn_template=args.nqn_template,
@@ -220,6 +228,7 @@ async def serve(
     limits: Sequence[str] = (),
     target_keys: bool = True,
     target_user: int | None = None,
+    undo_on_exit: bool = False,
     manager: ServiceManager | None = None,
     saved: Sequence[SavedFtl] = (),
     nqn_template: str | None = None,
@@ -277,6 +286,7 @@ async def serve(
                 nqn_template,
             )
             registry = Registry(state, identity, socket_path=str(sockets.path))
+            registry.on_halted = halt.set
             await sockets.start(registry.methods)
             try:
                 await registry.start(saved)
@@ -287,10 +297,11 @@ async def serve(
                     await halt.wait()
                 finally:
                     # Also where nobody takes that line: by then, FTLs of a predecessor may be loading.
-                    log.info("halting, asked for by %s", ended_by)
+                    if not registry.is_halting:
+                        log.info("halting, asked for by %s", ended_by)
                     manager.notify("STOPPING=1")
                     with asked_for_by(ended_by):
-                        await registry.halt()
+                        await registry.halt(undo=undo_on_exit)
             finally:
                 await sockets.close()
         finally:

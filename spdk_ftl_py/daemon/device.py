@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import enum
 import logging
 from collections.abc import Callable, Mapping
 from datetime import datetime, timezone
@@ -21,56 +20,31 @@ from ..nvme.target.connected_hosts import ConnectedHosts
 from ..runtime.steps import Steps
 from ..runtime.tasks import end_tasks, to_its_end
 from ..spdk.attach import Attachment
-from ..spdk.rpc import is_gone
 from ..text import show_names
 from .admission import Admission
-from .base import PASSING, BaseLink, DaemonIdentity, DeferredError
+from .attaching import KeptBdev
+from .base import PASSING, BaseLink, CacheUnfitError, DaemonIdentity, DeferredError, UnfitError
+from .base_search import BaseSearch, as_unfit
 from .base_watch import BaseWatch
 from .changes import Change, Changes
 from .checks import Media, check_media, check_name, optimal_open_zones, split_address
 from .dependents import Dependents
+from .ending import halt_ftl, take_apart
 from .export_nqn import export_nqn
 from .failed_flushes import RETRY_GROWTH, RETRY_MAX_S, RETRY_MIN_S, FailedFlushes
 from .front import Export, Front
 from .ftl_maker import FtlMaker
 from .owed import make_room, settle_alarms
 from .session_keys import SessionKeys, drop_all, psk_path
+from .states import DeviceState as DeviceState
+from .states import Ended
 from .target_bdev import TargetBdev
 
-HALT_STALL_S: Final = 15.0
-PROBE_TIMEOUT_S: Final = 3.0
 EMPTY_TIMEOUT_S: Final = 10.0
 """For what hosts have sent before a change: a base that works is done with it long before."""
 SWEEP_S: Final = 1.0
-_PROGRESS: Final = ("media_written_blocks", "reloc_read_blocks", "base_flushes", "zone_resets")
-"""Counters of the core of which one moves as long as the base answers, until its checkpoint is written."""
 
 log = logging.getLogger(__name__)
-
-
-class _Ended(enum.Enum):
-    """How a life of the FTL ends."""
-
-    LOST = enum.auto()
-    """Its base is."""
-    FAILED = enum.auto()
-    CHANGING = enum.auto()
-    """It is to be loaded again, changed."""
-
-
-class DeviceState(enum.Enum):
-    """DEFERRED ⇄ CREATING → ONLINE ⇄ WAITING; FAILED from any of them; DELETING from any but CREATING (a
-    creation that nobody waits for is ended first, and is DEFERRED then)."""
-
-    DEFERRED = "deferred"
-    """Its base bdev does not exist yet."""
-    CREATING = "creating"
-    ONLINE = "online"
-    WAITING = "waiting"
-    """Its base was lost: I/O waits, up to the time-out, and the device loads again when the base is back."""
-    FAILED = "failed"
-    """I/O fails; what it claimed it still has, until it is deleted."""
-    DELETING = "deleting"
 
 
 class ManagedDevice:
@@ -122,7 +96,6 @@ class ManagedDevice:
             self.listen, self.nqn = (export.traddr, export.trsvcid), export.nqn
         self.error: str | None = None
         self.ftl: FtlDevice | None = None
-        self.attachment: Attachment | None = None
         self.cache_kind: str | None = None
         self.on_change: Callable[[], None] = lambda: None
         """Saves what is to be known before it counts. Raises FtlError."""
@@ -145,7 +118,8 @@ class ManagedDevice:
         self._maker = FtlMaker(
             self.uuid, params, self.settings, identity.buffer_dir, progress=self._report, on_lossy=self._alarm
         )
-        self._base_watch = BaseWatch(self._rpc, self._link.base_name, str(self), self._tell, self._untell)
+        self._search = BaseSearch(self._rpc, params, self.uuid, identity.prober, self._moved)
+        self._base_watch = BaseWatch(self._rpc, lambda: self._link.base_name, str(self), self._tell, self._untell)
         target_psk = psk_path(params.get("target_psk"))
         target_keys = SessionKeys(self._rpc, identity.key_dir, self.uuid, "target", target_psk)
         self.admission = Admission(
@@ -153,6 +127,7 @@ class ManagedDevice:
         )
         self.dependents = Dependents(self.name, self._rpc, dependents, self.changed)
         self._target_bdev = TargetBdev(self._rpc, self.name, self.uuid, self.admission, target_keys, self.dependents)
+        self._bdev = KeptBdev(str(self), self._target_bdev, lambda: self.changed())
         self._front = self._new_front()
         self.hosts = ConnectedHosts(lambda: self.on_change())
         """Told before they have their first answer, so that a successor knows whom it owes the truth."""
@@ -188,9 +163,19 @@ class ManagedDevice:
         return self._inherited
 
     @property
+    def attachment(self) -> Attachment | None:
+        """As which it stands in the target; None: it does not, as far as is known."""
+        return self._bdev.now
+
+    @property
     def is_attached(self) -> bool:
         """As far as the daemon is to attach it: what stands on it in the target can be there."""
         return self.state is DeviceState.ONLINE and (self.attachment is not None or self.params["no_attach"])
+
+    @property
+    def block_count(self) -> int | None:
+        """Of the bdev; None: it is not known yet."""
+        return None if self._front.gate is None else self._front.gate.block_count
 
     @property
     def export(self) -> Export | None:
@@ -220,10 +205,12 @@ class ManagedDevice:
         try:
             await self._create()
         except BaseException as error:
+            if self._inherited and isinstance(error, FtlError):
+                error = as_unfit(error) or error
             if self._inherited and isinstance(error, (DeferredError, asyncio.CancelledError, *PASSING)):
                 await to_its_end(self._let_go_here(keep_address=isinstance(error, Exception)))
                 if isinstance(error, DeferredError | asyncio.CancelledError):
-                    raise
+                    raise error
                 raise DeferredError(error.message if isinstance(error, FtlError) else str(error)) from error
             failures = await self._take_apart()
             if isinstance(error, OSError):
@@ -277,7 +264,7 @@ class ManagedDevice:
         if self._inherited:
             await self._try_attach()
         elif not self.params["no_attach"]:
-            await self._attach()
+            await self._bdev.attach(self._front)
 
     async def _connect(self) -> Media:
         base = await self._link.connect(self._front.reactor)
@@ -285,7 +272,13 @@ class ManagedDevice:
         return Media(base, self._link.raw, await self._link.connect_cache(self._front.reactor))
 
     async def _load(self, media: Media, once: Mapping[str, Any] | None = None) -> FtlDevice:
-        return await self._maker.load(self._front.reactor, media, **(once or {}))
+        try:
+            return await self._maker.load(self._front.reactor, media, **(once or {}))
+        except FtlError as error:
+            unfit = as_unfit(error) if self._front.gate is not None else None
+            if unfit is None:
+                raise
+            raise unfit from error
 
     async def _make(self, media: Media) -> FtlDevice:
         assert self._link.bdev is not None
@@ -308,14 +301,13 @@ class ManagedDevice:
     def _report(self, step: str, part: float) -> None:
         self._step_told = f"{step} {part:.0%}"
 
-    async def _attach(self) -> None:
-        self.attachment = await self._target_bdev.attach(self._front)
-
     async def _try_attach(self) -> None:
         """Of what hosts have had already: those of the export don't wait for the target, which gets it later."""
-        with contextlib.suppress(TargetError, OSError):
-            # Without attaching it: nothing tells whether its user has done that in the target.
-            await (self.dependents.attached_anew() if self.params["no_attach"] else self._attach())
+        if self.params["no_attach"]:
+            # Whether its user attached it in the target, nothing tells.
+            await self.dependents.attached_anew()
+        else:
+            await self._bdev.try_attach(self._front)
 
     # --- life ---
 
@@ -336,8 +328,8 @@ class ManagedDevice:
 
     async def _live(self) -> None:
         try:
-            while (ended := await self._until_ended()) is not _Ended.FAILED:
-                if ended is _Ended.CHANGING and await self._load_changed():
+            while (ended := await self._until_ended()) is not Ended.FAILED:
+                if ended is Ended.CHANGING and await self._load_changed():
                     continue
                 if self.no_data:
                     lost = "with no_data nothing of it is kept, so the FTL can't come back: delete it, and make it anew"
@@ -354,7 +346,7 @@ class ManagedDevice:
         finally:
             self._changes.refuse(BusyError(f"FTL bdev {self.name} has failed, or is being deleted: nothing is changed"))
 
-    async def _until_ended(self) -> _Ended:
+    async def _until_ended(self) -> Ended:
         """Serves until the base is lost, with the reason in error; until the FTL fails for another reason, and the
         device is FAILED then; or until it is to be changed."""
         assert self.ftl is not None
@@ -362,7 +354,7 @@ class ManagedDevice:
         lost = asyncio.ensure_future(self._link.wait_lost())
         failed = asyncio.ensure_future(ftl.failed.wait())
         changing = asyncio.ensure_future(self._changes.wanted.wait())
-        attaching = asyncio.ensure_future(self._attach_again())
+        attaching = asyncio.ensure_future(self._stay_attached())
         standing = asyncio.ensure_future(self.dependents.keep(lambda: self.is_attached))
         alarming = asyncio.ensure_future(settle_alarms(self.hosts))
         making_room = asyncio.ensure_future(make_room(self.hosts, lambda: self._front.present, ftl.make_durable))
@@ -371,22 +363,22 @@ class ManagedDevice:
         try:
             await asyncio.wait({lost, failed, changing}, return_when=asyncio.FIRST_COMPLETED)
             if not lost.done() and not failed.done():
-                return _Ended.CHANGING
+                return Ended.CHANGING
             if lost.done():
                 reason = lost.result()
             else:
                 failure = ftl.failure
                 if failure is None or not may_pass(failure):
                     await self._fail(failure.message if failure is not None else "the FTL failed")
-                    return _Ended.FAILED
+                    return Ended.FAILED
                 if await self._flush_failed(failure, flushed=ftl.core.stats()["base_flushes"] > 1):
-                    return _Ended.FAILED
+                    return Ended.FAILED
                 reason = self._link.lost_reason or failure.message
         finally:
             self._link.watch_zones(None)
             await end_tasks((lost, failed, changing, attaching, standing, alarming, making_room, watching))
         self.error = f"base bdev {self._link.base_name}: {'; '.join(filter(None, (reason, self._base_watch.no_space)))}"
-        return _Ended.LOST
+        return Ended.LOST
 
     async def _flush_failed(self, failure: BaseException, *, flushed: bool = False) -> bool:
         """failure: of a life or a load. flushed: other flushes of that life did not fail. True: there were too many
@@ -401,19 +393,9 @@ class ManagedDevice:
             await self._fail(f"base bdev {self._link.base_name} can't flush: {reason}")
         return reason is not None
 
-    async def _attach_again(self) -> None:
-        """The target may be slow to take the FTL as a bdev again; hosts of the export don't wait for that."""
-        delay_s = RETRY_MIN_S
-        while self.attachment is None and not self.params["no_attach"]:
-            await asyncio.sleep(delay_s)
-            delay_s = min(delay_s * RETRY_GROWTH, RETRY_MAX_S)
-            try:
-                await self._attach()
-            except (TargetError, OSError) as error:
-                self.error = str(error)
-            else:
-                self.error = None
-                self.changed()
+    async def _stay_attached(self) -> None:
+        if not self.params["no_attach"]:
+            await self._bdev.keep(self._front)
 
     async def change(self, change: Change) -> None:
         """Halts the FTL cleanly, and loads it again, changed. Hosts notice a pause. Returns when it runs.
@@ -500,7 +482,7 @@ class ManagedDevice:
         if self._hold_timer is not None:
             self._hold_timer.cancel()
         # At once: whoever asks before the base is let go of is told of no bdev in a target that is gone.
-        self.attachment = None
+        self._bdev.lost()
         self._step_told = self.waits_for = ""
         self.changed()
         self._hold_timer = asyncio.get_running_loop().call_later(self._identity.peer_timeout_s, self._stop_holding)
@@ -518,6 +500,10 @@ class ManagedDevice:
                     log.debug("%s: waiting: %s", self.name, error)
                     if await self._flush_failed(error):
                         return False
+                    if isinstance(error, UnfitError):
+                        await self.seek_base(error)
+                        continue
+                    await self.look_elsewhere(error)
                 except FtlError as error:
                     await self._fail(f"base bdev {self._link.base_name} came back, but is of no use: {error.message}")
                     return False
@@ -530,6 +516,27 @@ class ManagedDevice:
         self.state = DeviceState.ONLINE
         self.changed()
         return True
+
+    async def look_elsewhere(self, error: Exception) -> None:
+        """For what that attempt has not found under its name."""
+        if isinstance(error, CacheUnfitError):
+            # It may be another FTL's, whose daemon can't have it meanwhile.
+            await to_its_end(self._link.give_back())
+        await self._search.look_elsewhere(error)
+
+    def _moved(self, key: str, name: str) -> None:
+        log.warning("%s: found as bdev %s: that is its %s from now on", self, name, key)
+        self._set_params({**self.params, key: name})
+        self.changed()
+
+    async def seek_base(self, error: UnfitError) -> None:
+        """Returns when another attempt is worth it; FAILED meanwhile, if that takes long. What is there under the
+        base's name may be another FTL's, so it is let go of."""
+        came_back = " came back, but" if self._front.gate is not None else ""
+        told = self.error = f"base bdev {self._link.base_name}{came_back} is of no use: {error.message}"
+        refused = self._link.bdev
+        await to_its_end(self._link.give_back())
+        await self._search.seek(refused, lambda: self._fail(told))
 
     async def _return_to_base(self, once: Mapping[str, Any] | None = None) -> None:
         await self._link.claim(again=True)
@@ -560,7 +567,7 @@ class ManagedDevice:
         """What stands in the target is left to claim() and attach(): they take it over when it is still there."""
         self._front.hold()
         ftl, self.ftl = self.ftl, None
-        self.attachment = None
+        self._bdev.lost()
         if ftl is not None:
             await ftl.abort(self.error or "the base bdev is lost")
         # Without the connection nothing is left in flight, and the core can end.
@@ -577,6 +584,8 @@ class ManagedDevice:
         log.error("%s: failed: %s", self, reason)
         self.state = DeviceState.FAILED
         self.error = reason
+        if self._hold_timer is not None:
+            self._hold_timer.cancel()
         self._front.fail()
         if self.ftl is not None:
             with contextlib.suppress(FtlError):
@@ -607,25 +616,31 @@ class ManagedDevice:
         return await to_its_end(self._take_all_apart())
 
     async def _take_all_apart(self) -> list[tuple[str, Exception]]:
-        there = self._target_bdev.pending or self._link.claimed
-        silent = await self._rpc.why_silent(PROBE_TIMEOUT_S) if there else None
-        failures: list[tuple[str, Exception]] = []
-        if silent is None:
-            failures += await self._target_bdev.undo()
-        else:
-            failures.append(("undo what stands in the target", silent))
-        failures_here = await self._let_go_here()
-        if silent is None:
-            failures += await self._link.unclaim()
-        if failures:
-            silent = silent or await self._rpc.why_silent(PROBE_TIMEOUT_S)
-            if silent is not None and is_gone(silent):
-                # And what stood there is, too.
-                failures = []
-                with contextlib.suppress(TargetError):
-                    await drop_all(self._rpc, self._identity.key_dir, self.uuid, self.params.get("target_psk"))
+        failures, failures_here = await take_apart(
+            self._rpc, self._target_bdev, self._link, self._let_go_here,
+            drop_keys=lambda: drop_all(self._rpc, self._identity.key_dir, self.uuid, self.params.get("target_psk")),
+        )  # fmt: skip
         self.left_behind = bool(failures)
         return [*failures, *failures_here]
+
+    async def pause(self) -> list[tuple[str, Exception]]:
+        """Halts the FTL cleanly for a successor, who takes over what stays in the target: it and other hosts see
+        connections that end, and no error. Returns what could not be done. What is made with no_data, and half of a
+        creation, are for take_down()."""
+        if self._life is not None:
+            await end_tasks([self._life])
+        if self._hold_timer is not None:
+            self._hold_timer.cancel()
+        return await to_its_end(self._pause())
+
+    async def _pause(self) -> list[tuple[str, Exception]]:
+        self._front.hold()
+        if self.state is DeviceState.ONLINE:
+            self.state = DeviceState.WAITING
+            self._step_told, self.waits_for = "", "the next daemon"
+            # A base that does not answer is the halt's to tell: connections end before it, and with them what is held.
+            await self._front.emptied(EMPTY_TIMEOUT_S)
+        return await self._let_go_here()
 
     async def _let_go_here(self, *, keep_address: bool = False) -> list[tuple[str, Exception]]:
         """Of everything but what stands in the target. keep_address: nor of where hosts will look for it, unless they
@@ -642,31 +657,13 @@ class ManagedDevice:
         if not keep:
             self._front = self._new_front()
         self.ftl = None
-        self.attachment = None
+        self._bdev.lost()
         return failures
 
     async def _halt_ftl(self) -> None:
-        """Halts the FTL. A base that answers nothing any more is cut off, which ends the halt with an error: a target
-        may keep the I/O of a drive that went away for as long as it tries to have it back."""
-        if self.ftl is None:
-            return
-        halt = asyncio.ensure_future(self.ftl.halt())
-        before = self._progress(self.ftl)
-        while not (await asyncio.wait({halt}, timeout=HALT_STALL_S))[0]:
-            now = self._progress(self.ftl)
-            if now == before:
-                # Without the connection nothing is left in flight, and the core can end what it has accepted.
-                await self._link.disconnect()
-                await self.ftl.abort(f"the base bdev has not answered for {HALT_STALL_S:g} s while halting")
-                break
-            before = now
-        await halt
-        self.hosts.flushed()
-
-    @staticmethod
-    def _progress(ftl: FtlDevice) -> list[float]:
-        stats = ftl.core.stats()
-        return [*(stats[name] for name in _PROGRESS), ftl.checkpoint_part]
+        if self.ftl is not None:
+            await halt_ftl(self.ftl, self._link)
+            self.hosts.flushed()
 
     # --- what it tells ---
 
@@ -684,7 +681,7 @@ class ManagedDevice:
             "attached": self.attachment is not None,
             **self.admission.describe(),
             "base_tls": self._link.tls_cipher,
-            "error": self.error or self.dependents.error,
+            "error": self.error or self._bdev.error or self.dependents.error,
             **self.dependents.describe(),
         }
         if self.state in (DeviceState.CREATING, DeviceState.WAITING) and self._step_told:

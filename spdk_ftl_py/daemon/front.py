@@ -20,10 +20,10 @@ from ..nvme.target.subsystem import Subsystem
 from ..nvme.wire import Status
 from ..runtime.reactor import ReactorLoop
 from ..spdk.attach import export_nguid
+from ..spdk.exports import EXPORT_MODEL
 from .base import DeferredError
 from .export_sockets import ExportSockets
 
-EXPORT_MODEL: Final = "spdk-ftl-py FTL"
 EXPORT_NSID: Final = 1
 EMPTY_POLL_S: Final = 0.005
 _SERIAL_NUMBER_MAX: Final = 20

@@ -17,7 +17,7 @@ from ..ftl.media.blockdev import BlockPort
 from ..ftl.media.signatures import find_foreign
 from ..runtime.progress import Progress
 from ..runtime.reactor import ReactorLoop
-from .base import DeferredError
+from .base import CacheAwayError
 from .checks import Media
 
 
@@ -64,7 +64,7 @@ class FtlMaker:
         except CacheMissingError as error:
             if cache:
                 # It is named, so it was there.
-                raise DeferredError(f"cache bdev {cache} does not exist: {error.message}") from error
+                raise CacheAwayError(f"cache bdev {cache} does not exist: {error.message}") from error
             raise
 
     async def _foreign(self, reactor: ReactorLoop, media: Media, first_block: int) -> str | None:

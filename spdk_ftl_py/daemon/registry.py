@@ -23,14 +23,16 @@ from ..spdk.rpc import is_gone
 from ..spdk.saved_config import OwnFtl
 from ..text import show_name, show_names
 from ..version import __version__
-from .base import DaemonIdentity, DeferredError
+from .base import DaemonIdentity, DeferredError, UnfitError
 from .checks import FtlThereError
 from .config_rpcs import ConfigRpcs, normal_target
-from .device import PROBE_TIMEOUT_S, DeviceState, ManagedDevice
+from .device import DeviceState, ManagedDevice
+from .ending import PROBE_TIMEOUT_S
 from .front import Export
 from .growing import grow
 from .requester import requester
 from .saved import SavedFtl
+from .scans import Scans
 from .session_keys import drop_all, remove_stray_files
 from .state import StateDirectory
 from .terms import POLL_S, Terms, check_agrees, is_patient, may_come, wait_online
@@ -64,8 +66,13 @@ class Registry:
         self._deletions: set[asyncio.Task[Any]] = set()
         self._saving: asyncio.Task[None] | None = None
         """Tries until what has happened is in the state file."""
-        self._halting = False
+        self._halting: asyncio.Task[None] | None = None
+        self.on_halted: Callable[[], None] = lambda: None
+        """An RPC has halted everything: the daemon is to end."""
+        self._is_up = False
+        """What a predecessor has left is known."""
         self._configs = ConfigRpcs(self, identity)
+        self._scans = Scans(self, identity, identity.prober)
         self._started = time.monotonic()
 
     @property
@@ -85,7 +92,9 @@ class Registry:
             "ftl_get_devices": self.get_devices,
             "ftl_get_daemon": self.get_daemon,
             "ftl_remove_buffers": self.remove_buffers,
+            "ftl_halt": self.halt_on_order,
             **self._configs.methods,
+            **self._scans.methods,
         }
 
     # --- start and halt ---
@@ -107,20 +116,25 @@ class Registry:
         self._configs.start(saved)
         await asyncio.gather(*(self._undo_orphans(target) for target in {each["target"] for each in self._orphans}))
         self._save()
+        self._is_up = True
 
-    async def halt(self) -> None:
-        """Halts every FTL cleanly and undoes what it did to its target. Deferred creations, and what is on media, stay
-        in the state file for the next daemon.
+    async def halt(self, *, undo: bool = False) -> None:
+        """Halts every FTL cleanly. What stands of it in its target stays there for the next daemon, as does the state
+        file, and hosts see a pause. undo: it is taken out of the target. The second caller gets the end of the first.
 
         Raises FtlError at the end where that is not all that can be said of an FTL.
         """
-        self._halting = True
+        if self._halting is None:
+            self._halting = asyncio.create_task(self._halt_all(undo=undo), name="halt")
+        await asyncio.shield(self._halting)
+
+    async def _halt_all(self, *, undo: bool) -> None:
         await end_tasks([*self._watchers.values(), *self._creations])
         await asyncio.gather(*self._deletions, return_exceptions=True)
         if self._saving is not None:
             await end_tasks([self._saving])
         kept = [device for device in self._devices.values() if _worth_keeping(device)]
-        failures = await asyncio.gather(*(self._halt_one(device) for device in self._devices.values()))
+        failures = await asyncio.gather(*(self._halt_one(device, undo=undo) for device in self._devices.values()))
         # Of one that was halted cleanly, no host is owed anything for what it has not flushed.
         stay = [device.record() for device in kept if not _is_over(device)]
         records = [*self._orphans, *stay]
@@ -132,16 +146,49 @@ class Registry:
         except FtlError as error:
             told.append(error.message)
         if told:
-            raise FtlError(f"not all was halted cleanly and undone: {'; '.join(told)}")
+            raise FtlError(f"not all was halted cleanly{' and undone' if undo else ''}: {'; '.join(told)}")
 
-    async def _halt_one(self, device: ManagedDevice) -> str:
+    async def _halt_one(self, device: ManagedDevice, *, undo: bool) -> str:
         """What could not be done."""
         if device.state is DeviceState.DEFERRED and not device.inherited:
             return ""
-        failures = await device.take_down()
-        what = "halted" if not failures else "not halted cleanly, or not all undone"
+        undo = undo or device.no_data or not _worth_keeping(device)
+        failures = await (device.take_down() if undo else device.pause())
+        if undo:
+            what = "halted" if not failures else "not halted cleanly, or not all undone"
+        else:
+            what = f"{'halted' if not failures else 'not halted cleanly'}; its bdev and claims stay for the next daemon"
         log.info("%s: %s, asked for by %s", device, what, requester())
+        held = device.held_in_file()
+        if held is not None:
+            log.warning(
+                "%s: of what hosts were told is written, %s may be nowhere else: that is for the next daemon, and lost "
+                "if this machine goes down before it",
+                device,
+                held,
+            )
         return "; ".join(f"{device.name}: {step}: {failure}" for step, failure in failures)
+
+    async def halt_on_order(self, _params: dict[str, Any]) -> dict[str, Any]:
+        """Undoes everything; the daemon ends behind the answer. Raises FtlError: what could not be done."""
+        self.require_no_halt()
+        if not self._is_up:
+            raise BusyError("the daemon is still starting: try again")
+        names = [device.name for device in self._devices.values()]
+        log.info("halting, asked for by %s", requester())
+        try:
+            await self.halt(undo=True)
+        finally:
+            self.on_halted()
+        return {"pid": os.getpid(), "halted": names}
+
+    def require_no_halt(self) -> None:
+        if self._halting is not None:
+            raise FtlError("the daemon is halting", errno=errno.ESHUTDOWN)
+
+    @property
+    def is_halting(self) -> bool:
+        return self._halting is not None
 
     def resume(self, record: dict[str, Any], *, inherited: bool) -> bool:
         """It waits for its base from now on. False: the record makes no sense, which was logged."""
@@ -187,8 +234,7 @@ class Registry:
         self._watchers.pop(self._devices.pop(key)).cancel()
 
     def require_running(self) -> None:
-        if self._halting:
-            raise FtlError("the daemon is halting", errno=errno.ESHUTDOWN)
+        self.require_no_halt()
         self._state.require_room()
 
     def save(self) -> None:
@@ -202,6 +248,9 @@ class Registry:
     async def _undo_orphans(self, target: str) -> None:
         """Those that can't be undone now stay, to be tried again before the next creation on that target."""
         async with self._undoing[target]:
+            with contextlib.suppress(FtlError):
+                # What a scan has left would keep a base from its FTL.
+                await self._identity.prober.clean(self._identity.rpc(target))
             for record in [each for each in self._orphans if each["target"] == target]:
                 rpc = self._identity.rpc(target)
                 device = UUID(record["uuid"])
@@ -222,8 +271,7 @@ class Registry:
     async def create(self, params: dict[str, Any]) -> Any:
         """{"name", "uuid"}, with more where its terms ask for it (Terms.answer), or the line that the creation is
         deferred."""
-        if self._halting:
-            raise FtlError("the daemon is halting", errno=errno.ESHUTDOWN)
+        self.require_no_halt()
         self._state.require_room()
         params["target"] = normal_target(params["target"])
         name = params["name"]
@@ -279,7 +327,7 @@ class Registry:
         does."""
         if device is not None and (terms.wait_s is None or device.state is not DeviceState.DEFERRED):
             return device
-        return await wait_online(lambda: self._devices.get(key), key[1], terms.wait_s or 0, lambda: self._halting)
+        return await wait_online(lambda: self._devices.get(key), key[1], terms.wait_s or 0, lambda: self.is_halting)
 
     def _check_no_twin(self, uuid: UUID, but: ManagedDevice | None = None) -> None:
         twin = next((each for each in self._devices.values() if each.uuid == uuid and each is not but), None)
@@ -374,8 +422,7 @@ class Registry:
 
     async def delete(self, params: dict[str, Any]) -> Any:
         """True, or the line that says what of it only its write buffer file has."""
-        if self._halting:
-            raise FtlError("the daemon is halting", errno=errno.ESHUTDOWN)
+        self.require_no_halt()
         device = self._find(params)
         # Either nothing is done, or it is deleted for good.
         self._state.require_room()
@@ -445,8 +492,7 @@ class Registry:
 
     async def scrub(self, params: dict[str, Any]) -> dict[str, Any]:
         """How it stands, once it is ordered or stopped."""
-        if self._halting:
-            raise FtlError("the daemon is halting", errno=errno.ESHUTDOWN)
+        self.require_no_halt()
         device = self._find(params)
         told = device.scrub(stop=bool(params.get("stop")))
         log.info("%s: scrub %s, asked for by %s", device, "stopped" if params.get("stop") else "ordered", requester())
@@ -490,8 +536,7 @@ class Registry:
         return self._find(params).tell_hosts()
 
     def _find_to_change(self, params: dict[str, Any]) -> ManagedDevice:
-        if self._halting:
-            raise FtlError("the daemon is halting", errno=errno.ESHUTDOWN)
+        self.require_no_halt()
         device = self._find(params)
         if device.state is DeviceState.DELETING:
             raise BusyError(f"FTL bdev {device.name} is being deleted")
@@ -625,8 +670,12 @@ class Registry:
         rpc = self._identity.rpc(device.target)
         delay_s = DEFERRED_POLL_MIN_S
         first = device.inherited
+        unfit: UnfitError | None = None
         while True:
-            if not first:
+            if unfit is not None:
+                await device.seek_base(unfit)
+                unfit = None
+            elif not first:
                 await asyncio.sleep(delay_s)
                 delay_s = min(delay_s * DEFERRED_POLL_GROWTH, DEFERRED_POLL_MAX_S)
             first = False
@@ -653,6 +702,10 @@ class Registry:
                     log.debug("%s: deferred: %s", device.name, error)
                     device.error = device.waits_for = str(error)
                     device.state = DeviceState.DEFERRED
+                    if isinstance(error, UnfitError):
+                        unfit = error
+                    else:
+                        await device.look_elsewhere(error)
                     continue
                 log.error("%s: deferred creation failed: %s", device, error)
                 if device.left_behind and not _worth_keeping(device):

@@ -8,7 +8,7 @@ from uuid import UUID
 
 from ..errors import FtlError, TargetError
 from ..runtime.steps import Steps
-from ..spdk.attach import Attachment, attach, detach, detach_unclaimed
+from ..spdk.attach import Attachment, attach, attached_as, detach, detach_unclaimed
 from ..spdk.keyring import KeyPair
 from ..spdk.rpc import TargetRpc
 from .admission import Admission
@@ -58,6 +58,14 @@ class TargetBdev:
     async def undo(self) -> list[tuple[str, Exception]]:
         """What could not be undone. Idempotent."""
         return await self._steps.undo()
+
+    async def stands(self) -> bool:
+        """What attach() has made is there, and is that. Raises TargetError."""
+        return await attached_as(self._rpc, name=self._name, device=self._device)
+
+    async def taken_away(self) -> None:
+        """By somebody else, and with it what stood on it."""
+        await self._dependents.attached_anew()
 
     async def attach(self, front: Front) -> Attachment:
         """Of an export that is open. What still stands of it is taken over. One that came early is attached anew, so

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import shutil
+import signal
 import sys
 import sysconfig
 from importlib import metadata
@@ -113,6 +114,13 @@ class Child:
         if self._drain is not None:
             await asyncio.gather(self._drain, return_exceptions=True)
         return process.returncode
+
+    def ask_to_end(self) -> None:
+        """And does not wait for it."""
+        if self._process is not None and self._process.returncode is None:
+            # Not its own method, which may reap the process behind asyncio's back.
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self._process.pid, signal.SIGTERM)
 
     async def kill(self) -> None:
         """SIGKILL: it has no chance to do anything any more. Returns when it is gone; idempotent."""

@@ -128,7 +128,15 @@ async def attach(
     if await attached_as(rpc, name=name, device=device):
         steps.on_undo(f"create passthru bdev {name}", delete_passthru)
     else:
-        await steps.run(f"create passthru bdev {name}", _create_passthru(rpc, name, nvme_bdev, device), delete_passthru)
+        try:
+            await steps.run(
+                f"create passthru bdev {name}", _create_passthru(rpc, name, nvme_bdev, device), delete_passthru
+            )
+        except _NameKeptError:
+            # Perhaps for this one, which could not appear when its base came, because of its name: the next attempt
+            # lets the base come once more.
+            await _undo(rpc, "bdev_nvme_detach_controller", controller)
+            raise
     # Creating a passthru bdev is deferred, successfully, when its base is gone.
     if await find_bdev(rpc, name) is None:
         raise TargetError(f"SPDK target at {rpc.address} did not create bdev {name}: its bdev {nvme_bdev} is gone")
@@ -159,9 +167,16 @@ async def _create_passthru(rpc: TargetRpc, name: str, nvme_bdev: str, device: UU
     try:
         await rpc.call("bdev_passthru_create", {"base_bdev_name": nvme_bdev, "name": name, "uuid": str(device)})
     except TargetError as error:
-        taken = error.rpc_code == -errno.EEXIST
-        if not taken or await find_bdev(rpc, name) is not None or await find_bdev(rpc, str(device)) is not None:
+        if error.rpc_code != -errno.EEXIST:
             raise
+        other = await find_bdev(rpc, name) or await find_bdev(rpc, str(device))
+        if other is not None:
+            what = f"the name {name}" if name in other.names else f"the uuid {device}"
+            raise TargetError(
+                f"bdev {other.name} ({other.product_name}) of the SPDK target at {rpc.address} has {what}: delete it",
+                rpc_code=error.rpc_code,
+                errno=errno.EEXIST,
+            ) from error
         raise _NameKeptError(
             f"name {name}: the SPDK target at {rpc.address} keeps it for somebody else's passthru bdev, whose base is "
             "not there now: choose another name; or make a bdev of that base's name (bdev_null_create will do): "

@@ -19,6 +19,8 @@ from .keyring import KeyPair
 from .rpc import TargetRpc
 
 NQN_PREFIX: Final = "nqn.2026-11.io.spdk-ftl:"
+EXPORT_MODEL: Final = "spdk-ftl-py FTL"
+"""Of the controllers as which FTLs are exported: by it they are known, whatever NQN they have."""
 NSID: Final = 1
 LISTEN_TRIES_MAX: Final = 8
 _SERIAL_NUMBER_MAX: Final = 20

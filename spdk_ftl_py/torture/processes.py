@@ -1,4 +1,5 @@
-"""The torture of real processes: daemon and target killed with SIGKILL under the I/O of hosts that stay connected."""
+"""The torture of real processes: daemon and target killed with SIGKILL, and the daemon ended in order, under the I/O of
+hosts that stay connected."""
 
 from __future__ import annotations
 
@@ -45,11 +46,15 @@ SECOND_KILL_S: Final = (0.1, 1.5)
 IDLE_PART: Final = 0.15
 """Of the crashes: with no I/O outstanding, all of it acknowledged and little of it flushed."""
 SETTLE_S: Final = 0.2
+HALT_S: Final = (0.0, 0.3)
+"""How long it has been halting when it is killed as it does."""
 BACK_TIMEOUT_S: Final = 60.0
 
 DAEMON_KILLED: Final = "daemon killed"
 TARGET_KILLED: Final = "target killed"
 BOTH_KILLED: Final = "both killed"
+DAEMON_ENDED: Final = "daemon ended in order"
+HALT_KILLED: Final = "daemon killed as it halts"
 BUFFER_LOST: Final = "both killed, write buffer lost"
 """With an nv cache only: what is completed is in there then."""
 
@@ -133,7 +138,10 @@ class _World:
             "spdk-ftl: ready",
             folder / "serve.log",
         )  # fmt: skip
-        self._kinds = (DAEMON_KILLED, TARGET_KILLED, BOTH_KILLED, *([BUFFER_LOST] if options.cache else []))
+        self._kinds = (
+            *(DAEMON_KILLED, TARGET_KILLED, BOTH_KILLED, DAEMON_ENDED, HALT_KILLED),
+            *([BUFFER_LOST] if options.cache else []),
+        )
         self._turns = itertools.cycle(self._kinds)
         self._crashes = 0
         self._last_kind = "nothing killed yet"
@@ -209,10 +217,14 @@ class _World:
         self._crashes += 1
         self._last_kind = kind
         self._report.count("kinds", {kind: 1})
-        children = {DAEMON_KILLED: [self._daemon], TARGET_KILLED: [self._target]}.get(
-            kind, [self._daemon, self._target]
-        )
+        both = [self._daemon, self._target]
+        children = {BOTH_KILLED: both, BUFFER_LOST: both, TARGET_KILLED: [self._target]}.get(kind, [self._daemon])
         self._rng.shuffle(children)
+        if kind == DAEMON_ENDED:
+            await self._daemon.check_clean_stop()
+        elif kind == HALT_KILLED:
+            self._daemon.ask_to_end()
+            await asyncio.sleep(self._rng.uniform(*HALT_S))
         for child in children:
             await child.kill()
         if kind == BUFFER_LOST:

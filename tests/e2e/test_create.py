@@ -220,16 +220,6 @@ def test_create_and_delete_can_be_repeated(world: FtlWorld) -> None:
     assert len(uuids) == 3
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT])
-def test_a_halted_daemon_leaves_the_target_as_it_was(number: signal.Signals, world: FtlWorld) -> None:
-    before = world.snapshot()
-    create(world, "-d", "Nvme0n1", "-c", "C0")
-    world.rpc("bdev_ftl_create", "-b", "ftl1", "-d", "M0", "--zone-capacity", "192")
-    world.daemon.process.send_signal(number)
-    assert world.daemon.process.wait(60) == 0
-    assert world.snapshot() == before
-
-
 def test_other_signals_end_neither_daemon_nor_target(world: FtlWorld) -> None:
     create(world, "-d", "Nvme0n1")
     for number in (signal.SIGUSR2, signal.SIGUSR1):

@@ -243,8 +243,17 @@ def test_a_target_that_is_killed_and_started_again_is_a_pause(folder: Path, kind
         world.close()
 
 
+def end(program: Program) -> None:
+    """In order, as by `systemctl stop`."""
+    program.close()
+    assert program.process.returncode == 0, program.log_tail()
+
+
+@pytest.mark.parametrize("gone", [kill, end], ids=["killed", "ended"])
 @pytest.mark.parametrize("cache", [False, True])
-def test_a_daemon_that_is_killed_and_started_again_is_a_pause(folder: Path, cache: bool) -> None:
+def test_a_daemon_that_is_gone_and_started_again_is_a_pause(
+    folder: Path, cache: bool, gone: Callable[[Program], None]
+) -> None:
     with peers(folder, cache=cache) as world:
         world.create(**({"cache": "Cache0"} if cache else {}))
         before = world.target.state()
@@ -252,7 +261,7 @@ def test_a_daemon_that_is_killed_and_started_again_is_a_pause(folder: Path, cach
 
         async def body(host: VerifyingHost) -> None:
             for losses in (1, 2):
-                kill(world.daemon)
+                await in_thread(lambda: gone(world.daemon))
                 await in_thread(world.start_daemon)
                 device = await in_thread(lambda: world.wait_for("online"))
                 assert device["export"] == export
@@ -262,18 +271,20 @@ def test_a_daemon_that_is_killed_and_started_again_is_a_pause(folder: Path, cach
         under_load(world, body, export)
         # Taken over, not made anew.
         assert world.target.state() == before
+        assert ("loaded after a clean shutdown" in world.daemon.log()) is (gone is end)
         assert world.client.call("bdev_ftl_delete", {"name": "ftl0"}) is True
         world.close()
 
 
-def test_the_bdev_of_the_target_goes_on_when_the_daemon_was_killed(folder: Path) -> None:
+@pytest.mark.parametrize("gone", [kill, end], ids=["killed", "ended"])
+def test_the_bdev_of_the_target_goes_on_when_the_daemon_was_gone(folder: Path, gone: Callable[[Program], None]) -> None:
     """A host of the target, which exports ftl0: it never loses its connection."""
     with peers(folder) as world:
         world.create()
         port = world.target.export("ftl0", USER_NQN)
 
         async def body(host: VerifyingHost) -> None:
-            kill(world.daemon)
+            await in_thread(lambda: gone(world.daemon))
             await in_thread(world.start_daemon)
             await in_thread(lambda: world.wait_for("online"))
             await host.moves()

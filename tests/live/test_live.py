@@ -168,6 +168,8 @@ def test_a_drive_that_goes_away_keeps_nobody_from_halting(
     attach(spdk_target, zns_drive)
     spdk_target.ftl(daemon, "bdev_ftl_create", "-b", "ftl0", "-d", "Nvme0n1")
     zns_drive.kill()
+    with pytest.raises(FtlError, match="halt the FTL"):
+        DaemonClient(daemon.socket).call("ftl_halt")
     daemon.close()  # fails when it takes too long
     assert spdk_target.bdev("ftl0") is None
 

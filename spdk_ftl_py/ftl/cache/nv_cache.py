@@ -113,6 +113,10 @@ def check_cache(
     return VSS if metadata_bytes else NON_VSS
 
 
+class WrongCacheError(NotFoundError):
+    """There is no nv cache on the bdev, or another FTL's."""
+
+
 class NvCache:
     """The nv cache of one FTL. Made by ``create()`` or ``open()``; ``start()`` gives it to the core, ``finish()`` ends
     its use with a clean header. Every method raises MediaError where the device fails."""
@@ -169,7 +173,7 @@ class NvCache:
             )
         else:
             return cls(port, header)
-        raise NotFoundError(f"{port.name}: the bdev {found}: give the one that FTL {uuid} was used with")
+        raise WrongCacheError(f"{port.name}: the bdev {found}: give the one that FTL {uuid} was used with")
 
     def to_dict(self) -> dict[str, Any]:
         """For the superblock."""

@@ -130,8 +130,8 @@ class Daemon:
     def record(self) -> Any:
         return json.loads((self._folder / "state" / "state.json").read_text())
 
-    async def halt(self) -> None:
-        await self.registry.halt()
+    async def halt(self, *, undo: bool = False) -> None:
+        await self.registry.halt(undo=undo)
         self.state.close()
 
     def die(self) -> Any:

@@ -58,13 +58,13 @@ def test_a_configuration_that_is_wrong_ends_it_before_anything_is_done(
 def test_a_ready_line_that_nobody_takes_ends_in_a_halt(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """FTLs of a predecessor may be loading by then: what they have in their target is to be taken back."""
+    """FTLs of a predecessor may be loading by then: half of a load is to be taken back."""
     halted: list[registry.Registry] = []
     real = registry.Registry.halt
 
-    async def halt(self: registry.Registry) -> None:
+    async def halt(self: registry.Registry, *, undo: bool) -> None:
         halted.append(self)
-        await real(self)
+        await real(self, undo=undo)
 
     monkeypatch.setattr(registry.Registry, "halt", halt)
     caplog.set_level(logging.INFO)

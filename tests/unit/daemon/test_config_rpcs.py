@@ -392,7 +392,7 @@ async def test_one_that_has_been_made_since_is_loaded(here: World) -> None:
     await here.make_drive()
     await daemon.wait_for("online")
     await write(here, daemon, 2)
-    await daemon.halt()
+    await daemon.halt(undo=True)
     forget(here)
     daemon = await here.start()
     dependent = {"name": "ftl0", "method": "bdev_passthru_create", "params": {"name": "p0", "base_bdev_name": "ftl0"}}
@@ -496,7 +496,7 @@ async def test_hosts_come_back_with_their_keys(here: World) -> None:
     assert config[1]["params"] == {"name": "ftl0", "host": HOSTNQN, "dhchap_key": str(key)}
     assert key.read_text().strip() not in json.dumps(config)
     before = await daemon.device()
-    await daemon.halt()
+    await daemon.halt(undo=True)
     forget(here)
     daemon = await here.start()
     await daemon.call("ftl_load_config", config=config)

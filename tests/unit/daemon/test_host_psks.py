@@ -17,6 +17,7 @@ from spdk_ftl_py.nvme.host.controller import Controller
 from spdk_ftl_py.nvme.tls import TlsError
 from spdk_ftl_py.nvme.wire import CommandError
 from unit.daemon.registry_rig import HOSTNQN, World, connected, create
+from unit.nvme.nvme_loop import until
 
 CIPHER = "TLS_AES_128_GCM_SHA256"
 
@@ -136,8 +137,8 @@ async def test_a_target_and_the_daemon_speak_tls_both_ways(here: World, tmp_path
     await create(here, daemon, no_attach=False, hosts=[], target_psk=str(psk.path))
     for again in (False, True):
         assert (await daemon.device())["base_tls"] == CIPHER
-        told = await daemon.call("bdev_ftl_get_hosts", name="ftl0")
-        assert [each["tls"] for each in told["controllers"]] == [CIPHER]
+        device = daemon.managed()
+        await until(lambda: [each["tls"] for each in device.tell_hosts()["controllers"]] == [CIPHER])  # noqa: B023
         (base,) = [each for each in await here.rpc("nvmf_get_subsystems") if ":base:" in each["nqn"]]
         (address,) = base["listen_addresses"]
         with pytest.raises(FtlError):

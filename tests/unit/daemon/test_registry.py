@@ -55,11 +55,11 @@ async def test_what_a_failed_creation_could_not_undo_is_undone_before_the_next_o
 
 
 async def restarted(here: World) -> Daemon:
-    """The successor of a daemon that had ftl0, before its start()."""
+    """The successor of a daemon that had ftl0, before its start(). Nothing stands in the target."""
     daemon = await here.start()
     await create(here, daemon)
     state = daemon.die()
-    await daemon.halt()
+    await daemon.halt(undo=True)
     daemon.put_back(state)
     return here.daemon()
 
@@ -140,7 +140,7 @@ async def test_what_a_host_did_not_flush_is_forgotten_by_a_clean_halt(here: Worl
     assert [nqn for nqn, _ in daemon.record()["devices"][0]["hosts"]["connected"]] == [HOSTNQN]
     await daemon.halt()
     (record,) = daemon.record()["devices"]
-    assert (record["state"], record["hosts"]["connected"]) == ("online", [])
+    assert (record["state"], record["hosts"]["connected"]) == ("waiting", [])
     await controller.close()
 
 
@@ -241,7 +241,7 @@ async def test_hosts_of_the_export_do_not_wait_until_the_target_takes_the_bdev_a
     daemon = await here.start()
     await create(here, daemon, no_attach=False)
     state = daemon.die()
-    await daemon.halt()
+    await daemon.halt(undo=True)
     daemon.put_back(state)
     here.line.refused.add("bdev_passthru_create")
     daemon = await here.start()
@@ -298,7 +298,7 @@ async def test_a_device_whose_daemon_is_killed_as_it_ends_comes_back(how: str, h
     daemon = await here.start()
     await create(here, daemon, no_attach=False)
     here.line.hold("nvmf_subsystem_remove_ns")
-    work = daemon.halt() if how == "halt" else daemon.call("bdev_ftl_delete", name="ftl0")
+    work = daemon.halt(undo=True) if how == "halt" else daemon.call("bdev_ftl_delete", name="ftl0")
     ending = asyncio.ensure_future(work)
     await until(lambda: "nvmf_subsystem_remove_ns" in here.line.called)
     state = daemon.die()
@@ -331,13 +331,13 @@ async def test_a_halt_that_is_not_clean_is_a_failure_that_is_told(here: World) -
     await create(here, daemon)
     here.line.refused |= UNDOING
     with pytest.raises(FtlError, match=r"ftl0.*nvmf_subsystem_remove_ns"):
-        await daemon.halt()
+        await daemon.halt(undo=True)
     daemon.state.close()
     assert [record["state"] for record in daemon.record()["devices"]] == ["online"]
     here.line.refused.clear()
     daemon = await here.start()
     await daemon.wait_for("online")
-    await daemon.halt()
+    await daemon.halt(undo=True)
     assert await here.exports() == []
 
 
@@ -584,7 +584,7 @@ async def test_what_is_done_to_an_ftl_is_one_line_that_says_who_asked_for_it(
     told("loaded by the daemon itself")
     with asked_for_by("SIGTERM"):
         await daemon.halt()
-    told("halted, asked for by SIGTERM")
+    told("halted; its bdev and claims stay for the next daemon, asked for by SIGTERM")
     daemon = await here.start()
     await daemon.wait_for("online")
     await until(lambda: "loaded" in caplog.text)

@@ -212,6 +212,30 @@ def test_a_write_whose_data_are_still_being_received_goes_to_the_next_core() -> 
         target.close()
 
 
+def test_a_write_that_was_being_received_when_the_gate_began_to_hold_is_of_what_was_there_before() -> None:
+    """Whoever has the gate hold to halt a core that works would wait for it for ever."""
+    with gated() as rig:
+        ours, peer = socket.socketpair()
+        with peer:
+            target = _shim.TargetQpair(
+                rig.reactor, ours.fileno(), queue_size=8, header_digest=False, data_digest=False,
+                namespaces={1: rig.gate},
+            )  # fmt: skip
+            ours.close()
+            raw = pdus.write(1, 6, content(6, 3))
+            peer.send(raw[:1000])
+            rig.step(5)
+            rig.gate.hold()
+            peer.send(raw[1000:] + pdus.write(2, 7, content(7, 3)))
+            rig.step(20)
+            assert rig.gate.held == 1, "what came later waits"
+            assert rig.gate.sweep() is True
+            rig.gate.set_device(rig.first.core)
+            assert [rig.read(lba) for lba in (6, 7)] == [3, 3]
+        rig.step(5)
+        target.close()
+
+
 def test_an_fua_write_takes_no_memory_of_the_core() -> None:
     # Of one that was accepted, part may be on media and its slots used again when the base is lost.
     with gated() as rig:

@@ -1,0 +1,66 @@
+"""`spdk-ftl halt`: ends the daemon for good, as far as the targets are concerned."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import select
+from collections.abc import Iterator
+from typing import Final
+
+from .commands import add_socket, daemon_client
+
+END_TIMEOUT_S: Final = 10.0
+"""Once everything is undone, the process has little left to do."""
+
+_DESCRIPTION: Final = """\
+End the daemon: it halts every FTL cleanly and takes what is theirs out of the targets: bdevs, private subsystems, keys.
+What stands on such a bdev loses it. A signal (`systemctl stop`) leaves all of that standing for the next daemon, which
+takes it over. A daemon that starts again loads the FTLs either way; to be rid of one, delete it.
+
+The next call of its control socket starts the daemon again where systemd has the socket: stop spdk-ftl.socket, too.
+"""
+_EPILOG: Final = """\
+exit codes: 0 all is halted and undone, 1 failure (what is left is on stderr; the daemon has ended all the same, and the
+next one goes on with it), 2 wrong usage
+"""
+
+
+def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = subparsers.add_parser(
+        "halt",
+        help="end the daemon, and take all that is its FTLs' out of the targets",
+        description=_DESCRIPTION,
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add_socket(parser)
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Returns when the daemon is gone. Raises FtlError."""
+    client = daemon_client(args)
+    with _process(client.call("ftl_get_daemon")["pid"]) as daemon:
+        try:
+            halted = client.call("ftl_halt")["halted"]
+        finally:
+            if daemon is not None:
+                select.select([daemon], [], [], END_TIMEOUT_S)
+    print(f"halted, and taken out of the target: {', '.join(halted) or 'no FTLs'}")
+    return 0
+
+
+@contextlib.contextmanager
+def _process(pid: int) -> Iterator[int | None]:
+    """Readable when it has ended; None where it can't be seen, as one in a container."""
+    try:
+        descriptor = os.pidfd_open(pid)
+    except OSError:
+        yield None
+        return
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,81 @@
+"""An FTL as a bdev of its target, kept there as long as the FTL runs: hosts of its export don't wait for that."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import Final
+
+from ..errors import FtlError
+from ..spdk.attach import Attachment
+from .failed_flushes import RETRY_GROWTH, RETRY_MAX_S, RETRY_MIN_S
+from .front import Front
+from .target_bdev import TargetBdev
+
+LOOK_S: Final = 5.0
+"""How soon it is noticed that somebody has taken it away in the target."""
+
+log = logging.getLogger(__name__)
+
+
+class KeptBdev:
+    """attach(), or try_attach(); then keep(). A target that does not answer is for others to tell."""
+
+    def __init__(self, whose: str, bdev: TargetBdev, changed: Callable[[], None]) -> None:
+        """whose: the FTL, for the log. changed: is called when now or error is another."""
+        self.now: Attachment | None = None
+        self.error: str | None = None
+        """Why there is none."""
+        self._whose = whose
+        self._bdev = bdev
+        self._changed = changed
+
+    async def attach(self, front: Front) -> None:
+        """Raises TargetError, OSError."""
+        try:
+            self.now = await self._bdev.attach(front)
+        except (FtlError, OSError) as error:
+            self.error = f"it is not attached in the target: {error}"
+            raise
+        self.error = None
+
+    async def try_attach(self, front: Front) -> bool:
+        before = self.error
+        try:
+            await self.attach(front)
+        except (FtlError, OSError) as error:
+            if self.error != before:
+                log.warning("%s: not attached in the target: %s", self._whose, error)
+                self._changed()
+            return False
+        return True
+
+    def lost(self) -> None:
+        """The FTL does not run: nothing is known of it."""
+        self.now = self.error = None
+
+    async def keep(self, front: Front) -> None:
+        """Until it is cancelled."""
+        delay_s = RETRY_MIN_S
+        while True:
+            if self.now is not None:
+                delay_s = RETRY_MIN_S
+                await asyncio.sleep(LOOK_S)
+                if await self._stands():
+                    continue
+                log.warning("%s: its bdev has been taken away in the target: it is attached again", self._whose)
+                self.now, self.error = None, "its bdev has been taken away in the target"
+                await self._bdev.taken_away()
+                self._changed()
+            else:
+                await asyncio.sleep(delay_s)
+                delay_s = min(delay_s * RETRY_GROWTH, RETRY_MAX_S)
+            if await self.try_attach(front):
+                self._changed()
+
+    async def _stands(self) -> bool:
+        try:
+            return await self._bdev.stands()
+        except (FtlError, OSError):
+            return True

@@ -1,0 +1,165 @@
+"""An FTL's base, or its nv cache, that is not what the target has under its name: it is looked for by what is on it.
+Names may be exchanged, as when a machine starts and finds its drives in another order."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, Final
+from uuid import UUID
+
+from ..errors import FtlError, GeometryError, NotFoundError
+from ..ftl.cache.nv_cache import WrongCacheError
+from ..ftl.cache.nv_cache_keeper import CacheMissingError
+from ..spdk.bdevs import Bdev
+from ..spdk.rpc import TargetRpc
+from .base import AwayError, CacheAwayError, CacheUnfitError, DeferredError, UnfitError
+from .checks import check_base
+from .probing import Probed, Prober, foreign_bdevs
+
+LOOK_MIN_S: Final = 0.2
+LOOK_MAX_S: Final = 5.0
+LOOK_GROWTH: Final = 1.5
+AGAIN_S: Final = 30.0
+"""One that has been looked at, and is the same as far as the target tells, is not looked at again before."""
+SEEK_S: Final = 2.0
+"""What is there under the name of a base is not it: it is looked for elsewhere for so long, before that counts as a
+failure."""
+PROBES_MAX: Final = 16
+"""In one look. Those that are left are for the next."""
+
+log = logging.getLogger(__name__)
+
+_Identity = tuple[str, str, str, int, int]
+
+
+def as_unfit(error: FtlError) -> DeferredError | None:
+    """What a load that has succeeded before says of the bdevs it is given now; None: it is the FTL's own trouble."""
+    if isinstance(error, WrongCacheError):
+        return CacheUnfitError(error.message)
+    if isinstance(error, NotFoundError | GeometryError) and not isinstance(error, CacheMissingError):
+        return UnfitError(error.message)
+    return None
+
+
+class BaseSearch:
+    """Of one FTL. Each method may be called as often as one likes: it looks now and then."""
+
+    def __init__(
+        self,
+        rpc: TargetRpc,
+        params: Mapping[str, Any],
+        device: UUID,
+        prober: Prober,
+        moved: Callable[[str, str], None],
+    ) -> None:
+        """params: as the device has them, which may change. moved: gets which of them has another value, and that."""
+        self._rpc = rpc
+        self._params = params
+        self._device = device
+        self._prober = prober
+        self._moved = moved
+        self._not_before: dict[_Identity, float] = {}
+        self._next_s: dict[str, float] = {}
+        self._delay_s: dict[str, float] = {}
+
+    async def base(self) -> Bdev | None:
+        """A bdev that nobody has, and that has the FTL."""
+        return await self._look("base", str(self._params["base_bdev"]), self._may_be_base, self._is_base)
+
+    async def cache(self) -> Bdev | None:
+        """The same of its nv cache; None too where it has none."""
+        name = self._params.get("cache")
+        return None if name is None else await self._look("cache", name, _may_be_cache, self._is_cache)
+
+    async def look_elsewhere(self, error: Exception) -> None:
+        """error: of an attempt that has not found one of them under its name."""
+        if isinstance(error, AwayError):
+            self._found(base=await self.base())
+        elif isinstance(error, CacheAwayError):
+            self._found(cache=await self.cache())
+
+    async def seek(self, refused: Bdev | None, took_long: Callable[[], Awaitable[None]]) -> None:
+        """Returns when the base is found. refused: a load has found that it is not the base, or can't be it now.
+        took_long: is called once."""
+        clock = asyncio.get_running_loop().time
+        if refused is not None:
+            self._not_before[_identity("base", refused)] = clock() + AGAIN_S
+        until: float | None = clock() + SEEK_S
+        while not self._found(base=await self.base()):
+            if until is not None and clock() >= until:
+                until = None
+                await took_long()
+            await asyncio.sleep(LOOK_MIN_S)
+
+    def _found(self, *, base: Bdev | None = None, cache: Bdev | None = None) -> bool:
+        for key, bdev in (("base_bdev", base), ("cache", cache)):
+            if bdev is not None and not is_named(bdev, self._params[key]):
+                self._moved(key, bdev.name)
+        return base is not None or cache is not None
+
+    def _may_be_base(self, bdev: Bdev) -> bool:
+        try:
+            check_base(bdev, dict(self._params))
+        except FtlError:
+            return False
+        return True
+
+    def _is_base(self, probed: Probed) -> bool:
+        return probed.uuid == self._device
+
+    def _is_cache(self, probed: Probed) -> bool:
+        return probed.cache_of == self._device
+
+    async def _look(
+        self, role: str, first: str, may_be: Callable[[Bdev], bool], is_it: Callable[[Probed], bool]
+    ) -> Bdev | None:
+        clock = asyncio.get_running_loop().time
+        if clock() < self._next_s.get(role, 0.0):
+            return None
+        try:
+            bdevs = await foreign_bdevs(self._rpc)
+        except (FtlError, OSError) as error:
+            log.debug("%s: not looked for: %s", self._params["name"], error)
+            return None
+        # Under its name, as a rule.
+        bdevs.sort(key=lambda bdev: not is_named(bdev, first))
+        probes = 0
+        for bdev in bdevs:
+            identity = _identity(role, bdev)
+            if bdev.claimed or not may_be(bdev) or clock() < self._not_before.get(identity, 0.0):
+                continue
+            if probes == PROBES_MAX:
+                break
+            probes += 1
+            if await self._is(bdev, role, is_it):
+                self._delay_s.pop(role, None)
+                return bdev
+            self._not_before[identity] = clock() + AGAIN_S
+        there = {_identity(role, bdev) for bdev in bdevs}
+        self._not_before = {each: until for each, until in self._not_before.items() if each[0] != role or each in there}
+        delay_s = self._delay_s.get(role, LOOK_MIN_S)
+        self._next_s[role] = clock() + delay_s
+        self._delay_s[role] = min(delay_s * LOOK_GROWTH, LOOK_MAX_S)
+        return None
+
+    async def _is(self, bdev: Bdev, role: str, is_it: Callable[[Probed], bool]) -> bool:
+        capacity = self._params.get("zone_capacity") if role == "base" else None
+        try:
+            return is_it(await self._prober.probe(self._rpc, bdev, zone_capacity=capacity))
+        except (FtlError, OSError) as error:
+            log.debug("%s: not found on bdev %s: %s", self._params["name"], bdev.name, error)
+            return False
+
+
+def is_named(bdev: Bdev, name: str) -> bool:
+    return name in bdev.names or name == bdev.uuid
+
+
+def _may_be_cache(bdev: Bdev) -> bool:
+    return not bdev.zoned
+
+
+def _identity(role: str, bdev: Bdev) -> _Identity:
+    return role, bdev.name, bdev.uuid, bdev.block_bytes, bdev.block_count

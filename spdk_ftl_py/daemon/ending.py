@@ -1,0 +1,71 @@
+"""How an FTL of the daemon ends: it is halted, and what stands of it in its target is undone."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+from ..errors import TargetError
+from ..ftl.device import FtlDevice
+from ..spdk.rpc import TargetRpc, is_gone
+from .base import BaseLink
+from .target_bdev import TargetBdev
+
+HALT_STALL_S: Final = 15.0
+PROBE_TIMEOUT_S: Final = 3.0
+_PROGRESS: Final = ("media_written_blocks", "reloc_read_blocks", "base_flushes", "zone_resets")
+"""Counters of the core of which one moves as long as the base answers, until its checkpoint is written."""
+
+Failures = list[tuple[str, Exception]]
+"""What could not be done, and why."""
+
+
+async def halt_ftl(ftl: FtlDevice, link: BaseLink) -> None:
+    """Halts the FTL. A base that answers nothing any more is cut off, which ends the halt with an error: a target
+    may keep the I/O of a drive that went away for as long as it tries to have it back."""
+    halt = asyncio.ensure_future(ftl.halt())
+    before = _progress(ftl)
+    while not (await asyncio.wait({halt}, timeout=HALT_STALL_S))[0]:
+        now = _progress(ftl)
+        if now == before:
+            # Without the connection nothing is left in flight, and the core can end what it has accepted.
+            await link.disconnect()
+            await ftl.abort(f"the base bdev has not answered for {HALT_STALL_S:g} s while halting")
+            break
+        before = now
+    await halt
+
+
+def _progress(ftl: FtlDevice) -> list[float]:
+    stats = ftl.core.stats()
+    return [*(stats[name] for name in _PROGRESS), ftl.checkpoint_part]
+
+
+async def take_apart(
+    rpc: TargetRpc,
+    target_bdev: TargetBdev,
+    link: BaseLink,
+    let_go_here: Callable[[], Awaitable[Failures]],
+    *,
+    drop_keys: Callable[[], Awaitable[object]],
+) -> tuple[Failures, Failures]:
+    """What could not be undone of what stands in the target, and what not here. drop_keys: for a target that is gone,
+    with all that stood there."""
+    silent = await rpc.why_silent(PROBE_TIMEOUT_S) if target_bdev.pending or link.claimed else None
+    failures: Failures = []
+    if silent is None:
+        failures += await target_bdev.undo()
+    else:
+        failures.append(("undo what stands in the target", silent))
+    failures_here = await let_go_here()
+    if silent is None:
+        failures += await link.unclaim()
+    if failures:
+        silent = silent or await rpc.why_silent(PROBE_TIMEOUT_S)
+        if silent is not None and is_gone(silent):
+            failures = []
+            with contextlib.suppress(TargetError):
+                await drop_keys()
+    return failures, failures_here
