@@ -29,6 +29,7 @@ from .base_watch import BaseWatch
 from .changes import Change, Changes
 from .checks import Media, check_media, check_name, optimal_open_zones, split_address
 from .dependents import Dependents
+from .export_nqn import export_nqn
 from .failed_flushes import RETRY_GROWTH, RETRY_MAX_S, RETRY_MIN_S, FailedFlushes
 from .front import Export, Front
 from .ftl_maker import FtlMaker
@@ -116,8 +117,9 @@ class ManagedDevice:
         if self.no_data and params.get("cache"):
             raise ParameterError("no_data keeps nothing, so it needs no nv cache: leave the cache bdev out")
         self.listen = split_address(params.get("listen_address") or identity.listen)
+        self.nqn = export_nqn(params.get("nqn") or identity.nqn_template, self.name, self.uuid)
         if export is not None:
-            self.listen = export.traddr, export.trsvcid
+            self.listen, self.nqn = (export.traddr, export.trsvcid), export.nqn
         self.error: str | None = None
         self.ftl: FtlDevice | None = None
         self.attachment: Attachment | None = None
@@ -198,6 +200,7 @@ class ManagedDevice:
         return Front(
             self.name,
             self.uuid,
+            self.nqn,
             self.admission.connections,
             peers=self._identity.peers,
             is_own=self.admission.is_target,
@@ -605,7 +608,7 @@ class ManagedDevice:
 
     async def _take_all_apart(self) -> list[tuple[str, Exception]]:
         there = self._target_bdev.pending or self._link.claimed
-        silent = await self._target_is_silent() if there else None
+        silent = await self._rpc.why_silent(PROBE_TIMEOUT_S) if there else None
         failures: list[tuple[str, Exception]] = []
         if silent is None:
             failures += await self._target_bdev.undo()
@@ -615,7 +618,7 @@ class ManagedDevice:
         if silent is None:
             failures += await self._link.unclaim()
         if failures:
-            silent = silent or await self._target_is_silent()
+            silent = silent or await self._rpc.why_silent(PROBE_TIMEOUT_S)
             if silent is not None and is_gone(silent):
                 # And what stood there is, too.
                 failures = []
@@ -623,13 +626,6 @@ class ManagedDevice:
                     await drop_all(self._rpc, self._identity.key_dir, self.uuid, self.params.get("target_psk"))
         self.left_behind = bool(failures)
         return [*failures, *failures_here]
-
-    async def _target_is_silent(self) -> TargetError | None:
-        try:
-            await self._rpc.call("spdk_get_version", timeout_s=PROBE_TIMEOUT_S)
-        except TargetError as error:
-            return error if error.rpc_code is None else None
-        return None
 
     async def _let_go_here(self, *, keep_address: bool = False) -> list[tuple[str, Exception]]:
         """Of everything but what stands in the target. keep_address: nor of where hosts will look for it, unless they

@@ -22,10 +22,10 @@ from ..access.paths import check_directory, check_parents
 from ..conf import FtlConf, given_settings
 from ..errors import ExistsError, FtlError, ParameterError
 from ..nvme.target.allowed_hosts import AllowedHosts
-from ..spdk.exports import NQN_PREFIX
 from ..spdk.saved_config import Call, check_call, check_subsystems
 from .checks import split_address
 from .dependents import check_size
+from .export_nqn import export_nqn
 
 SECTION: Final = "ftl"
 CONFIG_BYTES_MAX: Final = 16 << 20
@@ -74,7 +74,11 @@ def _entries_of(record: Mapping[str, Any]) -> list[Call]:
     if record["loads"] is not True:
         params["new"] = True
     if record["export"] is not None:
-        _, traddr, trsvcid = record["export"]
+        nqn, traddr, trsvcid = record["export"]
+        # As hosts know it, whatever it was made of; the default need not be said.
+        params.pop("nqn", None)
+        if nqn != export_nqn(None, record["name"], UUID(record["uuid"])):
+            params["nqn"] = nqn
         params["listen_address"] = f"[{traddr}]:{trsvcid}" if ":" in traddr else f"{traddr}:{trsvcid}"
     allowed = record["allowed"]
     if allowed["allow_any_host"]:
@@ -185,7 +189,8 @@ def _read_create(
     export = None
     if params.get("listen_address"):
         traddr, port = split_address(params["listen_address"])
-        export = [f"{NQN_PREFIX}{uuid}", traddr, port] if port and not new else None
+        nqn = export_nqn(params.get("nqn"), params["name"], uuid)
+        export = [nqn, traddr, port] if port and not new else None
     keys = {key: params[key] for key in _KEYS if params.get(key) is not None}
     hosts = [_host(nqn, keys) for nqn in params.get("hosts") or ()]
     any_host = params.get("allow_any_host") is True
