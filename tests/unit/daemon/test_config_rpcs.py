@@ -10,10 +10,12 @@ from uuid import UUID
 
 import pytest
 
+from spdk_ftl_py.daemon.admission import Admission
 from spdk_ftl_py.daemon.dependents import DEPENDENTS_BYTES_MAX
 from spdk_ftl_py.daemon.saved import SavedFtl, read_file, read_section
 from spdk_ftl_py.errors import BusyError, ExistsError, FtlError, ParameterError
 from spdk_ftl_py.nvme.auth.key import DhchapKey, write_key_file
+from spdk_ftl_py.nvme.auth.psk import PskFile
 from spdk_ftl_py.runtime.reactor import ReactorLoop
 from spdk_ftl_py.spdk.saved_config import calls_of
 from spdk_ftl_py.target.app import Target
@@ -228,12 +230,16 @@ async def test_a_target_that_is_restarted_gets_back_what_stood_on_the_ftl(here: 
     await stand_on_ftl0(here)
     document = await daemon.call("ftl_save_config")
     for _ in range(2):
+        here.line.called.clear()
         await restart_target(here, document)
         await daemon.wait_for("waiting")
         await daemon.wait_for("online")
         await until(lambda: daemon.managed().is_attached)
         await made_again(daemon)
         assert await namespaces(here) == ["p0"]
+        # p0 has ftl0 from the start: it waits for it, as ftl0 waits for the controller.
+        before = here.line.called[: here.line.called.index("bdev_nvme_attach_controller")]
+        assert before.count("bdev_passthru_create") == 2
     await end(here, daemon)
 
 
@@ -510,6 +516,21 @@ async def test_hosts_come_back_with_their_keys(here: World) -> None:
     assert new["nqn"] != old["nqn"]
     assert "dhchap_key" in new
     await end(here, daemon)
+
+
+async def test_a_target_that_has_to_come_by_tls_has_to_behind_a_file_too() -> None:
+    """Its name is not in the file, so it is let in anew."""
+    (ftl,) = read_all(made(target_psk="/psk", secure_channel=True))
+    allowed = ftl.record["allowed"]
+    admission = Admission(ftl.record["params"], allowed, inherited=True, target_keys=None, save=lambda: None)
+
+    class NothingAttached:
+        async def call(self, _method: str) -> list[Any]:
+            return []
+
+    await admission.settle_target(NothingAttached(), UUID(UUID0))  # type: ignore[arg-type]
+    assert admission.allowed.target is not None
+    assert admission.allowed.target.psk == PskFile(Path("/psk"))
 
 
 # --- the file ---
