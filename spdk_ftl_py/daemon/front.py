@@ -20,7 +20,6 @@ from ..nvme.target.subsystem import Subsystem
 from ..nvme.wire import Status
 from ..runtime.reactor import ReactorLoop
 from ..spdk.attach import export_nguid
-from ..spdk.exports import NQN_PREFIX
 from .base import DeferredError
 from .export_sockets import ExportSockets
 
@@ -51,20 +50,22 @@ class Front:
         self,
         name: str,
         device: UUID,
+        nqn: str,
         connections: ConnectionLog,
         *,
         peers: PeerLimits | None = None,
         is_own: Callable[[str], bool] = lambda hostnqn: False,
         sockets: ExportSockets | None = None,
     ) -> None:
-        """peers: what one host may take. is_own: whether that host NQN is the one with which the SPDK target itself
-        comes: no limit of peers keeps it out. sockets: those that are kept between daemons."""
+        """nqn: of the export. peers: what one host may take. is_own: whether that host NQN is the one with which the
+        SPDK target itself comes: no limit of peers keeps it out. sockets: those that are kept between daemons."""
         self.reactor = ReactorLoop(name)
         self.gate: _shim.Gate | None = None
         self.came_early = False
         """A target connected anew, while the base was away: what it read failed. For whoever attaches it to settle."""
         self.export: Export | None = None
         self._device = device
+        self._nqn = nqn
         self._connections = connections
         self._peers = peers
         self._is_own = is_own
@@ -121,7 +122,7 @@ class Front:
         self._refusing.fail(Status.INVALID_NAMESPACE)
         traddr, port = self._address
         subsystem = Subsystem(
-            f"{NQN_PREFIX}{self._device}",
+            self._nqn,
             serial_number=self._device.hex[:_SERIAL_NUMBER_MAX],
             model_number=EXPORT_MODEL,
             allowed=allowed,

@@ -176,7 +176,8 @@ class Registry:
 
     def orphans(self, target: str) -> list[OwnFtl]:
         """FTLs that are no more, and have left something in that target."""
-        return [OwnFtl(each["name"], UUID(each["uuid"])) for each in self._orphans if each["target"] == target]
+        mine = [each for each in self._orphans if each["target"] == target]
+        return [OwnFtl(each["name"], UUID(each["uuid"]), (each.get("export") or [None])[0]) for each in mine]
 
     def worth_keeping(self, device: ManagedDevice) -> bool:
         return self._devices.get(key_of(device)) is device and _worth_keeping(device)
@@ -243,6 +244,7 @@ class Registry:
             )
         device = ManagedDevice(params, self._identity, terms.chosen)
         self._check_no_twin(device.uuid)
+        self._check_nqn_free(device)
         self._devices[key] = device
         task = asyncio.ensure_future(self._bring_up(device))
         self._creations.add(task)
@@ -287,6 +289,14 @@ class Registry:
                 "has it already: choose another, or delete that one first"
             )
 
+    def _check_nqn_free(self, device: ManagedDevice, but: ManagedDevice | None = None) -> None:
+        for other in self._devices.values():
+            if other.nqn == device.nqn and other is not but:
+                raise ExistsError(
+                    f"nqn {device.nqn}: it is that of FTL bdev {other.name} (on the SPDK target at {other.target}): "
+                    "choose another with --nqn, which may have {uuid} in it"
+                )
+
     def _load_instead(self, device: ManagedDevice, error: FtlThereError) -> ManagedDevice:
         """With load_or_create, the FTL that was found on the base of device takes its place, to be loaded. Raises the
         error where that is not asked for, and ExistsError where it is not the FTL that is asked for."""
@@ -301,7 +311,15 @@ class Registry:
         self._check_no_twin(error.uuid, device)
         record = device.record()
         params = {name: value for name, value in record["params"].items() if name not in ("load_or_create", "uuid")}
-        found = ManagedDevice(params, self._identity, error.uuid, loads=True, allowed=record["allowed"])
+        found = ManagedDevice(
+            params,
+            self._identity,
+            error.uuid,
+            loads=True,
+            allowed=record["allowed"],
+            dependents=record["dependents"],
+        )
+        self._check_nqn_free(found, device)
         self._prepare(found)
         self._devices[key_of(found)] = found
         if device in self._watchers:

@@ -14,14 +14,14 @@ from uuid import UUID
 import numpy as np
 
 from .. import _shim
-from ..conf import FtlConf
+from ..conf import FtlConf, write_buffer_blocks
 from ..errors import FtlError, MediaError, ParameterError
 from ..runtime.progress import Progress
 from ..runtime.reactor import ReactorLoop
 from ..runtime.turns import Turns, aside
 from .base import check_base
 from .cache.nv_cache_keeper import CacheKeeper
-from .core import make_core, write_buffer_blocks
+from .core import make_core
 from .device import FtlDevice
 from .load.grow import Grow, plan_growth, take_zones
 from .load.held import HeldWrites, Recovered, RecoveredBlock

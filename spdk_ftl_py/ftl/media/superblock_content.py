@@ -69,7 +69,8 @@ def geometry_of(superblock: Superblock, zones: Sequence[Zone], base: _shim.Block
     def changed(what: str, was: object, now: object) -> GeometryError:
         return GeometryError(
             f"the base bdev of {name}: {what} is {now}, but was {was} when FTL {superblock.uuid} was created: give the "
-            "device, with the settings, that it was created with"
+            "device, with the settings, that it was created with (where zones are emulated: --zone-capacity "
+            f"{numbers['zone_capacity']})"
         )
 
     if numbers["zone_size"] != base.zone_size:
