@@ -229,6 +229,12 @@ async def test_the_bdev_in_the_target_grows_where_nobody_uses_it(here: World) ->
     assert told["target_num_blocks"] == before == await blocks_in_target(here, "user")
     (below,) = [each for each in await here.rpc("bdev_get_bdevs") if each["name"].startswith("ftl0-")]
     await here.rpc("bdev_passthru_delete", name="user")
+    # A user of a bdev need not claim it.
+    here.line.answers["framework_get_subsystems"] = [{"subsystem": "ublk", "depends_on": ["bdev"]}]
+    ublk = {"method": "ublk_start_disk", "params": {"bdev_name": "ftl0", "ublk_id": 1}}
+    here.line.answers["framework_get_config"] = [ublk]
+    assert (await daemon.call("bdev_ftl_grow", name="ftl0"))["target_num_blocks"] == before
+    here.line.answers.clear()
     again = await daemon.call("bdev_ftl_grow", name="ftl0")
     assert again == {**told, "changed": False, "target_num_blocks": told["num_blocks"]}
     assert await blocks_in_target(here) == told["num_blocks"]
