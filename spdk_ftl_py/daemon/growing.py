@@ -9,9 +9,10 @@ from uuid import UUID
 
 from ..errors import FtlError, GeometryError
 from ..ftl.device import FtlDevice
-from ..spdk.attach import bdev_size, resize
 from ..spdk.bdevs import get_bdev
+from ..spdk.resize import attached_size, resize
 from ..spdk.rpc import TargetRpc
+from ..spdk.saved_config import OwnFtl
 from .changes import Change
 
 CHANGE: Final = "growing"
@@ -27,6 +28,8 @@ class Growable(Protocol):
     params: dict[str, Any]
     ftl: FtlDevice | None
 
+    @property
+    def nqn(self) -> str: ...
     async def change(self, change: Change) -> None: ...
 
 
@@ -67,11 +70,12 @@ async def _has_more(params: Mapping[str, Any], ftl: FtlDevice, rpc: TargetRpc) -
 async def _resize_in_target(device: Growable, block_count: int, rpc: TargetRpc) -> int | None:
     """How large its bdev in the target is then; None: it is not there. That somebody uses it, who could not bear that
     it is made anew, is no error: hosts of the export have what there is."""
+    own = OwnFtl(device.name, device.uuid, device.nqn)
     try:
-        await resize(rpc, name=device.name, device=device.uuid, block_count=block_count)
-    except FtlError as error:
-        log.warning("%s: its bdev in the target at %s has its old size: %s", device.name, rpc.address, error.message)
+        await resize(rpc, own, block_count)
+    except (FtlError, OSError) as error:
+        log.warning("%s: its bdev in the target at %s has its old size: %s", device.name, rpc.address, error)
     try:
-        return await bdev_size(rpc, name=device.name, device=device.uuid)
-    except FtlError:
+        return await attached_size(rpc, own)
+    except (FtlError, OSError):
         return None

@@ -1,0 +1,39 @@
+"""The bdev of an FTL in its target gets as large as the FTL has become, unless somebody would be hurt by that."""
+
+from __future__ import annotations
+
+from ..errors import ClaimedError
+from .attach import attached_as, remake_passthru
+from .bdevs import Bdev, find_bdev, get_bdevs
+from .rpc import TargetRpc
+from .saved_config import OwnFtl, divide, read_subsystems
+
+
+async def attached_size(rpc: TargetRpc, ftl: OwnFtl) -> int | None:
+    """Blocks of its bdev; None where it has none. Raises TargetError."""
+    bdev = await _attached(rpc, ftl)
+    return None if bdev is None else bdev.block_count
+
+
+async def resize(rpc: TargetRpc, ftl: OwnFtl, block_count: int) -> None:
+    """Nothing where it is as large already, or is not there.
+
+    Raises ClaimedError, with nothing changed, where somebody in the target uses it: to grow it is made anew, which
+    takes it from them. Else TargetError or ProtocolError.
+    """
+    bdev = await _attached(rpc, ftl)
+    if bdev is None or bdev.block_count >= block_count:
+        return
+    remedy = "it grows when the target is started again; or take off what stands on it, and grow once more"
+    if bdev.claimed:
+        raise ClaimedError(f"somebody has claimed it ({bdev.claim_type or 'in the target'}): {remedy}")
+    # There are those that use a bdev without a claim: ublk, vhost, iSCSI.
+    users = divide(await read_subsystems(rpc), await get_bdevs(rpc), [ftl]).dependents[ftl.device]
+    if users:
+        raise ClaimedError(f"something stands on it (made by {users[0]['method']}): {remedy}")
+    await remake_passthru(rpc, name=ftl.name, device=ftl.device, block_count=block_count)
+
+
+async def _attached(rpc: TargetRpc, ftl: OwnFtl) -> Bdev | None:
+    there = await attached_as(rpc, name=ftl.name, device=ftl.device)
+    return await find_bdev(rpc, ftl.name) if there else None
