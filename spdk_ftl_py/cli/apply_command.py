@@ -14,6 +14,7 @@ from ..plan.difference import CREATE, DELETE, Step
 from ..plan.document import BYTES_MAX
 from ..plan.model import Plan, parse
 from ..text import shown
+from ..usage import text
 from .commands import add_socket, daemon_client
 
 EXIT_AS_PLANNED: Final = 0
@@ -59,7 +60,7 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("plan", metavar="PLAN", help="file with the plan; - is standard input")
+    parser.add_argument("plan", metavar="PLAN", type=text, help="file with the plan; - is standard input")
     parser.add_argument("--dry-run", action="store_true", help="show what would be changed, and change nothing")
     parser.add_argument(
         "--check", action="store_true", help="as --dry-run, with exit code 3 where something would be changed"

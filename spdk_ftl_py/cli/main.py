@@ -15,6 +15,7 @@ from typing import Any, Final
 
 from ..errors import FtlError
 from ..text import shown
+from ..usage import commands_of, refuse_empty
 from ..version import __version__
 
 LINES: Final = "\n"
@@ -37,6 +38,7 @@ _MODULES: Final[tuple[tuple[str, tuple[str, ...]], ...]] = (
         (
             *("status", "devices", "list", "stats", "properties", "hosts", "create", "delete"),
             *("add-host", "remove-host", "allow-any-host", "remove-buffers"),
+            "grow",
         ),
     ),
     ("spdk_ftl_py.cli.config_commands", ("save-config", "load-config")),
@@ -88,6 +90,8 @@ def build_parser(only: str | None = None) -> argparse.ArgumentParser:
     for module, commands in _MODULES:
         if only is None or only in commands:
             _register(module, commands, subparsers, wanted=only is not None)
+    for command in commands_of(parser).values():
+        refuse_empty(command)
     return parser
 
 

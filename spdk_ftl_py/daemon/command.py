@@ -6,7 +6,6 @@ import argparse
 import asyncio
 import gc
 import logging
-import math
 import os
 import signal
 from collections.abc import Sequence
@@ -20,6 +19,7 @@ from ..runtime.descriptors import raise_descriptor_limit
 from ..runtime.service_manager import ServiceManager
 from ..runtime.signals import ignored, on_signals
 from ..text import log_to_stderr
+from ..usage import account, parsed, path, refusing, seconds, socket_path
 from .state import (
     STATE_ENVIRONMENT,
     StateDirectory,
@@ -70,42 +70,45 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.add_argument(
         "--socket",
         metavar="PATH",
-        type=_path,
+        type=socket_path,
         help=f"control socket (default: ${SOCKET_ENVIRONMENT}, else {SOCKET_DEFAULT})",
     )
     parser.add_argument(
         "--socket-group",
         metavar="GROUP",
+        type=account,
         help="whose members may give orders too: the control socket gets mode 0660 and that group",
     )
     parser.add_argument(
         "--monitor-socket",
         metavar="PATH",
-        type=_path,
+        type=socket_path,
         help="a second socket, where only what changes nothing is answered (default: none)",
     )
     parser.add_argument(
         "--monitor-group",
         metavar="GROUP",
+        type=account,
         help="whose members may use the monitor socket, beside the user who runs the daemon and root",
     )
     parser.add_argument(
         "--state-dir",
         metavar="DIR",
-        type=_path,
+        type=path,
         default=default_state_directory(),
         help=f"state directory, one per daemon (default: ${STATE_ENVIRONMENT}, else %(default)s)",
     )
     parser.add_argument(
         "--config",
         metavar="FILE",
-        type=_path,
+        type=path,
         help="load the FTLs of a configuration saved by spdk-ftl save-config, or by save_config of the plugin, each as "
         "soon as its target and its base are there; FTLs that the state directory has are left as they are",
     )
     parser.add_argument(
         "--listen",
         metavar="ADDRESS[:PORT]",
+        type=parsed(_listen, without="listen address "),
         default=LISTEN_DEFAULT,
         help="where FTLs are exported over NVMe/TCP unless bdev_ftl_create says otherwise (default: %(default)s, "
         "a free port for each)",
@@ -119,14 +122,14 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.add_argument(
         "--buffer-dir",
         metavar="DIR",
-        type=_path,
+        type=path,
         default=default_buffer_directory(),
         help="where write buffers outlive the daemon: in memory, and of this user alone (default: %(default)s)",
     )
     parser.add_argument(
         "--peer-timeout",
         metavar="SECONDS",
-        type=_seconds,
+        type=seconds,
         default=PEER_TIMEOUT_S,
         help="so long I/O waits for a target, or a base bdev, that went away; then it fails until the base is back "
         "(default: %(default)g)",
@@ -148,17 +151,21 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.add_argument(
         "--target-user",
         metavar="USER",
+        type=account,
         help="who may serve the RPC socket of an SPDK target, beside the user who runs the daemon and root (default: "
         "nobody)",
     )
     parser.add_argument("-v", "--verbose", action="store_true", help="log every step")
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=run, parser=parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Serves until a signal ends it. Raises FtlError when it can't start."""
+    from ..nvme.target.peers import PeerLimits
     from .control_sockets import SocketOptions
 
+    with refusing(args.parser, "--limit"):
+        PeerLimits.parse(args.limit)
     manager = ServiceManager(os.environ)
     given = args.socket or (Path(os.environ[SOCKET_ENVIRONMENT]) if os.environ.get(SOCKET_ENVIRONMENT) else None)
     log_to_stderr(logging.DEBUG if args.verbose else logging.INFO, "%(asctime)s %(levelname).1s %(name)s: %(message)s")
@@ -287,18 +294,9 @@ async def serve(
             exports.close()
 
 
-def _seconds(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not 0 <= value < math.inf:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds")
-    return value
+def _listen(address: str) -> str:
+    # With it comes the data path.
+    from .checks import split_address
 
-
-def _path(text: str) -> Path:
-    # An empty one, as of a variable that is not set, would be the current directory.
-    if not text:
-        raise argparse.ArgumentTypeError("an empty path")
-    return Path(text)
+    split_address(address)
+    return address

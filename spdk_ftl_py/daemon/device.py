@@ -152,8 +152,7 @@ class ManagedDevice:
             params, allowed, inherited=inherited, target_keys=target_keys.keys, save=lambda: self.on_change()
         )
         self.dependents = Dependents(self.name, self._rpc, dependents, self.changed)
-        self._target_bdev = TargetBdev(self._rpc, self.name, self.uuid, self.admission, target_keys)
-        self._target_bdev.on_anew = self.dependents.attached_anew
+        self._target_bdev = TargetBdev(self._rpc, self.name, self.uuid, self.admission, target_keys, self.dependents)
         self._front = self._new_front()
         self.hosts = ConnectedHosts(lambda: self.on_change())
         """Told before they have their first answer, so that a successor knows whom it owes the truth."""
@@ -314,12 +313,9 @@ class ManagedDevice:
 
     async def _try_attach(self) -> None:
         """Of what hosts have had already: those of the export don't wait for the target, which gets it later."""
-        if self.params["no_attach"]:
-            # Whether its user attached it in the target, nothing tells.
-            self.dependents.attached_anew()
-            return
         with contextlib.suppress(TargetError, OSError):
-            await self._attach()
+            # Without attaching it: nothing tells whether its user has done that in the target.
+            await (self.dependents.attached_anew() if self.params["no_attach"] else self._attach())
 
     # --- life ---
 
@@ -689,9 +685,8 @@ class ManagedDevice:
             **self.admission.describe(),
             "base_tls": self._link.tls_cipher,
             "error": self.error or self.dependents.error,
+            **self.dependents.describe(),
         }
-        if self.dependents.known:
-            told["dependents"] = self.dependents.describe()
         if self.state in (DeviceState.CREATING, DeviceState.WAITING) and self._step_told:
             told["progress"] = self._step_told
         if self.state in (DeviceState.WAITING, DeviceState.DEFERRED):

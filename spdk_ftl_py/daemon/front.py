@@ -138,13 +138,15 @@ class Front:
         self.export = Export(subsystem.nqn, traddr, port)
 
     def set_core(self, core: _shim.BlockDevice) -> None:
-        """Another life of the same FTL: what hosts wait for goes on. Raises FtlError where it is not the same to
-        them."""
+        """Another life of the same FTL: what hosts wait for goes on; where it has grown they are told. Raises FtlError
+        where it is not the same to them, or smaller."""
         assert self.gate is not None
         try:
             self.gate.set_device(core)
         except ValueError as error:
             raise FtlError(f"what came back is not what hosts were told of: {error}") from error
+        if self._subsystem is not None:
+            self._subsystem.namespace_resized(EXPORT_NSID)
         if self.came_early and self._subsystem is not None:
             self._subsystem.stand_in_changed()
 

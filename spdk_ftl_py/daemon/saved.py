@@ -32,7 +32,7 @@ CONFIG_BYTES_MAX: Final = 16 << 20
 _CREATE: Final = "ftl_create_bdev"
 _ADD_HOST: Final = "ftl_add_host"
 _CALL_TARGET: Final = "ftl_call_target"
-_NOT_SAVED: Final = frozenset(("force", "no_data"))
+_NOT_SAVED: Final = frozenset(("force", "no_data", "if_absent", "load_or_create", "new_uuid", "wait"))
 _HOSTS: Final = ("hosts", "allow_any_host", "dhchap_key", "dhchap_ctrlr_key", "psk")
 _KEYS: Final = ("dhchap_key", "dhchap_ctrlr_key", "psk")
 
@@ -49,7 +49,7 @@ class SavedFtl:
 
     @property
     def is_new(self) -> bool:
-        """It is not on media yet: it is created when its base is there."""
+        """It was not on media yet: it is created when its base is there, or loaded where it is on that by now."""
         return self.record["loads"] is not True
 
 
@@ -175,7 +175,7 @@ def _read_create(
     if not isinstance(new, bool):
         raise ParameterError('"new" is neither true nor false')
     for name in _NOT_SAVED:
-        if given.get(name):
+        if given.get(name) is not None and given[name] is not False:
             raise ParameterError(f"{name} is for bdev_ftl_create, and has no place in a saved configuration")
     if target is not None:
         given["target"] = target
@@ -194,7 +194,7 @@ def _read_create(
     keys = {key: params[key] for key in _KEYS if params.get(key) is not None}
     hosts = [_host(nqn, keys) for nqn in params.get("hosts") or ()]
     any_host = params.get("allow_any_host") is True
-    for name in _HOSTS:
+    for name in (*_HOSTS, *_NOT_SAVED):
         params.pop(name, None)
     params["target"] = normal(params["target"])
     record = {
@@ -210,8 +210,8 @@ def _read_create(
         "hosts": None,
     }
     if new:
-        # Only of one that is on media it says which that is.
-        del params["uuid"]
+        # It may have been made since the file was written, and nothing need be there yet.
+        params |= {"load_or_create": True, "wait": 0}
     return SavedFtl(params["name"], uuid, params["target"], record, []), hosts
 
 

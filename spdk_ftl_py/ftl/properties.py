@@ -17,6 +17,7 @@ BANDS_TOLD_MAX: Final = 1024
 DESCRIPTIONS: Final = {
     "no_data": "For benchmarks: nothing that is written is kept or verified, and the FTL can't be loaded again",
     "restored": "What the load found; null for a device that was just created",
+    "write_buffer_size": "Bytes in use: conf write_buffer_size, but at most half a band",
     "cache_device": "The nv cache; null without one",
     "zone_watch": "What the base says of its zones, and what came of it",
     "scrub": "How far the reading and verifying of everything in force has come, and what the last round found",
@@ -74,7 +75,7 @@ def _base_device(bands: Bands) -> dict[str, object]:
 def _band(band: Band) -> dict[str, object]:
     return {
         "id": band.index,
-        "state": band.state,
+        "state": band.told,
         "validity": round(band.valid / band.capacity, 4) if band.capacity else 0.0,
         "zones": band.zones,
     }
