@@ -221,8 +221,9 @@ def _devices(args: argparse.Namespace) -> int:
     console = Console()
     console.print(table)
     for device in devices:
-        if device.get("error"):
-            console.print(f"{device['name']}: {device['error']}", markup=False, highlight=False)
+        told = device.get("error") or device.get("waiting_for")
+        if told:
+            console.print(f"{device['name']}: {told}", markup=False, highlight=False)
     return 0
 
 

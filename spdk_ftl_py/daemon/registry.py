@@ -281,6 +281,7 @@ class Registry:
             if other.state is DeviceState.CREATING and other not in self._watchers:
                 # Somebody else asks for it at the same time: it is there in a moment, or not at all.
                 await asyncio.sleep(POLL_S)
+                self.require_running()
                 continue
             await self._check_agrees(other, asked)
             return terms.answer(await self._wait_online(key, terms), changed=False)

@@ -15,6 +15,8 @@ DELETE: Final = "delete"
 CHANGE: Final = "change"
 _KEYS: Final = ("dhchap_key", "dhchap_ctrlr_key", "psk")
 
+_RUNNING: Final = ("online", "read_only")
+
 There = Mapping[str, Mapping[str, Mapping[str, Any]]]
 """By address of a target as the plan has it, and by name: what bdev_ftl_get_properties tells of each FTL."""
 
@@ -126,8 +128,8 @@ def _change(target: TargetPlan, ftl: FtlPlan, told: Mapping[str, Any]) -> tuple[
 
 
 def _remedy(difference: Difference, told: Mapping[str, Any]) -> str:
-    if told["state"] == "deferred":
-        return " while it is deferred: delete it, or wait until it is online"
+    if told["state"] not in _RUNNING:
+        return f" while it is {told['state']}: wait until it is online, or delete it"
     if difference.name.startswith(("conf.", "limit_")):
         return " by this daemon while it runs: change the plan, or delete it and apply again"
     return ": change the plan, or delete it first"

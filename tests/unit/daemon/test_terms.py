@@ -296,6 +296,20 @@ async def test_two_that_ask_for_it_at_the_same_time_get_the_same(here: World) ->
     await daemon.halt()
 
 
+async def test_nothing_is_created_by_who_waited_for_anothers_creation_while_the_daemon_halts(here: World) -> None:
+    daemon = await here.start()
+    here.line.hold("nvmf_get_transports")
+    asking = [asyncio.ensure_future(create(here, daemon, **ASKED)) for _ in range(2)]
+    await until(lambda: "nvmf_get_transports" in here.line.called)
+    halting = asyncio.ensure_future(daemon.halt())
+    for each in asking:
+        with pytest.raises(FtlError, match="halting"):
+            await each
+    await halting
+    assert here.line.called.count("nvmf_get_transports") == 1
+    assert daemon.record()["devices"] == []
+
+
 async def test_what_has_failed_is_not_what_was_asked_for(here: World) -> None:
     daemon = await here.start()
     asked = {"base_bdev": "Late", "if_absent": True, **EMULATED}
