@@ -1,5 +1,5 @@
 """Subcommands of `spdk-ftl` that ask the daemon: status, devices, stats, properties, hosts, create, delete, add-host,
-remove-host, allow-any-host, remove-buffers."""
+remove-host, allow-any-host, remove-buffers, load, unload, unmap, set-property, set-cache, remove-cache, rename."""
 
 from __future__ import annotations
 
@@ -36,6 +36,13 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     _add_rpc(subparsers, "add-host", "let a host connect to an FTL")
     _add_rpc(subparsers, "remove-host", "let a host not connect to an FTL any more, and end its connections")
     _add_rpc(subparsers, "allow-any-host", "let any host connect to an FTL, or only those in its list")
+    _add_rpc(subparsers, "load", "load an FTL that is on its base bdev: what `create` with its uuid does")
+    _add_rpc(subparsers, "unload", "halt an FTL and let go of its bdevs: what `delete` does")
+    _add_rpc(subparsers, "unmap", "trim blocks of an FTL, durably")
+    _add_rpc(subparsers, "set-property", "change a setting of an FTL while it runs, and keep it")
+    _add_rpc(subparsers, "set-cache", "give an FTL an nv cache, or another one, while it runs")
+    _add_rpc(subparsers, "remove-cache", "take the nv cache of an FTL away while it runs")
+    _add_rpc(subparsers, "rename", "give an FTL another name, in the target too")
     buffers = _add(subparsers, "remove-buffers", "remove write buffer files that no FTL needs (see status)")
     buffers.add_argument("uuid", nargs="?", metavar="UUID", help="of the FTL whose file it was (default: all of them)")
     add_arguments(buffers, schema.load("ftl_remove_buffers"))
@@ -90,7 +97,7 @@ def _add_rpc(subparsers: argparse._SubParsersAction[argparse.ArgumentParser], co
     parser.add_argument(
         "-s",
         "--target",
-        default=TARGET_DEFAULT if command == "create" else None,
+        default=TARGET_DEFAULT if command in ("create", "load") else None,
         help=f"RPC socket of the SPDK target (default: {TARGET_DEFAULT})",
     )
     add_arguments(parser, rpc)

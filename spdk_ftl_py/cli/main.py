@@ -36,6 +36,7 @@ _MODULES: Final[tuple[tuple[str, tuple[str, ...]], ...]] = (
         (
             *("status", "devices", "list", "stats", "properties", "hosts", "create", "delete"),
             *("add-host", "remove-host", "allow-any-host", "remove-buffers"),
+            *("load", "unload", "unmap", "set-property", "set-cache", "remove-cache", "rename"),
         ),
     ),
 )
