@@ -15,7 +15,7 @@ from .access.paths import show_owner
 from .access.peers import Trust, peer_of
 from .access.unix_sockets import RUN_DIRECTORY, RUNTIME_ENVIRONMENT, SOCKET_NAME, run_directory
 from .access.users import uid_of
-from .errors import DaemonError, FtlError, ParameterError
+from .errors import DaemonError, FtlError, NoDaemonError, ParameterError
 
 SOCKET_ENVIRONMENT = "SPDK_FTL_SOCK"
 USER_ENVIRONMENT = "SPDK_FTL_DAEMON_USER"
@@ -61,12 +61,15 @@ class DaemonClient:
     def call(self, method: str, params: Mapping[str, Any] | None = None) -> Any:
         """The result of one RPC.
 
-        Raises DaemonError when the daemon can't be reached, or somebody else has its socket (nothing is sent then), or
-        breaks off (then it is unknown whether the call took effect), FtlError with the daemon's message, errno and code
-        when it refuses.
+        Raises NoDaemonError when there is none, DaemonError when it can't be reached, or somebody else has its socket
+        (nothing is sent then), or breaks off (then it is unknown whether the call took effect), FtlError with the
+        daemon's message, errno and code when it refuses.
         """
         request = {"jsonrpc": "2.0", "id": 1, "method": method, "params": dict(params or {})}
-        reply = self._decode(self._post(json.dumps(request).encode()))
+        # What the daemon is told to wait for is no silence of its own.
+        wait = (params or {}).get("wait")
+        timeout_s = self.timeout_s + (wait if isinstance(wait, int) else 0)
+        reply = self._decode(self._post(json.dumps(request).encode(), timeout_s))
         if "error" in reply:
             error = reply["error"]
             code = error.get("code") if isinstance(error, dict) else None
@@ -82,7 +85,7 @@ class DaemonClient:
     def _who(self) -> str:
         return f"spdk-ftl daemon at {self.socket_path}"
 
-    def _post(self, body: bytes) -> bytes:
+    def _post(self, body: bytes, timeout_s: float) -> bytes:
         import requests
 
         from .checked_session import CheckedAdapter
@@ -95,7 +98,7 @@ class DaemonClient:
                 # No proxy of the environment has any business between us and a unix socket.
                 session.trust_env = False
                 headers = {"Content-Type": "application/json", "Connection": "close"}
-                timeout = (CONNECT_TIMEOUT_S, self.timeout_s)
+                timeout = (CONNECT_TIMEOUT_S, timeout_s)
                 with session.post(url, data=body, headers=headers, timeout=timeout, stream=True) as response:
                     received = bytearray()
                     for chunk in response.iter_content(CHUNK_BYTES):
@@ -105,8 +108,7 @@ class DaemonClient:
                     return bytes(received)
         except requests.exceptions.ReadTimeout:
             raise DaemonError(
-                f"{self._who}: no reply within {self.timeout_s:g} s; the call may still take effect: "
-                "see `spdk-ftl devices`"
+                f"{self._who}: no reply within {timeout_s:g} s; the call may still take effect: see `spdk-ftl devices`"
             ) from None
         except requests.exceptions.RequestException as error:
             raise DaemonError(
@@ -115,21 +117,22 @@ class DaemonClient:
 
     def _check_listening(self) -> None:
         """requests would tell a socket that nobody listens on from a connection that broke off by its text only."""
+        kind = DaemonError
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
             probe.settimeout(CONNECT_TIMEOUT_S)
             try:
                 probe.connect(self.socket_path)
             except FileNotFoundError:
-                state = "is not running (no such socket)"
+                state, kind = "is not running (no such socket)", NoDaemonError
             except ConnectionRefusedError:
-                state = "is not running (nobody listens on its socket)"
+                state, kind = "is not running (nobody listens on its socket)", NoDaemonError
             except PermissionError:
                 state = f"can't be reached: you may not use that socket{show_owner(Path(self.socket_path))}"
             except OSError as error:
                 state = f"can't be reached ({error.strerror or error})"
             else:
                 return
-        raise DaemonError(
+        raise kind(
             f"{self._who} {state}: start it with `spdk-ftl serve`, or name its socket in ${SOCKET_ENVIRONMENT}"
             f"{self._elsewhere()}"
         )

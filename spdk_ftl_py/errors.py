@@ -146,3 +146,7 @@ class DaemonError(FtlError):
     """The spdk-ftl daemon can't be reached or broke off."""
 
     errno = _errno.ECONNREFUSED
+
+
+class NoDaemonError(DaemonError):
+    """It does not run: nobody listens at its control socket."""

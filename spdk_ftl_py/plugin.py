@@ -2,6 +2,7 @@
 
 They take the place of rpc.py's own bdev_ftl_* subcommands, are made from schemas/*.json, and go to the daemon instead
 of the target. Only rpc.py's JSONRPCException leaves a command, so that exit codes and --server work as for its own.
+Its save_config and load_config leave to the daemon what is the daemon's.
 
 rpc.py may also load this package from a checkout (rpc_plugins/), by a python that has none of our dependencies. Then
 --help works, and every command is refused when it is parsed: rpc.py takes a SystemExit there in every mode, and has not
@@ -17,12 +18,12 @@ import os
 import re
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from . import schema
 from .client import DaemonClient
-from .errors import FtlError, ParameterError
+from .errors import FtlError, NoDaemonError, ParameterError
 
 LIMITS: Final = ("crit", "high", "low", "start")
 _METHODS: Final = (
@@ -45,6 +46,7 @@ _METHODS: Final = (
     "ftl_get_devices",
 )
 _BUILT_IN_PREFIX: Final = "bdev_ftl_"
+_CONFIG_SECTION: Final = "ftl"
 # What a command imports, and the requirement that brings it. A jsonschema before 4 has no protocols.
 _LIBRARIES: Final = {
     "jsonschema.protocols": "jsonschema>=4",
@@ -67,11 +69,25 @@ def spdk_rpc_plugin_initialize(subparsers: argparse._SubParsersAction[argparse.A
     _remove_built_ins(subparsers)
     for method in _METHODS:
         rpc = schema.load(method)
-        aliases = [alias for alias, name in schema.ALIASES.items() if name == method]
-        parser = subparsers.add_parser(method, help=rpc.description, description=f"{rpc.description}.", aliases=aliases)
+        parser = subparsers.add_parser(method, help=rpc.description, description=f"{rpc.description}.")
         add_arguments(parser, rpc)
         parser.set_defaults(func=_command(rpc))
         _refuse_without_libraries(parser)
+        for alias, name in schema.ALIASES.items():
+            if name == method:
+                # Taken, but not in --help: add_parser() would have it there.
+                subparsers._name_parser_map[alias] = parser
+    for name, command in (
+        ("save_config", _save_config),
+        ("save_subsystem_config", _save_config),
+        ("load_config", _load_config),
+        ("load_subsystem_config", _load_config),
+    ):
+        theirs: argparse.ArgumentParser | None = subparsers._name_parser_map.get(name)
+        if theirs is not None and (func := theirs.get_default("func")) is not None:
+            # Their own options and output stay as they are in that release.
+            theirs.set_defaults(func=command(func))
+            _refuse_without_libraries(theirs)
 
 
 def add_arguments(parser: argparse.ArgumentParser, rpc: schema.RpcSchema) -> None:
@@ -161,12 +177,138 @@ def _command(rpc: schema.RpcSchema) -> Callable[[argparse.Namespace], None]:
             _send_collected(args.client)
             result = DaemonClient(timeout_s=getattr(args, "timeout", None)).call(rpc.method, params)
         except FtlError as error:
-            # The form in which rpc.py shows the errors of a target, for whoever reads them with a program.
-            shown = json.dumps(error.to_jsonrpc(), indent=2, ensure_ascii=False)
-            raise JSONRPCException(f"Got JSON-RPC error response\nresponse:\n{shown}") from error
+            raise JSONRPCException(_as_of_a_target(error)) from error
         print(result if isinstance(result, str) else json.dumps(result, indent=2), flush=True)
+        waits = still_deferred(params, result)
+        if waits is not None:
+            raise JSONRPCException(waits)
 
     return run
+
+
+def still_deferred(params: Mapping[str, Any], result: Any) -> str | None:
+    """The line for a bdev_ftl_create that was to wait, in vain: what for. None: the FTL is there, or nobody waited."""
+    if "wait" not in params or not isinstance(result, dict) or result.get("waiting_for") is None:
+        return None
+    return (
+        f"FTL bdev {result['name']}: {result['state']} after {params['wait']} s: {result['waiting_for']}; it comes "
+        "when that is there"
+    )
+
+
+def _as_of_a_target(error: FtlError) -> str:
+    """The form in which rpc.py shows the errors of a target, for whoever reads them with a program."""
+    shown = json.dumps(error.to_jsonrpc(), indent=2, ensure_ascii=False)
+    return f"Got JSON-RPC error response\nresponse:\n{shown}"
+
+
+def _save_config(theirs: Callable[[argparse.Namespace], None]) -> Callable[[argparse.Namespace], None]:
+    """SPDK's own, which is told what the daemon leaves of the target's configuration."""
+
+    def run(args: argparse.Namespace) -> None:
+        from spdk.rpc.client import JSONRPCException
+
+        if _is_dry_run(args):
+            theirs(args)
+            return
+        _send_collected(args.client)
+        params = {"target": _target_address(args), "with_batches": bool(getattr(args, "with_batches", False))}
+        client = args.client
+        try:
+            document = DaemonClient(timeout_s=getattr(args, "timeout", None)).call("ftl_save_config", params)
+            args.client = _SavedClient(client, document["subsystems"])
+        except NoDaemonError as error:
+            print(f"spdk_ftl_py: nothing is left out, and no FTL is in it: {error.message}", file=sys.stderr)
+        except FtlError as error:
+            raise JSONRPCException(_as_of_a_target(error)) from error
+        try:
+            theirs(args)
+        finally:
+            # In a script the next command has the same one.
+            args.client = client
+
+    return run
+
+
+class _SavedClient:
+    """rpc.py's client, with a saved configuration in the place of the target's."""
+
+    def __init__(self, client: Any, subsystems: list[dict[str, Any]]) -> None:
+        self._client = client
+        self._configs = {each["subsystem"]: each["config"] for each in subsystems}
+
+    def call(self, method: str, params: dict[str, Any] | None = None) -> Any:
+        if method == "framework_get_config" and params is not None and params.get("name") in self._configs:
+            return self._configs[params["name"]]
+        answer = self._client.call(method, params) if params else self._client.call(method)
+        if method == "framework_get_subsystems":
+            theirs = [each["subsystem"] for each in answer]
+            depends_on = [name for name in ("bdev", "nvmf") if name in theirs]
+            return [*answer, {"subsystem": _CONFIG_SECTION, "depends_on": depends_on}]
+        return answer
+
+    def __getattr__(self, name: str) -> Any:
+        if name in ("framework_get_config", "framework_get_subsystems"):
+            return lambda **params: self.call(name, params)
+        return getattr(self._client, name)
+
+
+def _load_config(theirs: Callable[[argparse.Namespace], None]) -> Callable[[argparse.Namespace], None]:
+    """SPDK's own, for all but the FTLs, and the daemon for those: SPDK's refuses methods that it does not know."""
+
+    def run(args: argparse.Namespace) -> None:
+        from spdk.rpc.client import JSONRPCException
+
+        if _is_dry_run(args):
+            theirs(args)
+            return
+        try:
+            document = _read_json(args.json_conf)
+        except (OSError, ValueError) as error:
+            raise JSONRPCException(f"the configuration can't be read: {error}") from error
+        rest, section = _without_section(document)
+        if rest is not None:
+            args.json_conf = json.dumps(rest)
+            theirs(args)
+        if not section:
+            return
+        _send_collected(args.client)
+        try:
+            params = {"config": section, "target": _target_address(args)}
+            result = DaemonClient(timeout_s=getattr(args, "timeout", None)).call("ftl_load_config", params)
+        except FtlError as error:
+            rest_is_loaded = (
+                "SPDK's part of the configuration is loaded, the FTLs are not: `spdk-ftl load-config` does it"
+            )
+            print(f"spdk_ftl_py: {rest_is_loaded}", file=sys.stderr)
+            raise JSONRPCException(_as_of_a_target(error)) from error
+        print(json.dumps(result, indent=2), flush=True)
+
+    return run
+
+
+def _read_json(source: Any) -> Any:
+    """As SPDK's own: standard input, a file, or JSON itself."""
+    if not isinstance(source, str):
+        return json.load(source)
+    if os.path.exists(source):
+        with open(source, encoding="utf-8") as file:
+            return json.load(file)
+    return json.loads(source)
+
+
+def _without_section(document: Any) -> tuple[Any, list[Any]]:
+    """The document, None where nothing is left for SPDK's command, and the config of our section."""
+    if not isinstance(document, dict):
+        return document, []
+    if document.get("subsystem") == _CONFIG_SECTION:
+        return None, document.get("config") or []
+    subsystems = document.get("subsystems")
+    if not isinstance(subsystems, list):
+        return document, []
+    ours = [each for each in subsystems if isinstance(each, dict) and each.get("subsystem") == _CONFIG_SECTION]
+    rest = [each for each in subsystems if each not in ours]
+    return {**document, "subsystems": rest}, [entry for each in ours for entry in each.get("config") or ()]
 
 
 def _target_address(args: argparse.Namespace) -> str:

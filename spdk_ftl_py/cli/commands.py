@@ -5,12 +5,13 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 from .. import schema
 from ..client import SOCKET_DEFAULT, SOCKET_ENVIRONMENT, USER_ENVIRONMENT, DaemonClient, target_address
-from ..plugin import add_arguments, parameters_of
+from ..plugin import add_arguments, parameters_of, still_deferred
 from ..text import show_line, show_name
 
 TARGET_DEFAULT: Final = "/var/tmp/spdk.sock"
@@ -62,6 +63,23 @@ def add_socket(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_target(parser: argparse.ArgumentParser) -> None:
+    """For a command that takes the name of an FTL."""
+    parser.add_argument(
+        "-s",
+        "--target",
+        metavar="SOCKET",
+        help="RPC socket of the SPDK target that the FTL is on (needed only where several have one of that name)",
+    )
+
+
+def named(args: argparse.Namespace) -> dict[str, Any]:
+    """The parameters that say which FTL is meant: the arguments "name" and those of add_target(). Raises
+    ParameterError."""
+    target = {} if args.target is None else {"target": target_address(args.target)}
+    return {"name": args.name, **target}
+
+
 def daemon_client(args: argparse.Namespace) -> DaemonClient:
     """Of the arguments of add_socket(). Raises ParameterError."""
     return DaemonClient(args.socket, user=args.daemon_user)
@@ -85,6 +103,7 @@ def _add(
     )
     if name:
         parser.add_argument("name", help="name of the FTL bdev, e.g. ftl0")
+        add_target(parser)
     add_socket(parser)
     if table:
         parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
@@ -98,7 +117,9 @@ def _add_rpc(subparsers: argparse._SubParsersAction[argparse.ArgumentParser], co
         "-s",
         "--target",
         default=TARGET_DEFAULT if command in ("create", "load") else None,
-        help=f"RPC socket of the SPDK target (default: {TARGET_DEFAULT})",
+        help=f"RPC socket of the SPDK target (default: {TARGET_DEFAULT})"
+        if command in ("create", "load")
+        else "RPC socket of the SPDK target that the FTL is on (needed only where several have one of that name)",
     )
     add_arguments(parser, rpc)
 
@@ -108,7 +129,10 @@ def _add_rpc(subparsers: argparse._SubParsersAction[argparse.ArgumentParser], co
             params["target"] = target_address(args.target)
         result = daemon_client(args).call(rpc.method, rpc.check(params))
         print(result if isinstance(result, str) else json.dumps(result, indent=2))
-        return 0
+        waits = still_deferred(params, result)
+        if waits is not None:
+            print(f"spdk-ftl: {waits}", file=sys.stderr)
+        return 0 if waits is None else 1
 
     parser.set_defaults(run=run)
 
@@ -187,7 +211,7 @@ def _devices(args: argparse.Namespace) -> int:
 
 def _hosts(args: argparse.Namespace) -> int:
     rpc = schema.load("bdev_ftl_get_hosts")
-    told = daemon_client(args).call(rpc.method, rpc.check({"name": args.name}))
+    told = daemon_client(args).call(rpc.method, rpc.check(named(args)))
     if args.json:
         print(json.dumps(told, indent=2))
         return 0
@@ -256,7 +280,7 @@ def _address(traddr: str, trsvcid: str) -> str:
 
 def _named(method: str) -> Any:
     def run(args: argparse.Namespace) -> int:
-        result = daemon_client(args).call(method, schema.load(method).check({"name": args.name}))
+        result = daemon_client(args).call(method, schema.load(method).check(named(args)))
         _show_mapping(result, args.name, as_json=args.json)
         return 0
 

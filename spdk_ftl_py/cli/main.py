@@ -39,6 +39,7 @@ _MODULES: Final[tuple[tuple[str, tuple[str, ...]], ...]] = (
             *("load", "unload", "unmap", "set-property", "set-cache", "remove-cache", "rename"),
         ),
     ),
+    ("spdk_ftl_py.cli.config_commands", ("save-config", "load-config")),
 )
 
 _INSTALL: Final = "is the package installed with its dependencies (pip install .)?"
@@ -56,6 +57,7 @@ how it goes together:
   spdk-rpc --plugin spdk_ftl_py bdev_ftl_create -b ftl0 -d Nvme0n1
                                                   makes ftl0 of the zoned bdev Nvme0n1; a bdev like any other
   spdk-ftl devices                                what runs, and how it fares
+  spdk-ftl save-config -o FILE                    for a reboot: spdk_tgt -c FILE, spdk-ftl serve --config FILE
   spdk-ftl add-host -b ftl0 --host NQN            lets an NVMe/TCP host other than the target connect to it
 
 first steps without hardware:

@@ -14,7 +14,7 @@ from typing import Any, Final
 from .. import schema
 from ..client import DaemonClient
 from ..errors import FtlError
-from .commands import add_socket, daemon_client
+from .commands import add_socket, add_target, daemon_client, named
 
 POLL_S: Final = 0.5
 EXIT_CLEAN: Final = 0
@@ -44,6 +44,7 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("name", help="name of the FTL bdev, e.g. ftl0")
+    add_target(parser)
     add_socket(parser)
     parser.add_argument("--no-wait", action="store_true", help="order it, and do not wait for its end")
     parser.add_argument(
@@ -59,12 +60,13 @@ def run(args: argparse.Namespace) -> int:
     try:
         client = daemon_client(args)
         rpc = schema.load("bdev_ftl_scrub")
-        params = {"name": args.name, **({"stop": True} if args.stop else {})}
+        which = named(args)
+        params = {**which, **({"stop": True} if args.stop else {})}
         told = client.call(rpc.method, rpc.check(params))
         if args.no_wait or args.stop:
             return _told(told, args, EXIT_CLEAN)
         with _progress(args.name) as progress:
-            last = _wait(client, args.name, int(told["round"]), progress)
+            last = _wait(client, which, int(told["round"]), progress)
     except FtlError as error:
         print(f"spdk-ftl: scrub {args.name}: {error.message}", file=sys.stderr)
         return EXIT_NOT_SCRUBBED
@@ -83,19 +85,21 @@ def _told(told: Mapping[str, Any], args: argparse.Namespace, code: int) -> int:
     return code
 
 
-def _wait(client: DaemonClient, name: str, number: int, progress: Callable[[float], None]) -> Mapping[str, Any]:
+def _wait(
+    client: DaemonClient, which: Mapping[str, Any], number: int, progress: Callable[[float], None]
+) -> Mapping[str, Any]:
     """What that round, or one that began later, has found. While the FTL has lost its base, so that it is nothing that
     could be asked, the daemon is asked again. Raises FtlError where it does not come to an end."""
     while True:
         try:
-            stats: Mapping[str, Any] = client.call("bdev_ftl_get_stats", {"name": name})
+            stats: Mapping[str, Any] = client.call("bdev_ftl_get_stats", which)
         except FtlError as error:
             if error.errno != errno.EBUSY:
                 raise
             stats = {"state": "failed"}
         if stats["state"] == "failed":
             # Mostly its base has been lost, and it will come back.
-            _check_returns(client, name)
+            _check_returns(client, which)
         else:
             status = stats["scrub"]
             last: Mapping[str, Any] | None = status["last"]
@@ -109,9 +113,9 @@ def _wait(client: DaemonClient, name: str, number: int, progress: Callable[[floa
         time.sleep(POLL_S)
 
 
-def _check_returns(client: DaemonClient, name: str) -> None:
+def _check_returns(client: DaemonClient, which: Mapping[str, Any]) -> None:
     """Raises FtlError where the FTL has failed for good."""
-    for device in client.call("ftl_get_devices", {"name": name}):
+    for device in client.call("ftl_get_devices", which):
         if device["state"] == "failed":
             raise FtlError(f"it has failed: {device['error'] or 'the log of the daemon says why'}")
 

@@ -10,7 +10,7 @@ from uuid import UUID
 from ..errors import BusyError, FtlError, ParameterError
 from ..nvme.auth.key import HostKeys
 from ..nvme.auth.psk import PskSource
-from ..nvme.target.allowed_hosts import AllowedHost, AllowedHosts, usable_keys, usable_psk
+from ..nvme.target.allowed_hosts import AllowedHost, AllowedHosts, psk_from_file, usable_keys, usable_psk
 from ..nvme.target.connection_log import ConnectionLog
 from ..nvme.tls import require_tls
 from ..spdk.attach import new_target_nqn, standing_hostnqn
@@ -56,6 +56,8 @@ class Admission:
             params.pop("psk", None),
         )
         if record is not None:
+            # Of one from a saved configuration the target is let in later: settle_target().
+            self._target_psk = psk_from_file(params.get("target_psk"))
             self.allowed = AllowedHosts.from_record(record)
             return
         if self.secure_channel:

@@ -126,6 +126,11 @@ class BaseLink:
     def base_name(self) -> str:
         return str(self._params["base_bdev"])
 
+    def names_of(self, role: str) -> list[str]:
+        """Of "base" or "cache": under what it goes in the target, as far as that is known."""
+        bdev = self.bdev if role == "base" else self.cache
+        return [] if bdev is None else sorted(bdev.names)
+
     # --- what stands in the target
 
     async def claim(self, *, again: bool = False) -> None:

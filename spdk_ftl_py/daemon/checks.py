@@ -16,16 +16,27 @@ from ..ftl.creation import CREATION_PATIENCE_S
 from ..ftl.media import superblock
 from ..ftl.media.blockdev import BUSY_PATIENCE_S, BlockPort
 from ..ftl.media.geometry import plan
+from ..ftl.media.layout import (
+    BATCH_MAGIC,
+    CHECKPOINT_MAGIC,
+    SUMMARY_MAGIC,
+    SUPERBLOCK_MAGIC,
+    SUPERBLOCK_PART_MAGIC,
+)
 from ..ftl.media.signatures import find_foreign
 from ..ftl.media.superblock_content import geometry_of
-from ..ftl.media.zone import Zone
+from ..ftl.media.zone import OFFLINE, Zone
 from ..runtime.reactor import ReactorLoop
 from ..spdk.attach import attached_as
 from ..spdk.bdevs import Bdev, get_bdev, get_bdevs
 from ..spdk.rpc import TargetRpc
 
 BLOCK_BYTES: Final = 4096
+REMAINS_ZONES: Final = 16
+REMAINS_BLOCKS: Final = 8
+"""Of each of the first zones so many blocks are looked at for remains of an FTL."""
 PORT_MAX: Final = 65535
+_MAGICS: Final = (SUPERBLOCK_MAGIC, SUPERBLOCK_PART_MAGIC, BATCH_MAGIC, SUMMARY_MAGIC, CHECKPOINT_MAGIC)
 
 
 def zone_size_of(zone_capacity: int) -> int:
@@ -151,6 +162,8 @@ async def check_media(
         zones = await port.zones()
         if loads is None and not params.get("force"):
             await _check_no_ftl(port, zones, base.name)
+            if params.get("load_or_create"):
+                await _check_no_remains(port, zones, base.name)
             raw_zones = zones if base.zoned else []
             await _check_nobodys(reactor, media.raw_base, raw_zones, f"base bdev {base.name}", patience_s)
         found = await superblock.find(port, zones, loads) if loads is not None and cache is not None else None
@@ -191,6 +204,14 @@ def _begins_anew(found: superblock.Found | None) -> bool:
     return found is not None and not (isinstance(told, dict) and told.get("in_use"))
 
 
+class FtlThereError(ExistsError):
+    """Where one is to be created there is one: it can be loaded."""
+
+    def __init__(self, message: str, uuid: UUID) -> None:
+        super().__init__(message)
+        self.uuid = uuid
+
+
 async def _check_no_ftl(port: BlockPort, zones: list[Zone], base_name: str) -> None:
     try:
         found = await superblock.find(port, zones)
@@ -200,10 +221,27 @@ async def _check_no_ftl(port: BlockPort, zones: list[Zone], base_name: str) -> N
         ) from error
     if found is not None:
         name, there = found.superblock.content.get("name"), found.superblock.uuid
-        raise ExistsError(
+        raise FtlThereError(
             f"base bdev {base_name} holds an FTL already, {name!r} with uuid {there}: give -u {there} to load it, or "
-            "--force to erase it and create a new one"
+            "--force to erase it and create a new one",
+            there,
         )
+
+
+async def _check_no_remains(port: BlockPort, zones: list[Zone], base_name: str) -> None:
+    """Who has said "load" is not to get an empty FTL where only the superblocks of one are damaged. Raises
+    ExistsError."""
+    for zone in zones[:REMAINS_ZONES]:
+        count = min(zone.written, REMAINS_BLOCKS)
+        if zone.state == OFFLINE or not count:
+            continue
+        blocks, _ = await port.read_what_can_be(zone.start, count)
+        if any(block.tobytes().startswith(_MAGICS) for block in blocks):
+            raise ExistsError(
+                f"base bdev {base_name} holds remains of an FTL, and no superblock of it that verifies, so that it "
+                "can't be loaded: `spdk-ftl check` tells more of it; create one in its place, without "
+                "--load-or-create, if nothing of it is needed"
+            )
 
 
 async def check_cache_is_nobodys(

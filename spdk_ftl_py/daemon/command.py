@@ -30,6 +30,7 @@ from .state import (
 
 if TYPE_CHECKING:
     from .control_sockets import SocketOptions
+    from .saved import SavedFtl
 
 LISTEN_DEFAULT: Final = "127.0.0.1"
 PEER_TIMEOUT_S: Final = 120.0
@@ -96,6 +97,13 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         help=f"state directory, one per daemon (default: ${STATE_ENVIRONMENT}, else %(default)s)",
     )
     parser.add_argument(
+        "--config",
+        metavar="FILE",
+        type=_path,
+        help="load the FTLs of a configuration saved by spdk-ftl save-config, or by save_config of the plugin, each as "
+        "soon as its target and its base are there; FTLs that the state directory has are left as they are",
+    )
+    parser.add_argument(
         "--listen",
         metavar="ADDRESS[:PORT]",
         default=LISTEN_DEFAULT,
@@ -149,6 +157,7 @@ def run(args: argparse.Namespace) -> int:
     given = args.socket or (Path(os.environ[SOCKET_ENVIRONMENT]) if os.environ.get(SOCKET_ENVIRONMENT) else None)
     log_to_stderr(logging.DEBUG if args.verbose else logging.INFO, "%(asctime)s %(levelname).1s %(name)s: %(message)s")
     logging.getLogger("asyncio").setLevel(logging.WARNING)
+    saved = [] if args.config is None else _saved(args.config)
     asyncio.run(
         serve(
             SocketOptions(given, args.socket_group, args.monitor_socket, args.monitor_group),
@@ -160,9 +169,17 @@ def run(args: argparse.Namespace) -> int:
             target_keys=args.target_keys,
             target_user=None if args.target_user is None else _target_user(args.target_user),
             manager=manager,
+            saved=saved,
         )
     )
     return 0
+
+
+def _saved(path: Path) -> Sequence[SavedFtl]:
+    from .config_rpcs import normal_target
+    from .saved import read_file, read_section
+
+    return read_section(read_file(path, safe=True), f"configuration {path}", normal=normal_target)
 
 
 def _target_user(user: str) -> int:
@@ -183,8 +200,9 @@ async def serve(
     target_keys: bool = True,
     target_user: int | None = None,
     manager: ServiceManager | None = None,
+    saved: Sequence[SavedFtl] = (),
 ) -> None:
-    """The whole life of a daemon, from opening its state directory to its last undo."""
+    """The whole life of a daemon, from opening its state directory to its last undo. saved: FTLs to load."""
     # The data path's imports are for those who serve, not for every --help.
     from ..nvme.target.peers import PeerLimits
     from ..spdk.exports import host_nqn
@@ -238,7 +256,7 @@ async def serve(
             registry = Registry(state, identity, socket_path=str(sockets.path))
             await sockets.start(registry.methods)
             try:
-                await registry.start()
+                await registry.start(saved)
                 try:
                     manager.close()
                     manager.notify("READY=1")

@@ -28,6 +28,7 @@ from .base import PASSING, BaseLink, DaemonIdentity, DeferredError
 from .base_watch import BaseWatch
 from .changes import Change, Changes
 from .checks import Media, check_media, check_name, optimal_open_zones, split_address
+from .dependents import Dependents
 from .device_state import DeviceState as DeviceState
 from .failed_flushes import RETRY_GROWTH, RETRY_MAX_S, RETRY_MIN_S, FailedFlushes
 from .front import Export, Front
@@ -72,10 +73,11 @@ class ManagedDevice(OrderedDevice):
         hosts: object = None,
         allowed: object = None,
         inherited: bool = False,
+        dependents: object = None,
     ) -> None:
-        """device, loads, export, hosts, allowed: of one that a predecessor of this daemon had: its uuid, whether it is
-        on media already, where hosts look for it, who they are, and who may come (as record() says it). inherited: what
-        the predecessor made of it in the target may still stand, and is taken over.
+        """device, loads, export, hosts, allowed, dependents: of one that a predecessor of this daemon had: its uuid,
+        whether it is on media already, where hosts look for it, who they are, who may come, and what stands on it (as
+        record() says it). inherited: what the predecessor made of it in the target may still stand, and is taken over.
 
         Raises ConfError or ParameterError where params break a rule that needs no target.
         """
@@ -119,7 +121,8 @@ class ManagedDevice(OrderedDevice):
         self._export_before = export
         self._inherited = inherited
         self._step_told = ""
-        self._waits_for = ""
+        self.waits_for = ""
+        """DEFERRED or WAITING: what the last attempt found."""
         self._failed_flushes = FailedFlushes()
         self._changes = Changes()
         self._attach_soon = asyncio.Event()
@@ -139,7 +142,9 @@ class ManagedDevice(OrderedDevice):
         self.admission = Admission(
             params, allowed, inherited=inherited, target_keys=target_keys.keys, save=lambda: self.on_change()
         )
+        self.dependents = Dependents(self.name, self._rpc, dependents, self.changed)
         self._target_bdev = TargetBdev(self._rpc, self.name, self.uuid, self.admission, target_keys)
+        self._target_bdev.on_anew = self.dependents.attached_anew
         self._front = self._new_front()
         self.hosts = ConnectedHosts(lambda: self.on_change())
         """Told before they have their first answer, so that a successor knows whom it owes the truth."""
@@ -173,6 +178,11 @@ class ManagedDevice(OrderedDevice):
     def inherited(self) -> bool:
         """A predecessor had it."""
         return self._inherited
+
+    @property
+    def is_attached(self) -> bool:
+        """As far as the daemon is to attach it: what stands on it in the target can be there."""
+        return self.state is DeviceState.ONLINE and (self.attachment is not None or self.params["no_attach"])
 
     @property
     def export(self) -> Export | None:
@@ -295,9 +305,12 @@ class ManagedDevice(OrderedDevice):
 
     async def _try_attach(self) -> None:
         """Of what hosts have had already: those of the export don't wait for the target, which gets it later."""
-        if not self.params["no_attach"]:
-            with contextlib.suppress(TargetError, OSError):
-                await self._attach()
+        if self.params["no_attach"]:
+            # Whether its user attached it in the target, nothing tells.
+            self.dependents.attached_anew()
+            return
+        with contextlib.suppress(TargetError, OSError):
+            await self._attach()
 
     # --- life ---
 
@@ -345,6 +358,7 @@ class ManagedDevice(OrderedDevice):
         failed = asyncio.ensure_future(ftl.failed.wait())
         changing = asyncio.ensure_future(self._changes.wanted.wait())
         attaching = asyncio.ensure_future(self._attach_again())
+        standing = asyncio.ensure_future(self.dependents.keep(lambda: self.is_attached))
         alarming = asyncio.ensure_future(settle_alarms(self.hosts))
         making_room = asyncio.ensure_future(make_room(self.hosts, lambda: self._front.present, ftl.make_durable))
         watching = asyncio.ensure_future(self._base_watch.run(ftl.core))
@@ -365,7 +379,7 @@ class ManagedDevice(OrderedDevice):
                 reason = self._link.lost_reason or failure.message
         finally:
             self._link.watch_zones(None)
-            await end_tasks((lost, failed, changing, attaching, alarming, making_room, watching))
+            await end_tasks((lost, failed, changing, attaching, standing, alarming, making_room, watching))
         self.error = f"base bdev {self._link.base_name}: {'; '.join(filter(None, (reason, self._base_watch.no_space)))}"
         return _Ended.LOST
 
@@ -400,20 +414,6 @@ class ManagedDevice(OrderedDevice):
             else:
                 self.error = None
                 self.changed()
-
-    async def change(self, change: Change) -> None:
-        """Halts the FTL cleanly, and loads it again, changed. Hosts notice a pause. Returns when it runs.
-
-        Raises BusyError where it does not run now, or is being changed already; else what kept it from being halted or
-        loaded so: then it is as it was, or waits for its base.
-        """
-        if self.ftl is None or self.state is not DeviceState.ONLINE or self.ftl.state is not FtlState.RUNNING:
-            reason = f": {self.error}" if self.error else ""
-            raise BusyError(f"FTL bdev {self.name} is {self.describe()['state']}{reason}; {change.what} has to wait")
-        if self.no_data:
-            raise ParameterError(f"FTL bdev {self.name} was made with no_data, so it can't be loaded again changed")
-        FtlConf.from_dict(given_settings(change.applied(self.params))).check()
-        await self._changes.ask(change)
 
     async def _load_changed(self) -> bool:
         """False: it has to be loaded as it was. Whoever asked knows why."""
@@ -451,14 +451,6 @@ class ManagedDevice(OrderedDevice):
         self._changes.done()
         return True
 
-    def set_params(self, params: dict[str, Any]) -> None:
-        """In place: those that go by them have them too. Raises ConfError, ParameterError."""
-        settings = given_settings(params)
-        FtlConf.from_dict(settings).check()
-        for mine, new in ((self.params, params), (self.settings, settings)):
-            mine.clear()
-            mine.update(new)
-
     async def _halt_to_change(self, change: Change) -> bool:
         """I/O waits from now on, and what had been accepted is on media. Raises BusyError where that can't be had in
         a moment: nothing is changed then, and I/O goes on."""
@@ -472,7 +464,7 @@ class ManagedDevice(OrderedDevice):
                 f"{change.what} has to wait: try again when it does"
             )
         self.state = DeviceState.WAITING
-        self._step_told, self._waits_for = "", change.what
+        self._step_told, self.waits_for = "", change.what
         self.changed()
         self._hold_timer = asyncio.get_running_loop().call_later(self._identity.peer_timeout_s, self._stop_holding)
         self.ftl = None
@@ -492,7 +484,7 @@ class ManagedDevice(OrderedDevice):
             self._hold_timer.cancel()
         # At once: whoever asks before the base is let go of is told of no bdev in a target that is gone.
         self.attachment = None
-        self._step_told = self._waits_for = ""
+        self._step_told = self.waits_for = ""
         self.changed()
         self._hold_timer = asyncio.get_running_loop().call_later(self._identity.peer_timeout_s, self._stop_holding)
         delay_s = RETRY_MIN_S
@@ -505,7 +497,7 @@ class ManagedDevice(OrderedDevice):
                     await self._return_to_base()
                     break
                 except (DeferredError, *PASSING) as error:
-                    self._waits_for = str(error)
+                    self.waits_for = str(error)
                     log.debug("%s: waiting: %s", self.name, error)
                     if await self._flush_failed(error):
                         return False
@@ -691,12 +683,14 @@ class ManagedDevice(OrderedDevice):
             "attached": self.attachment is not None,
             **self.admission.describe(),
             "base_tls": self._link.tls_cipher,
-            "error": self.error,
+            "error": self.error or self.dependents.error,
         }
+        if self.dependents.known:
+            told["dependents"] = self.dependents.describe()
         if self.state in (DeviceState.CREATING, DeviceState.WAITING) and self._step_told:
             told["progress"] = self._step_told
-        if self.state is DeviceState.WAITING:
-            told["waiting_for"] = self._waits_for
+        if self.state in (DeviceState.WAITING, DeviceState.DEFERRED):
+            told["waiting_for"] = self.waits_for
         if self.export is not None:
             told["export"] = {
                 "trtype": "TCP",
@@ -719,10 +713,12 @@ class ManagedDevice(OrderedDevice):
     def properties(self) -> dict[str, Any]:
         """For bdev_ftl_get_properties."""
         told = self.describe()
+        told["base_names"] = self._link.names_of("base")
         if self.params.get("cache") is not None:
             its = self.ftl.cache if self.ftl is not None else None
             told["cache"] = {
                 "bdev": self.params["cache"],
+                "names": self._link.names_of("cache"),
                 "kind": self.cache_kind,
                 "state": its.state.value if its is not None else "absent",
                 "failure": its.failure if its is not None else None,
@@ -796,4 +792,5 @@ class ManagedDevice(OrderedDevice):
             "export": None if export is None else [export.nqn, export.traddr, export.trsvcid],
             "allowed": self.admission.to_record(),
             "hosts": self.hosts.to_record(),
+            "dependents": self.dependents.to_record(),
         }

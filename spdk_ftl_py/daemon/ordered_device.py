@@ -7,14 +7,17 @@ from collections.abc import Callable
 from typing import Any
 from uuid import UUID
 
-from ..conf import FtlConf
-from ..errors import BusyError, FtlError, TargetError
+from ..conf import FtlConf, given_settings
+from ..errors import BusyError, FtlError, ParameterError, TargetError
+from ..ftl.device import DeviceState as FtlState
 from ..ftl.device import FtlDevice
 from ..spdk.attach import Attachment
 from ..spdk.bdevs import Bdev
 from ..spdk.rpc import TargetRpc
 from .base import BaseLink
+from .changes import Change, Changes
 from .checks import check_name
+from .dependents import Dependents
 from .device_state import DeviceState
 from .front import Front
 from .target_bdev import TargetBdev
@@ -26,7 +29,12 @@ class OrderedDevice:
     name: str
     uuid: UUID
     params: dict[str, Any]
+    settings: dict[str, Any]
     conf: FtlConf
+    no_data: bool
+    error: str | None
+    dependents: Dependents
+    _changes: Changes
     ftl: FtlDevice | None
     attachment: Attachment | None
     _rpc: TargetRpc
@@ -45,6 +53,31 @@ class OrderedDevice:
 
     async def _try_attach(self) -> None:
         raise NotImplementedError
+
+    def describe(self) -> dict[str, Any]:
+        raise NotImplementedError
+
+    async def change(self, change: Change) -> None:
+        """Halts the FTL cleanly, and loads it again, changed. Hosts notice a pause. Returns when it runs.
+
+        Raises BusyError where it does not run now, or is being changed already; else what kept it from being halted or
+        loaded so: then it is as it was, or waits for its base.
+        """
+        if self.ftl is None or self.state is not DeviceState.ONLINE or self.ftl.state is not FtlState.RUNNING:
+            reason = f": {self.error}" if self.error else ""
+            raise BusyError(f"FTL bdev {self.name} is {self.describe()['state']}{reason}; {change.what} has to wait")
+        if self.no_data:
+            raise ParameterError(f"FTL bdev {self.name} was made with no_data, so it can't be loaded again changed")
+        FtlConf.from_dict(given_settings(change.applied(self.params))).check()
+        await self._changes.ask(change)
+
+    def set_params(self, params: dict[str, Any]) -> None:
+        """In place: those that go by them have them too. Raises ConfError, ParameterError."""
+        settings = given_settings(params)
+        FtlConf.from_dict(settings).check()
+        for mine, new in ((self.params, params), (self.settings, settings)):
+            mine.clear()
+            mine.update(new)
 
     def took_conf(self) -> None:
         """Its FTL has another one now."""
@@ -82,6 +115,8 @@ class OrderedDevice:
                     f"FTL bdev {self.name} is no bdev of its target now, which the daemon is about to mend: try again "
                     "when ftl_get_devices says that it is attached"
                 )
+            if self.dependents.pending:
+                raise BusyError(f"FTL bdev {self.name}: what stands on it is being made again; it can't be renamed now")
             await check_name(self._rpc, name, self.uuid, before=self.name)
             await self._target_bdev.require_unused()
             before = self.name
@@ -106,3 +141,4 @@ class OrderedDevice:
     def _take(self, name: str, take: Callable[[str], None]) -> None:
         take(name)
         self._target_bdev.name = name
+        self.dependents.renamed(name)

@@ -3,31 +3,37 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import logging
 import os
 import time
 from collections import defaultdict
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Final
 from uuid import UUID
 
-from ..errors import BusyError, ExistsError, FtlError, NotFoundError
+from ..errors import BusyError, ExistsError, FtlError, NotFoundError, ParameterError
 from ..ftl.load.write_buffer_file import BufferFile, BufferFiles, buffer_files, in_use
 from ..runtime.tasks import end_tasks
 from ..spdk.attach import detach
 from ..spdk.bdevs import find_bdev
 from ..spdk.exports import bdev_nqn, remove_subsystem
 from ..spdk.rpc import is_gone
+from ..spdk.saved_config import OwnFtl
 from ..text import show_name, show_names
 from ..version import __version__
 from .base import DaemonIdentity, DeferredError
+from .checks import FtlThereError
+from .config_rpcs import ConfigRpcs, normal_target
 from .device import PROBE_TIMEOUT_S, DeviceState, ManagedDevice
 from .front import Export
 from .orders import Orders
 from .requester import requester
+from .saved import SavedFtl
 from .session_keys import drop_all, remove_stray_files
 from .state import StateDirectory
+from .terms import POLL_S, Terms, check_agrees, is_patient, may_come, wait_online
 
 DEFERRED_POLL_MIN_S: Final = 0.2
 DEFERRED_POLL_MAX_S: Final = 2.0
@@ -35,18 +41,21 @@ DEFERRED_POLL_GROWTH: Final = 1.5
 SAVE_AGAIN_S: Final = 1.0
 _DEFAULTS_FILLED_IN: Final = {"overprovisioning": 20, "use_append": False}
 
+Key = tuple[str, str]
+"""Target and name."""
+
 log = logging.getLogger(__name__)
 
 
 class Registry:
-    """One name space of FTLs, whatever targets they are on."""
+    """One name space of FTLs for each target."""
 
     def __init__(self, state: StateDirectory, identity: DaemonIdentity, *, socket_path: str) -> None:
         self._state = state
         self._identity = identity
         self._socket_path = socket_path
-        self._devices: dict[str, ManagedDevice] = {}
-        self._watchers: dict[str, asyncio.Task[None]] = {}
+        self._devices: dict[Key, ManagedDevice] = {}
+        self._watchers: dict[ManagedDevice, asyncio.Task[None]] = {}
         self._orphans: list[dict[str, Any]] = []
         """Records of devices that are no more, but whose remains in their target could not be undone yet."""
         self._undoing: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
@@ -57,6 +66,7 @@ class Registry:
         """Tries until what has happened is in the state file."""
         self._halting = False
         self._orders = Orders(self)
+        self._configs = ConfigRpcs(self, identity)
         self._started = time.monotonic()
 
     @property
@@ -76,23 +86,26 @@ class Registry:
             "ftl_get_devices": self.get_devices,
             "ftl_get_daemon": self.get_daemon,
             "ftl_remove_buffers": self.remove_buffers,
+            **self._configs.methods,
         }
 
     # --- start and halt ---
 
-    async def start(self) -> None:
+    async def start(self, saved: Sequence[SavedFtl] = ()) -> None:
         """Takes over from a predecessor: what is on media is loaded again as soon as its base bdev is there, under the
         same address, and with what still stands of it in the target; deferred creations go on waiting; what else was
-        left in targets is undone."""
+        left in targets is undone. saved: FTLs of a saved configuration, as far as the predecessor does not say
+        otherwise."""
         remove_stray_files(self._identity.key_dir, {UUID(record["uuid"]) for record in self._state.devices})
         for record in self._state.devices:
             deferred = record["state"] == DeviceState.DEFERRED.value
             loads = record.get("loads") is True and record["state"] != DeviceState.DELETING.value
-            if not (loads or deferred) or not self._resume(record, inherited=loads):
+            if not (loads or deferred) or not self.resume(record, inherited=loads):
                 # As one that is being deleted: whoever reads the state file next is to undo it, and no more.
                 if (record.get("params") or {}).get("no_data"):
                     log.warning("%s: was made with no_data, so it is gone", record["name"])
                 self._leave_behind(record)
+        self._configs.start(saved)
         await asyncio.gather(*(self._undo_orphans(target) for target in {each["target"] for each in self._orphans}))
         self._save()
 
@@ -131,7 +144,8 @@ class Registry:
         log.info("%s: %s, asked for by %s", device, what, requester())
         return "; ".join(f"{device.name}: {step}: {failure}" for step, failure in failures)
 
-    def _resume(self, record: dict[str, Any], *, inherited: bool) -> bool:
+    def resume(self, record: dict[str, Any], *, inherited: bool) -> bool:
+        """It waits for its base from now on. False: the record makes no sense, which was logged."""
         try:
             export = record.get("export")
             device = ManagedDevice(
@@ -143,18 +157,43 @@ class Registry:
                 hosts=record.get("hosts"),
                 allowed=record.get("allowed"),
                 inherited=inherited,
+                dependents=record.get("dependents"),
             )
         except (FtlError, KeyError, IndexError, TypeError, ValueError) as error:
             log.error("%s: can't go on with it, the state file's record makes no sense: %s", record["name"], error)
             return False
-        device.on_change = self._save
-        device.on_change_behind = self._save_for_sure
-        device.hosts.require_state_room = self._require_room_for_host
-        self._devices[device.name] = device
+        self._prepare(device)
+        self._devices[key_of(device)] = device
         if record.get("allowed") is None:
             _warn_of_upgrade(device)
         self._defer(device)
         return True
+
+    # --- for saved configurations
+
+    @property
+    def devices(self) -> Mapping[Key, ManagedDevice]:
+        return self._devices
+
+    def orphans(self, target: str) -> list[OwnFtl]:
+        """FTLs that are no more, and have left something in that target."""
+        return [OwnFtl(each["name"], UUID(each["uuid"])) for each in self._orphans if each["target"] == target]
+
+    def worth_keeping(self, device: ManagedDevice) -> bool:
+        return self._devices.get(key_of(device)) is device and _worth_keeping(device)
+
+    def forget(self, key: Key) -> None:
+        """What resume() did, at once behind it."""
+        self._watchers.pop(self._devices.pop(key)).cancel()
+
+    def require_running(self) -> None:
+        if self._halting:
+            raise FtlError("the daemon is halting", errno=errno.ESHUTDOWN)
+        self._state.require_room()
+
+    def save(self) -> None:
+        """Raises FtlError."""
+        self._save()
 
     def _leave_behind(self, record: dict[str, Any]) -> None:
         """Whoever reads the state file next is to undo it in its target, and no more."""
@@ -181,57 +220,120 @@ class Registry:
     # --- RPCs ---
 
     async def create(self, params: dict[str, Any]) -> Any:
-        """{"name", "uuid"}, or the line that the creation is deferred."""
+        """{"name", "uuid"}, with more where its terms ask for it (Terms.answer), or the line that the creation is
+        deferred."""
         if self._halting:
             raise FtlError("the daemon is halting", errno=errno.ESHUTDOWN)
         self._state.require_room()
-        params["target"] = _normal(params["target"])
+        params["target"] = normal_target(params["target"])
         name = params["name"]
-        other = self._devices.get(name)
+        key, asked = (params["target"], name), dict(params)
+        terms = Terms.take(params)
+        while terms.if_absent and (other := self._devices.get(key)) is not None:
+            if other.state is DeviceState.CREATING and other not in self._watchers:
+                # Somebody else asks for it at the same time: it is there in a moment, or not at all.
+                await asyncio.sleep(POLL_S)
+                continue
+            await self._check_agrees(other, asked)
+            return terms.answer(await self._wait_online(key, terms), changed=False)
+        other = self._devices.get(key)
         if other is not None:
             raise ExistsError(
                 f"name {name}: there is an FTL bdev of that name ({other.state.value}, on the SPDK target at "
                 f"{other.target}): choose another, or delete it first"
             )
-        device = ManagedDevice(params, self._identity)
-        twin = next((each for each in self._devices.values() if each.uuid == device.uuid), None)
-        if twin is not None:
-            raise ExistsError(
-                f"uuid {device.uuid}: FTL bdev {twin.name} ({twin.state.value}, on the SPDK target at {twin.target}) "
-                "has it already: choose another, or delete that one first"
-            )
-        self._devices[name] = device
+        device = ManagedDevice(params, self._identity, terms.chosen)
+        self._check_no_twin(device.uuid)
+        self._devices[key] = device
         task = asyncio.ensure_future(self._bring_up(device))
         self._creations.add(task)
         task.add_done_callback(self._creations.discard)
         # Whoever called may hang up: the creation goes on to one of its ends.
         try:
-            return await asyncio.shield(task)
+            device = await asyncio.shield(task)
         except asyncio.CancelledError:
             if task.cancelled():
                 raise FtlError(f"FTL bdev {name}: not created, the daemon is halting", errno=errno.ESHUTDOWN) from None
             raise
+        if device.state is DeviceState.DEFERRED and not terms.asks_for_json:
+            return f"FTL bdev: {name} creation deferred"
+        return terms.answer(await self._wait_online(key, terms, device), changed=True)
 
-    async def _bring_up(self, device: ManagedDevice) -> Any:
+    async def _check_agrees(self, device: ManagedDevice, asked: dict[str, Any]) -> None:
+        """Raises what check_agrees() does."""
+        told = self._properties(device)
+        for role, has in (("base", told["base_bdev"]), ("cache", device.params.get("cache"))):
+            wanted = asked.get("base_bdev" if role == "base" else "cache")
+            if wanted in (None, has):
+                continue
+            with contextlib.suppress(FtlError):
+                # It may be another name of the same bdev.
+                bdev = await find_bdev(self._identity.rpc(device.target), wanted)
+                if bdev is not None and has in bdev.names:
+                    asked = {**asked, "base_bdev" if role == "base" else "cache": has}
+        check_agrees(device, asked, told)
+
+    async def _wait_online(self, key: Key, terms: Terms, device: ManagedDevice | None = None) -> ManagedDevice:
+        """device, the one of that key by default, as it is when the time to wait is over. Raises what wait_online()
+        does."""
+        if device is not None and (terms.wait_s is None or device.state is not DeviceState.DEFERRED):
+            return device
+        return await wait_online(lambda: self._devices.get(key), key[1], terms.wait_s or 0, lambda: self._halting)
+
+    def _check_no_twin(self, uuid: UUID, but: ManagedDevice | None = None) -> None:
+        twin = next((each for each in self._devices.values() if each.uuid == uuid and each is not but), None)
+        if twin is not None:
+            raise ExistsError(
+                f"uuid {uuid}: FTL bdev {twin.name} ({twin.state.value}, on the SPDK target at {twin.target}) "
+                "has it already: choose another, or delete that one first"
+            )
+
+    def _load_instead(self, device: ManagedDevice, error: FtlThereError) -> ManagedDevice:
+        """With load_or_create, the FTL that was found on the base of device takes its place, to be loaded. Raises the
+        error where that is not asked for, and ExistsError where it is not the FTL that is asked for."""
+        if not device.params.get("load_or_create"):
+            raise error
+        wanted = device.params.get("uuid")
+        if wanted is not None and UUID(wanted) != error.uuid:
+            raise ExistsError(
+                f"base bdev {device.params['base_bdev']} holds an FTL already, with uuid {error.uuid}, and {wanted} is "
+                "asked for: give another base, or that uuid; nothing was done"
+            ) from error
+        self._check_no_twin(error.uuid, device)
+        record = device.record()
+        params = {name: value for name, value in record["params"].items() if name not in ("load_or_create", "uuid")}
+        found = ManagedDevice(params, self._identity, error.uuid, loads=True, allowed=record["allowed"])
+        self._prepare(found)
+        self._devices[key_of(found)] = found
+        if device in self._watchers:
+            self._watchers[found] = self._watchers.pop(device)
+        self._save()
+        return found
+
+    def _prepare(self, device: ManagedDevice) -> None:
         device.on_change = self._save
         device.on_change_behind = self._save_for_sure
         device.hosts.require_state_room = self._require_room_for_host
-        record = device.record()
+
+    async def _bring_up(self, device: ManagedDevice) -> ManagedDevice:
+        """Online or deferred. With load_or_create it may be another one than what was given."""
+        self._prepare(device)
         try:
             await self._undo_orphans(device.target)
             self._save()
-            await device.bring_up()
-        except DeferredError:
-            self._defer(device)
-            result: Any = f"FTL bdev: {device.name} creation deferred"
-        except BaseException:
-            del self._devices[device.name]
-            if device.left_behind:
-                self._leave_behind(record)
-            self._save_for_sure()
-            raise
-        else:
-            result = {"name": device.name, "uuid": str(device.uuid)}
+            try:
+                await device.bring_up()
+            except FtlThereError as error:
+                device = self._load_instead(device, error)
+                await device.bring_up()
+        except BaseException as error:
+            if not self._is_deferred_by(device, error):
+                del self._devices[key_of(device)]
+                if device.left_behind:
+                    self._leave_behind(device.record())
+                self._save_for_sure()
+                raise
+            self._defer(device, str(error))
         try:
             self._save()
         except FtlError:
@@ -244,7 +346,14 @@ class Registry:
             "creation deferred" if device.state is DeviceState.DEFERRED else device.how_it_came,
             requester(),
         )
-        return result
+        return device
+
+    @staticmethod
+    def _is_deferred_by(device: ManagedDevice, error: BaseException) -> bool:
+        """The creation goes on when what it lacks is there."""
+        if isinstance(error, DeferredError):
+            return True
+        return is_patient(device.params) and may_come(error) and not device.left_behind
 
     async def delete(self, params: dict[str, Any]) -> Any:
         """True, or the line that says what of it only its write buffer file has."""
@@ -254,7 +363,7 @@ class Registry:
         # Either nothing is done, or it is deleted for good.
         self._state.require_room()
         # One that is being created for somebody who waits is refused by take_down().
-        created = device.state is DeviceState.CREATING and device.name not in self._watchers
+        created = device.state is DeviceState.CREATING and device not in self._watchers
         held = None if created or device.can_be_halted else device.held_in_file()
         if held is not None and not params.get("force"):
             raise BusyError(
@@ -290,15 +399,18 @@ class Registry:
         return failures
 
     async def _take_down(self, device: ManagedDevice) -> list[tuple[str, Exception]]:
-        watcher = self._watchers.get(device.name)
+        # With load_or_create it may have become another one.
+        device = self._devices.get(key_of(device), device)
+        watcher = self._watchers.get(device)
         if watcher is not None:
             # Whether it waits for its base or is just being made of it: it is undone, and DEFERRED then.
             await end_tasks([watcher])
+            device = self._devices.get(key_of(device), device)
         record = device.record()
         failures = await device.take_down()
         if device.left_behind:
             self._leave_behind(record)
-        del self._devices[device.name]
+        del self._devices[key_of(device)]
         failure = self._save_for_sure()
         if failure is not None:
             failures = [*failures, ("remove it from the state file (the daemon goes on trying)", failure)]
@@ -308,7 +420,11 @@ class Registry:
         return self._find(params).stats()
 
     async def get_properties(self, params: dict[str, Any]) -> dict[str, Any]:
-        return self._find(params).properties()
+        return self._properties(self._find(params))
+
+    @staticmethod
+    def _properties(device: ManagedDevice) -> dict[str, Any]:
+        return {**device.properties(), "params": device.params}
 
     async def scrub(self, params: dict[str, Any]) -> dict[str, Any]:
         """How it stands, once it is ordered or stopped."""
@@ -349,7 +465,7 @@ class Registry:
 
     def require_free(self, device: ManagedDevice, name: str) -> None:
         """Raises ExistsError where another one has that name."""
-        other = self._devices.get(name)
+        other = self._devices.get((device.target, name))
         if other is not None and other is not device:
             raise ExistsError(
                 f"name {name}: there is an FTL bdev of that name ({other.state.value}, on the SPDK target at "
@@ -358,9 +474,9 @@ class Registry:
 
     def renamed(self, device: ManagedDevice, before: str) -> None:
         """It has another name since a moment."""
-        if self._devices.get(before) is device:
-            del self._devices[before]
-        self._devices[device.name] = device
+        if self._devices.get((device.target, before)) is device:
+            del self._devices[(device.target, before)]
+        self._devices[key_of(device)] = device
 
     def find_to_change(self, params: dict[str, Any]) -> ManagedDevice:
         """Raises NotFoundError, and where the device, or all of them, is being let go of, BusyError or FtlError."""
@@ -372,9 +488,10 @@ class Registry:
         return device
 
     async def get_devices(self, params: dict[str, Any]) -> list[dict[str, Any]]:
+        target = normal_target(params["target"]) if params.get("target") is not None else None
         if params.get("name") is not None:
-            return [self._find(params).describe()]
-        target = _normal(params["target"]) if params.get("target") is not None else None
+            named = [device for device in self._named(params["name"]) if target in (None, device.target)]
+            return [device.describe() for device in named or [self._find(params)]]
         return [device.describe() for device in self._devices.values() if target in (None, device.target)]
 
     async def get_daemon(self, _params: dict[str, Any]) -> dict[str, Any]:
@@ -455,28 +572,44 @@ class Registry:
             )
 
     def _find(self, params: dict[str, Any]) -> ManagedDevice:
+        """The FTL of params["name"], on params["target"] where that is given. Raises NotFoundError, or ParameterError
+        where only the target would tell which one is meant."""
         name = params["name"]
-        device = self._devices.get(name)
-        if device is None:
-            there = ", ".join(self._devices) or "none"
+        named = self._named(name)
+        if not named:
+            there = ", ".join(sorted({device.name for device in self._devices.values()})) or "none"
             raise NotFoundError(f"FTL bdev {name}: no such FTL; the daemon has: {there}")
-        if params.get("target") is not None and _normal(params["target"]) != device.target:
-            raise NotFoundError(
-                f"FTL bdev {name}: it is on the SPDK target at {device.target}, not at {params['target']}"
+        targets = ", ".join(device.target for device in named)
+        if params.get("target") is not None:
+            device = self._devices.get((normal_target(params["target"]), name))
+            if device is None:
+                raise NotFoundError(
+                    f"FTL bdev {name}: it is on the SPDK target at {targets}, not at {params['target']}"
+                )
+            return device
+        if len(named) > 1:
+            raise ParameterError(
+                f"FTL bdev {name}: there is one on each of the SPDK targets at {targets}: say which is meant with "
+                "-s TARGET (the RPC's parameter target)"
             )
-        return device
+        return named[0]
+
+    def _named(self, name: str) -> list[ManagedDevice]:
+        return [device for device in self._devices.values() if device.name == name]
 
     # --- deferred creation ---
 
-    def _defer(self, device: ManagedDevice) -> None:
+    def _defer(self, device: ManagedDevice, reason: str = "") -> None:
+        """reason: what it waits for, until something else is found to be missing."""
         device.state = DeviceState.DEFERRED
+        device.waits_for = reason
         watcher = asyncio.create_task(self._create_when_there(device), name=f"wait for the base of {device.name}")
-        self._watchers[device.name] = watcher
-        watcher.add_done_callback(lambda _: self._forget_watcher(device.name, watcher))
+        self._watchers[device] = watcher
+        watcher.add_done_callback(self._forget_watcher)
 
-    def _forget_watcher(self, name: str, watcher: asyncio.Task[None]) -> None:
-        if self._watchers.get(name) is watcher:
-            del self._watchers[name]
+    def _forget_watcher(self, watcher: asyncio.Task[None]) -> None:
+        for device in [each for each, task in self._watchers.items() if task is watcher]:
+            del self._watchers[device]
 
     async def _create_when_there(self, device: ManagedDevice) -> None:
         rpc = self._identity.rpc(device.target)
@@ -489,22 +622,28 @@ class Registry:
             first = False
             try:
                 if not device.inherited and await find_bdev(rpc, device.params["base_bdev"]) is None:
+                    device.waits_for = f"base bdev {device.params['base_bdev']} does not exist yet"
                     continue
             except FtlError as error:
                 log.debug("%s: deferred: %s", device.name, error)
+                device.waits_for = error.message
                 continue
             try:
                 await self._undo_orphans(device.target)
-                await device.bring_up()
-            except DeferredError as error:
-                log.debug("%s: deferred: %s", device.name, error)
-                device.error = error.message
-                device.state = DeviceState.DEFERRED
-                continue
+                try:
+                    await device.bring_up()
+                except FtlThereError as error:
+                    device = self._load_instead(device, error)
+                    await device.bring_up()
             except asyncio.CancelledError:
                 device.state = DeviceState.DEFERRED
                 raise
             except Exception as error:
+                if self._is_deferred_by(device, error):
+                    log.debug("%s: deferred: %s", device.name, error)
+                    device.error = device.waits_for = str(error)
+                    device.state = DeviceState.DEFERRED
+                    continue
                 log.error("%s: deferred creation failed: %s", device, error)
                 if device.left_behind and not _worth_keeping(device):
                     self._leave_behind(device.record())
@@ -556,6 +695,10 @@ class Registry:
         return [device.record() for device in self._devices.values() if _worth_keeping(device)]
 
 
+def key_of(device: ManagedDevice) -> Key:
+    return device.target, device.name
+
+
 def _warn_of_upgrade(device: ManagedDevice) -> None:
     """Daemons before this one let every host in, and did not say so in the state file."""
     own = "only the target itself may" if not device.params["no_attach"] else "no host may"
@@ -590,8 +733,3 @@ def _params_given(record: dict[str, Any]) -> dict[str, Any]:
             if params.get(name) == default:
                 del params[name]
     return params
-
-
-def _normal(target: str) -> str:
-    """One spelling for each target: symbolic links and // resolved."""
-    return os.path.realpath(target) if target.startswith("/") else target

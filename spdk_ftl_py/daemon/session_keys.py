@@ -19,11 +19,9 @@ from ..nvme.auth.key import DhchapKey, HostKeys, KeyFile, write_key_file
 from ..nvme.auth.messages import DhGroup
 from ..nvme.auth.psk import PskFile, PskSource
 from ..nvme.auth.response import Policy
-from ..spdk.keyring import KeyPair, add_key_files, remove_keys
+from ..spdk.keyring import SESSION_ROLES, KeyPair, add_key_files, remove_keys, session_key_names
 from ..spdk.rpc import METHOD_NOT_FOUND, TargetRpc, is_gone
 
-ROLES: Final = ("base", "cache", "target")
-"""What the daemon connects to, twice; and the target, which connects to the daemon."""
 POLICY: Final = Policy(dh_groups=(DhGroup.FFDHE3072, DhGroup.FFDHE2048, DhGroup.NULL))
 """A target takes the largest group that it is offered; with ffdhe8192 it would stand still for 20 ms."""
 
@@ -43,9 +41,8 @@ class SessionKeys:
         self._role = role
         self._device = device
         self._psk = psk
-        name = f"spdk-ftl-{role}-{device}"
-        self._names = KeyPair(name, f"{name}-ctrlr")
-        self._psk_name = f"{name}-psk"
+        name, ctrlr_name, self._psk_name = session_key_names(role, device)
+        self._names = KeyPair(name, ctrlr_name)
 
     @property
     def keys(self) -> HostKeys | None:
@@ -157,7 +154,7 @@ class SessionKeys:
 
 async def drop_all(rpc: TargetRpc, folder: Path | None, device: UUID, psk: str | None = None) -> None:
     """Of an FTL that is no more. Raises TargetError where the target does not answer."""
-    for role in ROLES:
+    for role in SESSION_ROLES:
         await SessionKeys(rpc, folder, device, role, psk_path(psk)).drop()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from typing import Final
 from uuid import UUID
 
@@ -29,6 +30,8 @@ class TargetBdev:
     def __init__(self, rpc: TargetRpc, name: str, device: UUID, admission: Admission, keys: SessionKeys) -> None:
         self.name = name
         """May be changed while nothing is attached."""
+        self.on_anew: Callable[[], object] = lambda: None
+        """Told before it is attached to a target that has nothing of it."""
         self._rpc = rpc
         self._device = device
         self._admission = admission
@@ -84,6 +87,7 @@ class TargetBdev:
 
     async def _share_keys(self) -> KeyPair | None:
         """Before the target is attached. Raises TargetError."""
+        self.on_anew()
         pair = await self._steps.run(_KEYS, self._keys.share(), self._keys.drop)
         try:
             self._admission.set_target_keys(self._keys.shared)

@@ -46,6 +46,11 @@ def controller_name(name: str, device: UUID) -> str:
     return f"{name}-{device.hex[:8]}"
 
 
+def nvme_bdev_name(name: str, device: UUID) -> str:
+    """Of the bdev that the controller makes, under the passthru bdev."""
+    return f"{controller_name(name, device)}n{_NSID}"
+
+
 def new_target_nqn() -> str:
     """The host NQN under which a target is to attach an FTL: nobody else has it, and nobody can guess it."""
     return f"{NQN_PREFIX}target:{uuid4()}"
@@ -67,7 +72,7 @@ async def attach(
     still stands (the export was away for a while) stays as it is, with whoever uses it, and with its keys. Else
     share_keys() makes those with which the two prove to each other who they are. Raises TargetError."""
     controller = controller_name(name, device)
-    nvme_bdev = f"{controller}n{_NSID}"
+    nvme_bdev = nvme_bdev_name(name, device)
     path = {
         "trtype": "TCP",
         "adrfam": "IPv6" if ":" in traddr else "IPv4",
@@ -199,7 +204,7 @@ def _hostnqn(path: dict[str, Any]) -> str | None:
 
 async def attached_as(rpc: TargetRpc, *, name: str, device: UUID) -> bool:
     """Whether the bdev of that name is the one attach() makes."""
-    return _passthru_base(await find_bdev(rpc, name)) == f"{controller_name(name, device)}n{_NSID}"
+    return _passthru_base(await find_bdev(rpc, name)) == nvme_bdev_name(name, device)
 
 
 async def detach_unclaimed(rpc: TargetRpc, *, name: str, device: UUID) -> bool:
@@ -214,7 +219,7 @@ async def detach_unclaimed(rpc: TargetRpc, *, name: str, device: UUID) -> bool:
 async def detach(rpc: TargetRpc, *, name: str, device: UUID) -> None:
     """Takes back what attach() did for a daemon that is gone; no error where there is nothing."""
     controller = controller_name(name, device)
-    await _delete_passthru(rpc, name, f"{controller}n{_NSID}")
+    await _delete_passthru(rpc, name, nvme_bdev_name(name, device))
     await _undo(rpc, "bdev_nvme_detach_controller", controller)
 
 

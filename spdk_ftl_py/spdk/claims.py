@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from typing import Any, Final
 
 from ..errors import ClaimedError, TargetError
@@ -59,20 +59,20 @@ async def _owning_subsystem(rpc: TargetRpc, bdev: Bdev) -> tuple[str, object] | 
 
 async def _owning_bdev(rpc: TargetRpc, bdev: Bdev) -> str | None:
     for other in await get_bdevs(rpc):
-        if other.name != bdev.name and _mentions(other.driver_specific, bdev.names, NESTING_MAX):
+        if other.name != bdev.name and mentions(other.driver_specific, bdev.names, NESTING_MAX):
             kind = other.product_name or next(iter(other.driver_specific), "virtual")
             return f"{kind} bdev {other.name}"
     return None
 
 
-def _mentions(details: Any, names: frozenset[str], depth: int) -> bool:
+def mentions(details: Any, names: Set[str], depth: int) -> bool:
     """Every virtual bdev names its base somewhere in driver_specific, each under a key of its own."""
     if depth == 0:
         return False
     if isinstance(details, str):
         return details in names
     if isinstance(details, Mapping):
-        return any(_mentions(value, names, depth - 1) for value in details.values())
+        return any(mentions(value, names, depth - 1) for value in details.values())
     if isinstance(details, list):
-        return any(_mentions(value, names, depth - 1) for value in details)
+        return any(mentions(value, names, depth - 1) for value in details)
     return False

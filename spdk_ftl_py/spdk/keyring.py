@@ -5,9 +5,20 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
+from uuid import UUID
 
 from ..errors import TargetError
 from .rpc import TargetRpc
+
+SESSION_ROLES: Final = ("base", "cache", "target")
+"""What the daemon connects to, twice; and the target, which connects to the daemon."""
+
+
+def session_key_names(role: str, device: UUID) -> tuple[str, str, str]:
+    """In the target's keyring, of one of SESSION_ROLES: the host's key, the controller's, the one for TLS."""
+    name = f"spdk-ftl-{role}-{device}"
+    return name, f"{name}-ctrlr", f"{name}-psk"
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,9 @@ TUNING_METHODS = frozenset(
     )
 )  # fmt: skip
 
+FTL_SECTION = "ftl"
+"""Of the daemon's: FTLs, which it makes by itself."""
+
 CONFIG_BYTES_MAX = 16 * 1024 * 1024
 
 
@@ -54,6 +57,8 @@ def read_config(path: str) -> list[tuple[str, Any]]:
     for subsystem in document["subsystems"]:
         if not isinstance(subsystem, dict) or not isinstance(subsystem.get("config") or [], list):
             raise ParameterError(f'configuration {path}: a subsystem is no object with a "config" array')
+        if subsystem.get("subsystem") == FTL_SECTION:
+            continue
         for entry in subsystem.get("config") or []:
             for call in entry if isinstance(entry, list) else [entry]:
                 if not isinstance(call, dict) or not isinstance(call.get("method"), str):

@@ -52,3 +52,17 @@ def test_a_user_that_does_not_exist_is_named(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setenv("SPDK_FTL_DAEMON_USER", "no-such-user")
     with pytest.raises(ParameterError, match="there is no user 'no-such-user'"):
         DaemonClient("/x")
+
+
+def test_the_client_waits_longer_than_the_daemon_is_told_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    waited: list[float] = []
+
+    def post(_self: DaemonClient, _body: bytes, timeout_s: float) -> bytes:
+        waited.append(timeout_s)
+        return b'{"result": true}'
+
+    monkeypatch.setattr(DaemonClient, "_post", post)
+    client = DaemonClient(str(tmp_path / "x"), timeout_s=60)
+    client.call("bdev_ftl_create", {"wait": 300})
+    client.call("bdev_ftl_create", {"name": "ftl0"})
+    assert waited == [360, 60]

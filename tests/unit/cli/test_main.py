@@ -240,3 +240,46 @@ def test_removing_write_buffers_says_what_is_gone(
     ]
     assert cli.main(["remove-buffers", "all"]) == 1
     assert "uuid" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("stats", "ftl0"),
+        ("properties", "ftl0"),
+        ("hosts", "ftl0"),
+        ("scrub", "ftl0", "--no-wait"),
+        ("delete", "-b", "ftl0"),
+    ],
+    ids=lambda arguments: arguments[0],
+)
+def test_commands_that_take_a_name_say_on_which_target(
+    arguments: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked: list[Any] = []
+
+    def call(_client: object, _method: str, params: Any) -> Any:
+        asked.append(params)
+        raise FtlError("enough")
+
+    monkeypatch.setattr(commands.DaemonClient, "call", call)
+    assert cli.main([*arguments, "-s", "/run/t.sock"]) in (1, 2)
+    assert cli.main([*arguments]) in (1, 2)
+    assert asked == [{"name": "ftl0", "target": "/run/t.sock"}, {"name": "ftl0"}]
+    assert "enough" in capsys.readouterr().err
+
+
+def test_a_creation_that_was_waited_for_in_vain_is_a_failure(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    answer: dict[str, Any] = {"name": "ftl0", "uuid": "u", "state": "deferred", "waiting_for": "base bdev y is away"}
+    monkeypatch.setattr(commands.DaemonClient, "call", lambda *_: answer)
+    arguments = ["create", "-b", "ftl0", "-d", "y"]
+    assert cli.main([*arguments, "--wait", "3"]) == 1
+    told = capsys.readouterr()
+    assert json.loads(told.out) == answer
+    assert told.err.startswith("spdk-ftl: FTL bdev ftl0: deferred after 3 s: base bdev y is away; ")
+    assert told.err.count("\n") == 1
+    answer |= {"state": "online", "waiting_for": None}
+    assert cli.main([*arguments, "--wait", "3"]) == 0
+    assert capsys.readouterr().err == ""

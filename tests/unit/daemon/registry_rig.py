@@ -12,6 +12,7 @@ from uuid import UUID
 
 from spdk_ftl_py import schema
 from spdk_ftl_py.daemon.base import DaemonIdentity
+from spdk_ftl_py.daemon.device import ManagedDevice
 from spdk_ftl_py.daemon.registry import Registry
 from spdk_ftl_py.daemon.state import StateDirectory
 from spdk_ftl_py.errors import FtlError
@@ -119,8 +120,12 @@ class Daemon:
         return device
 
     async def wait_for(self, state: str, name: str = "ftl0") -> dict[str, Any]:
-        await until(lambda: self.registry._devices[name].state.value == state)
+        await until(lambda: self.managed(name).state.value == state)
         return await self.device(name)
+
+    def managed(self, name: str = "ftl0") -> ManagedDevice:
+        """The only one of that name."""
+        return self.registry._find({"name": name})
 
     def record(self) -> Any:
         return json.loads((self._folder / "state" / "state.json").read_text())

@@ -46,9 +46,9 @@ async def test_a_flush_that_the_base_fails_is_a_pause_for_its_host(here: World) 
     await create(here, daemon)
     await write(here, daemon, 3)
     await here.rpc("ftltgt_inject_fault", name="Nvme0n1", op="flush", status="internal_error", times=2)
-    before = daemon.registry._devices["ftl0"].ftl
+    before = daemon.managed().ftl
     await flush(here, daemon)
-    assert daemon.registry._devices["ftl0"].ftl is not before, "it was loaded again"
+    assert daemon.managed().ftl is not before, "it was loaded again"
     assert (await daemon.device())["state"] == "online"
     assert await read(here, daemon, 3) == [1, 2, 3]
     await daemon.halt()
@@ -59,7 +59,7 @@ async def test_a_base_that_refuses_flushes_for_good_is_not_waited_for(here: Worl
     daemon = await here.start()
     await create(here, daemon)
     await write(here, daemon, 3)
-    ftl = daemon.registry._devices["ftl0"].ftl
+    ftl = daemon.managed().ftl
     assert ftl is not None
     ftl._flush_failed(Status.ABORTED_BY_REQUEST, FAILED_FLUSHES_MAX)
     assert "can't flush" in (await daemon.wait_for("failed"))["error"]
@@ -105,7 +105,7 @@ async def test_a_thin_base_without_room_is_told_and_so_is_that_there_is_room_aga
     here.line.answers["bdev_lvol_get_lvstores"] = [store]
     assert (await daemon.device())["error"] is None
     await here.rpc("ftltgt_inject_fault", name="Nvme0n1", op="write", status="internal_error", times=1)
-    device = daemon.registry._devices["ftl0"]
+    device = daemon.managed()
     assert device.ftl is not None
     port = BlockPort(device._front.reactor, device.ftl.core, name="host")
     await port.write(0, bytes(4096))
@@ -128,7 +128,7 @@ async def test_a_base_that_is_busy_for_long_is_told_and_so_is_its_end(
     monkeypatch.setattr("spdk_ftl_py.daemon.base_watch.BUSY_TOLD_S", 0.4)
     daemon = await here.start()
     await create(here, daemon)
-    device = daemon.registry._devices["ftl0"]
+    device = daemon.managed()
     assert device.ftl is not None
     port = BlockPort(device._front.reactor, device.ftl.core, name="host")
     await here.rpc("ftltgt_inject_fault", name="Nvme0n1", op="write", status="capacity_exceeded")

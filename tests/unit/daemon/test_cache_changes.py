@@ -64,7 +64,7 @@ async def test_a_cache_comes_is_replaced_and_goes_while_hosts_write(here: World,
         written = (await daemon.call("bdev_ftl_get_stats", name="ftl0"))["nv_cache"]["write"]["blocks"]
         assert written > 0
         assert [await claimed(here, name) for name in ("C0", "C1")] == [cache == "C0", cache == "C1"]
-    device = daemon.registry._devices["ftl0"]
+    device = daemon.managed()
     before = device.ftl
     await set_cache(daemon, "C0")
     assert device.ftl is before, "it has that one already"
@@ -90,7 +90,7 @@ async def test_what_has_completed_in_a_new_cache_survives_all_but_the_drives(her
     for lba in range(BLOCKS):
         await port.write(lba, bytes([lba + 1]) * 4096)
     await port.close()
-    device = daemon.registry._devices["ftl0"]
+    device = daemon.managed()
     assert device.ftl is not None
     await device.ftl.abort("lost")
     for path in (here.folder / "buffers").iterdir():
@@ -112,7 +112,7 @@ async def test_a_cache_that_failed_is_replaced(here: World) -> None:
     writer = Writer(port)
     await writer.goes_on()
     await here.rpc("bdev_malloc_delete", name="C0")
-    device = daemon.registry._devices["ftl0"]
+    device = daemon.managed()
     await until(lambda: device.ftl is not None and device.ftl.cache.state.value == "given_up")
     await set_cache(daemon, "C1")
     await writer.goes_on()
@@ -134,7 +134,7 @@ async def test_what_can_not_be_a_cache_is_refused_before_anything_is_done(here: 
     await daemon.call("bdev_ftl_delete", name="other")
     for had in (None, "C0"):
         await create(here, daemon, cache=had, force=True) if had else await create(here, daemon)
-        device = daemon.registry._devices["ftl0"]
+        device = daemon.managed()
         before, params = device.ftl, dict(device.params)
         for cache, error, expected in (
             ("None", NotFoundError, "None"),
@@ -169,7 +169,7 @@ async def test_a_scrub_that_fails_costs_nothing(here: World) -> None:
     daemon = await here.start()
     await make_caches(here, "C0")
     await create(here, daemon)
-    device = daemon.registry._devices["ftl0"]
+    device = daemon.managed()
     before, params = device.ftl, dict(device.params)
     await here.rpc("ftltgt_inject_fault", name="C0", op="write", lba=512, num_blocks=1, status="write_fault")
     with pytest.raises(FtlError):
@@ -187,7 +187,7 @@ async def test_a_cache_that_is_gone_when_it_is_to_be_used_leaves_it_without(here
     await create(here, daemon)
     port = gate_of(daemon)
     await port.write(0, b"x" * 4096)
-    device = daemon.registry._devices["ftl0"]
+    device = daemon.managed()
     scrub = device.scrub_cache
 
     async def scrubbed(*args: Any, **options: Any) -> None:
@@ -212,7 +212,7 @@ async def test_what_fails_when_media_show_it_already_is_taken_back(
     await create(here, daemon)
     port = gate_of(daemon)
     await port.write(0, b"x" * 4096)
-    device = daemon.registry._devices["ftl0"]
+    device = daemon.managed()
     set_core, refused = device._front.set_core, []
 
     def refuse_once(core: Any) -> None:
@@ -359,7 +359,7 @@ async def test_a_crash_at_any_step_finds_it_as_it_was_or_changed(tmp_path: Any, 
             await here.rpc("ftltgt_power_on")
             if number % 3 < 2:
                 daemon = await here.start()
-            device = daemon.registry._devices["ftl0"]
+            device = daemon.managed()
             await until(lambda: device.state.value in ("online", "failed"))  # noqa: B023
             assert device.state.value == "online", (after, device.error)
             port = gate_of(daemon)

@@ -41,7 +41,7 @@ class Writer:
 
 
 def gate_of(daemon: Daemon) -> BlockPort:
-    front = daemon.registry._devices["ftl0"]._front
+    front = daemon.managed()._front
     assert front.gate is not None
     return BlockPort(front.reactor, front.gate, name="host", patience_s=0)
 
@@ -49,7 +49,7 @@ def gate_of(daemon: Daemon) -> BlockPort:
 async def test_hosts_notice_nothing_but_a_pause(here: World) -> None:
     daemon = await here.start()
     await create(here, daemon)
-    device = daemon.registry._devices["ftl0"]
+    device = daemon.managed()
     port = gate_of(daemon)
     writer = Writer(port)
     for invalid_thld in (20, 30):
@@ -73,7 +73,7 @@ async def test_hosts_notice_nothing_but_a_pause(here: World) -> None:
 async def test_one_that_can_not_be_loaded_so_is_as_it_was(here: World, monkeypatch: pytest.MonkeyPatch) -> None:
     daemon = await here.start()
     await create(here, daemon)
-    device = daemon.registry._devices["ftl0"]
+    device = daemon.managed()
     params = dict(device.params)
     port = gate_of(daemon)
     await port.write(0, b"x" * 4096)
@@ -104,7 +104,7 @@ async def test_one_that_can_not_be_loaded_so_is_as_it_was(here: World, monkeypat
 async def test_one_at_a_time_and_none_of_what_does_not_run(here: World) -> None:
     daemon = await here.start()
     await create(here, daemon)
-    device = daemon.registry._devices["ftl0"]
+    device = daemon.managed()
     first = asyncio.ensure_future(device.change(Change("the first")))
     await asyncio.sleep(0)
     with pytest.raises(BusyError, match="the first is under way"):

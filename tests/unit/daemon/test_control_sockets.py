@@ -32,7 +32,9 @@ PARAMS: dict[str, dict[str, Any]] = {
     "bdev_ftl_allow_any_host": {"name": "a", "allow_any_host": True},
     "ftl_get_daemon": {},
     "ftl_get_devices": {},
+    "ftl_load_config": {"config": []},
     "ftl_remove_buffers": {},
+    "ftl_save_config": {},
 }
 
 

@@ -29,7 +29,7 @@ OTHER = "nqn.2026-11.io.example:other"
 
 
 def device_of(daemon: Daemon) -> ManagedDevice:
-    return daemon.registry._devices["ftl0"]
+    return daemon.managed()
 
 
 async def connect(daemon: Daemon, hostnqn: str, hostid: int = 7) -> Controller:

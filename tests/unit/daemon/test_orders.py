@@ -40,7 +40,7 @@ async def test_any_range_is_trimmed_and_stays_so(here: World) -> None:
     assert [int(block[0]) for block in await port.read(0, 8)] == expected
     await port.close()
     # As after the loss of everything but the drive: no host has flushed.
-    device = daemon.registry._devices["ftl0"]
+    device = daemon.managed()
     assert device.ftl is not None
     await device.ftl.abort("lost")
     await daemon.wait_for("waiting")
@@ -89,7 +89,7 @@ async def test_what_is_beyond_the_end_is_refused(here: World) -> None:
 async def test_a_trim_that_waits_for_the_base_does_not_outlive_the_ftl(here: World) -> None:
     daemon = await here.start()
     await create(here, daemon)
-    device = daemon.registry._devices["ftl0"]
+    device = daemon.managed()
     device._front.hold()
     trimming = asyncio.ensure_future(daemon.call("bdev_ftl_unmap", name="ftl0", lba=0, num_blocks=1))
     await until(lambda: device._front.gate is not None and device._front.gate.held == 1)
@@ -118,7 +118,7 @@ BY_A_PAUSE = {
 async def test_every_setting_can_be_changed_and_is_kept(here: World) -> None:
     daemon = await here.start()
     uuid = (await create(here, daemon, conf={"invalid_thld": 20}, limit_low=60))["uuid"]
-    device = daemon.registry._devices["ftl0"]
+    device = daemon.managed()
     settable = {name for name, entry in (await properties(daemon)).items() if not entry["read-only"]}
     assert settable == AT_ONCE.keys() | BY_A_PAUSE.keys()
     # Two bands: thresholds have to stay in order on the way.
@@ -154,7 +154,7 @@ async def test_every_setting_can_be_changed_and_is_kept(here: World) -> None:
 async def test_a_setting_counts_at_once(here: World) -> None:
     daemon = await here.start()
     await create(here, daemon)
-    device = daemon.registry._devices["ftl0"]
+    device = daemon.managed()
     assert device.ftl is not None
     manager = device.ftl._manager
     await set_property(daemon, "limit_start_threshold", "8")
@@ -168,7 +168,7 @@ async def test_what_is_written_at_once_is_in_the_superblock(here: World) -> None
     daemon = await here.start()
     uuid = (await create(here, daemon))["uuid"]
     await set_property(daemon, "invalid_thld", "33")
-    device = daemon.registry._devices["ftl0"]
+    device = daemon.managed()
     assert device.ftl is not None
     await device.ftl.abort("lost")
     await daemon.wait_for("waiting")
@@ -220,7 +220,7 @@ async def test_what_spdk_has_and_is_so_here_anyway_is_taken(here: World) -> None
 async def test_one_that_can_not_be_saved_changes_nothing(here: World, monkeypatch: pytest.MonkeyPatch) -> None:
     daemon = await here.start()
     await create(here, daemon)
-    device = daemon.registry._devices["ftl0"]
+    device = daemon.managed()
     assert device.ftl is not None
     params = dict(device.params)
 
@@ -343,7 +343,7 @@ async def test_a_target_that_refuses_keeps_the_old_name_or_gets_the_new_one_late
     with pytest.raises(FtlError, match="ftl0 is other now, but no bdev of its target yet"):
         await daemon.call("bdev_ftl_rename", name="ftl0", new_name="other")
     here.line.refused = set()
-    device = daemon.registry._devices["other"]
+    device = daemon.managed("other")
     await until(lambda: device.attachment is not None)
     assert [bdev["name"] for bdev in await here.rpc("bdev_get_bdevs", name="other")] == ["other"]
     await daemon.halt()
@@ -357,7 +357,7 @@ async def test_a_deletion_in_the_middle_of_it_leaves_nothing(here: World, step: 
     here.line.hold(step)
     renaming = asyncio.ensure_future(daemon.call("bdev_ftl_rename", name="ftl0", new_name="other"))
     await until(lambda: step in here.line.called)
-    (name,) = daemon.registry._devices
+    ((_, name),) = daemon.registry._devices
     deleting = asyncio.ensure_future(daemon.call("bdev_ftl_delete", name=name))
     await asyncio.sleep(0.05)
     here.line.release()

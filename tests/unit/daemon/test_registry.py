@@ -228,7 +228,7 @@ async def test_a_port_that_is_held_is_free_again_when_the_device_is_deleted(here
     port = int(daemon.record()["devices"][0]["export"][2])
     await daemon.registry.start()
     # Deferred it is from the start; the port is taken by the first try.
-    await until(lambda: daemon.registry._devices["ftl0"]._front._address is not None)
+    await until(lambda: daemon.managed()._front._address is not None)
     assert (await daemon.wait_for("deferred"))["state"] == "deferred"
     with pytest.raises(OSError):
         socket.create_server(("127.0.0.1", port)).close()
@@ -248,7 +248,7 @@ async def test_hosts_of_the_export_do_not_wait_until_the_target_takes_the_bdev_a
     assert (await daemon.wait_for("online"))["attached"] is False
     controller = await connected(here, daemon)
     here.line.refused.clear()
-    await until(lambda: daemon.registry._devices["ftl0"].attachment is not None)
+    await until(lambda: daemon.managed().attachment is not None)
     assert not controller.lost.is_set()
     await controller.close()
     assert (await here.rpc("bdev_get_bdevs", name="ftl0"))[0]["name"] == "ftl0"
@@ -385,7 +385,7 @@ async def test_a_load_that_can_not_save_whom_it_owes_an_alarm_is_tried_again(
     await daemon.wait_for("waiting")
     for file in (here.folder / "buffers").glob("*.wbuf"):
         file.unlink()
-    device = daemon.registry._devices["ftl0"]
+    device = daemon.managed()
     with monkeypatch.context() as patched:
         patched.setattr(daemon.state, "save", no_space)
         await here.make_drive()
@@ -404,10 +404,10 @@ async def test_a_setting_that_is_given_at_a_load_counts_also_where_it_is_the_def
     with pytest.raises(FtlError, match="lba_rsvd = 20: the FTL was created with 30"):
         await create(here, daemon, uuid=created["uuid"], overprovisioning=20)
     await create(here, daemon, uuid=created["uuid"], conf={"invalid_thld": 10})
-    ftl = daemon.registry._devices["ftl0"].ftl
+    ftl = daemon.managed().ftl
     assert ftl is not None
     assert (ftl.conf.invalid_thld, ftl.conf.lba_rsvd, ftl.conf.max_io_channels) == (10, 30, 7)
-    front = daemon.registry._devices["ftl0"]._front
+    front = daemon.managed()._front
     assert front._subsystem is not None
     assert front._subsystem.max_io_qpairs == 7
     await daemon.halt()

@@ -28,7 +28,7 @@ async def test_an_order_is_carried_out_and_stats_and_properties_tell(
     daemon = await here.start()
     await create(here, daemon, conf={"scrub_days": 30})
     await write(here, daemon, 50)
-    device = daemon.registry._devices["ftl0"]
+    device = daemon.managed()
     assert device.ftl is not None
     assert await device.ftl._drain_core() == 0
     told = await daemon.call("bdev_ftl_scrub", name="ftl0")
@@ -47,7 +47,7 @@ async def test_it_goes_on_behind_a_base_that_was_lost(here: World) -> None:
     daemon = await here.start()
     await create(here, daemon)
     await write(here, daemon, 50)
-    device = daemon.registry._devices["ftl0"]
+    device = daemon.managed()
     assert device.ftl is not None
     await here.rpc("ftltgt_inject_fault", name="Nvme0n1", op="read", latency_us=400_000)
     await daemon.call("bdev_ftl_scrub", name="ftl0")

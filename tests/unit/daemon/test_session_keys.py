@@ -74,7 +74,7 @@ async def test_an_export_that_is_not_the_daemons_is_not_believed(here: World) ->
     daemon = await here.start()
     await create(here, daemon, no_attach=False, hosts=[])
     (attached,) = here.target.nvme.controllers.values()
-    device = daemon.registry._devices["ftl0"]
+    device = daemon.managed()
     target = device.admission.allowed.target
     assert target is not None
     # As such a process would have it: it lets everybody in, and asks for nothing.
@@ -129,7 +129,7 @@ async def test_a_base_that_can_not_prove_that_it_is_the_target_is_waited_for(
     with monkeypatch.context() as patch:
         patch.setattr(SessionKeys, "keys", stranger)
         await here.make_drive()
-        device = daemon.registry._devices["ftl0"]
+        device = daemon.managed()
         await until(lambda: "same keys" in device.describe().get("waiting_for", ""))
     await daemon.wait_for("online")
     await daemon.halt()

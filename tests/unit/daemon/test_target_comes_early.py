@@ -66,7 +66,7 @@ async def test_it_gets_an_answer_although_its_base_is_not_there_yet(
     with caplog.at_level(logging.WARNING):
         await here.make_drive()
         await daemon.wait_for("online")
-    await until(lambda: daemon.registry._devices["ftl0"].attachment is not None)
+    await until(lambda: daemon.managed().attachment is not None)
     assert here.line.called.count("bdev_nvme_attach_controller") == before + 1, "nobody looked at the new bdev again"
     assert "before its base was there" in caplog.text
     assert await read_bdev(here, "ftl0") == [1, 2, 3]
@@ -83,7 +83,7 @@ async def test_what_uses_the_bdev_by_then_keeps_it(here: World) -> None:
     await here.rpc("nvmf_subsystem_add_ns", nqn=USER_NQN, namespace={"bdev_name": "ftl0"})
     await here.make_drive()
     await daemon.wait_for("online")
-    await until(lambda: daemon.registry._devices["ftl0"].attachment is not None)
+    await until(lambda: daemon.managed().attachment is not None)
     (user,) = [each for each in await here.rpc("nvmf_get_subsystems") if each["nqn"] == USER_NQN]
     assert [each["bdev_name"] for each in user["namespaces"]] == ["ftl0"]
     assert await read_bdev(here, "ftl0") == [1, 2, 3]

@@ -29,7 +29,7 @@ async def fill(here: World, daemon: Daemon, block_count: int) -> None:
 
 
 def ftl_of(daemon: Daemon) -> FtlDevice:
-    ftl = daemon.registry._devices["ftl0"].ftl
+    ftl = daemon.managed().ftl
     assert ftl is not None
     return ftl
 
@@ -97,7 +97,7 @@ async def test_an_event_that_nobody_could_hear_is_made_up_for(here: World) -> No
     uuid = (await create(here, daemon))["uuid"]
     await fill(here, daemon, 4096)
     zone = closed_zone(daemon)
-    device = daemon.registry._devices["ftl0"]
+    device = daemon.managed()
     # As if the event had come while the FTL was loaded.
     device._link.watch_zones(None)
     await here.rpc("ftltgt_set_zone_state", name="Nvme0n1", zone=zone, state="read_only")
@@ -115,7 +115,7 @@ async def test_an_event_that_nobody_could_hear_is_made_up_for(here: World) -> No
     away = asyncio.ensure_future(export.subsystem.disconnect())
     await here.rpc("ftltgt_set_zone_state", name="Nvme0n1", zone=zone, state="read_only")
     await away
-    await until(lambda: daemon.registry._devices["ftl0"].ftl not in (None, before))
+    await until(lambda: daemon.managed().ftl not in (None, before))
     await daemon.wait_for("online")
     await asyncio.wait_for(until(lambda: not in_use(daemon, zone)), NOTICED_S)
     await daemon.halt()

@@ -1,0 +1,139 @@
+"""Whether an FTL is what somebody asks for: bdev_ftl_create's parameters beside what bdev_ftl_get_properties tells.
+
+Both sides use it: the daemon for --if-absent, `spdk-ftl apply` before it changes anything. Hosts are not compared here.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from ipaddress import ip_address
+from typing import Any, Final
+
+from .conf import given_settings
+
+NIL_UUID: Final = "00000000-0000-0000-0000-000000000000"
+_SETTING_NAMES: Final = {"lba_rsvd": "overprovisioning"}
+_SWITCHES: Final = ("no_attach", "no_data", "secure_channel")
+
+
+@dataclass(frozen=True)
+class Difference:
+    """name: of the parameter; of one in conf, ``conf.NAME``. has and wanted: JSON-able."""
+
+    name: str
+    has: Any
+    wanted: Any
+
+    def __str__(self) -> str:
+        return f"{self.name} is {_shown(self.has)}, asked for is {_shown(self.wanted)}"
+
+
+def differences(asked: Mapping[str, Any], told: Mapping[str, Any]) -> list[Difference]:
+    """asked: valid parameters of bdev_ftl_create; told: of bdev_ftl_get_properties.
+
+    Base, cache, target_psk, no_attach, no_data and secure_channel are compared always, everything else where it is
+    given."""
+    return [*_bdevs(asked, told), *_identity(asked, told), *_settings(asked, told), *_shape(asked, told)]
+
+
+def told_conf(told: Mapping[str, Any]) -> dict[str, Any]:
+    """The conf of what bdev_ftl_get_properties tells, of an FTL in whatever state."""
+    return dict(told_property(told, "conf") or told.get("conf") or {})
+
+
+def told_property(told: Mapping[str, Any], name: str) -> Any:
+    """None where the FTL is not there to be asked."""
+    return next((each["value"] for each in told.get("properties") or () if each["name"] == name), None)
+
+
+def _bdevs(asked: Mapping[str, Any], told: Mapping[str, Any]) -> Iterator[Difference]:
+    base = told["base_bdev"]
+    if asked["base_bdev"] not in (base, *told.get("base_names", ())):
+        yield Difference("base_bdev", base, asked["base_bdev"])
+    cache = told.get("cache")
+    # A table of what is known of it, in bdev_ftl_get_properties.
+    name = cache.get("bdev") if isinstance(cache, Mapping) else cache
+    names = cache.get("names", ()) if isinstance(cache, Mapping) else ()
+    if asked.get("cache") not in (name, *names):
+        yield Difference("cache", name, asked.get("cache"))
+
+
+def _identity(asked: Mapping[str, Any], told: Mapping[str, Any]) -> Iterator[Difference]:
+    for name in ("uuid", "new_uuid"):
+        wanted = str(asked.get(name) or NIL_UUID).lower()
+        if wanted not in (NIL_UUID, told["uuid"]):
+            yield Difference(name, told["uuid"], wanted)
+
+
+def _settings(asked: Mapping[str, Any], told: Mapping[str, Any]) -> Iterator[Difference]:
+    conf, given = told_conf(told), given_settings(asked)
+    # Of a load that is over.
+    given.pop("allow_open_bands", None)
+    for limit, parts in given.pop("limits", {}).items():
+        has = (conf.get("limits") or {}).get(limit, {})
+        for part, suffix in (("limit", ""), ("thld", "_threshold")):
+            if part in parts and parts[part] != has.get(part):
+                yield Difference(f"limit_{limit}{suffix}", has.get(part), parts[part])
+    inside = asked.get("conf") or {}
+    for name, wanted in given.items():
+        if wanted != conf.get(name):
+            told_name = f"conf.{name}" if name in inside else _SETTING_NAMES.get(name, name)
+            yield Difference(told_name, conf.get(name), wanted)
+
+
+def _shape(asked: Mapping[str, Any], told: Mapping[str, Any]) -> Iterator[Difference]:
+    params: Mapping[str, Any] = told.get("params") or {}
+    for name in _SWITCHES:
+        has, wanted = bool(told.get(name, params.get(name))), bool(asked.get(name))
+        if has != wanted:
+            yield Difference(name, has, wanted)
+    if asked.get("target_psk") != params.get("target_psk"):
+        yield Difference("target_psk", params.get("target_psk"), asked.get("target_psk"))
+    punits = told_property(told, "num_punits")
+    known = {**params, "num_punits": params.get("num_punits") if punits is None else punits}
+    # Without it, zones are the base's own.
+    if asked.get("zone_capacity") not in (None, known.get("zone_capacity")):
+        yield Difference("zone_capacity", known.get("zone_capacity"), asked["zone_capacity"])
+    # These are for a creation: of an FTL that was loaded without them nobody knows them any more.
+    for name in ("num_punits", "optimal_open_zones"):
+        if asked.get(name) is not None and known.get(name) not in (None, asked[name]):
+            yield Difference(name, known[name], asked[name])
+    yield from _address(asked, told, params)
+
+
+def _address(asked: Mapping[str, Any], told: Mapping[str, Any], params: Mapping[str, Any]) -> Iterator[Difference]:
+    wanted = asked.get("listen_address")
+    if wanted is None:
+        return
+    host, port = split_host(wanted)
+    export = told.get("export")
+    has: str | None = params.get("listen_address")
+    if isinstance(export, Mapping):
+        traddr, trsvcid = str(export["traddr"]), str(export["trsvcid"])
+        has = f"[{traddr}]:{trsvcid}" if ":" in traddr else f"{traddr}:{trsvcid}"
+    has_host, has_port = split_host(has or "")
+    if _same_host(has_host, host) and port in ("", "0", has_port):
+        return
+    yield Difference("listen_address", has, wanted)
+
+
+def split_host(address: str) -> tuple[str, str]:
+    """ADDRESS[:PORT] or [IPV6][:PORT] as host and port; port "" where there is none."""
+    if address.startswith("["):
+        host, _, port = address[1:].partition("]")
+        return host, port.lstrip(":")
+    host, _, port = address.partition(":")
+    return host, port
+
+
+def _same_host(one: str, other: str) -> bool:
+    try:
+        return ip_address(one) == ip_address(other)
+    except ValueError:
+        return one == other
+
+
+def _shown(value: Any) -> str:
+    return "none" if value is None else json.dumps(value, ensure_ascii=True)

@@ -1,0 +1,172 @@
+"""ftl_save_config and ftl_load_config: FTLs, and what stands on them, to and from saved configurations of targets."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any, Final, Protocol
+
+from ..errors import ExistsError, FtlError, ParameterError
+from ..spdk.bdevs import get_bdevs
+from ..spdk.saved_config import OwnFtl, divide, read_subsystems
+from .base import DaemonIdentity
+from .device import DeviceState, ManagedDevice
+from .requester import requester
+from .saved import SavedFtl, read_section, section_of
+
+FIRST_ATTEMPT_POLLS: Final = 100
+POLL_S: Final = 0.05
+
+log = logging.getLogger(__name__)
+
+
+def normal_target(target: str) -> str:
+    """One spelling for each target: symbolic links and // resolved."""
+    return os.path.realpath(target) if target.startswith("/") else target
+
+
+class Devices(Protocol):
+    """The registry, as far as this needs it."""
+
+    @property
+    def devices(self) -> Mapping[tuple[str, str], ManagedDevice]: ...
+    def orphans(self, target: str) -> list[OwnFtl]: ...
+    def worth_keeping(self, device: ManagedDevice) -> bool: ...
+    def resume(self, record: dict[str, Any], *, inherited: bool) -> bool: ...
+    def forget(self, key: tuple[str, str]) -> None: ...
+    def require_running(self) -> None: ...
+    def save(self) -> None: ...
+
+
+class ConfigRpcs:
+    """On the FTLs of one registry."""
+
+    def __init__(self, registry: Devices, identity: DaemonIdentity) -> None:
+        self._registry = registry
+        self._identity = identity
+
+    @property
+    def methods(self) -> dict[str, Callable[[dict[str, Any]], Awaitable[Any]]]:
+        return {"ftl_save_config": self.save, "ftl_load_config": self.load}
+
+    # --- save
+
+    async def save(self, params: dict[str, Any]) -> dict[str, Any]:
+        """{"subsystems": […]}: those of the target, without what is the daemon's, and the FTLs on it. What stands on
+        them is known from now on."""
+        target = self._target_to_save(params)
+        devices = [device for device in self._registry.devices.values() if device.target == target]
+        rpc = self._identity.rpc(target)
+        subsystems = await read_subsystems(rpc, with_batches=params["with_batches"])
+        bdevs = await get_bdevs(rpc)
+        known = [OwnFtl(device.name, device.uuid) for device in devices]
+        divided = divide(subsystems, bdevs, [*known, *self._registry.orphans(target)])
+        kept = [device for device in devices if self._registry.worth_keeping(device)]
+        for device in kept:
+            device.dependents.check_found(divided.dependents[device.uuid])
+        for device in kept:
+            device.dependents.found(divided.dependents[device.uuid], bdevs, whole=device.is_attached)
+        self._registry.save()
+        return {"subsystems": [*divided.subsystems, section_of(device.record() for device in kept)]}
+
+    def _target_to_save(self, params: dict[str, Any]) -> str:
+        if params.get("target") is not None:
+            return normal_target(params["target"])
+        targets = sorted({device.target for device in self._registry.devices.values()})
+        if len(targets) != 1:
+            there = f"there are FTLs on {', '.join(targets)}" if targets else "there is no FTL"
+            raise ParameterError(f"which target's configuration? {there}: name one with -s")
+        return targets[0]
+
+    # --- load
+
+    def start(self, saved: Sequence[SavedFtl]) -> None:
+        """What is in the daemon's own state file counts for more: a contradiction is logged."""
+        for ftl in saved:
+            there = self._like(ftl)
+            if there is None:
+                if self._resume(ftl):
+                    log.info("%s: from the saved configuration, on the target at %s", ftl.name, ftl.target)
+            elif not _is_same(there, ftl):
+                log.error("%s; it is left out", _contradiction(ftl, there))
+            elif not there.dependents.known:
+                there.dependents.replace(ftl.dependents, pending=True)
+
+    async def load(self, params: dict[str, Any]) -> dict[str, Any]:
+        """{"loaded": […], "unchanged": […]}. An error: nothing is changed."""
+        target = params.get("target")
+        saved = read_section(params["config"], "the configuration", target=target, normal=normal_target)
+        self._registry.require_running()
+        there = {ftl.name: self._like(ftl) for ftl in saved}
+        for ftl in saved:
+            device = there[ftl.name]
+            if device is not None and not _is_same(device, ftl):
+                raise ExistsError(f"{_contradiction(ftl, device)}; nothing was loaded")
+        resumed: list[tuple[str, str]] = []
+        try:
+            for ftl in saved:
+                if there[ftl.name] is None:
+                    if not self._resume(ftl):
+                        raise ParameterError(
+                            f"FTL bdev {ftl.name} can't be loaded, the log says why; nothing was loaded"
+                        )
+                    resumed.append((ftl.target, ftl.name))
+            self._registry.save()
+        except FtlError:
+            for key in resumed:
+                self._registry.forget(key)
+            raise
+        unchanged = []
+        for ftl in saved:
+            device = there[ftl.name]
+            if device is not None:
+                device.dependents.replace(ftl.dependents, pending=True)
+                device.changed()
+                unchanged.append(device)
+        loaded = [self._registry.devices[key] for key in resumed]
+        for device in loaded:
+            log.info("%s: from a saved configuration, asked for by %s", device, requester())
+        await _first_attempts([device for device in loaded if device.inherited])
+        return {"loaded": [_tell(device) for device in loaded], "unchanged": [_tell(device) for device in unchanged]}
+
+    def _resume(self, ftl: SavedFtl) -> bool:
+        return self._registry.resume(ftl.record, inherited=not ftl.is_new)
+
+    def _like(self, ftl: SavedFtl) -> ManagedDevice | None:
+        """The same, or else one that has its uuid, or its name on that target."""
+        named = self._registry.devices.get((ftl.target, ftl.name))
+        found = [each for each in self._registry.devices.values() if each is named or each.uuid == ftl.uuid]
+        return min(found, key=lambda each: not _is_same(each, ftl), default=None)
+
+
+def _is_same(device: ManagedDevice, ftl: SavedFtl) -> bool:
+    return (device.name, device.uuid, device.target) == (ftl.name, ftl.uuid, ftl.target)
+
+
+def _contradiction(ftl: SavedFtl, device: ManagedDevice) -> str:
+    return (
+        f"FTL bdev {ftl.name} of the saved configuration (uuid {ftl.uuid}, on the SPDK target at {ftl.target}) can't "
+        f"be loaded beside FTL bdev {device.name} (uuid {device.uuid}, {device.state.value}, on the SPDK target at "
+        f"{device.target}): delete that one first, or take the other out of the file"
+    )
+
+
+async def _first_attempts(devices: Sequence[ManagedDevice]) -> None:
+    """For a moment, until each of them is there or says what it waits for."""
+    for _ in range(FIRST_ATTEMPT_POLLS):
+        if not any(map(_is_begun, devices)):
+            return
+        await asyncio.sleep(POLL_S)
+
+
+def _is_begun(device: ManagedDevice) -> bool:
+    return device.state is DeviceState.CREATING or (device.state is DeviceState.DEFERRED and device.error is None)
+
+
+def _tell(device: ManagedDevice) -> dict[str, Any]:
+    told = device.describe()
+    base = f"base bdev {device.params['base_bdev']}"
+    waits = None if told["state"] == DeviceState.ONLINE.value else told["error"] or told.get("waiting_for") or base
+    return {"name": device.name, "uuid": str(device.uuid), "state": told["state"], "waiting_for": waits}

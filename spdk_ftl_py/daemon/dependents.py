@@ -1,0 +1,203 @@
+"""What stands on an FTL in its target and does not come back by itself: calls that the daemon makes again, behind the
+FTL, in a target that was started anew."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final
+
+from ..errors import BusyError, FtlError, ParameterError, TargetError
+from ..spdk.bdevs import Bdev, get_bdevs
+from ..spdk.rpc import TargetRpc
+from ..spdk.saved_config import Call, calls_of, check_call, missing, read_subsystems
+from ..text import show_line
+from .failed_flushes import RETRY_GROWTH, RETRY_MAX_S, RETRY_MIN_S
+
+DEPENDENTS_BYTES_MAX: Final = 256 << 10
+"""As JSON in the state file, of each FTL."""
+FAILED_TOLD_MAX: Final = 16
+EXAMINE_TIMEOUT_S: Final = 30.0
+_SHOWN_MAX: Final = 300
+
+log = logging.getLogger(__name__)
+
+
+class Dependents:
+    """They are known from the moment they are saved or loaded. ``pending``: some may be missing in the target, and
+    keep() is to make them; else nothing is done, whatever the target has or lacks: its user may have taken it away."""
+
+    def __init__(self, name: str, rpc: TargetRpc, record: object, save: Callable[[], object]) -> None:
+        """record: what to_record() said in an earlier daemon; None: nothing was ever saved. save: behind a change; may
+        not raise.
+
+        Raises ParameterError where the record makes no sense.
+        """
+        self.calls: list[Call] = []
+        self.known = False
+        """They have been saved or loaded at some time."""
+        self.pending = False
+        self.failed: list[tuple[Call, str]] = []
+        """Calls that the target refused the last time, and why."""
+        self._name = name
+        self._rpc = rpc
+        self._save = save
+        self._made: set[int] = set()
+        """Places of calls that were made since the FTL was attached; not everything shows in a configuration."""
+        self._wanted = asyncio.Event()
+        if record is not None:
+            if not isinstance(record, Mapping) or not isinstance(record.get("calls"), list):
+                raise ParameterError("dependents are no list")
+            for call in record["calls"]:
+                check_call(call, "dependents")
+            self.replace(record["calls"], pending=record.get("pending") is True)
+
+    def renamed(self, name: str) -> None:
+        """The FTL is, and nothing stands on it: what is known is of the name it had."""
+        self._name = name
+        if self.calls:
+            self.replace([], pending=False)
+
+    def replace(self, calls: Sequence[Call], *, pending: bool) -> None:
+        """Instead of those before."""
+        self.calls = list(calls)
+        self.known = True
+        self._begin(pending)
+
+    def check_found(self, calls: Sequence[Call]) -> None:
+        """Before found(). Raises BusyError where they are too many."""
+        check_size(self._name, [*calls, *self.calls] if self.pending else calls)
+
+    def found(self, calls: Sequence[Call], bdevs: Sequence[Bdev], *, whole: bool) -> None:
+        """In the target now, with those bdevs. whole: the FTL is there. What is to be made and is not there yet stays
+        known."""
+        if whole and not self.pending:
+            self.replace(calls, pending=False)
+        else:
+            self.replace([*calls, *missing(self.calls, calls, bdevs)], pending=self.pending)
+
+    def attached_anew(self) -> None:
+        """Before the FTL is attached to a target that has nothing of it."""
+        if self.calls:
+            self._begin(True)
+            # A successor, should this daemon die in between, finds the FTL attached.
+            self._save()
+
+    def _begin(self, pending: bool) -> None:
+        self.pending = pending and bool(self.calls)
+        self.failed, self._made = [], set()
+        if self.pending:
+            self._wanted.set()
+        else:
+            self._wanted.clear()
+
+    async def keep(self, ready: Callable[[], bool]) -> None:
+        """Makes what is missing, whenever some is pending and the FTL is there. Runs until it is cancelled."""
+        delay_s = RETRY_MIN_S
+        while True:
+            await self._wanted.wait()
+            if not ready():
+                delay_s = RETRY_MIN_S
+            elif await self._make():
+                delay_s = RETRY_MIN_S
+                continue
+            else:
+                delay_s = min(delay_s * RETRY_GROWTH, RETRY_MAX_S)
+            await asyncio.sleep(delay_s)
+
+    async def _make(self) -> bool:
+        """Whether all that is missing could be made."""
+        made = self._made
+        try:
+            progress = True
+            failed: list[tuple[Call, str]] = []
+            while progress:
+                # One may need what another makes, in whatever order the target told them.
+                progress, failed = await self._make_once(made)
+                if made is not self._made:
+                    return False
+                progress = progress and bool(failed)
+        except (FtlError, OSError) as error:
+            failed = [({"method": "framework_get_config"}, _message(error))]
+            if made is not self._made:
+                return False
+        self._tell(failed)
+        if failed:
+            return False
+        self.pending = False
+        self._wanted.clear()
+        self._save()
+        return True
+
+    async def _make_once(self, made: set[int]) -> tuple[bool, list[tuple[Call, str]]]:
+        """Whether one was made, and which were refused. Raises TargetError where the target does not answer."""
+        before, failed = len(made), []
+        there = calls_of(await read_subsystems(self._rpc))
+        lacking = {id(call) for call in missing(self.calls, there, await get_bdevs(self._rpc))}
+        for place, call in enumerate(self.calls):
+            if id(call) not in lacking or place in made:
+                continue
+            await self._wait_for_examine()
+            try:
+                await self._rpc.call(call["method"], call.get("params"))
+            except TargetError as error:
+                if error.rpc_code is None:
+                    raise
+                failed.append((call, _message(error)))
+            else:
+                made.add(place)
+                log.info("%s: %s of what stands on it is made again: %s", self._name, call["method"], _shown(call))
+        return len(made) > before, failed
+
+    async def _wait_for_examine(self) -> None:
+        """An lvol, or a raid with a superblock, appears some time after the bdev it is on."""
+        try:
+            await self._rpc.call("bdev_wait_for_examine", timeout_s=EXAMINE_TIMEOUT_S)
+        except TargetError as error:
+            log.debug("%s: %s", self._name, error.message)
+
+    def _tell(self, failed: list[tuple[Call, str]]) -> None:
+        for call, why in failed:
+            if (call, why) not in self.failed:
+                log.error(
+                    "%s: what stands on it is not all back: %s %s: %s", self._name, call["method"], _shown(call), why
+                )
+        self.failed = failed
+
+    @property
+    def error(self) -> str | None:
+        """What keeps them from being whole."""
+        if not self.failed:
+            return None
+        call, why = self.failed[0]
+        more = f" (and {len(self.failed) - 1} more calls)" if len(self.failed) > 1 else ""
+        return f"what stands on {self._name} is not all back: {call['method']}{more}: {why}"
+
+    def describe(self) -> dict[str, Any]:
+        """For ftl_get_devices."""
+        failed = [{**call, "error": why} for call, why in self.failed[:FAILED_TOLD_MAX]]
+        return {"calls": len(self.calls), "pending": self.pending, "failed": failed}
+
+    def to_record(self) -> dict[str, Any] | None:
+        return {"calls": self.calls, "pending": self.pending} if self.known else None
+
+
+def check_size(name: str, calls: Sequence[Call]) -> None:
+    """Raises BusyError where they are more than the state file has room for."""
+    size = len(json.dumps(calls))
+    if size > DEPENDENTS_BYTES_MAX:
+        raise BusyError(
+            f"FTL bdev {name}: the {len(calls)} calls for what stands on it have {size} bytes, and "
+            f"{DEPENDENTS_BYTES_MAX} are kept at most: put what stands on it on several FTLs, or make some of it by a "
+            "script of your own"
+        )
+
+
+def _shown(call: Call) -> str:
+    return show_line(json.dumps(call.get("params") or {})[:_SHOWN_MAX])
+
+
+def _message(error: Exception) -> str:
+    return error.message if isinstance(error, FtlError) else str(error)

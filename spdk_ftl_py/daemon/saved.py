@@ -1,0 +1,240 @@
+"""FTLs in a saved configuration: its section "ftl", which stands beside those of SPDK's subsystems, and is skipped by
+targets, as they have no subsystem of that name and no such methods.
+
+{"subsystem": "ftl", "config": [
+  {"method": "ftl_create_bdev", "params": {of bdev_ftl_create, with uuid, target and all that was given; "new": true
+   where it is not on media yet}},
+  {"method": "ftl_add_host", "params": {of bdev_ftl_add_host}}, …
+  {"method": "ftl_call_target", "params": {"name": of the FTL, "method": …, "params": {…}}}, …]}
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+from uuid import UUID
+
+from .. import schema, strict_json
+from ..access.paths import check_directory, check_parents
+from ..conf import FtlConf, given_settings
+from ..errors import ExistsError, FtlError, ParameterError
+from ..nvme.target.allowed_hosts import AllowedHosts
+from ..spdk.exports import NQN_PREFIX
+from ..spdk.saved_config import Call, check_call, check_subsystems
+from .checks import split_address
+from .dependents import check_size
+
+SECTION: Final = "ftl"
+CONFIG_BYTES_MAX: Final = 16 << 20
+_CREATE: Final = "ftl_create_bdev"
+_ADD_HOST: Final = "ftl_add_host"
+_CALL_TARGET: Final = "ftl_call_target"
+_NOT_SAVED: Final = frozenset(("force", "no_data"))
+_HOSTS: Final = ("hosts", "allow_any_host", "dhchap_key", "dhchap_ctrlr_key", "psk")
+_KEYS: Final = ("dhchap_key", "dhchap_ctrlr_key", "psk")
+
+
+@dataclass
+class SavedFtl:
+    """One FTL of a section, as a record of the state file has it (ManagedDevice.record())."""
+
+    name: str
+    uuid: UUID
+    target: str
+    record: dict[str, Any]
+    dependents: list[Call]
+
+    @property
+    def is_new(self) -> bool:
+        """It is not on media yet: it is created when its base is there."""
+        return self.record["loads"] is not True
+
+
+# --- to a section ---
+
+
+def section_of(records: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """records: of ManagedDevice.record(). Of one with no_data nothing is kept, so there is nothing to load."""
+    kept = [record for record in records if not record["params"].get("no_data")]
+    return {"subsystem": SECTION, "config": [entry for record in kept for entry in _entries_of(record)]}
+
+
+def _entries_of(record: Mapping[str, Any]) -> list[Call]:
+    defaults = {each.name: each.default for each in schema.load("bdev_ftl_create").parameters}
+    given = {
+        name: value
+        for name, value in record["params"].items()
+        if name not in _NOT_SAVED and value is not None and (defaults.get(name) is None or value != defaults[name])
+    }
+    params = {"name": record["name"], "uuid": record["uuid"], "target": record["target"]}
+    params = {**params, **{name: value for name, value in given.items() if name not in params}}
+    if record["loads"] is not True:
+        params["new"] = True
+    if record["export"] is not None:
+        _, traddr, trsvcid = record["export"]
+        params["listen_address"] = f"[{traddr}]:{trsvcid}" if ":" in traddr else f"{traddr}:{trsvcid}"
+    allowed = record["allowed"]
+    if allowed["allow_any_host"]:
+        params["allow_any_host"] = True
+    entries = [{"method": _CREATE, "params": params}]
+    for host in allowed["hosts"]:
+        # Under which name the target comes is settled when it comes.
+        if host.get("is_target"):
+            continue
+        keys = {key: host[key] for key in _KEYS if host.get(key) is not None}
+        entries.append({"method": _ADD_HOST, "params": {"name": record["name"], "host": host["nqn"], **keys}})
+    for call in (record.get("dependents") or {}).get("calls", ()):
+        entries.append({"method": _CALL_TARGET, "params": {"name": record["name"], **call}})
+    return entries
+
+
+# --- from a section ---
+
+
+def read_file(path: Path, *, safe: bool = False) -> list[Any]:
+    """The section of a saved configuration; empty where it has none. safe: nobody but the user who runs this, and root,
+    could have written it; for whoever does what it says while nobody looks.
+
+    Raises ParameterError that says where it is wrong, or can't be read, and FtlError where it is not safe."""
+    try:
+        with path.open("rb") as file:
+            if safe:
+                check_parents(path.absolute(), "configuration", "give another")
+                check_directory(os.fstat(file.fileno()), path, "configuration", "give another")
+            raw = file.read(CONFIG_BYTES_MAX + 1)
+    except OSError as error:
+        raise ParameterError(f"configuration {path}: {error.strerror}", errno=error.errno) from error
+    if len(raw) > CONFIG_BYTES_MAX:
+        raise ParameterError(f"configuration {path} is larger than {CONFIG_BYTES_MAX} bytes")
+    try:
+        document = strict_json.loads(raw)
+    except ValueError as error:
+        raise ParameterError(f"configuration {path} is not JSON: {error}") from error
+    if not isinstance(document, dict) or not isinstance(document.get("subsystems"), list):
+        raise ParameterError(f'configuration {path} has no "subsystems" array; write one with spdk-ftl save-config')
+    try:
+        check_subsystems(document["subsystems"])
+    except ParameterError as error:
+        raise ParameterError(f"configuration {path}: {error.message}") from error
+    return [
+        entry for each in document["subsystems"] if each["subsystem"] == SECTION for entry in each.get("config") or ()
+    ]
+
+
+def read_section(
+    entries: Iterable[Any], where: str, *, target: str | None = None, normal: Callable[[str], str] = os.path.realpath
+) -> list[SavedFtl]:
+    """target: instead of those that are named. normal: one spelling for each target.
+
+    Raises ParameterError or ExistsError, which names the entry (the first one is 1) and what is wrong with it.
+    """
+    found: dict[str, SavedFtl] = {}
+    hosts: dict[str, list[Any]] = {}
+    for number, entry in enumerate(entries, 1):
+        at = f"{where}, entry {number} of section {SECTION}"
+        check_call(entry, at)
+        method, params = entry["method"], dict(entry.get("params") or {})
+        try:
+            if method == _CREATE:
+                ftl, hosts_of_it = _read_create(params, target, normal)
+                _require_unlike(ftl, found.values())
+                found[ftl.name], hosts[ftl.name] = ftl, hosts_of_it
+                AllowedHosts.from_record(_allowed(ftl, hosts_of_it))
+                continue
+            if method not in (_ADD_HOST, _CALL_TARGET):
+                raise ParameterError(f"unknown; known: {_CREATE}, {_ADD_HOST}, {_CALL_TARGET}")
+            named = found.get(str(params.get("name")))
+            if named is None:
+                raise ParameterError(f"no {_CREATE} before it has the name {str(params.get('name'))[:80]!r}")
+            if method == _ADD_HOST:
+                hosts[named.name].append(_read_host(params))
+                AllowedHosts.from_record(_allowed(named, hosts[named.name]))
+            else:
+                named.dependents.append(_read_dependent(params))
+        except (FtlError, ValueError) as error:
+            why = error.message if isinstance(error, FtlError) else str(error)
+            raise ParameterError(f"{at}: {method[:80]}: {why}") from error
+    for ftl in found.values():
+        check_size(ftl.name, ftl.dependents)
+        ftl.record["allowed"] = _allowed(ftl, hosts[ftl.name])
+        ftl.record["dependents"] = {"calls": ftl.dependents, "pending": True}
+    return list(found.values())
+
+
+def _read_create(
+    given: dict[str, Any], target: str | None, normal: Callable[[str], str]
+) -> tuple[SavedFtl, list[dict[str, Any]]]:
+    new = given.pop("new", False)
+    if not isinstance(new, bool):
+        raise ParameterError('"new" is neither true nor false')
+    for name in _NOT_SAVED:
+        if given.get(name):
+            raise ParameterError(f"{name} is for bdev_ftl_create, and has no place in a saved configuration")
+    if target is not None:
+        given["target"] = target
+    params = schema.load("bdev_ftl_create").validate(given)
+    uuid = UUID(params["uuid"]) if params.get("uuid") else UUID(int=0)
+    if not uuid.int:
+        raise ParameterError("uuid is missing: that of the FTL to load")
+    FtlConf.from_dict(given_settings(params)).check()
+    if new and params.get("without_cache"):
+        raise ParameterError("without_cache is for an FTL that is there")
+    export = None
+    if params.get("listen_address"):
+        traddr, port = split_address(params["listen_address"])
+        export = [f"{NQN_PREFIX}{uuid}", traddr, port] if port and not new else None
+    keys = {key: params[key] for key in _KEYS if params.get(key) is not None}
+    hosts = [_host(nqn, keys) for nqn in params.get("hosts") or ()]
+    any_host = params.get("allow_any_host") is True
+    for name in _HOSTS:
+        params.pop(name, None)
+    params["target"] = normal(params["target"])
+    record = {
+        "name": params["name"],
+        "uuid": str(uuid),
+        "target": params["target"],
+        "state": "deferred" if new else "waiting",
+        "loads": not new,
+        "params": params,
+        "params_are_as_given": True,
+        "export": export,
+        "allowed": {"allow_any_host": any_host},
+        "hosts": None,
+    }
+    if new:
+        # Only of one that is on media it says which that is.
+        del params["uuid"]
+    return SavedFtl(params["name"], uuid, params["target"], record, []), hosts
+
+
+def _read_host(params: dict[str, Any]) -> dict[str, Any]:
+    checked = schema.load("bdev_ftl_add_host").validate(params)
+    return _host(checked["host"], {key: checked[key] for key in _KEYS if checked.get(key) is not None})
+
+
+def _host(nqn: str, keys: Mapping[str, str]) -> dict[str, Any]:
+    return {"nqn": nqn, "is_target": False, **keys}
+
+
+def _read_dependent(params: dict[str, Any]) -> Call:
+    del params["name"]
+    check_call(params, _CALL_TARGET)
+    if unknown := set(params) - {"method", "params"}:
+        raise ParameterError(f"unknown parameter {sorted(unknown)[0][:80]!r}; known: name, method, params")
+    return params
+
+
+def _allowed(ftl: SavedFtl, hosts: list[dict[str, Any]]) -> dict[str, Any]:
+    return {**ftl.record["allowed"], "hosts": hosts}
+
+
+def _require_unlike(ftl: SavedFtl, others: Iterable[SavedFtl]) -> None:
+    for other in others:
+        if other.name == ftl.name or other.uuid == ftl.uuid:
+            raise ExistsError(
+                f"FTL bdev {ftl.name} (uuid {ftl.uuid}) has the name or uuid of FTL bdev {other.name} (uuid "
+                f"{other.uuid}), which is in the file before it"
+            )

@@ -1,0 +1,139 @@
+"""The terms of a creation that are not the FTL's own: what is to be done where it, or its base, is there or is not."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+from uuid import UUID
+
+from ..agreement import differences
+from ..errors import ExistsError, FtlError, NotFoundError, ParameterError, TargetError
+from ..spdk.exports import TransportMissingError
+from ..text import show_name
+from .device import DeviceState, ManagedDevice
+
+POLL_S: Final = 0.05
+_COMING: Final = (DeviceState.DEFERRED, DeviceState.CREATING, DeviceState.WAITING)
+
+
+@dataclass(frozen=True)
+class Terms:
+    """Of one bdev_ftl_create."""
+
+    if_absent: bool
+    load_or_create: bool
+    wait_s: float | None
+    chosen: UUID | None
+    """The uuid that an FTL has to get which is created."""
+
+    @classmethod
+    def take(cls, params: dict[str, Any]) -> Terms:
+        """params: valid ones, from which those are taken that tell nothing of the FTL. What a deferred creation has to
+        know stays: load_or_create, with the uuid that the FTL must have; and wait, for a creation that is patient().
+
+        Raises ParameterError for terms that exclude each other.
+        """
+        if_absent, load_or_create = params.pop("if_absent", False), params.pop("load_or_create", False)
+        new, given = params.pop("new_uuid", None), params.get("uuid")
+        for name, value in (("uuid", given), ("new_uuid", new)):
+            if value is not None and name == "new_uuid" and not UUID(value).int:
+                raise ParameterError("new_uuid is the nil UUID, which no FTL can have: choose another, or leave it out")
+        given = given if given is not None and UUID(given).int else None
+        if new is not None and given is not None:
+            raise ParameterError("uuid loads an FTL, new_uuid is for one that is created: give one of them")
+        if load_or_create:
+            for name, why in (
+                ("force", "force erases what is on the base, load_or_create never does: give one of them"),
+                ("no_data", "what no_data makes can't be loaded again: leave load_or_create out"),
+            ):
+                if params.get(name):
+                    raise ParameterError(why)
+            params["load_or_create"] = True
+            if new or given:
+                params["uuid"] = new or given
+        chosen = new or (given if load_or_create else None)
+        return cls(if_absent, load_or_create, params.get("wait"), UUID(chosen) if chosen else None)
+
+    @property
+    def asks_for_json(self) -> bool:
+        """Also of a creation that is deferred."""
+        return self.wait_s is not None
+
+    def answer(self, device: ManagedDevice, *, changed: bool) -> dict[str, Any]:
+        """What bdev_ftl_create returns."""
+        online = device.state is DeviceState.ONLINE
+        told: dict[str, Any] = {"name": device.name, "uuid": str(device.uuid)}
+        if self.if_absent:
+            told["changed"] = changed
+        if self.load_or_create:
+            told["loaded"] = device.how_it_came == "loaded" if device.ftl is not None else None
+        if self.wait_s is not None or not changed:
+            told["state"] = device.state.value
+            told["waiting_for"] = None if online else device.waits_for or device.error
+        return told
+
+
+def is_patient(params: Mapping[str, Any]) -> bool:
+    """Whoever asked for it knows that not everything is there yet."""
+    return params.get("wait") is not None
+
+
+def may_come(error: BaseException) -> bool:
+    """A patient creation waits for it: a target that does not answer, its transport, a bdev."""
+    if isinstance(error, TargetError):
+        # EPERM: a stranger has its socket.
+        return error.rpc_code is None and error.errno != errno.EPERM
+    return isinstance(error, (NotFoundError, TransportMissingError))
+
+
+def check_agrees(device: ManagedDevice, asked: Mapping[str, Any], told: Mapping[str, Any]) -> None:
+    """device is there already; told: its properties. Raises ExistsError, which names what differs, and FtlError where
+    it has failed."""
+    which = f"FTL bdev {device.name} of the SPDK target at {device.target}"
+    if device.state is DeviceState.DELETING:
+        raise FtlError(f"{which} is being deleted: ask again when it is gone", errno=errno.EBUSY)
+    differ = [str(each) for each in differences(asked, told)]
+    allowed = {host["nqn"]: host for host in told["hosts"]}
+    for nqn in asked.get("hosts") or ():
+        host = allowed.get(nqn)
+        if host is None:
+            differ.append(f"host {show_name(nqn)} may not connect")
+            continue
+        for key in ("dhchap_key", "dhchap_ctrlr_key", "psk"):
+            if asked.get(key) != host.get(key):
+                differ.append(f"host {show_name(nqn)} has {key} {host.get(key)}, asked for is {asked.get(key)}")
+    if asked.get("allow_any_host") and not told["allow_any_host"]:
+        differ.append("not any host may connect")
+    if differ:
+        raise ExistsError(
+            f"{which} is there already, and is not what is asked for: {'; '.join(differ)}. Ask for what it has, or "
+            "change it, or delete it first; nothing was done"
+        )
+    if device.state is DeviceState.FAILED:
+        raise FtlError(f"{which} is there already, and has failed: {device.error}: delete it first", errno=errno.EIO)
+
+
+async def wait_online(
+    find: Callable[[], ManagedDevice | None], name: str, wait_s: float, halting: Callable[[], bool]
+) -> ManagedDevice:
+    """Until it is online, or time is up. find: the device as it is now. Raises FtlError where it fails, or is deleted,
+    or the daemon is halting."""
+    deadline = asyncio.get_running_loop().time() + wait_s
+    while True:
+        device = find()
+        if halting():
+            raise FtlError(f"FTL bdev {name}: the daemon is halting", errno=errno.ESHUTDOWN)
+        if device is None or device.state is DeviceState.DELETING:
+            raise NotFoundError(f"FTL bdev {name}: it was deleted while it was waited for")
+        if device.state is DeviceState.FAILED:
+            raise FtlError(
+                f"FTL bdev {name}: its deferred creation has failed: {device.error}. It stays in the list until it is "
+                "deleted"
+            )
+        left_s = deadline - asyncio.get_running_loop().time()
+        if device.state not in _COMING or left_s <= 0:
+            return device
+        await asyncio.sleep(min(POLL_S, left_s))
