@@ -173,7 +173,8 @@ class Front:
         gate = self.gate
         assert gate is not None
         until = asyncio.get_running_loop().time() + timeout_s
-        while not gate.sweep():
+        # Data of writes that are held since may lie in the core's memory, which stays until they are written.
+        while not gate.emptied():
             if asyncio.get_running_loop().time() >= until:
                 return False
             await asyncio.sleep(EMPTY_POLL_S)
