@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
+import logging
 import os
+import re
 import socket
+import stat
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,8 +17,8 @@ from urllib.parse import quote
 
 from .access.paths import show_owner
 from .access.peers import Trust, peer_of
-from .access.unix_sockets import RUN_DIRECTORY, RUNTIME_ENVIRONMENT, SOCKET_NAME, run_directory
-from .access.users import uid_of
+from .access.unix_sockets import PATH_BYTES_MAX, RUN_DIRECTORY, RUNTIME_ENVIRONMENT, SOCKET_NAME, run_directory
+from .access.users import own_uid, show_group, show_user, uid_of
 from .errors import DaemonError, FtlError, NoDaemonError, ParameterError
 
 SOCKET_ENVIRONMENT = "SPDK_FTL_SOCK"
@@ -29,6 +33,9 @@ CONNECT_TIMEOUT_S = 5.0
 # Creating an FTL resets zones of the whole device; the daemon itself bounds each step.
 REPLY_TIMEOUT_S = 600.0
 REPLY_BYTES_MAX = 64 << 20
+PORT_MAX = 65535
+_KEY = re.compile(r"(DHHC-1|NVMeTLSkey-1):[^\"\s]*")
+_HOST_PORT = re.compile(r"(\[[0-9A-Fa-f:.]{2,45}\]|[A-Za-z0-9.-]{1,253}):[0-9]{1,5}")
 CHUNK_BYTES = 64 << 10
 
 
@@ -39,20 +46,38 @@ def default_socket() -> str:
 
 
 def target_address(text: str) -> str:
-    """What -s says, as an RPC takes it: a path made absolute, or HOST:PORT. Raises ParameterError where it is empty."""
+    """What -s says as an RPC takes it: an absolute path, or HOST:PORT. Raises ParameterError for what is neither."""
+    wanted = "give the path of the SPDK target's RPC socket, or HOST:PORT"
     if not text:
-        raise ParameterError("-s: an empty address; give the path of the SPDK target's RPC socket, or HOST:PORT")
-    return os.path.abspath(text) if "/" in text or ":" not in text else text
+        raise ParameterError(f"-s: an empty address; {wanted}")
+    if "/" in text or ":" not in text:
+        path = os.path.abspath(text)
+        size = len(os.fsencode(path))
+        if size > PATH_BYTES_MAX:
+            raise ParameterError(
+                f"-s: {text!r} is a path of {size} bytes: the address of a unix socket has room for {PATH_BYTES_MAX}"
+            )
+        return path
+    if _HOST_PORT.fullmatch(text) is None or int(text.rpartition(":")[2]) not in range(1, PORT_MAX + 1):
+        raise ParameterError(f"-s: {text!r} is no address; {wanted} (an IPv6 address in brackets)")
+    return text
 
 
 class DaemonClient:
     """Calls the daemon. One HTTP connection per call: the object holds no connection and needs no close."""
 
     def __init__(
-        self, socket_path: str | None = None, *, timeout_s: float | None = None, user: str | None = None
+        self,
+        socket_path: str | None = None,
+        *,
+        timeout_s: float | None = None,
+        user: str | None = None,
+        log: logging.Logger | None = None,
     ) -> None:
         """user: who may serve the socket, beside the user who calls and root; $SPDK_FTL_DAEMON_USER where it is not
-        given. Raises ParameterError where there is no such user, or no default socket."""
+        given. log: is told each request and response at the level and in the form of SPDK's client, without keys.
+        Raises ParameterError where there is no such user, or no default socket."""
+        self._log = log
         user = user or os.environ.get(USER_ENVIRONMENT)
         self._trust = Trust(uid_of(user) if user else None)
         self.socket_path = os.path.abspath(socket_path or default_socket())
@@ -69,7 +94,12 @@ class DaemonClient:
         # What the daemon is told to wait for is no silence of its own.
         wait = (params or {}).get("wait")
         timeout_s = self.timeout_s + (wait if isinstance(wait, int) else 0)
+        if self._log is not None:
+            self._log.debug("call('%s') to the %s", method, self._who)
+            self._log.info("Requests:\n%s\n", _without_keys(request))
         reply = self._decode(self._post(json.dumps(request).encode(), timeout_s))
+        if self._log is not None:
+            self._log.info("response:\n%s\n", _without_keys(reply))
         if "error" in reply:
             error = reply["error"]
             code = error.get("code") if isinstance(error, dict) else None
@@ -111,9 +141,28 @@ class DaemonClient:
                 f"{self._who}: no reply within {timeout_s:g} s; the call may still take effect: see `spdk-ftl devices`"
             ) from None
         except requests.exceptions.RequestException as error:
+            if self._answers_as_target():
+                raise DaemonError(
+                    f"{self.socket_path} is no control socket of a spdk-ftl daemon, but the RPC socket of an SPDK "
+                    "target as it seems: give that with -s, and the daemon's with --socket or "
+                    f"${SOCKET_ENVIRONMENT} (default: {SOCKET_DEFAULT})",
+                    errno=errno.EPROTO,
+                ) from None
             raise DaemonError(
                 f"{self._who} broke off: {error}; see its log, and `spdk-ftl devices` for what it did"
             ) from None
+
+    def _answers_as_target(self) -> bool:
+        """Whether JSON-RPC without HTTP around it is understood there. A target drops what it can't parse, and the
+        connection with it."""
+        question = json.dumps({"jsonrpc": "2.0", "id": 1, "method": "spdk_get_version"}).encode()
+        with contextlib.suppress(OSError, DaemonError), socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+            connection.settimeout(CONNECT_TIMEOUT_S)
+            connection.connect(self.socket_path)
+            self._check_server(connection)
+            connection.sendall(question)
+            return connection.recv(CHUNK_BYTES).lstrip()[:1] == b"{"
+        return False
 
     def _check_listening(self) -> None:
         """requests would tell a socket that nobody listens on from a connection that broke off by its text only."""
@@ -127,7 +176,7 @@ class DaemonClient:
             except ConnectionRefusedError:
                 state, kind = "is not running (nobody listens on its socket)", NoDaemonError
             except PermissionError:
-                state = f"can't be reached: you may not use that socket{show_owner(Path(self.socket_path))}"
+                raise DaemonError(f"{self._who} can't be reached: {self._who_may()}", errno=errno.EACCES) from None
             except OSError as error:
                 state = f"can't be reached ({error.strerror or error})"
             else:
@@ -135,6 +184,31 @@ class DaemonClient:
         raise kind(
             f"{self._who} {state}: start it with `spdk-ftl serve`, or name its socket in ${SOCKET_ENVIRONMENT}"
             f"{self._elsewhere()}"
+        )
+
+    def _who_may(self) -> str:
+        """Use the socket, and how others come to it."""
+        path = Path(self.socket_path)
+        me = show_user(own_uid())
+        try:
+            found = os.lstat(path)
+        except OSError:
+            return (
+                f"{me} may not enter the directory {path.parent}{show_owner(path.parent)}: run this as its user, or "
+                f"name the socket of another daemon in ${SOCKET_ENVIRONMENT}{self._elsewhere()}"
+            )
+        may = [show_user(found.st_uid), "root"] if found.st_uid else [show_user(found.st_uid)]
+        mode = stat.S_IMODE(found.st_mode)
+        if mode & stat.S_IWGRP:
+            group = show_group(found.st_gid)
+            return (
+                f"{me} may not use that socket, only {', '.join(may)} and the members of {group} (mode {mode:04o}): "
+                f"run this as one of them, or join {group} and log in again"
+            )
+        return (
+            f"{me} may not use that socket, only {' and '.join(may)} (mode {mode:04o}): run this as such, or let a "
+            "group in with `spdk-ftl serve --socket-group GROUP` (under systemd: SocketMode=0660 and "
+            "SocketGroup=GROUP in spdk-ftl.socket); who is only to look on gets --monitor-socket and --monitor-group"
         )
 
     def _elsewhere(self) -> str:
@@ -168,3 +242,8 @@ class DaemonClient:
         if not isinstance(reply, dict):
             raise DaemonError(f"{self._who}: its reply is not a JSON-RPC object")
         return reply
+
+
+def _without_keys(message: Mapping[str, Any]) -> str:
+    """For a log. Keys are told by the path of their file; one that stands where a path should is not shown."""
+    return _KEY.sub(r"\1:...", json.dumps(message, indent=2))

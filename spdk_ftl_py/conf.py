@@ -36,7 +36,11 @@ band kept free beyond need is spare space that does not lower write amplificatio
 
 RELOC_POLICIES: Final = ("cost_benefit", "greedy")
 
+WRITE_BUFFER_BLOCKS_MIN: Final = 8
+"""Fewer slots the data path can't work with (shim/ftl/core_state.cpp)."""
+WRITE_BUFFER_BYTES_MIN: Final = WRITE_BUFFER_BLOCKS_MIN * BLOCK_BYTES
 WRITE_BUFFER_BYTES_MAX: Final = 1 << 30
+"""More than half a band is never used (write_buffer_blocks())."""
 RELOC_QDEPTH_MAX: Final = 1024
 ACTIVE_RELOCS_MAX: Final = 64
 IO_POOL_MAX: Final = 65535
@@ -126,7 +130,7 @@ class FtlConf:
     lba_rsvd: int = 20
     """Percent of the blocks that are not offered to the user (overprovisioning)."""
     write_buffer_size: int = 6 * 1024 * 1024
-    """Bytes of write buffer for each I/O channel."""
+    """Bytes of write buffer; of more than half a band, half a band (write_buffer_blocks())."""
     band_thld: int = 90
     """Percent of a band written at which the next one is opened."""
     max_reloc_qdepth: int = 32
@@ -221,16 +225,19 @@ class FtlConf:
             "invalid_thld", self.invalid_thld, 0, 99, "percent of a band that must be invalid before it is relocated"
         )
         _range("lba_rsvd", self.lba_rsvd, 1, 99, "percent of the blocks kept back for garbage collection; 20 is usual")
-        if self.write_buffer_size <= 0 or self.write_buffer_size % BLOCK_BYTES:
-            nearest = max(BLOCK_BYTES, (self.write_buffer_size + BLOCK_BYTES - 1) // BLOCK_BYTES * BLOCK_BYTES)
+        _range(
+            "write_buffer_size",
+            self.write_buffer_size,
+            WRITE_BUFFER_BYTES_MIN,
+            WRITE_BUFFER_BYTES_MAX,
+            f"bytes, multiple of {BLOCK_BYTES}",
+        )
+        if self.write_buffer_size % BLOCK_BYTES:
+            nearest = (self.write_buffer_size + BLOCK_BYTES // 2) // BLOCK_BYTES * BLOCK_BYTES
             raise ConfError(
-                f"conf write_buffer_size = {self.write_buffer_size}: must be a positive multiple of {BLOCK_BYTES} "
-                "bytes; "
+                f"conf write_buffer_size = {self.write_buffer_size}: must be a multiple of {BLOCK_BYTES} bytes; "
                 f"{nearest} is the nearest"
             )
-        _range(
-            "write_buffer_size", self.write_buffer_size, BLOCK_BYTES, WRITE_BUFFER_BYTES_MAX, "bytes, multiple of 4096"
-        )
         _range("band_thld", self.band_thld, 1, 100, "percent of a band at which the next one is opened")
         _range("max_reloc_qdepth", self.max_reloc_qdepth, 1, RELOC_QDEPTH_MAX, "reads outstanding for each relocation")
         _range("max_active_relocs", self.max_active_relocs, 1, ACTIVE_RELOCS_MAX, "bands relocated at once")
@@ -263,6 +270,12 @@ class FtlConf:
         spare bands can't sustain garbage collection: then every write would come to stand still sooner or later.
         """
         self.check()
+        if write_buffer_blocks(self, bands) < WRITE_BUFFER_BLOCKS_MIN:
+            raise ConfError(
+                f"a band holds {bands.band_blocks} blocks, of which half is the largest write buffer, and that needs "
+                f"{WRITE_BUFFER_BLOCKS_MIN} blocks at least: use larger zones, or more parallel units (num_punits) "
+                f"than {bands.punits}"
+            )
         self._check_spare_bands(bands)
         room = bands.spare_bands - bands.open_bands
         defaults = default_thresholds(room)
@@ -303,6 +316,12 @@ class FtlConf:
         raise ConfError(
             f"conf lba_rsvd = {self.lba_rsvd}: leaves {bands.band_count} bands with {what}; {', or '.join(remedies)}"
         )
+
+
+def write_buffer_blocks(conf: FtlConf, bands: BandNumbers) -> int:
+    """Blocks of the write buffer that an FTL gets. At most half a band: what the buffer holds when space is short has
+    to fit into the user's share of the reserve."""
+    return min(conf.write_buffer_blocks, bands.band_blocks // 2)
 
 
 def spare_bands_needed(open_bands: int) -> int:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import json
+import logging
 import os
 import re
 import socket
@@ -32,6 +33,7 @@ _METHODS: Final = (
     "bdev_ftl_get_stats",
     "bdev_ftl_get_properties",
     "bdev_ftl_scrub",
+    "bdev_ftl_grow",
     "bdev_ftl_unmap",
     "bdev_ftl_set_property",
     "bdev_ftl_load",
@@ -175,7 +177,7 @@ def _command(rpc: schema.RpcSchema) -> Callable[[argparse.Namespace], None]:
                 args.client.call(rpc.method, params)
                 return
             _send_collected(args.client)
-            result = DaemonClient(timeout_s=getattr(args, "timeout", None)).call(rpc.method, params)
+            result = _daemon(args).call(rpc.method, params)
         except FtlError as error:
             raise JSONRPCException(_as_of_a_target(error)) from error
         print(result if isinstance(result, str) else json.dumps(result, indent=2), flush=True)
@@ -215,7 +217,7 @@ def _save_config(theirs: Callable[[argparse.Namespace], None]) -> Callable[[argp
         params = {"target": _target_address(args), "with_batches": bool(getattr(args, "with_batches", False))}
         client = args.client
         try:
-            document = DaemonClient(timeout_s=getattr(args, "timeout", None)).call("ftl_save_config", params)
+            document = _daemon(args).call("ftl_save_config", params)
             args.client = _SavedClient(client, document["subsystems"])
         except NoDaemonError as error:
             print(f"spdk_ftl_py: nothing is left out, and no FTL is in it: {error.message}", file=sys.stderr)
@@ -275,7 +277,7 @@ def _load_config(theirs: Callable[[argparse.Namespace], None]) -> Callable[[argp
         _send_collected(args.client)
         try:
             params = {"config": section, "target": _target_address(args)}
-            result = DaemonClient(timeout_s=getattr(args, "timeout", None)).call("ftl_load_config", params)
+            result = _daemon(args).call("ftl_load_config", params)
         except FtlError as error:
             rest_is_loaded = (
                 "SPDK's part of the configuration is loaded, the FTLs are not: `spdk-ftl load-config` does it"
@@ -309,6 +311,12 @@ def _without_section(document: Any) -> tuple[Any, list[Any]]:
     ours = [each for each in subsystems if isinstance(each, dict) and each.get("subsystem") == _CONFIG_SECTION]
     rest = [each for each in subsystems if each not in ours]
     return {**document, "subsystems": rest}, [entry for each in ours for entry in each.get("config") or ()]
+
+
+def _daemon(args: argparse.Namespace) -> DaemonClient:
+    """Tells rpc.py's logger what it is asked and answers, as `-v` shows the target's."""
+    log = getattr(args.client, "_logger", None)
+    return DaemonClient(timeout_s=getattr(args, "timeout", None), log=log if isinstance(log, logging.Logger) else None)
 
 
 def _target_address(args: argparse.Namespace) -> str:

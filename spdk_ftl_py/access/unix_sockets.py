@@ -17,6 +17,8 @@ SOCKET_NAME: Final = "spdk-ftl.sock"
 RUNTIME_ENVIRONMENT: Final = "XDG_RUNTIME_DIR"
 OWN_MODE: Final = 0o600
 GROUP_MODE: Final = 0o660
+PATH_BYTES_MAX: Final = 107
+"""What the address of a unix socket has room for."""
 
 
 def run_directory() -> Path:

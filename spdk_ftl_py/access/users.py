@@ -25,6 +25,13 @@ def show_user(uid: int) -> str:
     return f"user {uid}"
 
 
+def show_group(gid: int) -> str:
+    """For messages: ``group disk (gid 6)``."""
+    with contextlib.suppress(KeyError):
+        return f"group {grp.getgrgid(gid).gr_name} (gid {gid})"
+    return f"group {gid}"
+
+
 def uid_of(user: str) -> int:
     """Of a name, or a number. Raises ParameterError."""
     try:

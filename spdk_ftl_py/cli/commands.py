@@ -1,5 +1,6 @@
 """Subcommands of `spdk-ftl` that ask the daemon: status, devices, stats, properties, hosts, create, delete, add-host,
-remove-host, allow-any-host, remove-buffers, load, unload, unmap, set-property, set-cache, remove-cache, rename."""
+remove-host, allow-any-host, remove-buffers, grow, load, unload, unmap, set-property, set-cache, remove-cache,
+rename."""
 
 from __future__ import annotations
 
@@ -13,6 +14,8 @@ from .. import schema
 from ..client import SOCKET_DEFAULT, SOCKET_ENVIRONMENT, USER_ENVIRONMENT, DaemonClient, target_address
 from ..plugin import add_arguments, parameters_of, still_deferred
 from ..text import show_line, show_name
+from ..usage import account, parsed, refusing, socket_name
+from .checked_arguments import check_arguments, check_together, parameter
 
 TARGET_DEFAULT: Final = "/var/tmp/spdk.sock"
 _GIB: Final = 1 << 30
@@ -37,6 +40,7 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     _add_rpc(subparsers, "add-host", "let a host connect to an FTL")
     _add_rpc(subparsers, "remove-host", "let a host not connect to an FTL any more, and end its connections")
     _add_rpc(subparsers, "allow-any-host", "let any host connect to an FTL, or only those in its list")
+    _add_rpc(subparsers, "grow", "give an FTL all of its base, which has got larger")
     _add_rpc(subparsers, "load", "load an FTL that is on its base bdev: what `create` with its uuid does")
     _add_rpc(subparsers, "unload", "halt an FTL and let go of its bdevs: what `delete` does")
     _add_rpc(subparsers, "unmap", "trim blocks of an FTL, durably")
@@ -45,20 +49,36 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     _add_rpc(subparsers, "remove-cache", "take the nv cache of an FTL away while it runs")
     _add_rpc(subparsers, "rename", "give an FTL another name, in the target too")
     buffers = _add(subparsers, "remove-buffers", "remove write buffer files that no FTL needs (see status)")
-    buffers.add_argument("uuid", nargs="?", metavar="UUID", help="of the FTL whose file it was (default: all of them)")
-    add_arguments(buffers, schema.load("ftl_remove_buffers"))
+    rpc = schema.load("ftl_remove_buffers")
+    uuid = parameter(rpc, "uuid")
+    buffers.add_argument(
+        "uuid", nargs="?", metavar="UUID", type=uuid, help="of the FTL whose file it was (default: all of them)"
+    )
+    add_arguments(buffers, rpc)
     buffers.set_defaults(run=_remove_buffers)
+
+
+def ftl_name(given: str) -> str:
+    """A type for argparse."""
+    return str(parameter(schema.load("bdev_ftl_create"), "name")(given))
+
+
+target_socket: Final = parsed(target_address, without="-s: ")
+"""A type for argparse: the RPC address of an SPDK target."""
 
 
 def add_socket(parser: argparse.ArgumentParser) -> None:
     """And whose it may be."""
     parser.add_argument(
         "--socket",
+        metavar="PATH",
+        type=socket_name,
         help=f"control socket of the daemon (default: ${SOCKET_ENVIRONMENT}, else {SOCKET_DEFAULT})",
     )
     parser.add_argument(
         "--daemon-user",
         metavar="USER",
+        type=account,
         help=f"whose daemon is believed, beside your own and root's (default: ${USER_ENVIRONMENT}, else nobody's)",
     )
 
@@ -69,6 +89,7 @@ def add_target(parser: argparse.ArgumentParser) -> None:
         "-s",
         "--target",
         metavar="SOCKET",
+        type=target_socket,
         help="RPC socket of the SPDK target that the FTL is on (needed only where several have one of that name)",
     )
 
@@ -102,7 +123,7 @@ def _add(
         aliases=list(aliases),
     )
     if name:
-        parser.add_argument("name", help="name of the FTL bdev, e.g. ftl0")
+        parser.add_argument("name", type=ftl_name, help="name of the FTL bdev, e.g. ftl0")
         add_target(parser)
     add_socket(parser)
     if table:
@@ -116,18 +137,22 @@ def _add_rpc(subparsers: argparse._SubParsersAction[argparse.ArgumentParser], co
     parser.add_argument(
         "-s",
         "--target",
+        type=target_socket,
         default=TARGET_DEFAULT if command in ("create", "load") else None,
         help=f"RPC socket of the SPDK target (default: {TARGET_DEFAULT})"
         if command in ("create", "load")
         else "RPC socket of the SPDK target that the FTL is on (needed only where several have one of that name)",
     )
     add_arguments(parser, rpc)
+    check_arguments(parser, rpc)
 
     def run(args: argparse.Namespace) -> int:
-        params = parameters_of(args, rpc)
-        if args.target is not None:
-            params["target"] = target_address(args.target)
-        result = daemon_client(args).call(rpc.method, rpc.check(params))
+        with refusing(parser):
+            params = parameters_of(args, rpc)
+            if args.target is not None:
+                params["target"] = args.target
+            check_together(rpc, params)
+        result = daemon_client(args).call(rpc.method, params)
         print(result if isinstance(result, str) else json.dumps(result, indent=2))
         waits = still_deferred(params, result)
         if waits is not None:

@@ -12,7 +12,7 @@ from typing import Any, Final
 from .. import schema
 from ..client import target_address
 from ..errors import FtlError
-from .commands import add_socket, daemon_client
+from .commands import add_socket, daemon_client, target_socket
 
 _SAVE: Final = """\
 Print the configuration of a target, as SPDK's own save_config does: without what the daemon makes in it, and with a
@@ -43,7 +43,10 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     save.add_argument(
-        "-s", "--target", help="RPC socket of the SPDK target (default: that of all FTLs, where it is one)"
+        "-s",
+        "--target",
+        type=target_socket,
+        help="RPC socket of the SPDK target (default: that of all FTLs, where it is one)",
     )
     save.add_argument(
         "-o", "--output", metavar="FILE", help="write it there, mode 0600, all or nothing (default: standard output)"
@@ -59,7 +62,10 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     )
     load.add_argument("file", metavar="FILE", help="as save-config, or save_config of the plugin, wrote it")
     load.add_argument(
-        "-s", "--target", help="RPC socket of the SPDK target that the FTLs are on, whatever the file says"
+        "-s",
+        "--target",
+        type=target_socket,
+        help="RPC socket of the SPDK target that the FTLs are on, whatever the file says",
     )
     add_socket(load)
     load.set_defaults(run=_load)

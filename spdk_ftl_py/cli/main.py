@@ -15,6 +15,7 @@ from typing import Any, Final
 
 from ..errors import FtlError
 from ..text import shown
+from ..usage import commands_of, refuse_empty
 from ..version import __version__
 
 LINES: Final = "\n"
@@ -22,6 +23,9 @@ EXIT_OK: Final = 0
 EXIT_FAILURE: Final = 1
 EXIT_USAGE: Final = 2
 EXIT_INTERRUPTED: Final = 130
+
+COMPLETION: Final = "completion"
+"""Has to know all the others."""
 
 # In the order in which --help shows them.
 _MODULES: Final[tuple[tuple[str, tuple[str, ...]], ...]] = (
@@ -31,15 +35,18 @@ _MODULES: Final[tuple[tuple[str, tuple[str, ...]], ...]] = (
     ("spdk_ftl_py.torture.command", ("torture",)),
     ("spdk_ftl_py.daemon.check_command", ("check",)),
     ("spdk_ftl_py.cli.scrub_command", ("scrub",)),
+    ("spdk_ftl_py.cli.apply_command", ("apply",)),
     (
         "spdk_ftl_py.cli.commands",
         (
             *("status", "devices", "list", "stats", "properties", "hosts", "create", "delete"),
             *("add-host", "remove-host", "allow-any-host", "remove-buffers"),
+            "grow",
             *("load", "unload", "unmap", "set-property", "set-cache", "remove-cache", "rename"),
         ),
     ),
     ("spdk_ftl_py.cli.config_commands", ("save-config", "load-config")),
+    ("spdk_ftl_py.cli.completion_command", (COMPLETION,)),
 )
 
 _INSTALL: Final = "is the package installed with its dependencies (pip install .)?"
@@ -59,6 +66,7 @@ how it goes together:
   spdk-ftl devices                                what runs, and how it fares
   spdk-ftl save-config -o FILE                    for a reboot: spdk_tgt -c FILE, spdk-ftl serve --config FILE
   spdk-ftl add-host -b ftl0 --host NQN            lets an NVMe/TCP host other than the target connect to it
+  spdk-ftl apply plan.yaml                        all of this from a file, as often as you like
 
 first steps without hardware:
   spdk-ftl demo                                   the whole of it on an emulated ZNS drive, with verified I/O
@@ -87,6 +95,8 @@ def build_parser(only: str | None = None) -> argparse.ArgumentParser:
     for module, commands in _MODULES:
         if only is None or only in commands:
             _register(module, commands, subparsers, wanted=only is not None)
+    for command in commands_of(parser).values():
+        refuse_empty(command)
     return parser
 
 
@@ -98,7 +108,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     code = EXIT_OK
     try:
         try:
-            args = build_parser(only).parse_args(arguments)
+            args = build_parser(None if only == COMPLETION else only).parse_args(arguments)
             code = int(args.run(args))
         finally:
             # Here, where it can be told, not when Python ends.

@@ -14,7 +14,7 @@ from typing import Any, Final
 from .. import schema
 from ..client import DaemonClient
 from ..errors import FtlError
-from .commands import add_socket, add_target, daemon_client, named
+from .commands import add_socket, add_target, daemon_client, ftl_name, named
 
 POLL_S: Final = 0.5
 EXIT_CLEAN: Final = 0
@@ -43,7 +43,7 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("name", help="name of the FTL bdev, e.g. ftl0")
+    parser.add_argument("name", type=ftl_name, help="name of the FTL bdev, e.g. ftl0")
     add_target(parser)
     add_socket(parser)
     parser.add_argument("--no-wait", action="store_true", help="order it, and do not wait for its end")

@@ -24,10 +24,12 @@ from ..spdk.bdevs import get_bdev
 from ..spdk.claims import require_unclaimed
 from ..spdk.exports import bdev_nqn, export_bdev, host_nqn, require_tcp_transport
 from ..spdk.rpc import TargetRpc
+from ..usage import account, parsed, text, whole
 from .checks import check_base
 
 TARGET_DEFAULT: Final = "/var/tmp/spdk.sock"
 QUEUE_DEPTH: Final = 64
+ZONE_BLOCKS_MAX: Final = (1 << 32) - 1
 DAMAGE_SHOWN_MAX: Final = 16
 EXIT_CLEAN: Final = 0
 EXIT_DAMAGED: Final = 1
@@ -51,23 +53,28 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("base", metavar="BASE", help="base bdev of the FTL, in the SPDK target")
+    parser.add_argument("base", metavar="BASE", type=text, help="base bdev of the FTL, in the SPDK target")
     parser.add_argument(
         "-s",
         "--target",
         "--server",
         metavar="SOCKET",
+        type=parsed(target_address, without="-s: "),
         default=TARGET_DEFAULT,
         help="RPC socket of the SPDK target (default: %(default)s)",
     )
     parser.add_argument(
         "--target-user",
         metavar="USER",
+        type=account,
         help="who may serve that socket, beside yourself and root (default: nobody)",
     )
     parser.add_argument("-u", "--uuid", type=UUID, help="of the FTL that is expected there (default: any)")
     parser.add_argument(
-        "--zone-capacity", type=int, metavar="BLOCKS", help="as the FTL was created with, where its zones are emulated"
+        "--zone-capacity",
+        type=whole(1, ZONE_BLOCKS_MAX),
+        metavar="BLOCKS",
+        help="as the FTL was created with, where its zones are emulated",
     )
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     parser.set_defaults(run=run)
@@ -75,9 +82,8 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 def run(args: argparse.Namespace) -> int:
     try:
-        target = target_address(args.target)
         with _progress() as progress:
-            report = asyncio.run(_interruptible(_check_bdev(args, target, progress)))
+            report = asyncio.run(_interruptible(_check_bdev(args, args.target, progress)))
     except FtlError as error:
         print(f"spdk-ftl: {error.message}", file=sys.stderr)
         return EXIT_NOT_CHECKED
@@ -108,8 +114,6 @@ async def _check_bdev(args: argparse.Namespace, target: str, progress: Callable[
     """Raises FtlError where it can't be checked. The target is then, and afterwards, as it was."""
     rpc = TargetRpc(target, user=None if args.target_user is None else uid_of(args.target_user))
     params = {} if args.zone_capacity is None else {"zone_capacity": args.zone_capacity}
-    if args.zone_capacity is not None and args.zone_capacity < 1:
-        raise FtlError(f"--zone-capacity {args.zone_capacity}: must be at least 1 block")
     await require_tcp_transport(rpc)
     base = await get_bdev(rpc, args.base, role="base bdev")
     check_base(base, params)

@@ -6,7 +6,6 @@ import argparse
 import asyncio
 import gc
 import logging
-import math
 import os
 import signal
 from collections.abc import Sequence
@@ -20,6 +19,7 @@ from ..runtime.descriptors import raise_descriptor_limit
 from ..runtime.service_manager import ServiceManager
 from ..runtime.signals import ignored, on_signals
 from ..text import log_to_stderr
+from ..usage import account, parsed, path, refusing, seconds, socket_path
 from .state import (
     STATE_ENVIRONMENT,
     StateDirectory,
@@ -70,57 +70,67 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.add_argument(
         "--socket",
         metavar="PATH",
-        type=_path,
+        type=socket_path,
         help=f"control socket (default: ${SOCKET_ENVIRONMENT}, else {SOCKET_DEFAULT})",
     )
     parser.add_argument(
         "--socket-group",
         metavar="GROUP",
+        type=account,
         help="whose members may give orders too: the control socket gets mode 0660 and that group",
     )
     parser.add_argument(
         "--monitor-socket",
         metavar="PATH",
-        type=_path,
+        type=socket_path,
         help="a second socket, where only what changes nothing is answered (default: none)",
     )
     parser.add_argument(
         "--monitor-group",
         metavar="GROUP",
+        type=account,
         help="whose members may use the monitor socket, beside the user who runs the daemon and root",
     )
     parser.add_argument(
         "--state-dir",
         metavar="DIR",
-        type=_path,
+        type=path,
         default=default_state_directory(),
         help=f"state directory, one per daemon (default: ${STATE_ENVIRONMENT}, else %(default)s)",
     )
     parser.add_argument(
         "--config",
         metavar="FILE",
-        type=_path,
+        type=path,
         help="load the FTLs of a configuration saved by spdk-ftl save-config, or by save_config of the plugin, each as "
         "soon as its target and its base are there; FTLs that the state directory has are left as they are",
     )
     parser.add_argument(
         "--listen",
         metavar="ADDRESS[:PORT]",
+        type=parsed(_listen, without="listen address "),
         default=LISTEN_DEFAULT,
         help="where FTLs are exported over NVMe/TCP unless bdev_ftl_create says otherwise (default: %(default)s, "
         "a free port for each)",
     )
     parser.add_argument(
+        "--nqn-template",
+        metavar="NQN",
+        type=parsed(_nqn_template),
+        help="NQN of exports unless bdev_ftl_create says otherwise, with {name} or {uuid} for those of the FTL, e.g. "
+        "nqn.2026-11.com.example:{name} (default: nqn.2026-11.io.spdk-ftl:{uuid}). Exports that there are keep theirs",
+    )
+    parser.add_argument(
         "--buffer-dir",
         metavar="DIR",
-        type=_path,
+        type=path,
         default=default_buffer_directory(),
         help="where write buffers outlive the daemon: in memory, and of this user alone (default: %(default)s)",
     )
     parser.add_argument(
         "--peer-timeout",
         metavar="SECONDS",
-        type=_seconds,
+        type=seconds,
         default=PEER_TIMEOUT_S,
         help="so long I/O waits for a target, or a base bdev, that went away; then it fails until the base is back "
         "(default: %(default)g)",
@@ -142,17 +152,21 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.add_argument(
         "--target-user",
         metavar="USER",
+        type=account,
         help="who may serve the RPC socket of an SPDK target, beside the user who runs the daemon and root (default: "
         "nobody)",
     )
     parser.add_argument("-v", "--verbose", action="store_true", help="log every step")
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=run, parser=parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Serves until a signal ends it. Raises FtlError when it can't start."""
+    from ..nvme.target.peers import PeerLimits
     from .control_sockets import SocketOptions
 
+    with refusing(args.parser, "--limit"):
+        PeerLimits.parse(args.limit)
     manager = ServiceManager(os.environ)
     given = args.socket or (Path(os.environ[SOCKET_ENVIRONMENT]) if os.environ.get(SOCKET_ENVIRONMENT) else None)
     log_to_stderr(logging.DEBUG if args.verbose else logging.INFO, "%(asctime)s %(levelname).1s %(name)s: %(message)s")
@@ -170,6 +184,7 @@ def run(args: argparse.Namespace) -> int:
             target_user=None if args.target_user is None else _target_user(args.target_user),
             manager=manager,
             saved=saved,
+            nqn_template=args.nqn_template,
         )
     )
     return 0
@@ -180,6 +195,12 @@ def _saved(path: Path) -> Sequence[SavedFtl]:
     from .saved import read_file, read_section
 
     return read_section(read_file(path, safe=True), f"configuration {path}", normal=normal_target)
+
+
+def _nqn_template(template: str) -> str:
+    from .export_nqn import check_template
+
+    return check_template(template)
 
 
 def _target_user(user: str) -> int:
@@ -201,6 +222,7 @@ async def serve(
     target_user: int | None = None,
     manager: ServiceManager | None = None,
     saved: Sequence[SavedFtl] = (),
+    nqn_template: str | None = None,
 ) -> None:
     """The whole life of a daemon, from opening its state directory to its last undo. saved: FTLs to load."""
     # The data path's imports are for those who serve, not for every --help.
@@ -252,6 +274,7 @@ async def serve(
                 peers,
                 target_user,
                 exports,
+                nqn_template,
             )
             registry = Registry(state, identity, socket_path=str(sockets.path))
             await sockets.start(registry.methods)
@@ -275,18 +298,9 @@ async def serve(
             exports.close()
 
 
-def _seconds(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not 0 <= value < math.inf:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds")
-    return value
+def _listen(address: str) -> str:
+    # With it comes the data path.
+    from .checks import split_address
 
-
-def _path(text: str) -> Path:
-    # An empty one, as of a variable that is not set, would be the current directory.
-    if not text:
-        raise argparse.ArgumentTypeError("an empty path")
-    return Path(text)
+    split_address(address)
+    return address

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,9 @@ from ..errors import NotFoundError
 from ..ftl import creation, loading
 from ..ftl.cache.nv_cache_keeper import CacheMissingError
 from ..ftl.device import FtlDevice
+from ..ftl.load.grow import Grow
+from ..ftl.media.blockdev import BlockPort
+from ..ftl.media.signatures import find_foreign
 from ..runtime.progress import Progress
 from ..runtime.reactor import ReactorLoop
 from .base import DeferredError
@@ -40,10 +44,18 @@ class FtlMaker:
         self._on_lossy = on_lossy
 
     async def load(
-        self, reactor: ReactorLoop, media: Media, *, without_cache: bool = False, cache_scrubbed: bool = False
+        self,
+        reactor: ReactorLoop,
+        media: Media,
+        *,
+        grow: bool = False,
+        force: bool = False,
+        without_cache: bool = False,
+        cache_scrubbed: bool = False,
     ) -> FtlDevice:
-        """without_cache: whatever the parameters say. cache_scrubbed: the cache is a new one, scrubbed already. Raises
-        what loading.load() does, and DeferredError where the cache may be there in a moment."""
+        """grow: onto all of the base; force: whatever stands there. without_cache: whatever the parameters say.
+        cache_scrubbed: the cache is a new one, scrubbed already. Raises what loading.load() does, and DeferredError
+        where the cache may be there in a moment."""
         cache = self._params.get("cache")
         if cache_scrubbed and media.cache is None:
             raise NotFoundError(f"cache bdev {cache} does not exist any more: give another one")
@@ -61,12 +73,21 @@ class FtlMaker:
                 cache_scrubbed=cache_scrubbed,
                 progress=self._progress,
                 on_lossy=self._on_lossy,
+                grow=Grow(force, functools.partial(self._foreign, reactor, media)) if grow else None,
             )
         except CacheMissingError as error:
             if cache:
                 # It is named, so it was there.
                 raise DeferredError(f"cache bdev {cache} does not exist: {error.message}") from error
             raise
+
+    async def _foreign(self, reactor: ReactorLoop, media: Media, first_block: int) -> str | None:
+        """Of the whole bdev: what stands at its end may be behind the last zone that is emulated."""
+        port = BlockPort(reactor, media.raw_base, name=self._params["name"])
+        try:
+            return await find_foreign(port, first_block=first_block)
+        finally:
+            await port.close()
 
     async def make(self, reactor: ReactorLoop, media: Media, conf: FtlConf, *, optimal_open_zones: int) -> FtlDevice:
         """Raises what creation.create() does."""

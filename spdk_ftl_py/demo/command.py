@@ -5,12 +5,12 @@ from __future__ import annotations
 import argparse
 import asyncio
 import logging
-import math
 import sys
 from typing import Final
 
 from ..errors import ParameterError
-from ..target.sizes import parse_bytes
+from ..target.sizes import MEDIA_BYTES_MAX, parse_size
+from ..usage import parsed, some_seconds, text, whole
 
 DESCRIPTION: Final = """\
 Shows the whole system at work on this machine, without SPDK, hardware or root, and checks what it shows:
@@ -40,28 +40,45 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--json", metavar="FILE", help="write the results there too")
+    parser.add_argument("--json", metavar="FILE", type=text, help="write the results there too")
     parser.add_argument(
-        "--size", default="2G", help="size of the emulated drive, e.g. 1G; kept in memory (default: %(default)s)"
+        "--size",
+        type=parsed(_drive_bytes),
+        default="2G",
+        help="size of the emulated drive, e.g. 1G; kept in memory (default: %(default)s)",
     )
     parser.add_argument(
         "--writes",
-        type=int,
+        type=whole(1),
         default=3,
         metavar="N",
         help="how many times the logical capacity is written, in sequence and at random (default: %(default)s)",
     )
     parser.add_argument(
         "--time",
-        type=float,
+        type=some_seconds,
         default=60.0,
         metavar="SECONDS",
         help="what all of it should take: measurements are cut short accordingly (default: %(default)g)",
     )
-    parser.add_argument("--seed", type=int, default=1, metavar="N", help="of the random pattern (default: %(default)s)")
+    parser.add_argument(
+        "--seed", type=whole(0), default=1, metavar="N", help="of the random pattern (default: %(default)s)"
+    )
     parser.add_argument("--keep", action="store_true", help="keep the temporary directory with logs and state")
     parser.add_argument("--plain", action="store_true", help="no progress bars (as when not on a terminal)")
-    parser.set_defaults(run=run, parser=parser)
+    parser.set_defaults(run=run)
+
+
+def _drive_bytes(typed: str) -> int:
+    """Of the emulated drive. Raises ParameterError."""
+    try:
+        size = parse_size(typed)
+    except ValueError as error:
+        raise ParameterError(str(error)) from None
+    if size % ZONE_BYTES or not SIZE_MIN <= size <= MEDIA_BYTES_MAX:
+        allowed = f"{SIZE_MIN >> 20}M to {MEDIA_BYTES_MAX >> 40}T"
+        raise ParameterError(f"{typed}: must be a multiple of {ZONE_BYTES >> 20}M, {allowed}")
+    return size
 
 
 def run(args: argparse.Namespace) -> int:
@@ -72,22 +89,14 @@ def run(args: argparse.Namespace) -> int:
     from .run import Interrupted, Options, run_demo
     from .screen import Screen
 
-    try:
-        size = parse_bytes(args.size, "--size")
-    except ParameterError as error:
-        args.parser.error(error.message)
-    if size < SIZE_MIN or size % ZONE_BYTES:
-        args.parser.error(f"--size {args.size}: must be a multiple of {ZONE_BYTES >> 20}M, at least {SIZE_MIN >> 20}M")
-    if args.writes < 1:
-        args.parser.error(f"--writes {args.writes}: must be at least 1")
-    if not 0 < args.time < math.inf:
-        args.parser.error(f"--time {args.time:g}: must be more than 0, and finite")
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s")
     screen = Screen(Console(force_terminal=False if args.plain else None))
     report = Report()
     if args.json:
         report.write(args.json)  # a path that can't be written is told now, not after a minute
-    options = Options(media_bytes=size, write_multiple=args.writes, time_s=args.time, seed=args.seed, keep=args.keep)
+    options = Options(
+        media_bytes=args.size, write_multiple=args.writes, time_s=args.time, seed=args.seed, keep=args.keep
+    )
     try:
         asyncio.run(run_demo(options, screen, report))
     except Interrupted:

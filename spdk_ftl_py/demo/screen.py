@@ -1,14 +1,24 @@
-"""What the demo shows while it runs: progress bars on a terminal, plain lines elsewhere."""
+"""What the demo and torture show while they run: progress bars on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
+import textwrap
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Final
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, ProgressColumn, TaskID, TextColumn, TimeElapsedColumn
+from rich.table import Column
+
+NAME_WIDTH: Final = 28
+BAR_WIDTH: Final = 32
+WIDE: Final = 120
+"""Columns from which on there is room for all of it."""
+NARROW: Final = 60
+"""Columns below which there is none for a bar."""
 
 
 class Phase:
@@ -42,14 +52,7 @@ class Screen:
             self._done(name, phase, began)
             return
         progress = Progress(
-            TextColumn("  {task.description:<28}", markup=False),
-            BarColumn(bar_width=32),
-            TextColumn("{task.percentage:>3.0f} %" if total else ""),
-            TimeElapsedColumn(),
-            TextColumn("{task.fields[note]}", markup=False),
-            console=self.console,
-            transient=True,
-            refresh_per_second=8,
+            *self._columns(name, bool(total)), console=self.console, transient=True, refresh_per_second=8, expand=True
         )
         with progress:
             task = progress.add_task(name, total=total or None, note="")
@@ -57,10 +60,39 @@ class Screen:
             yield phase
         self._done(name, phase, began)
 
+    def _columns(self, name: str, measured: bool) -> list[ProgressColumn]:
+        """They fill one line, whatever is noted: more than one would be drawn anew line by line, and flicker."""
+        width = self.console.width
+        wide = width >= WIDE
+        columns: list[ProgressColumn] = [
+            TextColumn(
+                f"  {{task.description:<{NAME_WIDTH if wide else len(name)}}}", markup=False, table_column=_one()
+            )
+        ]
+        if width >= NARROW:
+            columns.append(BarColumn(bar_width=BAR_WIDTH if wide else width // 8))
+        columns.append(TextColumn("{task.percentage:>3.0f} %" if measured else "", table_column=_one()))
+        if width >= NARROW:
+            columns.append(TimeElapsedColumn(table_column=_one()))
+        columns.append(TextColumn("{task.fields[note]}", markup=False, table_column=_one(ratio=1)))
+        return columns
+
     def _done(self, name: str, phase: Phase, began: float) -> None:
-        seconds = time.monotonic() - began
-        line = f"[green]✓[/green] {escape(name):<30} {seconds:6.1f} s  {escape(phase.note)}"
+        seconds = f"{time.monotonic() - began:6.1f} s"
+        width = self.console.width
+        note = phase.note
+        padded = f"{name:<{NAME_WIDTH + 2}}"
+        if self._bars and len(f"✓ {padded} {seconds}  {note}") > width:
+            padded = name
+            if len(f"✓ {padded} {seconds}  {note}") > width:
+                note = "\n" + textwrap.fill(note, width, initial_indent="    ", subsequent_indent="    ")
+        line = f"[green]✓[/green] {escape(padded)} {seconds}  {escape(note)}"
         self.console.print(line, highlight=False, soft_wrap=True)
 
     def say(self, text: str) -> None:
         self.console.print(escape(text), highlight=False, soft_wrap=True)
+
+
+def _one(ratio: int | None = None) -> Column:
+    """Of one line; ratio: which takes what the others leave."""
+    return Column(no_wrap=True, overflow="ellipsis", ratio=ratio)

@@ -9,7 +9,7 @@ from pathlib import Path
 from uuid import UUID
 
 from .. import _shim
-from ..conf import FtlConf
+from ..conf import FtlConf, write_buffer_blocks
 from ..errors import ConfError, FtlError
 from ..runtime.reactor import ReactorLoop
 from ..runtime.tasks import to_its_end
@@ -69,13 +69,7 @@ async def make_core(
     except OSError as error:
         wanted = (buffer_blocks or write_buffer_blocks(conf, geometry)) * BLOCK_BYTES
         raise FtlError(
-            f"the write buffer's file {buffer} of {wanted >> 20} MiB can't be made: {os.strerror(error.errno or 0)}; "
+            f"the write buffer's file {buffer} of {wanted} bytes can't be made: {os.strerror(error.errno or 0)}; "
             "make room there, give the daemon another --buffer-dir, or the FTL a smaller write_buffer_size",
             errno=error.errno,
         ) from error
-
-
-def write_buffer_blocks(conf: FtlConf, geometry: Geometry) -> int:
-    """At most half a band: what the buffer holds when space is short has to fit into the user's share of the
-    reserve."""
-    return max(1, min(conf.write_buffer_blocks, geometry.band_blocks // 2))

@@ -13,23 +13,22 @@ from typing import Any, Final
 from uuid import UUID
 
 from .. import _shim
-from ..conf import FtlConf, can_collect_garbage
+from ..conf import FtlConf, can_collect_garbage, write_buffer_blocks
 from ..errors import BusyError, FlushDoubtError, FlushRefusedError, FtlError, MediaError, ParameterError, RoomError
 from ..nvme.wire import Status, status_text
 from ..runtime.reactor import ReactorLoop
 from . import properties
 from . import stats as stats_module
 from .cache.nv_cache_keeper import CacheKeeper
-from .core import write_buffer_blocks
 from .gc.manager import CHANGES_MAX, BandManager
 from .gc.scrub import Scrub
 from .gc.spare_zones import SpareZones
 from .gc.zone_watch import ZoneWatch
 from .load import checkpoint
 from .load.write_buffer_file import BufferFiles
-from .media.band import BAND_ROW, CLOSING, MOVING, OPEN, RESETTING, SHIM_STATES, Band, Bands
+from .media.band import BAND_ROW, CLOSING, FREE, MOVING, OPEN, RESETTING, SHIM_STATES, Band, Bands
 from .media.blockdev import BlockPort
-from .media.geometry import Geometry
+from .media.geometry import BLOCK_BYTES, Geometry
 from .media.superblock import SuperblockTooLongError, SuperblockWriter
 
 log = logging.getLogger(__name__)
@@ -638,14 +637,16 @@ class FtlDevice:
     def stats(self) -> dict[str, Any]:
         """JSON-able: SPDK's groups, and ours. Works in every state but after halt()."""
         core: Mapping[str, int] = self.core.stats()
+        bands = self._bands.counts()
         return {
             "name": self.name,
             "uuid": str(self.uuid),
             "state": self.state.value,
             **stats_module.spdk_groups(core, self.cache.stats()),
             **stats_module.summary(core),
-            "free_bands": self._manager.free_bands,
-            "bands": self._bands.counts(),
+            "free_bands": bands.get(FREE, 0),
+            "limit_free_bands": self._manager.free_bands,
+            "bands": bands,
             "active_relocs": self._bands.count(MOVING),
             "relocs_started": self._manager.moves_started,
             "limit": self._manager.applied.name,
@@ -668,6 +669,7 @@ class FtlDevice:
             "failure": self.failure.message if self.failure else None,
             "no_data": self.no_data,
             "restored": self.restored,
+            "write_buffer_size": self.core.stats()["write_buffer_blocks"] * BLOCK_BYTES,
             "cache_device": self.cache.describe(),
             "zone_watch": self.zone_watch.stats(),
             "scrub": self.scrub.status(),

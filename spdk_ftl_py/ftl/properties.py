@@ -37,6 +37,7 @@ ALWAYS: Final = {
 DESCRIPTIONS: Final = {
     "no_data": "For benchmarks: nothing that is written is kept or verified, and the FTL can't be loaded again",
     "restored": "What the load found; null for a device that was just created",
+    "write_buffer_size": "Bytes in use: conf write_buffer_size, but at most half a band",
     "cache_device": "The nv cache; null without one",
     "zone_watch": "What the base says of its zones, and what came of it",
     "scrub": "How far the reading and verifying of everything in force has come, and what the last round found",
@@ -52,7 +53,10 @@ def describe(
     """
     return [
         _one("superblock_version", FORMAT_VERSION),
-        *(_one(name, value, "", DESCRIPTIONS.get(name, "")) for name, value in state.items()),
+        *(
+            _one(name, value, SETTINGS.get(name, ""), DESCRIPTIONS.get(name, ""), read_only=name not in SETTINGS)
+            for name, value in state.items()
+        ),
         _one("block_size", BLOCK_BYTES, "bytes"),
         _one("num_blocks", geometry.block_count, "blocks", "Logical capacity"),
         _one("zone_size", geometry.zone_size, "blocks"),
@@ -75,13 +79,13 @@ def describe(
         ),
         _one("address_bits", geometry.address_bits),
         _one("conf", conf.to_dict()),
-        *_settings(conf),
+        *_settings(conf, told=state),
         _one("base_device", _base_device(bands)),
     ]
 
 
-def _settings(conf: FtlConf) -> list[dict[str, object]]:
-    """Each under the name by which bdev_ftl_set_property takes it."""
+def _settings(conf: FtlConf, *, told: Mapping[str, Any]) -> list[dict[str, object]]:
+    """Each under the name by which bdev_ftl_set_property takes it; but for those that are told already."""
     limits = []
     for name in LIMIT_NAMES:
         limit = conf.limits[name]
@@ -91,7 +95,11 @@ def _settings(conf: FtlConf) -> list[dict[str, object]]:
         ]
     return [
         *limits,
-        *(_one(name, getattr(conf, name), unit, read_only=False) for name, unit in SETTINGS.items()),
+        *(
+            _one(name, getattr(conf, name), unit, read_only=False)
+            for name, unit in SETTINGS.items()
+            if name not in told
+        ),
         _one("overprovisioning", conf.lba_rsvd, "percent", "Decides the capacity"),
         _one("use_append", conf.use_append, "", "Decides the size of batches"),
         _one("allow_open_bands", conf.allow_open_bands, "", "Of this load alone"),
@@ -114,7 +122,7 @@ def _base_device(bands: Bands) -> dict[str, object]:
 def _band(band: Band) -> dict[str, object]:
     return {
         "id": band.index,
-        "state": band.state,
+        "state": band.told,
         "validity": round(band.valid / band.capacity, 4) if band.capacity else 0.0,
         "zones": band.zones,
     }

@@ -14,12 +14,15 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from ..access.peers import Trust, peer_of
+from ..access.users import own_uid, show_user
 from ..errors import TargetError
 
 REPLY_BYTES_MAX: Final = 64 << 20
 MESSAGE_MAX: Final = 1024
 """Of an error, so much is told."""
 CHUNK_BYTES: Final = 256 << 10
+_HTTP: Final = b"HTTP/"
+SPDK_SOCKET: Final = "/var/tmp/spdk.sock"
 CONNECT_TIMEOUT_S: Final = 5.0
 CALL_TIMEOUT_S: Final = 30.0
 CALLS_AT_ONCE_MAX: Final = 8
@@ -72,6 +75,14 @@ class TargetRpc:
                 ) from error
         return self._result(reply, request)
 
+    async def why_silent(self, timeout_s: float) -> TargetError | None:
+        """None: the target answers, whatever it says."""
+        try:
+            await self.call("spdk_get_version", timeout_s=timeout_s)
+        except TargetError as error:
+            return error if error.rpc_code is None else None
+        return None
+
     @property
     def _who(self) -> str:
         return f"SPDK target at {self.address}"
@@ -94,6 +105,13 @@ class TargetRpc:
             reader, writer = await asyncio.wait_for(opening, CONNECT_TIMEOUT_S)
         except (OSError, OverflowError, asyncio.TimeoutError) as error:
             reason = getattr(error, "strerror", None) or str(error) or "no answer"
+            if isinstance(error, PermissionError):
+                raise TargetError(
+                    f"{self._who} can't be reached ({reason}): {show_user(own_uid())}, who asks, may not use its RPC "
+                    "socket, or not enter its directory: let the target's user, or root, run this, or give that user "
+                    "the right to write to the socket",
+                    errno=error.errno,
+                ) from error
             raise TargetError(
                 f"{self._who} can't be reached ({reason}): is it running, and is this its RPC socket?",
                 errno=_errno_of(error),
@@ -120,6 +138,12 @@ class TargetRpc:
                     errno=errno.ECONNRESET,
                 )
             received += chunk
+            if received.startswith(_HTTP):
+                raise TargetError(
+                    f"{self._who} answers in HTTP: it is no SPDK target, but the control socket of a spdk-ftl daemon "
+                    f"as it seems; give the RPC socket of the target (-s; spdk_tgt has {SPDK_SOCKET} by default)",
+                    errno=errno.EPROTO,
+                )
             if len(received) > REPLY_BYTES_MAX:
                 raise TargetError(f"{self._who}: its reply to {method} is larger than {REPLY_BYTES_MAX} bytes")
             # A reply ends with a brace: parsing after every chunk would make a large one quadratic.

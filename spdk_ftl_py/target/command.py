@@ -12,7 +12,8 @@ from ..errors import ParameterError
 from ..runtime.descriptors import raise_descriptor_limit
 from ..runtime.signals import on_signals
 from ..text import log_to_stderr
-from .sizes import parse_bytes
+from ..usage import parsed, socket_name, text
+from .sizes import APPEND_BYTES_MIN, MEDIA_BYTES_MAX, METADATA_BYTES, UINT32_END, parse_bytes
 
 RPC_SOCKET_DEFAULT = "/var/tmp/spdk.sock"
 BLOCK_BYTES = 4096
@@ -51,6 +52,7 @@ ZNS_KEYS = (
     "name", "zones", "size", "zone_size", "capacity", "max_open", "max_active", "max_append", "block_size",
     "path", "uuid",
 )  # fmt: skip
+ZNS_BLOCK_BYTES = (512, 4096)
 MALLOC_KEYS = ("name", "size", "block_size", "md_size", "uuid")
 
 Call = tuple[str, str, dict[str, Any]]
@@ -71,12 +73,21 @@ def register(subparsers: argparse._SubParsersAction[Any]) -> None:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "-r", "--rpc-socket", default=RPC_SOCKET_DEFAULT, metavar="PATH",
+        "-r", "--rpc-socket", default=RPC_SOCKET_DEFAULT, metavar="PATH", type=socket_name,
         help="JSON-RPC unix socket (default: %(default)s, as spdk_tgt)",
     )  # fmt: skip
-    parser.add_argument("-c", "--config", metavar="FILE", help="apply a configuration saved by spdk-rpc save_config")
-    parser.add_argument("--zns", action="append", default=[], metavar="SPEC", help="an emulated ZNS drive; repeatable")
-    parser.add_argument("--malloc", action="append", default=[], metavar="SPEC", help="a malloc bdev; repeatable")
+    parser.add_argument(
+        "-c", "--config", metavar="FILE", type=text, help="apply a configuration saved by spdk-rpc save_config"
+    )
+    parser.add_argument(
+        "--zns", action="append", default=[], metavar="SPEC", type=parsed(zns_call, without="--zns "),
+        help="an emulated ZNS drive; repeatable",
+    )  # fmt: skip
+    parser.add_argument(
+        "--malloc", action="append", default=[], metavar="SPEC", type=parsed(malloc_call, without="--malloc "),
+        help="a malloc bdev; repeatable",
+    )  # fmt: skip
+    parser.set_defaults(parser=parser)
     parser.add_argument("-v", "--verbose", action="count", default=0, help="say more on stderr; twice: everything")
 
 
@@ -108,11 +119,12 @@ def _blocks(option: str, key: str, text: str, block_bytes: int) -> int:
 
 
 def zns_call(spec: str) -> Call:
-    """--zns as the RPC it stands for. Raises ParameterError that names the key."""
+    """--zns as the RPC it stands for. Raises ParameterError that names the key, with sizes as they were typed: the RPC
+    would refuse the same, in blocks."""
     pairs = _pairs("--zns", spec, ZNS_KEYS, ("name", "zone_size"))
     block_bytes = parse_bytes(pairs.get("block_size", str(BLOCK_BYTES)), "--zns block_size")
-    if block_bytes < 512:
-        raise ParameterError(f"--zns {spec}: block_size must be 512 or 4096")
+    if block_bytes not in ZNS_BLOCK_BYTES:
+        raise ParameterError(f"--zns {spec}: block_size={pairs['block_size']} must be 512 or 4096")
     zone_size = _blocks("--zns", "zone_size", pairs["zone_size"], block_bytes)
     if ("zones" in pairs) == ("size" in pairs):
         raise ParameterError(f"--zns {spec}: give either zones=… or size=…")
@@ -140,22 +152,53 @@ def zns_call(spec: str) -> Call:
             params[param] = parse_bytes(pairs[key], f"--zns {key}")
     if pairs.get("path") == "":
         raise ParameterError(f"--zns {spec}: path is empty; leave it out to keep the drive in memory")
+    problem = _zns_problem(pairs, params)
+    if problem:
+        raise ParameterError(f"--zns {spec}: {problem}")
     params |= {key: pairs[key] for key in ("path", "uuid") if key in pairs}
     return f"--zns {spec}", "ftltgt_zns_create", params
 
 
+def _zns_problem(pairs: dict[str, str], params: dict[str, Any]) -> str:
+    """Of one key with another, in words; empty where there is none."""
+    zone_size, block_bytes = params["zone_size"], params["block_size"]
+    if zone_size == 0 or zone_size & (zone_size - 1):
+        return f"zone_size={pairs['zone_size']} is not a power of two blocks of {block_bytes} bytes"
+    if not 0 < params.get("zone_capacity", zone_size) <= zone_size:
+        return f"capacity={pairs['capacity']} is not between one block and zone_size={pairs['zone_size']}"
+    if params["num_zones"] >= UINT32_END or params["num_zones"] * zone_size * block_bytes > MEDIA_BYTES_MAX:
+        what = "size" if "size" in pairs else "zones"
+        return f"{what}={pairs[what]}: a drive has at most {MEDIA_BYTES_MAX >> 40}T, and less than 4G zones"
+    for key, param in (("max_open", "max_open_zones"), ("max_active", "max_active_zones")):
+        if params.get(param, 0) >= UINT32_END:
+            return f"{key}={pairs[key]}: must be less than 4G; 0 means no limit"
+    if 0 < params.get("max_active_zones", 0) < params.get("max_open_zones", 0):
+        return f"max_open={pairs['max_open']} is more than max_active={pairs['max_active']}"
+    append_bytes = params.get("max_append_blocks", APPEND_BYTES_MIN) * block_bytes
+    if not APPEND_BYTES_MIN <= append_bytes < UINT32_END * block_bytes:
+        return f"max_append={pairs['max_append']}: must be at least {APPEND_BYTES_MIN >> 10}K, and less than 4G blocks"
+    return ""
+
+
 def malloc_call(spec: str) -> Call:
-    """--malloc as the RPC it stands for."""
+    """--malloc as the RPC it stands for. Raises ParameterError that names the key."""
     pairs = _pairs("--malloc", spec, MALLOC_KEYS, ("size",))
     block_bytes = parse_bytes(pairs.get("block_size", str(BLOCK_BYTES)), "--malloc block_size")
-    if block_bytes < 512:
-        raise ParameterError(f"--malloc {spec}: block_size must be at least 512")
+    if block_bytes < 512 or block_bytes % 512 or block_bytes >= UINT32_END:
+        raise ParameterError(
+            f"--malloc {spec}: block_size={pairs['block_size']} must be a multiple of 512, at least 512"
+        )
     params: dict[str, Any] = {
         "num_blocks": _blocks("--malloc", "size", pairs["size"], block_bytes),
         "block_size": block_bytes,
     }
     if "md_size" in pairs:
         params |= {"md_size": parse_bytes(pairs["md_size"], "--malloc md_size"), "md_interleave": True}
+        if params["md_size"] not in METADATA_BYTES:
+            allowed = ", ".join(map(str, METADATA_BYTES))
+            raise ParameterError(f"--malloc {spec}: md_size={pairs['md_size']} must be one of {allowed}")
+    if not 0 < params["num_blocks"] * (block_bytes + params.get("md_size", 0)) <= MEDIA_BYTES_MAX:
+        raise ParameterError(f"--malloc {spec}: size={pairs['size']}: must be one block to {MEDIA_BYTES_MAX >> 40}T")
     params |= {key: pairs[key] for key in ("name", "uuid") if key in pairs}
     return f"--malloc {spec}", "bdev_malloc_create", params
 
@@ -165,7 +208,14 @@ def run(args: argparse.Namespace) -> int:
     level = (logging.WARNING, logging.INFO, logging.DEBUG)[min(args.verbose, 2)]
     log_to_stderr(level, "%(asctime)s %(levelname)s %(name)s: %(message)s")
     raise_descriptor_limit()
-    calls = [*map(zns_call, args.zns), *map(malloc_call, args.malloc)]
+    calls: list[Call] = [*args.zns, *args.malloc]
+    named: dict[str, str] = {}
+    for typed, _, params in calls:
+        if params.get("name") in named:
+            option, _, spec = typed.partition(" ")
+            args.parser.error(f"argument {option}: {spec}: {named[params['name']]} has that name")
+        if "name" in params:
+            named[params["name"]] = typed
     return asyncio.run(_serve(args.rpc_socket, args.config, calls))
 
 

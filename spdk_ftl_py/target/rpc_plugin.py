@@ -20,11 +20,22 @@ OPERATIONS = ("read", "write", "append", "flush", "write_zeroes", "deallocate", 
 BLOCK_BYTES = 4096
 
 
-def _size(text: str) -> int:
+class _Size(int):
+    """Shows itself as it was typed."""
+
+    typed: str
+
+    def __str__(self) -> str:
+        return self.typed
+
+
+def _size(text: str) -> _Size:
     try:
-        return parse_size(text)
+        size = _Size(parse_size(text))
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from error
+    size.typed = text
+    return size
 
 
 def _status(text: str) -> int | str:

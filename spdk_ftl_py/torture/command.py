@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-from typing import Final
+from collections.abc import Mapping
+from typing import Any, Final
 
 from ..errors import FtlError
+from ..usage import text, whole
 from .options import CACHES, NO_CACHE, Options
 
 CRASHES: Final = 500
@@ -54,10 +56,10 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--seed", type=int, default=1, metavar="N", help="what all else follows from (default: 1)")
+    parser.add_argument("--seed", type=whole(0), default=1, metavar="N", help="what all else follows from (default: 1)")
     parser.add_argument(
         "--crashes",
-        type=int,
+        type=whole(1),
         metavar="N",
         help=f"how many (default: {CRASHES}; with --processes {CRASHES_OF_PROCESSES})",
     )
@@ -66,7 +68,7 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     )
     parser.add_argument(
         "--every",
-        type=int,
+        type=whole(0),
         default=0,
         metavar="K",
         help="crash at the K-th I/O of the drive after each load (default: at random)",
@@ -90,13 +92,19 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         help="I/O as NVMe/TCP PDUs from the host to the drive, over connections that are lost now and then (default: "
         "in a third of the worlds)",
     )
-    parser.add_argument("--world", type=int, metavar="N", help="only this one of the seed's worlds")
+    parser.add_argument("--world", type=whole(0), metavar="N", help="only this one of the seed's worlds")
     parser.add_argument(
         "--keep", action="store_true", help="with --processes: keep the temporary directory with drive, state and logs"
     )
-    parser.add_argument("--json", metavar="FILE", help="write the results there too")
+    parser.add_argument("--json", metavar="FILE", type=text, help="write the results there too")
     parser.add_argument("--plain", action="store_true", help="no progress bars (as when not on a terminal)")
     parser.set_defaults(run=run, parser=parser)
+
+
+def _so_far(values: Mapping[str, Any], replay: str) -> str:
+    """In words, of a report: what a run has done that the user has ended."""
+    what = f"{values['crashes']:,} crashes, {values['blocks_verified']:,} blocks verified"
+    return f"interrupted after {what}: {values['violations']} violations\nthe same from the beginning: {replay}"
 
 
 def run(args: argparse.Namespace) -> int:
@@ -106,13 +114,10 @@ def run(args: argparse.Namespace) -> int:
     from ..demo.screen import Screen
     from .processes import Interrupted, run_processes
     from .processes import Options as ProcessesOptions
+    from .processes import replay as replay_of_processes
     from .report import Report
     from .run import run_torture
 
-    for name, least in (("seed", 0), ("crashes", 1), ("every", 0), ("world", 0)):
-        value = getattr(args, name)
-        if value is not None and value < least:
-            args.parser.error(f"--{name} {value}: must be at least {least}")
     crashes = args.crashes or (CRASHES_OF_PROCESSES if args.processes else CRASHES)
     for name in ("every", "world", "faults", "chain"):
         if args.processes and getattr(args, name):
@@ -134,26 +139,29 @@ def run(args: argparse.Namespace) -> int:
     report = Report(seed=args.seed, options=told)
     if args.json:
         report.write(args.json)  # a path that can't be written is told now, not after a minute
+    options = Options(
+        seed=args.seed,
+        crashes=crashes,
+        every=args.every,
+        use_append=args.use_append,
+        cache=args.cache,
+        faults=args.faults,
+        chain=args.chain,
+        world=args.world,
+    )
+    processes = ProcessesOptions(args.seed, crashes, args.use_append, args.cache != NO_CACHE, args.keep)
+    replay = replay_of_processes(processes) if args.processes else options.command()
     try:
         with screen.phase("torture", crashes) as phase:
             if args.processes:
-                processes = ProcessesOptions(args.seed, crashes, args.use_append, args.cache != NO_CACHE, args.keep)
                 asyncio.run(run_processes(processes, report, phase.update))
             else:
-                options = Options(
-                    seed=args.seed,
-                    crashes=crashes,
-                    every=args.every,
-                    use_append=args.use_append,
-                    cache=args.cache,
-                    faults=args.faults,
-                    chain=args.chain,
-                    world=args.world,
-                )
                 run_torture(options, report, phase.update)
             phase.note = f"{report.values['crashes']} crashes, {report.values['blocks_verified']:,} blocks verified"
-    except Interrupted:
-        raise KeyboardInterrupt from None  # cleaned up by now; the command line knows its exit code
+    except (Interrupted, KeyboardInterrupt):
+        # Cleaned up by now; the command line knows the exit code of KeyboardInterrupt.
+        screen.say(_so_far(report.values, replay))
+        raise KeyboardInterrupt from None
     finally:
         if args.json:
             report.write(args.json)

@@ -31,7 +31,17 @@ class Options:
     def replay(self, world: int, crashes: int) -> str:
         """The command that runs one world again. crashes: as many as it was allowed, since the last of them differ
         (they are not followed by another one in the load); it ends with the first violation all the same."""
-        words = ["spdk-ftl torture", f"--seed {self.seed}", f"--world {world}", f"--crashes {crashes}"]
+        return self._command(world, crashes)
+
+    def command(self) -> str:
+        """The command that runs all of it."""
+        return self._command(self.world, self.crashes)
+
+    def _command(self, world: int | None, crashes: int) -> str:
+        words = ["spdk-ftl torture", f"--seed {self.seed}"]
+        if world is not None:
+            words.append(f"--world {world}")
+        words.append(f"--crashes {crashes}")
         if self.every:
             words.append(f"--every {self.every}")
         if self.use_append:

@@ -31,8 +31,17 @@ Progress = Callable[[int, str], None]
 """Crashes so far, and a note."""
 
 
+class Interrupted(KeyboardInterrupt):
+    """Between two lives of a world; what it has done so far is told."""
+
+    def __init__(self, result: WorldResult) -> None:
+        super().__init__()
+        self.result = result
+
+
 def run_torture(options: Options, report: Report, progress: Progress) -> None:
-    """Fills the report; ends with the first world that breaks a promise."""
+    """Fills the report; ends with the first world that breaks a promise. Raises KeyboardInterrupt where the user ends
+    it; the report then has what was done so far."""
     began = time.monotonic()
     digest = hashlib.sha256()
     done = 0
@@ -47,7 +56,11 @@ def run_torture(options: Options, report: Report, progress: Progress) -> None:
             def lived(result: WorldResult, number: int = number, before: int = before) -> None:
                 progress(before + result.crashes, f"world {number}: {result.shape}")
 
-            result = run_world(options, number, crashes, lived)
+            interrupted: Interrupted | None = None
+            try:
+                result = run_world(options, number, crashes, lived)
+            except Interrupted as error:
+                interrupted, result = error, error.result
             done += result.crashes
             digest.update(result.digest.encode())
             _add(report, result)
@@ -58,6 +71,8 @@ def run_torture(options: Options, report: Report, progress: Progress) -> None:
                 found[0].update(after=result.last_crash, crash=result.crashes, shape=result.shape)
                 report.violated(found, options.replay(number, crashes))
                 return
+            if interrupted is not None:
+                raise interrupted
             if done >= options.crashes:
                 return
 
@@ -89,7 +104,7 @@ def run_world(
 
     result = run_simulated(clock, lived())
     if world.ending:
-        raise KeyboardInterrupt
+        raise Interrupted(result)
     return result
 
 
@@ -118,6 +133,7 @@ def _add(report: Report, result: WorldResult) -> None:
         ios=result.io_count,
         media_operations=result.media_operations,
         faults=result.faults,
+        growths=result.growths,
         out_of_space=result.out_of_space,
         **result.stats,
     )

@@ -79,11 +79,21 @@ CASES: dict[str, tuple[str, int, list[str]]] = {
     "invalid_thld of 100": ("-d Nvme0n1 --conf invalid_thld=100", INVALID_PARAMS, ["invalid_thld", "100", "0 to 99"]),
     "overprovisioning of 0": ("-d Nvme0n1 --overprovisioning 0", INVALID_PARAMS, ["overprovisioning", "1 to 99"]),
     "overprovisioning of 100": ("-d Nvme0n1 --overprovisioning 100", INVALID_PARAMS, ["overprovisioning", "1 to 99"]),
-    "an empty write buffer": ("-d Nvme0n1 --conf write_buffer_size=0", INVALID_PARAMS, ["write_buffer_size", "4096"]),
-    "a write buffer of part blocks": (
-        "-d Nvme0n1 --conf write_buffer_size=5000",
+    "an empty write buffer": ("-d Nvme0n1 --conf write_buffer_size=0", INVALID_PARAMS, ["32768 to 1073741824"]),
+    "a write buffer of 7 blocks": (
+        "-d Nvme0n1 --conf write_buffer_size=28672",
         INVALID_PARAMS,
-        ["write_buffer_size", "5000", "multiple of 4096"],
+        ["write_buffer_size", "28672", "32768 to 1073741824"],
+    ),
+    "bands that are too small for a write buffer": (
+        "-d M0 --zone-capacity 14 --num-punits 1",
+        INVALID_PARAMS,
+        ["a band holds", "larger zones"],
+    ),
+    "a write buffer of part blocks": (
+        "-d Nvme0n1 --conf write_buffer_size=50000",
+        INVALID_PARAMS,
+        ["write_buffer_size", "50000", "multiple of 4096"],
     ),
     "a limit over 100": ("-d Nvme0n1 --limit crit:101", INVALID_PARAMS, ["limit_crit", "101", "0 to 100"]),
     "thresholds that do not descend": (
@@ -136,6 +146,33 @@ def test_an_unknown_limit_is_refused_with_the_list(shared: FtlWorld) -> None:
 def test_an_ftl_that_is_none_is_named(shared: FtlWorld, method: str) -> None:
     error = shared.rpc.fails(method, "-b", "nope")
     assert error == {"code": -19, "message": "FTL bdev nope: no such FTL; the daemon has: none"}
+
+
+def test_the_sockets_of_target_and_daemon_are_told_apart(shared: FtlWorld) -> None:
+    """Each given for the other, to rpc.py with the plugin and to spdk-ftl."""
+    rpc = spdk_rpc(RELEASE, shared.target.socket, plugin="spdk_ftl_py", SPDK_FTL_SOCK=shared.target.socket)
+    error = rpc.fails("bdev_ftl_get_stats", "-b", "ftl0")
+    assert "is no control socket of a spdk-ftl daemon, but the RPC socket of an SPDK target" in error["message"]
+    params = {"name": "ftl0", "base_bdev": "Nvme0n1", "target": shared.daemon.socket}
+    with pytest.raises(FtlError, match="it is no SPDK target, but the control socket of a spdk-ftl daemon"):
+        DaemonClient(shared.daemon.socket).call("bdev_ftl_create", params)
+    command = [sys.executable, "-m", "spdk_ftl_py.cli", "check", "Nvme0n1", "-s", shared.daemon.socket]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, cwd=shared.folder)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "it is no SPDK target, but the control socket of a spdk-ftl daemon" in done.stderr
+
+
+@pytest.mark.parametrize("wrong", ["128", "200", "256", "1024"])
+def test_a_wrong_zone_capacity_is_told_with_the_right_one(shared: FtlWorld, wrong: str) -> None:
+    made = shared.rpc("bdev_ftl_create", "-b", "ftl0", "-d", "M0", "--zone-capacity", "250", "--force")
+    shared.rpc("bdev_ftl_delete", "-b", "ftl0")
+    how = ("-d", "M0", "--zone-capacity", wrong)
+    if wrong == "256":  # which holds all that it held
+        shared.rpc("bdev_ftl_create", "-b", "ftl0", *how, "-u", made["uuid"])
+        shared.rpc("bdev_ftl_delete", "-b", "ftl0")
+        return
+    error = shared.rpc.fails("bdev_ftl_create", "-b", "ftl0", *how, "-u", made["uuid"])
+    assert "(where zones are emulated: --zone-capacity 250)" in error["message"]
 
 
 def test_a_target_that_does_not_run_is_named(shared: FtlWorld) -> None:

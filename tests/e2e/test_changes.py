@@ -47,24 +47,28 @@ def test_settings_cache_and_name_change_under_load_and_are_kept(folder: Path) ->
         export = world.device()["export"]
         size = world.device()["num_blocks"]
 
+        async def rpc(*arguments: str) -> Any:
+            return await in_thread(lambda: world.rpc(*arguments))
+
+        async def ftl(*arguments: str) -> Any:
+            return await in_thread(lambda: world.ftl(*arguments))
+
         async def body(host: VerifyingHost) -> None:
             for name, value in (("limit_low", "55"), ("band_thld", "80"), ("scrub_days", "3")):
-                assert await in_thread(
-                    lambda: world.rpc("bdev_ftl_set_property", "-b", "ftl0", "-p", name, "-v", value)
-                )  # noqa: B023
+                assert await rpc("bdev_ftl_set_property", "-b", "ftl0", "-p", name, "-v", value) is True
                 await host.moves()
             for cache in ("C0", "C1"):
-                assert await in_thread(lambda: world.ftl("set-cache", "-b", "ftl0", "-c", cache)) is True  # noqa: B023
+                assert await ftl("set-cache", "-b", "ftl0", "-c", cache) is True
                 await host.moves()
             # Nothing of it is in the daemon's memory alone.
             kill(world.daemon)
             await in_thread(world.start_daemon)
             await in_thread(lambda: world.wait_for("online"))
             await host.moves()
-            assert await in_thread(lambda: world.properties()["cache"]["bdev"]) == "C1"
-            assert await in_thread(lambda: world.ftl("remove-cache", "-b", "ftl0")) is True
+            assert (await in_thread(world.properties))["cache"]["bdev"] == "C1"
+            assert await ftl("remove-cache", "-b", "ftl0") is True
             await host.moves()
-            assert await in_thread(lambda: world.ftl("rename", "-b", "ftl0", "--new-name", "other")) is True
+            assert await ftl("rename", "-b", "ftl0", "--new-name", "other") is True
             world.name = "other"
             await host.moves()
 

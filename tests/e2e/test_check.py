@@ -102,7 +102,7 @@ def test_what_can_not_be_checked_is_refused_and_says_why(world: FtlWorld) -> Non
         (("Nvme1n1",), "base bdev Nvme1n1: no such bdev"),
         (("M0",), "is not zoned"),
         (EMULATED, "holds no FTL"),
-        (("M0", "--zone-capacity", "0"), "must be at least 1"),
+        (("M0", "--zone-capacity", "0"), "argument --zone-capacity: 0: must be 1 to"),
         (("Nvme0n1", "--zone-capacity", "192"), "is zoned itself"),
     ):
         done = check(world, *arguments)

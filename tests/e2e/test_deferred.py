@@ -59,7 +59,7 @@ def test_what_can_be_checked_is_checked_before_it_is_deferred(world: FtlWorld) -
     for arguments, expected in (
         (("-c", "Late"), "base bdev too"),
         (("-c", "Nope"), "cache bdev Nope: no such bdev"),
-        (("--conf", "write_buffer_size=5000"), "write_buffer_size"),
+        (("--conf", "write_buffer_size=50000"), "write_buffer_size"),
         (("--limit-threshold", "crit:5,high:4"), "must descend"),
     ):
         error = world.rpc.fails("bdev_ftl_create", "-b", "ftl0", "-d", "Late", *EMULATED, *arguments)

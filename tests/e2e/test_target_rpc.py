@@ -222,13 +222,13 @@ def test_a_live_socket_is_refused_by_name_and_a_dead_one_taken_over(folder: Path
         (("--zns", "name=Z,zones=4"), "zone_size"),
         (("--zns", "name=Z,zones=4,zone_size=3M"), "power of two"),
         (("--zns", "name=Z,zones=4,size=4M,zone_size=1M"), "either zones"),
-        (("--zns", "name=Z,zones=4,zone_size=1M,capacity=2M"), "zone_capacity"),
+        (("--zns", "name=Z,zones=4,zone_size=1M,capacity=2M"), "capacity=2M is not between one block and zone_size=1M"),
         (("--zns", "name=Z,zones=4,zone_size=1M,speed=9"), "speed"),
         (("--zns", "name=Z,zones=0,zone_size=1M"), "zones must be at least 1"),
         (("--zns", "name=Z,zones=4,zone_size=1M,uuid=u"), "uuid=u is no UUID"),
         (("--zns", "name=Z,zones=4,zone_size=1M,path=no/such"), "no/such: No such file or directory"),
         (("--malloc", "name=M,size=many"), "many"),
-        (("--malloc", "name=M,size=1M", "--malloc", "name=M,size=2M"), "--malloc name=M,size=2M: "),
+        (("--malloc", "name=M,size=1M", "--malloc", "name=M,size=2M"), "name=M,size=2M: --malloc name=M,size=1M has"),
         (("-c", "nosuch.json"), "nosuch.json"),
     ],
 )
@@ -241,7 +241,8 @@ def test_wrong_options_are_named(folder: Path, arguments: tuple[str, ...], said:
         timeout=60,
         check=False,
     )
-    assert done.returncode == 1
+    state = ("path=no/such", "nosuch.json")  # of the machine
+    assert done.returncode == (1 if arguments[1].endswith(state) else 2)
     assert said in done.stderr
     assert "Traceback" not in done.stderr
     assert not (folder / "t.sock").exists()

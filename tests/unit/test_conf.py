@@ -18,6 +18,7 @@ from spdk_ftl_py.conf import (
     garbage_per_band,
     least_gain_blocks,
     spare_bands_needed,
+    write_buffer_blocks,
 )
 from spdk_ftl_py.errors import JSONRPC_INVALID_PARAMS, ConfError
 
@@ -50,14 +51,32 @@ def test_defaults_are_the_seeds() -> None:
     assert conf.nv_cache == NvCacheConf(max_request_cnt=2048, max_request_size=16)
 
 
+@pytest.mark.parametrize("size", [32768, 36864, (1 << 30) - 4096, 1 << 30])
+def test_a_write_buffer_within_its_bounds_is_taken_and_cut_to_half_a_band(size: int) -> None:
+    conf = FtlConf(write_buffer_size=size).check_geometry(Numbers())
+    assert conf.write_buffer_size == size
+    assert write_buffer_blocks(conf, Numbers()) == min(size // 4096, 6058 // 2)
+
+
+def test_bands_that_are_too_small_for_a_write_buffer_are_refused() -> None:
+    """The data path needs 8 blocks, and half a band is the most it gets."""
+    conf = FtlConf(lba_rsvd=60)
+    assert write_buffer_blocks(conf.check_geometry(Numbers(band_blocks=16, lba_rsvd=60)), Numbers(band_blocks=16)) == 8
+    with pytest.raises(ConfError, match=r"a band holds 15 blocks.*needs 8 blocks.*larger zones, or more parallel"):
+        conf.check_geometry(Numbers(band_blocks=15, lba_rsvd=60))
+
+
 @pytest.mark.parametrize(
     ("change", "parts"),
     [
         ({"invalid_thld": 100}, ["invalid_thld = 100", "0..99"]),
         ({"lba_rsvd": 0}, ["lba_rsvd = 0", "1..99"]),
         ({"lba_rsvd": 100}, ["lba_rsvd = 100", "1..99"]),
-        ({"write_buffer_size": 0}, ["write_buffer_size = 0", "multiple of 4096"]),
-        ({"write_buffer_size": 4097}, ["write_buffer_size = 4097", "8192"]),
+        ({"write_buffer_size": 0}, ["write_buffer_size = 0", "32768..1073741824", "multiple of 4096"]),
+        ({"write_buffer_size": 28672}, ["write_buffer_size = 28672", "32768..1073741824"]),
+        ({"write_buffer_size": 32769}, ["write_buffer_size = 32769", "32768 is the nearest"]),
+        ({"write_buffer_size": (1 << 30) - 1}, ["multiple of 4096", "1073741824 is the nearest"]),
+        ({"write_buffer_size": (1 << 30) + 4096}, ["write_buffer_size = 1073745920", "32768..1073741824"]),
         ({"write_buffer_size": -4096}, ["write_buffer_size = -4096"]),
         ({"band_thld": 0}, ["band_thld = 0", "1..100"]),
         ({"band_thld": 101}, ["band_thld = 101"]),

@@ -30,6 +30,7 @@ PLUGIN_METHODS = (
     "bdev_ftl_delete",
     "bdev_ftl_get_stats",
     "bdev_ftl_scrub",
+    "bdev_ftl_grow",
     "bdev_ftl_get_properties",
     "bdev_ftl_add_host",
     "bdev_ftl_remove_host",
@@ -343,6 +344,30 @@ async def test_without_a_target_rpc_py_says_so(world: World) -> None:
     assert done.code == 1
     assert "Is SPDK application running?" in done.out
     assert world.calls == []
+
+
+@pytest.mark.parametrize("option", ["-v", "--verbose=DEBUG", "--verbose=ERROR", ""])
+async def test_verbose_shows_our_requests_and_responses_as_those_of_the_target(option: str, world: World) -> None:
+    arguments = [option] if option else []
+    ours = await world.rpc(*at(world, *arguments, "bdev_ftl_add_host", "-b", "ftl0", "--host", NQN, "--psk", "/k"))
+    theirs = await world.rpc("-s", str(world.folder / "target"), *arguments, "bdev_get_bdevs")
+    assert (ours.code, theirs.code) == (0, 0)
+    for done, method in ((ours, "bdev_ftl_add_host"), (theirs, "bdev_get_bdevs")):
+        told = done.err
+        if option in ("", "--verbose=ERROR"):
+            assert told == ""
+            continue
+        assert told.index("INFO: Requests:\n{\n") < told.rindex(f'"method": "{method}"')
+        assert told.rindex(f'"method": "{method}"') < told.index("INFO: response:\n{\n")
+        assert ("DEBUG: " in told) == (option == "--verbose=DEBUG")
+    if option == "-v":
+        assert '"psk": "/k"' in ours.err
+        world.answer = ExistsError("it is there, with DHHC-1:00:c2VjcmV0: as its key")
+        failed = await world.rpc(*at(world, "-v", "bdev_ftl_delete", "-b", "ftl0"))
+        assert failed.code == 1
+        assert '"code": -17' in failed.err
+        assert "DHHC-1:..." in failed.err
+        assert "c2VjcmV0" not in failed.err
 
 
 async def test_dry_run_shows_the_request_and_sends_nothing(tmp_path: Path, world: World) -> None:

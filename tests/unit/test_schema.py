@@ -9,7 +9,7 @@ from jsonschema import Draft202012Validator
 
 from spdk_ftl_py import schema
 from spdk_ftl_py.conf import LIMIT_NAMES, FtlConf
-from spdk_ftl_py.errors import ParameterError
+from spdk_ftl_py.errors import ConfError, ParameterError
 
 GOOD = {"name": "ftl0", "base_bdev": "Nvme0n1", "target": "/var/tmp/spdk.sock"}
 CREATE = schema.load("bdev_ftl_create")
@@ -49,6 +49,24 @@ def test_defaults_of_the_schema_are_those_of_the_conf() -> None:
     assert FtlConf.from_params(CREATE.validate(GOOD)) == FtlConf()
     conf = {entry.name: entry.default for entry in CREATE.parameter("conf").properties}
     assert FtlConf.from_params({"conf": conf}) == FtlConf()
+
+
+def test_bounds_of_the_conf_in_the_schema_are_those_that_the_conf_has() -> None:
+    """At each bound it is taken, beyond it both refuse it."""
+    for entry in CREATE.parameter("conf").properties:
+        if entry.type != "integer":
+            continue
+        assert entry.minimum is not None
+        assert entry.maximum is not None
+        step = 4096 if entry.name == "write_buffer_size" else 1
+        for value in (entry.minimum, entry.maximum):
+            FtlConf.from_params(CREATE.check({**GOOD, "conf": {entry.name: value}})).check()
+        for value in (entry.minimum - step, entry.maximum + step):
+            params = {**GOOD, "conf": {entry.name: value}}
+            with pytest.raises(ParameterError):
+                CREATE.check(params)
+            with pytest.raises(ConfError):
+                FtlConf.from_params(params).check()
 
 
 def test_whole_floats_become_integers() -> None:

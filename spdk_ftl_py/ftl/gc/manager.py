@@ -168,7 +168,8 @@ class BandManager:
 
     @property
     def free_bands(self) -> int:
-        """Free bands as limits count them: what waits in reloc's queue still serves as reserve."""
+        """Free bands as limits count them: what waits in reloc's queue still serves as reserve. Told as
+        limit_free_bands; what is told as free_bands are those that are free in bands."""
         return self.bands.free_count + self.bands.queued_count(self._reloc_stream)
 
     # --- decisions

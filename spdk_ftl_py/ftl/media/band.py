@@ -27,6 +27,9 @@ FAULTED: Final = "faulted"
 RETIRED: Final = "retired"
 """Ours alone: no zone left; the shim knows it as free and is never asked to open it."""
 
+MENDING: Final = "mending"
+"""Told alone: free, but for zones that failed, which are to be replaced before it can be opened."""
+
 SHIM_STATES: Final = (FREE, QUEUED, OPEN, CLOSING, CLOSED, MOVING, RESETTING, FAULTED)
 """By the shim's number."""
 BAND_ROW: Final = np.dtype(
@@ -85,6 +88,11 @@ class Band:
     def endangered(self) -> bool:
         """Moved first of all, whatever that gains."""
         return self.state == FAULTED or (self.state == CLOSED and (bool(self.bad_punits) or self.relocate))
+
+    @property
+    def told(self) -> str:
+        """Its state for others: a free band that can't be opened yet is not told as free."""
+        return MENDING if self.state == FREE and self.bad_punits else self.state
 
     @property
     def invalid(self) -> int:
@@ -310,8 +318,10 @@ class Bands:
         return sum(self._counts[_CODE[state]] for state in states)
 
     def counts(self) -> dict[str, int]:
-        """By state, of those some band is in."""
-        return {state: count for state, count in sorted(zip(_STATES, self._counts, strict=True)) if count}
+        """By the state as it is told (Band.told), of those some band is in."""
+        counts = dict(zip(_STATES, self._counts, strict=True))
+        counts[FREE], counts[MENDING] = self._ready_count, len(self._to_mend)
+        return {state: count for state, count in sorted(counts.items()) if count}
 
     @property
     def free_count(self) -> int:

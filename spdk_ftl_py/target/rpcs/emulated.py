@@ -13,16 +13,13 @@ from ..bdevs import EXPORTED_METADATA_BYTES_MAX, NULL_UUID, NVME_IO_TYPES, ZONED
 from ..decode import Fields, Params
 from ..methods import rpc
 from ..refusals import EAGAIN, EBUSY, EINVAL, ENOMEM, failed, refused
+from ..sizes import APPEND_BYTES_MIN, MEDIA_BYTES_MAX, METADATA_BYTES
 from ..state import TargetState
 
-MEDIA_BYTES_MAX = 2**46
-METADATA_BYTES = (0, 8, 16, 32, 64, 128)
 DIF_BYTES = {0: 8, 1: 16, 2: 16}  # by dif_pi_format: what the protection information takes
 ZNS_PATH_NAMESPACE = UUID("5c9b2f0e-8a1d-4f5e-9a35-0d5b6a1f7c11")
 STATUS_INTERNAL_ERROR = 0x006
 APPEND_BLOCKS_DEFAULT = 32
-APPEND_BYTES_MIN = 8192
-"""A host is told the largest append as a power of two of 4 KiB pages (ZASL), and 0 means that there is no limit."""
 
 MALLOC_IO_TYPES = frozenset(
     ("read", "write", "unmap", "flush", "reset", "write_zeroes", "zcopy", "compare", "abort", "copy")

@@ -154,7 +154,6 @@ def test_a_refusal_is_exit_code_2(monkeypatch: pytest.MonkeyPatch, capsys: pytes
     monkeypatch.setattr(scrub_command.DaemonClient, "call", refuse)
     assert cli.main(["scrub", "ftl0"]) == 2
     assert capsys.readouterr().err == "spdk-ftl: scrub ftl0: FTL bdev ftl0 is deferred; it can't be scrubbed now\n"
-    assert cli.main(["scrub", "ftl 0"]) == 2
 
 
 def test_an_interrupt_ends_the_waiting(monkeypatch: pytest.MonkeyPatch, answers: Answers) -> None:

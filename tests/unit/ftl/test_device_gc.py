@@ -9,7 +9,7 @@ import pytest
 
 from spdk_ftl_py import _shim
 from spdk_ftl_py.conf import FtlConf, Limit
-from spdk_ftl_py.ftl.media.band import CLOSED, FREE, RESETTING
+from spdk_ftl_py.ftl.media.band import CLOSED, FREE, QUEUED, RESETTING
 from unit.ftl.ftl_rig import FtlRig, MakeFtlRig
 
 
@@ -147,8 +147,30 @@ async def test_statistics_are_json_in_spdks_shape(rig: FtlRig) -> None:
         assert set(stats[group]["write"]["errors"]) == {"media", "other"}
     assert stats["user"]["write"]["blocks"] == stats["host_written_blocks"] == 3 * rig.device.block_count
     assert sum(stats["bands"].values()) == rig.device.geometry.band_count
+    assert stats["free_bands"] == stats["bands"]["free"]
     properties = json.loads(json.dumps(rig.device.properties()))
     values = {entry["name"]: entry.get("value") for entry in properties["properties"]}
     assert values["num_blocks"] == rig.device.block_count
     assert values["conf"]["lba_rsvd"] == 20
-    assert len(values["base_device"]["bands"]) == rig.device.geometry.band_count
+    told = [band["state"] for band in values["base_device"]["bands"]]
+    assert {state: told.count(state) for state in sorted(set(told))} == stats["bands"]
+
+
+async def test_free_bands_are_those_that_are_told_as_free(rig: FtlRig) -> None:
+    """Also where relocation has one queued, and where one has to be mended first."""
+    await rig.overwrite(0.2)
+    bands = rig.device._bands
+    rig.device._manager.stop()
+    for _ in range(2):
+        number = bands.first_free()
+        assert number is not None
+        bands.ordered(number, QUEUED, stream=_shim.STREAM_RELOC)
+        queued = bands.queued_count(_shim.STREAM_RELOC)
+        broken = bands.first_free()
+        assert broken is not None
+        bands._add_bad(broken, {0})
+        stats = rig.device.stats()
+        assert stats["free_bands"] == stats["bands"]["free"] == len(bands.free())
+        assert stats["bands"]["mending"] == len(list(bands.to_mend()))
+        assert stats["limit_free_bands"] == stats["free_bands"] + queued
+        assert sum(stats["bands"].values()) == rig.device.geometry.band_count

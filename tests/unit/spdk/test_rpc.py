@@ -109,6 +109,28 @@ async def test_a_malformed_answer_is_an_error_and_no_more(
         await ask(tmp_path, reply(text))
 
 
+async def test_the_control_socket_of_a_daemon_is_told_from_a_target(tmp_path: Path) -> None:
+    with pytest.raises(
+        TargetError, match="control socket of a spdk-ftl daemon as it seems; give the RPC socket"
+    ) as told:
+        await ask(tmp_path, reply(lambda _: b"HTTP/1.0 400 Bad Request\r\nServer: x\r\n\r\nInvalid {}"))
+    assert told.value.errno == errno.EPROTO
+
+
+async def test_a_socket_that_may_not_be_used_is_told_with_whose_right_is_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def refused(_path: str) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(asyncio, "open_unix_connection", refused)
+    with pytest.raises(
+        TargetError, match=r"who asks, may not use its RPC socket.*let the target's user, or root"
+    ) as told:
+        await TargetRpc(str(tmp_path / "t")).call("m")
+    assert told.value.errno == errno.EACCES
+
+
 async def test_an_endless_answer_is_cut_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rpc_module, "REPLY_BYTES_MAX", 1 << 20)
     with pytest.raises(TargetError, match="larger than 1048576 bytes"):

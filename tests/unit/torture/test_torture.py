@@ -18,11 +18,13 @@ from spdk_ftl_py.ftl.check import CheckReport, check
 from spdk_ftl_py.ftl.device import DeviceState, FtlDevice
 from spdk_ftl_py.ftl.gc import spare_zones
 from spdk_ftl_py.torture import fault, world
+from spdk_ftl_py.torture import run as torture_run
 from spdk_ftl_py.torture.content import GARBAGE, Content
 from spdk_ftl_py.torture.fault import Injected
 from spdk_ftl_py.torture.model import READ_ERROR, Model, Violation
 from spdk_ftl_py.torture.options import Options
 from spdk_ftl_py.torture.report import Report
+from spdk_ftl_py.torture.result import WorldResult
 from spdk_ftl_py.torture.run import run_torture, run_world
 from spdk_ftl_py.torture.shape import Shape
 
@@ -309,10 +311,37 @@ def test_an_interrupt_ends_the_world_in_order(number: signal.Signals) -> None:
         signal.raise_signal(number)
 
     handler = signal.getsignal(number)
+    report = Report()
     with pytest.raises(KeyboardInterrupt):
-        run_torture(Options(seed=3, crashes=60), Report(), progress)
+        run_torture(Options(seed=3, crashes=60), report, progress)
+    assert told[-1] <= report.values["crashes"] <= told[-1] + 1  # the last one may be one of a load
+    assert report.values["blocks_verified"] > 0
     assert 1 <= len(told) <= 2  # the signal is seen when the loop next looks
     assert signal.getsignal(number) is handler
+
+
+@pytest.mark.parametrize("violations", [[], [Violation("lost", 7, "version 3")]])
+def test_an_interrupted_run_says_what_it_has_done(
+    violations: list[Violation], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(options: Options, number: int, *_: Any) -> WorldResult:
+        done = WorldResult(crashes=7, blocks_verified=1234, violations=list(violations))
+        if number < 2:
+            return WorldResult(crashes=20, blocks_verified=1000)
+        raise torture_run.Interrupted(done)
+
+    monkeypatch.setattr(torture_run, "run_world", interrupted)
+    path = tmp_path / "t.json"
+    code = cli.main(["torture", "--seed", "5", "--faults", "--crashes", "90", "--plain", "--json", str(path)])
+    told = capsys.readouterr()
+    assert json.loads(path.read_text())["crashes"] == 47
+    if violations:  # which are what matters
+        assert code == 1
+        assert "to see it again: spdk-ftl torture --seed 5 --world 2 --crashes 20 --faults" in told.err
+        return
+    assert code == 130
+    assert "interrupted after 47 crashes, 3,234 blocks verified: 0 violations" in told.out
+    assert "the same from the beginning: spdk-ftl torture --seed 5 --crashes 90 --faults\n" in told.out
 
 
 def test_a_report_that_can_not_be_written_is_told_before_the_first_crash(

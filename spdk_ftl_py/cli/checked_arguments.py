@@ -1,0 +1,84 @@
+"""Arguments made from schemas/*.json, checked one by one when they are parsed: the daemon would refuse the same, but
+what is nonsense by itself is wrong usage."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+from .. import schema
+from ..conf import FtlConf
+from ..errors import ParameterError
+from ..usage import parsed
+
+_NAMED: Final = re.compile(r"^(listen address |\S+( \(\S+\))? is )")
+_WHOLE: Final = re.compile(r"-?[0-9]{1,30}")
+_LIMIT_PAIRS: Final = {"limits": "", "limit_thresholds": "_threshold"}
+
+
+def parameter(rpc: schema.RpcSchema, name: str, convert: Callable[[str], Any] = str) -> Callable[[str], Any]:
+    """A type for argparse: a value of that parameter (an array: an entry of it), as convert() makes it."""
+    listed = rpc.parameter(name).type == "array"
+
+    def check(given: str) -> Any:
+        # int() takes digits of any script, and underscores.
+        value = given if convert is int and _WHOLE.fullmatch(given) is None else convert(given)
+        try:
+            _check(rpc, {name: [value] if listed else value})
+        except ParameterError as error:
+            # argparse names it.
+            raise ParameterError(_NAMED.sub("", error.message, count=1)) from None
+        return value
+
+    return parsed(check)
+
+
+def check_arguments(parser: argparse.ArgumentParser, rpc: schema.RpcSchema) -> None:
+    """Those that plugin.add_arguments() has added."""
+    names = {each.name for each in rpc.parameters if each.flags and each.type != "boolean"}
+    for action in parser._actions:
+        convert: Any = action.type
+        if action.dest in names:
+            action.type = parameter(rpc, action.dest, convert or str)
+        elif action.dest in _LIMIT_PAIRS:
+            action.type = _pairs(rpc, convert, "limit_{}" + _LIMIT_PAIRS[action.dest])
+        elif action.dest == "conf":
+            action.type = _pairs(rpc, convert, "")
+
+
+def check_together(rpc: schema.RpcSchema, params: Mapping[str, Any]) -> None:
+    """All of them, and what they say of the conf. Raises ParameterError."""
+    rpc.check(dict(params))
+    _check_conf(rpc, params)
+
+
+def _check_conf(rpc: schema.RpcSchema, params: Mapping[str, Any]) -> None:
+    if rpc.method == "bdev_ftl_create":
+        FtlConf.from_params(params).check()
+
+
+def _pairs(rpc: schema.RpcSchema, convert: Any, name: str) -> Callable[[str], Any]:
+    """Of NAME=VALUE,...: name with NAME for {} is the parameter, or, where it is empty, conf."""
+
+    def check(given: str) -> Any:
+        pairs = convert(given)
+        for key, value in pairs:
+            _check(rpc, {name.format(key): value} if name else {"conf": {key: value}})
+        return pairs
+
+    return parsed(check)
+
+
+def _check(rpc: schema.RpcSchema, params: dict[str, Any]) -> None:
+    try:
+        rpc.check(params, without=[each.name for each in rpc.parameters if each.required])
+    except ParameterError as error:
+        raise ParameterError(error.message.removeprefix(f"{rpc.method}: ")) from None
+    _check_conf(rpc, params)
+    address = params.get("listen_address")
+    if address is not None:
+        from ..daemon.checks import split_address
+
+        split_address(address)

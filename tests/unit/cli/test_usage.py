@@ -1,0 +1,250 @@
+"""Wrong usage is exit code 2, and says which argument is meant: of every value that every command takes."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Iterator
+
+import pytest
+
+from spdk_ftl_py.cli import main as cli
+from spdk_ftl_py.client import DaemonClient
+from spdk_ftl_py.usage import commands_of, show, values_of
+
+ANY_TEXT: tuple[str, ...] = ()
+LONG_PATH = "/" + "d" * 107
+UUID = "b286d19a-0059-4709-abcd-9f7732b1567d"
+
+NONSENSE: dict[str, tuple[str, ...]] = {
+    # Files, directories, bdevs: every text but an empty one may be right, as far as we can see.
+    "FILE": ANY_TEXT,
+    "DIR": ANY_TEXT,
+    "BASE": ANY_TEXT,
+    "PLAN": ANY_TEXT,
+    "PATH": (LONG_PATH,),
+    "SOCKET": (LONG_PATH, "host:0", "host:70000", "a b:1", "::1:5"),
+    "TARGET": (LONG_PATH, "host:0", "host:70000", "a b:1", "::1:5"),
+    "GROUP": ("a:b", "a/b", "99999999999"),
+    "USER": ("a:b", "a/b", "99999999999"),
+    "N": ("x", "1.5", "-1", "9" * 30, "0x10", "１"),
+    "K": ("x", "1.5", "-1"),
+    "BLOCKS": ("x", "0", "-1", "4294967296"),
+    "SECONDS": ("x", "-1", "inf", "nan"),
+    "SIZE": ("x", "-1", "5", "16M", "513M", "1P", "4096T"),
+    "UUID": ("x", UUID[:-1], UUID + "\n"),
+    # Whoever could be let in can be shut out.
+    "remove-host --host": ("a" * 224,),
+    "HOST": ("x", "nqn.", "nqn.a\n"),
+    "NEW_UUID": ("x", UUID[:-1], UUID + "\n"),
+    "NQN": ("x", "nqn.", "nqn.a\n"),
+    "ADDRESS[:PORT]": ("x", "no.such", "127.0.0.1:70000", "::1", "[::1", "127.0.0.1:"),
+    "LISTEN_ADDRESS": ("no.such", "127.0.0.1:70000", "::1", "[::1"),
+    "NAME=VALUE": (
+        "x",
+        "colour=5",
+        "half_open=x",
+        "half_open=0",
+        "io_queues_per_host_percent=101",
+        "kato_ms_min=2000000",
+    ),
+    "NAME=VALUE,...": (
+        "x",
+        "colour=5",
+        "band_thld=0",
+        "band_thld=x",
+        "verify_reads=maybe",
+        "reloc_policy=x",
+        "write_buffer_size=0",
+        "write_buffer_size=40001",
+        "band_thld=5,colour=5",
+    ),
+    "NAME:PERCENT,...": ("x", "most:5", "crit:101", "crit:-1", "crit", "crit:x"),
+    "NAME:BANDS,...": ("x", "most:5", "crit:-1", "crit:x", "crit:1,crit"),
+    "NAME": ("a/b", "-", "a b", "a" * 64),
+    "name": ("a/b", "a b", "a" * 64),
+    "BASE_BDEV": ("a\nb", "a" * 256),
+    "CACHE": ("a\nb", "a" * 256),
+    "DHCHAP_KEY": ("relative", "/a\nb"),
+    "DHCHAP_CTRLR_KEY": ("relative", "/a\nb"),
+    "PSK": ("relative", "/a\nb"),
+    "TARGET_PSK": ("relative", "/a\nb"),
+    "--zns": (
+        "x",
+        "colour=5",
+        "name=a",
+        "name=a,zone_size=16M",
+        "name=a,name=b,zone_size=16M,zones=9",
+        "name=a,zone_size=16M,zones=9,size=1G",
+        "name=,zone_size=16M,zones=9",
+        "name=a,zone_size=16Q,zones=9",
+        "name=a,zone_size=12M,zones=9",
+        "name=a,zone_size=0,zones=9",
+        "name=a,zone_size=1,zones=9",
+        "name=a,zone_size=16M,zones=0",
+        "name=a,zone_size=16M,zones=4G",
+        "name=a,zone_size=16M,size=17M",
+        "name=a,zone_size=16M,zones=9,capacity=17M",
+        "name=a,zone_size=16M,zones=9,capacity=0",
+        "name=a,zone_size=16M,zones=9,capacity=5",
+        "name=a,zone_size=16M,zones=9,block_size=1024",
+        "name=a,zone_size=16M,zones=9,max_open=9,max_active=8",
+        "name=a,zone_size=16M,zones=9,max_active=4G",
+        "name=a,zone_size=16M,zones=9,max_append=4096",
+        "name=a,zone_size=16M,zones=9,path=",
+        "name=a,zone_size=16M,zones=9,uuid=5",
+        "name=a,zone_size=1T,zones=65",
+    ),
+    "--malloc": (
+        "x",
+        "colour=5",
+        "name=a",
+        "size=5",
+        "size=0",
+        "size=1M,block_size=100",
+        "size=1M,block_size=600",
+        "size=1M,md_size=7",
+        "size=65T",
+        "size=1M,uuid=5",
+    ),
+}
+"""For each value, by its option, or else by what --help calls it: nonsense by itself. An empty one always is."""
+
+NEEDED = {"-b": "ftl0", "-d": "Nvme0n1", "--host": "nqn.2026-11.io.example:host"}
+"""So that an argument that is missing is not what is wrong."""
+
+
+class NotRefused(Exception):
+    """A command has begun its work."""
+
+
+@pytest.fixture(autouse=True)
+def nothing_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    def begin(*arguments: object, **_: object) -> None:
+        for argument in arguments:
+            if hasattr(argument, "close"):
+                argument.close()  # a coroutine that nobody awaits
+        raise NotRefused
+
+    monkeypatch.setattr("asyncio.run", begin)
+    monkeypatch.setattr("spdk_ftl_py.daemon.check_command._check_bdev", begin)
+    monkeypatch.setattr("spdk_ftl_py.torture.run.run_torture", begin)
+    monkeypatch.setattr(DaemonClient, "call", begin)
+    monkeypatch.setenv("SPDK_FTL_SOCK", "/nowhere")
+
+
+def _commands() -> Iterator[tuple[str, argparse.ArgumentParser]]:
+    yield from commands_of(cli.build_parser()).items()
+
+
+VALUES = {
+    f"{command} {show(action)}": (command, parser, action)
+    for command, parser in _commands()
+    for action in values_of(parser)
+}
+
+
+def _nonsense(command: str, action: argparse.Action) -> tuple[str, ...]:
+    names = [
+        f"{command} {show(action)}",
+        *action.option_strings,
+        str(action.metavar or action.dest.upper()),
+        action.dest,
+    ]
+    for name in names:
+        if name in NONSENSE:
+            return NONSENSE[name]
+    pytest.fail(
+        f"say in NONSENSE what can't be right for {'/'.join(names)}, whatever the machine's state (ANY_TEXT: nothing "
+        "but an empty value), and refuse it with a type of spdk_ftl_py/usage.py"
+    )
+
+
+def _arguments(command: str, parser: argparse.ArgumentParser, action: argparse.Action, value: str | None) -> list[str]:
+    """All that the command needs, and this one value."""
+    words, positional = [command], []
+    for each in parser._actions:
+        given = None
+        if each is action:
+            given = value
+        elif each.required or (not each.option_strings and each.nargs is None):
+            given = next((NEEDED[name] for name in each.option_strings if name in NEEDED), "x")
+        if given is None:
+            continue
+        if isinstance(each, argparse.BooleanOptionalAction):
+            words.append(each.option_strings[0])
+        elif each.option_strings:
+            words.append(f"{each.option_strings[-1]}={given}")
+        else:
+            positional.append(given)
+    return [*words, *(["--", *positional] if positional else [])]
+
+
+@pytest.mark.parametrize("value", VALUES)
+def test_nonsense_is_wrong_usage_that_names_the_argument(value: str, capsys: pytest.CaptureFixture[str]) -> None:
+    command, parser, action = VALUES[value]
+    for nonsense in ("", *_nonsense(command, action)):
+        with pytest.raises(SystemExit) as ended:
+            cli.main(_arguments(command, parser, action, nonsense))
+        told = capsys.readouterr()
+        assert (ended.value.code, told.out) == (2, ""), nonsense
+        usage, _, error = told.err.rpartition("error: ")
+        assert usage.startswith("usage: spdk-ftl ")
+        assert re.match(rf"argument {re.escape(show(action))}: ", error), error
+        assert error.count("\n") == 1
+
+
+SENSE = {
+    "serve": "--socket /s --socket-group 100 --listen [::1]:4420 --peer-timeout 0 --limit half-open=5 --target-user 0",
+    "target": "-r /s -c f --zns name=a,zone_size=16M,capacity=12M,zones=8 --malloc size=1M,block_size=512,md_size=8",
+    "demo": "--json f --size 512M --writes 1 --time 0.5 --seed 0",
+    "torture": "--seed 0 --crashes 1 --every 0 --world 0",
+    "check": "x -s host:5 --target-user 0 --zone-capacity 1",
+    "scrub": "ftl0 --socket s --daemon-user root",
+    "status": "--json",
+    "devices": "",
+    "list": "",
+    "stats": "ftl0",
+    "properties": "ftl0",
+    "hosts": "ftl0",
+    "create": "-b ftl0 -d x -s [::1]:5 --conf band_thld=1,write_buffer_size=32768,verify_reads=off --host nqn.a",
+    "delete": "-b ftl0",
+    "add-host": "-b ftl0 --host nqn.a --psk /f",
+    "remove-host": "-b ftl0 --host nqn.a",
+    "allow-any-host": "-b ftl0 --no-allow-any-host",
+    "remove-buffers": UUID,
+    "save-config": "-s /t -o f",
+}
+
+
+@pytest.mark.parametrize("command", SENSE)
+def test_what_makes_sense_is_not_refused(command: str) -> None:
+    with pytest.raises(NotRefused):
+        cli.main([command, *SENSE[command].split()])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        ("create -b x -d y --limit crit:1 --limit-crit 2", "limit_crit is given twice: 2 and 1"),
+        ("create -b x -d y --conf band_thld=5 --conf band_thld=6", "conf band_thld is given twice: 5 and 6"),
+        ("create -b x -d y --limit-threshold crit:3 --limit-high-threshold 2", "limit-threshold high = 2 is not above"),
+        ("create -b x", "the following arguments are required: -d/--base-bdev"),
+        (
+            "target --malloc name=A,size=1M --zns name=A,zones=9,zone_size=1M",
+            "argument --malloc: name=A,size=1M: --zns name=A,zones=9,zone_size=1M has that name",
+        ),
+        (
+            "serve --limit kato_ms_min=5000 --limit kato_ms_max=4000",
+            "argument --limit: limit kato_ms_min 5000 is above",
+        ),
+        ("torture --processes --every 5", "--every does not go with --processes"),
+    ],
+)
+def test_what_does_not_go_together_is_wrong_usage(
+    arguments: str, told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        cli.main(arguments.split())
+    assert ended.value.code == 2
+    assert told in capsys.readouterr().err
