@@ -60,16 +60,10 @@ void Gate::submit(Io &io) noexcept {
     io.gated_cancelled = false;
     switch (state_) {
         case State::open:
-            forward(io, *behind_);
+            forward(io);
             break;
         case State::holding:
-            // A write that was on its way into the memory of a device before hold() was let through then: whoever waits
-            // for the end of what is there waits for it, too.
-            if (auto *memory = static_cast<Behind *>(io.gated_memory); memory != nullptr && !memory->device->lost()) {
-                forward(io, *memory);
-            } else {
-                held_.push(io);
-            }
+            held_.push(io);
             break;
         case State::failing:
             io.status = failure_;
@@ -78,16 +72,18 @@ void Gate::submit(Io &io) noexcept {
     }
 }
 
-void Gate::forward(Io &io, Behind &to) noexcept {
+void Gate::forward(Io &io) noexcept {
     io.complete = on_complete;
-    io.owner = &to;
-    ++to.users;
-    to.device->submit(io);
+    io.owner = behind_.get();
+    ++behind_->users;
+    ++behind_->sent;
+    behind_->device->submit(io);
 }
 
 void Gate::on_complete(Io &io) noexcept {
     auto &from = *static_cast<Behind *>(io.owner);
     --from.users;
+    --from.sent;
     if (io.status != status::ok && from.device->lost()) {
         from.gate->came_back(io, from);
     } else {
@@ -103,7 +99,7 @@ void Gate::came_back(Io &io, const Behind &from) noexcept {
     switch (state_) {
         case State::open:
             if (&from != behind_.get()) {
-                forward(io, *behind_);  // a straggler: its device has a successor already
+                forward(io);  // a straggler: its device has a successor already
                 return;
             }
             state_ = State::holding;
@@ -212,7 +208,7 @@ void Gate::set_device(std::shared_ptr<BlockDevice> device) {
         IoList batch = held_;
         held_ = {};
         while (Io *io = batch.pop()) {
-            forward(*io, *behind_);
+            forward(*io);
         }
         take_unused(unused);
     });
@@ -242,6 +238,15 @@ bool Gate::sweep() {
         swept = earlier_.empty();
     });
     return swept;
+}
+
+bool Gate::emptied() {
+    bool empty = false;
+    registration_.reactor().call([&] {
+        empty = std::all_of(earlier_.begin(), earlier_.end(),
+                            [](const std::unique_ptr<Behind> &each) { return each->sent == 0; });
+    });
+    return empty;
 }
 
 Gate::State Gate::state() {

@@ -27,6 +27,8 @@ class KeptBdev:
         self.now: Attachment | None = None
         self.error: str | None = None
         """Why there is none."""
+        self.turn = asyncio.Lock()
+        """Held by who changes what stands in the target."""
         self._whose = whose
         self._bdev = bdev
         self._changed = changed
@@ -59,20 +61,19 @@ class KeptBdev:
         """Until it is cancelled."""
         delay_s = RETRY_MIN_S
         while True:
-            if self.now is not None:
-                delay_s = RETRY_MIN_S
-                await asyncio.sleep(LOOK_S)
-                if await self._stands():
-                    continue
-                log.warning("%s: its bdev has been taken away in the target: it is attached again", self._whose)
-                self.now, self.error = None, "its bdev has been taken away in the target"
-                await self._bdev.taken_away()
-                self._changed()
-            else:
-                await asyncio.sleep(delay_s)
-                delay_s = min(delay_s * RETRY_GROWTH, RETRY_MAX_S)
-            if await self.try_attach(front):
-                self._changed()
+            there = self.now is not None
+            await asyncio.sleep(LOOK_S if there else delay_s)
+            delay_s = RETRY_MIN_S if there else min(delay_s * RETRY_GROWTH, RETRY_MAX_S)
+            async with self.turn:
+                if self.now is not None:
+                    if await self._stands():
+                        continue
+                    log.warning("%s: its bdev has been taken away in the target: it is attached again", self._whose)
+                    self.now, self.error = None, "its bdev has been taken away in the target"
+                    await self._bdev.taken_away()
+                    self._changed()
+                if await self.try_attach(front):
+                    self._changed()
 
     async def _stands(self) -> bool:
         try:

@@ -21,7 +21,7 @@ from ..spdk.bdevs import find_bdev
 from ..spdk.exports import bdev_nqn, remove_subsystem
 from ..spdk.rpc import is_gone
 from ..spdk.saved_config import OwnFtl
-from ..text import show_name, show_names
+from ..text import show_names
 from ..version import __version__
 from .base import DaemonIdentity, DeferredError, UnfitError
 from .checks import FtlThereError
@@ -30,6 +30,8 @@ from .device import DeviceState, ManagedDevice
 from .ending import PROBE_TIMEOUT_S
 from .front import Export
 from .growing import grow
+from .host_rpcs import HostRpcs
+from .orders import Orders
 from .requester import requester
 from .saved import SavedFtl
 from .scans import Scans
@@ -71,6 +73,8 @@ class Registry:
         """An RPC has halted everything: the daemon is to end."""
         self._is_up = False
         """What a predecessor has left is known."""
+        self._orders = Orders(self)
+        self._hosts = HostRpcs(self.find, self.find_to_change)
         self._configs = ConfigRpcs(self, identity)
         self._scans = Scans(self, identity, identity.prober)
         self._started = time.monotonic()
@@ -85,10 +89,8 @@ class Registry:
             "bdev_ftl_get_properties": self.get_properties,
             "bdev_ftl_scrub": self.scrub,
             "bdev_ftl_grow": self.grow,
-            "bdev_ftl_add_host": self.add_host,
-            "bdev_ftl_remove_host": self.remove_host,
-            "bdev_ftl_allow_any_host": self.allow_any_host,
-            "bdev_ftl_get_hosts": self.get_hosts,
+            **self._hosts.methods,
+            **self._orders.methods,
             "ftl_get_devices": self.get_devices,
             "ftl_get_daemon": self.get_daemon,
             "ftl_remove_buffers": self.remove_buffers,
@@ -424,7 +426,7 @@ class Registry:
     async def delete(self, params: dict[str, Any]) -> Any:
         """True, or the line that says what of it only its write buffer file has."""
         self.require_no_halt()
-        device = self._find(params)
+        device = self.find(params)
         # Either nothing is done, or it is deleted for good.
         self._state.require_room()
         # One that is being created for somebody who waits is refused by take_down().
@@ -482,10 +484,10 @@ class Registry:
         return failures
 
     async def get_stats(self, params: dict[str, Any]) -> dict[str, Any]:
-        return self._find(params).stats()
+        return self.find(params).stats()
 
     async def get_properties(self, params: dict[str, Any]) -> dict[str, Any]:
-        return self._properties(self._find(params))
+        return self._properties(self.find(params))
 
     @staticmethod
     def _properties(device: ManagedDevice) -> dict[str, Any]:
@@ -494,51 +496,39 @@ class Registry:
     async def scrub(self, params: dict[str, Any]) -> dict[str, Any]:
         """How it stands, once it is ordered or stopped."""
         self.require_no_halt()
-        device = self._find(params)
+        device = self.find(params)
         told = device.scrub(stop=bool(params.get("stop")))
         log.info("%s: scrub %s, asked for by %s", device, "stopped" if params.get("stop") else "ordered", requester())
         return told
 
     async def grow(self, params: dict[str, Any]) -> dict[str, Any]:
         """{"name", "num_blocks", "changed"} and, of one that the target has as a bdev, "target_num_blocks"."""
-        device = self._find_to_change(params)
+        device = self.find_to_change(params)
         work = grow(device, self._identity.rpc(device.target), force=bool(params.get("force")))
         # Whoever asked for it may have hung up: what stands in the target is not left half done.
         told = await asyncio.shield(asyncio.ensure_future(work))
         log.info("%s: %s, asked for by %s", device, "grown" if told["changed"] else "as large as its base", requester())
         return told
 
-    async def add_host(self, params: dict[str, Any]) -> bool:
-        device = self._find_to_change(params)
-        keys = (params.get("dhchap_key"), params.get("dhchap_ctrlr_key"), params.get("psk"))
-        device.admission.add(params["host"], *keys)
-        proof = (", with its key" if keys[0] else "") + (", by TLS" if keys[2] else "")
-        log.info("%s: host %s may connect%s, asked for by %s", device, show_name(params["host"]), proof, requester())
-        return True
+    def require_free(self, device: ManagedDevice, name: str) -> None:
+        """Raises ExistsError where another one has that name."""
+        other = self._devices.get((device.target, name))
+        if other is not None and other is not device:
+            raise ExistsError(
+                f"name {name}: there is an FTL bdev of that name ({other.state.value}, on the SPDK target at "
+                f"{other.target}): choose another"
+            )
 
-    async def remove_host(self, params: dict[str, Any]) -> bool:
-        device = self._find_to_change(params)
-        # Whoever asked for it may have hung up: its connections end all the same.
-        await asyncio.shield(device.disallow_host(params["host"]))
-        log.info(
-            "%s: host %s may not connect any more, asked for by %s", device, show_name(params["host"]), requester()
-        )
-        return True
+    def renamed(self, device: ManagedDevice, before: str) -> None:
+        """It has another name since a moment."""
+        if self._devices.get((device.target, before)) is device:
+            del self._devices[(device.target, before)]
+        self._devices[key_of(device)] = device
 
-    async def allow_any_host(self, params: dict[str, Any]) -> bool:
-        device = self._find_to_change(params)
-        allow: bool = params["allow_any_host"]
-        await asyncio.shield(device.allow_any_host(allow))
-        who = "any host" if allow else "no host that is not in its list"
-        log.info("%s: %s may connect, asked for by %s", device, who, requester())
-        return True
-
-    async def get_hosts(self, params: dict[str, Any]) -> dict[str, Any]:
-        return self._find(params).tell_hosts()
-
-    def _find_to_change(self, params: dict[str, Any]) -> ManagedDevice:
+    def find_to_change(self, params: dict[str, Any]) -> ManagedDevice:
+        """Raises NotFoundError, and where the device, or all of them, is being let go of, BusyError or FtlError."""
         self.require_no_halt()
-        device = self._find(params)
+        device = self.find(params)
         if device.state is DeviceState.DELETING:
             raise BusyError(f"FTL bdev {device.name} is being deleted")
         return device
@@ -547,7 +537,7 @@ class Registry:
         target = normal_target(params["target"]) if params.get("target") is not None else None
         if params.get("name") is not None:
             named = [device for device in self._named(params["name"]) if target in (None, device.target)]
-            return [device.describe() for device in named or [self._find(params)]]
+            return [device.describe() for device in named or [self.find(params)]]
         return [device.describe() for device in self._devices.values() if target in (None, device.target)]
 
     async def get_daemon(self, _params: dict[str, Any]) -> dict[str, Any]:
@@ -627,7 +617,7 @@ class Registry:
                 f": {told['error']}" if told["error"] else "",
             )
 
-    def _find(self, params: dict[str, Any]) -> ManagedDevice:
+    def find(self, params: dict[str, Any]) -> ManagedDevice:
         """The FTL of params["name"], on params["target"] where that is given. Raises NotFoundError, or ParameterError
         where only the target would tell which one is meant."""
         name = params["name"]

@@ -125,7 +125,7 @@ class Daemon:
 
     def managed(self, name: str = "ftl0") -> ManagedDevice:
         """The only one of that name."""
-        return self.registry._find({"name": name})
+        return self.registry.find({"name": name})
 
     def record(self) -> Any:
         return json.loads((self._folder / "state" / "state.json").read_text())
