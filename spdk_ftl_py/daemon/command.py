@@ -197,6 +197,12 @@ def _saved(path: Path) -> Sequence[SavedFtl]:
     return read_section(read_file(path, safe=True), f"configuration {path}", normal=normal_target)
 
 
+def _nqn_template(template: str) -> str:
+    from .export_nqn import check_template
+
+    return check_template(template)
+
+
 def _target_user(user: str) -> int:
     try:
         return uid_of(user)
