@@ -87,8 +87,11 @@ class ConfigRpcs:
         for ftl in saved:
             there = self._like(ftl)
             if there is None:
-                if self._resume(ftl):
+                try:
+                    self._resume(ftl)
                     log.info("%s: from the saved configuration, on the target at %s", ftl.name, ftl.target)
+                except FtlError as error:
+                    log.error("%s; it is left out", error.message)
             elif not _is_same(there, ftl):
                 log.error("%s; it is left out", _contradiction(ftl, there))
             elif not there.dependents.known:
@@ -108,16 +111,13 @@ class ConfigRpcs:
         try:
             for ftl in saved:
                 if there[ftl.name] is None:
-                    if not self._resume(ftl):
-                        raise ParameterError(
-                            f"FTL bdev {ftl.name} can't be loaded, the log says why; nothing was loaded"
-                        )
+                    self._resume(ftl)
                     resumed.append((ftl.target, ftl.name))
             self._registry.save()
-        except FtlError:
+        except FtlError as error:
             for key in resumed:
                 self._registry.forget(key)
-            raise
+            raise FtlError(f"{error.message}; nothing was loaded", errno=error.errno, code=error.code) from error
         unchanged = []
         for ftl in saved:
             device = there[ftl.name]
@@ -131,8 +131,19 @@ class ConfigRpcs:
         await _first_attempts([device for device in loaded if device.inherited])
         return {"loaded": [_tell(device) for device in loaded], "unchanged": [_tell(device) for device in unchanged]}
 
-    def _resume(self, ftl: SavedFtl) -> bool:
-        return self._registry.resume(ftl.record, inherited=not ftl.is_new)
+    def _resume(self, ftl: SavedFtl) -> None:
+        """Raises ParameterError or ExistsError; it is not there then."""
+        if not self._registry.resume(ftl.record, inherited=not ftl.is_new):
+            raise ParameterError(f"FTL bdev {ftl.name} can't be loaded, the daemon's log says why")
+        key = ftl.target, ftl.name
+        device = self._registry.devices[key]
+        for other in self._registry.devices.values():
+            if other is not device and other.nqn == device.nqn:
+                self._registry.forget(key)
+                raise ExistsError(
+                    f"FTL bdev {ftl.name} of the saved configuration has the NQN {device.nqn}, which is that of FTL "
+                    f"bdev {other.name} (on the SPDK target at {other.target})"
+                )
 
     def _like(self, ftl: SavedFtl) -> ManagedDevice | None:
         """The same, or else one that has its uuid, or its name on that target."""

@@ -50,7 +50,8 @@ def test_ftl0_is_back_with_the_lvol_store_on_it(spdk_program: str, folder: Path,
                 daemon.kill()
                 daemon = Daemon(folder)
                 assert volume_digest(target) == before
-            config.write_text(target.ftl(daemon, "save_config"))
+            # SPDK's own, without our plugin.
+            config.write_text(target.rpc("save_config").stdout)
         with SpdkTarget(spdk_program, folder, "-c", str(config)) as target:
             for name in ("ftl0", VOLUME):
                 target.call("bdev_get_bdevs", name=name, timeout=BACK_TIMEOUT_MS)

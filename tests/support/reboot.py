@@ -24,6 +24,7 @@ USER_NQN: Final = "nqn.2016-06.io.spdk:user"
 """With a number behind it: of exports that are the target's user's."""
 BACK_S: Final = 90.0
 POLL_S: Final = 0.1
+BLOCKS: Final = 4096
 RANDOM_WRITES: Final = 500
 
 
@@ -106,7 +107,7 @@ def drill(rig: Rig, folder: Path, order: Order, save: Callable[[Any, Daemon], st
             target.ftl(daemon, "bdev_ftl_create", "-b", name, *base)
         addresses = [export(target, bdev, number) for number, bdev in enumerate(rig.stand_on_them(target))]
         for seed, address in enumerate(addresses):
-            asyncio.run(write_and_verify(*address, random_writes=RANDOM_WRITES, flush=True, seed=seed, timeout_s=240))
+            asyncio.run(write_and_verify(*address, blocks=BLOCKS, random_writes=RANDOM_WRITES, flush=True, seed=seed))
         before, exports = digests(addresses), exported(target)
         config.write_text(save(target, daemon))
         config.chmod(0o600)

@@ -337,6 +337,21 @@ async def test_a_name_or_uuid_that_is_taken_loads_nothing(
     await end(here, daemon)
 
 
+async def test_two_exports_of_one_nqn_are_not_loaded(here: World, caplog: pytest.LogCaptureFixture) -> None:
+    daemon = await here.start()
+    nqn = {"nqn": "nqn.2026-11.com.example:one", "target": here.line.path}
+    config = [made(base_bdev="A", **nqn), made(name="ftl1", uuid=UUID1, base_bdev="B", **nqn)]
+    with pytest.raises(FtlError, match=r"FTL bdev ftl1 .* has the NQN .*:one, .* of FTL bdev ftl0 .*nothing"):
+        await daemon.call("ftl_load_config", config=config)
+    assert await daemon.call("ftl_get_devices") == []
+    await daemon.halt()
+    daemon = here.daemon()
+    await daemon.registry.start(read_section(config, "FILE"))
+    assert [each["name"] for each in await daemon.call("ftl_get_devices")] == ["ftl0"]
+    assert [each for each in caplog.records if "which is that of FTL bdev ftl0" in each.message]
+    await end(here, daemon)
+
+
 async def test_the_state_file_counts_for_more_than_the_file(here: World) -> None:
     daemon = await here.start()
     await create(here, daemon, no_attach=False)
