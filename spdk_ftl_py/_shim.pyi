@@ -210,8 +210,10 @@ class EmulatedMedia(BlockDevice):
         path: str | None = None,
         volatile_cache: bool = False,
         max_io_blocks: int = 256,
+        hidden_blocks: int = 0,
     ) -> EmulatedMedia:
-        """block_bytes is the data part, e.g. 512 or 4096; metadata_bytes are interleaved after it."""
+        """block_bytes is the data part, e.g. 512 or 4096; metadata_bytes are interleaved after it. hidden_blocks: so
+        many more are there from grow() on; in memory only."""
 
     @staticmethod
     def null(
@@ -231,6 +233,7 @@ class EmulatedMedia(BlockDevice):
         max_io_blocks: int = 256,
         path: str | None = None,
         volatile_cache: bool = True,
+        hidden_zones: int = 0,
     ) -> EmulatedMedia: ...
     def set_zone_state(self, zone: int, state: str) -> None:
         """What a drive does by itself. state: "read_only", "offline", or "full": it finishes the zone, and its
@@ -278,6 +281,9 @@ class EmulatedMedia(BlockDevice):
     def power_on(self) -> None:
         """Zones that were open come back closed, those without data empty."""
 
+    def grow(self) -> None:
+        """It has what was hidden, too: empty zones, blocks of zeroes. While nobody is on it who was told its size."""
+
     def set_schedule(self, seed: int | None) -> None:
         """Completes outstanding I/O in a seeded random order (None: in order of submission)."""
 
@@ -321,8 +327,9 @@ class Gate(BlockDevice):
         gate goes on failing."""
 
     def set_device(self, device: BlockDevice) -> None:
-        """What is held goes to it, in order, and all that comes. ValueError, with nothing changed, where its sizes,
-        limits or volatile cache are not those of the device before."""
+        """What is held goes to it, in order, and all that comes. It may have more blocks, which the gate has then as
+        well. ValueError, with nothing changed, where it has fewer, or where its other sizes, limits or volatile cache
+        are not those of the device before."""
 
     def fail(self, status: int) -> None:
         """What is held, and all that comes, fails with status until set_device()."""

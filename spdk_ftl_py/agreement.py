@@ -65,6 +65,13 @@ def _identity(asked: Mapping[str, Any], told: Mapping[str, Any]) -> Iterator[Dif
         wanted = str(asked.get(name) or NIL_UUID).lower()
         if wanted not in (NIL_UUID, told["uuid"]):
             yield Difference(name, told["uuid"], wanted)
+    if asked.get("nqn") is not None:
+        nqn = asked["nqn"].replace("{name}", told["name"]).replace("{uuid}", told["uuid"])
+        export = told.get("export") or {}
+        # Before it is exported there is none; what it is going to be made of is known.
+        has = export.get("subnqn", (told.get("params") or {}).get("nqn"))
+        if has not in (nqn, asked["nqn"]):
+            yield Difference("nqn", has, nqn)
 
 
 def _settings(asked: Mapping[str, Any], told: Mapping[str, Any]) -> Iterator[Difference]:

@@ -33,6 +33,7 @@ _METHODS: Final = (
     "bdev_ftl_get_stats",
     "bdev_ftl_get_properties",
     "bdev_ftl_scrub",
+    "bdev_ftl_grow",
     "bdev_ftl_add_host",
     "bdev_ftl_remove_host",
     "bdev_ftl_allow_any_host",

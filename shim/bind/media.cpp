@@ -49,9 +49,10 @@ std::shared_ptr<EmulatedMedia> make_media(const std::shared_ptr<Reactor> &reacto
 std::shared_ptr<EmulatedMedia> conventional(const std::shared_ptr<Reactor> &reactor, uint64_t block_count,
                                             uint32_t block_bytes, uint32_t metadata_bytes,
                                             const std::optional<std::string> &path, bool volatile_cache,
-                                            uint32_t max_io_blocks) {
+                                            uint32_t max_io_blocks, uint64_t hidden_blocks) {
     MediaConfig config;
-    config.block_count = block_count;
+    config.block_count = block_count + hidden_blocks;
+    config.hidden_blocks = hidden_blocks;
     config.data_bytes = block_bytes;
     config.metadata_bytes = metadata_bytes;
     config.path = path.value_or("");
@@ -74,10 +75,12 @@ std::shared_ptr<EmulatedMedia> zoned_media(const std::shared_ptr<Reactor> &react
                                            uint64_t zone_size, uint64_t zone_capacity, uint32_t block_bytes,
                                            uint32_t max_open_zones, uint32_t max_active_zones,
                                            uint32_t max_append_blocks, uint32_t max_io_blocks,
-                                           const std::optional<std::string> &path, bool volatile_cache) {
+                                           const std::optional<std::string> &path, bool volatile_cache,
+                                           uint32_t hidden_zones) {
     MediaConfig config;
     config.kind = MediaConfig::Kind::zoned;
-    config.zones = {zone_count, zone_size, zone_capacity, max_open_zones, max_active_zones};
+    config.hidden_blocks = hidden_zones * zone_size;
+    config.zones = {zone_count + hidden_zones, zone_size, zone_capacity, max_open_zones, max_active_zones};
     config.data_bytes = block_bytes;
     config.max_append_blocks = max_append_blocks;
     config.max_io_blocks = max_io_blocks;
@@ -151,13 +154,14 @@ void bind_media(nb::module_ &m) {
     nb::class_<EmulatedMedia, BlockDevice>(m, "EmulatedMedia")
         .def_static("conventional", &conventional, nb::arg("reactor"), nb::arg("block_count"), nb::kw_only(),
                     nb::arg("block_bytes") = kBlockSize, nb::arg("metadata_bytes") = 0, nb::arg("path") = nb::none(),
-                    nb::arg("volatile_cache") = false, nb::arg("max_io_blocks") = 256)
+                    nb::arg("volatile_cache") = false, nb::arg("max_io_blocks") = 256, nb::arg("hidden_blocks") = 0)
         .def_static("null", &null_media, nb::arg("reactor"), nb::arg("block_count"), nb::kw_only(),
                     nb::arg("block_bytes") = kBlockSize, nb::arg("metadata_bytes") = 0)
         .def_static("zns", &zoned_media, nb::arg("reactor"), nb::arg("zone_count"), nb::arg("zone_size"),
                     nb::arg("zone_capacity"), nb::kw_only(), nb::arg("block_bytes") = kBlockSize,
                     nb::arg("max_open_zones") = 0, nb::arg("max_active_zones") = 0, nb::arg("max_append_blocks") = 32,
-                    nb::arg("max_io_blocks") = 256, nb::arg("path") = nb::none(), nb::arg("volatile_cache") = true)
+                    nb::arg("max_io_blocks") = 256, nb::arg("path") = nb::none(), nb::arg("volatile_cache") = true,
+                    nb::arg("hidden_zones") = 0)
         .def("set_zone_state", &set_zone_state, nb::arg("zone"), nb::arg("state"), unlocked())
         .def("recommend", &EmulatedMedia::recommend, nb::arg("zone"), nb::kw_only(), nb::arg("finish") = false,
              nb::arg("reset") = false, unlocked())
@@ -170,6 +174,7 @@ void bind_media(nb::module_ &m) {
         .def("rot", &EmulatedMedia::rot, nb::arg("lba"), nb::arg("bit"), unlocked())
         .def("power_cut", &EmulatedMedia::power_cut, nb::arg("seed"), unlocked())
         .def("power_on", &EmulatedMedia::power_on, unlocked())
+        .def("grow", &EmulatedMedia::grow, unlocked())
         .def("set_schedule", &EmulatedMedia::set_schedule, nb::arg("seed").none(), unlocked())
         .def_prop_ro("operations", &EmulatedMedia::operations, unlocked())
         .def("cut_power_at", &EmulatedMedia::cut_power_at, nb::arg("operation"), nb::arg("seed"), unlocked());

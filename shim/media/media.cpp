@@ -102,7 +102,17 @@ MediaStore store_of(const MediaConfig &config, const BlockDeviceInfo &info) {
 }  // namespace
 
 EmulatedMedia::EmulatedMedia(std::shared_ptr<Reactor> reactor, const MediaConfig &config)
-    : info_(info_of(config)), kind_(config.kind), store_(store_of(config, info_)), registration_(reactor, *this) {
+    : info_(info_of(config)),
+      kind_(config.kind),
+      store_(store_of(config, info_)),
+      hidden_blocks_(config.hidden_blocks),
+      registration_(reactor, *this) {
+    const uint64_t grain = info_.zoned ? info_.zone_size : 1;
+    if (hidden_blocks_ != 0 &&
+        (!config.path.empty() || hidden_blocks_ >= info_.block_count || hidden_blocks_ % grain != 0)) {
+        throw std::invalid_argument("media that grows must be in memory, and begin with a block, or a zone");
+    }
+    info_.block_count -= hidden_blocks_;
     if (kind_ != MediaConfig::Kind::zoned) {
         return;
     }
@@ -111,6 +121,7 @@ EmulatedMedia::EmulatedMedia(std::shared_ptr<Reactor> reactor, const MediaConfig
         zones_in_memory_.resize(zone_count);
         zones_ = std::make_unique<ZoneTable>(config.zones, zones_in_memory_, *this);
         keeps_stale_ = true;
+        zones_->show(info_.block_count);
     } else {
         open_zones_file(config);
     }
@@ -618,7 +629,7 @@ std::vector<EmulatedMedia::Zone> EmulatedMedia::zones() {
         return result;
     }
     registration_.reactor().call([&] {
-        for (uint32_t zone = 0; zone < zones_->geometry().zone_count; ++zone) {
+        for (uint32_t zone = 0; zone < zones_->zones_shown(); ++zone) {
             const ZoneRecord &record = zones_->record(zone);
             const uint64_t start = zones_->start_of(zone);
             result.push_back({start, record.state, start + record.written});
@@ -628,7 +639,7 @@ std::vector<EmulatedMedia::Zone> EmulatedMedia::zones() {
 }
 
 void EmulatedMedia::check_zone(uint32_t zone) const {
-    if (!zones_ || zone >= zones_->geometry().zone_count) {
+    if (!zones_ || zone >= zones_->zones_shown()) {
         throw std::invalid_argument("there is no zone " + std::to_string(zone));
     }
 }
@@ -681,6 +692,16 @@ void EmulatedMedia::rot(uint64_t lba, uint32_t bit) {
         done = done == status::ok ? store_.write(offset, IoCursor(io), 1, false) : done;
         if (done != status::ok) {
             throw std::invalid_argument("rot: block " + std::to_string(lba) + " can't be changed");
+        }
+    });
+}
+
+void EmulatedMedia::grow() {
+    registration_.reactor().call([&] {
+        info_.block_count += hidden_blocks_;
+        hidden_blocks_ = 0;
+        if (zones_) {
+            zones_->show(info_.block_count);
         }
     });
 }

@@ -39,8 +39,9 @@ struct MediaConfig {
     uint32_t max_io_blocks = 256;
     uint32_t max_append_blocks = 32;  // zoned
     bool volatile_cache = false;
-    std::string path;    // empty: in memory
-    ZoneGeometry zones;  // zoned
+    std::string path;            // empty: in memory
+    uint64_t hidden_blocks = 0;  // in memory: at the end, of whole zones; there from grow() on
+    ZoneGeometry zones;          // zoned
 };
 
 class EmulatedMedia final : public BlockDevice, public ZoneTable::Observer {
@@ -70,6 +71,8 @@ public:
     void rot(uint64_t lba, uint32_t bit);
     void power_cut(uint64_t seed);
     void power_on();
+    // While nobody is on it that was told its size.
+    void grow();
     void set_schedule(std::optional<uint64_t> seed);
     void cut_power_at(uint64_t operation, uint64_t seed);
     [[nodiscard]] uint64_t operations();
@@ -129,6 +132,7 @@ private:
     uint64_t cut_at_operation_ = 0;  // 0: never
     uint64_t cut_seed_ = 0;
     std::optional<Prng> schedule_;
+    uint64_t hidden_blocks_ = 0;
     PollerRegistration registration_;
 };
 

@@ -339,13 +339,13 @@ Status ZoneTable::report(const Io &io) const noexcept {
     IoCursor header_out(io);
     out.put(&header, sizeof header);
     uint64_t matching = 0;
-    for (uint32_t zone = zone_of(io.lba); zone < geometry_.zone_count; ++zone) {
+    for (uint32_t zone = zone_of(io.lba); zone < zones_shown(); ++zone) {
         if (matching >= room) {
             if (partial) {
                 break;
             }
             if (io.zone_filter == 0) {
-                matching += geometry_.zone_count - zone;
+                matching += zones_shown() - zone;
                 break;
             }
         }

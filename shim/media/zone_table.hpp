@@ -89,6 +89,12 @@ public:
     // What it would like the host to do with a zone, until that is done.
     void recommend(uint32_t zone, bool finish, bool reset) noexcept;
 
+    // So many blocks, of whole zones, are there; the others, which must be empty, are not yet.
+    void show(uint64_t block_count) noexcept { block_count_ = block_count; }
+    [[nodiscard]] uint32_t zones_shown() const noexcept {
+        return static_cast<uint32_t>(block_count_ / geometry_.zone_size);
+    }
+
     // Power was lost: open zones are closed, those without data empty.
     void power_cycle() noexcept;
     // Power was lost, and with it all but the first `written` blocks (and the end of a finish).

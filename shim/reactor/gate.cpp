@@ -27,7 +27,9 @@ void require_same(const char *what, uint64_t was, uint64_t is) {
 
 // What hosts were told about the device.
 void require_same(const BlockDeviceInfo &was, const BlockDeviceInfo &is) {
-    require_same("block_count", was.block_count, is.block_count);
+    if (is.block_count < was.block_count) {
+        require_same("block_count", was.block_count, is.block_count);
+    }
     require_same("block_bytes", was.block_bytes, is.block_bytes);
     require_same("metadata_bytes", was.metadata_bytes, is.metadata_bytes);
     require_same("max_io_blocks", was.max_io_blocks, is.max_io_blocks);
@@ -44,9 +46,11 @@ void require_same(const BlockDeviceInfo &was, const BlockDeviceInfo &is) {
 }  // namespace
 
 Gate::Gate(std::shared_ptr<Reactor> reactor, std::shared_ptr<BlockDevice> device)
-    : info_(checked(device)->info()),
-      behind_(std::make_unique<Behind>(Behind{this, std::move(device)})),
-      registration_(std::move(reactor), *this) {}
+    : behind_(std::make_unique<Behind>(Behind{this, checked(std::move(device))})),
+      registration_(std::move(reactor), *this) {
+    infos_.push_back(std::make_unique<const BlockDeviceInfo>(behind_->device->info()));
+    info_.store(infos_.back().get(), std::memory_order_release);
+}
 
 // --- I/O
 
@@ -188,13 +192,17 @@ void Gate::hold() {
 
 void Gate::set_device(std::shared_ptr<BlockDevice> device) {
     device = checked(std::move(device));
-    require_same(info_, device->info());
+    require_same(info(), device->info());
+    if (device->info().block_count > info().block_count) {
+        infos_.push_back(std::make_unique<const BlockDeviceInfo>(device->info()));
+    }
     auto next = std::make_unique<Behind>(Behind{this, std::move(device)});
     Behinds unused;
     registration_.reactor().call([&] {
         retire(unused);
         behind_ = std::move(next);
         state_ = State::open;
+        info_.store(infos_.back().get(), std::memory_order_release);
         IoList batch = held_;
         held_ = {};
         while (Io *io = batch.pop()) {

@@ -8,11 +8,14 @@
 //   set_device(next): what is held goes to it, in order, and the gate is open; or
 //   fail(status): what is held, and all that comes, fails, until a device is set.
 //
+// The next device may be larger, never smaller: the gate is as large as it from then on.
+//
 // A write whose data were received into a lost device's memory (reserve()) goes to the next one with its iov, so that
 // memory is kept until the write is done. FUA writes get no such memory: a device may have accepted one, put part of it
 // on media and used those slots again by the time it is lost.
 #pragma once
 
+#include <atomic>
 #include <memory>
 #include <vector>
 
@@ -32,7 +35,9 @@ public:
     // No Io may be outstanding: issuers share ownership of the gate while they have some.
     ~Gate() override = default;
 
-    [[nodiscard]] const BlockDeviceInfo &info() const noexcept override { return info_; }
+    [[nodiscard]] const BlockDeviceInfo &info() const noexcept override {
+        return *info_.load(std::memory_order_acquire);
+    }
     void submit(Io &io) noexcept override;
     uint32_t poll(uint64_t now_ns) noexcept override;
     [[nodiscard]] bool busy() const noexcept override { return !done_.empty(); }
@@ -70,7 +75,9 @@ private:
     void retire(Behinds &unused);
     void take_unused(Behinds &unused);
 
-    BlockDeviceInfo info_;
+    // Whoever has the reference keeps it: an info is never changed, nor let go of. The last one counts.
+    std::vector<std::unique_ptr<const BlockDeviceInfo>> infos_;
+    std::atomic<const BlockDeviceInfo *> info_;
     State state_ = State::open;
     Status failure_ = status::ok;     // failing
     std::unique_ptr<Behind> behind_;  // open, or holding until somebody notices

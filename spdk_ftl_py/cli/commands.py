@@ -1,5 +1,5 @@
 """Subcommands of `spdk-ftl` that ask the daemon: status, devices, stats, properties, hosts, create, delete, add-host,
-remove-host, allow-any-host, remove-buffers."""
+remove-host, allow-any-host, remove-buffers, grow."""
 
 from __future__ import annotations
 
@@ -39,6 +39,7 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     _add_rpc(subparsers, "add-host", "let a host connect to an FTL")
     _add_rpc(subparsers, "remove-host", "let a host not connect to an FTL any more, and end its connections")
     _add_rpc(subparsers, "allow-any-host", "let any host connect to an FTL, or only those in its list")
+    _add_rpc(subparsers, "grow", "give an FTL all of its base, which has got larger")
     buffers = _add(subparsers, "remove-buffers", "remove write buffer files that no FTL needs (see status)")
     rpc = schema.load("ftl_remove_buffers")
     uuid = parameter(rpc, "uuid")

@@ -35,11 +35,13 @@ _MODULES: Final[tuple[tuple[str, tuple[str, ...]], ...]] = (
     ("spdk_ftl_py.torture.command", ("torture",)),
     ("spdk_ftl_py.daemon.check_command", ("check",)),
     ("spdk_ftl_py.cli.scrub_command", ("scrub",)),
+    ("spdk_ftl_py.cli.apply_command", ("apply",)),
     (
         "spdk_ftl_py.cli.commands",
         (
             *("status", "devices", "list", "stats", "properties", "hosts", "create", "delete"),
             *("add-host", "remove-host", "allow-any-host", "remove-buffers"),
+            "grow",
         ),
     ),
     ("spdk_ftl_py.cli.config_commands", ("save-config", "load-config")),
@@ -63,6 +65,7 @@ how it goes together:
   spdk-ftl devices                                what runs, and how it fares
   spdk-ftl save-config -o FILE                    for a reboot: spdk_tgt -c FILE, spdk-ftl serve --config FILE
   spdk-ftl add-host -b ftl0 --host NQN            lets an NVMe/TCP host other than the target connect to it
+  spdk-ftl apply plan.yaml                        all of this from a file, as often as you like
 
 first steps without hardware:
   spdk-ftl demo                                   the whole of it on an emulated ZNS drive, with verified I/O

@@ -85,6 +85,8 @@ class DaemonIdentity:
     """Who may serve the RPC socket of a target, beside the user who runs the daemon and root."""
     sockets: ExportSockets | None = None
     """Those of exports that are kept between daemons."""
+    nqn_template: str | None = None
+    """Of exports, as export_nqn() takes it."""
 
     def rpc(self, target: str) -> TargetRpc:
         return TargetRpc(target, user=self.target_user)

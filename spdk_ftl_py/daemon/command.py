@@ -114,6 +114,13 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "a free port for each)",
     )
     parser.add_argument(
+        "--nqn-template",
+        metavar="NQN",
+        type=parsed(_nqn_template),
+        help="NQN of exports unless bdev_ftl_create says otherwise, with {name} or {uuid} for those of the FTL, e.g. "
+        "nqn.2026-11.com.example:{name} (default: nqn.2026-11.io.spdk-ftl:{uuid}). Exports that there are keep theirs",
+    )
+    parser.add_argument(
         "--buffer-dir",
         metavar="DIR",
         type=path,
@@ -177,6 +184,7 @@ def run(args: argparse.Namespace) -> int:
             target_user=None if args.target_user is None else _target_user(args.target_user),
             manager=manager,
             saved=saved,
+            nqn_template=args.nqn_template,
         )
     )
     return 0
@@ -208,6 +216,7 @@ async def serve(
     target_user: int | None = None,
     manager: ServiceManager | None = None,
     saved: Sequence[SavedFtl] = (),
+    nqn_template: str | None = None,
 ) -> None:
     """The whole life of a daemon, from opening its state directory to its last undo. saved: FTLs to load."""
     # The data path's imports are for those who serve, not for every --help.
@@ -216,6 +225,7 @@ async def serve(
     from .base import DaemonIdentity
     from .checks import split_address
     from .control_sockets import ControlSockets
+    from .export_nqn import check_template
     from .export_sockets import ExportSockets
     from .registry import Registry
     from .requester import asked_for_by
@@ -224,6 +234,8 @@ async def serve(
     gc.freeze()
     manager = manager or ServiceManager({})
     split_address(listen)
+    if nqn_template is not None:
+        check_template(nqn_template)
     peers = PeerLimits.parse(limits)
     sockets = ControlSockets(socket_options, manager)
     exports = ExportSockets(manager)
@@ -259,6 +271,7 @@ async def serve(
                 peers,
                 target_user,
                 exports,
+                nqn_template,
             )
             registry = Registry(state, identity, socket_path=str(sockets.path))
             await sockets.start(registry.methods)
@@ -288,3 +301,9 @@ def _listen(address: str) -> str:
 
     split_address(address)
     return address
+
+
+def _nqn_template(template: str) -> str:
+    from .export_nqn import check_template
+
+    return check_template(template)

@@ -61,7 +61,7 @@ class ConfigRpcs:
         rpc = self._identity.rpc(target)
         subsystems = await read_subsystems(rpc, with_batches=params["with_batches"])
         bdevs = await get_bdevs(rpc)
-        known = [OwnFtl(device.name, device.uuid) for device in devices]
+        known = [OwnFtl(device.name, device.uuid, device.nqn) for device in devices]
         divided = divide(subsystems, bdevs, [*known, *self._registry.orphans(target)])
         kept = [device for device in devices if self._registry.worth_keeping(device)]
         for device in kept:

@@ -4,8 +4,10 @@ FTL, in a target that was started anew."""
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import logging
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
@@ -21,6 +23,7 @@ DEPENDENTS_BYTES_MAX: Final = 256 << 10
 FAILED_TOLD_MAX: Final = 16
 EXAMINE_TIMEOUT_S: Final = 30.0
 _SHOWN_MAX: Final = 300
+_EARLY: Final = re.compile(r"bdev_\w+_create")
 
 log = logging.getLogger(__name__)
 
@@ -72,12 +75,31 @@ class Dependents:
         else:
             self.replace([*calls, *missing(self.calls, calls, bdevs)], pending=self.pending)
 
-    def attached_anew(self) -> None:
-        """Before the FTL is attached to a target that has nothing of it."""
-        if self.calls:
-            self._begin(True)
-            # A successor, should this daemon die in between, finds the FTL attached.
-            self._save()
+    async def attached_anew(self) -> None:
+        """Before the FTL is attached to a target that has nothing of it.
+
+        A bdev that can be made now, and appears when its base does, has its base from the start. Later somebody else
+        would: of a raid without superblock, say, whose data begin where those of ftl0 do, an lvol store is found on
+        ftl0 as well as on the raid.
+        """
+        if not self.calls:
+            return
+        self._begin(True)
+        # A successor, should this daemon die in between, finds the FTL attached.
+        self._save()
+        try:
+            for place, call in await self._lacking():
+                if not _EARLY.fullmatch(call["method"]):
+                    continue
+                try:
+                    await self._rpc.call(call["method"], call.get("params"))
+                except TargetError as error:
+                    if error.errno != errno.EEXIST:
+                        log.debug("%s: not before %s is there: %s", call["method"], self._name, error.message)
+                        continue
+                self._made.add(place)
+        except (FtlError, OSError) as error:
+            log.debug("%s: %s", self._name, _message(error))
 
     def _begin(self, pending: bool) -> None:
         self.pending = pending and bool(self.calls)
@@ -128,10 +150,8 @@ class Dependents:
     async def _make_once(self, made: set[int]) -> tuple[bool, list[tuple[Call, str]]]:
         """Whether one was made, and which were refused. Raises TargetError where the target does not answer."""
         before, failed = len(made), []
-        there = calls_of(await read_subsystems(self._rpc))
-        lacking = {id(call) for call in missing(self.calls, there, await get_bdevs(self._rpc))}
-        for place, call in enumerate(self.calls):
-            if id(call) not in lacking or place in made:
+        for place, call in await self._lacking():
+            if place in made:
                 continue
             await self._wait_for_examine()
             try:
@@ -144,6 +164,12 @@ class Dependents:
                 made.add(place)
                 log.info("%s: %s of what stands on it is made again: %s", self._name, call["method"], _shown(call))
         return len(made) > before, failed
+
+    async def _lacking(self) -> list[tuple[int, Call]]:
+        """Calls of which the target has nothing, with their places."""
+        there = calls_of(await read_subsystems(self._rpc))
+        lacking = {id(call) for call in missing(self.calls, there, await get_bdevs(self._rpc))}
+        return [(place, call) for place, call in enumerate(self.calls) if id(call) in lacking]
 
     async def _wait_for_examine(self) -> None:
         """An lvol, or a raid with a superblock, appears some time after the bdev it is on."""
@@ -170,9 +196,11 @@ class Dependents:
         return f"what stands on {self._name} is not all back: {call['method']}{more}: {why}"
 
     def describe(self) -> dict[str, Any]:
-        """For ftl_get_devices."""
+        """For ftl_get_devices; nothing, where none were ever saved."""
+        if not self.known:
+            return {}
         failed = [{**call, "error": why} for call, why in self.failed[:FAILED_TOLD_MAX]]
-        return {"calls": len(self.calls), "pending": self.pending, "failed": failed}
+        return {"dependents": {"calls": len(self.calls), "pending": self.pending, "failed": failed}}
 
     def to_record(self) -> dict[str, Any] | None:
         return {"calls": self.calls, "pending": self.pending} if self.known else None

@@ -29,6 +29,7 @@ from .base_watch import BaseWatch
 from .changes import Change, Changes
 from .checks import Media, check_media, check_name, optimal_open_zones, split_address
 from .dependents import Dependents
+from .export_nqn import export_nqn
 from .failed_flushes import RETRY_GROWTH, RETRY_MAX_S, RETRY_MIN_S, FailedFlushes
 from .front import Export, Front
 from .ftl_maker import FtlMaker
@@ -116,8 +117,9 @@ class ManagedDevice:
         if self.no_data and params.get("cache"):
             raise ParameterError("no_data keeps nothing, so it needs no nv cache: leave the cache bdev out")
         self.listen = split_address(params.get("listen_address") or identity.listen)
+        self.nqn = export_nqn(params.get("nqn") or identity.nqn_template, self.name, self.uuid)
         if export is not None:
-            self.listen = export.traddr, export.trsvcid
+            self.listen, self.nqn = (export.traddr, export.trsvcid), export.nqn
         self.error: str | None = None
         self.ftl: FtlDevice | None = None
         self.attachment: Attachment | None = None
@@ -150,8 +152,7 @@ class ManagedDevice:
             params, allowed, inherited=inherited, target_keys=target_keys.keys, save=lambda: self.on_change()
         )
         self.dependents = Dependents(self.name, self._rpc, dependents, self.changed)
-        self._target_bdev = TargetBdev(self._rpc, self.name, self.uuid, self.admission, target_keys)
-        self._target_bdev.on_anew = self.dependents.attached_anew
+        self._target_bdev = TargetBdev(self._rpc, self.name, self.uuid, self.admission, target_keys, self.dependents)
         self._front = self._new_front()
         self.hosts = ConnectedHosts(lambda: self.on_change())
         """Told before they have their first answer, so that a successor knows whom it owes the truth."""
@@ -199,6 +200,7 @@ class ManagedDevice:
         return Front(
             self.name,
             self.uuid,
+            self.nqn,
             self.admission.connections,
             peers=self._identity.peers,
             is_own=self.admission.is_target,
@@ -311,12 +313,9 @@ class ManagedDevice:
 
     async def _try_attach(self) -> None:
         """Of what hosts have had already: those of the export don't wait for the target, which gets it later."""
-        if self.params["no_attach"]:
-            # Whether its user attached it in the target, nothing tells.
-            self.dependents.attached_anew()
-            return
         with contextlib.suppress(TargetError, OSError):
-            await self._attach()
+            # Without attaching it: nothing tells whether its user has done that in the target.
+            await (self.dependents.attached_anew() if self.params["no_attach"] else self._attach())
 
     # --- life ---
 
@@ -609,7 +608,7 @@ class ManagedDevice:
 
     async def _take_all_apart(self) -> list[tuple[str, Exception]]:
         there = self._target_bdev.pending or self._link.claimed
-        silent = await self._target_is_silent() if there else None
+        silent = await self._rpc.why_silent(PROBE_TIMEOUT_S) if there else None
         failures: list[tuple[str, Exception]] = []
         if silent is None:
             failures += await self._target_bdev.undo()
@@ -619,7 +618,7 @@ class ManagedDevice:
         if silent is None:
             failures += await self._link.unclaim()
         if failures:
-            silent = silent or await self._target_is_silent()
+            silent = silent or await self._rpc.why_silent(PROBE_TIMEOUT_S)
             if silent is not None and is_gone(silent):
                 # And what stood there is, too.
                 failures = []
@@ -627,13 +626,6 @@ class ManagedDevice:
                     await drop_all(self._rpc, self._identity.key_dir, self.uuid, self.params.get("target_psk"))
         self.left_behind = bool(failures)
         return [*failures, *failures_here]
-
-    async def _target_is_silent(self) -> TargetError | None:
-        try:
-            await self._rpc.call("spdk_get_version", timeout_s=PROBE_TIMEOUT_S)
-        except TargetError as error:
-            return error if error.rpc_code is None else None
-        return None
 
     async def _let_go_here(self, *, keep_address: bool = False) -> list[tuple[str, Exception]]:
         """Of everything but what stands in the target. keep_address: nor of where hosts will look for it, unless they
@@ -693,9 +685,8 @@ class ManagedDevice:
             **self.admission.describe(),
             "base_tls": self._link.tls_cipher,
             "error": self.error or self.dependents.error,
+            **self.dependents.describe(),
         }
-        if self.dependents.known:
-            told["dependents"] = self.dependents.describe()
         if self.state in (DeviceState.CREATING, DeviceState.WAITING) and self._step_told:
             told["progress"] = self._step_told
         if self.state in (DeviceState.WAITING, DeviceState.DEFERRED):

@@ -20,7 +20,6 @@ from ..nvme.target.subsystem import Subsystem
 from ..nvme.wire import Status
 from ..runtime.reactor import ReactorLoop
 from ..spdk.attach import export_nguid
-from ..spdk.exports import NQN_PREFIX
 from .base import DeferredError
 from .export_sockets import ExportSockets
 
@@ -51,20 +50,22 @@ class Front:
         self,
         name: str,
         device: UUID,
+        nqn: str,
         connections: ConnectionLog,
         *,
         peers: PeerLimits | None = None,
         is_own: Callable[[str], bool] = lambda hostnqn: False,
         sockets: ExportSockets | None = None,
     ) -> None:
-        """peers: what one host may take. is_own: whether that host NQN is the one with which the SPDK target itself
-        comes: no limit of peers keeps it out. sockets: those that are kept between daemons."""
+        """nqn: of the export. peers: what one host may take. is_own: whether that host NQN is the one with which the
+        SPDK target itself comes: no limit of peers keeps it out. sockets: those that are kept between daemons."""
         self.reactor = ReactorLoop(name)
         self.gate: _shim.Gate | None = None
         self.came_early = False
         """A target connected anew, while the base was away: what it read failed. For whoever attaches it to settle."""
         self.export: Export | None = None
         self._device = device
+        self._nqn = nqn
         self._connections = connections
         self._peers = peers
         self._is_own = is_own
@@ -121,7 +122,7 @@ class Front:
         self._refusing.fail(Status.INVALID_NAMESPACE)
         traddr, port = self._address
         subsystem = Subsystem(
-            f"{NQN_PREFIX}{self._device}",
+            self._nqn,
             serial_number=self._device.hex[:_SERIAL_NUMBER_MAX],
             model_number=EXPORT_MODEL,
             allowed=allowed,
@@ -137,13 +138,15 @@ class Front:
         self.export = Export(subsystem.nqn, traddr, port)
 
     def set_core(self, core: _shim.BlockDevice) -> None:
-        """Another life of the same FTL: what hosts wait for goes on. Raises FtlError where it is not the same to
-        them."""
+        """Another life of the same FTL: what hosts wait for goes on; where it has grown they are told. Raises FtlError
+        where it is not the same to them, or smaller."""
         assert self.gate is not None
         try:
             self.gate.set_device(core)
         except ValueError as error:
             raise FtlError(f"what came back is not what hosts were told of: {error}") from error
+        if self._subsystem is not None:
+            self._subsystem.namespace_resized(EXPORT_NSID)
         if self.came_early and self._subsystem is not None:
             self._subsystem.stand_in_changed()
 

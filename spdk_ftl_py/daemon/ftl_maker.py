@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,9 @@ from ..conf import FtlConf
 from ..ftl import creation, loading
 from ..ftl.cache.nv_cache_keeper import CacheMissingError
 from ..ftl.device import FtlDevice
+from ..ftl.load.grow import Grow
+from ..ftl.media.blockdev import BlockPort
+from ..ftl.media.signatures import find_foreign
 from ..runtime.progress import Progress
 from ..runtime.reactor import ReactorLoop
 from .base import DeferredError
@@ -38,8 +42,9 @@ class FtlMaker:
         self._progress = progress
         self._on_lossy = on_lossy
 
-    async def load(self, reactor: ReactorLoop, media: Media) -> FtlDevice:
-        """Raises what loading.load() does, and DeferredError where the cache may be there in a moment."""
+    async def load(self, reactor: ReactorLoop, media: Media, *, grow: bool = False, force: bool = False) -> FtlDevice:
+        """grow: onto all of the base; force: whatever stands there. Raises what loading.load() does, and DeferredError
+        where the cache may be there in a moment."""
         cache = self._params.get("cache")
         try:
             return await loading.load(
@@ -54,12 +59,21 @@ class FtlMaker:
                 without_cache=bool(self._params.get("without_cache")),
                 progress=self._progress,
                 on_lossy=self._on_lossy,
+                grow=Grow(force, functools.partial(self._foreign, reactor, media)) if grow else None,
             )
         except CacheMissingError as error:
             if cache:
                 # It is named, so it was there.
                 raise DeferredError(f"cache bdev {cache} does not exist: {error.message}") from error
             raise
+
+    async def _foreign(self, reactor: ReactorLoop, media: Media, first_block: int) -> str | None:
+        """Of the whole bdev: what stands at its end may be behind the last zone that is emulated."""
+        port = BlockPort(reactor, media.raw_base, name=self._params["name"])
+        try:
+            return await find_foreign(port, first_block=first_block)
+        finally:
+            await port.close()
 
     async def make(self, reactor: ReactorLoop, media: Media, conf: FtlConf, *, optimal_open_zones: int) -> FtlDevice:
         """Raises what creation.create() does."""

@@ -28,6 +28,7 @@ from .checks import FtlThereError
 from .config_rpcs import ConfigRpcs, normal_target
 from .device import PROBE_TIMEOUT_S, DeviceState, ManagedDevice
 from .front import Export
+from .growing import grow
 from .requester import requester
 from .saved import SavedFtl
 from .session_keys import drop_all, remove_stray_files
@@ -76,6 +77,7 @@ class Registry:
             "bdev_ftl_get_stats": self.get_stats,
             "bdev_ftl_get_properties": self.get_properties,
             "bdev_ftl_scrub": self.scrub,
+            "bdev_ftl_grow": self.grow,
             "bdev_ftl_add_host": self.add_host,
             "bdev_ftl_remove_host": self.remove_host,
             "bdev_ftl_allow_any_host": self.allow_any_host,
@@ -174,7 +176,8 @@ class Registry:
 
     def orphans(self, target: str) -> list[OwnFtl]:
         """FTLs that are no more, and have left something in that target."""
-        return [OwnFtl(each["name"], UUID(each["uuid"])) for each in self._orphans if each["target"] == target]
+        mine = [each for each in self._orphans if each["target"] == target]
+        return [OwnFtl(each["name"], UUID(each["uuid"]), (each.get("export") or [None])[0]) for each in mine]
 
     def worth_keeping(self, device: ManagedDevice) -> bool:
         return self._devices.get(key_of(device)) is device and _worth_keeping(device)
@@ -241,6 +244,7 @@ class Registry:
             )
         device = ManagedDevice(params, self._identity, terms.chosen)
         self._check_no_twin(device.uuid)
+        self._check_nqn_free(device)
         self._devices[key] = device
         task = asyncio.ensure_future(self._bring_up(device))
         self._creations.add(task)
@@ -285,6 +289,14 @@ class Registry:
                 "has it already: choose another, or delete that one first"
             )
 
+    def _check_nqn_free(self, device: ManagedDevice, but: ManagedDevice | None = None) -> None:
+        for other in self._devices.values():
+            if other.nqn == device.nqn and other is not but:
+                raise ExistsError(
+                    f"nqn {device.nqn}: it is that of FTL bdev {other.name} (on the SPDK target at {other.target}): "
+                    "choose another with --nqn, which may have {uuid} in it"
+                )
+
     def _load_instead(self, device: ManagedDevice, error: FtlThereError) -> ManagedDevice:
         """With load_or_create, the FTL that was found on the base of device takes its place, to be loaded. Raises the
         error where that is not asked for, and ExistsError where it is not the FTL that is asked for."""
@@ -299,7 +311,15 @@ class Registry:
         self._check_no_twin(error.uuid, device)
         record = device.record()
         params = {name: value for name, value in record["params"].items() if name not in ("load_or_create", "uuid")}
-        found = ManagedDevice(params, self._identity, error.uuid, loads=True, allowed=record["allowed"])
+        found = ManagedDevice(
+            params,
+            self._identity,
+            error.uuid,
+            loads=True,
+            allowed=record["allowed"],
+            dependents=record["dependents"],
+        )
+        self._check_nqn_free(found, device)
         self._prepare(found)
         self._devices[key_of(found)] = found
         if device in self._watchers:
@@ -430,6 +450,15 @@ class Registry:
         device = self._find(params)
         told = device.scrub(stop=bool(params.get("stop")))
         log.info("%s: scrub %s, asked for by %s", device, "stopped" if params.get("stop") else "ordered", requester())
+        return told
+
+    async def grow(self, params: dict[str, Any]) -> dict[str, Any]:
+        """{"name", "num_blocks", "changed"} and, of one that the target has as a bdev, "target_num_blocks"."""
+        device = self._find_to_change(params)
+        work = grow(device, self._identity.rpc(device.target), force=bool(params.get("force")))
+        # Whoever asked for it may have hung up: what stands in the target is not left half done.
+        told = await asyncio.shield(asyncio.ensure_future(work))
+        log.info("%s: %s, asked for by %s", device, "grown" if told["changed"] else "as large as its base", requester())
         return told
 
     async def add_host(self, params: dict[str, Any]) -> bool:

@@ -22,17 +22,17 @@ from ..access.paths import check_directory, check_parents
 from ..conf import FtlConf, given_settings
 from ..errors import ExistsError, FtlError, ParameterError
 from ..nvme.target.allowed_hosts import AllowedHosts
-from ..spdk.exports import NQN_PREFIX
 from ..spdk.saved_config import Call, check_call, check_subsystems
 from .checks import split_address
 from .dependents import check_size
+from .export_nqn import export_nqn
 
 SECTION: Final = "ftl"
 CONFIG_BYTES_MAX: Final = 16 << 20
 _CREATE: Final = "ftl_create_bdev"
 _ADD_HOST: Final = "ftl_add_host"
 _CALL_TARGET: Final = "ftl_call_target"
-_NOT_SAVED: Final = frozenset(("force", "no_data"))
+_NOT_SAVED: Final = frozenset(("force", "no_data", "if_absent", "load_or_create", "new_uuid", "wait"))
 _HOSTS: Final = ("hosts", "allow_any_host", "dhchap_key", "dhchap_ctrlr_key", "psk")
 _KEYS: Final = ("dhchap_key", "dhchap_ctrlr_key", "psk")
 
@@ -49,7 +49,7 @@ class SavedFtl:
 
     @property
     def is_new(self) -> bool:
-        """It is not on media yet: it is created when its base is there."""
+        """It was not on media yet: it is created when its base is there, or loaded where it is on that by now."""
         return self.record["loads"] is not True
 
 
@@ -74,7 +74,11 @@ def _entries_of(record: Mapping[str, Any]) -> list[Call]:
     if record["loads"] is not True:
         params["new"] = True
     if record["export"] is not None:
-        _, traddr, trsvcid = record["export"]
+        nqn, traddr, trsvcid = record["export"]
+        # As hosts know it, whatever it was made of; the default need not be said.
+        params.pop("nqn", None)
+        if nqn != export_nqn(None, record["name"], UUID(record["uuid"])):
+            params["nqn"] = nqn
         params["listen_address"] = f"[{traddr}]:{trsvcid}" if ":" in traddr else f"{traddr}:{trsvcid}"
     allowed = record["allowed"]
     if allowed["allow_any_host"]:
@@ -171,7 +175,7 @@ def _read_create(
     if not isinstance(new, bool):
         raise ParameterError('"new" is neither true nor false')
     for name in _NOT_SAVED:
-        if given.get(name):
+        if given.get(name) is not None and given[name] is not False:
             raise ParameterError(f"{name} is for bdev_ftl_create, and has no place in a saved configuration")
     if target is not None:
         given["target"] = target
@@ -185,11 +189,12 @@ def _read_create(
     export = None
     if params.get("listen_address"):
         traddr, port = split_address(params["listen_address"])
-        export = [f"{NQN_PREFIX}{uuid}", traddr, port] if port and not new else None
+        nqn = export_nqn(params.get("nqn"), params["name"], uuid)
+        export = [nqn, traddr, port] if port and not new else None
     keys = {key: params[key] for key in _KEYS if params.get(key) is not None}
     hosts = [_host(nqn, keys) for nqn in params.get("hosts") or ()]
     any_host = params.get("allow_any_host") is True
-    for name in _HOSTS:
+    for name in (*_HOSTS, *_NOT_SAVED):
         params.pop(name, None)
     params["target"] = normal(params["target"])
     record = {
@@ -205,8 +210,8 @@ def _read_create(
         "hosts": None,
     }
     if new:
-        # Only of one that is on media it says which that is.
-        del params["uuid"]
+        # It may have been made since the file was written, and nothing need be there yet.
+        params |= {"load_or_create": True, "wait": 0}
     return SavedFtl(params["name"], uuid, params["target"], record, []), hosts
 
 

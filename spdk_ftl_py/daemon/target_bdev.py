@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 from typing import Final
 from uuid import UUID
 
@@ -13,6 +12,7 @@ from ..spdk.attach import Attachment, attach, detach, detach_unclaimed
 from ..spdk.keyring import KeyPair
 from ..spdk.rpc import TargetRpc
 from .admission import Admission
+from .dependents import Dependents
 from .front import Front
 from .session_keys import SessionKeys
 
@@ -25,14 +25,22 @@ log = logging.getLogger(__name__)
 class TargetBdev:
     """attach(), any number of times, then undo()."""
 
-    def __init__(self, rpc: TargetRpc, name: str, device: UUID, admission: Admission, keys: SessionKeys) -> None:
-        self.on_anew: Callable[[], object] = lambda: None
-        """Told before it is attached to a target that has nothing of it."""
+    def __init__(
+        self,
+        rpc: TargetRpc,
+        name: str,
+        device: UUID,
+        admission: Admission,
+        keys: SessionKeys,
+        dependents: Dependents,
+    ) -> None:
+        """dependents: of what stands on it; told before it is attached to a target that has nothing of it."""
         self._rpc = rpc
         self._name = name
         self._device = device
         self._admission = admission
         self._keys = keys
+        self._dependents = dependents
         self._steps = Steps(name)
 
     def inherit(self) -> None:
@@ -78,7 +86,7 @@ class TargetBdev:
 
     async def _share_keys(self) -> KeyPair | None:
         """Before the target is attached. Raises TargetError."""
-        self.on_anew()
+        await self._dependents.attached_anew()
         pair = await self._steps.run(_KEYS, self._keys.share(), self._keys.drop)
         try:
             self._admission.set_target_keys(self._keys.shared)

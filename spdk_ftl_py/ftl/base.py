@@ -13,8 +13,12 @@ APPEND_BLOCKS_MAX: Final = 1 << 32
 """SPDK passes on only 32 bits of the address an append landed on (wire-facts section 5)."""
 
 
-def check_base(name: str, base: _shim.BlockDevice, conf: FtlConf) -> None:
-    """Raises ParameterError and, where conf asks for more than the device can do, ConfError."""
+def check_base(name: str, base: _shim.BlockDevice, conf: FtlConf, *, used_blocks: int | None = None) -> None:
+    """used_blocks: how much of it the FTL has, from its start; None: all.
+
+    Raises ParameterError and, where conf asks for more than the device can do, ConfError.
+    """
+    blocks = base.block_count if used_blocks is None else used_blocks
     if not base.zoned:
         raise ParameterError(
             f"{name}: the base bdev is not zoned: use a zoned one, or give --zone-capacity to emulate zones"
@@ -31,8 +35,8 @@ def check_base(name: str, base: _shim.BlockDevice, conf: FtlConf) -> None:
             f"conf use_append = True: the base bdev takes appends of {base.max_append_blocks} block, but a batch is "
             f"one append of at least {BATCH_BLOCKS_MIN}, its header and what it holds; leave use_append out"
         )
-    if conf.use_append and base.block_count > APPEND_BLOCKS_MAX:
+    if conf.use_append and blocks > APPEND_BLOCKS_MAX:
         raise ConfError(
-            f"conf use_append = True: the base bdev has {base.block_count} blocks, SPDK reports only 32 bits of where "
-            "an append landed; leave use_append out"
+            f"conf use_append = True: the base bdev has {blocks} blocks, SPDK reports only 32 bits of where an append "
+            "landed; leave use_append out"
         )

@@ -171,6 +171,7 @@ class _Check:
             progress=self._progress,
         )
         self._geometry = restored.geometry
+        self._zones = self._zones[: self._geometry.zone_count]
         self._use_append = restored.conf.use_append
         self._result = CheckReport(
             name=str(self._superblock.content.get("name")),

@@ -23,6 +23,7 @@ from .base import check_base
 from .cache.nv_cache_keeper import CacheKeeper
 from .core import make_core
 from .device import FtlDevice
+from .load.grow import Grow, plan_growth, take_zones
 from .load.held import HeldWrites, Recovered, RecoveredBlock
 from .load.restore import Restored, restore
 from .load.room import lacks_room, make_room
@@ -53,16 +54,18 @@ async def load(
     cache: _shim.BlockDevice | None = None,
     without_cache: bool = False,
     on_lossy: Callable[[], object] = lambda: None,
+    grow: Grow | None = None,
 ) -> FtlDevice:
     """The FTL of that uuid, as it was when it was halted, or when whatever it was lost ended it. With the
     buffer_dir it had: as its hosts were told it is. A device that had it before, in this process, must be closed.
     cache: the nv cache it has; without_cache: it is given up, and what it alone holds is lost. on_lossy is called
     where writes that hosts did not flush may be lost, before anything says that this life of the FTL is over: a
-    load that is repeated behind that does not know of it.
+    load that is repeated behind that does not know of it. grow: onto all that the base has got; without one, what its
+    superblock does not name is left alone.
 
     settings: of the conf, as FtlConf.from_dict() takes them: what is given replaces what the superblock has, also where
     it is the default. Raises what restore() raises; until it has ended nothing is written, and load() may be
-    interrupted and repeated at any point.
+    interrupted and repeated at any point. With grow also what plan_growth() raises.
     """
     report = progress or (lambda step, part: None)
     given = FtlConf.from_dict(settings or {})
@@ -71,7 +74,8 @@ async def load(
     files: BufferFiles | None = None
     keeper = CacheKeeper(reactor, cache, name=name)
     try:
-        check_base(name, base, given)
+        # How much of the base is its, its superblock tells.
+        check_base(name, base, given, used_blocks=0)
         files = None if buffer_dir is None else BufferFiles.acquire(buffer_dir, uuid)
         buffer: HeldWrites | None = None
 
@@ -86,7 +90,10 @@ async def load(
             port, uuid, settings=settings, num_punits=num_punits, progress=progress, sources=(read_buffer, read_cache)
         )
         await keeper.fetch()
-        check_base(name, base, found.conf)
+        if grow is not None:
+            found = await plan_growth(port, found, grow, settings or {})
+            keeper.check(found.geometry)
+        check_base(name, base, found.conf, used_blocks=found.geometry.block_end)
         if found.conf.use_append and found.geometry.batch_blocks > base.max_append_blocks:
             raise ParameterError(
                 f"{name}: the base bdev takes appends of {base.max_append_blocks} blocks, but of "
@@ -178,6 +185,7 @@ async def _loaded(
     told = False
     try:
         await _empty_bands(port, found.geometry, found.bands_to_reset)
+        await take_zones(port, found)
         turns = Turns()
         states, seqs, pointers = await aside(found.geometry.zone_count, found.band_arrays)
         for first in range(0, len(states), BANDS_STEP):

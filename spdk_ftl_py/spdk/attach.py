@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, Final
 from uuid import UUID, uuid4, uuid5
 
-from ..errors import TargetError
+from ..errors import ClaimedError, TargetError
 from ..runtime.steps import Steps
 from .bdevs import Bdev, find_bdev
 from .exports import NQN_PREFIX
@@ -21,6 +22,8 @@ RECONNECT_DELAY_S: Final = 1
 FAST_IO_FAIL_TIMEOUT_S: Final = 120
 
 ATTACH_TIMEOUT_S: Final = 60.0
+RESIZE_TIMEOUT_S: Final = 5.0
+RESIZE_POLL_S: Final = 0.05
 _NSID: Final = 1
 _STAND_IN_BYTES: Final = 4096
 _NGUID_NAMESPACE: Final = UUID("5b1d5a3e-3f0d-5c1a-9c0e-6d5c0f1a7b42")
@@ -205,6 +208,46 @@ def _hostnqn(path: dict[str, Any]) -> str | None:
 async def attached_as(rpc: TargetRpc, *, name: str, device: UUID) -> bool:
     """Whether the bdev of that name is the one attach() makes."""
     return _passthru_base(await find_bdev(rpc, name)) == nvme_bdev_name(name, device)
+
+
+async def bdev_size(rpc: TargetRpc, *, name: str, device: UUID) -> int | None:
+    """Blocks of the bdev that attach() makes; None where it is not there. Raises TargetError."""
+    bdev = await find_bdev(rpc, name)
+    ours = _passthru_base(bdev) == f"{controller_name(name, device)}n{_NSID}"
+    return bdev.block_count if bdev is not None and ours else None
+
+
+async def resize(rpc: TargetRpc, *, name: str, device: UUID, block_count: int) -> None:
+    """The bdev that attach() makes gets as many blocks as the export has. bdev_nvme learns of it by itself. A passthru
+    bdev keeps the size with which it was made, so it is made anew. Raises ClaimedError, with nothing changed, where
+    somebody in the target uses it; else TargetError."""
+    nvme_bdev = f"{controller_name(name, device)}n{_NSID}"
+    bdev = await find_bdev(rpc, name)
+    if bdev is None or _passthru_base(bdev) != nvme_bdev or bdev.block_count >= block_count:
+        return
+    if bdev.claimed:
+        raise ClaimedError(
+            f"somebody uses it ({bdev.claim_type or 'claimed'}): it grows when the target is started again; or take "
+            "off what stands on it, and grow once more"
+        )
+    await _grown(rpc, nvme_bdev, block_count)
+    await _undo(rpc, "bdev_passthru_delete", name)
+    await _create_passthru(rpc, name, nvme_bdev, device)
+
+
+async def _grown(rpc: TargetRpc, nvme_bdev: str, block_count: int) -> None:
+    """Waits until the target has read the namespace anew. Raises TargetError."""
+    until = asyncio.get_running_loop().time() + RESIZE_TIMEOUT_S
+    while True:
+        bdev = await find_bdev(rpc, nvme_bdev)
+        if bdev is not None and bdev.block_count >= block_count:
+            return
+        if asyncio.get_running_loop().time() >= until:
+            size = "gone" if bdev is None else f"still of {bdev.block_count} blocks"
+            raise TargetError(
+                f"its bdev {nvme_bdev} is {size}, {RESIZE_TIMEOUT_S:g} s after the target was told: grow once more"
+            )
+        await asyncio.sleep(RESIZE_POLL_S)
 
 
 async def detach_unclaimed(rpc: TargetRpc, *, name: str, device: UUID) -> bool:

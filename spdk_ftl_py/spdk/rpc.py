@@ -75,6 +75,14 @@ class TargetRpc:
                 ) from error
         return self._result(reply, request)
 
+    async def why_silent(self, timeout_s: float) -> TargetError | None:
+        """None: the target answers, whatever it says."""
+        try:
+            await self.call("spdk_get_version", timeout_s=timeout_s)
+        except TargetError as error:
+            return error if error.rpc_code is None else None
+        return None
+
     @property
     def _who(self) -> str:
         return f"SPDK target at {self.address}"

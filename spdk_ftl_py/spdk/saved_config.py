@@ -35,6 +35,8 @@ class OwnFtl:
 
     name: str
     device: UUID
+    nqn: str | None = None
+    """Of its export; None: the default."""
 
     @property
     def controller(self) -> str:
@@ -47,7 +49,7 @@ class OwnFtl:
     @property
     def subnqn(self) -> str:
         """Of its export."""
-        return f"{NQN_PREFIX}{self.device}"
+        return self.nqn or f"{NQN_PREFIX}{self.device}"
 
 
 @dataclass

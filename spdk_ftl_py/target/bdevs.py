@@ -220,6 +220,13 @@ class BdevLayer:
             if not arrival.done():
                 arrival.set_result(None)
 
+    def resized(self, bdev: Bdev, num_blocks: int) -> None:
+        """Its device has so many blocks now. No bdev on top is told: those that there are keep their size, in SPDK
+        too."""
+        if bdev.num_blocks != num_blocks:
+            bdev.num_blocks = num_blocks
+            self.notifications.send("bdev_resize", bdev.name)
+
     def open(
         self,
         name: str,

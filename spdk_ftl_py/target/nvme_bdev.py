@@ -28,6 +28,8 @@ logger = logging.getLogger(__name__)
 BDEVS_DEFAULT = 128
 CONNECT_TIMEOUT_S = 10.0
 QUEUE_DEPTH = 128
+EMPTY_TIMEOUT_S = 10.0
+EMPTY_POLL_S = 0.002
 
 
 class State(enum.Enum):
@@ -161,7 +163,9 @@ class AttachedController:
                 await self._drop(known)
         for nsid, info in sorted(infos.items()):
             if nsid in self.namespaces and not fresh:
-                continue
+                if info.block_count == self.namespaces[nsid].info.block_count:
+                    continue
+                await _emptied(self.namespaces[nsid])
             try:
                 qpair = await controller.create_io_qpair(self._reactor, info, queue_depth=QUEUE_DEPTH)
             except FtlError as error:
@@ -182,6 +186,7 @@ class AttachedController:
                     old.close()
                     # What the controller said meanwhile nobody heard.
                     known.bdev.zones_changed(None)
+                    self._bdevs.resized(known.bdev, info.block_count)
                     continue
             gate = _shim.Gate(self._reactor.shim, qpair)
             bdev = self._make_bdev(info, gate)
@@ -319,10 +324,25 @@ class AttachedController:
         await self._remove()
 
 
+async def _emptied(namespace: RemoteNamespace) -> None:
+    """I/O waits at the gate, and nothing is left at the queue, which is to be replaced: a command that is repeated on
+    another one might overtake itself. Raises FtlError where that takes long, and I/O goes on as before."""
+    gate = namespace.gate
+    gate.hold()
+    for _ in range(int(EMPTY_TIMEOUT_S / EMPTY_POLL_S)):
+        if gate.sweep():
+            return
+        await asyncio.sleep(EMPTY_POLL_S)
+    gate.set_device(namespace.qpair)
+    raise FtlError(f"bdev {namespace.bdev.name} has grown, but its I/O does not end: the size is as it was")
+
+
 def _same(new: NamespaceInfo, old: NamespaceInfo) -> bool:
-    """Whether a namespace found after a reconnect is still the one that a bdev stands for."""
-    return (new.nguid, new.eui64, new.uuid, new.block_count, new.block_bytes, new.csi, new.zone_size) == (
-        old.nguid, old.eui64, old.uuid, old.block_count, old.block_bytes, old.csi, old.zone_size,
+    """Whether a namespace that is found (again) is still the one that a bdev stands for. It may have grown."""
+    if new.block_count < old.block_count:
+        return False
+    return (new.nguid, new.eui64, new.uuid, new.block_bytes, new.csi, new.zone_size) == (
+        old.nguid, old.eui64, old.uuid, old.block_bytes, old.csi, old.zone_size,
     )  # fmt: skip
 
 

@@ -48,6 +48,14 @@ class Model:
         self._rotten: dict[int, int] = {}
         """By LBA: the newest change that may have been lost to it."""
 
+    def grow(self, block_count: int) -> None:
+        """To so many blocks. Those that are new read as zeroes."""
+        more = block_count - self.block_count
+        self.block_count = block_count
+        self._history += [[NEVER_WRITTEN] for _ in range(more)]
+        for table in (self._durable, self._acknowledged, self._seen):
+            table += [NEVER_WRITTEN] * more
+
     # --- what the host does
 
     def submit(self, lba: int, block_count: int, *, trim: bool) -> int:

@@ -17,6 +17,7 @@ LABELS = {
     "loads": "loads",
     "loads_interrupted": "  crashed themselves",
     "clean_halts": "clean halts",
+    "growths": "FTLs grown with their drives",
     "checks": "drives checked (spdk-ftl check)",
     "blocks_verified": "blocks verified",
     "violations": "violations",

@@ -33,6 +33,8 @@ class WorldResult:
     io_count: int = 0
     media_operations: int = 0
     faults: int = 0
+    growths: int = 0
+    """FTLs that were grown."""
     out_of_space: int = 0
     """Worlds that ended before their last crash: too many zones were lost."""
     kinds: Counter[str] = field(default_factory=Counter)

@@ -133,6 +133,7 @@ def _add(report: Report, result: WorldResult) -> None:
         ios=result.io_count,
         media_operations=result.media_operations,
         faults=result.faults,
+        growths=result.growths,
         out_of_space=result.out_of_space,
         **result.stats,
     )

@@ -83,13 +83,15 @@ class Shape:
         more = self.conf.lba_rsvd + RESERVE_STEP
         return None if more > RESERVE_MOST else replace(self, conf=replace(self.conf, lba_rsvd=more))
 
-    def media(self, reactor: ReactorLoop) -> _shim.EmulatedMedia:
+    def media(self, reactor: ReactorLoop, *, hidden_zones: int = 0) -> _shim.EmulatedMedia:
+        """hidden_zones: so many more are there once it has grown."""
         if self.emulated_zones:
             return _shim.EmulatedMedia.conventional(
                 reactor.shim,
                 self.zone_count * self._emulated_zone_size,
                 volatile_cache=self.volatile_cache,
                 max_io_blocks=self.max_io_blocks,
+                hidden_blocks=hidden_zones * self._emulated_zone_size,
             )
         return _shim.EmulatedMedia.zns(
             reactor.shim,
@@ -101,6 +103,7 @@ class Shape:
             max_append_blocks=min(self.max_append_blocks, self.max_io_blocks),
             max_io_blocks=self.max_io_blocks,
             volatile_cache=self.volatile_cache,
+            hidden_zones=hidden_zones,
         )
 
     def cache_media(self, reactor: ReactorLoop) -> _shim.EmulatedMedia | None:
@@ -125,6 +128,11 @@ class Shape:
             max_open_zones=self.open_zones,
             initial_state="empty" if new else "full",
         )
+
+    @property
+    def used_zone_size(self) -> int:
+        """As the FTL has it."""
+        return self._emulated_zone_size if self.emulated_zones else self.zone_size
 
     @property
     def _emulated_zone_size(self) -> int:

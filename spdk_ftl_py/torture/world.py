@@ -43,6 +43,7 @@ from .fault import (
     slow_down,
     summarised_zones,
 )
+from .growing import Growing
 from .model import Model, Violation
 from .reading import read_versions
 from .result import SUMMED_STATS, WorldResult
@@ -100,6 +101,7 @@ class World:
         self._rng = random.Random(f"{seed}/{number}")
         self._scrub_rng = random.Random(f"{seed}/{number}/scrub")
         self._scrubbing: Scrubbing
+        self._growing = Growing(random.Random(f"{seed}/{number}/grow"))
         self._every = every
         self._clock = clock
         self._faults_left = FAULTS_PER_WORLD if faults else 0
@@ -190,7 +192,7 @@ class World:
             await self._fill()
 
     async def _create_in_shape(self) -> bool:
-        self._media = self._shape.media(self._reactor)
+        self._media = self._growing.media(self._shape, self._reactor)
         self._cache = self._shape.cache_media(self._reactor)
         self._connect(new=True)
         shape: Shape | None = self._shape
@@ -668,10 +670,12 @@ class World:
     async def _load_again(self, crashes: int) -> bool:
         """Loads the device, perhaps after crashes in the load. False: it can't be loaded."""
         for _ in range(LOADS_CRASHED_IN_A_ROW_MAX):
-            if self.result.crashes >= crashes or self._rng.random() >= LOADS_CRASHED:
+            if self.result.crashes >= crashes or self._rng.random() >= self._growing.crashes(LOADS_CRASHED):
                 break
             crash = choose_in_load(
-                self._rng, operations=self._load_operations, superblock=not self._shape.emulated_zones
+                self._rng,
+                operations=self._growing.operations(self._load_operations),
+                superblock=not self._shape.emulated_zones,
             )
             if await self._load(crash):
                 for media in self._drives():
@@ -696,6 +700,7 @@ class World:
 
     async def _load(self, crash: Crash | None) -> bool:
         """False: the crash came first, or a violation was found."""
+        await self._growing.before_load(self._reactor, self._media, self._shape, self._uuid)
         reached = self._arm_in_load(crash) if crash else lambda: False
         self._connect(new=False)
         began = self._media.operations
@@ -712,6 +717,7 @@ class World:
                 self._violated(Violation("refused", -1, f"load: {error!r}"))
                 return False
             self.result.loads += 1
+            self._violated(*self._growing.loaded(self._device, self._model, self.result))
             self._load_operations = self._media.operations - began
             self._all_ready()
             self._born()
@@ -744,6 +750,7 @@ class World:
             buffer_dir=self._buffer_dir.path,
             cache=self._nv_cache,
             on_lossy=on_lossy,
+            grow=self._growing.grow,
         )
 
     async def _verify(self) -> None:

@@ -54,6 +54,9 @@ SCRUBS: tuple[Edit, ...] = (
 )
 """Scrubs in most lives, and rot in many."""
 
+GROWTHS: tuple[Edit, ...] = (("torture/growing.py", "GROWING_WORLDS: Final = 0.4", "GROWING_WORLDS: Final = 1"),)
+"""In every world the drive gets larger."""
+
 WRONG_BITS: tuple[Edit, ...] = (
     ("torture/chain.py", "LOSSES: Final = (0, 0, 1, 1, 2, 4)", "LOSSES: Final = (4,)"),
     ("torture/chain.py", "(5, 3, 2, 1, 1 if cache else 0, 5)", "(0, 0, 0, 0, 0, 1)"),
@@ -231,6 +234,26 @@ MUTATIONS = (
             ),
         ),
         world=0,
+    ),
+    Mutation(
+        "growth_empties_nothing",
+        "a growth takes the zones that the base has got as they are",
+        edits=(("ftl/load/grow.py", "    if not found.zones_to_take:\n", "    if True:\n"),),
+        setting=GROWTHS,
+        world=3,
+    ),
+    Mutation(
+        "growth_not_told",
+        "hosts write to what a growth has brought before a superblock tells of it",
+        edits=(
+            (
+                "ftl/loading.py",
+                "        await device.write_superblock(clean=False)\n",
+                "        if not found.zones_to_take:\n            await device.write_superblock(clean=False)\n",
+            ),
+        ),
+        setting=GROWTHS,
+        world=6,
     ),
     Mutation(
         "seq_starts_again",

@@ -55,7 +55,8 @@ ROOMS: Rooms = {
     "demo": {*CONTROL, "usage", "conf", *NVME, *FTL, "spdk", "client", "daemon", "target"},
     "torture": {*CONTROL, "usage", "conf", *NVME, *FTL, "spdk", "client", "daemon", "target", "demo"},
     "plugin": {*BASE, "client", "schema"},
-    "cli": {*BASE, "usage", "conf", "client", "schema", "plugin", "daemon", "target", "demo", "torture"},
+    "plan": {*BASE, "agreement", "schema", "client"},
+    "cli": {*BASE, "usage", "conf", "client", "schema", "plugin", "plan", "daemon", "target", "demo", "torture"},
     "__init__": {*BASE, "plugin"},
 }
 """Of the package. ``ftl`` and ``target`` know no daemon, the two sides of NVMe/TCP not each other."""

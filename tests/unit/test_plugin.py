@@ -30,6 +30,7 @@ PLUGIN_METHODS = (
     "bdev_ftl_delete",
     "bdev_ftl_get_stats",
     "bdev_ftl_scrub",
+    "bdev_ftl_grow",
     "bdev_ftl_get_properties",
     "bdev_ftl_add_host",
     "bdev_ftl_remove_host",

@@ -94,6 +94,9 @@ class Restored:
     bands_to_reset: list[int] = field(default_factory=list)
     """Told as free: nothing on media needs what is in them, and without them there would be no band for what is
     recovered. To be reset, behind a flush, before anything is recovered."""
+    zones_to_take: list[int] = field(default_factory=list)
+    """Start addresses of zones that become its with this load (grow.py), and may hold anything: to be emptied before
+    the superblock names them."""
 
     @property
     def recovered_blocks(self) -> int:
@@ -182,6 +185,8 @@ async def restore(
         # A clean one that is not the newest says nothing of what came after it.
         superblock = dataclasses.replace(superblock, clean=False)
     geometry = await aside(len(zones), lambda: geometry_of(superblock, zones, base, name=port.name))
+    # What a base that grew has beside them is not looked at.
+    zones = zones[: geometry.zone_count]
     its_conf = merge_conf(stored_conf(superblock), settings or {}).check_geometry(geometry)
     if num_punits is not None and num_punits != geometry.punits:
         raise ConfError(

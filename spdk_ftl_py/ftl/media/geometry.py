@@ -107,13 +107,18 @@ class Geometry:
         return self.band_count - -(-self.block_count // self.band_blocks)
 
     @property
+    def block_end(self) -> int:
+        """Behind the last zone of it; the base may go on."""
+        return self.zone_count * self.zone_size
+
+    @property
     def address_bits(self) -> int:
-        return (self.zone_count * self.zone_size).bit_length()
+        return self.block_end.bit_length()
 
     @property
     def l2p_entry_bytes(self) -> int:
         """Two tag bits have to fit besides the address (docs/architecture.md)."""
-        return 4 if self.zone_count * self.zone_size < 1 << 30 else 8
+        return 4 if self.block_end < 1 << 30 else 8
 
     def zone_start(self, zone: int) -> int:
         return zone * self.zone_size

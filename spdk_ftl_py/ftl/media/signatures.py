@@ -84,16 +84,17 @@ ZONED_SIGNATURES: Final[tuple[Signature, ...]] = (_at("a btrfs file system", b"_
 """At the start of each of the first zones of a zoned device."""
 
 
-async def find_foreign(port: BlockPort, zones: Sequence[Zone] = ()) -> str | None:
+async def find_foreign(port: BlockPort, zones: Sequence[Zone] = (), *, first_block: int = 0) -> str | None:
     """What there is on a device, in words; None where nothing that we know. zones: of a zoned device, of which nothing
-    is read that was not written.
+    is read that was not written. first_block: what stands before it is not looked at, as if the device began there.
 
     A block that can't be read is taken for one that holds nothing: many drives answer so to what was never written.
     Raises MediaError where the device is gone.
     """
-    blocks = await _read(port, _wanted(SIGNATURES, port.device.block_count), zones)
+    area = range(first_block, port.device.block_count)
+    blocks = await _read(port, _wanted(SIGNATURES, area), zones)
     for signature in SIGNATURES:
-        places = (_place(offset, port.device.block_count) for offset in signature.offsets)
+        places = (_place(offset, area) for offset in signature.offsets)
         if any(_stands(blocks, place, signature.magic) for place in places):
             return signature.name
     for zone in zones[:LOG_ZONES]:
@@ -104,14 +105,14 @@ async def find_foreign(port: BlockPort, zones: Sequence[Zone] = ()) -> str | Non
     return None
 
 
-def _place(offset: int, block_count: int) -> int:
-    return offset if offset >= 0 else block_count * BLOCK_BYTES + offset
+def _place(offset: int, area: range) -> int:
+    return (area.start if offset >= 0 else area.stop) * BLOCK_BYTES + offset
 
 
-def _wanted(signatures: Sequence[Signature], block_count: int) -> set[int]:
+def _wanted(signatures: Sequence[Signature], area: range) -> set[int]:
     """The blocks in which they stand. None of them crosses the end of a block."""
-    places = {_place(offset, block_count) // BLOCK_BYTES for each in signatures for offset in each.offsets}
-    return {block for block in places if 0 <= block < block_count}
+    places = {_place(offset, area) // BLOCK_BYTES for each in signatures for offset in each.offsets}
+    return {block for block in places if block in area}
 
 
 async def _read(port: BlockPort, wanted: set[int], zones: Sequence[Zone]) -> dict[int, bytes]:

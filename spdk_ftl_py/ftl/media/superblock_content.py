@@ -9,7 +9,7 @@ from typing import Any, Final
 from ... import _shim
 from ...conf import FtlConf
 from ...errors import ConfError, FtlError, GeometryError
-from .geometry import BATCH_BLOCKS, BATCH_BLOCKS_MIN, SUPERBLOCK_ZONES, Geometry, usable_blocks
+from .geometry import BATCH_BLOCKS, BATCH_BLOCKS_MIN, BLOCK_BYTES, SUPERBLOCK_ZONES, Geometry, usable_blocks
 from .layout import SEQ_MAX
 from .superblock import Superblock
 from .zone import Zone
@@ -55,7 +55,8 @@ def counter(superblock: Superblock, name: str) -> int:
 
 
 def geometry_of(superblock: Superblock, zones: Sequence[Zone], base: _shim.BlockDevice, *, name: str) -> Geometry:
-    """The geometry the superblock tells, checked against the device. Raises GeometryError naming what has changed."""
+    """The geometry the superblock tells, checked against the device, which may have got more zones since: those are not
+    part of it. Raises GeometryError naming what has changed."""
     told = _part(superblock, "geometry")
     numbers = {key: _number(superblock, told, key) for key in _GEOMETRY_NUMBERS}
     try:
@@ -74,11 +75,14 @@ def geometry_of(superblock: Superblock, zones: Sequence[Zone], base: _shim.Block
 
     if numbers["zone_size"] != base.zone_size:
         raise changed("its zone size", numbers["zone_size"], base.zone_size)
-    if numbers["zone_count"] != len(zones):
-        raise changed("its number of zones", numbers["zone_count"], len(zones))
+    zone_count = numbers["zone_count"]
+    if zone_count > len(zones):
+        raise _shrunk(superblock, zone_count - len(zones), zone_count, base, name)
+    # The others are nobody's, or somebody else's, until it is grown.
+    zones = zones[:zone_count]
     count, punits, capacity = numbers["band_count"], numbers["punits"], numbers["zone_capacity"]
     first = len(SUPERBLOCK_ZONES)
-    if capacity > base.zone_size or first + count * punits > len(zones):
+    if capacity > base.zone_size or first + count * punits > zone_count:
         raise _nonsense(superblock, f"{count} bands of {punits} zones of {capacity} blocks are more than there is")
     batch_blocks, block_count = numbers["batch_blocks"], numbers["block_count"]
     if not BATCH_BLOCKS_MIN <= batch_blocks <= BATCH_BLOCKS:
@@ -87,7 +91,7 @@ def geometry_of(superblock: Superblock, zones: Sequence[Zone], base: _shim.Block
         raise _nonsense(superblock, f"{block_count} blocks in {count} bands of {punits} zones of {capacity} blocks")
     flat = [replaced.get(zone, zone) for zone in range(first, first + count * punits)]
     in_bands = [zone for zone in flat if zone is not None]
-    if len(set(in_bands)) != len(in_bands) or not all(first <= zone < len(zones) for zone in in_bands):
+    if len(set(in_bands)) != len(in_bands) or not all(first <= zone < zone_count for zone in in_bands):
         raise _nonsense(superblock, "a zone is used twice, or not there")
     for zone in (zones[index] for index in in_bands):
         if zone.usable and zone.capacity < capacity:
@@ -97,7 +101,7 @@ def geometry_of(superblock: Superblock, zones: Sequence[Zone], base: _shim.Block
     geometry = Geometry(
         zone_size=base.zone_size,
         zone_capacity=capacity,
-        zone_count=len(zones),
+        zone_count=zone_count,
         punits=punits,
         bands=tuple(tuple(flat[b * punits : (b + 1) * punits]) for b in range(count)),
         spare_zones=tuple(
@@ -116,6 +120,19 @@ def geometry_of(superblock: Superblock, zones: Sequence[Zone], base: _shim.Block
     if limit and geometry.open_zones > limit:
         raise changed("its limit of open zones", f"at least {geometry.open_zones}", limit)
     return geometry
+
+
+def _shrunk(superblock: Superblock, missing: int, zone_count: int, base: _shim.BlockDevice, name: str) -> GeometryError:
+    lost, size = missing * base.zone_size, zone_count * base.zone_size
+    return GeometryError(
+        f"the base bdev of {name} has shrunk by {missing} zones ({lost} blocks, {_sized(lost)}) to "
+        f"{zone_count - missing}: FTL {superblock.uuid} has data all over {zone_count} of them, and nothing of it is "
+        f"given up; make the bdev at least {size} blocks ({_sized(size)}) large again, with what was on it"
+    )
+
+
+def _sized(blocks: int) -> str:
+    return f"{-(-blocks * BLOCK_BYTES >> 20)} MiB"
 
 
 def _part(superblock: Superblock, name: str) -> dict[str, Any]:

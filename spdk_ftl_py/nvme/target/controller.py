@@ -407,8 +407,16 @@ class TargetController:
         for qpair in self.io_qpairs.values():
             if qpair is not None:
                 qpair.set_namespace(nsid, device)
-        self._changed_namespaces.add(nsid)
         self._zone_log_read(nsid)
+        self._tell_namespace_changed(nsid)
+
+    def namespace_resized(self, nsid: int) -> None:
+        """Called by the subsystem after the change. I/O queues go by the device itself."""
+        if nsid in self.visible_namespaces():
+            self._tell_namespace_changed(nsid)
+
+    def _tell_namespace_changed(self, nsid: int) -> None:
+        self._changed_namespaces.add(nsid)
         if self._features.event_enabled(wire.EVENT_CONFIG_NAMESPACE):
             self._post_event(wire.EVENT_NAMESPACE_CHANGED)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from uuid import UUID
 
 from ... import _shim
@@ -38,6 +39,12 @@ class Namespace:
             max_active_zones=device.max_active_zones,
             max_append_bytes=device.max_append_blocks * device.block_bytes,
         )
+
+    def measure(self) -> bool:
+        """Takes over how large the device is now. False: as large as it was."""
+        resized = self.device.block_count != self.traits.block_count
+        self.traits = replace(self.traits, block_count=self.device.block_count)
+        return resized
 
     @property
     def csi(self) -> int:

@@ -64,6 +64,9 @@ class ConnectedController(Protocol):
     def namespace_changed(self, nsid: int, namespace: Namespace | None) -> None:
         """Called after the change."""
 
+    def namespace_resized(self, nsid: int) -> None:
+        """Called after the change."""
+
     def zones_changed(self, nsid: int, starts: Collection[int] | None) -> None:
         """Called after the change; None: of any zone."""
 
@@ -167,6 +170,16 @@ class Subsystem:
             raise NotFoundError(f"{self.nqn}: there is no namespace {nsid}")
         for controller in self.controllers.values():
             controller.namespace_changed(nsid, None)
+
+    def namespace_resized(self, nsid: int) -> None:
+        """Its device may have another size now: Identify tells it, and hosts that did not refuse to hear of it are told
+        to look. Raises NotFoundError."""
+        namespace = self.namespaces.get(nsid)
+        if namespace is None:
+            raise NotFoundError(f"{self.nqn}: there is no namespace {nsid}")
+        if namespace.measure():
+            for controller in self.controllers.values():
+                controller.namespace_resized(nsid)
 
     def zones_changed(self, nsid: int, zones: Collection[int] | None) -> None:
         """The drive itself has changed these zones (their numbers): state or attributes; None: it may be any. Hosts

@@ -21,6 +21,7 @@ NONSENSE: dict[str, tuple[str, ...]] = {
     "FILE": ANY_TEXT,
     "DIR": ANY_TEXT,
     "BASE": ANY_TEXT,
+    "PLAN": ANY_TEXT,
     "PATH": (LONG_PATH,),
     "SOCKET": (LONG_PATH, "host:0", "host:70000", "a b:1", "::1:5"),
     "TARGET": (LONG_PATH, "host:0", "host:70000", "a b:1", "::1:5"),

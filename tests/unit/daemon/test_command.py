@@ -32,6 +32,29 @@ def test_wrong_options_are_named(option: str, value: str, said: str, capsys: pyt
     assert f"argument {option}: {said}" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (None, "No such file or directory"),
+        ("{", "is not JSON"),
+        ('{"subsystems": [{"subsystem": "ftl", "config": [{"method": "ftl_create_bdev"}]}]}', "entry 1 of section ftl"),
+    ],
+)
+def test_a_configuration_that_is_wrong_ends_it_before_anything_is_done(
+    text: str | None, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = tmp_path / "saved.json"
+    if text is not None:
+        config.write_text(text)
+    made = [("--socket", tmp_path / "s"), ("--state-dir", tmp_path / "state"), ("--buffer-dir", tmp_path / "buffers")]
+    options = [str(each) for option in made for each in option]
+    assert cli.main(["serve", "--config", str(config), *options]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"spdk-ftl: configuration {config}")
+    assert said in line
+    assert not [path for _, path in made if path.exists()]
+
+
 def test_a_ready_line_that_nobody_takes_ends_in_a_halt(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

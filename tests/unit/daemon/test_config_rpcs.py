@@ -383,7 +383,7 @@ async def test_one_that_was_never_made_waits_on_and_is_created(here: World) -> N
     await end(here, daemon)
 
 
-async def test_one_that_has_been_made_since_is_not_made_again(here: World) -> None:
+async def test_one_that_has_been_made_since_is_loaded(here: World) -> None:
     """The file is older than the FTL: it says that it is to be created."""
     daemon = await here.start()
     await here.remove_drive()
@@ -395,12 +395,13 @@ async def test_one_that_has_been_made_since_is_not_made_again(here: World) -> No
     await daemon.halt()
     forget(here)
     daemon = await here.start()
-    await daemon.call("ftl_load_config", config=config)
-    device = await daemon.wait_for("failed")
-    assert "holds an FTL already" in device["error"]
-    await daemon.call("bdev_ftl_delete", name="ftl0")
-    await create(here, daemon, uuid=device["uuid"])
+    dependent = {"name": "ftl0", "method": "bdev_passthru_create", "params": {"name": "p0", "base_bdev_name": "ftl0"}}
+    await daemon.call("ftl_load_config", config=[*config, {"method": "ftl_call_target", "params": dependent}])
+    device = await daemon.wait_for("online")
+    assert (device["uuid"], device["attached"]) == (config[0]["params"]["uuid"], True)
     assert await read(here, daemon, 2) == [1, 2]
+    await made_again(daemon)
+    assert (await here.rpc("bdev_get_bdevs", name="p0"))[0]["product_name"] == "passthru"
     await end(here, daemon)
 
 
@@ -453,6 +454,8 @@ def on_target(**params: Any) -> dict[str, Any]:
         ([made(new=True, without_cache=True)], "without_cache"),
         ([made(force=True)], "force is for bdev_ftl_create"),
         ([made(no_data=True)], "no_data is for bdev_ftl_create"),
+        ([made(load_or_create=True)], "load_or_create is for bdev_ftl_create"),
+        ([made(wait=0)], "wait is for bdev_ftl_create"),
         ([made(conf={"band_thld": 0})], "conf.band_thld"),
         ([made(limit_low_threshold=1, limit_high_threshold=9)], "descend"),
         ([made(listen_address="localhost:1")], "listen address"),

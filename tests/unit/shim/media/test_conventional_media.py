@@ -283,3 +283,22 @@ def test_outstanding_writes_are_torn_between_blocks_and_complete_with_power_loss
                 assert found[i * 4096 : (i + 1) * 4096] in (block(i), block(100 + i))
             mixtures.add(found)
         assert len(mixtures) > 10
+
+
+def test_what_is_hidden_is_there_once_it_has_grown() -> None:
+    reactor = _shim.Reactor("grows")
+    media = _shim.EmulatedMedia.conventional(reactor, 16, hidden_blocks=8, volatile_cache=True)
+    assert media.block_count == 16
+    with Stepped(reactor, media) as io:
+        assert io.write(15, block(1)) == 0
+        assert io.write(16, block(2)) == OUT_OF_RANGE
+        media.grow()
+        assert media.block_count == 24
+        assert io.read(23) == bytes(4096)
+        assert io.write(23, block(3)) == 0
+        assert (io.read(15), io.read(23)) == (block(1), block(3))
+
+
+def test_what_is_in_a_file_does_not_hide(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="media that grows must be in memory"):
+        _shim.EmulatedMedia.conventional(_shim.Reactor("file"), 16, hidden_blocks=1, path=str(tmp_path / "file"))

@@ -508,3 +508,19 @@ def test_open_zones_are_closed_after_a_power_cut_and_their_resources_free(reacto
             assert io.zone_send(0, ZSA_OPEN) == POWER_LOSS
             media.power_on()
             assert states(media)[:2] == ["empty", "empty"]
+
+
+def test_zones_that_are_hidden_are_there_once_it_has_grown() -> None:
+    reactor = _shim.Reactor("grows")
+    media = _shim.EmulatedMedia.zns(reactor, 3, 8, 6, hidden_zones=2)
+    with Stepped(reactor, media) as io:
+        assert io.write(8, blocks(0, 2)) == 0
+        assert io.write(24, block(1)) == OUT_OF_RANGE
+        assert [start for start, _, _ in media.zone_states()] == [0, 8, 16]
+        assert io.report()[0] == 3
+        with pytest.raises(ValueError, match="no zone 3"):
+            media.set_zone_state(3, "offline")
+        media.grow()
+        assert (media.block_count, io.report()[0], len(io.report(partial=True)[1])) == (40, 5, 5)
+        assert media.zone_states()[1:] == [(8, "implicitly_open", 10), *((at, "empty", at) for at in (16, 24, 32))]
+        assert io.write(32, block(1)) == 0

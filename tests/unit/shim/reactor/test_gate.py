@@ -395,3 +395,27 @@ def test_hostile_orders_in_any_sequence_leave_every_io_with_one_answer() -> None
             rig.gate.set_device(rig.second.core)
             assert set(rig.wait(*tickets)) <= {0, PATH_ERROR}, f"seed {seed}"
             assert rig.gate.held == 0
+
+
+def test_a_larger_device_may_follow_and_then_no_smaller_one() -> None:
+    reactor = _shim.Reactor("test")
+    sizes = [64, 64, 100, 99]
+    devices = [_shim.EmulatedMedia.conventional(reactor, size) for size in sizes]
+    gate = _shim.Gate(reactor, devices[0])
+    gate.hold()
+    gate.set_device(devices[1])
+    assert gate.block_count == 64
+    gate.hold()
+    with Stepped(reactor, gate) as io:
+        first = io.port.submit(_shim.OP_WRITE, 63, 1, b"o" * 4096)
+        gate.set_device(devices[2])
+        assert gate.block_count == 100
+        assert io.wait(first).status == 0
+        assert io.write(99, b"n" * 4096) == 0
+        gate.hold()
+        with pytest.raises(ValueError, match="another block_count than the one before: 99 instead of 100"):
+            gate.set_device(devices[3])
+        assert (gate.state, gate.block_count) == ("holding", 100)
+        gate.set_device(devices[2])
+        assert io.read(99) == b"n" * 4096
+        assert io.read(63) == b"o" * 4096

@@ -1,0 +1,157 @@
+"""`spdk-ftl apply`: makes FTLs, and who may connect to them, as a plan says."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Final
+
+from ..errors import FtlError, ParameterError
+from ..plan.apply import Outcome, apply
+from ..plan.difference import CREATE, DELETE, Step
+from ..plan.document import BYTES_MAX
+from ..plan.model import Plan, parse
+from ..text import shown
+from ..usage import text
+from .commands import add_socket, daemon_client
+
+EXIT_AS_PLANNED: Final = 0
+EXIT_FAILURE: Final = 1
+EXIT_USAGE: Final = 2
+EXIT_NOT_YET: Final = 3
+_SIGNS: Final = {CREATE: "+", DELETE: "-"}
+
+_DESCRIPTION: Final = """\
+Make things as a plan says: which FTLs there are on which SPDK targets, and which hosts may connect to them. What is as
+the plan says is left alone, so it may be applied again and again, such as after each boot. Nothing is ever erased: an
+FTL that is on a base is loaded, and one is created only where there is nothing.
+"""
+_EPILOG: Final = """\
+a plan (YAML; JSON will do):
+  targets:
+    - address: /var/tmp/spdk.sock
+      ftls:
+        - name: ftl0
+          base: Nvme0n1
+          cache: Cache0                 # optional, like all that follows
+          overprovisioning: 20
+          conf: {write_buffer_size: 8MiB, scrub_days: 7}
+          listen: 10.0.0.1:4420
+          hosts:
+            - nqn.2014-08.org.nvmexpress:uuid:b286d19a-0059-4709-abcd-9f7732b1567d
+            - {nqn: "nqn.2026-11.com.example:db", dhchap_key: /etc/keys/db}
+
+  All keys: docs/provisioning.md and schemas/plan/plan.json. A key that is not known is an error, and so is a difference
+  that can't be changed while an FTL runs (its base, say): then nothing is changed at all.
+
+exit codes: 0 all is as the plan says (--dry-run: what would be changed is shown), 1 failure (what was done is told;
+applied again, it goes on), 2 wrong usage, a plan with faults among it, 3 an FTL is not online yet (its base is not
+there, say: the daemon goes on waiting), or, with --check, something would be changed, 130 interrupted
+"""
+
+
+def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = subparsers.add_parser(
+        "apply",
+        help="make FTLs, and who may connect to them, as a plan says",
+        description=_DESCRIPTION,
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("plan", metavar="PLAN", type=text, help="file with the plan; - is standard input")
+    parser.add_argument("--dry-run", action="store_true", help="show what would be changed, and change nothing")
+    parser.add_argument(
+        "--check", action="store_true", help="as --dry-run, with exit code 3 where something would be changed"
+    )
+    parser.add_argument(
+        "--prune",
+        action="store_true",
+        help="delete the FTLs that the plan lacks, on targets that it names (their data stays on the bases)",
+    )
+    parser.add_argument(
+        "--wait",
+        type=_seconds,
+        default=0,
+        metavar="SECONDS",
+        help="wait so long until all FTLs of the plan are online (default: %(default)s)",
+    )
+    add_socket(parser)
+    parser.add_argument("--json", action="store_true", help="print JSON instead of lines")
+    parser.set_defaults(run=run)
+
+
+def _seconds(text: str) -> int:
+    if not text.isdecimal() or len(text) > 6:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number of seconds")
+    return int(text)
+
+
+def run(args: argparse.Namespace) -> int:
+    try:
+        plan = _read(args.plan)
+    except ParameterError as error:
+        print(f"spdk-ftl: {shown(error.message)}", file=sys.stderr)
+        return EXIT_USAGE
+    dry_run = args.dry_run or args.check
+    outcome = apply(
+        daemon_client(args),
+        plan,
+        dry_run=dry_run,
+        prune=args.prune,
+        wait_s=args.wait,
+        progress=(lambda step: None) if args.json else _show_step,
+    )
+    if args.json:
+        print(json.dumps(outcome.to_dict(), indent=2), flush=True)
+    elif dry_run and not outcome.changes.problems:
+        for step in outcome.changes.steps:
+            _show_step(step)
+    return _show_end(outcome, quiet=args.json, check=args.check)
+
+
+def _read(path: str) -> Plan:
+    """Raises ParameterError, and FtlError where there is no such file."""
+    name = "standard input" if path == "-" else path
+    try:
+        if path == "-":
+            text = sys.stdin.buffer.read(BYTES_MAX + 1)
+        else:
+            with Path(path).open("rb") as file:
+                text = file.read(BYTES_MAX + 1)
+    except OSError as error:
+        raise FtlError(f"plan {name} can't be read: {error.strerror}", errno=error.errno) from error
+    return parse(text, name)
+
+
+def _show_step(step: Step) -> None:
+    print(f"{_SIGNS.get(step.action, '~')} {step.name} on {step.target}: {shown(step.text)}", flush=True)
+
+
+def _show_end(outcome: Outcome, *, quiet: bool, check: bool) -> int:
+    for problem in outcome.changes.problems:
+        print(f"spdk-ftl: {shown(problem)}", file=sys.stderr)
+    if outcome.changes.problems:
+        print("spdk-ftl: nothing was changed", file=sys.stderr)
+        return EXIT_FAILURE
+    if not quiet:
+        for target, name in outcome.changes.extra:
+            print(f"? {name} on {target}: not in the plan, left alone (--prune deletes it)")
+    if outcome.error is not None:
+        print(f"spdk-ftl: {outcome.error}", file=sys.stderr)
+        total = len(outcome.changes.steps)
+        if len(outcome.done) < total:
+            told = f"{len(outcome.done)} of {total} changes are done; applied again, the plan goes on from there"
+            print(f"spdk-ftl: {told}", file=sys.stderr)
+        return EXIT_FAILURE
+    if not quiet:
+        count = len(outcome.changes.steps)
+        would = " would be made" if outcome.dry_run else " made"
+        print("no changes" if not count else f"{count} change{'' if count == 1 else 's'}{would}")
+    if outcome.dry_run:
+        return EXIT_NOT_YET if check and outcome.changes.steps else EXIT_AS_PLANNED
+    for each in outcome.waiting:
+        why = each.get("waiting_for") or each.get("progress") or each.get("error") or "it is being made"
+        print(f"spdk-ftl: {each['name']} on {each['target']} is {each['state']}: {shown(str(why))}", file=sys.stderr)
+    return EXIT_NOT_YET if outcome.waiting else EXIT_AS_PLANNED

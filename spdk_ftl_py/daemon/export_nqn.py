@@ -1,0 +1,38 @@
+"""The NQN under which hosts find an FTL: by default one of ours with its uuid, else made of what its user says."""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+from uuid import UUID
+
+from ..errors import ParameterError
+from ..nvme.nqn import check_nqn
+from ..spdk.exports import NQN_PREFIX
+
+NAME: Final = "{name}"
+UUID_: Final = "{uuid}"
+_OTHER_BRACES: Final = re.compile(r"[{}]")
+
+
+def export_nqn(template: str | None, name: str, device: UUID) -> str:
+    """template: an NQN in which {name} and {uuid} stand for those of the FTL; None: the default. Raises ParameterError
+    where that makes no NQN that an export can have."""
+    if template is None:
+        return f"{NQN_PREFIX}{device}"
+    what = f"nqn {template!r}"
+    left = template.replace(NAME, "").replace(UUID_, "")
+    if _OTHER_BRACES.search(left):
+        raise ParameterError(f"{what}: has braces that are neither {NAME} nor {UUID_}")
+    nqn = check_nqn(template.replace(NAME, name).replace(UUID_, str(device)), "nqn")
+    if nqn.startswith(NQN_PREFIX) and nqn != f"{NQN_PREFIX}{device}":
+        raise ParameterError(f"{what}: {NQN_PREFIX} is for what the daemon names itself: choose another prefix")
+    return nqn
+
+
+def check_template(template: str) -> str:
+    """Of all FTLs of a daemon. Returns it. Raises ParameterError."""
+    if NAME not in template and UUID_ not in template:
+        raise ParameterError(f"nqn {template!r}: would be that of every FTL: have {NAME} or {UUID_} in it")
+    export_nqn(template, "n" * 63, UUID(int=0))
+    return template

@@ -1,0 +1,77 @@
+"""An FTL is given all that its base has (bdev_ftl_grow), and its bdev in the target what the FTL has then."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import Any, Final, Protocol
+from uuid import UUID
+
+from ..errors import FtlError, GeometryError
+from ..ftl.device import FtlDevice
+from ..spdk.attach import bdev_size, resize
+from ..spdk.bdevs import get_bdev
+from ..spdk.rpc import TargetRpc
+from .changes import Change
+
+CHANGE: Final = "growing"
+
+log = logging.getLogger(__name__)
+
+
+class Growable(Protocol):
+    """Of a ManagedDevice."""
+
+    name: str
+    uuid: UUID
+    params: dict[str, Any]
+    ftl: FtlDevice | None
+
+    async def change(self, change: Change) -> None: ...
+
+
+async def grow(device: Growable, rpc: TargetRpc, *, force: bool) -> dict[str, Any]:
+    """What bdev_ftl_grow answers. rpc: of its target. force: whatever stands where the base has grown is erased.
+
+    Raises what ManagedDevice.change() does, NotFoundError and TargetError where the base can't be asked for its size,
+    and GeometryError where that is less than the FTL has.
+    """
+    ftl = device.ftl
+    changed = ftl is None or await _has_more(device.params, ftl, rpc)
+    before = None if ftl is None else ftl.block_count
+    if changed:
+        # One that does not run is refused.
+        await device.change(Change(CHANGE, once={"grow": True, "force": force}))
+        ftl = device.ftl
+    assert ftl is not None
+    told: dict[str, Any] = {"name": device.name, "num_blocks": ftl.block_count, "changed": changed}
+    if before is not None and changed:
+        log.info("%s: has %d blocks now, had %d", device.name, ftl.block_count, before)
+    if not device.params["no_attach"]:
+        told["target_num_blocks"] = await _resize_in_target(device, ftl.block_count, rpc)
+    return told
+
+
+async def _has_more(params: Mapping[str, Any], ftl: FtlDevice, rpc: TargetRpc) -> bool:
+    base = await get_bdev(rpc, str(params["base_bdev"]), role="base bdev")
+    geometry = ftl.geometry
+    zones = base.block_count // geometry.zone_size
+    if zones < geometry.zone_count:
+        raise GeometryError(
+            f"base bdev {base.name} has shrunk: it has {base.block_count} blocks, and the FTL {geometry.block_end} of "
+            "them: before the FTL is loaded again, make the bdev as large as it was"
+        )
+    return zones > geometry.zone_count
+
+
+async def _resize_in_target(device: Growable, block_count: int, rpc: TargetRpc) -> int | None:
+    """How large its bdev in the target is then; None: it is not there. That somebody uses it, who could not bear that
+    it is made anew, is no error: hosts of the export have what there is."""
+    try:
+        await resize(rpc, name=device.name, device=device.uuid, block_count=block_count)
+    except FtlError as error:
+        log.warning("%s: its bdev in the target at %s has its old size: %s", device.name, rpc.address, error.message)
+    try:
+        return await bdev_size(rpc, name=device.name, device=device.uuid)
+    except FtlError:
+        return None

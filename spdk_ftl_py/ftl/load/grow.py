@@ -1,0 +1,129 @@
+"""An FTL is grown by a load: what the base has got more of becomes its, on purpose (docs/provisioning.md, "Grow")."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ... import _shim
+from ...errors import ExistsError
+from ...runtime.turns import aside
+from ..media.band import FREE
+from ..media.blockdev import ZONE_RESET, BlockPort, side_by_side
+from ..media.geometry import BLOCK_BYTES
+from ..media.growth import conf_of, grown
+from ..media.layout import parse_summary_block
+from ..media.zone import EMPTY, Zone
+from .restore import LoadedBand, Restored
+
+log = logging.getLogger(__name__)
+
+ZONES_TOLD_MAX: Final = 4
+
+
+async def _nobodys(first_block: int) -> str | None:
+    return None
+
+
+@dataclass(frozen=True)
+class Grow:
+    """On purpose: a load without one leaves alone what its superblock does not name."""
+
+    force: bool = False
+    """Also where there is somebody's data."""
+    find_foreign: Callable[[int], Awaitable[str | None]] = _nobodys
+    """What others have put on the base from that block on, in words. For a base whose zones are emulated: others have
+    zones that say whether they were written."""
+
+
+async def plan_growth(port: BlockPort, found: Restored, grow: Grow, settings: Mapping[str, Any]) -> Restored:
+    """``found`` on all that the base has; the same where that is no more. Nothing is written.
+
+    Raises GeometryError and ConfError where the larger one is not possible, ExistsError where there is somebody's data.
+    """
+    zones = await port.zones()
+    old = found.geometry
+    growth = await aside(len(zones), functools.partial(grown, old, zones, lba_rsvd=found.conf.lba_rsvd))
+    if growth is None:
+        return found
+    new = growth.geometry
+    conf = conf_of(found.conf, settings, old, new)
+    if not grow.force:
+        await _check_nobodys(
+            port, [zones[index] for index in growth.taken if index >= old.zone_count], grow, old.block_end
+        )
+    log.info(
+        "%s: grows from %d blocks on %d bands to %d on %d: the base has %d zones instead of %d",
+        port.name, old.block_count, old.band_count, new.block_count, new.band_count, new.zone_count, old.zone_count,
+    )  # fmt: skip
+    free = LoadedBand(FREE, 0, [0] * new.punits)
+    taken = [zones[index].start for index in growth.taken if zones[index].state != EMPTY]
+    before_superblock = set(taken)
+    return dataclasses.replace(
+        found,
+        geometry=new,
+        conf=conf,
+        bands=[*found.bands, *[free] * (new.band_count - old.band_count)],
+        l2p=_longer(found.l2p, new.block_count, _shim.ADDRESS_INVALID),
+        crcs=None if found.crcs is None else _longer(found.crcs, new.block_count, 0),
+        zones_to_reset=[start for start in found.zones_to_reset if start not in before_superblock],
+        zones_to_take=taken,
+    )
+
+
+def _longer(table: NDArray[Any], length: int, value: int) -> NDArray[Any]:
+    rest = np.full(length - len(table), value, table.dtype)
+    return np.concatenate([table, rest])
+
+
+async def _check_nobodys(port: BlockPort, new: list[Zone], grow: Grow, first_block: int) -> None:
+    if isinstance(port.device, _shim.ZonedOverlay):
+        foreign = await grow.find_foreign(first_block)
+        if foreign is not None:
+            raise ExistsError(
+                f"{port.name}: what the base bdev has got, from block {first_block} on, holds {foreign}: nothing is "
+                "changed; save it elsewhere, or give --force to erase it"
+            )
+        return
+    written = [zone.index for zone in new if zone.state != EMPTY]
+    if written:
+        told = ", ".join(map(str, written[:ZONES_TOLD_MAX])) + (", …" if len(written) > ZONES_TOLD_MAX else "")
+        raise ExistsError(
+            f"{port.name}: of the zones that the base bdev has got, {len(written)} are written ({told}), and not by "
+            "this FTL: nothing is changed; save elsewhere what they hold, or give --force to erase it"
+        )
+
+
+async def take_zones(port: BlockPort, found: Restored) -> None:
+    """Empties the zones that a growth takes, durably. Once the superblock names them, a load reads what is in them: so
+    nothing may be found there that looks as if it were this FTL's, not even what an earlier growth has left, where the
+    base was brought back from a copy since. Raises MediaError; nothing but those zones is changed."""
+    if not found.zones_to_take:
+        return
+    await port.reset_zones(found.zones_to_take)
+    if isinstance(port.device, _shim.ZonedOverlay):
+        # There a reset erases nothing.
+        await side_by_side(functools.partial(_make_blank, port, found), found.zones_to_take)
+    await port.flush()
+
+
+async def _make_blank(port: BlockPort, found: Restored, start: int) -> None:
+    """What a load takes for never written: its first block is all zeroes, and nothing of its summary is ours."""
+    geometry = found.geometry
+    summary, _ = await port.read_what_can_be(start + geometry.data_blocks, geometry.summary_blocks)
+    blocks = 1
+    if any(parse_summary_block(block, found.superblock.uuid) is not None for block in summary):
+        blocks = geometry.zone_capacity
+    elif (first := await port.read_what_can_be(start, 1))[1][0] and not first[0].any():
+        return
+    step = max(1, port.device.max_io_blocks)
+    for offset in range(0, blocks, step):
+        await port.write(start + offset, bytes(min(step, blocks - offset) * BLOCK_BYTES))
+    await port.zone_action(ZONE_RESET, start)

@@ -1,0 +1,183 @@
+"""What has to be done so that things are as a plan says: a pure function of the plan and of what there is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from ..agreement import Difference, differences
+from ..text import show_name
+from .model import FtlPlan, HostPlan, Plan, TargetPlan
+
+CREATE: Final = "create"
+DELETE: Final = "delete"
+CHANGE: Final = "change"
+_KEYS: Final = ("dhchap_key", "dhchap_ctrlr_key", "psk")
+
+There = Mapping[str, Mapping[str, Mapping[str, Any]]]
+"""By address of a target as the plan has it, and by name: what bdev_ftl_get_properties tells of each FTL."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """One RPC."""
+
+    target: str
+    name: str
+    """Of the FTL."""
+    action: str
+    """CREATE, DELETE or CHANGE."""
+    text: str
+    """What it does, for people."""
+    method: str
+    params: Mapping[str, Any]
+
+
+@dataclass
+class Changes:
+    steps: list[Step] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+    """What can't be made as the plan says: with one of them nothing is done."""
+    extra: list[tuple[str, str]] = field(default_factory=list)
+    """Target and name of each FTL that the plan lacks and that is left alone."""
+
+
+def compare(plan: Plan, there: There, *, prune: bool = False) -> Changes:
+    """prune: FTLs that the plan lacks are deleted, on targets that it names."""
+    changes = Changes()
+    for target in plan.targets:
+        _compare_target(target, there.get(target.address, {}), changes, prune)
+    # First what is to go: it may have what others need.
+    changes.steps.sort(key=lambda step: step.action != DELETE)
+    return changes
+
+
+def _compare_target(target: TargetPlan, there: Mapping[str, Mapping[str, Any]], changes: Changes, prune: bool) -> None:
+    wanted = {ftl.name for ftl in target.ftls}
+    others = {name: told for name, told in there.items() if name not in wanted}
+    for name in others:
+        if prune:
+            params = {"name": name, "target": target.address}
+            step = Step(
+                target.address, name, DELETE, "delete it (its data stays on the base)", "bdev_ftl_delete", params
+            )
+            changes.steps.append(step)
+        else:
+            changes.extra.append((target.address, name))
+    for ftl in target.ftls:
+        told = there.get(ftl.name)
+        if told is None:
+            problems = [] if prune else list(_taken(ftl, others))
+            changes.problems += [_problem(target, ftl, each) for each in problems]
+            changes.steps += _create(target, ftl)
+            continue
+        problems, steps = _change(target, ftl, told)
+        changes.problems += [_problem(target, ftl, each) for each in problems]
+        changes.steps += steps
+
+
+def _problem(target: TargetPlan, ftl: FtlPlan, text: str) -> str:
+    return f"{ftl.where}: FTL {ftl.name} on {target.address}: {text}"
+
+
+def _taken(ftl: FtlPlan, others: Mapping[str, Mapping[str, Any]]) -> Iterable[str]:
+    for name, told in others.items():
+        cache = told.get("cache")
+        has = {told["base_bdev"], *told.get("base_names", ())}
+        has |= {cache.get("bdev"), *cache.get("names", ())} if isinstance(cache, Mapping) else {cache}
+        for bdev in (ftl.params["base_bdev"], ftl.params.get("cache")):
+            if bdev is not None and bdev in has:
+                yield f"bdev {bdev} is that of FTL {name}, which the plan lacks: put that into it, or give --prune"
+
+
+def _create(target: TargetPlan, ftl: FtlPlan) -> list[Step]:
+    how = {} if "uuid" in ftl.params else {"load_or_create": True}
+    what = f"load {ftl.params['uuid']} from" if "uuid" in ftl.params else "load it from, or create it on"
+    params = {**ftl.params, **how, "if_absent": True, "target": target.address}
+    if ftl.allow_any_host:
+        params["allow_any_host"] = True
+    text = f"{what} {ftl.params['base_bdev']}"
+    step = Step(target.address, ftl.name, CREATE, text, "bdev_ftl_create", params)
+    return [step, *_hosts(target, ftl, ())]
+
+
+def _change(target: TargetPlan, ftl: FtlPlan, told: Mapping[str, Any]) -> tuple[list[str], list[Step]]:
+    if told["state"] in ("failed", "deleting"):
+        why = f": {told['error']}" if told.get("error") else ""
+        return [f"is {told['state']}{why}; delete it first"], []
+    problems: list[str] = []
+    steps: list[Step] = []
+    settable = {each["name"] for each in told.get("properties") or () if each.get("read-only") is False}
+    # Whoever loads by a uuid that is on the base has no choice of another.
+    for each in differences(ftl.params, told):
+        name = each.name.removeprefix("conf.")
+        if name in settable:
+            steps.append(_set_property(target, ftl, name, each))
+        else:
+            problems.append(f"{each}; that can't be changed{_remedy(each, told)}")
+    # A threshold may have to pass another: upwards the highest first, downwards the lowest.
+    steps.sort(key=_order_of_thresholds)
+    if ftl.allow_any_host is not None and ftl.allow_any_host != told["allow_any_host"]:
+        text = "let any host connect" if ftl.allow_any_host else "let only those hosts connect that are in its list"
+        params = {"name": ftl.name, "target": target.address, "allow_any_host": ftl.allow_any_host}
+        steps.append(Step(target.address, ftl.name, CHANGE, text, "bdev_ftl_allow_any_host", params))
+    return problems, steps + _hosts(target, ftl, told["hosts"])
+
+
+def _remedy(difference: Difference, told: Mapping[str, Any]) -> str:
+    if told["state"] == "deferred":
+        return " while it is deferred: delete it, or wait until it is online"
+    if difference.name.startswith(("conf.", "limit_")):
+        return " by this daemon while it runs: change the plan, or delete it and apply again"
+    return ": change the plan, or delete it first"
+
+
+def _set_property(target: TargetPlan, ftl: FtlPlan, name: str, difference: Difference) -> Step:
+    wanted = difference.wanted
+    value = str(wanted).lower() if isinstance(wanted, bool) else str(wanted)
+    params = {"name": ftl.name, "target": target.address, "ftl_property": name, "value": value}
+    text = f"{difference.name}: {difference.has} -> {wanted}"
+    return Step(target.address, ftl.name, CHANGE, text, "bdev_ftl_set_property", params)
+
+
+_LEVELS: Final = {f"limit_{level}_threshold": place for place, level in enumerate(("crit", "high", "low", "start"))}
+
+
+def _order_of_thresholds(step: Step) -> tuple[int, int]:
+    """They have to ascend after each step: so what rises begins at the top, what falls at the bottom."""
+    place = _LEVELS.get(step.params.get("ftl_property", ""))
+    if place is None:
+        return (0, 0)
+    before, _, after = step.text.rpartition(": ")[2].partition(" -> ")
+    rises = before.isdecimal() and int(after) > int(before)
+    return (1, -place) if rises else (2, place)
+
+
+def _hosts(target: TargetPlan, ftl: FtlPlan, has: Iterable[Mapping[str, Any]]) -> list[Step]:
+    if ftl.hosts is None:
+        return []
+    there = {host["nqn"]: host for host in has if not host.get("is_target")}
+    steps: list[Step] = []
+    for nqn in there:
+        if all(nqn != host.nqn for host in ftl.hosts):
+            steps.append(_remove_host(target, ftl, nqn, f"host {show_name(nqn)} may not connect any more"))
+    for host in ftl.hosts:
+        before = there.get(host.nqn)
+        if before is None:
+            steps.append(_add_host(target, ftl, host, f"host {show_name(host.nqn)} may connect"))
+        elif any(before.get(key) != host.keys.get(key) for key in _KEYS):
+            text = f"host {show_name(host.nqn)}: other key files"
+            steps.append(_remove_host(target, ftl, host.nqn, f"{text} (1 of 2: its connections end)"))
+            steps.append(_add_host(target, ftl, host, f"{text} (2 of 2: it may connect again)"))
+    return steps
+
+
+def _add_host(target: TargetPlan, ftl: FtlPlan, host: HostPlan, text: str) -> Step:
+    params = {"name": ftl.name, "target": target.address, "host": host.nqn, **host.keys}
+    return Step(target.address, ftl.name, CHANGE, text, "bdev_ftl_add_host", params)
+
+
+def _remove_host(target: TargetPlan, ftl: FtlPlan, nqn: str, text: str) -> Step:
+    params = {"name": ftl.name, "target": target.address, "host": nqn}
+    return Step(target.address, ftl.name, CHANGE, text, "bdev_ftl_remove_host", params)

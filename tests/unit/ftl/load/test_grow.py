@@ -1,0 +1,271 @@
+"""A base that has grown: nothing of it changes until the FTL is grown on purpose, and then nothing is lost, wherever
+power fails."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from spdk_ftl_py import _shim
+from spdk_ftl_py.errors import ConfError, ExistsError, MediaError
+from spdk_ftl_py.ftl import loading
+from spdk_ftl_py.ftl.check import check
+from spdk_ftl_py.ftl.load.grow import Grow
+from spdk_ftl_py.ftl.media.blockdev import BlockPort
+from spdk_ftl_py.runtime.reactor import ReactorLoop
+from unit.ftl.load.restore_rig import ZONE_CAPACITY, ZONE_SIZE, RestoreRig
+from unit.shim.ftl.core_bench import BLOCK, content
+
+ZONES, HIDDEN = 44, 22
+END = ZONES * ZONE_SIZE
+
+
+class GrowRig(RestoreRig):
+    """On a drive that grows; its zones are its own, or emulated."""
+
+    def __init__(self, reactor: ReactorLoop, drive: Any, *, emulated: bool) -> None:
+        super().__init__(reactor, drive, random.Random(1))
+        self.drive = drive
+        self._emulated = emulated
+        self.base = self.based(new=True)
+
+    def based(self, *, new: bool = False) -> Any:
+        if not self._emulated:
+            return self.drive
+        state = "empty" if new else "full"
+        return _shim.ZonedOverlay(
+            self.reactor.shim, self.drive, zone_capacity=ZONE_CAPACITY, max_open_zones=7, initial_state=state
+        )
+
+    async def load(self, **options: Any) -> None:
+        self.base = self.based()
+        await super().load(**options)
+        model, more = self.model, self.device.block_count - self.model.block_count
+        model.block_count += more
+        # It reads as zeroes.
+        model.history += [{0: 0} for _ in range(more)]
+        model.completed += [0] * more
+        model.durable += [0] * more
+
+    @property
+    def told(self) -> tuple[int, int]:
+        return self.device.block_count, self.device.geometry.band_count
+
+    async def fill(self, first: int) -> None:
+        """To the end of the device."""
+        for lba in range(first, self.device.block_count):
+            change, version = self.model.submit(lba, 1, trim=False)
+            await self.port.write(lba, content(lba, version))
+            self.model.acknowledge(lba, 1, change, durable=False)
+
+
+@contextlib.asynccontextmanager
+async def grow_rig(reactor: ReactorLoop, *, emulated: bool = False) -> AsyncIterator[GrowRig]:
+    if emulated:
+        drive = _shim.EmulatedMedia.conventional(
+            reactor.shim, END, volatile_cache=True, hidden_blocks=HIDDEN * ZONE_SIZE + 5
+        )
+    else:
+        drive = _shim.EmulatedMedia.zns(
+            reactor.shim, ZONES, ZONE_SIZE, ZONE_CAPACITY, max_open_zones=7, max_active_zones=7, hidden_zones=HIDDEN
+        )
+    drive.set_schedule(1)
+    rig = GrowRig(reactor, drive, emulated=emulated)
+    try:
+        yield rig
+    finally:
+        await rig.end()
+
+
+BOTH = pytest.mark.parametrize("emulated", [False, True])
+
+
+@BOTH
+@pytest.mark.parametrize("clean", [True, False])
+async def test_a_grown_base_loads_with_what_its_superblock_names(
+    emulated: bool, clean: bool, reactor: ReactorLoop
+) -> None:
+    async with grow_rig(reactor, emulated=emulated) as rig:
+        await rig.create()
+        await rig.traffic(2000)
+        told = rig.told
+        rig.drive.grow()
+        await rig.traffic(100)
+        await rig.flush()
+        before = await rig.versions()
+        await (rig.halt() if clean else rig.crash())
+        somebody = BlockPort(rig.reactor, rig.drive, name="somebody")
+        theirs = [END, END + (HIDDEN - 1) * ZONE_SIZE]
+        for at in theirs:
+            await somebody.write(at, b"s" * BLOCK)
+        for _ in range(2):
+            await rig.load()
+            assert rig.told == told
+            assert await rig.versions() == before
+            await rig.traffic(2000)
+            await rig.flush()
+            before = await rig.versions()
+            await (rig.halt() if clean else rig.crash())
+            report = await check(rig.reactor, rig.based(), name="base")
+            assert (report.ok, report.zone_count) == (True, ZONES), report.damage
+        for at in theirs:
+            assert bytes((await somebody.read(at, 1))[0]) == b"s" * BLOCK
+        if not emulated:
+            written = [pointer - start for start, _, pointer in rig.drive.zone_states()[ZONES:]]
+            assert written == [1, *[0] * (HIDDEN - 2), 1]
+        await somebody.close()
+
+
+@BOTH
+async def test_it_is_grown_on_purpose_and_keeps_what_it_had(emulated: bool, reactor: ReactorLoop) -> None:
+    async with grow_rig(reactor, emulated=emulated) as rig:
+        await rig.create()
+        await rig.traffic(2000)
+        (blocks, bands), before = rig.told, await rig.versions()
+        await rig.halt()
+        await rig.load(grow=Grow())
+        assert rig.told == (blocks, bands), "there is no more"
+        await rig.halt()
+        rig.drive.grow()
+        await rig.load(grow=Grow())
+        assert rig.told == (blocks * (bands + HIDDEN // 2) // bands, bands + HIDDEN // 2)
+        more = rig.device.block_count - blocks
+        assert await rig.versions() == [*before, *[0] * more]
+        await rig.fill(blocks)
+        await rig.traffic(6000)
+        assert rig.device.core.stats()["zone_resets"] > 0
+        await rig.flush()
+        await rig.crash()
+        await rig.load()
+        assert rig.device.block_count == blocks + more
+        after = await rig.check("after a crash of what has grown")
+        assert after[blocks:].count(0) < more / 2
+        await rig.halt()
+        report = await check(rig.reactor, rig.based(), name="base")
+        assert (report.ok, report.zone_count, report.checkpoint) == (True, ZONES + HIDDEN, "whole"), report.damage
+        await rig.load(grow=Grow())
+        assert rig.device.restored is not None
+        assert rig.device.restored["from_checkpoint"]
+        assert await rig.versions() == after
+
+
+@BOTH
+async def test_wherever_power_fails_it_is_as_it_was_or_grown(emulated: bool, reactor: ReactorLoop) -> None:
+    outcomes = {True: 0, False: 0}
+    for operation in range(1, 400):
+        async with grow_rig(reactor, emulated=emulated) as rig:
+            await rig.create()
+            await rig.traffic(300)
+            await rig.flush()
+            blocks = rig.device.block_count
+            await (rig.halt() if operation % 2 else rig.crash())
+            rig.drive.grow()
+            rig.drive.cut_power_at(rig.drive.operations + operation * 3, operation)
+            loaded = False
+            with contextlib.suppress(MediaError):
+                await rig.load(grow=Grow())
+                loaded = True
+                await rig.fill(blocks)
+            if loaded:
+                await rig.crash()
+            rig.drive.cut_power_at(0, 0)
+            rig.drive.power_on()
+            await rig.load()
+            grown = rig.device.block_count > blocks
+            outcomes[grown] += 1
+            assert rig.device.block_count == (blocks * 32 // 21 if grown else blocks)
+            rig.model.check(await rig.versions(), f"power failed at operation {operation}")
+            if loaded and outcomes[False]:
+                break
+    assert all(outcomes.values())
+
+
+async def test_zones_that_somebody_has_written_are_not_taken_without_force(reactor: ReactorLoop) -> None:
+    async with grow_rig(reactor) as rig:
+        await rig.create()
+        await rig.traffic(100)
+        blocks, before = rig.device.block_count, await rig.versions()
+        await rig.halt()
+        rig.drive.grow()
+        somebody = BlockPort(rig.reactor, rig.drive, name="somebody")
+        await somebody.write((ZONES + 3) * ZONE_SIZE, b"s" * BLOCK)
+        await somebody.close()
+        states = rig.drive.zone_states()
+        with pytest.raises(ExistsError, match=r"1 are written \(47\), and not by this FTL: nothing is changed"):
+            await rig.load(grow=Grow())
+        assert rig.drive.zone_states() == states
+        await rig.load(grow=Grow(force=True))
+        assert rig.device.block_count > blocks
+        assert (await rig.versions())[:blocks] == before
+
+
+async def test_what_stands_on_a_conventional_base_is_asked_for_from_its_old_end_on(reactor: ReactorLoop) -> None:
+    async with grow_rig(reactor, emulated=True) as rig:
+        await rig.create()
+        blocks = rig.device.block_count
+        await rig.halt()
+        rig.drive.grow()
+        asked = []
+
+        async def found(first: int) -> str:
+            asked.append(first)
+            return "an ext4 file system"
+
+        with pytest.raises(ExistsError, match=f"from block {END} on, holds an ext4 .*: nothing is changed"):
+            await rig.load(grow=Grow(find_foreign=found))
+        assert asked == [END]
+        await rig.load(grow=Grow(force=True, find_foreign=found))
+        assert rig.device.block_count > blocks
+        assert len(asked) == 1
+
+
+async def test_what_an_earlier_growth_has_left_does_not_come_back(reactor: ReactorLoop) -> None:
+    async with grow_rig(reactor, emulated=True) as rig:
+        await rig.create()
+        await rig.traffic(1000)
+        blocks, before = rig.device.block_count, await rig.versions()
+        await rig.halt()
+        copier = BlockPort(rig.reactor, rig.drive, name="copier")
+        copy = [(at, await copier.read(at, ZONE_SIZE)) for at in range(0, END, ZONE_SIZE)]
+        rig.drive.grow()
+        await rig.load(grow=Grow())
+        await rig.fill(blocks)
+        await rig.traffic(6000)
+        await rig.halt()
+        # Brought back from a copy that was made when it was smaller.
+        for at, data in copy:
+            await copier.write(at, data)
+        await copier.flush()
+        await copier.close()
+        await rig.load(grow=Grow(force=True))
+        await rig.flush()
+        await rig.crash()
+        await rig.load()
+        assert rig.device.block_count > blocks
+        assert await rig.versions() == [*before, *[0] * (rig.device.block_count - blocks)]
+
+
+async def test_a_growth_that_can_not_be_changes_nothing(reactor: ReactorLoop, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with grow_rig(reactor) as rig:
+        await rig.create()
+        await rig.traffic(100)
+        told, before = rig.told, await rig.versions()
+        await rig.halt()
+        rig.drive.grow()
+        states = rig.drive.zone_states()
+
+        async def make_core(*args: Any, **options: Any) -> Any:
+            raise ConfError("no memory for so many")
+
+        with monkeypatch.context() as patched:
+            patched.setattr(loading, "make_core", make_core)
+            with pytest.raises(ConfError, match="no memory for so many"):
+                await rig.load(grow=Grow())
+        assert rig.drive.zone_states() == states
+        await rig.load()
+        assert rig.told == told
+        assert await rig.versions() == before
