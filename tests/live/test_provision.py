@@ -29,5 +29,9 @@ def test_the_script_of_the_docs_brings_a_volume_on_an_lvol_store_back(spdk_progr
         "== a reboot",
         '"state": "online"',
         "verify: 2048 blocks of a namespace of 16384",
+        "== a larger drive",
+        '"state": "online"',
+        "blocks before, ",
+        "verify: 2048 blocks of a namespace of 16384",
         "== done",
     ), told
