@@ -304,9 +304,3 @@ def _listen(address: str) -> str:
 
     split_address(address)
     return address
-
-
-def _nqn_template(template: str) -> str:
-    from .export_nqn import check_template
-
-    return check_template(template)
