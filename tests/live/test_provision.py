@@ -12,11 +12,12 @@ from support.processes import free_port
 from support.provision import in_order, provision
 
 
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(600)
 def test_the_script_of_the_docs_brings_a_volume_on_an_lvol_store_back(spdk_program: str, folder: Path) -> None:
     core = min(os.sched_getaffinity(0))
     told = provision(
         folder,
+        run_s=540,
         SPDK_TGT=spdk_program,
         SPDK_TGT_OPTIONS=f"--no-huge -s {MEMORY_MIB} --no-pci -m [{core}] --disable-cpumask-locks",
         PORT=str(free_port()),
@@ -28,6 +29,10 @@ def test_the_script_of_the_docs_brings_a_volume_on_an_lvol_store_back(spdk_progr
         "write: 2048 blocks of a namespace of 16384",
         "== a reboot",
         '"state": "online"',
+        "verify: 2048 blocks of a namespace of 16384",
+        "== a larger drive",
+        '"state": "online"',
+        "blocks before, ",
         "verify: 2048 blocks of a namespace of 16384",
         "== done",
     ), told

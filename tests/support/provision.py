@@ -13,7 +13,7 @@ SCRIPT = Path(__file__).resolve().parents[2] / "docs" / "provision.sh"
 RUN_S = 280
 
 
-def provision(folder: Path, **environment: str) -> str:
+def provision(folder: Path, run_s: float = RUN_S, **environment: str) -> str:
     """What it printed; it has to succeed, and to leave nothing. folder: for all that it makes."""
     programs = folder / "bin"
     programs.mkdir()
@@ -34,7 +34,7 @@ def provision(folder: Path, **environment: str) -> str:
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
-            timeout=RUN_S,
+            timeout=run_s,
             check=False,
         )
     told = (folder / "log").read_text()
