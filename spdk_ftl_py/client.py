@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import logging
@@ -33,7 +34,6 @@ CONNECT_TIMEOUT_S = 5.0
 REPLY_TIMEOUT_S = 600.0
 REPLY_BYTES_MAX = 64 << 20
 PORT_MAX = 65535
-NESTED_ERRORS_MAX = 64
 _KEY = re.compile(r"(DHHC-1|NVMeTLSkey-1):[^\"\s]*")
 _HOST_PORT = re.compile(r"(\[[0-9A-Fa-f:.]{2,45}\]|[A-Za-z0-9.-]{1,253}):[0-9]{1,5}")
 CHUNK_BYTES = 64 << 10
@@ -141,7 +141,7 @@ class DaemonClient:
                 f"{self._who}: no reply within {timeout_s:g} s; the call may still take effect: see `spdk-ftl devices`"
             ) from None
         except requests.exceptions.RequestException as error:
-            if _answered_in_json(error):
+            if self._answers_as_target():
                 raise DaemonError(
                     f"{self.socket_path} is no control socket of a spdk-ftl daemon, but the RPC socket of an SPDK "
                     "target as it seems: give that with -s, and the daemon's with --socket or "
@@ -151,6 +151,18 @@ class DaemonClient:
             raise DaemonError(
                 f"{self._who} broke off: {error}; see its log, and `spdk-ftl devices` for what it did"
             ) from None
+
+    def _answers_as_target(self) -> bool:
+        """Whether JSON-RPC without HTTP around it is understood there. A target drops what it can't parse, and the
+        connection with it."""
+        question = json.dumps({"jsonrpc": "2.0", "id": 1, "method": "spdk_get_version"}).encode()
+        with contextlib.suppress(OSError, DaemonError), socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+            connection.settimeout(CONNECT_TIMEOUT_S)
+            connection.connect(self.socket_path)
+            self._check_server(connection)
+            connection.sendall(question)
+            return connection.recv(CHUNK_BYTES).lstrip()[:1] == b"{"
+        return False
 
     def _check_listening(self) -> None:
         """requests would tell a socket that nobody listens on from a connection that broke off by its text only."""
@@ -235,17 +247,3 @@ class DaemonClient:
 def _without_keys(message: Mapping[str, Any]) -> str:
     """For a log. Keys are told by the path of their file; one that stands where a path should is not shown."""
     return _KEY.sub(r"\1:...", json.dumps(message, indent=2))
-
-
-def _answered_in_json(error: BaseException | None) -> bool:
-    """What should be the first line of an HTTP response was JSON: so SPDK's server answers what it can't parse."""
-    from http.client import BadStatusLine
-
-    waiting, seen = [error], 0
-    while waiting and seen < NESTED_ERRORS_MAX:
-        each, seen = waiting.pop(), seen + 1
-        if isinstance(each, BadStatusLine) and str(each).lstrip("\"' ").startswith("{"):
-            return True
-        if isinstance(each, BaseException):
-            waiting += [each.__cause__, each.__context__, *(arg for arg in each.args if isinstance(arg, BaseException))]
-    return False

@@ -24,6 +24,9 @@ EXIT_FAILURE: Final = 1
 EXIT_USAGE: Final = 2
 EXIT_INTERRUPTED: Final = 130
 
+COMPLETION: Final = "completion"
+"""Has to know all the others."""
+
 # In the order in which --help shows them.
 _MODULES: Final[tuple[tuple[str, tuple[str, ...]], ...]] = (
     ("spdk_ftl_py.demo.command", ("demo",)),
@@ -44,6 +47,7 @@ _MODULES: Final[tuple[tuple[str, tuple[str, ...]], ...]] = (
         ),
     ),
     ("spdk_ftl_py.cli.config_commands", ("save-config", "load-config")),
+    ("spdk_ftl_py.cli.completion_command", (COMPLETION,)),
 )
 
 _INSTALL: Final = "is the package installed with its dependencies (pip install .)?"
@@ -105,7 +109,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     code = EXIT_OK
     try:
         try:
-            args = build_parser(only).parse_args(arguments)
+            args = build_parser(None if only == COMPLETION else only).parse_args(arguments)
             code = int(args.run(args))
         finally:
             # Here, where it can be told, not when Python ends.

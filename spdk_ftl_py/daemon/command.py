@@ -117,6 +117,7 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.add_argument(
         "--nqn-template",
         metavar="NQN",
+        type=parsed(_nqn_template),
         help="NQN of exports unless bdev_ftl_create says otherwise, with {name} or {uuid} for those of the FTL, e.g. "
         "nqn.2026-11.com.example:{name} (default: nqn.2026-11.io.spdk-ftl:{uuid}). Exports that there are keep theirs",
     )
@@ -204,6 +205,12 @@ def _saved(path: Path) -> Sequence[SavedFtl]:
     return read_section(read_file(path, safe=True), f"configuration {path}", normal=normal_target)
 
 
+def _nqn_template(template: str) -> str:
+    from .export_nqn import check_template
+
+    return check_template(template)
+
+
 def _target_user(user: str) -> int:
     try:
         return uid_of(user)
@@ -233,7 +240,6 @@ async def serve(
     from .base import DaemonIdentity
     from .checks import split_address
     from .control_sockets import ControlSockets
-    from .export_nqn import check_template
     from .export_sockets import ExportSockets
     from .registry import Registry
     from .requester import asked_for_by
@@ -242,8 +248,6 @@ async def serve(
     gc.freeze()
     manager = manager or ServiceManager({})
     split_address(listen)
-    if nqn_template is not None:
-        check_template(nqn_template)
     peers = PeerLimits.parse(limits)
     sockets = ControlSockets(socket_options, manager)
     exports = ExportSockets(manager)

@@ -13,7 +13,7 @@ import pytest
 
 from live.spdk_target import SpdkTarget
 from spdk_ftl_py.client import DaemonClient
-from spdk_ftl_py.errors import FtlError
+from spdk_ftl_py.errors import DaemonError, FtlError
 from support.drive import write_and_verify
 from support.system import Daemon, EmbeddedTarget
 
@@ -172,3 +172,11 @@ def test_a_drive_that_goes_away_keeps_nobody_from_halting(
         DaemonClient(daemon.socket).call("ftl_halt")
     daemon.close()  # fails when it takes too long
     assert spdk_target.bdev("ftl0") is None
+
+
+def test_the_sockets_of_a_real_target_and_the_daemon_are_told_apart(spdk_target: SpdkTarget, daemon: Daemon) -> None:
+    with pytest.raises(DaemonError, match="the RPC socket of an SPDK target as it seems"):
+        DaemonClient(spdk_target.socket).call("ftl_get_daemon")
+    params = {"name": "ftl0", "base_bdev": "Drive0", "target": daemon.socket}
+    with pytest.raises(FtlError, match="control socket of a spdk-ftl daemon as it seems"):
+        DaemonClient(daemon.socket).call("bdev_ftl_create", params)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import tempfile
@@ -74,17 +75,23 @@ def test_the_client_waits_longer_than_the_daemon_is_told_to(tmp_path: Path, monk
     assert waited == [360, 60]
 
 
-def test_the_socket_of_a_target_is_not_taken_for_the_daemons(tmp_path: Path) -> None:
-    """SPDK's server answers what it can't parse with JSON, and hangs up."""
+@pytest.mark.parametrize("says_why", [True, False])
+def test_the_socket_of_a_target_is_not_taken_for_the_daemons(tmp_path: Path, says_why: bool) -> None:
+    """SPDK's server hangs up on what it can't parse, with an answer or (v26.05) without."""
     path = str(tmp_path / "t")
 
     def serve() -> None:
-        for _ in range(2):  # one to see whether anybody listens
+        for _ in range(3):  # the first to see whether anybody listens
             connection, _ = listener.accept()
             with connection:
-                if connection.recv(1 << 16):
+                received = connection.recv(1 << 16)
+                if received.startswith(b"{"):
+                    asked.append(json.loads(received)["method"])
+                    connection.sendall(b'{"jsonrpc":"2.0","id":1,"result":{"version":"SPDK v26.05"}}\n')
+                elif received and says_why:
                     connection.sendall(b'{"jsonrpc":"2.0","id":null,"error":{"code":-32700,"message":"Parse error"}}\n')
 
+    asked: list[str] = []
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(path)
         listener.listen()
@@ -93,6 +100,26 @@ def test_the_socket_of_a_target_is_not_taken_for_the_daemons(tmp_path: Path) -> 
         with pytest.raises(DaemonError, match="the RPC socket of an SPDK target as it seems: give that with -s"):
             DaemonClient(path).call("ftl_get_daemon")
         serving.join()
+    assert asked == ["spdk_get_version"]
+
+
+def test_a_daemon_that_dies_over_a_call_is_no_target(tmp_path: Path) -> None:
+    path = str(tmp_path / "d")
+
+    def serve() -> None:
+        for _ in range(2):
+            connection, _ = listener.accept()
+            connection.close()
+        listener.close()
+
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(path)
+    listener.listen()
+    serving = threading.Thread(target=serve)
+    serving.start()
+    with pytest.raises(DaemonError, match="broke off: "):
+        DaemonClient(path).call("ftl_get_daemon")
+    serving.join()
 
 
 @pytest.fixture

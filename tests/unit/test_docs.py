@@ -12,13 +12,15 @@ from types import ModuleType
 import pytest
 
 from spdk_ftl_py import plugin, schema
+from spdk_ftl_py.cli.main import build_parser
+from spdk_ftl_py.usage import commands_of
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
 
 
-def generator() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("generate_rpc", DOCS / "generate_rpc.py")
+def generator(name: str = "generate_rpc") -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, DOCS / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -29,6 +31,33 @@ def generator() -> ModuleType:
 def test_the_tables_of_rpc_md_are_those_of_the_schemas() -> None:
     document = (DOCS / "rpc.md").read_text(encoding="utf-8")
     assert generator().generate(document) == document, "run python docs/generate_rpc.py"
+
+
+def test_the_manual_page_is_that_of_the_parsers() -> None:
+    made = generator("generate_man")
+    page = made.PAGE.read_text(encoding="utf-8")
+    assert made.generate() == page, "run python docs/generate_man.py"
+    for name, command in commands_of(build_parser()).items():
+        assert name.replace("-", "\\-") in page
+        for option in (option for action in command._actions for option in action.option_strings if "_" not in option):
+            assert option == "-h" or option == "--help" or option.replace("-", "\\-") in page, (name, option)
+    if groff := shutil.which("groff"):
+        done = subprocess.run([groff, "-man", "-ww", "-Tutf8", "-z", made.PAGE], capture_output=True, check=True)
+        assert done.stderr == b""
+
+
+def test_the_readme_names_what_there_is() -> None:
+    """Commands, and files of ours; nothing that is planned."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    known = commands_of(build_parser())
+    for command in re.findall(r"spdk-ftl ([a-z][a-z-]*)", text):
+        assert command in known, command
+    for name in re.findall(r"(?:packaging|docs|rpc_plugins)/[A-Za-z0-9_./-]*[A-Za-z0-9_/]", text):
+        assert (ROOT / name).exists(), name
+    for named in ("packaging/systemd/", "packaging/man/spdk-ftl.1", "spdk-ftl completion"):
+        assert named in text
+    served = (ROOT / "spdk_ftl_py" / "daemon").rglob("*.py")
+    assert ("/metrics" in text) == any("/metrics" in path.read_text(encoding="utf-8") for path in served)
 
 
 def test_every_method_and_command_has_its_section_and_table() -> None:

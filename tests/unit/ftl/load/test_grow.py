@@ -16,6 +16,7 @@ from spdk_ftl_py.ftl import loading
 from spdk_ftl_py.ftl.check import check
 from spdk_ftl_py.ftl.load.grow import Grow
 from spdk_ftl_py.ftl.media.blockdev import BlockPort
+from spdk_ftl_py.ftl.media.geometry import Geometry
 from spdk_ftl_py.runtime.reactor import ReactorLoop
 from unit.ftl.load.restore_rig import ZONE_CAPACITY, ZONE_SIZE, RestoreRig
 from unit.shim.ftl.core_bench import BLOCK, content
@@ -269,3 +270,22 @@ async def test_a_growth_that_can_not_be_changes_nothing(reactor: ReactorLoop, mo
         await rig.load()
         assert rig.told == told
         assert await rig.versions() == before
+
+
+async def test_addresses_may_get_wider(reactor: ReactorLoop, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Entries of a checkpoint, from 4 B to 8 B: the geometry decides, not the drive. 4 TiB is where they do."""
+    width = property(lambda geometry: 4 if geometry.block_end <= END else 8)
+    monkeypatch.setattr(Geometry, "l2p_entry_bytes", width)
+    async with grow_rig(reactor) as rig:
+        await rig.create()
+        await rig.traffic(2000)
+        blocks, before = rig.device.block_count, await rig.versions()
+        await rig.halt()
+        rig.drive.grow()
+        for grow in (None, Grow(), None):
+            await rig.load(grow=grow)
+            assert rig.device.restored is not None
+            assert rig.device.restored["from_checkpoint"]
+            assert (await rig.versions())[:blocks] == before
+            await rig.halt()
+        assert rig.device.geometry.l2p_entry_bytes == 8
