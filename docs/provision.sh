@@ -26,6 +26,7 @@ clean_up() {
     status=$?
     trap - EXIT
     [ "$status" = 0 ] || tail -n 30 "$WORK"/*.log >&2
+    [ -z "$daemon_pid" ] || spdk-ftl halt >"$WORK/halt" 2>&1 || true
     for pid in $daemon_pid $target_pid; do kill "$pid" 2>"$WORK/kill" && wait "$pid" || true; done
     rm -rf "$WORK"
     exit "$status"
@@ -173,7 +174,8 @@ if [ "$base" != Drive0 ]; then
     step 'grow: left out (a ZNS drive keeps its size; a file, and what your storage array exports, can get larger)'
 else
     step 'a larger drive, in an orderly way: halt, exchange, start, and give the FTL all of it'
-    kill "$daemon_pid" && wait "$daemon_pid"
+    spdk-ftl halt # before the target: what that still writes to ftl0 as it ends would wait for a daemon
+    wait "$daemon_pid"
     kill "$target_pid" && wait "$target_pid" || true
     truncate -s 1G "$WORK/drive"
     start_target -c "$SAVED"

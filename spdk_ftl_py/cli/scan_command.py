@@ -10,7 +10,8 @@ from typing import Any, Final
 from .. import schema
 from ..client import target_address
 from ..plugin import add_arguments, parameters_of
-from .commands import TARGET_DEFAULT, add_socket, daemon_client
+from .checked_arguments import check_arguments, parameter
+from .commands import TARGET_DEFAULT, add_socket, daemon_client, target_socket
 
 _GIB_BLOCKS: Final = 1 << 18
 _DESCRIPTION: Final = """\
@@ -28,11 +29,24 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         epilog="exit codes: 0 success, also where there is none; 1 failure, 2 wrong usage",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("base", nargs="?", metavar="BASE", help="name of the bdev (default: all that nobody has)")
+    rpc = schema.load("bdev_ftl_scan")
     parser.add_argument(
-        "-s", "--target", default=TARGET_DEFAULT, help="RPC socket of the SPDK target (default: %(default)s)"
+        "base",
+        nargs="?",
+        metavar="BASE_BDEV",
+        type=parameter(rpc, "base_bdev"),
+        help="name of the bdev (default: all that nobody has)",
     )
-    add_arguments(parser, schema.load("bdev_ftl_scan"))
+    parser.add_argument(
+        "-s",
+        "--target",
+        metavar="SOCKET",
+        type=target_socket,
+        default=TARGET_DEFAULT,
+        help="RPC socket of the SPDK target (default: %(default)s)",
+    )
+    add_arguments(parser, rpc)
+    check_arguments(parser, rpc)
     add_socket(parser)
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     parser.set_defaults(run=run)

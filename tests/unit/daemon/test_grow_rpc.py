@@ -242,5 +242,5 @@ async def test_the_bdev_in_the_target_grows_where_nobody_uses_it(here: World) ->
     assert (await daemon.device())["attached"]
     resized = [each["ctx"] for each in await here.rpc("notify_get_notifications") if each["type"] == "bdev_resize"]
     assert resized == [below["name"]]
-    await daemon.halt()
+    await daemon.halt(undo=True)
     assert await here.exports() == []
