@@ -186,7 +186,7 @@ async def test_what_is_written_at_once_is_in_the_superblock(here: World) -> None
         ("band_thld", "1" * 200, "must be a number, 1 to 100"),
         ("verify_reads", "maybe", "must be true or false"),
         ("reloc_policy", "best", "must be one of cost_benefit, greedy"),
-        ("write_buffer_size", "4097", "multiple of 4096"),
+        ("write_buffer_size", "40001", "multiple of 4096"),
         ("limit_high_threshold", "40", "must descend|would be throttled"),
         ("overprovisioning", "30", "create the FTL anew"),
         ("use_append", "true", "create the FTL anew"),
