@@ -298,12 +298,6 @@ async def serve(
             exports.close()
 
 
-def _nqn_template(template: str) -> str:
-    from .export_nqn import check_template
-
-    return check_template(template)
-
-
 def _listen(address: str) -> str:
     # With it comes the data path.
     from .checks import split_address
