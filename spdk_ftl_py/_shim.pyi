@@ -337,6 +337,9 @@ class Gate(BlockDevice):
     def sweep(self) -> bool:
         """Lets go of earlier devices that nothing uses any more. True: none is left."""
 
+    def emptied(self) -> bool:
+        """Whether no I/O is at an earlier device any more. Data of writes that are held may still be in its memory."""
+
     @property
     def state(self) -> str:
         """ "open" | "holding" | "failing"."""

@@ -47,6 +47,7 @@ void bind_gate(nb::module_ &m) {
         .def("set_device", &Gate::set_device, nb::arg("device"), unlocked())
         .def("fail", &Gate::fail, nb::arg("status"), unlocked())
         .def("sweep", &Gate::sweep, unlocked())
+        .def("emptied", &Gate::emptied, unlocked())
         .def_prop_ro("state",
                      [](Gate &gate) {
                          Gate::State state{};

@@ -76,12 +76,14 @@ void Gate::forward(Io &io) noexcept {
     io.complete = on_complete;
     io.owner = behind_.get();
     ++behind_->users;
+    ++behind_->sent;
     behind_->device->submit(io);
 }
 
 void Gate::on_complete(Io &io) noexcept {
     auto &from = *static_cast<Behind *>(io.owner);
     --from.users;
+    --from.sent;
     if (io.status != status::ok && from.device->lost()) {
         from.gate->came_back(io, from);
     } else {
@@ -236,6 +238,15 @@ bool Gate::sweep() {
         swept = earlier_.empty();
     });
     return swept;
+}
+
+bool Gate::emptied() {
+    bool empty = false;
+    registration_.reactor().call([&] {
+        empty = std::all_of(earlier_.begin(), earlier_.end(),
+                            [](const std::unique_ptr<Behind> &each) { return each->sent == 0; });
+    });
+    return empty;
 }
 
 Gate::State Gate::state() {

@@ -53,6 +53,8 @@ public:
     void fail(Status status);
     // True: no device but the present one is kept.
     bool sweep();
+    // True: no Io is at any device but the present one. Data of some that are held may be in the memory of one.
+    [[nodiscard]] bool emptied();
 
     [[nodiscard]] State state();
     [[nodiscard]] uint32_t held();
@@ -63,6 +65,7 @@ private:
         Gate *gate;
         std::shared_ptr<BlockDevice> device;
         uint64_t users = 0;
+        uint64_t sent = 0;  // of these, Ios that are at it
     };
     using Behinds = std::vector<std::unique_ptr<Behind>>;
 

@@ -212,6 +212,52 @@ def test_a_write_whose_data_are_still_being_received_goes_to_the_next_core() -> 
         target.close()
 
 
+def test_a_core_is_empty_though_data_are_still_received_into_its_memory() -> None:
+    """So it can be halted, and what arrives by then is the next one's."""
+    with gated() as rig:
+        ours, peer = socket.socketpair()
+        with peer:
+            target = _shim.TargetQpair(
+                rig.reactor, ours.fileno(), queue_size=8, header_digest=False, data_digest=False,
+                namespaces={1: rig.gate},
+            )  # fmt: skip
+            ours.close()
+            raw = pdus.write(1, 6, content(6, 3))
+            peer.send(raw[:1000])
+            rig.step(5)
+            rig.gate.hold()
+            assert (rig.gate.sweep(), rig.gate.emptied()) == (False, True)
+            rig.first.core.drain()
+            rig.step(20)
+            while not rig.first.core.begin_close():
+                rig.step()
+            peer.send(raw[1000:])
+            rig.step(5)
+            assert rig.gate.held == 1
+            assert (rig.gate.sweep(), rig.gate.emptied()) == (False, True)
+            rig.gate.set_device(rig.second.core)
+            rig.step(20)
+            assert rig.gate.sweep() is True
+            assert rig.read(6) == 3
+        rig.step(5)
+        target.close()
+
+
+def test_a_core_is_not_empty_before_it_has_answered_what_it_was_sent() -> None:
+    with gated() as rig:
+        rig.first.core.set_user_share(0)
+        rig.first.wanting.clear()
+        ticket = rig.write(0, 5)
+        for _ in range(100):
+            rig.reactor.step()
+        rig.gate.hold()
+        assert rig.gate.emptied() is False
+        rig.first.core.set_user_share(100)
+        assert rig.wait(ticket) == [0]
+        assert rig.gate.emptied() is True
+        rig.gate.set_device(rig.second.core)
+
+
 def test_an_fua_write_takes_no_memory_of_the_core() -> None:
     # Of one that was accepted, part may be on media and its slots used again when the base is lost.
     with gated() as rig:
