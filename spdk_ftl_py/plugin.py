@@ -223,11 +223,7 @@ def _save_config(theirs: Callable[[argparse.Namespace], None]) -> Callable[[argp
             print(f"spdk_ftl_py: nothing is left out, and no FTL is in it: {error.message}", file=sys.stderr)
         except FtlError as error:
             raise JSONRPCException(_as_of_a_target(error)) from error
-        try:
-            theirs(args)
-        finally:
-            # In a script the next command has the same one.
-            args.client = client
+        theirs(args)
 
     return run
 
