@@ -34,6 +34,13 @@ _METHODS: Final = (
     "bdev_ftl_get_properties",
     "bdev_ftl_scrub",
     "bdev_ftl_grow",
+    "bdev_ftl_unmap",
+    "bdev_ftl_set_property",
+    "bdev_ftl_load",
+    "bdev_ftl_unload",
+    "bdev_ftl_set_cache",
+    "bdev_ftl_remove_cache",
+    "bdev_ftl_rename",
     "bdev_ftl_add_host",
     "bdev_ftl_remove_host",
     "bdev_ftl_allow_any_host",
@@ -68,6 +75,10 @@ def spdk_rpc_plugin_initialize(subparsers: argparse._SubParsersAction[argparse.A
         add_arguments(parser, rpc)
         parser.set_defaults(func=_command(rpc))
         _refuse_without_libraries(parser)
+        for alias, name in schema.ALIASES.items():
+            if name == method:
+                # Taken, but not in --help: add_parser() would have it there.
+                subparsers._name_parser_map[alias] = parser
     for name, command in (
         ("save_config", _save_config),
         ("save_subsystem_config", _save_config),
@@ -115,7 +126,7 @@ def parameters_of(args: argparse.Namespace, rpc: schema.RpcSchema) -> dict[str, 
 
 def _remove_built_ins(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     # argparse has no public way to take a subcommand back, and refuses a second one of that name from 3.11 on.
-    ours = set(_METHODS)
+    ours = {*_METHODS, *schema.ALIASES}
     known: dict[str, Any] = subparsers._name_parser_map
     gone = {name for name in known if name in ours or name.startswith(_BUILT_IN_PREFIX)}
     for name in gone:

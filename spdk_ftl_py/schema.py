@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 
 VALUE_SHOWN_MAX = 80
 
+ALIASES = {"construct_ftl_bdev": "bdev_ftl_create", "delete_ftl_bdev": "bdev_ftl_delete"}
+"""Names that rpc.py had in 2020 for what it calls otherwise since."""
+
 _TYPE_NAMES = {
     "integer": "a whole number",
     "string": "a string",
@@ -160,6 +163,7 @@ def methods() -> tuple[str, ...]:
 @functools.cache
 def load(method: str) -> RpcSchema:
     """Raises ParameterError for a method without a schema."""
+    method = ALIASES.get(method, method)
     if method not in methods():
         raise ParameterError(f"no schema for method {_shown(method)}; known: {', '.join(methods())}")
     return RpcSchema(json.loads((schema_folder() / f"{method}.json").read_text(encoding="utf-8")))

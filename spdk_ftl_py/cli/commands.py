@@ -1,5 +1,6 @@
 """Subcommands of `spdk-ftl` that ask the daemon: status, devices, stats, properties, hosts, create, delete, add-host,
-remove-host, allow-any-host, remove-buffers, grow."""
+remove-host, allow-any-host, remove-buffers, grow, load, unload, unmap, set-property, set-cache, remove-cache,
+rename."""
 
 from __future__ import annotations
 
@@ -40,6 +41,13 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     _add_rpc(subparsers, "remove-host", "let a host not connect to an FTL any more, and end its connections")
     _add_rpc(subparsers, "allow-any-host", "let any host connect to an FTL, or only those in its list")
     _add_rpc(subparsers, "grow", "give an FTL all of its base, which has got larger")
+    _add_rpc(subparsers, "load", "load an FTL that is on its base bdev: what `create` with its uuid does")
+    _add_rpc(subparsers, "unload", "halt an FTL and let go of its bdevs: what `delete` does")
+    _add_rpc(subparsers, "unmap", "trim blocks of an FTL, durably")
+    _add_rpc(subparsers, "set-property", "change a setting of an FTL while it runs, and keep it")
+    _add_rpc(subparsers, "set-cache", "give an FTL an nv cache, or another one, while it runs")
+    _add_rpc(subparsers, "remove-cache", "take the nv cache of an FTL away while it runs")
+    _add_rpc(subparsers, "rename", "give an FTL another name, in the target too")
     buffers = _add(subparsers, "remove-buffers", "remove write buffer files that no FTL needs (see status)")
     rpc = schema.load("ftl_remove_buffers")
     uuid = parameter(rpc, "uuid")
@@ -130,9 +138,9 @@ def _add_rpc(subparsers: argparse._SubParsersAction[argparse.ArgumentParser], co
         "-s",
         "--target",
         type=target_socket,
-        default=TARGET_DEFAULT if command == "create" else None,
+        default=TARGET_DEFAULT if command in ("create", "load") else None,
         help=f"RPC socket of the SPDK target (default: {TARGET_DEFAULT})"
-        if command == "create"
+        if command in ("create", "load")
         else "RPC socket of the SPDK target that the FTL is on (needed only where several have one of that name)",
     )
     add_arguments(parser, rpc)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import logging
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,13 +23,15 @@ from ..errors import (
     ProtocolError,
     TargetError,
 )
+from ..ftl.cache.nv_cache import NvCache
+from ..ftl.media.blockdev import BlockPort
 from ..nvme.auth.response import Policy
 from ..nvme.host.controller import AsyncEvent, Controller, NamespaceInfo
 from ..nvme.target.peers import PeerLimits
 from ..nvme.wire import NSID_ALL, CommandError
 from ..runtime.reactor import ReactorLoop
 from ..runtime.steps import Steps
-from ..runtime.tasks import end_tasks
+from ..runtime.tasks import end_tasks, to_its_end
 from ..spdk.bdevs import Bdev, find_bdev
 from ..spdk.claims import require_unclaimed
 from ..spdk.exports import (
@@ -40,9 +43,11 @@ from ..spdk.exports import (
     require_tcp_transport,
 )
 from ..spdk.rpc import TargetRpc
-from .checks import check_base, find_cache
+from .checks import check_base, check_cache_is_nobodys, find_cache
 from .export_sockets import ExportSockets
 from .session_keys import POLICY, SessionKeys, psk_path
+
+log = logging.getLogger(__name__)
 
 QUEUE_DEPTH: Final = 128
 IO_TIMEOUT_S: Final = 60.0
@@ -110,6 +115,8 @@ class BaseLink:
         """Of a connected base: all of it, without the zones that are emulated."""
         self._exported: BdevExport | None = None
         self._cache_exported: BdevExport | None = None
+        self._cache_stands = False
+        """In the target there may be a claim on a cache."""
         self._controller: Controller | None = None
         psk = psk_path(params.get("target_psk"))
         self._keys = {role: SessionKeys(rpc, identity.key_dir, device, role, psk) for role in ("base", "cache")}
@@ -154,6 +161,47 @@ class BaseLink:
         self.bdev, self.cache = base, cache
         self._exported = await self._export(base, "base", again)
         self._cache_exported = None if cache is None else await self._export(cache, "cache", again)
+        if self._params.get("cache") is None:
+            await self._release_cache()
+
+    async def _release_cache(self) -> None:
+        """Of one that it had before. What can't be undone now is at the end."""
+        if self._cache_stands:
+            try:
+                await remove_subsystem(self._rpc, self._nqn("cache"))
+                await self._keys["cache"].drop()
+            except FtlError as error:
+                log.warning("%s: its cache bdev can't be let go of yet: %s", self._params["name"], error.message)
+            else:
+                self._cache_stands = False
+
+    async def require_unclaimed(self, bdev: Bdev, role: str) -> None:
+        """Raises ClaimedError where somebody else has it."""
+        await require_unclaimed(self._rpc, bdev, f"{role} bdev", but_by=self._nqn(role))
+
+    async def scrub_cache(self, reactor: ReactorLoop, cache: Bdev, *, force: bool) -> None:
+        """Claims a bdev that is to be the cache and scrubs it. Raises ExistsError where it holds somebody's data, and
+        FtlError; then it is let go of."""
+        try:
+            exported = await self._export(cache, "cache", True)
+            controller = await self._reach(exported, "cache", what="cache that is scrubbed")
+            namespace = _namespace(await controller.namespaces(), exported)
+            device = await controller.create_io_qpair(
+                reactor, namespace, queue_depth=QUEUE_DEPTH, io_timeout_s=IO_TIMEOUT_S
+            )
+            try:
+                if not force:
+                    await check_cache_is_nobodys(reactor, device, cache.name, self._device)
+                port = BlockPort(reactor, device, name=f"cache bdev {cache.name}")
+                try:
+                    await NvCache.create(port, self._device)
+                finally:
+                    await port.close()
+            finally:
+                await controller.close()
+        except BaseException:
+            await to_its_end(self._release_cache())
+            raise
 
     async def _find_cache(self, base: Bdev | None, again: bool) -> Bdev | None:
         try:
@@ -165,6 +213,7 @@ class BaseLink:
 
     async def _export(self, bdev: Bdev, role: str, again: bool) -> BdevExport:
         keys = self._keys[role]
+        self._cache_stands = self._cache_stands or role == "cache"
         pair = await self._claims.run(f"keys for the {role}", keys.share(), keys.drop)
         return await export_bdev(
             self._rpc,
@@ -181,6 +230,7 @@ class BaseLink:
 
     def inherit(self) -> None:
         """A daemon before this one may have left claims standing: unclaim() takes them back, whatever happens."""
+        self._cache_stands = True
         for role in ("base", "cache"):
             nqn = self._nqn(role)
             self._claims.on_undo(f"keys for the {role}", self._keys[role].drop)
@@ -246,7 +296,8 @@ class BaseLink:
         namespace = _namespace(await controller.namespaces(), exported)
         return await controller.create_io_qpair(reactor, namespace, queue_depth=QUEUE_DEPTH, io_timeout_s=IO_TIMEOUT_S)
 
-    async def _reach(self, exported: BdevExport, role: str) -> Controller:
+    async def _reach(self, exported: BdevExport, role: str, *, what: str = "") -> Controller:
+        """what: of which there may be one beside another in that role."""
         session = self._keys[role]
         keys = session.shared
 
@@ -269,7 +320,7 @@ class BaseLink:
                 raise
             # The target may have been told to take none of those groups.
             controller = await connect(None)
-        self._connections.on_undo(f"disconnect from the {role}", controller.close)
+        self._connections.on_undo(f"disconnect from the {what or role}", controller.close)
         return controller
 
     @property

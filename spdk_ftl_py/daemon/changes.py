@@ -20,6 +20,10 @@ class Change:
     """Of bdev_ftl_create, from now on; None: not given any more."""
     once: Mapping[str, Any] = field(default_factory=dict)
     """For the one load that makes the change: what FtlMaker.load() takes beside."""
+    back: Mapping[str, Any] = field(default_factory=dict)
+    """Parameters with which it is loaded as it was, where this fails, although media may show the change already."""
+    late: bool = False
+    """A crash on the way is to find the parameters as they were: they are saved when it is loaded so."""
 
     def applied(self, params: Mapping[str, Any]) -> dict[str, Any]:
         """The parameters as they are with it."""

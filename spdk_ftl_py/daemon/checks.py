@@ -44,11 +44,13 @@ def zone_size_of(zone_capacity: int) -> int:
     return 1 << (zone_capacity - 1).bit_length()
 
 
-async def check_name(rpc: TargetRpc, name: str, device: UUID) -> None:
-    """Raises ExistsError where the target has a bdev of that name or uuid that is not ours."""
-    ours = await attached_as(rpc, name=name, device=device)
+async def check_name(rpc: TargetRpc, name: str, device: UUID, *, before: str | None = None) -> None:
+    """Raises ExistsError where the target has a bdev of that name or uuid that is not ours. before: its name until now,
+    where it is renamed."""
+    now = name if before is None else before
+    ours = await attached_as(rpc, name=now, device=device)
     for bdev in await get_bdevs(rpc):
-        if ours and bdev.name == name:
+        if ours and bdev.name == now:
             continue
         if name in bdev.names:
             raise ExistsError(
@@ -192,14 +194,14 @@ async def check_media(
         geometry=geometry,
     )
     if media.cache is not None and not params.get("force") and (loads is None or _begins_anew(found)):
-        await _check_cache_is_nobodys(reactor, media.cache, cache.name, loads, patience_s)
+        await check_cache_is_nobodys(reactor, media.cache, cache.name, loads, patience_s)
     return kind
 
 
 def _begins_anew(found: superblock.Found | None) -> bool:
-    """The FTL has given its cache up, and scrubs what it is given now."""
+    """The FTL has had no cache, or has given it up, and scrubs what it is given now."""
     told = found.superblock.content.get("nv_cache") if found is not None else None
-    return isinstance(told, dict) and not told.get("in_use")
+    return found is not None and not (isinstance(told, dict) and told.get("in_use"))
 
 
 class FtlThereError(ExistsError):
@@ -242,9 +244,14 @@ async def _check_no_remains(port: BlockPort, zones: list[Zone], base_name: str) 
             )
 
 
-async def _check_cache_is_nobodys(
-    reactor: ReactorLoop, device: _shim.BlockDevice, name: str, loads: UUID | None, patience_s: float
+async def check_cache_is_nobodys(
+    reactor: ReactorLoop,
+    device: _shim.BlockDevice,
+    name: str,
+    loads: UUID | None,
+    patience_s: float = BUSY_PATIENCE_S,
 ) -> None:
+    """Raises ExistsError where there is somebody's data, other than of the FTL that loads."""
     port = BlockPort(reactor, device, name=name, patience_s=patience_s)
     try:
         owner = await owner_of(port)

@@ -57,6 +57,12 @@ class Dependents:
                 check_call(call, "dependents")
             self.replace(record["calls"], pending=record.get("pending") is True)
 
+    def renamed(self, name: str) -> None:
+        """The FTL is, and nothing stands on it: what is known is of the name it had."""
+        self._name = name
+        if self.calls:
+            self.replace([], pending=False)
+
     def replace(self, calls: Sequence[Call], *, pending: bool) -> None:
         """Instead of those before."""
         self.calls = list(calls)

@@ -29,10 +29,12 @@ from .base_watch import BaseWatch
 from .changes import Change, Changes
 from .checks import Media, check_media, check_name, optimal_open_zones, split_address
 from .dependents import Dependents
+from .device_state import DeviceState as DeviceState
 from .export_nqn import export_nqn
 from .failed_flushes import RETRY_GROWTH, RETRY_MAX_S, RETRY_MIN_S, FailedFlushes
 from .front import Export, Front
 from .ftl_maker import FtlMaker
+from .ordered_device import OrderedDevice
 from .owed import make_room, settle_alarms
 from .session_keys import SessionKeys, drop_all, psk_path
 from .target_bdev import TargetBdev
@@ -58,22 +60,7 @@ class _Ended(enum.Enum):
     """It is to be loaded again, changed."""
 
 
-class DeviceState(enum.Enum):
-    """DEFERRED ⇄ CREATING → ONLINE ⇄ WAITING; FAILED from any of them; DELETING from any but CREATING (a
-    creation that nobody waits for is ended first, and is DEFERRED then)."""
-
-    DEFERRED = "deferred"
-    """Its base bdev does not exist yet."""
-    CREATING = "creating"
-    ONLINE = "online"
-    WAITING = "waiting"
-    """Its base was lost: I/O waits, up to the time-out, and the device loads again when the base is back."""
-    FAILED = "failed"
-    """I/O fails; what it claimed it still has, until it is deleted."""
-    DELETING = "deleting"
-
-
-class ManagedDevice:
+class ManagedDevice(OrderedDevice):
     """An FTL as bdev_ftl_create asked for it; params are validated, with defaults filled in."""
 
     def __init__(
@@ -140,6 +127,12 @@ class ManagedDevice:
         """DEFERRED or WAITING: what the last attempt found."""
         self._failed_flushes = FailedFlushes()
         self._changes = Changes()
+        self._attach_soon = asyncio.Event()
+        self._target_turn = asyncio.Lock()
+        self.settings_turn = asyncio.Lock()
+        """Held by who changes settings: each begins with what the one before has left."""
+        self._saved_params: dict[str, Any] | None = None
+        """Those in the state file, where they are not what counts here yet."""
         self._rpc = identity.rpc(self.target)
         self._link = BaseLink(self._rpc, params, self.uuid, identity)
         self._maker = FtlMaker(
@@ -265,6 +258,7 @@ class ManagedDevice:
         await self._front.listen(self.listen, port_before)
         self.ftl = ftl = await (self._load(media) if self.loads else self._make(media))
         self.loads = not self.no_data
+        self._gave_cache_up()
         if self.no_data:
             log.warning("%s: with no_data nothing that is written is kept or verified; for benchmarks only", self)
         self.conf = ftl.conf
@@ -404,7 +398,12 @@ class ManagedDevice:
     async def _attach_again(self) -> None:
         """The target may be slow to take the FTL as a bdev again; hosts of the export don't wait for that."""
         delay_s = RETRY_MIN_S
-        while self.attachment is None and not self.params["no_attach"]:
+        while not self.params["no_attach"]:
+            if self.attachment is not None:
+                self._attach_soon.clear()
+                await self._attach_soon.wait()
+                delay_s = RETRY_MIN_S
+                continue
             await asyncio.sleep(delay_s)
             delay_s = min(delay_s * RETRY_GROWTH, RETRY_MAX_S)
             try:
@@ -415,20 +414,6 @@ class ManagedDevice:
                 self.error = None
                 self.changed()
 
-    async def change(self, change: Change) -> None:
-        """Halts the FTL cleanly, and loads it again, changed. Hosts notice a pause. Returns when it runs.
-
-        Raises BusyError where it does not run now, or is being changed already; else what kept it from being halted or
-        loaded so: then it is as it was, or waits for its base.
-        """
-        if self.ftl is None or self.state is not DeviceState.ONLINE or self.ftl.state is not FtlState.RUNNING:
-            reason = f": {self.error}" if self.error else ""
-            raise BusyError(f"FTL bdev {self.name} is {self.describe()['state']}{reason}; {change.what} has to wait")
-        if self.no_data:
-            raise ParameterError(f"FTL bdev {self.name} was made with no_data, so it can't be loaded again changed")
-        FtlConf.from_dict(given_settings(change.applied(self.params))).check()
-        await self._changes.ask(change)
-
     async def _load_changed(self) -> bool:
         """False: it has to be loaded as it was. Whoever asked knows why."""
         change = self._changes.take()
@@ -437,16 +422,21 @@ class ManagedDevice:
             if not halted:
                 return False
             before = dict(self.params)
+            self._saved_params = before if change.late else None
             try:
-                self._set_params(change.applied(before))
-                # Before it counts: whoever comes after a crash loads it so, or as it was.
-                self.on_change()
+                self.set_params(change.applied(before))
+                if not change.late:
+                    # Before it counts: whoever comes after a crash loads it so, or as it was.
+                    self.on_change()
                 await self._return_to_base(change.once)
             except BaseException:
-                self._set_params(before)
-                with contextlib.suppress(FtlError):
-                    self.on_change()
+                # Once hosts are served by what is changed, that is what there is.
+                self._saved_params = None
+                if not self._front.serving:
+                    self.set_params({**before, **change.back})
+                self.on_change_behind()
                 raise
+            self._saved_params = None
         except (FtlError, OSError) as error:
             told = error.message if isinstance(error, FtlError) else str(error)
             self.error = f"{change.what}: not done: {told}"
@@ -459,14 +449,6 @@ class ManagedDevice:
         log.info("%s: %s: done", self, change.what)
         self._changes.done()
         return True
-
-    def _set_params(self, params: dict[str, Any]) -> None:
-        """In place: those that go by them have them too. Raises ConfError, ParameterError."""
-        settings = given_settings(params)
-        FtlConf.from_dict(settings).check()
-        for mine, new in ((self.params, params), (self.settings, settings)):
-            mine.clear()
-            mine.update(new)
 
     async def _halt_to_change(self, change: Change) -> bool:
         """I/O waits from now on, and what had been accepted is on media. Raises BusyError where that can't be had in
@@ -534,15 +516,21 @@ class ManagedDevice:
     async def _return_to_base(self, once: Mapping[str, Any] | None = None) -> None:
         await self._link.claim(again=True)
         self.ftl = await self._load(await self._connect(), once)
-        self.conf = self.ftl.conf
+        self.took_conf()
         if (self.ftl.restored or {}).get("lossy"):
             # Queues that are there already know nothing of it.
             await self._front.disconnect_hosts()
         self._front.set_core(self.ftl.core)
+        self._gave_cache_up()
         assert self._hold_timer is not None
         self._hold_timer.cancel()
         self._sweep()
         await self._try_attach()
+
+    def _gave_cache_up(self) -> None:
+        """Once: the superblock says so now, and another cache may come."""
+        if self.params.get("without_cache"):
+            self.params["without_cache"] = False
 
     def _sweep(self) -> None:
         """The core before this one goes when the last write that was received into its memory is done."""
@@ -596,6 +584,9 @@ class ManagedDevice:
             raise BusyError(f"FTL bdev {self.name} is still being created: delete it when that is done")
         before = self._state_before = self.state
         self.state = DeviceState.DELETING
+        async with self._target_turn:
+            # What stands in the target is known behind it.
+            pass
         if self._life is not None:
             await end_tasks([self._life])
         if before is not DeviceState.ONLINE:
@@ -787,7 +778,7 @@ class ManagedDevice:
             "target": self.target,
             "state": state.value,
             "loads": self.loads,
-            "params": self.params,
+            "params": self._saved_params or self.params,
             "params_are_as_given": True,
             "export": None if export is None else [export.nqn, export.traddr, export.trsvcid],
             "allowed": self.admission.to_record(),

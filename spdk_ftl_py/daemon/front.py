@@ -4,13 +4,14 @@ away. Stays as long as the device does."""
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any, Final
 from uuid import UUID
 
 from .. import _shim
-from ..errors import FtlError, PathError
+from ..errors import BusyError, FtlError, PathError
+from ..ftl.media.blockdev import BlockPort
 from ..nvme.target.allowed_hosts import AllowedHosts
 from ..nvme.target.connected_hosts import ConnectedHosts, HostKey
 from ..nvme.target.connection_log import ConnectionLog
@@ -19,6 +20,7 @@ from ..nvme.target.peers import PeerLimits
 from ..nvme.target.subsystem import Subsystem
 from ..nvme.wire import Status
 from ..runtime.reactor import ReactorLoop
+from ..runtime.tasks import end_tasks
 from ..spdk.attach import export_nguid
 from .base import DeferredError
 from .export_sockets import ExportSockets
@@ -26,6 +28,8 @@ from .export_sockets import ExportSockets
 EXPORT_MODEL: Final = "spdk-ftl-py FTL"
 EXPORT_NSID: Final = 1
 EMPTY_POLL_S: Final = 0.005
+TRIM_BLOCKS: Final = 1 << 18
+"""Of a trim of the daemon's own, at a time: a host may ask for more, and others wait no longer for it."""
 _SERIAL_NUMBER_MAX: Final = 20
 
 
@@ -78,6 +82,8 @@ class Front:
         """Host identifiers under which the target came while the base was there. Each process of a target has its
         own."""
         self._started = False
+        self._own: set[asyncio.Task[None]] = set()
+        """What the daemon itself has under way on the reactor."""
 
     async def start(self) -> None:
         """Idempotent."""
@@ -170,7 +176,8 @@ class Front:
         gate = self.gate
         assert gate is not None
         until = asyncio.get_running_loop().time() + timeout_s
-        while not gate.sweep():
+        # Data of writes that are held since may lie in the core's memory, which stays until they are written.
+        while not gate.emptied():
             if asyncio.get_running_loop().time() >= until:
                 return False
             await asyncio.sleep(EMPTY_POLL_S)
@@ -180,6 +187,11 @@ class Front:
         """I/O fails from now on, until there is another core."""
         if self.gate is not None:
             self.gate.fail(Status.PATH_ERROR)
+
+    @property
+    def serving(self) -> bool:
+        """I/O goes to a core."""
+        return self.gate is not None and self.gate.state == "open"
 
     async def disconnect_hosts(self) -> None:
         """They may come back at once."""
@@ -208,4 +220,45 @@ class Front:
 
     async def stop(self) -> None:
         """Behind close_export(), and when nothing is on the reactor any more. Idempotent."""
+        # What is held at the gate would be for ever.
+        self.fail()
+        await end_tasks(self._own)
         await self.reactor.stop()
+
+    # --- I/O of the daemon's own
+
+    async def run_own(self, work: Coroutine[Any, Any, None]) -> None:
+        """To its end, also where who waits for it goes; ended before the reactor stops."""
+        task = asyncio.ensure_future(work)
+        self._own.add(task)
+        task.add_done_callback(self._own_ended)
+        try:
+            await asyncio.shield(task)
+        except asyncio.CancelledError:
+            if task.cancelled():
+                raise BusyError(f"{self.reactor.name} is let go of: not done") from None
+            raise
+
+    def _own_ended(self, task: asyncio.Task[None]) -> None:
+        self._own.discard(task)
+        # Whoever asked may have hung up.
+        if not task.cancelled():
+            task.exception()
+
+    async def trim(self, lba: int, block_count: int) -> None:
+        """As a host's Dataset Management, with a Flush behind it: held while the base is away, and durable when it
+        returns. Raises MediaError; then some of it may be trimmed."""
+        gate = self.gate
+        assert gate is not None
+        port = BlockPort(self.reactor, gate, name=self.reactor.name, patience_s=0)
+        try:
+            for first in range(lba, lba + block_count, TRIM_BLOCKS):
+                await port.deallocate(first, min(TRIM_BLOCKS, lba + block_count - first))
+            await port.flush()
+        finally:
+            await port.close()
+
+    def set_io_channels(self, most: int) -> None:
+        """Queues of hosts, together: for those that connect from now on."""
+        if self._subsystem is not None:
+            self._subsystem.max_io_qpairs = most

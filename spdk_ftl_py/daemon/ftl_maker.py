@@ -9,6 +9,7 @@ from typing import Any
 from uuid import UUID
 
 from ..conf import FtlConf
+from ..errors import NotFoundError
 from ..ftl import creation, loading
 from ..ftl.cache.nv_cache_keeper import CacheMissingError
 from ..ftl.device import FtlDevice
@@ -42,10 +43,22 @@ class FtlMaker:
         self._progress = progress
         self._on_lossy = on_lossy
 
-    async def load(self, reactor: ReactorLoop, media: Media, *, grow: bool = False, force: bool = False) -> FtlDevice:
-        """grow: onto all of the base; force: whatever stands there. Raises what loading.load() does, and DeferredError
+    async def load(
+        self,
+        reactor: ReactorLoop,
+        media: Media,
+        *,
+        grow: bool = False,
+        force: bool = False,
+        without_cache: bool = False,
+        cache_scrubbed: bool = False,
+    ) -> FtlDevice:
+        """grow: onto all of the base; force: whatever stands there. without_cache: whatever the parameters say.
+        cache_scrubbed: the cache is a new one, scrubbed already. Raises what loading.load() does, and DeferredError
         where the cache may be there in a moment."""
         cache = self._params.get("cache")
+        if cache_scrubbed and media.cache is None:
+            raise NotFoundError(f"cache bdev {cache} does not exist any more: give another one")
         try:
             return await loading.load(
                 reactor,
@@ -56,7 +69,8 @@ class FtlMaker:
                 num_punits=self._params.get("num_punits"),
                 buffer_dir=self._buffer_dir,
                 cache=media.cache,
-                without_cache=bool(self._params.get("without_cache")),
+                without_cache=without_cache or bool(self._params.get("without_cache")),
+                cache_scrubbed=cache_scrubbed,
                 progress=self._progress,
                 on_lossy=self._on_lossy,
                 grow=Grow(force, functools.partial(self._foreign, reactor, media)) if grow else None,

@@ -29,6 +29,7 @@ from .config_rpcs import ConfigRpcs, normal_target
 from .device import PROBE_TIMEOUT_S, DeviceState, ManagedDevice
 from .front import Export
 from .growing import grow
+from .orders import Orders
 from .requester import requester
 from .saved import SavedFtl
 from .session_keys import drop_all, remove_stray_files
@@ -65,6 +66,7 @@ class Registry:
         self._saving: asyncio.Task[None] | None = None
         """Tries until what has happened is in the state file."""
         self._halting = False
+        self._orders = Orders(self)
         self._configs = ConfigRpcs(self, identity)
         self._started = time.monotonic()
 
@@ -82,6 +84,7 @@ class Registry:
             "bdev_ftl_remove_host": self.remove_host,
             "bdev_ftl_allow_any_host": self.allow_any_host,
             "bdev_ftl_get_hosts": self.get_hosts,
+            **self._orders.methods,
             "ftl_get_devices": self.get_devices,
             "ftl_get_daemon": self.get_daemon,
             "ftl_remove_buffers": self.remove_buffers,
@@ -454,7 +457,7 @@ class Registry:
 
     async def grow(self, params: dict[str, Any]) -> dict[str, Any]:
         """{"name", "num_blocks", "changed"} and, of one that the target has as a bdev, "target_num_blocks"."""
-        device = self._find_to_change(params)
+        device = self.find_to_change(params)
         work = grow(device, self._identity.rpc(device.target), force=bool(params.get("force")))
         # Whoever asked for it may have hung up: what stands in the target is not left half done.
         told = await asyncio.shield(asyncio.ensure_future(work))
@@ -462,7 +465,7 @@ class Registry:
         return told
 
     async def add_host(self, params: dict[str, Any]) -> bool:
-        device = self._find_to_change(params)
+        device = self.find_to_change(params)
         keys = (params.get("dhchap_key"), params.get("dhchap_ctrlr_key"), params.get("psk"))
         device.admission.add(params["host"], *keys)
         proof = (", with its key" if keys[0] else "") + (", by TLS" if keys[2] else "")
@@ -470,7 +473,7 @@ class Registry:
         return True
 
     async def remove_host(self, params: dict[str, Any]) -> bool:
-        device = self._find_to_change(params)
+        device = self.find_to_change(params)
         # Whoever asked for it may have hung up: its connections end all the same.
         await asyncio.shield(device.disallow_host(params["host"]))
         log.info(
@@ -479,7 +482,7 @@ class Registry:
         return True
 
     async def allow_any_host(self, params: dict[str, Any]) -> bool:
-        device = self._find_to_change(params)
+        device = self.find_to_change(params)
         allow: bool = params["allow_any_host"]
         await asyncio.shield(device.allow_any_host(allow))
         who = "any host" if allow else "no host that is not in its list"
@@ -489,7 +492,23 @@ class Registry:
     async def get_hosts(self, params: dict[str, Any]) -> dict[str, Any]:
         return self._find(params).tell_hosts()
 
-    def _find_to_change(self, params: dict[str, Any]) -> ManagedDevice:
+    def require_free(self, device: ManagedDevice, name: str) -> None:
+        """Raises ExistsError where another one has that name."""
+        other = self._devices.get((device.target, name))
+        if other is not None and other is not device:
+            raise ExistsError(
+                f"name {name}: there is an FTL bdev of that name ({other.state.value}, on the SPDK target at "
+                f"{other.target}): choose another"
+            )
+
+    def renamed(self, device: ManagedDevice, before: str) -> None:
+        """It has another name since a moment."""
+        if self._devices.get((device.target, before)) is device:
+            del self._devices[(device.target, before)]
+        self._devices[key_of(device)] = device
+
+    def find_to_change(self, params: dict[str, Any]) -> ManagedDevice:
+        """Raises NotFoundError, and where the device, or all of them, is being let go of, BusyError or FtlError."""
         if self._halting:
             raise FtlError("the daemon is halting", errno=errno.ESHUTDOWN)
         device = self._find(params)

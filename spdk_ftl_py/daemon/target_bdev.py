@@ -8,7 +8,9 @@ from uuid import UUID
 
 from ..errors import FtlError, TargetError
 from ..runtime.steps import Steps
-from ..spdk.attach import Attachment, attach, detach, detach_unclaimed
+from ..spdk.attach import Attachment, attach, attached_as, detach, detach_unclaimed
+from ..spdk.bdevs import find_bdev
+from ..spdk.claims import require_unclaimed
 from ..spdk.keyring import KeyPair
 from ..spdk.rpc import TargetRpc
 from .admission import Admission
@@ -35,8 +37,9 @@ class TargetBdev:
         dependents: Dependents,
     ) -> None:
         """dependents: of what stands on it; told before it is attached to a target that has nothing of it."""
+        self.name = name
+        """May be changed while nothing is attached."""
         self._rpc = rpc
-        self._name = name
         self._device = device
         self._admission = admission
         self._keys = keys
@@ -47,7 +50,7 @@ class TargetBdev:
         """A daemon before this one may have left it standing: undo() takes that back, whatever happens."""
         self._steps.on_undo(_KEYS, self._keys.drop)
         self._steps.on_undo(
-            "what a predecessor attached", lambda: detach(self._rpc, name=self._name, device=self._device)
+            "what a predecessor attached", lambda: detach(self._rpc, name=self.name, device=self._device)
         )
 
     @property
@@ -59,23 +62,29 @@ class TargetBdev:
         """What could not be undone. Idempotent."""
         return await self._steps.undo()
 
+    async def require_unused(self) -> None:
+        """Raises ClaimedError where somebody in the target uses the bdev."""
+        bdev = await find_bdev(self._rpc, self.name)
+        if bdev is not None and bdev.claimed and await attached_as(self._rpc, name=self.name, device=self._device):
+            await require_unclaimed(self._rpc, bdev, "FTL bdev")
+
     async def attach(self, front: Front) -> Attachment:
         """Of an export that is open. What still stands of it is taken over. One that came early is attached anew, so
         that whatever may stand on the bdev is looked for again; unless somebody has claimed it meanwhile, from whom it
         would be taken. Raises TargetError."""
         export = front.export
         assert export is not None
-        if front.came_early and await detach_unclaimed(self._rpc, name=self._name, device=self._device):
+        if front.came_early and await detach_unclaimed(self._rpc, name=self.name, device=self._device):
             log.warning(
                 "%s: the target at %s had attached it by itself, before its base was there: that is done again",
-                self._name,
+                self.name,
                 self._rpc.address,
             )
         front.came_early = False
         return await attach(
             self._rpc,
             self._steps,
-            name=self._name,
+            name=self.name,
             device=self._device,
             traddr=_ANY_ADDRESS.get(export.traddr, export.traddr),
             trsvcid=str(export.trsvcid),
@@ -92,5 +101,5 @@ class TargetBdev:
             self._admission.set_target_keys(self._keys.shared)
         except FtlError as error:
             # A successor would keep the target out, or not ask it for its proof.
-            raise TargetError(f"{self._name} is not attached: {error.message}", errno=error.errno) from error
+            raise TargetError(f"{self.name} is not attached: {error.message}", errno=error.errno) from error
         return pair

@@ -38,6 +38,10 @@ FAILED_FLUSHES_MAX: Final = 8
 """In a row, before resets or for the write buffer, after which the base counts as failed."""
 CLOSE_TIMEOUT_S: Final = 10.0
 CLOSE_INTERVAL_S: Final = 0.002
+_OF_THE_CORE: Final = (
+    *("lba_rsvd", "write_buffer_size", "band_thld", "max_reloc_qdepth", "nv_cache", "use_append", "verify_reads"),
+)
+"""Settings that a core is made with."""
 
 
 class DeviceState(enum.Enum):
@@ -83,6 +87,8 @@ class FtlDevice:
         self.name = name
         self.uuid = uuid
         self.conf = conf
+        self._conf_of_core = conf
+        self._conf_turn = asyncio.Lock()
         self.geometry = geometry
         self.block_count = geometry.block_count
         self.state = DeviceState.CREATING
@@ -200,6 +206,9 @@ class FtlDevice:
         self.scrub.stop()
         try:
             await self.scrub.ended()
+            async with self._conf_turn:
+                # Nothing follows the clean superblock.
+                pass
             if before is not DeviceState.FAILED:
                 self.core.refuse_writes()
                 await self._drain()
@@ -556,6 +565,41 @@ class FtlDevice:
     async def _stop_mending(self) -> None:
         while self._mending is not None and not self._mending.done():
             await asyncio.wait({self._mending})
+
+    # --- settings
+
+    def takes(self, conf: FtlConf) -> bool:
+        """Whether set_conf() will do; else it has to be loaded again with it."""
+        made = self._conf_of_core
+        same = all(getattr(conf, name) == getattr(made, name) for name in _OF_THE_CORE)
+        return same and conf.max_active_relocs <= made.max_active_relocs
+
+    async def set_conf(self, conf: FtlConf) -> None:
+        """conf: as check_geometry() returns it, and takes() it. The superblock has it before it counts. Raises
+        BusyError where it does not run, and FtlError where the superblock can't be written: then nothing is changed."""
+        async with self._conf_turn:
+            if self.state not in (DeviceState.RUNNING, DeviceState.READ_ONLY):
+                raise BusyError(f"{self.name} is {self.state.value}: its settings can't be changed now")
+            before, self.conf = self.conf, conf
+            try:
+                await self.write_superblock(clean=False)
+            except BaseException:
+                self.conf = before
+                raise
+            self._manager.set_conf(conf)
+            self.scrub.set_days(0 if self.no_data else conf.scrub_days)
+
+    async def rename(self, name: str) -> None:
+        """As the superblock has it from now on. Raises as set_conf()."""
+        async with self._conf_turn:
+            if self.state not in (DeviceState.RUNNING, DeviceState.READ_ONLY):
+                raise BusyError(f"{self.name} is {self.state.value}: it can't be renamed now")
+            before, self.name = self.name, name
+            try:
+                await self.write_superblock(clean=False)
+            except BaseException:
+                self.name = before
+                raise
 
     # --- what others want to know
 

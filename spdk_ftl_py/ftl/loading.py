@@ -53,12 +53,14 @@ async def load(
     buffer_dir: Path | None = None,
     cache: _shim.BlockDevice | None = None,
     without_cache: bool = False,
+    cache_scrubbed: bool = False,
     on_lossy: Callable[[], object] = lambda: None,
     grow: Grow | None = None,
 ) -> FtlDevice:
     """The FTL of that uuid, as it was when it was halted, or when whatever it was lost ended it. With the
     buffer_dir it had: as its hosts were told it is. A device that had it before, in this process, must be closed.
-    cache: the nv cache it has; without_cache: it is given up, and what it alone holds is lost. on_lossy is called
+    cache: the nv cache it has, or one that it is to have; cache_scrubbed: such a one, on which nothing verifies.
+    without_cache: it is given up, and what it alone holds is lost. on_lossy is called
     where writes that hosts did not flush may be lost, before anything says that this life of the FTL is over: a
     load that is repeated behind that does not know of it. grow: onto all that the base has got; without one, what its
     superblock does not name is left alone.
@@ -85,7 +87,7 @@ async def load(
                 buffer = files.read(superblock.incarnation, geometry.block_count)
             return buffer
 
-        read_cache = keeper.source(without_cache=without_cache, progress=report)
+        read_cache = keeper.source(without_cache=without_cache, scrubbed=cache_scrubbed, progress=report)
         found = await restore(
             port, uuid, settings=settings, num_punits=num_punits, progress=progress, sources=(read_buffer, read_cache)
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-from ..conf import FtlConf
+from ..conf import LIMIT_NAMES, FtlConf
 from .gc.spare_zones import SpareZones
 from .media.band import Band, Bands
 from .media.geometry import BLOCK_BYTES, Geometry
@@ -13,6 +13,26 @@ from .media.layout import FORMAT_VERSION
 
 READ_CRC_BYTES: Final = 2
 BANDS_TOLD_MAX: Final = 1024
+
+SETTINGS: Final = {
+    "invalid_thld": "percent",
+    "write_buffer_size": "bytes",
+    "band_thld": "percent",
+    "max_reloc_qdepth": "",
+    "max_active_relocs": "bands",
+    "user_io_pool_size": "",
+    "max_io_channels": "",
+    "reloc_policy": "",
+    "verify_reads": "",
+    "scrub_days": "days",
+}
+"""Parts of conf that may be changed while it runs, beside the limits, and their units."""
+
+ALWAYS: Final = {
+    "verbose_mode": "SPDK's: here all properties are told, always",
+    "prep_upgrade_on_shutdown": "SPDK's: here every clean halt leaves all on the base, for whatever version loads it",
+}
+"""Properties that SPDK's own FTL has, and that are true here whatever anybody says."""
 
 DESCRIPTIONS: Final = {
     "no_data": "For benchmarks: nothing that is written is kept or verified, and the FTL can't be loaded again",
@@ -33,7 +53,10 @@ def describe(
     """
     return [
         _one("superblock_version", FORMAT_VERSION),
-        *(_one(name, value, "", DESCRIPTIONS.get(name, "")) for name, value in state.items()),
+        *(
+            _one(name, value, SETTINGS.get(name, ""), DESCRIPTIONS.get(name, ""), read_only=name not in SETTINGS)
+            for name, value in state.items()
+        ),
         _one("block_size", BLOCK_BYTES, "bytes"),
         _one("num_blocks", geometry.block_count, "blocks", "Logical capacity"),
         _one("zone_size", geometry.zone_size, "blocks"),
@@ -56,12 +79,36 @@ def describe(
         ),
         _one("address_bits", geometry.address_bits),
         _one("conf", conf.to_dict()),
+        *_settings(conf, told=state),
         _one("base_device", _base_device(bands)),
     ]
 
 
-def _one(name: str, value: object, unit: str = "", desc: str = "") -> dict[str, object]:
-    entry: dict[str, object] = {"name": name, "value": value, "unit": unit, "desc": desc, "read-only": True}
+def _settings(conf: FtlConf, *, told: Mapping[str, Any]) -> list[dict[str, object]]:
+    """Each under the name by which bdev_ftl_set_property takes it; but for those that are told already."""
+    limits = []
+    for name in LIMIT_NAMES:
+        limit = conf.limits[name]
+        limits += [
+            _one(f"limit_{name}", limit.limit, "percent", read_only=False),
+            _one(f"limit_{name}_threshold", limit.thld, "bands", read_only=False),
+        ]
+    return [
+        *limits,
+        *(
+            _one(name, getattr(conf, name), unit, read_only=False)
+            for name, unit in SETTINGS.items()
+            if name not in told
+        ),
+        _one("overprovisioning", conf.lba_rsvd, "percent", "Decides the capacity"),
+        _one("use_append", conf.use_append, "", "Decides the size of batches"),
+        _one("allow_open_bands", conf.allow_open_bands, "", "Of this load alone"),
+        *(_one(name, True, "", desc) for name, desc in ALWAYS.items()),
+    ]
+
+
+def _one(name: str, value: object, unit: str = "", desc: str = "", *, read_only: bool = True) -> dict[str, object]:
+    entry: dict[str, object] = {"name": name, "value": value, "unit": unit, "desc": desc, "read-only": read_only}
     return {key: part for key, part in entry.items() if part != ""}
 
 

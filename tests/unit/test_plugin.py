@@ -159,7 +159,7 @@ async def test_the_built_in_commands_are_replaced_by_ours(world: World) -> None:
     assert [line for line in helped.out.splitlines() if "bdev_ftl_create" in line and "Create an FTL" in line]
     for method in PLUGIN_METHODS:
         assert method in helped.out
-    assert "bdev_ftl_unmap" not in helped.out
+    assert "FTL unmap" not in helped.out
     assert "bdev_malloc_create" in helped.out
 
 
@@ -223,6 +223,36 @@ async def test_create_sends_what_was_given_and_prints_name_and_uuid(tmp_path: Pa
         )
     ]
     assert world.target_calls == []
+
+
+async def test_scripts_for_spdks_own_ftl_and_for_that_of_2020_are_taken(tmp_path: Path, world: World) -> None:
+    target = {"target": str(tmp_path / "target")}
+    uuid = "b286d19a-0059-4709-abcd-9f7732b1567d"
+    spdks = "--l2p-dram-limit 512 --core-mask [0] -f"
+    its = {"l2p_dram_limit": 512, "core_mask": "[0]", "fast_shutdown": True}
+    for command, method, params in (
+        (f"bdev_ftl_create -b f -d B {spdks}", "bdev_ftl_create", {"name": "f", "base_bdev": "B", **its}),
+        ("construct_ftl_bdev -b f -d B -c C", "bdev_ftl_create", {"name": "f", "base_bdev": "B", "cache": "C"}),
+        ("bdev_ftl_delete -b f -f", "bdev_ftl_delete", {"name": "f", "fast_shutdown": True}),
+        ("delete_ftl_bdev -b f", "bdev_ftl_delete", {"name": "f"}),
+        (
+            f"bdev_ftl_load -b f -d B -u {uuid} -c C {spdks}",
+            "bdev_ftl_load",
+            {"name": "f", "base_bdev": "B", "uuid": uuid, "cache": "C", **its},
+        ),
+        ("bdev_ftl_unload -b f -f", "bdev_ftl_unload", {"name": "f", "fast_shutdown": True}),
+        ("bdev_ftl_unmap -b f --lba 0 --num-blocks 7", "bdev_ftl_unmap", {"name": "f", "lba": 0, "num_blocks": 7}),
+        (
+            "bdev_ftl_set_property -b f -p band_thld -v 80",
+            "bdev_ftl_set_property",
+            {"name": "f", "ftl_property": "band_thld", "value": "80"},
+        ),
+    ):
+        done = await world.rpc(*at(world, *command.split()))
+        assert (done.code, done.err) == (0, ""), command
+        called, sent = world.calls.pop()
+        assert called == method
+        assert sent.items() >= {**params, **target}.items()
 
 
 async def test_hosts_are_added_removed_listed_and_any_of_them_allowed_or_not(tmp_path: Path, world: World) -> None:

@@ -125,8 +125,11 @@ class NvCache:
         self._later: dict[int, NDArray[np.uint8]] = {}
 
     @classmethod
-    async def create(cls, port: BlockPort, uuid: UUID, progress: Progress | None = None) -> NvCache:
-        """Scrubs the device: nothing that was on it before verifies any more. The header is durable when it returns."""
+    async def create(
+        cls, port: BlockPort, uuid: UUID, progress: Progress | None = None, *, scrubbed: bool = False
+    ) -> NvCache:
+        """Scrubs the device: nothing that was on it before verifies any more. The header is durable when it returns.
+        scrubbed: that was done before, by this."""
         report = progress or (lambda step, part: None)
         device = port.device
         step = max(1, device.max_io_blocks)
@@ -139,7 +142,8 @@ class NvCache:
             await port.write(first, memoryview(zeroes)[: count * port.block_bytes])
             report("cache scrub", next(done) / len(firsts))
 
-        await side_by_side(scrub, firsts)
+        if not scrubbed:
+            await side_by_side(scrub, firsts)
         header = CacheHeader(
             uuid=uuid,
             id=secrets.token_bytes(ID_BYTES),

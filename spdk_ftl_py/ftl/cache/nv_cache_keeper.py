@@ -76,6 +76,7 @@ class CacheKeeper:
         self._cache: NvCache | None = None
         self._core: _shim.FtlCore | None = None
         self._anew = False
+        self._scrubbed = False
         self._told: dict[str, Any] | None = None
         self._giving_up: asyncio.Task[None] | None = None
         self._incomplete = False
@@ -113,22 +114,24 @@ class CacheKeeper:
         """A new, scrubbed cache. Raises DataNotKeptError and MediaError."""
         if self._port is not None:
             await require_retention(self._port, 0, what=self._bdev_told, remedy="use another bdev, or none")
-            self._cache = await NvCache.create(self._port, uuid, progress)
+            self._cache = await NvCache.create(self._port, uuid, progress, scrubbed=self._scrubbed)
             self._told = self._cache.to_dict()
 
-    def source(self, *, without_cache: bool, progress: Progress | None = None) -> HeldSource:
+    def source(self, *, without_cache: bool, scrubbed: bool = False, progress: Progress | None = None) -> HeldSource:
         """For restore(): raises NotFoundError or ParameterError where there is another cache than the superblock tells
-        of, or none, or one too many, and MediaError where it can't be read. without_cache: it is given up."""
+        of, or none, and MediaError where it can't be read. without_cache: it is given up. scrubbed: where it begins
+        anew, it need not be scrubbed."""
+        self._scrubbed = scrubbed
 
         async def read(superblock: Superblock, geometry: Geometry) -> HeldWrites | None:
             told = superblock.content.get("nv_cache")
             self._told = told if isinstance(told, dict) else None
             self._expect(superblock, without_cache)
-            if self._port is None or self._told is None:
+            if self._port is None:
                 return None
             self.check(geometry)
-            if not self._told.get("in_use"):
-                # It was given up: what it has is old.
+            if self._told is None or not self._told.get("in_use"):
+                # There was none, or it was given up: what is on this one is old.
                 self._anew = True
                 return None
             self._cache = await NvCache.open(self._port, superblock.uuid, self._told)
@@ -141,14 +144,11 @@ class CacheKeeper:
 
     def _expect(self, superblock: Superblock, without_cache: bool) -> None:
         told, uuid = self._told, superblock.uuid
-        if told is None:
-            if self._port is not None:
-                raise ParameterError(
-                    f"FTL {uuid} was created without an nv cache, and gets none later: leave the cache bdev out"
-                )
-        elif self._port is not None and without_cache:
+        if self._port is not None and without_cache:
             raise ParameterError("a cache bdev and without_cache: give one of them")
-        elif self._port is None and without_cache:
+        if told is None:
+            return
+        if self._port is None and without_cache:
             self.state = CacheState.GIVEN_UP
             self.failure = "the device was loaded without it"
         elif self._port is None and told.get("in_use"):

@@ -67,6 +67,7 @@ class BandManager:
         self._conf = conf
         self._buffer_blocks = buffer_blocks
         self._band_blocks = geometry.band_blocks
+        self._punits = geometry.punits
         self._shared = geometry.shared_stream
         self._selector = Selector(conf, geometry.punits)
         self._streams = (_shim.STREAM_USER,) if self._shared else (_shim.STREAM_USER, _shim.STREAM_RELOC)
@@ -87,6 +88,13 @@ class BandManager:
         self._woken: asyncio.Handle | None = None
 
     # --- what the device calls
+
+    def set_conf(self, conf: FtlConf) -> None:
+        """From now on; with the same geometry, and no more relocations at once than the core was made for."""
+        self._conf = conf
+        self.limits = Limits(conf)
+        self._selector = Selector(conf, self._punits)
+        self.wake()
 
     def start(self) -> None:
         """Opens the first band of each stream, and begins to watch. No order is given before."""

@@ -236,6 +236,11 @@ class Scrub:
         self._not_before = 0.0
         self.wake()
 
+    def set_days(self, scrub_days: int) -> None:
+        """From now on; a round under way goes on, at another pace."""
+        self.scrub_days = scrub_days
+        self.wake()
+
     def cancel(self) -> None:
         """A round that was ordered goes on at its own pace, or ends here, where conf has none. Idempotent."""
         if self._round is not None and self._round.ordered:

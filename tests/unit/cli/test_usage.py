@@ -65,6 +65,10 @@ NONSENSE: dict[str, tuple[str, ...]] = {
     "name": ("a/b", "a b", "a" * 64),
     "BASE_BDEV": ("a\nb", "a" * 256),
     "CACHE": ("a\nb", "a" * 256),
+    "CORE_MASK": ("a\nb", "a" * 256),
+    "FTL_PROPERTY": ("a\nb", "a" * 64),
+    "VALUE": ("a\nb", "a" * 256),
+    "NEW_NAME": ("a/b", "-", "a b", "a" * 64),
     "DHCHAP_KEY": ("relative", "/a\nb"),
     "DHCHAP_CTRLR_KEY": ("relative", "/a\nb"),
     "PSK": ("relative", "/a\nb"),
@@ -110,7 +114,18 @@ NONSENSE: dict[str, tuple[str, ...]] = {
 }
 """For each value, by its option, or else by what --help calls it: nonsense by itself. An empty one always is."""
 
-NEEDED = {"-b": "ftl0", "-d": "Nvme0n1", "--host": "nqn.2026-11.io.example:host"}
+NEEDED = {
+    "-b": "ftl0",
+    "-d": "Nvme0n1",
+    "--host": "nqn.2026-11.io.example:host",
+    "-u": UUID,
+    "-c": "Cache0",
+    "--lba": "0",
+    "--num-blocks": "1",
+    "-p": "band_thld",
+    "-v": "80",
+    "--new-name": "ftl1",
+}
 """So that an argument that is missing is not what is wrong."""
 
 
@@ -213,6 +228,13 @@ SENSE = {
     "remove-host": "-b ftl0 --host nqn.a",
     "allow-any-host": "-b ftl0 --no-allow-any-host",
     "remove-buffers": UUID,
+    "load": f"-b ftl0 -d x -u {UUID} -f --l2p-dram-limit 5 --core-mask [0]",
+    "unload": "-b ftl0 -f",
+    "unmap": "-b ftl0 --lba 0 --num-blocks 1",
+    "set-property": "-b ftl0 -p band_thld -v 80",
+    "set-cache": "-b ftl0 -c x",
+    "remove-cache": "-b ftl0",
+    "rename": "-b ftl0 --new-name ftl1",
     "save-config": "-s /t -o f",
 }
 

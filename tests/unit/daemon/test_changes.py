@@ -9,10 +9,13 @@ import pytest
 from spdk_ftl_py.daemon.changes import Change
 from spdk_ftl_py.errors import BusyError, ConfError, FtlError, MediaError
 from spdk_ftl_py.ftl.media.blockdev import BlockPort
-from unit.daemon.registry_rig import Daemon, World, create
+from spdk_ftl_py.runtime.reactor import ReactorLoop
+from unit.daemon.registry_rig import Daemon, World, connected, create
 from unit.nvme.nvme_loop import until
 
 BLOCKS = 16
+HOST_WRITERS = 32
+HOST_BLOCKS = 4
 
 
 class Writer:
@@ -67,6 +70,42 @@ async def test_hosts_notice_nothing_but_a_pause(here: World) -> None:
     written = [int.from_bytes(bytes(block[:8]), "little") for block in blocks]
     assert sorted(written) == list(range(last - BLOCKS + 1, last + 1))
     await port.close()
+    await daemon.halt()
+
+
+async def test_data_that_arrive_meanwhile_do_not_keep_it_from_being_changed(
+    here: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They may have been received into the memory of the core that is halted."""
+    monkeypatch.setattr("spdk_ftl_py.daemon.device.EMPTY_TIMEOUT_S", 2.0)
+    daemon = await here.start()
+    await create(here, daemon)
+    controller = await connected(here, daemon)
+    async with ReactorLoop("host", spin_us=0) as reactor:
+        (namespace,) = await controller.namespaces()
+        port = BlockPort(reactor, await controller.create_io_qpair(reactor, namespace), name="host")
+        written = [0] * HOST_WRITERS
+        ended = False
+
+        async def write(writer: int) -> None:
+            while not ended:
+                number = written[writer] + 1
+                content = number.to_bytes(8, "little") * 512 * HOST_BLOCKS
+                await port.write(writer * HOST_BLOCKS, content)
+                written[writer] = number
+
+        writers = [asyncio.ensure_future(write(writer)) for writer in range(HOST_WRITERS)]
+        for _ in range(4):
+            before = list(written)
+            await until(lambda: all(now > was for now, was in zip(written, before, strict=True)))  # noqa: B023
+            await daemon.managed().change(Change("a new life"))
+        ended = True
+        await asyncio.gather(*writers)
+        for writer, number in enumerate(written):
+            for block in await port.read(writer * HOST_BLOCKS, HOST_BLOCKS):
+                assert bytes(block) == number.to_bytes(8, "little") * 512
+        await port.close()
+        await controller.close()
     await daemon.halt()
 
 

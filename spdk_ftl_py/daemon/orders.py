@@ -1,0 +1,242 @@
+"""RPCs that change an FTL while it is there, and the names that SPDK's releases have for what bdev_ftl_create and
+bdev_ftl_delete do."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Any, Protocol
+
+from .. import schema
+from ..conf import FtlConf, given_settings
+from ..errors import BusyError, FtlError, ParameterError
+from ..ftl.cache.nv_cache import check_cache
+from ..ftl.cache.nv_cache_keeper import CacheState
+from ..ftl.device import FtlDevice
+from ..ftl.media.superblock_content import merge_conf
+from ..spdk.bdevs import find_bdev
+from ..text import show_name
+from .changes import Change
+from .checks import find_cache
+from .device import DeviceState, ManagedDevice
+from .requester import requester
+from .settings import given, with_setting
+
+Method = Callable[[dict[str, Any]], Awaitable[Any]]
+
+log = logging.getLogger(__name__)
+
+
+class DevicesOfDaemon(Protocol):
+    """What of the registry is needed."""
+
+    async def create(self, params: dict[str, Any]) -> Any: ...
+    async def delete(self, params: dict[str, Any]) -> Any: ...
+    def find_to_change(self, params: dict[str, Any]) -> ManagedDevice: ...
+    def require_free(self, device: ManagedDevice, name: str) -> None:
+        """Raises ExistsError where another one has that name."""
+
+    def renamed(self, device: ManagedDevice, before: str) -> None:
+        """It has another name since a moment."""
+
+
+class Orders:
+    """``methods`` by RPC name, for the registry's."""
+
+    def __init__(self, devices: DevicesOfDaemon) -> None:
+        self._devices = devices
+        self._under_way: set[asyncio.Task[Any]] = set()
+
+    @property
+    def methods(self) -> dict[str, Method]:
+        return {
+            "construct_ftl_bdev": self._devices.create,
+            "delete_ftl_bdev": self._devices.delete,
+            "bdev_ftl_load": self.load,
+            "bdev_ftl_unload": self._devices.delete,
+            "bdev_ftl_unmap": self.unmap,
+            "bdev_ftl_set_property": self.set_property,
+            "bdev_ftl_set_cache": self.set_cache,
+            "bdev_ftl_remove_cache": self.remove_cache,
+            "bdev_ftl_rename": self.rename,
+        }
+
+    async def load(self, params: dict[str, Any]) -> Any:
+        if not int(params["uuid"].replace("-", ""), 16):
+            raise ParameterError("bdev_ftl_load: uuid is the nil UUID, which no FTL has: give that of the FTL")
+        return await self._devices.create(schema.load("bdev_ftl_create").validate(params))
+
+    async def unmap(self, params: dict[str, Any]) -> bool:
+        device, _ = self._online(params, "trimmed")
+        lba, block_count = params["lba"], params["num_blocks"]
+        size = device.describe()["num_blocks"]
+        if lba + block_count > size:
+            raise ParameterError(
+                f"bdev_ftl_unmap: {block_count} blocks from block {lba} on are beyond the end of FTL bdev "
+                f"{device.name}, which has {size} blocks of 4096 B"
+            )
+        await device.trim(lba, block_count)
+        log.info("%s: %d blocks from %d on trimmed, asked for by %s", device, block_count, lba, requester())
+        return True
+
+    # --- settings
+
+    async def set_property(self, params: dict[str, Any]) -> bool:
+        name, value = params["ftl_property"], given(params["ftl_property"], params["value"])
+        device, _ = self._online(params, "changed")
+        if value is not None:
+            await self._to_its_end(self._set(device, name, value))
+            log.info("%s: %s is %s now, asked for by %s", device, name, show_name(str(value)), requester())
+        return True
+
+    async def _set(self, device: ManagedDevice, name: str, value: Any) -> None:
+        async with device.settings_turn:
+            ftl = _running(device, "changed")
+            change = Change(f"setting {name}", with_setting(device.params, name, value))
+            settings = given_settings(change.applied(device.params))
+            FtlConf.from_dict(settings).check()
+            conf = merge_conf(ftl.conf, settings).check_geometry(ftl.geometry)
+            if ftl.takes(conf):
+                await self._set_at_once(device, ftl, change, conf)
+            else:
+                await device.change(change)
+
+    @staticmethod
+    async def _set_at_once(device: ManagedDevice, ftl: FtlDevice, change: Change, conf: FtlConf) -> None:
+        before = dict(device.params)
+        try:
+            device.set_params(change.applied(before))
+            # Before it counts. A crash in between: the state file goes before the superblock.
+            device.on_change()
+            await ftl.set_conf(conf)
+        except BaseException:
+            device.set_params(before)
+            device.on_change_behind()
+            raise
+        device.took_conf()
+
+    # --- cache
+
+    async def set_cache(self, params: dict[str, Any]) -> bool:
+        device, _ = self._online(params, "changed")
+        await self._to_its_end(self._set_cache(device, params["cache"], force=params["force"]))
+        log.info("%s: its nv cache is %s now, asked for by %s", device, show_name(params["cache"]), requester())
+        return True
+
+    async def remove_cache(self, params: dict[str, Any]) -> bool:
+        device, _ = self._online(params, "changed")
+        await self._to_its_end(self._remove_cache_in_turn(device))
+        log.info("%s: has no nv cache any more, asked for by %s", device, requester())
+        return True
+
+    async def _set_cache(self, device: ManagedDevice, name: str, *, force: bool) -> None:
+        async with device.settings_turn:
+            ftl = _running(device, "changed")
+            in_use = _cache_in_use(device, ftl)
+            if in_use and device.params.get("cache") == name:
+                return
+            if device.no_data:
+                raise ParameterError("no_data keeps nothing, so it needs no nv cache")
+            # All that can be known is known before anything is done.
+            params = {**device.params, "cache": name}
+            base = await find_bdev(device.target_rpc, device.params["base_bdev"])
+            cache = await find_cache(device.target_rpc, params, base)
+            assert cache is not None
+            await device.require_unclaimed_cache(cache)
+            kind = check_cache(
+                cache.name,
+                base_name="" if base is None else base.name,
+                block_bytes=cache.block_bytes,
+                block_count=cache.block_count,
+                metadata_bytes=cache.metadata_bytes,
+                metadata_interleaved=cache.metadata_interleaved,
+                dif_type=cache.dif_type,
+                zoned=cache.zoned,
+                geometry=ftl.geometry,
+            )
+            if in_use:
+                await self._remove_cache(device)
+            # While it runs: of a large one it takes longer than hosts would wait.
+            await device.scrub_cache(cache, force=force)
+            await device.change(
+                Change(
+                    f"its new nv cache {name}",
+                    {"cache": name, "without_cache": None},
+                    {"cache_scrubbed": True},
+                    # Nothing has been accepted into it by then.
+                    back={"without_cache": True},
+                )
+            )
+            device.cache_kind = kind
+
+    async def _remove_cache_in_turn(self, device: ManagedDevice) -> None:
+        async with device.settings_turn:
+            _cache_in_use(device, _running(device, "changed"))
+            if device.params.get("cache") is not None:
+                await self._remove_cache(device)
+
+    @staticmethod
+    async def _remove_cache(device: ManagedDevice) -> None:
+        # Behind the clean halt nothing is in the cache alone; until the superblock has given it up, it is as it was.
+        await device.change(Change("the removal of its nv cache", {"cache": None}, {"without_cache": True}, late=True))
+        device.cache_kind = None
+
+    # --- name
+
+    async def rename(self, params: dict[str, Any]) -> bool:
+        device, _ = self._online(params, "renamed")
+        before, name = device.name, params["new_name"]
+        if name == before:
+            return True
+        await self._to_its_end(self._rename(device, name))
+        log.info("%s: was %s until now, renamed as asked for by %s", device, before, requester())
+        if device.attachment is None and not device.params["no_attach"]:
+            raise FtlError(
+                f"FTL bdev {before} is {name} now, but no bdev of its target yet: the daemon goes on trying "
+                f"({device.error or 'the target has not taken it'})"
+            )
+        return True
+
+    async def _rename(self, device: ManagedDevice, name: str) -> None:
+        async with device.settings_turn:
+            _running(device, "renamed")
+            self._devices.require_free(device, name)
+
+            def take(name: str) -> None:
+                self._devices.require_free(device, name)
+                before, device.name = device.name, name
+                device.params["name"] = name
+                self._devices.renamed(device, before)
+
+            await device.rename(name, take)
+
+    # ---
+
+    def _online(self, params: dict[str, Any], what: str) -> tuple[ManagedDevice, FtlDevice]:
+        device = self._devices.find_to_change(params)
+        return device, _running(device, what)
+
+    async def _to_its_end(self, work: Any) -> None:
+        """Whoever called may hang up: it goes on to one of its ends."""
+        task = asyncio.ensure_future(work)
+        self._under_way.add(task)
+        task.add_done_callback(self._under_way.discard)
+        await asyncio.shield(task)
+
+
+def _running(device: ManagedDevice, what: str) -> FtlDevice:
+    """Raises BusyError."""
+    if device.ftl is None or device.state is not DeviceState.ONLINE:
+        reason = f": {device.error}" if device.error else ""
+        raise BusyError(f"FTL bdev {device.name} is {device.state.value}{reason}; it can't be {what} now")
+    return device.ftl
+
+
+def _cache_in_use(device: ManagedDevice, ftl: FtlDevice) -> bool:
+    """Raises BusyError while it is being given up."""
+    if ftl.cache.state is CacheState.FAILING:
+        raise BusyError(
+            f"FTL bdev {device.name} is giving its nv cache up ({ftl.cache.failure}): try again in a moment"
+        )
+    return ftl.cache.state is CacheState.IN_USE

@@ -1,0 +1,57 @@
+"""What bdev_ftl_set_property can change: names, the values that strings stand for, and how parameters tell them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any, Final
+
+from .. import schema
+from ..conf import LIMIT_NAMES
+from ..errors import ParameterError
+from ..ftl.properties import ALWAYS, SETTINGS
+
+LIMITS: Final = tuple(f"limit_{name}{suffix}" for name in LIMIT_NAMES for suffix in ("", "_threshold"))
+FIXED: Final = {
+    "overprovisioning": "it decides the capacity: create the FTL anew",
+    "use_append": "it decides the size of batches: create the FTL anew",
+    "allow_open_bands": "it is of one load alone: delete the FTL, and load it with bdev_ftl_create -u UUID -o",
+}
+"""Settings that are so from the creation on, and what to do."""
+_NUMBER: Final = re.compile(r"-?[0-9]{1,20}")
+_SWITCHES: Final = {"true": True, "false": False, "on": True, "off": False}
+
+
+def given(name: str, value: str) -> Any:
+    """The value of a property that a string stands for, within the bounds that bdev_ftl_create has for it; None where
+    it is as that says already, and always. Raises ParameterError."""
+    if name in ALWAYS:
+        if value != "true":
+            raise ParameterError(f"bdev_ftl_set_property: {name} is always true here: {ALWAYS[name]}")
+        return None
+    if name in FIXED:
+        raise ParameterError(f"bdev_ftl_set_property: {name} can't be changed, {FIXED[name]}")
+    if name not in LIMITS and name not in SETTINGS:
+        known = ", ".join((*LIMITS, *SETTINGS))
+        raise ParameterError(f"bdev_ftl_set_property: no property {name!r} can be changed; there are {known}")
+    create = schema.load("bdev_ftl_create")
+    its = next(each for each in (*create.parameters, *create.parameter("conf").properties) if each.name == name)
+    if its.type == "boolean":
+        if value not in _SWITCHES:
+            raise ParameterError(f"bdev_ftl_set_property: {name} is {value!r}: must be true or false")
+        return _SWITCHES[value]
+    if its.type == "integer":
+        number = int(value) if _NUMBER.fullmatch(value) else None
+        assert its.minimum is not None
+        assert its.maximum is not None
+        if number is None or not its.minimum <= number <= its.maximum:
+            raise ParameterError(f"bdev_ftl_set_property: {name} is {value!r}: must be a number, {its.allowed}")
+        return number
+    if value not in its.choices:
+        raise ParameterError(f"bdev_ftl_set_property: {name} is {value!r}: must be one of {its.allowed}")
+    return value
+
+
+def with_setting(params: Mapping[str, Any], name: str, value: Any) -> dict[str, Any]:
+    """What of the parameters of bdev_ftl_create changes with it."""
+    return {name: value} if name in LIMITS else {"conf": {**(params.get("conf") or {}), name: value}}
