@@ -600,11 +600,7 @@ class ManagedDevice(OrderedDevice):
             raise BusyError(f"FTL bdev {self.name} is still being created: delete it when that is done")
         before = self._state_before = self.state
         self.state = DeviceState.DELETING
-        async with self._bdev.turn:
-            # What stands in the target is known behind it.
-            pass
-        if self._life is not None:
-            await end_tasks([self._life])
+        await self._end_life()
         if before is not DeviceState.ONLINE:
             self._front.fail()
         return await self._take_apart()
@@ -625,11 +621,18 @@ class ManagedDevice(OrderedDevice):
         """Halts the FTL cleanly for a successor, who takes over what stays in the target: it and other hosts see
         connections that end, and no error. Returns what could not be done. What is made with no_data, and half of a
         creation, are for take_down()."""
-        if self._life is not None:
-            await end_tasks([self._life])
+        await self._end_life()
         if self._hold_timer is not None:
             self._hold_timer.cancel()
         return await to_its_end(self._pause())
+
+    async def _end_life(self) -> None:
+        """First what keeps it attached, which a silent target may hold up; then somebody may still be renaming it: what
+        stands in the target is known behind that."""
+        if self._life is not None:
+            await end_tasks([self._life])
+        async with self._bdev.turn:
+            pass
 
     async def _pause(self) -> list[tuple[str, Exception]]:
         self._front.hold()
