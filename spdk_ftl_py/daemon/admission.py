@@ -85,6 +85,10 @@ class Admission:
         assert self.allowed.target is not None
         return self.allowed.target.nqn
 
+    def renamed(self, name: str) -> None:
+        """The FTL has another name: what is told of its hosts has it from now on."""
+        self._name = self.connections.name = name
+
     def is_target(self, hostnqn: str) -> bool:
         """It is the host NQN under which the target attaches the FTL."""
         return self.allowed.is_target(hostnqn)

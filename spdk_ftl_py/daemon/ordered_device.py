@@ -12,6 +12,7 @@ from ..ftl.device import DeviceState as FtlState
 from ..ftl.device import FtlDevice
 from ..spdk.bdevs import Bdev
 from ..spdk.rpc import TargetRpc
+from .admission import Admission
 from .attaching import KeptBdev
 from .base import BaseLink
 from .changes import Change, Changes
@@ -32,6 +33,7 @@ class OrderedDevice:
     conf: FtlConf
     no_data: bool
     error: str | None
+    admission: Admission
     dependents: Dependents
     _changes: Changes
     ftl: FtlDevice | None
@@ -134,3 +136,4 @@ class OrderedDevice:
         take(name)
         self._target_bdev.name = name
         self.dependents.renamed(name)
+        self.admission.renamed(name)

@@ -64,13 +64,17 @@ class ConnectionLog:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """name: what the log's lines begin with. remedy: gets the host's NQN as it is shown."""
-        self._prefix = f"{name}: " if name else ""
+        self.name = name
         self._remedy = remedy
         self._refusals: dict[tuple[str, str, str], _Refusal] = {}
         self._ended: deque[dict[str, Any]] = deque(maxlen=ENDED_MAX)
         # Strangers must not use up the lines of hosts that are let in.
         self._of_strangers = _Lines(clock)
         self._of_hosts = _Lines(clock)
+
+    @property
+    def _prefix(self) -> str:
+        return f"{self.name}: " if self.name else ""
 
     def connected(self, controller: LoggedController) -> None:
         self._of_hosts.write(

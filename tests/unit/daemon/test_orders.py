@@ -297,6 +297,7 @@ async def test_it_is_renamed_in_the_target_too_and_io_goes_on(here: World) -> No
     assert bdevs["other"]["uuid"] == uuid
     assert f"other-{uuid[:8]}n1" in bdevs
     assert (await daemon.device("other"))["attached"] is True
+    assert (await daemon.call("bdev_ftl_get_hosts", name="other"))["name"] == "other"
     with pytest.raises(NotFoundError, match="the daemon has: other"):
         await daemon.device("ftl0")
     (record,) = daemon.record()["devices"]
