@@ -132,6 +132,8 @@ def _remedy(difference: Difference, told: Mapping[str, Any]) -> str:
         return f" while it is {told['state']}: wait until it is online, or delete it"
     if difference.name.startswith(("conf.", "limit_")):
         return " by this daemon while it runs: change the plan, or delete it and apply again"
+    if difference.name == "cache":
+        return " by a plan: spdk-ftl set-cache and remove-cache do that; then apply again, or change the plan"
     return ": change the plan, or delete it first"
 
 
