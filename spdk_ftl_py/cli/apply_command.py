@@ -24,9 +24,9 @@ EXIT_NOT_YET: Final = 3
 _SIGNS: Final = {CREATE: "+", DELETE: "-"}
 
 _DESCRIPTION: Final = """\
-Make things as a plan says: which FTLs there are on which SPDK targets, and which hosts may connect to them. What is as
-the plan says is left alone, so it may be applied again and again, such as after each boot. Nothing is ever erased: an
-FTL that is on a base is loaded, and one is created only where there is nothing.
+Make FTLs, and the hosts that may connect to them, as a plan says, on any number of SPDK targets. The command changes
+only what differs from the plan, so apply it again and again, after each boot for instance. It never erases anything: it
+loads an FTL that is on a base, and creates one only where there is nothing.
 """
 _EPILOG: Final = """\
 a plan (YAML; JSON will do):
@@ -46,9 +46,9 @@ a plan (YAML; JSON will do):
   All keys: docs/provisioning.md and schemas/plan/plan.json. A key that is not known is an error, and so is a difference
   that can't be changed while an FTL runs (its base, say): then nothing is changed at all.
 
-exit codes: 0 all is as the plan says (--dry-run: what would be changed is shown), 1 failure (what was done is told;
-applied again, it goes on), 2 wrong usage, a plan with faults among it, 3 an FTL is not online yet (its base is not
-there, say: the daemon goes on waiting), or, with --check, something would be changed, 130 interrupted
+exit codes: 0 all is as the plan says, or --dry-run has shown what would be changed; 1 failure (the output says what was
+done; apply the plan again to go on); 2 wrong usage, or a fault in the plan; 3 an FTL is not online yet (its base is not
+there, say: the daemon goes on waiting), or, with --check, something would be changed; 130 interrupted
 """
 
 

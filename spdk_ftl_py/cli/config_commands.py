@@ -15,22 +15,22 @@ from ..errors import FtlError
 from .commands import add_socket, daemon_client, target_socket
 
 _SAVE: Final = """\
-Print the configuration of a target, as SPDK's own save_config does: without what the daemon makes in it, and with a
-section "ftl" that makes its FTLs, and what stands on them. The daemon remembers that, too.
+Print the configuration of a target, as SPDK's own save_config does, but without what the daemon made in it, and with a
+section "ftl" that brings back its FTLs and what stands on them. The daemon remembers what stands on them, too.
 """
 _SAVE_EPILOG: Final = """\
 Both start from that file, in any order:
   spdk_tgt -c FILE        (or spdk-ftl target -c FILE)
   spdk-ftl serve --config FILE
 
-Keys are in it by the path of their file, not by what they are.
+The file has the paths of key files, but no keys.
 
 exit codes: 0 success, 1 failure, 2 wrong usage
 """
 _LOAD: Final = """\
-Take the FTLs of a saved configuration: each is loaded as soon as its target and its base bdev are there, and what
-stands on it follows. One that is there already is left as it is, but for what it lacks of what stands on it. SPDK's
-part of the file is not looked at. Prints what was loaded, what was there, and what waits, as JSON.
+Take the FTLs of a saved configuration: the daemon loads each as soon as its target and base bdev are there, and then
+makes what stands on it. An FTL that the daemon has already keeps its settings; the daemon only makes what is missing of
+what stands on it. SPDK's part of the file is ignored. Prints what was loaded, what was there, and what waits, as JSON.
 """
 
 

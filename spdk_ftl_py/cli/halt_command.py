@@ -15,11 +15,11 @@ END_TIMEOUT_S: Final = 10.0
 """Once everything is undone, the process has little left to do."""
 
 _DESCRIPTION: Final = """\
-End the daemon: it halts every FTL cleanly and takes what is theirs out of the targets: bdevs, private subsystems, keys.
-What stands on such a bdev loses it. A signal (`systemctl stop`) leaves all of that standing for the next daemon, which
-takes it over. A daemon that starts again loads the FTLs either way; to be rid of one, delete it.
+End the daemon, and undo what it made in the targets: it halts every FTL cleanly, removes its bdevs, private subsystems
+and keys, and ends. What stands on such a bdev loses it. A signal (`systemctl stop`) leaves all of that in the targets
+for the next daemon, which takes it over. The next daemon loads the FTLs either way; to be rid of one, delete it.
 
-The next call of its control socket starts the daemon again where systemd has the socket: stop spdk-ftl.socket, too.
+Where systemd has the control socket, the next command starts the daemon again: stop spdk-ftl.socket, too.
 """
 _EPILOG: Final = """\
 exit codes: 0 all is halted and undone, 1 failure (what is left is on stderr; the daemon has ended all the same, and the
@@ -30,7 +30,7 @@ next one goes on with it), 2 wrong usage
 def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = subparsers.add_parser(
         "halt",
-        help="end the daemon, and take all that is its FTLs' out of the targets",
+        help="end the daemon, and take its FTLs out of the targets",
         description=_DESCRIPTION,
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,

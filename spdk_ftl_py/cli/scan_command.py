@@ -15,9 +15,9 @@ from .commands import TARGET_DEFAULT, add_socket, daemon_client, target_socket
 
 _GIB_BLOCKS: Final = 1 << 18
 _DESCRIPTION: Final = """\
-Tell which FTLs, and nv caches of FTLs, are on a bdev of a target: name, uuid, size, clean or not. It is only read, and
-nothing of that stays in the target. One that somebody has (another bdev, an export) can't be looked at; of those that
-the daemon's own FTLs are on, it tells their state.
+Tell which FTLs, and nv caches of FTLs, are on a bdev of a target: name, uuid, size, halted cleanly or not. It only
+reads the bdev, and leaves nothing in the target. It can't look at a bdev that somebody else has claimed (another bdev,
+an export); of the daemon's own FTLs it tells the state.
 """
 
 

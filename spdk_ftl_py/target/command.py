@@ -77,7 +77,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="JSON-RPC unix socket (default: %(default)s, as spdk_tgt)",
     )  # fmt: skip
     parser.add_argument(
-        "-c", "--config", metavar="FILE", type=text, help="apply a configuration saved by spdk-rpc save_config"
+        "-c",
+        "--config",
+        metavar="FILE",
+        type=text,
+        help="apply a configuration that spdk-rpc save_config, or spdk-ftl save-config, saved",
     )
     parser.add_argument(
         "--zns", action="append", default=[], metavar="SPEC", type=parsed(zns_call, without="--zns "),
