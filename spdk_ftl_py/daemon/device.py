@@ -11,7 +11,7 @@ from typing import Any, Final
 from uuid import UUID, uuid4
 
 from ..conf import FtlConf, given_settings
-from ..errors import BusyError, FlushDoubtError, FtlError, ParameterError, TargetError
+from ..errors import BusyError, FlushDoubtError, FtlError, MediaError, ParameterError, TargetError
 from ..ftl.device import DeviceState as FtlState
 from ..ftl.device import FtlDevice
 from ..ftl.load.write_buffer_file import BufferFile, buffer_files
@@ -281,7 +281,8 @@ class ManagedDevice(OrderedDevice):
         try:
             return await self._maker.load(self._front.reactor, media, **(once or {}))
         except FtlError as error:
-            unfit = as_unfit(error) if self._front.gate is not None else None
+            # A change that does not suit is no matter of the base.
+            unfit = as_unfit(error) if self._front.gate is not None and not once else None
             if unfit is None:
                 raise
             raise unfit from error
@@ -427,11 +428,13 @@ class ManagedDevice(OrderedDevice):
                 raise
             self._saved_params = None
         except (FtlError, OSError) as error:
-            told = error.message if isinstance(error, FtlError) else str(error)
-            self.error = f"{change.what}: not done: {told}"
-            log.error("%s: %s", self, self.error)
+            told = f"{change.what}: not done: {error.message if isinstance(error, FtlError) else error}"
+            log.error("%s: %s", self, told)
             self._changes.refuse(error)
-            return self.state is DeviceState.ONLINE
+            if self.state is DeviceState.ONLINE:
+                return True
+            self.error = told
+            return False
         self.error = None
         self.state = DeviceState.ONLINE
         self.changed()
@@ -457,10 +460,13 @@ class ManagedDevice(OrderedDevice):
         self._hold_timer = asyncio.get_running_loop().call_later(self._identity.peer_timeout_s, self._stop_holding)
         self.ftl = None
         try:
-            await ftl.halt()
-            self.hosts.flushed()
+            await halt_ftl(ftl, self._link)
         finally:
             await self._link.disconnect()
+        if not ftl.halted_cleanly:
+            # It failed meanwhile: a load has to see to what was accepted, without any change.
+            raise ftl.failure or MediaError(f"FTL bdev {self.name} has failed")
+        # Hosts stay connected: what they write from now on they are owed again.
         return True
 
     async def _wait_for_base(self) -> bool:
@@ -664,7 +670,8 @@ class ManagedDevice(OrderedDevice):
     async def _halt_ftl(self) -> None:
         if self.ftl is not None:
             await halt_ftl(self.ftl, self._link)
-            self.hosts.flushed()
+            if self.ftl.halted_cleanly:
+                self.hosts.flushed()
 
     # --- what it tells ---
 
@@ -727,20 +734,6 @@ class ManagedDevice(OrderedDevice):
         else:
             told["conf"] = self.conf.to_dict()
         return told
-
-    def stats(self) -> dict[str, Any]:
-        """For bdev_ftl_get_stats. Raises BusyError where there is no FTL yet."""
-        if self.ftl is None:
-            reason = f": {self.error}" if self.error else ""
-            raise BusyError(f"FTL bdev {self.name} is {self.state.value}{reason}; it has no statistics")
-        return {"name": self.name, **self.ftl.stats()}
-
-    def scrub(self, *, stop: bool) -> dict[str, Any]:
-        """For bdev_ftl_scrub. Raises BusyError where nothing can be read now."""
-        if self.ftl is None or self.state is not DeviceState.ONLINE:
-            reason = f": {self.error}" if self.error else ""
-            raise BusyError(f"FTL bdev {self.name} is {self.state.value}{reason}; it can't be scrubbed now")
-        return {"name": self.name, **self.ftl.order_scrub(stop=stop)}
 
     # --- hosts ---
 

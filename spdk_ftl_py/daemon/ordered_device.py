@@ -137,3 +137,17 @@ class OrderedDevice:
         self._target_bdev.name = name
         self.dependents.renamed(name)
         self.admission.renamed(name)
+
+    def stats(self) -> dict[str, Any]:
+        """For bdev_ftl_get_stats. Raises BusyError where there is no FTL yet."""
+        if self.ftl is None:
+            reason = f": {self.error}" if self.error else ""
+            raise BusyError(f"FTL bdev {self.name} is {self.state.value}{reason}; it has no statistics")
+        return {"name": self.name, **self.ftl.stats()}
+
+    def scrub(self, *, stop: bool) -> dict[str, Any]:
+        """For bdev_ftl_scrub. Raises BusyError where nothing can be read now."""
+        if self.ftl is None or self.state is not DeviceState.ONLINE:
+            reason = f": {self.error}" if self.error else ""
+            raise BusyError(f"FTL bdev {self.name} is {self.state.value}{reason}; it can't be scrubbed now")
+        return {"name": self.name, **self.ftl.order_scrub(stop=stop)}

@@ -92,6 +92,8 @@ class FtlDevice:
         self.geometry = geometry
         self.block_count = geometry.block_count
         self.state = DeviceState.CREATING
+        self.halted_cleanly = False
+        """Everything it has accepted is on media, and the superblock says so."""
         self.failed = asyncio.Event()
         """Set when the device has stopped serving (FAILED); ``failure`` says why."""
         self.failure: FtlError | None = None
@@ -215,6 +217,7 @@ class FtlDevice:
                 await self._stop_mending()
                 await self.cache.settled()
                 await self._finish_writing()
+                self.halted_cleanly = True
         finally:
             try:
                 await self._release()

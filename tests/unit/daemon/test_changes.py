@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 
 import pytest
 
@@ -162,3 +163,59 @@ async def test_one_at_a_time_and_none_of_what_does_not_run(here: World) -> None:
     with pytest.raises(FtlError, match="nothing is changed"):
         await changing
     await daemon.halt()
+
+
+async def test_hosts_that_stay_are_owed_the_truth_of_what_they_write_behind_it(here: World) -> None:
+    daemon = await here.start()
+    await create(here, daemon)
+    host = await connected(here, daemon)
+    device = daemon.managed()
+    (before,) = daemon.record()["devices"][0]["hosts"]["connected"]
+    await device.change(Change("nothing much"))
+    assert daemon.record()["devices"][0]["hosts"]["connected"] == [before]
+    assert [each.to_record() for each in device.hosts.alarm()] == [before], "its Flush would say that nothing is lost"
+    await host.close()
+    await daemon.halt()
+
+
+async def test_of_an_ftl_that_fails_while_it_is_halted_for_it_nothing_is_changed(
+    here: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it has accepted may be nowhere but in the buffer, or the cache that is to go."""
+    daemon = await here.start()
+    await create(here, daemon)
+    device = daemon.managed()
+    ftl = device.ftl
+    assert ftl is not None
+    loads: list[object] = []
+    load = device._maker.load
+
+    async def noted(*args: object, **once: object) -> object:
+        loads.append(once)
+        return await load(*args, **once)  # type: ignore[arg-type]
+
+    async def emptied(timeout_s: float) -> bool:
+        await ftl.abort("it breaks off right now")
+        return True
+
+    monkeypatch.setattr(device._maker, "load", noted)
+    monkeypatch.setattr(device._front, "emptied", emptied)
+    with pytest.raises(MediaError, match="it breaks off right now"):
+        await device.change(Change("what gives something up", {}, {"without_cache": True}))
+    await until(lambda: device.state.value == "online")
+    assert loads == [{}], "it is loaded as it was"
+    await daemon.halt()
+
+
+async def test_hosts_stay_known_where_an_ftl_that_has_failed_is_ended(here: World) -> None:
+    daemon = await here.start()
+    await create(here, daemon)
+    host = await connected(here, daemon)
+    device = daemon.managed()
+    (before,) = daemon.record()["devices"][0]["hosts"]["connected"]
+    await device._fail("it can't be mended")
+    await daemon.registry.halt()
+    assert daemon.record()["devices"][0]["hosts"]["connected"] == [before]
+    with contextlib.suppress(FtlError, OSError):
+        await host.close()
+    daemon.state.close()
