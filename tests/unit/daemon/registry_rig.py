@@ -194,7 +194,8 @@ async def world(folder: Path) -> AsyncIterator[World]:
         line.release()
         await line.close()
         await target.close()
-    assert asyncio.all_tasks() <= before
+    left = asyncio.all_tasks() - before
+    assert not left, left
 
 
 async def create(here: World, daemon: Daemon, name: str = "ftl0", **params: Any) -> Any:
