@@ -10,7 +10,7 @@ from typing import Final
 
 from ..errors import FtlError, ParameterError
 from ..plan.apply import Outcome, apply
-from ..plan.difference import CREATE, DELETE, Step
+from ..plan.difference import CREATE, DELETE, Changes, Step
 from ..plan.document import BYTES_MAX
 from ..plan.model import Plan, parse
 from ..text import shown
@@ -95,14 +95,18 @@ def run(args: argparse.Namespace) -> int:
         print(f"spdk-ftl: {shown(error.message)}", file=sys.stderr)
         return EXIT_USAGE
     dry_run = args.dry_run or args.check
-    outcome = apply(
-        daemon_client(args),
-        plan,
-        dry_run=dry_run,
-        prune=args.prune,
-        wait_s=args.wait,
-        progress=(lambda step: None) if args.json else _show_step,
-    )
+    try:
+        outcome = apply(
+            daemon_client(args),
+            plan,
+            dry_run=dry_run,
+            prune=args.prune,
+            wait_s=args.wait,
+            progress=(lambda step: None) if args.json else _show_step,
+        )
+    except FtlError as error:
+        # No daemon, say. Programs read standard output.
+        outcome = Outcome(Changes(), dry_run, error=shown(error.message))
     if args.json:
         print(json.dumps(outcome.to_dict(), indent=2), flush=True)
     elif dry_run and not outcome.changes.problems:

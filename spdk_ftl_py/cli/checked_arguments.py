@@ -7,6 +7,7 @@ import argparse
 import re
 from collections.abc import Callable, Mapping
 from typing import Any, Final
+from uuid import UUID
 
 from .. import schema
 from ..conf import FtlConf
@@ -52,6 +53,24 @@ def check_together(rpc: schema.RpcSchema, params: Mapping[str, Any]) -> None:
     """All of them, and what they say of the conf. Raises ParameterError."""
     rpc.check(dict(params))
     _check_conf(rpc, params)
+    if rpc.method == "bdev_ftl_create":
+        _check_terms(params)
+
+
+def _check_terms(params: Mapping[str, Any]) -> None:
+    """As Terms.take() of the daemon, with the names of options."""
+    new, given = params.get("new_uuid"), params.get("uuid")
+    if new is not None and not UUID(new).int:
+        raise ParameterError(
+            "argument --new-uuid: the nil UUID, which no FTL can have: choose another, or leave it out"
+        )
+    if new is not None and given is not None and UUID(given).int:
+        raise ParameterError("-u loads an FTL, --new-uuid is for one that is created: give one of them")
+    if params.get("load_or_create"):
+        if params.get("force"):
+            raise ParameterError("--force erases what is on the base, --load-or-create never does: give one of them")
+        if params.get("no_data"):
+            raise ParameterError("what --no-data makes can't be loaded again: leave --load-or-create out")
 
 
 def _check_conf(rpc: schema.RpcSchema, params: Mapping[str, Any]) -> None:

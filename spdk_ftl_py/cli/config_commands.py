@@ -6,12 +6,14 @@ import argparse
 import contextlib
 import json
 import os
+import sys
 from pathlib import Path
 from typing import Any, Final
 
 from .. import schema
 from ..client import target_address
 from ..errors import FtlError
+from ..text import shown
 from .commands import add_socket, daemon_client, target_socket
 
 _SAVE: Final = """\
@@ -84,10 +86,14 @@ def _save(args: argparse.Namespace) -> int:
 def _load(args: argparse.Namespace) -> int:
     from ..daemon.saved import read_file
 
-    params = {"config": read_file(Path(args.file))}
+    params = {"config": read_file(Path(args.file), tell=_tell)}
     result = daemon_client(args).call("ftl_load_config", _checked("ftl_load_config", args, params))
     print(json.dumps(result, indent=2))
     return 0
+
+
+def _tell(text: str) -> None:
+    print(f"spdk-ftl: {shown(text)}", file=sys.stderr)
 
 
 def _checked(method: str, args: argparse.Namespace, params: dict[str, Any]) -> dict[str, Any]:

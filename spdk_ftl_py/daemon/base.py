@@ -45,6 +45,7 @@ from ..spdk.exports import (
 from ..spdk.rpc import TargetRpc
 from .checks import check_base, check_cache_is_nobodys, find_cache
 from .export_sockets import ExportSockets
+from .own_bdevs import OwnBdevs
 from .probing import Prober
 from .session_keys import POLICY, SessionKeys, psk_path
 
@@ -114,6 +115,11 @@ class DaemonIdentity:
     def prober(self) -> Prober:
         """One for all FTLs."""
         return Prober(self.host_id)
+
+    @functools.cached_property
+    def own_bdevs(self) -> OwnBdevs:
+        """One for all FTLs."""
+        return OwnBdevs()
 
     def rpc(self, target: str) -> TargetRpc:
         return TargetRpc(target, user=self.target_user)
@@ -197,7 +203,9 @@ class BaseLink:
                 self._cache_stands = False
 
     async def require_unclaimed(self, bdev: Bdev, role: str) -> None:
-        """Raises ClaimedError where somebody else has it."""
+        """Raises ParameterError where it is an FTL of this daemon, or stands on one, and ClaimedError where somebody
+        else has it."""
+        await self._identity.own_bdevs.require_other(self._rpc, bdev, role)
         await require_unclaimed(self._rpc, bdev, f"{role} bdev", but_by=self._nqn(role))
 
     async def scrub_cache(self, reactor: ReactorLoop, cache: Bdev, *, force: bool) -> None:
@@ -226,6 +234,8 @@ class BaseLink:
 
     async def _check_base(self, base: Bdev, ours: str | None) -> None:
         """ours: None: it is to be claimed for the first time."""
+        if ours is None:
+            await self._identity.own_bdevs.require_other(self._rpc, base, "base")
         try:
             check_base(base, self._params)
         except FtlError as error:
@@ -241,6 +251,8 @@ class BaseLink:
             raise AwayError(error.message) from error
 
     async def _check_cache(self, cache: Bdev, ours: str | None) -> None:
+        if ours is None:
+            await self._identity.own_bdevs.require_other(self._rpc, cache, "cache")
         try:
             await require_unclaimed(self._rpc, cache, "cache bdev", but_by=ours)
         except ClaimedError as error:

@@ -38,9 +38,12 @@ class Changes:
         self.wanted = asyncio.Event()
         self._change: Change | None = None
         self._outcome: asyncio.Future[None] | None = None
+        self._closed: Exception | None = None
 
     async def ask(self, change: Change) -> None:
-        """Returns when it is done. Raises BusyError while there is another, and what refuse() is given."""
+        """Returns when it is done. Raises BusyError while there is another, and what refuse() or close() is given."""
+        if self._closed is not None:
+            raise self._closed
         if self._outcome is not None and not self._outcome.done():
             assert self._change is not None
             raise BusyError(f"{self._change.what} is under way: try again when that is done")
@@ -67,3 +70,8 @@ class Changes:
             self._outcome.set_exception(error)
             # Who asked may have hung up.
             self._outcome.exception()
+
+    def close(self, error: Exception) -> None:
+        """The life of the device is over: as refuse(), and whoever asks from now on gets that error at once."""
+        self._closed = error
+        self.refuse(error)

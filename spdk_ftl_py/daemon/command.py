@@ -202,7 +202,8 @@ def _saved(path: Path) -> Sequence[SavedFtl]:
     from .config_rpcs import normal_target
     from .saved import read_file, read_section
 
-    return read_section(read_file(path, safe=True), f"configuration {path}", normal=normal_target)
+    entries = read_file(path, safe=True, tell=log.warning)
+    return read_section(entries, f"configuration {path}", normal=normal_target)
 
 
 def _nqn_template(template: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Mapping
 from typing import Any, Final, Protocol
@@ -27,18 +28,26 @@ class Growable(Protocol):
     uuid: UUID
     params: dict[str, Any]
     ftl: FtlDevice | None
+    settings_turn: asyncio.Lock
 
     @property
     def nqn(self) -> str: ...
     async def change(self, change: Change) -> None: ...
+    def turn_in_target(self) -> asyncio.Lock: ...
 
 
 async def grow(device: Growable, rpc: TargetRpc, *, force: bool) -> dict[str, Any]:
-    """What bdev_ftl_grow answers. rpc: of its target. force: whatever stands where the base has grown is erased.
+    """What bdev_ftl_grow answers. Waits for other changes. rpc: of its target. force: whatever stands where the
+    base has grown is erased.
 
     Raises what ManagedDevice.change() does, NotFoundError and TargetError where the base can't be asked for its size,
     and GeometryError where that is less than the FTL has.
     """
+    async with device.settings_turn:
+        return await _grow(device, rpc, force=force)
+
+
+async def _grow(device: Growable, rpc: TargetRpc, *, force: bool) -> dict[str, Any]:
     ftl = device.ftl
     changed = ftl is None or await _has_more(device.params, ftl, rpc)
     before = None if ftl is None else ftl.block_count
@@ -70,11 +79,12 @@ async def _has_more(params: Mapping[str, Any], ftl: FtlDevice, rpc: TargetRpc) -
 async def _resize_in_target(device: Growable, block_count: int, rpc: TargetRpc) -> int | None:
     """How large its bdev in the target is then; None: it is not there. That somebody uses it, who could not bear that
     it is made anew, is no error: hosts of the export have what there is."""
-    own = OwnFtl(device.name, device.uuid, device.nqn)
-    try:
-        await resize(rpc, own, block_count)
-    except (FtlError, OSError) as error:
-        log.warning("%s: its bdev in the target at %s has its old size: %s", device.name, rpc.address, error)
+    async with device.turn_in_target():
+        own = OwnFtl(device.name, device.uuid, device.nqn)
+        try:
+            await resize(rpc, own, block_count)
+        except (FtlError, OSError) as error:
+            log.warning("%s: its bdev in the target at %s has its old size: %s", device.name, rpc.address, error)
     try:
         return await attached_size(rpc, own)
     except (FtlError, OSError):

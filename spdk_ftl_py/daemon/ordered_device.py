@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from typing import Any
 from uuid import UUID
@@ -95,6 +96,10 @@ class OrderedDevice:
 
     async def require_unclaimed_cache(self, cache: Bdev) -> None:
         await self._link.require_unclaimed(cache, "cache")
+
+    def turn_in_target(self) -> asyncio.Lock:
+        """To be held by who changes its bdev in the target."""
+        return self._bdev.turn
 
     async def rename(self, name: str, take: Callable[[str], None]) -> None:
         """take(name) makes it its name here, and is called again to take that back. In the target it gets that name

@@ -57,6 +57,7 @@ class Registry:
     def __init__(self, state: StateDirectory, identity: DaemonIdentity, *, socket_path: str) -> None:
         self._state = state
         self._identity = identity
+        identity.own_bdevs.known = self._own_ftls
         self._socket_path = socket_path
         self._devices: dict[Key, ManagedDevice] = {}
         self._watchers: dict[ManagedDevice, asyncio.Task[None]] = {}
@@ -227,6 +228,10 @@ class Registry:
         """FTLs that are no more, and have left something in that target."""
         mine = [each for each in self._orphans if each["target"] == target]
         return [OwnFtl(each["name"], UUID(each["uuid"]), (each.get("export") or [None])[0]) for each in mine]
+
+    def _own_ftls(self, target: str) -> list[OwnFtl]:
+        mine = [device for device in self._devices.values() if device.target == target]
+        return [OwnFtl(device.name, device.uuid, device.nqn) for device in mine]
 
     def worth_keeping(self, device: ManagedDevice) -> bool:
         return self._devices.get(key_of(device)) is device and _worth_keeping(device)

@@ -98,9 +98,9 @@ def _entries_of(record: Mapping[str, Any]) -> list[Call]:
 # --- from a section ---
 
 
-def read_file(path: Path, *, safe: bool = False) -> list[Any]:
-    """The section of a saved configuration; empty where it has none. safe: nobody but the user who runs this, and root,
-    could have written it; for whoever does what it says while nobody looks.
+def read_file(path: Path, *, safe: bool = False, tell: Callable[[str], object] = lambda text: None) -> list[Any]:
+    """The section of a saved configuration; empty where it has none, of which tell is told. safe: nobody but the user
+    who runs this, and root, could have written it; for whoever does what it says while nobody looks.
 
     Raises ParameterError that says where it is wrong, or can't be read, and FtlError where it is not safe."""
     try:
@@ -123,9 +123,10 @@ def read_file(path: Path, *, safe: bool = False) -> list[Any]:
         check_subsystems(document["subsystems"])
     except ParameterError as error:
         raise ParameterError(f"configuration {path}: {error.message}") from error
-    return [
-        entry for each in document["subsystems"] if each["subsystem"] == SECTION for entry in each.get("config") or ()
-    ]
+    sections = [each for each in document["subsystems"] if each["subsystem"] == SECTION]
+    if not sections:
+        tell(f'configuration {path} has no section "{SECTION}": nothing to load; save one with spdk-ftl save-config')
+    return [entry for each in sections for entry in each.get("config") or ()]
 
 
 def read_section(

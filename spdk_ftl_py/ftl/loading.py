@@ -92,6 +92,7 @@ async def load(
             port, uuid, settings=settings, num_punits=num_punits, progress=progress, sources=(read_buffer, read_cache)
         )
         await keeper.fetch()
+        zone_count = found.geometry.zone_count
         if grow is not None:
             found = await plan_growth(port, found, grow, settings or {})
             keeper.check(found.geometry)
@@ -107,7 +108,8 @@ async def load(
         alarm = on_lossy if lossy else None
         if buffer is not None and found.recovered:
             keeper.lacks_recovered()
-        device = await _loaded(reactor, base, port, name, found, report, files, keeper, alarm=alarm)
+        grown = found.geometry.zone_count != zone_count or bool(found.zones_to_take)
+        device = await _loaded(reactor, base, port, name, found, report, files, keeper, alarm=alarm, grown=grown)
     except BaseException:
         if files is not None:
             files.release()
@@ -129,6 +131,7 @@ async def _loaded(
     keeper: CacheKeeper,
     *,
     alarm: Callable[[], object] | None,
+    grown: bool,
 ) -> FtlDevice:
     uuid = found.superblock.uuid
     superblock = SuperblockWriter(
@@ -222,6 +225,10 @@ async def _loaded(
             alarm()
         told = True
         await device.write_superblock(clean=False)
+        if grown:
+            # If the newest can't be read a load takes the one before: that must know of the new bands, too, or what is
+            # written to them from now on would be forgotten.
+            await device.write_superblock(clean=False)
         if files is not None:
             files.remove(but=incarnation)
         report("superblock", 1.0)

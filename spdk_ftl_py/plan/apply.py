@@ -105,7 +105,8 @@ def apply(
     progress: Callable[[Step], None] = lambda step: None,
 ) -> Outcome:
     """wait_s: so long FTLs that are not online are waited for, all of them together. progress: told of each step,
-    before it is done. What fails ends it: that is in the outcome. Raises FtlError where the daemon can't be asked."""
+    before it is done. What fails ends it: that is in the outcome. Raises FtlError where the daemon can't be asked, and
+    nothing was done."""
     outcome = Outcome(compare(plan, look(client, plan), prune=prune), dry_run)
     if outcome.changes.problems or dry_run:
         outcome.ftls = _ftls(client, plan)
@@ -119,7 +120,10 @@ def apply(
             outcome.error = f"{step.name} on {step.target}: {step.text}: {shown(error.message)}"
             break
         outcome.done.append(step)
-    _wait(client, plan, outcome, wait_s)
+    try:
+        _wait(client, plan, outcome, wait_s)
+    except FtlError as error:
+        outcome.error = outcome.error or shown(error.message)
     return outcome
 
 

@@ -96,6 +96,16 @@ def divide(subsystems: Sequence[Mapping[str, Any]], bdevs: Sequence[Bdev], ftls:
     return Divided(kept, dependents)
 
 
+def names_on(bdevs: Sequence[Bdev], ftl: OwnFtl) -> set[str]:
+    """All names of what is that FTL in its target, or stands on it. bdevs: all of the target."""
+    names = _own_names(bdevs, ftl)
+    while True:
+        before = len(names)
+        _add_standing(names, bdevs)
+        if len(names) == before:
+            return names
+
+
 def calls_of(subsystems: Sequence[Mapping[str, Any]]) -> list[Call]:
     """All calls of a document, those of batches too."""
     return [call for _, call in _named_calls(subsystems)]
@@ -224,15 +234,20 @@ def _dependents(calls: Sequence[Call], bdevs: Sequence[Bdev], ftl: OwnFtl) -> li
     found: set[int] = set()
     while True:
         before = len(standing.names), len(found)
-        for bdev in bdevs:
-            if not bdev.names <= standing.names and mentions(bdev.driver_specific, standing.names, NESTING_MAX):
-                standing.names |= bdev.names
+        _add_standing(standing.names, bdevs)
         for call in calls:
             if id(call) not in found and standing.needed_by(call):
                 found.add(id(call))
                 standing.add_made(call, bdevs)
         if before == (len(standing.names), len(found)):
             return [call for call in calls if id(call) in found]
+
+
+def _add_standing(names: set[str], bdevs: Sequence[Bdev]) -> None:
+    """Of bdevs that stand on one of those."""
+    for bdev in bdevs:
+        if not bdev.names <= names and mentions(bdev.driver_specific, names, NESTING_MAX):
+            names |= bdev.names
 
 
 def _own_names(bdevs: Sequence[Bdev], ftl: OwnFtl) -> set[str]:

@@ -80,6 +80,18 @@ def test_the_section_of_a_file_is_loaded(asked: list[Any], tmp_path: Path, capsy
     assert json.loads(capsys.readouterr().out) == DOCUMENT
 
 
+def test_a_file_without_a_section_says_so(asked: list[Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "saved.json"
+    path.write_text(json.dumps({"subsystems": DOCUMENT["subsystems"][:1]}))
+    assert run("load-config", str(path)) == 0
+    assert asked == [("ftl_load_config", {"config": []})]
+    told = f'configuration {path} has no section "ftl": nothing to load; save one with spdk-ftl save-config'
+    assert capsys.readouterr().err == f"spdk-ftl: {told}\n"
+    path.write_text(json.dumps(DOCUMENT))
+    assert run("load-config", str(path)) == 0
+    assert capsys.readouterr().err == ""
+
+
 def test_a_file_that_is_none_asks_nobody(asked: list[Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "saved.json"
     assert run("load-config", str(path)) == 1

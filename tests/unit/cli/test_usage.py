@@ -15,6 +15,7 @@ from spdk_ftl_py.usage import commands_of, show, values_of
 ANY_TEXT: tuple[str, ...] = ()
 LONG_PATH = "/" + "d" * 107
 UUID = "b286d19a-0059-4709-abcd-9f7732b1567d"
+UUID_NIL = "00000000-0000-0000-0000-000000000000"
 
 NONSENSE: dict[str, tuple[str, ...]] = {
     # Files, directories, bdevs: every text but an empty one may be right, as far as we can see.
@@ -251,6 +252,13 @@ def test_what_makes_sense_is_not_refused(command: str) -> None:
         ("create -b x -d y --limit crit:1 --limit-crit 2", "limit_crit is given twice: 2 and 1"),
         ("create -b x -d y --conf band_thld=5 --conf band_thld=6", "conf band_thld is given twice: 5 and 6"),
         ("create -b x -d y --limit-threshold crit:3 --limit-high-threshold 2", "limit-threshold high = 2 is not above"),
+        (
+            "create -b x -d y --load-or-create --force",
+            "--force erases what is on the base, --load-or-create never does",
+        ),
+        ("create -b x -d y --load-or-create --no-data", "what --no-data makes can't be loaded again"),
+        (f"create -b x -d y -u {UUID} --new-uuid {UUID}", "-u loads an FTL, --new-uuid is for one that is created"),
+        (f"create -b x -d y --new-uuid {UUID_NIL}", "argument --new-uuid: the nil UUID, which no FTL can have"),
         ("create -b x", "the following arguments are required: -d/--base-bdev"),
         (
             "target --malloc name=A,size=1M --zns name=A,zones=9,zone_size=1M",

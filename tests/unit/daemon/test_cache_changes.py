@@ -165,6 +165,32 @@ async def test_what_can_not_be_a_cache_is_refused_before_anything_is_done(here: 
     await daemon.halt()
 
 
+async def test_what_stands_on_an_ftl_of_the_daemon_is_no_cache_and_no_base_of_one(here: World) -> None:
+    daemon = await here.start()
+    await here.rpc("bdev_malloc_create", name="Base", num_blocks=64 * 256, block_size=4096)
+    await create(here, daemon, no_attach=False)
+    await here.rpc("bdev_passthru_create", name="Over", base_bdev_name="ftl0")
+    await here.rpc("bdev_passthru_create", name="Above", base_bdev_name="Over")
+    other = {"name": "other", "base_bdev": "Base", "zone_capacity": 256}
+    uuid = (await here.rpc("bdev_get_bdevs", name="Above"))[0]["uuid"]
+    device = daemon.managed()
+    before, params = device.ftl, dict(device.params)
+    for bdev in ("ftl0", "Over", "Above", uuid):
+        expected = r"bdev \w+ of .* (is|stands on) FTL bdev ftl0 of this daemon"
+        with pytest.raises(ParameterError, match=f"cache {expected}"):
+            await set_cache(daemon, bdev)
+        with pytest.raises(ParameterError, match=f"cache {expected}"):
+            await create(here, daemon, **other, cache=bdev)
+        with pytest.raises(ParameterError, match=f"base {expected}"):
+            await create(here, daemon, **{**other, "base_bdev": bdev})
+    assert (device.ftl, device.params) == (before, params)
+    assert not await claimed(here, "Above")
+    await here.rpc("bdev_passthru_delete", name="Above")
+    await here.rpc("bdev_passthru_delete", name="Over")
+    await create(here, daemon, **other)
+    await daemon.halt()
+
+
 async def test_a_scrub_that_fails_costs_nothing(here: World) -> None:
     daemon = await here.start()
     await make_caches(here, "C0")

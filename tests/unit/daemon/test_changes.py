@@ -7,7 +7,7 @@ import contextlib
 
 import pytest
 
-from spdk_ftl_py.daemon.changes import Change
+from spdk_ftl_py.daemon.changes import Change, Changes
 from spdk_ftl_py.errors import BusyError, ConfError, FtlError, MediaError
 from spdk_ftl_py.ftl.media.blockdev import BlockPort
 from spdk_ftl_py.runtime.reactor import ReactorLoop
@@ -139,6 +139,17 @@ async def test_one_that_can_not_be_loaded_so_is_as_it_was(here: World, monkeypat
     assert daemon.record()["devices"][0]["params"] == params
     await port.close()
     await daemon.halt()
+
+
+async def test_who_asks_when_its_life_is_over_has_an_answer() -> None:
+    changes = Changes()
+    asked = asyncio.ensure_future(changes.ask(Change("the first")))
+    await asyncio.sleep(0)
+    changes.close(BusyError("it is deleted"))
+    for waiting in (asked, changes.ask(Change("the second")), changes.ask(Change("the third"))):
+        with pytest.raises(BusyError, match="it is deleted"):
+            await asyncio.wait_for(waiting, 5)
+    assert not changes.wanted.is_set()
 
 
 async def test_one_at_a_time_and_none_of_what_does_not_run(here: World) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from spdk_ftl_py.cli import main as cli
-from spdk_ftl_py.daemon import registry
+from spdk_ftl_py.daemon import command, registry
 from spdk_ftl_py.daemon.command import serve
 from spdk_ftl_py.daemon.control_sockets import SocketOptions
 
@@ -53,6 +53,15 @@ def test_a_configuration_that_is_wrong_ends_it_before_anything_is_done(
     assert line.startswith(f"spdk-ftl: configuration {config}")
     assert said in line
     assert not [path for _, path in made if path.exists()]
+
+
+def test_a_configuration_without_ftls_is_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    config = tmp_path / "saved.json"
+    config.write_text('{"subsystems": [{"subsystem": "bdev", "config": []}]}')
+    assert not command._saved(config)
+    (record,) = caplog.records
+    assert record.levelno == logging.WARNING
+    assert f'{config} has no section "ftl": nothing to load' in record.getMessage()
 
 
 def test_a_ready_line_that_nobody_takes_ends_in_a_halt(

@@ -95,6 +95,20 @@ async def test_hosts_notice_a_pause_and_then_that_there_is_more(here: World) -> 
     await daemon.halt()
 
 
+async def test_it_waits_for_other_changes_and_for_who_changes_its_bdev(here: World) -> None:
+    await make_base(here, ZONES)
+    daemon = await here.start()
+    await create(here, daemon, **EMULATED, no_attach=False)
+    device = daemon.managed()
+    for turn in (device.settings_turn, device.turn_in_target()):
+        async with turn:
+            growing = asyncio.ensure_future(daemon.call("bdev_ftl_grow", name="ftl0"))
+            done, _ = await asyncio.wait([growing], timeout=0.3)
+            assert not done
+        assert not (await growing)["changed"]
+    await daemon.halt()
+
+
 async def test_a_queue_that_is_there_takes_the_new_blocks_only_once_they_are(here: World) -> None:
     await make_base(here, ZONES)
     daemon = await here.start()

@@ -16,7 +16,7 @@ from spdk_ftl_py.ftl import loading
 from spdk_ftl_py.ftl.check import check
 from spdk_ftl_py.ftl.load.grow import Grow
 from spdk_ftl_py.ftl.media.blockdev import BlockPort
-from spdk_ftl_py.ftl.media.geometry import Geometry
+from spdk_ftl_py.ftl.media.geometry import SUPERBLOCK_ZONES, Geometry
 from spdk_ftl_py.runtime.reactor import ReactorLoop
 from unit.ftl.load.restore_rig import ZONE_CAPACITY, ZONE_SIZE, RestoreRig
 from unit.shim.ftl.core_bench import BLOCK, content
@@ -152,6 +152,33 @@ async def test_it_is_grown_on_purpose_and_keeps_what_it_had(emulated: bool, reac
         assert rig.device.restored is not None
         assert rig.device.restored["from_checkpoint"]
         assert await rig.versions() == after
+
+
+async def test_a_superblock_that_rots_behind_a_growth_does_not_take_it_back(reactor: ReactorLoop) -> None:
+    async with grow_rig(reactor, emulated=True) as rig:
+        await rig.create()
+        await rig.traffic(2000)
+        blocks = rig.device.block_count
+        await rig.halt()
+        rig.drive.grow()
+        await rig.load(grow=Grow())
+        told = rig.told
+        writer = rig.device._superblock
+        newest, generation = rig.device.geometry.zone_start(SUPERBLOCK_ZONES[writer._zone]), writer.generation
+        offset = writer._offsets[writer._zone]
+        assert offset is not None
+        await rig.fill(blocks)
+        await rig.traffic(6000)
+        await rig.flush()
+        before = await rig.versions()
+        assert writer.generation == generation
+        await rig.crash()
+        somebody = BlockPort(rig.reactor, rig.drive, name="somebody")
+        await somebody.write(newest + offset - 1, b"rot!" * (BLOCK // 4))
+        await somebody.close()
+        await rig.load()
+        assert rig.told == told
+        assert await rig.versions() == before
 
 
 @BOTH
