@@ -53,13 +53,18 @@ class BaseSearch:
         device: UUID,
         prober: Prober,
         moved: Callable[[str, str], None],
+        life: Callable[[], int],
     ) -> None:
-        """params: as the device has them, which may change. moved: gets which of them has another value, and that."""
+        """params: as the device has them, which may change. moved: gets which of them has another value, and that.
+        life: the incarnation of the FTL's last life; 0: it is not known."""
         self._rpc = rpc
         self._params = params
         self._device = device
         self._prober = prober
         self._moved = moved
+        self._life = life
+        self.doubt: dict[str, str] = {}
+        """Of "base" and "cache": why none of those that were found is taken."""
         self._not_before: dict[_Identity, float] = {}
         self._next_s: dict[str, float] = {}
         self._delay_s: dict[str, float] = {}
@@ -107,7 +112,8 @@ class BaseSearch:
         return True
 
     def _is_base(self, probed: Probed) -> bool:
-        return probed.uuid == self._device
+        # An older copy has its uuid, too.
+        return probed.uuid == self._device and (probed.incarnation or 0) >= self._life()
 
     def _is_cache(self, probed: Probed) -> bool:
         return probed.cache_of == self._device
@@ -125,24 +131,43 @@ class BaseSearch:
             return None
         # Under its name, as a rule.
         bdevs.sort(key=lambda bdev: not is_named(bdev, first))
-        probes = 0
+        probes, cut, those = 0, False, list[Bdev]()
         for bdev in bdevs:
             identity = _identity(role, bdev)
             if bdev.claimed or not may_be(bdev) or clock() < self._not_before.get(identity, 0.0):
                 continue
             if probes == PROBES_MAX:
+                cut = True
                 break
             probes += 1
             if await self._is(bdev, role, is_it):
-                self._delay_s.pop(role, None)
-                return bdev
-            self._not_before[identity] = clock() + AGAIN_S
+                those.append(bdev)
+            else:
+                self._not_before[identity] = clock() + AGAIN_S
+        self._doubt(role, those)
+        # Which of two is the copy nothing tells; and there may be another among those that were left.
+        if len(those) == 1 and not cut:
+            self._delay_s.pop(role, None)
+            return those[0]
         there = {_identity(role, bdev) for bdev in bdevs}
         self._not_before = {each: until for each, until in self._not_before.items() if each[0] != role or each in there}
         delay_s = self._delay_s.get(role, LOOK_MIN_S)
         self._next_s[role] = clock() + delay_s
         self._delay_s[role] = min(delay_s * LOOK_GROWTH, LOOK_MAX_S)
         return None
+
+    def _doubt(self, role: str, those: list[Bdev]) -> None:
+        if len(those) < 2:
+            self.doubt.pop(role, None)
+            return
+        names = ", ".join(sorted(bdev.name for bdev in those))
+        told = (
+            f"each of the bdevs {names} looks like its {role}, so none is taken: remove the copies from the target, or "
+            "delete the FTL bdev and name the right one with bdev_ftl_create -u"
+        )
+        if self.doubt.get(role) != told:
+            self.doubt[role] = told
+            log.error("%s: %s", self._params["name"], told)
 
     async def _is(self, bdev: Bdev, role: str, is_it: Callable[[Probed], bool]) -> bool:
         capacity = self._params.get("zone_capacity") if role == "base" else None

@@ -63,14 +63,15 @@ class ManagedDevice(OrderedDevice):
         allowed: object = None,
         inherited: bool = False,
         dependents: object = None,
+        life: int = 0,
     ) -> None:
-        """device, loads, export, hosts, allowed, dependents: of one that a predecessor of this daemon had: its uuid,
-        whether it is on media already, where hosts look for it, who they are, who may come, and what stands on it (as
-        record() says it). inherited: what the predecessor made of it in the target may still stand, and is taken over.
+        """device, loads, export, hosts, allowed, dependents, life: of one that a predecessor of this daemon had: its
+        uuid, whether it is on media already, where hosts look for it, who they are, who may come, what stands on it (as
+        record() says it), its last incarnation. inherited: what it made in the target may still stand.
 
         Raises ConfError or ParameterError where params break a rule that needs no target.
         """
-        self.params = params
+        self.params, self._life_seen = params, life
         self.name: str = params["name"]
         self.target: str = params["target"]
         given = UUID(params["uuid"]) if params.get("uuid") else None
@@ -123,7 +124,7 @@ class ManagedDevice(OrderedDevice):
         self._maker = FtlMaker(
             self.uuid, params, self.settings, identity.buffer_dir, progress=self._report, on_lossy=self._alarm
         )
-        self._search = BaseSearch(self._rpc, params, self.uuid, identity.prober, self._moved)
+        self._search = BaseSearch(self._rpc, params, self.uuid, identity.prober, self._moved, lambda: self._life_seen)
         self._base_watch = BaseWatch(self._rpc, lambda: self._link.base_name, str(self), self._tell, self._untell)
         target_psk = psk_path(params.get("target_psk"))
         target_keys = SessionKeys(self._rpc, identity.key_dir, self.uuid, "target", target_psk)
@@ -257,6 +258,7 @@ class ManagedDevice(OrderedDevice):
         await self._front.listen(self.listen, port_before)
         self.ftl = ftl = await (self._load(media) if self.loads else self._make(media))
         self.loads = not self.no_data
+        self._remember(ftl)
         self._gave_cache_up()
         if self.no_data:
             log.warning("%s: with no_data nothing that is written is kept or verified; for benchmarks only", self)
@@ -279,7 +281,7 @@ class ManagedDevice(OrderedDevice):
 
     async def _load(self, media: Media, once: Mapping[str, Any] | None = None) -> FtlDevice:
         try:
-            return await self._maker.load(self._front.reactor, media, **(once or {}))
+            return await self._maker.load(self._front.reactor, media, **(once or {}), life=self._life_seen)
         except FtlError as error:
             # A change that does not suit is no matter of the base.
             unfit = as_unfit(error) if self._front.gate is not None and not once else None
@@ -320,8 +322,7 @@ class ManagedDevice(OrderedDevice):
 
     def changed(self) -> None:
         """Its state has changed by itself. That it can't be saved now is logged."""
-        failure = self.on_change_behind()
-        if failure is not None:
+        if (failure := self.on_change_behind()) is not None:
             log.error("%s: %s", self.name, failure.message)
 
     def _tell(self, error: str) -> None:
@@ -512,6 +513,10 @@ class ManagedDevice(OrderedDevice):
         self.changed()
         return True
 
+    def _remember(self, ftl: FtlDevice) -> None:
+        self._life_seen = ftl.incarnation
+        self.changed()
+
     async def look_elsewhere(self, error: Exception) -> None:
         """For what that attempt has not found under its name."""
         if isinstance(error, CacheUnfitError):
@@ -536,6 +541,7 @@ class ManagedDevice(OrderedDevice):
     async def _return_to_base(self, once: Mapping[str, Any] | None = None) -> None:
         await self._link.claim(again=True)
         self.ftl = await self._load(await self._connect(), once)
+        self._remember(self.ftl)
         self.took_conf()
         if (self.ftl.restored or {}).get("lossy"):
             # Queues that are there already know nothing of it.
@@ -554,8 +560,7 @@ class ManagedDevice(OrderedDevice):
 
     def _sweep(self) -> None:
         """The core before this one goes when the last write that was received into its memory is done."""
-        gate = self._front.gate
-        if gate is not None and not gate.sweep():
+        if (gate := self._front.gate) is not None and not gate.sweep():
             asyncio.get_running_loop().call_later(SWEEP_S, self._sweep)
 
     def _stop_holding(self) -> None:
@@ -695,7 +700,7 @@ class ManagedDevice(OrderedDevice):
         if self.state in (DeviceState.CREATING, DeviceState.WAITING) and self._step_told:
             told["progress"] = self._step_told
         if self.state in (DeviceState.WAITING, DeviceState.DEFERRED):
-            told["waiting_for"] = self.waits_for
+            told["waiting_for"] = "; ".join(filter(None, (self.waits_for, *self._search.doubt.values())))
         if self.export is not None:
             told["export"] = {
                 "trtype": "TCP",
@@ -778,6 +783,7 @@ class ManagedDevice(OrderedDevice):
             "target": self.target,
             "state": state.value,
             "loads": self.loads,
+            "life": self._life_seen,
             "params": self._saved_params or self.params,
             "params_are_as_given": True,
             "export": None if export is None else [export.nqn, export.traddr, export.trsvcid],

@@ -52,10 +52,11 @@ class FtlMaker:
         force: bool = False,
         without_cache: bool = False,
         cache_scrubbed: bool = False,
+        life: int = 0,
     ) -> FtlDevice:
         """grow: onto all of the base; force: whatever stands there. without_cache: whatever the parameters say.
-        cache_scrubbed: the cache is a new one, scrubbed already. Raises what loading.load() does, and DeferredError
-        where the cache may be there in a moment."""
+        cache_scrubbed: the cache is a new one, scrubbed already. life: as load() has it.
+        Raises what that does, and DeferredError where the cache may be there in a moment."""
         cache = self._params.get("cache")
         if cache_scrubbed and media.cache is None:
             raise NotFoundError(f"cache bdev {cache} does not exist any more: give another one")
@@ -71,6 +72,7 @@ class FtlMaker:
                 cache=media.cache,
                 without_cache=without_cache or bool(self._params.get("without_cache")),
                 cache_scrubbed=cache_scrubbed,
+                life=life,
                 progress=self._progress,
                 on_lossy=self._on_lossy,
                 grow=Grow(force, functools.partial(self._foreign, reactor, media)) if grow else None,

@@ -40,6 +40,8 @@ class Probed:
     uuid: UUID | None = None
     """Of the FTL."""
     name: str | None = None
+    incarnation: int | None = None
+    """Of its last life there."""
     clean: bool | None = None
     format_version: int | None = None
     block_count: int | None = None
@@ -176,6 +178,7 @@ def _told(bdev: Bdev, found: Found | None, zone_capacity: int | None) -> Probed:
         bdev.name,
         uuid=found.superblock.uuid,
         name=_text(content.get("name")),
+        incarnation=found.superblock.incarnation,
         clean=found.superblock.clean,
         format_version=_number(content.get("format")),
         block_count=_number(geometry.get("block_count")) if isinstance(geometry, Mapping) else None,

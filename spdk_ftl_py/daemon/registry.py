@@ -207,6 +207,7 @@ class Registry:
                 allowed=record.get("allowed"),
                 inherited=inherited,
                 dependents=record.get("dependents"),
+                life=int(record.get("life") or 0),
             )
         except (FtlError, KeyError, IndexError, TypeError, ValueError) as error:
             log.error("%s: can't go on with it, the state file's record makes no sense: %s", record["name"], error)

@@ -15,7 +15,7 @@ import numpy as np
 
 from .. import _shim
 from ..conf import FtlConf, write_buffer_blocks
-from ..errors import FtlError, MediaError, ParameterError
+from ..errors import FtlError, MediaError, NotFoundError, ParameterError
 from ..runtime.progress import Progress
 from ..runtime.reactor import ReactorLoop
 from ..runtime.turns import Turns, aside
@@ -56,6 +56,7 @@ async def load(
     cache_scrubbed: bool = False,
     on_lossy: Callable[[], object] = lambda: None,
     grow: Grow | None = None,
+    life: int = 0,
 ) -> FtlDevice:
     """The FTL of that uuid, as it was when it was halted, or when whatever it was lost ended it. With the
     buffer_dir it had: as its hosts were told it is. A device that had it before, in this process, must be closed.
@@ -63,7 +64,7 @@ async def load(
     without_cache: it is given up, and what it alone holds is lost. on_lossy is called
     where writes that hosts did not flush may be lost, before anything says that this life of the FTL is over: a
     load that is repeated behind that does not know of it. grow: onto all that the base has got; without one, what its
-    superblock does not name is left alone.
+    superblock does not name is left alone. life: the incarnation it has had, at least: an older state is refused.
 
     settings: of the conf, as FtlConf.from_dict() takes them: what is given replaces what the superblock has, also where
     it is the default. Raises what restore() raises; until it has ended nothing is written, and load() may be
@@ -91,6 +92,12 @@ async def load(
         found = await restore(
             port, uuid, settings=settings, num_punits=num_punits, progress=progress, sources=(read_buffer, read_cache)
         )
+        # A superblock that does not verify any more is no copy: there the one before counts, as ever.
+        if found.superblock.incarnation < life and not found.damage:
+            raise NotFoundError(
+                f"{name}: the base bdev holds an older state of FTL {uuid} (incarnation "
+                f"{found.superblock.incarnation}, its last was {life}), as a copy of it does: give it the right base"
+            )
         await keeper.fetch()
         zone_count = found.geometry.zone_count
         if grow is not None:

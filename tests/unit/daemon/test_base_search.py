@@ -4,6 +4,7 @@ that has failed for want of it goes on when it is back."""
 from __future__ import annotations
 
 import asyncio
+import shutil
 
 import pytest
 
@@ -25,6 +26,11 @@ async def attach_file(here: World, name: str, file: str, *, block_size: int = 40
         with path.open("wb") as made:
             made.truncate(size)
     await here.rpc("bdev_aio_create", name=name, filename=str(path), block_size=block_size)
+
+
+def copy_drive(here: World) -> None:
+    for end in ("", ".zones"):
+        shutil.copy(here.folder / f"drive{end}", here.folder / f"copy{end}")
 
 
 async def two_ftls(here: World, daemon: Daemon) -> dict[str, str]:
@@ -196,4 +202,42 @@ async def test_a_uuid_or_an_alias_of_the_base_is_its_name_too(here: World) -> No
     await daemon.halt()
     daemon = await here.start()
     assert (await daemon.wait_for("online"))["base_bdev"] == bdev["uuid"]
+    await daemon.halt()
+
+
+@pytest.mark.parametrize("name", ["Nvme0n1", "Copy"])
+async def test_an_older_copy_is_not_taken_for_the_base(here: World, name: str) -> None:
+    daemon = await here.start()
+    await create(here, daemon)
+    await daemon.halt()
+    copy_drive(here)
+    daemon = await here.start()
+    await daemon.wait_for("online")
+    await write(here, daemon, 3)
+    await daemon.halt()
+    await here.remove_drive()
+    await attach_drive(here, name, "copy")
+    daemon = await here.start()
+    await asyncio.sleep(4)
+    assert daemon.managed().state.value != "online"
+    await here.rpc("ftltgt_zns_delete", name=name)
+    await here.make_drive()
+    await daemon.wait_for("online")
+    assert await read(here, daemon, 3) == [1, 2, 3]
+    await daemon.halt()
+
+
+async def test_of_two_that_look_like_the_base_none_is_taken(here: World) -> None:
+    daemon = await here.start()
+    await create(here, daemon)
+    await daemon.halt()
+    await here.remove_drive()
+    copy_drive(here)
+    await attach_drive(here, "A", "drive")
+    await attach_drive(here, "B", "copy")
+    daemon = await here.start()
+    await until(lambda: "A, B" in str(daemon.managed().describe().get("waiting_for")))
+    assert daemon.managed().state.value != "online"
+    await here.rpc("ftltgt_zns_delete", name="B")
+    assert (await daemon.wait_for("online"))["base_bdev"] == "A"
     await daemon.halt()
