@@ -352,7 +352,7 @@ class ManagedDevice(OrderedDevice):
             log.exception("%s: internal error", self.name)
             await self._fail(f"internal error ({type(error).__name__}); the daemon's log has more")
         finally:
-            self._changes.refuse(BusyError(f"FTL bdev {self.name} has failed, or is being deleted: nothing is changed"))
+            self._changes.close(BusyError(f"FTL bdev {self.name} has failed, or is being deleted: nothing is changed"))
 
     async def _until_ended(self) -> Ended:
         """Serves until the base is lost, with the reason in error; until the FTL fails for another reason, and the
