@@ -135,7 +135,7 @@ MUTATIONS = (
             ("ftl/cache/nv_cache.py", "return BANDS_MIN * geometry.punits * geometry.zone_capacity + 1", "return 16"),
             ("torture/shape.py", "cache_blocks=2 * punits * capacity + rng.choice((1, 2, 40))", "cache_blocks=24"),
         ),
-        world=1,
+        world=5,
     ),
     Mutation(
         "lost_core_answers", "a core that is lost does not say so, and the gate answers for it", ("--chain",), world=0
