@@ -165,7 +165,7 @@ MUTATIONS = (
         ("--chain", "--faults", "--cache", "non-vss"),
         setting=BUSY_CACHES,
         crashes=500,
-        world=7,
+        world=17,
     ),
     Mutation(
         "busy_flush_doubted",
