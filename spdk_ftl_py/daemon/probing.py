@@ -19,6 +19,7 @@ from ..ftl.media.superblock import Found
 from ..nvme.host.controller import Controller
 from ..runtime.reactor import ReactorLoop
 from ..runtime.steps import Steps
+from ..runtime.tasks import to_its_end
 from ..spdk.bdevs import Bdev, get_bdevs
 from ..spdk.claims import require_unclaimed
 from ..spdk.exports import EXPORT_MODEL, NQN_PREFIX, export_bdev, host_nqn, remove_subsystem, require_tcp_transport
@@ -106,7 +107,8 @@ class Prober:
             except (TimeoutError, asyncio.TimeoutError):
                 raise PathError(f"bdev {bdev.name} does not answer within {PROBE_S:g} s") from None
             finally:
-                if await steps.undo():
+                # steps.undo() alone would go on behind a caller who is cancelled.
+                if await to_its_end(steps.undo()):
                     self._cleaned.discard(rpc.address)
 
     async def _probe(self, rpc: TargetRpc, steps: Steps, bdev: Bdev, zone_capacity: int | None) -> Probed:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
-
-from .tasks import to_its_end
 
 log = logging.getLogger(__name__)
 
@@ -40,8 +39,8 @@ class Steps:
     async def undo(self) -> list[tuple[str, Exception]]:
         """Takes everything back, last step first. An undo that fails does not keep the others from being run: the
         result says which steps could not be undone, and why. Idempotent;
-        runs to its end even if the caller is cancelled, who is when it has ended."""
-        return await to_its_end(self._undo_all())
+        runs to its end even if the caller is cancelled."""
+        return await asyncio.shield(self._undo_all())
 
     async def _undo_all(self) -> list[tuple[str, Exception]]:
         failures: list[tuple[str, Exception]] = []

@@ -10,14 +10,26 @@ import pytest
 
 from spdk_ftl_py.daemon import base_search
 from spdk_ftl_py.errors import FtlError
+from spdk_ftl_py.target.jsonrpc import RpcError
 from unit.daemon.registry_rig import Daemon, World, create, read, write
 from unit.nvme.nvme_loop import until
 
+FREE_S = 10.0
 GEOMETRY = {"num_zones": 64, "zone_size": 256, "zone_capacity": 192, "max_open_zones": 14}
 
 
 async def attach_drive(here: World, name: str, file: str) -> None:
-    await here.rpc("ftltgt_zns_create", name=name, path=str(here.folder / file), **GEOMETRY)
+    until_s = asyncio.get_running_loop().time() + FREE_S
+    while True:
+        try:
+            await here.rpc("ftltgt_zns_create", name=name, path=str(here.folder / file), **GEOMETRY)
+        except RpcError as error:
+            # The drive before it lets go of its file when the last connection to it is gone.
+            if "in use by another" not in str(error) or asyncio.get_running_loop().time() > until_s:
+                raise
+            await asyncio.sleep(0.01)
+        else:
+            return
 
 
 async def attach_file(here: World, name: str, file: str, *, block_size: int = 4096, size: int = 64 << 20) -> None:
