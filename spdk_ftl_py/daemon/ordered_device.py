@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any
 from uuid import UUID
@@ -24,7 +25,7 @@ from .states import DeviceState
 from .target_bdev import TargetBdev
 
 
-class OrderedDevice:
+class OrderedDevice(ABC):
     """The part of ManagedDevice, which has all these, that orders.py needs."""
 
     name: str
@@ -47,11 +48,11 @@ class OrderedDevice:
     on_change_behind: Callable[[], FtlError | None]
 
     @property
-    def state(self) -> DeviceState:
-        raise NotImplementedError
-
+    @abstractmethod
+    def state(self) -> DeviceState: ...
+    @abstractmethod
     def describe(self) -> dict[str, Any]:
-        raise NotImplementedError
+        """For ftl_get_devices."""
 
     async def change(self, change: Change) -> None:
         """Halts the FTL cleanly, and loads it again, changed. Hosts notice a pause. Returns when it runs.

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Final, Protocol
 
 from support.drive import digest, write_and_verify
-from support.system import Daemon, TargetClient
+from support.system import Daemon
 
 USER_NQN: Final = "nqn.2016-06.io.spdk:user"
 """With a number behind it: of exports that are the target's user's."""
@@ -26,16 +26,6 @@ BACK_S: Final = 90.0
 POLL_S: Final = 0.1
 BLOCKS: Final = 4096
 RANDOM_WRITES: Final = 500
-
-
-class KillableTarget(TargetClient):
-    """What both kinds of target are."""
-
-    def kill(self) -> None:
-        raise NotImplementedError
-
-    def close(self) -> None:
-        raise NotImplementedError
 
 
 class Rig(Protocol):

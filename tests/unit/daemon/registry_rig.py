@@ -25,6 +25,7 @@ from spdk_ftl_py.target.app import Target
 from unit.nvme.nvme_loop import until
 
 WAIT_S = 60.0
+WRITER_BLOCKS = 16
 REFUSAL = {"code": -32603, "message": "Internal error"}
 HOSTNQN = "nqn.2026-11.io.example:host"
 
@@ -232,3 +233,33 @@ async def read(here: World, daemon: Daemon, block_count: int) -> list[int]:
         await port.close()
         await controller.close()
     return [int(block[0]) for block in blocks]
+
+
+class Writer:
+    """Writes for as long as it runs: block n of the first WRITER_BLOCKS has the number of its last write. Every write
+    must succeed."""
+
+    def __init__(self, port: BlockPort) -> None:
+        self.number = 0
+        self._port = port
+        self._ended = False
+        self._task = asyncio.ensure_future(self._write())
+
+    async def _write(self) -> None:
+        while not self._ended:
+            number = self.number + 1
+            await self._port.write(number % WRITER_BLOCKS, number.to_bytes(8, "little") + bytes(4088))
+            self.number = number
+
+    async def goes_on(self) -> None:
+        before = self.number
+        await until(lambda: self.number >= before + 2 * WRITER_BLOCKS or self._task.done())
+        assert not self._task.done(), self._task.exception()
+
+    async def verify(self) -> None:
+        """Ends it, too."""
+        self._ended = True
+        await self._task
+        blocks = await self._port.read(0, WRITER_BLOCKS)
+        found = sorted(int.from_bytes(bytes(block[:8]), "little") for block in blocks)
+        assert found == list(range(self.number - WRITER_BLOCKS + 1, self.number + 1))

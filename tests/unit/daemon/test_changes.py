@@ -11,37 +11,11 @@ from spdk_ftl_py.daemon.changes import Change, Changes
 from spdk_ftl_py.errors import BusyError, ConfError, FtlError, MediaError
 from spdk_ftl_py.ftl.media.blockdev import BlockPort
 from spdk_ftl_py.runtime.reactor import ReactorLoop
-from unit.daemon.registry_rig import Daemon, World, connected, create
+from unit.daemon.registry_rig import Daemon, World, Writer, connected, create
 from unit.nvme.nvme_loop import until
 
-BLOCKS = 16
 HOST_WRITERS = 32
 HOST_BLOCKS = 4
-
-
-class Writer:
-    """Block n of the first 16 has the number of its last write; every write must succeed."""
-
-    def __init__(self, port: BlockPort) -> None:
-        self.number = 0
-        self._port = port
-        self._ended = False
-        self._task = asyncio.ensure_future(self._write())
-
-    async def _write(self) -> None:
-        while not self._ended:
-            number = self.number + 1
-            await self._port.write(number % BLOCKS, number.to_bytes(8, "little") + bytes(4088))
-            self.number = number
-
-    async def goes_on(self) -> None:
-        before = self.number
-        await until(lambda: self.number >= before + 2 * BLOCKS)
-
-    async def end(self) -> int:
-        self._ended = True
-        await self._task
-        return self.number
 
 
 def gate_of(daemon: Daemon) -> BlockPort:
@@ -66,10 +40,7 @@ async def test_hosts_notice_nothing_but_a_pause(here: World) -> None:
         assert device.ftl.conf.invalid_thld == invalid_thld
         assert daemon.record()["devices"][0]["params"]["conf"] == {"invalid_thld": invalid_thld}
     await writer.goes_on()
-    last = await writer.end()
-    blocks = await port.read(0, BLOCKS)
-    written = [int.from_bytes(bytes(block[:8]), "little") for block in blocks]
-    assert sorted(written) == list(range(last - BLOCKS + 1, last + 1))
+    await writer.verify()
     await port.close()
     await daemon.halt()
 

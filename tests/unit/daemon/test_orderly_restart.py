@@ -18,10 +18,9 @@ from spdk_ftl_py.errors import BusyError, FtlError
 from spdk_ftl_py.ftl.media.blockdev import BlockPort
 from spdk_ftl_py.nvme.host.reconnecting import ReconnectingHost
 from spdk_ftl_py.runtime.reactor import ReactorLoop
-from unit.daemon.registry_rig import HOSTNQN, Daemon, World, create, read, write
+from unit.daemon.registry_rig import HOSTNQN, Daemon, World, Writer, create, read, write
 from unit.nvme.nvme_loop import until
 
-BLOCKS = 16
 UNDOING = {
     *("bdev_passthru_delete", "bdev_nvme_detach_controller", "nvmf_subsystem_remove_ns", "nvmf_delete_subsystem"),
     "keyring_file_remove_key",
@@ -38,37 +37,8 @@ async def standing(here: World) -> dict[str, Any]:
     }
 
 
-class Writer:
-    """A host that writes and verifies for as long as it runs; each error fails the test."""
-
-    def __init__(self, host: ReconnectingHost, port: BlockPort) -> None:
-        self.host = host
-        self.number = 0
-        self._port = port
-        self._ended = False
-        self._task = asyncio.ensure_future(self._write())
-
-    async def _write(self) -> None:
-        while not self._ended:
-            number = self.number + 1
-            await self._port.write(number % BLOCKS, number.to_bytes(8, "little") + bytes(4088))
-            self.number = number
-
-    async def goes_on(self) -> None:
-        before = self.number
-        await until(lambda: self.number >= before + 2 * BLOCKS or self._task.done())
-        assert not self._task.done(), self._task.exception()
-
-    async def verify(self) -> None:
-        self._ended = True
-        await self._task
-        blocks = await self._port.read(0, BLOCKS)
-        found = sorted(int.from_bytes(bytes(block[:8]), "little") for block in blocks)
-        assert found == list(range(self.number - BLOCKS + 1, self.number + 1))
-
-
 @asynccontextmanager
-async def writing(daemon: Daemon) -> AsyncIterator[Writer]:
+async def writing(daemon: Daemon) -> AsyncIterator[tuple[Writer, ReconnectingHost]]:
     export = (await daemon.device())["export"]
     async with ReactorLoop("host", spin_us=0) as reactor:
         host = await ReconnectingHost.connect(
@@ -76,7 +46,7 @@ async def writing(daemon: Daemon) -> AsyncIterator[Writer]:
         )  # fmt: skip
         port = BlockPort(reactor, host.device, name="host", patience_s=0)
         try:
-            yield Writer(host, port)
+            yield Writer(port), host
         finally:
             await port.close()
             await host.close()
@@ -86,7 +56,7 @@ async def test_what_stands_in_the_target_is_taken_over_and_hosts_go_on(here: Wor
     daemon = await here.start()
     uuid = (await create(here, daemon, no_attach=False))["uuid"]
     before, export = await standing(here), (await daemon.device())["export"]
-    async with writing(daemon) as writer:
+    async with writing(daemon) as (writer, host):
         for losses in (1, 2):
             await writer.goes_on()
             here.line.called.clear()
@@ -103,7 +73,7 @@ async def test_what_stands_in_the_target_is_taken_over_and_hosts_go_on(here: Wor
             assert (device.ftl.restored or {})["clean"]
             assert "bdev_nvme_attach_controller" not in here.line.called
             await writer.goes_on()
-            assert writer.host.losses == losses
+            assert host.losses == losses
         await writer.verify()
     assert await standing(here) == before
     (bdev,) = await here.rpc("bdev_get_bdevs", name="ftl0")
@@ -116,7 +86,7 @@ async def test_what_stands_in_the_target_is_taken_over_and_hosts_go_on(here: Wor
 async def test_what_hosts_have_sent_is_answered_before_a_slow_base_is_let_go_of(here: World) -> None:
     daemon = await here.start()
     await create(here, daemon)
-    async with writing(daemon) as writer:
+    async with writing(daemon) as (writer, _):
         await writer.goes_on()
         await here.rpc("ftltgt_inject_fault", name="Nvme0n1", latency_us=300_000, times=8)
         await daemon.halt()
@@ -137,7 +107,7 @@ async def test_a_base_that_hangs_keeps_nobody_from_ending_and_hosts_still_see_no
     monkeypatch.setattr(ending, "HALT_STALL_S", 0.5)
     daemon = await here.start()
     await create(here, daemon)
-    async with writing(daemon) as writer:
+    async with writing(daemon) as (writer, _):
         await writer.goes_on()
         await here.rpc("ftltgt_inject_fault", name="Nvme0n1", latency_us=5_000_000, times=200)
         with pytest.raises(FtlError, match=r"not all was halted cleanly: ftl0: halt the FTL: "):

@@ -187,60 +187,56 @@ def test_writes_received_into_the_lost_core_s_memory_are_written_with_what_was_r
         assert rig.gate.sweep() is True
 
 
+@contextmanager
+def host_of(rig: Gated) -> Iterator[socket.socket]:
+    """The host's end of a connection to an I/O queue on the gate."""
+    ours, peer = socket.socketpair()
+    with peer:
+        target = _shim.TargetQpair(
+            rig.reactor, ours.fileno(), queue_size=8, header_digest=False, data_digest=False, namespaces={1: rig.gate}
+        )
+        ours.close()
+        yield peer
+    rig.step(5)
+    target.close()
+
+
 def test_a_write_whose_data_are_still_being_received_goes_to_the_next_core() -> None:
-    with gated() as rig:
-        ours, peer = socket.socketpair()
-        with peer:
-            target = _shim.TargetQpair(
-                rig.reactor, ours.fileno(), queue_size=8, header_digest=False, data_digest=False,
-                namespaces={1: rig.gate},
-            )  # fmt: skip
-            ours.close()
-            raw = pdus.write(1, 6, content(6, 3))
-            peer.send(raw[:1000])
-            rig.step(5)
-            rig.lose()
-            rig.step(5)
-            rig.gate.hold()
-            rig.gate.set_device(rig.second.core)
-            assert rig.gate.sweep() is False  # the rest of the data goes there, too
-            peer.send(raw[1000:])
-            rig.step(20)
-            assert rig.gate.sweep() is True
-            assert rig.read(6) == 3
+    with gated() as rig, host_of(rig) as peer:
+        raw = pdus.write(1, 6, content(6, 3))
+        peer.send(raw[:1000])
         rig.step(5)
-        target.close()
+        rig.lose()
+        rig.step(5)
+        rig.gate.hold()
+        rig.gate.set_device(rig.second.core)
+        assert rig.gate.sweep() is False  # the rest of the data goes there, too
+        peer.send(raw[1000:])
+        rig.step(20)
+        assert rig.gate.sweep() is True
+        assert rig.read(6) == 3
 
 
 def test_a_core_is_empty_though_data_are_still_received_into_its_memory() -> None:
     """So it can be halted, and what arrives by then is the next one's."""
-    with gated() as rig:
-        ours, peer = socket.socketpair()
-        with peer:
-            target = _shim.TargetQpair(
-                rig.reactor, ours.fileno(), queue_size=8, header_digest=False, data_digest=False,
-                namespaces={1: rig.gate},
-            )  # fmt: skip
-            ours.close()
-            raw = pdus.write(1, 6, content(6, 3))
-            peer.send(raw[:1000])
-            rig.step(5)
-            rig.gate.hold()
-            assert (rig.gate.sweep(), rig.gate.emptied()) == (False, True)
-            rig.first.core.drain()
-            rig.step(20)
-            while not rig.first.core.begin_close():
-                rig.step()
-            peer.send(raw[1000:])
-            rig.step(5)
-            assert rig.gate.held == 1
-            assert (rig.gate.sweep(), rig.gate.emptied()) == (False, True)
-            rig.gate.set_device(rig.second.core)
-            rig.step(20)
-            assert rig.gate.sweep() is True
-            assert rig.read(6) == 3
+    with gated() as rig, host_of(rig) as peer:
+        raw = pdus.write(1, 6, content(6, 3))
+        peer.send(raw[:1000])
         rig.step(5)
-        target.close()
+        rig.gate.hold()
+        assert (rig.gate.sweep(), rig.gate.emptied()) == (False, True)
+        rig.first.core.drain()
+        rig.step(20)
+        while not rig.first.core.begin_close():
+            rig.step()
+        peer.send(raw[1000:])
+        rig.step(5)
+        assert rig.gate.held == 1
+        assert (rig.gate.sweep(), rig.gate.emptied()) == (False, True)
+        rig.gate.set_device(rig.second.core)
+        rig.step(20)
+        assert rig.gate.sweep() is True
+        assert rig.read(6) == 3
 
 
 def test_a_core_is_not_empty_before_it_has_answered_what_it_was_sent() -> None:
