@@ -15,7 +15,7 @@ from ..ftl.cache.nv_cache import check_cache, owner_of
 from ..ftl.creation import CREATION_PATIENCE_S
 from ..ftl.media import superblock
 from ..ftl.media.blockdev import BUSY_PATIENCE_S, BlockPort
-from ..ftl.media.geometry import plan
+from ..ftl.media.geometry import Geometry, plan
 from ..ftl.media.layout import (
     BATCH_MAGIC,
     CHECKPOINT_MAGIC,
@@ -114,17 +114,23 @@ async def find_cache(rpc: TargetRpc, params: dict[str, Any], base: Bdev | None) 
         return None
     check_cache(name, base_name=params["base_bdev"], block_bytes=BLOCK_BYTES, block_count=0)
     cache = await get_bdev(rpc, name, role="cache bdev")
-    check_cache(
+    check_cache_bdev(cache, base_name=base.name if base is not None else params["base_bdev"])
+    return cache
+
+
+def check_cache_bdev(cache: Bdev, *, base_name: str, geometry: Geometry | None = None) -> str:
+    """As check_cache(), of a bdev of the target."""
+    return check_cache(
         cache.name,
-        base_name=base.name if base is not None else params["base_bdev"],
+        base_name=base_name,
         block_bytes=cache.block_bytes,
         block_count=cache.block_count,
         metadata_bytes=cache.metadata_bytes,
         metadata_interleaved=cache.metadata_interleaved,
         dif_type=cache.dif_type,
         zoned=cache.zoned,
+        geometry=geometry,
     )
-    return cache
 
 
 @dataclass(frozen=True)
@@ -183,16 +189,7 @@ async def check_media(
             num_punits=params.get("num_punits"),
             optimal_open_zones=optimal_open_zones(base, params),
         )
-    kind = check_cache(
-        cache.name,
-        base_name=base.name,
-        block_bytes=cache.block_bytes,
-        block_count=cache.block_count,
-        metadata_bytes=cache.metadata_bytes,
-        metadata_interleaved=cache.metadata_interleaved,
-        dif_type=cache.dif_type,
-        geometry=geometry,
-    )
+    kind = check_cache_bdev(cache, base_name=base.name, geometry=geometry)
     if media.cache is not None and not params.get("force") and (loads is None or _begins_anew(found)):
         await check_cache_is_nobodys(reactor, media.cache, cache.name, loads, patience_s)
     return kind

@@ -11,14 +11,13 @@ from typing import Any, Protocol
 from .. import schema
 from ..conf import FtlConf, given_settings
 from ..errors import BusyError, FtlError, ParameterError
-from ..ftl.cache.nv_cache import check_cache
 from ..ftl.cache.nv_cache_keeper import CacheState
 from ..ftl.device import FtlDevice
 from ..ftl.media.superblock_content import merge_conf
 from ..spdk.bdevs import find_bdev
 from ..text import show_name
 from .changes import Change
-from .checks import find_cache
+from .checks import check_cache_bdev, find_cache
 from .device import DeviceState, ManagedDevice
 from .requester import requester
 from .settings import given, with_setting
@@ -144,17 +143,7 @@ class Orders:
             cache = await find_cache(device.target_rpc, params, base)
             assert cache is not None
             await device.require_unclaimed_cache(cache)
-            kind = check_cache(
-                cache.name,
-                base_name="" if base is None else base.name,
-                block_bytes=cache.block_bytes,
-                block_count=cache.block_count,
-                metadata_bytes=cache.metadata_bytes,
-                metadata_interleaved=cache.metadata_interleaved,
-                dif_type=cache.dif_type,
-                zoned=cache.zoned,
-                geometry=ftl.geometry,
-            )
+            kind = check_cache_bdev(cache, base_name="" if base is None else base.name, geometry=ftl.geometry)
             if in_use:
                 await self._remove_cache(device)
             # While it runs: of a large one it takes longer than hosts would wait.

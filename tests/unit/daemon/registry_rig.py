@@ -235,6 +235,13 @@ async def read(here: World, daemon: Daemon, block_count: int) -> list[int]:
     return [int(block[0]) for block in blocks]
 
 
+def gate_of(daemon: Daemon) -> BlockPort:
+    """As a host has it, whatever stands between."""
+    front = daemon.managed()._front
+    assert front.gate is not None
+    return BlockPort(front.reactor, front.gate, name="host", patience_s=0)
+
+
 class Writer:
     """Writes for as long as it runs: block n of the first WRITER_BLOCKS has the number of its last write. Every write
     must succeed."""
@@ -256,10 +263,13 @@ class Writer:
         await until(lambda: self.number >= before + 2 * WRITER_BLOCKS or self._task.done())
         assert not self._task.done(), self._task.exception()
 
-    async def verify(self) -> None:
-        """Ends it, too."""
+    async def end(self) -> None:
         self._ended = True
         await self._task
+
+    async def verify(self) -> None:
+        """Ends it, too."""
+        await self.end()
         blocks = await self._port.read(0, WRITER_BLOCKS)
         found = sorted(int.from_bytes(bytes(block[:8]), "little") for block in blocks)
         assert found == list(range(self.number - WRITER_BLOCKS + 1, self.number + 1))

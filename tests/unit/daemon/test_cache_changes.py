@@ -12,8 +12,7 @@ import pytest
 
 from spdk_ftl_py import _shim
 from spdk_ftl_py.errors import BusyError, ClaimedError, ExistsError, FtlError, NotFoundError, ParameterError
-from unit.daemon.registry_rig import Daemon, World, create, world
-from unit.daemon.test_changes import BLOCKS, Writer, gate_of
+from unit.daemon.registry_rig import WRITER_BLOCKS, Daemon, World, Writer, create, gate_of, world
 from unit.nvme.nvme_loop import until
 
 CACHE = {"num_blocks": 1024, "block_size": 4096}
@@ -73,10 +72,7 @@ async def test_a_cache_comes_is_replaced_and_goes_while_hosts_write(here: World,
         assert await cache_of(daemon) == (None, "given_up")
         assert not await claimed(here, "C0")
         await writer.goes_on()
-    last = await writer.end()
-    blocks = await port.read(0, BLOCKS)
-    written = sorted(int.from_bytes(bytes(block[:8]), "little") for block in blocks)
-    assert written == list(range(last - BLOCKS + 1, last + 1))
+    await writer.verify()
     await port.close()
     await daemon.halt()
 
@@ -87,7 +83,7 @@ async def test_what_has_completed_in_a_new_cache_survives_all_but_the_drives(her
     await create(here, daemon)
     await set_cache(daemon, "C0")
     port = gate_of(daemon)
-    for lba in range(BLOCKS):
+    for lba in range(WRITER_BLOCKS):
         await port.write(lba, bytes([lba + 1]) * 4096)
     await port.close()
     device = daemon.managed()
@@ -99,7 +95,7 @@ async def test_what_has_completed_in_a_new_cache_survives_all_but_the_drives(her
     await here.rpc("ftltgt_power_on")
     await until(lambda: device.state.value == "online" and device.ftl is not None and not device.ftl.failed.is_set())
     port = gate_of(daemon)
-    assert [int(block[0]) for block in await port.read(0, BLOCKS)] == [lba + 1 for lba in range(BLOCKS)]
+    assert [int(block[0]) for block in await port.read(0, WRITER_BLOCKS)] == [lba + 1 for lba in range(WRITER_BLOCKS)]
     await port.close()
     await daemon.halt()
 
@@ -341,7 +337,7 @@ async def begun(here: World, what: str) -> Daemon:
     await make_caches(here, "C0")
     await create(here, daemon, **({"cache": "C0"} if what == "remove" else {}))
     port = gate_of(daemon)
-    for lba in range(BLOCKS):
+    for lba in range(WRITER_BLOCKS):
         await port.write(lba, bytes([lba + 1]) * 4096)
     if what == "add":
         # Without a cache no more is promised to survive a loss of power.
@@ -389,7 +385,9 @@ async def test_a_crash_at_any_step_finds_it_as_it_was_or_changed(tmp_path: Any, 
             await until(lambda: device.state.value in ("online", "failed"))  # noqa: B023
             assert device.state.value == "online", (after, device.error)
             port = gate_of(daemon)
-            assert [int(block[0]) for block in await port.read(0, BLOCKS)] == [lba + 1 for lba in range(BLOCKS)], after
+            assert [int(block[0]) for block in await port.read(0, WRITER_BLOCKS)] == [
+                lba + 1 for lba in range(WRITER_BLOCKS)
+            ], after
             await port.close()
             found.add(await cache_of(daemon))
             # And from here it can be done.

@@ -11,17 +11,11 @@ from spdk_ftl_py.daemon.changes import Change, Changes
 from spdk_ftl_py.errors import BusyError, ConfError, FtlError, MediaError
 from spdk_ftl_py.ftl.media.blockdev import BlockPort
 from spdk_ftl_py.runtime.reactor import ReactorLoop
-from unit.daemon.registry_rig import Daemon, World, Writer, connected, create
+from unit.daemon.registry_rig import World, Writer, connected, create, gate_of
 from unit.nvme.nvme_loop import until
 
 HOST_WRITERS = 32
 HOST_BLOCKS = 4
-
-
-def gate_of(daemon: Daemon) -> BlockPort:
-    front = daemon.managed()._front
-    assert front.gate is not None
-    return BlockPort(front.reactor, front.gate, name="host", patience_s=0)
 
 
 async def test_hosts_notice_nothing_but_a_pause(here: World) -> None:

@@ -13,8 +13,7 @@ from spdk_ftl_py.ftl.media.blockdev import BlockPort
 from spdk_ftl_py.nvme.host.controller import AsyncEvent
 from spdk_ftl_py.runtime.reactor import ReactorLoop
 from spdk_ftl_py.target.jsonrpc import RpcError
-from unit.daemon.registry_rig import Daemon, World, connected, create
-from unit.daemon.test_changes import Writer, gate_of
+from unit.daemon.registry_rig import Daemon, World, Writer, connected, create, gate_of
 from unit.nvme.nvme_loop import until
 
 ZONES, MORE = 64, 96

@@ -8,8 +8,7 @@ from typing import Any
 import pytest
 
 from spdk_ftl_py.errors import BusyError, ClaimedError, ConfError, ExistsError, FtlError, NotFoundError, ParameterError
-from unit.daemon.registry_rig import Daemon, World, create
-from unit.daemon.test_changes import Writer, gate_of
+from unit.daemon.registry_rig import Daemon, World, Writer, create, gate_of
 from unit.nvme.nvme_loop import until
 
 
