@@ -108,7 +108,7 @@ MUTATIONS = (
         "slot_not_held", "a write is acknowledged before its slot in the write buffer file is marked as held", world=0
     ),
     Mutation(
-        "trim_not_held", "a trim is acknowledged before its record in the write buffer file is marked as held", world=1
+        "trim_not_held", "a trim is acknowledged before its record in the write buffer file is marked as held", world=10
     ),
     Mutation("slot_freed_before_flush", "a slot is freed when its block is in the base's volatile cache", world=0),
     Mutation(
@@ -248,8 +248,8 @@ MUTATIONS = (
         edits=(
             (
                 "ftl/loading.py",
-                "        await device.write_superblock(clean=False)\n",
-                "        if not found.zones_to_take:\n            await device.write_superblock(clean=False)\n",
+                "for _ in range(2 if grown else 1)",
+                "for _ in range(0 if grown else 1)",
             ),
         ),
         setting=GROWTHS,
@@ -318,9 +318,8 @@ MUTATIONS = (
         edits=(
             (
                 "ftl/loading.py",
-                "        await device.write_superblock(clean=False)\n        if files",
-                "        if not found.from_checkpoint:\n"
-                "            await device.write_superblock(clean=False)\n        if files",
+                "for _ in range(2 if grown else 1)",
+                "for _ in range(0 if found.from_checkpoint else 1)",
             ),
             ("ftl/load/restore.py", "[zones[index].start for index in checkpoint.zones] + _used", "_used"),
             ("ftl/load/checkpoint.py", "if sequential and zones[zone].usable and was != written:", "if False:"),
@@ -347,10 +346,9 @@ MUTATIONS = (
         edits=(
             (
                 "ftl/loading.py",
-                "        await device.write_superblock(clean=False)\n        if files is not None:\n"
-                "            files.remove(but=incarnation)\n",
+                "        for _ in range(2 if grown else 1):\n",
                 "        if files is not None:\n            files.remove(but=incarnation)\n"
-                "        await device.write_superblock(clean=False)\n",
+                "        for _ in range(2 if grown else 1):\n",
             ),
         ),
         world=0,

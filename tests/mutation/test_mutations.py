@@ -50,6 +50,7 @@ def torture(folder: Path, arguments: Sequence[str], mutation: str = "") -> dict[
         capture_output=True,
         text=True,
     )
+    assert report.exists(), done.stderr
     values: dict[str, Any] = json.loads(report.read_text())
     assert done.returncode == (1 if values["violations"] else 0), done.stderr
     return values
