@@ -18,7 +18,7 @@ from ..nvme.auth.key import HostKeys
 from ..nvme.auth.psk import PskSource
 from ..nvme.host.controller import AsyncEvent, Controller, NamespaceInfo
 from ..runtime.reactor import ReactorLoop
-from ..runtime.tasks import end_tasks
+from ..runtime.tasks import end_tasks, to_its_end
 from .bdevs import NVME_IO_TYPES, ZONED_IO_TYPES, Bdev, BdevLayer
 from .decode import Params
 from .refusals import EIO, failed
@@ -287,6 +287,10 @@ class AttachedController:
                 except (FtlError, OSError) as error:
                     logger.info("controller %s: lost again while reconnecting: %s", self.name, error)
                     await controller.close()
+                except BaseException:
+                    # Who detaches it holds the lock, and knows of the one before only.
+                    await to_its_end(controller.close())
+                    raise
             if options.reconnect_delay == 0:
                 self._fail_io()
                 self.state = State.FAILED
@@ -393,6 +397,10 @@ class NvmeControllers:
                 async with self._lock:
                     await attached.detach()
             raise failed(EIO) from error
+        except BaseException:
+            if controller is not None:
+                await to_its_end(controller.close())
+            raise
         finally:
             if attached.state is State.RESETTING:
                 self.controllers.pop(attached.name, None)

@@ -17,6 +17,7 @@ from uuid import UUID, uuid4
 from ... import _shim
 from ...errors import FtlError, ParameterError, PathError, ProtocolError, UnsupportedError
 from ...runtime.reactor import ReactorLoop
+from ...runtime.tasks import to_its_end
 from .. import identify, logs, wire
 from ..auth.key import HostKeys
 from ..auth.psk import PskSource, TlsPsk
@@ -191,10 +192,10 @@ class Controller:
         try:
             await asyncio.wait_for(self._connect(header_digest, data_digest, kato_ms), timeout_s)
         except asyncio.TimeoutError:
-            await self._tear_down("timed out")
+            await to_its_end(self._tear_down("timed out"))
             raise PathError(f"{subnqn} at {traddr}:{trsvcid} did not answer within {timeout_s} s") from None
         except BaseException:
-            await self._tear_down("not connected")
+            await to_its_end(self._tear_down("not connected"))
             raise
         return self
 

@@ -225,6 +225,21 @@ async def test_a_controller_that_gets_no_io_queue_again_tries_once_more_and_io_w
         assert await here.io(device, _shim.OP_READ, 3, 1, bytearray(4096)) == (0, 0)
 
 
+async def test_a_controller_that_is_detached_as_it_comes_back_leaves_no_connection() -> None:
+    async with box() as base, box() as here:
+        await base.malloc("M0")
+        await here.attach("X", await base.subsystem(NQN, "M0"), ctrlr_loss_timeout_sec=-1, reconnect_delay_sec=1)
+        attached = here.target.nvme.controllers["X"]
+        subsystem = base.target.nvmf.exports[NQN].subsystem
+        (before,) = subsystem.controllers.values()
+        async with here.target.lock:
+            await subsystem.disconnect()
+            await until(lambda: any(each is not before for each in subsystem.controllers.values()))
+            await asyncio.sleep(0.2)  # it has connected, and waits for the lock
+            await attached.detach()
+        await until(lambda: subsystem.controllers == {})
+
+
 async def test_io_waits_no_longer_than_the_fast_fail_time_out(here: Box) -> None:
     async with box() as base:
         await base.malloc("M0")
