@@ -231,8 +231,8 @@ async def _loaded(
         if alarm is not None:
             alarm()
         told = True
-        # If the newest can't be read a load takes the one before: that must know of the bands of a growth, too, or what is
-        # written to them from now on would be forgotten.
+        # If the newest can't be read a load takes the one before: that must know of the bands of a growth, too, or what
+        # is written to them from now on would be forgotten.
         for _ in range(2 if grown else 1):
             await device.write_superblock(clean=False)
         if files is not None:
