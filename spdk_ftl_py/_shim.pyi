@@ -597,6 +597,7 @@ class FtlCore(BlockDevice):
         finish_zones: bool = False,
         verify_reads: bool = True,
         no_data: bool = False,
+        media_uuid: bytes | None = None,
     ) -> None:
         """bands[b] = start LBAs of the band's zones, one per punit (ADDRESS_INVALID where a zone is missing).
         zone_capacity: the smallest of all zones used. batch_blocks counts the header. All lengths in blocks.
@@ -604,6 +605,7 @@ class FtlCore(BlockDevice):
         would leave it active. A write_buffer_path is made anew. verify_reads: what is read is compared with its CRC,
         which takes 2 bytes of memory for each block. no_data: the base keeps nothing of what is written to it; what
         stood where is remembered, at 4 or 8 bytes a block of the base, and nothing is verified, reads neither.
+        media_uuid: of the records on the base, where that is another than uuid.
         ValueError for impossible settings, OSError for the file."""
 
     @property

@@ -41,6 +41,7 @@ _METHODS: Final = (
     "bdev_ftl_set_cache",
     "bdev_ftl_remove_cache",
     "bdev_ftl_rename",
+    "bdev_ftl_set_uuid",
     "bdev_ftl_add_host",
     "bdev_ftl_remove_host",
     "bdev_ftl_allow_any_host",

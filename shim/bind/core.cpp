@@ -74,18 +74,26 @@ void take_bands(CoreConfig &config, const GivenBands &given) {
     }
 }
 
+layout::Uuid uuid_of(const nb::bytes &bytes) {
+    layout::Uuid uuid{};
+    if (bytes.size() != uuid.size()) {
+        throw std::invalid_argument("a uuid must be 16 bytes");
+    }
+    std::memcpy(uuid.data(), bytes.data(), uuid.size());
+    return uuid;
+}
+
 std::shared_ptr<FtlCore> make_core(const std::shared_ptr<Reactor> &reactor, std::shared_ptr<BlockDevice> base,
                                    const nb::bytes &uuid, uint64_t block_count, const GivenBands &bands,
                                    uint64_t zone_size, uint64_t zone_capacity, uint32_t batch_blocks, bool use_append,
                                    bool shared_stream, bool finish_zones, uint32_t write_buffer_blocks,
                                    std::optional<std::string> write_buffer_path, uint32_t reloc_buffer_blocks,
                                    uint32_t max_reloc_qdepth, uint32_t max_active_relocs, uint32_t band_threshold,
-                                   uint64_t next_seq, bool verify_reads, bool no_data) {
+                                   uint64_t next_seq, bool verify_reads, bool no_data,
+                                   const std::optional<nb::bytes> &media_uuid) {
     CoreConfig config;
-    if (uuid.size() != config.uuid.size()) {
-        throw std::invalid_argument("uuid must be 16 bytes");
-    }
-    std::memcpy(config.uuid.data(), uuid.data(), config.uuid.size());
+    config.uuid = uuid_of(uuid);
+    config.media_uuid = media_uuid ? uuid_of(*media_uuid) : config.uuid;
     config.block_count = block_count;
     take_bands(config, bands);
     config.zone_size = zone_size;
@@ -454,7 +462,8 @@ void bind_core(nb::module_ &m) {
              nb::arg("finish_zones") = false, nb::arg("write_buffer_blocks") = 1536,
              nb::arg("write_buffer_path") = nb::none(), nb::arg("reloc_buffer_blocks") = 512,
              nb::arg("max_reloc_qdepth") = 32, nb::arg("max_active_relocs") = 3, nb::arg("band_threshold") = 90,
-             nb::arg("next_seq") = 1, nb::arg("verify_reads") = true, nb::arg("no_data") = false)
+             nb::arg("next_seq") = 1, nb::arg("verify_reads") = true, nb::arg("no_data") = false,
+             nb::arg("media_uuid") = nb::none())
         .def_prop_ro("id", &FtlCore::id)
         .def(
             "open_band",

@@ -28,7 +28,7 @@ void BandWriter::start_batch(OpenBand &open, ZoneWriter &zone, Source source) no
     header.magic = layout::kBatchMagic;
     header.version = layout::kVersion;
     header.crc = 0;
-    header.uuid = state_.config.uuid;
+    header.uuid = state_.config.media_uuid;
     header.band_seq = band.seq;
     header.address = state_.config.use_append ? 0 : place.start + zone.next_offset;
     header.count = 0;
@@ -167,7 +167,7 @@ void BandWriter::make_summary(ZoneWriter &zone) noexcept {
         block.magic = layout::kSummaryMagic;
         block.version = layout::kVersion;
         block.crc = 0;
-        block.uuid = state_.config.uuid;
+        block.uuid = state_.config.media_uuid;
         block.band_seq = band.seq;
         block.index = index;
         const uint32_t first = std::min(index * layout::kEntriesPerBlock, state_.data_area);

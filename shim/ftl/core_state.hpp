@@ -32,6 +32,7 @@ inline constexpr uint64_t kBatchAgeNs = 5'000'000;  // data does not wait longer
 
 struct CoreConfig {
     layout::Uuid uuid{};
+    layout::Uuid media_uuid{};  // of the records on the base: that of the FTL that this one is a copy of
     uint64_t block_count = 0;
     std::vector<uint64_t> zone_starts;  // by band and parallel unit; kNoZone where a band has none
     uint32_t punits = 0;

@@ -344,13 +344,13 @@ void Movers::damaged(Mover &mover, Status status) noexcept {
 // be anything; of an earlier life it verifies.
 bool Movers::was_ours(const Mover &mover, const SummaryBlock &block) const noexcept {
     return block.crc != layout::block_crc(&block) &&
-           (block.magic == layout::kSummaryMagic || block.uuid == state_.config.uuid) &&
+           (block.magic == layout::kSummaryMagic || block.uuid == state_.config.media_uuid) &&
            block.band_seq == state_.bands[mover.band].seq;
 }
 
 bool Movers::was_ours(const Mover &mover, const BatchHeader &header) const noexcept {
     return header.crc != layout::block_crc(&header) &&
-           (header.magic == layout::kBatchMagic || header.uuid == state_.config.uuid) &&
+           (header.magic == layout::kBatchMagic || header.uuid == state_.config.media_uuid) &&
            header.band_seq == state_.bands[mover.band].seq;
 }
 
@@ -387,7 +387,7 @@ void Movers::use_walked(Mover &mover, bool read) noexcept {
 bool Movers::is_ours(const Mover &mover, const BatchHeader &header, uint32_t offset) const noexcept {
     const uint64_t address = state_.zone(mover.band, mover.punit).start + offset;
     return header.magic == layout::kBatchMagic && header.crc == layout::block_crc(&header) &&
-           header.version == layout::kVersion && header.uuid == state_.config.uuid &&
+           header.version == layout::kVersion && header.uuid == state_.config.media_uuid &&
            header.band_seq == state_.bands[mover.band].seq &&
            header.address == (state_.config.use_append ? 0 : address) && header.count <= layout::kEntriesPerBlock &&
            header.band == mover.band && header.punit == mover.punit;
@@ -395,7 +395,7 @@ bool Movers::is_ours(const Mover &mover, const BatchHeader &header, uint32_t off
 
 bool Movers::is_ours(const Mover &mover, const SummaryBlock &block, uint32_t index) const noexcept {
     return block.magic == layout::kSummaryMagic && block.crc == layout::block_crc(&block) &&
-           block.version == layout::kVersion && block.uuid == state_.config.uuid &&
+           block.version == layout::kVersion && block.uuid == state_.config.media_uuid &&
            block.band_seq == state_.bands[mover.band].seq && block.index == index &&
            block.count <= layout::kEntriesPerBlock && block.band == mover.band && block.punit == mover.punit;
 }

@@ -55,15 +55,21 @@ def check_together(rpc: schema.RpcSchema, params: Mapping[str, Any]) -> None:
     _check_conf(rpc, params)
     if rpc.method == "bdev_ftl_create":
         _check_terms(params)
+    if rpc.method == "bdev_ftl_set_uuid":
+        _check_new_uuid(params)
+
+
+def _check_new_uuid(params: Mapping[str, Any]) -> None:
+    new = params.get("new_uuid")
+    _check_nil(new)
+    if new is not None and UUID(new) == UUID(params["uuid"]):
+        raise ParameterError("argument --new-uuid: it is that of -u: choose another, or leave it out")
 
 
 def _check_terms(params: Mapping[str, Any]) -> None:
     """As Terms.take() of the daemon, with the names of options."""
     new, given = params.get("new_uuid"), params.get("uuid")
-    if new is not None and not UUID(new).int:
-        raise ParameterError(
-            "argument --new-uuid: the nil UUID, which no FTL can have: choose another, or leave it out"
-        )
+    _check_nil(new)
     if new is not None and given is not None and UUID(given).int:
         raise ParameterError("-u loads an FTL, --new-uuid is for one that is created: give one of them")
     if params.get("load_or_create"):
@@ -71,6 +77,13 @@ def _check_terms(params: Mapping[str, Any]) -> None:
             raise ParameterError("--force erases what is on the base, --load-or-create never does: give one of them")
         if params.get("no_data"):
             raise ParameterError("what --no-data makes can't be loaded again: leave --load-or-create out")
+
+
+def _check_nil(new: str | None) -> None:
+    if new is not None and not UUID(new).int:
+        raise ParameterError(
+            "argument --new-uuid: the nil UUID, which no FTL can have: choose another, or leave it out"
+        )
 
 
 def _check_conf(rpc: schema.RpcSchema, params: Mapping[str, Any]) -> None:

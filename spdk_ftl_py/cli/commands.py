@@ -1,6 +1,6 @@
 """Subcommands of `spdk-ftl` that ask the daemon: status, devices, stats, properties, hosts, create, delete, add-host,
 remove-host, allow-any-host, remove-buffers, grow, load, unload, unmap, set-property, set-cache, remove-cache,
-rename."""
+rename, set-uuid."""
 
 from __future__ import annotations
 
@@ -48,6 +48,7 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     _add_rpc(subparsers, "set-cache", "give an FTL an nv cache, or another one, while it runs")
     _add_rpc(subparsers, "remove-cache", "take the nv cache of an FTL away while it runs")
     _add_rpc(subparsers, "rename", "give an FTL another name, in the target too")
+    _add_rpc(subparsers, "set-uuid", "give the copy of an FTL, on a bdev that nobody has, a uuid of its own")
     buffers = _add(subparsers, "remove-buffers", "remove write buffer files that no FTL needs (see status)")
     rpc = schema.load("ftl_remove_buffers")
     uuid = parameter(rpc, "uuid")
@@ -133,14 +134,15 @@ def _add(
 
 def _add_rpc(subparsers: argparse._SubParsersAction[argparse.ArgumentParser], command: str, summary: str) -> None:
     rpc = schema.load(f"bdev_ftl_{command.replace('-', '_')}")
+    on_a_bdev = any(each.name == "base_bdev" for each in rpc.parameters)
     parser = _add(subparsers, command, summary, table=False)
     parser.add_argument(
         "-s",
         "--target",
         type=target_socket,
-        default=TARGET_DEFAULT if command in ("create", "load") else None,
+        default=TARGET_DEFAULT if on_a_bdev else None,
         help=f"RPC socket of the SPDK target (default: {TARGET_DEFAULT})"
-        if command in ("create", "load")
+        if on_a_bdev
         else "RPC socket of the SPDK target that the FTL is on (needed only where several have one of that name)",
     )
     add_arguments(parser, rpc)

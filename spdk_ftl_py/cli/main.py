@@ -44,7 +44,7 @@ _MODULES: Final[tuple[tuple[str, tuple[str, ...]], ...]] = (
             *("status", "devices", "list", "stats", "properties", "hosts", "create", "delete"),
             *("add-host", "remove-host", "allow-any-host", "remove-buffers"),
             "grow",
-            *("load", "unload", "unmap", "set-property", "set-cache", "remove-cache", "rename"),
+            *("load", "unload", "unmap", "set-property", "set-cache", "remove-cache", "rename", "set-uuid"),
         ),
     ),
     ("spdk_ftl_py.cli.config_commands", ("save-config", "load-config")),

@@ -1,13 +1,13 @@
-"""What is on a bdev of a target that nobody has: an FTL, or the nv cache of one. Reads only, and takes back what it had
-to do to get at it."""
+"""What is on a bdev of a target that nobody has: an FTL, or the nv cache of one. What has to be done to get at it is
+taken back."""
 
 from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 from uuid import UUID, uuid4
 
 from .. import _shim
@@ -26,6 +26,8 @@ from ..spdk.exports import EXPORT_MODEL, NQN_PREFIX, export_bdev, host_nqn, remo
 from ..spdk.rpc import TargetRpc
 from .checks import BLOCK_BYTES, zone_size_of
 
+T = TypeVar("T")
+Work = Callable[[ReactorLoop, _shim.BlockDevice], Awaitable[T]]
 PROBE_S: Final = 10.0
 """A bdev that has not answered by then is not waited for."""
 QUEUE_DEPTH: Final = 16
@@ -94,6 +96,10 @@ class Prober:
         Raises ClaimedError, UnsupportedError for a bdev that can hold nothing of ours, or an FTL of another format
         version; PathError, MediaError where it can't be read.
         """
+        return await self.visit(rpc, bdev, lambda reactor, media: look_at(reactor, media, bdev, zone_capacity))
+
+    async def visit(self, rpc: TargetRpc, bdev: Bdev, work: Work[T]) -> T:
+        """What work does with the bdev while nobody else has it. Raises what probe() does, and what work raises."""
         why = why_unfit(bdev)
         if why is not None:
             raise UnsupportedError(f"bdev {bdev.name} {why}")
@@ -103,7 +109,7 @@ class Prober:
             await require_unclaimed(rpc, bdev, "bdev")
             steps = Steps(f"scan {bdev.name}")
             try:
-                return await asyncio.wait_for(self._probe(rpc, steps, bdev, zone_capacity), PROBE_S)
+                return await asyncio.wait_for(self._visit(rpc, steps, bdev, work), PROBE_S)
             except (TimeoutError, asyncio.TimeoutError):
                 raise PathError(f"bdev {bdev.name} does not answer within {PROBE_S:g} s") from None
             finally:
@@ -111,7 +117,7 @@ class Prober:
                 if await to_its_end(steps.undo()):
                     self._cleaned.discard(rpc.address)
 
-    async def _probe(self, rpc: TargetRpc, steps: Steps, bdev: Bdev, zone_capacity: int | None) -> Probed:
+    async def _visit(self, rpc: TargetRpc, steps: Steps, bdev: Bdev, work: Work[T]) -> T:
         # A name that nobody can guess: in that moment nobody else gets at the media.
         host_id = uuid4()
         exported = await export_bdev(rpc, steps, bdev, nqn=self.nqn, hostnqn=host_nqn(host_id))
@@ -125,7 +131,7 @@ class Prober:
         if namespace is None:
             raise MediaError(f"bdev {bdev.name}: the target's export of it has no namespace {exported.nsid}")
         media = await controller.create_io_qpair(reactor, namespace, queue_depth=QUEUE_DEPTH)
-        return await look_at(reactor, media, bdev, zone_capacity)
+        return await work(reactor, media)
 
 
 async def look_at(
@@ -135,7 +141,7 @@ async def look_at(
     if bdev.zoned:
         return _told(bdev, await _find(reactor, media, bdev), None)
     if not bdev.metadata_bytes:
-        capacity = zone_capacity or await _find_capacity(reactor, media, bdev)
+        capacity = zone_capacity or await find_capacity(reactor, media, bdev)
         if capacity is not None and bdev.block_count >= _ZONES_MIN * zone_size_of(capacity):
             found = await _find(reactor, media, bdev, capacity)
             if found is not None:
@@ -151,7 +157,7 @@ async def _find(
     reactor: ReactorLoop, media: _shim.BlockDevice, bdev: Bdev, zone_capacity: int | None = None
 ) -> Found | None:
     if zone_capacity is not None:
-        media = _shim.ZonedOverlay(reactor.shim, media, zone_capacity=zone_capacity, initial_state="full")
+        media = emulated(reactor, media, zone_capacity)
     port = BlockPort(reactor, media, name=bdev.name)
     try:
         zones = await port.zones()
@@ -160,7 +166,12 @@ async def _find(
         await port.close()
 
 
-async def _find_capacity(reactor: ReactorLoop, media: _shim.BlockDevice, bdev: Bdev) -> int | None:
+def emulated(reactor: ReactorLoop, media: _shim.BlockDevice, zone_capacity: int) -> _shim.ZonedOverlay:
+    """With the zones of an FTL that is there."""
+    return _shim.ZonedOverlay(reactor.shim, media, zone_capacity=zone_capacity, initial_state="full")
+
+
+async def find_capacity(reactor: ReactorLoop, media: _shim.BlockDevice, bdev: Bdev) -> int | None:
     """Superblocks begin where the bdev does, however it is cut into zones; and each says how it is."""
     guess = min(_GUESS_BLOCKS_MAX, 1 << max(0, (bdev.block_count // _ZONES_MIN).bit_length() - 1))
     found = await _find(reactor, media, bdev, guess) if bdev.block_count >= _ZONES_MIN * guess else None

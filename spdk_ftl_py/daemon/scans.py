@@ -1,17 +1,26 @@
-"""bdev_ftl_scan: which FTLs are on the bdevs of a target."""
+"""bdev_ftl_scan: which FTLs are on the bdevs of a target; bdev_ftl_set_uuid, for one that is the copy of another."""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+import logging
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Protocol
+from uuid import UUID, uuid4
 
-from ..errors import FtlError, NotFoundError, TargetError
+from .. import _shim
+from ..errors import BusyError, ExistsError, FtlError, NotFoundError, ParameterError, TargetError
+from ..ftl.load.new_uuid import Renumbered, set_uuid
+from ..ftl.media.blockdev import BlockPort
+from ..runtime.reactor import ReactorLoop
 from ..spdk.bdevs import Bdev
 from ..spdk.rpc import TargetRpc
 from .base import DaemonIdentity
 from .config_rpcs import normal_target
 from .device import ManagedDevice
-from .probing import Prober, foreign_bdevs, why_unfit
+from .probing import Prober, emulated, find_capacity, foreign_bdevs, why_unfit
+from .states import DeviceState
+
+log = logging.getLogger(__name__)
 
 
 class Devices(Protocol):
@@ -32,7 +41,7 @@ class Scans:
 
     @property
     def methods(self) -> dict[str, Callable[[dict[str, Any]], Awaitable[Any]]]:
-        return {"bdev_ftl_scan": self.scan}
+        return {"bdev_ftl_scan": self.scan, "bdev_ftl_set_uuid": self.set_uuid}
 
     async def scan(self, params: dict[str, Any]) -> dict[str, Any]:
         """{"bdevs": […]}, each as Probed.to_dict() tells it, or with "error"; of an FTL that the daemon has, with its
@@ -44,10 +53,7 @@ class Scans:
         bdevs = await foreign_bdevs(rpc)
         asked = params.get("base_bdev")
         if asked is not None:
-            bdev = next((each for each in bdevs if asked in each.names or asked == each.uuid), None)
-            if bdev is None:
-                there = ", ".join(each.name for each in bdevs[:16]) or "none"
-                raise NotFoundError(f"bdev {asked}: no such bdev in the SPDK target at {target}; it has: {there}")
+            bdev = _named(asked, bdevs, target)
             return {"bdevs": [self._known(target, bdev) or await self._probe(rpc, bdev, capacity)]}
         told = []
         for bdev in bdevs:
@@ -57,6 +63,55 @@ class Scans:
             elif not bdev.claimed and why_unfit(bdev) is None:
                 told.append(await self._try(rpc, bdev, capacity))
         return {"bdevs": told}
+
+    async def set_uuid(self, params: dict[str, Any]) -> dict[str, Any]:
+        """{"bdev", "name": that the FTL had, "uuid": its uuid now, "was"}. Raises what Prober.visit() and ftl's
+        set_uuid() raise, and ExistsError, BusyError where an FTL of this daemon has, or needs, what it is about."""
+        self._registry.require_no_halt()
+        target = normal_target(params["target"])
+        uuid, new = UUID(params["uuid"]), UUID(params["new_uuid"]) if params.get("new_uuid") else uuid4()
+        if not new.int:
+            raise ParameterError("new_uuid is the nil UUID, which no FTL can have: choose another, or leave it out")
+        if new == uuid:
+            raise ParameterError(f"new_uuid is {new}, which it has: choose another, or leave it out")
+        rpc = self._identity.rpc(target)
+        bdev = _named(params["base_bdev"], await foreign_bdevs(rpc), target)
+        self._check_needed(uuid, new, bdev)
+        capacity = None if bdev.zoned else params.get("zone_capacity")
+
+        async def work(reactor: ReactorLoop, media: _shim.BlockDevice) -> Renumbered:
+            # Somebody may have begun to load it.
+            self._check_needed(uuid, new, bdev)
+            if not bdev.zoned:
+                found = capacity or await find_capacity(reactor, media, bdev)
+                if found is None:
+                    raise NotFoundError(f"bdev {bdev.name} holds no FTL: give the base bdev of one")
+                media = emulated(reactor, media, found)
+            port = BlockPort(reactor, media, name=f"bdev {bdev.name}")
+            try:
+                return await set_uuid(port, uuid, new, force=bool(params.get("force")))
+            finally:
+                await port.close()
+
+        done = await self._prober.visit(rpc, bdev, work)
+        name = done.superblock.content.get("name")
+        if done.changed:
+            log.info("bdev %s: FTL %s, a copy of %s, has uuid %s now", bdev.name, name, uuid, new)
+        return {"bdev": bdev.name, "name": name, "uuid": str(done.uuid), "was": str(uuid)}
+
+    def _check_needed(self, uuid: UUID, new: UUID, bdev: Bdev) -> None:
+        """An FTL that is on a base has that one; of others this bdev may be the base."""
+        for device in self._registry.devices.values():
+            if device.uuid == new:
+                raise ExistsError(
+                    f"uuid {new}: FTL bdev {device.name} ({device.state.value}, on the SPDK target at {device.target}) "
+                    "has it already: choose another"
+                )
+            if device.uuid == uuid and device.state is not DeviceState.ONLINE:
+                raise BusyError(
+                    f"bdev {bdev.name}: FTL bdev {device.name} ({device.state.value}) has uuid {uuid}, and this may be "
+                    "its base: bring it online first, or delete it"
+                )
 
     def _known(self, target: str, bdev: Bdev) -> dict[str, Any] | None:
         """Without a look at it, which is not to be had: the daemon has claimed it for an FTL."""
@@ -88,3 +143,12 @@ class Scans:
             return {"bdev": bdev.name, "error": error.message}
         except (FtlError, OSError) as error:
             return {"bdev": bdev.name, "error": error.message if isinstance(error, FtlError) else str(error)}
+
+
+def _named(asked: str, bdevs: Sequence[Bdev], target: str) -> Bdev:
+    """By name, alias or uuid. Raises NotFoundError."""
+    for bdev in bdevs:
+        if asked in bdev.names or asked == bdev.uuid:
+            return bdev
+    there = ", ".join(each.name for each in bdevs[:16]) or "none"
+    raise NotFoundError(f"bdev {asked}: no such bdev in the SPDK target at {target}; it has: {there}")

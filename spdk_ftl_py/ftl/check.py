@@ -212,8 +212,8 @@ class _Check:
             newest = 0
             parts: list[Block] = []
             async for address, block in self._blocks_of(zone):
-                superblock = Superblock.parse(block, self._superblock.uuid, parts)
-                if superblock is None and part_of(block, self._superblock.uuid):
+                superblock = Superblock.parse(block, self._superblock.media_uuid, parts)
+                if superblock is None and part_of(block, self._superblock.media_uuid):
                     # Of one that was cut off, or goes on.
                     parts.append(block)
                     continue
@@ -261,7 +261,7 @@ class _Check:
         self._reader = ZoneReader(
             self._port,
             geometry,
-            self._superblock.uuid,
+            self._superblock.media_uuid,
             sequential=self._sequential,
             use_append=self._use_append,
         )
@@ -363,7 +363,7 @@ class _Check:
             return
         # A zone that was finished early has nothing there.
         for i, block in enumerate(blocks):
-            if block.any() and parse_summary_block(block, self._superblock.uuid) is None:
+            if block.any() and parse_summary_block(block, self._superblock.media_uuid) is None:
                 self._result.add(
                     f"block {address + i} (band {content.band}): a block of the zone's summary is damaged; headers say "
                     "what it said"

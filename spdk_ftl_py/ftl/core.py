@@ -28,9 +28,10 @@ async def make_core(
     buffer: Path | None = None,
     buffer_blocks: int = 0,
     no_data: bool = False,
+    media_uuid: UUID | None = None,
 ) -> _shim.FtlCore:
-    """An FtlCore for a conf and geometry. Raises ConfError where its pools can't be made, FtlError where the write
-    buffer's file can't."""
+    """An FtlCore for a conf and geometry. media_uuid: of its records on the base, where that is another. Raises
+    ConfError where its pools can't be made, FtlError where the write buffer's file can't."""
     try:
         bands = await aside(geometry.zone_count, geometry.band_zone_starts)
         making = functools.partial(
@@ -38,6 +39,7 @@ async def make_core(
             reactor.shim,
             base,
             uuid=uuid.bytes,
+            media_uuid=(media_uuid or uuid).bytes,
             block_count=geometry.block_count,
             bands=bands,
             zone_size=geometry.zone_size,

@@ -287,7 +287,7 @@ class FtlDevice:
         place = await checkpoint.write(
             self._port,
             dataclasses.replace(self.geometry, bands=self._bands.zones()),
-            self.uuid,
+            self._superblock.media_uuid,
             self._superblock.generation + 1,
             self.core,
             with_crcs=self.conf.verify_reads,

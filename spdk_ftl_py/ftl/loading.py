@@ -145,6 +145,7 @@ async def _loaded(
         port,
         found.geometry,
         uuid,
+        media_uuid=found.superblock.media_uuid,
         generation=found.superblock.generation,
         zone=found.superblock_zone,
         written=found.superblock_used,
@@ -176,6 +177,7 @@ async def _loaded(
         next_seq=keeper.next_seq(found.next_seq, clean=found.superblock.clean),
         buffer=files.path(incarnation) if files else None,
         buffer_blocks=buffer_blocks,
+        media_uuid=found.superblock.media_uuid,
     )
     device = FtlDevice(
         reactor,

@@ -315,7 +315,7 @@ class _Reader:
         self._port = port
         self._geometry = geometry
         self._generation = superblock.generation
-        self._uuid = superblock.uuid.bytes
+        self._uuid = superblock.media_uuid.bytes
         in_bands = {zone for band in geometry.bands for zone in band if zone is not None}
         capacity = geometry.zone_capacity
         try:

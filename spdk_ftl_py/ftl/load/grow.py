@@ -119,7 +119,7 @@ async def _make_blank(port: BlockPort, found: Restored, start: int) -> None:
     geometry = found.geometry
     summary, _ = await port.read_what_can_be(start + geometry.data_blocks, geometry.summary_blocks)
     blocks = 1
-    if any(parse_summary_block(block, found.superblock.uuid) is not None for block in summary):
+    if any(parse_summary_block(block, found.superblock.media_uuid) is not None for block in summary):
         blocks = geometry.zone_capacity
     elif (first := await port.read_what_can_be(start, 1))[1][0] and not first[0].any():
         return

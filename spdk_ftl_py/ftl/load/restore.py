@@ -212,7 +212,7 @@ async def restore(
         return await aside(
             len(zones), lambda: _from_checkpoint(whole, superblock, geometry, its_conf, zones, which, used)
         )
-    reader = ZoneReader(port, geometry, uuid, sequential=sequential, use_append=its_conf.use_append)
+    reader = ZoneReader(port, geometry, superblock.media_uuid, sequential=sequential, use_append=its_conf.use_append)
     contents = await _read_bands(reader, geometry, zones, report)
     merging = functools.partial(
         _Merge,

@@ -72,7 +72,8 @@ async def make_room(port: BlockPort, found: Restored) -> int | None:
 
 
 async def _make_room(port: BlockPort, found: Restored) -> int | None:
-    reader = ZoneReader(port, found.geometry, found.superblock.uuid, sequential=True, use_append=found.conf.use_append)
+    superblock = found.superblock
+    reader = ZoneReader(port, found.geometry, superblock.media_uuid, sequential=True, use_append=found.conf.use_append)
     places = await _places(port, found, reader)
     valid, referenced = await aside(found.geometry.zone_count, functools.partial(_in_force, found))
     for victim in np.argsort(valid, kind="stable").tolist():
@@ -195,7 +196,7 @@ async def _write(
     address = place.start + place.offset
     band = found.bands[place.band]
     header = build_batch_header(
-        found.superblock.uuid,
+        found.superblock.media_uuid,
         band=place.band,
         punit=place.punit,
         band_seq=band.seq,

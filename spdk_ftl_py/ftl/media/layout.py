@@ -5,6 +5,7 @@ The shim writes batches and summaries (shim/ftl/layout.hpp); this side reads the
 
 from __future__ import annotations
 
+from collections.abc import Container
 from dataclasses import dataclass
 from typing import Any, Final
 from uuid import UUID
@@ -17,6 +18,8 @@ from ...errors import UnsupportedError
 from .geometry import BLOCK_BYTES, SUMMARY_ENTRIES
 
 FORMAT_VERSION: Final = 2
+COPY_VERSION: Final = 3
+"""Of the superblocks of an FTL that has another uuid than its records."""
 BATCH_MAGIC: Final = b"FTLBATCH"
 SUMMARY_MAGIC: Final = b"FTLSUMRY"
 SUPERBLOCK_MAGIC: Final = b"FTLSUPER"
@@ -144,7 +147,12 @@ def seal(record: NDArray[Any]) -> Block:
 
 
 def parse_record(
-    block: Block, dtype: np.dtype[Any], magic: bytes, uuid: UUID | None, what: str | None = None
+    block: Block,
+    dtype: np.dtype[Any],
+    magic: bytes,
+    uuid: UUID | None,
+    what: str | None = None,
+    versions: Container[int] = (FORMAT_VERSION,),
 ) -> Any | None:
     """The record in a block, or None where it is not ours or does not verify. Of another version it raises
     UnsupportedError where ``what`` names the record; else it is not ours: where data of a host may stand, only the
@@ -155,9 +163,9 @@ def parse_record(
     if int(record["crc"]) != block_crc(block):
         return None
     version = int(record["version"])
-    if version != FORMAT_VERSION and what is None:
+    if version not in versions and what is None:
         return None
-    if version != FORMAT_VERSION:
+    if version not in versions:
         raise UnsupportedError(
             f"{what} has media format version {version}, this software knows {FORMAT_VERSION}: use the release that "
             "wrote it"

@@ -21,6 +21,7 @@ from ...errors import FlushDoubtError, FtlError, MediaError
 from .blockdev import ZONE_FINISH, ZONE_RESET, BlockPort
 from .geometry import BLOCK_BYTES, SUPERBLOCK_ZONES, Geometry
 from .layout import (
+    COPY_VERSION,
     FORMAT_VERSION,
     SEQ_MAX,
     SUPERBLOCK,
@@ -35,6 +36,7 @@ from .zone import EMPTY, FULL, OFFLINE, Zone
 
 log = logging.getLogger(__name__)
 
+_VERSIONS: Final = (FORMAT_VERSION, COPY_VERSION)
 FLAG_CLEAN: Final = 1
 FLAG_PACKED: Final = 2
 """What does not fit into one block: deflated, in parts, of which this block is the last."""
@@ -54,9 +56,17 @@ class SuperblockTooLongError(FtlError):
 @dataclass(frozen=True)
 class Superblock:
     uuid: UUID
+    """Of the FTL."""
     generation: int
     clean: bool
     content: Mapping[str, Any]
+    origin: UUID | None = None
+    """Whose copy it is, where it has got a uuid of its own."""
+
+    @property
+    def media_uuid(self) -> UUID:
+        """What stands in its records, and in the superblock's own header: it never changes."""
+        return self.origin or self.uuid
 
     @property
     def incarnation(self) -> int:
@@ -68,7 +78,8 @@ class Superblock:
         """As a block; where it does not fit into one, as several (n x 4096 bytes), to be written one behind the other:
         it is there when the last one is."""
         flags = FLAG_CLEAN if self.clean else 0
-        text = json.dumps(self.content, separators=(",", ":"), sort_keys=True).encode()
+        content = self.content if self.origin is None else {**self.content, "uuid": str(self.uuid)}
+        text = json.dumps(content, separators=(",", ":"), sort_keys=True).encode()
         if len(text) <= JSON_BYTES_MAX:
             return self._block(SUPERBLOCK_MAGIC, flags, text)
         packed = zlib.compress(text, 9)
@@ -87,7 +98,9 @@ class Superblock:
         return np.concatenate(blocks)
 
     def _block(self, magic: bytes, flags: int, text: bytes, *, part: int = 0, part_count: int = 0) -> Block:
-        record = new_record(SUPERBLOCK, magic, self.uuid)
+        record = new_record(SUPERBLOCK, magic, self.media_uuid)
+        # A release that does not know of it would take the copy for what it was made of.
+        record["version"] = FORMAT_VERSION if self.origin is None else COPY_VERSION
         record["generation"] = self.generation
         record["length"] = len(text)
         record["flags"] = flags
@@ -97,10 +110,11 @@ class Superblock:
         return seal(record)
 
     @classmethod
-    def parse(cls, block: Block, uuid: UUID | None = None, before: Sequence[Block] = ()) -> Superblock | None:
-        """None where the block is no whole superblock (of that uuid). before: the blocks that stand before it, the last
-        of which are its other parts, if parts_before() says so. Raises UnsupportedError for another format version."""
-        record = parse_record(block, SUPERBLOCK, SUPERBLOCK_MAGIC, uuid, "the superblock")
+    def parse(cls, block: Block, media_uuid: UUID | None = None, before: Sequence[Block] = ()) -> Superblock | None:
+        """None where the block is no whole superblock (with that uuid in its header). before: the blocks that stand
+        before it, the last of which are its other parts, if parts_before() says so. Raises UnsupportedError for another
+        format version."""
+        record = parse_record(block, SUPERBLOCK, SUPERBLOCK_MAGIC, media_uuid, "the superblock", _VERSIONS)
         if record is None or int(record["length"]) > JSON_BYTES_MAX:
             return None
         text: bytes | None = bytes(record["json"])[: int(record["length"])]
@@ -114,25 +128,32 @@ class Superblock:
             return None
         if not isinstance(content, dict):
             return None
+        origin = uuid = UUID(bytes=bytes(record["uuid"]))
+        if int(record["version"]) == COPY_VERSION:
+            try:
+                uuid = UUID(content.pop("uuid"))
+            except (KeyError, ValueError, TypeError, AttributeError):
+                return None
         return cls(
-            uuid=UUID(bytes=bytes(record["uuid"])),
+            uuid=uuid,
             generation=int(record["generation"]),
             clean=bool(int(record["flags"]) & FLAG_CLEAN),
             content=content,
+            origin=None if uuid == origin else origin,
         )
 
     @staticmethod
-    def parts_before(block: Block, uuid: UUID | None = None) -> int:
+    def parts_before(block: Block, media_uuid: UUID | None = None) -> int:
         """How many blocks before this one belong to the superblock that it ends; 0 where it is none."""
-        record = parse_record(block, SUPERBLOCK, SUPERBLOCK_MAGIC, uuid)
+        record = parse_record(block, SUPERBLOCK, SUPERBLOCK_MAGIC, media_uuid, versions=_VERSIONS)
         if record is None or not int(record["flags"]) & FLAG_PACKED:
             return 0
         return max(0, int(record["part_count"]) - 1)
 
 
-def part_of(block: Block, uuid: UUID | None = None) -> int:
+def part_of(block: Block, media_uuid: UUID | None = None) -> int:
     """Generation of the superblock that this block is a part of, but not the last one; 0 where it is none."""
-    record = parse_record(block, SUPERBLOCK, SUPERBLOCK_PART_MAGIC, uuid)
+    record = parse_record(block, SUPERBLOCK, SUPERBLOCK_PART_MAGIC, media_uuid, versions=_VERSIONS)
     return 0 if record is None else int(record["generation"])
 
 
@@ -144,12 +165,12 @@ def _unpacked(last: Any, piece: bytes, before: Sequence[Block]) -> bytes | None:
     pieces: list[bytes] = []
     uuid = UUID(bytes=bytes(last["uuid"]))
     for part, block in enumerate(before[len(before) - (count - 1) :]):
-        record = parse_record(block, SUPERBLOCK, SUPERBLOCK_PART_MAGIC, uuid)
+        record = parse_record(block, SUPERBLOCK, SUPERBLOCK_PART_MAGIC, uuid, versions=_VERSIONS)
         if record is None or int(record["length"]) > JSON_BYTES_MAX:
             return None
         if any(record[name] != value for name, value in (("generation", last["generation"]), ("part", part))):
             return None
-        if record["part_count"] != last["part_count"]:
+        if any(record[name] != last[name] for name in ("part_count", "version")):
             return None
         pieces.append(bytes(record["json"])[: int(record["length"])])
     unpack = zlib.decompressobj()
@@ -165,9 +186,19 @@ class SuperblockWriter:
     superblock is never erased: at any instant there is a valid one."""
 
     def __init__(
-        self, port: BlockPort, geometry: Geometry, uuid: UUID, *, generation: int = 0, zone: int = 0, written: int = 0
+        self,
+        port: BlockPort,
+        geometry: Geometry,
+        uuid: UUID,
+        *,
+        media_uuid: UUID | None = None,
+        generation: int = 0,
+        zone: int = 0,
+        written: int = 0,
     ) -> None:
-        """zone and written: where the newest superblock ends. The other zone may hold anything."""
+        """media_uuid: as Superblock tells it. zone and written: where the newest superblock ends. The other zone may
+        hold anything."""
+        self.media_uuid: Final = media_uuid or uuid
         self._port = port
         self._geometry = geometry
         self._uuid = uuid
@@ -214,7 +245,9 @@ class SuperblockWriter:
 
     def _build(self, content: Mapping[str, Any], *, clean: bool) -> NDArray[np.uint8]:
         """(n, 4096)."""
-        superblock = Superblock(self._uuid, self.generation + 1, clean, {"format": FORMAT_VERSION, **content})
+        origin = None if self.media_uuid == self._uuid else self.media_uuid
+        content = {"format": FORMAT_VERSION if origin is None else COPY_VERSION, **content}
+        superblock = Superblock(self._uuid, self.generation + 1, clean, content, origin)
         return superblock.build().reshape(-1, BLOCK_BYTES)
 
     async def _make_room(self, zone: int, blocks: int) -> bool:
@@ -275,14 +308,18 @@ class Found(NamedTuple):
 
 
 async def find(port: BlockPort, zones: list[Zone], uuid: UUID | None = None) -> Found | None:
-    """The newest superblock on the device that verifies. Raises MediaError where the device is gone."""
+    """The newest superblock on the device that verifies; None where there is none, or where that is not of this uuid.
+    Raises MediaError where the device is gone.
+
+    An older one never counts, whose it ever is: where a copy has got a uuid of its own it is what the copy was made of.
+    """
     best: Found | None = None
     silent: list[Zone] = []
     for which, index in enumerate(SUPERBLOCK_ZONES):
         zone = zones[index]
         if zone.state in (EMPTY, OFFLINE) or zone.written == 0:
             continue
-        superblock, damage = await _newest(port, zone, uuid)
+        superblock, damage = await _newest(port, zone)
         if superblock is None:
             if damage is not None:
                 silent.append(zone)
@@ -292,7 +329,7 @@ async def find(port: BlockPort, zones: list[Zone], uuid: UUID | None = None) -> 
         # The next one goes to the other zone, after its reset.
         for zone in silent:
             best = best._replace(damage=_damage(zone.start, zone))
-    return best
+    return None if best is not None and uuid not in (None, best.superblock.uuid) else best
 
 
 def _tells_its_pointer(port: BlockPort, zone: Zone) -> bool:
@@ -308,10 +345,10 @@ def _damage(address: int, zone: Zone) -> str:
     )
 
 
-async def _newest(port: BlockPort, zone: Zone, uuid: UUID | None) -> tuple[Superblock | None, str | None]:
+async def _newest(port: BlockPort, zone: Zone) -> tuple[Superblock | None, str | None]:
     """And what is wrong where something was written behind it that is none, or, without one, at all."""
     if isinstance(port.device, _shim.ZonedOverlay) and zone.state == FULL:
-        return await _newest_of_run(port, zone, uuid), None
+        return await _newest_of_run(port, zone), None
     end = zone.written
     # Lowest generation of the parts behind it; None: there is something else.
     parts: int | None = SEQ_MAX
@@ -319,7 +356,7 @@ async def _newest(port: BlockPort, zone: Zone, uuid: UUID | None) -> tuple[Super
         first = max(0, end - SEARCH_BLOCKS)
         blocks, readable = await port.read_what_can_be(zone.start + first, end - first)
         for i in reversed(range(len(blocks))):
-            superblock = await _whole(port, zone, first + i, blocks[i], uuid)
+            superblock = await _whole(port, zone, first + i, blocks[i])
             if superblock is not None:
                 behind = first + i + 1
                 cut_off = parts is not None and parts > superblock.generation
@@ -327,21 +364,23 @@ async def _newest(port: BlockPort, zone: Zone, uuid: UUID | None) -> tuple[Super
                 return superblock, _damage(zone.start + behind, zone) if damaged else None
             if zone.finished_by_device and readable[i] and _is_blank(blocks[i]):
                 continue
-            generation = part_of(blocks[i], uuid)
+            generation = part_of(blocks[i])
             parts = None if parts is None or not generation else min(parts, generation)
         end = first
     return None, _damage(zone.start, zone) if parts is None and _tells_its_pointer(port, zone) else None
 
 
-async def _whole(port: BlockPort, zone: Zone, offset: int, block: Block, uuid: UUID | None) -> Superblock | None:
+async def _whole(
+    port: BlockPort, zone: Zone, offset: int, block: Block, media_uuid: UUID | None = None
+) -> Superblock | None:
     """The superblock that ends in this block of the zone, if all of it is there."""
-    more = Superblock.parts_before(block, uuid)
+    more = Superblock.parts_before(block, media_uuid)
     if not more:
-        return Superblock.parse(block, uuid)
+        return Superblock.parse(block, media_uuid)
     if more > offset:
         return None
     before, _ = await port.read_what_can_be(zone.start + offset - more, more)
-    return Superblock.parse(block, uuid, list(before))
+    return Superblock.parse(block, media_uuid, list(before))
 
 
 def _is_blank(block: Block) -> bool:
@@ -349,14 +388,14 @@ def _is_blank(block: Block) -> bool:
     return bool((block == block[0]).all()) and int(block[0]) in (0x00, 0xFF)
 
 
-async def _newest_of_run(port: BlockPort, zone: Zone, uuid: UUID | None) -> Superblock | None:
+async def _newest_of_run(port: BlockPort, zone: Zone) -> Superblock | None:
     """The last of those that stand at the zone's start, of one device and with generations that never descend: behind
     it stands an earlier life's."""
     newest: Superblock | None = None
     for first in range(0, zone.written, SEARCH_BLOCKS):
         blocks, _ = await port.read_what_can_be(zone.start + first, min(SEARCH_BLOCKS, zone.written - first))
         for i, block in enumerate(blocks):
-            its = newest.uuid if newest is not None else uuid
+            its = None if newest is None else newest.media_uuid
             superblock = await _whole(port, zone, first + i, block, its)
             if superblock is None and part_of(block, its):
                 # Of one that ends further on, if all of it is there.

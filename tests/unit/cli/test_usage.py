@@ -236,6 +236,7 @@ SENSE = {
     "set-cache": "-b ftl0 -c x",
     "remove-cache": "-b ftl0",
     "rename": "-b ftl0 --new-name ftl1",
+    "set-uuid": f"-d x -u {UUID} --zone-capacity 1 -f",
     "save-config": "-s /t -o f",
 }
 
@@ -258,6 +259,8 @@ def test_what_makes_sense_is_not_refused(command: str) -> None:
         ),
         ("create -b x -d y --load-or-create --no-data", "what --no-data makes can't be loaded again"),
         (f"create -b x -d y -u {UUID} --new-uuid {UUID}", "-u loads an FTL, --new-uuid is for one that is created"),
+        (f"set-uuid -d y -u {UUID} --new-uuid {UUID_NIL}", "argument --new-uuid: the nil UUID, which no FTL can have"),
+        (f"set-uuid -d y -u {UUID} --new-uuid {UUID}", "argument --new-uuid: it is that of -u"),
         (f"create -b x -d y --new-uuid {UUID_NIL}", "argument --new-uuid: the nil UUID, which no FTL can have"),
         ("create -b x", "the following arguments are required: -d/--base-bdev"),
         (

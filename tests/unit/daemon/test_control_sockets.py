@@ -36,6 +36,7 @@ PARAMS: dict[str, dict[str, Any]] = {
     "bdev_ftl_set_property": {"name": "a", "ftl_property": "p", "value": "v"},
     "bdev_ftl_set_cache": {"name": "a", "cache": "c"},
     "bdev_ftl_rename": {"name": "a", "new_name": "b"},
+    "bdev_ftl_set_uuid": {"base_bdev": "b", "uuid": "b286d19a-0059-4709-abcd-9f7732b1567d", "target": "/t"},
     "ftl_get_daemon": {},
     "ftl_get_devices": {},
     "ftl_halt": {},

@@ -1,0 +1,82 @@
+"""A copy of a base (dd, a snapshot, a clone) gets a uuid of its own, so that both can be loaded side by side."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+from uuid import UUID
+
+from ...errors import FtlError, MediaError, NotFoundError
+from ...runtime.turns import aside
+from ..media import superblock as superblocks
+from ..media.blockdev import BlockPort
+from ..media.superblock import Superblock, SuperblockWriter
+from ..media.superblock_content import geometry_of
+
+WRITTEN: Final = 2
+"""Superblocks: where the newest one can't be read the one before counts, which must not be what it was copied from."""
+
+
+@dataclass(frozen=True)
+class Renumbered:
+    """What set_uuid() has done."""
+
+    superblock: Superblock
+    """As it was found."""
+    uuid: UUID
+    """The FTL's from now on."""
+    changed: bool
+    """False: it had that one already."""
+
+
+async def set_uuid(port: BlockPort, uuid: UUID, new: UUID, *, force: bool = False) -> Renumbered:
+    """Gives the FTL on a base that nobody has loaded another uuid. Its blocks and records stay as they are, with the
+    uuid of what it was copied from. Durable when it returns; whatever ends it earlier, the FTL has one or the other.
+
+    The copy has no nv cache: that is the original's. force: also where the original was not halted cleanly when it was
+    copied, so that what its write buffer and its nv cache alone held is not in the copy.
+
+    Raises NotFoundError where the base holds no FTL with uuid, or new; UnsupportedError for another format version,
+    GeometryError where it is another device, FtlError without force, MediaError.
+    """
+    zones = await port.zones()
+    found = await superblocks.find(port, zones)
+    if found is None:
+        raise NotFoundError(f"{port.name} holds no FTL: give the base bdev of one")
+    was = found.superblock
+    if was.uuid not in (uuid, new):
+        raise NotFoundError(
+            f"{port.name} holds FTL {was.content.get('name')!r} with uuid {was.uuid}, not {uuid}: give that one, if "
+            "it is meant"
+        )
+    if found.damage is not None:
+        raise MediaError(f"{port.name}: {found.damage}; copy it again, or load it as it is")
+    if was.uuid == new:
+        return Renumbered(was, new, changed=False)
+    if not (was.clean or force):
+        raise FtlError(
+            f"{port.name} holds FTL {was.content.get('name')!r} ({uuid}) as it was while in use: what its write "
+            "buffer, or its nv cache, alone holds is not in this copy; delete the original, which halts it, and copy it then; "
+            "or give --force, and lose what hosts had not flushed"
+            + (" and all that only the nv cache has" if _has_cache(was) else "")
+        )
+    geometry = await aside(len(zones), lambda: geometry_of(was, zones, port.device, name=port.name))
+    writer = SuperblockWriter(
+        port,
+        geometry,
+        new,
+        media_uuid=was.media_uuid,
+        generation=was.generation,
+        zone=found.zone,
+        written=found.used,
+    )
+    content = {key: value for key, value in was.content.items() if key not in ("format", "checkpoint")}
+    for _ in range(WRITTEN):
+        # The checkpoint is of the generation before: the next load reads the bands.
+        await writer.write({**content, "nv_cache": None}, clean=was.clean)
+    return Renumbered(was, new, changed=True)
+
+
+def _has_cache(superblock: Superblock) -> bool:
+    told = superblock.content.get("nv_cache")
+    return isinstance(told, dict) and bool(told.get("in_use"))
