@@ -56,8 +56,8 @@ async def set_uuid(port: BlockPort, uuid: UUID, new: UUID, *, force: bool = Fals
     if not (was.clean or force):
         raise FtlError(
             f"{port.name} holds FTL {was.content.get('name')!r} ({uuid}) as it was while in use: what its write "
-            "buffer, or its nv cache, alone holds is not in this copy; delete the original, which halts it, and copy it then; "
-            "or give --force, and lose what hosts had not flushed"
+            "buffer, or its nv cache, alone holds is not in this copy; delete the original, which halts it, and copy "
+            "it then; or give --force, and lose what hosts had not flushed"
             + (" and all that only the nv cache has" if _has_cache(was) else "")
         )
     geometry = await aside(len(zones), lambda: geometry_of(was, zones, port.device, name=port.name))
