@@ -18,6 +18,7 @@ LABELS = {
     "loads_interrupted": "  crashed themselves",
     "clean_halts": "clean halts",
     "growths": "FTLs grown with their drives",
+    "copies": "FTLs with a new uuid",
     "checks": "drives checked (spdk-ftl check)",
     "blocks_verified": "blocks verified",
     "violations": "violations",

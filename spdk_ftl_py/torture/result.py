@@ -35,6 +35,8 @@ class WorldResult:
     faults: int = 0
     growths: int = 0
     """FTLs that were grown."""
+    copies: int = 0
+    """FTLs that got another uuid."""
     out_of_space: int = 0
     """Worlds that ended before their last crash: too many zones were lost."""
     kinds: Counter[str] = field(default_factory=Counter)

@@ -134,6 +134,7 @@ def _add(report: Report, result: WorldResult) -> None:
         media_operations=result.media_operations,
         faults=result.faults,
         growths=result.growths,
+        copies=result.copies,
         out_of_space=result.out_of_space,
         **result.stats,
     )

@@ -12,7 +12,6 @@ import random
 import re
 from collections.abc import Callable
 from typing import Any, Final
-from uuid import UUID
 
 import numpy as np
 
@@ -28,6 +27,7 @@ from ..runtime.reactor import ReactorLoop
 from .buffer_dir import BufferDir
 from .clock import SimulatedClock
 from .content import Content
+from .copying import Copying, random_uuid
 from .crash import Crash, Kind, Where, choose, choose_in_load, random_operations
 from .fault import (
     BUSY_LIVES,
@@ -120,7 +120,7 @@ class World:
         self._read_only: list[tuple[int, int]] = []
         """Zones that became it in this life, while they were full; and how many rounds the zone watch had made."""
         self._shape = Shape.choose(self._rng, use_append=use_append, cache=cache)
-        self._uuid = UUID(int=self._rng.getrandbits(128), version=4)
+        self._copying = Copying(random.Random(f"{seed}/{number}/copy"), random_uuid(self._rng))
         self._content = Content(self._rng.getrandbits(63))
         self._digest = hashlib.sha256()
         self._reactor: ReactorLoop
@@ -203,7 +203,7 @@ class World:
                     self._reactor,
                     self._base,
                     name=NAME,
-                    uuid=self._uuid,
+                    uuid=self._copying.uuid,
                     conf=shape.conf,
                     num_punits=shape.punits,
                     buffer_dir=self._buffer_dir.path,
@@ -651,7 +651,7 @@ class World:
         """What a halt, or a crash, leaves is no damage."""
         base = self._shape.base(self._reactor, self._media, new=False)
         try:
-            report = await check(self._reactor, base, name=NAME, uuid=self._uuid)
+            report = await check(self._reactor, base, name=NAME, uuid=self._copying.uuid)
         except FtlError as error:
             self._violated(Violation("damaged", -1, f"the checker: {error.message}"))
             return
@@ -700,7 +700,8 @@ class World:
 
     async def _load(self, crash: Crash | None) -> bool:
         """False: the crash came first, or a violation was found."""
-        await self._growing.before_load(self._reactor, self._media, self._shape, self._uuid)
+        self._violated(*await self._copying.before_load(self._reactor, self._media, self._shape, self.result))
+        await self._growing.before_load(self._reactor, self._media, self._shape, self._copying.origin)
         reached = self._arm_in_load(crash) if crash else lambda: False
         self._connect(new=False)
         began = self._media.operations
@@ -746,7 +747,7 @@ class World:
             self._reactor,
             self._base,
             name=NAME,
-            uuid=self._uuid,
+            uuid=self._copying.uuid,
             buffer_dir=self._buffer_dir.path,
             cache=self._nv_cache,
             on_lossy=on_lossy,

@@ -57,6 +57,9 @@ SCRUBS: tuple[Edit, ...] = (
 GROWTHS: tuple[Edit, ...] = (("torture/growing.py", "GROWING_WORLDS: Final = 0.4", "GROWING_WORLDS: Final = 1"),)
 """In every world the drive gets larger."""
 
+COPIES: tuple[Edit, ...] = (("torture/copying.py", "COPYING_WORLDS: Final = 0.4", "COPYING_WORLDS: Final = 1"),)
+"""In every world the FTL gets another uuid."""
+
 WRONG_BITS: tuple[Edit, ...] = (
     ("torture/chain.py", "LOSSES: Final = (0, 0, 1, 1, 2, 4)", "LOSSES: Final = (4,)"),
     ("torture/chain.py", "(5, 3, 2, 1, 1 if cache else 0, 5)", "(0, 0, 0, 0, 0, 1)"),
@@ -254,6 +257,26 @@ MUTATIONS = (
         ),
         setting=GROWTHS,
         world=6,
+    ),
+    Mutation(
+        "copy_has_records_of_its_own",
+        "what a copy writes has its own uuid, which the next load does not look for",
+        edits=(("ftl/core.py", "media_uuid=(media_uuid or uuid).bytes", "media_uuid=uuid.bytes"),),
+        setting=COPIES,
+        world=0,
+    ),
+    Mutation(
+        "copy_told_once",
+        "a load of a copy writes the superblock of what it was copied from",
+        edits=(
+            (
+                "ftl/loading.py",
+                "        uuid,\n        media_uuid=found.superblock.media_uuid,\n",
+                "        found.superblock.media_uuid,\n",
+            ),
+        ),
+        setting=COPIES,
+        world=0,
     ),
     Mutation(
         "seq_starts_again",
