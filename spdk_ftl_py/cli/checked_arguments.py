@@ -57,6 +57,10 @@ def check_together(rpc: schema.RpcSchema, params: Mapping[str, Any]) -> None:
         _check_terms(params)
     if rpc.method == "bdev_ftl_set_uuid":
         _check_new_uuid(params)
+    if rpc.method == "bdev_ftl_set_property":
+        from ..daemon.settings import given
+
+        given(params["ftl_property"], params["value"])
 
 
 def _check_new_uuid(params: Mapping[str, Any]) -> None:
