@@ -12,8 +12,8 @@ from uuid import UUID, uuid4
 
 from ..conf import FtlConf, given_settings
 from ..errors import BusyError, FlushDoubtError, FtlError, MediaError, ParameterError, TargetError
-from ..ftl.device import DeviceState as FtlState
 from ..ftl.device import FtlDevice
+from ..ftl.life import FtlState
 from ..ftl.load.write_buffer_file import BufferFile, buffer_files
 from ..ftl.media.blockdev import may_pass
 from ..nvme.target.connected_hosts import ConnectedHosts

@@ -10,8 +10,8 @@ from uuid import UUID
 
 from ..conf import FtlConf, given_settings
 from ..errors import BusyError, FtlError, ParameterError, TargetError
-from ..ftl.device import DeviceState as FtlState
 from ..ftl.device import FtlDevice
+from ..ftl.life import FtlState
 from ..spdk.bdevs import Bdev
 from ..spdk.rpc import TargetRpc
 from .admission import Admission

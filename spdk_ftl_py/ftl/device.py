@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-import enum
 import errno
 import functools
 import logging
@@ -14,7 +13,7 @@ from uuid import UUID
 
 from .. import _shim
 from ..conf import FtlConf, can_collect_garbage, write_buffer_blocks
-from ..errors import BusyError, FlushDoubtError, FlushRefusedError, FtlError, MediaError, ParameterError, RoomError
+from ..errors import FlushDoubtError, FlushRefusedError, FtlError, MediaError, ParameterError, RoomError
 from ..nvme.wire import Status, status_text
 from ..runtime.reactor import ReactorLoop
 from . import properties
@@ -24,6 +23,7 @@ from .gc.manager import CHANGES_MAX, BandManager
 from .gc.scrub import Scrub
 from .gc.spare_zones import SpareZones
 from .gc.zone_watch import ZoneWatch
+from .life import FtlState, Life
 from .load import checkpoint
 from .load.write_buffer_file import BufferFiles
 from .media.band import BAND_ROW, CLOSING, FREE, MOVING, OPEN, RESETTING, SHIM_STATES, Band, Bands
@@ -42,16 +42,6 @@ _OF_THE_CORE: Final = (
     *("lba_rsvd", "write_buffer_size", "band_thld", "max_reloc_qdepth", "nv_cache", "use_append", "verify_reads"),
 )
 """Settings that a core is made with."""
-
-
-class DeviceState(enum.Enum):
-    CREATING = "creating"
-    RUNNING = "running"
-    READ_ONLY = "read_only"
-    """Out of space for good: writes fail, reads go on."""
-    HALTING = "halting"
-    HALTED = "halted"
-    FAILED = "failed"
 
 
 class FtlDevice:
@@ -91,13 +81,7 @@ class FtlDevice:
         self._conf_turn = asyncio.Lock()
         self.geometry = geometry
         self.block_count = geometry.block_count
-        self.state = DeviceState.CREATING
-        self.halted_cleanly = False
-        """Everything it has accepted is on media, and the superblock says so."""
-        self.failed = asyncio.Event()
-        """Set when the device has stopped serving (FAILED); ``failure`` says why."""
-        self.failure: FtlError | None = None
-        """Also set while READ_ONLY."""
+        self.life = Life(name)
         self._lost_before = lost_before
         self._lost_told = 0
         self.zone_faults = 0
@@ -140,7 +124,7 @@ class FtlDevice:
             take_account=self._manager.take_account,
             wanted=self._manager.wake,
             save=self._note_scrub,
-            can_move=lambda: self.state is not DeviceState.READ_ONLY,
+            can_move=lambda: self.state is not FtlState.READ_ONLY,
             stored=scrub,
         )
         self._failed_flushes = 0
@@ -150,13 +134,30 @@ class FtlDevice:
         """None: the answer may have been dropped."""
         self._drains_done: dict[int, int] = {}
         """Status by ticket."""
-        self._broken = asyncio.Event()
-        """No use to wait for writes any more."""
         self._mending: asyncio.Task[None] | None = None
         self._core_closed = False
         reactor.subscribe(core.id, self._on_event)
 
     # --- life cycle
+
+    @property
+    def state(self) -> FtlState:
+        return self.life.state
+
+    @property
+    def failure(self) -> FtlError | None:
+        """Why it has failed, or is read-only."""
+        return self.life.failure
+
+    @property
+    def failed(self) -> asyncio.Event:
+        """Set when the device has stopped serving; ``failure`` says why."""
+        return self.life.failed
+
+    @property
+    def halted_cleanly(self) -> bool:
+        """Everything it has accepted is on media, and the superblock says so."""
+        return self.life.halted_cleanly
 
     async def bands_loaded(self) -> None:
         """The core has been told of all bands, and nothing is served yet."""
@@ -167,7 +168,7 @@ class FtlDevice:
 
     def zones_changed(self, zones: list[int] | None, *, log_read: bool) -> None:
         """The base says so, of zones by number or (None) of any: see ZoneWatch.changed()."""
-        if self.state in (DeviceState.RUNNING, DeviceState.READ_ONLY):
+        if self.life.serving:
             self.zone_watch.changed(zones, log_read=log_read)
 
     def zone_failed(self, start: int, status: int) -> None:
@@ -178,7 +179,7 @@ class FtlDevice:
 
     def start(self) -> None:
         """Once, when it is as its superblock says."""
-        self.state = DeviceState.RUNNING
+        self.life.start()
         self._manager.start()
         self.zone_watch.start()
         if not self.no_data:
@@ -201,9 +202,7 @@ class FtlDevice:
         The device is halted and everything let go of however it ends. Raises BusyError on every call but the first, and
         FtlError where what was accepted could not be made durable; a device that failed before has said so before.
         """
-        if self.state in (DeviceState.HALTING, DeviceState.HALTED):
-            raise BusyError(f"{self.name} is already being halted")
-        before, self.state = self.state, DeviceState.HALTING
+        can_write = self.life.begin_halt()
         self.zone_watch.stop()
         self.scrub.stop()
         try:
@@ -211,24 +210,24 @@ class FtlDevice:
             async with self._conf_turn:
                 # Nothing follows the clean superblock.
                 pass
-            if before is not DeviceState.FAILED:
+            if can_write:
                 self.core.refuse_writes()
                 await self._drain()
                 await self._stop_mending()
                 await self.cache.settled()
                 await self._finish_writing()
-                self.halted_cleanly = True
+                self.life.halted_cleanly = True
         finally:
             try:
                 await self._release()
             finally:
-                self.state = DeviceState.HALTED
+                self.life.end_halt()
 
     async def abort(self, reason: str) -> None:
         """The base is gone: every I/O fails from now on, nothing is written any more. Idempotent; halt() lets go of
         the rest.
         """
-        if self.state is DeviceState.HALTED:
+        if self.state is FtlState.HALTED:
             return
         self._fail(MediaError(f"{self.name}: {reason}", status=Status.PATH_ERROR))
         # Not closed: what hosts still send has to be answered.
@@ -267,12 +266,12 @@ class FtlDevice:
             return self._drains_done[ticket]
         drained: asyncio.Future[int | None] = asyncio.get_running_loop().create_future()
         self._drained[ticket] = drained
-        broken = asyncio.ensure_future(self._broken.wait())
+        ended = asyncio.ensure_future(self.life.writes_ended.wait())
         try:
-            waits: list[asyncio.Future[Any]] = [drained, broken]
+            waits: list[asyncio.Future[Any]] = [drained, ended]
             await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            broken.cancel()
+            ended.cancel()
         return drained.result() if drained.done() else None
 
     async def _finish_writing(self) -> None:
@@ -350,13 +349,8 @@ class FtlDevice:
         self._manager.stop()
         self.zone_watch.stop()
         self.scrub.stop()
-        if self.failure is None:
+        if self.life.fail(error):
             log.error("%s: failed: %s", self.name, error.message)
-            self.failure = error
-        if self.state not in (DeviceState.HALTING, DeviceState.HALTED):
-            self.state = DeviceState.FAILED
-        self._broken.set()
-        self.failed.set()
 
     def _stuck(self, reason: str) -> None:
         """Nothing can be written any more. With zones enough, a base that finishes zones by itself has taken the room
@@ -379,11 +373,9 @@ class FtlDevice:
     def _out_of_space(self, reason: str, *, remedy: str = "replace the device") -> None:
         """Writes fail for good and say so; what is on media stays readable. remedy: for who has copied that."""
         log.error("%s: read-only: %s", self.name, reason)
-        self.failure = FtlError(f"{self.name}: {reason}; copy its data elsewhere and {remedy}", errno=errno.ENOSPC)
-        if self.state is DeviceState.RUNNING:
-            self.state = DeviceState.READ_ONLY
+        told = f"{self.name}: {reason}; copy its data elsewhere and {remedy}"
+        self.life.run_out_of_space(FtlError(told, errno=errno.ENOSPC))
         self.core.fail_writes(Status.CAPACITY_EXCEEDED)
-        self._broken.set()
 
     # --- events
 
@@ -484,7 +476,7 @@ class FtlDevice:
 
     def _band_reset(self, index: int, status: int, punit: int) -> bool:
         """False: the device has failed over it."""
-        if self.state is DeviceState.READ_ONLY:
+        if self.state is FtlState.READ_ONLY:
             return True
         if status == 0:
             self._failed_flushes = 0
@@ -515,8 +507,7 @@ class FtlDevice:
         with no_data."""
         if self.no_data:
             raise ParameterError(f"{self.name}: made with no_data, it keeps nothing that could be read and verified")
-        if self.state not in (DeviceState.RUNNING, DeviceState.READ_ONLY):
-            raise BusyError(f"{self.name} is {self.state.value}: it can't be scrubbed now")
+        self.life.require_serving("it can't be scrubbed now")
         if stop:
             self.scrub.cancel()
         else:
@@ -524,7 +515,7 @@ class FtlDevice:
         return self.scrub.status()
 
     async def _note_scrub(self) -> None:
-        if self.state is DeviceState.RUNNING:
+        if self.state is FtlState.RUNNING:
             await self.write_superblock(clean=False)
 
     # --- bad zones
@@ -535,7 +526,7 @@ class FtlDevice:
         if self._mending is not None or self._manager.stopped:
             return
         broken = self._bands.to_mend()
-        if broken and self.state in (DeviceState.RUNNING, DeviceState.HALTING):
+        if broken and self.state in (FtlState.RUNNING, FtlState.HALTING):
             self._mending = asyncio.get_running_loop().create_task(self._mend_bands(broken), name=f"{self.name} mend")
 
     async def _mend_bands(self, broken: list[Band]) -> None:
@@ -581,8 +572,7 @@ class FtlDevice:
         """conf: as check_geometry() returns it, and takes() it. The superblock has it before it counts. Raises
         BusyError where it does not run, and FtlError where the superblock can't be written: then nothing is changed."""
         async with self._conf_turn:
-            if self.state not in (DeviceState.RUNNING, DeviceState.READ_ONLY):
-                raise BusyError(f"{self.name} is {self.state.value}: its settings can't be changed now")
+            self.life.require_serving("its settings can't be changed now")
             before, self.conf = self.conf, conf
             try:
                 await self.write_superblock(clean=False)
@@ -595,13 +585,13 @@ class FtlDevice:
     async def rename(self, name: str) -> None:
         """As the superblock has it from now on. Raises as set_conf()."""
         async with self._conf_turn:
-            if self.state not in (DeviceState.RUNNING, DeviceState.READ_ONLY):
-                raise BusyError(f"{self.name} is {self.state.value}: it can't be renamed now")
-            before, self.name = self.name, name
+            self.life.require_serving("it can't be renamed now")
+            before = self.name
+            self.name = self.life.name = name
             try:
                 await self.write_superblock(clean=False)
             except BaseException:
-                self.name = before
+                self.name = self.life.name = before
                 raise
 
     # --- what others want to know
@@ -615,7 +605,7 @@ class FtlDevice:
             async with self._superblock_turn:
                 await self._superblock.write(self._superblock_content(), clean=clean)
         except FlushDoubtError as error:
-            if self.state is not DeviceState.CREATING:
+            if self.state is not FtlState.CREATING:
                 self._fail_with_core(error)
             raise
 

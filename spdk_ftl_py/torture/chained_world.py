@@ -13,7 +13,8 @@ from typing import Any, Final
 from ..daemon.base import PASSING
 from ..errors import FtlError
 from ..ftl.cache.nv_cache_keeper import CacheState
-from ..ftl.device import DeviceState, FtlDevice
+from ..ftl.device import FtlDevice
+from ..ftl.life import FtlState
 from ..ftl.media.blockdev import may_pass
 from .chain import Chain, Loss
 from .crash import Crash
@@ -175,7 +176,7 @@ class ChainedWorld(World):
             return
         await self._device.abort("the base is lost")
         await self._let_go()
-        if self._device.state is not DeviceState.HALTED:
+        if self._device.state is not FtlState.HALTED:
             with contextlib.suppress(FtlError):
                 await self._device.halt()
         self._sum_up()

@@ -6,7 +6,8 @@ import random
 from collections.abc import Iterator, Mapping, Set
 from typing import Final
 
-from ..ftl.device import DeviceState, FtlDevice
+from ..ftl.device import FtlDevice
+from ..ftl.life import FtlState
 from ..ftl.media.band import BAND_ROW, MOVING, SHIM_STATES
 from .model import Violation
 
@@ -47,7 +48,7 @@ class Scrubbing:
         """Orders, and what is wrong with what came of them."""
         yield from self._false_alarm()
         scrub = self._device.scrub
-        if not self.chosen or self._device.state is not DeviceState.RUNNING:
+        if not self.chosen or self._device.state is not FtlState.RUNNING:
             return
         if scrub.rounds != self._rounds:
             self._rounds = scrub.rounds

@@ -21,7 +21,8 @@ from ..errors import ConfError, FlushDoubtError, FtlError, MediaError, RoomError
 from ..ftl import creation, loading
 from ..ftl.cache.nv_cache_keeper import CacheState
 from ..ftl.check import check
-from ..ftl.device import DeviceState, FtlDevice
+from ..ftl.device import FtlDevice
+from ..ftl.life import FtlState
 from ..ftl.media.blockdev import BlockPort
 from ..runtime.reactor import ReactorLoop
 from .buffer_dir import BufferDir
@@ -485,7 +486,7 @@ class World:
         """Zones that are read-only are known to be, once all zone reports were read a few times."""
         device = self._device
         for zone, rounds in list(self._read_only):
-            if device.zone_watch.rounds - rounds <= UNNOTICED_ROUNDS_MAX or device.state is not DeviceState.RUNNING:
+            if device.zone_watch.rounds - rounds <= UNNOTICED_ROUNDS_MAX or device.state is not FtlState.RUNNING:
                 continue
             self._read_only.remove((zone, rounds))
             if not device.knows_bad(zone):
@@ -542,7 +543,7 @@ class World:
         self._slow = False
         self._workload.close()
         # Of a failed device this only lets go of what it holds; it writes nothing.
-        if self._device.state is not DeviceState.HALTED:
+        if self._device.state is not FtlState.HALTED:
             with contextlib.suppress(FtlError):
                 await self._device.halt()
 
@@ -786,7 +787,7 @@ class World:
 
     async def _drop_device(self) -> None:
         """At the end of a world in which something is wrong: whatever is wrong, the device must not stay."""
-        if not hasattr(self, "_workload") or self._device.state is DeviceState.HALTED:
+        if not hasattr(self, "_workload") or self._device.state is FtlState.HALTED:
             return
         self._workload.stop()
         await self._device.abort("the world ends")

@@ -23,7 +23,8 @@ from spdk_ftl_py import _shim
 from spdk_ftl_py.conf import FtlConf
 from spdk_ftl_py.errors import FtlError
 from spdk_ftl_py.ftl import creation, loading
-from spdk_ftl_py.ftl.device import DeviceState, FtlDevice
+from spdk_ftl_py.ftl.device import FtlDevice
+from spdk_ftl_py.ftl.life import FtlState
 from spdk_ftl_py.ftl.media.blockdev import BlockPort
 from spdk_ftl_py.runtime.reactor import ReactorLoop
 
@@ -253,7 +254,7 @@ class CrashModel(SimulatedMachine):
         try:
             if hasattr(self, "port"):
                 self.read_everything()
-                assert self.device.state is DeviceState.RUNNING
+                assert self.device.state is FtlState.RUNNING
         finally:
             if hasattr(self, "port"):
                 self.run(end())

@@ -15,7 +15,7 @@ from model.machine import SimulatedMachine, effort
 from spdk_ftl_py import _shim
 from spdk_ftl_py.conf import FtlConf
 from spdk_ftl_py.ftl import creation
-from spdk_ftl_py.ftl.device import DeviceState
+from spdk_ftl_py.ftl.life import FtlState
 from spdk_ftl_py.ftl.media.blockdev import BlockPort
 from spdk_ftl_py.runtime.reactor import ReactorLoop
 
@@ -134,7 +134,7 @@ class FtlModel(SimulatedMachine):
     def is_running(self) -> None:
         if hasattr(self, "device"):
             assert self.device.lost_blocks == 0
-            assert self.device.state is DeviceState.RUNNING
+            assert self.device.state is FtlState.RUNNING
 
     def teardown(self) -> None:
         if hasattr(self, "port"):

@@ -10,7 +10,8 @@ from typing import Any
 from spdk_ftl_py import _shim
 from spdk_ftl_py.conf import FtlConf
 from spdk_ftl_py.ftl import creation
-from spdk_ftl_py.ftl.device import DeviceState, FtlDevice
+from spdk_ftl_py.ftl.device import FtlDevice
+from spdk_ftl_py.ftl.life import FtlState
 from spdk_ftl_py.ftl.media.blockdev import BlockPort
 from spdk_ftl_py.runtime.reactor import ReactorLoop, load_ended
 
@@ -115,5 +116,5 @@ async def rig_on(reactor: ReactorLoop, drive: _shim.EmulatedMedia, device: FtlDe
         yield rig
     finally:
         await rig.close()
-        if device.state is not DeviceState.HALTED:
+        if device.state is not FtlState.HALTED:
             await device.halt()

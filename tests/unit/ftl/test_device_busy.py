@@ -10,7 +10,7 @@ from spdk_ftl_py import _shim
 from spdk_ftl_py.conf import FtlConf
 from spdk_ftl_py.errors import FlushDoubtError, MediaError
 from spdk_ftl_py.ftl import creation
-from spdk_ftl_py.ftl.device import DeviceState
+from spdk_ftl_py.ftl.life import FtlState
 from spdk_ftl_py.ftl.media.blockdev import BASE_GONE, ZONE_RESET, BlockPort
 from spdk_ftl_py.runtime.reactor import ReactorLoop
 from unit.ftl.ftl_rig import FtlRig, MakeFtlRig
@@ -34,7 +34,7 @@ async def with_gc_at_work(rig: FtlRig) -> None:
 def nothing_was_given_up(rig: FtlRig) -> None:
     device = rig.device
     assert device.core.stats()["busy_answers"] > 0
-    assert (device.state, device.failure) == (DeviceState.RUNNING, None)
+    assert (device.state, device.failure) == (FtlState.RUNNING, None)
     assert (device.lost_blocks, device.zone_faults, device.missing_zones) == (0, 0, 0)
 
 
@@ -69,7 +69,7 @@ async def test_a_halt_waits_for_a_base_that_is_busy(rig: FtlRig) -> None:
     fault = rig.media.inject_fault(status=NOT_READY)
     asyncio.get_running_loop().call_later(5.0, rig.media.clear_faults, fault)
     await rig.device.halt()
-    assert (rig.device.state, rig.device.failure) == (DeviceState.HALTED, None)
+    assert (rig.device.state, rig.device.failure) == (FtlState.HALTED, None)
 
 
 # --- the control path

@@ -11,7 +11,7 @@ import pytest
 from spdk_ftl_py import _shim
 from spdk_ftl_py.errors import MediaError
 from spdk_ftl_py.ftl import loading
-from spdk_ftl_py.ftl.device import DeviceState
+from spdk_ftl_py.ftl.life import FtlState
 from spdk_ftl_py.ftl.load import checkpoint
 from spdk_ftl_py.ftl.media.band import FREE
 from spdk_ftl_py.ftl.media.blockdev import BlockPort
@@ -31,14 +31,14 @@ async def test_halting_ends_with_an_error_where_the_base_can_not_flush_any_more(
     with pytest.raises(MediaError, match=r"can't flush \(internal error.*: what its cache held may be lost") as raised:
         await rig.device.halt()
     assert raised.value.status == INTERNAL_ERROR
-    assert rig.device.state is DeviceState.HALTED
+    assert rig.device.state is FtlState.HALTED
 
 
 async def test_halting_ends_where_the_base_was_deleted_and_nothing_has_been_written_since(rig: FtlRig) -> None:
     rig.media.inject_fault(status=INVALID_NAMESPACE)
     with pytest.raises(MediaError, match="the base device failed: invalid namespace"):
         await rig.device.halt()
-    assert rig.device.state is DeviceState.HALTED
+    assert rig.device.state is FtlState.HALTED
 
 
 async def test_a_halt_that_waits_for_a_base_that_does_not_answer_holds_up_nobody_else(rig: FtlRig) -> None:
@@ -58,7 +58,7 @@ async def test_a_halt_that_waits_for_a_base_that_does_not_answer_holds_up_nobody
     with pytest.raises(MediaError, match="has not answered for 10 s"):
         await rig.device.halt()
     ticking.cancel()
-    assert rig.device.state is DeviceState.HALTED
+    assert rig.device.state is FtlState.HALTED
     assert ticks > 50
     await rig.until(rig.device.core.begin_close)
 

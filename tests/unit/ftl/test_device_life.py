@@ -13,7 +13,7 @@ from spdk_ftl_py import _shim
 from spdk_ftl_py.conf import FtlConf
 from spdk_ftl_py.errors import BusyError, ConfError, FtlError, GeometryError, MediaError, ParameterError
 from spdk_ftl_py.ftl import creation
-from spdk_ftl_py.ftl.device import DeviceState
+from spdk_ftl_py.ftl.life import FtlState
 from spdk_ftl_py.ftl.media import superblock
 from spdk_ftl_py.ftl.media.blockdev import BlockPort
 from spdk_ftl_py.runtime.reactor import ReactorLoop
@@ -154,7 +154,7 @@ async def test_the_second_halt_is_told_that_one_is_under_way(rig: FtlRig) -> Non
         await rig.device.halt()
     assert caught.value.errno == errno.EBUSY
     await first
-    assert rig.device.state is DeviceState.HALTED
+    assert rig.device.state is FtlState.HALTED
     with pytest.raises(BusyError):
         await rig.device.halt()
 
@@ -295,7 +295,7 @@ async def test_a_device_that_loses_too_many_zones_fails_writes_and_goes_on_readi
     progress = await rig.run("write", total_blocks=20 * rig.device.block_count)
     assert progress["io_errors"] > 0
     assert progress["last_error_status"] == CAPACITY_EXCEEDED
-    assert rig.device.state is DeviceState.READ_ONLY
+    assert rig.device.state is FtlState.READ_ONLY
     assert rig.device.failure is not None
     assert rig.device.failure.errno == errno.ENOSPC
     assert "can be freed" in rig.device.failure.message
@@ -318,20 +318,20 @@ async def test_a_base_that_is_gone_fails_every_io_and_says_why(rig: FtlRig) -> N
     progress = await rig.finish()
     assert progress["io_errors"] > 0
     assert rig.device.failed.is_set()
-    assert rig.device.state is DeviceState.FAILED
+    assert rig.device.state is FtlState.FAILED
     assert rig.device.failure is not None
     assert "path error" in rig.device.failure.message
     with pytest.raises(MediaError):
         await rig.port.read(0, 1)
     await rig.device.halt()
-    assert rig.device.state is DeviceState.HALTED
+    assert rig.device.state is FtlState.HALTED
 
 
 @pytest.mark.rig(**SMALL)
 async def test_abort_ends_a_device_without_another_write(rig: FtlRig) -> None:
     await rig.overwrite(2)
     await rig.device.abort("base bdev removed")
-    assert rig.device.state is DeviceState.FAILED
+    assert rig.device.state is FtlState.FAILED
     with pytest.raises(MediaError):
         await rig.port.write(0, block(1))
     # What was in flight has landed by now.

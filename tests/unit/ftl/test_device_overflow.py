@@ -9,7 +9,7 @@ import pytest
 
 from spdk_ftl_py import _shim
 from spdk_ftl_py.errors import MediaError
-from spdk_ftl_py.ftl.device import DeviceState
+from spdk_ftl_py.ftl.life import FtlState
 from support.overflow import full_event_ring
 from unit.ftl.ftl_rig import FtlRig
 
@@ -65,8 +65,8 @@ async def test_a_core_that_failed_is_noticed_though_its_event_was_dropped(rig: F
         rig.media.inject_fault(status=INVALID_NAMESPACE)
         await rig.start("write", total_blocks=100)
         await rig.until(lambda: rig.device.core.failure == INVALID_NAMESPACE)
-        assert rig.device.state is DeviceState.RUNNING
-    assert rig.device.state is DeviceState.FAILED
+        assert rig.device.state is FtlState.RUNNING
+    assert rig.device.state is FtlState.FAILED
     assert isinstance(rig.device.failure, MediaError)
     assert rig.device.failure.status == INVALID_NAMESPACE
 

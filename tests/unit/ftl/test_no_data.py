@@ -11,7 +11,7 @@ from spdk_ftl_py import _shim
 from spdk_ftl_py.conf import FtlConf
 from spdk_ftl_py.errors import FtlError, ParameterError
 from spdk_ftl_py.ftl import creation, loading
-from spdk_ftl_py.ftl.device import DeviceState
+from spdk_ftl_py.ftl.life import FtlState
 from spdk_ftl_py.runtime.reactor import ReactorLoop
 from unit.ftl.ftl_rig import FtlRig, rig_on, zns_drive
 
@@ -53,7 +53,7 @@ async def test_on_a_null_device_relocation_goes_on_and_loses_nothing(reactor: Re
         stats = rig.device.stats()
         assert stats["core"]["reloc_moved_blocks"] > 0
         assert (stats["lost_blocks"], stats["core"]["crc_errors"]) == (0, 0)
-        assert rig.device.state is DeviceState.RUNNING
+        assert rig.device.state is FtlState.RUNNING
         progress = await rig.run("read", pattern="sequential", io_blocks=8)
         assert progress["io_errors"] == 0
 

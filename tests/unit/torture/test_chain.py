@@ -13,7 +13,7 @@ import pytest
 
 from spdk_ftl_py import _shim
 from spdk_ftl_py.errors import FlushDoubtError, MediaError, PathError
-from spdk_ftl_py.ftl.device import DeviceState
+from spdk_ftl_py.ftl.life import FtlState
 from spdk_ftl_py.runtime.reactor import ReactorLoop
 from spdk_ftl_py.torture import chain
 from spdk_ftl_py.torture.chained_world import ChainedWorld
@@ -95,7 +95,7 @@ def test_a_device_that_fails_for_nothing_is_noticed(monkeypatch: pytest.MonkeyPa
 
     async def step_and_fail(world: ChainedWorld) -> None:
         await step(world)
-        if world._serving and world.result.crashes and world._device.state is DeviceState.RUNNING:
+        if world._serving and world.result.crashes and world._device.state is FtlState.RUNNING:
             world._device._fail_with_core(failure)
 
     monkeypatch.setattr(chain, "LOSSES", (0,))

@@ -15,8 +15,9 @@ import pytest
 from spdk_ftl_py import _shim
 from spdk_ftl_py.cli import main as cli
 from spdk_ftl_py.ftl.check import CheckReport, check
-from spdk_ftl_py.ftl.device import DeviceState, FtlDevice
+from spdk_ftl_py.ftl.device import FtlDevice
 from spdk_ftl_py.ftl.gc import spare_zones
+from spdk_ftl_py.ftl.life import FtlState
 from spdk_ftl_py.torture import fault, world
 from spdk_ftl_py.torture import run as torture_run
 from spdk_ftl_py.torture.content import GARBAGE, Content
@@ -139,7 +140,7 @@ def test_a_world_in_which_something_is_wrong_leaves_no_device(monkeypatch: pytes
     monkeypatch.setattr(FtlDevice, "start", noted)
     result = run_world(Options(seed=3, faults=True), 0, 20)
     assert result.violations
-    assert {device.state for device in made} == {DeviceState.HALTED}
+    assert {device.state for device in made} == {FtlState.HALTED}
 
 
 def test_drives_are_busy_now_and_then() -> None:

@@ -11,7 +11,7 @@ import pytest
 from spdk_ftl_py import _shim
 from spdk_ftl_py.conf import FtlConf
 from spdk_ftl_py.errors import MediaError
-from spdk_ftl_py.ftl.device import DeviceState
+from spdk_ftl_py.ftl.life import FtlState
 from spdk_ftl_py.ftl.load.restore import LoadedBand, _open_zones
 from spdk_ftl_py.ftl.media.blockdev import ZONE_OPEN, BlockPort
 from spdk_ftl_py.ftl.media.zone import CLOSED, IMPLICITLY_OPEN, Zone
@@ -73,7 +73,7 @@ async def test_what_is_recovered_finds_a_band_where_every_zone_comes_back_full(
         assert rig.device.restored["recovered_blocks"] == 1
         await write_all(4)
         await rig.flush()
-        assert rig.device.state is DeviceState.RUNNING
+        assert rig.device.state is FtlState.RUNNING
         assert (await rig.port.read(3, 1)).tobytes() == content(3, 4)
     finally:
         await rig.end()

@@ -17,7 +17,7 @@ from spdk_ftl_py.conf import FtlConf, NvCacheConf
 from spdk_ftl_py.errors import FtlError, MediaError, NotFoundError, ParameterError
 from spdk_ftl_py.ftl import creation
 from spdk_ftl_py.ftl.cache.nv_cache_keeper import CacheState
-from spdk_ftl_py.ftl.device import DeviceState
+from spdk_ftl_py.ftl.life import FtlState
 from spdk_ftl_py.ftl.media.blockdev import BlockPort
 from spdk_ftl_py.runtime.reactor import ReactorLoop
 from support.async_tests import rig_options
@@ -187,7 +187,7 @@ async def test_a_cache_that_fails_is_given_up_and_used_again_from_scratch(
     rig.cache.inject_fault(op=_shim.OP_WRITE, skip=20, status=0x280)
     await rig.traffic(300)
     await rig.device.cache.settled()
-    assert rig.device.state is DeviceState.RUNNING
+    assert rig.device.state is FtlState.RUNNING
     assert rig.told["state"] == "given_up"
     assert "write fault" in rig.told["failure"].lower()
     # From here on completed is not durable, but flushed is.
@@ -238,7 +238,7 @@ async def test_a_cache_and_a_base_that_fail_together_fail_the_device(rig: CacheR
     with pytest.raises(MediaError):
         await rig.port.write(0, content(0, 1))
     await rig.device.cache.settled()
-    assert rig.device.state is DeviceState.FAILED
+    assert rig.device.state is FtlState.FAILED
 
 
 async def test_the_cache_is_part_of_the_device(rig: CacheRig) -> None:

@@ -16,7 +16,8 @@ from spdk_ftl_py import _shim
 from spdk_ftl_py.conf import FtlConf
 from spdk_ftl_py.errors import FtlError, MediaError
 from spdk_ftl_py.ftl import creation, loading
-from spdk_ftl_py.ftl.device import DeviceState, FtlDevice
+from spdk_ftl_py.ftl.device import FtlDevice
+from spdk_ftl_py.ftl.life import FtlState
 from spdk_ftl_py.ftl.media.blockdev import BlockPort
 from spdk_ftl_py.runtime.reactor import ReactorLoop
 from support.async_tests import rig_options
@@ -131,9 +132,9 @@ class RestoreRig:
     async def end(self) -> None:
         if not hasattr(self, "device"):
             return
-        if self.device.state in (DeviceState.RUNNING, DeviceState.CREATING):
+        if self.device.state in (FtlState.RUNNING, FtlState.CREATING):
             await self.device.halt()
-        elif self.device.state is not DeviceState.HALTED:
+        elif self.device.state is not FtlState.HALTED:
             with contextlib.suppress(FtlError):
                 await self.device.halt()
         await self.port.close()

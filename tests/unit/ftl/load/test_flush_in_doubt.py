@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from spdk_ftl_py import _shim
 from spdk_ftl_py.errors import FlushDoubtError, FtlError
 from spdk_ftl_py.ftl.check import check
-from spdk_ftl_py.ftl.device import DeviceState
+from spdk_ftl_py.ftl.life import FtlState
 from spdk_ftl_py.ftl.media import layout
 from spdk_ftl_py.ftl.media.blockdev import ZONE_RESET, BlockPort
 from unit.ftl.load.restore_rig import CONF, MakeRestoreRig, RestoreRig
@@ -66,7 +66,7 @@ async def test_the_flush_behind_a_superblock_is_one_like_any_other(rig: RestoreR
     rig.base.inject_fault(op=_shim.OP_FLUSH, status=INTERNAL_ERROR, drops_cache=True, times=1)
     with pytest.raises(FlushDoubtError):
         await rig.device.write_superblock(clean=False)
-    assert rig.device.state is DeviceState.FAILED
+    assert rig.device.state is FtlState.FAILED
     assert isinstance(rig.device.failure, FlushDoubtError)
     with pytest.raises(FtlError):
         await rig.port.flush()

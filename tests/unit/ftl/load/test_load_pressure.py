@@ -18,7 +18,7 @@ import pytest
 from spdk_ftl_py import _shim
 from spdk_ftl_py.errors import MediaError, RoomError
 from spdk_ftl_py.ftl import loading
-from spdk_ftl_py.ftl.device import DeviceState
+from spdk_ftl_py.ftl.life import FtlState
 from spdk_ftl_py.ftl.load.room import make_room
 from spdk_ftl_py.ftl.media import layout
 from spdk_ftl_py.ftl.media.blockdev import BlockPort
@@ -55,7 +55,7 @@ class FullRig(RestoreRig):
         results = await asyncio.gather(*(writer() for _ in range(WRITERS)), return_exceptions=True)
         failed = [result for result in results if result is not None]
         assert all(isinstance(result, MediaError) for result in failed), failed
-        assert self.device.state is not DeviceState.READ_ONLY, self.device.failure
+        assert self.device.state is not FtlState.READ_ONLY, self.device.failure
         return not failed
 
     async def end_amid_writes(self, *, halt: bool) -> None:
@@ -128,7 +128,7 @@ async def test_a_full_device_goes_on_after_each_end(
     assert await rig.overwrite(2 * blocks)
     await rig.flush()
     await rig.check("at the end")
-    assert rig.device.state is DeviceState.RUNNING
+    assert rig.device.state is FtlState.RUNNING
     assert rig.device.core.stats()["reloc_moved_blocks"] > 0
     await rig.end()
 

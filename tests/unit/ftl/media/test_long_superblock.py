@@ -14,7 +14,7 @@ from spdk_ftl_py.conf import FtlConf
 from spdk_ftl_py.errors import MediaError
 from spdk_ftl_py.ftl import creation, loading
 from spdk_ftl_py.ftl.check import check
-from spdk_ftl_py.ftl.device import DeviceState
+from spdk_ftl_py.ftl.life import FtlState
 from spdk_ftl_py.ftl.media import layout, superblock
 from spdk_ftl_py.ftl.media.blockdev import ZONE_FINISH, BlockPort
 from spdk_ftl_py.ftl.media.geometry import plan
@@ -263,7 +263,7 @@ async def test_a_device_with_hundreds_of_replaced_zones_lives_and_loads(reactor:
     await rig.until(lambda: device.zone_watch.rounds >= until)
     await rig.overwrite(1)
     await rig.verify()
-    assert device.state is DeviceState.RUNNING
+    assert device.state is FtlState.RUNNING
     sample = await rig.port.read(0, 64)
     bad, missing = device.bad_zones, device.missing_zones
     assert missing > 30
@@ -298,8 +298,8 @@ async def test_a_device_whose_superblock_would_be_too_long_is_read_only_and_not_
     assert zone is not None
     drive.set_zone_state(zone, "read_only")
     device.zone_watch.round_s = 0.5
-    await rig.until(lambda: device.state is not DeviceState.RUNNING)
-    assert device.state is DeviceState.READ_ONLY
+    await rig.until(lambda: device.state is not FtlState.RUNNING)
+    assert device.state is FtlState.READ_ONLY
     assert device.failure is not None
     assert "too many zones were replaced" in device.failure.message
     with pytest.raises(MediaError):

@@ -1,0 +1,80 @@
+"""The life of an FtlDevice: what it does now, and why it does no more."""
+
+from __future__ import annotations
+
+import asyncio
+import enum
+
+from ..errors import BusyError, FtlError
+
+
+class FtlState(enum.Enum):
+    CREATING = "creating"
+    """Its load or creation is under way."""
+    RUNNING = "running"
+    READ_ONLY = "read_only"
+    """Out of space for good: writes fail, reads go on."""
+    HALTING = "halting"
+    HALTED = "halted"
+    FAILED = "failed"
+    """Its base, or what it had written there, is not to be relied on: all I/O fails."""
+
+
+class Life:
+    """CREATING → RUNNING → READ_ONLY; FAILED from any of them; HALTING → HALTED at last. The only writer of all that is
+    in it."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.state = FtlState.CREATING
+        self.failure: FtlError | None = None
+        """Why it failed, also amid a halt, or is read-only; the first reason stays."""
+        self.failed = asyncio.Event()
+        """Set when it has failed."""
+        self.writes_ended = asyncio.Event()
+        """Set when no write will be done any more, so that nobody need wait for one: it has failed, or is read-only."""
+        self.halted_cleanly = False
+        """Everything it has accepted is on media, and the superblock says so."""
+
+    @property
+    def serving(self) -> bool:
+        return self.state in (FtlState.RUNNING, FtlState.READ_ONLY)
+
+    @property
+    def ending(self) -> bool:
+        return self.state in (FtlState.HALTING, FtlState.HALTED)
+
+    def require_serving(self, what: str) -> None:
+        """what: that can't be done otherwise. Raises BusyError."""
+        if not self.serving:
+            raise BusyError(f"{self.name} is {self.state.value}: {what}")
+
+    def start(self) -> None:
+        self.state = FtlState.RUNNING
+
+    def begin_halt(self) -> bool:
+        """False: it has failed, and nothing can be written any more. Raises BusyError on every call but the first."""
+        if self.ending:
+            raise BusyError(f"{self.name} is already being halted")
+        before, self.state = self.state, FtlState.HALTING
+        return before is not FtlState.FAILED
+
+    def end_halt(self) -> None:
+        self.state = FtlState.HALTED
+
+    def fail(self, error: FtlError) -> bool:
+        """False: another reason came first."""
+        first = self.failure is None
+        if first:
+            self.failure = error
+        if not self.ending:
+            self.state = FtlState.FAILED
+        self.writes_ended.set()
+        self.failed.set()
+        return first
+
+    def run_out_of_space(self, error: FtlError) -> None:
+        self.failure = error
+        if self.state is FtlState.RUNNING:
+            self.state = FtlState.READ_ONLY
+        self.writes_ended.set()
