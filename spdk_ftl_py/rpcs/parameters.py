@@ -1,0 +1,24 @@
+"""How Python values become parameters of an RPC."""
+
+from __future__ import annotations
+
+import os
+from typing import Any, TypeAlias, Union
+from uuid import UUID
+
+StrPath: TypeAlias = Union[str, "os.PathLike[str]"]
+
+
+def given(**params: object) -> dict[str, Any]:
+    """Those that are not None, as JSON has them. A UUID becomes its text. A path becomes absolute: the daemon has
+    another working directory. Text stays as it is, whatever it means."""
+    return {name: _as_json(value) for name, value in params.items() if value is not None}
+
+
+def _as_json(value: object) -> object:
+    if isinstance(value, UUID):
+        return str(value)
+    if isinstance(value, os.PathLike):
+        return os.path.abspath(value)
+    # Text is a sequence, too: what stands where a list should is for the daemon to refuse.
+    return list(value) if isinstance(value, tuple | set | frozenset) else value
