@@ -12,9 +12,8 @@ import json
 import re
 import textwrap
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 DOCS = Path(__file__).resolve().parent
 SCHEMAS = DOCS.parent / "schemas"
@@ -22,8 +21,7 @@ PACKAGE = DOCS.parent / "spdk_ftl_py" / "rpcs"
 WIDTH: Final = 120
 
 
-@dataclass(frozen=True)
-class Rpc:
+class Rpc(NamedTuple):
     """type: of the result, as results.py names it. returns, raises: in words; raises begins with the codes."""
 
     type: str
@@ -171,8 +169,9 @@ _TYPES: Final = {"integer": "int", "boolean": "bool", "string": "str"}
 _SETTINGS: Final = "FtlSettings"
 
 _ABOUT: Final = (
-    '"""A method for each RPC. What is None is not sent: then the default of the daemon counts, or what an FTL has.',
-    'Every method raises what call() does; the codes are those of the FtlError where the daemon refuses."""',
+    "Every method raises what call() does; codes are those of the FtlError where the daemon refuses. Of any RPC: "
+    "-32602 a parameter is malformed or out of bounds, or target is not given and FTLs of several targets have "
+    "that name; -32601 the daemon does not know it."
 )
 _HEAD: Final = '''"""{what} Made from schemas/*.json by docs/generate_client.py."""
 
@@ -202,16 +201,18 @@ def _client(schemas: Mapping[str, Any], name: str, *, is_async: bool) -> str:
         "from collections.abc import Mapping, Sequence\n",
         "from typing import TYPE_CHECKING, Any\n\n",
         "from .answers import created\n",
-        "from .parameters import StrPath, given\n\n",
+        "from .parameters import given\n\n",
         "if TYPE_CHECKING:\n",
         "    from uuid import UUID\n\n",
         "    from ..results import (\n",
         *(f"        {each},\n" for each in types),
         "    )\n",
+        "    from .parameters import StrPath\n",
         f"    from .settings import {_SETTINGS}\n\n\n",
         f"class {name}:\n",
-        *(f"    {line}\n" for line in _ABOUT),
-        "\n",
+        '    """A method for each RPC. What is None is not sent: the daemon has its default, or keeps what is.\n\n',
+        *(f"    {line}\n" for line in textwrap.wrap(_ABOUT, WIDTH - 4, break_on_hyphens=False)),
+        '    """\n\n',
         f"    {begin} call(self, method: str, params: Mapping[str, Any] | None = None) -> Any:\n",
         '        """The result of any RPC, by its name and parameters as JSON has them."""\n',
         "        raise NotImplementedError\n",

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from .answers import created
-from .parameters import StrPath, given
+from .parameters import given
 
 if TYPE_CHECKING:
     from uuid import UUID
@@ -26,12 +26,17 @@ if TYPE_CHECKING:
         ScanResult,
         Stats,
     )
+    from .parameters import StrPath
     from .settings import FtlSettings
 
 
 class DaemonRpcs:
-    """A method for each RPC. What is None is not sent: then the default of the daemon counts, or what an FTL has.
-    Every method raises what call() does; the codes are those of the FtlError where the daemon refuses."""
+    """A method for each RPC. What is None is not sent: the daemon has its default, or keeps what is.
+
+    Every method raises what call() does; codes are those of the FtlError where the daemon refuses. Of any RPC: -32602 a
+    parameter is malformed or out of bounds, or target is not given and FTLs of several targets have that name; -32601
+    the daemon does not know it.
+    """
 
     def call(self, method: str, params: Mapping[str, Any] | None = None) -> Any:
         """The result of any RPC, by its name and parameters as JSON has them."""

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
-from typing import Any, TypeAlias, Union
-from uuid import UUID
+import sys
+from typing import TYPE_CHECKING, Any
 
-StrPath: TypeAlias = Union[str, "os.PathLike[str]"]
+if TYPE_CHECKING:
+    StrPath = str | os.PathLike[str]
 
 
 def given(**params: object) -> dict[str, Any]:
@@ -16,7 +17,9 @@ def given(**params: object) -> dict[str, Any]:
 
 
 def _as_json(value: object) -> object:
-    if isinstance(value, UUID):
+    # rpc.py, which imports this for each command, has no use for uuid; whoever has one has imported it.
+    uuid = sys.modules.get("uuid")
+    if uuid is not None and isinstance(value, uuid.UUID):
         return str(value)
     if isinstance(value, os.PathLike):
         return os.path.abspath(value)
