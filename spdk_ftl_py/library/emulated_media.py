@@ -12,7 +12,8 @@ from .block_device import BlockDevice
 
 
 class EmulatedMedia(BlockDevice):
-    """Emulated media of 4096 B blocks, in the process of the script. Goes with its last user."""
+    """Emulated media of 4096 B blocks, in the process of the script. They go, and their file is free for another, when
+    Python has collected all that used them."""
 
     @classmethod
     def zns(
