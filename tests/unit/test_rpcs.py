@@ -24,7 +24,7 @@ from spdk_ftl_py.errors import (
     ParameterError,
     UnsupportedError,
 )
-from unit.test_docs import generator
+from support.generators import generator
 
 ROOT = Path(__file__).resolve().parents[2]
 CLIENTS = (DaemonClient, AsyncDaemonClient)
