@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, cast
 from uuid import UUID
 
@@ -39,6 +39,7 @@ class FtlDevice(BlockDevice):
         # Busy is what an FTL is while it is halted: nobody is to wait for that.
         super().__init__(base.reactor, ftl.core, name=ftl.name, patience_s=0)
         self._ftl = ftl
+        self._halt_turn = asyncio.Lock()
 
     @classmethod
     async def create(
@@ -120,19 +121,19 @@ class FtlDevice(BlockDevice):
         )
         return cls(base, ftl)
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self.halt()
-
     async def halt(self) -> None:
         """Everything accepted goes to the base, which says then that the FTL was halted cleanly. Idempotent.
 
         Raises FtlError where what was accepted could not be made durable. It is halted and let go of however it ends.
         """
-        await self.close()
-        if self.state not in ("halting", "halted"):
-            await self._ftl.halt()
+        async with self._halt_turn:
+            await super().close()
+            if self.state != "halted":
+                await self._ftl.halt()
+
+    async def close(self) -> None:
+        """As halt()."""
+        await self.halt()
 
     @property
     def uuid(self) -> UUID:

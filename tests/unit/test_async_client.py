@@ -159,7 +159,7 @@ async def test_a_reply_without_end_is_refused(path: Path, monkeypatch: pytest.Mo
 
     async with served(path, serve) as daemon:
         with pytest.raises(DaemonError, match="its reply is larger than 1048576 bytes"):
-            await daemon.ftl_get_daemon()
+            await asyncio.wait_for(daemon.ftl_get_daemon(), 20)
 
 
 async def test_the_socket_of_a_target_is_not_taken_for_the_daemons(path: Path) -> None:
@@ -185,7 +185,7 @@ async def test_nothing_is_sent_to_a_stranger(path: Path, monkeypatch: pytest.Mon
 
     async with served(path, serve) as daemon:
         with pytest.raises(DaemonError, match="is believed; nothing was sent"):
-            await daemon.ftl_get_daemon()
+            await asyncio.wait_for(daemon.ftl_get_daemon(), 20)
         assert await asyncio.wait_for(received, 20) == b""
 
 

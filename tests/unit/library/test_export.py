@@ -24,6 +24,7 @@ from spdk_ftl_py import (
     PathError,
     ReactorLoop,
 )
+from support.processes import free_port
 
 NQN = "nqn.2026-11.com.example:ftl0"
 HOST = "nqn.2026-11.com.example:host"
@@ -123,8 +124,11 @@ async def test_what_can_not_be_exported_leaves_nothing(reactor: ReactorLoop) -> 
             with pytest.raises(ParameterError):
                 await target.export(media, **{"nqn": NQN, **options})  # type: ignore[arg-type]
         export = await target.export(media, nqn=NQN, hosts=[HOST], uuid=uuid)
+        port = free_port()
         with pytest.raises(ExistsError, match=f"subsystem {NQN} exists already"):
-            await target.export(media, nqn=NQN)
+            await target.export(media, nqn=NQN, trsvcid=port)
+        # It does not listen there.
+        await rival.export(media, nqn=f"{NQN}-rival", trsvcid=port)
         with pytest.raises(PathError, match=f"can't listen on 127.0.0.1:{export.trsvcid}"):
             await rival.export(media, nqn=NQN, trsvcid=export.trsvcid)
         async with await connect(export) as controller:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from uuid import UUID
 
@@ -167,6 +168,18 @@ async def test_io_behind_the_halt_fails_at_once(reactor: ReactorLoop) -> None:
     for work in (ftl.read(0), ftl.write(0, bytes(4096)), ftl.flush(), ftl.trim(0)):
         with pytest.raises(MediaError, match="ftl0 is closed"):
             await work
+
+
+async def test_whoever_halts_it_beside_another_waits_for_the_end(reactor: ReactorLoop) -> None:
+    ftl = await FtlDevice.create(drive(reactor), name="ftl0", conf=CONF)
+    await ftl.write(0, block("zero"))
+    states = await asyncio.gather(*(halted(ftl, way) for way in (ftl.halt, ftl.close, ftl.halt)))
+    assert states == ["halted"] * 3
+
+
+async def halted(ftl: FtlDevice, way: Callable[[], Awaitable[None]]) -> str:
+    await way()
+    return ftl.state
 
 
 async def test_media_errors_come_through(reactor: ReactorLoop) -> None:
