@@ -1,7 +1,103 @@
-"""SPDK JSON-RPC plugin: a flash translation layer for zoned bdevs of a live SPDK target."""
+"""A flash translation layer for zoned bdevs of a live SPDK target: the plugin of SPDK's rpc.py, and a library.
 
-from .errors import FtlError
-from .plugin import spdk_rpc_plugin_initialize
+What is in ``__all__`` is for scripts (docs/python.md), and is imported when it is asked for: rpc.py imports this for
+each of its commands. Every other name of this package is free to change.
+"""
+
+from typing import TYPE_CHECKING
+
 from .version import __version__
 
-__all__ = ["FtlError", "__version__", "spdk_rpc_plugin_initialize"]
+if TYPE_CHECKING:
+    from .async_client import AsyncDaemonClient
+    from .client import DaemonClient
+    from .conf import FtlConf, Limit
+    from .errors import (
+        AuthenticationError,
+        BusyError,
+        ConfError,
+        DaemonError,
+        ExistsError,
+        FtlError,
+        GeometryError,
+        MediaError,
+        NoDaemonError,
+        NotFoundError,
+        NvmeStatusError,
+        ParameterError,
+        PathError,
+        ProtocolError,
+        UnsupportedError,
+    )
+    from .library.block_device import BlockDevice
+    from .library.controller import Controller, Namespace
+    from .library.emulated_media import EmulatedMedia
+    from .library.ftl_device import FtlDevice
+    from .library.nvmf_target import Export, NvmfTarget
+    from .plugin import spdk_rpc_plugin_initialize
+    from .runtime.reactor import ReactorLoop
+else:
+    # Not for type checkers, which would take any name for one of ours.
+    _MODULES = {
+        "async_client": ("AsyncDaemonClient",),
+        "client": ("DaemonClient",),
+        "conf": ("FtlConf", "Limit"),
+        "errors": (
+            *("AuthenticationError", "BusyError", "ConfError", "DaemonError", "ExistsError", "FtlError"),
+            *("GeometryError", "MediaError", "NoDaemonError", "NotFoundError", "NvmeStatusError", "ParameterError"),
+            *("PathError", "ProtocolError", "UnsupportedError"),
+        ),
+        "library.block_device": ("BlockDevice",),
+        "library.controller": ("Controller", "Namespace"),
+        "library.emulated_media": ("EmulatedMedia",),
+        "library.ftl_device": ("FtlDevice",),
+        "library.nvmf_target": ("Export", "NvmfTarget"),
+        "plugin": ("spdk_rpc_plugin_initialize",),
+        "runtime.reactor": ("ReactorLoop",),
+    }
+    _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
+
+    def __getattr__(name: str) -> object:
+        module = _MODULE_OF.get(name)
+        if module is None:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        import importlib
+
+        value = globals()[name] = getattr(importlib.import_module(f"{__name__}.{module}"), name)
+        return value
+
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *__all__})
+
+
+__all__ = [
+    "AsyncDaemonClient",
+    "AuthenticationError",
+    "BlockDevice",
+    "BusyError",
+    "ConfError",
+    "Controller",
+    "DaemonClient",
+    "DaemonError",
+    "EmulatedMedia",
+    "ExistsError",
+    "Export",
+    "FtlConf",
+    "FtlDevice",
+    "FtlError",
+    "GeometryError",
+    "Limit",
+    "MediaError",
+    "Namespace",
+    "NoDaemonError",
+    "NotFoundError",
+    "NvmeStatusError",
+    "NvmfTarget",
+    "ParameterError",
+    "PathError",
+    "ProtocolError",
+    "ReactorLoop",
+    "UnsupportedError",
+    "__version__",
+    "spdk_rpc_plugin_initialize",
+]

@@ -19,7 +19,18 @@ from .access.paths import show_owner
 from .access.peers import Trust, peer_of
 from .access.unix_sockets import PATH_BYTES_MAX, RUN_DIRECTORY, RUNTIME_ENVIRONMENT, SOCKET_NAME, run_directory
 from .access.users import own_uid, show_group, show_user, uid_of
-from .errors import DaemonError, FtlError, NoDaemonError, ParameterError
+from .errors import (
+    JSONRPC_INVALID_PARAMS,
+    BusyError,
+    DaemonError,
+    ExistsError,
+    FtlError,
+    NoDaemonError,
+    NotFoundError,
+    ParameterError,
+    UnsupportedError,
+)
+from .rpcs.blocking import DaemonRpcs
 
 SOCKET_ENVIRONMENT = "SPDK_FTL_SOCK"
 USER_ENVIRONMENT = "SPDK_FTL_DAEMON_USER"
@@ -37,6 +48,15 @@ PORT_MAX = 65535
 _KEY = re.compile(r"(DHHC-1|NVMeTLSkey-1):[^\"\s]*")
 _HOST_PORT = re.compile(r"(\[[0-9A-Fa-f:.]{2,45}\]|[A-Za-z0-9.-]{1,253}):[0-9]{1,5}")
 CHUNK_BYTES = 64 << 10
+
+_KINDS: Mapping[int, type[FtlError]] = {
+    JSONRPC_INVALID_PARAMS: ParameterError,
+    -errno.ENODEV: NotFoundError,
+    -errno.EEXIST: ExistsError,
+    -errno.EBUSY: BusyError,
+    -errno.ENOTSUP: UnsupportedError,
+}
+"""By the code of an RPC that failed; any other is an FtlError."""
 
 
 def default_socket() -> str:
@@ -63,41 +83,41 @@ def target_address(text: str) -> str:
     return text
 
 
-class DaemonClient:
-    """Calls the daemon. One HTTP connection per call: the object holds no connection and needs no close."""
+class DaemonSocket:
+    """Where a daemon is, who is believed there, and how a call of it and its reply look. It holds no connection."""
 
     def __init__(
         self,
-        socket_path: str | None = None,
+        socket_path: str | os.PathLike[str] | None = None,
         *,
         timeout_s: float | None = None,
         user: str | None = None,
         log: logging.Logger | None = None,
     ) -> None:
-        """user: who may serve the socket, beside the user who calls and root; $SPDK_FTL_DAEMON_USER where it is not
-        given. log: is told each request and response at the level and in the form of SPDK's client, without keys.
-        Raises ParameterError where there is no such user, or no default socket."""
+        """socket_path: of the daemon; default_socket() where it is not given. timeout_s: for one call, beyond what the
+        daemon is told to wait; 600 s where it is not given. user: who may serve the socket, beside the user who calls
+        and root; $SPDK_FTL_DAEMON_USER where it is not given. log: is told each request and response at the level and
+        in the form of SPDK's client, without keys. Raises ParameterError where there is no such user, or no default
+        socket."""
         self._log = log
         user = user or os.environ.get(USER_ENVIRONMENT)
         self._trust = Trust(uid_of(user) if user else None)
         self.socket_path = os.path.abspath(socket_path or default_socket())
         self.timeout_s = timeout_s if timeout_s is not None else REPLY_TIMEOUT_S
 
-    def call(self, method: str, params: Mapping[str, Any] | None = None) -> Any:
-        """The result of one RPC.
-
-        Raises NoDaemonError when there is none, DaemonError when it can't be reached, or somebody else has its socket
-        (nothing is sent then), or breaks off (then it is unknown whether the call took effect), FtlError with the
-        daemon's message, errno and code when it refuses.
-        """
+    def _request(self, method: str, params: Mapping[str, Any] | None) -> tuple[bytes, float]:
+        """What to send, and how long to wait for the reply, in seconds."""
         request = {"jsonrpc": "2.0", "id": 1, "method": method, "params": dict(params or {})}
-        # What the daemon is told to wait for is no silence of its own.
-        wait = (params or {}).get("wait")
-        timeout_s = self.timeout_s + (wait if isinstance(wait, int) else 0)
         if self._log is not None:
             self._log.debug("call('%s') to the %s", method, self._who)
             self._log.info("Requests:\n%s\n", _without_keys(request))
-        reply = self._decode(self._post(json.dumps(request).encode(), timeout_s))
+        # What the daemon is told to wait for is no silence of its own.
+        wait = (params or {}).get("wait")
+        return json.dumps(request).encode(), self.timeout_s + (wait if isinstance(wait, int) else 0)
+
+    def _result(self, body: bytes) -> Any:
+        """Of the reply. Raises FtlError where that is an error."""
+        reply = self._decode(body)
         if self._log is not None:
             self._log.info("response:\n%s\n", _without_keys(reply))
         if "error" in reply:
@@ -106,7 +126,7 @@ class DaemonClient:
             if not isinstance(code, int) or not isinstance(error.get("message"), str):
                 raise DaemonError(f"{self._who}: malformed JSON-RPC error in its reply")
             errno = -code if -4096 < code < -1 else None
-            raise FtlError(error["message"], errno=errno, code=code)
+            raise _KINDS.get(code, FtlError)(error["message"], errno=errno, code=code)
         if "result" not in reply:
             raise DaemonError(f"{self._who}: its reply has neither result nor error")
         return reply["result"]
@@ -114,43 +134,6 @@ class DaemonClient:
     @property
     def _who(self) -> str:
         return f"spdk-ftl daemon at {self.socket_path}"
-
-    def _post(self, body: bytes, timeout_s: float) -> bytes:
-        import requests
-
-        from .checked_session import CheckedAdapter
-
-        self._check_listening()
-        url = f"http+unix://{quote(self.socket_path, safe='')}/"
-        try:
-            with requests.Session() as session:
-                session.mount("http+unix://", CheckedAdapter(self._check_server))
-                # No proxy of the environment has any business between us and a unix socket.
-                session.trust_env = False
-                headers = {"Content-Type": "application/json", "Connection": "close"}
-                timeout = (CONNECT_TIMEOUT_S, timeout_s)
-                with session.post(url, data=body, headers=headers, timeout=timeout, stream=True) as response:
-                    received = bytearray()
-                    for chunk in response.iter_content(CHUNK_BYTES):
-                        received += chunk
-                        if len(received) > REPLY_BYTES_MAX:
-                            raise DaemonError(f"{self._who}: its reply is larger than {REPLY_BYTES_MAX} bytes")
-                    return bytes(received)
-        except requests.exceptions.ReadTimeout:
-            raise DaemonError(
-                f"{self._who}: no reply within {timeout_s:g} s; the call may still take effect: see `spdk-ftl devices`"
-            ) from None
-        except requests.exceptions.RequestException as error:
-            if self._answers_as_target():
-                raise DaemonError(
-                    f"{self.socket_path} is no control socket of a spdk-ftl daemon, but the RPC socket of an SPDK "
-                    "target as it seems: give that with -s, and the daemon's with --socket or "
-                    f"${SOCKET_ENVIRONMENT} (default: {SOCKET_DEFAULT})",
-                    errno=errno.EPROTO,
-                ) from None
-            raise DaemonError(
-                f"{self._who} broke off: {error}; see its log, and `spdk-ftl devices` for what it did"
-            ) from None
 
     def _answers_as_target(self) -> bool:
         """Whether JSON-RPC without HTTP around it is understood there. A target drops what it can't parse, and the
@@ -164,24 +147,37 @@ class DaemonClient:
             return connection.recv(CHUNK_BYTES).lstrip()[:1] == b"{"
         return False
 
-    def _check_listening(self) -> None:
-        """requests would tell a socket that nobody listens on from a connection that broke off by its text only."""
+    def _no_reply(self, timeout_s: float) -> DaemonError:
+        return DaemonError(
+            f"{self._who}: no reply within {timeout_s:g} s; the call may still take effect: see `spdk-ftl devices`"
+        )
+
+    def _too_large(self) -> DaemonError:
+        return DaemonError(f"{self._who}: its reply is larger than {REPLY_BYTES_MAX} bytes")
+
+    def _broke_off(self, error: Exception) -> DaemonError:
+        """Looks once more at who is there, for CONNECT_TIMEOUT_S at most each for a connection and an answer."""
+        if self._answers_as_target():
+            return DaemonError(
+                f"{self.socket_path} is no control socket of a spdk-ftl daemon, but the RPC socket of an SPDK "
+                "target as it seems: give that with -s, and the daemon's with --socket or "
+                f"${SOCKET_ENVIRONMENT} (default: {SOCKET_DEFAULT})",
+                errno=errno.EPROTO,
+            )
+        return DaemonError(f"{self._who} broke off: {error}; see its log, and `spdk-ftl devices` for what it did")
+
+    def _not_connected(self, error: OSError) -> DaemonError:
+        """What it means that connect() failed so."""
+        if isinstance(error, PermissionError):
+            return DaemonError(f"{self._who} can't be reached: {self._who_may()}", errno=errno.EACCES)
         kind = DaemonError
-        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-            probe.settimeout(CONNECT_TIMEOUT_S)
-            try:
-                probe.connect(self.socket_path)
-            except FileNotFoundError:
-                state, kind = "is not running (no such socket)", NoDaemonError
-            except ConnectionRefusedError:
-                state, kind = "is not running (nobody listens on its socket)", NoDaemonError
-            except PermissionError:
-                raise DaemonError(f"{self._who} can't be reached: {self._who_may()}", errno=errno.EACCES) from None
-            except OSError as error:
-                state = f"can't be reached ({error.strerror or error})"
-            else:
-                return
-        raise kind(
+        if isinstance(error, FileNotFoundError):
+            state, kind = "is not running (no such socket)", NoDaemonError
+        elif isinstance(error, ConnectionRefusedError):
+            state, kind = "is not running (nobody listens on its socket)", NoDaemonError
+        else:
+            state = f"can't be reached ({error.strerror or error})"
+        return kind(
             f"{self._who} {state}: start it with `spdk-ftl serve`, or name its socket in ${SOCKET_ENVIRONMENT}"
             f"{self._elsewhere()}"
         )
@@ -242,6 +238,62 @@ class DaemonClient:
         if not isinstance(reply, dict):
             raise DaemonError(f"{self._who}: its reply is not a JSON-RPC object")
         return reply
+
+
+class DaemonClient(DaemonSocket, DaemonRpcs):
+    """Calls the daemon: a method for each RPC of docs/rpc.md, and call() for all of them. One HTTP connection per call:
+    the object holds no connection and needs no close; threads may share it.
+
+    >>> daemon = DaemonClient()
+    >>> [device["name"] for device in daemon.ftl_get_devices()]
+
+    Every method raises what call() does.
+    """
+
+    def call(self, method: str, params: Mapping[str, Any] | None = None) -> Any:
+        """The result of one RPC.
+
+        Raises NoDaemonError when there is none, DaemonError when it can't be reached, or somebody else has its socket
+        (nothing is sent then), or breaks off (then it is unknown whether the call took effect), FtlError with the
+        daemon's message, errno and code when it refuses: ParameterError (-32602), NotFoundError (-19), ExistsError
+        (-17), BusyError (-16) or UnsupportedError (-95) where the code says so.
+        """
+        return self._result(self._post(*self._request(method, params)))
+
+    def _post(self, body: bytes, timeout_s: float) -> bytes:
+        import requests
+
+        from .checked_session import CheckedAdapter
+
+        self._check_listening()
+        url = f"http+unix://{quote(self.socket_path, safe='')}/"
+        try:
+            with requests.Session() as session:
+                session.mount("http+unix://", CheckedAdapter(self._check_server))
+                # No proxy of the environment has any business between us and a unix socket.
+                session.trust_env = False
+                headers = {"Content-Type": "application/json", "Connection": "close"}
+                timeout = (CONNECT_TIMEOUT_S, timeout_s)
+                with session.post(url, data=body, headers=headers, timeout=timeout, stream=True) as response:
+                    received = bytearray()
+                    for chunk in response.iter_content(CHUNK_BYTES):
+                        received += chunk
+                        if len(received) > REPLY_BYTES_MAX:
+                            raise self._too_large()
+                    return bytes(received)
+        except requests.exceptions.ReadTimeout:
+            raise self._no_reply(timeout_s) from None
+        except requests.exceptions.RequestException as error:
+            raise self._broke_off(error) from None
+
+    def _check_listening(self) -> None:
+        """requests would tell a socket that nobody listens on from a connection that broke off by its text only."""
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+            probe.settimeout(CONNECT_TIMEOUT_S)
+            try:
+                probe.connect(self.socket_path)
+            except OSError as error:
+                raise self._not_connected(error) from None
 
 
 def _without_keys(message: Mapping[str, Any]) -> str:

@@ -32,9 +32,11 @@ class FtlError(Exception):
 
     @property
     def jsonrpc_code(self) -> int:
+        """``code``, which is always there."""
         return self.code if self.code is not None else -self.errno
 
     def to_jsonrpc(self) -> dict[str, object]:
+        """The error object of a reply."""
         return {"code": self.jsonrpc_code, "message": self.message}
 
 
@@ -56,10 +58,14 @@ class GeometryError(FtlError):
 
 
 class NotFoundError(FtlError):
+    """There is nothing of that name, uuid or number."""
+
     errno = _errno.ENODEV
 
 
 class ExistsError(FtlError):
+    """There is something of that name already, or where something else was to be."""
+
     errno = _errno.EEXIST
 
 
@@ -76,6 +82,8 @@ class BusyError(FtlError):
 
 
 class UnsupportedError(FtlError):
+    """We, or what we work with, can't do that."""
+
     errno = _errno.ENOTSUP
 
 

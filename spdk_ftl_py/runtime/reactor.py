@@ -28,7 +28,7 @@ def load_ended(event: _shim.Event, load: _shim.LoadGenerator) -> bool:
 
 
 class ReactorLoop:
-    """Owns a ``_shim.Reactor`` between start() and stop().
+    """Owns a ``_shim.Reactor``, a thread that does I/O, between start() and stop(), or within ``async with``.
 
     >>> reactor = ReactorLoop("ftl0")
     >>> await reactor.start()
@@ -51,6 +51,7 @@ class ReactorLoop:
         """The last one. What it dropped may have been of a source that nobody has subscribed to yet."""
 
     async def start(self) -> None:
+        """On the running asyncio loop, which gets its events. Once."""
         self._loop = asyncio.get_running_loop()
         if self._stepped:
             self._stepper = self._loop.create_task(self._step_for_ever(), name=f"reactor {self.name}")
@@ -97,6 +98,7 @@ class ReactorLoop:
             handler(self._overflow)
 
     def unsubscribe(self, source: int) -> None:
+        """Idempotent."""
         self._handlers.pop(source, None)
 
     def _drain(self) -> None:

@@ -1,0 +1,332 @@
+#!/usr/bin/env python3
+"""Writes spdk_ftl_py/rpcs/*.py, the typed methods of DaemonClient and AsyncDaemonClient, from schemas/*.json; run it
+after a schema has changed.
+
+Names, types, defaults and descriptions of parameters are the schemas'. What an RPC answers, and how it fails, stands in
+RPCS below, for schemas have no results: an RPC that is not there is refused. tests/unit/test_rpcs.py compares.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import textwrap
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+DOCS = Path(__file__).resolve().parent
+SCHEMAS = DOCS.parent / "schemas"
+PACKAGE = DOCS.parent / "spdk_ftl_py" / "rpcs"
+WIDTH: Final = 120
+
+
+class Rpc(NamedTuple):
+    """type: of the result, as results.py names it. returns, raises: in words; raises begins with the codes."""
+
+    type: str
+    returns: str
+    raises: str = ""
+    adapted: str = ""
+    """The function of answers.py, with further arguments, that makes the result of what the daemon answers."""
+
+
+NOT_THERE: Final = "-19 no FTL of that name"
+TRUE: Final = "True"
+
+RPCS: Final[Mapping[str, Rpc]] = {
+    "bdev_ftl_create": Rpc(
+        "CreatedFtl",
+        "name and uuid of the new FTL; with if_absent, load_or_create or wait more. Where it is deferred, and wait is "
+        "not given, there is no uuid yet, and state says so",
+        "-32602 a parameter, or a base or cache bdev of the wrong kind; -22 its geometry; -17 name, uuid or NQN is "
+        "taken, or the bdev holds somebody's data, or (if_absent) the FTL that is there is another; -1 the bdev is "
+        "claimed; -19 no such cache bdev; -95 a bdev that can't be used; -93 the target has no NVMe/TCP transport; "
+        "-98, -99 listen_address is taken, or not of this machine; -111 the target is not running; -104, -110 it "
+        "broke off, or did not answer; -5 base or target failed; -108 the daemon is halting. All is undone then, but "
+        "the base may have been erased",
+        adapted="created(name, base_bdev, {})",
+    ),
+    "bdev_ftl_load": Rpc(
+        "CreatedFtl", "as bdev_ftl_create()", "as bdev_ftl_create()", adapted="created(name, base_bdev, {})"
+    ),
+    "bdev_ftl_delete": Rpc(
+        "bool | str",
+        "True; with force, where writes stand in its write buffer file alone, a line that says how many",
+        f"{NOT_THERE}; -16 it is being created or deleted, or its write buffer file has what is nowhere else; -28 the "
+        "daemon's state directory is full: nothing was done; -5 it is deleted, but not all could be undone",
+    ),
+    "bdev_ftl_unload": Rpc("bool | str", "as bdev_ftl_delete()", "as bdev_ftl_delete()"),
+    "bdev_ftl_get_stats": Rpc(
+        "Stats",
+        "counters since its creation, in blocks of 4096 bytes",
+        "-19 no such FTL; -16 it is deferred, being created, waiting, or failed before it had any",
+    ),
+    "bdev_ftl_get_properties": Rpc(
+        "DeviceProperties", "what ftl_get_devices() says of it, and its properties", "-19 no such FTL"
+    ),
+    "bdev_ftl_scrub": Rpc(
+        "OrderedScrub",
+        "at once: how the scrub stands",
+        f"{NOT_THERE}; -16 it is not online; -32602 it was made with no_data; -108 the daemon is halting",
+    ),
+    "bdev_ftl_unmap": Rpc(
+        "bool",
+        "True, once the blocks read as zeroes, also after a loss of power",
+        f"{NOT_THERE}; -16 it is not online, or was deleted meanwhile; -32602 the range ends beyond the FTL; -5 the "
+        "FTL could not do it, and may have done part of it",
+    ),
+    "bdev_ftl_set_property": Rpc(
+        "bool",
+        TRUE,
+        f"{NOT_THERE}; -16 it is not online, or is being changed otherwise; -22, -32602 no such property, a value out "
+        "of bounds, or one that this FTL can't have; -28 the state directory is full. Nothing has changed then",
+    ),
+    "bdev_ftl_set_cache": Rpc(
+        "bool",
+        TRUE,
+        "-19 no FTL, or no bdev, of that name; -16 the FTL is not online, is being changed otherwise, or is giving its "
+        "cache up, or the bdev is claimed; -17 the bdev holds somebody's data; -22, -32602 it can't be a cache of this "
+        "FTL; -5 it fails",
+    ),
+    "bdev_ftl_remove_cache": Rpc(
+        "bool",
+        "True, once all that the cache held is on the base",
+        f"{NOT_THERE}; -16 it is not online, or is being changed otherwise",
+    ),
+    "bdev_ftl_rename": Rpc(
+        "bool",
+        TRUE,
+        f"{NOT_THERE}; -16 it is not online, not attached, or its bdev is claimed; -17 the name is taken, here or in "
+        "the target; -5 the target refuses: the message says under which name it is now",
+    ),
+    "bdev_ftl_grow": Rpc(
+        "GrownFtl",
+        "its size, once it serves again",
+        "-19 no FTL of that name, or no base bdev; -17 somebody's data stand where the base has grown; -16 it is not "
+        "online, is being changed, or its base does not answer; -22 the base has shrunk, or none of its new zones is "
+        "of use; -32602 it was made with no_data, or its cache is too small; -108 the daemon is halting",
+    ),
+    "bdev_ftl_add_host": Rpc(
+        "bool",
+        "True, once the state file has it",
+        f"{NOT_THERE}; -17 it is allowed already; -32602 that is no NQN; -16 the FTL is being deleted, or 256 hosts "
+        "are allowed; -28 the state directory is full; -108 the daemon is halting. Nothing has changed then",
+    ),
+    "bdev_ftl_remove_host": Rpc(
+        "bool",
+        "True, once no I/O of that host is under way",
+        "-19 no FTL of that name, or that host is not in its list; -16 it is the target itself, or the FTL is being "
+        "deleted; -28 the state directory is full; -108 the daemon is halting",
+    ),
+    "bdev_ftl_allow_any_host": Rpc(
+        "bool",
+        TRUE,
+        f"{NOT_THERE}; -16 the FTL is being deleted; -28 the state directory is full; -108 the daemon is halting",
+    ),
+    "bdev_ftl_get_hosts": Rpc("Hosts", "who may connect, who is connected, who was refused, who has left", NOT_THERE),
+    "bdev_ftl_scan": Rpc(
+        "ScanResult",
+        "what is on that bdev, or on each that nobody has and those of the daemon's own FTLs",
+        "of one bdev: -19 no such bdev; -16 it is claimed; -95 it can't hold an FTL, or holds one of another format "
+        "version; -111, -110, -104 the target, or the bdev, does not answer; -108 the daemon is halting",
+    ),
+    "ftl_get_devices": Rpc("list[Device]", "one for each FTL", "-19 there is none of the name that is given"),
+    "ftl_get_daemon": Rpc("DaemonInfo", "what the daemon is, and where"),
+    "ftl_remove_buffers": Rpc(
+        "RemovedBuffers",
+        "which files were removed",
+        "-19 there is no such file; -16 an FTL needs it, or it holds what hosts were told is written: nothing was "
+        "removed",
+    ),
+    "ftl_halt": Rpc(
+        "HaltedDaemon",
+        "which FTLs were halted; the daemon ends behind it",
+        "-16 the daemon is still starting, -108 it is halting already: nothing was done. Any other error says what "
+        "could not be halted cleanly, or not be undone; the daemon ends all the same",
+    ),
+    "ftl_save_config": Rpc(
+        "SavedConfig",
+        "as SPDK's save_config: the target's own configuration, and a section ftl",
+        "-32602 no target is given, and the daemon's FTLs are on several, or there is none; -16 what stands on an FTL "
+        "is more than 256 KiB; -111, -110, -104 the target; -28 the state directory is full",
+    ),
+    "ftl_load_config": Rpc(
+        "LoadedConfig",
+        "FTLs that the daemon has from now on, and those that it had",
+        "-32602 an entry is wrong; -17 a name or uuid is another FTL's; -28 the state directory is full; -108 the "
+        "daemon is halting. Nothing is loaded then",
+    ),
+}
+"""In the order in which the methods stand. Those of schemas/ and no other."""
+
+_PATTERNS: Final = (
+    ("^[0-9A-Fa-f]{8}-", "UUID | str"),
+    ("^/", "StrPath"),
+    ("^(/", "StrPath"),
+)
+_TYPES: Final = {"integer": "int", "boolean": "bool", "string": "str"}
+_SETTINGS: Final = "FtlSettings"
+
+_ABOUT: Final = (
+    "Every method raises what call() does; codes are those of the FtlError where the daemon refuses. Of any RPC: "
+    "-32602 a parameter is malformed or out of bounds, or target is not given and FTLs of several targets have "
+    "that name; -32601 the daemon does not know it."
+)
+_HEAD: Final = '''"""{what} Made from schemas/*.json by docs/generate_client.py."""
+
+from __future__ import annotations
+
+'''
+
+
+def generate() -> dict[str, str]:
+    """Text by name of file. Raises ValueError where RPCS are not those of schemas/."""
+    methods = {path.stem for path in SCHEMAS.glob("*.json")}
+    if methods != set(RPCS):
+        raise ValueError(f"RPCS in {__file__} and schemas/ differ: {', '.join(sorted(methods ^ set(RPCS)))}")
+    schemas = {method: json.loads((SCHEMAS / f"{method}.json").read_text(encoding="utf-8")) for method in RPCS}
+    return {
+        "blocking.py": _client(schemas, "DaemonRpcs", is_async=False),
+        "asynchronous.py": _client(schemas, "AsyncDaemonRpcs", is_async=True),
+        "settings.py": _settings(schemas["bdev_ftl_create"]["properties"]["conf"]),
+    }
+
+
+def _client(schemas: Mapping[str, Any], name: str, *, is_async: bool) -> str:
+    begin = "async def" if is_async else "def"
+    types = sorted({word for rpc in RPCS.values() for word in re.findall(r"[A-Z]\w+", rpc.type)} - {"True"})
+    lines = [
+        _HEAD.format(what=f"A method for each RPC of the daemon{', to be awaited' if is_async else ''}."),
+        "from collections.abc import Mapping, Sequence\n",
+        "from typing import TYPE_CHECKING, Any\n\n",
+        "from .answers import created\n",
+        "from .parameters import given\n\n",
+        "if TYPE_CHECKING:\n",
+        "    from uuid import UUID\n\n",
+        "    from ..results import (\n",
+        *(f"        {each},\n" for each in types),
+        "    )\n",
+        "    from .parameters import StrPath\n",
+        f"    from .settings import {_SETTINGS}\n\n\n",
+        f"class {name}:\n",
+        '    """A method for each RPC. What is None is not sent: the daemon has its default, or keeps what is.\n\n',
+        *(f"    {line}\n" for line in textwrap.wrap(_ABOUT, WIDTH - 4, break_on_hyphens=False)),
+        '    """\n\n',
+        f"    {begin} call(self, method: str, params: Mapping[str, Any] | None = None) -> Any:\n",
+        '        """The result of any RPC, by its name and parameters as JSON has them."""\n',
+        "        raise NotImplementedError\n",
+    ]
+    for method, rpc in RPCS.items():
+        lines += ["\n", *_method(method, rpc, schemas[method], is_async=is_async)]
+    return "".join(lines)
+
+
+def _method(method: str, rpc: Rpc, schema: Mapping[str, Any], *, is_async: bool) -> Iterator[str]:
+    required = set(schema.get("required", ()))
+    parameters = [(name, entry, name in required) for name, entry in schema["properties"].items()]
+    begin = f"    {'async ' if is_async else ''}def {method}("
+    if parameters:
+        yield f"{begin}\n        self,\n        *,\n"
+        for name, entry, needed in parameters:
+            yield f"        {_declared(name, entry, needed)},\n"
+        yield f"    ) -> {rpc.type}:\n"
+    else:
+        yield f"{begin}self) -> {rpc.type}:\n"
+    yield from _docstring(rpc, schema, parameters)
+    params = ""
+    if parameters:
+        yield from _call_of_given([f"{name}={_passed(name, entry)}" for name, entry, _ in parameters])
+        params = ", params"
+    call = f'{"await " if is_async else ""}self.call("{method}"{params})'
+    yield f"        answer: {'Any' if rpc.adapted else rpc.type} = {call}\n"
+    yield f"        return {rpc.adapted.format('answer') if rpc.adapted else 'answer'}\n"
+
+
+def _call_of_given(arguments: list[str]) -> Iterator[str]:
+    """As ruff formats it."""
+    line = f"        params = given({', '.join(arguments)})"
+    if len(line) <= WIDTH:
+        yield f"{line}\n"
+        return
+    yield "        params = given(\n"
+    line = f"            {', '.join(arguments)}"
+    yield f"{line}\n" if len(line) <= WIDTH else "".join(f"            {each},\n" for each in arguments)
+    yield "        )\n"
+
+
+def _declared(name: str, entry: Mapping[str, Any], required: bool) -> str:
+    if required:
+        return f"{name}: {_type_of(entry)}"
+    if entry.get("default") is False:
+        return f"{name}: bool = False"
+    if "default" in entry:
+        raise ValueError(f"{name}: a default of {entry['default']!r} is not provided for")
+    return f"{name}: {_type_of(entry)} | None = None"
+
+
+def _passed(name: str, entry: Mapping[str, Any]) -> str:
+    """A default is not sent: a daemon of another version may not know the parameter."""
+    return f"{name} or None" if entry.get("default") is False else name
+
+
+def _type_of(entry: Mapping[str, Any]) -> str:
+    if "enum" in entry:
+        return f"Literal[{', '.join(json.dumps(choice) for choice in entry['enum'])}]"
+    if entry["type"] == "object":
+        return _SETTINGS if "properties" in entry else "Mapping[str, Any]"
+    if entry["type"] == "array":
+        return f"Sequence[{_type_of(entry['items'])}]"
+    pattern = entry.get("pattern", "")
+    return next((name for begin, name in _PATTERNS if pattern.startswith(begin)), _TYPES[entry["type"]])
+
+
+def _docstring(rpc: Rpc, schema: Mapping[str, Any], parameters: list[tuple[str, Any, bool]]) -> Iterator[str]:
+    flags = {flag: name for name, entry, _ in parameters for flag in entry.get("x-cli", ())}
+    flags |= {f"--{name.replace('_', '-')}": name for name, _, _ in parameters}
+    yield from _wrapped(f'"""{schema["description"]}.')
+    if parameters:
+        yield "\n"
+    for name, entry, _ in parameters:
+        text = re.sub(r"--[a-z][a-z-]*", lambda found: flags.get(found[0], found[0]), entry["description"])
+        bounds = f" ({entry['minimum']} to {entry['maximum']})" if "minimum" in entry else ""
+        yield from _wrapped(f"{name}: {text}{bounds}", indent="    ")
+    yield "\n"
+    yield from _wrapped(f"Returns {rpc.returns}.")
+    if rpc.raises:
+        yield from _wrapped(f"Raises FtlError: {rpc.raises}.")
+    yield '        """\n'
+
+
+def _wrapped(text: str, *, indent: str = "") -> Iterator[str]:
+    escaped = text.replace("\\", "\\\\")
+    lines = textwrap.wrap(
+        escaped, WIDTH, initial_indent=" " * 8, subsequent_indent=" " * 8 + indent, break_on_hyphens=False
+    )
+    return (f"{line}\n" for line in lines)
+
+
+def _settings(conf: Mapping[str, Any]) -> str:
+    lines = [
+        _HEAD.format(what=f"{conf['description']}."),
+        "from typing import Literal, TypedDict\n\n\n",
+        f"class {_SETTINGS}(TypedDict, total=False):\n",
+        '    """conf of bdev_ftl_create(): what is not given has its default."""\n\n',
+    ]
+    for name, entry in conf["properties"].items():
+        default = f"default {json.dumps(entry['default'])}" if "default" in entry else ""
+        bounds = f"{entry['minimum']} to {entry['maximum']}" if "minimum" in entry else ""
+        notes = "; ".join(filter(None, (bounds, default)))
+        lines.append(f"    {name}: {_type_of(entry)}\n")
+        text = textwrap.wrap(f'"""{entry["description"]} ({notes})."""', WIDTH - 4)
+        lines += [f"    {line}\n" for line in text]
+    return "".join(lines)
+
+
+def main() -> None:
+    for name, text in generate().items():
+        (PACKAGE / name).write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,136 @@
+"""I/O to what somebody exports over NVMe/TCP: a daemon, an SPDK target, Linux, or another script."""
+
+from __future__ import annotations
+
+import os
+from types import TracebackType
+from uuid import UUID
+
+from .. import _shim
+from ..errors import NotFoundError
+from ..nvme.host.controller import Controller as HostController
+from ..nvme.host.controller import NamespaceInfo
+from ..nvme.target.allowed_hosts import usable_keys, usable_psk
+from ..runtime.reactor import ReactorLoop
+from .block_device import BlockDevice
+
+StrPath = str | os.PathLike[str]
+
+
+class Namespace(BlockDevice):
+    """A namespace of a controller, by an I/O queue of its own. Make it with Controller.open_namespace().
+
+    Where the connection is lost every I/O fails with MediaError, or PathError: connect anew.
+    """
+
+    def __init__(
+        self, controller: HostController, reactor: ReactorLoop, info: NamespaceInfo, qpair: _shim.HostQpair
+    ) -> None:
+        """For this package."""
+        super().__init__(reactor, qpair, name=f"{controller.subnqn} namespace {info.nsid}")
+        self.info = info
+        self._controller = controller
+        self._qpair = qpair
+
+    async def close(self) -> None:
+        """Waits for I/O of this object, and closes its queue. Idempotent, and final."""
+        await super().close()
+        await self._controller.close_io_qpair(self._qpair)
+
+
+class Controller:
+    """A connection to an NVMe/TCP controller as a host. Make it with connect(), end it with close() or by leaving
+    ``async with``."""
+
+    def __init__(self, controller: HostController) -> None:
+        """For this package: use connect()."""
+        self._controller = controller
+
+    @classmethod
+    async def connect(
+        cls,
+        traddr: str,
+        trsvcid: int | str,
+        subnqn: str,
+        *,
+        hostnqn: str,
+        hostid: UUID | None = None,
+        header_digest: bool = False,
+        data_digest: bool = False,
+        timeout_s: float = 10.0,
+        dhchap_key: StrPath | None = None,
+        dhchap_ctrlr_key: StrPath | None = None,
+        psk: StrPath | None = None,
+    ) -> Controller:
+        """traddr, trsvcid, subnqn: as ``export`` of Device has them. hostnqn: who we are; the other side has to allow
+        it. hostid: a random one where it is not given. timeout_s: for the connection, then for each admin command.
+        dhchap_key, dhchap_ctrlr_key, psk: files with keys, as those of bdev_ftl_add_host.
+
+        Raises ParameterError for what is no NQN, port or key; PathError where nobody answers in time; NvmeStatusError
+        where the controller refuses (1/84h: that host may not connect); AuthenticationError; ProtocolError where it
+        does not speak NVMe/TCP. Nothing is left behind then.
+        """
+        return cls(
+            await HostController.connect(
+                traddr,
+                trsvcid,
+                subnqn,
+                hostnqn=hostnqn,
+                hostid=hostid,
+                header_digest=header_digest,
+                data_digest=data_digest,
+                timeout_s=timeout_s,
+                keys=usable_keys(_text(dhchap_key), _text(dhchap_ctrlr_key)),
+                psk=usable_psk(_text(psk)),
+            )
+        )
+
+    async def __aenter__(self) -> Controller:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    @property
+    def subnqn(self) -> str:
+        return self._controller.subnqn
+
+    @property
+    def model(self) -> str:
+        return self._controller.model
+
+    @property
+    def serial(self) -> str:
+        return self._controller.serial
+
+    @property
+    def is_lost(self) -> bool:
+        """The connection is gone: connect anew."""
+        return self._controller.lost.is_set()
+
+    async def namespaces(self) -> list[NamespaceInfo]:
+        """Every active namespace. Raises NvmeStatusError, PathError, ProtocolError."""
+        return await self._controller.namespaces()
+
+    async def open_namespace(self, reactor: ReactorLoop, nsid: int = 1, *, queue_depth: int = 128) -> Namespace:
+        """An I/O queue to a namespace, driven by the reactor, which has to run until it is closed. queue_depth is cut
+        to what the controller takes.
+
+        Raises NotFoundError where there is no such namespace, NvmeStatusError where the controller gives no queue,
+        UnsupportedError for separate metadata, PathError, ProtocolError.
+        """
+        there = {info.nsid: info for info in await self._controller.namespaces()}
+        if nsid not in there:
+            raise NotFoundError(f"{self.subnqn} has no namespace {nsid}, but {', '.join(map(str, there)) or 'none'}")
+        qpair = await self._controller.create_io_qpair(reactor, there[nsid], queue_depth=queue_depth)
+        return Namespace(self._controller, reactor, there[nsid], qpair)
+
+    async def close(self) -> None:
+        """Closes all queues and disconnects. Idempotent."""
+        await self._controller.close()
+
+
+def _text(path: StrPath | None) -> str | None:
+    return None if path is None else os.path.abspath(path)

@@ -1,0 +1,216 @@
+"""An FTL in the process of the script."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+from uuid import UUID
+
+from .. import _shim
+from ..conf import FtlConf
+from ..errors import ExistsError, ParameterError, UnsupportedError
+from ..ftl.cache.nv_cache import owner_of
+from ..ftl.creation import create
+from ..ftl.device import FtlDevice as RunningFtl
+from ..ftl.loading import load
+from ..ftl.media import superblock
+from ..ftl.media.blockdev import BlockPort
+from ..ftl.media.signatures import find_foreign
+from .block_device import BlockDevice
+
+if TYPE_CHECKING:
+    from ..results import Property, Stats
+
+_FORCE = "use another device, or give force=True to erase it"
+
+
+class FtlDevice(BlockDevice):
+    """An FTL that runs on a device of the script: make it with create() or load(), end it with halt(), or by leaving
+    ``async with``. Its blocks have 4096 bytes. It has to end before the ReactorLoop of its base does.
+
+    Nothing guards the base against others, and nobody loads the FTL again after a crash: that is what `spdk-ftl serve`
+    does.
+    """
+
+    def __init__(self, base: BlockDevice, ftl: RunningFtl) -> None:
+        """For this package: use create() or load()."""
+        # Busy is what an FTL is while it is halted: nobody is to wait for that.
+        super().__init__(base.reactor, ftl.core, name=ftl.name, patience_s=0)
+        self._ftl = ftl
+        self._halt_turn = asyncio.Lock()
+
+    @classmethod
+    async def create(
+        cls,
+        base: BlockDevice,
+        *,
+        name: str,
+        conf: FtlConf | None = None,
+        uuid: UUID | None = None,
+        num_punits: int | None = None,
+        zone_capacity: int | None = None,
+        cache: BlockDevice | None = None,
+        buffer_dir: Path | None = None,
+        force: bool = False,
+    ) -> FtlDevice:
+        """A new, empty FTL. **What is on base and cache is erased.**
+
+        conf: its settings; FtlConf() where it is not given. uuid: a random one where it is not given. num_punits: zones
+        of a band; by the limits of the base where it is not given. zone_capacity: of zones that are emulated, in
+        blocks, on a base that is not zoned. cache: the nv cache, a device without zones. buffer_dir: an existing
+        directory, best in /dev/shm, whose files outlive the process with writes that were not flushed; without it these
+        are lost with a process that is killed. force: also where base or cache hold an FTL, or data that anybody knows.
+
+        Raises ParameterError, ConfError or GeometryError where base, cache or conf can't do; ExistsError where base or
+        cache hold something: nothing is changed then. MediaError where the base fails; its zones may be erased then.
+        """
+        device = _zoned(base, zone_capacity)
+        _check_reactor(base, cache)
+        if not force:
+            await _require_empty(base, device)
+            if cache is not None:
+                await _require_no_cache(cache)
+        ftl = await create(
+            base.reactor,
+            device,
+            name=name,
+            conf=conf or FtlConf(),
+            uuid=uuid,
+            num_punits=num_punits,
+            cache=None if cache is None else cache.device,
+            buffer_dir=buffer_dir,
+            base_name=base.name,
+            cache_name="" if cache is None else cache.name,
+        )
+        return cls(base, ftl)
+
+    @classmethod
+    async def load(
+        cls,
+        base: BlockDevice,
+        *,
+        name: str,
+        uuid: UUID,
+        settings: Mapping[str, Any] | None = None,
+        zone_capacity: int | None = None,
+        cache: BlockDevice | None = None,
+        without_cache: bool = False,
+        buffer_dir: Path | None = None,
+    ) -> FtlDevice:
+        """The FTL of that uuid that is on the base, as it was when it was halted or its process ended. Nothing is
+        erased.
+
+        settings: names and values of FtlConf that it is to have from now on; what is not given stays. zone_capacity,
+        cache, buffer_dir: those it has. without_cache: give its nv cache up, and what it alone holds.
+
+        Raises NotFoundError where that FTL is not on the base, ConfError for settings it can't have, MediaError where
+        what it needs can't be read; a load may be repeated.
+        """
+        _check_reactor(base, cache)
+        ftl = await load(
+            base.reactor,
+            _zoned(base, zone_capacity),
+            name=name,
+            uuid=uuid,
+            settings=settings,
+            cache=None if cache is None else cache.device,
+            without_cache=without_cache,
+            buffer_dir=buffer_dir,
+        )
+        return cls(base, ftl)
+
+    async def halt(self) -> None:
+        """Everything accepted goes to the base, which says then that the FTL was halted cleanly. Idempotent.
+
+        Raises FtlError where what was accepted could not be made durable. It is halted and let go of however it ends.
+        """
+        async with self._halt_turn:
+            await super().close()
+            if self.state != "halted":
+                await self._ftl.halt()
+
+    async def close(self) -> None:
+        """As halt()."""
+        await self.halt()
+
+    @property
+    def uuid(self) -> UUID:
+        return self._ftl.uuid
+
+    @property
+    def conf(self) -> FtlConf:
+        return self._ftl.conf
+
+    @property
+    def state(self) -> str:
+        """running; read_only: out of space for good; halting, halted; failed."""
+        return self._ftl.state.value
+
+    @property
+    def failure(self) -> str | None:
+        """Why it has failed, or is read_only."""
+        return None if self._ftl.failure is None else self._ftl.failure.message
+
+    def stats(self) -> Stats:
+        """As bdev_ftl_get_stats. Not after halt()."""
+        return cast("Stats", self._ftl.stats())
+
+    def properties(self) -> list[Property]:
+        """As the properties of bdev_ftl_get_properties. Not after halt()."""
+        return cast("list[Property]", self._ftl.properties()["properties"])
+
+
+def _zoned(base: BlockDevice, zone_capacity: int | None) -> _shim.BlockDevice:
+    """Raises ParameterError."""
+    if zone_capacity is None:
+        return base.device
+    if base.zoned:
+        raise ParameterError(f"{base.name} is zoned itself: leave zone_capacity out")
+    try:
+        return _shim.ZonedOverlay(base.reactor.shim, base.device, zone_capacity=zone_capacity, initial_state="full")
+    except ValueError as error:
+        raise ParameterError(f"{base.name}, zone_capacity {zone_capacity}: {error}") from error
+
+
+def _check_reactor(base: BlockDevice, cache: BlockDevice | None) -> None:
+    if cache is not None and cache.reactor is not base.reactor:
+        raise ParameterError(f"{cache.name} is on another ReactorLoop than {base.name}: open both on one")
+
+
+async def _require_empty(base: BlockDevice, device: _shim.BlockDevice) -> None:
+    """Raises ExistsError. What is no device for an FTL is create()'s to refuse."""
+    if not device.zoned or device.metadata_bytes or device.block_bytes != 4096:
+        return
+    port, raw = BlockPort(base.reactor, device, name=base.name), BlockPort(base.reactor, base.device, name=base.name)
+    try:
+        zones = await port.zones()
+        try:
+            found = await superblock.find(port, zones)
+        except UnsupportedError as error:
+            raise ExistsError(f"{base.name} holds an FTL already: {error.message}; {_FORCE}") from error
+        if found is not None:
+            raise ExistsError(f"{base.name} holds an FTL already, of uuid {found.superblock.uuid}: load() it; {_FORCE}")
+        foreign = await find_foreign(raw, zones if base.zoned else [])
+    finally:
+        await port.close()
+        await raw.close()
+    if foreign is not None:
+        raise ExistsError(f"{base.name} holds {foreign}: {_FORCE}")
+
+
+async def _require_no_cache(cache: BlockDevice) -> None:
+    """Raises ExistsError. What is no device for a cache is create()'s to refuse."""
+    if cache.zoned:
+        return
+    port = BlockPort(cache.reactor, cache.device, name=cache.name)
+    try:
+        owner = await owner_of(port)
+        foreign = await find_foreign(port) if owner is None else f"the nv cache of FTL {owner}"
+    except UnsupportedError as error:
+        raise ExistsError(f"{cache.name} holds an nv cache already: {error.message}; {_FORCE}") from error
+    finally:
+        await port.close()
+    if foreign is not None:
+        raise ExistsError(f"{cache.name} holds {foreign}: {_FORCE}")

@@ -1,0 +1,99 @@
+"""What a script exports over NVMe/TCP from its own process."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Final
+from uuid import UUID
+
+from ..errors import NotFoundError, ParameterError
+from ..nvme.target.listener import NvmfTarget as Listener
+from ..nvme.target.subsystem import Subsystem
+from ..runtime.reactor import ReactorLoop
+from .block_device import BlockDevice
+from .ftl_device import FtlDevice
+
+NSID: Final = 1
+
+
+@dataclass(frozen=True)
+class Export:
+    """Where hosts find a device: ``nvme connect -t tcp -a TRADDR -s TRSVCID -n SUBNQN``."""
+
+    subnqn: str
+    traddr: str
+    trsvcid: int
+    nsid: int = NSID
+
+
+class NvmfTarget:
+    """Exports devices over NVMe/TCP until close(), or until ``async with`` is left. Discovery answers at each port.
+
+    Nothing is kept: who may connect, and where, is the script's to say each time. Hosts with keys and TLS are for
+    `spdk-ftl serve`.
+    """
+
+    def __init__(self, reactor: ReactorLoop) -> None:
+        """reactor: that of the devices."""
+        self._reactor = reactor
+        self._target = Listener(reactor)
+        self._exports: dict[str, Export] = {}
+
+    async def __aenter__(self) -> NvmfTarget:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def export(
+        self,
+        device: BlockDevice,
+        *,
+        nqn: str,
+        traddr: str = "127.0.0.1",
+        trsvcid: int = 0,
+        hosts: Iterable[str] = (),
+        allow_any_host: bool = False,
+        uuid: UUID | None = None,
+    ) -> Export:
+        """Hosts may connect from now on. traddr: an IP address of this machine; "0.0.0.0" or "::" for all. trsvcid: a
+        TCP port; 0: a free one. hosts: NQNs of those that may; nobody else may, unless allow_any_host. uuid: of the
+        namespace; that of an FTL, else a random one, where it is not given.
+
+        Raises ParameterError for what is no NQN or address, or a device of another reactor; ExistsError where that NQN
+        is exported already; PathError where nobody can listen there. Nothing is exported then.
+        """
+        if device.reactor is not self._reactor:
+            raise ParameterError(f"{device.name} is on another ReactorLoop than the target: make both with one")
+        if uuid is None and isinstance(device, FtlDevice):
+            uuid = device.uuid
+        subsystem = Subsystem(nqn, allow_any_host=allow_any_host)
+        for host in hosts:
+            subsystem.add_host(host)
+        subsystem.add_namespace(device.device, nsid=NSID, uuid=uuid)
+        port = await self._target.listen(traddr, trsvcid)
+        try:
+            subsystem.add_listener(traddr, port)
+            self._target.add_subsystem(subsystem)
+        except BaseException:
+            await self._target.unlisten(traddr, port)
+            raise
+        export = self._exports[nqn] = Export(nqn, traddr, port)
+        return export
+
+    async def unexport(self, nqn: str) -> None:
+        """Disconnects its hosts; no I/O of theirs is under way when it returns. Raises NotFoundError."""
+        export = self._exports.pop(nqn, None)
+        if export is None:
+            raise NotFoundError(f"{nqn} is not exported; exported are: {', '.join(self._exports) or 'none'}")
+        await self._target.remove_subsystem(nqn)
+        await self._target.unlisten(export.traddr, export.trsvcid)
+
+    async def close(self) -> None:
+        """Disconnects all hosts. Idempotent; the devices stay."""
+        self._exports.clear()
+        await self._target.close()

@@ -1,0 +1,427 @@
+"""What the RPCs of the daemon answer, for whoever annotates a script: ``from spdk_ftl_py.results import Device``.
+
+docs/rpc.md says what each means. A block is 4096 bytes; ``num_blocks`` and all that is named ``blocks`` count them.
+Times are UTC, in ISO 8601. UUIDs are text. What is under ``total=False`` may be missing. A later minor version of the
+daemon may add keys.
+"""
+
+from __future__ import annotations
+
+from typing import Any, TypedDict
+
+
+class _Named(TypedDict):
+    name: str
+    uuid: str
+
+
+# --- creation --------------------------------------------------------------------------------------------------------
+
+
+class _CreatedFtl(TypedDict):
+    name: str
+
+
+class CreatedFtl(_CreatedFtl, total=False):
+    """bdev_ftl_create(), bdev_ftl_load(). Of a creation that is deferred, without wait: name, state and waiting_for."""
+
+    uuid: str
+    changed: bool
+    """With if_absent. False: the FTL was there."""
+    loaded: bool | None
+    """With load_or_create. True: it was on the base bdev; False: it was created; None: it is not decided yet."""
+    state: str
+    """With wait, where it was there, or where it is deferred."""
+    waiting_for: str | None
+    """None: for nothing, it is online."""
+
+
+# --- devices ---------------------------------------------------------------------------------------------------------
+
+
+class _AllowedHost(TypedDict):
+    nqn: str
+    is_target: bool
+    """It is the SPDK target that has the FTL as a bdev."""
+
+
+class AllowedHost(_AllowedHost, total=False):
+    """Keys are told by the absolute paths of their files."""
+
+    dhchap_key: str | None
+    dhchap_ctrlr_key: str | None
+    psk: str | None
+
+
+class Export(TypedDict):
+    """Where NVMe/TCP hosts find an FTL."""
+
+    trtype: str
+    traddr: str
+    trsvcid: str
+    subnqn: str
+    nsid: int
+
+
+class Dependents(TypedDict):
+    """What stands on an FTL in its target, and is made again behind it."""
+
+    calls: int
+    pending: bool
+    failed: list[dict[str, Any]]
+
+
+class _Device(_Named):
+    state: str
+    """deferred, creating, online, read_only, waiting, failed, deleting."""
+    since: str
+    target: str
+    base_bdev: str
+    no_data: bool
+    attached: bool
+    allow_any_host: bool
+    secure_channel: bool
+    hosts: list[AllowedHost]
+    base_tls: str | None
+    error: str | None
+
+
+class _DeviceInSomeStates(_Device, total=False):
+    dependents: Dependents
+    progress: str
+    waiting_for: str
+    export: Export
+    block_size: int
+    num_blocks: int
+    num_bands: int
+    free_bands: int
+
+
+class Device(_DeviceInSomeStates):
+    """One of ftl_get_devices()."""
+
+    cache: str | None
+
+
+class Cache(TypedDict):
+    """The nv cache of an FTL. state: in_use, failing, given_up, absent."""
+
+    bdev: str
+    names: list[str]
+    kind: str | None
+    state: str
+    failure: str | None
+
+
+Property = TypedDict("Property", {"name": str, "value": Any, "unit": str, "desc": str, "read-only": bool}, total=False)
+"""``name``, ``value`` and ``read-only`` are always there."""
+
+
+class _DeviceProperties(_DeviceInSomeStates):
+    base_names: list[str]
+    zone_events: bool | None
+    params: dict[str, Any]
+    """With which it was created."""
+    cache: Cache | None
+
+
+class DeviceProperties(_DeviceProperties, total=False):
+    """bdev_ftl_get_properties()."""
+
+    properties: list[Property]
+    conf: dict[str, Any]
+    """Instead, where it is deferred, waiting or failed."""
+
+
+class _GrownFtl(TypedDict):
+    name: str
+    num_blocks: int
+    changed: bool
+
+
+class GrownFtl(_GrownFtl, total=False):
+    """bdev_ftl_grow()."""
+
+    target_num_blocks: int | None
+    """Of an FTL that is attached."""
+
+
+# --- statistics ------------------------------------------------------------------------------------------------------
+
+
+class ReadErrors(TypedDict):
+    media: int
+    crc: int
+    other: int
+
+
+class WriteErrors(TypedDict):
+    media: int
+    other: int
+
+
+class ReadCounts(TypedDict):
+    ios: int
+    blocks: int
+    errors: ReadErrors
+
+
+class WriteCounts(TypedDict):
+    ios: int
+    blocks: int
+    errors: WriteErrors
+
+
+class IoCounts(TypedDict):
+    read: ReadCounts
+    write: WriteCounts
+
+
+class ZoneWatch(TypedDict):
+    rounds: int
+    zones_seen: int
+    events: int
+    logs_read: int
+    zones_seen_changed: int
+    zones_finished: int
+    bands_relocated: dict[str, int]
+
+
+class _ScrubCounts(TypedDict):
+    round: int
+    ordered: bool
+    began: str
+    read_blocks: int
+    bad_blocks: int
+    bad_metadata: int
+    slow_bands: int
+    relocated_bands: int
+    unread_bands: int
+
+
+class ScrubRound(_ScrubCounts):
+    """One that has ended."""
+
+    ended: str
+
+
+class _ScrubStatus(TypedDict):
+    state: str
+    """running, waiting, off."""
+    scrub_days: int
+    progress: float | None
+    rate_blocks_per_s: int
+    last: ScrubRound | None
+
+
+class ScrubStatus(_ScrubStatus, total=False):
+    """In statistics. The round under way, where there is one."""
+
+    next: str
+    left_blocks: int
+    round: int
+    ordered: bool
+    began: str
+    read_blocks: int
+    bad_blocks: int
+    bad_metadata: int
+    slow_bands: int
+    relocated_bands: int
+    unread_bands: int
+
+
+class OrderedScrub(ScrubStatus):
+    """bdev_ftl_scrub()."""
+
+    name: str
+
+
+class Stats(_Named):
+    """bdev_ftl_get_stats()."""
+
+    state: str
+    user: IoCounts
+    cmp: IoCounts
+    gc: IoCounts
+    md_base: IoCounts
+    md_nv_cache: IoCounts
+    nv_cache: IoCounts
+    l2p: IoCounts
+    host_read_blocks: int
+    host_written_blocks: int
+    host_trimmed_blocks: int
+    media_written_blocks: int
+    write_amplification: float
+    gc_moved_blocks: int
+    zone_resets: int
+    flushes: int
+    unreadable_blocks: int
+    reads_repeated: int
+    reads_rescued: int
+    throttled_ms: int
+    free_bands: int
+    limit_free_bands: int
+    bands: dict[str, int]
+    active_relocs: int
+    relocs_started: int
+    limit: str
+    user_share: int
+    limits_applied: dict[str, int]
+    lost_blocks: int
+    zone_faults: int
+    zones_finished_by_base: int
+    zone_watch: ZoneWatch
+    unreadable_bands: int
+    spare_zones: int
+    scrub: ScrubStatus
+    core: dict[str, int]
+
+
+# --- hosts -----------------------------------------------------------------------------------------------------------
+
+
+class _HostIo(TypedDict):
+    commands: int
+    read_blocks: int
+    write_blocks: int
+    errors: int
+    bytes_in: int
+    bytes_out: int
+
+
+class HostController(_HostIo):
+    """One connection of a host."""
+
+    cntlid: int
+    hostnqn: str
+    hostid: str
+    traddr: str
+    trsvcid: str
+    connected: str
+    age_s: float
+    authentication: str | None
+    tls: str | None
+    num_io_qpairs: int
+    qpairs: list[dict[str, Any]]
+
+
+class EndedController(HostController):
+    ended: str
+    reason: str
+
+
+class Refusal(TypedDict):
+    traddr: str
+    hostnqn: str
+    reason: str
+    count: int
+    first: str
+    last: str
+
+
+class Hosts(TypedDict):
+    """bdev_ftl_get_hosts()."""
+
+    name: str
+    allow_any_host: bool
+    secure_channel: bool
+    hosts: list[AllowedHost]
+    controllers: list[HostController]
+    refused: list[Refusal]
+    disconnected: list[EndedController]
+
+
+# --- what is on a bdev -----------------------------------------------------------------------------------------------
+
+
+class _ScannedBdev(TypedDict):
+    bdev: str
+
+
+class ScannedBdev(_ScannedBdev, total=False):
+    name: str | None
+    uuid: str
+    num_blocks: int | None
+    clean: bool | None
+    format_version: int | None
+    zone_capacity: int | None
+    has_cache: bool
+    damage: str | None
+    state: str
+    cache_of: str | None
+    error: str
+
+
+class ScanResult(TypedDict):
+    """bdev_ftl_scan()."""
+
+    bdevs: list[ScannedBdev]
+
+
+# --- the daemon ------------------------------------------------------------------------------------------------------
+
+
+class _BufferFile(TypedDict):
+    path: str
+    uuid: str
+    bytes: int
+    held_blocks: int | None
+    held_records: int | None
+
+
+class BufferFile(_BufferFile, total=False):
+    """A write buffer file that no FTL needs."""
+
+    problem: str
+
+
+class RemovedBuffers(TypedDict):
+    """ftl_remove_buffers()."""
+
+    removed: list[BufferFile]
+
+
+class DaemonInfo(TypedDict):
+    """ftl_get_daemon()."""
+
+    version: str
+    pid: int
+    socket: str
+    state_directory: str
+    hostnqn: str
+    listen: str
+    buffer_directory: str
+    peer_timeout_s: float
+    devices: int
+    unneeded_buffers: list[BufferFile]
+    uptime_s: float
+
+
+class HaltedDaemon(TypedDict):
+    """ftl_halt(). halted: names of FTLs."""
+
+    pid: int
+    halted: list[str]
+
+
+class SavedSubsystem(TypedDict):
+    subsystem: str
+    config: list[dict[str, Any]] | None
+
+
+class SavedConfig(TypedDict):
+    """ftl_save_config()."""
+
+    subsystems: list[SavedSubsystem]
+
+
+class LoadedFtl(_Named):
+    state: str
+    waiting_for: str | None
+
+
+class LoadedConfig(TypedDict):
+    """ftl_load_config()."""
+
+    loaded: list[LoadedFtl]
+    unchanged: list[LoadedFtl]

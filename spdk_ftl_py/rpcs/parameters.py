@@ -1,0 +1,27 @@
+"""How Python values become parameters of an RPC."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    StrPath = str | os.PathLike[str]
+
+
+def given(**params: object) -> dict[str, Any]:
+    """Those that are not None, as JSON has them. A UUID becomes its text. A path becomes absolute: the daemon has
+    another working directory. Text stays as it is, whatever it means."""
+    return {name: _as_json(value) for name, value in params.items() if value is not None}
+
+
+def _as_json(value: object) -> object:
+    # rpc.py, which imports this for each command, has no use for uuid; whoever has one has imported it.
+    uuid = sys.modules.get("uuid")
+    if uuid is not None and isinstance(value, uuid.UUID):
+        return str(value)
+    if isinstance(value, os.PathLike):
+        return os.path.abspath(value)
+    # Text is a sequence, too: what stands where a list should is for the daemon to refuse.
+    return list(value) if isinstance(value, tuple | set | frozenset) else value
