@@ -100,6 +100,15 @@ RPCS: Final[Mapping[str, Rpc]] = {
         f"{NOT_THERE}; -16 it is not online, not attached, or its bdev is claimed; -17 the name is taken, here or in "
         "the target; -5 the target refuses: the message says under which name it is now",
     ),
+    "bdev_ftl_set_uuid": Rpc(
+        "RenumberedFtl",
+        "the FTL's uuid now, and what it was",
+        "-19 no such bdev, or no FTL of that uuid on it; -1 the bdev is claimed; -16 an FTL of that uuid is not "
+        "online, and this may be its base; -17 the daemon has an FTL with the new uuid; -32602 new_uuid is the nil "
+        "UUID, or the one that it has; -117 the FTL was in use when it was copied, and force is not given; -22 the "
+        "device is not the one that the FTL was created on; -5 its newest superblock does not verify, or the bdev does "
+        "not take a new one; -95 another format version; -111, -110, -104 the target, or the bdev does not answer",
+    ),
     "bdev_ftl_grow": Rpc(
         "GrownFtl",
         "its size, once it serves again",

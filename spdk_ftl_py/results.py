@@ -133,6 +133,16 @@ class DeviceProperties(_DeviceProperties, total=False):
     """Instead, where it is deferred, waiting or failed."""
 
 
+class RenumberedFtl(TypedDict):
+    """bdev_ftl_set_uuid()."""
+
+    bdev: str
+    name: str
+    """That it has in its superblock."""
+    uuid: str
+    was: str
+
+
 class _GrownFtl(TypedDict):
     name: str
     num_blocks: int

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
         LoadedConfig,
         OrderedScrub,
         RemovedBuffers,
+        RenumberedFtl,
         SavedConfig,
         ScanResult,
         Stats,
@@ -491,6 +492,45 @@ class AsyncDaemonRpcs:
         """
         params = given(name=name, new_name=new_name, target=target)
         answer: bool = await self.call("bdev_ftl_rename", params)
+        return answer
+
+    async def bdev_ftl_set_uuid(
+        self,
+        *,
+        base_bdev: str,
+        uuid: UUID | str,
+        new_uuid: UUID | str | None = None,
+        zone_capacity: int | None = None,
+        force: bool = False,
+        target: StrPath,
+    ) -> RenumberedFtl:
+        """Give the FTL on a bdev that nobody has, a copy of another, a UUID of its own.
+
+        base_bdev: Name of the bdev that the copy is on
+        uuid: UUID of the FTL that it is a copy of, as bdev_ftl_scan tells it
+        new_uuid: Its UUID from now on (default: a random one)
+        zone_capacity: As the FTL was created with, where its zones are emulated (default: what its superblock says) (1
+            to 4294967295)
+        force: Also where the FTL was in use when it was copied, so that writes which hosts had not flushed, and what
+            only its nv cache had, are not in the copy
+        target: RPC address of the SPDK target: the absolute path of its socket, or HOST:PORT
+
+        Returns the FTL's uuid now, and what it was.
+        Raises FtlError: -19 no such bdev, or no FTL of that uuid on it; -1 the bdev is claimed; -16 an FTL of that uuid
+        is not online, and this may be its base; -17 the daemon has an FTL with the new uuid; -32602 new_uuid is the nil
+        UUID, or the one that it has; -117 the FTL was in use when it was copied, and force is not given; -22 the device
+        is not the one that the FTL was created on; -5 its newest superblock does not verify, or the bdev does not take
+        a new one; -95 another format version; -111, -110, -104 the target, or the bdev does not answer.
+        """
+        params = given(
+            base_bdev=base_bdev,
+            uuid=uuid,
+            new_uuid=new_uuid,
+            zone_capacity=zone_capacity,
+            force=force or None,
+            target=target,
+        )
+        answer: RenumberedFtl = await self.call("bdev_ftl_set_uuid", params)
         return answer
 
     async def bdev_ftl_grow(

@@ -94,6 +94,9 @@ def live(world: FtlWorld, daemon: Checked) -> None:
     daemon.bdev_ftl_unload(name="ftl2")
     assert daemon.ftl_load_config(config=section["config"], target=target)["loaded"]
     daemon.bdev_ftl_delete(name="ftl2", force=True)
+    copy = {"base_bdev": "Nvme0n1", "target": target}
+    new = UUID(daemon.bdev_ftl_set_uuid(uuid=uuid, **copy)["uuid"])
+    assert daemon.bdev_ftl_set_uuid(uuid=new, new_uuid=uuid, **copy)["uuid"] == str(uuid)
     daemon.bdev_ftl_load(name="ftl0", base_bdev="Nvme0n1", uuid=uuid, target=target)
     daemon.ftl_get_daemon()
     daemon.ftl_remove_buffers()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from dataclasses import dataclass
 from typing import Final
 from uuid import UUID
@@ -58,7 +59,8 @@ async def set_uuid(port: BlockPort, uuid: UUID, new: UUID, *, force: bool = Fals
             f"{port.name} holds FTL {was.content.get('name')!r} ({uuid}) as it was while in use: what its write "
             "buffer, or its nv cache, alone holds is not in this copy; delete the original, which halts it, and copy "
             "it then; or give --force, and lose what hosts had not flushed"
-            + (" and all that only the nv cache has" if _has_cache(was) else "")
+            + (" and all that only the nv cache has" if _has_cache(was) else ""),
+            errno=errno.EUCLEAN,
         )
     geometry = await aside(len(zones), lambda: geometry_of(was, zones, port.device, name=port.name))
     writer = SuperblockWriter(
