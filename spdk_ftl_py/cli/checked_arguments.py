@@ -55,6 +55,13 @@ def check_together(rpc: schema.RpcSchema, params: Mapping[str, Any]) -> None:
     _check_conf(rpc, params)
     if rpc.method == "bdev_ftl_create":
         _check_terms(params)
+    if params.get("engine") == "native":
+        from ..daemon.native_options import native_params
+
+        try:
+            native_params(rpc.method, params)
+        except ParameterError as error:
+            raise ParameterError(error.message.removeprefix(f"{rpc.method}: ")) from None
 
 
 def _check_terms(params: Mapping[str, Any]) -> None:

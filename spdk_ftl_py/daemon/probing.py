@@ -5,9 +5,9 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 from uuid import UUID, uuid4
 
 from .. import _shim
@@ -31,6 +31,8 @@ PROBE_S: Final = 10.0
 QUEUE_DEPTH: Final = 16
 _ZONES_MIN: Final = 2
 _GUESS_BLOCKS_MAX: Final = 1 << 15
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -97,13 +99,19 @@ class Prober:
         why = why_unfit(bdev)
         if why is not None:
             raise UnsupportedError(f"bdev {bdev.name} {why}")
+        return await self.read(rpc, bdev, lambda reactor, media: look_at(reactor, media, bdev, zone_capacity))
+
+    async def read(
+        self, rpc: TargetRpc, bdev: Bdev, look: Callable[[ReactorLoop, _shim.BlockDevice], Awaitable[T]]
+    ) -> T:
+        """What look() finds on a bdev that can be exported. Raises what probe() does, and look()."""
         await self.clean(rpc)
         async with self._locks[rpc.address]:
             await require_tcp_transport(rpc)
             await require_unclaimed(rpc, bdev, "bdev")
             steps = Steps(f"scan {bdev.name}")
             try:
-                return await asyncio.wait_for(self._probe(rpc, steps, bdev, zone_capacity), PROBE_S)
+                return await asyncio.wait_for(self._read(rpc, steps, bdev, look), PROBE_S)
             except (TimeoutError, asyncio.TimeoutError):
                 raise PathError(f"bdev {bdev.name} does not answer within {PROBE_S:g} s") from None
             finally:
@@ -111,7 +119,9 @@ class Prober:
                 if await to_its_end(steps.undo()):
                     self._cleaned.discard(rpc.address)
 
-    async def _probe(self, rpc: TargetRpc, steps: Steps, bdev: Bdev, zone_capacity: int | None) -> Probed:
+    async def _read(
+        self, rpc: TargetRpc, steps: Steps, bdev: Bdev, look: Callable[[ReactorLoop, _shim.BlockDevice], Awaitable[T]]
+    ) -> T:
         # A name that nobody can guess: in that moment nobody else gets at the media.
         host_id = uuid4()
         exported = await export_bdev(rpc, steps, bdev, nqn=self.nqn, hostnqn=host_nqn(host_id))
@@ -125,7 +135,7 @@ class Prober:
         if namespace is None:
             raise MediaError(f"bdev {bdev.name}: the target's export of it has no namespace {exported.nsid}")
         media = await controller.create_io_qpair(reactor, namespace, queue_depth=QUEUE_DEPTH)
-        return await look_at(reactor, media, bdev, zone_capacity)
+        return await look(reactor, media)
 
 
 async def look_at(
