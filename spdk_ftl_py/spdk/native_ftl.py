@@ -1,7 +1,7 @@
 """The FTL that a target has of its own: whether it has one, what that asks of its bdevs, and calls of its RPCs.
 
-Rules and bounds are those of SPDK v26.05, in lib/ftl: mngt/ftl_mngt_bdev.c, base/ftl_base_bdev.c, nvc/ftl_nvc_bdev_vss.c
-and nvc/ftl_nvc_bdev_non_vss.c. What breaks one of them SPDK answers with "Operation not permitted", and no more.
+Rules and bounds are those of SPDK v26.05, in lib/ftl: mngt/ftl_mngt_bdev.c, base/ftl_base_bdev.c and
+nvc/ftl_nvc_bdev_*.c. What breaks one of them SPDK answers with "Operation not permitted", and no more.
 """
 
 from __future__ import annotations
