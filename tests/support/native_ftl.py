@@ -18,13 +18,22 @@ INTERNAL: Final = -32603
 UNMAP_BLOCKS: Final = 1024
 OVERPROVISIONED: Final = 80
 
-PROPERTIES: Final = [
-    {"name": "cache_device", "value": {"type": "bdev", "chunks": []}, "read-only": True},
-    {"name": "base_device", "value": {"bands": []}, "read-only": True},
-    {"name": "verbose_mode", "value": False, "unit": "", "desc": "In verbose mode, user is able to get …"},
-    {"name": "prep_upgrade_on_shutdown", "value": False, "unit": "", "desc": "During shutdown, FTL executes …"},
+PROPERTIES: Final[list[dict[str, Any]]] = [
     {"name": "superblock_version", "value": 5, "read-only": True},
+    {
+        "name": "verbose_mode",
+        "value": False,
+        "unit": "",
+        "desc": "In verbose mode, user is able to get access to additional advanced FTL properties",
+    },
+    {
+        "name": "prep_upgrade_on_shutdown",
+        "value": False,
+        "unit": "",
+        "desc": "During shutdown, FTL executes all actions which are needed for upgrade to a new version",
+    },
 ]
+"""Without those that verbose_mode adds (base_device, cache_device)."""
 
 
 class Inner(Protocol):
@@ -120,9 +129,6 @@ class TargetWithFtl:
 
     async def _set_property(self, params: Mapping[str, Any]) -> bool:
         self._require(params)
-        entry = next((each for each in PROPERTIES if each["name"] == params["ftl_property"]), None)
-        if entry is None:
-            raise RpcError(-2, "No such file or directory")
-        if entry.get("read-only"):
-            raise RpcError(-13, "Permission denied")
+        if params["ftl_property"] not in [each["name"] for each in PROPERTIES if not each.get("read-only")]:
+            raise RpcError(-1, "Operation not permitted")
         return True
