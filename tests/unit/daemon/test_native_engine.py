@@ -190,6 +190,23 @@ async def test_what_is_the_daemons_is_not_the_targets(here: World, monkeypatch: 
     await daemon.halt(undo=True)
 
 
+async def test_what_is_left_of_an_ftl_that_was_deleted_is_in_nobodys_way(
+    here: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(native_ftl, "BASE_GIB_MIN", 0)
+    daemon = await here.start()
+    await with_ftl(here)
+    await make_malloc(here, "M0", 0, num_blocks=16384)
+    await create(here, daemon, base_bdev="M0", zone_capacity=256)
+    here.line.refused.add("nvmf_delete_subsystem")
+    with pytest.raises(FtlError, match="not all could be undone"):
+        await daemon.call("bdev_ftl_delete", name="ftl0")
+    here.line.refused.clear()
+    assert (await native(here, daemon, base_bdev="M0", force=True))["name"] == "n0"
+    assert await here.exports() == []
+    await daemon.halt()
+
+
 FOREIGN = {
     "an FTL of SPDK": (0, (0x1410_1683_1920_1989).to_bytes(8, "little")),
     "an xfs file system": (0, b"XFSB"),
