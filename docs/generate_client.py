@@ -208,7 +208,7 @@ def _client(schemas: Mapping[str, Any], name: str, *, is_async: bool) -> str:
     lines = [
         _HEAD.format(what=f"A method for each RPC of the daemon{', to be awaited' if is_async else ''}."),
         "from collections.abc import Mapping, Sequence\n",
-        "from typing import TYPE_CHECKING, Any\n\n",
+        "from typing import TYPE_CHECKING, Any, Literal\n\n",
         "from .answers import created\n",
         "from .parameters import given\n\n",
         "if TYPE_CHECKING:\n",

@@ -62,6 +62,14 @@ def check_together(rpc: schema.RpcSchema, params: Mapping[str, Any]) -> None:
 
         given(params["ftl_property"], params["value"])
 
+    if params.get("engine") == "native":
+        from ..daemon.native_options import native_params
+
+        try:
+            native_params(rpc.method, params)
+        except ParameterError as error:
+            raise ParameterError(error.message.removeprefix(f"{rpc.method}: ")) from None
+
 
 def _check_new_uuid(params: Mapping[str, Any]) -> None:
     new = params.get("new_uuid")

@@ -242,6 +242,7 @@ async def serve(
     from .checks import split_address
     from .control_sockets import ControlSockets
     from .export_sockets import ExportSockets
+    from .native_engine import NativeEngine
     from .registry import Registry
     from .requester import asked_for_by
 
@@ -288,7 +289,7 @@ async def serve(
             )
             registry = Registry(state, identity, socket_path=str(sockets.path))
             registry.on_halted = halt.set
-            await sockets.start(registry.methods)
+            await sockets.start(NativeEngine(registry, identity).route(registry.methods))
             try:
                 await registry.start(saved)
                 try:

@@ -17,6 +17,7 @@ from ..access.unix_sockets import SOCKET_NAME, make_run_directory, run_directory
 from ..access.users import gid_of
 from ..errors import FtlError, ParameterError
 from ..runtime.service_manager import ServiceManager
+from .native_options import DAEMON, ENGINE, NATIVE
 from .server import Method, RpcServer
 
 CONTROL: Final = "control"
@@ -84,7 +85,24 @@ class ControlSockets:
         self._servers.append(server)
 
     def _reading(self, name: str, method: Method) -> Method:
-        return method if schema.load(name).reads_only else self._refuse(name)
+        rpc = schema.load(name)
+        if not rpc.reads_only:
+            return self._refuse(name)
+        return self._of_daemon(name, method) if any(each.name == ENGINE for each in rpc.parameters) else method
+
+    def _of_daemon(self, name: str, method: Method) -> Method:
+        """Who may only look on is not to have the daemon call whatever he names as a target."""
+
+        async def ask(params: dict[str, Any]) -> Any:
+            if params.get(ENGINE) == NATIVE:
+                raise FtlError(
+                    f"{name}: {self._monitor} is the socket for monitoring, where nothing is asked of a target's own "
+                    f"FTL: ask at the control socket, {self.path}",
+                    errno=errno.EACCES,
+                )
+            return await method({**params, ENGINE: DAEMON})
+
+        return ask
 
     def _refuse(self, name: str) -> Method:
         async def refuse(_params: dict[str, Any]) -> Any:

@@ -96,13 +96,14 @@ class Prober:
         Raises ClaimedError, UnsupportedError for a bdev that can hold nothing of ours, or an FTL of another format
         version; PathError, MediaError where it can't be read.
         """
-        return await self.visit(rpc, bdev, lambda reactor, media: look_at(reactor, media, bdev, zone_capacity))
-
-    async def visit(self, rpc: TargetRpc, bdev: Bdev, work: Work[T]) -> T:
-        """What work does with the bdev while nobody else has it. Raises what probe() does, and what work raises."""
         why = why_unfit(bdev)
         if why is not None:
             raise UnsupportedError(f"bdev {bdev.name} {why}")
+        return await self.visit(rpc, bdev, lambda reactor, media: look_at(reactor, media, bdev, zone_capacity))
+
+    async def visit(self, rpc: TargetRpc, bdev: Bdev, work: Work[T]) -> T:
+        """What work does with a bdev that can be exported, while nobody else has it. Raises what probe() does, but for
+        the bdev's kind, and what work raises."""
         await self.clean(rpc)
         async with self._locks[rpc.address]:
             await require_tcp_transport(rpc)

@@ -117,7 +117,7 @@ class Registry:
                     log.warning("%s: was made with no_data, so it is gone", record["name"])
                 self._leave_behind(record)
         self._configs.start(saved)
-        await asyncio.gather(*(self._undo_orphans(target) for target in {each["target"] for each in self._orphans}))
+        await asyncio.gather(*(self.undo_orphans(target) for target in {each["target"] for each in self._orphans}))
         self._save()
         self._is_up = True
 
@@ -253,7 +253,7 @@ class Registry:
         """Whoever reads the state file next is to undo it in its target, and no more."""
         self._orphans.append({**record, "state": DeviceState.DELETING.value})
 
-    async def _undo_orphans(self, target: str) -> None:
+    async def undo_orphans(self, target: str) -> None:
         """Those that can't be undone now stay, to be tried again before the next creation on that target."""
         async with self._undoing[target]:
             with contextlib.suppress(FtlError):
@@ -393,7 +393,7 @@ class Registry:
         """Online or deferred. With load_or_create it may be another one than what was given."""
         self._prepare(device)
         try:
-            await self._undo_orphans(device.target)
+            await self.undo_orphans(device.target)
             self._save()
             try:
                 await device.bring_up()
@@ -685,7 +685,7 @@ class Registry:
                 device.waits_for = error.message
                 continue
             try:
-                await self._undo_orphans(device.target)
+                await self.undo_orphans(device.target)
                 try:
                     await device.bring_up()
                 except FtlThereError as error:

@@ -32,7 +32,7 @@ CONFIG_BYTES_MAX: Final = 16 << 20
 _CREATE: Final = "ftl_create_bdev"
 _ADD_HOST: Final = "ftl_add_host"
 _CALL_TARGET: Final = "ftl_call_target"
-_NOT_SAVED: Final = frozenset(("force", "no_data", "if_absent", "load_or_create", "new_uuid", "wait"))
+_NOT_SAVED: Final = frozenset(("force", "no_data", "if_absent", "load_or_create", "new_uuid", "wait", "engine"))
 _HOSTS: Final = ("hosts", "allow_any_host", "dhchap_key", "dhchap_ctrlr_key", "psk")
 _KEYS: Final = ("dhchap_key", "dhchap_ctrlr_key", "psk")
 

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 from uuid import UUID, uuid4
 
 from .. import _shim
-from ..errors import BusyError, ExistsError, FtlError, NotFoundError, ParameterError, TargetError
+from ..errors import BusyError, ExistsError, FtlError, NotFoundError, ParameterError, TargetError, UnsupportedError
 from ..ftl.load.new_uuid import Renumbered, set_uuid
 from ..ftl.media.blockdev import BlockPort
 from ..runtime.reactor import ReactorLoop
@@ -76,6 +76,9 @@ class Scans:
             raise ParameterError(f"new_uuid is {new}, which it has: choose another, or leave it out")
         rpc = self._identity.rpc(target)
         bdev = _named(params["base_bdev"], await foreign_bdevs(rpc), target)
+        why = why_unfit(bdev)
+        if why is not None:
+            raise UnsupportedError(f"bdev {bdev.name} {why}")
         self._check_needed(uuid, new, bdev)
         capacity = None if bdev.zoned else params.get("zone_capacity")
 

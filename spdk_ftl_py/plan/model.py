@@ -28,6 +28,8 @@ _NOT_IN_A_PLAN: Final = {
     "--force`",
     "no_data": "what no_data makes is gone with the daemon, so a plan does not have it",
     "without_cache": "a plan never gives anything up: do that once with `spdk-ftl create -u UUID --without-cache`",
+    "engine": "a plan has FTLs of the daemon alone: make one of the target's own once, with `spdk-ftl create --engine "
+    "native`, and save the target's configuration",
     **dict.fromkeys(
         ("core_mask", "fast_shutdown", "l2p_dram_limit"),
         "it is an option of SPDK's own FTL, and has no effect on this one: leave it out",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from .answers import created
 from .parameters import given
@@ -85,6 +85,7 @@ class DaemonRpcs:
         l2p_dram_limit: int | None = None,
         core_mask: str | None = None,
         fast_shutdown: bool | None = None,
+        engine: Literal["daemon", "native"] | None = None,
         target: StrPath,
     ) -> CreatedFtl:
         """Create an FTL bdev on a zoned bdev (or on a conventional one with emulated zones) of a live SPDK target.
@@ -156,12 +157,15 @@ class DaemonRpcs:
             be under the same path, mode 0600, of the target's user. Base, cache and the bdev in the target go by TLS
             1.3 with it (default: in the clear)
         allow_any_host: Any host may connect to the export: for networks on which all are trusted
-        l2p_dram_limit: SPDK's option, taken for scripts' sake: MiB of L2P in memory. Here all of the L2P is, whatever
-            is given (0 to 4294967295)
-        core_mask: SPDK's option, taken for scripts' sake: cores of the target for its FTL. Here the daemon does that
-            work, wherever it runs
-        fast_shutdown: SPDK's option, taken for scripts' sake. Here every halt writes all to the base, and a load after
-            it reads a checkpoint
+        l2p_dram_limit: With engine native: MiB of L2P in memory (default: SPDK's). Taken for scripts' sake otherwise:
+            of the daemon's FTL all of the L2P is in memory (0 to 4294967295)
+        core_mask: With engine native: cores of the target for its FTL. Taken for scripts' sake otherwise: the daemon
+            does that work, wherever it runs
+        fast_shutdown: Of the target's own FTL: metadata stay in shared memory at its halt. Taken for scripts' sake
+            otherwise: the daemon's FTL writes all to the base, and a load after it reads a checkpoint
+        engine: Which FTL is made: daemon, this package's, in the daemon; native, the target's own (SPDK's), on a
+            conventional base bdev of at least 20 GiB and a cache of at least 5 GiB, with SPDK's options alone (default:
+            daemon)
         target: RPC address of the SPDK target: the absolute path of its socket, or HOST:PORT
 
         Returns name and uuid of the new FTL; with if_absent, load_or_create or wait more. Where it is deferred, and
@@ -213,6 +217,7 @@ class DaemonRpcs:
             l2p_dram_limit=l2p_dram_limit,
             core_mask=core_mask,
             fast_shutdown=fast_shutdown,
+            engine=engine,
             target=target,
         )
         answer: Any = self.call("bdev_ftl_create", params)
@@ -230,6 +235,7 @@ class DaemonRpcs:
         l2p_dram_limit: int | None = None,
         core_mask: str | None = None,
         fast_shutdown: bool | None = None,
+        engine: Literal["daemon", "native"] | None = None,
         target: StrPath,
     ) -> CreatedFtl:
         """Load an FTL that is on its base bdev: bdev_ftl_create with its UUID.
@@ -241,12 +247,14 @@ class DaemonRpcs:
         overprovisioning: Percentage of the device used for relocation: what it was created with, or it is refused (1 to
             99)
         zone_capacity: Where zones are emulated: of how many blocks, as at its creation (1 to 4294967295)
-        l2p_dram_limit: SPDK's option, taken for scripts' sake: MiB of L2P in memory. Here all of the L2P is, whatever
-            is given (0 to 4294967295)
-        core_mask: SPDK's option, taken for scripts' sake: cores of the target for its FTL. Here the daemon does that
-            work, wherever it runs
-        fast_shutdown: SPDK's option, taken for scripts' sake. Here every halt writes all to the base, and a load after
-            it reads a checkpoint
+        l2p_dram_limit: With engine native: MiB of L2P in memory (default: SPDK's). Taken for scripts' sake otherwise:
+            of the daemon's FTL all of the L2P is in memory (0 to 4294967295)
+        core_mask: With engine native: cores of the target for its FTL. Taken for scripts' sake otherwise: the daemon
+            does that work, wherever it runs
+        fast_shutdown: Of the target's own FTL: metadata stay in shared memory at its halt. Taken for scripts' sake
+            otherwise: the daemon's FTL writes all to the base, and a load after it reads a checkpoint
+        engine: Which FTL is loaded: daemon, one of this package's, by the daemon; native, one of the target's own
+            (SPDK's), by the target (default: daemon)
         target: RPC address of the SPDK target: the absolute path of its socket, or HOST:PORT
 
         Returns as bdev_ftl_create().
@@ -262,6 +270,7 @@ class DaemonRpcs:
             l2p_dram_limit=l2p_dram_limit,
             core_mask=core_mask,
             fast_shutdown=fast_shutdown,
+            engine=engine,
             target=target,
         )
         answer: Any = self.call("bdev_ftl_load", params)
@@ -273,6 +282,7 @@ class DaemonRpcs:
         name: str,
         force: bool = False,
         fast_shutdown: bool | None = None,
+        engine: Literal["daemon", "native"] | None = None,
         target: StrPath | None = None,
     ) -> bool | str:
         """Halt an FTL bdev cleanly and let go of its base and cache bdevs (what is on the media stays).
@@ -280,8 +290,10 @@ class DaemonRpcs:
         name: Name of the FTL bdev
         force: Delete the FTL also where writes that hosts were told of stand only in its write buffer file, which
             stays: they are lost unless the FTL is loaded again before the machine goes down
-        fast_shutdown: SPDK's option, taken for scripts' sake. Here every halt writes all to the base, and a load after
-            it reads a checkpoint
+        fast_shutdown: Of the target's own FTL: metadata stay in shared memory at its halt. Taken for scripts' sake
+            otherwise: the daemon's FTL writes all to the base, and a load after it reads a checkpoint
+        engine: Whose FTL is meant: daemon, one of the daemon's; native, one of the target's own (default: the daemon's
+            of that name, and where it has none on that target, the target's own)
         target: RPC address of the SPDK target: the absolute path of its socket, or HOST:PORT. Where given, the FTL must
             be on that target
 
@@ -290,7 +302,7 @@ class DaemonRpcs:
         is nowhere else; -28 the daemon's state directory is full: nothing was done; -5 it is deleted, but not all could
         be undone.
         """
-        params = given(name=name, force=force or None, fast_shutdown=fast_shutdown, target=target)
+        params = given(name=name, force=force or None, fast_shutdown=fast_shutdown, engine=engine, target=target)
         answer: bool | str = self.call("bdev_ftl_delete", params)
         return answer
 
@@ -299,21 +311,24 @@ class DaemonRpcs:
         *,
         name: str,
         fast_shutdown: bool | None = None,
+        engine: Literal["daemon", "native"] | None = None,
         target: StrPath | None = None,
     ) -> bool | str:
         """Halt an FTL bdev cleanly and let go of its bdevs: here the same as bdev_ftl_delete, which keeps what is on
         the media too.
 
         name: Name of the FTL bdev
-        fast_shutdown: SPDK's option, taken for scripts' sake. Here every halt writes all to the base, and a load after
-            it reads a checkpoint
+        fast_shutdown: Of the target's own FTL: metadata stay in shared memory at its halt. Taken for scripts' sake
+            otherwise: the daemon's FTL writes all to the base, and a load after it reads a checkpoint
+        engine: Whose FTL is meant: daemon, one of the daemon's; native, one of the target's own (default: the daemon's
+            of that name, and where it has none on that target, the target's own)
         target: RPC address of the SPDK target: the absolute path of its socket, or HOST:PORT. Where given, the FTL must
             be on that target
 
         Returns as bdev_ftl_delete().
         Raises FtlError: as bdev_ftl_delete().
         """
-        params = given(name=name, fast_shutdown=fast_shutdown, target=target)
+        params = given(name=name, fast_shutdown=fast_shutdown, engine=engine, target=target)
         answer: bool | str = self.call("bdev_ftl_unload", params)
         return answer
 
@@ -321,18 +336,21 @@ class DaemonRpcs:
         self,
         *,
         name: str,
+        engine: Literal["daemon", "native"] | None = None,
         target: StrPath | None = None,
     ) -> Stats:
         """Print the statistics of an FTL bdev.
 
         name: Name of the FTL bdev
+        engine: Whose FTL is meant: daemon, one of the daemon's; native, one of the target's own (default: the daemon's
+            of that name, and where it has none on that target, the target's own)
         target: RPC address of the SPDK target: the absolute path of its socket, or HOST:PORT. Where given, the FTL must
             be on that target
 
         Returns counters since its creation, in blocks of 4096 bytes.
         Raises FtlError: -19 no such FTL; -16 it is deferred, being created, waiting, or failed before it had any.
         """
-        params = given(name=name, target=target)
+        params = given(name=name, engine=engine, target=target)
         answer: Stats = self.call("bdev_ftl_get_stats", params)
         return answer
 
@@ -340,18 +358,21 @@ class DaemonRpcs:
         self,
         *,
         name: str,
+        engine: Literal["daemon", "native"] | None = None,
         target: StrPath | None = None,
     ) -> DeviceProperties:
         """Print the properties of an FTL bdev: state, geometry, configuration, bands, export.
 
         name: Name of the FTL bdev
+        engine: Whose FTL is meant: daemon, one of the daemon's; native, one of the target's own (default: the daemon's
+            of that name, and where it has none on that target, the target's own)
         target: RPC address of the SPDK target: the absolute path of its socket, or HOST:PORT. Where given, the FTL must
             be on that target
 
         Returns what ftl_get_devices() says of it, and its properties.
         Raises FtlError: -19 no such FTL.
         """
-        params = given(name=name, target=target)
+        params = given(name=name, engine=engine, target=target)
         answer: DeviceProperties = self.call("bdev_ftl_get_properties", params)
         return answer
 
@@ -383,6 +404,7 @@ class DaemonRpcs:
         name: str,
         lba: int,
         num_blocks: int,
+        engine: Literal["daemon", "native"] | None = None,
         target: StrPath | None = None,
     ) -> bool:
         """Trim blocks of an FTL bdev: any range of 4 KiB blocks, which reads as zeroes from then on and durably so.
@@ -390,6 +412,8 @@ class DaemonRpcs:
         name: Name of the FTL bdev
         lba: First block, of 4096 B (0 to 18446744073709551615)
         num_blocks: Number of blocks (1 to 18446744073709551615)
+        engine: Whose FTL is meant: daemon, one of the daemon's; native, one of the target's own (default: the daemon's
+            of that name, and where it has none on that target, the target's own)
         target: RPC address of the SPDK target: the absolute path of its socket, or HOST:PORT. Where given, the FTL must
             be on that target
 
@@ -397,7 +421,7 @@ class DaemonRpcs:
         Raises FtlError: -19 no FTL of that name; -16 it is not online, or was deleted meanwhile; -32602 the range ends
         beyond the FTL; -5 the FTL could not do it, and may have done part of it.
         """
-        params = given(name=name, lba=lba, num_blocks=num_blocks, target=target)
+        params = given(name=name, lba=lba, num_blocks=num_blocks, engine=engine, target=target)
         answer: bool = self.call("bdev_ftl_unmap", params)
         return answer
 
@@ -407,6 +431,7 @@ class DaemonRpcs:
         name: str,
         ftl_property: str,
         value: str,
+        engine: Literal["daemon", "native"] | None = None,
         target: StrPath | None = None,
     ) -> bool:
         """Change a setting of an FTL bdev while it runs, and keep it.
@@ -415,6 +440,8 @@ class DaemonRpcs:
         ftl_property: Name of the setting: of a limit (limit_crit, limit_crit_threshold and the like), or of a part of
             conf
         value: What it is to be, as a string: a number, a name, or true or false
+        engine: Whose FTL is meant: daemon, one of the daemon's; native, one of the target's own (default: the daemon's
+            of that name, and where it has none on that target, the target's own)
         target: RPC address of the SPDK target: the absolute path of its socket, or HOST:PORT. Where given, the FTL must
             be on that target
 
@@ -423,7 +450,7 @@ class DaemonRpcs:
         such property, a value out of bounds, or one that this FTL can't have; -28 the state directory is full. Nothing
         has changed then.
         """
-        params = given(name=name, ftl_property=ftl_property, value=value, target=target)
+        params = given(name=name, ftl_property=ftl_property, value=value, engine=engine, target=target)
         answer: bool = self.call("bdev_ftl_set_property", params)
         return answer
 

@@ -13,6 +13,7 @@ from uuid import UUID
 from spdk_ftl_py import schema
 from spdk_ftl_py.daemon.base import DaemonIdentity
 from spdk_ftl_py.daemon.device import ManagedDevice
+from spdk_ftl_py.daemon.native_engine import NativeEngine
 from spdk_ftl_py.daemon.registry import Registry
 from spdk_ftl_py.daemon.state import StateDirectory
 from spdk_ftl_py.errors import FtlError
@@ -112,9 +113,10 @@ class Daemon:
         host_id = self.state.host_id
         identity = DaemonIdentity(host_nqn(host_id), host_id, listen, WAIT_S, buffers, keys, peers)
         self.registry = Registry(self.state, identity, socket_path="")
+        self.methods = NativeEngine(self.registry, identity).route(self.registry.methods)
 
     async def call(self, method: str, **params: Any) -> Any:
-        return await self.registry.methods[method](schema.load(method).validate(params))
+        return await self.methods[method](schema.load(method).validate(params))
 
     async def device(self, name: str = "ftl0") -> dict[str, Any]:
         device: dict[str, Any] = (await self.call("ftl_get_devices", name=name))[0]

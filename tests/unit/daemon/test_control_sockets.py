@@ -90,6 +90,29 @@ async def test_at_the_monitor_socket_nothing_is_changed(tmp_path: Path) -> None:
     assert {path.name for path in tmp_path.iterdir()} == {"control.lock", "monitor.lock"}
 
 
+async def test_at_the_monitor_socket_no_target_is_called(tmp_path: Path) -> None:
+    """Who may only look on would choose which."""
+    called: list[dict[str, Any]] = []
+
+    async def note(params: dict[str, Any]) -> None:
+        called.append(params)
+
+    def ask(path: Path, **params: Any) -> Any:
+        return DaemonClient(str(path)).call("bdev_ftl_get_stats", {"name": "a", "target": "/t", **params})
+
+    sockets = ControlSockets(SocketOptions(tmp_path / "control", monitor=tmp_path / "monitor"), ServiceManager({}))
+    await sockets.start({"bdev_ftl_get_stats": note})
+    try:
+        with pytest.raises(FtlError, match="where nothing is asked of a target's own FTL") as caught:
+            await asyncio.to_thread(ask, tmp_path / "monitor", engine="native")
+        assert (caught.value.errno, called) == (errno.EACCES, [])
+        await asyncio.to_thread(ask, tmp_path / "monitor")
+        await asyncio.to_thread(ask, tmp_path / "control")
+        assert [params.get("engine") for params in called] == ["daemon", None]
+    finally:
+        await sockets.close()
+
+
 async def test_a_monitor_socket_that_can_not_be_had_leaves_no_control_socket(tmp_path: Path) -> None:
     (tmp_path / "monitor").write_text("mine")
     sockets = ControlSockets(SocketOptions(tmp_path / "control", monitor=tmp_path / "monitor"), ServiceManager({}))

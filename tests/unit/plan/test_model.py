@@ -62,7 +62,7 @@ def test_every_parameter_of_a_creation_is_in_a_plan_or_left_out_on_purpose() -> 
     names = {"base_bdev": "base", "listen_address": "listen", "no_attach": "attach"}
     of_rpc = {names.get(each.name, each.name) for each in schema.load("bdev_ftl_create").parameters}
     limits = {name for name in of_rpc if name.startswith("limit_")}
-    terms = {"force", "without_cache", "no_data", "load_or_create", "if_absent", "wait", "target"}
+    terms = {"force", "without_cache", "no_data", "load_or_create", "if_absent", "wait", "target", "engine"}
     of_hosts = {"dhchap_key", "dhchap_ctrlr_key", "psk"}
     without_effect = {"core_mask", "fast_shutdown", "l2p_dram_limit"}
     assert here - {"limits", "limit_thresholds"} == of_rpc - limits - terms - of_hosts - without_effect
@@ -89,6 +89,7 @@ def test_what_a_plan_says_is_what_the_rpc_is_asked() -> None:
         ({"force": True}, "never erases"),
         ({"no_data": True}, "gone with the daemon"),
         ({"without_cache": True}, "never gives anything up"),
+        ({"engine": "native"}, "a plan has FTLs of the daemon alone"),
         ({"name": None}, "name: is null: must be text"),
         ({"name": "a b"}, r'name is "a b": must be 1 to 63'),
         ({"base": 5}, "base: is 5: must be text"),

@@ -1,0 +1,82 @@
+"""Which FTL is meant, the daemon's or the target's own, and what of our parameters SPDK's has, too."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+from uuid import UUID
+
+from .. import schema
+from ..errors import ParameterError
+
+DAEMON: Final = "daemon"
+NATIVE: Final = "native"
+ENGINE: Final = "engine"
+
+CREATE: Final = "bdev_ftl_create"
+DELETE: Final = "bdev_ftl_delete"
+LOAD: Final = "bdev_ftl_load"
+MAKERS: Final = {CREATE: CREATE, "construct_ftl_bdev": CREATE, LOAD: CREATE}
+"""What makes or loads an FTL, by the name that SPDK's has for it today."""
+FINDERS: Final = {
+    **dict.fromkeys((DELETE, "delete_ftl_bdev", "bdev_ftl_unload"), DELETE),
+    **{name: name for name in ("bdev_ftl_get_stats", "bdev_ftl_get_properties")},
+    **{name: name for name in ("bdev_ftl_set_property", "bdev_ftl_unmap")},
+}
+"""What is asked of an FTL that is there, likewise."""
+
+PARAMETERS: Final = {
+    CREATE: (
+        *("name", "base_bdev", "cache", "uuid"),
+        *("overprovisioning", "l2p_dram_limit", "core_mask", "fast_shutdown"),
+    ),
+    DELETE: ("name", "fast_shutdown"),
+    "bdev_ftl_get_stats": ("name",),
+    "bdev_ftl_get_properties": ("name",),
+    "bdev_ftl_set_property": ("name", "ftl_property", "value"),
+    "bdev_ftl_unmap": ("name", "lba", "num_blocks"),
+}
+"""Of SPDK's, as v26.05 has them (module/bdev/ftl/bdev_ftl_rpc.c)."""
+_OF_THE_CHECK: Final = ("target", ENGINE, "force")
+
+
+def native_params(method: str, params: Mapping[str, Any]) -> dict[str, Any]:
+    """What the target's own FTL is to be told. params: of a method of ours, with defaults filled in or without.
+
+    Raises ParameterError for what SPDK's FTL does not have, and for what it would refuse or take for something else.
+    """
+    ours = schema.load(method)
+    native = {**MAKERS, **FINDERS}[method]
+    known = PARAMETERS[native]
+    taken = (*known, *(_OF_THE_CHECK if native == CREATE else _OF_THE_CHECK[:2]))
+    # False is the default of all our switches: who says so asks for nothing.
+    given = {name: value for name, value in params.items() if value is not None}
+    strange = [name for name, value in given.items() if name not in taken and value is not False]
+    if strange:
+        what = ", ".join(_shown(ours, name) for name in strange)
+        raise ParameterError(
+            f"{method}: {what}: SPDK's own FTL has no such option: leave it out, or leave out --engine native"
+        )
+    told = {name: given[name] for name in known if name in given}
+    if native == CREATE:
+        _check_creation(method, ours, told)
+    return told
+
+
+def _check_creation(method: str, ours: schema.RpcSchema, told: dict[str, Any]) -> None:
+    if told.get("cache") is None:
+        raise ParameterError(
+            f"{method}: parameter {_shown(ours, 'cache')} is missing: SPDK's own FTL does not do without a cache bdev"
+        )
+    if told.get("l2p_dram_limit") == 0:
+        raise ParameterError(f"{method}: {_shown(ours, 'l2p_dram_limit')} is 0: SPDK's own FTL needs at least 1 MiB")
+    if "uuid" in told and not UUID(told["uuid"]).int:
+        if method == LOAD:
+            # SPDK would create one, and erase what is there.
+            raise ParameterError(f"{method}: uuid is the nil UUID, which no FTL has: give that of the FTL")
+        del told["uuid"]
+
+
+def _shown(ours: schema.RpcSchema, name: str) -> str:
+    flags = next((each.flags for each in ours.parameters if each.name == name), ())
+    return f"{name} ({flags[0]})" if flags else name
