@@ -24,6 +24,7 @@ from .gc.manager import CHANGES_MAX, BandManager
 from .gc.scrub import Scrub
 from .gc.spare_zones import SpareZones
 from .gc.zone_watch import ZoneWatch
+from .halt_log import HaltLog
 from .load import checkpoint
 from .load.write_buffer_file import BufferFiles
 from .media.band import BAND_ROW, CLOSING, FREE, MOVING, OPEN, RESETTING, SHIM_STATES, Band, Bands
@@ -219,10 +220,15 @@ class FtlDevice:
                 await self._finish_writing()
                 self.halted_cleanly = True
         finally:
+            told = HaltLog(self._bands, self._manager)
             try:
-                await self._release()
+                await told.take(self.core)
             finally:
-                self.state = DeviceState.HALTED
+                try:
+                    await self._release()
+                finally:
+                    self.state = DeviceState.HALTED
+                    await told.write(self.name, clean=self.halted_cleanly)
 
     async def abort(self, reason: str) -> None:
         """The base is gone: every I/O fails from now on, nothing is written any more. Idempotent; halt() lets go of
