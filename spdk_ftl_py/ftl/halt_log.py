@@ -7,6 +7,7 @@ import logging
 from collections.abc import Mapping
 
 from .. import _shim
+from ..conf import LIMIT_NAMES
 from ..runtime.turns import Turns
 from . import stats
 from .gc.manager import CHANGES_MAX, BandManager
@@ -35,6 +36,7 @@ class HaltLog:
         """clean: everything that was accepted is on media. Where nobody reads them no line is made. The loop turns
         meanwhile."""
         if self._core is not None and log.isEnabledFor(logging.INFO):
+            applied = self._manager.limits_applied
             log.info(
                 "%s: halted %s: %s; %d of %d blocks valid; hosts wrote %d blocks, %d went to media (write "
                 "amplification %.2f); limits applied: %s",
@@ -46,7 +48,7 @@ class HaltLog:
                 self._core["user_written_blocks"],
                 self._core["media_written_blocks"],
                 stats.write_amplification(self._core),
-                ", ".join(f"{limit} {times}" for limit, times in self._manager.limits_applied.items()) or "none",
+                ", ".join(f"{limit} {applied[limit]}" for limit in LIMIT_NAMES if limit in applied) or "none",
             )
         if not log.isEnabledFor(logging.DEBUG):
             return

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from spdk_ftl_py import _shim
+from spdk_ftl_py.conf import LIMIT_NAMES
 from spdk_ftl_py.errors import MediaError
 from spdk_ftl_py.ftl import halt_log
 from spdk_ftl_py.ftl.device import DeviceState
@@ -49,13 +50,14 @@ async def test_a_halt_tells_of_every_band_at_debug_level(rig: FtlRig, caplog: py
     states = [SHIM_STATES[state] for state in rows["state"]]
     counts = ", ".join(f"{states.count(state)} bands {state}" for state in sorted(set(states)))
     assert "bands closed" in counts
-    stats = rig.device.core.stats()
+    stats, applied = rig.device.core.stats(), rig.device.stats()["limits_applied"]
+    limits = ", ".join(f"{name} {applied[name]}" for name in LIMIT_NAMES if name in applied)
+    assert "start " in limits
     assert summary == (
         f"ftl0: halted cleanly: {counts}; {rows['valid'].sum()} of "
         f"{rig.device.geometry.band_blocks * len(rows)} blocks valid; hosts wrote {stats['user_written_blocks']} "
         f"blocks, {stats['media_written_blocks']} went to media (write amplification "
-        f"{stats['media_written_blocks'] / stats['user_written_blocks']:.2f}); limits applied: "
-        + ", ".join(f"{name} {times}" for name, times in rig.device.stats()["limits_applied"].items())
+        f"{stats['media_written_blocks'] / stats['user_written_blocks']:.2f}); limits applied: {limits}"
     )
 
 
