@@ -19,7 +19,7 @@ from ..nvme.wire import Status, status_text
 from ..runtime.reactor import ReactorLoop
 from . import properties
 from . import stats as stats_module
-from .cache.nv_cache_keeper import CacheKeeper
+from .cache.nv_cache_keeper import CacheKeeper, CacheState
 from .gc.manager import CHANGES_MAX, BandManager
 from .gc.scrub import Scrub
 from .gc.spare_zones import SpareZones
@@ -580,7 +580,9 @@ class FtlDevice:
     def takes(self, conf: FtlConf) -> bool:
         """Whether set_conf() will do; else it has to be loaded again with it."""
         made = self._conf_of_core
-        same = all(getattr(conf, name) == getattr(made, name) for name in _OF_THE_CORE)
+        cached = self.cache.state in (CacheState.IN_USE, CacheState.FAILING)
+        counts = [name for name in _OF_THE_CORE if cached or name != "nv_cache"]
+        same = all(getattr(conf, name) == getattr(made, name) for name in counts)
         return same and conf.max_active_relocs <= made.max_active_relocs
 
     async def set_conf(self, conf: FtlConf) -> None:
