@@ -91,10 +91,10 @@ class Limit:
 
 @dataclass(frozen=True)
 class NvCacheConf:
-    """Bounds of the nv cache's requests. What of them is in use: cache_device in bdev_ftl_get_properties."""
+    """Bounds of the nv cache's requests."""
 
     max_request_cnt: int = 2048
-    """Writes in flight; never more than the write buffer can fill."""
+    """Writes in flight; never more than the write buffer has blocks."""
     max_request_size: int = 16
     """Blocks of data in one write, as far as the device takes that many at once."""
 
