@@ -23,6 +23,7 @@ ROOT_NAME: Final = spdk_ftl_py.__name__
 
 BASE: Final = {"version", "errors", "text"}
 CONTROL: Final = {*BASE, "_shim", "access", "runtime"}
+CONF: Final = {"conf", "ignored_settings"}
 NVME: Final = {"nvme", "nvme/auth", "nvme/host", "nvme/target"}
 FTL: Final = {"ftl/media", "ftl/load", "ftl/cache", "ftl/gc", "ftl"}
 
@@ -47,11 +48,11 @@ ROOMS: Rooms = {
     "ftl/load": {*CONTROL, "conf", "nvme", "ftl/media"},
     "ftl/cache": {*CONTROL, "conf", "nvme", "ftl/media", "ftl/load"},
     "ftl/gc": {*CONTROL, "conf", "nvme", "ftl/media", "ftl/load"},
-    "ftl": {*CONTROL, "ignored_settings", "conf", "nvme", "ftl/media", "ftl/load", "ftl/cache", "ftl/gc"},
+    "ftl": {*CONTROL, *CONF, "nvme", "ftl/media", "ftl/load", "ftl/cache", "ftl/gc"},
     "spdk": {*BASE, "access", "runtime"},
     "checked_session": set(),
     "client": {*BASE, "access", "checked_session"},
-    "daemon": {*CONTROL, "usage", "ignored_settings", "conf", "agreement", "schema", "strict_json", *NVME, *FTL, "spdk", "client"},
+    "daemon": {*CONTROL, "usage", *CONF, "agreement", "schema", "strict_json", *NVME, *FTL, "spdk", "client"},
     "target": {*CONTROL, "usage", *NVME},
     "demo": {*CONTROL, "usage", "conf", *NVME, *FTL, "spdk", "client", "daemon", "target"},
     "torture": {*CONTROL, "usage", "conf", *NVME, *FTL, "spdk", "client", "daemon", "target", "demo"},
