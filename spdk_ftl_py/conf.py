@@ -94,7 +94,7 @@ class NvCacheConf:
     """Bounds of the nv cache's requests."""
 
     max_request_cnt: int = 2048
-    """Writes in flight; never more than the write buffer has blocks."""
+    """Writes in flight; never more than the write buffer can fill."""
     max_request_size: int = 16
     """Blocks of data in one write, as far as the device takes that many at once."""
 

@@ -100,8 +100,11 @@ async def test_writes_to_the_cache_have_as_many_blocks_as_conf_says(here: World)
     assert device.ftl is not made
     assert await blocks_of_a_write() == 4
     await daemon.call("bdev_ftl_delete", name="ftl0")
-    await create(here, daemon, cache="C0", uuid=uuid)
+    await create(here, daemon, cache="C0", uuid=uuid, conf={"nv_cache.max_request_cnt": 2})
     assert await blocks_of_a_write() == 4
+    told = await daemon.call("bdev_ftl_get_properties", name="ftl0")
+    in_use = {entry["name"]: entry["value"] for entry in told["properties"]}["cache_device"]
+    assert (in_use["max_request_cnt"], in_use["max_request_size"]) == (2, 4)
     await daemon.halt()
 
 
