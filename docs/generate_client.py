@@ -316,20 +316,36 @@ def _wrapped(text: str, *, indent: str = "") -> Iterator[str]:
 
 
 def _settings(conf: Mapping[str, Any]) -> str:
+    # A class can have no names with a dot in them.
+    dotted = {name: entry for name, entry in conf["properties"].items() if not name.isidentifier()}
     lines = [
         _HEAD.format(what=f"{conf['description']}."),
-        "from typing import Literal, TypedDict\n\n\n",
-        f"class {_SETTINGS}(TypedDict, total=False):\n",
+        "from typing import Literal, TypedDict\n\n",
+        "_Dotted = TypedDict(\n",
+        '    "_Dotted",\n',
+        "    {\n",
+    ]
+    for name, entry in dotted.items():
+        lines += [f"        # {line}\n" for line in textwrap.wrap(_told(entry), WIDTH - 10)]
+        lines.append(f"        {json.dumps(name)}: {_type_of(entry)},\n")
+    lines += [
+        "    },\n",
+        "    total=False,\n",
+        ")\n\n\n",
+        f"class {_SETTINGS}(_Dotted, total=False):\n",
         '    """conf of bdev_ftl_create(): what is not given has its default."""\n\n',
     ]
     for name, entry in conf["properties"].items():
-        default = f"default {json.dumps(entry['default'])}" if "default" in entry else ""
-        bounds = f"{entry['minimum']} to {entry['maximum']}" if "minimum" in entry else ""
-        notes = "; ".join(filter(None, (bounds, default)))
-        lines.append(f"    {name}: {_type_of(entry)}\n")
-        text = textwrap.wrap(f'"""{entry["description"]} ({notes})."""', WIDTH - 4)
-        lines += [f"    {line}\n" for line in text]
+        if name not in dotted:
+            lines.append(f"    {name}: {_type_of(entry)}\n")
+            lines += [f"    {line}\n" for line in textwrap.wrap(f'"""{_told(entry)}"""', WIDTH - 4)]
     return "".join(lines)
+
+
+def _told(entry: Mapping[str, Any]) -> str:
+    default = f"default {json.dumps(entry['default'])}" if "default" in entry else ""
+    bounds = f"{entry['minimum']} to {entry['maximum']}" if "minimum" in entry else ""
+    return f"{entry['description']} ({'; '.join(filter(None, (bounds, default)))})."
 
 
 def main() -> None:

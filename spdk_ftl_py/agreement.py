@@ -83,6 +83,10 @@ def _settings(asked: Mapping[str, Any], told: Mapping[str, Any]) -> Iterator[Dif
         for part, suffix in (("limit", ""), ("thld", "_threshold")):
             if part in parts and parts[part] != has.get(part):
                 yield Difference(f"limit_{limit}{suffix}", has.get(part), parts[part])
+    for part, wanted in given.pop("nv_cache", {}).items():
+        has = (conf.get("nv_cache") or {}).get(part)
+        if wanted != has:
+            yield Difference(f"conf.nv_cache.{part}", has, wanted)
     inside = asked.get("conf") or {}
     for name, wanted in given.items():
         if wanted != conf.get(name):

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
 from .errors import ConfError
+from .ignored_settings import IGNORED
 
 BLOCK_BYTES: Final = 4096
 
@@ -43,11 +44,14 @@ WRITE_BUFFER_BYTES_MAX: Final = 1 << 30
 """More than half a band is never used (write_buffer_blocks())."""
 RELOC_QDEPTH_MAX: Final = 1024
 ACTIVE_RELOCS_MAX: Final = 64
-IO_POOL_MAX: Final = 65535
 IO_CHANNELS_MAX: Final = 1024
 NV_CACHE_REQUESTS_MAX: Final = 1 << 16
 NV_CACHE_REQUEST_BLOCKS_MAX: Final = 256
 SCRUB_DAYS_MAX: Final = 365
+
+
+_PARTS: Final = ("nv_cache",)
+"""Settings that are given in parts, each by a name of its own: nv_cache.max_request_cnt."""
 
 
 class BandNumbers(Protocol):
@@ -90,7 +94,9 @@ class NvCacheConf:
     """Bounds of the nv cache's requests."""
 
     max_request_cnt: int = 2048
+    """Writes in flight; never more than the write buffer can fill."""
     max_request_size: int = 16
+    """Blocks of data in one write, as far as the device takes that many at once."""
 
 
 def _default_limits() -> dict[str, Limit]:
@@ -99,9 +105,15 @@ def _default_limits() -> dict[str, Limit]:
 
 def given_settings(params: Mapping[str, Any]) -> dict[str, Any]:
     """What bdev_ftl_create's parameters say of the conf, as FtlConf.from_dict() takes it: overprovisioning,
-    allow_open_bands, use_append, limit_NAME, limit_NAME_threshold, and what is in conf. Other parameters are not looked
-    at."""
-    values: dict[str, Any] = dict(params.get("conf") or {})
+    allow_open_bands, use_append, limit_NAME, limit_NAME_threshold, and what is in conf, but for what is ignored. Other
+    parameters are not looked at."""
+    values: dict[str, Any] = {}
+    for name, value in dict(params.get("conf") or {}).items():
+        whole, _, part = name.partition(".")
+        if part and whole in _PARTS:
+            values.setdefault(whole, {})[part] = value
+        elif name not in IGNORED:
+            values[name] = value
     for name, setting in (
         ("overprovisioning", "lba_rsvd"),
         ("allow_open_bands", "allow_open_bands"),
@@ -130,12 +142,12 @@ class FtlConf:
     lba_rsvd: int = 20
     """Percent of the blocks that are not offered to the user (overprovisioning)."""
     write_buffer_size: int = 6 * 1024 * 1024
-    """Bytes of write buffer; of more than half a band, half a band (write_buffer_blocks())."""
+    """Bytes of write buffer, of which an FTL has one for all its hosts; of more than half a band, half a band
+    (write_buffer_blocks())."""
     band_thld: int = 90
     """Percent of a band written at which the next one is opened."""
     max_reloc_qdepth: int = 32
     max_active_relocs: int = 3
-    user_io_pool_size: int = 2048
     allow_open_bands: bool = False
     max_io_channels: int = 128
     """I/O channels: queue pairs of hosts."""
@@ -149,7 +161,8 @@ class FtlConf:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> FtlConf:
-        """Builds a conf from JSON-like values; what is missing keeps its default. Inverse of to_dict().
+        """Builds a conf from JSON-like values; what is missing keeps its default, and what is IGNORED is not
+        looked at. Inverse of to_dict().
 
         ``limits`` is {name: {"limit": percent, "thld": free bands}}, each part optional.
         Raises ConfError for unknown names and wrong types; ranges are check()'s.
@@ -157,6 +170,8 @@ class FtlConf:
         known = {f.name: f for f in dataclasses.fields(cls)}
         given: dict[str, Any] = {}
         for name, value in values.items():
+            if name in IGNORED:
+                continue
             if name not in known:
                 raise ConfError(f"conf has no setting {name!r}: use one of {', '.join(sorted(known))}")
             if name == "limits":
@@ -215,6 +230,12 @@ class FtlConf:
         _check_limit_names(limits)
         return dataclasses.replace(self, limits={**self.limits, **limits})
 
+    def setting(self, name: str) -> Any:
+        """By the name under which it is given: nv_cache.max_request_cnt is a part of nv_cache."""
+        whole, _, part = name.partition(".")
+        value = getattr(self, whole)
+        return getattr(value, part) if part else value
+
     @property
     def write_buffer_blocks(self) -> int:
         return self.write_buffer_size // BLOCK_BYTES
@@ -241,7 +262,6 @@ class FtlConf:
         _range("band_thld", self.band_thld, 1, 100, "percent of a band at which the next one is opened")
         _range("max_reloc_qdepth", self.max_reloc_qdepth, 1, RELOC_QDEPTH_MAX, "reads outstanding for each relocation")
         _range("max_active_relocs", self.max_active_relocs, 1, ACTIVE_RELOCS_MAX, "bands relocated at once")
-        _range("user_io_pool_size", self.user_io_pool_size, 1, IO_POOL_MAX, "I/Os of a channel")
         _range("max_io_channels", self.max_io_channels, 1, IO_CHANNELS_MAX, "queue pairs of hosts")
         _range("nv_cache.max_request_cnt", self.nv_cache.max_request_cnt, 1, NV_CACHE_REQUESTS_MAX, "requests")
         _range("nv_cache.max_request_size", self.nv_cache.max_request_size, 1, NV_CACHE_REQUEST_BLOCKS_MAX, "blocks")

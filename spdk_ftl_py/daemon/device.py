@@ -16,6 +16,7 @@ from ..ftl.device import FtlDevice
 from ..ftl.life import FtlState
 from ..ftl.load.write_buffer_file import BufferFile, buffer_files
 from ..ftl.media.blockdev import may_pass
+from ..ignored_settings import drop_ignored
 from ..nvme.target.connected_hosts import ConnectedHosts
 from ..runtime.steps import Steps
 from ..runtime.tasks import end_tasks, to_its_end
@@ -73,6 +74,8 @@ class ManagedDevice(OrderedDevice):
         """
         self.params, self._life_seen = params, life
         self.name: str = params["name"]
+        for line in drop_ignored(params):
+            log.warning("FTL bdev %s: %s", self.name, line)
         self.target: str = params["target"]
         given = UUID(params["uuid"]) if params.get("uuid") else None
         # As in 2020's rpc.py, the nil UUID means "a new one".

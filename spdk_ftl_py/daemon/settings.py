@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Mapping
 from typing import Any, Final
@@ -10,6 +11,7 @@ from .. import schema
 from ..conf import LIMIT_NAMES
 from ..errors import ParameterError
 from ..ftl.properties import ALWAYS, SETTINGS
+from ..ignored_settings import IGNORED
 
 LIMITS: Final = tuple(f"limit_{name}{suffix}" for name in LIMIT_NAMES for suffix in ("", "_threshold"))
 FIXED: Final = {
@@ -21,10 +23,15 @@ FIXED: Final = {
 _NUMBER: Final = re.compile(r"-?[0-9]{1,20}")
 _SWITCHES: Final = {"true": True, "false": False, "on": True, "off": False}
 
+log = logging.getLogger(__name__)
+
 
 def given(name: str, value: str) -> Any:
     """The value of a property that a string stands for, within the bounds that bdev_ftl_create has for it; None where
-    it is as that says already, and always. Raises ParameterError."""
+    it is as that says already, and always, or is ignored. Raises ParameterError."""
+    if name in IGNORED:
+        log.warning("bdev_ftl_set_property: %s is ignored: %s", name, IGNORED[name].why)
+        return None
     if name in ALWAYS:
         if value != "true":
             raise ParameterError(f"bdev_ftl_set_property: {name} is always true here: {ALWAYS[name]}")

@@ -18,11 +18,12 @@ from ..nvme.wire import Status, status_text
 from ..runtime.reactor import ReactorLoop
 from . import properties
 from . import stats as stats_module
-from .cache.nv_cache_keeper import CacheKeeper
+from .cache.nv_cache_keeper import CacheKeeper, CacheState
 from .gc.manager import CHANGES_MAX, BandManager
 from .gc.scrub import Scrub
 from .gc.spare_zones import SpareZones
 from .gc.zone_watch import ZoneWatch
+from .halt_log import HaltLog
 from .life import FtlState, Life
 from .load import checkpoint
 from .load.write_buffer_file import BufferFiles
@@ -218,10 +219,15 @@ class FtlDevice:
                 await self._finish_writing()
                 self.life.halted_cleanly = True
         finally:
+            told = HaltLog(self._bands, self._manager)
             try:
-                await self._release()
+                await told.take(self.core)
             finally:
-                self.life.end_halt()
+                try:
+                    await self._release()
+                finally:
+                    self.life.end_halt()
+                    await told.write(self.name, clean=self.halted_cleanly)
 
     async def abort(self, reason: str) -> None:
         """The base is gone: every I/O fails from now on, nothing is written any more. Idempotent; halt() lets go of
@@ -565,7 +571,9 @@ class FtlDevice:
     def takes(self, conf: FtlConf) -> bool:
         """Whether set_conf() will do; else it has to be loaded again with it."""
         made = self._conf_of_core
-        same = all(getattr(conf, name) == getattr(made, name) for name in _OF_THE_CORE)
+        cached = self.cache.state in (CacheState.IN_USE, CacheState.FAILING)
+        counts = [name for name in _OF_THE_CORE if cached or name != "nv_cache"]
+        same = all(getattr(conf, name) == getattr(made, name) for name in counts)
         return same and conf.max_active_relocs <= made.max_active_relocs
 
     async def set_conf(self, conf: FtlConf) -> None:

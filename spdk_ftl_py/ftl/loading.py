@@ -16,6 +16,7 @@ import numpy as np
 from .. import _shim
 from ..conf import FtlConf, write_buffer_blocks
 from ..errors import FtlError, MediaError, NotFoundError, ParameterError
+from ..ignored_settings import ignored_in_superblock
 from ..runtime.progress import Progress
 from ..runtime.reactor import ReactorLoop
 from ..runtime.turns import Turns, aside
@@ -92,6 +93,8 @@ async def load(
         found = await restore(
             port, uuid, settings=settings, num_punits=num_punits, progress=progress, sources=(read_buffer, read_cache)
         )
+        for line in ignored_in_superblock(found.superblock.content["conf"]):
+            log.warning("%s: %s", name, line)
         # A superblock that does not verify any more is no copy: there the one before counts, as ever.
         if found.superblock.incarnation < life and not found.damage:
             raise NotFoundError(

@@ -20,8 +20,9 @@ SETTINGS: Final = {
     "band_thld": "percent",
     "max_reloc_qdepth": "",
     "max_active_relocs": "bands",
-    "user_io_pool_size": "",
     "max_io_channels": "",
+    "nv_cache.max_request_cnt": "requests",
+    "nv_cache.max_request_size": "blocks",
     "reloc_policy": "",
     "verify_reads": "",
     "scrub_days": "days",
@@ -95,11 +96,7 @@ def _settings(conf: FtlConf, *, told: Mapping[str, Any]) -> list[dict[str, objec
         ]
     return [
         *limits,
-        *(
-            _one(name, getattr(conf, name), unit, read_only=False)
-            for name, unit in SETTINGS.items()
-            if name not in told
-        ),
+        *(_one(name, conf.setting(name), unit, read_only=False) for name, unit in SETTINGS.items() if name not in told),
         _one("overprovisioning", conf.lba_rsvd, "percent", "Decides the capacity"),
         _one("use_append", conf.use_append, "", "Decides the size of batches"),
         _one("allow_open_bands", conf.allow_open_bands, "", "Of this load alone"),

@@ -16,11 +16,13 @@ from spdk_ftl_py.conf import (
     NvCacheConf,
     default_thresholds,
     garbage_per_band,
+    given_settings,
     least_gain_blocks,
     spare_bands_needed,
     write_buffer_blocks,
 )
 from spdk_ftl_py.errors import JSONRPC_INVALID_PARAMS, ConfError
+from spdk_ftl_py.ignored_settings import drop_ignored, ignored_in_superblock
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,7 @@ def test_defaults_are_the_seeds() -> None:
     assert {name: limit.limit for name, limit in conf.limits.items()} == {"crit": 0, "high": 5, "low": 40, "start": 100}
     assert default_thresholds(1000) == {"crit": 5, "high": 10, "low": 20, "start": 40}
     assert (conf.invalid_thld, conf.lba_rsvd, conf.write_buffer_size, conf.band_thld) == (10, 20, 6 << 20, 90)
-    assert (conf.max_reloc_qdepth, conf.max_active_relocs, conf.user_io_pool_size) == (32, 3, 2048)
+    assert (conf.max_reloc_qdepth, conf.max_active_relocs) == (32, 3)
     assert (conf.allow_open_bands, conf.max_io_channels, conf.use_append) == (False, 128, False)
     assert conf.nv_cache == NvCacheConf(max_request_cnt=2048, max_request_size=16)
 
@@ -84,9 +86,11 @@ def test_bands_that_are_too_small_for_a_write_buffer_are_refused() -> None:
         ({"scrub_days": -1}, ["scrub_days = -1", "0..365"]),
         ({"scrub_days": 366}, ["scrub_days = 366"]),
         ({"max_active_relocs": 0}, ["max_active_relocs = 0"]),
-        ({"user_io_pool_size": 0}, ["user_io_pool_size = 0"]),
         ({"max_io_channels": 0}, ["max_io_channels = 0"]),
-        ({"nv_cache": NvCacheConf(max_request_cnt=0)}, ["nv_cache.max_request_cnt = 0"]),
+        ({"nv_cache": NvCacheConf(max_request_cnt=0)}, ["nv_cache.max_request_cnt = 0", "1..65536"]),
+        ({"nv_cache": NvCacheConf(max_request_cnt=65537)}, ["nv_cache.max_request_cnt = 65537"]),
+        ({"nv_cache": NvCacheConf(max_request_size=0)}, ["nv_cache.max_request_size = 0", "1..256"]),
+        ({"nv_cache": NvCacheConf(max_request_size=257)}, ["nv_cache.max_request_size = 257"]),
         ({"reloc_policy": "lazy"}, ["reloc_policy = 'lazy'", "greedy"]),
         ({"limits": {**FtlConf().limits, "crit": Limit(101)}}, ["limit crit = 101", "0..100"]),
         ({"limits": {**FtlConf().limits, "low": Limit(40, -1)}}, ["limit-threshold low = -1", "negative"]),
@@ -157,6 +161,38 @@ def test_rpc_parameters_become_settings() -> None:
     )
     assert (conf.lba_rsvd, conf.band_thld, conf.limits["low"]) == (30, 80, Limit(50, 7))
     assert conf.limits["start"] == FtlConf().limits["start"]
+
+
+def test_parts_of_nv_cache_are_given_by_names_of_their_own() -> None:
+    conf = FtlConf.from_params({"conf": {"nv_cache.max_request_cnt": 3, "nv_cache.max_request_size": 5}})
+    assert conf.nv_cache == NvCacheConf(3, 5)
+    assert [conf.setting(f"nv_cache.{part}") for part in ("max_request_cnt", "max_request_size")] == [3, 5]
+    one = given_settings({"conf": {"nv_cache.max_request_size": 9}})
+    assert conf.changed(one).nv_cache == NvCacheConf(3, 9)
+    with pytest.raises(ConfError, match=r"nv_cache = {'size': 5}: must be an object with max_request_cnt and max_"):
+        FtlConf.from_params({"conf": {"nv_cache.size": 5}})
+
+
+@pytest.mark.parametrize("value", [0, 64, 2048, 1 << 40])
+def test_a_pool_size_is_taken_and_has_no_effect(value: int) -> None:
+    """Saved configurations and the superblocks of earlier releases have one."""
+    assert given_settings({"conf": {"user_io_pool_size": value, "band_thld": 80}}) == {"band_thld": 80}
+    assert FtlConf.from_dict({"user_io_pool_size": value}) == FtlConf()
+    assert "user_io_pool_size" not in FtlConf().to_dict()
+
+
+def test_what_is_ignored_is_told_once() -> None:
+    params = {"name": "ftl0", "conf": {"user_io_pool_size": 64, "band_thld": 80}}
+    assert drop_ignored(params) == [
+        "conf user_io_pool_size is ignored: an I/O queue has as many I/Os as entries, so there is no pool to size"
+    ]
+    assert params["conf"] == {"band_thld": 80}
+    assert drop_ignored(params) == drop_ignored({"name": "ftl0"}) == drop_ignored({"conf": None}) == []
+
+
+@pytest.mark.parametrize(("conf", "lines"), [({}, 0), ({"user_io_pool_size": 2048}, 0), ({"user_io_pool_size": 64}, 1)])
+def test_only_what_somebody_had_given_is_told_of_a_superblock(conf: dict[str, object], lines: int) -> None:
+    assert len(ignored_in_superblock(conf)) == lines
 
 
 def test_what_is_given_counts_also_where_it_is_the_default_and_nothing_else_changes() -> None:

@@ -23,6 +23,7 @@ ROOT_NAME: Final = spdk_ftl_py.__name__
 
 BASE: Final = {"version", "errors", "text"}
 CONTROL: Final = {*BASE, "_shim", "access", "runtime"}
+CONF: Final = {"conf", "ignored_settings"}
 NVME: Final = {"nvme", "nvme/auth", "nvme/host", "nvme/target"}
 FTL: Final = {"ftl/media", "ftl/load", "ftl/cache", "ftl/gc", "ftl"}
 
@@ -31,7 +32,8 @@ ROOMS: Rooms = {
     "errors": set(),
     "text": set(),
     "_shim": set(),
-    "conf": BASE,
+    "ignored_settings": set(),
+    "conf": {*BASE, "ignored_settings"},
     "agreement": {*BASE, "conf"},
     "schema": BASE,
     "strict_json": BASE,
@@ -46,7 +48,7 @@ ROOMS: Rooms = {
     "ftl/load": {*CONTROL, "conf", "nvme", "ftl/media"},
     "ftl/cache": {*CONTROL, "conf", "nvme", "ftl/media", "ftl/load"},
     "ftl/gc": {*CONTROL, "conf", "nvme", "ftl/media", "ftl/load"},
-    "ftl": {*CONTROL, "conf", "nvme", "ftl/media", "ftl/load", "ftl/cache", "ftl/gc"},
+    "ftl": {*CONTROL, *CONF, "nvme", "ftl/media", "ftl/load", "ftl/cache", "ftl/gc"},
     "spdk": {*BASE, "access", "runtime"},
     "checked_session": set(),
     "results": set(),
@@ -54,7 +56,7 @@ ROOMS: Rooms = {
     "client": {*BASE, "access", "checked_session", "rpcs"},
     "async_client": {"client", "rpcs"},
     "library": {*CONTROL, "conf", "results", *NVME, *FTL},
-    "daemon": {*CONTROL, "usage", "conf", "agreement", "schema", "strict_json", *NVME, *FTL, "spdk", "client"},
+    "daemon": {*CONTROL, "usage", *CONF, "agreement", "schema", "strict_json", *NVME, *FTL, "spdk", "client"},
     "target": {*CONTROL, "usage", *NVME},
     "demo": {*CONTROL, "usage", "conf", *NVME, *FTL, "spdk", "client", "daemon", "target"},
     "torture": {*CONTROL, "usage", "conf", *NVME, *FTL, "spdk", "client", "daemon", "target", "demo"},

@@ -177,7 +177,7 @@ async def test_help_of_each_command_comes_from_its_schema(method: str, world: Wo
 async def test_create_sends_what_was_given_and_prints_name_and_uuid(tmp_path: Path, world: World) -> None:
     options = "-b ftl0 -d Nvme0n1 -c Cache0 -o --use_append --overprovisioning 30 --num-punits 4 --no-attach"
     more = "--limit crit:0,high:20 --limit low=80 --limit-threshold crit:1,high:2,low:3,start:4"
-    conf = "--conf band_thld=80,verify_reads=off"
+    conf = "--conf band_thld=80,verify_reads=off,nv_cache.max_request_cnt=64 --conf nv_cache.max_request_size:8"
     zones = "--zone-capacity 512 --optimal-open-zones 2 --listen-address 127.0.0.1:4420"
     uuid = "-u b286d19a-0059-4709-abcd-9f7732b1567d"
     hosts = f"--host {NQN}1 --host {NQN}2 --psk /p --secure-channel --target-psk /t"
@@ -214,7 +214,12 @@ async def test_create_sends_what_was_given_and_prints_name_and_uuid(tmp_path: Pa
                 "limit_high_threshold": 2,
                 "limit_low_threshold": 3,
                 "limit_start_threshold": 4,
-                "conf": {"band_thld": 80, "verify_reads": False},
+                "conf": {
+                    "band_thld": 80,
+                    "verify_reads": False,
+                    "nv_cache.max_request_cnt": 64,
+                    "nv_cache.max_request_size": 8,
+                },
                 "zone_capacity": 512,
                 "optimal_open_zones": 2,
                 "listen_address": "127.0.0.1:4420",
@@ -303,6 +308,12 @@ async def test_a_deferred_creation_prints_the_daemons_line_as_it_is(world: World
         ("-b x -d y --limit crit:1 --limit-crit 2", 1, "limit_crit is given twice"),
         ("-b x -d y --limit crit:-1", 1, "limit_crit (--limit-crit) is -1: must be 0 to 100"),
         ("-b x -d y --conf verify_reads=maybe", 2, "verify_reads: 'maybe' is neither on nor off"),
+        ("-b x -d y --conf nv_cache=5", 2, "unknown conf name 'nv_cache'; known: invalid_thld"),
+        (
+            "-b x -d y --conf nv_cache.max_request_size=257",
+            1,
+            "conf.nv_cache.max_request_size is 257: must be 1 to 256",
+        ),
         ("-b x -d y --conf band_thld=-1", 1, "conf.band_thld is -1: must be 1 to 100"),
         ("-b x -d y --conf band_thld=5 --conf band_thld=6", 1, "conf band_thld is given twice: 5 and 6"),
         ("-b x -d y -u 123", 1, "must be a UUID such as"),

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import enum
 import logging
 from collections.abc import Awaitable, Callable
@@ -298,6 +299,7 @@ class CacheKeeper:
             "used_blocks": used,
             "fill": round(used / ring, 4) if ring else 0.0,
             "lap": stats.get("lap", 0),
+            **({} if self._cache is None else dataclasses.asdict(self._cache.requests)),
         }
 
     def stats(self) -> dict[str, int] | None:

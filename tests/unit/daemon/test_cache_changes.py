@@ -77,6 +77,37 @@ async def test_a_cache_comes_is_replaced_and_goes_while_hosts_write(here: World,
     await daemon.halt()
 
 
+async def test_writes_to_the_cache_have_as_many_blocks_as_conf_says(here: World) -> None:
+    daemon = await here.start()
+    await make_caches(here, "C0")
+    uuid = (await create(here, daemon, cache="C0", conf={"nv_cache.max_request_size": 1}))["uuid"]
+    device = daemon.managed()
+
+    async def blocks_of_a_write() -> float:
+        before = (await daemon.call("bdev_ftl_get_stats", name="ftl0"))["nv_cache"]["write"]
+        port = gate_of(daemon)
+        await port.write(0, bytes(16 * 4096))
+        await port.close()
+        written = (await daemon.call("bdev_ftl_get_stats", name="ftl0"))["nv_cache"]["write"]
+        assert written["blocks"] - before["blocks"] == 16
+        return 16 / (written["ios"] - before["ios"])
+
+    assert await blocks_of_a_write() == 1
+    # By a pause: the requests are made with the core.
+    made = device.ftl
+    value = {"name": "ftl0", "ftl_property": "nv_cache.max_request_size", "value": "4"}
+    assert await daemon.call("bdev_ftl_set_property", **value) is True
+    assert device.ftl is not made
+    assert await blocks_of_a_write() == 4
+    await daemon.call("bdev_ftl_delete", name="ftl0")
+    await create(here, daemon, cache="C0", uuid=uuid, conf={"nv_cache.max_request_cnt": 2})
+    assert await blocks_of_a_write() == 4
+    told = await daemon.call("bdev_ftl_get_properties", name="ftl0")
+    in_use = {entry["name"]: entry["value"] for entry in told["properties"]}["cache_device"]
+    assert (in_use["max_request_cnt"], in_use["max_request_size"]) == (2, 4)
+    await daemon.halt()
+
+
 async def test_what_has_completed_in_a_new_cache_survives_all_but_the_drives(here: World) -> None:
     daemon = await here.start()
     await make_caches(here, "C0")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from typing import Any
 
 import pytest
@@ -105,8 +106,8 @@ AT_ONCE = {
     "limit_crit": ("1", 1), "limit_high": ("21", 21), "limit_low": ("50", 50), "limit_start": ("99", 99),
     "limit_crit_threshold": ("0", 0), "limit_high_threshold": ("1", 1), "limit_low_threshold": ("2", 2),
     "limit_start_threshold": ("9", 9), "invalid_thld": ("0", 0), "max_active_relocs": ("2", 2),
-    "user_io_pool_size": ("64", 64), "max_io_channels": ("3", 3), "reloc_policy": ("greedy", "greedy"),
-    "scrub_days": ("30", 30),
+    "max_io_channels": ("3", 3), "reloc_policy": ("greedy", "greedy"), "scrub_days": ("30", 30),
+    "nv_cache.max_request_cnt": ("7", 7), "nv_cache.max_request_size": ("4", 4),
 }  # fmt: skip
 BY_A_PAUSE = {
     "write_buffer_size": ("131072", 131072), "band_thld": ("80", 80), "max_reloc_qdepth": ("7", 7),
@@ -185,6 +186,9 @@ async def test_what_is_written_at_once_is_in_the_superblock(here: World) -> None
         ("band_thld", "1" * 200, "must be a number, 1 to 100"),
         ("verify_reads", "maybe", "must be true or false"),
         ("reloc_policy", "best", "must be one of cost_benefit, greedy"),
+        ("nv_cache.max_request_cnt", "0", "must be a number, 1 to 65536"),
+        ("nv_cache.max_request_size", "257", "must be a number, 1 to 256"),
+        ("nv_cache", "1", "no property 'nv_cache' can be changed"),
         ("write_buffer_size", "40001", "multiple of 4096"),
         ("limit_high_threshold", "40", "must descend|would be throttled"),
         ("overprovisioning", "30", "create the FTL anew"),
@@ -205,6 +209,33 @@ async def test_what_is_refused_changes_nothing(here: World, name: str, value: st
     }
     assert daemon.record() == record
     await daemon.halt()
+
+
+async def test_a_pool_size_is_taken_and_told_of_in_the_log_once(here: World, caplog: pytest.LogCaptureFixture) -> None:
+    """As scripts of SPDK's and saved configurations have it. Here nothing is sized by it."""
+    daemon = await here.start()
+    uuid = (await create(here, daemon, conf={"user_io_pool_size": 64, "band_thld": 80}))["uuid"]
+    line = "FTL bdev ftl0: conf user_io_pool_size is ignored: an I/O queue has as many I/Os as entries"
+    assert caplog.text.count(line) == 1
+    assert daemon.record()["devices"][0]["params"]["conf"] == {"band_thld": 80}
+    asked = {"uuid": uuid, "conf": {"user_io_pool_size": 65}, "if_absent": True}
+    assert (await create(here, daemon, **asked))["changed"] is False
+    assert "user_io_pool_size" not in await properties(daemon)
+    record = daemon.record()
+    await set_property(daemon, "user_io_pool_size", "66")
+    assert daemon.record() == record
+    assert caplog.text.count("bdev_ftl_set_property: user_io_pool_size is ignored") == 1
+    await daemon.halt()
+    caplog.clear()
+    record["devices"][0]["params"]["conf"]["user_io_pool_size"] = 64
+    daemon.put_back(json.dumps(record).encode())
+    for told in (1, 0):
+        daemon = await here.start()
+        await daemon.wait_for("online")
+        assert caplog.text.count(line) == told, "of a daemon before this one, and of this one"
+        assert daemon.record()["devices"][0]["params"]["conf"] == {"band_thld": 80}
+        await daemon.halt()
+        caplog.clear()
 
 
 async def test_what_spdk_has_and_is_so_here_anyway_is_taken(here: World) -> None:

@@ -12,7 +12,7 @@ import pytest
 from spdk_ftl_py import _shim
 from spdk_ftl_py.conf import FtlConf
 from spdk_ftl_py.errors import BusyError, ConfError, FtlError, GeometryError, MediaError, ParameterError
-from spdk_ftl_py.ftl import creation
+from spdk_ftl_py.ftl import creation, loading
 from spdk_ftl_py.ftl.life import FtlState
 from spdk_ftl_py.ftl.media import superblock
 from spdk_ftl_py.ftl.media.blockdev import BlockPort
@@ -403,3 +403,17 @@ async def test_a_threaded_reactor_serves_as_well() -> None:
         await rig.close()
         await device.halt()
         await reactor.stop()
+
+
+async def test_a_setting_that_an_earlier_release_had_is_told_of_and_loaded_without(
+    rig: FtlRig, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = rig.device._superblock_content()
+    content["conf"] |= {"user_io_pool_size": 64, "band_thld": 80}
+    monkeypatch.setattr(rig.device, "_superblock_content", lambda: content)
+    await rig.device.halt()
+    for _ in range(2):
+        device = await loading.load(rig.reactor, rig.media, name="ftl0", uuid=rig.device.uuid)
+        assert device.conf.band_thld == 80
+        await device.halt()
+    assert caplog.text.count("ftl0: conf user_io_pool_size of its superblock is ignored") == 1

@@ -12,6 +12,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from spdk_ftl_py import schema
+from spdk_ftl_py.agreement import differences
 from spdk_ftl_py.conf import LIMIT_NAMES, FtlConf
 from spdk_ftl_py.errors import FtlError
 from spdk_ftl_py.plan.apply import Outcome, apply, look
@@ -148,6 +149,13 @@ def must_apply(daemon: FakeDaemon, plan: Plan, **options: Any) -> Outcome:
 
 
 # --- one by one ------------------------------------------------------------------------------------------------------
+
+
+def test_parts_of_nv_cache_are_compared_each_by_itself_and_what_is_ignored_is_not() -> None:
+    told = {"name": "a", "uuid": "u", "base_bdev": "B", "conf": FtlConf().to_dict(), "params": {}}
+    conf = {"nv_cache.max_request_cnt": 5, "nv_cache.max_request_size": 16, "user_io_pool_size": 7}
+    found = differences({"base_bdev": "B", "conf": conf}, told)
+    assert [(each.name, each.has, each.wanted) for each in found] == [("conf.nv_cache.max_request_cnt", 2048, 5)]
 
 
 def test_what_is_absent_is_loaded_or_created_and_its_hosts_are_let_in() -> None:

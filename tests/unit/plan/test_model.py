@@ -102,6 +102,7 @@ def test_what_a_plan_says_is_what_the_rpc_is_asked() -> None:
         ({"conf": {"colour": 1}}, 'unknown parameter "colour" in conf; known: invalid_thld'),
         ({"conf": {"write_buffer_size": "6 MB"}}, r"write_buffer_size: is '6 MB': must be a size such as 6MiB"),
         ({"conf": {"write_buffer_size": "1TiB"}}, r"conf.write_buffer_size is 1099511627776: must be 32768 to"),
+        ({"conf": {"nv_cache.max_request_cnt": 0}}, r"conf.nv_cache.max_request_cnt is 0: must be 1 to 65536"),
         ({"conf": {"band_thld": [1]}}, r"conf.band_thld: is \[1\]: must be a whole number or text"),
         ({"zone_capacity": "192"}, "without quotation marks"),
         ({"zone_capacity": "1000B"}, "multiple of 4096"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
@@ -391,3 +392,20 @@ async def test_recovered_writes_that_power_takes_before_they_are_durable_are_tol
     if durable:
         assert (await rig.versions())[:7] == [2] * 5 + [0, 1]
     assert told == ([] if durable else ["second"])
+
+
+@pytest.mark.parametrize("metadata_bytes", [8, 0])
+@pytest.mark.parametrize("asked", [NvCacheConf(), NvCacheConf(1, 1), NvCacheConf(3, 5), NvCacheConf(1 << 16, 256)])
+async def test_no_more_requests_are_made_than_the_write_buffer_can_fill_and_none_larger_than_can_be(
+    make_rig: MakeCacheRig, metadata_bytes: int, asked: NvCacheConf
+) -> None:
+    rig = await make_rig(metadata_bytes=metadata_bytes)
+    await rig.create(conf=dataclasses.replace(CONF, nv_cache=asked))
+    most = rig.cache.max_io_blocks if metadata_bytes else min(rig.cache.max_io_blocks - 1, 168)
+    blocks = min(asked.max_request_size, most)
+    buffer_blocks = rig.device.core.stats()["write_buffer_blocks"]
+    assert rig.told["max_request_size"] == blocks
+    assert rig.told["max_request_cnt"] == min(asked.max_request_cnt, buffer_blocks, buffer_blocks // blocks + 8)
+    for lba in range(64):
+        await rig.port.write(lba, content(lba, 1))
+    assert (await rig.versions())[:64] == [1] * 64

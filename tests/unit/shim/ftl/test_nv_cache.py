@@ -37,6 +37,38 @@ def test_a_write_waits_for_the_cache(metadata_bytes: int) -> None:
 
 
 @MODES
+@pytest.mark.parametrize(("request_count", "in_flight"), [(1, 1), (3, 3), (8, 8), (20, 8)])
+def test_no_more_requests_are_in_flight_than_was_asked_for(
+    metadata_bytes: int, request_count: int, in_flight: int
+) -> None:
+    """Beyond eight only full ones are sent, and these are never full."""
+    with CacheBench(metadata_bytes=metadata_bytes, request_count=request_count) as bench:
+        fault = bench.cache.inject_fault(op=_shim.OP_WRITE, latency_us=100_000)
+        tickets = []
+        for lba in range(20):
+            tickets.append(bench.port.submit(_shim.OP_WRITE, lba, 1, content(lba, 1)))
+            for _ in range(10):
+                bench.step()
+        assert bench.stats()["write_ios"] == in_flight
+        bench.cache.clear_faults(fault)
+        assert {bench.wait(ticket).status for ticket in tickets} == {0}
+        assert bench.newest() == dict.fromkeys(range(20), 1)
+
+
+@MODES
+@pytest.mark.parametrize("request_blocks", [1, 4, 16])
+def test_a_request_has_at_most_the_blocks_that_were_asked_for(metadata_bytes: int, request_blocks: int) -> None:
+    options = {"request_blocks": request_blocks, "request_count": 1, "write_buffer_blocks": 64}
+    with CacheBench(metadata_bytes=metadata_bytes, **options) as bench:
+        bench.cache.inject_fault(op=_shim.OP_WRITE, latency_us=1000)
+        # The first one goes alone, the others wait for it together.
+        tickets = [bench.port.submit(_shim.OP_WRITE, lba, 1, content(lba, 1)) for lba in range(33)]
+        assert {bench.wait(ticket).status for ticket in tickets} == {0}
+        stats = bench.stats()
+        assert (stats["write_ios"], stats["written_blocks"]) == (1 + 32 // request_blocks, 33)
+
+
+@MODES
 @pytest.mark.parametrize("seed", range(2))
 def test_the_ring_wraps_and_whatever_is_not_on_media_is_in_it(metadata_bytes: int, seed: int) -> None:
     rng = random.Random(seed)

@@ -1,0 +1,67 @@
+"""What the log is told of an FTL when it is halted: a summary at info level, a line for each band at debug level."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Mapping
+
+from .. import _shim
+from ..conf import LIMIT_NAMES
+from ..runtime.turns import Turns
+from . import stats
+from .gc.manager import CHANGES_MAX, BandManager
+from .media.band import Band, Bands
+
+log = logging.getLogger(__name__)
+
+
+class HaltLog:
+    """``take()`` while the core is there to be asked, ``write()`` when everything has been let go of."""
+
+    def __init__(self, bands: Bands, manager: BandManager) -> None:
+        self._bands = bands
+        self._manager = manager
+        self._core: Mapping[str, int] | None = None
+
+    async def take(self, core: _shim.FtlCore) -> None:
+        """The last account of all bands. The loop turns meanwhile."""
+        for _ in range(0, len(self._bands), CHANGES_MAX):
+            if not self._manager.take_account():
+                break
+            await asyncio.sleep(0)
+        self._core = core.stats()
+
+    async def write(self, name: str, *, clean: bool) -> None:
+        """clean: everything that was accepted is on media. Where nobody reads them no line is made. The loop turns
+        meanwhile."""
+        if self._core is not None and log.isEnabledFor(logging.INFO):
+            applied = self._manager.limits_applied
+            log.info(
+                "%s: halted %s: %s; %d of %d blocks valid; hosts wrote %d blocks, %d went to media (write "
+                "amplification %.2f); limits applied: %s",
+                name,
+                "cleanly" if clean else "with an error",
+                ", ".join(f"{count} bands {state}" for state, count in self._bands.counts().items()),
+                int(self._bands.valid.sum()),
+                int(self._bands.capacity.sum()),
+                self._core["user_written_blocks"],
+                self._core["media_written_blocks"],
+                stats.write_amplification(self._core),
+                ", ".join(f"{limit} {applied[limit]}" for limit in LIMIT_NAMES if limit in applied) or "none",
+            )
+        if not log.isEnabledFor(logging.DEBUG):
+            return
+        turns = Turns()
+        for band in self._bands:
+            log.debug("%s: %s", name, _line(band))
+            await turns()
+
+
+def _line(band: Band) -> str:
+    zones = " ".join("-" if zone is None else str(zone) for zone in band.zones)
+    bad = f", {len(band.bad_punits)} of them bad" if band.bad_punits else ""
+    return (
+        f"band {band.index}: {band.told}, seq {band.seq}, {band.valid} of {band.capacity} blocks valid, written to "
+        f"block {band.written}, zones {zones}{bad}"
+    )

@@ -1,0 +1,41 @@
+"""Settings of conf that are taken, for the sake of whoever gives them, and have no effect.
+
+Saved configurations, plans, scripts of SPDK's and superblocks of earlier releases have them. Each is told once in the
+log, when it is left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+
+@dataclass(frozen=True)
+class Ignored:
+    default: object
+    """Of the releases in which it was a setting: those wrote it to every superblock."""
+    why: str
+
+
+IGNORED: Final[Mapping[str, Ignored]] = {
+    "user_io_pool_size": Ignored(2048, "an I/O queue has as many I/Os as entries, so there is no pool to size"),
+}
+
+
+def drop_ignored(params: dict[str, Any]) -> list[str]:
+    """Takes them out of bdev_ftl_create's parameters. A line for the log of each."""
+    conf = params.get("conf") or {}
+    told = [f"conf {name} is ignored: {IGNORED[name].why}" for name in conf if name in IGNORED]
+    if told:
+        params["conf"] = {name: value for name, value in conf.items() if name not in IGNORED}
+    return told
+
+
+def ignored_in_superblock(conf: Mapping[str, Any]) -> list[str]:
+    """A line for the log of each that somebody had given. The next superblock lacks it."""
+    return [
+        f"conf {name} of its superblock is ignored: {ignored.why}"
+        for name, ignored in IGNORED.items()
+        if conf.get(name, ignored.default) != ignored.default
+    ]
