@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import re
@@ -29,15 +30,17 @@ pytestmark = pytest.mark.timeout(900)  # the first waits for the build
 
 
 def mutant(edits: Sequence[Edit], shim: Path, folder: Path) -> Path:
-    """A copy of the package with another shim, and with some edits."""
+    """A copy of the package with another shim, and with some edits. Its byte code comes along, but for what is edited:
+    two processes for each mutation would compile all of it."""
     package = folder / PACKAGE.name
-    shutil.copytree(PACKAGE, package, ignore=shutil.ignore_patterns("_shim.*.so", "__pycache__"))
+    shutil.copytree(PACKAGE, package, ignore=shutil.ignore_patterns("_shim.*.so"))
     (package / shim.name).symlink_to(shim)
     for name, before, after in edits:
         path = package / name
         text = path.read_text()
         assert text.count(before) == 1, f"{name} has no longer what is edited: {before}"
         path.write_text(text.replace(before, after))
+        Path(importlib.util.cache_from_source(str(path))).unlink(missing_ok=True)
     return folder
 
 

@@ -44,20 +44,24 @@ def install(release: str) -> Path:
         partial = Path(tempfile.mkdtemp(prefix=f"spdk-{release}-", dir=cache))
         try:
             done = subprocess.run(
-                [
-                    *(sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"),
-                    *("--no-deps", "--target", str(partial), f"spdk=={release}"),
-                ],
+                [*_installer(), "--quiet", "--no-deps", "--target", str(partial), f"spdk=={release}"],
                 capture_output=True,
                 text=True,
                 timeout=INSTALL_TIMEOUT_S,
                 check=False,
             )
-            assert done.returncode == 0, f"pip could not install spdk=={release}:\n{done.stdout}{done.stderr}"
+            assert done.returncode == 0, f"could not install spdk=={release}:\n{done.stdout}{done.stderr}"
             partial.rename(folder)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
     return folder
+
+
+def _installer() -> list[str]:
+    """uv is there in tox's environments, which have no pip."""
+    if uv := shutil.which("uv"):
+        return [uv, "pip", "install", "--python", sys.executable]
+    return [sys.executable, "-m", "pip", "install", "--disable-pip-version-check"]
 
 
 class SpdkRpc:
