@@ -126,8 +126,8 @@ MUTATIONS = (
         "relocation looks for nothing behind a header that does not verify",
         ("--no-chain",),
         setting=(*EMULATED_ZONES, *LOSSES_OF_POWER),
-        crashes=300,
-        world=0,
+        crashes=400,
+        world=16,
     ),
     Mutation(
         "cache_wraps_too_soon",
