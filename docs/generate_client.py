@@ -207,8 +207,9 @@ def _client(schemas: Mapping[str, Any], name: str, *, is_async: bool) -> str:
     types = sorted({word for rpc in RPCS.values() for word in re.findall(r"[A-Z]\w+", rpc.type)} - {"True"})
     lines = [
         _HEAD.format(what=f"A method for each RPC of the daemon{', to be awaited' if is_async else ''}."),
+        "from abc import ABC, abstractmethod\n",
         "from collections.abc import Mapping, Sequence\n",
-        "from typing import TYPE_CHECKING, Any, Literal\n\n",
+        "from typing import TYPE_CHECKING, Any, Literal, cast\n\n",
         "from .answers import created\n",
         "from .parameters import given\n\n",
         "if TYPE_CHECKING:\n",
@@ -218,13 +219,13 @@ def _client(schemas: Mapping[str, Any], name: str, *, is_async: bool) -> str:
         "    )\n",
         "    from .parameters import StrPath\n",
         f"    from .settings import {_SETTINGS}\n\n\n",
-        f"class {name}:\n",
+        f"class {name}(ABC):\n",
         '    """A method for each RPC. What is None is not sent: the daemon has its default, or keeps what is.\n\n',
         *(f"    {line}\n" for line in textwrap.wrap(_ABOUT, WIDTH - 4, break_on_hyphens=False)),
         '    """\n\n',
+        "    @abstractmethod\n",
         f"    {begin} call(self, method: str, params: Mapping[str, Any] | None = None) -> Any:\n",
         '        """The result of any RPC, by its name and parameters as JSON has them."""\n',
-        "        raise NotImplementedError\n",
     ]
     for method, rpc in RPCS.items():
         lines += ["\n", *_method(method, rpc, schemas[method], is_async=is_async)]
@@ -248,8 +249,8 @@ def _method(method: str, rpc: Rpc, schema: Mapping[str, Any], *, is_async: bool)
         yield from _call_of_given([f"{name}={_passed(name, entry)}" for name, entry, _ in parameters])
         params = ", params"
     call = f'{"await " if is_async else ""}self.call("{method}"{params})'
-    yield f"        answer: {'Any' if rpc.adapted else rpc.type} = {call}\n"
-    yield f"        return {rpc.adapted.format('answer') if rpc.adapted else 'answer'}\n"
+    result = rpc.adapted.format(call) if rpc.adapted else f'cast("{rpc.type}", {call})'
+    yield f"        return {result}\n"
 
 
 def _call_of_given(arguments: list[str]) -> Iterator[str]:

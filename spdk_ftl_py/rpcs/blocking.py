@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from .answers import created
 from .parameters import given
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from .settings import FtlSettings
 
 
-class DaemonRpcs:
+class DaemonRpcs(ABC):
     """A method for each RPC. What is None is not sent: the daemon has its default, or keeps what is.
 
     Every method raises what call() does; codes are those of the FtlError where the daemon refuses. Of any RPC: -32602 a
@@ -39,9 +40,9 @@ class DaemonRpcs:
     the daemon does not know it.
     """
 
+    @abstractmethod
     def call(self, method: str, params: Mapping[str, Any] | None = None) -> Any:
         """The result of any RPC, by its name and parameters as JSON has them."""
-        raise NotImplementedError
 
     def bdev_ftl_create(
         self,
@@ -220,8 +221,7 @@ class DaemonRpcs:
             engine=engine,
             target=target,
         )
-        answer: Any = self.call("bdev_ftl_create", params)
-        return created(name, base_bdev, answer)
+        return created(name, base_bdev, self.call("bdev_ftl_create", params))
 
     def bdev_ftl_load(
         self,
@@ -273,8 +273,7 @@ class DaemonRpcs:
             engine=engine,
             target=target,
         )
-        answer: Any = self.call("bdev_ftl_load", params)
-        return created(name, base_bdev, answer)
+        return created(name, base_bdev, self.call("bdev_ftl_load", params))
 
     def bdev_ftl_delete(
         self,
@@ -303,8 +302,7 @@ class DaemonRpcs:
         be undone.
         """
         params = given(name=name, force=force or None, fast_shutdown=fast_shutdown, engine=engine, target=target)
-        answer: bool | str = self.call("bdev_ftl_delete", params)
-        return answer
+        return cast("bool | str", self.call("bdev_ftl_delete", params))
 
     def bdev_ftl_unload(
         self,
@@ -329,8 +327,7 @@ class DaemonRpcs:
         Raises FtlError: as bdev_ftl_delete().
         """
         params = given(name=name, fast_shutdown=fast_shutdown, engine=engine, target=target)
-        answer: bool | str = self.call("bdev_ftl_unload", params)
-        return answer
+        return cast("bool | str", self.call("bdev_ftl_unload", params))
 
     def bdev_ftl_get_stats(
         self,
@@ -351,8 +348,7 @@ class DaemonRpcs:
         Raises FtlError: -19 no such FTL; -16 it is deferred, being created, waiting, or failed before it had any.
         """
         params = given(name=name, engine=engine, target=target)
-        answer: Stats = self.call("bdev_ftl_get_stats", params)
-        return answer
+        return cast("Stats", self.call("bdev_ftl_get_stats", params))
 
     def bdev_ftl_get_properties(
         self,
@@ -373,8 +369,7 @@ class DaemonRpcs:
         Raises FtlError: -19 no such FTL.
         """
         params = given(name=name, engine=engine, target=target)
-        answer: DeviceProperties = self.call("bdev_ftl_get_properties", params)
-        return answer
+        return cast("DeviceProperties", self.call("bdev_ftl_get_properties", params))
 
     def bdev_ftl_scrub(
         self,
@@ -395,8 +390,7 @@ class DaemonRpcs:
         is halting.
         """
         params = given(name=name, stop=stop or None, target=target)
-        answer: OrderedScrub = self.call("bdev_ftl_scrub", params)
-        return answer
+        return cast("OrderedScrub", self.call("bdev_ftl_scrub", params))
 
     def bdev_ftl_unmap(
         self,
@@ -422,8 +416,7 @@ class DaemonRpcs:
         beyond the FTL; -5 the FTL could not do it, and may have done part of it.
         """
         params = given(name=name, lba=lba, num_blocks=num_blocks, engine=engine, target=target)
-        answer: bool = self.call("bdev_ftl_unmap", params)
-        return answer
+        return cast("bool", self.call("bdev_ftl_unmap", params))
 
     def bdev_ftl_set_property(
         self,
@@ -451,8 +444,7 @@ class DaemonRpcs:
         has changed then.
         """
         params = given(name=name, ftl_property=ftl_property, value=value, engine=engine, target=target)
-        answer: bool = self.call("bdev_ftl_set_property", params)
-        return answer
+        return cast("bool", self.call("bdev_ftl_set_property", params))
 
     def bdev_ftl_set_cache(
         self,
@@ -476,8 +468,7 @@ class DaemonRpcs:
         cache of this FTL; -5 it fails.
         """
         params = given(name=name, cache=cache, force=force or None, target=target)
-        answer: bool = self.call("bdev_ftl_set_cache", params)
-        return answer
+        return cast("bool", self.call("bdev_ftl_set_cache", params))
 
     def bdev_ftl_remove_cache(
         self,
@@ -496,8 +487,7 @@ class DaemonRpcs:
         Raises FtlError: -19 no FTL of that name; -16 it is not online, or is being changed otherwise.
         """
         params = given(name=name, target=target)
-        answer: bool = self.call("bdev_ftl_remove_cache", params)
-        return answer
+        return cast("bool", self.call("bdev_ftl_remove_cache", params))
 
     def bdev_ftl_rename(
         self,
@@ -518,8 +508,7 @@ class DaemonRpcs:
         name is taken, here or in the target; -5 the target refuses: the message says under which name it is now.
         """
         params = given(name=name, new_name=new_name, target=target)
-        answer: bool = self.call("bdev_ftl_rename", params)
-        return answer
+        return cast("bool", self.call("bdev_ftl_rename", params))
 
     def bdev_ftl_set_uuid(
         self,
@@ -557,8 +546,7 @@ class DaemonRpcs:
             force=force or None,
             target=target,
         )
-        answer: RenumberedFtl = self.call("bdev_ftl_set_uuid", params)
-        return answer
+        return cast("RenumberedFtl", self.call("bdev_ftl_set_uuid", params))
 
     def bdev_ftl_grow(
         self,
@@ -580,8 +568,7 @@ class DaemonRpcs:
         zones is of use; -32602 it was made with no_data, or its cache is too small; -108 the daemon is halting.
         """
         params = given(name=name, force=force or None, target=target)
-        answer: GrownFtl = self.call("bdev_ftl_grow", params)
-        return answer
+        return cast("GrownFtl", self.call("bdev_ftl_grow", params))
 
     def bdev_ftl_add_host(
         self,
@@ -615,8 +602,7 @@ class DaemonRpcs:
         params = given(
             name=name, host=host, dhchap_key=dhchap_key, dhchap_ctrlr_key=dhchap_ctrlr_key, psk=psk, target=target
         )
-        answer: bool = self.call("bdev_ftl_add_host", params)
-        return answer
+        return cast("bool", self.call("bdev_ftl_add_host", params))
 
     def bdev_ftl_remove_host(
         self,
@@ -637,8 +623,7 @@ class DaemonRpcs:
         FTL is being deleted; -28 the state directory is full; -108 the daemon is halting.
         """
         params = given(name=name, host=host, target=target)
-        answer: bool = self.call("bdev_ftl_remove_host", params)
-        return answer
+        return cast("bool", self.call("bdev_ftl_remove_host", params))
 
     def bdev_ftl_allow_any_host(
         self,
@@ -659,8 +644,7 @@ class DaemonRpcs:
         the daemon is halting.
         """
         params = given(name=name, allow_any_host=allow_any_host, target=target)
-        answer: bool = self.call("bdev_ftl_allow_any_host", params)
-        return answer
+        return cast("bool", self.call("bdev_ftl_allow_any_host", params))
 
     def bdev_ftl_get_hosts(
         self,
@@ -678,8 +662,7 @@ class DaemonRpcs:
         Raises FtlError: -19 no FTL of that name.
         """
         params = given(name=name, target=target)
-        answer: Hosts = self.call("bdev_ftl_get_hosts", params)
-        return answer
+        return cast("Hosts", self.call("bdev_ftl_get_hosts", params))
 
     def bdev_ftl_scan(
         self,
@@ -701,8 +684,7 @@ class DaemonRpcs:
         another format version; -111, -110, -104 the target, or the bdev, does not answer; -108 the daemon is halting.
         """
         params = given(base_bdev=base_bdev, zone_capacity=zone_capacity, target=target)
-        answer: ScanResult = self.call("bdev_ftl_scan", params)
-        return answer
+        return cast("ScanResult", self.call("bdev_ftl_scan", params))
 
     def ftl_get_devices(
         self,
@@ -720,16 +702,14 @@ class DaemonRpcs:
         Raises FtlError: -19 there is none of the name that is given.
         """
         params = given(name=name, target=target)
-        answer: list[Device] = self.call("ftl_get_devices", params)
-        return answer
+        return cast("list[Device]", self.call("ftl_get_devices", params))
 
     def ftl_get_daemon(self) -> DaemonInfo:
         """Print what the daemon is: version, process, control socket, state directory, number of devices.
 
         Returns what the daemon is, and where.
         """
-        answer: DaemonInfo = self.call("ftl_get_daemon")
-        return answer
+        return cast("DaemonInfo", self.call("ftl_get_daemon"))
 
     def ftl_remove_buffers(
         self,
@@ -747,8 +727,7 @@ class DaemonRpcs:
         nothing was removed.
         """
         params = given(uuid=uuid, force=force or None)
-        answer: RemovedBuffers = self.call("ftl_remove_buffers", params)
-        return answer
+        return cast("RemovedBuffers", self.call("ftl_remove_buffers", params))
 
     def ftl_halt(self) -> HaltedDaemon:
         """End the daemon: halt its FTLs cleanly and take all that is theirs out of the targets, until a daemon starts
@@ -758,8 +737,7 @@ class DaemonRpcs:
         Raises FtlError: -16 the daemon is still starting, -108 it is halting already: nothing was done. Any other error
         says what could not be halted cleanly, or not be undone; the daemon ends all the same.
         """
-        answer: HaltedDaemon = self.call("ftl_halt")
-        return answer
+        return cast("HaltedDaemon", self.call("ftl_halt"))
 
     def ftl_save_config(
         self,
@@ -780,8 +758,7 @@ class DaemonRpcs:
         stands on an FTL is more than 256 KiB; -111, -110, -104 the target; -28 the state directory is full.
         """
         params = given(target=target, with_batches=with_batches or None)
-        answer: SavedConfig = self.call("ftl_save_config", params)
-        return answer
+        return cast("SavedConfig", self.call("ftl_save_config", params))
 
     def ftl_load_config(
         self,
@@ -800,5 +777,4 @@ class DaemonRpcs:
         -108 the daemon is halting. Nothing is loaded then.
         """
         params = given(config=config, target=target)
-        answer: LoadedConfig = self.call("ftl_load_config", params)
-        return answer
+        return cast("LoadedConfig", self.call("ftl_load_config", params))

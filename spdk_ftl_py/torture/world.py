@@ -105,8 +105,7 @@ class World:
         self._growing = Growing(random.Random(f"{seed}/{number}/grow"))
         self._every = every
         self._clock = clock
-        self._faults_left = FAULTS_PER_WORLD if faults else 0
-        self._faults = faults
+        self._faults, self._faults_left = faults, FAULTS_PER_WORLD if faults else 0
         self._fault = Injected.NOTHING
         """Of this life."""
         self._busy: Busy | None = None

@@ -8,12 +8,7 @@ import pytest
 
 from spdk_ftl_py.ftl.media.superblock import SuperblockWriter
 from spdk_ftl_py.torture import copying
-from spdk_ftl_py.torture.options import Options
-from spdk_ftl_py.torture.result import WorldResult
-from spdk_ftl_py.torture.run import run_world
-
-WORLDS = 4
-CRASHES = 12
+from unit.torture.worlds import WORLDS, run, worlds
 
 
 @pytest.fixture(autouse=True)
@@ -21,20 +16,12 @@ def every_ftl_is_copied(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(copying, "COPYING_WORLDS", 1.0)
 
 
-def worlds(**options: Any) -> list[WorldResult]:
-    """To the first that breaks a promise."""
-    results: list[WorldResult] = []
-    while len(results) < WORLDS and not (results and results[-1].violations):
-        results.append(run_world(Options(seed=9, **options), len(results), CRASHES))
-    return results
-
-
 @pytest.mark.parametrize("options", [{}, {"use_append": True}, {"cache": "vss"}, {"faults": True}], ids=str)
 def test_no_promise_is_broken_by_a_new_uuid(options: dict[str, Any]) -> None:
     results = worlds(**options)
     assert [result.violations for result in results] == [[]] * WORLDS
     assert sum(result.copies for result in results) >= WORLDS - 2
-    assert results[0] == run_world(Options(seed=9, **options), 0, CRASHES)
+    assert results[0] == run(0, **options)
 
 
 def test_a_new_uuid_that_is_answered_before_it_is_durable_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:

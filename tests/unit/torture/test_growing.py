@@ -9,25 +9,12 @@ import pytest
 from spdk_ftl_py.ftl import loading
 from spdk_ftl_py.ftl.device import FtlDevice
 from spdk_ftl_py.torture import growing
-from spdk_ftl_py.torture.options import Options
-from spdk_ftl_py.torture.result import WorldResult
-from spdk_ftl_py.torture.run import run_world
-
-WORLDS = 4
-CRASHES = 12
+from unit.torture.worlds import WORLDS, run, worlds
 
 
 @pytest.fixture(autouse=True)
 def every_drive_grows(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(growing, "GROWING_WORLDS", 1.0)
-
-
-def worlds(**options: Any) -> list[WorldResult]:
-    """To the first that breaks a promise."""
-    results: list[WorldResult] = []
-    while len(results) < WORLDS and not (results and results[-1].violations):
-        results.append(run_world(Options(seed=9, **options), len(results), CRASHES))
-    return results
 
 
 @pytest.mark.parametrize("options", [{}, {"use_append": True}, {"cache": "vss"}, {"faults": True}], ids=str)
@@ -36,7 +23,7 @@ def test_no_promise_is_broken_by_a_growth(options: dict[str, Any]) -> None:
     assert [result.violations for result in results] == [[]] * WORLDS
     assert sum(result.growths for result in results) >= WORLDS - 2
     assert sum(result.loads_interrupted for result in results) > 0
-    assert results[0] == run_world(Options(seed=9, **options), 0, CRASHES)
+    assert results[0] == run(0, **options)
 
 
 def test_zones_that_are_taken_as_they_are_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
