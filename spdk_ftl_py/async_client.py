@@ -14,6 +14,7 @@ from .client import CHUNK_BYTES, CONNECT_TIMEOUT_S, REPLY_BYTES_MAX, DaemonSocke
 from .rpcs.asynchronous import AsyncDaemonRpcs
 
 _HTTP: Final = b"HTTP/"
+BACKLOG_POLL_S: Final = 0.01
 
 
 class AsyncDaemonClient(DaemonSocket, AsyncDaemonRpcs):
@@ -30,8 +31,7 @@ class AsyncDaemonClient(DaemonSocket, AsyncDaemonRpcs):
 
     async def _post(self, body: bytes, timeout_s: float) -> bytes:
         try:
-            connected = asyncio.open_unix_connection(self.socket_path)
-            reader, writer = await asyncio.wait_for(connected, CONNECT_TIMEOUT_S)
+            reader, writer = await asyncio.wait_for(self._connected(), CONNECT_TIMEOUT_S)
         except asyncio.TimeoutError:
             raise self._not_connected(TimeoutError("timed out")) from None
         except OSError as error:
@@ -45,9 +45,26 @@ class AsyncDaemonClient(DaemonSocket, AsyncDaemonRpcs):
         except (OSError, http.client.HTTPException) as error:
             raise await asyncio.to_thread(self._broke_off, error) from None
         finally:
-            writer.close()
+            # close() would wait until all is sent, to somebody who may not read.
+            writer.transport.abort()
             with contextlib.suppress(OSError):
                 await writer.wait_closed()
+
+    async def _connected(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        """Raises OSError. asyncio takes a backlog that is full for a connection that is under way."""
+        connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            connection.setblocking(False)
+            while True:
+                try:
+                    connection.connect(self.socket_path)
+                    break
+                except BlockingIOError:
+                    await asyncio.sleep(BACKLOG_POLL_S)
+            return await asyncio.open_unix_connection(sock=connection)
+        except BaseException:
+            connection.close()
+            raise
 
     async def _exchange(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, body: bytes) -> bytes:
         """All that comes until the daemon closes the connection, which it does behind each reply."""

@@ -10,6 +10,7 @@ from .. import _shim
 from ..errors import MediaError, ParameterError
 from ..ftl.media.blockdev import BlockPort
 from ..runtime.reactor import ReactorLoop
+from ..runtime.tasks import to_its_end
 
 TRIM_BLOCKS: Final = 1 << 18
 """In one command: hosts beside it wait no longer for it than for that."""
@@ -65,8 +66,9 @@ class BlockDevice:
         return (await self._io().read(lba, block_count)).tobytes()
 
     async def write(self, lba: int, data: bytes | bytearray | memoryview, *, fua: bool = False) -> None:
-        """data: whole blocks, in one piece of memory, which stay as they are until this returns. fua: they are durable
-        then; else after a flush(). Of a long write that fails, some blocks may be written; a block is never half so.
+        """data: whole blocks, in one piece of memory, which stay as they are until this returns; where it is cancelled,
+        until close(). fua: they are durable then; else after a flush(). Of a long write that fails, some blocks may be
+        written; a block is never half so.
         """
         view = memoryview(data).cast("B")
         if not len(view) or len(view) % self.block_bytes:
@@ -91,7 +93,7 @@ class BlockDevice:
         """Waits for I/O of this object. Idempotent; I/O that comes later raises MediaError."""
         self._closed = True
         if self._port is not None:
-            await self._port.close()
+            await to_its_end(self._port.close())
 
     def _io(self) -> BlockPort:
         if self._closed:

@@ -12,6 +12,7 @@ from ..nvme.host.controller import Controller as HostController
 from ..nvme.host.controller import NamespaceInfo
 from ..nvme.target.allowed_hosts import usable_keys, usable_psk
 from ..runtime.reactor import ReactorLoop
+from ..runtime.tasks import to_its_end
 from .block_device import BlockDevice
 
 StrPath = str | os.PathLike[str]
@@ -34,8 +35,10 @@ class Namespace(BlockDevice):
 
     async def close(self) -> None:
         """Waits for I/O of this object, and closes its queue. Idempotent, and final."""
-        await super().close()
-        await self._controller.close_io_qpair(self._qpair)
+        try:
+            await super().close()
+        finally:
+            await to_its_end(self._controller.close_io_qpair(self._qpair))
 
 
 class Controller:

@@ -18,6 +18,7 @@ from ..ftl.loading import load
 from ..ftl.media import superblock
 from ..ftl.media.blockdev import BlockPort
 from ..ftl.media.signatures import find_foreign
+from ..runtime.tasks import to_its_end
 from .block_device import BlockDevice
 
 if TYPE_CHECKING:
@@ -127,9 +128,11 @@ class FtlDevice(BlockDevice):
         Raises FtlError where what was accepted could not be made durable. It is halted and let go of however it ends.
         """
         async with self._halt_turn:
-            await super().close()
-            if self.state != "halted":
-                await self._ftl.halt()
+            try:
+                await super().close()
+            finally:
+                if self.state != "halted":
+                    await to_its_end(self._ftl.halt())
 
     async def close(self) -> None:
         """As halt()."""

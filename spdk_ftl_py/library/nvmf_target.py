@@ -12,6 +12,7 @@ from ..errors import NotFoundError, ParameterError
 from ..nvme.target.listener import NvmfTarget as Listener
 from ..nvme.target.subsystem import Subsystem
 from ..runtime.reactor import ReactorLoop
+from ..runtime.tasks import to_its_end
 from .block_device import BlockDevice
 from .ftl_device import FtlDevice
 
@@ -90,8 +91,10 @@ class NvmfTarget:
         export = self._exports.pop(nqn, None)
         if export is None:
             raise NotFoundError(f"{nqn} is not exported; exported are: {', '.join(self._exports) or 'none'}")
-        await self._target.remove_subsystem(nqn)
-        await self._target.unlisten(export.traddr, export.trsvcid)
+        try:
+            await to_its_end(self._target.remove_subsystem(nqn))
+        finally:
+            await to_its_end(self._target.unlisten(export.traddr, export.trsvcid))
 
     async def close(self) -> None:
         """Disconnects all hosts. Idempotent; the devices stay."""

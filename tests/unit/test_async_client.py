@@ -133,6 +133,36 @@ async def test_silence_ends_with_an_error(path: Path) -> None:
             await daemon.ftl_get_daemon()
 
 
+async def test_somebody_who_does_not_read_ends_with_an_error_too(path: Path) -> None:
+    """More than the socket takes is on its way."""
+
+    async def serve(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await writer.wait_closed()
+
+    async with served(path, serve) as daemon:
+        daemon.timeout_s = 0.1
+        call = daemon.call("ftl_get_daemon", {"text": "x" * (8 << 20)})
+        with pytest.raises(DaemonError, match=r"no reply within 0.1 s; the call may still take effect"):
+            await asyncio.wait_for(call, 5)
+
+
+async def test_a_full_backlog_is_waited_for(path: Path) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
+        listener.bind(str(path))
+        listener.listen(0)
+        daemon = AsyncDaemonClient(path)
+        daemon.timeout_s = 5
+        calls = [asyncio.ensure_future(daemon.ftl_get_devices()) for _ in range(4)]
+        await asyncio.sleep(0.1)
+        for _ in calls:
+            connection, _ = await asyncio.to_thread(listener.accept)
+            with connection:
+                await asyncio.to_thread(connection.recv, 1 << 16)
+                reply = b'{"jsonrpc": "2.0", "id": 1, "result": []}'
+                connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(reply), reply))
+        assert await asyncio.gather(*calls) == [[]] * 4
+
+
 @pytest.mark.parametrize(
     "reply", [b"", b"HTTP/1.1 200 OK\r\nContent-Le", b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n{}"]
 )
