@@ -143,7 +143,7 @@ async def look_at(
         return _told(bdev, await _find(reactor, media, bdev), None)
     if not bdev.metadata_bytes:
         capacity = zone_capacity or await find_capacity(reactor, media, bdev)
-        if capacity is not None and bdev.block_count >= _ZONES_MIN * zone_size_of(capacity):
+        if capacity is not None and has_zones(bdev, capacity):
             found = await _find(reactor, media, bdev, capacity)
             if found is not None:
                 return _told(bdev, found, capacity)
@@ -161,10 +161,14 @@ async def _find(
         media = emulated(reactor, media, zone_capacity)
     port = BlockPort(reactor, media, name=bdev.name)
     try:
-        zones = await port.zones()
-        return await superblock.find(port, zones) if len(zones) >= _ZONES_MIN else None
+        return await superblock.find(port, await port.zones())
     finally:
         await port.close()
+
+
+def has_zones(bdev: Bdev, capacity: int) -> bool:
+    """Whether there are as many zones of that capacity, emulated, as superblocks take."""
+    return bdev.block_count >= _ZONES_MIN * zone_size_of(capacity)
 
 
 def emulated(reactor: ReactorLoop, media: _shim.BlockDevice, zone_capacity: int) -> _shim.ZonedOverlay:

@@ -8,7 +8,17 @@ from typing import Any, Protocol
 from uuid import UUID, uuid4
 
 from .. import _shim
-from ..errors import BusyError, ExistsError, FtlError, NotFoundError, ParameterError, TargetError, UnsupportedError
+from ..errors import (
+    BusyError,
+    ExistsError,
+    FtlError,
+    MediaError,
+    NotFoundError,
+    ParameterError,
+    PathError,
+    TargetError,
+    UnsupportedError,
+)
 from ..ftl.load.new_uuid import Renumbered, set_uuid
 from ..ftl.media.blockdev import BlockPort
 from ..runtime.reactor import ReactorLoop
@@ -17,7 +27,7 @@ from ..spdk.rpc import TargetRpc
 from .base import DaemonIdentity
 from .config_rpcs import normal_target
 from .device import ManagedDevice
-from .probing import Prober, emulated, find_capacity, foreign_bdevs, why_unfit
+from .probing import Prober, emulated, find_capacity, foreign_bdevs, has_zones, why_unfit
 from .states import DeviceState
 
 log = logging.getLogger(__name__)
@@ -87,8 +97,11 @@ class Scans:
             self._check_needed(uuid, new, bdev)
             if not bdev.zoned:
                 found = capacity or await find_capacity(reactor, media, bdev)
-                if found is None:
-                    raise NotFoundError(f"bdev {bdev.name} holds no FTL: give the base bdev of one")
+                if found is None or not has_zones(bdev, found):
+                    raise NotFoundError(
+                        f"bdev {bdev.name} holds no FTL{'' if found is None else f' in zones of {found} blocks'}: give "
+                        "the base bdev of one, and leave the zone capacity out"
+                    )
                 media = emulated(reactor, media, found)
             port = BlockPort(reactor, media, name=f"bdev {bdev.name}")
             try:
@@ -96,7 +109,14 @@ class Scans:
             finally:
                 await port.close()
 
-        done = await self._prober.visit(rpc, bdev, work)
+        try:
+            done = await self._prober.visit(rpc, bdev, work)
+        except (MediaError, PathError) as error:
+            raise type(error)(
+                f"{error.message}; its uuid may be {new} by now, which `spdk-ftl scan` tells: give the same again with "
+                f"--new-uuid {new}",
+                errno=error.errno,
+            ) from error
         name = done.superblock.content.get("name")
         if done.changed:
             log.info("bdev %s: FTL %s, a copy of %s, has uuid %s now", bdev.name, name, uuid, new)

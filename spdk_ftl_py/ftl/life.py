@@ -74,7 +74,8 @@ class Life:
         return first
 
     def run_out_of_space(self, error: FtlError) -> None:
-        self.failure = error
+        if self.failure is None:
+            self.failure = error
         if self.state is FtlState.RUNNING:
             self.state = FtlState.READ_ONLY
         self.writes_ended.set()

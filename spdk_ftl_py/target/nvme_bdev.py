@@ -398,8 +398,7 @@ class NvmeControllers:
                     await attached.detach()
             raise failed(EIO) from error
         except BaseException:
-            if controller is not None:
-                await to_its_end(controller.close())
+            await to_its_end(self._take_back(attached, controller))
             raise
         finally:
             if attached.state is State.RESETTING:
@@ -410,6 +409,13 @@ class NvmeControllers:
             raise failed(errno.ERANGE)
         attached.supervise()
         return names
+
+    async def _take_back(self, attached: AttachedController, controller: Controller | None) -> None:
+        async with self._lock:
+            await attached.detach()
+        if controller is not None:
+            # One that it had not taken over yet.
+            await controller.close()
 
     async def close(self) -> None:
         for attached in list(self.controllers.values()):

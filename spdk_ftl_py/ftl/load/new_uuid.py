@@ -52,9 +52,11 @@ async def set_uuid(port: BlockPort, uuid: UUID, new: UUID, *, force: bool = Fals
         )
     if found.damage is not None:
         raise MediaError(f"{port.name}: {found.damage}; copy it again, or load it as it is")
-    if was.uuid == new:
+    # Whoever was interrupted between the two has written the first.
+    half = was.clean and was.uuid == new and "checkpoint" not in was.content and was.content.get("nv_cache") is None
+    if was.uuid == new and not half:
         return Renumbered(was, new, changed=False)
-    if not (was.clean or force):
+    if not half and not (was.clean or force):
         raise FtlError(
             f"{port.name} holds FTL {was.content.get('name')!r} ({uuid}) as it was while in use: what its write "
             "buffer, or its nv cache, alone holds is not in this copy; delete the original, which halts it, and copy "
@@ -73,10 +75,10 @@ async def set_uuid(port: BlockPort, uuid: UUID, new: UUID, *, force: bool = Fals
         written=found.used,
     )
     content = {key: value for key, value in was.content.items() if key not in ("format", "checkpoint")}
-    for _ in range(WRITTEN):
+    for _ in range(1 if half else WRITTEN):
         # The checkpoint is of the generation before: the next load reads the bands.
         await writer.write({**content, "nv_cache": None}, clean=was.clean)
-    return Renumbered(was, new, changed=True)
+    return Renumbered(was, new, changed=not half)
 
 
 def _has_cache(superblock: Superblock) -> bool:

@@ -5,7 +5,7 @@ The shim writes batches and summaries (shim/ftl/layout.hpp); this side reads the
 
 from __future__ import annotations
 
-from collections.abc import Container
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 from uuid import UUID
@@ -152,7 +152,7 @@ def parse_record(
     magic: bytes,
     uuid: UUID | None,
     what: str | None = None,
-    versions: Container[int] = (FORMAT_VERSION,),
+    versions: Sequence[int] = (FORMAT_VERSION,),
 ) -> Any | None:
     """The record in a block, or None where it is not ours or does not verify. Of another version it raises
     UnsupportedError where ``what`` names the record; else it is not ours: where data of a host may stand, only the
@@ -167,8 +167,8 @@ def parse_record(
         return None
     if version not in versions:
         raise UnsupportedError(
-            f"{what} has media format version {version}, this software knows {FORMAT_VERSION}: use the release that "
-            "wrote it"
+            f"{what} has media format version {version}, this software knows {' and '.join(map(str, versions))}: use "
+            "the release that wrote it"
         )
     return record
 

@@ -313,6 +313,8 @@ async def find(port: BlockPort, zones: list[Zone], uuid: UUID | None = None) -> 
 
     An older one never counts, whose it ever is: where a copy has got a uuid of its own it is what the copy was made of.
     """
+    if len(zones) < len(SUPERBLOCK_ZONES):
+        return None
     best: Found | None = None
     silent: list[Zone] = []
     for which, index in enumerate(SUPERBLOCK_ZONES):

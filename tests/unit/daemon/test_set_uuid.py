@@ -133,6 +133,12 @@ async def test_what_can_not_be_is_refused_and_leaves_nothing(here: World, tmp_pa
         ({"new_uuid": uuid}, ParameterError, "which it has"),
         ({"base_bdev": "Empty"}, NotFoundError, "bdev Empty holds no FTL"),
         ({"base_bdev": "Empty", "zone_capacity": CAPACITY}, NotFoundError, "bdev Empty holds no FTL"),
+        (
+            {"zone_capacity": BASE_BYTES // 4096},
+            NotFoundError,
+            "holds no FTL in zones of .* leave the zone capacity out",
+        ),
+        ({"zone_capacity": 4294967295}, NotFoundError, "bdev Copy0 holds no FTL in zones of 4294967295 blocks"),
         ({"base_bdev": "Nope"}, NotFoundError, "bdev Nope: no such bdev"),
     ):
         with pytest.raises(error, match=told):
