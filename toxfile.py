@@ -1,6 +1,7 @@
 """tox loads this file by its name. It lets tox find the interpreters that pyenv keeps, which are not on PATH.
 
-It leaves out the smoke test with the interpreter that runs tox: the whole suite runs with that one anyway.
+It leaves out the smoke test with the interpreter that runs tox, unless -e asks for it (TOXENV does not): the whole
+suite runs with that one anyway.
 
 And it tells uv, which installs what the environments need and knows nothing of pip's configuration, where pip looks for
 packages. What is said to uv itself (UV_DEFAULT_INDEX and so on) is left as it is.
@@ -30,6 +31,8 @@ UV_VARIABLES = {
     "trusted-host": ("UV_INSECURE_HOST", " "),
     "cert": ("SSL_CERT_FILE", " "),
 }
+OLDER_VARIABLES = {"UV_DEFAULT_INDEX": "UV_INDEX_URL", "UV_INDEX": "UV_EXTRA_INDEX_URL"}
+"""uv's former names of them, which lose to these."""
 
 
 def pip_options() -> dict[str, list[str]]:
@@ -55,10 +58,11 @@ def is_there(place: str) -> bool:
 for option, values in pip_options().items():
     variable, separator = UV_VARIABLES.get(option, ("", ""))
     places = [value for value in values if is_there(value)]
-    if variable and places:
-        os.environ.setdefault(variable, separator.join(places))
-if "UV_INDEX" in os.environ:
-    # As pip does it: the newest release of all indexes.
-    os.environ.setdefault("UV_INDEX_STRATEGY", "unsafe-best-match")
+    if not variable or not places or variable in os.environ or OLDER_VARIABLES.get(variable, "") in os.environ:
+        continue
+    os.environ[variable] = separator.join(places)
+    if variable == "UV_INDEX":
+        # As pip does it: the newest release of all indexes.
+        os.environ.setdefault("UV_INDEX_STRATEGY", "unsafe-best-match")
 # An interpreter that is not there is skipped, not downloaded.
 os.environ.setdefault("UV_PYTHON_DOWNLOADS", "never")

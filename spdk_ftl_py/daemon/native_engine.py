@@ -15,7 +15,7 @@ from uuid import UUID
 from .. import _shim
 from ..errors import ExistsError, FtlError, NotFoundError, ParameterError, UnsupportedError
 from ..ftl.media.blockdev import BlockPort
-from ..ftl.media.signatures import find_foreign
+from ..ftl.media.signatures import SPDK_FTL, find_foreign
 from ..runtime.reactor import ReactorLoop
 from ..spdk import native_ftl
 from ..spdk.bdevs import Bdev, find_bdev, get_bdev, get_bdevs
@@ -151,9 +151,9 @@ class NativeEngine:
         for role, bdev in (("base", base), ("cache", cache)):
             await self._identity.own_bdevs.require_other(rpc, bdev, role)
             await require_unclaimed(rpc, bdev, f"{role} bdev")
-        if "uuid" not in told and not params.get("force"):
+        if not params.get("force"):
             for role, bdev in (("base", base), ("cache", cache)):
-                await self._check_nobodys(rpc, bdev, f"{role} bdev {bdev.name}")
+                await self._check_whose(rpc, bdev, f"{role} bdev {bdev.name}", loads="uuid" in told)
         answer = await native_ftl.call(rpc, CREATE, told)
         log.info(
             "%s of %s: the target's own FTL, made of %s and %s as asked for by %s",
@@ -188,13 +188,16 @@ class NativeEngine:
             if uuid is not None and str(uuid) in (bdev.uuid.lower(), *(alias.lower() for alias in bdev.aliases)):
                 raise ExistsError(f"uuid {uuid}: bdev {bdev.name} of the SPDK target at {rpc.address} has it already")
 
-    async def _check_nobodys(self, rpc: TargetRpc, bdev: Bdev, what: str) -> None:
-        """Raises ExistsError where there is somebody's data, and others where nobody can tell."""
+    async def _check_whose(self, rpc: TargetRpc, bdev: Bdev, what: str, *, loads: bool) -> None:
+        """Raises ExistsError where there is somebody's data, and others where nobody can tell. loads: SPDK goes by what
+        is on the cache, and would write over whatever is on a base that is not its own."""
         unseen = "or give --force, and nobody looks whose data it erases"
+        if bdev.metadata_bytes and loads:
+            return
         if bdev.metadata_bytes:
             raise UnsupportedError(
                 f"{what} has separate metadata, so its data can't be looked at over NVMe-oF: give --force if nobody "
-                "needs them"
+                "needs them; the base bdev is not looked at then, either"
             )
         try:
             found = await self._identity.prober.visit(
@@ -202,7 +205,9 @@ class NativeEngine:
             )
         except TransportMissingError as error:
             raise TransportMissingError(f"{error.message}; {unseen}") from error
-        if found is not None:
+        if loads and found not in (None, SPDK_FTL):
+            raise ExistsError(f"{what} holds {found}, not the FTL to be loaded: give the bdevs that it was made of")
+        if not loads and found is not None:
             raise ExistsError(f"{what} holds {found}: use another bdev, or give --force to erase it")
 
 

@@ -20,6 +20,7 @@ log = logging.getLogger(__name__)
 KIB: Final = 1024
 SECTOR_BYTES: Final = 512
 MD_MAGIC: Final = (0xA92B4EFC).to_bytes(4, "little")
+SPDK_FTL: Final = "an FTL of SPDK"
 LOG_ZONES: Final = 2
 """btrfs writes its first superblock to zones 0 and 1 in turns."""
 
@@ -45,7 +46,7 @@ SIGNATURES: Final[tuple[Signature, ...]] = (
     _at("the nv cache of an FTL of ours", b"FTLNVCAC", 0, BLOCK_BYTES),
     _at("an SPDK blobstore or lvol store", b"SPDKBLOB", 0),  # lib/blob/blobstore.h
     _at("a base bdev of an SPDK raid", b"SPDKRAID", 0),  # module/bdev/raid/bdev_raid.h
-    _at("an FTL of SPDK", (0x1410_1683_1920_1989).to_bytes(8, "little"), 0),  # lib/ftl/ftl_sb_common.h
+    _at(SPDK_FTL, (0x1410_1683_1920_1989).to_bytes(8, "little"), 0),  # lib/ftl/ftl_sb_common.h
     _at("a LUKS volume", b"LUKS\xba\xbe", 0),
     _at("a LUKS volume", b"SKUL\xba\xbe", *(kib * KIB for kib in (16, 32, 64, 128))),
     _at("an LVM physical volume", b"LABELONE", *(sector * SECTOR_BYTES for sector in range(4))),

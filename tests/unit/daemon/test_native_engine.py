@@ -78,11 +78,10 @@ async def test_the_target_makes_it_and_the_daemon_keeps_nothing_of_it(here: Worl
     assert [method for method, _ in target.called] == ["bdev_ftl_create"]
 
 
-async def test_a_load_looks_at_nothing_and_erases_nothing(here: World) -> None:
+async def test_a_load_erases_nothing(here: World) -> None:
     daemon = await here.start()
     target = await with_ftl(here)
     assert await native(here, daemon, uuid=UUID0) == {"name": "n0", "uuid": UUID0}
-    assert "nvmf_create_subsystem" not in here.line.called
     await daemon.call("bdev_ftl_unload", name="n0", target=here.line.path)
     loaded = {"name": "n0", "base_bdev": "B0", "cache": "C0", "uuid": UUID0, "target": here.line.path}
     assert (await daemon.call("bdev_ftl_load", **loaded, engine="native"))["uuid"] == UUID0
@@ -254,6 +253,10 @@ async def test_an_ftl_of_the_daemon_is_told_by_its_name(here: World, monkeypatch
         await native(here, daemon, base_bdev="M0", cache="M2")
     with pytest.raises(ExistsError, match=f"cache bdev M1 holds the nv cache of FTL {made['uuid']} of the daemon"):
         await native(here, daemon, base_bdev="M2", cache="M1")
+    # Nor is it loaded by the target, which goes by its cache, and would write over the base.
+    for base, cache, told in (("M0", "M2", "base bdev M0 holds an FTL of"), ("M2", "M1", "cache bdev M1 holds the nv")):
+        with pytest.raises(ExistsError, match=rf"{told} .*, not the FTL to be loaded: give the bdevs"):
+            await native(here, daemon, base_bdev=base, cache=cache, uuid=UUID0)
     assert target.called == []
     await daemon.halt()
 
