@@ -12,6 +12,7 @@ from typing import Any, Final, cast
 
 from .client import CHUNK_BYTES, CONNECT_TIMEOUT_S, REPLY_BYTES_MAX, DaemonSocket
 from .rpcs.asynchronous import AsyncDaemonRpcs
+from .time_limit import time_limit
 
 _HTTP: Final = b"HTTP/"
 BACKLOG_POLL_S: Final = 0.01
@@ -31,14 +32,16 @@ class AsyncDaemonClient(DaemonSocket, AsyncDaemonRpcs):
 
     async def _post(self, body: bytes, timeout_s: float) -> bytes:
         try:
-            reader, writer = await asyncio.wait_for(self._connected(), CONNECT_TIMEOUT_S)
+            async with time_limit(CONNECT_TIMEOUT_S):
+                reader, writer = await self._connected()
         except asyncio.TimeoutError:
             raise self._not_connected(TimeoutError("timed out")) from None
         except OSError as error:
             raise self._not_connected(error) from None
         try:
             self._check_server(writer.get_extra_info("socket"))
-            received = await asyncio.wait_for(self._exchange(reader, writer, body), timeout_s)
+            async with time_limit(timeout_s):
+                received = await self._exchange(reader, writer, body)
             return _body_of(received)
         except asyncio.TimeoutError:
             raise self._no_reply(timeout_s) from None

@@ -22,6 +22,7 @@ from ..spdk.bdevs import Bdev, find_bdev, get_bdev, get_bdevs
 from ..spdk.claims import require_unclaimed
 from ..spdk.exports import TransportMissingError
 from ..spdk.rpc import TargetRpc
+from ..time_limit import time_limit
 from .base import DaemonIdentity
 from .config_rpcs import normal_target
 from .device import ManagedDevice
@@ -106,7 +107,8 @@ class NativeEngine:
         rpc = self._identity.rpc(normal_target(target))
         if not insisted:
             try:
-                return await asyncio.wait_for(_own_ftl(rpc, name), LOOK_S) is not None
+                async with time_limit(LOOK_S):
+                    return await _own_ftl(rpc, name) is not None
             except (FtlError, TimeoutError, asyncio.TimeoutError) as error:
                 # What the daemon says of its own is the better answer.
                 log.debug("%s: whether it is the target's own: %s", name, error)

@@ -24,6 +24,7 @@ from ..spdk.bdevs import Bdev, get_bdevs
 from ..spdk.claims import require_unclaimed
 from ..spdk.exports import EXPORT_MODEL, NQN_PREFIX, export_bdev, host_nqn, remove_subsystem, require_tcp_transport
 from ..spdk.rpc import TargetRpc
+from ..time_limit import time_limit
 from .checks import BLOCK_BYTES, zone_size_of
 
 T = TypeVar("T")
@@ -110,7 +111,8 @@ class Prober:
             await require_unclaimed(rpc, bdev, "bdev")
             steps = Steps(f"scan {bdev.name}")
             try:
-                return await asyncio.wait_for(self._visit(rpc, steps, bdev, work), PROBE_S)
+                async with time_limit(PROBE_S):
+                    return await self._visit(rpc, steps, bdev, work)
             except (TimeoutError, asyncio.TimeoutError):
                 raise PathError(f"bdev {bdev.name} does not answer within {PROBE_S:g} s") from None
             finally:

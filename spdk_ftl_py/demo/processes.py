@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from ..errors import FtlError
+from ..time_limit import time_limit
 
 READY_TIMEOUT_S: Final = 20.0
 STOP_TIMEOUT_S: Final = 15.0
@@ -86,7 +87,8 @@ class Child:
                 start_new_session=True,
             )
         try:
-            await asyncio.wait_for(self._wait_ready(self._process), READY_TIMEOUT_S)
+            async with time_limit(READY_TIMEOUT_S):
+                await self._wait_ready(self._process)
         except asyncio.TimeoutError:
             await self.stop()
             raise ChildError(f"{self.name} is not ready after {READY_TIMEOUT_S:g} s{self._said()}") from None
@@ -106,7 +108,8 @@ class Child:
             if self._drain is None:
                 self._drain = asyncio.create_task(self._read_on(process))
             try:
-                await asyncio.wait_for(process.wait(), STOP_TIMEOUT_S)
+                async with time_limit(STOP_TIMEOUT_S):
+                    await process.wait()
             except asyncio.TimeoutError:
                 with contextlib.suppress(ProcessLookupError):
                     process.kill()
@@ -184,7 +187,8 @@ async def run_rpc(*arguments: str, daemon_socket: str) -> str:
         cwd=Path(daemon_socket).parent,
     )
     try:
-        out, err = await asyncio.wait_for(process.communicate(), RPC_TIMEOUT_S)
+        async with time_limit(RPC_TIMEOUT_S):
+            out, err = await process.communicate()
     except BaseException as error:
         with contextlib.suppress(ProcessLookupError):
             process.kill()

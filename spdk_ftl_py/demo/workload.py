@@ -14,6 +14,7 @@ from ..ftl.media.blockdev import BlockPort
 from ..nvme.host.controller import Controller, NamespaceInfo
 from ..nvme.wire import status_text
 from ..runtime.reactor import ReactorLoop, load_ended
+from ..time_limit import time_limit
 from .screen import Phase
 
 HOST_NQN: Final = "nqn.2014-08.org.nvmexpress:uuid:5f1d2c3e-0000-4000-8000-000000000d01"
@@ -127,7 +128,8 @@ class Host:
         done, moved_at = 0, time.monotonic()
         while not self._done.is_set():
             try:
-                await asyncio.wait_for(self._done.wait(), POLL_S)
+                async with time_limit(POLL_S):
+                    await self._done.wait()
             except asyncio.TimeoutError:
                 pass
             now = self._load.progress()

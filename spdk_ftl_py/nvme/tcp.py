@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 from .. import _shim
 from ..errors import ParameterError, PathError, ProtocolError
+from ..time_limit import time_limit
 from . import wire
 from .tls import RECORD_HANDSHAKE, FindPsk, TlsStream, first_byte
 from .wire import FatalError, PduError, PduType
@@ -283,7 +284,8 @@ class Connection:
         room = wire.TERM_REQ_PLEN_MAX - wire.HEADER_BYTES[kind]
         body = wire.TERM_REQ_BODY.pack(error.fes, error.fei)
         try:
-            await asyncio.wait_for(self._terminate(kind, body, error.header[:room]), TERM_REQ_LINGER_S)
+            async with time_limit(TERM_REQ_LINGER_S):
+                await self._terminate(kind, body, error.header[:room])
         except (PathError, OSError, asyncio.TimeoutError):
             pass
         finally:
@@ -292,7 +294,8 @@ class Connection:
     async def finish(self) -> None:
         """Closes; the peer has a moment to read what was sent last."""
         try:
-            await asyncio.wait_for(self._linger(), TERM_REQ_LINGER_S)
+            async with time_limit(TERM_REQ_LINGER_S):
+                await self._linger()
         except (OSError, asyncio.TimeoutError):
             pass
         finally:

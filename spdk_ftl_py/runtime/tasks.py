@@ -20,7 +20,8 @@ IMPATIENT_S = 30.0
 async def end_tasks(tasks: Iterable[asyncio.Task[Any]]) -> None:
     """Cancels them and returns when all have ended, however they ended; cancelling the caller does not end that.
 
-    More than once where needed: before Python 3.12, wait_for() loses a cancellation that comes as its result does.
+    More than once where needed: before Python 3.12, asyncio.wait_for(), which libraries use, loses a cancellation that
+    comes together with its result.
     """
     remaining = {task for task in tasks if not task.done()}
     cancelled = False

@@ -16,6 +16,7 @@ from typing import Any, Final
 from ..access.peers import Trust, peer_of
 from ..access.users import own_uid, show_user
 from ..errors import TargetError
+from ..time_limit import time_limit
 
 REPLY_BYTES_MAX: Final = 64 << 20
 MESSAGE_MAX: Final = 1024
@@ -63,7 +64,8 @@ class TargetRpc:
             request["params"] = dict(params)
         async with self._slots:
             try:
-                reply = await asyncio.wait_for(self._exchange(json.dumps(request).encode(), method), timeout_s)
+                async with time_limit(timeout_s):
+                    reply = await self._exchange(json.dumps(request).encode(), method)
             except (TimeoutError, asyncio.TimeoutError):
                 raise TargetError(
                     f"{self._who}: no reply to {method} within {timeout_s:g} s", errno=errno.ETIMEDOUT
@@ -102,7 +104,8 @@ class TargetRpc:
                 opening = asyncio.open_unix_connection(self.address)
             else:
                 opening = asyncio.open_connection(self.host, int(self.address.rpartition(":")[2]))
-            reader, writer = await asyncio.wait_for(opening, CONNECT_TIMEOUT_S)
+            async with time_limit(CONNECT_TIMEOUT_S):
+                reader, writer = await opening
         except (OSError, OverflowError, asyncio.TimeoutError) as error:
             reason = getattr(error, "strerror", None) or str(error) or "no answer"
             if isinstance(error, PermissionError):

@@ -16,6 +16,7 @@ from uuid import UUID, uuid4
 
 from .. import _shim
 from ..errors import ClaimedError, ExistsError, NotFoundError
+from ..time_limit import time_limit
 
 logger = logging.getLogger(__name__)
 
@@ -197,7 +198,8 @@ class BdevLayer:
             arrival: asyncio.Future[None] = loop.create_future()
             self._arrivals.add(arrival)
             try:
-                await asyncio.wait_for(arrival, deadline - loop.time())
+                async with time_limit(deadline - loop.time()):
+                    await arrival
             except asyncio.TimeoutError:
                 raise NotFoundError("Connection timed out", errno=errno.ETIMEDOUT) from None
             finally:

@@ -21,7 +21,7 @@ PACKAGE: Final = Path(__file__).resolve().parents[2] / "spdk_ftl_py"
 CHECKOUT: Final = PACKAGE.parent
 ROOT_NAME: Final = spdk_ftl_py.__name__
 
-BASE: Final = {"version", "errors", "text"}
+BASE: Final = {"version", "errors", "text", "time_limit"}
 CONTROL: Final = {*BASE, "_shim", "access", "runtime"}
 CONF: Final = {"conf", "ignored_settings"}
 NVME: Final = {"nvme", "nvme/auth", "nvme/host", "nvme/target"}
@@ -31,6 +31,7 @@ ROOMS: Rooms = {
     "version": set(),
     "errors": set(),
     "text": set(),
+    "time_limit": set(),
     "_shim": set(),
     "ignored_settings": set(),
     "conf": {*BASE, "ignored_settings"},
@@ -54,7 +55,7 @@ ROOMS: Rooms = {
     "results": set(),
     "rpcs": {"results"},
     "client": {*BASE, "access", "checked_session", "rpcs"},
-    "async_client": {"client", "rpcs"},
+    "async_client": {"client", "rpcs", "time_limit"},
     "library": {*CONTROL, "conf", "results", *NVME, *FTL},
     "daemon": {*CONTROL, "usage", *CONF, "agreement", "schema", "strict_json", *NVME, *FTL, "spdk", "client"},
     "target": {*CONTROL, "usage", *NVME},

@@ -25,6 +25,7 @@ from ... import _shim
 from ...errors import FtlError
 from ...nvme.wire import status_text
 from ...runtime.tasks import end_tasks, to_its_end
+from ...time_limit import time_limit
 from ..media.band import BAND_ROW, CLOSED, CLOSING, FAULTED, MOVING, OPEN, SHIM_STATES, Bands
 
 log = logging.getLogger(__name__)
@@ -292,7 +293,8 @@ class Scrub:
                 await to_its_end(self._save())
                 save_in_s = self._save_in_s()
             with contextlib.suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(self._woken.wait(), delay_s if save_in_s is None else min(delay_s, save_in_s))
+                async with time_limit(delay_s if save_in_s is None else min(delay_s, save_in_s)):
+                    await self._woken.wait()
             self._woken.clear()
 
     def _pump(self) -> float:

@@ -8,6 +8,7 @@ base would like to have reset. What follows from it is the band manager's, as fo
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -16,6 +17,7 @@ from typing import Any, Final
 from ... import _shim
 from ...errors import FtlError
 from ...nvme.wire import Status
+from ...time_limit import time_limit
 from ..media.band import CLOSED, FAULTED, Bands
 from ..media.blockdev import ZONES_PER_REPORT, BlockPort
 from ..media.geometry import SUPERBLOCK_ZONES, Geometry
@@ -123,12 +125,9 @@ class ZoneWatch:
         loop = asyncio.get_running_loop()
         first, due = 0, loop.time() + self._piece_s
         while True:
-            # Not wait_for(): until Python 3.12 it may lose a stop() that comes together with an event.
-            timer = loop.call_at(due, self._woken.set)
-            try:
-                await self._woken.wait()
-            finally:
-                timer.cancel()
+            with contextlib.suppress(asyncio.TimeoutError):
+                async with time_limit(due - loop.time()):
+                    await self._woken.wait()
             self._woken.clear()
             if self._changed:
                 await self._look_at_changed()

@@ -18,6 +18,7 @@ from ... import _shim
 from ...errors import FtlError, ParameterError, PathError, ProtocolError, UnsupportedError
 from ...runtime.reactor import ReactorLoop
 from ...runtime.tasks import to_its_end
+from ...time_limit import time_limit
 from .. import identify, logs, wire
 from ..auth.key import HostKeys
 from ..auth.psk import PskSource, TlsPsk
@@ -190,7 +191,8 @@ class Controller:
         check_nqn(hostnqn, "host NQN")
         self = cls(traddr, trsvcid, subnqn, hostnqn, hostid or uuid4(), timeout_s, keys, policy, psk)
         try:
-            await asyncio.wait_for(self._connect(header_digest, data_digest, kato_ms), timeout_s)
+            async with time_limit(timeout_s):
+                await self._connect(header_digest, data_digest, kato_ms)
         except asyncio.TimeoutError:
             await to_its_end(self._tear_down("timed out"))
             raise PathError(f"{subnqn} at {traddr}:{trsvcid} did not answer within {timeout_s} s") from None
@@ -328,7 +330,8 @@ class Controller:
         if self._queue is None:
             raise PathError(f"{self.subnqn} is not connected")
         try:
-            cqe, received = await asyncio.wait_for(self._queue.submit(sqe, data, receive_bytes), self._timeout_s)
+            async with time_limit(self._timeout_s):
+                cqe, received = await self._queue.submit(sqe, data, receive_bytes)
         except asyncio.TimeoutError:
             error = PathError(f"{self.subnqn}: {what or hex(sqe.opcode)} had no answer within {self._timeout_s} s")
             self._lose(error)
@@ -449,9 +452,8 @@ class Controller:
                 self._io_queues_granted = min(granted & 0xFFFF, granted >> 16) + 1
             qid = self._free_qid()
             try:
-                return await asyncio.wait_for(
-                    self._open_io_qpair(reactor, namespace, qid, queue_depth, io_timeout_s), self._timeout_s
-                )
+                async with time_limit(self._timeout_s):
+                    return await self._open_io_qpair(reactor, namespace, qid, queue_depth, io_timeout_s)
             except asyncio.TimeoutError:
                 raise PathError(
                     f"{self.subnqn}: I/O queue {qid} was not connected within {self._timeout_s} s"
@@ -678,7 +680,8 @@ class Controller:
         await self._close_io_qpairs()
         if not self.lost.is_set():
             with contextlib.suppress(FtlError, asyncio.TimeoutError):
-                await asyncio.wait_for(self._shut_down(), min(self._timeout_s, SHUTDOWN_TIMEOUT_S))
+                async with time_limit(min(self._timeout_s, SHUTDOWN_TIMEOUT_S)):
+                    await self._shut_down()
         await self._tear_down("closed")
 
     async def _shut_down(self) -> None:

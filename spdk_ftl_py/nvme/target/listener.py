@@ -293,7 +293,7 @@ class NvmfTarget:
         assert task is not None
         deadline = loop.time() + self.peers.handshake_s
         try:
-            # Not wait_for(): a time-out that comes as the controller does must not lose the controller.
+            # Not time_limit(): a time-out that comes together with the controller must not lose the controller.
             timer = loop.call_at(deadline, task.cancel)
             try:
                 controller = await self._open(connection, address)

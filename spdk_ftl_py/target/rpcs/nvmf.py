@@ -12,6 +12,7 @@ from ...errors import ExistsError, FtlError, NotFoundError, ParameterError
 from ...nvme import wire
 from ...nvme.nqn import check_nqn
 from ...nvme.target.subsystem import Subsystem
+from ...time_limit import time_limit
 from .. import decode
 from ..decode import Fields, Params
 from ..jsonrpc import RpcError
@@ -288,7 +289,8 @@ async def nvmf_subsystem_remove_host(target: TargetState, params: Params) -> boo
     removal = export.subsystem.remove_host(host)
     timeout_ms = params.get("timeout_ms")
     try:
-        await asyncio.wait_for(removal, None if not timeout_ms else timeout_ms / 1000)
+        async with time_limit(None if not timeout_ms else timeout_ms / 1000):
+            await removal
     except (asyncio.TimeoutError, NotFoundError):
         raise RpcError(-32603, "Internal error") from None
     return True
