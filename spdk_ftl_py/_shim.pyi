@@ -288,6 +288,10 @@ class EmulatedMedia(BlockDevice):
         """Completes outstanding I/O in a seeded random order (None: in order of submission)."""
 
     @property
+    def flushes_at_once(self) -> int:
+        """The most that were outstanding, at any time so far, at the same time."""
+
+    @property
     def operations(self) -> int:
         """I/Os completed so far; the crash machine counts on it."""
 
@@ -680,6 +684,10 @@ class FtlCore(BlockDevice):
 
     def drain(self) -> int:
         """Everything accepted so far to media and flushed; then EV_DRAINED with this ticket and the flush's status."""
+
+    def flush_base(self) -> int:
+        """A flush of what the base has by now; then EV_DRAINED with this ticket and the flush's status. Whatever else
+        writes to the base of a core flushes it so: one flush at a time, and the core knows of each that fails."""
 
     def fail(self, status: int) -> None:
         """Fails every outstanding and future I/O. For a base that went away."""

@@ -556,6 +556,12 @@ void bind_core(nb::module_ &m) {
                  on_reactor(core, [&] { ticket = core.drain(); });
                  return ticket;
              })
+        .def("flush_base",
+             [](FtlCore &core) {
+                 uint64_t ticket = 0;
+                 on_reactor(core, [&] { ticket = core.flush_base(); });
+                 return ticket;
+             })
         .def(
             "fail", [](FtlCore &core, Status status) { on_reactor(core, [&] { core.fail(status); }); },
             nb::arg("status"))

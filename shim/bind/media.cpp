@@ -176,6 +176,7 @@ void bind_media(nb::module_ &m) {
         .def("power_on", &EmulatedMedia::power_on, unlocked())
         .def("grow", &EmulatedMedia::grow, unlocked())
         .def("set_schedule", &EmulatedMedia::set_schedule, nb::arg("seed").none(), unlocked())
+        .def_prop_ro("flushes_at_once", &EmulatedMedia::flushes_at_once, unlocked())
         .def_prop_ro("operations", &EmulatedMedia::operations, unlocked())
         .def("cut_power_at", &EmulatedMedia::cut_power_at, nb::arg("operation"), nb::arg("seed"), unlocked());
 

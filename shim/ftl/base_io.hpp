@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// I/Os to the base or the nv cache that are sent again: those that were answered with "busy", and those whose sender
-// wants a second answer.
+// I/Os to the base or the nv cache that are not sent at once: those that were answered with "busy", those whose sender
+// wants a second answer, and flushes while another one is in flight.
 #pragma once
 
 #include <algorithm>
@@ -20,6 +20,33 @@ struct BaseIo : Io {
     uint64_t busy_since_ns = 0;  // 0: its last answer was not "busy"
     uint64_t delay_ns = 0;       // before it was sent last
     uint64_t due_ns = 0;         // while it is kept
+};
+
+// One flush at a time. One that fails may take with it what the device's volatile cache held (ErrorClass::doubt), and
+// the next one succeeds. If both were in flight, that success could be told first, and would be believed.
+class FlushTurn {
+public:
+    // False: the flush waits until others have ended.
+    bool take(BaseIo &io) noexcept {
+        if (taken_) {
+            waiting_.push(io);
+            return false;
+        }
+        taken_ = true;
+        return true;
+    }
+    // A flush has ended. The next one, which has the turn and is to be sent; null: nobody waits.
+    BaseIo *pass_on() noexcept {
+        auto *next = static_cast<BaseIo *>(waiting_.pop());
+        taken_ = next != nullptr;
+        return next;
+    }
+    // None of those that wait is sent any more; null when there is none left.
+    BaseIo *drop() noexcept { return static_cast<BaseIo *>(waiting_.pop()); }
+
+private:
+    IoList waiting_;
+    bool taken_ = false;
 };
 
 class BusyIos {

@@ -78,6 +78,8 @@ public:
     void fail_writes(Status status) noexcept;
     void refuse_writes() noexcept;
     uint64_t drain();
+    // Of what the base has by now: it waits for nothing that is accepted.
+    uint64_t flush_base();
     void fail(Status status) noexcept;
     // No more I/O from now on.
     void close() noexcept;
@@ -154,6 +156,7 @@ private:
     void zone_was_reset(uint32_t band, Status status) noexcept;
     uint32_t complete_done() noexcept;
     void end_everything() noexcept;
+    Drain &free_drain();
     void detach_when_done() noexcept;
     void give_back(Io &io) noexcept;
     const Band &checked_band(uint32_t band, const char *order) const;

@@ -261,15 +261,30 @@ bool FtlCore::close_zone(uint32_t band, uint32_t punit) {
     return its.state == BandState::open && state_.failed == status::ok && writer_.close_zone(band, punit);
 }
 
-uint64_t FtlCore::drain() {
+FtlCore::Drain &FtlCore::free_drain() {
     const auto drain = std::find_if(drains_.begin(), drains_.end(), [](const Drain &each) { return each.ticket == 0; });
     if (drain == drains_.end()) {
-        throw std::runtime_error("drain: " + std::to_string(kDrainsMax) + " drains are under way already");
+        throw std::runtime_error(std::to_string(kDrainsMax) + " drains and flushes are under way already");
     }
+    return *drain;
+}
+
+uint64_t FtlCore::drain() {
+    Drain &drain = free_drain();
     const uint64_t ticket = next_ticket_++;
     if (state_.failed == status::ok) {
-        drain->ticket = ticket;
-        flush(drain->io, true);
+        drain.ticket = ticket;
+        flush(drain.io, true);
+    }
+    return ticket;
+}
+
+uint64_t FtlCore::flush_base() {
+    Drain &drain = free_drain();
+    const uint64_t ticket = next_ticket_++;
+    if (state_.failed == status::ok) {
+        drain.ticket = ticket;
+        to_flush_.push(drain.io);
     }
     return ticket;
 }

@@ -178,6 +178,18 @@ void CoreState::forget_scrubbed(uint64_t address) noexcept {
 
 Answer CoreState::came_back(BaseIo &io, uint64_t patience_ns) noexcept {
     --base_outstanding;
+    const bool flushed = io.op == Op::flush;
+    const Answer answer = judge(io, patience_ns);
+    if (flushed && failed == status::ok) {
+        // Of a core that has failed, drop_busy() drops those that wait.
+        if (BaseIo *next = flush_turn.pass_on()) {
+            send_base(*next);
+        }
+    }
+    return answer;
+}
+
+Answer CoreState::judge(BaseIo &io, uint64_t patience_ns) noexcept {
     if (failed == status::namespace_not_ready && error_class(io.op, io.status, io.do_not_retry) == ErrorClass::doubt) {
         failed = io.status;  // it was closed, which must not hide what its closing must not call clean
     }
@@ -275,10 +287,16 @@ Answer CoreState::read_came_back(BaseIo &io, Probe &probe, Patience &patience, b
 }
 
 void CoreState::drop_busy() noexcept {
-    while (BaseIo *io = busy_ios.drop()) {
+    const auto give_back = [this](BaseIo &io) {
         ++base_outstanding;  // came_back() takes it off again
-        io->status = failed;
-        io->complete(*io);
+        io.status = failed;
+        io.complete(io);
+    };
+    while (BaseIo *io = busy_ios.drop()) {
+        give_back(*io);
+    }
+    while (BaseIo *io = flush_turn.drop()) {
+        give_back(*io);
     }
 }
 

@@ -187,6 +187,12 @@ public:
 
     // --- base I/O
     void submit_base(BaseIo &io) noexcept {
+        if (io.op == Op::flush && !MUTATED(flushes_overlap) && !flush_turn.take(io)) [[unlikely]] {
+            return;
+        }
+        send_base(io);
+    }
+    void send_base(BaseIo &io) noexcept {
         ++base_outstanding;
         io.status = status::ok;
         io.do_not_retry = false;
@@ -194,6 +200,7 @@ public:
     }
     // Every completion of a base I/O comes here first.
     Answer came_back(BaseIo &io, uint64_t patience_ns) noexcept;
+    Answer judge(BaseIo &io, uint64_t patience_ns) noexcept;  // its part
     // As that, for a read. verdict: what the answer says of its block is believed; so, of a base that says that it is
     // busy, only once that has read one of the first blocks of its first zones, where superblocks are, and behind that
     // still not this one. A base that reads neither has failed; fails = false: it is only told (Probe::refused). The
@@ -255,6 +262,7 @@ public:
     uint64_t wanted_epoch = 0;  // somebody waits for it: short batches are due
     uint64_t forced_epoch = 0;  // a reset or drain waits for it: the user's share does not matter
     BusyIos busy_ios;
+    FlushTurn flush_turn;
     uint64_t written_ns = 0;  // when the base took a write last
     uint64_t read_ns = 0;     // when the base last read something
     uint32_t base_outstanding = 0;

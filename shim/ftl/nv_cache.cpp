@@ -306,6 +306,13 @@ void NvCache::submit(Request &request, uint64_t position, uint32_t block_count, 
 }
 
 void NvCache::send(BaseIo &io) noexcept {
+    if (io.op == Op::flush && !MUTATED(flushes_overlap) && !flush_turn_.take(io)) {
+        return;
+    }
+    send_now(io);
+}
+
+void NvCache::send_now(BaseIo &io) noexcept {
     io.status = status::ok;
     io.do_not_retry = false;
     ++outstanding_;
@@ -316,8 +323,16 @@ void NvCache::send(BaseIo &io) noexcept {
 bool NvCache::came_back(BaseIo &io, uint64_t patience_ns) noexcept {
     --outstanding_;
     patience_ns = MUTATED(busy_cache_given_up) ? 0 : patience_ns;
-    if (cache_state_ == State::active && state_.failed == status::ok && error_class(io) == ErrorClass::busy &&
-        busy_ios_.keep(io, state_.reactor->now_ns(), patience_ns)) {
+    const bool lives = cache_state_ == State::active && state_.failed == status::ok;
+    const bool kept =
+        lives && error_class(io) == ErrorClass::busy && busy_ios_.keep(io, state_.reactor->now_ns(), patience_ns);
+    if (io.op == Op::flush && lives && (kept || io.status == status::ok)) {
+        // Behind one that failed there is no other: the cache is given up.
+        if (BaseIo *next = flush_turn_.pass_on()) {
+            send_now(*next);
+        }
+    }
+    if (kept) {
         ++stats_.busy_answers;
         return false;
     }
@@ -326,6 +341,9 @@ bool NvCache::came_back(BaseIo &io, uint64_t patience_ns) noexcept {
 }
 
 void NvCache::drop_busy() noexcept {
+    while (flush_turn_.drop() != nullptr) {
+        // Its own: of the ring, of the header.
+    }
     while (BaseIo *io = busy_ios_.drop()) {
         if (io->op == Op::read) {
             // Of somebody who waits for its answer.

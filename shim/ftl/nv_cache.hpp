@@ -207,6 +207,7 @@ private:
     void flush_if_due() noexcept;
     void fail(Status status) noexcept;
     void send(BaseIo &io) noexcept;
+    void send_now(BaseIo &io) noexcept;
     [[nodiscard]] bool came_back(BaseIo &io, uint64_t patience_ns = kBusyPatienceNs) noexcept;
     void drop_busy() noexcept;
     void to_base(uint32_t slot) noexcept { state_.buffer.fifo.push_back(state_.buffer.next.data(), slot); }
@@ -257,6 +258,7 @@ private:
     BaseIo header_io_;
     BaseIo flush_io_;
     BusyIos busy_ios_;
+    FlushTurn flush_turn_;
     NvCacheStats stats_;
 };
 

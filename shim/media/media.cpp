@@ -184,6 +184,9 @@ void EmulatedMedia::open_zones_file(const MediaConfig &config) {
 void EmulatedMedia::submit(Io &io) noexcept {
     io.device_data[kPresetStatus] = status::ok;
     io.device_data[kPresetFlags] = 0;
+    if (io.op == Op::flush) {
+        flushes_at_once_ = std::max(flushes_at_once_, ++flushes_);
+    }
     incoming_.push(io);
 }
 
@@ -259,6 +262,9 @@ void EmulatedMedia::finish(Io &io) noexcept {
     const auto preset = static_cast<Status>(io.device_data[kPresetStatus]);
     const uint64_t flags = io.device_data[kPresetFlags];
     io.do_not_retry = false;
+    if (io.op == Op::flush) {
+        --flushes_;
+    }
     if (!powered_) {
         io.status = status::power_loss;
     } else {
@@ -720,6 +726,12 @@ void EmulatedMedia::cut_power_at(uint64_t operation, uint64_t seed) {
         cut_at_operation_ = operation;
         cut_seed_ = seed;
     });
+}
+
+uint32_t EmulatedMedia::flushes_at_once() {
+    uint32_t result = 0;
+    registration_.reactor().call([&] { result = flushes_at_once_; });
+    return result;
 }
 
 uint64_t EmulatedMedia::operations() {

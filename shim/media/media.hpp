@@ -76,6 +76,8 @@ public:
     void set_schedule(std::optional<uint64_t> seed);
     void cut_power_at(uint64_t operation, uint64_t seed);
     [[nodiscard]] uint64_t operations();
+    // The most that were outstanding at the same time.
+    [[nodiscard]] uint32_t flushes_at_once();
 
 private:
     struct Durable {  // of a zone, as of the last flush
@@ -129,6 +131,8 @@ private:
     uint64_t delayed_until_ns_ = 0;
     bool powered_ = true;
     uint64_t operations_ = 0;
+    uint32_t flushes_ = 0;  // outstanding
+    uint32_t flushes_at_once_ = 0;
     uint64_t cut_at_operation_ = 0;  // 0: never
     uint64_t cut_seed_ = 0;
     std::optional<Prng> schedule_;

@@ -102,6 +102,7 @@ class FtlDevice:
         self._reactor = reactor
         self._port = port
         self._superblock = superblock
+        self._superblock.flush = self._flush_base
         self._superblock_turn = asyncio.Lock()
         self._spares = SpareZones(name, geometry, port)
         self._bands = Bands(geometry)
@@ -267,12 +268,27 @@ class FtlDevice:
 
     async def _drain_once(self) -> int | None:
         """None: its answer may have been dropped, or there will be none."""
-        ticket = self.core.drain()
+        return await self._flushed(self.core.drain(), self.life.writes_ended)
+
+    async def _flush_base(self) -> None:
+        """As port.flush(), while the core works on the base: a flush beside those of the core could take what it has
+        written with it, and the core's next one would succeed. Raises MediaError and FlushDoubtError."""
+        status: int | None = None
+        while status is None:
+            status = await self._flushed(self.core.flush_base(), self.life.failed)
+            if self.life.failed.is_set() and self.failure is not None:
+                raise self.failure
+        if status:
+            raise MediaError(f"{self.name}: the base device can't flush: {status_text(status)}", status=status)
+
+    async def _flushed(self, ticket: int, over: asyncio.Event) -> int | None:
+        """The status of what the core was asked for. None: its answer may have been dropped, or there will be none,
+        since the event has come."""
         if ticket in self._drains_done:
             return self._drains_done[ticket]
         drained: asyncio.Future[int | None] = asyncio.get_running_loop().create_future()
         self._drained[ticket] = drained
-        ended = asyncio.ensure_future(self.life.writes_ended.wait())
+        ended = asyncio.ensure_future(over.wait())
         try:
             waits: list[asyncio.Future[Any]] = [drained, ended]
             await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
@@ -285,6 +301,7 @@ class FtlDevice:
         self._manager.stop()
         await self._close_core()
         self._raise_what_failed()
+        self._superblock.flush = self._port.flush
         await self.cache.finish()
         if self.no_data:
             return

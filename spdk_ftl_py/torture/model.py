@@ -25,7 +25,7 @@ class Violation:
 
     kind: str
     """lost, older, garbage, resurrected, untold, read_error, refused, wedged, io_error, damaged, read_only,
-    given_up, unnoticed, identity."""
+    given_up, unnoticed, identity, overlap."""
     lba: int
     detail: str
 

@@ -557,6 +557,9 @@ class World:
         failure = self._device.failure
         if failure is not None and failure.errno == errno.ENOSPC and not self._out_of_space_rightly():
             self._violated(Violation("read_only", -1, failure.message))
+        if any(media.flushes_at_once > 1 for media in self._drives()):
+            told = "a drive had two flushes at once: of one that fails, the other may hide what it has cost"
+            self._violated(Violation("overlap", -1, told))
         if self._device.lost_blocks > len(self._rotten):
             self._violated(Violation("damaged", -1, f"{self._device.lost_blocks} blocks lost on media without faults"))
 

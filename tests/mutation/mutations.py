@@ -192,6 +192,14 @@ MUTATIONS = (
         setting=DOUBTS,
         world=0,
     ),
+    Mutation("flushes_overlap", "the core sends a flush while another one is in flight", ("--faults",), world=0),
+    Mutation(
+        "superblock_flushes_beside",
+        "a superblock is flushed beside the core, which knows of a flush that failed too late",
+        ("--faults",),
+        edits=(("ftl/device.py", "self._superblock.flush = self._flush_base", "self._superblock.flush = port.flush"),),
+        world=0,
+    ),
     Mutation(
         "final_flush_told",
         "a flush that failed for good is told to who waits for it, and no more",

@@ -8,7 +8,7 @@ import errno
 import json
 import logging
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 from uuid import UUID
@@ -199,6 +199,8 @@ class SuperblockWriter:
         """media_uuid: as Superblock tells it. zone and written: where the newest superblock ends. The other zone may
         hold anything."""
         self.media_uuid: Final = media_uuid or uuid
+        self.flush: Callable[[], Awaitable[None]] = port.flush
+        """Makes durable what is written. Of a base that a core works on: as that flushes it."""
         self._port = port
         self._geometry = geometry
         self._uuid = uuid
@@ -283,7 +285,7 @@ class SuperblockWriter:
         step = max(1, self._port.device.max_io_blocks)
         for first in range(0, len(blocks), step):
             await self._port.write(start + first, blocks[first : first + step].reshape(-1))
-        await self._port.flush()
+        await self.flush()
         self._offsets[zone] = offset + len(blocks)
         self._zone = self._newest = zone
         self.generation += 1

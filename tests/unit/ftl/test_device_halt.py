@@ -126,8 +126,11 @@ async def test_what_is_acknowledged_while_the_device_is_halted_is_there_after_th
     assert missing == []
 
 
-async def test_a_trim_that_was_half_marked_when_the_halt_began_is_whole_after_the_load(reactor: ReactorLoop) -> None:
-    """Marking it goes on: what is acknowledged behind the drain has to be durable, too."""
+@pytest.mark.parametrize("goes_on", [True, False])
+async def test_a_trim_that_was_half_marked_when_the_halt_began_is_whole_after_the_load_or_refused(
+    goes_on: bool, reactor: ReactorLoop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Marking it goes on until writes are refused: what is acknowledged meanwhile has to be durable, too."""
     async with ftl_rig(reactor, zones=70, zone_size=1024, zone_capacity=1000) as rig:
         last = rig.device.block_count - 1
         for lba in (0, last):
@@ -135,10 +138,20 @@ async def test_a_trim_that_was_half_marked_when_the_halt_began_is_whole_after_th
         trim = asyncio.ensure_future(rig.port.deallocate(0, rig.device.block_count))
         await rig.until(lambda: int(rig.device.core.l2p(0, 1)[0]) >> 62 == L2P_TRIMMED)
         assert int(rig.device.core.l2p(last, 1)[0]) >> 62 != L2P_TRIMMED
-        await asyncio.gather(rig.device.halt(), trim)
+        if goes_on:
+            scrub_ended = rig.device.scrub.ended
+
+            async def ended() -> None:
+                await asyncio.wait({trim})
+                await scrub_ended()
+
+            monkeypatch.setattr(rig.device.scrub, "ended", ended)
+        halted, trimmed = await asyncio.gather(rig.device.halt(), trim, return_exceptions=True)
+        assert halted is None
+        assert trimmed is None if goes_on else isinstance(trimmed, MediaError)
         device = await loading.load(reactor, rig.media, name="ftl0", uuid=rig.device.uuid)
         port = BlockPort(reactor, device.core, name="again")
-        for lba in (0, last):
-            assert not (await port.read(lba, 1)).any()
+        assert not (await port.read(0, 1)).any()
+        assert (await port.read(last, 1)).any() != goes_on
         await port.close()
         await device.halt()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
@@ -70,6 +71,33 @@ async def test_the_flush_behind_a_superblock_is_one_like_any_other(rig: RestoreR
     assert isinstance(rig.device.failure, FlushDoubtError)
     with pytest.raises(FtlError):
         await rig.port.flush()
+
+
+@pytest.mark.parametrize("turns", range(4))
+async def test_no_flush_of_the_core_is_believed_beside_one_of_a_superblock_that_fails(
+    turns: int, tmp_path: Path, make_rig: MakeRestoreRig
+) -> None:
+    """The superblock's flush takes with it what the core has on media, and the core's own, a moment later, succeeds."""
+    rig = await make_rig(buffer_dir=tmp_path)
+    await rig.create()
+    await rig.port.write(1, content(1, 1))
+    await rig.port.flush()
+    await rig.port.write(2, content(2, 1))
+    for _ in range(50):
+        await asyncio.sleep(0)  # it lands
+    rig.base.inject_fault(op=_shim.OP_FLUSH, status=INTERNAL_ERROR, drops_cache=True, times=1)
+    writing = asyncio.ensure_future(rig.device.write_superblock(clean=False))
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    flushing = asyncio.ensure_future(rig.port.flush())
+    written, flushed = await asyncio.gather(writing, flushing, return_exceptions=True)
+    assert isinstance(rig.device.failure, FlushDoubtError)
+    assert written is None or isinstance(written, FlushDoubtError)
+    assert isinstance(flushed, FtlError)
+    assert rig.base.flushes_at_once == 1
+    await rig.crash()
+    await rig.load()
+    assert (await rig.versions())[1:3] == [1, 1]
 
 
 async def test_a_halt_whose_last_flush_is_in_doubt_leaves_the_write_buffer(
