@@ -113,7 +113,7 @@ def given_settings(params: Mapping[str, Any]) -> dict[str, Any]:
         if part and whole in _PARTS:
             values.setdefault(whole, {})[part] = value
         elif name not in IGNORED:
-            values[name] = value
+            values[name] = dict(value) if isinstance(value, Mapping) else value
     for name, setting in (
         ("overprovisioning", "lba_rsvd"),
         ("allow_open_bands", "allow_open_bands"),

@@ -163,6 +163,13 @@ def test_rpc_parameters_become_settings() -> None:
     assert conf.limits["start"] == FtlConf().limits["start"]
 
 
+def test_what_is_given_stays_as_the_caller_has_it() -> None:
+    conf = {"nv_cache": {"max_request_cnt": 8}, "nv_cache.max_request_size": 9}
+    told = given_settings({"conf": conf})
+    assert told == {"nv_cache": {"max_request_cnt": 8, "max_request_size": 9}}
+    assert conf == {"nv_cache": {"max_request_cnt": 8}, "nv_cache.max_request_size": 9}
+
+
 def test_parts_of_nv_cache_are_given_by_names_of_their_own() -> None:
     conf = FtlConf.from_params({"conf": {"nv_cache.max_request_cnt": 3, "nv_cache.max_request_size": 5}})
     assert conf.nv_cache == NvCacheConf(3, 5)
