@@ -75,3 +75,9 @@ async def make_core(
             "make room there, give the daemon another --buffer-dir, or the FTL a smaller write_buffer_size",
             errno=error.errno,
         ) from error
+
+
+def close_core(reactor: ReactorLoop, core: _shim.FtlCore) -> None:
+    """Of a device that never began to serve."""
+    reactor.unsubscribe(core.id)
+    core.close()

@@ -369,9 +369,9 @@ MUTATIONS = (
         edits=(
             (
                 "ftl/loading.py",
-                "        for _ in range(2 if grown else 1):\n",
-                "        if files is not None:\n            files.remove(but=incarnation)\n"
-                "        for _ in range(2 if grown else 1):\n",
+                "    for _ in range(2 if grown else 1):\n",
+                "    if files is not None:\n        files.remove(but=incarnation)\n"
+                "    for _ in range(2 if grown else 1):\n",
             ),
         ),
         world=0,
