@@ -1,4 +1,4 @@
-"""The shim's FtlCore for a conf and geometry."""
+"""The shim's FtlCore for a conf and geometry: how it is made, and how it is closed."""
 
 from __future__ import annotations
 
@@ -6,15 +6,19 @@ import asyncio
 import functools
 import os
 from pathlib import Path
+from typing import Final
 from uuid import UUID
 
 from .. import _shim
 from ..conf import FtlConf, write_buffer_blocks
-from ..errors import ConfError, FtlError
+from ..errors import ConfError, FtlError, MediaError
 from ..runtime.reactor import ReactorLoop
 from ..runtime.tasks import to_its_end
 from ..runtime.turns import aside
 from .media.geometry import BLOCK_BYTES, Geometry
+
+CLOSE_TIMEOUT_S: Final = 10.0
+CLOSE_INTERVAL_S: Final = 0.002
 
 
 async def make_core(
@@ -75,6 +79,20 @@ async def make_core(
             "make room there, give the daemon another --buffer-dir, or the FTL a smaller write_buffer_size",
             errno=error.errno,
         ) from error
+
+
+async def end_core(core: _shim.FtlCore, name: str) -> None:
+    """Returns when it is closed. Idempotent. Raises MediaError where the base owes answers and does not give them; then
+    the core stays closed to all I/O, and goes when the base does."""
+    clock = asyncio.get_running_loop().time
+    until = clock() + CLOSE_TIMEOUT_S
+    while not core.begin_close():
+        if clock() > until:
+            raise MediaError(
+                f"{name}: the base device has not answered for {CLOSE_TIMEOUT_S:g} s; see to it: what "
+                "was sent to it ends only when it answers"
+            )
+        await asyncio.sleep(CLOSE_INTERVAL_S)
 
 
 def close_core(reactor: ReactorLoop, core: _shim.FtlCore) -> None:

@@ -329,8 +329,8 @@ MUTATIONS = (
         edits=(
             (
                 "ftl/device.py",
-                "                await self._drain()\n                await self._stop_mending()",
-                "                await self._stop_mending()",
+                "                await self._drain()\n                await self._mending.ended()",
+                "                await self._mending.ended()",
             ),
         ),
         world=2,

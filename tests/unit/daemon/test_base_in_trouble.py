@@ -9,7 +9,7 @@ import pytest
 
 from spdk_ftl_py.daemon import failed_flushes
 from spdk_ftl_py.errors import FtlError
-from spdk_ftl_py.ftl.device import FAILED_FLUSHES_MAX
+from spdk_ftl_py.ftl.failing import FAILED_FLUSHES_MAX
 from spdk_ftl_py.ftl.media.blockdev import BlockPort
 from spdk_ftl_py.nvme.wire import Status
 from spdk_ftl_py.runtime.reactor import ReactorLoop
@@ -61,7 +61,7 @@ async def test_a_base_that_refuses_flushes_for_good_is_not_waited_for(here: Worl
     await write(here, daemon, 3)
     ftl = daemon.managed().ftl
     assert ftl is not None
-    ftl._flush_failed(Status.ABORTED_BY_REQUEST, FAILED_FLUSHES_MAX)
+    ftl.failing.flush_failed(Status.ABORTED_BY_REQUEST, FAILED_FLUSHES_MAX)
     assert "can't flush" in (await daemon.wait_for("failed"))["error"]
     await daemon.call("bdev_ftl_delete", name="ftl0", force=True)
     await daemon.halt()

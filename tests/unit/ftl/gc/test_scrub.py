@@ -282,7 +282,7 @@ async def test_a_device_that_is_halted_or_has_failed_refuses_the_order_and_a_rea
     rig: FtlRig,
 ) -> None:
     await rig.overwrite(1)
-    rig.device._out_of_space("no free band is left")
+    rig.device.failing.out_of_space("no free band is left")
     assert rig.device.state.value == "read_only"
     rig.device._manager.stop()  # there are free bands, unlike where it comes to that
     rig.media.rot(closed_lba(rig)[1], 1)

@@ -46,7 +46,7 @@ async def quiet(rig: FtlRig) -> None:
 
     def busy() -> bool:
         states = {band["state"] for band in rig.device.core.bands()}
-        return bool(states & {"moving", "resetting", "faulted"}) or rig.device._mending is not None
+        return bool(states & {"moving", "resetting", "faulted"}) or rig.device._mending.under_way
 
     for _ in range(50):
         await asyncio.sleep(0.01)
