@@ -19,6 +19,10 @@ from .media.geometry import BLOCK_BYTES, Geometry
 
 CLOSE_TIMEOUT_S: Final = 10.0
 CLOSE_INTERVAL_S: Final = 0.002
+_OF_THE_CORE: Final = (
+    *("lba_rsvd", "write_buffer_size", "band_thld", "max_reloc_qdepth", "nv_cache", "use_append", "verify_reads"),
+)
+"""Settings that a core is made with."""
 
 
 async def make_core(
@@ -79,6 +83,13 @@ async def make_core(
             "make room there, give the daemon another --buffer-dir, or the FTL a smaller write_buffer_size",
             errno=error.errno,
         ) from error
+
+
+def core_serves(made: FtlConf, conf: FtlConf, *, cached: bool) -> bool:
+    """Whether a core that was made with one conf can go on with the other. cached: with an nv cache."""
+    counts = [name for name in _OF_THE_CORE if cached or name != "nv_cache"]
+    same = all(getattr(conf, name) == getattr(made, name) for name in counts)
+    return same and conf.max_active_relocs <= made.max_active_relocs
 
 
 async def end_core(core: _shim.FtlCore, name: str) -> None:

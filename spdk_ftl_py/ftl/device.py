@@ -5,22 +5,20 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import logging
-from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any
 from uuid import UUID
 
 from .. import _shim
 from ..conf import FtlConf, can_collect_garbage, write_buffer_blocks
-from ..errors import FlushDoubtError, FtlError, MediaError, ParameterError, RoomError
+from ..errors import FlushDoubtError, FtlError, MediaError, ParameterError
 from ..nvme.wire import Status, status_text
 from ..runtime.reactor import ReactorLoop
-from . import properties
-from . import stats as stats_module
+from . import properties, stats
 from .cache.nv_cache_keeper import CacheKeeper, CacheState
-from .core import end_core
+from .core import core_serves, end_core
 from .drains import Drains
 from .failing import Failing
-from .gc.manager import CHANGES_MAX, BandManager
+from .gc.manager import BandManager
 from .gc.mending import Mending
 from .gc.scrub import Scrub
 from .gc.spare_zones import SpareZones
@@ -29,18 +27,14 @@ from .halt_log import HaltLog
 from .life import FtlState, Life
 from .load import checkpoint
 from .load.write_buffer_file import BufferFiles
-from .media.band import BAND_ROW, CLOSING, FREE, MOVING, OPEN, RESETTING, SHIM_STATES, Bands
+from .media.band import Bands
 from .media.blockdev import BlockPort
 from .media.geometry import BLOCK_BYTES, Geometry
 from .media.superblock import SuperblockWriter
+from .media.zone_map import ZoneMap
 from .media_errors import MediaErrors
 
 log = logging.getLogger(__name__)
-
-_OF_THE_CORE: Final = (
-    *("lba_rsvd", "write_buffer_size", "band_thld", "max_reloc_qdepth", "nv_cache", "use_append", "verify_reads"),
-)
-"""Settings that a core is made with."""
 
 
 class FtlDevice:
@@ -96,8 +90,8 @@ class FtlDevice:
         self._port = port
         self._superblock = superblock
         self._superblock_turn = asyncio.Lock()
-        self._spares = SpareZones(name, geometry, port)
-        self._bands = Bands(geometry)
+        self.zone_map = ZoneMap(geometry)
+        self._bands = Bands(geometry, self.zone_map)
         self._manager = BandManager(
             core,
             geometry,
@@ -108,7 +102,7 @@ class FtlDevice:
             on_broken=lambda: self._mending.begin(),
             next_band_seq=next_band_seq,
         )
-        self.zone_watch = ZoneWatch(name, geometry, port, core, self._bands, self._spares, self._manager.pump)
+        self.zone_watch = ZoneWatch(name, geometry, port, core, self._bands, self._manager.pump)
         self.scrub = Scrub(
             name,
             core,
@@ -129,7 +123,7 @@ class FtlDevice:
             name,
             core,
             self._bands,
-            self._spares,
+            SpareZones(name, geometry, port, self.zone_map),
             self._manager,
             may_mend=lambda: self.state in (FtlState.RUNNING, FtlState.HALTING),
             write_superblock=lambda: self.write_superblock(clean=False),
@@ -162,21 +156,12 @@ class FtlDevice:
 
     async def bands_loaded(self) -> None:
         """The core has been told of all bands, and nothing is served yet."""
-        for _ in range(0, len(self._bands), CHANGES_MAX):
-            self._manager.take_account()
-            await asyncio.sleep(0)
-        self._bands.retire_empty()
+        await self._manager.bands_loaded()
 
     def zones_changed(self, zones: list[int] | None, *, log_read: bool) -> None:
         """The base says so, of zones by number or (None) of any: see ZoneWatch.changed()."""
         if self.life.serving:
             self.zone_watch.changed(zones, log_read=log_read)
-
-    def zone_failed(self, start: int, status: int) -> None:
-        """A zone of a closed band (its first block) is not to be trusted: the band is moved before others."""
-        place = self._spares.place(start // self.geometry.zone_size, self._bands)
-        if place is not None:
-            self.core.fault_zone(place[0].index, place[1], status)
 
     def start(self) -> None:
         """Once, when it is as its superblock says."""
@@ -192,7 +177,7 @@ class FtlDevice:
             self.block_count,
             self.geometry.band_count,
             self.geometry.punits,
-            len(self._spares),
+            self.zone_map.spare_count,
             "shared" if self.geometry.shared_stream else "separate",
         )
 
@@ -260,14 +245,14 @@ class FtlDevice:
         """The last write. The data path is closed before, so that nothing follows what the superblock calls clean."""
         self._manager.stop()
         await self._close_core()
-        self._raise_what_failed()
+        self.failing.raise_what_failed()
         await self.cache.finish()
         if self.no_data:
             return
         content = self._superblock_content()
         place = await checkpoint.write(
             self._port,
-            dataclasses.replace(self.geometry, bands=self._bands.zones()),
+            dataclasses.replace(self.geometry, bands=self.zone_map.bands()),
             self._superblock.media_uuid,
             self._superblock.generation + 1,
             self.core,
@@ -280,19 +265,6 @@ class FtlDevice:
         await self._superblock.write(content, clean=True)
         if self._buffer_files is not None:
             self._buffer_files.remove()
-
-    def _raise_what_failed(self) -> None:
-        """Behind the drain, too, a flush can be in doubt: then what relocation has just written may be lost, and
-        nothing of what the L2P says may be called clean."""
-        if self.failed.is_set() and self.failure is not None:
-            raise self.failure
-        status = self.core.failure
-        if status not in (Status.SUCCESS, Status.NAMESPACE_NOT_READY):
-            raise FlushDoubtError(
-                f"{self.name}: the base device failed while the FTL was halted ({status_text(status)}): what its cache "
-                "held may be lost; load the FTL again by its uuid",
-                status=status,
-            )
 
     def _checkpoint_told(self, step: str, part: float) -> None:
         self.checkpoint_part = part
@@ -331,15 +303,7 @@ class FtlDevice:
         bands_left = int(self._bands.capacity_to_come.sum()) // geometry.band_blocks
         enough = can_collect_garbage(dataclasses.replace(geometry, bands=geometry.bands[:bands_left]))
         freed = not self.loaded_without_room or self.core.stats()["zone_resets"] > 0
-        if enough and freed and not self.no_data:
-            self.failing.fail_with_core(RoomError(f"{self.name}: {reason}; a load can free some"))
-        elif enough:
-            self.failing.out_of_space(
-                f"{reason}: crashes, or the base, which finished zones by itself, have used up all there were",
-                remedy="create it anew",
-            )
-        else:
-            self.failing.out_of_space(f"{reason}: too many zones have failed for the logical capacity")
+        self.failing.no_room(reason, enough_zones=enough, load_helps=enough and freed and not self.no_data)
 
     # --- events
 
@@ -433,11 +397,8 @@ class FtlDevice:
 
     def takes(self, conf: FtlConf) -> bool:
         """Whether set_conf() will do; else it has to be loaded again with it."""
-        made = self._conf_of_core
         cached = self.cache.state in (CacheState.IN_USE, CacheState.FAILING)
-        counts = [name for name in _OF_THE_CORE if cached or name != "nv_cache"]
-        same = all(getattr(conf, name) == getattr(made, name) for name in counts)
-        return same and conf.max_active_relocs <= made.max_active_relocs
+        return core_serves(self._conf_of_core, conf, cached=cached)
 
     async def set_conf(self, conf: FtlConf) -> None:
         """conf: as check_geometry() returns it, and takes() it. The superblock has it before it counts. Raises
@@ -483,8 +444,8 @@ class FtlDevice:
     def _superblock_content(self) -> dict[str, Any]:
         return {
             "name": self.name,
-            "geometry": {**self.geometry.to_dict(), "replaced": self._bands.replaced},
-            "bad_zones": self._spares.bad_zones,
+            "geometry": {**self.geometry.to_dict(), "replaced": self.zone_map.replaced},
+            "bad_zones": self.zone_map.bad_zones,
             "conf": self.conf.to_dict(),
             "next_seq": self.core.next_seq,
             "next_band_seq": self._manager.next_band_seq,
@@ -505,28 +466,20 @@ class FtlDevice:
 
     def stats(self) -> dict[str, Any]:
         """JSON-able: SPDK's groups, and ours. Works in every state but after halt()."""
-        core: Mapping[str, int] = self.core.stats()
-        bands = self._bands.counts()
+        core = self.core.stats()
         return {
             "name": self.name,
             "uuid": str(self.uuid),
             "state": self.state.value,
-            **stats_module.spdk_groups(core, self.cache.stats()),
-            **stats_module.summary(core),
-            "free_bands": bands.get(FREE, 0),
-            "limit_free_bands": self._manager.free_bands,
-            "bands": bands,
-            "active_relocs": self._bands.count(MOVING),
-            "relocs_started": self._manager.moves_started,
-            "limit": self._manager.applied.name,
-            "user_share": self._manager.applied.user_share,
-            "limits_applied": dict(self._manager.limits_applied),
+            **stats.spdk_groups(core, self.cache.stats()),
+            **stats.summary(core),
+            **stats.of_bands(self._bands, self._manager),
             "lost_blocks": self.lost_blocks,
             "zone_faults": self._errors.zone_faults,
             "zones_finished_by_base": core["zones_finished"],
             "zone_watch": self.zone_watch.stats(),
             "unreadable_bands": self._errors.unreadable_bands,
-            "spare_zones": len(self._spares),
+            "spare_zones": self.zone_map.spare_count,
             "scrub": self.scrub.status(),
             "core": dict(core),
         }
@@ -543,30 +496,5 @@ class FtlDevice:
             "zone_watch": self.zone_watch.stats(),
             "scrub": self.scrub.status(),
         }
-        entries = properties.describe(state, self.geometry, self.conf, self._spares, self._bands)
+        entries = properties.describe(state, self.geometry, self.conf, self._bands)
         return {"name": self.name, "uuid": str(self.uuid), "properties": entries}
-
-    @property
-    def zones(self) -> tuple[tuple[int | None, ...], ...]:
-        """Numbers of the zones of each band, by punit; None where one is missing."""
-        return self._bands.zones()
-
-    @property
-    def bad_zones(self) -> list[int]:
-        """Numbers of zones that are given up for good."""
-        return self._spares.bad_zones
-
-    def knows_bad(self, zone: int) -> bool:
-        """Whether a zone of a band that is not being written or reset is known to have failed, or is in no band."""
-        place = self._spares.place(zone, self._bands)
-        if place is None:
-            return True
-        band, punit = place
-        row = self.core.band_rows(band.index, 1).view(BAND_ROW)[0]
-        busy = SHIM_STATES[row["state"]] in (OPEN, CLOSING, RESETTING)
-        return busy or bool(int(row["faulted_punits"]) >> punit & 1)
-
-    @property
-    def missing_zones(self) -> int:
-        """Zones that failed and could not be replaced."""
-        return self._bands.missing_zones

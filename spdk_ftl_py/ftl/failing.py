@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Final
 
 from .. import _shim
-from ..errors import FlushDoubtError, FlushRefusedError, FtlError, MediaError
+from ..errors import FlushDoubtError, FlushRefusedError, FtlError, MediaError, RoomError
 from ..nvme.wire import Status, status_text
 from .life import Life
 
@@ -61,3 +61,28 @@ class Failing:
         told = f"{self._name()}: {reason}; copy its data elsewhere and {remedy}"
         self._life.run_out_of_space(FtlError(told, errno=errno.ENOSPC))
         self._core.fail_writes(Status.CAPACITY_EXCEEDED)
+
+    def no_room(self, reason: str, *, enough_zones: bool, load_helps: bool) -> None:
+        """Nothing can be written any more. enough_zones: to collect garbage, were they empty."""
+        if load_helps:
+            self.fail_with_core(RoomError(f"{self._name()}: {reason}; a load can free some"))
+        elif enough_zones:
+            self.out_of_space(
+                f"{reason}: crashes, or the base, which finished zones by itself, have used up all there were",
+                remedy="create it anew",
+            )
+        else:
+            self.out_of_space(f"{reason}: too many zones have failed for the logical capacity")
+
+    def raise_what_failed(self) -> None:
+        """Behind the drain, too, a flush can be in doubt: then what relocation has just written may be lost, and
+        nothing of what the L2P says may be called clean."""
+        if self._life.failed.is_set() and self._life.failure is not None:
+            raise self._life.failure
+        status = self._core.failure
+        if status not in (Status.SUCCESS, Status.NAMESPACE_NOT_READY):
+            raise FlushDoubtError(
+                f"{self._name()}: the base device failed while the FTL was halted ({status_text(status)}): what its "
+                "cache held may be lost; load the FTL again by its uuid",
+                status=status,
+            )

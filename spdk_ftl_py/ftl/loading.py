@@ -286,7 +286,7 @@ async def _tidy(port: BlockPort, device: FtlDevice, found: Restored) -> None:
                 break
         if failed is not None:
             # It may count as active until it is reset: its band is moved first of all.
-            device.zone_failed(start, failed.status)
+            device.zone_watch.failed_amid_load(start, failed.status)
     for start in found.zones_to_empty:
         await _tidy_zone(port, ZONE_RESET, start)
 

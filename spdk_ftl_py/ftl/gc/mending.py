@@ -67,7 +67,7 @@ class Mending:
                     tell_core = functools.partial(self._core.replace_zone, band.index, punit)
                     await self._spares.replace(band, punit, tell_core)
                     # At once: what the base says of the old zone must not be taken for the new one's.
-                    self._bands.rezone(band)
+                    self._bands.rezoned(band.index)
             await self._write_superblock()
         except SuperblockTooLongError as error:
             # Nothing was written to the new zones yet, and the bands stay closed: media are as the superblock says.

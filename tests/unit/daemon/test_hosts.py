@@ -465,12 +465,12 @@ async def test_hosts_whose_writes_can_not_be_made_durable_are_not_forgotten(here
         tried += 1
         return Status.INTERNAL_ERROR
 
-    drain, device.ftl._drain_core = device.ftl._drain_core, fail  # type: ignore[method-assign]
+    drain, device.ftl._drains.drain = device.ftl._drains.drain, fail  # type: ignore[method-assign]
     for number in range(IDENTIFIERS_MAX // 2):
         assert await forge(daemon, HostKey(HOSTNQN, UUID(int=number).bytes)) == 0
     await until(lambda: tried > 1)
     assert len(device.hosts.hosts) == IDENTIFIERS_MAX // 2
-    device.ftl._drain_core = drain  # type: ignore[method-assign]
+    device.ftl._drains.drain = drain  # type: ignore[method-assign]
     await until(lambda: not device.hosts.hosts)
     await daemon.halt()
 

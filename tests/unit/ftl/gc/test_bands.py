@@ -72,12 +72,13 @@ def test_counts_are_those_of_all_bands_after_any_history(
         assert miscounted(bands) == []
         for band in bands.to_mend():
             if data.draw(st.booleans()):
-                band.zones[min(band.bad_punits)] = data.draw(st.sampled_from([None, 100 + band.index]))
-                bands.rezone(band)
+                zone = data.draw(st.sampled_from([None, 100 + band.index]))
+                bands.zone_map.put(band.index, min(band.bad_punits), zone)
+                bands.rezoned(band.index)
                 assert miscounted(bands) == []
                 bands.mended(band)
                 assert miscounted(bands) == []
-                assert bands[band.index].state == (FREE if any(band.zones) else RETIRED)
+                assert bands[band.index].state == (FREE if any(bands[band.index].zones) else RETIRED)
         number = bands.first_free()
         if number is not None:
             bands.ordered(number, QUEUED, stream=data.draw(st.integers(0, 1)))
