@@ -285,8 +285,11 @@ class Bands:
             self._emptied.pop(number, None)
             self._emptied_unwritten.pop(number, None)
         elif self._unwritten[number]:
+            self._emptied.pop(number, None)
             self._emptied_unwritten.setdefault(number)
         else:
+            # Between two accounts it may have been reset, written and emptied again.
+            self._emptied_unwritten.pop(number, None)
             self._emptied.setdefault(number)
 
     # --- what is asked of all of them

@@ -57,6 +57,14 @@ def histories(draw: st.DrawFn) -> tuple[list[Band], list[list[Band]]]:
     return first, later
 
 
+def test_a_band_that_was_written_between_two_accounts_is_emptied_once() -> None:
+    bands = bands_of([Band(0, [2], ZONE_BLOCKS), Band(1, [3], ZONE_BLOCKS, CLOSED, seq=1)])
+    assert bands.emptied(2) == [1]
+    bands.refresh(rows_of([Band(1, [3], ZONE_BLOCKS, CLOSED, seq=2, written=1)]))
+    assert bands.emptied(2) == [1]
+    assert miscounted(bands) == []
+
+
 @given(histories(), st.data())
 @settings(max_examples=60, deadline=None)
 def test_counts_are_those_of_all_bands_after_any_history(
