@@ -200,8 +200,8 @@ bool BandWriter::user_is_stuck() const noexcept {
     }
     const WriteBuffer &buffer = state_.buffer;
     const Records &records = state_.records;
-    return (!buffer.fifo.empty() && buffer.epoch[buffer.fifo.head] <= state_.forced_epoch) ||
-           (!records.user_queue.empty() && records.meta[records.user_queue.head].epoch <= state_.forced_epoch);
+    return (!buffer.fifo.empty() && buffer.epoch[buffer.fifo.head] <= state_.demand.forced_epoch) ||
+           (!records.user_queue.empty() && records.meta[records.user_queue.head].epoch <= state_.demand.forced_epoch);
 }
 
 void BandWriter::ask_for_band(uint32_t number) noexcept {
@@ -292,7 +292,7 @@ BandWriter::Source BandWriter::choose(uint32_t number, uint32_t room) noexcept {
         return Source::pad;
     }
     if (state_.config.shared_stream) {
-        const bool reloc_first = state_.share < 100 || reloc_turn_;
+        const bool reloc_first = state_.throttle.limits() || reloc_turn_;
         reloc_turn_ = !reloc_turn_;
         const Source first = reloc_first ? choose_reloc() : choose_user();
         if (first != Source::none) {
@@ -335,9 +335,8 @@ bool BandWriter::user_due() const noexcept {
         return false;
     }
     return waiting >= std::min(state_.max_data, buffer.slot_count / 2) || buffer.requeued > 0 ||
-           buffer.epoch[buffer.fifo.head] <= state_.wanted_epoch ||
-           ((state_.user_waits || state_.cache_waits) && user_batches_ == 0) ||
-           state_.now >= buffer.waiting_since + kBatchAgeNs;
+           buffer.epoch[buffer.fifo.head] <= state_.demand.wanted_epoch ||
+           (state_.demand.waits_for_room() && user_batches_ == 0) || state_.now >= buffer.waiting_since + kBatchAgeNs;
 }
 
 bool BandWriter::reloc_due() const noexcept {
@@ -352,10 +351,10 @@ bool BandWriter::records_due(bool of_user) const noexcept {
         return false;
     }
     // GC's queue has copies, which nobody waits for, among records that a flush or reset may wait for.
-    if (queue.count >= layout::kEntriesPerBlock || !state_.epochs.done(state_.wanted_epoch)) {
+    if (queue.count >= layout::kEntriesPerBlock || !state_.epochs.done(state_.demand.wanted_epoch)) {
         return true;
     }
-    return of_user ? state_.user_waits || state_.now >= state_.buffer.waiting_since + kBatchAgeNs
+    return of_user ? state_.demand.user_waits || state_.now >= state_.buffer.waiting_since + kBatchAgeNs
                    : state_.reloc_reads == 0;
 }
 

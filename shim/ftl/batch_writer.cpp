@@ -96,12 +96,7 @@ void BandWriter::take_reloc(ZoneWriter &zone, BatchHeader &header, uint32_t coun
         header.blocks[i] = BlockEntry{meta.lba, seq, meta.crc, 0};
     }
     header.count = count;
-    if (state_.share > 0 && state_.share < 100) {
-        // What the user does not use up at once must not become a burst later.
-        constexpr int64_t kCreditMax = int64_t{100} * 4 * layout::kBatchDataBlocksMax;
-        state_.credit =
-            std::min(state_.credit + int64_t{100} * count * state_.share / (100 - state_.share), kCreditMax);
-    }
+    state_.throttle.relocated(count);
 }
 
 void BandWriter::take_records(ZoneWriter &zone, BatchHeader &header, bool of_user) noexcept {

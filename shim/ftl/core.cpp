@@ -249,7 +249,7 @@ void FtlCore::write(Io &io) noexcept {
 // Of what is written while there is a limit, the user's part. What is accepted drains whatever the share: see
 // docs/architecture.md, "Write path".
 bool FtlCore::share_allows() noexcept {
-    return state_.share == 100 || state_.credit > 0 || (state_.share > 0 && state_.active_moves == 0);
+    return state_.throttle.allows(state_.active_moves > 0);
 }
 
 // From here on a block is part of the device: seq, CRC, L2P, FIFO; with an nv cache, that first.
@@ -260,9 +260,7 @@ void FtlCore::accept_block(uint64_t lba, uint32_t slot) noexcept {
         state_.buffer.fifo.push_back(state_.buffer.next.data(), slot);
     }
     ++state_.stats.user_written_blocks;
-    if (state_.share < 100) {
-        state_.credit -= 100;
-    }
+    state_.throttle.accepted();
 }
 
 void FtlCore::hold(uint32_t slot, uint64_t lba, uint64_t seq, uint32_t crc) noexcept {
@@ -329,7 +327,7 @@ uint32_t FtlCore::run_cache() noexcept {
         return 0;
     }
     const uint32_t work = cache_->run(done_);
-    state_.cache_waits = cache_->ring_full();
+    state_.demand.cache_waits = cache_->ring_full();
     if (state_.writes_failed != status::ok &&
         (cache_->state() == NvCache::State::failed ||
          (cache_->ring_full() && cache_->outstanding() == 0 && writer_.user_has_no_band()))) {
@@ -352,7 +350,7 @@ void FtlCore::end_held_back(Status status) noexcept {
 
 uint32_t FtlCore::run_waiting() noexcept {
     uint32_t work = 0;
-    state_.user_waits = false;
+    state_.demand.user_waits = false;
     throttled_ = false;
     writes_wait_ = false;
     marking_ = false;
@@ -401,7 +399,7 @@ uint32_t FtlCore::run_line(WaitingLine &line, uint32_t &budget) noexcept {
                 break;
             }
             if (!reserved && state_.buffer.free.count() == 0) {
-                state_.user_waits = true;
+                state_.demand.user_waits = true;
                 writes_wait_ = true;
                 break;
             }
@@ -412,7 +410,7 @@ uint32_t FtlCore::run_line(WaitingLine &line, uint32_t &budget) noexcept {
                 accept_reserved(io);
             } else if (!accept_own(io)) {
                 line.ios.push_front(io);
-                state_.user_waits = true;
+                state_.demand.user_waits = true;
                 writes_wait_ = true;
                 work += io.device_data[1] != before ? 1 : 0;
                 break;
@@ -460,7 +458,7 @@ bool FtlCore::trim_step(WaitingLine &line, uint32_t &budget) noexcept {
         }
         if (line.record == kNoSlot) {
             if (!records.user_room()) {
-                state_.user_waits = true;
+                state_.demand.user_waits = true;
                 budget -= static_cast<uint32_t>(line.cursor - begin);
                 return false;
             }
@@ -510,9 +508,9 @@ void FtlCore::flush(Io &io, bool forced) noexcept {
     }
     const uint64_t epoch = MUTATED(flush_before_landing) ? 0 : state_.epochs.barrier();
     io.device_data[0] = epoch;
-    state_.wanted_epoch = std::max(state_.wanted_epoch, epoch);
+    state_.demand.wanted_epoch = std::max(state_.demand.wanted_epoch, epoch);
     if (forced) {
-        state_.forced_epoch = std::max(state_.forced_epoch, epoch);
+        state_.demand.forced_epoch = std::max(state_.demand.forced_epoch, epoch);
     }
     tickets_.push(io);
 }
@@ -579,7 +577,7 @@ bool FtlCore::buffer_wants_flush() const noexcept {
         return true;
     }
     // Few at a time would be a flush for each batch; but when nothing else is on its way to become free, a few.
-    return (state_.user_waits || state_.cache_waits) &&
+    return state_.demand.waits_for_room() &&
            (slots >= buffer.slot_count / kLandedPartWanted || !writer_.user_batches_in_flight());
 }
 

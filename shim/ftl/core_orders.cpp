@@ -297,8 +297,7 @@ void FtlCore::on_drained(Io &io) noexcept {
 }
 
 void FtlCore::set_user_share(uint32_t percent) noexcept {
-    state_.share = std::min(percent, 100U);
-    state_.credit = std::min<int64_t>(state_.credit, 0);
+    state_.throttle.set_share(percent);
 }
 
 void FtlCore::fail_writes(Status status) noexcept {

@@ -2,6 +2,7 @@
 // What the parts of FtlCore share: geometry, L2P with its valid counts, buffers, epochs, counters, the base.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <memory>
 #include <optional>
@@ -132,6 +133,49 @@ struct Scrubbed {
     uint64_t seen = 0;    // blocks that were found by their metadata, and are in force still
 };
 
+// What somebody waits for: such blocks do not wait for company.
+struct Demand {
+    uint64_t wanted_epoch = 0;  // short batches are due up to it. Writer: FtlCore::flush()
+    uint64_t forced_epoch = 0;  // for a reset or drain, so the user's share does not matter. Writer: FtlCore::flush()
+    bool user_waits = false;    // writes or trims found no room. Writer: FtlCore::run_waiting(), anew in each poll
+    bool cache_waits = false;   // the nv cache's ring is full of blocks that are not durable on the base. Writer:
+                                // FtlCore::run_cache(), anew in each poll
+
+    [[nodiscard]] bool waits_for_room() const noexcept { return user_waits || cache_waits; }
+};
+
+// What of hosts' writes is accepted while relocation needs the base. See docs/architecture.md, "Write path".
+struct Throttle {
+    uint32_t share = 100;  // percent of what is written that may be the user's. Writer: set_share()
+    int64_t credit = 0;    // percent-blocks the user may have accepted while there is a limit. Writers: accepted(),
+                           // relocated(), set_share()
+
+    [[nodiscard]] bool limits() const noexcept { return share < 100; }
+    // moving: bands are being moved.
+    [[nodiscard]] bool allows(bool moving) const noexcept {
+        return share == 100 || credit > 0 || (share > 0 && !moving);
+    }
+    // By FtlCore::set_user_share().
+    void set_share(uint32_t percent) noexcept {
+        share = std::min(percent, 100U);
+        credit = std::min<int64_t>(credit, 0);
+    }
+    // A block of the user's. By FtlCore::accept_block().
+    void accepted() noexcept {
+        if (limits()) {
+            credit -= 100;
+        }
+    }
+    // So many blocks are on their way to media. By BandWriter::take_reloc().
+    void relocated(uint32_t count) noexcept {
+        if (share > 0 && share < 100) {
+            // What the user does not use up at once must not become a burst later.
+            constexpr int64_t kCreditMax = int64_t{100} * 4 * layout::kBatchDataBlocksMax;
+            credit = std::min(credit + int64_t{100} * count * share / (100 - share), kCreditMax);
+        }
+    }
+};
+
 class CoreState {
 public:
     // Throws std::invalid_argument for what can't be.
@@ -259,22 +303,19 @@ public:
     uint64_t trim_to = 0;
     bool trim_overtaken = false;  // something there is newer than that record
     uint64_t now = 0;
-    uint64_t wanted_epoch = 0;  // somebody waits for it: short batches are due
-    uint64_t forced_epoch = 0;  // a reset or drain waits for it: the user's share does not matter
+    Demand demand;
+    Throttle throttle;
     BusyIos busy_ios;
     FlushTurn flush_turn;
     uint64_t written_ns = 0;  // when the base took a write last
     uint64_t read_ns = 0;     // when the base last read something
     uint32_t base_outstanding = 0;
-    uint32_t reloc_reads = 0;  // in flight
-    uint32_t active_moves = 0;
+    uint32_t reloc_reads = 0;   // in flight. Writer: Movers
+    uint32_t active_moves = 0;  // Writer: Movers
     Scrubbed scrubbed;
-    uint32_t share = 100;      // percent of what is written that may be the user's
-    int64_t credit = 0;        // percent-blocks the user may have accepted while there is a limit
-    bool user_waits = false;   // writes or trims that found no room
-    bool cache_waits = false;  // the nv cache's ring is full of blocks that are not durable on the base
-    Status failed = status::ok;
-    Status writes_failed = status::ok;  // no space: answers to writes and trims from now on
+    Status failed = status::ok;         // Writer: fail()
+    Status writes_failed = status::ok;  // no space: answers to writes and trims from now on. Writer:
+                                        // FtlCore::fail_writes()
 };
 
 }  // namespace ftl

@@ -136,7 +136,7 @@ bool Movers::scrub_window(Mover &mover) noexcept {
     const uint64_t start = state_.zone(mover.band, mover.punit).start;
     const uint32_t run_max = std::min(kRunBlocks, state_.base->info().max_io_blocks);
     // Hosts' I/O goes first, and so does what frees bands for it.
-    const uint32_t reads_max = state_.share < 100 || state_.user_waits ? 1 : kScrubReads;
+    const uint32_t reads_max = state_.throttle.limits() || state_.demand.user_waits ? 1 : kScrubReads;
     const auto passed = [&] { state_.scrubbed.offset = std::max(mover.seen_offset, mover.first_offset + mover.entry); };
     while (mover.entry < mover.entry_count) {
         const BlockEntry &block = mover.entries[mover.entry];

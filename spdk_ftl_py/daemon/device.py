@@ -1,205 +1,44 @@
-"""One FTL of the daemon: how it comes to be, its life with a base that may go and come, and its end."""
+"""One FTL of the daemon: how it comes to be, its life while its base is there, and its end."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
-from collections.abc import Callable, Mapping
-from datetime import datetime, timezone
-from typing import Any, Final
-from uuid import UUID, uuid4
+from typing import Any
 
-from ..conf import FtlConf, given_settings
-from ..errors import BusyError, FlushDoubtError, FtlError, MediaError, ParameterError, TargetError
+from ..errors import BusyError, FtlError, TargetError
 from ..ftl.device import FtlDevice
 from ..ftl.life import FtlState
 from ..ftl.load.write_buffer_file import BufferFile, buffer_files
 from ..ftl.media.blockdev import may_pass
-from ..ignored_settings import drop_ignored
-from ..nvme.target.connected_hosts import ConnectedHosts
 from ..runtime.steps import Steps
 from ..runtime.tasks import end_tasks, to_its_end
-from ..spdk.attach import Attachment
-from ..text import show_names
-from .admission import Admission
-from .attaching import KeptBdev
-from .base import PASSING, BaseLink, CacheUnfitError, DaemonIdentity, DeferredError, UnfitError
-from .base_search import BaseSearch, as_unfit
-from .base_watch import BaseWatch
-from .changes import Change, Changes
-from .checks import Media, check_media, check_name, optimal_open_zones, split_address
-from .dependents import Dependents
+from . import description
+from .base import PASSING, DaemonIdentity, DeferredError
+from .base_search import as_unfit
+from .checks import Media, check_media, check_name, optimal_open_zones
+from .device_parts import Origin
 from .ending import halt_ftl, take_apart
-from .export_nqn import export_nqn
-from .failed_flushes import RETRY_GROWTH, RETRY_MAX_S, RETRY_MIN_S, FailedFlushes
-from .front import Export, Front
-from .ftl_maker import FtlMaker
 from .ordered_device import OrderedDevice
 from .owed import make_room, settle_alarms
-from .session_keys import SessionKeys, drop_all, psk_path
+from .reloading import EMPTY_TIMEOUT_S, Reloading
+from .session_keys import drop_all
 from .states import DeviceState as DeviceState
 from .states import Ended
-from .target_bdev import TargetBdev
-
-EMPTY_TIMEOUT_S: Final = 10.0
-"""For what hosts have sent before a change: a base that works is done with it long before."""
-SWEEP_S: Final = 1.0
+from .waiting import Waiting
 
 log = logging.getLogger(__name__)
 
 
 class ManagedDevice(OrderedDevice):
-    """An FTL as bdev_ftl_create asked for it; params are validated, with defaults filled in."""
+    """bring_up() begins its life, which goes on until take_down() or pause()."""
 
-    def __init__(
-        self,
-        params: dict[str, Any],
-        identity: DaemonIdentity,
-        device: UUID | None = None,
-        *,
-        loads: bool = False,
-        export: Export | None = None,
-        hosts: object = None,
-        allowed: object = None,
-        inherited: bool = False,
-        dependents: object = None,
-        life: int = 0,
-    ) -> None:
-        """device, loads, export, hosts, allowed, dependents, life: of one that a predecessor of this daemon had: its
-        uuid, whether it is on media already, where hosts look for it, who they are, who may come, what stands on it (as
-        record() says it), its last incarnation. inherited: what it made in the target may still stand.
-
-        Raises ConfError or ParameterError where params break a rule that needs no target.
-        """
-        self.params, self._life_seen = params, life
-        self.name: str = params["name"]
-        for line in drop_ignored(params):
-            log.warning("FTL bdev %s: %s", self.name, line)
-        self.target: str = params["target"]
-        given = UUID(params["uuid"]) if params.get("uuid") else None
-        # As in 2020's rpc.py, the nil UUID means "a new one".
-        self.uuid = device or (given if given is not None and given.int else uuid4())
-        self.loads = loads or (device is None and given is not None and given.int != 0)
-        """It is on the base, and loaded from there; else it is created."""
-        self.settings = given_settings(params)
-        self.conf = FtlConf.from_dict(self.settings)
-        self.conf.check()
-        if params.get("without_cache") and params.get("cache"):
-            raise ParameterError("without_cache gives the nv cache up: leave the cache bdev out")
-        if params.get("without_cache") and not self.loads:
-            raise ParameterError("without_cache is for loading an FTL that has an nv cache: give its uuid")
-        self.no_data: bool = bool(params.get("no_data"))
-        """What is written to it is kept by nobody: it is never loaded."""
-        if self.no_data and self.loads:
-            raise ParameterError("no_data makes a new FTL, which can't be loaded again: leave the uuid out")
-        if self.no_data and params.get("cache"):
-            raise ParameterError("no_data keeps nothing, so it needs no nv cache: leave the cache bdev out")
-        self.listen = split_address(params.get("listen_address") or identity.listen)
-        self.nqn = export_nqn(params.get("nqn") or identity.nqn_template, self.name, self.uuid)
-        if export is not None:
-            self.listen, self.nqn = (export.traddr, export.trsvcid), export.nqn
-        self.error: str | None = None
-        self.ftl: FtlDevice | None = None
-        self.cache_kind: str | None = None
-        self.on_change: Callable[[], None] = lambda: None
-        """Saves what is to be known before it counts. Raises FtlError."""
-        self.on_change_behind: Callable[[], FtlError | None] = lambda: None
-        """Saves what has happened already, now or later: why not now."""
-        self.left_behind = False
-        """Not all that stands in the target could be undone: it still is to be."""
-        self._state = self._state_before = DeviceState.CREATING
-        self._since = datetime.now(timezone.utc)
-        self._identity = identity
-        self._export_before = export
-        self._inherited = inherited
-        self._step_told = ""
-        self.waits_for = ""
-        """DEFERRED or WAITING: what the last attempt found."""
-        self._failed_flushes = FailedFlushes()
-        self._changes = Changes()
-        self.settings_turn = asyncio.Lock()
-        """Held by who changes settings: each begins with what the one before has left."""
-        self._saved_params: dict[str, Any] | None = None
-        """Those in the state file, where they are not what counts here yet."""
-        self._rpc = identity.rpc(self.target)
-        self._link = BaseLink(self._rpc, params, self.uuid, identity)
-        self._maker = FtlMaker(
-            self.uuid, params, self.settings, identity.buffer_dir, progress=self._report, on_lossy=self._alarm
-        )
-        self._search = BaseSearch(self._rpc, params, self.uuid, identity.prober, self._moved, lambda: self._life_seen)
-        self._base_watch = BaseWatch(self._rpc, lambda: self._link.base_name, str(self), self._tell, self._untell)
-        target_psk = psk_path(params.get("target_psk"))
-        target_keys = SessionKeys(self._rpc, identity.key_dir, self.uuid, "target", target_psk)
-        self.admission = Admission(
-            params, allowed, inherited=inherited, target_keys=target_keys.keys, save=lambda: self.on_change()
-        )
-        self.dependents = Dependents(self.name, self._rpc, dependents, self.changed)
-        self._target_bdev = TargetBdev(self._rpc, self.name, self.uuid, self.admission, target_keys, self.dependents)
-        self._bdev = KeptBdev(str(self), self._target_bdev, lambda: self.changed())
-        self._front = self._new_front()
-        self.hosts = ConnectedHosts(lambda: self.on_change())
-        """Told before they have their first answer, so that a successor knows whom it owes the truth."""
-        self.hosts.restore(hosts)
+    def __init__(self, params: dict[str, Any], identity: DaemonIdentity, origin: Origin) -> None:
+        """Raises as DeviceParts does."""
+        super().__init__(params, identity, origin)
+        self._reloading = Reloading(self)
+        self.waiting = Waiting(self, self._reloading)
         self._life: asyncio.Task[None] | None = None
-        self._hold_timer: asyncio.TimerHandle | None = None
-        if inherited:
-            self._link.inherit()
-            self._target_bdev.inherit()
-
-    def __str__(self) -> str:
-        """For the log."""
-        return f"{self.name} (uuid {self.uuid}, on {self.params['base_bdev']} of the target at {self.target})"
-
-    @property
-    def how_it_came(self) -> str:
-        """ "created" or "loaded"."""
-        return "created" if self.ftl is not None and self.ftl.restored is None else "loaded"
-
-    @property
-    def state(self) -> DeviceState:
-        return self._state
-
-    @state.setter
-    def state(self, state: DeviceState) -> None:
-        # DELETING is for good, whatever its life was at.
-        if state is not self._state and self._state is not DeviceState.DELETING:
-            self._state, self._since = state, datetime.now(timezone.utc)
-
-    @property
-    def inherited(self) -> bool:
-        """A predecessor had it."""
-        return self._inherited
-
-    @property
-    def attachment(self) -> Attachment | None:
-        """As which it stands in the target; None: it does not, as far as is known."""
-        return self._bdev.now
-
-    @property
-    def is_attached(self) -> bool:
-        """As far as the daemon is to attach it: what stands on it in the target can be there."""
-        return self.state is DeviceState.ONLINE and (self.attachment is not None or self.params["no_attach"])
-
-    @property
-    def block_count(self) -> int | None:
-        """Of the bdev; None: it is not known yet."""
-        return None if self._front.gate is None else self._front.gate.block_count
-
-    @property
-    def export(self) -> Export | None:
-        return self._front.export
-
-    def _new_front(self) -> Front:
-        return Front(
-            self.name,
-            self.uuid,
-            self.nqn,
-            self.admission.connections,
-            peers=self._identity.peers,
-            is_own=self.admission.is_target,
-            sockets=self._identity.sockets,
-        )
 
     # --- creation ---
 
@@ -214,9 +53,9 @@ class ManagedDevice(OrderedDevice):
         try:
             await self._create()
         except BaseException as error:
-            if self._inherited and isinstance(error, FtlError):
+            if self.inherited and isinstance(error, FtlError):
                 error = as_unfit(error) or error
-            if self._inherited and isinstance(error, (DeferredError, asyncio.CancelledError, *PASSING)):
+            if self.inherited and isinstance(error, (DeferredError, asyncio.CancelledError, *PASSING)):
                 await to_its_end(self._let_go_here(keep_address=isinstance(error, Exception)))
                 if isinstance(error, DeferredError | asyncio.CancelledError):
                     raise error
@@ -238,139 +77,86 @@ class ManagedDevice(OrderedDevice):
         self._life = asyncio.create_task(self._live(), name=f"life of {self.name}")
 
     async def _create(self) -> None:
-        port_before = self._export_before.trsvcid if self._export_before is not None else 0
+        port_before = self.export_before.trsvcid if self.export_before is not None else 0
         if port_before:
             # At once, and however long the base is waited for: nobody else is to get it meanwhile.
-            await self._front.start()
-            await self._front.listen(self.listen, port_before)
-        await check_name(self._rpc, self.name, self.uuid)
-        await self._link.claim(again=self._inherited)
-        await self._front.start()
-        media = await self._connect()
-        base = self._link.bdev
+            await self.front.start()
+            await self.front.listen(self.listen, port_before)
+        await check_name(self.target_rpc, self.name, self.uuid)
+        await self.link.claim(again=self.inherited)
+        await self.front.start()
+        media = await self._reloading.connect()
+        base = self.link.bdev
         assert base is not None
         self.cache_kind = await check_media(
-            self._front.reactor,
+            self.front.reactor,
             media,
             base=base,
-            cache=self._link.cache,
+            cache=self.link.cache,
             params=self.params,
             conf=self.conf,
             loads=self.uuid if self.loads else None,
         )
-        await self._front.listen(self.listen, port_before)
-        self.ftl = ftl = await (self._load(media) if self.loads else self._make(media))
+        await self.front.listen(self.listen, port_before)
+        self.ftl = ftl = await (self._reloading.load(media) if self.loads else self._make(media))
         self.loads = not self.no_data
-        self._remember(ftl)
-        self._gave_cache_up()
+        self.remember(ftl)
+        self.gave_cache_up()
         if self.no_data:
             log.warning("%s: with no_data nothing that is written is kept or verified; for benchmarks only", self)
         self.conf = ftl.conf
-        await self.admission.settle_target(self._rpc, self.uuid)
-        self._front.open(
+        await self.admission.settle_target(self.target_rpc, self.uuid)
+        self.front.open(
             ftl.core, max_io_qpairs=self.conf.max_io_channels, allowed=self.admission.allowed, hosts=self.hosts,
             secure_channel=self.admission.secure_channel,
         )  # fmt: skip
-        self._export_before = self.export
-        if self._inherited:
-            await self._try_attach()
+        self.export_before = self.export
+        if self.inherited:
+            await self.try_attach()
         elif not self.params["no_attach"]:
-            await self._bdev.attach(self._front)
-
-    async def _connect(self) -> Media:
-        base = await self._link.connect(self._front.reactor)
-        assert self._link.raw is not None
-        return Media(base, self._link.raw, await self._link.connect_cache(self._front.reactor))
-
-    async def _load(self, media: Media, once: Mapping[str, Any] | None = None) -> FtlDevice:
-        try:
-            return await self._maker.load(self._front.reactor, media, **(once or {}), life=self._life_seen)
-        except FtlError as error:
-            # A change that does not suit is no matter of the base.
-            unfit = as_unfit(error) if self._front.gate is not None and not once else None
-            if unfit is None:
-                raise
-            raise unfit from error
+            await self.kept_bdev.attach(self.front)
 
     async def _make(self, media: Media) -> FtlDevice:
-        assert self._link.bdev is not None
-        open_zones = optimal_open_zones(self._link.bdev, self.params)
-        return await self._maker.make(self._front.reactor, media, self.conf, optimal_open_zones=open_zones)
-
-    def _alarm(self) -> None:
-        """What was accepted before may be lost: hosts that were connected learn it from their first Flush."""
-        try:
-            hosts = self.hosts.alarm()
-        except FtlError as error:
-            raise DeferredError(f"which hosts are owed the truth can't be saved: {error.message}") from error
-        if hosts:
-            log.error(
-                "%s: writes that were not flushed are lost; the first Flush fails of each of: %s",
-                self.name,
-                show_names(host.hostnqn for host in hosts),
-            )
-
-    def _report(self, step: str, part: float) -> None:
-        self._step_told = f"{step} {part:.0%}"
-
-    async def _try_attach(self) -> None:
-        """Of what hosts have had already: those of the export don't wait for the target, which gets it later."""
-        if self.params["no_attach"]:
-            # Whether its user attached it in the target, nothing tells.
-            await self.dependents.attached_anew()
-        else:
-            await self._bdev.try_attach(self._front)
+        assert self.link.bdev is not None
+        open_zones = optimal_open_zones(self.link.bdev, self.params)
+        return await self.maker.make(self.front.reactor, media, self.conf, optimal_open_zones=open_zones)
 
     # --- life ---
-
-    def changed(self) -> None:
-        """Its state has changed by itself. That it can't be saved now is logged."""
-        if (failure := self.on_change_behind()) is not None:
-            log.error("%s: %s", self.name, failure.message)
-
-    def _tell(self, error: str) -> None:
-        self.error = error
-        self.changed()
-
-    def _untell(self, error: str) -> None:
-        if self.error == error:
-            self.error = None
-        self.changed()
 
     async def _live(self) -> None:
         try:
             while (ended := await self._until_ended()) is not Ended.FAILED:
-                if ended is Ended.CHANGING and await self._load_changed():
+                if ended is Ended.CHANGING and await self._reloading.load_changed():
                     continue
                 if self.no_data:
                     lost = "with no_data nothing of it is kept, so the FTL can't come back: delete it, and make it anew"
-                    await self._fail(f"{self.error}; {lost}")
+                    await self.fail(f"{self.error}; {lost}")
                     return
-                self._changes.refuse(
+                self.changes.refuse(
                     BusyError(f"FTL bdev {self.name} has lost its base: {self.error}; nothing is changed")
                 )
-                if not await self._wait_for_base():
+                if not await self.waiting.wait_for_base():
                     return
         except Exception as error:
             log.exception("%s: internal error", self.name)
-            await self._fail(f"internal error ({type(error).__name__}); the daemon's log has more")
+            await self.fail(f"internal error ({type(error).__name__}); the daemon's log has more")
         finally:
-            self._changes.close(BusyError(f"FTL bdev {self.name} has failed, or is being deleted: nothing is changed"))
+            self.changes.close(BusyError(f"FTL bdev {self.name} has failed, or is being deleted: nothing is changed"))
 
     async def _until_ended(self) -> Ended:
         """Serves until the base is lost, with the reason in error; until the FTL fails for another reason, and the
         device is FAILED then; or until it is to be changed."""
         assert self.ftl is not None
         ftl = self.ftl
-        lost = asyncio.ensure_future(self._link.wait_lost())
+        lost = asyncio.ensure_future(self.link.wait_lost())
         failed = asyncio.ensure_future(ftl.failed.wait())
-        changing = asyncio.ensure_future(self._changes.wanted.wait())
+        changing = asyncio.ensure_future(self.changes.wanted.wait())
         attaching = asyncio.ensure_future(self._stay_attached())
         standing = asyncio.ensure_future(self.dependents.keep(lambda: self.is_attached))
         alarming = asyncio.ensure_future(settle_alarms(self.hosts))
-        making_room = asyncio.ensure_future(make_room(self.hosts, lambda: self._front.present, ftl.make_durable))
-        watching = asyncio.ensure_future(self._base_watch.run(ftl.core))
-        self._link.watch_zones(ftl.zones_changed)
+        making_room = asyncio.ensure_future(make_room(self.hosts, lambda: self.front.present, ftl.make_durable))
+        watching = asyncio.ensure_future(self.base_watch.run(ftl.core))
+        self.link.watch_zones(ftl.zones_changed)
         try:
             await asyncio.wait({lost, failed, changing}, return_when=asyncio.FIRST_COMPLETED)
             if not lost.done() and not failed.done():
@@ -380,226 +166,20 @@ class ManagedDevice(OrderedDevice):
             else:
                 failure = ftl.failure
                 if failure is None or not may_pass(failure):
-                    await self._fail(failure.message if failure is not None else "the FTL failed")
+                    await self.fail(failure.message if failure is not None else "the FTL failed")
                     return Ended.FAILED
-                if await self._flush_failed(failure, flushed=ftl.core.stats()["base_flushes"] > 1):
+                if await self.flush_failed(failure, flushed=ftl.core.stats()["base_flushes"] > 1):
                     return Ended.FAILED
-                reason = self._link.lost_reason or failure.message
+                reason = self.link.lost_reason or failure.message
         finally:
-            self._link.watch_zones(None)
+            self.link.watch_zones(None)
             await end_tasks((lost, failed, changing, attaching, standing, alarming, making_room, watching))
-        self.error = f"base bdev {self._link.base_name}: {'; '.join(filter(None, (reason, self._base_watch.no_space)))}"
+        self.error = f"base bdev {self.link.base_name}: {'; '.join(filter(None, (reason, self.base_watch.no_space)))}"
         return Ended.LOST
-
-    async def _flush_failed(self, failure: BaseException, *, flushed: bool = False) -> bool:
-        """failure: of a life or a load. flushed: other flushes of that life did not fail. True: there were too many
-        that did, the device is FAILED."""
-        now_s = asyncio.get_running_loop().time()
-        if flushed or not isinstance(failure, FlushDoubtError):
-            self._failed_flushes.end()
-        if isinstance(failure, FlushDoubtError):
-            self._failed_flushes.add(now_s)
-        reason = self._failed_flushes.too_many(now_s)
-        if reason is not None:
-            await self._fail(f"base bdev {self._link.base_name} can't flush: {reason}")
-        return reason is not None
 
     async def _stay_attached(self) -> None:
         if not self.params["no_attach"]:
-            await self._bdev.keep(self._front)
-
-    async def _load_changed(self) -> bool:
-        """False: it has to be loaded as it was. Whoever asked knows why."""
-        change = self._changes.take()
-        try:
-            halted = await to_its_end(self._halt_to_change(change))
-            if not halted:
-                return False
-            before = dict(self.params)
-            self._saved_params = before if change.late else None
-            try:
-                self.set_params(change.applied(before))
-                if not change.late:
-                    # Before it counts: whoever comes after a crash loads it so, or as it was.
-                    self.on_change()
-                await self._return_to_base(change.once)
-            except BaseException:
-                # Once hosts are served by what is changed, that is what there is.
-                self._saved_params = None
-                if not self._front.serving:
-                    self.set_params({**before, **change.back})
-                self.on_change_behind()
-                raise
-            self._saved_params = None
-        except (FtlError, OSError) as error:
-            told = f"{change.what}: not done: {error.message if isinstance(error, FtlError) else error}"
-            log.error("%s: %s", self, told)
-            self._changes.refuse(error)
-            if self.state is DeviceState.ONLINE:
-                return True
-            self.error = told
-            return False
-        self.error = None
-        self.state = DeviceState.ONLINE
-        self.changed()
-        log.info("%s: %s: done", self, change.what)
-        self._changes.done()
-        return True
-
-    async def _halt_to_change(self, change: Change) -> bool:
-        """I/O waits from now on, and what had been accepted is on media. Raises BusyError where that can't be had in
-        a moment: nothing is changed then, and I/O goes on."""
-        assert self.ftl is not None
-        ftl = self.ftl
-        self._front.hold()
-        if not await self._front.emptied(EMPTY_TIMEOUT_S):
-            self._front.set_core(ftl.core)
-            raise BusyError(
-                f"FTL bdev {self.name}: the base does not end what hosts have sent within {EMPTY_TIMEOUT_S:g} s, so "
-                f"{change.what} has to wait: try again when it does"
-            )
-        self.state = DeviceState.WAITING
-        self._step_told, self.waits_for = "", change.what
-        self.changed()
-        self._hold_timer = asyncio.get_running_loop().call_later(self._identity.peer_timeout_s, self._stop_holding)
-        self.ftl = None
-        try:
-            await halt_ftl(ftl, self._link)
-        finally:
-            await self._link.disconnect()
-        if not ftl.halted_cleanly:
-            # It failed meanwhile: a load has to see to what was accepted, without any change.
-            raise ftl.failure or MediaError(f"FTL bdev {self.name} has failed")
-        # Hosts stay connected: what they write from now on they are owed again.
-        return True
-
-    async def _wait_for_base(self) -> bool:
-        """Until the base is back and the FTL loaded from it: True. False: what came back is no such base."""
-        log.warning("%s: waiting for its base: %s", self, self.error)
-        self._front.hold()
-        self.state = DeviceState.WAITING
-        if self._hold_timer is not None:
-            self._hold_timer.cancel()
-        # At once: whoever asks before the base is let go of is told of no bdev in a target that is gone.
-        self._bdev.lost()
-        self._step_told = self.waits_for = ""
-        self.changed()
-        self._hold_timer = asyncio.get_running_loop().call_later(self._identity.peer_timeout_s, self._stop_holding)
-        delay_s = RETRY_MIN_S
-        try:
-            await asyncio.sleep(self._failed_flushes.delay_s())
-            while True:
-                # Half of it would leave the core that was lost, and its write buffer, to nobody.
-                await to_its_end(self._let_go_of_base())
-                try:
-                    await self._return_to_base()
-                    break
-                except (DeferredError, *PASSING) as error:
-                    self.waits_for = str(error)
-                    log.debug("%s: waiting: %s", self.name, error)
-                    if await self._flush_failed(error):
-                        return False
-                    if isinstance(error, UnfitError):
-                        await self.seek_base(error)
-                        continue
-                    await self.look_elsewhere(error)
-                except FtlError as error:
-                    await self._fail(f"base bdev {self._link.base_name} came back, but is of no use: {error.message}")
-                    return False
-                await asyncio.sleep(delay_s)
-                delay_s = min(delay_s * RETRY_GROWTH, RETRY_MAX_S)
-        finally:
-            self._hold_timer.cancel()
-        log.warning("%s: loaded by the daemon itself, its base is back, I/O goes on", self)
-        self.error = None
-        self.state = DeviceState.ONLINE
-        self.changed()
-        return True
-
-    def _remember(self, ftl: FtlDevice) -> None:
-        self._life_seen = ftl.incarnation
-        self.changed()
-
-    async def look_elsewhere(self, error: Exception) -> None:
-        """For what that attempt has not found under its name."""
-        if isinstance(error, CacheUnfitError):
-            # It may be another FTL's, whose daemon can't have it meanwhile.
-            await to_its_end(self._link.give_back())
-        await self._search.look_elsewhere(error)
-
-    def _moved(self, key: str, name: str) -> None:
-        log.warning("%s: found as bdev %s: that is its %s from now on", self, name, key)
-        self.set_params({**self.params, key: name})
-        self.changed()
-
-    async def seek_base(self, error: UnfitError) -> None:
-        """Returns when another attempt is worth it; FAILED meanwhile, if that takes long. What is there under the
-        base's name may be another FTL's, so it is let go of."""
-        came_back = " came back, but" if self._front.gate is not None else ""
-        told = self.error = f"base bdev {self._link.base_name}{came_back} is of no use: {error.message}"
-        refused = self._link.bdev
-        await to_its_end(self._link.give_back())
-        await self._search.seek(refused, lambda: self._fail(told))
-
-    async def _return_to_base(self, once: Mapping[str, Any] | None = None) -> None:
-        await self._link.claim(again=True)
-        self.ftl = await self._load(await self._connect(), once)
-        self._remember(self.ftl)
-        self.took_conf()
-        if (self.ftl.restored or {}).get("lossy"):
-            # Queues that are there already know nothing of it.
-            await self._front.disconnect_hosts()
-        self._front.set_core(self.ftl.core)
-        self._gave_cache_up()
-        assert self._hold_timer is not None
-        self._hold_timer.cancel()
-        self._sweep()
-        await self._try_attach()
-
-    def _gave_cache_up(self) -> None:
-        """Once: the superblock says so now, and another cache may come."""
-        if self.params.get("without_cache"):
-            self.params["without_cache"] = False
-
-    def _sweep(self) -> None:
-        """The core before this one goes when the last write that was received into its memory is done."""
-        if (gate := self._front.gate) is not None and not gate.sweep():
-            asyncio.get_running_loop().call_later(SWEEP_S, self._sweep)
-
-    def _stop_holding(self) -> None:
-        self._front.fail()
-        self.error = f"{self.error}; I/O fails since it waited for {self._identity.peer_timeout_s:g} s"
-        log.error("%s: %s", self.name, self.error)
-        self.changed()
-
-    async def _let_go_of_base(self) -> None:
-        """What stands in the target is left to claim() and attach(): they take it over when it is still there."""
-        self._front.hold()
-        ftl, self.ftl = self.ftl, None
-        self._bdev.lost()
-        if ftl is not None:
-            await ftl.abort(self.error or "the base bdev is lost")
-        # Without the connection nothing is left in flight, and the core can end.
-        await self._link.disconnect()
-        if ftl is not None:
-            with contextlib.suppress(FtlError):
-                await ftl.halt()
-            # Its L2P takes as much memory as that of the next.
-            del ftl
-            if self._front.gate is not None:
-                self._front.gate.sweep()
-
-    async def _fail(self, reason: str) -> None:
-        log.error("%s: failed: %s", self, reason)
-        self.state = DeviceState.FAILED
-        self.error = reason
-        if self._hold_timer is not None:
-            self._hold_timer.cancel()
-        self._front.fail()
-        if self.ftl is not None:
-            with contextlib.suppress(FtlError):
-                await self.ftl.abort(reason)
-        self.changed()
+            await self.kept_bdev.keep(self.front)
 
     # --- end ---
 
@@ -612,11 +192,11 @@ class ManagedDevice(OrderedDevice):
             raise BusyError(f"FTL bdev {self.name} is already being deleted")
         if self.state is DeviceState.CREATING:
             raise BusyError(f"FTL bdev {self.name} is still being created: delete it when that is done")
-        before = self._state_before = self.state
+        before = self.state_before = self.state
         self.state = DeviceState.DELETING
         await self._end_life()
         if before is not DeviceState.ONLINE:
-            self._front.fail()
+            self.front.fail()
         return await self._take_apart()
 
     async def _take_apart(self) -> list[tuple[str, Exception]]:
@@ -624,9 +204,10 @@ class ManagedDevice(OrderedDevice):
         return await to_its_end(self._take_all_apart())
 
     async def _take_all_apart(self) -> list[tuple[str, Exception]]:
+        rpc = self.target_rpc
         failures, failures_here = await take_apart(
-            self._rpc, self._target_bdev, self._link, self._let_go_here,
-            drop_keys=lambda: drop_all(self._rpc, self._identity.key_dir, self.uuid, self.params.get("target_psk")),
+            rpc, self.target_bdev, self.link, self._let_go_here,
+            drop_keys=lambda: drop_all(rpc, self.identity.key_dir, self.uuid, self.params.get("target_psk")),
         )  # fmt: skip
         self.left_behind = bool(failures)
         return [*failures, *failures_here]
@@ -636,8 +217,7 @@ class ManagedDevice(OrderedDevice):
         connections that end, and no error. Returns what could not be done. What is made with no_data, and half of a
         creation, are for take_down()."""
         await self._end_life()
-        if self._hold_timer is not None:
-            self._hold_timer.cancel()
+        self.stop_hold_timer()
         return await to_its_end(self._pause())
 
     async def _end_life(self) -> None:
@@ -645,39 +225,39 @@ class ManagedDevice(OrderedDevice):
         stands in the target is known behind that."""
         if self._life is not None:
             await end_tasks([self._life])
-        async with self._bdev.turn:
+        async with self.kept_bdev.turn:
             pass
 
     async def _pause(self) -> list[tuple[str, Exception]]:
-        self._front.hold()
+        self.front.hold()
         if self.state is DeviceState.ONLINE:
             self.state = DeviceState.WAITING
-            self._step_told, self.waits_for = "", "the next daemon"
+            self.progress, self.waits_for = "", "the next daemon"
             # A base that does not answer is the halt's to tell: connections end before it, and with them what is held.
-            await self._front.emptied(EMPTY_TIMEOUT_S)
+            await self.front.emptied(EMPTY_TIMEOUT_S)
         return await self._let_go_here()
 
     async def _let_go_here(self, *, keep_address: bool = False) -> list[tuple[str, Exception]]:
         """Of everything but what stands in the target. keep_address: nor of where hosts will look for it, unless they
         have been let in."""
-        keep = keep_address and self._front.gate is None
+        keep = keep_address and self.front.gate is None
         parts = Steps(self.name)
         if not keep:
-            parts.on_undo("stop the reactor", self._front.stop)
-        parts.on_undo("disconnect from the base", self._link.disconnect)
+            parts.on_undo("stop the reactor", self.front.stop)
+        parts.on_undo("disconnect from the base", self.link.disconnect)
         parts.on_undo("halt the FTL", self._halt_ftl)
         if not keep:
-            parts.on_undo("close the export", self._front.close_export)
+            parts.on_undo("close the export", self.front.close_export)
         failures = await parts.undo()
         if not keep:
-            self._front = self._new_front()
+            self.front = self.new_front()
         self.ftl = None
-        self._bdev.lost()
+        self.kept_bdev.lost()
         return failures
 
     async def _halt_ftl(self) -> None:
         if self.ftl is not None:
-            await halt_ftl(self.ftl, self._link)
+            await halt_ftl(self.ftl, self.link)
             if self.ftl.halted_cleanly:
                 self.hosts.flushed()
 
@@ -685,80 +265,32 @@ class ManagedDevice(OrderedDevice):
 
     def describe(self) -> dict[str, Any]:
         """For ftl_get_devices."""
-        told: dict[str, Any] = {
-            "name": self.name,
-            "uuid": str(self.uuid),
-            "state": self.state.value,
-            "since": self._since.isoformat(timespec="seconds"),
-            "target": self.target,
-            "base_bdev": self.params["base_bdev"],
-            "cache": self.params.get("cache"),
-            "no_data": self.no_data,
-            "attached": self.attachment is not None,
-            **self.admission.describe(),
-            "base_tls": self._link.tls_cipher,
-            "error": self.error or self._bdev.error or self.dependents.error,
-            **self.dependents.describe(),
-        }
-        if self.state in (DeviceState.CREATING, DeviceState.WAITING) and self._step_told:
-            told["progress"] = self._step_told
-        if self.state in (DeviceState.WAITING, DeviceState.DEFERRED):
-            told["waiting_for"] = "; ".join(filter(None, (self.waits_for, *self._search.doubt.values())))
-        if self.export is not None:
-            told["export"] = {
-                "trtype": "TCP",
-                "traddr": self.export.traddr,
-                "trsvcid": str(self.export.trsvcid),
-                "subnqn": self.export.nqn,
-                "nsid": self.export.nsid,
-            }
-        if self._front.gate is not None:
-            told["block_size"] = 4096
-            told["num_blocks"] = self._front.gate.block_count
-        if self.ftl is not None:
-            told["num_bands"] = self.ftl.geometry.band_count
-            told["free_bands"] = self.ftl.stats()["free_bands"]
-            if self.state is DeviceState.ONLINE and self.ftl.state is FtlState.READ_ONLY:
-                told["state"] = self.ftl.state.value
-                told["error"] = self.ftl.failure.message if self.ftl.failure is not None else None
-        return told
+        return description.describe(self)
 
     def properties(self) -> dict[str, Any]:
         """For bdev_ftl_get_properties."""
-        told = self.describe()
-        told["base_names"] = self._link.names_of("base")
-        if self.params.get("cache") is not None:
-            its = self.ftl.cache if self.ftl is not None else None
-            told["cache"] = {
-                "bdev": self.params["cache"],
-                "names": self._link.names_of("cache"),
-                "kind": self.cache_kind,
-                "state": its.state.value if its is not None else "absent",
-                "failure": its.failure if its is not None else None,
-            }
-        told["zone_events"] = self._link.zone_events
-        if self.ftl is not None:
-            told["properties"] = self.ftl.properties()["properties"]
-        else:
-            told["conf"] = self.conf.to_dict()
-        return told
+        return description.properties(self)
+
+    def record(self) -> dict[str, Any]:
+        """For the state file."""
+        return description.record(self)
 
     # --- hosts ---
 
     async def disallow_host(self, nqn: str) -> None:
         """Nothing of that host is under way when this returns. Raises what Admission.remove() does."""
         self.admission.remove(nqn)
-        await self._front.disconnect_disallowed()
+        await self.front.disconnect_disallowed()
 
     async def allow_any_host(self, allow: bool) -> None:
         """False: nothing of hosts that are not in the list is under way when this returns. Raises what
         Admission.allow_any_host() does."""
         self.admission.allow_any_host(allow)
-        await self._front.disconnect_disallowed()
+        await self.front.disconnect_disallowed()
 
     def tell_hosts(self) -> dict[str, Any]:
         """For bdev_ftl_get_hosts."""
-        return self.admission.tell(self._front.controllers())
+        return self.admission.tell(self.front.controllers())
 
     @property
     def can_be_halted(self) -> bool:
@@ -769,28 +301,8 @@ class ManagedDevice(OrderedDevice):
 
     def held_in_file(self) -> BufferFile | None:
         """The write buffer file, where it holds what is not known to be durable anywhere else."""
-        if self._identity.buffer_dir is None:
+        if self.identity.buffer_dir is None:
             return None
         # Of several, loads that were killed have left the others, which hold what this one does.
-        files = [each for each in buffer_files(self._identity.buffer_dir, self.uuid) if not each.holds_nothing]
+        files = [each for each in buffer_files(self.identity.buffer_dir, self.uuid) if not each.holds_nothing]
         return max(files, key=lambda each: (each.held_blocks is None, each.held_blocks or 0), default=None)
-
-    def record(self) -> dict[str, Any]:
-        """For the state file: enough to undo, to load it again, or to go on waiting for the base bdev."""
-        export = self.export or self._export_before
-        # Until it has ended it comes back: what it had accepted may not be durable yet.
-        state = self._state_before if self.state is DeviceState.DELETING else self.state
-        return {
-            "name": self.name,
-            "uuid": str(self.uuid),
-            "target": self.target,
-            "state": state.value,
-            "loads": self.loads,
-            "life": self._life_seen,
-            "params": self._saved_params or self.params,
-            "params_are_as_given": True,
-            "export": None if export is None else [export.nqn, export.traddr, export.trsvcid],
-            "allowed": self.admission.to_record(),
-            "hosts": self.hosts.to_record(),
-            "dependents": self.dependents.to_record(),
-        }

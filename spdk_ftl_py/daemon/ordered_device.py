@@ -3,56 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any
-from uuid import UUID
 
 from ..conf import FtlConf, given_settings
-from ..errors import BusyError, FtlError, ParameterError, TargetError
-from ..ftl.device import FtlDevice
+from ..errors import BusyError, ParameterError, TargetError
 from ..ftl.life import FtlState
 from ..spdk.bdevs import Bdev
-from ..spdk.rpc import TargetRpc
-from .admission import Admission
-from .attaching import KeptBdev
-from .base import BaseLink
-from .changes import Change, Changes
+from .changes import Change
 from .checks import check_name
-from .dependents import Dependents
-from .front import Front
+from .description import describe
+from .device_parts import DeviceParts
 from .states import DeviceState
-from .target_bdev import TargetBdev
 
 
-class OrderedDevice(ABC):
-    """The part of ManagedDevice, which has all these, that orders.py needs."""
-
-    name: str
-    uuid: UUID
-    params: dict[str, Any]
-    settings: dict[str, Any]
-    conf: FtlConf
-    no_data: bool
-    error: str | None
-    admission: Admission
-    dependents: Dependents
-    _changes: Changes
-    ftl: FtlDevice | None
-    _rpc: TargetRpc
-    _front: Front
-    _link: BaseLink
-    _target_bdev: TargetBdev
-    _bdev: KeptBdev
-    on_change: Callable[[], None]
-    on_change_behind: Callable[[], FtlError | None]
-
-    @property
-    @abstractmethod
-    def state(self) -> DeviceState: ...
-    @abstractmethod
-    def describe(self) -> dict[str, Any]:
-        """For ftl_get_devices."""
+class OrderedDevice(DeviceParts):
+    """The part of ManagedDevice that orders.py needs."""
 
     async def change(self, change: Change) -> None:
         """Halts the FTL cleanly, and loads it again, changed. Hosts notice a pause. Returns when it runs.
@@ -62,67 +28,49 @@ class OrderedDevice(ABC):
         """
         if self.ftl is None or self.state is not DeviceState.ONLINE or self.ftl.state is not FtlState.RUNNING:
             reason = f": {self.error}" if self.error else ""
-            raise BusyError(f"FTL bdev {self.name} is {self.describe()['state']}{reason}; {change.what} has to wait")
+            raise BusyError(f"FTL bdev {self.name} is {describe(self)['state']}{reason}; {change.what} has to wait")
         if self.no_data:
             raise ParameterError(f"FTL bdev {self.name} was made with no_data, so it can't be loaded again changed")
         FtlConf.from_dict(given_settings(change.applied(self.params))).check()
-        await self._changes.ask(change)
-
-    def set_params(self, params: dict[str, Any]) -> None:
-        """In place: those that go by them have them too. Raises ConfError, ParameterError."""
-        settings = given_settings(params)
-        FtlConf.from_dict(settings).check()
-        for mine, new in ((self.params, params), (self.settings, settings)):
-            mine.clear()
-            mine.update(new)
-
-    def took_conf(self) -> None:
-        """Its FTL has another one now."""
-        assert self.ftl is not None
-        self.conf = self.ftl.conf
-        self._front.set_io_channels(self.conf.max_io_channels)
-
-    @property
-    def target_rpc(self) -> TargetRpc:
-        return self._rpc
+        await self.changes.ask(change)
 
     async def trim(self, lba: int, block_count: int) -> None:
         """Raises as Front.trim() does."""
-        await self._front.run_own(self._front.trim(lba, block_count))
+        await self.front.run_own(self.front.trim(lba, block_count))
 
     async def scrub_cache(self, cache: Bdev, *, force: bool) -> None:
         """Claims it and makes it the FTL's, while that runs without: for a change that gives it to it. Raises
         ExistsError where somebody's data is on it, and FtlError; then it is let go of."""
-        await self._front.run_own(self._link.scrub_cache(self._front.reactor, cache, force=force))
+        await self.front.run_own(self.link.scrub_cache(self.front.reactor, cache, force=force))
 
     async def require_unclaimed_cache(self, cache: Bdev) -> None:
-        await self._link.require_unclaimed(cache, "cache")
+        await self.link.require_unclaimed(cache, "cache")
 
     def turn_in_target(self) -> asyncio.Lock:
         """To be held by who changes its bdev in the target."""
-        return self._bdev.turn
+        return self.kept_bdev.turn
 
     async def rename(self, name: str, take: Callable[[str], None]) -> None:
         """take(name) makes it its name here, and is called again to take that back. In the target it gets that name
         where nothing stands on it. Raises ClaimedError, ExistsError, TargetError, or what keeps it from being saved:
         then it has the name it had, if maybe not in the target yet."""
-        async with self._bdev.turn:
+        async with self.kept_bdev.turn:
             assert self.ftl is not None
             if self.state is not DeviceState.ONLINE:
                 raise BusyError(f"FTL bdev {self.name} is {self.state.value}; it can't be renamed now")
             attached = not self.params["no_attach"]
-            if attached and self._bdev.now is None:
+            if attached and self.kept_bdev.now is None:
                 raise BusyError(
                     f"FTL bdev {self.name} is no bdev of its target now, which the daemon is about to mend: try again "
                     "when ftl_get_devices says that it is attached"
                 )
             if self.dependents.pending:
                 raise BusyError(f"FTL bdev {self.name}: what stands on it is being made again; it can't be renamed now")
-            await check_name(self._rpc, name, self.uuid, before=self.name)
-            await self._target_bdev.require_unused()
+            await check_name(self.target_rpc, name, self.uuid, before=self.name)
+            await self.target_bdev.require_unused()
             before = self.name
-            failures = await self._target_bdev.undo()
-            self._bdev.lost()
+            failures = await self.target_bdev.undo()
+            self.kept_bdev.lost()
             try:
                 if failures:
                     raise TargetError(f"FTL bdev {before}: not renamed: {failures[0][0]}: {failures[0][1]}")
@@ -136,11 +84,11 @@ class OrderedDevice(ABC):
                     raise
             finally:
                 if attached and self.state is DeviceState.ONLINE:
-                    await self._bdev.try_attach(self._front)
+                    await self.kept_bdev.try_attach(self.front)
 
     def _take(self, name: str, take: Callable[[str], None]) -> None:
         take(name)
-        self._target_bdev.name = name
+        self.target_bdev.name = name
         self.dependents.renamed(name)
         self.admission.renamed(name)
 

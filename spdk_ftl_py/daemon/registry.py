@@ -1,52 +1,40 @@
-"""All FTLs of the daemon, and the RPCs on them."""
+"""All FTLs of the daemon: what a predecessor left is taken over, RPCs are answered, all are halted."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import errno
 import logging
 import os
 import time
-from collections import defaultdict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Final
 from uuid import UUID
 
-from ..errors import BusyError, ExistsError, FtlError, NotFoundError, ParameterError
-from ..ftl.load.write_buffer_file import BufferFile, BufferFiles, buffer_files, in_use
-from ..runtime.tasks import end_tasks
-from ..spdk.attach import detach
-from ..spdk.bdevs import find_bdev
-from ..spdk.exports import bdev_nqn, remove_subsystem
-from ..spdk.rpc import is_gone
+from ..errors import BusyError, FtlError
 from ..spdk.saved_config import OwnFtl
 from ..text import show_names
 from ..version import __version__
-from .base import DaemonIdentity, DeferredError, UnfitError
-from .checks import FtlThereError
-from .config_rpcs import ConfigRpcs, normal_target
+from .base import DaemonIdentity
+from .buffer_rpcs import BufferRpcs
+from .config_rpcs import ConfigRpcs
+from .creations import Creations
 from .device import DeviceState, ManagedDevice
-from .ending import PROBE_TIMEOUT_S
+from .device_parts import Origin
+from .devices import Devices, Key, key_of, worth_keeping
 from .front import Export
 from .growing import grow
 from .host_rpcs import HostRpcs
 from .orders import Orders
+from .orphans import Orphans
 from .requester import requester
 from .saved import SavedFtl
+from .saving import StateSaver
 from .scans import Scans
-from .session_keys import drop_all, remove_stray_files
+from .session_keys import remove_stray_files
 from .state import StateDirectory
-from .terms import POLL_S, Terms, check_agrees, is_patient, may_come, wait_online
 
-DEFERRED_POLL_MIN_S: Final = 0.2
-DEFERRED_POLL_MAX_S: Final = 2.0
-DEFERRED_POLL_GROWTH: Final = 1.5
-SAVE_AGAIN_S: Final = 1.0
 _DEFAULTS_FILLED_IN: Final = {"overprovisioning": 20, "use_append": False}
-
-Key = tuple[str, str]
-"""Target and name."""
 
 log = logging.getLogger(__name__)
 
@@ -57,18 +45,20 @@ class Registry:
     def __init__(self, state: StateDirectory, identity: DaemonIdentity, *, socket_path: str) -> None:
         self._state = state
         self._identity = identity
-        identity.own_bdevs.known = self._own_ftls
         self._socket_path = socket_path
-        self._devices: dict[Key, ManagedDevice] = {}
-        self._watchers: dict[ManagedDevice, asyncio.Task[None]] = {}
-        self._orphans: list[dict[str, Any]] = []
-        """Records of devices that are no more, but whose remains in their target could not be undone yet."""
-        self._undoing: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
-        """By target: what one creation is undoing, another does not undo again behind the next export of that FTL."""
-        self._creations: set[asyncio.Task[Any]] = set()
+        self._devices = Devices()
+        identity.own_bdevs.known = self._devices.own_ftls
+        self._orphans = Orphans(identity)
+        self._saver = StateSaver(state, self._devices, self._orphans, identity.sockets)
+        self.creations = Creations(
+            self._devices,
+            self._orphans,
+            self._saver,
+            identity,
+            require_running=self.require_running,
+            is_halting=lambda: self.is_halting,
+        )
         self._deletions: set[asyncio.Task[Any]] = set()
-        self._saving: asyncio.Task[None] | None = None
-        """Tries until what has happened is in the state file."""
         self._halting: asyncio.Task[None] | None = None
         self.on_halted: Callable[[], None] = lambda: None
         """An RPC has halted everything: the daemon is to end."""
@@ -78,13 +68,14 @@ class Registry:
         self._hosts = HostRpcs(self.find, self.find_to_change)
         self._configs = ConfigRpcs(self, identity)
         self._scans = Scans(self, identity, identity.prober)
+        self._buffers = BufferRpcs(self._devices, identity.buffer_dir)
         self._started = time.monotonic()
 
     @property
     def methods(self) -> dict[str, Callable[[dict[str, Any]], Awaitable[Any]]]:
         """By RPC name, for RpcServer."""
         return {
-            "bdev_ftl_create": self.create,
+            "bdev_ftl_create": self.creations.create,
             "bdev_ftl_delete": self.delete,
             "bdev_ftl_get_stats": self.get_stats,
             "bdev_ftl_get_properties": self.get_properties,
@@ -94,10 +85,10 @@ class Registry:
             **self._orders.methods,
             "ftl_get_devices": self.get_devices,
             "ftl_get_daemon": self.get_daemon,
-            "ftl_remove_buffers": self.remove_buffers,
             "ftl_halt": self.halt_on_order,
             **self._configs.methods,
             **self._scans.methods,
+            **self._buffers.methods,
         }
 
     # --- start and halt ---
@@ -115,10 +106,11 @@ class Registry:
                 # As one that is being deleted: whoever reads the state file next is to undo it, and no more.
                 if (record.get("params") or {}).get("no_data"):
                     log.warning("%s: was made with no_data, so it is gone", record["name"])
-                self._leave_behind(record)
+                self._orphans.leave_behind(record)
         self._configs.start(saved)
-        await asyncio.gather(*(self.undo_orphans(target) for target in {each["target"] for each in self._orphans}))
-        self._save()
+        targets = {each["target"] for each in self._orphans.records}
+        await asyncio.gather(*(self._orphans.undo(target) for target in targets))
+        self._saver.save()
         self._is_up = True
 
     async def halt(self, *, undo: bool = False) -> None:
@@ -132,17 +124,16 @@ class Registry:
         await asyncio.shield(self._halting)
 
     async def _halt_all(self, *, undo: bool) -> None:
-        await end_tasks([*self._watchers.values(), *self._creations])
+        await self.creations.end()
         await asyncio.gather(*self._deletions, return_exceptions=True)
-        if self._saving is not None:
-            await end_tasks([self._saving])
-        kept = [device for device in self._devices.values() if _worth_keeping(device)]
+        await self._saver.end()
+        kept = [device for device in self._devices.values() if worth_keeping(device)]
         failures = await asyncio.gather(*(self._halt_one(device, undo=undo) for device in self._devices.values()))
         # Of one that was halted cleanly, no host is owed anything for what it has not flushed.
         stay = [device.record() for device in kept if not _is_over(device)]
-        records = [*self._orphans, *stay]
-        self._keep_sockets(stay)
-        self._devices = {}
+        records = [*self._orphans.records, *stay]
+        self._saver.keep_sockets(stay)
+        self._devices.clear()
         told = [failure for failure in failures if failure]
         try:
             self._state.save(records)
@@ -155,7 +146,7 @@ class Registry:
         """What could not be done."""
         if device.state is DeviceState.DEFERRED and not device.inherited:
             return ""
-        undo = undo or device.no_data or not _worth_keeping(device)
+        undo = undo or device.no_data or not worth_keeping(device)
         failures = await (device.take_down() if undo else device.pause())
         if undo:
             what = "halted" if not failures else "not halted cleanly, or not all undone"
@@ -200,23 +191,25 @@ class Registry:
             device = ManagedDevice(
                 _params_given(record),
                 self._identity,
-                UUID(record["uuid"]),
-                loads=inherited,
-                export=Export(str(export[0]), str(export[1]), int(export[2])) if export is not None else None,
-                hosts=record.get("hosts"),
-                allowed=record.get("allowed"),
-                inherited=inherited,
-                dependents=record.get("dependents"),
-                life=int(record.get("life") or 0),
+                Origin(
+                    UUID(record["uuid"]),
+                    loads=inherited,
+                    export=Export(str(export[0]), str(export[1]), int(export[2])) if export is not None else None,
+                    hosts=record.get("hosts"),
+                    allowed=record.get("allowed"),
+                    inherited=inherited,
+                    dependents=record.get("dependents"),
+                    life=int(record.get("life") or 0),
+                ),
             )
         except (FtlError, KeyError, IndexError, TypeError, ValueError) as error:
             log.error("%s: can't go on with it, the state file's record makes no sense: %s", record["name"], error)
             return False
-        self._prepare(device)
-        self._devices[key_of(device)] = device
+        self.creations.prepare(device)
+        self._devices.put(device)
         if record.get("allowed") is None:
             _warn_of_upgrade(device)
-        self._defer(device)
+        self.creations.defer(device)
         return True
 
     # --- for saved configurations
@@ -226,20 +219,17 @@ class Registry:
         return self._devices
 
     def orphans(self, target: str) -> list[OwnFtl]:
-        """FTLs that are no more, and have left something in that target."""
-        mine = [each for each in self._orphans if each["target"] == target]
-        return [OwnFtl(each["name"], UUID(each["uuid"]), (each.get("export") or [None])[0]) for each in mine]
+        return self._orphans.left_in(target)
 
-    def _own_ftls(self, target: str) -> list[OwnFtl]:
-        mine = [device for device in self._devices.values() if device.target == target]
-        return [OwnFtl(device.name, device.uuid, device.nqn) for device in mine]
+    async def undo_orphans(self, target: str) -> None:
+        await self._orphans.undo(target)
 
     def worth_keeping(self, device: ManagedDevice) -> bool:
-        return self._devices.get(key_of(device)) is device and _worth_keeping(device)
+        return self._devices.get(key_of(device)) is device and worth_keeping(device)
 
     def forget(self, key: Key) -> None:
         """What resume() did, at once behind it."""
-        self._watchers.pop(self._devices.pop(key)).cancel()
+        self.creations.forget(self._devices[key])
 
     def require_running(self) -> None:
         self.require_no_halt()
@@ -247,187 +237,13 @@ class Registry:
 
     def save(self) -> None:
         """Raises FtlError."""
-        self._save()
-
-    def _leave_behind(self, record: dict[str, Any]) -> None:
-        """Whoever reads the state file next is to undo it in its target, and no more."""
-        self._orphans.append({**record, "state": DeviceState.DELETING.value})
-
-    async def undo_orphans(self, target: str) -> None:
-        """Those that can't be undone now stay, to be tried again before the next creation on that target."""
-        async with self._undoing[target]:
-            with contextlib.suppress(FtlError):
-                # What a scan has left would keep a base from its FTL.
-                await self._identity.prober.clean(self._identity.rpc(target))
-            for record in [each for each in self._orphans if each["target"] == target]:
-                rpc = self._identity.rpc(target)
-                device = UUID(record["uuid"])
-                try:
-                    await rpc.call("spdk_get_version", timeout_s=PROBE_TIMEOUT_S)
-                    await detach(rpc, name=record["name"], device=device)
-                    for role in ("cache", "base"):
-                        await remove_subsystem(rpc, bdev_nqn(role, device))
-                    await drop_all(rpc, self._identity.key_dir, device, record["params"].get("target_psk"))
-                except FtlError as error:
-                    log.warning("%s: what is left of it in its target: %s", record["name"], error)
-                    if not is_gone(error):
-                        continue
-                self._orphans.remove(record)
+        self._saver.save()
 
     # --- RPCs ---
 
     async def create(self, params: dict[str, Any]) -> Any:
-        """{"name", "uuid"}, with more where its terms ask for it (Terms.answer), or the line that the creation is
-        deferred."""
-        self.require_no_halt()
-        self._state.require_room()
-        params["target"] = normal_target(params["target"])
-        name = params["name"]
-        key, asked = (params["target"], name), dict(params)
-        terms = Terms.take(params)
-        while terms.if_absent and (other := self._devices.get(key)) is not None:
-            if other.state is DeviceState.CREATING and other not in self._watchers:
-                # Somebody else asks for it at the same time: it is there in a moment, or not at all.
-                await asyncio.sleep(POLL_S)
-                self.require_running()
-                continue
-            await self._check_agrees(other, asked)
-            return terms.answer(await self._wait_online(key, terms), changed=False)
-        other = self._devices.get(key)
-        if other is not None:
-            raise ExistsError(
-                f"name {name}: there is an FTL bdev of that name ({other.state.value}, on the SPDK target at "
-                f"{other.target}): choose another, or delete it first"
-            )
-        device = ManagedDevice(params, self._identity, terms.chosen)
-        self._check_no_twin(device.uuid)
-        self._check_nqn_free(device)
-        self._devices[key] = device
-        task = asyncio.ensure_future(self._bring_up(device))
-        self._creations.add(task)
-        task.add_done_callback(self._creations.discard)
-        # Whoever called may hang up: the creation goes on to one of its ends.
-        try:
-            device = await asyncio.shield(task)
-        except asyncio.CancelledError:
-            if task.cancelled():
-                raise FtlError(f"FTL bdev {name}: not created, the daemon is halting", errno=errno.ESHUTDOWN) from None
-            raise
-        if device.state is DeviceState.DEFERRED and not terms.asks_for_json:
-            return f"FTL bdev: {name} creation deferred"
-        return terms.answer(await self._wait_online(key, terms, device), changed=True)
-
-    async def _check_agrees(self, device: ManagedDevice, asked: dict[str, Any]) -> None:
-        """Raises what check_agrees() does."""
-        told = self._properties(device)
-        for role, has in (("base", told["base_bdev"]), ("cache", device.params.get("cache"))):
-            wanted = asked.get("base_bdev" if role == "base" else "cache")
-            if wanted in (None, has):
-                continue
-            with contextlib.suppress(FtlError):
-                # It may be another name of the same bdev.
-                bdev = await find_bdev(self._identity.rpc(device.target), wanted)
-                if bdev is not None and has in bdev.names:
-                    asked = {**asked, "base_bdev" if role == "base" else "cache": has}
-        check_agrees(device, asked, told)
-
-    async def _wait_online(self, key: Key, terms: Terms, device: ManagedDevice | None = None) -> ManagedDevice:
-        """device, the one of that key by default, as it is when the time to wait is over. Raises what wait_online()
-        does."""
-        if device is not None and (terms.wait_s is None or device.state is not DeviceState.DEFERRED):
-            return device
-        return await wait_online(lambda: self._devices.get(key), key[1], terms.wait_s or 0, lambda: self.is_halting)
-
-    def _check_no_twin(self, uuid: UUID, but: ManagedDevice | None = None) -> None:
-        twin = next((each for each in self._devices.values() if each.uuid == uuid and each is not but), None)
-        if twin is not None:
-            raise ExistsError(
-                f"uuid {uuid}: FTL bdev {twin.name} ({twin.state.value}, on the SPDK target at {twin.target}) "
-                "has it already: choose another, or delete that one first"
-            )
-
-    def _check_nqn_free(self, device: ManagedDevice, but: ManagedDevice | None = None) -> None:
-        for other in self._devices.values():
-            if other.nqn == device.nqn and other is not but:
-                raise ExistsError(
-                    f"nqn {device.nqn}: it is that of FTL bdev {other.name} (on the SPDK target at {other.target}): "
-                    "choose another with --nqn, which may have {uuid} in it"
-                )
-
-    def _load_instead(self, device: ManagedDevice, error: FtlThereError) -> ManagedDevice:
-        """With load_or_create, the FTL that was found on the base of device takes its place, to be loaded. Raises the
-        error where that is not asked for, and ExistsError where it is not the FTL that is asked for."""
-        if not device.params.get("load_or_create"):
-            raise error
-        wanted = device.params.get("uuid")
-        if wanted is not None and UUID(wanted) != error.uuid:
-            raise ExistsError(
-                f"base bdev {device.params['base_bdev']} holds an FTL already, with uuid {error.uuid}, and {wanted} is "
-                "asked for: give another base, or that uuid; nothing was done"
-            ) from error
-        self._check_no_twin(error.uuid, device)
-        record = device.record()
-        params = {name: value for name, value in record["params"].items() if name not in ("load_or_create", "uuid")}
-        found = ManagedDevice(
-            params,
-            self._identity,
-            error.uuid,
-            loads=True,
-            allowed=record["allowed"],
-            dependents=record["dependents"],
-        )
-        self._check_nqn_free(found, device)
-        self._prepare(found)
-        self._devices[key_of(found)] = found
-        if device in self._watchers:
-            self._watchers[found] = self._watchers.pop(device)
-        self._save()
-        return found
-
-    def _prepare(self, device: ManagedDevice) -> None:
-        device.on_change = self._save
-        device.on_change_behind = self._save_for_sure
-        device.hosts.require_state_room = self._require_room_for_host
-
-    async def _bring_up(self, device: ManagedDevice) -> ManagedDevice:
-        """Online or deferred. With load_or_create it may be another one than what was given."""
-        self._prepare(device)
-        try:
-            await self.undo_orphans(device.target)
-            self._save()
-            try:
-                await device.bring_up()
-            except FtlThereError as error:
-                device = self._load_instead(device, error)
-                await device.bring_up()
-        except BaseException as error:
-            if not self._is_deferred_by(device, error):
-                del self._devices[key_of(device)]
-                if device.left_behind:
-                    self._leave_behind(device.record())
-                self._save_for_sure()
-                raise
-            self._defer(device, str(error))
-        try:
-            self._save()
-        except FtlError:
-            # A successor would know nothing of it.
-            await self._take_down(device)
-            raise
-        log.info(
-            "%s: %s, asked for by %s",
-            device,
-            "creation deferred" if device.state is DeviceState.DEFERRED else device.how_it_came,
-            requester(),
-        )
-        return device
-
-    @staticmethod
-    def _is_deferred_by(device: ManagedDevice, error: BaseException) -> bool:
-        """The creation goes on when what it lacks is there."""
-        if isinstance(error, DeferredError):
-            return True
-        return is_patient(device.params) and may_come(error) and not device.left_behind
+        """As Creations.create()."""
+        return await self.creations.create(params)
 
     async def delete(self, params: dict[str, Any]) -> Any:
         """True, or the line that says what of it only its write buffer file has."""
@@ -436,7 +252,7 @@ class Registry:
         # Either nothing is done, or it is deleted for good.
         self._state.require_room()
         # One that is being created for somebody who waits is refused by take_down().
-        created = device.state is DeviceState.CREATING and device not in self._watchers
+        created = device.state is DeviceState.CREATING and device not in self.creations.watchers
         held = None if created or device.can_be_halted else device.held_in_file()
         if held is not None and not params.get("force"):
             raise BusyError(
@@ -466,38 +282,16 @@ class Registry:
 
     async def _delete(self, device: ManagedDevice) -> list[tuple[str, Exception]]:
         # Also where whoever asked for it has hung up.
-        failures = await self._take_down(device)
+        failures = await self.creations.take_down(device)
         what = "deleted" if not failures else "deleted, but not all could be undone"
         log.info("%s: %s, asked for by %s", device, what, requester())
-        return failures
-
-    async def _take_down(self, device: ManagedDevice) -> list[tuple[str, Exception]]:
-        # With load_or_create it may have become another one.
-        device = self._devices.get(key_of(device), device)
-        watcher = self._watchers.get(device)
-        if watcher is not None:
-            # Whether it waits for its base or is just being made of it: it is undone, and DEFERRED then.
-            await end_tasks([watcher])
-            device = self._devices.get(key_of(device), device)
-        record = device.record()
-        failures = await device.take_down()
-        if device.left_behind:
-            self._leave_behind(record)
-        del self._devices[key_of(device)]
-        failure = self._save_for_sure()
-        if failure is not None:
-            failures = [*failures, ("remove it from the state file (the daemon goes on trying)", failure)]
         return failures
 
     async def get_stats(self, params: dict[str, Any]) -> dict[str, Any]:
         return self.find(params).stats()
 
     async def get_properties(self, params: dict[str, Any]) -> dict[str, Any]:
-        return self._properties(self.find(params))
-
-    @staticmethod
-    def _properties(device: ManagedDevice) -> dict[str, Any]:
-        return {**device.properties(), "params": device.params}
+        return self.find(params).properties()
 
     async def scrub(self, params: dict[str, Any]) -> dict[str, Any]:
         """How it stands, once it is ordered or stopped."""
@@ -518,18 +312,15 @@ class Registry:
 
     def require_free(self, device: ManagedDevice, name: str) -> None:
         """Raises ExistsError where another one has that name."""
-        other = self._devices.get((device.target, name))
-        if other is not None and other is not device:
-            raise ExistsError(
-                f"name {name}: there is an FTL bdev of that name ({other.state.value}, on the SPDK target at "
-                f"{other.target}): choose another"
-            )
+        self._devices.require_free(device, name)
 
     def renamed(self, device: ManagedDevice, before: str) -> None:
         """It has another name since a moment."""
-        if self._devices.get((device.target, before)) is device:
-            del self._devices[(device.target, before)]
-        self._devices[key_of(device)] = device
+        self._devices.renamed(device, before)
+
+    def find(self, params: dict[str, Any]) -> ManagedDevice:
+        """As Devices.find()."""
+        return self._devices.find(params)
 
     def find_to_change(self, params: dict[str, Any]) -> ManagedDevice:
         """Raises NotFoundError, and where the device, or all of them, is being let go of, BusyError or FtlError."""
@@ -540,11 +331,7 @@ class Registry:
         return device
 
     async def get_devices(self, params: dict[str, Any]) -> list[dict[str, Any]]:
-        target = normal_target(params["target"]) if params.get("target") is not None else None
-        if params.get("name") is not None:
-            named = [device for device in self._named(params["name"]) if target in (None, device.target)]
-            return [device.describe() for device in named or [self.find(params)]]
-        return [device.describe() for device in self._devices.values() if target in (None, device.target)]
+        return [device.describe() for device in self._devices.chosen(params)]
 
     async def get_daemon(self, _params: dict[str, Any]) -> dict[str, Any]:
         return {
@@ -557,53 +344,9 @@ class Registry:
             "buffer_directory": str(self._identity.buffer_dir),
             "peer_timeout_s": self._identity.peer_timeout_s,
             "devices": len(self._devices),
-            "unneeded_buffers": [each.to_dict() for each in self._unneeded_buffers()],
+            "unneeded_buffers": [each.to_dict() for each in self._buffers.unneeded()],
             "uptime_s": round(time.monotonic() - self._started, 1),
         }
-
-    # --- write buffer files that were left
-
-    def _unneeded_buffers(self) -> list[BufferFile]:
-        """Of no FTL that this daemon knows, in whatever state, nor of one that another process serves."""
-        directory = self._identity.buffer_dir
-        if directory is None:
-            return []
-        known = {device.uuid for device in self._devices.values()}
-        return [each for each in buffer_files(directory) if each.uuid not in known and not in_use(directory, each.uuid)]
-
-    async def remove_buffers(self, params: dict[str, Any]) -> dict[str, Any]:
-        """{"removed": as in get_daemon()}. All that are asked for, or none."""
-        directory = self._identity.buffer_dir
-        chosen = self._unneeded_buffers()
-        if params.get("uuid") is not None:
-            uuid = UUID(params["uuid"])
-            chosen = [each for each in chosen if each.uuid == uuid]
-            if not chosen:
-                raise self._no_such_buffer(uuid)
-        held = [each for each in chosen if not each.holds_nothing]
-        if held and not params.get("force"):
-            raise BusyError(
-                f"of what hosts were told is written, {'; '.join(map(str, held))} may be nowhere else: load the FTL "
-                "with bdev_ftl_create -u UUID, or give --force to lose it; nothing was removed"
-            )
-        for each in chosen:
-            assert directory is not None
-            files = BufferFiles.acquire(directory, each.uuid)
-            try:
-                files.remove()
-            finally:
-                files.release()
-            log.info("write buffer removed, with %s, asked for by %s", each, requester())
-        return {"removed": [each.to_dict() for each in chosen]}
-
-    def _no_such_buffer(self, uuid: UUID) -> FtlError:
-        owner = next((device for device in self._devices.values() if device.uuid == uuid), None)
-        if owner is not None:
-            return BusyError(f"write buffer of {uuid}: FTL bdev {owner.name} ({owner.state.value}) needs it")
-        directory = self._identity.buffer_dir
-        if directory is not None and in_use(directory, uuid):
-            return BusyError(f"write buffer of {uuid}: another process serves that FTL")
-        return NotFoundError(f"write buffer of {uuid}: there is none in {directory}")
 
     def tell(self) -> None:
         """Logs the state of every FTL."""
@@ -622,141 +365,6 @@ class Registry:
                 where,
                 f": {told['error']}" if told["error"] else "",
             )
-
-    def find(self, params: dict[str, Any]) -> ManagedDevice:
-        """The FTL of params["name"], on params["target"] where that is given. Raises NotFoundError, or ParameterError
-        where only the target would tell which one is meant."""
-        name = params["name"]
-        named = self._named(name)
-        if not named:
-            there = ", ".join(sorted({device.name for device in self._devices.values()})) or "none"
-            raise NotFoundError(f"FTL bdev {name}: no such FTL; the daemon has: {there}")
-        targets = ", ".join(device.target for device in named)
-        if params.get("target") is not None:
-            device = self._devices.get((normal_target(params["target"]), name))
-            if device is None:
-                raise NotFoundError(
-                    f"FTL bdev {name}: it is on the SPDK target at {targets}, not at {params['target']}"
-                )
-            return device
-        if len(named) > 1:
-            raise ParameterError(
-                f"FTL bdev {name}: there is one on each of the SPDK targets at {targets}: say which is meant with "
-                "-s TARGET (the RPC's parameter target)"
-            )
-        return named[0]
-
-    def _named(self, name: str) -> list[ManagedDevice]:
-        return [device for device in self._devices.values() if device.name == name]
-
-    # --- deferred creation ---
-
-    def _defer(self, device: ManagedDevice, reason: str = "") -> None:
-        """reason: what it waits for, until something else is found to be missing."""
-        device.state = DeviceState.DEFERRED
-        device.waits_for = reason
-        watcher = asyncio.create_task(self._create_when_there(device), name=f"wait for the base of {device.name}")
-        self._watchers[device] = watcher
-        watcher.add_done_callback(self._forget_watcher)
-
-    def _forget_watcher(self, watcher: asyncio.Task[None]) -> None:
-        for device in [each for each, task in self._watchers.items() if task is watcher]:
-            del self._watchers[device]
-
-    async def _create_when_there(self, device: ManagedDevice) -> None:
-        rpc = self._identity.rpc(device.target)
-        delay_s = DEFERRED_POLL_MIN_S
-        first = device.inherited
-        unfit: UnfitError | None = None
-        while True:
-            if unfit is not None:
-                await device.seek_base(unfit)
-                unfit = None
-            elif not first:
-                await asyncio.sleep(delay_s)
-                delay_s = min(delay_s * DEFERRED_POLL_GROWTH, DEFERRED_POLL_MAX_S)
-            first = False
-            try:
-                if not device.inherited and await find_bdev(rpc, device.params["base_bdev"]) is None:
-                    device.waits_for = f"base bdev {device.params['base_bdev']} does not exist yet"
-                    continue
-            except FtlError as error:
-                log.debug("%s: deferred: %s", device.name, error)
-                device.waits_for = error.message
-                continue
-            try:
-                await self.undo_orphans(device.target)
-                try:
-                    await device.bring_up()
-                except FtlThereError as error:
-                    device = self._load_instead(device, error)
-                    await device.bring_up()
-            except asyncio.CancelledError:
-                device.state = DeviceState.DEFERRED
-                raise
-            except Exception as error:
-                if self._is_deferred_by(device, error):
-                    log.debug("%s: deferred: %s", device.name, error)
-                    device.error = device.waits_for = str(error)
-                    device.state = DeviceState.DEFERRED
-                    if isinstance(error, UnfitError):
-                        unfit = error
-                    else:
-                        await device.look_elsewhere(error)
-                    continue
-                log.error("%s: deferred creation failed: %s", device, error)
-                if device.left_behind and not _worth_keeping(device):
-                    self._leave_behind(device.record())
-                device.state = DeviceState.FAILED
-                device.error = error.message if isinstance(error, FtlError) else f"{type(error).__name__}: {error}"
-            else:
-                log.info("%s: %s, asked for by %s", device, device.how_it_came, requester())
-            device.changed()
-            return
-
-    def _require_room_for_host(self) -> None:
-        if self._state.crowded:
-            raise BusyError(
-                "the FTLs of this daemon have so many hosts that no more can be remembered; delete FTLs, or serve some "
-                "of them with another daemon"
-            )
-
-    def _save(self) -> None:
-        records = self._records()
-        self._state.save([*self._orphans, *records])
-        self._keep_sockets(records)
-
-    def _keep_sockets(self, records: list[dict[str, Any]]) -> None:
-        if self._identity.sockets is not None:
-            self._identity.sockets.keep_only({UUID(record["uuid"]) for record in records})
-
-    def _save_for_sure(self) -> FtlError | None:
-        """Of what has happened already: why it can't be saved now. It is tried again until it can."""
-        try:
-            self._save()
-        except FtlError as error:
-            if self._saving is None or self._saving.done():
-                self._saving = asyncio.create_task(self._save_until_done(), name="save the state")
-            return error
-        return None
-
-    async def _save_until_done(self) -> None:
-        while True:
-            await asyncio.sleep(SAVE_AGAIN_S)
-            try:
-                self._save()
-            except FtlError as error:
-                log.debug("%s", error.message)
-            else:
-                log.info("the state file is up to date again")
-                return
-
-    def _records(self) -> list[dict[str, Any]]:
-        return [device.record() for device in self._devices.values() if _worth_keeping(device)]
-
-
-def key_of(device: ManagedDevice) -> Key:
-    return device.target, device.name
 
 
 def _warn_of_upgrade(device: ManagedDevice) -> None:
@@ -777,11 +385,6 @@ def _warn_of_upgrade(device: ManagedDevice) -> None:
 def _is_over(device: ManagedDevice) -> bool:
     """Halted, it is not there any more, nor anything of it."""
     return device.no_data and device.state is DeviceState.DELETING and not device.left_behind
-
-
-def _worth_keeping(device: ManagedDevice) -> bool:
-    # A creation that failed after it was deferred has been undone.
-    return device.state is not DeviceState.FAILED or device.ftl is not None or device.loads
 
 
 def _params_given(record: dict[str, Any]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The shim's FtlCore for a conf and geometry."""
+"""The shim's FtlCore for a conf and geometry: how it is made, and how it is closed."""
 
 from __future__ import annotations
 
@@ -6,15 +6,23 @@ import asyncio
 import functools
 import os
 from pathlib import Path
+from typing import Final
 from uuid import UUID
 
 from .. import _shim
 from ..conf import FtlConf, write_buffer_blocks
-from ..errors import ConfError, FtlError
+from ..errors import ConfError, FtlError, MediaError
 from ..runtime.reactor import ReactorLoop
 from ..runtime.tasks import to_its_end
 from ..runtime.turns import aside
 from .media.geometry import BLOCK_BYTES, Geometry
+
+CLOSE_TIMEOUT_S: Final = 10.0
+CLOSE_INTERVAL_S: Final = 0.002
+_OF_THE_CORE: Final = (
+    *("lba_rsvd", "write_buffer_size", "band_thld", "max_reloc_qdepth", "nv_cache", "use_append", "verify_reads"),
+)
+"""Settings that a core is made with."""
 
 
 async def make_core(
@@ -75,3 +83,30 @@ async def make_core(
             "make room there, give the daemon another --buffer-dir, or the FTL a smaller write_buffer_size",
             errno=error.errno,
         ) from error
+
+
+def core_serves(made: FtlConf, conf: FtlConf, *, cached: bool) -> bool:
+    """Whether a core that was made with one conf can go on with the other. cached: with an nv cache."""
+    counts = [name for name in _OF_THE_CORE if cached or name != "nv_cache"]
+    same = all(getattr(conf, name) == getattr(made, name) for name in counts)
+    return same and conf.max_active_relocs <= made.max_active_relocs
+
+
+async def end_core(core: _shim.FtlCore, name: str) -> None:
+    """Returns when it is closed. Idempotent. Raises MediaError where the base owes answers and does not give them; then
+    the core stays closed to all I/O, and goes when the base does."""
+    clock = asyncio.get_running_loop().time
+    until = clock() + CLOSE_TIMEOUT_S
+    while not core.begin_close():
+        if clock() > until:
+            raise MediaError(
+                f"{name}: the base device has not answered for {CLOSE_TIMEOUT_S:g} s; see to it: what "
+                "was sent to it ends only when it answers"
+            )
+        await asyncio.sleep(CLOSE_INTERVAL_S)
+
+
+def close_core(reactor: ReactorLoop, core: _shim.FtlCore) -> None:
+    """Of a device that never began to serve."""
+    reactor.unsubscribe(core.id)
+    core.close()

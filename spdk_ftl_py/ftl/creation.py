@@ -13,10 +13,11 @@ from ..conf import FtlConf
 from ..errors import ParameterError
 from ..runtime.progress import Progress
 from ..runtime.reactor import ReactorLoop
+from ..runtime.steps import Steps
 from ..runtime.turns import aside
 from .base import check_base
 from .cache.nv_cache_keeper import CacheKeeper
-from .core import make_core
+from .core import close_core, make_core
 from .device import FtlDevice
 from .load.write_buffer_file import BufferFiles
 from .media.blockdev import BUSY_PATIENCE_S, ZONE_RESET, BlockPort
@@ -59,76 +60,73 @@ async def create(
     if no_data and cache is not None:
         raise ParameterError(f"{name}: no_data keeps nothing, so it needs no nv cache: leave the cache bdev out")
     report = progress or (lambda step, part: None)
-    port = BlockPort(reactor, base, name=name, patience_s=CREATION_PATIENCE_S)
-    keeper = CacheKeeper(reactor, cache, name=name, bdev_name=cache_name, patience_s=CREATION_PATIENCE_S)
-    try:
+    async with Steps(f"creation of {name}") as steps:
+        port = BlockPort(reactor, base, name=name, patience_s=CREATION_PATIENCE_S)
+        steps.on_undo("use the base", port.close)
+        keeper = CacheKeeper(reactor, cache, name=name, bdev_name=cache_name, patience_s=CREATION_PATIENCE_S)
+        steps.on_undo("use the nv cache", keeper.close)
         zones = await port.zones(lambda part: report("zone report", part))
-        batch_blocks = min(BATCH_BLOCKS, base.max_append_blocks) if conf.use_append else BATCH_BLOCKS
-        planned = functools.partial(
-            plan,
-            zones,
-            zone_size=base.zone_size,
-            max_open_zones=base.max_open_zones,
-            max_active_zones=base.max_active_zones,
-            lba_rsvd=conf.lba_rsvd,
-            num_punits=num_punits,
-            optimal_open_zones=optimal_open_zones,
-            batch_blocks=batch_blocks,
-        )
-        geometry = await aside(len(zones), planned)
+        geometry = await _plan(base, zones, conf, num_punits=num_punits, optimal_open_zones=optimal_open_zones)
         conf = conf.check_geometry(geometry)
         keeper.check(geometry)
         uuid = uuid or uuid4()
         # All that can be refused is, before anything is erased.
-        files = None if buffer_dir is None or no_data else BufferFiles.acquire(buffer_dir, uuid)
-        try:
-            buffer = files.path(1) if files else None
-            core = await make_core(reactor, base, uuid, conf, geometry, buffer=buffer, no_data=no_data)
-        except BaseException:
-            if files is not None:
-                files.release()
-            raise
-        try:
-            await _erase(port, zones, geometry, lambda part: report("zone reset", part))
-            await _forget_older_superblocks(port, zones)
-            if not no_data:
-                await _require_retention(port, zones, base_name or f"of {name}")
-            superblock = SuperblockWriter(port, geometry, uuid)
-            await keeper.make(uuid, report)
-            device = FtlDevice(
-                reactor,
-                port,
-                core,
-                name=name,
-                uuid=uuid,
-                conf=conf,
-                geometry=geometry,
-                superblock=superblock,
-                buffer_files=files,
-                cache=keeper,
-                no_data=no_data,
-            )
-            await device.bands_loaded()
-            await keeper.start(core, uuid, conf.nv_cache)
-            await device.write_superblock(clean=False)
-            report("superblock", 1.0)
-            if files is not None:
-                files.remove(but=device.incarnation)
-        except BaseException:
-            reactor.unsubscribe(core.id)
-            core.close()
-            if files is not None:
-                files.remove()
-                files.release()
-            raise
-    except BaseException:
-        await keeper.close()
-        await port.close()
-        raise
+        files = None
+        if buffer_dir is not None and not no_data:
+            files = BufferFiles.acquire(buffer_dir, uuid)
+            steps.on_undo("lock the write buffer's file", files.release)
+        buffer = files.path(1) if files else None
+        core = await make_core(reactor, base, uuid, conf, geometry, buffer=buffer, no_data=no_data)
+        if files is not None:
+            steps.on_undo("make the write buffer's file", files.remove)
+        steps.on_undo("make the core", functools.partial(close_core, reactor, core))
+        await _erase(port, zones, geometry, lambda part: report("zone reset", part))
+        await _forget_older_superblocks(port, zones)
+        if not no_data:
+            await _require_retention(port, zones, base_name or f"of {name}")
+        superblock = SuperblockWriter(port, geometry, uuid)
+        await keeper.make(uuid, report)
+        device = FtlDevice(
+            reactor,
+            port,
+            core,
+            name=name,
+            uuid=uuid,
+            conf=conf,
+            geometry=geometry,
+            superblock=superblock,
+            buffer_files=files,
+            cache=keeper,
+            no_data=no_data,
+        )
+        await device.bands_loaded()
+        await keeper.start(core, uuid, conf.nv_cache)
+        await device.write_superblock(clean=False)
+        report("superblock", 1.0)
+        if files is not None:
+            files.remove(but=device.incarnation)
     port.patience_s = BUSY_PATIENCE_S
     keeper.wait_longer()
     device.start()
     return device
+
+
+async def _plan(
+    base: _shim.BlockDevice, zones: list[Zone], conf: FtlConf, *, num_punits: int | None, optimal_open_zones: int
+) -> Geometry:
+    batch_blocks = min(BATCH_BLOCKS, base.max_append_blocks) if conf.use_append else BATCH_BLOCKS
+    planned = functools.partial(
+        plan,
+        zones,
+        zone_size=base.zone_size,
+        max_open_zones=base.max_open_zones,
+        max_active_zones=base.max_active_zones,
+        lba_rsvd=conf.lba_rsvd,
+        num_punits=num_punits,
+        optimal_open_zones=optimal_open_zones,
+        batch_blocks=batch_blocks,
+    )
+    return await aside(len(zones), planned)
 
 
 async def _erase(port: BlockPort, zones: list[Zone], geometry: Geometry, progress: Callable[[float], None]) -> None:

@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-import errno
-import functools
 import logging
-from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any
 from uuid import UUID
 
 from .. import _shim
 from ..conf import FtlConf, can_collect_garbage, write_buffer_blocks
-from ..errors import FlushDoubtError, FlushRefusedError, FtlError, MediaError, ParameterError, RoomError
+from ..errors import FlushDoubtError, FtlError, MediaError, ParameterError
 from ..nvme.wire import Status, status_text
 from ..runtime.reactor import ReactorLoop
-from . import properties
-from . import stats as stats_module
+from . import properties, stats
 from .cache.nv_cache_keeper import CacheKeeper, CacheState
-from .gc.manager import CHANGES_MAX, BandManager
+from .core import core_serves, end_core
+from .drains import Drains
+from .failing import Failing
+from .gc.manager import BandManager
+from .gc.mending import Mending
 from .gc.scrub import Scrub
 from .gc.spare_zones import SpareZones
 from .gc.zone_watch import ZoneWatch
@@ -27,22 +27,14 @@ from .halt_log import HaltLog
 from .life import FtlState, Life
 from .load import checkpoint
 from .load.write_buffer_file import BufferFiles
-from .media.band import BAND_ROW, CLOSING, FREE, MOVING, OPEN, RESETTING, SHIM_STATES, Band, Bands
+from .media.band import Bands
 from .media.blockdev import BlockPort
 from .media.geometry import BLOCK_BYTES, Geometry
-from .media.superblock import SuperblockTooLongError, SuperblockWriter
+from .media.superblock import SuperblockWriter
+from .media.zone_map import ZoneMap
+from .media_errors import MediaErrors
 
 log = logging.getLogger(__name__)
-
-LOST_BLOCKS_LOGGED_MAX: Final = 16
-FAILED_FLUSHES_MAX: Final = 8
-"""In a row, before resets or for the write buffer, after which the base counts as failed."""
-CLOSE_TIMEOUT_S: Final = 10.0
-CLOSE_INTERVAL_S: Final = 0.002
-_OF_THE_CORE: Final = (
-    *("lba_rsvd", "write_buffer_size", "band_thld", "max_reloc_qdepth", "nv_cache", "use_append", "verify_reads"),
-)
-"""Settings that a core is made with."""
 
 
 class FtlDevice:
@@ -82,13 +74,8 @@ class FtlDevice:
         self._conf_turn = asyncio.Lock()
         self.geometry = geometry
         self.block_count = geometry.block_count
-        self.life = Life(name)
+        self.life = Life()
         self._lost_before = lost_before
-        self._lost_told = 0
-        self.zone_faults = 0
-        """Zones that failed; not those that the base has finished by itself."""
-        self.unreadable_bands = 0
-        """Bands in which a host, or the scrub, could not read something; each time until its reset."""
         self.checkpoint_part = 0.0
         """How much of the L2P checkpoint is written, while it halts."""
         self.restored: dict[str, Any] | None = None
@@ -104,8 +91,8 @@ class FtlDevice:
         self._superblock = superblock
         self._superblock.flush = self._flush_base
         self._superblock_turn = asyncio.Lock()
-        self._spares = SpareZones(name, geometry, port)
-        self._bands = Bands(geometry)
+        self.zone_map = ZoneMap(geometry)
+        self._bands = Bands(geometry, self.zone_map)
         self._manager = BandManager(
             core,
             geometry,
@@ -113,10 +100,10 @@ class FtlDevice:
             self._bands,
             buffer_blocks=buffer_blocks or write_buffer_blocks(conf, geometry),
             on_stuck=self._stuck,
-            on_broken=self._mend,
+            on_broken=lambda: self._mending.begin(),
             next_band_seq=next_band_seq,
         )
-        self.zone_watch = ZoneWatch(name, geometry, port, core, self._bands, self._spares, self._manager.pump)
+        self.zone_watch = ZoneWatch(name, geometry, port, core, self._bands, self._manager.pump)
         self.scrub = Scrub(
             name,
             core,
@@ -130,13 +117,20 @@ class FtlDevice:
             stored=scrub,
         )
         self._failed_flushes = 0
-        self._faulty_told: set[int | None] = set()
-        """Zones of whose failure the log was told."""
-        self._drained: dict[int, asyncio.Future[int | None]] = {}
-        """None: the answer may have been dropped."""
-        self._drains_done: dict[int, int] = {}
-        """Status by ticket."""
-        self._mending: asyncio.Task[None] | None = None
+        self._errors = MediaErrors()
+        self.failing = Failing(lambda: self.name, core, self.life, self._stop)
+        self._drains = Drains(core, self.life)
+        self._mending = Mending(
+            name,
+            core,
+            self._bands,
+            SpareZones(name, geometry, port, self.zone_map),
+            self._manager,
+            may_mend=lambda: self.state in (FtlState.RUNNING, FtlState.HALTING),
+            write_superblock=lambda: self.write_superblock(clean=False),
+            out_of_space=self.failing.out_of_space,
+            fail=self.failing.fail_with_core,
+        )
         self._core_closed = False
         reactor.subscribe(core.id, self._on_event)
 
@@ -163,21 +157,12 @@ class FtlDevice:
 
     async def bands_loaded(self) -> None:
         """The core has been told of all bands, and nothing is served yet."""
-        for _ in range(0, len(self._bands), CHANGES_MAX):
-            self._manager.take_account()
-            await asyncio.sleep(0)
-        self._bands.retire_empty()
+        await self._manager.bands_loaded()
 
     def zones_changed(self, zones: list[int] | None, *, log_read: bool) -> None:
         """The base says so, of zones by number or (None) of any: see ZoneWatch.changed()."""
         if self.life.serving:
             self.zone_watch.changed(zones, log_read=log_read)
-
-    def zone_failed(self, start: int, status: int) -> None:
-        """A zone of a closed band (its first block) is not to be trusted: the band is moved before others."""
-        place = self._spares.place(start // self.geometry.zone_size, self._bands)
-        if place is not None:
-            self.core.fault_zone(place[0].index, place[1], status)
 
     def start(self) -> None:
         """Once, when it is as its superblock says."""
@@ -186,14 +171,14 @@ class FtlDevice:
         self.zone_watch.start()
         if not self.no_data:
             self.scrub.start()
-        self.cache.complete(drain=self._drain_core, write_superblock=lambda: self.write_superblock(clean=False))
+        self.cache.complete(drain=self._drains.drain, write_superblock=lambda: self.write_superblock(clean=False))
         log.info(
             "%s: %d blocks on %d bands of %d zones, %d spare zones, streams %s",
             self.name,
             self.block_count,
             self.geometry.band_count,
             self.geometry.punits,
-            len(self._spares),
+            self.zone_map.spare_count,
             "shared" if self.geometry.shared_stream else "separate",
         )
 
@@ -204,7 +189,7 @@ class FtlDevice:
         The device is halted and everything let go of however it ends. Raises BusyError on every call but the first, and
         FtlError where what was accepted could not be made durable; a device that failed before has said so before.
         """
-        can_write = self.life.begin_halt()
+        can_write = self.life.begin_halt(self.name)
         self.zone_watch.stop()
         self.scrub.stop()
         try:
@@ -215,10 +200,10 @@ class FtlDevice:
             if can_write:
                 self.core.refuse_writes()
                 await self._drain()
-                await self._stop_mending()
+                await self._mending.ended()
                 await self.cache.settled()
                 await self._finish_writing()
-                self.life.halted_cleanly = True
+                self.life.wrote_all()
         finally:
             told = HaltLog(self._bands, self._manager)
             try:
@@ -236,14 +221,14 @@ class FtlDevice:
         """
         if self.state is FtlState.HALTED:
             return
-        self._fail(MediaError(f"{self.name}: {reason}", status=Status.PATH_ERROR))
+        self.failing.fail(MediaError(f"{self.name}: {reason}", status=Status.PATH_ERROR))
         # Not closed: what hosts still send has to be answered.
         self.core.fail(Status.PATH_ERROR)
 
     async def _drain(self) -> None:
         """Returns when everything accepted is durable. Raises the failure that prevents it."""
         self._manager.drain()
-        status = await self._drain_core()
+        status = await self._drains.drain()
         if status:
             raise MediaError(
                 f"{self.name}: the base device can't flush, so what was accepted is not durable: {status_text(status)}",
@@ -253,54 +238,22 @@ class FtlDevice:
     async def make_durable(self) -> None:
         """Returns when everything accepted so far is durable on the base. Raises FtlError where it can't be made so;
         nothing else changes by that."""
-        status = await self._drain_core()
+        status = await self._drains.drain()
         if status:
             raise MediaError(f"{self.name}: the base device can't flush: {status_text(status)}", status=status)
-
-    async def _drain_core(self) -> int:
-        """The status of the flush behind everything accepted so far. Raises the failure that prevents it."""
-        status: int | None = None
-        while status is None:
-            status = await self._drain_once()
-            if self.failure is not None:
-                raise self.failure
-        return status
-
-    async def _drain_once(self) -> int | None:
-        """None: its answer may have been dropped, or there will be none."""
-        return await self._flushed(self.core.drain(), self.life.writes_ended)
 
     async def _flush_base(self) -> None:
         """As port.flush(), while the core works on the base: a flush beside those of the core could take what it has
         written with it, and the core's next one would succeed. Raises MediaError and FlushDoubtError."""
-        status: int | None = None
-        while status is None:
-            status = await self._flushed(self.core.flush_base(), self.life.failed)
-            if self.life.failed.is_set() and self.failure is not None:
-                raise self.failure
+        status = await self._drains.flush_base()
         if status:
             raise MediaError(f"{self.name}: the base device can't flush: {status_text(status)}", status=status)
-
-    async def _flushed(self, ticket: int, over: asyncio.Event) -> int | None:
-        """The status of what the core was asked for. None: its answer may have been dropped, or there will be none,
-        since the event has come."""
-        if ticket in self._drains_done:
-            return self._drains_done[ticket]
-        drained: asyncio.Future[int | None] = asyncio.get_running_loop().create_future()
-        self._drained[ticket] = drained
-        ended = asyncio.ensure_future(over.wait())
-        try:
-            waits: list[asyncio.Future[Any]] = [drained, ended]
-            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            ended.cancel()
-        return drained.result() if drained.done() else None
 
     async def _finish_writing(self) -> None:
         """The last write. The data path is closed before, so that nothing follows what the superblock calls clean."""
         self._manager.stop()
         await self._close_core()
-        self._raise_what_failed()
+        self.failing.raise_what_failed()
         self._superblock.flush = self._port.flush
         await self.cache.finish()
         if self.no_data:
@@ -308,7 +261,7 @@ class FtlDevice:
         content = self._superblock_content()
         place = await checkpoint.write(
             self._port,
-            dataclasses.replace(self.geometry, bands=self._bands.zones()),
+            dataclasses.replace(self.geometry, bands=self.zone_map.bands()),
             self._superblock.media_uuid,
             self._superblock.generation + 1,
             self.core,
@@ -322,29 +275,14 @@ class FtlDevice:
         if self._buffer_files is not None:
             self._buffer_files.remove()
 
-    def _raise_what_failed(self) -> None:
-        """Behind the drain, too, a flush can be in doubt: then what relocation has just written may be lost, and
-        nothing of what the L2P says may be called clean."""
-        if self.failed.is_set() and self.failure is not None:
-            raise self.failure
-        status = self.core.failure
-        if status not in (Status.SUCCESS, Status.NAMESPACE_NOT_READY):
-            raise FlushDoubtError(
-                f"{self.name}: the base device failed while the FTL was halted ({status_text(status)}): what its cache "
-                "held may be lost; load the FTL again by its uuid",
-                status=status,
-            )
-
     def _checkpoint_told(self, step: str, part: float) -> None:
         self.checkpoint_part = part
 
     async def _release(self) -> None:
         """Idempotent."""
-        self._manager.stop()
-        self.zone_watch.stop()
-        self.scrub.stop()
+        self._stop()
         await self.scrub.ended()
-        await self._stop_mending()
+        await self._mending.ended()
         try:
             await self._close_core()
         finally:
@@ -358,22 +296,13 @@ class FtlDevice:
         """Idempotent. Raises MediaError where the base owes answers and does not give them; then the core stays closed
         to all I/O, and goes when the base does."""
         self._core_closed = True
-        clock = asyncio.get_running_loop().time
-        until = clock() + CLOSE_TIMEOUT_S
-        while not self.core.begin_close():
-            if clock() > until:
-                raise MediaError(
-                    f"{self.name}: the base device has not answered for {CLOSE_TIMEOUT_S:g} s; see to it: what "
-                    "was sent to it ends only when it answers"
-                )
-            await asyncio.sleep(CLOSE_INTERVAL_S)
+        await end_core(self.core, self.name)
 
-    def _fail(self, error: FtlError) -> None:
+    def _stop(self) -> None:
+        """What it does of its own accord. Idempotent."""
         self._manager.stop()
         self.zone_watch.stop()
         self.scrub.stop()
-        if self.life.fail(error):
-            log.error("%s: failed: %s", self.name, error.message)
 
     def _stuck(self, reason: str) -> None:
         """Nothing can be written any more. With zones enough, a base that finishes zones by itself has taken the room
@@ -383,22 +312,7 @@ class FtlDevice:
         bands_left = int(self._bands.capacity_to_come.sum()) // geometry.band_blocks
         enough = can_collect_garbage(dataclasses.replace(geometry, bands=geometry.bands[:bands_left]))
         freed = not self.loaded_without_room or self.core.stats()["zone_resets"] > 0
-        if enough and freed and not self.no_data:
-            self._fail_with_core(RoomError(f"{self.name}: {reason}; a load can free some"))
-        elif enough:
-            self._out_of_space(
-                f"{reason}: crashes, or the base, which finished zones by itself, have used up all there were",
-                remedy="create it anew",
-            )
-        else:
-            self._out_of_space(f"{reason}: too many zones have failed for the logical capacity")
-
-    def _out_of_space(self, reason: str, *, remedy: str = "replace the device") -> None:
-        """Writes fail for good and say so; what is on media stays readable. remedy: for who has copied that."""
-        log.error("%s: read-only: %s", self.name, reason)
-        told = f"{self.name}: {reason}; copy its data elsewhere and {remedy}"
-        self.life.run_out_of_space(FtlError(told, errno=errno.ENOSPC))
-        self.core.fail_writes(Status.CAPACITY_EXCEEDED)
+        self.failing.no_room(reason, enough_zones=enough, load_helps=enough and freed and not self.no_data)
 
     # --- events
 
@@ -407,31 +321,27 @@ class FtlDevice:
         if kind == _shim.EV_BAND_NEXT_NEEDED:
             self._manager.band_wanted(event.a)
         elif kind == _shim.EV_ZONE_FAULT:
-            self._zone_fault(event.a, event.b, event.c)
+            self._errors.zone_failed(self.name, self._bands[event.a], event.b, event.c)
         elif kind == _shim.EV_ZONE_FINISHED:
             zone = self._bands[event.a].zones[event.b]
             log.info("%s: zone %s of band %d was finished by the base", self.name, zone, event.a)
         elif kind == _shim.EV_BAND_RESET_DONE and not self._band_reset(event.a, event.b, event.c):
             return
         elif kind == _shim.EV_BLOCK_LOST:
-            self._block_lost(event.a, event.b, event.c)
+            self._errors.block_lost(self.name, event.a, event.b, event.c)
         elif kind == _shim.EV_SCRUB_DONE:
             self.scrub.wake()
             return
         elif kind == _shim.EV_BAND_UNREADABLE:
-            self._band_unreadable(event.a, event.b, event.c)
+            self._errors.band_unreadable(self.name, event.a, event.b, event.c)
         elif kind == _shim.EV_DRAINED:
-            done = self._drained.pop(event.a, None)
-            if done is None:
-                self._drains_done[event.a] = event.b
-            elif not done.done():
-                done.set_result(event.b)
+            self._drains.ended(event.a, event.b)
         elif kind == _shim.EV_CORE_FAILED:
-            self._core_failed(event.a, by_flush=bool(event.b))
+            self.failing.core_failed(event.a, by_flush=bool(event.b))
             return
         elif kind == _shim.EV_CACHE_FAILED:
             self._cache_failed(event.a)
-        elif kind == _shim.EV_FLUSH_FAILED and self._flush_failed(event.a, event.b):
+        elif kind == _shim.EV_FLUSH_FAILED and self.failing.flush_failed(event.a, event.b):
             return
         elif kind == _shim.EV_OVERFLOW:
             self._overflowed()
@@ -443,59 +353,21 @@ class FtlDevice:
         if failure and not self._core_closed:
             # With what is neither "gone" nor "busy" only a flush makes it fail.
             kind = _shim.error_class(failure, op=_shim.OP_FLUSH)
-            self._core_failed(failure, by_flush=kind == _shim.ERROR_DOUBT)
+            self.failing.core_failed(failure, by_flush=kind == _shim.ERROR_DOUBT)
             return
-        # A drain covers those before it: whoever waits for one orders another.
-        drained, self._drained = self._drained, {}
-        for each in drained.values():
-            if not each.done():
-                each.set_result(None)
+        self._drains.overflowed()
         self._manager.want_all()
         self.scrub.wake()
         if self.cache.has_failed:
             self._cache_failed(Status.INTERNAL_ERROR)
 
-    def _core_failed(self, status: int, *, by_flush: bool = False) -> None:
-        if by_flush:
-            told = f"the base device can't flush ({status_text(status)}): what its cache held may be lost"
-            self._fail(FlushDoubtError(f"{self.name}: {told}", status=status))
-        else:
-            self._fail(MediaError(f"{self.name}: the base device failed: {status_text(status)}", status=status))
-
     def _cache_failed(self, status: int) -> None:
         self.cache.failed(
             status,
-            drain=self._drain_core,
+            drain=self._drains.drain,
             write_superblock=lambda: self.write_superblock(clean=False),
-            fail=self._fail_with_core,
+            fail=self.failing.fail_with_core,
         )
-
-    def _fail_with_core(self, error: FtlError) -> None:
-        if error is not self.failure:
-            self._fail(error)
-            self.core.fail(getattr(error, "status", 0) or Status.INTERNAL_ERROR)
-
-    def _block_lost(self, lba: int, address: int, status: int) -> None:
-        self._lost_told += 1
-        if self._lost_told <= LOST_BLOCKS_LOGGED_MAX:
-            log.error("%s: block %d lost at address %d: %s", self.name, lba, address, status_text(status))
-        if self._lost_told == LOST_BLOCKS_LOGGED_MAX:
-            log.error("%s: more lost blocks are only counted (see its stats)", self.name)
-
-    def _band_unreadable(self, index: int, address: int, status: int) -> None:
-        """Told once for each band, until it is reset. That it is moved follows from its state."""
-        self.unreadable_bands += 1
-        text = f"block at address {address} (band {index}) could not be read: {status_text(status)}"
-        log.error("%s: %s; what else is in that band is moved", self.name, text)
-
-    def _zone_fault(self, index: int, punit: int, status: int) -> None:
-        band = self._bands[index]
-        self.zone_faults += 1
-        self._faulty_told.add(band.zones[punit])
-        if status == Status.ZONE_OFFLINE:
-            log.error("%s: zone %s of band %d is offline: what is in it is lost", self.name, band.zones[punit], index)
-            return
-        log.warning("%s: zone %s of band %d failed: %s", self.name, band.zones[punit], index, status_text(status))
 
     def _band_reset(self, index: int, status: int, punit: int) -> bool:
         """False: the device has failed over it."""
@@ -505,22 +377,11 @@ class FtlDevice:
             self._failed_flushes = 0
             return True
         if punit < self.geometry.punits:
-            # One that had failed before was told, and counted, by then.
-            if self._bands[index].zones[punit] not in self._faulty_told:
-                self._zone_fault(index, punit, status)
+            self._errors.reset_failed(self.name, self._bands[index], punit, status)
             return True
         # No zone failed: the flush before the reset did. The band is as it was, and is reset again.
         self._failed_flushes += 1
-        return not self._flush_failed(status, self._failed_flushes)
-
-    def _flush_failed(self, status: int, in_a_row: int) -> bool:
-        """True: the device has failed over it. Without a flush nothing is reset, and the write buffer stays full."""
-        if in_a_row < FAILED_FLUSHES_MAX:
-            return False
-        told = f"{self.name}: the base device can't flush: {status_text(status)}"
-        self._fail(FlushRefusedError(told, status=status))
-        self.core.fail(status)
-        return True
+        return not self.failing.flush_failed(status, self._failed_flushes)
 
     # --- scrub
 
@@ -530,7 +391,7 @@ class FtlDevice:
         with no_data."""
         if self.no_data:
             raise ParameterError(f"{self.name}: made with no_data, it keeps nothing that could be read and verified")
-        self.life.require_serving("it can't be scrubbed now")
+        self.life.require_serving(self.name, "it can't be scrubbed now")
         if stop:
             self.scrub.cancel()
         else:
@@ -541,63 +402,18 @@ class FtlDevice:
         if self.state is FtlState.RUNNING:
             await self.write_superblock(clean=False)
 
-    # --- bad zones
-
-    def _mend(self) -> None:
-        """Replaces the bad zones of bands that have become free, in the background. Not once a halt has closed the
-        core: events may still come then, but nothing follows the clean superblock."""
-        if self._mending is not None or self._manager.stopped:
-            return
-        broken = self._bands.to_mend()
-        if broken and self.state in (FtlState.RUNNING, FtlState.HALTING):
-            self._mending = asyncio.get_running_loop().create_task(self._mend_bands(broken), name=f"{self.name} mend")
-
-    async def _mend_bands(self, broken: list[Band]) -> None:
-        """A band is opened again only once the superblock knows its zones: until then bad_punits keeps it out."""
-        try:
-            for band in broken:
-                for punit in sorted(band.bad_punits):
-                    tell_core = functools.partial(self.core.replace_zone, band.index, punit)
-                    await self._spares.replace(band, punit, tell_core)
-                    # At once: what the base says of the old zone must not be taken for the new one's.
-                    self._bands.rezone(band)
-            await self.write_superblock(clean=False)
-        except SuperblockTooLongError as error:
-            # Nothing was written to the new zones yet, and the bands stay closed: media are as the superblock says.
-            self._mending = None
-            self._manager.stop()
-            self._out_of_space(error.message)
-            return
-        except FtlError as error:
-            self._fail_with_core(error)
-            return
-        for band in broken:
-            self._bands.mended(band)
-            # Its zones may have failed once more meanwhile.
-            self._bands.refresh(self.core.band_rows(band.index, 1))
-        self._mending = None
-        # Others may have become free, or have failed once more, meanwhile.
-        self._manager.pump()
-
-    async def _stop_mending(self) -> None:
-        while self._mending is not None and not self._mending.done():
-            await asyncio.wait({self._mending})
-
     # --- settings
 
     def takes(self, conf: FtlConf) -> bool:
         """Whether set_conf() will do; else it has to be loaded again with it."""
-        made = self._conf_of_core
         cached = self.cache.state in (CacheState.IN_USE, CacheState.FAILING)
-        counts = [name for name in _OF_THE_CORE if cached or name != "nv_cache"]
-        same = all(getattr(conf, name) == getattr(made, name) for name in counts)
-        return same and conf.max_active_relocs <= made.max_active_relocs
+        return core_serves(self._conf_of_core, conf, cached=cached)
 
     async def set_conf(self, conf: FtlConf) -> None:
         """conf: as check_geometry() returns it, and takes() it. The superblock has it before it counts. Raises
         BusyError where it does not run, and FtlError where the superblock can't be written: then nothing is changed."""
         async with self._conf_turn:
-            self.life.require_serving("its settings can't be changed now")
+            self.life.require_serving(self.name, "its settings can't be changed now")
             before, self.conf = self.conf, conf
             try:
                 await self.write_superblock(clean=False)
@@ -610,13 +426,13 @@ class FtlDevice:
     async def rename(self, name: str) -> None:
         """As the superblock has it from now on. Raises as set_conf()."""
         async with self._conf_turn:
-            self.life.require_serving("it can't be renamed now")
+            self.life.require_serving(self.name, "it can't be renamed now")
             before = self.name
-            self.name = self.life.name = name
+            self.name = name
             try:
                 await self.write_superblock(clean=False)
             except BaseException:
-                self.name = self.life.name = before
+                self.name = before
                 raise
 
     # --- what others want to know
@@ -631,14 +447,14 @@ class FtlDevice:
                 await self._superblock.write(self._superblock_content(), clean=clean)
         except FlushDoubtError as error:
             if self.state is not FtlState.CREATING:
-                self._fail_with_core(error)
+                self.failing.fail_with_core(error)
             raise
 
     def _superblock_content(self) -> dict[str, Any]:
         return {
             "name": self.name,
-            "geometry": {**self.geometry.to_dict(), "replaced": self._bands.replaced},
-            "bad_zones": self._spares.bad_zones,
+            "geometry": {**self.geometry.to_dict(), "replaced": self.zone_map.replaced},
+            "bad_zones": self.zone_map.bad_zones,
             "conf": self.conf.to_dict(),
             "next_seq": self.core.next_seq,
             "next_band_seq": self._manager.next_band_seq,
@@ -648,34 +464,31 @@ class FtlDevice:
         }
 
     @property
+    def zone_faults(self) -> int:
+        """Zones that failed; not those that the base has finished by itself."""
+        return self._errors.zone_faults
+
+    @property
     def lost_blocks(self) -> int:
         """That media lost: those the load found, and since. Not all of a flood of them are told by events."""
         return self._lost_before + self.core.stats()["lost_blocks"]
 
     def stats(self) -> dict[str, Any]:
         """JSON-able: SPDK's groups, and ours. Works in every state but after halt()."""
-        core: Mapping[str, int] = self.core.stats()
-        bands = self._bands.counts()
+        core = self.core.stats()
         return {
             "name": self.name,
             "uuid": str(self.uuid),
             "state": self.state.value,
-            **stats_module.spdk_groups(core, self.cache.stats()),
-            **stats_module.summary(core),
-            "free_bands": bands.get(FREE, 0),
-            "limit_free_bands": self._manager.free_bands,
-            "bands": bands,
-            "active_relocs": self._bands.count(MOVING),
-            "relocs_started": self._manager.moves_started,
-            "limit": self._manager.applied.name,
-            "user_share": self._manager.applied.user_share,
-            "limits_applied": dict(self._manager.limits_applied),
+            **stats.spdk_groups(core, self.cache.stats()),
+            **stats.summary(core),
+            **stats.of_bands(self._bands, self._manager),
             "lost_blocks": self.lost_blocks,
-            "zone_faults": self.zone_faults,
+            "zone_faults": self._errors.zone_faults,
             "zones_finished_by_base": core["zones_finished"],
             "zone_watch": self.zone_watch.stats(),
-            "unreadable_bands": self.unreadable_bands,
-            "spare_zones": len(self._spares),
+            "unreadable_bands": self._errors.unreadable_bands,
+            "spare_zones": self.zone_map.spare_count,
             "scrub": self.scrub.status(),
             "core": dict(core),
         }
@@ -692,30 +505,5 @@ class FtlDevice:
             "zone_watch": self.zone_watch.stats(),
             "scrub": self.scrub.status(),
         }
-        entries = properties.describe(state, self.geometry, self.conf, self._spares, self._bands)
+        entries = properties.describe(state, self.geometry, self.conf, self._bands)
         return {"name": self.name, "uuid": str(self.uuid), "properties": entries}
-
-    @property
-    def zones(self) -> tuple[tuple[int | None, ...], ...]:
-        """Numbers of the zones of each band, by punit; None where one is missing."""
-        return self._bands.zones()
-
-    @property
-    def bad_zones(self) -> list[int]:
-        """Numbers of zones that are given up for good."""
-        return self._spares.bad_zones
-
-    def knows_bad(self, zone: int) -> bool:
-        """Whether a zone of a band that is not being written or reset is known to have failed, or is in no band."""
-        place = self._spares.place(zone, self._bands)
-        if place is None:
-            return True
-        band, punit = place
-        row = self.core.band_rows(band.index, 1).view(BAND_ROW)[0]
-        busy = SHIM_STATES[row["state"]] in (OPEN, CLOSING, RESETTING)
-        return busy or bool(int(row["faulted_punits"]) >> punit & 1)
-
-    @property
-    def missing_zones(self) -> int:
-        """Zones that failed and could not be replaced."""
-        return self._bands.missing_zones

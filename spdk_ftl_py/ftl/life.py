@@ -24,8 +24,7 @@ class Life:
     """CREATING → RUNNING → READ_ONLY; FAILED from any of them; HALTING → HALTED at last. The only writer of all that is
     in it."""
 
-    def __init__(self, name: str) -> None:
-        self.name = name
+    def __init__(self) -> None:
         self.state = FtlState.CREATING
         self.failure: FtlError | None = None
         """Why it failed, also amid a halt, or is read-only; the first reason stays."""
@@ -44,20 +43,25 @@ class Life:
     def ending(self) -> bool:
         return self.state in (FtlState.HALTING, FtlState.HALTED)
 
-    def require_serving(self, what: str) -> None:
-        """what: that can't be done otherwise. Raises BusyError."""
+    def require_serving(self, name: str, what: str) -> None:
+        """name: of the device; what: that can't be done otherwise. Raises BusyError."""
         if not self.serving:
-            raise BusyError(f"{self.name} is {self.state.value}: {what}")
+            raise BusyError(f"{name} is {self.state.value}: {what}")
 
     def start(self) -> None:
         self.state = FtlState.RUNNING
 
-    def begin_halt(self) -> bool:
-        """False: it has failed, and nothing can be written any more. Raises BusyError on every call but the first."""
+    def begin_halt(self, name: str) -> bool:
+        """name: of the device. False: it has failed, and nothing can be written any more. Raises BusyError on every
+        call but the first."""
         if self.ending:
-            raise BusyError(f"{self.name} is already being halted")
+            raise BusyError(f"{name} is already being halted")
         before, self.state = self.state, FtlState.HALTING
         return before is not FtlState.FAILED
+
+    def wrote_all(self) -> None:
+        """Amid the halt: the clean superblock is written."""
+        self.halted_cleanly = True
 
     def end_halt(self) -> None:
         self.state = FtlState.HALTED

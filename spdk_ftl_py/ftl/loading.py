@@ -19,10 +19,11 @@ from ..errors import FtlError, MediaError, NotFoundError, ParameterError
 from ..ignored_settings import ignored_in_superblock
 from ..runtime.progress import Progress
 from ..runtime.reactor import ReactorLoop
+from ..runtime.steps import Steps
 from ..runtime.turns import Turns, aside
 from .base import check_base
 from .cache.nv_cache_keeper import CacheKeeper
-from .core import make_core
+from .core import close_core, make_core
 from .device import FtlDevice
 from .load.grow import Grow, plan_growth, take_zones
 from .load.held import HeldWrites, Recovered, RecoveredBlock
@@ -74,13 +75,17 @@ async def load(
     report = progress or (lambda step, part: None)
     given = FtlConf.from_dict(settings or {})
     given.check()
-    port = BlockPort(reactor, base, name=name)
-    files: BufferFiles | None = None
-    keeper = CacheKeeper(reactor, cache, name=name)
-    try:
+    async with Steps(f"load of {name}") as steps:
+        port = BlockPort(reactor, base, name=name)
+        steps.on_undo("use the base", port.close)
+        keeper = CacheKeeper(reactor, cache, name=name)
+        steps.on_undo("use the nv cache", keeper.close)
         # How much of the base is its, its superblock tells.
         check_base(name, base, given, used_blocks=0)
-        files = None if buffer_dir is None else BufferFiles.acquire(buffer_dir, uuid)
+        files: BufferFiles | None = None
+        if buffer_dir is not None:
+            files = BufferFiles.acquire(buffer_dir, uuid)
+            steps.on_undo("lock the write buffer's file", files.release)
         buffer: HeldWrites | None = None
 
         async def read_buffer(superblock: Superblock, geometry: Geometry) -> HeldWrites | None:
@@ -119,18 +124,13 @@ async def load(
         if buffer is not None and found.recovered:
             keeper.lacks_recovered()
         grown = found.geometry.zone_count != zone_count or bool(found.zones_to_take)
-        device = await _loaded(reactor, base, port, name, found, report, files, keeper, alarm=alarm, grown=grown)
-    except BaseException:
-        if files is not None:
-            files.release()
-        await keeper.close()
-        await port.close()
-        raise
+        device = await _loaded(steps, reactor, base, port, name, found, report, files, keeper, alarm=alarm, grown=grown)
     device.start()
     return device
 
 
 async def _loaded(
+    steps: Steps,
     reactor: ReactorLoop,
     base: _shim.BlockDevice,
     port: BlockPort,
@@ -157,13 +157,7 @@ async def _loaded(
     # durable before the superblock can be, which makes the new file count. So has the superblock that was found,
     # before the files of others go.
     await port.flush()
-    without_room = bool(found.bands_to_reset)
-    looked_at = functools.partial(lacks_room, found)
-    if not (without_room or found.superblock.clean) and await aside(found.geometry.zone_count, looked_at):
-        without_room = True
-        emptied = None if isinstance(base, _shim.ZonedOverlay) or found.damage else await make_room(port, found)
-        told_of = "and none can be emptied" if emptied is None else f"band {emptied} was emptied"
-        log.warning("%s: no band is free: %s", name, told_of)
+    without_room = await _make_room(base, port, name, found)
     if files is not None:
         # Loads that were killed have left them.
         files.remove(but=found.superblock.incarnation)
@@ -182,6 +176,10 @@ async def _loaded(
         buffer_blocks=buffer_blocks,
         media_uuid=found.superblock.media_uuid,
     )
+    written = "make the write buffer's file"
+    if files is not None:
+        steps.on_undo(written, functools.partial(files.path(incarnation).unlink, missing_ok=True))
+    steps.on_undo("make the core", functools.partial(close_core, reactor, core))
     device = FtlDevice(
         reactor,
         port,
@@ -199,67 +197,58 @@ async def _loaded(
         lost_before=found.lost_blocks,
         scrub=found.superblock.content.get("scrub") or {},
     )
-    told = False
-    try:
-        await _empty_bands(port, found.geometry, found.bands_to_reset)
-        await take_zones(port, found)
-        turns = Turns()
-        states, seqs, pointers = await aside(found.geometry.zone_count, found.band_arrays)
-        for first in range(0, len(states), BANDS_STEP):
-            part = slice(first, first + BANDS_STEP)
-            core.load_bands(first, states[part], seqs[part], pointers[part])
-            await turns()
-        for first in range(0, len(found.l2p), L2P_STEP):
-            entries = found.l2p[first : first + L2P_STEP]
-            if (entries != np.uint64(_shim.ADDRESS_INVALID)).any():
-                crcs = None if found.crcs is None else found.crcs[first : first + L2P_STEP]
-                core.load_l2p(first, entries, crcs)
-            report("l2p", min(1.0, (first + L2P_STEP) / len(found.l2p)))
-            await turns()
-        await device.bands_loaded()
-        # No order to the core before it is served: what its L2P does not need may be the newest that is durable.
-        await _recover(core, name, found.recovered)
-        await keeper.start(core, uuid, found.conf.nv_cache, report)
-        # Before the superblock: after a loss of power zones that were full may be active again, and with more of
-        # them than the device allows the superblock could not begin its other zone.
-        for start in found.zones_to_finish:
-            failed: MediaError | None = None
-            for _ in range(FINISH_ATTEMPTS):
-                failed = await _tidy_zone(port, ZONE_FINISH, start)
-                if failed is None:
-                    break
-            if failed is not None:
-                # It may count as active until it is reset: its band is moved first of all.
-                device.zone_failed(start, failed.status)
-        for start in found.zones_to_empty:
-            await _tidy_zone(port, ZONE_RESET, start)
-        if alarm is not None:
-            alarm()
-        told = True
-        # If the newest can't be read a load takes the one before: that must know of the bands of a growth, too, or what
-        # is written to them from now on would be forgotten.
-        for _ in range(2 if grown else 1):
-            await device.write_superblock(clean=False)
-        if files is not None:
-            files.remove(but=incarnation)
-        report("superblock", 1.0)
-        for start in found.zones_to_reset:
-            await _tidy_zone(port, ZONE_RESET, start)
-            if isinstance(base, _shim.ZonedOverlay):
-                # There a reset erases nothing: if ever the newest superblock can't be read, an older one must not
-                # find the checkpoint it names. A second line: who fails to write there goes on.
-                await _tidied(port, start, port.write(start, bytes(BLOCK_BYTES)))
-                await _tidy_zone(port, ZONE_RESET, start)
-    except BaseException:
-        reactor.unsubscribe(core.id)
-        core.close()
-        if files is not None and not told:
-            # Later than that it may count, whatever the error was.
-            files.path(incarnation).unlink(missing_ok=True)
-        raise
+    await _empty_bands(port, found.geometry, found.bands_to_reset)
+    await take_zones(port, found)
+    await _fill(core, found, report)
+    await device.bands_loaded()
+    # No order to the core before it is served: what its L2P does not need may be the newest that is durable.
+    await _recover(core, name, found.recovered)
+    await keeper.start(core, uuid, found.conf.nv_cache, report)
+    await _tidy(port, device, found)
+    if alarm is not None:
+        alarm()
+    # It may count from now on, whatever the error is.
+    steps.keep(written)
+    # If the newest can't be read a load takes the one before: that must know of the bands of a growth, too, or what
+    # is written to them from now on would be forgotten.
+    for _ in range(2 if grown else 1):
+        await device.write_superblock(clean=False)
+    if files is not None:
+        files.remove(but=incarnation)
+    report("superblock", 1.0)
+    await _reset_spares(port, base, found)
     device.restored = found.told(name, lossy=alarm is not None)
     device.loaded_without_room = without_room
     return device
+
+
+async def _make_room(base: _shim.BlockDevice, port: BlockPort, name: str, found: Restored) -> bool:
+    """Whether no band was free."""
+    without_room = bool(found.bands_to_reset)
+    looked_at = functools.partial(lacks_room, found)
+    if not (without_room or found.superblock.clean) and await aside(found.geometry.zone_count, looked_at):
+        without_room = True
+        emptied = None if isinstance(base, _shim.ZonedOverlay) or found.damage else await make_room(port, found)
+        told_of = "and none can be emptied" if emptied is None else f"band {emptied} was emptied"
+        log.warning("%s: no band is free: %s", name, told_of)
+    return without_room
+
+
+async def _fill(core: _shim.FtlCore, found: Restored, report: Progress) -> None:
+    """The core gets the bands and the L2P."""
+    turns = Turns()
+    states, seqs, pointers = await aside(found.geometry.zone_count, found.band_arrays)
+    for first in range(0, len(states), BANDS_STEP):
+        part = slice(first, first + BANDS_STEP)
+        core.load_bands(first, states[part], seqs[part], pointers[part])
+        await turns()
+    for first in range(0, len(found.l2p), L2P_STEP):
+        entries = found.l2p[first : first + L2P_STEP]
+        if (entries != np.uint64(_shim.ADDRESS_INVALID)).any():
+            crcs = None if found.crcs is None else found.crcs[first : first + L2P_STEP]
+            core.load_l2p(first, entries, crcs)
+        report("l2p", min(1.0, (first + L2P_STEP) / len(found.l2p)))
+        await turns()
 
 
 async def _recover(core: _shim.FtlCore, name: str, items: list[Recovered]) -> None:
@@ -284,6 +273,33 @@ async def _empty_bands(port: BlockPort, geometry: Geometry, numbers: list[int]) 
     if numbers:
         zones = [zone for number in numbers for zone in geometry.bands[number] if zone is not None]
         await port.reset_zones([geometry.zone_start(zone) for zone in zones])
+
+
+async def _tidy(port: BlockPort, device: FtlDevice, found: Restored) -> None:
+    """Before the superblock: after a loss of power zones that were full may be active again, and with more of them than
+    the device allows the superblock could not begin its other zone."""
+    for start in found.zones_to_finish:
+        failed: MediaError | None = None
+        for _ in range(FINISH_ATTEMPTS):
+            failed = await _tidy_zone(port, ZONE_FINISH, start)
+            if failed is None:
+                break
+        if failed is not None:
+            # It may count as active until it is reset: its band is moved first of all.
+            device.zone_watch.failed_amid_load(start, failed.status)
+    for start in found.zones_to_empty:
+        await _tidy_zone(port, ZONE_RESET, start)
+
+
+async def _reset_spares(port: BlockPort, base: _shim.BlockDevice, found: Restored) -> None:
+    """Behind the superblock, which no longer names the checkpoint in them."""
+    for start in found.zones_to_reset:
+        await _tidy_zone(port, ZONE_RESET, start)
+        if isinstance(base, _shim.ZonedOverlay):
+            # There a reset erases nothing: if ever the newest superblock can't be read, an older one must not
+            # find the checkpoint it names. A second line: who fails to write there goes on.
+            await _tidied(port, start, port.write(start, bytes(BLOCK_BYTES)))
+            await _tidy_zone(port, ZONE_RESET, start)
 
 
 async def _tidy_zone(port: BlockPort, action: int, start: int) -> MediaError | None:

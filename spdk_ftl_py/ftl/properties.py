@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from ..conf import LIMIT_NAMES, FtlConf
-from .gc.spare_zones import SpareZones
 from .media.band import Band, Bands
 from .media.geometry import BLOCK_BYTES, Geometry
 from .media.layout import FORMAT_VERSION
@@ -45,9 +44,7 @@ DESCRIPTIONS: Final = {
 }
 
 
-def describe(
-    state: Mapping[str, Any], geometry: Geometry, conf: FtlConf, spares: SpareZones, bands: Bands
-) -> list[dict[str, object]]:
+def describe(state: Mapping[str, Any], geometry: Geometry, conf: FtlConf, bands: Bands) -> list[dict[str, object]]:
     """JSON-able: {"name", "value", "unit", "desc", "read-only"} each, unit and desc only where there is one.
 
     state: what of the device changes as it lives, value by name.
@@ -67,8 +64,8 @@ def describe(
         _one("num_bands", geometry.band_count),
         _one("band_blocks", geometry.band_blocks, "blocks", "Data a band holds"),
         _one("spare_bands", geometry.spare_bands, "", "Bands beyond those that hold every block once"),
-        _one("spare_zones", len(spares), "", "Zones that replace ones that fail"),
-        _one("bad_zones", spares.bad_zones),
+        _one("spare_zones", bands.zone_map.spare_count, "", "Zones that replace ones that fail"),
+        _one("bad_zones", bands.zone_map.bad_zones),
         _one("open_zones_max", geometry.open_zones, "zones", "Never more are open or active at a time"),
         _one("shared_stream", geometry.shared_stream, "", "User and relocation data share a band"),
         _one("l2p_entry_size", geometry.l2p_entry_bytes, "bytes"),

@@ -6,6 +6,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from .gc.manager import BandManager
+from .media.band import FREE, MOVING, Bands
+
 Group = dict[str, Any]
 
 
@@ -70,6 +73,21 @@ def spdk_groups(core: Mapping[str, int], cache: Mapping[str, int] | None = None)
             write_media_errors=cached.get("write_errors", 0),
         ),
         "l2p": io_group(),
+    }
+
+
+def of_bands(bands: Bands, manager: BandManager) -> dict[str, Any]:
+    """What the band manager has to decide by, and has decided."""
+    counts = bands.counts()
+    return {
+        "free_bands": counts.get(FREE, 0),
+        "limit_free_bands": manager.free_bands,
+        "bands": counts,
+        "active_relocs": bands.count(MOVING),
+        "relocs_started": manager.moves_started,
+        "limit": manager.applied.name,
+        "user_share": manager.applied.user_share,
+        "limits_applied": dict(manager.limits_applied),
     }
 
 

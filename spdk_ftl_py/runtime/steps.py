@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import logging
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
@@ -10,15 +11,23 @@ from typing import TypeVar
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
-Undo = Callable[[], Awaitable[object]]
+Undo = Callable[[], Awaitable[object] | None]
 
 
 class Steps:
-    """What has been done so far for ``what``, and how to take it back."""
+    """What has been done so far for ``what``, and how to take it back. As a context: an exception takes everything
+    back."""
 
     def __init__(self, what: str) -> None:
         self.what = what
         self._undos: list[tuple[str, Undo]] = []
+
+    async def __aenter__(self) -> Steps:
+        return self
+
+    async def __aexit__(self, exception_type: type[BaseException] | None, *_: object) -> None:
+        if exception_type is not None:
+            await self.undo()
 
     @property
     def pending(self) -> bool:
@@ -33,8 +42,12 @@ class Steps:
 
     def on_undo(self, name: str, undo: Undo) -> None:
         """Adds an undo for something done elsewhere. A step of that name that is done again has one undo."""
-        self._undos = [entry for entry in self._undos if entry[0] != name]
+        self.keep(name)
         self._undos.append((name, undo))
+
+    def keep(self, name: str) -> None:
+        """What that step has done stays from now on, whatever happens."""
+        self._undos = [entry for entry in self._undos if entry[0] != name]
 
     async def undo(self) -> list[tuple[str, Exception]]:
         """Takes everything back, last step first. An undo that fails does not keep the others from being run: the
@@ -47,7 +60,9 @@ class Steps:
         while self._undos:
             name, undo = self._undos.pop()
             try:
-                await undo()
+                undone = undo()
+                if inspect.isawaitable(undone):
+                    await undone
             except Exception as error:
                 log.warning("%s: could not undo %r: %s", self.what, name, error)
                 failures.append((name, error))

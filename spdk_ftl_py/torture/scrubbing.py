@@ -74,7 +74,7 @@ class Scrubbing:
         rows = core.band_rows(0, geometry.band_count).view(BAND_ROW)
         found = {
             zone
-            for row, zones in zip(rows, self._device.zones, strict=True)
+            for row, zones in zip(rows, self._device.zone_map.bands(), strict=True)
             if row["unreadable"] or SHIM_STATES[row["state"]] == MOVING
             for zone in zones
         }

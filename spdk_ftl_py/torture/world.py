@@ -249,7 +249,7 @@ class World:
     def _device_is_new(self) -> None:
         self._device.zone_watch.round_s = ZONE_WATCH_ROUND_S
         self._read_only = []
-        self._bad_at_birth = len(self._device.bad_zones)
+        self._bad_at_birth = len(self._device.zone_map.bad_zones)
         self._scrubbing = Scrubbing(self._device, self._scrub_rng, self._rotten)
 
     def _drives(self) -> list[_shim.EmulatedMedia]:
@@ -443,7 +443,7 @@ class World:
 
     def _check_bands(self) -> None:
         """Of a device that was just loaded: no zone was given up but those that the drive has lost."""
-        missing = self._device.missing_zones
+        missing = self._device.zone_map.missing_count
         if missing > self._zones_lost:
             told = f"bands go on without {missing} zones, the drive has lost {self._zones_lost}"
             self._violated(Violation("given_up", -1, told))
@@ -476,7 +476,7 @@ class World:
         if self._device.zone_faults > troubled:
             told = f"{self._device.zone_faults} zones failed in this life, {troubled} of the drive's have"
             self._violated(Violation("given_up", -1, told))
-        bad = len(self._device.bad_zones)
+        bad = len(self._device.zone_map.bad_zones)
         if bad > self._zones_troubled:
             told = f"{bad} zones are given up for good, {self._zones_troubled} have failed"
             self._violated(Violation("given_up", -1, told))
@@ -488,7 +488,7 @@ class World:
             if device.zone_watch.rounds - rounds <= UNNOTICED_ROUNDS_MAX or device.state is not FtlState.RUNNING:
                 continue
             self._read_only.remove((zone, rounds))
-            if not device.knows_bad(zone):
+            if not device.zone_watch.knows_bad(zone):
                 told = f"zone {zone} of a closed band is read-only, which nobody has noticed"
                 self._violated(Violation("unnoticed", -1, told))
 

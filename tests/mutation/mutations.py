@@ -337,8 +337,8 @@ MUTATIONS = (
         edits=(
             (
                 "ftl/device.py",
-                "                await self._drain()\n                await self._stop_mending()",
-                "                await self._stop_mending()",
+                "                await self._drain()\n                await self._mending.ended()",
+                "                await self._mending.ended()",
             ),
         ),
         world=2,
@@ -377,9 +377,9 @@ MUTATIONS = (
         edits=(
             (
                 "ftl/loading.py",
-                "        for _ in range(2 if grown else 1):\n",
-                "        if files is not None:\n            files.remove(but=incarnation)\n"
-                "        for _ in range(2 if grown else 1):\n",
+                "    for _ in range(2 if grown else 1):\n",
+                "    if files is not None:\n        files.remove(but=incarnation)\n"
+                "    for _ in range(2 if grown else 1):\n",
             ),
         ),
         world=0,

@@ -154,6 +154,13 @@ class BandManager:
         if self.bands.any_to_mend():
             self._on_broken()
 
+    async def bands_loaded(self) -> None:
+        """The core has been told of all bands, and nothing is served yet. The loop turns meanwhile."""
+        for _ in range(0, len(self.bands), CHANGES_MAX):
+            self.take_account()
+            await asyncio.sleep(0)
+        self.bands.retire_empty()
+
     def take_account(self) -> bool:
         """Of at most CHANGES_MAX bands. True: there may be more, of which an older account is all there is. That is no
         harm: as if the events had come later."""

@@ -1,4 +1,4 @@
-"""Zones that replace those of bands that failed, and which zones are given up for good."""
+"""Zones of bands that failed are replaced by spare ones, or used again, or given up for good."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from collections.abc import Callable
 from typing import Final
 
 from ...errors import MediaError
-from ..media.band import Band, Bands
+from ..media.band import Band
 from ..media.blockdev import ZONE_RESET, BlockPort
-from ..media.geometry import SUPERBLOCK_ZONES, Geometry
+from ..media.geometry import Geometry
+from ..media.zone_map import ZoneMap
 
 log = logging.getLogger(__name__)
 
@@ -20,38 +21,12 @@ STRIKES_MAX: Final = 3
 class SpareZones:
     """replace() is for one caller at a time."""
 
-    def __init__(self, name: str, geometry: Geometry, port: BlockPort) -> None:
+    def __init__(self, name: str, geometry: Geometry, port: BlockPort, zone_map: ZoneMap) -> None:
         self._name = name
         self._geometry = geometry
         self._port = port
-        self._spares = list(geometry.spare_zones)
-        self._bad = set(geometry.bad_zones)
+        self._zone_map = zone_map
         self._strikes: dict[int, int] = {}
-        first = len(SUPERBLOCK_ZONES)
-        self._places = {zone: divmod(was - first, geometry.punits) for was, zone in geometry.replaced.items()}
-        """Of zones that replace others: band and punit."""
-
-    def __len__(self) -> int:
-        return len(self._spares)
-
-    @property
-    def bad_zones(self) -> list[int]:
-        return sorted(self._bad)
-
-    def place(self, zone: int, bands: Bands) -> tuple[Band, int] | None:
-        """Band and punit of a zone; None where it is in none."""
-        number, punit = self._places.get(zone) or divmod(zone - len(SUPERBLOCK_ZONES), self._geometry.punits)
-        if not 0 <= number < len(bands) or bands[number].zones[punit] != zone:
-            return None
-        return bands[number], punit
-
-    def lost(self, zone: int) -> bool:
-        """A spare zone can't be used any more. False: it is none."""
-        if zone not in self._spares:
-            return False
-        self._spares.remove(zone)
-        self._bad.add(zone)
-        return True
 
     async def replace(self, band: Band, punit: int, tell_core: Callable[[int | None], object]) -> None:
         """Gives a free band another zone for the one that failed, or none where no spare is left; or lets it keep its
@@ -65,19 +40,17 @@ class SpareZones:
                 log.debug("%s: zone %d: %s", self._name, old, error)
                 self._strikes[old] = STRIKES_MAX
             strikes = self._strikes[old] = self._strikes.get(old, 0) + 1
-            if not self._spares and strikes < STRIKES_MAX:
+            if not self._zone_map.spare_count and strikes < STRIKES_MAX:
                 log.warning("%s: zone %d of band %d is used again for want of a spare", self._name, old, band.index)
                 # The core has it as failed while its reset was what failed, and would never write it again.
                 tell_core(self._geometry.zone_start(old))
                 return
-            self._bad.add(old)
-        new = self._spares.pop(0) if self._spares else None
+            self._zone_map.give_up(old)
+        new = self._zone_map.take_spare()
         tell_core(None if new is None else self._geometry.zone_start(new))
-        band.zones[punit] = new
-        if new is not None:
-            self._places[new] = (band.index, punit)
+        self._zone_map.put(band.index, punit, new)
         if new is None:
-            left = sum(1 for zone in band.zones if zone is not None)
+            left = sum(1 for zone in self._zone_map.of_band(band.index) if zone is not None)
             log.warning("%s: no spare zone left, band %d goes on with %d zones", self._name, band.index, left)
         else:
             log.warning("%s: zone %s of band %d is replaced by spare zone %d", self._name, old, band.index, new)

@@ -18,11 +18,10 @@ from ... import _shim
 from ...errors import FtlError
 from ...nvme.wire import Status
 from ...time_limit import time_limit
-from ..media.band import CLOSED, FAULTED, Bands
+from ..media.band import BAND_ROW, CLOSED, CLOSING, FAULTED, OPEN, RESETTING, SHIM_STATES, Bands
 from ..media.blockdev import ZONES_PER_REPORT, BlockPort
 from ..media.geometry import SUPERBLOCK_ZONES, Geometry
 from ..media.zone import OFFLINE, Zone
-from .spare_zones import SpareZones
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +43,6 @@ class ZoneWatch:
         port: BlockPort,
         core: _shim.FtlCore,
         bands: Bands,
-        spares: SpareZones,
         wanted: Callable[[], object],
     ) -> None:
         self.round_s = ROUND_S
@@ -67,7 +65,7 @@ class ZoneWatch:
         self._port = port
         self._core = core
         self._bands = bands
-        self._spares = spares
+        self._zone_map = bands.zone_map
         self._wanted = wanted
         self._changed: dict[int, range] = {}
         """By piece of the zone report, oldest first: what of it is to be looked at out of turn."""
@@ -108,6 +106,22 @@ class ZoneWatch:
         piece = start // ZONES_PER_REPORT
         known = self._changed.get(piece, range(start, stop))
         self._changed[piece] = range(min(start, known.start), max(stop, known.stop))
+
+    def failed_amid_load(self, start: int, status: int) -> None:
+        """A zone of a closed band (its first block) is not to be trusted: the band is moved before others."""
+        place = self._zone_map.place(start // self._geometry.zone_size)
+        if place is not None:
+            self._core.fault_zone(*place, status)
+
+    def knows_bad(self, zone: int) -> bool:
+        """Whether a zone of a band that is not being written or reset is known to have failed, or is in no band."""
+        place = self._zone_map.place(zone)
+        if place is None:
+            return True
+        number, punit = place
+        row = self._core.band_rows(number, 1).view(BAND_ROW)[0]
+        busy = SHIM_STATES[row["state"]] in (OPEN, CLOSING, RESETTING)
+        return busy or bool(int(row["faulted_punits"]) >> punit & 1)
 
     def stats(self) -> dict[str, Any]:
         """JSON-able."""
@@ -169,7 +183,7 @@ class ZoneWatch:
     def _judge(self, zone: Zone) -> None:
         if zone.usable and not zone.finish_recommended and not zone.reset_recommended:
             return
-        place = self._spares.place(zone.index, self._bands)
+        place = self._bands.at(zone.index)
         if place is None:
             if not zone.usable:
                 self._lost_without_band(zone)
@@ -191,8 +205,9 @@ class ZoneWatch:
             log.info("%s: zone %d of band %d asks to be finished, and is", self._name, zone.index, band.index)
 
     def _lost_without_band(self, zone: Zone) -> None:
-        if self._spares.lost(zone.index):
-            log.warning("%s: spare zone %d is %s: %d are left", self._name, zone.index, zone.state, len(self._spares))
+        if self._zone_map.lose_spare(zone.index):
+            left = self._zone_map.spare_count
+            log.warning("%s: spare zone %d is %s: %d are left", self._name, zone.index, zone.state, left)
         elif zone.index in SUPERBLOCK_ZONES and zone.index not in self._told:
             self._told.add(zone.index)
             other = SUPERBLOCK_ZONES[1 - SUPERBLOCK_ZONES.index(zone.index)]

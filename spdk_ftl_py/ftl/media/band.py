@@ -1,4 +1,4 @@
-"""Bands as Python sees them: the shim's states, which zones they have, which of those went bad.
+"""Bands as Python sees them: the shim's states, and which of their zones went bad.
 
 What is asked of all bands at once (how many are free, what they take, which can be reset) is counted as they change, so
 that nothing here but a choice among all of them takes longer with more of them.
@@ -14,7 +14,8 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from .geometry import SUPERBLOCK_ZONES, Geometry
+from .geometry import Geometry
+from .zone_map import ZoneMap
 
 FREE: Final = "free"
 QUEUED: Final = "queued"
@@ -109,9 +110,10 @@ class Bands:
     """All of them. refresh() takes what the shim says has changed; until it has told of a band, nothing is known of
     it."""
 
-    def __init__(self, geometry: Geometry) -> None:
+    def __init__(self, geometry: Geometry, zone_map: ZoneMap) -> None:
         count = geometry.band_count
         self._geometry = geometry
+        self.zone_map = zone_map
         self.valid = np.zeros(count, np.int64)
         """By band, as the other arrays; not to be changed from outside."""
         self.seq = np.zeros(count, np.int64)
@@ -143,28 +145,16 @@ class Bands:
         self._emptied: dict[int, None] = {}
         self._emptied_unwritten: dict[int, None] = {}
         self._to_mend: dict[int, None] = {}
-        self._zones: dict[int, list[int | None]] = {}
-        """Of bands that have others than geometry says."""
         self._bad_punits: dict[int, set[int]] = {}
-        self._nominal = len(SUPERBLOCK_ZONES)
-        self._replaced: dict[int, int | None] = dict(geometry.replaced)
-        self._take_over_missing_zones()
-
-    def _take_over_missing_zones(self) -> None:
-        """A geometry that was loaded may lack zones."""
-        punits = self._geometry.punits
-        for number, zones in enumerate(self._geometry.bands):
-            if None in zones:
-                nominal = self._nominal + number * punits
-                self._replaced.update({nominal + punit: None for punit, zone in enumerate(zones) if zone is None})
-                self._measure(number)
+        for number in zone_map.incomplete:
+            self._measure(number)
 
     # --- one of them
 
     def __getitem__(self, number: int) -> Band:
         return Band(
             number,
-            self._zones_of(number),
+            self.zone_map.of_band(number),
             self._geometry.zone_blocks,
             _STATES[self._state[number]],
             int(self.seq[number]),
@@ -181,8 +171,10 @@ class Bands:
     def __len__(self) -> int:
         return len(self._state)
 
-    def _zones_of(self, number: int) -> list[int | None]:
-        return list(self._zones.get(number) or self._geometry.bands[number])
+    def at(self, zone: int) -> tuple[Band, int] | None:
+        """Band and punit of a zone; None where it is in none."""
+        place = self.zone_map.place(zone)
+        return None if place is None else (self[place[0]], place[1])
 
     # --- what changes them
 
@@ -234,15 +226,9 @@ class Bands:
                     del emptied[number]
                     emptied[number] = None
 
-    def rezone(self, band: Band) -> None:
+    def rezoned(self, number: int) -> None:
         """It has other zones; bad ones still keep it from being opened."""
-        self._zones[band.index] = list(band.zones)
-        first = self._nominal + band.index * self._geometry.punits
-        for nominal, zone in enumerate(band.zones, first):
-            self._replaced[nominal] = zone
-            if zone == nominal:
-                del self._replaced[nominal]
-        self._measure(band.index)
+        self._measure(number)
 
     def mended(self, band: Band) -> None:
         """None of its zones is bad any more; without any it is retired."""
@@ -299,8 +285,11 @@ class Bands:
             self._emptied.pop(number, None)
             self._emptied_unwritten.pop(number, None)
         elif self._unwritten[number]:
+            self._emptied.pop(number, None)
             self._emptied_unwritten.setdefault(number)
         else:
+            # Between two accounts it may have been reset, written and emptied again.
+            self._emptied_unwritten.pop(number, None)
             self._emptied.setdefault(number)
 
     # --- what is asked of all of them
@@ -377,22 +366,6 @@ class Bands:
     def room(self, stream: int) -> int:
         """Blocks of data that can still be written to the stream's bands, cautiously."""
         return sum(max(0, int(self.capacity[i] - self._written[i])) for i in self.being_written(stream))
-
-    @property
-    def replaced(self) -> list[list[int | None]]:
-        """[the zone that should be there, the one that is or None], ascending."""
-        return [[was, now] for was, now in sorted(self._replaced.items())]
-
-    @property
-    def missing_zones(self) -> int:
-        return sum(1 for zone in self._replaced.values() if zone is None)
-
-    def zones(self) -> tuple[tuple[int | None, ...], ...]:
-        """Of all bands as they are now, by punit."""
-        bands = self._geometry.bands
-        if not self._zones:
-            return bands
-        return tuple(tuple(self._zones.get(number, zones)) for number, zones in enumerate(bands))
 
     def broken_numbers(self) -> list[int]:
         return sorted(number for number, bad in self._bad_punits.items() if bad)

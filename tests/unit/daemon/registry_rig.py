@@ -103,7 +103,7 @@ class Line:
 class Daemon:
     """A registry with what it is given by `spdk-ftl serve`."""
 
-    def __init__(self, folder: Path, listen: str, peers: PeerLimits | None) -> None:
+    def __init__(self, folder: Path, listen: str, peers: PeerLimits | None, nqn_template: str | None) -> None:
         self.state = StateDirectory(folder / "state")
         self.state.open()
         self._folder = folder
@@ -111,7 +111,9 @@ class Daemon:
         buffers.mkdir(mode=0o700, exist_ok=True)
         keys = self.state.path / "keys"
         host_id = self.state.host_id
-        identity = DaemonIdentity(host_nqn(host_id), host_id, listen, WAIT_S, buffers, keys, peers)
+        identity = DaemonIdentity(
+            host_nqn(host_id), host_id, listen, WAIT_S, buffers, keys, peers, nqn_template=nqn_template
+        )
         self.registry = Registry(self.state, identity, socket_path="")
         self.methods = NativeEngine(self.registry, identity).route(self.registry.methods)
 
@@ -151,8 +153,10 @@ class World:
         self.target = target
         self.line = line
 
-    def daemon(self, listen: str = "127.0.0.1", peers: PeerLimits | None = None) -> Daemon:
-        return Daemon(self.folder, listen, peers)
+    def daemon(
+        self, listen: str = "127.0.0.1", peers: PeerLimits | None = None, nqn_template: str | None = None
+    ) -> Daemon:
+        return Daemon(self.folder, listen, peers, nqn_template)
 
     async def start(self, peers: PeerLimits | None = None) -> Daemon:
         """A daemon that serves, with the devices that the one before it left."""
@@ -239,7 +243,7 @@ async def read(here: World, daemon: Daemon, block_count: int) -> list[int]:
 
 def gate_of(daemon: Daemon) -> BlockPort:
     """As a host has it, whatever stands between."""
-    front = daemon.managed()._front
+    front = daemon.managed().front
     assert front.gate is not None
     return BlockPort(front.reactor, front.gate, name="host", patience_s=0)
 

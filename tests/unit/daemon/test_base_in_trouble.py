@@ -9,7 +9,7 @@ import pytest
 
 from spdk_ftl_py.daemon import failed_flushes
 from spdk_ftl_py.errors import FtlError
-from spdk_ftl_py.ftl.device import FAILED_FLUSHES_MAX
+from spdk_ftl_py.ftl.failing import FAILED_FLUSHES_MAX
 from spdk_ftl_py.ftl.media.blockdev import BlockPort
 from spdk_ftl_py.nvme.wire import Status
 from spdk_ftl_py.runtime.reactor import ReactorLoop
@@ -61,7 +61,7 @@ async def test_a_base_that_refuses_flushes_for_good_is_not_waited_for(here: Worl
     await write(here, daemon, 3)
     ftl = daemon.managed().ftl
     assert ftl is not None
-    ftl._flush_failed(Status.ABORTED_BY_REQUEST, FAILED_FLUSHES_MAX)
+    ftl.failing.flush_failed(Status.ABORTED_BY_REQUEST, FAILED_FLUSHES_MAX)
     assert "can't flush" in (await daemon.wait_for("failed"))["error"]
     await daemon.call("bdev_ftl_delete", name="ftl0", force=True)
     await daemon.halt()
@@ -107,7 +107,7 @@ async def test_a_thin_base_without_room_is_told_and_so_is_that_there_is_room_aga
     await here.rpc("ftltgt_inject_fault", name="Nvme0n1", op="write", status="internal_error", times=1)
     device = daemon.managed()
     assert device.ftl is not None
-    port = BlockPort(device._front.reactor, device.ftl.core, name="host")
+    port = BlockPort(device.front.reactor, device.ftl.core, name="host")
     await port.write(0, bytes(4096))
     await port.flush()
     await until(lambda: device.error is not None)
@@ -130,7 +130,7 @@ async def test_a_base_that_is_busy_for_long_is_told_and_so_is_its_end(
     await create(here, daemon)
     device = daemon.managed()
     assert device.ftl is not None
-    port = BlockPort(device._front.reactor, device.ftl.core, name="host")
+    port = BlockPort(device.front.reactor, device.ftl.core, name="host")
     await here.rpc("ftltgt_inject_fault", name="Nvme0n1", op="write", status="capacity_exceeded")
     writing = asyncio.ensure_future(port.write(0, bytes(4096), fua=True))
     told = "base bdev Nvme0n1 is busy, for more than 0.4 s"

@@ -154,7 +154,7 @@ async def test_failed_for_want_of_its_base_it_goes_on_when_that_is_back(
     told = await daemon.wait_for("failed")
     assert "is of no use" in told["error"]
     # It is nobody's, so nobody is kept from it.
-    await until(lambda: not daemon.managed()._link.claimed)
+    await until(lambda: not daemon.managed().link.claimed)
     assert [nqn for nqn in await here.exports() if ":base:" in nqn] == []
     await here.rpc("bdev_aio_delete", name="M0")
     await attach_file(here, "M0", "base")
@@ -168,7 +168,7 @@ async def test_one_that_has_failed_by_itself_stays_failed(here: World, monkeypat
     daemon = await here.start()
     await create(here, daemon)
     device = daemon.managed()
-    maker, tried = device._maker, []
+    maker, tried = device.maker, []
 
     async def load(*_: object, **__: object) -> object:
         tried.append(1)

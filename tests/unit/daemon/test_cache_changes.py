@@ -266,7 +266,7 @@ async def test_what_fails_when_media_show_it_already_is_taken_back(
     port = gate_of(daemon)
     await port.write(0, b"x" * 4096)
     device = daemon.managed()
-    set_core, refused = device._front.set_core, []
+    set_core, refused = device.front.set_core, []
 
     def refuse_once(core: Any) -> None:
         if not refused:
@@ -274,7 +274,7 @@ async def test_what_fails_when_media_show_it_already_is_taken_back(
             raise FtlError("it is not to be")
         set_core(core)
 
-    monkeypatch.setattr(device._front, "set_core", refuse_once)
+    monkeypatch.setattr(device.front, "set_core", refuse_once)
     with pytest.raises(FtlError, match="it is not to be"):
         await set_cache(daemon, "C0")
     assert bytes((await port.read(0, 1))[0]) == b"x" * 4096

@@ -43,7 +43,7 @@ async def test_data_that_arrive_meanwhile_do_not_keep_it_from_being_changed(
     here: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """They may have been received into the memory of the core that is halted."""
-    monkeypatch.setattr("spdk_ftl_py.daemon.device.EMPTY_TIMEOUT_S", 2.0)
+    monkeypatch.setattr("spdk_ftl_py.daemon.reloading.EMPTY_TIMEOUT_S", 2.0)
     daemon = await here.start()
     await create(here, daemon)
     controller = await connected(here, daemon)
@@ -86,7 +86,7 @@ async def test_one_that_can_not_be_loaded_so_is_as_it_was(here: World, monkeypat
         await device.change(Change("nonsense", {"conf": {"invalid_thld": 1000}}))
     assert device.state.value == "online"
     assert device.params == params
-    maker, refused = device._maker, []
+    maker, refused = device.maker, []
 
     async def load(*args: object, **once: object) -> object:
         if not refused:
@@ -164,7 +164,7 @@ async def test_of_an_ftl_that_fails_while_it_is_halted_for_it_nothing_is_changed
     ftl = device.ftl
     assert ftl is not None
     loads: list[object] = []
-    load = device._maker.load
+    load = device.maker.load
 
     async def noted(*args: object, **once: object) -> object:
         loads.append({name: value for name, value in once.items() if name != "life"})
@@ -174,8 +174,8 @@ async def test_of_an_ftl_that_fails_while_it_is_halted_for_it_nothing_is_changed
         await ftl.abort("it breaks off right now")
         return True
 
-    monkeypatch.setattr(device._maker, "load", noted)
-    monkeypatch.setattr(device._front, "emptied", emptied)
+    monkeypatch.setattr(device.maker, "load", noted)
+    monkeypatch.setattr(device.front, "emptied", emptied)
     with pytest.raises(MediaError, match="it breaks off right now"):
         await device.change(Change("what gives something up", {}, {"without_cache": True}))
     await until(lambda: device.state.value == "online")
@@ -189,7 +189,7 @@ async def test_hosts_stay_known_where_an_ftl_that_has_failed_is_ended(here: Worl
     host = await connected(here, daemon)
     device = daemon.managed()
     (before,) = daemon.record()["devices"][0]["hosts"]["connected"]
-    await device._fail("it can't be mended")
+    await device.fail("it can't be mended")
     await daemon.registry.halt()
     assert daemon.record()["devices"][0]["hosts"]["connected"] == [before]
     with contextlib.suppress(FtlError, OSError):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from uuid import UUID
 
 import pytest
@@ -60,8 +59,7 @@ def test_a_template_of_all_has_something_of_each() -> None:
 
 
 async def start(here: World, template: str | None) -> Daemon:
-    daemon = here.daemon()
-    daemon.registry._identity = replace(daemon.registry._identity, nqn_template=template)
+    daemon = here.daemon(nqn_template=template)
     await daemon.registry.start()
     return daemon
 

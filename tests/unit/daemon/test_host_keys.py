@@ -56,7 +56,7 @@ async def test_who_has_not_proved_himself_is_not_there(here: World, tmp_path: Pa
     params, keys = key_files(tmp_path)
     daemon = await here.start()
     await create(here, daemon, **params)
-    export, front = (await daemon.device())["export"], daemon.managed()._front
+    export, front = (await daemon.device())["export"], daemon.managed().front
     loop = asyncio.get_running_loop()
     sock = socket.socket()
     sock.setblocking(False)

@@ -127,7 +127,7 @@ async def test_strangers_that_take_all_places_do_not_keep_the_target_out(
         await killed(daemon)
         daemon = await here.start(limits)
         await daemon.wait_for("online")
-    front = device_of(daemon)._front
+    front = device_of(daemon).front
     subsystem = front._subsystem
     assert subsystem is not None
 
@@ -193,7 +193,7 @@ async def test_hosts_come_and_go_while_it_runs_and_the_list_outlives_the_daemon(
     stays, leaves = await connect(daemon, HOSTNQN), await connect(daemon, OTHER)
     assert await daemon.call("bdev_ftl_remove_host", name="ftl0", host=OTHER) is True
     await asyncio.wait_for(leaves.lost.wait(), WAIT_S)
-    assert {host.hostnqn for host in device_of(daemon)._front.present} <= {target, HOSTNQN}
+    assert {host.hostnqn for host in device_of(daemon).front.present} <= {target, HOSTNQN}
     await refused(daemon, OTHER)
     await daemon.call("bdev_ftl_allow_any_host", name="ftl0", allow_any_host=True)
     await leaves.close()
@@ -318,7 +318,7 @@ async def test_after_an_upgrade_the_target_keeps_its_connection_and_others_are_t
     assert told["hosts"] == [{"nqn": target, "is_target": True}]
     await until(lambda: device_of(daemon).attachment is not None)
     assert "bdev_nvme_attach_controller" not in here.line.called
-    await until(lambda: target in {each.hostnqn for each in device_of(daemon)._front.present})
+    await until(lambda: target in {each.hostnqn for each in device_of(daemon).front.present})
     await refused(daemon, OTHER)
     (warning,) = [line for line in caplog.text.splitlines() if "let any host connect" in line]
     for part in ("now only the target itself may", "`spdk-ftl add-host -b ftl0 --host NQN`", OTHER):
@@ -441,7 +441,7 @@ async def test_hosts_that_are_gone_make_room_once_all_they_wrote_is_durable(here
     # With it just so many that there is to be room: of what comes later nobody is to be forgotten.
     for number in range(IDENTIFIERS_MAX // 2 - 1):
         assert await forge(daemon, HostKey(HOSTNQN, UUID(int=number).bytes)) == 0
-    await until(lambda: len(device._front.present) == 1)
+    await until(lambda: len(device.front.present) == 1)
     assert device.ftl is not None
     flushes = device.ftl.core.stats()["base_flushes"]
     await until(lambda: [host.hostid for host in device.hosts.hosts] == [UUID(int=1000).bytes])
@@ -465,12 +465,12 @@ async def test_hosts_whose_writes_can_not_be_made_durable_are_not_forgotten(here
         tried += 1
         return Status.INTERNAL_ERROR
 
-    drain, device.ftl._drain_core = device.ftl._drain_core, fail  # type: ignore[method-assign]
+    drain, device.ftl._drains.drain = device.ftl._drains.drain, fail  # type: ignore[method-assign]
     for number in range(IDENTIFIERS_MAX // 2):
         assert await forge(daemon, HostKey(HOSTNQN, UUID(int=number).bytes)) == 0
     await until(lambda: tried > 1)
     assert len(device.hosts.hosts) == IDENTIFIERS_MAX // 2
-    device.ftl._drain_core = drain  # type: ignore[method-assign]
+    device.ftl._drains.drain = drain  # type: ignore[method-assign]
     await until(lambda: not device.hosts.hosts)
     await daemon.halt()
 
@@ -490,7 +490,7 @@ async def test_what_a_forgotten_host_wrote_outlives_the_write_buffer_and_the_pow
         await port.flush()
         for lba in range(64):
             await port.write(lba, bytes([lba + 1]) * 4096)
-        await device._front.disconnect_hosts()
+        await device.front.disconnect_hosts()
         await port.close()
         await host.close()
         for number in range(IDENTIFIERS_MAX // 2 - 1):

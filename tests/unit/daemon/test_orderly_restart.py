@@ -245,7 +245,7 @@ async def test_one_that_has_failed_stays_what_it_is_for_the_successor_to_try(her
     daemon = await here.start()
     await create(here, daemon, no_attach=False)
     before = await standing(here)
-    await daemon.managed()._fail("a test says so")
+    await daemon.managed().fail("a test says so")
     await daemon.halt()
     assert await standing(here) == before
     daemon = await here.start()

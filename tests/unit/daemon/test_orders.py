@@ -90,9 +90,9 @@ async def test_a_trim_that_waits_for_the_base_does_not_outlive_the_ftl(here: Wor
     daemon = await here.start()
     await create(here, daemon)
     device = daemon.managed()
-    device._front.hold()
+    device.front.hold()
     trimming = asyncio.ensure_future(daemon.call("bdev_ftl_unmap", name="ftl0", lba=0, num_blocks=1))
-    await until(lambda: device._front.gate is not None and device._front.gate.held == 1)
+    await until(lambda: device.front.gate is not None and device.front.gate.held == 1)
     await daemon.call("bdev_ftl_delete", name="ftl0")
     with pytest.raises(FtlError):
         await trimming
@@ -139,8 +139,8 @@ async def test_every_setting_can_be_changed_and_is_kept(here: World) -> None:
     assert device.ftl._manager.limits._table[0] == ("crit", 0, 1)
     assert device.ftl._manager._selector.policy.name == "greedy"
     assert device.ftl.scrub.status()["scrub_days"] == 30
-    assert device._front._subsystem is not None
-    assert device._front._subsystem.max_io_qpairs == 3
+    assert device.front._subsystem is not None
+    assert device.front._subsystem.max_io_qpairs == 3
     told = await properties(daemon)
     # Elsewhere: the superblock alone.
     await daemon.call("bdev_ftl_delete", name="ftl0")

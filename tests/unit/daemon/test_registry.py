@@ -228,7 +228,7 @@ async def test_a_port_that_is_held_is_free_again_when_the_device_is_deleted(here
     port = int(daemon.record()["devices"][0]["export"][2])
     await daemon.registry.start()
     # Deferred it is from the start; the port is taken by the first try.
-    await until(lambda: daemon.managed()._front._address is not None)
+    await until(lambda: daemon.managed().front._address is not None)
     assert (await daemon.wait_for("deferred"))["state"] == "deferred"
     with pytest.raises(OSError):
         socket.create_server(("127.0.0.1", port)).close()
@@ -407,7 +407,7 @@ async def test_a_setting_that_is_given_at_a_load_counts_also_where_it_is_the_def
     ftl = daemon.managed().ftl
     assert ftl is not None
     assert (ftl.conf.invalid_thld, ftl.conf.lba_rsvd, ftl.conf.max_io_channels) == (10, 30, 7)
-    front = daemon.managed()._front
+    front = daemon.managed().front
     assert front._subsystem is not None
     assert front._subsystem.max_io_qpairs == 7
     await daemon.halt()

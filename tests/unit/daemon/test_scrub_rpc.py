@@ -30,7 +30,7 @@ async def test_an_order_is_carried_out_and_stats_and_properties_tell(
     await write(here, daemon, 50)
     device = daemon.managed()
     assert device.ftl is not None
-    assert await device.ftl._drain_core() == 0
+    assert await device.ftl._drains.drain() == 0
     told = await daemon.call("bdev_ftl_scrub", name="ftl0")
     assert (told["name"], told["state"], told["round"], told["ordered"]) == ("ftl0", "running", 1, True)
     status = await last_of(daemon)

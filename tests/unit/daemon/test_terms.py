@@ -341,7 +341,7 @@ async def test_who_does_not_wait_is_told_what_it_waits_for(here: World) -> None:
 async def test_who_waits_has_it_when_its_base_appears(here: World) -> None:
     daemon = await here.start()
     first = asyncio.ensure_future(create(here, daemon, base_bdev="Late", wait=60, **EMULATED))
-    await until(lambda: len(daemon.registry._watchers) == 1)
+    await until(lambda: len(daemon.registry.creations.watchers) == 1)
     second = asyncio.ensure_future(create(here, daemon, base_bdev="Late", wait=60, if_absent=True, **EMULATED))
     await make_late(here)
     one, other = await first, await second
@@ -354,7 +354,7 @@ async def test_who_waits_for_one_that_fails_or_is_deleted_is_told(here: World) -
     daemon = await here.start()
     for end, expected in (("fails", "deferred creation has failed: .*512"), ("is deleted", "was deleted while")):
         waiting = asyncio.ensure_future(create(here, daemon, base_bdev="Late", wait=60, **EMULATED))
-        await until(lambda: len(daemon.registry._watchers) == 1)
+        await until(lambda: len(daemon.registry.creations.watchers) == 1)
         if end == "fails":
             await here.rpc("bdev_malloc_create", name="Late", num_blocks=16384, block_size=512)
         else:

@@ -99,19 +99,19 @@ async def test_an_event_that_nobody_could_hear_is_made_up_for(here: World) -> No
     zone = closed_zone(daemon)
     device = daemon.managed()
     # As if the event had come while the FTL was loaded.
-    device._link.watch_zones(None)
+    device.link.watch_zones(None)
     await here.rpc("ftltgt_set_zone_state", name="Nvme0n1", zone=zone, state="read_only")
-    await until(lambda: device._link._zones_missed)
+    await until(lambda: device.link._zones_missed)
     assert in_use(daemon, zone)
-    device._link.watch_zones(ftl_of(daemon).zones_changed)
+    device.link.watch_zones(ftl_of(daemon).zones_changed)
     await asyncio.wait_for(until(lambda: not in_use(daemon, zone)), NOTICED_S)
     told = await watched(daemon)
     assert (told["events"], told["logs_read"], told["zones_seen_changed"]) == (1, 0, 64)
     zone, before = closed_zone(daemon), ftl_of(daemon)
     (export,) = [each for nqn, each in here.target.nvmf.exports.items() if uuid in nqn]
-    device._link.raw, raw = None, device._link.raw
+    device.link.raw, raw = None, device.link.raw
     assert (await daemon.call("bdev_ftl_get_properties", name="ftl0"))["zone_events"] is None, "as while it is away"
-    device._link.raw = raw
+    device.link.raw = raw
     away = asyncio.ensure_future(export.subsystem.disconnect())
     await here.rpc("ftltgt_set_zone_state", name="Nvme0n1", zone=zone, state="read_only")
     await away

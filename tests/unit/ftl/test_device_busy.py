@@ -35,7 +35,7 @@ def nothing_was_given_up(rig: FtlRig) -> None:
     device = rig.device
     assert device.core.stats()["busy_answers"] > 0
     assert (device.state, device.failure) == (FtlState.RUNNING, None)
-    assert (device.lost_blocks, device.zone_faults, device.missing_zones) == (0, 0, 0)
+    assert (device.lost_blocks, device.zone_faults, device.zone_map.missing_count) == (0, 0, 0)
 
 
 @pytest.mark.parametrize("status", [NOT_READY, INTERNAL_ERROR], ids=hex)

@@ -385,7 +385,7 @@ async def test_a_zone_that_fails_one_reset_is_used_again_where_there_is_no_spare
     await rig.overwrite(4)
     await rig.verify()
     assert rig.device.zone_faults == 1
-    assert rig.device._spares.bad_zones == []
+    assert rig.device.zone_map.bad_zones == []
     assert rig.device._bands[8].zones == [10]
     assert rig.device._bands[8].seq > seq
 

@@ -50,7 +50,7 @@ async def test_more_lost_blocks_than_there_is_room_for_reach_the_device_as_an_ov
 async def test_a_drain_ends_though_its_answer_was_dropped(rig: FtlRig) -> None:
     await rig.good("write", total_blocks=100)
     async with full_event_ring(rig.reactor):
-        draining = asyncio.ensure_future(rig.device._drain_core())
+        draining = asyncio.ensure_future(rig.device._drains.drain())
         for _ in range(TURNS):
             await asyncio.sleep(0)
         assert rig.device.core.stats()["write_buffer_used"] == 0

@@ -16,6 +16,7 @@ from spdk_ftl_py.ftl import halt_log
 from spdk_ftl_py.ftl.halt_log import HaltLog
 from spdk_ftl_py.ftl.life import FtlState
 from spdk_ftl_py.ftl.media.band import BAND_ROW, CLOSED, FREE, SHIM_STATES, Band, Bands
+from spdk_ftl_py.ftl.media.zone_map import ZoneMap
 from support.turn_meter import turn_meter
 from unit.ftl.ftl_rig import FtlRig
 from unit.ftl.gc.band_rig import bands_of
@@ -36,10 +37,10 @@ async def test_a_halt_tells_of_every_band_at_debug_level(rig: FtlRig, caplog: py
     caplog.set_level(logging.DEBUG, logger=halt_log.__name__)
     await rig.overwrite(1.5)
     await rig.device.halt()
-    rows = rig.device.core.band_rows(0, len(rig.device.zones)).view(BAND_ROW)
+    rows = rig.device.core.band_rows(0, len(rig.device.zone_map.bands())).view(BAND_ROW)
     told = [LINE.fullmatch(line) for line in lines(caplog, logging.DEBUG)]
     assert len(told) == rig.device.geometry.band_count == len(rows)
-    for number, (found, row, zones) in enumerate(zip(told, rows, rig.device.zones, strict=True)):
+    for number, (found, row, zones) in enumerate(zip(told, rows, rig.device.zone_map.bands(), strict=True)):
         assert found is not None
         state = SHIM_STATES[row["state"]]
         expected = [number, state, row["seq"], row["valid"], rig.device.geometry.band_blocks, row["written"]]
@@ -105,7 +106,7 @@ async def test_very_many_bands_are_told_of_and_the_loop_turns() -> None:
 
     geometry: Any = SimpleNamespace(
         band_count=MANY, punits=1, zone_blocks=31, band_blocks=31, bands=tuple((i,) for i in range(2, MANY + 2)),
-        replaced={},
+        replaced={}, spare_zones=(), bad_zones=(),
     )  # fmt: skip
     manager: Any = SimpleNamespace(limits_applied={})
     log, handler = logging.getLogger(halt_log.__name__), Counting()
@@ -118,7 +119,7 @@ async def test_very_many_bands_are_told_of_and_the_loop_turns() -> None:
         # Three times at most: other processes may keep the loop's thread from a core.
         while (not longest or min(longest) >= LONGEST_S) and len(longest) < 3:
             told = 0
-            bands = Bands(geometry)
+            bands = Bands(geometry, ZoneMap(geometry))
             async with turn_meter() as meter:
                 await HaltLog(bands, manager).write("ftl0", clean=True)
                 longest.append(meter.longest_s)

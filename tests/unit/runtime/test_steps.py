@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 
 import pytest
 
@@ -53,6 +54,24 @@ async def test_an_undo_that_fails_is_reported_and_the_others_still_run() -> None
     steps.on_undo("b", fail)
     assert [(name, str(error)) for name, error in await steps.undo()] == [("b", "stuck")]
     assert done == ["undo a"]
+
+
+async def test_as_a_context_what_fails_is_taken_back_and_what_succeeds_stays() -> None:
+    done: list[str] = []
+
+    async def work(*, fails: bool) -> None:
+        async with Steps("thing") as steps:
+            for name in "abc":
+                steps.on_undo(name, functools.partial(done.append, f"undo {name}"))
+            steps.keep("b")
+            if fails:
+                raise OSError("half way")
+
+    await work(fails=False)
+    assert done == []
+    with pytest.raises(OSError, match="half way"):
+        await work(fails=True)
+    assert done == ["undo c", "undo a"]
 
 
 async def test_undoing_runs_to_its_end_when_the_caller_is_cancelled() -> None:

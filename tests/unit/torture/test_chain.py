@@ -96,7 +96,7 @@ def test_a_device_that_fails_for_nothing_is_noticed(monkeypatch: pytest.MonkeyPa
     async def step_and_fail(world: ChainedWorld) -> None:
         await step(world)
         if world._serving and world.result.crashes and world._device.state is FtlState.RUNNING:
-            world._device._fail_with_core(failure)
+            world._device.failing.fail_with_core(failure)
 
     monkeypatch.setattr(chain, "LOSSES", (0,))
     monkeypatch.setattr(ChainedWorld, "_step", step_and_fail)

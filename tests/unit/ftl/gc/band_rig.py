@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from spdk_ftl_py import _shim
 from spdk_ftl_py.ftl.gc.reloc import Selector
 from spdk_ftl_py.ftl.media.band import BAND_ROW, CLOSED, FAULTED, FREE, OPEN, QUEUED, RETIRED, SHIM_STATES, Band, Bands
+from spdk_ftl_py.ftl.media.zone_map import ZoneMap
 
 
 def rows_of(bands: Iterable[Band]) -> NDArray[np.uint8]:
@@ -45,8 +46,10 @@ def bands_of(given: Sequence[Band]) -> Bands:
         band_blocks=punits * zone_blocks,
         bands=tuple(tuple(band.zones) for band in given),
         replaced={},
+        spare_zones=(),
+        bad_zones=(),
     )
-    bands = Bands(geometry)
+    bands = Bands(geometry, ZoneMap(geometry))
     bands.refresh(rows_of(given))
     return bands
 
@@ -105,8 +108,8 @@ def miscounted(bands: Bands) -> list[str]:
         ),
         "capacity": (bands.capacity.tolist(), [band.capacity for band in every]),
         "capacity_to_come": (bands.capacity_to_come.tolist(), [band.capacity_to_come for band in every]),
-        "missing_zones": (bands.missing_zones, sum(zone is None for band in every for zone in band.zones)),
-        "zones": ([list(zones) for zones in bands.zones()], [band.zones for band in every]),
+        "missing_zones": (bands.zone_map.missing_count, sum(zone is None for band in every for zone in band.zones)),
+        "zones": ([list(zones) for zones in bands.zone_map.bands()], [band.zones for band in every]),
     }
     for stream in (_shim.STREAM_USER, _shim.STREAM_RELOC):
         own = [band for band in every if band.state in (OPEN, QUEUED) and band.stream == stream]

@@ -89,7 +89,7 @@ def on_media(rig: Rig) -> dict[int, int]:
 
 def is_closed(rig: Rig, address: int) -> bool:
     """Whether its band is."""
-    place = rig.device._spares.place(address // rig.device.geometry.zone_size, rig.device._bands)
+    place = rig.device._bands.at(address // rig.device.geometry.zone_size)
     return place is not None and rig.device.core.bands()[place[0].index]["state"] == "closed"
 
 
@@ -282,7 +282,7 @@ async def test_a_device_that_is_halted_or_has_failed_refuses_the_order_and_a_rea
     rig: FtlRig,
 ) -> None:
     await rig.overwrite(1)
-    rig.device._out_of_space("no free band is left")
+    rig.device.failing.out_of_space("no free band is left")
     assert rig.device.state.value == "read_only"
     rig.device._manager.stop()  # there are free bands, unlike where it comes to that
     rig.media.rot(closed_lba(rig)[1], 1)
@@ -476,11 +476,7 @@ async def test_bands_of_an_earlier_life_that_were_done_are_not_read_again_and_th
     scrub._round = Round(7, int(wall()), scrub._next_band_seq(), position=middle, ordered=True)
     scrub.wake()
     await until(lambda: scrub.rounds == 1)
-    places = [
-        rig.device._spares.place(int(entry) // rig.device.geometry.zone_size, bands)
-        for entry in entries
-        if entry < _shim.SLOT_FLAG
-    ]
+    places = [bands.at(int(entry) // rig.device.geometry.zone_size) for entry in entries if entry < _shim.SLOT_FLAG]
     left = sum(1 for place in places if place is not None and place[0].seq > middle)
     assert scrub.status()["last"]["read_blocks"] == left > 0
 

@@ -46,7 +46,7 @@ async def quiet(rig: FtlRig) -> None:
 
     def busy() -> bool:
         states = {band["state"] for band in rig.device.core.bands()}
-        return bool(states & {"moving", "resetting", "faulted"}) or rig.device._mending is not None
+        return bool(states & {"moving", "resetting", "faulted"}) or rig.device._mending.under_way
 
     for _ in range(50):
         await asyncio.sleep(0.01)
@@ -65,7 +65,7 @@ async def test_a_closed_zone_gone_read_only_is_noticed_and_replaced_though_nobod
     await quiet(rig)
     stats = rig.device.stats()
     assert (stats["zone_faults"], stats["lost_blocks"], stats["spare_zones"]) == (1, 0, 0)
-    assert rig.device.bad_zones == [zone]
+    assert rig.device.zone_map.bad_zones == [zone]
     assert zone not in {each for band in rig.device._bands for each in band.zones}
     await rig.verify()
     await rounds(rig, 3)
@@ -113,7 +113,7 @@ async def test_a_zone_that_asks_for_a_reset_gets_one_and_is_not_given_up(rig: Ft
     await rounds(rig, 3)
     await quiet(rig)
     assert rig.device.stats()["relocs_started"] == moves + 1, "the drive asks no more"
-    assert (rig.device.bad_zones, rig.device.stats()["zone_faults"]) == ([], 0)
+    assert (rig.device.zone_map.bad_zones, rig.device.stats()["zone_faults"]) == ([], 0)
     await rig.verify()
 
 
@@ -128,7 +128,7 @@ async def test_a_zone_that_asks_to_be_finished_is(rig: FtlRig) -> None:
     assert rig.media.zone_states()[zone][1] == "full"
     await rig.overwrite(2)
     await rig.verify()
-    assert (rig.device.bad_zones, rig.device.stats()["zone_faults"]) == ([], 0)
+    assert (rig.device.zone_map.bad_zones, rig.device.stats()["zone_faults"]) == ([], 0)
 
 
 @pytest.mark.rig(**SMALL)
@@ -139,8 +139,8 @@ async def test_a_spare_zone_that_went_bad_replaces_none(rig: FtlRig) -> None:
     rig.media.set_zone_state(spare, "read_only")
     await rounds(rig)
     assert rig.device.stats()["spare_zones"] == 0
-    assert rig.device.bad_zones == [spare]
-    assert rig.device.missing_zones == 0
+    assert rig.device.zone_map.bad_zones == [spare]
+    assert rig.device.zone_map.missing_count == 0
 
 
 @pytest.mark.rig(**SMALL)
@@ -158,8 +158,8 @@ async def test_zones_that_replaced_others_are_watched_as_well(rig: FtlRig) -> No
     await rounds(rig)
     await rig.overwrite(1)
     await quiet(rig)
-    assert rig.device.bad_zones == sorted([first, spare])
-    assert rig.device.missing_zones == 1
+    assert rig.device.zone_map.bad_zones == sorted([first, spare])
+    assert rig.device.zone_map.missing_count == 1
     await rig.verify()
 
 
@@ -375,7 +375,7 @@ async def test_zones_that_the_drive_finishes_do_not_wear_the_device_out(rig: Ftl
         await rig.good("write", total_blocks=300, queue_depth=8)
     stats = rig.device.stats()
     assert stats["state"] == "running"
-    assert (rig.device.bad_zones, rig.device.missing_zones, stats["spare_zones"]) == ([], 0, 1)
+    assert (rig.device.zone_map.bad_zones, rig.device.zone_map.missing_count, stats["spare_zones"]) == ([], 0, 1)
     assert stats["zone_faults"] == 0
     assert stats["zones_finished_by_base"] > 100
     await rig.verify()

@@ -70,7 +70,7 @@ async def test_zones_that_the_drive_finished_are_loaded_from(how: str, seed: int
         assert rig.device.restored["damage_count"] == 0
         await rig.check(f"after a {how}")
     assert finished > 5
-    assert (rig.device.bad_zones, rig.device.missing_zones) == ([], 0)
+    assert (rig.device.zone_map.bad_zones, rig.device.zone_map.missing_count) == ([], 0)
 
 
 async def loaded_though_finishes_fail(rig: RestoreRig, times: int) -> int:

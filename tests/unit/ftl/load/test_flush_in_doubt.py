@@ -139,7 +139,7 @@ async def test_a_halt_whose_base_fails_behind_the_drain_does_not_end_clean(
 
     async def in_doubt() -> None:
         await settled()
-        device._fail_with_core(FlushDoubtError("in doubt", status=INTERNAL_ERROR))
+        device.failing.fail_with_core(FlushDoubtError("in doubt", status=INTERNAL_ERROR))
 
     monkeypatch.setattr(device.cache, "settled", in_doubt)
     with pytest.raises(FlushDoubtError):

@@ -255,7 +255,7 @@ async def test_a_device_with_hundreds_of_replaced_zones_lives_and_loads(reactor:
     rig = FtlRig(reactor, drive, device)
     await rig.good("write", pattern="sequential", io_blocks=8)
     # And more while it runs, for which there are no spares.
-    more = [zone for zone in rng.sample(range(2, zones), 80) if zone not in device.bad_zones]
+    more = [zone for zone in rng.sample(range(2, zones), 80) if zone not in device.zone_map.bad_zones]
     device.zone_watch.round_s = 0.5
     for zone in more:
         drive.set_zone_state(zone, "read_only")
@@ -265,14 +265,14 @@ async def test_a_device_with_hundreds_of_replaced_zones_lives_and_loads(reactor:
     await rig.verify()
     assert device.state is FtlState.RUNNING
     sample = await rig.port.read(0, 64)
-    bad, missing = device.bad_zones, device.missing_zones
+    bad, missing = device.zone_map.bad_zones, device.zone_map.missing_count
     assert missing > 30
     await rig.close()
     await device.halt()
     report = await check(reactor, drive, name="base")
     assert report.ok, report.damage
     again = await loading.load(reactor, drive, name="ftl0", uuid=device.uuid)
-    assert (again.bad_zones, again.missing_zones) == (bad, missing)
+    assert (again.zone_map.bad_zones, again.zone_map.missing_count) == (bad, missing)
     rig = FtlRig(reactor, drive, again)
     assert (await rig.port.read(0, 64) == sample).all()
     await rig.good("write", pattern="sequential", io_blocks=8)

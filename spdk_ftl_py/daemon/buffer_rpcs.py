@@ -1,0 +1,70 @@
+"""Write buffer files that were left: of FTLs that nobody serves."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+from ..errors import BusyError, FtlError, NotFoundError
+from ..ftl.load.write_buffer_file import BufferFile, BufferFiles, buffer_files, in_use
+from .devices import Devices
+from .requester import requester
+
+log = logging.getLogger(__name__)
+
+
+class BufferRpcs:
+    """``methods`` by RPC name, for the registry's."""
+
+    def __init__(self, devices: Devices, directory: Path | None) -> None:
+        self._devices = devices
+        self._directory = directory
+
+    @property
+    def methods(self) -> dict[str, Callable[[dict[str, Any]], Awaitable[Any]]]:
+        return {"ftl_remove_buffers": self.remove_buffers}
+
+    def unneeded(self) -> list[BufferFile]:
+        """Of no FTL that this daemon knows, in whatever state, nor of one that another process serves."""
+        directory = self._directory
+        if directory is None:
+            return []
+        known = {device.uuid for device in self._devices.values()}
+        return [each for each in buffer_files(directory) if each.uuid not in known and not in_use(directory, each.uuid)]
+
+    async def remove_buffers(self, params: dict[str, Any]) -> dict[str, Any]:
+        """{"removed": as in ftl_get_daemon}. All that are asked for, or none."""
+        directory = self._directory
+        chosen = self.unneeded()
+        if params.get("uuid") is not None:
+            uuid = UUID(params["uuid"])
+            chosen = [each for each in chosen if each.uuid == uuid]
+            if not chosen:
+                raise self._no_such_buffer(uuid)
+        held = [each for each in chosen if not each.holds_nothing]
+        if held and not params.get("force"):
+            raise BusyError(
+                f"of what hosts were told is written, {'; '.join(map(str, held))} may be nowhere else: load the FTL "
+                "with bdev_ftl_create -u UUID, or give --force to lose it; nothing was removed"
+            )
+        for each in chosen:
+            assert directory is not None
+            files = BufferFiles.acquire(directory, each.uuid)
+            try:
+                files.remove()
+            finally:
+                files.release()
+            log.info("write buffer removed, with %s, asked for by %s", each, requester())
+        return {"removed": [each.to_dict() for each in chosen]}
+
+    def _no_such_buffer(self, uuid: UUID) -> FtlError:
+        owner = next((device for device in self._devices.values() if device.uuid == uuid), None)
+        if owner is not None:
+            return BusyError(f"write buffer of {uuid}: FTL bdev {owner.name} ({owner.state.value}) needs it")
+        directory = self._directory
+        if directory is not None and in_use(directory, uuid):
+            return BusyError(f"write buffer of {uuid}: another process serves that FTL")
+        return NotFoundError(f"write buffer of {uuid}: there is none in {directory}")

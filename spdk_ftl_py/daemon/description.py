@@ -1,0 +1,93 @@
+"""What an FTL of the daemon tells of itself: for ftl_get_devices, for bdev_ftl_get_properties, for the state file."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..ftl.life import FtlState
+from .device_parts import DeviceParts
+from .states import DeviceState
+
+
+def describe(device: DeviceParts) -> dict[str, Any]:
+    """For ftl_get_devices."""
+    told: dict[str, Any] = {
+        "name": device.name,
+        "uuid": str(device.uuid),
+        "state": device.state.value,
+        "since": device.since.isoformat(timespec="seconds"),
+        "target": device.target,
+        "base_bdev": device.params["base_bdev"],
+        "cache": device.params.get("cache"),
+        "no_data": device.no_data,
+        "attached": device.attachment is not None,
+        **device.admission.describe(),
+        "base_tls": device.link.tls_cipher,
+        "error": device.error or device.kept_bdev.error or device.dependents.error,
+        **device.dependents.describe(),
+    }
+    if device.state in (DeviceState.CREATING, DeviceState.WAITING) and device.progress:
+        told["progress"] = device.progress
+    if device.state in (DeviceState.WAITING, DeviceState.DEFERRED):
+        told["waiting_for"] = "; ".join(filter(None, (device.waits_for, *device.search.doubt.values())))
+    if device.export is not None:
+        told["export"] = {
+            "trtype": "TCP",
+            "traddr": device.export.traddr,
+            "trsvcid": str(device.export.trsvcid),
+            "subnqn": device.export.nqn,
+            "nsid": device.export.nsid,
+        }
+    if device.front.gate is not None:
+        told["block_size"] = 4096
+        told["num_blocks"] = device.front.gate.block_count
+    if device.ftl is not None:
+        told["num_bands"] = device.ftl.geometry.band_count
+        told["free_bands"] = device.ftl.stats()["free_bands"]
+        if device.state is DeviceState.ONLINE and device.ftl.state is FtlState.READ_ONLY:
+            told["state"] = device.ftl.state.value
+            told["error"] = device.ftl.failure.message if device.ftl.failure is not None else None
+    return told
+
+
+def properties(device: DeviceParts) -> dict[str, Any]:
+    """For bdev_ftl_get_properties."""
+    told = describe(device)
+    told["base_names"] = device.link.names_of("base")
+    if device.params.get("cache") is not None:
+        its = device.ftl.cache if device.ftl is not None else None
+        told["cache"] = {
+            "bdev": device.params["cache"],
+            "names": device.link.names_of("cache"),
+            "kind": device.cache_kind,
+            "state": its.state.value if its is not None else "absent",
+            "failure": its.failure if its is not None else None,
+        }
+    told["zone_events"] = device.link.zone_events
+    if device.ftl is not None:
+        told["properties"] = device.ftl.properties()["properties"]
+    else:
+        told["conf"] = device.conf.to_dict()
+    told["params"] = device.params
+    return told
+
+
+def record(device: DeviceParts) -> dict[str, Any]:
+    """For the state file: enough to undo, to load it again, or to go on waiting for the base bdev."""
+    export = device.export or device.export_before
+    # Until it has ended it comes back: what it had accepted may not be durable yet.
+    state = device.state_before if device.state is DeviceState.DELETING else device.state
+    return {
+        "name": device.name,
+        "uuid": str(device.uuid),
+        "target": device.target,
+        "state": state.value,
+        "loads": device.loads,
+        "life": device.life_seen,
+        "params": device.saved_params or device.params,
+        "params_are_as_given": True,
+        "export": None if export is None else [export.nqn, export.traddr, export.trsvcid],
+        "allowed": device.admission.to_record(),
+        "hosts": device.hosts.to_record(),
+        "dependents": device.dependents.to_record(),
+    }

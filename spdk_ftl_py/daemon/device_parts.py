@@ -1,0 +1,304 @@
+"""What an FTL of the daemon consists of, and its state. device.py, reloading.py and waiting.py have its life."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from typing import Any
+from uuid import UUID, uuid4
+
+from ..conf import FtlConf, given_settings
+from ..errors import FlushDoubtError, FtlError, ParameterError
+from ..ftl.device import FtlDevice
+from ..ignored_settings import drop_ignored
+from ..nvme.target.connected_hosts import ConnectedHosts
+from ..spdk.attach import Attachment
+from ..text import show_names
+from .admission import Admission
+from .attaching import KeptBdev
+from .base import BaseLink, DaemonIdentity, DeferredError
+from .base_search import BaseSearch
+from .base_watch import BaseWatch
+from .changes import Changes
+from .checks import split_address
+from .dependents import Dependents
+from .export_nqn import export_nqn
+from .failed_flushes import FailedFlushes
+from .front import Export, Front
+from .ftl_maker import FtlMaker
+from .session_keys import SessionKeys, psk_path
+from .states import DeviceState
+from .target_bdev import TargetBdev
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What is known of an FTL beside its parameters, when this daemon begins with it."""
+
+    uuid: UUID | None = None
+    """None: that of the parameters, or a new one."""
+    loads: bool = False
+    """It is on media already."""
+    export: Export | None = None
+    """Where hosts look for it."""
+    hosts: object = None
+    """Those that were connected; this, allowed and dependents as record() has them."""
+    allowed: object = None
+    """Who may connect."""
+    dependents: object = None
+    """What stands on it in the target."""
+    inherited: bool = False
+    """A predecessor of this daemon had it: what that made in the target may still stand."""
+    life: int = 0
+    """Its last incarnation."""
+
+
+class DeviceParts:
+    """An FTL as bdev_ftl_create asked for it; params are validated, with defaults filled in."""
+
+    def __init__(self, params: dict[str, Any], identity: DaemonIdentity, origin: Origin) -> None:
+        """Raises ConfError or ParameterError where params break a rule that needs no target."""
+        self.params, self.life_seen = params, origin.life
+        self.name: str = params["name"]
+        for line in drop_ignored(params):
+            log.warning("FTL bdev %s: %s", self.name, line)
+        self.target: str = params["target"]
+        given = UUID(params["uuid"]) if params.get("uuid") else None
+        # As in 2020's rpc.py, the nil UUID means "a new one".
+        self.uuid = origin.uuid or (given if given is not None and given.int else uuid4())
+        self.loads = origin.loads or (origin.uuid is None and given is not None and given.int != 0)
+        """It is on the base, and loaded from there; else it is created."""
+        self.settings = given_settings(params)
+        self.conf = FtlConf.from_dict(self.settings)
+        self.conf.check()
+        if params.get("without_cache") and params.get("cache"):
+            raise ParameterError("without_cache gives the nv cache up: leave the cache bdev out")
+        if params.get("without_cache") and not self.loads:
+            raise ParameterError("without_cache is for loading an FTL that has an nv cache: give its uuid")
+        self.no_data: bool = bool(params.get("no_data"))
+        """What is written to it is kept by nobody: it is never loaded."""
+        if self.no_data and self.loads:
+            raise ParameterError("no_data makes a new FTL, which can't be loaded again: leave the uuid out")
+        if self.no_data and params.get("cache"):
+            raise ParameterError("no_data keeps nothing, so it needs no nv cache: leave the cache bdev out")
+        self.listen = split_address(params.get("listen_address") or identity.listen)
+        self.nqn = export_nqn(params.get("nqn") or identity.nqn_template, self.name, self.uuid)
+        if origin.export is not None:
+            self.listen, self.nqn = (origin.export.traddr, origin.export.trsvcid), origin.export.nqn
+        self.error: str | None = None
+        self.ftl: FtlDevice | None = None
+        self.cache_kind: str | None = None
+        self.on_change: Callable[[], None] = lambda: None
+        """Saves what is to be known before it counts. Raises FtlError."""
+        self.on_change_behind: Callable[[], FtlError | None] = lambda: None
+        """Saves what has happened already, now or later: why not now."""
+        self.left_behind = False
+        """Not all that stands in the target could be undone: it still is to be."""
+        self._state = self.state_before = DeviceState.CREATING
+        """state_before: that before DELETING."""
+        self.since = datetime.now(timezone.utc)
+        self.identity = identity
+        self.export_before = origin.export
+        self.inherited = origin.inherited
+        """A predecessor had it."""
+        self.progress = ""
+        """CREATING or WAITING: the step that is under way, and how much of it is done."""
+        self.waits_for = ""
+        """DEFERRED or WAITING: what the last attempt found."""
+        self.failed_flushes = FailedFlushes()
+        self.changes = Changes()
+        self.settings_turn = asyncio.Lock()
+        """Held by who changes settings: each begins with what the one before has left."""
+        self.saved_params: dict[str, Any] | None = None
+        """Those in the state file, where they are not what counts here yet."""
+        self.target_rpc = rpc = identity.rpc(self.target)
+        self.link = BaseLink(rpc, params, self.uuid, identity)
+        self.maker = FtlMaker(
+            self.uuid, params, self.settings, identity.buffer_dir, progress=self._report, on_lossy=self._alarm
+        )
+        self.search = BaseSearch(rpc, params, self.uuid, identity.prober, self._moved, lambda: self.life_seen)
+        self.base_watch = BaseWatch(rpc, lambda: self.link.base_name, str(self), self._tell, self._untell)
+        target_psk = psk_path(params.get("target_psk"))
+        target_keys = SessionKeys(rpc, identity.key_dir, self.uuid, "target", target_psk)
+        self.admission = Admission(
+            params,
+            origin.allowed,
+            inherited=origin.inherited,
+            target_keys=target_keys.keys,
+            save=lambda: self.on_change(),
+        )
+        self.dependents = Dependents(self.name, rpc, origin.dependents, self.changed)
+        self.target_bdev = TargetBdev(rpc, self.name, self.uuid, self.admission, target_keys, self.dependents)
+        self.kept_bdev = KeptBdev(str(self), self.target_bdev, lambda: self.changed())
+        self.front = self.new_front()
+        self.hosts = ConnectedHosts(lambda: self.on_change())
+        """Told before they have their first answer, so that a successor knows whom it owes the truth."""
+        self.hosts.restore(origin.hosts)
+        self._hold_timer: asyncio.TimerHandle | None = None
+        if origin.inherited:
+            self.link.inherit()
+            self.target_bdev.inherit()
+
+    def __str__(self) -> str:
+        """For the log."""
+        return f"{self.name} (uuid {self.uuid}, on {self.params['base_bdev']} of the target at {self.target})"
+
+    @property
+    def how_it_came(self) -> str:
+        """ "created" or "loaded"."""
+        return "created" if self.ftl is not None and self.ftl.restored is None else "loaded"
+
+    @property
+    def state(self) -> DeviceState:
+        return self._state
+
+    @state.setter
+    def state(self, state: DeviceState) -> None:
+        # DELETING is for good, whatever its life was at.
+        if state is not self._state and self._state is not DeviceState.DELETING:
+            self._state, self.since = state, datetime.now(timezone.utc)
+
+    @property
+    def attachment(self) -> Attachment | None:
+        """As which it stands in the target; None: it does not, as far as is known."""
+        return self.kept_bdev.now
+
+    @property
+    def is_attached(self) -> bool:
+        """As far as the daemon is to attach it: what stands on it in the target can be there."""
+        return self.state is DeviceState.ONLINE and (self.attachment is not None or self.params["no_attach"])
+
+    @property
+    def block_count(self) -> int | None:
+        """Of the bdev; None: it is not known yet."""
+        return None if self.front.gate is None else self.front.gate.block_count
+
+    @property
+    def export(self) -> Export | None:
+        return self.front.export
+
+    def new_front(self) -> Front:
+        return Front(
+            self.name,
+            self.uuid,
+            self.nqn,
+            self.admission.connections,
+            peers=self.identity.peers,
+            is_own=self.admission.is_target,
+            sockets=self.identity.sockets,
+        )
+
+    def set_params(self, params: dict[str, Any]) -> None:
+        """In place: those that go by them have them too. Raises ConfError, ParameterError."""
+        settings = given_settings(params)
+        FtlConf.from_dict(settings).check()
+        for mine, new in ((self.params, params), (self.settings, settings)):
+            mine.clear()
+            mine.update(new)
+
+    def took_conf(self) -> None:
+        """Its FTL has another one now."""
+        assert self.ftl is not None
+        self.conf = self.ftl.conf
+        self.front.set_io_channels(self.conf.max_io_channels)
+
+    def gave_cache_up(self) -> None:
+        """Once: the superblock says so now, and another cache may come."""
+        if self.params.get("without_cache"):
+            self.params["without_cache"] = False
+
+    # --- what its parts tell it
+
+    def _alarm(self) -> None:
+        """What was accepted before may be lost: hosts that were connected learn it from their first Flush."""
+        try:
+            hosts = self.hosts.alarm()
+        except FtlError as error:
+            raise DeferredError(f"which hosts are owed the truth can't be saved: {error.message}") from error
+        if hosts:
+            log.error(
+                "%s: writes that were not flushed are lost; the first Flush fails of each of: %s",
+                self.name,
+                show_names(host.hostnqn for host in hosts),
+            )
+
+    def _report(self, step: str, part: float) -> None:
+        self.progress = f"{step} {part:.0%}"
+
+    async def try_attach(self) -> None:
+        """Of what hosts have had already: those of the export don't wait for the target, which gets it later."""
+        if self.params["no_attach"]:
+            # Whether its user attached it in the target, nothing tells.
+            await self.dependents.attached_anew()
+        else:
+            await self.kept_bdev.try_attach(self.front)
+
+    def changed(self) -> None:
+        """Its state has changed by itself. That it can't be saved now is logged."""
+        if (failure := self.on_change_behind()) is not None:
+            log.error("%s: %s", self.name, failure.message)
+
+    def _tell(self, error: str) -> None:
+        self.error = error
+        self.changed()
+
+    def _untell(self, error: str) -> None:
+        if self.error == error:
+            self.error = None
+        self.changed()
+
+    def _moved(self, key: str, name: str) -> None:
+        log.warning("%s: found as bdev %s: that is its %s from now on", self, name, key)
+        self.set_params({**self.params, key: name})
+        self.changed()
+
+    def remember(self, ftl: FtlDevice) -> None:
+        self.life_seen = ftl.incarnation
+        self.changed()
+
+    # --- trouble
+
+    def start_hold_timer(self) -> None:
+        """I/O that waits from now on fails when its hosts' patience is over."""
+        self.stop_hold_timer()
+        self._hold_timer = asyncio.get_running_loop().call_later(self.identity.peer_timeout_s, self._stop_holding)
+
+    def stop_hold_timer(self) -> None:
+        if self._hold_timer is not None:
+            self._hold_timer.cancel()
+
+    def _stop_holding(self) -> None:
+        self.front.fail()
+        self.error = f"{self.error}; I/O fails since it waited for {self.identity.peer_timeout_s:g} s"
+        log.error("%s: %s", self.name, self.error)
+        self.changed()
+
+    async def flush_failed(self, failure: BaseException, *, flushed: bool = False) -> bool:
+        """failure: of a life or a load. flushed: other flushes of that life did not fail. True: there were too many
+        that did, the device is FAILED."""
+        now_s = asyncio.get_running_loop().time()
+        if flushed or not isinstance(failure, FlushDoubtError):
+            self.failed_flushes.end()
+        if isinstance(failure, FlushDoubtError):
+            self.failed_flushes.add(now_s)
+        reason = self.failed_flushes.too_many(now_s)
+        if reason is not None:
+            await self.fail(f"base bdev {self.link.base_name} can't flush: {reason}")
+        return reason is not None
+
+    async def fail(self, reason: str) -> None:
+        log.error("%s: failed: %s", self, reason)
+        self.state = DeviceState.FAILED
+        self.error = reason
+        self.stop_hold_timer()
+        self.front.fail()
+        if self.ftl is not None:
+            with contextlib.suppress(FtlError):
+                await self.ftl.abort(reason)
+        self.changed()

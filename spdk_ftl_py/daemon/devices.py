@@ -1,0 +1,125 @@
+"""The FTLs of the daemon, by target and name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+from uuid import UUID
+
+from ..errors import ExistsError, NotFoundError, ParameterError
+from ..spdk.saved_config import OwnFtl
+from .config_rpcs import normal_target
+from .device import DeviceState, ManagedDevice
+
+Key = tuple[str, str]
+"""Target and name."""
+
+
+class Devices(Mapping[Key, ManagedDevice]):
+    """One name space of FTLs for each target."""
+
+    def __init__(self) -> None:
+        self._devices: dict[Key, ManagedDevice] = {}
+
+    def __getitem__(self, key: Key) -> ManagedDevice:
+        return self._devices[key]
+
+    def __iter__(self) -> Iterator[Key]:
+        return iter(self._devices)
+
+    def __len__(self) -> int:
+        return len(self._devices)
+
+    def put(self, device: ManagedDevice) -> None:
+        """In the place of what has its name, if anything does."""
+        self._devices[key_of(device)] = device
+
+    def drop(self, device: ManagedDevice) -> None:
+        """What has its name."""
+        del self._devices[key_of(device)]
+
+    def clear(self) -> None:
+        self._devices = {}
+
+    def renamed(self, device: ManagedDevice, before: str) -> None:
+        """It has another name since a moment."""
+        if self._devices.get((device.target, before)) is device:
+            del self._devices[(device.target, before)]
+        self._devices[key_of(device)] = device
+
+    def find(self, params: dict[str, Any]) -> ManagedDevice:
+        """The FTL of params["name"], on params["target"] where that is given. Raises NotFoundError, or ParameterError
+        where only the target would tell which one is meant."""
+        name = params["name"]
+        named = self._named(name)
+        if not named:
+            there = ", ".join(sorted({device.name for device in self._devices.values()})) or "none"
+            raise NotFoundError(f"FTL bdev {name}: no such FTL; the daemon has: {there}")
+        targets = ", ".join(device.target for device in named)
+        if params.get("target") is not None:
+            device = self._devices.get((normal_target(params["target"]), name))
+            if device is None:
+                raise NotFoundError(
+                    f"FTL bdev {name}: it is on the SPDK target at {targets}, not at {params['target']}"
+                )
+            return device
+        if len(named) > 1:
+            raise ParameterError(
+                f"FTL bdev {name}: there is one on each of the SPDK targets at {targets}: say which is meant with "
+                "-s TARGET (the RPC's parameter target)"
+            )
+        return named[0]
+
+    def _named(self, name: str) -> list[ManagedDevice]:
+        return [device for device in self._devices.values() if device.name == name]
+
+    def chosen(self, params: dict[str, Any]) -> list[ManagedDevice]:
+        """Of params["target"] and params["name"], where these are given. Raises what find() does."""
+        target = normal_target(params["target"]) if params.get("target") is not None else None
+        if params.get("name") is not None:
+            named = [device for device in self._named(params["name"]) if target in (None, device.target)]
+            return named or [self.find(params)]
+        return [device for device in self._devices.values() if target in (None, device.target)]
+
+    def own_ftls(self, target: str) -> list[OwnFtl]:
+        mine = [device for device in self._devices.values() if device.target == target]
+        return [OwnFtl(device.name, device.uuid, device.nqn) for device in mine]
+
+    # --- what may not be there twice
+
+    def require_free(self, device: ManagedDevice, name: str) -> None:
+        """Raises ExistsError where another one has that name."""
+        other = self._devices.get((device.target, name))
+        if other is not None and other is not device:
+            raise ExistsError(
+                f"name {name}: there is an FTL bdev of that name ({other.state.value}, on the SPDK target at "
+                f"{other.target}): choose another"
+            )
+
+    def check_no_twin(self, uuid: UUID, but: ManagedDevice | None = None) -> None:
+        """Raises ExistsError where another one, but that, has that uuid."""
+        twin = next((each for each in self._devices.values() if each.uuid == uuid and each is not but), None)
+        if twin is not None:
+            raise ExistsError(
+                f"uuid {uuid}: FTL bdev {twin.name} ({twin.state.value}, on the SPDK target at {twin.target}) "
+                "has it already: choose another, or delete that one first"
+            )
+
+    def check_nqn_free(self, device: ManagedDevice, but: ManagedDevice | None = None) -> None:
+        """Raises ExistsError where another one, but that, is exported under its NQN."""
+        for other in self._devices.values():
+            if other.nqn == device.nqn and other is not but:
+                raise ExistsError(
+                    f"nqn {device.nqn}: it is that of FTL bdev {other.name} (on the SPDK target at {other.target}): "
+                    "choose another with --nqn, which may have {uuid} in it"
+                )
+
+
+def key_of(device: ManagedDevice) -> Key:
+    return device.target, device.name
+
+
+def worth_keeping(device: ManagedDevice) -> bool:
+    """In the state file."""
+    # A creation that failed after it was deferred has been undone.
+    return device.state is not DeviceState.FAILED or device.ftl is not None or device.loads

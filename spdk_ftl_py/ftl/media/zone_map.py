@@ -1,0 +1,102 @@
+"""Which zone stands where while a device runs: in the bands, as spares, given up for good.
+
+The one owner of that. A geometry says how it was when the device was created or loaded; the core is told of each change
+by whoever makes it (gc/mending.py).
+"""
+
+from __future__ import annotations
+
+from .geometry import SUPERBLOCK_ZONES, Geometry
+
+
+class ZoneMap:
+    """Zones by number."""
+
+    def __init__(self, geometry: Geometry) -> None:
+        self._geometry = geometry
+        self._first = len(SUPERBLOCK_ZONES)
+        self._changed: dict[int, list[int | None]] = {}
+        """Of bands that have others than geometry says."""
+        self._replaced: dict[int, int | None] = dict(geometry.replaced)
+        self._places = {zone: divmod(was - self._first, geometry.punits) for was, zone in geometry.replaced.items()}
+        """Of zones that replace others: band and punit."""
+        self._spares = list(geometry.spare_zones)
+        self._bad = set(geometry.bad_zones)
+        self.incomplete = [number for number, zones in enumerate(geometry.bands) if None in zones]
+        """Bands that lacked zones when the geometry was loaded."""
+        for number in self.incomplete:
+            missing = [punit for punit, zone in enumerate(geometry.bands[number]) if zone is None]
+            self._replaced.update({self._nominal(number, punit): None for punit in missing})
+
+    def _nominal(self, number: int, punit: int) -> int:
+        """The zone that would be there, had none failed."""
+        return self._first + number * self._geometry.punits + punit
+
+    # --- in bands
+
+    def of_band(self, number: int) -> list[int | None]:
+        """By punit; None where one is missing."""
+        return list(self._changed.get(number) or self._geometry.bands[number])
+
+    def bands(self) -> tuple[tuple[int | None, ...], ...]:
+        """Of all bands, by punit."""
+        bands = self._geometry.bands
+        if not self._changed:
+            return bands
+        return tuple(tuple(self._changed.get(number, zones)) for number, zones in enumerate(bands))
+
+    def place(self, zone: int) -> tuple[int, int] | None:
+        """Band and punit of a zone; None where it is in none."""
+        number, punit = self._places.get(zone) or divmod(zone - self._first, self._geometry.punits)
+        if not 0 <= number < len(self._geometry.bands) or self.of_band(number)[punit] != zone:
+            return None
+        return number, punit
+
+    def put(self, number: int, punit: int, zone: int | None) -> None:
+        """In a band, in place of what stands there. None: it lacks one there from now on."""
+        zones = self.of_band(number)
+        zones[punit] = zone
+        self._changed[number] = zones
+        nominal = self._nominal(number, punit)
+        if zone == nominal:
+            self._replaced.pop(nominal, None)
+        else:
+            self._replaced[nominal] = zone
+        if zone is not None:
+            self._places[zone] = (number, punit)
+
+    @property
+    def replaced(self) -> list[list[int | None]]:
+        """[the zone that should be there, the one that is or None], ascending."""
+        return [[was, now] for was, now in sorted(self._replaced.items())]
+
+    @property
+    def missing_count(self) -> int:
+        """Zones that failed and could not be replaced."""
+        return sum(1 for zone in self._replaced.values() if zone is None)
+
+    # --- in none
+
+    @property
+    def spare_count(self) -> int:
+        return len(self._spares)
+
+    def take_spare(self) -> int | None:
+        return self._spares.pop(0) if self._spares else None
+
+    def give_up(self, zone: int) -> None:
+        """For good."""
+        self._bad.add(zone)
+
+    def lose_spare(self, zone: int) -> bool:
+        """A spare zone can't be used any more. False: it is none."""
+        if zone not in self._spares:
+            return False
+        self._spares.remove(zone)
+        self.give_up(zone)
+        return True
+
+    @property
+    def bad_zones(self) -> list[int]:
+        """Given up for good."""
+        return sorted(self._bad)

@@ -1,0 +1,53 @@
+"""What a device's base could not do for it: counted, and told to the log."""
+
+from __future__ import annotations
+
+import logging
+from typing import Final
+
+from ..nvme.wire import Status, status_text
+from .media.band import Band
+
+log = logging.getLogger(__name__)
+
+LOST_BLOCKS_LOGGED_MAX: Final = 16
+
+
+class MediaErrors:
+    """Of one device. Its methods are given its name as it is now, for the log."""
+
+    def __init__(self) -> None:
+        self.zone_faults = 0
+        """Zones that failed; not those that the base has finished by itself."""
+        self.unreadable_bands = 0
+        """Bands in which a host, or the scrub, could not read something; each time until its reset."""
+        self._lost_told = 0
+        self._faulty_told: set[int | None] = set()
+        """Zones of whose failure the log was told."""
+
+    def block_lost(self, name: str, lba: int, address: int, status: int) -> None:
+        self._lost_told += 1
+        if self._lost_told <= LOST_BLOCKS_LOGGED_MAX:
+            log.error("%s: block %d lost at address %d: %s", name, lba, address, status_text(status))
+        if self._lost_told == LOST_BLOCKS_LOGGED_MAX:
+            log.error("%s: more lost blocks are only counted (see its stats)", name)
+
+    def band_unreadable(self, name: str, index: int, address: int, status: int) -> None:
+        """Told once for each band, until it is reset. That it is moved follows from its state."""
+        self.unreadable_bands += 1
+        text = f"block at address {address} (band {index}) could not be read: {status_text(status)}"
+        log.error("%s: %s; what else is in that band is moved", name, text)
+
+    def zone_failed(self, name: str, band: Band, punit: int, status: int) -> None:
+        index = band.index
+        self.zone_faults += 1
+        self._faulty_told.add(band.zones[punit])
+        if status == Status.ZONE_OFFLINE:
+            log.error("%s: zone %s of band %d is offline: what is in it is lost", name, band.zones[punit], index)
+            return
+        log.warning("%s: zone %s of band %d failed: %s", name, band.zones[punit], index, status_text(status))
+
+    def reset_failed(self, name: str, band: Band, punit: int, status: int) -> None:
+        """Of a zone. One that had failed before was told, and counted, by then."""
+        if band.zones[punit] not in self._faulty_told:
+            self.zone_failed(name, band, punit, status)
