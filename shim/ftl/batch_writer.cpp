@@ -144,7 +144,7 @@ void BandWriter::issue_chunk(ZoneWriter &zone) noexcept {
 
 // Slots that lie side by side become one entry.
 void BandWriter::point_iov(ZoneWriter &zone) noexcept {
-    const uint8_t *data = zone.source == Source::reloc ? state_.reloc.data : state_.buffer.data;
+    uint8_t *data = zone.source == Source::reloc ? state_.reloc.data() : state_.buffer.data;
     uint32_t count = 0;
     uint8_t *end = nullptr;
     for (uint32_t i = zone.done_blocks; i < zone.done_blocks + zone.chunk_blocks; ++i) {

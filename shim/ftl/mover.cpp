@@ -2,11 +2,8 @@
 // What is in force in a band: zones, summaries, headers, records. How blocks are read and checked is in mover_read.cpp.
 #include "ftl/mover.hpp"
 
-#include <sys/mman.h>
-
 #include <algorithm>
 #include <cstring>
-#include <new>
 #include <utility>
 
 #include "base/mutation.hpp"
@@ -25,17 +22,13 @@ Movers::Movers(CoreState &state)
       reads_(size_t{state.config.max_active_relocs} * state.config.max_reloc_qdepth),
       scrub_reads_(kScrubReads) {
     constexpr size_t blocks = std::max(kWindowBlocks, kGapBlocks);
-    memory_bytes_ = (blocks * movers_.size() + size_t{kRunBlocks} * scrub_reads_.size()) * kBlockSize;
-    void *memory = mmap(nullptr, memory_bytes_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (memory == MAP_FAILED) {
-        throw std::bad_alloc();
-    }
-    memory_ = static_cast<uint8_t *>(memory);
+    memory_ = PageMemory::or_bad_alloc(
+        (blocks * movers_.size() + size_t{kRunBlocks} * scrub_reads_.size()) * kBlockSize, Pages::counted);
     for (size_t i = 0; i < movers_.size(); ++i) {
         Mover &mover = movers_[i];
         mover.movers = this;
         mover.index = static_cast<uint16_t>(i);
-        mover.buffer = memory_ + i * blocks * kBlockSize;
+        mover.buffer = memory_.data() + i * blocks * kBlockSize;
         mover.entries.resize(size_t{kWindowBlocks} * layout::kEntriesPerBlock);
         mover.in_force.reserve(layout::kEntriesPerBlock);
         mover.io.op = Op::read;
@@ -48,7 +41,7 @@ Movers::Movers(CoreState &state)
     for (size_t i = 0; i < scrub_reads_.size(); ++i) {
         ScrubRead &read = scrub_reads_[i];
         read.mover = &movers_.back();
-        read.memory = memory_ + (blocks * movers_.size() + i * kRunBlocks) * kBlockSize;
+        read.memory = memory_.data() + (blocks * movers_.size() + i * kRunBlocks) * kBlockSize;
         read.io.op = Op::read;
         read.io.iov = &read.iov;
         read.io.iov_count = 1;
@@ -63,10 +56,6 @@ Movers::Movers(CoreState &state)
         read.io.complete = on_read;
         free_reads_.push_back(&read);
     }
-}
-
-Movers::~Movers() {
-    munmap(memory_, memory_bytes_);
 }
 
 bool Movers::start(uint32_t band) noexcept {

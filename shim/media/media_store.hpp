@@ -59,18 +59,14 @@ class MappedFile {
 public:
     // Throws std::system_error; std::invalid_argument when its size differs.
     MappedFile(const std::string &path, size_t bytes);
-    ~MappedFile();
-    MappedFile(const MappedFile &) = delete;
-    MappedFile &operator=(const MappedFile &) = delete;
 
     // It did not exist, was empty, or its creator died before it wrote the first 8 bytes.
     [[nodiscard]] bool created() const noexcept { return created_; }
-    [[nodiscard]] uint8_t *data() noexcept { return data_; }
+    [[nodiscard]] uint8_t *data() noexcept { return memory_.data(); }
     [[nodiscard]] Status sync() noexcept;
 
 private:
-    uint8_t *data_ = nullptr;
-    size_t bytes_;
+    PageMemory memory_;
     bool created_ = false;
 };
 
