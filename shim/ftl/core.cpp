@@ -84,8 +84,8 @@ uint64_t FtlCore::deadline_ns() const noexcept {
 
 uint32_t FtlCore::complete_done() noexcept {
     // What completions submit and finish at once is for the next round.
-    IoQueue batch;
-    batch.take(done_);
+    IoList batch;
+    batch.append(done_);
     uint32_t count = 0;
     while (!batch.empty()) {
         Io &io = *batch.pop();
@@ -341,7 +341,7 @@ uint32_t FtlCore::run_cache() noexcept {
 }
 
 void FtlCore::end_held_back(Status status) noexcept {
-    IoQueue ended;
+    IoList ended;
     cache_->end(ended);
     while (!ended.empty()) {
         finish(*ended.pop(), status);
@@ -536,7 +536,7 @@ uint32_t FtlCore::run_flushes() noexcept {
         }
     }
     if (!flush_in_flight_ && (!to_flush_.empty() || (state_.now >= flush_again_at_ && buffer_wants_flush()))) {
-        flushing_.take(to_flush_);
+        flushing_.append(to_flush_);
         WriteBuffer &buffer = state_.buffer;
         Records &records = state_.records;
         buffer.flushing.append(buffer.next.data(), buffer.landed);
@@ -619,7 +619,7 @@ void FtlCore::end_everything() noexcept {
     }
     open_ = nullptr;
     waiting_.turn();
-    for (IoQueue *queue : {&tickets_, &to_flush_, &flushing_}) {
+    for (IoList *queue : {&tickets_, &to_flush_, &flushing_}) {
         while (!queue->empty()) {
             finish(*queue->pop(), state_.failed);
         }

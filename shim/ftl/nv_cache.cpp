@@ -99,7 +99,7 @@ void NvCache::hold_back(Io &io) noexcept {
     held_back_.push(io);
 }
 
-uint32_t NvCache::run(IoQueue &done) noexcept {
+uint32_t NvCache::run(IoList &done) noexcept {
     if (cache_state_ != State::active) {
         return 0;
     }
@@ -118,19 +118,19 @@ uint32_t NvCache::run(IoQueue &done) noexcept {
     return work;
 }
 
-void NvCache::switch_off(IoQueue &done) noexcept {
+void NvCache::switch_off(IoList &done) noexcept {
     if (cache_state_ == State::active) {
         fail(status::aborted);
     }
     cache_state_ = State::off;
-    done.take(held_back_);
+    done.append(held_back_);
 }
 
-void NvCache::end(IoQueue &ended) noexcept {
+void NvCache::end(IoList &ended) noexcept {
     if (state_.failed != status::ok) {
         drop_busy();
     }
-    ended.take(held_back_);
+    ended.append(held_back_);
 }
 
 uint64_t NvCache::used_blocks() const noexcept {

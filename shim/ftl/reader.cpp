@@ -30,7 +30,7 @@ Reader::Reader(CoreState &state) : state_(state), children_(kChildren) {
     }
 }
 
-void Reader::start(Io &io, IoQueue &done) noexcept {
+void Reader::start(Io &io, IoList &done) noexcept {
     io.device_data[0] = 0;
     io.device_data[1] = 0;
     io.device_data[2] = 0;
@@ -42,7 +42,7 @@ void Reader::start(Io &io, IoQueue &done) noexcept {
     }
 }
 
-uint32_t Reader::run(IoQueue &done) noexcept {
+uint32_t Reader::run(IoList &done) noexcept {
     uint32_t work = 0;
     while (!waiting_.empty() && !free_.empty()) {
         Io &io = *waiting_.front();
@@ -59,7 +59,7 @@ uint32_t Reader::run(IoQueue &done) noexcept {
     return work;
 }
 
-void Reader::fail(IoQueue &done) noexcept {
+void Reader::fail(IoList &done) noexcept {
     while (!waiting_.empty()) {
         Io &io = *waiting_.pop();
         io.status = state_.failed;

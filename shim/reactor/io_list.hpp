@@ -14,16 +14,31 @@ class IoList {
 public:
     [[nodiscard]] bool empty() const noexcept { return head_ == nullptr; }
     [[nodiscard]] uint32_t count() const noexcept { return count_; }
+    [[nodiscard]] Io *front() const noexcept { return head_; }
 
     void push(Io &io) noexcept {
         io.next = nullptr;
-        if (tail_ != nullptr) {
-            tail_->next = &io;
-        } else {
-            head_ = &io;
-        }
+        (tail_ == nullptr ? head_ : tail_->next) = &io;
         tail_ = &io;
         ++count_;
+    }
+    void push_front(Io &io) noexcept {
+        io.next = head_;
+        head_ = &io;
+        if (tail_ == nullptr) {
+            tail_ = &io;
+        }
+        ++count_;
+    }
+    // All of the other one behind this one's, in order; the other one is empty then.
+    void append(IoList &other) noexcept {
+        if (other.empty()) {
+            return;
+        }
+        (tail_ == nullptr ? head_ : tail_->next) = other.head_;
+        tail_ = other.tail_;
+        count_ += other.count_;
+        other = IoList();
     }
 
     Io *pop() noexcept {
