@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "base/iov_cursor.hpp"
 #include "base/mutation.hpp"
 
 namespace ftl {
@@ -195,11 +196,7 @@ bool FtlCore::reserve(Io &io, uint32_t iov_room) noexcept {
     uint32_t previous = kNoSlot;
     for (uint32_t i = 0; i < count; ++i) {
         const uint32_t slot = buffer.free.take();
-        if (previous != kNoSlot && slot == previous + 1) {
-            io.iov[entries - 1].iov_len += kBlockSize;
-        } else {
-            io.iov[entries++] = iovec{buffer.block(slot), kBlockSize};
-        }
+        entries = add_piece(io.iov, entries, buffer.block(slot), kBlockSize);
         if (previous == kNoSlot) {
             io.device_data[0] = slot;
         } else {
@@ -297,7 +294,7 @@ void FtlCore::accept_reserved(Io &io) noexcept {
 bool FtlCore::accept_own(Io &io) noexcept {
     WriteBuffer &buffer = state_.buffer;
     auto block = static_cast<uint32_t>(io.device_data[1]);
-    IovCursor cursor(io.iov);
+    IovCursor cursor(io.memory());
     cursor.skip(size_t{block} * kBlockSize);
     for (; block < io.block_count && buffer.free.count() > 0; ++block) {
         const uint32_t slot = buffer.free.take();

@@ -6,6 +6,7 @@
 #include <stdexcept>
 #include <string>
 
+#include "base/iov_cursor.hpp"
 #include "base/mutation.hpp"
 
 namespace ftl {
@@ -268,21 +269,13 @@ void NvCache::send_batch(Request &request, uint64_t position, uint64_t room) noe
     if (position >= last_mark_ + std::max<uint64_t>(ring_blocks_ / kMarksPerLap, 1)) {
         mark(position, buffer.records[queue_.head].seq);
     }
-    uint32_t iov_count = 0;
-    request.iov[iov_count++] = iovec{request.scratch, kBlockSize};
-    const uint8_t *end = nullptr;
+    uint32_t iov_count = add_piece(request.iov.data(), 0, request.scratch, kBlockSize);
     for (uint32_t i = 0; i < count; ++i) {
         const uint32_t slot = queue_.pop_front(buffer.next.data());
         const SlotRecord &record = buffer.records[slot];
         header.blocks[i] = layout::BlockEntry{record.lba, record.seq, record.crc, 0};
         note(position + 1 + i, record);
-        uint8_t *block = buffer.block(slot);
-        if (block == end) {
-            request.iov[iov_count - 1].iov_len += kBlockSize;
-        } else {
-            request.iov[iov_count++] = iovec{block, kBlockSize};
-        }
-        end = block + kBlockSize;
+        iov_count = add_piece(request.iov.data(), iov_count, buffer.block(slot), kBlockSize);
         request.slots[i] = slot;
     }
     std::fill(header.blocks + count, header.blocks + layout::kCacheEntriesPerBlock, layout::BlockEntry{});

@@ -328,7 +328,7 @@ Status EmulatedMedia::check_blocks(const Io &io, uint32_t max_blocks) const noex
     if (io.lba >= info_.block_count || io.block_count > info_.block_count - io.lba) {
         return status::lba_out_of_range;
     }
-    if (max_blocks != 0 && iov_bytes(io) < uint64_t{io.block_count} * info_.block_bytes) {
+    if (max_blocks != 0 && iov_bytes(io.memory()) < uint64_t{io.block_count} * info_.block_bytes) {
         return status::sgl_data_length;
     }
     return status::ok;
@@ -344,9 +344,10 @@ Status EmulatedMedia::read(Io &io) noexcept {
         }
     }
     if (!keeps_stale_) {
-        return store_.read(io.lba * info_.block_bytes, IoCursor(io), uint64_t{io.block_count} * info_.block_bytes);
+        return store_.read(io.lba * info_.block_bytes, IovCursor(io.memory()),
+                           uint64_t{io.block_count} * info_.block_bytes);
     }
-    IoCursor to(io);
+    IovCursor to(io.memory());
     for (uint64_t lba = io.lba, left = io.block_count; left > 0;) {
         const uint32_t zone = zones_->zone_of(lba);
         const uint64_t start = zones_->start_of(zone);
@@ -356,7 +357,7 @@ Status EmulatedMedia::read(Io &io) noexcept {
         const uint64_t blank = std::min(left, zone_end - lba) - valid;
         (void)store_.read(lba * info_.block_bytes, to, valid * info_.block_bytes);
         to.skip(valid * info_.block_bytes);
-        to.zero(blank * info_.block_bytes);
+        to.write_zeroes(blank * info_.block_bytes);
         lba += valid + blank;
         left -= valid + blank;
     }
@@ -376,8 +377,8 @@ Status EmulatedMedia::write(Io &io) noexcept {
     if (info_.volatile_cache && !io.fua) {
         undo_.remember(store_, io.lba, io.block_count, info_.block_bytes);
     }
-    const Status done =
-        store_.write(io.lba * info_.block_bytes, IoCursor(io), uint64_t{io.block_count} * info_.block_bytes, io.fua);
+    const Status done = store_.write(io.lba * info_.block_bytes, IovCursor(io.memory()),
+                                     uint64_t{io.block_count} * info_.block_bytes, io.fua);
     if (info_.volatile_cache && io.fua && done == status::ok) {
         undo_.forget(io.lba, io.block_count);
     }
@@ -401,7 +402,8 @@ Status EmulatedMedia::append(Io &io) noexcept {
 
 // The first block_count blocks of the Io, to a zone whose write pointer is at lba.
 Status EmulatedMedia::store_zone_blocks(const Io &io, uint64_t lba, uint64_t block_count) noexcept {
-    const Status done = store_.write(lba * info_.block_bytes, IoCursor(io), block_count * info_.block_bytes, io.fua);
+    const Status done =
+        store_.write(lba * info_.block_bytes, IovCursor(io.memory()), block_count * info_.block_bytes, io.fua);
     if (done == status::ok) {
         const uint32_t zone = zones_->zone_of(lba);
         zones_->advance(zone, block_count);
@@ -555,16 +557,13 @@ void EmulatedMedia::tear(Io &io, Prng &prng) {
     if (info_.volatile_cache) {
         undo_.remember(store_, io.lba, io.block_count, info_.block_bytes);
     }
-    IoCursor from(io);
+    IovCursor from(io.memory());
     std::vector<uint8_t> block(info_.block_bytes);
     for (uint64_t lba = io.lba; lba < io.lba + io.block_count; ++lba) {
-        from.get(block.data(), block.size());
+        from.read(block.data(), block.size());
         if (prng.coin()) {
-            iovec iov{block.data(), block.size()};
-            Io one;
-            one.iov = &iov;
-            one.iov_count = 1;
-            (void)store_.write(lba * info_.block_bytes, IoCursor(one), info_.block_bytes, false);
+            const iovec memory{block.data(), block.size()};
+            (void)store_.write(lba * info_.block_bytes, IovCursor(memory), info_.block_bytes, false);
         }
     }
 }
@@ -683,13 +682,10 @@ void EmulatedMedia::rot(uint64_t lba, uint32_t bit) {
     registration_.reactor().call([&] {
         const uint64_t offset = lba * info_.block_bytes + bit / 8;
         uint8_t byte = 0;
-        iovec iov{&byte, 1};
-        Io io;
-        io.iov = &iov;
-        io.iov_count = 1;
-        Status done = store_.read(offset, IoCursor(io), 1);
+        const iovec memory{&byte, 1};
+        Status done = store_.read(offset, IovCursor(memory), 1);
         byte ^= static_cast<uint8_t>(1U << bit % 8);
-        done = done == status::ok ? store_.write(offset, IoCursor(io), 1, false) : done;
+        done = done == status::ok ? store_.write(offset, IovCursor(memory), 1, false) : done;
         if (done != status::ok) {
             throw std::invalid_argument("rot: block " + std::to_string(lba) + " can't be changed");
         }

@@ -34,7 +34,7 @@ struct Pieces {
     int count = 0;
     uint64_t bytes = 0;
 
-    Pieces(IoCursor &cursor, uint64_t wanted) noexcept {
+    Pieces(IovCursor &cursor, uint64_t wanted) noexcept {
         while (count < static_cast<int>(kVectorMax) && bytes < wanted) {
             const iovec piece = cursor.piece(wanted - bytes);
             if (piece.iov_len == 0) {
@@ -110,9 +110,9 @@ MediaStore::~MediaStore() {
     }
 }
 
-Status MediaStore::read(uint64_t offset, IoCursor to, uint64_t bytes) noexcept {
+Status MediaStore::read(uint64_t offset, IovCursor to, uint64_t bytes) noexcept {
     if (kind_ == Kind::none) {
-        to.zero(bytes);
+        to.write_zeroes(bytes);
         return status::ok;
     }
     if (kind_ == Kind::memory) {
@@ -137,7 +137,7 @@ Status MediaStore::read(uint64_t offset, IoCursor to, uint64_t bytes) noexcept {
     return status::ok;
 }
 
-Status MediaStore::write(uint64_t offset, IoCursor from, uint64_t bytes, bool durable) noexcept {
+Status MediaStore::write(uint64_t offset, IovCursor from, uint64_t bytes, bool durable) noexcept {
     if (kind_ == Kind::none) {
         return status::ok;
     }

@@ -7,6 +7,7 @@
 #include <stdexcept>
 #include <string>
 
+#include "base/iov_cursor.hpp"
 #include "base/mutation.hpp"
 #include "nvme/zns.hpp"
 
@@ -107,7 +108,7 @@ Status HostQpair::check(const Io &io, uint32_t &length) const noexcept {
         case Op::write_zeroes:
             return io.block_count > 0 && io.block_count <= kNlbMax ? status::ok : status::invalid_field;
         case Op::zone_report: {
-            const uint64_t bytes = iov_bytes(io);
+            const uint64_t bytes = iov_bytes(io.memory());
             if (bytes == 0 || bytes % 4 != 0 || bytes > config_.max_io_bytes) {
                 return status::invalid_field;
             }
@@ -125,7 +126,7 @@ Status HostQpair::check(const Io &io, uint32_t &length) const noexcept {
                 return status::invalid_field;
             }
             length = io.block_count * info_.block_bytes;
-            return iov_bytes(io) >= length ? status::ok : status::invalid_field;
+            return iov_bytes(io.memory()) >= length ? status::ok : status::invalid_field;
     }
     return status::invalid_opcode;
 }

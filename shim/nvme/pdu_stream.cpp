@@ -63,18 +63,16 @@ bool may_carry_data(PduType type) noexcept {
     return type == PduType::capsule_cmd || type == PduType::h2c_data || type == PduType::c2h_data || is_term_req(type);
 }
 
-uint32_t crc_of(const iovec *iov, uint32_t iov_count, size_t skip, size_t bytes) noexcept {
+// What follows the PDU's header, from a byte of it on.
+IovCursor data_of(const TxPdu &pdu, size_t from) noexcept {
+    IovCursor cursor({pdu.data, pdu.data_count});
+    cursor.skip(pdu.data_skip + from);
+    return cursor;
+}
+
+uint32_t crc_of(IovCursor cursor, size_t bytes) noexcept {
     uint32_t crc = 0;
-    for (uint32_t i = 0; i < iov_count && bytes > 0; ++i) {
-        if (skip >= iov[i].iov_len) {
-            skip -= iov[i].iov_len;
-            continue;
-        }
-        const size_t piece = std::min(bytes, iov[i].iov_len - skip);
-        crc = crc32c(crc, static_cast<const uint8_t *>(iov[i].iov_base) + skip, piece);
-        bytes -= piece;
-        skip = 0;
-    }
+    cursor.each(bytes, [&crc](const uint8_t *data, size_t length) { crc = crc32c(crc, data, length); });
     return crc;
 }
 
@@ -115,15 +113,17 @@ PduStream::~PduStream() {
 // --- receive ---------------------------------------------------------------------------------------------------
 
 uint32_t PduStream::gather_sink(std::array<iovec, kIovMax> &iov) const noexcept {
+    IovCursor cursor = sink_;
     uint32_t count = 0;
-    uint32_t left = data_left_;
-    size_t skip = sink_.skip;
+    size_t left = data_left_;
     // One entry stays for the read-ahead.
-    for (uint32_t i = 0; i < sink_.iov_count && left > 0 && count < kIovMax - 1; ++i) {
-        const size_t piece = std::min<size_t>(left, sink_.iov[i].iov_len - skip);
-        iov[count++] = {static_cast<uint8_t *>(sink_.iov[i].iov_base) + skip, piece};
-        left -= static_cast<uint32_t>(piece);
-        skip = 0;
+    while (left > 0 && count < kIovMax - 1) {
+        const iovec piece = cursor.piece(left);
+        if (piece.iov_len == 0) {
+            break;
+        }
+        iov[count++] = piece;
+        left -= piece.iov_len;
     }
     return count;
 }
@@ -147,7 +147,7 @@ ssize_t PduStream::receive_some(size_t &asked) noexcept {
         end_ -= begin_;
         begin_ = 0;
     }
-    if (state_ == State::data && data_left_ >= kDirectMin && end_ == 0 && sink_.iov != nullptr) {
+    if (state_ == State::data && data_left_ >= kDirectMin && end_ == 0 && !discards_) {
         std::array<iovec, kIovMax> iov;
         uint32_t count = gather_sink(iov);
         size_t direct = 0;
@@ -276,32 +276,28 @@ bool PduStream::begin_pdu(const uint8_t *pdu) noexcept {
             return reject(Fes::header_digest_error);
         }
     }
-    sink_ = {};
-    if (!handler_.on_header(pdu, ch_.type, ch_.flags, data_length_, sink_)) {
+    DataSink sink;
+    if (!handler_.on_header(pdu, ch_.type, ch_.flags, data_length_, sink)) {
         return false;
     }
+    discards_ = sink.iov == nullptr;
+    sink_ = IovCursor({sink.iov, sink.iov_count});
+    sink_.skip(sink.skip);
     data_left_ = data_length_;
     data_crc_ = 0;
-    while (sink_.iov_count > 0 && sink_.skip >= sink_.iov->iov_len) {
-        sink_.skip -= static_cast<uint32_t>(sink_.iov->iov_len);
-        ++sink_.iov;
-        --sink_.iov_count;
-    }
     return true;
 }
 
 // source null: recvmsg() has put the bytes in place already.
 void PduStream::advance_data(const uint8_t *source, uint32_t bytes) noexcept {
     data_left_ -= bytes;
-    if (sink_.iov == nullptr) {
+    if (discards_) {
         if (digest_follows_) {
             data_crc_ = crc32c(data_crc_, source, bytes);
         }
         return;
     }
-    while (bytes > 0 && sink_.iov_count > 0) {
-        const auto piece = static_cast<uint32_t>(std::min<size_t>(bytes, sink_.iov->iov_len - sink_.skip));
-        uint8_t *target = static_cast<uint8_t *>(sink_.iov->iov_base) + sink_.skip;
+    sink_.each(bytes, [this, &source](uint8_t *target, size_t piece) {
         if (source != nullptr) {
             std::memcpy(target, source, piece);
             source += piece;
@@ -309,14 +305,7 @@ void PduStream::advance_data(const uint8_t *source, uint32_t bytes) noexcept {
         if (digest_follows_) {
             data_crc_ = crc32c(data_crc_, target, piece);
         }
-        bytes -= piece;
-        sink_.skip += piece;
-        while (sink_.iov_count > 0 && sink_.skip >= sink_.iov->iov_len) {
-            sink_.skip -= static_cast<uint32_t>(sink_.iov->iov_len);
-            ++sink_.iov;
-            --sink_.iov_count;
-        }
-    }
+    });
 }
 
 bool PduStream::end_data() noexcept {
@@ -418,7 +407,7 @@ void PduStream::queue(TxPdu &pdu) noexcept {
         if (data_digest_) {
             ch.flags |= wire::flag::data_digest;
             pdu.digest_length = wire::kDigestBytes;
-            const uint32_t crc = crc_of(pdu.data, pdu.data_count, pdu.data_skip, pdu.data_length);
+            const uint32_t crc = crc_of(data_of(pdu, 0), pdu.data_length);
             std::memcpy(pdu.digest.data(), &crc, sizeof crc);
         }
     }
@@ -459,19 +448,16 @@ bool gather(TxPdu &pdu, uint32_t sent, iovec *iov, uint32_t &count, uint32_t roo
         sent -= pdu.header_length;
     }
     if (sent < pdu.data_length) {
-        size_t skip = size_t{pdu.data_skip} + sent;
-        size_t left = pdu.data_length - sent;
-        for (uint32_t i = 0; i < pdu.data_count && left > 0; ++i) {
-            if (skip >= pdu.data[i].iov_len) {
-                skip -= pdu.data[i].iov_len;
-                continue;
+        IovCursor cursor = data_of(pdu, sent);
+        for (size_t left = pdu.data_length - sent; left > 0;) {
+            const iovec piece = cursor.piece(left);
+            if (piece.iov_len == 0) {
+                break;
             }
-            const size_t piece = std::min(left, pdu.data[i].iov_len - skip);
-            if (!put(static_cast<uint8_t *>(pdu.data[i].iov_base) + skip, piece)) {
+            if (!put(piece.iov_base, piece.iov_len)) {
                 return false;
             }
-            left -= piece;
-            skip = 0;
+            left -= piece.iov_len;
         }
         sent = 0;
     } else {
