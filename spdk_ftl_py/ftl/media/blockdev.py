@@ -14,6 +14,7 @@ from ... import _shim
 from ...errors import FlushDoubtError, FlushRefusedError, MediaError, ProtocolError, RoomError
 from ...nvme.wire import Status, status_text
 from ...runtime.reactor import ReactorLoop
+from ...runtime.waiting import Backoff
 from .zone import ZONE_DESCRIPTOR_BYTES, ZONE_REPORT_HEADER_BYTES, Zone, parse_report
 
 QUEUE_DEPTH: Final = 32
@@ -251,17 +252,16 @@ class BlockPort:
         by a zone's write pointer the second time."""
         clock = asyncio.get_running_loop().time
         began = clock()
-        delay_s = BUSY_DELAY_MIN_S
+        backoff = Backoff(BUSY_DELAY_MIN_S, BUSY_DELAY_MAX_S, _shim.BUSY_DELAY_GROWTH)
         while True:
             status, result = await self._submit_once(op, lba, block_count, buffer, **options)
             if not status:
-                self._tired = self._tired and delay_s == BUSY_DELAY_MIN_S
+                self._tired = self._tired and not backoff.begun
                 return result
             kind = _shim.error_class(status, bool(result), op)
             if kind != _shim.ERROR_BUSY or clock() - began >= self._patience_with(status):
                 break
-            await asyncio.sleep(delay_s)
-            delay_s = min(delay_s * _shim.BUSY_DELAY_GROWTH, BUSY_DELAY_MAX_S)
+            await backoff.pause()
         what = _OP_NAMES[op]
         if op == _shim.OP_ZONE_SEND:
             what = f"{_ZONE_ACTION_NAMES.get(options['zone_action'], 'zone action')} of the zone"
