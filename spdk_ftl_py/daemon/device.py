@@ -20,6 +20,7 @@ from ..ignored_settings import drop_ignored
 from ..nvme.target.connected_hosts import ConnectedHosts
 from ..runtime.steps import Steps
 from ..runtime.tasks import end_tasks, to_its_end
+from ..runtime.waiting import Backoff
 from ..spdk.attach import Attachment
 from ..text import show_names
 from .admission import Admission
@@ -485,7 +486,7 @@ class ManagedDevice(OrderedDevice):
         self._step_told = self.waits_for = ""
         self.changed()
         self._hold_timer = asyncio.get_running_loop().call_later(self._identity.peer_timeout_s, self._stop_holding)
-        delay_s = RETRY_MIN_S
+        backoff = Backoff(RETRY_MIN_S, RETRY_MAX_S, RETRY_GROWTH)
         try:
             await asyncio.sleep(self._failed_flushes.delay_s())
             while True:
@@ -506,8 +507,7 @@ class ManagedDevice(OrderedDevice):
                 except FtlError as error:
                     await self._fail(f"base bdev {self._link.base_name} came back, but is of no use: {error.message}")
                     return False
-                await asyncio.sleep(delay_s)
-                delay_s = min(delay_s * RETRY_GROWTH, RETRY_MAX_S)
+                await backoff.pause()
         finally:
             self._hold_timer.cancel()
         log.warning("%s: loaded by the daemon itself, its base is back, I/O goes on", self)

@@ -16,6 +16,7 @@ from uuid import UUID
 from ..errors import BusyError, ExistsError, FtlError, NotFoundError, ParameterError
 from ..ftl.load.write_buffer_file import BufferFile, BufferFiles, buffer_files, in_use
 from ..runtime.tasks import end_tasks
+from ..runtime.waiting import Backoff
 from ..spdk.attach import detach
 from ..spdk.bdevs import find_bdev
 from ..spdk.exports import bdev_nqn, remove_subsystem
@@ -665,7 +666,7 @@ class Registry:
 
     async def _create_when_there(self, device: ManagedDevice) -> None:
         rpc = self._identity.rpc(device.target)
-        delay_s = DEFERRED_POLL_MIN_S
+        backoff = Backoff(DEFERRED_POLL_MIN_S, DEFERRED_POLL_MAX_S, DEFERRED_POLL_GROWTH)
         first = device.inherited
         unfit: UnfitError | None = None
         while True:
@@ -673,8 +674,7 @@ class Registry:
                 await device.seek_base(unfit)
                 unfit = None
             elif not first:
-                await asyncio.sleep(delay_s)
-                delay_s = min(delay_s * DEFERRED_POLL_GROWTH, DEFERRED_POLL_MAX_S)
+                await backoff.pause()
             first = False
             try:
                 if not device.inherited and await find_bdev(rpc, device.params["base_bdev"]) is None:

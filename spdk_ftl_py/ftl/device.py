@@ -16,6 +16,7 @@ from ..conf import FtlConf, can_collect_garbage, write_buffer_blocks
 from ..errors import FlushDoubtError, FlushRefusedError, FtlError, MediaError, ParameterError, RoomError
 from ..nvme.wire import Status, status_text
 from ..runtime.reactor import ReactorLoop
+from ..runtime.waiting import until
 from . import properties
 from . import stats as stats_module
 from .cache.nv_cache_keeper import CacheKeeper, CacheState
@@ -341,15 +342,11 @@ class FtlDevice:
         """Idempotent. Raises MediaError where the base owes answers and does not give them; then the core stays closed
         to all I/O, and goes when the base does."""
         self._core_closed = True
-        clock = asyncio.get_running_loop().time
-        until = clock() + CLOSE_TIMEOUT_S
-        while not self.core.begin_close():
-            if clock() > until:
-                raise MediaError(
-                    f"{self.name}: the base device has not answered for {CLOSE_TIMEOUT_S:g} s; see to it: what "
-                    "was sent to it ends only when it answers"
-                )
-            await asyncio.sleep(CLOSE_INTERVAL_S)
+        if not await until(self.core.begin_close, timeout_s=CLOSE_TIMEOUT_S, poll_s=CLOSE_INTERVAL_S):
+            raise MediaError(
+                f"{self.name}: the base device has not answered for {CLOSE_TIMEOUT_S:g} s; see to it: what "
+                "was sent to it ends only when it answers"
+            )
 
     def _fail(self, error: FtlError) -> None:
         self._manager.stop()
