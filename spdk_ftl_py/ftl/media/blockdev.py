@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from ... import _shim
 from ...errors import FlushDoubtError, FlushRefusedError, MediaError, ProtocolError, RoomError
 from ...nvme.wire import Status, status_text
+from ...runtime.progress import PartDone
 from ...runtime.reactor import ReactorLoop
 from ...runtime.waiting import Backoff
 from .zone import ZONE_DESCRIPTOR_BYTES, ZONE_REPORT_HEADER_BYTES, Zone, parse_report
@@ -198,7 +199,7 @@ class BlockPort:
         """One of ZONE_RESET and so on, on one zone."""
         await self._submit(_shim.OP_ZONE_SEND, zone_start, zone_action=action)
 
-    async def reset_zones(self, zone_starts: Iterable[int], progress: Callable[[float], None] | None = None) -> None:
+    async def reset_zones(self, zone_starts: Iterable[int], progress: PartDone | None = None) -> None:
         """Resets zones side by side; progress gets the part done, 0..1. The first error stops it (others may be
         reset)."""
         starts = list(zone_starts)
@@ -222,7 +223,7 @@ class BlockPort:
         await self._submit(_shim.OP_ZONE_REPORT, first_zone * zone_size, 0, report, zone_all=True)
         return parse_report(report, first_zone=first_zone, zone_size=zone_size, zones_max=zones_max)
 
-    async def zones(self, progress: Callable[[float], None] | None = None) -> list[Zone]:
+    async def zones(self, progress: PartDone | None = None) -> list[Zone]:
         """All zones of the device. A failing report raises MediaError with ENODEV, as in the seed."""
         zone_size = self.device.zone_size
         if zone_size <= 0:
