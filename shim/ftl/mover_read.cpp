@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// Movers' other half: valid blocks are read in runs, verified, and queued for the reloc stream.
+// Movers' blocks: valid blocks are read in runs, verified, and queued for the reloc stream.
 #include <algorithm>
 #include <cstring>
 
