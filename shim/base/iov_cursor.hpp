@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// A place in scattered memory that moves on as bytes are copied to or from it.
+// Scattered memory: a cursor that moves through it, and a list of entries that is made block by block.
 #pragma once
 
 #include <sys/uio.h>
@@ -8,61 +8,95 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <span>
 
 namespace ftl {
 
-struct IovCursor {
-    const iovec *iov;
-    size_t offset = 0;  // in the current entry
+[[nodiscard]] inline uint64_t iov_bytes(std::span<const iovec> memory) noexcept {
+    uint64_t bytes = 0;
+    for (const iovec &entry : memory) {
+        bytes += entry.iov_len;
+    }
+    return bytes;
+}
 
-    explicit IovCursor(const iovec *entries) : iov(entries) {}
+// Goes through scattered memory from front to back.
+class IovCursor {
+public:
+    IovCursor() = default;  // of no memory
+    explicit IovCursor(std::span<const iovec> memory) noexcept
+        : iov_(memory.data()), end_(memory.data() + memory.size()) {}
+    explicit IovCursor(const iovec &memory) noexcept : iov_(&memory), end_(&memory + 1) {}
 
-    [[nodiscard]] uint8_t *data() const noexcept { return static_cast<uint8_t *>(iov->iov_base) + offset; }
-    // Of `bytes`, more than 0, how many lie side by side here. Moves over entries of length 0.
-    [[nodiscard]] size_t adjacent(size_t bytes) noexcept {
-        while (iov->iov_len == 0) {
-            ++iov;
+    // The next contiguous piece of at most `bytes`; empty at the end.
+    iovec piece(size_t bytes) noexcept {
+        while (iov_ != end_ && offset_ == iov_->iov_len) {
+            ++iov_;
+            offset_ = 0;
         }
-        return std::min(bytes, iov->iov_len - offset);
+        if (iov_ == end_) {
+            return {nullptr, 0};
+        }
+        const size_t step = std::min(bytes, iov_->iov_len - offset_);
+        const iovec result{static_cast<uint8_t *>(iov_->iov_base) + offset_, step};
+        offset_ += step;
+        return result;
+    }
+
+    // use(data, bytes) for each contiguous piece of the next `bytes`; false where the memory ends before.
+    template <typename Use>
+    bool each(size_t bytes, Use &&use) noexcept {
+        while (bytes > 0) {
+            const iovec next = piece(bytes);
+            if (next.iov_len == 0) {
+                return false;
+            }
+            use(static_cast<uint8_t *>(next.iov_base), next.iov_len);
+            bytes -= next.iov_len;
+        }
+        return true;
     }
 
     void skip(size_t bytes) noexcept {
-        while (bytes > 0) {
-            const size_t step = adjacent(bytes);
-            bytes -= step;
-            offset += step;
-            if (offset == iov->iov_len) {
-                ++iov;
-                offset = 0;
-            }
-        }
+        each(bytes, [](uint8_t *, size_t) {});
     }
-    void write(const uint8_t *from, size_t bytes) noexcept {
-        while (bytes > 0) {
-            const size_t step = adjacent(bytes);
-            std::memcpy(data(), from, step);
+    // False: not all of it fitted.
+    bool write(const void *source, size_t bytes) noexcept {
+        const auto *from = static_cast<const uint8_t *>(source);
+        return each(bytes, [&from](uint8_t *to, size_t step) {
+            std::memcpy(to, from, step);
             from += step;
-            bytes -= step;
-            skip(step);
-        }
+        });
     }
     void write_zeroes(size_t bytes) noexcept {
-        while (bytes > 0) {
-            const size_t step = adjacent(bytes);
-            std::memset(data(), 0, step);
-            bytes -= step;
-            skip(step);
-        }
+        each(bytes, [](uint8_t *to, size_t step) { std::memset(to, 0, step); });
     }
-    void read(uint8_t *to, size_t bytes) noexcept {
-        while (bytes > 0) {
-            const size_t step = adjacent(bytes);
-            std::memcpy(to, data(), step);
+    void read(void *target, size_t bytes) noexcept {
+        auto *to = static_cast<uint8_t *>(target);
+        each(bytes, [&to](const uint8_t *from, size_t step) {
+            std::memcpy(to, from, step);
             to += step;
-            bytes -= step;
-            skip(step);
+        });
+    }
+
+private:
+    const iovec *iov_ = nullptr;
+    const iovec *end_ = nullptr;
+    size_t offset_ = 0;  // in the current entry
+};
+
+// Puts `bytes` at `data` behind the `count` entries, into the last one where they lie side by side. How many there are
+// then.
+[[nodiscard]] inline uint32_t add_piece(iovec *iov, uint32_t count, void *data, size_t bytes) noexcept {
+    if (count > 0) {
+        iovec &last = iov[count - 1];
+        if (static_cast<uint8_t *>(last.iov_base) + last.iov_len == data) {
+            last.iov_len += bytes;
+            return count;
         }
     }
-};
+    iov[count] = iovec{data, bytes};
+    return count + 1;
+}
 
 }  // namespace ftl

@@ -1,31 +1,45 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// Zeroed anonymous memory that costs nothing until it is touched.
+// Memory in whole pages from the kernel: zeroed and anonymous, which costs nothing until it is touched, or that of a
+// file.
 #pragma once
 
 #include <sys/mman.h>
 
 #include <cerrno>
 #include <cstdint>
+#include <new>
 #include <string>
 #include <system_error>
 #include <utility>
 
 namespace ftl {
 
+enum class Pages : uint8_t {
+    sparse,       // the kernel does not count it: most of it may never be touched
+    sparse_huge,  // as sparse; huge pages are welcome
+    counted,      // the kernel may refuse it at once, rather than have none when it is touched
+};
+
 class PageMemory {
 public:
     PageMemory() = default;
-    // Throws std::system_error. huge_pages is a hint.
-    explicit PageMemory(uint64_t bytes, bool huge_pages = false) : bytes_(bytes) {
-        void *data = ::mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-        if (data == MAP_FAILED) {
-            throw std::system_error(errno, std::generic_category(), std::to_string(bytes) + " bytes of memory");
-        }
-        data_ = static_cast<uint8_t *>(data);
-        if (huge_pages) {
-            ::madvise(data, bytes, MADV_HUGEPAGE);
+    // Throws std::system_error.
+    explicit PageMemory(uint64_t bytes, Pages pages = Pages::sparse)
+        : PageMemory(bytes, MAP_PRIVATE | MAP_ANONYMOUS | (pages == Pages::counted ? 0 : MAP_NORESERVE), -1) {
+        if (pages == Pages::sparse_huge) {
+            ::madvise(data_, bytes_, MADV_HUGEPAGE);
         }
     }
+    // As the constructor, but throws std::bad_alloc.
+    static PageMemory or_bad_alloc(uint64_t bytes, Pages pages) {
+        try {
+            return PageMemory(bytes, pages);
+        } catch (const std::system_error &) {
+            throw std::bad_alloc();
+        }
+    }
+    // The first `bytes` of a file, which it has; what is written here is in the file. Throws std::system_error.
+    static PageMemory of_file(int fd, uint64_t bytes) { return PageMemory(bytes, MAP_SHARED, fd); }
     ~PageMemory() {
         if (data_ != nullptr) {
             ::munmap(data_, bytes_);
@@ -40,8 +54,17 @@ public:
     PageMemory &operator=(const PageMemory &) = delete;
 
     [[nodiscard]] uint8_t *data() const noexcept { return data_; }
+    [[nodiscard]] uint64_t bytes() const noexcept { return bytes_; }
 
 private:
+    PageMemory(uint64_t bytes, int flags, int fd) {
+        void *data = ::mmap(nullptr, bytes, PROT_READ | PROT_WRITE, flags, fd, 0);
+        if (data == MAP_FAILED) {
+            throw std::system_error(errno, std::generic_category(), std::to_string(bytes) + " bytes of memory");
+        }
+        data_ = static_cast<uint8_t *>(data);
+        bytes_ = bytes;
+    }
     void swap(PageMemory &other) noexcept {
         std::swap(data_, other.data_);
         std::swap(bytes_, other.bytes_);

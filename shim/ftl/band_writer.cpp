@@ -2,10 +2,7 @@
 // Which band and zone is written next, and with what. How it is written is in batch_writer.cpp.
 #include "ftl/band_writer.hpp"
 
-#include <sys/mman.h>
-
 #include <algorithm>
-#include <new>
 #include <utility>
 
 namespace ftl {
@@ -24,13 +21,9 @@ BandWriter::BandWriter(CoreState &state, Copied copied, void *context)
       context_(context),
       open_(state.config.shared_stream ? kOpenBandsShared : kOpenBandsSplit) {
     scratch_blocks_ = std::min({state.summary_area, state.max_io, kSummaryScratchBlocks});
-    scratch_bytes_ = size_t{scratch_blocks_} * kBlockSize * state.punits * open_.size();
-    void *memory = mmap(nullptr, scratch_bytes_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (memory == MAP_FAILED) {
-        throw std::bad_alloc();
-    }
-    scratch_ = static_cast<uint8_t *>(memory);
-    uint8_t *scratch = scratch_;
+    scratch_ =
+        PageMemory::or_bad_alloc(size_t{scratch_blocks_} * kBlockSize * state.punits * open_.size(), Pages::counted);
+    uint8_t *scratch = scratch_.data();
     for (OpenBand &open : open_) {
         open.writer = this;
         open.zones = std::vector<ZoneWriter>(state.punits);
@@ -47,10 +40,6 @@ BandWriter::BandWriter(CoreState &state, Copied copied, void *context)
             zone.io.complete = on_complete;
         }
     }
-}
-
-BandWriter::~BandWriter() {
-    munmap(scratch_, scratch_bytes_);
 }
 
 bool BandWriter::queue_band(uint32_t stream, uint32_t band, uint64_t seq) noexcept {

@@ -10,6 +10,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "base/page_memory.hpp"
 #include "ftl/core_state.hpp"
 
 namespace ftl {
@@ -22,7 +23,6 @@ public:
     BandWriter(CoreState &state, Copied copied, void *context);
     BandWriter(const BandWriter &) = delete;
     BandWriter &operator=(const BandWriter &) = delete;
-    ~BandWriter();
 
     // False: one is queued already.
     bool queue_band(uint32_t stream, uint32_t band, uint64_t seq) noexcept;
@@ -122,8 +122,7 @@ private:
     void *context_;
     std::vector<OpenBand> open_;
     Stream streams_[kStreamCount];
-    uint8_t *scratch_ = nullptr;
-    size_t scratch_bytes_ = 0;
+    PageMemory scratch_;
     uint32_t scratch_blocks_ = 1;  // per zone
     uint32_t user_batches_ = 0;    // in flight
     bool reloc_turn_ = true;       // shared stream without a limit: in turns

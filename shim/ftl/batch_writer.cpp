@@ -2,6 +2,7 @@
 // BandWriter's other half: how batches and summaries are made, written and accounted for.
 #include <algorithm>
 
+#include "base/iov_cursor.hpp"
 #include "base/mutation.hpp"
 #include "ftl/band_writer.hpp"
 #include "nvme/zns.hpp"
@@ -137,19 +138,12 @@ void BandWriter::issue_chunk(ZoneWriter &zone) noexcept {
     state_.submit_base(io);
 }
 
-// Slots that lie side by side become one entry.
 void BandWriter::point_iov(ZoneWriter &zone) noexcept {
-    const uint8_t *data = zone.source == Source::reloc ? state_.reloc.data : state_.buffer.data;
+    uint8_t *data = zone.source == Source::reloc ? state_.reloc.data() : state_.buffer.data;
     uint32_t count = 0;
-    uint8_t *end = nullptr;
     for (uint32_t i = zone.done_blocks; i < zone.done_blocks + zone.chunk_blocks; ++i) {
-        uint8_t *block = i == 0 ? zone.scratch : const_cast<uint8_t *>(data) + size_t{zone.items[i - 1]} * kBlockSize;
-        if (block == end) {
-            zone.iov[count - 1].iov_len += kBlockSize;
-        } else {
-            zone.iov[count++] = iovec{block, kBlockSize};
-        }
-        end = block + kBlockSize;
+        uint8_t *block = i == 0 ? zone.scratch : data + size_t{zone.items[i - 1]} * kBlockSize;
+        count = add_piece(zone.iov.data(), count, block, kBlockSize);
     }
     zone.io.iov_count = count;
 }

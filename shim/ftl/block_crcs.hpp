@@ -6,8 +6,6 @@
 #pragma once
 
 #include <cstdint>
-#include <new>
-#include <system_error>
 
 #include "base/page_memory.hpp"
 
@@ -18,7 +16,8 @@ public:
     static constexpr uint64_t kBytes = sizeof(uint16_t);  // of memory for an LBA
 
     // kept: false for whoever wants the memory; then nothing is verified. Throws std::bad_alloc.
-    BlockCrcs(uint64_t block_count, bool kept) : memory_(kept ? memory_of(block_count * kBytes) : PageMemory()) {}
+    BlockCrcs(uint64_t block_count, bool kept)
+        : memory_(kept ? PageMemory::or_bad_alloc(block_count * kBytes, Pages::sparse_huge) : PageMemory()) {}
 
     // One wrong block in 65,536 has the right 16 bits, but none in which an odd number of bits has flipped: folding
     // keeps the parity of the CRC32C, whose polynomial has the factor x + 1.
@@ -36,13 +35,6 @@ public:
     }
 
 private:
-    static PageMemory memory_of(uint64_t bytes) {
-        try {
-            return PageMemory(bytes, true);
-        } catch (const std::system_error &) {
-            throw std::bad_alloc();
-        }
-    }
     [[nodiscard]] uint16_t *table() const noexcept { return reinterpret_cast<uint16_t *>(memory_.data()); }
 
     PageMemory memory_;

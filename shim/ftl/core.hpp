@@ -17,6 +17,7 @@
 #include "ftl/reader.hpp"
 #include "ftl/waiting_lines.hpp"
 #include "reactor/block_device.hpp"
+#include "reactor/io_list.hpp"
 #include "reactor/reactor.hpp"
 
 namespace ftl {
@@ -176,10 +177,10 @@ private:
 
     std::unique_ptr<NvCache> cache_;
 
-    IoQueue done_;      // to complete in the next poll
-    IoQueue tickets_;   // flushes and FUA writes: device_data[0] = epoch
-    IoQueue to_flush_;  // theirs is on media: wait for the base's flush
-    IoQueue flushing_;  // the base flush in flight is for these
+    IoList done_;      // to complete in the next poll
+    IoList tickets_;   // flushes and FUA writes: device_data[0] = epoch
+    IoList to_flush_;  // theirs is on media: wait for the base's flush
+    IoList flushing_;  // the base flush in flight is for these
     BaseIo flush_io_;
     bool flush_in_flight_ = false;
     uint64_t flush_again_at_ = 0;  // not before, for the write buffer alone

@@ -7,11 +7,9 @@
 // Records that are not on media yet stand at the very top of the payload range (pending()); all ones: never written.
 #pragma once
 
-#include <sys/mman.h>
-
-#include <cstddef>
 #include <cstdint>
-#include <new>
+
+#include "base/page_memory.hpp"
 
 namespace ftl {
 
@@ -43,41 +41,32 @@ public:
     // base_block_count decides the width: 4 bytes where every address, and the pending payloads above them, fit 30
     // bits.
     L2p(uint64_t block_count, uint64_t base_block_count)
-        : block_count_(block_count), wide_(base_block_count > kNarrowBlocksMax) {
-        bytes_ = static_cast<size_t>(block_count) * (wide_ ? sizeof(uint64_t) : sizeof(uint32_t));
-        void *memory =
-            mmap(nullptr, bytes_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-        if (memory == MAP_FAILED) {
-            throw std::bad_alloc();
-        }
-        madvise(memory, bytes_, MADV_HUGEPAGE);
-        memory_ = memory;
-    }
-    L2p(const L2p &) = delete;
-    L2p &operator=(const L2p &) = delete;
-    ~L2p() { munmap(memory_, bytes_); }
+        : block_count_(block_count),
+          wide_(base_block_count > kNarrowBlocksMax),
+          memory_(PageMemory::or_bad_alloc(block_count * (wide_ ? sizeof(uint64_t) : sizeof(uint32_t)),
+                                           Pages::sparse_huge)) {}
 
     // Entries are stored inverted, so that untouched (zero) pages mean "never written" and cost no memory.
     [[nodiscard]] uint64_t get(uint64_t lba) const noexcept {
         if (wide_) {
-            return ~static_cast<const uint64_t *>(memory_)[lba];
+            return ~wide()[lba];
         }
-        const uint32_t entry = ~static_cast<const uint32_t *>(memory_)[lba];
-        const uint64_t narrow = entry & kNarrowMask;
+        const uint32_t entry = ~narrow()[lba];
+        const uint64_t low = entry & kNarrowMask;
         return (uint64_t{entry >> kNarrowShift} << kTagShift) |
-               (narrow >= kNarrowBlocksMax ? narrow + (kPayloadMask - kNarrowMask) : narrow);
+               (low >= kNarrowBlocksMax ? low + (kPayloadMask - kNarrowMask) : low);
     }
     void set(uint64_t lba, uint64_t entry) noexcept {
         if (wide_) {
-            static_cast<uint64_t *>(memory_)[lba] = ~entry;
+            wide()[lba] = ~entry;
         } else {
             // Pending payloads keep their distance from the top when cut to 30 bits.
-            static_cast<uint32_t *>(memory_)[lba] = ~(static_cast<uint32_t>(entry >> kTagShift) << kNarrowShift |
-                                                      static_cast<uint32_t>(entry & kNarrowMask));
+            narrow()[lba] = ~(static_cast<uint32_t>(entry >> kTagShift) << kNarrowShift |
+                              static_cast<uint32_t>(entry & kNarrowMask));
         }
     }
     void prefetch(uint64_t lba) const noexcept {
-        __builtin_prefetch(static_cast<const char *>(memory_) + lba * (wide_ ? sizeof(uint64_t) : sizeof(uint32_t)), 1);
+        __builtin_prefetch(memory_.data() + lba * (wide_ ? sizeof(uint64_t) : sizeof(uint32_t)), 1);
     }
     [[nodiscard]] uint64_t block_count() const noexcept { return block_count_; }
 
@@ -85,10 +74,12 @@ private:
     static constexpr unsigned kNarrowShift = 30;
     static constexpr uint64_t kNarrowMask = (uint64_t{1} << kNarrowShift) - 1;
 
+    [[nodiscard]] uint64_t *wide() const noexcept { return reinterpret_cast<uint64_t *>(memory_.data()); }
+    [[nodiscard]] uint32_t *narrow() const noexcept { return reinterpret_cast<uint32_t *>(memory_.data()); }
+
     uint64_t block_count_;
     bool wide_;
-    size_t bytes_ = 0;
-    void *memory_ = nullptr;
+    PageMemory memory_;
 };
 
 }  // namespace ftl

@@ -1,13 +1,9 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// What is in force in a band: zones, summaries, headers, records. How blocks are read and checked is in mover_read.cpp.
+// Moves of bands from start to end, and their records. What stands in a band is read in mover_metadata.cpp, its blocks
+// in mover_read.cpp, and the scrub is in scrub.cpp.
 #include "ftl/mover.hpp"
 
-#include <sys/mman.h>
-
 #include <algorithm>
-#include <cstring>
-#include <new>
-#include <utility>
 
 #include "base/mutation.hpp"
 
@@ -25,17 +21,13 @@ Movers::Movers(CoreState &state)
       reads_(size_t{state.config.max_active_relocs} * state.config.max_reloc_qdepth),
       scrub_reads_(kScrubReads) {
     constexpr size_t blocks = std::max(kWindowBlocks, kGapBlocks);
-    memory_bytes_ = (blocks * movers_.size() + size_t{kRunBlocks} * scrub_reads_.size()) * kBlockSize;
-    void *memory = mmap(nullptr, memory_bytes_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (memory == MAP_FAILED) {
-        throw std::bad_alloc();
-    }
-    memory_ = static_cast<uint8_t *>(memory);
+    memory_ = PageMemory::or_bad_alloc(
+        (blocks * movers_.size() + size_t{kRunBlocks} * scrub_reads_.size()) * kBlockSize, Pages::counted);
     for (size_t i = 0; i < movers_.size(); ++i) {
         Mover &mover = movers_[i];
         mover.movers = this;
         mover.index = static_cast<uint16_t>(i);
-        mover.buffer = memory_ + i * blocks * kBlockSize;
+        mover.buffer = memory_.data() + i * blocks * kBlockSize;
         mover.entries.resize(size_t{kWindowBlocks} * layout::kEntriesPerBlock);
         mover.in_force.reserve(layout::kEntriesPerBlock);
         mover.io.op = Op::read;
@@ -48,7 +40,7 @@ Movers::Movers(CoreState &state)
     for (size_t i = 0; i < scrub_reads_.size(); ++i) {
         ScrubRead &read = scrub_reads_[i];
         read.mover = &movers_.back();
-        read.memory = memory_ + (blocks * movers_.size() + i * kRunBlocks) * kBlockSize;
+        read.memory = memory_.data() + (blocks * movers_.size() + i * kRunBlocks) * kBlockSize;
         read.io.op = Op::read;
         read.io.iov = &read.iov;
         read.io.iov_count = 1;
@@ -63,10 +55,6 @@ Movers::Movers(CoreState &state)
         read.io.complete = on_read;
         free_reads_.push_back(&read);
     }
-}
-
-Movers::~Movers() {
-    munmap(memory_, memory_bytes_);
 }
 
 bool Movers::start(uint32_t band) noexcept {
@@ -194,252 +182,6 @@ void Movers::finish(Mover &mover) noexcept {
     mover.phase = Phase::free;
     --state_.active_moves;
     state_.emit(EventKind::move_done, mover.band, mover.moved, mover.lost);
-}
-
-// --- zones and their metadata
-
-void Movers::next_zone(Mover &mover) noexcept {
-    while (state_.bands[mover.band].in_force() && ++mover.punit < state_.punits) {
-        const Zone &zone = state_.zone(mover.band, mover.punit);
-        if (zone.start == kNoZone || zone.write_pointer == 0) {
-            continue;
-        }
-        mover.walking = zone.write_pointer < state_.data_area + state_.summary_area;
-        mover.summary_next = 0;
-        mover.walk_offset = 0;
-        mover.seen_offset = 0;
-        mover.singly_until = 0;
-        mover.gap = false;
-        if (mover.scrubs) {
-            mover.first_offset = mover.entry = 0;
-            state_.scrubbed.punit = mover.punit;
-            state_.scrubbed.offset = 0;
-        }
-        next_metadata(mover);
-        return;
-    }
-    mover.phase = Phase::drain;
-}
-
-void Movers::next_metadata(Mover &mover) noexcept {
-    const Zone &zone = state_.zone(mover.band, mover.punit);
-    if (state_.p2l) {
-        if (take_from_memory(mover)) {
-            return;
-        }
-    } else if (mover.walking) {
-        const uint32_t end = std::min(zone.write_pointer, state_.data_area);
-        if (mover.walk_offset < end && state_.bands[mover.band].in_force()) {
-            const bool single = !mover.gap || mover.walk_offset < mover.singly_until;
-            const uint32_t count =
-                single ? 1 : std::min({kGapBlocks, end - mover.walk_offset, state_.base->info().max_io_blocks});
-            read_metadata(mover, Want::walk_header, zone.start + mover.walk_offset, count);
-            return;
-        }
-    } else if (mover.summary_next < state_.summary_area && state_.bands[mover.band].in_force()) {
-        const uint32_t count =
-            std::min({kWindowBlocks, state_.summary_area - mover.summary_next, state_.base->info().max_io_blocks});
-        read_metadata(mover, Want::summary, zone.start + state_.data_area + mover.summary_next, count);
-        return;
-    }
-    mover.phase = Phase::next_zone;
-}
-
-// False: there is nothing more in this zone.
-bool Movers::take_from_memory(Mover &mover) noexcept {
-    const Zone &zone = state_.zone(mover.band, mover.punit);
-    const uint32_t end = std::min(zone.write_pointer, state_.data_area);
-    if (mover.walk_offset >= end) {
-        return false;
-    }
-    mover.first_offset = mover.walk_offset;
-    mover.entry = 0;
-    mover.entry_count = std::min(end - mover.first_offset, static_cast<uint32_t>(mover.entries.size()));
-    for (uint32_t i = 0; i < mover.entry_count; ++i) {
-        // Seq and CRC are for whoever reads media, which nobody does.
-        mover.entries[i] = BlockEntry{state_.p2l->get(zone.start + mover.first_offset + i), 0, 0, 0};
-    }
-    mover.walk_offset += mover.entry_count;
-    mover.phase = Phase::window;
-    return true;
-}
-
-void Movers::read_metadata(Mover &mover, Want want, uint64_t address, uint32_t block_count) noexcept {
-    mover.want = want;
-    mover.read_done = false;
-    mover.phase = Phase::reading;
-    mover.iov = iovec{mover.buffer, size_t{block_count} * kBlockSize};
-    mover.io.lba = address;
-    mover.io.block_count = block_count;
-    if (mover.scrubs) {
-        ++state_.bands[mover.band].readers;
-        charge(block_count);
-    }
-    state_.submit_base(mover.io);
-}
-
-void Movers::on_metadata(Io &io) noexcept {
-    auto &mover = *static_cast<Mover *>(io.owner);
-    CoreState &state = mover.movers->state_;
-    if (!mover.scrubs) {
-        mover.read_done = mover.movers->settled(mover.io, mover.probe, true);
-        return;
-    }
-    const Answer answer = mover.movers->scrub_came_back(mover, mover.io, mover.probe, true);
-    if (answer != Answer::awaited) {
-        --state.bands[mover.band].readers;
-    }
-    mover.read_done = answer == Answer::final;
-}
-
-void Movers::metadata_came(Mover &mover) noexcept {
-    const bool read = mover.io.status == status::ok;
-    state_.stats.read_errors += read ? 0 : 1;
-    const auto &header = *reinterpret_cast<const BatchHeader *>(mover.buffer);
-    if (std::exchange(mover.probe.refused, false)) {
-        mover.busy = mover.io.status;
-        mover.phase = Phase::drain;
-        return;
-    }
-    if (mover.io.status == status::zone_offline && mover.want != Want::record_header) {
-        // Nothing in it can be read: what was in force there is left to the sweep.
-        damaged(mover, mover.io.status);
-        mover.phase = Phase::next_zone;
-        return;
-    }
-    switch (mover.want) {
-        case Want::summary:
-            if (read) {
-                use_summary(mover);
-            } else {
-                damaged(mover, mover.io.status);
-                mover.walking = true;
-                next_metadata(mover);
-            }
-            break;
-        case Want::walk_header:
-            use_walked(mover, read);
-            break;
-        case Want::record_header: {
-            const auto offset = static_cast<uint32_t>(mover.io.lba - state_.zone(mover.band, mover.punit).start);
-            mover.phase = Phase::window;
-            // A damaged one is left to the sweep.
-            if (read && is_ours(mover, header, offset) && header.kind == static_cast<uint16_t>(BatchKind::records)) {
-                take_records(mover, header, mover.io.lba);
-            } else {
-                damaged(mover, read ? status::guard_check : mover.io.status);
-            }
-            break;
-        }
-    }
-}
-
-// Of metadata that the scrub has read: it has another look.
-void Movers::damaged(Mover &mover, Status status) noexcept {
-    mover.damage = status;
-    mover.damage_at = mover.io.lba;
-}
-
-// Something that was a summary of ours in this life of the band, and is it no more. What was never written as one may
-// be anything; of an earlier life it verifies.
-bool Movers::was_ours(const Mover &mover, const SummaryBlock &block) const noexcept {
-    return block.crc != layout::block_crc(&block) &&
-           (block.magic == layout::kSummaryMagic || block.uuid == state_.config.media_uuid) &&
-           block.band_seq == state_.bands[mover.band].seq;
-}
-
-bool Movers::was_ours(const Mover &mover, const BatchHeader &header) const noexcept {
-    return header.crc != layout::block_crc(&header) &&
-           (header.magic == layout::kBatchMagic || header.uuid == state_.config.media_uuid) &&
-           header.band_seq == state_.bands[mover.band].seq;
-}
-
-void Movers::use_walked(Mover &mover, bool read) noexcept {
-    const uint32_t count = mover.io.block_count;
-    for (uint32_t i = 0; read && i < count; ++i) {
-        const uint8_t *block = mover.buffer + size_t{i} * kBlockSize;
-        if (is_ours(mover, *reinterpret_cast<const BatchHeader *>(block), mover.walk_offset + i)) {
-            std::memmove(mover.buffer, block, kBlockSize);
-            mover.walk_offset += i;
-            mover.gap = false;
-            use_header(mover);
-            return;
-        }
-    }
-    if (mover.scrubs && count == 1 &&
-        (!read || was_ours(mover, *reinterpret_cast<const BatchHeader *>(mover.buffer)))) {
-        damaged(mover, read ? status::guard_check : mover.io.status);
-    }
-    if (!read && count > 1) {
-        // One block that can't be read must not hide the headers beside it.
-        mover.singly_until = mover.walk_offset + count;
-    } else if (!mover.again) {
-        // Mostly the end of what was written. Whether there is more is known when the rest of the band was moved.
-        mover.phase = Phase::next_zone;
-        return;
-    } else {
-        mover.gap = !MUTATED(gap_not_searched);
-        mover.walk_offset += mover.gap ? count : state_.data_area;
-    }
-    next_metadata(mover);
-}
-
-bool Movers::is_ours(const Mover &mover, const BatchHeader &header, uint32_t offset) const noexcept {
-    const uint64_t address = state_.zone(mover.band, mover.punit).start + offset;
-    return header.magic == layout::kBatchMagic && header.crc == layout::block_crc(&header) &&
-           header.version == layout::kVersion && header.uuid == state_.config.media_uuid &&
-           header.band_seq == state_.bands[mover.band].seq &&
-           header.address == (state_.config.use_append ? 0 : address) && header.count <= layout::kEntriesPerBlock &&
-           header.band == mover.band && header.punit == mover.punit;
-}
-
-bool Movers::is_ours(const Mover &mover, const SummaryBlock &block, uint32_t index) const noexcept {
-    return block.magic == layout::kSummaryMagic && block.crc == layout::block_crc(&block) &&
-           block.version == layout::kVersion && block.uuid == state_.config.media_uuid &&
-           block.band_seq == state_.bands[mover.band].seq && block.index == index &&
-           block.count <= layout::kEntriesPerBlock && block.band == mover.band && block.punit == mover.punit;
-}
-
-void Movers::use_summary(Mover &mover) noexcept {
-    mover.first_offset = mover.summary_next * layout::kEntriesPerBlock;
-    mover.entry = 0;
-    mover.entry_count = 0;
-    for (uint32_t i = 0; i < mover.io.block_count; ++i) {
-        const auto &block = *reinterpret_cast<const SummaryBlock *>(mover.buffer + size_t{i} * kBlockSize);
-        if (!is_ours(mover, block, mover.summary_next + i)) {
-            // Where a zone was finished early nothing was written.
-            state_.stats.crc_errors += block.magic == 0 || block.magic == ~uint64_t{0} ? 0 : 1;
-            if (was_ours(mover, block)) {
-                damaged(mover, status::guard_check);
-            }
-            mover.walking = true;
-            mover.seen_offset = mover.first_offset;
-            mover.entry_count = 0;
-            next_metadata(mover);
-            return;
-        }
-        std::copy_n(block.entries, block.count, mover.entries.data() + mover.entry_count);
-        mover.entry_count += block.count;
-    }
-    mover.summary_next += mover.io.block_count;
-    mover.phase = Phase::window;
-}
-
-void Movers::use_header(Mover &mover) noexcept {
-    const auto &header = *reinterpret_cast<const BatchHeader *>(mover.buffer);
-    const uint32_t offset = mover.walk_offset++;
-    mover.first_offset = offset + 1;
-    mover.entry = 0;
-    mover.entry_count = 0;
-    mover.phase = Phase::window;
-    if (header.kind == static_cast<uint16_t>(BatchKind::data)) {
-        std::copy_n(header.blocks, header.count, mover.entries.data());
-        const uint32_t end = std::min(state_.zone(mover.band, mover.punit).write_pointer, state_.data_area);
-        mover.entry_count = std::min(header.count, end - mover.first_offset);
-        mover.walk_offset += mover.entry_count;
-    } else if (header.kind == static_cast<uint16_t>(BatchKind::records) && offset >= mover.seen_offset) {
-        take_records(mover, header, state_.zone(mover.band, mover.punit).start + offset);
-    }
 }
 
 // --- records in force

@@ -22,6 +22,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "base/page_memory.hpp"
 #include "ftl/core_state.hpp"
 
 namespace ftl {
@@ -47,7 +48,6 @@ public:
     explicit Movers(CoreState &state);
     Movers(const Movers &) = delete;
     Movers &operator=(const Movers &) = delete;
-    ~Movers();
 
     // False: max_active_relocs bands are being moved.
     bool start(uint32_t band) noexcept;
@@ -221,8 +221,7 @@ private:
     std::vector<Mover> movers_;
     std::vector<Read> reads_;
     std::vector<Read *> free_reads_;
-    uint8_t *memory_ = nullptr;
-    size_t memory_bytes_ = 0;
+    PageMemory memory_;
     bool scanning_ = false;
     Patience patience_{kBusyPatienceNs};
     std::vector<ScrubRead> scrub_reads_;

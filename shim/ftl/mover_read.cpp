@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// Movers' other half: valid blocks are read in runs, verified, and queued for the reloc stream.
+// Movers' blocks: valid blocks are read in runs, verified, and queued for the reloc stream.
 #include <algorithm>
 #include <cstring>
 
+#include "base/iov_cursor.hpp"
 #include "ftl/mover.hpp"
 #include "ftl/nv_cache.hpp"
 
@@ -71,15 +72,8 @@ void Movers::issue(Read &read, uint64_t delay_ns) noexcept {
     const uint32_t first = read.singly ? read.single : 0;
     const uint32_t count = read.singly ? 1 : read.count;
     uint32_t entries = 0;
-    const uint8_t *end = nullptr;
     for (uint32_t i = first; i < first + count; ++i) {
-        uint8_t *block = buffer.block(read.slots[i]);
-        if (block == end) {
-            read.iov[entries - 1].iov_len += kBlockSize;
-        } else {
-            read.iov[entries++] = iovec{block, kBlockSize};
-        }
-        end = block + kBlockSize;
+        entries = add_piece(read.iov, entries, buffer.block(read.slots[i]), kBlockSize);
     }
     read.io.lba = buffer.meta[read.slots[first]].source;
     read.io.block_count = count;

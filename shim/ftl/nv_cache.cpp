@@ -6,6 +6,7 @@
 #include <stdexcept>
 #include <string>
 
+#include "base/iov_cursor.hpp"
 #include "base/mutation.hpp"
 
 namespace ftl {
@@ -99,7 +100,7 @@ void NvCache::hold_back(Io &io) noexcept {
     held_back_.push(io);
 }
 
-uint32_t NvCache::run(IoQueue &done) noexcept {
+uint32_t NvCache::run(IoList &done) noexcept {
     if (cache_state_ != State::active) {
         return 0;
     }
@@ -118,19 +119,19 @@ uint32_t NvCache::run(IoQueue &done) noexcept {
     return work;
 }
 
-void NvCache::switch_off(IoQueue &done) noexcept {
+void NvCache::switch_off(IoList &done) noexcept {
     if (cache_state_ == State::active) {
         fail(status::aborted);
     }
     cache_state_ = State::off;
-    done.take(held_back_);
+    done.append(held_back_);
 }
 
-void NvCache::end(IoQueue &ended) noexcept {
+void NvCache::end(IoList &ended) noexcept {
     if (state_.failed != status::ok) {
         drop_busy();
     }
-    ended.take(held_back_);
+    ended.append(held_back_);
 }
 
 uint64_t NvCache::used_blocks() const noexcept {
@@ -268,21 +269,13 @@ void NvCache::send_batch(Request &request, uint64_t position, uint64_t room) noe
     if (position >= last_mark_ + std::max<uint64_t>(ring_blocks_ / kMarksPerLap, 1)) {
         mark(position, buffer.records[queue_.head].seq);
     }
-    uint32_t iov_count = 0;
-    request.iov[iov_count++] = iovec{request.scratch, kBlockSize};
-    const uint8_t *end = nullptr;
+    uint32_t iov_count = add_piece(request.iov.data(), 0, request.scratch, kBlockSize);
     for (uint32_t i = 0; i < count; ++i) {
         const uint32_t slot = queue_.pop_front(buffer.next.data());
         const SlotRecord &record = buffer.records[slot];
         header.blocks[i] = layout::BlockEntry{record.lba, record.seq, record.crc, 0};
         note(position + 1 + i, record);
-        uint8_t *block = buffer.block(slot);
-        if (block == end) {
-            request.iov[iov_count - 1].iov_len += kBlockSize;
-        } else {
-            request.iov[iov_count++] = iovec{block, kBlockSize};
-        }
-        end = block + kBlockSize;
+        iov_count = add_piece(request.iov.data(), iov_count, buffer.block(slot), kBlockSize);
         request.slots[i] = slot;
     }
     std::fill(header.blocks + count, header.blocks + layout::kCacheEntriesPerBlock, layout::BlockEntry{});

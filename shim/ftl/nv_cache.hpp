@@ -14,8 +14,8 @@
 #include "base/page_memory.hpp"
 #include "ftl/core_state.hpp"
 #include "ftl/layout.hpp"
-#include "ftl/reader.hpp"
 #include "reactor/block_device.hpp"
+#include "reactor/io_list.hpp"
 
 namespace ftl {
 
@@ -127,7 +127,7 @@ public:
     // The write completes when everything accepted so far is in the cache.
     void hold_back(Io &io) noexcept;
     // Issues what is due, retires what is done; Ios that may complete go to done.
-    uint32_t run(IoQueue &done) noexcept;
+    uint32_t run(IoList &done) noexcept;
     // What is held back has a seq beyond it; ~0 where nothing is held back.
     [[nodiscard]] uint64_t answered_seq() const noexcept { return held_back_.empty() ? ~uint64_t{0} : answered_seq_; }
     // Only further run()s are needed for progress.
@@ -135,9 +135,9 @@ public:
     // Writes wait for places whose blocks are not durable on the base yet.
     [[nodiscard]] bool ring_full() const noexcept { return ring_full_; }
     // The device may be used without the cache from now on: what was held back completes.
-    void switch_off(IoQueue &done) noexcept;
+    void switch_off(IoList &done) noexcept;
     // The core has failed: nothing is issued any more. What is held back goes to `ended`.
-    void end(IoQueue &ended) noexcept;
+    void end(IoList &ended) noexcept;
 
     // Reads a block of the LBA with such a cut CRC, if the ring has one that was written in this life of the core. The
     // io's first iov_count entries take the block, and there has to be one more. Its completion calls read_back().
@@ -231,7 +231,7 @@ private:
     uint64_t issued_ = 0;
     uint64_t retired_ = 0;
     SlotList queue_;  // accepted, not sent yet
-    IoQueue held_back_;
+    IoList held_back_;
     uint64_t written_seq_ = 0;  // everything up to it is in the cache
     uint64_t flushed_seq_ = 0;  // and durable
     uint64_t flushing_seq_ = 0;

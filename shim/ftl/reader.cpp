@@ -30,7 +30,7 @@ Reader::Reader(CoreState &state) : state_(state), children_(kChildren) {
     }
 }
 
-void Reader::start(Io &io, IoQueue &done) noexcept {
+void Reader::start(Io &io, IoList &done) noexcept {
     io.device_data[0] = 0;
     io.device_data[1] = 0;
     io.device_data[2] = 0;
@@ -42,7 +42,7 @@ void Reader::start(Io &io, IoQueue &done) noexcept {
     }
 }
 
-uint32_t Reader::run(IoQueue &done) noexcept {
+uint32_t Reader::run(IoList &done) noexcept {
     uint32_t work = 0;
     while (!waiting_.empty() && !free_.empty()) {
         Io &io = *waiting_.front();
@@ -59,7 +59,7 @@ uint32_t Reader::run(IoQueue &done) noexcept {
     return work;
 }
 
-void Reader::fail(IoQueue &done) noexcept {
+void Reader::fail(IoList &done) noexcept {
     while (!waiting_.empty()) {
         Io &io = *waiting_.pop();
         io.status = state_.failed;
@@ -73,7 +73,7 @@ void Reader::fail(IoQueue &done) noexcept {
 // False: no child is left; the parent waits with its next block noted.
 bool Reader::advance(Io &io) noexcept {
     uint32_t block = static_cast<uint32_t>(io.device_data[1]);
-    IovCursor cursor(io.iov);
+    IovCursor cursor(io.memory());
     cursor.skip(size_t{block} * kBlockSize);
     while (block < io.block_count) {
         const uint64_t entry = state_.l2p.get(io.lba + block);
@@ -160,10 +160,12 @@ uint32_t Reader::point_iov(Child &child, IovCursor cursor, uint32_t most_blocks)
     uint32_t entries = 0;
     size_t bytes = 0;
     while (bytes < most && entries < kChildIov) {
-        const size_t step = cursor.adjacent(most - bytes);
-        child.iov[entries++] = iovec{cursor.data(), step};
-        bytes += step;
-        cursor.skip(step);
+        const iovec piece = cursor.piece(most - bytes);
+        if (piece.iov_len == 0) {
+            break;
+        }
+        child.iov[entries++] = piece;
+        bytes += piece.iov_len;
     }
     const auto count = static_cast<uint32_t>(bytes / kBlockSize);
     // Of a scattered caller's last block only a part may have fitted: the next child reads it.
@@ -286,17 +288,12 @@ void Reader::check(Child &child) noexcept {
     if (child.done == child.come) {
         return;
     }
-    IovCursor cursor(child.parent->iov);
+    IovCursor cursor(child.parent->memory());
     cursor.skip(size_t{child.first + child.done} * kBlockSize);
     while (child.done < child.come) {
         if (state_.crcs.kept()) {
             uint32_t crc = 0;
-            for (size_t left = kBlockSize; left > 0;) {
-                const size_t step = cursor.adjacent(left);
-                crc = crc32c(crc, cursor.data(), step);
-                cursor.skip(step);
-                left -= step;
-            }
+            cursor.each(kBlockSize, [&crc](const uint8_t *data, size_t bytes) { crc = crc32c(crc, data, bytes); });
             if (BlockCrcs::cut(crc) != child.crcs[child.done] && !MUTATED(read_not_verified) &&
                 !(child.again && MUTATED(second_read_not_verified))) {
                 return;
@@ -311,7 +308,7 @@ void Reader::check(Child &child) noexcept {
 // Block `done` once more, as the L2P has it now: it may have been moved, overwritten or trimmed since.
 Reader::Found Reader::look_up(Child &child) noexcept {
     const uint64_t lba = child.parent->lba + child.first + child.done;
-    IovCursor cursor(child.parent->iov);
+    IovCursor cursor(child.parent->memory());
     cursor.skip(size_t{child.first + child.done} * kBlockSize);
     child.crcs[child.done] = state_.crcs.get(lba);
     const uint64_t entry = state_.l2p.get(lba);
@@ -356,7 +353,7 @@ bool Reader::rescue(Child &child) noexcept {
     if (slot == kNoSlot) {
         return false;
     }
-    IovCursor cursor(child.parent->iov);
+    IovCursor cursor(child.parent->memory());
     cursor.skip(size_t{child.first + child.done} * kBlockSize);
     cursor.write(buffer.block(slot), kBlockSize);
     ++state_.stats.reads_rescued;
@@ -370,7 +367,7 @@ bool Reader::ask_cache(Child &child) noexcept {
     if (state_.cache == nullptr) {
         return false;
     }
-    IovCursor cursor(child.parent->iov);
+    IovCursor cursor(child.parent->memory());
     cursor.skip(size_t{child.first + child.done} * kBlockSize);
     point_iov(child, cursor, 1);
     const uint64_t lba = child.parent->lba + child.first + child.done;

@@ -16,58 +16,20 @@
 
 #include "base/iov_cursor.hpp"
 #include "ftl/core_state.hpp"
+#include "reactor/io_list.hpp"
 
 namespace ftl {
-
-class IoQueue {
-public:
-    [[nodiscard]] bool empty() const noexcept { return head_ == nullptr; }
-    [[nodiscard]] Io *front() const noexcept { return head_; }
-    void push(Io &io) noexcept {
-        io.next = nullptr;
-        (tail_ == nullptr ? head_ : tail_->next) = &io;
-        tail_ = &io;
-    }
-    void push_front(Io &io) noexcept {
-        io.next = head_;
-        head_ = &io;
-        if (tail_ == nullptr) {
-            tail_ = &io;
-        }
-    }
-    Io *pop() noexcept {
-        Io *io = head_;
-        head_ = io->next;
-        if (head_ == nullptr) {
-            tail_ = nullptr;
-        }
-        return io;
-    }
-    // Takes everything from another queue, in order, behind what is here.
-    void take(IoQueue &other) noexcept {
-        if (other.head_ == nullptr) {
-            return;
-        }
-        (tail_ == nullptr ? head_ : tail_->next) = other.head_;
-        tail_ = other.tail_;
-        other.head_ = other.tail_ = nullptr;
-    }
-
-private:
-    Io *head_ = nullptr;
-    Io *tail_ = nullptr;
-};
 
 class Reader {
 public:
     explicit Reader(CoreState &state);
 
     // Within the device's bounds. What is finished at once, or fails, goes to done; the rest completes by itself.
-    void start(Io &io, IoQueue &done) noexcept;
+    void start(Io &io, IoList &done) noexcept;
     // Goes on with reads that waited for children.
-    uint32_t run(IoQueue &done) noexcept;
+    uint32_t run(IoList &done) noexcept;
     // The core failed: whatever has nothing in flight ends.
-    void fail(IoQueue &done) noexcept;
+    void fail(IoList &done) noexcept;
     [[nodiscard]] bool waiting() const noexcept { return !waiting_.empty(); }
 
 private:
@@ -109,7 +71,7 @@ private:
     CoreState &state_;
     std::vector<Child> children_;
     std::vector<Child *> free_;
-    IoQueue waiting_;
+    IoList waiting_;
     Patience patience_{kBusyReadPatienceNs};
 };
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// Movers' third part: what is in force in a band is read and verified where it stands.
+// Movers' scrub: what is in force in a band is read and verified where it stands.
 #include <algorithm>
 #include <utility>
 

@@ -9,13 +9,13 @@
 #include <utility>
 
 #include "ftl/core_state.hpp"
-#include "ftl/reader.hpp"
 #include "reactor/block_device.hpp"
+#include "reactor/io_list.hpp"
 
 namespace ftl {
 
 struct WaitingLine {
-    IoQueue ios;
+    IoList ios;
     const void *ordered_by = nullptr;
     // The trim at its front.
     bool trimming = false;

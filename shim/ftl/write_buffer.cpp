@@ -2,11 +2,9 @@
 #include "ftl/write_buffer.hpp"
 
 #include <fcntl.h>
-#include <sys/mman.h>
 #include <unistd.h>
 
 #include <cerrno>
-#include <new>
 #include <system_error>
 
 namespace ftl {
@@ -48,18 +46,12 @@ private:
     int fd_;
 };
 
-void *map(size_t bytes, const std::optional<std::string> &path) {
-    void *memory = MAP_FAILED;
-    if (path) {
-        const File file(*path, bytes);
-        memory = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, file.fd(), 0);
-    } else {
-        memory = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+PageMemory memory_at(const std::optional<std::string> &path, size_t bytes) {
+    if (!path) {
+        return PageMemory(bytes, Pages::counted);
     }
-    if (memory == MAP_FAILED) {
-        throw std::system_error(errno, std::generic_category(), "write buffer of " + std::to_string(bytes) + " bytes");
-    }
-    return memory;
+    const File file(*path, bytes);
+    return PageMemory::of_file(file.fd(), bytes);
 }
 
 }  // namespace
@@ -77,26 +69,13 @@ BufferMapping::BufferMapping(uint32_t slot_count, uint32_t record_count, uint64_
     header.data_offset = header.records_offset + round_up(sizeof(PendingRecord) * record_count);
     header.block_count = block_count;
     header.crc = crc32c(0, &header, sizeof(header));
-    bytes_ = header.data_offset + size_t{slot_count} * kBlockSize;
-    memory_ = map(bytes_, path);
-    auto *base = static_cast<uint8_t *>(memory_);
+    memory_ = memory_at(path, header.data_offset + size_t{slot_count} * kBlockSize);
+    uint8_t *base = memory_.data();
     slots_ = reinterpret_cast<SlotRecord *>(base + header.slots_offset);
     records_ = reinterpret_cast<PendingRecord *>(base + header.records_offset);
     data_ = base + header.data_offset;
     std::atomic_thread_fence(std::memory_order_release);
     std::memcpy(base, &header, sizeof(header));
-}
-
-BufferMapping::~BufferMapping() {
-    munmap(memory_, bytes_);
-}
-
-RelocBuffer::RelocBuffer(uint32_t slots) : slot_count(slots), free(slots), next(slots, kNoSlot), meta(slots) {
-    data = static_cast<uint8_t *>(map(size_t{slot_count} * kBlockSize, std::nullopt));
-}
-
-RelocBuffer::~RelocBuffer() {
-    munmap(data, size_t{slot_count} * kBlockSize);
 }
 
 }  // namespace ftl

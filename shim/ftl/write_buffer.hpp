@@ -19,6 +19,7 @@
 #include <vector>
 
 #include "base/mutation.hpp"
+#include "base/page_memory.hpp"
 #include "ftl/layout.hpp"
 #include "reactor/block_device.hpp"
 
@@ -147,17 +148,13 @@ public:
     // Throws std::system_error when the file can't be made (its message names the path).
     BufferMapping(uint32_t slot_count, uint32_t record_count, uint64_t block_count, const layout::Uuid &uuid,
                   const std::optional<std::string> &path);
-    BufferMapping(const BufferMapping &) = delete;
-    BufferMapping &operator=(const BufferMapping &) = delete;
-    ~BufferMapping();
 
     [[nodiscard]] SlotRecord *slots() const noexcept { return slots_; }
     [[nodiscard]] PendingRecord *records() const noexcept { return records_; }
     [[nodiscard]] uint8_t *data() const noexcept { return data_; }
 
 private:
-    void *memory_ = nullptr;
-    size_t bytes_ = 0;
+    PageMemory memory_;
     SlotRecord *slots_ = nullptr;
     PendingRecord *records_ = nullptr;
     uint8_t *data_ = nullptr;
@@ -257,10 +254,13 @@ public:
 // Blocks read by the mover between the read and their copy on media.
 class RelocBuffer {
 public:
-    explicit RelocBuffer(uint32_t slots);
-    RelocBuffer(const RelocBuffer &) = delete;
-    RelocBuffer &operator=(const RelocBuffer &) = delete;
-    ~RelocBuffer();
+    // Throws std::system_error.
+    explicit RelocBuffer(uint32_t slots)
+        : memory(size_t{slots} * kBlockSize, Pages::counted),
+          slot_count(slots),
+          free(slots),
+          next(slots, kNoSlot),
+          meta(slots) {}
 
     struct Meta {
         uint64_t lba;
@@ -271,9 +271,10 @@ public:
         uint16_t status;  // why it is lost
     };
 
-    [[nodiscard]] uint8_t *block(uint32_t slot) const noexcept { return data + size_t{slot} * kBlockSize; }
+    [[nodiscard]] uint8_t *data() const noexcept { return memory.data(); }
+    [[nodiscard]] uint8_t *block(uint32_t slot) const noexcept { return data() + size_t{slot} * kBlockSize; }
 
-    uint8_t *data = nullptr;
+    PageMemory memory;
     uint32_t slot_count;
     FreeRing free;
     std::vector<uint32_t> next;

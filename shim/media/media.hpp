@@ -80,6 +80,15 @@ public:
     [[nodiscard]] uint32_t flushes_at_once();
 
 private:
+    // Io::device_data while an Io is here.
+    static constexpr size_t kDueNs = 0;
+    static constexpr size_t kPresetStatus = 1;  // completes with this instead of being executed
+    static constexpr size_t kPresetFlags = 2;
+    static constexpr uint64_t kPresetDnr = 1;
+    static constexpr uint64_t kPresetTakesEffect = 2;
+    static constexpr uint64_t kPresetDropsCache = 4;
+    static constexpr uint64_t kPresetFlip = 8;  // the first bit read is wrong
+
     struct Durable {  // of a zone, as of the last flush
         uint64_t written = 0;
         bool dirty = false;    // in dirty_zones_

@@ -6,6 +6,7 @@
 #include <map>
 #include <vector>
 
+#include "base/iov_cursor.hpp"
 #include "base/prng.hpp"
 #include "media/media_store.hpp"
 
@@ -29,7 +30,7 @@ public:
             }
             entry->second.resize(block_bytes);
             if (at(entry->second, block_bytes,
-                   [&](IoCursor to) { return store.read(block * block_bytes, to, block_bytes); }) != status::ok) {
+                   [&](IovCursor to) { return store.read(block * block_bytes, to, block_bytes); }) != status::ok) {
                 before_.erase(entry);
             }
         }
@@ -47,7 +48,7 @@ public:
             if (prng.below(4) < lost_of_4) {
                 const uint64_t offset = block * block_bytes;
                 (void)at(content, block_bytes,
-                         [&](IoCursor from) { return store.write(offset, from, block_bytes, false); });
+                         [&](IovCursor from) { return store.write(offset, from, block_bytes, false); });
             }
         }
         before_.clear();
@@ -56,11 +57,8 @@ public:
 private:
     template <typename Transfer>
     static Status at(std::vector<uint8_t> &content, uint32_t block_bytes, Transfer transfer) {
-        iovec iov{content.data(), block_bytes};
-        Io io;
-        io.iov = &iov;
-        io.iov_count = 1;
-        return transfer(IoCursor(io));
+        const iovec memory{content.data(), block_bytes};
+        return transfer(IovCursor(memory));
     }
 
     std::map<uint64_t, std::vector<uint8_t>> before_;

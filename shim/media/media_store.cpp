@@ -34,7 +34,7 @@ struct Pieces {
     int count = 0;
     uint64_t bytes = 0;
 
-    Pieces(IoCursor &cursor, uint64_t wanted) noexcept {
+    Pieces(IovCursor &cursor, uint64_t wanted) noexcept {
         while (count < static_cast<int>(kVectorMax) && bytes < wanted) {
             const iovec piece = cursor.piece(wanted - bytes);
             if (piece.iov_len == 0) {
@@ -69,7 +69,7 @@ Status write_status(int error) noexcept {
 MediaStore MediaStore::in_memory(uint64_t bytes, bool huge_pages) {
     MediaStore store;
     store.kind_ = Kind::memory;
-    store.memory_ = PageMemory(bytes, huge_pages);
+    store.memory_ = PageMemory(bytes, huge_pages ? Pages::sparse_huge : Pages::sparse);
     return store;
 }
 
@@ -110,13 +110,13 @@ MediaStore::~MediaStore() {
     }
 }
 
-Status MediaStore::read(uint64_t offset, IoCursor to, uint64_t bytes) noexcept {
+Status MediaStore::read(uint64_t offset, IovCursor to, uint64_t bytes) noexcept {
     if (kind_ == Kind::none) {
-        to.zero(bytes);
+        to.write_zeroes(bytes);
         return status::ok;
     }
     if (kind_ == Kind::memory) {
-        to.put(memory_.data() + offset, bytes);
+        to.write(memory_.data() + offset, bytes);
         return status::ok;
     }
     while (bytes > 0) {
@@ -137,12 +137,12 @@ Status MediaStore::read(uint64_t offset, IoCursor to, uint64_t bytes) noexcept {
     return status::ok;
 }
 
-Status MediaStore::write(uint64_t offset, IoCursor from, uint64_t bytes, bool durable) noexcept {
+Status MediaStore::write(uint64_t offset, IovCursor from, uint64_t bytes, bool durable) noexcept {
     if (kind_ == Kind::none) {
         return status::ok;
     }
     if (kind_ == Kind::memory) {
-        from.get(memory_.data() + offset, bytes);
+        from.read(memory_.data() + offset, bytes);
         return status::ok;
     }
     const int flags = durable ? RWF_DSYNC : 0;
@@ -210,7 +210,7 @@ Status MediaStore::sync() noexcept {
     return kind_ == Kind::file && ::fdatasync(fd_) != 0 ? status::write_fault : status::ok;
 }
 
-MappedFile::MappedFile(const std::string &path, size_t bytes) : bytes_(bytes) {
+MappedFile::MappedFile(const std::string &path, size_t bytes) {
     const int fd = ::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, kFileMode);
     if (fd < 0) {
         fail(path);
@@ -227,26 +227,23 @@ MappedFile::MappedFile(const std::string &path, size_t bytes) : bytes_(bytes) {
         throw std::invalid_argument(path + " belongs to a drive of another geometry: " + std::to_string(found.st_size) +
                                     " bytes, " + std::to_string(bytes) + " expected. Remove both files to start anew");
     }
-    void *data = MAP_FAILED;
     if (error == 0) {
-        data = ::mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-        error = data == MAP_FAILED ? errno : 0;
+        try {
+            memory_ = PageMemory::of_file(fd, bytes);
+        } catch (const std::system_error &refused) {
+            error = refused.code().value();
+        }
     }
     ::close(fd);
     if (error != 0) {
         throw std::system_error(error, std::generic_category(), path);
     }
-    data_ = static_cast<uint8_t *>(data);
     created_ =
-        created_ || std::all_of(data_, data_ + std::min<size_t>(bytes, 8), [](uint8_t byte) { return byte == 0; });
-}
-
-MappedFile::~MappedFile() {
-    ::munmap(data_, bytes_);
+        created_ || std::all_of(data(), data() + std::min<size_t>(bytes, 8), [](uint8_t byte) { return byte == 0; });
 }
 
 Status MappedFile::sync() noexcept {
-    return ::msync(data_, bytes_, MS_SYNC) != 0 ? status::write_fault : status::ok;
+    return ::msync(memory_.data(), memory_.bytes(), MS_SYNC) != 0 ? status::write_fault : status::ok;
 }
 
 }  // namespace ftl

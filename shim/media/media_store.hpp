@@ -8,9 +8,9 @@
 #include <string>
 #include <utility>
 
+#include "base/iov_cursor.hpp"
 #include "base/page_memory.hpp"
 #include "reactor/block_device.hpp"
-#include "reactor/io_list.hpp"
 
 namespace ftl {
 
@@ -38,9 +38,9 @@ public:
     [[nodiscard]] bool created() const noexcept { return created_; }
 
     // Offsets and lengths lie within the store: the device has checked them. A null store reads zeroes.
-    [[nodiscard]] Status read(uint64_t offset, IoCursor to, uint64_t bytes) noexcept;
+    [[nodiscard]] Status read(uint64_t offset, IovCursor to, uint64_t bytes) noexcept;
     // durable: on the file's disk, not only in the page cache, when it returns.
-    [[nodiscard]] Status write(uint64_t offset, IoCursor from, uint64_t bytes, bool durable) noexcept;
+    [[nodiscard]] Status write(uint64_t offset, IovCursor from, uint64_t bytes, bool durable) noexcept;
     // Reads as zeroes from now on; gives memory or disk space back.
     [[nodiscard]] Status release(uint64_t offset, uint64_t bytes) noexcept;
     [[nodiscard]] Status sync() noexcept;
@@ -59,18 +59,14 @@ class MappedFile {
 public:
     // Throws std::system_error; std::invalid_argument when its size differs.
     MappedFile(const std::string &path, size_t bytes);
-    ~MappedFile();
-    MappedFile(const MappedFile &) = delete;
-    MappedFile &operator=(const MappedFile &) = delete;
 
     // It did not exist, was empty, or its creator died before it wrote the first 8 bytes.
     [[nodiscard]] bool created() const noexcept { return created_; }
-    [[nodiscard]] uint8_t *data() noexcept { return data_; }
+    [[nodiscard]] uint8_t *data() noexcept { return memory_.data(); }
     [[nodiscard]] Status sync() noexcept;
 
 private:
-    uint8_t *data_ = nullptr;
-    size_t bytes_;
+    PageMemory memory_;
     bool created_ = false;
 };
 

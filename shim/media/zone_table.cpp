@@ -6,7 +6,7 @@
 #include <stdexcept>
 #include <string>
 
-#include "reactor/io_list.hpp"
+#include "base/iov_cursor.hpp"
 
 namespace ftl {
 namespace {
@@ -328,16 +328,16 @@ Status ZoneTable::report(const Io &io) const noexcept {
     if (io.lba >= block_count_) {
         return status::lba_out_of_range;
     }
-    const uint64_t bytes = iov_bytes(io);
+    const uint64_t bytes = iov_bytes(io.memory());
     const uint64_t room = bytes < sizeof(zns::ReportHeader)
                               ? 0
                               : (bytes - sizeof(zns::ReportHeader)) / sizeof(zns::ZoneDescriptor);  // descriptors
     const bool partial = io.zone_all;
 
     zns::ReportHeader header{};
-    IoCursor out(io);
-    IoCursor header_out(io);
-    out.put(&header, sizeof header);
+    IovCursor out(io.memory());
+    IovCursor header_out(io.memory());
+    out.write(&header, sizeof header);
     uint64_t matching = 0;
     for (uint32_t zone = zone_of(io.lba); zone < zones_shown(); ++zone) {
         if (matching >= room) {
@@ -362,12 +362,12 @@ Status ZoneTable::report(const Io &io) const noexcept {
             entry.start = start_of(zone);
             const bool has_pointer = record.state == ZoneState::empty || is_active(record.state);
             entry.write_pointer = has_pointer ? entry.start + record.written : zns::kNoWritePointer;
-            out.put(&entry, sizeof entry);
+            out.write(&entry, sizeof entry);
         }
     }
-    out.zero(bytes);
+    out.write_zeroes(bytes);
     header.zone_count = matching;
-    header_out.put(&header, sizeof header);
+    header_out.write(&header, sizeof header);
     return status::ok;
 }
 

@@ -1,14 +1,13 @@
 // SPDX-License-Identifier: BSD-3-Clause
+// The queue: what the controller sends, time-outs and its end. How an Io becomes a command is in host_commands.cpp.
 #include "nvme/host_qpair.hpp"
 
 #include <algorithm>
 #include <cstring>
-#include <limits>
 #include <stdexcept>
 #include <string>
 
 #include "base/mutation.hpp"
-#include "nvme/zns.hpp"
 
 namespace ftl {
 
@@ -17,17 +16,8 @@ using wire::PduType;
 
 namespace {
 
-constexpr uint32_t kNoHostSlot = std::numeric_limits<uint32_t>::max();
-constexpr uint32_t kNlbMax = 65536;  // NLB is 16 bits, 0-based
 constexpr uint32_t kMaxH2cMin = 4096;
 constexpr uint32_t kTimeoutChecks = 8;  // within the time-out
-
-bool to_controller(Op op) noexcept {
-    return op == Op::write || op == Op::append || op == Op::deallocate;
-}
-bool from_controller(Op op) noexcept {
-    return op == Op::read || op == Op::zone_report;
-}
 
 HostQpairConfig checked(HostQpairConfig config, const BlockDeviceInfo &info) {
     if (config.queue_depth == 0 || config.queue_depth > HostQpair::kQueueDepthMax) {
@@ -66,7 +56,7 @@ HostQpair::HostQpair(std::shared_ptr<Reactor> reactor, int fd, const HostQpairCo
     for (uint32_t i = 0; i < slots_.size(); ++i) {
         slots_[i].command.slot = i;
         slots_[i].data.slot = i;
-        slots_[i].next_free = i + 1 < slots_.size() ? i + 1 : kNoHostSlot;
+        slots_[i].next_free = i + 1 < slots_.size() ? i + 1 : kNoSlot;
     }
     PduHandler &handler = *this;
     stream_ = std::make_unique<PduStream>(handler, PduStream::Role::host, fd, config_.header_digest,
@@ -91,206 +81,6 @@ void HostQpair::close() {
 
 bool HostQpair::busy() const noexcept {
     return !done_.empty() || (connected_ && ((stream_->sending() && !stream_->blocked()) || stream_->has_input()));
-}
-
-// --- commands --------------------------------------------------------------------------------------------------
-
-Status HostQpair::check(const Io &io, uint32_t &length) const noexcept {
-    length = 0;
-    switch (io.op) {
-        case Op::flush:
-        case Op::zone_send:
-            return status::ok;
-        case Op::deallocate:
-            length = sizeof(wire::DsmRange);
-            return io.block_count > 0 ? status::ok : status::invalid_field;
-        case Op::write_zeroes:
-            return io.block_count > 0 && io.block_count <= kNlbMax ? status::ok : status::invalid_field;
-        case Op::zone_report: {
-            const uint64_t bytes = iov_bytes(io);
-            if (bytes == 0 || bytes % 4 != 0 || bytes > config_.max_io_bytes) {
-                return status::invalid_field;
-            }
-            length = static_cast<uint32_t>(bytes);
-            return status::ok;
-        }
-        case Op::append:
-            if (io.block_count > info_.max_append_blocks) {
-                return status::invalid_field;
-            }
-            [[fallthrough]];
-        case Op::read:
-        case Op::write:
-            if (io.block_count == 0 || io.block_count > info_.max_io_blocks) {
-                return status::invalid_field;
-            }
-            length = io.block_count * info_.block_bytes;
-            return iov_bytes(io) >= length ? status::ok : status::invalid_field;
-    }
-    return status::invalid_opcode;
-}
-
-void HostQpair::submit(Io &io) noexcept {
-    io.status = status::ok;
-    io.do_not_retry = false;
-    io.result = 0;
-    uint32_t length = 0;
-    const Status refused = connected_ ? check(io, length) : status::path_error;
-    if (refused != status::ok) {
-        io.status = refused;
-        io.do_not_retry = dnr(refused);
-        done_.push(io);
-        return;
-    }
-    io.device_data[0] = length;
-    if (free_ == kNoHostSlot || !waiting_.empty()) {
-        waiting_.push(io);
-        return;
-    }
-    start(io);
-}
-
-void HostQpair::start(Io &io) noexcept {
-    const uint32_t number = free_;
-    Slot &slot = slots_[number];
-    free_ = slot.next_free;
-    ++in_flight_;
-    slot.io = &io;
-    slot.started_ns = reactor_->now_ns();
-    slot.length = static_cast<uint32_t>(io.device_data[0]);
-    slot.granted = slot.sent = slot.received = 0;
-    slot.status = status::ok;
-    slot.do_not_retry = false;
-    slot.result = 0;
-    slot.answered = false;
-    slot.digest_error = false;
-    encode(slot, static_cast<uint16_t>(number));
-    stream_->queue(slot.command);
-}
-
-void HostQpair::encode(Slot &slot, uint16_t cid) noexcept {
-    const Io &io = *slot.io;
-    wire::CapsuleCmd pdu{};
-    pdu.ch.type = PduType::capsule_cmd;
-    pdu.ch.hlen = sizeof pdu;
-    wire::Sqe &sqe = pdu.sqe;
-    sqe.flags = wire::kFlagsPsdtSgl;
-    sqe.cid = cid;
-    sqe.nsid = config_.nsid;
-    sqe.sgl.type = wire::kSglTransport;
-    sqe.sgl.length = slot.length;
-    sqe.slba = io.lba;
-    const uint32_t nlb = io.block_count - 1;
-    const uint32_t fua = io.fua ? wire::kCdw12Fua : 0;
-    const iovec *data = io.iov;
-    uint32_t data_count = io.iov_count;
-    switch (io.op) {
-        case Op::read:
-            sqe.opcode = wire::opcode::read;
-            sqe.cdw12 = nlb | fua;
-            break;
-        case Op::write:
-            sqe.opcode = wire::opcode::write;
-            sqe.cdw12 = nlb | fua;
-            break;
-        case Op::append:
-            sqe.opcode = wire::opcode::zone_append;
-            sqe.cdw12 = nlb | fua;
-            break;
-        case Op::flush:
-            sqe.opcode = wire::opcode::flush;
-            sqe.slba = 0;
-            break;
-        case Op::write_zeroes:
-            sqe.opcode = wire::opcode::write_zeroes;
-            sqe.cdw12 = nlb | fua;
-            break;
-        case Op::deallocate:
-            sqe.opcode = wire::opcode::dataset_management;
-            sqe.slba = uint64_t{wire::kCdw11Deallocate} << 32;  // cdw10 NR = 0: one range
-            slot.range = {0, io.block_count, io.lba};
-            slot.range_iov = {&slot.range, sizeof slot.range};
-            data = &slot.range_iov;
-            data_count = 1;
-            break;
-        case Op::zone_send:
-            sqe.opcode = wire::opcode::zone_mgmt_send;
-            sqe.cdw13 = io.zone_action | (io.zone_all ? zns::kCdw13SelectAll : 0);
-            break;
-        case Op::zone_report:
-            sqe.opcode = wire::opcode::zone_mgmt_recv;
-            sqe.cdw12 = slot.length / 4 - 1;
-            sqe.cdw13 = io.zone_action | (uint32_t{io.zone_filter} << zns::kCdw13FilterShift) |
-                        (io.zone_all ? zns::kCdw13Partial : 0);
-            break;
-    }
-    slot.writes = to_controller(io.op);
-    slot.data.data = data;
-    slot.data.data_count = data_count;
-    slot.command.data_length = 0;
-    if (slot.writes && slot.length <= config_.in_capsule_bytes) {
-        slot.writes = false;
-        sqe.sgl.type = wire::kSglInCapsule;
-        slot.command.data = data;
-        slot.command.data_count = data_count;
-        slot.command.data_skip = 0;
-        slot.command.data_length = slot.length;
-    }
-    slot.command.set_header(pdu);
-}
-
-void HostQpair::queue_h2c(Slot &slot) noexcept {
-    const uint32_t piece = std::min(slot.granted - slot.sent, config_.max_h2c_data);
-    wire::H2cData pdu{};
-    pdu.ch.type = PduType::h2c_data;
-    pdu.ch.hlen = sizeof pdu;
-    // LAST closes the answer to one R2T.
-    pdu.ch.flags = slot.sent + piece == slot.granted ? wire::flag::last_pdu : uint8_t{0};
-    pdu.cccid = static_cast<uint16_t>(slot.data.slot);
-    pdu.ttag = slot.ttag;
-    pdu.datao = slot.sent;
-    pdu.datal = piece;
-    slot.data.set_header(pdu);
-    slot.data.data_skip = slot.sent;
-    slot.data.data_length = piece;
-    slot.sent += piece;
-    stream_->queue(slot.data);
-}
-
-void HostQpair::on_sent(TxPdu &pdu) noexcept {
-    Slot &slot = slots_[pdu.slot];
-    if (slot.answered) {
-        if (!slot.command.queued && !slot.data.queued) {
-            finish(slot);
-        }
-    } else if (&pdu == &slot.data && slot.sent < slot.granted) {
-        queue_h2c(slot);
-    }
-}
-
-// The controller is done with the command. Its PDUs may still be on their way out of the Io's buffers (a controller
-// that answers early): the Io goes back when they are gone.
-void HostQpair::answer(Slot &slot, Status status) noexcept {
-    slot.status = status;
-    slot.answered = true;
-    if (!slot.command.queued && !slot.data.queued) {
-        finish(slot);
-    }
-}
-
-void HostQpair::finish(Slot &slot) noexcept {
-    Io &io = *slot.io;
-    io.status = slot.status;
-    io.do_not_retry = slot.do_not_retry;
-    io.result = slot.result;
-    slot.io = nullptr;
-    slot.next_free = free_;
-    free_ = slot.command.slot;
-    --in_flight_;
-    if (Io *next = waiting_.pop(); next != nullptr) {
-        start(*next);
-    }
-    io.complete(io);
 }
 
 // --- what the controller sends ------------------------------------------------------------------------------------

@@ -55,6 +55,14 @@ public:
     void close();
 
 private:
+    static constexpr uint32_t kNoSlot = ~uint32_t{0};
+    static constexpr uint32_t kNlbMax = 65536;  // NLB is 16 bits, 0-based
+
+    static constexpr bool to_controller(Op op) noexcept {
+        return op == Op::write || op == Op::append || op == Op::deallocate;
+    }
+    static constexpr bool from_controller(Op op) noexcept { return op == Op::read || op == Op::zone_report; }
+
     struct Slot {
         Io *io = nullptr;  // null: free
         TxPdu command;
@@ -104,7 +112,7 @@ private:
     bool connected_ = true;
 
     std::vector<Slot> slots_;  // sized in the constructor
-    uint32_t free_ = 0;        // head of the list through next_free; kNone at its end
+    uint32_t free_ = 0;        // head of the list through next_free; kNoSlot at its end
     uint32_t in_flight_ = 0;
     uint64_t check_at_ns_ = 0;
     IoList waiting_;  // for a slot

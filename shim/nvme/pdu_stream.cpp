@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: BSD-3-Clause
+// How PDUs are received. How they are sent is in pdu_send.cpp.
 #include "nvme/pdu_stream.hpp"
 
 #include <fcntl.h>
@@ -55,27 +56,8 @@ uint32_t expected_hlen(PduStream::Role role, PduType type) noexcept {
     }
 }
 
-bool is_term_req(PduType type) noexcept {
-    return type == PduType::h2c_term_req || type == PduType::c2h_term_req;
-}
-
 bool may_carry_data(PduType type) noexcept {
     return type == PduType::capsule_cmd || type == PduType::h2c_data || type == PduType::c2h_data || is_term_req(type);
-}
-
-uint32_t crc_of(const iovec *iov, uint32_t iov_count, size_t skip, size_t bytes) noexcept {
-    uint32_t crc = 0;
-    for (uint32_t i = 0; i < iov_count && bytes > 0; ++i) {
-        if (skip >= iov[i].iov_len) {
-            skip -= iov[i].iov_len;
-            continue;
-        }
-        const size_t piece = std::min(bytes, iov[i].iov_len - skip);
-        crc = crc32c(crc, static_cast<const uint8_t *>(iov[i].iov_base) + skip, piece);
-        bytes -= piece;
-        skip = 0;
-    }
-    return crc;
 }
 
 }  // namespace
@@ -115,15 +97,17 @@ PduStream::~PduStream() {
 // --- receive ---------------------------------------------------------------------------------------------------
 
 uint32_t PduStream::gather_sink(std::array<iovec, kIovMax> &iov) const noexcept {
+    IovCursor cursor = sink_;
     uint32_t count = 0;
-    uint32_t left = data_left_;
-    size_t skip = sink_.skip;
+    size_t left = data_left_;
     // One entry stays for the read-ahead.
-    for (uint32_t i = 0; i < sink_.iov_count && left > 0 && count < kIovMax - 1; ++i) {
-        const size_t piece = std::min<size_t>(left, sink_.iov[i].iov_len - skip);
-        iov[count++] = {static_cast<uint8_t *>(sink_.iov[i].iov_base) + skip, piece};
-        left -= static_cast<uint32_t>(piece);
-        skip = 0;
+    while (left > 0 && count < kIovMax - 1) {
+        const iovec piece = cursor.piece(left);
+        if (piece.iov_len == 0) {
+            break;
+        }
+        iov[count++] = piece;
+        left -= piece.iov_len;
     }
     return count;
 }
@@ -147,7 +131,7 @@ ssize_t PduStream::receive_some(size_t &asked) noexcept {
         end_ -= begin_;
         begin_ = 0;
     }
-    if (state_ == State::data && data_left_ >= kDirectMin && end_ == 0 && sink_.iov != nullptr) {
+    if (state_ == State::data && data_left_ >= kDirectMin && end_ == 0 && !discards_) {
         std::array<iovec, kIovMax> iov;
         uint32_t count = gather_sink(iov);
         size_t direct = 0;
@@ -276,32 +260,28 @@ bool PduStream::begin_pdu(const uint8_t *pdu) noexcept {
             return reject(Fes::header_digest_error);
         }
     }
-    sink_ = {};
-    if (!handler_.on_header(pdu, ch_.type, ch_.flags, data_length_, sink_)) {
+    DataSink sink;
+    if (!handler_.on_header(pdu, ch_.type, ch_.flags, data_length_, sink)) {
         return false;
     }
+    discards_ = sink.iov == nullptr;
+    sink_ = IovCursor({sink.iov, sink.iov_count});
+    sink_.skip(sink.skip);
     data_left_ = data_length_;
     data_crc_ = 0;
-    while (sink_.iov_count > 0 && sink_.skip >= sink_.iov->iov_len) {
-        sink_.skip -= static_cast<uint32_t>(sink_.iov->iov_len);
-        ++sink_.iov;
-        --sink_.iov_count;
-    }
     return true;
 }
 
 // source null: recvmsg() has put the bytes in place already.
 void PduStream::advance_data(const uint8_t *source, uint32_t bytes) noexcept {
     data_left_ -= bytes;
-    if (sink_.iov == nullptr) {
+    if (discards_) {
         if (digest_follows_) {
             data_crc_ = crc32c(data_crc_, source, bytes);
         }
         return;
     }
-    while (bytes > 0 && sink_.iov_count > 0) {
-        const auto piece = static_cast<uint32_t>(std::min<size_t>(bytes, sink_.iov->iov_len - sink_.skip));
-        uint8_t *target = static_cast<uint8_t *>(sink_.iov->iov_base) + sink_.skip;
+    sink_.each(bytes, [this, &source](uint8_t *target, size_t piece) {
         if (source != nullptr) {
             std::memcpy(target, source, piece);
             source += piece;
@@ -309,14 +289,7 @@ void PduStream::advance_data(const uint8_t *source, uint32_t bytes) noexcept {
         if (digest_follows_) {
             data_crc_ = crc32c(data_crc_, target, piece);
         }
-        bytes -= piece;
-        sink_.skip += piece;
-        while (sink_.iov_count > 0 && sink_.skip >= sink_.iov->iov_len) {
-            sink_.skip -= static_cast<uint32_t>(sink_.iov->iov_len);
-            ++sink_.iov;
-            --sink_.iov_count;
-        }
-    }
+    });
 }
 
 bool PduStream::end_data() noexcept {
@@ -398,210 +371,6 @@ void PduStream::parse() noexcept {
         const size_t length = in_header ? std::min<size_t>(end_ - begin_, ch_.hlen) : 0;
         offender_length_ = static_cast<uint32_t>(std::min<size_t>(length, offender_.size()));
         std::memcpy(offender_.data(), bytes + begin_, offender_length_);
-    }
-}
-
-// --- send ------------------------------------------------------------------------------------------------------
-
-void PduStream::queue(TxPdu &pdu) noexcept {
-    wire::CommonHeader ch;
-    std::memcpy(&ch, pdu.header.data(), sizeof ch);
-    const bool term_req = is_term_req(ch.type);
-    pdu.header_length = ch.hlen;
-    pdu.digest_length = 0;
-    if (header_digest_ && !term_req) {
-        ch.flags |= wire::flag::header_digest;
-        pdu.header_length = static_cast<uint8_t>(pdu.header_length + wire::kDigestBytes);
-    }
-    if (pdu.data_length > 0 && !term_req) {
-        ch.pdo = pdu.header_length;
-        if (data_digest_) {
-            ch.flags |= wire::flag::data_digest;
-            pdu.digest_length = wire::kDigestBytes;
-            const uint32_t crc = crc_of(pdu.data, pdu.data_count, pdu.data_skip, pdu.data_length);
-            std::memcpy(pdu.digest.data(), &crc, sizeof crc);
-        }
-    }
-    ch.plen = pdu.bytes();
-    std::memcpy(pdu.header.data(), &ch, sizeof ch);
-    if (pdu.header_length > ch.hlen) {
-        const uint32_t crc = crc32c(0, pdu.header.data(), ch.hlen);
-        std::memcpy(pdu.header.data() + ch.hlen, &crc, sizeof crc);
-    }
-    pdu.next = nullptr;
-    pdu.queued = true;
-    if (tail_ != nullptr) {
-        tail_->next = &pdu;
-    } else {
-        head_ = &pdu;
-    }
-    tail_ = &pdu;
-}
-
-namespace {
-
-// Appends what is left of the PDU after `sent` bytes; false when iov is full.
-bool gather(TxPdu &pdu, uint32_t sent, iovec *iov, uint32_t &count, uint32_t room, size_t &total) noexcept {
-    const auto put = [&](void *base, size_t bytes) noexcept {
-        if (count == room) {
-            return false;
-        }
-        iov[count++] = {base, bytes};
-        total += bytes;
-        return true;
-    };
-    if (sent < pdu.header_length) {
-        if (!put(pdu.header.data() + sent, pdu.header_length - sent)) {
-            return false;
-        }
-        sent = 0;
-    } else {
-        sent -= pdu.header_length;
-    }
-    if (sent < pdu.data_length) {
-        size_t skip = size_t{pdu.data_skip} + sent;
-        size_t left = pdu.data_length - sent;
-        for (uint32_t i = 0; i < pdu.data_count && left > 0; ++i) {
-            if (skip >= pdu.data[i].iov_len) {
-                skip -= pdu.data[i].iov_len;
-                continue;
-            }
-            const size_t piece = std::min(left, pdu.data[i].iov_len - skip);
-            if (!put(static_cast<uint8_t *>(pdu.data[i].iov_base) + skip, piece)) {
-                return false;
-            }
-            left -= piece;
-            skip = 0;
-        }
-        sent = 0;
-    } else {
-        sent -= pdu.data_length;
-    }
-    return sent >= pdu.digest_length || put(pdu.digest.data() + sent, pdu.digest_length - sent);
-}
-
-}  // namespace
-
-// What the session has taken of PDUs that are gone. False: some of it has to wait.
-bool PduStream::flush_tls() noexcept {
-    if (tls_->flush()) {
-        blocked_ = false;
-        return true;
-    }
-    if (errno == EAGAIN) {
-        blocked_ = true;
-    } else {
-        set_fault(QpairClose::socket_error, static_cast<uint32_t>(errno));
-    }
-    return false;
-}
-
-uint32_t PduStream::flush() noexcept {
-    uint32_t finished = 0;
-    if (tls_ && head_ == nullptr && !flush_tls()) {
-        return finished;
-    }
-    std::array<iovec, kIovMax> iov;
-    while (head_ != nullptr) {
-        uint32_t count = 0;
-        size_t total = 0;
-        uint32_t sent = head_sent_;
-        for (TxPdu *pdu = head_; pdu != nullptr && gather(*pdu, sent, iov.data(), count, kIovMax, total);
-             pdu = pdu->next) {
-            sent = 0;
-        }
-        msghdr message{};
-        message.msg_iov = iov.data();
-        message.msg_iovlen = count;
-        const ssize_t taken =
-            tls_ ? tls_->write(iov.data(), count) : sendmsg(fd_, &message, MSG_DONTWAIT | MSG_NOSIGNAL);
-        if (taken < 0) {
-            if (errno == EINTR) {
-                continue;
-            }
-            if (errno == EAGAIN || errno == EWOULDBLOCK) {
-                blocked_ = true;
-            } else {
-                set_fault(QpairClose::socket_error, static_cast<uint32_t>(errno));
-            }
-            return finished;
-        }
-        bytes_out_ += static_cast<uint64_t>(taken);
-        auto left = static_cast<size_t>(taken);
-        while (left > 0) {
-            TxPdu &pdu = *head_;
-            const uint32_t unsent = pdu.bytes() - head_sent_;
-            if (left < unsent) {
-                head_sent_ += static_cast<uint32_t>(left);
-                break;
-            }
-            left -= unsent;
-            head_sent_ = 0;
-            head_ = pdu.next;
-            if (head_ == nullptr) {
-                tail_ = nullptr;
-            }
-            pdu.queued = false;
-            ++finished;
-            if (&pdu != &term_) {
-                handler_.on_sent(pdu);
-            }
-        }
-        blocked_ = static_cast<size_t>(taken) < total || (tls_ && tls_->holds_output());
-        if (blocked_) {
-            break;
-        }
-    }
-    return finished;
-}
-
-void PduStream::clear() noexcept {
-    for (TxPdu *pdu = head_; pdu != nullptr; pdu = pdu->next) {
-        pdu->queued = false;
-    }
-    head_ = tail_ = nullptr;
-    head_sent_ = 0;
-}
-
-void PduStream::queue_term_req() noexcept {
-    wire::TermReq request{};
-    request.ch.type = role_ == Role::target ? PduType::c2h_term_req : PduType::h2c_term_req;
-    request.ch.hlen = sizeof request;
-    request.fes = static_cast<Fes>(fault_.detail);
-    request.fei = fault_.fei;
-    term_.set_header(request);
-    offender_iov_ = {offender_.data(), offender_length_};
-    term_.data = &offender_iov_;
-    term_.data_count = 1;
-    term_.data_length = offender_length_;
-    queue(term_);
-}
-
-void PduStream::shut_write() noexcept {
-    if (tls_) {
-        tls_->end_output();
-    }
-    ::shutdown(fd_, SHUT_WR);
-}
-
-bool PduStream::drain_input() noexcept {
-    for (uint32_t round = 0; round < kReceiveRounds; ++round) {
-        const ssize_t got = recv(fd_, buffer_.get(), kRxBufferBytes, MSG_DONTWAIT);
-        if (got == 0 || (got < 0 && errno != EAGAIN && errno != EWOULDBLOCK && errno != EINTR)) {
-            return true;
-        }
-        if (got < 0) {
-            return false;
-        }
-    }
-    return false;
-}
-
-void PduStream::shut() noexcept {
-    if (open_) {
-        open_ = false;
-        stopped_ = true;
-        ::shutdown(fd_, SHUT_RDWR);
     }
 }
 

@@ -14,6 +14,7 @@
 #include <memory>
 #include <utility>
 
+#include "base/iov_cursor.hpp"
 #include "nvme/tls_session.hpp"
 #include "nvme/wire.hpp"
 
@@ -181,7 +182,8 @@ private:
     uint32_t data_left_ = 0;
     bool digest_follows_ = false;
     uint32_t data_crc_ = 0;
-    DataSink sink_;  // skip counts within iov[0] once data has begun
+    bool discards_ = true;  // the data goes nowhere, else to sink_
+    IovCursor sink_;
 
     // Send.
     TxPdu *head_ = nullptr;

@@ -27,6 +27,10 @@ enum class PduType : uint8_t {
     r2t = 0x09,
 };
 
+constexpr bool is_term_req(PduType type) noexcept {
+    return type == PduType::h2c_term_req || type == PduType::c2h_term_req;
+}
+
 namespace flag {
 inline constexpr uint8_t header_digest = 0x01;
 inline constexpr uint8_t data_digest = 0x02;

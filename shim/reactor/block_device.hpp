@@ -102,6 +102,8 @@ struct Io {
     void *gated_owner = nullptr;
     void *gated_memory = nullptr;  // of which device behind the gate iov points into the memory
     bool gated_cancelled = false;  // its issuer is gone: no other device is to do it
+
+    [[nodiscard]] std::span<iovec> memory() const noexcept { return {iov, iov_count}; }
 };
 
 struct BlockDeviceInfo {

@@ -1,10 +1,8 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// FIFO of lent Ios through Io::next, and what a device needs to know about an Io's memory.
+// FIFO of Ios through Io::next, for whoever they are lent to.
 #pragma once
 
-#include <algorithm>
 #include <cstdint>
-#include <cstring>
 
 #include "reactor/block_device.hpp"
 
@@ -14,16 +12,31 @@ class IoList {
 public:
     [[nodiscard]] bool empty() const noexcept { return head_ == nullptr; }
     [[nodiscard]] uint32_t count() const noexcept { return count_; }
+    [[nodiscard]] Io *front() const noexcept { return head_; }
 
     void push(Io &io) noexcept {
         io.next = nullptr;
-        if (tail_ != nullptr) {
-            tail_->next = &io;
-        } else {
-            head_ = &io;
-        }
+        (tail_ == nullptr ? head_ : tail_->next) = &io;
         tail_ = &io;
         ++count_;
+    }
+    void push_front(Io &io) noexcept {
+        io.next = head_;
+        head_ = &io;
+        if (tail_ == nullptr) {
+            tail_ = &io;
+        }
+        ++count_;
+    }
+    // All of the other one behind this one's, in order; the other one is empty then.
+    void append(IoList &other) noexcept {
+        if (other.empty()) {
+            return;
+        }
+        (tail_ == nullptr ? head_ : tail_->next) = other.head_;
+        tail_ = other.tail_;
+        count_ += other.count_;
+        other = IoList();
     }
 
     Io *pop() noexcept {
@@ -80,90 +93,6 @@ private:
     Io *head_ = nullptr;
     Io *tail_ = nullptr;
     uint32_t count_ = 0;
-};
-
-[[nodiscard]] inline uint64_t iov_bytes(const Io &io) noexcept {
-    uint64_t bytes = 0;
-    for (uint32_t i = 0; i < io.iov_count; ++i) {
-        bytes += io.iov[i].iov_len;
-    }
-    return bytes;
-}
-
-// Goes through an Io's memory from front to back.
-class IoCursor {
-public:
-    explicit IoCursor(const Io &io) noexcept : iov_(io.iov), count_(io.iov_count) {}
-
-    // The next contiguous piece of at most `bytes`; empty at the end.
-    iovec piece(uint64_t bytes) noexcept {
-        while (index_ < count_ && offset_ == iov_[index_].iov_len) {
-            ++index_;
-            offset_ = 0;
-        }
-        if (index_ == count_) {
-            return {nullptr, 0};
-        }
-        const uint64_t room = std::min<uint64_t>(bytes, iov_[index_].iov_len - offset_);
-        const iovec result{static_cast<uint8_t *>(iov_[index_].iov_base) + offset_, room};
-        offset_ += room;
-        return result;
-    }
-
-    // Copies what fits; false when it did not all fit.
-    bool put(const void *source, uint64_t bytes) noexcept {
-        const auto *from = static_cast<const uint8_t *>(source);
-        while (bytes > 0) {
-            const iovec to = piece(bytes);
-            if (to.iov_len == 0) {
-                return false;
-            }
-            std::memcpy(to.iov_base, from, to.iov_len);
-            from += to.iov_len;
-            bytes -= to.iov_len;
-        }
-        return true;
-    }
-
-    void get(void *target, uint64_t bytes) noexcept {
-        auto *to = static_cast<uint8_t *>(target);
-        while (bytes > 0) {
-            const iovec from = piece(bytes);
-            if (from.iov_len == 0) {
-                return;
-            }
-            std::memcpy(to, from.iov_base, from.iov_len);
-            to += from.iov_len;
-            bytes -= from.iov_len;
-        }
-    }
-
-    void zero(uint64_t bytes) noexcept {
-        while (bytes > 0) {
-            const iovec to = piece(bytes);
-            if (to.iov_len == 0) {
-                return;
-            }
-            std::memset(to.iov_base, 0, to.iov_len);
-            bytes -= to.iov_len;
-        }
-    }
-
-    void skip(uint64_t bytes) noexcept {
-        while (bytes > 0) {
-            const iovec passed = piece(bytes);
-            if (passed.iov_len == 0) {
-                return;
-            }
-            bytes -= passed.iov_len;
-        }
-    }
-
-private:
-    const iovec *iov_;
-    uint32_t count_;
-    uint32_t index_ = 0;
-    uint64_t offset_ = 0;
 };
 
 }  // namespace ftl

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Final
 
 from ..errors import FtlError
+from ..runtime.waiting import Backoff
 from ..spdk.attach import Attachment
 from .failed_flushes import RETRY_GROWTH, RETRY_MAX_S, RETRY_MIN_S
 from .front import Front
@@ -59,11 +60,13 @@ class KeptBdev:
 
     async def keep(self, front: Front) -> None:
         """Until it is cancelled."""
-        delay_s = RETRY_MIN_S
+        backoff = Backoff(RETRY_MIN_S, RETRY_MAX_S, RETRY_GROWTH)
         while True:
-            there = self.now is not None
-            await asyncio.sleep(LOOK_S if there else delay_s)
-            delay_s = RETRY_MIN_S if there else min(delay_s * RETRY_GROWTH, RETRY_MAX_S)
+            if self.now is not None:
+                await asyncio.sleep(LOOK_S)
+                backoff.reset()
+            else:
+                await backoff.pause()
             async with self.turn:
                 if self.now is not None:
                     if await self._stands():

@@ -7,7 +7,7 @@ import asyncio
 import contextlib
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any, Final
 from uuid import UUID, uuid4
 
@@ -17,6 +17,7 @@ from ..client import target_address
 from ..errors import FtlError, MediaError
 from ..ftl.check import CheckReport, check, damage_told
 from ..nvme.host.controller import Controller
+from ..runtime.progress import Progress
 from ..runtime.reactor import ReactorLoop
 from ..runtime.steps import Steps
 from ..runtime.tasks import cancelled_by_signals
@@ -110,7 +111,7 @@ async def _interruptible(work: Any) -> CheckReport:
         raise KeyboardInterrupt from None
 
 
-async def _check_bdev(args: argparse.Namespace, target: str, progress: Callable[[str, float], None]) -> CheckReport:
+async def _check_bdev(args: argparse.Namespace, target: str, progress: Progress) -> CheckReport:
     """Raises FtlError where it can't be checked. The target is then, and afterwards, as it was."""
     rpc = TargetRpc(target, user=None if args.target_user is None else uid_of(args.target_user))
     params = {} if args.zone_capacity is None else {"zone_capacity": args.zone_capacity}
@@ -142,16 +143,16 @@ async def _check_bdev(args: argparse.Namespace, target: str, progress: Callable[
 
 
 @contextlib.contextmanager
-def _progress() -> Iterator[Callable[[str, float], None]]:
+def _progress() -> Iterator[Progress]:
     """A bar on stderr, if somebody sees it."""
     if not sys.stderr.isatty():
         yield lambda step, part: None
         return
+    from rich import progress as bars
     from rich.console import Console
-    from rich.progress import Progress, TaskID
 
-    with Progress(console=Console(stderr=True), transient=True) as bar:
-        tasks: dict[str, TaskID] = {}
+    with bars.Progress(console=Console(stderr=True), transient=True) as bar:
+        tasks: dict[str, bars.TaskID] = {}
 
         def told(step: str, part: float) -> None:
             if step not in tasks:

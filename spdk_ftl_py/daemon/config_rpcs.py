@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import os
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Final, Protocol
 
 from ..errors import ExistsError, FtlError, ParameterError
+from ..runtime.waiting import until
 from ..spdk.bdevs import get_bdevs
 from ..spdk.saved_config import OwnFtl, divide, read_subsystems
 from .base import DaemonIdentity
@@ -16,7 +16,7 @@ from .device import DeviceState, ManagedDevice
 from .requester import requester
 from .saved import SavedFtl, read_section, section_of
 
-FIRST_ATTEMPT_POLLS: Final = 100
+FIRST_ATTEMPT_S: Final = 5.0
 POLL_S: Final = 0.05
 
 log = logging.getLogger(__name__)
@@ -166,10 +166,7 @@ def _contradiction(ftl: SavedFtl, device: ManagedDevice) -> str:
 
 async def _first_attempts(devices: Sequence[ManagedDevice]) -> None:
     """For a moment, until each of them is there or says what it waits for."""
-    for _ in range(FIRST_ATTEMPT_POLLS):
-        if not any(map(_is_begun, devices)):
-            return
-        await asyncio.sleep(POLL_S)
+    await until(lambda: not any(map(_is_begun, devices)), timeout_s=FIRST_ATTEMPT_S, poll_s=POLL_S)
 
 
 def _is_begun(device: ManagedDevice) -> bool:

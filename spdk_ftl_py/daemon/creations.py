@@ -12,6 +12,7 @@ from uuid import UUID
 
 from ..errors import ExistsError, FtlError
 from ..runtime.tasks import end_tasks
+from ..runtime.waiting import Backoff
 from ..spdk.bdevs import find_bdev
 from .base import DaemonIdentity, DeferredError, UnfitError
 from .checks import FtlThereError
@@ -233,7 +234,7 @@ class Creations:
 
     async def _create_when_there(self, device: ManagedDevice) -> None:
         rpc = self._identity.rpc(device.target)
-        delay_s = DEFERRED_POLL_MIN_S
+        backoff = Backoff(DEFERRED_POLL_MIN_S, DEFERRED_POLL_MAX_S, DEFERRED_POLL_GROWTH)
         first = device.inherited
         unfit: UnfitError | None = None
         while True:
@@ -241,8 +242,7 @@ class Creations:
                 await device.waiting.seek_base(unfit)
                 unfit = None
             elif not first:
-                await asyncio.sleep(delay_s)
-                delay_s = min(delay_s * DEFERRED_POLL_GROWTH, DEFERRED_POLL_MAX_S)
+                await backoff.pause()
             first = False
             try:
                 if not device.inherited and await find_bdev(rpc, device.params["base_bdev"]) is None:

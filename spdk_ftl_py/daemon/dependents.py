@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 from ..errors import BusyError, FtlError, ParameterError, TargetError
+from ..runtime.waiting import Backoff
 from ..spdk.bdevs import Bdev, get_bdevs
 from ..spdk.rpc import TargetRpc
 from ..spdk.saved_config import Call, calls_of, check_call, missing, read_subsystems
@@ -117,17 +118,15 @@ class Dependents:
 
     async def keep(self, ready: Callable[[], bool]) -> None:
         """Makes what is missing, whenever some is pending and the FTL is there. Runs until it is cancelled."""
-        delay_s = RETRY_MIN_S
+        backoff = Backoff(RETRY_MIN_S, RETRY_MAX_S, RETRY_GROWTH)
         while True:
             await self._wanted.wait()
             if not ready():
-                delay_s = RETRY_MIN_S
+                backoff.reset()
             elif await self._make():
-                delay_s = RETRY_MIN_S
+                backoff.reset()
                 continue
-            else:
-                delay_s = min(delay_s * RETRY_GROWTH, RETRY_MAX_S)
-            await asyncio.sleep(delay_s)
+            await backoff.pause()
 
     async def _make(self) -> bool:
         """Whether all that is missing could be made."""

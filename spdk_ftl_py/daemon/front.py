@@ -21,6 +21,7 @@ from ..nvme.target.subsystem import Subsystem
 from ..nvme.wire import Status
 from ..runtime.reactor import ReactorLoop
 from ..runtime.tasks import end_tasks
+from ..runtime.waiting import until
 from ..spdk.attach import export_nguid
 from ..spdk.exports import EXPORT_MODEL
 from .base import DeferredError
@@ -175,13 +176,8 @@ class Front:
         """Whether, behind hold(), what had been let through has ended within that time."""
         gate = self.gate
         assert gate is not None
-        until = asyncio.get_running_loop().time() + timeout_s
         # Data of writes that are held since may lie in the core's memory, which stays until they are written.
-        while not gate.emptied():
-            if asyncio.get_running_loop().time() >= until:
-                return False
-            await asyncio.sleep(EMPTY_POLL_S)
-        return True
+        return await until(gate.emptied, timeout_s=timeout_s, poll_s=EMPTY_POLL_S)
 
     def fail(self) -> None:
         """I/O fails from now on, until there is another core."""

@@ -8,6 +8,7 @@ import logging
 
 from ..errors import FtlError
 from ..runtime.tasks import to_its_end
+from ..runtime.waiting import Backoff
 from .base import PASSING, CacheUnfitError, DeferredError, UnfitError
 from .device_parts import DeviceParts
 from .failed_flushes import RETRY_GROWTH, RETRY_MAX_S, RETRY_MIN_S
@@ -36,7 +37,7 @@ class Waiting:
         device.progress = device.waits_for = ""
         device.changed()
         device.start_hold_timer()
-        delay_s = RETRY_MIN_S
+        backoff = Backoff(RETRY_MIN_S, RETRY_MAX_S, RETRY_GROWTH)
         try:
             await asyncio.sleep(device.failed_flushes.delay_s())
             while True:
@@ -57,8 +58,7 @@ class Waiting:
                 except FtlError as error:
                     await device.fail(f"base bdev {device.link.base_name} came back, but is of no use: {error.message}")
                     return False
-                await asyncio.sleep(delay_s)
-                delay_s = min(delay_s * RETRY_GROWTH, RETRY_MAX_S)
+                await backoff.pause()
         finally:
             device.stop_hold_timer()
         log.warning("%s: loaded by the daemon itself, its base is back, I/O goes on", device)

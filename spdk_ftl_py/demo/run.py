@@ -27,13 +27,6 @@ OPEN_ZONES: Final = 14
 BASE_BDEV: Final = "Nvme0n1"
 FTL_BDEV: Final = "ftl0"
 SNAPSHOT_METHODS: Final = ("bdev_get_bdevs", "nvmf_get_subsystems", "bdev_nvme_get_controllers")
-REPORTED_STATS: Final = (
-    "host_written_blocks",
-    "media_written_blocks",
-    "write_amplification",
-    "gc_moved_blocks",
-    "zone_resets",
-)
 
 RANDOM_WRITE_PART: Final = 10 / 60
 RANDOM_LARGE_WRITE_PART: Final = 8 / 60

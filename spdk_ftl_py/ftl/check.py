@@ -20,7 +20,8 @@ from ..runtime.progress import Progress
 from ..runtime.reactor import ReactorLoop
 from .load import checkpoint as checkpoints
 from .load.checkpoint import Checkpoint, NotUsableError
-from .load.restore import Restored, restore
+from .load.restore import restore
+from .load.restored import Restored
 from .load.zone_walk import ZoneContent, ZoneReader
 from .media import superblock as superblocks
 from .media.blockdev import BASE_GONE, BlockPort, side_by_side

@@ -15,6 +15,7 @@ from ..errors import ConfError, FtlError, MediaError
 from ..runtime.reactor import ReactorLoop
 from ..runtime.tasks import to_its_end
 from ..runtime.turns import aside
+from ..runtime.waiting import until
 from .media.geometry import BLOCK_BYTES, Geometry
 
 CLOSE_TIMEOUT_S: Final = 10.0
@@ -95,15 +96,11 @@ def core_serves(made: FtlConf, conf: FtlConf, *, cached: bool) -> bool:
 async def end_core(core: _shim.FtlCore, name: str) -> None:
     """Returns when it is closed. Idempotent. Raises MediaError where the base owes answers and does not give them; then
     the core stays closed to all I/O, and goes when the base does."""
-    clock = asyncio.get_running_loop().time
-    until = clock() + CLOSE_TIMEOUT_S
-    while not core.begin_close():
-        if clock() > until:
-            raise MediaError(
-                f"{name}: the base device has not answered for {CLOSE_TIMEOUT_S:g} s; see to it: what "
-                "was sent to it ends only when it answers"
-            )
-        await asyncio.sleep(CLOSE_INTERVAL_S)
+    if not await until(core.begin_close, timeout_s=CLOSE_TIMEOUT_S, poll_s=CLOSE_INTERVAL_S):
+        raise MediaError(
+            f"{name}: the base device has not answered for {CLOSE_TIMEOUT_S:g} s; see to it: what "
+            "was sent to it ends only when it answers"
+        )
 
 
 def close_core(reactor: ReactorLoop, core: _shim.FtlCore) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 from uuid import UUID, uuid4
@@ -11,7 +10,7 @@ from uuid import UUID, uuid4
 from .. import _shim
 from ..conf import FtlConf
 from ..errors import ParameterError
-from ..runtime.progress import Progress
+from ..runtime.progress import PartDone, Progress
 from ..runtime.reactor import ReactorLoop
 from ..runtime.steps import Steps
 from ..runtime.turns import aside
@@ -129,7 +128,7 @@ async def _plan(
     return await aside(len(zones), planned)
 
 
-async def _erase(port: BlockPort, zones: list[Zone], geometry: Geometry, progress: Callable[[float], None]) -> None:
+async def _erase(port: BlockPort, zones: list[Zone], geometry: Geometry, progress: PartDone) -> None:
     used = await aside(len(zones), geometry.used_zones)
     bands = geometry.zone_start(len(SUPERBLOCK_ZONES))
     starts = await aside(len(zones), lambda: [zones[index].start for index in used if zones[index].state != EMPTY])

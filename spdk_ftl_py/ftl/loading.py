@@ -27,7 +27,8 @@ from .core import close_core, make_core
 from .device import FtlDevice
 from .load.grow import Grow, plan_growth, take_zones
 from .load.held import HeldWrites, Recovered, RecoveredBlock
-from .load.restore import Restored, restore
+from .load.restore import restore
+from .load.restored import Restored
 from .load.room import lacks_room, make_room
 from .load.write_buffer_file import BufferFiles
 from .media.blockdev import BASE_GONE, ZONE_FINISH, ZONE_RESET, BlockPort

@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import errno
-from types import TracebackType
-from typing import Final, TypeVar
+from typing import Final
 
 from .. import _shim
 from ..errors import MediaError, ParameterError
 from ..ftl.media.blockdev import BlockPort
 from ..runtime.reactor import ReactorLoop
 from ..runtime.tasks import to_its_end
+from .closing import Closing
 
 TRIM_BLOCKS: Final = 1 << 18
 """In one command: hosts beside it wait no longer for it than for that."""
 
-_Self = TypeVar("_Self", bound="BlockDevice")
 
-
-class BlockDevice:
+class BlockDevice(Closing):
     """Blocks that can be read and written. Lengths and addresses are in blocks.
 
     Every method that does I/O raises MediaError, with the NVMe status, where the device answers with an error, and
@@ -37,14 +35,6 @@ class BlockDevice:
         self._patience_s = patience_s
         self._port: BlockPort | None = None
         self._closed = False
-
-    async def __aenter__(self: _Self) -> _Self:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self.close()
 
     @property
     def block_count(self) -> int:

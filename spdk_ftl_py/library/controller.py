@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from types import TracebackType
+from typing import TYPE_CHECKING
 from uuid import UUID
 
 from .. import _shim
@@ -14,8 +14,10 @@ from ..nvme.target.allowed_hosts import usable_keys, usable_psk
 from ..runtime.reactor import ReactorLoop
 from ..runtime.tasks import to_its_end
 from .block_device import BlockDevice
+from .closing import Closing
 
-StrPath = str | os.PathLike[str]
+if TYPE_CHECKING:
+    from ..rpcs.parameters import StrPath
 
 
 class Namespace(BlockDevice):
@@ -41,7 +43,7 @@ class Namespace(BlockDevice):
             await to_its_end(self._controller.close_io_qpair(self._qpair))
 
 
-class Controller:
+class Controller(Closing):
     """A connection to an NVMe/TCP controller as a host. Make it with connect(), end it with close() or by leaving
     ``async with``."""
 
@@ -87,14 +89,6 @@ class Controller:
                 psk=usable_psk(_text(psk)),
             )
         )
-
-    async def __aenter__(self) -> Controller:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self.close()
 
     @property
     def subnqn(self) -> str:

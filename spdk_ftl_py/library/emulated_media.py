@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from .. import _shim
 from ..errors import FtlError, ParameterError
 from ..runtime.reactor import ReactorLoop
 from .block_device import BlockDevice
+
+if TYPE_CHECKING:
+    from ..rpcs.parameters import StrPath
 
 
 class EmulatedMedia(BlockDevice):
@@ -24,7 +28,7 @@ class EmulatedMedia(BlockDevice):
         zone_blocks: int,
         zone_capacity: int | None = None,
         max_open_zones: int = 0,
-        path: str | os.PathLike[str] | None = None,
+        path: StrPath | None = None,
     ) -> EmulatedMedia:
         """A ZNS drive. zone_blocks: size of a zone. zone_capacity: how many blocks of it can be written; all of them
         where it is not given. max_open_zones: also of active ones; 0: any number. path: of a sparse file that keeps
@@ -48,9 +52,7 @@ class EmulatedMedia(BlockDevice):
         )
 
     @classmethod
-    def conventional(
-        cls, reactor: ReactorLoop, *, block_count: int, path: str | os.PathLike[str] | None = None
-    ) -> EmulatedMedia:
+    def conventional(cls, reactor: ReactorLoop, *, block_count: int, path: StrPath | None = None) -> EmulatedMedia:
         """A drive without zones: an nv cache, or with zone_capacity a base of an FTL. path, and what it raises: as
         zns()."""
         return cls._made(
@@ -61,7 +63,7 @@ class EmulatedMedia(BlockDevice):
     def _made(
         cls,
         reactor: ReactorLoop,
-        path: str | os.PathLike[str] | None,
+        path: StrPath | None,
         make: Callable[[str | None], _shim.EmulatedMedia],
     ) -> EmulatedMedia:
         file = None if path is None else os.fspath(path)

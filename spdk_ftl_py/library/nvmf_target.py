@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from types import TracebackType
 from typing import Final
 from uuid import UUID
 
@@ -14,6 +13,7 @@ from ..nvme.target.subsystem import Subsystem
 from ..runtime.reactor import ReactorLoop
 from ..runtime.tasks import to_its_end
 from .block_device import BlockDevice
+from .closing import Closing
 from .ftl_device import FtlDevice
 
 NSID: Final = 1
@@ -29,7 +29,7 @@ class Export:
     nsid: int = NSID
 
 
-class NvmfTarget:
+class NvmfTarget(Closing):
     """Exports devices over NVMe/TCP until close(), or until ``async with`` is left. Discovery answers at each port.
 
     Nothing is kept: who may connect, and where, is the script's to say each time. Hosts with keys and TLS are for
@@ -41,14 +41,6 @@ class NvmfTarget:
         self._reactor = reactor
         self._target = Listener(reactor)
         self._exports: dict[str, Export] = {}
-
-    async def __aenter__(self) -> NvmfTarget:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self.close()
 
     async def export(
         self,

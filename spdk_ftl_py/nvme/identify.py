@@ -296,7 +296,6 @@ class ControllerPage:
     keep_alive_granularity_ms: int
     max_outstanding: int
     max_nsid: int
-    oncs: int
     volatile_cache: bool
     in_capsule_bytes: int
 
@@ -329,7 +328,6 @@ def parse_controller(data: bytes | bytearray) -> ControllerPage:
         keep_alive_granularity_ms=int(page["kas"]) * 100,
         max_outstanding=int(page["maxcmd"]),
         max_nsid=int(page["nn"]),
-        oncs=int(page["oncs"]),
         volatile_cache=bool(int(page["vwc"]) & VWC_PRESENT),
         in_capsule_bytes=min(max(ioccsz * 16 - wire.SQE_BYTES, 0), 1 << 20),
     )
@@ -438,7 +436,6 @@ class ZnsNamespacePage:
     zone_size: int
     max_open_zones: int
     max_active_zones: int
-    zone_operation_characteristics: int
 
 
 def parse_zns_namespace(nsid: int, data: bytes | bytearray, namespace: NamespacePage) -> ZnsNamespacePage:
@@ -451,7 +448,6 @@ def parse_zns_namespace(nsid: int, data: bytes | bytearray, namespace: Namespace
         zone_size=zone_size,
         max_open_zones=(int(page["mor"]) + 1) & 0xFFFFFFFF,
         max_active_zones=(int(page["mar"]) + 1) & 0xFFFFFFFF,
-        zone_operation_characteristics=int(page["zoc"]),
     )
 
 

@@ -15,7 +15,6 @@ from ..errors import NvmeStatusError, ProtocolError
 
 DISCOVERY_NQN = "nqn.2014-08.org.nvmexpress.discovery"
 NQN_BYTES_MAX = 223
-NQN_FIELD_BYTES = 256
 CNTLID_DYNAMIC = 0xFFFF
 CNTLID_MAX = 0xFFEF
 NSID_ALL = 0xFFFFFFFF
@@ -137,10 +136,6 @@ class Sqe:
     def host_to_controller(self) -> bool:
         """Data direction by the opcode's (fctype's) two low bits; both bits set counts as neither."""
         return (self.fctype if self.opcode == AdminOp.FABRICS else self.opcode) & 3 == 1
-
-    @property
-    def controller_to_host(self) -> bool:
-        return (self.fctype if self.opcode == AdminOp.FABRICS else self.opcode) & 3 == 2
 
     def pack(self) -> bytes:
         return _SQE.pack(

@@ -19,6 +19,7 @@ from ..nvme.auth.psk import PskSource
 from ..nvme.host.controller import AsyncEvent, Controller, NamespaceInfo
 from ..runtime.reactor import ReactorLoop
 from ..runtime.tasks import end_tasks, to_its_end
+from ..runtime.waiting import until
 from .bdevs import NVME_IO_TYPES, ZONED_IO_TYPES, Bdev, BdevLayer
 from .decode import Params
 from .refusals import EIO, failed
@@ -333,10 +334,8 @@ async def _emptied(namespace: RemoteNamespace) -> None:
     another one might overtake itself. Raises FtlError where that takes long, and I/O goes on as before."""
     gate = namespace.gate
     gate.hold()
-    for _ in range(int(EMPTY_TIMEOUT_S / EMPTY_POLL_S)):
-        if gate.sweep():
-            return
-        await asyncio.sleep(EMPTY_POLL_S)
+    if await until(gate.sweep, timeout_s=EMPTY_TIMEOUT_S, poll_s=EMPTY_POLL_S):
+        return
     gate.set_device(namespace.qpair)
     raise FtlError(f"bdev {namespace.bdev.name} has grown, but its I/O does not end: the size is as it was")
 

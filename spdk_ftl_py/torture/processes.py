@@ -10,7 +10,6 @@ import random
 import shutil
 import tempfile
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -23,7 +22,7 @@ from ..runtime.tasks import cancelled_by_signals
 from ..spdk.rpc import TargetRpc
 from .hosts import HOST_NQN, MIXES, Hosts
 from .model import Violation
-from .report import Report
+from .report import Progress, Report
 
 BASE_BDEV: Final = "Nvme0n1"
 CACHE_BDEV: Final = "Cache0"
@@ -74,7 +73,7 @@ class Interrupted(FtlError):
     """The user stopped it."""
 
 
-async def run_processes(options: Options, report: Report, progress: Callable[[float, str], None]) -> None:
+async def run_processes(options: Options, report: Report, progress: Progress) -> None:
     """All of it. Whatever happens, every process is stopped and the folder removed (unless it is to be kept).
 
     Broken promises are in the report. Raises FtlError for what keeps the programs from running at all.
@@ -104,7 +103,7 @@ def replay(options: Options) -> str:
 class _World:
     """One target with one drive, one daemon with one FTL on it, and their hosts."""
 
-    def __init__(self, options: Options, report: Report, progress: Callable[[float, str], None], folder: Path) -> None:
+    def __init__(self, options: Options, report: Report, progress: Progress, folder: Path) -> None:
         self._options = options
         self._report = report
         self._progress = progress

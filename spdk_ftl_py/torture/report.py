@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ from rich.table import Table
 from .. import _shim
 from ..errors import FtlError
 
+Progress = Callable[[int, str], None]
+"""Crashes so far, and a note."""
 LABELS = {
     "crashes": "crashes",
     "loads": "loads",

@@ -17,7 +17,7 @@ from ..runtime.signals import on_signals
 from .chained_world import ChainedWorld
 from .clock import SimulatedClock, run_simulated
 from .options import Options
-from .report import Report
+from .report import Progress, Report
 from .result import WorldResult
 from .world import World
 
@@ -26,9 +26,6 @@ CRASHES_PER_WORLD: Final = 20
 
 
 CHAINED_WORLDS: Final = 1 / 3
-
-Progress = Callable[[int, str], None]
-"""Crashes so far, and a note."""
 
 
 class Interrupted(KeyboardInterrupt):

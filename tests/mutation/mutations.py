@@ -227,7 +227,7 @@ MUTATIONS = (
         "a load takes blocks for whole without looking (torn ones: with emulated zones)",
         edits=(
             (
-                "ftl/load/restore.py",
+                "ftl/load/merge.py",
                 "whole[i] = _shim.crc32c(memoryview(blocks[int(address[i]) - first])) == int(crc[i])",
                 "whole[i] = True",
             ),
@@ -239,7 +239,7 @@ MUTATIONS = (
         "a load takes the block with the smallest seq",
         edits=(
             (
-                "ftl/load/restore.py",
+                "ftl/load/merge.py",
                 "np.lexsort((address, dispensable[blocks.band[chosen]], ~seq, lba))",
                 "np.lexsort((address, dispensable[blocks.band[chosen]], seq, lba))",
             ),
@@ -291,7 +291,7 @@ MUTATIONS = (
         "after a load seqs go on from what the superblock says, behind what is on media",
         edits=(
             (
-                "ftl/load/restore.py",
+                "ftl/load/merge.py",
                 'next_seq=max(seen + 1, counter(self._superblock, "next_seq")),',
                 'next_seq=counter(self._superblock, "next_seq"),',
             ),
@@ -301,7 +301,7 @@ MUTATIONS = (
     Mutation(
         "trim_records_not_read",
         "a load ignores trim records",
-        edits=(("ftl/load/restore.py", 'newest = seqs[part] <= record["seq"]', "newest = seqs[part] < 0"),),
+        edits=(("ftl/load/merge.py", 'newest = seqs[part] <= record["seq"]', "newest = seqs[part] < 0"),),
         world=0,
     ),
     Mutation(
@@ -352,7 +352,7 @@ MUTATIONS = (
                 "for _ in range(2 if grown else 1)",
                 "for _ in range(0 if found.from_checkpoint else 1)",
             ),
-            ("ftl/load/restore.py", "[zones[index].start for index in checkpoint.zones] + _used", "_used"),
+            ("ftl/load/restore.py", "[zones[index].start for index in checkpoint.zones] + used", "used"),
             ("ftl/load/checkpoint.py", "if sequential and zones[zone].usable and was != written:", "if False:"),
         ),
         world=0,

@@ -56,7 +56,7 @@ ROOMS: Rooms = {
     "rpcs": {"results"},
     "client": {*BASE, "access", "checked_session", "rpcs"},
     "async_client": {"client", "rpcs", "time_limit"},
-    "library": {*CONTROL, "conf", "results", *NVME, *FTL},
+    "library": {*CONTROL, "conf", "results", "rpcs", *NVME, *FTL},
     "daemon": {*CONTROL, "usage", *CONF, "agreement", "schema", "strict_json", *NVME, *FTL, "spdk", "client"},
     "target": {*CONTROL, "usage", *NVME},
     "demo": {*CONTROL, "usage", "conf", *NVME, *FTL, "spdk", "client", "daemon", "target"},

@@ -42,8 +42,5 @@ class Limits:
                 return Applied(name, share)
         return Applied(NO_LIMIT, UNLIMITED)
 
-    def reloc_wanted(self, free_bands: int) -> bool:
-        return free_bands <= self.start_bands
-
     def urgent(self, free_bands: int) -> bool:
         return free_bands <= max(self.urgent_bands, RESERVED_BANDS)

@@ -21,7 +21,7 @@ from ..media.geometry import BLOCK_BYTES
 from ..media.growth import conf_of, grown
 from ..media.layout import parse_summary_block
 from ..media.zone import EMPTY, Zone
-from .restore import LoadedBand, Restored
+from .restored import LoadedBand, Restored
 
 log = logging.getLogger(__name__)
 

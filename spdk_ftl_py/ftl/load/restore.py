@@ -10,13 +10,11 @@ import dataclasses
 import functools
 import itertools
 import logging
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 from uuid import UUID
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ... import _shim
 from ...conf import FtlConf
@@ -24,133 +22,23 @@ from ...errors import ConfError, FtlError, NotFoundError
 from ...runtime.progress import Progress
 from ...runtime.turns import aside
 from ..media import superblock as superblocks
-from ..media.band import CLOSED, FAULTED, FREE, SHIM_STATES
+from ..media.band import CLOSED, FAULTED, FREE
 from ..media.blockdev import BlockPort, side_by_side
 from ..media.geometry import Geometry
-from ..media.layout import ENTRY_FLAG_LOST, cut_crcs
 from ..media.superblock import Superblock
 from ..media.superblock_content import counter, geometry_of, merge_conf, stored_conf
-from ..media.zone import ACTIVE_STATES, EMPTY, FULL, OFFLINE, UNUSABLE_STATES, Zone
+from ..media.zone import FULL, OFFLINE, UNUSABLE_STATES, Zone
 from . import checkpoint as checkpoints
 from .checkpoint import Checkpoint
-from .held import HeldIndex, HeldSource, HeldWrites, Recovered, RecoveredBlock, RecoveredRecord
+from .held import HeldSource
+from .merge import ITEM_BLOCKS, Merge
+from .restored import LoadedBand, Restored, open_zones, used_spares
 from .zone_walk import ZoneContent, ZoneReader
 
 log = logging.getLogger(__name__)
 
-DAMAGE_TOLD_MAX: Final = 16
-VERIFY_RUN_BLOCKS: Final = 32
-BAND_SEQ_GAP: Final = 1024
-"""With emulated zones the newest headers may be missing while their successors are there, unseen: band seqs of theirs
-must not be given again."""
-
 BLANK_ZONES: Final = 512
 """Looked at together, so that the queue of their reads runs dry seldom: 4 MiB of blocks."""
-
-ITEM_BLOCKS: Final = 16
-"""Entries of tables that are worked on in about 1 us."""
-
-_UNCHECKED, _GOOD, _DROPPED, _LOST = range(4)
-
-
-@dataclass(frozen=True, slots=True)
-class LoadedBand:
-    state: str
-    seq: int
-    write_pointers: list[int]
-
-
-@dataclass
-class Restored:
-    """All that an FtlDevice needs to go on."""
-
-    superblock: Superblock
-    superblock_zone: int
-    """0 or 1: where the newest superblock is, and how much of that zone is used."""
-    superblock_used: int
-    geometry: Geometry
-    conf: FtlConf
-    bands: list[LoadedBand]
-    l2p: NDArray[np.uint64]
-    crcs: NDArray[np.uint16] | None
-    """Of each LBA's block on media, cut (layout.cut_crcs()); None where reads are not to be verified."""
-    next_seq: int
-    next_band_seq: int
-    zones_to_finish: list[int]
-    """Start addresses: open zones of bands that are not written any more."""
-    zones_to_empty: list[int]
-    """Start addresses: open zones of free bands, without data."""
-    zones_to_reset: list[int]
-    """Start addresses of spare zones that are not empty, and of those of an L2P checkpoint."""
-    damage: list[str] = field(default_factory=list)
-    lost_blocks: int = 0
-    """LBAs that read as an error from this load on."""
-    torn_blocks: int = 0
-    """Blocks that were cut off: of writes that were not flushed."""
-    from_checkpoint: bool = False
-    recovered: list[Recovered] = field(default_factory=list)
-    """Held elsewhere and newer than everything on media, in ascending seq; ``l2p`` does not have it."""
-
-    bands_to_reset: list[int] = field(default_factory=list)
-    """Told as free: nothing on media needs what is in them, and without them there would be no band for what is
-    recovered. To be reset, behind a flush, before anything is recovered."""
-    zones_to_take: list[int] = field(default_factory=list)
-    """Start addresses of zones that become its with this load (grow.py), and may hold anything: to be emptied before
-    the superblock names them."""
-
-    @property
-    def recovered_blocks(self) -> int:
-        return sum(1 for item in self.recovered if isinstance(item, RecoveredBlock))
-
-    @property
-    def recovered_records(self) -> int:
-        return sum(1 for item in self.recovered if isinstance(item, RecoveredRecord))
-
-    def band_arrays(self) -> tuple[NDArray[np.uint8], NDArray[np.uint64], NDArray[np.uint64]]:
-        """States, seqs and (bands, punits) write pointers, as FtlCore.load_bands() takes them."""
-        code = {state: number for number, state in enumerate(SHIM_STATES)}
-        return (
-            np.array([code[band.state] for band in self.bands], np.uint8),
-            np.array([band.seq for band in self.bands], np.uint64),
-            np.array([band.write_pointers for band in self.bands], np.uint64).reshape(len(self.bands), -1),
-        )
-
-    @property
-    def mapped_blocks(self) -> int:
-        return int(np.count_nonzero(self.l2p != np.uint64(_shim.ADDRESS_INVALID)))
-
-    def told(self, name: str, *, lossy: bool) -> dict[str, Any]:
-        """For the device's properties, JSON-able; logged too. lossy: nothing that held what was accepted is there."""
-        told = {
-            "clean": self.superblock.clean,
-            "from_checkpoint": self.from_checkpoint,
-            "mapped_blocks": self.mapped_blocks,
-            "torn_blocks": self.torn_blocks,
-            "lost_blocks": self.lost_blocks,
-            "recovered_blocks": self.recovered_blocks,
-            "recovered_records": self.recovered_records,
-            "lossy": lossy,
-            "damage": self.damage[:DAMAGE_TOLD_MAX],
-            "damage_count": len(self.damage),
-        }
-        log.info(
-            "%s: loaded after a %s shutdown%s: %d blocks mapped, %d blocks and %d records recovered from where they "
-            "were held, %d torn, %d lost, %d records damaged",
-            name,
-            "clean" if self.superblock.clean else "dirty",
-            ", from its L2P checkpoint" if self.from_checkpoint else "",
-            told["mapped_blocks"],
-            told["recovered_blocks"],
-            told["recovered_records"],
-            self.torn_blocks,
-            self.lost_blocks,
-            len(self.damage),
-        )
-        if lossy:
-            log.error("%s: there is no write buffer of its last life: writes its hosts did not flush may be lost", name)
-        for text in self.damage[:DAMAGE_TOLD_MAX]:
-            log.error("%s: damaged: %s", name, text)
-        return told
 
 
 async def restore(
@@ -215,7 +103,7 @@ async def restore(
     reader = ZoneReader(port, geometry, superblock.media_uuid, sequential=sequential, use_append=its_conf.use_append)
     contents = await _read_bands(reader, geometry, zones, report)
     merging = functools.partial(
-        _Merge,
+        Merge,
         reader,
         superblock,
         geometry,
@@ -250,7 +138,7 @@ def _from_checkpoint(
         if checkpoint.faulted[number] or any(zone is not None and not zone.usable for zone in its):
             state = FAULTED
         bands.append(LoadedBand(state, checkpoint.band_seqs[number], pointers))
-    to_finish, to_empty = _open_zones(geometry, zones, bands, held)
+    to_finish, to_empty = open_zones(geometry, zones, bands, held)
     return Restored(
         superblock=superblock,
         superblock_zone=superblock_zone,
@@ -264,36 +152,9 @@ def _from_checkpoint(
         next_band_seq=counter(superblock, "next_band_seq"),
         zones_to_finish=to_finish,
         zones_to_empty=to_empty,
-        zones_to_reset=[zones[index].start for index in checkpoint.zones] + _used_spares(geometry, zones),
+        zones_to_reset=[zones[index].start for index in checkpoint.zones] + used_spares(geometry, zones),
         from_checkpoint=True,
     )
-
-
-def _open_zones(
-    geometry: Geometry,
-    zones: Sequence[Zone],
-    bands: Sequence[LoadedBand],
-    held: set[int],
-    bands_to_reset: Collection[int] = (),
-) -> tuple[list[int], list[int]]:
-    """Start addresses of open zones: those to finish; and those to reset, of free bands, which have to stay writable.
-    Zones of a checkpoint (held) and of bands that are reset anyway are not among them."""
-    to_finish: list[int] = []
-    to_empty: list[int] = []
-    for number, band in enumerate(geometry.bands):
-        if number in bands_to_reset:
-            continue
-        which = to_empty if bands[number].state == FREE else to_finish
-        which += [
-            zones[zone].start
-            for zone in band
-            if zone is not None and zone not in held and zones[zone].state in ACTIVE_STATES
-        ]
-    return to_finish, to_empty
-
-
-def _used_spares(geometry: Geometry, zones: Sequence[Zone]) -> list[int]:
-    return [zones[index].start for index in geometry.spare_zones if zones[index].state != EMPTY]
 
 
 # --- reading
@@ -369,382 +230,3 @@ async def _read_bands(
         work = await aside(total, sorted_out)
     await side_by_side(read_one, work)
     return contents
-
-
-# --- newest seq wins
-
-
-@dataclass(frozen=True)
-class _Blocks:
-    """Columns of what zones say of their blocks of data."""
-
-    lba: NDArray[np.uint64]
-    seq: NDArray[np.uint64]
-    crc: NDArray[np.uint32]
-    address: NDArray[np.uint64]
-    band: NDArray[np.int64]
-    unsure: NDArray[np.bool_]
-    """It has to be read before it is believed."""
-    cut: NDArray[np.bool_]
-    """It may be cut off."""
-    held: NDArray[np.bool_]
-    """Something newer, or the same, is held elsewhere."""
-
-    def part(self, rows: NDArray[np.intp]) -> _Blocks:
-        return _Blocks(*(getattr(self, each.name)[rows] for each in dataclasses.fields(self)))
-
-
-class _Merge:
-    """From what the zones say to one entry for each LBA."""
-
-    def __init__(
-        self,
-        reader: ZoneReader,
-        superblock: Superblock,
-        geometry: Geometry,
-        contents: list[list[ZoneContent | None]],
-        zones: Sequence[Zone],
-        *,
-        sequential: bool,
-        max_io_blocks: int,
-        report: Progress,
-        held: Sequence[HeldWrites] = (),
-        damage: Sequence[str] = (),
-        with_crcs: bool = False,
-    ) -> None:
-        """damage: that is known already."""
-        self._reader = reader
-        self._superblock = superblock
-        self._geometry = geometry
-        self._contents = contents
-        self._zones = zones
-        self._sequential = sequential
-        self._run_blocks = max(1, min(VERIFY_RUN_BLOCKS, max_io_blocks))
-        self._report = report
-        self._every = [zone for band in contents for zone in band if zone is not None]
-        self._band_seqs = [max((zone.band_seq for zone in band if zone is not None), default=0) for band in contents]
-        # A band is opened anew only when all of it was reset: a zone that is behind holds nothing in force.
-        self._current = [zone for zone in self._every if zone.band_seq and zone.band_seq == self._band_seqs[zone.band]]
-        self._held = HeldIndex(held, geometry.block_count)
-        self._damage = [*damage, *(text for zone in self._every for text in zone.damage)]
-        self._damaged_bands = {zone.band for zone in self._every if zone.damage}
-        self._torn = 0
-        self._lost = 0
-        self._crcs = np.zeros(geometry.block_count, np.uint16) if with_crcs else None
-        self._unused: dict[tuple[str, tuple[int, ...]], LoadedBand] = {}
-
-    async def run(self, conf: FtlConf, superblock_zone: int, superblock_used: int) -> Restored:
-        entries, recovered, in_force = await self._entries()
-        return await aside(
-            len(self._zones),
-            lambda: self._restored(conf, superblock_zone, superblock_used, entries, recovered, in_force),
-        )
-
-    def _restored(
-        self,
-        conf: FtlConf,
-        superblock_zone: int,
-        superblock_used: int,
-        entries: NDArray[np.uint64],
-        recovered: list[Recovered],
-        in_force: set[int],
-    ) -> Restored:
-        self._damage += self._held.damage
-        if self._damage and not conf.allow_open_bands:
-            raise self._refusal()
-        seen = max((zone.highest_seq for zone in self._every), default=0)
-        seen = max(seen, self._held.highest_seq)
-        band_seq = max((zone.highest_band_seq for zone in self._every), default=0)
-        held = {zone.start // self._geometry.zone_size for zone in self._every if zone.checkpoint}
-        bands = [self._band(number) for number in range(self._geometry.band_count)]
-        to_reset: list[int] = []
-        zones = self._geometry.bands
-        # A band that has lost all its zones looks free.
-        if recovered and not any(band.state == FREE and any(its) for band, its in zip(bands, zones, strict=True)):
-            # As with emulated zones. Later a reset waits for what is recovered, and that for a band: neither would end.
-            to_reset = [number for number, band in enumerate(bands) if band.state == CLOSED and number not in in_force]
-            for number in to_reset:
-                bands[number] = LoadedBand(FREE, bands[number].seq, [0] * len(bands[number].write_pointers))
-        to_finish, to_empty = _open_zones(self._geometry, self._zones, bands, held, to_reset)
-        return Restored(
-            superblock=self._superblock,
-            superblock_zone=superblock_zone,
-            superblock_used=superblock_used,
-            geometry=self._geometry,
-            conf=conf,
-            bands=bands,
-            l2p=entries,
-            crcs=self._crcs,
-            next_seq=max(seen + 1, counter(self._superblock, "next_seq")),
-            next_band_seq=max(band_seq + 1, counter(self._superblock, "next_band_seq"))
-            + (0 if self._sequential else BAND_SEQ_GAP),
-            zones_to_finish=to_finish,
-            zones_to_empty=to_empty,
-            zones_to_reset=[self._zones[zone].start for zone in sorted(held)]
-            + _used_spares(self._geometry, self._zones),
-            damage=self._damage,
-            lost_blocks=self._lost,
-            torn_blocks=self._torn,
-            recovered=recovered,
-            bands_to_reset=to_reset,
-        )
-
-    def _band(self, number: int) -> LoadedBand:
-        # A checkpoint is reset before the device is used.
-        pointers = [0 if zone is None or zone.checkpoint else zone.written for zone in self._contents[number]]
-        unusable = any(zone is not None and not self._zones[zone].usable for zone in self._geometry.bands[number])
-        state = CLOSED if any(pointers) else FREE
-        ends = [
-            zone.end if pointer and zone is not None and zone.walked else pointer
-            for zone, pointer in zip(self._contents[number], pointers, strict=True)
-        ]
-        if number in self._damaged_bands or unusable:
-            # Moved first of all, and so healed.
-            state = FAULTED
-        seq = self._band_seqs[number]
-        if seq:
-            return LoadedBand(state, seq, ends)
-        # One for all of them, as above.
-        return self._unused.setdefault((state, tuple(ends)), LoadedBand(state, seq, ends))
-
-    def _refusal(self) -> FtlError:
-        told = "\n  ".join(self._damage[:DAMAGE_TOLD_MAX])
-        more = len(self._damage) - DAMAGE_TOLD_MAX
-        if more > 0:
-            told += f"\n  and {more} more"
-        return FtlError(
-            f"FTL {self._superblock.uuid}: {len(self._damage)} of its records are damaged:\n  {told}\nNothing was "
-            "changed. To go on without what is lost, load it with --allow-open-bands: blocks known to be lost then "
-            "read as errors, of others an older version may come back"
-        )
-
-    async def _entries(self) -> tuple[NDArray[np.uint64], list[Recovered], set[int]]:
-        """Entries, what is newer than they are, and the bands that media would need without it."""
-        block_count = self._geometry.block_count
-
-        def of_records() -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
-            entries = np.full(block_count, _shim.ADDRESS_INVALID, np.uint64)
-            seqs = np.zeros(block_count, np.uint64)
-            self._apply_records(self._current, entries, seqs)
-            return entries, seqs
-
-        def superseded() -> tuple[list[Recovered], set[int]]:
-            in_force = self._bands_of(entries) if self._held else set()
-            return self._held.supersede(entries, seqs, _shim.ADDRESS_INVALID), in_force
-
-        items = len(self._zones) + block_count // ITEM_BLOCKS
-        entries, seqs = await aside(items, of_records)
-        if self._current:
-            await self._apply_blocks(entries, seqs)
-        return entries, *await aside(items, superseded)
-
-    def _bands_of(self, entries: NDArray[np.uint64]) -> set[int]:
-        """In which something is in force."""
-        addresses = entries[entries != np.uint64(_shim.ADDRESS_INVALID)]
-        addresses &= ~np.uint64(_shim.TRIM_FLAG | _shim.LOST_FLAG)
-        band_of = {zone: number for number, band in enumerate(self._geometry.bands) for zone in band}
-        return {band_of[int(zone)] for zone in np.unique(addresses // np.uint64(self._geometry.zone_size))}
-
-    @staticmethod
-    def _apply_records(zones: Iterable[ZoneContent], entries: NDArray[np.uint64], seqs: NDArray[np.uint64]) -> None:
-        """Entries and seqs as trim and lost records have them; of copies of one record, the last zone's counts."""
-        for zone in zones:
-            for address, records in zone.records:
-                for record in records:
-                    lba, count = int(record["lba"]), int(record["crc"])
-                    if lba >= len(entries):
-                        continue
-                    part = slice(lba, min(lba + count, len(entries)))
-                    flag = _shim.LOST_FLAG if int(record["flags"]) == ENTRY_FLAG_LOST else _shim.TRIM_FLAG
-                    newest = seqs[part] <= record["seq"]
-                    seqs[part][newest] = record["seq"]
-                    entries[part][newest] = np.uint64(flag | address)
-
-    async def _apply_blocks(self, entries: NDArray[np.uint64], record_seqs: NDArray[np.uint64]) -> None:
-        items = len(self._zones) + sum(len(zone.entries) for zone in self._current) // ITEM_BLOCKS
-        blocks, chosen = await aside(items, functools.partial(self._candidates, entries, record_seqs))
-        chosen = await self._without_torn_copies(items, chosen, blocks)
-
-        ordering = functools.partial(self._in_winning_order, blocks, chosen, entries, record_seqs)
-        # What they hold is wanted no longer than that.
-        del blocks, chosen
-        ordered, state = await aside(items, ordering)
-        del ordering
-        if not len(ordered.lba):
-            return
-        await self._settle(items, state, ordered)
-
-        def win() -> None:
-            winners = _firsts(state, ordered.lba)
-            flag = np.where(state[winners] == _LOST, np.uint64(_shim.LOST_FLAG), np.uint64(0))
-            entries[ordered.lba[winners]] = ordered.address[winners] | flag
-            if self._crcs is not None:
-                self._crcs[ordered.lba[winners]] = cut_crcs(ordered.crc[winners])
-            record_seqs[ordered.lba[winners]] = ordered.seq[winners]
-
-        await aside(items, win)
-
-    def _in_winning_order(
-        self,
-        blocks: _Blocks,
-        chosen: NDArray[np.intp],
-        entries: NDArray[np.uint64],
-        record_seqs: NDArray[np.uint64],
-    ) -> tuple[_Blocks, NDArray[np.uint8]]:
-        dispensable = self._dispensable(blocks.lba[chosen], blocks.seq[chosen], blocks.band[chosen])
-        # Once more: where a record stands twice, the band that is needed anyway is to have it.
-        zones = sorted(self._current, key=lambda zone: -int(dispensable[zone.band]))
-        self._apply_records(zones, entries, record_seqs)
-        lba, seq, address = blocks.lba[chosen], blocks.seq[chosen], blocks.address[chosen]
-        ordered = blocks.part(chosen[np.lexsort((address, dispensable[blocks.band[chosen]], ~seq, lba))])
-        same = (ordered.lba[1:] == ordered.lba[:-1]) & (ordered.seq[1:] == ordered.seq[:-1])
-        copies = np.zeros(len(ordered.lba), bool)
-        copies[1:] |= same
-        copies[:-1] |= same
-        return ordered, np.where(ordered.unsure | copies, _UNCHECKED, _GOOD).astype(np.uint8)
-
-    def _candidates(
-        self, entries: NDArray[np.uint64], record_seqs: NDArray[np.uint64]
-    ) -> tuple[_Blocks, NDArray[np.intp]]:
-        """All blocks that zones tell of, and which of them are newer than the records."""
-        zones = self._current
-        lengths = [len(zone.entries) for zone in zones]
-        table = np.concatenate([zone.entries for zone in zones])
-        address = np.concatenate([zone.addresses for zone in zones])
-        band = np.repeat(np.array([zone.band for zone in zones], np.int64), lengths)
-        unsure = np.repeat(np.array([zone.walked or not self._sequential for zone in zones]), lengths)
-        torn_from = np.repeat(np.array([zone.torn_from for zone in zones], np.uint64), lengths)
-        cut = (address >= torn_from) | (not self._sequential)
-        for zone in zones:
-            # From here on the table has it all.
-            zone.entries, zone.addresses = zone.entries[:0], zone.addresses[:0]
-
-        lba, seq = table["lba"], table["seq"]
-        candidate = lba < len(entries)
-        candidate[candidate] = seq[candidate] > record_seqs[lba[candidate]]
-        # What is held makes good for it, whatever became of it: it is no damage.
-        held_seqs = np.zeros(len(lba), np.uint64)
-        held_seqs[candidate] = self._held.seqs(lba[candidate])
-        held = held_seqs >= seq
-        unsure |= candidate & held
-        return _Blocks(lba, seq, table["crc"], address, band, unsure, cut, held), np.flatnonzero(candidate)
-
-    async def _without_torn_copies(self, items: int, chosen: NDArray[np.intp], blocks: _Blocks) -> NDArray[np.intp]:
-        """A header may promise copies that never came, of blocks that stand elsewhere: they must not make those
-        dispensable."""
-
-        def in_doubt() -> NDArray[np.intp]:
-            order = chosen[np.lexsort((~blocks.seq[chosen], blocks.lba[chosen]))]
-            lba, seq = blocks.lba[order], blocks.seq[order]
-            again = (lba[1:] == lba[:-1]) & (seq[1:] == seq[:-1])
-            copies = np.zeros(len(order), bool)
-            copies[1:] |= again
-            copies[:-1] |= again
-            doubtful: NDArray[np.intp] = order[copies & blocks.cut[order]]
-            return doubtful
-
-        doubtful = await aside(items, in_doubt)
-        if not len(doubtful):
-            return chosen
-        whole = await self._verify(blocks.address[doubtful], blocks.crc[doubtful])
-        return await aside(items, lambda: np.setdiff1d(chosen, doubtful[~whole], assume_unique=True))
-
-    def _dispensable(self, lba: NDArray[Any], seq: NDArray[Any], band: NDArray[Any]) -> NDArray[np.bool_]:
-        """Bands all of whose blocks stand in other bands as well: half-done moves, and with emulated zones what was
-        reset. Copies elsewhere are preferred to those in them, so that they can be reset: a load may find no free
-        band. Those with the fewest blocks first."""
-        order = np.lexsort((band, ~seq, lba))
-        lba, seq, band = lba[order], seq[order], band[order]
-        first = np.r_[True, lba[1:] != lba[:-1]] if len(lba) else np.zeros(0, bool)
-        group = np.cumsum(first) - 1
-        newest = seq == seq[first][group]
-        again = np.r_[False, (lba[1:] == lba[:-1]) & (band[1:] == band[:-1]) & newest[:-1]] if len(lba) else first
-        kept = newest & ~again
-        group, band = group[kept], band[kept]
-        copies = np.bincount(group)
-        dispensable = np.ones(self._geometry.band_count, bool)
-        dispensable[band[copies[group] == 1]] = False
-        by_band = np.argsort(band, kind="stable")
-        bands, starts, counts = np.unique(band[by_band], return_index=True, return_counts=True)
-        for i in map(int, np.argsort(counts, kind="stable")):
-            groups = group[by_band[starts[i] : starts[i] + counts[i]]]
-            if dispensable[bands[i]] and (copies[groups] > 1).all():
-                copies[groups] -= 1
-            else:
-                dispensable[bands[i]] = False
-        return dispensable
-
-    async def _settle(self, items: int, state: NDArray[np.uint8], blocks: _Blocks) -> None:
-        """Checks winners that are not sure to be whole until no further ones turn up. Blocks are in winning order."""
-
-        def unchecked() -> NDArray[np.intp]:
-            winners = _firsts(state, blocks.lba)
-            those: NDArray[np.intp] = winners[state[winners] == _UNCHECKED]
-            return those
-
-        while True:
-            open_ = await aside(items, unchecked)
-            if not len(open_):
-                return
-            whole = await self._verify(blocks.address[open_], blocks.crc[open_])
-            state[open_[whole]] = _GOOD
-            broken = open_[~whole]
-            for i in map(int, broken):
-                blocks.cut[i] |= await self._never_came(int(blocks.address[i]), int(blocks.band[i]))
-            await aside(len(broken), functools.partial(self._judge, broken, state, blocks))
-
-    async def _never_came(self, address: int, band: int) -> bool:
-        """Whether a header stands there: an earlier load has gone on behind a batch that was cut off (room.py)."""
-        header = self._reader.header_in_place((await self._reader.blocks(address, 1))[0], address)
-        return header is not None and (header.band, header.band_seq) == (band, self._band_seqs[band])
-
-    def _judge(self, broken: NDArray[np.intp], state: NDArray[np.uint8], blocks: _Blocks) -> None:
-        """Of winners that are not whole: whether another copy counts, or they were cut off, or are lost."""
-        lba, seq = blocks.lba, blocks.seq
-        for i in map(int, broken):
-            following = i + 1
-            if following < len(lba) and lba[following] == lba[i] and seq[following] == seq[i]:
-                state[i] = _DROPPED
-            elif blocks.cut[i] or blocks.held[i]:
-                state[i] = _DROPPED
-                self._torn += 1
-            else:
-                state[i] = _LOST
-                self._lost += 1
-                self._damaged_bands.add(int(blocks.band[i]))
-                self._damage.append(
-                    f"block {int(blocks.address[i])} (band {int(blocks.band[i])}): LBA {int(lba[i])} can't be read, or "
-                    "does not match its CRC"
-                )
-
-    async def _verify(self, address: NDArray[Any], crc: NDArray[Any]) -> NDArray[np.bool_]:
-        """Which blocks match their CRC."""
-        whole = np.zeros(len(address), bool)
-
-        def in_runs() -> list[NDArray[np.intp]]:
-            order = np.argsort(address)
-            # What lies between them is read along: fewer I/Os count for more than fewer blocks.
-            zone_size = np.uint64(self._geometry.zone_size)
-            zone, offset = address[order] // zone_size, address[order] % zone_size // np.uint64(self._run_blocks)
-            breaks = np.flatnonzero((np.diff(zone) != 0) | (np.diff(offset) != 0)) + 1
-            return np.split(order, breaks)
-
-        runs = await aside(len(address), in_runs)
-        done = itertools.count(1)
-
-        async def check(run: NDArray[np.intp]) -> None:
-            first, last = int(address[run[0]]), int(address[run[-1]])
-            blocks = await self._reader.blocks(first, last - first + 1)
-            for i in run:
-                whole[i] = _shim.crc32c(memoryview(blocks[int(address[i]) - first])) == int(crc[i])
-            self._report("blocks", next(done) / len(runs))
-
-        await side_by_side(check, runs)
-        return whole
-
-
-def _firsts(state: NDArray[np.uint8], lba: NDArray[Any]) -> NDArray[np.intp]:
-    """Of each LBA, the first that was not dropped."""
-    alive = np.flatnonzero(state != _DROPPED)
-    lbas = lba[alive]
-    return alive[np.r_[True, lbas[1:] != lbas[:-1]]] if len(alive) else alive

@@ -21,7 +21,7 @@ from ..media.blockdev import BASE_GONE, BlockPort
 from ..media.geometry import BLOCK_BYTES
 from ..media.layout import ENTRY, KIND_DATA, KIND_PAD, build_batch_header
 from ..media.zone import ACTIVE_STATES
-from .restore import Restored
+from .restored import Restored
 from .zone_walk import ZoneReader
 
 log = logging.getLogger(__name__)

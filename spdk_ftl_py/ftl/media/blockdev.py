@@ -13,7 +13,9 @@ from numpy.typing import NDArray
 from ... import _shim
 from ...errors import FlushDoubtError, FlushRefusedError, MediaError, ProtocolError, RoomError
 from ...nvme.wire import Status, status_text
+from ...runtime.progress import PartDone
 from ...runtime.reactor import ReactorLoop
+from ...runtime.waiting import Backoff
 from .zone import ZONE_DESCRIPTOR_BYTES, ZONE_REPORT_HEADER_BYTES, Zone, parse_report
 
 QUEUE_DEPTH: Final = 32
@@ -197,7 +199,7 @@ class BlockPort:
         """One of ZONE_RESET and so on, on one zone."""
         await self._submit(_shim.OP_ZONE_SEND, zone_start, zone_action=action)
 
-    async def reset_zones(self, zone_starts: Iterable[int], progress: Callable[[float], None] | None = None) -> None:
+    async def reset_zones(self, zone_starts: Iterable[int], progress: PartDone | None = None) -> None:
         """Resets zones side by side; progress gets the part done, 0..1. The first error stops it (others may be
         reset)."""
         starts = list(zone_starts)
@@ -221,7 +223,7 @@ class BlockPort:
         await self._submit(_shim.OP_ZONE_REPORT, first_zone * zone_size, 0, report, zone_all=True)
         return parse_report(report, first_zone=first_zone, zone_size=zone_size, zones_max=zones_max)
 
-    async def zones(self, progress: Callable[[float], None] | None = None) -> list[Zone]:
+    async def zones(self, progress: PartDone | None = None) -> list[Zone]:
         """All zones of the device. A failing report raises MediaError with ENODEV, as in the seed."""
         zone_size = self.device.zone_size
         if zone_size <= 0:
@@ -251,17 +253,16 @@ class BlockPort:
         by a zone's write pointer the second time."""
         clock = asyncio.get_running_loop().time
         began = clock()
-        delay_s = BUSY_DELAY_MIN_S
+        backoff = Backoff(BUSY_DELAY_MIN_S, BUSY_DELAY_MAX_S, _shim.BUSY_DELAY_GROWTH)
         while True:
             status, result = await self._submit_once(op, lba, block_count, buffer, **options)
             if not status:
-                self._tired = self._tired and delay_s == BUSY_DELAY_MIN_S
+                self._tired = self._tired and not backoff.begun
                 return result
             kind = _shim.error_class(status, bool(result), op)
             if kind != _shim.ERROR_BUSY or clock() - began >= self._patience_with(status):
                 break
-            await asyncio.sleep(delay_s)
-            delay_s = min(delay_s * _shim.BUSY_DELAY_GROWTH, BUSY_DELAY_MAX_S)
+            await backoff.pause()
         what = _OP_NAMES[op]
         if op == _shim.OP_ZONE_SEND:
             what = f"{_ZONE_ACTION_NAMES.get(options['zone_action'], 'zone action')} of the zone"

@@ -64,8 +64,6 @@ class Geometry:
     batch_blocks: int
     block_count: int
     """Logical blocks offered."""
-    open_zones_limit: int
-    """What the device can hold open and active; 0: no limit."""
     finish_zones: bool = False
     """Some zone has a greater capacity than what is used of it: it has to be finished, or stays active."""
 
@@ -218,7 +216,6 @@ def plan(
         shared_stream=shared,
         batch_blocks=batch_blocks,
         block_count=block_count,
-        open_zones_limit=limit,
         finish_zones=any(zone.usable and zone.capacity > capacity for zone in zones),
     )
 

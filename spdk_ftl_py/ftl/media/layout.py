@@ -36,7 +36,6 @@ KIND_PAD: Final = 3
 ENTRY_FLAG_TRIM: Final = 1
 ENTRY_FLAG_LOST: Final = 2
 SUMMARY_FLAG_HEADER: Final = 0x10000
-LBA_NONE: Final = (1 << 64) - 1
 SEQ_MAX: Final = 1 << 62
 """Of seqs and band seqs: no device gets that far. What has a greater one was not written by a core, and would use up
 what is left of them."""
@@ -232,24 +231,6 @@ def parse_summary_block(block: Block, uuid: UUID) -> SummaryBlock | None:
         index=int(record["index"]),
         entries=record["entries"][: int(record["count"])],
     )
-
-
-def build_summary(
-    uuid: UUID, *, band: int, punit: int, band_seq: int, entries: NDArray[Any], summary_blocks: int
-) -> NDArray[np.uint8]:
-    """All blocks of a zone's summary, (summary_blocks, 4096); entries describe the data area from its start."""
-    blocks = np.zeros((summary_blocks, BLOCK_BYTES), np.uint8)
-    for index in range(summary_blocks):
-        part = entries[index * SUMMARY_ENTRIES : (index + 1) * SUMMARY_ENTRIES]
-        record = new_record(SUMMARY, SUMMARY_MAGIC, uuid)
-        record["band_seq"] = band_seq
-        record["index"] = index
-        record["count"] = len(part)
-        record["band"] = band
-        record["punit"] = punit
-        record["entries"][0, : len(part)] = part
-        blocks[index] = seal(record)
-    return blocks
 
 
 def parse_summary(blocks: NDArray[np.uint8], uuid: UUID, *, band: int, punit: int) -> tuple[int, NDArray[Any]] | None:

@@ -114,7 +114,6 @@ def geometry_of(superblock: Superblock, zones: Sequence[Zone], base: _shim.Block
         shared_stream=shared,
         batch_blocks=batch_blocks,
         block_count=block_count,
-        open_zones_limit=limit,
         finish_zones=finish,
     )
     if limit and geometry.open_zones > limit:

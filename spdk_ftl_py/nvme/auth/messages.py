@@ -18,7 +18,6 @@ from ...errors import ProtocolError
 MESSAGE_BYTES_MAX: Final = 4096
 """Of any of these messages, and the allocation length with which a host asks for one. The longest, a reply with
 SHA-512 and ffdhe8192, has 1168."""
-DHV_BYTES_MAX: Final = 1024
 _DESCRIPTOR_IDS_MAX: Final = 30
 _REASON_CODE_FAILURE: Final = 1
 

@@ -24,8 +24,6 @@ from .key import read_key_text
 from .messages import HashId
 
 PSK_BYTES: Final = (32, 48)
-IDENTITY_VERSIONS: Final = (0, 1)
-"""1 has a digest of the key in it; nvme-cli can make either, SPDK has 0 alone."""
 _CRC_BYTES: Final = 4
 _FORM: Final = re.compile(r"NVMeTLSkey-1:([0-9a-fA-F]{2}):([A-Za-z0-9+/]+={0,2}):")
 _IDENTITY: Final = re.compile(

@@ -18,6 +18,7 @@ from ... import _shim
 from ...errors import FtlError, ParameterError, PathError, ProtocolError, UnsupportedError
 from ...runtime.reactor import ReactorLoop
 from ...runtime.tasks import to_its_end
+from ...runtime.waiting import Backoff
 from ...time_limit import time_limit
 from .. import identify, logs, wire
 from ..auth.key import HostKeys
@@ -46,8 +47,8 @@ ZONE_LOG_READS = 3
 EVENT_LOG_BYTES: dict[int, int] = {LogPage.ERROR: 64, LogPage.SMART: 512, LogPage.DISCOVERY: 1024}
 """How much of an event's log page to read; the others are a page long."""
 SHUTDOWN_TIMEOUT_S = 5.0
-RECONNECT_DELAY_FIRST_S = 0.05
-RECONNECT_DELAY_MAX_S = 5.0
+STATUS_POLL_MIN_S = 0.001
+STATUS_POLL_MAX_S = 0.1
 ZONE_REPORT_BYTES = 128
 """Header and one descriptor."""
 
@@ -147,7 +148,6 @@ class Controller:
         self.tls_cipher: str | None = None
         """None: in the clear."""
         self._digests = (False, False)
-        self._ic: IcParameters | None = None
         self._queue: CommandQueue | None = None
         self._cap = 0
         self._io_queues_granted = 0
@@ -155,7 +155,6 @@ class Controller:
         self._opening = asyncio.Lock()
         self._tasks: set[asyncio.Task[None]] = set()
         self._closing: asyncio.Task[None] | None = None
-        self._zns_supported = False
 
     # --- connecting -------------------------------------------------------------------------------------------------
 
@@ -202,7 +201,7 @@ class Controller:
         return self
 
     async def _connect(self, header_digest: bool, data_digest: bool, kato_ms: int) -> None:
-        connection, self._ic = await open_connection(
+        connection, _ = await open_connection(
             self.traddr, self.trsvcid, header_digest=header_digest, data_digest=data_digest, psk=self._tls_psk()
         )
         if connection.tls is not None:
@@ -289,7 +288,7 @@ class Controller:
     async def _wait_status(self, mask: int, value: int, time_limit_s: float) -> None:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + time_limit_s
-        delay = 0.001
+        backoff = Backoff(STATUS_POLL_MIN_S, STATUS_POLL_MAX_S, 2.0)
         while True:
             csts = await self.get_property(Property.CSTS)
             if csts & mask == value:
@@ -300,8 +299,7 @@ class Controller:
                 raise PathError(
                     f"{self.subnqn}: controller {self.cntlid} did not change its status within {time_limit_s} s"
                 )
-            await asyncio.sleep(delay)
-            delay = min(delay * 2, 0.1)
+            await backoff.pause()
 
     async def _append_limit(self) -> int:
         if not self._cap & Cap.CSS_IOCS:
@@ -310,7 +308,6 @@ class Controller:
             page = await self.identify(Cns.CSI_CONTROLLER, csi=wire.CSI_ZNS)
         except CommandError:
             return 0
-        self._zns_supported = True
         return identify.parse_zns_controller(page, self.max_io_bytes)
 
     # --- commands ---------------------------------------------------------------------------------------------------
@@ -360,14 +357,6 @@ class Controller:
             log += (await self.command(sqe, receive_bytes=size, what=f"Get Log Page {page:#04x}"))[1]
         return log
 
-    async def get_feature(
-        self, feature: int, *, select: int = 0, nsid: int = 0, cdw11: int = 0, receive_bytes: int = 0
-    ) -> tuple[int, bytearray]:
-        """(DW0 of the completion, data)."""
-        sqe = Sqe(AdminOp.GET_FEATURES, nsid=nsid, cdw10=select << 8 | feature, cdw11=cdw11)
-        cqe, data = await self.command(sqe, receive_bytes=receive_bytes, what=f"Get Features {feature:#04x}")
-        return cqe.result & 0xFFFFFFFF, data
-
     async def set_feature(self, feature: int, value: int, *, nsid: int = 0, data: bytes = b"") -> int:
         """DW0 of the completion."""
         sqe = Sqe(AdminOp.SET_FEATURES, nsid=nsid, cdw10=feature, cdw11=value)
@@ -408,7 +397,7 @@ class Controller:
             descriptors = identify.parse_descriptors(nsid, raw)
         except CommandError:
             descriptors = identify.Descriptors()
-        zones = identify.ZnsNamespacePage(0, 0, 0, 0)
+        zones = identify.ZnsNamespacePage(0, 0, 0)
         if descriptors.csi == wire.CSI_ZNS:
             raw = await self.identify(Cns.CSI_NAMESPACE, nsid=nsid, csi=wire.CSI_ZNS)
             zones = identify.parse_zns_namespace(nsid, raw, page)
@@ -706,47 +695,6 @@ async def _close_host_qpair(reactor: ReactorLoop, qpair: _shim.HostQpair) -> Non
         await asyncio.shield(asyncio.get_running_loop().run_in_executor(None, qpair.close))
     else:
         qpair.close()
-
-
-async def connect_with_backoff(
-    traddr: str,
-    trsvcid: int | str,
-    subnqn: str,
-    *,
-    hostnqn: str,
-    hostid: UUID | None = None,
-    header_digest: bool = False,
-    data_digest: bool = False,
-    kato_ms: int = 10_000,
-    timeout_s: float = 10.0,
-    keys: HostKeys | None = None,
-    policy: Policy | None = None,
-    total_s: float = 60.0,
-    first_delay_s: float = RECONNECT_DELAY_FIRST_S,
-    max_delay_s: float = RECONNECT_DELAY_MAX_S,
-) -> Controller:
-    """connect(), again and again with doubling delays until total_s have passed; then the last attempt's error.
-
-    What will not get better (CommandError with do_not_retry, or of a host that may not connect; ParameterError,
-    UnsupportedError, AuthenticationError) is raised at once.
-    """
-    loop = asyncio.get_running_loop()
-    deadline = loop.time() + total_s
-    delay = first_delay_s
-    while True:
-        try:
-            return await Controller.connect(
-                traddr, trsvcid, subnqn, hostnqn=hostnqn, hostid=hostid, header_digest=header_digest,
-                data_digest=data_digest, kato_ms=kato_ms, timeout_s=timeout_s, keys=keys, policy=policy,
-            )  # fmt: skip
-        except (PathError, ProtocolError, CommandError) as error:
-            refused = isinstance(error, CommandError) and (
-                error.do_not_retry or error.status == wire.Status.CONNECT_INVALID_HOST
-            )
-            if refused or loop.time() + delay > deadline:
-                raise
-        await asyncio.sleep(delay)
-        delay = min(delay * 2, max_delay_s)
 
 
 def _lost_reason(reason: int, detail: int) -> str:

@@ -14,7 +14,7 @@ from spdk_ftl_py.nvme.host.connect import build_connect
 from spdk_ftl_py.nvme.host.controller import Controller
 from spdk_ftl_py.nvme.target.listener import NvmfTarget
 from spdk_ftl_py.nvme.target.subsystem import Subsystem
-from spdk_ftl_py.nvme.wire import PduType, Sqe
+from spdk_ftl_py.nvme.wire import AdminOp, PduType, Sqe
 from spdk_ftl_py.runtime.reactor import ReactorLoop
 
 SUBNQN = "nqn.2026-11.io.example:subsystem"
@@ -192,3 +192,12 @@ async def until(condition: Callable[[], bool]) -> None:
             await asyncio.sleep(0.001)
 
     await asyncio.wait_for(poll(), WAIT_S)
+
+
+async def get_feature(
+    controller: Controller, feature: int, *, select: int = 0, cdw11: int = 0, receive_bytes: int = 0
+) -> tuple[int, bytearray]:
+    """(DW0 of the completion, data)."""
+    sqe = Sqe(AdminOp.GET_FEATURES, cdw10=select << 8 | feature, cdw11=cdw11)
+    cqe, data = await controller.command(sqe, receive_bytes=receive_bytes, what=f"Get Features {feature:#04x}")
+    return cqe.result & 0xFFFFFFFF, data

@@ -12,7 +12,7 @@ from spdk_ftl_py import _shim
 from spdk_ftl_py.conf import FtlConf
 from spdk_ftl_py.errors import MediaError
 from spdk_ftl_py.ftl.life import FtlState
-from spdk_ftl_py.ftl.load.restore import LoadedBand, _open_zones
+from spdk_ftl_py.ftl.load.restored import LoadedBand, open_zones
 from spdk_ftl_py.ftl.media.blockdev import ZONE_OPEN, BlockPort
 from spdk_ftl_py.ftl.media.zone import CLOSED, IMPLICITLY_OPEN, Zone
 from spdk_ftl_py.runtime.reactor import ReactorLoop
@@ -148,7 +148,7 @@ def test_open_zones_are_finished_but_not_those_of_bands_that_are_free_or_will_be
     states = ["full", "full", IMPLICITLY_OPEN, "full", CLOSED, "empty", IMPLICITLY_OPEN, "full", CLOSED]
     zones = [Zone(number, number * 64, 48, state, 0) for number, state in enumerate(states)]
     bands = [LoadedBand(state, 1, [0, 0]) for state in ("closed", "free", "free", "closed")]
-    everything = _open_zones(Bands(), zones, bands, set())  # type: ignore[arg-type]
+    everything = open_zones(Bands(), zones, bands, set())  # type: ignore[arg-type]
     assert everything == ([2 * 64, 8 * 64], [4 * 64, 6 * 64])
-    but = _open_zones(Bands(), zones, bands, {8}, [2])  # type: ignore[arg-type]
+    but = open_zones(Bands(), zones, bands, {8}, [2])  # type: ignore[arg-type]
     assert but == ([2 * 64], [4 * 64])

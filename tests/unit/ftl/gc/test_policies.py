@@ -47,8 +47,9 @@ def test_limits_map_free_bands_as_the_seed_does(free: int, name: str, share: int
 @given(st.integers(0, 100))
 def test_relocation_runs_whenever_a_limit_throttles(free: int) -> None:
     limits = Limits(CONF)
-    assert limits.apply(free).user_share == 100 or limits.reloc_wanted(free)
-    assert not limits.urgent(free) or limits.reloc_wanted(free)
+    runs = free <= limits.start_bands
+    assert limits.apply(free).user_share == 100 or runs
+    assert not limits.urgent(free) or runs
 
 
 def test_limits_need_thresholds() -> None:

@@ -15,7 +15,8 @@ from spdk_ftl_py.errors import FtlError, MediaError
 from spdk_ftl_py.ftl import loading
 from spdk_ftl_py.ftl.load import checkpoint
 from spdk_ftl_py.ftl.load import restore as restore_module
-from spdk_ftl_py.ftl.load.restore import Restored, restore
+from spdk_ftl_py.ftl.load.restore import restore
+from spdk_ftl_py.ftl.load.restored import Restored
 from spdk_ftl_py.ftl.media import layout
 from spdk_ftl_py.ftl.media import superblock as superblocks
 from spdk_ftl_py.ftl.media.blockdev import ZONE_FINISH, BlockPort

@@ -19,6 +19,7 @@ from spdk_ftl_py.ftl.life import FtlState
 from spdk_ftl_py.ftl.media import layout
 from spdk_ftl_py.ftl.media.blockdev import ZONE_RESET, BlockPort
 from unit.ftl.load.restore_rig import CONF, MakeRestoreRig, RestoreRig
+from unit.ftl.media.summaries import build_summary
 from unit.shim.ftl.core_bench import content
 
 INTERNAL_ERROR = 0x006
@@ -181,7 +182,7 @@ async def test_what_was_appended_where_a_cache_has_lost_blocks_is_no_damage(
             appended = blocks[longest : longest + header.block_count]
         else:
             entries = np.zeros(rig.device.geometry.data_blocks, layout.ENTRY)
-            appended = layout.build_summary(
+            appended = build_summary(
                 rig.device.uuid,
                 band=band,
                 punit=punit,

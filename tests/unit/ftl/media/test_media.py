@@ -17,6 +17,7 @@ from spdk_ftl_py.ftl.media.blockdev import ZONE_FINISH, BlockPort
 from spdk_ftl_py.ftl.media.geometry import plan
 from spdk_ftl_py.ftl.media.superblock import Superblock, SuperblockWriter
 from unit.ftl.media.media_rig import UUID_A, ZONE_CAPACITY, ZONE_SIZE, ZONES
+from unit.ftl.media.summaries import build_summary
 
 
 def blocks(count: int, fill: int = 7) -> np.ndarray:
@@ -228,7 +229,7 @@ def test_counts_and_kinds_that_cant_be_are_not_believed() -> None:
     endless["seq"][1] = (1 << 64) - 1
     assert layout.parse_batch_header(header(entries=endless), UUID_A) is None
     for band_seq, its in ((1 << 63, entries(3)), (9, endless)):
-        summary = layout.build_summary(UUID_A, band=3, punit=1, band_seq=band_seq, entries=its, summary_blocks=1)
+        summary = build_summary(UUID_A, band=3, punit=1, band_seq=band_seq, entries=its, summary_blocks=1)
         assert layout.parse_summary(summary, UUID_A, band=3, punit=1) is None
         assert layout.parse_summary_block(summary[0], UUID_A) is None
     trim = layout.parse_batch_header(header(kind=layout.KIND_TRIM, entries=entries(168)), UUID_A)
@@ -254,7 +255,7 @@ def test_another_format_version_is_refused_by_name_where_no_host_can_write() -> 
 
 
 def test_a_summary_is_whole_or_nothing() -> None:
-    all_blocks = layout.build_summary(UUID_A, band=3, punit=1, band_seq=9, entries=entries(400), summary_blocks=3)
+    all_blocks = build_summary(UUID_A, band=3, punit=1, band_seq=9, entries=entries(400), summary_blocks=3)
     parsed = layout.parse_summary(all_blocks, UUID_A, band=3, punit=1)
     assert parsed is not None
     assert parsed[0] == 9

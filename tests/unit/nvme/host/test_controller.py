@@ -12,11 +12,11 @@ import pytest
 
 from spdk_ftl_py.errors import AuthenticationError, FtlError, ParameterError, PathError, ProtocolError
 from spdk_ftl_py.nvme import wire
-from spdk_ftl_py.nvme.host.controller import Controller, connect_with_backoff
+from spdk_ftl_py.nvme.host.controller import Controller
 from spdk_ftl_py.nvme.host.discovery import discover
 from spdk_ftl_py.nvme.logs import DISCOVERY_ENTRY_BYTES, build_discovery
 from spdk_ftl_py.nvme.target.subsystem import Subsystem
-from spdk_ftl_py.nvme.wire import AdminOp, CommandError, Cqe, PduType, Property, Sqe, Status
+from spdk_ftl_py.nvme.wire import AdminOp, CommandError, Cqe, PduType, Property, Sqe
 from unit.nvme.nvme_loop import HOSTNQN, SUBNQN, WAIT_S, Bench, until
 
 
@@ -385,32 +385,6 @@ async def test_nobody_listening_is_said_so() -> None:
         await Controller.connect("127.0.0.1", 1, SUBNQN, hostnqn="nonsense")
     with pytest.raises(ParameterError, match="not a port number"):
         await Controller.connect("127.0.0.1", "http!", SUBNQN, hostnqn=HOSTNQN)
-
-
-async def test_a_reconnect_tries_until_the_subsystem_is_there(here: Bench) -> None:
-    nqn = SUBNQN + "-later"
-    trying = asyncio.ensure_future(
-        connect_with_backoff("127.0.0.1", here.port, nqn, hostnqn=HOSTNQN, first_delay_s=0.001, total_s=WAIT_S)
-    )
-    await asyncio.sleep(0)
-    late = Subsystem(nqn, allow_any_host=True)
-    late.add_listener("127.0.0.1", here.port)
-    here.target.add_subsystem(late)
-    controller = await trying
-    assert controller.subnqn == nqn
-    await controller.close()
-
-
-async def test_a_reconnect_gives_up_after_its_time_and_at_once_where_time_does_not_help(here: Bench) -> None:
-    with pytest.raises(CommandError) as refused:
-        await connect_with_backoff(
-            "127.0.0.1", here.port, SUBNQN + "-never", hostnqn=HOSTNQN, first_delay_s=0.001, total_s=0.02
-        )
-    assert refused.value.status == Status.CONNECT_INVALID_PARAMETERS
-    here.subsystem.allow_any_host = False
-    with pytest.raises(CommandError) as refused:
-        await connect_with_backoff("127.0.0.1", here.port, SUBNQN, hostnqn=HOSTNQN, total_s=1e9)
-    assert refused.value.status == Status.CONNECT_INVALID_HOST
 
 
 async def test_a_connect_that_is_cancelled_leaves_no_task() -> None:

@@ -18,7 +18,7 @@ from spdk_ftl_py.nvme.target.controller import ControllerState
 from spdk_ftl_py.nvme.target.listener import NvmfTarget
 from spdk_ftl_py.nvme.target.subsystem import Subsystem
 from spdk_ftl_py.nvme.wire import AdminOp, Cns, CommandError, Feature, LogPage, PduType, Property, Sqe, Status
-from unit.nvme.nvme_loop import HOSTNQN, SUBNQN, WAIT_S, Bench, bench, capsule, io, until
+from unit.nvme.nvme_loop import HOSTNQN, SUBNQN, WAIT_S, Bench, bench, capsule, get_feature, io, until
 
 OTHER_HOST = "nqn.2026-11.io.example:other-host"
 
@@ -261,7 +261,7 @@ async def test_identify_pages_say_what_the_subsystem_is(here: Bench) -> None:
     cached = here.media(volatile_cache=True)
     here.subsystem.add_namespace(cached, nsid=9)
     assert identify.parse_controller(await controller.identify(Cns.CONTROLLER)).volatile_cache
-    assert (await controller.get_feature(Feature.VOLATILE_WRITE_CACHE))[0] == 1
+    assert (await get_feature(controller, Feature.VOLATILE_WRITE_CACHE))[0] == 1
     assert identify.parse_nsid_list(await controller.identify(Cns.ACTIVE_NAMESPACES), 0) == [1, 9]
     assert identify.parse_nsid_list(await controller.identify(Cns.ACTIVE_NAMESPACES, nsid=1), 1) == [9]
     assert identify.parse_nsid_list(await controller.identify(Cns.CSI_ACTIVE_NAMESPACES, csi=2), 0) == []
@@ -335,20 +335,20 @@ async def test_log_pages_come_in_pieces_and_only_those_that_exist(here: Bench) -
 
 async def test_features_are_set_read_and_refused_as_they_should(here: Bench) -> None:
     controller = await here.connect()
-    queues, _ = await controller.get_feature(Feature.NUMBER_OF_QUEUES)
+    queues, _ = await get_feature(controller, Feature.NUMBER_OF_QUEUES)
     assert queues == 126 << 16 | 126
     assert await controller.set_feature(Feature.NUMBER_OF_QUEUES, 3 << 16 | 3) == 126 << 16 | 126
     await controller.set_feature(Feature.ERROR_RECOVERY, 7)
-    assert (await controller.get_feature(Feature.ERROR_RECOVERY))[0] == 7
-    assert (await controller.get_feature(Feature.ERROR_RECOVERY, select=1))[0] == 0
-    assert (await controller.get_feature(Feature.ERROR_RECOVERY, select=3))[0] == 4
+    assert (await get_feature(controller, Feature.ERROR_RECOVERY))[0] == 7
+    assert (await get_feature(controller, Feature.ERROR_RECOVERY, select=1))[0] == 0
+    assert (await get_feature(controller, Feature.ERROR_RECOVERY, select=3))[0] == 4
     await controller.set_feature(Feature.KEEP_ALIVE_TIMER, 60_050)
-    assert (await controller.get_feature(Feature.KEEP_ALIVE_TIMER))[0] == 60_100
-    assert (await controller.get_feature(Feature.TEMPERATURE_THRESHOLD))[0] == 343
+    assert (await get_feature(controller, Feature.KEEP_ALIVE_TIMER))[0] == 60_100
+    assert (await get_feature(controller, Feature.TEMPERATURE_THRESHOLD))[0] == 343
     behavior = bytes([1]) + bytes(511)
     await controller.set_feature(Feature.HOST_BEHAVIOR, 0, data=behavior)
-    assert (await controller.get_feature(Feature.HOST_BEHAVIOR, receive_bytes=512))[1] == behavior
-    _, hostid = await controller.get_feature(Feature.HOST_IDENTIFIER, cdw11=1, receive_bytes=16)
+    assert (await get_feature(controller, Feature.HOST_BEHAVIOR, receive_bytes=512))[1] == behavior
+    _, hostid = await get_feature(controller, Feature.HOST_IDENTIFIER, cdw11=1, receive_bytes=16)
     assert hostid == controller.hostid.bytes
     for feature, value, status in (
         (0x0D, 0, Status.INVALID_FIELD),

@@ -12,7 +12,7 @@ from spdk_ftl_py.nvme import identify, wire
 from spdk_ftl_py.nvme.host.controller import AsyncEvent, Controller
 from spdk_ftl_py.nvme.logs import CHANGED_ZONES_MAX
 from spdk_ftl_py.nvme.wire import AdminOp, CommandError, Feature, LogPage, Property, Sqe, Status
-from unit.nvme.nvme_loop import WAIT_S, Bench, RawHost, capsule
+from unit.nvme.nvme_loop import WAIT_S, Bench, RawHost, capsule, get_feature
 
 ZONES = 600
 ZONE_SIZE = 64
@@ -71,7 +71,7 @@ async def test_only_a_subsystem_with_zones_says_that_it_tells_of_them(here: Benc
     assert controller.identity is not None
     assert controller.identity.oaes & identify.OAES_ZONES
     assert controller.tells_of_zones
-    assert (await controller.get_feature(Feature.ASYNC_EVENT_CONFIGURATION))[0] == ASKED
+    assert (await get_feature(controller, Feature.ASYNC_EVENT_CONFIGURATION))[0] == ASKED
     assert (await controller.get_log_page(LogPage.SUPPORTED, 1024))[LogPage.CHANGED_ZONES * 4]
     await controller.close()
 

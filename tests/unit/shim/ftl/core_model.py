@@ -11,6 +11,8 @@ from spdk_ftl_py.ftl.media import layout
 from unit.shim.ftl.core_bench import BLOCK, UUID_OF_TESTS, Bench, content, version_of
 from unit.shim.stepped import ZSA_FINISH, Stepped
 
+LBA_NONE = (1 << 64) - 1
+"""Of a header, in a summary."""
 LOST = -1
 RECORD_LOST = 2
 
@@ -159,7 +161,7 @@ class _Walk:
             assert (header.band, header.punit) == (band, punit)
             assert band_seq in (0, header.band_seq)
             band_seq = header.band_seq
-            described[offset] = (layout.LBA_NONE, 0, 0, layout.SUMMARY_FLAG_HEADER | header.kind)
+            described[offset] = (LBA_NONE, 0, 0, layout.SUMMARY_FLAG_HEADER | header.kind)
             for i, entry in enumerate(header.entries):
                 lba, seq, crc, flags = (int(entry[name]) for name in ("lba", "seq", "crc", "flags"))
                 if header.kind == layout.KIND_DATA:

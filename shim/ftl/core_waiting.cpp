@@ -1,0 +1,160 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// FtlCore's waiting lines: writes that found no room, and all trims, go on as there is room and time.
+#include <algorithm>
+
+#include "ftl/core.hpp"
+
+namespace ftl {
+
+uint32_t FtlCore::run_waiting() noexcept {
+    uint32_t work = 0;
+    state_.demand.user_waits = false;
+    throttled_ = false;
+    writes_wait_ = false;
+    marking_ = false;
+    if (waiting_.empty()) {
+        return 0;
+    }
+    const bool beside = beside_io();
+    const uint32_t most = !beside ? kScanStep : trims_rest() ? 0 : kTrimShared;
+    uint32_t budget = most;
+    // A record that is not queued yet holds up flushes, so its trim goes on until its turn is over.
+    if (open_ != nullptr) {
+        work += run_line(*open_, budget);
+    }
+    for (uint32_t i = 0; i < waiting_.count(); ++i) {
+        work += run_line(waiting_.at(i), budget);
+    }
+    waiting_.turn();
+    if (!beside) {
+        trim_again_ = 0;
+    } else if (budget < most) {
+        trim_again_ = state_.now + (most - budget) * kTrimRestNs;
+    }
+    return work;
+}
+
+// Trims cost the one thread time that reads and writes need, and the machine a processor. Alone, they go as fast as
+// they can.
+bool FtlCore::beside_io() noexcept {
+    const uint64_t io = state_.stats.user_reads + state_.stats.user_writes;
+    if (io != io_before_) {
+        io_before_ = io;
+        io_at_ = state_.now + kBesideNs;
+    }
+    return state_.now < io_at_;
+}
+
+uint32_t FtlCore::run_line(WaitingLine &line, uint32_t &budget) noexcept {
+    uint32_t work = 0;
+    while (!line.ios.empty()) {
+        Io &io = *line.ios.front();
+        if (io.op == Op::write) {
+            const bool reserved = io.iov_count > 0 && state_.buffer.holds(io.iov[0].iov_base);
+            if (!share_allows()) {
+                throttled_ = true;
+                writes_wait_ = true;
+                break;
+            }
+            if (!reserved && state_.buffer.free.count() == 0) {
+                state_.demand.user_waits = true;
+                writes_wait_ = true;
+                break;
+            }
+            // Whoever accepts the last block of it puts it on another list.
+            const uint64_t before = io.device_data[1];
+            line.ios.pop();
+            if (reserved) {
+                accept_reserved(io);
+            } else if (!accept_own(io)) {
+                line.ios.push_front(io);
+                state_.demand.user_waits = true;
+                writes_wait_ = true;
+                work += io.device_data[1] != before ? 1 : 0;
+                break;
+            }
+        } else {
+            if (budget == 0 || (open_ != nullptr && open_ != &line)) {
+                marking_ = true;
+                break;
+            }
+            const uint64_t before = line.cursor;
+            if (!trim_step(line, budget)) {
+                work += line.cursor != before ? 1 : 0;
+                break;
+            }
+            line.ios.pop();
+            accepted(io);
+        }
+        ++work;
+    }
+    return work;
+}
+
+// Marks some LBAs of the trim at the front of a line; later writes of that issuer wait behind it. True: it is accepted.
+// An LBA that was never written, or is trimmed already, has its zeroes from that; a trim of nothing else leaves no
+// record. One that others wait for has several.
+bool FtlCore::trim_step(WaitingLine &line, uint32_t &budget) noexcept {
+    const Io &io = *line.ios.front();
+    Records &records = state_.records;
+    if (!line.trimming) {
+        line.trimming = true;
+        line.cursor = io.lba;
+        line.record = kNoSlot;
+        budget -= std::min(budget, kTrimCost);
+    }
+    if (state_.trim_overtaken && line.record != kNoSlot) {
+        cut_trim(line);  // a restart would take what it comes to for newer than it
+    }
+    const uint64_t end = io.lba + io.block_count;
+    const uint64_t begin = line.cursor;
+    const uint64_t stop = std::min(end, begin + budget);
+    for (; line.cursor < stop; ++line.cursor) {
+        const uint64_t entry = state_.l2p.get(line.cursor);
+        if (entry == L2p::kInvalid || L2p::tag(entry) == L2p::Tag::trim) {
+            continue;
+        }
+        if (line.record == kNoSlot) {
+            if (!records.user_room()) {
+                state_.demand.user_waits = true;
+                budget -= static_cast<uint32_t>(line.cursor - begin);
+                return false;
+            }
+            const auto rest = static_cast<uint32_t>(end - line.cursor);
+            line.record = records.make(state_, L2p::kTrimFlag, line.cursor, rest, kNoMover);
+            line.record_lba = line.cursor;
+            open_ = &line;
+        }
+        state_.replace(line.cursor, L2p::pending(L2p::kTrimFlag, line.record));
+        ++records.meta[line.record].references;
+    }
+    budget -= static_cast<uint32_t>(line.cursor - begin);
+    if (line.cursor < end) {
+        marking_ = true;
+        if (line.record != kNoSlot) {
+            state_.trim_from = line.cursor;
+            state_.trim_to = end;
+        }
+        if (line.record != kNoSlot && waiting_.count() > 1 && line.cursor - line.record_lba >= kTrimTurn) {
+            cut_trim(line);
+        }
+        return false;
+    }
+    cut_trim(line);
+    line.trimming = false;
+    return true;
+}
+
+// Its record is of what is marked; what follows has another one.
+void FtlCore::cut_trim(WaitingLine &line) noexcept {
+    if (line.record != kNoSlot) {
+        state_.records.cut(line.record, static_cast<uint32_t>(line.cursor - line.record_lba));
+        state_.records.enqueue(line.record);
+        line.record = kNoSlot;
+        open_ = nullptr;
+        state_.trim_from = state_.trim_to = 0;
+        state_.trim_overtaken = false;
+    }
+}
+
+}  // namespace ftl

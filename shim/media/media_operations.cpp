@@ -1,0 +1,215 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// What each operation does to emulated media.
+#include <algorithm>
+
+#include "media/media.hpp"
+
+namespace ftl {
+
+Status EmulatedMedia::execute(Io &io) noexcept {
+    io.result = 0;
+    switch (io.op) {
+        case Op::read:
+            return read(io);
+        case Op::write:
+            return write(io);
+        case Op::append:
+            return append(io);
+        case Op::flush:
+            return flush();
+        case Op::write_zeroes:
+            return write_zeroes(io);
+        case Op::deallocate:
+            return deallocate(io);
+        case Op::zone_send:
+            return zones_ ? zones_->send(io) : status::invalid_opcode;
+        case Op::zone_report:
+            return zones_ ? zones_->report(io) : status::invalid_opcode;
+    }
+    return status::invalid_opcode;
+}
+
+// The checks of an Io with data. max_blocks 0: no limit and no data.
+Status EmulatedMedia::check_blocks(const Io &io, uint32_t max_blocks) const noexcept {
+    if (io.block_count == 0 || (max_blocks != 0 && io.block_count > max_blocks)) {
+        return status::invalid_field;
+    }
+    if (io.lba >= info_.block_count || io.block_count > info_.block_count - io.lba) {
+        return status::lba_out_of_range;
+    }
+    if (max_blocks != 0 && iov_bytes(io.memory()) < uint64_t{io.block_count} * info_.block_bytes) {
+        return status::sgl_data_length;
+    }
+    return status::ok;
+}
+
+Status EmulatedMedia::read(Io &io) noexcept {
+    if (const Status failed = check_blocks(io, info_.max_io_blocks); failed != status::ok) {
+        return failed;
+    }
+    if (zones_) {
+        if (const Status failed = zones_->check_read(io.lba, io.block_count); failed != status::ok) {
+            return failed;
+        }
+    }
+    if (!keeps_stale_) {
+        return store_.read(io.lba * info_.block_bytes, IovCursor(io.memory()),
+                           uint64_t{io.block_count} * info_.block_bytes);
+    }
+    IovCursor to(io.memory());
+    for (uint64_t lba = io.lba, left = io.block_count; left > 0;) {
+        const uint32_t zone = zones_->zone_of(lba);
+        const uint64_t start = zones_->start_of(zone);
+        const uint64_t written_end = start + zones_->record(zone).written;
+        const uint64_t zone_end = start + info_.zone_size;
+        const uint64_t valid = lba < written_end ? std::min(left, written_end - lba) : 0;
+        const uint64_t blank = std::min(left, zone_end - lba) - valid;
+        (void)store_.read(lba * info_.block_bytes, to, valid * info_.block_bytes);
+        to.skip(valid * info_.block_bytes);
+        to.write_zeroes(blank * info_.block_bytes);
+        lba += valid + blank;
+        left -= valid + blank;
+    }
+    return status::ok;
+}
+
+Status EmulatedMedia::write(Io &io) noexcept {
+    if (const Status failed = check_blocks(io, info_.max_io_blocks); failed != status::ok) {
+        return failed;
+    }
+    if (zones_) {
+        if (const Status failed = zones_->begin_write(io.lba, io.block_count); failed != status::ok) {
+            return failed;
+        }
+        return store_zone_blocks(io, io.lba, io.block_count);
+    }
+    if (info_.volatile_cache && !io.fua) {
+        undo_.remember(store_, io.lba, io.block_count, info_.block_bytes);
+    }
+    const Status done = store_.write(io.lba * info_.block_bytes, IovCursor(io.memory()),
+                                     uint64_t{io.block_count} * info_.block_bytes, io.fua);
+    if (info_.volatile_cache && io.fua && done == status::ok) {
+        undo_.forget(io.lba, io.block_count);
+    }
+    return done;
+}
+
+Status EmulatedMedia::append(Io &io) noexcept {
+    if (!zones_ || info_.max_append_blocks == 0) {
+        return status::invalid_opcode;
+    }
+    if (const Status failed = check_blocks(io, info_.max_append_blocks); failed != status::ok) {
+        return failed;
+    }
+    uint64_t alba = 0;
+    if (const Status failed = zones_->begin_append(io.lba, io.block_count, alba); failed != status::ok) {
+        return failed;
+    }
+    io.result = alba;
+    return store_zone_blocks(io, alba, io.block_count);
+}
+
+// The first block_count blocks of the Io, to a zone whose write pointer is at lba.
+Status EmulatedMedia::store_zone_blocks(const Io &io, uint64_t lba, uint64_t block_count) noexcept {
+    const Status done =
+        store_.write(lba * info_.block_bytes, IovCursor(io.memory()), block_count * info_.block_bytes, io.fua);
+    if (done == status::ok) {
+        const uint32_t zone = zones_->zone_of(lba);
+        zones_->advance(zone, block_count);
+        wrote_zone(zone, io.fua);
+    }
+    return done;
+}
+
+Status EmulatedMedia::write_zeroes(const Io &io) noexcept {
+    if (const Status failed = check_blocks(io, 0); failed != status::ok) {
+        return failed;
+    }
+    if (zones_) {
+        if (const Status failed = zones_->begin_write(io.lba, io.block_count); failed != status::ok) {
+            return failed;
+        }
+        // What is behind a write pointer is zeroes already, unless stale data stayed there.
+        if (keeps_stale_) {
+            (void)store_.release(io.lba * info_.block_bytes, uint64_t{io.block_count} * info_.block_bytes);
+        }
+        const uint32_t zone = zones_->zone_of(io.lba);
+        zones_->advance(zone, io.block_count);
+        wrote_zone(zone, io.fua);
+        return status::ok;
+    }
+    if (info_.volatile_cache && !io.fua) {
+        undo_.remember(store_, io.lba, io.block_count, info_.block_bytes);
+    }
+    const Status done = store_.release(io.lba * info_.block_bytes, uint64_t{io.block_count} * info_.block_bytes);
+    if (io.fua && done == status::ok) {
+        undo_.forget(io.lba, io.block_count);
+        return store_.sync();
+    }
+    return done;
+}
+
+Status EmulatedMedia::deallocate(const Io &io) noexcept {
+    if (const Status failed = check_blocks(io, 0); failed != status::ok) {
+        return failed;
+    }
+    if (zones_) {
+        return status::ok;  // a hint that a zone reset makes real
+    }
+    if (info_.volatile_cache) {
+        undo_.remember(store_, io.lba, io.block_count, info_.block_bytes);
+    }
+    return store_.release(io.lba * info_.block_bytes, uint64_t{io.block_count} * info_.block_bytes);
+}
+
+Status EmulatedMedia::flush() noexcept {
+    // The data first: a zone table that is newer than the data would promise blocks that are not there.
+    if (const Status failed = store_.sync(); failed != status::ok) {
+        return failed;
+    }
+    if (zones_file_) {
+        if (const Status failed = zones_file_->sync(); failed != status::ok) {
+            return failed;
+        }
+    }
+    for (const uint32_t zone : dirty_zones_) {
+        durable_[zone] = {zones_->record(zone).written, false, true};
+    }
+    dirty_zones_.clear();
+    undo_.clear();
+    return status::ok;
+}
+
+void EmulatedMedia::wrote_zone(uint32_t zone, bool fua) noexcept {
+    if (fua || !info_.volatile_cache) {
+        durable_[zone].written = zones_->record(zone).written;
+    } else {
+        mark_dirty(zone);
+    }
+}
+
+void EmulatedMedia::mark_dirty(uint32_t zone) noexcept {
+    if (!durable_[zone].dirty) {
+        durable_[zone].dirty = true;
+        dirty_zones_.push_back(zone);
+    }
+}
+
+void EmulatedMedia::zone_reset(uint32_t zone) noexcept {
+    if (!keeps_stale_) {
+        // Should the file system refuse, old data would show where zeroes belong, as it may on a real drive.
+        const uint64_t written = zones_->record(zone).written;
+        (void)store_.release(zones_->start_of(zone) * info_.block_bytes, written * info_.block_bytes);
+    }
+    durable_[zone].written = 0;
+    durable_[zone].finished = true;
+}
+
+void EmulatedMedia::zone_finished(uint32_t zone) noexcept {
+    if (info_.volatile_cache) {
+        durable_[zone].finished = false;
+        mark_dirty(zone);
+    }
+}
+
+}  // namespace ftl

@@ -1,0 +1,18 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// OpenSSL, where the shim is built with it: for the sources of TlsSession, whose header does without.
+#pragma once
+
+#ifdef SHIM_OPENSSL
+#include <openssl/bio.h>
+#include <openssl/crypto.h>
+#include <openssl/err.h>
+#include <openssl/ssl.h>
+
+namespace ftl {
+
+inline SSL *ssl_of(void *ssl) noexcept {
+    return static_cast<SSL *>(ssl);
+}
+
+}  // namespace ftl
+#endif

@@ -1,0 +1,342 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// TargetQpair's commands: from the capsule of a host to the device, and back to the host.
+#include <algorithm>
+#include <cstring>
+
+#include "base/mutation.hpp"
+#include "nvme/target_qpair.hpp"
+
+namespace ftl {
+
+using wire::Fes;
+using wire::PduType;
+
+namespace {
+
+constexpr size_t kFeiSgl = offsetof(wire::CapsuleCmd, sqe) + offsetof(wire::Sqe, sgl);
+
+}  // namespace
+
+// --- namespaces of commands -------------------------------------------------------------------------------------
+
+TargetQpair::Namespace *TargetQpair::find_namespace(uint32_t nsid) noexcept {
+    const auto found =
+        std::lower_bound(namespaces_.begin(), namespaces_.end(), nsid,
+                         [](const std::unique_ptr<Namespace> &ns, uint32_t value) { return ns->nsid < value; });
+    return found != namespaces_.end() && (*found)->nsid == nsid ? found->get() : nullptr;
+}
+
+TargetQpair::Namespace *TargetQpair::next_namespace(uint32_t after_nsid) noexcept {
+    const auto found =
+        std::upper_bound(namespaces_.begin(), namespaces_.end(), after_nsid,
+                         [](uint32_t value, const std::unique_ptr<Namespace> &ns) { return value < ns->nsid; });
+    return found != namespaces_.end() ? found->get() : nullptr;
+}
+
+void TargetQpair::set_namespace_of(Slot &slot, Namespace *ns) noexcept {
+    if (slot.ns != nullptr) {
+        --slot.ns->users;
+    }
+    slot.ns = ns;
+    if (ns != nullptr) {
+        ++ns->users;
+    }
+}
+
+// On entry the slot has no namespace.
+Status TargetQpair::decode(Slot &slot, const wire::Sqe &sqe) noexcept {
+    slot.io.iov = iovs_.get() + size_t{number_of(slot)} * iov_per_slot_;
+    slot.flush_all = false;
+    slot.received = 0;
+    slot.range = 0;
+    if (const Status bad = decode_common(sqe, slot.io, slot.shape); bad != status::ok) {
+        return bad;
+    }
+    if (sqe.opcode == wire::opcode::fabrics) {
+        if ((sqe.nsid & 0xFF) != wire::kFabricsDisconnect) {
+            return status::invalid_opcode;
+        }
+        disconnect_ = true;
+        return status::ok;
+    }
+    const bool flush = sqe.opcode == wire::opcode::flush;
+    slot.flush_all = flush && sqe.nsid == wire::kNsidAll;
+    set_namespace_of(slot, slot.flush_all ? next_namespace(0) : find_namespace(sqe.nsid));
+    if (slot.ns == nullptr) {
+        return slot.flush_all ? status::ok : status::invalid_namespace;  // of no namespace at all: nothing to flush
+    }
+    if (flush && config_.flush_alarm && config_.flush_alarm->take()) {
+        return status::write_fault;
+    }
+    return decode_command(sqe, slot.ns->device->info(), config_.max_io_bytes, slot.io, slot.shape);
+}
+
+// Sets up the next of a command's several Ios; false when there is none.
+bool TargetQpair::next_step(Slot &slot) noexcept {
+    if (slot.flush_all) {
+        // A removed namespace's record outlives its last Io, so nsid can still be read.
+        set_namespace_of(slot, next_namespace(slot.ns->nsid));
+        return slot.ns != nullptr;
+    }
+    return take_range(slot.io, slot.shape, slot.range);
+}
+
+// --- what the host sends -----------------------------------------------------------------------------------------
+
+bool TargetQpair::on_header(const uint8_t *pdu, PduType type, uint8_t flags, uint32_t data_length,
+                            DataSink &sink) noexcept {
+    rx_type_ = type;
+    rx_length_ = data_length;
+    switch (type) {
+        case PduType::capsule_cmd: {
+            wire::CapsuleCmd command;
+            std::memcpy(&command, pdu, sizeof command);
+            return on_command(command, data_length, sink);
+        }
+        case PduType::h2c_data: {
+            wire::H2cData data;
+            std::memcpy(&data, pdu, sizeof data);
+            return on_h2c_data(data, flags, data_length, sink);
+        }
+        default: {
+            wire::TermReq request;
+            std::memcpy(&request, pdu, sizeof request);
+            stream_->set_fault(QpairClose::peer_terminated, static_cast<uint32_t>(request.fes));
+            return false;
+        }
+    }
+}
+
+bool TargetQpair::on_command(const wire::CapsuleCmd &pdu, uint32_t data_length, DataSink &sink) noexcept {
+    const wire::Sqe &sqe = pdu.sqe;
+    const bool in_capsule = sqe.sgl.type == wire::kSglInCapsule;
+    if (data_length > config_.in_capsule_bytes) {
+        return stream_->reject(Fes::limit_exceeded);
+    }
+    if (in_capsule && sqe.sgl.address != 0) {
+        return stream_->reject(Fes::unsupported_parameter, kFeiSgl);  // an offset, and ICDOFF is 0
+    }
+    if (data_length != (in_capsule ? sqe.sgl.length : 0)) {
+        return stream_->reject(Fes::invalid_header_field, offsetof(wire::CommonHeader, plen));
+    }
+    Slot *taken = take_slot();
+    if (taken == nullptr) {
+        return stream_->reject(Fes::sequence_error);  // more outstanding commands than the queue has entries
+    }
+    Slot &slot = *taken;
+    ++stats_.commands;
+    slot.cid = sqe.cid;
+    slot.reserved = false;
+    slot.digest_error = false;
+    slot.status = decode(slot, sqe);
+    if (data_length > 0) {
+        await_data(slot, State::capsule);
+        rx_slot_ = number_of(slot);
+        if (slot.status == status::ok && slot.shape.to_device) {
+            find_buffer(slot);  // in-capsule data always fit the slot's own
+            sink = {slot.io.iov, slot.io.iov_count, 0};
+        }
+        return true;
+    }
+    if (slot.status != status::ok) {
+        answer(slot, slot.status);
+    } else if (slot.shape.length == 0) {
+        execute(slot);
+    } else if (find_buffer(slot)) {
+        begin_transfer(slot);
+    }
+    return !disconnect_ || stream_->stop();
+}
+
+void TargetQpair::begin_transfer(Slot &slot) noexcept {
+    if (!slot.shape.to_device) {
+        execute(slot);
+        return;
+    }
+    wire::R2t pdu{};
+    pdu.ch.type = PduType::r2t;
+    pdu.ch.hlen = sizeof pdu;
+    pdu.cccid = slot.cid;
+    pdu.ttag = static_cast<uint16_t>(number_of(slot));
+    pdu.r2tl = slot.shape.length;
+    slot.data.set_header(pdu);
+    slot.data.data_length = 0;
+    await_data(slot, State::transfer);
+    stream_->queue(slot.data);
+}
+
+bool TargetQpair::on_h2c_data(const wire::H2cData &pdu, uint8_t flags, uint32_t data_length, DataSink &sink) noexcept {
+    if (pdu.ttag >= slots_.size() || slots_[pdu.ttag].state != State::transfer) {
+        return stream_->reject(Fes::invalid_header_field, offsetof(wire::H2cData, ttag));
+    }
+    Slot &slot = slots_[pdu.ttag];
+    if (slot.data.queued) {
+        return stream_->reject(Fes::sequence_error);  // it can't have seen our R2T yet
+    }
+    if (pdu.cccid != slot.cid) {
+        return stream_->reject(Fes::invalid_header_field, offsetof(wire::H2cData, cccid));
+    }
+    if (pdu.datal == 0 || pdu.datal % 4 != 0 || pdu.datal != data_length) {
+        return stream_->reject(Fes::invalid_header_field, offsetof(wire::H2cData, datal));
+    }
+    if (pdu.datal > config_.max_h2c_data) {
+        return stream_->reject(Fes::limit_exceeded);
+    }
+    if (pdu.datao != slot.received || pdu.datal > slot.shape.length - slot.received) {
+        return stream_->reject(Fes::out_of_range);
+    }
+    if ((flags & wire::flag::last_pdu) != 0 && slot.received + pdu.datal < slot.shape.length) {
+        return stream_->reject(Fes::invalid_header_field, offsetof(wire::CommonHeader, flags));
+    }
+    rx_slot_ = pdu.ttag;
+    sink = {slot.io.iov, slot.io.iov_count, MUTATED(h2c_offset_ignored) ? 0 : slot.received};
+    return true;
+}
+
+bool TargetQpair::on_data(bool digest_ok) noexcept {
+    if (rx_type_ != PduType::capsule_cmd && rx_type_ != PduType::h2c_data) {
+        return true;  // a TermReq's offending header; its fault is set already
+    }
+    Slot &slot = slots_[rx_slot_];
+    slot.received += rx_length_;
+    slot.digest_error = slot.digest_error || !(digest_ok || MUTATED(write_digest_ignored));
+    if (rx_type_ == PduType::h2c_data && slot.received < slot.shape.length) {
+        return true;
+    }
+    if (slot.digest_error) {
+        answer(slot, status::transient_transport_error);
+    } else if (slot.status != status::ok) {
+        answer(slot, slot.status);
+    } else {
+        execute(slot);
+    }
+    return !disconnect_ || stream_->stop();
+}
+
+// --- commands --------------------------------------------------------------------------------------------------
+
+// Everything the command needs from the host is here.
+void TargetQpair::execute(Slot &slot) noexcept {
+    if (slot.ns == nullptr) {
+        answer(slot, status::ok);  // Disconnect; or a flush of all namespaces where there is none
+        return;
+    }
+    if (slot.io.op == Op::deallocate) {
+        const Status bad = check_ranges(slot.ns->device->info(), slot.io, slot.shape);
+        if (bad != status::ok || !next_step(slot)) {
+            answer(slot, bad);
+            return;
+        }
+    } else if (slot.io.op == Op::zone_report) {
+        // A device need not fill what lies behind the last descriptor; nobody else's data may show there.
+        for (uint32_t i = 0; i < slot.io.iov_count; ++i) {
+            std::memset(slot.io.iov[i].iov_base, 0, slot.io.iov[i].iov_len);
+        }
+    }
+    submit(slot);
+}
+
+void TargetQpair::submit(Slot &slot) noexcept {
+    if (slot.ns->removed) {
+        answer(slot, status::invalid_namespace);
+        return;
+    }
+    slot.state = State::device;
+    slot.reserved = false;  // the device has it back
+    ++outstanding_;
+    slot.ns->device->submit(slot.io);
+}
+
+void TargetQpair::abandon(Slot &slot) noexcept {
+    if (slot.reserved) {
+        slot.reserved = false;
+        slot.ns->device->abandon(slot.io);
+    }
+}
+
+void TargetQpair::io_done(Slot &slot) noexcept {
+    --outstanding_;
+    if (life_ != Life::open) {
+        free_slot(slot);
+        if (life_ == Life::dead && outstanding_ == 0) {
+            drained_.store(true, std::memory_order_release);
+        }
+        return;
+    }
+    const Status status = slot.io.status;
+    if (status == status::ok && (slot.flush_all || slot.shape.ranges > 0) && next_step(slot)) {
+        submit(slot);
+        return;
+    }
+    answer(slot, status);
+}
+
+void TargetQpair::answer(Slot &slot, Status status) noexcept {
+    abandon(slot);
+    slot.state = State::answering;
+    if (status != status::ok) {
+        ++stats_.errors;
+        queue_reply(slot, status, 0);
+        return;
+    }
+    const Io &io = slot.io;
+    if (slot.ns != nullptr && slot.shape.length > 0 && !slot.shape.to_device) {
+        if (io.op == Op::read) {
+            stats_.read_blocks += io.block_count;
+        }
+        queue_c2h_data(slot, config_.success_flag);
+        if (!config_.success_flag) {
+            queue_reply(slot, status, 0);
+        }
+        return;
+    }
+    if (io.op == Op::write || io.op == Op::append) {
+        stats_.write_blocks += slot.ns != nullptr ? io.block_count : 0;
+    }
+    queue_reply(slot, status, io.op == Op::append ? io.result : 0);
+    if (slot.chunk_count > 0) {
+        give_chunks(slot);
+        serve_waiting();
+    }
+}
+
+void TargetQpair::queue_c2h_data(Slot &slot, bool success) noexcept {
+    wire::C2hData pdu{};
+    pdu.ch.type = PduType::c2h_data;
+    pdu.ch.hlen = sizeof pdu;
+    pdu.ch.flags = wire::flag::last_pdu;
+    pdu.cccid = slot.cid;
+    pdu.datal = slot.shape.length;
+    if (success) {
+        pdu.ch.flags |= wire::flag::success;
+        sqhd_ = static_cast<uint16_t>((sqhd_ + 1U) % config_.queue_size);  // as if a response had been sent
+    }
+    slot.data.set_header(pdu);
+    slot.data.data = slot.io.iov;
+    slot.data.data_count = slot.io.iov_count;
+    slot.data.data_skip = 0;
+    slot.data.data_length = slot.shape.length;
+    stream_->queue(slot.data);
+}
+
+void TargetQpair::queue_reply(Slot &slot, Status status, uint64_t result) noexcept {
+    wire::CapsuleResp pdu{};
+    pdu.ch.type = PduType::capsule_resp;
+    pdu.ch.hlen = sizeof pdu;
+    pdu.cqe.result = result;
+    pdu.cqe.cid = slot.cid;
+    pdu.cqe.status = wire::status_to_wire(status);
+    pdu.cqe.sqhd = config_.flow_control ? sqhd_ : uint16_t{0};
+    sqhd_ = static_cast<uint16_t>((sqhd_ + 1U) % config_.queue_size);
+    slot.reply.set_header(pdu);
+    stream_->queue(slot.reply);
+}
+
+void TargetQpair::on_sent(TxPdu &pdu) noexcept {
+    Slot &slot = slots_[pdu.slot];
+    if (slot.state == State::answering && !slot.data.queued && !slot.reply.queued) {
+        free_slot(slot);
+    }
+}
+
+}  // namespace ftl

@@ -1,0 +1,150 @@
+"""What a load finds: the FTL as it was, and what has to be done to its zones."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ... import _shim
+from ...conf import FtlConf
+from ..media.band import FREE, SHIM_STATES
+from ..media.geometry import Geometry
+from ..media.superblock import Superblock
+from ..media.zone import ACTIVE_STATES, EMPTY, Zone
+from .held import Recovered, RecoveredBlock, RecoveredRecord
+
+log = logging.getLogger(__name__)
+
+DAMAGE_TOLD_MAX: Final = 16
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedBand:
+    state: str
+    seq: int
+    write_pointers: list[int]
+
+
+@dataclass
+class Restored:
+    """All that an FtlDevice needs to go on."""
+
+    superblock: Superblock
+    superblock_zone: int
+    """0 or 1: where the newest superblock is, and how much of that zone is used."""
+    superblock_used: int
+    geometry: Geometry
+    conf: FtlConf
+    bands: list[LoadedBand]
+    l2p: NDArray[np.uint64]
+    crcs: NDArray[np.uint16] | None
+    """Of each LBA's block on media, cut (layout.cut_crcs()); None where reads are not to be verified."""
+    next_seq: int
+    next_band_seq: int
+    zones_to_finish: list[int]
+    """Start addresses: open zones of bands that are not written any more."""
+    zones_to_empty: list[int]
+    """Start addresses: open zones of free bands, without data."""
+    zones_to_reset: list[int]
+    """Start addresses of spare zones that are not empty, and of those of an L2P checkpoint."""
+    damage: list[str] = field(default_factory=list)
+    lost_blocks: int = 0
+    """LBAs that read as an error from this load on."""
+    torn_blocks: int = 0
+    """Blocks that were cut off: of writes that were not flushed."""
+    from_checkpoint: bool = False
+    recovered: list[Recovered] = field(default_factory=list)
+    """Held elsewhere and newer than everything on media, in ascending seq; ``l2p`` does not have it."""
+
+    bands_to_reset: list[int] = field(default_factory=list)
+    """Told as free: nothing on media needs what is in them, and without them there would be no band for what is
+    recovered. To be reset, behind a flush, before anything is recovered."""
+    zones_to_take: list[int] = field(default_factory=list)
+    """Start addresses of zones that become its with this load (grow.py), and may hold anything: to be emptied before
+    the superblock names them."""
+
+    @property
+    def recovered_blocks(self) -> int:
+        return sum(1 for item in self.recovered if isinstance(item, RecoveredBlock))
+
+    @property
+    def recovered_records(self) -> int:
+        return sum(1 for item in self.recovered if isinstance(item, RecoveredRecord))
+
+    def band_arrays(self) -> tuple[NDArray[np.uint8], NDArray[np.uint64], NDArray[np.uint64]]:
+        """States, seqs and (bands, punits) write pointers, as FtlCore.load_bands() takes them."""
+        code = {state: number for number, state in enumerate(SHIM_STATES)}
+        return (
+            np.array([code[band.state] for band in self.bands], np.uint8),
+            np.array([band.seq for band in self.bands], np.uint64),
+            np.array([band.write_pointers for band in self.bands], np.uint64).reshape(len(self.bands), -1),
+        )
+
+    @property
+    def mapped_blocks(self) -> int:
+        return int(np.count_nonzero(self.l2p != np.uint64(_shim.ADDRESS_INVALID)))
+
+    def told(self, name: str, *, lossy: bool) -> dict[str, Any]:
+        """For the device's properties, JSON-able; logged too. lossy: nothing that held what was accepted is there."""
+        told = {
+            "clean": self.superblock.clean,
+            "from_checkpoint": self.from_checkpoint,
+            "mapped_blocks": self.mapped_blocks,
+            "torn_blocks": self.torn_blocks,
+            "lost_blocks": self.lost_blocks,
+            "recovered_blocks": self.recovered_blocks,
+            "recovered_records": self.recovered_records,
+            "lossy": lossy,
+            "damage": self.damage[:DAMAGE_TOLD_MAX],
+            "damage_count": len(self.damage),
+        }
+        log.info(
+            "%s: loaded after a %s shutdown%s: %d blocks mapped, %d blocks and %d records recovered from where they "
+            "were held, %d torn, %d lost, %d records damaged",
+            name,
+            "clean" if self.superblock.clean else "dirty",
+            ", from its L2P checkpoint" if self.from_checkpoint else "",
+            told["mapped_blocks"],
+            told["recovered_blocks"],
+            told["recovered_records"],
+            self.torn_blocks,
+            self.lost_blocks,
+            len(self.damage),
+        )
+        if lossy:
+            log.error("%s: there is no write buffer of its last life: writes its hosts did not flush may be lost", name)
+        for text in self.damage[:DAMAGE_TOLD_MAX]:
+            log.error("%s: damaged: %s", name, text)
+        return told
+
+
+def open_zones(
+    geometry: Geometry,
+    zones: Sequence[Zone],
+    bands: Sequence[LoadedBand],
+    held: set[int],
+    bands_to_reset: Collection[int] = (),
+) -> tuple[list[int], list[int]]:
+    """Start addresses of open zones: those to finish; and those to reset, of free bands, which have to stay writable.
+    Zones of a checkpoint (held) and of bands that are reset anyway are not among them."""
+    to_finish: list[int] = []
+    to_empty: list[int] = []
+    for number, band in enumerate(geometry.bands):
+        if number in bands_to_reset:
+            continue
+        which = to_empty if bands[number].state == FREE else to_finish
+        which += [
+            zones[zone].start
+            for zone in band
+            if zone is not None and zone not in held and zones[zone].state in ACTIVE_STATES
+        ]
+    return to_finish, to_empty
+
+
+def used_spares(geometry: Geometry, zones: Sequence[Zone]) -> list[int]:
+    return [zones[index].start for index in geometry.spare_zones if zones[index].state != EMPTY]
