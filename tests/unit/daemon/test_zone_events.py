@@ -70,7 +70,7 @@ async def test_a_zone_that_goes_bad_is_relocated_within_seconds_of_the_drives_ev
         "zones_finished": 0,
         "bands_relocated": {"offline": 0, "read_only": 1, "reset_recommended": 0},
     }
-    assert ftl_of(daemon).bad_zones == [zone]
+    assert ftl_of(daemon).zone_map.bad_zones == [zone]
     zone, other = closed_zone(daemon), zone
     assert zone != other
     await here.rpc("ftltgt_recommend_zone", name="Nvme0n1", zone=zone, action="reset")
