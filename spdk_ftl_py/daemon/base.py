@@ -26,7 +26,9 @@ from ..errors import (
 from ..ftl.cache.nv_cache import NvCache
 from ..ftl.media.blockdev import BlockPort
 from ..nvme.auth.response import Policy
-from ..nvme.host.controller import AsyncEvent, Controller, NamespaceInfo
+from ..nvme.host.controller import Controller
+from ..nvme.host.events import AsyncEvent
+from ..nvme.host.namespaces import NamespaceInfo
 from ..nvme.target.peers import PeerLimits
 from ..nvme.wire import NSID_ALL, CommandError
 from ..runtime.reactor import ReactorLoop

@@ -11,7 +11,8 @@ from typing import Any, Final
 from .. import _shim
 from ..errors import FtlError, MediaError
 from ..ftl.media.blockdev import BlockPort
-from ..nvme.host.controller import Controller, NamespaceInfo
+from ..nvme.host.controller import Controller
+from ..nvme.host.namespaces import NamespaceInfo
 from ..nvme.wire import status_text
 from ..runtime.reactor import ReactorLoop, load_ended
 from ..time_limit import time_limit

@@ -9,7 +9,7 @@ from uuid import UUID
 from .. import _shim
 from ..errors import NotFoundError
 from ..nvme.host.controller import Controller as HostController
-from ..nvme.host.controller import NamespaceInfo
+from ..nvme.host.namespaces import NamespaceInfo
 from ..nvme.target.allowed_hosts import usable_keys, usable_psk
 from ..runtime.reactor import ReactorLoop
 from ..runtime.tasks import to_its_end

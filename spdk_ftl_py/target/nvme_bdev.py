@@ -16,7 +16,9 @@ from ..errors import ExistsError, FtlError
 from ..nvme import wire
 from ..nvme.auth.key import HostKeys
 from ..nvme.auth.psk import PskSource
-from ..nvme.host.controller import AsyncEvent, Controller, NamespaceInfo
+from ..nvme.host.controller import Controller
+from ..nvme.host.events import AsyncEvent
+from ..nvme.host.namespaces import NamespaceInfo
 from ..runtime.reactor import ReactorLoop
 from ..runtime.tasks import end_tasks, to_its_end
 from ..runtime.waiting import until

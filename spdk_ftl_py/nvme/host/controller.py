@@ -1,6 +1,9 @@
 """The host's side of an NVMe/TCP association: connect, admin commands, namespaces, keep-alive, I/O queues for the shim.
 
 Everything a controller answers is checked before it is believed. Base 2.0 sections 3.5, 5, 6.
+
+It is long because one state, that of the association, has many users: connect, commands, queues, and what ends all of
+them. What needs none of it is in events, io_queues and namespaces.
 """
 
 from __future__ import annotations
@@ -8,9 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
-import os
-from collections.abc import Callable, Coroutine, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Coroutine
 from typing import Any, Protocol
 from uuid import UUID, uuid4
 
@@ -20,37 +21,29 @@ from ...runtime.reactor import ReactorLoop
 from ...runtime.tasks import to_its_end
 from ...runtime.waiting import Backoff
 from ...time_limit import time_limit
-from .. import identify, logs, wire
+from .. import identify, wire
 from ..auth.key import HostKeys
 from ..auth.psk import PskSource, TlsPsk
 from ..auth.response import Policy
 from ..identify import ControllerPage
 from ..nqn import check_nqn
 from ..tcp import Connection, IcParameters, parse_port
-from ..wire import AdminOp, Cap, Cns, CommandError, Cqe, FabricsType, Feature, LogPage, PduError, Property, Sqe
+from ..wire import AdminOp, Cap, Cns, CommandError, Cqe, FabricsType, Feature, PduError, Property, Sqe
 from .authentication import authenticate, wants_authentication
 from .command_queue import CommandQueue, open_connection
 from .connect import build_connect
+from .events import EVENT_PAUSE_S, ZONE_EVENT_PAUSE_S, AsyncEvent, read_event_log, read_zone_log
+from .io_queues import close_host_qpair, first_zone_capacity, lost_reason, one_command
+from .namespaces import NamespaceInfo, read_namespaces
 
 ADMIN_QUEUE_ENTRIES = 32
 IO_QPAIRS_WANTED = 64
 UNLIMITED_IO_BYTES = 1 << 20
 """What we make of MDTS 0."""
 IO_BYTES_MAX = 4 << 20
-NAMESPACES_MAX = 4096
-EVENT_PAUSE_S = 0.01
-"""Between events, so that a controller that answers every request at once does not keep us busy."""
-ZONE_EVENT_PAUSE_S = 0.1
-"""Behind an event of zones: what changes meanwhile stands in one log page."""
-ZONE_LOG_READS = 3
-"""Of a log page that can't be read: without one that can, the controller sends no further event of these zones."""
-EVENT_LOG_BYTES: dict[int, int] = {LogPage.ERROR: 64, LogPage.SMART: 512, LogPage.DISCOVERY: 1024}
-"""How much of an event's log page to read; the others are a page long."""
 SHUTDOWN_TIMEOUT_S = 5.0
 STATUS_POLL_MIN_S = 0.001
 STATUS_POLL_MAX_S = 0.1
-ZONE_REPORT_BYTES = 128
-"""Header and one descriptor."""
 
 
 class _Submit(Protocol):
@@ -59,58 +52,6 @@ class _Submit(Protocol):
     async def __call__(
         self, sqe: Sqe, data: bytes = b"", receive_bytes: int = 0, *, may_bring_less: bool = False
     ) -> tuple[Cqe, bytearray]: ...
-
-
-@dataclass(frozen=True)
-class NamespaceInfo:
-    """One active namespace. block_bytes is the data part of a block; zone_size in blocks; limits 0: none.
-
-    nguid, eui64 and uuid are empty or None where the namespace has none.
-    """
-
-    nsid: int
-    block_count: int
-    block_bytes: int
-    metadata_bytes: int
-    metadata_interleaved: bool
-    dif_type: int
-    csi: int
-    nguid: bytes
-    eui64: bytes
-    uuid: UUID | None
-    zone_size: int = 0
-    max_open_zones: int = 0
-    max_active_zones: int = 0
-
-    def zones_at(self, starts: Sequence[int] | None) -> list[int] | None:
-        """Numbers of the zones that start at these blocks. None: it may be any, because the list is none (None), or has
-        a block where no zone starts, so that it says nothing."""
-        if starts is None or not self.zone_size:
-            return None
-        if any(start % self.zone_size or start + self.zone_size > self.block_count for start in starts):
-            return None
-        return sorted({start // self.zone_size for start in starts})
-
-
-@dataclass(frozen=True)
-class AsyncEvent:
-    """What an Asynchronous Event Request came back with. changed_namespaces: [NSID_ALL] when there were too many.
-
-    nsid and changed_zones (their first blocks, as the controller says them): of EVENT_ZONES_CHANGED; None: it may be
-    any zone. log_read: its log page could be read.
-    """
-
-    type: int
-    info: int
-    log_page: int
-    changed_namespaces: tuple[int, ...] = ()
-    nsid: int = 0
-    changed_zones: tuple[int, ...] | None = ()
-    log_read: bool = False
-
-    @property
-    def of_zones(self) -> bool:
-        return self.type | self.info << 8 | self.log_page << 16 == wire.EVENT_ZONES_CHANGED
 
 
 class Controller:
@@ -376,46 +317,7 @@ class Controller:
 
     async def namespaces(self) -> list[NamespaceInfo]:
         """Every active namespace. Raises CommandError, PathError, and ProtocolError for what can't be."""
-        nsids: list[int] = []
-        while True:
-            after = nsids[-1] if nsids else 0
-            page = identify.parse_nsid_list(await self.identify(Cns.ACTIVE_NAMESPACES, nsid=after), after)
-            nsids += page
-            if len(nsids) > NAMESPACES_MAX:
-                raise ProtocolError(f"{self.subnqn} has more than {NAMESPACES_MAX} namespaces")
-            if len(page) < identify.NSID_LIST_MAX or nsids[-1] >= wire.NSID_MAX:
-                break
-        found = [await self._namespace(nsid) for nsid in nsids]
-        return [namespace for namespace in found if namespace is not None]
-
-    async def _namespace(self, nsid: int) -> NamespaceInfo | None:
-        page = identify.parse_namespace(nsid, await self.identify(Cns.NAMESPACE, nsid=nsid))
-        if page is None:
-            return None
-        try:
-            raw = await self.identify(Cns.NAMESPACE_DESCRIPTORS, nsid=nsid)
-            descriptors = identify.parse_descriptors(nsid, raw)
-        except CommandError:
-            descriptors = identify.Descriptors()
-        zones = identify.ZnsNamespacePage(0, 0, 0)
-        if descriptors.csi == wire.CSI_ZNS:
-            raw = await self.identify(Cns.CSI_NAMESPACE, nsid=nsid, csi=wire.CSI_ZNS)
-            zones = identify.parse_zns_namespace(nsid, raw, page)
-        return NamespaceInfo(
-            nsid=nsid,
-            block_count=page.block_count,
-            block_bytes=page.block_bytes,
-            metadata_bytes=page.metadata_bytes,
-            metadata_interleaved=page.metadata_interleaved,
-            dif_type=page.dif_type,
-            csi=descriptors.csi,
-            nguid=descriptors.nguid or page.nguid,
-            eui64=descriptors.eui64 or page.eui64,
-            uuid=descriptors.uuid,
-            zone_size=zones.zone_size,
-            max_open_zones=zones.max_open_zones,
-            max_active_zones=zones.max_active_zones,
-        )
+        return await read_namespaces(self.identify, self.subnqn)
 
     # --- I/O queues -------------------------------------------------------------------------------------------------
 
@@ -477,10 +379,10 @@ class Controller:
                 qid=qid, queue_size=entries, kato_ms=0, hostid=self.hostid.bytes, cntlid=self.cntlid,
                 subnqn=self.subnqn, hostnqn=self.hostnqn,
             )  # fmt: skip
-            cqe, _ = await self._one_command(queue, sqe, data)
+            cqe, _ = await one_command(queue, sqe, data)
             self._check(cqe, f"Connect of I/O queue {qid}")
-            await self._authenticate(functools.partial(self._one_command, queue), cqe.result)
-            capacity = await self._first_zone_capacity(queue, namespace) if namespace.csi == wire.CSI_ZNS else 0
+            await self._authenticate(functools.partial(one_command, queue), cqe.result)
+            capacity = await first_zone_capacity(queue, namespace, self.subnqn) if namespace.csi == wire.CSI_ZNS else 0
             if self.lost.is_set():
                 raise PathError(f"{self.subnqn}: {self.lost_reason}")
             qpair = self._hand_over(reactor, connection, ic, namespace, depth, capacity, io_timeout_s)
@@ -493,37 +395,6 @@ class Controller:
         self.io_qpairs[qid] = (reactor, qpair)
         reactor.subscribe(qpair.id, lambda event: self._io_qpair_event(qid, qpair, event))
         return qpair
-
-    async def _one_command(
-        self, queue: CommandQueue, sqe: Sqe, data: bytes = b"", receive_bytes: int = 0, *, may_bring_less: bool = False
-    ) -> tuple[Cqe, bytearray]:
-        """One command on a queue that nobody else receives from, so that nothing is read beyond its completion."""
-        command = asyncio.ensure_future(queue.submit(sqe, data, receive_bytes, may_bring_less=may_bring_less))
-        try:
-            while not command.done():
-                await queue.pump()
-                await asyncio.sleep(0)
-            return await command
-        finally:
-            command.cancel()
-            await asyncio.gather(command, return_exceptions=True)
-
-    async def _first_zone_capacity(self, queue: CommandQueue, namespace: NamespaceInfo) -> int:
-        """Zone capacities are in zone reports only, and those come by I/O queues."""
-        sqe = Sqe(
-            wire.NvmOp.ZONE_MANAGEMENT_RECEIVE, nsid=namespace.nsid, cdw12=ZONE_REPORT_BYTES // 4 - 1, cdw13=1 << 16
-        )
-        cqe, report = await self._one_command(queue, sqe, b"", ZONE_REPORT_BYTES)
-        self._check(cqe, f"zone report of namespace {namespace.nsid}")
-        if int.from_bytes(report[0:8], "little") == 0:
-            raise ProtocolError(f"{self.subnqn}: namespace {namespace.nsid} is zoned and reports no zone")
-        capacity = int.from_bytes(report[72:80], "little")
-        if not 0 < capacity <= namespace.zone_size:
-            raise ProtocolError(
-                f"{self.subnqn}: the first zone of namespace {namespace.nsid} has a capacity of {capacity} blocks of "
-                f"{namespace.zone_size}"
-            )
-        return capacity
 
     def _hand_over(
         self, reactor: ReactorLoop, connection: Connection, ic: IcParameters, namespace: NamespaceInfo, depth: int,
@@ -558,7 +429,7 @@ class Controller:
         if self.io_qpairs.get(qid, (None, None))[1] is not qpair:
             return
         if event.kind == _shim.EV_HOST_QPAIR_LOST:
-            self._lose(PathError(f"{self.subnqn}: I/O queue {qid} was lost: {_lost_reason(event.a, event.b)}"))
+            self._lose(PathError(f"{self.subnqn}: I/O queue {qid} was lost: {lost_reason(event.a, event.b)}"))
         elif event.kind == _shim.EV_OVERFLOW and not qpair.connected:
             # The event that had the reason was dropped.
             self._lose(PathError(f"{self.subnqn}: I/O queue {qid} was lost"))
@@ -568,7 +439,7 @@ class Controller:
         for qid, (reactor, each) in list(self.io_qpairs.items()):
             if each is qpair:
                 del self.io_qpairs[qid]
-                await _close_host_qpair(reactor, qpair)
+                await close_host_qpair(reactor, qpair)
 
     # --- background -------------------------------------------------------------------------------------------------
 
@@ -609,37 +480,12 @@ class Controller:
             event = AsyncEvent(cqe.result & 7, cqe.result >> 8 & 0xFF, cqe.result >> 16 & 0xFF)
             pause_s = ZONE_EVENT_PAUSE_S if event.of_zones else EVENT_PAUSE_S
             if event.of_zones:
-                event = await self._read_zone_log(event, cqe.result >> 32)
+                event = await read_zone_log(self.get_log_page, event, cqe.result >> 32)
             else:
-                event = await self._read_event_log(event)
+                event = await read_event_log(self.get_log_page, event)
             if self.on_event is not None:
                 self.on_event(event)
             await asyncio.sleep(pause_s)
-
-    async def _read_event_log(self, event: AsyncEvent) -> AsyncEvent:
-        try:
-            log = await self.get_log_page(event.log_page, EVENT_LOG_BYTES.get(event.log_page, wire.PAGE_BYTES))
-        except CommandError:
-            return event
-        changed = logs.parse_changed_namespaces(log) if event.log_page == LogPage.CHANGED_NAMESPACES else ()
-        return replace(event, changed_namespaces=tuple(changed), log_read=True)
-
-    async def _read_zone_log(self, event: AsyncEvent, nsid: int) -> AsyncEvent:
-        unread = replace(event, nsid=nsid, changed_zones=None)
-        if not 1 <= nsid <= wire.NSID_MAX:
-            return unread
-        for _ in range(ZONE_LOG_READS):
-            try:
-                log = await self.get_log_page(LogPage.CHANGED_ZONES, wire.PAGE_BYTES, nsid=nsid, csi=wire.CSI_ZNS)
-            except CommandError as error:
-                if error.do_not_retry:
-                    break
-                await asyncio.sleep(ZONE_EVENT_PAUSE_S)
-            else:
-                # Behind an event a list without a zone is one that a read before has cleared, and did not bring.
-                starts = logs.parse_changed_zones(log)
-                return replace(unread, changed_zones=tuple(starts) if starts else None, log_read=True)
-        return unread
 
     # --- ending -----------------------------------------------------------------------------------------------------
 
@@ -657,7 +503,7 @@ class Controller:
     async def _close_io_qpairs(self) -> None:
         while self.io_qpairs:
             _, (reactor, qpair) = self.io_qpairs.popitem()
-            await _close_host_qpair(reactor, qpair)
+            await close_host_qpair(reactor, qpair)
 
     async def close(self) -> None:
         """Idempotent. Closes the I/O queues, shuts the controller down in order if it answers, ends every task."""
@@ -687,23 +533,3 @@ class Controller:
         await asyncio.gather(*tasks, return_exceptions=True)
         if self._queue is not None:
             self._queue.connection.close()
-
-
-async def _close_host_qpair(reactor: ReactorLoop, qpair: _shim.HostQpair) -> None:
-    reactor.unsubscribe(qpair.id)
-    if reactor.shim.running:
-        await asyncio.shield(asyncio.get_running_loop().run_in_executor(None, qpair.close))
-    else:
-        qpair.close()
-
-
-def _lost_reason(reason: int, detail: int) -> str:
-    """Of EV_HOST_QPAIR_LOST, in words; detail is an errno or the FES of a TermReq."""
-    words = {
-        _shim.QPAIR_PEER_CLOSED: "the controller closed the connection",
-        _shim.QPAIR_TIMED_OUT: "a command had no answer in time",
-        _shim.QPAIR_SOCKET_ERROR: os.strerror(detail),
-        _shim.QPAIR_PROTOCOL_ERROR: f"the controller broke the protocol (FES {detail})",
-        _shim.QPAIR_PEER_TERMINATED: f"the controller ended it for a breach of the protocol (FES {detail})",
-    }
-    return words.get(reason, f"it was closed (reason {reason})")

@@ -14,7 +14,8 @@ from ...runtime.reactor import ReactorLoop
 from ...runtime.tasks import end_tasks
 from ..auth.key import HostKeys
 from ..wire import CommandError, Status
-from .controller import Controller, NamespaceInfo
+from .controller import Controller
+from .namespaces import NamespaceInfo
 
 KATO_MS: Final = 5_000
 CONNECT_TIMEOUT_S: Final = 10.0

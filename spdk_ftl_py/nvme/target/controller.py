@@ -1,6 +1,9 @@
 """A target's controller: one host's association with a subsystem, from the admin queue's Connect to its end.
 
 Admin commands are executed here; I/O queues belong to the shim and are only kept account of. Base 2.0 sections 3, 5, 6.
+
+It is long because one state, that of the association, has many users: properties, time-outs, queues, and what ends all
+of them. What needs none of it is in events, features and identify_commands.
 """
 
 from __future__ import annotations

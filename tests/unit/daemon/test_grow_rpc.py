@@ -10,7 +10,7 @@ import pytest
 from spdk_ftl_py.errors import BusyError, ExistsError, GeometryError, MediaError, NotFoundError, ParameterError
 from spdk_ftl_py.ftl.load import grow as growing
 from spdk_ftl_py.ftl.media.blockdev import BlockPort
-from spdk_ftl_py.nvme.host.controller import AsyncEvent
+from spdk_ftl_py.nvme.host.events import AsyncEvent
 from spdk_ftl_py.runtime.reactor import ReactorLoop
 from spdk_ftl_py.target.jsonrpc import RpcError
 from unit.daemon.registry_rig import Daemon, World, Writer, connected, create, gate_of

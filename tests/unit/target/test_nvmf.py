@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from spdk_ftl_py import _shim
-from spdk_ftl_py.nvme.host.controller import AsyncEvent, Controller
+from spdk_ftl_py.nvme.host.controller import Controller
+from spdk_ftl_py.nvme.host.events import AsyncEvent
 from spdk_ftl_py.nvme.wire import LogPage
 from spdk_ftl_py.target.nvme_bdev import State
 from unit.nvme.nvme_loop import until

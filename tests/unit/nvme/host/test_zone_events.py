@@ -10,7 +10,8 @@ from uuid import UUID
 import pytest
 
 from spdk_ftl_py.nvme import wire
-from spdk_ftl_py.nvme.host.controller import ZONE_EVENT_PAUSE_S, ZONE_LOG_READS, AsyncEvent, NamespaceInfo
+from spdk_ftl_py.nvme.host.events import ZONE_EVENT_PAUSE_S, ZONE_LOG_READS, AsyncEvent
+from spdk_ftl_py.nvme.host.namespaces import NamespaceInfo
 from spdk_ftl_py.nvme.wire import AdminOp, Cqe, Feature, PduType, Sqe, Status
 from unit.nvme.host.test_controller import Liar, changed, connect, controller_page, lying
 from unit.nvme.nvme_loop import WAIT_S

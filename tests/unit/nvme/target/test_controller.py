@@ -13,7 +13,7 @@ import pytest
 from spdk_ftl_py import _shim
 from spdk_ftl_py.errors import ExistsError, FtlError, NotFoundError, ParameterError, PathError
 from spdk_ftl_py.nvme import identify, wire
-from spdk_ftl_py.nvme.host.controller import AsyncEvent
+from spdk_ftl_py.nvme.host.events import AsyncEvent
 from spdk_ftl_py.nvme.target.controller import ControllerState
 from spdk_ftl_py.nvme.target.listener import NvmfTarget
 from spdk_ftl_py.nvme.target.subsystem import Subsystem

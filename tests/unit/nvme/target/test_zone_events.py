@@ -9,7 +9,8 @@ import pytest
 
 from spdk_ftl_py import _shim
 from spdk_ftl_py.nvme import identify, wire
-from spdk_ftl_py.nvme.host.controller import AsyncEvent, Controller
+from spdk_ftl_py.nvme.host.controller import Controller
+from spdk_ftl_py.nvme.host.events import AsyncEvent
 from spdk_ftl_py.nvme.logs import CHANGED_ZONES_MAX
 from spdk_ftl_py.nvme.wire import AdminOp, CommandError, Feature, LogPage, Property, Sqe, Status
 from unit.nvme.nvme_loop import WAIT_S, Bench, RawHost, capsule, get_feature

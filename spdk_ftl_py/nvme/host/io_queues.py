@@ -1,0 +1,69 @@
+"""I/O queues of a host, before the shim has them and when they end."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+
+from ... import _shim
+from ...errors import ProtocolError
+from ...runtime.reactor import ReactorLoop
+from .. import wire
+from ..wire import CommandError, Cqe, Sqe
+from .command_queue import CommandQueue
+from .namespaces import NamespaceInfo
+
+ZONE_REPORT_BYTES = 128
+"""Header and one descriptor."""
+
+
+async def one_command(
+    queue: CommandQueue, sqe: Sqe, data: bytes = b"", receive_bytes: int = 0, *, may_bring_less: bool = False
+) -> tuple[Cqe, bytearray]:
+    """One command on a queue that nobody else receives from, so that nothing is read beyond its completion."""
+    command = asyncio.ensure_future(queue.submit(sqe, data, receive_bytes, may_bring_less=may_bring_less))
+    try:
+        while not command.done():
+            await queue.pump()
+            await asyncio.sleep(0)
+        return await command
+    finally:
+        command.cancel()
+        await asyncio.gather(command, return_exceptions=True)
+
+
+async def first_zone_capacity(queue: CommandQueue, namespace: NamespaceInfo, subnqn: str) -> int:
+    """Zone capacities are in zone reports only, and those come by I/O queues."""
+    sqe = Sqe(wire.NvmOp.ZONE_MANAGEMENT_RECEIVE, nsid=namespace.nsid, cdw12=ZONE_REPORT_BYTES // 4 - 1, cdw13=1 << 16)
+    cqe, report = await one_command(queue, sqe, b"", ZONE_REPORT_BYTES)
+    if cqe.status:
+        raise CommandError(f"{subnqn}: zone report of namespace {namespace.nsid} failed", cqe)
+    if int.from_bytes(report[0:8], "little") == 0:
+        raise ProtocolError(f"{subnqn}: namespace {namespace.nsid} is zoned and reports no zone")
+    capacity = int.from_bytes(report[72:80], "little")
+    if not 0 < capacity <= namespace.zone_size:
+        raise ProtocolError(
+            f"{subnqn}: the first zone of namespace {namespace.nsid} has a capacity of {capacity} blocks of "
+            f"{namespace.zone_size}"
+        )
+    return capacity
+
+
+async def close_host_qpair(reactor: ReactorLoop, qpair: _shim.HostQpair) -> None:
+    reactor.unsubscribe(qpair.id)
+    if reactor.shim.running:
+        await asyncio.shield(asyncio.get_running_loop().run_in_executor(None, qpair.close))
+    else:
+        qpair.close()
+
+
+def lost_reason(reason: int, detail: int) -> str:
+    """Of EV_HOST_QPAIR_LOST, in words; detail is an errno or the FES of a TermReq."""
+    words = {
+        _shim.QPAIR_PEER_CLOSED: "the controller closed the connection",
+        _shim.QPAIR_TIMED_OUT: "a command had no answer in time",
+        _shim.QPAIR_SOCKET_ERROR: os.strerror(detail),
+        _shim.QPAIR_PROTOCOL_ERROR: f"the controller broke the protocol (FES {detail})",
+        _shim.QPAIR_PEER_TERMINATED: f"the controller ended it for a breach of the protocol (FES {detail})",
+    }
+    return words.get(reason, f"it was closed (reason {reason})")
