@@ -53,7 +53,7 @@ async def measure(socket: Path, kind: str, depths: list[int], seconds: float) ->
             done.clear()
             load.start("write", queue_depth=depth, time_limit_s=seconds)
             await done.wait()
-            progress: dict[str, Any] = load.progress()
+            progress: dict[str, Any] = load.progress().as_dict()
             assert progress["io_errors"] == 0, progress
             latency = progress["latency_ns"]
             rate = progress["done_ios"] / progress["elapsed_ns"] * 1e6

@@ -15,7 +15,7 @@ from ..ftl.cache.nv_cache import check_cache, owner_of
 from ..ftl.creation import CREATION_PATIENCE_S
 from ..ftl.media import superblock
 from ..ftl.media.blockdev import BUSY_PATIENCE_S, BlockPort
-from ..ftl.media.geometry import Geometry, plan
+from ..ftl.media.geometry import BLOCK_BYTES, Geometry, plan
 from ..ftl.media.layout import (
     BATCH_MAGIC,
     CHECKPOINT_MAGIC,
@@ -31,7 +31,6 @@ from ..spdk.attach import attached_as
 from ..spdk.bdevs import Bdev, get_bdev, get_bdevs
 from ..spdk.rpc import TargetRpc
 
-BLOCK_BYTES: Final = 4096
 REMAINS_ZONES: Final = 16
 REMAINS_BLOCKS: Final = 8
 """Of each of the first zones so many blocks are looked at for remains of an FTL."""

@@ -382,7 +382,7 @@ class ManagedDevice(OrderedDevice):
                 if failure is None or not may_pass(failure):
                     await self._fail(failure.message if failure is not None else "the FTL failed")
                     return Ended.FAILED
-                if await self._flush_failed(failure, flushed=ftl.core.stats()["base_flushes"] > 1):
+                if await self._flush_failed(failure, flushed=ftl.core.stats().base_flushes > 1):
                     return Ended.FAILED
                 reason = self._link.lost_reason or failure.message
         finally:

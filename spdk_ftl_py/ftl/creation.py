@@ -19,7 +19,7 @@ from .cache.nv_cache_keeper import CacheKeeper
 from .core import make_core
 from .device import FtlDevice
 from .load.write_buffer_file import BufferFiles
-from .media.blockdev import BUSY_PATIENCE_S, ZONE_RESET, BlockPort
+from .media.blockdev import BUSY_PATIENCE_S, BlockPort
 from .media.geometry import BATCH_BLOCKS, BLOCK_BYTES, SUPERBLOCK_ZONES, Geometry, plan
 from .media.retention import require_retention
 from .media.superblock import SuperblockWriter
@@ -148,7 +148,7 @@ async def _forget_older_superblocks(port: BlockPort, zones: list[Zone]) -> None:
     for index in SUPERBLOCK_ZONES:
         if zones[index].state == FULL:
             await port.write(zones[index].start, bytes(BLOCK_BYTES), fua=True)
-            await port.zone_action(ZONE_RESET, zones[index].start)
+            await port.zone_action(_shim.ZoneAction.RESET, zones[index].start)
 
 
 async def _require_retention(port: BlockPort, zones: list[Zone], base: str) -> None:
@@ -156,4 +156,4 @@ async def _require_retention(port: BlockPort, zones: list[Zone], base: str) -> N
     start = zones[SUPERBLOCK_ZONES[0]].start
     remedy = "use another bdev; or, for a benchmark, give --no-data"
     await require_retention(port, start, what=f"base bdev {base}", remedy=remedy)
-    await port.zone_action(ZONE_RESET, start)
+    await port.zone_action(_shim.ZoneAction.RESET, start)

@@ -7,7 +7,6 @@ import dataclasses
 import errno
 import functools
 import logging
-from collections.abc import Mapping
 from typing import Any, Final
 from uuid import UUID
 
@@ -365,7 +364,7 @@ class FtlDevice:
         geometry = self.geometry
         bands_left = int(self._bands.capacity_to_come.sum()) // geometry.band_blocks
         enough = can_collect_garbage(dataclasses.replace(geometry, bands=geometry.bands[:bands_left]))
-        freed = not self.loaded_without_room or self.core.stats()["zone_resets"] > 0
+        freed = not self.loaded_without_room or self.core.stats().zone_resets > 0
         if enough and freed and not self.no_data:
             self._fail_with_core(RoomError(f"{self.name}: {reason}; a load can free some"))
         elif enough:
@@ -387,36 +386,38 @@ class FtlDevice:
 
     def _on_event(self, event: _shim.Event) -> None:
         kind = event.kind
-        if kind == _shim.EV_BAND_NEXT_NEEDED:
-            self._manager.band_wanted(event.a)
-        elif kind == _shim.EV_ZONE_FAULT:
-            self._zone_fault(event.a, event.b, event.c)
-        elif kind == _shim.EV_ZONE_FINISHED:
-            zone = self._bands[event.a].zones[event.b]
-            log.info("%s: zone %s of band %d was finished by the base", self.name, zone, event.a)
-        elif kind == _shim.EV_BAND_RESET_DONE and not self._band_reset(event.a, event.b, event.c):
-            return
-        elif kind == _shim.EV_BLOCK_LOST:
-            self._block_lost(event.a, event.b, event.c)
-        elif kind == _shim.EV_SCRUB_DONE:
+        if kind == _shim.EventKind.BAND_NEXT_NEEDED:
+            self._manager.band_wanted(event.stream)
+        elif kind == _shim.EventKind.ZONE_FAULT:
+            self._zone_fault(event.band, event.punit, event.status)
+        elif kind == _shim.EventKind.ZONE_FINISHED:
+            zone = self._bands[event.band].zones[event.punit]
+            log.info("%s: zone %s of band %d was finished by the base", self.name, zone, event.band)
+        elif kind == _shim.EventKind.BAND_RESET_DONE:
+            if not self._band_reset(event.band, event.status, event.failed_punit):
+                return
+        elif kind == _shim.EventKind.BLOCK_LOST:
+            self._block_lost(event.lba, event.address, event.status)
+        elif kind == _shim.EventKind.SCRUB_DONE:
             self.scrub.wake()
             return
-        elif kind == _shim.EV_BAND_UNREADABLE:
-            self._band_unreadable(event.a, event.b, event.c)
-        elif kind == _shim.EV_DRAINED:
-            done = self._drained.pop(event.a, None)
+        elif kind == _shim.EventKind.BAND_UNREADABLE:
+            self._band_unreadable(event.band, event.address, event.status)
+        elif kind == _shim.EventKind.DRAINED:
+            done = self._drained.pop(event.ticket, None)
             if done is None:
-                self._drains_done[event.a] = event.b
+                self._drains_done[event.ticket] = event.status
             elif not done.done():
-                done.set_result(event.b)
-        elif kind == _shim.EV_CORE_FAILED:
-            self._core_failed(event.a, by_flush=bool(event.b))
+                done.set_result(event.status)
+        elif kind == _shim.EventKind.CORE_FAILED:
+            self._core_failed(event.status, by_flush=event.by_flush)
             return
-        elif kind == _shim.EV_CACHE_FAILED:
-            self._cache_failed(event.a)
-        elif kind == _shim.EV_FLUSH_FAILED and self._flush_failed(event.a, event.b):
-            return
-        elif kind == _shim.EV_OVERFLOW:
+        elif kind == _shim.EventKind.CACHE_FAILED:
+            self._cache_failed(event.status)
+        elif kind == _shim.EventKind.FLUSH_FAILED:
+            if self._flush_failed(event.status, event.failures):
+                return
+        elif kind == _shim.EventKind.OVERFLOW:
             self._overflowed()
         self._manager.wake()
 
@@ -425,8 +426,8 @@ class FtlDevice:
         failure = self.core.failure
         if failure and not self._core_closed:
             # With what is neither "gone" nor "busy" only a flush makes it fail.
-            kind = _shim.error_class(failure, op=_shim.OP_FLUSH)
-            self._core_failed(failure, by_flush=kind == _shim.ERROR_DOUBT)
+            kind = _shim.error_class(failure, op=_shim.Op.FLUSH)
+            self._core_failed(failure, by_flush=kind == _shim.ErrorClass.DOUBT)
             return
         # A drain covers those before it: whoever waits for one orders another.
         drained, self._drained = self._drained, {}
@@ -480,14 +481,14 @@ class FtlDevice:
             return
         log.warning("%s: zone %s of band %d failed: %s", self.name, band.zones[punit], index, status_text(status))
 
-    def _band_reset(self, index: int, status: int, punit: int) -> bool:
+    def _band_reset(self, index: int, status: int, punit: int | None) -> bool:
         """False: the device has failed over it."""
         if self.state is FtlState.READ_ONLY:
             return True
         if status == 0:
             self._failed_flushes = 0
             return True
-        if punit < self.geometry.punits:
+        if punit is not None:
             # One that had failed before was told, and counted, by then.
             if self._bands[index].zones[punit] not in self._faulty_told:
                 self._zone_fault(index, punit, status)
@@ -633,11 +634,11 @@ class FtlDevice:
     @property
     def lost_blocks(self) -> int:
         """That media lost: those the load found, and since. Not all of a flood of them are told by events."""
-        return self._lost_before + self.core.stats()["lost_blocks"]
+        return self._lost_before + self.core.stats().lost_blocks
 
     def stats(self) -> dict[str, Any]:
         """JSON-able: SPDK's groups, and ours. Works in every state but after halt()."""
-        core: Mapping[str, int] = self.core.stats()
+        core = self.core.stats()
         bands = self._bands.counts()
         return {
             "name": self.name,
@@ -655,12 +656,12 @@ class FtlDevice:
             "limits_applied": dict(self._manager.limits_applied),
             "lost_blocks": self.lost_blocks,
             "zone_faults": self.zone_faults,
-            "zones_finished_by_base": core["zones_finished"],
+            "zones_finished_by_base": core.zones_finished,
             "zone_watch": self.zone_watch.stats(),
             "unreadable_bands": self.unreadable_bands,
             "spare_zones": len(self._spares),
             "scrub": self.scrub.status(),
-            "core": dict(core),
+            "core": core.as_dict(),
         }
 
     def properties(self) -> dict[str, Any]:
@@ -670,7 +671,7 @@ class FtlDevice:
             "failure": self.failure.message if self.failure else None,
             "no_data": self.no_data,
             "restored": self.restored,
-            "write_buffer_size": self.core.stats()["write_buffer_blocks"] * BLOCK_BYTES,
+            "write_buffer_size": self.core.stats().write_buffer_blocks * BLOCK_BYTES,
             "cache_device": self.cache.describe(),
             "zone_watch": self.zone_watch.stats(),
             "scrub": self.scrub.status(),

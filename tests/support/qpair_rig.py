@@ -35,8 +35,8 @@ class Driver:
 
     def collect(self) -> None:
         for event in self.reactor.events():
-            if event.kind == _shim.EV_IO_DONE:
-                self.done[event.a] = Done(event.b, event.c)
+            if event.kind == _shim.EventKind.IO_DONE:
+                self.done[event.ticket] = Done(event.status, event.result)
             else:
                 self.events.append(event)
 
@@ -86,11 +86,11 @@ class Rig(Driver):
 
     def read(self, lba: int, blocks: int = 1) -> bytes:
         buffer = bytearray(blocks * self.host.block_bytes)
-        self.ok(_shim.OP_READ, lba, blocks, buffer)
+        self.ok(_shim.Op.READ, lba, blocks, buffer)
         return bytes(buffer)
 
     def write(self, lba: int, data: bytes, **kwargs: Any) -> None:
-        self.ok(_shim.OP_WRITE, lba, len(data) // self.host.block_bytes, data, **kwargs)
+        self.ok(_shim.Op.WRITE, lba, len(data) // self.host.block_bytes, data, **kwargs)
 
 
 def host_options(device: _shim.BlockDevice, digests: Digests = NO_DIGESTS, **changes: Any) -> dict[str, Any]:

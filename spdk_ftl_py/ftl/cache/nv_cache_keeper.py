@@ -31,8 +31,6 @@ DRAINS_MAX: Final = 8
 """Failed in a row, after which what is in a failing cache can't be made durable elsewhere."""
 DRAIN_INTERVAL_S: Final = 1.0
 """Until the next try to make durable what was recovered."""
-ACTIVE: Final = 0
-"""cache_stats()["state"]."""
 SEQ_GAP: Final = 4096
 """After a dirty shutdown. A write that was in flight to the cache may still land; the place it lands on must not be one
 of a new write."""
@@ -255,7 +253,7 @@ class CacheKeeper:
     def has_failed(self) -> bool:
         """Also where the event was lost."""
         stats = self.stats()
-        return stats is not None and stats["state"] != ACTIVE
+        return stats is not None and stats.state != _shim.NvCacheState.ACTIVE
 
     async def finish(self) -> None:
         """The clean header, after the core's close(): all of it is durable on the base. A cache that fails now is given
@@ -263,7 +261,7 @@ class CacheKeeper:
         stats = self.stats()
         if self._cache is None or stats is None or self.state is not CacheState.IN_USE:
             return
-        if stats["state"] != ACTIVE:
+        if stats.state != _shim.NvCacheState.ACTIVE:
             self.state = CacheState.GIVEN_UP
             return
         try:
@@ -288,9 +286,9 @@ class CacheKeeper:
         """For bdev_ftl_get_properties."""
         if self._told is None:
             return None
-        stats = self.stats() or {}
-        ring = stats.get("ring_blocks", 0)
-        used = stats.get("used_blocks", 0) if self.state is CacheState.IN_USE else 0
+        stats = self.stats()
+        ring = stats.ring_blocks if stats is not None else 0
+        used = stats.used_blocks if stats is not None and self.state is CacheState.IN_USE else 0
         return {
             "state": self.state.value,
             "failure": self.failure,
@@ -298,9 +296,9 @@ class CacheKeeper:
             "blocks": self._told.get("blocks"),
             "used_blocks": used,
             "fill": round(used / ring, 4) if ring else 0.0,
-            "lap": stats.get("lap", 0),
+            "lap": stats.lap if stats is not None else 0,
             **({} if self._cache is None else dataclasses.asdict(self._cache.requests)),
         }
 
-    def stats(self) -> dict[str, int] | None:
+    def stats(self) -> _shim.NvCacheStats | None:
         return None if self._core is None else self._core.cache_stats()

@@ -130,7 +130,8 @@ class _Walk:
                 if state == "closed":
                     assert self.base.zone_send(start, ZSA_FINISH) == 0
             free = not any(pointers)
-            bands.append(("free" if free else "closed" if whole else "faulted", max(seqs), pointers))
+            band = _shim.BandState
+            bands.append((band.FREE if free else band.CLOSED if whole else band.FAULTED, max(seqs), pointers))
         block_count = self.bench.block_count
         entries = np.full(block_count, _shim.ADDRESS_INVALID, np.uint64)
         versions = [0] * block_count
