@@ -178,6 +178,6 @@ def _is_begun(device: ManagedDevice) -> bool:
 
 def _tell(device: ManagedDevice) -> dict[str, Any]:
     told = device.describe()
-    base = f"base bdev {device.params['base_bdev']}"
+    base = f"base bdev {device.options.base_bdev}"
     waits = None if told["state"] == DeviceState.ONLINE.value else told["error"] or told.get("waiting_for") or base
     return {"name": device.name, "uuid": str(device.uuid), "state": told["state"], "waiting_for": waits}

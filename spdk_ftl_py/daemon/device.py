@@ -10,12 +10,13 @@ from datetime import datetime, timezone
 from typing import Any, Final
 from uuid import UUID, uuid4
 
-from ..conf import FtlConf, given_settings
+from ..conf import FtlConf
 from ..errors import BusyError, FlushDoubtError, FtlError, MediaError, ParameterError, TargetError
 from ..ftl.device import FtlDevice
 from ..ftl.life import FtlState
 from ..ftl.load.write_buffer_file import BufferFile, buffer_files
 from ..ftl.media.blockdev import may_pass
+from ..ftl.media.zone import Zone
 from ..ignored_settings import drop_ignored
 from ..nvme.target.connected_hosts import ConnectedHosts
 from ..runtime.steps import Steps
@@ -28,7 +29,7 @@ from .base import PASSING, BaseLink, CacheUnfitError, DaemonIdentity, DeferredEr
 from .base_search import BaseSearch, as_unfit
 from .base_watch import BaseWatch
 from .changes import Change, Changes
-from .checks import Media, check_media, check_name, optimal_open_zones, split_address
+from .checks import Media, check_media, check_name, split_address
 from .dependents import Dependents
 from .ending import halt_ftl, take_apart
 from .export_nqn import export_nqn
@@ -37,6 +38,7 @@ from .front import Export, Front
 from .ftl_maker import FtlMaker
 from .ordered_device import OrderedDevice
 from .owed import make_room, settle_alarms
+from .requests import FtlOptions, HostOptions
 from .session_keys import SessionKeys, drop_all, psk_path
 from .states import DeviceState as DeviceState
 from .states import Ended
@@ -73,30 +75,29 @@ class ManagedDevice(OrderedDevice):
         Raises ConfError or ParameterError where params break a rule that needs no target.
         """
         self.params, self._life_seen = params, life
-        self.name: str = params["name"]
+        asked = HostOptions.taken_from(params)
+        self.options = options = FtlOptions.of(params)
+        self.name, self.target = options.name, options.target
         for line in drop_ignored(params):
             log.warning("FTL bdev %s: %s", self.name, line)
-        self.target: str = params["target"]
-        given = UUID(params["uuid"]) if params.get("uuid") else None
         # As in 2020's rpc.py, the nil UUID means "a new one".
-        self.uuid = device or (given if given is not None and given.int else uuid4())
-        self.loads = loads or (device is None and given is not None and given.int != 0)
+        self.uuid = device or options.loads_uuid or uuid4()
+        self.loads = loads or (device is None and options.loads_uuid is not None)
         """It is on the base, and loaded from there; else it is created."""
-        self.settings = given_settings(params)
-        self.conf = FtlConf.from_dict(self.settings)
+        self.conf = FtlConf.from_dict(options.settings)
         self.conf.check()
-        if params.get("without_cache") and params.get("cache"):
+        if options.without_cache and options.cache:
             raise ParameterError("without_cache gives the nv cache up: leave the cache bdev out")
-        if params.get("without_cache") and not self.loads:
+        if options.without_cache and not self.loads:
             raise ParameterError("without_cache is for loading an FTL that has an nv cache: give its uuid")
-        self.no_data: bool = bool(params.get("no_data"))
+        self.no_data = options.no_data
         """What is written to it is kept by nobody: it is never loaded."""
         if self.no_data and self.loads:
             raise ParameterError("no_data makes a new FTL, which can't be loaded again: leave the uuid out")
-        if self.no_data and params.get("cache"):
+        if self.no_data and options.cache:
             raise ParameterError("no_data keeps nothing, so it needs no nv cache: leave the cache bdev out")
-        self.listen = split_address(params.get("listen_address") or identity.listen)
-        self.nqn = export_nqn(params.get("nqn") or identity.nqn_template, self.name, self.uuid)
+        self.listen = split_address(options.listen_address or identity.listen)
+        self.nqn = export_nqn(options.nqn or identity.nqn_template, self.name, self.uuid)
         if export is not None:
             self.listen, self.nqn = (export.traddr, export.trsvcid), export.nqn
         self.error: str | None = None
@@ -123,16 +124,18 @@ class ManagedDevice(OrderedDevice):
         self._saved_params: dict[str, Any] | None = None
         """Those in the state file, where they are not what counts here yet."""
         self._rpc = identity.rpc(self.target)
-        self._link = BaseLink(self._rpc, params, self.uuid, identity)
+        self._link = BaseLink(self._rpc, lambda: self.options, self.uuid, identity)
         self._maker = FtlMaker(
-            self.uuid, params, self.settings, identity.buffer_dir, progress=self._report, on_lossy=self._alarm
+            self.uuid, lambda: self.options, identity.buffer_dir, progress=self._report, on_lossy=self._alarm
         )
-        self._search = BaseSearch(self._rpc, params, self.uuid, identity.prober, self._moved, lambda: self._life_seen)
+        self._search = BaseSearch(
+            self._rpc, lambda: self.options, self.uuid, identity.prober, self._moved, lambda: self._life_seen
+        )
         self._base_watch = BaseWatch(self._rpc, lambda: self._link.base_name, str(self), self._tell, self._untell)
-        target_psk = psk_path(params.get("target_psk"))
+        target_psk = psk_path(options.target_psk)
         target_keys = SessionKeys(self._rpc, identity.key_dir, self.uuid, "target", target_psk)
         self.admission = Admission(
-            params, allowed, inherited=inherited, target_keys=target_keys.keys, save=lambda: self.on_change()
+            options, asked, allowed, inherited=inherited, target_keys=target_keys.keys, save=lambda: self.on_change()
         )
         self.dependents = Dependents(self.name, self._rpc, dependents, self.changed)
         self._target_bdev = TargetBdev(self._rpc, self.name, self.uuid, self.admission, target_keys, self.dependents)
@@ -149,7 +152,7 @@ class ManagedDevice(OrderedDevice):
 
     def __str__(self) -> str:
         """For the log."""
-        return f"{self.name} (uuid {self.uuid}, on {self.params['base_bdev']} of the target at {self.target})"
+        return f"{self.name} (uuid {self.uuid}, on {self.options.base_bdev} of the target at {self.target})"
 
     @property
     def how_it_came(self) -> str:
@@ -179,7 +182,7 @@ class ManagedDevice(OrderedDevice):
     @property
     def is_attached(self) -> bool:
         """As far as the daemon is to attach it: what stands on it in the target can be there."""
-        return self.state is DeviceState.ONLINE and (self.attachment is not None or self.params["no_attach"])
+        return self.state is DeviceState.ONLINE and (self.attachment is not None or self.options.no_attach)
 
     @property
     def block_count(self) -> int | None:
@@ -249,17 +252,19 @@ class ManagedDevice(OrderedDevice):
         media = await self._connect()
         base = self._link.bdev
         assert base is not None
-        self.cache_kind = await check_media(
+        seen = await check_media(
             self._front.reactor,
             media,
             base=base,
             cache=self._link.cache,
-            params=self.params,
+            options=self.options,
             conf=self.conf,
             loads=self.uuid if self.loads else None,
+            progress=self._report,
         )
+        self.cache_kind = seen.cache_kind
         await self._front.listen(self.listen, port_before)
-        self.ftl = ftl = await (self._load(media) if self.loads else self._make(media))
+        self.ftl = ftl = await (self._load(media) if self.loads else self._make(media, seen.zones))
         self.loads = not self.no_data
         self._remember(ftl)
         self._gave_cache_up()
@@ -274,7 +279,7 @@ class ManagedDevice(OrderedDevice):
         self._export_before = self.export
         if self._inherited:
             await self._try_attach()
-        elif not self.params["no_attach"]:
+        elif not self.options.no_attach:
             await self._bdev.attach(self._front)
 
     async def _connect(self) -> Media:
@@ -292,10 +297,9 @@ class ManagedDevice(OrderedDevice):
                 raise
             raise unfit from error
 
-    async def _make(self, media: Media) -> FtlDevice:
+    async def _make(self, media: Media, zones: list[Zone] | None) -> FtlDevice:
         assert self._link.bdev is not None
-        open_zones = optimal_open_zones(self._link.bdev, self.params)
-        return await self._maker.make(self._front.reactor, media, self.conf, optimal_open_zones=open_zones)
+        return await self._maker.make(self._front.reactor, media, self._link.bdev, self.conf, zones)
 
     def _alarm(self) -> None:
         """What was accepted before may be lost: hosts that were connected learn it from their first Flush."""
@@ -315,7 +319,7 @@ class ManagedDevice(OrderedDevice):
 
     async def _try_attach(self) -> None:
         """Of what hosts have had already: those of the export don't wait for the target, which gets it later."""
-        if self.params["no_attach"]:
+        if self.options.no_attach:
             # Whether its user attached it in the target, nothing tells.
             await self.dependents.attached_anew()
         else:
@@ -405,7 +409,7 @@ class ManagedDevice(OrderedDevice):
         return reason is not None
 
     async def _stay_attached(self) -> None:
-        if not self.params["no_attach"]:
+        if not self.options.no_attach:
             await self._bdev.keep(self._front)
 
     async def _load_changed(self) -> bool:
@@ -558,8 +562,8 @@ class ManagedDevice(OrderedDevice):
 
     def _gave_cache_up(self) -> None:
         """Once: the superblock says so now, and another cache may come."""
-        if self.params.get("without_cache"):
-            self.params["without_cache"] = False
+        if self.options.without_cache:
+            self.set_params({**self.params, "without_cache": False})
 
     def _sweep(self) -> None:
         """The core before this one goes when the last write that was received into its memory is done."""
@@ -626,7 +630,7 @@ class ManagedDevice(OrderedDevice):
     async def _take_all_apart(self) -> list[tuple[str, Exception]]:
         failures, failures_here = await take_apart(
             self._rpc, self._target_bdev, self._link, self._let_go_here,
-            drop_keys=lambda: drop_all(self._rpc, self._identity.key_dir, self.uuid, self.params.get("target_psk")),
+            drop_keys=lambda: drop_all(self._rpc, self._identity.key_dir, self.uuid, self.options.target_psk),
         )  # fmt: skip
         self.left_behind = bool(failures)
         return [*failures, *failures_here]
@@ -691,8 +695,8 @@ class ManagedDevice(OrderedDevice):
             "state": self.state.value,
             "since": self._since.isoformat(timespec="seconds"),
             "target": self.target,
-            "base_bdev": self.params["base_bdev"],
-            "cache": self.params.get("cache"),
+            "base_bdev": self.options.base_bdev,
+            "cache": self.options.cache,
             "no_data": self.no_data,
             "attached": self.attachment is not None,
             **self.admission.describe(),
@@ -727,10 +731,10 @@ class ManagedDevice(OrderedDevice):
         """For bdev_ftl_get_properties."""
         told = self.describe()
         told["base_names"] = self._link.names_of("base")
-        if self.params.get("cache") is not None:
+        if self.options.cache is not None:
             its = self.ftl.cache if self.ftl is not None else None
             told["cache"] = {
-                "bdev": self.params["cache"],
+                "bdev": self.options.cache,
                 "names": self._link.names_of("cache"),
                 "kind": self.cache_kind,
                 "state": its.state.value if its is not None else "absent",

@@ -21,6 +21,7 @@ from .changes import Change, Changes
 from .checks import check_name
 from .dependents import Dependents
 from .front import Front
+from .requests import FtlOptions
 from .states import DeviceState
 from .target_bdev import TargetBdev
 
@@ -31,7 +32,8 @@ class OrderedDevice(ABC):
     name: str
     uuid: UUID
     params: dict[str, Any]
-    settings: dict[str, Any]
+    """Of bdev_ftl_create, as the state file and others are told: set_params() changes them, and options with them."""
+    options: FtlOptions
     conf: FtlConf
     no_data: bool
     error: str | None
@@ -69,12 +71,10 @@ class OrderedDevice(ABC):
         await self._changes.ask(change)
 
     def set_params(self, params: dict[str, Any]) -> None:
-        """In place: those that go by them have them too. Raises ConfError, ParameterError."""
-        settings = given_settings(params)
-        FtlConf.from_dict(settings).check()
-        for mine, new in ((self.params, params), (self.settings, settings)):
-            mine.clear()
-            mine.update(new)
+        """Raises ConfError, ParameterError: then nothing has changed."""
+        options = FtlOptions.of(params)
+        FtlConf.from_dict(options.settings).check()
+        self.params, self.options = params, options
 
     def took_conf(self) -> None:
         """Its FTL has another one now."""
@@ -110,7 +110,7 @@ class OrderedDevice(ABC):
             assert self.ftl is not None
             if self.state is not DeviceState.ONLINE:
                 raise BusyError(f"FTL bdev {self.name} is {self.state.value}; it can't be renamed now")
-            attached = not self.params["no_attach"]
+            attached = not self.options.no_attach
             if attached and self._bdev.now is None:
                 raise BusyError(
                     f"FTL bdev {self.name} is no bdev of its target now, which the daemon is about to mend: try again "

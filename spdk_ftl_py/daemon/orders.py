@@ -17,7 +17,7 @@ from ..ftl.media.superblock_content import merge_conf
 from ..spdk.bdevs import find_bdev
 from ..text import show_name
 from .changes import Change
-from .checks import check_cache_bdev, find_cache
+from .checks import check_cache_size_of, find_cache
 from .device import DeviceState, ManagedDevice
 from .requester import requester
 from .settings import given, with_setting
@@ -133,17 +133,17 @@ class Orders:
         async with device.settings_turn:
             ftl = _running(device, "changed")
             in_use = _cache_in_use(device, ftl)
-            if in_use and device.params.get("cache") == name:
+            if in_use and device.options.cache == name:
                 return
             if device.no_data:
                 raise ParameterError("no_data keeps nothing, so it needs no nv cache")
             # All that can be known is known before anything is done.
-            params = {**device.params, "cache": name}
-            base = await find_bdev(device.target_rpc, device.params["base_bdev"])
-            cache = await find_cache(device.target_rpc, params, base)
+            base_name = device.options.base_bdev
+            base = await find_bdev(device.target_rpc, base_name)
+            cache = await find_cache(device.target_rpc, name, base, base_name=base_name)
             assert cache is not None
             await device.require_unclaimed_cache(cache)
-            kind = check_cache_bdev(cache, base_name="" if base is None else base.name, geometry=ftl.geometry)
+            kind = check_cache_size_of(cache, ftl.geometry)
             if in_use:
                 await self._remove_cache(device)
             # While it runs: of a large one it takes longer than hosts would wait.
@@ -162,7 +162,7 @@ class Orders:
     async def _remove_cache_in_turn(self, device: ManagedDevice) -> None:
         async with device.settings_turn:
             _cache_in_use(device, _running(device, "changed"))
-            if device.params.get("cache") is not None:
+            if device.options.cache is not None:
                 await self._remove_cache(device)
 
     @staticmethod
@@ -180,7 +180,7 @@ class Orders:
             return True
         await self._to_its_end(self._rename(device, name))
         log.info("%s: was %s until now, renamed as asked for by %s", device, before, requester())
-        if device.attachment is None and not device.params["no_attach"]:
+        if device.attachment is None and not device.options.no_attach:
             raise FtlError(
                 f"FTL bdev {before} is {name} now, but no bdev of its target yet: the daemon goes on trying "
                 f"({device.error or 'the target has not taken it'})"
@@ -195,7 +195,7 @@ class Orders:
             def take(name: str) -> None:
                 self._devices.require_free(device, name)
                 before, device.name = device.name, name
-                device.params["name"] = name
+                device.set_params({**device.params, "name": name})
                 self._devices.renamed(device, before)
 
             await device.rename(name, take)

@@ -37,7 +37,7 @@ from .saved import SavedFtl
 from .scans import Scans
 from .session_keys import drop_all, remove_stray_files
 from .state import StateDirectory
-from .terms import POLL_S, Terms, check_agrees, is_patient, may_come, wait_online
+from .terms import POLL_S, Terms, check_agrees, may_come, wait_online
 
 DEFERRED_POLL_MIN_S: Final = 0.2
 DEFERRED_POLL_MAX_S: Final = 2.0
@@ -320,7 +320,7 @@ class Registry:
     async def _check_agrees(self, device: ManagedDevice, asked: dict[str, Any]) -> None:
         """Raises what check_agrees() does."""
         told = self._properties(device)
-        for role, has in (("base", told["base_bdev"]), ("cache", device.params.get("cache"))):
+        for role, has in (("base", told["base_bdev"]), ("cache", device.options.cache)):
             wanted = asked.get("base_bdev" if role == "base" else "cache")
             if wanted in (None, has):
                 continue
@@ -357,12 +357,12 @@ class Registry:
     def _load_instead(self, device: ManagedDevice, error: FtlThereError) -> ManagedDevice:
         """With load_or_create, the FTL that was found on the base of device takes its place, to be loaded. Raises the
         error where that is not asked for, and ExistsError where it is not the FTL that is asked for."""
-        if not device.params.get("load_or_create"):
+        if not device.options.load_or_create:
             raise error
-        wanted = device.params.get("uuid")
-        if wanted is not None and UUID(wanted) != error.uuid:
+        wanted = device.options.uuid
+        if wanted is not None and wanted != error.uuid:
             raise ExistsError(
-                f"base bdev {device.params['base_bdev']} holds an FTL already, with uuid {error.uuid}, and {wanted} is "
+                f"base bdev {device.options.base_bdev} holds an FTL already, with uuid {error.uuid}, and {wanted} is "
                 "asked for: give another base, or that uuid; nothing was done"
             ) from error
         self._check_no_twin(error.uuid, device)
@@ -427,7 +427,7 @@ class Registry:
         """The creation goes on when what it lacks is there."""
         if isinstance(error, DeferredError):
             return True
-        return is_patient(device.params) and may_come(error) and not device.left_behind
+        return device.options.is_patient and may_come(error) and not device.left_behind
 
     async def delete(self, params: dict[str, Any]) -> Any:
         """True, or the line that says what of it only its write buffer file has."""
@@ -441,7 +441,7 @@ class Registry:
         if held is not None and not params.get("force"):
             raise BusyError(
                 f"FTL bdev {device.name} is {device.state.value}: of what hosts were told is written, {held} may be "
-                f"nowhere else, and can't be made durable now; bring its base bdev {device.params['base_bdev']} back, "
+                f"nowhere else, and can't be made durable now; bring its base bdev {device.options.base_bdev} back, "
                 "so that the daemon loads the FTL, and delete it then; or give --force: the file stays, for a load "
                 f"with -u {device.uuid} before this machine goes down"
             )

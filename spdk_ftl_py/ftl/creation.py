@@ -44,11 +44,13 @@ async def create(
     base_name: str = "",
     cache_name: str = "",
     no_data: bool = False,
+    zones: list[Zone] | None = None,
 ) -> FtlDevice:
     """Makes a new, empty FTL on a zoned device; everything on it, and on the nv cache, is erased. Without a uuid it
     gets a new one. buffer_dir: where its write buffer outlives the process; None: it does not. cache: a
     conventional device that becomes its nv cache. base_name, cache_name: of their bdevs, for messages. no_data: for
-    benchmarks on a device that need not keep anything; the FTL can't be loaded again, and takes no cache.
+    benchmarks on a device that need not keep anything; the FTL can't be loaded again, and takes no cache. zones: as a
+    report has just had them; None: one is asked for.
 
     Raises ConfError, ParameterError or GeometryError before anything is erased where the device or conf can't do,
     DataNotKeptError where base or cache don't keep data, and MediaError where the device fails; then nothing is left
@@ -62,7 +64,7 @@ async def create(
     port = BlockPort(reactor, base, name=name, patience_s=CREATION_PATIENCE_S)
     keeper = CacheKeeper(reactor, cache, name=name, bdev_name=cache_name, patience_s=CREATION_PATIENCE_S)
     try:
-        zones = await port.zones(lambda part: report("zone report", part))
+        zones = zones or await port.zones(lambda part: report("zone report", part))
         batch_blocks = min(BATCH_BLOCKS, base.max_append_blocks) if conf.use_append else BATCH_BLOCKS
         planned = functools.partial(
             plan,

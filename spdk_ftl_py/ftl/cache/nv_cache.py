@@ -59,21 +59,16 @@ def blocks_needed(geometry: Geometry) -> int:
 def check_cache(
     name: str,
     *,
-    base_name: str,
     block_bytes: int,
-    block_count: int,
     metadata_bytes: int = 0,
     metadata_interleaved: bool = False,
     dif_type: int = 0,
     zoned: bool = False,
-    geometry: Geometry | None = None,
-) -> str:
-    """ "vss" or "non_vss". block_bytes is the data part of a block. Without a geometry the size is not checked.
+) -> None:
+    """All but the size: check_cache_size(). block_bytes is the data part of a block.
 
     Raises ParameterError or UnsupportedError naming the bdev, what is wrong with it and the remedy.
     """
-    if name == base_name:
-        raise ParameterError(f"cache bdev {name} is the base bdev too: give another one")
     if zoned:
         raise UnsupportedError(f"cache bdev {name} is zoned: the cache overwrites in place, give a conventional bdev")
     if block_bytes != BLOCK_BYTES:
@@ -97,14 +92,19 @@ def check_cache(
             f"cache bdev {name} has {metadata_bytes} B of metadata for each block: at least {METADATA_BYTES_MIN} B, "
             "or none"
         )
-    if geometry is not None and block_count < blocks_needed(geometry):
+
+
+def check_cache_size(name: str, *, block_count: int, metadata_bytes: int, geometry: Geometry) -> str:
+    """Of one that check_cache() lets pass: "vss" or "non_vss". Raises ParameterError where it, or its metadata, is too
+    small for that geometry."""
+    if block_count < blocks_needed(geometry):
         needed = blocks_needed(geometry)
         raise ParameterError(
             f"cache bdev {name} has {block_count} blocks, needs {needed} (two bands of "
             f"{geometry.punits * geometry.zone_capacity} blocks and a header): give one of at least "
             f"{-(-needed * BLOCK_BYTES >> 20)} MiB, or use fewer parallel units"
         )
-    if geometry is not None and 0 < metadata_bytes < METADATA_BYTES_WIDE and geometry.block_count > 1 << LBA_BITS:
+    if 0 < metadata_bytes < METADATA_BYTES_WIDE and geometry.block_count > 1 << LBA_BITS:
         raise ParameterError(
             f"cache bdev {name} has {metadata_bytes} B of metadata for each block, which suffice for FTLs of "
             f"{1 << LBA_BITS} blocks, not {geometry.block_count}: give one with at least {METADATA_BYTES_WIDE} B, or "

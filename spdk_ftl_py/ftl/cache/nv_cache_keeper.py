@@ -23,7 +23,7 @@ from ..media.blockdev import BUSY_PATIENCE_S, BlockPort
 from ..media.geometry import Geometry
 from ..media.retention import require_retention
 from ..media.superblock import Superblock
-from .nv_cache import NvCache, check_cache
+from .nv_cache import NvCache, check_cache, check_cache_size
 
 log = logging.getLogger(__name__)
 
@@ -96,15 +96,16 @@ class CacheKeeper:
         """Raises ParameterError or UnsupportedError for a device that can't be the cache of that geometry."""
         device = self._device
         if device is not None:
+            name = f"of {self._name}"
             check_cache(
-                f"of {self._name}",
-                base_name="",
+                name,
                 block_bytes=device.block_bytes - device.metadata_bytes,
-                block_count=device.block_count,
                 metadata_bytes=device.metadata_bytes,
                 metadata_interleaved=True,
                 zoned=device.zoned,
-                geometry=geometry,
+            )
+            check_cache_size(
+                name, block_count=device.block_count, metadata_bytes=device.metadata_bytes, geometry=geometry
             )
 
     # --- how it begins
