@@ -9,7 +9,7 @@ import logging
 import os
 import time
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 from uuid import UUID
 
@@ -33,8 +33,10 @@ from .growing import grow
 from .host_rpcs import HostRpcs
 from .orders import Orders
 from .requester import requester
+from .requests import BuffersRequest, DevicesRequest, ForceableRequest, FtlRequest, ScrubRequest, takes
 from .saved import SavedFtl
 from .scans import Scans
+from .server import Method
 from .session_keys import drop_all, remove_stray_files
 from .state import StateDirectory
 from .terms import POLL_S, Terms, check_agrees, may_come, wait_online
@@ -81,20 +83,20 @@ class Registry:
         self._started = time.monotonic()
 
     @property
-    def methods(self) -> dict[str, Callable[[dict[str, Any]], Awaitable[Any]]]:
+    def methods(self) -> dict[str, Method]:
         """By RPC name, for RpcServer."""
         return {
             "bdev_ftl_create": self.create,
-            "bdev_ftl_delete": self.delete,
-            "bdev_ftl_get_stats": self.get_stats,
-            "bdev_ftl_get_properties": self.get_properties,
-            "bdev_ftl_scrub": self.scrub,
-            "bdev_ftl_grow": self.grow,
+            "bdev_ftl_delete": takes(ForceableRequest, self.delete),
+            "bdev_ftl_get_stats": takes(FtlRequest, self.get_stats),
+            "bdev_ftl_get_properties": takes(FtlRequest, self.get_properties),
+            "bdev_ftl_scrub": takes(ScrubRequest, self.scrub),
+            "bdev_ftl_grow": takes(ForceableRequest, self.grow),
             **self._hosts.methods,
             **self._orders.methods,
-            "ftl_get_devices": self.get_devices,
+            "ftl_get_devices": takes(DevicesRequest, self.get_devices),
             "ftl_get_daemon": self.get_daemon,
-            "ftl_remove_buffers": self.remove_buffers,
+            "ftl_remove_buffers": takes(BuffersRequest, self.remove_buffers),
             "ftl_halt": self.halt_on_order,
             **self._configs.methods,
             **self._scans.methods,
@@ -429,16 +431,16 @@ class Registry:
             return True
         return device.options.is_patient and may_come(error) and not device.left_behind
 
-    async def delete(self, params: dict[str, Any]) -> Any:
+    async def delete(self, request: ForceableRequest) -> Any:
         """True, or the line that says what of it only its write buffer file has."""
         self.require_no_halt()
-        device = self.find(params)
+        device = self.find(request)
         # Either nothing is done, or it is deleted for good.
         self._state.require_room()
         # One that is being created for somebody who waits is refused by take_down().
         created = device.state is DeviceState.CREATING and device not in self._watchers
         held = None if created or device.can_be_halted else device.held_in_file()
-        if held is not None and not params.get("force"):
+        if held is not None and not request.force:
             raise BusyError(
                 f"FTL bdev {device.name} is {device.state.value}: of what hosts were told is written, {held} may be "
                 f"nowhere else, and can't be made durable now; bring its base bdev {device.options.base_bdev} back, "
@@ -489,28 +491,28 @@ class Registry:
             failures = [*failures, ("remove it from the state file (the daemon goes on trying)", failure)]
         return failures
 
-    async def get_stats(self, params: dict[str, Any]) -> dict[str, Any]:
-        return self.find(params).stats()
+    async def get_stats(self, request: FtlRequest) -> dict[str, Any]:
+        return self.find(request).stats()
 
-    async def get_properties(self, params: dict[str, Any]) -> dict[str, Any]:
-        return self._properties(self.find(params))
+    async def get_properties(self, request: FtlRequest) -> dict[str, Any]:
+        return self._properties(self.find(request))
 
     @staticmethod
     def _properties(device: ManagedDevice) -> dict[str, Any]:
         return {**device.properties(), "params": device.params}
 
-    async def scrub(self, params: dict[str, Any]) -> dict[str, Any]:
+    async def scrub(self, request: ScrubRequest) -> dict[str, Any]:
         """How it stands, once it is ordered or stopped."""
         self.require_no_halt()
-        device = self.find(params)
-        told = device.scrub(stop=bool(params.get("stop")))
-        log.info("%s: scrub %s, asked for by %s", device, "stopped" if params.get("stop") else "ordered", requester())
+        device = self.find(request)
+        told = device.scrub(stop=request.stop)
+        log.info("%s: scrub %s, asked for by %s", device, "stopped" if request.stop else "ordered", requester())
         return told
 
-    async def grow(self, params: dict[str, Any]) -> dict[str, Any]:
+    async def grow(self, request: ForceableRequest) -> dict[str, Any]:
         """{"name", "num_blocks", "changed"} and, of one that the target has as a bdev, "target_num_blocks"."""
-        device = self.find_to_change(params)
-        work = grow(device, self._identity.rpc(device.target), force=bool(params.get("force")))
+        device = self.find_to_change(request)
+        work = grow(device, self._identity.rpc(device.target), force=request.force)
         # Whoever asked for it may have hung up: what stands in the target is not left half done.
         told = await asyncio.shield(asyncio.ensure_future(work))
         log.info("%s: %s, asked for by %s", device, "grown" if told["changed"] else "as large as its base", requester())
@@ -531,19 +533,22 @@ class Registry:
             del self._devices[(device.target, before)]
         self._devices[key_of(device)] = device
 
-    def find_to_change(self, params: dict[str, Any]) -> ManagedDevice:
+    def find_to_change(self, request: FtlRequest) -> ManagedDevice:
         """Raises NotFoundError, and where the device, or all of them, is being let go of, BusyError or FtlError."""
         self.require_no_halt()
-        device = self.find(params)
+        device = self.find(request)
         if device.state is DeviceState.DELETING:
             raise BusyError(f"FTL bdev {device.name} is being deleted")
         return device
 
-    async def get_devices(self, params: dict[str, Any]) -> list[dict[str, Any]]:
-        target = normal_target(params["target"]) if params.get("target") is not None else None
-        if params.get("name") is not None:
-            named = [device for device in self._named(params["name"]) if target in (None, device.target)]
-            return [device.describe() for device in named or [self.find(params)]]
+    async def get_devices(self, request: DevicesRequest) -> list[dict[str, Any]]:
+        target = normal_target(request.target) if request.target is not None else None
+        if request.name is not None:
+            named = [device for device in self._named(request.name) if target in (None, device.target)]
+            return [
+                device.describe()
+                for device in named or [self.find(FtlRequest(name=request.name, target=request.target))]
+            ]
         return [device.describe() for device in self._devices.values() if target in (None, device.target)]
 
     async def get_daemon(self, _params: dict[str, Any]) -> dict[str, Any]:
@@ -571,17 +576,16 @@ class Registry:
         known = {device.uuid for device in self._devices.values()}
         return [each for each in buffer_files(directory) if each.uuid not in known and not in_use(directory, each.uuid)]
 
-    async def remove_buffers(self, params: dict[str, Any]) -> dict[str, Any]:
+    async def remove_buffers(self, request: BuffersRequest) -> dict[str, Any]:
         """{"removed": as in get_daemon()}. All that are asked for, or none."""
         directory = self._identity.buffer_dir
         chosen = self._unneeded_buffers()
-        if params.get("uuid") is not None:
-            uuid = UUID(params["uuid"])
-            chosen = [each for each in chosen if each.uuid == uuid]
+        if request.uuid is not None:
+            chosen = [each for each in chosen if each.uuid == request.uuid]
             if not chosen:
-                raise self._no_such_buffer(uuid)
+                raise self._no_such_buffer(request.uuid)
         held = [each for each in chosen if not each.holds_nothing]
-        if held and not params.get("force"):
+        if held and not request.force:
             raise BusyError(
                 f"of what hosts were told is written, {'; '.join(map(str, held))} may be nowhere else: load the FTL "
                 "with bdev_ftl_create -u UUID, or give --force to lose it; nothing was removed"
@@ -623,21 +627,19 @@ class Registry:
                 f": {told['error']}" if told["error"] else "",
             )
 
-    def find(self, params: dict[str, Any]) -> ManagedDevice:
-        """The FTL of params["name"], on params["target"] where that is given. Raises NotFoundError, or ParameterError
+    def find(self, request: FtlRequest) -> ManagedDevice:
+        """The FTL of that name, on that target where one is given. Raises NotFoundError, or ParameterError
         where only the target would tell which one is meant."""
-        name = params["name"]
+        name = request.name
         named = self._named(name)
         if not named:
             there = ", ".join(sorted({device.name for device in self._devices.values()})) or "none"
             raise NotFoundError(f"FTL bdev {name}: no such FTL; the daemon has: {there}")
         targets = ", ".join(device.target for device in named)
-        if params.get("target") is not None:
-            device = self._devices.get((normal_target(params["target"]), name))
+        if request.target is not None:
+            device = self._devices.get((normal_target(request.target), name))
             if device is None:
-                raise NotFoundError(
-                    f"FTL bdev {name}: it is on the SPDK target at {targets}, not at {params['target']}"
-                )
+                raise NotFoundError(f"FTL bdev {name}: it is on the SPDK target at {targets}, not at {request.target}")
             return device
         if len(named) > 1:
             raise ParameterError(
@@ -761,7 +763,7 @@ def key_of(device: ManagedDevice) -> Key:
 
 def _warn_of_upgrade(device: ManagedDevice) -> None:
     """Daemons before this one let every host in, and did not say so in the state file."""
-    own = "only the target itself may" if not device.params["no_attach"] else "no host may"
+    own = "only the target itself may" if not device.options.no_attach else "no host may"
     were = show_names({host.hostnqn: None for host in device.hosts.hosts})
     log.warning(
         "%s: the daemon before this one let any host connect; now %s, until others are allowed with `spdk-ftl add-host "

@@ -6,12 +6,148 @@ bdev_ftl_get_properties, and in what the target's own FTL is asked.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any, Final, TypeVar
 from uuid import UUID
 
 from ..conf import given_settings
+from .server import Method
+
+_UUIDS: Final = ("uuid", "new_uuid")
+
+T = TypeVar("T", bound="Request")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """The parameters of one RPC, by the names that its schema has for them."""
+
+    @classmethod
+    def of(cls: type[T], params: Mapping[str, Any]) -> T:
+        """params: as the schema has passed them, with its defaults."""
+        values = {each.name: params[each.name] for each in fields(cls) if params.get(each.name) is not None}
+        return cls(**{name: UUID(value) if name in _UUIDS else value for name, value in values.items()})
+
+
+def takes(kind: type[T], method: Callable[[T], Awaitable[Any]]) -> Method:
+    """method, of which the parameters are built here."""
+
+    async def taken(params: dict[str, Any]) -> Any:
+        return await method(kind.of(params))
+
+    return taken
+
+
+# --- an FTL that is there ---
+
+
+@dataclass(frozen=True, kw_only=True)
+class FtlRequest(Request):
+    """Of one FTL. Without a target its name has to be the only one."""
+
+    name: str
+    target: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ForceableRequest(FtlRequest):
+    """bdev_ftl_delete, bdev_ftl_grow."""
+
+    force: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScrubRequest(FtlRequest):
+    stop: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class UnmapRequest(FtlRequest):
+    lba: int
+    num_blocks: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class PropertyRequest(FtlRequest):
+    ftl_property: str
+    value: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class CacheRequest(ForceableRequest):
+    cache: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class RenameRequest(FtlRequest):
+    new_name: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class HostRequest(FtlRequest):
+    host: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class NewHostRequest(HostRequest):
+    dhchap_key: str | None = None
+    """A key file, as the next two are."""
+    dhchap_ctrlr_key: str | None = None
+    psk: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnyHostRequest(FtlRequest):
+    allow_any_host: bool
+
+
+# --- the daemon, its targets and their bdevs ---
+
+
+@dataclass(frozen=True, kw_only=True)
+class DevicesRequest(Request):
+    name: str | None = None
+    target: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuffersRequest(Request):
+    uuid: UUID | None = None
+    """None: of every FTL that the daemon does not have."""
+    force: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScanRequest(Request):
+    target: str
+    base_bdev: str | None = None
+    zone_capacity: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class NewUuidRequest(Request):
+    target: str
+    base_bdev: str
+    uuid: UUID
+    new_uuid: UUID | None = None
+    zone_capacity: int | None = None
+    force: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class SaveConfigRequest(Request):
+    target: str | None = None
+    with_batches: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadConfigRequest(Request):
+    config: list[Any]
+    target: str | None = None
+
+
+# --- an FTL that is to be ---
 
 
 @dataclass(frozen=True)

@@ -88,7 +88,7 @@ class FtlModel(SimulatedMachine):
         self.check(lbas, self.run(self.port.read(lbas.start, len(lbas))))
 
     @rule(lba=LBAS, length=st.integers(1, 64), op=st.sampled_from([_shim.Op.DEALLOCATE, _shim.Op.WRITE_ZEROES]))
-    def trim(self, lba: int, length: int, op: int) -> None:
+    def trim(self, lba: int, length: int, op: _shim.Op) -> None:
         first = lba % self.device.block_count
         lbas = range(first, min(first + length, self.device.block_count))
         self.run(self.port._submit(op, lbas.start, len(lbas)))

@@ -69,17 +69,17 @@ class Rig(Driver):
     target: _shim.TargetQpair = field(init=False)
     port: _shim.IoPort = field(init=False)
 
-    def submit(self, op: int, *args: Any, **kwargs: Any) -> int:
+    def submit(self, op: _shim.Op, *args: Any, **kwargs: Any) -> int:
         return self.port.submit(op, *args, **kwargs)
 
     def wait(self, *tickets: int) -> list[Done]:
         self.until(lambda: all(ticket in self.done for ticket in tickets))
         return [self.done.pop(ticket) for ticket in tickets]
 
-    def run(self, op: int, *args: Any, **kwargs: Any) -> Done:
+    def run(self, op: _shim.Op, *args: Any, **kwargs: Any) -> Done:
         return self.wait(self.submit(op, *args, **kwargs))[0]
 
-    def ok(self, op: int, *args: Any, **kwargs: Any) -> int:
+    def ok(self, op: _shim.Op, *args: Any, **kwargs: Any) -> int:
         done = self.run(op, *args, **kwargs)
         assert done.status == 0, f"status {done.status:#x}"
         return done.result

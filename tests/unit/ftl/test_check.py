@@ -83,7 +83,7 @@ async def test_a_check_writes_nothing_and_could_not(rig: RestoreRig) -> None:
         port.write(0, bytes(4096)),
         port.append(0, bytes(4096)),
         port.flush(),
-        port.zone_action(4, 0),
+        port.zone_action(_shim.ZoneAction.RESET, 0),
         port._submit(_shim.Op.DEALLOCATE, 0, 1),
     ):
         with pytest.raises(AssertionError, match="must not do anything but read"):

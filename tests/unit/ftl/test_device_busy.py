@@ -144,7 +144,7 @@ async def test_a_flush_in_doubt_is_not_repeated(reactor: ReactorLoop, media: _sh
 
 @pytest.mark.parametrize("op", [_shim.Op.WRITE, _shim.Op.FLUSH, _shim.Op.ZONE_SEND, _shim.Op.ZONE_REPORT])
 async def test_a_creation_on_a_base_that_stays_busy_is_refused_soon(
-    reactor: ReactorLoop, media: _shim.EmulatedMedia, op: int
+    reactor: ReactorLoop, media: _shim.EmulatedMedia, op: _shim.Op
 ) -> None:
     """Somebody waits for it."""
     if op == _shim.Op.ZONE_SEND:

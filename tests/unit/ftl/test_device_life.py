@@ -115,7 +115,7 @@ async def test_a_base_without_zones_or_with_small_blocks_is_refused(reactor: Rea
 @pytest.mark.rig(**SMALL)
 @pytest.mark.parametrize("op", [_shim.Op.ZONE_REPORT, _shim.Op.ZONE_SEND, _shim.Op.WRITE, _shim.Op.FLUSH])
 async def test_a_device_that_fails_during_creation_leaves_nothing_behind(
-    op: int, reactor: ReactorLoop, media: _shim.EmulatedMedia
+    op: _shim.Op, reactor: ReactorLoop, media: _shim.EmulatedMedia
 ) -> None:
     port = BlockPort(reactor, media, name="before")
     await port.write(5 * 64, block(1))
@@ -231,9 +231,9 @@ async def test_a_zone_that_fails_while_written_is_replaced_by_a_spare(state: str
 
 def _open_zone(rig: FtlRig) -> int:
     """A zone of the band that user data goes to now."""
-    for band in rig.device.core.bands():
-        if band.state == _shim.BandState.OPEN and band["stream"] == _shim.STREAM_USER:
-            zone = rig.device._bands[rig.device.core.bands().index(band)].zones[0]
+    for number, band in enumerate(rig.device.core.bands()):
+        if band.state == _shim.BandState.OPEN and band.stream == _shim.STREAM_USER:
+            zone = rig.device._bands[number].zones[0]
             assert zone is not None
             return zone
     raise AssertionError("no band is open")

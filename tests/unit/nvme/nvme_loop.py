@@ -166,7 +166,7 @@ def connect_command(**changes: Any) -> tuple[Sqe, bytes]:
 async def io(
     reactor: ReactorLoop,
     device: _shim.BlockDevice,
-    op: int,
+    op: _shim.Op,
     lba: int = 0,
     count: int = 0,
     buffer: Any = None,

@@ -64,7 +64,7 @@ async def test_a_device_is_served_by_a_sleeping_thread_and_by_steps_alike() -> N
 
         loop.subscribe(port.id, on_event)
 
-        async def run(op: int, data: bytearray) -> int:
+        async def run(op: _shim.Op, data: bytearray) -> int:
             ticket = port.submit(op, 3, 1, data)
             done[ticket] = asyncio.get_running_loop().create_future()
             return await done[ticket]

@@ -90,7 +90,7 @@ class Stepped:
         data = bytearray(block_count * self.device.block_bytes)
         return self.wait(self.port.submit(_shim.Op.READ, lba, block_count, data)).status
 
-    def run(self, op: int, lba: int = 0, block_count: int = 0, *, fua: bool = False) -> int:
+    def run(self, op: _shim.Op, lba: int = 0, block_count: int = 0, *, fua: bool = False) -> int:
         return self.wait(self.port.submit(op, lba, block_count, fua=fua)).status
 
     def flush(self) -> int:

@@ -302,7 +302,7 @@ async def test_a_failed_superblock_write_goes_to_the_other_zone(media: _shim.Emu
 @pytest.mark.parametrize(("op", "status"), [(_shim.Op.WRITE, 0x280), (_shim.Op.FLUSH, 0x007)])
 @pytest.mark.parametrize("failures", [1, 2, 3])
 async def test_never_more_than_one_superblock_zone_is_active(
-    op: int, status: int, failures: int, media: _shim.EmulatedMedia, port: BlockPort
+    op: _shim.Op, status: int, failures: int, media: _shim.EmulatedMedia, port: BlockPort
 ) -> None:
     """The others that may be are for bands."""
     geometry = plan(await port.zones(), zone_size=ZONE_SIZE, num_punits=2)

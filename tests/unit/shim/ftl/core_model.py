@@ -84,7 +84,7 @@ class Recovered:
     versions: list[int]
     next_seq: int = 1
     next_band_seq: int = 1
-    bands: list[tuple[str, int, list[int]]] = field(default_factory=list)
+    bands: list[tuple[_shim.BandState, int, list[int]]] = field(default_factory=list)
     """state, seq, relative write pointers"""
 
 

@@ -647,7 +647,7 @@ def test_what_waits_for_a_busy_base_ends_with_the_core(closed: bool) -> None:
 
 @MODES
 @pytest.mark.parametrize("op", [_shim.Op.WRITE, _shim.Op.FLUSH, None])
-def test_a_busy_cache_is_waited_for(metadata_bytes: int, op: int | None) -> None:
+def test_a_busy_cache_is_waited_for(metadata_bytes: int, op: _shim.Op | None) -> None:
     with CacheBench(metadata_bytes=metadata_bytes, cache_volatile=True, ring=60) as bench:
         for version in range(1, 8):  # over the end of the ring, so that headers are written as well
             with busy(bench, bench.cache, op=op, status=INTERNAL_ERROR if op == _shim.Op.WRITE else NOT_READY):

@@ -17,7 +17,7 @@ LARGE_WRITE_BLOCKS = 8
 
 @dataclass
 class Outstanding:
-    op: int
+    op: _shim.Op
     lba: int = 0
     block_count: int = 0
     change: int = 0

@@ -153,7 +153,7 @@ def test_with_a_cache_a_trim_that_has_completed_is_durable(metadata_bytes: int) 
 
 @MODES
 @pytest.mark.parametrize("op", [_shim.Op.WRITE, _shim.Op.FLUSH])
-def test_when_the_cache_fails_writes_wait_until_the_superblock_says_so(metadata_bytes: int, op: int) -> None:
+def test_when_the_cache_fails_writes_wait_until_the_superblock_says_so(metadata_bytes: int, op: _shim.Op) -> None:
     with CacheBench(metadata_bytes=metadata_bytes, cache_volatile=op == _shim.Op.FLUSH) as bench:
         bench.put(3, 1)
         bench.cache.inject_fault(op=op, status=0x280)

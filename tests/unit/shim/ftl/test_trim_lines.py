@@ -42,7 +42,7 @@ class TwoQueues:
             link.close()
         self.bench.close()
 
-    def steps_of(self, op: int, *how: object) -> int:
+    def steps_of(self, op: _shim.Op, *how: object) -> int:
         """Until the other queue has its answer, which is no error."""
         ticket = self.other.port.submit(op, *how)
         for steps in range(1, 20_000):

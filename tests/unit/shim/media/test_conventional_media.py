@@ -99,7 +99,7 @@ def test_a_dropped_device_frees_its_memory(reactor: _shim.Reactor) -> None:
 )
 @pytest.mark.parametrize("kind", ["conventional", "null"])
 def test_bad_requests_get_their_status(
-    reactor: _shim.Reactor, kind: str, op: int, lba: int, block_count: int, status: int
+    reactor: _shim.Reactor, kind: str, op: _shim.Op, lba: int, block_count: int, status: int
 ) -> None:
     if kind == "null":
         media = _shim.EmulatedMedia.null(reactor, 100)
