@@ -507,7 +507,7 @@ async def test_a_target_that_closes_as_a_host_leaves_waits_for_the_hosts_io(here
     await until(lambda: controller.io_qpairs[1] is not None)
     qpair = controller.io_qpairs[1]
     await queue.send(capsule(Sqe(2, nsid=1, cdw12=0, sgl_bytes=4096)))
-    await until(lambda: qpair.stats()["commands"] == 1)
+    await until(lambda: qpair.stats().commands == 1)
     host.close()
     await until(lambda: controller.state is ControllerState.CLOSING)
     await here.target.close()
