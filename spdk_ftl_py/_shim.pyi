@@ -532,6 +532,7 @@ class LoadGenerator:
 class QpairClose(IntEnum):
     """Why a queue has ended. Behind those that have one: what Event.detail is."""
 
+    NONE = 0
     PEER_CLOSED = 1
     SOCKET_ERROR = 2
     """An errno."""

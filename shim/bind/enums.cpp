@@ -90,6 +90,7 @@ void bind_io_enums(nb::module_ &m) {
 void bind_qpair_enums(nb::module_ &m) {
     bind_enum<QpairClose>(m, "QpairClose",
                           {
+                              {"NONE", QpairClose::none},
                               {"PEER_CLOSED", QpairClose::peer_closed},
                               {"SOCKET_ERROR", QpairClose::socket_error},
                               {"PROTOCOL_ERROR", QpairClose::protocol_error},
