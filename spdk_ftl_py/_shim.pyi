@@ -2,6 +2,8 @@
 
 Threads: objects that belong to a Reactor run on its thread. Every method here may be called from Python's thread; it
 hops to the reactor (``Reactor.call``) and waits, without the GIL. None of them is for the per-I/O path except IoPort.
+
+One file, however long, as the extension is one module: test_stub.py compares the two.
 """
 
 from collections.abc import Callable, Sequence
