@@ -557,9 +557,11 @@ class Controller:
         """An I/O queue that breaks ends the association: what was in flight on it is unknown to the other queues."""
         if self.io_qpairs.get(qid, (None, None))[1] is not qpair:
             return
-        if event.kind == _shim.EV_HOST_QPAIR_LOST:
-            self._lose(PathError(f"{self.subnqn}: I/O queue {qid} was lost: {_lost_reason(event.a, event.b)}"))
-        elif event.kind == _shim.EV_OVERFLOW and not qpair.connected:
+        if event.kind == _shim.EventKind.HOST_QPAIR_LOST:
+            self._lose(
+                PathError(f"{self.subnqn}: I/O queue {qid} was lost: {_lost_reason(event.reason, event.detail)}")
+            )
+        elif event.kind == _shim.EventKind.OVERFLOW and not qpair.connected:
             # The event that had the reason was dropped.
             self._lose(PathError(f"{self.subnqn}: I/O queue {qid} was lost"))
 
@@ -697,13 +699,13 @@ async def _close_host_qpair(reactor: ReactorLoop, qpair: _shim.HostQpair) -> Non
         qpair.close()
 
 
-def _lost_reason(reason: int, detail: int) -> str:
-    """Of EV_HOST_QPAIR_LOST, in words; detail is an errno or the FES of a TermReq."""
+def _lost_reason(reason: _shim.QpairClose, detail: int) -> str:
+    """Of HOST_QPAIR_LOST, in words; detail is an errno or the FES of a TermReq."""
     words = {
-        _shim.QPAIR_PEER_CLOSED: "the controller closed the connection",
-        _shim.QPAIR_TIMED_OUT: "a command had no answer in time",
-        _shim.QPAIR_SOCKET_ERROR: os.strerror(detail),
-        _shim.QPAIR_PROTOCOL_ERROR: f"the controller broke the protocol (FES {detail})",
-        _shim.QPAIR_PEER_TERMINATED: f"the controller ended it for a breach of the protocol (FES {detail})",
+        _shim.QpairClose.PEER_CLOSED: "the controller closed the connection",
+        _shim.QpairClose.TIMED_OUT: "a command had no answer in time",
+        _shim.QpairClose.SOCKET_ERROR: os.strerror(detail),
+        _shim.QpairClose.PROTOCOL_ERROR: f"the controller broke the protocol (FES {detail})",
+        _shim.QpairClose.PEER_TERMINATED: f"the controller ended it for a breach of the protocol (FES {detail})",
     }
-    return words.get(reason, f"it was closed (reason {reason})")
+    return words.get(reason, f"it was closed (reason {reason.value})")
