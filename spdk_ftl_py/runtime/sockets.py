@@ -1,10 +1,12 @@
-"""Accepting connections without ever losing one of their sockets."""
+"""Sockets that listen, and accepting connections without ever losing one of their sockets."""
 
 from __future__ import annotations
 
 import asyncio
 import socket
 from typing import Any
+
+from ..errors import ParameterError, PathError
 
 
 async def accept(listener: socket.socket) -> tuple[socket.socket, Any]:
@@ -36,3 +38,33 @@ async def _readable(loop: asyncio.AbstractEventLoop, listener: socket.socket) ->
         await ready
     finally:
         loop.remove_reader(listener)
+
+
+async def listening_socket(traddr: str, port: int, backlog: int) -> socket.socket:
+    """TCP, not blocking. traddr: "": all addresses of IPv4 or IPv6. port: 0: a free one.
+
+    Raises ParameterError for an address that is none, PathError when it can't be bound.
+    """
+    loop = asyncio.get_running_loop()
+    try:
+        infos = await loop.getaddrinfo(
+            traddr or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE | socket.AI_NUMERICHOST
+        )
+    except OSError as error:
+        raise ParameterError(f"{traddr!r} is not an IP address to listen on") from error
+    family, kind, protocol, _, address = infos[0]
+    sock = socket.socket(family, kind, protocol)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        sock.bind(address)
+        sock.listen(backlog)
+        sock.setblocking(False)
+    except OSError as error:
+        sock.close()
+        raise PathError(
+            f"can't listen on {traddr}:{port}: {error.strerror}; choose another address or port",
+            errno=error.errno,
+        ) from error
+    return sock

@@ -5,54 +5,34 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import dataclasses
 import errno
-import hashlib
-import random
 import re
 from collections.abc import Callable
 from typing import Any, Final
 
 import numpy as np
 
-from .. import _shim
-from ..conf import can_collect_garbage
-from ..errors import ConfError, FlushDoubtError, FtlError, MediaError, RoomError
+from ..errors import ConfError, FtlError
 from ..ftl import creation, loading
-from ..ftl.cache.nv_cache_keeper import CacheState
 from ..ftl.check import check
 from ..ftl.device import FtlDevice
 from ..ftl.life import FtlState
-from ..ftl.media.blockdev import BlockPort
 from ..runtime.reactor import ReactorLoop
 from .buffer_dir import BufferDir
-from .clock import SimulatedClock
-from .content import Content
-from .copying import Copying, random_uuid
 from .crash import Crash, Kind, Where, choose, choose_in_load, random_operations
 from .fault import (
-    BUSY_LIVES,
     FLUSH_REFUSED,
-    ROTTEN_LIVES,
     SLOW_US_MAX,
-    ZONE_EVENT_OPERATIONS_MAX,
     Busy,
     Injected,
-    ZoneEvent,
-    inject,
-    rot,
     slow_down,
-    summarised_zones,
 )
-from .growing import Growing
 from .model import Model, Violation
-from .reading import read_versions
+from .one_life import NAME, OneLife
 from .result import SUMMED_STATS, WorldResult
-from .scrubbing import Scrubbing
 from .shape import SUPERBLOCK_ZONES, Shape
-from .workload import WEDGED_STEPS, Workload
+from .workload import WEDGED_STEPS
 
-NAME: Final = "ftl0"
 LANDING_STEPS: Final = 64
 """Of the reactor; after so many nothing is in flight any more, but for what is slow."""
 LANDING_STEPS_MAX: Final = 20_000
@@ -64,86 +44,18 @@ CLEAN_HALTS: Final = 0.12
 """Part of the lives that end in a halt without a crash."""
 HALTS_UNDER_TRAFFIC: Final = 0.06
 """Part of the lives that end in one of these while the host goes on writing."""
-FAULTS_PER_WORLD: Final = 6
-FAULTY_LIVES: Final = 0.5
 BUSY_LOADS: Final = 0.2
 """Part of the loads, with faults, in which a drive is busy for a while."""
-ZONE_WATCH_ROUND_S: Final = 0.002
-"""Simulated. Lives last some tenths of a second."""
-ZONE_EVENTS_TOLD: Final = 0.5
-"""Part of the drive's changes that hosts hear of by an asynchronous event."""
-UNNOTICED_ROUNDS_MAX: Final = 4
 LOADS_CRASHED: Final = 0.25
 LOADS_CRASHED_IN_A_ROW_MAX: Final = 4
 CHECKED: Final = 0.25
 """Part of the lives behind which the checker reads the drive; with all that ended in a halt."""
-VIOLATIONS_MAX: Final = 16
-CACHE_LOST: Final = (CacheState.FAILING, CacheState.GIVEN_UP)
 ROTTEN_BLOCK: Final = re.compile(r"block (\d+) \(band \d+\): (?:data of )?LBA (\d+)\b")
 LOST_LBAS: Final = re.compile(r"LBAs? (\d+)(?: to (\d+))? (?:is|are) lost")
 """As the checker has it."""
 
 
-class World:
-    def __init__(
-        self,
-        seed: int,
-        number: int,
-        *,
-        every: int,
-        use_append: bool,
-        cache: str,
-        faults: bool,
-        clock: SimulatedClock,
-    ) -> None:
-        self.ending = False
-        """Set, the world ends behind the life that it is in."""
-        self.result = WorldResult()
-        self._rng = random.Random(f"{seed}/{number}")
-        self._scrub_rng = random.Random(f"{seed}/{number}/scrub")
-        self._scrubbing: Scrubbing
-        self._growing = Growing(random.Random(f"{seed}/{number}/grow"))
-        self._every = every
-        self._clock = clock
-        self._faults, self._faults_left = faults, FAULTS_PER_WORLD if faults else 0
-        self._fault = Injected.NOTHING
-        """Of this life."""
-        self._busy: Busy | None = None
-        self._bad_at_birth = 0
-        """Zones that were given up in earlier lives."""
-        self._rotten: set[tuple[int, int]] = set()
-        """Addresses at which a block has rotted, and its LBA."""
-        self._zones_lost = 0
-        """By the drive; at most, where zones are emulated."""
-        self._zones_troubled = 0
-        """That failed once, or for good: at most so many are given up for a spare."""
-        self._read_only: list[tuple[int, int]] = []
-        """Zones that became it in this life, while they were full; and how many rounds the zone watch had made."""
-        self._shape = Shape.choose(self._rng, use_append=use_append, cache=cache)
-        self._copying = Copying(random.Random(f"{seed}/{number}/copy"), random_uuid(self._rng))
-        self._content = Content(self._rng.getrandbits(63))
-        self._digest = hashlib.sha256()
-        self._reactor: ReactorLoop
-        self._media: _shim.EmulatedMedia
-        self._cache: _shim.EmulatedMedia | None = None
-        self._base: _shim.BlockDevice
-        """As the FTL has it."""
-        self._nv_cache: _shim.BlockDevice | None = None
-        """The same."""
-        self._buffer_dir: BufferDir
-        self._device: FtlDevice
-        self._workload: Workload
-        self._model: Model
-        self._forgetful = False
-        """Since the last life something acknowledged may have been forgotten."""
-        self._alarmed = False
-        """Since the last life a load has said so."""
-        self._slow = False
-        self._load_operations = 0
-        """Of the drive, in the last load that came to its end."""
-        self._buffered = False
-        """What is found after a load may be in the write buffer only."""
-
+class World(OneLife):
     async def run(self, crashes: int, progress: Callable[[], None]) -> WorldResult:
         """Until so many crashes have happened, or a promise was broken. progress is called after each life."""
         with BufferDir(self._rng) as self._buffer_dir:
@@ -213,57 +125,6 @@ class World:
             shape = shape.with_more_reserve()
         return False
 
-    # --- the way of I/O: here the FTL is on its drive, and the host at the FTL
-
-    def _begin(self) -> None:
-        """The reactor runs."""
-
-    def _connect(self, *, new: bool) -> None:
-        """Drives to the FTL that is created or loaded next."""
-        self._base = self._shape.base(self._reactor, self._media, new=new)
-        self._nv_cache = self._cache
-
-    def _work(self) -> Workload:
-        """A host of the FTL that was just created or loaded."""
-        return Workload(self._reactor, self._device.core, self._model, self._content, self._rng)
-
-    async def _settled(self) -> None:
-        """Before a halt."""
-
-    async def _kill(self, *, power_fails: bool) -> None:
-        """The daemon, and whatever connects it to others. Idempotent."""
-
-    @property
-    def _landed(self) -> bool:
-        """Nothing that a dead daemon has sent is under way any more."""
-        return True
-
-    # ---
-
-    def _born(self) -> None:
-        self._workload = self._work()
-        self._workload.durable_when_acknowledged = self._device.cache.state is CacheState.IN_USE
-        self._fault = Injected.NOTHING
-        self._device_is_new()
-
-    def _device_is_new(self) -> None:
-        self._device.zone_watch.round_s = ZONE_WATCH_ROUND_S
-        self._read_only = []
-        self._bad_at_birth = len(self._device.zone_map.bad_zones)
-        self._scrubbing = Scrubbing(self._device, self._scrub_rng, self._rotten)
-
-    def _drives(self) -> list[_shim.EmulatedMedia]:
-        return [self._media] if self._cache is None else [self._media, self._cache]
-
-    async def _fill(self) -> None:
-        """Every block once: from here on there is garbage collection."""
-        step = 8
-        for lba in range(0, self._model.block_count, step):
-            self._workload.write(lba, min(step, self._model.block_count - lba))
-            while self._workload.outstanding > 16 and not self._workload.failed:
-                await self._step()
-        await self._answered()
-
     # --- lives
 
     async def _life(self, crashes: int) -> None:
@@ -296,205 +157,6 @@ class World:
             await self._traffic_until(self._arm(crash))
         if self._living():
             await self._crash(crash)
-
-    def _living(self) -> bool:
-        """Whether nothing was found wrong in this life so far; else it ends here."""
-        return not self.result.violations
-
-    def _operations_from_now(self, operations: int, media: _shim.EmulatedMedia | None = None) -> Callable[[], bool]:
-        drive = media or self._media
-        until = drive.operations + operations
-        return lambda: drive.operations >= until
-
-    def _arm(self, crash: Crash) -> Callable[[], bool]:
-        """Whether the moment has come; a loss of power comes by itself."""
-        drives = self._drives()
-        watched = drives[crash.seed % len(drives)]
-        if crash.kind.power_fails:
-            watched.cut_power_at(watched.operations + crash.after_operations, crash.seed)
-        return self._operations_from_now(crash.after_operations, watched)
-
-    def _cut_power(self, seed: int) -> None:
-        for media in self._drives():
-            media.power_cut(seed)
-
-    async def _step(self) -> None:
-        await asyncio.sleep(0)
-
-    async def _traffic_until(self, reached: Callable[[], bool]) -> None:
-        workload = self._workload
-        if self._faults and self._rng.random() < BUSY_LIVES:
-            self._fault = Injected.BUSY
-            self._busy = Busy(self._drives(), self._shape, self._rng)
-            self.result.faults += 1
-        elif self._faults_left and self._rng.random() < FAULTY_LIVES:
-            self._faults_left -= 1
-            if self._rng.random() < ROTTEN_LIVES and await self._rot():
-                self._fault = Injected.ROT
-            else:
-                self._fault = inject(self._media, self._shape, self._rng)
-            self._zones_lost += self._fault is Injected.ZONE
-            self._zones_troubled += self._fault in (Injected.ZONE, Injected.TROUBLED)
-            workload.flushes_may_fail = self._fault is Injected.FLUSH
-            self.result.faults += 1
-        event = ZoneEvent.choose(self._rng) if self._fault is Injected.ZONE_EVENT else None
-        due = self._operations_from_now(self._rng.randint(0, ZONE_EVENT_OPERATIONS_MAX))
-        workload.change_mix()
-        while not reached() and not workload.failed and self._living():
-            workload.pump()
-            self._violated(*self._scrubbing.pump())
-            if event is not None and due() and self._happens(event):
-                # A drive that finishes one zone finishes others.
-                event = event if event is ZoneEvent.FINISHED else None
-                due = self._operations_from_now(self._rng.randint(0, ZONE_EVENT_OPERATIONS_MAX))
-            if self._read_only:
-                self._check_noticed()
-            if self._rng.random() < 0.0005:
-                workload.change_mix()
-            await self._step()
-            if self._cache_is_lost and not reached():
-                # Its drive, whose I/Os may be what is counted, has no more of them.
-                self._check_busy_cost()
-                if workload.failed:
-                    await self._failed()
-                return
-        if not reached():
-            await self._failed()
-
-    def _happens(self, event: ZoneEvent) -> bool:
-        """False: no zone is in the state that it needs, yet."""
-        zone = event.happens(self._media, self._rng)
-        if zone is not None and event is ZoneEvent.READ_ONLY:
-            self._zones_lost += 1
-            self._zones_troubled += 1
-            self._read_only.append((zone, self._device.zone_watch.rounds))
-        if zone is not None and self._rng.random() < ZONE_EVENTS_TOLD:
-            told = self._rng.choice(([zone], None))
-            self._device.zones_changed(told, log_read=told is not None)
-        return zone is not None
-
-    async def _rot(self) -> bool:
-        """Some blocks rot; most are read soon. False: there is none of which a load knows that it was whole once: what
-        it has to look at may be torn, for all it can tell."""
-        if self._shape.emulated_zones:
-            return False
-        zones = summarised_zones(self._media, self._shape)
-        port = BlockPort(self._reactor, self._media, name=NAME)
-        try:
-            await port.flush()
-        except MediaError:
-            return False
-        finally:
-            await port.close()
-        rotten = rot(self._media, self._device.core, self._shape, zones, self._rng)
-        self._rotten.update((address, lba) for lba, address in rotten.items())
-        self.result.stats["rotten_blocks"] += len(rotten)
-        for lba in rotten:
-            self._model.rot(lba)
-            if self._rng.random() < (0.2 if self._scrubbing.chosen else 0.7):
-                self._workload.read(lba, 1)
-        self._scrubbing.rot(rotten)
-        return bool(rotten)
-
-    async def _answered(self) -> None:
-        while not self._workload.wait() and self._living():
-            await self._step()
-        if self._workload.failed:
-            await self._failed()
-
-    async def _failed(self) -> None:
-        """An I/O was answered with an error, or something else is wrong."""
-        self._violated(*self._workload.violations)
-        self._workload.violations = []
-        if self.result.violations:
-            return
-        if self._out_of_space_rightly():
-            await self._verify_read_only()
-            return
-        failure = self._device.failure
-        if self._hosts_may_notice(failure):
-            # It is for a load to find out what the drive still has.
-            return
-        told = f"{self._workload.failure}; device is {self._device.state.value}: {failure and failure.message}"
-        self._violated(Violation("io_error", -1, told))
-
-    def _hosts_may_notice(self, failure: BaseException | None) -> bool:
-        """Whether their I/O may fail with the device."""
-        return self._load_helps(failure)
-
-    def _load_helps(self, failure: BaseException | None) -> bool:
-        """Whether the device has failed as it should: the drive has lost its cache with a flush, or taken the room of
-        bands, by losing zones or finishing them."""
-        if isinstance(failure, RoomError):
-            return self._fault is Injected.ZONE_EVENT or self._zones_troubled > 0
-        return self._fault is Injected.DOUBT and isinstance(failure, FlushDoubtError)
-
-    def _out_of_space_rightly(self) -> bool:
-        """Whether the device says that it has lost too many zones, and it has: with what the drive has left, no FTL of
-        so many blocks would be created. It is the end of the world."""
-        failure, geometry = self._device.failure, self._device.geometry
-        if failure is None or failure.errno != errno.ENOSPC:
-            return False
-        bands_left = max(0, geometry.band_count * geometry.punits - self._zones_lost) // geometry.punits
-        if can_collect_garbage(dataclasses.replace(geometry, bands=geometry.bands[:bands_left])):
-            return False
-        self.result.out_of_space = 1
-        return True
-
-    def _check_bands(self) -> None:
-        """Of a device that was just loaded: no zone was given up but those that the drive has lost."""
-        missing = self._device.zone_map.missing_count
-        if missing > self._zones_lost:
-            told = f"bands go on without {missing} zones, the drive has lost {self._zones_lost}"
-            self._violated(Violation("given_up", -1, told))
-
-    @property
-    def _cache_is_lost(self) -> bool:
-        return self._device.cache.state in CACHE_LOST
-
-    def _check_busy_cost(self, *, power_fails: bool = False) -> None:
-        """Of any life: the drive of the nv cache fails with its power only. Of one in which drives were busy: that
-        costs no zone."""
-        if not power_fails and self._cache_is_lost:
-            self._violated(Violation("given_up", -1, f"the nv cache failed ({self._device.cache.failure})"))
-        if self._fault is Injected.BUSY and self._device.zone_faults > self._zones_lost:
-            told = f"{self._device.zone_faults} zones failed, of {self._zones_lost} that may, and a drive was only busy"
-            self._violated(Violation("given_up", -1, told))
-
-    def _all_ready(self) -> None:
-        """No drive is busy any more, and none fails."""
-        if self._busy is not None:
-            self._busy.end()
-            self._busy = None
-        for media in self._drives():
-            media.clear_faults()
-
-    def _check_zones(self) -> None:
-        """Of a device that is about to end: which zones were given up."""
-        # Zones that were given up before are not written any more: they can't be those that failed in this life.
-        troubled = self._zones_troubled - self._bad_at_birth
-        if self._device.zone_faults > troubled:
-            told = f"{self._device.zone_faults} zones failed in this life, {troubled} of the drive's have"
-            self._violated(Violation("given_up", -1, told))
-        bad = len(self._device.zone_map.bad_zones)
-        if bad > self._zones_troubled:
-            told = f"{bad} zones are given up for good, {self._zones_troubled} have failed"
-            self._violated(Violation("given_up", -1, told))
-
-    def _check_noticed(self) -> None:
-        """Zones that are read-only are known to be, once all zone reports were read a few times."""
-        device = self._device
-        for zone, rounds in list(self._read_only):
-            if device.zone_watch.rounds - rounds <= UNNOTICED_ROUNDS_MAX or device.state is not FtlState.RUNNING:
-                continue
-            self._read_only.remove((zone, rounds))
-            if not device.zone_watch.knows_bad(zone):
-                told = f"zone {zone} of a closed band is read-only, which nobody has noticed"
-                self._violated(Violation("unnoticed", -1, told))
-
-    def _violated(self, *violations: Violation) -> None:
-        self.result.violations += violations
-        del self.result.violations[VIOLATIONS_MAX:]
 
     # --- deaths
 
@@ -771,21 +433,6 @@ class World:
 
     def _alarm(self) -> None:
         self._alarmed = True
-
-    async def _verify_read_only(self) -> None:
-        """Every block of a device that is out of space, before the crash that was meant for this life."""
-        for media in self._drives():
-            media.cut_power_at(0, 0)
-        floors = self._model.floors(0, self._model.block_count)
-        self._violated(*self._model.check_read(0, floors, await self._versions()))
-
-    async def _versions(self) -> list[int]:
-        """Of every block."""
-        port = BlockPort(self._reactor, self._device.core, name=NAME, patience_s=0)
-        versions = await read_versions(port, self._content, self._model.block_count)
-        await port.close()
-        self.result.blocks_verified += len(versions)
-        return versions
 
     async def _drop_device(self) -> None:
         """At the end of a world in which something is wrong: whatever is wrong, the device must not stay."""

@@ -85,7 +85,7 @@ BUSY_CACHES: tuple[Edit, ...] = (
 DOUBTS: tuple[Edit, ...] = (
     ("torture/fault.py", "if kind < 0.45:", "if kind < 1.0:"),
     ("torture/fault.py", "ZONE_EVENTS: Final = 0.5", "ZONE_EVENTS: Final = 0.0"),
-    ("torture/world.py", "FAULTY_LIVES: Final = 0.5", "FAULTY_LIVES: Final = 1.0"),
+    ("torture/one_life.py", "FAULTY_LIVES: Final = 0.5", "FAULTY_LIVES: Final = 1.0"),
 )
 """Most lives have a fault, and most faults are flushes with which the drive loses its volatile cache."""
 

@@ -15,8 +15,6 @@ import dataclasses
 import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
-from datetime import datetime, timezone
 from typing import Any, Final
 
 import numpy as np
@@ -27,18 +25,10 @@ from ...nvme.wire import status_text
 from ...runtime.tasks import end_tasks, to_its_end
 from ...time_limit import time_limit
 from ..media.band import BAND_ROW, CLOSED, CLOSING, FAULTED, MOVING, OPEN, SHIM_STATES, Bands
+from .scrub_round import DAY_S, ROUND_PART, SEQ_MAX, Round, iso, pace
 
 log = logging.getLogger(__name__)
 
-DAY_S: Final = 86_400
-ROUND_PART: Final = 0.5
-"""Of scrub_days, a round begins after: what the last one read first, this one may read last."""
-PLANNED_PART: Final = 0.8
-"""Of the time until the next round begins, a round is to take."""
-FLOOR_BLOCKS_PER_S: Final = 256
-"""Never slower: 1 MiB a second is nobody's loss, and what is small is soon done."""
-CATCH_UP_PART: Final = 0.02
-"""Of scrub_days, a whole round would take at the greatest pace: that of one that is late since the device was off."""
 TICK_S: Final = 10.0
 """How often the pace is looked at."""
 BUSY_PAUSE_S: Final = 10.0
@@ -54,52 +44,7 @@ SLOW_BANDS_MAX: Final = 4
 SKIPPED_MAX: Final = 64
 """Bands that are not there any more, in one turn of the event loop."""
 _READABLE: Final = (OPEN, CLOSING, CLOSED)
-_SEQ_MAX: Final = (1 << 64) - 1
-_LAST_S: Final = 253_402_300_799
-"""The last second that has a date."""
-_FOUND: Final = ("read_blocks", "bad_blocks", "bad_metadata", "slow_bands", "relocated_bands", "unread_bands")
 _COUNTERS: Final = ("scrub_read_blocks", "scrub_bad_blocks", "scrub_bad_metadata")
-
-
-@dataclass
-class Round:
-    """One, from its beginning to its end. As a superblock has it."""
-
-    number: int
-    began_s: int
-    """Unix time."""
-    end_seq: int
-    """Bands with this seq or a greater one are newer than the round."""
-    position: int = 0
-    """Bands with this seq or a smaller one are done with."""
-    ordered: bool = False
-    read_blocks: int = 0
-    bad_blocks: int = 0
-    bad_metadata: int = 0
-    slow_bands: int = 0
-    relocated_bands: int = 0
-    """That are moved because of what was found, or were."""
-    unread_bands: int = 0
-    """That were passed because they were to be moved, and can't be moved any more."""
-    ended_s: int = 0
-    """0: it is under way."""
-
-    def told(self) -> dict[str, Any]:
-        """JSON-able."""
-        found = {name: getattr(self, name) for name in _FOUND}
-        ended = {"ended": _iso(self.ended_s)} if self.ended_s else {}
-        return {"round": self.number, "ordered": self.ordered, "began": _iso(self.began_s), **ended, **found}
-
-    @classmethod
-    def parse(cls, value: Any) -> Round | None:
-        """None for what is none."""
-        names = {field.name for field in dataclasses.fields(cls)}
-        if not isinstance(value, Mapping) or set(value) != names or not isinstance(value["ordered"], bool):
-            return None
-        numbers = [number for name, number in value.items() if name != "ordered"]
-        if not all(type(number) is int and 0 <= number <= _SEQ_MAX for number in numbers):
-            return None
-        return cls(**value)
 
 
 class Scrub:
@@ -179,7 +124,7 @@ class Scrub:
         if not isinstance(stored, Mapping):
             return
         since = stored.get("since")
-        if type(since) is int and 0 <= since <= _SEQ_MAX:
+        if type(since) is int and 0 <= since <= SEQ_MAX:
             self._since_s = min(since, int(self.clock()))
         self._last = Round.parse(stored.get("last"))
         self._round = Round.parse(stored.get("round"))
@@ -264,22 +209,16 @@ class Scrub:
         if self._stopped:
             told["state"] = "off"
         elif current is not None:
-            counted = self._counters()
-            read, bad, bad_metadata = (counted[name] - self._counted[name] for name in _COUNTERS)
-            now = dataclasses.replace(
-                current,
-                read_blocks=current.read_blocks + read,
-                bad_blocks=current.bad_blocks + bad,
-                bad_metadata=current.bad_metadata + bad_metadata,
-            )
-            left = max(0, self._remaining() - read)
+            now = dataclasses.replace(current)
+            now.add(self._counters(), self._counted)
+            left = max(0, self._remaining() - (now.read_blocks - current.read_blocks))
             done = now.read_blocks / (now.read_blocks + left) if now.read_blocks + left else 0.0
             told.update(state="running", progress=round(done, 4), left_blocks=left, **now.told())
             told["rate_blocks_per_s"] = self._rate
         elif self.scrub_days:
             told["state"] = "waiting"
         if self.scrub_days and current is None and not self._stopped:
-            told["next"] = _iso(int(self._due_s()))
+            told["next"] = iso(int(self._due_s()))
         told["last"] = None if self._last is None else self._last.told()
         return told
 
@@ -516,9 +455,7 @@ class Scrub:
         now, before = self._counters(), self._counted
         self._counted = now
         if self._round is not None:
-            self._round.read_blocks += now["scrub_read_blocks"] - before["scrub_read_blocks"]
-            self._round.bad_blocks += now["scrub_bad_blocks"] - before["scrub_bad_blocks"]
-            self._round.bad_metadata += now["scrub_bad_metadata"] - before["scrub_bad_metadata"]
+            self._round.add(now, before)
 
     def _remaining(self) -> int:
         """Blocks that the round is still to read, at most."""
@@ -541,12 +478,8 @@ class Scrub:
         assert self._round is not None
         if self._round.ordered:
             return 0
-        remaining = self._remaining()
-        period_s = self.scrub_days * DAY_S
-        most = (self._round.read_blocks + remaining) / (period_s * CATCH_UP_PART)
-        left_s = min(self._since_s, self.clock()) + period_s * ROUND_PART * PLANNED_PART - self.clock()
-        wanted = min(most, remaining / left_s) if left_s > 0 else most
-        return max(FLOOR_BLOCKS_PER_S, int(wanted) + 1)
+        spent_s = self.clock() - min(self._since_s, self.clock())
+        return pace(self._round.read_blocks, self._remaining(), self.scrub_days * DAY_S, spent_s)
 
     # --- the superblock
 
@@ -568,7 +501,3 @@ class Scrub:
         except FtlError as error:
             # Nothing depends on it: what is read once more is no loss.
             log.warning("%s: how far the scrub has come could not be noted: %s", self._name, error.message)
-
-
-def _iso(seconds: int) -> str:
-    return datetime.fromtimestamp(min(seconds, _LAST_S), timezone.utc).isoformat(timespec="seconds")

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import deque
 from collections.abc import Callable, Collection, Coroutine
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timezone
@@ -20,20 +19,21 @@ from ...errors import FtlError, PathError, ProtocolError
 from ...runtime.reactor import ReactorLoop
 from ...runtime.tasks import end_tasks, to_its_end
 from ...text import show_name
-from .. import identify, logs, wire
+from .. import logs, wire
 from ..auth.key import HostKeys
 from ..identify import ControllerTraits
 from ..logs import DiscoveryEntry
-from ..wire import AdminOp, Cap, Cns, FabricsType, Feature, LogPage, PduError, Property, Sqe, Status
+from ..wire import AdminOp, Cap, FabricsType, Feature, LogPage, PduError, Property, Sqe, Status
+from . import identify_commands
 from .authentication import AuthenticationContext, QueueAuthentication, UnprovenHostError, is_authentication
 from .capsule import CapsuleQueue, Command, Completion
 from .connected_hosts import HostKey
+from .events import AER_LIMIT, AsyncEvents
 from .features import Features
 from .namespace import Namespace
 from .peers import PeerLimits, address_of
 from .subsystem import Subsystem
 
-AER_LIMIT = 4
 KEEP_ALIVE_GRANULARITY_MS = 100
 ASSOCIATION_TIMEOUT_S = 120.0
 """How long a controller may stay disabled or shut down before its association ends."""
@@ -141,12 +141,7 @@ class TargetController:
         """Of queues that are gone."""
         self._background: set[asyncio.Task[None]] = set()
         self._timer: asyncio.TimerHandle | None = None
-        self._waiting_aers: deque[Sqe] = deque()
-        self._events: deque[int] = deque()
-        self._masked_events: set[int] = set()
-        self._changed_namespaces: set[int] = set()
-        self._changed_zones: dict[int, set[int] | None] = {}
-        """By NSID; None: more than its log page can list."""
+        self._events = AsyncEvents(queue.complete, self._spawn, lambda: self.ready)
         zoned = subsystem is not None and subsystem.zoned
         css = Cap.CSS_NVM | Cap.CSS_IOCS if zoned else Cap.CSS_NVM
         timeout = int(READY_TIMEOUT_S / wire.CAP_TO_UNIT_S)
@@ -407,7 +402,7 @@ class TargetController:
         for qpair in self.io_qpairs.values():
             if qpair is not None:
                 qpair.set_namespace(nsid, device)
-        self._zone_log_read(nsid)
+        self._events.zone_log_read(nsid)
         self._tell_namespace_changed(nsid)
 
     def namespace_resized(self, nsid: int) -> None:
@@ -416,65 +411,19 @@ class TargetController:
             self._tell_namespace_changed(nsid)
 
     def _tell_namespace_changed(self, nsid: int) -> None:
-        self._changed_namespaces.add(nsid)
+        self._events.changed_namespaces.add(nsid)
         if self._features.event_enabled(wire.EVENT_CONFIG_NAMESPACE):
-            self._post_event(wire.EVENT_NAMESPACE_CHANGED)
+            self._events.post(wire.EVENT_NAMESPACE_CHANGED)
 
     def zones_changed(self, nsid: int, starts: Collection[int] | None) -> None:
         """Called by the subsystem after the change."""
         if nsid not in self.visible_namespaces():
             return
-        known = self._changed_zones.setdefault(nsid, set())
-        if known is not None:
-            known.update(starts or ())
-            if starts is None or len(known) > logs.CHANGED_ZONES_MAX:
-                self._changed_zones[nsid] = None
-        if self._features.event_enabled(wire.EVENT_CONFIG_ZONES):
-            self._post_event(_zone_event(nsid))
-
-    def _zone_log_read(self, nsid: int) -> None:
-        event = _zone_event(nsid)
-        self._changed_zones.pop(nsid, None)
-        self._masked_events.discard(event)
-        if event in self._events:
-            self._events.remove(event)
+        self._events.zones_changed(nsid, starts, tell=self._features.event_enabled(wire.EVENT_CONFIG_ZONES))
 
     def discovery_changed(self) -> None:
         if self.subsystem is None and self._features.event_enabled(wire.EVENT_CONFIG_DISCOVERY):
-            self._post_event(wire.EVENT_DISCOVERY_CHANGED)
-
-    # --- asynchronous events ----------------------------------------------------------------------------------------
-
-    def _post_event(self, event: int) -> None:
-        """Once sent, an event is masked until the host has read its log page."""
-        if event not in self._masked_events and event not in self._events:
-            self._events.append(event)
-            self._send_events()
-
-    def _send_events(self) -> None:
-        while self._events and self._waiting_aers and self.ready:
-            event = self._events.popleft()
-            self._masked_events.add(event)
-            self._spawn(self._queue.complete(self._waiting_aers.popleft(), Completion(result=event)))
-
-    def _log_page_read(self, page: int) -> None:
-        self._masked_events = {event for event in self._masked_events if event >> 16 & 0xFF != page}
-
-    def _async_event_request(self, sqe: Sqe) -> Completion | None:
-        if len(self._waiting_aers) >= AER_LIMIT:
-            return Completion(Status.ASYNC_EVENT_LIMIT)
-        self._waiting_aers.append(sqe)
-        self._send_events()
-        return None
-
-    def _abort(self, sqe: Sqe) -> Completion:
-        """Only a waiting AER can still be stopped; bit 0 of the result says that nothing was."""
-        for waiting in self._waiting_aers:
-            if sqe.cdw10 & 0xFFFF == 0 and sqe.cdw10 >> 16 == waiting.cid:
-                self._waiting_aers.remove(waiting)
-                self._spawn(self._queue.complete(waiting, Completion(Status.ABORTED_BY_REQUEST, do_not_retry=False)))
-                return Completion()
-        return Completion(result=1)
+            self._events.post(wire.EVENT_DISCOVERY_CHANGED)
 
     # --- commands ---------------------------------------------------------------------------------------------------
 
@@ -501,7 +450,7 @@ class TargetController:
             return Completion(Status.COMMAND_SEQUENCE_ERROR)
         match sqe.opcode:
             case AdminOp.IDENTIFY:
-                return self._identify(sqe)
+                return identify_commands.answer(sqe, self._traits(), self.visible_namespaces())
             case AdminOp.GET_LOG_PAGE:
                 return self._get_log_page(sqe)
             case AdminOp.GET_FEATURES:
@@ -511,9 +460,9 @@ class TargetController:
                 self._keep_alive_restart()
                 return completion
             case AdminOp.ASYNC_EVENT_REQUEST:
-                return self._async_event_request(sqe)
+                return self._events.request(sqe)
             case AdminOp.ABORT if self.subsystem is not None:
-                return self._abort(sqe)
+                return self._events.abort(sqe)
         return Completion(Status.INVALID_OPCODE)
 
     def _set_features(self, sqe: Sqe, data: bytearray) -> Completion:
@@ -582,12 +531,9 @@ class TargetController:
 
     async def _reset(self) -> None:
         """CC.EN 1 to 0: CSTS.RDY falls when the I/O queues are gone and everything is as it was after Connect."""
-        await self._abandon_aers()
+        await self._events.abandon()
         await self._close_io_qpairs()
         self._events.clear()
-        self._masked_events.clear()
-        self._changed_namespaces.clear()
-        self._changed_zones.clear()
         self._features = self._fresh_features()
         self._csts = wire.CSTS_RDY if self._cc & wire.CC_EN else 0
         self._keep_alive_restart()
@@ -614,63 +560,7 @@ class TargetController:
         """In order, and not enabled again."""
         return self._csts & wire.CSTS_SHST_MASK == wire.CSTS_SHST_COMPLETE
 
-    async def _abandon_aers(self) -> None:
-        aers, self._waiting_aers = self._waiting_aers, deque()
-        for sqe in aers:
-            await self._queue.complete(sqe, Completion(Status.ABORTED_SQ_DELETED, do_not_retry=False))
-
     # --- identify ---------------------------------------------------------------------------------------------------
-
-    def _identify(self, sqe: Sqe) -> Completion:
-        cns, csi = sqe.cdw10 & 0xFF, sqe.cdw11 >> 24
-        if cns == Cns.CONTROLLER:
-            return Completion(data=identify.build_controller(self._traits()))
-        if self.subsystem is None:
-            return Completion(Status.INVALID_FIELD)
-        namespaces = self.visible_namespaces()
-        match cns:
-            case Cns.NAMESPACE | Cns.CSI_NAMESPACE | Cns.INDEPENDENT_NAMESPACE | Cns.NAMESPACE_DESCRIPTORS:
-                return self._identify_namespace(Cns(cns), csi, sqe.nsid, namespaces.get(sqe.nsid))
-            case Cns.ACTIVE_NAMESPACES | Cns.CSI_ACTIVE_NAMESPACES:
-                if sqe.nsid > wire.NSID_MAX:
-                    return Completion(Status.INVALID_NAMESPACE)
-                by_csi = cns == Cns.CSI_ACTIVE_NAMESPACES
-                nsids = [nsid for nsid, ns in namespaces.items() if nsid > sqe.nsid and (not by_csi or ns.csi == csi)]
-                return Completion(data=identify.build_nsid_list(nsids))
-            case Cns.CSI_CONTROLLER if csi == wire.CSI_NVM:
-                return Completion(
-                    data=identify.build_nvm_controller(ns.traits.block_count for ns in namespaces.values())
-                )
-            case Cns.CSI_CONTROLLER if csi == wire.CSI_ZNS and self._cap & Cap.CSS_IOCS:
-                appends = [ns.traits.max_append_bytes for ns in namespaces.values() if ns.csi == wire.CSI_ZNS]
-                smallest = min(appends, default=self._limits.max_io_bytes)
-                return Completion(data=identify.build_zns_controller(smallest, self._limits.max_io_bytes))
-            case Cns.COMMAND_SETS:
-                return Completion(data=identify.build_command_sets(zoned=bool(self._cap & Cap.CSS_IOCS)))
-        return Completion(Status.INVALID_FIELD)
-
-    def _identify_namespace(self, cns: Cns, csi: int, nsid: int, namespace: Namespace | None) -> Completion:
-        assert self.subsystem is not None
-        if not 1 <= nsid <= self.subsystem.max_namespaces:
-            return Completion(Status.INVALID_NAMESPACE)
-        if namespace is None:
-            # An inactive namespace is all zeroes; it has no descriptors, though.
-            if cns == Cns.NAMESPACE_DESCRIPTORS:
-                return Completion(Status.INVALID_NAMESPACE)
-            return Completion(data=bytes(wire.PAGE_BYTES))
-        traits = namespace.traits
-        match cns:
-            case Cns.NAMESPACE:
-                return Completion(data=identify.build_namespace(traits))
-            case Cns.NAMESPACE_DESCRIPTORS:
-                return Completion(data=identify.build_descriptors(traits))
-            case Cns.INDEPENDENT_NAMESPACE:
-                return Completion(data=identify.build_independent_namespace())
-        if csi == wire.CSI_NVM:
-            return Completion(data=bytes(wire.PAGE_BYTES))
-        if csi == wire.CSI_ZNS and namespace.csi == wire.CSI_ZNS:
-            return Completion(data=identify.build_zns_namespace(traits))
-        return Completion(Status.INVALID_FIELD)
 
     def _traits(self) -> ControllerTraits:
         subsystem = self.subsystem
@@ -707,9 +597,9 @@ class TargetController:
         if content is None or offset > len(content):
             return Completion(Status.INVALID_FIELD)
         if not retain and offset == 0:
-            self._log_page_read(page)
+            self._events.log_page_read(page)
             if page == LogPage.CHANGED_NAMESPACES:
-                self._changed_namespaces.clear()
+                self._events.changed_namespaces.clear()
         return Completion(data=content[offset : offset + length].ljust(length, b"\0"))
 
     def _zone_log(self, nsid: int, offset: int, length: int, retain: bool) -> Completion:
@@ -718,12 +608,11 @@ class TargetController:
         if not 1 <= nsid <= self.subsystem.max_namespaces:
             return Completion(Status.INVALID_NAMESPACE)
         namespace = self.visible_namespaces().get(nsid)
-        changed = self._changed_zones.get(nsid, set())
-        content = logs.build_changed_zones(None if changed is None else sorted(changed))
+        content = self._events.zone_log(nsid)
         if namespace is None or namespace.csi != wire.CSI_ZNS or offset > len(content):
             return Completion(Status.INVALID_FIELD)
         if not retain:
-            self._zone_log_read(nsid)
+            self._events.zone_log_read(nsid)
         return Completion(data=content[offset : offset + length].ljust(length, b"\0"))
 
     @property
@@ -743,7 +632,7 @@ class TargetController:
             case LogPage.FIRMWARE_SLOT:
                 return logs.build_firmware_slot(FIRMWARE)
             case LogPage.CHANGED_NAMESPACES:
-                return logs.build_changed_namespaces(self._changed_namespaces)
+                return logs.build_changed_namespaces(self._events.changed_namespaces)
             case LogPage.CHANGED_ZONES:
                 # Of a namespace: _zone_log().
                 return None
@@ -753,8 +642,3 @@ class TargetController:
                 return logs.build_command_effects(csi)
             case LogPage.DISCOVERY:
                 return logs.build_discovery(*self._discovery_log(self))
-
-
-def _zone_event(nsid: int) -> int:
-    """Masked for each namespace by itself, as each has a log page of its own."""
-    return wire.EVENT_ZONES_CHANGED | nsid << 32

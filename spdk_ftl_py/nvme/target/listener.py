@@ -16,18 +16,9 @@ from ... import _shim
 from ...errors import ExistsError, FtlError, NotFoundError, ParameterError, PathError, ProtocolError, UnsupportedError
 from ...runtime.descriptors import descriptors_for_strangers
 from ...runtime.reactor import ReactorLoop
-from ...runtime.sockets import accept
+from ...runtime.sockets import accept, listening_socket
 from .. import wire
 from ..auth.response import Policy
-from ..logs import (
-    ADRFAM_IPV4,
-    ADRFAM_IPV6,
-    SECTYPE_NONE,
-    SECTYPE_TLS13,
-    TREQ_NOT_REQUIRED,
-    TREQ_REQUIRED,
-    DiscoveryEntry,
-)
 from ..tcp import Connection, parse_port
 from ..wire import PduError, Sqe, Status
 from .authentication import AuthenticationContext, QueueAuthentication, UnprovenHostError
@@ -35,6 +26,7 @@ from .capsule import CapsuleQueue, Command, Completion
 from .connect import ConnectRequest, invalid_in_command, invalid_in_data, parse_connect
 from .connection_log import ConnectionLog
 from .controller import TargetController, TargetLimits
+from .discovery import Discovery
 from .peers import HalfOpen, PeerLimits, address_of, room_for_controller, room_for_discovery, room_for_io_queue
 from .secure_channel import SecureChannel, SecureChannelError, may_discover, open_secure_channel, refusal_of
 from .subsystem import CONTROLLERS_MAX, ConnectedController, Subsystem
@@ -45,7 +37,6 @@ OWN_CONTROLLERS = 16
 """Of the SPDK target itself, beyond what others may have."""
 REFUSALS_TOLD_EVERY_S = 60.0
 _CONTROLLERS = "controllers", "see docs/security.md, --limit controllers-per-address="
-WILDCARDS = ("", "0.0.0.0", "::")
 
 log = logging.getLogger(__name__)
 
@@ -108,14 +99,10 @@ class NvmfTarget:
         self._half_open = HalfOpen(self.peers)
         self._refusals: dict[str, float] = {}
         """When each was logged last."""
-        self._discovery = discovery
+        self._discoverable = discovery
+        self._discovery = Discovery(self.subsystems)
         self._authentication = AuthenticationContext(authentication)
-        self._generation = 1
         self._connections = connections
-        self._discovery_controllers: dict[int, TargetController] = {}
-        self._discovery_told: dict[int, tuple[int, list[DiscoveryEntry]]] = {}
-        """By discovery controller: its log page, and the generation in which that came to be."""
-        self._next_discovery_cntlid = 0
         self._listeners: dict[tuple[str, int], _Listener] = {}
 
     # --- subsystems -------------------------------------------------------------------------------------------------
@@ -125,8 +112,8 @@ class NvmfTarget:
         if subsystem.nqn in self.subsystems or subsystem.nqn == wire.DISCOVERY_NQN:
             raise ExistsError(f"subsystem {subsystem.nqn} exists already")
         self.subsystems[subsystem.nqn] = subsystem
-        subsystem.on_discovery_change = self._discovery_changed
-        self._discovery_changed()
+        subsystem.on_discovery_change = self._discovery.changed
+        self._discovery.changed()
 
     async def remove_subsystem(self, nqn: str) -> None:
         """Disconnects its hosts; returns when none of its I/O is left. Raises NotFoundError."""
@@ -134,39 +121,8 @@ class NvmfTarget:
         if subsystem is None:
             raise NotFoundError(f"there is no subsystem {nqn}")
         subsystem.on_discovery_change = None
-        self._discovery_changed()
+        self._discovery.changed()
         await subsystem.disconnect()
-
-    def _discovery_changed(self) -> None:
-        """A host is told only where its own log page has changed: what else there is, and comes and goes, is not for
-        it to know."""
-        self._generation += 1
-        for controller in list(self._discovery_controllers.values()):
-            before = self._discovery_told.get(controller.cntlid)
-            if self._discovery_log(controller) != before:
-                controller.discovery_changed()
-
-    def _discovery_log(self, controller: TargetController) -> tuple[int, list[DiscoveryEntry]]:
-        """What that host may connect to. Listeners on all addresses are named by the one it came to."""
-        entries = [
-            DiscoveryEntry(
-                traddr=controller.local_address if traddr in WILDCARDS else traddr,
-                trsvcid=str(trsvcid),
-                subnqn=subsystem.nqn,
-                adrfam=ADRFAM_IPV6 if ":" in (traddr or controller.local_address) else ADRFAM_IPV4,
-                treq=TREQ_REQUIRED if secure else TREQ_NOT_REQUIRED,
-                sectype=SECTYPE_TLS13 if secure else SECTYPE_NONE,
-            )
-            for subsystem in self.subsystems.values()
-            for host in (subsystem.admit(controller.hostnqn),)
-            if host is not None
-            for traddr, trsvcid in sorted(subsystem.listeners)
-            for secure in (host.psk is not None or (traddr, trsvcid) in subsystem.secure_listeners,)
-        ]
-        told = self._discovery_told.get(controller.cntlid)
-        if told is None or told[1] != entries:
-            told = self._discovery_told[controller.cntlid] = (self._generation, entries)
-        return told
 
     # --- listeners --------------------------------------------------------------------------------------------------
 
@@ -181,32 +137,11 @@ class NvmfTarget:
         if listener is not None:
             listener.users += 1
             return port
-        loop = asyncio.get_running_loop()
         if listening is not None:
             self._accept_from(listening, (traddr, port))
             return port
-        try:
-            infos = await loop.getaddrinfo(
-                traddr or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE | socket.AI_NUMERICHOST
-            )
-        except OSError as error:
-            raise ParameterError(f"{traddr!r} is not an IP address to listen on") from error
-        family, kind, protocol, _, address = infos[0]
-        sock = socket.socket(family, kind, protocol)
-        try:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            if family == socket.AF_INET6:
-                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-            sock.bind(address)
-            sock.listen(LISTEN_BACKLOG)
-            sock.setblocking(False)
-            port = int(sock.getsockname()[1])
-        except OSError as error:
-            sock.close()
-            raise PathError(
-                f"can't listen on {traddr}:{trsvcid}: {error.strerror}; choose another address or port",
-                errno=error.errno,
-            ) from error
+        sock = await listening_socket(traddr, port, LISTEN_BACKLOG)
+        port = int(sock.getsockname()[1])
         self._accept_from(sock, (traddr, port))
         return port
 
@@ -247,7 +182,6 @@ class NvmfTarget:
         self.subsystems.clear()
 
     async def _accept(self, address: tuple[str, int], listener: _Listener) -> None:
-        loop = asyncio.get_running_loop()
         while True:
             try:
                 sock, peer = await accept(listener.socket)
@@ -261,7 +195,7 @@ class NvmfTarget:
                 # What is left of them is not for this loop alone.
                 await asyncio.sleep(0.01)
                 continue
-            task = loop.create_task(
+            task = asyncio.create_task(
                 self._serve(sock, address, f"host {peer[0]}:{peer[1]}"), name=f"connection from {peer}"
             )
             listener.connections.add(task)
@@ -423,16 +357,16 @@ class NvmfTarget:
         peer = address_of(queue.connection.peer_address[0])
         controllers: dict[int, TargetController] | dict[int, ConnectedController]
         cntlid: int | None
-        if request.subnqn == wire.DISCOVERY_NQN and self._discovery:
-            controllers = self._discovery_controllers
+        if request.subnqn == wire.DISCOVERY_NQN and self._discoverable:
+            controllers = self._discovery.controllers
             if not may_discover(channel, self.subsystems.values(), request.hostnqn, address):
                 why = "discovery in the clear, where only TLS is taken, or with a PSK that is not for that"
                 return Completion(Status.CONNECT_INVALID_HOST, do_not_retry=False, reason=why)
-            if not room_for_discovery(self.peers, self._discovery_controllers.values(), address=peer):
+            if not room_for_discovery(self.peers, self._discovery.controllers.values(), address=peer):
                 return self._busy("discovery controllers", "see docs/security.md, --limit discovery-per-address=")
             if request.kato_ms and not self.peers.kato_allowed(request.kato_ms):
                 return Completion(Status.KEEP_ALIVE_INVALID)
-            cntlid = self._discovery_cntlid()
+            cntlid = self._discovery.allocate_cntlid()
         else:
             found = self._find_subsystem(request, address, channel)
             if isinstance(found, Completion):
@@ -451,11 +385,11 @@ class NvmfTarget:
         controller = TargetController(
             self.reactor, queue, subsystem, self.limits, cntlid=cntlid, hostnqn=request.hostnqn, hostid=request.hostid,
             kato_ms=request.kato_ms, listener=address, task=task, peers=self.peers, authentication=self._authentication,
-            discovery_log=self._discovery_log, on_closed=functools.partial(self._forget, controllers, cntlid),
+            discovery_log=self._discovery.log, on_closed=functools.partial(self._forget, controllers, cntlid),
         )  # fmt: skip
         controllers[cntlid] = controller
         if subsystem is None:
-            self._discovery_log(controller)
+            self._discovery.log(controller)
         try:
             # Who has to prove who he is is taken down when he has, as he enables the controller.
             if controller.authenticated and subsystem is not None and subsystem.connected_hosts is not None:
@@ -485,14 +419,8 @@ class NvmfTarget:
 
     def _forget(self, controllers: dict[int, Any], cntlid: int) -> None:
         controllers.pop(cntlid, None)
-        if controllers is self._discovery_controllers:
-            self._discovery_told.pop(cntlid, None)
-
-    def _discovery_cntlid(self) -> int:
-        while True:
-            self._next_discovery_cntlid = self._next_discovery_cntlid % wire.CNTLID_MAX + 1
-            if self._next_discovery_cntlid not in self._discovery_controllers:
-                return self._next_discovery_cntlid
+        if controllers is self._discovery.controllers:
+            self._discovery.forget(cntlid)
 
     async def _connect_io(
         self, queue: CapsuleQueue, sqe: Sqe, request: ConnectRequest, address: tuple[str, int],

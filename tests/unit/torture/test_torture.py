@@ -18,7 +18,7 @@ from spdk_ftl_py.ftl.check import CheckReport, check
 from spdk_ftl_py.ftl.device import FtlDevice
 from spdk_ftl_py.ftl.gc import spare_zones
 from spdk_ftl_py.ftl.life import FtlState
-from spdk_ftl_py.torture import fault, world
+from spdk_ftl_py.torture import fault, one_life, world
 from spdk_ftl_py.torture import run as torture_run
 from spdk_ftl_py.torture.content import GARBAGE, Content
 from spdk_ftl_py.torture.fault import Injected
@@ -77,7 +77,7 @@ def test_a_drive_that_loses_zone_after_zone_ends_read_only_and_breaks_no_promise
     monkeypatch: pytest.MonkeyPatch, cache: str
 ) -> None:
     for name, value in (("inject", lose_a_zone), ("FAULTS_PER_WORLD", 100), ("FAULTY_LIVES", 1.0)):
-        monkeypatch.setattr(world, name, value)
+        monkeypatch.setattr(one_life, name, value)
     # Never emulated zones with append.
     result = run_world(Options(seed=7, cache=cache, use_append=True, faults=True), 0, 200)
     assert result.violations == []
@@ -87,7 +87,7 @@ def test_a_drive_that_loses_zone_after_zone_ends_read_only_and_breaks_no_promise
 
 def test_drives_whose_blocks_rot_break_no_promise(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in (("ROTTEN_LIVES", 1.0), ("FAULTS_PER_WORLD", 100), ("FAULTY_LIVES", 1.0)):
-        monkeypatch.setattr(world, name, value)
+        monkeypatch.setattr(one_life, name, value)
     values = torture(seed=20261128, crashes=60, faults=True)
     assert int(str(values["rotten_blocks"])) > 20
     assert int(str(values["unreadable_blocks"])) > 20
@@ -98,7 +98,7 @@ def test_a_zone_that_is_given_up_for_nothing_is_noticed(monkeypatch: pytest.Monk
     monkeypatch.setattr(spare_zones, "STRIKES_MAX", 1)
     # Failing writes and resets, and nothing else.
     for name, value in (("BUSY_LIVES", 0.0), ("ROTTEN_LIVES", 0.0), ("FAULTS_PER_WORLD", 100), ("FAULTY_LIVES", 1.0)):
-        monkeypatch.setattr(world, name, value)
+        monkeypatch.setattr(one_life, name, value)
     monkeypatch.setattr(fault, "ZONE_EVENTS", 0.0)
     report = Report()
     run_torture(Options(seed=7, crashes=200, faults=True), report, lambda crashes, note: None)
@@ -116,8 +116,8 @@ def test_a_drive_that_loses_its_cache_with_a_flush_breaks_no_promise(
     monkeypatch: pytest.MonkeyPatch, cache: str
 ) -> None:
     for name, value in (("inject", lose_cache_with_a_flush), ("FAULTS_PER_WORLD", 100), ("FAULTY_LIVES", 1.0)):
-        monkeypatch.setattr(world, name, value)
-    monkeypatch.setattr(world, "BUSY_LIVES", 0.0)
+        monkeypatch.setattr(one_life, name, value)
+    monkeypatch.setattr(one_life, "BUSY_LIVES", 0.0)
     result = run_world(Options(seed=11, cache=cache, faults=True), 0, 40)
     assert result.violations == []
     assert result.faults >= 20
@@ -136,7 +136,7 @@ def test_a_world_in_which_something_is_wrong_leaves_no_device(monkeypatch: pytes
         return Injected.NOTHING
 
     for name, value in (("inject", fail_all), ("FAULTS_PER_WORLD", 100), ("FAULTY_LIVES", 1.0), ("BUSY_LIVES", 0.0)):
-        monkeypatch.setattr(world, name, value)
+        monkeypatch.setattr(one_life, name, value)
     monkeypatch.setattr(FtlDevice, "start", noted)
     result = run_world(Options(seed=3, faults=True), 0, 20)
     assert result.violations

@@ -21,7 +21,9 @@ from spdk_ftl_py.conf import FtlConf
 from spdk_ftl_py.errors import BusyError, MediaError, ParameterError
 from spdk_ftl_py.ftl import creation
 from spdk_ftl_py.ftl.gc import scrub as scrub_module
-from spdk_ftl_py.ftl.gc.scrub import DAY_S, SAVE_S, Round
+from spdk_ftl_py.ftl.gc import scrub_round
+from spdk_ftl_py.ftl.gc.scrub import SAVE_S
+from spdk_ftl_py.ftl.gc.scrub_round import DAY_S, Round
 from spdk_ftl_py.ftl.media import superblock
 from spdk_ftl_py.ftl.media.band import BAND_ROW
 from spdk_ftl_py.ftl.media.blockdev import BlockPort
@@ -180,7 +182,7 @@ async def test_ordered_twice_it_is_done_once_and_a_stop_ends_the_hurry(rig: FtlR
     told = rig.device.order_scrub(stop=True)
     assert (told["state"], told["ordered"], told["round"]) == ("running", False, 1)
     await asyncio.sleep(0.5)
-    assert rig.device.scrub.status()["rate_blocks_per_s"] == scrub_module.FLOOR_BLOCKS_PER_S
+    assert rig.device.scrub.status()["rate_blocks_per_s"] == scrub_round.FLOOR_BLOCKS_PER_S
     rig.media.clear_faults()
     assert rig.device.order_scrub()["round"] == 2, "an order reads everything, also what was read by now"
     await until(lambda: rig.device.scrub.rounds == 1)
@@ -307,7 +309,7 @@ async def test_a_round_begins_every_half_of_scrub_days_and_ends_before_the_next(
     """A hundred seconds are 14 days; as slow as may be."""
     days_s = 14 * DAY_S
     monkeypatch.setattr(scrub_module, "TICK_S", 0.2)
-    monkeypatch.setattr(scrub_module, "FLOOR_BLOCKS_PER_S", 1)
+    monkeypatch.setattr(scrub_round, "FLOOR_BLOCKS_PER_S", 1)
     wall.per_s = days_s / 100
     # The shim's seconds are not the wall's: as if it were so much larger.
     pace = scrub_module.Scrub._pace
@@ -410,7 +412,7 @@ async def test_a_halted_device_goes_on_where_it_was_and_so_does_one_that_crashed
 ) -> None:
     monkeypatch.setattr(scrub_module, "SAVE_S", 2.0)
     monkeypatch.setattr(scrub_module, "SAVE_SOON_S", 1.0)
-    monkeypatch.setattr(scrub_module, "FLOOR_BLOCKS_PER_S", 64)
+    monkeypatch.setattr(scrub_round, "FLOOR_BLOCKS_PER_S", 64)
     rig = await make_restore_rig(buffer_dir=tmp_path)
     await rig.create()
     await rig.traffic(1500)

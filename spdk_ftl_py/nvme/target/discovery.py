@@ -1,0 +1,71 @@
+"""The discovery controllers of a target: what each of its hosts may connect to, and when that has changed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from .. import wire
+from ..logs import (
+    ADRFAM_IPV4,
+    ADRFAM_IPV6,
+    SECTYPE_NONE,
+    SECTYPE_TLS13,
+    TREQ_NOT_REQUIRED,
+    TREQ_REQUIRED,
+    DiscoveryEntry,
+)
+from .controller import TargetController
+from .subsystem import Subsystem
+
+WILDCARDS = ("", "0.0.0.0", "::")
+
+
+class Discovery:
+    def __init__(self, subsystems: Mapping[str, Subsystem]) -> None:
+        """subsystems: those that there are at any time, by NQN."""
+        self.controllers: dict[int, TargetController] = {}
+        self._subsystems = subsystems
+        self._generation = 1
+        self._told: dict[int, tuple[int, list[DiscoveryEntry]]] = {}
+        """By controller: its log page, and the generation in which that came to be."""
+        self._next_cntlid = 0
+
+    def changed(self) -> None:
+        """A host is told only where its own log page has changed: what else there is, and comes and goes, is not for
+        it to know."""
+        self._generation += 1
+        for controller in list(self.controllers.values()):
+            before = self._told.get(controller.cntlid)
+            if self.log(controller) != before:
+                controller.discovery_changed()
+
+    def log(self, controller: TargetController) -> tuple[int, list[DiscoveryEntry]]:
+        """What that host may connect to. Listeners on all addresses are named by the one it came to."""
+        entries = [
+            DiscoveryEntry(
+                traddr=controller.local_address if traddr in WILDCARDS else traddr,
+                trsvcid=str(trsvcid),
+                subnqn=subsystem.nqn,
+                adrfam=ADRFAM_IPV6 if ":" in (traddr or controller.local_address) else ADRFAM_IPV4,
+                treq=TREQ_REQUIRED if secure else TREQ_NOT_REQUIRED,
+                sectype=SECTYPE_TLS13 if secure else SECTYPE_NONE,
+            )
+            for subsystem in self._subsystems.values()
+            for host in (subsystem.admit(controller.hostnqn),)
+            if host is not None
+            for traddr, trsvcid in sorted(subsystem.listeners)
+            for secure in (host.psk is not None or (traddr, trsvcid) in subsystem.secure_listeners,)
+        ]
+        told = self._told.get(controller.cntlid)
+        if told is None or told[1] != entries:
+            told = self._told[controller.cntlid] = (self._generation, entries)
+        return told
+
+    def forget(self, cntlid: int) -> None:
+        self._told.pop(cntlid, None)
+
+    def allocate_cntlid(self) -> int:
+        while True:
+            self._next_cntlid = self._next_cntlid % wire.CNTLID_MAX + 1
+            if self._next_cntlid not in self.controllers:
+                return self._next_cntlid

@@ -1,0 +1,106 @@
+"""Asynchronous events of a controller, and what changed since their log pages were read. Base 2.0 section 5.2."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Collection, Coroutine
+from typing import Any
+
+from .. import logs, wire
+from ..wire import Sqe, Status
+from .capsule import Completion
+
+AER_LIMIT = 4
+
+
+class AsyncEvents:
+    def __init__(
+        self,
+        complete: Callable[[Sqe, Completion], Coroutine[Any, Any, None]],
+        spawn: Callable[[Coroutine[Any, Any, None]], None],
+        may_send: Callable[[], bool],
+    ) -> None:
+        """complete: answers a command; spawn runs it. may_send: events wait as long as it says no."""
+        self._complete = complete
+        self._spawn = spawn
+        self._may_send = may_send
+        self._waiting_aers: deque[Sqe] = deque()
+        self._events: deque[int] = deque()
+        self._masked_events: set[int] = set()
+        self.changed_namespaces: set[int] = set()
+        self._changed_zones: dict[int, set[int] | None] = {}
+        """By NSID; None: more than its log page can list."""
+
+    def post(self, event: int) -> None:
+        """Once sent, an event is masked until the host has read its log page."""
+        if event not in self._masked_events and event not in self._events:
+            self._events.append(event)
+            self._send_events()
+
+    def _send_events(self) -> None:
+        while self._events and self._waiting_aers and self._may_send():
+            event = self._events.popleft()
+            self._masked_events.add(event)
+            self._spawn(self._complete(self._waiting_aers.popleft(), Completion(result=event)))
+
+    def log_page_read(self, page: int) -> None:
+        self._masked_events = {event for event in self._masked_events if event >> 16 & 0xFF != page}
+
+    # --- zones ------------------------------------------------------------------------------------------------------
+
+    def zones_changed(self, nsid: int, starts: Collection[int] | None, *, tell: bool) -> None:
+        """starts: None: any of them. tell: the host wants to know."""
+        known = self._changed_zones.setdefault(nsid, set())
+        if known is not None:
+            known.update(starts or ())
+            if starts is None or len(known) > logs.CHANGED_ZONES_MAX:
+                self._changed_zones[nsid] = None
+        if tell:
+            self.post(_zone_event(nsid))
+
+    def zone_log(self, nsid: int) -> bytes:
+        """The log page of a namespace."""
+        changed = self._changed_zones.get(nsid, set())
+        return logs.build_changed_zones(None if changed is None else sorted(changed))
+
+    def zone_log_read(self, nsid: int) -> None:
+        event = _zone_event(nsid)
+        self._changed_zones.pop(nsid, None)
+        self._masked_events.discard(event)
+        if event in self._events:
+            self._events.remove(event)
+
+    # --- commands ---------------------------------------------------------------------------------------------------
+
+    def request(self, sqe: Sqe) -> Completion | None:
+        if len(self._waiting_aers) >= AER_LIMIT:
+            return Completion(Status.ASYNC_EVENT_LIMIT)
+        self._waiting_aers.append(sqe)
+        self._send_events()
+        return None
+
+    def abort(self, sqe: Sqe) -> Completion:
+        """Only a waiting AER can still be stopped; bit 0 of the result says that nothing was."""
+        for waiting in self._waiting_aers:
+            if sqe.cdw10 & 0xFFFF == 0 and sqe.cdw10 >> 16 == waiting.cid:
+                self._waiting_aers.remove(waiting)
+                self._spawn(self._complete(waiting, Completion(Status.ABORTED_BY_REQUEST, do_not_retry=False)))
+                return Completion()
+        return Completion(result=1)
+
+    async def abandon(self) -> None:
+        aers, self._waiting_aers = self._waiting_aers, deque()
+        for sqe in aers:
+            await self._complete(sqe, Completion(Status.ABORTED_SQ_DELETED, do_not_retry=False))
+
+    def clear(self) -> None:
+        """As after Connect."""
+        self._events.clear()
+        self._masked_events.clear()
+        self.changed_namespaces.clear()
+        self._changed_zones.clear()
+
+
+def _zone_event(nsid: int) -> int:
+    """Masked for each namespace by itself, as each has a log page of its own."""
+    return wire.EVENT_ZONES_CHANGED | nsid << 32
