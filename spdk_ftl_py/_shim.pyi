@@ -1013,7 +1013,7 @@ class FtlCore(BlockDevice):
         """Everything accepted so far to media and flushed; then DRAINED with this ticket and the flush's status."""
 
     def flush_base(self) -> int:
-        """A flush of what the base has by now; then EV_DRAINED with this ticket and the flush's status. Whatever else
+        """A flush of what the base has by now; then DRAINED with this ticket and the flush's status. Whatever else
         writes to the base of a core flushes it so: one flush at a time, and the core knows of each that fails."""
 
     def fail(self, status: int) -> None:
