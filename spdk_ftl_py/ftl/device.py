@@ -89,7 +89,7 @@ class FtlDevice:
         self._reactor = reactor
         self._port = port
         self._superblock = superblock
-        self._superblock.flush = self._flush_base
+        self._superblock.flush = self.flush_base
         self._superblock_turn = asyncio.Lock()
         self.zone_map = ZoneMap(geometry)
         self._bands = Bands(geometry, self.zone_map)
@@ -242,7 +242,7 @@ class FtlDevice:
         if status:
             raise MediaError(f"{self.name}: the base device can't flush: {status_text(status)}", status=status)
 
-    async def _flush_base(self) -> None:
+    async def flush_base(self) -> None:
         """As port.flush(), while the core works on the base: a flush beside those of the core could take what it has
         written with it, and the core's next one would succeed. Raises MediaError and FlushDoubtError."""
         status = await self._drains.flush_base()

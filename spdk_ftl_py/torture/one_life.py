@@ -12,7 +12,7 @@ from typing import Final
 
 from .. import _shim
 from ..conf import can_collect_garbage
-from ..errors import FlushDoubtError, MediaError, RoomError
+from ..errors import FlushDoubtError, FtlError, RoomError
 from ..ftl.cache.nv_cache_keeper import CacheState
 from ..ftl.device import FtlDevice
 from ..ftl.life import FtlState
@@ -247,13 +247,10 @@ class OneLife:
         if self._shape.emulated_zones:
             return False
         zones = summarised_zones(self._media, self._shape)
-        port = BlockPort(self._reactor, self._media, name=NAME)
         try:
-            await port.flush()
-        except MediaError:
+            await self._device.flush_base()
+        except FtlError:
             return False
-        finally:
-            await port.close()
         rotten = rot(self._media, self._device.core, self._shape, zones, self._rng)
         self._rotten.update((address, lba) for lba, address in rotten.items())
         self.result.stats["rotten_blocks"] += len(rotten)

@@ -197,7 +197,7 @@ MUTATIONS = (
         "superblock_flushes_beside",
         "a superblock is flushed beside the core, which knows of a flush that failed too late",
         ("--faults",),
-        edits=(("ftl/device.py", "self._superblock.flush = self._flush_base", "self._superblock.flush = port.flush"),),
+        edits=(("ftl/device.py", "self._superblock.flush = self.flush_base", "self._superblock.flush = port.flush"),),
         world=0,
     ),
     Mutation(
