@@ -22,11 +22,11 @@ ZONE_CAPACITY = 3072
 
 async def measure(reactor: ReactorLoop, generator: _shim.LoadGenerator, **how: object) -> dict[str, object]:
     done = asyncio.Event()
-    reactor.subscribe(generator.id, lambda event: done.set() if event.kind == _shim.EV_LOAD_DONE else None)
+    reactor.subscribe(generator.id, lambda event: done.set() if event.kind == _shim.EventKind.LOAD_DONE else None)
     generator.start(**how)  # type: ignore[arg-type]
     await done.wait()
     reactor.unsubscribe(generator.id)
-    return dict(generator.progress())
+    return generator.progress().as_dict()
 
 
 async def main() -> None:
@@ -53,8 +53,8 @@ async def main() -> None:
                 run = await measure(reactor, generator, kind=kind, queue_depth=depth, time_limit_s=args.seconds)
                 after = device.core.stats()
                 assert not run["verify_errors"]
-                written = after["user_written_blocks"] - before["user_written_blocks"]
-                media_blocks = after["media_written_blocks"] - before["media_written_blocks"]
+                written = after.user_written_blocks - before.user_written_blocks
+                media_blocks = after.media_written_blocks - before.media_written_blocks
                 factor = f", {media_blocks / written:.2f} media blocks per block" if written else ""
                 rate = int(run["done_ios"]) / int(run["elapsed_ns"]) * 1e6  # type: ignore[call-overload]
                 print(f"random 4 KiB {kind:5} QD {depth:3}: {rate:8.1f} kIOPS{factor}", flush=True)

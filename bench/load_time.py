@@ -73,7 +73,7 @@ class Case:
 async def write(reactor: ReactorLoop, device: FtlDevice, blocks: int) -> None:
     generator = _shim.LoadGenerator(reactor.shim, device.core, lba_count=blocks, seed=1)
     done = asyncio.Event()
-    reactor.subscribe(generator.id, lambda event: done.set() if event.kind == _shim.EV_LOAD_DONE else None)
+    reactor.subscribe(generator.id, lambda event: done.set() if event.kind == _shim.EventKind.LOAD_DONE else None)
     for how in (
         {"pattern": "sequential", "io_blocks": 32, "total_blocks": blocks},
         {"pattern": "random", "io_blocks": 1, "total_blocks": max(1, blocks // 10)},
@@ -81,7 +81,7 @@ async def write(reactor: ReactorLoop, device: FtlDevice, blocks: int) -> None:
         done.clear()
         generator.start("write", **how)  # type: ignore[arg-type]
         await done.wait()
-        progress: dict[str, Any] = generator.progress()
+        progress: dict[str, Any] = generator.progress().as_dict()
         assert not progress["io_errors"], progress
     reactor.unsubscribe(generator.id)
     generator.close()
@@ -107,7 +107,7 @@ async def measure(size_gib: int, fill: int, latency_us: int, emulated: bool) -> 
     case = Case(await creation.create(reactor, base, name="bench", conf=FtlConf()), media, base, emulated, reactor)
     await write(reactor, case.device, max(1, case.device.block_count * fill // 100))
     if latency_us:
-        media.inject_fault(op=_shim.OP_READ, latency_us=latency_us)
+        media.inject_fault(op=_shim.Op.READ, latency_us=latency_us)
     halts, clean, dirty = [], [], []
     for _ in range(LOADS):
         halts.append(await case.halt())

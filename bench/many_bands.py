@@ -26,9 +26,9 @@ PUMPS = 20
 
 async def run(load: _shim.LoadGenerator, **how: object) -> None:
     load.start("write", **how)  # type: ignore[arg-type]
-    while load.progress()["running"]:  # noqa: ASYNC110
+    while load.progress().running:  # noqa: ASYNC110
         await asyncio.sleep(0.01)
-    assert load.progress()["io_errors"] == 0
+    assert load.progress().io_errors == 0
 
 
 async def measure(bands: int, seconds: float, depth: int) -> None:
@@ -55,11 +55,11 @@ async def measure(bands: int, seconds: float, depth: int) -> None:
     await asyncio.sleep(seconds)
     load.stop()
     thread, process, took = time.thread_time() - thread, time.process_time() - process, time.perf_counter() - began
-    while load.progress()["running"]:  # noqa: ASYNC110
+    while load.progress().running:  # noqa: ASYNC110
         await asyncio.sleep(0.01)
     now = device.core.stats()
-    writes = now["user_written_blocks"] - before["user_written_blocks"]
-    amplification = (now["media_written_blocks"] - before["media_written_blocks"]) / writes
+    writes = now.user_written_blocks - before.user_written_blocks
+    amplification = (now.media_written_blocks - before.media_written_blocks) / writes
     pump = time.thread_time()
     for _ in range(PUMPS):
         device._manager.pump()

@@ -22,6 +22,7 @@ from uuid import uuid4
 from spdk_ftl_py import _shim
 from spdk_ftl_py.conf import FtlConf
 from spdk_ftl_py.daemon.base import BaseLink, DaemonIdentity
+from spdk_ftl_py.daemon.requests import FtlOptions
 from spdk_ftl_py.ftl import creation
 from spdk_ftl_py.runtime.reactor import ReactorLoop, load_ended
 from spdk_ftl_py.spdk.rpc import TargetRpc
@@ -35,10 +36,9 @@ NQN = "nqn.2014-08.org.nvmexpress:uuid:5f1d2c3e-0000-4000-8000-0000000000be"
 async def measure(socket: Path, kind: str, depths: list[int], seconds: float) -> list[tuple[int, float, float, float]]:
     """(depth, kIOPS, p50 and p99 in us)."""
     uuid = uuid4()
-    params: dict[str, Any] = {"name": kind, "base_bdev": f"Z-{kind}", "target": str(socket), "zone_capacity": None}
-    if KINDS[kind] is not None:
-        params["cache"] = f"C-{kind}"
-    link = BaseLink(TargetRpc(str(socket)), params, uuid, DaemonIdentity(NQN, uuid, "127.0.0.1"))
+    cache_bdev = None if KINDS[kind] is None else f"C-{kind}"
+    options = FtlOptions(name=kind, target=str(socket), base_bdev=f"Z-{kind}", cache=cache_bdev)
+    link = BaseLink(TargetRpc(str(socket)), lambda: options, uuid, DaemonIdentity(NQN, uuid, "127.0.0.1"))
     reactor = ReactorLoop(kind)
     await reactor.start()
     try:
@@ -53,7 +53,7 @@ async def measure(socket: Path, kind: str, depths: list[int], seconds: float) ->
             done.clear()
             load.start("write", queue_depth=depth, time_limit_s=seconds)
             await done.wait()
-            progress: dict[str, Any] = load.progress()
+            progress: dict[str, Any] = load.progress().as_dict()
             assert progress["io_errors"] == 0, progress
             latency = progress["latency_ns"]
             rate = progress["done_ios"] / progress["elapsed_ns"] * 1e6

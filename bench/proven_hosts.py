@@ -46,14 +46,16 @@ class Host:
         """I/Os per second, and per second of CPU time."""
         cpu_s = time.process_time()
         ended = asyncio.Event()
-        self._reactor.subscribe(self._load.id, lambda event: ended.set() if event.kind == _shim.EV_LOAD_DONE else None)
+        self._reactor.subscribe(
+            self._load.id, lambda event: ended.set() if event.kind == _shim.EventKind.LOAD_DONE else None
+        )
         self._load.start("mixed", io_blocks=1, queue_depth=depth, time_limit_s=seconds, write_percent=50)
         await ended.wait()
         self._reactor.unsubscribe(self._load.id)
         progress = self._load.progress()
-        assert not progress["io_errors"]
-        assert not progress["verify_errors"]
-        done, elapsed_s = float(str(progress["done_ios"])), float(str(progress["elapsed_ns"])) / 1e9
+        assert not progress.io_errors
+        assert not progress.verify_errors
+        done, elapsed_s = progress.done_ios, progress.elapsed_ns / 1e9
         return done / elapsed_s, done / (time.process_time() - cpu_s)
 
     async def close(self) -> None:

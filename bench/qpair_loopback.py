@@ -24,10 +24,10 @@ BLOCKS = 1 << 18
 async def measure(reactor: ReactorLoop, device: _shim.BlockDevice, seconds: float, **how: object) -> dict[str, object]:
     generator = _shim.LoadGenerator(reactor.shim, device, lba_count=BLOCKS, seed=1)
     done = asyncio.Event()
-    reactor.subscribe(generator.id, lambda event: done.set() if event.kind == _shim.EV_LOAD_DONE else None)
+    reactor.subscribe(generator.id, lambda event: done.set() if event.kind == _shim.EventKind.LOAD_DONE else None)
     generator.start(time_limit_s=seconds, **how)  # type: ignore[arg-type]
     await done.wait()
-    progress = dict(generator.progress())
+    progress = generator.progress().as_dict()
     reactor.unsubscribe(generator.id)
     generator.close()
     return progress

@@ -35,11 +35,11 @@ async def measure(reactor: ReactorLoop, device: _shim.BlockDevice, seconds: floa
     """(kIOPS, CPU µs for each I/O)."""
     generator = _shim.LoadGenerator(reactor.shim, device, lba_count=BLOCKS, seed=1)
     done = asyncio.Event()
-    reactor.subscribe(generator.id, lambda event: done.set() if event.kind == _shim.EV_LOAD_DONE else None)
+    reactor.subscribe(generator.id, lambda event: done.set() if event.kind == _shim.EventKind.LOAD_DONE else None)
     before = cpu_s()
     generator.start(time_limit_s=seconds, **how)
     await done.wait()
-    progress = dict(generator.progress())
+    progress = generator.progress().as_dict()
     spent = cpu_s() - before
     reactor.unsubscribe(generator.id)
     generator.close()

@@ -57,12 +57,12 @@ class Reads:
     async def run(self, **how: object) -> dict[str, object]:
         done = asyncio.Event()
         self.reactor.subscribe(
-            self.generator.id, lambda event: done.set() if event.kind == _shim.EV_LOAD_DONE else None
+            self.generator.id, lambda event: done.set() if event.kind == _shim.EventKind.LOAD_DONE else None
         )
         self.generator.start(**how)  # type: ignore[arg-type]
         await done.wait()
         self.reactor.unsubscribe(self.generator.id)
-        progress = dict(self.generator.progress())
+        progress = self.generator.progress().as_dict()
         assert not progress["verify_errors"]
         assert not progress["io_errors"]
         return progress
@@ -92,9 +92,7 @@ def bytes_per_block(*, verify: bool) -> float:
     bands = [[zone * ZONE_SIZE] for zone in range(2, MEMORY_ZONES)]
     block_count = (MEMORY_ZONES - 2) * (ZONE_SIZE - 64)
     before = resident()
-    core = _shim.FtlCore(
-        reactor,
-        media,
+    config = _shim.CoreConfig(
         uuid=uuid4().bytes,
         block_count=block_count,
         bands=bands,
@@ -102,6 +100,7 @@ def bytes_per_block(*, verify: bool) -> float:
         zone_capacity=ZONE_SIZE,
         verify_reads=verify,
     )
+    core = _shim.FtlCore(reactor, media, config)
     for first in range(0, block_count, LOAD_STEP):
         lbas = np.arange(first, min(block_count, first + LOAD_STEP), dtype=np.uint64)
         addresses = np.uint64(2 * ZONE_SIZE) + lbas

@@ -302,7 +302,7 @@ private:
         }
     }
     void take(const Event &event) {
-        switch (static_cast<EventKind>(event.kind)) {
+        switch (event.kind) {
             case EventKind::band_next_needed:
                 open(static_cast<uint32_t>(event.a));
                 break;

@@ -2,10 +2,13 @@
 
 Threads: objects that belong to a Reactor run on its thread. Every method here may be called from Python's thread; it
 hops to the reactor (``Reactor.call``) and waits, without the GIL. None of them is for the per-I/O path except IoPort.
+
+One file, however long, as the extension is one module: test_stub.py compares the two.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any, Final
+from enum import IntEnum
+from typing import Any, Final, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,55 +23,134 @@ def crc32c_rows(rows: NDArray[np.uint8], row_bytes: int, crcs: NDArray[np.uint32
 def build_info() -> dict[str, str]:
     """compiler, flags, sanitizers, crc ("sse4.2" or "table"), tls (OpenSSL's version; empty: built without)."""
 
+BLOCK_BYTES: Final[int]
+"""Of a logical block: of an FTL, its base and its nv cache (docs/media-layout.md)."""
+
+class EventKind(IntEnum):
+    """Behind each kind: the fields that its events have."""
+
+    IO_DONE = 1
+    """ticket, status, result (of an I/O that failed: 1 where the device said "do not retry"). Of an IoPort, or a
+    ReadList."""
+    TARGET_QPAIR_CLOSED = 2
+    """reason, detail."""
+    HOST_QPAIR_LOST = 3
+    """reason, detail."""
+    BAND_NEXT_NEEDED = 10
+    """stream, filling_band. An FtlCore's, as all that follow but LOAD_DONE and OVERFLOW."""
+    BAND_CLOSED = 11
+    """band: every zone of it has its summary."""
+    MOVE_DONE = 12
+    """band, moved_blocks, lost_blocks (that could not be read, or did not match their CRC)."""
+    BAND_RESET_DONE = 13
+    """band, status, failed_punit."""
+    ZONE_FAULT = 14
+    """band, punit, status."""
+    BLOCK_LOST = 15
+    """lba, address, status."""
+    DRAINED = 16
+    """ticket, status (of the flush)."""
+    CORE_FAILED = 17
+    """status: the core fails every I/O from now on. by_flush."""
+    LOAD_DONE = 18
+    """done_blocks, errors. Of a LoadGenerator."""
+    CACHE_FAILED = 20
+    """status: of the nv cache. Writes wait until forget_cache()."""
+    FLUSH_FAILED = 21
+    """status, failures."""
+    ZONE_FINISHED = 24
+    """band, punit: the base finished the zone before it was full; the zone has not failed."""
+    BAND_UNREADABLE = 30
+    """band, address, status: a host, or the scrub, could not read what is in force there."""
+    SCRUB_DONE = 31
+    """band: its scrub has ended, in whatever way."""
+    OVERFLOW = 255
+    """first_newer_source: events of sources below that id were dropped."""
+
 class Event:
-    """One line from the shim; see shim/reactor/reactor.hpp EventKind for what a, b, c mean."""
+    """What the shim tells: shim/reactor/event.hpp. A field that its kind does not have is an AttributeError."""
 
-    @property
-    def kind(self) -> int: ...
-    @property
-    def source(self) -> int: ...
-    @property
-    def a(self) -> int: ...
-    @property
-    def b(self) -> int: ...
-    @property
-    def c(self) -> int: ...
+    kind: Final[EventKind]
+    source: Final[int]
+    """The id of what sent it."""
+    ticket: Final[int]
+    """As submit() or drain() returned it."""
+    status: Final[int]
+    """SCT << 8 | SC; 0 is success."""
+    result: Final[int]
+    reason: Final[QpairClose]
+    detail: Final[int]
+    """An errno, or the FES of a TermReq."""
+    stream: Final[int]
+    """STREAM_USER or STREAM_RELOC."""
+    filling_band: Final[int | None]
+    """The band that is filling up; None: the stream has none."""
+    band: Final[int]
+    moved_blocks: Final[int]
+    lost_blocks: Final[int]
+    failed_punit: Final[int | None]
+    """Where status is not 0: the zone that failed; None: the flush failed, and nothing was reset."""
+    punit: Final[int]
+    lba: Final[int]
+    address: Final[int]
+    by_flush: Final[bool]
+    """A flush failed that may have lost what the base held."""
+    done_blocks: Final[int]
+    errors: Final[int]
+    failures: Final[int]
+    """In a row, while the write buffer wanted a flush."""
+    first_newer_source: Final[int]
 
-EV_IO_DONE: Final[int]
-EV_TARGET_QPAIR_CLOSED: Final[int]
-QPAIR_TIMED_OUT: Final[int]
-EV_HOST_QPAIR_LOST: Final[int]
-EV_BAND_NEXT_NEEDED: Final[int]
-EV_BAND_CLOSED: Final[int]
-EV_MOVE_DONE: Final[int]
-EV_BAND_RESET_DONE: Final[int]
-EV_ZONE_FAULT: Final[int]
-EV_BLOCK_LOST: Final[int]
-EV_DRAINED: Final[int]
-EV_CORE_FAILED: Final[int]
-EV_FLUSH_FAILED: Final[int]
-EV_ZONE_FINISHED: Final[int]
-EV_BAND_UNREADABLE: Final[int]
-EV_SCRUB_DONE: Final[int]
-EV_CACHE_FAILED: Final[int]
-EV_OVERFLOW: Final[int]
+class ErrorClass(IntEnum):
+    """What an error of a device means for who sent the I/O."""
 
-ERROR_NONE: Final[int]
-ERROR_GONE: Final[int]
-ERROR_BUSY: Final[int]
-ERROR_COMMAND: Final[int]
-ERROR_BLOCK: Final[int]
-ERROR_ZONE: Final[int]
-ERROR_MISTAKE: Final[int]
-ERROR_DOUBT: Final[int]
+    NONE = 0
+    GONE = 1
+    """The device itself: nothing more is sent to it."""
+    BUSY = 2
+    """The same command may succeed later."""
+    DOUBT = 3
+    """Of a flush: what the volatile cache held may be lost."""
+    COMMAND = 4
+    """Refused for good; of what stands on media nothing is known."""
+    BLOCK = 5
+    """Media under these blocks."""
+    ZONE = 6
+    """A zone that does not take this any more, or never did."""
+    MISTAKE = 7
+    """No sender who keeps the rules gets this."""
 
-def error_class(status: int, do_not_retry: bool = False, op: int = 0) -> int:
-    """One of ERROR_*: what an error of a device means for who sent the I/O. op: one of OP_*; ERROR_DOUBT is only for
-    OP_FLUSH, of which an error is another matter than of all others. The table is in shim/reactor/error_class.hpp;
-    docs/durability.md says what follows from each."""
+class Op(IntEnum):
+    READ = 0
+    WRITE = 1
+    APPEND = 2
+    FLUSH = 3
+    WRITE_ZEROES = 4
+    DEALLOCATE = 5
+    ZONE_SEND = 6
+    ZONE_REPORT = 7
+
+class ZoneAction(IntEnum):
+    """ZSA of Zone Management Send. Zoned Namespace Command Set 1.1, section 3.4.3."""
+
+    CLOSE = 1
+    FINISH = 2
+    OPEN = 3
+    RESET = 4
+    OFFLINE = 5
+    SET_DESCRIPTOR_EXTENSION = 16
+
+def error_class(status: int, do_not_retry: bool = False, op: Op = Op.READ) -> ErrorClass:
+    """What an error of a device means for who sent the I/O. ErrorClass.DOUBT is only for Op.FLUSH, of which an error is
+    another matter than of all others. The table is in shim/reactor/error_class.hpp; docs/durability.md says what
+    follows from each."""
+
+def base_gone(status: int) -> bool:
+    """Not the block is bad: the device does not answer, or has no power, or stays busy. A restore ends there, to be
+    repeated."""
 
 def perhaps_media(status: int) -> bool:
-    """Of ERROR_BUSY: it may be one block's or zone's where it lasts. An SPDK target answers so to any error of a
+    """Of ErrorClass.BUSY: it may be one block's or zone's where it lasts. An SPDK target answers so to any error of a
     bdev."""
 
 def limits_zones(status: int) -> bool:
@@ -127,17 +209,16 @@ class BlockDevice:
     @property
     def max_active_zones(self) -> int: ...
 
-OP_READ: Final[int]
-OP_WRITE: Final[int]
-OP_APPEND: Final[int]
-OP_FLUSH: Final[int]
-OP_WRITE_ZEROES: Final[int]
-OP_DEALLOCATE: Final[int]
-OP_ZONE_SEND: Final[int]
-OP_ZONE_REPORT: Final[int]
+class Completion:
+    """What an IO_DONE event tells, where that was dropped."""
+
+    ticket: Final[int]
+    status: Final[int]
+    result: Final[int]
+    def as_dict(self) -> dict[str, Any]: ...
 
 class IoPort:
-    """Python's own way to a BlockDevice: bounded, asynchronous, completions as EV_IO_DONE events.
+    """Python's own way to a BlockDevice: bounded, asynchronous, completions as IO_DONE events.
 
     Data buffers are the caller's (writable for reads, C-contiguous) and are kept alive until the event.
     """
@@ -149,7 +230,7 @@ class IoPort:
 
     def submit(
         self,
-        op: int,
+        op: Op,
         lba: int = 0,
         block_count: int = 0,
         buffer: bytearray | memoryview | NDArray[np.uint8] | bytes | None = None,
@@ -162,26 +243,26 @@ class IoPort:
         """Returns a ticket; BlockingIOError when depth I/Os are outstanding; ValueError when the buffer is too
         small."""
 
-    def take_untold(self) -> list[tuple[int, int, int]]:
-        """(ticket, status, result) of what is done and whose event was dropped: to be asked for at EV_OVERFLOW."""
+    def take_untold(self) -> list[Completion]:
+        """Of what is done and whose event was dropped: to be asked for at OVERFLOW."""
 
     def close(self) -> None:
         """Waits for outstanding I/O. Idempotent."""
 
 class ReadList:
-    """Reads of one length from very many addresses, depth at a time: one EV_IO_DONE event when all have come back."""
+    """Reads of one length from very many addresses, depth at a time: one IO_DONE event when all have come back."""
 
     def __init__(self, reactor: Reactor, device: BlockDevice, depth: int = 128) -> None: ...
     @property
     def id(self) -> int:
-        """Event.source; Event.b is the status of the first read that failed, behind which none is sent any more."""
+        """Event.source; Event.status is that of the first read that failed, behind which none is sent any more."""
 
     def start(self, addresses: Sequence[int], block_count: int, rows: NDArray[np.uint8] | bytearray) -> None:
         """rows: block_count blocks for each address, kept alive until release() or the next start().
         BlockingIOError: the last list is not done. ValueError: no address, or rows are too small."""
 
     def take_untold(self) -> int | None:
-        """The status of a list that is done and whose event was dropped: to be asked for at EV_OVERFLOW."""
+        """The status of a list that is done and whose event was dropped: to be asked for at OVERFLOW."""
 
     def release(self) -> None:
         """Lets go of the rows of a list that is done; of one that is not, does nothing."""
@@ -190,6 +271,13 @@ class ReadList:
         """Waits for outstanding I/O. Idempotent."""
 
 # --- emulated media ---------------------------------------------------------------------------------------------
+
+class MediaZone(NamedTuple):
+    """A zone as its medium knows it; addresses are LBAs."""
+
+    start: int
+    state: Literal["empty", "implicitly_open", "explicitly_open", "closed", "read_only", "full", "offline"]
+    write_pointer: int
 
 class EmulatedMedia(BlockDevice):
     """Conventional, null or zoned media in memory or in a sparse file, with fault injection and power cut.
@@ -235,20 +323,18 @@ class EmulatedMedia(BlockDevice):
         volatile_cache: bool = True,
         hidden_zones: int = 0,
     ) -> EmulatedMedia: ...
-    def set_zone_state(self, zone: int, state: str) -> None:
-        """What a drive does by itself. state: "read_only", "offline", or "full": it finishes the zone, and its
+    def set_zone_state(self, zone: int, state: Literal["read_only", "offline", "full"]) -> None:
+        """What a drive does by itself. "full": it finishes the zone, and its
         attributes say so; ValueError where that is not active."""
 
     def recommend(self, zone: int, *, finish: bool = False, reset: bool = False) -> None:
         """What the attributes of the zone ask for, until it is done."""
 
-    def zone_states(self) -> list[tuple[int, str, int]]:
-        """(start LBA, state name, write pointer LBA) of every zone."""
-
+    def zone_states(self) -> list[MediaZone]: ...
     def inject_fault(
         self,
         *,
-        op: int | None = None,
+        op: Op | None = None,
         lba: int = 0,
         block_count: int = 0,
         status: int = 0,
@@ -310,7 +396,7 @@ class ZonedOverlay(BlockDevice):
         *,
         zone_capacity: int,
         max_open_zones: int = 0,
-        initial_state: str = "empty",
+        initial_state: Literal["empty", "full"] = "empty",
         zone_commands: bool = True,
     ) -> None:
         """initial_state: "empty" (new device) or "full" (what a restart knows: nothing). zone_commands False: zone
@@ -345,16 +431,64 @@ class Gate(BlockDevice):
         """Whether no I/O is at an earlier device any more. Data of writes that are held may still be in its memory."""
 
     @property
-    def state(self) -> str:
-        """ "open" | "holding" | "failing"."""
-
+    def state(self) -> Literal["open", "holding", "failing"]: ...
     @property
     def held(self) -> int:
         """I/Os that are held."""
 
 # --- load -------------------------------------------------------------------------------------------------------
 
-EV_LOAD_DONE: Final[int]
+class Latencies:
+    """In nanoseconds; percentiles: the upper bound of the histogram's bucket."""
+
+    min: Final[int]
+    mean: Final[int]
+    p50: Final[int]
+    p90: Final[int]
+    p99: Final[int]
+    p999: Final[int]
+    max: Final[int]
+    def as_dict(self) -> dict[str, int]: ...
+
+class Mismatches:
+    """Blocks that were read and were not what they had to be, by what they were. garbage: torn, foreign or damaged."""
+
+    older: Final[int]
+    newer: Final[int]
+    wrong_lba: Final[int]
+    zeroes: Final[int]
+    garbage: Final[int]
+    def as_dict(self) -> dict[str, int]: ...
+
+class MismatchExample:
+    kind: Final[Literal["older", "newer", "wrong_lba", "zeroes", "garbage"]]
+    lba: Final[int]
+    expected_version: Final[int]
+    found_lba: Final[int]
+    found_version: Final[int]
+    def as_dict(self) -> dict[str, Any]: ...
+
+class LoadProgress:
+    """Of the run that goes on, or went last. done_blocks = read_blocks + written_blocks + trimmed_blocks."""
+
+    running: Final[bool]
+    done_blocks: Final[int]
+    done_ios: Final[int]
+    read_blocks: Final[int]
+    written_blocks: Final[int]
+    trimmed_blocks: Final[int]
+    verify_errors: Final[int]
+    """Blocks."""
+    io_errors: Final[int]
+    """I/Os."""
+    elapsed_ns: Final[int]
+    last_error_status: Final[int]
+    last_error_lba: Final[int]
+    latency_ns: Final[Latencies]
+    mismatch: Final[Mismatches]
+    mismatches: Final[list[MismatchExample]]
+    """The first 16."""
+    def as_dict(self) -> dict[str, Any]: ...
 
 class LoadGenerator:
     """Closed-loop load on a BlockDevice with content that proves itself: every 4 KiB block carries (seed, lba,
@@ -379,27 +513,20 @@ class LoadGenerator:
     def id(self) -> int: ...
     def start(
         self,
-        kind: str,
+        kind: Literal["write", "read", "trim", "mixed"],
         *,
-        pattern: str = "random",
+        pattern: Literal["random", "sequential"] = "random",
         io_blocks: int = 1,
         total_blocks: int = 0,
         queue_depth: int = 32,
         time_limit_s: float = 0.0,
         write_percent: int = 100,
     ) -> None:
-        """kind: "write" | "read" (verifies) | "trim" | "mixed" (write_percent writes, rest verified reads). pattern:
-        "random" | "sequential" (wraps). Ends after total_blocks or time_limit_s; EV_LOAD_DONE(a = blocks, b =
-        errors)."""
+        """Reads are verified; mixed: write_percent writes, the rest reads; sequential: wraps. Ends after total_blocks
+        or time_limit_s, with LOAD_DONE."""
 
     def stop(self) -> None: ...
-    def progress(self) -> dict[str, object]:
-        """Of the run that goes on, or went last: running, done_blocks (= read_blocks + written_blocks +
-        trimmed_blocks), done_ios, verify_errors (blocks), io_errors (I/Os), elapsed_ns, last_error_status,
-        last_error_lba, latency_ns: {"min","mean","p50","p90","p99","p999","max"}; mismatch:
-        {"older","newer","wrong_lba","zeroes", "garbage"} counts of blocks ("garbage": torn, foreign or damaged);
-        mismatches: the first 16 as {"kind","lba", "expected_version","found_lba","found_version"}."""
-
+    def progress(self) -> LoadProgress: ...
     def versions(self) -> NDArray[np.uint32]:
         """A copy. 2**32 - 1: unknown since a failed write; any whole version of that LBA passes."""
 
@@ -408,18 +535,29 @@ class LoadGenerator:
 
 # --- NVMe/TCP I/O queues ----------------------------------------------------------------------------------------
 
-# Event.a of EV_TARGET_QPAIR_CLOSED and EV_HOST_QPAIR_LOST; Event.b is an errno or a FES (wire-facts, section 1)
-QPAIR_PEER_CLOSED: Final[int]
-QPAIR_SOCKET_ERROR: Final[int]
-QPAIR_PROTOCOL_ERROR: Final[int]
-QPAIR_PEER_TERMINATED: Final[int]
-QPAIR_DISCONNECTED: Final[int]
-QPAIR_CLOSED: Final[int]
+class QpairClose(IntEnum):
+    """Why a queue has ended. Behind those that have one: what Event.detail is."""
 
-TLS_DONE: Final[int]
-TLS_WANTS_READ: Final[int]
-TLS_WANTS_WRITE: Final[int]
-TLS_FAILED: Final[int]
+    NONE = 0
+    PEER_CLOSED = 1
+    SOCKET_ERROR = 2
+    """An errno."""
+    PROTOCOL_ERROR = 3
+    """The FES that the peer was sent."""
+    PEER_TERMINATED = 4
+    """The FES that the peer sent."""
+    DISCONNECTED = 5
+    """By a Disconnect command."""
+    CLOSED = 6
+    """By our own close()."""
+    TIMED_OUT = 7
+    """A command had no answer in time."""
+
+class TlsStep(IntEnum):
+    DONE = 0
+    WANTS_READ = 1
+    WANTS_WRITE = 2
+    FAILED = 3
 
 class TlsSession:
     """TLS 1.3 with a pre-shared key on a non-blocking stream socket (whose fd it has dup'ed). For one thread; the qpair
@@ -434,8 +572,8 @@ class TlsSession:
         """find_psk: gets an identity that the host offers, returns key and sha384; called by handshake() alone. What it
         raises comes out there."""
 
-    def handshake(self) -> int:
-        """TLS_DONE, TLS_WANTS_READ, TLS_WANTS_WRITE (call it again when the socket is ready), TLS_FAILED."""
+    def handshake(self) -> TlsStep:
+        """WANTS_READ, WANTS_WRITE: call it again when the socket is ready."""
 
     def read_into(self, buffer: bytearray | memoryview) -> int | None:
         """How many bytes; 0: the peer has ended; None: there are none now. OSError."""
@@ -528,6 +666,15 @@ class FlushAlarm:
     def armed(self) -> bool:
         """It has not failed yet."""
 
+class TargetQpairStats:
+    commands: Final[int]
+    read_blocks: Final[int]
+    write_blocks: Final[int]
+    errors: Final[int]
+    bytes_in: Final[int]
+    bytes_out: Final[int]
+    def as_dict(self) -> dict[str, int]: ...
+
 class TargetQpair:
     """The target side of one NVMe/TCP I/O queue, after Connect."""
 
@@ -562,9 +709,7 @@ class TargetQpair:
     def set_namespace(self, nsid: int, device: BlockDevice | None) -> None:
         """Adds or removes a namespace; I/O already submitted to it still completes."""
 
-    def stats(self) -> dict[str, int]:
-        """commands, read_blocks, write_blocks, errors, bytes_in, bytes_out."""
-
+    def stats(self) -> TargetQpairStats: ...
     def close(self) -> None:
         """Closes the socket, waits until every command has come back from its device. Idempotent."""
 
@@ -573,15 +718,156 @@ class TargetQpair:
 STREAM_USER: Final[int]
 STREAM_RELOC: Final[int]
 ADDRESS_INVALID: Final[int]
+EAGER_REQUESTS: Final[int]
+"""Cache writes in flight up to which one is sent however full it is; beyond them only full ones are sent."""
 
-class FtlCore(BlockDevice):
-    """The FTL's data path: a 4 KiB random-write BlockDevice over a zoned one. See docs/architecture.md, "Orders and
-    events"."""
+class BandState(IntEnum):
+    """By the number that changed_bands() and load_bands() have."""
+
+    FREE = 0
+    QUEUED = 1
+    OPEN = 2
+    CLOSING = 3
+    CLOSED = 4
+    MOVING = 5
+    RESETTING = 6
+    FAULTED = 7
+
+class BandInfo:
+    """A band with its zones."""
+
+    state: Final[BandState]
+    seq: Final[int]
+    valid: Final[int]
+    """Blocks of data, and headers that may hold a record in force; 0 means: can be reset."""
+    references: Final[int]
+    """LBAs whose trim or lost record stands in this band."""
+    written: Final[int]
+    stream: Final[int]
+    readers: Final[int]
+    unreadable: Final[bool]
+    """A host, or the scrub, could not read something in it: it is told as FAULTED and BAND_UNREADABLE was sent, once
+    until it is reset."""
+    write_pointers: Final[list[int]]
+    """Relative to each zone's start, by punit."""
+    faulted_punits: Final[list[int]]
+    def as_dict(self) -> dict[str, Any]: ...
+
+def band_row_layout() -> list[tuple[str, str]]:
+    """Of a row of changed_bands(), for numpy.dtype(): name and format of each field. faulted_punits is a mask; state: a
+    BandState; written counts what was given up, too; unreadable: once such a band is closed, its state is FAULTED."""
+
+class CoreStats:
+    """Counters since the core was made, and what it holds now."""
+
+    user_reads: Final[int]
+    user_writes: Final[int]
+    user_read_blocks: Final[int]
+    user_written_blocks: Final[int]
+    user_trimmed_blocks: Final[int]
+    media_written_blocks: Final[int]
+    media_header_blocks: Final[int]
+    media_summary_blocks: Final[int]
+    media_user_blocks: Final[int]
+    media_reloc_blocks: Final[int]
+    media_trim_blocks: Final[int]
+    reloc_moved_blocks: Final[int]
+    reloc_read_blocks: Final[int]
+    reloc_reads: Final[int]
+    reloc_batches: Final[int]
+    lost_blocks: Final[int]
+    flushes: Final[int]
+    base_flushes: Final[int]
+    zone_resets: Final[int]
+    crc_errors: Final[int]
+    user_crc_errors: Final[int]
+    """Of crc_errors, those in what hosts read."""
+    reads_repeated: Final[int]
+    """Blocks, by hosts' reads."""
+    reads_rescued: Final[int]
+    """Blocks that only the write buffer, or the nv cache's ring, still had."""
+    unreadable_blocks: Final[int]
+    """Blocks for whose sake a host's read was answered with an error."""
+    read_errors: Final[int]
+    write_errors: Final[int]
+    zones_finished: Final[int]
+    """By the base, before they were full."""
+    write_buffer_used: Final[int]
+    """Blocks that are not on media."""
+    write_buffer_landed: Final[int]
+    """Blocks on media, but held until the base has flushed."""
+    write_buffer_blocks: Final[int]
+    busy_answers: Final[int]
+    """Of the base, to what was then sent again."""
+    scrub_reads: Final[int]
+    scrub_read_blocks: Final[int]
+    """Data, as it was written."""
+    scrub_bad_blocks: Final[int]
+    scrub_bad_metadata: Final[int]
+    scrub_slow_reads: Final[int]
+    throttled_ns: Final[int]
+    next_seq: Final[int]
+    batches: Final[int]
+    short_batches: Final[int]
+    def as_dict(self) -> dict[str, int]: ...
+
+class NvCacheState(IntEnum):
+    ACTIVE = 0
+    FAILED = 1
+    OFF = 2
+    """forget_cache() was called."""
+
+class NvCacheStats:
+    state: Final[NvCacheState]
+    vss: Final[bool]
+    """It has metadata beside its blocks."""
+    generation: Final[int]
+    lap: Final[int]
+    position: Final[int]
+    """Of what comes next; counted on over laps."""
+    ring_blocks: Final[int]
+    used_blocks: Final[int]
+    write_ios: Final[int]
+    written_blocks: Final[int]
+    metadata_blocks: Final[int]
+    header_writes: Final[int]
+    flushes: Final[int]
+    write_errors: Final[int]
+    busy_answers: Final[int]
+    ring_waits: Final[int]
+    def as_dict(self) -> dict[str, Any]: ...
+
+class ScrubEnd(IntEnum):
+    READ = 0
+    """Everything in force was read."""
+    LEFT = 1
+    """The band is not there any more, or the scrub was stopped."""
+    BUSY = 2
+    """The base was, for a minute."""
+    BAD = 3
+    """Something could not be read, or was not as written, twice, and the band is told as unreadable."""
+
+class ScrubStatus:
+    """Whether a scrub is under way; and of the one that ended last, how."""
+
+    under_way: Final[bool]
+    ended: Final[int]
+    """How many did."""
+    band: Final[int | None]
+    """None: none was begun."""
+    end: Final[ScrubEnd]
+    slow: Final[bool]
+    """Some read took over a second, twice, and one elsewhere did not."""
+    status: Final[int]
+    """Of what was bad, or slow; so is address."""
+    address: Final[int]
+    def as_dict(self) -> dict[str, Any]: ...
+
+class CoreConfig:
+    """What an FtlCore is made with. All lengths in blocks."""
 
     def __init__(
         self,
-        reactor: Reactor,
-        base: BlockDevice,
         *,
         uuid: bytes,
         block_count: int,
@@ -610,7 +896,54 @@ class FtlCore(BlockDevice):
         which takes 2 bytes of memory for each block. no_data: the base keeps nothing of what is written to it; what
         stood where is remembered, at 4 or 8 bytes a block of the base, and nothing is verified, reads neither.
         media_uuid: of the records on the base, where that is another than uuid.
-        ValueError for impossible settings, OSError for the file."""
+        ValueError: an id is not 16 bytes."""
+
+    block_count: Final[int]
+    punits: Final[int]
+    zone_size: Final[int]
+    zone_capacity: Final[int]
+    batch_blocks: Final[int]
+    use_append: Final[bool]
+    shared_stream: Final[bool]
+    finish_zones: Final[bool]
+    write_buffer_blocks: Final[int]
+    write_buffer_path: Final[str | None]
+    reloc_buffer_blocks: Final[int]
+    max_reloc_qdepth: Final[int]
+    max_active_relocs: Final[int]
+    band_threshold: Final[int]
+    next_seq: Final[int]
+    verify_reads: Final[bool]
+    no_data: Final[bool]
+
+class NvCacheConfig:
+    """generation, lap: of the newest header, which stands on the device with that id; position: where the ring of a
+    cache without metadata goes on; request_blocks: data blocks of one cache write."""
+
+    def __init__(
+        self,
+        *,
+        id: bytes,
+        generation: int,
+        lap: int,
+        position: int = 0,
+        request_blocks: int = 16,
+        request_count: int = 2048,
+    ) -> None:
+        """ValueError: id is not 16 bytes."""
+
+    generation: Final[int]
+    lap: Final[int]
+    position: Final[int]
+    request_blocks: Final[int]
+    request_count: Final[int]
+
+class FtlCore(BlockDevice):
+    """The FTL's data path: a 4 KiB random-write BlockDevice over a zoned one. See docs/architecture.md, "Orders and
+    events"."""
+
+    def __init__(self, reactor: Reactor, base: BlockDevice, config: CoreConfig) -> None:
+        """ValueError for impossible settings, OSError for the write buffer's file."""
 
     @property
     def id(self) -> int: ...
@@ -624,12 +957,12 @@ class FtlCore(BlockDevice):
         another one."""
 
     def start_move(self, band: int) -> None:
-        """Copies what is valid in a closed (or faulted) band to STREAM_RELOC; ends with EV_MOVE_DONE. BlockingIOError
+        """Copies what is valid in a closed (or faulted) band to STREAM_RELOC; ends with MOVE_DONE. BlockingIOError
         when max_active_relocs bands are being moved."""
 
     def start_scrub(self, band: int, stays: bool = False) -> None:
         """Reads and verifies what is in force in a band that is closed or being written, where it stands; ends with
-        EV_SCRUB_DONE. The band may be moved or reset meanwhile, which ends it, and so does what is bad. stays: no band
+        SCRUB_DONE. The band may be moved or reset meanwhile, which ends it, and so does what is bad. stays: no band
         is moved any more, so that all of it is read; of faulted ones, too. BlockingIOError while another one is read.
         ValueError for a band in another state, and with no_data."""
 
@@ -638,19 +971,13 @@ class FtlCore(BlockDevice):
         or to one while hosts' writes wait or are limited."""
 
     def stop_scrub(self) -> None:
-        """The band that is read is left. EV_SCRUB_DONE when nothing is in flight. Idempotent."""
+        """The band that is read is left. SCRUB_DONE when nothing is in flight. Idempotent."""
 
-    def scrub_status(self) -> dict[str, Any]:
-        """under_way; and of the scrub that ended last: ended (how many did), band (None: none was begun), end ("read":
-        everything in force was; "left": the band is not there any more, or the scrub was stopped; "busy": the base was,
-        for a minute; "bad": something could not be read, or was not as written, twice, and the band is told as
-        unreadable), status and address of that, slow (some read took over a second, twice, and one elsewhere did
-        not)."""
-
+    def scrub_status(self) -> ScrubStatus: ...
     def reset_band(self, band: int) -> None:
-        """Resets a band without valid blocks, after everything accepted before now is durable; EV_BAND_RESET_DONE (b !=
-        0: zone c failed, which is faulted until replace_zone; or, c = 2^64 - 1, the flush before it, and the band is as
-        it was). Free bands may be reset too.
+        """Resets a band without valid blocks, after everything accepted before now is durable; BAND_RESET_DONE
+        (status not 0: the zone failed_punit, which is faulted until replace_zone; or, where that is None, the flush
+        before it, and the band is as it was). Free bands may be reset too.
         ValueError where anything in the band is in force."""
 
     def reset_bands(self, bands: Sequence[int]) -> list[int]:
@@ -661,7 +988,7 @@ class FtlCore(BlockDevice):
         """While the band is free: another zone in a faulted one's place (None: the band does without)."""
 
     def fault_zone(self, band: int, punit: int, status: int) -> bool:
-        """The base says that this zone can't be written any more: EV_ZONE_FAULT with that status, and a closed band is
+        """The base says that this zone can't be written any more: ZONE_FAULT with that status, and a closed band is
         a faulted one. False, and nothing happens, where that is known, or the band is being written or reset and will
         find it out."""
 
@@ -683,10 +1010,10 @@ class FtlCore(BlockDevice):
         too. What was accepted goes to media. For a halt: nothing is accepted behind its drain()."""
 
     def drain(self) -> int:
-        """Everything accepted so far to media and flushed; then EV_DRAINED with this ticket and the flush's status."""
+        """Everything accepted so far to media and flushed; then DRAINED with this ticket and the flush's status."""
 
     def flush_base(self) -> int:
-        """A flush of what the base has by now; then EV_DRAINED with this ticket and the flush's status. Whatever else
+        """A flush of what the base has by now; then DRAINED with this ticket and the flush's status. Whatever else
         writes to the base of a core flushes it so: one flush at a time, and the core knows of each that fails."""
 
     def fail(self, status: int) -> None:
@@ -700,8 +1027,8 @@ class FtlCore(BlockDevice):
         base did not give back what it holds."""
 
     # state
-    def load_band(self, band: int, state: str, band_seq: int, write_pointers: Sequence[int]) -> None:
-        """Restore: state "free" | "closed" | "faulted"; write pointers relative to each zone's start."""
+    def load_band(self, band: int, state: BandState, band_seq: int, write_pointers: Sequence[int]) -> None:
+        """Restore: FREE, CLOSED or FAULTED; write pointers relative to each zone's start."""
 
     def load_bands(
         self, first: int, states: NDArray[np.uint8], band_seqs: NDArray[np.uint64], write_pointers: NDArray[np.uint64]
@@ -727,30 +1054,16 @@ class FtlCore(BlockDevice):
         something newer and keep it. False: no record is free now."""
 
     # nv cache
-    def use_cache(
-        self,
-        device: BlockDevice,
-        *,
-        id: bytes,
-        generation: int,
-        lap: int,
-        position: int = 0,
-        request_blocks: int = 16,
-        request_count: int = 2048,
-    ) -> None:
+    def use_cache(self, device: BlockDevice, config: NvCacheConfig) -> None:
         """Before the first write: from now on writes complete when they are in the nv cache on this conventional
-        device (and flushed there), trims when they are durable on the base. generation, lap: of the newest header,
-        which stands there with that id; position: where the ring of a cache without metadata goes on. ValueError for a
-        device or settings that can't be. A device that fails: EV_CACHE_FAILED, then writes are held back until
-        forget_cache()."""
+        device (and flushed there), trims when they are durable on the base. ValueError for a device or settings that
+        can't be. A device that fails: CACHE_FAILED, then writes are held back until forget_cache()."""
 
     def forget_cache(self) -> None:
         """Goes on without the nv cache for good: the superblock says that it is not to be read. Idempotent."""
 
-    def cache_stats(self) -> dict[str, int] | None:
-        """None without one. state (0 active, 1 failed, 2 forgotten), vss, generation, lap, position, ring_blocks,
-        used_blocks, write_ios, written_blocks, metadata_blocks, header_writes, flushes, write_errors, busy_answers,
-        ring_waits."""
+    def cache_stats(self) -> NvCacheStats | None:
+        """None without one."""
 
     def l2p(self, first_lba: int, count: int) -> NDArray[np.uint64]: ...
     def crcs(self, first_lba: int, count: int) -> NDArray[np.uint16]:
@@ -760,33 +1073,16 @@ class FtlCore(BlockDevice):
     def valid_counts(self) -> NDArray[np.uint32]:
         """Valid blocks of each band."""
 
-    def bands(self) -> list[dict[str, object]]:
-        """Per band: state ("free" "queued" "open" "closing" "closed" "moving" "resetting" "faulted"), seq, valid,
-        written, stream, readers, write_pointers (relative, one per punit), faulted_punits, references (LBAs whose trim
-        or lost record stands in this band), unreadable (a host, or the scrub, could not read something in it: it is
-        told as "faulted" and EV_BAND_UNREADABLE was sent, once until it is reset). valid counts blocks of data, and
-        headers that may hold a record in force; 0 means: can be reset."""
-
+    def bands(self) -> list[BandInfo]: ...
     def changed_bands(self, most: int) -> NDArray[np.uint8]:
         """The account of at most so many bands that have changed since they were last told of, those first that changed
-        first; at first all have. Rows of ftl/media/band.py's BAND_ROW, as bytes. Whatever became of the events: a band
+        first; at first all have. Rows of band_row_layout(), as bytes. Whatever became of the events: a band
         that changed is told of."""
 
     def band_rows(self, first: int, count: int) -> NDArray[np.uint8]:
         """The same rows of these bands, changed or not; they are told of all the same."""
 
-    def stats(self) -> dict[str, int]:
-        """user_reads, user_writes, user_read_blocks, user_written_blocks, user_trimmed_blocks,
-        media_written_blocks, media_header_blocks, media_summary_blocks, media_user_blocks, media_reloc_blocks,
-        media_trim_blocks, reloc_moved_blocks, reloc_read_blocks, reloc_reads, reloc_batches, lost_blocks, flushes,
-        base_flushes, zone_resets, crc_errors, user_crc_errors (of them, in reads of hosts), reads_repeated (blocks, by
-        hosts' reads), reads_rescued (blocks that only the write buffer still had), unreadable_blocks (answered with an
-        error), read_errors, write_errors, write_buffer_used (not on media),
-        write_buffer_landed (on media, but held until the base has flushed), write_buffer_blocks, throttled_ns,
-        busy_answers (of the base, to what was then sent again), scrub_reads, scrub_read_blocks (data, as it was
-        written), scrub_bad_blocks, scrub_bad_metadata, scrub_slow_reads,
-        next_seq, batches, short_batches."""
-
+    def stats(self) -> CoreStats: ...
     @property
     def failure(self) -> int:
         """The status with which every I/O fails; 0: it has not failed."""

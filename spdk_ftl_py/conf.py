@@ -16,6 +16,7 @@ from .errors import ConfError
 from .ignored_settings import IGNORED
 
 BLOCK_BYTES: Final = 4096
+"""The shim's BLOCK_BYTES, for programs that run without the shim (tests/unit/shim/test_stub.py compares)."""
 
 LIMIT_CRIT: Final = "crit"
 LIMIT_HIGH: Final = "high"

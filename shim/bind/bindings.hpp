@@ -6,12 +6,16 @@
 
 namespace ftl {
 
-void bind_reactor(nanobind::module_ &m);  // crc32c, build_info, Event, Reactor, BlockDevice, IoPort
-void bind_media(nanobind::module_ &m);    // EmulatedMedia, ZonedOverlay
-void bind_qpair(nanobind::module_ &m);    // HostQpair, TargetQpair
-void bind_tls(nanobind::module_ &m);      // TlsSession
-void bind_core(nanobind::module_ &m);     // FtlCore
-void bind_gate(nanobind::module_ &m);     // Gate
-void bind_load(nanobind::module_ &m);     // LoadGenerator
+void bind_enums(nanobind::module_ &m);         // EventKind, Op, BandState, …, and constants; first of all
+void bind_events(nanobind::module_ &m);        // Event
+void bind_reactor(nanobind::module_ &m);       // crc32c, build_info, error classes, Reactor, BlockDevice, IoPort
+void bind_media(nanobind::module_ &m);         // EmulatedMedia, ZonedOverlay
+void bind_qpair(nanobind::module_ &m);         // HostQpair, TargetQpair
+void bind_tls(nanobind::module_ &m);           // TlsSession
+void bind_core_config(nanobind::module_ &m);   // CoreConfig, NvCacheConfig
+void bind_core_account(nanobind::module_ &m);  // BandInfo, CoreStats, NvCacheStats, ScrubStatus
+void bind_core(nanobind::module_ &m);          // FtlCore
+void bind_gate(nanobind::module_ &m);          // Gate
+void bind_load(nanobind::module_ &m);          // LoadGenerator
 
 }  // namespace ftl

@@ -3,6 +3,7 @@
 #include <nanobind/ndarray.h>
 #include <nanobind/stl/shared_ptr.h>
 #include <nanobind/stl/string.h>
+#include <nanobind/stl/vector.h>
 
 #include <chrono>
 #include <memory>
@@ -12,6 +13,7 @@
 #include <vector>
 
 #include "bind/bindings.hpp"
+#include "bind/fields.hpp"
 #include "load/load_generator.hpp"
 
 namespace nb = nanobind;
@@ -37,6 +39,49 @@ LoadRun::Kind kind_of(const std::string &name) {
     }
     throw std::invalid_argument("kind '" + name + "' must be 'write', 'read', 'trim' or 'mixed'");
 }
+
+struct Latencies {
+    uint64_t min, mean, p50, p90, p99, p999, max;
+};
+
+// Blocks that were read and not what they had to be, by what they were.
+struct Mismatches {
+    uint64_t older, newer, wrong_lba, zeroes, garbage;
+};
+
+struct MismatchExample {
+    const char *kind;
+    uint64_t lba;
+    Version expected_version;
+    uint64_t found_lba;
+    Version found_version;
+};
+
+// A LoadProgress, for Python.
+struct LoadReport : LoadProgress {
+    Latencies latencies{};
+    Mismatches mismatch{};
+    std::vector<MismatchExample> mismatch_examples;
+
+    explicit LoadReport(const LoadProgress &progress) : LoadProgress(progress) {
+        const LatencyHistogram &histogram = progress.latency_ns;
+        latencies = {histogram.min(),
+                     histogram.mean(),
+                     histogram.percentile(500),
+                     histogram.percentile(900),
+                     histogram.percentile(990),
+                     histogram.percentile(999),
+                     histogram.max()};
+        const auto count = [&](Mismatch kind) { return progress.mismatches[static_cast<size_t>(kind)]; };
+        mismatch = {count(Mismatch::older), count(Mismatch::newer), count(Mismatch::wrong_lba), count(Mismatch::zeroes),
+                    count(Mismatch::garbage)};
+        for (size_t i = 0; i < progress.example_count; ++i) {
+            const Example &example = progress.examples[i];
+            mismatch_examples.push_back(
+                {mismatch_name(example.kind), example.lba, example.expected, example.found_lba, example.found});
+        }
+    }
+};
 
 // The generator belongs to the reactor until its last I/O is back; this is Python's hold on it.
 class PyLoadGenerator {
@@ -85,49 +130,10 @@ public:
         call([&] { generator_->stop(); });
     }
 
-    nb::dict progress() {
+    LoadReport progress() {
         LoadProgress progress;
         call([&] { progress = generator_->progress(); });
-        nb::dict latency;
-        const LatencyHistogram &histogram = progress.latency_ns;
-        latency["min"] = histogram.min();
-        latency["mean"] = histogram.mean();
-        latency["p50"] = histogram.percentile(500);
-        latency["p90"] = histogram.percentile(900);
-        latency["p99"] = histogram.percentile(990);
-        latency["p999"] = histogram.percentile(999);
-        latency["max"] = histogram.max();
-        nb::dict mismatch;
-        for (size_t kind = 1; kind < kMismatchKinds; ++kind) {
-            mismatch[mismatch_name(static_cast<Mismatch>(kind))] = progress.mismatches[kind];
-        }
-        nb::list examples;
-        for (size_t i = 0; i < progress.example_count; ++i) {
-            const LoadProgress::Example &example = progress.examples[i];
-            nb::dict entry;
-            entry["kind"] = mismatch_name(example.kind);
-            entry["lba"] = example.lba;
-            entry["expected_version"] = example.expected;
-            entry["found_lba"] = example.found_lba;
-            entry["found_version"] = example.found;
-            examples.append(entry);
-        }
-        nb::dict result;
-        result["running"] = progress.running;
-        result["done_blocks"] = progress.done_blocks;
-        result["done_ios"] = progress.done_ios;
-        result["read_blocks"] = progress.read_blocks;
-        result["written_blocks"] = progress.written_blocks;
-        result["trimmed_blocks"] = progress.trimmed_blocks;
-        result["verify_errors"] = progress.verify_errors;
-        result["io_errors"] = progress.io_errors;
-        result["elapsed_ns"] = progress.elapsed_ns;
-        result["last_error_status"] = progress.last_error_status;
-        result["last_error_lba"] = progress.last_error_lba;
-        result["latency_ns"] = latency;
-        result["mismatch"] = mismatch;
-        result["mismatches"] = examples;
-        return result;
+        return LoadReport(progress);
     }
 
     nb::ndarray<nb::numpy, Version, nb::ndim<1>> versions() {
@@ -181,6 +187,45 @@ private:
 }  // namespace
 
 void bind_load(nb::module_ &m) {
+    Fields<Latencies>(m, "Latencies")
+        .field("min", &Latencies::min)
+        .field("mean", &Latencies::mean)
+        .field("p50", &Latencies::p50)
+        .field("p90", &Latencies::p90)
+        .field("p99", &Latencies::p99)
+        .field("p999", &Latencies::p999)
+        .field("max", &Latencies::max)
+        .end();
+    Fields<Mismatches>(m, "Mismatches")
+        .field("older", &Mismatches::older)
+        .field("newer", &Mismatches::newer)
+        .field("wrong_lba", &Mismatches::wrong_lba)
+        .field("zeroes", &Mismatches::zeroes)
+        .field("garbage", &Mismatches::garbage)
+        .end();
+    Fields<MismatchExample>(m, "MismatchExample")
+        .field("kind", &MismatchExample::kind)
+        .field("lba", &MismatchExample::lba)
+        .field("expected_version", &MismatchExample::expected_version)
+        .field("found_lba", &MismatchExample::found_lba)
+        .field("found_version", &MismatchExample::found_version)
+        .end();
+    Fields<LoadReport>(m, "LoadProgress")
+        .field("running", &LoadReport::running)
+        .field("done_blocks", &LoadReport::done_blocks)
+        .field("done_ios", &LoadReport::done_ios)
+        .field("read_blocks", &LoadReport::read_blocks)
+        .field("written_blocks", &LoadReport::written_blocks)
+        .field("trimmed_blocks", &LoadReport::trimmed_blocks)
+        .field("verify_errors", &LoadReport::verify_errors)
+        .field("io_errors", &LoadReport::io_errors)
+        .field("elapsed_ns", &LoadReport::elapsed_ns)
+        .field("last_error_status", &LoadReport::last_error_status)
+        .field("last_error_lba", &LoadReport::last_error_lba)
+        .field("latency_ns", &LoadReport::latencies)
+        .field("mismatch", &LoadReport::mismatch)
+        .field("mismatches", &LoadReport::mismatch_examples)
+        .end();
     nb::class_<PyLoadGenerator>(m, "LoadGenerator")
         .def(
             "__init__",

@@ -3,13 +3,11 @@
 #include <nanobind/stl/optional.h>
 #include <nanobind/stl/shared_ptr.h>
 #include <nanobind/stl/string.h>
-#include <nanobind/stl/tuple.h>
 #include <nanobind/stl/vector.h>
 
 #include <memory>
 #include <stdexcept>
 #include <system_error>
-#include <tuple>
 
 #include "bind/bindings.hpp"
 #include "media/media.hpp"
@@ -99,20 +97,23 @@ void set_zone_state(EmulatedMedia &media, uint32_t zone, const std::string &stat
     throw std::invalid_argument("zone state '" + state + "': only 'read_only', 'offline' and 'full' can be set");
 }
 
-std::vector<std::tuple<uint64_t, std::string, uint64_t>> zone_states(EmulatedMedia &media) {
-    std::vector<std::tuple<uint64_t, std::string, uint64_t>> result;
-    for (const EmulatedMedia::Zone &zone : media.zones()) {
-        result.emplace_back(zone.start, zone_state_name(zone.state), zone.write_pointer);
+// A list of MediaZone, which is a named tuple.
+nb::list zones_of(EmulatedMedia &media, const nb::object &media_zone) {
+    std::vector<EmulatedMedia::Zone> zones;
+    {
+        const nb::gil_scoped_release unlocked;
+        zones = media.zones();
     }
-    return result;
+    nb::list list;
+    for (const EmulatedMedia::Zone &zone : zones) {
+        list.append(media_zone(zone.start, zone_state_name(zone.state), zone.write_pointer));
+    }
+    return list;
 }
 
-uint32_t inject_fault(EmulatedMedia &media, std::optional<uint32_t> op, uint64_t lba, uint64_t block_count,
-                      uint32_t status, uint64_t latency_us, uint64_t skip, uint64_t times, bool do_not_retry,
-                      bool takes_effect, bool drops_cache, bool flip) {
-    if (op && *op > static_cast<uint32_t>(Op::zone_report)) {
-        throw std::invalid_argument("op must be one of _shim.OP_*");
-    }
+uint32_t inject_fault(EmulatedMedia &media, std::optional<Op> op, uint64_t lba, uint64_t block_count, uint32_t status,
+                      uint64_t latency_us, uint64_t skip, uint64_t times, bool do_not_retry, bool takes_effect,
+                      bool drops_cache, bool flip) {
     if (status > 0x7FF) {
         throw std::invalid_argument("status must be SCT << 8 | SC, at most 0x7ff");
     }
@@ -120,9 +121,7 @@ uint32_t inject_fault(EmulatedMedia &media, std::optional<uint32_t> op, uint64_t
         throw std::invalid_argument("latency_us is out of range");
     }
     Fault fault;
-    if (op) {
-        fault.op = static_cast<Op>(*op);
-    }
+    fault.op = op;
     fault.lba = lba;
     fault.block_count = block_count;
     fault.status = static_cast<Status>(status);
@@ -151,6 +150,10 @@ std::shared_ptr<ZonedOverlay> overlay(const std::shared_ptr<Reactor> &reactor, s
 
 void bind_media(nb::module_ &m) {
     using unlocked = nb::call_guard<nb::gil_scoped_release>;
+    const nb::object named_tuple = nb::module_::import_("collections").attr("namedtuple");
+    const nb::object media_zone = named_tuple("MediaZone", nb::make_tuple("start", "state", "write_pointer"),
+                                              nb::arg("module") = m.attr("__name__"));
+    m.attr("MediaZone") = media_zone;
     nb::class_<EmulatedMedia, BlockDevice>(m, "EmulatedMedia")
         .def_static("conventional", &conventional, nb::arg("reactor"), nb::arg("block_count"), nb::kw_only(),
                     nb::arg("block_bytes") = kBlockSize, nb::arg("metadata_bytes") = 0, nb::arg("path") = nb::none(),
@@ -165,7 +168,7 @@ void bind_media(nb::module_ &m) {
         .def("set_zone_state", &set_zone_state, nb::arg("zone"), nb::arg("state"), unlocked())
         .def("recommend", &EmulatedMedia::recommend, nb::arg("zone"), nb::kw_only(), nb::arg("finish") = false,
              nb::arg("reset") = false, unlocked())
-        .def("zone_states", &zone_states, unlocked())
+        .def("zone_states", [media_zone](EmulatedMedia &media) { return zones_of(media, media_zone); })
         .def("inject_fault", &inject_fault, nb::kw_only(), nb::arg("op") = nb::none(), nb::arg("lba") = 0,
              nb::arg("block_count") = 0, nb::arg("status") = 0, nb::arg("latency_us") = 0, nb::arg("skip") = 0,
              nb::arg("times") = 0, nb::arg("do_not_retry") = false, nb::arg("takes_effect") = false,

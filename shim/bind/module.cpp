@@ -5,10 +5,14 @@
 
 NB_MODULE(_shim, m) {
     m.doc() = "The C++ shim: I/O queues, emulated media, FTL data path.";
+    ftl::bind_enums(m);
+    ftl::bind_events(m);
     ftl::bind_reactor(m);
     ftl::bind_media(m);
     ftl::bind_tls(m);
     ftl::bind_qpair(m);
+    ftl::bind_core_config(m);
+    ftl::bind_core_account(m);
     ftl::bind_core(m);
     ftl::bind_gate(m);
     ftl::bind_load(m);

@@ -5,12 +5,11 @@
 #include <nanobind/stl/shared_ptr.h>
 #include <nanobind/stl/string.h>
 
-#include <map>
 #include <memory>
 #include <stdexcept>
-#include <string>
 
 #include "bind/bindings.hpp"
+#include "bind/fields.hpp"
 #include "nvme/host_qpair.hpp"
 #include "nvme/target_qpair.hpp"
 
@@ -86,15 +85,16 @@ void bind_host(nb::module_ &m) {
         .def("close", &HostQpair::close, unlocked);
 }
 
-std::map<std::string, uint64_t> to_map(const TargetQpairStats &stats) {
-    return {
-        {"commands", stats.commands}, {"read_blocks", stats.read_blocks}, {"write_blocks", stats.write_blocks},
-        {"errors", stats.errors},     {"bytes_in", stats.bytes_in},       {"bytes_out", stats.bytes_out},
-    };
-}
-
 void bind_target(nb::module_ &m) {
     const nb::call_guard<nb::gil_scoped_release> unlocked;
+    Fields<TargetQpairStats>(m, "TargetQpairStats")
+        .field("commands", &TargetQpairStats::commands)
+        .field("read_blocks", &TargetQpairStats::read_blocks)
+        .field("write_blocks", &TargetQpairStats::write_blocks)
+        .field("errors", &TargetQpairStats::errors)
+        .field("bytes_in", &TargetQpairStats::bytes_in)
+        .field("bytes_out", &TargetQpairStats::bytes_out)
+        .end();
     nb::class_<FlushAlarm>(m, "FlushAlarm").def(nb::init<>()).def_prop_ro("armed", &FlushAlarm::armed);
     nb::class_<PyTargetQpair>(m, "TargetQpair")
         .def(
@@ -131,7 +131,7 @@ void bind_target(nb::module_ &m) {
             },
             nb::arg("nsid"), nb::arg("device").none(), unlocked)
         .def(
-            "stats", [](PyTargetQpair &self) { return to_map(self.qpair().stats()); }, unlocked)
+            "stats", [](PyTargetQpair &self) { return TargetQpairStats(self.qpair().stats()); }, unlocked)
         .def_prop_ro(
             "connected", [](PyTargetQpair &self) { return !self.qpair().dead(); }, unlocked)
         .def_prop_ro("drained", [](const PyTargetQpair &self) { return self.qpair().drained(); })
@@ -141,15 +141,6 @@ void bind_target(nb::module_ &m) {
 }  // namespace
 
 void bind_qpair(nb::module_ &m) {
-    const std::map<const char *, QpairClose> reasons = {
-        {"QPAIR_PEER_CLOSED", QpairClose::peer_closed},       {"QPAIR_SOCKET_ERROR", QpairClose::socket_error},
-        {"QPAIR_PROTOCOL_ERROR", QpairClose::protocol_error}, {"QPAIR_PEER_TERMINATED", QpairClose::peer_terminated},
-        {"QPAIR_DISCONNECTED", QpairClose::disconnected},     {"QPAIR_CLOSED", QpairClose::closed},
-        {"QPAIR_TIMED_OUT", QpairClose::timed_out},
-    };
-    for (const auto &[name, reason] : reasons) {
-        m.attr(name) = static_cast<uint64_t>(reason);
-    }
     bind_host(m);
     bind_target(m);
 }

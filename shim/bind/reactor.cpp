@@ -5,7 +5,6 @@
 #include <nanobind/stl/optional.h>
 #include <nanobind/stl/shared_ptr.h>
 #include <nanobind/stl/string.h>
-#include <nanobind/stl/tuple.h>
 #include <nanobind/stl/vector.h>
 
 #include <chrono>
@@ -13,11 +12,11 @@
 #include <memory>
 #include <stdexcept>
 #include <thread>
-#include <tuple>
 #include <vector>
 
 #include "base/crc32c.hpp"
 #include "bind/bindings.hpp"
+#include "bind/fields.hpp"
 #include "bind/held_buffer.hpp"
 #include "nvme/tls_session.hpp"
 #include "nvme/zns.hpp"
@@ -33,6 +32,13 @@ namespace {
 
 constexpr auto kReactorCloseTimeout = std::chrono::seconds(30);
 constexpr uint32_t kPortDepthMax = 4096;
+
+// What an io_done event tells, where it was dropped.
+struct Completion {
+    uint64_t ticket;
+    Status status;
+    uint64_t result;
+};
 
 bool fills_buffer(Op op) {
     return op == Op::read || op == Op::zone_report;
@@ -89,15 +95,12 @@ public:
 
     [[nodiscard]] uint32_t id() const { return port().id(); }
 
-    uint64_t submit(uint32_t op, uint64_t lba, uint32_t block_count, nb::object buffer, uint8_t zone_action,
+    uint64_t submit(Op op, uint64_t lba, uint32_t block_count, nb::object buffer, uint8_t zone_action,
                     uint8_t zone_filter, bool zone_all, bool fua) {
-        if (op > static_cast<uint32_t>(Op::zone_report)) {
-            throw std::invalid_argument("op must be one of _shim.OP_*");
-        }
         IoPort &port = this->port();
         reap();
         IoRequest request;
-        request.op = static_cast<Op>(op);
+        request.op = op;
         request.lba = lba;
         request.block_count = block_count;
         request.zone_action = zone_action;
@@ -130,13 +133,11 @@ public:
         return *ticket;
     }
 
-    // Ticket, status, result.
-    std::vector<std::tuple<uint64_t, uint64_t, uint64_t>> take_untold() {
-        std::vector<std::tuple<uint64_t, uint64_t, uint64_t>> answers;
-        port().take_untold([&](uint64_t ticket, Status status, uint64_t result) {
-            answers.emplace_back(ticket, uint64_t{status}, result);
-        });
-        return answers;
+    std::vector<Completion> take_untold() {
+        std::vector<Completion> completions;
+        port().take_untold(
+            [&](uint64_t ticket, Status status, uint64_t result) { completions.push_back({ticket, status, result}); });
+        return completions;
     }
 
     void close() {
@@ -270,58 +271,14 @@ uint32_t crc32c_of(nb::handle data, uint32_t seed) {
     return crc32c(seed, held.data(), held.bytes());
 }
 
-void bind_events(nb::module_ &m) {
-    nb::class_<Event>(m, "Event")
-        .def_ro("kind", &Event::kind)
-        .def_ro("source", &Event::source)
-        .def_ro("a", &Event::a)
-        .def_ro("b", &Event::b)
-        .def_ro("c", &Event::c)
-        .def("__repr__", [](const Event &event) {
-            return "Event(kind=" + std::to_string(event.kind) + ", source=" + std::to_string(event.source) +
-                   ", a=" + std::to_string(event.a) + ", b=" + std::to_string(event.b) +
-                   ", c=" + std::to_string(event.c) + ")";
-        });
-    const std::map<const char *, EventKind> kinds = {
-        {"EV_IO_DONE", EventKind::io_done},
-        {"EV_TARGET_QPAIR_CLOSED", EventKind::target_qpair_closed},
-        {"EV_HOST_QPAIR_LOST", EventKind::host_qpair_lost},
-        {"EV_BAND_NEXT_NEEDED", EventKind::band_next_needed},
-        {"EV_BAND_CLOSED", EventKind::band_closed},
-        {"EV_MOVE_DONE", EventKind::move_done},
-        {"EV_BAND_RESET_DONE", EventKind::band_reset_done},
-        {"EV_ZONE_FAULT", EventKind::zone_fault},
-        {"EV_BLOCK_LOST", EventKind::block_lost},
-        {"EV_DRAINED", EventKind::drained},
-        {"EV_CORE_FAILED", EventKind::core_failed},
-        {"EV_FLUSH_FAILED", EventKind::flush_failed},
-        {"EV_ZONE_FINISHED", EventKind::zone_finished},
-        {"EV_BAND_UNREADABLE", EventKind::band_unreadable},
-        {"EV_SCRUB_DONE", EventKind::scrub_done},
-        {"EV_CACHE_FAILED", EventKind::cache_failed},
-        {"EV_LOAD_DONE", EventKind::load_done},
-        {"EV_OVERFLOW", EventKind::overflow},
-    };
-    for (const auto &[name, kind] : kinds) {
-        m.attr(name) = static_cast<uint32_t>(kind);
-    }
-}
-
 void bind_errors(nb::module_ &m) {
-    const std::map<const char *, ErrorClass> classes = {
-        {"ERROR_NONE", ErrorClass::none},       {"ERROR_GONE", ErrorClass::gone},   {"ERROR_BUSY", ErrorClass::busy},
-        {"ERROR_COMMAND", ErrorClass::command}, {"ERROR_BLOCK", ErrorClass::block}, {"ERROR_ZONE", ErrorClass::zone},
-        {"ERROR_MISTAKE", ErrorClass::mistake}, {"ERROR_DOUBT", ErrorClass::doubt},
-    };
-    for (const auto &[name, its] : classes) {
-        m.attr(name) = static_cast<uint32_t>(its);
-    }
     m.def(
         "error_class",
-        [](uint32_t status, bool do_not_retry, uint32_t op) {
-            return static_cast<uint32_t>(error_class(static_cast<Op>(op), static_cast<Status>(status), do_not_retry));
+        [](uint32_t status, bool do_not_retry, Op op) {
+            return error_class(op, static_cast<Status>(status), do_not_retry);
         },
-        nb::arg("status"), nb::arg("do_not_retry") = false, nb::arg("op") = static_cast<uint32_t>(Op::read));
+        nb::arg("status"), nb::arg("do_not_retry") = false, nb::arg("op") = Op::read);
+    m.def("base_gone", [](uint32_t status) { return base_gone(static_cast<Status>(status)); }, nb::arg("status"));
     m.def(
         "perhaps_media", [](uint32_t status) { return perhaps_media(static_cast<Status>(status)); }, nb::arg("status"));
     m.def("limits_zones", [](uint32_t status) { return limits_zones(static_cast<Status>(status)); }, nb::arg("status"));
@@ -335,19 +292,6 @@ void bind_errors(nb::module_ &m) {
 }
 
 void bind_block_device(nb::module_ &m) {
-    const std::map<const char *, Op> ops = {
-        {"OP_READ", Op::read},
-        {"OP_WRITE", Op::write},
-        {"OP_APPEND", Op::append},
-        {"OP_FLUSH", Op::flush},
-        {"OP_WRITE_ZEROES", Op::write_zeroes},
-        {"OP_DEALLOCATE", Op::deallocate},
-        {"OP_ZONE_SEND", Op::zone_send},
-        {"OP_ZONE_REPORT", Op::zone_report},
-    };
-    for (const auto &[name, op] : ops) {
-        m.attr(name) = static_cast<uint32_t>(op);
-    }
     nb::class_<BlockDevice>(m, "BlockDevice")
         .def_prop_ro("block_count", [](const BlockDevice &device) { return device.info().block_count; })
         .def_prop_ro("block_bytes", [](const BlockDevice &device) { return device.info().block_bytes; })
@@ -370,7 +314,6 @@ void bind_reactor(nb::module_ &m) {
     m.def("crc32c", &crc32c_of, nb::arg("data"), nb::arg("seed") = 0);
     m.def("crc32c_rows", &crc32c_rows, nb::arg("rows"), nb::arg("row_bytes"), nb::arg("crcs"));
     m.def("build_info", &build_info);
-    bind_events(m);
     bind_errors(m);
 
     const nb::call_guard<nb::gil_scoped_release> unlocked;
@@ -395,6 +338,11 @@ void bind_reactor(nb::module_ &m) {
 
     bind_block_device(m);
 
+    Fields<Completion>(m, "Completion")
+        .field("ticket", &Completion::ticket)
+        .field("status", &Completion::status)
+        .field("result", &Completion::result)
+        .end();
     nb::class_<PyIoPort>(m, "IoPort")
         .def(nb::init<std::shared_ptr<Reactor>, std::shared_ptr<BlockDevice>, uint32_t>(), nb::arg("reactor"),
              nb::arg("device"), nb::arg("depth") = 128)

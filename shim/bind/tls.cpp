@@ -65,7 +65,7 @@ void bind_tls(nb::module_ &m) {
         .def("handshake",
              [](TlsSession &self) {
                  require_untaken(self);
-                 return static_cast<uint32_t>(self.handshake());
+                 return self.handshake();
              })
         .def(
             "read_into",
@@ -109,10 +109,6 @@ void bind_tls(nb::module_ &m) {
         .def_prop_ro("has_input", &TlsSession::has_input)
         .def_prop_ro("holds_output", &TlsSession::holds_output)
         .def_prop_ro("bytes_received", &TlsSession::bytes_received);
-    m.attr("TLS_DONE") = static_cast<uint32_t>(TlsSession::Step::done);
-    m.attr("TLS_WANTS_READ") = static_cast<uint32_t>(TlsSession::Step::wants_read);
-    m.attr("TLS_WANTS_WRITE") = static_cast<uint32_t>(TlsSession::Step::wants_write);
-    m.attr("TLS_FAILED") = static_cast<uint32_t>(TlsSession::Step::failed);
 }
 
 }  // namespace ftl

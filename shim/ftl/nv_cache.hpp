@@ -90,6 +90,9 @@ static_assert(sizeof(CacheBatchHeader) == kBlockSize && offsetof(CacheBatchHeade
 
 }  // namespace layout
 
+// Cache writes in flight up to which one is sent however full it is; beyond them only full ones are sent.
+inline constexpr uint32_t kEagerRequests = 8;
+
 struct NvCacheConfig {
     layout::CacheId id{};
     uint64_t generation = 0;       // of the newest header
@@ -162,7 +165,6 @@ public:
     [[nodiscard]] uint64_t used_blocks() const noexcept;
 
 private:
-    static constexpr uint32_t kEagerRequests = 8;  // in flight; beyond them only full ones are sent
     static constexpr uint32_t kMarks = 64;
     static constexpr uint64_t kMarksPerLap = 32;
 

@@ -121,6 +121,13 @@ enum class ErrorClass : uint8_t {
     }
 }
 
+// The whole device is gone, as far as one error tells: it does not answer, has no power, or stays busy in a way that no
+// single block or zone explains.
+[[nodiscard]] constexpr bool base_gone(Status status) noexcept {
+    const ErrorClass kind = error_class(Op::read, status, false);
+    return kind == ErrorClass::gone || (kind == ErrorClass::busy && !perhaps_media(status));
+}
+
 // How long a busy device is waited for, and how often it is asked meanwhile.
 inline constexpr uint64_t kBusyDelayMinNs = 1'000'000;
 inline constexpr uint64_t kBusyDelayMaxNs = 100'000'000;

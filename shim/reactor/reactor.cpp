@@ -340,7 +340,7 @@ void Reactor::emit(EventKind kind, uint32_t source, uint64_t a, uint64_t b, uint
     if (head - ring_tail_.load(std::memory_order_acquire) >= most) {
         overflowed_.store(next_id_, std::memory_order_release);
     } else {
-        ring_[head % kEventRing] = Event{static_cast<uint32_t>(kind), source, a, b, c};
+        ring_[head % kEventRing] = Event{kind, source, a, b, c};
         ring_head_.store(head + 1, std::memory_order_release);
     }
     signal_events();
@@ -374,7 +374,7 @@ std::vector<Event> Reactor::events() {
     }
     ring_tail_.store(tail, std::memory_order_release);
     if (const uint32_t newer = overflowed_.exchange(0, std::memory_order_acq_rel); newer != 0) {
-        result.push_back(Event{static_cast<uint32_t>(EventKind::overflow), 0, newer, 0, 0});
+        result.push_back(Event{EventKind::overflow, 0, newer, 0, 0});
     }
     return result;
 }

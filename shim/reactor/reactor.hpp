@@ -15,39 +15,9 @@
 #include <thread>
 #include <vector>
 
+#include "reactor/event.hpp"
+
 namespace ftl {
-
-// What the shim tells Python. Fixed size; kept in a bounded ring, drained by Reactor.events().
-struct Event {
-    uint32_t kind;
-    uint32_t source;  // id of the poller that sent it
-    uint64_t a, b, c;
-};
-
-enum class EventKind : uint32_t {
-    none = 0,
-    io_done = 1,              // IoPort: a = ticket, b = status, c = result, or whether DNR was set
-    target_qpair_closed = 2,  // a = reason (QpairClose), b = FES/errno
-    host_qpair_lost = 3,      // a = reason (QpairClose), b = FES/errno
-    band_next_needed = 10,    // a = stream, b = band that is filling up (or ~0)
-    band_closed = 11,         // a = band
-    move_done = 12,           // a = band, b = blocks moved, c = blocks lost (crc or read errors)
-    band_reset_done = 13,  // a = band, b = status of the first zone that failed or 0, c = that zone's index in the band
-                           // (~0: the flush before it failed, and nothing was reset)
-    zone_fault = 14,       // a = band, b = punit, c = status
-    block_lost = 15,       // a = lba, b = address, c = status
-    drained = 16,          // a = ticket, b = status of the flush
-    core_failed = 17,      // a = status: the core fails every I/O from now on. b = 1: by a flush that may have lost
-                           // what the base held
-    load_done = 18,        // LoadGenerator: a = blocks, b = errors
-    cache_failed = 20,     // a = status: the nv cache; writes wait until the core is told to do without it
-    flush_failed = 21,     // a = status, b = how many in a row while the write buffer wanted one
-    zone_finished = 24,    // a = band, b = punit: by the base, before it was full; it has not failed
-    band_unreadable = 30,  // a = band, b = address, c = status: a host, or the scrub, could not read what is in force
-                           // there
-    scrub_done = 31,       // a = band: its scrub has ended, in whatever way
-    overflow = 255,        // a = id from which on sources are newer; events were dropped, of whatever source is older
-};
 
 // Something the reactor polls. Every method runs on the reactor's thread.
 class Poller {

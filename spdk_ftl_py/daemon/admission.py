@@ -16,6 +16,7 @@ from ..nvme.tls import require_tls
 from ..spdk.attach import new_target_nqn, standing_hostnqn
 from ..spdk.rpc import TargetRpc
 from ..text import show_name
+from .requests import FtlOptions, HostOptions
 
 log = logging.getLogger(__name__)
 
@@ -26,54 +27,49 @@ class Admission:
 
     def __init__(
         self,
-        params: dict[str, Any],
+        options: FtlOptions,
+        hosts: HostOptions,
         record: object,
         *,
         inherited: bool,
         target_keys: HostKeys | None,
         save: Callable[[], object],
     ) -> None:
-        """params: of bdev_ftl_create; what they say of hosts is taken out of them, and kept here alone. record: what
-        to_record() said in an earlier daemon; None: the FTL is new, or that daemon knew of no list. inherited: the
-        target may have the FTL attached already. target_keys: that a target has which is attached anew, unless
-        set_target_keys() says something else by then. save: raises FtlError.
+        """hosts: for an FTL that is new. record: what to_record() said in an earlier daemon; None: the FTL is new, or
+        that daemon knew of no list. inherited: the target may have the FTL attached already. target_keys: that a target
+        has which is attached anew, unless set_target_keys() says something else by then. save: raises FtlError.
 
         Raises ParameterError, ExistsError, BusyError or ValueError for hosts that are none, or too many, and for key
         files that can't be used.
         """
-        self._name: str = params["name"]
-        self._target: str = params["target"]
-        self._attaches = not params["no_attach"]
+        self._name = options.name
+        self._target = options.target
+        self._attaches = not options.no_attach
         self._target_keys = target_keys
         self._target_psk: PskSource | None = None
         self._save = save
         self.connections = ConnectionLog(self._name, remedy=self._remedy)
-        self.secure_channel: bool = params.get("secure_channel") is True
+        self.secure_channel = options.secure_channel
         """Nobody comes in the clear but the target itself."""
-        hosts, any_host = params.pop("hosts", None) or [], bool(params.pop("allow_any_host", False))
-        paths, psk_path = (
-            (params.pop("dhchap_key", None), params.pop("dhchap_ctrlr_key", None)),
-            params.pop("psk", None),
-        )
         if record is not None:
             # Of one from a saved configuration the target is let in later: settle_target().
-            self._target_psk = psk_from_file(params.get("target_psk"))
+            self._target_psk = psk_from_file(options.target_psk)
             self.allowed = AllowedHosts.from_record(record)
             return
         if self.secure_channel:
             require_tls()
-        keys, psk = usable_keys(*paths), usable_psk(psk_path)
+        keys, psk = usable_keys(hosts.dhchap_key, hosts.dhchap_ctrlr_key), usable_psk(hosts.psk)
         for what, given in (("dhchap_key", keys), ("psk", psk)):
-            if given is not None and not hosts:
+            if given is not None and not hosts.hosts:
                 raise ParameterError(f"{what} is for the hosts that are given with --host, and there is none")
-        self._target_psk = usable_psk(params.get("target_psk"))
-        self.allowed = AllowedHosts(allow_any_host=any_host)
+        self._target_psk = usable_psk(options.target_psk)
+        self.allowed = AllowedHosts(allow_any_host=hosts.allow_any_host)
         # Where the target is connected already it keeps its name: settle_target().
         if self._attaches and not inherited:
             self.allowed.add(
                 AllowedHost(new_target_nqn(), is_target=True, keys=self._target_keys, psk=self._target_psk)
             )
-        for nqn in hosts:
+        for nqn in hosts.hosts:
             self.allowed.add(AllowedHost(nqn, keys=keys, psk=psk))
 
     def _remedy(self, host: str) -> str:

@@ -49,6 +49,7 @@ from .checks import check_base, check_cache_is_nobodys, find_cache
 from .export_sockets import ExportSockets
 from .own_bdevs import OwnBdevs
 from .probing import Prober
+from .requests import FtlOptions
 from .session_keys import POLICY, SessionKeys, psk_path
 
 log = logging.getLogger(__name__)
@@ -131,16 +132,19 @@ class BaseLink:
     """claim() and connect(), then disconnect() and, when the FTL is deleted, unclaim(). After a disconnect() both may
     be done again: what still stands in the target is taken over."""
 
-    def __init__(self, rpc: TargetRpc, params: dict[str, Any], device: UUID, identity: DaemonIdentity) -> None:
+    def __init__(
+        self, rpc: TargetRpc, options: Callable[[], FtlOptions], device: UUID, identity: DaemonIdentity
+    ) -> None:
+        """options: as the device has them now."""
         self.bdev: Bdev | None = None
         """The base."""
         self.cache: Bdev | None = None
         self._rpc = rpc
-        self._params = params
+        self._options = options
         self._device = device
         self._identity = identity
-        self._claims = Steps(params["name"])
-        self._connections = Steps(params["name"])
+        self._claims = Steps(options().name)
+        self._connections = Steps(options().name)
         self.raw: _shim.BlockDevice | None = None
         """Of a connected base: all of it, without the zones that are emulated."""
         self._exported: BdevExport | None = None
@@ -148,7 +152,7 @@ class BaseLink:
         self._cache_stands = False
         """In the target there may be a claim on a cache."""
         self._controller: Controller | None = None
-        psk = psk_path(params.get("target_psk"))
+        psk = psk_path(options().target_psk)
         self._keys = {role: SessionKeys(rpc, identity.key_dir, device, role, psk) for role in ("base", "cache")}
         self._changed = asyncio.Event()
         self._on_zones: ZonesCallback | None = None
@@ -156,7 +160,7 @@ class BaseLink:
 
     @property
     def base_name(self) -> str:
-        return str(self._params["base_bdev"])
+        return self._options().base_bdev
 
     def names_of(self, role: str) -> list[str]:
         """Of "base" or "cache": under what it goes in the target, as far as that is known."""
@@ -190,7 +194,7 @@ class BaseLink:
         self.bdev, self.cache = base, cache
         self._exported = await self._export(base, "base", again)
         self._cache_exported = None if cache is None else await self._export(cache, "cache", again)
-        if self._params.get("cache") is None:
+        if self._options().cache is None:
             await self._release_cache()
 
     async def _release_cache(self) -> None:
@@ -200,7 +204,7 @@ class BaseLink:
                 await remove_subsystem(self._rpc, self._nqn("cache"))
                 await self._keys["cache"].drop()
             except FtlError as error:
-                log.warning("%s: its cache bdev can't be let go of yet: %s", self._params["name"], error.message)
+                log.warning("%s: its cache bdev can't be let go of yet: %s", self._options().name, error.message)
             else:
                 self._cache_stands = False
 
@@ -239,7 +243,7 @@ class BaseLink:
         if ours is None:
             await self._identity.own_bdevs.require_other(self._rpc, base, "base")
         try:
-            check_base(base, self._params)
+            check_base(base, zone_capacity=self._options().zone_capacity)
         except FtlError as error:
             if ours is None:
                 raise
@@ -264,7 +268,7 @@ class BaseLink:
 
     async def _find_cache(self, base: Bdev | None, again: bool) -> Bdev | None:
         try:
-            return await find_cache(self._rpc, self._params, base)
+            return await find_cache(self._rpc, self._options().cache, base, base_name=self.base_name)
         except NotFoundError:
             if again:
                 return None
@@ -326,7 +330,7 @@ class BaseLink:
             reactor, namespace, queue_depth=QUEUE_DEPTH, io_timeout_s=IO_TIMEOUT_S
         )
         self.raw = media
-        capacity = self._params.get("zone_capacity")
+        capacity = self._options().zone_capacity
         if capacity is not None:
             # Whether it is new, only what is on it can tell.
             media = _shim.ZonedOverlay(reactor.shim, media, zone_capacity=capacity, initial_state="full")
@@ -392,7 +396,7 @@ class BaseLink:
     @property
     def zone_events(self) -> bool | None:
         """Whether the base says by itself what has changed of its zones; None: not connected, or it has none."""
-        if self.raw is None or self._controller is None or self._params.get("zone_capacity") is not None:
+        if self.raw is None or self._controller is None or self._options().zone_capacity is not None:
             return None
         return self._controller.tells_of_zones
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, Final
+from collections.abc import Awaitable, Callable
+from typing import Final
 from uuid import UUID
 
 from ..errors import FtlError, GeometryError, NotFoundError
@@ -17,6 +17,7 @@ from ..spdk.rpc import TargetRpc
 from .base import AwayError, CacheAwayError, CacheUnfitError, DeferredError, UnfitError
 from .checks import check_base
 from .probing import Probed, Prober, foreign_bdevs
+from .requests import FtlOptions
 
 LOOK_MIN_S: Final = 0.2
 LOOK_MAX_S: Final = 5.0
@@ -49,16 +50,16 @@ class BaseSearch:
     def __init__(
         self,
         rpc: TargetRpc,
-        params: Mapping[str, Any],
+        options: Callable[[], FtlOptions],
         device: UUID,
         prober: Prober,
         moved: Callable[[str, str], None],
         life: Callable[[], int],
     ) -> None:
-        """params: as the device has them, which may change. moved: gets which of them has another value, and that.
+        """options: as the device has them now. moved: gets which of them has another value, and that.
         life: the incarnation of the FTL's last life; 0: it is not known."""
         self._rpc = rpc
-        self._params = params
+        self._options = options
         self._device = device
         self._prober = prober
         self._moved = moved
@@ -71,11 +72,11 @@ class BaseSearch:
 
     async def base(self) -> Bdev | None:
         """A bdev that nobody has, and that has the FTL."""
-        return await self._look("base", str(self._params["base_bdev"]), self._may_be_base, self._is_base)
+        return await self._look("base", self._options().base_bdev, self._may_be_base, self._is_base)
 
     async def cache(self) -> Bdev | None:
         """The same of its nv cache; None too where it has none."""
-        name = self._params.get("cache")
+        name = self._options().cache
         return None if name is None else await self._look("cache", name, _may_be_cache, self._is_cache)
 
     async def look_elsewhere(self, error: Exception) -> None:
@@ -99,14 +100,15 @@ class BaseSearch:
             await asyncio.sleep(LOOK_MIN_S)
 
     def _found(self, *, base: Bdev | None = None, cache: Bdev | None = None) -> bool:
-        for key, bdev in (("base_bdev", base), ("cache", cache)):
-            if bdev is not None and not is_named(bdev, self._params[key]):
+        options = self._options()
+        for key, name, bdev in (("base_bdev", options.base_bdev, base), ("cache", options.cache, cache)):
+            if bdev is not None and name is not None and not is_named(bdev, name):
                 self._moved(key, bdev.name)
         return base is not None or cache is not None
 
     def _may_be_base(self, bdev: Bdev) -> bool:
         try:
-            check_base(bdev, dict(self._params))
+            check_base(bdev, zone_capacity=self._options().zone_capacity)
         except FtlError:
             return False
         return True
@@ -127,7 +129,7 @@ class BaseSearch:
         try:
             bdevs = await foreign_bdevs(self._rpc)
         except (FtlError, OSError) as error:
-            log.debug("%s: not looked for: %s", self._params["name"], error)
+            log.debug("%s: not looked for: %s", self._options().name, error)
             return None
         # Under its name, as a rule.
         bdevs.sort(key=lambda bdev: not is_named(bdev, first))
@@ -167,14 +169,14 @@ class BaseSearch:
         )
         if self.doubt.get(role) != told:
             self.doubt[role] = told
-            log.error("%s: %s", self._params["name"], told)
+            log.error("%s: %s", self._options().name, told)
 
     async def _is(self, bdev: Bdev, role: str, is_it: Callable[[Probed], bool]) -> bool:
-        capacity = self._params.get("zone_capacity") if role == "base" else None
+        capacity = self._options().zone_capacity if role == "base" else None
         try:
             return is_it(await self._prober.probe(self._rpc, bdev, zone_capacity=capacity))
         except (FtlError, OSError) as error:
-            log.debug("%s: not found on bdev %s: %s", self._params["name"], bdev.name, error)
+            log.debug("%s: not found on bdev %s: %s", self._options().name, bdev.name, error)
             return False
 
 

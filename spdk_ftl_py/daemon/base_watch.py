@@ -17,8 +17,6 @@ BASE_POLL_S: Final = 1.0
 """Longer than a busy base is left alone (BUSY_DELAY_MAX_S): while I/O waits for it, it answers in between."""
 BUSY_TOLD_S: Final = 5.0
 """A base that has been busy for so long, without a pause, is told of."""
-_REFUSALS: Final = ("write_errors", "busy_answers")
-"""Counters of the core that grow with what the base does not take; the last one of those that are sent again."""
 
 log = logging.getLogger(__name__)
 
@@ -50,22 +48,22 @@ class BaseWatch:
         anything but that I/O takes long. Until it is cancelled."""
         self.no_space, self._busy = None, False
         clock = asyncio.get_running_loop().time
-        before = [0] * len(_REFUSALS)
+        errors_before = busy_before = 0
         busy_since: float | None = None
         while True:
             stats = core.stats()
-            refused = [stats.get(name, 0) for name in _REFUSALS]
-            if self.no_space is not None or refused != before:
+            refused = stats.write_errors != errors_before or stats.busy_answers != busy_before
+            if self.no_space is not None or refused:
                 with contextlib.suppress(FtlError, OSError):
                     self._tell_space(await why_out_of_space(self._rpc, self._base_name()))
-            if refused[-1] == before[-1]:
+            if stats.busy_answers == busy_before:
                 busy_since = None
                 self._tell_busy(False)
             elif busy_since is None:
                 busy_since = clock()
             elif self.no_space is None and clock() - busy_since >= BUSY_TOLD_S:
                 self._tell_busy(True)
-            before = refused
+            errors_before, busy_before = stats.write_errors, stats.busy_answers
             await asyncio.sleep(BASE_POLL_S)
 
     def _tell_busy(self, busy: bool) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -12,6 +11,8 @@ from ..errors import BusyError, FtlError, NotFoundError
 from ..ftl.load.write_buffer_file import BufferFile, BufferFiles, buffer_files, in_use
 from .devices import Devices
 from .requester import requester
+from .requests import BuffersRequest, takes
+from .server import Method
 
 log = logging.getLogger(__name__)
 
@@ -24,8 +25,8 @@ class BufferRpcs:
         self._directory = directory
 
     @property
-    def methods(self) -> dict[str, Callable[[dict[str, Any]], Awaitable[Any]]]:
-        return {"ftl_remove_buffers": self.remove_buffers}
+    def methods(self) -> dict[str, Method]:
+        return {"ftl_remove_buffers": takes(BuffersRequest, self.remove_buffers)}
 
     def unneeded(self) -> list[BufferFile]:
         """Of no FTL that this daemon knows, in whatever state, nor of one that another process serves."""
@@ -35,17 +36,16 @@ class BufferRpcs:
         known = {device.uuid for device in self._devices.values()}
         return [each for each in buffer_files(directory) if each.uuid not in known and not in_use(directory, each.uuid)]
 
-    async def remove_buffers(self, params: dict[str, Any]) -> dict[str, Any]:
+    async def remove_buffers(self, request: BuffersRequest) -> dict[str, Any]:
         """{"removed": as in ftl_get_daemon}. All that are asked for, or none."""
         directory = self._directory
         chosen = self.unneeded()
-        if params.get("uuid") is not None:
-            uuid = UUID(params["uuid"])
-            chosen = [each for each in chosen if each.uuid == uuid]
+        if request.uuid is not None:
+            chosen = [each for each in chosen if each.uuid == request.uuid]
             if not chosen:
-                raise self._no_such_buffer(uuid)
+                raise self._no_such_buffer(request.uuid)
         held = [each for each in chosen if not each.holds_nothing]
-        if held and not params.get("force"):
+        if held and not request.force:
             raise BusyError(
                 f"of what hosts were told is written, {'; '.join(map(str, held))} may be nowhere else: load the FTL "
                 "with bdev_ftl_create -u UUID, or give --force to lose it; nothing was removed"

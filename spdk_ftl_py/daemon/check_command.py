@@ -114,10 +114,9 @@ async def _interruptible(work: Any) -> CheckReport:
 async def _check_bdev(args: argparse.Namespace, target: str, progress: Progress) -> CheckReport:
     """Raises FtlError where it can't be checked. The target is then, and afterwards, as it was."""
     rpc = TargetRpc(target, user=None if args.target_user is None else uid_of(args.target_user))
-    params = {} if args.zone_capacity is None else {"zone_capacity": args.zone_capacity}
     await require_tcp_transport(rpc)
     base = await get_bdev(rpc, args.base, role="base bdev")
-    check_base(base, params)
+    check_base(base, zone_capacity=args.zone_capacity)
     await require_unclaimed(rpc, base, "base bdev")
     steps = Steps(f"check {args.base}")
     host_id = uuid4()

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from dataclasses import dataclass
 from ipaddress import ip_address
-from typing import Any, Final
+from typing import Final
 from uuid import UUID
 
 from .. import _shim
 from ..conf import FtlConf
 from ..errors import ExistsError, GeometryError, ParameterError, UnsupportedError
-from ..ftl.cache.nv_cache import check_cache, owner_of
+from ..ftl.cache.nv_cache import check_cache, check_cache_size, owner_of
 from ..ftl.creation import CREATION_PATIENCE_S
 from ..ftl.media import superblock
 from ..ftl.media.blockdev import BUSY_PATIENCE_S, BlockPort
-from ..ftl.media.geometry import Geometry, plan
+from ..ftl.media.geometry import BLOCK_BYTES, Geometry, plan
 from ..ftl.media.layout import (
     BATCH_MAGIC,
     CHECKPOINT_MAGIC,
@@ -26,12 +27,13 @@ from ..ftl.media.layout import (
 from ..ftl.media.signatures import find_foreign
 from ..ftl.media.superblock_content import geometry_of
 from ..ftl.media.zone import OFFLINE, Zone
+from ..runtime.progress import Progress
 from ..runtime.reactor import ReactorLoop
 from ..spdk.attach import attached_as
 from ..spdk.bdevs import Bdev, get_bdev, get_bdevs
 from ..spdk.rpc import TargetRpc
+from .requests import FtlOptions
 
-BLOCK_BYTES: Final = 4096
 REMAINS_ZONES: Final = 16
 REMAINS_BLOCKS: Final = 8
 """Of each of the first zones so many blocks are looked at for remains of an FTL."""
@@ -63,8 +65,9 @@ async def check_name(rpc: TargetRpc, name: str, device: UUID, *, before: str | N
             )
 
 
-def check_base(bdev: Bdev, params: dict[str, Any]) -> None:
-    """Raises an error, naming the remedy, for a bdev that can't carry an FTL."""
+def check_base(bdev: Bdev, *, zone_capacity: int | None) -> None:
+    """Raises an error, naming the remedy, for a bdev that can't carry an FTL. zone_capacity: blocks, where zones are to
+    be emulated on it."""
     name = f"base bdev {bdev.name}"
     under = bdev.zone_block_base
     if under is not None:
@@ -82,12 +85,11 @@ def check_base(bdev: Bdev, params: dict[str, Any]) -> None:
             f"{name} has {bdev.metadata_bytes} B of metadata per block (DIF type {bdev.dif_type}): an FTL needs a base "
             "bdev without metadata; format it so, or use another bdev"
         )
-    capacity = params.get("zone_capacity")
-    if bdev.zoned and capacity is not None:
+    if bdev.zoned and zone_capacity is not None:
         raise ParameterError(
             f"{name} is zoned itself: leave out --zone-capacity, which emulates zones on conventional ones"
         )
-    if not bdev.zoned and capacity is None:
+    if not bdev.zoned and zone_capacity is None:
         raise ParameterError(
             f"{name} is not zoned ({bdev.product_name}): use a zoned one, or emulate zones with --zone-capacity BLOCKS"
         )
@@ -96,40 +98,46 @@ def check_base(bdev: Bdev, params: dict[str, Any]) -> None:
             f"{name} ({bdev.product_name}) lets no NVMe commands through, so its zones can't be driven over NVMe-oF: "
             "use the bdev_nvme bdev itself"
         )
-    if capacity is not None and zone_size_of(capacity) > bdev.block_count:
+    if zone_capacity is not None and zone_size_of(zone_capacity) > bdev.block_count:
         raise GeometryError(
-            f"{name} has {bdev.block_count} blocks, less than one zone of {zone_size_of(capacity)} "
-            f"(--zone-capacity {capacity}, rounded up to a power of two): use smaller zones"
+            f"{name} has {bdev.block_count} blocks, less than one zone of {zone_size_of(zone_capacity)} "
+            f"(--zone-capacity {zone_capacity}, rounded up to a power of two): use smaller zones"
         )
 
 
-async def find_cache(rpc: TargetRpc, params: dict[str, Any], base: Bdev | None) -> Bdev | None:
-    """The cache bdev, having checked what can be checked without the geometry; None where none is wanted.
+async def find_cache(rpc: TargetRpc, name: str | None, base: Bdev | None, *, base_name: str) -> Bdev | None:
+    """The cache bdev, having checked all but its size, which depends on the geometry; None where none is wanted.
+    base_name: what is given for the base, which may not be there.
 
     Raises ParameterError, UnsupportedError or NotFoundError. A cache that does not exist is an error even where the
     creation would be deferred.
     """
-    name = params.get("cache")
     if name is None:
         return None
-    check_cache(name, base_name=params["base_bdev"], block_bytes=BLOCK_BYTES, block_count=0)
+    require_two_bdevs(name, base_name)
     cache = await get_bdev(rpc, name, role="cache bdev")
-    check_cache_bdev(cache, base_name=base.name if base is not None else params["base_bdev"])
-    return cache
-
-
-def check_cache_bdev(cache: Bdev, *, base_name: str, geometry: Geometry | None = None) -> str:
-    """As check_cache(), of a bdev of the target."""
-    return check_cache(
+    require_two_bdevs(cache.name, base.name if base is not None else base_name)
+    check_cache(
         cache.name,
-        base_name=base_name,
         block_bytes=cache.block_bytes,
-        block_count=cache.block_count,
         metadata_bytes=cache.metadata_bytes,
         metadata_interleaved=cache.metadata_interleaved,
         dif_type=cache.dif_type,
         zoned=cache.zoned,
-        geometry=geometry,
+    )
+    return cache
+
+
+def require_two_bdevs(cache: str, base: str) -> None:
+    """Raises ParameterError where they are one."""
+    if cache == base:
+        raise ParameterError(f"cache bdev {cache} is the base bdev too: give another one")
+
+
+def check_cache_size_of(cache: Bdev, geometry: Geometry) -> str:
+    """Of a bdev that find_cache() has found: its kind. Raises ParameterError."""
+    return check_cache_size(
+        cache.name, block_count=cache.block_count, metadata_bytes=cache.metadata_bytes, geometry=geometry
     )
 
 
@@ -144,31 +152,40 @@ class Media:
     cache: _shim.BlockDevice | None
 
 
+@dataclass(frozen=True)
+class Seen:
+    """What check_media() has found out."""
+
+    cache_kind: str | None
+    zones: list[Zone] | None
+    """Of the base, as its report has them; None where nothing asked for one."""
+
+
 async def check_media(
     reactor: ReactorLoop,
     media: Media,
     *,
     base: Bdev,
     cache: Bdev | None,
-    params: dict[str, Any],
+    options: FtlOptions,
     conf: FtlConf,
     loads: UUID | None,
-) -> str | None:
-    """The rules that depend on what is on the bdevs and how the base is cut, before anything is written. Returns the
-    kind of the cache.
+    progress: Progress,
+) -> Seen:
+    """The rules that depend on what is on the bdevs and how the base is cut, before anything is written.
 
-    loads: the FTL that is to be on it. Else there must be nobody's data on base and cache, unless params say "force".
+    loads: the FTL that is to be on it. Else there must be nobody's data on base and cache, unless options say "force".
     """
     if loads is not None and cache is None:
         # There is nothing to erase: the load itself finds out whether it is there.
-        return None
+        return Seen(None, None)
     patience_s = CREATION_PATIENCE_S if loads is None else BUSY_PATIENCE_S
     port = BlockPort(reactor, media.base, name=base.name, patience_s=patience_s)
     try:
-        zones = await port.zones()
-        if loads is None and not params.get("force"):
+        zones = await port.zones(functools.partial(progress, "zone report"))
+        if loads is None and not options.force:
             await _check_no_ftl(port, zones, base.name)
-            if params.get("load_or_create"):
+            if options.load_or_create:
                 await _check_no_remains(port, zones, base.name)
             raw_zones = zones if base.zoned else []
             await _check_nobodys(reactor, media.raw_base, raw_zones, f"base bdev {base.name}", patience_s)
@@ -176,9 +193,9 @@ async def check_media(
     finally:
         await port.close()
     if cache is None:
-        return None
+        return Seen(None, zones)
     if found is not None:
-        geometry = geometry_of(found.superblock, zones, media.base, name=params["name"])
+        geometry = geometry_of(found.superblock, zones, media.base, name=options.name)
     else:
         geometry = plan(
             zones,
@@ -186,13 +203,13 @@ async def check_media(
             max_open_zones=media.base.max_open_zones,
             max_active_zones=media.base.max_active_zones,
             lba_rsvd=conf.lba_rsvd,
-            num_punits=params.get("num_punits"),
-            optimal_open_zones=optimal_open_zones(base, params),
+            num_punits=options.num_punits,
+            optimal_open_zones=optimal_open_zones(base, options),
         )
-    kind = check_cache_bdev(cache, base_name=base.name, geometry=geometry)
-    if media.cache is not None and not params.get("force") and (loads is None or _begins_anew(found)):
+    kind = check_cache_size_of(cache, geometry)
+    if media.cache is not None and not options.force and (loads is None or _begins_anew(found)):
         await check_cache_is_nobodys(reactor, media.cache, cache.name, loads, patience_s)
-    return kind
+    return Seen(kind, zones)
 
 
 def _begins_anew(found: superblock.Found | None) -> bool:
@@ -280,8 +297,8 @@ async def _check_nobodys(
         raise ExistsError(f"{what} holds {found}: use another bdev, or give --force to erase it")
 
 
-def optimal_open_zones(base: Bdev, params: dict[str, Any]) -> int:
-    return int(params.get("optimal_open_zones") or base.optimal_open_zones)
+def optimal_open_zones(base: Bdev, options: FtlOptions) -> int:
+    return options.optimal_open_zones or base.optimal_open_zones
 
 
 _ADDRESS: Final = re.compile(r"(?:\[([^]]+)\]|([^:]+))(?::([0-9]{1,5}))?")

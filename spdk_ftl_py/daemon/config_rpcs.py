@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final, Protocol
 
 from ..errors import ExistsError, FtlError, ParameterError
@@ -14,7 +14,9 @@ from ..spdk.saved_config import OwnFtl, divide, read_subsystems
 from .base import DaemonIdentity
 from .device import DeviceState, ManagedDevice
 from .requester import requester
+from .requests import LoadConfigRequest, SaveConfigRequest, takes
 from .saved import SavedFtl, read_section, section_of
+from .server import Method
 
 FIRST_ATTEMPT_S: Final = 5.0
 POLL_S: Final = 0.05
@@ -48,18 +50,21 @@ class ConfigRpcs:
         self._identity = identity
 
     @property
-    def methods(self) -> dict[str, Callable[[dict[str, Any]], Awaitable[Any]]]:
-        return {"ftl_save_config": self.save, "ftl_load_config": self.load}
+    def methods(self) -> dict[str, Method]:
+        return {
+            "ftl_save_config": takes(SaveConfigRequest, self.save),
+            "ftl_load_config": takes(LoadConfigRequest, self.load),
+        }
 
     # --- save
 
-    async def save(self, params: dict[str, Any]) -> dict[str, Any]:
+    async def save(self, request: SaveConfigRequest) -> dict[str, Any]:
         """{"subsystems": […]}: those of the target, without what is the daemon's, and the FTLs on it. What stands on
         them is known from now on."""
-        target = self._target_to_save(params)
+        target = self._target_to_save(request.target)
         devices = [device for device in self._registry.devices.values() if device.target == target]
         rpc = self._identity.rpc(target)
-        subsystems = await read_subsystems(rpc, with_batches=params["with_batches"])
+        subsystems = await read_subsystems(rpc, with_batches=request.with_batches)
         bdevs = await get_bdevs(rpc)
         known = [OwnFtl(device.name, device.uuid, device.nqn) for device in devices]
         divided = divide(subsystems, bdevs, [*known, *self._registry.orphans(target)])
@@ -71,9 +76,9 @@ class ConfigRpcs:
         self._registry.save()
         return {"subsystems": [*divided.subsystems, section_of(device.record() for device in kept)]}
 
-    def _target_to_save(self, params: dict[str, Any]) -> str:
-        if params.get("target") is not None:
-            return normal_target(params["target"])
+    def _target_to_save(self, target: str | None) -> str:
+        if target is not None:
+            return normal_target(target)
         targets = sorted({device.target for device in self._registry.devices.values()})
         if len(targets) != 1:
             there = f"there are FTLs on {', '.join(targets)}" if targets else "there is no FTL"
@@ -97,10 +102,9 @@ class ConfigRpcs:
             elif not there.dependents.known:
                 there.dependents.replace(ftl.dependents, pending=True)
 
-    async def load(self, params: dict[str, Any]) -> dict[str, Any]:
+    async def load(self, request: LoadConfigRequest) -> dict[str, Any]:
         """{"loaded": […], "unchanged": […]}. An error: nothing is changed."""
-        target = params.get("target")
-        saved = read_section(params["config"], "the configuration", target=target, normal=normal_target)
+        saved = read_section(request.config, "the configuration", target=request.target, normal=normal_target)
         self._registry.require_running()
         there = {ftl.name: self._like(ftl) for ftl in saved}
         for ftl in saved:
@@ -175,6 +179,6 @@ def _is_begun(device: ManagedDevice) -> bool:
 
 def _tell(device: ManagedDevice) -> dict[str, Any]:
     told = device.describe()
-    base = f"base bdev {device.params['base_bdev']}"
+    base = f"base bdev {device.options.base_bdev}"
     waits = None if told["state"] == DeviceState.ONLINE.value else told["error"] or told.get("waiting_for") or base
     return {"name": device.name, "uuid": str(device.uuid), "state": told["state"], "waiting_for": waits}

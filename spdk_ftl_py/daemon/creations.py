@@ -8,7 +8,6 @@ import errno
 import logging
 from collections.abc import Callable
 from typing import Any, Final
-from uuid import UUID
 
 from ..errors import ExistsError, FtlError
 from ..runtime.tasks import end_tasks
@@ -23,7 +22,7 @@ from .devices import Devices, Key, key_of, worth_keeping
 from .orphans import Orphans
 from .requester import requester
 from .saving import StateSaver
-from .terms import POLL_S, Terms, check_agrees, is_patient, may_come, wait_online
+from .terms import POLL_S, Terms, check_agrees, may_come, wait_online
 
 DEFERRED_POLL_MIN_S: Final = 0.2
 DEFERRED_POLL_MAX_S: Final = 2.0
@@ -103,7 +102,7 @@ class Creations:
     async def _check_agrees(self, device: ManagedDevice, asked: dict[str, Any]) -> None:
         """Raises what check_agrees() does."""
         told = device.properties()
-        for role, has in (("base", told["base_bdev"]), ("cache", device.params.get("cache"))):
+        for role, has in (("base", told["base_bdev"]), ("cache", device.options.cache)):
             wanted = asked.get("base_bdev" if role == "base" else "cache")
             if wanted in (None, has):
                 continue
@@ -124,12 +123,12 @@ class Creations:
     def _load_instead(self, device: ManagedDevice, error: FtlThereError) -> ManagedDevice:
         """With load_or_create, the FTL that was found on the base of device takes its place, to be loaded. Raises the
         error where that is not asked for, and ExistsError where it is not the FTL that is asked for."""
-        if not device.params.get("load_or_create"):
+        if not device.options.load_or_create:
             raise error
-        wanted = device.params.get("uuid")
-        if wanted is not None and UUID(wanted) != error.uuid:
+        wanted = device.options.uuid
+        if wanted is not None and wanted != error.uuid:
             raise ExistsError(
-                f"base bdev {device.params['base_bdev']} holds an FTL already, with uuid {error.uuid}, and {wanted} is "
+                f"base bdev {device.options.base_bdev} holds an FTL already, with uuid {error.uuid}, and {wanted} is "
                 "asked for: give another base, or that uuid; nothing was done"
             ) from error
         self._devices.check_no_twin(error.uuid, device)
@@ -192,7 +191,7 @@ class Creations:
         """The creation goes on when what it lacks is there."""
         if isinstance(error, DeferredError):
             return True
-        return is_patient(device.params) and may_come(error) and not device.left_behind
+        return device.options.is_patient and may_come(error) and not device.left_behind
 
     async def take_down(self, device: ManagedDevice) -> list[tuple[str, Exception]]:
         """Halts it, wherever its creation stands, and undoes it; it is gone then. Returns what could not be done."""
@@ -245,8 +244,8 @@ class Creations:
                 await backoff.pause()
             first = False
             try:
-                if not device.inherited and await find_bdev(rpc, device.params["base_bdev"]) is None:
-                    device.waits_for = f"base bdev {device.params['base_bdev']} does not exist yet"
+                if not device.inherited and await find_bdev(rpc, device.options.base_bdev) is None:
+                    device.waits_for = f"base bdev {device.options.base_bdev} does not exist yet"
                     continue
             except FtlError as error:
                 log.debug("%s: deferred: %s", device.name, error)

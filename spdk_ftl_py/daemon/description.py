@@ -17,8 +17,8 @@ def describe(device: DeviceParts) -> dict[str, Any]:
         "state": device.state.value,
         "since": device.since.isoformat(timespec="seconds"),
         "target": device.target,
-        "base_bdev": device.params["base_bdev"],
-        "cache": device.params.get("cache"),
+        "base_bdev": device.options.base_bdev,
+        "cache": device.options.cache,
         "no_data": device.no_data,
         "attached": device.attachment is not None,
         **device.admission.describe(),
@@ -54,10 +54,10 @@ def properties(device: DeviceParts) -> dict[str, Any]:
     """For bdev_ftl_get_properties."""
     told = describe(device)
     told["base_names"] = device.link.names_of("base")
-    if device.params.get("cache") is not None:
+    if device.options.cache is not None:
         its = device.ftl.cache if device.ftl is not None else None
         told["cache"] = {
-            "bdev": device.params["cache"],
+            "bdev": device.options.cache,
             "names": device.link.names_of("cache"),
             "kind": device.cache_kind,
             "state": its.state.value if its is not None else "absent",

@@ -11,12 +11,13 @@ from ..ftl.device import FtlDevice
 from ..ftl.life import FtlState
 from ..ftl.load.write_buffer_file import BufferFile, buffer_files
 from ..ftl.media.blockdev import may_pass
+from ..ftl.media.zone import Zone
 from ..runtime.steps import Steps
 from ..runtime.tasks import end_tasks, to_its_end
 from . import description
 from .base import PASSING, DaemonIdentity, DeferredError
 from .base_search import as_unfit
-from .checks import Media, check_media, check_name, optimal_open_zones
+from .checks import Media, check_media, check_name
 from .device_parts import Origin
 from .ending import halt_ftl, take_apart
 from .ordered_device import OrderedDevice
@@ -88,17 +89,19 @@ class ManagedDevice(OrderedDevice):
         media = await self._reloading.connect()
         base = self.link.bdev
         assert base is not None
-        self.cache_kind = await check_media(
+        seen = await check_media(
             self.front.reactor,
             media,
             base=base,
             cache=self.link.cache,
-            params=self.params,
+            options=self.options,
             conf=self.conf,
             loads=self.uuid if self.loads else None,
+            progress=self._report,
         )
+        self.cache_kind = seen.cache_kind
         await self.front.listen(self.listen, port_before)
-        self.ftl = ftl = await (self._reloading.load(media) if self.loads else self._make(media))
+        self.ftl = ftl = await (self._reloading.load(media) if self.loads else self._make(media, seen.zones))
         self.loads = not self.no_data
         self.remember(ftl)
         self.gave_cache_up()
@@ -113,13 +116,12 @@ class ManagedDevice(OrderedDevice):
         self.export_before = self.export
         if self.inherited:
             await self.try_attach()
-        elif not self.params["no_attach"]:
+        elif not self.options.no_attach:
             await self.kept_bdev.attach(self.front)
 
-    async def _make(self, media: Media) -> FtlDevice:
+    async def _make(self, media: Media, zones: list[Zone] | None) -> FtlDevice:
         assert self.link.bdev is not None
-        open_zones = optimal_open_zones(self.link.bdev, self.params)
-        return await self.maker.make(self.front.reactor, media, self.conf, optimal_open_zones=open_zones)
+        return await self.maker.make(self.front.reactor, media, self.link.bdev, self.conf, zones)
 
     # --- life ---
 
@@ -168,7 +170,7 @@ class ManagedDevice(OrderedDevice):
                 if failure is None or not may_pass(failure):
                     await self.fail(failure.message if failure is not None else "the FTL failed")
                     return Ended.FAILED
-                if await self.flush_failed(failure, flushed=ftl.core.stats()["base_flushes"] > 1):
+                if await self.flush_failed(failure, flushed=ftl.core.stats().base_flushes > 1):
                     return Ended.FAILED
                 reason = self.link.lost_reason or failure.message
         finally:
@@ -178,7 +180,7 @@ class ManagedDevice(OrderedDevice):
         return Ended.LOST
 
     async def _stay_attached(self) -> None:
-        if not self.params["no_attach"]:
+        if not self.options.no_attach:
             await self.kept_bdev.keep(self.front)
 
     # --- end ---
@@ -207,7 +209,7 @@ class ManagedDevice(OrderedDevice):
         rpc = self.target_rpc
         failures, failures_here = await take_apart(
             rpc, self.target_bdev, self.link, self._let_go_here,
-            drop_keys=lambda: drop_all(rpc, self.identity.key_dir, self.uuid, self.params.get("target_psk")),
+            drop_keys=lambda: drop_all(rpc, self.identity.key_dir, self.uuid, self.options.target_psk),
         )  # fmt: skip
         self.left_behind = bool(failures)
         return [*failures, *failures_here]

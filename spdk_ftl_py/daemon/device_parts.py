@@ -11,7 +11,7 @@ from datetime import datetime, timezone
 from typing import Any
 from uuid import UUID, uuid4
 
-from ..conf import FtlConf, given_settings
+from ..conf import FtlConf
 from ..errors import FlushDoubtError, FtlError, ParameterError
 from ..ftl.device import FtlDevice
 from ..ignored_settings import drop_ignored
@@ -30,6 +30,7 @@ from .export_nqn import export_nqn
 from .failed_flushes import FailedFlushes
 from .front import Export, Front
 from .ftl_maker import FtlMaker
+from .requests import FtlOptions, HostOptions
 from .session_keys import SessionKeys, psk_path
 from .states import DeviceState
 from .target_bdev import TargetBdev
@@ -64,31 +65,32 @@ class DeviceParts:
 
     def __init__(self, params: dict[str, Any], identity: DaemonIdentity, origin: Origin) -> None:
         """Raises ConfError or ParameterError where params break a rule that needs no target."""
-        self.params, self.life_seen = params, origin.life
-        self.name: str = params["name"]
+        self.params = params
+        """Of bdev_ftl_create, as the state file and others are told; set_params() changes options with them."""
+        self.life_seen = origin.life
+        asked = HostOptions.taken_from(params)
+        self.options = options = FtlOptions.of(params)
+        self.name, self.target = options.name, options.target
         for line in drop_ignored(params):
             log.warning("FTL bdev %s: %s", self.name, line)
-        self.target: str = params["target"]
-        given = UUID(params["uuid"]) if params.get("uuid") else None
         # As in 2020's rpc.py, the nil UUID means "a new one".
-        self.uuid = origin.uuid or (given if given is not None and given.int else uuid4())
-        self.loads = origin.loads or (origin.uuid is None and given is not None and given.int != 0)
+        self.uuid = origin.uuid or options.loads_uuid or uuid4()
+        self.loads = origin.loads or (origin.uuid is None and options.loads_uuid is not None)
         """It is on the base, and loaded from there; else it is created."""
-        self.settings = given_settings(params)
-        self.conf = FtlConf.from_dict(self.settings)
+        self.conf = FtlConf.from_dict(options.settings)
         self.conf.check()
-        if params.get("without_cache") and params.get("cache"):
+        if options.without_cache and options.cache:
             raise ParameterError("without_cache gives the nv cache up: leave the cache bdev out")
-        if params.get("without_cache") and not self.loads:
+        if options.without_cache and not self.loads:
             raise ParameterError("without_cache is for loading an FTL that has an nv cache: give its uuid")
-        self.no_data: bool = bool(params.get("no_data"))
+        self.no_data = options.no_data
         """What is written to it is kept by nobody: it is never loaded."""
         if self.no_data and self.loads:
             raise ParameterError("no_data makes a new FTL, which can't be loaded again: leave the uuid out")
-        if self.no_data and params.get("cache"):
+        if self.no_data and options.cache:
             raise ParameterError("no_data keeps nothing, so it needs no nv cache: leave the cache bdev out")
-        self.listen = split_address(params.get("listen_address") or identity.listen)
-        self.nqn = export_nqn(params.get("nqn") or identity.nqn_template, self.name, self.uuid)
+        self.listen = split_address(options.listen_address or identity.listen)
+        self.nqn = export_nqn(options.nqn or identity.nqn_template, self.name, self.uuid)
         if origin.export is not None:
             self.listen, self.nqn = (origin.export.traddr, origin.export.trsvcid), origin.export.nqn
         self.error: str | None = None
@@ -118,16 +120,19 @@ class DeviceParts:
         self.saved_params: dict[str, Any] | None = None
         """Those in the state file, where they are not what counts here yet."""
         self.target_rpc = rpc = identity.rpc(self.target)
-        self.link = BaseLink(rpc, params, self.uuid, identity)
+        self.link = BaseLink(rpc, lambda: self.options, self.uuid, identity)
         self.maker = FtlMaker(
-            self.uuid, params, self.settings, identity.buffer_dir, progress=self._report, on_lossy=self._alarm
+            self.uuid, lambda: self.options, identity.buffer_dir, progress=self._report, on_lossy=self._alarm
         )
-        self.search = BaseSearch(rpc, params, self.uuid, identity.prober, self._moved, lambda: self.life_seen)
+        self.search = BaseSearch(
+            rpc, lambda: self.options, self.uuid, identity.prober, self._moved, lambda: self.life_seen
+        )
         self.base_watch = BaseWatch(rpc, lambda: self.link.base_name, str(self), self._tell, self._untell)
-        target_psk = psk_path(params.get("target_psk"))
+        target_psk = psk_path(options.target_psk)
         target_keys = SessionKeys(rpc, identity.key_dir, self.uuid, "target", target_psk)
         self.admission = Admission(
-            params,
+            options,
+            asked,
             origin.allowed,
             inherited=origin.inherited,
             target_keys=target_keys.keys,
@@ -147,7 +152,7 @@ class DeviceParts:
 
     def __str__(self) -> str:
         """For the log."""
-        return f"{self.name} (uuid {self.uuid}, on {self.params['base_bdev']} of the target at {self.target})"
+        return f"{self.name} (uuid {self.uuid}, on {self.options.base_bdev} of the target at {self.target})"
 
     @property
     def how_it_came(self) -> str:
@@ -172,7 +177,7 @@ class DeviceParts:
     @property
     def is_attached(self) -> bool:
         """As far as the daemon is to attach it: what stands on it in the target can be there."""
-        return self.state is DeviceState.ONLINE and (self.attachment is not None or self.params["no_attach"])
+        return self.state is DeviceState.ONLINE and (self.attachment is not None or self.options.no_attach)
 
     @property
     def block_count(self) -> int | None:
@@ -195,12 +200,10 @@ class DeviceParts:
         )
 
     def set_params(self, params: dict[str, Any]) -> None:
-        """In place: those that go by them have them too. Raises ConfError, ParameterError."""
-        settings = given_settings(params)
-        FtlConf.from_dict(settings).check()
-        for mine, new in ((self.params, params), (self.settings, settings)):
-            mine.clear()
-            mine.update(new)
+        """Raises ConfError, ParameterError: then nothing has changed."""
+        options = FtlOptions.of(params)
+        FtlConf.from_dict(options.settings).check()
+        self.params, self.options = params, options
 
     def took_conf(self) -> None:
         """Its FTL has another one now."""
@@ -210,8 +213,8 @@ class DeviceParts:
 
     def gave_cache_up(self) -> None:
         """Once: the superblock says so now, and another cache may come."""
-        if self.params.get("without_cache"):
-            self.params["without_cache"] = False
+        if self.options.without_cache:
+            self.set_params({**self.params, "without_cache": False})
 
     # --- what its parts tell it
 
@@ -233,7 +236,7 @@ class DeviceParts:
 
     async def try_attach(self) -> None:
         """Of what hosts have had already: those of the export don't wait for the target, which gets it later."""
-        if self.params["no_attach"]:
+        if self.options.no_attach:
             # Whether its user attached it in the target, nothing tells.
             await self.dependents.attached_anew()
         else:

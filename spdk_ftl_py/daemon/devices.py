@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
 from uuid import UUID
 
 from ..errors import ExistsError, NotFoundError, ParameterError
 from ..spdk.saved_config import OwnFtl
 from .config_rpcs import normal_target
 from .device import DeviceState, ManagedDevice
+from .requests import DevicesRequest, FtlRequest
 
 Key = tuple[str, str]
 """Target and name."""
@@ -47,21 +47,19 @@ class Devices(Mapping[Key, ManagedDevice]):
             del self._devices[(device.target, before)]
         self._devices[key_of(device)] = device
 
-    def find(self, params: dict[str, Any]) -> ManagedDevice:
-        """The FTL of params["name"], on params["target"] where that is given. Raises NotFoundError, or ParameterError
+    def find(self, request: FtlRequest) -> ManagedDevice:
+        """The FTL of that name, on that target where one is given. Raises NotFoundError, or ParameterError
         where only the target would tell which one is meant."""
-        name = params["name"]
+        name = request.name
         named = self._named(name)
         if not named:
             there = ", ".join(sorted({device.name for device in self._devices.values()})) or "none"
             raise NotFoundError(f"FTL bdev {name}: no such FTL; the daemon has: {there}")
         targets = ", ".join(device.target for device in named)
-        if params.get("target") is not None:
-            device = self._devices.get((normal_target(params["target"]), name))
+        if request.target is not None:
+            device = self._devices.get((normal_target(request.target), name))
             if device is None:
-                raise NotFoundError(
-                    f"FTL bdev {name}: it is on the SPDK target at {targets}, not at {params['target']}"
-                )
+                raise NotFoundError(f"FTL bdev {name}: it is on the SPDK target at {targets}, not at {request.target}")
             return device
         if len(named) > 1:
             raise ParameterError(
@@ -73,12 +71,12 @@ class Devices(Mapping[Key, ManagedDevice]):
     def _named(self, name: str) -> list[ManagedDevice]:
         return [device for device in self._devices.values() if device.name == name]
 
-    def chosen(self, params: dict[str, Any]) -> list[ManagedDevice]:
-        """Of params["target"] and params["name"], where these are given. Raises what find() does."""
-        target = normal_target(params["target"]) if params.get("target") is not None else None
-        if params.get("name") is not None:
-            named = [device for device in self._named(params["name"]) if target in (None, device.target)]
-            return named or [self.find(params)]
+    def chosen(self, request: DevicesRequest) -> list[ManagedDevice]:
+        """Of that target and that name, where these are given. Raises what find() does."""
+        target = normal_target(request.target) if request.target is not None else None
+        if request.name is not None:
+            named = [device for device in self._named(request.name) if target in (None, device.target)]
+            return named or [self.find(FtlRequest(name=request.name, target=request.target))]
         return [device for device in self._devices.values() if target in (None, device.target)]
 
     def own_ftls(self, target: str) -> list[OwnFtl]:

@@ -15,9 +15,6 @@ from .target_bdev import TargetBdev
 
 HALT_STALL_S: Final = 15.0
 PROBE_TIMEOUT_S: Final = 3.0
-_PROGRESS: Final = ("media_written_blocks", "reloc_read_blocks", "base_flushes", "zone_resets")
-"""Counters of the core of which one moves as long as the base answers, until its checkpoint is written."""
-
 Failures = list[tuple[str, Exception]]
 """What could not be done, and why."""
 
@@ -39,8 +36,15 @@ async def halt_ftl(ftl: FtlDevice, link: BaseLink) -> None:
 
 
 def _progress(ftl: FtlDevice) -> list[float]:
+    """Of these one moves as long as the base answers, until its checkpoint is written."""
     stats = ftl.core.stats()
-    return [*(stats[name] for name in _PROGRESS), ftl.checkpoint_part]
+    return [
+        stats.media_written_blocks,
+        stats.reloc_read_blocks,
+        stats.base_flushes,
+        stats.zone_resets,
+        ftl.checkpoint_part,
+    ]
 
 
 async def take_apart(

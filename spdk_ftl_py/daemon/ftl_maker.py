@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 from uuid import UUID
 
 from ..conf import FtlConf
@@ -16,10 +15,13 @@ from ..ftl.device import FtlDevice
 from ..ftl.load.grow import Grow
 from ..ftl.media.blockdev import BlockPort
 from ..ftl.media.signatures import find_foreign
+from ..ftl.media.zone import Zone
 from ..runtime.progress import Progress
 from ..runtime.reactor import ReactorLoop
+from ..spdk.bdevs import Bdev
 from .base import CacheAwayError
-from .checks import Media
+from .checks import Media, optimal_open_zones
+from .requests import FtlOptions
 
 
 class FtlMaker:
@@ -28,17 +30,15 @@ class FtlMaker:
     def __init__(
         self,
         device: UUID,
-        params: Mapping[str, Any],
-        settings: Mapping[str, Any],
+        options: Callable[[], FtlOptions],
         buffer_dir: Path | None,
         *,
         progress: Progress,
         on_lossy: Callable[[], object],
     ) -> None:
-        """params, settings: as ManagedDevice has them, which may change them between two lives."""
+        """options: as ManagedDevice has them now, which may change them between two lives."""
         self._device = device
-        self._params = params
-        self._settings = settings
+        self._options = options
         self._buffer_dir = buffer_dir
         self._progress = progress
         self._on_lossy = on_lossy
@@ -57,20 +57,21 @@ class FtlMaker:
         """grow: onto all of the base; force: whatever stands there. without_cache: whatever the parameters say.
         cache_scrubbed: the cache is a new one, scrubbed already. life: as load() has it.
         Raises what that does, and DeferredError where the cache may be there in a moment."""
-        cache = self._params.get("cache")
+        options = self._options()
+        cache = options.cache
         if cache_scrubbed and media.cache is None:
             raise NotFoundError(f"cache bdev {cache} does not exist any more: give another one")
         try:
             return await loading.load(
                 reactor,
                 media.base,
-                name=self._params["name"],
+                name=options.name,
                 uuid=self._device,
-                settings=self._settings,
-                num_punits=self._params.get("num_punits"),
+                settings=options.settings,
+                num_punits=options.num_punits,
                 buffer_dir=self._buffer_dir,
                 cache=media.cache,
-                without_cache=without_cache or bool(self._params.get("without_cache")),
+                without_cache=without_cache or options.without_cache,
                 cache_scrubbed=cache_scrubbed,
                 life=life,
                 progress=self._progress,
@@ -85,26 +86,30 @@ class FtlMaker:
 
     async def _foreign(self, reactor: ReactorLoop, media: Media, first_block: int) -> str | None:
         """Of the whole bdev: what stands at its end may be behind the last zone that is emulated."""
-        port = BlockPort(reactor, media.raw_base, name=self._params["name"])
+        port = BlockPort(reactor, media.raw_base, name=self._options().name)
         try:
             return await find_foreign(port, first_block=first_block)
         finally:
             await port.close()
 
-    async def make(self, reactor: ReactorLoop, media: Media, conf: FtlConf, *, optimal_open_zones: int) -> FtlDevice:
-        """Raises what creation.create() does."""
+    async def make(
+        self, reactor: ReactorLoop, media: Media, base: Bdev, conf: FtlConf, zones: list[Zone] | None
+    ) -> FtlDevice:
+        """base: as the target tells it. zones: as a report has just had them. Raises what creation.create() does."""
+        options = self._options()
         return await creation.create(
             reactor,
             media.base,
-            name=self._params["name"],
+            name=options.name,
             conf=conf,
             uuid=self._device,
-            num_punits=self._params.get("num_punits"),
-            optimal_open_zones=optimal_open_zones,
+            num_punits=options.num_punits,
+            optimal_open_zones=optimal_open_zones(base, options),
             buffer_dir=self._buffer_dir,
             cache=media.cache,
             progress=self._progress,
-            base_name=self._params["base_bdev"],
-            cache_name=str(self._params.get("cache") or ""),
-            no_data=bool(self._params.get("no_data")),
+            base_name=options.base_bdev,
+            cache_name=options.cache or "",
+            no_data=options.no_data,
+            zones=zones,
         )

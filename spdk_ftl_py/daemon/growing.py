@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping
 from typing import Any, Final, Protocol
 from uuid import UUID
 
@@ -15,6 +14,7 @@ from ..spdk.resize import attached_size, resize
 from ..spdk.rpc import TargetRpc
 from ..spdk.saved_config import OwnFtl
 from .changes import Change
+from .requests import FtlOptions
 
 CHANGE: Final = "growing"
 
@@ -26,7 +26,7 @@ class Growable(Protocol):
 
     name: str
     uuid: UUID
-    params: dict[str, Any]
+    options: FtlOptions
     ftl: FtlDevice | None
     settings_turn: asyncio.Lock
 
@@ -49,7 +49,7 @@ async def grow(device: Growable, rpc: TargetRpc, *, force: bool) -> dict[str, An
 
 async def _grow(device: Growable, rpc: TargetRpc, *, force: bool) -> dict[str, Any]:
     ftl = device.ftl
-    changed = ftl is None or await _has_more(device.params, ftl, rpc)
+    changed = ftl is None or await _has_more(device.options.base_bdev, ftl, rpc)
     before = None if ftl is None else ftl.block_count
     if changed:
         # One that does not run is refused.
@@ -59,13 +59,13 @@ async def _grow(device: Growable, rpc: TargetRpc, *, force: bool) -> dict[str, A
     told: dict[str, Any] = {"name": device.name, "num_blocks": ftl.block_count, "changed": changed}
     if before is not None and changed:
         log.info("%s: has %d blocks now, had %d", device.name, ftl.block_count, before)
-    if not device.params["no_attach"]:
+    if not device.options.no_attach:
         told["target_num_blocks"] = await _resize_in_target(device, ftl.block_count, rpc)
     return told
 
 
-async def _has_more(params: Mapping[str, Any], ftl: FtlDevice, rpc: TargetRpc) -> bool:
-    base = await get_bdev(rpc, str(params["base_bdev"]), role="base bdev")
+async def _has_more(base_bdev: str, ftl: FtlDevice, rpc: TargetRpc) -> bool:
+    base = await get_bdev(rpc, base_bdev, role="base bdev")
     geometry = ftl.geometry
     zones = base.block_count // geometry.zone_size
     if zones < geometry.zone_count:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from typing import Any
 
 from ..text import show_name
 from .device import ManagedDevice
 from .requester import requester
+from .requests import AnyHostRequest, FtlRequest, HostRequest, NewHostRequest, takes
+from .server import Method
 
-Find = Callable[[dict[str, Any]], ManagedDevice]
+Find = Callable[[FtlRequest], ManagedDevice]
 
 log = logging.getLogger(__name__)
 
@@ -24,38 +26,35 @@ class HostRpcs:
         self._find_to_change = find_to_change
 
     @property
-    def methods(self) -> dict[str, Callable[[dict[str, Any]], Awaitable[Any]]]:
+    def methods(self) -> dict[str, Method]:
         return {
-            "bdev_ftl_add_host": self.add_host,
-            "bdev_ftl_remove_host": self.remove_host,
-            "bdev_ftl_allow_any_host": self.allow_any_host,
-            "bdev_ftl_get_hosts": self.get_hosts,
+            "bdev_ftl_add_host": takes(NewHostRequest, self.add_host),
+            "bdev_ftl_remove_host": takes(HostRequest, self.remove_host),
+            "bdev_ftl_allow_any_host": takes(AnyHostRequest, self.allow_any_host),
+            "bdev_ftl_get_hosts": takes(FtlRequest, self.get_hosts),
         }
 
-    async def add_host(self, params: dict[str, Any]) -> bool:
-        device = self._find_to_change(params)
-        keys = (params.get("dhchap_key"), params.get("dhchap_ctrlr_key"), params.get("psk"))
-        device.admission.add(params["host"], *keys)
-        proof = (", with its key" if keys[0] else "") + (", by TLS" if keys[2] else "")
-        log.info("%s: host %s may connect%s, asked for by %s", device, show_name(params["host"]), proof, requester())
+    async def add_host(self, request: NewHostRequest) -> bool:
+        device = self._find_to_change(request)
+        device.admission.add(request.host, request.dhchap_key, request.dhchap_ctrlr_key, request.psk)
+        proof = (", with its key" if request.dhchap_key else "") + (", by TLS" if request.psk else "")
+        log.info("%s: host %s may connect%s, asked for by %s", device, show_name(request.host), proof, requester())
         return True
 
-    async def remove_host(self, params: dict[str, Any]) -> bool:
-        device = self._find_to_change(params)
+    async def remove_host(self, request: HostRequest) -> bool:
+        device = self._find_to_change(request)
         # Whoever asked for it may have hung up: its connections end all the same.
-        await asyncio.shield(device.disallow_host(params["host"]))
-        log.info(
-            "%s: host %s may not connect any more, asked for by %s", device, show_name(params["host"]), requester()
-        )
+        await asyncio.shield(device.disallow_host(request.host))
+        log.info("%s: host %s may not connect any more, asked for by %s", device, show_name(request.host), requester())
         return True
 
-    async def allow_any_host(self, params: dict[str, Any]) -> bool:
-        device = self._find_to_change(params)
-        allow: bool = params["allow_any_host"]
+    async def allow_any_host(self, request: AnyHostRequest) -> bool:
+        device = self._find_to_change(request)
+        allow = request.allow_any_host
         await asyncio.shield(device.allow_any_host(allow))
         who = "any host" if allow else "no host that is not in its list"
         log.info("%s: %s may connect, asked for by %s", device, who, requester())
         return True
 
-    async def get_hosts(self, params: dict[str, Any]) -> dict[str, Any]:
-        return self._find(params).tell_hosts()
+    async def get_hosts(self, request: FtlRequest) -> dict[str, Any]:
+        return self._find(request).tell_hosts()

@@ -58,7 +58,7 @@ class OrderedDevice(DeviceParts):
             assert self.ftl is not None
             if self.state is not DeviceState.ONLINE:
                 raise BusyError(f"FTL bdev {self.name} is {self.state.value}; it can't be renamed now")
-            attached = not self.params["no_attach"]
+            attached = not self.options.no_attach
             if attached and self.kept_bdev.now is None:
                 raise BusyError(
                     f"FTL bdev {self.name} is no bdev of its target now, which the daemon is about to mend: try again "

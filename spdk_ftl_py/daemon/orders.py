@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
 
 from .. import schema
@@ -17,12 +16,20 @@ from ..ftl.media.superblock_content import merge_conf
 from ..spdk.bdevs import find_bdev
 from ..text import show_name
 from .changes import Change
-from .checks import check_cache_bdev, find_cache
+from .checks import check_cache_size_of, find_cache
 from .device import DeviceState, ManagedDevice
 from .requester import requester
+from .requests import (
+    CacheRequest,
+    ForceableRequest,
+    FtlRequest,
+    PropertyRequest,
+    RenameRequest,
+    UnmapRequest,
+    takes,
+)
+from .server import Method
 from .settings import given, with_setting
-
-Method = Callable[[dict[str, Any]], Awaitable[Any]]
 
 log = logging.getLogger(__name__)
 
@@ -31,8 +38,8 @@ class DevicesOfDaemon(Protocol):
     """What of the registry is needed."""
 
     async def create(self, params: dict[str, Any]) -> Any: ...
-    async def delete(self, params: dict[str, Any]) -> Any: ...
-    def find_to_change(self, params: dict[str, Any]) -> ManagedDevice: ...
+    async def delete(self, request: ForceableRequest) -> Any: ...
+    def find_to_change(self, request: FtlRequest) -> ManagedDevice: ...
     def require_free(self, device: ManagedDevice, name: str) -> None:
         """Raises ExistsError where another one has that name."""
 
@@ -51,14 +58,14 @@ class Orders:
     def methods(self) -> dict[str, Method]:
         return {
             "construct_ftl_bdev": self._devices.create,
-            "delete_ftl_bdev": self._devices.delete,
+            "delete_ftl_bdev": takes(ForceableRequest, self._devices.delete),
             "bdev_ftl_load": self.load,
-            "bdev_ftl_unload": self._devices.delete,
-            "bdev_ftl_unmap": self.unmap,
-            "bdev_ftl_set_property": self.set_property,
-            "bdev_ftl_set_cache": self.set_cache,
-            "bdev_ftl_remove_cache": self.remove_cache,
-            "bdev_ftl_rename": self.rename,
+            "bdev_ftl_unload": takes(ForceableRequest, self._devices.delete),
+            "bdev_ftl_unmap": takes(UnmapRequest, self.unmap),
+            "bdev_ftl_set_property": takes(PropertyRequest, self.set_property),
+            "bdev_ftl_set_cache": takes(CacheRequest, self.set_cache),
+            "bdev_ftl_remove_cache": takes(FtlRequest, self.remove_cache),
+            "bdev_ftl_rename": takes(RenameRequest, self.rename),
         }
 
     async def load(self, params: dict[str, Any]) -> Any:
@@ -66,9 +73,9 @@ class Orders:
             raise ParameterError("bdev_ftl_load: uuid is the nil UUID, which no FTL has: give that of the FTL")
         return await self._devices.create(schema.load("bdev_ftl_create").validate(params))
 
-    async def unmap(self, params: dict[str, Any]) -> bool:
-        device, _ = self._online(params, "trimmed")
-        lba, block_count = params["lba"], params["num_blocks"]
+    async def unmap(self, request: UnmapRequest) -> bool:
+        device, _ = self._online(request, "trimmed")
+        lba, block_count = request.lba, request.num_blocks
         size = device.describe()["num_blocks"]
         if lba + block_count > size:
             raise ParameterError(
@@ -81,9 +88,9 @@ class Orders:
 
     # --- settings
 
-    async def set_property(self, params: dict[str, Any]) -> bool:
-        name, value = params["ftl_property"], given(params["ftl_property"], params["value"])
-        device, _ = self._online(params, "changed")
+    async def set_property(self, request: PropertyRequest) -> bool:
+        name, value = request.ftl_property, given(request.ftl_property, request.value)
+        device, _ = self._online(request, "changed")
         if value is not None:
             await self._to_its_end(self._set(device, name, value))
             log.info("%s: %s is %s now, asked for by %s", device, name, show_name(str(value)), requester())
@@ -117,14 +124,14 @@ class Orders:
 
     # --- cache
 
-    async def set_cache(self, params: dict[str, Any]) -> bool:
-        device, _ = self._online(params, "changed")
-        await self._to_its_end(self._set_cache(device, params["cache"], force=params["force"]))
-        log.info("%s: its nv cache is %s now, asked for by %s", device, show_name(params["cache"]), requester())
+    async def set_cache(self, request: CacheRequest) -> bool:
+        device, _ = self._online(request, "changed")
+        await self._to_its_end(self._set_cache(device, request.cache, force=request.force))
+        log.info("%s: its nv cache is %s now, asked for by %s", device, show_name(request.cache), requester())
         return True
 
-    async def remove_cache(self, params: dict[str, Any]) -> bool:
-        device, _ = self._online(params, "changed")
+    async def remove_cache(self, request: FtlRequest) -> bool:
+        device, _ = self._online(request, "changed")
         await self._to_its_end(self._remove_cache_in_turn(device))
         log.info("%s: has no nv cache any more, asked for by %s", device, requester())
         return True
@@ -133,17 +140,17 @@ class Orders:
         async with device.settings_turn:
             ftl = _running(device, "changed")
             in_use = _cache_in_use(device, ftl)
-            if in_use and device.params.get("cache") == name:
+            if in_use and device.options.cache == name:
                 return
             if device.no_data:
                 raise ParameterError("no_data keeps nothing, so it needs no nv cache")
             # All that can be known is known before anything is done.
-            params = {**device.params, "cache": name}
-            base = await find_bdev(device.target_rpc, device.params["base_bdev"])
-            cache = await find_cache(device.target_rpc, params, base)
+            base_name = device.options.base_bdev
+            base = await find_bdev(device.target_rpc, base_name)
+            cache = await find_cache(device.target_rpc, name, base, base_name=base_name)
             assert cache is not None
             await device.require_unclaimed_cache(cache)
-            kind = check_cache_bdev(cache, base_name="" if base is None else base.name, geometry=ftl.geometry)
+            kind = check_cache_size_of(cache, ftl.geometry)
             if in_use:
                 await self._remove_cache(device)
             # While it runs: of a large one it takes longer than hosts would wait.
@@ -162,7 +169,7 @@ class Orders:
     async def _remove_cache_in_turn(self, device: ManagedDevice) -> None:
         async with device.settings_turn:
             _cache_in_use(device, _running(device, "changed"))
-            if device.params.get("cache") is not None:
+            if device.options.cache is not None:
                 await self._remove_cache(device)
 
     @staticmethod
@@ -173,14 +180,14 @@ class Orders:
 
     # --- name
 
-    async def rename(self, params: dict[str, Any]) -> bool:
-        device, _ = self._online(params, "renamed")
-        before, name = device.name, params["new_name"]
+    async def rename(self, request: RenameRequest) -> bool:
+        device, _ = self._online(request, "renamed")
+        before, name = device.name, request.new_name
         if name == before:
             return True
         await self._to_its_end(self._rename(device, name))
         log.info("%s: was %s until now, renamed as asked for by %s", device, before, requester())
-        if device.attachment is None and not device.params["no_attach"]:
+        if device.attachment is None and not device.options.no_attach:
             raise FtlError(
                 f"FTL bdev {before} is {name} now, but no bdev of its target yet: the daemon goes on trying "
                 f"({device.error or 'the target has not taken it'})"
@@ -195,15 +202,15 @@ class Orders:
             def take(name: str) -> None:
                 self._devices.require_free(device, name)
                 before, device.name = device.name, name
-                device.params["name"] = name
+                device.set_params({**device.params, "name": name})
                 self._devices.renamed(device, before)
 
             await device.rename(name, take)
 
     # ---
 
-    def _online(self, params: dict[str, Any], what: str) -> tuple[ManagedDevice, FtlDevice]:
-        device = self._devices.find_to_change(params)
+    def _online(self, request: FtlRequest, what: str) -> tuple[ManagedDevice, FtlDevice]:
+        device = self._devices.find_to_change(request)
         return device, _running(device, what)
 
     async def _to_its_end(self, work: Any) -> None:

@@ -15,6 +15,7 @@ from ..errors import MediaError, PathError, UnsupportedError
 from ..ftl.cache.nv_cache import owner_of
 from ..ftl.media import superblock
 from ..ftl.media.blockdev import BlockPort
+from ..ftl.media.geometry import BLOCK_BYTES
 from ..ftl.media.superblock import Found
 from ..nvme.host.controller import Controller
 from ..runtime.reactor import ReactorLoop
@@ -25,7 +26,7 @@ from ..spdk.claims import require_unclaimed
 from ..spdk.exports import EXPORT_MODEL, NQN_PREFIX, export_bdev, host_nqn, remove_subsystem, require_tcp_transport
 from ..spdk.rpc import TargetRpc
 from ..time_limit import time_limit
-from .checks import BLOCK_BYTES, zone_size_of
+from .checks import zone_size_of
 
 T = TypeVar("T")
 Work = Callable[[ReactorLoop, _shim.BlockDevice], Awaitable[T]]

@@ -7,7 +7,7 @@ import errno
 import logging
 import os
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 from uuid import UUID
 
@@ -28,9 +28,11 @@ from .host_rpcs import HostRpcs
 from .orders import Orders
 from .orphans import Orphans
 from .requester import requester
+from .requests import DevicesRequest, ForceableRequest, FtlRequest, ScrubRequest, takes
 from .saved import SavedFtl
 from .saving import StateSaver
 from .scans import Scans
+from .server import Method
 from .session_keys import remove_stray_files
 from .state import StateDirectory
 
@@ -72,18 +74,18 @@ class Registry:
         self._started = time.monotonic()
 
     @property
-    def methods(self) -> dict[str, Callable[[dict[str, Any]], Awaitable[Any]]]:
+    def methods(self) -> dict[str, Method]:
         """By RPC name, for RpcServer."""
         return {
             "bdev_ftl_create": self.creations.create,
-            "bdev_ftl_delete": self.delete,
-            "bdev_ftl_get_stats": self.get_stats,
-            "bdev_ftl_get_properties": self.get_properties,
-            "bdev_ftl_scrub": self.scrub,
-            "bdev_ftl_grow": self.grow,
+            "bdev_ftl_delete": takes(ForceableRequest, self.delete),
+            "bdev_ftl_get_stats": takes(FtlRequest, self.get_stats),
+            "bdev_ftl_get_properties": takes(FtlRequest, self.get_properties),
+            "bdev_ftl_scrub": takes(ScrubRequest, self.scrub),
+            "bdev_ftl_grow": takes(ForceableRequest, self.grow),
             **self._hosts.methods,
             **self._orders.methods,
-            "ftl_get_devices": self.get_devices,
+            "ftl_get_devices": takes(DevicesRequest, self.get_devices),
             "ftl_get_daemon": self.get_daemon,
             "ftl_halt": self.halt_on_order,
             **self._configs.methods,
@@ -245,19 +247,19 @@ class Registry:
         """As Creations.create()."""
         return await self.creations.create(params)
 
-    async def delete(self, params: dict[str, Any]) -> Any:
+    async def delete(self, request: ForceableRequest) -> Any:
         """True, or the line that says what of it only its write buffer file has."""
         self.require_no_halt()
-        device = self.find(params)
+        device = self.find(request)
         # Either nothing is done, or it is deleted for good.
         self._state.require_room()
         # One that is being created for somebody who waits is refused by take_down().
         created = device.state is DeviceState.CREATING and device not in self.creations.watchers
         held = None if created or device.can_be_halted else device.held_in_file()
-        if held is not None and not params.get("force"):
+        if held is not None and not request.force:
             raise BusyError(
                 f"FTL bdev {device.name} is {device.state.value}: of what hosts were told is written, {held} may be "
-                f"nowhere else, and can't be made durable now; bring its base bdev {device.params['base_bdev']} back, "
+                f"nowhere else, and can't be made durable now; bring its base bdev {device.options.base_bdev} back, "
                 "so that the daemon loads the FTL, and delete it then; or give --force: the file stays, for a load "
                 f"with -u {device.uuid} before this machine goes down"
             )
@@ -287,24 +289,24 @@ class Registry:
         log.info("%s: %s, asked for by %s", device, what, requester())
         return failures
 
-    async def get_stats(self, params: dict[str, Any]) -> dict[str, Any]:
-        return self.find(params).stats()
+    async def get_stats(self, request: FtlRequest) -> dict[str, Any]:
+        return self.find(request).stats()
 
-    async def get_properties(self, params: dict[str, Any]) -> dict[str, Any]:
-        return self.find(params).properties()
+    async def get_properties(self, request: FtlRequest) -> dict[str, Any]:
+        return self.find(request).properties()
 
-    async def scrub(self, params: dict[str, Any]) -> dict[str, Any]:
+    async def scrub(self, request: ScrubRequest) -> dict[str, Any]:
         """How it stands, once it is ordered or stopped."""
         self.require_no_halt()
-        device = self.find(params)
-        told = device.scrub(stop=bool(params.get("stop")))
-        log.info("%s: scrub %s, asked for by %s", device, "stopped" if params.get("stop") else "ordered", requester())
+        device = self.find(request)
+        told = device.scrub(stop=request.stop)
+        log.info("%s: scrub %s, asked for by %s", device, "stopped" if request.stop else "ordered", requester())
         return told
 
-    async def grow(self, params: dict[str, Any]) -> dict[str, Any]:
+    async def grow(self, request: ForceableRequest) -> dict[str, Any]:
         """{"name", "num_blocks", "changed"} and, of one that the target has as a bdev, "target_num_blocks"."""
-        device = self.find_to_change(params)
-        work = grow(device, self._identity.rpc(device.target), force=bool(params.get("force")))
+        device = self.find_to_change(request)
+        work = grow(device, self._identity.rpc(device.target), force=request.force)
         # Whoever asked for it may have hung up: what stands in the target is not left half done.
         told = await asyncio.shield(asyncio.ensure_future(work))
         log.info("%s: %s, asked for by %s", device, "grown" if told["changed"] else "as large as its base", requester())
@@ -318,20 +320,20 @@ class Registry:
         """It has another name since a moment."""
         self._devices.renamed(device, before)
 
-    def find(self, params: dict[str, Any]) -> ManagedDevice:
+    def find(self, request: FtlRequest) -> ManagedDevice:
         """As Devices.find()."""
-        return self._devices.find(params)
+        return self._devices.find(request)
 
-    def find_to_change(self, params: dict[str, Any]) -> ManagedDevice:
+    def find_to_change(self, request: FtlRequest) -> ManagedDevice:
         """Raises NotFoundError, and where the device, or all of them, is being let go of, BusyError or FtlError."""
         self.require_no_halt()
-        device = self.find(params)
+        device = self.find(request)
         if device.state is DeviceState.DELETING:
             raise BusyError(f"FTL bdev {device.name} is being deleted")
         return device
 
-    async def get_devices(self, params: dict[str, Any]) -> list[dict[str, Any]]:
-        return [device.describe() for device in self._devices.chosen(params)]
+    async def get_devices(self, request: DevicesRequest) -> list[dict[str, Any]]:
+        return [device.describe() for device in self._devices.chosen(request)]
 
     async def get_daemon(self, _params: dict[str, Any]) -> dict[str, Any]:
         return {
@@ -369,7 +371,7 @@ class Registry:
 
 def _warn_of_upgrade(device: ManagedDevice) -> None:
     """Daemons before this one let every host in, and did not say so in the state file."""
-    own = "only the target itself may" if not device.params["no_attach"] else "no host may"
+    own = "only the target itself may" if not device.options.no_attach else "no host may"
     were = show_names({host.hostnqn: None for host in device.hosts.hosts})
     log.warning(
         "%s: the daemon before this one let any host connect; now %s, until others are allowed with `spdk-ftl add-host "

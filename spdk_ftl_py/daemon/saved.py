@@ -19,13 +19,14 @@ from uuid import UUID
 
 from .. import schema, strict_json
 from ..access.paths import check_directory, check_parents
-from ..conf import FtlConf, given_settings
+from ..conf import FtlConf
 from ..errors import ExistsError, FtlError, ParameterError
 from ..nvme.target.allowed_hosts import AllowedHosts
 from ..spdk.saved_config import Call, check_call, check_subsystems
 from .checks import split_address
 from .dependents import check_size
 from .export_nqn import export_nqn
+from .requests import FtlOptions, HostOptions, NewHostRequest
 
 SECTION: Final = "ftl"
 CONFIG_BYTES_MAX: Final = 16 << 20
@@ -33,7 +34,6 @@ _CREATE: Final = "ftl_create_bdev"
 _ADD_HOST: Final = "ftl_add_host"
 _CALL_TARGET: Final = "ftl_call_target"
 _NOT_SAVED: Final = frozenset(("force", "no_data", "if_absent", "load_or_create", "new_uuid", "wait", "engine"))
-_HOSTS: Final = ("hosts", "allow_any_host", "dhchap_key", "dhchap_ctrlr_key", "psk")
 _KEYS: Final = ("dhchap_key", "dhchap_ctrlr_key", "psk")
 
 
@@ -181,48 +181,49 @@ def _read_create(
     if target is not None:
         given["target"] = target
     params = schema.load("bdev_ftl_create").validate(given)
-    uuid = UUID(params["uuid"]) if params.get("uuid") else UUID(int=0)
-    if not uuid.int:
-        raise ParameterError("uuid is missing: that of the FTL to load")
-    FtlConf.from_dict(given_settings(params)).check()
-    if new and params.get("without_cache"):
-        raise ParameterError("without_cache is for an FTL that is there")
-    export = None
-    if params.get("listen_address"):
-        traddr, port = split_address(params["listen_address"])
-        nqn = export_nqn(params.get("nqn"), params["name"], uuid)
-        export = [nqn, traddr, port] if port and not new else None
-    keys = {key: params[key] for key in _KEYS if params.get(key) is not None}
-    hosts = [_host(nqn, keys) for nqn in params.get("hosts") or ()]
-    any_host = params.get("allow_any_host") is True
-    for name in (*_HOSTS, *_NOT_SAVED):
+    asked = HostOptions.taken_from(params)
+    for name in _NOT_SAVED:
         params.pop(name, None)
     params["target"] = normal(params["target"])
+    options = FtlOptions.of(params)
+    uuid = options.loads_uuid
+    if uuid is None:
+        raise ParameterError("uuid is missing: that of the FTL to load")
+    FtlConf.from_dict(options.settings).check()
+    if new and options.without_cache:
+        raise ParameterError("without_cache is for an FTL that is there")
+    export = None
+    if options.listen_address:
+        traddr, port = split_address(options.listen_address)
+        nqn = export_nqn(options.nqn, options.name, uuid)
+        export = [nqn, traddr, port] if port and not new else None
+    hosts = [_host(nqn, asked) for nqn in asked.hosts]
     record = {
-        "name": params["name"],
+        "name": options.name,
         "uuid": str(uuid),
-        "target": params["target"],
+        "target": options.target,
         "state": "deferred" if new else "waiting",
         "loads": not new,
         "params": params,
         "params_are_as_given": True,
         "export": export,
-        "allowed": {"allow_any_host": any_host},
+        "allowed": {"allow_any_host": asked.allow_any_host},
         "hosts": None,
     }
     if new:
         # It may have been made since the file was written, and nothing need be there yet.
         params |= {"load_or_create": True, "wait": 0}
-    return SavedFtl(params["name"], uuid, params["target"], record, []), hosts
+    return SavedFtl(options.name, uuid, options.target, record, []), hosts
 
 
 def _read_host(params: dict[str, Any]) -> dict[str, Any]:
-    checked = schema.load("bdev_ftl_add_host").validate(params)
-    return _host(checked["host"], {key: checked[key] for key in _KEYS if checked.get(key) is not None})
+    host = NewHostRequest.of(schema.load("bdev_ftl_add_host").validate(params))
+    return _host(host.host, host)
 
 
-def _host(nqn: str, keys: Mapping[str, str]) -> dict[str, Any]:
-    return {"nqn": nqn, "is_target": False, **keys}
+def _host(nqn: str, keys: HostOptions | NewHostRequest) -> dict[str, Any]:
+    given = {"dhchap_key": keys.dhchap_key, "dhchap_ctrlr_key": keys.dhchap_ctrlr_key, "psk": keys.psk}
+    return {"nqn": nqn, "is_target": False, **{key: path for key, path in given.items() if path is not None}}
 
 
 def _read_dependent(params: dict[str, Any]) -> Call:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 from uuid import UUID, uuid4
 
@@ -28,6 +28,8 @@ from .base import DaemonIdentity
 from .config_rpcs import normal_target
 from .device import ManagedDevice
 from .probing import Prober, emulated, find_capacity, foreign_bdevs, has_zones, why_unfit
+from .requests import NewUuidRequest, ScanRequest, takes
+from .server import Method
 from .states import DeviceState
 
 log = logging.getLogger(__name__)
@@ -50,18 +52,21 @@ class Scans:
         self._prober = prober
 
     @property
-    def methods(self) -> dict[str, Callable[[dict[str, Any]], Awaitable[Any]]]:
-        return {"bdev_ftl_scan": self.scan, "bdev_ftl_set_uuid": self.set_uuid}
+    def methods(self) -> dict[str, Method]:
+        return {
+            "bdev_ftl_scan": takes(ScanRequest, self.scan),
+            "bdev_ftl_set_uuid": takes(NewUuidRequest, self.set_uuid),
+        }
 
-    async def scan(self, params: dict[str, Any]) -> dict[str, Any]:
+    async def scan(self, request: ScanRequest) -> dict[str, Any]:
         """{"bdevs": […]}, each as Probed.to_dict() tells it, or with "error"; of an FTL that the daemon has, with its
         "state". Raises what keeps the one bdev that is asked for from being read, or the target from being asked."""
         self._registry.require_no_halt()
-        target = normal_target(params["target"])
+        target = normal_target(request.target)
         rpc = self._identity.rpc(target)
-        capacity = params.get("zone_capacity")
+        capacity = request.zone_capacity
         bdevs = await foreign_bdevs(rpc)
-        asked = params.get("base_bdev")
+        asked = request.base_bdev
         if asked is not None:
             bdev = _named(asked, bdevs, target)
             return {"bdevs": [self._known(target, bdev) or await self._probe(rpc, bdev, capacity)]}
@@ -74,23 +79,23 @@ class Scans:
                 told.append(await self._try(rpc, bdev, capacity))
         return {"bdevs": told}
 
-    async def set_uuid(self, params: dict[str, Any]) -> dict[str, Any]:
+    async def set_uuid(self, request: NewUuidRequest) -> dict[str, Any]:
         """{"bdev", "name": that the FTL had, "uuid": its uuid now, "was"}. Raises what Prober.visit() and ftl's
         set_uuid() raise, and ExistsError, BusyError where an FTL of this daemon has, or needs, what it is about."""
         self._registry.require_no_halt()
-        target = normal_target(params["target"])
-        uuid, new = UUID(params["uuid"]), UUID(params["new_uuid"]) if params.get("new_uuid") else uuid4()
+        target = normal_target(request.target)
+        uuid, new = request.uuid, request.new_uuid or uuid4()
         if not new.int:
             raise ParameterError("new_uuid is the nil UUID, which no FTL can have: choose another, or leave it out")
         if new == uuid:
             raise ParameterError(f"new_uuid is {new}, which it has: choose another, or leave it out")
         rpc = self._identity.rpc(target)
-        bdev = _named(params["base_bdev"], await foreign_bdevs(rpc), target)
+        bdev = _named(request.base_bdev, await foreign_bdevs(rpc), target)
         why = why_unfit(bdev)
         if why is not None:
             raise UnsupportedError(f"bdev {bdev.name} {why}")
         self._check_needed(uuid, new, bdev)
-        capacity = None if bdev.zoned else params.get("zone_capacity")
+        capacity = None if bdev.zoned else request.zone_capacity
 
         async def work(reactor: ReactorLoop, media: _shim.BlockDevice) -> Renumbered:
             # Somebody may have begun to load it.
@@ -105,7 +110,7 @@ class Scans:
                 media = emulated(reactor, media, found)
             port = BlockPort(reactor, media, name=f"bdev {bdev.name}")
             try:
-                return await set_uuid(port, uuid, new, force=bool(params.get("force")))
+                return await set_uuid(port, uuid, new, force=request.force)
             finally:
                 await port.close()
 
@@ -144,9 +149,9 @@ class Scans:
             if device.target != target:
                 continue
             told: dict[str, Any] = {"bdev": bdev.name, "state": device.state.value}
-            if device.params["base_bdev"] in (*bdev.names, bdev.uuid):
+            if device.options.base_bdev in (*bdev.names, bdev.uuid):
                 return {**told, "name": device.name, "uuid": str(device.uuid), "num_blocks": device.block_count}
-            if device.params.get("cache") in (*bdev.names, bdev.uuid):
+            if device.options.cache in (*bdev.names, bdev.uuid):
                 return {**told, "cache_of": str(device.uuid)}
         return None
 

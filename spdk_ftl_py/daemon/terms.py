@@ -32,7 +32,7 @@ class Terms:
     @classmethod
     def take(cls, params: dict[str, Any]) -> Terms:
         """params: valid ones, from which those are taken that tell nothing of the FTL. What a deferred creation has to
-        know stays: load_or_create, with the uuid that the FTL must have; and wait, for a creation that is patient().
+        know stays: load_or_create, with the uuid that the FTL must have; and wait, for one that is patient.
 
         Raises ParameterError for terms that exclude each other.
         """
@@ -74,11 +74,6 @@ class Terms:
             told["state"] = device.state.value
             told["waiting_for"] = None if online else device.waits_for or device.error
         return told
-
-
-def is_patient(params: Mapping[str, Any]) -> bool:
-    """Whoever asked for it knows that not everything is there yet."""
-    return params.get("wait") is not None
 
 
 def may_come(error: BaseException) -> bool:

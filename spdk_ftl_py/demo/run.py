@@ -19,7 +19,7 @@ from ..spdk.rpc import TargetRpc
 from .processes import Child, run_rpc, spdk_ftl
 from .report import Report
 from .screen import Phase, Screen
-from .workload import HOST_NQN, LARGE_IO_BLOCKS, Host, Result
+from .workload import HOST_NQN, LARGE_IO_BLOCKS, Host, LoadKind, LoadPattern, Result
 
 ZONE_BYTES: Final = 16 << 20
 ZONE_CAPACITY_BYTES: Final = 12 << 20
@@ -235,7 +235,14 @@ class Demo:
             raise FtlError(f"{values['verify_errors']} blocks are not what was written last")
 
     async def _load(
-        self, host: Host, name: str, kind: str, total_blocks: int, *, pattern: str = "random", **options: Any
+        self,
+        host: Host,
+        name: str,
+        kind: LoadKind,
+        total_blocks: int,
+        *,
+        pattern: LoadPattern = "random",
+        **options: Any,
     ) -> Result:
         total = total_blocks
         with self._screen.phase(name, total) as phase:

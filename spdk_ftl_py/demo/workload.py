@@ -6,9 +6,10 @@ import asyncio
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final, Literal
 
 from .. import _shim
+from .._shim import BLOCK_BYTES
 from ..errors import FtlError, MediaError
 from ..ftl.media.blockdev import BlockPort
 from ..nvme.host.controller import Controller
@@ -24,8 +25,9 @@ LARGE_IO_BLOCKS: Final = 32
 POLL_S: Final = 0.1
 STALL_S: Final = 20.0
 """Without a single completion for so long the FTL counts as wedged."""
-BLOCK_BYTES: Final = 4096
 _MIB: Final = 1 << 20
+LoadKind = Literal["write", "read", "trim", "mixed"]
+LoadPattern = Literal["random", "sequential"]
 
 
 @dataclass(frozen=True)
@@ -103,9 +105,9 @@ class Host:
     async def run(
         self,
         phase: Phase,
-        kind: str,
+        kind: LoadKind,
         *,
-        pattern: str,
+        pattern: LoadPattern,
         io_blocks: int,
         total_blocks: int,
         queue_depth: int,
@@ -134,8 +136,8 @@ class Host:
             except asyncio.TimeoutError:
                 pass
             now = self._load.progress()
-            if now["done_blocks"] != done:
-                done, moved_at = int(str(now["done_blocks"])), time.monotonic()
+            if now.done_blocks != done:
+                done, moved_at = now.done_blocks, time.monotonic()
             phase.update(done, _speed(now, io_blocks))
             watch()
             if self._controller.lost.is_set():
@@ -159,27 +161,27 @@ class Host:
             self._done.set()
 
     @staticmethod
-    def _result(kind: str, progress: dict[str, Any]) -> Result:
-        if progress["io_errors"]:
+    def _result(kind: LoadKind, progress: _shim.LoadProgress) -> Result:
+        if progress.io_errors:
             raise MediaError(
-                f"{kind}: {progress['io_errors']} I/Os failed, last at block {progress['last_error_lba']}: "
-                f"{status_text(int(progress['last_error_status']))}"
+                f"{kind}: {progress.io_errors} I/Os failed, last at block {progress.last_error_lba}: "
+                f"{status_text(progress.last_error_status)}"
             )
-        latency = progress["latency_ns"]
+        latency = progress.latency_ns
         return Result(
-            blocks=progress["done_blocks"],
-            ios=progress["done_ios"],
-            seconds=progress["elapsed_ns"] / 1e9,
-            verify_errors=progress["verify_errors"],
-            p50_us=latency["p50"] / 1e3,
-            p99_us=latency["p99"] / 1e3,
+            blocks=progress.done_blocks,
+            ios=progress.done_ios,
+            seconds=progress.elapsed_ns / 1e9,
+            verify_errors=progress.verify_errors,
+            p50_us=latency.p50 / 1e3,
+            p99_us=latency.p99 / 1e3,
         )
 
 
-def _speed(progress: dict[str, Any], io_blocks: int) -> str:
-    seconds = progress["elapsed_ns"] / 1e9
+def _speed(progress: _shim.LoadProgress, io_blocks: int) -> str:
+    seconds = progress.elapsed_ns / 1e9
     if not seconds:
         return ""
     if io_blocks == 1:
-        return f"{progress['done_ios'] / seconds / 1000:.1f} kIOPS"
-    return f"{progress['done_blocks'] * BLOCK_BYTES / _MIB / seconds:.0f} MiB/s"
+        return f"{progress.done_ios / seconds / 1000:.1f} kIOPS"
+    return f"{progress.done_blocks * BLOCK_BYTES / _MIB / seconds:.0f} MiB/s"

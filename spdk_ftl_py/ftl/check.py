@@ -24,7 +24,7 @@ from .load.restore import restore
 from .load.restored import Restored
 from .load.zone_walk import ZoneContent, ZoneReader
 from .media import superblock as superblocks
-from .media.blockdev import BASE_GONE, BlockPort, side_by_side
+from .media.blockdev import BlockPort, side_by_side
 from .media.geometry import SUPERBLOCK_ZONES, Geometry
 from .media.layout import FORMAT_VERSION, Block, cut_crcs, parse_summary_block
 from .media.superblock import SEARCH_BLOCKS, Superblock, part_of
@@ -46,9 +46,9 @@ class ReadOnlyPort(BlockPort):
     """A BlockPort that refuses everything that could change something."""
 
     async def _submit(
-        self, op: int, lba: int = 0, block_count: int = 0, buffer: Any | None = None, **options: Any
+        self, op: _shim.Op, lba: int = 0, block_count: int = 0, buffer: Any | None = None, **options: Any
     ) -> int:
-        if op not in (_shim.OP_READ, _shim.OP_ZONE_REPORT):
+        if op not in (_shim.Op.READ, _shim.Op.ZONE_REPORT):
             raise AssertionError(f"the checker must not do anything but read (op {op:#x})")
         return await super()._submit(op, lba, block_count, buffer, **options)
 
@@ -248,7 +248,7 @@ class _Check:
             self._result.add(f"the L2P checkpoint can't be used: {error.message}")
             self._result.checkpoint = CHECKPOINT_BROKEN
         except MediaError as error:
-            if error.status in BASE_GONE:
+            if _shim.base_gone(error.status):
                 raise
             self._result.add(f"the L2P checkpoint can't be read: {error.message}")
             self._result.checkpoint = CHECKPOINT_BROKEN

@@ -43,10 +43,8 @@ async def make_core(
     ConfError where its pools can't be made, FtlError where the write buffer's file can't."""
     try:
         bands = await aside(geometry.zone_count, geometry.band_zone_starts)
-        making = functools.partial(
-            _shim.FtlCore,
-            reactor.shim,
-            base,
+        config = functools.partial(
+            _shim.CoreConfig,
             uuid=uuid.bytes,
             media_uuid=(media_uuid or uuid).bytes,
             block_count=geometry.block_count,
@@ -68,7 +66,9 @@ async def make_core(
         )
         made: list[_shim.FtlCore] = []
         try:
-            await to_its_end(aside(geometry.zone_count, lambda: made.append(making())))
+            await to_its_end(
+                aside(geometry.zone_count, lambda: made.append(_shim.FtlCore(reactor.shim, base, config())))
+            )
         except asyncio.CancelledError:
             # Its reactor would have it for ever.
             for core in made:

@@ -19,7 +19,7 @@ from .cache.nv_cache_keeper import CacheKeeper
 from .core import close_core, make_core
 from .device import FtlDevice
 from .load.write_buffer_file import BufferFiles
-from .media.blockdev import BUSY_PATIENCE_S, ZONE_RESET, BlockPort
+from .media.blockdev import BUSY_PATIENCE_S, BlockPort
 from .media.geometry import BATCH_BLOCKS, BLOCK_BYTES, SUPERBLOCK_ZONES, Geometry, plan
 from .media.retention import require_retention
 from .media.superblock import SuperblockWriter
@@ -44,11 +44,13 @@ async def create(
     base_name: str = "",
     cache_name: str = "",
     no_data: bool = False,
+    zones: list[Zone] | None = None,
 ) -> FtlDevice:
     """Makes a new, empty FTL on a zoned device; everything on it, and on the nv cache, is erased. Without a uuid it
     gets a new one. buffer_dir: where its write buffer outlives the process; None: it does not. cache: a
     conventional device that becomes its nv cache. base_name, cache_name: of their bdevs, for messages. no_data: for
-    benchmarks on a device that need not keep anything; the FTL can't be loaded again, and takes no cache.
+    benchmarks on a device that need not keep anything; the FTL can't be loaded again, and takes no cache. zones: as a
+    report has just had them; None: one is asked for.
 
     Raises ConfError, ParameterError or GeometryError before anything is erased where the device or conf can't do,
     DataNotKeptError where base or cache don't keep data, and MediaError where the device fails; then nothing is left
@@ -64,7 +66,7 @@ async def create(
         steps.on_undo("use the base", port.close)
         keeper = CacheKeeper(reactor, cache, name=name, bdev_name=cache_name, patience_s=CREATION_PATIENCE_S)
         steps.on_undo("use the nv cache", keeper.close)
-        zones = await port.zones(lambda part: report("zone report", part))
+        zones = zones or await port.zones(lambda part: report("zone report", part))
         geometry = await _plan(base, zones, conf, num_punits=num_punits, optimal_open_zones=optimal_open_zones)
         conf = conf.check_geometry(geometry)
         keeper.check(geometry)
@@ -145,7 +147,7 @@ async def _forget_older_superblocks(port: BlockPort, zones: list[Zone]) -> None:
     for index in SUPERBLOCK_ZONES:
         if zones[index].state == FULL:
             await port.write(zones[index].start, bytes(BLOCK_BYTES), fua=True)
-            await port.zone_action(ZONE_RESET, zones[index].start)
+            await port.zone_action(_shim.ZoneAction.RESET, zones[index].start)
 
 
 async def _require_retention(port: BlockPort, zones: list[Zone], base: str) -> None:
@@ -153,4 +155,4 @@ async def _require_retention(port: BlockPort, zones: list[Zone], base: str) -> N
     start = zones[SUPERBLOCK_ZONES[0]].start
     remedy = "use another bdev; or, for a benchmark, give --no-data"
     await require_retention(port, start, what=f"base bdev {base}", remedy=remedy)
-    await port.zone_action(ZONE_RESET, start)
+    await port.zone_action(_shim.ZoneAction.RESET, start)

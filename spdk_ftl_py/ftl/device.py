@@ -311,39 +311,41 @@ class FtlDevice:
         geometry = self.geometry
         bands_left = int(self._bands.capacity_to_come.sum()) // geometry.band_blocks
         enough = can_collect_garbage(dataclasses.replace(geometry, bands=geometry.bands[:bands_left]))
-        freed = not self.loaded_without_room or self.core.stats()["zone_resets"] > 0
+        freed = not self.loaded_without_room or self.core.stats().zone_resets > 0
         self.failing.no_room(reason, enough_zones=enough, load_helps=enough and freed and not self.no_data)
 
     # --- events
 
     def _on_event(self, event: _shim.Event) -> None:
         kind = event.kind
-        if kind == _shim.EV_BAND_NEXT_NEEDED:
-            self._manager.band_wanted(event.a)
-        elif kind == _shim.EV_ZONE_FAULT:
-            self._errors.zone_failed(self.name, self._bands[event.a], event.b, event.c)
-        elif kind == _shim.EV_ZONE_FINISHED:
-            zone = self._bands[event.a].zones[event.b]
-            log.info("%s: zone %s of band %d was finished by the base", self.name, zone, event.a)
-        elif kind == _shim.EV_BAND_RESET_DONE and not self._band_reset(event.a, event.b, event.c):
-            return
-        elif kind == _shim.EV_BLOCK_LOST:
-            self._errors.block_lost(self.name, event.a, event.b, event.c)
-        elif kind == _shim.EV_SCRUB_DONE:
+        if kind == _shim.EventKind.BAND_NEXT_NEEDED:
+            self._manager.band_wanted(event.stream)
+        elif kind == _shim.EventKind.ZONE_FAULT:
+            self._errors.zone_failed(self.name, self._bands[event.band], event.punit, event.status)
+        elif kind == _shim.EventKind.ZONE_FINISHED:
+            zone = self._bands[event.band].zones[event.punit]
+            log.info("%s: zone %s of band %d was finished by the base", self.name, zone, event.band)
+        elif kind == _shim.EventKind.BAND_RESET_DONE:
+            if not self._band_reset(event.band, event.status, event.failed_punit):
+                return
+        elif kind == _shim.EventKind.BLOCK_LOST:
+            self._errors.block_lost(self.name, event.lba, event.address, event.status)
+        elif kind == _shim.EventKind.SCRUB_DONE:
             self.scrub.wake()
             return
-        elif kind == _shim.EV_BAND_UNREADABLE:
-            self._errors.band_unreadable(self.name, event.a, event.b, event.c)
-        elif kind == _shim.EV_DRAINED:
-            self._drains.ended(event.a, event.b)
-        elif kind == _shim.EV_CORE_FAILED:
-            self.failing.core_failed(event.a, by_flush=bool(event.b))
+        elif kind == _shim.EventKind.BAND_UNREADABLE:
+            self._errors.band_unreadable(self.name, event.band, event.address, event.status)
+        elif kind == _shim.EventKind.DRAINED:
+            self._drains.ended(event.ticket, event.status)
+        elif kind == _shim.EventKind.CORE_FAILED:
+            self.failing.core_failed(event.status, by_flush=event.by_flush)
             return
-        elif kind == _shim.EV_CACHE_FAILED:
-            self._cache_failed(event.a)
-        elif kind == _shim.EV_FLUSH_FAILED and self.failing.flush_failed(event.a, event.b):
-            return
-        elif kind == _shim.EV_OVERFLOW:
+        elif kind == _shim.EventKind.CACHE_FAILED:
+            self._cache_failed(event.status)
+        elif kind == _shim.EventKind.FLUSH_FAILED:
+            if self.failing.flush_failed(event.status, event.failures):
+                return
+        elif kind == _shim.EventKind.OVERFLOW:
             self._overflowed()
         self._manager.wake()
 
@@ -352,8 +354,8 @@ class FtlDevice:
         failure = self.core.failure
         if failure and not self._core_closed:
             # With what is neither "gone" nor "busy" only a flush makes it fail.
-            kind = _shim.error_class(failure, op=_shim.OP_FLUSH)
-            self.failing.core_failed(failure, by_flush=kind == _shim.ERROR_DOUBT)
+            kind = _shim.error_class(failure, op=_shim.Op.FLUSH)
+            self.failing.core_failed(failure, by_flush=kind == _shim.ErrorClass.DOUBT)
             return
         self._drains.overflowed()
         self._manager.want_all()
@@ -369,14 +371,14 @@ class FtlDevice:
             fail=self.failing.fail_with_core,
         )
 
-    def _band_reset(self, index: int, status: int, punit: int) -> bool:
+    def _band_reset(self, index: int, status: int, punit: int | None) -> bool:
         """False: the device has failed over it."""
         if self.state is FtlState.READ_ONLY:
             return True
         if status == 0:
             self._failed_flushes = 0
             return True
-        if punit < self.geometry.punits:
+        if punit is not None:
             self._errors.reset_failed(self.name, self._bands[index], punit, status)
             return True
         # No zone failed: the flush before the reset did. The band is as it was, and is reset again.
@@ -471,7 +473,7 @@ class FtlDevice:
     @property
     def lost_blocks(self) -> int:
         """That media lost: those the load found, and since. Not all of a flood of them are told by events."""
-        return self._lost_before + self.core.stats()["lost_blocks"]
+        return self._lost_before + self.core.stats().lost_blocks
 
     def stats(self) -> dict[str, Any]:
         """JSON-able: SPDK's groups, and ours. Works in every state but after halt()."""
@@ -485,12 +487,12 @@ class FtlDevice:
             **stats.of_bands(self._bands, self._manager),
             "lost_blocks": self.lost_blocks,
             "zone_faults": self._errors.zone_faults,
-            "zones_finished_by_base": core["zones_finished"],
+            "zones_finished_by_base": core.zones_finished,
             "zone_watch": self.zone_watch.stats(),
             "unreadable_bands": self._errors.unreadable_bands,
             "spare_zones": self.zone_map.spare_count,
             "scrub": self.scrub.status(),
-            "core": dict(core),
+            "core": core.as_dict(),
         }
 
     def properties(self) -> dict[str, Any]:
@@ -500,7 +502,7 @@ class FtlDevice:
             "failure": self.failure.message if self.failure else None,
             "no_data": self.no_data,
             "restored": self.restored,
-            "write_buffer_size": self.core.stats()["write_buffer_blocks"] * BLOCK_BYTES,
+            "write_buffer_size": self.core.stats().write_buffer_blocks * BLOCK_BYTES,
             "cache_device": self.cache.describe(),
             "zone_watch": self.zone_watch.stats(),
             "scrub": self.scrub.status(),

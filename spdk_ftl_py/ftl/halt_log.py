@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping
 
 from .. import _shim
 from ..conf import LIMIT_NAMES
@@ -22,7 +21,7 @@ class HaltLog:
     def __init__(self, bands: Bands, manager: BandManager) -> None:
         self._bands = bands
         self._manager = manager
-        self._core: Mapping[str, int] | None = None
+        self._core: _shim.CoreStats | None = None
 
     async def take(self, core: _shim.FtlCore) -> None:
         """The last account of all bands. The loop turns meanwhile."""
@@ -45,8 +44,8 @@ class HaltLog:
                 ", ".join(f"{count} bands {state}" for state, count in self._bands.counts().items()),
                 int(self._bands.valid.sum()),
                 int(self._bands.capacity.sum()),
-                self._core["user_written_blocks"],
-                self._core["media_written_blocks"],
+                self._core.user_written_blocks,
+                self._core.media_written_blocks,
                 stats.write_amplification(self._core),
                 ", ".join(f"{limit} {applied[limit]}" for limit in LIMIT_NAMES if limit in applied) or "none",
             )

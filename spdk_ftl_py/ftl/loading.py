@@ -31,7 +31,7 @@ from .load.restore import restore
 from .load.restored import Restored
 from .load.room import lacks_room, make_room
 from .load.write_buffer_file import BufferFiles
-from .media.blockdev import BASE_GONE, ZONE_FINISH, ZONE_RESET, BlockPort
+from .media.blockdev import BlockPort
 from .media.geometry import BLOCK_BYTES, Geometry
 from .media.superblock import Superblock, SuperblockWriter
 
@@ -282,28 +282,28 @@ async def _tidy(port: BlockPort, device: FtlDevice, found: Restored) -> None:
     for start in found.zones_to_finish:
         failed: MediaError | None = None
         for _ in range(FINISH_ATTEMPTS):
-            failed = await _tidy_zone(port, ZONE_FINISH, start)
+            failed = await _tidy_zone(port, _shim.ZoneAction.FINISH, start)
             if failed is None:
                 break
         if failed is not None:
             # It may count as active until it is reset: its band is moved first of all.
             device.zone_watch.failed_amid_load(start, failed.status)
     for start in found.zones_to_empty:
-        await _tidy_zone(port, ZONE_RESET, start)
+        await _tidy_zone(port, _shim.ZoneAction.RESET, start)
 
 
 async def _reset_spares(port: BlockPort, base: _shim.BlockDevice, found: Restored) -> None:
     """Behind the superblock, which no longer names the checkpoint in them."""
     for start in found.zones_to_reset:
-        await _tidy_zone(port, ZONE_RESET, start)
+        await _tidy_zone(port, _shim.ZoneAction.RESET, start)
         if isinstance(base, _shim.ZonedOverlay):
             # There a reset erases nothing: if ever the newest superblock can't be read, an older one must not
             # find the checkpoint it names. A second line: who fails to write there goes on.
             await _tidied(port, start, port.write(start, bytes(BLOCK_BYTES)))
-            await _tidy_zone(port, ZONE_RESET, start)
+            await _tidy_zone(port, _shim.ZoneAction.RESET, start)
 
 
-async def _tidy_zone(port: BlockPort, action: int, start: int) -> MediaError | None:
+async def _tidy_zone(port: BlockPort, action: _shim.ZoneAction, start: int) -> MediaError | None:
     """A zone that was being written is not written any more: it must not count against the device's limits. One
     that can't be reset fails its first write, and is replaced then."""
     return await _tidied(port, start, port.zone_action(action, start))
@@ -313,7 +313,7 @@ async def _tidied(port: BlockPort, start: int, work: Awaitable[object]) -> Media
     try:
         await work
     except MediaError as error:
-        if error.status in BASE_GONE:
+        if _shim.base_gone(error.status):
             raise
         log.warning("%s: zone at block %d: %s", port.name, start, error)
         return error

@@ -3,9 +3,9 @@ besides."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
+from .._shim import CoreStats, NvCacheStats
 from .gc.manager import BandManager
 from .media.band import FREE, MOVING, Bands
 
@@ -33,44 +33,41 @@ def io_group(
     }
 
 
-def write_amplification(core: Mapping[str, int]) -> float:
+def write_amplification(core: CoreStats) -> float:
     """Blocks written to media for each block the user wrote; 0.0 before the first."""
-    user = core["user_written_blocks"]
-    return core["media_written_blocks"] / user if user else 0.0
+    user = core.user_written_blocks
+    return core.media_written_blocks / user if user else 0.0
 
 
-def spdk_groups(core: Mapping[str, int], cache: Mapping[str, int] | None = None) -> dict[str, Group]:
+def spdk_groups(core: CoreStats, cache: NvCacheStats | None = None) -> dict[str, Group]:
     """The groups SPDK prints, and nv_cache: what user data went there. cmp stays zero: nothing is compacted from the nv
-    cache, the base has its blocks from the write buffer. So does l2p: all of it is in memory.
-    cache: FtlCore.cache_stats()."""
-    cached = cache or {}
-    metadata = core["media_header_blocks"] + core["media_summary_blocks"] + core["media_trim_blocks"]
+    cache, the base has its blocks from the write buffer. So does l2p: all of it is in memory."""
+    metadata = core.media_header_blocks + core.media_summary_blocks + core.media_trim_blocks
     return {
         "user": io_group(
-            read_blocks=core["user_read_blocks"],
-            read_ios=core["user_reads"],
-            read_media_errors=core["read_errors"],
-            read_crc_errors=core["user_crc_errors"],
-            write_blocks=core["user_written_blocks"],
-            write_ios=core["user_writes"],
+            read_blocks=core.user_read_blocks,
+            read_ios=core.user_reads,
+            read_media_errors=core.read_errors,
+            read_crc_errors=core.user_crc_errors,
+            write_blocks=core.user_written_blocks,
+            write_ios=core.user_writes,
         ),
         "cmp": io_group(),
         "gc": io_group(
-            read_blocks=core["reloc_read_blocks"],
-            read_ios=core["reloc_reads"],
-            read_crc_errors=core["crc_errors"] - core["user_crc_errors"],
-            write_blocks=core["media_reloc_blocks"],
-            write_ios=core["reloc_batches"],
+            read_blocks=core.reloc_read_blocks,
+            read_ios=core.reloc_reads,
+            read_crc_errors=core.crc_errors - core.user_crc_errors,
+            write_blocks=core.media_reloc_blocks,
+            write_ios=core.reloc_batches,
         ),
-        "md_base": io_group(write_blocks=metadata, write_ios=core["batches"], write_media_errors=core["write_errors"]),
-        "md_nv_cache": io_group(
-            write_blocks=cached.get("metadata_blocks", 0) + cached.get("header_writes", 0),
-            write_ios=cached.get("header_writes", 0),
-        ),
-        "nv_cache": io_group(
-            write_blocks=cached.get("written_blocks", 0),
-            write_ios=cached.get("write_ios", 0),
-            write_media_errors=cached.get("write_errors", 0),
+        "md_base": io_group(write_blocks=metadata, write_ios=core.batches, write_media_errors=core.write_errors),
+        "md_nv_cache": io_group()
+        if cache is None
+        else io_group(write_blocks=cache.metadata_blocks + cache.header_writes, write_ios=cache.header_writes),
+        "nv_cache": io_group()
+        if cache is None
+        else io_group(
+            write_blocks=cache.written_blocks, write_ios=cache.write_ios, write_media_errors=cache.write_errors
         ),
         "l2p": io_group(),
     }
@@ -91,19 +88,19 @@ def of_bands(bands: Bands, manager: BandManager) -> dict[str, Any]:
     }
 
 
-def summary(core: Mapping[str, int]) -> dict[str, Any]:
+def summary(core: CoreStats) -> dict[str, Any]:
     """Ours, flat: what a user asks first."""
     return {
-        "host_read_blocks": core["user_read_blocks"],
-        "host_written_blocks": core["user_written_blocks"],
-        "host_trimmed_blocks": core["user_trimmed_blocks"],
-        "media_written_blocks": core["media_written_blocks"],
+        "host_read_blocks": core.user_read_blocks,
+        "host_written_blocks": core.user_written_blocks,
+        "host_trimmed_blocks": core.user_trimmed_blocks,
+        "media_written_blocks": core.media_written_blocks,
         "write_amplification": round(write_amplification(core), 4),
-        "gc_moved_blocks": core["reloc_moved_blocks"],
-        "zone_resets": core["zone_resets"],
-        "flushes": core["flushes"],
-        "unreadable_blocks": core["unreadable_blocks"],
-        "reads_repeated": core["reads_repeated"],
-        "reads_rescued": core["reads_rescued"],
-        "throttled_ms": core["throttled_ns"] // 1_000_000,
+        "gc_moved_blocks": core.reloc_moved_blocks,
+        "zone_resets": core.zone_resets,
+        "flushes": core.flushes,
+        "unreadable_blocks": core.unreadable_blocks,
+        "reads_repeated": core.reads_repeated,
+        "reads_rescued": core.reads_rescued,
+        "throttled_ms": core.throttled_ns // 1_000_000,
     }

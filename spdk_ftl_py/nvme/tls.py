@@ -65,11 +65,11 @@ class TlsStream:
             step = self.session.handshake()
             if octets_max is not None and self.session.bytes_received > octets_max:
                 raise TlsError(f"{self._peer} has sent too much before it was let in")
-            if step == _shim.TLS_DONE:
+            if step == _shim.TlsStep.DONE:
                 return
-            if step == _shim.TLS_WANTS_READ:
+            if step == _shim.TlsStep.WANTS_READ:
                 await readable(self._socket)
-            elif step == _shim.TLS_WANTS_WRITE:
+            elif step == _shim.TlsStep.WANTS_WRITE:
                 await writable(self._socket)
             else:
                 raise TlsError(f"{self._peer}: TLS handshake: {self.session.error}")

@@ -17,6 +17,7 @@ from .document import Document, Path, PlanError, read
 
 TARGET_DEFAULT: Final = "/var/tmp/spdk.sock"
 BLOCK_BYTES: Final = 4096
+"""As conf's."""
 LEVELS: Final = ("crit", "high", "low", "start")
 _UNITS: Final = {"": 1, "B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40}
 _SIZE: Final = re.compile(r"([0-9]{1,20}) ?([KMGT]iB|B|)")

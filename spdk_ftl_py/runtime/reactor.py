@@ -24,7 +24,9 @@ Clock = Callable[[int], int]
 
 def load_ended(event: _shim.Event, load: _shim.LoadGenerator) -> bool:
     """Whether this event says that the run of a load generator has ended."""
-    return event.kind == _shim.EV_LOAD_DONE or (event.kind == _shim.EV_OVERFLOW and not load.progress()["running"])
+    return event.kind == _shim.EventKind.LOAD_DONE or (
+        event.kind == _shim.EventKind.OVERFLOW and not load.progress().running
+    )
 
 
 class ReactorLoop:
@@ -83,7 +85,7 @@ class ReactorLoop:
     def subscribe(self, source: int, handler: EventHandler) -> None:
         """One handler per source; it runs on the asyncio loop and must not raise.
 
-        It also gets every EV_OVERFLOW: events were dropped, of this source or another, so what it waits for may have
+        It also gets every OVERFLOW: events were dropped, of this source or another, so what it waits for may have
         happened. It asks the shim for its state then.
         """
         self._handlers[source] = handler
@@ -94,7 +96,7 @@ class ReactorLoop:
             self._unclaimed.extend(kept)
             for event in early:
                 handler(event)
-        if self._overflow is not None and source < self._overflow.a:
+        if self._overflow is not None and source < self._overflow.first_newer_source:
             handler(self._overflow)
 
     def unsubscribe(self, source: int) -> None:
@@ -103,7 +105,7 @@ class ReactorLoop:
 
     def _drain(self) -> None:
         for event in self.shim.events():
-            if event.kind == _shim.EV_OVERFLOW:
+            if event.kind == _shim.EventKind.OVERFLOW:
                 self._overflow = event
                 log.warning("%s: the event loop stood still for too long, events were dropped", self.name)
                 for each in list(self._handlers.values()):

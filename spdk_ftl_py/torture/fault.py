@@ -45,7 +45,7 @@ BUSY_LIVES: Final = 0.35
 
 def slow_down(media: _shim.EmulatedMedia, shape: Shape, rng: random.Random) -> None:
     """A few writes take long, while others overtake them."""
-    op = _shim.OP_APPEND if shape.conf.use_append else _shim.OP_WRITE
+    op = _shim.Op.APPEND if shape.conf.use_append else _shim.Op.WRITE
     media.inject_fault(
         op=op, latency_us=rng.choice(SLOW_US), skip=rng.randint(0, SKIPPED_MAX), times=rng.choice((1, 1, 1, 4))
     )
@@ -78,16 +78,16 @@ class Busy:
         self._loop = asyncio.get_running_loop()
         self._timers: list[asyncio.TimerHandle] = []
         self._under_way: list[tuple[_shim.EmulatedMedia, int]] = []
-        write = _shim.OP_APPEND if shape.conf.use_append else _shim.OP_WRITE
+        write = _shim.Op.APPEND if shape.conf.use_append else _shim.Op.WRITE
         for _ in range(rng.randint(1, BUSY_TIMES_MAX)):
             media = rng.choice(drives)
-            op = rng.choice((None, _shim.OP_READ, write, write, _shim.OP_FLUSH, _shim.OP_ZONE_SEND))
-            of_flushes = op is None or op == _shim.OP_FLUSH
+            op = rng.choice((None, _shim.Op.READ, write, write, _shim.Op.FLUSH, _shim.Op.ZONE_SEND))
+            of_flushes = op is None or op == _shim.Op.FLUSH
             status, lasts_s = rng.choice(BUSY_STATUSES[1 if of_flushes else 0 :]), rng.choice(BUSY_S)
             begins_s = rng.random() * rng.choice(BUSY_BEGINS_S)
             self._timers.append(self._loop.call_later(begins_s, self._begin, media, op, status, lasts_s))
 
-    def _begin(self, media: _shim.EmulatedMedia, op: int | None, status: int, lasts_s: float) -> None:
+    def _begin(self, media: _shim.EmulatedMedia, op: _shim.Op | None, status: int, lasts_s: float) -> None:
         fault = media.inject_fault(op=op, status=status)
         self._under_way.append((media, fault))
         self._timers.append(self._loop.call_later(lasts_s, media.clear_faults, fault))
@@ -123,7 +123,7 @@ class ZoneEvent(enum.Enum):
 
     def happens(self, media: _shim.EmulatedMedia, rng: random.Random) -> int | None:
         """The zone it happens to; None: there is none, yet."""
-        states = [state for _, state, _ in media.zone_states()]
+        states = [zone.state for zone in media.zone_states()]
         fits = [
             zone
             for zone, state in enumerate(states)
@@ -152,18 +152,18 @@ def inject(media: _shim.EmulatedMedia, shape: Shape, rng: random.Random) -> Inje
         media.set_zone_state(rng.randrange(SUPERBLOCK_ZONES, shape.zone_count), "read_only")
         return Injected.ZONE
     if kind < 0.27:
-        media.inject_fault(op=_shim.OP_FLUSH, status=FLUSH_REFUSED, do_not_retry=True, skip=skip // 4, times=1)
+        media.inject_fault(op=_shim.Op.FLUSH, status=FLUSH_REFUSED, do_not_retry=True, skip=skip // 4, times=1)
         return Injected.FLUSH
     if kind < 0.45:
         status, final = rng.choice(IN_DOUBT)
         media.inject_fault(
-            op=_shim.OP_FLUSH, status=status, do_not_retry=final, skip=skip // 4, times=1, drops_cache=True
+            op=_shim.Op.FLUSH, status=status, do_not_retry=final, skip=skip // 4, times=1, drops_cache=True
         )
         return Injected.DOUBT
     if kind < 0.55 and not shape.emulated_zones:
-        media.inject_fault(op=_shim.OP_ZONE_SEND, status=INTERNAL_ERROR, skip=skip // 4, times=1)
+        media.inject_fault(op=_shim.Op.ZONE_SEND, status=INTERNAL_ERROR, skip=skip // 4, times=1)
         return Injected.TROUBLED
-    op = _shim.OP_APPEND if shape.conf.use_append else _shim.OP_WRITE
+    op = _shim.Op.APPEND if shape.conf.use_append else _shim.Op.WRITE
     media.inject_fault(op=op, status=WRITE_FAULT, skip=skip, times=1)
     return Injected.ZONE if shape.emulated_zones else Injected.TROUBLED
 
@@ -171,9 +171,9 @@ def inject(media: _shim.EmulatedMedia, shape: Shape, rng: random.Random) -> Inje
 def summarised_zones(media: _shim.EmulatedMedia, shape: Shape) -> set[int]:
     """Their numbers: zones written to their end."""
     return {
-        start // shape.zone_size
-        for start, _, pointer in media.zone_states()[SUPERBLOCK_ZONES:]
-        if pointer - start == shape.zone_capacity
+        zone.start // shape.zone_size
+        for zone in media.zone_states()[SUPERBLOCK_ZONES:]
+        if zone.write_pointer - zone.start == shape.zone_capacity
     }
 
 

@@ -6,6 +6,7 @@ import random
 from collections.abc import Iterator, Mapping, Set
 from typing import Final
 
+from .. import _shim
 from ..ftl.device import FtlDevice
 from ..ftl.life import FtlState
 from ..ftl.media.band import BAND_ROW, MOVING, SHIM_STATES
@@ -27,7 +28,7 @@ class Scrubbing:
         self._device = device
         self._rng = rng
         self._rotten_ever = rotten
-        self._ended = device.core.scrub_status()["ended"]
+        self._ended = device.core.scrub_status().ended
         self._first_round = self._round
         self._rounds = device.scrub.rounds
         self._rotten: dict[int, int] = {}
@@ -62,11 +63,11 @@ class Scrubbing:
     def _false_alarm(self) -> Iterator[Violation]:
         """What the scrub of a band has told to be bad, and is not."""
         status = self._device.core.scrub_status()
-        if status["ended"] == self._ended:
+        if status.ended == self._ended:
             return
-        self._ended = status["ended"]
-        address = status["address"]
-        if status["end"] == "bad" and not any(address == rotten for rotten, _ in self._rotten_ever):
+        self._ended = status.ended
+        address = status.address
+        if status.end == _shim.ScrubEnd.BAD and not any(address == rotten for rotten, _ in self._rotten_ever):
             yield Violation("damaged", -1, f"a scrub has found block {address} bad, which has not rotted")
 
     def _missed(self) -> Iterator[Violation]:
@@ -82,10 +83,10 @@ class Scrubbing:
             if int(core.l2p(lba, 1)[0]) == address and address // geometry.zone_size not in found:
                 yield Violation("unnoticed", lba, f"block {address} has rotted, and a scrub has not found it")
 
-    def alarms(self, stats: Mapping[str, int]) -> Iterator[Violation]:
+    def alarms(self, stats: _shim.CoreStats) -> Iterator[Violation]:
         """What the scrubs of this life found although it is not bad. A round finds each block once, or twice where it
         has a second look at its band."""
-        bad = (stats["scrub_bad_blocks"], stats["scrub_bad_metadata"])
+        bad = (stats.scrub_bad_blocks, stats.scrub_bad_metadata)
         rounds = self._round - self._first_round + 1
         if bad[1] or bad[0] > 2 * rounds * len(self._rotten_ever):
             told = f"scrubs found {bad[0]} blocks, and {bad[1]} of metadata, bad: {len(self._rotten_ever)} have rotted"

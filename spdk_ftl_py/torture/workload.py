@@ -17,7 +17,7 @@ from .fault import FLUSH_REFUSED, UNRECOVERED_READ
 from .mix import Mix
 from .model import Model, Violation
 
-TRIMS: Final = (_shim.OP_DEALLOCATE, _shim.OP_WRITE_ZEROES)
+TRIMS: Final = (_shim.Op.DEALLOCATE, _shim.Op.WRITE_ZEROES)
 QUEUE_DEPTH_MAX: Final = 32
 READ_BLOCKS_MAX: Final = 64
 WEDGED_STEPS: Final = 400_000
@@ -38,7 +38,7 @@ MIXES: Final = (
 
 @dataclass
 class _Outstanding:
-    op: int
+    op: _shim.Op
     lba: int = 0
     block_count: int = 0
     change: int = 0
@@ -176,39 +176,39 @@ class Workload:
         block_count = min(block_count, self._io_blocks_max)
         change = self._model.submit(lba, block_count, trim=False)
         data = self._content.make(lba, block_count, change)
-        io = _Outstanding(_shim.OP_WRITE, lba, block_count, change, fua)
-        self._outstanding[self._port.submit(_shim.OP_WRITE, lba, block_count, data, fua=fua)] = io
+        io = _Outstanding(_shim.Op.WRITE, lba, block_count, change, fua)
+        self._outstanding[self._port.submit(_shim.Op.WRITE, lba, block_count, data, fua=fua)] = io
 
     def trim(self, lba: int, block_count: int, *, zeroes: bool = False, fua: bool = False) -> None:
-        op = _shim.OP_WRITE_ZEROES if zeroes else _shim.OP_DEALLOCATE
+        op = _shim.Op.WRITE_ZEROES if zeroes else _shim.Op.DEALLOCATE
         # A deallocate has no FUA.
         io = _Outstanding(op, lba, block_count, self._model.submit(lba, block_count, trim=True), fua and zeroes)
         self._outstanding[self._port.submit(op, lba, block_count, fua=io.fua)] = io
 
     def flush(self) -> None:
-        io = _Outstanding(_shim.OP_FLUSH, floors=self._model.acknowledged())
-        self._outstanding[self._port.submit(_shim.OP_FLUSH)] = io
+        io = _Outstanding(_shim.Op.FLUSH, floors=self._model.acknowledged())
+        self._outstanding[self._port.submit(_shim.Op.FLUSH)] = io
 
     def read(self, lba: int, block_count: int) -> None:
         block_count = min(block_count, self._io_blocks_max)
         data = np.empty((block_count, 4096), np.uint8)
-        io = _Outstanding(_shim.OP_READ, lba, block_count, data=data, floors=self._model.floors(lba, block_count))
-        self._outstanding[self._port.submit(_shim.OP_READ, lba, block_count, data.reshape(-1))] = io
+        io = _Outstanding(_shim.Op.READ, lba, block_count, data=data, floors=self._model.floors(lba, block_count))
+        self._outstanding[self._port.submit(_shim.Op.READ, lba, block_count, data.reshape(-1))] = io
 
     def _repeat(self, io: _Outstanding) -> None:
         data = None if io.data is None else io.data.reshape(-1)
-        if io.op == _shim.OP_WRITE:
+        if io.op == _shim.Op.WRITE:
             data = self._content.make(io.lba, io.block_count, io.change).reshape(-1)
         self._outstanding[self._port.submit(io.op, io.lba, io.block_count, data, fua=io.fua)] = io
 
     # --- answers
 
     def _on_event(self, event: _shim.Event) -> None:
-        if event.kind == _shim.EV_IO_DONE:
-            self._answered(event.a, event.b)
-        elif event.kind == _shim.EV_OVERFLOW:
-            for ticket, status, _ in self._port.take_untold():
-                self._answered(ticket, status)
+        if event.kind == _shim.EventKind.IO_DONE:
+            self._answered(event.ticket, event.status)
+        elif event.kind == _shim.EventKind.OVERFLOW:
+            for completion in self._port.take_untold():
+                self._answered(completion.ticket, completion.status)
 
     def _answered(self, ticket: int, status: int) -> None:
         io = self._outstanding.pop(ticket, None)
@@ -231,7 +231,7 @@ class Workload:
                 return
             self.failed = True
             self.failure = self.failure or f"I/O {io.op} at LBA {io.lba} failed: {status_text(status)}"
-        elif io.op == _shim.OP_FLUSH:
+        elif io.op == _shim.Op.FLUSH:
             self._model.flushed(io.floors)
         elif io.data is not None:
             self._verify(io, io.data)
@@ -241,7 +241,7 @@ class Workload:
 
     def _flushes(self, io: _Outstanding) -> bool:
         """Whether it is answered by a flush of the drive."""
-        return io.fua or io.op == _shim.OP_FLUSH or (self.durable_when_acknowledged and io.op in TRIMS)
+        return io.fua or io.op == _shim.Op.FLUSH or (self.durable_when_acknowledged and io.op in TRIMS)
 
     def _verify(self, io: _Outstanding, data: Blocks) -> None:
         self.blocks_verified += io.block_count

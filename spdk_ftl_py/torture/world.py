@@ -228,7 +228,7 @@ class World(OneLife):
     def _sum_up(self) -> None:
         """Stats of the device; once for each."""
         stats = self._device.core.stats()
-        self.result.stats.update({name: stats[name] for name in SUMMED_STATS})
+        self.result.stats.update({name: getattr(stats, name) for name in SUMMED_STATS})
         self._violated(*self._scrubbing.alarms(stats))
 
     async def _halt_cleanly(self, *, traffic: bool) -> None:
@@ -361,7 +361,7 @@ class World(OneLife):
 
     def _superblocks_written(self) -> list[int]:
         """Write pointers of their zones."""
-        return [pointer for _, _, pointer in self._media.zone_states()[:SUPERBLOCK_ZONES]]
+        return [zone.write_pointer for zone in self._media.zone_states()[:SUPERBLOCK_ZONES]]
 
     async def _load(self, crash: Crash | None) -> bool:
         """False: the crash came first, or a violation was found."""

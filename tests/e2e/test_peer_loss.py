@@ -161,17 +161,17 @@ class VerifyingHost:
 
     async def moves(self, blocks: int = 500) -> None:
         """So much more is done, and nothing was wrong."""
-        goal = self._load.progress()["done_blocks"] + blocks
+        goal = self._load.progress().done_blocks + blocks
         deadline = time.monotonic() + WAIT_S
-        while self._load.progress()["done_blocks"] < goal:
-            assert self._load.progress()["running"], self._load.progress()
+        while self._load.progress().done_blocks < goal:
+            assert self._load.progress().running, self._load.progress()
             assert time.monotonic() < deadline, self._load.progress()
             await asyncio.sleep(POLL_S)
         self.check()
 
     def check(self) -> None:
         progress = self._load.progress()
-        assert (progress["io_errors"], progress["verify_errors"]) == (0, 0), f"{progress}"
+        assert (progress.io_errors, progress.verify_errors) == (0, 0), f"{progress}"
 
     async def end(self) -> None:
         """Every block is read and is what was acknowledged."""

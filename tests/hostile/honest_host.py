@@ -110,7 +110,9 @@ class HonestHost:
         """What progress() says, with iops and per_cpu_s."""
         cpu_before_s = self._world.cpu_s()
         ended = asyncio.Event()
-        self._reactor.subscribe(self._load.id, lambda event: ended.set() if event.kind == _shim.EV_LOAD_DONE else None)
+        self._reactor.subscribe(
+            self._load.id, lambda event: ended.set() if event.kind == _shim.EventKind.LOAD_DONE else None
+        )
         self._load.start(
             "mixed", io_blocks=1, queue_depth=QUEUE_DEPTH, time_limit_s=seconds, write_percent=write_percent
         )
@@ -118,7 +120,7 @@ class HonestHost:
             await asyncio.wait_for(ended.wait(), seconds + 30)
         finally:
             self._reactor.unsubscribe(self._load.id)
-        progress: dict[str, Any] = dict(self._load.progress())
+        progress: dict[str, Any] = self._load.progress().as_dict()
         cpu_s = max(self._world.cpu_s() - cpu_before_s, 1 / os.sysconf("SC_CLK_TCK"))
         return progress | {
             "iops": progress["done_ios"] / (progress["elapsed_ns"] / 1e9),

@@ -127,8 +127,8 @@ async def test_our_host_comes_to_spdks_secure_channel(spdk_target: SpdkTarget, p
         qpair = await controller.create_io_qpair(reactor, namespace)
         for lba, count in ((3, 1), (64, 32)):
             data, back = os.urandom(4096 * count), bytearray(4096 * count)
-            assert await io(reactor, qpair, _shim.OP_WRITE, lba, count, data) == (0, 0)
-            assert await io(reactor, qpair, _shim.OP_READ, lba, count, back) == (0, 0)
+            assert await io(reactor, qpair, _shim.Op.WRITE, lba, count, data) == (0, 0)
+            assert await io(reactor, qpair, _shim.Op.READ, lba, count, back) == (0, 0)
             assert back == data
         await controller.close()
 

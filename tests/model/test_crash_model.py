@@ -120,7 +120,7 @@ class CrashModel(SimulatedMachine):
     @rule(lba=st.integers(0, 10_000), length=st.integers(1, 64))
     def trim(self, lba: int, length: int) -> None:
         lbas = self.range_of(lba, length)
-        self.run(self.port._submit(_shim.OP_DEALLOCATE, lbas.start, len(lbas)))
+        self.run(self.port._submit(_shim.Op.DEALLOCATE, lbas.start, len(lbas)))
         for each in lbas:
             self.changed(each, 0)
 

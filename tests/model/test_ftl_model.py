@@ -87,8 +87,8 @@ class FtlModel(SimulatedMachine):
         lbas = self.range_of(lba, length)
         self.check(lbas, self.run(self.port.read(lbas.start, len(lbas))))
 
-    @rule(lba=LBAS, length=st.integers(1, 64), op=st.sampled_from([_shim.OP_DEALLOCATE, _shim.OP_WRITE_ZEROES]))
-    def trim(self, lba: int, length: int, op: int) -> None:
+    @rule(lba=LBAS, length=st.integers(1, 64), op=st.sampled_from([_shim.Op.DEALLOCATE, _shim.Op.WRITE_ZEROES]))
+    def trim(self, lba: int, length: int, op: _shim.Op) -> None:
         first = lba % self.device.block_count
         lbas = range(first, min(first + length, self.device.block_count))
         self.run(self.port._submit(op, lbas.start, len(lbas)))
@@ -122,7 +122,7 @@ class FtlModel(SimulatedMachine):
     def one_write_to_media_fails(self, skip: int) -> None:
         # One at a time: several in a row would be a broken drive, not a bad block.
         self.media.clear_faults()
-        self.media.inject_fault(op=_shim.OP_WRITE, status=WRITE_FAULT, skip=skip, times=1)
+        self.media.inject_fault(op=_shim.Op.WRITE, status=WRITE_FAULT, skip=skip, times=1)
 
     @rule()
     def read_everything(self) -> None:

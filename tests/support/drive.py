@@ -30,7 +30,7 @@ async def run_load(
         raise AssertionError(f"{kind} {how} did not end within {timeout_s} s: {generator.progress()}") from None
     finally:
         reactor.unsubscribe(generator.id)
-    progress = dict(generator.progress())
+    progress = generator.progress().as_dict()
     assert progress["io_errors"] == 0, progress
     assert progress["verify_errors"] == 0, progress
     return progress

@@ -29,7 +29,7 @@ async def full_event_ring(reactor: ReactorLoop) -> AsyncIterator[None]:
     try:
         for port in ports:
             for _ in range(PORT_DEPTH):
-                port.submit(_shim.OP_FLUSH)
+                port.submit(_shim.Op.FLUSH)
         # The last port's answers are those that are dropped: one of each kind of event there was room for is gone.
         until = time.monotonic() + WAIT_S
         while len(ports[-1].take_untold()) == 0:

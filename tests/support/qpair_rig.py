@@ -35,8 +35,8 @@ class Driver:
 
     def collect(self) -> None:
         for event in self.reactor.events():
-            if event.kind == _shim.EV_IO_DONE:
-                self.done[event.a] = Done(event.b, event.c)
+            if event.kind == _shim.EventKind.IO_DONE:
+                self.done[event.ticket] = Done(event.status, event.result)
             else:
                 self.events.append(event)
 
@@ -69,28 +69,28 @@ class Rig(Driver):
     target: _shim.TargetQpair = field(init=False)
     port: _shim.IoPort = field(init=False)
 
-    def submit(self, op: int, *args: Any, **kwargs: Any) -> int:
+    def submit(self, op: _shim.Op, *args: Any, **kwargs: Any) -> int:
         return self.port.submit(op, *args, **kwargs)
 
     def wait(self, *tickets: int) -> list[Done]:
         self.until(lambda: all(ticket in self.done for ticket in tickets))
         return [self.done.pop(ticket) for ticket in tickets]
 
-    def run(self, op: int, *args: Any, **kwargs: Any) -> Done:
+    def run(self, op: _shim.Op, *args: Any, **kwargs: Any) -> Done:
         return self.wait(self.submit(op, *args, **kwargs))[0]
 
-    def ok(self, op: int, *args: Any, **kwargs: Any) -> int:
+    def ok(self, op: _shim.Op, *args: Any, **kwargs: Any) -> int:
         done = self.run(op, *args, **kwargs)
         assert done.status == 0, f"status {done.status:#x}"
         return done.result
 
     def read(self, lba: int, blocks: int = 1) -> bytes:
         buffer = bytearray(blocks * self.host.block_bytes)
-        self.ok(_shim.OP_READ, lba, blocks, buffer)
+        self.ok(_shim.Op.READ, lba, blocks, buffer)
         return bytes(buffer)
 
     def write(self, lba: int, data: bytes, **kwargs: Any) -> None:
-        self.ok(_shim.OP_WRITE, lba, len(data) // self.host.block_bytes, data, **kwargs)
+        self.ok(_shim.Op.WRITE, lba, len(data) // self.host.block_bytes, data, **kwargs)
 
 
 def host_options(device: _shim.BlockDevice, digests: Digests = NO_DIGESTS, **changes: Any) -> dict[str, Any]:

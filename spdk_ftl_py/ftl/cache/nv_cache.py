@@ -47,9 +47,6 @@ BANDS_MIN: Final = 2
 """What is in the cache may be overwritten once its band is closed, so one band is filled from one half while the other
 half is protected by the cache."""
 
-EAGER_REQUESTS: Final = 8
-"""So many are sent however full they are (kEagerRequests of shim/ftl/nv_cache.hpp); others wait until they are full."""
-
 VSS: Final = "vss"
 NON_VSS: Final = "non_vss"
 
@@ -62,21 +59,16 @@ def blocks_needed(geometry: Geometry) -> int:
 def check_cache(
     name: str,
     *,
-    base_name: str,
     block_bytes: int,
-    block_count: int,
     metadata_bytes: int = 0,
     metadata_interleaved: bool = False,
     dif_type: int = 0,
     zoned: bool = False,
-    geometry: Geometry | None = None,
-) -> str:
-    """ "vss" or "non_vss". block_bytes is the data part of a block. Without a geometry the size is not checked.
+) -> None:
+    """All but the size: check_cache_size(). block_bytes is the data part of a block.
 
     Raises ParameterError or UnsupportedError naming the bdev, what is wrong with it and the remedy.
     """
-    if name == base_name:
-        raise ParameterError(f"cache bdev {name} is the base bdev too: give another one")
     if zoned:
         raise UnsupportedError(f"cache bdev {name} is zoned: the cache overwrites in place, give a conventional bdev")
     if block_bytes != BLOCK_BYTES:
@@ -100,14 +92,19 @@ def check_cache(
             f"cache bdev {name} has {metadata_bytes} B of metadata for each block: at least {METADATA_BYTES_MIN} B, "
             "or none"
         )
-    if geometry is not None and block_count < blocks_needed(geometry):
+
+
+def check_cache_size(name: str, *, block_count: int, metadata_bytes: int, geometry: Geometry) -> str:
+    """Of one that check_cache() lets pass: "vss" or "non_vss". Raises ParameterError where it, or its metadata, is too
+    small for that geometry."""
+    if block_count < blocks_needed(geometry):
         needed = blocks_needed(geometry)
         raise ParameterError(
             f"cache bdev {name} has {block_count} blocks, needs {needed} (two bands of "
             f"{geometry.punits * geometry.zone_capacity} blocks and a header): give one of at least "
             f"{-(-needed * BLOCK_BYTES >> 20)} MiB, or use fewer parallel units"
         )
-    if geometry is not None and 0 < metadata_bytes < METADATA_BYTES_WIDE and geometry.block_count > 1 << LBA_BITS:
+    if 0 < metadata_bytes < METADATA_BYTES_WIDE and geometry.block_count > 1 << LBA_BITS:
         raise ParameterError(
             f"cache bdev {name} has {metadata_bytes} B of metadata for each block, which suffice for FTLs of "
             f"{1 << LBA_BITS} blocks, not {geometry.block_count}: give one with at least {METADATA_BYTES_WIDE} B, or "
@@ -198,9 +195,8 @@ class NvCache:
         """From here on the core writes to it, and its header is not clean. The lap stays what it was: what is recovered
         may have to be found once more, so the core goes on to the next one only when it is durable elsewhere."""
         await self._write_header()
-        self.requests = self._requests(conf, core.stats()["write_buffer_blocks"])
-        core.use_cache(
-            self._port.device,
+        self.requests = self._requests(conf, core.stats().write_buffer_blocks)
+        config = _shim.NvCacheConfig(
             id=self.header.id,
             generation=self.header.generation,
             lap=self.header.lap,
@@ -208,22 +204,23 @@ class NvCache:
             request_blocks=self.requests.max_request_size,
             request_count=self.requests.max_request_cnt,
         )
+        core.use_cache(self._port.device, config)
 
     def _requests(self, conf: NvCacheConf, buffer_blocks: int) -> NvCacheConf:
         """What conf comes to on this device: as large as it takes them, and no more of them than the write buffer can
         fill, since each takes memory."""
         most = self._port.device.max_io_blocks
         blocks = max(1, min(conf.max_request_size, most if self.header.vss else min(most - 1, BATCH_BLOCKS_MAX)))
-        count = min(conf.max_request_cnt, buffer_blocks, buffer_blocks // blocks + EAGER_REQUESTS)
+        count = min(conf.max_request_cnt, buffer_blocks, buffer_blocks // blocks + _shim.EAGER_REQUESTS)
         return NvCacheConf(count, blocks)
 
-    async def finish(self, stats: Mapping[str, int]) -> None:
+    async def finish(self, stats: _shim.NvCacheStats) -> None:
         """The clean header. ``stats`` are the core's last of it (cache_stats()); everything in it is durable on the
         base, and nothing is written to it any more."""
-        position, blocks = stats["position"], self.header.ring_blocks
+        position, blocks = stats.position, self.header.ring_blocks
         self.header = dataclasses.replace(
             self.header,
-            generation=stats["generation"],
+            generation=stats.generation,
             lap=position // blocks,
             current_address=HEADER_BLOCKS + position % blocks,
             clean=True,

@@ -23,7 +23,7 @@ from ..media.blockdev import BUSY_PATIENCE_S, BlockPort
 from ..media.geometry import Geometry
 from ..media.retention import require_retention
 from ..media.superblock import Superblock
-from .nv_cache import NvCache, check_cache
+from .nv_cache import NvCache, check_cache, check_cache_size
 
 log = logging.getLogger(__name__)
 
@@ -31,8 +31,6 @@ DRAINS_MAX: Final = 8
 """Failed in a row, after which what is in a failing cache can't be made durable elsewhere."""
 DRAIN_INTERVAL_S: Final = 1.0
 """Until the next try to make durable what was recovered."""
-ACTIVE: Final = 0
-"""cache_stats()["state"]."""
 SEQ_GAP: Final = 4096
 """After a dirty shutdown. A write that was in flight to the cache may still land; the place it lands on must not be one
 of a new write."""
@@ -98,15 +96,16 @@ class CacheKeeper:
         """Raises ParameterError or UnsupportedError for a device that can't be the cache of that geometry."""
         device = self._device
         if device is not None:
+            name = f"of {self._name}"
             check_cache(
-                f"of {self._name}",
-                base_name="",
+                name,
                 block_bytes=device.block_bytes - device.metadata_bytes,
-                block_count=device.block_count,
                 metadata_bytes=device.metadata_bytes,
                 metadata_interleaved=True,
                 zoned=device.zoned,
-                geometry=geometry,
+            )
+            check_cache_size(
+                name, block_count=device.block_count, metadata_bytes=device.metadata_bytes, geometry=geometry
             )
 
     # --- how it begins
@@ -255,7 +254,7 @@ class CacheKeeper:
     def has_failed(self) -> bool:
         """Also where the event was lost."""
         stats = self.stats()
-        return stats is not None and stats["state"] != ACTIVE
+        return stats is not None and stats.state != _shim.NvCacheState.ACTIVE
 
     async def finish(self) -> None:
         """The clean header, after the core's close(): all of it is durable on the base. A cache that fails now is given
@@ -263,7 +262,7 @@ class CacheKeeper:
         stats = self.stats()
         if self._cache is None or stats is None or self.state is not CacheState.IN_USE:
             return
-        if stats["state"] != ACTIVE:
+        if stats.state != _shim.NvCacheState.ACTIVE:
             self.state = CacheState.GIVEN_UP
             return
         try:
@@ -288,9 +287,9 @@ class CacheKeeper:
         """For bdev_ftl_get_properties."""
         if self._told is None:
             return None
-        stats = self.stats() or {}
-        ring = stats.get("ring_blocks", 0)
-        used = stats.get("used_blocks", 0) if self.state is CacheState.IN_USE else 0
+        stats = self.stats()
+        ring = stats.ring_blocks if stats is not None else 0
+        used = stats.used_blocks if stats is not None and self.state is CacheState.IN_USE else 0
         return {
             "state": self.state.value,
             "failure": self.failure,
@@ -298,9 +297,9 @@ class CacheKeeper:
             "blocks": self._told.get("blocks"),
             "used_blocks": used,
             "fill": round(used / ring, 4) if ring else 0.0,
-            "lap": stats.get("lap", 0),
+            "lap": stats.lap if stats is not None else 0,
             **({} if self._cache is None else dataclasses.asdict(self._cache.requests)),
         }
 
-    def stats(self) -> dict[str, int] | None:
+    def stats(self) -> _shim.NvCacheStats | None:
         return None if self._core is None else self._core.cache_stats()

@@ -237,7 +237,7 @@ class BandManager:
         if self._shared:
             return self.bands.count(RESETTING, MOVING) > 0
         # Trim records alone go to relocation's band.
-        return self.bands.count(RESETTING) > 0 and self._core.stats()["write_buffer_used"] > 0
+        return self.bands.count(RESETTING) > 0 and self._core.stats().write_buffer_used > 0
 
     def _start_moves(self) -> None:
         starved = self._starved()
@@ -295,7 +295,7 @@ class BandManager:
             now = asyncio.get_running_loop().time()
             core = self._core.stats()
             # A base that answers that it is busy is waited for: something goes on there.
-            done = (core["media_written_blocks"], core["zone_resets"], core["busy_answers"])
+            done = (core.media_written_blocks, core.zone_resets, core.busy_answers)
             if self._standing_still is None or self._standing_still[1] != done:
                 self._standing_still = (now, done)
             elif now - self._standing_still[0] > patience:
@@ -338,7 +338,7 @@ class BandManager:
     def _buffered(self) -> int:
         """Blocks of the user that a reset may have to wait for, and that may have to go to relocation's band."""
         if self._share == 0 or self._starved():
-            return self._core.stats()["write_buffer_used"]
+            return self._core.stats().write_buffer_used
         return self._buffer_blocks
 
     def _room_is_tight(self) -> bool:

@@ -151,7 +151,7 @@ class Scrub:
         loop = asyncio.get_running_loop()
         self._saved_at, self._saved = loop.time(), self.to_dict()
         self._counted = self._counters()
-        self._ended = self._core.scrub_status()["ended"]
+        self._ended = self._core.scrub_status().ended
         self._task = loop.create_task(self._run(), name=f"{self._name} scrub")
 
     def stop(self) -> None:
@@ -241,8 +241,8 @@ class Scrub:
         # A clock that was ahead, and is set back, must not put the next round off until it gets there again.
         self._since_s = min(self._since_s, int(self.clock()))
         status = self._core.scrub_status()
-        if self._band is not None and status["ended"] != self._ended:
-            self._ended = status["ended"]
+        if self._band is not None and status.ended != self._ended:
+            self._ended = status.ended
             self._band_done(*self._band, status)
         if self._round is not None and not self._round.ordered and not self.scrub_days:
             self._drop()
@@ -368,33 +368,35 @@ class Scrub:
         self._round.position = max(self._round.position, seq)
         self._queue_at += 1
 
-    def _band_done(self, seq: int, number: int, status: Mapping[str, Any]) -> None:
+    def _band_done(self, seq: int, number: int, status: _shim.ScrubStatus) -> None:
         of_another = self._of_another_round()
         self._band = None
         self._count()
-        if status["slow"]:
+        if status.slow:
             self._found_slow(number, status)
-        if status["end"] == "bad":
+        if status.end == _shim.ScrubEnd.BAD:
             log.warning(
                 "%s: the scrub found block %s (band %d) bad: %s; what is in that band %s",
                 self._name,
-                status["address"],
+                status.address,
                 number,
-                status_text(status["status"]),
+                status_text(status.status),
                 "can't be moved any more" if self._stays else "is moved",
             )
             if self._round is not None and not self._stays:
                 self._round.relocated_bands += 1
         if of_another or self._leaving:
             return
-        if status["end"] == "busy":
+        if status.end == _shim.ScrubEnd.BUSY:
             log.debug("%s: band %d is not scrubbed: the base is busy", self._name, number)
             self._not_before = asyncio.get_running_loop().time() + BUSY_PAUSE_S
             return
         # Of one that is moved for what was bad the move reads the rest.
-        self._done_with(seq, number, read=status["end"] == "read" or (status["end"] == "bad" and self._stays))
+        self._done_with(
+            seq, number, read=status.end == _shim.ScrubEnd.READ or (status.end == _shim.ScrubEnd.BAD and self._stays)
+        )
 
-    def _found_slow(self, number: int, status: Mapping[str, Any]) -> None:
+    def _found_slow(self, number: int, status: _shim.ScrubStatus) -> None:
         if self._round is None:
             return
         self._round.slow_bands += 1
@@ -404,7 +406,7 @@ class Scrub:
             log.warning(
                 "%s: block %s (band %d) is slow to read, twice over a second; that band is moved",
                 self._name,
-                status["address"],
+                status.address,
                 number,
             )
             self._round.relocated_bands += 1
@@ -446,7 +448,7 @@ class Scrub:
 
     def _counters(self) -> dict[str, int]:
         stats = self._core.stats()
-        return {name: stats[name] for name in _COUNTERS}
+        return {name: getattr(stats, name) for name in _COUNTERS}
 
     def _count(self) -> None:
         """Takes what the shim has counted since the last time; of the round that is under way, if one is."""

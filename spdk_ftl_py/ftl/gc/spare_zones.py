@@ -6,9 +6,10 @@ import logging
 from collections.abc import Callable
 from typing import Final
 
+from ... import _shim
 from ...errors import MediaError
 from ..media.band import Band
-from ..media.blockdev import ZONE_RESET, BlockPort
+from ..media.blockdev import BlockPort
 from ..media.geometry import Geometry
 from ..media.zone_map import ZoneMap
 
@@ -35,7 +36,7 @@ class SpareZones:
         if old is not None:
             try:
                 # Also so that it does not go on using one of the device's active zones.
-                await self._port.zone_action(ZONE_RESET, self._geometry.zone_start(old))
+                await self._port.zone_action(_shim.ZoneAction.RESET, self._geometry.zone_start(old))
             except MediaError as error:
                 log.debug("%s: zone %d: %s", self._name, old, error)
                 self._strikes[old] = STRIKES_MAX

@@ -22,7 +22,7 @@ from ...errors import FlushDoubtError, FtlError, MediaError
 from ...runtime.progress import Progress
 from ...runtime.turns import Turns, aside
 from ..media.band import BAND_ROW, FAULTED, FREE, QUEUED, SHIM_STATES
-from ..media.blockdev import BASE_GONE, BlockPort, side_by_side
+from ..media.blockdev import BlockPort, side_by_side
 from ..media.geometry import BLOCK_BYTES, Geometry
 from ..media.layout import (
     CHECKPOINT,
@@ -114,7 +114,7 @@ async def write(
     except FlushDoubtError:
         raise
     except FtlError as error:
-        if getattr(error, "status", 0) in BASE_GONE:
+        if _shim.base_gone(getattr(error, "status", 0)):
             raise
         log.warning("%s: halted without L2P checkpoint: %s", port.name, error.message)
     return None
@@ -283,7 +283,7 @@ async def read(
     except NotUsableError as error:
         log.warning("%s: its L2P checkpoint is not used: %s", port.name, error.message)
     except MediaError as error:
-        if error.status in BASE_GONE:
+        if _shim.base_gone(error.status):
             raise
         log.warning("%s: its L2P checkpoint is not used: %s", port.name, error.message)
     return None

@@ -16,7 +16,7 @@ from ... import _shim
 from ...errors import ExistsError
 from ...runtime.turns import aside
 from ..media.band import FREE
-from ..media.blockdev import ZONE_RESET, BlockPort, side_by_side
+from ..media.blockdev import BlockPort, side_by_side
 from ..media.geometry import BLOCK_BYTES
 from ..media.growth import conf_of, grown
 from ..media.layout import parse_summary_block
@@ -126,4 +126,4 @@ async def _make_blank(port: BlockPort, found: Restored, start: int) -> None:
     step = max(1, port.device.max_io_blocks)
     for offset in range(0, blocks, step):
         await port.write(start + offset, bytes(min(step, blocks - offset) * BLOCK_BYTES))
-    await port.zone_action(ZONE_RESET, start)
+    await port.zone_action(_shim.ZoneAction.RESET, start)

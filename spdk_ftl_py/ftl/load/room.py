@@ -17,7 +17,7 @@ from ...errors import FlushDoubtError, MediaError
 from ...nvme.wire import Status
 from ...runtime.turns import aside
 from ..media.band import CLOSED, FREE
-from ..media.blockdev import BASE_GONE, BlockPort
+from ..media.blockdev import BlockPort
 from ..media.geometry import BLOCK_BYTES
 from ..media.layout import ENTRY, KIND_DATA, KIND_PAD, build_batch_header
 from ..media.zone import ACTIVE_STATES
@@ -65,7 +65,7 @@ async def make_room(port: BlockPort, found: Restored) -> int | None:
     except FlushDoubtError:
         raise
     except MediaError as error:
-        if error.status in BASE_GONE:
+        if _shim.base_gone(error.status):
             raise
         log.warning("no band could be emptied, the next load tries it again: %s", error.message)
         return None

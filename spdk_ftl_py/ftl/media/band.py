@@ -14,6 +14,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from ... import _shim
 from .geometry import Geometry
 from .zone_map import ZoneMap
 
@@ -31,23 +32,10 @@ RETIRED: Final = "retired"
 MENDING: Final = "mending"
 """Told alone: free, but for zones that failed, which are to be replaced before it can be opened."""
 
-SHIM_STATES: Final = (FREE, QUEUED, OPEN, CLOSING, CLOSED, MOVING, RESETTING, FAULTED)
+SHIM_STATES: Final = tuple(state.name.lower() for state in _shim.BandState)
 """By the shim's number."""
-BAND_ROW: Final = np.dtype(
-    [
-        ("seq", "<u8"),
-        ("faulted_punits", "<u8"),
-        ("band", "<u4"),
-        ("valid", "<u4"),
-        ("written", "<u4"),
-        ("state", "u1"),
-        ("stream", "u1"),
-        ("unreadable", "u1"),
-        ("unwritten", "u1"),
-    ]
-)
-"""What FtlCore.changed_bands() and band_rows() return. faulted_punits is a mask; written counts what was given up, too;
-unreadable: once such a band is closed, its state is FAULTED."""
+BAND_ROW: Final = np.dtype(_shim.band_row_layout())
+"""What FtlCore.changed_bands() and band_rows() return."""
 
 _STATES: Final = (*SHIM_STATES, RETIRED, "unknown")
 _CODE: Final = {state: code for code, state in enumerate(_STATES)}

@@ -26,12 +26,6 @@ ZONES_PER_REPORT: Final = 64
 ZONES_PER_LONG_REPORT: Final = 512
 """Where all are wanted, and the device gives so many at a time."""
 
-ZONE_CLOSE: Final = 1
-ZONE_FINISH: Final = 2
-ZONE_OPEN: Final = 3
-ZONE_RESET: Final = 4
-_ZONE_ACTION_NAMES: Final = {ZONE_CLOSE: "close", ZONE_FINISH: "finish", ZONE_OPEN: "open", ZONE_RESET: "reset"}
-
 BUSY_DELAY_MIN_S: Final = _shim.BUSY_DELAY_MIN_NS / 1e9
 BUSY_DELAY_MAX_S: Final = _shim.BUSY_DELAY_MAX_NS / 1e9
 BUSY_PATIENCE_S: Final = _shim.BUSY_PATIENCE_NS / 1e9
@@ -40,15 +34,6 @@ ZONES_PATIENCE_S: Final = _shim.ZONES_PATIENCE_NS / 1e9
 READ_AGAIN_S: Final = 0.01
 """After that a block is read once more before it counts as one that can't be read."""
 
-BASE_GONE: Final = frozenset(
-    status
-    for status in range(0x800)
-    if _shim.error_class(status) == _shim.ERROR_GONE
-    or (_shim.error_class(status) == _shim.ERROR_BUSY and not _shim.perhaps_media(status))
-)
-"""Not the block is bad: the device does not answer, or has no power, or stays busy. A restore ends there, to be
-repeated."""
-
 
 def may_pass(failure: BaseException) -> bool:
     """Whether a whole device that has failed with that is to be asked again some time."""
@@ -56,17 +41,18 @@ def may_pass(failure: BaseException) -> bool:
         return True
     if isinstance(failure, FlushRefusedError) or not isinstance(failure, MediaError):
         return False
-    return _shim.error_class(failure.status) in (_shim.ERROR_GONE, _shim.ERROR_BUSY)
+    return _shim.error_class(failure.status) in (_shim.ErrorClass.GONE, _shim.ErrorClass.BUSY)
 
 
 _OP_NAMES: Final = {
-    _shim.OP_READ: "read",
-    _shim.OP_WRITE: "write",
-    _shim.OP_APPEND: "append",
-    _shim.OP_FLUSH: "flush",
-    _shim.OP_DEALLOCATE: "deallocate",
-    _shim.OP_ZONE_SEND: "zone management send",
-    _shim.OP_ZONE_REPORT: "zone report",
+    _shim.Op.READ: "read",
+    _shim.Op.WRITE: "write",
+    _shim.Op.APPEND: "append",
+    _shim.Op.FLUSH: "flush",
+    _shim.Op.WRITE_ZEROES: "write zeroes",
+    _shim.Op.DEALLOCATE: "deallocate",
+    _shim.Op.ZONE_SEND: "zone management send",
+    _shim.Op.ZONE_REPORT: "zone report",
 }
 
 Buffer = bytes | bytearray | memoryview | NDArray[np.uint8]
@@ -79,9 +65,9 @@ class BlockPort:
     Cancelling one
     leaves the I/O to finish by itself; its buffer stays alive.
 
-    A device that is busy (``_shim.ERROR_BUSY``) is asked again, for patience_s; once that was in vain, for less. What
+    A device that is busy (``ErrorClass.BUSY``) is asked again, for patience_s; once that was in vain, for less. What
     may be one block's error counts as that only where other blocks can be read; else as that of a device that is gone.
-    A flush whose error leaves in doubt what it has cost (``_shim.ERROR_DOUBT``) raises FlushDoubtError.
+    A flush whose error leaves in doubt what it has cost (``ErrorClass.DOUBT``) raises FlushDoubtError.
     """
 
     def __init__(
@@ -132,7 +118,7 @@ class BlockPort:
         data = np.empty((block_count, self.block_bytes), np.uint8)
         for first in range(0, block_count, step):
             part = data[first : first + step]
-            await self._submit(_shim.OP_READ, lba + first, len(part), part.reshape(-1))
+            await self._submit(_shim.Op.READ, lba + first, len(part), part.reshape(-1))
         return data
 
     async def read_what_can_be(self, lba: int, block_count: int) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
@@ -141,16 +127,16 @@ class BlockPort:
         try:
             return await self.read(lba, block_count), np.ones(block_count, bool)
         except MediaError as error:
-            if error.status in BASE_GONE:
+            if _shim.base_gone(error.status):
                 raise
-            if _shim.error_class(error.status) != _shim.ERROR_ZONE:
+            if _shim.error_class(error.status) != _shim.ErrorClass.ZONE:
                 await asyncio.sleep(READ_AGAIN_S)
         blocks, readable = np.zeros((block_count, self.block_bytes), np.uint8), np.zeros(block_count, bool)
         for i in range(block_count):
             try:
                 blocks[i : i + 1] = await self.read(lba + i, 1)
             except MediaError as error:
-                if error.status in BASE_GONE:
+                if _shim.base_gone(error.status):
                     raise
             else:
                 readable[i] = True
@@ -182,22 +168,22 @@ class BlockPort:
     async def write(self, lba: int, data: Buffer, *, fua: bool = False) -> None:
         """data: whole blocks, at most the device's max_io_blocks, and in a sequential zone at its write pointer."""
         block_count = self._block_count(data)
-        await self._submit(_shim.OP_WRITE, lba, block_count, data, fua=fua)
+        await self._submit(_shim.Op.WRITE, lba, block_count, data, fua=fua)
 
     async def append(self, zone_start: int, data: Buffer) -> int:
         """Returns the address the first block landed on."""
-        return await self._submit(_shim.OP_APPEND, zone_start, self._block_count(data), data)
+        return await self._submit(_shim.Op.APPEND, zone_start, self._block_count(data), data)
 
     async def flush(self) -> None:
-        await self._submit(_shim.OP_FLUSH)
+        await self._submit(_shim.Op.FLUSH)
 
     async def deallocate(self, lba: int, block_count: int) -> None:
         """Trim: the blocks read as zeroes from now on."""
-        await self._submit(_shim.OP_DEALLOCATE, lba, block_count)
+        await self._submit(_shim.Op.DEALLOCATE, lba, block_count)
 
-    async def zone_action(self, action: int, zone_start: int) -> None:
-        """One of ZONE_RESET and so on, on one zone."""
-        await self._submit(_shim.OP_ZONE_SEND, zone_start, zone_action=action)
+    async def zone_action(self, action: _shim.ZoneAction, zone_start: int) -> None:
+        """On one zone."""
+        await self._submit(_shim.Op.ZONE_SEND, zone_start, zone_action=action)
 
     async def reset_zones(self, zone_starts: Iterable[int], progress: PartDone | None = None) -> None:
         """Resets zones side by side; progress gets the part done, 0..1. The first error stops it (others may be
@@ -209,7 +195,7 @@ class BlockPort:
         async def worker() -> None:
             nonlocal done
             for start in queue:
-                await self.zone_action(ZONE_RESET, start)
+                await self.zone_action(_shim.ZoneAction.RESET, start)
                 done += 1
                 if progress is not None:
                     progress(done / len(starts))
@@ -220,7 +206,7 @@ class BlockPort:
         """Up to zones_max zones from zone number first_zone on. Raises ProtocolError for an impossible report."""
         report = bytearray(ZONE_REPORT_HEADER_BYTES + zones_max * ZONE_DESCRIPTOR_BYTES)
         zone_size = self.device.zone_size
-        await self._submit(_shim.OP_ZONE_REPORT, first_zone * zone_size, 0, report, zone_all=True)
+        await self._submit(_shim.Op.ZONE_REPORT, first_zone * zone_size, 0, report, zone_all=True)
         return parse_report(report, first_zone=first_zone, zone_size=zone_size, zones_max=zones_max)
 
     async def zones(self, progress: PartDone | None = None) -> list[Zone]:
@@ -247,7 +233,7 @@ class BlockPort:
         return zones
 
     async def _submit(
-        self, op: int, lba: int = 0, block_count: int = 0, buffer: Buffer | None = None, **options: Any
+        self, op: _shim.Op, lba: int = 0, block_count: int = 0, buffer: Buffer | None = None, **options: Any
     ) -> int:
         """Until the device does it, or refuses for good. A write that a busy device has done all the same is refused
         by a zone's write pointer the second time."""
@@ -260,20 +246,20 @@ class BlockPort:
                 self._tired = self._tired and not backoff.begun
                 return result
             kind = _shim.error_class(status, bool(result), op)
-            if kind != _shim.ERROR_BUSY or clock() - began >= self._patience_with(status):
+            if kind != _shim.ErrorClass.BUSY or clock() - began >= self._patience_with(status):
                 break
             await backoff.pause()
         what = _OP_NAMES[op]
-        if op == _shim.OP_ZONE_SEND:
-            what = f"{_ZONE_ACTION_NAMES.get(options['zone_action'], 'zone action')} of the zone"
-        if kind == _shim.ERROR_DOUBT:
+        if op == _shim.Op.ZONE_SEND:
+            what = f"{options['zone_action'].name.lower()} of the zone"
+        if kind == _shim.ErrorClass.DOUBT:
             raise FlushDoubtError(
                 f"{self.name}: flush failed: {status_text(status)}; what the device's cache held may be lost with it",
                 status=status,
             )
         reason = ""
-        if kind == _shim.ERROR_BUSY and not _shim.limits_zones(status):
-            if op == _shim.OP_READ and not await self._reads_others(lba, block_count):
+        if kind == _shim.ErrorClass.BUSY and not _shim.limits_zones(status):
+            if op == _shim.Op.READ and not await self._reads_others(lba, block_count):
                 reason, status = f"{status_text(status)}, as all reads; it counts as ", Status.NAMESPACE_NOT_READY
             self._tired = True
         raise MediaError(f"{self.name}: {what} at block {lba} failed: {reason}{status_text(status)}", status=status)
@@ -288,13 +274,13 @@ class BlockPort:
         buffer = np.empty(self.block_bytes, np.uint8)
         for other in (0, self.device.block_count - 1):
             if not lba <= other < lba + block_count:
-                status, result = await self._submit_once(_shim.OP_READ, other, 1, buffer)
-                if _shim.error_class(status, bool(result)) != _shim.ERROR_BUSY:
+                status, result = await self._submit_once(_shim.Op.READ, other, 1, buffer)
+                if _shim.error_class(status, bool(result)) != _shim.ErrorClass.BUSY:
                     return True
         return False
 
     async def _submit_once(
-        self, op: int, lba: int, block_count: int, buffer: Buffer | None, **options: Any
+        self, op: _shim.Op, lba: int, block_count: int, buffer: Buffer | None, **options: Any
     ) -> tuple[int, int]:
         """Its status, and its result; of one that failed, whether the device said "do not retry"."""
         if self._closed:
@@ -316,17 +302,17 @@ class BlockPort:
         return length // self.block_bytes
 
     def _on_event(self, event: _shim.Event) -> None:
-        if event.kind == _shim.EV_IO_DONE:
-            self._answered(event.a, event.b, event.c)
-        elif event.kind == _shim.EV_OVERFLOW:
-            for ticket, status, result in self._port.take_untold():
-                self._answered(ticket, status, result)
+        if event.kind == _shim.EventKind.IO_DONE:
+            self._answered(event.ticket, event.status, event.result)
+        elif event.kind == _shim.EventKind.OVERFLOW:
+            for completion in self._port.take_untold():
+                self._answered(completion.ticket, completion.status, completion.result)
 
     def _on_list_event(self, event: _shim.Event) -> None:
         assert self._list is not None
         assert self._list_done is not None
-        status: int | None = event.b if event.kind == _shim.EV_IO_DONE else None
-        if event.kind == _shim.EV_OVERFLOW:
+        status: int | None = event.status if event.kind == _shim.EventKind.IO_DONE else None
+        if event.kind == _shim.EventKind.OVERFLOW:
             status = self._list.take_untold()
         if status is not None and not self._list_done.done():
             self._list.release()

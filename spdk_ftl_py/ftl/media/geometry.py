@@ -18,7 +18,7 @@ from ...conf import spare_bands_needed
 from ...errors import GeometryError
 from .zone import Zone
 
-BLOCK_BYTES: Final = 4096
+BLOCK_BYTES: Final = _shim.BLOCK_BYTES
 SUPERBLOCK_ZONES: Final = (0, 1)
 SUMMARY_ENTRIES: Final = 168
 """Entries of a summary block: (4096 - 64) / 24."""

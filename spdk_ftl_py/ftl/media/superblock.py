@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from ... import _shim
 from ...errors import FlushDoubtError, FtlError, MediaError
-from .blockdev import ZONE_FINISH, ZONE_RESET, BlockPort
+from .blockdev import BlockPort
 from .geometry import BLOCK_BYTES, SUPERBLOCK_ZONES, Geometry
 from .layout import (
     COPY_VERSION,
@@ -258,7 +258,7 @@ class SuperblockWriter:
             return True
         if zone == self._newest:
             return False
-        await self._port.zone_action(ZONE_RESET, self._geometry.zone_start(SUPERBLOCK_ZONES[zone]))
+        await self._port.zone_action(_shim.ZoneAction.RESET, self._geometry.zone_start(SUPERBLOCK_ZONES[zone]))
         self._offsets[zone] = 0
         self._to_finish = None
         return True
@@ -274,7 +274,7 @@ class SuperblockWriter:
         # With the next superblock once more, where it can't be done now.
         for _ in range(ATTEMPTS):
             with contextlib.suppress(MediaError):
-                await self._port.zone_action(ZONE_FINISH, self._geometry.zone_start(SUPERBLOCK_ZONES[zone]))
+                await self._port.zone_action(_shim.ZoneAction.FINISH, self._geometry.zone_start(SUPERBLOCK_ZONES[zone]))
                 self._to_finish = None
                 return
 

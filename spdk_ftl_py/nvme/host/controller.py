@@ -428,9 +428,9 @@ class Controller:
         """An I/O queue that breaks ends the association: what was in flight on it is unknown to the other queues."""
         if self.io_qpairs.get(qid, (None, None))[1] is not qpair:
             return
-        if event.kind == _shim.EV_HOST_QPAIR_LOST:
-            self._lose(PathError(f"{self.subnqn}: I/O queue {qid} was lost: {lost_reason(event.a, event.b)}"))
-        elif event.kind == _shim.EV_OVERFLOW and not qpair.connected:
+        if event.kind == _shim.EventKind.HOST_QPAIR_LOST:
+            self._lose(PathError(f"{self.subnqn}: I/O queue {qid} was lost: {lost_reason(event.reason, event.detail)}"))
+        elif event.kind == _shim.EventKind.OVERFLOW and not qpair.connected:
             # The event that had the reason was dropped.
             self._lose(PathError(f"{self.subnqn}: I/O queue {qid} was lost"))
 

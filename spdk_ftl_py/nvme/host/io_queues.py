@@ -57,13 +57,13 @@ async def close_host_qpair(reactor: ReactorLoop, qpair: _shim.HostQpair) -> None
         qpair.close()
 
 
-def lost_reason(reason: int, detail: int) -> str:
-    """Of EV_HOST_QPAIR_LOST, in words; detail is an errno or the FES of a TermReq."""
+def lost_reason(reason: _shim.QpairClose, detail: int) -> str:
+    """Of HOST_QPAIR_LOST, in words; detail is an errno or the FES of a TermReq."""
     words = {
-        _shim.QPAIR_PEER_CLOSED: "the controller closed the connection",
-        _shim.QPAIR_TIMED_OUT: "a command had no answer in time",
-        _shim.QPAIR_SOCKET_ERROR: os.strerror(detail),
-        _shim.QPAIR_PROTOCOL_ERROR: f"the controller broke the protocol (FES {detail})",
-        _shim.QPAIR_PEER_TERMINATED: f"the controller ended it for a breach of the protocol (FES {detail})",
+        _shim.QpairClose.PEER_CLOSED: "the controller closed the connection",
+        _shim.QpairClose.TIMED_OUT: "a command had no answer in time",
+        _shim.QpairClose.SOCKET_ERROR: os.strerror(detail),
+        _shim.QpairClose.PROTOCOL_ERROR: f"the controller broke the protocol (FES {detail})",
+        _shim.QpairClose.PEER_TERMINATED: f"the controller ended it for a breach of the protocol (FES {detail})",
     }
-    return words.get(reason, f"it was closed (reason {reason})")
+    return words.get(reason, f"it was closed (reason {reason.value})")

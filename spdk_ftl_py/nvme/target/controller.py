@@ -68,7 +68,7 @@ class IoCounts:
     bytes_out: int = 0
 
     def add(self, stats: dict[str, int]) -> None:
-        """stats: of a TargetQpair."""
+        """stats: of a TargetQpair; none, where it is not connected yet."""
         for name, value in stats.items():
             setattr(self, name, getattr(self, name) + value)
 
@@ -336,8 +336,8 @@ class TargetController:
 
     def _io_qpair_event(self, qid: int, qpair: _shim.TargetQpair, event: _shim.Event) -> None:
         # While the controller closes, run() sees to all of its queues, and nobody would wait for one more task.
-        overflow = event.kind == _shim.EV_OVERFLOW
-        closed = event.kind == _shim.EV_TARGET_QPAIR_CLOSED or (overflow and not qpair.connected)
+        overflow = event.kind == _shim.EventKind.OVERFLOW
+        closed = event.kind == _shim.EventKind.TARGET_QPAIR_CLOSED or (overflow and not qpair.connected)
         if closed and self.state is ControllerState.LIVE and self.io_qpairs.get(qid) is qpair:
             self._spawn(self._close_io_qpair(qid, qpair))
 
@@ -346,14 +346,14 @@ class TargetController:
         await close_target_qpair(self._reactor, qpair)
         self._reactor.unsubscribe(qpair.id)
         if self.io_qpairs.get(qid) is qpair:
-            self._closed_io.add(qpair.stats())
+            self._closed_io.add(qpair.stats().as_dict())
             del self.io_qpairs[qid]
 
     def describe(self) -> dict[str, Any]:
         """Who it is, since when, and what it has done. Waits for the reactor, a moment for each I/O queue."""
         io, qpairs = IoCounts(**asdict(self._closed_io)), []
         for qid, qpair in sorted(self.io_qpairs.items()):
-            stats = {} if qpair is None else qpair.stats()
+            stats = {} if qpair is None else qpair.stats().as_dict()
             io.add(stats)
             qpairs.append({"qid": qid, **stats})
         return {

@@ -190,7 +190,7 @@ async def bdev_aio_create(target: TargetState, params: Params) -> str:
         volatile_cache=True,
     )
     if readonly:
-        for op in (_shim.OP_WRITE, _shim.OP_WRITE_ZEROES, _shim.OP_DEALLOCATE):
+        for op in (_shim.Op.WRITE, _shim.Op.WRITE_ZEROES, _shim.Op.DEALLOCATE):
             device.inject_fault(op=op, status=STATUS_INTERNAL_ERROR)
     details = {
         "filename": path, "block_size_override": True, "readonly": readonly,

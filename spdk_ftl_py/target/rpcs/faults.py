@@ -15,9 +15,9 @@ from ..state import TargetState
 
 EMULATED_MODULES = ("malloc", "null", "aio", "ftltgt_zns")
 OPERATIONS = {
-    "read": _shim.OP_READ, "write": _shim.OP_WRITE, "append": _shim.OP_APPEND, "flush": _shim.OP_FLUSH,
-    "write_zeroes": _shim.OP_WRITE_ZEROES, "deallocate": _shim.OP_DEALLOCATE, "zone_send": _shim.OP_ZONE_SEND,
-    "zone_report": _shim.OP_ZONE_REPORT,
+    "read": _shim.Op.READ, "write": _shim.Op.WRITE, "append": _shim.Op.APPEND, "flush": _shim.Op.FLUSH,
+    "write_zeroes": _shim.Op.WRITE_ZEROES, "deallocate": _shim.Op.DEALLOCATE, "zone_send": _shim.Op.ZONE_SEND,
+    "zone_report": _shim.Op.ZONE_REPORT,
 }  # fmt: skip
 
 STATUSES = {
@@ -162,9 +162,9 @@ async def ftltgt_get_media_stats(target: TargetState, params: Params) -> dict[st
     stats: dict[str, Any] = {"name": bdev.name, "operations": media.operations}
     if bdev.zoned:
         zones = media.zone_states()
-        stats["zone_states"] = dict(sorted(Counter(state for _, state, _ in zones).items()))
+        stats["zone_states"] = dict(sorted(Counter(zone.state for zone in zones).items()))
         if params.get("zones", False):
             stats["zones"] = [
-                {"zone_id": start, "state": state, "write_pointer": pointer} for start, state, pointer in zones
+                {"zone_id": zone.start, "state": zone.state, "write_pointer": zone.write_pointer} for zone in zones
             ]
     return stats

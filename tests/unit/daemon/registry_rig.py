@@ -15,6 +15,7 @@ from spdk_ftl_py.daemon.base import DaemonIdentity
 from spdk_ftl_py.daemon.device import ManagedDevice
 from spdk_ftl_py.daemon.native_engine import NativeEngine
 from spdk_ftl_py.daemon.registry import Registry
+from spdk_ftl_py.daemon.requests import FtlRequest
 from spdk_ftl_py.daemon.state import StateDirectory
 from spdk_ftl_py.errors import FtlError
 from spdk_ftl_py.ftl.media.blockdev import BlockPort
@@ -130,7 +131,7 @@ class Daemon:
 
     def managed(self, name: str = "ftl0") -> ManagedDevice:
         """The only one of that name."""
-        return self.registry.find({"name": name})
+        return self.registry.find(FtlRequest(name=name))
 
     def record(self) -> Any:
         return json.loads((self._folder / "state" / "state.json").read_text())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from spdk_ftl_py.daemon.checks import split_address, zone_size_of
+from spdk_ftl_py.daemon.checks import require_two_bdevs, split_address, zone_size_of
 from spdk_ftl_py.errors import ParameterError
 
 
@@ -31,3 +31,9 @@ def test_what_is_no_listen_address_is_refused(address: str) -> None:
 @pytest.mark.parametrize(("capacity", "size"), [(1, 1), (2, 2), (3, 4), (192, 256), (256, 256), (257, 512)])
 def test_the_size_of_an_emulated_zone_is_a_power_of_two(capacity: int, size: int) -> None:
     assert zone_size_of(capacity) == size
+
+
+def test_a_cache_that_is_the_base_is_refused() -> None:
+    with pytest.raises(ParameterError, match="base bdev too"):
+        require_two_bdevs("Cache0", "Cache0")
+    require_two_bdevs("Cache0", "Nvme0n1")

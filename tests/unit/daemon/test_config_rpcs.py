@@ -12,6 +12,7 @@ import pytest
 
 from spdk_ftl_py.daemon.admission import Admission
 from spdk_ftl_py.daemon.dependents import DEPENDENTS_BYTES_MAX
+from spdk_ftl_py.daemon.requests import FtlOptions, HostOptions
 from spdk_ftl_py.daemon.saved import SavedFtl, read_file, read_section
 from spdk_ftl_py.errors import BusyError, ExistsError, FtlError, ParameterError
 from spdk_ftl_py.nvme.auth.key import DhchapKey, write_key_file
@@ -537,7 +538,8 @@ async def test_a_target_that_has_to_come_by_tls_has_to_behind_a_file_too() -> No
     """Its name is not in the file, so it is let in anew."""
     (ftl,) = read_all(made(target_psk="/psk", secure_channel=True))
     allowed = ftl.record["allowed"]
-    admission = Admission(ftl.record["params"], allowed, inherited=True, target_keys=None, save=lambda: None)
+    options = FtlOptions.of(ftl.record["params"])
+    admission = Admission(options, HostOptions(), allowed, inherited=True, target_keys=None, save=lambda: None)
 
     class NothingAttached:
         async def call(self, _method: str) -> list[Any]:

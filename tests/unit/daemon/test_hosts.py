@@ -443,9 +443,9 @@ async def test_hosts_that_are_gone_make_room_once_all_they_wrote_is_durable(here
         assert await forge(daemon, HostKey(HOSTNQN, UUID(int=number).bytes)) == 0
     await until(lambda: len(device.front.present) == 1)
     assert device.ftl is not None
-    flushes = device.ftl.core.stats()["base_flushes"]
+    flushes = device.ftl.core.stats().base_flushes
     await until(lambda: [host.hostid for host in device.hosts.hosts] == [UUID(int=1000).bytes])
-    assert device.ftl.core.stats()["base_flushes"] > flushes
+    assert device.ftl.core.stats().base_flushes > flushes
     assert [bytes.fromhex(hostid) for _, hostid in daemon.record()["devices"][0]["hosts"]["connected"]] == [
         UUID(int=1000).bytes
     ]

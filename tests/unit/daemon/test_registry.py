@@ -9,6 +9,7 @@ import logging
 import os
 import socket
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,8 @@ import pytest
 from spdk_ftl_py.daemon.base import BaseLink
 from spdk_ftl_py.daemon.requester import asked_for_by
 from spdk_ftl_py.errors import BusyError, FtlError, NotFoundError, PathError
+from spdk_ftl_py.ftl.media.blockdev import BlockPort
+from spdk_ftl_py.ftl.media.zone import Zone
 from spdk_ftl_py.nvme.host.controller import Controller
 from spdk_ftl_py.nvme.wire import CommandError
 from unit.daemon.registry_rig import HOSTNQN, Daemon, Line, World, connected, create, read, write
@@ -661,3 +664,17 @@ async def test_a_write_buffer_that_another_process_uses_is_not_unneeded(here: Wo
     assert len((await daemon.call("ftl_get_daemon"))["unneeded_buffers"]) == 1
     await daemon.call("ftl_remove_buffers")
     await daemon.halt()
+
+
+async def test_a_creation_reads_the_zone_report_of_its_base_once(monkeypatch: pytest.MonkeyPatch, here: World) -> None:
+    zones, reports = BlockPort.zones, list[str]()
+
+    async def counted(self: BlockPort, progress: Callable[[float], None] | None = None) -> list[Zone]:
+        reports.append(self.name)
+        return await zones(self, progress)
+
+    monkeypatch.setattr(BlockPort, "zones", counted)
+    daemon = await here.start()
+    await create(here, daemon)
+    assert reports == ["Nvme0n1"]
+    await daemon.halt(undo=True)

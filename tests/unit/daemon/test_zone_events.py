@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+from spdk_ftl_py import _shim
 from spdk_ftl_py.ftl.device import FtlDevice
 from spdk_ftl_py.ftl.gc.zone_watch import ROUND_S
 from spdk_ftl_py.ftl.media.blockdev import BlockPort
@@ -36,7 +37,7 @@ def ftl_of(daemon: Daemon) -> FtlDevice:
 
 def closed_zone(daemon: Daemon) -> int:
     ftl = ftl_of(daemon)
-    number = next(n for n, band in enumerate(ftl.core.bands()) if band["state"] == "closed" and band["valid"])
+    number = next(n for n, band in enumerate(ftl.core.bands()) if band.state == _shim.BandState.CLOSED and band.valid)
     zone = ftl._bands[number].zones[0]
     assert zone is not None
     return zone

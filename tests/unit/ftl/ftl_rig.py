@@ -45,7 +45,7 @@ class FtlRig:
 
     async def finish(self) -> dict[str, Any]:
         await self._done.wait()
-        return dict(self.load.progress())
+        return self.load.progress().as_dict()
 
     async def run(self, kind: str, **options: Any) -> dict[str, Any]:
         """One load to its end; I/O errors and wrong blocks are the caller's to judge."""

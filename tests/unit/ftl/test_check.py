@@ -83,8 +83,8 @@ async def test_a_check_writes_nothing_and_could_not(rig: RestoreRig) -> None:
         port.write(0, bytes(4096)),
         port.append(0, bytes(4096)),
         port.flush(),
-        port.zone_action(4, 0),
-        port._submit(_shim.OP_DEALLOCATE, 0, 1),
+        port.zone_action(_shim.ZoneAction.RESET, 0),
+        port._submit(_shim.Op.DEALLOCATE, 0, 1),
     ):
         with pytest.raises(AssertionError, match="must not do anything but read"):
             await attempt
@@ -191,7 +191,7 @@ async def test_blocks_that_can_not_be_read_are_damage(rig: RestoreRig) -> None:
     l2p = rig.device.core.l2p(0, rig.device.block_count)
     address = int(l2p[l2p < np.uint64(44 * ZONE_SIZE)][0])
     await rig.halt()
-    drive.inject_fault(op=_shim.OP_READ, lba=address, block_count=1, status=INTERNAL_ERROR)
+    drive.inject_fault(op=_shim.Op.READ, lba=address, block_count=1, status=INTERNAL_ERROR)
     report = await check_of(rig)
     assert any(f"block {address} " in text and "can't be read" in text for text in report.damage)
     drive.clear_faults()
@@ -208,7 +208,7 @@ async def test_what_was_lost_is_damage_until_it_is_written_again(rig: RestoreRig
     await rig.flush()
     l2p = rig.device.core.l2p(0, rig.device.block_count)
     lost = int(np.flatnonzero(l2p < np.uint64(44 * ZONE_SIZE))[0])
-    drive.inject_fault(op=_shim.OP_READ, lba=int(l2p[lost]), block_count=1, status=UNRECOVERED_READ)
+    drive.inject_fault(op=_shim.Op.READ, lba=int(l2p[lost]), block_count=1, status=UNRECOVERED_READ)
     # All but that one, until garbage collection comes to it.
     for lba in itertools.cycle(range(rig.device.block_count)):
         if rig.device.lost_blocks:

@@ -11,7 +11,7 @@ from spdk_ftl_py.conf import FtlConf
 from spdk_ftl_py.errors import FlushDoubtError, MediaError
 from spdk_ftl_py.ftl import creation
 from spdk_ftl_py.ftl.life import FtlState
-from spdk_ftl_py.ftl.media.blockdev import BASE_GONE, ZONE_RESET, BlockPort
+from spdk_ftl_py.ftl.media.blockdev import BlockPort
 from spdk_ftl_py.runtime.reactor import ReactorLoop
 from unit.ftl.ftl_rig import FtlRig, MakeFtlRig
 
@@ -28,12 +28,12 @@ async def with_gc_at_work(rig: FtlRig) -> None:
     rig.media.inject_fault(latency_us=100)
     await rig.good("write", pattern="sequential", io_blocks=8, queue_depth=8)
     await rig.start("write", total_blocks=3 * rig.device.block_count, queue_depth=32)
-    await rig.until(lambda: rig.device.core.stats()["reloc_moved_blocks"] > GC_IS_BUSY)
+    await rig.until(lambda: rig.device.core.stats().reloc_moved_blocks > GC_IS_BUSY)
 
 
 def nothing_was_given_up(rig: FtlRig) -> None:
     device = rig.device
-    assert device.core.stats()["busy_answers"] > 0
+    assert device.core.stats().busy_answers > 0
     assert (device.state, device.failure) == (FtlState.RUNNING, None)
     assert (device.lost_blocks, device.zone_faults, device.zone_map.missing_count) == (0, 0, 0)
 
@@ -42,7 +42,7 @@ def nothing_was_given_up(rig: FtlRig) -> None:
 @pytest.mark.rig(zones=66, zone_size=256, zone_capacity=200)
 async def test_what_garbage_collection_can_not_read_for_a_moment_is_not_lost(rig: FtlRig, status: int) -> None:
     await with_gc_at_work(rig)
-    fault = rig.media.inject_fault(op=_shim.OP_READ, status=status)
+    fault = rig.media.inject_fault(op=_shim.Op.READ, status=status)
     await asyncio.sleep(0.02)
     rig.media.clear_faults(fault)
     progress = await rig.finish()
@@ -55,7 +55,7 @@ async def test_what_garbage_collection_can_not_read_for_a_moment_is_not_lost(rig
 async def test_a_base_that_takes_no_write_for_a_while_costs_no_zone(make_rig: MakeFtlRig, seconds: float) -> None:
     rig = await make_rig(zones=2 + 66 * PUNITS, num_punits=PUNITS)
     await with_gc_at_work(rig)
-    fault = rig.media.inject_fault(op=_shim.OP_WRITE, status=INTERNAL_ERROR)
+    fault = rig.media.inject_fault(op=_shim.Op.WRITE, status=INTERNAL_ERROR)
     await asyncio.sleep(seconds)
     rig.media.clear_faults(fault)
     progress = await rig.finish()
@@ -78,7 +78,7 @@ async def test_a_halt_waits_for_a_base_that_is_busy(rig: FtlRig) -> None:
 async def test_the_control_path_asks_a_busy_device_again(reactor: ReactorLoop, media: _shim.EmulatedMedia) -> None:
     port = BlockPort(reactor, media, name="base")
     media.inject_fault(status=NOT_READY, times=3)
-    await port.zone_action(ZONE_RESET, 0)
+    await port.zone_action(_shim.ZoneAction.RESET, 0)
     assert media.operations == 4
     await port.close()
 
@@ -110,10 +110,10 @@ async def test_a_device_that_reads_nothing_is_gone_and_no_block_of_it_bad(
     reactor: ReactorLoop, media: _shim.EmulatedMedia
 ) -> None:
     port = BlockPort(reactor, media, name="base")
-    media.inject_fault(op=_shim.OP_READ, status=INTERNAL_ERROR)
+    media.inject_fault(op=_shim.Op.READ, status=INTERNAL_ERROR)
     with pytest.raises(MediaError, match=r"internal error.*as all reads") as raised:
         await port.read_what_can_be(media.zone_size, 8)
-    assert raised.value.status in BASE_GONE
+    assert _shim.base_gone(raised.value.status)
     await port.close()
 
 
@@ -123,7 +123,7 @@ async def test_too_many_zones_are_not_waited_for_long(
 ) -> None:
     port = BlockPort(reactor, media, name="base")
     clock = asyncio.get_running_loop().time
-    media.inject_fault(op=_shim.OP_WRITE, status=status)
+    media.inject_fault(op=_shim.Op.WRITE, status=status)
     for _ in range(2):
         began = clock()
         with pytest.raises(MediaError):
@@ -134,7 +134,7 @@ async def test_too_many_zones_are_not_waited_for_long(
 
 async def test_a_flush_in_doubt_is_not_repeated(reactor: ReactorLoop, media: _shim.EmulatedMedia) -> None:
     port = BlockPort(reactor, media, name="base")
-    media.inject_fault(op=_shim.OP_FLUSH, status=INTERNAL_ERROR, times=1)
+    media.inject_fault(op=_shim.Op.FLUSH, status=INTERNAL_ERROR, times=1)
     with pytest.raises(FlushDoubtError, match=r"flush failed: internal error.* may be lost") as raised:
         await port.flush()
     assert raised.value.status == INTERNAL_ERROR
@@ -142,12 +142,12 @@ async def test_a_flush_in_doubt_is_not_repeated(reactor: ReactorLoop, media: _sh
     await port.close()
 
 
-@pytest.mark.parametrize("op", [_shim.OP_WRITE, _shim.OP_FLUSH, _shim.OP_ZONE_SEND, _shim.OP_ZONE_REPORT])
+@pytest.mark.parametrize("op", [_shim.Op.WRITE, _shim.Op.FLUSH, _shim.Op.ZONE_SEND, _shim.Op.ZONE_REPORT])
 async def test_a_creation_on_a_base_that_stays_busy_is_refused_soon(
-    reactor: ReactorLoop, media: _shim.EmulatedMedia, op: int
+    reactor: ReactorLoop, media: _shim.EmulatedMedia, op: _shim.Op
 ) -> None:
     """Somebody waits for it."""
-    if op == _shim.OP_ZONE_SEND:
+    if op == _shim.Op.ZONE_SEND:
         port = BlockPort(reactor, media, name="base")
         await port.write(4 * media.zone_size, bytes(4096))
         await port.close()
@@ -177,13 +177,13 @@ async def test_what_can_not_be_read_once_is_read_again_later(
 ) -> None:
     port = BlockPort(reactor, media, name="base")
     await port.write(0, bytes([7]) * 4096 * 8)
-    media.inject_fault(op=_shim.OP_READ, lba=0, block_count=1, status=UNRECOVERED_READ, times=1)
+    media.inject_fault(op=_shim.Op.READ, lba=0, block_count=1, status=UNRECOVERED_READ, times=1)
     began = asyncio.get_running_loop().time()
     blocks, readable = await port.read_what_can_be(0, block_count)
     assert asyncio.get_running_loop().time() - began >= 0.01
     assert readable.all()
     assert (blocks == 7).all()
-    media.inject_fault(op=_shim.OP_READ, lba=0, block_count=1, status=UNRECOVERED_READ, times=2)
+    media.inject_fault(op=_shim.Op.READ, lba=0, block_count=1, status=UNRECOVERED_READ, times=2)
     blocks, readable = await port.read_what_can_be(0, block_count)
     assert list(readable) == [False] + [True] * (block_count - 1)
     assert not blocks[0].any()
@@ -191,5 +191,5 @@ async def test_what_can_not_be_read_once_is_read_again_later(
 
 
 def test_a_base_that_stays_busy_is_gone_unless_it_may_be_a_block() -> None:
-    assert {NOT_READY, 0x370, 0x005, 0x00B, 0x008} <= BASE_GONE
-    assert not {0, INTERNAL_ERROR, WRITE_FAULT, UNRECOVERED_READ, 0x1BA} & BASE_GONE
+    assert all(_shim.base_gone(status) for status in (NOT_READY, 0x370, 0x005, 0x00B, 0x008))
+    assert not any(_shim.base_gone(status) for status in (0, INTERNAL_ERROR, WRITE_FAULT, UNRECOVERED_READ, 0x1BA))

@@ -27,7 +27,7 @@ L2P_TRIMMED = 2
 
 async def test_halting_ends_with_an_error_where_the_base_can_not_flush_any_more(rig: FtlRig) -> None:
     await rig.good("write", total_blocks=10)
-    rig.media.inject_fault(op=_shim.OP_FLUSH, status=INTERNAL_ERROR)
+    rig.media.inject_fault(op=_shim.Op.FLUSH, status=INTERNAL_ERROR)
     with pytest.raises(MediaError, match=r"can't flush \(internal error.*: what its cache held may be lost") as raised:
         await rig.device.halt()
     assert raised.value.status == INTERNAL_ERROR
@@ -50,7 +50,7 @@ async def test_a_halt_that_waits_for_a_base_that_does_not_answer_holds_up_nobody
             await asyncio.sleep(0.1)
             ticks += 1
 
-    rig.media.inject_fault(op=_shim.OP_WRITE, latency_us=20_000_000)
+    rig.media.inject_fault(op=_shim.Op.WRITE, latency_us=20_000_000)
     await rig.start("write", total_blocks=200)
     await asyncio.sleep(0.1)
     await rig.device.abort("gone")
@@ -83,7 +83,7 @@ async def test_a_reset_whose_failure_is_told_late_makes_no_checkpoint_stale(
     async def told_meanwhile(*args: Any, **options: Any) -> Any:
         # The core was closed with this event still on its way.
         rig.device._bands._add_bad(band.index, {0})
-        event: Any = SimpleNamespace(kind=_shim.EV_BAND_RESET_DONE, a=band.index, b=0, c=0)
+        event: Any = SimpleNamespace(kind=_shim.EventKind.BAND_RESET_DONE, band=band.index, status=0, failed_punit=0)
         rig.device._on_event(event)
         return await write(*args, **options)
 

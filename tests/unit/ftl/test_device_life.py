@@ -113,9 +113,9 @@ async def test_a_base_without_zones_or_with_small_blocks_is_refused(reactor: Rea
 
 
 @pytest.mark.rig(**SMALL)
-@pytest.mark.parametrize("op", [_shim.OP_ZONE_REPORT, _shim.OP_ZONE_SEND, _shim.OP_WRITE, _shim.OP_FLUSH])
+@pytest.mark.parametrize("op", [_shim.Op.ZONE_REPORT, _shim.Op.ZONE_SEND, _shim.Op.WRITE, _shim.Op.FLUSH])
 async def test_a_device_that_fails_during_creation_leaves_nothing_behind(
-    op: int, reactor: ReactorLoop, media: _shim.EmulatedMedia
+    op: _shim.Op, reactor: ReactorLoop, media: _shim.EmulatedMedia
 ) -> None:
     port = BlockPort(reactor, media, name="before")
     await port.write(5 * 64, block(1))
@@ -163,9 +163,9 @@ async def test_the_second_halt_is_told_that_one_is_under_way(rig: FtlRig) -> Non
 async def test_halt_makes_durable_what_was_accepted(rig: FtlRig) -> None:
     await rig.overwrite(0.5)
     # For a second nothing gets to the media: long enough to begin the halt, however slow the machine.
-    fault = rig.media.inject_fault(op=_shim.OP_WRITE, latency_us=1_000_000)
+    fault = rig.media.inject_fault(op=_shim.Op.WRITE, latency_us=1_000_000)
     await rig.port.write(3, block(77))
-    assert rig.device.core.stats()["write_buffer_used"] > 0
+    assert rig.device.core.stats().write_buffer_used > 0
     halting = asyncio.ensure_future(rig.device.halt())
     await asyncio.sleep(0)
     rig.media.clear_faults(fault)
@@ -231,9 +231,9 @@ async def test_a_zone_that_fails_while_written_is_replaced_by_a_spare(state: str
 
 def _open_zone(rig: FtlRig) -> int:
     """A zone of the band that user data goes to now."""
-    for band in rig.device.core.bands():
-        if band["state"] == "open" and band["stream"] == _shim.STREAM_USER:
-            zone = rig.device._bands[rig.device.core.bands().index(band)].zones[0]
+    for number, band in enumerate(rig.device.core.bands()):
+        if band.state == _shim.BandState.OPEN and band.stream == _shim.STREAM_USER:
+            zone = rig.device._bands[number].zones[0]
             assert zone is not None
             return zone
     raise AssertionError("no band is open")
@@ -257,7 +257,7 @@ async def test_a_closed_zone_gone_read_only_loses_nothing(rig: FtlRig) -> None:
 async def test_a_write_that_fails_once_is_written_elsewhere(rig: FtlRig) -> None:
     await rig.overwrite(1)
     for skip in (0, 7, 30):
-        rig.media.inject_fault(op=_shim.OP_WRITE, status=WRITE_FAULT, skip=skip, times=1)
+        rig.media.inject_fault(op=_shim.Op.WRITE, status=WRITE_FAULT, skip=skip, times=1)
         await rig.overwrite(1)
     await rig.verify()
     stats = rig.device.stats()
@@ -271,7 +271,7 @@ async def test_a_block_that_cant_be_read_is_lost_alone_and_reads_as_an_error(rig
     entries = rig.device.core.l2p(0, rig.device.block_count)
     lba = int(np.flatnonzero(entries < 1 << 40)[5])
     address = int(entries[lba])
-    rig.media.inject_fault(op=_shim.OP_READ, lba=address, block_count=1, status=UNRECOVERED_READ)
+    rig.media.inject_fault(op=_shim.Op.READ, lba=address, block_count=1, status=UNRECOVERED_READ)
     others = [n for n in range(rig.device.block_count) if n != lba]
     for _ in range(8):
         if rig.device.stats()["lost_blocks"]:
@@ -313,7 +313,7 @@ async def test_a_device_that_loses_too_many_zones_fails_writes_and_goes_on_readi
 async def test_a_base_that_is_gone_fails_every_io_and_says_why(rig: FtlRig) -> None:
     await rig.overwrite(1)
     await rig.start("write", total_blocks=10 * rig.device.block_count)
-    await rig.until(lambda: int(str(rig.load.progress()["done_blocks"])) > 100)
+    await rig.until(lambda: int(str(rig.load.progress().done_blocks)) > 100)
     rig.media.inject_fault(status=PATH_ERROR)
     progress = await rig.finish()
     assert progress["io_errors"] > 0
@@ -346,7 +346,7 @@ async def test_abort_ends_a_device_without_another_write(rig: FtlRig) -> None:
 @pytest.mark.rig(**SMALL)
 async def test_a_base_that_cant_flush_fails_the_device(rig: FtlRig) -> None:
     await rig.overwrite(1)
-    rig.media.inject_fault(op=_shim.OP_FLUSH, status=ABORTED, do_not_retry=True)
+    rig.media.inject_fault(op=_shim.Op.FLUSH, status=ABORTED, do_not_retry=True)
     await rig.run("write", total_blocks=5 * rig.device.block_count)
     assert rig.device.failed.is_set()
     assert rig.device.failure is not None
@@ -357,7 +357,7 @@ async def test_a_base_that_cant_flush_fails_the_device(rig: FtlRig) -> None:
 async def test_a_flush_that_fails_now_and_then_is_repeated(rig: FtlRig) -> None:
     await rig.overwrite(1)
     for skip in range(0, 50, 10):
-        rig.media.inject_fault(op=_shim.OP_FLUSH, status=ABORTED, do_not_retry=True, skip=skip, times=1)
+        rig.media.inject_fault(op=_shim.Op.FLUSH, status=ABORTED, do_not_retry=True, skip=skip, times=1)
     await rig.overwrite(4)
     await rig.verify()
     assert rig.device.stats()["zone_faults"] == 0
@@ -366,7 +366,7 @@ async def test_a_flush_that_fails_now_and_then_is_repeated(rig: FtlRig) -> None:
 @pytest.mark.rig(**SMALL)
 async def test_a_zone_that_cant_be_reset_is_given_up(rig: FtlRig) -> None:
     await rig.overwrite(1)
-    rig.media.inject_fault(op=_shim.OP_ZONE_SEND, lba=10 * 64, block_count=1, status=WRITE_FAULT)
+    rig.media.inject_fault(op=_shim.Op.ZONE_SEND, lba=10 * 64, block_count=1, status=WRITE_FAULT)
     await rig.overwrite(5)
     await rig.verify()
     stats = rig.device.stats()
@@ -378,7 +378,7 @@ async def test_a_zone_that_cant_be_reset_is_given_up(rig: FtlRig) -> None:
 @pytest.mark.rig(**SMALL)
 async def test_a_zone_that_fails_one_reset_is_used_again_where_there_is_no_spare(rig: FtlRig) -> None:
     await rig.overwrite(1)
-    rig.media.inject_fault(op=_shim.OP_ZONE_SEND, lba=10 * 64, block_count=1, status=WRITE_FAULT, times=1)
+    rig.media.inject_fault(op=_shim.Op.ZONE_SEND, lba=10 * 64, block_count=1, status=WRITE_FAULT, times=1)
     await rig.overwrite(1)
     await rig.until(lambda: rig.device.zone_faults == 1)
     seq = rig.device._bands[8].seq

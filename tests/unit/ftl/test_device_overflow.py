@@ -32,19 +32,19 @@ async def test_more_lost_blocks_than_there_is_room_for_reach_the_device_as_an_ov
     rig.reactor.subscribe(rig.device.core.id, spy)
     drain = rig.reactor._drain
     rig.reactor._drain = lambda: None  # type: ignore[method-assign]
-    rig.media.inject_fault(op=_shim.OP_READ, status=UNRECOVERED_READ)
-    closed = [number for number, band in enumerate(rig.device.core.bands()) if band["state"] == "closed"]
+    rig.media.inject_fault(op=_shim.Op.READ, status=UNRECOVERED_READ)
+    closed = [number for number, band in enumerate(rig.device.core.bands()) if band.state == _shim.BandState.CLOSED]
     for number in closed:
         with contextlib.suppress(BlockingIOError, ValueError):  # the band manager was there first
             rig.device.core.start_move(number)
-        await rig.until(lambda number=number: rig.device.core.bands()[number]["state"] != "moving")
-        if rig.device.core.stats()["lost_blocks"] > LOST_BLOCKS_MAX:
+        await rig.until(lambda number=number: rig.device.core.bands()[number].state != _shim.BandState.MOVING)
+        if rig.device.core.stats().lost_blocks > LOST_BLOCKS_MAX:
             break
     rig.media.clear_faults()
     rig.reactor._drain = drain  # type: ignore[method-assign]
     await rig.until(lambda: bool(heard))
-    assert 0 < heard.count(_shim.EV_BLOCK_LOST) <= LOST_BLOCKS_MAX < rig.device.lost_blocks
-    assert heard.count(_shim.EV_OVERFLOW) == 1
+    assert 0 < heard.count(_shim.EventKind.BLOCK_LOST) <= LOST_BLOCKS_MAX < rig.device.lost_blocks
+    assert heard.count(_shim.EventKind.OVERFLOW) == 1
 
 
 async def test_a_drain_ends_though_its_answer_was_dropped(rig: FtlRig) -> None:
@@ -53,7 +53,7 @@ async def test_a_drain_ends_though_its_answer_was_dropped(rig: FtlRig) -> None:
         draining = asyncio.ensure_future(rig.device._drains.drain())
         for _ in range(TURNS):
             await asyncio.sleep(0)
-        assert rig.device.core.stats()["write_buffer_used"] == 0
+        assert rig.device.core.stats().write_buffer_used == 0
         assert not draining.done()
     assert await draining == 0
     await rig.device.halt()

@@ -56,9 +56,9 @@ async def test_a_halt_tells_of_every_band_at_debug_level(rig: FtlRig, caplog: py
     assert "start " in limits
     assert summary == (
         f"ftl0: halted cleanly: {counts}; {rows['valid'].sum()} of "
-        f"{rig.device.geometry.band_blocks * len(rows)} blocks valid; hosts wrote {stats['user_written_blocks']} "
-        f"blocks, {stats['media_written_blocks']} went to media (write amplification "
-        f"{stats['media_written_blocks'] / stats['user_written_blocks']:.2f}); limits applied: {limits}"
+        f"{rig.device.geometry.band_blocks * len(rows)} blocks valid; hosts wrote {stats.user_written_blocks} "
+        f"blocks, {stats.media_written_blocks} went to media (write amplification "
+        f"{stats.media_written_blocks / stats.user_written_blocks:.2f}); limits applied: {limits}"
     )
 
 
@@ -76,7 +76,7 @@ async def test_where_nobody_reads_it_no_line_is_made(
 async def test_a_halt_that_fails_tells_of_bands_too(rig: FtlRig, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG, logger=halt_log.__name__)
     await rig.good("write", total_blocks=10)
-    rig.media.inject_fault(op=_shim.OP_FLUSH, status=INTERNAL_ERROR)
+    rig.media.inject_fault(op=_shim.Op.FLUSH, status=INTERNAL_ERROR)
     with pytest.raises(MediaError, match="can't flush"):
         await rig.device.halt()
     assert rig.device.state is FtlState.HALTED

@@ -123,9 +123,9 @@ async def discarded() -> dict[str, float]:
         device = await creation.create(reactor, base, name="ftl0", conf=CONF, num_punits=1, no_data=True)
         load = _shim.LoadGenerator(reactor.shim, device.core, lba_count=device.block_count, seed=1)
         load.start("write", pattern="sequential", total_blocks=device.block_count, io_blocks=32, queue_depth=32)
-        while load.progress()["running"]:  # noqa: ASYNC110
+        while load.progress().running:  # noqa: ASYNC110
             await asyncio.sleep(0)
-        assert load.progress()["io_errors"] == 0
+        assert load.progress().io_errors == 0
         load.close()
         assert device.stats()["bands"]["closed"] > BANDS // 3
         assert device.stats()["relocs_started"] == 0
@@ -214,7 +214,7 @@ async def test_however_many_events_come_one_decision_is_made(monkeypatch: pytest
 
         monkeypatch.setattr(manager, "_watch", counted)
         for _ in range(events):
-            event: Any = SimpleNamespace(kind=_shim.EV_BAND_CLOSED, a=0, b=0, c=0)
+            event: Any = SimpleNamespace(kind=_shim.EventKind.BAND_CLOSED, band=0)
             device._on_event(event)
         await asyncio.sleep(0)
         await asyncio.sleep(0)

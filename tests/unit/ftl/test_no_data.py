@@ -36,7 +36,7 @@ async def test_relocation_finds_what_is_in_force_without_reading_metadata(reacto
         await rig.good("write", pattern="sequential", io_blocks=8)
         for zone in range(2, NULL_ZONES):
             summary = zone * 256 + 200 - 2
-            rig.media.inject_fault(op=_shim.OP_READ, lba=summary, block_count=2, status=0x281)
+            rig.media.inject_fault(op=_shim.Op.READ, lba=summary, block_count=2, status=0x281)
         await rig.overwrite(4)
         stats = rig.device.stats()
         assert stats["relocs_started"] > 10
@@ -66,7 +66,7 @@ async def test_trims_outlive_relocation_without_records(reactor: ReactorLoop) ->
             await rig.port.deallocate(first, 8)
         load = _shim.LoadGenerator(reactor.shim, rig.device.core, first_lba=count // 2, lba_count=count // 2, seed=1)
         load.start("write", total_blocks=3 * count)
-        await rig.until(lambda: bool(load.progress()["done_blocks"] >= 3 * count))
+        await rig.until(lambda: bool(load.progress().done_blocks >= 3 * count))
         load.close()
         assert rig.device.stats()["core"]["reloc_moved_blocks"] > 0
         for first in range(0, count // 2, 16):

@@ -166,7 +166,7 @@ def connect_command(**changes: Any) -> tuple[Sqe, bytes]:
 async def io(
     reactor: ReactorLoop,
     device: _shim.BlockDevice,
-    op: int,
+    op: _shim.Op,
     lba: int = 0,
     count: int = 0,
     buffer: Any = None,
@@ -175,7 +175,7 @@ async def io(
     """(status, result) of one I/O."""
     port = _shim.IoPort(reactor.shim, device, 4)
     done: asyncio.Future[tuple[int, int]] = asyncio.get_running_loop().create_future()
-    reactor.subscribe(port.id, lambda event: done.set_result((event.b, event.c)))
+    reactor.subscribe(port.id, lambda event: done.set_result((event.status, event.result)))
     try:
         port.submit(op, lba, count, buffer, **options)
         return await asyncio.wait_for(done, WAIT_S)

@@ -67,8 +67,8 @@ async def test_a_host_with_the_key_does_its_io(keys: HostKeys, policy: Policy | 
         (namespace,) = await controller.namespaces()
         qpair = await controller.create_io_qpair(here.reactor, namespace)
         data, back = bytes(range(256)) * 16, bytearray(4096)
-        assert await io(here.reactor, qpair, _shim.OP_WRITE, 3, 1, data) == (0, 0)
-        assert await io(here.reactor, qpair, _shim.OP_READ, 3, 1, back) == (0, 0)
+        assert await io(here.reactor, qpair, _shim.Op.WRITE, 3, 1, data) == (0, 0)
+        assert await io(here.reactor, qpair, _shim.Op.READ, 3, 1, back) == (0, 0)
         assert back == data
         await controller.close()
 
@@ -141,7 +141,7 @@ async def test_a_host_that_reconnects_proves_itself_again() -> None:
         )
         await here.subsystem.disconnect()
         await until(lambda: host.losses == 1 and host.connected)
-        assert (await io(here.reactor, host.device, _shim.OP_READ, 0, 1, bytearray(4096)))[0] == 0
+        assert (await io(here.reactor, host.device, _shim.Op.READ, 0, 1, bytearray(4096)))[0] == 0
         await host.close()
 
 
@@ -328,7 +328,7 @@ async def test_who_has_not_proved_himself_takes_no_place_of_the_host_that_he_say
         strangers += [await arrive(here, qid=qid, **target) for qid in (1, 2)]
         assert here.subsystem.io_qpair_count == 0
         qpair = await controllers[0].create_io_qpair(here.reactor, namespace)
-        assert (await io(here.reactor, qpair, _shim.OP_READ, 0, 1, bytearray(4096)))[0] == 0
+        assert (await io(here.reactor, qpair, _shim.Op.READ, 0, 1, bytearray(4096)))[0] == 0
         for stranger in strangers:
             stranger.close()
         for controller in controllers:

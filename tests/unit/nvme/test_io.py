@@ -33,11 +33,11 @@ async def test_what_is_written_through_a_queue_is_read_through_another(
     second = await controller.create_io_qpair(here.reactor, namespace)
     data = bytearray(os.urandom(32 * block_bytes))
     back = bytearray(len(data))
-    assert (await io(here.reactor, first, _shim.OP_WRITE, 7, 32, data))[0] == 0
-    assert (await io(here.reactor, second, _shim.OP_READ, 7, 32, back))[0] == 0
+    assert (await io(here.reactor, first, _shim.Op.WRITE, 7, 32, data))[0] == 0
+    assert (await io(here.reactor, second, _shim.Op.READ, 7, 32, back))[0] == 0
     assert back == data
-    assert (await io(here.reactor, first, _shim.OP_FLUSH))[0] == 0
-    assert (await io(here.reactor, first, _shim.OP_READ, 1024, 1, back))[0] == Status.LBA_OUT_OF_RANGE
+    assert (await io(here.reactor, first, _shim.Op.FLUSH))[0] == 0
+    assert (await io(here.reactor, first, _shim.Op.READ, 1024, 1, back))[0] == Status.LBA_OUT_OF_RANGE
     await controller.close()
 
 
@@ -51,8 +51,8 @@ async def test_interleaved_metadata_travels_with_its_block(here: Bench) -> None:
     assert (qpair.block_bytes, qpair.metadata_bytes) == (4112, 16)
     data = bytearray(os.urandom(3 * 4112))
     back = bytearray(len(data))
-    assert (await io(here.reactor, qpair, _shim.OP_WRITE, 5, 3, data))[0] == 0
-    assert (await io(here.reactor, qpair, _shim.OP_READ, 5, 3, back))[0] == 0
+    assert (await io(here.reactor, qpair, _shim.Op.WRITE, 5, 3, data))[0] == 0
+    assert (await io(here.reactor, qpair, _shim.Op.READ, 5, 3, back))[0] == 0
     assert back == data
     separate = replace(namespace, metadata_interleaved=False)
     with pytest.raises(UnsupportedError, match="separate metadata"):
@@ -71,13 +71,13 @@ async def test_a_zoned_namespace_is_the_same_device_over_the_wire(here: Bench) -
     assert qpair.volatile_cache
     data = bytearray(os.urandom(4 * 4096))
     for expected in (64, 68):
-        assert await io(here.reactor, qpair, _shim.OP_APPEND, 64, 4, data) == (0, expected)
+        assert await io(here.reactor, qpair, _shim.Op.APPEND, 64, 4, data) == (0, expected)
     report = bytearray(64 + 64)
-    done = await io(here.reactor, qpair, _shim.OP_ZONE_REPORT, 64, 0, report, zone_all=True)
+    done = await io(here.reactor, qpair, _shim.Op.ZONE_REPORT, 64, 0, report, zone_all=True)
     assert done[0] == 0
     assert struct.unpack_from("<Q", report)[0] == 1
     assert struct.unpack_from("<QQQ", report, 72) == (48, 64, 72)
-    status, _ = await io(here.reactor, qpair, _shim.OP_WRITE, 64, 1, data)
+    status, _ = await io(here.reactor, qpair, _shim.Op.WRITE, 64, 1, data)
     assert status == Status.ZONE_INVALID_WRITE
     await controller.close()
 
@@ -98,11 +98,11 @@ async def test_namespaces_appear_on_queues_that_are_open_already(here: Bench) ->
     (namespace,) = await controller.namespaces()
     late = await controller.create_io_qpair(here.reactor, replace(namespace, nsid=5))
     block = bytearray(4096)
-    assert (await io(here.reactor, late, _shim.OP_READ, 0, 1, block))[0] == Status.INVALID_NAMESPACE
+    assert (await io(here.reactor, late, _shim.Op.READ, 0, 1, block))[0] == Status.INVALID_NAMESPACE
     here.subsystem.add_namespace(here.media(), nsid=5)
-    assert (await io(here.reactor, late, _shim.OP_READ, 0, 1, block))[0] == 0
+    assert (await io(here.reactor, late, _shim.Op.READ, 0, 1, block))[0] == 0
     here.subsystem.remove_namespace(5)
-    assert (await io(here.reactor, late, _shim.OP_READ, 0, 1, block))[0] == Status.INVALID_NAMESPACE
+    assert (await io(here.reactor, late, _shim.Op.READ, 0, 1, block))[0] == Status.INVALID_NAMESPACE
     await controller.close()
 
 
@@ -116,12 +116,12 @@ async def test_a_queue_is_no_deeper_than_the_controller_allows(here: Bench) -> N
 
     def count(event: _shim.Event) -> None:
         nonlocal done
-        assert event.b == 0
+        assert event.status == 0
         done += 1
 
     here.reactor.subscribe(port.id, count)
     for lba in range(64):
-        port.submit(_shim.OP_READ, lba, 1, bytearray(4096))
+        port.submit(_shim.Op.READ, lba, 1, bytearray(4096))
     await until(lambda: done == 64)
     port.close()
     with pytest.raises(ParameterError):

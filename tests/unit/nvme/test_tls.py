@@ -84,8 +84,8 @@ async def test_a_host_with_the_psk_does_its_io_by_tls(psk: Psk, digests: bool) -
         data = os.urandom(4096 * 32)
         for lba, count in ((3, 1), (64, 32), (200, 7)):
             part, back = data[: 4096 * count], bytearray(4096 * count)
-            assert await io(here.reactor, qpair, _shim.OP_WRITE, lba, count, part) == (0, 0)
-            assert await io(here.reactor, qpair, _shim.OP_READ, lba, count, back) == (0, 0)
+            assert await io(here.reactor, qpair, _shim.Op.WRITE, lba, count, part) == (0, 0)
+            assert await io(here.reactor, qpair, _shim.Op.READ, lba, count, back) == (0, 0)
             assert back == part
         (told,) = [each.describe() for each in here.subsystem.controllers.values()]
         assert told["tls"] == cipher
@@ -101,7 +101,7 @@ async def test_many_queues_and_commands_at_once_arrive_whole() -> None:
         qpairs = [await controller.create_io_qpair(here.reactor, namespace) for _ in range(3)]
         data = [os.urandom(4096 * 32) for _ in range(24)]
         back = [bytearray(4096 * 32) for _ in data]
-        for op, buffers in ((_shim.OP_WRITE, data), (_shim.OP_READ, back)):
+        for op, buffers in ((_shim.Op.WRITE, data), (_shim.Op.READ, back)):
             results = await asyncio.gather(
                 *(
                     io(here.reactor, qpairs[number % 3], op, number * 32, 32, buffer)
@@ -140,7 +140,7 @@ async def test_what_passes_the_network_is_not_the_data() -> None:
             controller = await Controller.connect("127.0.0.1", port, SUBNQN, hostnqn=hostnqn, psk=psk)
             (namespace,) = await controller.namespaces()
             qpair = await controller.create_io_qpair(here.reactor, namespace)
-            assert await io(here.reactor, qpair, _shim.OP_WRITE, 3, 1, data) == (0, 0)
+            assert await io(here.reactor, qpair, _shim.Op.WRITE, 3, 1, data) == (0, 0)
             await controller.close()
             # The model is of an admin command's.
             assert (data[:16] in seen, b"spdk-ftl-py controller" in seen) == ((False, False) if psk else (True, True))
@@ -155,7 +155,7 @@ async def test_psk_and_chap_go_together() -> None:
         controller = await here.connect(psk=HeldPsk(PSK), keys=keys)
         (namespace,) = await controller.namespaces()
         qpair = await controller.create_io_qpair(here.reactor, namespace)
-        assert await io(here.reactor, qpair, _shim.OP_WRITE, 3, 1, bytes(4096)) == (0, 0)
+        assert await io(here.reactor, qpair, _shim.Op.WRITE, 3, 1, bytes(4096)) == (0, 0)
         await controller.close()
 
 
@@ -440,7 +440,7 @@ async def test_a_connection_that_ends_without_a_word_ends_the_queues() -> None:
         (there,) = here.subsystem.controllers.values()
         await there.close()
         await until(lambda: not qpair.connected)
-        assert (await io(here.reactor, qpair, _shim.OP_READ, 0, 1, bytearray(4096)))[0] == Status.PATH_ERROR
+        assert (await io(here.reactor, qpair, _shim.Op.READ, 0, 1, bytearray(4096)))[0] == Status.PATH_ERROR
         await controller.close()
         await nobody_is_left(here)
 

@@ -23,7 +23,7 @@ WAIT_S = 20.0
 async def test_every_io_of_a_port_is_answered_though_its_event_was_dropped(stepped: bool) -> None:
     async with ReactorLoop("test", spin_us=0, stepped=stepped) as reactor:
         media = _shim.EmulatedMedia.conventional(reactor.shim, 64)
-        media.inject_fault(op=_shim.OP_WRITE, status=0x280)
+        media.inject_fault(op=_shim.Op.WRITE, status=0x280)
         port = BlockPort(reactor, media, name="port", depth=8)
         async with full_event_ring(reactor):
             # More than its depth: those behind wait for answers, too.
@@ -48,21 +48,21 @@ async def test_each_answer_comes_once() -> None:
 
         def on_event(event: _shim.Event) -> None:
             nonlocal overflows
-            if event.kind == _shim.EV_OVERFLOW:
+            if event.kind == _shim.EventKind.OVERFLOW:
                 overflows += 1
-                told.extend(ticket for ticket, _, _ in port.take_untold())
+                told.extend(completion.ticket for completion in port.take_untold())
             else:
-                told.append(event.a)
+                told.append(event.ticket)
 
         reactor.subscribe(port.id, on_event)
-        wanted = [port.submit(_shim.OP_FLUSH)]
+        wanted = [port.submit(_shim.Op.FLUSH)]
         while not told:  # noqa: ASYNC110
             await asyncio.sleep(0)
         async with full_event_ring(reactor):
-            wanted += [port.submit(_shim.OP_FLUSH) for _ in range(4)]
+            wanted += [port.submit(_shim.Op.FLUSH) for _ in range(4)]
             for _ in range(10):
                 await asyncio.sleep(0)
-        wanted.append(port.submit(_shim.OP_FLUSH))
+        wanted.append(port.submit(_shim.Op.FLUSH))
         for _ in range(10):
             await asyncio.sleep(0)
         assert sorted(told) == wanted
@@ -74,18 +74,18 @@ async def test_who_subscribes_late_hears_of_what_was_dropped_before() -> None:
     async with ReactorLoop("test", stepped=True) as reactor:
         port = _shim.IoPort(reactor.shim, _shim.EmulatedMedia.conventional(reactor.shim, 64), 4)
         async with full_event_ring(reactor):
-            ticket = port.submit(_shim.OP_FLUSH)
+            ticket = port.submit(_shim.Op.FLUSH)
             for _ in range(10):
                 await asyncio.sleep(0)
         kinds: list[int] = []
         reactor.subscribe(port.id, lambda event: kinds.append(event.kind))
-        assert kinds == [_shim.EV_OVERFLOW]
-        assert [answer[0] for answer in port.take_untold()] == [ticket]
+        assert kinds == [_shim.EventKind.OVERFLOW]
+        assert [completion.ticket for completion in port.take_untold()] == [ticket]
         assert port.take_untold() == []
         # What was made later can't have lost anything.
         later = _shim.IoPort(reactor.shim, _shim.EmulatedMedia.conventional(reactor.shim, 64), 4)
         reactor.subscribe(later.id, lambda event: kinds.append(event.kind))
-        assert kinds == [_shim.EV_OVERFLOW]
+        assert kinds == [_shim.EventKind.OVERFLOW]
         later.close()
         port.close()
 
@@ -103,7 +103,7 @@ async def test_the_end_of_a_load_is_noticed_though_its_event_was_dropped() -> No
         assert not ended.is_set()  # an overflow is no end
         async with full_event_ring(reactor):
             load.stop()
-            while load.progress()["running"]:  # noqa: ASYNC110
+            while load.progress().running:  # noqa: ASYNC110
                 await asyncio.sleep(0)
         assert ended.is_set()
         load.close()

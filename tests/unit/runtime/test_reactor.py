@@ -60,18 +60,18 @@ async def test_a_device_is_served_by_a_sleeping_thread_and_by_steps_alike() -> N
         done: dict[int, asyncio.Future[int]] = {}
 
         def on_event(event: _shim.Event) -> None:
-            done[event.a].set_result(event.b)
+            done[event.ticket].set_result(event.status)
 
         loop.subscribe(port.id, on_event)
 
-        async def run(op: int, data: bytearray) -> int:
+        async def run(op: _shim.Op, data: bytearray) -> int:
             ticket = port.submit(op, 3, 1, data)
             done[ticket] = asyncio.get_running_loop().create_future()
             return await done[ticket]
 
-        assert await run(_shim.OP_WRITE, bytearray(b"x" * 4096)) == 0
+        assert await run(_shim.Op.WRITE, bytearray(b"x" * 4096)) == 0
         data = bytearray(4096)
-        assert await run(_shim.OP_READ, data) == 0
+        assert await run(_shim.Op.READ, data) == 0
         port.close()
         await loop.stop()
         return bytes(data)
@@ -85,15 +85,15 @@ def test_a_port_refuses_more_than_its_depth_and_buffers_that_are_too_small() -> 
     media = _shim.EmulatedMedia.conventional(reactor, 64)
     port = _shim.IoPort(reactor, media, 2)
     with pytest.raises(ValueError, match="4096 needed"):
-        port.submit(_shim.OP_READ, 0, 1, bytearray(100))
+        port.submit(_shim.Op.READ, 0, 1, bytearray(100))
     with pytest.raises(BufferError):
-        port.submit(_shim.OP_READ, 0, 1, bytes(4096))
+        port.submit(_shim.Op.READ, 0, 1, bytes(4096))
     for _ in range(2):
-        port.submit(_shim.OP_READ, 0, 1, bytearray(4096))
+        port.submit(_shim.Op.READ, 0, 1, bytearray(4096))
     with pytest.raises(BlockingIOError, match="every slot"):
-        port.submit(_shim.OP_READ, 0, 1, bytearray(4096))
+        port.submit(_shim.Op.READ, 0, 1, bytearray(4096))
     port.close()
     port.close()
-    assert [event.kind for event in reactor.events()] == [_shim.EV_IO_DONE] * 2
+    assert [event.kind for event in reactor.events()] == [_shim.EventKind.IO_DONE] * 2
     with pytest.raises(RuntimeError, match="closed"):
-        port.submit(_shim.OP_FLUSH)
+        port.submit(_shim.Op.FLUSH)

@@ -60,9 +60,9 @@ class Stepped:
     def step(self) -> int:
         work = self.reactor.step(self.now_ns)
         for event in self.reactor.events():
-            if event.kind == _shim.EV_IO_DONE and event.source == self.port.id:
-                self.completed[event.a] = Completion(event.b, event.c)
-                self.completion_order.append(event.a)
+            if event.kind == _shim.EventKind.IO_DONE and event.source == self.port.id:
+                self.completed[event.ticket] = Completion(event.status, event.result)
+                self.completion_order.append(event.ticket)
         return work
 
     def wait(self, ticket: int) -> Completion:
@@ -74,30 +74,30 @@ class Stepped:
 
     def write(self, lba: int, data: bytes | NDArray[np.uint8], *, fua: bool = False) -> int:
         block_count = len(data) // self.device.block_bytes
-        return self.wait(self.port.submit(_shim.OP_WRITE, lba, block_count, data, fua=fua)).status
+        return self.wait(self.port.submit(_shim.Op.WRITE, lba, block_count, data, fua=fua)).status
 
     def append(self, zone_start: int, data: bytes, *, fua: bool = False) -> Completion:
         block_count = len(data) // self.device.block_bytes
-        return self.wait(self.port.submit(_shim.OP_APPEND, zone_start, block_count, data, fua=fua))
+        return self.wait(self.port.submit(_shim.Op.APPEND, zone_start, block_count, data, fua=fua))
 
     def read(self, lba: int, block_count: int = 1) -> bytes:
         data = bytearray(b"\xa5" * (block_count * self.device.block_bytes))
-        status = self.wait(self.port.submit(_shim.OP_READ, lba, block_count, data)).status
+        status = self.wait(self.port.submit(_shim.Op.READ, lba, block_count, data)).status
         assert status == 0, hex(status)
         return bytes(data)
 
     def read_status(self, lba: int, block_count: int = 1) -> int:
         data = bytearray(block_count * self.device.block_bytes)
-        return self.wait(self.port.submit(_shim.OP_READ, lba, block_count, data)).status
+        return self.wait(self.port.submit(_shim.Op.READ, lba, block_count, data)).status
 
-    def run(self, op: int, lba: int = 0, block_count: int = 0, *, fua: bool = False) -> int:
+    def run(self, op: _shim.Op, lba: int = 0, block_count: int = 0, *, fua: bool = False) -> int:
         return self.wait(self.port.submit(op, lba, block_count, fua=fua)).status
 
     def flush(self) -> int:
-        return self.run(_shim.OP_FLUSH)
+        return self.run(_shim.Op.FLUSH)
 
     def zone_send(self, lba: int, action: int, *, select_all: bool = False) -> int:
-        ticket = self.port.submit(_shim.OP_ZONE_SEND, lba, zone_action=action, zone_all=select_all)
+        ticket = self.port.submit(_shim.Op.ZONE_SEND, lba, zone_action=action, zone_all=select_all)
         return self.wait(ticket).status
 
     def report(
@@ -105,7 +105,7 @@ class Stepped:
     ) -> tuple[int, list[ReportedZone]]:
         """NR_ZONES and the descriptors that a buffer for `zones` of them got."""
         data = bytearray(b"\xa5" * (64 * (1 + zones)))
-        ticket = self.port.submit(_shim.OP_ZONE_REPORT, lba, buffer=data, zone_filter=zone_filter, zone_all=partial)
+        ticket = self.port.submit(_shim.Op.ZONE_REPORT, lba, buffer=data, zone_filter=zone_filter, zone_all=partial)
         status = self.wait(ticket).status
         assert status == 0, hex(status)
         (zone_count,) = struct.unpack_from("<Q", data)

@@ -5,19 +5,31 @@ from __future__ import annotations
 import ast
 import inspect
 import re
+from enum import IntEnum
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import spdk_ftl_py
-from spdk_ftl_py import _shim
+from spdk_ftl_py import _shim, conf
+from spdk_ftl_py.plan import model
 
 STUB = ast.parse((Path(spdk_ftl_py.__file__).parent / "_shim.pyi").read_text())
 CLASSES = {node.name: node for node in STUB.body if isinstance(node, ast.ClassDef)}
+ENUMS = {name for name, node in CLASSES.items() if [ast.unparse(base) for base in node.bases] == ["IntEnum"]}
+TUPLES = {name for name, node in CLASSES.items() if [ast.unparse(base) for base in node.bases] == ["NamedTuple"]}
 FUNCTIONS = {node.name: node for node in STUB.body if isinstance(node, ast.FunctionDef)}
 ANNOTATED = [node.target for node in STUB.body if isinstance(node, ast.AnnAssign)]
 CONSTANTS = {target.id for target in ANNOTATED if isinstance(target, ast.Name)}
+
+
+def value_of(node: ast.expr) -> Any:
+    """Of a default: a literal, or a member of an enumeration of the extension."""
+    if isinstance(node, ast.Attribute):
+        assert isinstance(node.value, ast.Name)
+        return getattr(getattr(_shim, node.value.id), node.attr)
+    return ast.literal_eval(node)
 
 
 def described(function: ast.FunctionDef, defaults: tuple[Any, ...] | None = None) -> list[tuple[Any, ...]]:
@@ -35,7 +47,7 @@ def described(function: ast.FunctionDef, defaults: tuple[Any, ...] | None = None
         if value is None:
             result.append((argument.arg, kind))
         elif defaults is None:
-            result.append((argument.arg, kind, ast.literal_eval(value)))
+            result.append((argument.arg, kind, value_of(value)))
         else:
             result.append((argument.arg, kind, defaults[taken]))
             taken += 1
@@ -62,9 +74,20 @@ def own_members(node: ast.ClassDef) -> dict[str, ast.FunctionDef]:
     return {member.name: member for member in node.body if isinstance(member, ast.FunctionDef)}
 
 
+def own_attributes(node: ast.ClassDef) -> set[str]:
+    """Those that are annotated; Python only reads them."""
+    annotated = [member for member in node.body if isinstance(member, ast.AnnAssign)]
+    assert all(ast.unparse(member.annotation).startswith("Final[") for member in annotated)
+    return {ast.unparse(member.target) for member in annotated}
+
+
 def test_stub_and_extension_have_the_same_names() -> None:
     stub = set(CLASSES) | set(FUNCTIONS) | CONSTANTS
     assert stub == {name for name in vars(_shim) if not name.startswith("_")}
+
+
+def test_block_bytes_are_the_same_where_the_shim_is_not_imported() -> None:
+    assert conf.BLOCK_BYTES == model.BLOCK_BYTES == _shim.BLOCK_BYTES
 
 
 def test_constants_are_integers() -> None:
@@ -76,15 +99,36 @@ def test_a_function_takes_what_its_stub_says(name: str) -> None:
     assert described(FUNCTIONS[name]) in runtime(getattr(_shim, name))
 
 
-@pytest.mark.parametrize("name", sorted(CLASSES))
+@pytest.mark.parametrize("name", sorted(ENUMS))
+def test_an_enumeration_has_the_members_of_its_stub(name: str) -> None:
+    assigned = [member for member in CLASSES[name].body if isinstance(member, ast.Assign)]
+    stub = {ast.unparse(member.targets[0]): ast.literal_eval(member.value) for member in assigned}
+    actual = getattr(_shim, name)
+    assert issubclass(actual, IntEnum)
+    assert stub == {member.name: member.value for member in actual}
+
+
+@pytest.mark.parametrize("name", sorted(TUPLES))
+def test_a_named_tuple_has_the_fields_of_its_stub(name: str) -> None:
+    annotated = [member for member in CLASSES[name].body if isinstance(member, ast.AnnAssign)]
+    actual = getattr(_shim, name)
+    assert issubclass(actual, tuple)
+    assert tuple(ast.unparse(member.target) for member in annotated) == actual._fields
+
+
+@pytest.mark.parametrize("name", sorted(set(CLASSES) - ENUMS - TUPLES))
 def test_a_class_has_the_members_and_bases_of_its_stub(name: str) -> None:
     node, actual = CLASSES[name], getattr(_shim, name, None)
     assert inspect.isclass(actual), f"_shim.{name} is not in the extension"
     bases = [base.id for base in node.bases if isinstance(base, ast.Name)]
     assert [base.__name__ for base in actual.__bases__] == (bases or ["object"])
-    stub = own_members(node)
+    stub, attributes = own_members(node), own_attributes(node)
     present = {member for member in vars(actual) if not member.startswith("_")}
-    assert {member for member in stub if not member.startswith("_")} == present
+    assert {member for member in stub if not member.startswith("_")} | attributes == present
+    for member in attributes:
+        value = vars(actual)[member]
+        assert isinstance(value, property), f"{name}.{member} is no property"
+        assert value.fset is None, f"{name}.{member} can be changed"
     for member, function in stub.items():
         decorators = {decorator.id for decorator in function.decorator_list if isinstance(decorator, ast.Name)}
         value = vars(actual)[member]

@@ -77,7 +77,7 @@ class Box:
     async def attach(self, name: str, address: dict[str, str], nqn: str = NQN, **params: Any) -> Any:
         return await self.rpc("bdev_nvme_attach_controller", name=name, subnqn=nqn, **address, **params)
 
-    async def io(self, device: _shim.BlockDevice, op: int, *arguments: Any, **options: Any) -> tuple[int, int]:
+    async def io(self, device: _shim.BlockDevice, op: _shim.Op, *arguments: Any, **options: Any) -> tuple[int, int]:
         """(status, result) of one I/O to a device of this target, or to a qpair made on its reactor."""
         return await io(self.target.reactor, device, op, *arguments, **options)
 

@@ -216,10 +216,10 @@ async def test_zone_block_emulates_zones_that_are_full(here: Box) -> None:
     assert await here.refusal("bdev_zone_block_create", name="Z1") == INVALID
     device = here.target.bdevs.get("Z0").device
     buffer = bytearray(4096)
-    assert await here.io(device, _shim.OP_READ, 0, 1, buffer) == (0, 0)
-    status, _ = await here.io(device, _shim.OP_WRITE, 0, 1, buffer)
+    assert await here.io(device, _shim.Op.READ, 0, 1, buffer) == (0, 0)
+    status, _ = await here.io(device, _shim.Op.WRITE, 0, 1, buffer)
     assert status == 0x1B9  # zone is full
-    status, _ = await here.io(device, _shim.OP_ZONE_SEND, 0, zone_action=4)
+    status, _ = await here.io(device, _shim.Op.ZONE_SEND, 0, zone_action=4)
     assert status == 0x001  # invalid opcode: no zone commands
     await here.rpc("bdev_zone_block_delete", name="Z0")
     assert await here.claimed() == set()
@@ -233,16 +233,16 @@ async def test_an_aio_bdev_keeps_its_data_in_the_file(tmp_path: Path) -> None:
         await here.rpc("bdev_aio_create", name="A0", **create)
         device = here.target.bdevs.get("A0").device
         data = bytearray(4096)
-        assert await here.io(device, _shim.OP_READ, 1, 1, data) == (0, 0)
+        assert await here.io(device, _shim.Op.READ, 1, 1, data) == (0, 0)
         assert data == b"\x5a" * 4096
-        assert await here.io(device, _shim.OP_WRITE, 0, 1, b"\xa5" * 4096) == (0, 0)
-        assert await here.io(device, _shim.OP_FLUSH) == (0, 0)
+        assert await here.io(device, _shim.Op.WRITE, 0, 1, b"\xa5" * 4096) == (0, 0)
+        assert await here.io(device, _shim.Op.FLUSH) == (0, 0)
         assert path.read_bytes() == b"\xa5" * 4096 + b"\x5a" * 4096
         del device
         await here.rpc("bdev_aio_delete", name="A0")
         await here.rpc("bdev_aio_create", name="A1", readonly=True, **create)
         device = here.target.bdevs.get("A1").device
-        status, _ = await here.io(device, _shim.OP_WRITE, 0, 1, data)
+        status, _ = await here.io(device, _shim.Op.WRITE, 0, 1, data)
         assert status == 0x006
         assert await here.refusal("bdev_aio_create", name="A2", filename=str(tmp_path / "no"), block_size=512) == (
             -2,
@@ -258,8 +258,8 @@ async def test_a_zns_drive_in_a_file_is_the_same_after_a_restart(tmp_path: Path)
         await here.zns("Zns0", path=path)
         uuid = (await here.bdev("Zns0"))["uuid"]
         device = here.target.bdevs.get("Zns0").device
-        assert await here.io(device, _shim.OP_WRITE, 0, 2, b"\x11" * 8192) == (0, 0)
-        assert await here.io(device, _shim.OP_FLUSH) == (0, 0)
+        assert await here.io(device, _shim.Op.WRITE, 0, 2, b"\x11" * 8192) == (0, 0)
+        assert await here.io(device, _shim.Op.FLUSH) == (0, 0)
     del device
     async with box() as here:
         await here.zns("Zns0", path=path)
@@ -268,7 +268,7 @@ async def test_a_zns_drive_in_a_file_is_the_same_after_a_restart(tmp_path: Path)
         assert stats["zones"][0]["write_pointer"] == 2
         data = bytearray(8192)
         device = here.target.bdevs.get("Zns0").device
-        assert await here.io(device, _shim.OP_READ, 0, 2, data) == (0, 0)
+        assert await here.io(device, _shim.Op.READ, 0, 2, data) == (0, 0)
         assert data == b"\x11" * 8192
 
 
@@ -303,10 +303,10 @@ async def test_faults_strike_and_are_taken_back(here: Box) -> None:
     await here.rpc("bdev_passthru_create", name="P0", base_bdev_name="M0")
     device, data = here.target.bdevs.get("M0").device, bytearray(4096)
     fault = await here.rpc("ftltgt_inject_fault", name="M0", op="read", lba=5, num_blocks=1, status="unrecovered_read")
-    assert await here.io(device, _shim.OP_READ, 4, 1, data) == (0, 0)
-    assert (await here.io(device, _shim.OP_READ, 5, 1, data))[0] == 0x281
+    assert await here.io(device, _shim.Op.READ, 4, 1, data) == (0, 0)
+    assert (await here.io(device, _shim.Op.READ, 5, 1, data))[0] == 0x281
     await here.rpc("ftltgt_clear_faults", name="M0", id=fault)
-    assert await here.io(device, _shim.OP_READ, 5, 1, data) == (0, 0)
+    assert await here.io(device, _shim.Op.READ, 5, 1, data) == (0, 0)
     assert (await here.rpc("ftltgt_get_media_stats", name="M0"))["operations"] >= 3
     code, message = await here.refusal("ftltgt_inject_fault", name="M0", op="read")
     assert "status" in message
@@ -332,16 +332,16 @@ async def test_power_cuts_reach_every_drive_once(here: Box) -> None:
     await here.rpc("bdev_passthru_create", name="P0", base_bdev_name="M0")
     assert await here.rpc("ftltgt_power_cut", seed=3) == ["M0", "Zns0"]
     device = here.target.bdevs.get("Zns0").device
-    assert (await here.io(device, _shim.OP_READ, 0, 1, bytearray(4096)))[0] == 0x005
+    assert (await here.io(device, _shim.Op.READ, 0, 1, bytearray(4096)))[0] == 0x005
     assert await here.rpc("ftltgt_power_on") == ["M0", "Zns0"]
-    assert await here.io(device, _shim.OP_READ, 0, 1, bytearray(4096)) == (0, 0)
+    assert await here.io(device, _shim.Op.READ, 0, 1, bytearray(4096)) == (0, 0)
     await here.rpc("ftltgt_set_zone_state", name="Zns0", zone=2, state="read_only")
     stats = await here.rpc("ftltgt_get_media_stats", name="Zns0")
     assert stats["zone_states"] == {"empty": 7, "read_only": 1}
     refusal = await here.refusal("ftltgt_set_zone_state", name="Zns0", zone=3, state="full")
     assert "zone 3 is not active" in refusal[1]
     start = 3 * here.target.bdevs.get("Zns0").zone_size
-    assert await here.io(device, _shim.OP_WRITE, start, 1, bytearray(4096)) == (0, 0)
+    assert await here.io(device, _shim.Op.WRITE, start, 1, bytearray(4096)) == (0, 0)
     assert await here.rpc("ftltgt_set_zone_state", name="Zns0", zone=3, state="full") is True
     assert await here.rpc("ftltgt_recommend_zone", name="Zns0", zone=3, action="reset") is True
     assert (await here.rpc("ftltgt_get_media_stats", name="Zns0"))["zone_states"]["full"] == 1

@@ -55,9 +55,9 @@ async def test_data_reaches_the_bdev_over_the_wire(here: Box) -> None:
     controller = await here.connect(await here.subsystem(NQN, "M0"))
     (namespace,) = await controller.namespaces()
     qpair = await controller.create_io_qpair(here.target.reactor, namespace)
-    assert await here.io(qpair, _shim.OP_WRITE, 7, 2, b"\x42" * 8192) == (0, 0)
+    assert await here.io(qpair, _shim.Op.WRITE, 7, 2, b"\x42" * 8192) == (0, 0)
     data = bytearray(8192)
-    assert await here.io(here.target.bdevs.get("M0").device, _shim.OP_READ, 7, 2, data) == (0, 0)
+    assert await here.io(here.target.bdevs.get("M0").device, _shim.Op.READ, 7, 2, data) == (0, 0)
     assert data == b"\x42" * 8192
     await controller.close()
 
@@ -76,9 +76,9 @@ async def test_interleaved_metadata_becomes_an_extended_lba_and_separate_metadat
     assert (namespace.block_bytes, namespace.metadata_bytes, namespace.metadata_interleaved) == (4096, 64, True)
     qpair = await controller.create_io_qpair(here.target.reactor, namespace)
     block = bytes(range(64)) * 65
-    assert await here.io(qpair, _shim.OP_WRITE, 3, 1, block) == (0, 0)
+    assert await here.io(qpair, _shim.Op.WRITE, 3, 1, block) == (0, 0)
     data = bytearray(4160)
-    assert await here.io(qpair, _shim.OP_READ, 3, 1, data) == (0, 0)
+    assert await here.io(qpair, _shim.Op.READ, 3, 1, data) == (0, 0)
     assert data == block
     await controller.close()
 
@@ -92,8 +92,8 @@ async def test_a_zns_drive_passes_zone_commands_and_a_zone_block_bdev_does_not(h
     assert (zns.csi, zns.zone_size, zns.max_open_zones) == (2, 64, 3)
     assert (emulated.csi, emulated.zone_size) == (2, 128)
     qpair = await controller.create_io_qpair(here.target.reactor, zns)
-    assert await here.io(qpair, _shim.OP_APPEND, 64, 1, bytes(4096)) == (0, 64)
-    assert await here.io(qpair, _shim.OP_ZONE_SEND, 64, zone_action=4) == (0, 0)
+    assert await here.io(qpair, _shim.Op.APPEND, 64, 1, bytes(4096)) == (0, 64)
+    assert await here.io(qpair, _shim.Op.ZONE_SEND, 64, zone_action=4) == (0, 0)
     # Over SPDK's exports of a zone_block bdev, zone reports are no valid opcode either.
     with pytest.raises(Exception, match="invalid opcode"):
         await controller.create_io_qpair(here.target.reactor, emulated)
@@ -112,17 +112,17 @@ async def test_deleting_a_bdev_takes_its_namespace_away_under_io(here: Box) -> N
     other = await controller.create_io_qpair(here.target.reactor, second)
     generator = _shim.LoadGenerator(here.target.reactor.shim, qpair, lba_count=1024, seed=1)
     generator.start("write", queue_depth=64, time_limit_s=30.0)
-    await until(lambda: int(str(generator.progress()["done_ios"])) > 500)
+    await until(lambda: int(str(generator.progress().done_ios)) > 500)
     assert await here.rpc("bdev_malloc_delete", name="M0") is True
     shown = (await here.rpc("nvmf_get_subsystems", nqn=NQN))[0]
     assert [each["bdev_name"] for each in shown["namespaces"]] == ["M1"]
     await asyncio.wait_for(changed.wait(), 20)
-    await until(lambda: int(str(generator.progress()["io_errors"])) > 0)
+    await until(lambda: int(str(generator.progress().io_errors)) > 0)
     generator.stop()
-    await until(lambda: not generator.progress()["running"])
+    await until(lambda: not generator.progress().running)
     generator.close()
-    assert (await here.io(qpair, _shim.OP_READ, 0, 1, bytearray(4096)))[0] == 0x00B  # no such namespace
-    assert await here.io(other, _shim.OP_READ, 0, 1, bytearray(4096)) == (0, 0)
+    assert (await here.io(qpair, _shim.Op.READ, 0, 1, bytearray(4096)))[0] == 0x00B  # no such namespace
+    assert await here.io(other, _shim.Op.READ, 0, 1, bytearray(4096)) == (0, 0)
     assert [namespace.nsid for namespace in await controller.namespaces()] == [2]
     await controller.close()
 
@@ -201,10 +201,10 @@ async def test_a_lost_controller_comes_back_under_the_same_bdevs_and_io_waits_fo
         await here.rpc("bdev_passthru_create", name="P0", base_bdev_name="Xn1")
         front = await here.connect(await here.subsystem(OTHER, "P0"), OTHER)
         qpair = await front.create_io_qpair(here.target.reactor, (await front.namespaces())[0])
-        assert await here.io(qpair, _shim.OP_WRITE, 3, 1, b"\x33" * 4096) == (0, 0)
+        assert await here.io(qpair, _shim.Op.WRITE, 3, 1, b"\x33" * 4096) == (0, 0)
         await base.target.nvmf.exports[NQN].subsystem.disconnect()
         data = bytearray(4096)
-        assert await here.io(qpair, _shim.OP_READ, 3, 1, data) == (0, 0)
+        assert await here.io(qpair, _shim.Op.READ, 3, 1, data) == (0, 0)
         assert data == b"\x33" * 4096
         assert await here.names() == ["Xn1", "P0"]
         assert await here.claimed() == {"Xn1", "P0"}
@@ -223,7 +223,7 @@ async def test_a_controller_that_gets_no_io_queue_again_tries_once_more_and_io_w
         await until(lambda: here.target.nvme.controllers["X"].state is State.RECONNECT_IS_DELAYED)
         subsystem.max_io_qpairs = None
         device = here.target.bdevs.get("Xn1").device
-        assert await here.io(device, _shim.OP_READ, 3, 1, bytearray(4096)) == (0, 0)
+        assert await here.io(device, _shim.Op.READ, 3, 1, bytearray(4096)) == (0, 0)
 
 
 async def test_a_controller_that_is_detached_as_it_comes_back_leaves_no_connection() -> None:
@@ -247,7 +247,7 @@ async def test_io_waits_no_longer_than_the_fast_fail_time_out(here: Box) -> None
         address = await base.subsystem(NQN, "M0")
         await here.attach("X", address, ctrlr_loss_timeout_sec=-1, reconnect_delay_sec=1, fast_io_fail_timeout_sec=1)
     device = here.target.bdevs.get("Xn1").device
-    assert (await here.io(device, _shim.OP_READ, 0, 1, bytearray(4096)))[0] == 0x370
+    assert (await here.io(device, _shim.Op.READ, 0, 1, bytearray(4096)))[0] == 0x370
     assert await here.names() == ["Xn1"]
 
 
@@ -269,7 +269,7 @@ async def test_without_a_loss_time_out_the_bdev_stays_and_fails(here: Box) -> No
     await until(lambda: here.target.nvme.controllers["X"].state.value == "failed")
     assert await here.names() == ["Xn1"]
     device = here.target.bdevs.get("Xn1").device
-    assert (await here.io(device, _shim.OP_READ, 0, 1, bytearray(4096)))[0] == 0x370
+    assert (await here.io(device, _shim.Op.READ, 0, 1, bytearray(4096)))[0] == 0x370
     await here.rpc("bdev_nvme_detach_controller", name="X")
     assert await here.names() == []
 
@@ -428,8 +428,8 @@ async def test_a_drive_tells_the_hosts_of_its_exports_what_it_does_to_its_zones_
     events = await heard(controller)
     qpair = await controller.create_io_qpair(here.target.reactor, (await controller.namespaces())[0])
     for action in (3, 1, 2, 4):
-        assert await here.io(qpair, _shim.OP_ZONE_SEND, 64, zone_action=action) == (0, 0)
-    assert await here.io(qpair, _shim.OP_WRITE, 128, 1, bytes(4096)) == (0, 0)
+        assert await here.io(qpair, _shim.Op.ZONE_SEND, 64, zone_action=action) == (0, 0)
+    assert await here.io(qpair, _shim.Op.WRITE, 128, 1, bytes(4096)) == (0, 0)
     log = await controller.get_log_page(LogPage.CHANGED_ZONES, 4096, nsid=1)
     assert log == bytes(4096)
     for method, params in (

@@ -179,7 +179,7 @@ async def test_a_host_repeats_no_more_than_had_a_wrong_digest() -> None:
 
         async def read(answers: int) -> bool:
             """With so many wrong ones: whether it succeeded."""
-            media.inject_fault(op=_shim.OP_READ, status=0x022, times=answers)
+            media.inject_fault(op=_shim.Op.READ, status=0x022, times=answers)
             workload.read(3, 1)
             while not workload.wait():  # noqa: ASYNC110
                 await asyncio.sleep(0)
@@ -201,13 +201,13 @@ async def test_what_was_sent_arrives_behind_a_soft_loss_only(hard: bool) -> None
     media = _shim.EmulatedMedia.conventional(reactor.shim, 64)
     connection = Connection(reactor, media, TERMS, max_io_bytes=65536)
     port = _shim.IoPort(reactor.shim, connection.device, 8)
-    port.submit(_shim.OP_WRITE, 3, 1, np.full(4096, 7, np.uint8))
+    port.submit(_shim.Op.WRITE, 3, 1, np.full(4096, 7, np.uint8))
     for _ in range(2):
         reactor.shim.step()  # its host has sent it, and the target has not looked yet
     connection.drop(hard=hard)
     while not connection.landed:
         reactor.shim.step()
-    statuses = [event.b for event in reactor.shim.events() if event.kind == _shim.EV_IO_DONE]
+    statuses = [event.status for event in reactor.shim.events() if event.kind == _shim.EventKind.IO_DONE]
     assert statuses == [0x370], "its host does not know"
     assert media.operations == (0 if hard else 1)
     port.close()

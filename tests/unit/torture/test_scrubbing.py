@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from spdk_ftl_py import _shim
 from spdk_ftl_py.torture.scrubbing import Scrubbing
 
 ROTTEN = {(700, 3), (900, 4)}
@@ -17,7 +18,7 @@ class FakeScrubs:
     """Of a device: what the last scrub of a band has told, and how many rounds have begun."""
 
     def __init__(self) -> None:
-        self.told: dict[str, Any] = {"ended": 0, "end": "read", "address": 0}
+        self.told: Any = SimpleNamespace(ended=0, end=_shim.ScrubEnd.READ, address=0)
         self.number = 1
         scrub = SimpleNamespace(
             rounds=0, ordered=True, to_dict=lambda: {"round": {"number": self.number}, "last": None}
@@ -27,15 +28,22 @@ class FakeScrubs:
 
 
 @pytest.mark.parametrize(
-    ("end", "address", "wrong"), [("read", 0, 0), ("bad", 700, 0), ("bad", 701, 1), ("left", 0, 0), ("busy", 0, 0)]
+    ("end", "address", "wrong"),
+    [
+        (_shim.ScrubEnd.READ, 0, 0),
+        (_shim.ScrubEnd.BAD, 700, 0),
+        (_shim.ScrubEnd.BAD, 701, 1),
+        (_shim.ScrubEnd.LEFT, 0, 0),
+        (_shim.ScrubEnd.BUSY, 0, 0),
+    ],
 )
 def test_a_block_that_is_found_bad_and_has_not_rotted_is_wrong_also_where_others_have(
-    end: str, address: int, wrong: int
+    end: _shim.ScrubEnd, address: int, wrong: int
 ) -> None:
     scrubs = FakeScrubs()
     watched = Scrubbing(scrubs.device, random.Random(1), ROTTEN)
     assert list(watched.pump()) == []
-    scrubs.told = {"ended": 1, "end": end, "address": address}
+    scrubs.told = SimpleNamespace(ended=1, end=end, address=address)
     assert [violation.kind for violation in watched.pump()] == ["damaged"] * wrong
     assert list(watched.pump()) == [], "it is said once"
 
@@ -58,5 +66,6 @@ def test_more_that_is_found_than_has_rotted_is_wrong(
     scrubs = FakeScrubs()
     watched = Scrubbing(scrubs.device, random.Random(1), set(sorted(ROTTEN)[:rotten]))
     scrubs.number += rounds - 1
-    found = list(watched.alarms({"scrub_bad_blocks": bad, "scrub_bad_metadata": metadata}))
+    stats: Any = SimpleNamespace(scrub_bad_blocks=bad, scrub_bad_metadata=metadata)
+    found = list(watched.alarms(stats))
     assert len(found) == wrong

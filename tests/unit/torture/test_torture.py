@@ -107,7 +107,7 @@ def test_a_zone_that_is_given_up_for_nothing_is_noticed(monkeypatch: pytest.Monk
 
 
 def lose_cache_with_a_flush(media: _shim.EmulatedMedia, shape: Shape, rng: random.Random) -> Injected:
-    media.inject_fault(op=_shim.OP_FLUSH, status=0x006, skip=rng.randint(0, 3), times=1, drops_cache=True)
+    media.inject_fault(op=_shim.Op.FLUSH, status=0x006, skip=rng.randint(0, 3), times=1, drops_cache=True)
     return Injected.DOUBT
 
 
@@ -132,7 +132,7 @@ def test_a_world_in_which_something_is_wrong_leaves_no_device(monkeypatch: pytes
         start(device)
 
     def fail_all(media: _shim.EmulatedMedia, shape: Shape, rng: random.Random) -> Injected:
-        media.inject_fault(op=_shim.OP_READ, status=0x281)
+        media.inject_fault(op=_shim.Op.READ, status=0x281)
         return Injected.NOTHING
 
     for name, value in (("inject", fail_all), ("FAULTS_PER_WORLD", 100), ("FAULTY_LIVES", 1.0), ("BUSY_LIVES", 0.0)):

@@ -13,7 +13,7 @@ from spdk_ftl_py.conf import FtlConf
 from spdk_ftl_py.errors import MediaError
 from spdk_ftl_py.ftl.life import FtlState
 from spdk_ftl_py.ftl.load.restored import LoadedBand, open_zones
-from spdk_ftl_py.ftl.media.blockdev import ZONE_OPEN, BlockPort
+from spdk_ftl_py.ftl.media.blockdev import BlockPort
 from spdk_ftl_py.ftl.media.zone import CLOSED, IMPLICITLY_OPEN, Zone
 from spdk_ftl_py.runtime.reactor import ReactorLoop
 from unit.ftl.load.restore_rig import MakeRestoreRig, RestoreRig, restore_rig_of_the_test, restore_rigs  # noqa: F401
@@ -42,7 +42,7 @@ def test_a_band_that_holds_nothing_is_reset_without_waiting_for_a_band(monkeypat
         monkeypatch.setattr(bench, "manage", lambda: None)
         bench.put(0, 1)
         bench.core.reset_band(3)
-        assert bench.until(_shim.EV_BAND_RESET_DONE, steps=2000).a == 3
+        assert bench.until(_shim.EventKind.BAND_RESET_DONE, steps=2000).band == 3
 
 
 async def test_what_is_recovered_finds_a_band_where_every_zone_comes_back_full(
@@ -120,7 +120,7 @@ async def test_a_load_begins_the_other_superblock_zone_though_no_more_zones_may_
         async def open_zones() -> None:
             for start, state, _ in drive.zone_states()[2:]:
                 if state == "empty":
-                    await port.zone_action(ZONE_OPEN, start)
+                    await port.zone_action(_shim.ZoneAction.OPEN, start)
 
         with pytest.raises(MediaError, match="too many"):
             await open_zones()

@@ -96,7 +96,7 @@ async def test_what_has_completed_survives_the_loss_of_all_power(metadata_bytes:
     for version in range(1, 4):
         for lba in range(30):
             await rig.port.write(lba, content(lba, version))
-        await rig.port._submit(_shim.OP_DEALLOCATE, 20, 5)
+        await rig.port._submit(_shim.Op.DEALLOCATE, 20, 5)
         await rig.power_fails()
         await rig.load()
         assert rig.device.restored is not None
@@ -169,7 +169,7 @@ async def test_after_a_halt_there_is_nothing_to_scan_and_the_ring_goes_on(rig: C
             await rig.traffic(300)
             versions = await rig.versions()
             await rig.halt()
-            reads = rig.cache.inject_fault(op=_shim.OP_READ, lba=2, block_count=CACHE_BLOCKS, status=0x281)
+            reads = rig.cache.inject_fault(op=_shim.Op.READ, lba=2, block_count=CACHE_BLOCKS, status=0x281)
             await rig.load()
             rig.cache.clear_faults(reads)
             assert await rig.versions() == versions
@@ -185,7 +185,7 @@ async def test_a_cache_that_fails_is_given_up_and_used_again_from_scratch(
     rig = await make_rig(metadata_bytes=metadata_bytes)
     await rig.create()
     await rig.traffic(200)
-    rig.cache.inject_fault(op=_shim.OP_WRITE, skip=20, status=0x280)
+    rig.cache.inject_fault(op=_shim.Op.WRITE, skip=20, status=0x280)
     await rig.traffic(300)
     await rig.device.cache.settled()
     assert rig.device.state is FtlState.RUNNING
@@ -217,8 +217,8 @@ async def test_what_completed_before_the_cache_failed_is_on_the_base_before_a_wr
     await rig.create()
     for lba in range(10):
         await rig.port.write(lba, content(lba, 1))
-    rig.cache.inject_fault(op=_shim.OP_WRITE, status=0x280)
-    rig.base.inject_fault(op=_shim.OP_FLUSH, latency_us=20_000)
+    rig.cache.inject_fault(op=_shim.Op.WRITE, status=0x280)
+    rig.base.inject_fault(op=_shim.Op.FLUSH, latency_us=20_000)
     write = asyncio.ensure_future(rig.port.write(20, content(20, 1)))
     await asyncio.sleep(0.005)
     assert not write.done()
@@ -234,8 +234,8 @@ async def test_what_completed_before_the_cache_failed_is_on_the_base_before_a_wr
 async def test_a_cache_and_a_base_that_fail_together_fail_the_device(rig: CacheRig) -> None:
     await rig.create()
     await rig.traffic(50)
-    rig.base.inject_fault(op=_shim.OP_FLUSH, status=0x280)
-    rig.cache.inject_fault(op=_shim.OP_WRITE, status=0x280)
+    rig.base.inject_fault(op=_shim.Op.FLUSH, status=0x280)
+    rig.cache.inject_fault(op=_shim.Op.WRITE, status=0x280)
     with pytest.raises(MediaError):
         await rig.port.write(0, content(0, 1))
     await rig.device.cache.settled()
@@ -304,7 +304,7 @@ async def test_a_damaged_header_counts_as_not_written(rig: CacheRig) -> None:
     await rig.power_fails()
     stats = rig.device.cache.stats()
     assert stats is not None
-    other = (stats["generation"] + 1) % 2
+    other = (stats.generation + 1) % 2
     raw = BlockPort(rig.reactor, rig.cache, name="raw")
     await raw.write(other, b"\x5a" * raw.block_bytes)
     await raw.close()
@@ -318,7 +318,7 @@ async def test_a_block_of_the_ring_that_can_not_be_read_is_damage(metadata_bytes
     await rig.create()
     await rig.traffic(50)
     await rig.power_fails()
-    rig.cache.inject_fault(op=_shim.OP_READ, lba=20, block_count=1, status=0x281)
+    rig.cache.inject_fault(op=_shim.Op.READ, lba=20, block_count=1, status=0x281)
     with pytest.raises(FtlError, match=r"block 20 can't be read.*\n.*--allow-open-bands"):
         await rig.load()
     await rig.load(settings={"allow_open_bands": True})
@@ -364,13 +364,13 @@ async def test_recovered_writes_that_power_takes_before_they_are_durable_are_tol
     for lba in range(10):
         await rig.port.write(lba, content(lba, 1))
     await rig.port.flush()
-    rig.cache.inject_fault(op=_shim.OP_WRITE, status=0x280)
+    rig.cache.inject_fault(op=_shim.Op.WRITE, status=0x280)
     await rig.port.write(20, content(20, 1))
     await rig.device.cache.settled()
     assert rig.told["state"] == "given_up"
     for lba in range(5):
         await rig.port.write(lba, content(lba, 2))
-    await rig.port._submit(_shim.OP_DEALLOCATE, 5, 1)
+    await rig.port._submit(_shim.Op.DEALLOCATE, 5, 1)
     kept = {path: path.read_bytes() for path in tmp_path.glob("*.wbuf")}
     rig.base.power_cut(7)
     await rig.crash()
@@ -379,7 +379,7 @@ async def test_recovered_writes_that_power_takes_before_they_are_durable_are_tol
     for path, raw in kept.items():
         path.write_bytes(raw)
     told = []
-    slow = rig.base.inject_fault(op=_shim.OP_FLUSH, latency_us=1_000_000)
+    slow = rig.base.inject_fault(op=_shim.Op.FLUSH, latency_us=1_000_000)
     await rig.load(on_lossy=lambda: told.append("first"))
     if durable:
         await asyncio.sleep(5)
@@ -403,7 +403,7 @@ async def test_no_more_requests_are_made_than_the_write_buffer_can_fill_and_none
     await rig.create(conf=dataclasses.replace(CONF, nv_cache=asked))
     most = rig.cache.max_io_blocks if metadata_bytes else min(rig.cache.max_io_blocks - 1, 168)
     blocks = min(asked.max_request_size, most)
-    buffer_blocks = rig.device.core.stats()["write_buffer_blocks"]
+    buffer_blocks = rig.device.core.stats().write_buffer_blocks
     assert rig.told["max_request_size"] == blocks
     assert rig.told["max_request_cnt"] == min(asked.max_request_cnt, buffer_blocks, buffer_blocks // blocks + 8)
     for lba in range(64):

@@ -122,17 +122,18 @@ def miscounted(bands: Bands) -> list[str]:
     return [f"{name}: {has!r}, not {should!r}" for name, (has, should) in counted.items() if has != should]
 
 
-def differences(bands: Bands, account: Sequence[dict[str, Any]]) -> list[str]:
+def differences(bands: Bands, account: Sequence[_shim.BandInfo]) -> list[str]:
     """Where they are not what FtlCore.bands() says."""
     found = []
     for band, now in zip(bands, account, strict=True):
-        if band.state not in (RETIRED, now["state"]):
-            found.append(f"band {band.index} is {now['state']}, not {band.state}")
+        state = SHIM_STATES[now.state]
+        if band.state not in (RETIRED, state):
+            found.append(f"band {band.index} is {state}, not {band.state}")
         found += [
-            f"{name} of band {band.index} is {now[name]}, not {getattr(band, name)}"
+            f"{name} of band {band.index} is {getattr(now, name)}, not {getattr(band, name)}"
             for name in ("seq", "stream", "valid", "written")
-            if getattr(band, name) != now[name]
+            if getattr(band, name) != getattr(now, name)
         ]
-        if not set(now["faulted_punits"]) <= band.bad_punits:
-            found.append(f"of band {band.index} {now['faulted_punits']} have failed, known are {band.bad_punits}")
+        if not set(now.faulted_punits) <= band.bad_punits:
+            found.append(f"of band {band.index} {now.faulted_punits} have failed, known are {band.bad_punits}")
     return found

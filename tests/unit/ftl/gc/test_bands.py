@@ -175,7 +175,7 @@ async def test_the_shim_tells_of_every_change(rig: FtlRig, monkeypatch: pytest.M
     for seed in range(4):
         rig.media.set_schedule(seed)
         if seed == 2:
-            rig.media.inject_fault(op=_shim.OP_WRITE, status=0x404, skip=40, times=2)
+            rig.media.inject_fault(op=_shim.Op.WRITE, status=0x404, skip=40, times=2)
         await rig.start("write", total_blocks=rig.device.block_count, queue_depth=16)
         for _ in range(50):
             for _ in range(20):

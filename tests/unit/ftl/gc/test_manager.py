@@ -54,8 +54,8 @@ class ToldCore:
     def start_move(self, band: int) -> None:
         self.moved.append(band)
 
-    def stats(self) -> dict[str, int]:
-        return {"write_buffer_used": 0, "media_written_blocks": 0, "zone_resets": 0, "busy_answers": 0}
+    def stats(self) -> Any:
+        return SimpleNamespace(write_buffer_used=0, media_written_blocks=0, zone_resets=0, busy_answers=0)
 
 
 def manager_of(bands: list[Band]) -> tuple[BandManager, ToldCore]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import struct
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 
 from spdk_ftl_py.conf import FtlConf, Limit
 from spdk_ftl_py.errors import ConfError, FtlError, ParameterError, ProtocolError, UnsupportedError
-from spdk_ftl_py.ftl.cache.nv_cache import blocks_needed, check_cache
+from spdk_ftl_py.ftl.cache.nv_cache import blocks_needed, check_cache, check_cache_size
 from spdk_ftl_py.ftl.gc.limits import Limits
 from spdk_ftl_py.ftl.gc.reloc import CostBenefit, Greedy, Selector
 from spdk_ftl_py.ftl.media.band import CLOSED, FAULTED, OPEN, Band
@@ -110,20 +111,24 @@ def test_a_band_with_a_bad_zone_waits_where_moving_it_would_leave_no_room_for_an
 
 
 GEOMETRY = plan([Zone(i, i * 4096, 3072, "empty", 0) for i in range(128)], zone_size=4096, num_punits=2)
-GOOD = {"base_name": "Nvme0n1", "block_bytes": 4096, "block_count": 1 << 20, "geometry": GEOMETRY}
+
+
+def kind_of(*, block_count: int = 1 << 20, metadata_bytes: int = 0, **what: Any) -> str:
+    """Both rules, as whoever uses a cache has them checked."""
+    check_cache("Cache0", **{"block_bytes": 4096, "metadata_bytes": metadata_bytes, **what})
+    return check_cache_size("Cache0", block_count=block_count, metadata_bytes=metadata_bytes, geometry=GEOMETRY)
 
 
 def test_a_cache_with_interleaved_metadata_is_vss_and_without_non_vss() -> None:
-    assert check_cache("Cache0", **GOOD, metadata_bytes=16, metadata_interleaved=True) == "vss"
-    assert check_cache("Cache0", **GOOD) == "non_vss"
+    assert kind_of(metadata_bytes=16, metadata_interleaved=True) == "vss"
+    assert kind_of() == "non_vss"
     assert blocks_needed(GEOMETRY) == 2 * 2 * 3072 + 1
-    assert check_cache("Cache0", **{**GOOD, "block_count": blocks_needed(GEOMETRY)}) == "non_vss"
+    assert kind_of(block_count=blocks_needed(GEOMETRY)) == "non_vss"
 
 
 @pytest.mark.parametrize(
     ("change", "kind", "message"),
     [
-        ({"base_name": "Cache0"}, ParameterError, "base bdev too"),
         ({"block_bytes": 512}, ParameterError, "512 bytes"),
         ({"metadata_bytes": 8}, UnsupportedError, "separate metadata"),
         ({"metadata_bytes": 4, "metadata_interleaved": True}, ParameterError, "4 B of metadata"),
@@ -132,9 +137,9 @@ def test_a_cache_with_interleaved_metadata_is_vss_and_without_non_vss() -> None:
         ({"block_count": 12288}, ParameterError, "has 12288 blocks, needs 12289"),
     ],
 )
-def test_unfit_caches_are_refused(change: dict[str, object], kind: type[FtlError], message: str) -> None:
+def test_unfit_caches_are_refused(change: dict[str, Any], kind: type[FtlError], message: str) -> None:
     with pytest.raises(kind, match=message):
-        check_cache("Cache0", **{**GOOD, **change})  # type: ignore[arg-type]
+        kind_of(**change)
 
 
 def report(*descriptors: tuple[int, int, int, int, int], count: int | None = None) -> bytes:

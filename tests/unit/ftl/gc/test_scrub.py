@@ -92,7 +92,7 @@ def on_media(rig: Rig) -> dict[int, int]:
 def is_closed(rig: Rig, address: int) -> bool:
     """Whether its band is."""
     place = rig.device._bands.at(address // rig.device.geometry.zone_size)
-    return place is not None and rig.device.core.bands()[place[0].index]["state"] == "closed"
+    return place is not None and rig.device.core.bands()[place[0].index].state == _shim.BandState.CLOSED
 
 
 def closed_lba(rig: Rig) -> tuple[int, int]:
@@ -102,11 +102,10 @@ def closed_lba(rig: Rig) -> tuple[int, int]:
 
 async def quiet(rig: Rig) -> None:
     """Until no band is moved or reset."""
+    unsettled = {_shim.BandState.MOVING, _shim.BandState.RESETTING, _shim.BandState.FAULTED}
     for _ in range(50):
         await asyncio.sleep(0.01)
-        await until(
-            lambda: not {str(band["state"]) for band in rig.device.core.bands()} & {"moving", "resetting", "faulted"}
-        )
+        await until(lambda: not {band.state for band in rig.device.core.bands()} & unsettled)
 
 
 # --- a round
@@ -178,7 +177,7 @@ async def test_data_in_bands_that_are_being_written_are_read_too(rig: FtlRig) ->
 @pytest.mark.rig(**SMALL)
 async def test_ordered_twice_it_is_done_once_and_a_stop_ends_the_hurry(rig: FtlRig) -> None:
     await rig.overwrite(1)
-    rig.media.inject_fault(op=_shim.OP_READ, latency_us=2000)
+    rig.media.inject_fault(op=_shim.Op.READ, latency_us=2000)
     assert rig.device.order_scrub()["round"] == rig.device.order_scrub()["round"] == 1
     told = rig.device.order_scrub(stop=True)
     assert (told["state"], told["ordered"], told["round"]) == ("running", False, 1)
@@ -199,7 +198,7 @@ async def test_switched_off_it_runs_on_order_only(rig: FtlRig, wall: WallClock) 
     await asyncio.sleep(15)
     assert rig.device.scrub.status()["state"] == "off"
     assert (await scrubbed(rig))["read_blocks"] > 0
-    rig.media.inject_fault(op=_shim.OP_READ, latency_us=2000)
+    rig.media.inject_fault(op=_shim.Op.READ, latency_us=2000)
     rig.device.order_scrub()
     await asyncio.sleep(0.01)
     rig.device.order_scrub(stop=True)
@@ -213,10 +212,10 @@ async def test_a_busy_base_is_waited_for_and_nothing_is_found(rig: FtlRig, monke
     monkeypatch.setattr(scrub_module, "BUSY_PAUSE_S", 0.1)
     await rig.overwrite(1)
     await rig.port.flush()
-    fault = rig.media.inject_fault(op=_shim.OP_READ, status=ABORTED)
+    fault = rig.media.inject_fault(op=_shim.Op.READ, status=ABORTED)
     rig.device.order_scrub()
     await asyncio.sleep(70)
-    assert rig.device.core.scrub_status()["end"] == "busy"
+    assert rig.device.core.scrub_status().end == _shim.ScrubEnd.BUSY
     assert rig.device.scrub.rounds == 0
     rig.media.clear_faults(fault)
     await until(lambda: rig.device.scrub.rounds == 1)
@@ -233,7 +232,7 @@ async def test_a_block_that_the_base_says_for_ever_to_be_busy_for_ends_no_scrub(
     for _ in range(4):
         await rig.overwrite(0.01)
     _, address = closed_lba(rig)
-    rig.media.inject_fault(op=_shim.OP_READ, lba=address, block_count=1, status=ABORTED)
+    rig.media.inject_fault(op=_shim.Op.READ, lba=address, block_count=1, status=ABORTED)
     rig.device.order_scrub()
     await asyncio.sleep(70)
     await until(lambda: rig.device.scrub.rounds == 1)
@@ -252,7 +251,7 @@ async def test_bands_that_are_slow_to_read_are_moved_but_never_more_than_a_few_i
     moved = rig.device.stats()["relocs_started"]
     first = rig.device.geometry.zone_size * 2
     blocks = rig.media.block_count - first
-    rig.media.inject_fault(op=_shim.OP_READ, lba=first, block_count=blocks, latency_us=1_100_000)
+    rig.media.inject_fault(op=_shim.Op.READ, lba=first, block_count=blocks, latency_us=1_100_000)
     rounds = rig.device.scrub.rounds
     rig.device.order_scrub()
     await until(lambda: rig.device.scrub.status()["slow_bands"] >= 5)
@@ -364,7 +363,7 @@ async def test_a_clock_that_was_ahead_and_is_set_back_puts_no_round_off(
 @pytest.mark.rig(**SMALL)
 async def test_what_is_stopped_is_not_said_to_run(rig: FtlRig) -> None:
     await rig.overwrite(1)
-    rig.media.inject_fault(op=_shim.OP_READ, latency_us=2000)
+    rig.media.inject_fault(op=_shim.Op.READ, latency_us=2000)
     rig.device.order_scrub()
     await rig.device.abort("the base is gone")
     told = rig.device.stats()["scrub"]
@@ -574,8 +573,8 @@ async def test_a_band_that_is_moved_while_its_round_passes_is_not_forgotten(can_
         rows["state"][number] = scrub_module.SHIM_STATES.index(state)
     begun: list[tuple[int, bool]] = []
     core: Any = SimpleNamespace(
-        stats=lambda: dict.fromkeys(scrub_module._COUNTERS, 0),
-        scrub_status=lambda: {"ended": len(begun), "slow": False, "end": "read"},
+        stats=lambda: SimpleNamespace(**dict.fromkeys(scrub_module._COUNTERS, 0)),
+        scrub_status=lambda: SimpleNamespace(ended=len(begun), slow=False, end=_shim.ScrubEnd.READ),
         band_rows=lambda number, _: rows[number : number + 1].view(np.uint8),
         set_scrub_rate=lambda _: None,
         start_scrub=lambda number, stays: begun.append((number, stays)),
@@ -623,8 +622,8 @@ async def test_very_many_bands_hold_no_turn_of_the_loop_up_whatever_becomes_of_t
         in_state=lambda *_: [],
     )
     core: Any = SimpleNamespace(
-        stats=lambda: dict.fromkeys(scrub_module._COUNTERS, 0),
-        scrub_status=lambda: {"ended": 0},
+        stats=lambda: SimpleNamespace(**dict.fromkeys(scrub_module._COUNTERS, 0)),
+        scrub_status=lambda: SimpleNamespace(ended=0),
         band_rows=lambda *_: np.zeros(1, BAND_ROW).view(np.uint8),
         set_scrub_rate=lambda _: None,
     )

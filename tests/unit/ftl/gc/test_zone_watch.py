@@ -24,7 +24,9 @@ ROUND_S = 0.5
 def closed_band(rig: FtlRig) -> int:
     """The one with the most data."""
     bands = [
-        (band["valid"], number) for number, band in enumerate(rig.device.core.bands()) if band["state"] == "closed"
+        (band.valid, number)
+        for number, band in enumerate(rig.device.core.bands())
+        if band.state == _shim.BandState.CLOSED
     ]
     return max(bands)[1]
 
@@ -45,8 +47,9 @@ async def quiet(rig: FtlRig) -> None:
     """Until no band is moved or reset, and no zone replaced."""
 
     def busy() -> bool:
-        states = {band["state"] for band in rig.device.core.bands()}
-        return bool(states & {"moving", "resetting", "faulted"}) or rig.device._mending.under_way
+        states = {band.state for band in rig.device.core.bands()}
+        unsettled = {_shim.BandState.MOVING, _shim.BandState.RESETTING, _shim.BandState.FAULTED}
+        return bool(states & unsettled) or rig.device._mending.under_way
 
     for _ in range(50):
         await asyncio.sleep(0.01)
@@ -102,13 +105,13 @@ async def test_a_zone_that_asks_for_a_reset_gets_one_and_is_not_given_up(rig: Ft
     await rig.port.flush()
     rig.device.zone_watch.round_s = ROUND_S
     band = closed_band(rig)
-    seq = rig.device.core.bands()[band]["seq"]
+    seq = rig.device.core.bands()[band].seq
     rig.media.recommend(zone_of(rig, band, 1), reset=True)
     moves = rig.device.stats()["relocs_started"]
     await rounds(rig)
     await quiet(rig)
     its = rig.device.core.bands()[band]
-    assert its["state"] == "free" or its["seq"] > seq
+    assert its.state == _shim.BandState.FREE or its.seq > seq
     assert rig.device.stats()["relocs_started"] == moves + 1
     await rounds(rig, 3)
     await quiet(rig)
@@ -219,7 +222,7 @@ async def test_a_round_takes_minutes_unless_the_base_says_what_has_changed(rig: 
 async def test_what_is_done_for_the_sake_of_zones_is_counted_by_reason(rig: FtlRig) -> None:
     await rig.overwrite(0.9)
     await rig.port.flush()
-    bands = [number for number, band in enumerate(rig.device.core.bands()) if band["state"] == "closed"]
+    bands = [number for number, band in enumerate(rig.device.core.bands()) if band.state == _shim.BandState.CLOSED]
     offline, reset = zone_of(rig, bands[-1]), zone_of(rig, bands[-2])
     finish = next(n for n, (_, state, _) in enumerate(rig.media.zone_states()) if n > 1 and state == "implicitly_open")
     spare = SMALL["zones"] - 1
@@ -249,7 +252,7 @@ async def test_a_zone_counts_once_however_often_it_is_looked_at_and_only_where_a
     await rig.overwrite(0.5)
     await rig.port.flush()
     watch = rig.device.zone_watch
-    free = next(number for number, band in enumerate(rig.device.core.bands()) if band["state"] == "free")
+    free = next(number for number, band in enumerate(rig.device.core.bands()) if band.state == _shim.BandState.FREE)
     for zone, moved in ((zone_of(rig, free), 0), (zone_of(rig, closed_band(rig)), 1)):
         rig.media.set_zone_state(zone, "offline")
         (its,) = await watch._port.zone_report(zone, 1)
@@ -350,7 +353,7 @@ async def test_a_report_that_fails_costs_nothing_and_a_halted_device_asks_for_no
     await rig.overwrite(1)
     watch = rig.device.zone_watch
     watch.round_s = ROUND_S
-    fault = rig.media.inject_fault(op=_shim.OP_ZONE_REPORT, status=0x280)
+    fault = rig.media.inject_fault(op=_shim.Op.ZONE_REPORT, status=0x280)
     await rounds(rig, 1)
     rig.media.clear_faults(fault)
     await rounds(rig, 2)

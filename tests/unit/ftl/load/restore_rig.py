@@ -90,7 +90,7 @@ class RestoreRig:
         change, version = model.submit(lba, block_count, trim=trim)
         fua = rng.random() < 0.03
         if trim:
-            await port._submit(_shim.OP_DEALLOCATE, lba, block_count)
+            await port._submit(_shim.Op.DEALLOCATE, lba, block_count)
         else:
             await port.write(lba, b"".join(content(lba + i, version) for i in range(block_count)), fua=fua)
         model.acknowledge(lba, block_count, change, durable=fua and not trim)

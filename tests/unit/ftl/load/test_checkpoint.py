@@ -19,7 +19,7 @@ from spdk_ftl_py.ftl.load.restore import restore
 from spdk_ftl_py.ftl.load.restored import Restored
 from spdk_ftl_py.ftl.media import layout
 from spdk_ftl_py.ftl.media import superblock as superblocks
-from spdk_ftl_py.ftl.media.blockdev import ZONE_FINISH, BlockPort
+from spdk_ftl_py.ftl.media.blockdev import BlockPort
 from spdk_ftl_py.runtime.reactor import ReactorLoop
 from unit.ftl.load.restore_rig import ZONE_CAPACITY, ZONE_SIZE, MakeRestoreRig, RestoreRig
 from unit.ftl.load.test_restore import copied_with, l2p_of
@@ -165,7 +165,7 @@ async def test_the_first_superblock_after_the_load_makes_it_stale_and_its_bands_
     for _ in range(4):
         await rig.traffic(700)
         await rig.halt()
-        free = sum(state["state"] == "free" for state in rig.device.core.bands())
+        free = sum(state.state == _shim.BandState.FREE for state in rig.device.core.bands())
         superblock, place = await place_of(rig)
         assert superblock.clean
         assert place is not None
@@ -174,7 +174,13 @@ async def test_the_first_superblock_after_the_load_makes_it_stale_and_its_bands_
         assert (superblock.clean, stale) == (False, None)
         states = drive.zone_states()
         assert all(states[zone][2] == states[zone][0] for zone in place["zones"])
-        assert sum(state["state"] in ("free", "queued", "open") for state in rig.device.core.bands()) >= free
+        assert (
+            sum(
+                state.state in (_shim.BandState.FREE, _shim.BandState.QUEUED, _shim.BandState.OPEN)
+                for state in rig.device.core.bands()
+            )
+            >= free
+        )
         await rig.crash()
         await rig.load()
         assert not came_from_checkpoint(rig)
@@ -242,7 +248,7 @@ async def test_it_is_not_used_where_somebody_has_been_at_the_device_since(rig: R
         if start < pointer < start + ZONE_CAPACITY and start // ZONE_SIZE not in place["zones"]
     )
     port = BlockPort(rig.reactor, drive, name="base")
-    await port.zone_action(ZONE_FINISH, start)
+    await port.zone_action(_shim.ZoneAction.FINISH, start)
     await port.close()
     await loads_without_it(rig, versions)
 
@@ -361,7 +367,7 @@ async def test_a_halt_is_clean_without_it_where_its_zones_fail(rig: RestoreRig) 
 
     async def drain_then_fail() -> None:
         await drain()
-        drive.inject_fault(op=_shim.OP_WRITE, lba=2 * ZONE_SIZE, block_count=42 * ZONE_SIZE, status=WRITE_FAULT)
+        drive.inject_fault(op=_shim.Op.WRITE, lba=2 * ZONE_SIZE, block_count=42 * ZONE_SIZE, status=WRITE_FAULT)
 
     rig.device._drain = drain_then_fail  # type: ignore[method-assign]
     await rig.halt()
@@ -534,7 +540,7 @@ async def test_a_stale_one_that_can_not_be_overwritten_is_no_reason_not_to_load(
     assert place is not None
     rig.base = zoned()
     # Behind the superblock.
-    disk.inject_fault(op=_shim.OP_WRITE, status=0x280, skip=1, times=1)
+    disk.inject_fault(op=_shim.Op.WRITE, status=0x280, skip=1, times=1)
     await rig.load()
     assert came_from_checkpoint(rig)
     assert f"write at block {place['zones'][0] * ZONE_SIZE} failed" in caplog.text

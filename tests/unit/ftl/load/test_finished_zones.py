@@ -80,7 +80,7 @@ async def loaded_though_finishes_fail(rig: RestoreRig, times: int) -> int:
     await rig.flush()
     await rig.crash()
     zone = next(n for n, (_, state, _) in enumerate(rig.base.zone_states()) if n > 1 and "open" in state)
-    rig.base.inject_fault(op=_shim.OP_ZONE_SEND, lba=zone * ZONE_SIZE, block_count=1, status=WRITE_FAULT, times=times)
+    rig.base.inject_fault(op=_shim.Op.ZONE_SEND, lba=zone * ZONE_SIZE, block_count=1, status=WRITE_FAULT, times=times)
     await rig.load()
     return zone
 
@@ -90,7 +90,12 @@ async def test_a_zone_that_a_load_cant_finish_is_reset_before_others(rig: Restor
     """It may stay active, beside those that are meant to be."""
     zone = await loaded_though_finishes_fail(rig, 3)
     band = next(n for n, zones in enumerate(rig.device.geometry.bands) if zone in zones)
-    assert rig.device.core.bands()[band]["state"] in ("faulted", "moving", "resetting", "free")
+    assert rig.device.core.bands()[band].state in (
+        _shim.BandState.FAULTED,
+        _shim.BandState.MOVING,
+        _shim.BandState.RESETTING,
+        _shim.BandState.FREE,
+    )
     for _ in range(20):
         await rig.traffic(50)
     assert zone not in {each for its in rig.device._bands for each in its.zones}, "a spare replaces it"

@@ -17,7 +17,7 @@ from spdk_ftl_py.errors import FlushDoubtError, FtlError
 from spdk_ftl_py.ftl.check import check
 from spdk_ftl_py.ftl.life import FtlState
 from spdk_ftl_py.ftl.media import layout
-from spdk_ftl_py.ftl.media.blockdev import ZONE_RESET, BlockPort
+from spdk_ftl_py.ftl.media.blockdev import BlockPort
 from unit.ftl.load.restore_rig import CONF, MakeRestoreRig, RestoreRig
 from unit.ftl.media.summaries import build_summary
 from unit.shim.ftl.core_bench import content
@@ -39,7 +39,7 @@ async def test_nothing_rests_on_what_its_cache_held(seed: int, tmp_path: Path, m
     for crash in range(8):
         status, final = IN_DOUBT[crash % len(IN_DOUBT)]
         skip = rig.rng.randrange(12)
-        drive.inject_fault(op=_shim.OP_FLUSH, status=status, do_not_retry=final, drops_cache=True, skip=skip, times=1)
+        drive.inject_fault(op=_shim.Op.FLUSH, status=status, do_not_retry=final, drops_cache=True, skip=skip, times=1)
         await rig.traffic(1200)
         drive.clear_faults()
         failed += rig.device.failed.is_set()
@@ -65,7 +65,7 @@ async def test_the_flush_behind_a_superblock_is_one_like_any_other(rig: RestoreR
     """The superblock could be written again, what the core has on media not."""
     await rig.create()
     await rig.port.write(1, content(1, 1))
-    rig.base.inject_fault(op=_shim.OP_FLUSH, status=INTERNAL_ERROR, drops_cache=True, times=1)
+    rig.base.inject_fault(op=_shim.Op.FLUSH, status=INTERNAL_ERROR, drops_cache=True, times=1)
     with pytest.raises(FlushDoubtError):
         await rig.device.write_superblock(clean=False)
     assert rig.device.state is FtlState.FAILED
@@ -86,7 +86,7 @@ async def test_no_flush_of_the_core_is_believed_beside_one_of_a_superblock_that_
     await rig.port.write(2, content(2, 1))
     for _ in range(50):
         await asyncio.sleep(0)  # it lands
-    rig.base.inject_fault(op=_shim.OP_FLUSH, status=INTERNAL_ERROR, drops_cache=True, times=1)
+    rig.base.inject_fault(op=_shim.Op.FLUSH, status=INTERNAL_ERROR, drops_cache=True, times=1)
     writing = asyncio.ensure_future(rig.device.write_superblock(clean=False))
     for _ in range(turns):
         await asyncio.sleep(0)
@@ -109,7 +109,7 @@ async def test_a_halt_whose_last_flush_is_in_doubt_leaves_the_write_buffer(
     for skip in range(4):
         await rig.create()
         await rig.port.write(1, content(1, 1))
-        rig.base.inject_fault(op=_shim.OP_FLUSH, status=INTERNAL_ERROR, drops_cache=True, skip=skip, times=1)
+        rig.base.inject_fault(op=_shim.Op.FLUSH, status=INTERNAL_ERROR, drops_cache=True, skip=skip, times=1)
         await rig.port.close()
         try:
             await rig.device.halt()
@@ -190,7 +190,7 @@ async def test_what_was_appended_where_a_cache_has_lost_blocks_is_no_damage(
                 entries=entries,
                 summary_blocks=rig.device.geometry.summary_blocks,
             )
-        await port.zone_action(ZONE_RESET, start)
+        await port.zone_action(_shim.ZoneAction.RESET, start)
         for part in (blocks[: last + cut], appended):
             for first in range(0, len(part), rig.base.max_append_blocks):
                 await port.append(start, part[first : first + rig.base.max_append_blocks])

@@ -129,7 +129,7 @@ async def test_a_full_device_goes_on_after_each_end(
     await rig.flush()
     await rig.check("at the end")
     assert rig.device.state is FtlState.RUNNING
-    assert rig.device.core.stats()["reloc_moved_blocks"] > 0
+    assert rig.device.core.stats().reloc_moved_blocks > 0
     await rig.end()
 
 
@@ -187,7 +187,7 @@ async def test_a_load_that_empties_a_band_costs_nothing(
     assert await rig.overwrite(2 * blocks)
     emptied: list[int | None] = []
 
-    write = _shim.OP_APPEND if use_append else _shim.OP_WRITE
+    write = _shim.Op.APPEND if use_append else _shim.Op.WRITE
     number, cutting = 0, False
 
     async def noted(*args: Any) -> int | None:
@@ -195,7 +195,7 @@ async def test_a_load_that_empties_a_band_costs_nothing(
             disk.cut_power_at(disk.operations + rig.rng.randrange(1, 50), rig.rng.randrange(1 << 32))
         elif number % 4 == 0:
             # A zone that can't be written, or not be reset, is no reason to refuse the device.
-            disk.inject_fault(op=rig.rng.choice([write, _shim.OP_ZONE_SEND]), status=0x280, times=1)
+            disk.inject_fault(op=rig.rng.choice([write, _shim.Op.ZONE_SEND]), status=0x280, times=1)
         emptied.append(await make_room(*args))
         disk.clear_faults()
         return emptied[-1]

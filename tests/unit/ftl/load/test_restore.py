@@ -17,7 +17,7 @@ from spdk_ftl_py.errors import ConfError, FtlError, GeometryError, MediaError, N
 from spdk_ftl_py.ftl import creation, loading
 from spdk_ftl_py.ftl.load.restore import restore
 from spdk_ftl_py.ftl.media import layout
-from spdk_ftl_py.ftl.media.blockdev import ZONE_FINISH, BlockPort
+from spdk_ftl_py.ftl.media.blockdev import BlockPort
 from spdk_ftl_py.runtime.reactor import ReactorLoop
 from unit.ftl.load.restore_rig import CONF, ZONE_CAPACITY, ZONE_SIZE, MakeRestoreRig, RestoreRig
 from unit.shim.ftl.core_bench import content
@@ -62,8 +62,8 @@ async def crashes(rig: RestoreRig, drive: Any, seed: int, count: int) -> dict[st
         drive.cut_power_at(drive.operations + rig.rng.randrange(20, 1500), rig.rng.randrange(1 << 32))
         await rig.traffic(6000)
         core = rig.device.core.stats()
-        total["moved"] += core["reloc_moved_blocks"]
-        total["trims"] += core["media_trim_blocks"]
+        total["moved"] += core.reloc_moved_blocks
+        total["trims"] += core.media_trim_blocks
         await rig.crash()
         drive.power_on()
         while True:
@@ -171,7 +171,7 @@ async def test_an_ftl_whose_superblock_can_not_be_erased_keeps_its_bands(rig: Re
     await rig.traffic(800)
     versions = await rig.versions()
     await rig.halt()
-    drive.inject_fault(op=_shim.OP_ZONE_SEND, lba=0, block_count=1, status=0x280)
+    drive.inject_fault(op=_shim.Op.ZONE_SEND, lba=0, block_count=1, status=0x280)
     with pytest.raises(MediaError):
         await creation.create(rig.reactor, drive, name="ftl1", conf=CONF, num_punits=2)
     drive.clear_faults()
@@ -269,7 +269,7 @@ async def full_zone(rig: RestoreRig, drive: Any) -> tuple[int, list[int], list[i
     port = BlockPort(rig.reactor, drive, name="base")
     try:
         for number, band in enumerate(rig.device.geometry.bands):
-            if bands[number]["state"] != "closed" or bands[number]["valid"] == 0:
+            if bands[number].state != _shim.BandState.CLOSED or bands[number].valid == 0:
                 continue  # it was being relocated, or had been: copies of what stands here make good for damage
             for punit, zone in enumerate(band):
                 assert zone is not None
@@ -398,7 +398,7 @@ async def test_copies_that_a_header_promises_and_that_never_came_make_no_band_di
             entries=entries,
         )
         await port.write(start, np.concatenate([header] if torn else [header, *blocks]))
-        await port.zone_action(ZONE_FINISH, start)
+        await port.zone_action(_shim.ZoneAction.FINISH, start)
 
     await batch(1, [10, 11])
     await batch(2, [12, 13])

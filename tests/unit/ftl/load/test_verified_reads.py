@@ -38,7 +38,7 @@ def victims(rig: RestoreRig, count: int = 3) -> list[int]:
     found = [
         lba
         for lba in map(int, np.flatnonzero(entries < 1 << 62))
-        if account[zones[int(entries[lba]) // rig.device.geometry.zone_size]]["state"] == "closed"
+        if account[zones[int(entries[lba]) // rig.device.geometry.zone_size]].state == _shim.BandState.CLOSED
     ]
     return found[5 :: max(1, len(found) // count)][:count]
 
@@ -191,6 +191,6 @@ async def test_the_price_is_told(rig: RestoreRig) -> None:
 async def test_a_read_that_media_refuse_once_costs_nothing(rig: RestoreRig) -> None:
     await filled(rig)
     (lba,) = victims(rig, 1)
-    rig.base.inject_fault(op=_shim.OP_READ, lba=address(rig, lba), block_count=1, status=UNRECOVERED_READ, times=1)
+    rig.base.inject_fault(op=_shim.Op.READ, lba=address(rig, lba), block_count=1, status=UNRECOVERED_READ, times=1)
     assert await readable(rig, lba)
     assert rig.device.stats()["unreadable_bands"] == 0

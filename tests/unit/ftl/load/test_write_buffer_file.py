@@ -27,7 +27,7 @@ def written(directory: Path) -> tuple[BufferFiles, Path, int]:
     with Bench(write_buffer_path=str(path)) as bench:
         for lba in range(5):
             bench.put(lba, lba + 1)
-        assert bench.run(_shim.OP_DEALLOCATE, 4, 3) == 0
+        assert bench.run(_shim.Op.DEALLOCATE, 4, 3) == 0
         return files, path, bench.block_count
 
 

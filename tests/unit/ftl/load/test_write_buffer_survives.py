@@ -67,7 +67,7 @@ async def test_every_acknowledged_write_and_trim_survives_kills_also_in_the_load
     drive = rig.base
     await rig.create()
     # Slow, so that there is always something in the buffer.
-    drive.inject_fault(op=_shim.OP_WRITE, latency_us=1000)
+    drive.inject_fault(op=_shim.Op.WRITE, latency_us=1000)
     recovered = killed_loads = 0
     incarnation = rig.device.incarnation
     for crash in range(12):
@@ -130,7 +130,7 @@ async def test_every_acknowledged_write_and_trim_survives_the_loss_of_the_bases_
         drive.cut_power_at(drive.operations + rig.rng.randrange(20, 1200), rig.rng.randrange(1 << 32))
         await rig.traffic(6000)
         core = rig.device.core.stats()
-        moved, trims = moved + core["reloc_moved_blocks"], trims + core["media_trim_blocks"]
+        moved, trims = moved + core.reloc_moved_blocks, trims + core.media_trim_blocks
         await rig.crash()
         rig.model.acknowledged_survives()
         drive.power_on()
@@ -150,7 +150,7 @@ async def test_a_kill_at_any_step_of_the_load_loses_nothing(tmp_path: Path, make
     await rig.create()
     for lba in range(40):
         await rig.port.write(lba, content(lba, 1))
-    await rig.port._submit(_shim.OP_DEALLOCATE, 3, 5)
+    await rig.port._submit(_shim.Op.DEALLOCATE, 3, 5)
     await rig.crash()
     expected = [0 if 3 <= lba < 8 else 1 for lba in range(40)]
     for step in range(1, 1000):
@@ -198,10 +198,10 @@ async def test_trims_and_overwrites_in_the_buffer_count_in_order(tmp_path: Path,
     for lba in range(10):
         await rig.port.write(lba, content(lba, 1))
     await rig.port.flush()
-    await rig.port._submit(_shim.OP_DEALLOCATE, 0, 10)
+    await rig.port._submit(_shim.Op.DEALLOCATE, 0, 10)
     await rig.port.write(4, content(4, 2))
     await rig.port.write(4, content(4, 3))
-    await rig.port._submit(_shim.OP_DEALLOCATE, 5, 100)
+    await rig.port._submit(_shim.Op.DEALLOCATE, 5, 100)
     await rig.port.write(6, content(6, 4))
     for _ in range(3):
         await rig.crash()
@@ -230,7 +230,7 @@ async def test_a_halt_leaves_no_file(tmp_path: Path, make_rig: MakeRestoreRig) -
 async def test_a_failed_creation_leaves_no_file(tmp_path: Path, make_rig: MakeRestoreRig) -> None:
     rig = await make_rig(buffer_dir=tmp_path)
     drive = rig.base
-    drive.inject_fault(op=_shim.OP_WRITE, status=0x280)
+    drive.inject_fault(op=_shim.Op.WRITE, status=0x280)
     with pytest.raises(MediaError):
         await rig.create()
     assert files_in(tmp_path) == []
@@ -336,7 +336,7 @@ async def test_a_superblock_that_is_not_durable_yet_makes_no_file_superfluous(
         await rig.crash()
         # The first ends at any of its flushes, the second at its first: neither superblock is durable.
         for skip in (flushes, 0):
-            drive.inject_fault(op=_shim.OP_FLUSH, status=0x006, do_not_retry=True, skip=skip)
+            drive.inject_fault(op=_shim.Op.FLUSH, status=0x006, do_not_retry=True, skip=skip)
             with contextlib.suppress(MediaError):
                 await rig.load()
                 await rig.crash()
@@ -371,7 +371,7 @@ async def test_a_smaller_buffer_takes_what_a_larger_one_held(tmp_path: Path, mak
     await rig.create()
     # All at once: of what is written one by one most is on media by the end.
     await asyncio.gather(*(rig.port.write(lba, content(lba, 1)) for lba in range(20)))
-    held = rig.device.core.stats()["write_buffer_used"]
+    held = rig.device.core.stats().write_buffer_used
     await rig.crash()
     await rig.load(settings={"write_buffer_size": 8 * BLOCK})
     assert rig.device.restored is not None

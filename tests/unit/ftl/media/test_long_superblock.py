@@ -16,7 +16,7 @@ from spdk_ftl_py.ftl import creation, loading
 from spdk_ftl_py.ftl.check import check
 from spdk_ftl_py.ftl.life import FtlState
 from spdk_ftl_py.ftl.media import layout, superblock
-from spdk_ftl_py.ftl.media.blockdev import ZONE_FINISH, BlockPort
+from spdk_ftl_py.ftl.media.blockdev import BlockPort
 from spdk_ftl_py.ftl.media.geometry import plan
 from spdk_ftl_py.ftl.media.superblock import Superblock, SuperblockTooLongError, SuperblockWriter, part_of
 from spdk_ftl_py.runtime.reactor import ReactorLoop
@@ -153,7 +153,7 @@ async def test_a_write_that_fails_in_the_middle_is_repeated_behind_it(
     geometry = plan(await port.zones(), zone_size=ZONE_SIZE, num_punits=2)
     writer = SuperblockWriter(port, geometry, UUID_A)
     await writer.write({"n": 1}, clean=False)
-    media.inject_fault(op=_shim.OP_FLUSH, status=0x007, do_not_retry=True, times=2)
+    media.inject_fault(op=_shim.Op.FLUSH, status=0x007, do_not_retry=True, times=2)
     await writer.write(content(2_000, 2), clean=False)
     await writer.write({"n": 3}, clean=False)
     await writer.write(content(2_000, 4), clean=False)
@@ -201,8 +201,8 @@ async def test_a_zone_that_cant_be_finished_is_with_the_next_superblock(
     geometry = plan(await port.zones(), zone_size=ZONE_SIZE, num_punits=2)
     writer = SuperblockWriter(port, geometry, UUID_A)
     await writer.write({"n": 1}, clean=False)
-    media.inject_fault(op=_shim.OP_WRITE, lba=0, block_count=ZONE_SIZE, status=0x280)
-    finish = media.inject_fault(op=_shim.OP_ZONE_SEND, lba=0, block_count=ZONE_SIZE, status=0x280)
+    media.inject_fault(op=_shim.Op.WRITE, lba=0, block_count=ZONE_SIZE, status=0x280)
+    finish = media.inject_fault(op=_shim.Op.ZONE_SEND, lba=0, block_count=ZONE_SIZE, status=0x280)
     await writer.write({"n": 2}, clean=False)
     states = [state for _, state, _ in media.zone_states()]
     assert "open" in states[0] or states[0] == "closed"
@@ -221,7 +221,7 @@ async def test_a_zone_that_the_drive_finished_has_nothing_missing_behind_the_new
     media.set_zone_state(0, "full")
     found = await found_in(port)
     assert (found.superblock.content["n"], found.damage) == (2, None)
-    media.inject_fault(op=_shim.OP_READ, lba=3, block_count=1, status=0x281)
+    media.inject_fault(op=_shim.Op.READ, lba=3, block_count=1, status=0x281)
     assert (await found_in(port)).damage is not None, "what can't be read may have been one"
     media.clear_faults()
     await writer.write({"n": 3}, clean=False)
@@ -235,7 +235,7 @@ async def test_a_zone_that_a_host_finished_tells_that_something_was_written_ther
     geometry = plan(await port.zones(), zone_size=ZONE_SIZE, num_punits=2)
     writer = SuperblockWriter(port, geometry, UUID_A)
     await writer.write({"n": 1}, clean=False)
-    await port.zone_action(ZONE_FINISH, 0)
+    await port.zone_action(_shim.ZoneAction.FINISH, 0)
     assert (await found_in(port)).damage is not None
 
 

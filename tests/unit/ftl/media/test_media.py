@@ -13,7 +13,7 @@ import pytest
 from spdk_ftl_py import _shim
 from spdk_ftl_py.errors import MediaError, UnsupportedError
 from spdk_ftl_py.ftl.media import layout, superblock
-from spdk_ftl_py.ftl.media.blockdev import ZONE_FINISH, BlockPort
+from spdk_ftl_py.ftl.media.blockdev import BlockPort
 from spdk_ftl_py.ftl.media.geometry import plan
 from spdk_ftl_py.ftl.media.superblock import Superblock, SuperblockWriter
 from unit.ftl.media.media_rig import UUID_A, ZONE_CAPACITY, ZONE_SIZE, ZONES
@@ -71,7 +71,7 @@ async def test_many_places_are_read_as_one_list(port: BlockPort) -> None:
 async def test_a_list_with_one_bad_place_is_none_and_the_next_one_is_whole(
     media: _shim.EmulatedMedia, port: BlockPort
 ) -> None:
-    media.inject_fault(op=_shim.OP_READ, lba=3 * ZONE_SIZE, block_count=1, status=0x281, times=1)
+    media.inject_fault(op=_shim.Op.READ, lba=3 * ZONE_SIZE, block_count=1, status=0x281, times=1)
     places = [zone * ZONE_SIZE for zone in range(50)]
     assert await port.read_each(places) is None
     assert await port.read_each(places) is not None
@@ -139,7 +139,7 @@ async def test_zones_are_reported_as_many_at_a_time_as_fit_in_an_io(
 
 @pytest.mark.rig(max_io_blocks=1)
 async def test_a_failing_zone_report_is_enodev(media: _shim.EmulatedMedia, port: BlockPort) -> None:
-    media.inject_fault(op=_shim.OP_ZONE_REPORT, status=0x006, do_not_retry=True, skip=1)
+    media.inject_fault(op=_shim.Op.ZONE_REPORT, status=0x006, do_not_retry=True, skip=1)
     with pytest.raises(MediaError, match="zone report at block 4096 failed") as caught:
         await port.zones()
     assert caught.value.errno == errno.ENODEV
@@ -147,7 +147,7 @@ async def test_a_failing_zone_report_is_enodev(media: _shim.EmulatedMedia, port:
 
 async def test_zones_are_reset_side_by_side_and_progress_is_told(media: _shim.EmulatedMedia, port: BlockPort) -> None:
     for zone in range(20):
-        await port.zone_action(ZONE_FINISH, zone * ZONE_SIZE)
+        await port.zone_action(_shim.ZoneAction.FINISH, zone * ZONE_SIZE)
     told: list[float] = []
     await port.reset_zones([zone * ZONE_SIZE for zone in range(20)], told.append)
     assert all(state == "empty" for _, state, _ in media.zone_states())
@@ -300,10 +300,10 @@ async def test_a_failed_superblock_write_goes_to_the_other_zone(media: _shim.Emu
     assert found[0].content["n"] == 2
 
 
-@pytest.mark.parametrize(("op", "status"), [(_shim.OP_WRITE, 0x280), (_shim.OP_FLUSH, 0x007)])
+@pytest.mark.parametrize(("op", "status"), [(_shim.Op.WRITE, 0x280), (_shim.Op.FLUSH, 0x007)])
 @pytest.mark.parametrize("failures", [1, 2, 3])
 async def test_never_more_than_one_superblock_zone_is_active(
-    op: int, status: int, failures: int, media: _shim.EmulatedMedia, port: BlockPort
+    op: _shim.Op, status: int, failures: int, media: _shim.EmulatedMedia, port: BlockPort
 ) -> None:
     """The others that may be are for bands."""
     geometry = plan(await port.zones(), zone_size=ZONE_SIZE, num_punits=2)
@@ -323,10 +323,10 @@ async def test_a_superblock_written_twice_hides_none_behind_it(media: _shim.Emul
     geometry = plan(await port.zones(), zone_size=ZONE_SIZE, num_punits=2)
     writer = SuperblockWriter(port, geometry, UUID_A)
     await writer.write({"n": 1}, clean=False)
-    media.inject_fault(op=_shim.OP_FLUSH, status=0x007, do_not_retry=True, times=1)
+    media.inject_fault(op=_shim.Op.FLUSH, status=0x007, do_not_retry=True, times=1)
     await writer.write({"n": 2}, clean=False)
     await writer.write({"n": 3}, clean=False)
-    await port.zone_action(ZONE_FINISH, 0)
+    await port.zone_action(_shim.ZoneAction.FINISH, 0)
     found = await superblock.find(port, await port.zones(), UUID_A)
     assert found is not None
     assert found[0].content["n"] == 3
@@ -353,7 +353,7 @@ async def test_a_superblock_that_can_not_be_read_hides_no_other(
     for generation in range(1, superblocks + 1):
         block = Superblock(UUID_A, generation, False, {}).build()
         await port.write(generation - 1, bytes(4096) if generation == 9 else block)
-    media.inject_fault(op=_shim.OP_READ, lba=11, block_count=1, status=0x281)
+    media.inject_fault(op=_shim.Op.READ, lba=11, block_count=1, status=0x281)
     found = await superblock.find(port, await port.zones(), UUID_A)
     assert found is not None
     assert (found.superblock.generation, found.used, found.damage) == (superblocks, superblocks, None)
@@ -372,7 +372,7 @@ async def test_the_newest_superblock_is_missed_where_it_does_not_verify(
             if how == "zeroed":
                 block = np.zeros(4096, np.uint8)
             else:
-                media.inject_fault(op=_shim.OP_READ, lba=address, block_count=1, status=0x281)
+                media.inject_fault(op=_shim.Op.READ, lba=address, block_count=1, status=0x281)
         await port.write(zone * ZONE_SIZE + offset, block)
     found = await superblock.find(port, await port.zones(), UUID_A)
     if superblocks == 1:

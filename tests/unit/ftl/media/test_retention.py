@@ -66,6 +66,6 @@ async def test_a_create_on_what_keeps_nothing_is_refused_for_base_and_cache(reac
 
 async def test_a_write_that_fails_is_the_devices_own_error(reactor: ReactorLoop) -> None:
     media = zns_drive(reactor)
-    media.inject_fault(op=_shim.OP_WRITE, status=0x006)
+    media.inject_fault(op=_shim.Op.WRITE, status=0x006)
     with pytest.raises(MediaError):
         await creation.create(reactor, media, name="ftl0", conf=FtlConf())

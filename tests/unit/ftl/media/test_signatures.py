@@ -50,8 +50,8 @@ async def test_blocks_that_can_not_be_read_hide_nothing_else(reactor: ReactorLoo
     media = _shim.EmulatedMedia.conventional(reactor.shim, BLOCKS)
     port = BlockPort(reactor, media, name="M0")
     await put(port, 4096, b"EFI PART")
-    media.inject_fault(op=_shim.OP_READ, lba=0, block_count=1, status=UNRECOVERED_READ)
-    media.inject_fault(op=_shim.OP_READ, lba=BLOCKS - 2, block_count=2, status=UNRECOVERED_READ)
+    media.inject_fault(op=_shim.Op.READ, lba=0, block_count=1, status=UNRECOVERED_READ)
+    media.inject_fault(op=_shim.Op.READ, lba=BLOCKS - 2, block_count=2, status=UNRECOVERED_READ)
     assert await find_foreign(port) == "a partition table (GPT)"
     await port.close()
 
@@ -59,7 +59,7 @@ async def test_blocks_that_can_not_be_read_hide_nothing_else(reactor: ReactorLoo
 async def test_a_device_that_is_gone_is_an_error(reactor: ReactorLoop) -> None:
     media = _shim.EmulatedMedia.conventional(reactor.shim, BLOCKS)
     port = BlockPort(reactor, media, name="M0")
-    media.inject_fault(op=_shim.OP_READ, status=PATH_ERROR)
+    media.inject_fault(op=_shim.Op.READ, status=PATH_ERROR)
     with pytest.raises(MediaError):
         await find_foreign(port)
     await port.close()
@@ -79,7 +79,7 @@ async def test_in_a_zoned_device_the_first_zones_tell(
 ) -> None:
     media = _shim.EmulatedMedia.zns(reactor.shim, 8, 64, 60, max_open_zones=4, max_active_zones=4)
     # What was not written may read as an error.
-    media.inject_fault(op=_shim.OP_READ, lba=zone * 64 + 1, block_count=8 * 64 - zone * 64 - 1, status=UNRECOVERED_READ)
+    media.inject_fault(op=_shim.Op.READ, lba=zone * 64 + 1, block_count=8 * 64 - zone * 64 - 1, status=UNRECOVERED_READ)
     port = BlockPort(reactor, media, name="Z0")
     assert await find_foreign(port, await port.zones()) is None
     await port.write(zone * 64, bytes(offset) + magic + bytes(4096 - offset - len(magic)))

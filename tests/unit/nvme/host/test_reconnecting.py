@@ -40,8 +40,8 @@ async def test_verified_io_goes_on_through_lost_connections() -> None:
         here.reactor.subscribe(load.id, lambda event: done.set() if load_ended(event, load) else None)
         load.start("mixed", total_blocks=1 << 40, queue_depth=32, write_percent=50)
         for losses in range(1, 6):
-            before = load.progress()["done_blocks"]
-            await until(lambda before=before: load.progress()["done_blocks"] > before + rng.randrange(2000))
+            before = load.progress().done_blocks
+            await until(lambda before=before: load.progress().done_blocks > before + rng.randrange(2000))
             await here.subsystem.disconnect()
             await until(lambda losses=losses: host.losses == losses and host.connected)
         load.stop()
@@ -50,7 +50,7 @@ async def test_verified_io_goes_on_through_lost_connections() -> None:
         done.clear()
         await done.wait()
         progress = load.progress()
-        assert (progress["io_errors"], progress["verify_errors"]) == (0, 0)
+        assert (progress.io_errors, progress.verify_errors) == (0, 0)
         here.reactor.unsubscribe(load.id)
         load.close()
         await host.close()
@@ -61,7 +61,7 @@ async def test_a_target_that_is_gone_for_a_while_is_waited_for(here: Bench) -> N
     (namespace,) = here.subsystem.namespaces.values()
     host = await connect(here)
     await here.target.close()
-    write = asyncio.ensure_future(io(here.reactor, host.device, _shim.OP_WRITE, 1, 1, b"\x5a" * 4096))
+    write = asyncio.ensure_future(io(here.reactor, host.device, _shim.Op.WRITE, 1, 1, b"\x5a" * 4096))
     await until(lambda: host.device.held == 1)
     successor = NvmfTarget(here.reactor)
     assert await successor.listen("127.0.0.1", here.port) == here.port
@@ -79,7 +79,7 @@ async def test_a_target_that_is_gone_for_a_while_is_waited_for(here: Bench) -> N
 async def test_after_the_timeout_io_fails(here: Bench) -> None:
     host = await connect(here, loss_timeout_s=0.1)
     await here.target.close()
-    assert await io(here.reactor, host.device, _shim.OP_FLUSH) == (PATH_ERROR, 0)
+    assert await io(here.reactor, host.device, _shim.Op.FLUSH) == (PATH_ERROR, 0)
     await host.failed.wait()
     assert host.failure is not None
     assert not host.connected
@@ -107,7 +107,7 @@ async def test_a_namespace_that_is_not_there_leaves_nothing_behind(here: Bench) 
 async def test_closing_while_it_reconnects_fails_what_it_holds(here: Bench) -> None:
     host = await connect(here)
     await here.target.close()
-    flush = asyncio.ensure_future(io(here.reactor, host.device, _shim.OP_FLUSH))
+    flush = asyncio.ensure_future(io(here.reactor, host.device, _shim.Op.FLUSH))
     await until(lambda: host.device.held == 1)
     await host.close()
     assert await flush == (0x371, 0)

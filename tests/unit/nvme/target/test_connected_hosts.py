@@ -27,7 +27,7 @@ async def connect(here: Bench, host: HostKey) -> tuple[object, list[_shim.HostQp
 
 
 async def flush(here: Bench, qpair: _shim.HostQpair) -> int:
-    return (await io(here.reactor, qpair, _shim.OP_FLUSH))[0]
+    return (await io(here.reactor, qpair, _shim.Op.FLUSH))[0]
 
 
 async def test_a_host_is_known_until_it_leaves_in_order(here: Bench) -> None:
@@ -75,13 +75,13 @@ async def test_the_first_flush_of_a_host_that_is_owed_an_alarm_fails_once_on_whi
     owed, (one, two) = await connect(here, FIRST)
     other, (third, _) = await connect(here, SECOND)
     data, back = bytearray(os.urandom(4096)), bytearray(4096)
-    assert (await io(here.reactor, one, _shim.OP_WRITE, 3, 1, data))[0] == 0
+    assert (await io(here.reactor, one, _shim.Op.WRITE, 3, 1, data))[0] == 0
     assert await flush(here, third) == 0
     assert hosts.owed == [FIRST]
     assert await flush(here, two) == Status.WRITE_FAULT
     assert hosts.owed == []
     assert [await flush(here, qpair) for qpair in (one, two, third)] == [0, 0, 0]
-    assert (await io(here.reactor, two, _shim.OP_READ, 3, 1, back))[0] == 0
+    assert (await io(here.reactor, two, _shim.Op.READ, 3, 1, back))[0] == 0
     assert back == data
     hosts.settle()
     assert hosts.alarm_of(FIRST) is None
@@ -208,7 +208,7 @@ async def test_forged_identities_do_not_evict_an_honest_host_from_those_who_are_
     hosts = here.subsystem.connected_hosts = ConnectedHosts()
     honest, (qpair, _) = await connect(here, FIRST)
     data = bytearray(os.urandom(4096))
-    assert (await io(here.reactor, qpair, _shim.OP_WRITE, 3, 1, data))[0] == 0
+    assert (await io(here.reactor, qpair, _shim.Op.WRITE, 3, 1, data))[0] == 0
     answers: Counter[int] = Counter()
     for number in range(1030):
         forged = made_up(number)

@@ -31,8 +31,8 @@ async def test_connects_ends_and_refusals_are_told_with_what_the_host_did(caplog
         assert lines(caplog) == [f"ftl0: host {HOSTNQN} at 127.0.0.1:{port_of(here)} connected"]
         (namespace,) = await host.namespaces()
         qpair = await host.create_io_qpair(here.reactor, namespace)
-        assert (await io(here.reactor, qpair, _shim.OP_WRITE, 3, 2, bytearray(8192)))[0] == 0
-        assert (await io(here.reactor, qpair, _shim.OP_READ, 3, 1, bytearray(4096)))[0] == 0
+        assert (await io(here.reactor, qpair, _shim.Op.WRITE, 3, 2, bytearray(8192)))[0] == 0
+        assert (await io(here.reactor, qpair, _shim.Op.READ, 3, 1, bytearray(4096)))[0] == 0
         (controller,) = here.subsystem.controllers.values()
         told = controller.describe()
         assert (told["hostnqn"], told["traddr"], told["num_io_qpairs"]) == (HOSTNQN, "127.0.0.1", 1)

@@ -47,7 +47,7 @@ async def test_a_host_that_is_taken_off_the_list_is_disconnected_and_others_are_
     qpair = await leaves.create_io_qpair(here.reactor, namespace)
     await here.subsystem.remove_host(HOSTNQN)
     await asyncio.wait_for(leaves.lost.wait(), WAIT_S)
-    assert (await io(here.reactor, qpair, _shim.OP_READ, 0, 1, bytearray(4096)))[0] == Status.PATH_ERROR
+    assert (await io(here.reactor, qpair, _shim.Op.READ, 0, 1, bytearray(4096)))[0] == Status.PATH_ERROR
     assert [controller.hostnqn for controller in here.subsystem.controllers.values()] == [OTHER_HOST]
     assert len(await stays.namespaces()) == 1
     with pytest.raises(NotFoundError):
@@ -497,7 +497,7 @@ async def test_a_queue_id_is_free_again_when_its_queue_is_gone(here: Bench) -> N
 
 
 async def test_a_target_that_closes_as_a_host_leaves_waits_for_the_hosts_io(here: Bench) -> None:
-    here.subsystem.namespaces[1].device.inject_fault(op=_shim.OP_READ, latency_us=200_000)
+    here.subsystem.namespaces[1].device.inject_fault(op=_shim.Op.READ, latency_us=200_000)
     host = await here.raw()
     cntlid = await host.enable()
     queue = await here.raw()
@@ -507,7 +507,7 @@ async def test_a_target_that_closes_as_a_host_leaves_waits_for_the_hosts_io(here
     await until(lambda: controller.io_qpairs[1] is not None)
     qpair = controller.io_qpairs[1]
     await queue.send(capsule(Sqe(2, nsid=1, cdw12=0, sgl_bytes=4096)))
-    await until(lambda: qpair.stats()["commands"] == 1)
+    await until(lambda: qpair.stats().commands == 1)
     host.close()
     await until(lambda: controller.state is ControllerState.CLOSING)
     await here.target.close()

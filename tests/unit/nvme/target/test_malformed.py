@@ -39,7 +39,9 @@ async def test_malformed_pdus_and_capsules_change_nothing_for_others(caplog: pyt
             qpair = await honest.create_io_qpair(here.reactor, namespace)
             load = _shim.LoadGenerator(here.reactor.shim, qpair, lba_count=HONEST_BLOCKS, seed=1)
             ended = asyncio.Event()
-            here.reactor.subscribe(load.id, lambda event: ended.set() if event.kind == _shim.EV_LOAD_DONE else None)
+            here.reactor.subscribe(
+                load.id, lambda event: ended.set() if event.kind == _shim.EventKind.LOAD_DONE else None
+            )
             load.start("mixed", io_blocks=1, queue_depth=2, time_limit_s=3600, write_percent=50)
             with assaults(THREADS, lambda: Assault(here.port, SUBNQN, keys=keys, claimed=PROVING_NQN)) as threads:
                 if only is not None:
@@ -51,8 +53,8 @@ async def test_malformed_pdus_and_capsules_change_nothing_for_others(caplog: pyt
             load.stop()
             await asyncio.wait_for(ended.wait(), 30)
             progress = load.progress()
-            assert (progress["io_errors"], progress["verify_errors"]) == (0, 0)
-            assert progress["done_ios"] > 0
+            assert (progress.io_errors, progress.verify_errors) == (0, 0)
+            assert progress.done_ios > 0
             here.reactor.unsubscribe(load.id)
             load.close()
             await until(

@@ -29,14 +29,14 @@ class CacheBench(Bench):
         self.cache_port = Stepped(self.reactor, self.cache)
         self.ports.append(self.cache_port)
         self.cache_port.step = self.step  # type: ignore[method-assign]
-        self.core.use_cache(self.cache, id=ID, generation=0, lap=lap, **request)
+        self.core.use_cache(self.cache, _shim.NvCacheConfig(id=ID, generation=0, lap=lap, **request))
 
     def close(self) -> None:
         self.core.close()
         self.cache_port.port.close()
         super().close()
 
-    def stats(self) -> dict[str, int]:
+    def stats(self) -> _shim.NvCacheStats:
         stats = self.core.cache_stats()
         assert stats is not None
         return stats
@@ -57,7 +57,7 @@ class CacheBench(Bench):
             return 0
         generation, block_count, lap = max(struct.unpack_from("<QQQ", data, 48) for data in headers)
         assert block_count == self.cache.block_count
-        assert generation == self.stats()["generation"]
+        assert generation == self.stats().generation
         return lap
 
     def ring_entries(self) -> dict[tuple[int, int], bytes]:

@@ -88,7 +88,7 @@ class Bench(Stepped):
             "batch_blocks": 16,
         }
         base = wrap_base(reactor, self.media) if wrap_base else self.media
-        self.core = _shim.FtlCore(reactor, base, **(settings | options))
+        self.core = _shim.FtlCore(reactor, base, _shim.CoreConfig(**(settings | options)))
         super().__init__(reactor, self.core)
         self.block_count = self.core.block_count
         self.base = Stepped(reactor, self.media)
@@ -116,45 +116,47 @@ class Bench(Stepped):
         work = self.reactor.step(self.now_ns)
         manage = False
         for event in self.reactor.events():
-            if event.kind == _shim.EV_IO_DONE:
+            if event.kind == _shim.EventKind.IO_DONE:
                 for port in self.ports:
                     if event.source == port.port.id:
                         done = port.completed
 
-                        done[event.a] = Completion(event.b, event.c)
-                        port.completion_order.append(event.a)
+                        done[event.ticket] = Completion(event.status, event.result)
+                        port.completion_order.append(event.ticket)
                 continue
-            assert event.kind != _shim.EV_OVERFLOW
+            assert event.kind != _shim.EventKind.OVERFLOW
             self.events.append(event)
             manage = True
-            if event.kind == _shim.EV_BAND_NEXT_NEEDED:
-                self.wanting.add(event.a)
-            elif event.kind == _shim.EV_CORE_FAILED:
+            if event.kind == _shim.EventKind.BAND_NEXT_NEEDED:
+                self.wanting.add(event.stream)
+            elif event.kind == _shim.EventKind.CORE_FAILED:
                 self.failed = True
-            elif event.kind == _shim.EV_BAND_RESET_DONE and event.b and event.c < self.punits:
-                self.core.replace_zone(event.a, event.c, None)
+            elif event.kind == _shim.EventKind.BAND_RESET_DONE and event.status and event.failed_punit is not None:
+                self.core.replace_zone(event.band, event.failed_punit, None)
         if (manage or self.wanting) and not self.failed:
             self.manage()
         return work
 
     def manage(self) -> None:
         bands = self.core.bands()
-        free = [number for number, band in enumerate(bands) if band["state"] == "free"]
+        states = [band.state for band in bands]
+        closed = (_shim.BandState.CLOSED, _shim.BandState.FAULTED)
+        free = [number for number, state in enumerate(states) if state == _shim.BandState.FREE]
         for number, band in enumerate(bands):
-            if self.auto_reset and not self.full and band["state"] in ("closed", "faulted") and band["valid"] == 0:
+            if self.auto_reset and not self.full and band.state in closed and band.valid == 0:
                 self.core.reset_band(number)
-                band["state"] = "resetting"
-        busy = any(band["state"] in ("moving", "resetting") for band in bands)
+                states[number] = _shim.BandState.RESETTING
+        moving = [state for state in states if state in (_shim.BandState.MOVING, _shim.BandState.RESETTING)]
+        busy = bool(moving)
         for stream in sorted(self.wanting, reverse=True):
             reserve = 0 if stream == _shim.STREAM_RELOC or (self.shared_stream and busy) else RESERVED_BANDS
             if len(free) > reserve:
                 self.core.open_band(stream, free.pop(0), self.band_seq)
                 self.band_seq += 1
                 self.wanting.discard(stream)
-        moving = [band for band in bands if band["state"] in ("moving", "resetting")]
         self.core.set_user_share(0 if moving and len(free) < RESERVED_BANDS else 100)
         if self.gc and len(free) <= GC_START_FREE_BANDS and len(moving) < 2:
-            victims = [(band["valid"], n) for n, band in enumerate(bands) if band["state"] in ("closed", "faulted")]
+            victims = [(band.valid, n) for n, band in enumerate(bands) if states[n] in closed]
             # With plenty of room only bands that give back a good part of theirs.
             most = self.punits * self.data_blocks * (100 if len(free) <= RESERVED_BANDS else 75) // 100
             if victims and min(victims)[0] < most:
@@ -171,7 +173,7 @@ class Bench(Stepped):
     def write_to_the_end_of(self, band: int) -> None:
         """From LBA 1 on, until it is open no longer."""
         lba = 1
-        while self.core.bands()[band]["state"] == "open":
+        while self.core.bands()[band].state == _shim.BandState.OPEN:
             self.put(lba, 1)
             lba += 1
 
@@ -199,9 +201,9 @@ class Bench(Stepped):
         for number, band in enumerate(self.core.bands()):
             inside = (addresses // self.zone_size - 2) // self.punits == number
             references = int(np.count_nonzero(records & inside))
-            assert band["references"] == references, f"band {number}"
+            assert band.references == references, f"band {number}"
             data = int(np.count_nonzero(on_media & inside))
-            assert data + bool(references) <= band["valid"] <= data + references, f"band {number}"
+            assert data + bool(references) <= band.valid <= data + references, f"band {number}"
 
     # --- content
 

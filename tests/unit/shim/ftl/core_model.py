@@ -86,7 +86,7 @@ class Recovered:
     versions: list[int]
     next_seq: int = 1
     next_band_seq: int = 1
-    bands: list[tuple[str, int, list[int]]] = field(default_factory=list)
+    bands: list[tuple[_shim.BandState, int, list[int]]] = field(default_factory=list)
     """state, seq, relative write pointers"""
 
 
@@ -132,7 +132,8 @@ class _Walk:
                 if state == "closed":
                     assert self.base.zone_send(start, ZSA_FINISH) == 0
             free = not any(pointers)
-            bands.append(("free" if free else "closed" if whole else "faulted", max(seqs), pointers))
+            band = _shim.BandState
+            bands.append((band.FREE if free else band.CLOSED if whole else band.FAULTED, max(seqs), pointers))
         block_count = self.bench.block_count
         entries = np.full(block_count, _shim.ADDRESS_INVALID, np.uint64)
         versions = [0] * block_count

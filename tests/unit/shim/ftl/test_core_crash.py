@@ -17,7 +17,7 @@ LARGE_WRITE_BLOCKS = 8
 
 @dataclass
 class Outstanding:
-    op: int
+    op: _shim.Op
     lba: int = 0
     block_count: int = 0
     change: int = 0
@@ -57,8 +57,8 @@ class Workload:
         port, rng = self.bench.port, self.rng
         kind = rng.random()
         if kind < 0.03:
-            ticket = port.submit(_shim.OP_FLUSH)
-            self.outstanding[ticket] = Outstanding(_shim.OP_FLUSH, completed_before=list(self.model.completed))
+            ticket = port.submit(_shim.Op.FLUSH)
+            self.outstanding[ticket] = Outstanding(_shim.Op.FLUSH, completed_before=list(self.model.completed))
             return
         trim = kind < 0.10
         most = 24 if trim else LARGE_WRITE_BLOCKS
@@ -69,10 +69,10 @@ class Workload:
         change, version = self.model.submit(lba, block_count, trim=trim)
         fua = rng.random() < 0.03
         if trim:
-            op = rng.choice([_shim.OP_DEALLOCATE, _shim.OP_WRITE_ZEROES])
+            op = rng.choice([_shim.Op.DEALLOCATE, _shim.Op.WRITE_ZEROES])
             ticket = port.submit(op, lba, block_count, fua=fua)
         else:
-            op = _shim.OP_WRITE
+            op = _shim.Op.WRITE
             data = b"".join(content(lba + i, version) for i in range(block_count))
             ticket = port.submit(op, lba, block_count, data, fua=fua)
         self.outstanding[ticket] = Outstanding(op, lba, block_count, change, fua)
@@ -84,7 +84,7 @@ class Workload:
             io = self.outstanding.pop(ticket)
             if completion.status:
                 assert self.bench.failed, f"status {completion.status:#x} of op {io.op} without a crash"
-            elif io.op == _shim.OP_FLUSH:
+            elif io.op == _shim.Op.FLUSH:
                 assert io.completed_before is not None
                 self.model.flushed(io.completed_before)
             else:
@@ -102,7 +102,7 @@ def torture(seed: int, crashes: int, workload: type[Workload] = Workload, **opti
             media = bench.media
             media.cut_power_at(media.operations + rng.randrange(20, workload.CUT_WITHIN), rng.randrange(1 << 32))
             workload(bench, model, rng).run(workload.OPERATIONS)
-            for name, value in bench.core.stats().items():
+            for name, value in bench.core.stats().as_dict().items():
                 total[name] = total.get(name, 0) + value
             if not bench.failed:
                 # Never got that far: the power fails now, with nothing outstanding.

@@ -25,8 +25,8 @@ def test_a_write_is_read_back_from_the_buffer_and_from_media() -> None:
         assert bench.address(7) >> 62 == 1, "still in a slot"
         assert bench.versions(6, 5) == [0, 1, 1, 1, 0]
         stats = bench.core.stats()
-        assert (stats["user_writes"], stats["user_written_blocks"]) == (1, 3)
-        assert (stats["user_reads"], stats["user_read_blocks"]) == (1, 5)
+        assert (stats.user_writes, stats.user_written_blocks) == (1, 3)
+        assert (stats.user_reads, stats.user_read_blocks) == (1, 5)
         assert bench.flush() == 0
         assert bench.on_media([7, 8, 9])
         assert bench.versions(6, 5) == [0, 1, 1, 1, 0]
@@ -56,9 +56,9 @@ def test_random_overwrites_many_times_over_match_a_model(options: dict[str, obje
         bench.settle()
         bench.audit()
         stats = bench.core.stats()
-        assert stats["reloc_moved_blocks"] > 0
-        assert stats["zone_resets"] > 0
-        assert stats["crc_errors"] == stats["read_errors"] == stats["write_errors"] == 0
+        assert stats.reloc_moved_blocks > 0
+        assert stats.zone_resets > 0
+        assert stats.crc_errors == stats.read_errors == stats.write_errors == 0
 
 
 def test_the_last_of_overlapping_writes_and_trims_wins() -> None:
@@ -70,11 +70,11 @@ def test_the_last_of_overlapping_writes_and_trims_wins() -> None:
             lba = rng.randrange(12)
             if rng.random() < 0.2:
                 model[lba : lba + 4] = [0] * 4
-                tickets.append(bench.port.submit(_shim.OP_DEALLOCATE, lba, 4))
+                tickets.append(bench.port.submit(_shim.Op.DEALLOCATE, lba, 4))
             else:
                 model[lba : lba + 2] = [version] * 2
                 data = content(lba, version) + content(lba + 1, version)
-                tickets.append(bench.port.submit(_shim.OP_WRITE, lba, 2, data))
+                tickets.append(bench.port.submit(_shim.Op.WRITE, lba, 2, data))
             if len(tickets) == 40 or version == 399:
                 assert {bench.wait(ticket).status for ticket in tickets} == {0}
                 assert bench.versions(0, 16) == model[:16]
@@ -86,7 +86,7 @@ def test_fua_is_on_media_and_flushed_when_it_completes() -> None:
         bench.put(3, 1)
         bench.put(5, 2, fua=True)
         assert bench.on_media([5])
-        assert bench.core.stats()["base_flushes"] == 1
+        assert bench.core.stats().base_flushes == 1
         bench.media.power_cut(7)
         bench.close()
         bench.media.power_on()
@@ -98,16 +98,16 @@ def test_a_base_without_volatile_cache_is_not_flushed() -> None:
         bench.put(3, 1)
         assert bench.flush() == 0
         assert bench.on_media([3])
-        assert bench.core.stats()["base_flushes"] == 0
+        assert bench.core.stats().base_flushes == 0
 
 
 def test_flushes_that_wait_together_share_one_of_the_base() -> None:
     with Bench() as bench:
         bench.put(3, 1)
-        tickets = [bench.port.submit(_shim.OP_FLUSH) for _ in range(20)]
+        tickets = [bench.port.submit(_shim.Op.FLUSH) for _ in range(20)]
         assert {bench.wait(ticket).status for ticket in tickets} == {0}
-        assert bench.core.stats()["base_flushes"] == 1
-        assert bench.core.stats()["flushes"] == 20
+        assert bench.core.stats().base_flushes == 1
+        assert bench.core.stats().flushes == 20
 
 
 def test_more_flushes_than_epochs_all_complete() -> None:
@@ -115,8 +115,8 @@ def test_more_flushes_than_epochs_all_complete() -> None:
         port = _shim.IoPort(bench.reactor, bench.core, 1024)
         tickets = set()
         for version in range(1, 400):
-            tickets.add(port.submit(_shim.OP_WRITE, version % 8, 1, content(version % 8, version)))
-            tickets.add(port.submit(_shim.OP_FLUSH))
+            tickets.add(port.submit(_shim.Op.WRITE, version % 8, 1, content(version % 8, version)))
+            tickets.add(port.submit(_shim.Op.FLUSH))
         for _ in range(20_000):
             if not tickets:
                 break
@@ -124,11 +124,11 @@ def test_more_flushes_than_epochs_all_complete() -> None:
             bench.now_ns += 1000
             for event in bench.reactor.events():
                 if event.source == port.id:
-                    assert event.b == 0
-                    tickets.discard(event.a)
-                elif event.kind == _shim.EV_BAND_NEXT_NEEDED:
-                    free = next(n for n, band in enumerate(bench.core.bands()) if band["state"] == "free")
-                    bench.core.open_band(event.a, free, bench.band_seq)
+                    assert event.status == 0
+                    tickets.discard(event.ticket)
+                elif event.kind == _shim.EventKind.BAND_NEXT_NEEDED:
+                    free = next(n for n, band in enumerate(bench.core.bands()) if band.state == _shim.BandState.FREE)
+                    bench.core.open_band(event.stream, free, bench.band_seq)
                     bench.band_seq += 1
         assert not tickets
         assert bench.on_media(range(8))
@@ -145,14 +145,14 @@ def test_data_does_not_wait_for_company_for_ever() -> None:
 
 def test_trims_of_nothing_leave_no_record() -> None:
     with Bench() as bench:
-        assert bench.run(_shim.OP_WRITE_ZEROES, 0, bench.block_count) == 0
+        assert bench.run(_shim.Op.WRITE_ZEROES, 0, bench.block_count) == 0
         assert bench.flush() == 0
-        assert bench.core.stats()["media_written_blocks"] == 0
+        assert bench.core.stats().media_written_blocks == 0
         bench.put(4, 1)
         for _ in range(3):
-            assert bench.run(_shim.OP_DEALLOCATE, 0, bench.block_count) == 0
+            assert bench.run(_shim.Op.DEALLOCATE, 0, bench.block_count) == 0
             assert bench.flush() == 0
-        assert bench.core.stats()["media_trim_blocks"] == 1
+        assert bench.core.stats().media_trim_blocks == 1
         assert bench.address(4) & _shim.TRIM_FLAG
         assert bench.address(3) == _shim.ADDRESS_INVALID
 
@@ -162,7 +162,7 @@ def test_one_trim_of_everything_survives_gc_and_later_writes() -> None:
     with Bench(fill_percent=50) as bench:
         for lba in range(bench.block_count):
             bench.put(lba, 1)
-        assert bench.run(_shim.OP_DEALLOCATE, 0, bench.block_count) == 0
+        assert bench.run(_shim.Op.DEALLOCATE, 0, bench.block_count) == 0
         assert bench.versions() == [0] * bench.block_count
         model = [0] * bench.block_count
         for version in range(2, 6 * bench.block_count):
@@ -193,7 +193,7 @@ def test_reads_of_scattered_blocks_find_each_of_them() -> None:
         most = bench.core.max_io_blocks
         for first in range(0, bench.block_count - most, most * 2):
             data = bytearray(b"\xa5" * (most * BLOCK))
-            tickets[bench.port.submit(_shim.OP_READ, first, most, data)] = (first, data)
+            tickets[bench.port.submit(_shim.Op.READ, first, most, data)] = (first, data)
         for ticket, (first, data) in tickets.items():
             assert bench.wait(ticket).status == 0
             found = [version_of(first + i, bytes(data[i * BLOCK : (i + 1) * BLOCK])) for i in range(most)]
@@ -205,16 +205,17 @@ def test_a_base_of_2_to_the_30_blocks_and_more_works_with_wide_entries() -> None
     zone_size = 1 << 26
     media = _shim.EmulatedMedia.zns(reactor, 20, zone_size, 64)
     zones = [[(n + 4) * zone_size] for n in range(16)]
-    core = _shim.FtlCore(
-        reactor, media, uuid=bytes(16), block_count=300, bands=zones, zone_size=zone_size, zone_capacity=64,
+    config = _shim.CoreConfig(
+        uuid=bytes(16), block_count=300, bands=zones, zone_size=zone_size, zone_capacity=64,
         write_buffer_blocks=32, reloc_buffer_blocks=32, batch_blocks=16,
     )  # fmt: skip
+    core = _shim.FtlCore(reactor, media, config)
     port = Stepped(reactor, core)
     core.open_band(_shim.STREAM_USER, 15, 1)
     try:
         for lba in range(40):
             assert port.write(lba, content(lba, 1)) == 0
-        assert port.run(_shim.OP_DEALLOCATE, 10, 5) == 0
+        assert port.run(_shim.Op.DEALLOCATE, 10, 5) == 0
         assert port.flush() == 0
         entries = core.l2p(0, 41)
         assert int(entries[0]) >> 30 > 0
@@ -232,7 +233,7 @@ def test_another_core_loaded_with_the_l2p_reads_the_same() -> None:
     with Bench() as bench:
         for version in range(1, 1000):
             bench.put(rng.randrange(bench.block_count), version)
-        assert bench.run(_shim.OP_DEALLOCATE, 7, 20) == 0
+        assert bench.run(_shim.Op.DEALLOCATE, 7, 20) == 0
         assert bench.flush() == 0
         before = bench.versions()
         counts = bench.core.valid_counts().copy()
@@ -252,7 +253,7 @@ def test_the_write_buffer_file_holds_what_is_accepted_and_not_on_media(tmp_path:
         for lba in range(5):
             bench.put(lba, lba + 1)
         bench.put(2, 9)
-        assert bench.run(_shim.OP_DEALLOCATE, 4, 1) == 0
+        assert bench.run(_shim.Op.DEALLOCATE, 4, 1) == 0
         raw = path.read_bytes()
         magic, version, _, uuid, slots, records, slots_at, records_at, data_at, blocks = struct.unpack_from(
             "<8sII16sIIQQQQ", raw
@@ -295,21 +296,21 @@ def test_drain_reports_once_everything_is_durable() -> None:
     with Bench() as bench:
         bench.put(1, 1, 4)
         ticket = bench.core.drain()
-        assert bench.until(_shim.EV_DRAINED).a == ticket
+        assert bench.until(_shim.EventKind.DRAINED).ticket == ticket
         assert bench.on_media(range(1, 5))
-        assert bench.core.stats()["base_flushes"] == 1
+        assert bench.core.stats().base_flushes == 1
 
 
 def test_with_no_share_nothing_is_accepted_until_there_is_one() -> None:
     with Bench() as bench:
         bench.put(1, 1)
         bench.core.set_user_share(0)
-        write = bench.port.submit(_shim.OP_WRITE, 2, 1, content(2, 2))
-        flush = bench.port.submit(_shim.OP_FLUSH)
+        write = bench.port.submit(_shim.Op.WRITE, 2, 1, content(2, 2))
+        flush = bench.port.submit(_shim.Op.FLUSH)
         assert bench.wait(flush).status == 0, "what was accepted before drains all the same"
         bench.settle()
         assert write not in bench.completed
-        assert bench.core.stats()["throttled_ns"] > 0
+        assert bench.core.stats().throttled_ns > 0
         bench.core.set_user_share(100)
         assert bench.wait(write).status == 0
         assert bench.versions(1, 2) == [1, 2]
@@ -331,8 +332,8 @@ def test_a_write_larger_than_the_buffer_is_accepted_bit_by_bit() -> None:
         assert count == 256
         for version in range(1, 6):
             data = b"".join(content(5 + i, version) for i in range(count))
-            large = bench.port.submit(_shim.OP_WRITE, 5, count, data)
-            later = bench.port.submit(_shim.OP_WRITE, 100, 1, content(100, 1000 + version))
+            large = bench.port.submit(_shim.Op.WRITE, 5, count, data)
+            later = bench.port.submit(_shim.Op.WRITE, 100, 1, content(100, 1000 + version))
             assert bench.wait(large).status == 0
             assert bench.wait(later).status == 0
             assert bench.versions(5, count) == [version] * 95 + [1000 + version] + [version] * 160

@@ -120,5 +120,5 @@ def test_impossible_items_are_refused() -> None:
             with pytest.raises(ValueError, match="recover_record"):
                 recover_record(lba, count, seq, flags)
         assert bench.core.recover_block(1, 1, crc, np.frombuffer(data, np.uint8))
-        assert bench.core.stats()["write_buffer_used"] == 1
+        assert bench.core.stats().write_buffer_used == 1
         assert len(data) == BLOCK

@@ -19,32 +19,32 @@ def test_a_rotten_header_of_a_zone_that_was_finished_early_is_bad(first: bool) -
     with Bench() as bench:
         fill(bench)
         bench.gc = False
-        assert bench.run(_shim.OP_DEALLOCATE, 0, 4) == 0
+        assert bench.run(_shim.Op.DEALLOCATE, 0, 4) == 0
         assert bench.flush() == 0
         bench.settle()
         header = int(bench.core.l2p(0, 1)[0]) & ADDRESS_BITS
         band, punit = bench.zone_of(header)
         assert bench.core.close_zone(band, punit)
         version = 9000
-        while bench.core.bands()[band]["state"] in ("open", "closing"):
+        while bench.core.bands()[band].state in (_shim.BandState.OPEN, _shim.BandState.CLOSING):
             bench.put(bench.block_count - 1, version)
             version += 1
         bench.settle()
-        assert scrub(bench, band)["end"] == "read"
+        assert scrub(bench, band).end == _shim.ScrubEnd.READ
         bench.media.rot(bench.zones[band][punit] if first else header, 8 * CRC_BYTE)
-        assert scrub(bench, band)["end"] == "bad"
-        assert bench.core.stats()["scrub_bad_metadata"] == 1
+        assert scrub(bench, band).end == _shim.ScrubEnd.BAD
+        assert bench.core.stats().scrub_bad_metadata == 1
 
 
 def test_a_header_of_a_band_that_is_being_written_and_cant_be_read_is_bad() -> None:
     with Bench() as bench:
         fill(bench)
         bench.gc = False
-        band = next(n for n, each in enumerate(bench.core.bands()) if each["state"] == "open" and each["valid"])
-        assert scrub(bench, band)["end"] == "read"
-        bench.media.inject_fault(op=_shim.OP_READ, lba=bench.zones[band][0], block_count=1, status=UNRECOVERED_READ)
+        band = next(n for n, each in enumerate(bench.core.bands()) if each.state == _shim.BandState.OPEN and each.valid)
+        assert scrub(bench, band).end == _shim.ScrubEnd.READ
+        bench.media.inject_fault(op=_shim.Op.READ, lba=bench.zones[band][0], block_count=1, status=UNRECOVERED_READ)
         found = scrub(bench, band)
-        assert (found["end"], found["status"]) == ("bad", UNRECOVERED_READ)
+        assert (found.end, found.status) == (_shim.ScrubEnd.BAD, UNRECOVERED_READ)
 
 
 @pytest.mark.parametrize("steps", range(1200, 1281, 8))
@@ -61,10 +61,10 @@ def test_overwrites_meanwhile_hide_nothing_that_is_missing(steps: int) -> None:
             assert bench.flush() == 0
             bench.settle()
             # Records between two batches of data.
-            assert bench.run(_shim.OP_DEALLOCATE, first, 1) == 0
+            assert bench.run(_shim.Op.DEALLOCATE, first, 1) == 0
             assert bench.flush() == 0
             bench.settle()
-        while bench.core.bands()[0]["state"] != "closed":
+        while bench.core.bands()[0].state != _shim.BandState.CLOSED:
             bench.put(bench.block_count - 1, 7)
             bench.flush()
             bench.settle()
@@ -81,4 +81,4 @@ def test_overwrites_meanwhile_hide_nothing_that_is_missing(steps: int) -> None:
         for lba in batches[1][1:]:
             bench.put(lba, 2)
 
-        assert end(bench)["end"] == "bad"
+        assert end(bench).end == _shim.ScrubEnd.BAD

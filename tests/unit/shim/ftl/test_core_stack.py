@@ -68,8 +68,8 @@ def test_writes_received_into_slots_and_others_all_read_back(write_buffer_blocks
                 data = b"".join(content(lba + i, version) for i in range(count))
                 # A trim of the same LBAs in between: order within one queue is kept.
                 if rng.random() < 0.1:
-                    tickets.append(port.port.submit(_shim.OP_DEALLOCATE, lba, 1))
-                tickets.append(port.port.submit(_shim.OP_WRITE, lba, count, data, fua=rng.random() < 0.05))
+                    tickets.append(port.port.submit(_shim.Op.DEALLOCATE, lba, 1))
+                tickets.append(port.port.submit(_shim.Op.WRITE, lba, count, data, fua=rng.random() < 0.05))
                 model[lba : lba + count] = [version] * count
                 # Only disjoint I/O may be outstanding on a real host: a queue does not promise order.
                 if rng.random() < 0.7:
@@ -81,10 +81,10 @@ def test_writes_received_into_slots_and_others_all_read_back(write_buffer_blocks
         for lba in range(bench.block_count):
             found.append(version_of(lba, port.read(lba)))
         assert found == model
-        assert bench.core.stats()["zone_resets"] > 0
+        assert bench.core.stats().zone_resets > 0
         bench.settle()
         bench.audit()
-        assert bench.core.stats()["write_buffer_used"] == 0, "no slot leaked"
+        assert bench.core.stats().write_buffer_used == 0, "no slot leaked"
     finally:
         port.port.close()
         export.close()
@@ -99,7 +99,7 @@ def test_reservations_of_a_host_that_goes_away_are_given_back() -> None:
     port = HostPort(bench, export.host)
     try:
         data = bytes(BLOCK * 8)
-        tickets = [port.port.submit(_shim.OP_WRITE, 8 * i, 8, data) for i in range(4)]
+        tickets = [port.port.submit(_shim.Op.WRITE, 8 * i, 8, data) for i in range(4)]
         bench.step()
         bench.step()
         export.host.close()
@@ -107,8 +107,8 @@ def test_reservations_of_a_host_that_goes_away_are_given_back() -> None:
             port.wait(ticket)
         export.target.close()
         bench.settle()
-        bench.wait(bench.port.submit(_shim.OP_FLUSH))
-        assert bench.core.stats()["write_buffer_used"] == 0
+        bench.wait(bench.port.submit(_shim.Op.FLUSH))
+        assert bench.core.stats().write_buffer_used == 0
     finally:
         port.port.close()
         export.close()

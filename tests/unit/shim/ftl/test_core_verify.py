@@ -42,14 +42,14 @@ def close_band_of(bench: Bench, lba: int) -> int:
     """Writes other LBAs until the band that has this one is closed."""
     band = bench.zone_of(bench.address(lba))[0]
     version = 100
-    while bench.core.bands()[band]["state"] in ("open", "closing"):
+    while bench.core.bands()[band].state in (_shim.BandState.OPEN, _shim.BandState.CLOSING):
         bench.put(bench.block_count - 1, version)
         version += 1
     return band
 
 
 def unreadable(bench: Bench) -> list[tuple[int, int, int]]:
-    return [(event.a, event.b, event.c) for event in bench.take(_shim.EV_BAND_UNREADABLE)]
+    return [(event.band, event.address, event.status) for event in bench.take(_shim.EventKind.BAND_UNREADABLE)]
 
 
 def test_a_block_that_rotted_is_an_error_and_its_neighbours_are_read() -> None:
@@ -60,8 +60,8 @@ def test_a_block_that_rotted_is_an_error_and_its_neighbours_are_read() -> None:
         assert bench.read_status(3, 4) == UNRECOVERED_READ
         assert [bench.versions(lba, 1) for lba in (3, 5, 6)] == [[7], [7], [7]]
         stats = bench.core.stats()
-        assert (stats["user_crc_errors"], stats["crc_errors"]) == (4, 4), "each of two reads looked twice"
-        assert (stats["reads_repeated"], stats["unreadable_blocks"]) == (2, 2)
+        assert (stats.user_crc_errors, stats.crc_errors) == (4, 4), "each of two reads looked twice"
+        assert (stats.reads_repeated, stats.unreadable_blocks) == (2, 2)
         band = bench.zone_of(bench.address(4))[0]
         assert unreadable(bench) == [(band, bench.address(4), UNRECOVERED_READ)], "told once"
 
@@ -94,17 +94,17 @@ def test_one_wrong_block_in_65536_has_the_right_crc() -> None:
 def test_what_came_wrong_once_is_read_again() -> None:
     with Bench() as bench:
         put_on_media(bench, 3, 7, block_count=4)
-        bench.media.inject_fault(op=_shim.OP_READ, flip=True, times=1)
+        bench.media.inject_fault(op=_shim.Op.READ, flip=True, times=1)
         assert bench.versions(3, 4) == [7] * 4
         stats = bench.core.stats()
-        assert (stats["user_crc_errors"], stats["reads_repeated"], stats["unreadable_blocks"]) == (1, 1, 0)
+        assert (stats.user_crc_errors, stats.reads_repeated, stats.unreadable_blocks) == (1, 1, 0)
         assert not unreadable(bench)
 
 
 def test_a_second_read_is_verified_as_well() -> None:
     with Bench() as bench:
         put_on_media(bench, 3, 7)
-        bench.media.inject_fault(op=_shim.OP_READ, flip=True, times=2)
+        bench.media.inject_fault(op=_shim.Op.READ, flip=True, times=2)
         assert bench.read_status(3) == UNRECOVERED_READ
         assert bench.versions(3, 1) == [7]
 
@@ -114,10 +114,10 @@ def test_a_block_that_media_cant_give_costs_a_large_read_only_a_second_try(statu
     with Bench() as bench:
         put_on_media(bench, 0, 5, block_count=16)
         bad = bench.address(9)
-        bench.media.inject_fault(op=_shim.OP_READ, lba=bad, block_count=1, status=status, times=1)
+        bench.media.inject_fault(op=_shim.Op.READ, lba=bad, block_count=1, status=status, times=1)
         assert bench.versions(0, 16) == [5] * 16
         assert not unreadable(bench)
-        bench.media.inject_fault(op=_shim.OP_READ, lba=bad, block_count=1, status=status)
+        bench.media.inject_fault(op=_shim.Op.READ, lba=bad, block_count=1, status=status)
         assert bench.read_status(0, 16) == status
         assert unreadable(bench) == [(bench.zone_of(bad)[0], bad, status)]
         assert bench.versions(0, 9) == [5] * 9
@@ -127,7 +127,7 @@ def test_a_block_that_media_cant_give_costs_a_large_read_only_a_second_try(statu
 def test_an_error_that_is_not_the_mediums_is_passed_on_at_once() -> None:
     with Bench() as bench:
         put_on_media(bench, 3, 7)
-        bench.media.inject_fault(op=_shim.OP_READ, status=NOT_KNOWN, do_not_retry=True, times=1)
+        bench.media.inject_fault(op=_shim.Op.READ, status=NOT_KNOWN, do_not_retry=True, times=1)
         assert bench.read_status(3) == NOT_KNOWN
         assert not unreadable(bench)
         assert bench.versions(3, 1) == [7]
@@ -136,11 +136,11 @@ def test_an_error_that_is_not_the_mediums_is_passed_on_at_once() -> None:
 def test_a_second_read_that_fails_is_not_judged_by_what_the_first_one_brought() -> None:
     with Bench() as bench:
         put_on_media(bench, 3, 7)
-        bench.media.inject_fault(op=_shim.OP_READ, flip=True, times=1)
-        bench.media.inject_fault(op=_shim.OP_READ, status=INTERNAL_ERROR, do_not_retry=True, skip=1, times=1)
+        bench.media.inject_fault(op=_shim.Op.READ, flip=True, times=1)
+        bench.media.inject_fault(op=_shim.Op.READ, status=INTERNAL_ERROR, do_not_retry=True, skip=1, times=1)
         forget_buffer(bench)
         assert bench.read_status(3) == INTERNAL_ERROR
-        assert bench.core.stats()["crc_errors"] == 1
+        assert bench.core.stats().crc_errors == 1
         assert [status for _, _, status in unreadable(bench)] == [INTERNAL_ERROR]
 
 
@@ -152,9 +152,9 @@ def test_reads_that_the_base_takes_in_parts_are_verified() -> None:
     with Bench(reactor=reactor, media=media) as bench:
         put_on_media(bench, 0, 5, block_count=16)
         assert bench.versions(0, 16) == [5] * 16
-        media.inject_fault(op=_shim.OP_READ, flip=True, skip=2, times=1)
+        media.inject_fault(op=_shim.Op.READ, flip=True, skip=2, times=1)
         assert bench.versions(0, 16) == [5] * 16
-        assert bench.core.stats()["reads_repeated"] == 1
+        assert bench.core.stats().reads_repeated == 1
         media.rot(bench.address(7), 1)
         assert bench.read_status(0, 16) == UNRECOVERED_READ
         assert bench.versions(0, 7) + bench.versions(8, 8) == [5] * 15
@@ -168,7 +168,7 @@ def test_what_the_write_buffer_still_has_is_taken_from_there(volatile_cache: boo
         assert bench.flush() == 0
         bench.media.rot(bench.address(3), 99)
         assert bench.versions(3, 1) == [7]
-        assert bench.core.stats()["reads_rescued"] == 1
+        assert bench.core.stats().reads_rescued == 1
         assert len(unreadable(bench)) == 1, "moved while it is still there"
         forget_buffer(bench)
         assert bench.read_status(3) == UNRECOVERED_READ
@@ -180,29 +180,29 @@ def test_a_move_takes_from_the_write_buffer_what_media_cant_give() -> None:
         put_on_media(bench, 0, 1)
         band = bench.zone_of(bench.address(0))[0]
         lba = 1
-        while bench.core.bands()[band]["state"] in ("open", "closing"):
+        while bench.core.bands()[band].state in (_shim.BandState.OPEN, _shim.BandState.CLOSING):
             bench.put(lba, 1)
             lba += 1
         assert bench.flush() == 0
         last = max((each for each in range(lba) if bench.zone_of(bench.address(each))[0] == band), key=bench.address)
         bench.media.rot(bench.address(last), 5)
         bench.core.start_move(band)
-        assert bench.until(_shim.EV_MOVE_DONE).c == 0
-        assert bench.core.stats()["reads_rescued"] == 1
+        assert bench.until(_shim.EventKind.MOVE_DONE).lost_blocks == 0
+        assert bench.core.stats().reads_rescued == 1
         assert bench.versions(0, lba) == [1] * lba
 
 
 def test_a_block_that_is_overwritten_while_it_is_read_is_compared_with_what_it_was() -> None:
     with Bench() as bench:
         put_on_media(bench, 3, 7)
-        bench.media.inject_fault(op=_shim.OP_READ, latency_us=1000, times=1)
+        bench.media.inject_fault(op=_shim.Op.READ, latency_us=1000, times=1)
         data = bytearray(BLOCK)
-        ticket = bench.port.submit(_shim.OP_READ, 3, 1, data)
+        ticket = bench.port.submit(_shim.Op.READ, 3, 1, data)
         bench.step()
         bench.put(3, 8)
         assert bench.wait(ticket).status == 0
         assert version_of(3, bytes(data)) == 7
-        assert bench.core.stats()["crc_errors"] == 0
+        assert bench.core.stats().crc_errors == 0
         assert bench.versions(3, 1) == [8]
 
 
@@ -211,12 +211,12 @@ def test_a_bad_block_that_changes_while_it_is_read_is_read_as_it_is_then(change:
     with Bench() as bench:
         put_on_media(bench, 3, 7)
         bench.media.rot(bench.address(3), 8)
-        bench.media.inject_fault(op=_shim.OP_READ, latency_us=1000, times=1)
+        bench.media.inject_fault(op=_shim.Op.READ, latency_us=1000, times=1)
         data = bytearray(BLOCK)
-        ticket = bench.port.submit(_shim.OP_READ, 3, 1, data)
+        ticket = bench.port.submit(_shim.Op.READ, 3, 1, data)
         bench.step()
         if change == "trimmed":
-            assert bench.run(_shim.OP_DEALLOCATE, 3, 1) == 0
+            assert bench.run(_shim.Op.DEALLOCATE, 3, 1) == 0
         else:
             bench.put(3, 8, fua=change != "written")
         assert bench.wait(ticket).status == 0
@@ -231,7 +231,7 @@ def test_a_block_that_was_moved_is_verified_where_it_is() -> None:
         band = close_band_of(bench, 0)
         before = bench.address(0)
         bench.core.start_move(band)
-        assert bench.until(_shim.EV_MOVE_DONE).c == 0
+        assert bench.until(_shim.EventKind.MOVE_DONE).lost_blocks == 0
         assert bench.address(0) != before
         assert bench.versions(0, 8) == [5] * 8
         bench.media.rot(bench.address(2), 3)
@@ -248,14 +248,14 @@ def test_a_band_with_a_bad_block_is_told_as_faulted_and_its_move_keeps_the_error
         assert bench.read_status(2) == UNRECOVERED_READ
         band = close_band_of(bench, 2)
         its = bench.core.bands()[band]
-        assert (its["state"], its["unreadable"], its["faulted_punits"]) == ("faulted", True, [])
+        assert (its.state, its.unreadable, its.faulted_punits) == (_shim.BandState.FAULTED, True, [])
         bench.core.start_move(band)
-        assert bench.until(_shim.EV_MOVE_DONE).c == 1
-        assert [event.a for event in bench.take(_shim.EV_BLOCK_LOST)] == [2]
+        assert bench.until(_shim.EventKind.MOVE_DONE).lost_blocks == 1
+        assert [event.lba for event in bench.take(_shim.EventKind.BLOCK_LOST)] == [2]
         bench.core.reset_band(band)
-        assert bench.until(_shim.EV_BAND_RESET_DONE).b == 0
+        assert bench.until(_shim.EventKind.BAND_RESET_DONE).status == 0
         its = bench.core.bands()[band]
-        assert (its["state"], its["unreadable"]) == ("free", False)
+        assert (its.state, its.unreadable) == (_shim.BandState.FREE, False)
         assert bench.read_status(2) == UNRECOVERED_READ
         assert len(unreadable(bench)) == 1, "a lost block is no news"
         assert bench.flush() == 0
@@ -275,16 +275,16 @@ def test_a_closed_band_with_a_bad_block_is_faulted_at_once() -> None:
         bench.gc = bench.auto_reset = False
         put_on_media(bench, 0, 5)
         band = close_band_of(bench, 0)
-        assert bench.core.bands()[band]["state"] == "closed"
+        assert bench.core.bands()[band].state == _shim.BandState.CLOSED
         bench.media.rot(bench.address(0), 3)
         assert bench.read_status(0) == UNRECOVERED_READ
-        assert bench.core.bands()[band]["state"] == "faulted"
+        assert bench.core.bands()[band].state == _shim.BandState.FAULTED
 
 
 def test_a_slot_whose_memory_changed_is_an_error(tmp_path: Path) -> None:
     path = tmp_path / "buffer"
     with Bench(write_buffer_path=str(path)) as bench:
-        bench.media.inject_fault(op=_shim.OP_WRITE, latency_us=10**6)
+        bench.media.inject_fault(op=_shim.Op.WRITE, latency_us=10**6)
         bench.put(3, 7)
         at = path.read_bytes().find(content(3, 7))
         assert at > 0
@@ -292,7 +292,7 @@ def test_a_slot_whose_memory_changed_is_an_error(tmp_path: Path) -> None:
             file.seek(at + 100)
             file.write(b"\xff")
         assert bench.read_status(3) == UNRECOVERED_READ
-        assert bench.core.stats()["user_crc_errors"] == 1
+        assert bench.core.stats().user_crc_errors == 1
         bench.put(3, 8)
         assert bench.versions(3, 1) == [8]
 
@@ -321,24 +321,24 @@ def test_a_device_that_does_not_verify_returns_what_media_give() -> None:
         put_on_media(bench, 3, 7)
         bench.media.rot(bench.address(3), 0)
         assert bench.read(3) != content(3, 7)
-        assert bench.core.stats()["crc_errors"] == 0
+        assert bench.core.stats().crc_errors == 0
         with pytest.raises(ValueError, match="not verified"):
             bench.core.crcs(0, 1)
         bench.core.load_l2p(0, bench.core.l2p(0, 0))
         # What media refuse is tried again all the same.
-        bench.media.inject_fault(op=_shim.OP_READ, status=UNRECOVERED_READ, times=1)
+        bench.media.inject_fault(op=_shim.Op.READ, status=UNRECOVERED_READ, times=1)
         bench.read(3)
-        assert bench.core.stats()["reads_repeated"] == 1
+        assert bench.core.stats().reads_repeated == 1
 
 
 def test_a_band_that_is_bad_as_a_whole_is_told_once() -> None:
     with Bench() as bench:
         put_on_media(bench, 0, 5, block_count=16)
-        bench.media.inject_fault(op=_shim.OP_READ, status=UNRECOVERED_READ)
+        bench.media.inject_fault(op=_shim.Op.READ, status=UNRECOVERED_READ)
         bands = {bench.zone_of(bench.address(lba))[0] for lba in range(16)}
         assert all(bench.read_status(lba) == UNRECOVERED_READ for lba in range(16))
         assert {band for band, _, _ in unreadable(bench)} == bands
-        assert bench.core.stats()["unreadable_blocks"] == 16
+        assert bench.core.stats().unreadable_blocks == 16
 
 
 @pytest.mark.parametrize("lba", [0, 17])
@@ -366,17 +366,17 @@ def test_what_the_nv_cache_still_has_is_taken_from_there(metadata_bytes: int) ->
         bench.media.rot(bench.address(4), 99)
         assert bench.versions(3, 4) == [7] * 4
         stats = bench.core.stats()
-        assert (stats["reads_rescued"], stats["unreadable_blocks"]) == (1, 0)
+        assert (stats.reads_rescued, stats.unreadable_blocks) == (1, 0)
         assert len(unreadable(bench)) == 1
-        bench.cache.inject_fault(op=_shim.OP_READ, status=UNRECOVERED_READ, times=1)
+        bench.cache.inject_fault(op=_shim.Op.READ, status=UNRECOVERED_READ, times=1)
         assert bench.read_status(4) == UNRECOVERED_READ, "the cache does not count where it can't"
-        bench.cache.inject_fault(op=_shim.OP_READ, status=INTERNAL_ERROR, times=2)
+        bench.cache.inject_fault(op=_shim.Op.READ, status=INTERNAL_ERROR, times=2)
         assert bench.versions(4, 1) == [7], "one that is busy is waited for"
-        assert bench.stats()["busy_answers"] == 2
-        bench.cache.inject_fault(op=_shim.OP_READ, flip=True, times=1)
+        assert bench.stats().busy_answers == 2
+        bench.cache.inject_fault(op=_shim.Op.READ, flip=True, times=1)
         assert bench.read_status(4) == UNRECOVERED_READ
         assert bench.versions(4, 1) == [7]
-        while bench.stats()["written_blocks"] < bench.ring:
+        while bench.stats().written_blocks < bench.ring:
             bench.put(bench.block_count - 1, 2, block_count=1)
         forget_buffer(bench)
         forget_buffer(bench)
@@ -394,11 +394,11 @@ def test_a_move_takes_from_the_nv_cache_what_media_cant_give(metadata_bytes: int
         for lba in (2, 3):
             bench.media.rot(bench.address(lba), 3)
         if busy:
-            bench.cache.inject_fault(op=_shim.OP_READ, status=INTERNAL_ERROR, times=busy)
+            bench.cache.inject_fault(op=_shim.Op.READ, status=INTERNAL_ERROR, times=busy)
         bench.core.start_move(band)
-        assert bench.until(_shim.EV_MOVE_DONE).c == 0
-        assert bench.stats()["busy_answers"] == busy
-        assert bench.core.stats()["reads_rescued"] == 2
+        assert bench.until(_shim.EventKind.MOVE_DONE).lost_blocks == 0
+        assert bench.stats().busy_answers == busy
+        assert bench.core.stats().reads_rescued == 2
         assert bench.versions(0, 8) == [5] * 8
 
 
@@ -416,9 +416,9 @@ def test_what_a_host_reads_from_a_bad_block_comes_from_the_write_buffer_whatever
         bench.settle()
         address = bench.address(5)
         assert address < 1 << 62
-        bench.media.inject_fault(op=_shim.OP_READ, lba=address, block_count=1, status=status, do_not_retry=final)
+        bench.media.inject_fault(op=_shim.Op.READ, lba=address, block_count=1, status=status, do_not_retry=final)
         data = bytearray(BLOCK)
-        reading = bench.port.submit(_shim.OP_READ, 5, 1, data)
+        reading = bench.port.submit(_shim.Op.READ, 5, 1, data)
         for _ in range(30_000):
             if reading in bench.completed:
                 break
@@ -426,8 +426,8 @@ def test_what_a_host_reads_from_a_bad_block_comes_from_the_write_buffer_whatever
             bench.step()
         assert bench.wait(reading).status == 0
         assert bytes(data) == content(5, 1)
-        assert bench.core.stats()["reads_rescued"] == 1
-        assert len(bench.take(_shim.EV_BAND_UNREADABLE)) == 1
+        assert bench.core.stats().reads_rescued == 1
+        assert len(bench.take(_shim.EventKind.BAND_UNREADABLE)) == 1
 
 
 @MODES
@@ -438,19 +438,19 @@ def test_a_cache_that_fails_while_it_is_asked_leaves_nobody_waiting(metadata_byt
         band = close_band_of(bench, 0)
         forget_buffer(bench)
         bench.media.rot(bench.address(2), 3)
-        bench.cache.inject_fault(op=_shim.OP_READ, status=INTERNAL_ERROR)
-        reading = bench.port.submit(_shim.OP_READ, 2, 1, bytearray(BLOCK))
+        bench.cache.inject_fault(op=_shim.Op.READ, status=INTERNAL_ERROR)
+        reading = bench.port.submit(_shim.Op.READ, 2, 1, bytearray(BLOCK))
         bench.core.start_move(band)
         for _ in range(5_000):
             bench.step()
-        assert bench.stats()["busy_answers"] > 2
-        bench.cache.inject_fault(op=_shim.OP_WRITE, status=WRITE_FAULT)
-        bench.port.submit(_shim.OP_WRITE, 100, 1, bytearray(BLOCK))
-        bench.until(_shim.EV_CACHE_FAILED)
+        assert bench.stats().busy_answers > 2
+        bench.cache.inject_fault(op=_shim.Op.WRITE, status=WRITE_FAULT)
+        bench.port.submit(_shim.Op.WRITE, 100, 1, bytearray(BLOCK))
+        bench.until(_shim.EventKind.CACHE_FAILED)
         assert bench.wait(reading).status == UNRECOVERED_READ
-        lost = bench.until(_shim.EV_BLOCK_LOST)
-        assert (lost.a, lost.c) == (2, GUARD_CHECK), "what media said, not the cache"
-        assert bench.until(_shim.EV_MOVE_DONE).c == 1
+        lost = bench.until(_shim.EventKind.BLOCK_LOST)
+        assert (lost.lba, lost.status) == (2, GUARD_CHECK), "what media said, not the cache"
+        assert bench.until(_shim.EventKind.MOVE_DONE).lost_blocks == 1
 
 
 @MODES

@@ -40,15 +40,15 @@ def test_zones_that_the_drive_finishes_are_as_good_as_any(seed: int, use_append:
             if zones := open_zones(bench):
                 bench.media.set_zone_state(rng.choice(zones), "full")
         version = overwrite(bench, model, bench.block_count, rng, version)
-        assert bench.take(_shim.EV_ZONE_FAULT) == []
+        assert bench.take(_shim.EventKind.ZONE_FAULT) == []
         assert bench.flush() == 0
         assert bench.versions() == model
         stats = bench.core.stats()
-        finished = bench.take(_shim.EV_ZONE_FINISHED)
-        assert 10 < len(finished) == stats["zones_finished"]
-        assert stats["write_errors"] == 0
-        assert not any(event.b for event in bench.take(_shim.EV_BAND_RESET_DONE))
-        assert not any(band["faulted_punits"] for band in bench.core.bands())
+        finished = bench.take(_shim.EventKind.ZONE_FINISHED)
+        assert 10 < len(finished) == stats.zones_finished
+        assert stats.write_errors == 0
+        assert not any(event.status for event in bench.take(_shim.EventKind.BAND_RESET_DONE))
+        assert not any(band.faulted_punits for band in bench.core.bands())
         bench.audit()
 
 
@@ -73,17 +73,17 @@ def test_what_is_in_a_zone_that_the_drive_finished_survives_a_crash() -> None:
 def test_a_zone_that_is_full_whenever_it_is_to_be_written_is_given_up() -> None:
     """It would be opened and reset for ever."""
     with Bench() as bench:
-        bench.media.inject_fault(op=_shim.OP_WRITE, lba=bench.zones[0][0], block_count=64, status=ZONE_FULL)
+        bench.media.inject_fault(op=_shim.Op.WRITE, lba=bench.zones[0][0], block_count=64, status=ZONE_FULL)
         faults: list[_shim.Event] = []
         rng = random.Random(1)
         model = [0] * bench.block_count
         version = 1
         for _ in range(400):
             version = overwrite(bench, model, 20, rng, version)
-            if faults := bench.take(_shim.EV_ZONE_FAULT):
+            if faults := bench.take(_shim.EventKind.ZONE_FAULT):
                 break
-        assert [(event.a, event.b, event.c) for event in faults] == [(0, 0, ZONE_FULL)]
-        assert [(event.a, event.b) for event in bench.take(_shim.EV_ZONE_FINISHED)] == [(0, 0)] * 2
+        assert [(event.band, event.punit, event.status) for event in faults] == [(0, 0, ZONE_FULL)]
+        assert [(event.band, event.punit) for event in bench.take(_shim.EventKind.ZONE_FINISHED)] == [(0, 0)] * 2
         assert bench.versions() == model
 
 
@@ -95,30 +95,30 @@ def test_a_finish_that_fails_is_repeated_and_its_band_is_not_closed_before(failu
     """Open, the zone would be one more than the drive allows, and healthy ones would fail their first write."""
     with Bench() as bench:
         bench.gc = bench.auto_reset = False
-        bench.media.inject_fault(op=_shim.OP_WRITE, status=WRITE_FAULT, skip=3, times=1)
-        bench.media.inject_fault(op=_shim.OP_ZONE_SEND, status=WRITE_FAULT, times=failures)
+        bench.media.inject_fault(op=_shim.Op.WRITE, status=WRITE_FAULT, skip=3, times=1)
+        bench.media.inject_fault(op=_shim.Op.ZONE_SEND, status=WRITE_FAULT, times=failures)
         waited = False
         lba = 0
-        while not (faults := bench.take(_shim.EV_ZONE_FAULT)):
+        while not (faults := bench.take(_shim.EventKind.ZONE_FAULT)):
             bench.put(lba, 1)
             lba += 1
         (fault,) = faults
         # On to its end, in the other zone.
-        while bench.core.bands()[fault.a]["state"] == "open":
+        while bench.core.bands()[fault.band].state == _shim.BandState.OPEN:
             bench.put(lba, 1)
             lba += 1
         for _ in range(50_000):
-            state = bench.core.bands()[fault.a]["state"]
-            if state_of(bench, bench.zones[fault.a][fault.b]) == "full" and state != "closing":
+            state = bench.core.bands()[fault.band].state
+            if state_of(bench, bench.zones[fault.band][fault.punit]) == "full" and state != _shim.BandState.CLOSING:
                 break
-            if state_of(bench, bench.zones[fault.a][fault.b]) != "full":
-                assert state == "closing"
+            if state_of(bench, bench.zones[fault.band][fault.punit]) != "full":
+                assert state == _shim.BandState.CLOSING
                 waited = True
             bench.step()
         assert waited or failures == 1
-        assert state_of(bench, bench.zones[fault.a][fault.b]) == "full"
-        assert bench.core.bands()[fault.a]["state"] == "faulted"
-        assert bench.take(_shim.EV_ZONE_FAULT) == []
+        assert state_of(bench, bench.zones[fault.band][fault.punit]) == "full"
+        assert bench.core.bands()[fault.band].state == _shim.BandState.FAULTED
+        assert bench.take(_shim.EventKind.ZONE_FAULT) == []
 
 
 def test_a_healthy_zone_that_cant_be_finished_is_reset_soon() -> None:
@@ -128,16 +128,16 @@ def test_a_healthy_zone_that_cant_be_finished_is_reset_soon() -> None:
         bench.put(0, 1)
         assert bench.flush() == 0
         band = bench.zone_of(bench.address(0))[0]
-        bench.media.inject_fault(op=_shim.OP_ZONE_SEND, lba=bench.zones[band][0], block_count=64, status=WRITE_FAULT)
+        bench.media.inject_fault(op=_shim.Op.ZONE_SEND, lba=bench.zones[band][0], block_count=64, status=WRITE_FAULT)
         bench.write_to_the_end_of(band)
-        assert bench.until(_shim.EV_BAND_CLOSED, steps=50_000).a == band
-        assert [(event.a, event.b) for event in bench.take(_shim.EV_ZONE_FAULT)] == [(band, 0)]
-        assert bench.core.bands()[band]["state"] == "faulted"
+        assert bench.until(_shim.EventKind.BAND_CLOSED, steps=50_000).band == band
+        assert [(event.band, event.punit) for event in bench.take(_shim.EventKind.ZONE_FAULT)] == [(band, 0)]
+        assert bench.core.bands()[band].state == _shim.BandState.FAULTED
         bench.media.clear_faults()
         bench.core.start_move(band)
-        assert bench.until(_shim.EV_MOVE_DONE).c == 0
+        assert bench.until(_shim.EventKind.MOVE_DONE).lost_blocks == 0
         bench.core.reset_band(band)
-        assert bench.until(_shim.EV_BAND_RESET_DONE).b == 0
+        assert bench.until(_shim.EventKind.BAND_RESET_DONE).status == 0
         assert state_of(bench, bench.zones[band][0]) == "empty"
 
 
@@ -149,9 +149,9 @@ def test_a_zone_is_closed_on_order_behind_what_is_on_its_way(in_flight: bool) ->
         assert bench.flush() == 0
         band, punit = bench.zone_of(bench.address(0))
         if in_flight:
-            bench.media.inject_fault(op=_shim.OP_WRITE, latency_us=1000, times=1)
-            ticket = bench.port.submit(_shim.OP_WRITE, 8, 8, b"".join(content(8 + i, 1) for i in range(8)))
-            flush = bench.port.submit(_shim.OP_FLUSH)
+            bench.media.inject_fault(op=_shim.Op.WRITE, latency_us=1000, times=1)
+            ticket = bench.port.submit(_shim.Op.WRITE, 8, 8, b"".join(content(8 + i, 1) for i in range(8)))
+            flush = bench.port.submit(_shim.Op.FLUSH)
             for _ in range(20):
                 bench.step()
             other = 1 - punit
@@ -167,8 +167,8 @@ def test_a_zone_is_closed_on_order_behind_what_is_on_its_way(in_flight: bool) ->
         for lba in range(16, 40):
             bench.put(lba, 1)
         assert bench.flush() == 0
-        assert bench.core.bands()[band]["write_pointers"][punit] == 9
-        assert bench.take(_shim.EV_ZONE_FAULT) == []
+        assert bench.core.bands()[band].write_pointers[punit] == 9
+        assert bench.take(_shim.EventKind.ZONE_FAULT) == []
         assert bench.versions(0, 40) == [1] * (16 if in_flight else 8) + [0] * (0 if in_flight else 8) + [1] * 24
 
 
@@ -181,16 +181,16 @@ def test_the_base_may_say_that_a_zone_of_a_closed_band_has_failed() -> None:
         assert bench.core.fault_zone(band, 1, ZONE_READ_ONLY) is True
         assert bench.core.fault_zone(band, 1, ZONE_READ_ONLY) is False, "that is known"
         its = bench.core.bands()[band]
-        assert (its["state"], its["faulted_punits"]) == ("faulted", [1])
-        faults = bench.take(_shim.EV_ZONE_FAULT)
+        assert (its.state, its.faulted_punits) == (_shim.BandState.FAULTED, [1])
+        faults = bench.take(_shim.EventKind.ZONE_FAULT)
         bench.step()
-        faults += bench.take(_shim.EV_ZONE_FAULT)
-        assert [(event.a, event.b, event.c) for event in faults] == [(band, 1, ZONE_READ_ONLY)]
-        free = next(n for n, its in enumerate(bench.core.bands()) if its["state"] == "free")
+        faults += bench.take(_shim.EventKind.ZONE_FAULT)
+        assert [(event.band, event.punit, event.status) for event in faults] == [(band, 1, ZONE_READ_ONLY)]
+        free = next(n for n, its in enumerate(bench.core.bands()) if its.state == _shim.BandState.FREE)
         assert bench.core.fault_zone(free, 0, ZONE_READ_ONLY) is True
         bench.put(200 % bench.block_count, 1)
         assert bench.flush() == 0
-        open_band = next(n for n, its in enumerate(bench.core.bands()) if its["state"] == "open")
+        open_band = next(n for n, its in enumerate(bench.core.bands()) if its.state == _shim.BandState.OPEN)
         assert bench.core.fault_zone(open_band, 0, ZONE_READ_ONLY) is False, "a write will tell"
         for call in (bench.core.fault_zone, lambda b, p, _: bench.core.close_zone(b, p)):
             with pytest.raises(ValueError, match="no punit 2"):
@@ -204,9 +204,9 @@ def test_an_offline_zone_costs_one_read() -> None:
         bench.media.set_zone_state(bench.zones[band][0] // bench.zone_size, "offline")
         before = bench.media.operations
         bench.core.start_move(band)
-        done = bench.until(_shim.EV_MOVE_DONE)
-        assert done.c > 2000
-        assert bench.core.stats()["lost_blocks"] == done.c
+        done = bench.until(_shim.EventKind.MOVE_DONE)
+        assert done.lost_blocks > 2000
+        assert bench.core.stats().lost_blocks == done.lost_blocks
         # Two looks at the zone, and one write for the records of what is lost.
         assert bench.media.operations - before <= 4
 
@@ -238,9 +238,9 @@ def reloaded(bench: Bench, band: int, pointer: int | None) -> Bench:
     )  # fmt: skip
     its = bench.core.bands()[band]
     l2p, crcs = bench.core.l2p(0, bench.block_count), bench.core.crcs(0, bench.block_count)
-    pointers = its["write_pointers"] if pointer is None else [pointer] * 2
+    pointers = its.write_pointers if pointer is None else [pointer] * 2
     bench.close()
-    again.core.load_band(band, "closed", its["seq"], pointers)
+    again.core.load_band(band, _shim.BandState.CLOSED, its.seq, pointers)
     again.core.load_l2p(0, l2p, crcs)
     again.gc = again.auto_reset = False
     return again
@@ -251,20 +251,20 @@ def test_gc_of_zones_that_were_finished_early_reads_little(told: str) -> None:
     """It was one read for each block up to the zone's end, one behind the other."""
     first = Bench(band_count=8, punits=2, zone_size=4096, zone_capacity=CAPACITY)
     band = partly_written(first)
-    written = first.core.bands()[band]["write_pointers"]
-    batches = first.core.stats()["batches"]
+    written = first.core.bands()[band].write_pointers
+    batches = first.core.stats().batches
     with reloaded(first, band, None if told == "how far it is written" else CAPACITY) as bench:
         assert sum(written) > 60
         before = bench.media.operations
         bench.core.start_move(band)
-        done = bench.until(_shim.EV_MOVE_DONE)
-        assert (done.b, done.c) == (60, 0)
+        done = bench.until(_shim.EventKind.MOVE_DONE)
+        assert (done.moved_blocks, done.lost_blocks) == (60, 0)
         operations = bench.media.operations - before
         # A header and a run of blocks each, what is written elsewhere, and where the zones' ends are not known a look
         # for their summaries and one behind the last batch.
         assert operations <= 3 * batches + 10, operations
         assert bench.versions(0, 60) == [1] * 60
-        assert bench.core.stats()["crc_errors"] == 0
+        assert bench.core.stats().crc_errors == 0
 
 
 @pytest.mark.parametrize("how", ["zeroed", "unreadable"])
@@ -285,15 +285,15 @@ def test_what_stands_behind_a_damaged_header_is_found_in_large_pieces(how: str) 
                 assert bench.base.write(header + i, bytes(raw[i * BLOCK : (i + 64) * BLOCK])) == 0
             assert bench.base.zone_send(header, ZSA_FINISH) == 0
         else:
-            bench.media.inject_fault(op=_shim.OP_READ, lba=header, block_count=1, status=UNRECOVERED_READ)
+            bench.media.inject_fault(op=_shim.Op.READ, lba=header, block_count=1, status=UNRECOVERED_READ)
             # Hidden in the first large piece behind it.
-            bench.media.inject_fault(op=_shim.OP_READ, lba=header + 3, block_count=1, status=UNRECOVERED_READ)
+            bench.media.inject_fault(op=_shim.Op.READ, lba=header + 3, block_count=1, status=UNRECOVERED_READ)
         before = bench.media.operations
         bench.core.start_move(band)
-        done = bench.until(_shim.EV_MOVE_DONE)
-        lost = {event.a for event in bench.take(_shim.EV_BLOCK_LOST)}
+        done = bench.until(_shim.EventKind.MOVE_DONE)
+        lost = {event.lba for event in bench.take(_shim.EventKind.BLOCK_LOST)}
         assert lost <= set(hurt)
-        assert 0 < len(lost) == done.c < len(behind)
+        assert 0 < len(lost) == done.lost_blocks < len(behind)
         assert all(bench.versions(lba, 1) == [1] for lba in range(60) if lba not in lost)
         # The rest of the zone, 64 blocks at a time.
         assert bench.media.operations - before < CAPACITY // 8
@@ -313,10 +313,10 @@ def test_a_block_of_a_host_is_not_taken_for_a_header() -> None:
         forged[12:16] = bytes(4)
         forged[12:16] = _shim.crc32c(bytes(forged)).to_bytes(4, "little")
         assert bench.write(1, bytes(forged)) == 0
-        while not (closed := bench.take(_shim.EV_BAND_CLOSED)):
-            lba = 2 + bench.core.stats()["user_written_blocks"] % (bench.block_count - 2)
+        while not (closed := bench.take(_shim.EventKind.BAND_CLOSED)):
+            lba = 2 + bench.core.stats().user_written_blocks % (bench.block_count - 2)
             bench.put(lba, 1)
-        assert closed[0].a == band[0] == bench.zone_of(bench.address(1))[0]
+        assert closed[0].band == band[0] == bench.zone_of(bench.address(1))[0]
         assert bench.flush() == 0
         # Without the header before it, and without a summary, a walk comes to it.
         place = bench.address(1)
@@ -324,6 +324,6 @@ def test_a_block_of_a_host_is_not_taken_for_a_header() -> None:
         corrupt(bench, start + bench.data_blocks, bytes(BLOCK))
         corrupt(bench, place - 1, bytes(BLOCK))
         bench.core.start_move(band[0])
-        bench.until(_shim.EV_MOVE_DONE)
+        bench.until(_shim.EventKind.MOVE_DONE)
         assert bench.read_status(1) == UNRECOVERED_READ, "nothing whole tells of it any more"
         assert bench.versions(0, 1) == [1]

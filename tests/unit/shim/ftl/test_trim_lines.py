@@ -42,7 +42,7 @@ class TwoQueues:
             link.close()
         self.bench.close()
 
-    def steps_of(self, op: int, *how: object) -> int:
+    def steps_of(self, op: _shim.Op, *how: object) -> int:
         """Until the other queue has its answer, which is no error."""
         ticket = self.other.port.submit(op, *how)
         for steps in range(1, 20_000):
@@ -53,7 +53,7 @@ class TwoQueues:
         raise AssertionError("never")
 
     def trim_all(self) -> list[int]:
-        return [self.trimmer.port.submit(_shim.OP_DEALLOCATE, 0, LARGE) for _ in range(TRIMS)]
+        return [self.trimmer.port.submit(_shim.Op.DEALLOCATE, 0, LARGE) for _ in range(TRIMS)]
 
 
 def test_writes_of_another_queue_do_not_wait_for_trims() -> None:
@@ -61,7 +61,7 @@ def test_writes_of_another_queue_do_not_wait_for_trims() -> None:
         two.trim_all()
         for _ in range(4):
             two.bench.step()
-        assert two.steps_of(_shim.OP_WRITE, 5, 1, content(5, 1)) < FEW_STEPS
+        assert two.steps_of(_shim.Op.WRITE, 5, 1, content(5, 1)) < FEW_STEPS
         assert version_of(5, two.other.read(5)) in (0, 1)
 
 
@@ -72,16 +72,16 @@ def test_trims_of_another_queue_take_turns() -> None:
         for _ in range(4):
             two.bench.step()
         # One turn of the other's, at most, and its own.
-        assert two.steps_of(_shim.OP_DEALLOCATE, 7, 1) < 20 * FEW_STEPS
+        assert two.steps_of(_shim.Op.DEALLOCATE, 7, 1) < 20 * FEW_STEPS
 
 
 def test_a_flush_does_not_wait_for_a_trim_that_is_being_marked() -> None:
     with TwoQueues() as two:
         two.other.write(0, content(0, 1))
-        trim = two.trimmer.port.submit(_shim.OP_DEALLOCATE, 0, LARGE)
+        trim = two.trimmer.port.submit(_shim.Op.DEALLOCATE, 0, LARGE)
         while two.bench.address(0) >> 62 != 2:
             two.bench.step()
-        assert two.steps_of(_shim.OP_FLUSH) < FEW_STEPS
+        assert two.steps_of(_shim.Op.FLUSH) < FEW_STEPS
         assert trim not in two.trimmer.completed, "the trim was to be under way still"
         assert two.trimmer.wait(trim).status == 0
         assert version_of(0, two.other.read(0)) == 0
@@ -92,9 +92,9 @@ def test_writes_of_the_same_queue_wait_for_their_trims() -> None:
         port = two.trimmer.port
         tickets = []
         for version in range(1, 5):
-            tickets.append(port.submit(_shim.OP_WRITE, 9, 1, content(9, version)))
-            tickets.append(port.submit(_shim.OP_DEALLOCATE, 0, LARGE // 8))
-        tickets.append(port.submit(_shim.OP_WRITE, LARGE // 8 - 1, 1, content(LARGE // 8 - 1, 7)))
+            tickets.append(port.submit(_shim.Op.WRITE, 9, 1, content(9, version)))
+            tickets.append(port.submit(_shim.Op.DEALLOCATE, 0, LARGE // 8))
+        tickets.append(port.submit(_shim.Op.WRITE, LARGE // 8 - 1, 1, content(LARGE // 8 - 1, 7)))
         assert {two.trimmer.wait(ticket).status for ticket in tickets} == {0}
         assert version_of(9, two.other.read(9)) == 0
         assert version_of(LARGE // 8 - 1, two.other.read(LARGE // 8 - 1)) == 7
@@ -107,18 +107,18 @@ def test_a_trim_is_newer_than_what_another_queue_wrote_where_it_comes_later(cut:
         last = LARGE - 1
         two.other.write(0, content(0, 1))
         two.other.write(last, content(last, 1))
-        trim = two.trimmer.port.submit(_shim.OP_DEALLOCATE, 0, LARGE)
+        trim = two.trimmer.port.submit(_shim.Op.DEALLOCATE, 0, LARGE)
         while two.bench.address(0) >> 62 != 2:
             two.bench.step()
         if cut:
-            assert two.steps_of(_shim.OP_FLUSH) < FEW_STEPS
+            assert two.steps_of(_shim.Op.FLUSH) < FEW_STEPS
         two.other.write(last, content(last, 2))
         two.other.write(0, content(0, 2))
         assert trim not in two.trimmer.completed, "the trim was to be under way still"
         assert two.trimmer.wait(trim).status == 0
         assert version_of(last, two.other.read(last)) == 0
         assert version_of(0, two.other.read(0)) == 2
-        two.steps_of(_shim.OP_FLUSH)
+        two.steps_of(_shim.Op.FLUSH)
         two.bench.media.power_cut(1)
     two.bench.media.power_on()
     recovered = recover(two.bench)
@@ -128,14 +128,14 @@ def test_a_trim_is_newer_than_what_another_queue_wrote_where_it_comes_later(cut:
 
 def _trim_and_write_at_once(two: TwoQueues, rng: random.Random, lbas: list[int]) -> None:
     """Both queues, what they do overlapping, until all is done and durable."""
-    tickets = [two.trimmer.port.submit(_shim.OP_DEALLOCATE, 0, two.bench.block_count) for _ in range(2)]
+    tickets = [two.trimmer.port.submit(_shim.Op.DEALLOCATE, 0, two.bench.block_count) for _ in range(2)]
     for version in range(40):
         lba = rng.choice(lbas)
         two.other.write(lba, content(lba, version + 1))
         for _ in range(rng.randrange(6)):
             two.bench.step()
     assert {two.trimmer.wait(ticket).status for ticket in tickets} == {0}
-    two.steps_of(_shim.OP_FLUSH)
+    two.steps_of(_shim.Op.FLUSH)
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -169,20 +169,20 @@ class SparseWorkload(Workload):
         port, rng = self.bench.port, self.rng
         kind = rng.random()
         if kind < 0.1:
-            ticket = port.submit(_shim.OP_FLUSH)
-            self.outstanding[ticket] = Outstanding(_shim.OP_FLUSH, completed_before=list(self.model.completed))
+            ticket = port.submit(_shim.Op.FLUSH)
+            self.outstanding[ticket] = Outstanding(_shim.Op.FLUSH, completed_before=list(self.model.completed))
             return
         if kind < 0.13:
             lba = rng.randrange(self.LBAS // 4) * self.SPACING
             block_count = rng.randrange(self.LBAS * self.SPACING // 2)
             change, _ = self.model.submit(lba, block_count, trim=True)
-            ticket = port.submit(_shim.OP_DEALLOCATE, lba, block_count)
-            self.outstanding[ticket] = Outstanding(_shim.OP_DEALLOCATE, lba, block_count, change)
+            ticket = port.submit(_shim.Op.DEALLOCATE, lba, block_count)
+            self.outstanding[ticket] = Outstanding(_shim.Op.DEALLOCATE, lba, block_count, change)
             return
         lba = rng.randrange(self.LBAS) * self.SPACING
         change, version = self.model.submit(lba, 1, trim=False)
-        ticket = port.submit(_shim.OP_WRITE, lba, 1, content(lba, version))
-        self.outstanding[ticket] = Outstanding(_shim.OP_WRITE, lba, 1, change)
+        ticket = port.submit(_shim.Op.WRITE, lba, 1, content(lba, version))
+        self.outstanding[ticket] = Outstanding(_shim.Op.WRITE, lba, 1, change)
 
 
 @pytest.mark.parametrize("seed", range(3))

@@ -30,13 +30,13 @@ class Rig:
         for _ in range(100_000):
             self.reactor.step()
             for event in self.reactor.events():
-                if event.kind == _shim.EV_LOAD_DONE:
+                if event.kind == _shim.EventKind.LOAD_DONE:
                     progress = self.load.progress()
-                    assert not progress["running"]
+                    assert not progress.running
                     assert event.source == self.load.id
-                    assert event.a == progress["done_blocks"]
-                    assert event.b == int(str(progress["verify_errors"])) + int(str(progress["io_errors"]))
-                    return progress
+                    assert event.done_blocks == progress.done_blocks
+                    assert event.errors == progress.verify_errors + progress.io_errors
+                    return progress.as_dict()
         raise AssertionError("the load did not end")
 
     def swap_blocks(self, first: int, second: int) -> None:
@@ -110,7 +110,7 @@ def test_each_kind_of_wrong_block_is_told_apart() -> None:
 
     rig.io.write(10, first_version)
     rig.swap_blocks(20, 21)
-    rig.io.run(_shim.OP_WRITE_ZEROES, 30, 1)
+    rig.io.run(_shim.Op.WRITE_ZEROES, 30, 1)
     torn = bytearray(rig.io.read(40))
     torn[2048:] = bytes(2048)
     rig.io.write(40, bytes(torn))
@@ -145,7 +145,7 @@ def test_a_newer_version_than_expected_is_an_error() -> None:
     other = _shim.LoadGenerator(rig.reactor, rig.media, lba_count=LBA_COUNT, seed=7)
     for _ in range(2):
         other.start("write", pattern="sequential", total_blocks=10)
-        while other.progress()["running"]:
+        while other.progress().running:
             rig.reactor.step()
     other.close()
     rig.reactor.events()
@@ -159,16 +159,16 @@ def test_blocks_of_another_seed_are_garbage() -> None:
     rig.run("write", pattern="sequential", total_blocks=LBA_COUNT)
     other = _shim.LoadGenerator(rig.reactor, rig.media, lba_count=LBA_COUNT, seed=2)
     other.start("read", pattern="sequential", total_blocks=4)
-    while other.progress()["running"]:
+    while other.progress().running:
         rig.reactor.step()
-    assert other.progress()["verify_errors"] == 4
+    assert other.progress().verify_errors == 4
     other.close()
 
 
 def test_only_the_first_mismatches_are_kept_but_all_are_counted() -> None:
     rig = Rig()
     rig.run("write", pattern="sequential", total_blocks=LBA_COUNT)
-    rig.io.run(_shim.OP_DEALLOCATE, 0, LBA_COUNT)
+    rig.io.run(_shim.Op.DEALLOCATE, 0, LBA_COUNT)
     found = rig.run("read", pattern="sequential", total_blocks=LBA_COUNT)
     assert found["verify_errors"] == LBA_COUNT
     assert isinstance(found["mismatches"], list)
@@ -181,9 +181,9 @@ def test_a_read_that_brings_no_data_does_not_pass() -> None:
     load = _shim.LoadGenerator(reactor, media, lba_count=64, seed=1)
     for kind in ("write", "read"):
         load.start(kind, pattern="sequential", total_blocks=64)
-        while load.progress()["running"]:
+        while load.progress().running:
             reactor.step()
-    assert load.progress()["mismatch"] == {"older": 0, "newer": 0, "wrong_lba": 0, "zeroes": 64, "garbage": 0}
+    assert load.progress().mismatch.as_dict() == {"older": 0, "newer": 0, "wrong_lba": 0, "zeroes": 64, "garbage": 0}
     load.close()
 
 
@@ -198,7 +198,7 @@ def test_the_range_of_lbas_is_respected() -> None:
 def test_io_errors_are_counted_and_the_blocks_of_a_failed_write_may_hold_either_version() -> None:
     rig = Rig()
     rig.run("write", pattern="sequential", total_blocks=LBA_COUNT)
-    rig.media.inject_fault(op=_shim.OP_WRITE, lba=5, block_count=1, status=0x280)
+    rig.media.inject_fault(op=_shim.Op.WRITE, lba=5, block_count=1, status=0x280)
     failed = rig.run("write", pattern="sequential", total_blocks=LBA_COUNT)
     assert (failed["io_errors"], failed["last_error_status"], failed["last_error_lba"]) == (1, 0x280, 5)
     assert failed["done_blocks"] == LBA_COUNT - 1
@@ -218,12 +218,12 @@ def test_a_time_limit_and_stop_end_a_run() -> None:
     rig.reactor.step(1_000)
     rig.load.start("write", time_limit_s=1.0)
     rig.reactor.step(2_000)
-    assert rig.load.progress()["running"]
+    assert rig.load.progress().running
     rig.reactor.step(1_000_001_000)
     for _ in range(3):
         rig.reactor.step(1_000_001_000)
-    assert not rig.load.progress()["running"]
-    assert rig.load.progress()["elapsed_ns"] == 1_000_000_000
+    assert not rig.load.progress().running
+    assert rig.load.progress().elapsed_ns == 1_000_000_000
     rig.reactor.events()
 
     rig.load.start("write", total_blocks=10**12)
@@ -305,12 +305,12 @@ def test_it_runs_on_a_reactor_thread() -> None:
     reactor.start()
     try:
         load.start("write", pattern="sequential", io_blocks=32, total_blocks=4096)
-        while load.progress()["running"]:
+        while load.progress().running:
             pass
         load.start("mixed", total_blocks=20_000, queue_depth=64, write_percent=50)
-        while load.progress()["running"]:
+        while load.progress().running:
             pass
-        assert load.progress()["verify_errors"] == 0
+        assert load.progress().verify_errors == 0
         load.close()
     finally:
         reactor.stop()

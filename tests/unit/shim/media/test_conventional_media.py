@@ -45,7 +45,7 @@ def test_write_zeroes_and_deallocate_of_any_alignment_clear_exactly_their_blocks
     path = str(tmp_path / "disk") if in_file else None
     media = _shim.EmulatedMedia.conventional(reactor, 1024, block_bytes=512, path=path, max_io_blocks=1024)
     with Stepped(reactor, media) as io:
-        for op in (_shim.OP_WRITE_ZEROES, _shim.OP_DEALLOCATE):
+        for op in (_shim.Op.WRITE_ZEROES, _shim.Op.DEALLOCATE):
             for first, count in ((3, 1), (5, 600), (8, 1016), (0, 1024)):
                 content = bytearray(blocks(0, 1024, 512))
                 assert io.write(0, bytes(content)) == 0
@@ -63,7 +63,7 @@ def test_deallocate_gives_memory_back(reactor: _shim.Reactor) -> None:
         for lba in range(0, block_count, 256):
             assert io.write(lba, data) == 0
         assert resident_bytes() - before > 60 << 20
-        assert io.run(_shim.OP_DEALLOCATE, 0, block_count) == 0
+        assert io.run(_shim.Op.DEALLOCATE, 0, block_count) == 0
         assert resident_bytes() - before < 8 << 20
 
 
@@ -82,24 +82,24 @@ def test_a_dropped_device_frees_its_memory(reactor: _shim.Reactor) -> None:
 @pytest.mark.parametrize(
     ("op", "lba", "block_count", "status"),
     [
-        (_shim.OP_READ, 100, 1, OUT_OF_RANGE),
-        (_shim.OP_READ, 99, 2, OUT_OF_RANGE),
-        (_shim.OP_READ, 2**64 - 1, 1, OUT_OF_RANGE),
-        (_shim.OP_WRITE, 2**64 - 1, 2, OUT_OF_RANGE),
-        (_shim.OP_WRITE, 0, 17, INVALID_FIELD),
-        (_shim.OP_READ, 0, 17, INVALID_FIELD),
-        (_shim.OP_WRITE_ZEROES, 50, 51, OUT_OF_RANGE),
-        (_shim.OP_WRITE_ZEROES, 0, 0, INVALID_FIELD),
-        (_shim.OP_DEALLOCATE, 100, 1, OUT_OF_RANGE),
-        (_shim.OP_APPEND, 0, 1, INVALID_OPCODE),
-        (_shim.OP_ZONE_SEND, 0, 0, INVALID_OPCODE),
-        (_shim.OP_ZONE_REPORT, 0, 0, INVALID_OPCODE),
-        (_shim.OP_FLUSH, 0, 0, 0),
+        (_shim.Op.READ, 100, 1, OUT_OF_RANGE),
+        (_shim.Op.READ, 99, 2, OUT_OF_RANGE),
+        (_shim.Op.READ, 2**64 - 1, 1, OUT_OF_RANGE),
+        (_shim.Op.WRITE, 2**64 - 1, 2, OUT_OF_RANGE),
+        (_shim.Op.WRITE, 0, 17, INVALID_FIELD),
+        (_shim.Op.READ, 0, 17, INVALID_FIELD),
+        (_shim.Op.WRITE_ZEROES, 50, 51, OUT_OF_RANGE),
+        (_shim.Op.WRITE_ZEROES, 0, 0, INVALID_FIELD),
+        (_shim.Op.DEALLOCATE, 100, 1, OUT_OF_RANGE),
+        (_shim.Op.APPEND, 0, 1, INVALID_OPCODE),
+        (_shim.Op.ZONE_SEND, 0, 0, INVALID_OPCODE),
+        (_shim.Op.ZONE_REPORT, 0, 0, INVALID_OPCODE),
+        (_shim.Op.FLUSH, 0, 0, 0),
     ],
 )
 @pytest.mark.parametrize("kind", ["conventional", "null"])
 def test_bad_requests_get_their_status(
-    reactor: _shim.Reactor, kind: str, op: int, lba: int, block_count: int, status: int
+    reactor: _shim.Reactor, kind: str, op: _shim.Op, lba: int, block_count: int, status: int
 ) -> None:
     if kind == "null":
         media = _shim.EmulatedMedia.null(reactor, 100)
@@ -108,7 +108,7 @@ def test_bad_requests_get_their_status(
     else:
         media = _shim.EmulatedMedia.conventional(reactor, 100, max_io_blocks=16)
     with Stepped(reactor, media) as io:
-        buffer = bytearray(4096 * max(1, block_count)) if op not in (_shim.OP_FLUSH, _shim.OP_ZONE_SEND) else None
+        buffer = bytearray(4096 * max(1, block_count)) if op not in (_shim.Op.FLUSH, _shim.Op.ZONE_SEND) else None
         assert io.wait(io.port.submit(op, lba, block_count, buffer)).status == status
 
 
@@ -151,7 +151,7 @@ def test_a_file_keeps_its_data_and_is_sparse(reactor: _shim.Reactor, tmp_path: P
     again = _shim.EmulatedMedia.conventional(reactor, 2**18, path=str(path))
     with Stepped(reactor, again) as io:
         assert io.read(2**18 - 1) == block(5)
-        assert io.run(_shim.OP_DEALLOCATE, 0, 2**18) == 0
+        assert io.run(_shim.Op.DEALLOCATE, 0, 2**18) == 0
         assert io.read(2**18 - 1) == bytes(4096)
     assert path.stat().st_blocks * 512 < 64 << 10
 
@@ -258,7 +258,7 @@ def test_zeroing_is_as_volatile_as_writing(reactor: _shim.Reactor) -> None:
         for seed in range(20):
             assert io.write(0, blocks(1, 1)) == 0
             assert io.flush() == 0
-            assert io.run([_shim.OP_WRITE_ZEROES, _shim.OP_DEALLOCATE][seed % 2], 0, 1) == 0
+            assert io.run([_shim.Op.WRITE_ZEROES, _shim.Op.DEALLOCATE][seed % 2], 0, 1) == 0
             media.power_cut(seed)
             media.power_on()
             outcomes.add(io.read(0))
@@ -271,8 +271,8 @@ def test_outstanding_writes_are_torn_between_blocks_and_complete_with_power_loss
         mixtures = set()
         for seed in range(30):
             assert io.write(0, blocks(0, 8)) == 0
-            media.inject_fault(op=_shim.OP_WRITE, latency_us=1000, times=1)
-            ticket = io.port.submit(_shim.OP_WRITE, 0, 8, blocks(100, 8))
+            media.inject_fault(op=_shim.Op.WRITE, latency_us=1000, times=1)
+            ticket = io.port.submit(_shim.Op.WRITE, 0, 8, blocks(100, 8))
             io.step()
             io.step()
             media.power_cut(seed)

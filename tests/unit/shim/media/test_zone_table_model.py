@@ -68,7 +68,7 @@ class ZonedDevice(RuleBasedStateMachine):
         done = self.io.append(lba, b"".join(content))
         status, result = self.model.append(lba, content)
         # Of an error the result is DNR: too many zones may be fewer soon.
-        dnr = int(status != 0 and _shim.error_class(status) != _shim.ERROR_BUSY)
+        dnr = int(status != 0 and _shim.error_class(status) != _shim.ErrorClass.BUSY)
         assert (done.status, done.result) == (status, dnr if status else result)
 
     @rule(zone=ZONES, block_count=LENGTHS)
@@ -76,7 +76,7 @@ class ZonedDevice(RuleBasedStateMachine):
         target = self.model.zones[zone]
         lba = target.start + len(target.content)
         if lba + block_count <= BLOCK_COUNT:
-            status = self.io.run(_shim.OP_WRITE_ZEROES, lba, block_count)
+            status = self.io.run(_shim.Op.WRITE_ZEROES, lba, block_count)
             assert status == self.model.write(lba, [bytes(4096)] * block_count)
 
     @rule(zone=ZONES, action=ACTIONS, off=st.sampled_from([0, 0, 0, 0, 3, BLOCK_COUNT]))

@@ -92,7 +92,7 @@ def test_every_status_of_a_wrong_write(reactor: _shim.Reactor) -> None:
         assert io.read_status(32) == OFFLINE
         assert io.read_status(16) == 0
         assert io.write(64, block(0)) == OUT_OF_RANGE
-        assert io.run(_shim.OP_DEALLOCATE, 0, 12) == 0
+        assert io.run(_shim.Op.DEALLOCATE, 0, 12) == 0
         assert io.read(9) == block(9)
 
 
@@ -110,7 +110,7 @@ def test_outstanding_appends_in_any_order_never_overlap(reactor: _shim.Reactor) 
     media = _shim.EmulatedMedia.zns(reactor, 1, 64, 64)
     media.set_schedule(3)
     with Stepped(reactor, media) as io:
-        tickets = [io.port.submit(_shim.OP_APPEND, 0, 2, blocks(2 * i, 2)) for i in range(32)]
+        tickets = [io.port.submit(_shim.Op.APPEND, 0, 2, blocks(2 * i, 2)) for i in range(32)]
         landed = {i: io.wait(ticket).result for i, ticket in enumerate(tickets)}
         assert sorted(landed.values()) == list(range(0, 64, 2))
         assert list(landed.values()) != list(range(0, 64, 2))
@@ -206,7 +206,7 @@ def test_reports_that_make_no_sense(reactor: _shim.Reactor) -> None:
 
         def status(lba: int = 0, *, action: int = 0, zone_filter: int = 0) -> int:
             ticket = io.port.submit(
-                _shim.OP_ZONE_REPORT, lba, buffer=bytearray(128), zone_action=action, zone_filter=zone_filter
+                _shim.Op.ZONE_REPORT, lba, buffer=bytearray(128), zone_action=action, zone_filter=zone_filter
             )
             return io.wait(ticket).status
 
@@ -477,10 +477,10 @@ def test_outstanding_writes_leave_their_first_blocks_and_actions_happen_or_not(r
             io.write(16, blocks(0, 12))
             media.inject_fault(latency_us=1000)
             tickets = [
-                io.port.submit(_shim.OP_WRITE, 0, 8, blocks(0, 8)),
-                io.port.submit(_shim.OP_APPEND, 32, 4, blocks(50, 4)),
-                io.port.submit(_shim.OP_ZONE_SEND, 16, zone_action=ZSA_RESET),
-                io.port.submit(_shim.OP_WRITE, 49, 1, block(0)),
+                io.port.submit(_shim.Op.WRITE, 0, 8, blocks(0, 8)),
+                io.port.submit(_shim.Op.APPEND, 32, 4, blocks(50, 4)),
+                io.port.submit(_shim.Op.ZONE_SEND, 16, zone_action=ZSA_RESET),
+                io.port.submit(_shim.Op.WRITE, 49, 1, block(0)),
             ]
             io.step()
             io.step()

@@ -37,7 +37,7 @@ def test_data_lies_on_the_base_where_the_zone_says(reactor: _shim.Reactor) -> No
         assert below.read(8, 6) == blocks(0, 5) + bytes(4096)
         assert io.read(8, 5) == blocks(0, 5)
         below.write(13, block(99))
-        assert io.run(_shim.OP_WRITE_ZEROES, 13, 1) == 0
+        assert io.run(_shim.Op.WRITE_ZEROES, 13, 1) == 0
         assert below.read(13) == bytes(4096)
 
 
@@ -60,7 +60,7 @@ def test_writes_in_order_may_be_outstanding_in_one_zone(reactor: _shim.Reactor) 
     overlay = _shim.ZonedOverlay(reactor, base, zone_capacity=512)
     with Stepped(reactor, overlay, depth=512) as io:
         # More than the overlay lends to its base at once.
-        tickets = [io.port.submit(_shim.OP_WRITE, lba, 1, block(lba)) for lba in range(512)]
+        tickets = [io.port.submit(_shim.Op.WRITE, lba, 1, block(lba)) for lba in range(512)]
         assert {io.wait(ticket).status for ticket in tickets} == {0}
         assert io.report()[1][0].state == "full"
         for lba in range(0, 512, 64):
@@ -72,13 +72,13 @@ def test_a_zone_whose_write_failed_becomes_read_only(reactor: _shim.Reactor) -> 
     overlay = _shim.ZonedOverlay(reactor, base, zone_capacity=8)
     with Stepped(reactor, overlay) as io:
         assert io.write(0, blocks(0, 2)) == 0
-        base.inject_fault(op=_shim.OP_WRITE, lba=2, block_count=1, status=WRITE_FAULT, times=1)
+        base.inject_fault(op=_shim.Op.WRITE, lba=2, block_count=1, status=WRITE_FAULT, times=1)
         assert io.write(2, block(2)) == WRITE_FAULT
         assert io.report()[1][0].state == "read_only"
         assert io.write(3, block(3)) == ZONE_READ_ONLY
         assert io.read(0, 2) == blocks(0, 2)
         assert io.write(8, block(0)) == 0
-        base.inject_fault(op=_shim.OP_WRITE, lba=9, block_count=1, status=WRITE_FAULT, times=1)
+        base.inject_fault(op=_shim.Op.WRITE, lba=9, block_count=1, status=WRITE_FAULT, times=1)
         assert io.append(8, block(0)) == Completion(WRITE_FAULT, 1), "with DNR"
         assert io.report()[1][1].state == "read_only"
 
@@ -93,7 +93,7 @@ def test_a_write_that_a_busy_base_refuses_may_be_repeated(reactor: _shim.Reactor
             return io.append(0, blocks(lba, block_count)).status if append else io.write(lba, blocks(lba, block_count))
 
         for lba, block_count, state in ((0, 2, "empty"), (2, 5, "closed"), (7, 1, "closed")):
-            base.inject_fault(op=_shim.OP_WRITE, status=NOT_READY, times=1)
+            base.inject_fault(op=_shim.Op.WRITE, status=NOT_READY, times=1)
             assert write(lba, block_count) == NOT_READY
             zone = io.report()[1][0]
             assert (zone.state, zone.write_pointer) == (state, lba)
@@ -106,8 +106,8 @@ def test_a_write_that_a_busy_base_refuses_ends_a_zone_that_is_written_further(re
     base = _shim.EmulatedMedia.conventional(reactor, 64)
     overlay = _shim.ZonedOverlay(reactor, base, zone_capacity=8)
     with Stepped(reactor, overlay) as io:
-        base.inject_fault(op=_shim.OP_WRITE, status=NOT_READY, times=1)
-        tickets = [io.port.submit(_shim.OP_WRITE, lba, 1, block(lba)) for lba in range(2)]
+        base.inject_fault(op=_shim.Op.WRITE, status=NOT_READY, times=1)
+        tickets = [io.port.submit(_shim.Op.WRITE, lba, 1, block(lba)) for lba in range(2)]
         assert [io.wait(ticket).status for ticket in tickets] == [NOT_READY, 0]
         assert io.report()[1][0].state == "read_only"
 
@@ -116,8 +116,8 @@ def test_a_failed_read_or_flush_changes_no_zone(reactor: _shim.Reactor) -> None:
     base = _shim.EmulatedMedia.conventional(reactor, 64)
     overlay = _shim.ZonedOverlay(reactor, base, zone_capacity=8)
     with Stepped(reactor, overlay) as io:
-        base.inject_fault(op=_shim.OP_READ, status=0x281)
-        base.inject_fault(op=_shim.OP_FLUSH, status=WRITE_FAULT)
+        base.inject_fault(op=_shim.Op.READ, status=0x281)
+        base.inject_fault(op=_shim.Op.FLUSH, status=WRITE_FAULT)
         assert io.write(0, block(0)) == 0
         assert (io.read_status(0), io.flush()) == (0x281, WRITE_FAULT)
         assert io.report()[1][0].state == "implicitly_open"
@@ -125,12 +125,12 @@ def test_a_failed_read_or_flush_changes_no_zone(reactor: _shim.Reactor) -> None:
 
 def test_a_zone_is_reset_after_the_writes_that_are_at_the_base(reactor: _shim.Reactor) -> None:
     base = _shim.EmulatedMedia.conventional(reactor, 64)
-    base.inject_fault(op=_shim.OP_WRITE, latency_us=100)
+    base.inject_fault(op=_shim.Op.WRITE, latency_us=100)
     overlay = _shim.ZonedOverlay(reactor, base, zone_capacity=8)
     for select_all in (False, True):
         with Stepped(reactor, overlay) as io:
-            write = io.port.submit(_shim.OP_WRITE, 0, 4, blocks(0, 4))
-            reset = io.port.submit(_shim.OP_ZONE_SEND, 0, zone_action=ZSA_RESET, zone_all=select_all)
+            write = io.port.submit(_shim.Op.WRITE, 0, 4, blocks(0, 4))
+            reset = io.port.submit(_shim.Op.ZONE_SEND, 0, zone_action=ZSA_RESET, zone_all=select_all)
             for _ in range(5):
                 io.step()
             assert not io.completed
@@ -148,7 +148,7 @@ def test_without_zone_commands_it_is_what_zone_block_is_over_nvmeof(reactor: _sh
     with Stepped(reactor, overlay) as io:
         assert io.append(0, block(0)).status == INVALID_OPCODE
         assert io.zone_send(0, ZSA_RESET) == INVALID_OPCODE
-        assert io.wait(io.port.submit(_shim.OP_ZONE_REPORT, 0, buffer=bytearray(128))).status == INVALID_OPCODE
+        assert io.wait(io.port.submit(_shim.Op.ZONE_REPORT, 0, buffer=bytearray(128))).status == INVALID_OPCODE
         assert io.write(0, block(0)) == 0
         assert io.write(0, block(0)) == 0x1BC
 
@@ -159,11 +159,11 @@ def test_requests_that_make_no_sense(reactor: _shim.Reactor) -> None:
     with Stepped(reactor, overlay) as io:
         assert io.write(0, blocks(0, 5)) == INVALID_FIELD
         assert io.append(0, blocks(0, 5)).status == INVALID_FIELD
-        assert io.run(_shim.OP_WRITE_ZEROES, 0, 0) == INVALID_FIELD
+        assert io.run(_shim.Op.WRITE_ZEROES, 0, 0) == INVALID_FIELD
         assert io.read_status(63, 2) == OUT_OF_RANGE
-        assert io.run(_shim.OP_DEALLOCATE, 63, 2) == OUT_OF_RANGE
-        assert io.run(_shim.OP_DEALLOCATE, 0, 64) == 0
-        assert io.run(_shim.OP_WRITE_ZEROES, 0, 8) == 0
+        assert io.run(_shim.Op.DEALLOCATE, 63, 2) == OUT_OF_RANGE
+        assert io.run(_shim.Op.DEALLOCATE, 0, 64) == 0
+        assert io.run(_shim.Op.WRITE_ZEROES, 0, 8) == 0
         assert {zone.state for zone in io.report()[1][1:]} == {"empty"}
 
 

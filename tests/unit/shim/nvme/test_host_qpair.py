@@ -36,42 +36,42 @@ def fields(entry: pdus.Pdu) -> dict[str, int]:
 
 SENT: dict[str, tuple[int, tuple[Any, ...], dict[str, Any], dict[str, int]]] = {
     "read": (
-        _shim.OP_READ,
+        _shim.Op.READ,
         (0x1_0000_0005, 2, bytearray(8192)),
         {},
         {"opcode": 2, "slba": 0x1_0000_0005, "cdw12": 1, "type": 0x5A, "length": 8192},
     ),
-    "read fua": (_shim.OP_READ, (5, 1, bytearray(4096)), {"fua": True}, {"opcode": 2, "cdw12": 1 << 30}),
+    "read fua": (_shim.Op.READ, (5, 1, bytearray(4096)), {"fua": True}, {"opcode": 2, "cdw12": 1 << 30}),
     "write": (
-        _shim.OP_WRITE,
+        _shim.Op.WRITE,
         (5, 1, bytes(4096)),
         {"fua": True},
         {"opcode": 1, "slba": 5, "cdw12": 1 << 30, "type": 1, "length": 4096},
     ),
-    "long write": (_shim.OP_WRITE, (5, 2, bytes(8192)), {}, {"opcode": 1, "cdw12": 1, "type": 0x5A, "length": 8192}),
-    "append": (_shim.OP_APPEND, (64, 1, bytes(4096)), {}, {"opcode": 0x7D, "slba": 64, "cdw12": 0, "type": 1}),
-    "flush": (_shim.OP_FLUSH, (), {}, {"opcode": 0, "slba": 0, "type": 0x5A, "length": 0}),
+    "long write": (_shim.Op.WRITE, (5, 2, bytes(8192)), {}, {"opcode": 1, "cdw12": 1, "type": 0x5A, "length": 8192}),
+    "append": (_shim.Op.APPEND, (64, 1, bytes(4096)), {}, {"opcode": 0x7D, "slba": 64, "cdw12": 0, "type": 1}),
+    "flush": (_shim.Op.FLUSH, (), {}, {"opcode": 0, "slba": 0, "type": 0x5A, "length": 0}),
     "write zeroes": (
-        _shim.OP_WRITE_ZEROES,
+        _shim.Op.WRITE_ZEROES,
         (7, 65536),
         {},
         {"opcode": 8, "slba": 7, "cdw12": 0xFFFF, "type": 0x5A, "length": 0},
     ),
-    "deallocate": (_shim.OP_DEALLOCATE, (7, 9), {}, {"opcode": 9, "slba": 4 << 32, "type": 1, "length": 16}),
+    "deallocate": (_shim.Op.DEALLOCATE, (7, 9), {}, {"opcode": 9, "slba": 4 << 32, "type": 1, "length": 16}),
     "zone send": (
-        _shim.OP_ZONE_SEND,
+        _shim.Op.ZONE_SEND,
         (64,),
         {"zone_action": 4},
         {"opcode": 0x79, "slba": 64, "cdw13": 4, "length": 0},
     ),
     "zone send all": (
-        _shim.OP_ZONE_SEND,
+        _shim.Op.ZONE_SEND,
         (),
         {"zone_action": 4, "zone_all": True},
         {"opcode": 0x79, "cdw13": 0x104},
     ),
     "zone report": (
-        _shim.OP_ZONE_REPORT,
+        _shim.Op.ZONE_REPORT,
         (64, 0, bytearray(4096)),
         {"zone_filter": 5, "zone_all": True},
         {"opcode": 0x7A, "slba": 64, "cdw12": 1023, "cdw13": 0x10500, "length": 4096},
@@ -99,7 +99,7 @@ def test_commands_are_encoded_as_the_wire_wants_them(name: str, digests: Digests
 def test_r2ts_are_answered_in_pieces_of_maxh2cdata(digests: Digests, grants: list[int]) -> None:
     data = random.Random(1).randbytes(131072)
     with host_peer(digests=digests, max_h2c_data=40_000) as (peer, _, port):
-        ticket = port.submit(_shim.OP_WRITE, 5, 32, data)
+        ticket = port.submit(_shim.Op.WRITE, 5, 32, data)
         cid = sent(peer).u16(10)
         received = b""
         for tag, grant in enumerate(grants):
@@ -121,7 +121,7 @@ def test_read_data_may_come_in_several_pdus(digests: Digests, success: bool) -> 
     data = random.Random(2).randbytes(131072)
     buffer = bytearray(131072)
     with host_peer(digests=digests) as (peer, _, port):
-        ticket = port.submit(_shim.OP_READ, 5, 32, buffer)
+        ticket = port.submit(_shim.Op.READ, 5, 32, buffer)
         cid = sent(peer).u16(10)
         peer.exchange(pdus.c2h_data(cid, 0, data[:4], flags=0, digests=digests))
         peer.exchange(pdus.c2h_data(cid, 4, data[4:50_000], flags=0, digests=digests))
@@ -150,14 +150,14 @@ def test_read_data_may_come_in_several_pdus(digests: Digests, success: bool) -> 
 def test_an_alba_cut_to_32_bits_is_mended(zslba: int, dw0: int, alba: int) -> None:
     """SPDK passes DW0 of a completion only."""
     with host_peer(zoned=True, zone_size=128, zone_capacity=128) as (peer, _, port):
-        ticket = port.submit(_shim.OP_APPEND, zslba, 1, bytes(4096))
+        ticket = port.submit(_shim.Op.APPEND, zslba, 1, bytes(4096))
         peer.exchange(pdus.response(sent(peer).u16(10), result=dw0))
         assert finished(peer, ticket) == Done(0, alba)
 
 
 def test_an_alba_outside_the_zone_is_an_error() -> None:
     with host_peer(zoned=True, zone_size=128, zone_capacity=128) as (peer, _, port):
-        ticket = port.submit(_shim.OP_APPEND, 128, 4, bytes(4 * 4096))
+        ticket = port.submit(_shim.Op.APPEND, 128, 4, bytes(4 * 4096))
         cid = sent(peer).u16(10)
         peer.exchange(pdus.r2t(cid, 0, 0, 16384))
         peer.exchange(pdus.response(cid, result=253))
@@ -167,7 +167,7 @@ def test_an_alba_outside_the_zone_is_an_error() -> None:
 @pytest.mark.parametrize("kind", ["in capsule", "r2t"])
 def test_a_status_is_taken_over_whatever_was_transferred(kind: str) -> None:
     with host_peer() as (peer, _, port):
-        ticket = port.submit(_shim.OP_WRITE, 5, 1 if kind == "in capsule" else 8, bytes(4096 * 8))
+        ticket = port.submit(_shim.Op.WRITE, 5, 1 if kind == "in capsule" else 8, bytes(4096 * 8))
         peer.exchange(pdus.response(sent(peer).u16(10), status=0x1BC | 0x4000))
         assert finished(peer, ticket).status == 0x1BC
 
@@ -175,24 +175,24 @@ def test_a_status_is_taken_over_whatever_was_transferred(kind: str) -> None:
 @pytest.mark.parametrize("dnr", [0, 1])
 def test_the_answer_says_whether_to_retry(dnr: int) -> None:
     with host_peer() as (peer, _, port):
-        ticket = port.submit(_shim.OP_FLUSH)
+        ticket = port.submit(_shim.Op.FLUSH)
         peer.exchange(pdus.response(sent(peer).u16(10), status=0x006 | dnr << 14))
         assert finished(peer, ticket) == Done(0x006, dnr)
-        ticket = port.submit(_shim.OP_FLUSH)
+        ticket = port.submit(_shim.Op.FLUSH)
         peer.exchange(pdus.response(sent(peer).u16(10)))
         assert finished(peer, ticket) == Done(0, 0)
 
 
 def test_success_without_all_the_data_is_a_transfer_error() -> None:
     with host_peer() as (peer, qpair, port):
-        first = port.submit(_shim.OP_READ, 5, 2, bytearray(8192))
+        first = port.submit(_shim.Op.READ, 5, 2, bytearray(8192))
         cid = sent(peer).u16(10)
         peer.exchange(pdus.c2h_data(cid, 0, bytes(4096), flags=LAST), pdus.response(cid))
         assert finished(peer, first).status == 0x004
-        second = port.submit(_shim.OP_READ, 5, 2, bytearray(8192))
+        second = port.submit(_shim.Op.READ, 5, 2, bytearray(8192))
         peer.exchange(pdus.c2h_data(sent(peer).u16(10), 0, bytes(4096)))
         assert finished(peer, second).status == 0x004
-        third = port.submit(_shim.OP_WRITE, 5, 2, bytes(8192))
+        third = port.submit(_shim.Op.WRITE, 5, 2, bytes(8192))
         peer.exchange(pdus.response(sent(peer).u16(10)))
         assert finished(peer, third).status == 0x004
         assert qpair.connected
@@ -201,7 +201,7 @@ def test_success_without_all_the_data_is_a_transfer_error() -> None:
 @pytest.mark.parametrize("success", [False, True])
 def test_a_wrong_data_digest_fails_the_read_only(success: bool) -> None:
     with host_peer(digests=BOTH) as (peer, qpair, port):
-        ticket = port.submit(_shim.OP_READ, 5, 1, bytearray(4096))
+        ticket = port.submit(_shim.Op.READ, 5, 1, bytearray(4096))
         cid = sent(peer).u16(10)
         raw = pdus.c2h_data(cid, 0, b"x" * 4096, flags=LAST | (SUCCESS if success else 0), digests=BOTH)
         peer.exchange(pdus.spoil(raw, len(raw) - 1, raw[-1] ^ 1))
@@ -213,7 +213,7 @@ def test_a_wrong_data_digest_fails_the_read_only(success: bool) -> None:
 
 def test_answers_in_any_order_find_their_io() -> None:
     with host_peer(queue_depth=8) as (peer, _, port):
-        tickets = [port.submit(_shim.OP_READ, lba, 1, bytearray(4096)) for lba in range(20)]
+        tickets = [port.submit(_shim.Op.READ, lba, 1, bytearray(4096)) for lba in range(20)]
         order = []
         while len(peer.done) < 20:
             for item in sorted(peer.pdus(), key=lambda item: -fields(item)["slba"]):
@@ -248,15 +248,15 @@ BROKEN_READ: dict[str, tuple[bytes, int, int]] = {
 def test_a_controller_that_breaks_the_rules_is_left(name: str) -> None:
     raw, fes, fei = BROKEN_READ[name]
     with host_peer() as (peer, qpair, port):
-        ticket = port.submit(_shim.OP_READ, 5, 2, bytearray(8192))
+        ticket = port.submit(_shim.Op.READ, 5, 2, bytearray(8192))
         sent(peer)
         last = peer.exchange(raw)[-1]
         assert (last.type, last.u16(8), last.u32(10)) == (H2C_TERM, fes, fei)
         assert peer.ended
         assert finished(peer, ticket).status == PATH_ERROR
         assert not qpair.connected
-        assert [(event.kind, event.source, event.a, event.b) for event in peer.events] == [
-            (_shim.EV_HOST_QPAIR_LOST, qpair.id, _shim.QPAIR_PROTOCOL_ERROR, fes)
+        assert [(event.kind, event.source, event.reason, event.detail) for event in peer.events] == [
+            (_shim.EventKind.HOST_QPAIR_LOST, qpair.id, _shim.QpairClose.PROTOCOL_ERROR, fes)
         ]
 
 
@@ -275,7 +275,7 @@ BROKEN_WRITE: dict[str, tuple[list[bytes], int, int]] = {
 def test_an_r2t_that_breaks_the_rules_ends_the_queue(name: str) -> None:
     raws, fes, fei = BROKEN_WRITE[name]
     with host_peer() as (peer, qpair, port):
-        ticket = port.submit(_shim.OP_WRITE, 5, 2, bytes(8192))
+        ticket = port.submit(_shim.Op.WRITE, 5, 2, bytes(8192))
         sent(peer)
         for raw in raws:
             answers = peer.exchange(raw)
@@ -288,7 +288,7 @@ def test_an_r2t_that_breaks_the_rules_ends_the_queue(name: str) -> None:
 def test_a_second_r2t_before_the_first_is_answered_ends_the_queue() -> None:
     """We announced MAXR2T = 0. A socket that is full keeps the first one's data back."""
     with host_peer(max_h2c_data=4096) as (peer, qpair, port):
-        tickets = [port.submit(_shim.OP_WRITE, 32 * i, 32, bytes(131072)) for i in range(8)]
+        tickets = [port.submit(_shim.Op.WRITE, 32 * i, 32, bytes(131072)) for i in range(8)]
         assert len(peer.pdus()) == 8
         for cid in range(8):
             peer.socket.sendall(pdus.r2t(cid, cid, 0, 131072))
@@ -297,12 +297,12 @@ def test_a_second_r2t_before_the_first_is_answered_ends_the_queue() -> None:
         peer.settle()
         assert not qpair.connected
         assert {finished(peer, ticket).status for ticket in tickets} == {PATH_ERROR}
-        assert [(event.a, event.b) for event in peer.events] == [(_shim.QPAIR_PROTOCOL_ERROR, LIMIT)]
+        assert [(event.reason, event.detail) for event in peer.events] == [(_shim.QpairClose.PROTOCOL_ERROR, LIMIT)]
 
 
 def test_an_answer_before_all_data_are_sent_keeps_the_buffer_until_they_are() -> None:
     with host_peer(max_h2c_data=4096) as (peer, qpair, port):
-        tickets = [port.submit(_shim.OP_WRITE, 32 * i, 32, bytes([i]) * 131072) for i in range(8)]
+        tickets = [port.submit(_shim.Op.WRITE, 32 * i, 32, bytes([i]) * 131072) for i in range(8)]
         assert len(peer.pdus()) == 8
         for cid in range(8):
             peer.socket.sendall(pdus.r2t(cid, cid, 0, 131072))
@@ -319,7 +319,7 @@ def test_an_answer_before_all_data_are_sent_keeps_the_buffer_until_they_are() ->
 
 def test_a_wrong_header_digest_ends_the_queue() -> None:
     with host_peer(digests=BOTH) as (peer, qpair, port):
-        ticket = port.submit(_shim.OP_FLUSH)
+        ticket = port.submit(_shim.Op.FLUSH)
         raw = pdus.response(sent(peer).u16(10), digests=BOTH)
         last = peer.exchange(pdus.spoil(raw, 27, raw[27] ^ 1))[-1]
         assert (last.type, last.u16(8)) == (H2C_TERM, HEADER_DIGEST)
@@ -329,30 +329,30 @@ def test_a_wrong_header_digest_ends_the_queue() -> None:
 
 def test_the_controllers_term_req_is_reported() -> None:
     with host_peer() as (peer, qpair, port):
-        ticket = port.submit(_shim.OP_FLUSH)
+        ticket = port.submit(_shim.Op.FLUSH)
         sent(peer)
         peer.exchange(pdus.term_req(pdus.C2H_TERM, 5, bytes(72)))
         assert finished(peer, ticket).status == PATH_ERROR
-        assert [(event.a, event.b) for event in peer.events] == [(_shim.QPAIR_PEER_TERMINATED, 5)]
+        assert [(event.reason, event.detail) for event in peer.events] == [(_shim.QpairClose.PEER_TERMINATED, 5)]
         assert not qpair.connected
 
 
 @pytest.mark.parametrize("cut", [0, 1, 8, 23, 24, 25, 4000])
 def test_a_connection_that_ends_within_a_pdu_fails_the_io(cut: int) -> None:
     with host_peer() as (peer, qpair, port):
-        ticket = port.submit(_shim.OP_READ, 5, 1, bytearray(4096))
+        ticket = port.submit(_shim.Op.READ, 5, 1, bytearray(4096))
         cid = sent(peer).u16(10)
         peer.exchange(pdus.c2h_data(cid, 0, bytes(4096))[:cut])
         peer.hang_up()
         assert finished(peer, ticket).status == PATH_ERROR
         assert not qpair.connected
-        later = port.submit(_shim.OP_FLUSH)
+        later = port.submit(_shim.Op.FLUSH)
         assert finished(peer, later).status == PATH_ERROR
 
 
 def test_closing_twice_reports_nothing() -> None:
     with host_peer() as (peer, qpair, port):
-        ticket = port.submit(_shim.OP_FLUSH)
+        ticket = port.submit(_shim.Op.FLUSH)
         peer.settle()
         qpair.close()
         qpair.close()
@@ -364,11 +364,11 @@ def test_a_command_without_an_answer_ends_the_connection_after_the_timeout() -> 
     now = 10**12
     with host_peer(io_timeout_ms=1000) as (peer, qpair, port):
         peer.reactor.step(now)
-        late = port.submit(_shim.OP_FLUSH)
+        late = port.submit(_shim.Op.FLUSH)
         peer.reactor.step(now)
         peer.reactor.step(now)
         peer.reactor.step(now + 900_000_000)
-        young = port.submit(_shim.OP_FLUSH)
+        young = port.submit(_shim.Op.FLUSH)
         peer.reactor.step(now + 900_000_000)
         peer.collect()
         assert (peer.done, qpair.connected) == ({}, True)
@@ -377,14 +377,16 @@ def test_a_command_without_an_answer_ends_the_connection_after_the_timeout() -> 
         peer.collect()
         assert {peer.done[late].status, peer.done[young].status} == {PATH_ERROR}
         assert not qpair.connected
-        assert [(event.kind, event.a) for event in peer.events] == [(_shim.EV_HOST_QPAIR_LOST, _shim.QPAIR_TIMED_OUT)]
+        assert [(event.kind, event.reason) for event in peer.events] == [
+            (_shim.EventKind.HOST_QPAIR_LOST, _shim.QpairClose.TIMED_OUT)
+        ]
 
 
 def test_commands_that_are_answered_in_time_never_time_out() -> None:
     now = 10**12
     with host_peer(io_timeout_ms=1000) as (peer, qpair, port):
         for _ in range(20):
-            ticket = port.submit(_shim.OP_FLUSH)
+            ticket = port.submit(_shim.Op.FLUSH)
             peer.reactor.step(now)
             peer.reactor.step(now)
             entry = sent(peer)

@@ -61,13 +61,13 @@ def run_random(rig: Rig, commands: int, seed: int) -> None:
         buffer = None
         if kind < 7:
             model[at] = data = rng.randbytes(count * block_bytes)
-            ticket = rig.submit(_shim.OP_WRITE, lba, count, data, fua=kind == 0)
+            ticket = rig.submit(_shim.Op.WRITE, lba, count, data, fua=kind == 0)
         elif kind < 14:
             buffer = bytearray(count * block_bytes)
-            ticket = rig.submit(_shim.OP_READ, lba, count, buffer)
+            ticket = rig.submit(_shim.Op.READ, lba, count, buffer)
         else:
             model[at] = bytes(count * block_bytes)
-            ticket = rig.submit((_shim.OP_WRITE_ZEROES, _shim.OP_DEALLOCATE)[kind - 14], lba, count)
+            ticket = rig.submit((_shim.Op.WRITE_ZEROES, _shim.Op.DEALLOCATE)[kind - 14], lba, count)
         busy.update(blocks)
         flying[ticket] = (blocks, buffer)
     reap(0)
@@ -79,9 +79,9 @@ def test_random_commands_match_a_model(digests: Digests, success_flag: bool) -> 
     with joined(conventional, digests=digests, target={"success_flag": success_flag}) as (rig, _):
         run_random(rig, 1500, seed=1)
         stats = rig.target.stats()
-        assert stats["commands"] == 1500
-        assert stats["errors"] == 0
-        assert stats["bytes_in"] > stats["write_blocks"] * 4096
+        assert stats.commands == 1500
+        assert stats.errors == 0
+        assert stats.bytes_in > stats.write_blocks * 4096
 
 
 def test_completions_in_any_order_match_a_model() -> None:
@@ -134,13 +134,13 @@ def test_every_status_reaches_the_issuer(status: int) -> None:
     data = bytes(4096 * 4)
     with joined(conventional) as (rig, media):
         media.inject_fault(status=status)
-        assert rig.run(_shim.OP_READ, 0, 1, bytearray(4096)).status == status
-        assert rig.run(_shim.OP_WRITE, 0, 1, data[:4096]).status == status
-        assert rig.run(_shim.OP_WRITE, 0, 4, data).status == status
-        assert rig.run(_shim.OP_FLUSH).status == status
-        assert rig.run(_shim.OP_DEALLOCATE, 0, 1).status == status
-        assert rig.run(_shim.OP_WRITE_ZEROES, 0, 1).status == status
-        assert rig.target.stats()["errors"] == 6
+        assert rig.run(_shim.Op.READ, 0, 1, bytearray(4096)).status == status
+        assert rig.run(_shim.Op.WRITE, 0, 1, data[:4096]).status == status
+        assert rig.run(_shim.Op.WRITE, 0, 4, data).status == status
+        assert rig.run(_shim.Op.FLUSH).status == status
+        assert rig.run(_shim.Op.DEALLOCATE, 0, 1).status == status
+        assert rig.run(_shim.Op.WRITE_ZEROES, 0, 1).status == status
+        assert rig.target.stats().errors == 6
         media.clear_faults()
         assert rig.read(0, 4) == data
         assert rig.host.connected
@@ -149,16 +149,16 @@ def test_every_status_reaches_the_issuer(status: int) -> None:
 def test_a_zoned_namespace_works_through_the_queue() -> None:
     with joined(zns) as (rig, media):
         first, second = random.Random(7).randbytes(4096), random.Random(8).randbytes(4096 * 32)
-        assert rig.ok(_shim.OP_APPEND, 64, 1, first) == 64
-        assert rig.ok(_shim.OP_APPEND, 64, 8, second[: 8 * 4096]) == 65
+        assert rig.ok(_shim.Op.APPEND, 64, 1, first) == 64
+        assert rig.ok(_shim.Op.APPEND, 64, 8, second[: 8 * 4096]) == 65
         rig.write(73, second)
         assert rig.read(64, 9) == first + second[: 8 * 4096]
         assert rig.read(73, 32) == second
-        assert rig.run(_shim.OP_WRITE, 70, 1, first).status == 0x1BC
-        assert rig.run(_shim.OP_APPEND, 64, 8, second[: 8 * 4096]).status in (0x1B8, 0x1B9)
+        assert rig.run(_shim.Op.WRITE, 70, 1, first).status == 0x1BC
+        assert rig.run(_shim.Op.APPEND, 64, 8, second[: 8 * 4096]).status in (0x1B8, 0x1B9)
 
         report = bytearray(64 * 9)
-        rig.ok(_shim.OP_ZONE_REPORT, 0, 0, report)
+        rig.ok(_shim.Op.ZONE_REPORT, 0, 0, report)
         assert struct.unpack_from("<Q", report)[0] == 8
         zones = [struct.unpack_from("<BBB5xQQQ", report, 64 + 64 * zone) for zone in range(8)]
         assert [zone[4] for zone in zones] == [64 * zone for zone in range(8)]
@@ -166,54 +166,54 @@ def test_a_zoned_namespace_works_through_the_queue() -> None:
         assert zones[1][5] == 105
         assert {zone[3] for zone in zones} == {48}
 
-        rig.ok(_shim.OP_ZONE_SEND, 64, zone_action=2)
+        rig.ok(_shim.Op.ZONE_SEND, 64, zone_action=2)
         only_full = bytearray(64 * 9)
-        rig.ok(_shim.OP_ZONE_REPORT, 0, 0, only_full, zone_filter=5)
+        rig.ok(_shim.Op.ZONE_REPORT, 0, 0, only_full, zone_filter=5)
         assert struct.unpack_from("<Q", only_full)[0] == 1
-        rig.ok(_shim.OP_ZONE_SEND, 0, zone_action=4, zone_all=True)
+        rig.ok(_shim.Op.ZONE_SEND, 0, zone_action=4, zone_all=True)
         assert {state for _, state, _ in media.zone_states()} == {"empty"}
-        assert rig.run(_shim.OP_ZONE_SEND, 0, zone_action=5).status == 0x1BF
+        assert rig.run(_shim.Op.ZONE_SEND, 0, zone_action=5).status == 0x1BF
 
 
 def test_a_partial_zone_report_counts_only_what_it_holds() -> None:
     with joined(zns) as (rig, _):
         report = bytearray(64 * 3)
-        rig.ok(_shim.OP_ZONE_REPORT, 0, 0, report, zone_all=True)
+        rig.ok(_shim.Op.ZONE_REPORT, 0, 0, report, zone_all=True)
         assert struct.unpack_from("<Q", report)[0] == 2
-        rig.ok(_shim.OP_ZONE_REPORT, 0, 0, report)
+        rig.ok(_shim.Op.ZONE_REPORT, 0, 0, report)
         assert struct.unpack_from("<Q", report)[0] == 8
 
 
 def test_appends_larger_than_zasl_never_leave_the_host() -> None:
     with joined(zns, host={"max_append_bytes": 16384}) as (rig, _):
         assert rig.host.max_append_blocks == 4
-        assert rig.run(_shim.OP_APPEND, 0, 5, bytes(5 * 4096)).status == 0x002
-        assert rig.target.stats()["commands"] == 0
+        assert rig.run(_shim.Op.APPEND, 0, 5, bytes(5 * 4096)).status == 0x002
+        assert rig.target.stats().commands == 0
 
 
 def test_io_larger_than_mdts_never_leaves_the_host() -> None:
     with joined(conventional) as (rig, _):
         assert rig.host.max_io_blocks == 32
-        assert rig.run(_shim.OP_WRITE, 0, 33, bytes(33 * 4096)).status == 0x002
-        assert rig.run(_shim.OP_READ, 0, 33, bytearray(33 * 4096)).status == 0x002
-        assert rig.run(_shim.OP_WRITE_ZEROES, 0, 65537).status == 0x002
-        assert rig.target.stats()["commands"] == 0
+        assert rig.run(_shim.Op.WRITE, 0, 33, bytes(33 * 4096)).status == 0x002
+        assert rig.run(_shim.Op.READ, 0, 33, bytearray(33 * 4096)).status == 0x002
+        assert rig.run(_shim.Op.WRITE_ZEROES, 0, 65537).status == 0x002
+        assert rig.target.stats().commands == 0
 
 
 def test_what_lies_beyond_the_end_is_out_of_range() -> None:
     with joined(conventional) as (rig, _):
-        assert rig.run(_shim.OP_READ, BLOCKS - 1, 2, bytearray(8192)).status == 0x080
-        assert rig.run(_shim.OP_WRITE, BLOCKS, 1, bytes(4096)).status == 0x080
-        assert rig.run(_shim.OP_WRITE, (1 << 64) - 1, 8, bytes(8 * 4096)).status == 0x080
-        assert rig.run(_shim.OP_DEALLOCATE, BLOCKS - 1, 2).status == 0x080
-        assert rig.run(_shim.OP_WRITE_ZEROES, BLOCKS - 1, 2).status == 0x080
+        assert rig.run(_shim.Op.READ, BLOCKS - 1, 2, bytearray(8192)).status == 0x080
+        assert rig.run(_shim.Op.WRITE, BLOCKS, 1, bytes(4096)).status == 0x080
+        assert rig.run(_shim.Op.WRITE, (1 << 64) - 1, 8, bytes(8 * 4096)).status == 0x080
+        assert rig.run(_shim.Op.DEALLOCATE, BLOCKS - 1, 2).status == 0x080
+        assert rig.run(_shim.Op.WRITE_ZEROES, BLOCKS - 1, 2).status == 0x080
 
 
 @pytest.mark.parametrize("threaded", [False, True])
 def test_more_io_than_queue_depth_waits_for_slots(threaded: bool) -> None:
     with joined(conventional, threaded=threaded, host={"queue_depth": 3}, target={"queue_size": 4}) as (rig, media):
         media.inject_fault(latency_us=200)
-        tickets = [rig.submit(_shim.OP_WRITE, lba, 1, bytes([lba % 251]) * 4096) for lba in range(200)]
+        tickets = [rig.submit(_shim.Op.WRITE, lba, 1, bytes([lba % 251]) * 4096) for lba in range(200)]
         assert {done.status for done in rig.wait(*tickets)} == {0}
         media.clear_faults()
         assert all(rig.read(lba) == bytes([lba % 251]) * 4096 for lba in range(200))
@@ -223,10 +223,10 @@ def test_large_commands_share_the_buffer_pool() -> None:
     """127 commands of 128 KiB need 16 MiB; the pool has 2."""
     with joined(conventional, host={"queue_depth": 127}, target={"queue_size": 128}) as (rig, _):
         data = [random.Random(lba).randbytes(131072) for lba in range(64)]
-        tickets = [rig.submit(_shim.OP_WRITE, 32 * lba, 32, data[lba]) for lba in range(64)]
+        tickets = [rig.submit(_shim.Op.WRITE, 32 * lba, 32, data[lba]) for lba in range(64)]
         assert {done.status for done in rig.wait(*tickets)} == {0}
         buffers = [bytearray(131072) for _ in range(127)]
-        tickets = [rig.submit(_shim.OP_READ, 32 * (i % 64), 32, buffer) for i, buffer in enumerate(buffers)]
+        tickets = [rig.submit(_shim.Op.READ, 32 * (i % 64), 32, buffer) for i, buffer in enumerate(buffers)]
         assert {done.status for done in rig.wait(*tickets)} == {0}
         assert all(buffer == data[i % 64] for i, buffer in enumerate(buffers))
 
@@ -237,9 +237,9 @@ def test_a_lost_connection_fails_everything_outstanding(threaded: bool, side: st
     with joined(conventional, threaded=threaded, host={"queue_depth": 4}) as (rig, media):
         media.inject_fault(latency_us=200_000)
         buffers = [bytearray(131072) for _ in range(20)]
-        tickets = [rig.submit(_shim.OP_READ, 32 * i, 32, buffer) for i, buffer in enumerate(buffers)]
-        tickets += [rig.submit(_shim.OP_WRITE, 32 * i, 32, bytes(131072)) for i in range(20)]
-        rig.until(lambda: rig.target.stats()["commands"] == 4)
+        tickets = [rig.submit(_shim.Op.READ, 32 * i, 32, buffer) for i, buffer in enumerate(buffers)]
+        tickets += [rig.submit(_shim.Op.WRITE, 32 * i, 32, bytes(131072)) for i in range(20)]
+        rig.until(lambda: rig.target.stats().commands == 4)
         if side == "host":
             rig.host.close()
         else:
@@ -249,22 +249,22 @@ def test_a_lost_connection_fails_everything_outstanding(threaded: bool, side: st
         assert 0x370 in statuses
         assert statuses <= ({0, 0x370} if threaded else {0x370})
         assert not rig.host.connected
-        assert rig.run(_shim.OP_READ, 0, 1, bytearray(4096)).status == 0x370
+        assert rig.run(_shim.Op.READ, 0, 1, bytearray(4096)).status == 0x370
         kind, reason = (
-            (_shim.EV_TARGET_QPAIR_CLOSED, _shim.QPAIR_PEER_CLOSED)
+            (_shim.EventKind.TARGET_QPAIR_CLOSED, _shim.QpairClose.PEER_CLOSED)
             if side == "host"
-            else (_shim.EV_HOST_QPAIR_LOST, _shim.QPAIR_PEER_CLOSED)
+            else (_shim.EventKind.HOST_QPAIR_LOST, _shim.QpairClose.PEER_CLOSED)
         )
         rig.until(lambda: bool(rig.events))
-        assert [(event.kind, event.a) for event in rig.events] == [(kind, reason)]
+        assert [(event.kind, event.reason) for event in rig.events] == [(kind, reason)]
 
 
 @pytest.mark.parametrize("threaded", [False, True])
 def test_close_waits_for_io_at_the_device(threaded: bool) -> None:
     with joined(conventional, threaded=threaded) as (rig, media):
         media.inject_fault(latency_us=20_000)
-        rig.submit(_shim.OP_WRITE, 0, 1, b"x" * 4096)
-        rig.until(lambda: rig.target.stats()["commands"] == 1)
+        rig.submit(_shim.Op.WRITE, 0, 1, b"x" * 4096)
+        rig.until(lambda: rig.target.stats().commands == 1)
         rig.target.close()
         rig.target.close()
         assert media.operations == 1
@@ -285,7 +285,7 @@ def test_a_target_qpair_dropped_without_close_waits_for_its_io(threaded: bool) -
         theirs.sendall(pdus.write(1, 0, b"x" * 4096))
         if threaded:
             peer.reactor.start()
-        peer.until(lambda: holder[0].stats()["commands"] == 1)
+        peer.until(lambda: holder[0].stats().commands == 1)
         holder.clear()
         gc.collect()
         assert media.operations == 1
@@ -297,10 +297,10 @@ def test_a_namespace_comes_and_goes() -> None:
         other = _shim.EmulatedMedia.conventional(rig.reactor, 16)
         rig.write(0, b"a" * 4096)
         rig.target.set_namespace(1, None)
-        assert rig.run(_shim.OP_READ, 0, 1, bytearray(4096)).status == 0x00B
+        assert rig.run(_shim.Op.READ, 0, 1, bytearray(4096)).status == 0x00B
         rig.target.set_namespace(1, other)
         assert rig.read(0) == bytes(4096)
-        assert rig.run(_shim.OP_READ, 16, 1, bytearray(4096)).status == 0x080
+        assert rig.run(_shim.Op.READ, 16, 1, bytearray(4096)).status == 0x080
         rig.target.set_namespace(1, media)
         assert rig.read(0) == b"a" * 4096
 
@@ -309,8 +309,8 @@ def test_io_under_way_survives_the_removal_of_its_namespace() -> None:
     with joined(conventional) as (rig, media):
         media.inject_fault(latency_us=5_000)
         buffer = bytearray(4096)
-        ticket = rig.submit(_shim.OP_READ, 0, 1, buffer)
-        rig.until(lambda: rig.target.stats()["commands"] == 1)
+        ticket = rig.submit(_shim.Op.READ, 0, 1, buffer)
+        rig.until(lambda: rig.target.stats().commands == 1)
         rig.target.set_namespace(1, None)
         assert rig.wait(ticket)[0].status == 0
 
@@ -358,7 +358,7 @@ def test_a_target_is_drained_when_its_last_command_is_back() -> None:
         media.inject_fault(latency_us=1_000_000, times=1)
         now_ns = 1
         rig.reactor.step(now_ns)
-        rig.submit(_shim.OP_WRITE, 0, 1, bytes(4096))
+        rig.submit(_shim.Op.WRITE, 0, 1, bytes(4096))
         for _ in range(IDLE_ROUNDS):
             rig.reactor.step(now_ns)
         assert rig.target.connected

@@ -83,7 +83,7 @@ def test_many_outstanding_writes_share_the_buffer() -> None:
             while lba < bench.block_count and len(tickets) < 64:
                 count = min(rng.randrange(1, most + 1), bench.block_count - lba)
                 data = b"".join(content(lba + i, version) for i in range(count))
-                tickets.append(bench.port.submit(_shim.OP_WRITE, lba, count, data))
+                tickets.append(bench.port.submit(_shim.Op.WRITE, lba, count, data))
                 lba += count
             assert {bench.wait(ticket).status for ticket in tickets} == {0}
             assert bench.versions(0, lba) == [version] * lba
@@ -109,7 +109,7 @@ def raw_host(bench: Bench) -> Iterator[socket.socket]:
 def test_slots_of_writes_that_never_come_are_given_back(end: str) -> None:
     with Bench() as bench:
         bench.put(0, 1)
-        used = bench.core.stats()["write_buffer_used"]
+        used = bench.core.stats().write_buffer_used
         blocks = LARGE_WRITE_BLOCKS
         for _ in range(20):
             with raw_host(bench) as peer:
@@ -123,7 +123,7 @@ def test_slots_of_writes_that_never_come_are_given_back(end: str) -> None:
                 if end == "break the protocol":
                     peer.send(b"\xff" * 8)
                     bench.settle()
-        assert bench.core.stats()["write_buffer_used"] == used
+        assert bench.core.stats().write_buffer_used == used
         for version in range(2, 5):
             for lba in range(0, bench.block_count - blocks, blocks):
                 bench.put(lba, version, blocks)

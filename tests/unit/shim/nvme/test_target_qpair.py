@@ -51,8 +51,8 @@ def assert_terminated(peer: Peer, answers: list[pdus.Pdu], fes: int, fei: int | 
         assert term.u32(10) == fei
     assert peer.ended
     peer.hang_up()
-    closed = [event for event in peer.events if event.kind == _shim.EV_TARGET_QPAIR_CLOSED]
-    assert [(event.a, event.b) for event in closed] == [(_shim.QPAIR_PROTOCOL_ERROR, fes)]
+    closed = [event for event in peer.events if event.kind == _shim.EventKind.TARGET_QPAIR_CLOSED]
+    assert [(event.reason, event.detail) for event in closed] == [(_shim.QpairClose.PROTOCOL_ERROR, fes)]
     return term
 
 
@@ -187,9 +187,9 @@ def test_data_that_were_asked_for_and_do_not_come_end_the_queue(
                 peer.socket.send(command(sqe(pdus.FLUSH, 2)))
             peer.reactor.step(now + second * SECOND_NS)
             peer.collect()
-            if closed := [event for event in peer.events if event.kind == _shim.EV_TARGET_QPAIR_CLOSED]:
+            if closed := [event for event in peer.events if event.kind == _shim.EventKind.TARGET_QPAIR_CLOSED]:
                 break
-        assert closed[0].a == _shim.QPAIR_TIMED_OUT
+        assert closed[0].reason == _shim.QpairClose.TIMED_OUT
         assert ends_within_s[0] <= second <= ends_within_s[1]
 
 
@@ -243,8 +243,8 @@ def test_disconnect_is_answered_and_closes_the_queue() -> None:
         assert (answer.cid, answer.status) == (3, 0)
         assert peer.ended
         peer.hang_up()
-        assert [(event.kind, event.a) for event in peer.events] == [
-            (_shim.EV_TARGET_QPAIR_CLOSED, _shim.QPAIR_DISCONNECTED)
+        assert [(event.kind, event.reason) for event in peer.events] == [
+            (_shim.EventKind.TARGET_QPAIR_CLOSED, _shim.QpairClose.DISCONNECTED)
         ]
 
 
@@ -287,7 +287,7 @@ def test_a_bad_command_gets_its_status_and_the_queue_lives_on(name: str) -> None
         answer = one(peer.exchange(command(entry)))
         assert (answer.status, answer.dnr, answer.cid) == (status, True, 1)
         assert device.operations == 0
-        assert qpair.stats()["errors"] == 1
+        assert qpair.stats().errors == 1
         assert one(peer.exchange(command(sqe(pdus.FLUSH, 2)))).status == 0
 
 
@@ -441,7 +441,7 @@ def test_a_peers_term_req_closes_without_an_answer() -> None:
     with target_peer(media) as (peer, _, _device):
         assert peer.exchange(pdus.term_req(pdus.H2C_TERM, 3, bytes(24))) == []
         assert peer.ended
-        assert [(event.a, event.b) for event in peer.events] == [(_shim.QPAIR_PEER_TERMINATED, 3)]
+        assert [(event.reason, event.detail) for event in peer.events] == [(_shim.QpairClose.PEER_TERMINATED, 3)]
 
 
 @pytest.mark.parametrize("cut", [0, 1, 7, 8, 40, 71, 72, 73, 2000, 4167])
@@ -449,8 +449,8 @@ def test_a_connection_that_ends_within_a_pdu_is_closed_quietly(cut: int) -> None
     with target_peer(media) as (peer, qpair, device):
         peer.exchange(WRITE_PDU[:cut])
         peer.hang_up()
-        assert [(event.kind, event.source, event.a) for event in peer.events] == [
-            (_shim.EV_TARGET_QPAIR_CLOSED, qpair.id, _shim.QPAIR_PEER_CLOSED)
+        assert [(event.kind, event.source, event.reason) for event in peer.events] == [
+            (_shim.EventKind.TARGET_QPAIR_CLOSED, qpair.id, _shim.QpairClose.PEER_CLOSED)
         ]
         assert device.operations == 0
 
@@ -470,7 +470,7 @@ def test_a_peer_that_does_not_read_cannot_make_the_target_read_on() -> None:
         for cid in range(8):
             peer.socket.sendall(pdus.read(cid, 0, 32))
         peer.settle()
-        assert qpair.stats()["commands"] == 8
+        assert qpair.stats().commands == 8
         assert len([answer for answer in peer.pdus() if answer.type == C2H_DATA and len(answer.data) == 131072]) == 8
         assert one(peer.exchange(pdus.read(1, 0, 1)), C2H_DATA).type == C2H_DATA
 
@@ -490,7 +490,7 @@ def test_a_peer_that_neither_reads_nor_hangs_up_is_cut_off_after_a_while() -> No
         assert peer.events == []
         peer.reactor.step(start_ns + 1_001_000_000)
         peer.collect()
-        assert [(event.a, event.b) for event in peer.events] == [(_shim.QPAIR_PROTOCOL_ERROR, FIELD)]
+        assert [(event.reason, event.detail) for event in peer.events] == [(_shim.QpairClose.PROTOCOL_ERROR, FIELD)]
 
 
 def test_noise_never_reaches_a_device() -> None:

@@ -47,7 +47,7 @@ class Gated:
 
     def write(self, lba: int, version: int, block_count: int = 1, *, fua: bool = False) -> int:
         data = b"".join(content(lba + i, version) for i in range(block_count))
-        return self.port.submit(_shim.OP_WRITE, lba, block_count, data, fua=fua)
+        return self.port.submit(_shim.Op.WRITE, lba, block_count, data, fua=fua)
 
     def step(self, count: int = 1) -> None:
         for _ in range(count):
@@ -55,14 +55,14 @@ class Gated:
             self.first.now_ns = self.second.now_ns = max(self.first.now_ns, self.second.now_ns) + 10_000
             self.reactor.step(self.first.now_ns)
             for event in self.reactor.events():
-                if event.kind == _shim.EV_IO_DONE and event.source == self.port.id:
-                    self.done[event.a] = event.b
-                elif event.kind == _shim.EV_IO_DONE:
+                if event.kind == _shim.EventKind.IO_DONE and event.source == self.port.id:
+                    self.done[event.ticket] = event.status
+                elif event.kind == _shim.EventKind.IO_DONE:
                     raise AssertionError("an I/O of nobody")
                 else:
                     for bench in (self.first, self.second):
-                        if event.source == bench.core.id and event.kind == _shim.EV_BAND_NEXT_NEEDED:
-                            bench.wanting.add(event.a)
+                        if event.source == bench.core.id and event.kind == _shim.EventKind.BAND_NEXT_NEEDED:
+                            bench.wanting.add(event.stream)
             for bench in (self.first, self.second):
                 if bench.wanting and not bench.failed:
                     bench.manage()
@@ -81,7 +81,7 @@ class Gated:
 
     def read(self, lba: int) -> int:
         buffer = bytearray(BLOCK)
-        assert self.wait(self.port.submit(_shim.OP_READ, lba, 1, buffer)) == [0]
+        assert self.wait(self.port.submit(_shim.Op.READ, lba, 1, buffer)) == [0]
         return version_of(lba, bytes(buffer))
 
     def close(self) -> None:
@@ -99,9 +99,9 @@ def test_a_write_that_the_nv_cache_held_back_is_repeated_with_its_own_data(
     options = {"band_count": 40, "volatile_cache": base_volatile}
     with CacheBench(metadata_bytes=0, ring=2000, cache_volatile=not cache_fails, **options) as first:
         if cache_fails:
-            first.cache.inject_fault(op=_shim.OP_WRITE, status=WRITE_FAULT)
+            first.cache.inject_fault(op=_shim.Op.WRITE, status=WRITE_FAULT)
         else:
-            first.cache.inject_fault(op=_shim.OP_FLUSH, latency_us=20_000)
+            first.cache.inject_fault(op=_shim.Op.FLUSH, latency_us=20_000)
         with Bench(reactor=first.reactor, **options) as second:  # type: ignore[arg-type]
             rig = Gated(first, second, _shim.Gate(first.reactor, first.core))
             tickets = {}
@@ -138,9 +138,9 @@ def test_an_open_gate_is_the_device() -> None:
         for attribute in ("block_count", "block_bytes", "max_io_blocks", "volatile_cache", "zoned"):
             assert getattr(rig.gate, attribute) == getattr(rig.first.core, attribute)
         assert rig.gate.state == "open"
-        assert rig.wait(rig.write(3, 7), rig.port.submit(_shim.OP_FLUSH)) == [0, 0]
+        assert rig.wait(rig.write(3, 7), rig.port.submit(_shim.Op.FLUSH)) == [0, 0]
         assert rig.read(3) == 7
-        assert rig.wait(rig.port.submit(_shim.OP_DEALLOCATE, 3, 1)) == [0]
+        assert rig.wait(rig.port.submit(_shim.Op.DEALLOCATE, 3, 1)) == [0]
         assert rig.read(3) == 0
 
 
@@ -167,7 +167,7 @@ def test_writes_received_into_the_lost_core_s_memory_are_written_with_what_was_r
         rig.reactor.step()
         for _ in range(100):
             rig.reactor.step()
-        assert rig.first.core.stats()["write_buffer_used"] == 20
+        assert rig.first.core.stats().write_buffer_used == 20
         rig.lose()
         rig.step(20)
         rig.gate.hold()
@@ -175,12 +175,12 @@ def test_writes_received_into_the_lost_core_s_memory_are_written_with_what_was_r
         assert rig.gate.sweep() is False  # five writes have their data there
         # The lost core keeps them, whatever is sent to it.
         others = Stepped(rig.reactor, rig.first.core)
-        late = others.port.submit(_shim.OP_WRITE, 0, 1, content(0, 9))
+        late = others.port.submit(_shim.Op.WRITE, 0, 1, content(0, 9))
         for _ in range(5):
             rig.reactor.step()
-        assert [event.b for event in rig.reactor.events() if event.a == late] == [PATH_ERROR]
+        assert [event.status for event in rig.reactor.events() if event.ticket == late] == [PATH_ERROR]
         others.port.close()
-        assert rig.first.core.stats()["write_buffer_used"] == 20
+        assert rig.first.core.stats().write_buffer_used == 20
         rig.gate.set_device(rig.second.core)
         assert set(rig.wait(*tickets)) == {0}
         assert [rig.read(lba) for lba in range(20)] == [5] * 20
@@ -275,7 +275,7 @@ def test_an_fua_write_takes_no_memory_of_the_core() -> None:
 def test_a_failing_gate_fails_what_it_held_and_all_that_comes_until_it_has_a_device() -> None:
     with gated() as rig:
         rig.lose()
-        held = [rig.write(0, 1), rig.port.submit(_shim.OP_FLUSH)]
+        held = [rig.write(0, 1), rig.port.submit(_shim.Op.FLUSH)]
         rig.step(20)
         rig.gate.fail(PATH_ERROR)
         assert rig.wait(*held) == [PATH_ERROR, PATH_ERROR]
@@ -298,12 +298,13 @@ def test_held_io_keeps_its_order() -> None:
     with gated() as rig:
         rig.gate.hold()
         direct = Stepped(rig.reactor, rig.gate)
-        tickets = [direct.port.submit(_shim.OP_WRITE, 0, 1, content(0, version)) for version in range(1, 20)]
+        tickets = [direct.port.submit(_shim.Op.WRITE, 0, 1, content(0, version)) for version in range(1, 20)]
         rig.reactor.step()
         assert rig.gate.held == 19
         rig.gate.set_device(rig.second.core)
         direct.port.close()
-        assert len([event for event in rig.reactor.events() if event.a in tickets and event.b == 0]) == 19
+        done = [event for event in rig.reactor.events() if event.kind == _shim.EventKind.IO_DONE]
+        assert len([event for event in done if event.ticket in tickets and event.status == 0]) == 19
         assert rig.read(0) == 19
 
 
@@ -329,7 +330,7 @@ def test_what_a_lost_core_gives_back_for_a_connection_that_has_ended_is_not_repe
     """Its host has repeated it by another connection, and may have written something newer since."""
     with gated() as rig:
         if fua:  # accepted, and waits for the base
-            rig.first.media.inject_fault(op=_shim.OP_FLUSH, latency_us=100_000)
+            rig.first.media.inject_fault(op=_shim.Op.FLUSH, latency_us=100_000)
         else:  # waits to be accepted
             rig.first.core.set_user_share(0)
             rig.first.manage = lambda: None  # type: ignore[method-assign]
@@ -401,10 +402,10 @@ def test_a_connection_made_anew_repeats_what_had_no_answer() -> None:
             host.close()
         host, target = connect()
         gate.set_device(host)
-    while load.progress()["running"]:
+    while load.progress().running:
         reactor.step()
     progress = load.progress()
-    assert (progress["io_errors"], progress["verify_errors"]) == (0, 0)
+    assert (progress.io_errors, progress.verify_errors) == (0, 0)
     for _ in range(3):
         reactor.step()
     assert gate.sweep()
@@ -449,7 +450,7 @@ def test_a_larger_device_may_follow_and_then_no_smaller_one() -> None:
     assert gate.block_count == 64
     gate.hold()
     with Stepped(reactor, gate) as io:
-        first = io.port.submit(_shim.OP_WRITE, 63, 1, b"o" * 4096)
+        first = io.port.submit(_shim.Op.WRITE, 63, 1, b"o" * 4096)
         gate.set_device(devices[2])
         assert gate.block_count == 100
         assert io.wait(first).status == 0
