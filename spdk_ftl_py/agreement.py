@@ -27,7 +27,7 @@ class Difference:
     wanted: Any
 
     def __str__(self) -> str:
-        return f"{self.name} is {_shown(self.has)}, asked for is {_shown(self.wanted)}"
+        return f"{self.name} is {_shown(self.has)}, requested: {_shown(self.wanted)}"
 
 
 def differences(asked: Mapping[str, Any], told: Mapping[str, Any]) -> list[Difference]:

@@ -245,7 +245,7 @@ class FtlConf:
         _range(
             "invalid_thld", self.invalid_thld, 0, 99, "percent of a band that must be invalid before it is relocated"
         )
-        _range("lba_rsvd", self.lba_rsvd, 1, 99, "percent of the blocks kept back for garbage collection; 20 is usual")
+        _range("lba_rsvd", self.lba_rsvd, 1, 99, "percent of the blocks reserved for garbage collection; 20 is usual")
         _range(
             "write_buffer_size",
             self.write_buffer_size,
@@ -260,12 +260,12 @@ class FtlConf:
                 f"{nearest} is the nearest"
             )
         _range("band_thld", self.band_thld, 1, 100, "percent of a band at which the next one is opened")
-        _range("max_reloc_qdepth", self.max_reloc_qdepth, 1, RELOC_QDEPTH_MAX, "reads outstanding for each relocation")
-        _range("max_active_relocs", self.max_active_relocs, 1, ACTIVE_RELOCS_MAX, "bands relocated at once")
-        _range("max_io_channels", self.max_io_channels, 1, IO_CHANNELS_MAX, "queue pairs of hosts")
+        _range("max_reloc_qdepth", self.max_reloc_qdepth, 1, RELOC_QDEPTH_MAX, "outstanding reads for each relocation")
+        _range("max_active_relocs", self.max_active_relocs, 1, ACTIVE_RELOCS_MAX, "bands relocated at the same time")
+        _range("max_io_channels", self.max_io_channels, 1, IO_CHANNELS_MAX, "host I/O queues")
         _range("nv_cache.max_request_cnt", self.nv_cache.max_request_cnt, 1, NV_CACHE_REQUESTS_MAX, "requests")
         _range("nv_cache.max_request_size", self.nv_cache.max_request_size, 1, NV_CACHE_REQUEST_BLOCKS_MAX, "blocks")
-        _range("scrub_days", self.scrub_days, 0, SCRUB_DAYS_MAX, "days in which all is read once; 0: never")
+        _range("scrub_days", self.scrub_days, 0, SCRUB_DAYS_MAX, "days in which everything is verified once; 0: never")
         if self.reloc_policy not in RELOC_POLICIES:
             raise ConfError(f"conf reloc_policy = {self.reloc_policy!r}: must be one of {', '.join(RELOC_POLICIES)}")
         self._check_limits()
@@ -276,7 +276,7 @@ class FtlConf:
         if missing:
             raise ConfError(f"conf limits lack {', '.join(missing)}: give all of {', '.join(LIMIT_NAMES)}, or none")
         for name, limit in self.limits.items():
-            _range(f"limit {name}", limit.limit, 0, 100, "percent of the blocks written that may be the user's")
+            _range(f"limit {name}", limit.limit, 0, 100, "percent of the writes that may be user writes")
             if limit.thld is not None and limit.thld < 0:
                 raise ConfError(f"conf limit-threshold {name} = {limit.thld}: a number of free bands can't be negative")
         explicit = [(name, limit.thld) for name, limit in self.limits.items() if limit.thld is not None]
@@ -292,7 +292,7 @@ class FtlConf:
         self.check()
         if write_buffer_blocks(self, bands) < WRITE_BUFFER_BLOCKS_MIN:
             raise ConfError(
-                f"a band holds {bands.band_blocks} blocks, of which half is the largest write buffer, and that needs "
+                f"a band holds {bands.band_blocks} blocks, and the write buffer can be half a band at most, but needs "
                 f"{WRITE_BUFFER_BLOCKS_MIN} blocks at least: use larger zones, or more parallel units (num_punits) "
                 f"than {bands.punits}"
             )
@@ -305,10 +305,8 @@ class FtlConf:
             if thld >= room and thld != defaults[name]:
                 raise ConfError(
                     f"conf limit-threshold {name} = {thld}: with {bands.band_count} bands and lba_rsvd = "
-                    f"{self.lba_rsvd} a full "
-                    f"device has at most {room} free bands, so it would be throttled for ever; use a threshold below "
-                    f"{room}, "
-                    f"or raise lba_rsvd"
+                    f"{self.lba_rsvd} a full device has at most {room} free bands, so its writes would be throttled "
+                    f"for ever; use a threshold below {room}, or raise lba_rsvd"
                 )
         thresholds = _merge_thresholds(explicit, defaults)
         _check_descending([(name, thresholds[name]) for name in LIMIT_NAMES])
@@ -323,9 +321,9 @@ class FtlConf:
         gain = garbage_per_band(bands)
         least = least_gain_blocks(bands.punits)
         if bands.spare_bands < needed:
-            what = f"{bands.spare_bands} spare bands, garbage collection needs {needed}"
+            what = f"{bands.spare_bands} spare bands, but garbage collection needs {needed}"
         else:
-            what = f"so little spare space that relocating a band would gain {gain} blocks, {least} are needed"
+            what = f"so little spare space that relocating a band would gain {gain} blocks, but {least} are needed"
         rsvd = _lba_rsvd_for(bands, self.lba_rsvd)
         remedies = []
         if rsvd is not None:

@@ -19,7 +19,7 @@ class Ignored:
 
 
 IGNORED: Final[Mapping[str, Ignored]] = {
-    "user_io_pool_size": Ignored(2048, "an I/O queue has as many I/Os as entries, so there is no pool to size"),
+    "user_io_pool_size": Ignored(2048, "an I/O queue has one I/O for each entry, so there is no pool to size"),
 }
 
 

@@ -79,9 +79,11 @@ def account(given: str) -> str:
     """The name of a user or group, or the number of one. Whether there is one is the machine's to say."""
     text(given)
     if given.isdecimal() and (len(given) > DIGITS_MAX or int(given) > UID_MAX):
-        raise argparse.ArgumentTypeError(f"{given[:DIGITS_MAX]!r} is no number of a user or group: at most {UID_MAX}")
+        raise argparse.ArgumentTypeError(
+            f"{given[:DIGITS_MAX]!r} is not the number of a user or group: at most {UID_MAX}"
+        )
     if ":" in given or "/" in given:
-        raise argparse.ArgumentTypeError(f"{given!r} is no name of a user or group")
+        raise argparse.ArgumentTypeError(f"{given!r} is not the name of a user or group")
     return given
 
 
@@ -92,7 +94,7 @@ def whole(least: int, most: int | None = None) -> Callable[[str], int]:
     def convert(given: str) -> int:
         digits = given.removeprefix("-")
         if not (digits.isascii() and digits.isdigit()) or len(digits) > DIGITS_MAX:
-            raise argparse.ArgumentTypeError(f"{given[:40]!r} is no whole number: must be {allowed}")
+            raise argparse.ArgumentTypeError(f"{given[:40]!r} is not a whole number: must be {allowed}")
         value = int(given)
         if value < least or (most is not None and value > most):
             raise argparse.ArgumentTypeError(f"{given}: must be {allowed}")
@@ -108,7 +110,7 @@ def seconds(given: str) -> float:
     except ValueError:
         value = math.nan
     if not 0 <= value < math.inf:
-        raise argparse.ArgumentTypeError(f"{given!r} is no number of seconds")
+        raise argparse.ArgumentTypeError(f"{given!r} is not a number of seconds")
     return value
 
 

@@ -75,7 +75,7 @@ def _check_new_uuid(params: Mapping[str, Any]) -> None:
     new = params.get("new_uuid")
     _check_nil(new)
     if new is not None and UUID(new) == UUID(params["uuid"]):
-        raise ParameterError("argument --new-uuid: it is that of -u: choose another, or leave it out")
+        raise ParameterError("argument --new-uuid: is the same as -u: choose another, or leave it out")
 
 
 def _check_terms(params: Mapping[str, Any]) -> None:
@@ -83,18 +83,18 @@ def _check_terms(params: Mapping[str, Any]) -> None:
     new, given = params.get("new_uuid"), params.get("uuid")
     _check_nil(new)
     if new is not None and given is not None and UUID(given).int:
-        raise ParameterError("-u loads an FTL, --new-uuid is for one that is created: give one of them")
+        raise ParameterError("-u loads an FTL, --new-uuid creates one: give only one of them")
     if params.get("load_or_create"):
         if params.get("force"):
-            raise ParameterError("--force erases what is on the base, --load-or-create never does: give one of them")
+            raise ParameterError("--force erases the base, --load-or-create never does: give only one of them")
         if params.get("no_data"):
-            raise ParameterError("what --no-data makes can't be loaded again: leave --load-or-create out")
+            raise ParameterError("an FTL made with --no-data can't be loaded again: leave --load-or-create out")
 
 
 def _check_nil(new: str | None) -> None:
     if new is not None and not UUID(new).int:
         raise ParameterError(
-            "argument --new-uuid: the nil UUID, which no FTL can have: choose another, or leave it out"
+            "argument --new-uuid: is the nil UUID, which no FTL can have: choose another, or leave it out"
         )
 
 

@@ -54,30 +54,30 @@ _MODULES: Final[tuple[tuple[str, tuple[str, ...]], ...]] = (
 _INSTALL: Final = "is the package installed with its dependencies (pip install .)?"
 
 _DESCRIPTION: Final = """\
-A flash translation layer for zoned bdevs of a live SPDK target: random 4 KiB writes on drives that only take
-sequential ones, with SPDK's own rpc.py as its provisioning tool.
+A flash translation layer for zoned bdevs of a live SPDK target: random 4 KiB writes on drives that take only
+sequential ones. SPDK's own rpc.py is the provisioning tool.
 """
 
 _EPILOG: Final = """\
-how it goes together:
+overview:
   spdk_tgt                                        your SPDK target (or `spdk-ftl target`, an emulated one)
-  spdk-ftl serve                                  the daemon that runs the FTLs, beside the target
-  spdk-rpc nvmf_create_transport -t TCP           once per target: daemon and target speak NVMe/TCP
+  spdk-ftl serve                                  runs the FTLs, in a daemon beside the target
+  spdk-rpc nvmf_create_transport -t TCP           once for each target: daemon and target use NVMe/TCP
   spdk-rpc --plugin spdk_ftl_py bdev_ftl_create -b ftl0 -d Nvme0n1
-                                                  makes ftl0 of the zoned bdev Nvme0n1; a bdev like any other
-  spdk-ftl devices                                what runs, and how it fares
-  spdk-ftl save-config -o FILE                    for a reboot: spdk_tgt -c FILE, spdk-ftl serve --config FILE
+                                                  creates the bdev ftl0 on the zoned bdev Nvme0n1
+  spdk-ftl devices                                lists the FTLs and their states
+  spdk-ftl save-config -o FILE                    then start with spdk_tgt -c FILE, spdk-ftl serve --config FILE
   spdk-ftl add-host -b ftl0 --host NQN            lets an NVMe/TCP host other than the target connect to it
-  spdk-ftl apply plan.yaml                        all of this from a file, as often as you like
+  spdk-ftl apply plan.yaml                        does all of this from a file; can be repeated
 
 first steps without hardware:
-  spdk-ftl demo                                   the whole of it on an emulated ZNS drive, with verified I/O
-  spdk-ftl torture                                the FTL crashed over and over, and what it must keep checked
+  spdk-ftl demo                                   runs target, daemon and verified I/O on an emulated ZNS drive
+  spdk-ftl torture                                crashes the FTL again and again, and verifies its promises
 
 environment:
   SPDK_FTL_SOCK         control socket of the daemon (default: /run/spdk-ftl/spdk-ftl.sock for root,
                         $XDG_RUNTIME_DIR/spdk-ftl/spdk-ftl.sock for others)
-  SPDK_FTL_DAEMON_USER  whose daemon is believed, beside your own and root's
+  SPDK_FTL_DAEMON_USER  user whose daemon to trust, besides your own and root's
   SPDK_FTL_STATE        state directory of the daemon
 
 exit codes: 0 success, 1 failure (the reason is on stderr), 2 wrong usage, 130 interrupted

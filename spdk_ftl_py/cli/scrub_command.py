@@ -22,23 +22,23 @@ EXIT_BAD: Final = 1
 EXIT_NOT_SCRUBBED: Final = 2
 
 _DESCRIPTION: Final = """\
-Read and verify everything that an FTL has in force on its base, while it is served: data, by their CRC, with the
-metadata that tell of them. What is bad, or slow to read, is moved. Without this command it is done in the background,
-at least once in conf scrub_days.
+Read and verify all valid data and metadata of an FTL on its base, while the FTL serves hosts. The FTL moves blocks that
+are damaged or slow to read. Without this command the FTL does this in the background, at least once in conf
+scrub_days.
 """
 _EPILOG: Final = """\
-Ordered twice it is done once; who orders it later waits for the one under way. Ctrl-C ends the waiting, not the scrub.
+If a scrub is already ordered, the command waits for that one. Ctrl-C ends the wait, not the scrub.
 
-exit codes: 0 all was read well (with --no-wait or --stop: it is ordered, or stopped), 1 bad blocks were found, or
-some could not be read, 2 it was not done (wrong usage, no such FTL, stopped by somebody, failed; the reason is on
-stderr), 130 interrupted
+exit codes: 0 all blocks are good (with --no-wait or --stop: the scrub is ordered, or stopped), 1 the scrub found
+damaged or unreadable blocks, 2 the scrub did not finish (wrong usage, no such FTL, stopped by somebody, failed; the
+reason is on stderr), 130 interrupted
 """
 
 
 def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = subparsers.add_parser(
         "scrub",
-        help="read and verify everything an FTL has on its base, while it is served",
+        help="read and verify everything that an FTL has on its base, while it runs",
         description=_DESCRIPTION,
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -46,11 +46,11 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.add_argument("name", type=ftl_name, help="name of the FTL bdev, e.g. ftl0")
     add_target(parser)
     add_socket(parser)
-    parser.add_argument("--no-wait", action="store_true", help="order it, and do not wait for its end")
+    parser.add_argument("--no-wait", action="store_true", help="order the scrub, and do not wait for its end")
     parser.add_argument(
         "--stop",
         action="store_true",
-        help="what was ordered goes on at the pace of scrub_days (0: it ends)",
+        help="cancel the order: the scrub continues at the pace of scrub_days (0: it ends)",
     )
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     parser.set_defaults(run=run)
@@ -107,7 +107,7 @@ def _wait(
                 return last
             if not status.get("ordered"):
                 raise FtlError(
-                    "it is no longer on order (somebody has stopped it, or the FTL was loaded anew): order it again"
+                    "the scrub is no longer ordered (somebody stopped it, or the FTL was loaded again): order it again"
                 )
             progress(float(status["progress"] or 0.0))
         time.sleep(POLL_S)
@@ -117,7 +117,7 @@ def _check_returns(client: DaemonClient, which: Mapping[str, Any]) -> None:
     """Raises FtlError where the FTL has failed for good."""
     for device in client.call("ftl_get_devices", which):
         if device["state"] == "failed":
-            raise FtlError(f"it has failed: {device['error'] or 'the log of the daemon says why'}")
+            raise FtlError(f"the FTL has failed: {device['error'] or 'the log of the daemon says why'}")
 
 
 @contextlib.contextmanager

@@ -104,7 +104,7 @@ def check_agrees(device: ManagedDevice, asked: Mapping[str, Any], told: Mapping[
             continue
         for key in ("dhchap_key", "dhchap_ctrlr_key", "psk"):
             if asked.get(key) != host.get(key):
-                differ.append(f"host {show_name(nqn)} has {key} {host.get(key)}, asked for is {asked.get(key)}")
+                differ.append(f"host {show_name(nqn)} has {key} {host.get(key)}, requested: {asked.get(key)}")
     if asked.get("allow_any_host") and not told["allow_any_host"]:
         differ.append("not any host may connect")
     if differ:

@@ -72,7 +72,7 @@ def test_an_order_to_halt_ends_the_daemon_and_leaves_the_target_as_it_was(world:
     before = world.snapshot()
     uuid = world.rpc(*CREATE)["uuid"]
     done = halt(world)
-    assert (done.returncode, done.stdout) == (0, "halted, and taken out of the target: ftl0\n"), done.stderr
+    assert (done.returncode, done.stdout) == (0, "halted, and removed from the target: ftl0\n"), done.stderr
     # It is gone when that returns: the next one can begin.
     assert world.daemon.process.poll() == 0
     assert world.snapshot() == before

@@ -98,7 +98,7 @@ async def test_two_ftls_can_not_have_the_same_nqn(here: World) -> None:
     assert len(await daemon.call("ftl_get_devices")) == 1
     asked = {"if_absent": True, "nqn": f"{OURS}one"}
     assert (await create(here, daemon, **asked))["changed"] is False
-    with pytest.raises(ExistsError, match=f'nqn is "{OURS}one", asked for is "{OURS}ftl0"'):
+    with pytest.raises(ExistsError, match=f'nqn is "{OURS}one", requested: "{OURS}ftl0"'):
         await create(here, daemon, **asked | {"nqn": f"{OURS}{{name}}"})
     await daemon.halt()
 

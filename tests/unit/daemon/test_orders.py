@@ -215,7 +215,7 @@ async def test_a_pool_size_is_taken_and_told_of_in_the_log_once(here: World, cap
     """As scripts of SPDK's and saved configurations have it. Here nothing is sized by it."""
     daemon = await here.start()
     uuid = (await create(here, daemon, conf={"user_io_pool_size": 64, "band_thld": 80}))["uuid"]
-    line = "FTL bdev ftl0: conf user_io_pool_size is ignored: an I/O queue has as many I/Os as entries"
+    line = "FTL bdev ftl0: conf user_io_pool_size is ignored: an I/O queue has one I/O for each entry"
     assert caplog.text.count(line) == 1
     assert daemon.record()["devices"][0]["params"]["conf"] == {"band_thld": 80}
     asked = {"uuid": uuid, "conf": {"user_io_pool_size": 65}, "if_absent": True}

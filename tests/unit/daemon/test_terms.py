@@ -259,16 +259,16 @@ async def test_if_absent_makes_it_once(here: World) -> None:
 @pytest.mark.parametrize(
     ("change", "expected"),
     [
-        ({"base_bdev": "Nope"}, 'base_bdev is "Nvme0n1", asked for is "Nope"'),
-        ({"cache": "C0"}, 'cache is none, asked for is "C0"'),
-        ({"overprovisioning": 20}, "overprovisioning is 25, asked for is 20"),
-        ({"conf": {"scrub_days": 8}}, "conf.scrub_days is 7, asked for is 8"),
-        ({"limit_low": 51}, "limit_low is 50, asked for is 51"),
-        ({"num_punits": 3}, "num_punits is 2, asked for is 3"),
-        ({"no_attach": False}, "no_attach is true, asked for is false"),
-        ({"uuid": CHOSEN}, "uuid is .*, asked for is"),
+        ({"base_bdev": "Nope"}, 'base_bdev is "Nvme0n1", requested: "Nope"'),
+        ({"cache": "C0"}, 'cache is none, requested: "C0"'),
+        ({"overprovisioning": 20}, "overprovisioning is 25, requested: 20"),
+        ({"conf": {"scrub_days": 8}}, "conf.scrub_days is 7, requested: 8"),
+        ({"limit_low": 51}, "limit_low is 50, requested: 51"),
+        ({"num_punits": 3}, "num_punits is 2, requested: 3"),
+        ({"no_attach": False}, "no_attach is true, requested: false"),
+        ({"uuid": CHOSEN}, "uuid is .*, requested:"),
         ({"listen_address": "127.0.0.2"}, "listen_address is .*127.0.0.2"),
-        ({"zone_capacity": 192}, "zone_capacity is none, asked for is 192"),
+        ({"zone_capacity": 192}, "zone_capacity is none, requested: 192"),
         ({"hosts": [HOSTNQN, "nqn.2026-11.io.example:b"]}, "host nqn.2026-11.io.example:b may not connect"),
         ({"allow_any_host": True}, "not any host"),
         ({"secure_channel": True}, "secure_channel is false"),
@@ -281,8 +281,8 @@ async def test_if_absent_names_each_difference(change: dict[str, Any], expected:
     before = daemon.record()
     with pytest.raises(ExistsError, match=expected) as refused:
         await create(here, daemon, **ASKED | change)
-    assert refused.value.message.count("asked for is") <= 1
-    with pytest.raises(ExistsError, match="use_append is false, asked for is true"):
+    assert refused.value.message.count("requested:") <= 1
+    with pytest.raises(ExistsError, match="use_append is false, requested: true"):
         await create(here, daemon, **ASKED | change | {"use_append": True})
     assert daemon.record() == before
     await daemon.halt()
