@@ -65,7 +65,9 @@ class Admission:
         keys, psk = usable_keys(*paths), usable_psk(psk_path)
         for what, given in (("dhchap_key", keys), ("psk", psk)):
             if given is not None and not hosts:
-                raise ParameterError(f"{what} is for the hosts that are given with --host, and there is none")
+                raise ParameterError(
+                    f"{what} applies to the hosts given with --host, and none is given: add --host, or leave {what} out"
+                )
         self._target_psk = usable_psk(params.get("target_psk"))
         self.allowed = AllowedHosts(allow_any_host=any_host)
         # Where the target is connected already it keeps its name: settle_target().
@@ -77,7 +79,7 @@ class Admission:
             self.allowed.add(AllowedHost(nqn, keys=keys, psk=psk))
 
     def _remedy(self, host: str) -> str:
-        return f"; `spdk-ftl add-host -b {self._name} --host '{host}'` lets it in"
+        return f"; `spdk-ftl add-host -b {self._name} --host '{host}'` allows it"
 
     @property
     def target_nqn(self) -> str:
@@ -106,7 +108,7 @@ class Admission:
                 self.allowed.add(AllowedHost(nqn, is_target=True))
                 return
             except ParameterError as error:
-                log.warning("%s: its controller in the target is made anew: %s", self._name, error.message)
+                log.warning("%s: the target's controller gets a new host NQN: %s", self._name, error.message)
         self.allowed.add(AllowedHost(new_target_nqn(), is_target=True, keys=self._target_keys, psk=self._target_psk))
 
     def set_target_keys(self, keys: HostKeys | None) -> None:
@@ -133,8 +135,8 @@ class Admission:
         target = self.allowed.target
         if target is not None and target.nqn == nqn:
             raise BusyError(
-                f"host {show_name(nqn)} is the SPDK target at {self._target} itself, which has {self._name} as a bdev: "
-                "delete the FTL, and create it again with -u and --no-attach, if it is not to have it"
+                f"host {show_name(nqn)} is the SPDK target at {self._target} itself, which has {self._name} as a "
+                "bdev: to detach it, delete the FTL, and create it again with -u and --no-attach"
             )
         host = self.allowed.remove(nqn)
         self._save_or(lambda: self.allowed.add(host))

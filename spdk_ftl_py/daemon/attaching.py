@@ -38,7 +38,7 @@ class KeptBdev:
         try:
             self.now = await self._bdev.attach(front)
         except (FtlError, OSError) as error:
-            self.error = f"it is not attached in the target: {error}"
+            self.error = f"not attached to the target: {error}"
             raise
         self.error = None
 
@@ -48,7 +48,7 @@ class KeptBdev:
             await self.attach(front)
         except (FtlError, OSError) as error:
             if self.error != before:
-                log.warning("%s: not attached in the target: %s", self._whose, error)
+                log.warning("%s: not attached to the target: %s", self._whose, error)
                 self._changed()
             return False
         return True
@@ -68,8 +68,8 @@ class KeptBdev:
                 if self.now is not None:
                     if await self._stands():
                         continue
-                    log.warning("%s: its bdev has been taken away in the target: it is attached again", self._whose)
-                    self.now, self.error = None, "its bdev has been taken away in the target"
+                    log.warning("%s: somebody removed its bdev from the target: attaching it again", self._whose)
+                    self.now, self.error = None, "somebody removed its bdev from the target"
                     await self._bdev.taken_away()
                     self._changed()
                 if await self.try_attach(front):

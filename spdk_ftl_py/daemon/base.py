@@ -198,7 +198,7 @@ class BaseLink:
                 await remove_subsystem(self._rpc, self._nqn("cache"))
                 await self._keys["cache"].drop()
             except FtlError as error:
-                log.warning("%s: its cache bdev can't be let go of yet: %s", self._params["name"], error.message)
+                log.warning("%s: can't release its cache bdev yet: %s", self._params["name"], error.message)
             else:
                 self._cache_stands = False
 
@@ -213,7 +213,7 @@ class BaseLink:
         FtlError; then it is let go of."""
         try:
             exported = await self._export(cache, "cache", True)
-            controller = await self._reach(exported, "cache", what="cache that is scrubbed")
+            controller = await self._reach(exported, "cache", what="new cache")
             namespace = _namespace(await controller.namespaces(), exported)
             device = await controller.create_io_qpair(
                 reactor, namespace, queue_depth=QUEUE_DEPTH, io_timeout_s=IO_TIMEOUT_S
@@ -409,7 +409,9 @@ class BaseLink:
         """Why the connection to the base is lost; None: it is not."""
         if self._controller is None or not self._controller.lost.is_set():
             return None
-        return f"the connection to the SPDK target at {self._rpc.address} is lost ({self._controller.lost_reason})"
+        return (
+            f"the daemon lost the connection to the SPDK target at {self._rpc.address} ({self._controller.lost_reason})"
+        )
 
     async def wait_lost(self) -> str:
         """Returns when the base can't be reached any more: why."""

@@ -127,7 +127,7 @@ class BaseSearch:
         try:
             bdevs = await foreign_bdevs(self._rpc)
         except (FtlError, OSError) as error:
-            log.debug("%s: not looked for: %s", self._params["name"], error)
+            log.debug("%s: can't search the target's bdevs: %s", self._params["name"], error)
             return None
         # Under its name, as a rule.
         bdevs.sort(key=lambda bdev: not is_named(bdev, first))
@@ -162,8 +162,8 @@ class BaseSearch:
             return
         names = ", ".join(sorted(bdev.name for bdev in those))
         told = (
-            f"each of the bdevs {names} looks like its {role}, so none is taken: remove the copies from the target, or "
-            "delete the FTL bdev and name the right one with bdev_ftl_create -u"
+            f"each of the bdevs {names} may be its {role}, so the daemon uses none of them: remove the copies from "
+            "the target, or delete the FTL bdev and name the right one with bdev_ftl_create -u"
         )
         if self.doubt.get(role) != told:
             self.doubt[role] = told

@@ -74,14 +74,14 @@ class BaseWatch:
         self._busy = busy
         base = f"base bdev {self._base_name()}"
         told = (
-            f"{base} is busy, for more than {BUSY_TOLD_S:g} s without a pause: I/O waits for it; what does it lack? "
-            "Room, for instance, or a drive that works"
+            f"{base} has been busy for more than {BUSY_TOLD_S:g} s without a pause, and I/O waits for it: check "
+            "whether the device has free space, and whether its drive works"
         )
         if busy:
             log.warning("%s: %s", self._whose, told)
             self._tell(told)
         else:
-            log.warning("%s: %s is busy no more", self._whose, base)
+            log.warning("%s: %s is no longer busy", self._whose, base)
             self._untell(told)
 
     def _tell_space(self, reason: str | None) -> None:
@@ -93,5 +93,5 @@ class BaseWatch:
             log.error("%s: %s is out of space: %s", self._whose, base, reason)
             self._tell(f"{base} is out of space: {reason}")
         else:
-            log.warning("%s: %s has room again", self._whose, base)
+            log.warning("%s: %s has free space again", self._whose, base)
             self._untell(f"{base} is out of space: {told}")

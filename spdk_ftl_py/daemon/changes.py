@@ -46,7 +46,7 @@ class Changes:
             raise self._closed
         if self._outcome is not None and not self._outcome.done():
             assert self._change is not None
-            raise BusyError(f"{self._change.what} is under way: try again when that is done")
+            raise BusyError(f"{self._change.what} is in progress: try again when that is done")
         self._change = change
         self._outcome = asyncio.get_running_loop().create_future()
         self.wanted.set()

@@ -36,11 +36,11 @@ EXIT_DAMAGED: Final = 1
 EXIT_NOT_CHECKED: Final = 2
 
 _DESCRIPTION: Final = """\
-Read everything that an FTL has on its base bdev and verify it: superblocks, batch headers, summaries, the L2P
-checkpoint, and the CRC of every block. Nothing is written. No FTL may run on the bdev: it is claimed meanwhile.
+Read and verify everything that an FTL has on its base bdev: superblocks, batch headers, summaries, the L2P checkpoint,
+and the CRC of every block. The check writes nothing. It claims the bdev, so no FTL may run on it.
 """
 _EPILOG: Final = """\
-exit codes: 0 all is well, 1 damage (listed), 2 could not be checked (wrong usage, no such bdev, in use, no FTL on it;
+exit codes: 0 no damage, 1 damage (listed), 2 the check could not run (wrong usage, no such bdev, in use, no FTL on it;
 the reason is on stderr), 130 interrupted
 """
 
@@ -48,12 +48,12 @@ the reason is on stderr), 130 interrupted
 def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = subparsers.add_parser(
         "check",
-        help="verify what an FTL has on its base bdev; reads only",
+        help="verify everything that an FTL has on its base bdev; only reads",
         description=_DESCRIPTION,
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("base", metavar="BASE", type=text, help="base bdev of the FTL, in the SPDK target")
+    parser.add_argument("base", metavar="BASE", type=text, help="base bdev of the FTL in the SPDK target")
     parser.add_argument(
         "-s",
         "--target",
@@ -67,14 +67,14 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "--target-user",
         metavar="USER",
         type=account,
-        help="who may serve that socket, beside yourself and root (default: nobody)",
+        help="user who may serve that socket, besides yourself and root (default: none)",
     )
-    parser.add_argument("-u", "--uuid", type=UUID, help="of the FTL that is expected there (default: any)")
+    parser.add_argument("-u", "--uuid", type=UUID, help="UUID that the FTL must have (default: any)")
     parser.add_argument(
         "--zone-capacity",
         type=whole(1, ZONE_BLOCKS_MAX),
         metavar="BLOCKS",
-        help="as the FTL was created with, where its zones are emulated",
+        help="capacity of an emulated zone in blocks, as at the creation of the FTL",
     )
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     parser.set_defaults(run=run)

@@ -59,7 +59,7 @@ async def check_name(rpc: TargetRpc, name: str, device: UUID, *, before: str | N
             )
         if str(device) in (bdev.uuid.lower(), *(alias.lower() for alias in bdev.aliases)):
             raise ExistsError(
-                f"uuid {device}: bdev {bdev.name} of the SPDK target at {rpc.address} has it already: choose another"
+                f"uuid {device}: bdev {bdev.name} of the SPDK target at {rpc.address} already has it: choose another"
             )
 
 
@@ -70,31 +70,32 @@ def check_base(bdev: Bdev, params: dict[str, Any]) -> None:
     if under is not None:
         capacity = bdev.driver_specific.get("zoned_block", {}).get("zone_capacity", bdev.zone_size)
         raise UnsupportedError(
-            f"{name} is a zone_block bdev: its zones can't be driven over NVMe-oF. Delete it (bdev_zone_block_delete "
+            f"{name} is a zone_block bdev, whose zones can't be used over NVMe-oF. Delete it (bdev_zone_block_delete "
             f"{bdev.name}) and give its base bdev {under} with --zone-capacity {capacity}: the FTL emulates the zones"
         )
     if bdev.block_bytes != BLOCK_BYTES:
         raise ParameterError(
-            f"{name} has blocks of {bdev.block_bytes} B: an FTL needs {BLOCK_BYTES} B: format it so, or use another"
+            f"{name} has blocks of {bdev.block_bytes} B: an FTL needs blocks of {BLOCK_BYTES} B: format the device "
+            "with them, or use another bdev"
         )
     if bdev.metadata_bytes or bdev.dif_type:
         raise UnsupportedError(
-            f"{name} has {bdev.metadata_bytes} B of metadata per block (DIF type {bdev.dif_type}): an FTL needs a base "
-            "bdev without metadata; format it so, or use another bdev"
+            f"{name} has {bdev.metadata_bytes} B of metadata per block (DIF type {bdev.dif_type}): an FTL needs a "
+            "base bdev without metadata: format the device without it, or use another bdev"
         )
     capacity = params.get("zone_capacity")
     if bdev.zoned and capacity is not None:
         raise ParameterError(
-            f"{name} is zoned itself: leave out --zone-capacity, which emulates zones on conventional ones"
+            f"{name} is zoned itself: leave out --zone-capacity, which emulates zones on a conventional bdev"
         )
     if not bdev.zoned and capacity is None:
         raise ParameterError(
-            f"{name} is not zoned ({bdev.product_name}): use a zoned one, or emulate zones with --zone-capacity BLOCKS"
+            f"{name} is not zoned ({bdev.product_name}): use a zoned bdev, or emulate zones with --zone-capacity BLOCKS"
         )
     if bdev.zoned and not bdev.nvme_io:
         raise UnsupportedError(
-            f"{name} ({bdev.product_name}) lets no NVMe commands through, so its zones can't be driven over NVMe-oF: "
-            "use the bdev_nvme bdev itself"
+            f"{name} ({bdev.product_name}) passes no NVMe commands, so its zones can't be used over NVMe-oF: use the "
+            "bdev_nvme bdev itself"
         )
     if capacity is not None and zone_size_of(capacity) > bdev.block_count:
         raise GeometryError(
@@ -214,12 +215,12 @@ async def _check_no_ftl(port: BlockPort, zones: list[Zone], base_name: str) -> N
         found = await superblock.find(port, zones)
     except UnsupportedError as error:
         raise ExistsError(
-            f"base bdev {base_name} holds an FTL already: {error.message}; or give --force to erase it"
+            f"base bdev {base_name} already holds an FTL: {error.message}; or erase it with --force"
         ) from error
     if found is not None:
         name, there = found.superblock.content.get("name"), found.superblock.uuid
         raise FtlThereError(
-            f"base bdev {base_name} holds an FTL already, {name!r} with uuid {there}: give -u {there} to load it, or "
+            f"base bdev {base_name} already holds an FTL, {name!r} with uuid {there}: give -u {there} to load it, or "
             "--force to erase it and create a new one",
             there,
         )
@@ -235,9 +236,9 @@ async def _check_no_remains(port: BlockPort, zones: list[Zone], base_name: str) 
         blocks, _ = await port.read_what_can_be(zone.start, count)
         if any(block.tobytes().startswith(_MAGICS) for block in blocks):
             raise ExistsError(
-                f"base bdev {base_name} holds remains of an FTL, and no superblock of it that verifies, so that it "
-                "can't be loaded: `spdk-ftl check` tells more of it; create one in its place, without "
-                "--load-or-create, if nothing of it is needed"
+                f"base bdev {base_name} holds remains of an FTL without a valid superblock, so it can't be loaded: "
+                "look at it with `spdk-ftl check`; if its data is not needed, create a new FTL without "
+                "--load-or-create"
             )
 
 
@@ -254,8 +255,8 @@ async def check_cache_is_nobodys(
         owner = await owner_of(port)
     except UnsupportedError as error:
         raise ExistsError(
-            f"cache bdev {name} holds an nv cache already: {error.message}; or give another bdev, or --force to "
-            "erase it"
+            f"cache bdev {name} already holds an nv cache: {error.message}; or give another bdev, or --force to erase "
+            "it"
         ) from error
     finally:
         await port.close()
@@ -263,8 +264,8 @@ async def check_cache_is_nobodys(
         await _check_nobodys(reactor, device, [], f"cache bdev {name}", patience_s)
     elif owner != loads:
         raise ExistsError(
-            f"cache bdev {name} holds the nv cache of FTL {owner}: load that with -u {owner} -c {name}, give another "
-            "bdev, or --force to erase it"
+            f"cache bdev {name} holds the nv cache of FTL {owner}: load that FTL with -u {owner} -c {name}, use "
+            "another bdev, or give --force to erase the cache"
         )
 
 

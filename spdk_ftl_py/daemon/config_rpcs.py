@@ -76,8 +76,8 @@ class ConfigRpcs:
             return normal_target(params["target"])
         targets = sorted({device.target for device in self._registry.devices.values()})
         if len(targets) != 1:
-            there = f"there are FTLs on {', '.join(targets)}" if targets else "there is no FTL"
-            raise ParameterError(f"which target's configuration? {there}: name one with -s")
+            there = f"there are FTLs on {', '.join(targets)}" if targets else "the daemon has no FTL"
+            raise ParameterError(f"no target is given, and {there}: name a target with -s")
         return targets[0]
 
     # --- load
@@ -91,9 +91,9 @@ class ConfigRpcs:
                     self._resume(ftl)
                     log.info("%s: from the saved configuration, on the target at %s", ftl.name, ftl.target)
                 except FtlError as error:
-                    log.error("%s; it is left out", error.message)
+                    log.error("%s; not loaded", error.message)
             elif not _is_same(there, ftl):
-                log.error("%s; it is left out", _contradiction(ftl, there))
+                log.error("%s; not loaded", _contradiction(ftl, there))
             elif not there.dependents.known:
                 there.dependents.replace(ftl.dependents, pending=True)
 
@@ -134,15 +134,15 @@ class ConfigRpcs:
     def _resume(self, ftl: SavedFtl) -> None:
         """Raises ParameterError or ExistsError; it is not there then."""
         if not self._registry.resume(ftl.record, inherited=not ftl.is_new):
-            raise ParameterError(f"FTL bdev {ftl.name} can't be loaded, the daemon's log says why")
+            raise ParameterError(f"FTL bdev {ftl.name} can't be loaded: see the daemon's log")
         key = ftl.target, ftl.name
         device = self._registry.devices[key]
         for other in self._registry.devices.values():
             if other is not device and other.nqn == device.nqn:
                 self._registry.forget(key)
                 raise ExistsError(
-                    f"FTL bdev {ftl.name} of the saved configuration has the NQN {device.nqn}, which is that of FTL "
-                    f"bdev {other.name} (on the SPDK target at {other.target})"
+                    f"FTL bdev {ftl.name} of the saved configuration has the NQN {device.nqn}, which FTL bdev "
+                    f"{other.name} already has (on the SPDK target at {other.target})"
                 )
 
     def _like(self, ftl: SavedFtl) -> ManagedDevice | None:
@@ -160,7 +160,7 @@ def _contradiction(ftl: SavedFtl, device: ManagedDevice) -> str:
     return (
         f"FTL bdev {ftl.name} of the saved configuration (uuid {ftl.uuid}, on the SPDK target at {ftl.target}) can't "
         f"be loaded beside FTL bdev {device.name} (uuid {device.uuid}, {device.state.value}, on the SPDK target at "
-        f"{device.target}): delete that one first, or take the other out of the file"
+        f"{device.target}): delete that FTL first, or remove the other one from the file"
     )
 
 

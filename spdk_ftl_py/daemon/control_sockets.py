@@ -57,7 +57,7 @@ class ControlSockets:
         if options.monitor_group is not None and self._monitor is None:
             raise ParameterError("--monitor-group: give --monitor-socket too")
         if self._monitor == self.path:
-            raise ParameterError(f"--monitor-socket {self.path}: that is the control socket, give another path")
+            raise ParameterError(f"--monitor-socket {self.path}: is the path of the control socket: give another one")
         self._servers: list[RpcServer] = []
 
     async def start(self, methods: Mapping[str, Method]) -> None:
@@ -96,8 +96,8 @@ class ControlSockets:
         async def ask(params: dict[str, Any]) -> Any:
             if params.get(ENGINE) == NATIVE:
                 raise FtlError(
-                    f"{name}: {self._monitor} is the socket for monitoring, where nothing is asked of a target's own "
-                    f"FTL: ask at the control socket, {self.path}",
+                    f"{name}: {self._monitor} is the socket for monitoring, which does not reach a target's own FTL: "
+                    f"use the control socket, {self.path}",
                     errno=errno.EACCES,
                 )
             return await method({**params, ENGINE: DAEMON})
@@ -107,7 +107,7 @@ class ControlSockets:
     def _refuse(self, name: str) -> Method:
         async def refuse(_params: dict[str, Any]) -> Any:
             raise FtlError(
-                f"{name} changes something, and {self._monitor} is the socket for monitoring: ask at the control "
+                f"{name} changes something, and {self._monitor} is the socket for monitoring: use the control "
                 f"socket, {self.path}",
                 errno=errno.EACCES,
             )
@@ -125,12 +125,12 @@ class ControlSockets:
             return path
         if len(taken) > 1 or taken[0].family != socket.AF_UNIX or not str(taken[0].getsockname()).startswith("/"):
             raise ParameterError(
-                f"the service manager hands over {len(taken)} sockets named {name}, and one unix socket with a path is "
-                "meant: see its .socket unit (FileDescriptorName=)"
+                f"the service manager hands over {len(taken)} sockets named {name}, but the daemon needs one unix "
+                "socket with a path: see its .socket unit (FileDescriptorName=)"
             )
         there = Path(taken[0].getsockname())
         if path not in (None, there):
-            raise ParameterError(f"{option} {path}: the service manager hands {there} over; leave {option} out")
+            raise ParameterError(f"{option} {path}: the service manager hands over {there}: leave {option} out")
         self._given[name] = taken[0]
         self._look_at(name, there)
         return there
@@ -145,8 +145,8 @@ class ControlSockets:
             ) from error
         if found.st_mode & stat.S_IWOTH:
             log.warning(
-                "%s, handed over by the service manager, is open to everybody (mode %04o; SocketMode=0600 in its "
-                "unit would close it): calls of other users are refused",
+                "%s, handed over by the service manager, is open to everybody (mode %04o): the daemon refuses calls "
+                "of other users; to close the socket, set SocketMode=0600 in its unit",
                 path,
                 stat.S_IMODE(found.st_mode),
             )
@@ -164,5 +164,8 @@ def _gid(option: str, group: str) -> int:
     except ParameterError as error:
         raise ParameterError(f"{option}: {error.message}") from None
     if os.geteuid() != 0 and gid not in (os.getegid(), *os.getgroups()):
-        raise ParameterError(f"{option} {group}: the user who runs this is not in that group, and only root can do it")
+        raise ParameterError(
+            f"{option} {group}: the user who runs the daemon is not in that group: run it as root or as a member of "
+            "the group"
+        )
     return gid

@@ -52,7 +52,7 @@ class Dependents:
         self._wanted = asyncio.Event()
         if record is not None:
             if not isinstance(record, Mapping) or not isinstance(record.get("calls"), list):
-                raise ParameterError("dependents are no list")
+                raise ParameterError("dependents are not a list")
             for call in record["calls"]:
                 check_call(call, "dependents")
             self.replace(record["calls"], pending=record.get("pending") is True)
@@ -101,7 +101,7 @@ class Dependents:
                     await self._rpc.call(call["method"], call.get("params"))
                 except TargetError as error:
                     if error.errno != errno.EEXIST:
-                        log.debug("%s: not before %s is there: %s", call["method"], self._name, error.message)
+                        log.debug("%s: can't be called before %s exists: %s", call["method"], self._name, error.message)
                         continue
                 self._made.add(place)
         except (FtlError, OSError) as error:
@@ -168,7 +168,7 @@ class Dependents:
                 failed.append((call, _message(error)))
             else:
                 made.add(place)
-                log.info("%s: %s of what stands on it is made again: %s", self._name, call["method"], _shown(call))
+                log.info("%s: called %s to recreate what is built on it: %s", self._name, call["method"], _shown(call))
         return len(made) > before, failed
 
     async def _lacking(self) -> list[tuple[int, Call]]:
@@ -188,7 +188,11 @@ class Dependents:
         for call, why in failed:
             if (call, why) not in self.failed:
                 log.error(
-                    "%s: what stands on it is not all back: %s %s: %s", self._name, call["method"], _shown(call), why
+                    "%s: not everything that was built on it is back: %s %s: %s",
+                    self._name,
+                    call["method"],
+                    _shown(call),
+                    why,
                 )
         self.failed = failed
 
@@ -199,7 +203,7 @@ class Dependents:
             return None
         call, why = self.failed[0]
         more = f" (and {len(self.failed) - 1} more calls)" if len(self.failed) > 1 else ""
-        return f"what stands on {self._name} is not all back: {call['method']}{more}: {why}"
+        return f"not everything that was built on {self._name} is back: {call['method']}{more}: {why}"
 
     def describe(self) -> dict[str, Any]:
         """For ftl_get_devices; nothing, where none were ever saved."""
@@ -217,9 +221,9 @@ def check_size(name: str, calls: Sequence[Call]) -> None:
     size = len(json.dumps(calls))
     if size > DEPENDENTS_BYTES_MAX:
         raise BusyError(
-            f"FTL bdev {name}: the {len(calls)} calls for what stands on it have {size} bytes, and "
-            f"{DEPENDENTS_BYTES_MAX} are kept at most: put what stands on it on several FTLs, or make some of it by a "
-            "script of your own"
+            f"FTL bdev {name}: the {len(calls)} calls that recreate what is built on it have {size} bytes, but the "
+            f"daemon keeps {DEPENDENTS_BYTES_MAX} at most: spread the bdevs over several FTLs, or create some of them "
+            "from a script"
         )
 
 

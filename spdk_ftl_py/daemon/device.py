@@ -86,15 +86,15 @@ class ManagedDevice(OrderedDevice):
         self.conf = FtlConf.from_dict(self.settings)
         self.conf.check()
         if params.get("without_cache") and params.get("cache"):
-            raise ParameterError("without_cache gives the nv cache up: leave the cache bdev out")
+            raise ParameterError("without_cache gives the nv cache up: leave out the cache bdev")
         if params.get("without_cache") and not self.loads:
-            raise ParameterError("without_cache is for loading an FTL that has an nv cache: give its uuid")
+            raise ParameterError("without_cache loads an FTL that has an nv cache: give the uuid of that FTL")
         self.no_data: bool = bool(params.get("no_data"))
         """What is written to it is kept by nobody: it is never loaded."""
         if self.no_data and self.loads:
-            raise ParameterError("no_data makes a new FTL, which can't be loaded again: leave the uuid out")
+            raise ParameterError("no_data creates an FTL that can't be loaded again: leave out the uuid")
         if self.no_data and params.get("cache"):
-            raise ParameterError("no_data keeps nothing, so it needs no nv cache: leave the cache bdev out")
+            raise ParameterError("no_data keeps nothing, so the FTL needs no nv cache: leave out the cache bdev")
         self.listen = split_address(params.get("listen_address") or identity.listen)
         self.nqn = export_nqn(params.get("nqn") or identity.nqn_template, self.name, self.uuid)
         if export is not None:
@@ -224,13 +224,13 @@ class ManagedDevice(OrderedDevice):
             failures = await self._take_apart()
             if isinstance(error, OSError):
                 error = TargetError(
-                    f"FTL bdev {self.name}: the connection to the SPDK target at {self.target} broke off: {error}",
+                    f"FTL bdev {self.name}: lost the connection to the SPDK target at {self.target}: {error}",
                     errno=error.errno,
                 )
             if failures and isinstance(error, FtlError):
                 left = "; ".join(f"{name} ({failure})" for name, failure in failures)
                 raise FtlError(
-                    f"{error.message}. Besides, could not be undone: {left}", errno=error.errno, code=error.code
+                    f"{error.message}. The daemon could not undo: {left}", errno=error.errno, code=error.code
                 ) from error
             raise error
         self.error = None
@@ -264,7 +264,7 @@ class ManagedDevice(OrderedDevice):
         self._remember(ftl)
         self._gave_cache_up()
         if self.no_data:
-            log.warning("%s: with no_data nothing that is written is kept or verified; for benchmarks only", self)
+            log.warning("%s: no_data is for benchmarks only: the FTL neither keeps nor verifies what is written", self)
         self.conf = ftl.conf
         await self.admission.settle_target(self._rpc, self.uuid)
         self._front.open(
@@ -302,10 +302,10 @@ class ManagedDevice(OrderedDevice):
         try:
             hosts = self.hosts.alarm()
         except FtlError as error:
-            raise DeferredError(f"which hosts are owed the truth can't be saved: {error.message}") from error
+            raise DeferredError(f"can't save the list of hosts to notify of lost writes: {error.message}") from error
         if hosts:
             log.error(
-                "%s: writes that were not flushed are lost; the first Flush fails of each of: %s",
+                "%s: writes that were not flushed are lost; the first Flush of each of these hosts fails: %s",
                 self.name,
                 show_names(host.hostnqn for host in hosts),
             )
@@ -343,19 +343,22 @@ class ManagedDevice(OrderedDevice):
                 if ended is Ended.CHANGING and await self._load_changed():
                     continue
                 if self.no_data:
-                    lost = "with no_data nothing of it is kept, so the FTL can't come back: delete it, and make it anew"
+                    lost = "no_data keeps nothing, so the FTL can't come back: delete it, and create it again"
                     await self._fail(f"{self.error}; {lost}")
                     return
                 self._changes.refuse(
-                    BusyError(f"FTL bdev {self.name} has lost its base: {self.error}; nothing is changed")
+                    BusyError(
+                        f"FTL bdev {self.name} has lost its base: {self.error}; nothing was changed: try again when "
+                        "the FTL is online"
+                    )
                 )
                 if not await self._wait_for_base():
                     return
         except Exception as error:
             log.exception("%s: internal error", self.name)
-            await self._fail(f"internal error ({type(error).__name__}); the daemon's log has more")
+            await self._fail(f"internal error ({type(error).__name__}): see the daemon's log")
         finally:
-            self._changes.close(BusyError(f"FTL bdev {self.name} has failed, or is being deleted: nothing is changed"))
+            self._changes.close(BusyError(f"FTL bdev {self.name} has failed, or is being deleted: nothing was changed"))
 
     async def _until_ended(self) -> Ended:
         """Serves until the base is lost, with the reason in error; until the FTL fails for another reason, and the
@@ -432,7 +435,7 @@ class ManagedDevice(OrderedDevice):
                 raise
             self._saved_params = None
         except (FtlError, OSError) as error:
-            told = f"{change.what}: not done: {error.message if isinstance(error, FtlError) else error}"
+            told = f"{change.what} failed: {error.message if isinstance(error, FtlError) else error}"
             log.error("%s: %s", self, told)
             self._changes.refuse(error)
             if self.state is DeviceState.ONLINE:
@@ -455,8 +458,8 @@ class ManagedDevice(OrderedDevice):
         if not await self._front.emptied(EMPTY_TIMEOUT_S):
             self._front.set_core(ftl.core)
             raise BusyError(
-                f"FTL bdev {self.name}: the base does not end what hosts have sent within {EMPTY_TIMEOUT_S:g} s, so "
-                f"{change.what} has to wait: try again when it does"
+                f"FTL bdev {self.name}: the base did not complete outstanding host I/O within {EMPTY_TIMEOUT_S:g} s, "
+                f"so {change.what} was not started: try again when it does"
             )
         self.state = DeviceState.WAITING
         self._step_told, self.waits_for = "", change.what
@@ -504,13 +507,13 @@ class ManagedDevice(OrderedDevice):
                         continue
                     await self.look_elsewhere(error)
                 except FtlError as error:
-                    await self._fail(f"base bdev {self._link.base_name} came back, but is of no use: {error.message}")
+                    await self._fail(f"base bdev {self._link.base_name} came back, but can't be used: {error.message}")
                     return False
                 await asyncio.sleep(delay_s)
                 delay_s = min(delay_s * RETRY_GROWTH, RETRY_MAX_S)
         finally:
             self._hold_timer.cancel()
-        log.warning("%s: loaded by the daemon itself, its base is back, I/O goes on", self)
+        log.warning("%s: the base is back; the daemon loaded the FTL, and I/O continues", self)
         self.error = None
         self.state = DeviceState.ONLINE
         self.changed()
@@ -528,7 +531,7 @@ class ManagedDevice(OrderedDevice):
         await self._search.look_elsewhere(error)
 
     def _moved(self, key: str, name: str) -> None:
-        log.warning("%s: found as bdev %s: that is its %s from now on", self, name, key)
+        log.warning("%s: found on bdev %s, which is its %s from now on", self, name, key)
         self.set_params({**self.params, key: name})
         self.changed()
 
@@ -536,7 +539,7 @@ class ManagedDevice(OrderedDevice):
         """Returns when another attempt is worth it; FAILED meanwhile, if that takes long. What is there under the
         base's name may be another FTL's, so it is let go of."""
         came_back = " came back, but" if self._front.gate is not None else ""
-        told = self.error = f"base bdev {self._link.base_name}{came_back} is of no use: {error.message}"
+        told = self.error = f"base bdev {self._link.base_name}{came_back} can't be used: {error.message}"
         refused = self._link.bdev
         await to_its_end(self._link.give_back())
         await self._search.seek(refused, lambda: self._fail(told))
@@ -568,7 +571,7 @@ class ManagedDevice(OrderedDevice):
 
     def _stop_holding(self) -> None:
         self._front.fail()
-        self.error = f"{self.error}; I/O fails since it waited for {self._identity.peer_timeout_s:g} s"
+        self.error = f"{self.error}; host I/O was held for {self._identity.peer_timeout_s:g} s, and fails now"
         log.error("%s: %s", self.name, self.error)
         self.changed()
 

@@ -32,7 +32,7 @@ async def halt_ftl(ftl: FtlDevice, link: BaseLink) -> None:
         if now == before:
             # Without the connection nothing is left in flight, and the core can end what it has accepted.
             await link.disconnect()
-            await ftl.abort(f"the base bdev has not answered for {HALT_STALL_S:g} s while halting")
+            await ftl.abort(f"the base bdev did not answer for {HALT_STALL_S:g} s during the halt")
             break
         before = now
     await halt
@@ -58,7 +58,7 @@ async def take_apart(
     if silent is None:
         failures += await target_bdev.undo()
     else:
-        failures.append(("undo what stands in the target", silent))
+        failures.append(("undo what the daemon made in the target", silent))
     failures_here = await let_go_here()
     if silent is None:
         failures += await link.unclaim()

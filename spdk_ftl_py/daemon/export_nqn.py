@@ -23,16 +23,18 @@ def export_nqn(template: str | None, name: str, device: UUID) -> str:
     what = f"nqn {template!r}"
     left = template.replace(NAME, "").replace(UUID_, "")
     if _OTHER_BRACES.search(left):
-        raise ParameterError(f"{what}: has braces that are neither {NAME} nor {UUID_}")
+        raise ParameterError(f"{what}: has braces other than {NAME} and {UUID_}: remove them")
     nqn = check_nqn(template.replace(NAME, name).replace(UUID_, str(device)), "nqn")
     if nqn.startswith(NQN_PREFIX) and nqn != f"{NQN_PREFIX}{device}":
-        raise ParameterError(f"{what}: {NQN_PREFIX} is for what the daemon names itself: choose another prefix")
+        raise ParameterError(
+            f"{what}: {NQN_PREFIX} is reserved for names that the daemon chooses: choose another prefix"
+        )
     return nqn
 
 
 def check_template(template: str) -> str:
     """Of all FTLs of a daemon. Returns it. Raises ParameterError."""
     if NAME not in template and UUID_ not in template:
-        raise ParameterError(f"nqn {template!r}: would be that of every FTL: have {NAME} or {UUID_} in it")
+        raise ParameterError(f"nqn {template!r}: would be the NQN of every FTL: add {NAME} or {UUID_} in it")
     export_nqn(template, "n" * 63, UUID(int=0))
     return template

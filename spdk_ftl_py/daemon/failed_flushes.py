@@ -37,6 +37,6 @@ class FailedFlushes:
         if self._count == 0 or now_s - self._since_s < FLUSHES_FAIL_S:
             return None
         return (
-            f"it has failed {self._count} flushes in a row, for {now_s - self._since_s:.0f} s: see to the base; then "
-            "delete the FTL, which keeps its data, and create it again with its uuid"
+            f"{self._count} flushes in a row have failed, for {now_s - self._since_s:.0f} s: repair the base; then "
+            "delete the FTL, which keeps its data, and load it with its uuid"
         )

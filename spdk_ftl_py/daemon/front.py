@@ -109,8 +109,9 @@ class Front:
             if not port_before:
                 raise
             raise DeferredError(
-                f"port {port_before} of {traddr}, where hosts look for this FTL, can't be had ({error.message}): end "
-                f"what has it; or delete the FTL and create it again with -u {self._device}, which gives it another"
+                f"port {port_before} of {traddr}, where hosts look for this FTL, is not available ({error.message}): "
+                f"end the program that uses it; or delete the FTL and load it with -u {self._device}, which gives it "
+                "another port"
             ) from error
         if self._sockets is not None:
             self._sockets.keep(self._device, self._nvmf.listening(*self._address))
@@ -150,7 +151,7 @@ class Front:
         try:
             self.gate.set_device(core)
         except ValueError as error:
-            raise FtlError(f"what came back is not what hosts were told of: {error}") from error
+            raise FtlError(f"the FTL that came back is not the one that hosts know: {error}") from error
         if self._subsystem is not None:
             self._subsystem.namespace_resized(EXPORT_NSID)
         if self.came_early and self._subsystem is not None:
@@ -236,7 +237,7 @@ class Front:
             await asyncio.shield(task)
         except asyncio.CancelledError:
             if task.cancelled():
-                raise BusyError(f"{self.reactor.name} is let go of: not done") from None
+                raise BusyError(f"{self.reactor.name} is being taken apart: the I/O was not done") from None
             raise
 
     def _own_ended(self, task: asyncio.Task[None]) -> None:

@@ -59,7 +59,7 @@ class FtlMaker:
         Raises what that does, and DeferredError where the cache may be there in a moment."""
         cache = self._params.get("cache")
         if cache_scrubbed and media.cache is None:
-            raise NotFoundError(f"cache bdev {cache} does not exist any more: give another one")
+            raise NotFoundError(f"cache bdev {cache} no longer exists: give another one")
         try:
             return await loading.load(
                 reactor,

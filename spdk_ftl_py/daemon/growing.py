@@ -58,7 +58,7 @@ async def _grow(device: Growable, rpc: TargetRpc, *, force: bool) -> dict[str, A
     assert ftl is not None
     told: dict[str, Any] = {"name": device.name, "num_blocks": ftl.block_count, "changed": changed}
     if before is not None and changed:
-        log.info("%s: has %d blocks now, had %d", device.name, ftl.block_count, before)
+        log.info("%s: grown to %d blocks, from %d", device.name, ftl.block_count, before)
     if not device.params["no_attach"]:
         told["target_num_blocks"] = await _resize_in_target(device, ftl.block_count, rpc)
     return told
@@ -70,8 +70,8 @@ async def _has_more(params: Mapping[str, Any], ftl: FtlDevice, rpc: TargetRpc) -
     zones = base.block_count // geometry.zone_size
     if zones < geometry.zone_count:
         raise GeometryError(
-            f"base bdev {base.name} has shrunk: it has {base.block_count} blocks, and the FTL {geometry.block_end} of "
-            "them: before the FTL is loaded again, make the bdev as large as it was"
+            f"base bdev {base.name} has shrunk: it has {base.block_count} blocks, but the FTL uses "
+            f"{geometry.block_end}: restore the old size of the bdev before the FTL is loaded again"
         )
     return zones > geometry.zone_count
 
@@ -84,7 +84,7 @@ async def _resize_in_target(device: Growable, block_count: int, rpc: TargetRpc) 
         try:
             await resize(rpc, own, block_count)
         except (FtlError, OSError) as error:
-            log.warning("%s: its bdev in the target at %s has its old size: %s", device.name, rpc.address, error)
+            log.warning("%s: its bdev in the target at %s still has the old size: %s", device.name, rpc.address, error)
     try:
         return await attached_size(rpc, own)
     except (FtlError, OSError):

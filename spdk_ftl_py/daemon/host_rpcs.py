@@ -44,16 +44,14 @@ class HostRpcs:
         device = self._find_to_change(params)
         # Whoever asked for it may have hung up: its connections end all the same.
         await asyncio.shield(device.disallow_host(params["host"]))
-        log.info(
-            "%s: host %s may not connect any more, asked for by %s", device, show_name(params["host"]), requester()
-        )
+        log.info("%s: host %s may no longer connect, asked for by %s", device, show_name(params["host"]), requester())
         return True
 
     async def allow_any_host(self, params: dict[str, Any]) -> bool:
         device = self._find_to_change(params)
         allow: bool = params["allow_any_host"]
         await asyncio.shield(device.allow_any_host(allow))
-        who = "any host" if allow else "no host that is not in its list"
+        who = "any host" if allow else "only hosts in its list"
         log.info("%s: %s may connect, asked for by %s", device, who, requester())
         return True
 

@@ -78,8 +78,8 @@ class NativeEngine:
         async def refuse(params: dict[str, Any]) -> Any:
             if await self._is_native(params):
                 raise UnsupportedError(
-                    f"FTL bdev {params['name']}: it is the own FTL of the SPDK target at {params['target']}, which has "
-                    f"no {method}"
+                    f"FTL bdev {params['name']}: is the own FTL of the SPDK target at {params['target']}, which does "
+                    f"not support {method}"
                 )
             return await ours(params)
 
@@ -100,7 +100,7 @@ class NativeEngine:
             return False
         if target is None:
             raise ParameterError(
-                f"FTL bdev {name}: on which SPDK target? Of a target's own FTL nobody else knows: name it with -s "
+                f"FTL bdev {name}: no SPDK target is given, and only the target knows its own FTLs: name it with -s "
                 "TARGET (the RPC's parameter target)"
             )
         rpc = self._identity.rpc(normal_target(target))
@@ -109,7 +109,7 @@ class NativeEngine:
                 return await asyncio.wait_for(_own_ftl(rpc, name), LOOK_S) is not None
             except (FtlError, TimeoutError, asyncio.TimeoutError) as error:
                 # What the daemon says of its own is the better answer.
-                log.debug("%s: whether it is the target's own: %s", name, error)
+                log.debug("%s: can't ask the target whether this is its own FTL: %s", name, error)
                 return False
         if await _own_ftl(rpc, name) is None:
             await native_ftl.require_method(rpc, CREATE)
@@ -156,7 +156,7 @@ class NativeEngine:
                 await self._check_whose(rpc, bdev, f"{role} bdev {bdev.name}", loads="uuid" in told)
         answer = await native_ftl.call(rpc, CREATE, told)
         log.info(
-            "%s of %s: the target's own FTL, made of %s and %s as asked for by %s",
+            "%s of %s: the target's own FTL, created on %s and %s, asked for by %s",
             told["name"],
             target,
             base.name,
@@ -177,7 +177,7 @@ class NativeEngine:
             if device.uuid == uuid:
                 raise ExistsError(
                     f"uuid {uuid}: FTL bdev {device.name} of the daemon ({device.state.value}, on the SPDK target at "
-                    f"{device.target}) has it: it is no FTL of the target's own, leave out --engine native"
+                    f"{device.target}) has it, so it is not the target's own FTL: leave out --engine native"
                 )
         for bdev in await get_bdevs(rpc):
             if name in bdev.names:
@@ -186,18 +186,20 @@ class NativeEngine:
                     "choose another, or delete that bdev first"
                 )
             if uuid is not None and str(uuid) in (bdev.uuid.lower(), *(alias.lower() for alias in bdev.aliases)):
-                raise ExistsError(f"uuid {uuid}: bdev {bdev.name} of the SPDK target at {rpc.address} has it already")
+                raise ExistsError(
+                    f"uuid {uuid}: bdev {bdev.name} of the SPDK target at {rpc.address} already has it: choose another"
+                )
 
     async def _check_whose(self, rpc: TargetRpc, bdev: Bdev, what: str, *, loads: bool) -> None:
         """Raises ExistsError where there is somebody's data, and others where nobody can tell. loads: SPDK goes by what
         is on the cache, and would write over whatever is on a base that is not its own."""
-        unseen = "or give --force, and nobody looks whose data it erases"
+        unseen = "or give --force to erase the bdevs without looking at their data"
         if bdev.metadata_bytes and loads:
             return
         if bdev.metadata_bytes:
             raise UnsupportedError(
-                f"{what} has separate metadata, so its data can't be looked at over NVMe-oF: give --force if nobody "
-                "needs them; the base bdev is not looked at then, either"
+                f"{what} has separate metadata, so the daemon can't read its data over NVMe-oF: give --force if the "
+                "data is not needed; the daemon then does not look at the base bdev either"
             )
         try:
             found = await self._identity.prober.visit(
@@ -206,7 +208,9 @@ class NativeEngine:
         except TransportMissingError as error:
             raise TransportMissingError(f"{error.message}; {unseen}") from error
         if loads and found not in (None, SPDK_FTL):
-            raise ExistsError(f"{what} holds {found}, not the FTL to be loaded: give the bdevs that it was made of")
+            raise ExistsError(
+                f"{what} holds {found}, not the FTL to be loaded: give the bdevs that the FTL was created on"
+            )
         if not loads and found is not None:
             raise ExistsError(f"{what} holds {found}: use another bdev, or give --force to erase it")
 

@@ -66,14 +66,14 @@ def native_params(method: str, params: Mapping[str, Any]) -> dict[str, Any]:
 def _check_creation(method: str, ours: schema.RpcSchema, told: dict[str, Any]) -> None:
     if told.get("cache") is None:
         raise ParameterError(
-            f"{method}: parameter {_shown(ours, 'cache')} is missing: SPDK's own FTL does not do without a cache bdev"
+            f"{method}: parameter {_shown(ours, 'cache')} is missing: SPDK's own FTL needs a cache bdev"
         )
     if told.get("l2p_dram_limit") == 0:
         raise ParameterError(f"{method}: {_shown(ours, 'l2p_dram_limit')} is 0: SPDK's own FTL needs at least 1 MiB")
     if "uuid" in told and not UUID(told["uuid"]).int:
         if method == LOAD:
             # SPDK would create one, and erase what is there.
-            raise ParameterError(f"{method}: uuid is the nil UUID, which no FTL has: give that of the FTL")
+            raise ParameterError(f"{method}: uuid is the nil UUID, which no FTL has: give the UUID of the FTL")
         del told["uuid"]
 
 

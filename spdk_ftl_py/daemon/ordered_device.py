@@ -64,7 +64,10 @@ class OrderedDevice(ABC):
             reason = f": {self.error}" if self.error else ""
             raise BusyError(f"FTL bdev {self.name} is {self.describe()['state']}{reason}; {change.what} has to wait")
         if self.no_data:
-            raise ParameterError(f"FTL bdev {self.name} was made with no_data, so it can't be loaded again changed")
+            raise ParameterError(
+                f"FTL bdev {self.name} was created with no_data, so it can't be loaded again with a change: delete "
+                "it, and create it again"
+            )
         FtlConf.from_dict(given_settings(change.applied(self.params))).check()
         await self._changes.ask(change)
 
@@ -113,11 +116,13 @@ class OrderedDevice(ABC):
             attached = not self.params["no_attach"]
             if attached and self._bdev.now is None:
                 raise BusyError(
-                    f"FTL bdev {self.name} is no bdev of its target now, which the daemon is about to mend: try again "
-                    "when ftl_get_devices says that it is attached"
+                    f"FTL bdev {self.name} is not attached to its target now, and the daemon is attaching it: try "
+                    "again when ftl_get_devices shows it as attached"
                 )
             if self.dependents.pending:
-                raise BusyError(f"FTL bdev {self.name}: what stands on it is being made again; it can't be renamed now")
+                raise BusyError(
+                    f"FTL bdev {self.name}: the daemon is recreating what is built on it; it can't be renamed now"
+                )
             await check_name(self._rpc, name, self.uuid, before=self.name)
             await self._target_bdev.require_unused()
             before = self.name

@@ -63,7 +63,7 @@ class Orders:
 
     async def load(self, params: dict[str, Any]) -> Any:
         if not int(params["uuid"].replace("-", ""), 16):
-            raise ParameterError("bdev_ftl_load: uuid is the nil UUID, which no FTL has: give that of the FTL")
+            raise ParameterError("bdev_ftl_load: uuid is the nil UUID, which no FTL has: give the UUID of the FTL")
         return await self._devices.create(schema.load("bdev_ftl_create").validate(params))
 
     async def unmap(self, params: dict[str, Any]) -> bool:
@@ -72,11 +72,11 @@ class Orders:
         size = device.describe()["num_blocks"]
         if lba + block_count > size:
             raise ParameterError(
-                f"bdev_ftl_unmap: {block_count} blocks from block {lba} on are beyond the end of FTL bdev "
-                f"{device.name}, which has {size} blocks of 4096 B"
+                f"bdev_ftl_unmap: {block_count} blocks from block {lba} on exceed FTL bdev {device.name}, which has "
+                f"{size} blocks of 4096 B"
             )
         await device.trim(lba, block_count)
-        log.info("%s: %d blocks from %d on trimmed, asked for by %s", device, block_count, lba, requester())
+        log.info("%s: trimmed %d blocks from %d on, asked for by %s", device, block_count, lba, requester())
         return True
 
     # --- settings
@@ -86,13 +86,13 @@ class Orders:
         device, _ = self._online(params, "changed")
         if value is not None:
             await self._to_its_end(self._set(device, name, value))
-            log.info("%s: %s is %s now, asked for by %s", device, name, show_name(str(value)), requester())
+            log.info("%s: set %s to %s, asked for by %s", device, name, show_name(str(value)), requester())
         return True
 
     async def _set(self, device: ManagedDevice, name: str, value: Any) -> None:
         async with device.settings_turn:
             ftl = _running(device, "changed")
-            change = Change(f"setting {name}", with_setting(device.params, name, value))
+            change = Change(f"the change of {name}", with_setting(device.params, name, value))
             settings = given_settings(change.applied(device.params))
             FtlConf.from_dict(settings).check()
             conf = merge_conf(ftl.conf, settings).check_geometry(ftl.geometry)
@@ -120,13 +120,13 @@ class Orders:
     async def set_cache(self, params: dict[str, Any]) -> bool:
         device, _ = self._online(params, "changed")
         await self._to_its_end(self._set_cache(device, params["cache"], force=params["force"]))
-        log.info("%s: its nv cache is %s now, asked for by %s", device, show_name(params["cache"]), requester())
+        log.info("%s: has nv cache %s now, asked for by %s", device, show_name(params["cache"]), requester())
         return True
 
     async def remove_cache(self, params: dict[str, Any]) -> bool:
         device, _ = self._online(params, "changed")
         await self._to_its_end(self._remove_cache_in_turn(device))
-        log.info("%s: has no nv cache any more, asked for by %s", device, requester())
+        log.info("%s: no longer has an nv cache, asked for by %s", device, requester())
         return True
 
     async def _set_cache(self, device: ManagedDevice, name: str, *, force: bool) -> None:
@@ -136,7 +136,7 @@ class Orders:
             if in_use and device.params.get("cache") == name:
                 return
             if device.no_data:
-                raise ParameterError("no_data keeps nothing, so it needs no nv cache")
+                raise ParameterError("no_data keeps nothing, so the FTL needs no nv cache")
             # All that can be known is known before anything is done.
             params = {**device.params, "cache": name}
             base = await find_bdev(device.target_rpc, device.params["base_bdev"])
@@ -150,7 +150,7 @@ class Orders:
             await device.scrub_cache(cache, force=force)
             await device.change(
                 Change(
-                    f"its new nv cache {name}",
+                    f"the change to nv cache {name}",
                     {"cache": name, "without_cache": None},
                     {"cache_scrubbed": True},
                     # Nothing has been accepted into it by then.
@@ -179,11 +179,11 @@ class Orders:
         if name == before:
             return True
         await self._to_its_end(self._rename(device, name))
-        log.info("%s: was %s until now, renamed as asked for by %s", device, before, requester())
+        log.info("%s: renamed from %s, asked for by %s", device, before, requester())
         if device.attachment is None and not device.params["no_attach"]:
             raise FtlError(
-                f"FTL bdev {before} is {name} now, but no bdev of its target yet: the daemon goes on trying "
-                f"({device.error or 'the target has not taken it'})"
+                f"FTL bdev {before} has the name {name} now, but is not attached to its target yet: the daemon keeps "
+                f"trying ({device.error or 'the target has not accepted it'})"
             )
         return True
 
@@ -226,6 +226,6 @@ def _cache_in_use(device: ManagedDevice, ftl: FtlDevice) -> bool:
     """Raises BusyError while it is being given up."""
     if ftl.cache.state is CacheState.FAILING:
         raise BusyError(
-            f"FTL bdev {device.name} is giving its nv cache up ({ftl.cache.failure}): try again in a moment"
+            f"FTL bdev {device.name} is giving up its nv cache ({ftl.cache.failure}): try again in a moment"
         )
     return ftl.cache.state is CacheState.IN_USE

@@ -221,7 +221,7 @@ def why_unfit(bdev: Bdev) -> str | None:
     if bdev.zone_block_base is not None:
         return f"is a zone_block bdev: look at its base bdev {bdev.zone_block_base}"
     if bdev.zoned and not bdev.nvme_io:
-        return f"({bdev.product_name}) lets no NVMe commands through, so its zones can't be reached"
+        return f"({bdev.product_name}) passes no NVMe commands, so its zones can't be read"
     return None
 
 

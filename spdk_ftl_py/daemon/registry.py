@@ -114,7 +114,7 @@ class Registry:
             if not (loads or deferred) or not self.resume(record, inherited=loads):
                 # As one that is being deleted: whoever reads the state file next is to undo it, and no more.
                 if (record.get("params") or {}).get("no_data"):
-                    log.warning("%s: was made with no_data, so it is gone", record["name"])
+                    log.warning("%s: was created with no_data, so it is gone", record["name"])
                 self._leave_behind(record)
         self._configs.start(saved)
         await asyncio.gather(*(self.undo_orphans(target) for target in {each["target"] for each in self._orphans}))
@@ -149,7 +149,7 @@ class Registry:
         except FtlError as error:
             told.append(error.message)
         if told:
-            raise FtlError(f"not all was halted cleanly{' and undone' if undo else ''}: {'; '.join(told)}")
+            raise FtlError(f"not everything was halted cleanly{' and undone' if undo else ''}: {'; '.join(told)}")
 
     async def _halt_one(self, device: ManagedDevice, *, undo: bool) -> str:
         """What could not be done."""
@@ -158,15 +158,18 @@ class Registry:
         undo = undo or device.no_data or not _worth_keeping(device)
         failures = await (device.take_down() if undo else device.pause())
         if undo:
-            what = "halted" if not failures else "not halted cleanly, or not all undone"
+            what = "halted" if not failures else "not halted cleanly, or not completely undone"
         else:
-            what = f"{'halted' if not failures else 'not halted cleanly'}; its bdev and claims stay for the next daemon"
+            what = (
+                f"{'halted' if not failures else 'not halted cleanly'}; its bdev and claims stay in the target for "
+                "the next daemon"
+            )
         log.info("%s: %s, asked for by %s", device, what, requester())
         held = device.held_in_file()
         if held is not None:
             log.warning(
-                "%s: of what hosts were told is written, %s may be nowhere else: that is for the next daemon, and lost "
-                "if this machine goes down before it",
+                "%s: acknowledged writes may be only in the write buffer file, %s: the next daemon loads them; they "
+                "are lost if this machine goes down before that",
                 device,
                 held,
             )
@@ -210,7 +213,7 @@ class Registry:
                 life=int(record.get("life") or 0),
             )
         except (FtlError, KeyError, IndexError, TypeError, ValueError) as error:
-            log.error("%s: can't go on with it, the state file's record makes no sense: %s", record["name"], error)
+            log.error("%s: not loaded, its record in the state file is invalid: %s", record["name"], error)
             return False
         self._prepare(device)
         self._devices[key_of(device)] = device
@@ -269,7 +272,7 @@ class Registry:
                         await remove_subsystem(rpc, bdev_nqn(role, device))
                     await drop_all(rpc, self._identity.key_dir, device, record["params"].get("target_psk"))
                 except FtlError as error:
-                    log.warning("%s: what is left of it in its target: %s", record["name"], error)
+                    log.warning("%s: can't remove what is left of it in its target: %s", record["name"], error)
                     if not is_gone(error):
                         continue
                 self._orphans.remove(record)
@@ -342,16 +345,16 @@ class Registry:
         twin = next((each for each in self._devices.values() if each.uuid == uuid and each is not but), None)
         if twin is not None:
             raise ExistsError(
-                f"uuid {uuid}: FTL bdev {twin.name} ({twin.state.value}, on the SPDK target at {twin.target}) "
-                "has it already: choose another, or delete that one first"
+                f"uuid {uuid}: FTL bdev {twin.name} ({twin.state.value}, on the SPDK target at {twin.target}) already "
+                "has it: choose another, or delete that FTL first"
             )
 
     def _check_nqn_free(self, device: ManagedDevice, but: ManagedDevice | None = None) -> None:
         for other in self._devices.values():
             if other.nqn == device.nqn and other is not but:
                 raise ExistsError(
-                    f"nqn {device.nqn}: it is that of FTL bdev {other.name} (on the SPDK target at {other.target}): "
-                    "choose another with --nqn, which may have {uuid} in it"
+                    f"nqn {device.nqn}: FTL bdev {other.name} (on the SPDK target at {other.target}) already has it: "
+                    "choose another with --nqn, which may contain {uuid}"
                 )
 
     def _load_instead(self, device: ManagedDevice, error: FtlThereError) -> ManagedDevice:
@@ -362,8 +365,8 @@ class Registry:
         wanted = device.params.get("uuid")
         if wanted is not None and UUID(wanted) != error.uuid:
             raise ExistsError(
-                f"base bdev {device.params['base_bdev']} holds an FTL already, with uuid {error.uuid}, and {wanted} is "
-                "asked for: give another base, or that uuid; nothing was done"
+                f"base bdev {device.params['base_bdev']} already holds an FTL, with uuid {error.uuid} instead of "
+                f"{wanted}: give another base, or that uuid; nothing was done"
             ) from error
         self._check_no_twin(error.uuid, device)
         record = device.record()
@@ -440,10 +443,10 @@ class Registry:
         held = None if created or device.can_be_halted else device.held_in_file()
         if held is not None and not params.get("force"):
             raise BusyError(
-                f"FTL bdev {device.name} is {device.state.value}: of what hosts were told is written, {held} may be "
-                f"nowhere else, and can't be made durable now; bring its base bdev {device.params['base_bdev']} back, "
-                "so that the daemon loads the FTL, and delete it then; or give --force: the file stays, for a load "
-                f"with -u {device.uuid} before this machine goes down"
+                f"FTL bdev {device.name} is {device.state.value}: acknowledged writes may be only in its write buffer "
+                f"file, {held}, and can't be made durable now: bring its base bdev {device.params['base_bdev']} back, "
+                "wait until the daemon has loaded the FTL, and delete it then; or give --force: the file stays, for "
+                f"a load with -u {device.uuid} before this machine goes down"
             )
         task = asyncio.ensure_future(self._delete(device))
         self._deletions.add(task)
@@ -453,13 +456,16 @@ class Registry:
             left = "; ".join(f"{step}: {failure}" for step, failure in failures)
             kept = device.held_in_file()
             if kept is not None:
-                left += f"; {kept} may be nowhere else: load it with -u {device.uuid} before this machine goes down"
-            raise FtlError(f"FTL bdev {device.name} is deleted, but not all could be undone: {left}")
+                left += (
+                    f"; acknowledged writes may be only in {kept}: load the FTL with -u {device.uuid} before this "
+                    "machine goes down"
+                )
+            raise FtlError(f"FTL bdev {device.name} is deleted, but the daemon could not undo everything: {left}")
         if held is None:
             return True
         told = (
-            f"FTL bdev: {device.name} deleted, and {held} kept: load it with -u {device.uuid} before this machine goes "
-            "down, or they are lost"
+            f"FTL bdev: {device.name} deleted, and {held} kept: load the FTL with -u {device.uuid} before this "
+            "machine goes down, or these blocks are lost"
         )
         log.warning("%s", told)
         return told
@@ -467,7 +473,7 @@ class Registry:
     async def _delete(self, device: ManagedDevice) -> list[tuple[str, Exception]]:
         # Also where whoever asked for it has hung up.
         failures = await self._take_down(device)
-        what = "deleted" if not failures else "deleted, but not all could be undone"
+        what = "deleted" if not failures else "deleted, but not completely undone"
         log.info("%s: %s, asked for by %s", device, what, requester())
         return failures
 
@@ -486,7 +492,7 @@ class Registry:
         del self._devices[key_of(device)]
         failure = self._save_for_sure()
         if failure is not None:
-            failures = [*failures, ("remove it from the state file (the daemon goes on trying)", failure)]
+            failures = [*failures, ("remove it from the state file (the daemon keeps trying)", failure)]
         return failures
 
     async def get_stats(self, params: dict[str, Any]) -> dict[str, Any]:
@@ -513,7 +519,12 @@ class Registry:
         work = grow(device, self._identity.rpc(device.target), force=bool(params.get("force")))
         # Whoever asked for it may have hung up: what stands in the target is not left half done.
         told = await asyncio.shield(asyncio.ensure_future(work))
-        log.info("%s: %s, asked for by %s", device, "grown" if told["changed"] else "as large as its base", requester())
+        log.info(
+            "%s: %s, asked for by %s",
+            device,
+            "grown" if told["changed"] else "is already as large as its base",
+            requester(),
+        )
         return told
 
     def require_free(self, device: ManagedDevice, name: str) -> None:
@@ -583,8 +594,8 @@ class Registry:
         held = [each for each in chosen if not each.holds_nothing]
         if held and not params.get("force"):
             raise BusyError(
-                f"of what hosts were told is written, {'; '.join(map(str, held))} may be nowhere else: load the FTL "
-                "with bdev_ftl_create -u UUID, or give --force to lose it; nothing was removed"
+                f"acknowledged writes may be only in these files, {'; '.join(map(str, held))}: load the FTL with "
+                "bdev_ftl_create -u UUID, or give --force to lose the writes; nothing was removed"
             )
         for each in chosen:
             assert directory is not None
@@ -593,7 +604,7 @@ class Registry:
                 files.remove()
             finally:
                 files.release()
-            log.info("write buffer removed, with %s, asked for by %s", each, requester())
+            log.info("removed a write buffer with %s, asked for by %s", each, requester())
         return {"removed": [each.to_dict() for each in chosen]}
 
     def _no_such_buffer(self, uuid: UUID) -> FtlError:
@@ -635,14 +646,12 @@ class Registry:
         if params.get("target") is not None:
             device = self._devices.get((normal_target(params["target"]), name))
             if device is None:
-                raise NotFoundError(
-                    f"FTL bdev {name}: it is on the SPDK target at {targets}, not at {params['target']}"
-                )
+                raise NotFoundError(f"FTL bdev {name}: is on the SPDK target at {targets}, not at {params['target']}")
             return device
         if len(named) > 1:
             raise ParameterError(
-                f"FTL bdev {name}: there is one on each of the SPDK targets at {targets}: say which is meant with "
-                "-s TARGET (the RPC's parameter target)"
+                f"FTL bdev {name}: each of the SPDK targets at {targets} has one: name the target with -s TARGET (the "
+                "RPC's parameter target)"
             )
         return named[0]
 
@@ -717,8 +726,8 @@ class Registry:
     def _require_room_for_host(self) -> None:
         if self._state.crowded:
             raise BusyError(
-                "the FTLs of this daemon have so many hosts that no more can be remembered; delete FTLs, or serve some "
-                "of them with another daemon"
+                "the FTLs of this daemon have too many hosts for its state file: delete FTLs, or serve some of them "
+                "with another daemon"
             )
 
     def _save(self) -> None:
@@ -761,11 +770,11 @@ def key_of(device: ManagedDevice) -> Key:
 
 def _warn_of_upgrade(device: ManagedDevice) -> None:
     """Daemons before this one let every host in, and did not say so in the state file."""
-    own = "only the target itself may" if not device.params["no_attach"] else "no host may"
+    own = "only the target itself may connect" if not device.params["no_attach"] else "no host may connect"
     were = show_names({host.hostnqn: None for host in device.hosts.hosts})
     log.warning(
-        "%s: the daemon before this one let any host connect; now %s, until others are allowed with `spdk-ftl add-host "
-        "-b %s --host NQN`, or all with `spdk-ftl allow-any-host -b %s --allow-any-host`%s",
+        "%s: the previous daemon let any host connect; now %s: allow a host with `spdk-ftl add-host -b %s --host "
+        "NQN`, or all hosts with `spdk-ftl allow-any-host -b %s --allow-any-host`%s",
         device,
         own,
         device.name,

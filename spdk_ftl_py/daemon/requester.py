@@ -27,4 +27,4 @@ def asked_for_by(who: str) -> Iterator[None]:
 
 def show_peer(peer: Peer | None) -> str:
     """Process and user at the other end of a unix socket."""
-    return "a client that has gone" if peer is None else f"pid {peer.pid}{command_of(peer.pid)}, uid {peer.uid}"
+    return "a client that has disconnected" if peer is None else f"pid {peer.pid}{command_of(peer.pid)}, uid {peer.uid}"

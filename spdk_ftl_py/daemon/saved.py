@@ -118,14 +118,17 @@ def read_file(path: Path, *, safe: bool = False, tell: Callable[[str], object] =
     except ValueError as error:
         raise ParameterError(f"configuration {path} is not JSON: {error}") from error
     if not isinstance(document, dict) or not isinstance(document.get("subsystems"), list):
-        raise ParameterError(f'configuration {path} has no "subsystems" array; write one with spdk-ftl save-config')
+        raise ParameterError(f'configuration {path} has no "subsystems" array: write one with spdk-ftl save-config')
     try:
         check_subsystems(document["subsystems"])
     except ParameterError as error:
         raise ParameterError(f"configuration {path}: {error.message}") from error
     sections = [each for each in document["subsystems"] if each["subsystem"] == SECTION]
     if not sections:
-        tell(f'configuration {path} has no section "{SECTION}": nothing to load; save one with spdk-ftl save-config')
+        tell(
+            f'configuration {path} has no section "{SECTION}", so there is nothing to load: save one with spdk-ftl '
+            "save-config"
+        )
     return [entry for each in sections for entry in each.get("config") or ()]
 
 
@@ -153,7 +156,7 @@ def read_section(
                 raise ParameterError(f"unknown; known: {_CREATE}, {_ADD_HOST}, {_CALL_TARGET}")
             named = found.get(str(params.get("name")))
             if named is None:
-                raise ParameterError(f"no {_CREATE} before it has the name {str(params.get('name'))[:80]!r}")
+                raise ParameterError(f"no earlier {_CREATE} has the name {str(params.get('name'))[:80]!r}")
             if method == _ADD_HOST:
                 hosts[named.name].append(_read_host(params))
                 AllowedHosts.from_record(_allowed(named, hosts[named.name]))
@@ -174,19 +177,19 @@ def _read_create(
 ) -> tuple[SavedFtl, list[dict[str, Any]]]:
     new = given.pop("new", False)
     if not isinstance(new, bool):
-        raise ParameterError('"new" is neither true nor false')
+        raise ParameterError('"new" is not true or false')
     for name in _NOT_SAVED:
         if given.get(name) is not None and given[name] is not False:
-            raise ParameterError(f"{name} is for bdev_ftl_create, and has no place in a saved configuration")
+            raise ParameterError(f"{name} belongs to bdev_ftl_create, not into a saved configuration")
     if target is not None:
         given["target"] = target
     params = schema.load("bdev_ftl_create").validate(given)
     uuid = UUID(params["uuid"]) if params.get("uuid") else UUID(int=0)
     if not uuid.int:
-        raise ParameterError("uuid is missing: that of the FTL to load")
+        raise ParameterError("uuid of the FTL to load is missing")
     FtlConf.from_dict(given_settings(params)).check()
     if new and params.get("without_cache"):
-        raise ParameterError("without_cache is for an FTL that is there")
+        raise ParameterError("without_cache applies only to an existing FTL")
     export = None
     if params.get("listen_address"):
         traddr, port = split_address(params["listen_address"])
@@ -242,5 +245,5 @@ def _require_unlike(ftl: SavedFtl, others: Iterable[SavedFtl]) -> None:
         if other.name == ftl.name or other.uuid == ftl.uuid:
             raise ExistsError(
                 f"FTL bdev {ftl.name} (uuid {ftl.uuid}) has the name or uuid of FTL bdev {other.name} (uuid "
-                f"{other.uuid}), which is in the file before it"
+                f"{other.uuid}), which comes earlier in the file"
             )

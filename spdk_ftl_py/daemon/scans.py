@@ -83,7 +83,7 @@ class Scans:
         if not new.int:
             raise ParameterError("new_uuid is the nil UUID, which no FTL can have: choose another, or leave it out")
         if new == uuid:
-            raise ParameterError(f"new_uuid is {new}, which it has: choose another, or leave it out")
+            raise ParameterError(f"new_uuid is {new}, which the FTL already has: choose another, or leave it out")
         rpc = self._identity.rpc(target)
         bdev = _named(params["base_bdev"], await foreign_bdevs(rpc), target)
         why = why_unfit(bdev)
@@ -99,8 +99,8 @@ class Scans:
                 found = capacity or await find_capacity(reactor, media, bdev)
                 if found is None or not has_zones(bdev, found):
                     raise NotFoundError(
-                        f"bdev {bdev.name} holds no FTL{'' if found is None else f' in zones of {found} blocks'}: give "
-                        "the base bdev of one, and leave the zone capacity out"
+                        f"bdev {bdev.name} holds no FTL{'' if found is None else f' in zones of {found} blocks'}: "
+                        "give the base bdev of an FTL, and leave out the zone capacity"
                     )
                 media = emulated(reactor, media, found)
             port = BlockPort(reactor, media, name=f"bdev {bdev.name}")
@@ -113,13 +113,13 @@ class Scans:
             done = await self._prober.visit(rpc, bdev, work)
         except (MediaError, PathError) as error:
             raise type(error)(
-                f"{error.message}; its uuid may be {new} by now, which `spdk-ftl scan` tells: give the same again with "
-                f"--new-uuid {new}",
+                f"{error.message}; its uuid may be {new} already, which `spdk-ftl scan` shows: repeat the command "
+                f"with --new-uuid {new}",
                 errno=error.errno,
             ) from error
         name = done.superblock.content.get("name")
         if done.changed:
-            log.info("bdev %s: FTL %s, a copy of %s, has uuid %s now", bdev.name, name, uuid, new)
+            log.info("bdev %s: FTL %s, a copy of %s, now has uuid %s", bdev.name, name, uuid, new)
         return {"bdev": bdev.name, "name": name, "uuid": str(done.uuid), "was": str(uuid)}
 
     def _check_needed(self, uuid: UUID, new: UUID, bdev: Bdev) -> None:
@@ -127,8 +127,8 @@ class Scans:
         for device in self._registry.devices.values():
             if device.uuid == new:
                 raise ExistsError(
-                    f"uuid {new}: FTL bdev {device.name} ({device.state.value}, on the SPDK target at {device.target}) "
-                    "has it already: choose another"
+                    f"uuid {new}: FTL bdev {device.name} ({device.state.value}, on the SPDK target at "
+                    f"{device.target}) already has it: choose another"
                 )
             if device.uuid == uuid and device.state is not DeviceState.ONLINE:
                 raise BusyError(

@@ -144,8 +144,8 @@ class RpcServer:
     def _busy(self, peer: Peer | None = None) -> BusyError:
         who = "somebody" if peer is None else f"pid {peer.pid}{command_of(peer.pid)} of {show_user(peer.uid)}"
         return BusyError(
-            f"control socket {self.socket_path}: {who} is listening there already (another daemon, or an SPDK "
-            f"target?); stop it, or give {self.option}"
+            f"control socket {self.socket_path}: {who} is listening there already (maybe another daemon, or an SPDK "
+            f"target): stop it, or give {self.option}"
         )
 
     def _bind(self) -> socket.socket:
@@ -164,7 +164,7 @@ class RpcServer:
         """There is a socket. Raises FtlError where there can be none."""
         if len(os.fsencode(self.socket_path)) > UNIX_PATH_BYTES_MAX:
             raise FtlError(
-                f"control socket {self.socket_path}: the path is longer than {UNIX_PATH_BYTES_MAX} bytes; give a "
+                f"control socket {self.socket_path}: the path is longer than {UNIX_PATH_BYTES_MAX} bytes: give a "
                 f"shorter one with {self.option}",
                 errno=errno.ENAMETOOLONG,
             )
@@ -178,8 +178,8 @@ class RpcServer:
             ) from error
         if not stat.S_ISSOCK(mode):
             raise FtlError(
-                f"control socket {self.socket_path}: there is a file that is no socket"
-                f"{show_owner(self.socket_path)}; remove it, or give {self.option}",
+                f"control socket {self.socket_path}: is a file{show_owner(self.socket_path)}, not a socket: remove "
+                f"it, or give {self.option}",
                 errno=errno.EEXIST,
             )
         return True
@@ -196,7 +196,7 @@ class RpcServer:
             except OSError as error:
                 owner = show_owner(self.socket_path)
                 raise FtlError(
-                    f"control socket {self.socket_path}: there is a socket{owner}, which can't be looked at "
+                    f"control socket {self.socket_path}: is a socket{owner} that can't be checked "
                     f"({error.strerror}): remove it, or give {self.option}",
                     errno=error.errno,
                 ) from error
@@ -205,13 +205,13 @@ class RpcServer:
 
     def _unlink_stale(self) -> None:
         owner = show_owner(self.socket_path)
-        log.info("replacing the socket %s%s, of a daemon that is gone", self.socket_path, owner)
+        log.info("replacing the socket %s%s, which a dead daemon left", self.socket_path, owner)
         try:
             self.socket_path.unlink(missing_ok=True)
         except OSError as error:
             raise FtlError(
-                f"control socket {self.socket_path}: there is a socket{owner} on which nobody listens, and it can't be "
-                f"removed ({error.strerror}): have it removed, or give {self.option}",
+                f"control socket {self.socket_path}: is a socket{owner} on which nobody listens, and the daemon "
+                f"can't remove it ({error.strerror}): remove it, or give {self.option}",
                 errno=error.errno,
             ) from error
 
@@ -234,8 +234,8 @@ class RpcServer:
             log.warning("%s refused: %s may not call it", self.socket_path, show_peer(peer))
         whom = "you" if peer is None else show_user(peer.uid)
         text = (
-            f"the spdk-ftl daemon takes no orders from {whom} at {self.socket_path}: only from {self.trust}; the "
-            "daemon's options --socket-group and --monitor-group let members of a group in"
+            f"the spdk-ftl daemon takes no orders from {whom} at {self.socket_path}, only from {self.trust}: its "
+            "options --socket-group and --monitor-group admit members of a group"
         )
         return _canned("403 Forbidden", -errno.EACCES, text)
 
@@ -260,7 +260,7 @@ class RpcServer:
 
     async def _answer(self, request: web.BaseRequest) -> tuple[int, dict[str, Any]]:
         if request.path != "/":
-            return 404, _error(None, JSONRPC_INVALID_REQUEST, f"no such path: {request.path[:80]}; POST JSON-RPC to /")
+            return 404, _error(None, JSONRPC_INVALID_REQUEST, f"no such path: {request.path[:80]}: POST JSON-RPC to /")
         if request.method != "POST":
             return 405, _error(None, JSONRPC_INVALID_REQUEST, "POST JSON-RPC to /")
         body = await _read_body(request)
@@ -296,7 +296,7 @@ class RpcServer:
             return {"jsonrpc": "2.0", "id": identifier, "error": error.to_jsonrpc()}
         except Exception as error:
             log.exception("%s, asked for by %s: internal error", name, requester())
-            text = f"{name}: internal error ({type(error).__name__}); the daemon's log has more"
+            text = f"{name}: internal error ({type(error).__name__}): see the daemon's log"
             return _error(identifier, JSONRPC_INTERNAL_ERROR, text)
         return {"jsonrpc": "2.0", "id": identifier, "result": result}
 
@@ -401,5 +401,5 @@ def _canned(status: str, code: int, text: str) -> bytes:
 _TOO_MANY: Final = _canned(
     "503 Service Unavailable",
     -errno.EBUSY,
-    f"the daemon has {CONNECTIONS_MAX} connections to its control socket, and takes no more: try again",
+    f"the daemon has {CONNECTIONS_MAX} connections to its control socket, and accepts no more: try again",
 )

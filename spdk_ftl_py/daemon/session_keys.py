@@ -86,8 +86,8 @@ class SessionKeys:
             if error.rpc_code is None:
                 raise
             raise TargetError(
-                f"SPDK target at {self._rpc.address} can't use the TLS key {path} ({error.message}): the same key "
-                "has to be in a file of that name on its machine, with mode 0600, of the user it runs as",
+                f"SPDK target at {self._rpc.address} can't use the TLS key {path} ({error.message}): put the same "
+                "key into a file of that name on the target's machine, with mode 0600, owned by the target's user",
                 rpc_code=error.rpc_code,
             ) from error
         return self._psk_name
@@ -103,8 +103,8 @@ class SessionKeys:
         except (OSError, FtlError) as error:
             why = error.message if isinstance(error, FtlError) else os.strerror(error.errno or 0)
             raise TargetError(
-                f"keys for the SPDK target at {self._rpc.address} can't be written to {self._folder}: {why}; "
-                "mend that, or give --no-target-keys",
+                f"keys for the SPDK target at {self._rpc.address} can't be written to {self._folder}: {why}; fix "
+                "that, or give --no-target-keys",
                 errno=error.errno,
             ) from error
         try:
@@ -114,11 +114,15 @@ class SessionKeys:
                 raise
             await self._drop_keys()
             if error.rpc_code == METHOD_NOT_FOUND:
-                log.info("SPDK target at %s has no keyring: it and the daemon go by names alone", self._rpc.address)
+                log.info(
+                    "SPDK target at %s has no keyring: daemon and target identify each other by NQN alone",
+                    self._rpc.address,
+                )
             else:
                 log.warning(
-                    "SPDK target at %s can't use the daemon's keys in %s, so the two go by names alone: %s; it has to "
-                    "see that directory and run as the same user (with --no-target-keys nobody asks it to)",
+                    "SPDK target at %s can't use the daemon's keys in %s, so daemon and target identify each other "
+                    "by NQN alone: %s; let the target read that directory, and run it as the daemon's user; or give "
+                    "--no-target-keys, which omits the keys",
                     self._rpc.address,
                     self._folder,
                     error.message,

@@ -15,9 +15,9 @@ from ..ignored_settings import IGNORED
 
 LIMITS: Final = tuple(f"limit_{name}{suffix}" for name in LIMIT_NAMES for suffix in ("", "_threshold"))
 FIXED: Final = {
-    "overprovisioning": "it decides the capacity: create the FTL anew",
-    "use_append": "it decides the size of batches: create the FTL anew",
-    "allow_open_bands": "it is of one load alone: delete the FTL, and load it with bdev_ftl_create -u UUID -o",
+    "overprovisioning": "because it determines the capacity: create a new FTL",
+    "use_append": "because it determines the size of batches: create a new FTL",
+    "allow_open_bands": "because it applies to one load: delete the FTL, and load it with bdev_ftl_create -u UUID -o",
 }
 """Settings that are so from the creation on, and what to do."""
 _NUMBER: Final = re.compile(r"-?[0-9]{1,20}")
@@ -34,13 +34,13 @@ def given(name: str, value: str) -> Any:
         return None
     if name in ALWAYS:
         if value != "true":
-            raise ParameterError(f"bdev_ftl_set_property: {name} is always true here: {ALWAYS[name]}")
+            raise ParameterError(f"bdev_ftl_set_property: {name} is always true: {ALWAYS[name]}")
         return None
     if name in FIXED:
         raise ParameterError(f"bdev_ftl_set_property: {name} can't be changed, {FIXED[name]}")
     if name not in LIMITS and name not in SETTINGS:
         known = ", ".join((*LIMITS, *SETTINGS))
-        raise ParameterError(f"bdev_ftl_set_property: no property {name!r} can be changed; there are {known}")
+        raise ParameterError(f"bdev_ftl_set_property: no property {name!r} can be changed: use one of {known}")
     create = schema.load("bdev_ftl_create")
     its = next(each for each in (*create.parameters, *create.parameter("conf").properties) if each.name == name)
     if its.type == "boolean":

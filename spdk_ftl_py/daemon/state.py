@@ -80,7 +80,8 @@ class StateDirectory:
         except HeldElsewhereError:
             self.close()
             raise BusyError(
-                f"state directory {self.path} is in use by another spdk-ftl daemon: stop that one, or give --state-dir"
+                f"state directory {self.path} is in use by another spdk-ftl daemon: stop that daemon, or give another "
+                "--state-dir"
             ) from None
         except BaseException:
             self.close()
@@ -94,7 +95,7 @@ class StateDirectory:
         if len(raw) > STATE_BYTES_MAX:
             raise FtlError(
                 f"state directory {self.path}: the state file would have {len(raw)} bytes, more than the "
-                f"{STATE_BYTES_MAX} that a start accepts; delete FTLs, or serve some of them with another daemon",
+                f"{STATE_BYTES_MAX} that a daemon reads: delete FTLs, or serve some of them with another daemon",
                 errno=errno.EFBIG,
             )
         try:
@@ -120,8 +121,8 @@ class StateDirectory:
             self._keep_reserve()
         except OSError as error:
             raise FtlError(
-                f"state directory {self.path} can't be written: {error.strerror}; nothing was done: make it writable, "
-                "with some room, first",
+                f"state directory {self.path} can't be written: {error.strerror}; nothing was done: make it "
+                "writable, and make room in it",
                 errno=error.errno,
             ) from error
 
@@ -196,7 +197,7 @@ class StateDirectory:
             return
         except OSError as error:
             raise FtlError(
-                f"state file {path} can't be read: {error.strerror}; mend that, or give another --state-dir",
+                f"state file {path} can't be read: {error.strerror}: fix that, or give another --state-dir",
                 errno=error.errno,
             ) from error
         try:
@@ -204,14 +205,14 @@ class StateDirectory:
             if missing := [key for key in ("format", "host_id", "devices") if key not in content]:
                 raise ValueError(f"{missing[0]!r} is missing")
             if content["format"] != STATE_FORMAT:
-                raise ValueError(f"its format is {content['format']!r}, this daemon knows {STATE_FORMAT}")
+                raise ValueError(f"its format is {content['format']!r}, but this daemon supports {STATE_FORMAT}")
             self.host_id = UUID(content["host_id"])
             devices = content["devices"]
             if not isinstance(devices, list) or not all(_is_device(device) for device in devices):
                 raise ValueError("a device lacks its name, uuid, target, state or params")
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise FtlError(
-                f"state file {path} is damaged ({error}): move it away to start without the devices it names",
+                f"state file {path} is damaged ({error}): move it away to start without its FTLs",
                 errno=errno.EINVAL,
             ) from error
         self.devices = devices

@@ -50,7 +50,7 @@ class TargetBdev:
         """A daemon before this one may have left it standing: undo() takes that back, whatever happens."""
         self._steps.on_undo(_KEYS, self._keys.drop)
         self._steps.on_undo(
-            "what a predecessor attached", lambda: detach(self._rpc, name=self.name, device=self._device)
+            "what an earlier daemon attached", lambda: detach(self._rpc, name=self.name, device=self._device)
         )
 
     @property
@@ -84,7 +84,7 @@ class TargetBdev:
         assert export is not None
         if front.came_early and await detach_unclaimed(self._rpc, name=self.name, device=self._device):
             log.warning(
-                "%s: the target at %s had attached it by itself, before its base was there: that is done again",
+                "%s: the target at %s had attached it by itself, before its base existed: the daemon attaches it again",
                 self.name,
                 self._rpc.address,
             )

@@ -43,11 +43,11 @@ class Terms:
                 raise ParameterError("new_uuid is the nil UUID, which no FTL can have: choose another, or leave it out")
         given = given if given is not None and UUID(given).int else None
         if new is not None and given is not None:
-            raise ParameterError("uuid loads an FTL, new_uuid is for one that is created: give one of them")
+            raise ParameterError("uuid loads an FTL, new_uuid creates one: give only one of them")
         if load_or_create:
             for name, why in (
-                ("force", "force erases what is on the base, load_or_create never does: give one of them"),
-                ("no_data", "what no_data makes can't be loaded again: leave load_or_create out"),
+                ("force", "force erases the base, load_or_create never does: give only one of them"),
+                ("no_data", "an FTL made with no_data can't be loaded again: leave load_or_create out"),
             ):
                 if params.get(name):
                     raise ParameterError(why)
@@ -94,7 +94,7 @@ def check_agrees(device: ManagedDevice, asked: Mapping[str, Any], told: Mapping[
     it has failed."""
     which = f"FTL bdev {device.name} of the SPDK target at {device.target}"
     if device.state is DeviceState.DELETING:
-        raise FtlError(f"{which} is being deleted: ask again when it is gone", errno=errno.EBUSY)
+        raise FtlError(f"{which} is being deleted: try again when it is gone", errno=errno.EBUSY)
     differ = [str(each) for each in differences(asked, told)]
     allowed = {host["nqn"]: host for host in told["hosts"]}
     for nqn in asked.get("hosts") or ():
@@ -109,11 +109,11 @@ def check_agrees(device: ManagedDevice, asked: Mapping[str, Any], told: Mapping[
         differ.append("not any host may connect")
     if differ:
         raise ExistsError(
-            f"{which} is there already, and is not what is asked for: {'; '.join(differ)}. Ask for what it has, or "
-            "change it, or delete it first; nothing was done"
+            f"{which} already exists, but differs from the request: {'; '.join(differ)}. Request what it has, change "
+            "it, or delete it first; nothing was done"
         )
     if device.state is DeviceState.FAILED:
-        raise FtlError(f"{which} is there already, and has failed: {device.error}: delete it first", errno=errno.EIO)
+        raise FtlError(f"{which} already exists, and has failed: {device.error}: delete it first", errno=errno.EIO)
 
 
 async def wait_online(
@@ -127,11 +127,10 @@ async def wait_online(
         if halting():
             raise FtlError(f"FTL bdev {name}: the daemon is halting", errno=errno.ESHUTDOWN)
         if device is None or device.state is DeviceState.DELETING:
-            raise NotFoundError(f"FTL bdev {name}: it was deleted while it was waited for")
+            raise NotFoundError(f"FTL bdev {name}: was deleted during the wait")
         if device.state is DeviceState.FAILED:
             raise FtlError(
-                f"FTL bdev {name}: its deferred creation has failed: {device.error}. It stays in the list until it is "
-                "deleted"
+                f"FTL bdev {name}: its deferred creation has failed: {device.error}: delete it, and create it again"
             )
         left_s = deadline - asyncio.get_running_loop().time()
         if device.state not in _COMING or left_s <= 0:

@@ -61,7 +61,7 @@ def test_one_that_is_not_leaves_it_for_the_next(number: signal.Signals, world: F
     before = world.target.state()
     end_by_signal(world, number)
     assert world.target.state() == before
-    assert "its bdev and claims stay for the next daemon" in world.daemon.log()
+    assert "its bdev and claims stay in the target for the next daemon" in world.daemon.log()
     # Who has changed his mind needs a daemon for it.
     with Daemon(world.folder) as world.daemon:
         assert halt(world).returncode == 0
@@ -87,7 +87,7 @@ def test_what_could_not_be_undone_is_told_and_the_next_daemon_goes_on(world: Ftl
     done = halt(world)
     world.target.process.send_signal(signal.SIGCONT)
     assert done.returncode == 1
-    assert "ftl0: undo what stands in the target: " in done.stderr
+    assert "ftl0: undo what the daemon made in the target: " in done.stderr
     assert world.daemon.process.poll() == 1
     with Daemon(world.folder) as world.daemon:
         world.wait_for_state("ftl0", "online")

@@ -359,7 +359,7 @@ def test_a_device_whose_target_stalls_can_be_deleted_and_what_it_left_is_undone_
         world.create()
         world.target.process.send_signal(signal.SIGSTOP)
         world.wait_for("waiting")
-        with pytest.raises(FtlError, match="undo what stands in the target"):
+        with pytest.raises(FtlError, match="undo what the daemon made in the target"):
             world.client.call("bdev_ftl_delete", {"name": "ftl0"})
         assert world.client.call("ftl_get_devices") == []
         world.target.process.send_signal(signal.SIGCONT)

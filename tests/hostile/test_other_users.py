@@ -351,7 +351,7 @@ def test_a_dead_socket_of_somebody_is_replaced_by_root_alone(folder: Path) -> No
     assert f", of user {UID}" in told, told
     Path(f"{path}.lock").unlink()
     with Daemon(folder) as daemon:
-        assert f"daemon.sock, of user {UID}, of a daemon that is gone" in daemon.log_tail()
+        assert f"daemon.sock, of user {UID}, which a dead daemon left" in daemon.log_tail()
 
 
 def test_a_listener_at_the_path_of_the_socket_is_refused_and_named(unchanged: Machine) -> None:

@@ -104,7 +104,7 @@ def test_what_it_would_not_take_is_refused_before_it_is_asked(
             file.write(magic)
             error = refused(spdk_target, daemon, *CREATE)
             assert error["code"] == -17
-            assert f"{role} bdev {name} holds an " in error["message"]
+            assert f"{role} bdev {name} already holds an " in error["message"]
             file.seek(0)
             file.write(bytes(len(magic)))
     assert spdk_target.state() == before

@@ -114,7 +114,7 @@ def test_a_device_that_has_failed_for_good_is_not_waited_for(
 ) -> None:
     answers(RUNNING, stats, [{"name": "ftl0", "state": "failed", "error": "the base is worn out"}])
     assert cli.main(["scrub", "ftl0"]) == 2
-    assert "it has failed: the base is worn out" in capsys.readouterr().err
+    assert "the FTL has failed: the base is worn out" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("option", ["--no-wait", "--stop"])

@@ -262,14 +262,17 @@ def test_what_makes_sense_is_not_refused(command: str) -> None:
         (f"create -b x -d y -u {UUID} --new-uuid {UUID}", "-u loads an FTL, --new-uuid creates one"),
         ("set-property -b x -p colour -v 1", "no property 'colour' can be changed; there are limit_crit, "),
         ("set-property -b x -p band_thld -v 200", "band_thld is '200': must be a number"),
-        ("set-property -b x -p use_append -v true", "use_append can't be changed, it decides the size of batches"),
+        (
+            "set-property -b x -p use_append -v true",
+            "use_append can't be changed, because it determines the size of batches",
+        ),
         (
             f"set-uuid -d y -u {UUID} --new-uuid {UUID_NIL}",
             "argument --new-uuid: is the nil UUID, which no FTL can have",
         ),
         (f"set-uuid -d y -u {UUID} --new-uuid {UUID}", "argument --new-uuid: is the same as -u"),
         (f"create -b x -d y --new-uuid {UUID_NIL}", "argument --new-uuid: is the nil UUID, which no FTL can have"),
-        ("create -b x -d y --engine native", "cache (-c) is missing: SPDK's own FTL does not do without"),
+        ("create -b x -d y --engine native", "cache (-c) is missing: SPDK's own FTL needs a cache bdev"),
         (
             "create -b x -d y -c z --engine native --zone-capacity 5 --if-absent",
             "if_absent (--if-absent), zone_capacity (--zone-capacity): SPDK's own FTL has no such option",

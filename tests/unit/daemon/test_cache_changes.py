@@ -248,7 +248,7 @@ async def test_a_cache_that_is_gone_when_it_is_to_be_used_leaves_it_without(here
         await here.rpc("bdev_malloc_delete", name="C0")
 
     device.scrub_cache = scrubbed  # type: ignore[method-assign]
-    with pytest.raises(NotFoundError, match="C0 does not exist any more"):
+    with pytest.raises(NotFoundError, match="C0 no longer exists"):
         await set_cache(daemon, "C0")
     assert bytes((await port.read(0, 1))[0]) == b"x" * 4096
     await daemon.wait_for("online")

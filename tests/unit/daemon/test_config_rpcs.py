@@ -114,7 +114,7 @@ async def test_the_document_has_the_target_without_the_daemon_and_the_ftl(here: 
 
 async def test_which_target_is_meant_has_to_be_said_where_it_is_not_plain(here: World) -> None:
     daemon = await here.start()
-    with pytest.raises(ParameterError, match="there is no FTL: name one with -s"):
+    with pytest.raises(ParameterError, match="the daemon has no FTL: name a target with -s"):
         await daemon.call("ftl_save_config")
     document = await daemon.call("ftl_save_config", target=here.line.path)
     assert section(document) == []
@@ -152,7 +152,9 @@ async def test_more_than_can_be_kept_is_refused(here: World) -> None:
     calls = [{"method": "bdev_passthru_create", "params": {"name": name, "base_bdev_name": "ftl0"}} for name in names]
     here.line.answers["framework_get_subsystems"] = [{"subsystem": "bdev", "depends_on": []}]
     here.line.answers["framework_get_config"] = calls
-    with pytest.raises(BusyError, match=r"FTL bdev ftl0: the \d+ calls for what stands on it have .* at most"):
+    with pytest.raises(
+        BusyError, match=r"FTL bdev ftl0: the \d+ calls that recreate what is built on it have .* at most"
+    ):
         await daemon.call("ftl_save_config")
     assert "dependents" not in await daemon.device()
     await end(here, daemon)
@@ -277,7 +279,7 @@ async def test_a_call_that_is_refused_is_told_and_tried_again(here: World, caplo
     (failed,) = device["dependents"]["failed"]
     assert (failed["method"], failed["params"]["nqn"]) == ("nvmf_subsystem_add_ns", USER)
     assert "refused nvmf_subsystem_add_ns" in failed["error"]
-    assert device["error"].startswith("what stands on ftl0 is not all back: nvmf_subsystem_add_ns: ")
+    assert device["error"].startswith("not everything that was built on ftl0 is back: nvmf_subsystem_add_ns: ")
     # The other one was made.
     assert [bdev["name"] for bdev in await here.rpc("bdev_get_bdevs", name="p0")] == ["p0"]
     await here.rpc("nvmf_create_subsystem", nqn=USER, serial_number="S", allow_any_host=True)
@@ -285,7 +287,7 @@ async def test_a_call_that_is_refused_is_told_and_tried_again(here: World, caplo
     assert await namespaces(here) == ["p0"]
     assert (await daemon.device())["error"] is None
     # Told once, however often it was tried.
-    assert len([each for each in caplog.records if "is not all back" in each.message]) == 1
+    assert len([each for each in caplog.records if "not everything that was built on" in each.message]) == 1
     await end(here, daemon)
 
 
@@ -348,7 +350,7 @@ async def test_two_exports_of_one_nqn_are_not_loaded(here: World, caplog: pytest
     daemon = here.daemon()
     await daemon.registry.start(read_section(config, "FILE"))
     assert [each["name"] for each in await daemon.call("ftl_get_devices")] == ["ftl0"]
-    assert [each for each in caplog.records if "which is that of FTL bdev ftl0" in each.message]
+    assert [each for each in caplog.records if "which FTL bdev ftl0 already has" in each.message]
     await end(here, daemon)
 
 
@@ -471,7 +473,7 @@ def on_target(**params: Any) -> dict[str, Any]:
         ([made(uuid=None)], "ftl_create_bdev: uuid is missing"),
         ([made(uuid=str(UUID(int=0)))], "ftl_create_bdev: uuid is missing"),
         ([made(target=None)], "target is missing"),
-        ([made(new=1)], '"new" is neither'),
+        ([made(new=1)], '"new" is not'),
         ([made(new=True, without_cache=True)], "without_cache"),
         ([made(force=True)], "force is for bdev_ftl_create"),
         ([made(no_data=True)], "no_data is for bdev_ftl_create"),
@@ -484,7 +486,7 @@ def on_target(**params: Any) -> dict[str, Any]:
         ([made(colour=1)], 'unknown parameter "colour"'),
         ([made(), made(uuid=UUID1)], "entry 2 of section ftl: .*ftl0 .*has the name or uuid of FTL bdev ftl0"),
         ([made(), made(name="ftl1")], "FTL bdev ftl1 .*has the name or uuid of FTL bdev ftl0"),
-        ([host()], "entry 1 of section ftl: ftl_add_host: no ftl_create_bdev before it has the name 'ftl0'"),
+        ([host()], "entry 1 of section ftl: ftl_add_host: no earlier ftl_create_bdev has the name 'ftl0'"),
         ([made(), host(name=["ftl0"])], "no ftl_create_bdev before it"),
         ([made(), host(host="x")], "host .*an NQN such as"),
         ([made(), host(), host()], "entry 3 of section ftl: .*allowed already"),

@@ -168,7 +168,7 @@ async def test_what_can_not_be_grown_is_refused(here: World) -> None:
     blocks = (await daemon.device())["num_blocks"]
     (bdev,) = await here.rpc("bdev_get_bdevs", name="A0")
     here.line.answers["bdev_get_bdevs"] = [{**bdev, "num_blocks": bdev["num_blocks"] - 1}]
-    with pytest.raises(GeometryError, match=r"A0 has shrunk: it has 4095 blocks, and the FTL 4096"):
+    with pytest.raises(GeometryError, match=r"A0 has shrunk: it has 4095 blocks, but the FTL uses 4096"):
         await daemon.call("bdev_ftl_grow", name="ftl0")
     here.line.answers["bdev_get_bdevs"] = [{**bdev, "num_blocks": bdev["num_blocks"] + ZONE_SIZE - 1}]
     assert not (await daemon.call("bdev_ftl_grow", name="ftl0"))["changed"]

@@ -276,7 +276,7 @@ async def test_hosts_are_told_of_with_what_they_do(here: World, caplog: pytest.L
     await create(here, daemon)
     await refused(daemon, OTHER)
     assert f"ftl0: host {OTHER} at 127.0.0.1" in caplog.text
-    assert f"; `spdk-ftl add-host -b ftl0 --host '{OTHER}'` lets it in" in caplog.text
+    assert f"; `spdk-ftl add-host -b ftl0 --host '{OTHER}'` allows it" in caplog.text
     host = await connect(daemon, HOSTNQN)
     told = await daemon.call("bdev_ftl_get_hosts", name="ftl0")
     assert json.loads(json.dumps(told)) == told

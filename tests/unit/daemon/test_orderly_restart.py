@@ -130,7 +130,9 @@ async def test_what_was_accepted_for_a_base_that_is_gone_is_kept_for_the_success
     await here.remove_drive()
     await daemon.wait_for("waiting")
     await daemon.halt()
-    (line,) = [each.getMessage() for each in caplog.records if "for the next daemon, and lost" in each.getMessage()]
+    (line,) = [
+        each.getMessage() for each in caplog.records if "the next daemon loads them; they are lost" in each.getMessage()
+    ]
     assert f"5 blocks in {here.folder}/buffers/{uuid}" in line
     daemon = await here.start()
     # Again, of one that has never been loaded by this daemon.
@@ -197,7 +199,7 @@ async def test_what_can_not_be_taken_away_on_order_is_said_and_ends_the_daemon_a
         await daemon.call("ftl_halt")
     assert ended == ["now"]
     here.line.refused.clear()
-    with pytest.raises(FtlError, match="not all was halted cleanly and undone"):
+    with pytest.raises(FtlError, match="not everything was halted cleanly and undone"):
         await daemon.registry.halt()
     daemon.state.close()
     daemon = await here.start()

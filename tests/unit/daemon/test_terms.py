@@ -33,7 +33,7 @@ async def make_late(here: World) -> None:
     [
         ({"load_or_create": True, "force": True}, "never does"),
         ({"load_or_create": True, "no_data": True}, "can't be loaded"),
-        ({"uuid": CHOSEN, "new_uuid": CHOSEN}, "give one of them"),
+        ({"uuid": CHOSEN, "new_uuid": CHOSEN}, "give only one of them"),
         ({"new_uuid": str(UUID(int=0))}, "nil UUID"),
     ],
 )
@@ -69,7 +69,7 @@ async def test_a_chosen_uuid_is_for_a_creation_and_loads_nothing(here: World) ->
     daemon = await here.start()
     await create(here, daemon, new_uuid=CHOSEN)
     await daemon.call("bdev_ftl_delete", name="ftl0")
-    with pytest.raises(ExistsError, match="holds an FTL already"):
+    with pytest.raises(ExistsError, match="holds an FTL"):
         await create(here, daemon, new_uuid=CHOSEN)
     await daemon.halt()
 
@@ -124,7 +124,7 @@ async def test_load_or_create_with_a_uuid_is_that_ftl_or_none(which: str, here: 
     daemon = await here.start()
     assert (await create(here, daemon, load_or_create=True, **{which: CHOSEN}))["uuid"] == CHOSEN
     await daemon.call("bdev_ftl_delete", name="ftl0")
-    with pytest.raises(ExistsError, match=f"holds an FTL already, with uuid {CHOSEN}, and .* is asked for"):
+    with pytest.raises(ExistsError, match=f"already holds an FTL, with uuid {CHOSEN} instead of .*"):
         await create(here, daemon, load_or_create=True, **{which: str(uuid4())})
     assert not await here.claimed()
     assert await daemon.call("ftl_get_devices") == []
@@ -213,7 +213,7 @@ async def test_a_deferred_load_or_create_of_another_ftl_fails_and_says_so(here: 
     await here.remove_drive()
     await create(here, daemon, load_or_create=True, uuid=CHOSEN)
     await here.make_drive()
-    assert f"{CHOSEN} is asked for" in (await daemon.wait_for("failed"))["error"]
+    assert f"instead of {CHOSEN}" in (await daemon.wait_for("failed"))["error"]
     assert not await here.claimed()
     await daemon.call("bdev_ftl_delete", name="ftl0")
     await daemon.halt()
@@ -352,7 +352,7 @@ async def test_who_waits_has_it_when_its_base_appears(here: World) -> None:
 
 async def test_who_waits_for_one_that_fails_or_is_deleted_is_told(here: World) -> None:
     daemon = await here.start()
-    for end, expected in (("fails", "deferred creation has failed: .*512"), ("is deleted", "was deleted while")):
+    for end, expected in (("fails", "deferred creation has failed: .*512"), ("is deleted", "was deleted during")):
         waiting = asyncio.ensure_future(create(here, daemon, base_bdev="Late", wait=60, **EMULATED))
         await until(lambda: len(daemon.registry._watchers) == 1)
         if end == "fails":

@@ -97,7 +97,7 @@ def test_what_a_plan_says_is_what_the_rpc_is_asked() -> None:
         ({"overprovisioning": 0}, "overprovisioning is 0: must be 1 to 99"),
         ({"overprovisioning": True}, "overprovisioning: is true: must be a whole number"),
         ({"uuid": "x"}, "uuid is .* must be a UUID"),
-        ({"uuid": UUID, "new_uuid": UUID}, "give one of them"),
+        ({"uuid": UUID, "new_uuid": UUID}, "give only one of them"),
         ({"uuid": "00000000-0000-0000-0000-000000000000"}, "nil UUID"),
         ({"conf": {"colour": 1}}, 'unknown parameter "colour" in conf; known: invalid_thld'),
         ({"conf": {"write_buffer_size": "6 MB"}}, r"write_buffer_size: is '6 MB': must be a size such as 6MiB"),
