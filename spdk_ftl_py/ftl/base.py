@@ -21,22 +21,23 @@ def check_base(name: str, base: _shim.BlockDevice, conf: FtlConf, *, used_blocks
     blocks = base.block_count if used_blocks is None else used_blocks
     if not base.zoned:
         raise ParameterError(
-            f"{name}: the base bdev is not zoned: use a zoned one, or give --zone-capacity to emulate zones"
+            f"{name}: the base bdev is not zoned: use a zoned bdev, or give --zone-capacity to emulate zones"
         )
     if base.block_bytes - base.metadata_bytes != BLOCK_BYTES or base.metadata_bytes:
         raise ParameterError(
             f"{name}: the base bdev has blocks of {base.block_bytes - base.metadata_bytes} bytes and "
-            f"{base.metadata_bytes} B of metadata: an FTL needs {BLOCK_BYTES} and none; format it so"
+            f"{base.metadata_bytes} B of metadata: an FTL needs blocks of {BLOCK_BYTES} bytes without metadata: "
+            "format the device like that"
         )
     if conf.use_append and not base.max_append_blocks:
-        raise ConfError("conf use_append = True: the base bdev does not support zone append; leave use_append out")
+        raise ConfError("conf use_append = True: the base bdev does not support zone append: leave use_append out")
     if conf.use_append and base.max_append_blocks < BATCH_BLOCKS_MIN:
         raise ConfError(
             f"conf use_append = True: the base bdev takes appends of {base.max_append_blocks} block, but a batch is "
-            f"one append of at least {BATCH_BLOCKS_MIN}, its header and what it holds; leave use_append out"
+            f"one append of at least {BATCH_BLOCKS_MIN} blocks, a header and data: leave use_append out"
         )
     if conf.use_append and blocks > APPEND_BLOCKS_MAX:
         raise ConfError(
-            f"conf use_append = True: the base bdev has {blocks} blocks, SPDK reports only 32 bits of where an append "
-            "landed; leave use_append out"
+            f"conf use_append = True: the base bdev has {blocks} blocks, but SPDK reports only 32 bits of the address "
+            "of an append: leave use_append out"
         )

@@ -48,7 +48,7 @@ class ReadOnlyPort(BlockPort):
         self, op: int, lba: int = 0, block_count: int = 0, buffer: Any | None = None, **options: Any
     ) -> int:
         if op not in (_shim.OP_READ, _shim.OP_ZONE_REPORT):
-            raise AssertionError(f"the checker must not do anything but read (op {op:#x})")
+            raise AssertionError(f"the check only reads, but got op {op:#x}")
         return await super()._submit(op, lba, block_count, buffer, **options)
 
 
@@ -161,7 +161,7 @@ class _Check:
         found = await superblocks.find(self._port, self._zones, self._uuid)
         if found is None:
             wanted = "" if self._uuid is None else f" with uuid {self._uuid}"
-            raise NotFoundError(f"{self._port.name} holds no FTL{wanted}: give the base bdev of one")
+            raise NotFoundError(f"{self._port.name} holds no FTL{wanted}: give the base bdev of an FTL")
         self._superblock = found.superblock
         restored = await restore(
             self._port,
@@ -353,7 +353,7 @@ class _Check:
             elif not content.walked and self._sequential:
                 # In other zones a restore has listed it.
                 self._result.add(
-                    f"block {address} (band {content.band}): a batch header is damaged; the summary says what it said"
+                    f"block {address} (band {content.band}): a batch header is damaged; the summary has its content"
                 )
 
     async def _check_summary(self, content: ZoneContent, address: int, count: int) -> None:
@@ -365,8 +365,8 @@ class _Check:
         for i, block in enumerate(blocks):
             if block.any() and parse_summary_block(block, self._superblock.media_uuid) is None:
                 self._result.add(
-                    f"block {address + i} (band {content.band}): a block of the zone's summary is damaged; headers say "
-                    "what it said"
+                    f"block {address + i} (band {content.band}): a block of the zone's summary is damaged; the "
+                    "headers have its content"
                 )
 
     def _count(self, blocks: int) -> None:
@@ -378,18 +378,20 @@ class _Check:
     def _check_mapping(self, restored: Restored, kinds: NDArray[np.uint8]) -> None:
         for lba in map(int, np.flatnonzero((kinds == _DATA) & ~self._seen)):
             self._result.add(
-                f"LBA {lba}: the L2P checkpoint has it at block {int(self._truth[lba])}, where no header says so"
+                f"LBA {lba}: the L2P checkpoint maps it to block {int(self._truth[lba])}, but no header does"
             )
         lost = np.flatnonzero((kinds == _LOST) & ~self._damage_told)
         for run in np.split(lost, np.flatnonzero(np.diff(lost) != 1) + 1) if len(lost) else ():
             which = f"LBA {run[0]} is" if len(run) == 1 else f"LBAs {run[0]} to {run[-1]} are"
-            self._result.add(f"{which} lost: media could not be read; an error until written or trimmed")
+            self._result.add(
+                f"{which} lost: media could not be read; reads return an error until the block is written or trimmed"
+            )
         if self._checkpoint is None or restored.damage:
             return
         derived = _kinds(self._derived)
         newer = (derived == _DATA) & (kinds == _DATA) & (self._derived_seqs > self._truth_seqs)
         for lba in map(int, np.flatnonzero(newer | (derived != kinds))):
-            self._result.add(f"LBA {lba}: the L2P checkpoint does not say what the bands say of it")
+            self._result.add(f"LBA {lba}: the L2P checkpoint differs from the bands")
 
 
 def _kinds(l2p: NDArray[np.uint64]) -> NDArray[np.uint8]:

@@ -67,11 +67,11 @@ async def make_core(
             raise
         return made[0]
     except (ValueError, MemoryError) as error:
-        raise ConfError(f"the FTL's data path can't be made: {error}") from error
+        raise ConfError(f"can't create the FTL's data path: {error}") from error
     except OSError as error:
         wanted = (buffer_blocks or write_buffer_blocks(conf, geometry)) * BLOCK_BYTES
         raise FtlError(
-            f"the write buffer's file {buffer} of {wanted} bytes can't be made: {os.strerror(error.errno or 0)}; "
-            "make room there, give the daemon another --buffer-dir, or the FTL a smaller write_buffer_size",
+            f"can't create the write buffer file {buffer} of {wanted} bytes ({os.strerror(error.errno or 0)}): make "
+            "room there, give the daemon another --buffer-dir, or the FTL a smaller write_buffer_size",
             errno=error.errno,
         ) from error

@@ -57,7 +57,7 @@ async def create(
     conf.check()
     check_base(name, base, conf)
     if no_data and cache is not None:
-        raise ParameterError(f"{name}: no_data keeps nothing, so it needs no nv cache: leave the cache bdev out")
+        raise ParameterError(f"{name}: no_data keeps nothing, so the FTL needs no nv cache: leave out the cache bdev")
     report = progress or (lambda step, part: None)
     port = BlockPort(reactor, base, name=name, patience_s=CREATION_PATIENCE_S)
     keeper = CacheKeeper(reactor, cache, name=name, bdev_name=cache_name, patience_s=CREATION_PATIENCE_S)

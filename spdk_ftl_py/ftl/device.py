@@ -245,7 +245,8 @@ class FtlDevice:
         status = await self._drain_core()
         if status:
             raise MediaError(
-                f"{self.name}: the base device can't flush, so what was accepted is not durable: {status_text(status)}",
+                f"{self.name}: the base device can't flush, so acknowledged writes are not durable: "
+                f"{status_text(status)}",
                 status=status,
             )
 
@@ -313,8 +314,8 @@ class FtlDevice:
         status = self.core.failure
         if status not in (Status.SUCCESS, Status.NAMESPACE_NOT_READY):
             raise FlushDoubtError(
-                f"{self.name}: the base device failed while the FTL was halted ({status_text(status)}): what its cache "
-                "held may be lost; load the FTL again by its uuid",
+                f"{self.name}: the base device failed during the halt ({status_text(status)}), and data in its "
+                "volatile cache may be lost: load the FTL again by its uuid",
                 status=status,
             )
 
@@ -346,8 +347,8 @@ class FtlDevice:
         while not self.core.begin_close():
             if clock() > until:
                 raise MediaError(
-                    f"{self.name}: the base device has not answered for {CLOSE_TIMEOUT_S:g} s; see to it: what "
-                    "was sent to it ends only when it answers"
+                    f"{self.name}: the base device has not answered for {CLOSE_TIMEOUT_S:g} s: outstanding I/O cannot "
+                    "complete until it answers"
                 )
             await asyncio.sleep(CLOSE_INTERVAL_S)
 
@@ -367,11 +368,11 @@ class FtlDevice:
         enough = can_collect_garbage(dataclasses.replace(geometry, bands=geometry.bands[:bands_left]))
         freed = not self.loaded_without_room or self.core.stats()["zone_resets"] > 0
         if enough and freed and not self.no_data:
-            self._fail_with_core(RoomError(f"{self.name}: {reason}; a load can free some"))
+            self._fail_with_core(RoomError(f"{self.name}: {reason}; a load can free bands"))
         elif enough:
             self._out_of_space(
-                f"{reason}: crashes, or the base, which finished zones by itself, have used up all there were",
-                remedy="create it anew",
+                f"{reason}: crashes, or zones that the base finished by itself, have used up all bands",
+                remedy="create the FTL again",
             )
         else:
             self._out_of_space(f"{reason}: too many zones have failed for the logical capacity")
@@ -379,7 +380,7 @@ class FtlDevice:
     def _out_of_space(self, reason: str, *, remedy: str = "replace the device") -> None:
         """Writes fail for good and say so; what is on media stays readable. remedy: for who has copied that."""
         log.error("%s: read-only: %s", self.name, reason)
-        told = f"{self.name}: {reason}; copy its data elsewhere and {remedy}"
+        told = f"{self.name}: {reason}: copy its data elsewhere and {remedy}"
         self.life.run_out_of_space(FtlError(told, errno=errno.ENOSPC))
         self.core.fail_writes(Status.CAPACITY_EXCEEDED)
 
@@ -393,7 +394,7 @@ class FtlDevice:
             self._zone_fault(event.a, event.b, event.c)
         elif kind == _shim.EV_ZONE_FINISHED:
             zone = self._bands[event.a].zones[event.b]
-            log.info("%s: zone %s of band %d was finished by the base", self.name, zone, event.a)
+            log.info("%s: the base finished zone %s of band %d", self.name, zone, event.a)
         elif kind == _shim.EV_BAND_RESET_DONE and not self._band_reset(event.a, event.b, event.c):
             return
         elif kind == _shim.EV_BLOCK_LOST:
@@ -440,7 +441,7 @@ class FtlDevice:
 
     def _core_failed(self, status: int, *, by_flush: bool = False) -> None:
         if by_flush:
-            told = f"the base device can't flush ({status_text(status)}): what its cache held may be lost"
+            told = f"the base device can't flush ({status_text(status)}): data in its volatile cache may be lost"
             self._fail(FlushDoubtError(f"{self.name}: {told}", status=status))
         else:
             self._fail(MediaError(f"{self.name}: the base device failed: {status_text(status)}", status=status))
@@ -463,20 +464,20 @@ class FtlDevice:
         if self._lost_told <= LOST_BLOCKS_LOGGED_MAX:
             log.error("%s: block %d lost at address %d: %s", self.name, lba, address, status_text(status))
         if self._lost_told == LOST_BLOCKS_LOGGED_MAX:
-            log.error("%s: more lost blocks are only counted (see its stats)", self.name)
+            log.error("%s: further lost blocks are only counted (see its statistics)", self.name)
 
     def _band_unreadable(self, index: int, address: int, status: int) -> None:
         """Told once for each band, until it is reset. That it is moved follows from its state."""
         self.unreadable_bands += 1
         text = f"block at address {address} (band {index}) could not be read: {status_text(status)}"
-        log.error("%s: %s; what else is in that band is moved", self.name, text)
+        log.error("%s: %s; relocating the rest of that band", self.name, text)
 
     def _zone_fault(self, index: int, punit: int, status: int) -> None:
         band = self._bands[index]
         self.zone_faults += 1
         self._faulty_told.add(band.zones[punit])
         if status == Status.ZONE_OFFLINE:
-            log.error("%s: zone %s of band %d is offline: what is in it is lost", self.name, band.zones[punit], index)
+            log.error("%s: zone %s of band %d is offline: its data is lost", self.name, band.zones[punit], index)
             return
         log.warning("%s: zone %s of band %d failed: %s", self.name, band.zones[punit], index, status_text(status))
 
@@ -512,7 +513,7 @@ class FtlDevice:
         What is ordered twice is done once. Returns status(). Raises BusyError where it does not run, ParameterError
         with no_data."""
         if self.no_data:
-            raise ParameterError(f"{self.name}: made with no_data, it keeps nothing that could be read and verified")
+            raise ParameterError(f"{self.name}: was created with no_data, so it keeps nothing to verify")
         self.life.require_serving("it can't be scrubbed now")
         if stop:
             self.scrub.cancel()

@@ -99,7 +99,8 @@ async def load(
         if found.superblock.incarnation < life and not found.damage:
             raise NotFoundError(
                 f"{name}: the base bdev holds an older state of FTL {uuid} (incarnation "
-                f"{found.superblock.incarnation}, its last was {life}), as a copy of it does: give it the right base"
+                f"{found.superblock.incarnation}, the last one was {life}), so it may be a copy: give the right base "
+                "bdev"
             )
         await keeper.fetch()
         zone_count = found.geometry.zone_count
@@ -109,8 +110,8 @@ async def load(
         check_base(name, base, found.conf, used_blocks=found.geometry.block_end)
         if found.conf.use_append and found.geometry.batch_blocks > base.max_append_blocks:
             raise ParameterError(
-                f"{name}: the base bdev takes appends of {base.max_append_blocks} blocks, but of "
-                f"{found.geometry.batch_blocks} when FTL {uuid} was created: give a device that does"
+                f"{name}: the base bdev takes appends of {base.max_append_blocks} blocks, but took "
+                f"{found.geometry.batch_blocks} when FTL {uuid} was created: give a device that takes as many"
             )
         # A block of the buffer that is damaged is a write that was acknowledged, too.
         whole = buffer is not None and not buffer.damaged and not buffer.damage
@@ -273,8 +274,8 @@ async def _recover(core: _shim.FtlCore, name: str, items: list[Recovered]) -> No
         )
         if not taken:
             raise FtlError(
-                f"{name}: more is to be recovered ({len(items)} blocks and records) than its write buffer "
-                "takes: that was not written by this software",
+                f"{name}: {len(items)} blocks and records must be recovered, more than the write buffer can hold: "
+                "another software wrote this data",
                 errno=errno.ENOSPC,
             )
 

@@ -30,18 +30,18 @@ SETTINGS: Final = {
 """Parts of conf that may be changed while it runs, beside the limits, and their units."""
 
 ALWAYS: Final = {
-    "verbose_mode": "SPDK's: here all properties are told, always",
-    "prep_upgrade_on_shutdown": "SPDK's: here every clean halt leaves all on the base, for whatever version loads it",
+    "verbose_mode": "SPDK's option: this FTL always lists all properties",
+    "prep_upgrade_on_shutdown": "SPDK's option: every clean halt writes everything to the base for any version to load",
 }
 """Properties that SPDK's own FTL has, and that are true here whatever anybody says."""
 
 DESCRIPTIONS: Final = {
-    "no_data": "For benchmarks: nothing that is written is kept or verified, and the FTL can't be loaded again",
-    "restored": "What the load found; null for a device that was just created",
+    "no_data": "For benchmarks: the FTL neither keeps nor verifies what is written, and can't be loaded again",
+    "restored": "Result of the load; null for a device that was just created",
     "write_buffer_size": "Bytes in use: conf write_buffer_size, but at most half a band",
     "cache_device": "The nv cache; null without one",
-    "zone_watch": "What the base says of its zones, and what came of it",
-    "scrub": "How far the reading and verifying of everything in force has come, and what the last round found",
+    "zone_watch": "Zones that the base reported as changed, and what the FTL did",
+    "scrub": "Progress of the scrub, and the result of the last round",
 }
 
 
@@ -61,22 +61,22 @@ def describe(
         _one("block_size", BLOCK_BYTES, "bytes"),
         _one("num_blocks", geometry.block_count, "blocks", "Logical capacity"),
         _one("zone_size", geometry.zone_size, "blocks"),
-        _one("zone_capacity", geometry.zone_capacity, "blocks", "Smallest of all zones used"),
+        _one("zone_capacity", geometry.zone_capacity, "blocks", "Smallest capacity of all zones in use"),
         _one("num_zones", geometry.zone_count),
-        _one("num_punits", geometry.punits, "zones", "Zones written side by side: the zones of a band"),
+        _one("num_punits", geometry.punits, "zones", "Number of zones in a band, which are written in parallel"),
         _one("num_bands", geometry.band_count),
-        _one("band_blocks", geometry.band_blocks, "blocks", "Data a band holds"),
-        _one("spare_bands", geometry.spare_bands, "", "Bands beyond those that hold every block once"),
-        _one("spare_zones", len(spares), "", "Zones that replace ones that fail"),
+        _one("band_blocks", geometry.band_blocks, "blocks", "Data that a band holds"),
+        _one("spare_bands", geometry.spare_bands, "", "Bands in addition to those that hold every block once"),
+        _one("spare_zones", len(spares), "", "Zones that replace failed zones"),
         _one("bad_zones", spares.bad_zones),
-        _one("open_zones_max", geometry.open_zones, "zones", "Never more are open or active at a time"),
+        _one("open_zones_max", geometry.open_zones, "zones", "Most zones that are open or active at the same time"),
         _one("shared_stream", geometry.shared_stream, "", "User and relocation data share a band"),
         _one("l2p_entry_size", geometry.l2p_entry_bytes, "bytes"),
         _one(
             "read_crc_size",
             READ_CRC_BYTES if conf.verify_reads else 0,
             "bytes",
-            "Memory for each block, to verify reads",
+            "Memory for each block to verify reads",
         ),
         _one("address_bits", geometry.address_bits),
         _one("conf", conf.to_dict()),
@@ -97,9 +97,9 @@ def _settings(conf: FtlConf, *, told: Mapping[str, Any]) -> list[dict[str, objec
     return [
         *limits,
         *(_one(name, conf.setting(name), unit, read_only=False) for name, unit in SETTINGS.items() if name not in told),
-        _one("overprovisioning", conf.lba_rsvd, "percent", "Decides the capacity"),
-        _one("use_append", conf.use_append, "", "Decides the size of batches"),
-        _one("allow_open_bands", conf.allow_open_bands, "", "Of this load alone"),
+        _one("overprovisioning", conf.lba_rsvd, "percent", "Determines the capacity"),
+        _one("use_append", conf.use_append, "", "Determines the size of batches"),
+        _one("allow_open_bands", conf.allow_open_bands, "", "Applies to this load only"),
         *(_one(name, True, "", desc) for name, desc in ALWAYS.items()),
     ]
 

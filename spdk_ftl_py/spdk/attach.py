@@ -116,8 +116,8 @@ async def attach(
         # SPDK reports success with no bdevs where their registration failed, e.g. for a uuid that is already there.
         if bdevs != [nvme_bdev]:
             raise TargetError(
-                f"SPDK target at {rpc.address} attached to the export of {name}, but made no bdev of it: does another "
-                f"bdev have the uuid {export_nguid(device)}?",
+                f"SPDK target at {rpc.address} attached to the export of {name}, but created no bdev: check whether "
+                f"another bdev has the uuid {export_nguid(device)}",
                 errno=errno.EEXIST,
             )
         attached = True
@@ -178,9 +178,9 @@ async def _create_passthru(rpc: TargetRpc, name: str, nvme_bdev: str, device: UU
                 errno=errno.EEXIST,
             ) from error
         raise _NameKeptError(
-            f"name {name}: the SPDK target at {rpc.address} keeps it for somebody else's passthru bdev, whose base is "
-            "not there now: choose another name; or make a bdev of that base's name (bdev_null_create will do): "
-            f"{name} appears on it, and bdev_passthru_delete {name} makes the name free",
+            f"name {name}: the SPDK target at {rpc.address} keeps it for somebody else's passthru bdev, whose base "
+            "does not exist now: choose another name; or create a bdev with that base's name (for instance with "
+            f"bdev_null_create): {name} appears on it, and bdev_passthru_delete {name} frees the name",
             rpc_code=error.rpc_code,
             errno=errno.EEXIST,
         ) from error
@@ -232,8 +232,10 @@ async def remake_passthru(rpc: TargetRpc, *, name: str, device: UUID, block_coun
     until = asyncio.get_running_loop().time() + RESIZE_TIMEOUT_S
     while (bdev := await find_bdev(rpc, base)) is None or bdev.block_count < block_count:
         if asyncio.get_running_loop().time() >= until:
-            size = "gone" if bdev is None else f"still of {bdev.block_count} blocks"
-            raise TargetError(f"its bdev {base} is {size}, {RESIZE_TIMEOUT_S:g} s after the target was told")
+            size = "gone" if bdev is None else f"still {bdev.block_count} blocks"
+            raise TargetError(
+                f"its bdev {base} is {size} {RESIZE_TIMEOUT_S:g} s after the daemon announced the new size"
+            )
         await asyncio.sleep(RESIZE_POLL_S)
     await _undo(rpc, "bdev_passthru_delete", name)
     await _create_passthru(rpc, name, base, device)

@@ -128,7 +128,7 @@ def _text(value: Any) -> str:
     if value is None:
         return ""
     if not isinstance(value, str):
-        raise TypeError(f"{type(value).__name__} where there should be a text")
+        raise TypeError(f"{type(value).__name__} instead of a string")
     if len(value) > TEXT_MAX:
         raise ValueError(f"{value[:40]!r}... is too long")
     return value

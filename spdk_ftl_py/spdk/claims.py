@@ -27,10 +27,10 @@ async def require_unclaimed(rpc: TargetRpc, bdev: Bdev, role: str, *, but_by: st
             return
     owner = await find_owner(rpc, bdev)
     how = f" ({bdev.claim_type})" if bdev.claim_type else ""
-    who = owner or "a module of the target that does not say so"
+    who = owner or "an unnamed module of the target"
     raise ClaimedError(
-        f"{role} {bdev.name} of the SPDK target at {rpc.address} is already claimed{how} by {who}: "
-        "take it away from there first, or use another bdev"
+        f"{role} {bdev.name} of the SPDK target at {rpc.address} is already claimed{how} by {who}: remove it from "
+        "there first, or use another bdev"
     )
 
 

@@ -109,8 +109,8 @@ async def export_bdev(
             if error.rpc_code is None:
                 raise
             raise ClaimedError(
-                f"bdev {bdev.name} can't be claimed: the SPDK target at {rpc.address} refuses to put it into a "
-                f"subsystem ({error.message}); something else may just have claimed it"
+                f"bdev {bdev.name} can't be claimed: the SPDK target at {rpc.address} refuses to add it to a "
+                f"subsystem ({error.message}): somebody else may just have claimed it"
             ) from error
         return BdevExport(bdev.name, nqn, rpc.host, await _listen(rpc, nqn, secure_channel=_by_tls(keys)))
 
@@ -129,8 +129,8 @@ async def _add_host(rpc: TargetRpc, nqn: str, hostnqn: str, keys: KeyPair | None
         if error.rpc_code is None or not _by_tls(keys):
             raise
         raise TargetError(
-            f"SPDK target at {rpc.address} does not take the TLS key for {nqn} ({error.message}): its file there has "
-            "to hold the key alone, without a newline behind it (printf %s KEY > FILE)",
+            f"SPDK target at {rpc.address} does not accept the TLS key for {nqn} ({error.message}): the target's key "
+            "file must contain only the key, without a newline at the end (printf %s KEY > FILE)",
             rpc_code=error.rpc_code,
         ) from error
 
@@ -150,7 +150,7 @@ async def _take_over(rpc: TargetRpc, bdev: Bdev, nqn: str, hostnqn: str, keys: K
     ]
     if hosts and hosts != [hostnqn]:
         raise ClaimedError(
-            f"bdev {bdev.name} of the SPDK target at {rpc.address}: {nqn} is there for another daemon's use "
+            f"bdev {bdev.name} of the SPDK target at {rpc.address}: {nqn} belongs to another daemon "
             f"({', '.join(map(str, hosts))}): delete the FTL there first"
         )
     whole = len(namespaces) == 1 and namespaces[0][0] == NSID and namespaces[0][1] in bdev.names

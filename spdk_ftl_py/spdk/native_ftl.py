@@ -33,11 +33,11 @@ async def require_method(rpc: TargetRpc, method: str) -> None:
         raise ProtocolError(f"SPDK target at {rpc.address}: rpc_get_methods did not return a list")
     if _ANY_OF_THEM not in known:
         raise UnsupportedError(
-            f"SPDK target at {rpc.address} has no FTL of its own (it knows no {_ANY_OF_THEM}): leave out --engine "
-            "native, the daemon has one"
+            f"SPDK target at {rpc.address} has no FTL of its own (no method {_ANY_OF_THEM}): leave out --engine "
+            "native to use the daemon's FTL"
         )
     if method not in known:
-        raise UnsupportedError(f"SPDK target at {rpc.address}: its own FTL has no {method}")
+        raise UnsupportedError(f"SPDK target at {rpc.address}: its own FTL does not support {method}")
 
 
 async def call(rpc: TargetRpc, method: str, params: Mapping[str, Any]) -> Any:
@@ -48,7 +48,7 @@ async def call(rpc: TargetRpc, method: str, params: Mapping[str, Any]) -> Any:
         if error.rpc_code is None:
             raise
         raise TargetError(
-            f"{error.message}; so says the target's own FTL, whose reasons are in the target's log",
+            f"{error.message}. This is the error of the target's own FTL: see the target's log for the reason",
             rpc_code=error.rpc_code,
             errno=error.errno,
         ) from error
@@ -59,14 +59,14 @@ def check_base(bdev: Bdev) -> None:
     name = f"base bdev {bdev.name}"
     if bdev.zoned:
         raise UnsupportedError(
-            f"{name} is zoned ({bdev.product_name}), and SPDK's own FTL takes conventional bdevs alone (it dropped "
-            "zoned ones in 2022): leave out --engine native, the daemon's FTL is for zoned ones"
+            f"{name} is zoned ({bdev.product_name}), but SPDK's own FTL supports only conventional bdevs (SPDK "
+            "dropped zoned ones in 2022): leave out --engine native to use the daemon's FTL"
         )
     _check_blocks(name, bdev)
     if bdev.metadata_bytes:
         raise UnsupportedError(
             f"{name} has {bdev.metadata_bytes} B of metadata per block: SPDK's own FTL needs a base bdev without "
-            "metadata; format it so, or use another bdev"
+            "metadata: format the device without it, or use another bdev"
         )
     _check_size(name, bdev, BASE_GIB_MIN)
 
@@ -75,18 +75,19 @@ def check_cache(bdev: Bdev, *, base: Bdev) -> None:
     """As check_base(), of its cache."""
     name = f"cache bdev {bdev.name}"
     if bdev.name == base.name:
-        raise ParameterError(f"{name} is the base bdev, too: give another one")
+        raise ParameterError(f"{name} is also the base bdev: give another one")
     if bdev.zoned:
         raise UnsupportedError(
-            f"{name} is zoned ({bdev.product_name}): SPDK's own FTL overwrites it in place; use another"
+            f"{name} is zoned ({bdev.product_name}): SPDK's own FTL overwrites its cache in place: use a conventional "
+            "bdev"
         )
     _check_blocks(name, bdev)
     if bdev.metadata_bytes and (bdev.metadata_bytes != VSS_BYTES or bdev.metadata_interleaved or bdev.dif_type):
         where = "interleaved" if bdev.metadata_interleaved else "separate"
         raise UnsupportedError(
             f"{name} has {bdev.metadata_bytes} B of {where} metadata per block (DIF type {bdev.dif_type}): SPDK's own "
-            f"FTL needs a cache bdev without metadata, or with {VSS_BYTES} B of separate metadata and no DIF; format "
-            "it so, or use another bdev"
+            f"FTL needs a cache bdev without metadata, or with {VSS_BYTES} B of separate metadata and no DIF: format "
+            "the device like that, or use another bdev"
         )
     _check_size(name, bdev, CACHE_GIB_MIN)
 
@@ -94,8 +95,8 @@ def check_cache(bdev: Bdev, *, base: Bdev) -> None:
 def _check_blocks(name: str, bdev: Bdev) -> None:
     if bdev.block_bytes != BLOCK_BYTES:
         raise ParameterError(
-            f"{name} has blocks of {bdev.block_bytes} B: SPDK's own FTL needs {BLOCK_BYTES} B: format it so, or use "
-            "another"
+            f"{name} has blocks of {bdev.block_bytes} B: SPDK's own FTL needs blocks of {BLOCK_BYTES} B: format the "
+            "device with them, or use another bdev"
         )
 
 
@@ -103,5 +104,5 @@ def _check_size(name: str, bdev: Bdev, least_gib: int) -> None:
     size = bdev.block_bytes * bdev.block_count
     if size < least_gib * GIB:
         raise GeometryError(
-            f"{name} has {size / GIB:.2f} GiB: SPDK's own FTL needs at least {least_gib} GiB: use a larger one"
+            f"{name} has {size / GIB:.2f} GiB: SPDK's own FTL needs at least {least_gib} GiB: use a larger bdev"
         )

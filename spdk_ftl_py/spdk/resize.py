@@ -24,13 +24,13 @@ async def resize(rpc: TargetRpc, ftl: OwnFtl, block_count: int) -> None:
     bdev = await _attached(rpc, ftl)
     if bdev is None or bdev.block_count >= block_count:
         return
-    remedy = "it grows when the target is started again; or take off what stands on it, and grow once more"
+    remedy = "it grows when the target restarts; or remove what uses the bdev, and grow again"
     if bdev.claimed:
         raise ClaimedError(f"somebody has claimed it ({bdev.claim_type or 'in the target'}): {remedy}")
     # There are those that use a bdev without a claim: ublk, vhost, iSCSI.
     users = divide(await read_subsystems(rpc), await get_bdevs(rpc), [ftl]).dependents[ftl.device]
     if users:
-        raise ClaimedError(f"something stands on it (made by {users[0]['method']}): {remedy}")
+        raise ClaimedError(f"something is built on it (with {users[0]['method']}): {remedy}")
     await remake_passthru(rpc, name=ftl.name, device=ftl.device, block_count=block_count)
 
 

@@ -75,7 +75,7 @@ async def read_subsystems(rpc: TargetRpc, *, with_batches: bool = False) -> list
     try:
         check_subsystems(found)
     except ParameterError as error:
-        raise ProtocolError(f"SPDK target at {rpc.address}: what it says of its configuration: {error}") from error
+        raise ProtocolError(f"SPDK target at {rpc.address}: its configuration is invalid: {error}") from error
     return found
 
 
@@ -133,13 +133,13 @@ def missing(calls: Sequence[Call], present: Sequence[Call], bdevs: Sequence[Bdev
 def check_subsystems(subsystems: object) -> None:
     """Raises ParameterError, which says what is no part of a saved configuration."""
     if not isinstance(subsystems, Sequence) or isinstance(subsystems, str):
-        raise ParameterError("the configuration's subsystems are no array")
+        raise ParameterError("the subsystems of the configuration are not an array")
     for each in subsystems:
         if not isinstance(each, Mapping) or not isinstance(each.get("subsystem"), str):
-            raise ParameterError('a subsystem of the configuration is no object with a "subsystem"')
+            raise ParameterError('a subsystem of the configuration is not an object with a "subsystem"')
         config = each.get("config")
         if config is not None and not isinstance(config, list):
-            raise ParameterError(f"the config of subsystem {each['subsystem']} is no array")
+            raise ParameterError(f"the config of subsystem {each['subsystem']} is not an array")
         for entry in config or ():
             for call in entry if isinstance(entry, list) else (entry,):
                 check_call(call, f"subsystem {each['subsystem']}")
@@ -148,9 +148,9 @@ def check_subsystems(subsystems: object) -> None:
 def check_call(call: object, where: str) -> None:
     """Raises ParameterError."""
     if not isinstance(call, Mapping) or not isinstance(call.get("method"), str):
-        raise ParameterError(f'{where}: an entry is no object with a "method": {str(call)[:80]}')
+        raise ParameterError(f'{where}: an entry is not an object with a "method": {str(call)[:80]}')
     if not isinstance(call.get("params") or {}, Mapping):
-        raise ParameterError(f"{where}: the params of {call['method']} are no object")
+        raise ParameterError(f"{where}: the params of {call['method']} are not an object")
 
 
 def _named_calls(subsystems: Iterable[Mapping[str, Any]]) -> Iterator[tuple[str, Call]]:

@@ -21,6 +21,6 @@ async def why_out_of_space(rpc: TargetRpc, name: str) -> str | None:
     if not isinstance(store, Mapping) or store.get("free_clusters") != 0:
         return None
     return (
-        f"lvol store {store.get('name')} has no free cluster: delete or shrink other lvols of it, or grow it "
+        f"lvol store {store.get('name')} has no free cluster: delete or shrink other lvols of it, or grow the store "
         "(bdev_lvol_grow_lvstore)"
     )

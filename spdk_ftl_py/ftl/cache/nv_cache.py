@@ -76,14 +76,13 @@ def check_cache(
     Raises ParameterError or UnsupportedError naming the bdev, what is wrong with it and the remedy.
     """
     if name == base_name:
-        raise ParameterError(f"cache bdev {name} is the base bdev too: give another one")
+        raise ParameterError(f"cache bdev {name} is also the base bdev: give another one")
     if zoned:
-        raise UnsupportedError(f"cache bdev {name} is zoned: the cache overwrites in place, give a conventional bdev")
+        raise UnsupportedError(f"cache bdev {name} is zoned: the cache overwrites in place: give a conventional bdev")
     if block_bytes != BLOCK_BYTES:
         raise ParameterError(
-            f"cache bdev {name} has blocks of {block_bytes} bytes, an FTL needs {BLOCK_BYTES}: format it with 4 KiB "
-            "blocks, or "
-            f"give another bdev"
+            f"cache bdev {name} has blocks of {block_bytes} bytes, but an FTL needs {BLOCK_BYTES}: format it with 4 "
+            "KiB blocks, or give another bdev"
         )
     if metadata_bytes and not metadata_interleaved:
         raise UnsupportedError(
@@ -93,25 +92,24 @@ def check_cache(
         )
     if dif_type:
         raise ParameterError(
-            f"cache bdev {name} has DIF type {dif_type}: its metadata would not be ours to use; create it without DIF"
+            f"cache bdev {name} has DIF type {dif_type}: the FTL can't use its metadata: create the bdev without DIF"
         )
     if 0 < metadata_bytes < METADATA_BYTES_MIN:
         raise ParameterError(
-            f"cache bdev {name} has {metadata_bytes} B of metadata for each block: at least {METADATA_BYTES_MIN} B, "
-            "or none"
+            f"cache bdev {name} has {metadata_bytes} B of metadata for each block: use at least {METADATA_BYTES_MIN} "
+            "B, or none"
         )
     if geometry is not None and block_count < blocks_needed(geometry):
         needed = blocks_needed(geometry)
         raise ParameterError(
-            f"cache bdev {name} has {block_count} blocks, needs {needed} (two bands of "
+            f"cache bdev {name} has {block_count} blocks, but needs {needed} (two bands of "
             f"{geometry.punits * geometry.zone_capacity} blocks and a header): give one of at least "
             f"{-(-needed * BLOCK_BYTES >> 20)} MiB, or use fewer parallel units"
         )
     if geometry is not None and 0 < metadata_bytes < METADATA_BYTES_WIDE and geometry.block_count > 1 << LBA_BITS:
         raise ParameterError(
-            f"cache bdev {name} has {metadata_bytes} B of metadata for each block, which suffice for FTLs of "
-            f"{1 << LBA_BITS} blocks, not {geometry.block_count}: give one with at least {METADATA_BYTES_WIDE} B, or "
-            "none"
+            f"cache bdev {name} has {metadata_bytes} B of metadata for each block, enough for FTLs of {1 << LBA_BITS} "
+            f"blocks, not of {geometry.block_count}: give a bdev with at least {METADATA_BYTES_WIDE} B, or none"
         )
     return VSS if metadata_bytes else NON_VSS
 
@@ -174,15 +172,15 @@ class NvCache:
         elif header.uuid != uuid:
             found = f"holds the nv cache of FTL {header.uuid}"
         elif header.id.hex() != told.get("id"):
-            found = "holds an nv cache of this FTL's that was given up, or scrubbed, since"
+            found = "holds an nv cache of this FTL that was given up or scrubbed since"
         elif (header.block_count, header.metadata_bytes) != (port.device.block_count, port.device.metadata_bytes):
             found = (
-                f"has {port.device.block_count} blocks with {port.device.metadata_bytes} B of metadata now, had "
+                f"has {port.device.block_count} blocks with {port.device.metadata_bytes} B of metadata, but had "
                 f"{header.block_count} with {header.metadata_bytes} B"
             )
         else:
             return cls(port, header)
-        raise WrongCacheError(f"{port.name}: the bdev {found}: give the one that FTL {uuid} was used with")
+        raise WrongCacheError(f"{port.name}: the bdev {found}: give the cache bdev that FTL {uuid} was used with")
 
     def to_dict(self) -> dict[str, Any]:
         """For the superblock."""
@@ -270,8 +268,8 @@ class NvCache:
             found += self._verified_batch(place, block, crcs, block_count)
         places = np.concatenate([np.empty(0, np.int64), *(place for place, _ in found)])
         blocks = np.concatenate([np.empty(0, HELD_BLOCK), *(entries for _, entries in found)])
-        log.info("%s: %d blocks in the ring verify", self._port.name, len(blocks))
-        damage = [f"{self._port.name}: block {lba} can't be read: what it held is lost" for lba in sorted(unreadable)]
+        log.info("%s: %d blocks in the ring are valid", self._port.name, len(blocks))
+        damage = [f"{self._port.name}: block {lba} can't be read: its data is lost" for lba in sorted(unreadable)]
         return HeldWrites(blocks=blocks, data=_Later(places, self._later), damage=damage)
 
     async def fetch(self) -> None:
@@ -319,8 +317,8 @@ class NvCache:
             return
         if int(record["version"]) != FORMAT_VERSION:
             raise UnsupportedError(
-                f"{self._port.name}: the nv cache has format version {int(record['version'])}, this software knows "
-                f"{FORMAT_VERSION}: use the release that wrote it"
+                f"{self._port.name}: the nv cache has format version {int(record['version'])}, but this software "
+                f"supports {FORMAT_VERSION}: use the release that wrote it"
             )
         lap, its_place = divmod(position, header.ring_blocks)
         if its_place != place or lap not in (header.lap, header.lap - 1) or count > BATCH_BLOCKS_MAX:

@@ -146,17 +146,17 @@ class CacheKeeper:
     def _expect(self, superblock: Superblock, without_cache: bool) -> None:
         told, uuid = self._told, superblock.uuid
         if self._port is not None and without_cache:
-            raise ParameterError("a cache bdev and without_cache: give one of them")
+            raise ParameterError("a cache bdev and without_cache are given: give only one of them")
         if told is None:
             return
         if self._port is None and without_cache:
             self.state = CacheState.GIVEN_UP
             self.failure = "the device was loaded without it"
         elif self._port is None and told.get("in_use"):
-            dirty = "" if superblock.clean else ", which may hold writes that are nowhere else"
+            dirty = "" if superblock.clean else ", which may hold writes that are stored nowhere else"
             raise CacheMissingError(
-                f"FTL {uuid} has an nv cache of {told.get('blocks')} blocks ({told.get('mode')}){dirty}: give its bdev "
-                "as cache bdev, or without_cache to give it up"
+                f"FTL {uuid} has an nv cache of {told.get('blocks')} blocks ({told.get('mode')}){dirty}: give its "
+                "bdev as cache bdev, or without_cache to give the cache up"
             )
         elif self._port is None:
             self.state = CacheState.GIVEN_UP
@@ -199,7 +199,7 @@ class CacheKeeper:
             return
         self.state = CacheState.FAILING
         self.failure = status_text(status)
-        log.error("%s: the nv cache failed (%s); the device goes on without it", self._name, self.failure)
+        log.error("%s: the nv cache failed (%s); the FTL continues without it", self._name, self.failure)
 
         async def give_up() -> None:
             assert self._core is not None
@@ -217,9 +217,9 @@ class CacheKeeper:
                 fail(error)
                 return
             self._core.forget_cache()
-            log.warning("%s: goes on without nv cache: what completes is durable after a flush", self._name)
+            log.warning("%s: continues without nv cache: completed writes are durable after a flush", self._name)
 
-        self._giving_up = asyncio.get_running_loop().create_task(give_up(), name=f"{self._name} gives its cache up")
+        self._giving_up = asyncio.get_running_loop().create_task(give_up(), name=f"{self._name} gives up its cache")
 
     def lacks_recovered(self) -> None:
         """Before start(): a load has recovered what the cache does not have. Until that is durable on the base the
@@ -240,7 +240,7 @@ class CacheKeeper:
                     await write_superblock()
             except FtlError as error:
                 # The device has failed, and says so itself.
-                log.warning("%s: what was recovered is not durable yet: %s", self._name, error.message)
+                log.warning("%s: recovered writes are not durable yet: %s", self._name, error.message)
 
         self._completing = asyncio.get_running_loop().create_task(complete(), name=f"{self._name} completes its cache")
 
@@ -269,7 +269,7 @@ class CacheKeeper:
         try:
             await self._cache.finish(stats)
         except FtlError as error:
-            log.error("%s: its header can't be written, it is given up: %s", self._name, error.message)
+            log.error("%s: can't write its header, so the FTL gives the cache up: %s", self._name, error.message)
             self.state = CacheState.GIVEN_UP
             self.failure = error.message
 

@@ -232,7 +232,7 @@ class Scrub:
         if self._round is None or not self._round.ordered:
             self._begin(ordered=True)
             self._ordered_save = True
-            log.info("%s: scrub %d begins, on order", self._name, self._number)
+            log.info("%s: scrub %d begins, as ordered", self._name, self._number)
         self._not_before = 0.0
         self.wake()
 
@@ -403,7 +403,7 @@ class Scrub:
                 try:
                     self._core.start_scrub(number, self._stays)
                 except (BlockingIOError, ValueError) as error:
-                    log.debug("%s: band %d is not scrubbed now: %s", self._name, number, error)
+                    log.debug("%s: can't scrub band %d now: %s", self._name, number, error)
                     return TICK_S
                 self._band, self._leaving = (seq, number), False
                 self._set_pace()
@@ -435,19 +435,19 @@ class Scrub:
             self._found_slow(number, status)
         if status["end"] == "bad":
             log.warning(
-                "%s: the scrub found block %s (band %d) bad: %s; what is in that band %s",
+                "%s: the scrub found bad block %s (band %d): %s; that band %s",
                 self._name,
                 status["address"],
                 number,
                 status_text(status["status"]),
-                "can't be moved any more" if self._stays else "is moved",
+                "can no longer be relocated" if self._stays else "is relocated",
             )
             if self._round is not None and not self._stays:
                 self._round.relocated_bands += 1
         if of_another or self._leaving:
             return
         if status["end"] == "busy":
-            log.debug("%s: band %d is not scrubbed: the base is busy", self._name, number)
+            log.debug("%s: can't scrub band %d: the base is busy", self._name, number)
             self._not_before = asyncio.get_running_loop().time() + BUSY_PAUSE_S
             return
         # Of one that is moved for what was bad the move reads the rest.
@@ -461,7 +461,7 @@ class Scrub:
             return  # and nothing follows from it
         if self._round.slow_bands <= SLOW_BANDS_MAX:
             log.warning(
-                "%s: block %s (band %d) is slow to read, twice over a second; that band is moved",
+                "%s: block %s (band %d) is slow: two reads took more than a second; that band is relocated",
                 self._name,
                 status["address"],
                 number,
@@ -471,7 +471,7 @@ class Scrub:
             self._wanted()
         elif not self._slow_told:
             self._slow_told = True
-            log.warning("%s: more bands that are slow to read are only counted in this round", self._name)
+            log.warning("%s: further slow bands of this round are only counted", self._name)
 
     def _end(self) -> None:
         current = self._round
@@ -488,8 +488,8 @@ class Scrub:
         bad = current.bad_blocks + current.bad_metadata + current.unread_bands
         log.log(
             logging.WARNING if bad or current.slow_bands else logging.INFO,
-            "%s: scrub %d has read %d blocks in %d s: %d bad, %d of metadata, %d bands slow; "
-            "%d bands are moved for it, %d were not read and can't be moved",
+            "%s: scrub %d read %d blocks in %d s: %d bad blocks, %d bad metadata blocks, %d slow bands; %d bands "
+            "are relocated, %d bands were not read and can't be relocated",
             self._name,
             current.number,
             current.read_blocks,
@@ -563,7 +563,7 @@ class Scrub:
             await self._save_it()
         except FtlError as error:
             # Nothing depends on it: what is read once more is no loss.
-            log.warning("%s: how far the scrub has come could not be noted: %s", self._name, error.message)
+            log.warning("%s: could not save the progress of the scrub: %s", self._name, error.message)
 
 
 def _iso(seconds: int) -> str:

@@ -66,7 +66,9 @@ class SpareZones:
                 self._strikes[old] = STRIKES_MAX
             strikes = self._strikes[old] = self._strikes.get(old, 0) + 1
             if not self._spares and strikes < STRIKES_MAX:
-                log.warning("%s: zone %d of band %d is used again for want of a spare", self._name, old, band.index)
+                log.warning(
+                    "%s: zone %d of band %d is used again, because no spare zone is left", self._name, old, band.index
+                )
                 # The core has it as failed while its reset was what failed, and would never write it again.
                 tell_core(self._geometry.zone_start(old))
                 return
@@ -78,6 +80,6 @@ class SpareZones:
             self._places[new] = (band.index, punit)
         if new is None:
             left = sum(1 for zone in band.zones if zone is not None)
-            log.warning("%s: no spare zone left, band %d goes on with %d zones", self._name, band.index, left)
+            log.warning("%s: no spare zone is left; band %d continues with %d zones", self._name, band.index, left)
         else:
-            log.warning("%s: zone %s of band %d is replaced by spare zone %d", self._name, old, band.index, new)
+            log.warning("%s: replaced zone %s of band %d by spare zone %d", self._name, old, band.index, new)

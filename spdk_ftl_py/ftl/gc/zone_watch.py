@@ -185,20 +185,30 @@ class ZoneWatch:
             if not band.relocate:
                 self._bands.want_empty(band.index)
                 self._relocated["reset_recommended"] += 1
-                log.info("%s: zone %d asks for a reset: band %d is relocated", self._name, zone.index, band.index)
+                log.info(
+                    "%s: the base recommends a reset of zone %d: relocating band %d", self._name, zone.index, band.index
+                )
                 self._wanted()
         elif zone.finish_recommended and self._core.close_zone(band.index, punit):
             self.zones_finished += 1
-            log.info("%s: zone %d of band %d asks to be finished, and is", self._name, zone.index, band.index)
+            log.info(
+                "%s: the base recommends to finish zone %d of band %d: finishing it", self._name, zone.index, band.index
+            )
 
     def _lost_without_band(self, zone: Zone) -> None:
         if self._spares.lost(zone.index):
-            log.warning("%s: spare zone %d is %s: %d are left", self._name, zone.index, zone.state, len(self._spares))
+            log.warning(
+                "%s: spare zone %d is %s; %d spare zones are left",
+                self._name,
+                zone.index,
+                zone.state,
+                len(self._spares),
+            )
         elif zone.index in SUPERBLOCK_ZONES and zone.index not in self._told:
             self._told.add(zone.index)
             other = SUPERBLOCK_ZONES[1 - SUPERBLOCK_ZONES.index(zone.index)]
             log.error(
-                "%s: superblock zone %d is %s: with zone %d the device would go, too; copy its data elsewhere",
+                "%s: superblock zone %d is %s; if zone %d fails too, the FTL is lost: copy its data elsewhere",
                 self._name,
                 zone.index,
                 zone.state,

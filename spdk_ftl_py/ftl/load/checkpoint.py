@@ -147,7 +147,7 @@ class _Writer:
         blocks_most = self._blocks_most()
         zones_most = -(-blocks_most // self._geometry.zone_capacity)
         if zones_most > ZONES_MAX:
-            raise NotUsableError(f"it may need {zones_most} zones, at most {ZONES_MAX} can be named")
+            raise NotUsableError(f"it may need {zones_most} zones, but the superblock can name {ZONES_MAX} at most")
         offset = self._geometry.zone_capacity
         for records in self._records(pointers, account):
             # LBAs that were never written have no records, but there may be very many.
@@ -157,7 +157,7 @@ class _Writer:
                 if offset == self._geometry.zone_capacity:
                     zone = next(room, None)
                     if zone is None:
-                        raise NotUsableError("no free band has room for it")
+                        raise NotUsableError("no free band has room")
                     free.append(zone)
                     offset = 0
                 count = min(step, len(records) - done, self._geometry.zone_capacity - offset)
@@ -205,7 +205,7 @@ class _Writer:
         for first in range(0, self._geometry.block_count, step):
             entries = self._core.l2p(first, min(step, self._geometry.block_count - first))
             if not self._on_media(entries):
-                raise NotUsableError("something that was accepted is not on media")
+                raise NotUsableError("some accepted writes are not on media")
             # LBAs of which a whole block was never written are left out.
             mapped = entries != _INVALID
             yield from self._section(section, _narrow(entries) if section == SECTION_L2P else entries, first, mapped)
@@ -278,14 +278,14 @@ async def read(
     try:
         place = superblock.content.get("checkpoint")
         if need_crcs and isinstance(place, dict) and not place.get("crcs"):
-            raise NotUsableError("it has no CRCs, which are needed to verify what is read")
+            raise NotUsableError("it has no CRCs, but the FTL needs them to verify reads")
         return await verify(port, geometry, superblock, zones, sequential=sequential, progress=progress)
     except NotUsableError as error:
-        log.warning("%s: its L2P checkpoint is not used: %s", port.name, error.message)
+        log.warning("%s: not using its L2P checkpoint: %s", port.name, error.message)
     except MediaError as error:
         if error.status in BASE_GONE:
             raise
-        log.warning("%s: its L2P checkpoint is not used: %s", port.name, error.message)
+        log.warning("%s: not using its L2P checkpoint: %s", port.name, error.message)
     return None
 
 
@@ -323,13 +323,13 @@ class _Reader:
             self._block_count = int(place["blocks"])
             with_crcs = bool(place.get("crcs", False))
         except (KeyError, TypeError, ValueError, OverflowError) as error:
-            raise NotUsableError(f"what the superblock says of it makes no sense: {error!r}") from error
+            raise NotUsableError(f"its description in the superblock is invalid: {error!r}") from error
         if (
             not in_bands.issuperset(self._zones)
             or len(set(self._zones)) != len(self._zones)
             or not len(self._zones) * capacity - capacity < self._block_count <= len(self._zones) * capacity
         ):
-            raise NotUsableError(f"what the superblock says of it makes no sense: {place!r}")
+            raise NotUsableError(f"its description in the superblock is invalid: {place!r}")
         # Which zones an entry may point to.
         self._known_zone = np.zeros(geometry.zone_count, bool)
         self._known_zone[list(in_bands - set(self._zones))] = True
@@ -359,7 +359,7 @@ class _Reader:
 
         await side_by_side(one, work)
         if self._seen != {SECTION_BANDS: len(self._bands), SECTION_POINTERS: len(self._pointers)}:
-            raise NotUsableError("bands are missing in it")
+            raise NotUsableError("it lacks bands")
         await aside(len(zones) + len(self._has_crc), lambda: self._check_whole(zones, sequential))
         return Checkpoint(
             band_seqs=self._bands["seq"].tolist(),
@@ -383,7 +383,7 @@ class _Reader:
             & (records["index"] == steps + np.uint64(index))
         )
         if not whole.all() or not np.array_equal(crcs(blocks), crc):
-            raise NotUsableError(f"blocks {address} to {address + len(records) - 1} are not all what they should be")
+            raise NotUsableError(f"blocks {address} to {address + len(records) - 1} are not all valid blocks of it")
         follows = records["first"][:-1] + records["count"][:-1] == records["first"][1:]
         breaks = np.flatnonzero(~follows | (records["section"][:-1] != records["section"][1:])) + 1
         for run in np.split(records, breaks):
@@ -394,7 +394,7 @@ class _Reader:
         section, first = int(records["section"][0]), int(records["first"][0])
         dtype = _DTYPES.get(section)
         if dtype is None or (records["count"][:-1] != _per_block(section)).any():
-            raise NotUsableError(f"it has a block of section {section}, or one that is not full")
+            raise NotUsableError(f"it has a wrong or incomplete block of section {section}")
         count = int(records["count"].astype(np.int64).sum())
         entries = np.ascontiguousarray(records["data"]).reshape(-1).view(dtype)[:count]
         into: NDArray[Any] = self._l2p
@@ -402,13 +402,13 @@ class _Reader:
             per_block = _per_block(section)
             whole = first % per_block == 0 and ((first + count) % per_block == 0 or first + count == len(self._l2p))
             if self._crcs is None or not whole:
-                raise NotUsableError("it has CRCs where there should be none, or not all of them")
+                raise NotUsableError("it has unexpected CRCs, or lacks some")
             into = self._crcs
             self._has_crc[first // per_block : -(-(first + count) // per_block)] = True
         elif section in self._seen:
             into = {SECTION_BANDS: self._bands, SECTION_POINTERS: self._pointers}[section]
         if first + count > len(into) or len(entries) != count:
-            raise NotUsableError(f"a block of it goes beyond the end of section {section}")
+            raise NotUsableError(f"a block exceeds the end of section {section}")
         if section in self._seen:
             self._seen[section] += count
         if section == SECTION_L2P:
@@ -428,15 +428,15 @@ class _Reader:
         zone = address >> number(size.bit_length() - 1) if power_of_two else address // number(size)
         slot = number(_shim.SLOT_FLAG >> 62)
         if (mapped >> number(tag_shift) == slot).any() or (len(zone) and int(zone.max()) >= len(self._known_zone)):
-            raise NotUsableError("an entry of it is no address")
+            raise NotUsableError("an entry is not an address")
         if not self._known_zone[zone].all():
-            raise NotUsableError("an entry of it points to a zone that is not in a band")
+            raise NotUsableError("an entry points to a zone that is not in a band")
 
     def _check_whole(self, zones: Sequence[Zone], sequential: bool) -> None:
         if self._crcs is not None:
             lbas = np.flatnonzero(_has_block(self._l2p))
             if not self._has_crc[lbas // _per_block(SECTION_CRCS)].all():
-                raise NotUsableError("CRCs are missing in it")
+                raise NotUsableError("it lacks CRCs")
         self._check_zones(zones, sequential)
 
     def _check_zones(self, zones: Sequence[Zone], sequential: bool) -> None:
@@ -450,7 +450,7 @@ class _Reader:
                 raise NotUsableError(f"zone {zone} is offline")
             # Of a read-only zone the device does not tell the write pointer.
             if sequential and zones[zone].usable and was != written:
-                raise NotUsableError(f"zone {zone} is written up to {written}, was up to {was}")
+                raise NotUsableError(f"zone {zone} is written up to {written}, but was up to {was}")
 
 
 # --- numbers

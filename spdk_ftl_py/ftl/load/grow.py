@@ -60,7 +60,7 @@ async def plan_growth(port: BlockPort, found: Restored, grow: Grow, settings: Ma
             port, [zones[index] for index in growth.taken if index >= old.zone_count], grow, old.block_end
         )
     log.info(
-        "%s: grows from %d blocks on %d bands to %d on %d: the base has %d zones instead of %d",
+        "%s: growing from %d blocks on %d bands to %d on %d: the base has %d zones instead of %d",
         port.name, old.block_count, old.band_count, new.block_count, new.band_count, new.zone_count, old.zone_count,
     )  # fmt: skip
     free = LoadedBand(FREE, 0, [0] * new.punits)
@@ -88,16 +88,16 @@ async def _check_nobodys(port: BlockPort, new: list[Zone], grow: Grow, first_blo
         foreign = await grow.find_foreign(first_block)
         if foreign is not None:
             raise ExistsError(
-                f"{port.name}: what the base bdev has got, from block {first_block} on, holds {foreign}: nothing is "
-                "changed; save it elsewhere, or give --force to erase it"
+                f"{port.name}: the added part of the base bdev, from block {first_block} on, holds {foreign}; nothing "
+                "was changed: save it elsewhere, or give --force to erase it"
             )
         return
     written = [zone.index for zone in new if zone.state != EMPTY]
     if written:
         told = ", ".join(map(str, written[:ZONES_TOLD_MAX])) + (", …" if len(written) > ZONES_TOLD_MAX else "")
         raise ExistsError(
-            f"{port.name}: of the zones that the base bdev has got, {len(written)} are written ({told}), and not by "
-            "this FTL: nothing is changed; save elsewhere what they hold, or give --force to erase it"
+            f"{port.name}: {len(written)} of the added zones of the base bdev ({told}) contain data that this FTL did "
+            "not write; nothing was changed: save it elsewhere, or give --force to erase it"
         )
 
 

@@ -43,25 +43,25 @@ async def set_uuid(port: BlockPort, uuid: UUID, new: UUID, *, force: bool = Fals
     zones = await port.zones()
     found = await superblocks.find(port, zones)
     if found is None:
-        raise NotFoundError(f"{port.name} holds no FTL: give the base bdev of one")
+        raise NotFoundError(f"{port.name} holds no FTL: give the base bdev of an FTL")
     was = found.superblock
     if was.uuid not in (uuid, new):
         raise NotFoundError(
-            f"{port.name} holds FTL {was.content.get('name')!r} with uuid {was.uuid}, not {uuid}: give that one, if "
-            "it is meant"
+            f"{port.name} holds FTL {was.content.get('name')!r} with uuid {was.uuid}, not {uuid}: give the uuid that "
+            "it has"
         )
     if found.damage is not None:
-        raise MediaError(f"{port.name}: {found.damage}; copy it again, or load it as it is")
+        raise MediaError(f"{port.name}: {found.damage}: copy it again, or load it as it is")
     # Whoever was interrupted between the two has written the first.
     half = was.clean and was.uuid == new and "checkpoint" not in was.content and was.content.get("nv_cache") is None
     if was.uuid == new and not half:
         return Renumbered(was, new, changed=False)
     if not half and not (was.clean or force):
         raise FtlError(
-            f"{port.name} holds FTL {was.content.get('name')!r} ({uuid}) as it was while in use: what its write "
-            "buffer, or its nv cache, alone holds is not in this copy; delete the original, which halts it, and copy "
-            "it then; or give --force, and lose what hosts had not flushed"
-            + (" and all that only the nv cache has" if _has_cache(was) else ""),
+            f"{port.name} holds FTL {was.content.get('name')!r} ({uuid}), which was in use when it was copied, so "
+            "this copy lacks what only the write buffer or the nv cache held: delete the original, which halts it, "
+            "and copy it again; or give --force to lose what hosts had not flushed"
+            + (" and everything that only the nv cache holds" if _has_cache(was) else ""),
             errno=errno.EUCLEAN,
         )
     geometry = await aside(len(zones), lambda: geometry_of(was, zones, port.device, name=port.name))

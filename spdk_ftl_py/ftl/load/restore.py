@@ -134,8 +134,8 @@ class Restored:
             "damage_count": len(self.damage),
         }
         log.info(
-            "%s: loaded after a %s shutdown%s: %d blocks mapped, %d blocks and %d records recovered from where they "
-            "were held, %d torn, %d lost, %d records damaged",
+            "%s: loaded after a %s shutdown%s: %d blocks mapped, %d held blocks and %d held records recovered, %d "
+            "blocks torn, %d lost, %d records damaged",
             name,
             "clean" if self.superblock.clean else "dirty",
             ", from its L2P checkpoint" if self.from_checkpoint else "",
@@ -147,7 +147,10 @@ class Restored:
             len(self.damage),
         )
         if lossy:
-            log.error("%s: there is no write buffer of its last life: writes its hosts did not flush may be lost", name)
+            log.error(
+                "%s: the write buffer file of its last life is missing: writes that hosts did not flush may be lost",
+                name,
+            )
         for text in self.damage[:DAMAGE_TOLD_MAX]:
             log.error("%s: damaged: %s", name, text)
         return told
@@ -190,7 +193,7 @@ async def restore(
     its_conf = merge_conf(stored_conf(superblock), settings or {}).check_geometry(geometry)
     if num_punits is not None and num_punits != geometry.punits:
         raise ConfError(
-            f"num_punits = {num_punits}: FTL {uuid} has {geometry.punits} parallel units, which can't be changed; "
+            f"num_punits = {num_punits}: FTL {uuid} has {geometry.punits} parallel units, which can't be changed: "
             "leave it out"
         )
     sequential = not isinstance(base, _shim.ZonedOverlay)
@@ -302,10 +305,10 @@ def _used_spares(geometry: Geometry, zones: Sequence[Zone]) -> list[int]:
 async def _not_found(port: BlockPort, zones: list[Zone], uuid: UUID) -> FtlError:
     other = await superblocks.find(port, zones)
     if other is None:
-        return NotFoundError(f"uuid {uuid}: the base bdev of {port.name} holds no FTL; to create one, leave --uuid out")
+        return NotFoundError(f"uuid {uuid}: the base bdev of {port.name} holds no FTL: to create one, leave --uuid out")
     return NotFoundError(
         f"uuid {uuid}: the base bdev of {port.name} holds FTL {other.superblock.content.get('name')!r} with uuid "
-        f"{other.superblock.uuid}, not that one: load it by its uuid"
+        f"{other.superblock.uuid}: give that uuid to load it"
     )
 
 
@@ -336,7 +339,7 @@ async def _read_bands(
         full = zone.state == FULL or zone.state in UNUSABLE_STATES
         content = await reader.read_zone(band, punit, zone.start, written, full=full)
         if zone.state == OFFLINE:
-            content.damage.append(f"zone {index} (band {band}) is offline: what it held is not known")
+            content.damage.append(f"zone {index} (band {band}) is offline: its content is unknown")
         if contents[band] is nothing:
             contents[band] = nothing.copy()
         contents[band][punit] = content
@@ -514,8 +517,8 @@ class _Merge:
             told += f"\n  and {more} more"
         return FtlError(
             f"FTL {self._superblock.uuid}: {len(self._damage)} of its records are damaged:\n  {told}\nNothing was "
-            "changed. To go on without what is lost, load it with --allow-open-bands: blocks known to be lost then "
-            "read as errors, of others an older version may come back"
+            "changed. To continue without what is lost, load it with --allow-open-bands: blocks that are known to be "
+            "lost then read as errors, other damaged blocks may return older data"
         )
 
     async def _entries(self) -> tuple[NDArray[np.uint64], list[Recovered], set[int]]:

@@ -67,7 +67,7 @@ async def make_room(port: BlockPort, found: Restored) -> int | None:
     except MediaError as error:
         if error.status in BASE_GONE:
             raise
-        log.warning("no band could be emptied, the next load tries it again: %s", error.message)
+        log.warning("could not empty a band; the next load tries again: %s", error.message)
         return None
 
 

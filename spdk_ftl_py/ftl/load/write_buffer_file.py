@@ -143,7 +143,7 @@ class BufferFiles:
             os.close(descriptor)
         raise BusyError(
             f"the write buffer of FTL {self.uuid} in {self.directory} is used by another process: end the daemon that "
-            "serves that FTL, or give this one another --buffer-dir"
+            "serves that FTL, or give this daemon another --buffer-dir"
         )
 
 
@@ -157,8 +157,8 @@ def check_directory(directory: Path) -> None:
         os.close(descriptor)
     if found.st_uid != os.geteuid():
         raise FtlError(
-            f"buffer directory {directory} belongs to {show_user(found.st_uid)}, not to {show_user(os.geteuid())} who "
-            "runs this: remove it, or give another --buffer-dir",
+            f"buffer directory {directory} belongs to {show_user(found.st_uid)}, not to {show_user(os.geteuid())} "
+            "who runs the daemon: remove it, or give another --buffer-dir",
             errno=errno.EPERM,
         )
 
@@ -264,14 +264,14 @@ def _read_header(descriptor: int, path: Path) -> _Header | str:
     found = os.fstat(descriptor)
     raw = os.pread(descriptor, HEADER.itemsize, 0)
     if not stat.S_ISREG(found.st_mode) or len(raw) < HEADER.itemsize:
-        return "it is no file, or has no whole header"
+        return "it is not a file, or its header is incomplete"
     header = np.frombuffer(raw, HEADER)[0]
     if header["magic"] != MAGIC or int(header["crc"]) != _shim.crc32c(raw[:12] + bytes(4) + raw[16:]):
-        return "its header does not verify"
+        return "its header is damaged"
     if int(header["version"]) != VERSION:
         raise UnsupportedError(
-            f"write buffer {path} has format version {int(header['version'])}, this software knows {VERSION}: use the "
-            "release that wrote it, or remove the file and with it what was not flushed"
+            f"write buffer {path} has format version {int(header['version'])}, but this software supports {VERSION}: "
+            "use the release that wrote it, or remove the file and lose what was not flushed"
         )
     numbers = {field.name: int(header[field.name]) for field in dataclasses.fields(_Header)[1:]}
     its = _Header(uuid=bytes(header["uuid"]), **numbers)
@@ -281,7 +281,7 @@ def _read_header(descriptor: int, path: Path) -> _Header | str:
         its.data_offset + its.slot_count * BLOCK_BYTES,
     )
     if its.slot_count > SLOTS_MAX or its.record_count > RECORDS_MAX or max(ends) > found.st_size:
-        return "its header makes no sense"
+        return "its header is invalid"
     return its
 
 
@@ -300,7 +300,7 @@ def _read(descriptor: int, path: Path, uuid: UUID, block_count: int) -> HeldWrit
     if isinstance(its, str):
         return _ignore(path, its)
     if its.uuid != uuid.bytes or its.block_count != block_count:
-        return _ignore(path, "it is of another FTL")
+        return _ignore(path, "it belongs to another FTL")
     slots = _table(descriptor, SLOT, its.slots_offset, its.slot_count)
     records = _table(descriptor, RECORD, its.records_offset, its.record_count)
     held = HeldWrites()
@@ -310,7 +310,7 @@ def _read(descriptor: int, path: Path, uuid: UUID, block_count: int) -> HeldWrit
 
 
 def _ignore(path: Path, why: str) -> HeldWrites | None:
-    log.error("write buffer %s: %s: what hosts did not flush is lost", path, why)
+    log.error("write buffer %s: %s: writes that hosts did not flush are lost", path, why)
     return None
 
 
@@ -340,7 +340,7 @@ def _take_records(held: HeldWrites, path: Path, table: NDArray[Any], block_count
     good[good] = count[good] <= np.uint64(block_count) - table["lba"][good]
     good &= (flags == ENTRY_FLAG_TRIM) | (flags == ENTRY_FLAG_LOST)
     for i in map(int, np.flatnonzero((state != STATE_FREE) & ~good)):
-        held.damage.append(f"write buffer {path}: record {i} makes no sense")
+        held.damage.append(f"write buffer {path}: record {i} is invalid")
     held.records = np.zeros(int(good.sum()), HELD_RECORD)
     for name in ("lba", "seq", "block_count", "flags"):
         held.records[name] = table[name][good]
@@ -351,7 +351,7 @@ def _take_slots(
 ) -> None:
     good = (table["state"] == STATE_HELD) & _plausible(table, block_count)
     for i in map(int, np.flatnonzero((table["state"] != STATE_FREE) & ~good)):
-        held.damage.append(f"write buffer {path}: slot {i} makes no sense")
+        held.damage.append(f"write buffer {path}: slot {i} is invalid")
     index = np.flatnonzero(good)
     data = np.zeros((len(index), BLOCK_BYTES), np.uint8)
     whole = np.zeros(len(index), bool)
@@ -368,7 +368,7 @@ def _take_slots(
             ENTRY_FLAG_LOST,
         )
         held.damaged[int(slot["seq"])] = (
-            f"write buffer {path}: what was written to LBA {int(slot['lba'])} does not match its CRC"
+            f"write buffer {path}: the data of LBA {int(slot['lba'])} does not match its CRC"
         )
     held.records = np.concatenate([held.records, lost])
     held.blocks = np.zeros(int(whole.sum()), HELD_BLOCK)

@@ -200,8 +200,8 @@ class ZoneReader:
                 zone.records.append((address, header.entries))
             elif self._sequential:
                 zone.damage.append(
-                    f"block {address} (band {zone.band}): a header of trim records does not verify: trims and lost "
-                    "blocks in it are not known"
+                    f"block {address} (band {zone.band}): a header of trim records is damaged: its trims and lost "
+                    "blocks are unknown"
                 )
 
     def _header(self, zone: ZoneContent, block: NDArray[np.uint8], address: int) -> BatchHeader | None:
@@ -264,7 +264,7 @@ class ZoneReader:
             await self._fill_gap(zone, first, last, summary, known)
         zone.checkpoint &= not headers
         if not headers and not full and not known.any() and self._sequential and not zone.checkpoint:
-            zone.damage.append(f"blocks {zone.start} to {zone.start + end - 1} (band {zone.band}): no header verifies")
+            zone.damage.append(f"blocks {zone.start} to {zone.start + end - 1} (band {zone.band}): no header is valid")
 
     async def _overtaken(
         self, zone: ZoneContent, at: int, header: BatchHeader, behind: NDArray[np.uint8], end: int
@@ -331,6 +331,6 @@ class ZoneReader:
             await self._use_entries(zone, summary, np.arange(first, last))
         elif self._sequential:
             zone.damage.append(
-                f"blocks {zone.start + first} to {zone.start + last - 1} (band {zone.band}): a batch header does not "
-                f"verify: what the {last - first} blocks held is not known"
+                f"blocks {zone.start + first} to {zone.start + last - 1} (band {zone.band}): a batch header is "
+                f"damaged: the content of the {last - first} blocks is unknown"
             )

@@ -237,7 +237,7 @@ class BlockPort:
                 raise MediaError(error.message, status=error.status, errno=errno.ENODEV) from error
             if not part:
                 raise ProtocolError(
-                    f"{self.name}: reports {len(zones)} zones, its size says {total}: the report is incomplete"
+                    f"{self.name}: reports {len(zones)} zones, but has {total} by its size: the report is incomplete"
                 )
             zones += part
             if progress is not None:
@@ -267,13 +267,13 @@ class BlockPort:
             what = f"{_ZONE_ACTION_NAMES.get(options['zone_action'], 'zone action')} of the zone"
         if kind == _shim.ERROR_DOUBT:
             raise FlushDoubtError(
-                f"{self.name}: flush failed: {status_text(status)}; what the device's cache held may be lost with it",
+                f"{self.name}: flush failed: {status_text(status)}; data in the device's volatile cache may be lost",
                 status=status,
             )
         reason = ""
         if kind == _shim.ERROR_BUSY and not _shim.limits_zones(status):
             if op == _shim.OP_READ and not await self._reads_others(lba, block_count):
-                reason, status = f"{status_text(status)}, as all reads; it counts as ", Status.NAMESPACE_NOT_READY
+                reason, status = f"{status_text(status)}, like all reads; treated as ", Status.NAMESPACE_NOT_READY
             self._tired = True
         raise MediaError(f"{self.name}: {what} at block {lba} failed: {reason}{status_text(status)}", status=status)
 
@@ -311,7 +311,7 @@ class BlockPort:
     def _block_count(self, data: Buffer) -> int:
         length = data.nbytes if isinstance(data, np.ndarray | memoryview) else len(data)
         if length == 0 or length % self.block_bytes:
-            raise ValueError(f"{length} bytes are not whole blocks of {self.block_bytes}")
+            raise ValueError(f"{length} bytes are not a multiple of the block size {self.block_bytes}")
         return length // self.block_bytes
 
     def _on_event(self, event: _shim.Event) -> None:

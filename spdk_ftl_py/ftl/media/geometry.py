@@ -189,13 +189,13 @@ def plan(
     good = [zone.index for zone in zones if zone.usable and zone.index not in SUPERBLOCK_ZONES]
     if not good:
         raise GeometryError(
-            f"all of the {len(zones)} zones but the superblock's are read-only or offline: replace the device"
+            f"all {len(zones)} zones except the superblock's are read-only or offline: replace the device"
         )
     capacity = min(zone.capacity for zone in zones if zone.usable)
     if usable_blocks(capacity, batch_blocks) < 1:
         raise GeometryError(
-            f"the smallest zone has a capacity of {capacity} blocks: an FTL needs at least {ZONE_CAPACITY_MIN}; "
-            f"use larger zones"
+            f"the smallest zone has a capacity of {capacity} blocks: an FTL needs at least {ZONE_CAPACITY_MIN}: use "
+            "larger zones"
         )
     punits, shared = _choose_punits(len(good), limit, lba_rsvd, num_punits, optimal_open_zones)
     bands, spares, replaced = _lay_out(good, punits)
@@ -203,9 +203,7 @@ def plan(
         raise GeometryError(f"{len(bands)} bands are more than {BANDS_MAX}: use more parallel units (num_punits)")
     block_count = len(bands) * punits * usable_blocks(capacity, batch_blocks) * (100 - lba_rsvd) // 100
     if block_count == 0:
-        raise GeometryError(
-            f"with lba_rsvd = {lba_rsvd} nothing is left for the user: lower it, or use a larger device"
-        )
+        raise GeometryError(f"lba_rsvd = {lba_rsvd} leaves no user capacity: lower it, or use a larger device")
     return Geometry(
         zone_size=zone_size,
         zone_capacity=capacity,
@@ -227,11 +225,14 @@ def _check_zones(zones: Sequence[Zone], zone_size: int) -> None:
     if zone_size <= 0:
         raise GeometryError("the base bdev has no zones: use a zoned bdev, or give --zone-capacity to emulate zones")
     if len(zones) <= len(SUPERBLOCK_ZONES):
-        raise GeometryError(f"the base bdev has {len(zones)} zones: two are for the superblock, bands need more")
+        raise GeometryError(
+            f"the base bdev has {len(zones)} zones: the superblock needs two, and bands need more: use a larger "
+            "device, or smaller zones"
+        )
     for index in SUPERBLOCK_ZONES:
         if not zones[index].usable:
             raise GeometryError(
-                f"zone {index} of the base bdev is {zones[index].state}: zones 0 and 1 hold the superblock; replace "
+                f"zone {index} of the base bdev is {zones[index].state}: zones 0 and 1 hold the superblock: replace "
                 "the device"
             )
 
@@ -250,8 +251,7 @@ def _choose_punits(
             least = OPEN_BANDS_SHARED + SUPERBLOCK_OPEN_ZONES
             raise GeometryError(
                 f"the base bdev allows {limit} open zones: an FTL needs {least} (a band being written, one being "
-                "closed, and the "
-                f"superblock); use a device or namespace with a higher limit"
+                "closed, and the superblock): use a device or namespace with a higher limit"
             )
         shared = split == 0
     else:
@@ -272,7 +272,7 @@ def _wished_punits(zone_count: int, limit: int, num_punits: int) -> tuple[int, b
         raise GeometryError(f"num_punits = {num_punits}: must be 1..{PUNITS_MAX}")
     if num_punits > zone_count:
         raise GeometryError(
-            f"num_punits = {num_punits}: the base bdev has only {zone_count} zones for bands; use fewer"
+            f"num_punits = {num_punits}: the base bdev has only {zone_count} zones for bands: use fewer"
         )
     if not limit or OPEN_BANDS_SPLIT * num_punits + SUPERBLOCK_OPEN_ZONES <= limit:
         return num_punits, False
@@ -280,8 +280,8 @@ def _wished_punits(zone_count: int, limit: int, num_punits: int) -> tuple[int, b
         return num_punits, True
     most = (limit - SUPERBLOCK_OPEN_ZONES) // OPEN_BANDS_SHARED
     raise GeometryError(
-        f"num_punits = {num_punits}: the base bdev allows {limit} open zones, that would need "
-        f"{OPEN_BANDS_SHARED * num_punits + SUPERBLOCK_OPEN_ZONES}; "
+        f"num_punits = {num_punits}: needs {OPEN_BANDS_SHARED * num_punits + SUPERBLOCK_OPEN_ZONES} open zones, but "
+        f"the base bdev allows {limit}: "
         + (f"use at most {most}, or leave it out" if most else "no FTL is possible on it")
     )
 

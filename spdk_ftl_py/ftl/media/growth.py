@@ -36,8 +36,8 @@ def grown(old: Geometry, zones: Sequence[Zone], *, lba_rsvd: int) -> Growth | No
     good = [zone.index for zone in new if zone.usable and zone.capacity >= old.zone_capacity]
     if not good:
         raise GeometryError(
-            f"none of the {len(new)} zones that the base bdev has got is of use: each is read-only, offline, or has a "
-            f"capacity below {old.zone_capacity} blocks, that of the others"
+            f"none of the {len(new)} added zones of the base bdev is usable: each is read-only, offline, or smaller "
+            f"than the {old.zone_capacity} blocks of the other zones"
         )
     bands, spares, replaced = _lay_out(old, good, len(zones))
     if len(bands) > BANDS_MAX:

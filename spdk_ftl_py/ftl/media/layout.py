@@ -167,8 +167,8 @@ def parse_record(
         return None
     if version not in versions:
         raise UnsupportedError(
-            f"{what} has media format version {version}, this software knows {' and '.join(map(str, versions))}: use "
-            "the release that wrote it"
+            f"{what} has media format version {version}, but this software supports "
+            f"{' and '.join(map(str, versions))}: use the release that wrote it"
         )
     return record
 

@@ -32,7 +32,7 @@ async def require_retention(port: BlockPort, first: int, *, what: str, remedy: s
         found = (await port.read(first + i, 1)).tobytes()
         if found != written[i]:
             raise DataNotKeptError(
-                f"{what} does not keep what is written to it: block {first + i} was written, without an error, and "
+                f"{what} does not keep what is written to it: a write of block {first + i} succeeded, but the block "
                 f"reads back as {_told(found)}: {remedy}"
             )
 

@@ -41,9 +41,9 @@ def _at(name: str, magic: bytes, *offsets: int) -> Signature:
 SIGNATURES: Final[tuple[Signature, ...]] = (
     # Sources: util-linux 2.40, libblkid/src/{superblocks,partitions}; SPDK v26.05, where it says SPDK.
     # Ours: an FTL's superblock has a rule of its own, which knows its name; this is for where that does not look.
-    _at("an FTL of ours", SUPERBLOCK_MAGIC, 0),
-    _at("an FTL of ours", SUPERBLOCK_PART_MAGIC, 0),
-    _at("the nv cache of an FTL of ours", b"FTLNVCAC", 0, BLOCK_BYTES),
+    _at("an FTL of this package", SUPERBLOCK_MAGIC, 0),
+    _at("an FTL of this package", SUPERBLOCK_PART_MAGIC, 0),
+    _at("the nv cache of an FTL of this package", b"FTLNVCAC", 0, BLOCK_BYTES),
     _at("an SPDK blobstore or lvol store", b"SPDKBLOB", 0),  # lib/blob/blobstore.h
     _at("a base bdev of an SPDK raid", b"SPDKRAID", 0),  # module/bdev/raid/bdev_raid.h
     _at(SPDK_FTL, (0x1410_1683_1920_1989).to_bytes(8, "little"), 0),  # lib/ftl/ftl_sb_common.h
@@ -125,7 +125,7 @@ async def _read(port: BlockPort, wanted: set[int], zones: Sequence[Zone]) -> dic
         unreadable += int(np.count_nonzero(~readable))
         found.update((first + int(i), rows[i, :BLOCK_BYTES].tobytes()) for i in np.flatnonzero(readable))
     if unreadable:
-        log.warning("%s: %d blocks can't be read: whether they are somebody's is not known", port.name, unreadable)
+        log.warning("%s: can't read %d blocks, so whether they hold data is unknown", port.name, unreadable)
     return found
 
 

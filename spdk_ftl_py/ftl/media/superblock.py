@@ -219,8 +219,8 @@ class SuperblockWriter:
         blocks = self._build(content, clean=clean)
         if len(blocks) > self._geometry.zone_capacity:
             raise SuperblockTooLongError(
-                f"the superblock would have {len(blocks)} blocks, a zone has {self._geometry.zone_capacity}: too many "
-                "zones were replaced"
+                f"the superblock would have {len(blocks)} blocks, but a zone has {self._geometry.zone_capacity}: too "
+                "many zones were replaced"
             )
         problem: MediaError | None = None
         for zone in (self._zone, 1 - self._zone):
@@ -237,7 +237,7 @@ class SuperblockWriter:
                     log.warning("superblock zone %d: %s", SUPERBLOCK_ZONES[zone], error)
                     problem = error
                     self._offsets[zone] = await self._pointer(zone)
-        raise problem or MediaError("no superblock zone can be written", errno=errno.EROFS)
+        raise problem or MediaError("can't write any superblock zone", errno=errno.EROFS)
 
     def takes(self, content: Mapping[str, Any]) -> bool:
         """Whether it is not too long to be written."""
@@ -342,8 +342,8 @@ def _tells_its_pointer(port: BlockPort, zone: Zone) -> bool:
 
 def _damage(address: int, zone: Zone) -> str:
     return (
-        f"block {address} (zone {zone.index}): the newest superblock does not verify: writes that were held elsewhere, "
-        "and zones that were replaced, may not be known"
+        f"block {address} (zone {zone.index}): the newest superblock is damaged: writes that were held elsewhere, and "
+        "replaced zones, may be unknown"
     )
 
 

@@ -15,8 +15,8 @@ from .superblock import Superblock
 from .zone import Zone
 
 _GEOMETRY_CONF: Final = {
-    "lba_rsvd": "overprovisioning decides the capacity",
-    "use_append": "it decides the size of batches",
+    "lba_rsvd": "overprovisioning determines the capacity",
+    "use_append": "it determines the size of batches",
 }
 
 _GEOMETRY_NUMBERS: Final = (
@@ -44,7 +44,7 @@ def merge_conf(stored: FtlConf, settings: Mapping[str, Any]) -> FtlConf:
         value, was = getattr(merged, name), getattr(stored, name)
         if value != was:
             raise ConfError(
-                f"conf {name} = {value}: the FTL was created with {was}, and {why}; leave it out to load the FTL"
+                f"conf {name} = {value}: the FTL was created with {was}, and {why}: leave it out to load the FTL"
             )
     return merged
 
@@ -68,8 +68,8 @@ def geometry_of(superblock: Superblock, zones: Sequence[Zone], base: _shim.Block
 
     def changed(what: str, was: object, now: object) -> GeometryError:
         return GeometryError(
-            f"the base bdev of {name}: {what} is {now}, but was {was} when FTL {superblock.uuid} was created: give the "
-            "device, with the settings, that it was created with (where zones are emulated: --zone-capacity "
+            f"the base bdev of {name}: {what} is {now}, but was {was} when FTL {superblock.uuid} was created: give "
+            "the device and the settings that it was created with (for emulated zones: --zone-capacity "
             f"{numbers['zone_capacity']})"
         )
 
@@ -83,7 +83,9 @@ def geometry_of(superblock: Superblock, zones: Sequence[Zone], base: _shim.Block
     count, punits, capacity = numbers["band_count"], numbers["punits"], numbers["zone_capacity"]
     first = len(SUPERBLOCK_ZONES)
     if capacity > base.zone_size or first + count * punits > zone_count:
-        raise _nonsense(superblock, f"{count} bands of {punits} zones of {capacity} blocks are more than there is")
+        raise _nonsense(
+            superblock, f"{count} bands of {punits} zones of {capacity} blocks are more than the device has"
+        )
     batch_blocks, block_count = numbers["batch_blocks"], numbers["block_count"]
     if not BATCH_BLOCKS_MIN <= batch_blocks <= BATCH_BLOCKS:
         raise _nonsense(superblock, f"batches of {batch_blocks} blocks")
@@ -92,7 +94,7 @@ def geometry_of(superblock: Superblock, zones: Sequence[Zone], base: _shim.Block
     flat = [replaced.get(zone, zone) for zone in range(first, first + count * punits)]
     in_bands = [zone for zone in flat if zone is not None]
     if len(set(in_bands)) != len(in_bands) or not all(first <= zone < zone_count for zone in in_bands):
-        raise _nonsense(superblock, "a zone is used twice, or not there")
+        raise _nonsense(superblock, "a zone is used twice, or does not exist")
     for zone in (zones[index] for index in in_bands):
         if zone.usable and zone.capacity < capacity:
             raise changed(f"the capacity of zone {zone.index}", f"at least {capacity}", zone.capacity)
@@ -126,8 +128,8 @@ def _shrunk(superblock: Superblock, missing: int, zone_count: int, base: _shim.B
     lost, size = missing * base.zone_size, zone_count * base.zone_size
     return GeometryError(
         f"the base bdev of {name} has shrunk by {missing} zones ({lost} blocks, {_sized(lost)}) to "
-        f"{zone_count - missing}: FTL {superblock.uuid} has data all over {zone_count} of them, and nothing of it is "
-        f"given up; make the bdev at least {size} blocks ({_sized(size)}) large again, with what was on it"
+        f"{zone_count - missing}: FTL {superblock.uuid} uses {zone_count} zones, and the daemon gives up none of its "
+        f"data: restore the bdev to at least {size} blocks ({_sized(size)}), with its data"
     )
 
 
@@ -151,6 +153,6 @@ def _number(superblock: Superblock, part: Mapping[str, Any], name: str) -> int:
 
 def _nonsense(superblock: Superblock, what: str) -> FtlError:
     return FtlError(
-        f"the superblock of FTL {superblock.uuid} makes no sense: {what}: it was not written by this software, which "
-        "can't load that FTL; a creation with --force erases it"
+        f"the superblock of FTL {superblock.uuid} is invalid ({what}), and another software wrote it: this software "
+        "can't load that FTL; to erase it, create an FTL with --force"
     )

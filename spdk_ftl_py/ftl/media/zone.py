@@ -94,7 +94,7 @@ def parse_report(
     Raises ProtocolError where the device contradicts itself: wrong type, gaps, impossible capacity or write pointer.
     """
     if len(report) < ZONE_REPORT_HEADER_BYTES:
-        raise ProtocolError(f"zone report has {len(report)} bytes, its header alone has {ZONE_REPORT_HEADER_BYTES}")
+        raise ProtocolError(f"zone report has {len(report)} bytes, less than its header of {ZONE_REPORT_HEADER_BYTES}")
     (count,) = struct.unpack_from("<Q", report, 0)
     room = (len(report) - ZONE_REPORT_HEADER_BYTES) // ZONE_DESCRIPTOR_BYTES
     table = np.frombuffer(report, _DESCRIPTOR, min(count, room, zones_max), ZONE_REPORT_HEADER_BYTES)
@@ -134,7 +134,8 @@ def _check(table: NDArray[Any], first_zone: int, zone_size: int) -> None:
     at, length, to = int(start[row]), int(capacity[row]), int(pointer[row])
     raise ProtocolError(
         (
-            f"zone {zone} has type {int(table['type'][row]) & 0xF}: only sequential-write-required zones (2) are known",
+            f"zone {zone} has type {int(table['type'][row]) & 0xF}: only sequential-write-required zones (2) are "
+            "supported",
             f"zone {zone} is in unknown state {int(code[row]):#x}",
             f"zone {zone} starts at block {at}, expected {zone * zone_size}",
             f"zone {zone} has capacity {length}, zone size is {zone_size}",

@@ -165,7 +165,7 @@ async def test_what_can_not_be_a_cache_is_refused_before_anything_is_done(here: 
         before, params = device.ftl, dict(device.params)
         for cache, error, expected in (
             ("None", NotFoundError, "None"),
-            ("Nvme0n1", ParameterError, "is the base bdev too"),
+            ("Nvme0n1", ParameterError, "is also the base bdev"),
             ("Small", ParameterError, "needs 385"),
             ("Mine", ClaimedError, r"nqn\.2016-06\.io\.spdk:mine"),
         ):

@@ -463,8 +463,8 @@ def on_target(**params: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("entries", "expected"),
     [
-        ([5], "entry 1 of section ftl: an entry is no object"),
-        ([made(), {"params": {}}], 'entry 2 of section ftl: an entry is no object with a "method"'),
+        ([5], "entry 1 of section ftl: an entry is not an object"),
+        ([made(), {"params": {}}], 'entry 2 of section ftl: an entry is not an object with a "method"'),
         (
             [{"method": "bdev_ftl_create", "params": {}}],
             "entry 1 of section ftl: bdev_ftl_create: unknown; known: ftl_",
@@ -492,7 +492,7 @@ def on_target(**params: Any) -> dict[str, Any]:
         ([made(), host(), host()], "entry 3 of section ftl: .*allowed already"),
         ([made(hosts=[HOSTNQN]), host()], "allowed already"),
         ([made(), host(dhchap_ctrlr_key="/k")], "give its dhchap_key, too"),
-        ([made(), on_target()], 'no object with a "method"'),
+        ([made(), on_target()], 'not an object with a "method"'),
         ([made(), on_target(method="m", params=[1])], "params of m are no object"),
         ([made(), on_target(method="m", id=1)], "unknown parameter 'id'"),
     ],
@@ -559,9 +559,9 @@ async def test_a_target_that_has_to_come_by_tls_has_to_behind_a_file_too() -> No
         ("{", "is not JSON"),
         ("[]", 'has no "subsystems" array'),
         ('{"subsystems": {}}', 'has no "subsystems" array'),
-        ('{"subsystems": [5]}', 'no object with a "subsystem"'),
+        ('{"subsystems": [5]}', 'not an object with a "subsystem"'),
         ('{"subsystems": [{"subsystem": "ftl", "config": {}}]}', "the config of subsystem ftl is no array"),
-        ('{"subsystems": [{"subsystem": "bdev", "config": [5]}]}', "subsystem bdev: an entry is no object"),
+        ('{"subsystems": [{"subsystem": "bdev", "config": [5]}]}', "subsystem bdev: an entry is not an object"),
         ("[" * 100, "nested deeper"),
     ],
 )

@@ -440,8 +440,8 @@ async def test_a_delete_that_would_lose_what_hosts_were_told_is_written_is_refus
         await daemon.wait_for("deferred")
     with pytest.raises(
         BusyError,
-        match=rf"is {state}: acknowledged writes may be only in its write buffer file, 5 blocks in .*{uuid}\.\d+\.wbuf, "
-        "and can't be made durable now.*--force",
+        match=rf"is {state}: acknowledged writes may be only in its write buffer file, 5 blocks in .*{uuid}\.\d+\.wbuf,"
+        " and can't be made durable now.*--force",
     ):
         await daemon.call("bdev_ftl_delete", name="ftl0")
     assert (await daemon.device())["state"] == state

@@ -90,7 +90,7 @@ async def test_a_copy_that_was_made_in_use_takes_force(here: World, tmp_path: Pa
     daemon = await here.start()
     uuid = await base(here, daemon, tmp_path)
     await copy(here, tmp_path)
-    with pytest.raises(FtlError, match=r"bdev Copy0 holds FTL 'ftl0' .* as it was while in use"):
+    with pytest.raises(FtlError, match=r"bdev Copy0 holds FTL 'ftl0' .* which was in use when it was copied"):
         await set_uuid(here, daemon, uuid)
     assert (await set_uuid(here, daemon, uuid, new_uuid=NEW, force=True))["uuid"] == NEW
     await create(here, daemon, name="ftl1", base_bdev="Copy0", zone_capacity=CAPACITY, uuid=NEW)

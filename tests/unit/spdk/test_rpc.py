@@ -111,7 +111,7 @@ async def test_a_malformed_answer_is_an_error_and_no_more(
 
 async def test_the_control_socket_of_a_daemon_is_told_from_a_target(tmp_path: Path) -> None:
     with pytest.raises(
-        TargetError, match="control socket of a spdk-ftl daemon as it seems; give the RPC socket"
+        TargetError, match="control socket of a spdk-ftl daemon, not an SPDK target: give the RPC socket"
     ) as told:
         await ask(tmp_path, reply(lambda _: b"HTTP/1.0 400 Bad Request\r\nServer: x\r\n\r\nInvalid {}"))
     assert told.value.errno == errno.EPROTO
@@ -124,9 +124,7 @@ async def test_a_socket_that_may_not_be_used_is_told_with_whose_right_is_missing
         raise PermissionError(errno.EACCES, "Permission denied")
 
     monkeypatch.setattr(asyncio, "open_unix_connection", refused)
-    with pytest.raises(
-        TargetError, match=r"who asks, may not use its RPC socket.*let the target's user, or root"
-    ) as told:
+    with pytest.raises(TargetError, match=r"may not use its RPC socket.*run this as the target's user or root") as told:
         await TargetRpc(str(tmp_path / "t")).call("m")
     assert told.value.errno == errno.EACCES
 

@@ -122,7 +122,7 @@ def test_a_cache_with_interleaved_metadata_is_vss_and_without_non_vss() -> None:
 @pytest.mark.parametrize(
     ("change", "kind", "message"),
     [
-        ({"base_name": "Cache0"}, ParameterError, "base bdev too"),
+        ({"base_name": "Cache0"}, ParameterError, "also the base bdev"),
         ({"block_bytes": 512}, ParameterError, "512 bytes"),
         ({"metadata_bytes": 8}, UnsupportedError, "separate metadata"),
         ({"metadata_bytes": 4, "metadata_interleaved": True}, ParameterError, "4 B of metadata"),

@@ -119,7 +119,10 @@ async def test_a_copy_of_one_in_use_is_taken_with_force_only_and_has_what_was_du
         old = rig.device.uuid
         await rig.crash()
         states = rig.drive.zone_states()
-        with pytest.raises(FtlError, match=r"as it was while in use: what its write buffer.* or give --force"):
+        with pytest.raises(
+            FtlError,
+            match=r"in use when it was copied, so this copy lacks what only the write buffer.* or give --force",
+        ):
             await renumber(rig, old, NEW)
         assert rig.drive.zone_states() == states
         assert (await renumber(rig, old, NEW, force=True)).changed

@@ -160,7 +160,7 @@ async def test_another_uuid_is_refused_and_what_is_there_is_named(rig: RestoreRi
     await rig.create()
     await rig.halt()
     states = drive.zone_states()
-    with pytest.raises(NotFoundError, match=f"holds FTL 'ftl0' with uuid {rig.device.uuid}, not that one"):
+    with pytest.raises(NotFoundError, match=f"holds FTL 'ftl0' with uuid {rig.device.uuid}: give that uuid to load it"):
         await rig.load(uuid=OTHER)
     assert drive.zone_states() == states
 
@@ -339,7 +339,7 @@ async def test_a_clean_superblock_is_not_believed_where_a_newer_one_is_damaged(r
     await rig.crash()
     _, _, pointer = drive.zone_states()[0]
     rig.base = await copied_with(rig, drive, {pointer - 1: bytes(4096)})
-    with pytest.raises(FtlError, match="newest superblock does not verify"):
+    with pytest.raises(FtlError, match="newest superblock is damaged"):
         await rig.load()
     await rig.load(settings={"allow_open_bands": True})
     assert rig.device.restored is not None
