@@ -46,15 +46,15 @@ def open_directory(path: Path, what: str, remedy: str, *, make: bool = False, mo
         if path.is_symlink():
             where = os.path.realpath(path)
             raise FtlError(
-                f"{shown} is a symbolic link{owner}, which is not followed: if it is meant, give {where} itself; else "
-                f"remove it, or {remedy}",
+                f"{shown} is a symbolic link{owner}, which is not followed: give {where} itself, remove the link, or "
+                f"{remedy}",
                 errno=errno.ELOOP,
             ) from error
         if error.errno == errno.ENOTDIR and os.path.lexists(path):
             raise FtlError(
-                f"{shown}: it is not a directory{owner}: remove it, or {remedy}", errno=errno.ENOTDIR
+                f"{shown}: is not a directory{owner}: remove it, or {remedy}", errno=errno.ENOTDIR
             ) from error
-        raise FtlError(f"{shown} can't be used: {error.strerror}{owner}; {remedy}", errno=error.errno) from error
+        raise FtlError(f"{shown} can't be used: {error.strerror}{owner}: {remedy}", errno=error.errno) from error
     try:
         check_directory(os.fstat(descriptor), path, what, remedy)
         check_parents(path, what, remedy)
@@ -73,13 +73,13 @@ def check_directory(found: os.stat_result, path: Path, what: str, remedy: str) -
     """Raises FtlError where it belongs to somebody else, or somebody else can write to it."""
     if not is_trusted_owner(found.st_uid):
         raise FtlError(
-            f"{what} {path} belongs to {show_user(found.st_uid)}, not to {show_user(own_uid())} who runs this: remove "
-            f"it, or `chown {own_uid()} {path}` if what is in it is yours, or {remedy}",
+            f"{what} {path} belongs to {show_user(found.st_uid)}, not to {show_user(own_uid())} who runs this: "
+            f"remove it, or `chown {own_uid()} {path}` if its content is yours, or {remedy}",
             errno=errno.EPERM,
         )
     if found.st_mode & OTHERS_WRITE:
         raise FtlError(
-            f"{what} {path} can be written by others (mode {stat.S_IMODE(found.st_mode):04o}): look at what is in it, "
+            f"{what} {path} can be written by others (mode {stat.S_IMODE(found.st_mode):04o}): check its content, "
             f"then `chmod go-w {path}`, or {remedy}",
             errno=errno.EPERM,
         )
@@ -97,7 +97,7 @@ def check_parents(path: Path, what: str, remedy: str) -> None:
         try:
             found = os.stat(parent)
         except OSError as error:
-            raise FtlError(f"{what} {path}: {parent}: {error.strerror}; {remedy}", errno=error.errno) from error
+            raise FtlError(f"{what} {path}: {parent}: {error.strerror}: {remedy}", errno=error.errno) from error
         if not is_trusted_owner(found.st_uid) and not is_unmapped(found.st_uid):
             why, mend = f"belongs to {show_user(found.st_uid)}", f"`chown {own_uid()} {parent}`"
         elif found.st_mode & stat.S_IWOTH and not found.st_mode & stat.S_ISVTX:
@@ -105,7 +105,7 @@ def check_parents(path: Path, what: str, remedy: str) -> None:
         else:
             continue
         raise FtlError(
-            f"{what} {path}: {parent}, in which it is, {why}, so that it could be replaced at any time: {mend}, or "
+            f"{what} {path}: its directory {parent} {why}, so anybody with that right could replace it: {mend}, or "
             f"{remedy}",
             errno=errno.EPERM,
         )
@@ -135,7 +135,8 @@ def check_file(found: os.stat_result, what: str, forbidden: int) -> None:
         )
     if found.st_mode & forbidden:
         raise FtlError(
-            f"{what} is open to others (mode {stat.S_IMODE(found.st_mode):04o}): look at it, then `chmod 600` it",
+            f"{what} is open to others (mode {stat.S_IMODE(found.st_mode):04o}): check its content, then `chmod 600` "
+            "it",
             errno=errno.EPERM,
         )
 
@@ -156,7 +157,7 @@ def lock_file(name: str | Path, what: str, *, directory: int | None = None) -> i
     except OSError as error:
         owner = show_owner(path, directory=directory)
         # A kernel that protects links in sticky directories says something else of them.
-        reason = "it is a symbolic link" if _is_link(path, directory) else f"it can't be opened: {error.strerror}"
+        reason = "is a symbolic link" if _is_link(path, directory) else f"can't be opened: {error.strerror}"
         raise FtlError(f"{what}: {reason}{owner}: remove it", errno=error.errno) from error
     try:
         check_file(os.fstat(descriptor), what, OTHERS_DO_ANYTHING)

@@ -32,9 +32,9 @@ def run_directory() -> Path:
     given = os.environ.get(RUNTIME_ENVIRONMENT, "")
     if not given.startswith("/"):
         raise ParameterError(
-            f"no place for the control socket: ${RUNTIME_ENVIRONMENT} is not set (a login session has it, "
-            "/run/user/UID as a rule): set it, or name the socket with --socket or $SPDK_FTL_SOCK, in a directory that "
-            "only you can write to"
+            f"no place for the control socket: ${RUNTIME_ENVIRONMENT} is not set (a login session sets it, usually to "
+            "/run/user/UID): set it, or name a socket with --socket or $SPDK_FTL_SOCK, in a directory that only you "
+            "can write to"
         )
     return Path(given) / "spdk-ftl"
 

@@ -37,7 +37,7 @@ def uid_of(user: str) -> int:
     try:
         return _number(user) if user.isdecimal() else pwd.getpwnam(user).pw_uid
     except (KeyError, ValueError):
-        raise ParameterError(f"there is no user {user!r}: give the name or the number of one") from None
+        raise ParameterError(f"there is no user {user!r}: give the name or number of an existing one") from None
 
 
 def gid_of(group: str) -> int:
@@ -45,7 +45,7 @@ def gid_of(group: str) -> int:
     try:
         return _number(group) if group.isdecimal() else grp.getgrnam(group).gr_gid
     except (KeyError, ValueError):
-        raise ParameterError(f"there is no group {group!r}: give the name or the number of one") from None
+        raise ParameterError(f"there is no group {group!r}: give the name or number of an existing one") from None
 
 
 def is_unmapped(uid: int) -> bool:

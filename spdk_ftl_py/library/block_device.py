@@ -72,7 +72,9 @@ class BlockDevice:
         """
         view = memoryview(data).cast("B")
         if not len(view) or len(view) % self.block_bytes:
-            raise ParameterError(f"{self.name}: {len(view)} bytes are not whole blocks of {self.block_bytes} bytes")
+            raise ParameterError(
+                f"{self.name}: {len(view)} bytes are not a multiple of the block size {self.block_bytes}"
+            )
         self._check(lba, len(view) // self.block_bytes)
         step = max(1, self.device.max_io_blocks)
         for first in range(0, len(view) // self.block_bytes, step):
@@ -97,7 +99,7 @@ class BlockDevice:
 
     def _io(self) -> BlockPort:
         if self._closed:
-            raise MediaError(f"{self.name} is closed: open it anew", errno=errno.ESHUTDOWN)
+            raise MediaError(f"{self.name} is closed: open it again", errno=errno.ESHUTDOWN)
         if self._port is None:
             self._port = BlockPort(self.reactor, self.device, name=self.name)
             if self._patience_s is not None:
@@ -107,5 +109,5 @@ class BlockDevice:
     def _check(self, lba: int, block_count: int) -> None:
         if lba < 0 or block_count < 1 or lba + block_count > self.block_count:
             raise ParameterError(
-                f"{self.name}: {block_count} blocks from block {lba} on: it has blocks 0 to {self.block_count - 1}"
+                f"{self.name}: {block_count} blocks from block {lba} on exceed its blocks, 0 to {self.block_count - 1}"
             )

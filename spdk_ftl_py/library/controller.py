@@ -126,7 +126,9 @@ class Controller:
         """
         there = {info.nsid: info for info in await self._controller.namespaces()}
         if nsid not in there:
-            raise NotFoundError(f"{self.subnqn} has no namespace {nsid}, but {', '.join(map(str, there)) or 'none'}")
+            raise NotFoundError(
+                f"{self.subnqn} has no namespace {nsid}; it has: {', '.join(map(str, there)) or 'none'}"
+            )
         qpair = await self._controller.create_io_qpair(reactor, there[nsid], queue_depth=queue_depth)
         return Namespace(self._controller, reactor, there[nsid], qpair)
 

@@ -179,7 +179,7 @@ def _zoned(base: BlockDevice, zone_capacity: int | None) -> _shim.BlockDevice:
 
 def _check_reactor(base: BlockDevice, cache: BlockDevice | None) -> None:
     if cache is not None and cache.reactor is not base.reactor:
-        raise ParameterError(f"{cache.name} is on another ReactorLoop than {base.name}: open both on one")
+        raise ParameterError(f"{cache.name} is on another ReactorLoop than {base.name}: open both on the same one")
 
 
 async def _require_empty(base: BlockDevice, device: _shim.BlockDevice) -> None:
@@ -192,9 +192,11 @@ async def _require_empty(base: BlockDevice, device: _shim.BlockDevice) -> None:
         try:
             found = await superblock.find(port, zones)
         except UnsupportedError as error:
-            raise ExistsError(f"{base.name} holds an FTL already: {error.message}; {_FORCE}") from error
+            raise ExistsError(f"{base.name} already holds an FTL: {error.message}; {_FORCE}") from error
         if found is not None:
-            raise ExistsError(f"{base.name} holds an FTL already, of uuid {found.superblock.uuid}: load() it; {_FORCE}")
+            raise ExistsError(
+                f"{base.name} already holds an FTL, with uuid {found.superblock.uuid}: load() it; {_FORCE}"
+            )
         foreign = await find_foreign(raw, zones if base.zoned else [])
     finally:
         await port.close()
@@ -212,7 +214,7 @@ async def _require_no_cache(cache: BlockDevice) -> None:
         owner = await owner_of(port)
         foreign = await find_foreign(port) if owner is None else f"the nv cache of FTL {owner}"
     except UnsupportedError as error:
-        raise ExistsError(f"{cache.name} holds an nv cache already: {error.message}; {_FORCE}") from error
+        raise ExistsError(f"{cache.name} already holds an nv cache: {error.message}; {_FORCE}") from error
     finally:
         await port.close()
     if foreign is not None:

@@ -69,7 +69,9 @@ class NvmfTarget:
         is exported already; PathError where nobody can listen there. Nothing is exported then.
         """
         if device.reactor is not self._reactor:
-            raise ParameterError(f"{device.name} is on another ReactorLoop than the target: make both with one")
+            raise ParameterError(
+                f"{device.name} is on another ReactorLoop than the target: create both with the same one"
+            )
         if uuid is None and isinstance(device, FtlDevice):
             uuid = device.uuid
         subsystem = Subsystem(nqn, allow_any_host=allow_any_host)
@@ -90,7 +92,7 @@ class NvmfTarget:
         """Disconnects its hosts; no I/O of theirs is under way when it returns. Raises NotFoundError."""
         export = self._exports.pop(nqn, None)
         if export is None:
-            raise NotFoundError(f"{nqn} is not exported; exported are: {', '.join(self._exports) or 'none'}")
+            raise NotFoundError(f"{nqn} is not exported; it has: {', '.join(self._exports) or 'none'}")
         try:
             await to_its_end(self._target.remove_subsystem(nqn))
         finally:

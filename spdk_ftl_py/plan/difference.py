@@ -90,7 +90,7 @@ def _taken(ftl: FtlPlan, others: Mapping[str, Mapping[str, Any]]) -> Iterable[st
         has |= {cache.get("bdev"), *cache.get("names", ())} if isinstance(cache, Mapping) else {cache}
         for bdev in (ftl.params["base_bdev"], ftl.params.get("cache")):
             if bdev is not None and bdev in has:
-                yield f"bdev {bdev} is that of FTL {name}, which the plan lacks: put that into it, or give --prune"
+                yield f"FTL {name}, which the plan lacks, uses bdev {bdev}: add that FTL to the plan, or give --prune"
 
 
 def _create(target: TargetPlan, ftl: FtlPlan) -> list[Step]:
@@ -121,7 +121,7 @@ def _change(target: TargetPlan, ftl: FtlPlan, told: Mapping[str, Any]) -> tuple[
     # A threshold may have to pass another: upwards the highest first, downwards the lowest.
     steps.sort(key=_order_of_thresholds)
     if ftl.allow_any_host is not None and ftl.allow_any_host != told["allow_any_host"]:
-        text = "let any host connect" if ftl.allow_any_host else "let only those hosts connect that are in its list"
+        text = "let any host connect" if ftl.allow_any_host else "let only hosts in its list connect"
         params = {"name": ftl.name, "target": target.address, "allow_any_host": ftl.allow_any_host}
         steps.append(Step(target.address, ftl.name, CHANGE, text, "bdev_ftl_allow_any_host", params))
     return problems, steps + _hosts(target, ftl, told["hosts"])
@@ -129,12 +129,12 @@ def _change(target: TargetPlan, ftl: FtlPlan, told: Mapping[str, Any]) -> tuple[
 
 def _remedy(difference: Difference, told: Mapping[str, Any]) -> str:
     if told["state"] not in _RUNNING:
-        return f" while it is {told['state']}: wait until it is online, or delete it"
+        return f" while it is {told['state']}: wait until it is online, or delete the FTL"
     if difference.name.startswith(("conf.", "limit_")):
-        return " by this daemon while it runs: change the plan, or delete it and apply again"
+        return " by this daemon while it runs: change the plan, or delete the FTL and apply the plan again"
     if difference.name == "cache":
-        return " by a plan: spdk-ftl set-cache and remove-cache do that; then apply again, or change the plan"
-    return ": change the plan, or delete it first"
+        return " by a plan: use spdk-ftl set-cache or remove-cache and apply the plan again, or change the plan"
+    return ": change the plan, or delete the FTL first"
 
 
 def _set_property(target: TargetPlan, ftl: FtlPlan, name: str, difference: Difference) -> Step:
@@ -165,13 +165,13 @@ def _hosts(target: TargetPlan, ftl: FtlPlan, has: Iterable[Mapping[str, Any]]) -
     steps: list[Step] = []
     for nqn in there:
         if all(nqn != host.nqn for host in ftl.hosts):
-            steps.append(_remove_host(target, ftl, nqn, f"host {show_name(nqn)} may not connect any more"))
+            steps.append(_remove_host(target, ftl, nqn, f"host {show_name(nqn)} may no longer connect"))
     for host in ftl.hosts:
         before = there.get(host.nqn)
         if before is None:
             steps.append(_add_host(target, ftl, host, f"host {show_name(host.nqn)} may connect"))
         elif any(before.get(key) != host.keys.get(key) for key in _KEYS):
-            text = f"host {show_name(host.nqn)}: other key files"
+            text = f"host {show_name(host.nqn)}: different key files"
             steps.append(_remove_host(target, ftl, host.nqn, f"{text} (1 of 2: its connections end)"))
             steps.append(_add_host(target, ftl, host, f"{text} (2 of 2: it may connect again)"))
     return steps

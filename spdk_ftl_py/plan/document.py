@@ -56,16 +56,16 @@ def read(text: bytes, name: str) -> Document:
         try:
             node = loader.get_single_node()
             if node is None:
-                raise PlanError(f"{name}: is empty: a plan has targets")
+                raise PlanError(f"{name}: is empty: add targets")
             document.value = _Reader(document, loader).read(node, ())
         finally:
             loader.dispose()
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line = f", line {mark.line + 1}" if mark is not None else ""
-        raise PlanError(f"{name}{line}: is no YAML: {error.problem or error.context}") from None
+        raise PlanError(f"{name}{line}: is not YAML: {error.problem or error.context}") from None
     except (yaml.YAMLError, UnicodeError, ValueError, OverflowError) as error:
-        raise PlanError(f"{name}: is no YAML: {' '.join(str(error).split())[:200]}") from None
+        raise PlanError(f"{name}: is not YAML: {' '.join(str(error).split())[:200]}") from None
     except RecursionError:
         raise PlanError(f"{name}: is nested too deeply") from None
     return document
@@ -96,7 +96,7 @@ class _Reader:
         if isinstance(value, str | int | float | bool) or (value is None and node.tag == _NULL_TAG):
             return value
         # Dates, binaries, sets.
-        raise self._document.error(path, f"is a {type(value).__name__}: put it in quotation marks if text is meant")
+        raise self._document.error(path, f"is a {type(value).__name__}: to use it as text, put it in quotation marks")
 
     def _read_mapping(self, node: Any, path: Path) -> dict[str, Any]:
         mapping: dict[str, Any] = {}
@@ -105,7 +105,7 @@ class _Reader:
             line = key_node.start_mark.line + 1
             if not isinstance(key, str):
                 self._document.lines[path] = line
-                raise self._document.error(path, f"has the key {str(key)[:40]!r}: keys are text")
+                raise self._document.error(path, f"has the key {str(key)[:40]!r}: keys must be text")
             inside = (*path, key)
             if key in mapping:
                 self._document.lines[inside] = line

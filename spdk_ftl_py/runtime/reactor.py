@@ -105,7 +105,7 @@ class ReactorLoop:
         for event in self.shim.events():
             if event.kind == _shim.EV_OVERFLOW:
                 self._overflow = event
-                log.warning("%s: the event loop stood still for too long, events were dropped", self.name)
+                log.warning("%s: the event loop did not run for too long, so the reactor dropped events", self.name)
                 for each in list(self._handlers.values()):
                     each(event)
                 continue

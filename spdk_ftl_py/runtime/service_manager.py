@@ -49,7 +49,7 @@ class ServiceManager:
                 sender.connect(where)
                 socket.send_fds(sender, ["\n".join(lines).encode()], [each.fileno() for each in sockets])
         except OSError as error:
-            log.warning("the service manager at %s can't be told %s: %s", self._address, lines[0], error)
+            log.warning("can't reach the service manager at %s to send %s: %s", self._address, lines[0], error)
             return False
         return True
 
@@ -99,7 +99,7 @@ class ServiceManager:
     def close(self) -> None:
         """What nobody has taken. Idempotent."""
         for name, sock in self._given:
-            log.debug("a socket named %s was handed over that nobody needs", name)
+            log.debug("the service manager handed over socket %s, which is not needed", name)
             sock.close()
         self._given = []
 
@@ -109,7 +109,7 @@ def _take_sockets(environment: MutableMapping[str, str]) -> list[tuple[str, sock
     if pid != str(os.getpid()) or not count:
         return []
     if not count.isdecimal() or int(count) > DESCRIPTORS_MAX:
-        raise ParameterError(f"$LISTEN_FDS is {count!r}: a number of at most {DESCRIPTORS_MAX} is meant")
+        raise ParameterError(f"$LISTEN_FDS is {count!r}: must be a number of at most {DESCRIPTORS_MAX}")
     given = names.split(":") if names else []
     sockets = []
     for index in range(int(count)):
@@ -121,14 +121,14 @@ def _take_sockets(environment: MutableMapping[str, str]) -> list[tuple[str, sock
             sock = socket.socket(fileno=descriptor)
         except OSError as error:
             raise ParameterError(
-                f"file descriptor {descriptor} ({name}), handed over by the service manager, is no socket: "
+                f"file descriptor {descriptor} ({name}), handed over by the service manager, is not a socket: "
                 f"{error.strerror}"
             ) from error
         if not _listens(sock):
             sock.close()
             raise ParameterError(
-                f"the socket {name} that the service manager hands over does not listen: a .socket unit for this "
-                "program has ListenStream=, and no Accept=yes"
+                f"the socket {name} that the service manager hands over does not listen: use a .socket unit with "
+                "ListenStream=, and without Accept=yes"
             )
         sock.setblocking(False)
         sockets.append((name, sock))

@@ -124,7 +124,7 @@ def test_what_the_plan_lacks_goes_only_with_prune_and_keeps_its_data(world: FtlW
 
 def test_a_fault_in_a_plan_is_wrong_usage_and_nothing_is_asked(world: FtlWorld) -> None:
     error = apply(world, small(colour=1), code=2)
-    assert "plan.yaml, line 1: targets[0].ftls[0].colour: unknown key; known here: name, base" in error
+    assert "plan.yaml, line 1: targets[0].ftls[0].colour: unknown key: use one of name, base" in error
     assert error.count("\n") == 1
     done = run(world, small(), "--socket", str(world.folder / "nobody"))
     assert (done.returncode, done.stderr.count("\n")) == (1, 1)

@@ -344,7 +344,7 @@ class Controller:
     ) -> bytearray:
         """length in bytes, a multiple of 4, read in pieces of a page."""
         if length <= 0 or length % 4 or offset % 4:
-            raise ParameterError(f"log page {page:#x}: {length} bytes at {offset} are not whole dwords")
+            raise ParameterError(f"log page {page:#x}: {length} bytes at {offset} are not a multiple of dwords")
         log = bytearray()
         while len(log) < length:
             size = min(length - len(log), wire.PAGE_BYTES)
@@ -463,7 +463,7 @@ class Controller:
             if qid not in self.io_qpairs:
                 self._next_qid = qid + 1
                 return qid
-        raise UnsupportedError(f"{self.subnqn}: all {self._io_queues_granted} I/O queues it grants are in use")
+        raise UnsupportedError(f"{self.subnqn}: all {self._io_queues_granted} I/O queues that it grants are in use")
 
     async def _open_io_qpair(
         self, reactor: ReactorLoop, namespace: NamespaceInfo, qid: int, queue_depth: int, io_timeout_s: float
@@ -475,7 +475,7 @@ class Controller:
         if self.identity.max_outstanding:
             depth = min(depth, self.identity.max_outstanding)
         if depth < 1:
-            raise ProtocolError(f"{self.subnqn} takes I/O queues of {entries} entries only (CAP.MQES)")
+            raise ProtocolError(f"{self.subnqn} supports only I/O queues of {entries} entries (CAP.MQES)")
         header_digest, data_digest = self._digests
         connection, ic = await open_connection(
             self.traddr, self.trsvcid, header_digest=header_digest, data_digest=data_digest, psk=self._tls_psk()
@@ -525,7 +525,7 @@ class Controller:
         cqe, report = await self._one_command(queue, sqe, b"", ZONE_REPORT_BYTES)
         self._check(cqe, f"zone report of namespace {namespace.nsid}")
         if int.from_bytes(report[0:8], "little") == 0:
-            raise ProtocolError(f"{self.subnqn}: namespace {namespace.nsid} is zoned and reports no zone")
+            raise ProtocolError(f"{self.subnqn}: namespace {namespace.nsid} is zoned, but reports no zone")
         capacity = int.from_bytes(report[72:80], "little")
         if not 0 < capacity <= namespace.zone_size:
             raise ProtocolError(
@@ -752,7 +752,7 @@ def _lost_reason(reason: int, detail: int) -> str:
         _shim.QPAIR_PEER_CLOSED: "the controller closed the connection",
         _shim.QPAIR_TIMED_OUT: "a command had no answer in time",
         _shim.QPAIR_SOCKET_ERROR: os.strerror(detail),
-        _shim.QPAIR_PROTOCOL_ERROR: f"the controller broke the protocol (FES {detail})",
-        _shim.QPAIR_PEER_TERMINATED: f"the controller ended it for a breach of the protocol (FES {detail})",
+        _shim.QPAIR_PROTOCOL_ERROR: f"the controller violated the protocol (FES {detail})",
+        _shim.QPAIR_PEER_TERMINATED: f"the controller ended the connection because of a protocol error (FES {detail})",
     }
     return words.get(reason, f"it was closed (reason {reason})")

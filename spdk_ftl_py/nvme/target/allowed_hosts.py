@@ -60,7 +60,7 @@ class AllowedHost:
             ):
                 is_target = record.get("is_target") is True
                 return cls(record["nqn"], is_target, keys_from_files(*paths), psk_from_file(psk))
-        raise ValueError(f"{str(record)[:80]!r} is no allowed host")
+        raise ValueError(f"{str(record)[:80]!r} is not an allowed host")
 
 
 def keys_from_files(key: str | None, ctrlr_key: str | None) -> HostKeys | None:
@@ -68,7 +68,8 @@ def keys_from_files(key: str | None, ctrlr_key: str | None) -> HostKeys | None:
     if key is None:
         if ctrlr_key is not None:
             raise ParameterError(
-                "dhchap_ctrlr_key proves who we are to a host that has proved who it is: give its dhchap_key, too"
+                "dhchap_ctrlr_key authenticates the controller only to a host that authenticates itself: give "
+                "dhchap_key too"
             )
         return None
     return HostKeys(KeyFile(Path(key)), None if ctrlr_key is None else KeyFile(Path(ctrlr_key)))
@@ -152,11 +153,11 @@ class AllowedHosts:
         """Raises ParameterError for an NQN that is none, ExistsError, and BusyError where the list is full."""
         check_nqn(host.nqn, "host NQN")
         if host.nqn in self._hosts:
-            raise ExistsError(f"host {show_name(host.nqn)} is allowed already")
+            raise ExistsError(f"host {show_name(host.nqn)} is already allowed")
         if len(self._hosts) >= ALLOWED_HOSTS_MAX:
             raise BusyError(
-                f"host {show_name(host.nqn)} can't be added: {ALLOWED_HOSTS_MAX} hosts are allowed already, the most "
-                "there may be: remove one that is not needed"
+                f"host {show_name(host.nqn)} can't be added: {ALLOWED_HOSTS_MAX} hosts are already allowed, which is "
+                "the limit: remove one that is not needed"
             )
         self._hosts[host.nqn] = host
         self.on_change()
@@ -184,6 +185,6 @@ class AllowedHosts:
     def from_record(cls, record: object) -> AllowedHosts:
         """From what to_record() said. Raises ValueError, and what add() does."""
         if not isinstance(record, Mapping) or not isinstance(record.get("hosts"), list):
-            raise ValueError("allowed hosts are no list")
+            raise ValueError("allowed hosts are not a list")
         hosts = [AllowedHost.from_record(host) for host in record["hosts"]]
         return cls(hosts, allow_any_host=record.get("allow_any_host") is True)

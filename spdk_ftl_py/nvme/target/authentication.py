@@ -31,7 +31,7 @@ class UnprovenHostError(ProtocolError):
     """A host that is not, or can't show that it is, who it says. It has been told; its connection ends."""
 
     def __init__(self, hostnqn: str, reason: str) -> None:
-        super().__init__(f"it has not proved who it is: {reason}")
+        super().__init__(f"it did not authenticate: {reason}")
         self.hostnqn = hostnqn
 
 
@@ -105,7 +105,7 @@ class QueueAuthentication:
             self._refused += 1
             await self._queue.complete(command.sqe, Completion(Status.AUTHENTICATION_REQUIRED))
             if self._refused > REFUSED_COMMANDS_MAX:
-                raise UnprovenHostError(self._hostnqn, "it sends everything but that")
+                raise UnprovenHostError(self._hostnqn, "it sent other commands instead")
             return
         completion = command.early if command.early is not None else await self._exchange(command)
         current = self._current
@@ -138,14 +138,16 @@ class QueueAuthentication:
             return Completion()
         answer = await self._calculate(current, None, current.receive)
         if len(answer) > length:
-            raise UnprovenHostError(self._hostnqn, f"it has {length} bytes for a message of {len(answer)}")
+            raise UnprovenHostError(
+                self._hostnqn, f"its buffer of {length} bytes is too small for a message of {len(answer)}"
+            )
         return Completion(data=answer.ljust(length, b"\0"))
 
     def _find(self, *, again: bool) -> ControllerAuthentication:
         if self._current is None or again:
             keys = self._keys()
             if keys is None:
-                raise UnprovenHostError(self._hostnqn, "it has lost its key")
+                raise UnprovenHostError(self._hostnqn, "its key has been removed")
             self._current = ControllerAuthentication(
                 keys, hostnqn=self._hostnqn, subnqn=self._subnqn, sequence=self._context.sequence,
                 policy=self._context.policy,

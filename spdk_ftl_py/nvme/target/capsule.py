@@ -80,14 +80,14 @@ class CapsuleQueue:
         if sqe.sgl_type == wire.SGL_IN_CAPSULE:
             if sqe.sgl_address or sqe.sgl_bytes != len(pdu.data):
                 raise PduError(
-                    f"{self.connection.peer}: capsule has {len(pdu.data)} bytes of data, its SGL says "
+                    f"{self.connection.peer}: capsule has {len(pdu.data)} bytes of data, but its SGL says "
                     f"{sqe.sgl_bytes} at {sqe.sgl_address}",
                     FatalError.INVALID_HEADER_FIELD, wire.FEI_PLEN, pdu.header,
                 )  # fmt: skip
             return Command(sqe, pdu.data)
         if pdu.data:
             raise PduError(
-                f"{self.connection.peer}: capsule has {len(pdu.data)} bytes of data that its SGL does not speak of",
+                f"{self.connection.peer}: capsule has {len(pdu.data)} bytes of data that its SGL does not describe",
                 FatalError.INVALID_HEADER_FIELD, wire.FEI_PLEN, pdu.header,
             )  # fmt: skip
         if sqe.sgl_type != wire.SGL_TRANSPORT:
@@ -113,7 +113,7 @@ class CapsuleQueue:
         if transfer is None or transfer.sqe.cid != cid:
             fei = wire.FEI_TTAG if transfer is None else wire.FEI_CCCID
             raise PduError(
-                f"{self.connection.peer}: H2CData for command {cid}, tag {ttag}, which nobody waits for",
+                f"{self.connection.peer}: H2CData for command {cid}, tag {ttag}, which is not expected",
                 FatalError.INVALID_HEADER_FIELD, fei, pdu.header,
             )  # fmt: skip
         if length != len(pdu.data) or length == 0:

@@ -39,7 +39,7 @@ class HostKey:
         if isinstance(record, list) and len(record) == 2 and all(isinstance(part, str) for part in record):
             hostnqn, hostid = record
             return cls(hostnqn, bytes.fromhex(hostid))
-        raise ValueError(f"{record!r} is no host")
+        raise ValueError(f"{record!r} is not a host")
 
 
 class ConnectedHosts:
@@ -77,7 +77,7 @@ class ConnectedHosts:
         if record is None:
             return
         if not isinstance(record, Mapping):
-            raise ValueError("hosts are no mapping")
+            raise ValueError("hosts are not a mapping")
         self._hosts.update(dict.fromkeys(_hosts_of(record, "connected"), 0))
         self._alarms.update({host: _shim.FlushAlarm() for host in _hosts_of(record, "owed")})
 
@@ -109,15 +109,15 @@ class ConnectedHosts:
             return
         if len(known) >= HOSTS_MAX:
             raise BusyError(
-                f"{len(known)} hosts may be owed the truth after a crash, and no more can be remembered. Those that "
-                "are gone are forgotten once all they wrote is durable, but not those that are owed it already: delete "
-                "the FTL and create it again with -u, which forgets them"
+                f"the list of hosts to notify of lost writes is full ({len(known)} hosts). A host that has left is "
+                "removed once its writes are durable, unless writes of it are lost already: to clear the list, "
+                "delete the FTL and create it again with -u"
             )
         same = sum(each.hostnqn == host.hostnqn for each in self._hosts)
         if same >= IDENTIFIERS_MAX:
             raise BusyError(
-                f"it has come with {same} host identifiers, each of which may be owed the truth after a crash, and no "
-                "more are remembered of one NQN: a host is to keep its identifier"
+                f"it has used {same} host identifiers, each of which is in the list of hosts to notify of lost "
+                "writes, and the list has no room for more of one NQN: give the host a fixed identifier"
             )
 
     @property
@@ -162,9 +162,7 @@ class ConnectedHosts:
         gone_off = [host for host, alarm in self._alarms.items() if not alarm.armed]
         for host in gone_off:
             del self._alarms[host]
-            log.warning(
-                "host %s: its Flush has failed, since writes it had made before are lost", show_name(host.hostnqn)
-            )
+            log.warning("host %s: its Flush fails, because earlier writes of it are lost", show_name(host.hostnqn))
         if gone_off:
             self._on_change()
 
@@ -183,5 +181,5 @@ def _hosts_of(record: Mapping[str, object], key: str) -> list[HostKey]:
     hosts = record.get(key, [])
     # Of an older daemon there may be as many of both.
     if not isinstance(hosts, list) or len(hosts) > 2 * HOSTS_MAX:
-        raise ValueError(f"hosts that are {key} are no list, or too many")
+        raise ValueError(f"hosts that are {key} are not a list, or too many")
     return [HostKey.from_record(host) for host in hosts]

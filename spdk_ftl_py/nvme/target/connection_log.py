@@ -96,7 +96,7 @@ class ConnectionLog:
             return
         shown = show_name(hostnqn)
         remedy = self._remedy(shown) if not_allowed else ""
-        times = f", {known.count} times by now" if known.count > 1 else ""
+        times = f", {known.count} times so far" if known.count > 1 else ""
         self._of_strangers.write(
             logging.WARNING,
             f"{self._prefix}host {shown or 'without a name'} at {show_address(peer)} refused{times}: {reason}{remedy}",
@@ -104,7 +104,7 @@ class ConnectionLog:
 
     def ended(self, controller: LoggedController) -> None:
         """Behind the end of its queues."""
-        how = "left in order" if controller.shut_down else controller.end_reason or "connection lost"
+        how = "disconnected in order" if controller.shut_down else controller.end_reason or "connection lost"
         told = controller.describe()
         self._ended.append({**told, "ended": timestamp(), "reason": how})
         self._of_hosts.write(
@@ -146,7 +146,7 @@ class _Lines:
             self._left_out += 1
             return
         self._credit -= 1
-        more = f" (before it {self._left_out} such lines were left out)" if self._left_out else ""
+        more = f" ({self._left_out} earlier lines like this were left out)" if self._left_out else ""
         self._left_out = 0
         log.log(level, "%s%s", line, more)
 

@@ -180,7 +180,7 @@ class TargetController:
         has proved who it is; raises ProtocolError where it can't stay all the same."""
         self._on_authenticated = then
         self._authentication_timer = self._loop.call_at(
-            deadline, self._end, f"it has not proved who it is: it had {self._peers.handshake_s} s for that"
+            deadline, self._end, f"it did not authenticate within {self._peers.handshake_s} s"
         )
 
     def _host_keys(self) -> HostKeys | None:

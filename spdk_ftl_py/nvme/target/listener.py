@@ -204,7 +204,7 @@ class NvmfTarget:
         except OSError as error:
             sock.close()
             raise PathError(
-                f"can't listen on {traddr}:{trsvcid}: {error.strerror}; choose another address or port",
+                f"can't listen on {traddr}:{trsvcid}: {error.strerror}: choose another address or port",
                 errno=error.errno,
             ) from error
         self._accept_from(sock, (traddr, port))
@@ -275,7 +275,7 @@ class NvmfTarget:
         now = time.monotonic()
         if now - self._refusals.get(of_what, -math.inf) >= REFUSALS_TOLD_EVERY_S:
             self._refusals[of_what] = now
-            log.warning("connections of hosts are refused: too many %s; %s", of_what, remedy)
+            log.warning("refusing connections of hosts: too many %s; %s", of_what, remedy)
 
     def _busy(self, of_what: str, remedy: str) -> Completion:
         if self._connections is None:
@@ -353,8 +353,8 @@ class NvmfTarget:
             if connections is not None and let_in:
                 connections.ended(controller)
             elif connections is not None:
-                why = "it was disconnected" if self._half_open.has(task) else "newcomers have taken its place"
-                reason = controller.end_reason or f"it has not proved who it is: {why}"
+                why = "it was disconnected" if self._half_open.has(task) else "newer connections took its place"
+                reason = controller.end_reason or f"it did not authenticate: {why}"
                 connections.refused(controller.peer_address, controller.hostnqn, reason)
 
     async def _open(self, connection: Connection, address: tuple[str, int]) -> TargetController | None:
@@ -426,7 +426,7 @@ class NvmfTarget:
         if request.subnqn == wire.DISCOVERY_NQN and self._discovery:
             controllers = self._discovery_controllers
             if not may_discover(channel, self.subsystems.values(), request.hostnqn, address):
-                why = "discovery in the clear, where only TLS is taken, or with a PSK that is not for that"
+                why = "discovery without TLS, which is required here, or with a PSK for another subsystem"
                 return Completion(Status.CONNECT_INVALID_HOST, do_not_retry=False, reason=why)
             if not room_for_discovery(self.peers, self._discovery_controllers.values(), address=peer):
                 return self._busy("discovery controllers", "see docs/security.md, --limit discovery-per-address=")
@@ -526,14 +526,14 @@ class NvmfTarget:
             await authentication.run()
             refused = self._no_room_for_io_queue(found, controller, request.qid)
             if refused is not None:
-                raise PathError(f"I/O queue {request.qid} of controller {controller.cntlid} can't be had any more")
+                raise PathError(f"I/O queue {request.qid} of controller {controller.cntlid} is no longer available")
         controller.reserve_io_qpair(request.qid)
         try:
             if not result & wire.CONNECT_ATR:
                 await queue.complete(sqe, Completion(result=result))
             if not controller.accepts_io_queues or controller.life != life:
                 raise PathError(
-                    f"controller {controller.cntlid} was closed or disabled as I/O queue {request.qid} came"
+                    f"controller {controller.cntlid} was closed or disabled while I/O queue {request.qid} connected"
                 )
             self._hand_over(queue, request, controller)
         except BaseException:

@@ -70,9 +70,9 @@ class PeerLimits:
             name, _, value = setting.partition("=")
             name = name.strip().replace("-", "_")
             if name not in names:
-                raise ParameterError(f"limit {name[:40]!r}: no such limit; there are: {', '.join(names)}")
+                raise ParameterError(f"limit {name[:40]!r}: no such limit: use one of {', '.join(names)}")
             if not value.isascii() or not value.isdecimal() or len(value) > 10:
-                raise ParameterError(f"limit {name}: {value[:40]!r} is no whole number")
+                raise ParameterError(f"limit {name}: {value[:40]!r} is not a whole number")
             given[name] = int(value)
         return cls(**given)
 

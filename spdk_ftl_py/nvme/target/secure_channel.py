@@ -67,7 +67,7 @@ class _Search:
     def find(self, raw: bytes) -> tuple[bytes, bool] | None:
         identity = PskIdentity.parse(raw)
         if identity is None:
-            self.why = f"TLS: its PSK identity is none of NVMe's: {show_name(raw.decode(errors='replace'))}"
+            self.why = f"TLS: its PSK identity is not an NVMe one: {show_name(raw.decode(errors='replace'))}"
             return None
         self.hostnqn = identity.hostnqn
         self.why = "TLS: it has no PSK here"
@@ -101,14 +101,14 @@ def refusal_of(
     """Why that host may not connect to that subsystem by this connection; None: it may."""
     if channel is not None:
         if channel.hostnqn != host.nqn:
-            return f"it came by TLS with the PSK of host {show_name(channel.hostnqn)}"
+            return f"it used TLS with the PSK of host {show_name(channel.hostnqn)}"
         if channel.subnqn != subsystem.nqn:
-            return f"it came by TLS with a PSK for {show_name(channel.subnqn)}"
+            return f"it used TLS with a PSK for {show_name(channel.subnqn)}"
         return None
     if host.psk is not None:
-        return "it has a PSK, so it has to come by TLS, and came in the clear"
+        return "it has a PSK, but connected without TLS: hosts with a PSK must use TLS"
     if address in subsystem.secure_listeners and not host.is_target:
-        return "it came in the clear, and only TLS is taken here (secure channel): give it a PSK"
+        return "it connected without TLS, which is required here (secure channel): give it a PSK"
     return None
 
 

@@ -24,7 +24,7 @@ MODEL_BYTES_MAX = 40
 NAMESPACES_MAX = 1024
 CONTROLLERS_MAX = 256
 """Controllers per subsystem of hosts that have proved who they are, or need not; Connect answers "busy" beyond."""
-NOT_ALLOWED_NOW = "it may not be connected any more"
+NOT_ALLOWED_NOW = "it may no longer connect"
 
 
 class ConnectedController(Protocol):

@@ -248,7 +248,7 @@ async def test_what_can_not_be_done_changes_nothing(monkeypatch: pytest.MonkeyPa
         with pytest.raises(error, match=match):
             await daemon.call(method, name="ftl0", **params)
 
-    await failing(ExistsError, "allowed already", "bdev_ftl_add_host", host=HOSTNQN)
+    await failing(ExistsError, "already allowed", "bdev_ftl_add_host", host=HOSTNQN)
     await failing(ParameterError, "not of the form", "bdev_ftl_add_host", host="nqn.2026:x")
     await failing(NotFoundError, "not in the list", "bdev_ftl_remove_host", host=OTHER)
     await failing(BusyError, "is the SPDK target at .* itself", "bdev_ftl_remove_host", host=target)

@@ -79,7 +79,7 @@ async def test_an_export_that_is_not_the_daemons_is_not_believed(here: World) ->
     assert target is not None
     # As such a process would have it: it lets everybody in, and asks for nothing.
     device.admission.allowed.set_keys(target.nqn, None)
-    with pytest.raises(AuthenticationError, match="knows no authentication"):
+    with pytest.raises(AuthenticationError, match="does not support authentication"):
         await attached.connect()
     device.admission.allowed.set_keys(target.nqn, target.keys)
     again = await attached.connect()

@@ -99,7 +99,7 @@ async def test_unexport_ends_the_connections_and_frees_the_port(reactor: Reactor
             assert controller.is_lost
         with pytest.raises(PathError):
             await connect(export)
-        with pytest.raises(NotFoundError, match=f"{NQN} is not exported; exported are: none"):
+        with pytest.raises(NotFoundError, match=f"{NQN} is not exported; it has: none"):
             await target.unexport(NQN)
         again = await target.export(media, nqn=NQN, trsvcid=export.trsvcid, hosts=[HOST])
         assert again == export

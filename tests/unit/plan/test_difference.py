@@ -271,7 +271,7 @@ def test_what_the_plan_lacks_is_told_and_deleted_only_with_prune() -> None:
     assert (outcome.changed, outcome.changes.extra) == (False, [("/t", "ftl1")])
     # What it has, another can't have; deleted first, it can.
     renamed = plan_of(ftl(), ftl(name="ftl2", base="N1"))
-    assert "bdev N1 is that of FTL ftl1, which the plan lacks" in apply(daemon, renamed).changes.problems[0]
+    assert "FTL ftl1, which the plan lacks, uses bdev N1" in apply(daemon, renamed).changes.problems[0]
     outcome = must_apply(daemon, renamed, prune=True)
     assert [step.method for step in outcome.done] == ["bdev_ftl_delete", "bdev_ftl_create"]
     # Only on targets that the plan names.

@@ -77,7 +77,7 @@ def test_what_does_not_listen_or_is_no_socket_is_refused(monkeypatch: pytest.Mon
         ServiceManager(environment)
     with (
         handed_over(monkeypatch) as environment,
-        pytest.raises(ParameterError, match="is no socket"),
+        pytest.raises(ParameterError, match="is not a socket"),
     ):
         ServiceManager(environment | {"LISTEN_FDS": "1"})
 

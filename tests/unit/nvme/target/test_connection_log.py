@@ -60,7 +60,7 @@ async def test_connects_ends_and_refusals_are_told_with_what_the_host_did(caplog
         await until(lambda: bool(log.disconnected))
         (ended,) = log.disconnected
         # What queues that are gone have done counts on.
-        assert (ended["hostnqn"], ended["reason"], ended["num_io_qpairs"]) == (HOSTNQN, "left in order", 0)
+        assert (ended["hostnqn"], ended["reason"], ended["num_io_qpairs"]) == (HOSTNQN, "disconnected in order", 0)
         assert (ended["commands"], ended["read_blocks"], ended["write_blocks"]) == (2, 1, 2)
         (line,) = lines(caplog)
         assert "disconnected: left in order; 0 s, 1 blocks read, 2 written, 0 errors" in line
@@ -79,7 +79,7 @@ async def test_a_host_that_is_taken_off_the_list_is_told_of_as_that() -> None:
         host = await here.connect()
         await here.subsystem.remove_host(HOSTNQN)
         await until(lambda: bool(log.disconnected))
-        assert log.disconnected[0]["reason"] == "it may not be connected any more"
+        assert log.disconnected[0]["reason"] == "it may no longer connect"
         await host.close()
 
 
@@ -97,7 +97,7 @@ def test_strangers_make_neither_the_lists_nor_the_log_grow(caplog: pytest.LogCap
     now_s = 10.0
     log.refused(("10.0.0.1", 1), "nqn.x", "no")
     (line,) = lines(caplog)
-    assert line.endswith(f"(before it {3 * REFUSALS_MAX - LINES_BURST} such lines were left out)")
+    assert line.endswith(f"({3 * REFUSALS_MAX - LINES_BURST} earlier lines like this were left out)")
 
     class Gone:
         subnqn, hostnqn, peer_address, end_reason, shut_down = "nqn.s", "nqn.h", ("::1", 5), "", False
