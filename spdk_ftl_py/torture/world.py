@@ -445,7 +445,7 @@ class World:
         """Of a device that was just loaded: no zone was given up but those that the drive has lost."""
         missing = self._device.missing_zones
         if missing > self._zones_lost:
-            told = f"bands go on without {missing} zones, the drive has lost {self._zones_lost}"
+            told = f"bands lack {missing} zones, but the drive has lost {self._zones_lost}"
             self._violated(Violation("given_up", -1, told))
 
     @property
@@ -458,7 +458,7 @@ class World:
         if not power_fails and self._cache_is_lost:
             self._violated(Violation("given_up", -1, f"the nv cache failed ({self._device.cache.failure})"))
         if self._fault is Injected.BUSY and self._device.zone_faults > self._zones_lost:
-            told = f"{self._device.zone_faults} zones failed, of {self._zones_lost} that may, and a drive was only busy"
+            told = f"{self._device.zone_faults} zones failed, but only {self._zones_lost} may; the drive was only busy"
             self._violated(Violation("given_up", -1, told))
 
     def _all_ready(self) -> None:
@@ -474,11 +474,11 @@ class World:
         # Zones that were given up before are not written any more: they can't be those that failed in this life.
         troubled = self._zones_troubled - self._bad_at_birth
         if self._device.zone_faults > troubled:
-            told = f"{self._device.zone_faults} zones failed in this life, {troubled} of the drive's have"
+            told = f"the FTL counts {self._device.zone_faults} failed zones in this life, the drive has {troubled}"
             self._violated(Violation("given_up", -1, told))
         bad = len(self._device.bad_zones)
         if bad > self._zones_troubled:
-            told = f"{bad} zones are given up for good, {self._zones_troubled} have failed"
+            told = f"the FTL has given up {bad} zones, but {self._zones_troubled} have failed"
             self._violated(Violation("given_up", -1, told))
 
     def _check_noticed(self) -> None:
@@ -489,7 +489,7 @@ class World:
                 continue
             self._read_only.remove((zone, rounds))
             if not device.knows_bad(zone):
-                told = f"zone {zone} of a closed band is read-only, which nobody has noticed"
+                told = f"the FTL has not noticed that zone {zone} of a closed band is read-only"
                 self._violated(Violation("unnoticed", -1, told))
 
     def _violated(self, *violations: Violation) -> None:
@@ -653,11 +653,11 @@ class World:
         try:
             report = await check(self._reactor, base, name=NAME, uuid=self._copying.uuid)
         except FtlError as error:
-            self._violated(Violation("damaged", -1, f"the checker: {error.message}"))
+            self._violated(Violation("damaged", -1, f"the check: {error.message}"))
             return
         self.result.checks += 1
         if not all(self._explained(text) for text in report.damage):
-            self._violated(Violation("damaged", -1, f"the checker: {'; '.join(report.damage[:4])}"))
+            self._violated(Violation("damaged", -1, f"the check: {'; '.join(report.damage[:4])}"))
 
     def _explained(self, damage: str) -> bool:
         """Whether it is about a block that has rotted, or about LBAs that were lost to one."""
@@ -761,7 +761,7 @@ class World:
         self._digest.update(str(self.result.last_crash).encode())
         self._violated(*self._model.check_restart(0, versions, forgetful=self._forgetful))
         if not self._alarmed and (forgotten := self._model.forgotten(versions)):
-            told = f"{len(forgotten)} blocks are forgotten, and no host is told"
+            told = f"{len(forgotten)} blocks are lost, but no host is told"
             self._violated(Violation("untold", forgotten[0], told))
         self._model.restart(versions, durable=not self._buffered)
         self._forgetful = self._buffered = self._alarmed = False

@@ -288,7 +288,7 @@ def test_what_makes_sense_is_not_refused(command: str) -> None:
             "serve --limit kato_ms_min=5000 --limit kato_ms_max=4000",
             "argument --limit: limit kato_ms_min 5000 is above",
         ),
-        ("torture --processes --every 5", "--every does not go with --processes"),
+        ("torture --processes --every 5", "--every can't be used with --processes"),
     ],
 )
 def test_what_does_not_go_together_is_wrong_usage(

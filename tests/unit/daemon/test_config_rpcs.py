@@ -335,7 +335,7 @@ async def test_a_name_or_uuid_that_is_taken_loads_nothing(
         "ftl0": record["devices"][0]["uuid"],
         "other": UUID0,
     }
-    assert [each for each in caplog.records if expected in each.message and "left out" in each.message]
+    assert [each for each in caplog.records if expected in each.message and "not loaded" in each.message]
     await end(here, daemon)
 
 
