@@ -1,4 +1,4 @@
-"""Who may connect to an FTL's export: the SPDK target that has it as a bdev, hosts that its user names, or all."""
+"""Who may connect to an FTL's export: the SPDK target that has it as a bdev, hosts that its user names, or any host."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ log = logging.getLogger(__name__)
 
 
 class Admission:
-    """Of one FTL, as long as the daemon has it. What changes is saved before it counts; hosts that are connected and
-    may be no longer are the caller's to disconnect."""
+    """The admission of one FTL, for as long as the daemon has it. Every change is saved before it takes effect. The
+    caller disconnects hosts that may no longer be connected."""
 
     def __init__(
         self,
@@ -33,13 +33,13 @@ class Admission:
         target_keys: HostKeys | None,
         save: Callable[[], object],
     ) -> None:
-        """params: of bdev_ftl_create; what they say of hosts is taken out of them, and kept here alone. record: what
-        to_record() said in an earlier daemon; None: the FTL is new, or that daemon knew of no list. inherited: the
-        target may have the FTL attached already. target_keys: that a target has which is attached anew, unless
-        set_target_keys() says something else by then. save: raises FtlError.
+        """params: of bdev_ftl_create; the members about hosts are removed from them and kept here only. record: what
+        to_record() returned in an earlier daemon; None: the FTL is new, or that daemon kept no list. inherited: the
+        target may have the FTL attached already. target_keys: keys of a target that attaches the FTL for the first
+        time, unless set_target_keys() sets others before that. save: raises FtlError.
 
-        Raises ParameterError, ExistsError, BusyError or ValueError for hosts that are none, or too many, and for key
-        files that can't be used.
+        Raises ParameterError, ExistsError, BusyError or ValueError if a host is invalid, if there are too many hosts,
+        or if a key file can't be used.
         """
         self._name: str = params["name"]
         self._target: str = params["target"]
@@ -49,14 +49,14 @@ class Admission:
         self._save = save
         self.connections = ConnectionLog(self._name, remedy=self._remedy)
         self.secure_channel: bool = params.get("secure_channel") is True
-        """Nobody comes in the clear but the target itself."""
+        """Only the target itself may connect without TLS."""
         hosts, any_host = params.pop("hosts", None) or [], bool(params.pop("allow_any_host", False))
         paths, psk_path = (
             (params.pop("dhchap_key", None), params.pop("dhchap_ctrlr_key", None)),
             params.pop("psk", None),
         )
         if record is not None:
-            # Of one from a saved configuration the target is let in later: settle_target().
+            # An FTL from a saved configuration admits the target later: settle_target().
             self._target_psk = psk_from_file(params.get("target_psk"))
             self.allowed = AllowedHosts.from_record(record)
             return
@@ -70,7 +70,7 @@ class Admission:
                 )
         self._target_psk = usable_psk(params.get("target_psk"))
         self.allowed = AllowedHosts(allow_any_host=any_host)
-        # Where the target is connected already it keeps its name: settle_target().
+        # A target that is already connected keeps its host NQN: settle_target().
         if self._attaches and not inherited:
             self.allowed.add(
                 AllowedHost(new_target_nqn(), is_target=True, keys=self._target_keys, psk=self._target_psk)
@@ -83,21 +83,22 @@ class Admission:
 
     @property
     def target_nqn(self) -> str:
-        """The host NQN under which the target attaches the FTL; behind settle_target()."""
+        """The host NQN under which the target attaches the FTL. Valid after settle_target()."""
         assert self.allowed.target is not None
         return self.allowed.target.nqn
 
     def renamed(self, name: str) -> None:
-        """The FTL has another name: what is told of its hosts has it from now on."""
+        """The FTL has a new name: log lines about its hosts use it from now on."""
         self._name = self.connections.name = name
 
     def is_target(self, hostnqn: str) -> bool:
-        """It is the host NQN under which the target attaches the FTL."""
+        """Whether hostnqn is the host NQN under which the target attaches the FTL."""
         return self.allowed.is_target(hostnqn)
 
     async def settle_target(self, rpc: TargetRpc, device: UUID) -> None:
-        """Before hosts are let in. Older daemons let the target choose the host NQN with which it attaches: where it is
-        attached it keeps that, and so does whoever uses the bdev. Raises TargetError."""
+        """Determines the target's host NQN; call it before hosts are admitted. Older daemons let the target choose the
+        host NQN with which it attaches the FTL. A target that is attached keeps that NQN, so that users of the bdev are
+        not disturbed. Raises TargetError."""
         if not self._attaches or self.allowed.target is not None:
             return
         nqn = await standing_hostnqn(rpc, name=self._name, device=device)
@@ -112,7 +113,8 @@ class Admission:
         self.allowed.add(AllowedHost(new_target_nqn(), is_target=True, keys=self._target_keys, psk=self._target_psk))
 
     def set_target_keys(self, keys: HostKeys | None) -> None:
-        """Before it attaches. None: its name is enough. Raises what save does; nothing has changed then."""
+        """Sets the target's keys before it attaches the FTL. None: its NQN is enough. Raises what save raises; then
+        nothing has changed."""
         target = self.allowed.target
         assert target is not None
         if keys != target.keys:
@@ -124,14 +126,15 @@ class Admission:
     def add(
         self, nqn: str, dhchap_key: str | None = None, dhchap_ctrlr_key: str | None = None, psk: str | None = None
     ) -> None:
-        """The keys: files. Raises ParameterError, also where there is no key in them, UnsupportedError for a PSK where
-        we have no TLS, ExistsError, BusyError, or what save does; nothing has changed then."""
+        """Allows a host. The keys are paths of key files. Raises ParameterError (also if a file holds no key),
+        UnsupportedError for a PSK without TLS support, ExistsError, BusyError, or what save raises; then nothing has
+        changed."""
         keys = usable_keys(dhchap_key, dhchap_ctrlr_key)
         self.allowed.add(AllowedHost(nqn, keys=keys, psk=usable_psk(psk)))
         self._save_or(lambda: self.allowed.remove(nqn))
 
     def remove(self, nqn: str) -> None:
-        """Raises NotFoundError, BusyError, or what save does; nothing has changed then."""
+        """Raises NotFoundError, BusyError, or what save raises; then nothing has changed."""
         target = self.allowed.target
         if target is not None and target.nqn == nqn:
             raise BusyError(
@@ -142,7 +145,7 @@ class Admission:
         self._save_or(lambda: self.allowed.add(host))
 
     def allow_any_host(self, allow: bool) -> None:
-        """Raises what save does; nothing has changed then."""
+        """Raises what save raises; then nothing has changed."""
         before = self.allowed.allow_any_host
         self.allowed.allow_any_host = allow
 

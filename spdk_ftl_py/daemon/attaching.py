@@ -1,4 +1,5 @@
-"""An FTL as a bdev of its target, kept there as long as the FTL runs: hosts of its export don't wait for that."""
+"""An FTL as a bdev of its target. The daemon keeps it attached while the FTL runs; hosts of the export do not wait for
+that."""
 
 from __future__ import annotations
 
@@ -14,21 +15,21 @@ from .front import Front
 from .target_bdev import TargetBdev
 
 LOOK_S: Final = 5.0
-"""How soon it is noticed that somebody has taken it away in the target."""
+"""The interval in which the daemon checks whether somebody has removed the bdev from the target."""
 
 log = logging.getLogger(__name__)
 
 
 class KeptBdev:
-    """attach(), or try_attach(); then keep(). A target that does not answer is for others to tell."""
+    """Call attach() or try_attach(), then keep(). Others report a target that does not answer."""
 
     def __init__(self, whose: str, bdev: TargetBdev, changed: Callable[[], None]) -> None:
-        """whose: the FTL, for the log. changed: is called when now or error is another."""
+        """whose: the FTL, for the log. changed: called when `now` or `error` changes."""
         self.now: Attachment | None = None
         self.error: str | None = None
-        """Why there is none."""
+        """Why the FTL is not attached."""
         self.turn = asyncio.Lock()
-        """Held by who changes what stands in the target."""
+        """Held by whoever changes what the daemon has in the target."""
         self._whose = whose
         self._bdev = bdev
         self._changed = changed
@@ -54,11 +55,11 @@ class KeptBdev:
         return True
 
     def lost(self) -> None:
-        """The FTL does not run: nothing is known of it."""
+        """The FTL does not run, so its state in the target is unknown."""
         self.now = self.error = None
 
     async def keep(self, front: Front) -> None:
-        """Until it is cancelled."""
+        """Runs until it is cancelled."""
         delay_s = RETRY_MIN_S
         while True:
             there = self.now is not None

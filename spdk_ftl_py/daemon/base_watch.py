@@ -1,4 +1,4 @@
-"""Trouble of a base that its errors do not tell: it is out of space, or busy without a pause."""
+"""Detects trouble of a base that its errors do not show: it is out of space, or busy without a pause."""
 
 from __future__ import annotations
 
@@ -14,17 +14,19 @@ from ..spdk.rpc import TargetRpc
 from ..spdk.space import why_out_of_space
 
 BASE_POLL_S: Final = 1.0
-"""Longer than a busy base is left alone (BUSY_DELAY_MAX_S): while I/O waits for it, it answers in between."""
+"""Longer than the core waits for a busy base (BUSY_DELAY_MAX_S), so that the base answers at least once in between if
+I/O waits for it."""
 BUSY_TOLD_S: Final = 5.0
-"""A base that has been busy for so long, without a pause, is told of."""
+"""How long a base must be busy without a pause before the daemon reports it."""
 _REFUSALS: Final = ("write_errors", "busy_answers")
-"""Counters of the core that grow with what the base does not take; the last one of those that are sent again."""
+"""Counters of the core that grow when the base refuses I/O. The last one counts I/O that is sent again."""
 
 log = logging.getLogger(__name__)
 
 
 class BaseWatch:
-    """run() for each life of an FTL. tell() gets what is wrong, once; untell() the same text when it is over."""
+    """Call run() for each life of an FTL. It calls tell() once with what is wrong, and untell() with the same text when
+    that is over."""
 
     def __init__(
         self,
@@ -34,20 +36,20 @@ class BaseWatch:
         tell: Callable[[str], None],
         untell: Callable[[str], None],
     ) -> None:
-        """base_name: as it is now. whose: the FTL, for the log."""
+        """base_name: returns the current name. whose: the FTL, for the log."""
         self.no_space: str | None = None
-        """Why the base has no room, as the target says."""
+        """Why the base has no free space, as the target says."""
         self._rpc = rpc
         self._base_name = base_name
         self._whose = whose
         self._tell = tell
         self._untell = untell
         self._busy = False
-        """It was told that the base is busy."""
+        """The daemon has reported that the base is busy."""
 
     async def run(self, core: _shim.FtlCore) -> None:
-        """A base that is out of space answers with errors that do not say so, and of one that is busy nobody notices
-        anything but that I/O takes long. Until it is cancelled."""
+        """Watches the base until it is cancelled. The errors of a base that is out of space do not say so, and a busy
+        base only shows by slow I/O."""
         self.no_space, self._busy = None, False
         clock = asyncio.get_running_loop().time
         before = [0] * len(_REFUSALS)

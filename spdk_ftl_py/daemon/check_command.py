@@ -1,4 +1,4 @@
-"""`spdk-ftl check`: the checker of ftl/check.py on a bdev of a live target, claimed for as long as it takes."""
+"""`spdk-ftl check`: runs the checker of ftl/check.py on a bdev of a live target, and claims the bdev meanwhile."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 async def _interruptible(work: Any) -> CheckReport:
-    """SIGTERM, too, takes back what was done to the target."""
+    """Also undoes the changes in the target on SIGTERM."""
     try:
         with cancelled_by_signals():
             report: CheckReport = await work
@@ -111,7 +111,7 @@ async def _interruptible(work: Any) -> CheckReport:
 
 
 async def _check_bdev(args: argparse.Namespace, target: str, progress: Callable[[str, float], None]) -> CheckReport:
-    """Raises FtlError where it can't be checked. The target is then, and afterwards, as it was."""
+    """Raises FtlError if the bdev can't be checked. The target is afterwards as it was before."""
     rpc = TargetRpc(target, user=None if args.target_user is None else uid_of(args.target_user))
     params = {} if args.zone_capacity is None else {"zone_capacity": args.zone_capacity}
     await require_tcp_transport(rpc)

@@ -1,4 +1,4 @@
-"""What bdev_ftl_create enforces before anything is changed: names, base and cache bdevs, listen address."""
+"""What bdev_ftl_create checks before it changes anything: names, base and cache bdevs, listen address."""
 
 from __future__ import annotations
 
@@ -34,19 +34,19 @@ from ..spdk.rpc import TargetRpc
 BLOCK_BYTES: Final = 4096
 REMAINS_ZONES: Final = 16
 REMAINS_BLOCKS: Final = 8
-"""Of each of the first zones so many blocks are looked at for remains of an FTL."""
+"""Number of blocks of each of the first zones that are searched for remains of an FTL."""
 PORT_MAX: Final = 65535
 _MAGICS: Final = (SUPERBLOCK_MAGIC, SUPERBLOCK_PART_MAGIC, BATCH_MAGIC, SUMMARY_MAGIC, CHECKPOINT_MAGIC)
 
 
 def zone_size_of(zone_capacity: int) -> int:
-    """What zone size emulated zones get: as in bdev_zone_block_create, the capacity rounded up to a power of two."""
+    """The zone size of emulated zones: as in bdev_zone_block_create, the capacity rounded up to a power of two."""
     return 1 << (zone_capacity - 1).bit_length()
 
 
 async def check_name(rpc: TargetRpc, name: str, device: UUID, *, before: str | None = None) -> None:
-    """Raises ExistsError where the target has a bdev of that name or uuid that is not ours. before: its name until now,
-    where it is renamed."""
+    """Raises ExistsError if the target has another bdev with that name or uuid. before: the current name, for a
+    rename."""
     now = name if before is None else before
     ours = await attached_as(rpc, name=now, device=device)
     for bdev in await get_bdevs(rpc):
@@ -105,9 +105,9 @@ def check_base(bdev: Bdev, params: dict[str, Any]) -> None:
 
 
 async def find_cache(rpc: TargetRpc, params: dict[str, Any], base: Bdev | None) -> Bdev | None:
-    """The cache bdev, having checked what can be checked without the geometry; None where none is wanted.
+    """The cache bdev, after all checks that do not need the geometry; None if no cache is requested.
 
-    Raises ParameterError, UnsupportedError or NotFoundError. A cache that does not exist is an error even where the
+    Raises ParameterError, UnsupportedError or NotFoundError. A cache that does not exist is an error even if the
     creation would be deferred.
     """
     name = params.get("cache")
@@ -120,7 +120,7 @@ async def find_cache(rpc: TargetRpc, params: dict[str, Any], base: Bdev | None) 
 
 
 def check_cache_bdev(cache: Bdev, *, base_name: str, geometry: Geometry | None = None) -> str:
-    """As check_cache(), of a bdev of the target."""
+    """As check_cache(), for a bdev of the target."""
     return check_cache(
         cache.name,
         base_name=base_name,
@@ -136,12 +136,12 @@ def check_cache_bdev(cache: Bdev, *, base_name: str, geometry: Geometry | None =
 
 @dataclass(frozen=True)
 class Media:
-    """Base and cache as the daemon reaches them."""
+    """Base and cache as block devices of the daemon."""
 
     base: _shim.BlockDevice
-    """With its zones, emulated ones too."""
+    """With its zones, including emulated ones."""
     raw_base: _shim.BlockDevice
-    """Without those that are emulated: all of the bdev."""
+    """The whole bdev, without emulated zones."""
     cache: _shim.BlockDevice | None
 
 
@@ -155,13 +155,14 @@ async def check_media(
     conf: FtlConf,
     loads: UUID | None,
 ) -> str | None:
-    """The rules that depend on what is on the bdevs and how the base is cut, before anything is written. Returns the
-    kind of the cache.
+    """Checks the rules that depend on the content of the bdevs and on the zones of the base, before anything is
+    written. Returns the kind of the cache.
 
-    loads: the FTL that is to be on it. Else there must be nobody's data on base and cache, unless params say "force".
+    loads: the FTL that must be on the base. If it is None, base and cache must not hold anybody's data, unless params
+    have "force".
     """
     if loads is not None and cache is None:
-        # There is nothing to erase: the load itself finds out whether it is there.
+        # Nothing is erased: the load itself finds out whether the FTL exists.
         return None
     patience_s = CREATION_PATIENCE_S if loads is None else BUSY_PATIENCE_S
     port = BlockPort(reactor, media.base, name=base.name, patience_s=patience_s)
@@ -197,13 +198,13 @@ async def check_media(
 
 
 def _begins_anew(found: superblock.Found | None) -> bool:
-    """The FTL has had no cache, or has given it up, and scrubs what it is given now."""
+    """The FTL had no cache, or has given it up, so it scrubs the cache that it gets now."""
     told = found.superblock.content.get("nv_cache") if found is not None else None
     return found is not None and not (isinstance(told, dict) and told.get("in_use"))
 
 
 class FtlThereError(ExistsError):
-    """Where one is to be created there is one: it can be loaded."""
+    """The base already holds an FTL, which can be loaded."""
 
     def __init__(self, message: str, uuid: UUID) -> None:
         super().__init__(message)
@@ -227,7 +228,7 @@ async def _check_no_ftl(port: BlockPort, zones: list[Zone], base_name: str) -> N
 
 
 async def _check_no_remains(port: BlockPort, zones: list[Zone], base_name: str) -> None:
-    """Who has said "load" is not to get an empty FTL where only the superblocks of one are damaged. Raises
+    """A user who requests a load must not get an empty FTL because the superblocks of the old one are damaged. Raises
     ExistsError."""
     for zone in zones[:REMAINS_ZONES]:
         count = min(zone.written, REMAINS_BLOCKS)
@@ -249,7 +250,7 @@ async def check_cache_is_nobodys(
     loads: UUID | None,
     patience_s: float = BUSY_PATIENCE_S,
 ) -> None:
-    """Raises ExistsError where there is somebody's data, other than of the FTL that loads."""
+    """Raises ExistsError if the cache bdev holds data other than the cache of the FTL that is loaded."""
     port = BlockPort(reactor, device, name=name, patience_s=patience_s)
     try:
         owner = await owner_of(port)
@@ -289,7 +290,7 @@ _ADDRESS: Final = re.compile(r"(?:\[([^]]+)\]|([^:]+))(?::([0-9]{1,5}))?")
 
 
 def split_address(address: str) -> tuple[str, int]:
-    """HOST[:PORT] or [IPv6][:PORT] as host and port; port 0 where none is given. Raises ParameterError."""
+    """HOST[:PORT] or [IPv6][:PORT] as host and port; port 0 if none is given. Raises ParameterError."""
     matched = _ADDRESS.fullmatch(address)
     try:
         if matched is None:

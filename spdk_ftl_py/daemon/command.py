@@ -252,7 +252,7 @@ async def serve(
     nqn_template: str | None = None,
 ) -> None:
     """The whole life of a daemon, from opening its state directory to its last undo. saved: FTLs to load."""
-    # The data path's imports are for those who serve, not for every --help.
+    # The imports of the data path are only needed to serve, not for every --help.
     from ..nvme.target.peers import PeerLimits
     from ..spdk.exports import host_nqn
     from .base import DaemonIdentity
@@ -263,7 +263,7 @@ async def serve(
     from .registry import Registry
     from .requester import asked_for_by
 
-    # What was imported stays: the garbage collector need not go through it, which takes it some 10 ms each time.
+    # Imported objects stay. Without this, each garbage collection would take some 10 ms to scan them.
     gc.freeze()
     manager = manager or ServiceManager({})
     split_address(listen)
@@ -315,7 +315,7 @@ async def serve(
                     print(f"spdk-ftl: ready, control socket {sockets.path} (pid {os.getpid()})", flush=True)
                     await halt.wait()
                 finally:
-                    # Also where nobody takes that line: by then, FTLs of a predecessor may be loading.
+                    # Also if the ready line could not be written: FTLs of an earlier daemon may already be loading.
                     if not registry.is_halting:
                         log.info("halting, asked for by %s", ended_by)
                     manager.notify("STOPPING=1")
@@ -329,7 +329,7 @@ async def serve(
 
 
 def _listen(address: str) -> str:
-    # With it comes the data path.
+    # This import brings the data path.
     from .checks import split_address
 
     split_address(address)

@@ -1,4 +1,5 @@
-"""ftl_save_config and ftl_load_config: FTLs, and what stands on them, to and from saved configurations of targets."""
+"""ftl_save_config and ftl_load_config: save and load FTLs, and what is built on them, with the configuration of a
+target."""
 
 from __future__ import annotations
 
@@ -28,7 +29,7 @@ def normal_target(target: str) -> str:
 
 
 class Devices(Protocol):
-    """The registry, as far as this needs it."""
+    """The part of the registry that this module needs."""
 
     @property
     def devices(self) -> Mapping[tuple[str, str], ManagedDevice]: ...
@@ -41,7 +42,7 @@ class Devices(Protocol):
 
 
 class ConfigRpcs:
-    """On the FTLs of one registry."""
+    """The RPCs on the FTLs of one registry."""
 
     def __init__(self, registry: Devices, identity: DaemonIdentity) -> None:
         self._registry = registry
@@ -54,8 +55,8 @@ class ConfigRpcs:
     # --- save
 
     async def save(self, params: dict[str, Any]) -> dict[str, Any]:
-        """{"subsystems": […]}: those of the target, without what is the daemon's, and the FTLs on it. What stands on
-        them is known from now on."""
+        """{"subsystems": […]}: the target's own subsystems, and the FTLs on that target. The daemon also remembers what
+        is built on the FTLs."""
         target = self._target_to_save(params)
         devices = [device for device in self._registry.devices.values() if device.target == target]
         rpc = self._identity.rpc(target)
@@ -83,7 +84,7 @@ class ConfigRpcs:
     # --- load
 
     def start(self, saved: Sequence[SavedFtl]) -> None:
-        """What is in the daemon's own state file counts for more: a contradiction is logged."""
+        """The daemon's own state file takes precedence; a contradiction is logged."""
         for ftl in saved:
             there = self._like(ftl)
             if there is None:
@@ -98,7 +99,7 @@ class ConfigRpcs:
                 there.dependents.replace(ftl.dependents, pending=True)
 
     async def load(self, params: dict[str, Any]) -> dict[str, Any]:
-        """{"loaded": […], "unchanged": […]}. An error: nothing is changed."""
+        """{"loaded": […], "unchanged": […]}. After an error nothing has changed."""
         target = params.get("target")
         saved = read_section(params["config"], "the configuration", target=target, normal=normal_target)
         self._registry.require_running()
@@ -132,7 +133,7 @@ class ConfigRpcs:
         return {"loaded": [_tell(device) for device in loaded], "unchanged": [_tell(device) for device in unchanged]}
 
     def _resume(self, ftl: SavedFtl) -> None:
-        """Raises ParameterError or ExistsError; it is not there then."""
+        """Raises ParameterError or ExistsError; then the FTL is not added."""
         if not self._registry.resume(ftl.record, inherited=not ftl.is_new):
             raise ParameterError(f"FTL bdev {ftl.name} can't be loaded: see the daemon's log")
         key = ftl.target, ftl.name
@@ -146,7 +147,7 @@ class ConfigRpcs:
                 )
 
     def _like(self, ftl: SavedFtl) -> ManagedDevice | None:
-        """The same, or else one that has its uuid, or its name on that target."""
+        """The same FTL, or else one that has its uuid, or its name on that target."""
         named = self._registry.devices.get((ftl.target, ftl.name))
         found = [each for each in self._registry.devices.values() if each is named or each.uuid == ftl.uuid]
         return min(found, key=lambda each: not _is_same(each, ftl), default=None)
@@ -165,7 +166,7 @@ def _contradiction(ftl: SavedFtl, device: ManagedDevice) -> str:
 
 
 async def _first_attempts(devices: Sequence[ManagedDevice]) -> None:
-    """For a moment, until each of them is there or says what it waits for."""
+    """Waits a moment, until each FTL is online or says what it waits for."""
     for _ in range(FIRST_ATTEMPT_POLLS):
         if not any(map(_is_begun, devices)):
             return

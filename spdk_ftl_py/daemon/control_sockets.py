@@ -1,4 +1,4 @@
-"""The daemon's unix sockets: the one for orders, and beside it one for monitoring, where nothing can be changed."""
+"""The daemon's unix sockets: the control socket, and optionally a monitor socket, which can't change anything."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from .server import Method, RpcServer
 
 CONTROL: Final = "control"
 MONITOR: Final = "monitor"
-"""FileDescriptorName= of sockets that a service manager hands over."""
+"""FileDescriptorName= of the sockets that a service manager hands over."""
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class SocketOptions:
-    """As given on the command line."""
+    """The options of the command line."""
 
     control: Path | None = None
     """None: the default."""
@@ -61,7 +61,7 @@ class ControlSockets:
         self._servers: list[RpcServer] = []
 
     async def start(self, methods: Mapping[str, Method]) -> None:
-        """Raises BusyError, FtlError; nothing is left then."""
+        """Raises BusyError or FtlError; then nothing is left."""
         if self._makes_directory:
             make_run_directory(self.path.parent)
         try:
@@ -91,7 +91,7 @@ class ControlSockets:
         return self._of_daemon(name, method) if any(each.name == ENGINE for each in rpc.parameters) else method
 
     def _of_daemon(self, name: str, method: Method) -> Method:
-        """Who may only look on is not to have the daemon call whatever he names as a target."""
+        """A user of the monitor socket must not make the daemon call any socket that this user names as a target."""
 
         async def ask(params: dict[str, Any]) -> Any:
             if params.get(ENGINE) == NATIVE:
@@ -115,7 +115,7 @@ class ControlSockets:
         return refuse
 
     def _path(self, name: str, given: Path | None, option: str, manager: ServiceManager) -> Path | None:
-        """Where it is; None: nobody has said."""
+        """The path; None: neither the option nor the service manager names one."""
         path = None if given is None else given.absolute()
         taken = manager.take(name)
         if not taken:
@@ -136,7 +136,7 @@ class ControlSockets:
         return there
 
     def _look_at(self, name: str, path: Path) -> None:
-        """Its mode is the manager's: whom that lets in is believed where it is a group."""
+        """The service manager sets the mode. If it admits a group, the daemon trusts that group."""
         try:
             found = path.stat()
         except OSError as error:

@@ -1,4 +1,4 @@
-"""One FTL of the daemon: how it comes to be, its life with a base that may go and come, and its end."""
+"""One FTL of the daemon: its creation or load, its life with a base that may go and come back, and its end."""
 
 from __future__ import annotations
 
@@ -43,14 +43,14 @@ from .states import Ended
 from .target_bdev import TargetBdev
 
 EMPTY_TIMEOUT_S: Final = 10.0
-"""For what hosts have sent before a change: a base that works is done with it long before."""
+"""How long outstanding host I/O may take before a change. A base that works needs much less."""
 SWEEP_S: Final = 1.0
 
 log = logging.getLogger(__name__)
 
 
 class ManagedDevice(OrderedDevice):
-    """An FTL as bdev_ftl_create asked for it; params are validated, with defaults filled in."""
+    """An FTL as requested with bdev_ftl_create. The params are validated, with defaults filled in."""
 
     def __init__(
         self,
@@ -66,11 +66,12 @@ class ManagedDevice(OrderedDevice):
         dependents: object = None,
         life: int = 0,
     ) -> None:
-        """device, loads, export, hosts, allowed, dependents, life: of one that a predecessor of this daemon had: its
-        uuid, whether it is on media already, where hosts look for it, who they are, who may come, what stands on it (as
-        record() says it), its last incarnation. inherited: what it made in the target may still stand.
+        """device, loads, export, hosts, allowed, dependents, life: of an FTL that an earlier daemon had, as record()
+        returned them: its uuid, whether it is on media already, the address of its export, its hosts, those that may
+        connect, what is built on it, and its last incarnation. inherited: the target may still have what that daemon
+        made.
 
-        Raises ConfError or ParameterError where params break a rule that needs no target.
+        Raises ConfError or ParameterError if params break a rule that can be checked without the target.
         """
         self.params, self._life_seen = params, life
         self.name: str = params["name"]
@@ -81,7 +82,7 @@ class ManagedDevice(OrderedDevice):
         # As in 2020's rpc.py, the nil UUID means "a new one".
         self.uuid = device or (given if given is not None and given.int else uuid4())
         self.loads = loads or (device is None and given is not None and given.int != 0)
-        """It is on the base, and loaded from there; else it is created."""
+        """The FTL is on the base, and is loaded from there; False: it is created."""
         self.settings = given_settings(params)
         self.conf = FtlConf.from_dict(self.settings)
         self.conf.check()
@@ -90,7 +91,7 @@ class ManagedDevice(OrderedDevice):
         if params.get("without_cache") and not self.loads:
             raise ParameterError("without_cache loads an FTL that has an nv cache: give the uuid of that FTL")
         self.no_data: bool = bool(params.get("no_data"))
-        """What is written to it is kept by nobody: it is never loaded."""
+        """The FTL keeps nothing, so it is never loaded."""
         if self.no_data and self.loads:
             raise ParameterError("no_data creates an FTL that can't be loaded again: leave out the uuid")
         if self.no_data and params.get("cache"):
@@ -103,11 +104,11 @@ class ManagedDevice(OrderedDevice):
         self.ftl: FtlDevice | None = None
         self.cache_kind: str | None = None
         self.on_change: Callable[[], None] = lambda: None
-        """Saves what is to be known before it counts. Raises FtlError."""
+        """Saves a change before it takes effect. Raises FtlError."""
         self.on_change_behind: Callable[[], FtlError | None] = lambda: None
-        """Saves what has happened already, now or later: why not now."""
+        """Saves what has already happened, now or later. Returns the error if it can't be saved now."""
         self.left_behind = False
-        """Not all that stands in the target could be undone: it still is to be."""
+        """Not everything in the target could be undone yet."""
         self._state = self._state_before = DeviceState.CREATING
         self._since = datetime.now(timezone.utc)
         self._identity = identity
@@ -115,13 +116,13 @@ class ManagedDevice(OrderedDevice):
         self._inherited = inherited
         self._step_told = ""
         self.waits_for = ""
-        """DEFERRED or WAITING: what the last attempt found."""
+        """DEFERRED or WAITING: the result of the last attempt."""
         self._failed_flushes = FailedFlushes()
         self._changes = Changes()
         self.settings_turn = asyncio.Lock()
-        """Held by who changes settings: each begins with what the one before has left."""
+        """Held by whoever changes settings: each change starts from the result of the previous one."""
         self._saved_params: dict[str, Any] | None = None
-        """Those in the state file, where they are not what counts here yet."""
+        """The parameters in the state file, if they differ from those in effect."""
         self._rpc = identity.rpc(self.target)
         self._link = BaseLink(self._rpc, params, self.uuid, identity)
         self._maker = FtlMaker(
@@ -139,7 +140,8 @@ class ManagedDevice(OrderedDevice):
         self._bdev = KeptBdev(str(self), self._target_bdev, lambda: self.changed())
         self._front = self._new_front()
         self.hosts = ConnectedHosts(lambda: self.on_change())
-        """Told before they have their first answer, so that a successor knows whom it owes the truth."""
+        """Saved before a host gets its first answer, so that the next daemon knows which hosts to notify of lost
+        writes."""
         self.hosts.restore(hosts)
         self._life: asyncio.Task[None] | None = None
         self._hold_timer: asyncio.TimerHandle | None = None
@@ -162,28 +164,28 @@ class ManagedDevice(OrderedDevice):
 
     @state.setter
     def state(self, state: DeviceState) -> None:
-        # DELETING is for good, whatever its life was at.
+        # DELETING is final, whatever the life was doing.
         if state is not self._state and self._state is not DeviceState.DELETING:
             self._state, self._since = state, datetime.now(timezone.utc)
 
     @property
     def inherited(self) -> bool:
-        """A predecessor had it."""
+        """An earlier daemon had this FTL."""
         return self._inherited
 
     @property
     def attachment(self) -> Attachment | None:
-        """As which it stands in the target; None: it does not, as far as is known."""
+        """The attachment in the target; None: not attached, as far as is known."""
         return self._bdev.now
 
     @property
     def is_attached(self) -> bool:
-        """As far as the daemon is to attach it: what stands on it in the target can be there."""
+        """The daemon has attached the FTL, if it should, so what is built on it can exist in the target."""
         return self.state is DeviceState.ONLINE and (self.attachment is not None or self.params["no_attach"])
 
     @property
     def block_count(self) -> int | None:
-        """Of the bdev; None: it is not known yet."""
+        """The size of the bdev in blocks; None: not known yet."""
         return None if self._front.gate is None else self._front.gate.block_count
 
     @property
@@ -204,11 +206,11 @@ class ManagedDevice(OrderedDevice):
     # --- creation ---
 
     async def bring_up(self) -> None:
-        """Creates or loads the FTL; ONLINE afterwards.
+        """Creates or loads the FTL, which is ONLINE afterwards.
 
-        Raises DeferredError when the base bdev does not exist, or another FtlError; then everything is undone, the
-        target is as it was, and the state is the caller's to set. Of one that is inherited what stands in the target
-        stays as long as time may mend it, and every such error is a DeferredError.
+        Raises DeferredError if the base bdev does not exist, or another FtlError. Then everything is undone, the target
+        is as it was, and the caller sets the state. For an inherited FTL, what is in the target stays as long as the
+        error may pass by itself, and every such error is a DeferredError.
         """
         self.state = DeviceState.CREATING
         try:
@@ -240,7 +242,7 @@ class ManagedDevice(OrderedDevice):
     async def _create(self) -> None:
         port_before = self._export_before.trsvcid if self._export_before is not None else 0
         if port_before:
-            # At once, and however long the base is waited for: nobody else is to get it meanwhile.
+            # At once, however long the FTL waits for its base: nobody else may get it meanwhile.
             await self._front.start()
             await self._front.listen(self.listen, port_before)
         await check_name(self._rpc, self.name, self.uuid)
@@ -286,7 +288,7 @@ class ManagedDevice(OrderedDevice):
         try:
             return await self._maker.load(self._front.reactor, media, **(once or {}), life=self._life_seen)
         except FtlError as error:
-            # A change that does not suit is no matter of the base.
+            # A change that does not fit says nothing about the base.
             unfit = as_unfit(error) if self._front.gate is not None and not once else None
             if unfit is None:
                 raise
@@ -298,7 +300,7 @@ class ManagedDevice(OrderedDevice):
         return await self._maker.make(self._front.reactor, media, self.conf, optimal_open_zones=open_zones)
 
     def _alarm(self) -> None:
-        """What was accepted before may be lost: hosts that were connected learn it from their first Flush."""
+        """Acknowledged writes may be lost: the first Flush of each host that was connected fails."""
         try:
             hosts = self.hosts.alarm()
         except FtlError as error:
@@ -314,9 +316,10 @@ class ManagedDevice(OrderedDevice):
         self._step_told = f"{step} {part:.0%}"
 
     async def _try_attach(self) -> None:
-        """Of what hosts have had already: those of the export don't wait for the target, which gets it later."""
+        """Attaches an FTL that has served hosts before. Hosts of the export do not wait for the target, which gets the
+        FTL later."""
         if self.params["no_attach"]:
-            # Whether its user attached it in the target, nothing tells.
+            # The daemon can't know whether a user has attached the FTL in the target.
             await self.dependents.attached_anew()
         else:
             await self._bdev.try_attach(self._front)
@@ -324,7 +327,7 @@ class ManagedDevice(OrderedDevice):
     # --- life ---
 
     def changed(self) -> None:
-        """Its state has changed by itself. That it can't be saved now is logged."""
+        """The state has changed by itself. A failure to save it is logged."""
         if (failure := self.on_change_behind()) is not None:
             log.error("%s: %s", self.name, failure.message)
 
@@ -361,8 +364,8 @@ class ManagedDevice(OrderedDevice):
             self._changes.close(BusyError(f"FTL bdev {self.name} has failed, or is being deleted: nothing was changed"))
 
     async def _until_ended(self) -> Ended:
-        """Serves until the base is lost, with the reason in error; until the FTL fails for another reason, and the
-        device is FAILED then; or until it is to be changed."""
+        """Serves until the base is lost (`error` has the reason), until the FTL fails for another reason (the device is
+        then FAILED), or until a change is requested."""
         assert self.ftl is not None
         ftl = self.ftl
         lost = asyncio.ensure_future(self._link.wait_lost())
@@ -395,8 +398,8 @@ class ManagedDevice(OrderedDevice):
         return Ended.LOST
 
     async def _flush_failed(self, failure: BaseException, *, flushed: bool = False) -> bool:
-        """failure: of a life or a load. flushed: other flushes of that life did not fail. True: there were too many
-        that did, the device is FAILED."""
+        """failure: the error that ended a life or a load. flushed: other flushes of that life succeeded. True: too many
+        flushes have failed, and the device is FAILED."""
         now_s = asyncio.get_running_loop().time()
         if flushed or not isinstance(failure, FlushDoubtError):
             self._failed_flushes.end()
@@ -412,7 +415,7 @@ class ManagedDevice(OrderedDevice):
             await self._bdev.keep(self._front)
 
     async def _load_changed(self) -> bool:
-        """False: it has to be loaded as it was. Whoever asked knows why."""
+        """False: the FTL must be loaded unchanged. The requester has got the error."""
         change = self._changes.take()
         try:
             halted = await to_its_end(self._halt_to_change(change))
@@ -423,11 +426,12 @@ class ManagedDevice(OrderedDevice):
             try:
                 self.set_params(change.applied(before))
                 if not change.late:
-                    # Before it counts: whoever comes after a crash loads it so, or as it was.
+                    # Saved before it takes effect: after a crash the next daemon loads the FTL with the change, or
+                    # without it.
                     self.on_change()
                 await self._return_to_base(change.once)
             except BaseException:
-                # Once hosts are served by what is changed, that is what there is.
+                # Once the changed FTL serves hosts, the change is made.
                 self._saved_params = None
                 if not self._front.serving:
                     self.set_params({**before, **change.back})
@@ -450,8 +454,8 @@ class ManagedDevice(OrderedDevice):
         return True
 
     async def _halt_to_change(self, change: Change) -> bool:
-        """I/O waits from now on, and what had been accepted is on media. Raises BusyError where that can't be had in
-        a moment: nothing is changed then, and I/O goes on."""
+        """Holds I/O, and brings everything accepted to media. Raises BusyError if that takes too long; then nothing has
+        changed, and I/O continues."""
         assert self.ftl is not None
         ftl = self.ftl
         self._front.hold()
@@ -471,19 +475,19 @@ class ManagedDevice(OrderedDevice):
         finally:
             await self._link.disconnect()
         if not ftl.halted_cleanly:
-            # It failed meanwhile: a load has to see to what was accepted, without any change.
+            # The FTL failed meanwhile. A load, without the change, recovers what was accepted.
             raise ftl.failure or MediaError(f"FTL bdev {self.name} has failed")
-        # Hosts stay connected: what they write from now on they are owed again.
+        # Hosts stay connected. Writes that they make from now on may be lost again.
         return True
 
     async def _wait_for_base(self) -> bool:
-        """Until the base is back and the FTL loaded from it: True. False: what came back is no such base."""
+        """True: the base is back, and the FTL is loaded from it. False: what came back can't be the base."""
         log.warning("%s: waiting for its base: %s", self, self.error)
         self._front.hold()
         self.state = DeviceState.WAITING
         if self._hold_timer is not None:
             self._hold_timer.cancel()
-        # At once: whoever asks before the base is let go of is told of no bdev in a target that is gone.
+        # At once: a request that comes before the base is released must not see a bdev in a target that is gone.
         self._bdev.lost()
         self._step_told = self.waits_for = ""
         self.changed()
@@ -492,7 +496,7 @@ class ManagedDevice(OrderedDevice):
         try:
             await asyncio.sleep(self._failed_flushes.delay_s())
             while True:
-                # Half of it would leave the core that was lost, and its write buffer, to nobody.
+                # If this were interrupted, nobody would own the lost core and its write buffer.
                 await to_its_end(self._let_go_of_base())
                 try:
                     await self._return_to_base()
@@ -524,9 +528,9 @@ class ManagedDevice(OrderedDevice):
         self.changed()
 
     async def look_elsewhere(self, error: Exception) -> None:
-        """For what that attempt has not found under its name."""
+        """Searches for the bdev that the attempt did not find under its name."""
         if isinstance(error, CacheUnfitError):
-            # It may be another FTL's, whose daemon can't have it meanwhile.
+            # The bdev may be another FTL's, whose daemon could not get it meanwhile.
             await to_its_end(self._link.give_back())
         await self._search.look_elsewhere(error)
 
@@ -536,8 +540,8 @@ class ManagedDevice(OrderedDevice):
         self.changed()
 
     async def seek_base(self, error: UnfitError) -> None:
-        """Returns when another attempt is worth it; FAILED meanwhile, if that takes long. What is there under the
-        base's name may be another FTL's, so it is let go of."""
+        """Returns when another attempt is worthwhile. If that takes long, the device is FAILED meanwhile. The bdev
+        under the base's name may be another FTL's, so it is released."""
         came_back = " came back, but" if self._front.gate is not None else ""
         told = self.error = f"base bdev {self._link.base_name}{came_back} can't be used: {error.message}"
         refused = self._link.bdev
@@ -550,7 +554,7 @@ class ManagedDevice(OrderedDevice):
         self._remember(self.ftl)
         self.took_conf()
         if (self.ftl.restored or {}).get("lossy"):
-            # Queues that are there already know nothing of it.
+            # Queues that exist already do not know the new size.
             await self._front.disconnect_hosts()
         self._front.set_core(self.ftl.core)
         self._gave_cache_up()
@@ -560,12 +564,12 @@ class ManagedDevice(OrderedDevice):
         await self._try_attach()
 
     def _gave_cache_up(self) -> None:
-        """Once: the superblock says so now, and another cache may come."""
+        """Once only: the superblock now says so, and another cache may be added."""
         if self.params.get("without_cache"):
             self.params["without_cache"] = False
 
     def _sweep(self) -> None:
-        """The core before this one goes when the last write that was received into its memory is done."""
+        """The previous core is released when the last write into its memory has ended."""
         if (gate := self._front.gate) is not None and not gate.sweep():
             asyncio.get_running_loop().call_later(SWEEP_S, self._sweep)
 
@@ -576,18 +580,18 @@ class ManagedDevice(OrderedDevice):
         self.changed()
 
     async def _let_go_of_base(self) -> None:
-        """What stands in the target is left to claim() and attach(): they take it over when it is still there."""
+        """What is in the target stays for claim() and attach(), which take it over."""
         self._front.hold()
         ftl, self.ftl = self.ftl, None
         self._bdev.lost()
         if ftl is not None:
             await ftl.abort(self.error or "the base bdev is lost")
-        # Without the connection nothing is left in flight, and the core can end.
+        # Without the connection no I/O is outstanding, and the core can end.
         await self._link.disconnect()
         if ftl is not None:
             with contextlib.suppress(FtlError):
                 await ftl.halt()
-            # Its L2P takes as much memory as that of the next.
+            # Its L2P takes as much memory as that of the next core.
             del ftl
             if self._front.gate is not None:
                 self._front.gate.sweep()
@@ -607,10 +611,8 @@ class ManagedDevice(OrderedDevice):
     # --- end ---
 
     async def take_down(self) -> list[tuple[str, Exception]]:
-        """Halts the FTL and lets go of everything; returns what could not be undone.
-
-        Raises BusyError for the second caller, and while it is being created.
-        """
+        """Halts the FTL and releases everything. Returns what could not be undone. Raises BusyError for a second
+        caller, and while the FTL is being created."""
         if self.state is DeviceState.DELETING:
             raise BusyError(f"FTL bdev {self.name} is already being deleted")
         if self.state is DeviceState.CREATING:
@@ -635,17 +637,17 @@ class ManagedDevice(OrderedDevice):
         return [*failures, *failures_here]
 
     async def pause(self) -> list[tuple[str, Exception]]:
-        """Halts the FTL cleanly for a successor, who takes over what stays in the target: it and other hosts see
-        connections that end, and no error. Returns what could not be done. What is made with no_data, and half of a
-        creation, are for take_down()."""
+        """Halts the FTL cleanly for the next daemon, which takes over what stays in the target. The target and other
+        hosts see their connections end, and no error. Returns what could not be done. FTLs with no_data, and unfinished
+        creations, need take_down() instead."""
         await self._end_life()
         if self._hold_timer is not None:
             self._hold_timer.cancel()
         return await to_its_end(self._pause())
 
     async def _end_life(self) -> None:
-        """First what keeps it attached, which a silent target may hold up; then somebody may still be renaming it: what
-        stands in the target is known behind that."""
+        """Ends first what keeps the FTL attached, which a silent target may delay. A rename may still be in progress:
+        only afterwards it is known what the target has."""
         if self._life is not None:
             await end_tasks([self._life])
         async with self._bdev.turn:
@@ -656,13 +658,13 @@ class ManagedDevice(OrderedDevice):
         if self.state is DeviceState.ONLINE:
             self.state = DeviceState.WAITING
             self._step_told, self.waits_for = "", "the next daemon"
-            # A base that does not answer is the halt's to tell: connections end before it, and with them what is held.
+            # The halt reports a base that does not answer. Connections end before that, and with them held I/O.
             await self._front.emptied(EMPTY_TIMEOUT_S)
         return await self._let_go_here()
 
     async def _let_go_here(self, *, keep_address: bool = False) -> list[tuple[str, Exception]]:
-        """Of everything but what stands in the target. keep_address: nor of where hosts will look for it, unless they
-        have been let in."""
+        """Undoes everything except what is in the target. keep_address: keeps the address where hosts look for the FTL,
+        unless hosts have been admitted."""
         keep = keep_address and self._front.gate is None
         parts = Steps(self.name)
         if not keep:
@@ -749,13 +751,13 @@ class ManagedDevice(OrderedDevice):
     # --- hosts ---
 
     async def disallow_host(self, nqn: str) -> None:
-        """Nothing of that host is under way when this returns. Raises what Admission.remove() does."""
+        """Returns when no I/O of that host is outstanding. Raises what Admission.remove() raises."""
         self.admission.remove(nqn)
         await self._front.disconnect_disallowed()
 
     async def allow_any_host(self, allow: bool) -> None:
-        """False: nothing of hosts that are not in the list is under way when this returns. Raises what
-        Admission.allow_any_host() does."""
+        """If allow is False, returns when no I/O of hosts outside the list is outstanding. Raises what
+        Admission.allow_any_host() raises."""
         self.admission.allow_any_host(allow)
         await self._front.disconnect_disallowed()
 
@@ -765,23 +767,24 @@ class ManagedDevice(OrderedDevice):
 
     @property
     def can_be_halted(self) -> bool:
-        """As far as is known, what it accepted can be made durable. Also where its end has begun."""
+        """Whether accepted writes can be made durable, as far as is known. Also valid after the FTL has begun to
+        end."""
         if self.state is DeviceState.ONLINE:
             return self.ftl is not None and self.ftl.state is FtlState.RUNNING
         return self.state is DeviceState.DELETING
 
     def held_in_file(self) -> BufferFile | None:
-        """The write buffer file, where it holds what is not known to be durable anywhere else."""
+        """The write buffer file, if it holds writes that may be stored nowhere else."""
         if self._identity.buffer_dir is None:
             return None
-        # Of several, loads that were killed have left the others, which hold what this one does.
+        # If there are several files, loads that were killed left the others, which hold the same as this one.
         files = [each for each in buffer_files(self._identity.buffer_dir, self.uuid) if not each.holds_nothing]
         return max(files, key=lambda each: (each.held_blocks is None, each.held_blocks or 0), default=None)
 
     def record(self) -> dict[str, Any]:
-        """For the state file: enough to undo, to load it again, or to go on waiting for the base bdev."""
+        """For the state file: enough to undo the FTL, to load it again, or to keep waiting for its base bdev."""
         export = self.export or self._export_before
-        # Until it has ended it comes back: what it had accepted may not be durable yet.
+        # Until it has ended, a new daemon loads it again: accepted writes may not be durable yet.
         state = self._state_before if self.state is DeviceState.DELETING else self.state
         return {
             "name": self.name,

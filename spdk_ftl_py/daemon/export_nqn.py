@@ -1,4 +1,4 @@
-"""The NQN under which hosts find an FTL: by default one of ours with its uuid, else made of what its user says."""
+"""The NQN of an FTL's export: by default one with its uuid, otherwise made from the user's template."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ _OTHER_BRACES: Final = re.compile(r"[{}]")
 
 
 def export_nqn(template: str | None, name: str, device: UUID) -> str:
-    """template: an NQN in which {name} and {uuid} stand for those of the FTL; None: the default. Raises ParameterError
-    where that makes no NQN that an export can have."""
+    """template: an NQN with {name} and {uuid}, which are replaced by those of the FTL; None: the default. Raises
+    ParameterError if the result is not a valid NQN of an export."""
     if template is None:
         return f"{NQN_PREFIX}{device}"
     what = f"nqn {template!r}"
@@ -33,7 +33,7 @@ def export_nqn(template: str | None, name: str, device: UUID) -> str:
 
 
 def check_template(template: str) -> str:
-    """Of all FTLs of a daemon. Returns it. Raises ParameterError."""
+    """Checks a template for all FTLs of a daemon, and returns it. Raises ParameterError."""
     if NAME not in template and UUID_ not in template:
         raise ParameterError(f"nqn {template!r}: would be the NQN of every FTL: add {NAME} or {UUID_} in it")
     export_nqn(template, "n" * 63, UUID(int=0))

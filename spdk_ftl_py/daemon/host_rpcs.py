@@ -1,4 +1,4 @@
-"""RPCs about who may connect to an FTL, and who has."""
+"""RPCs about the hosts that may connect to an FTL, and about those that are connected."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class HostRpcs:
 
     async def remove_host(self, params: dict[str, Any]) -> bool:
         device = self._find_to_change(params)
-        # Whoever asked for it may have hung up: its connections end all the same.
+        # The requester may have disconnected: the host's connections end anyway.
         await asyncio.shield(device.disallow_host(params["host"]))
         log.info("%s: host %s may no longer connect, asked for by %s", device, show_name(params["host"]), requester())
         return True

@@ -1,4 +1,4 @@
-"""What a device that is online can be told to do, beside its life: trim, another name, another cache, another conf."""
+"""Orders for a device that is online: trim, another name, another cache, other settings."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from .target_bdev import TargetBdev
 
 
 class OrderedDevice(ABC):
-    """The part of ManagedDevice, which has all these, that orders.py needs."""
+    """The part of ManagedDevice that orders.py needs."""
 
     name: str
     uuid: UUID
@@ -55,10 +55,11 @@ class OrderedDevice(ABC):
         """For ftl_get_devices."""
 
     async def change(self, change: Change) -> None:
-        """Halts the FTL cleanly, and loads it again, changed. Hosts notice a pause. Returns when it runs.
+        """Halts the FTL cleanly, and loads it again with the change. Hosts notice a pause. Returns when the FTL runs
+        again.
 
-        Raises BusyError where it does not run now, or is being changed already; else what kept it from being halted or
-        loaded so: then it is as it was, or waits for its base.
+        Raises BusyError if it does not run now, or another change is in progress; otherwise the error of the halt or
+        load: then the FTL is unchanged, or waits for its base.
         """
         if self.ftl is None or self.state is not DeviceState.ONLINE or self.ftl.state is not FtlState.RUNNING:
             reason = f": {self.error}" if self.error else ""
@@ -72,7 +73,7 @@ class OrderedDevice(ABC):
         await self._changes.ask(change)
 
     def set_params(self, params: dict[str, Any]) -> None:
-        """In place: those that go by them have them too. Raises ConfError, ParameterError."""
+        """Changes the dict in place, because other objects hold it too. Raises ConfError or ParameterError."""
         settings = given_settings(params)
         FtlConf.from_dict(settings).check()
         for mine, new in ((self.params, params), (self.settings, settings)):
@@ -80,7 +81,7 @@ class OrderedDevice(ABC):
             mine.update(new)
 
     def took_conf(self) -> None:
-        """Its FTL has another one now."""
+        """The FTL has a new value."""
         assert self.ftl is not None
         self.conf = self.ftl.conf
         self._front.set_io_channels(self.conf.max_io_channels)
@@ -90,25 +91,25 @@ class OrderedDevice(ABC):
         return self._rpc
 
     async def trim(self, lba: int, block_count: int) -> None:
-        """Raises as Front.trim() does."""
+        """Raises what Front.trim() raises."""
         await self._front.run_own(self._front.trim(lba, block_count))
 
     async def scrub_cache(self, cache: Bdev, *, force: bool) -> None:
-        """Claims it and makes it the FTL's, while that runs without: for a change that gives it to it. Raises
-        ExistsError where somebody's data is on it, and FtlError; then it is let go of."""
+        """Claims the bdev and makes it the FTL's cache, while the FTL runs without it; a following change adds it.
+        Raises ExistsError if it holds somebody's data, and FtlError; then the bdev is released."""
         await self._front.run_own(self._link.scrub_cache(self._front.reactor, cache, force=force))
 
     async def require_unclaimed_cache(self, cache: Bdev) -> None:
         await self._link.require_unclaimed(cache, "cache")
 
     def turn_in_target(self) -> asyncio.Lock:
-        """To be held by who changes its bdev in the target."""
+        """Held by whoever changes the FTL's bdev in the target."""
         return self._bdev.turn
 
     async def rename(self, name: str, take: Callable[[str], None]) -> None:
-        """take(name) makes it its name here, and is called again to take that back. In the target it gets that name
-        where nothing stands on it. Raises ClaimedError, ExistsError, TargetError, or what keeps it from being saved:
-        then it has the name it had, if maybe not in the target yet."""
+        """take(name) sets the name in the daemon, and is called again to undo that. The target gets the new name if
+        nothing is built on the bdev. Raises ClaimedError, ExistsError, TargetError, or the error of saving: then the
+        FTL keeps its name, though it may not be attached yet."""
         async with self._bdev.turn:
             assert self.ftl is not None
             if self.state is not DeviceState.ONLINE:
@@ -150,14 +151,14 @@ class OrderedDevice(ABC):
         self.admission.renamed(name)
 
     def stats(self) -> dict[str, Any]:
-        """For bdev_ftl_get_stats. Raises BusyError where there is no FTL yet."""
+        """For bdev_ftl_get_stats. Raises BusyError if there is no FTL yet."""
         if self.ftl is None:
             reason = f": {self.error}" if self.error else ""
             raise BusyError(f"FTL bdev {self.name} is {self.state.value}{reason}; it has no statistics")
         return {"name": self.name, **self.ftl.stats()}
 
     def scrub(self, *, stop: bool) -> dict[str, Any]:
-        """For bdev_ftl_scrub. Raises BusyError where nothing can be read now."""
+        """For bdev_ftl_scrub. Raises BusyError if the FTL can't read now."""
         if self.ftl is None or self.state is not DeviceState.ONLINE:
             reason = f": {self.error}" if self.error else ""
             raise BusyError(f"FTL bdev {self.name} is {self.state.value}{reason}; it can't be scrubbed now")

@@ -1,5 +1,4 @@
-"""RPCs that change an FTL while it is there, and the names that SPDK's releases have for what bdev_ftl_create and
-bdev_ftl_delete do."""
+"""RPCs that change a running FTL, and the names that SPDK's releases have for bdev_ftl_create and bdev_ftl_delete."""
 
 from __future__ import annotations
 
@@ -28,16 +27,16 @@ log = logging.getLogger(__name__)
 
 
 class DevicesOfDaemon(Protocol):
-    """What of the registry is needed."""
+    """The part of the registry that this module needs."""
 
     async def create(self, params: dict[str, Any]) -> Any: ...
     async def delete(self, params: dict[str, Any]) -> Any: ...
     def find_to_change(self, params: dict[str, Any]) -> ManagedDevice: ...
     def require_free(self, device: ManagedDevice, name: str) -> None:
-        """Raises ExistsError where another one has that name."""
+        """Raises ExistsError if another FTL has that name."""
 
     def renamed(self, device: ManagedDevice, before: str) -> None:
-        """It has another name since a moment."""
+        """The FTL has just been renamed."""
 
 
 class Orders:
@@ -106,7 +105,8 @@ class Orders:
         before = dict(device.params)
         try:
             device.set_params(change.applied(before))
-            # Before it counts. A crash in between: the state file goes before the superblock.
+            # Saved before it takes effect. If the daemon crashes in between, the state file takes precedence over the
+            # superblock.
             device.on_change()
             await ftl.set_conf(conf)
         except BaseException:
@@ -137,7 +137,7 @@ class Orders:
                 return
             if device.no_data:
                 raise ParameterError("no_data keeps nothing, so the FTL needs no nv cache")
-            # All that can be known is known before anything is done.
+            # Check everything that can be checked before anything is changed.
             params = {**device.params, "cache": name}
             base = await find_bdev(device.target_rpc, device.params["base_bdev"])
             cache = await find_cache(device.target_rpc, params, base)
@@ -146,14 +146,14 @@ class Orders:
             kind = check_cache_bdev(cache, base_name="" if base is None else base.name, geometry=ftl.geometry)
             if in_use:
                 await self._remove_cache(device)
-            # While it runs: of a large one it takes longer than hosts would wait.
+            # While the FTL runs: scrubbing a large cache takes longer than hosts would wait.
             await device.scrub_cache(cache, force=force)
             await device.change(
                 Change(
                     f"the change to nv cache {name}",
                     {"cache": name, "without_cache": None},
                     {"cache_scrubbed": True},
-                    # Nothing has been accepted into it by then.
+                    # No write has been accepted into the new cache by then.
                     back={"without_cache": True},
                 )
             )
@@ -167,7 +167,7 @@ class Orders:
 
     @staticmethod
     async def _remove_cache(device: ManagedDevice) -> None:
-        # Behind the clean halt nothing is in the cache alone; until the superblock has given it up, it is as it was.
+        # After a clean halt the cache alone holds nothing. Until the superblock has given it up, nothing has changed.
         await device.change(Change("the removal of its nv cache", {"cache": None}, {"without_cache": True}, late=True))
         device.cache_kind = None
 
@@ -207,7 +207,7 @@ class Orders:
         return device, _running(device, what)
 
     async def _to_its_end(self, work: Any) -> None:
-        """Whoever called may hang up: it goes on to one of its ends."""
+        """The requester may disconnect: the work continues until it succeeds or fails."""
         task = asyncio.ensure_future(work)
         self._under_way.add(task)
         task.add_done_callback(self._under_way.discard)
@@ -223,7 +223,7 @@ def _running(device: ManagedDevice, what: str) -> FtlDevice:
 
 
 def _cache_in_use(device: ManagedDevice, ftl: FtlDevice) -> bool:
-    """Raises BusyError while it is being given up."""
+    """Raises BusyError while the FTL is giving up its cache."""
     if ftl.cache.state is CacheState.FAILING:
         raise BusyError(
             f"FTL bdev {device.name} is giving up its nv cache ({ftl.cache.failure}): try again in a moment"

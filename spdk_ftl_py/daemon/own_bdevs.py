@@ -1,4 +1,4 @@
-"""Which bdevs of a target are FTLs of this daemon, or stand on one: no FTL may stand on those."""
+"""Which bdevs of a target are FTLs of this daemon, or are built on one. No FTL may use them."""
 
 from __future__ import annotations
 

@@ -52,7 +52,7 @@ log = logging.getLogger(__name__)
 
 
 class Registry:
-    """One name space of FTLs for each target."""
+    """A name space of FTLs for each target."""
 
     def __init__(self, state: StateDirectory, identity: DaemonIdentity, *, socket_path: str) -> None:
         self._state = state
@@ -62,18 +62,19 @@ class Registry:
         self._devices: dict[Key, ManagedDevice] = {}
         self._watchers: dict[ManagedDevice, asyncio.Task[None]] = {}
         self._orphans: list[dict[str, Any]] = []
-        """Records of devices that are no more, but whose remains in their target could not be undone yet."""
+        """Records of deleted devices whose objects in the target could not be removed yet."""
         self._undoing: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
-        """By target: what one creation is undoing, another does not undo again behind the next export of that FTL."""
+        """A lock for each target: otherwise one creation could repeat the undo of another, after a new export of that
+        FTL."""
         self._creations: set[asyncio.Task[Any]] = set()
         self._deletions: set[asyncio.Task[Any]] = set()
         self._saving: asyncio.Task[None] | None = None
-        """Tries until what has happened is in the state file."""
+        """Retries until the state file is up to date."""
         self._halting: asyncio.Task[None] | None = None
         self.on_halted: Callable[[], None] = lambda: None
-        """An RPC has halted everything: the daemon is to end."""
+        """An RPC has halted everything: the daemon has to end."""
         self._is_up = False
-        """What a predecessor has left is known."""
+        """What an earlier daemon left is known."""
         self._orders = Orders(self)
         self._hosts = HostRpcs(self.find, self.find_to_change)
         self._configs = ConfigRpcs(self, identity)
@@ -103,16 +104,15 @@ class Registry:
     # --- start and halt ---
 
     async def start(self, saved: Sequence[SavedFtl] = ()) -> None:
-        """Takes over from a predecessor: what is on media is loaded again as soon as its base bdev is there, under the
-        same address, and with what still stands of it in the target; deferred creations go on waiting; what else was
-        left in targets is undone. saved: FTLs of a saved configuration, as far as the predecessor does not say
-        otherwise."""
+        """Takes over from an earlier daemon. FTLs that are on media are loaded as soon as their base bdev exists, under
+        the same address and with what is still in the target. Deferred creations keep waiting. Everything else that was
+        left in targets is undone. saved: FTLs of a saved configuration; the state file takes precedence."""
         remove_stray_files(self._identity.key_dir, {UUID(record["uuid"]) for record in self._state.devices})
         for record in self._state.devices:
             deferred = record["state"] == DeviceState.DEFERRED.value
             loads = record.get("loads") is True and record["state"] != DeviceState.DELETING.value
             if not (loads or deferred) or not self.resume(record, inherited=loads):
-                # As one that is being deleted: whoever reads the state file next is to undo it, and no more.
+                # Like a device that is being deleted: the next reader of the state file only undoes it.
                 if (record.get("params") or {}).get("no_data"):
                     log.warning("%s: was created with no_data, so it is gone", record["name"])
                 self._leave_behind(record)
@@ -122,10 +122,11 @@ class Registry:
         self._is_up = True
 
     async def halt(self, *, undo: bool = False) -> None:
-        """Halts every FTL cleanly. What stands of it in its target stays there for the next daemon, as does the state
-        file, and hosts see a pause. undo: it is taken out of the target. The second caller gets the end of the first.
+        """Halts every FTL cleanly. What the daemon made in the targets stays for the next daemon, as does the state
+        file, and hosts see a pause. undo: removes it from the targets. A second caller waits for the end of the first
+        call.
 
-        Raises FtlError at the end where that is not all that can be said of an FTL.
+        Raises FtlError at the end if an FTL could not be halted, or undone.
         """
         if self._halting is None:
             self._halting = asyncio.create_task(self._halt_all(undo=undo), name="halt")
@@ -138,7 +139,7 @@ class Registry:
             await end_tasks([self._saving])
         kept = [device for device in self._devices.values() if _worth_keeping(device)]
         failures = await asyncio.gather(*(self._halt_one(device, undo=undo) for device in self._devices.values()))
-        # Of one that was halted cleanly, no host is owed anything for what it has not flushed.
+        # After a clean halt no host has unflushed writes that could be lost.
         stay = [device.record() for device in kept if not _is_over(device)]
         records = [*self._orphans, *stay]
         self._keep_sockets(stay)
@@ -176,7 +177,8 @@ class Registry:
         return "; ".join(f"{device.name}: {step}: {failure}" for step, failure in failures)
 
     async def halt_on_order(self, _params: dict[str, Any]) -> dict[str, Any]:
-        """Undoes everything; the daemon ends behind the answer. Raises FtlError: what could not be done."""
+        """Halts and undoes everything; the daemon ends after the answer. Raises FtlError with what could not be
+        done."""
         self.require_no_halt()
         if not self._is_up:
             raise BusyError("the daemon is still starting: try again")
@@ -197,7 +199,7 @@ class Registry:
         return self._halting is not None
 
     def resume(self, record: dict[str, Any], *, inherited: bool) -> bool:
-        """It waits for its base from now on. False: the record makes no sense, which was logged."""
+        """The FTL waits for its base from now on. False: the record is invalid, which was logged."""
         try:
             export = record.get("export")
             device = ManagedDevice(
@@ -229,7 +231,7 @@ class Registry:
         return self._devices
 
     def orphans(self, target: str) -> list[OwnFtl]:
-        """FTLs that are no more, and have left something in that target."""
+        """Deleted FTLs that have left something in that target."""
         mine = [each for each in self._orphans if each["target"] == target]
         return [OwnFtl(each["name"], UUID(each["uuid"]), (each.get("export") or [None])[0]) for each in mine]
 
@@ -241,7 +243,7 @@ class Registry:
         return self._devices.get(key_of(device)) is device and _worth_keeping(device)
 
     def forget(self, key: Key) -> None:
-        """What resume() did, at once behind it."""
+        """Undoes resume(), immediately after it."""
         self._watchers.pop(self._devices.pop(key)).cancel()
 
     def require_running(self) -> None:
@@ -253,14 +255,14 @@ class Registry:
         self._save()
 
     def _leave_behind(self, record: dict[str, Any]) -> None:
-        """Whoever reads the state file next is to undo it in its target, and no more."""
+        """The next reader of the state file only has to undo it in its target."""
         self._orphans.append({**record, "state": DeviceState.DELETING.value})
 
     async def undo_orphans(self, target: str) -> None:
-        """Those that can't be undone now stay, to be tried again before the next creation on that target."""
+        """What can't be undone now is retried before the next creation on that target."""
         async with self._undoing[target]:
             with contextlib.suppress(FtlError):
-                # What a scan has left would keep a base from its FTL.
+                # What a scan has left would keep an FTL from its base.
                 await self._identity.prober.clean(self._identity.rpc(target))
             for record in [each for each in self._orphans if each["target"] == target]:
                 rpc = self._identity.rpc(target)
@@ -280,7 +282,7 @@ class Registry:
     # --- RPCs ---
 
     async def create(self, params: dict[str, Any]) -> Any:
-        """{"name", "uuid"}, with more where its terms ask for it (Terms.answer), or the line that the creation is
+        """{"name", "uuid"}, with more members as its terms require (Terms.answer), or the line that the creation is
         deferred."""
         self.require_no_halt()
         self._state.require_room()
@@ -290,7 +292,7 @@ class Registry:
         terms = Terms.take(params)
         while terms.if_absent and (other := self._devices.get(key)) is not None:
             if other.state is DeviceState.CREATING and other not in self._watchers:
-                # Somebody else asks for it at the same time: it is there in a moment, or not at all.
+                # Another caller requests the same FTL: it is created in a moment, or not at all.
                 await asyncio.sleep(POLL_S)
                 self.require_running()
                 continue
@@ -309,7 +311,7 @@ class Registry:
         task = asyncio.ensure_future(self._bring_up(device))
         self._creations.add(task)
         task.add_done_callback(self._creations.discard)
-        # Whoever called may hang up: the creation goes on to one of its ends.
+        # The requester may disconnect: the creation continues until it succeeds or fails.
         try:
             device = await asyncio.shield(task)
         except asyncio.CancelledError:
@@ -321,7 +323,7 @@ class Registry:
         return terms.answer(await self._wait_online(key, terms, device), changed=True)
 
     async def _check_agrees(self, device: ManagedDevice, asked: dict[str, Any]) -> None:
-        """Raises what check_agrees() does."""
+        """Raises what check_agrees() raises."""
         told = self._properties(device)
         for role, has in (("base", told["base_bdev"]), ("cache", device.params.get("cache"))):
             wanted = asked.get("base_bdev" if role == "base" else "cache")
@@ -335,8 +337,8 @@ class Registry:
         check_agrees(device, asked, told)
 
     async def _wait_online(self, key: Key, terms: Terms, device: ManagedDevice | None = None) -> ManagedDevice:
-        """device, the one of that key by default, as it is when the time to wait is over. Raises what wait_online()
-        does."""
+        """The result for device (default: the one with that key) when the time to wait is over. Raises what
+        wait_online() raises."""
         if device is not None and (terms.wait_s is None or device.state is not DeviceState.DEFERRED):
             return device
         return await wait_online(lambda: self._devices.get(key), key[1], terms.wait_s or 0, lambda: self.is_halting)
@@ -358,8 +360,8 @@ class Registry:
                 )
 
     def _load_instead(self, device: ManagedDevice, error: FtlThereError) -> ManagedDevice:
-        """With load_or_create, the FTL that was found on the base of device takes its place, to be loaded. Raises the
-        error where that is not asked for, and ExistsError where it is not the FTL that is asked for."""
+        """With load_or_create, the FTL that was found on the base of device replaces it, and is loaded. Raises the
+        error if that was not requested, and ExistsError if it is not the requested FTL."""
         if not device.params.get("load_or_create"):
             raise error
         wanted = device.params.get("uuid")
@@ -393,7 +395,7 @@ class Registry:
         device.hosts.require_state_room = self._require_room_for_host
 
     async def _bring_up(self, device: ManagedDevice) -> ManagedDevice:
-        """Online or deferred. With load_or_create it may be another one than what was given."""
+        """Brings the device online, or defers it. With load_or_create the result may be another device."""
         self._prepare(device)
         try:
             await self.undo_orphans(device.target)
@@ -414,7 +416,7 @@ class Registry:
         try:
             self._save()
         except FtlError:
-            # A successor would know nothing of it.
+            # Otherwise the next daemon would not know it.
             await self._take_down(device)
             raise
         log.info(
@@ -427,18 +429,18 @@ class Registry:
 
     @staticmethod
     def _is_deferred_by(device: ManagedDevice, error: BaseException) -> bool:
-        """The creation goes on when what it lacks is there."""
+        """The creation continues when what it waits for exists."""
         if isinstance(error, DeferredError):
             return True
         return is_patient(device.params) and may_come(error) and not device.left_behind
 
     async def delete(self, params: dict[str, Any]) -> Any:
-        """True, or the line that says what of it only its write buffer file has."""
+        """True, or a line that says which writes only its write buffer file holds."""
         self.require_no_halt()
         device = self.find(params)
-        # Either nothing is done, or it is deleted for good.
+        # The delete either does nothing, or is final.
         self._state.require_room()
-        # One that is being created for somebody who waits is refused by take_down().
+        # take_down() refuses a device that is being created for a waiting caller.
         created = device.state is DeviceState.CREATING and device not in self._watchers
         held = None if created or device.can_be_halted else device.held_in_file()
         if held is not None and not params.get("force"):
@@ -471,18 +473,18 @@ class Registry:
         return told
 
     async def _delete(self, device: ManagedDevice) -> list[tuple[str, Exception]]:
-        # Also where whoever asked for it has hung up.
+        # Also if the requester has disconnected.
         failures = await self._take_down(device)
         what = "deleted" if not failures else "deleted, but not completely undone"
         log.info("%s: %s, asked for by %s", device, what, requester())
         return failures
 
     async def _take_down(self, device: ManagedDevice) -> list[tuple[str, Exception]]:
-        # With load_or_create it may have become another one.
+        # With load_or_create it may have been replaced by another one.
         device = self._devices.get(key_of(device), device)
         watcher = self._watchers.get(device)
         if watcher is not None:
-            # Whether it waits for its base or is just being made of it: it is undone, and DEFERRED then.
+            # Whether it waits for its base or is being made on it: it is undone, and then DEFERRED.
             await end_tasks([watcher])
             device = self._devices.get(key_of(device), device)
         record = device.record()
@@ -506,7 +508,7 @@ class Registry:
         return {**device.properties(), "params": device.params}
 
     async def scrub(self, params: dict[str, Any]) -> dict[str, Any]:
-        """How it stands, once it is ordered or stopped."""
+        """The state of the scrub, after it was ordered or stopped."""
         self.require_no_halt()
         device = self.find(params)
         told = device.scrub(stop=bool(params.get("stop")))
@@ -514,10 +516,10 @@ class Registry:
         return told
 
     async def grow(self, params: dict[str, Any]) -> dict[str, Any]:
-        """{"name", "num_blocks", "changed"} and, of one that the target has as a bdev, "target_num_blocks"."""
+        """{"name", "num_blocks", "changed"} and, for an FTL that is attached to the target, "target_num_blocks"."""
         device = self.find_to_change(params)
         work = grow(device, self._identity.rpc(device.target), force=bool(params.get("force")))
-        # Whoever asked for it may have hung up: what stands in the target is not left half done.
+        # The requester may have disconnected: the change in the target must not be left half done.
         told = await asyncio.shield(asyncio.ensure_future(work))
         log.info(
             "%s: %s, asked for by %s",
@@ -528,7 +530,7 @@ class Registry:
         return told
 
     def require_free(self, device: ManagedDevice, name: str) -> None:
-        """Raises ExistsError where another one has that name."""
+        """Raises ExistsError if another FTL has that name."""
         other = self._devices.get((device.target, name))
         if other is not None and other is not device:
             raise ExistsError(
@@ -537,13 +539,13 @@ class Registry:
             )
 
     def renamed(self, device: ManagedDevice, before: str) -> None:
-        """It has another name since a moment."""
+        """The FTL has just been renamed."""
         if self._devices.get((device.target, before)) is device:
             del self._devices[(device.target, before)]
         self._devices[key_of(device)] = device
 
     def find_to_change(self, params: dict[str, Any]) -> ManagedDevice:
-        """Raises NotFoundError, and where the device, or all of them, is being let go of, BusyError or FtlError."""
+        """Raises NotFoundError; BusyError if the device is being deleted, FtlError if the daemon is halting."""
         self.require_no_halt()
         device = self.find(params)
         if device.state is DeviceState.DELETING:
@@ -575,7 +577,7 @@ class Registry:
     # --- write buffer files that were left
 
     def _unneeded_buffers(self) -> list[BufferFile]:
-        """Of no FTL that this daemon knows, in whatever state, nor of one that another process serves."""
+        """Write buffer files of FTLs that neither this daemon knows, in whatever state, nor another process serves."""
         directory = self._identity.buffer_dir
         if directory is None:
             return []
@@ -583,7 +585,7 @@ class Registry:
         return [each for each in buffer_files(directory) if each.uuid not in known and not in_use(directory, each.uuid)]
 
     async def remove_buffers(self, params: dict[str, Any]) -> dict[str, Any]:
-        """{"removed": as in get_daemon()}. All that are asked for, or none."""
+        """{"removed": as in get_daemon()}. Removes all requested files, or none."""
         directory = self._identity.buffer_dir
         chosen = self._unneeded_buffers()
         if params.get("uuid") is not None:
@@ -635,8 +637,8 @@ class Registry:
             )
 
     def find(self, params: dict[str, Any]) -> ManagedDevice:
-        """The FTL of params["name"], on params["target"] where that is given. Raises NotFoundError, or ParameterError
-        where only the target would tell which one is meant."""
+        """The FTL named params["name"], on params["target"] if that is given. Raises NotFoundError, or ParameterError
+        if only the target would make the name unique."""
         name = params["name"]
         named = self._named(name)
         if not named:
@@ -661,7 +663,7 @@ class Registry:
     # --- deferred creation ---
 
     def _defer(self, device: ManagedDevice, reason: str = "") -> None:
-        """reason: what it waits for, until something else is found to be missing."""
+        """reason: what it waits for, until something else turns out to be missing."""
         device.state = DeviceState.DEFERRED
         device.waits_for = reason
         watcher = asyncio.create_task(self._create_when_there(device), name=f"wait for the base of {device.name}")
@@ -740,7 +742,7 @@ class Registry:
             self._identity.sockets.keep_only({UUID(record["uuid"]) for record in records})
 
     def _save_for_sure(self) -> FtlError | None:
-        """Of what has happened already: why it can't be saved now. It is tried again until it can."""
+        """Saves what has already happened. Returns why it can't be saved now; then the daemon retries until it can."""
         try:
             self._save()
         except FtlError as error:
@@ -769,7 +771,7 @@ def key_of(device: ManagedDevice) -> Key:
 
 
 def _warn_of_upgrade(device: ManagedDevice) -> None:
-    """Daemons before this one let every host in, and did not say so in the state file."""
+    """Earlier daemons let every host connect, and did not record that in the state file."""
     own = "only the target itself may connect" if not device.params["no_attach"] else "no host may connect"
     were = show_names({host.hostnqn: None for host in device.hosts.hosts})
     log.warning(
@@ -784,7 +786,7 @@ def _warn_of_upgrade(device: ManagedDevice) -> None:
 
 
 def _is_over(device: ManagedDevice) -> bool:
-    """Halted, it is not there any more, nor anything of it."""
+    """After the halt neither the FTL nor anything of it exists."""
     return device.no_data and device.state is DeviceState.DELETING and not device.left_behind
 
 
@@ -794,8 +796,8 @@ def _worth_keeping(device: ManagedDevice) -> bool:
 
 
 def _params_given(record: dict[str, Any]) -> dict[str, Any]:
-    """The parameters of a record. Older daemons filled defaults into them: of these nothing tells whether they were
-    given, and what an FTL has is not to be compared with what nobody has said."""
+    """The parameters of a record. Earlier daemons filled in defaults, so it is unknown which of them a user had given.
+    Such defaults must not be compared with what the FTL has."""
     params = dict(record["params"])
     if record.get("params_are_as_given") is not True:
         for name, default in _DEFAULTS_FILLED_IN.items():

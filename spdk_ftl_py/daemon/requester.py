@@ -1,4 +1,4 @@
-"""Who asked for what is being done. The log tells it of whatever changes an FTL."""
+"""Who requested the current action. The log names the requester of every change of an FTL."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from contextvars import ContextVar
 from ..access.peers import Peer, command_of
 
 _requester: ContextVar[str] = ContextVar("requester", default="the daemon itself")
-"""Tasks have that of who started them."""
+"""A task inherits the requester from the task that started it."""
 
 
 def requester() -> str:

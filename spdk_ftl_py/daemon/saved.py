@@ -39,7 +39,7 @@ _KEYS: Final = ("dhchap_key", "dhchap_ctrlr_key", "psk")
 
 @dataclass
 class SavedFtl:
-    """One FTL of a section, as a record of the state file has it (ManagedDevice.record())."""
+    """One FTL of a section, as a record of the state file (ManagedDevice.record())."""
 
     name: str
     uuid: UUID
@@ -49,7 +49,7 @@ class SavedFtl:
 
     @property
     def is_new(self) -> bool:
-        """It was not on media yet: it is created when its base is there, or loaded where it is on that by now."""
+        """The FTL was not on media yet. It is created when its base exists, or loaded if it is on the base by then."""
         return self.record["loads"] is not True
 
 
@@ -57,7 +57,7 @@ class SavedFtl:
 
 
 def section_of(records: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
-    """records: of ManagedDevice.record(). Of one with no_data nothing is kept, so there is nothing to load."""
+    """records: of ManagedDevice.record(). An FTL with no_data keeps nothing, so there is nothing to load."""
     kept = [record for record in records if not record["params"].get("no_data")]
     return {"subsystem": SECTION, "config": [entry for record in kept for entry in _entries_of(record)]}
 
@@ -75,7 +75,7 @@ def _entries_of(record: Mapping[str, Any]) -> list[Call]:
         params["new"] = True
     if record["export"] is not None:
         nqn, traddr, trsvcid = record["export"]
-        # As hosts know it, whatever it was made of; the default need not be said.
+        # As hosts know it, whatever it was made of; the default need not be recorded.
         params.pop("nqn", None)
         if nqn != export_nqn(None, record["name"], UUID(record["uuid"])):
             params["nqn"] = nqn
@@ -85,7 +85,7 @@ def _entries_of(record: Mapping[str, Any]) -> list[Call]:
         params["allow_any_host"] = True
     entries = [{"method": _CREATE, "params": params}]
     for host in allowed["hosts"]:
-        # Under which name the target comes is settled when it comes.
+        # The target's host NQN is determined when the target connects.
         if host.get("is_target"):
             continue
         keys = {key: host[key] for key in _KEYS if host.get(key) is not None}
@@ -99,10 +99,11 @@ def _entries_of(record: Mapping[str, Any]) -> list[Call]:
 
 
 def read_file(path: Path, *, safe: bool = False, tell: Callable[[str], object] = lambda text: None) -> list[Any]:
-    """The section of a saved configuration; empty where it has none, of which tell is told. safe: nobody but the user
-    who runs this, and root, could have written it; for whoever does what it says while nobody looks.
+    """The section of a saved configuration; empty if the file has none, which is reported to tell. safe: only the user
+    who runs this, and root, may be able to write the file; for callers that act on it without a user watching.
 
-    Raises ParameterError that says where it is wrong, or can't be read, and FtlError where it is not safe."""
+    Raises ParameterError, which says where the file is wrong or why it can't be read, and FtlError if it is not safe.
+    """
     try:
         with path.open("rb") as file:
             if safe:
@@ -135,9 +136,9 @@ def read_file(path: Path, *, safe: bool = False, tell: Callable[[str], object] =
 def read_section(
     entries: Iterable[Any], where: str, *, target: str | None = None, normal: Callable[[str], str] = os.path.realpath
 ) -> list[SavedFtl]:
-    """target: instead of those that are named. normal: one spelling for each target.
+    """target: replaces the targets in the file. normal: returns one spelling for each target.
 
-    Raises ParameterError or ExistsError, which names the entry (the first one is 1) and what is wrong with it.
+    Raises ParameterError or ExistsError, which names the entry (counted from 1) and what is wrong with it.
     """
     found: dict[str, SavedFtl] = {}
     hosts: dict[str, list[Any]] = {}
@@ -214,7 +215,7 @@ def _read_create(
         "hosts": None,
     }
     if new:
-        # It may have been made since the file was written, and nothing need be there yet.
+        # The FTL may have been created since the file was written, and nothing needs to exist yet.
         params |= {"load_or_create": True, "wait": 0}
     return SavedFtl(params["name"], uuid, params["target"], record, []), hosts
 

@@ -1,4 +1,4 @@
-"""bdev_ftl_scan: which FTLs are on the bdevs of a target; bdev_ftl_set_uuid, for one that is the copy of another."""
+"""bdev_ftl_scan: which FTLs are on the bdevs of a target; bdev_ftl_set_uuid: a new uuid for a copy of an FTL."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ log = logging.getLogger(__name__)
 
 
 class Devices(Protocol):
-    """The registry, as far as this needs it."""
+    """The part of the registry that this module needs."""
 
     @property
     def devices(self) -> Mapping[tuple[str, str], ManagedDevice]: ...
@@ -42,7 +42,7 @@ class Devices(Protocol):
 
 
 class Scans:
-    """On the targets of one daemon."""
+    """The scans of one daemon."""
 
     def __init__(self, registry: Devices, identity: DaemonIdentity, prober: Prober) -> None:
         self._registry = registry
@@ -54,8 +54,8 @@ class Scans:
         return {"bdev_ftl_scan": self.scan, "bdev_ftl_set_uuid": self.set_uuid}
 
     async def scan(self, params: dict[str, Any]) -> dict[str, Any]:
-        """{"bdevs": […]}, each as Probed.to_dict() tells it, or with "error"; of an FTL that the daemon has, with its
-        "state". Raises what keeps the one bdev that is asked for from being read, or the target from being asked."""
+        """{"bdevs": […]}, each as Probed.to_dict(), or with "error"; an FTL of the daemon with its "state". Raises the
+        error if the one requested bdev can't be read, or the target can't be asked."""
         self._registry.require_no_halt()
         target = normal_target(params["target"])
         rpc = self._identity.rpc(target)
@@ -75,8 +75,8 @@ class Scans:
         return {"bdevs": told}
 
     async def set_uuid(self, params: dict[str, Any]) -> dict[str, Any]:
-        """{"bdev", "name": that the FTL had, "uuid": its uuid now, "was"}. Raises what Prober.visit() and ftl's
-        set_uuid() raise, and ExistsError, BusyError where an FTL of this daemon has, or needs, what it is about."""
+        """{"bdev", "name": of the original, "uuid": the new uuid, "was"}. Raises what Prober.visit() and ftl's
+        set_uuid() raise, and ExistsError or BusyError if an FTL of this daemon has the uuid, or needs the bdev."""
         self._registry.require_no_halt()
         target = normal_target(params["target"])
         uuid, new = UUID(params["uuid"]), UUID(params["new_uuid"]) if params.get("new_uuid") else uuid4()
@@ -123,7 +123,7 @@ class Scans:
         return {"bdev": bdev.name, "name": name, "uuid": str(done.uuid), "was": str(uuid)}
 
     def _check_needed(self, uuid: UUID, new: UUID, bdev: Bdev) -> None:
-        """An FTL that is on a base has that one; of others this bdev may be the base."""
+        """Refuses a uuid that an FTL of the daemon has, and a bdev that may be the base of such an FTL."""
         for device in self._registry.devices.values():
             if device.uuid == new:
                 raise ExistsError(
@@ -137,7 +137,7 @@ class Scans:
                 )
 
     def _known(self, target: str, bdev: Bdev) -> dict[str, Any] | None:
-        """Without a look at it, which is not to be had: the daemon has claimed it for an FTL."""
+        """Without reading the bdev, which is not possible: the daemon has claimed it for an FTL."""
         if not bdev.claimed:
             return None
         for device in self._registry.devices.values():
@@ -157,7 +157,7 @@ class Scans:
         return told if device is None else {**told, "state": device.state.value}
 
     async def _try(self, rpc: TargetRpc, bdev: Bdev, capacity: int | None) -> dict[str, Any]:
-        """One of many. Raises TargetError where the target does not answer any more."""
+        """One of many bdevs. Raises TargetError if the target stops answering."""
         try:
             return await self._probe(rpc, bdev, capacity)
         except TargetError as error:

@@ -1,4 +1,5 @@
-"""What bdev_ftl_set_property can change: names, the values that strings stand for, and how parameters tell them."""
+"""What bdev_ftl_set_property can change: names, the values that strings stand for, and the parameters that hold
+them."""
 
 from __future__ import annotations
 
@@ -19,7 +20,7 @@ FIXED: Final = {
     "use_append": "because it determines the size of batches: create a new FTL",
     "allow_open_bands": "because it applies to one load: delete the FTL, and load it with bdev_ftl_create -u UUID -o",
 }
-"""Settings that are so from the creation on, and what to do."""
+"""Settings that are fixed at the creation, and what to do instead."""
 _NUMBER: Final = re.compile(r"-?[0-9]{1,20}")
 _SWITCHES: Final = {"true": True, "false": False, "on": True, "off": False}
 
@@ -27,8 +28,8 @@ log = logging.getLogger(__name__)
 
 
 def given(name: str, value: str) -> Any:
-    """The value of a property that a string stands for, within the bounds that bdev_ftl_create has for it; None where
-    it is as that says already, and always, or is ignored. Raises ParameterError."""
+    """The value for a property from its string, within the bounds of bdev_ftl_create; None if the property always has
+    that value, or is ignored. Raises ParameterError."""
     if name in IGNORED:
         log.warning("bdev_ftl_set_property: %s is ignored: %s", name, IGNORED[name].why)
         return None
@@ -60,5 +61,5 @@ def given(name: str, value: str) -> Any:
 
 
 def with_setting(params: Mapping[str, Any], name: str, value: Any) -> dict[str, Any]:
-    """What of the parameters of bdev_ftl_create changes with it."""
+    """The parameters of bdev_ftl_create that change with the setting."""
     return {name: value} if name in LIMITS else {"conf": {**(params.get("conf") or {}), name: value}}

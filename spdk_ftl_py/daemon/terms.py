@@ -1,4 +1,4 @@
-"""The terms of a creation that are not the FTL's own: what is to be done where it, or its base, is there or is not."""
+"""The terms of a creation, besides the FTL's own parameters: what to do if the FTL, or its base, exists or does not."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ _COMING: Final = (DeviceState.DEFERRED, DeviceState.CREATING, DeviceState.WAITIN
 
 @dataclass(frozen=True)
 class Terms:
-    """Of one bdev_ftl_create."""
+    """The terms of one bdev_ftl_create."""
 
     if_absent: bool
     load_or_create: bool
     wait_s: float | None
     chosen: UUID | None
-    """The uuid that an FTL has to get which is created."""
+    """The uuid that a new FTL gets."""
 
     @classmethod
     def take(cls, params: dict[str, Any]) -> Terms:
-        """params: valid ones, from which those are taken that tell nothing of the FTL. What a deferred creation has to
-        know stays: load_or_create, with the uuid that the FTL must have; and wait, for a creation that is patient().
+        """params: valid ones; those that do not describe the FTL are removed from them. What a deferred creation needs
+        stays: load_or_create, with the uuid that the FTL must have; and wait, for a creation that is patient().
 
         Raises ParameterError for terms that exclude each other.
         """
@@ -59,11 +59,11 @@ class Terms:
 
     @property
     def asks_for_json(self) -> bool:
-        """Also of a creation that is deferred."""
+        """Also for a creation that is deferred."""
         return self.wait_s is not None
 
     def answer(self, device: ManagedDevice, *, changed: bool) -> dict[str, Any]:
-        """What bdev_ftl_create returns."""
+        """The result of bdev_ftl_create."""
         online = device.state is DeviceState.ONLINE
         told: dict[str, Any] = {"name": device.name, "uuid": str(device.uuid)}
         if self.if_absent:
@@ -77,21 +77,21 @@ class Terms:
 
 
 def is_patient(params: Mapping[str, Any]) -> bool:
-    """Whoever asked for it knows that not everything is there yet."""
+    """The requester knows that not everything exists yet."""
     return params.get("wait") is not None
 
 
 def may_come(error: BaseException) -> bool:
-    """A patient creation waits for it: a target that does not answer, its transport, a bdev."""
+    """A patient creation waits for this: a target that does not answer, its transport, a bdev."""
     if isinstance(error, TargetError):
-        # EPERM: a stranger has its socket.
+        # EPERM: another user's process serves its socket.
         return error.rpc_code is None and error.errno != errno.EPERM
     return isinstance(error, (NotFoundError, TransportMissingError))
 
 
 def check_agrees(device: ManagedDevice, asked: Mapping[str, Any], told: Mapping[str, Any]) -> None:
-    """device is there already; told: its properties. Raises ExistsError, which names what differs, and FtlError where
-    it has failed."""
+    """device exists already; told: its properties. Raises ExistsError, which names the differences, and FtlError if it
+    has failed."""
     which = f"FTL bdev {device.name} of the SPDK target at {device.target}"
     if device.state is DeviceState.DELETING:
         raise FtlError(f"{which} is being deleted: try again when it is gone", errno=errno.EBUSY)
@@ -119,8 +119,8 @@ def check_agrees(device: ManagedDevice, asked: Mapping[str, Any], told: Mapping[
 async def wait_online(
     find: Callable[[], ManagedDevice | None], name: str, wait_s: float, halting: Callable[[], bool]
 ) -> ManagedDevice:
-    """Until it is online, or time is up. find: the device as it is now. Raises FtlError where it fails, or is deleted,
-    or the daemon is halting."""
+    """Waits until the device is online, or time is up. find: returns the current device. Raises FtlError if it fails or
+    is deleted, or if the daemon is halting."""
     deadline = asyncio.get_running_loop().time() + wait_s
     while True:
         device = find()
