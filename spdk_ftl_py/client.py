@@ -69,7 +69,7 @@ def target_address(text: str) -> str:
     """What -s says as an RPC takes it: an absolute path, or HOST:PORT. Raises ParameterError for what is neither."""
     wanted = "give the path of the SPDK target's RPC socket, or HOST:PORT"
     if not text:
-        raise ParameterError(f"-s: is empty: {wanted}")
+        raise ParameterError(f"-s: an empty address: {wanted}")
     if "/" in text or ":" not in text:
         path = os.path.abspath(text)
         size = len(os.fsencode(path))

@@ -35,6 +35,6 @@ def export_nqn(template: str | None, name: str, device: UUID) -> str:
 def check_template(template: str) -> str:
     """Checks a template for all FTLs of a daemon, and returns it. Raises ParameterError."""
     if NAME not in template and UUID_ not in template:
-        raise ParameterError(f"nqn {template!r}: would be the NQN of every FTL: add {NAME} or {UUID_} in it")
+        raise ParameterError(f"nqn {template!r}: every FTL would have this NQN: add {NAME} or {UUID_}")
     export_nqn(template, "n" * 63, UUID(int=0))
     return template

@@ -1,4 +1,4 @@
-"""What an FTL asks of the device it is on."""
+"""The requirements of an FTL on its base device."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from ..errors import ConfError, ParameterError
 from .media.geometry import BATCH_BLOCKS_MIN, BLOCK_BYTES
 
 APPEND_BLOCKS_MAX: Final = 1 << 32
-"""SPDK passes on only 32 bits of the address an append landed on (wire-facts section 5)."""
+"""SPDK passes on only 32 bits of the address of an append."""
 
 
 def check_base(name: str, base: _shim.BlockDevice, conf: FtlConf, *, used_blocks: int | None = None) -> None:
-    """used_blocks: how much of it the FTL has, from its start; None: all.
+    """used_blocks: the part of the device that the FTL uses, from its start; None: all of it.
 
-    Raises ParameterError and, where conf asks for more than the device can do, ConfError.
+    Raises ParameterError and, if conf asks for more than the device can do, ConfError.
     """
     blocks = base.block_count if used_blocks is None else used_blocks
     if not base.zoned:

@@ -1,7 +1,7 @@
-"""The checker: reads everything that an FTL has on its base, verifies all of it, and writes nothing.
+"""The checker: reads and verifies everything that an FTL has on its base, and writes nothing.
 
-What a load would find (restore.py) is only half of it: a load believes a summary that verifies. Here every block is
-read.
+A load (restore.py) finds only part of what may be wrong, because it trusts a valid summary. The checker reads every
+block.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ from .media.superblock import SEARCH_BLOCKS, Superblock, part_of
 from .media.zone import EMPTY, FULL, OFFLINE, UNUSABLE_STATES, Zone
 
 READ_BLOCKS: Final = 128
-"""Of a zone, at a time."""
+"""Blocks of a zone that are read at once."""
 DAMAGE_MAX: Final = 1000
-"""More is only counted."""
+"""Further damage is only counted."""
 
 CHECKPOINT_NONE: Final = "none"
 CHECKPOINT_WHOLE: Final = "whole"
@@ -42,7 +42,7 @@ _DATA, _ZEROES, _LOST = range(3)
 
 
 class ReadOnlyPort(BlockPort):
-    """A BlockPort that refuses everything that could change something."""
+    """A BlockPort that refuses every operation that changes something."""
 
     async def _submit(
         self, op: int, lba: int = 0, block_count: int = 0, buffer: Any | None = None, **options: Any
@@ -54,13 +54,13 @@ class ReadOnlyPort(BlockPort):
 
 @dataclass
 class CheckReport:
-    """What was found. All counts in blocks unless named otherwise."""
+    """The result. All counts are in blocks unless named otherwise."""
 
     name: str
     uuid: UUID
     generation: int
     clean: bool
-    """It was halted; else a load would do what it does after a crash."""
+    """The FTL was halted cleanly; otherwise a load would recover as after a crash."""
     block_count: int
     zone_count: int
     band_count: int
@@ -68,18 +68,18 @@ class CheckReport:
     headers: int = 0
     record_headers: int = 0
     summaries: int = 0
-    """Zones whose summary is whole."""
+    """Zones with a valid summary."""
     data_blocks: int = 0
-    """That match their CRC, in force or not."""
+    """Blocks that match their CRC, valid or not."""
     mapped_blocks: int = 0
     """LBAs that hold data."""
     lost_blocks: int = 0
-    """LBAs that read as an error. That is damage, whenever it was found."""
+    """LBAs that read as an error. This is damage, whenever it was found."""
     torn_blocks: int = 0
-    """What a crash may leave: not in force, cut off behind what was flushed."""
+    """Blocks that a crash may leave: not valid, and cut off after the flushed ones."""
     checkpoint: str = CHECKPOINT_NONE
     not_looked_at: list[str] = field(default_factory=list)
-    """Where else a load would look for something newer: after a halt nothing there is needed."""
+    """Where else a load would look for newer writes. After a halt nothing there is needed."""
     damage: list[str] = field(default_factory=list)
     damage_count: int = 0
 
@@ -126,10 +126,10 @@ async def check(
     uuid: UUID | None = None,
     progress: Progress | None = None,
 ) -> CheckReport:
-    """Reads all of a zoned device that no FTL runs on; without a uuid, of whatever FTL is there.
+    """Reads a zoned device that no FTL runs on; without a uuid, whatever FTL is on it.
 
-    Raises NotFoundError where there is none (of that uuid), UnsupportedError for another format version, GeometryError
-    where the device is not what the superblock says, MediaError where it does not answer.
+    Raises NotFoundError if there is none (with that uuid), UnsupportedError for another format version, GeometryError
+    if the device differs from the superblock, MediaError if the device does not answer.
     """
     port = ReadOnlyPort(reactor, base, name=name)
     try:
@@ -214,7 +214,7 @@ class _Check:
             async for address, block in self._blocks_of(zone):
                 superblock = Superblock.parse(block, self._superblock.media_uuid, parts)
                 if superblock is None and part_of(block, self._superblock.media_uuid):
-                    # Of one that was cut off, or goes on.
+                    # Part of a superblock that was cut off, or continues.
                     parts.append(block)
                     continue
                 parts = []
@@ -222,7 +222,7 @@ class _Check:
                     self._result.superblocks += 1
                     newest = superblock.generation
                 elif not self._sequential:
-                    # What stands behind the last one is of an earlier life.
+                    # Blocks after the last superblock belong to an earlier life.
                     break
                 elif block.any():
                     self._result.add(f"block {address} (zone {zone.index}): a superblock is damaged")
@@ -290,7 +290,7 @@ class _Check:
         self._result.record_headers += len(content.records)
         if not content.walked and content.band_seq:
             self._result.summaries += 1
-        # Which entry is about each block of the zone.
+        # For each block of the zone, the entry that describes it.
         entry_of = np.full(geometry.zone_capacity, -1, np.int64)
         entry_of[(content.addresses - np.uint64(zone.start)).astype(np.int64)] = np.arange(len(content.addresses))
         data_end = min(written, geometry.data_blocks)
@@ -330,7 +330,7 @@ class _Check:
                 self._result.add(f"LBA {int(lba[i])}: the L2P checkpoint has another CRC than its block")
         derived = known & (self._derived[lba] == addresses)
         self._derived_seqs[lba[derived]] = table["seq"][derived]
-        # A restore has listed these already.
+        # A restore has already listed these.
         told = known & (self._derived[lba] == (addresses | np.uint64(_shim.LOST_FLAG)))
         self._damage_told[lba[told]] = True
         torn = (addresses >= content.torn_from) | (not self._sequential)
@@ -351,7 +351,7 @@ class _Check:
             if header is not None and header.band_seq == content.band_seq:
                 self._result.headers += 1
             elif not content.walked and self._sequential:
-                # In other zones a restore has listed it.
+                # A restore has listed it for other zones.
                 self._result.add(
                     f"block {address} (band {content.band}): a batch header is damaged; the summary has its content"
                 )
@@ -404,7 +404,7 @@ def _kinds(l2p: NDArray[np.uint64]) -> NDArray[np.uint8]:
 
 
 def damage_told(report: CheckReport, most: int) -> Sequence[str]:
-    """The first of it, and how much more there is."""
+    """The first damage, and how much more there is."""
     told = report.damage[:most]
     more = report.damage_count - len(told)
     return [*told, f"and {more} more"] if more > 0 else told

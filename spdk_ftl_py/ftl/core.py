@@ -1,4 +1,4 @@
-"""The shim's FtlCore for a conf and geometry."""
+"""Makes the shim's FtlCore for a conf and geometry."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ async def make_core(
     no_data: bool = False,
     media_uuid: UUID | None = None,
 ) -> _shim.FtlCore:
-    """An FtlCore for a conf and geometry. media_uuid: of its records on the base, where that is another. Raises
-    ConfError where its pools can't be made, FtlError where the write buffer's file can't."""
+    """An FtlCore for a conf and geometry. media_uuid: the uuid in its records on the base, if that differs. Raises
+    ConfError if its pools can't be made, FtlError if the write buffer file can't be made."""
     try:
         bands = await aside(geometry.zone_count, geometry.band_zone_starts)
         making = functools.partial(
@@ -61,7 +61,7 @@ async def make_core(
         try:
             await to_its_end(aside(geometry.zone_count, lambda: made.append(making())))
         except asyncio.CancelledError:
-            # Its reactor would have it for ever.
+            # Otherwise its reactor would hold it for ever.
             for core in made:
                 core.close()
             raise

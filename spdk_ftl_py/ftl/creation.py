@@ -1,4 +1,4 @@
-"""A new FTL on a zoned device: what was there is erased."""
+"""Creates a new FTL on a zoned device, and erases what was there."""
 
 from __future__ import annotations
 
@@ -26,7 +26,8 @@ from .media.superblock import SuperblockWriter
 from .media.zone import EMPTY, FULL, Zone
 
 CREATION_PATIENCE_S: Final = 1.0
-"""With a device that is busy: somebody waits for the answer, and a creation that fails costs nothing."""
+"""How long a busy device is retried. Short, because somebody waits for the result, and a creation that fails costs
+nothing."""
 
 
 async def create(
@@ -45,14 +46,14 @@ async def create(
     cache_name: str = "",
     no_data: bool = False,
 ) -> FtlDevice:
-    """Makes a new, empty FTL on a zoned device; everything on it, and on the nv cache, is erased. Without a uuid it
-    gets a new one. buffer_dir: where its write buffer outlives the process; None: it does not. cache: a
+    """Makes a new, empty FTL on a zoned device, and erases everything on it and on the nv cache. Without a uuid it gets
+    a new one. buffer_dir: the directory of its write buffer, which outlives the process; None: memory. cache: a
     conventional device that becomes its nv cache. base_name, cache_name: of their bdevs, for messages. no_data: for
     benchmarks on a device that need not keep anything; the FTL can't be loaded again, and takes no cache.
 
-    Raises ConfError, ParameterError or GeometryError before anything is erased where the device or conf can't do,
-    DataNotKeptError where base or cache don't keep data, and MediaError where the device fails; then nothing is left
-    behind but erased zones.
+    Raises ConfError, ParameterError or GeometryError, before anything is erased, if the device or conf does not fit,
+    DataNotKeptError if base or cache do not keep data, and MediaError if the device fails; then only erased zones are
+    left.
     """
     conf.check()
     check_base(name, base, conf)
@@ -79,7 +80,7 @@ async def create(
         conf = conf.check_geometry(geometry)
         keeper.check(geometry)
         uuid = uuid or uuid4()
-        # All that can be refused is, before anything is erased.
+        # Check everything that can be checked before anything is erased.
         files = None if buffer_dir is None or no_data else BufferFiles.acquire(buffer_dir, uuid)
         try:
             buffer = files.path(1) if files else None
@@ -135,14 +136,14 @@ async def _erase(port: BlockPort, zones: list[Zone], geometry: Geometry, progres
     used = await aside(len(zones), geometry.used_zones)
     bands = geometry.zone_start(len(SUPERBLOCK_ZONES))
     starts = await aside(len(zones), lambda: [zones[index].start for index in used if zones[index].state != EMPTY])
-    # An older FTL is gone before the first of its bands is: half of it must not be found again.
+    # An older FTL must be erased before the first of its bands: a load must not find half of it.
     await port.reset_zones([start for start in starts if start < bands])
     await port.reset_zones([start for start in starts if start >= bands], progress)
 
 
 async def _forget_older_superblocks(port: BlockPort, zones: list[Zone]) -> None:
-    """Emulated zones keep what is in them over a reset, and come back full: an older FTL in the zone that is not
-    written now would be found again."""
+    """Emulated zones keep their content over a reset, and are full afterwards. Otherwise a load would find an older FTL
+    in the superblock zone that is not written now."""
     if not isinstance(port.device, _shim.ZonedOverlay):
         return
     for index in SUPERBLOCK_ZONES:
@@ -152,7 +153,7 @@ async def _forget_older_superblocks(port: BlockPort, zones: list[Zone]) -> None:
 
 
 async def _require_retention(port: BlockPort, zones: list[Zone], base: str) -> None:
-    """In the first superblock zone, which is empty by now, and is so again afterwards."""
+    """Checks the first superblock zone, which is empty before and after."""
     start = zones[SUPERBLOCK_ZONES[0]].start
     remedy = "use another bdev; or, for a benchmark, give --no-data"
     await require_retention(port, start, what=f"base bdev {base}", remedy=remedy)

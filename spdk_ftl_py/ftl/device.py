@@ -36,18 +36,18 @@ log = logging.getLogger(__name__)
 
 LOST_BLOCKS_LOGGED_MAX: Final = 16
 FAILED_FLUSHES_MAX: Final = 8
-"""In a row, before resets or for the write buffer, after which the base counts as failed."""
+"""Failed flushes in a row, before resets or for the write buffer, after which the base counts as failed."""
 CLOSE_TIMEOUT_S: Final = 10.0
 CLOSE_INTERVAL_S: Final = 0.002
 _OF_THE_CORE: Final = (
     *("lba_rsvd", "write_buffer_size", "band_thld", "max_reloc_qdepth", "nv_cache", "use_append", "verify_reads"),
 )
-"""Settings that a core is made with."""
+"""Settings that the core gets at its construction."""
 
 
 class FtlDevice:
     """Made by ``creation.create()`` or ``loading.load()``; ended by ``halt()``, or by ``abort()`` when its base is
-    gone. ``core`` is what to export."""
+    gone. ``core`` is the device to export."""
 
     def __init__(
         self,
@@ -69,10 +69,9 @@ class FtlDevice:
         no_data: bool = False,
         scrub: object = None,
     ) -> None:
-        """buffer_blocks: of the core, where it has more than conf and geometry say. lost_before: blocks that a load
-        found lost. no_data: of the core; nothing of the device is kept, so nothing is written that says there is one.
-        scrub: what its superblock has of it; None: it is new.
-        """
+        """buffer_blocks: of the core, if it has more than conf and geometry say. lost_before: blocks that a load found
+        lost. no_data: of the core; the device keeps nothing, so it writes no superblock. scrub: from the superblock;
+        None: the FTL is new."""
         self.core = core
         self.no_data = no_data
         self.name = name
@@ -86,17 +85,17 @@ class FtlDevice:
         self._lost_before = lost_before
         self._lost_told = 0
         self.zone_faults = 0
-        """Zones that failed; not those that the base has finished by itself."""
+        """Zones that failed, without those that the base has finished by itself."""
         self.unreadable_bands = 0
-        """Bands in which a host, or the scrub, could not read something; each time until its reset."""
+        """Bands in which a host or the scrub could not read a block; each band counts once until its reset."""
         self.checkpoint_part = 0.0
-        """How much of the L2P checkpoint is written, while it halts."""
+        """How much of the L2P checkpoint is written, during a halt."""
         self.restored: dict[str, Any] | None = None
-        """What a load found; None for a device that was created."""
+        """The result of the load; None for a device that was created."""
         self.loaded_without_room = False
-        """There was no free band."""
+        """The load found no free band."""
         self.incarnation = incarnation
-        """Greater with every load, and never given twice. Names the write buffer file."""
+        """Greater with every load, and never used twice. Part of the name of the write buffer file."""
         self.cache = cache
         self._buffer_files = buffer_files
         self._reactor = reactor
@@ -130,7 +129,7 @@ class FtlDevice:
         )
         self._failed_flushes = 0
         self._faulty_told: set[int | None] = set()
-        """Zones of whose failure the log was told."""
+        """Zones whose failure was logged."""
         self._drained: dict[int, asyncio.Future[int | None]] = {}
         """None: the answer may have been dropped."""
         self._drains_done: dict[int, int] = {}
@@ -157,29 +156,29 @@ class FtlDevice:
 
     @property
     def halted_cleanly(self) -> bool:
-        """Everything it has accepted is on media, and the superblock says so."""
+        """Everything accepted is on media, and the superblock says so."""
         return self.life.halted_cleanly
 
     async def bands_loaded(self) -> None:
-        """The core has been told of all bands, and nothing is served yet."""
+        """Call it when the core knows all bands, and before anything is served."""
         for _ in range(0, len(self._bands), CHANGES_MAX):
             self._manager.take_account()
             await asyncio.sleep(0)
         self._bands.retire_empty()
 
     def zones_changed(self, zones: list[int] | None, *, log_read: bool) -> None:
-        """The base says so, of zones by number or (None) of any: see ZoneWatch.changed()."""
+        """The base reports that zones have changed: these numbers, or (None) any zone. See ZoneWatch.changed()."""
         if self.life.serving:
             self.zone_watch.changed(zones, log_read=log_read)
 
     def zone_failed(self, start: int, status: int) -> None:
-        """A zone of a closed band (its first block) is not to be trusted: the band is moved before others."""
+        """A zone of a closed band (given by its first block) is not to be trusted: its band is moved before others."""
         place = self._spares.place(start // self.geometry.zone_size, self._bands)
         if place is not None:
             self.core.fault_zone(place[0].index, place[1], status)
 
     def start(self) -> None:
-        """Once, when it is as its superblock says."""
+        """Logs the device, once, when it matches its superblock."""
         self.life.start()
         self._manager.start()
         self.zone_watch.start()
@@ -197,11 +196,12 @@ class FtlDevice:
         )
 
     async def halt(self) -> None:
-        """Everything accepted goes to media, then the superblock says clean. Writes that come meanwhile are refused
-        with Namespace Not Ready.
+        """Writes everything accepted to media, then a clean superblock. Writes that arrive meanwhile are refused with
+        Namespace Not Ready.
 
-        The device is halted and everything let go of however it ends. Raises BusyError on every call but the first, and
-        FtlError where what was accepted could not be made durable; a device that failed before has said so before.
+        However this ends, the device is halted, and everything is released. Raises BusyError on every call but the
+        first, and FtlError if acknowledged writes could not be made durable; a device that failed before has reported
+        that before.
         """
         can_write = self.life.begin_halt()
         self.zone_watch.stop()
@@ -209,7 +209,7 @@ class FtlDevice:
         try:
             await self.scrub.ended()
             async with self._conf_turn:
-                # Nothing follows the clean superblock.
+                # Nothing may be written after the clean superblock.
                 pass
             if can_write:
                 self.core.refuse_writes()
@@ -230,13 +230,12 @@ class FtlDevice:
                     await told.write(self.name, clean=self.halted_cleanly)
 
     async def abort(self, reason: str) -> None:
-        """The base is gone: every I/O fails from now on, nothing is written any more. Idempotent; halt() lets go of
-        the rest.
-        """
+        """The base is gone: every I/O fails from now on, and nothing is written any more. Idempotent; halt() releases
+        the rest."""
         if self.state is FtlState.HALTED:
             return
         self._fail(MediaError(f"{self.name}: {reason}", status=Status.PATH_ERROR))
-        # Not closed: what hosts still send has to be answered.
+        # Not closed: outstanding I/O of hosts has to be completed.
         self.core.fail(Status.PATH_ERROR)
 
     async def _drain(self) -> None:
@@ -251,14 +250,14 @@ class FtlDevice:
             )
 
     async def make_durable(self) -> None:
-        """Returns when everything accepted so far is durable on the base. Raises FtlError where it can't be made so;
-        nothing else changes by that."""
+        """Returns when everything accepted so far is durable on the base. Raises FtlError if that is not possible; the
+        device continues."""
         status = await self._drain_core()
         if status:
             raise MediaError(f"{self.name}: the base device can't flush: {status_text(status)}", status=status)
 
     async def _drain_core(self) -> int:
-        """The status of the flush behind everything accepted so far. Raises the failure that prevents it."""
+        """The status of the flush after everything accepted so far. Raises the failure that prevents it."""
         status: int | None = None
         while status is None:
             status = await self._drain_once()
@@ -267,7 +266,7 @@ class FtlDevice:
         return status
 
     async def _drain_once(self) -> int | None:
-        """None: its answer may have been dropped, or there will be none."""
+        """None: the answer may have been dropped, or there will be none."""
         ticket = self.core.drain()
         if ticket in self._drains_done:
             return self._drains_done[ticket]
@@ -282,7 +281,8 @@ class FtlDevice:
         return drained.result() if drained.done() else None
 
     async def _finish_writing(self) -> None:
-        """The last write. The data path is closed before, so that nothing follows what the superblock calls clean."""
+        """The last write. The data path is closed before, so that nothing is written after the superblock that is
+        called clean."""
         self._manager.stop()
         await self._close_core()
         self._raise_what_failed()
@@ -307,8 +307,8 @@ class FtlDevice:
             self._buffer_files.remove()
 
     def _raise_what_failed(self) -> None:
-        """Behind the drain, too, a flush can be in doubt: then what relocation has just written may be lost, and
-        nothing of what the L2P says may be called clean."""
+        """After the drain, a flush can still be in doubt: then blocks that relocation has just written may be lost, and
+        the L2P must not be called clean."""
         if self.failed.is_set() and self.failure is not None:
             raise self.failure
         status = self.core.failure
@@ -339,8 +339,8 @@ class FtlDevice:
             await self._port.close()
 
     async def _close_core(self) -> None:
-        """Idempotent. Raises MediaError where the base owes answers and does not give them; then the core stays closed
-        to all I/O, and goes when the base does."""
+        """Idempotent. Raises MediaError if the base does not complete outstanding I/O; then the core stays closed to
+        all I/O, and is released when the base is."""
         self._core_closed = True
         clock = asyncio.get_running_loop().time
         until = clock() + CLOSE_TIMEOUT_S
@@ -360,9 +360,10 @@ class FtlDevice:
             log.error("%s: failed: %s", self.name, error.message)
 
     def _stuck(self, reason: str) -> None:
-        """Nothing can be written any more. With zones enough, a base that finishes zones by itself has taken the room
-        of bands that were counted on: a load resets at once what holds nothing in force, which in a running device
-        waits for what is newer. If this life began so and has freed nothing, another one would begin no better."""
+        """No write can continue. If there are enough zones, a base that finishes zones by itself has taken the room of
+        bands that were counted on. A load resets bands without valid data at once, while a running device has to wait
+        for newer data first. If this life already began without room and has freed nothing, another load would not
+        help."""
         geometry = self.geometry
         bands_left = int(self._bands.capacity_to_come.sum()) // geometry.band_blocks
         enough = can_collect_garbage(dataclasses.replace(geometry, bands=geometry.bands[:bands_left]))
@@ -378,7 +379,8 @@ class FtlDevice:
             self._out_of_space(f"{reason}: too many zones have failed for the logical capacity")
 
     def _out_of_space(self, reason: str, *, remedy: str = "replace the device") -> None:
-        """Writes fail for good and say so; what is on media stays readable. remedy: for who has copied that."""
+        """Writes fail for good, and report why; data on media stays readable. remedy: for a user who has copied that
+        data."""
         log.error("%s: read-only: %s", self.name, reason)
         told = f"{self.name}: {reason}: copy its data elsewhere and {remedy}"
         self.life.run_out_of_space(FtlError(told, errno=errno.ENOSPC))
@@ -422,14 +424,14 @@ class FtlDevice:
         self._manager.wake()
 
     def _overflowed(self) -> None:
-        """Asks for what events that were dropped may have told."""
+        """Recovers the content of dropped events."""
         failure = self.core.failure
         if failure and not self._core_closed:
-            # With what is neither "gone" nor "busy" only a flush makes it fail.
+            # With a status that is neither "gone" nor "busy", only a flush makes the core fail.
             kind = _shim.error_class(failure, op=_shim.OP_FLUSH)
             self._core_failed(failure, by_flush=kind == _shim.ERROR_DOUBT)
             return
-        # A drain covers those before it: whoever waits for one orders another.
+        # A drain covers earlier ones: each waiting caller orders a new one.
         drained, self._drained = self._drained, {}
         for each in drained.values():
             if not each.done():
@@ -467,7 +469,7 @@ class FtlDevice:
             log.error("%s: further lost blocks are only counted (see its statistics)", self.name)
 
     def _band_unreadable(self, index: int, address: int, status: int) -> None:
-        """Told once for each band, until it is reset. That it is moved follows from its state."""
+        """Reported once for each band until its reset. The band is moved because of its state."""
         self.unreadable_bands += 1
         text = f"block at address {address} (band {index}) could not be read: {status_text(status)}"
         log.error("%s: %s; relocating the rest of that band", self.name, text)
@@ -482,23 +484,24 @@ class FtlDevice:
         log.warning("%s: zone %s of band %d failed: %s", self.name, band.zones[punit], index, status_text(status))
 
     def _band_reset(self, index: int, status: int, punit: int) -> bool:
-        """False: the device has failed over it."""
+        """False: the device has failed because of this."""
         if self.state is FtlState.READ_ONLY:
             return True
         if status == 0:
             self._failed_flushes = 0
             return True
         if punit < self.geometry.punits:
-            # One that had failed before was told, and counted, by then.
+            # A zone that had failed before is already logged and counted.
             if self._bands[index].zones[punit] not in self._faulty_told:
                 self._zone_fault(index, punit, status)
             return True
-        # No zone failed: the flush before the reset did. The band is as it was, and is reset again.
+        # No zone failed: the flush before the reset did. The band is unchanged, and is reset again.
         self._failed_flushes += 1
         return not self._flush_failed(status, self._failed_flushes)
 
     def _flush_failed(self, status: int, in_a_row: int) -> bool:
-        """True: the device has failed over it. Without a flush nothing is reset, and the write buffer stays full."""
+        """True: the device has failed because of this. Without a flush no band is reset, and the write buffer stays
+        full."""
         if in_a_row < FAILED_FLUSHES_MAX:
             return False
         told = f"{self.name}: the base device can't flush: {status_text(status)}"
@@ -509,9 +512,9 @@ class FtlDevice:
     # --- scrub
 
     def order_scrub(self, *, stop: bool = False) -> dict[str, Any]:
-        """Everything in force is to be read and verified now; stop: no longer, but for what conf scrub_days asks for.
-        What is ordered twice is done once. Returns status(). Raises BusyError where it does not run, ParameterError
-        with no_data."""
+        """Orders a scrub of all valid data now; stop: cancels the order, except for what conf scrub_days requires. If a
+        scrub is already ordered, that one continues. Returns status(). Raises BusyError if the device does not run,
+        ParameterError with no_data."""
         if self.no_data:
             raise ParameterError(f"{self.name}: was created with no_data, so it keeps nothing to verify")
         self.life.require_serving("it can't be scrubbed now")
@@ -528,8 +531,8 @@ class FtlDevice:
     # --- bad zones
 
     def _mend(self) -> None:
-        """Replaces the bad zones of bands that have become free, in the background. Not once a halt has closed the
-        core: events may still come then, but nothing follows the clean superblock."""
+        """Replaces the bad zones of bands that have become free, in the background. Does nothing once a halt has closed
+        the core: events may still arrive then, but nothing may be written after the clean superblock."""
         if self._mending is not None or self._manager.stopped:
             return
         broken = self._bands.to_mend()
@@ -537,17 +540,17 @@ class FtlDevice:
             self._mending = asyncio.get_running_loop().create_task(self._mend_bands(broken), name=f"{self.name} mend")
 
     async def _mend_bands(self, broken: list[Band]) -> None:
-        """A band is opened again only once the superblock knows its zones: until then bad_punits keeps it out."""
+        """A band is opened again only when the superblock knows its zones; until then bad_punits keeps it closed."""
         try:
             for band in broken:
                 for punit in sorted(band.bad_punits):
                     tell_core = functools.partial(self.core.replace_zone, band.index, punit)
                     await self._spares.replace(band, punit, tell_core)
-                    # At once: what the base says of the old zone must not be taken for the new one's.
+                    # At once: a report about the old zone must not be taken for one about the new zone.
                     self._bands.rezone(band)
             await self.write_superblock(clean=False)
         except SuperblockTooLongError as error:
-            # Nothing was written to the new zones yet, and the bands stay closed: media are as the superblock says.
+            # Nothing was written to the new zones yet, and the bands stay closed, so media match the superblock.
             self._mending = None
             self._manager.stop()
             self._out_of_space(error.message)
@@ -557,10 +560,10 @@ class FtlDevice:
             return
         for band in broken:
             self._bands.mended(band)
-            # Its zones may have failed once more meanwhile.
+            # Its zones may have failed again meanwhile.
             self._bands.refresh(self.core.band_rows(band.index, 1))
         self._mending = None
-        # Others may have become free, or have failed once more, meanwhile.
+        # Other bands may have become free, or may have failed zones, meanwhile.
         self._manager.pump()
 
     async def _stop_mending(self) -> None:
@@ -570,7 +573,7 @@ class FtlDevice:
     # --- settings
 
     def takes(self, conf: FtlConf) -> bool:
-        """Whether set_conf() will do; else it has to be loaded again with it."""
+        """Whether set_conf() can apply the conf; otherwise the FTL must be loaded again with it."""
         made = self._conf_of_core
         cached = self.cache.state in (CacheState.IN_USE, CacheState.FAILING)
         counts = [name for name in _OF_THE_CORE if cached or name != "nv_cache"]
@@ -578,8 +581,9 @@ class FtlDevice:
         return same and conf.max_active_relocs <= made.max_active_relocs
 
     async def set_conf(self, conf: FtlConf) -> None:
-        """conf: as check_geometry() returns it, and takes() it. The superblock has it before it counts. Raises
-        BusyError where it does not run, and FtlError where the superblock can't be written: then nothing is changed."""
+        """conf: as check_geometry() returns it; takes() must accept it. The superblock is written before the conf takes
+        effect. Raises BusyError if the device does not run, and FtlError if the superblock can't be written: then
+        nothing has changed."""
         async with self._conf_turn:
             self.life.require_serving("its settings can't be changed now")
             before, self.conf = self.conf, conf
@@ -592,7 +596,7 @@ class FtlDevice:
             self.scrub.set_days(0 if self.no_data else conf.scrub_days)
 
     async def rename(self, name: str) -> None:
-        """As the superblock has it from now on. Raises as set_conf()."""
+        """The name in the superblock from now on. Raises what set_conf() raises."""
         async with self._conf_turn:
             self.life.require_serving("it can't be renamed now")
             before = self.name
@@ -606,8 +610,8 @@ class FtlDevice:
     # --- what others want to know
 
     async def write_superblock(self, *, clean: bool) -> None:
-        """As it is now; clean: nothing is written after it. None of a device with no_data. A flush that fails and
-        leaves in doubt what it has cost ends the device: the core may count on that."""
+        """Writes the current superblock; clean: nothing is written after it. Does nothing with no_data. If its flush
+        fails and leaves in doubt what is lost, the device ends, because the core may rely on lost data."""
         if self.no_data:
             return
         try:
@@ -633,11 +637,12 @@ class FtlDevice:
 
     @property
     def lost_blocks(self) -> int:
-        """That media lost: those the load found, and since. Not all of a flood of them are told by events."""
+        """Blocks that media lost: those that the load found, and later ones. Events may report fewer if there are very
+        many."""
         return self._lost_before + self.core.stats()["lost_blocks"]
 
     def stats(self) -> dict[str, Any]:
-        """JSON-able: SPDK's groups, and ours. Works in every state but after halt()."""
+        """JSON-able: SPDK's groups, and those of this package. Works in every state except after halt()."""
         core: Mapping[str, int] = self.core.stats()
         bands = self._bands.counts()
         return {
@@ -686,7 +691,7 @@ class FtlDevice:
 
     @property
     def bad_zones(self) -> list[int]:
-        """Numbers of zones that are given up for good."""
+        """Numbers of zones that are given up."""
         return self._spares.bad_zones
 
     def knows_bad(self, zone: int) -> bool:

@@ -1,4 +1,4 @@
-"""What bdev_ftl_get_properties tells of a device, in SPDK's shape."""
+"""The result of bdev_ftl_get_properties for a device, in SPDK's format."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ SETTINGS: Final = {
     "verify_reads": "",
     "scrub_days": "days",
 }
-"""Parts of conf that may be changed while it runs, beside the limits, and their units."""
+"""Members of conf that may be changed while the FTL runs, besides the limits, and their units."""
 
 ALWAYS: Final = {
     "verbose_mode": "SPDK's option: this FTL always lists all properties",
     "prep_upgrade_on_shutdown": "SPDK's option: every clean halt writes everything to the base for any version to load",
 }
-"""Properties that SPDK's own FTL has, and that are true here whatever anybody says."""
+"""Properties of SPDK's own FTL that are always true here."""
 
 DESCRIPTIONS: Final = {
     "no_data": "For benchmarks: the FTL neither keeps nor verifies what is written, and can't be loaded again",
@@ -48,9 +48,9 @@ DESCRIPTIONS: Final = {
 def describe(
     state: Mapping[str, Any], geometry: Geometry, conf: FtlConf, spares: SpareZones, bands: Bands
 ) -> list[dict[str, object]]:
-    """JSON-able: {"name", "value", "unit", "desc", "read-only"} each, unit and desc only where there is one.
+    """JSON-able: {"name", "value", "unit", "desc", "read-only"} each, unit and desc only if there is one.
 
-    state: what of the device changes as it lives, value by name.
+    state: values of the device that change, by name.
     """
     return [
         _one("superblock_version", FORMAT_VERSION),
@@ -86,7 +86,7 @@ def describe(
 
 
 def _settings(conf: FtlConf, *, told: Mapping[str, Any]) -> list[dict[str, object]]:
-    """Each under the name by which bdev_ftl_set_property takes it; but for those that are told already."""
+    """Each setting under the name that bdev_ftl_set_property takes, except for those that are listed already."""
     limits = []
     for name in LIMIT_NAMES:
         limit = conf.limits[name]
@@ -110,7 +110,8 @@ def _one(name: str, value: object, unit: str = "", desc: str = "", *, read_only:
 
 
 def _base_device(bands: Bands) -> dict[str, object]:
-    """The first bands; with very many of them a list of all would take up the daemon, and its reader."""
+    """The first bands only: with very many bands, a list of all would take too much time of the daemon and of its
+    reader."""
     told = min(len(bands), BANDS_TOLD_MAX)
     left_out = {"bands_left_out": len(bands) - told} if told < len(bands) else {}
     return {"bands": [_band(bands[number]) for number in range(told)], **left_out}

@@ -1,5 +1,4 @@
-"""Statistics and properties in the shape of SPDK's bdev_ftl_get_stats and bdev_ftl_get_properties, and what is ours
-besides."""
+"""Statistics in the format of SPDK's bdev_ftl_get_stats, and additional ones."""
 
 from __future__ import annotations
 
@@ -37,9 +36,9 @@ def write_amplification(core: Mapping[str, int]) -> float:
 
 
 def spdk_groups(core: Mapping[str, int], cache: Mapping[str, int] | None = None) -> dict[str, Group]:
-    """The groups SPDK prints, and nv_cache: what user data went there. cmp stays zero: nothing is compacted from the nv
-    cache, the base has its blocks from the write buffer. So does l2p: all of it is in memory.
-    cache: FtlCore.cache_stats()."""
+    """The groups that SPDK prints, and nv_cache: the user data that was written to the cache. cmp stays zero, because
+    nothing is compacted from the nv cache: the base gets its blocks from the write buffer. So does l2p, because the
+    whole L2P is in memory. cache: FtlCore.cache_stats()."""
     cached = cache or {}
     metadata = core["media_header_blocks"] + core["media_summary_blocks"] + core["media_trim_blocks"]
     return {
@@ -74,7 +73,7 @@ def spdk_groups(core: Mapping[str, int], cache: Mapping[str, int] | None = None)
 
 
 def summary(core: Mapping[str, int]) -> dict[str, Any]:
-    """Ours, flat: what a user asks first."""
+    """Additional counters without groups: what users ask for first."""
     return {
         "host_read_blocks": core["user_read_blocks"],
         "host_written_blocks": core["user_written_blocks"],

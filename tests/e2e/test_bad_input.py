@@ -185,7 +185,7 @@ def test_a_target_that_does_not_run_is_named(shared: FtlWorld) -> None:
     assert done.returncode == 1
     assert "Is SPDK application running?" in done.stdout
     params = {"name": "ftl0", "base_bdev": "Nvme0n1", "target": nobody}
-    with pytest.raises(FtlError, match=r"nobody\.sock can't be reached .* is it running") as caught:
+    with pytest.raises(FtlError, match=r"nobody\.sock can't be reached .* check that it is running") as caught:
         DaemonClient(shared.daemon.socket).call("bdev_ftl_create", params)
     assert caught.value.jsonrpc_code == -111
     assert shared.devices() == {}

@@ -1,8 +1,8 @@
-"""The nv cache's control side: what a bdev must be like to serve as one, scrub, headers, and reading the ring after a
-dirty shutdown. The shim writes the ring (shim/ftl/nv_cache.hpp); docs/durability.md says what it is for.
+"""The control side of the nv cache: the requirements on its bdev, scrub, headers, and reading the ring after a dirty
+shutdown. The shim writes the ring (shim/ftl/nv_cache.hpp). docs/durability.md describes what the cache is for.
 
-The rules for the bdev are the seed's (ftl_dev_init_nv_cache), but for metadata: NVMe-oF carries no separate metadata,
-so it is interleaved (VSS) or there is none (headers between the blocks: non-VSS).
+The requirements on the bdev are the seed's (ftl_dev_init_nv_cache), except for metadata: NVMe-oF carries no separate
+metadata, so it is interleaved (VSS), or there is none (headers between the blocks: non-VSS).
 """
 
 from __future__ import annotations
@@ -44,18 +44,19 @@ from .nv_cache_layout import (
 log = logging.getLogger(__name__)
 
 BANDS_MIN: Final = 2
-"""What is in the cache may be overwritten once its band is closed, so one band is filled from one half while the other
-half is protected by the cache."""
+"""A block in the cache may be overwritten once its band is closed. So one band is filled from one half of the cache,
+while the other half protects another band."""
 
 EAGER_REQUESTS: Final = 8
-"""So many are sent however full they are (kEagerRequests of shim/ftl/nv_cache.hpp); others wait until they are full."""
+"""The core sends so many requests even if they are not full (kEagerRequests of shim/ftl/nv_cache.hpp); further ones
+wait until they are full."""
 
 VSS: Final = "vss"
 NON_VSS: Final = "non_vss"
 
 
 def blocks_needed(geometry: Geometry) -> int:
-    """Blocks the cache has at least: two full bands, and its header."""
+    """The minimum size of the cache in blocks: two full bands, and its header."""
     return BANDS_MIN * geometry.punits * geometry.zone_capacity + 1
 
 
@@ -73,7 +74,7 @@ def check_cache(
 ) -> str:
     """ "vss" or "non_vss". block_bytes is the data part of a block. Without a geometry the size is not checked.
 
-    Raises ParameterError or UnsupportedError naming the bdev, what is wrong with it and the remedy.
+    Raises ParameterError or UnsupportedError, which names the bdev, what is wrong with it and the remedy.
     """
     if name == base_name:
         raise ParameterError(f"cache bdev {name} is also the base bdev: give another one")
@@ -115,28 +116,28 @@ def check_cache(
 
 
 class WrongCacheError(NotFoundError):
-    """There is no nv cache on the bdev, or another FTL's."""
+    """The bdev holds no nv cache, or another FTL's."""
 
 
 class NvCache:
-    """The nv cache of one FTL. Made by ``create()`` or ``open()``; ``start()`` gives it to the core, ``finish()`` ends
-    its use with a clean header. Every method raises MediaError where the device fails."""
+    """The nv cache of one FTL. ``create()`` or ``open()`` makes it; ``start()`` gives it to the core; ``finish()`` ends
+    its use with a clean header. Every method raises MediaError if the device fails."""
 
     def __init__(self, port: BlockPort, header: CacheHeader) -> None:
         self.header = header
-        """The newest on the device, as far as known here: the core writes one for each lap."""
+        """The newest header on the device, as far as Python knows it: the core writes one for each lap."""
         self._port = port
         self._position = header.position if header.clean else header.lap * header.ring_blocks
         self._later: dict[int, NDArray[np.uint8]] = {}
         self.requests = NvCacheConf(0, 0)
-        """Those in use, from start() on."""
+        """The settings in use, after start()."""
 
     @classmethod
     async def create(
         cls, port: BlockPort, uuid: UUID, progress: Progress | None = None, *, scrubbed: bool = False
     ) -> NvCache:
-        """Scrubs the device: nothing that was on it before verifies any more. The header is durable when it returns.
-        scrubbed: that was done before, by this."""
+        """Scrubs the device: nothing that was on it before remains valid. The header is durable when this returns.
+        scrubbed: this method has already scrubbed the device."""
         report = progress or (lambda step, part: None)
         device = port.device
         step = max(1, device.max_io_blocks)
@@ -164,7 +165,7 @@ class NvCache:
 
     @classmethod
     async def open(cls, port: BlockPort, uuid: UUID, told: Mapping[str, Any]) -> NvCache:
-        """The cache that the superblock tells of (``to_dict()``). Raises NotFoundError where the device is another
+        """Opens the cache that the superblock describes (``to_dict()``). Raises NotFoundError if the device is another
         one, UnsupportedError for another format version."""
         header = await _newest_header(port)
         if header is None:
@@ -183,18 +184,18 @@ class NvCache:
         raise WrongCacheError(f"{port.name}: the bdev {found}: give the cache bdev that FTL {uuid} was used with")
 
     def to_dict(self) -> dict[str, Any]:
-        """For the superblock."""
+        """The description for the superblock."""
         mode = VSS if self.header.vss else NON_VSS
         return {"id": self.header.id.hex(), "blocks": self.header.block_count, "mode": mode, "in_use": True}
 
     @property
     def next_seq_min(self) -> int:
-        """The core's next seq has to be at least that: in the lap of the header, not before it."""
+        """The core's next seq must be at least this one, so that it is in the lap of the header, not before it."""
         return self.header.lap * self.header.ring_blocks if self.header.vss else 0
 
     async def start(self, core: _shim.FtlCore, conf: NvCacheConf) -> None:
-        """From here on the core writes to it, and its header is not clean. The lap stays what it was: what is recovered
-        may have to be found once more, so the core goes on to the next one only when it is durable elsewhere."""
+        """From now on the core writes to the cache, and its header is not clean. The lap stays the same: recovered
+        blocks may have to be found once more, so the core starts the next lap only when they are durable elsewhere."""
         await self._write_header()
         self.requests = self._requests(conf, core.stats()["write_buffer_blocks"])
         core.use_cache(
@@ -208,16 +209,16 @@ class NvCache:
         )
 
     def _requests(self, conf: NvCacheConf, buffer_blocks: int) -> NvCacheConf:
-        """What conf comes to on this device: as large as it takes them, and no more of them than the write buffer can
-        fill, since each takes memory."""
+        """The settings that result from conf on this device: limited to what the device takes, and to what the write
+        buffer can fill, because each request takes memory."""
         most = self._port.device.max_io_blocks
         blocks = max(1, min(conf.max_request_size, most if self.header.vss else min(most - 1, BATCH_BLOCKS_MAX)))
         count = min(conf.max_request_cnt, buffer_blocks, buffer_blocks // blocks + EAGER_REQUESTS)
         return NvCacheConf(count, blocks)
 
     async def finish(self, stats: Mapping[str, int]) -> None:
-        """The clean header. ``stats`` are the core's last of it (cache_stats()); everything in it is durable on the
-        base, and nothing is written to it any more."""
+        """Writes the clean header. ``stats`` are the core's last ones (cache_stats()). Everything in the cache is
+        durable on the base, and nothing is written to it any more."""
         position, blocks = stats["position"], self.header.ring_blocks
         self.header = dataclasses.replace(
             self.header,
@@ -229,7 +230,7 @@ class NvCache:
         await self._write_header(clean=True)
 
     async def _write_header(self, *, clean: bool = False) -> None:
-        """Where the older one of the two stands."""
+        """The block of the older one of the two headers."""
         self.header = dataclasses.replace(self.header, generation=self.header.generation + 1, clean=clean)
         await self._port.write(self.header.generation % HEADER_BLOCKS, self.header.build())
         await self._port.flush()
@@ -237,9 +238,9 @@ class NvCache:
     # --- after a dirty shutdown
 
     async def scan(self, block_count: int, progress: Progress | None = None) -> HeldWrites:
-        """All blocks in the ring that verify, older ones too: newest seq wins. Their data is not kept, but read again
-        by ``fetch()``, for those that were asked for. block_count: of the FTL. A block that can't be read is damage: it
-        may have been the only one of its write. May be repeated at will."""
+        """All valid blocks in the ring, including older versions: the newest seq wins. Their data is not kept;
+        ``fetch()`` reads it again for the blocks that need it. block_count: of the FTL. A block that can't be read is
+        damage, because it may have been the only copy of a write. May be repeated."""
         report = progress or (lambda step, part: None)
         if self.header.clean:
             return HeldWrites()
@@ -273,7 +274,7 @@ class NvCache:
         return HeldWrites(blocks=blocks, data=_Later(places, self._later), damage=damage)
 
     async def fetch(self) -> None:
-        """Reads the data of the blocks that somebody took from what scan() returned into their arrays."""
+        """Reads the data of blocks that scan() returned and the caller selected, into their arrays."""
 
         async def read(place: int) -> None:
             self._later[place][:] = (await self._port.read(HEADER_BLOCKS + place, 1))[0, :BLOCK_BYTES]
@@ -336,7 +337,7 @@ class NvCache:
 
 
 class _Later:
-    """Blocks by index whose content comes later."""
+    """Blocks by index, whose content is read later."""
 
     def __init__(self, places: NDArray[np.int64], wanted: dict[int, NDArray[np.uint8]]) -> None:
         self._places = places
@@ -347,8 +348,8 @@ class _Later:
 
 
 async def owner_of(port: BlockPort) -> UUID | None:
-    """The FTL whose nv cache is on the device, in use or not; None where there is none. Headers that can't be read
-    count as none. Raises UnsupportedError for another format version, and MediaError where the device is gone."""
+    """The FTL whose nv cache is on the device, in use or not; None if there is none. Headers that can't be read count
+    as none. Raises UnsupportedError for another format version, and MediaError if the device is gone."""
     rows, _ = await port.read_what_can_be(0, HEADER_BLOCKS)
     headers = [CacheHeader.parse(row[:BLOCK_BYTES]) for row in rows]
     return next((header.uuid for header in headers if header is not None), None)

@@ -1,4 +1,4 @@
-"""Zones that replace those of bands that failed, and which zones are given up for good."""
+"""Zones that replace failed zones of bands, and zones that are given up."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ..media.geometry import SUPERBLOCK_ZONES, Geometry
 log = logging.getLogger(__name__)
 
 STRIKES_MAX: Final = 3
-"""Failures after which a zone that can still be reset is given up even if there is no spare for it."""
+"""After so many failures, a zone that can still be reset is given up even if no spare zone is left."""
 
 
 class SpareZones:
@@ -29,7 +29,7 @@ class SpareZones:
         self._strikes: dict[int, int] = {}
         first = len(SUPERBLOCK_ZONES)
         self._places = {zone: divmod(was - first, geometry.punits) for was, zone in geometry.replaced.items()}
-        """Of zones that replace others: band and punit."""
+        """Zones that replace others: band and punit."""
 
     def __len__(self) -> int:
         return len(self._spares)
@@ -39,14 +39,14 @@ class SpareZones:
         return sorted(self._bad)
 
     def place(self, zone: int, bands: Bands) -> tuple[Band, int] | None:
-        """Band and punit of a zone; None where it is in none."""
+        """Band and punit of a zone; None if it is in no band."""
         number, punit = self._places.get(zone) or divmod(zone - len(SUPERBLOCK_ZONES), self._geometry.punits)
         if not 0 <= number < len(bands) or bands[number].zones[punit] != zone:
             return None
         return bands[number], punit
 
     def lost(self, zone: int) -> bool:
-        """A spare zone can't be used any more. False: it is none."""
+        """A spare zone is no longer usable. False: the zone is not a spare."""
         if zone not in self._spares:
             return False
         self._spares.remove(zone)
@@ -54,12 +54,12 @@ class SpareZones:
         return True
 
     async def replace(self, band: Band, punit: int, tell_core: Callable[[int | None], object]) -> None:
-        """Gives a free band another zone for the one that failed, or none where no spare is left; or lets it keep its
-        own, if that can be reset and has not failed too often. tell_core: gets the start of the new one."""
+        """Gives a free band another zone for the failed one, or none if no spare is left; or keeps the zone, if it can
+        be reset and has not failed too often. tell_core: gets the start of the new zone."""
         old = band.zones[punit]
         if old is not None:
             try:
-                # Also so that it does not go on using one of the device's active zones.
+                # Also so that it no longer uses one of the device's active zones.
                 await self._port.zone_action(ZONE_RESET, self._geometry.zone_start(old))
             except MediaError as error:
                 log.debug("%s: zone %d: %s", self._name, old, error)
@@ -69,7 +69,7 @@ class SpareZones:
                 log.warning(
                     "%s: zone %d of band %d is used again, because no spare zone is left", self._name, old, band.index
                 )
-                # The core has it as failed while its reset was what failed, and would never write it again.
+                # The core counts the zone as failed if its reset failed, and would never write it again.
                 tell_core(self._geometry.zone_start(old))
                 return
             self._bad.add(old)

@@ -1,7 +1,7 @@
-"""Restore: what an FTL was, from its superblock and the records of its bands. Newest seq wins; see docs/restore.md.
+"""Restore: determines the state of an FTL from its superblock and the records of its bands. The newest seq wins; see
+docs/restore.md.
 
-Nothing is written here, so it may be interrupted and repeated at will. Memory: some 60 B for each block of data on
-media.
+Writes nothing, so it may be interrupted and repeated. Memory: some 60 B for each block of data on media.
 """
 
 from __future__ import annotations
@@ -41,14 +41,14 @@ log = logging.getLogger(__name__)
 DAMAGE_TOLD_MAX: Final = 16
 VERIFY_RUN_BLOCKS: Final = 32
 BAND_SEQ_GAP: Final = 1024
-"""With emulated zones the newest headers may be missing while their successors are there, unseen: band seqs of theirs
-must not be given again."""
+"""With emulated zones, the newest headers may be missing while later ones exist, unseen. Their band seqs must not be
+used again."""
 
 BLANK_ZONES: Final = 512
-"""Looked at together, so that the queue of their reads runs dry seldom: 4 MiB of blocks."""
+"""Zones that are read together, so that the read queue seldom runs empty: 4 MiB of blocks."""
 
 ITEM_BLOCKS: Final = 16
-"""Entries of tables that are worked on in about 1 us."""
+"""Table entries that take about 1 us."""
 
 _UNCHECKED, _GOOD, _DROPPED, _LOST = range(4)
 
@@ -62,26 +62,26 @@ class LoadedBand:
 
 @dataclass
 class Restored:
-    """All that an FtlDevice needs to go on."""
+    """Everything that an FtlDevice needs to continue."""
 
     superblock: Superblock
     superblock_zone: int
-    """0 or 1: where the newest superblock is, and how much of that zone is used."""
+    """0 or 1: the zone of the newest superblock, and how much of that zone is used."""
     superblock_used: int
     geometry: Geometry
     conf: FtlConf
     bands: list[LoadedBand]
     l2p: NDArray[np.uint64]
     crcs: NDArray[np.uint16] | None
-    """Of each LBA's block on media, cut (layout.cut_crcs()); None where reads are not to be verified."""
+    """The CRC of each LBA's block on media, cut (layout.cut_crcs()); None if reads are not verified."""
     next_seq: int
     next_band_seq: int
     zones_to_finish: list[int]
-    """Start addresses: open zones of bands that are not written any more."""
+    """Start addresses of open zones of bands that are no longer written."""
     zones_to_empty: list[int]
-    """Start addresses: open zones of free bands, without data."""
+    """Start addresses of open zones of free bands, without data."""
     zones_to_reset: list[int]
-    """Start addresses of spare zones that are not empty, and of those of an L2P checkpoint."""
+    """Start addresses of spare zones that are not empty, and of zones of an L2P checkpoint."""
     damage: list[str] = field(default_factory=list)
     lost_blocks: int = 0
     """LBAs that read as an error from this load on."""
@@ -89,14 +89,14 @@ class Restored:
     """Blocks that were cut off: of writes that were not flushed."""
     from_checkpoint: bool = False
     recovered: list[Recovered] = field(default_factory=list)
-    """Held elsewhere and newer than everything on media, in ascending seq; ``l2p`` does not have it."""
+    """Held writes that are newer than everything on media, in ascending seq; ``l2p`` does not contain them."""
 
     bands_to_reset: list[int] = field(default_factory=list)
-    """Told as free: nothing on media needs what is in them, and without them there would be no band for what is
-    recovered. To be reset, behind a flush, before anything is recovered."""
+    """Bands that count as free: media do not need their content, and without them there would be no band for recovered
+    data. They are reset, after a flush, before anything is recovered."""
     zones_to_take: list[int] = field(default_factory=list)
-    """Start addresses of zones that become its with this load (grow.py), and may hold anything: to be emptied before
-    the superblock names them."""
+    """Start addresses of zones that this load adds (grow.py), with unknown content. They are erased before the
+    superblock names them."""
 
     @property
     def recovered_blocks(self) -> int:
@@ -120,7 +120,7 @@ class Restored:
         return int(np.count_nonzero(self.l2p != np.uint64(_shim.ADDRESS_INVALID)))
 
     def told(self, name: str, *, lossy: bool) -> dict[str, Any]:
-        """For the device's properties, JSON-able; logged too. lossy: nothing that held what was accepted is there."""
+        """For the device's properties, JSON-able; also logged. lossy: acknowledged writes may be missing."""
         told = {
             "clean": self.superblock.clean,
             "from_checkpoint": self.from_checkpoint,
@@ -168,14 +168,13 @@ async def restore(
 ) -> Restored:
     """Reads everything and decides; writes nothing.
 
-    use_checkpoint: otherwise the bands are read, even if there is an L2P checkpoint.
-    sources: where else than on media something newer may be held.
+    use_checkpoint: False reads the bands even if there is an L2P checkpoint. sources: where held writes may be, besides
+    media.
 
-    settings: of the conf, as FtlConf.from_dict() takes them; they count instead of what the superblock has.
-    Raises NotFoundError where the base holds no FTL of that uuid, UnsupportedError for another format version,
-    GeometryError where the device has changed, ConfError where settings contradict what can't be changed any more,
-    FtlError with a list where records are damaged and allow_open_bands is not set, MediaError where the base does
-    not answer.
+    settings: of the conf, as FtlConf.from_dict() takes them; they override the superblock. Raises NotFoundError if the
+    base holds no FTL with that uuid, UnsupportedError for another format version, GeometryError if the device has
+    changed, ConfError if settings contradict what can no longer be changed, FtlError with a list if records are damaged
+    and allow_open_bands is not set, MediaError if the base does not answer.
     """
     report = progress or (lambda step, part: None)
     base = port.device
@@ -185,10 +184,10 @@ async def restore(
         raise await _not_found(port, zones, uuid)
     superblock, which, used, damage = found
     if damage is not None:
-        # A clean one that is not the newest says nothing of what came after it.
+        # A clean superblock that is not the newest does not describe what came after it.
         superblock = dataclasses.replace(superblock, clean=False)
     geometry = await aside(len(zones), lambda: geometry_of(superblock, zones, base, name=port.name))
-    # What a base that grew has beside them is not looked at.
+    # Zones that were added to the base are not read.
     zones = zones[: geometry.zone_count]
     its_conf = merge_conf(stored_conf(superblock), settings or {}).check_geometry(geometry)
     if num_punits is not None and num_punits != geometry.punits:
@@ -197,7 +196,7 @@ async def restore(
             "leave it out"
         )
     sequential = not isinstance(base, _shim.ZonedOverlay)
-    # Where there is a checkpoint, the shutdown was clean: nothing is held.
+    # If there is a checkpoint, the shutdown was clean, and nothing is held.
     held = [await source(superblock, geometry) for source in sources]
     checkpoint = None
     if use_checkpoint:
@@ -279,8 +278,8 @@ def _open_zones(
     held: set[int],
     bands_to_reset: Collection[int] = (),
 ) -> tuple[list[int], list[int]]:
-    """Start addresses of open zones: those to finish; and those to reset, of free bands, which have to stay writable.
-    Zones of a checkpoint (held) and of bands that are reset anyway are not among them."""
+    """Start addresses of open zones: those to finish; and those to reset, of free bands, which must stay writable.
+    Zones of a checkpoint (held), and of bands that are reset anyway, are not included."""
     to_finish: list[int] = []
     to_empty: list[int] = []
     for number, band in enumerate(geometry.bands):
@@ -315,8 +314,8 @@ async def _not_found(port: BlockPort, zones: list[Zone], uuid: UUID) -> FtlError
 async def _read_bands(
     reader: ZoneReader, geometry: Geometry, zones: Sequence[Zone], report: Progress
 ) -> list[list[ZoneContent | None]]:
-    """By band and punit; None where a zone is missing, or nothing was written to it. Bands to which nothing was written
-    share one list: with very many of them, the garbage collector would take its time over theirs."""
+    """By band and punit; None if a zone is missing, or was not written. Bands that were not written share one list:
+    with very many of them, the garbage collector would take long otherwise."""
     nothing: list[ZoneContent | None] = [None] * geometry.punits
 
     def prepared() -> list[tuple[int, int, int]]:
@@ -379,7 +378,7 @@ async def _read_bands(
 
 @dataclass(frozen=True)
 class _Blocks:
-    """Columns of what zones say of their blocks of data."""
+    """Columns of what zones record about their data blocks."""
 
     lba: NDArray[np.uint64]
     seq: NDArray[np.uint64]
@@ -387,18 +386,18 @@ class _Blocks:
     address: NDArray[np.uint64]
     band: NDArray[np.int64]
     unsure: NDArray[np.bool_]
-    """It has to be read before it is believed."""
+    """The block must be read before it counts."""
     cut: NDArray[np.bool_]
-    """It may be cut off."""
+    """The block may have been cut off."""
     held: NDArray[np.bool_]
-    """Something newer, or the same, is held elsewhere."""
+    """A held write is newer, or the same."""
 
     def part(self, rows: NDArray[np.intp]) -> _Blocks:
         return _Blocks(*(getattr(self, each.name)[rows] for each in dataclasses.fields(self)))
 
 
 class _Merge:
-    """From what the zones say to one entry for each LBA."""
+    """Reduces the records of the zones to one entry for each LBA."""
 
     def __init__(
         self,
@@ -415,7 +414,7 @@ class _Merge:
         damage: Sequence[str] = (),
         with_crcs: bool = False,
     ) -> None:
-        """damage: that is known already."""
+        """damage: what is known already."""
         self._reader = reader
         self._superblock = superblock
         self._geometry = geometry
@@ -426,7 +425,7 @@ class _Merge:
         self._report = report
         self._every = [zone for band in contents for zone in band if zone is not None]
         self._band_seqs = [max((zone.band_seq for zone in band if zone is not None), default=0) for band in contents]
-        # A band is opened anew only when all of it was reset: a zone that is behind holds nothing in force.
+        # A band is opened again only when all of it was reset, so a zone with an older band seq holds no valid data.
         self._current = [zone for zone in self._every if zone.band_seq and zone.band_seq == self._band_seqs[zone.band]]
         self._held = HeldIndex(held, geometry.block_count)
         self._damage = [*damage, *(text for zone in self._every for text in zone.damage)]
@@ -464,7 +463,8 @@ class _Merge:
         zones = self._geometry.bands
         # A band that has lost all its zones looks free.
         if recovered and not any(band.state == FREE and any(its) for band, its in zip(bands, zones, strict=True)):
-            # As with emulated zones. Later a reset waits for what is recovered, and that for a band: neither would end.
+            # As with emulated zones. Later, a reset would wait for recovered data, and that data for a band: a
+            # deadlock.
             to_reset = [number for number, band in enumerate(bands) if band.state == CLOSED and number not in in_force]
             for number in to_reset:
                 bands[number] = LoadedBand(FREE, bands[number].seq, [0] * len(bands[number].write_pointers))
@@ -502,7 +502,7 @@ class _Merge:
             for zone, pointer in zip(self._contents[number], pointers, strict=True)
         ]
         if number in self._damaged_bands or unusable:
-            # Moved first of all, and so healed.
+            # It is moved before all others, and that repairs it.
             state = FAULTED
         seq = self._band_seqs[number]
         if seq:
@@ -522,7 +522,7 @@ class _Merge:
         )
 
     async def _entries(self) -> tuple[NDArray[np.uint64], list[Recovered], set[int]]:
-        """Entries, what is newer than they are, and the bands that media would need without it."""
+        """Entries, held writes that are newer, and the bands that media would need without held writes."""
         block_count = self._geometry.block_count
 
         def of_records() -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
@@ -542,7 +542,7 @@ class _Merge:
         return entries, *await aside(items, superseded)
 
     def _bands_of(self, entries: NDArray[np.uint64]) -> set[int]:
-        """In which something is in force."""
+        """Bands with valid data."""
         addresses = entries[entries != np.uint64(_shim.ADDRESS_INVALID)]
         addresses &= ~np.uint64(_shim.TRIM_FLAG | _shim.LOST_FLAG)
         band_of = {zone: number for number, band in enumerate(self._geometry.bands) for zone in band}
@@ -550,7 +550,7 @@ class _Merge:
 
     @staticmethod
     def _apply_records(zones: Iterable[ZoneContent], entries: NDArray[np.uint64], seqs: NDArray[np.uint64]) -> None:
-        """Entries and seqs as trim and lost records have them; of copies of one record, the last zone's counts."""
+        """Entries and seqs from trim and lost records; of copies of one record, that of the last zone counts."""
         for zone in zones:
             for address, records in zone.records:
                 for record in records:
@@ -569,7 +569,7 @@ class _Merge:
         chosen = await self._without_torn_copies(items, chosen, blocks)
 
         ordering = functools.partial(self._in_winning_order, blocks, chosen, entries, record_seqs)
-        # What they hold is wanted no longer than that.
+        # Their content is not needed after this.
         del blocks, chosen
         ordered, state = await aside(items, ordering)
         del ordering
@@ -595,7 +595,7 @@ class _Merge:
         record_seqs: NDArray[np.uint64],
     ) -> tuple[_Blocks, NDArray[np.uint8]]:
         dispensable = self._dispensable(blocks.lba[chosen], blocks.seq[chosen], blocks.band[chosen])
-        # Once more: where a record stands twice, the band that is needed anyway is to have it.
+        # Again: if a record exists twice, the copy in a band that is needed anyway should count.
         zones = sorted(self._current, key=lambda zone: -int(dispensable[zone.band]))
         self._apply_records(zones, entries, record_seqs)
         lba, seq, address = blocks.lba[chosen], blocks.seq[chosen], blocks.address[chosen]
@@ -609,7 +609,7 @@ class _Merge:
     def _candidates(
         self, entries: NDArray[np.uint64], record_seqs: NDArray[np.uint64]
     ) -> tuple[_Blocks, NDArray[np.intp]]:
-        """All blocks that zones tell of, and which of them are newer than the records."""
+        """All blocks that zones record, and which of them are newer than the records."""
         zones = self._current
         lengths = [len(zone.entries) for zone in zones]
         table = np.concatenate([zone.entries for zone in zones])
@@ -619,13 +619,13 @@ class _Merge:
         torn_from = np.repeat(np.array([zone.torn_from for zone in zones], np.uint64), lengths)
         cut = (address >= torn_from) | (not self._sequential)
         for zone in zones:
-            # From here on the table has it all.
+            # From here on the table contains everything.
             zone.entries, zone.addresses = zone.entries[:0], zone.addresses[:0]
 
         lba, seq = table["lba"], table["seq"]
         candidate = lba < len(entries)
         candidate[candidate] = seq[candidate] > record_seqs[lba[candidate]]
-        # What is held makes good for it, whatever became of it: it is no damage.
+        # A held write replaces it, whatever happened to it, so it is no damage.
         held_seqs = np.zeros(len(lba), np.uint64)
         held_seqs[candidate] = self._held.seqs(lba[candidate])
         held = held_seqs >= seq
@@ -633,8 +633,8 @@ class _Merge:
         return _Blocks(lba, seq, table["crc"], address, band, unsure, cut, held), np.flatnonzero(candidate)
 
     async def _without_torn_copies(self, items: int, chosen: NDArray[np.intp], blocks: _Blocks) -> NDArray[np.intp]:
-        """A header may promise copies that never came, of blocks that stand elsewhere: they must not make those
-        dispensable."""
+        """A header may describe copies that were never written, of blocks that are elsewhere. The originals must not
+        become dispensable because of them."""
 
         def in_doubt() -> NDArray[np.intp]:
             order = chosen[np.lexsort((~blocks.seq[chosen], blocks.lba[chosen]))]
@@ -653,9 +653,9 @@ class _Merge:
         return await aside(items, lambda: np.setdiff1d(chosen, doubtful[~whole], assume_unique=True))
 
     def _dispensable(self, lba: NDArray[Any], seq: NDArray[Any], band: NDArray[Any]) -> NDArray[np.bool_]:
-        """Bands all of whose blocks stand in other bands as well: half-done moves, and with emulated zones what was
-        reset. Copies elsewhere are preferred to those in them, so that they can be reset: a load may find no free
-        band. Those with the fewest blocks first."""
+        """Bands whose blocks are all in other bands as well: unfinished moves, and with emulated zones bands that were
+        reset. Copies in other bands are preferred, so that these bands can be reset, because a load may find no free
+        band. Bands with the fewest blocks come first."""
         order = np.lexsort((band, ~seq, lba))
         lba, seq, band = lba[order], seq[order], band[order]
         first = np.r_[True, lba[1:] != lba[:-1]] if len(lba) else np.zeros(0, bool)
@@ -678,7 +678,7 @@ class _Merge:
         return dispensable
 
     async def _settle(self, items: int, state: NDArray[np.uint8], blocks: _Blocks) -> None:
-        """Checks winners that are not sure to be whole until no further ones turn up. Blocks are in winning order."""
+        """Verifies winners that may be damaged, until there are no further ones. Blocks are in winning order."""
 
         def unchecked() -> NDArray[np.intp]:
             winners = _firsts(state, blocks.lba)
@@ -697,12 +697,12 @@ class _Merge:
             await aside(len(broken), functools.partial(self._judge, broken, state, blocks))
 
     async def _never_came(self, address: int, band: int) -> bool:
-        """Whether a header stands there: an earlier load has gone on behind a batch that was cut off (room.py)."""
+        """Whether a header is there: an earlier load has continued after a batch that was cut off (room.py)."""
         header = self._reader.header_in_place((await self._reader.blocks(address, 1))[0], address)
         return header is not None and (header.band, header.band_seq) == (band, self._band_seqs[band])
 
     def _judge(self, broken: NDArray[np.intp], state: NDArray[np.uint8], blocks: _Blocks) -> None:
-        """Of winners that are not whole: whether another copy counts, or they were cut off, or are lost."""
+        """For winners that are damaged: whether another copy counts, or they were cut off, or are lost."""
         lba, seq = blocks.lba, blocks.seq
         for i in map(int, broken):
             following = i + 1
@@ -726,7 +726,7 @@ class _Merge:
 
         def in_runs() -> list[NDArray[np.intp]]:
             order = np.argsort(address)
-            # What lies between them is read along: fewer I/Os count for more than fewer blocks.
+            # Blocks between them are read as well, because fewer I/Os matter more than fewer blocks.
             zone_size = np.uint64(self._geometry.zone_size)
             zone, offset = address[order] // zone_size, address[order] % zone_size // np.uint64(self._run_blocks)
             breaks = np.flatnonzero((np.diff(zone) != 0) | (np.diff(offset) != 0)) + 1
@@ -747,7 +747,7 @@ class _Merge:
 
 
 def _firsts(state: NDArray[np.uint8], lba: NDArray[Any]) -> NDArray[np.intp]:
-    """Of each LBA, the first that was not dropped."""
+    """For each LBA, the first block that was not dropped."""
     alive = np.flatnonzero(state != _DROPPED)
     lbas = lba[alive]
     return alive[np.r_[True, lbas[1:] != lbas[:-1]]] if len(alive) else alive

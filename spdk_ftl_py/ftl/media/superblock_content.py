@@ -1,5 +1,5 @@
-"""What a superblock says of its FTL: conf, geometry, counters. It verified, but that does not make it sensible: all of
-it is checked, for itself and against the device, before anything is done with it."""
+"""The content of a superblock: conf, geometry, counters. A valid CRC does not make the content sensible: it is checked,
+by itself and against the device, before it is used."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ def stored_conf(superblock: Superblock) -> FtlConf:
 
 
 def merge_conf(stored: FtlConf, settings: Mapping[str, Any]) -> FtlConf:
-    """The settings that are given count, also where they are the default; allow_open_bands is of this load alone.
-    Raises ConfError where another value is given for one that can't be changed any more."""
+    """Settings that are given override the superblock, including default values; allow_open_bands applies to this load
+    only. Raises ConfError if a setting differs that can no longer be changed."""
     merged = stored.changed({"allow_open_bands": False, **settings})
     for name, why in _GEOMETRY_CONF.items():
         value, was = getattr(merged, name), getattr(stored, name)
@@ -50,13 +50,13 @@ def merge_conf(stored: FtlConf, settings: Mapping[str, Any]) -> FtlConf:
 
 
 def counter(superblock: Superblock, name: str) -> int:
-    """next_seq or next_band_seq: no record has that number yet, nor a greater one."""
+    """next_seq or next_band_seq: no record has that number, or a greater one."""
     return _number(superblock, superblock.content, name)
 
 
 def geometry_of(superblock: Superblock, zones: Sequence[Zone], base: _shim.BlockDevice, *, name: str) -> Geometry:
-    """The geometry the superblock tells, checked against the device, which may have got more zones since: those are not
-    part of it. Raises GeometryError naming what has changed."""
+    """The geometry in the superblock, checked against the device, which may have more zones by now; those are not part
+    of it. Raises GeometryError, which names what has changed."""
     told = _part(superblock, "geometry")
     numbers = {key: _number(superblock, told, key) for key in _GEOMETRY_NUMBERS}
     try:
@@ -78,7 +78,7 @@ def geometry_of(superblock: Superblock, zones: Sequence[Zone], base: _shim.Block
     zone_count = numbers["zone_count"]
     if zone_count > len(zones):
         raise _shrunk(superblock, zone_count - len(zones), zone_count, base, name)
-    # The others are nobody's, or somebody else's, until it is grown.
+    # Other zones belong to nobody, or to somebody else, until the FTL is grown.
     zones = zones[:zone_count]
     count, punits, capacity = numbers["band_count"], numbers["punits"], numbers["zone_capacity"]
     first = len(SUPERBLOCK_ZONES)

@@ -260,7 +260,7 @@ def test_what_makes_sense_is_not_refused(command: str) -> None:
         ),
         ("create -b x -d y --load-or-create --no-data", "an FTL made with --no-data can't be loaded again"),
         (f"create -b x -d y -u {UUID} --new-uuid {UUID}", "-u loads an FTL, --new-uuid creates one"),
-        ("set-property -b x -p colour -v 1", "no property 'colour' can be changed; there are limit_crit, "),
+        ("set-property -b x -p colour -v 1", "no property 'colour' can be changed: use one of limit_crit, "),
         ("set-property -b x -p band_thld -v 200", "band_thld is '200': must be a number"),
         (
             "set-property -b x -p use_append -v true",

@@ -203,7 +203,7 @@ async def test_what_stands_on_an_ftl_of_the_daemon_is_no_cache_and_no_base_of_on
     device = daemon.managed()
     before, params = device.ftl, dict(device.params)
     for bdev in ("ftl0", "Over", "Above", uuid):
-        expected = r"bdev \w+ of .* (is|stands on) FTL bdev ftl0 of this daemon"
+        expected = r"bdev \w+ of .* (is|is built on) FTL bdev ftl0 of this daemon"
         with pytest.raises(ParameterError, match=f"cache {expected}"):
             await set_cache(daemon, bdev)
         with pytest.raises(ParameterError, match=f"cache {expected}"):

@@ -61,7 +61,7 @@ def test_a_configuration_without_ftls_is_warned_of(tmp_path: Path, caplog: pytes
     assert not command._saved(config)
     (record,) = caplog.records
     assert record.levelno == logging.WARNING
-    assert f'{config} has no section "ftl": nothing to load' in record.getMessage()
+    assert f'{config} has no section "ftl", so there is nothing to load' in record.getMessage()
 
 
 def test_a_ready_line_that_nobody_takes_ends_in_a_halt(

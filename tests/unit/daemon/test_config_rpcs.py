@@ -343,7 +343,7 @@ async def test_two_exports_of_one_nqn_are_not_loaded(here: World, caplog: pytest
     daemon = await here.start()
     nqn = {"nqn": "nqn.2026-11.com.example:one", "target": here.line.path}
     config = [made(base_bdev="A", **nqn), made(name="ftl1", uuid=UUID1, base_bdev="B", **nqn)]
-    with pytest.raises(FtlError, match=r"FTL bdev ftl1 .* has the NQN .*:one, .* of FTL bdev ftl0 .*nothing"):
+    with pytest.raises(FtlError, match=r"FTL bdev ftl1 .* has the NQN .*:one, which FTL bdev ftl0 already has .*nothing"):
         await daemon.call("ftl_load_config", config=config)
     assert await daemon.call("ftl_get_devices") == []
     await daemon.halt()
@@ -470,15 +470,15 @@ def on_target(**params: Any) -> dict[str, Any]:
             "entry 1 of section ftl: bdev_ftl_create: unknown; known: ftl_",
         ),
         ([made(base_bdev=None)], "entry 1 of section ftl: ftl_create_bdev: .*base_bdev .*is missing"),
-        ([made(uuid=None)], "ftl_create_bdev: uuid is missing"),
-        ([made(uuid=str(UUID(int=0)))], "ftl_create_bdev: uuid is missing"),
+        ([made(uuid=None)], "ftl_create_bdev: uuid of the FTL to load is missing"),
+        ([made(uuid=str(UUID(int=0)))], "ftl_create_bdev: uuid of the FTL to load is missing"),
         ([made(target=None)], "target is missing"),
         ([made(new=1)], '"new" is not'),
         ([made(new=True, without_cache=True)], "without_cache"),
-        ([made(force=True)], "force is for bdev_ftl_create"),
-        ([made(no_data=True)], "no_data is for bdev_ftl_create"),
-        ([made(load_or_create=True)], "load_or_create is for bdev_ftl_create"),
-        ([made(wait=0)], "wait is for bdev_ftl_create"),
+        ([made(force=True)], "force belongs to bdev_ftl_create"),
+        ([made(no_data=True)], "no_data belongs to bdev_ftl_create"),
+        ([made(load_or_create=True)], "load_or_create belongs to bdev_ftl_create"),
+        ([made(wait=0)], "wait belongs to bdev_ftl_create"),
         ([made(conf={"band_thld": 0})], "conf.band_thld"),
         ([made(limit_low_threshold=1, limit_high_threshold=9)], "descend"),
         ([made(listen_address="localhost:1")], "listen address"),
@@ -487,13 +487,13 @@ def on_target(**params: Any) -> dict[str, Any]:
         ([made(), made(uuid=UUID1)], "entry 2 of section ftl: .*ftl0 .*has the name or uuid of FTL bdev ftl0"),
         ([made(), made(name="ftl1")], "FTL bdev ftl1 .*has the name or uuid of FTL bdev ftl0"),
         ([host()], "entry 1 of section ftl: ftl_add_host: no earlier ftl_create_bdev has the name 'ftl0'"),
-        ([made(), host(name=["ftl0"])], "no ftl_create_bdev before it"),
+        ([made(), host(name=["ftl0"])], "no earlier ftl_create_bdev"),
         ([made(), host(host="x")], "host .*an NQN such as"),
         ([made(), host(), host()], "entry 3 of section ftl: .*already allowed"),
         ([made(hosts=[HOSTNQN]), host()], "already allowed"),
         ([made(), host(dhchap_ctrlr_key="/k")], "give dhchap_key too"),
         ([made(), on_target()], 'not an object with a "method"'),
-        ([made(), on_target(method="m", params=[1])], "params of m are no object"),
+        ([made(), on_target(method="m", params=[1])], "params of m are not an object"),
         ([made(), on_target(method="m", id=1)], "unknown parameter 'id'"),
     ],
 )
@@ -560,7 +560,7 @@ async def test_a_target_that_has_to_come_by_tls_has_to_behind_a_file_too() -> No
         ("[]", 'has no "subsystems" array'),
         ('{"subsystems": {}}', 'has no "subsystems" array'),
         ('{"subsystems": [5]}', 'not an object with a "subsystem"'),
-        ('{"subsystems": [{"subsystem": "ftl", "config": {}}]}', "the config of subsystem ftl is no array"),
+        ('{"subsystems": [{"subsystem": "ftl", "config": {}}]}', "the config of subsystem ftl is not an array"),
         ('{"subsystems": [{"subsystem": "bdev", "config": [5]}]}', "subsystem bdev: an entry is not an object"),
         ("[" * 100, "nested deeper"),
     ],

@@ -116,7 +116,7 @@ async def test_at_the_monitor_socket_no_target_is_called(tmp_path: Path) -> None
 async def test_a_monitor_socket_that_can_not_be_had_leaves_no_control_socket(tmp_path: Path) -> None:
     (tmp_path / "monitor").write_text("mine")
     sockets = ControlSockets(SocketOptions(tmp_path / "control", monitor=tmp_path / "monitor"), ServiceManager({}))
-    with pytest.raises(FtlError, match=r"no socket.*give --monitor-socket"):
+    with pytest.raises(FtlError, match=r"not a socket.*give --monitor-socket"):
         await sockets.start({})
     assert not (tmp_path / "control").exists()
 

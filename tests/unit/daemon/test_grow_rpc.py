@@ -144,7 +144,7 @@ async def test_somebodys_data_is_erased_only_with_force_and_what_is_refused_goes
         file.write(b"\x53\xef")
     await remake_base(here, daemon, MORE)
     blocks = (await daemon.wait_for("online"))["num_blocks"]
-    with pytest.raises(ExistsError, match=r"holds an ext2, ext3 or ext4 .*: nothing is changed"):
+    with pytest.raises(ExistsError, match=r"holds an ext2, ext3 or ext4 .*; nothing was changed"):
         await daemon.call("bdev_ftl_grow", name="ftl0")
     assert bytes((await port.read(7, 1))[0]) == b"m" * 4096
     device = await daemon.wait_for("online")

@@ -162,7 +162,7 @@ async def test_a_target_that_has_not_the_psk_is_not_used_without(here: World, tm
     psk = psk_file(tmp_path)
     daemon = await here.start()
     here.line.refused.add("keyring_file_add_key")
-    with pytest.raises(TargetError, match=r"can't use the TLS key .*on its machine"):
+    with pytest.raises(TargetError, match=r"can't use the TLS key .*on the target's machine"):
         await create(here, daemon, target_psk=str(psk.path))
     here.line.refused.clear()
     assert [each for each in await here.rpc("nvmf_get_subsystems") if ":base:" in each["nqn"]] == []

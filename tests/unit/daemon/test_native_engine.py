@@ -134,7 +134,7 @@ BDEVS: list[tuple[dict[str, Any], type[FtlError], str]] = [
     ({"base_bdev": "P0base"}, ClaimedError, "base bdev P0base .* already claimed .* by passthru bdev P0"),
     ({"cache": "P0base"}, ClaimedError, "cache bdev P0base .* already claimed .* by passthru bdev P0"),
     ({"name": "C0"}, ExistsError, r"name C0: .* has a bdev of that name \(Malloc disk\)"),
-    ({"uuid": UUID0}, ExistsError, f"uuid {UUID0}: bdev Named .* has it already"),
+    ({"uuid": UUID0}, ExistsError, f"uuid {UUID0}: bdev Named .* already has it"),
     (
         {"cache": "Md64"},
         UnsupportedError,
@@ -480,6 +480,6 @@ async def test_a_saved_configuration_has_it_as_the_target_tells_it(here: World) 
     assert {call["params"]["name"] for call in section} == {"ftl0"}
     # What the daemon loads is its own, whatever a file says.
     entry = {"method": "ftl_create_bdev", "params": {**section[0]["params"], "name": "ftl9", "engine": "native"}}
-    with pytest.raises(ParameterError, match="engine is for bdev_ftl_create"):
+    with pytest.raises(ParameterError, match="engine belongs to bdev_ftl_create"):
         await daemon.call("ftl_load_config", config=[entry])
     await daemon.halt(undo=True)

@@ -110,7 +110,7 @@ async def test_a_base_that_hangs_keeps_nobody_from_ending_and_hosts_still_see_no
     async with writing(daemon) as (writer, _):
         await writer.goes_on()
         await here.rpc("ftltgt_inject_fault", name="Nvme0n1", latency_us=5_000_000, times=200)
-        with pytest.raises(FtlError, match=r"not all was halted cleanly: ftl0: halt the FTL: "):
+        with pytest.raises(FtlError, match=r"not everything was halted cleanly: ftl0: halt the FTL: "):
             await daemon.registry.halt()
         daemon.state.close()
         await here.rpc("ftltgt_clear_faults", name="Nvme0n1")
@@ -195,7 +195,7 @@ async def test_what_can_not_be_taken_away_on_order_is_said_and_ends_the_daemon_a
     ended: list[str] = []
     daemon.registry.on_halted = lambda: ended.append("now")
     here.line.refused |= UNDOING
-    with pytest.raises(FtlError, match=r"not all was halted cleanly and undone: ftl0.*nvmf_subsystem_remove_ns"):
+    with pytest.raises(FtlError, match=r"not everything was halted cleanly and undone: ftl0.*nvmf_subsystem_remove_ns"):
         await daemon.call("ftl_halt")
     assert ended == ["now"]
     here.line.refused.clear()

@@ -194,7 +194,7 @@ async def test_what_is_written_at_once_is_in_the_superblock(here: World) -> None
         ("overprovisioning", "30", "create a new FTL"),
         ("use_append", "true", "create a new FTL"),
         ("allow_open_bands", "true", "one load"),
-        ("num_blocks", "1", "no property 'num_blocks' can be changed; there are limit_crit, "),
+        ("num_blocks", "1", "no property 'num_blocks' can be changed: use one of limit_crit, "),
         ("verbose_mode", "false", "always true"),
     ],
 )

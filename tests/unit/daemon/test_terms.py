@@ -58,7 +58,7 @@ def test_of_the_parameters_nothing_is_left_that_is_not_its_own() -> None:
 async def test_an_ftl_gets_the_uuid_that_was_chosen_for_it(here: World) -> None:
     daemon = await here.start()
     assert await create(here, daemon, new_uuid=CHOSEN) == {"name": "ftl0", "uuid": CHOSEN}
-    with pytest.raises(ExistsError, match=r"FTL bdev ftl0 .* has it already"):
+    with pytest.raises(ExistsError, match=r"FTL bdev ftl0 .* already has it"):
         await create(here, daemon, "ftl1", base_bdev="Late", new_uuid=CHOSEN, **EMULATED)
     await daemon.call("bdev_ftl_delete", name="ftl0")
     assert await create(here, daemon, uuid=CHOSEN) == {"name": "ftl0", "uuid": CHOSEN}
@@ -224,7 +224,7 @@ async def test_a_copy_of_what_the_daemon_has_is_not_loaded_beside_it(here: World
     made = await create(here, daemon)
     await daemon.call("bdev_ftl_delete", name="ftl0")
     await create(here, daemon, "ftl1", base_bdev="Late", new_uuid=made["uuid"], **EMULATED)
-    with pytest.raises(ExistsError, match=r"FTL bdev ftl1 .* has it already"):
+    with pytest.raises(ExistsError, match=r"FTL bdev ftl1 .* already has it"):
         await create(here, daemon, load_or_create=True)
     assert not await here.claimed()
     await daemon.halt()

@@ -116,7 +116,7 @@ def test_what_a_plan_says_is_what_the_rpc_is_asked() -> None:
         ({"hosts": [{"nqn": NQN, "psk": "k"}]}, "psk is .* absolute path"),
         ({"hosts": [{"nqn": NQN, "dhchap_ctrlr_key": "/k"}]}, "give dhchap_key too"),
         ({"hosts": [5]}, r"hosts\[0\]: is 5: must be text or a mapping"),
-        ({"cache": "Nvme0n1"}, "cache: bdev Nvme0n1 is the base of ftl0 already"),
+        ({"cache": "Nvme0n1"}, "cache: bdev Nvme0n1 is already the base of ftl0"),
     ],
     ids=lambda value: json.dumps(value)[:40] if isinstance(value, dict) else "",
 )
@@ -135,12 +135,12 @@ def test_a_fault_in_a_plan_is_named_with_its_place(entry: dict[str, Any], expect
         ("a: [", "line 1: is not YAML"),
         ("targets: []", "targets: has 0 entries: at least 1"),
         ("[]", r"is \[\]: must be a mapping"),
-        ("version: 2\ntargets: [{ftls: []}]", "line 1: version: is 2: this release knows 1"),
+        ("version: 2\ntargets: [{ftls: []}]", "line 1: version: is 2, but this release supports 1"),
         ("targets:\n  - ftls: []\n    ftls: []", r"line 3: targets\[0\].ftls: is given twice"),
         ("targets:\n  - address: a\n    ftls: []\n  - address: ./a\n    ftls: []", "line 4: .*is twice in the plan"),
         ("targets:\n  - address: ''\n    ftls: []", "line 2: .*an empty address"),
         ("targets:\n  - {}", r"line 2: targets\[0\]: lacks ftls"),
-        ("1: 2", "has the key '1': keys are text"),
+        ("1: 2", "has the key '1': keys must be text"),
         ("? [a]\n: b", "keys must be text"),
         ("targets: 2026-11-29", "is a date: put it in quotation marks"),
         ("targets: !!python/object:os.system x", "is not YAML"),
@@ -161,7 +161,7 @@ def test_what_is_no_plan_is_refused_with_the_line(text: str, expected: str) -> N
 def test_two_ftls_may_not_share_name_bdev_or_uuid() -> None:
     with pytest.raises(PlanError, match=r"ftls\[1\].name: FTL ftl0 is on this target twice"):
         plan_of(ftl(), ftl(base="Nvme1n1"))
-    with pytest.raises(PlanError, match="bdev Nvme0n1 is the base of ftl0 already"):
+    with pytest.raises(PlanError, match="bdev Nvme0n1 is already the base of ftl0"):
         plan_of(ftl(), ftl(name="ftl1"))
     with pytest.raises(PlanError, match="bdev C0 is the cache of ftl0 already"):
         plan_of(ftl(cache="C0"), ftl(name="ftl1", base="N", cache="C0"))

@@ -150,7 +150,7 @@ async def test_no_answer_in_time_is_an_error(tmp_path: Path) -> None:
 
 async def test_a_target_that_is_not_there_is_named(tmp_path: Path) -> None:
     for address in (str(tmp_path / "no"), "127.0.0.1:1", "256.256.256.256:5", "127.0.0.1:99999"):
-        with pytest.raises(TargetError, match=r"can't be reached \(.*\): is it running") as caught:
+        with pytest.raises(TargetError, match=r"can't be reached \(.*\): check that it is running") as caught:
             await TargetRpc(address).call("m")
         assert address in caught.value.message
 

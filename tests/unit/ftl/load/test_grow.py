@@ -180,7 +180,7 @@ async def test_what_stands_on_a_conventional_base_is_asked_for_from_its_old_end_
             asked.append(first)
             return "an ext4 file system"
 
-        with pytest.raises(ExistsError, match=f"from block {END} on, holds an ext4 .*: nothing is changed"):
+        with pytest.raises(ExistsError, match=f"from block {END} on, holds an ext4 .*; nothing was changed"):
             await rig.load(grow=Grow(find_foreign=found))
         assert asked == [END]
         await rig.load(grow=Grow(force=True, find_foreign=found))

@@ -52,7 +52,7 @@ async def test_the_copy_is_loaded_by_its_own_uuid_and_has_all_its_data(emulated:
         await rig.halt()
         assert (await renumber(rig, old, NEW)).changed
         assert not (await renumber(rig, old, NEW)).changed, "run twice it is done already"
-        with pytest.raises(NotFoundError, match=f"holds FTL 'ftl0' with uuid {NEW}, not that one"):
+        with pytest.raises(NotFoundError, match=f"holds FTL 'ftl0' with uuid {NEW}: give that uuid to load it"):
             await rig.load(uuid=old)
         await rig.load(uuid=NEW)
         assert rig.device.uuid == NEW

@@ -455,7 +455,7 @@ def test_a_larger_device_may_follow_and_then_no_smaller_one() -> None:
         assert io.wait(first).status == 0
         assert io.write(99, b"n" * 4096) == 0
         gate.hold()
-        with pytest.raises(ValueError, match="block_count of the new device .* 99 instead of 100"):
+        with pytest.raises(ValueError, match=r"block_count of the new device .* 99 instead of 100"):
             gate.set_device(devices[3])
         assert (gate.state, gate.block_count) == ("holding", 100)
         gate.set_device(devices[2])
