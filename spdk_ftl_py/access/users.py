@@ -49,8 +49,8 @@ def gid_of(group: str) -> int:
 
 
 def is_unmapped(uid: int) -> bool:
-    """It is the number under which the kernel shows each user that has none here. Only where this user namespace lacks
-    some: elsewhere it is that of a user, nobody as a rule."""
+    """The number that the kernel shows for every user without a number in this user namespace; only if the namespace
+    lacks some. Otherwise it is an ordinary user, usually nobody."""
     return uid == _overflow_uid() and not _has_all_users()
 
 
@@ -69,7 +69,7 @@ def _overflow_uid() -> int:
 
 
 def _has_all_users() -> bool:
-    """Not in a user namespace of its own, as some containers have it."""
+    """This process is not in a user namespace of its own, as some containers are."""
     try:
         lines = Path("/proc/self/uid_map").read_text().splitlines()
     except OSError:

@@ -1,4 +1,4 @@
-"""`spdk-ftl apply`: makes FTLs, and who may connect to them, as a plan says."""
+"""`spdk-ftl apply`: brings FTLs, and their lists of hosts, into the state that a plan describes."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def run(args: argparse.Namespace) -> int:
             progress=(lambda step: None) if args.json else _show_step,
         )
     except FtlError as error:
-        # No daemon, say. Programs read standard output.
+        # For example if no daemon runs. Programs read standard output.
         outcome = Outcome(Changes(), dry_run, error=shown(error.message))
     if args.json:
         print(json.dumps(outcome.to_dict(), indent=2), flush=True)
@@ -116,7 +116,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _read(path: str) -> Plan:
-    """Raises ParameterError, and FtlError where there is no such file."""
+    """Raises ParameterError, and FtlError if the file does not exist."""
     name = "standard input" if path == "-" else path
     try:
         if path == "-":

@@ -73,7 +73,7 @@ target_socket: Final = parsed(target_address, without="-s: ")
 
 
 def add_socket(parser: argparse.ArgumentParser) -> None:
-    """And whose it may be."""
+    """Adds the options for the daemon's socket and its user."""
     parser.add_argument(
         "--socket",
         metavar="PATH",
@@ -102,14 +102,13 @@ def add_target(parser: argparse.ArgumentParser) -> None:
 
 
 def named(args: argparse.Namespace) -> dict[str, Any]:
-    """The parameters that say which FTL is meant: the arguments "name" and those of add_target(). Raises
-    ParameterError."""
+    """The parameters that identify an FTL: the argument "name" and those of add_target(). Raises ParameterError."""
     target = {} if args.target is None else {"target": target_address(args.target)}
     return {"name": args.name, **target}
 
 
 def daemon_client(args: argparse.Namespace) -> DaemonClient:
-    """Of the arguments of add_socket(). Raises ParameterError."""
+    """The client for the arguments of add_socket(). Raises ParameterError."""
     return DaemonClient(args.socket, user=args.daemon_user)
 
 
@@ -177,7 +176,7 @@ def _status(args: argparse.Namespace) -> int:
     if args.json:
         _show_mapping(daemon, "spdk-ftl daemon", as_json=True)
         return 0
-    # A daemon that was not restarted with an upgrade does not tell.
+    # A daemon that was not restarted after an upgrade does not report this.
     buffers = daemon.pop("unneeded_buffers", [])
     _show_mapping(daemon, "spdk-ftl daemon", as_json=False)
     if buffers:
@@ -340,8 +339,8 @@ def _show_mapping(mapping: Mapping[str, Any], title: str, *, as_json: bool) -> N
 
 
 def _flat(mapping: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
-    """Nested mappings as dotted names, SPDK's lists of properties too; other lists of mappings, which belong into
-    --json, as their length."""
+    """Nested mappings and SPDK's lists of properties as dotted names; other lists of mappings as their length (--json
+    shows them)."""
     for key, value in mapping.items():
         if isinstance(value, Mapping):
             yield from _flat(value, f"{prefix}{key}.")

@@ -1,4 +1,4 @@
-"""`spdk-ftl halt`: ends the daemon for good, as far as the targets are concerned."""
+"""`spdk-ftl halt`: ends the daemon, and removes what it made in the targets."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Final
 from .commands import add_socket, daemon_client
 
 END_TIMEOUT_S: Final = 10.0
-"""Once everything is undone, the process has little left to do."""
+"""How long the process may take to end after everything is undone."""
 
 _DESCRIPTION: Final = """\
 End the daemon, and undo what it made in the targets. The daemon halts every FTL cleanly, removes its bdevs, private
@@ -40,7 +40,7 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 
 def run(args: argparse.Namespace) -> int:
-    """Returns when the daemon is gone. Raises FtlError."""
+    """Returns when the daemon has ended. Raises FtlError."""
     client = daemon_client(args)
     with _process(client.call("ftl_get_daemon")["pid"]) as daemon:
         try:
@@ -54,7 +54,8 @@ def run(args: argparse.Namespace) -> int:
 
 @contextlib.contextmanager
 def _process(pid: int) -> Iterator[int | None]:
-    """Readable when it has ended; None where it can't be seen, as one in a container."""
+    """A descriptor that is readable when the process has ended; None if the process is not visible, as in a
+    container."""
     try:
         descriptor = os.pidfd_open(pid)
     except OSError:

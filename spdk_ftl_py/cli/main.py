@@ -25,7 +25,7 @@ EXIT_USAGE: Final = 2
 EXIT_INTERRUPTED: Final = 130
 
 COMPLETION: Final = "completion"
-"""Has to know all the others."""
+"""Needs the parsers of all other commands."""
 
 # In the order in which --help shows them.
 _MODULES: Final[tuple[tuple[str, tuple[str, ...]], ...]] = (
@@ -85,7 +85,7 @@ exit codes: 0 success, 1 failure (the reason is on stderr), 2 wrong usage, 130 i
 
 
 def build_parser(only: str | None = None) -> argparse.ArgumentParser:
-    """The parser; only: a subcommand that is known to be the one called (the others then take no part)."""
+    """The parser; only: the subcommand that is called, if it is known (the others are then left out)."""
     parser = argparse.ArgumentParser(
         prog="spdk-ftl",
         description=_DESCRIPTION,
@@ -113,12 +113,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             args = build_parser(None if only == COMPLETION else only).parse_args(arguments)
             code = int(args.run(args))
         finally:
-            # Here, where it can be told, not when Python ends.
+            # Here, where an error can be reported, not when Python ends.
             if sys.stdout is not None:
                 sys.stdout.flush()
         return code
     except FtlError as error:
-        # Parts of it may be a stranger's: a name, or what a target replied.
+        # Parts of the message may come from strangers: a name, or a target's reply.
         print(f"spdk-ftl: {shown(error.message, keep=LINES)}", file=sys.stderr)
         return EXIT_FAILURE
     except ImportError as error:
@@ -128,13 +128,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
     except BrokenPipeError:
-        # Whoever read our output has had enough of it.
+        # The reader of our output has closed it.
         _drop_output()
         return code or EXIT_FAILURE
     except OSError as error:
-        # Where no file is named it is standard output, as a rule.
+        # An error without a file name usually concerns standard output.
         _drop_output()
-        if code == EXIT_OK:  # else the command has told its failure
+        if code == EXIT_OK:  # Otherwise the command has reported its failure.
             print(f"spdk-ftl: {only}: {error.filename or 'output'}: {error.strerror or error}", file=sys.stderr)
         return code or EXIT_FAILURE
 
@@ -159,7 +159,7 @@ def _register(
     try:
         command: Any = importlib.import_module(module)
     except ImportError as error:
-        # One broken dependency must not take away the commands that do without it.
+        # One broken dependency must not disable the commands that do not need it.
         if wanted:
             raise FtlError(f"{commands[0]}: {error}; {_INSTALL}") from error
         for name in commands:

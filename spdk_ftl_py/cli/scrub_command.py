@@ -1,4 +1,4 @@
-"""`spdk-ftl scrub`: orders that everything an FTL has in force is read and verified, and waits for it."""
+"""`spdk-ftl scrub`: orders a scrub of an FTL, and waits for its end."""
 
 from __future__ import annotations
 
@@ -75,12 +75,12 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _told(told: Mapping[str, Any], args: argparse.Namespace, code: int) -> int:
-    """The exit code, once it is shown."""
+    """Shows the result, and returns the exit code."""
     try:
         _show(told, args.name, as_json=args.json)
     except OSError as error:
         print(f"spdk-ftl: scrub {args.name}: the result can't be written: {error.strerror}", file=sys.stderr)
-        # Not the exit code of bad blocks where there are none.
+        # Not the exit code for bad blocks, because there are none.
         return EXIT_NOT_SCRUBBED if code == EXIT_CLEAN else code
     return code
 
@@ -88,8 +88,8 @@ def _told(told: Mapping[str, Any], args: argparse.Namespace, code: int) -> int:
 def _wait(
     client: DaemonClient, which: Mapping[str, Any], number: int, progress: Callable[[float], None]
 ) -> Mapping[str, Any]:
-    """What that round, or one that began later, has found. While the FTL has lost its base, so that it is nothing that
-    could be asked, the daemon is asked again. Raises FtlError where it does not come to an end."""
+    """The result of that round, or of a later one. While the FTL has lost its base and can't be asked, the daemon is
+    asked again. Raises FtlError if the round does not end."""
     while True:
         try:
             stats: Mapping[str, Any] = client.call("bdev_ftl_get_stats", which)
@@ -98,7 +98,7 @@ def _wait(
                 raise
             stats = {"state": "failed"}
         if stats["state"] == "failed":
-            # Mostly its base has been lost, and it will come back.
+            # Usually it has lost its base, which will come back.
             _check_returns(client, which)
         else:
             status = stats["scrub"]
@@ -114,7 +114,7 @@ def _wait(
 
 
 def _check_returns(client: DaemonClient, which: Mapping[str, Any]) -> None:
-    """Raises FtlError where the FTL has failed for good."""
+    """Raises FtlError if the FTL has failed for good."""
     for device in client.call("ftl_get_devices", which):
         if device["state"] == "failed":
             raise FtlError(f"the FTL has failed: {device['error'] or 'the log of the daemon says why'}")

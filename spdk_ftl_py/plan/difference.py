@@ -1,4 +1,4 @@
-"""What has to be done so that things are as a plan says: a pure function of the plan and of what there is."""
+"""What has to be done to match a plan: a pure function of the plan and of the actual state."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _KEYS: Final = ("dhchap_key", "dhchap_ctrlr_key", "psk")
 _RUNNING: Final = ("online", "read_only")
 
 There = Mapping[str, Mapping[str, Mapping[str, Any]]]
-"""By address of a target as the plan has it, and by name: what bdev_ftl_get_properties tells of each FTL."""
+"""By the target's address in the plan, and by name: the result of bdev_ftl_get_properties for each FTL."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Step:
     action: str
     """CREATE, DELETE or CHANGE."""
     text: str
-    """What it does, for people."""
+    """A description for users."""
     method: str
     params: Mapping[str, Any]
 
@@ -40,17 +40,17 @@ class Step:
 class Changes:
     steps: list[Step] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
-    """What can't be made as the plan says: with one of them nothing is done."""
+    """What can't be made to match the plan. If there is any problem, nothing is done."""
     extra: list[tuple[str, str]] = field(default_factory=list)
-    """Target and name of each FTL that the plan lacks and that is left alone."""
+    """Target and name of each FTL that the plan lacks, and that is left unchanged."""
 
 
 def compare(plan: Plan, there: There, *, prune: bool = False) -> Changes:
-    """prune: FTLs that the plan lacks are deleted, on targets that it names."""
+    """prune: delete FTLs that the plan lacks, on targets that it names."""
     changes = Changes()
     for target in plan.targets:
         _compare_target(target, there.get(target.address, {}), changes, prune)
-    # First what is to go: it may have what others need.
+    # Deletions first: those FTLs may have what others need.
     changes.steps.sort(key=lambda step: step.action != DELETE)
     return changes
 
@@ -111,14 +111,14 @@ def _change(target: TargetPlan, ftl: FtlPlan, told: Mapping[str, Any]) -> tuple[
     problems: list[str] = []
     steps: list[Step] = []
     settable = {each["name"] for each in told.get("properties") or () if each.get("read-only") is False}
-    # Whoever loads by a uuid that is on the base has no choice of another.
+    # A load by a uuid that is on the base can't choose another uuid.
     for each in differences(ftl.params, told):
         name = each.name.removeprefix("conf.")
         if name in settable:
             steps.append(_set_property(target, ftl, name, each))
         else:
             problems.append(f"{each}; that can't be changed{_remedy(each, told)}")
-    # A threshold may have to pass another: upwards the highest first, downwards the lowest.
+    # A threshold may have to pass another one: increase the highest first, decrease the lowest first.
     steps.sort(key=_order_of_thresholds)
     if ftl.allow_any_host is not None and ftl.allow_any_host != told["allow_any_host"]:
         text = "let any host connect" if ftl.allow_any_host else "let only hosts in its list connect"
@@ -149,7 +149,7 @@ _LEVELS: Final = {f"limit_{level}_threshold": place for place, level in enumerat
 
 
 def _order_of_thresholds(step: Step) -> tuple[int, int]:
-    """They have to ascend after each step: so what rises begins at the top, what falls at the bottom."""
+    """Thresholds must be in order after each step: increases start at the top, decreases at the bottom."""
     place = _LEVELS.get(step.params.get("ftl_property", ""))
     if place is None:
         return (0, 0)

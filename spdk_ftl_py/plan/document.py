@@ -1,4 +1,4 @@
-"""A YAML document (JSON is YAML) from strangers, and on which line each part of it stands."""
+"""Parses an untrusted YAML document (JSON is YAML), and keeps the line of each part of it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 BYTES_MAX: Final = 4 << 20
 NODES_MAX: Final = 200_000
-"""An alias counts with all that it stands for."""
+"""An alias counts with everything that it stands for."""
 DEPTH_MAX: Final = 32
 _NULL_TAG: Final = "tag:yaml.org,2002:null"
 
@@ -21,7 +21,7 @@ Path = tuple[str | int, ...]
 
 
 class PlanError(ParameterError):
-    """The message names the file, the line, the part of the document, what is wrong and what is allowed."""
+    """The message names the file, the line, the part of the document, the fault and what is allowed."""
 
 
 @dataclass
@@ -45,7 +45,7 @@ class Document:
 
 
 def read(text: bytes, name: str) -> Document:
-    """Raises PlanError for what is no YAML, or too much of it, or has a key twice."""
+    """Raises PlanError if the text is not YAML, is too large, or has a key twice."""
     import yaml
 
     if len(text) > BYTES_MAX:
@@ -72,7 +72,7 @@ def read(text: bytes, name: str) -> Document:
 
 
 class _Reader:
-    """Builds values itself, so that keys given twice are seen, and an alias of an alias of an alias does not grow."""
+    """Builds the values itself, to detect keys that are given twice, and to keep nested aliases from growing."""
 
     def __init__(self, document: Document, loader: Any) -> None:
         self._document = document
@@ -111,6 +111,6 @@ class _Reader:
                 self._document.lines[inside] = line
                 raise self._document.error(inside, "is given twice")
             mapping[key] = self.read(value_node, inside)
-            # Of the key, not of a value that begins further down.
+            # The line of the key, not of a value that begins later.
             self._document.lines[inside] = line
         return mapping

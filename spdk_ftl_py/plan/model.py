@@ -1,4 +1,4 @@
-"""A plan: what FTLs there are to be, checked as far as it can be without a daemon."""
+"""A plan: the desired FTLs, checked as far as that is possible without a daemon."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ LEVELS: Final = ("crit", "high", "low", "start")
 _UNITS: Final = {"": 1, "B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40}
 _SIZE: Final = re.compile(r"([0-9]{1,20}) ?([KMGT]iB|B|)")
 _NAMES: Final = {"base": "base_bdev", "listen": "listen_address"}
-"""Of parameters of bdev_ftl_create that have another name here; the others have the same."""
+"""Parameters of bdev_ftl_create that have another name in a plan; the others have the same name."""
 _OURS: Final = ("attach", "hosts", "allow_any_host", "limits", "limit_thresholds", "conf", "zone_capacity")
 _NOT_IN_A_PLAN: Final = {
     "force": "a plan never erases anything: create that FTL once with `spdk-ftl create --force`",
@@ -49,20 +49,20 @@ _TYPES: Final = {
 class HostPlan:
     nqn: str
     keys: Mapping[str, str]
-    """dhchap_key, dhchap_ctrlr_key, psk, those that are given."""
+    """dhchap_key, dhchap_ctrlr_key, psk, if given."""
 
 
 @dataclass(frozen=True)
 class FtlPlan:
-    """params: of bdev_ftl_create, what the plan says and nothing else, without hosts and target. hosts and
-    allow_any_host: None: as they are."""
+    """params: those of bdev_ftl_create that the plan contains, without hosts and target. hosts and allow_any_host:
+    None: unchanged."""
 
     name: str
     params: Mapping[str, Any]
     hosts: tuple[HostPlan, ...] | None
     allow_any_host: bool | None
     where: str
-    """In the document, for messages."""
+    """The place in the document, for messages."""
 
 
 @dataclass(frozen=True)
@@ -135,7 +135,7 @@ def _ftl(document: Document, path: Path, entry: Mapping[str, Any], target: str) 
 
 
 def _in_words_of_a_plan(message: str) -> str:
-    """Without the RPC, and the flags of its command."""
+    """The message without the RPC and the flags of its command."""
     message = re.sub(r"^bdev_ftl_(create|add_host): ", "", message)
     message = re.sub(r" \(-[^)]*\)", "", message)
     for ours, theirs in _NAMES.items():
@@ -152,7 +152,7 @@ def _host(document: Document, path: Path, entry: Any) -> HostPlan:
         raise document.error(path, re.sub(r"\bhost\b", "nqn", _in_words_of_a_plan(error.message), count=1)) from None
     if "dhchap_ctrlr_key" in given and "dhchap_key" not in given:
         raise document.error(
-            path, "dhchap_ctrlr_key applies only to a host that authenticates itself: give its dhchap_key too"
+            path, "dhchap_ctrlr_key applies only to a host that authenticates itself: give dhchap_key too"
         )
     return HostPlan(nqn, given)
 
@@ -219,7 +219,7 @@ def _check_shape(document: Document) -> None:
 
     errors = list(Draft202012Validator(plan_schema()).iter_errors(document.value))
     if errors:
-        # An unknown name beside a bad value is the likelier cause of both.
+        # If there are an unknown name and a bad value, the unknown name is the likelier cause of both.
         first = min(errors, key=lambda error: (len(error.absolute_path), str(error.absolute_path), error.message))
         raise _shape_error(document, first)
 
@@ -241,7 +241,7 @@ def _shape_error(document: Document, error: Any) -> PlanError:
         must = " or ".join(_TYPES[kind] for kind in kinds)
         return document.error(path, f"is {_shown(value)}: must be {must}")
     if rule == "const":
-        return document.error(path, f"is {_shown(value)}: but this release supports {limit}")
+        return document.error(path, f"is {_shown(value)}, but this release supports {limit}")
     if rule in ("minItems", "maxItems"):
         return document.error(
             path, f"has {len(value)} entries: {'at least' if rule == 'minItems' else 'at most'} {limit}"

@@ -1,7 +1,7 @@
-"""A shim Reactor on an asyncio loop: hands out its events to whoever subscribed to their source, and an overflow to
-everybody.
+"""A shim Reactor on an asyncio loop: delivers each event to the subscriber of its source, and an overflow to all
+subscribers.
 
-Threaded (the product) or stepped from the loop itself (tests and simulation: deterministic, no thread).
+Threaded (the product), or stepped from the loop itself (tests and simulation: deterministic, no thread).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 
 EventHandler = Callable[[_shim.Event], None]
 Clock = Callable[[int], int]
-"""Simulated time in ns, given what the last step did (0: nothing)."""
+"""Simulated time in ns; the argument is what the last step did (0: nothing)."""
 
 
 def load_ended(event: _shim.Event, load: _shim.LoadGenerator) -> bool:
@@ -34,7 +34,7 @@ class ReactorLoop:
     >>> await reactor.start()
     >>> reactor.subscribe(core.id, on_event)
 
-    clock is for a stepped one; without it a step is taken at the real time.
+    clock: for a stepped reactor; without it steps use the real time.
     """
 
     def __init__(self, name: str, *, spin_us: int = 20, stepped: bool = False, clock: Clock | None = None) -> None:
@@ -45,10 +45,10 @@ class ReactorLoop:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stepper: asyncio.Task[None] | None = None
         self._handlers: dict[int, EventHandler] = {}
-        # An event may come before its source's creator had a chance to subscribe.
+        # An event may arrive before the creator of its source could subscribe.
         self._unclaimed: deque[_shim.Event] = deque(maxlen=UNCLAIMED_EVENTS_MAX)
         self._overflow: _shim.Event | None = None
-        """The last one. What it dropped may have been of a source that nobody has subscribed to yet."""
+        """The last overflow. An event that it dropped may belong to a source without a subscriber yet."""
 
     async def start(self) -> None:
         """On the running asyncio loop, which gets its events. Once."""
@@ -81,10 +81,10 @@ class ReactorLoop:
         await self.stop()
 
     def subscribe(self, source: int, handler: EventHandler) -> None:
-        """One handler per source; it runs on the asyncio loop and must not raise.
+        """One handler for each source; it runs on the asyncio loop and must not raise.
 
-        It also gets every EV_OVERFLOW: events were dropped, of this source or another, so what it waits for may have
-        happened. It asks the shim for its state then.
+        The handler also gets every EV_OVERFLOW: events were dropped, of this source or another, so what it waits for
+        may have happened. It must then ask the shim for its state.
         """
         self._handlers[source] = handler
         early = [event for event in self._unclaimed if event.source == source]

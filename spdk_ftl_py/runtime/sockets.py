@@ -1,4 +1,4 @@
-"""Accepting connections without ever losing one of their sockets."""
+"""Accepts connections without ever losing a socket."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""The FTL that a target has of its own: whether it has one, what that asks of its bdevs, and calls of its RPCs.
+"""The target's own FTL: whether the target has one, its requirements on bdevs, and calls of its RPCs.
 
 Rules and bounds are those of SPDK v26.05, in lib/ftl: mngt/ftl_mngt_bdev.c, base/ftl_base_bdev.c and
-nvc/ftl_nvc_bdev_*.c. What breaks one of them SPDK answers with "Operation not permitted", and no more.
+nvc/ftl_nvc_bdev_*.c. If one of them is broken, SPDK only answers "Operation not permitted".
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from .bdevs import Bdev
 from .rpc import TargetRpc
 
 PRODUCT: Final = "FTL disk"
-"""Of its bdevs, and of no others."""
+"""The product name of its bdevs, and of no others."""
 BLOCK_BYTES: Final = 4096
 VSS_BYTES: Final = 64
 """Of metadata behind each block of a cache."""
@@ -22,12 +22,12 @@ GIB: Final = 1 << 30
 BASE_GIB_MIN: Final = 20
 CACHE_GIB_MIN: Final = 5
 CALL_TIMEOUT_S: Final = 3600.0
-"""A creation overwrites all of the cache, a load after a crash reads it."""
+"""Long, because a creation overwrites the whole cache, and a load after a crash reads it."""
 _ANY_OF_THEM: Final = "bdev_ftl_create"
 
 
 async def require_method(rpc: TargetRpc, method: str) -> None:
-    """Raises UnsupportedError where the target has no FTL of its own, or one without that method; TargetError."""
+    """Raises UnsupportedError if the target has no FTL of its own, or one without that method; TargetError."""
     known = await rpc.call("rpc_get_methods")
     if not isinstance(known, list):
         raise ProtocolError(f"SPDK target at {rpc.address}: rpc_get_methods did not return a list")
@@ -41,7 +41,7 @@ async def require_method(rpc: TargetRpc, method: str) -> None:
 
 
 async def call(rpc: TargetRpc, method: str, params: Mapping[str, Any]) -> Any:
-    """What it answers. Raises TargetError, with its own words where it refuses."""
+    """The answer of the target. Raises TargetError, with the target's words, if it refuses."""
     try:
         return await rpc.call(method, params, timeout_s=CALL_TIMEOUT_S)
     except TargetError as error:
@@ -55,7 +55,7 @@ async def call(rpc: TargetRpc, method: str, params: Mapping[str, Any]) -> Any:
 
 
 def check_base(bdev: Bdev) -> None:
-    """Raises an error, naming the remedy, for a bdev that SPDK's own FTL does not take as a base."""
+    """Raises an error, which names the remedy, for a bdev that SPDK's own FTL does not accept as a base."""
     name = f"base bdev {bdev.name}"
     if bdev.zoned:
         raise UnsupportedError(
@@ -72,7 +72,7 @@ def check_base(bdev: Bdev) -> None:
 
 
 def check_cache(bdev: Bdev, *, base: Bdev) -> None:
-    """As check_base(), of its cache."""
+    """As check_base(), for its cache."""
     name = f"cache bdev {bdev.name}"
     if bdev.name == base.name:
         raise ParameterError(f"{name} is also the base bdev: give another one")

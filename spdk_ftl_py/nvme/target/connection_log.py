@@ -104,7 +104,7 @@ class ConnectionLog:
 
     def ended(self, controller: LoggedController) -> None:
         """Behind the end of its queues."""
-        how = "disconnected in order" if controller.shut_down else controller.end_reason or "connection lost"
+        how = "in order" if controller.shut_down else controller.end_reason or "connection lost"
         told = controller.describe()
         self._ended.append({**told, "ended": timestamp(), "reason": how})
         self._of_hosts.write(

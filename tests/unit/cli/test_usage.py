@@ -282,7 +282,7 @@ def test_what_makes_sense_is_not_refused(command: str) -> None:
         ("create -b x", "the following arguments are required: -d/--base-bdev"),
         (
             "target --malloc name=A,size=1M --zns name=A,zones=9,zone_size=1M",
-            "argument --malloc: name=A,size=1M: --zns name=A,zones=9,zone_size=1M has that name",
+            "argument --malloc: name=A,size=1M: --zns name=A,zones=9,zone_size=1M already has that name",
         ),
         (
             "serve --limit kato_ms_min=5000 --limit kato_ms_max=4000",

@@ -343,7 +343,9 @@ async def test_two_exports_of_one_nqn_are_not_loaded(here: World, caplog: pytest
     daemon = await here.start()
     nqn = {"nqn": "nqn.2026-11.com.example:one", "target": here.line.path}
     config = [made(base_bdev="A", **nqn), made(name="ftl1", uuid=UUID1, base_bdev="B", **nqn)]
-    with pytest.raises(FtlError, match=r"FTL bdev ftl1 .* has the NQN .*:one, which FTL bdev ftl0 already has .*nothing"):
+    with pytest.raises(
+        FtlError, match=r"FTL bdev ftl1 .* has the NQN .*:one, which FTL bdev ftl0 already has .*nothing"
+    ):
         await daemon.call("ftl_load_config", config=config)
     assert await daemon.call("ftl_get_devices") == []
     await daemon.halt()

@@ -632,7 +632,8 @@ async def test_write_buffers_that_nobody_needs_are_told_and_removed_on_order(her
     assert await unneeded(daemon) == sorted([(uuid, 5), (empty, 0)])
     for params in ({}, {"uuid": uuid}):
         with pytest.raises(
-            BusyError, match=rf"acknowledged writes may be only in these files, 5 blocks in .*{held}.*nothing was removed"
+            BusyError,
+            match=rf"acknowledged writes may be only in these files, 5 blocks in .*{held}.*nothing was removed",
         ):
             await daemon.call("ftl_remove_buffers", **params)
     assert files() == sorted([held, f"{empty}.7.wbuf"])

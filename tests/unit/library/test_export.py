@@ -60,7 +60,7 @@ async def test_a_host_reads_what_the_script_wrote(reactor: ReactorLoop) -> None:
                 await namespace.flush()
             with pytest.raises(MediaError, match="is closed"):
                 await namespace.read(0)
-            with pytest.raises(NotFoundError, match=f"{NQN} has no namespace 2, but 1"):
+            with pytest.raises(NotFoundError, match=f"{NQN} has no namespace 2; it has: 1"):
                 await controller.open_namespace(host_reactor, 2)
         assert await ftl.read(60, 100) == data
         assert await ftl.read(50, 10) == bytes(10 * 4096)

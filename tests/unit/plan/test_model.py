@@ -142,7 +142,7 @@ def test_a_fault_in_a_plan_is_named_with_its_place(entry: dict[str, Any], expect
         ("targets:\n  - {}", r"line 2: targets\[0\]: lacks ftls"),
         ("1: 2", "has the key '1': keys must be text"),
         ("? [a]\n: b", "keys must be text"),
-        ("targets: 2026-11-29", "is a date: put it in quotation marks"),
+        ("targets: 2026-11-29", "is a date: to use it as text, put it in quotation marks"),
         ("targets: !!python/object:os.system x", "is not YAML"),
         ("targets: !!binary aGk=", "is a bytes"),
         ("a: *b", "is not YAML"),
@@ -163,7 +163,7 @@ def test_two_ftls_may_not_share_name_bdev_or_uuid() -> None:
         plan_of(ftl(), ftl(base="Nvme1n1"))
     with pytest.raises(PlanError, match="bdev Nvme0n1 is already the base of ftl0"):
         plan_of(ftl(), ftl(name="ftl1"))
-    with pytest.raises(PlanError, match="bdev C0 is the cache of ftl0 already"):
+    with pytest.raises(PlanError, match="bdev C0 is already the cache of ftl0"):
         plan_of(ftl(cache="C0"), ftl(name="ftl1", base="N", cache="C0"))
     with pytest.raises(PlanError, match=f"ftl0 on /t has uuid {UUID} too"):
         plan_of(ftl(uuid=UUID), ftl(name="ftl1", base="N", new_uuid=UUID.upper()))

@@ -212,7 +212,7 @@ async def test_a_target_of_somebody_else_is_told_nothing_unless_it_may_be_his(
 
     server = await asyncio.start_unix_server(listen, str(tmp_path / "t"))
     try:
-        with pytest.raises(TargetError, match=rf"served by user {his}, pid 7, and only .*--target-user") as refused:
+        with pytest.raises(TargetError, match=rf"served by user {his}, pid 7, but only .*--target-user") as refused:
             await TargetRpc(str(tmp_path / "t")).call("bdev_get_bdevs")
         # It is not gone: what was made in it is not to be forgotten.
         assert not rpc_module.is_gone(refused.value)

@@ -63,7 +63,7 @@ async def test_connects_ends_and_refusals_are_told_with_what_the_host_did(caplog
         assert (ended["hostnqn"], ended["reason"], ended["num_io_qpairs"]) == (HOSTNQN, "disconnected in order", 0)
         assert (ended["commands"], ended["read_blocks"], ended["write_blocks"]) == (2, 1, 2)
         (line,) = lines(caplog)
-        assert "disconnected: left in order; 0 s, 1 blocks read, 2 written, 0 errors" in line
+        assert "disconnected: in order; 0 s, 1 blocks read, 2 written, 0 errors" in line
 
 
 def port_of(here: Bench) -> int:
@@ -120,5 +120,5 @@ def test_a_host_that_tries_again_and_again_is_told_of_ever_more_rarely(caplog: p
         log.refused(("10.0.0.1", port), "nqn.x", "no")
     told = lines(caplog)
     assert len(told) == 10
-    assert "refused, 512 times by now: no" in told[-1]
+    assert "refused, 512 times so far: no" in told[-1]
     assert [(each["count"], each["reason"]) for each in log.refusals] == [(1000, "no")]
