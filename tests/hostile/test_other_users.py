@@ -259,7 +259,7 @@ def test_a_false_target_at_the_path_of_a_dead_one_is_told_nothing(machine: Machi
         device = machine.device()
         assert device["state"] != "failed"
         params = {"name": "ftl1", "base_bdev": "Nvme0n1", "target": str(path)}
-        with pytest.raises(FtlError, match=rf"served by user {UID}, pid \d+, and only .*--target-user"):
+        with pytest.raises(FtlError, match=rf"served by user {UID}, pid \d+, but only .*--target-user"):
             machine.client.call("bdev_ftl_create", params)
         assert set(impostor.close()) == set(b"c")
     machine.target = machine.start_target()

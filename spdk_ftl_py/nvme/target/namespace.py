@@ -42,7 +42,7 @@ class Namespace:
         )
 
     def measure(self) -> bool:
-        """Takes over how large the device is now. False: as large as it was."""
+        """Takes over the current size of the device. False: the size has not changed."""
         resized = self.device.block_count != self.traits.block_count
         self.traits = replace(self.traits, block_count=self.device.block_count)
         return resized

@@ -60,10 +60,10 @@ async def test_connects_ends_and_refusals_are_told_with_what_the_host_did(caplog
         await until(lambda: bool(log.disconnected))
         (ended,) = log.disconnected
         # What queues that are gone have done counts on.
-        assert (ended["hostnqn"], ended["reason"], ended["num_io_qpairs"]) == (HOSTNQN, "disconnected in order", 0)
+        assert (ended["hostnqn"], ended["reason"], ended["num_io_qpairs"]) == (HOSTNQN, "left in order", 0)
         assert (ended["commands"], ended["read_blocks"], ended["write_blocks"]) == (2, 1, 2)
         (line,) = lines(caplog)
-        assert "disconnected: in order; 0 s, 1 blocks read, 2 written, 0 errors" in line
+        assert "disconnected: left in order; 0 s, 1 blocks read, 2 written, 0 errors" in line
 
 
 def port_of(here: Bench) -> int:
