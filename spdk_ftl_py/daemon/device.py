@@ -140,8 +140,7 @@ class ManagedDevice(OrderedDevice):
         self._bdev = KeptBdev(str(self), self._target_bdev, lambda: self.changed())
         self._front = self._new_front()
         self.hosts = ConnectedHosts(lambda: self.on_change())
-        """Saved before a host gets its first answer, so that the next daemon knows which hosts to notify of lost
-        writes."""
+        """Saved before a host gets its first answer: the next daemon must know which hosts to notify of lost writes."""
         self.hosts.restore(hosts)
         self._life: asyncio.Task[None] | None = None
         self._hold_timer: asyncio.TimerHandle | None = None
@@ -316,8 +315,7 @@ class ManagedDevice(OrderedDevice):
         self._step_told = f"{step} {part:.0%}"
 
     async def _try_attach(self) -> None:
-        """Attaches an FTL that has served hosts before. Hosts of the export do not wait for the target, which gets the
-        FTL later."""
+        """Attaches an FTL that has served hosts before. Hosts of the export do not wait for that."""
         if self.params["no_attach"]:
             # The daemon can't know whether a user has attached the FTL in the target.
             await self.dependents.attached_anew()
@@ -426,8 +424,7 @@ class ManagedDevice(OrderedDevice):
             try:
                 self.set_params(change.applied(before))
                 if not change.late:
-                    # Saved before it takes effect: after a crash the next daemon loads the FTL with the change, or
-                    # without it.
+                    # Saved before it takes effect: after a crash the next daemon loads the FTL with or without it.
                     self.on_change()
                 await self._return_to_base(change.once)
             except BaseException:
@@ -767,8 +764,7 @@ class ManagedDevice(OrderedDevice):
 
     @property
     def can_be_halted(self) -> bool:
-        """Whether accepted writes can be made durable, as far as is known. Also valid after the FTL has begun to
-        end."""
+        """Whether accepted writes can be made durable, as far as is known. Also valid after its end has begun."""
         if self.state is DeviceState.ONLINE:
             return self.ftl is not None and self.ftl.state is FtlState.RUNNING
         return self.state is DeviceState.DELETING

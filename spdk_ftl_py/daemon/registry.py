@@ -64,8 +64,7 @@ class Registry:
         self._orphans: list[dict[str, Any]] = []
         """Records of deleted devices whose objects in the target could not be removed yet."""
         self._undoing: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
-        """A lock for each target: otherwise one creation could repeat the undo of another, after a new export of that
-        FTL."""
+        """A lock for each target, so that one creation does not repeat the undo of another after its new export."""
         self._creations: set[asyncio.Task[Any]] = set()
         self._deletions: set[asyncio.Task[Any]] = set()
         self._saving: asyncio.Task[None] | None = None
@@ -161,10 +160,7 @@ class Registry:
         if undo:
             what = "halted" if not failures else "not halted cleanly, or not completely undone"
         else:
-            what = (
-                f"{'halted' if not failures else 'not halted cleanly'}; its bdev and claims stay in the target for "
-                "the next daemon"
-            )
+            what = f"{'halted' if not failures else 'not halted cleanly'}; its bdev and claims stay for the next daemon"
         log.info("%s: %s, asked for by %s", device, what, requester())
         held = device.held_in_file()
         if held is not None:
@@ -177,8 +173,7 @@ class Registry:
         return "; ".join(f"{device.name}: {step}: {failure}" for step, failure in failures)
 
     async def halt_on_order(self, _params: dict[str, Any]) -> dict[str, Any]:
-        """Halts and undoes everything; the daemon ends after the answer. Raises FtlError with what could not be
-        done."""
+        """Halts and undoes everything; the daemon ends after the answer. Raises FtlError: what could not be done."""
         self.require_no_halt()
         if not self._is_up:
             raise BusyError("the daemon is still starting: try again")
@@ -337,8 +332,7 @@ class Registry:
         check_agrees(device, asked, told)
 
     async def _wait_online(self, key: Key, terms: Terms, device: ManagedDevice | None = None) -> ManagedDevice:
-        """The result for device (default: the one with that key) when the time to wait is over. Raises what
-        wait_online() raises."""
+        """The result for device (default: the one with that key) after the wait. Raises what wait_online() raises."""
         if device is not None and (terms.wait_s is None or device.state is not DeviceState.DEFERRED):
             return device
         return await wait_online(lambda: self._devices.get(key), key[1], terms.wait_s or 0, lambda: self.is_halting)

@@ -61,7 +61,7 @@ def test_one_that_is_not_leaves_it_for_the_next(number: signal.Signals, world: F
     before = world.target.state()
     end_by_signal(world, number)
     assert world.target.state() == before
-    assert "its bdev and claims stay in the target for the next daemon" in world.daemon.log()
+    assert "its bdev and claims stay for the next daemon" in world.daemon.log()
     # Who has changed his mind needs a daemon for it.
     with Daemon(world.folder) as world.daemon:
         assert halt(world).returncode == 0

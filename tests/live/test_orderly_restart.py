@@ -73,7 +73,7 @@ def test_what_stands_on_ftl0_survives_an_orderly_restart_under_io(
         before = standing(spdk_target)
         under_load(address, daemons.restart, seed=3)
         assert standing(spdk_target) == before
-        assert "its bdev and claims stay in the target for the next daemon, asked for by SIGTERM" in daemons.now.log()
+        assert "its bdev and claims stay for the next daemon, asked for by SIGTERM" in daemons.now.log()
         assert "loaded after a clean shutdown" in daemons.now.log()
         assert "loaded after a dirty shutdown" not in daemons.now.log()
         if above is not None:

@@ -1,7 +1,7 @@
 """Which band to relocate next. Policies say what is best; ``choose_victim`` says what is allowed.
 
 Invariants, whatever the policy (docs/ftl.md):
-- a band is moved only if that frees more than the move itself can waste, so garbage collection never reduces free space;
+- a band is moved only if that frees more than the move itself can waste, so free space never shrinks;
 - a move begins only if everything that all moves still have to copy fits into what relocation can certainly write, so
   every move can end.
 """

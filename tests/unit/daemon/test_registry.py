@@ -586,7 +586,7 @@ async def test_what_is_done_to_an_ftl_is_one_line_that_says_who_asked_for_it(
     told("the base is back; the daemon loaded the FTL")
     with asked_for_by("SIGTERM"):
         await daemon.halt()
-    told("halted; its bdev and claims stay in the target for the next daemon, asked for by SIGTERM")
+    told("halted; its bdev and claims stay for the next daemon, asked for by SIGTERM")
     daemon = await here.start()
     await daemon.wait_for("online")
     await until(lambda: "loaded" in caplog.text)
