@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// FIFO of lent Ios through Io::next, and what a device needs to know about an Io's memory.
+// FIFO of lent Ios through Io::next, and helpers for the memory of an Io.
 #pragma once
 
 #include <algorithm>
@@ -39,7 +39,7 @@ public:
         return io;
     }
 
-    // Takes the Io at `position` out; O(position), for seeded schedules only.
+    // Removes the Io at `position`; O(position), only for seeded schedules.
     Io *take(uint64_t position) noexcept {
         if (position == 0) {
             return pop();
@@ -110,7 +110,7 @@ public:
         return result;
     }
 
-    // Copies what fits; false when it did not all fit.
+    // Copies what fits; false if not everything fits.
     bool put(const void *source, uint64_t bytes) noexcept {
         const auto *from = static_cast<const uint8_t *>(source);
         while (bytes > 0) {
