@@ -1,7 +1,7 @@
 """The C++ shim: I/O queues, emulated media, FTL data path.
 
 Threads: objects that belong to a Reactor run on its thread. Every method here may be called from Python's thread; it
-hops to the reactor (``Reactor.call``) and waits, without the GIL. None of them is for the per-I/O path except IoPort.
+runs on the reactor (``Reactor.call``), and waits for that without the GIL. Only IoPort is for frequent I/O.
 """
 
 from collections.abc import Callable, Sequence
@@ -11,11 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 def crc32c(data: bytes | bytearray | memoryview, seed: int = 0) -> int:
-    """CRC32C (Castagnoli) of data; seed is the CRC of what came before."""
+    """CRC32C (Castagnoli) of data; seed is the CRC of preceding data."""
 
 def crc32c_rows(rows: NDArray[np.uint8], row_bytes: int, crcs: NDArray[np.uint32]) -> None:
-    """CRC32C of the first row_bytes of each row, all at once; crcs has the CRCs of what came before each, and gets the
-    results. ValueError where the shapes don't fit."""
+    """CRC32C of the first row_bytes of each row, in one call; crcs has the CRCs of the data that precedes each, and
+    gets the results. ValueError if the shapes do not fit."""
 
 def build_info() -> dict[str, str]:
     """compiler, flags, sanitizers, crc ("sse4.2" or "table"), tls (OpenSSL's version; empty: built without)."""
@@ -63,13 +63,13 @@ ERROR_MISTAKE: Final[int]
 ERROR_DOUBT: Final[int]
 
 def error_class(status: int, do_not_retry: bool = False, op: int = 0) -> int:
-    """One of ERROR_*: what an error of a device means for who sent the I/O. op: one of OP_*; ERROR_DOUBT is only for
-    OP_FLUSH, of which an error is another matter than of all others. The table is in shim/reactor/error_class.hpp;
-    docs/durability.md says what follows from each."""
+    """One of ERROR_*: what an error of a device means for the issuer of the I/O. op: one of OP_*; ERROR_DOUBT is only
+    for OP_FLUSH. The table is in shim/reactor/error_class.hpp; docs/durability.md describes what follows from each
+    class."""
 
 def perhaps_media(status: int) -> bool:
-    """Of ERROR_BUSY: it may be one block's or zone's where it lasts. An SPDK target answers so to any error of a
-    bdev."""
+    """For ERROR_BUSY: if the error persists, it may concern one block or zone. An SPDK target returns it for any error
+    of a bdev."""
 
 def limits_zones(status: int) -> bool:
     """Too many zones are open, or active."""
@@ -137,9 +137,9 @@ OP_ZONE_SEND: Final[int]
 OP_ZONE_REPORT: Final[int]
 
 class IoPort:
-    """Python's own way to a BlockDevice: bounded, asynchronous, completions as EV_IO_DONE events.
+    """Python's access to a BlockDevice: bounded, asynchronous, completions as EV_IO_DONE events.
 
-    Data buffers are the caller's (writable for reads, C-contiguous) and are kept alive until the event.
+    Data buffers belong to the caller (writable for reads, C-contiguous), and are kept alive until the event.
     """
 
     def __init__(self, reactor: Reactor, device: BlockDevice, depth: int = 128) -> None: ...
@@ -159,32 +159,31 @@ class IoPort:
         zone_all: bool = False,
         fua: bool = False,
     ) -> int:
-        """Returns a ticket; BlockingIOError when depth I/Os are outstanding; ValueError when the buffer is too
-        small."""
+        """Returns a ticket; BlockingIOError if depth I/Os are outstanding; ValueError if the buffer is too small."""
 
     def take_untold(self) -> list[tuple[int, int, int]]:
-        """(ticket, status, result) of what is done and whose event was dropped: to be asked for at EV_OVERFLOW."""
+        """(ticket, status, result) of completed I/Os whose event was dropped: call it at EV_OVERFLOW."""
 
     def close(self) -> None:
         """Waits for outstanding I/O. Idempotent."""
 
 class ReadList:
-    """Reads of one length from very many addresses, depth at a time: one EV_IO_DONE event when all have come back."""
+    """Reads of one length from very many addresses, depth at a time: one EV_IO_DONE event when all have completed."""
 
     def __init__(self, reactor: Reactor, device: BlockDevice, depth: int = 128) -> None: ...
     @property
     def id(self) -> int:
-        """Event.source; Event.b is the status of the first read that failed, behind which none is sent any more."""
+        """Event.source; Event.b is the status of the first read that failed, after which no more are sent."""
 
     def start(self, addresses: Sequence[int], block_count: int, rows: NDArray[np.uint8] | bytearray) -> None:
-        """rows: block_count blocks for each address, kept alive until release() or the next start().
-        BlockingIOError: the last list is not done. ValueError: no address, or rows are too small."""
+        """rows: block_count blocks for each address, kept alive until release() or the next start(). BlockingIOError:
+        the previous list is not done. ValueError: no address, or rows are too small."""
 
     def take_untold(self) -> int | None:
-        """The status of a list that is done and whose event was dropped: to be asked for at EV_OVERFLOW."""
+        """The status of a list that is done and whose event was dropped: call it at EV_OVERFLOW."""
 
     def release(self) -> None:
-        """Lets go of the rows of a list that is done; of one that is not, does nothing."""
+        """Releases the rows of a list that is done; does nothing before that."""
 
     def close(self) -> None:
         """Waits for outstanding I/O. Idempotent."""
@@ -194,10 +193,10 @@ class ReadList:
 class EmulatedMedia(BlockDevice):
     """Conventional, null or zoned media in memory or in a sparse file, with fault injection and power cut.
 
-    path None: anonymous memory. With a path the data (and, for zoned media, zone states, in `path + ".zones"`) persist,
-    also when the process is killed; one drive per file (OSError). Freed with its last user. ValueError: a geometry or a
-    file that makes no sense. Zoned: reads behind a write pointer return zeroes, reads may cross zones, no descriptor
-    extensions.
+    path None: anonymous memory. With a path, the data (and, for zoned media, zone states, in `path + ".zones"`)
+    persist, also when the process is killed; one drive per file (OSError). Freed with its last user. ValueError for an
+    impossible geometry or a file of another one. Zoned: reads after a write pointer return zeroes, reads may cross
+    zones, no descriptor extensions.
     """
 
     @staticmethod
@@ -212,8 +211,8 @@ class EmulatedMedia(BlockDevice):
         max_io_blocks: int = 256,
         hidden_blocks: int = 0,
     ) -> EmulatedMedia:
-        """block_bytes is the data part, e.g. 512 or 4096; metadata_bytes are interleaved after it. hidden_blocks: so
-        many more are there from grow() on; in memory only."""
+        """block_bytes is the data part, e.g. 512 or 4096; metadata_bytes are interleaved after it. hidden_blocks:
+        further blocks that grow() adds; in memory only."""
 
     @staticmethod
     def null(
@@ -236,11 +235,11 @@ class EmulatedMedia(BlockDevice):
         hidden_zones: int = 0,
     ) -> EmulatedMedia: ...
     def set_zone_state(self, zone: int, state: str) -> None:
-        """What a drive does by itself. state: "read_only", "offline", or "full": it finishes the zone, and its
-        attributes say so; ValueError where that is not active."""
+        """A change that a drive makes by itself. state: "read_only", "offline", or "full": the drive finishes the zone,
+        and sets the attribute; ValueError if the zone is not active."""
 
     def recommend(self, zone: int, *, finish: bool = False, reset: bool = False) -> None:
-        """What the attributes of the zone ask for, until it is done."""
+        """The attributes recommend this for the zone, until it is done."""
 
     def zone_states(self) -> list[tuple[int, str, int]]:
         """(start LBA, state name, write pointer LBA) of every zone."""
@@ -260,29 +259,29 @@ class EmulatedMedia(BlockDevice):
         drops_cache: bool = False,
         flip: bool = False,
     ) -> int:
-        """On I/Os of op (None: any) that touch [lba, lba+block_count) (0: anywhere): after `skip` matches, fail with
-        status (0: no failure) and/or add latency, `times` times (0: for ever). Returns the fault's id. An append or
-        zone action touches its whole zone; a flush and a zone action on all touch everything. What fails has no
-        effect, unless takes_effect says so. do_not_retry: the answer has DNR set (for some statuses it always has).
-        drops_cache: any part of what the volatile cache holds is lost, as with power, and nobody is told. flip: the
-        first bit that a read brings is wrong; what is stored is not."""
+        """For I/Os of op (None: any) that touch [lba, lba+block_count) (0: anywhere): after `skip` matches, fail with
+        status (0: no failure) and/or add latency, `times` times (0: for ever). Returns the id of the fault. An append
+        or zone action touches its whole zone; a flush and a zone action on all zones touch everything. A failed I/O has
+        no effect, unless takes_effect is set. do_not_retry: the answer has DNR set (for some statuses it always has).
+        drops_cache: any part of the volatile cache is lost, as with power, without notice. flip: the first bit of a
+        read is wrong; stored data is not."""
 
     def clear_faults(self, fault_id: int | None = None) -> None: ...
     def rot(self, lba: int, bit: int) -> None:
-        """Turns one bit of a block that is stored; nothing tells. ValueError where there is no such bit."""
+        """Flips one stored bit of a block, without notice. ValueError if there is no such bit."""
 
     def power_cut(self, seed: int) -> None:
-        """Outstanding I/O is dropped without completion of its data promise (completes with power_loss); what was
-        written since the last completed flush vanishes wholly or partly: per zone always a suffix (a zone reset and an
-        FUA write are durable at once, a finish is not); on conventional media any subset of blocks, each old or new as
-        a whole, chosen by seed. Needs volatile_cache=True; else only outstanding I/O is torn. The media is off (every
-        I/O: power_loss) until power_on()."""
+        """Outstanding I/O completes with power_loss, and may be done partly. Writes since the last completed flush are
+        lost completely or partly: in each zone always a suffix (a zone reset and an FUA write are durable at once, a
+        finish is not); on conventional media any subset of blocks, each old or new as a whole, chosen by seed. Needs
+        volatile_cache=True; otherwise only outstanding I/O is torn. The media is off (every I/O: power_loss) until
+        power_on()."""
 
     def power_on(self) -> None:
         """Zones that were open come back closed, those without data empty."""
 
     def grow(self) -> None:
-        """It has what was hidden, too: empty zones, blocks of zeroes. While nobody is on it who was told its size."""
+        """Adds the hidden part: empty zones, blocks of zeroes. Nobody who knows the old size may use it meanwhile."""
 
     def set_schedule(self, seed: int | None) -> None:
         """Completes outstanding I/O in a seeded random order (None: in order of submission)."""
@@ -292,12 +291,12 @@ class EmulatedMedia(BlockDevice):
         """I/Os completed so far; the crash machine counts on it."""
 
     def cut_power_at(self, operation: int, seed: int) -> None:
-        """power_cut(seed) by itself when `operations` reaches this."""
+        """Makes power_cut(seed) happen when `operations` reaches this."""
 
 class ZonedOverlay(BlockDevice):
-    """Zones emulated on a conventional device, as SPDK's zone_block bdev does: zone size = zone_capacity rounded up to
-    a power of two, zone i lies at base LBA i * zone_size, blocks behind the last whole zone are unused. Write pointers
-    are in memory only."""
+    """Emulates zones on a conventional device, like SPDK's zone_block bdev: zone size = zone_capacity rounded up to a
+    power of two, zone i is at base LBA i * zone_size, blocks after the last whole zone are unused. Write pointers are
+    in memory only."""
 
     def __init__(
         self,
@@ -309,36 +308,37 @@ class ZonedOverlay(BlockDevice):
         initial_state: str = "empty",
         zone_commands: bool = True,
     ) -> None:
-        """initial_state: "empty" (new device) or "full" (what a restart knows: nothing). zone_commands False: zone
-        actions, reports and appends are invalid opcodes, as those of SPDK's zone_block are over NVMe-oF."""
+        """initial_state: "empty" (new device) or "full" (after a restart, when write pointers are unknown).
+        zone_commands False: zone actions, reports and appends are invalid opcodes, like those of SPDK's zone_block over
+        NVMe-oF."""
 
 # --- gate -------------------------------------------------------------------------------------------------------
 
 class Gate(BlockDevice):
     """A device in front of one that may be lost (an FtlCore that failed, a HostQpair that lost its connection) and
-    replaced by another with the same content: its users notice a pause. What a lost device answers with an error is
-    held, and all that comes after, until set_device() or fail()."""
+    replaced by another with the same content: its users notice a pause. I/O that a lost device fails is held, and so is
+    all later I/O, until set_device() or fail()."""
 
     def __init__(self, reactor: Reactor, device: BlockDevice) -> None:
         """ValueError for another gate."""
 
     def hold(self) -> None:
-        """Holds I/O from now on, and lets go of the lost device as soon as no write's data lie in its memory. A failing
-        gate goes on failing."""
+        """Holds I/O from now on, and releases the lost device when no data of writes is in its memory. A failing gate
+        keeps failing."""
 
     def set_device(self, device: BlockDevice) -> None:
-        """What is held goes to it, in order, and all that comes. It may have more blocks, which the gate has then as
-        well. ValueError, with nothing changed, where it has fewer, or where its other sizes, limits or volatile cache
-        are not those of the device before."""
+        """Sends held I/O, in order, and all later I/O to this device. It may have more blocks, and then the gate has
+        them as well. ValueError, with nothing changed, if it has fewer, or if its other sizes, limits or volatile cache
+        differ from those of the previous device."""
 
     def fail(self, status: int) -> None:
-        """What is held, and all that comes, fails with status until set_device()."""
+        """Held I/O, and all later I/O, fails with status until set_device()."""
 
     def sweep(self) -> bool:
-        """Lets go of earlier devices that nothing uses any more. True: none is left."""
+        """Releases earlier devices that nothing uses any more. True: none is left."""
 
     def emptied(self) -> bool:
-        """Whether no I/O is at an earlier device any more. Data of writes that are held may still be in its memory."""
+        """Whether no I/O is outstanding at an earlier device. Data of held writes may still be in its memory."""
 
     @property
     def state(self) -> str:
@@ -353,11 +353,11 @@ class Gate(BlockDevice):
 EV_LOAD_DONE: Final[int]
 
 class LoadGenerator:
-    """Closed-loop load on a BlockDevice with content that proves itself: every 4 KiB block carries (seed, lba,
+    """Closed-loop load on a BlockDevice with content that can be verified: every 4 KiB block contains (seed, lba,
     version).
 
-    Keeps the version last written of every LBA (0: never, or trimmed: reads zeroes); a read checks whole blocks against
-    it. Two outstanding I/Os of one generator never overlap.
+    Keeps the version last written of every LBA (0: never, or trimmed: reads zeroes); a read verifies whole blocks
+    against it. Two outstanding I/Os of one generator never overlap.
     """
 
     def __init__(
@@ -390,11 +390,11 @@ class LoadGenerator:
 
     def stop(self) -> None: ...
     def progress(self) -> dict[str, object]:
-        """Of the run that goes on, or went last: running, done_blocks (= read_blocks + written_blocks +
-        trimmed_blocks), done_ios, verify_errors (blocks), io_errors (I/Os), elapsed_ns, last_error_status,
-        last_error_lba, latency_ns: {"min","mean","p50","p90","p99","p999","max"}; mismatch:
-        {"older","newer","wrong_lba","zeroes", "garbage"} counts of blocks ("garbage": torn, foreign or damaged);
-        mismatches: the first 16 as {"kind","lba", "expected_version","found_lba","found_version"}."""
+        """The current run, or the last one: running, done_blocks (= read_blocks + written_blocks + trimmed_blocks),
+        done_ios, verify_errors (blocks), io_errors (I/Os), elapsed_ns, last_error_status, last_error_lba, latency_ns:
+        {"min","mean","p50","p90","p99","p999","max"}; mismatch: {"older","newer","wrong_lba","zeroes", "garbage"}
+        counts of blocks ("garbage": torn, foreign or damaged); mismatches: the first 16 as {"kind","lba",
+        "expected_version","found_lba","found_version"}."""
 
     def versions(self) -> NDArray[np.uint32]:
         """A copy. 2**32 - 1: unknown since a failed write; any whole version of that LBA passes."""
@@ -404,7 +404,7 @@ class LoadGenerator:
 
 # --- NVMe/TCP I/O queues ----------------------------------------------------------------------------------------
 
-# Event.a of EV_TARGET_QPAIR_CLOSED and EV_HOST_QPAIR_LOST; Event.b is an errno or a FES (wire-facts, section 1)
+# Event.a of EV_TARGET_QPAIR_CLOSED and EV_HOST_QPAIR_LOST; Event.b is an errno or a FES.
 QPAIR_PEER_CLOSED: Final[int]
 QPAIR_SOCKET_ERROR: Final[int]
 QPAIR_PROTOCOL_ERROR: Final[int]
@@ -418,32 +418,33 @@ TLS_WANTS_WRITE: Final[int]
 TLS_FAILED: Final[int]
 
 class TlsSession:
-    """TLS 1.3 with a pre-shared key on a non-blocking stream socket (whose fd it has dup'ed). For one thread; the qpair
-    that gets it is the only one that may use it from then on. RuntimeError: the shim was built without OpenSSL."""
+    """TLS 1.3 with a pre-shared key on a non-blocking stream socket (whose fd it has dup'ed). For one thread; a qpair
+    that gets the session is the only user from then on. RuntimeError: the shim was built without OpenSSL."""
 
     @staticmethod
     def as_host(fd: int, *, identity: str, key: bytes, sha384: bool) -> TlsSession:
-        """ValueError where the key is none for its hash."""
+        """ValueError if the key does not fit its hash."""
 
     @staticmethod
     def as_target(fd: int, find_psk: Callable[[bytes], tuple[bytes, bool] | None]) -> TlsSession:
-        """find_psk: gets an identity that the host offers, returns key and sha384; called by handshake() alone. What it
-        raises comes out there."""
+        """find_psk: gets an identity that the host offers, and returns key and sha384; only handshake() calls it, and
+        passes on its exceptions."""
 
     def handshake(self) -> int:
         """TLS_DONE, TLS_WANTS_READ, TLS_WANTS_WRITE (call it again when the socket is ready), TLS_FAILED."""
 
     def read_into(self, buffer: bytearray | memoryview) -> int | None:
-        """How many bytes; 0: the peer has ended; None: there are none now. OSError."""
+        """The number of bytes; 0: the peer has ended; None: none available now. OSError."""
 
     def write(self, data: bytes | bytearray | memoryview) -> int:
-        """How many it has taken; some of them it may hold still: write() again, of nothing if need be. OSError."""
+        """The number of bytes that it took. It may still hold some of them: call write() again, without data if
+        necessary. OSError."""
 
     def end_output(self) -> None:
-        """Tells the peer that nothing more comes. Best effort."""
+        """Tells the peer that no more data follows. Best effort."""
 
     def close(self) -> None:
-        """Lets go of the socket, unless a qpair has the session. Idempotent."""
+        """Releases the socket, unless a qpair has the session. Idempotent."""
 
     @property
     def error(self) -> str:
@@ -453,7 +454,7 @@ class TlsSession:
     def established(self) -> bool: ...
     @property
     def identity(self) -> bytes:
-        """Whose key it is. Of a target: empty until the host has offered one that there is."""
+        """The identity of the key. At a target: empty until the host has offered a known one."""
 
     @property
     def cipher(self) -> str:
@@ -461,19 +462,19 @@ class TlsSession:
 
     @property
     def kernel_sends(self) -> bool:
-        """The kernel enciphers what is sent (kTLS)."""
+        """The kernel encrypts what is sent (kTLS)."""
 
     @property
     def kernel_receives(self) -> bool: ...
     @property
     def has_input(self) -> bool:
-        """read_into() may have something although the socket is not readable."""
+        """read_into() may return data although the socket is not readable."""
 
     @property
     def holds_output(self) -> bool: ...
     @property
     def bytes_received(self) -> int:
-        """From the socket, all records and whatever is around them."""
+        """Bytes from the socket, including all records and their framing."""
 
 class HostQpair(BlockDevice):
     """The host side of one NVMe/TCP I/O queue, after Connect: a remote namespace as a BlockDevice."""
@@ -505,8 +506,9 @@ class HostQpair(BlockDevice):
     ) -> None:
         """Takes the fd (dup'ed; the caller closes its own), and the TLS session on it.
 
-        queue_depth: outstanding commands at most (<= SQSIZE).
-        io_timeout_ms: a command without an answer for longer ends the connection; 0: none does."""
+        queue_depth: maximum of outstanding commands (<= SQSIZE). io_timeout_ms: a command without a completion for
+        longer ends the connection; 0: no limit.
+        """
 
     @property
     def id(self) -> int: ...
@@ -516,13 +518,12 @@ class HostQpair(BlockDevice):
         """Closes the socket; outstanding I/O fails with path_error. Idempotent."""
 
 class FlushAlarm:
-    """One for a host whose next Flush has to fail with Write Fault (and DNR), once, whichever of its queues it comes
-    by."""
+    """One for each host whose next Flush must fail with Write Fault (and DNR), once, on whichever of its queues."""
 
     def __init__(self) -> None: ...
     @property
     def armed(self) -> bool:
-        """It has not failed yet."""
+        """The Flush has not failed yet."""
 
 class TargetQpair:
     """The target side of one NVMe/TCP I/O queue, after Connect."""
@@ -571,8 +572,8 @@ STREAM_RELOC: Final[int]
 ADDRESS_INVALID: Final[int]
 
 class FtlCore(BlockDevice):
-    """The FTL's data path: a 4 KiB random-write BlockDevice over a zoned one. See docs/architecture.md, "Orders and
-    events"."""
+    """The FTL's data path: a BlockDevice with random 4 KiB writes over a zoned one. See docs/architecture.md, "Orders
+    and events"."""
 
     def __init__(
         self,
@@ -599,14 +600,13 @@ class FtlCore(BlockDevice):
         no_data: bool = False,
         media_uuid: bytes | None = None,
     ) -> None:
-        """bands[b] = start LBAs of the band's zones, one per punit (ADDRESS_INVALID where a zone is missing).
-        zone_capacity: the smallest of all zones used. batch_blocks counts the header. All lengths in blocks.
-        finish_zones: zones get a Finish behind their summary; needed where some zone has a greater capacity, which
-        would leave it active. A write_buffer_path is made anew. verify_reads: what is read is compared with its CRC,
-        which takes 2 bytes of memory for each block. no_data: the base keeps nothing of what is written to it; what
-        stood where is remembered, at 4 or 8 bytes a block of the base, and nothing is verified, reads neither.
-        media_uuid: of the records on the base, where that is another than uuid.
-        ValueError for impossible settings, OSError for the file."""
+        """bands[b] = start LBAs of the band's zones, one per punit (ADDRESS_INVALID if a zone is missing).
+        zone_capacity: the smallest of all zones in use. batch_blocks includes the header. All lengths are in blocks.
+        finish_zones: finish a zone after its summary; needed if some zone has a greater capacity, which would keep it
+        active. A write_buffer_path is created anew. verify_reads: verify the CRC of blocks that are read, which takes 2
+        bytes of memory for each block. no_data: the base keeps nothing; the core remembers the content, with 4 or 8
+        bytes for each block of the base, and verifies nothing, including reads. media_uuid: of the records on the base,
+        if it differs from uuid. ValueError for impossible settings, OSError for the file."""
 
     @property
     def id(self) -> int: ...
@@ -616,80 +616,81 @@ class FtlCore(BlockDevice):
         """Queues an empty, reset band as the stream's next. At most one may be queued: BlockingIOError."""
 
     def take_queued(self, stream: int) -> int | None:
-        """The band that was queued as the stream's next is free again; None: none was. The stream does not ask for
+        """Frees the band that is queued as the stream's next; None: none was queued. The stream does not ask for
         another one."""
 
     def start_move(self, band: int) -> None:
-        """Copies what is valid in a closed (or faulted) band to STREAM_RELOC; ends with EV_MOVE_DONE. BlockingIOError
-        when max_active_relocs bands are being moved."""
+        """Copies the valid data of a closed (or faulted) band to STREAM_RELOC; ends with EV_MOVE_DONE. BlockingIOError
+        if max_active_relocs bands are being moved."""
 
     def start_scrub(self, band: int, stays: bool = False) -> None:
-        """Reads and verifies what is in force in a band that is closed or being written, where it stands; ends with
-        EV_SCRUB_DONE. The band may be moved or reset meanwhile, which ends it, and so does what is bad. stays: no band
-        is moved any more, so that all of it is read; of faulted ones, too. BlockingIOError while another one is read.
+        """Reads and verifies, in place, the valid data of a band that is closed or being written; ends with
+        EV_SCRUB_DONE. The band may be moved or reset meanwhile, which ends the scrub, and so does damage. stays: bands
+        are no longer moved, so the whole band is read, even a faulted one. BlockingIOError while another band is read.
         ValueError for a band in another state, and with no_data."""
 
     def set_scrub_rate(self, blocks_per_s: int) -> None:
-        """At most so many blocks are read in a second, from now on. 0: as many as the base gives to 4 reads at a time,
-        or to one while hosts' writes wait or are limited."""
+        """Reads at most so many blocks in a second from now on. 0: as fast as the base serves 4 reads at a time, or one
+        while hosts' writes wait or are limited."""
 
     def stop_scrub(self) -> None:
-        """The band that is read is left. EV_SCRUB_DONE when nothing is in flight. Idempotent."""
+        """Stops the scrub of the band. EV_SCRUB_DONE when nothing is in flight. Idempotent."""
 
     def scrub_status(self) -> dict[str, Any]:
-        """under_way; and of the scrub that ended last: ended (how many did), band (None: none was begun), end ("read":
-        everything in force was; "left": the band is not there any more, or the scrub was stopped; "busy": the base was,
-        for a minute; "bad": something could not be read, or was not as written, twice, and the band is told as
-        unreadable), status and address of that, slow (some read took over a second, twice, and one elsewhere did
-        not)."""
+        """under_way; and for the last scrub that ended: ended (number of scrubs that ended), band (None: none was
+        started), end ("read": all valid data was read; "left": the band no longer exists, or the scrub was stopped;
+        "busy": the base was busy for a minute; "bad": something was unreadable or damaged, twice, and the band is
+        reported as unreadable), status and address of that, slow (some read took over a second, twice, and one
+        elsewhere did not)."""
 
     def reset_band(self, band: int) -> None:
         """Resets a band without valid blocks, after everything accepted before now is durable; EV_BAND_RESET_DONE (b !=
-        0: zone c failed, which is faulted until replace_zone; or, c = 2^64 - 1, the flush before it, and the band is as
-        it was). Free bands may be reset too.
-        ValueError where anything in the band is in force."""
+        0: zone c failed, and is faulted until replace_zone; or, c = 2^64 - 1, the flush before it failed, and the band
+        is unchanged). Free bands may be reset too. ValueError if the band has valid data."""
 
     def reset_bands(self, bands: Sequence[int]) -> list[int]:
-        """As reset_band() of each; the answer is which of them are in use or hold something in force: they are left as
-        they are."""
+        """As reset_band() for each; returns the bands that are in use or have valid data, which are left as they
+        are."""
 
     def replace_zone(self, band: int, punit: int, zone_start: int | None) -> None:
-        """While the band is free: another zone in a faulted one's place (None: the band does without)."""
+        """While the band is free: puts another zone in place of a faulted one (None: the band works without it)."""
 
     def fault_zone(self, band: int, punit: int, status: int) -> bool:
-        """The base says that this zone can't be written any more: EV_ZONE_FAULT with that status, and a closed band is
-        a faulted one. False, and nothing happens, where that is known, or the band is being written or reset and will
-        find it out."""
+        """The base reports that this zone is no longer writable: EV_ZONE_FAULT with that status, and a closed band
+        becomes faulted. False, without effect, if this is known, or the band is being written or reset and a write will
+        show it."""
 
     def close_zone(self, band: int, punit: int) -> bool:
-        """The base would like this zone to be finished: it is, behind what is on its way to it, and the band goes on in
-        its other zones. False where it is not being written."""
+        """The base recommends to finish this zone: finishes it after what is in flight, and the band continues in its
+        other zones. False if it is not being written."""
 
     def set_user_share(self, percent: int) -> None:
-        """Of the blocks written to media, at most so many percent are the user's. 100: no limit. 0: none. Throttles
-        what is accepted into the write buffer; what is in it always drains (docs/architecture.md, "Write path")."""
+        """Limits user blocks to this percentage of the blocks written to media. 100: no limit. 0: none. Throttles what
+        the write buffer accepts; its content always drains (docs/architecture.md, "Write path")."""
 
     def fail_writes(self, status: int) -> None:
-        """From now on every write, trim and write-zeroes is answered with status; reads and flushes of what is on media
-        go on. What is in the write buffer stays readable but can't be flushed: a flush that covers it fails. For a
-        device without space."""
+        """From now on every write, trim and write-zeroes fails with status; reads, and flushes of what is on media,
+        continue. The content of the write buffer stays readable but can't be flushed: a flush that covers it fails. For
+        a device without space."""
 
     def refuse_writes(self) -> None:
-        """From now on every write, trim and write-zeroes is answered with Namespace Not Ready, those that wait for room
-        too. What was accepted goes to media. For a halt: nothing is accepted behind its drain()."""
+        """From now on every write, trim and write-zeroes fails with Namespace Not Ready, including those that wait for
+        room. What was accepted goes to media. For a halt: nothing is accepted after its drain()."""
 
     def drain(self) -> int:
-        """Everything accepted so far to media and flushed; then EV_DRAINED with this ticket and the flush's status."""
+        """Writes everything accepted so far to media, and flushes it; then EV_DRAINED with this ticket and the status
+        of the flush."""
 
     def fail(self, status: int) -> None:
         """Fails every outstanding and future I/O. For a base that went away."""
 
     def begin_close(self) -> bool:
-        """As close(), but does not wait for what the base still holds. True: it holds nothing any more. Idempotent."""
+        """As close(), but does not wait for I/O that is outstanding at the base. True: none is outstanding.
+        Idempotent."""
 
     def close(self) -> None:
-        """Stops at once (no drain), fails outstanding I/O, lets go of the base. Idempotent. RuntimeError: for 10 s the
-        base did not give back what it holds."""
+        """Stops at once (no drain), fails outstanding I/O, releases the base. Idempotent. RuntimeError: the base did
+        not complete outstanding I/O for 10 s."""
 
     # state
     def load_band(self, band: int, state: str, band_seq: int, write_pointers: Sequence[int]) -> None:
@@ -703,20 +704,20 @@ class FtlCore(BlockDevice):
 
     def load_l2p(self, first_lba: int, addresses: NDArray[np.uint64], crcs: NDArray[np.uint16] | None = None) -> None:
         """Restore: L2P entries (ADDRESS_INVALID, an address, TRIM_FLAG | or LOST_FLAG | header address); counts them as
-        valid. crcs: of the block that each LBA has on media, cut (crc ^ crc >> 16, the low 16 bits); where reads are
-        verified, ValueError for an address without."""
+        valid. crcs: of the block that each LBA has on media, cut (crc ^ crc >> 16, the low 16 bits); if reads are
+        verified, ValueError for an address without a CRC."""
 
     def recover_block(
         self, lba: int, seq: int, crc: int, data: bytes | bytearray | memoryview | NDArray[np.uint8]
     ) -> bool:
-        """Restore, behind load_l2p() and before serving: a block accepted in an earlier life that is newer than
-        everything on media. It keeps its seq and is held in the write buffer (and its file) as if it had been written
+        """Restore, after load_l2p() and before serving: a block accepted in an earlier life that is newer than
+        everything on media. It keeps its seq, and is held in the write buffer (and its file) as if it had been written
         now. In ascending seq, together with records. False: no slot is free now. ValueError: seq is not below next_seq,
         lba is beyond the last, data is not one block that matches its crc."""
 
     def recover_record(self, lba: int, block_count: int, seq: int, flags: int) -> bool:
         """The same for a trim (flags 1) or lost (2) record. LBAs in its range that load_l2p() gave an entry have
-        something newer and keep it. False: no record is free now."""
+        something newer, and keep it. False: no record is free now."""
 
     # nv cache
     def use_cache(
@@ -730,14 +731,14 @@ class FtlCore(BlockDevice):
         request_blocks: int = 16,
         request_count: int = 2048,
     ) -> None:
-        """Before the first write: from now on writes complete when they are in the nv cache on this conventional
-        device (and flushed there), trims when they are durable on the base. generation, lap: of the newest header,
-        which stands there with that id; position: where the ring of a cache without metadata goes on. ValueError for a
-        device or settings that can't be. A device that fails: EV_CACHE_FAILED, then writes are held back until
+        """Before the first write: from now on writes complete when they are in the nv cache on this conventional device
+        (and flushed there), trims when they are durable on the base. generation, lap: of the newest header, which is
+        there with that id; position: where the ring of a cache without metadata continues. ValueError for an impossible
+        device or settings. If the device fails: EV_CACHE_FAILED, then completions of writes are held back until
         forget_cache()."""
 
     def forget_cache(self) -> None:
-        """Goes on without the nv cache for good: the superblock says that it is not to be read. Idempotent."""
+        """Continues without the nv cache for good: the superblock says that it must not be read. Idempotent."""
 
     def cache_stats(self) -> dict[str, int] | None:
         """None without one. state (0 active, 1 failed, 2 forgotten), vss, generation, lap, position, ring_blocks,
@@ -746,8 +747,8 @@ class FtlCore(BlockDevice):
 
     def l2p(self, first_lba: int, count: int) -> NDArray[np.uint64]: ...
     def crcs(self, first_lba: int, count: int) -> NDArray[np.uint16]:
-        """What the newest block of each LBA has to match when it is read; of an LBA without one it means nothing.
-        ValueError where reads are not verified."""
+        """The CRC that the newest block of each LBA must match when it is read; undefined for an LBA without one.
+        ValueError if reads are not verified."""
 
     def valid_counts(self) -> NDArray[np.uint32]:
         """Valid blocks of each band."""
@@ -755,17 +756,17 @@ class FtlCore(BlockDevice):
     def bands(self) -> list[dict[str, object]]:
         """Per band: state ("free" "queued" "open" "closing" "closed" "moving" "resetting" "faulted"), seq, valid,
         written, stream, readers, write_pointers (relative, one per punit), faulted_punits, references (LBAs whose trim
-        or lost record stands in this band), unreadable (a host, or the scrub, could not read something in it: it is
-        told as "faulted" and EV_BAND_UNREADABLE was sent, once until it is reset). valid counts blocks of data, and
-        headers that may hold a record in force; 0 means: can be reset."""
+        or lost record is in this band), unreadable (a host, or the scrub, could not read something in it: it is
+        reported as "faulted", and EV_BAND_UNREADABLE was sent, once until its reset). valid counts blocks of data, and
+        headers that may hold a valid record; 0 means that the band can be reset."""
 
     def changed_bands(self, most: int) -> NDArray[np.uint8]:
-        """The account of at most so many bands that have changed since they were last told of, those first that changed
-        first; at first all have. Rows of ftl/media/band.py's BAND_ROW, as bytes. Whatever became of the events: a band
-        that changed is told of."""
+        """The account of at most so many bands that have changed since they were last reported, in the order of their
+        change; at first all have changed. Rows of ftl/media/band.py's BAND_ROW, as bytes. Bands are reported whatever
+        became of their events."""
 
     def band_rows(self, first: int, count: int) -> NDArray[np.uint8]:
-        """The same rows of these bands, changed or not; they are told of all the same."""
+        """The same rows of these bands, changed or not; changes are reported anyway."""
 
     def stats(self) -> dict[str, int]:
         """user_reads, user_writes, user_read_blocks, user_written_blocks, user_trimmed_blocks,
@@ -792,4 +793,4 @@ TRIM_FLAG: Final[int]
 """L2P entry: | address of the header block that holds the trim record."""
 LOST_FLAG: Final[int]
 """L2P entry: the LBA reads as an error, | address of the header block that holds the lost record. ADDRESS_INVALID is
-checked first: it has these bits too."""
+checked first, because it has these bits too."""
