@@ -128,8 +128,8 @@ def _shrunk(superblock: Superblock, missing: int, zone_count: int, base: _shim.B
     lost, size = missing * base.zone_size, zone_count * base.zone_size
     return GeometryError(
         f"the base bdev of {name} has shrunk by {missing} zones ({lost} blocks, {_sized(lost)}) to "
-        f"{zone_count - missing}: FTL {superblock.uuid} uses {zone_count} zones, and the daemon gives up none of its "
-        f"data: restore the bdev to at least {size} blocks ({_sized(size)}), with its data"
+        f"{zone_count - missing}: FTL {superblock.uuid} uses {zone_count} zones, and gives up none of its data: "
+        f"restore the bdev to at least {size} blocks ({_sized(size)}), with its data"
     )
 
 

@@ -195,7 +195,7 @@ async def test_conf_that_contradicts_what_is_there_is_refused_and_other_conf_is_
         await rig.load(settings={"use_append": True})
     with pytest.raises(ConfError, match=r"num_punits = 3: FTL .* has 2 parallel units"):
         await rig.load(num_punits=3)
-    with pytest.raises(ConfError, match="lba_rsvd = 20: the FTL was created with 30, and overprovisioning decides"):
+    with pytest.raises(ConfError, match="lba_rsvd = 20: the FTL was created with 30, and overprovisioning determines"):
         await rig.load(settings={"lba_rsvd": 20})
     await rig.load(settings={"lba_rsvd": 30, "use_append": False, "invalid_thld": 11})
     assert (rig.device.conf.invalid_thld, rig.device.conf.write_buffer_size) == (11, CONF.write_buffer_size)
@@ -219,7 +219,7 @@ async def test_a_setting_goes_back_to_its_default_when_that_is_given(rig: Restor
     [
         (44, 64, 40, 7, "the capacity of zone 2 is 40, but was at least 48"),
         (44, 64, 48, 4, "its limit of open zones is 4, but was at least 7"),
-        (40, 64, 48, 7, r"has shrunk by 4 zones \(256 blocks, 1 MiB\) to 40: .*at least 2816 blocks \(11 MiB\) large"),
+        (40, 64, 48, 7, r"has shrunk by 4 zones \(256 blocks, 1 MiB\) to 40: .*at least 2816 blocks \(11 MiB\)"),
         (22, 128, 48, 7, "its zone size is 128, but was 64"),
     ],
 )
