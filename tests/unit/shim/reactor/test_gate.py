@@ -360,7 +360,7 @@ def test_only_a_device_that_looks_the_same_can_follow() -> None:
             (_shim.EmulatedMedia.null(rig.reactor, rig.gate.block_count, block_bytes=512), "block_bytes"),
             (_shim.EmulatedMedia.conventional(rig.reactor, rig.gate.block_count), "volatile_cache"),
         ):
-            with pytest.raises(ValueError, match=f"another {what}"):
+            with pytest.raises(ValueError, match=f"{what} of the new device differs"):
                 rig.gate.set_device(other)
         with pytest.raises(ValueError, match="another"):
             rig.gate.set_device(rig.gate)
