@@ -37,13 +37,13 @@ TRUE: Final = "True"
 RPCS: Final[Mapping[str, Rpc]] = {
     "bdev_ftl_create": Rpc(
         "CreatedFtl",
-        "name and uuid of the new FTL; with if_absent, load_or_create or wait more. Where it is deferred, and wait is "
-        "not given, there is no uuid yet, and state says so",
+        "name and uuid of the new FTL; more with if_absent, load_or_create or wait. If the creation is deferred and "
+        "wait is not given, there is no uuid yet, and state says so",
         "-32602 a parameter, or a base or cache bdev of the wrong kind; -22 its geometry; -17 name, uuid or NQN is "
-        "taken, or the bdev holds somebody's data, or (if_absent) the FTL that is there is another; -1 the bdev is "
-        "claimed; -19 no such cache bdev; -95 a bdev that can't be used; -93 the target has no NVMe/TCP transport; "
-        "-98, -99 listen_address is taken, or not of this machine; -111 the target is not running; -104, -110 it "
-        "broke off, or did not answer; -5 base or target failed; -108 the daemon is halting. All is undone then, but "
+        "taken, or the bdev holds data, or (if_absent) the existing FTL differs; -1 the bdev is claimed; -19 no "
+        "such cache bdev; -95 a bdev that can't be used; -93 the target has no NVMe/TCP transport; -98, -99 "
+        "listen_address is taken, or not of this machine; -111 the target is not running; -104, -110 it broke off, "
+        "or did not answer; -5 base or target failed; -108 the daemon is halting. Everything is undone then, but "
         "the base may have been erased",
         adapted="created(name, base_bdev, {})",
     ),
@@ -52,9 +52,9 @@ RPCS: Final[Mapping[str, Rpc]] = {
     ),
     "bdev_ftl_delete": Rpc(
         "bool | str",
-        "True; with force, where writes stand in its write buffer file alone, a line that says how many",
-        f"{NOT_THERE}; -16 it is being created or deleted, or its write buffer file has what is nowhere else; -28 the "
-        "daemon's state directory is full: nothing was done; -5 it is deleted, but not all could be undone",
+        "True; with force, if only the write buffer file holds some writes, a line that says how many",
+        f"{NOT_THERE}; -16 it is being created or deleted, or only its write buffer file holds some writes; -28 the "
+        "daemon's state directory is full: nothing was done; -5 it is deleted, but not everything could be undone",
     ),
     "bdev_ftl_unload": Rpc("bool | str", "as bdev_ftl_delete()", "as bdev_ftl_delete()"),
     "bdev_ftl_get_stats": Rpc(
@@ -63,11 +63,11 @@ RPCS: Final[Mapping[str, Rpc]] = {
         "-19 no such FTL; -16 it is deferred, being created, waiting, or failed before it had any",
     ),
     "bdev_ftl_get_properties": Rpc(
-        "DeviceProperties", "what ftl_get_devices() says of it, and its properties", "-19 no such FTL"
+        "DeviceProperties", "the same as ftl_get_devices(), and its properties", "-19 no such FTL"
     ),
     "bdev_ftl_scrub": Rpc(
         "OrderedScrub",
-        "at once: how the scrub stands",
+        "the state of the scrub, without waiting for its end",
         f"{NOT_THERE}; -16 it is not online; -32602 it was made with no_data; -108 the daemon is halting",
     ),
     "bdev_ftl_unmap": Rpc(
@@ -79,30 +79,30 @@ RPCS: Final[Mapping[str, Rpc]] = {
     "bdev_ftl_set_property": Rpc(
         "bool",
         TRUE,
-        f"{NOT_THERE}; -16 it is not online, or is being changed otherwise; -22, -32602 no such property, a value out "
-        "of bounds, or one that this FTL can't have; -28 the state directory is full. Nothing has changed then",
+        f"{NOT_THERE}; -16 it is not online, or another change is in progress; -22, -32602 no such property, a value "
+        "out of bounds, or one that does not fit this FTL; -28 the state directory is full. Nothing has changed then",
     ),
     "bdev_ftl_set_cache": Rpc(
         "bool",
         TRUE,
-        "-19 no FTL, or no bdev, of that name; -16 the FTL is not online, is being changed otherwise, or is giving its "
-        "cache up, or the bdev is claimed; -17 the bdev holds somebody's data; -22, -32602 it can't be a cache of this "
-        "FTL; -5 it fails",
+        "-19 no FTL, or no bdev, of that name; -16 the FTL is not online, another change is in progress, it is "
+        "giving its cache up, or the bdev is claimed; -17 the bdev holds data; -22, -32602 the FTL can't use it as "
+        "cache; -5 it fails",
     ),
     "bdev_ftl_remove_cache": Rpc(
         "bool",
-        "True, once all that the cache held is on the base",
-        f"{NOT_THERE}; -16 it is not online, or is being changed otherwise",
+        "True, once everything that the cache held is on the base",
+        f"{NOT_THERE}; -16 it is not online, or another change is in progress",
     ),
     "bdev_ftl_rename": Rpc(
         "bool",
         TRUE,
         f"{NOT_THERE}; -16 it is not online, not attached, or its bdev is claimed; -17 the name is taken, here or in "
-        "the target; -5 the target refuses: the message says under which name it is now",
+        "the target; -5 the target refuses: the message says which name it has now",
     ),
     "bdev_ftl_set_uuid": Rpc(
         "RenumberedFtl",
-        "the FTL's uuid now, and what it was",
+        "the new and the old uuid of the FTL",
         "-19 no such bdev, or no FTL of that uuid on it; -1 the bdev is claimed; -16 an FTL of that uuid is not "
         "online, and this may be its base; -17 the daemon has an FTL with the new uuid; -32602 new_uuid is the nil "
         "UUID, or the one that it has; -117 the FTL was in use when it was copied, and force is not given; -22 the "
@@ -112,19 +112,19 @@ RPCS: Final[Mapping[str, Rpc]] = {
     "bdev_ftl_grow": Rpc(
         "GrownFtl",
         "its size, once it serves again",
-        "-19 no FTL of that name, or no base bdev; -17 somebody's data stand where the base has grown; -16 it is not "
+        "-19 no FTL of that name, or no base bdev; -17 the added part of the base holds data; -16 it is not "
         "online, is being changed, or its base does not answer; -22 the base has shrunk, or none of its new zones is "
-        "of use; -32602 it was made with no_data, or its cache is too small; -108 the daemon is halting",
+        "usable; -32602 it was made with no_data, or its cache is too small; -108 the daemon is halting",
     ),
     "bdev_ftl_add_host": Rpc(
         "bool",
         "True, once the state file has it",
-        f"{NOT_THERE}; -17 it is allowed already; -32602 that is no NQN; -16 the FTL is being deleted, or 256 hosts "
+        f"{NOT_THERE}; -17 it is allowed already; -32602 not an NQN; -16 the FTL is being deleted, or 256 hosts "
         "are allowed; -28 the state directory is full; -108 the daemon is halting. Nothing has changed then",
     ),
     "bdev_ftl_remove_host": Rpc(
         "bool",
-        "True, once no I/O of that host is under way",
+        "True, once no I/O of that host is outstanding",
         "-19 no FTL of that name, or that host is not in its list; -16 it is the target itself, or the FTL is being "
         "deleted; -28 the state directory is full; -108 the daemon is halting",
     ),
@@ -133,36 +133,38 @@ RPCS: Final[Mapping[str, Rpc]] = {
         TRUE,
         f"{NOT_THERE}; -16 the FTL is being deleted; -28 the state directory is full; -108 the daemon is halting",
     ),
-    "bdev_ftl_get_hosts": Rpc("Hosts", "who may connect, who is connected, who was refused, who has left", NOT_THERE),
+    "bdev_ftl_get_hosts": Rpc(
+        "Hosts", ("the hosts that may connect, are connected, were refused, or have left"), NOT_THERE
+    ),
     "bdev_ftl_scan": Rpc(
         "ScanResult",
-        "what is on that bdev, or on each that nobody has and those of the daemon's own FTLs",
-        "of one bdev: -19 no such bdev; -16 it is claimed; -95 it can't hold an FTL, or holds one of another format "
+        "what is on that bdev, or on every unclaimed bdev and on those of the daemon's own FTLs",
+        "for one bdev: -19 no such bdev; -16 it is claimed; -95 it can't hold an FTL, or holds one of another format "
         "version; -111, -110, -104 the target, or the bdev, does not answer; -108 the daemon is halting",
     ),
-    "ftl_get_devices": Rpc("list[Device]", "one for each FTL", "-19 there is none of the name that is given"),
-    "ftl_get_daemon": Rpc("DaemonInfo", "what the daemon is, and where"),
+    "ftl_get_devices": Rpc("list[Device]", "one for each FTL", "-19 there is none with the given name"),
+    "ftl_get_daemon": Rpc("DaemonInfo", "version, process and paths of the daemon"),
     "ftl_remove_buffers": Rpc(
         "RemovedBuffers",
         "which files were removed",
-        "-19 there is no such file; -16 an FTL needs it, or it holds what hosts were told is written: nothing was "
-        "removed",
+        "-19 there is no such file; -16 an FTL needs it, or it holds acknowledged writes: nothing was removed",
     ),
     "ftl_halt": Rpc(
         "HaltedDaemon",
-        "which FTLs were halted; the daemon ends behind it",
+        "the FTLs that were halted; the daemon ends after the answer",
         "-16 the daemon is still starting, -108 it is halting already: nothing was done. Any other error says what "
-        "could not be halted cleanly, or not be undone; the daemon ends all the same",
+        "could not be halted cleanly or undone; the daemon ends anyway",
     ),
     "ftl_save_config": Rpc(
         "SavedConfig",
         "as SPDK's save_config: the target's own configuration, and a section ftl",
-        "-32602 no target is given, and the daemon's FTLs are on several, or there is none; -16 what stands on an FTL "
-        "is more than 256 KiB; -111, -110, -104 the target; -28 the state directory is full",
+        "-32602 no target is given, and the daemon's FTLs are on several targets, or there is none; -16 the calls "
+        "for what is built on an FTL have more than 256 KiB; -111, -110, -104 the target; -28 the state directory "
+        "is full",
     ),
     "ftl_load_config": Rpc(
         "LoadedConfig",
-        "FTLs that the daemon has from now on, and those that it had",
+        "the FTLs that were loaded, and those that the daemon had already",
         "-32602 an entry is wrong; -17 a name or uuid is another FTL's; -28 the state directory is full; -108 the "
         "daemon is halting. Nothing is loaded then",
     ),
@@ -178,7 +180,7 @@ _TYPES: Final = {"integer": "int", "boolean": "bool", "string": "str"}
 _SETTINGS: Final = "FtlSettings"
 
 _ABOUT: Final = (
-    "Every method raises what call() does; codes are those of the FtlError where the daemon refuses. Of any RPC: "
+    "Every method raises what call() does; the codes are those of the FtlError if the daemon refuses. Any RPC: "
     "-32602 a parameter is malformed or out of bounds, or target is not given and FTLs of several targets have "
     "that name; -32601 the daemon does not know it."
 )

@@ -14,11 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 def crc32c(data: bytes | bytearray | memoryview, seed: int = 0) -> int:
-    """CRC32C (Castagnoli) of data; seed is the CRC of what came before."""
+    """CRC32C (Castagnoli) of data; seed is the CRC of preceding data."""
 
 def crc32c_rows(rows: NDArray[np.uint8], row_bytes: int, crcs: NDArray[np.uint32]) -> None:
-    """CRC32C of the first row_bytes of each row, all at once; crcs has the CRCs of what came before each, and gets the
-    results. ValueError where the shapes don't fit."""
+    """CRC32C of the first row_bytes of each row, in one call; crcs has the CRCs of the data that precedes each, and
+    gets the results. ValueError if the shapes do not fit."""
 
 def build_info() -> dict[str, str]:
     """compiler, flags, sanitizers, crc ("sse4.2" or "table"), tls (OpenSSL's version; empty: built without)."""
@@ -146,8 +146,8 @@ def error_class(status: int, do_not_retry: bool = False, op: Op = Op.READ) -> Er
     follows from each."""
 
 def base_gone(status: int) -> bool:
-    """Not the block is bad: the device does not answer, or has no power, or stays busy. A restore ends there, to be
-    repeated."""
+    """Whether the status is one of a device that does not answer, has no power, or stays busy, and not of a bad block.
+    A restore ends then, to be repeated."""
 
 def perhaps_media(status: int) -> bool:
     """Of ErrorClass.BUSY: it may be one block's or zone's where it lasts. An SPDK target answers so to any error of a
@@ -240,8 +240,7 @@ class IoPort:
         zone_all: bool = False,
         fua: bool = False,
     ) -> int:
-        """Returns a ticket; BlockingIOError when depth I/Os are outstanding; ValueError when the buffer is too
-        small."""
+        """Returns a ticket; BlockingIOError if depth I/Os are outstanding; ValueError if the buffer is too small."""
 
     def take_untold(self) -> list[Completion]:
         """Of what is done and whose event was dropped: to be asked for at OVERFLOW."""
@@ -258,14 +257,14 @@ class ReadList:
         """Event.source; Event.status is that of the first read that failed, behind which none is sent any more."""
 
     def start(self, addresses: Sequence[int], block_count: int, rows: NDArray[np.uint8] | bytearray) -> None:
-        """rows: block_count blocks for each address, kept alive until release() or the next start().
-        BlockingIOError: the last list is not done. ValueError: no address, or rows are too small."""
+        """rows: block_count blocks for each address, kept alive until release() or the next start(). BlockingIOError:
+        the previous list is not done. ValueError: no address, or rows are too small."""
 
     def take_untold(self) -> int | None:
         """The status of a list that is done and whose event was dropped: to be asked for at OVERFLOW."""
 
     def release(self) -> None:
-        """Lets go of the rows of a list that is done; of one that is not, does nothing."""
+        """Releases the rows of a list that is done; does nothing before that."""
 
     def close(self) -> None:
         """Waits for outstanding I/O. Idempotent."""
@@ -282,10 +281,10 @@ class MediaZone(NamedTuple):
 class EmulatedMedia(BlockDevice):
     """Conventional, null or zoned media in memory or in a sparse file, with fault injection and power cut.
 
-    path None: anonymous memory. With a path the data (and, for zoned media, zone states, in `path + ".zones"`) persist,
-    also when the process is killed; one drive per file (OSError). Freed with its last user. ValueError: a geometry or a
-    file that makes no sense. Zoned: reads behind a write pointer return zeroes, reads may cross zones, no descriptor
-    extensions.
+    path None: anonymous memory. With a path, the data (and, for zoned media, zone states, in `path + ".zones"`)
+    persist, also when the process is killed; one drive per file (OSError). Freed with its last user. ValueError for an
+    impossible geometry or a file of another one. Zoned: reads after a write pointer return zeroes, reads may cross
+    zones, no descriptor extensions.
     """
 
     @staticmethod
@@ -300,8 +299,8 @@ class EmulatedMedia(BlockDevice):
         max_io_blocks: int = 256,
         hidden_blocks: int = 0,
     ) -> EmulatedMedia:
-        """block_bytes is the data part, e.g. 512 or 4096; metadata_bytes are interleaved after it. hidden_blocks: so
-        many more are there from grow() on; in memory only."""
+        """block_bytes is the data part, e.g. 512 or 4096; metadata_bytes are interleaved after it. hidden_blocks:
+        further blocks that grow() adds; in memory only."""
 
     @staticmethod
     def null(
@@ -328,7 +327,7 @@ class EmulatedMedia(BlockDevice):
         attributes say so; ValueError where that is not active."""
 
     def recommend(self, zone: int, *, finish: bool = False, reset: bool = False) -> None:
-        """What the attributes of the zone ask for, until it is done."""
+        """The attributes recommend this for the zone, until it is done."""
 
     def zone_states(self) -> list[MediaZone]: ...
     def inject_fault(
@@ -346,29 +345,29 @@ class EmulatedMedia(BlockDevice):
         drops_cache: bool = False,
         flip: bool = False,
     ) -> int:
-        """On I/Os of op (None: any) that touch [lba, lba+block_count) (0: anywhere): after `skip` matches, fail with
-        status (0: no failure) and/or add latency, `times` times (0: for ever). Returns the fault's id. An append or
-        zone action touches its whole zone; a flush and a zone action on all touch everything. What fails has no
-        effect, unless takes_effect says so. do_not_retry: the answer has DNR set (for some statuses it always has).
-        drops_cache: any part of what the volatile cache holds is lost, as with power, and nobody is told. flip: the
-        first bit that a read brings is wrong; what is stored is not."""
+        """For I/Os of op (None: any) that touch [lba, lba+block_count) (0: anywhere): after `skip` matches, fail with
+        status (0: no failure) and/or add latency, `times` times (0: for ever). Returns the id of the fault. An append
+        or zone action touches its whole zone; a flush and a zone action on all zones touch everything. A failed I/O has
+        no effect, unless takes_effect is set. do_not_retry: the answer has DNR set (for some statuses it always has).
+        drops_cache: any part of the volatile cache is lost, as with power, without notice. flip: the first bit of a
+        read is wrong; stored data is not."""
 
     def clear_faults(self, fault_id: int | None = None) -> None: ...
     def rot(self, lba: int, bit: int) -> None:
-        """Turns one bit of a block that is stored; nothing tells. ValueError where there is no such bit."""
+        """Flips one stored bit of a block, without notice. ValueError if there is no such bit."""
 
     def power_cut(self, seed: int) -> None:
-        """Outstanding I/O is dropped without completion of its data promise (completes with power_loss); what was
-        written since the last completed flush vanishes wholly or partly: per zone always a suffix (a zone reset and an
-        FUA write are durable at once, a finish is not); on conventional media any subset of blocks, each old or new as
-        a whole, chosen by seed. Needs volatile_cache=True; else only outstanding I/O is torn. The media is off (every
-        I/O: power_loss) until power_on()."""
+        """Outstanding I/O completes with power_loss, and may be done partly. Writes since the last completed flush are
+        lost completely or partly: in each zone always a suffix (a zone reset and an FUA write are durable at once, a
+        finish is not); on conventional media any subset of blocks, each old or new as a whole, chosen by seed. Needs
+        volatile_cache=True; otherwise only outstanding I/O is torn. The media is off (every I/O: power_loss) until
+        power_on()."""
 
     def power_on(self) -> None:
         """Zones that were open come back closed, those without data empty."""
 
     def grow(self) -> None:
-        """It has what was hidden, too: empty zones, blocks of zeroes. While nobody is on it who was told its size."""
+        """Adds the hidden part: empty zones, blocks of zeroes. Nobody who knows the old size may use it meanwhile."""
 
     def set_schedule(self, seed: int | None) -> None:
         """Completes outstanding I/O in a seeded random order (None: in order of submission)."""
@@ -382,12 +381,12 @@ class EmulatedMedia(BlockDevice):
         """I/Os completed so far; the crash machine counts on it."""
 
     def cut_power_at(self, operation: int, seed: int) -> None:
-        """power_cut(seed) by itself when `operations` reaches this."""
+        """Makes power_cut(seed) happen when `operations` reaches this."""
 
 class ZonedOverlay(BlockDevice):
-    """Zones emulated on a conventional device, as SPDK's zone_block bdev does: zone size = zone_capacity rounded up to
-    a power of two, zone i lies at base LBA i * zone_size, blocks behind the last whole zone are unused. Write pointers
-    are in memory only."""
+    """Emulates zones on a conventional device, like SPDK's zone_block bdev: zone size = zone_capacity rounded up to a
+    power of two, zone i is at base LBA i * zone_size, blocks after the last whole zone are unused. Write pointers are
+    in memory only."""
 
     def __init__(
         self,
@@ -399,36 +398,37 @@ class ZonedOverlay(BlockDevice):
         initial_state: Literal["empty", "full"] = "empty",
         zone_commands: bool = True,
     ) -> None:
-        """initial_state: "empty" (new device) or "full" (what a restart knows: nothing). zone_commands False: zone
-        actions, reports and appends are invalid opcodes, as those of SPDK's zone_block are over NVMe-oF."""
+        """initial_state: "empty" (new device) or "full" (after a restart, when write pointers are unknown).
+        zone_commands False: zone actions, reports and appends are invalid opcodes, like those of SPDK's zone_block over
+        NVMe-oF."""
 
 # --- gate -------------------------------------------------------------------------------------------------------
 
 class Gate(BlockDevice):
     """A device in front of one that may be lost (an FtlCore that failed, a HostQpair that lost its connection) and
-    replaced by another with the same content: its users notice a pause. What a lost device answers with an error is
-    held, and all that comes after, until set_device() or fail()."""
+    replaced by another with the same content: its users notice a pause. I/O that a lost device fails is held, and so is
+    all later I/O, until set_device() or fail()."""
 
     def __init__(self, reactor: Reactor, device: BlockDevice) -> None:
         """ValueError for another gate."""
 
     def hold(self) -> None:
-        """Holds I/O from now on, and lets go of the lost device as soon as no write's data lie in its memory. A failing
-        gate goes on failing."""
+        """Holds I/O from now on, and releases the lost device when no data of writes is in its memory. A failing gate
+        keeps failing."""
 
     def set_device(self, device: BlockDevice) -> None:
-        """What is held goes to it, in order, and all that comes. It may have more blocks, which the gate has then as
-        well. ValueError, with nothing changed, where it has fewer, or where its other sizes, limits or volatile cache
-        are not those of the device before."""
+        """Sends held I/O, in order, and all later I/O to this device. It may have more blocks, and then the gate has
+        them as well. ValueError, with nothing changed, if it has fewer, or if its other sizes, limits or volatile cache
+        differ from those of the previous device."""
 
     def fail(self, status: int) -> None:
-        """What is held, and all that comes, fails with status until set_device()."""
+        """Held I/O, and all later I/O, fails with status until set_device()."""
 
     def sweep(self) -> bool:
-        """Lets go of earlier devices that nothing uses any more. True: none is left."""
+        """Releases earlier devices that nothing uses any more. True: none is left."""
 
     def emptied(self) -> bool:
-        """Whether no I/O is at an earlier device any more. Data of writes that are held may still be in its memory."""
+        """Whether no I/O is outstanding at an earlier device. Data of held writes may still be in its memory."""
 
     @property
     def state(self) -> Literal["open", "holding", "failing"]: ...
@@ -491,11 +491,11 @@ class LoadProgress:
     def as_dict(self) -> dict[str, Any]: ...
 
 class LoadGenerator:
-    """Closed-loop load on a BlockDevice with content that proves itself: every 4 KiB block carries (seed, lba,
+    """Closed-loop load on a BlockDevice with content that can be verified: every 4 KiB block contains (seed, lba,
     version).
 
-    Keeps the version last written of every LBA (0: never, or trimmed: reads zeroes); a read checks whole blocks against
-    it. Two outstanding I/Os of one generator never overlap.
+    Keeps the version last written of every LBA (0: never, or trimmed: reads zeroes); a read verifies whole blocks
+    against it. Two outstanding I/Os of one generator never overlap.
     """
 
     def __init__(
@@ -560,32 +560,33 @@ class TlsStep(IntEnum):
     FAILED = 3
 
 class TlsSession:
-    """TLS 1.3 with a pre-shared key on a non-blocking stream socket (whose fd it has dup'ed). For one thread; the qpair
-    that gets it is the only one that may use it from then on. RuntimeError: the shim was built without OpenSSL."""
+    """TLS 1.3 with a pre-shared key on a non-blocking stream socket (whose fd it has dup'ed). For one thread; a qpair
+    that gets the session is the only user from then on. RuntimeError: the shim was built without OpenSSL."""
 
     @staticmethod
     def as_host(fd: int, *, identity: str, key: bytes, sha384: bool) -> TlsSession:
-        """ValueError where the key is none for its hash."""
+        """ValueError if the key does not fit its hash."""
 
     @staticmethod
     def as_target(fd: int, find_psk: Callable[[bytes], tuple[bytes, bool] | None]) -> TlsSession:
-        """find_psk: gets an identity that the host offers, returns key and sha384; called by handshake() alone. What it
-        raises comes out there."""
+        """find_psk: gets an identity that the host offers, and returns key and sha384; only handshake() calls it, and
+        passes on its exceptions."""
 
     def handshake(self) -> TlsStep:
         """WANTS_READ, WANTS_WRITE: call it again when the socket is ready."""
 
     def read_into(self, buffer: bytearray | memoryview) -> int | None:
-        """How many bytes; 0: the peer has ended; None: there are none now. OSError."""
+        """The number of bytes; 0: the peer has ended; None: none available now. OSError."""
 
     def write(self, data: bytes | bytearray | memoryview) -> int:
-        """How many it has taken; some of them it may hold still: write() again, of nothing if need be. OSError."""
+        """The number of bytes that it took. It may still hold some of them: call write() again, without data if
+        necessary. OSError."""
 
     def end_output(self) -> None:
-        """Tells the peer that nothing more comes. Best effort."""
+        """Tells the peer that no more data follows. Best effort."""
 
     def close(self) -> None:
-        """Lets go of the socket, unless a qpair has the session. Idempotent."""
+        """Releases the socket, unless a qpair has the session. Idempotent."""
 
     @property
     def error(self) -> str:
@@ -595,7 +596,7 @@ class TlsSession:
     def established(self) -> bool: ...
     @property
     def identity(self) -> bytes:
-        """Whose key it is. Of a target: empty until the host has offered one that there is."""
+        """The identity of the key. At a target: empty until the host has offered a known one."""
 
     @property
     def cipher(self) -> str:
@@ -603,19 +604,19 @@ class TlsSession:
 
     @property
     def kernel_sends(self) -> bool:
-        """The kernel enciphers what is sent (kTLS)."""
+        """The kernel encrypts what is sent (kTLS)."""
 
     @property
     def kernel_receives(self) -> bool: ...
     @property
     def has_input(self) -> bool:
-        """read_into() may have something although the socket is not readable."""
+        """read_into() may return data although the socket is not readable."""
 
     @property
     def holds_output(self) -> bool: ...
     @property
     def bytes_received(self) -> int:
-        """From the socket, all records and whatever is around them."""
+        """Bytes from the socket, including all records and their framing."""
 
 class HostQpair(BlockDevice):
     """The host side of one NVMe/TCP I/O queue, after Connect: a remote namespace as a BlockDevice."""
@@ -647,8 +648,9 @@ class HostQpair(BlockDevice):
     ) -> None:
         """Takes the fd (dup'ed; the caller closes its own), and the TLS session on it.
 
-        queue_depth: outstanding commands at most (<= SQSIZE).
-        io_timeout_ms: a command without an answer for longer ends the connection; 0: none does."""
+        queue_depth: maximum of outstanding commands (<= SQSIZE). io_timeout_ms: a command without a completion for
+        longer ends the connection; 0: no limit.
+        """
 
     @property
     def id(self) -> int: ...
@@ -658,13 +660,12 @@ class HostQpair(BlockDevice):
         """Closes the socket; outstanding I/O fails with path_error. Idempotent."""
 
 class FlushAlarm:
-    """One for a host whose next Flush has to fail with Write Fault (and DNR), once, whichever of its queues it comes
-    by."""
+    """One for each host whose next Flush must fail with Write Fault (and DNR), once, on whichever of its queues."""
 
     def __init__(self) -> None: ...
     @property
     def armed(self) -> bool:
-        """It has not failed yet."""
+        """The Flush has not failed yet."""
 
 class TargetQpairStats:
     commands: Final[int]
@@ -939,8 +940,8 @@ class NvCacheConfig:
     request_count: Final[int]
 
 class FtlCore(BlockDevice):
-    """The FTL's data path: a 4 KiB random-write BlockDevice over a zoned one. See docs/architecture.md, "Orders and
-    events"."""
+    """The FTL's data path: a BlockDevice with random 4 KiB writes over a zoned one. See docs/architecture.md, "Orders
+    and events"."""
 
     def __init__(self, reactor: Reactor, base: BlockDevice, config: CoreConfig) -> None:
         """ValueError for impossible settings, OSError for the write buffer's file."""
@@ -953,7 +954,7 @@ class FtlCore(BlockDevice):
         """Queues an empty, reset band as the stream's next. At most one may be queued: BlockingIOError."""
 
     def take_queued(self, stream: int) -> int | None:
-        """The band that was queued as the stream's next is free again; None: none was. The stream does not ask for
+        """Frees the band that is queued as the stream's next; None: none was queued. The stream does not ask for
         another one."""
 
     def start_move(self, band: int) -> None:
@@ -967,8 +968,8 @@ class FtlCore(BlockDevice):
         ValueError for a band in another state, and with no_data."""
 
     def set_scrub_rate(self, blocks_per_s: int) -> None:
-        """At most so many blocks are read in a second, from now on. 0: as many as the base gives to 4 reads at a time,
-        or to one while hosts' writes wait or are limited."""
+        """Reads at most so many blocks in a second from now on. 0: as fast as the base serves 4 reads at a time, or one
+        while hosts' writes wait or are limited."""
 
     def stop_scrub(self) -> None:
         """The band that is read is left. SCRUB_DONE when nothing is in flight. Idempotent."""
@@ -981,11 +982,11 @@ class FtlCore(BlockDevice):
         ValueError where anything in the band is in force."""
 
     def reset_bands(self, bands: Sequence[int]) -> list[int]:
-        """As reset_band() of each; the answer is which of them are in use or hold something in force: they are left as
-        they are."""
+        """As reset_band() for each; returns the bands that are in use or have valid data, which are left as they
+        are."""
 
     def replace_zone(self, band: int, punit: int, zone_start: int | None) -> None:
-        """While the band is free: another zone in a faulted one's place (None: the band does without)."""
+        """While the band is free: puts another zone in place of a faulted one (None: the band works without it)."""
 
     def fault_zone(self, band: int, punit: int, status: int) -> bool:
         """The base says that this zone can't be written any more: ZONE_FAULT with that status, and a closed band is
@@ -993,21 +994,21 @@ class FtlCore(BlockDevice):
         find it out."""
 
     def close_zone(self, band: int, punit: int) -> bool:
-        """The base would like this zone to be finished: it is, behind what is on its way to it, and the band goes on in
-        its other zones. False where it is not being written."""
+        """The base recommends to finish this zone: finishes it after what is in flight, and the band continues in its
+        other zones. False if it is not being written."""
 
     def set_user_share(self, percent: int) -> None:
-        """Of the blocks written to media, at most so many percent are the user's. 100: no limit. 0: none. Throttles
-        what is accepted into the write buffer; what is in it always drains (docs/architecture.md, "Write path")."""
+        """Limits user blocks to this percentage of the blocks written to media. 100: no limit. 0: none. Throttles what
+        the write buffer accepts; its content always drains (docs/architecture.md, "Write path")."""
 
     def fail_writes(self, status: int) -> None:
-        """From now on every write, trim and write-zeroes is answered with status; reads and flushes of what is on media
-        go on. What is in the write buffer stays readable but can't be flushed: a flush that covers it fails. For a
-        device without space."""
+        """From now on every write, trim and write-zeroes fails with status; reads, and flushes of what is on media,
+        continue. The content of the write buffer stays readable but can't be flushed: a flush that covers it fails. For
+        a device without space."""
 
     def refuse_writes(self) -> None:
-        """From now on every write, trim and write-zeroes is answered with Namespace Not Ready, those that wait for room
-        too. What was accepted goes to media. For a halt: nothing is accepted behind its drain()."""
+        """From now on every write, trim and write-zeroes fails with Namespace Not Ready, including those that wait for
+        room. What was accepted goes to media. For a halt: nothing is accepted after its drain()."""
 
     def drain(self) -> int:
         """Everything accepted so far to media and flushed; then DRAINED with this ticket and the flush's status."""
@@ -1020,11 +1021,12 @@ class FtlCore(BlockDevice):
         """Fails every outstanding and future I/O. For a base that went away."""
 
     def begin_close(self) -> bool:
-        """As close(), but does not wait for what the base still holds. True: it holds nothing any more. Idempotent."""
+        """As close(), but does not wait for I/O that is outstanding at the base. True: none is outstanding.
+        Idempotent."""
 
     def close(self) -> None:
-        """Stops at once (no drain), fails outstanding I/O, lets go of the base. Idempotent. RuntimeError: for 10 s the
-        base did not give back what it holds."""
+        """Stops at once (no drain), fails outstanding I/O, releases the base. Idempotent. RuntimeError: the base did
+        not complete outstanding I/O for 10 s."""
 
     # state
     def load_band(self, band: int, state: BandState, band_seq: int, write_pointers: Sequence[int]) -> None:
@@ -1038,20 +1040,20 @@ class FtlCore(BlockDevice):
 
     def load_l2p(self, first_lba: int, addresses: NDArray[np.uint64], crcs: NDArray[np.uint16] | None = None) -> None:
         """Restore: L2P entries (ADDRESS_INVALID, an address, TRIM_FLAG | or LOST_FLAG | header address); counts them as
-        valid. crcs: of the block that each LBA has on media, cut (crc ^ crc >> 16, the low 16 bits); where reads are
-        verified, ValueError for an address without."""
+        valid. crcs: of the block that each LBA has on media, cut (crc ^ crc >> 16, the low 16 bits); if reads are
+        verified, ValueError for an address without a CRC."""
 
     def recover_block(
         self, lba: int, seq: int, crc: int, data: bytes | bytearray | memoryview | NDArray[np.uint8]
     ) -> bool:
-        """Restore, behind load_l2p() and before serving: a block accepted in an earlier life that is newer than
-        everything on media. It keeps its seq and is held in the write buffer (and its file) as if it had been written
+        """Restore, after load_l2p() and before serving: a block accepted in an earlier life that is newer than
+        everything on media. It keeps its seq, and is held in the write buffer (and its file) as if it had been written
         now. In ascending seq, together with records. False: no slot is free now. ValueError: seq is not below next_seq,
         lba is beyond the last, data is not one block that matches its crc."""
 
     def recover_record(self, lba: int, block_count: int, seq: int, flags: int) -> bool:
         """The same for a trim (flags 1) or lost (2) record. LBAs in its range that load_l2p() gave an entry have
-        something newer and keep it. False: no record is free now."""
+        something newer, and keep it. False: no record is free now."""
 
     # nv cache
     def use_cache(self, device: BlockDevice, config: NvCacheConfig) -> None:
@@ -1060,15 +1062,15 @@ class FtlCore(BlockDevice):
         can't be. A device that fails: CACHE_FAILED, then writes are held back until forget_cache()."""
 
     def forget_cache(self) -> None:
-        """Goes on without the nv cache for good: the superblock says that it is not to be read. Idempotent."""
+        """Continues without the nv cache for good: the superblock says that it must not be read. Idempotent."""
 
     def cache_stats(self) -> NvCacheStats | None:
         """None without one."""
 
     def l2p(self, first_lba: int, count: int) -> NDArray[np.uint64]: ...
     def crcs(self, first_lba: int, count: int) -> NDArray[np.uint16]:
-        """What the newest block of each LBA has to match when it is read; of an LBA without one it means nothing.
-        ValueError where reads are not verified."""
+        """The CRC that the newest block of each LBA must match when it is read; undefined for an LBA without one.
+        ValueError if reads are not verified."""
 
     def valid_counts(self) -> NDArray[np.uint32]:
         """Valid blocks of each band."""
@@ -1080,7 +1082,7 @@ class FtlCore(BlockDevice):
         that changed is told of."""
 
     def band_rows(self, first: int, count: int) -> NDArray[np.uint8]:
-        """The same rows of these bands, changed or not; they are told of all the same."""
+        """The same rows of these bands, changed or not; changes are reported anyway."""
 
     def stats(self) -> CoreStats: ...
     @property
@@ -1096,4 +1098,4 @@ TRIM_FLAG: Final[int]
 """L2P entry: | address of the header block that holds the trim record."""
 LOST_FLAG: Final[int]
 """L2P entry: the LBA reads as an error, | address of the header block that holds the lost record. ADDRESS_INVALID is
-checked first: it has these bits too."""
+checked first, because it has these bits too."""

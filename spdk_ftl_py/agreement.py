@@ -1,4 +1,5 @@
-"""Whether an FTL is what somebody asks for: bdev_ftl_create's parameters beside what bdev_ftl_get_properties tells.
+"""Whether an FTL matches a request: the parameters of bdev_ftl_create compared with the result of
+bdev_ftl_get_properties.
 
 Both sides use it: the daemon for --if-absent, `spdk-ftl apply` before it changes anything. Hosts are not compared here.
 """
@@ -27,24 +28,25 @@ class Difference:
     wanted: Any
 
     def __str__(self) -> str:
-        return f"{self.name} is {_shown(self.has)}, asked for is {_shown(self.wanted)}"
+        return f"{self.name} is {_shown(self.has)}, requested: {_shown(self.wanted)}"
 
 
 def differences(asked: Mapping[str, Any], told: Mapping[str, Any]) -> list[Difference]:
     """asked: valid parameters of bdev_ftl_create; told: of bdev_ftl_get_properties.
 
-    Base, cache, target_psk, no_attach, no_data and secure_channel are compared always, everything else where it is
-    given."""
+    Base, cache, target_psk, no_attach, no_data and secure_channel are always compared, everything else only if it is
+    given.
+    """
     return [*_bdevs(asked, told), *_identity(asked, told), *_settings(asked, told), *_shape(asked, told)]
 
 
 def told_conf(told: Mapping[str, Any]) -> dict[str, Any]:
-    """The conf of what bdev_ftl_get_properties tells, of an FTL in whatever state."""
+    """The conf in the result of bdev_ftl_get_properties, for an FTL in any state."""
     return dict(told_property(told, "conf") or told.get("conf") or {})
 
 
 def told_property(told: Mapping[str, Any], name: str) -> Any:
-    """None where the FTL is not there to be asked."""
+    """None if the FTL can't be asked."""
     return next((each["value"] for each in told.get("properties") or () if each["name"] == name), None)
 
 
@@ -68,7 +70,7 @@ def _identity(asked: Mapping[str, Any], told: Mapping[str, Any]) -> Iterator[Dif
     if asked.get("nqn") is not None:
         nqn = asked["nqn"].replace("{name}", told["name"]).replace("{uuid}", told["uuid"])
         export = told.get("export") or {}
-        # Before it is exported there is none; what it is going to be made of is known.
+        # There is no NQN before the export exists; it will be made from this.
         has = export.get("subnqn", (told.get("params") or {}).get("nqn"))
         if has not in (nqn, asked["nqn"]):
             yield Difference("nqn", has, nqn)
@@ -76,7 +78,7 @@ def _identity(asked: Mapping[str, Any], told: Mapping[str, Any]) -> Iterator[Dif
 
 def _settings(asked: Mapping[str, Any], told: Mapping[str, Any]) -> Iterator[Difference]:
     conf, given = told_conf(told), given_settings(asked)
-    # Of a load that is over.
+    # These applied to a load that is over.
     given.pop("allow_open_bands", None)
     for limit, parts in given.pop("limits", {}).items():
         has = (conf.get("limits") or {}).get(limit, {})
@@ -107,7 +109,7 @@ def _shape(asked: Mapping[str, Any], told: Mapping[str, Any]) -> Iterator[Differ
     # Without it, zones are the base's own.
     if asked.get("zone_capacity") not in (None, known.get("zone_capacity")):
         yield Difference("zone_capacity", known.get("zone_capacity"), asked["zone_capacity"])
-    # These are for a creation: of an FTL that was loaded without them nobody knows them any more.
+    # These apply to a creation: for an FTL that was loaded without them they are unknown.
     for name in ("num_punits", "optimal_open_zones"):
         if asked.get(name) is not None and known.get(name) not in (None, asked[name]):
             yield Difference(name, known[name], asked[name])
@@ -131,7 +133,7 @@ def _address(asked: Mapping[str, Any], told: Mapping[str, Any], params: Mapping[
 
 
 def split_host(address: str) -> tuple[str, str]:
-    """ADDRESS[:PORT] or [IPV6][:PORT] as host and port; port "" where there is none."""
+    """ADDRESS[:PORT] or [IPV6][:PORT] as host and port; port "" if there is none."""
     if address.startswith("["):
         host, _, port = address[1:].partition("]")
         return host, port.lstrip(":")

@@ -69,17 +69,18 @@ def target_address(text: str) -> str:
     """What -s says as an RPC takes it: an absolute path, or HOST:PORT. Raises ParameterError for what is neither."""
     wanted = "give the path of the SPDK target's RPC socket, or HOST:PORT"
     if not text:
-        raise ParameterError(f"-s: an empty address; {wanted}")
+        raise ParameterError(f"-s: an empty address: {wanted}")
     if "/" in text or ":" not in text:
         path = os.path.abspath(text)
         size = len(os.fsencode(path))
         if size > PATH_BYTES_MAX:
             raise ParameterError(
-                f"-s: {text!r} is a path of {size} bytes: the address of a unix socket has room for {PATH_BYTES_MAX}"
+                f"-s: {text!r} is a path of {size} bytes: the path of a unix socket has at most {PATH_BYTES_MAX} "
+                "bytes: use a shorter one"
             )
         return path
     if _HOST_PORT.fullmatch(text) is None or int(text.rpartition(":")[2]) not in range(1, PORT_MAX + 1):
-        raise ParameterError(f"-s: {text!r} is no address; {wanted} (an IPv6 address in brackets)")
+        raise ParameterError(f"-s: {text!r} is not an address: {wanted} (an IPv6 address in brackets)")
     return text
 
 
@@ -159,12 +160,14 @@ class DaemonSocket:
         """Looks once more at who is there, for CONNECT_TIMEOUT_S at most each for a connection and an answer."""
         if self._answers_as_target():
             return DaemonError(
-                f"{self.socket_path} is no control socket of a spdk-ftl daemon, but the RPC socket of an SPDK "
-                "target as it seems: give that with -s, and the daemon's with --socket or "
+                f"{self.socket_path} seems to be the RPC socket of an SPDK target, not the control socket of a "
+                "spdk-ftl daemon: give the target's socket with -s, and the daemon's with --socket or "
                 f"${SOCKET_ENVIRONMENT} (default: {SOCKET_DEFAULT})",
                 errno=errno.EPROTO,
             )
-        return DaemonError(f"{self._who} broke off: {error}; see its log, and `spdk-ftl devices` for what it did")
+        return DaemonError(
+            f"{self._who} broke off: {error}; see its log, and `spdk-ftl devices` for the state of the FTLs"
+        )
 
     def _not_connected(self, error: OSError) -> DaemonError:
         """What it means that connect() failed so."""
@@ -202,19 +205,19 @@ class DaemonSocket:
                 f"run this as one of them, or join {group} and log in again"
             )
         return (
-            f"{me} may not use that socket, only {' and '.join(may)} (mode {mode:04o}): run this as such, or let a "
-            "group in with `spdk-ftl serve --socket-group GROUP` (under systemd: SocketMode=0660 and "
-            "SocketGroup=GROUP in spdk-ftl.socket); who is only to look on gets --monitor-socket and --monitor-group"
+            f"{me} may not use that socket, only {' and '.join(may)} (mode {mode:04o}): run this as that user, or "
+            "admit a group with `spdk-ftl serve --socket-group GROUP` (under systemd: SocketMode=0660 and "
+            "SocketGroup=GROUP in spdk-ftl.socket); users who only monitor get --monitor-socket and --monitor-group"
         )
 
     def _elsewhere(self) -> str:
         """Where else there may be one."""
         if self.socket_path == SOCKET_BEFORE:
-            return f" (that was the default of versions before; now it is {SOCKET_DEFAULT})"
+            return f" (this was the default of earlier versions; now it is {SOCKET_DEFAULT})"
         if self.socket_path != SOCKET_OF_ROOT and os.path.exists(SOCKET_OF_ROOT):
             return f" (root's daemon has {SOCKET_OF_ROOT})"
         if os.path.exists(SOCKET_BEFORE):
-            return f" (a daemon of a version before may have {SOCKET_BEFORE}: restart it)"
+            return f" (a daemon of an earlier version may have {SOCKET_BEFORE}: restart it)"
         return ""
 
     def _check_server(self, connection: socket.socket) -> None:
@@ -222,11 +225,11 @@ class DaemonSocket:
         peer = peer_of(connection)
         if peer is not None and self._trust.includes(peer):
             return
-        whose = "nobody any more" if peer is None else str(peer)
+        whose = "a process that has ended" if peer is None else str(peer)
         raise DaemonError(
-            f"{self._who}: its socket is served by {whose}, and only {self._trust} is believed; nothing was sent. If "
-            f"the daemon runs as that user, say so with --daemon-user or ${USER_ENVIRONMENT}; else find out who has "
-            "its place",
+            f"{self._who}: its socket is served by {whose}, but only {self._trust} is trusted; nothing was sent. If "
+            f"the daemon runs as that user, give --daemon-user or ${USER_ENVIRONMENT}; otherwise find out which "
+            "process has taken the path",
             errno=errno.EPERM,
         )
 

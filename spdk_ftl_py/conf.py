@@ -1,7 +1,7 @@
-"""FtlConf: what a user may say about an FTL, with the seed's defaults (ftl_init.c, g_default_conf) and its rules.
+"""FtlConf: the settings of an FTL, with the seed's defaults (ftl_init.c, g_default_conf) and its rules.
 
-Two checks, because two things are known at different times: ``check()`` needs nothing but the conf itself;
-``check_geometry()`` needs the bands and returns the conf with every default filled in.
+There are two checks, because two things are known at different times: ``check()`` needs only the conf itself;
+``check_geometry()`` needs the bands, and returns the conf with every default filled in.
 """
 
 from __future__ import annotations
@@ -23,26 +23,25 @@ LIMIT_HIGH: Final = "high"
 LIMIT_LOW: Final = "low"
 LIMIT_START: Final = "start"
 LIMIT_NAMES: Final = (LIMIT_CRIT, LIMIT_HIGH, LIMIT_LOW, LIMIT_START)
-"""In the order in which they begin to bind, the most urgent first."""
+"""In the order in which they take effect, the most urgent first."""
 
 DEFAULT_THRESHOLDS: Final[Mapping[str, int]] = {LIMIT_CRIT: 5, LIMIT_HIGH: 10, LIMIT_LOW: 20, LIMIT_START: 40}
 DEFAULT_SHARES: Final[Mapping[str, int]] = {LIMIT_CRIT: 0, LIMIT_HIGH: 5, LIMIT_LOW: 40, LIMIT_START: 100}
 
 RESERVED_BANDS: Final = 2
-"""Free bands the user's writes never take: one for relocation, one for what a zone reset has to wait for."""
+"""Free bands that user writes never take: one for relocation, one for what a zone reset has to wait for."""
 
 DEFAULT_START_FRACTION: Final = 4
-"""Relocation starts by default when no more than this fraction of the bands that can be free at all is still free:
-every
-band kept free beyond need is spare space that does not lower write amplification."""
+"""By default, relocation starts when at most this part of the bands that can be free is still free: every band kept
+free beyond need is spare space that does not lower write amplification."""
 
 RELOC_POLICIES: Final = ("cost_benefit", "greedy")
 
 WRITE_BUFFER_BLOCKS_MIN: Final = 8
-"""Fewer slots the data path can't work with (shim/ftl/core_state.cpp)."""
+"""The data path does not work with fewer slots (shim/ftl/core_state.cpp)."""
 WRITE_BUFFER_BYTES_MIN: Final = WRITE_BUFFER_BLOCKS_MIN * BLOCK_BYTES
 WRITE_BUFFER_BYTES_MAX: Final = 1 << 30
-"""More than half a band is never used (write_buffer_blocks())."""
+"""At most half a band is used (write_buffer_blocks())."""
 RELOC_QDEPTH_MAX: Final = 1024
 ACTIVE_RELOCS_MAX: Final = 64
 IO_CHANNELS_MAX: Final = 1024
@@ -52,11 +51,11 @@ SCRUB_DAYS_MAX: Final = 365
 
 
 _PARTS: Final = ("nv_cache",)
-"""Settings that are given in parts, each by a name of its own: nv_cache.max_request_cnt."""
+"""Settings that consist of parts, each with a name of its own: nv_cache.max_request_cnt."""
 
 
 class BandNumbers(Protocol):
-    """What check_geometry() has to know of a geometry (ftl/media/geometry.py has it all)."""
+    """What check_geometry() needs to know of a geometry (the whole one: ftl/media/geometry.py)."""
 
     @property
     def band_count(self) -> int: ...
@@ -64,11 +63,11 @@ class BandNumbers(Protocol):
     def punits(self) -> int: ...
     @property
     def open_bands(self) -> int:
-        """Bands being filled at any time: 2, or 1 where both streams share one."""
+        """Bands that are being filled: 2, or 1 if both streams share one."""
 
     @property
     def band_blocks(self) -> int:
-        """Blocks of data a whole band holds."""
+        """Data blocks that a whole band holds."""
 
     @property
     def block_count(self) -> int:
@@ -76,12 +75,12 @@ class BandNumbers(Protocol):
 
     @property
     def spare_bands(self) -> int:
-        """Bands that are not needed to hold every logical block once."""
+        """Bands in addition to those that hold every logical block once."""
 
 
 @dataclass(frozen=True)
 class Limit:
-    """At ``thld`` free bands or fewer the user gets at most ``limit`` percent of the blocks written.
+    """If at most ``thld`` bands are free, at most ``limit`` percent of the writes are user writes.
 
     thld None: the seed's default, scaled to the number of bands.
     """
@@ -95,9 +94,9 @@ class NvCacheConf:
     """Bounds of the nv cache's requests."""
 
     max_request_cnt: int = 2048
-    """Writes in flight; never more than the write buffer can fill."""
+    """Outstanding writes, limited to what the write buffer can fill."""
     max_request_size: int = 16
-    """Blocks of data in one write, as far as the device takes that many at once."""
+    """Blocks of data in one write, limited to what the device takes."""
 
 
 def _default_limits() -> dict[str, Limit]:
@@ -105,9 +104,9 @@ def _default_limits() -> dict[str, Limit]:
 
 
 def given_settings(params: Mapping[str, Any]) -> dict[str, Any]:
-    """What bdev_ftl_create's parameters say of the conf, as FtlConf.from_dict() takes it: overprovisioning,
-    allow_open_bands, use_append, limit_NAME, limit_NAME_threshold, and what is in conf, but for what is ignored. Other
-    parameters are not looked at."""
+    """The conf in the parameters of bdev_ftl_create, as FtlConf.from_dict() takes it: overprovisioning,
+    allow_open_bands, use_append, limit_NAME, limit_NAME_threshold, and the members of conf, except for ignored ones.
+    Other parameters are not read."""
     values: dict[str, Any] = {}
     for name, value in dict(params.get("conf") or {}).items():
         whole, _, part = name.partition(".")
@@ -139,34 +138,34 @@ class FtlConf:
 
     limits: Mapping[str, Limit] = field(default_factory=_default_limits)
     invalid_thld: int = 10
-    """Percent of a band that has to be invalid for it to be relocated, unless free bands are urgently needed."""
+    """Percentage of invalid blocks from which on a band may be relocated, unless free bands are urgently needed."""
     lba_rsvd: int = 20
-    """Percent of the blocks that are not offered to the user (overprovisioning)."""
+    """Percentage of the blocks that are not offered to the user (overprovisioning)."""
     write_buffer_size: int = 6 * 1024 * 1024
-    """Bytes of write buffer, of which an FTL has one for all its hosts; of more than half a band, half a band
+    """Size of the write buffer in bytes. An FTL has one for all its hosts; at most half a band is used
     (write_buffer_blocks())."""
     band_thld: int = 90
-    """Percent of a band written at which the next one is opened."""
+    """Fill level of a band, in percent, at which the next one is opened."""
     max_reloc_qdepth: int = 32
     max_active_relocs: int = 3
     allow_open_bands: bool = False
     max_io_channels: int = 128
-    """I/O channels: queue pairs of hosts."""
+    """I/O channels: I/O queues of hosts."""
     nv_cache: NvCacheConf = NvCacheConf()
     use_append: bool = False
     reloc_policy: str = "cost_benefit"
     verify_reads: bool = True
-    """What hosts read is compared with its CRC; that takes 2 bytes of memory for each block."""
+    """Verify the CRC of blocks that hosts read; takes 2 bytes of memory for each block."""
     scrub_days: int = 14
-    """In which everything in force is read and verified at least once; 0: only on order."""
+    """Days in which all valid data is read and verified at least once; 0: only on order."""
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> FtlConf:
-        """Builds a conf from JSON-like values; what is missing keeps its default, and what is IGNORED is not
-        looked at. Inverse of to_dict().
+        """Builds a conf from JSON-like values. Missing settings keep their defaults, and IGNORED ones are not read.
+        Inverse of to_dict().
 
-        ``limits`` is {name: {"limit": percent, "thld": free bands}}, each part optional.
-        Raises ConfError for unknown names and wrong types; ranges are check()'s.
+        ``limits`` is {name: {"limit": percent, "thld": free bands}}, each part optional. Raises ConfError for unknown
+        names and wrong types; check() checks the ranges.
         """
         known = {f.name: f for f in dataclasses.fields(cls)}
         given: dict[str, Any] = {}
@@ -193,13 +192,12 @@ class FtlConf:
 
     @classmethod
     def from_params(cls, params: Mapping[str, Any]) -> FtlConf:
-        """The conf that bdev_ftl_create's parameters ask for; what they do not say has its default."""
+        """The conf for parameters of bdev_ftl_create; what they do not contain has its default."""
         return cls.from_dict(given_settings(params))
 
     def changed(self, settings: Mapping[str, Any]) -> FtlConf:
-        """A copy in which the settings that are given count, also where they are the default; of limits and nv_cache
-        only the parts that are given. Thresholds that are not given stay where that keeps them in order, and are the
-        default again where it does not.
+        """A copy with the given settings, including default values; of limits and nv_cache only the given parts.
+        Thresholds that are not given stay as they are if that keeps them in order; otherwise they get their defaults.
 
         Raises ConfError as from_dict().
         """
@@ -232,7 +230,7 @@ class FtlConf:
         return dataclasses.replace(self, limits={**self.limits, **limits})
 
     def setting(self, name: str) -> Any:
-        """By the name under which it is given: nv_cache.max_request_cnt is a part of nv_cache."""
+        """A setting by the name under which it is given: nv_cache.max_request_cnt is a part of nv_cache."""
         whole, _, part = name.partition(".")
         value = getattr(self, whole)
         return getattr(value, part) if part else value
@@ -242,11 +240,11 @@ class FtlConf:
         return self.write_buffer_size // BLOCK_BYTES
 
     def check(self) -> None:
-        """Every rule that needs no device. Raises ConfError naming setting, value, rule and remedy."""
+        """Checks every rule that needs no device. Raises ConfError, which names setting, value, rule and remedy."""
         _range(
             "invalid_thld", self.invalid_thld, 0, 99, "percent of a band that must be invalid before it is relocated"
         )
-        _range("lba_rsvd", self.lba_rsvd, 1, 99, "percent of the blocks kept back for garbage collection; 20 is usual")
+        _range("lba_rsvd", self.lba_rsvd, 1, 99, "percent of the blocks reserved for garbage collection; 20 is usual")
         _range(
             "write_buffer_size",
             self.write_buffer_size,
@@ -261,12 +259,12 @@ class FtlConf:
                 f"{nearest} is the nearest"
             )
         _range("band_thld", self.band_thld, 1, 100, "percent of a band at which the next one is opened")
-        _range("max_reloc_qdepth", self.max_reloc_qdepth, 1, RELOC_QDEPTH_MAX, "reads outstanding for each relocation")
-        _range("max_active_relocs", self.max_active_relocs, 1, ACTIVE_RELOCS_MAX, "bands relocated at once")
-        _range("max_io_channels", self.max_io_channels, 1, IO_CHANNELS_MAX, "queue pairs of hosts")
+        _range("max_reloc_qdepth", self.max_reloc_qdepth, 1, RELOC_QDEPTH_MAX, "outstanding reads for each relocation")
+        _range("max_active_relocs", self.max_active_relocs, 1, ACTIVE_RELOCS_MAX, "bands relocated at the same time")
+        _range("max_io_channels", self.max_io_channels, 1, IO_CHANNELS_MAX, "host I/O queues")
         _range("nv_cache.max_request_cnt", self.nv_cache.max_request_cnt, 1, NV_CACHE_REQUESTS_MAX, "requests")
         _range("nv_cache.max_request_size", self.nv_cache.max_request_size, 1, NV_CACHE_REQUEST_BLOCKS_MAX, "blocks")
-        _range("scrub_days", self.scrub_days, 0, SCRUB_DAYS_MAX, "days in which all is read once; 0: never")
+        _range("scrub_days", self.scrub_days, 0, SCRUB_DAYS_MAX, "days in which everything is verified once; 0: never")
         if self.reloc_policy not in RELOC_POLICIES:
             raise ConfError(f"conf reloc_policy = {self.reloc_policy!r}: must be one of {', '.join(RELOC_POLICIES)}")
         self._check_limits()
@@ -277,7 +275,7 @@ class FtlConf:
         if missing:
             raise ConfError(f"conf limits lack {', '.join(missing)}: give all of {', '.join(LIMIT_NAMES)}, or none")
         for name, limit in self.limits.items():
-            _range(f"limit {name}", limit.limit, 0, 100, "percent of the blocks written that may be the user's")
+            _range(f"limit {name}", limit.limit, 0, 100, "percent of the writes that may be user writes")
             if limit.thld is not None and limit.thld < 0:
                 raise ConfError(f"conf limit-threshold {name} = {limit.thld}: a number of free bands can't be negative")
         explicit = [(name, limit.thld) for name, limit in self.limits.items() if limit.thld is not None]
@@ -285,15 +283,15 @@ class FtlConf:
         _check_descending(explicit)
 
     def check_geometry(self, bands: BandNumbers) -> FtlConf:
-        """The rules that need the device's bands; returns a conf whose thresholds are all set.
+        """Checks the rules that need the device's bands. Returns a conf whose thresholds are all set.
 
-        Default thresholds shrink with the bands there are; explicit ones stay and must fit. Raises ConfError where the
-        spare bands can't sustain garbage collection: then every write would come to stand still sooner or later.
+        Default thresholds are scaled down to the number of bands; explicit ones stay, and must fit. Raises ConfError if
+        the spare bands can't sustain garbage collection: then every write would stop sooner or later.
         """
         self.check()
         if write_buffer_blocks(self, bands) < WRITE_BUFFER_BLOCKS_MIN:
             raise ConfError(
-                f"a band holds {bands.band_blocks} blocks, of which half is the largest write buffer, and that needs "
+                f"a band holds {bands.band_blocks} blocks, and the write buffer can be half a band at most, but needs "
                 f"{WRITE_BUFFER_BLOCKS_MIN} blocks at least: use larger zones, or more parallel units (num_punits) "
                 f"than {bands.punits}"
             )
@@ -302,14 +300,13 @@ class FtlConf:
         defaults = default_thresholds(room)
         explicit = {name: limit.thld for name, limit in self.limits.items() if limit.thld is not None}
         for name, thld in explicit.items():
-            # Superblocks keep defaults as well, and with the fewest spare bands possible the greatest of them is room.
+            # Superblocks also store defaults, and with the fewest spare bands possible the greatest of them equals
+            # room.
             if thld >= room and thld != defaults[name]:
                 raise ConfError(
                     f"conf limit-threshold {name} = {thld}: with {bands.band_count} bands and lba_rsvd = "
-                    f"{self.lba_rsvd} a full "
-                    f"device has at most {room} free bands, so it would be throttled for ever; use a threshold below "
-                    f"{room}, "
-                    f"or raise lba_rsvd"
+                    f"{self.lba_rsvd} a full device has at most {room} free bands, so its writes would be throttled "
+                    f"for ever; use a threshold below {room}, or raise lba_rsvd"
                 )
         thresholds = _merge_thresholds(explicit, defaults)
         _check_descending([(name, thresholds[name]) for name in LIMIT_NAMES])
@@ -324,9 +321,9 @@ class FtlConf:
         gain = garbage_per_band(bands)
         least = least_gain_blocks(bands.punits)
         if bands.spare_bands < needed:
-            what = f"{bands.spare_bands} spare bands, garbage collection needs {needed}"
+            what = f"{bands.spare_bands} spare bands, but garbage collection needs {needed}"
         else:
-            what = f"so little spare space that relocating a band would gain {gain} blocks, {least} are needed"
+            what = f"so little spare space that relocating a band would gain {gain} blocks, but {least} are needed"
         rsvd = _lba_rsvd_for(bands, self.lba_rsvd)
         remedies = []
         if rsvd is not None:
@@ -340,23 +337,25 @@ class FtlConf:
 
 
 def write_buffer_blocks(conf: FtlConf, bands: BandNumbers) -> int:
-    """Blocks of the write buffer that an FTL gets. At most half a band: what the buffer holds when space is short has
-    to fit into the user's share of the reserve."""
+    """Blocks of the write buffer that an FTL gets. At most half a band: when space is short, its content has to fit
+    into the user's share of the reserve."""
     return min(conf.write_buffer_blocks, bands.band_blocks // 2)
 
 
 def spare_bands_needed(open_bands: int) -> int:
-    """Bands beyond those that hold every logical block once: the open ones, the reserve, and one to be gained."""
+    """Bands in addition to those that hold every logical block once: the open ones, the reserve, and one to be
+    gained."""
     return open_bands + RESERVED_BANDS + 1
 
 
 def least_gain_blocks(punits: int) -> int:
-    """What relocating a band must free at least, so that the headers of the batches it ends with don't eat it up."""
+    """What relocating a band must free at least, so that the headers of its last batches do not use it up."""
     return 2 * punits + 2
 
 
 def garbage_per_band(bands: BandNumbers) -> int:
-    """Invalid blocks the best victim has at least, when the user has filled the device and taken all bands he may."""
+    """Invalid blocks that the best victim has at least, when user data fills the device and has taken all bands it
+    may."""
     closed = bands.band_count - bands.open_bands - RESERVED_BANDS
     if closed <= 0:
         return 0
@@ -364,16 +363,16 @@ def garbage_per_band(bands: BandNumbers) -> int:
 
 
 def can_collect_garbage(bands: BandNumbers) -> bool:
-    """Whether bands are enough to go on for ever, whatever the user writes."""
+    """Whether bands are enough to continue for ever, whatever the user writes."""
     enough = bands.spare_bands >= spare_bands_needed(bands.open_bands)
     return enough and garbage_per_band(bands) >= least_gain_blocks(bands.punits)
 
 
 def default_thresholds(room: int) -> dict[str, int]:
-    """The seed's thresholds 5/10/20/40, shrunk where at most ``room`` bands can be free on a full device."""
+    """The seed's thresholds 5/10/20/40, scaled down if at most ``room`` bands can be free on a full device."""
     start = max(0, min(DEFAULT_THRESHOLDS[LIMIT_START], room // DEFAULT_START_FRACTION))
     full = DEFAULT_THRESHOLDS[LIMIT_START]
-    # Each must lie above the one before; crit at 1 rather than 0 where that fits below room.
+    # Each must be above the previous one; crit is 1 rather than 0 if that fits below room.
     floor = 1 if room > len(LIMIT_NAMES) else 0
     thresholds: dict[str, int] = {}
     for name in LIMIT_NAMES:
@@ -384,7 +383,7 @@ def default_thresholds(room: int) -> dict[str, int]:
 
 
 def _merge_thresholds(explicit: Mapping[str, int], defaults: Mapping[str, int]) -> dict[str, int]:
-    """Defaults give way to explicit neighbours, as far as whole numbers allow."""
+    """Default thresholds make way for explicit ones, as far as whole numbers allow."""
     merged = {name: explicit.get(name, defaults[name]) for name in LIMIT_NAMES}
     for lower, upper in itertools.pairwise(LIMIT_NAMES):
         if merged[upper] <= merged[lower] and upper not in explicit:
@@ -406,7 +405,7 @@ def _check_descending(thresholds: list[tuple[str, int]]) -> None:
 
 
 def _lba_rsvd_for(bands: BandNumbers, current: int) -> int | None:
-    """The smallest lba_rsvd that would do, or None."""
+    """The smallest lba_rsvd that is enough, or None."""
     for rsvd in range(current + 1, 100):
         block_count = bands.band_count * bands.band_blocks * (100 - rsvd) // 100
         spare = bands.band_count - -(-block_count // bands.band_blocks)

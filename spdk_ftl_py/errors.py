@@ -1,6 +1,5 @@
-"""Every error this package raises on purpose: a message that names the thing, what is wrong with it and the remedy,
-an errno for scripts, and a JSON-RPC code for the wire (SPDK's convention: -errno, or the -326xx of JSON-RPC itself).
-"""
+"""Every error that this package raises on purpose: a message that names the thing, its fault and the remedy, an errno
+for scripts, and a JSON-RPC code for the wire (SPDK's convention: -errno, or the -326xx of JSON-RPC itself)."""
 
 from __future__ import annotations
 
@@ -48,7 +47,7 @@ class ParameterError(FtlError):
 
 
 class ConfError(ParameterError):
-    """An FtlConf that breaks a rule, or can't work on this geometry."""
+    """An FtlConf breaks a rule, or can't work on this geometry."""
 
 
 class GeometryError(FtlError):
@@ -58,31 +57,31 @@ class GeometryError(FtlError):
 
 
 class NotFoundError(FtlError):
-    """There is nothing of that name, uuid or number."""
+    """There is nothing with that name, uuid or number."""
 
     errno = _errno.ENODEV
 
 
 class ExistsError(FtlError):
-    """There is something of that name already, or where something else was to be."""
+    """Something already has that name, or is already there."""
 
     errno = _errno.EEXIST
 
 
 class ClaimedError(FtlError):
-    """Somebody else owns the bdev."""
+    """Somebody else has claimed the bdev."""
 
     errno = _errno.EPERM
 
 
 class BusyError(FtlError):
-    """It is already being created, deleted or halted."""
+    """It is being created, deleted or halted."""
 
     errno = _errno.EBUSY
 
 
 class UnsupportedError(FtlError):
-    """We, or what we work with, can't do that."""
+    """This package, or the other side, does not support that."""
 
     errno = _errno.ENOTSUP
 
@@ -98,22 +97,22 @@ class MediaError(FtlError):
 
 
 class FlushDoubtError(MediaError):
-    """A flush failed, and may have cost what the device's volatile cache held, whatever a later one answers."""
+    """A flush failed, and the content of the device's volatile cache may be lost, whatever a later flush returns."""
 
 
 class RoomError(FtlError):
-    """No band is free and none can be freed, though there are zones enough: the base has finished those of bands that
-    were counted on. A load of the FTL finds out what can be reset at once."""
+    """No band is free and none can be freed, although there are enough zones: the base has finished zones of bands that
+    were counted on. A load of the FTL finds out which bands can be reset at once."""
 
     errno = _errno.EAGAIN
 
 
 class FlushRefusedError(MediaError):
-    """A device refuses flushes for good, so that nothing on it is ever sure to be durable."""
+    """A device refuses flushes for good, so nothing on it is certain to be durable."""
 
 
 class ProtocolError(FtlError):
-    """A peer sent what the protocol does not allow. The connection is gone."""
+    """A peer violated the protocol. The connection is closed."""
 
     errno = _errno.EPROTO
 
@@ -125,7 +124,7 @@ class PathError(FtlError):
 
 
 class AuthenticationError(FtlError):
-    """We, or whom we talk to, could not prove who it is. The connection is gone."""
+    """This side, or the peer, did not authenticate. The connection is closed."""
 
     errno = _errno.EACCES
 
@@ -151,10 +150,10 @@ class TargetError(FtlError):
 
 
 class DaemonError(FtlError):
-    """The spdk-ftl daemon can't be reached or broke off."""
+    """The spdk-ftl daemon can't be reached, or the connection to it broke off."""
 
     errno = _errno.ECONNREFUSED
 
 
 class NoDaemonError(DaemonError):
-    """It does not run: nobody listens at its control socket."""
+    """No daemon runs: nobody listens at its control socket."""

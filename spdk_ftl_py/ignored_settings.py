@@ -1,7 +1,7 @@
-"""Settings of conf that are taken, for the sake of whoever gives them, and have no effect.
+"""Settings of conf that are accepted for compatibility, and have no effect.
 
-Saved configurations, plans, scripts of SPDK's and superblocks of earlier releases have them. Each is told once in the
-log, when it is left out.
+Saved configurations, plans, scripts of SPDK and superblocks of earlier releases contain them. Each is logged once when
+it is left out.
 """
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ from typing import Any, Final
 @dataclass(frozen=True)
 class Ignored:
     default: object
-    """Of the releases in which it was a setting: those wrote it to every superblock."""
+    """The default in the releases in which it was a setting: those wrote it to every superblock."""
     why: str
 
 
 IGNORED: Final[Mapping[str, Ignored]] = {
-    "user_io_pool_size": Ignored(2048, "an I/O queue has as many I/Os as entries, so there is no pool to size"),
+    "user_io_pool_size": Ignored(2048, "an I/O queue has one I/O for each entry, so there is no pool to size"),
 }
 
 
 def drop_ignored(params: dict[str, Any]) -> list[str]:
-    """Takes them out of bdev_ftl_create's parameters. A line for the log of each."""
+    """Removes them from the parameters of bdev_ftl_create. Returns a line for the log for each."""
     conf = params.get("conf") or {}
     told = [f"conf {name} is ignored: {IGNORED[name].why}" for name in conf if name in IGNORED]
     if told:
@@ -33,7 +33,7 @@ def drop_ignored(params: dict[str, Any]) -> list[str]:
 
 
 def ignored_in_superblock(conf: Mapping[str, Any]) -> list[str]:
-    """A line for the log of each that somebody had given. The next superblock lacks it."""
+    """A line for the log for each setting that somebody had given. The next superblock lacks it."""
     return [
         f"conf {name} of its superblock is ignored: {ignored.why}"
         for name, ignored in IGNORED.items()

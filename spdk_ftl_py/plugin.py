@@ -62,7 +62,7 @@ _NUMBER: Final = re.compile(r"-?[0-9]{1,30}")
 _SWITCHES: Final = {"on": True, "off": False, "true": True, "false": False}
 
 _LIMITS_HELP = (
-    "When few bands are free, the user's share of all writes is limited so that defrag keeps up. Levels: "
+    "When few bands are free, the FTL limits the share of user writes so that defrag keeps up. Levels: "
     f"{', '.join(LIMITS)}. Each may be set on its own too, e.g. --limit-high 10 --limit-high-threshold 8"
 )
 
@@ -194,8 +194,8 @@ def still_deferred(params: Mapping[str, Any], result: Any) -> str | None:
     if "wait" not in params or not isinstance(result, dict) or result.get("waiting_for") is None:
         return None
     return (
-        f"FTL bdev {result['name']}: {result['state']} after {params['wait']} s: {result['waiting_for']}; it comes "
-        "when that is there"
+        f"FTL bdev {result['name']}: {result['state']} after {params['wait']} s: {result['waiting_for']}; the daemon "
+        "completes the creation as soon as that exists"
     )
 
 
@@ -221,7 +221,10 @@ def _save_config(theirs: Callable[[argparse.Namespace], None]) -> Callable[[argp
             document = _daemon(args).call("ftl_save_config", params)
             args.client = _SavedClient(client, document["subsystems"])
         except NoDaemonError as error:
-            print(f"spdk_ftl_py: nothing is left out, and no FTL is in it: {error.message}", file=sys.stderr)
+            print(
+                f"spdk_ftl_py: this is the target's whole configuration, without a section for FTLs: {error.message}",
+                file=sys.stderr,
+            )
         except FtlError as error:
             raise JSONRPCException(_as_of_a_target(error)) from error
         theirs(args)
@@ -277,7 +280,7 @@ def _load_config(theirs: Callable[[argparse.Namespace], None]) -> Callable[[argp
             result = _daemon(args).call("ftl_load_config", params)
         except FtlError as error:
             rest_is_loaded = (
-                "SPDK's part of the configuration is loaded, the FTLs are not: `spdk-ftl load-config` does it"
+                "SPDK's part of the configuration is loaded, the FTLs are not: load them with `spdk-ftl load-config`"
             )
             print(f"spdk_ftl_py: {rest_is_loaded}", file=sys.stderr)
             raise JSONRPCException(_as_of_a_target(error)) from error
@@ -379,7 +382,7 @@ def _add_limits(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
         action=_Pairs,
         type=_limit_pairs,
         metavar="NAME:PERCENT,...",
-        help="Percentage of writes that are the user's at the given levels, e.g. crit:0,high:20,low:80",
+        help="Percentage of writes that may be user writes at the given levels, e.g. crit:0,high:20,low:80",
     )
     limits.add_argument(
         "--limit-threshold",

@@ -1,8 +1,8 @@
-"""What the RPCs of the daemon answer, for whoever annotates a script: ``from spdk_ftl_py.results import Device``.
+"""Results of the daemon's RPCs, for annotations in scripts: ``from spdk_ftl_py.results import Device``.
 
-docs/rpc.md says what each means. A block is 4096 bytes; ``num_blocks`` and all that is named ``blocks`` count them.
-Times are UTC, in ISO 8601. UUIDs are text. What is under ``total=False`` may be missing. A later minor version of the
-daemon may add keys.
+docs/rpc.md describes each. A block is 4096 bytes; ``num_blocks`` and everything named ``blocks`` count such blocks.
+Times are UTC, in ISO 8601. UUIDs are strings. Members under ``total=False`` may be missing. A later minor version of
+the daemon may add members.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ class _CreatedFtl(TypedDict):
 
 
 class CreatedFtl(_CreatedFtl, total=False):
-    """bdev_ftl_create(), bdev_ftl_load(). Of a creation that is deferred, without wait: name, state and waiting_for."""
+    """bdev_ftl_create(), bdev_ftl_load(). For a deferred creation, without wait: name, state and waiting_for."""
 
     uuid: str
     changed: bool
-    """With if_absent. False: the FTL was there."""
+    """With if_absent. False: the FTL existed before."""
     loaded: bool | None
-    """With load_or_create. True: it was on the base bdev; False: it was created; None: it is not decided yet."""
+    """With load_or_create. True: it was on the base bdev; False: it was created; None: not decided yet."""
     state: str
-    """With wait, where it was there, or where it is deferred."""
+    """With wait, if the FTL existed, or is deferred."""
     waiting_for: str | None
-    """None: for nothing, it is online."""
+    """None: it does not wait, it is online."""
 
 
 # --- devices ---------------------------------------------------------------------------------------------------------
@@ -42,11 +42,11 @@ class CreatedFtl(_CreatedFtl, total=False):
 class _AllowedHost(TypedDict):
     nqn: str
     is_target: bool
-    """It is the SPDK target that has the FTL as a bdev."""
+    """The host is the SPDK target that has the FTL as a bdev."""
 
 
 class AllowedHost(_AllowedHost, total=False):
-    """Keys are told by the absolute paths of their files."""
+    """Keys are shown as the absolute paths of their files."""
 
     dhchap_key: str | None
     dhchap_ctrlr_key: str | None
@@ -54,7 +54,7 @@ class AllowedHost(_AllowedHost, total=False):
 
 
 class Export(TypedDict):
-    """Where NVMe/TCP hosts find an FTL."""
+    """The address of an FTL for NVMe/TCP hosts."""
 
     trtype: str
     traddr: str
@@ -64,7 +64,7 @@ class Export(TypedDict):
 
 
 class Dependents(TypedDict):
-    """What stands on an FTL in its target, and is made again behind it."""
+    """What is built on an FTL in its target, and recreated by the daemon."""
 
     calls: int
     pending: bool
@@ -130,7 +130,7 @@ class DeviceProperties(_DeviceProperties, total=False):
 
     properties: list[Property]
     conf: dict[str, Any]
-    """Instead, where it is deferred, waiting or failed."""
+    """Instead of stats, if the FTL is deferred, waiting or failed."""
 
 
 class RenumberedFtl(TypedDict):
@@ -225,7 +225,7 @@ class _ScrubStatus(TypedDict):
 
 
 class ScrubStatus(_ScrubStatus, total=False):
-    """In statistics. The round under way, where there is one."""
+    """The round in progress in statistics, if there is one."""
 
     next: str
     left_blocks: int

@@ -1,11 +1,11 @@
-"""Loader and validator of schemas/*.json: one JSON Schema (2020-12) per RPC of the daemon, the single source of
+"""Loader and validator of schemas/*.json: one JSON Schema (2020-12) for each RPC of the daemon, the single source of
 parameter names, types, bounds, defaults and help.
 
-Four annotations of ours stand beside the standard keywords: ``x-cli`` lists the flags under which the plugin offers a
-parameter (none: the plugin fills it in itself), ``x-allowed`` says in words what a ``pattern`` allows, ``x-metavar``
-names one entry of an array in --help, and ``x-reads-only`` is for an RPC that changes nothing.
+Four annotations extend the standard keywords: ``x-cli`` lists the flags with which the plugin offers a parameter (none:
+the plugin fills it in itself), ``x-allowed`` describes a ``pattern`` in words, ``x-metavar`` names one entry of an
+array in --help, and ``x-reads-only`` marks an RPC that changes nothing.
 
-Kept light, as rpc.py imports it for every command: jsonschema is imported by the first validation.
+Light, because rpc.py imports it for every command: the first validation imports jsonschema.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 VALUE_SHOWN_MAX = 80
 
 ALIASES = {"construct_ftl_bdev": "bdev_ftl_create", "delete_ftl_bdev": "bdev_ftl_delete"}
-"""Names that rpc.py had in 2020 for what it calls otherwise since."""
+"""Names that rpc.py had in 2020, with today's names."""
 
 _TYPE_NAMES = {
     "integer": "a whole number",
@@ -40,8 +40,8 @@ _TYPE_NAMES = {
 
 @dataclass(frozen=True)
 class Parameter:
-    """One parameter of an RPC. ``flags`` are those of the command line, the long one that names it second. An array is
-    of strings, of which the command line takes one with each flag."""
+    """One parameter of an RPC. ``flags`` are those of the command line, with the long one that names it second. An
+    array contains strings, one for each flag on the command line."""
 
     name: str
     type: str
@@ -57,7 +57,7 @@ class Parameter:
 
     @property
     def allowed(self) -> str:
-        """The bounds in words; empty where there are none."""
+        """The bounds in words; empty if there are none."""
         if self.minimum is not None and self.maximum is not None:
             return f"{self.minimum} to {self.maximum}"
         return ", ".join(self.choices)
@@ -78,7 +78,7 @@ class RpcSchema:
         self.method: str = document["title"]
         self.description: str = document["description"]
         self.reads_only: bool = document.get("x-reads-only", False) is True
-        """It changes nothing, so that it may be called by who only watches."""
+        """The RPC changes nothing, so users who only monitor may call it."""
         self.document = document
         self.parameters = _parameters(document)
 
@@ -86,7 +86,7 @@ class RpcSchema:
         return next(parameter for parameter in self.parameters if parameter.name == name)
 
     def validate(self, params: object) -> dict[str, Any]:
-        """check() with the defaults of absent parameters filled in."""
+        """check(), with the defaults of absent parameters filled in."""
         checked = self.check(params)
         for parameter in self.parameters:
             if parameter.default is not None:
@@ -96,8 +96,8 @@ class RpcSchema:
     def check(self, params: object, *, without: Iterable[str] = ()) -> dict[str, Any]:
         """Returns params with whole floats (JSON's 3.0) as integers.
 
-        without: names of required parameters that somebody else adds later.
-        Raises ParameterError, which names the parameter, what is wrong with it and what is allowed.
+        without: names of required parameters that somebody else adds later. Raises ParameterError, which names the
+        parameter, its fault and what is allowed.
         """
         if params is None:
             params = {}
@@ -106,7 +106,8 @@ class RpcSchema:
         absent = set(without)
         errors = [e for e in _validator(self.method).iter_errors(params) if not _only_missing(e, absent)]
         if errors:
-            # Deepest last: an unknown name beside a bad value is the likelier cause of both.
+            # Deepest last: if there are an unknown name and a bad value, the unknown name is the likelier cause of
+            # both.
             raise ParameterError(self._message(min(errors, key=lambda error: (len(error.absolute_path), str(error)))))
         return {name: _whole(value) for name, value in params.items()}
 
@@ -146,7 +147,7 @@ class RpcSchema:
 
 
 def schema_folder() -> Path:
-    """schemas/ of the checkout this module stands in, else the copy installed beside it."""
+    """schemas/ of the checkout that this module is in, otherwise the copy installed beside it."""
     package = Path(__file__).resolve().parent
     checkout = package.parent / "schemas"
     if (package.parent / "CMakeLists.txt").is_file() and checkout.is_dir():

@@ -1,4 +1,4 @@
-"""JSON from strangers: what RFC 8259 allows and no more, of bounded depth, and text that can be written anywhere."""
+"""Parses JSON from strangers: only what RFC 8259 allows, of bounded depth, with text that can be written anywhere."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ _STRING_OR_BRACKET: Final = re.compile(r'"(?:[^"\\]|\\.)*"|([\[\]{}])', re.DOTAL
 
 
 def loads(raw: bytes | bytearray | str) -> Any:
-    """Raises ValueError, which says what is wrong, for anything else."""
+    """Raises ValueError, which names the fault, for anything else."""
     try:
         text = raw if isinstance(raw, str) else raw.decode()
     except UnicodeDecodeError as error:
         raise ValueError(f"byte {error.start} is not UTF-8") from None
     _check_depth(text)
     value = json.loads(text, parse_constant=_no_constant, parse_float=_finite)
-    # Half of a surrogate pair can be escaped in JSON, but is no text: it breaks whatever writes it.
+    # JSON can escape half of a surrogate pair, but that is not text: whatever writes it would fail.
     try:
         json.dumps(value, ensure_ascii=False).encode()
     except UnicodeEncodeError:
@@ -27,18 +27,18 @@ def loads(raw: bytes | bytearray | str) -> Any:
 
 
 def _no_constant(name: str) -> float:
-    raise ValueError(f"{name} is no number of JSON")
+    raise ValueError(f"{name} is not a JSON number")
 
 
 def _finite(text: str) -> float:
     value = float(text)
     if value in (float("inf"), float("-inf")):
-        raise ValueError(f"{text[:20]} is too large a number")
+        raise ValueError(f"the number {text[:20]} is too large")
     return value
 
 
 def _check_depth(text: str) -> None:
-    """Before json sees it: its own limit is that of the interpreter's stack, wherever that stands."""
+    """Checked before json sees the text, because its own limit is that of the interpreter's stack."""
     depth = 0
     for match in _STRING_OR_BRACKET.finditer(text):
         bracket = match.group(1)

@@ -1,5 +1,5 @@
-"""Text that strangers chose (names of hosts, replies of a target), in a log or on a terminal: it can neither end the
-line nor speak to the terminal, and is of bounded length."""
+"""Text that strangers chose (names of hosts, replies of a target), for a log or a terminal: it can't end the line or
+control the terminal, and has a bounded length."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from typing import Final
 
 SHOWN_MAX: Final = 4096
 NAME_SHOWN_MAX: Final = 256
-"""More than any NQN that is one takes."""
+"""Longer than any valid NQN."""
 LINE_SHOWN_MAX: Final = 400
 _HIDDEN: Final = "\u2028\u2029\ufeff"
-"""Beside what is not printable: line ends, and a mark that is nothing to see."""
+"""Escaped besides characters that are not printable: line ends, and an invisible mark."""
 _NO_WORD: Final = ((" ", "\\x20"), ('"', "\\x22"), ("'", "\\x27"), ("`", "\\x60"))
 
 
 def show_name(name: str, most: int = NAME_SHOWN_MAX) -> str:
-    """An NQN, say: one word of printable ASCII, without quotes. One that needs no escapes is shown as it is, and no two
-    are shown as the same, unless they are cut."""
+    """One word of printable ASCII, without quotes, such as an NQN. A word that needs no escapes is shown as it is, and
+    two different words never look the same, unless they are cut."""
     word = _escaped(name, _is_plain)
     for char, escape in _NO_WORD:
         word = word.replace(char, escape)
@@ -26,7 +26,7 @@ def show_name(name: str, most: int = NAME_SHOWN_MAX) -> str:
 
 
 def show_names(names: Iterable[str], most: int = 8) -> str:
-    """Several, of which those beyond the first are only counted."""
+    """Several words; those beyond the first ones are only counted."""
     words = [show_name(name) for name in names]
     more = f" and {len(words) - most} more" if len(words) > most else ""
     return ", ".join(words[:most]) + more
@@ -38,8 +38,8 @@ def show_line(text: str, most: int = LINE_SHOWN_MAX) -> str:
 
 
 def shown(text: str, most: int = SHOWN_MAX, *, keep: str = "") -> str:
-    """A whole message, of which parts may have been escaped already: everything that is not printable as \\x1b, \\u202e
-    and the like, but for the characters of keep."""
+    """A whole message, parts of which may be escaped already: everything that is not printable as \x1b, \u202e and the
+    like, except for the characters of keep."""
     if len(text) > most:
         text = f"{text[:most]}... ({len(text)} characters)"
     if text.isprintable() and not any(char in text for char in _HIDDEN):
@@ -60,7 +60,7 @@ def _cut(text: str, most: int) -> str:
 
 
 class ShownFormatter(logging.Formatter):
-    """One line of printable text for each message; a traceback behind it keeps its lines."""
+    """One line of printable text for each message; a traceback after it keeps its lines."""
 
     def formatMessage(self, record: logging.LogRecord) -> str:
         record.message = shown(record.message)

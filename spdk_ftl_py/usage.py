@@ -1,5 +1,5 @@
-"""What is wrong usage of a command line by itself, whatever the machine's state: types for argparse, which says so as
-"usage: … error: argument --x: …" and exits with 2."""
+"""Wrong usage of a command line, whatever the machine's state: types for argparse, which reports it as "usage: … error:
+argument --x: …" and exits with 2."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ T = TypeVar("T")
 
 
 def parsed(parse: Callable[[str], T], *, without: str = "") -> Callable[[str], T]:
-    """A type of what parse() makes of the text. Its ParameterError becomes the error of the argument.
+    """A type that returns what parse() makes of the text. A ParameterError becomes the error of the argument.
 
-    without: what its messages begin with that argparse says too.
+    without: the beginning of messages that argparse repeats.
     """
 
     def convert(given: str) -> T:
@@ -37,7 +37,7 @@ def parsed(parse: Callable[[str], T], *, without: str = "") -> Callable[[str], T
 
 @contextlib.contextmanager
 def refusing(parser: argparse.ArgumentParser, option: str = "") -> Iterator[None]:
-    """For what only several arguments together tell: a ParameterError ends the program as wrong usage does."""
+    """For rules on several arguments together: a ParameterError ends the program like wrong usage does."""
     try:
         yield
     except ParameterError as error:
@@ -45,14 +45,14 @@ def refusing(parser: argparse.ArgumentParser, option: str = "") -> Iterator[None
 
 
 def text(given: str) -> str:
-    # An empty one is a variable of a script that is not set, as a rule.
+    # An empty value usually is an unset variable of a script.
     if not given:
         raise argparse.ArgumentTypeError("an empty value")
     return given
 
 
 def path(given: str) -> Path:
-    # An empty one would be the current directory.
+    # An empty path would be the current directory.
     if not given:
         raise argparse.ArgumentTypeError("an empty path")
     return Path(given)
@@ -76,12 +76,14 @@ def socket_name(given: str) -> str:
 
 
 def account(given: str) -> str:
-    """The name of a user or group, or the number of one. Whether there is one is the machine's to say."""
+    """The name or number of a user or group. Whether it exists depends on the machine."""
     text(given)
     if given.isdecimal() and (len(given) > DIGITS_MAX or int(given) > UID_MAX):
-        raise argparse.ArgumentTypeError(f"{given[:DIGITS_MAX]!r} is no number of a user or group: at most {UID_MAX}")
+        raise argparse.ArgumentTypeError(
+            f"{given[:DIGITS_MAX]!r} is not the number of a user or group: at most {UID_MAX}"
+        )
     if ":" in given or "/" in given:
-        raise argparse.ArgumentTypeError(f"{given!r} is no name of a user or group")
+        raise argparse.ArgumentTypeError(f"{given!r} is not the name of a user or group")
     return given
 
 
@@ -92,7 +94,7 @@ def whole(least: int, most: int | None = None) -> Callable[[str], int]:
     def convert(given: str) -> int:
         digits = given.removeprefix("-")
         if not (digits.isascii() and digits.isdigit()) or len(digits) > DIGITS_MAX:
-            raise argparse.ArgumentTypeError(f"{given[:40]!r} is no whole number: must be {allowed}")
+            raise argparse.ArgumentTypeError(f"{given[:40]!r} is not a whole number: must be {allowed}")
         value = int(given)
         if value < least or (most is not None and value > most):
             raise argparse.ArgumentTypeError(f"{given}: must be {allowed}")
@@ -108,7 +110,7 @@ def seconds(given: str) -> float:
     except ValueError:
         value = math.nan
     if not 0 <= value < math.inf:
-        raise argparse.ArgumentTypeError(f"{given!r} is no number of seconds")
+        raise argparse.ArgumentTypeError(f"{given!r} is not a number of seconds")
     return value
 
 
@@ -121,7 +123,7 @@ def some_seconds(given: str) -> float:
 
 
 def commands_of(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
-    """By name, those of its subcommands; aliases too."""
+    """The parsers of its subcommands, by name, including aliases."""
     for action in parser._actions:
         if isinstance(action, argparse._SubParsersAction):
             return dict(action.choices)
@@ -129,7 +131,7 @@ def commands_of(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentP
 
 
 def values_of(parser: argparse.ArgumentParser) -> list[argparse.Action]:
-    """Its options and positional arguments that take a value. What has a list of choices is not among them."""
+    """Its options and positional arguments that take a value, except those with a list of choices."""
     return [
         action
         for action in parser._actions
@@ -138,7 +140,7 @@ def values_of(parser: argparse.ArgumentParser) -> list[argparse.Action]:
 
 
 def refuse_empty(parser: argparse.ArgumentParser) -> None:
-    """No value may be empty where nobody has said what it may be."""
+    """Refuses empty values for arguments without a type of their own."""
     for action in values_of(parser):
         if action.type is None or action.type is str:
             action.type = text

@@ -67,7 +67,7 @@ void close_core(FtlCore &core) {
             return;
         }
         if (std::chrono::steady_clock::now() > until || steps > kStepsMax * 10) {
-            throw std::runtime_error("the base did not give back outstanding I/O: close it first");
+            throw std::runtime_error("the base has not completed outstanding I/O: close it first");
         }
         if (reactor->running()) {
             std::this_thread::sleep_for(kCloseInterval);
@@ -101,11 +101,11 @@ void load_bands(FtlCore &core, uint32_t first, const Given<uint8_t, 1> &states, 
                 const Given<uint64_t, 2> &write_pointers) {
     const size_t count = states.shape(0);
     if (band_seqs.shape(0) != count || write_pointers.shape(0) != count) {
-        throw std::invalid_argument("load_bands: states, band_seqs and write_pointers are not of as many bands");
+        throw std::invalid_argument("load_bands: states, band_seqs and write_pointers differ in their number of bands");
     }
     if (std::any_of(states.data(), states.data() + count,
                     [](uint8_t state) { return state > static_cast<uint8_t>(BandState::faulted); })) {
-        throw std::invalid_argument("load_bands: there is no such band state");
+        throw std::invalid_argument("load_bands: unknown band state");
     }
     const size_t punits = write_pointers.shape(1);
     on_reactor(core, [&] {
@@ -128,7 +128,7 @@ void bind_core(nb::module_ &m) {
                 bool queued = false;
                 on_reactor(core, [&] { queued = core.open_band(stream, band, band_seq); });
                 if (!queued) {
-                    raise_blocking("open_band: a band is queued for this stream already");
+                    raise_blocking("open_band: a band is already queued for this stream");
                 }
             },
             nb::arg("stream"), nb::arg("band"), nb::arg("band_seq"))
@@ -146,7 +146,7 @@ void bind_core(nb::module_ &m) {
                 bool started = false;
                 on_reactor(core, [&] { started = core.start_move(band); });
                 if (!started) {
-                    raise_blocking("start_move: max_active_relocs bands are being moved already");
+                    raise_blocking("start_move: max_active_relocs bands are already being moved");
                 }
             },
             nb::arg("band"))
@@ -156,7 +156,7 @@ void bind_core(nb::module_ &m) {
                 bool started = false;
                 on_reactor(core, [&] { started = core.start_scrub(band, stays); });
                 if (!started) {
-                    raise_blocking("start_scrub: a band is being read already");
+                    raise_blocking("start_scrub: a band is already being read");
                 }
             },
             nb::arg("band"), nb::arg("stays") = false)
@@ -238,7 +238,7 @@ void bind_core(nb::module_ &m) {
                const nb::ndarray<const uint64_t, nb::ndim<1>, nb::c_contig, nb::device::cpu> &addresses,
                const std::optional<GivenCrcs> &crcs) {
                 if (crcs && crcs->shape(0) != addresses.shape(0)) {
-                    throw std::invalid_argument("load_l2p: not as many CRCs as addresses");
+                    throw std::invalid_argument("load_l2p: the number of CRCs differs from the number of addresses");
                 }
                 const uint16_t *given = crcs ? crcs->data() : nullptr;
                 on_reactor(core, [&] { core.load_l2p(first_lba, addresses.data(), given, addresses.shape(0)); });

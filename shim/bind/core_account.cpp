@@ -208,7 +208,7 @@ Array16 crcs_of(FtlCore &core, uint64_t first_lba, uint64_t count) {
     }
     const BlockCrcs &crcs = core.state().crcs;
     if (!crcs.kept()) {
-        throw std::invalid_argument("crcs: reads are not verified, none are kept");
+        throw std::invalid_argument("crcs: the core does not verify reads, so it keeps no CRCs");
     }
     std::unique_ptr<uint16_t[]> entries(new uint16_t[count]);
     on_reactor(core, [&] {

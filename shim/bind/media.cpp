@@ -94,7 +94,7 @@ void set_zone_state(EmulatedMedia &media, uint32_t zone, const std::string &stat
             return;
         }
     }
-    throw std::invalid_argument("zone state '" + state + "': only 'read_only', 'offline' and 'full' can be set");
+    throw std::invalid_argument("zone state '" + state + "' must be 'read_only', 'offline' or 'full'");
 }
 
 // A list of MediaZone, which is a named tuple.
@@ -141,7 +141,7 @@ std::shared_ptr<ZonedOverlay> overlay(const std::shared_ptr<Reactor> &reactor, s
                                       bool zone_commands) {
     const bool full = initial_state == zone_state_name(ZoneState::full);
     if (!full && initial_state != zone_state_name(ZoneState::empty)) {
-        throw std::invalid_argument("initial_state '" + initial_state + "': only 'empty' and 'full' are possible");
+        throw std::invalid_argument("initial_state '" + initial_state + "' must be 'empty' or 'full'");
     }
     return make_device<ZonedOverlay>(reactor, std::move(base), zone_capacity, max_open_zones, full, zone_commands);
 }

@@ -118,7 +118,7 @@ public:
                                       : size_t{block_count} * port.device().info().block_bytes;
             if (held.bytes() < needed || needed == 0) {
                 throw std::invalid_argument("buffer of " + std::to_string(held.bytes()) + " bytes, " +
-                                            std::to_string(needed) + " needed (and not 0)");
+                                            std::to_string(needed) + " needed (at least 1)");
             }
             request.data = held.data();
             request.bytes = request.op == Op::zone_report ? held.bytes() & ~size_t{3} : needed;
@@ -198,7 +198,7 @@ public:
         HeldBuffer held(rows, true);
         const uint64_t row_bytes = uint64_t{block_count} * list.device().info().block_bytes;
         if (addresses.empty() || row_bytes == 0 || held.bytes() / row_bytes < addresses.size()) {
-            throw std::invalid_argument("rows must have room for block_count blocks of each address (and not 0)");
+            throw std::invalid_argument("rows must have room for block_count blocks, at least 1, of each address");
         }
         rows_ = std::move(held);
         list.start(std::move(addresses), block_count, static_cast<uint8_t *>(rows_.data()));
@@ -253,7 +253,7 @@ std::map<std::string, std::string> build_info() {
 void crc32c_rows(const nb::ndarray<const uint8_t, nb::ndim<2>, nb::c_contig, nb::device::cpu> &rows, size_t row_bytes,
                  const nb::ndarray<uint32_t, nb::ndim<1>, nb::c_contig, nb::device::cpu> &crcs) {
     if (row_bytes > rows.shape(1) || crcs.shape(0) != rows.shape(0)) {
-        throw std::invalid_argument("crc32c_rows: rows are shorter, or not as many as crcs");
+        throw std::invalid_argument("crc32c_rows: rows are too short, or their number differs from that of crcs");
     }
     const uint8_t *row = rows.data();
     uint32_t *crc = crcs.data();

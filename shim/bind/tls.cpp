@@ -20,7 +20,7 @@ namespace {
 
 void require_untaken(const TlsSession &session) {
     if (session.taken()) {
-        throw std::invalid_argument("a qpair has this TLS session");
+        throw std::invalid_argument("a qpair uses this TLS session");
     }
 }
 

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// Everything that is written to media: batches, summaries, the streams' current and next bands, the user's share.
+// Writes everything to media: batches, summaries, the current and next bands of the streams, the share of user writes.
 //
-// One batch is outstanding per zone; it goes out as base writes of at most max_io blocks, one after the other (with
-// use_append: one append). L2P entries change when the whole batch is on media. A zone that fails a write is given up
-// and what its batch held is queued again, in front, with the same seq. So it is where the drive has finished the zone
-// by itself, but then the zone is as good as any: the band closes short.
+// One batch is outstanding per zone. It is sent as base writes of at most max_io blocks, one after the other (with
+// use_append: as one append). L2P entries change when the whole batch is on media. If a write fails, the zone is given
+// up, and the blocks of its batch are queued again, in front, with the same seq. The same happens if the drive has
+// finished the zone by itself, but then the zone stays usable, and the band closes short.
 #pragma once
 
 #include <cstdint>
@@ -17,25 +17,25 @@ namespace ftl {
 
 class BandWriter {
 public:
-    // copied(context, mover): a block of that mover is on media or turned out to be stale.
+    // copied(context, mover): a block of that mover is on media, or turned out to be stale.
     using Copied = void (*)(void *context, uint16_t mover) noexcept;
 
     BandWriter(CoreState &state, Copied copied, void *context);
     BandWriter(const BandWriter &) = delete;
     BandWriter &operator=(const BandWriter &) = delete;
 
-    // False: one is queued already.
+    // False: a band is already queued.
     bool queue_band(uint32_t stream, uint32_t band, uint64_t seq) noexcept;
-    // The band that is queued is free again. kNoBand: none was.
+    // The queued band is free again. kNoBand: none was queued.
     uint32_t take_queued(uint32_t stream) noexcept;
-    // A zone of an open band is finished as it is, behind what is in flight: false where it is not being written.
+    // Finishes a zone of an open band after what is in flight. False: the zone is not being written.
     bool close_zone(uint32_t band, uint32_t punit) noexcept;
-    // Issues what is due; returns how much.
+    // Sends what is due; returns how much.
     uint32_t run() noexcept;
-    // The user's stream has data, but no band and none coming.
+    // The user stream has data, but no band, and none is queued.
     [[nodiscard]] bool user_has_no_band() const noexcept;
     [[nodiscard]] bool user_batches_in_flight() const noexcept { return user_batches_ > 0; }
-    // When data that waits for company is due although nothing else happens; ~0: nothing waits.
+    // When data that waits for a full batch is due, although nothing else happens; ~0: nothing waits.
     [[nodiscard]] uint64_t deadline_ns() const noexcept;
 
 private:
@@ -49,16 +49,16 @@ private:
         Source source = Source::none;
         uint32_t punit = 0;
         uint32_t next_offset = 0;   // where the next batch goes; ahead of Zone::write_pointer while one is in flight
-        uint32_t first_offset = 0;  // of what is in flight
+        uint32_t first_offset = 0;  // offset of the batch in flight
         uint32_t block_count = 0;
         uint32_t done_blocks = 0;
         uint32_t chunk_blocks = 0;
         uint32_t summary_index = 0;
-        bool close_short = false;  // behind the batch in flight
+        bool close_short = false;  // after the batch in flight
         uint32_t finish_attempts = 0;
-        uint64_t finish_at = 0;               // once more; 0: it is in flight
-        Status finish_refused = status::ok;   // by a busy base, which is asked for something else now
-        std::vector<layout::BlockEntry> map;  // what each offset holds, for the summary
+        uint64_t finish_at = 0;               // time of the next attempt; 0: it is in flight
+        Status finish_refused = status::ok;   // the status of a busy base, which is probed with another I/O now
+        std::vector<layout::BlockEntry> map;  // the entry of each offset, for the summary
         uint8_t *scratch = nullptr;           // the header, or blocks of the summary
         std::vector<uint32_t> items;          // slots or records of the batch
         std::vector<iovec> iov;
@@ -75,7 +75,7 @@ private:
         OpenBand *current = nullptr;
         uint32_t queued = kNoBand;
         uint64_t queued_seq = 0;
-        bool asked = false;         // band_next_needed was sent and not answered yet
+        bool asked = false;         // band_next_needed was sent, and not answered yet
         bool records_busy = false;  // one batch of records at a time keeps them in order
     };
 
@@ -125,9 +125,9 @@ private:
     PageMemory scratch_;
     uint32_t scratch_blocks_ = 1;  // per zone
     uint32_t user_batches_ = 0;    // in flight
-    bool reloc_turn_ = true;       // shared stream without a limit: in turns
+    bool reloc_turn_ = true;       // shared stream without a limit: streams take turns
     uint64_t stuck_since_ = 0;
-    uint32_t finishes_waiting_ = 0;  // zones whose finish failed and is due later
+    uint32_t finishes_waiting_ = 0;  // zones whose finish failed, and is repeated later
 };
 
 }  // namespace ftl

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// The account of all bands, and which of it has changed since Python last asked.
+// The account of all bands, and which of them have changed since Python last asked.
 #pragma once
 
 #include <cstddef>
@@ -17,31 +17,31 @@ enum class BandState : uint8_t { free, queued, open, closing, closed, moving, re
 struct Band {
     BandState state = BandState::free;
     uint8_t stream = 0;
-    bool listed = false;      // among the changed ones
-    uint32_t valid = 0;       // data blocks some LBA points to
+    bool listed = false;      // in the list of changed bands
+    uint32_t valid = 0;       // data blocks that an LBA points to
     uint32_t written = 0;     // blocks, headers included
-    uint32_t given_up = 0;    // blocks that are not written any more in this life of the band
-    uint32_t next = kNoBand;  // that changed after it
+    uint32_t given_up = 0;    // blocks that are no longer written in this life of the band
+    uint32_t next = kNoBand;  // the band that changed after it
     uint64_t seq = 0;
     uint64_t references = 0;       // LBAs that point to a record's header in this band
     uint32_t record_headers = 0;   // headers with records written to it
     uint32_t settling = 0;         // records that landed here and are still being spread over the L2P
-    mutable uint32_t readers = 0;  // base reads in flight; nobody's business but the shim's
-    bool unreadable = false;       // a read failed here: it is moved first of all, as if a zone had failed
-    BaseIo io;                     // of its reset
+    mutable uint32_t readers = 0;  // base reads in flight; only the shim uses this
+    bool unreadable = false;       // a read failed here: the band is moved before others, as if a zone had failed
+    BaseIo io;                     // I/O of its reset
     uint32_t reset_zone = 0;
     uint32_t reset_failed_zone = 0;
     Status reset_status = status::ok;
-    Status reset_refused = status::ok;  // while it is found out whether the base does anything else
+    Status reset_refused = status::ok;  // while it is determined whether the base does anything else
 
     [[nodiscard]] bool in_force() const noexcept { return valid != 0 || references != 0; }
 };
 
-// A band can only be changed by change(), which puts it at the end of a list, once: so Python hears of every change
-// however many events were lost, and asks for no more bands than have changed. O(1), no allocation.
+// A band can only be changed by change(), which appends it to a list, once. So Python sees every change, even if events
+// are lost, and asks only for bands that have changed. O(1), no allocation.
 class Bands {
 public:
-    // At first all have changed.
+    // At first all bands have changed.
     void make(size_t count) {
         bands_ = std::vector<Band>(count);
         for (uint32_t number = 0; number < count; ++number) {
@@ -57,7 +57,7 @@ public:
         }
         return band;
     }
-    // The one that changed first; kNoBand: none has. It is listed again with its next change.
+    // The band that changed first; kNoBand: none. It is listed again with its next change.
     uint32_t take_changed() noexcept {
         const uint32_t number = first_;
         if (number != kNoBand) {

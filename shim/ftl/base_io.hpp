@@ -18,7 +18,7 @@ namespace ftl {
 
 struct BaseIo : Io {
     uint64_t busy_since_ns = 0;  // 0: its last answer was not "busy"
-    uint64_t delay_ns = 0;       // before it was sent last
+    uint64_t delay_ns = 0;       // before it was last sent
     uint64_t due_ns = 0;         // while it is kept
 };
 
@@ -51,8 +51,8 @@ private:
 
 class BusyIos {
 public:
-    // Keeps an I/O whose answer was "busy", to be sent as it is when its delay is over. False: the device has been busy
-    // with it for patience_ns, and its answer is final.
+    // Keeps an I/O whose answer was "busy", and sends it again after a delay. False: the device has been busy for
+    // patience_ns, and its answer is final.
     bool keep(BaseIo &io, uint64_t now_ns, uint64_t patience_ns) noexcept {
         const bool first = io.busy_since_ns == 0;
         if (first) {
@@ -70,7 +70,7 @@ public:
         due_ns_ = std::min(due_ns_, io.due_ns);
         kept_.push(io);
     }
-    // Calls send(io) for each whose time has come; returns how many.
+    // Calls send(io) for each I/O that is due; returns how many.
     template <typename Send>
     uint32_t run(uint64_t now_ns, Send &&send) noexcept {
         if (now_ns < due_ns_) {
@@ -92,7 +92,7 @@ public:
         }
         return sent;
     }
-    // None of them is sent any more; null when there is none left.
+    // Takes out one I/O, which is not sent any more; null if there is none left.
     BaseIo *drop() noexcept {
         due_ns_ = kNever;
         return static_cast<BaseIo *>(kept_.pop());

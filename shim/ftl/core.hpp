@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// FtlCore: a 4 KiB random-write BlockDevice over a zoned one. docs/architecture.md says what it promises.
+// FtlCore: a BlockDevice with random 4 KiB writes over a zoned one. See docs/architecture.md.
 #pragma once
 
 #include <array>
@@ -25,14 +25,14 @@ namespace ftl {
 // A band's account, as Python reads it (spdk_ftl_py/ftl/media/band.py).
 struct BandRow {
     uint64_t seq;
-    uint64_t faulted_punits;  // a bit each
+    uint64_t faulted_punits;  // one bit each
     uint32_t band;
     uint32_t valid;    // as valid_count()
     uint32_t written;  // or given up
     uint8_t state;
     uint8_t stream;
-    uint8_t unreadable;  // once it is closed, its state says so too: faulted
-    uint8_t unwritten;   // whatever was given up
+    uint8_t unreadable;  // once the band is closed, its state is faulted
+    uint8_t unwritten;   // not counting blocks that were given up
 };
 static_assert(sizeof(BandRow) == 32);
 
@@ -52,28 +52,30 @@ public:
         return state_.failed != status::ok && !MUTATED(lost_core_answers);
     }
 
-    // Orders: on the reactor's thread, through Reactor::call. They throw std::invalid_argument for what can't be.
-    // Joins the reactor; a closed core leaves it by itself, and comes back for I/O that is still sent to it.
+    // Orders: on the reactor's thread, through Reactor::call. They throw std::invalid_argument for impossible
+    // arguments.
+    //
+    // Joins the reactor. A closed core leaves it by itself, and returns for I/O that is still sent to it.
     void attach();
     [[nodiscard]] uint32_t id() const noexcept { return state_.id; }
-    bool open_band(uint32_t stream, uint32_t band, uint64_t band_seq);  // false: one is queued already
-    // A queued band, of which nothing was written yet, is free again; the stream does not ask for another one. kNoBand:
-    // none was queued.
+    bool open_band(uint32_t stream, uint32_t band, uint64_t band_seq);  // false: a band is already queued
+    // Frees a queued band to which nothing was written yet; the stream does not ask for another one. kNoBand: none was
+    // queued.
     uint32_t take_queued(uint32_t stream);
-    bool start_move(uint32_t band);  // false: enough are being moved
-    // What is in force in a band that is closed, or being written, is read and verified. False: one is being read.
-    // stays: bands are not moved any more, so all of it is read whatever is bad; a faulted one, too.
+    bool start_move(uint32_t band);  // false: the maximum is being moved
+    // Reads and verifies the valid data of a band that is closed or being written. False: another band is being read.
+    // stays: bands are no longer moved, so the whole band is read despite damage, even a faulted one.
     bool start_scrub(uint32_t band, bool stays);
     void set_scrub_rate(uint32_t blocks_per_s) noexcept { movers_.set_scrub_rate(blocks_per_s); }
     void stop_scrub() noexcept { movers_.stop_scrub(); }
     [[nodiscard]] const Movers &movers() const noexcept { return movers_; }
     void reset_band(uint32_t band);
-    // Those that are in use, or that hold something in force, are left as they are: the result.
+    // Returns the bands that are in use, or hold valid data; these are left as they are.
     std::vector<uint32_t> reset_bands(const std::vector<uint32_t> &bands);
-    void replace_zone(uint32_t band, uint32_t punit, uint64_t zone_start);  // kNoZone: the band does without
-    // The base says that the zone can't be written any more. False: that is known, or will be found out by a write.
+    void replace_zone(uint32_t band, uint32_t punit, uint64_t zone_start);  // kNoZone: the band works without it
+    // The base reports that the zone is no longer writable. False: this is known, or a write will show it.
     bool fault_zone(uint32_t band, uint32_t punit, Status status);
-    // The base would like it to be finished. False: it is not being written.
+    // The base recommends to finish the zone. False: it is not being written.
     bool close_zone(uint32_t band, uint32_t punit);
     void set_user_share(uint32_t percent) noexcept;
     void fail_writes(Status status) noexcept;
@@ -82,43 +84,44 @@ public:
     // Of what the base has by now: it waits for nothing that is accepted.
     uint64_t flush_base();
     void fail(Status status) noexcept;
-    // No more I/O from now on.
+    // Accepts no more I/O.
     void close() noexcept;
-    // Closed, and the base owes nothing: it is let go of.
+    // The core is closed, the base has completed all I/O, and the core has released it.
     [[nodiscard]] bool detached() const noexcept { return closed_ && poller_id_ == 0; }
 
     // State
     void load_band(uint32_t band, BandState state, uint64_t band_seq, std::span<const uint64_t> write_pointers);
-    // crcs: cut, of the blocks on media; null where reads are not verified.
+    // crcs: cut, of the blocks on media; null if reads are not verified.
     void load_l2p(uint64_t first_lba, const uint64_t *entries, const uint16_t *crcs, size_t count);
-    // What was accepted in an earlier life and is newer than everything on media, in ascending seq. False: no room now.
+    // Blocks accepted in an earlier life that are newer than everything on media, in ascending seq. False: no room now.
     bool recover_block(uint64_t lba, uint64_t seq, uint32_t crc, const uint8_t *block);
     bool recover_record(uint64_t lba, uint32_t block_count, uint64_t seq, uint32_t flags);
-    // The nv cache, before the first write: what is accepted from now on goes there first.
+    // Sets the nv cache, before the first write: accepted blocks go there first.
     void use_cache(std::shared_ptr<BlockDevice> device, const NvCacheConfig &config);
-    // The superblock says that the cache is not to be read: what was held back completes, and goes on without it.
+    // The superblock says that the cache must not be read: completes what was held back, and continues without the
+    // cache.
     void forget_cache() noexcept;
     [[nodiscard]] const NvCache *cache() const noexcept { return cache_.get(); }
     [[nodiscard]] uint64_t l2p(uint64_t lba) const noexcept { return state_.l2p.get(lba); }
     [[nodiscard]] CoreState &state() noexcept { return state_; }
-    // Valid data blocks, plus headers whose records may be in force.
+    // Valid data blocks, plus headers whose records may be valid.
     [[nodiscard]] uint32_t valid_count(uint32_t band) const noexcept;
     [[nodiscard]] BandRow row(uint32_t band) const noexcept;
-    // Bands that changed since they were last taken, first those that changed first; how many there were.
+    // Takes the bands that changed since they were last taken, in the order of their change; returns how many.
     size_t take_changed(std::span<BandRow> rows) noexcept;
 
 private:
     static constexpr uint32_t kDrainsMax = 16;
     static constexpr uint32_t kMaxIoBlocks = 256;
     static constexpr uint64_t kFlushRetryNs = 100'000'000;
-    static constexpr uint32_t kLandedPart = 4;         // a fourth of the slots may wait for a base flush
+    static constexpr uint32_t kLandedPart = 4;         // a quarter of the slots may wait for a base flush
     static constexpr uint32_t kLandedPartWanted = 16;  // while writes wait for slots
-    static constexpr uint32_t kUnreservedPart = 4;     // a fourth of the slots is not for reservations
-    static constexpr uint32_t kTrimShared = 4096;      // L2P entries that trims visit at once beside other I/O
-    static constexpr uint64_t kTrimRestNs = 10;        // for each of these, until they go on: some four times as long
-    static constexpr uint64_t kBesideNs = 1'000'000;   // beside: there was some so long ago
-    static constexpr uint32_t kTrimCost = 64;          // of each trim, however short
-    static constexpr uint32_t kTrimTurn = 65536;       // L2P entries; then the trims of others have theirs
+    static constexpr uint32_t kUnreservedPart = 4;     // a quarter of the slots can't be reserved
+    static constexpr uint32_t kTrimShared = 4096;      // L2P entries that trims visit at once while there is other I/O
+    static constexpr uint64_t kTrimRestNs = 10;  // for each of these, before they continue: some four times as long
+    static constexpr uint64_t kBesideNs = 1'000'000;  // there is other I/O if there was some within this time
+    static constexpr uint32_t kTrimCost = 64;         // cost of each trim, however short
+    static constexpr uint32_t kTrimTurn = 65536;      // L2P entries; then other lines of trims have their turn
 
     struct Drain {
         FtlCore *core = nullptr;
@@ -147,7 +150,7 @@ private:
     uint32_t run_waiting() noexcept;
     uint32_t run_line(WaitingLine &line, uint32_t &budget) noexcept;
     [[nodiscard]] bool beside_io() noexcept;
-    // (Who drives the reactor by hand may leave its clock where it is.)
+    // (A caller that steps the reactor may leave its clock where it is.)
     [[nodiscard]] bool trims_rest() const noexcept { return state_.now < trim_again_ && !clock_stands_; }
     uint32_t run_flushes() noexcept;
     [[nodiscard]] bool buffer_wants_flush() const noexcept;
@@ -179,27 +182,27 @@ private:
 
     IoList done_;      // to complete in the next poll
     IoList tickets_;   // flushes and FUA writes: device_data[0] = epoch
-    IoList to_flush_;  // theirs is on media: wait for the base's flush
-    IoList flushing_;  // the base flush in flight is for these
+    IoList to_flush_;  // their epoch is on media: they wait for the base's flush
+    IoList flushing_;  // the ones that the base flush in flight is for
     BaseIo flush_io_;
     bool flush_in_flight_ = false;
-    uint64_t flush_again_at_ = 0;  // not before, for the write buffer alone
+    uint64_t flush_again_at_ = 0;  // not before this time, if only the write buffer needs it
     uint64_t flushes_failed_ = 0;  // in a row
     WaitingLines waiting_;
-    bool writes_wait_ = false;     // some find no room: nobody overtakes them
-    bool marking_ = false;         // a trim can go on at once
-    WaitingLine *open_ = nullptr;  // whose trim has a record that is not queued yet
-    uint64_t trim_again_ = 0;      // not before
-    bool clock_stands_ = false;    // since the poll before
+    bool writes_wait_ = false;     // some find no room; later ones must not overtake them
+    bool marking_ = false;         // a trim can continue at once
+    WaitingLine *open_ = nullptr;  // the line whose trim has a record that is not queued yet
+    uint64_t trim_again_ = 0;      // not before this time
+    bool clock_stands_ = false;    // the clock has not moved since the previous poll
     uint64_t io_before_ = 0;       // reads and writes
-    uint64_t io_at_ = 0;           // trims go on beside these, until then
+    uint64_t io_at_ = 0;           // until this time trims share with other I/O
     std::array<Drain, kDrainsMax> drains_;
     uint64_t next_ticket_ = 1;
     std::vector<uint32_t> resets_;  // bands whose flush is done: wait for readers, then reset zone by zone
-    bool throttled_ = false;        // by the user's share, since last_poll_
+    bool throttled_ = false;        // by the share of user writes, since last_poll_
     uint64_t last_poll_ = 0;
     uint32_t poller_id_ = 0;  // 0: not polled
-    bool refusing_ = false;   // writes and trims: a halt has begun
+    bool refusing_ = false;   // writes and trims, because a halt has begun
     bool closed_ = false;
 };
 

@@ -17,8 +17,8 @@ const Band &FtlCore::checked_band(uint32_t band, const char *order) const {
         throw std::invalid_argument(std::string(order) + ": the core is closed");
     }
     if (band >= state_.bands.size()) {
-        throw std::invalid_argument(std::string(order) + ": band " + std::to_string(band) + " is beyond the last, " +
-                                    std::to_string(state_.bands.size() - 1));
+        throw std::invalid_argument(std::string(order) + ": band " + std::to_string(band) +
+                                    " is beyond the last one, " + std::to_string(state_.bands.size() - 1));
     }
     return state_.bands[band];
 }
@@ -37,7 +37,7 @@ bool FtlCore::open_band(uint32_t stream, uint32_t band, uint64_t band_seq) {
         usable |= zone.start != kNoZone && !zone.faulted;
     }
     if (!usable) {
-        throw std::invalid_argument("open_band: band " + std::to_string(band) + " has no zone that can be written");
+        throw std::invalid_argument("open_band: band " + std::to_string(band) + " has no writable zone");
     }
     return writer_.queue_band(stream, band, band_seq);
 }
@@ -60,7 +60,7 @@ bool FtlCore::start_move(uint32_t band) {
 bool FtlCore::start_scrub(uint32_t band, bool stays) {
     const Band &its = checked_band(band, "start_scrub");
     if (state_.config.no_data) {
-        throw std::invalid_argument("start_scrub: with no_data nothing is kept that could be read");
+        throw std::invalid_argument("start_scrub: with no_data the FTL keeps nothing to read");
     }
     if (!Movers::can_be_scrubbed(its.state, stays)) {
         throw std::invalid_argument("start_scrub: band " + std::to_string(band) +
@@ -220,8 +220,7 @@ void FtlCore::replace_zone(uint32_t band, uint32_t punit, uint64_t zone_start) {
         throw std::invalid_argument("replace_zone: band " + std::to_string(band) + " is not free");
     }
     if (punit >= state_.punits || !state_.set_zone(band, punit, zone_start)) {
-        throw std::invalid_argument(
-            "replace_zone: no such punit, or the zone is not the base's or used by another band");
+        throw std::invalid_argument("replace_zone: the base has no such punit or zone, or another band uses the zone");
     }
 }
 
@@ -264,7 +263,7 @@ bool FtlCore::close_zone(uint32_t band, uint32_t punit) {
 FtlCore::Drain &FtlCore::free_drain() {
     const auto drain = std::find_if(drains_.begin(), drains_.end(), [](const Drain &each) { return each.ticket == 0; });
     if (drain == drains_.end()) {
-        throw std::runtime_error(std::to_string(kDrainsMax) + " drains and flushes are under way already");
+        throw std::runtime_error(std::to_string(kDrainsMax) + " drains and flushes are already in progress");
     }
     return *drain;
 }
@@ -347,17 +346,17 @@ void FtlCore::close() noexcept {
 void FtlCore::load_band(uint32_t band, BandState state, uint64_t band_seq, std::span<const uint64_t> write_pointers) {
     const Band &now = checked_band(band, "load_band");
     if (state != BandState::free && state != BandState::closed && state != BandState::faulted) {
-        throw std::invalid_argument("load_band: a band is free, closed or faulted");
+        throw std::invalid_argument("load_band: the state must be free, closed or faulted");
     }
     if (now.state != BandState::free || now.written > 0 || now.in_force()) {
-        throw std::invalid_argument("load_band: band " + std::to_string(band) + " is in use already");
+        throw std::invalid_argument("load_band: band " + std::to_string(band) + " is already in use");
     }
     if (write_pointers.size() > state_.punits) {
         throw std::invalid_argument("load_band: more write pointers than parallel units");
     }
     for (const uint64_t write_pointer : write_pointers) {
         if (write_pointer > state_.config.zone_size) {
-            throw std::invalid_argument("load_band: a write pointer beyond its zone");
+            throw std::invalid_argument("load_band: a write pointer is beyond its zone");
         }
     }
     Band &its = state_.bands.change(band);
@@ -382,10 +381,10 @@ void FtlCore::load_l2p(uint64_t first_lba, const uint64_t *entries, const uint16
         const uint64_t address = L2p::payload(entry);
         if (L2p::tag(entry) == L2p::Tag::slot || state_.zone_number(address) >= state_.zone_band.size() ||
             state_.band_of(address) == kNoBand) {
-            throw std::invalid_argument("load_l2p: " + std::to_string(entry) + " is no address in a band");
+            throw std::invalid_argument("load_l2p: " + std::to_string(entry) + " is not an address in a band");
         }
         if (state_.crcs.kept() && crcs == nullptr && L2p::tag(entry) == L2p::Tag::media) {
-            throw std::invalid_argument("load_l2p: reads are verified, so blocks need their CRCs");
+            throw std::invalid_argument("load_l2p: the core verifies reads, so blocks need their CRCs");
         }
     };
     std::for_each(entries, entries + count, check);
@@ -406,7 +405,8 @@ void FtlCore::load_l2p(uint64_t first_lba, const uint64_t *entries, const uint16
 
 void FtlCore::use_cache(std::shared_ptr<BlockDevice> device, const NvCacheConfig &config) {
     if (closed_ || cache_) {
-        throw std::invalid_argument(closed_ ? "use_cache: the core is closed" : "use_cache: there is one already");
+        throw std::invalid_argument(closed_ ? "use_cache: the core is closed"
+                                            : "use_cache: the core already has a cache");
     }
     cache_ = std::make_unique<NvCache>(state_, std::move(device), config);
     state_.cache = cache_.get();
@@ -451,7 +451,7 @@ bool FtlCore::recover_block(uint64_t lba, uint64_t seq, uint32_t crc, const uint
 bool FtlCore::recover_record(uint64_t lba, uint32_t block_count, uint64_t seq, uint32_t flags) {
     check_recovered(lba, block_count, seq, "recover_record");
     if (flags != layout::kRecordTrim && flags != layout::kRecordLost) {
-        throw std::invalid_argument("recover_record: there are no flags " + std::to_string(flags));
+        throw std::invalid_argument("recover_record: unknown flags " + std::to_string(flags));
     }
     Records &records = state_.records;
     if (!records.room()) {

@@ -23,10 +23,11 @@ void require(bool holds, const char *rule) {
 const CoreConfig &checked(const CoreConfig &config, const BlockDeviceInfo &info) {
     require(info.block_bytes == kBlockSize && info.metadata_bytes == 0, "the base must have blocks of 4096 bytes");
     require(config.block_count > 0 && config.block_count <= info.block_count,
-            "block_count must be within 1 and the base's");
+            "block_count must be within 1 and the base's block_count");
     require(config.zone_capacity >= kZoneCapacityMin && config.zone_capacity <= config.zone_size,
             "zone_capacity must be within 4 and zone_size");
-    require(config.zone_capacity <= std::numeric_limits<uint32_t>::max() / 2, "zone_capacity is beyond 2^31 blocks");
+    require(config.zone_capacity <= std::numeric_limits<uint32_t>::max() / 2,
+            "zone_capacity must be below 2^31 blocks");
     require(config.batch_blocks >= 2 && config.batch_blocks <= layout::kBatchDataBlocksMax + 1,
             "batch_blocks must be within 2..128");
     require(config.write_buffer_blocks >= kWriteBufferMin && config.write_buffer_blocks <= (1U << 24),
@@ -40,8 +41,8 @@ const CoreConfig &checked(const CoreConfig &config, const BlockDeviceInfo &info)
     require(!config.zone_starts.empty() && config.punits > 0, "bands must not be empty");
     require(config.punits <= kPunitsMax, "a band has more than 64 zones");
     require(config.zone_starts.size() % config.punits == 0 && config.zone_starts.size() / config.punits < kNoBand,
-            "every band must have as many zones as the others, or kNoZone");
-    require(!config.use_append || info.max_append_blocks >= 2, "the base can't append two blocks at a time");
+            "every band must have the same number of zones, or kNoZone");
+    require(!config.use_append || info.max_append_blocks >= 2, "the base can't append two blocks at once");
     require(info.max_io_blocks >= 1, "the base has no max_io_blocks");
     return config;
 }
@@ -80,7 +81,7 @@ CoreState::CoreState(std::shared_ptr<Reactor> the_reactor, std::shared_ptr<Block
     for (uint32_t band = 0; band < bands.size(); ++band) {
         for (uint32_t punit = 0; punit < punits; ++punit) {
             require(set_zone(band, punit, config.zone_starts[size_t{band} * punits + punit]),
-                    "a zone is not the base's, or used twice");
+                    "a zone is beyond the base, or used twice");
         }
     }
 }

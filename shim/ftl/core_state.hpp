@@ -29,13 +29,13 @@ inline constexpr uint32_t kStreamCount = 2;
 inline constexpr uint64_t kNoZone = ~uint64_t{0};
 inline constexpr uint32_t kPunitsMax = 64;          // one bit of a BandRow each
 inline constexpr uint32_t kScanStep = 32768;        // L2P entries visited per poll by what walks ranges of it
-inline constexpr uint64_t kBatchAgeNs = 5'000'000;  // data does not wait longer for company
+inline constexpr uint64_t kBatchAgeNs = 5'000'000;  // data waits no longer for a full batch
 
 struct CoreConfig {
     layout::Uuid uuid{};
-    layout::Uuid media_uuid{};  // of the records on the base: that of the FTL that this one is a copy of
+    layout::Uuid media_uuid{};  // in records on the base; differs for an FTL that is a copy
     uint64_t block_count = 0;
-    std::vector<uint64_t> zone_starts;  // by band and parallel unit; kNoZone where a band has none
+    std::vector<uint64_t> zone_starts;  // by band and parallel unit; kNoZone for a missing zone
     uint32_t punits = 0;
     uint64_t zone_size = 0;
     uint64_t zone_capacity = 0;
@@ -51,14 +51,14 @@ struct CoreConfig {
     uint32_t band_threshold = 90;
     uint64_t next_seq = 1;
     bool verify_reads = true;
-    bool no_data = false;  // the base keeps nothing: what stands where is known from memory alone
+    bool no_data = false;  // the base keeps nothing: only memory knows the content of blocks
 };
 
 struct Zone {
     uint64_t start = kNoZone;
-    uint32_t write_pointer = 0;  // relative; what is known to be on media
+    uint32_t write_pointer = 0;  // relative; the part that is known to be on media
     bool faulted = false;        // never written again until replaced
-    uint8_t full_at_once = 0;    // in a row: that it was full before anything was written to it
+    uint8_t full_at_once = 0;    // times in a row that it was full before anything was written to it
 };
 
 struct CoreStats {
@@ -82,18 +82,18 @@ struct CoreStats {
     uint64_t base_flushes = 0;
     uint64_t zone_resets = 0;
     uint64_t crc_errors = 0;
-    uint64_t user_crc_errors = 0;    // of them, those in what hosts read
-    uint64_t reads_repeated = 0;     // blocks that a host's read asked the base for once more
-    uint64_t reads_rescued = 0;      // blocks that media could not give, and the write buffer or nv cache still had
-    uint64_t unreadable_blocks = 0;  // blocks for whose sake a host's read was answered with an error
+    uint64_t user_crc_errors = 0;    // those in blocks that hosts read
+    uint64_t reads_repeated = 0;     // blocks that the core read again for a host
+    uint64_t reads_rescued = 0;      // blocks that media could not return, but the write buffer or nv cache still had
+    uint64_t unreadable_blocks = 0;  // blocks because of which a host's read failed
     uint64_t read_errors = 0;
     uint64_t write_errors = 0;
-    uint64_t busy_answers = 0;  // of the base, to what was then sent again
+    uint64_t busy_answers = 0;  // answers of the base to I/O that was then sent again
     uint64_t scrub_reads = 0;
-    uint64_t scrub_read_blocks = 0;   // data, read and found as it was written
-    uint64_t scrub_bad_blocks = 0;    // data that could not be read, or was not as written, twice
-    uint64_t scrub_bad_metadata = 0;  // summaries and headers of which the same holds
-    uint64_t scrub_slow_reads = 0;    // that took too long, twice, while the base was quick elsewhere
+    uint64_t scrub_read_blocks = 0;   // data blocks that were read and are valid
+    uint64_t scrub_bad_blocks = 0;    // data blocks that were unreadable or damaged, twice
+    uint64_t scrub_bad_metadata = 0;  // summaries and headers of which the same is true
+    uint64_t scrub_slow_reads = 0;    // reads that took too long, twice, while the base was fast elsewhere
     uint64_t zones_finished = 0;      // by the drive, before they were full
     uint64_t throttled_ns = 0;
     uint64_t batches = 0;
@@ -102,35 +102,35 @@ struct CoreStats {
 
 class NvCache;
 
-// What the completion of a base I/O is to its sender.
+// What the completion of a base I/O means for its sender.
 enum class Answer : uint8_t {
     final,
     awaited,  // the base was busy: the same I/O is sent again, and nothing has changed
-    dropped,  // the core has failed, or does now: forget about it
+    dropped,  // the core has failed: ignore it
 };
 
-// How long a busy base is waited for by reads of one kind.
+// How long reads of one kind wait for a busy base.
 struct Patience {
     explicit constexpr Patience(uint64_t ns) noexcept : whole_ns(ns), now_ns(ns) {}
     uint64_t whole_ns;
-    uint64_t now_ns;  // less, once one of them was waited for in vain, until a busy answer passes again
+    uint64_t now_ns;  // shorter after one of them has waited in vain, until a busy answer passes again
 };
 
-// Before what a busy base does not read counts as its block's fault, it has to read something else.
+// If a busy base does not read a block, it must read another block before that counts as a fault of the block.
 struct Probe {
-    uint32_t number = 0;   // 0: the I/O is for its block
-    bool again = false;    // and it is for the second time, as something else was read
-    bool refused = false;  // final although nothing else was read: it says nothing of its block
+    uint32_t number = 0;   // 0: the I/O reads its own block
+    bool again = false;    // and this is the second attempt, after another block was read
+    bool refused = false;  // final, although no other block was read: says nothing about its block
     uint64_t lba = 0;
     uint32_t block_count = 0;
 };
 
-// How far the scrub has come in the band that it reads.
+// The progress of the scrub in its band.
 struct Scrubbed {
     uint32_t band = kNoBand;
-    uint32_t punit = 0;   // zones before this one were passed
+    uint32_t punit = 0;   // zones before this one are done
     uint32_t offset = 0;  // and blocks of this one below
-    uint64_t seen = 0;    // blocks that were found by their metadata, and are in force still
+    uint64_t seen = 0;    // blocks that metadata described, and that are still valid
 };
 
 // What somebody waits for: such blocks do not wait for company.
@@ -178,7 +178,7 @@ struct Throttle {
 
 class CoreState {
 public:
-    // Throws std::invalid_argument for what can't be.
+    // Throws std::invalid_argument for an impossible config.
     CoreState(std::shared_ptr<Reactor> reactor, std::shared_ptr<BlockDevice> base, CoreConfig config);
 
     // --- geometry
@@ -189,19 +189,19 @@ public:
     [[nodiscard]] const Zone &zone(uint32_t band, uint32_t punit) const noexcept {
         return zones[size_t{band} * punits + punit];
     }
-    // Part of its band's account.
+    // Part of the account of its band.
     [[nodiscard]] Zone &change_zone(uint32_t band, uint32_t punit) noexcept {
         bands.change(band);
         return zones[size_t{band} * punits + punit];
     }
     [[nodiscard]] uint32_t data_blocks() const noexcept { return data_area; }
-    // False, with nothing changed, where the zone is not one of the base's.
+    // False, with nothing changed, if the base has no such zone.
     bool set_zone(uint32_t band, uint32_t punit, uint64_t start) noexcept;
 
-    // Of a band that is neither written nor moved.
+    // For a band that is neither written nor moved.
     [[nodiscard]] BandState closed_state(uint32_t band) const noexcept;
 
-    // To be said of whatever gets a new seq.
+    // Call it for every block or record that gets a new seq.
     void overtake_trim(uint64_t lba, uint32_t block_count) noexcept {
         if (lba < trim_to && lba + block_count > trim_from) {
             trim_overtaken = true;
@@ -216,16 +216,16 @@ public:
         }
         l2p.set(lba, entry);
     }
-    // A host, or the scrub, could not read what is in force there, whether or not it can be had elsewhere. Told once
-    // for each band, until it is reset.
+    // A host or the scrub could not read valid data there, whether or not another copy exists. Reported once for each
+    // band until its reset.
     void unreadable(uint32_t band, uint64_t address, Status status) noexcept;
-    // What was written to an address, where media do not tell it later.
+    // The LBA that was written to an address, if media do not keep it.
     void remember(uint64_t address, uint64_t lba) noexcept {
         if (p2l) {
             p2l->set(address, lba);
         }
     }
-    // As replace() for an entry read before.
+    // As replace(), for an entry that was read before.
     void forget(uint64_t entry) noexcept;
     void forget_scrubbed(uint64_t address) noexcept;
 
@@ -245,12 +245,12 @@ public:
     // Every completion of a base I/O comes here first.
     Answer came_back(BaseIo &io, uint64_t patience_ns) noexcept;
     Answer judge(BaseIo &io, uint64_t patience_ns) noexcept;  // its part
-    // As that, for a read. verdict: what the answer says of its block is believed; so, of a base that says that it is
-    // busy, only once that has read one of the first blocks of its first zones, where superblocks are, and behind that
-    // still not this one. A base that reads neither has failed; fails = false: it is only told (Probe::refused). The
-    // probes are read to where the block would be.
+    // The same for a read. verdict: the answer decides about its block. If the base reports busy, it only decides after
+    // the base has read one of the first blocks of its first zones, where superblocks are, and after that still has not
+    // read this one. A base that reads neither has failed; fails = false: this is only reported (Probe::refused).
+    // Probes are read into the memory for the block.
     Answer read_came_back(BaseIo &io, Probe &probe, Patience &patience, bool verdict, bool fails = true) noexcept;
-    // What a probe took the place of stands in the I/O again.
+    // Restores the I/O that a probe replaced.
     static void restore(BaseIo &io, Probe &probe) noexcept {
         io.lba = probe.lba;
         io.block_count = probe.block_count;
@@ -259,12 +259,12 @@ public:
     void submit_base_later(BaseIo &io, uint64_t delay_ns) noexcept {
         busy_ios.send_later(io, reactor->now_ns(), delay_ns);
     }
-    // The core has failed: what waits to be sent again comes back to its sender.
+    // The core has failed: returns the I/O that waits to be sent again to its sender.
     void drop_busy() noexcept;
-    // by_flush: what the base's volatile cache held may be lost.
+    // by_flush: data in the base's volatile cache may be lost.
     void fail(Status status, bool by_flush = false) noexcept;
 
-    // What is on media is held until the base has flushed it.
+    // Data on media is held until the base has flushed it.
     [[nodiscard]] bool retains() const noexcept {
         return base->info().volatile_cache && !MUTATED(slot_freed_before_flush);
     }
@@ -289,7 +289,7 @@ public:
     L2p l2p;
     BlockCrcs crcs;
     NvCache *cache = nullptr;  // of FtlCore; null: there is none
-    std::unique_ptr<L2p> p2l;  // with no_data: the LBA last written to each address of the base
+    std::unique_ptr<L2p> p2l;  // with no_data: the LBA that was last written to each address of the base
     Epochs epochs;
     BufferMapping mapping;
     WriteBuffer buffer;
@@ -298,17 +298,17 @@ public:
     CoreStats stats;
 
     uint64_t next_seq = 1;
-    // What a trim that has its record, and so its seq, has not come to yet: first LBA, end.
+    // The part of a trim, with its record and seq, that is not done yet: first LBA, end.
     uint64_t trim_from = 0;
     uint64_t trim_to = 0;
-    bool trim_overtaken = false;  // something there is newer than that record
+    bool trim_overtaken = false;  // there is something newer than that record
     uint64_t now = 0;
     Demand demand;
     Throttle throttle;
     BusyIos busy_ios;
     FlushTurn flush_turn;
-    uint64_t written_ns = 0;  // when the base took a write last
-    uint64_t read_ns = 0;     // when the base last read something
+    uint64_t written_ns = 0;  // when the base last accepted a write
+    uint64_t read_ns = 0;     // when the base last completed a read
     uint32_t base_outstanding = 0;
     uint32_t reloc_reads = 0;   // in flight. Writer: Movers
     uint32_t active_moves = 0;  // Writer: Movers

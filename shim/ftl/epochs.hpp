@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // "Is everything accepted before this moment on media?" in O(1) per block.
 //
-// Each accepted block or record joins the current epoch and leaves it when it is on media. A barrier closes the current
-// epoch; it is done when no member of that epoch or an earlier one is left. Epochs live in a ring; when the ring is
-// full the current epoch stays open a little longer and the barrier waits for what joins it meanwhile.
+// Each accepted block or record joins the current epoch, and leaves it when it is on media. A barrier closes the
+// current epoch; it is done when no member of that epoch, or of an earlier one, is left. Epochs are in a ring. If the
+// ring is full, the current epoch stays open a little longer, and the barrier also waits for what joins it meanwhile.
 #pragma once
 
 #include <array>
@@ -22,7 +22,7 @@ public:
             advance();
         }
     }
-    // The epoch that has to be done for everything accepted so far to be on media.
+    // The epoch that must be done so that everything accepted so far is on media.
     uint64_t barrier() noexcept {
         if (members_[current_ % kRing] == 0) {
             return current_ - 1;

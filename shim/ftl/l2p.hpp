@@ -38,7 +38,7 @@ public:
         return static_cast<uint32_t>(kPayloadMask - 1 - payload(entry));
     }
 
-    // base_block_count decides the width: 4 bytes where every address, and the pending payloads above them, fit 30
+    // base_block_count determines the width: 4 bytes if every address, and the pending payloads above them, fit into 30
     // bits.
     L2p(uint64_t block_count, uint64_t base_block_count)
         : block_count_(block_count),

@@ -1,22 +1,23 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// GC's hands: copies what is in force in a closed band to the reloc stream.
+// Moves bands for garbage collection: copies the valid data of a closed band to the reloc stream.
 //
-// For each zone of the band: its summary if every block of it verifies, else its headers, one by one, up to what does
-// not verify as one: mostly where a zone was finished early. Data blocks some LBA points to are read in runs, verified
-// and queued with their seq; records in force are queued again. A block that can't be read or does not match its CRC is
-// read again, alone and later; then the write buffer and the nv cache are asked, which may still have it; then it
-// becomes a lost record, so that no older version comes back. If something is still in force then, all of it is read
-// once more, with a search for headers behind what does not verify. At last, if something is still in force that no
-// metadata told of, a sweep over the L2P declares it lost (trims are simply recorded anew).
+// For each zone of the band, a mover reads the summary if every block of it is valid. Otherwise it reads the headers,
+// one by one, up to a block that is not a valid header, which is mostly where a zone was finished early. Data blocks
+// that an LBA points to are read in runs, verified, and queued with their seq; valid records are queued again. A block
+// that can't be read, or does not match its CRC, is read again later, alone. Then the mover asks the write buffer and
+// the nv cache, which may still have it. If they do not, the block becomes a lost record, so that no older version
+// comes back. If valid data is left then, everything is read once more, with a search for headers after damaged ones.
+// Finally, a sweep over the L2P declares data lost that no metadata described (trims are simply recorded again).
 //
-// A base that is busy is waited for. While it is, nothing is decided; and what it does not read counts as unreadable
-// only where it reads something else. A base that reads nothing has failed.
+// A mover waits for a busy base, and decides nothing meanwhile. A block that a busy base does not read counts as
+// unreadable only if the base reads another block. A base that reads nothing has failed.
 //
-// Of a base that keeps nothing (no_data), memory tells what stood where; nothing is verified, and trims need no record.
+// With a base that keeps nothing (no_data), memory tells the content of blocks. Nothing is verified, and trims need no
+// record.
 //
-// One more reads for the scrub: what is in force in a band is verified where it stands, and nothing is moved. What is
-// bad twice, or slow twice, is told; the band is moved then like any other, by one that asks everybody who may have it
-// still. Of data in force that no metadata tell of, counting tells (Scrubbed): all the band has must have been seen.
+// One more mover reads for the scrub: it verifies the valid data of a band in place, and moves nothing. It reports what
+// is bad twice, or slow twice; the band is then moved like any other. Counting (Scrubbed) shows valid data that no
+// metadata describe: all valid data of the band must have been seen.
 #pragma once
 
 #include <cstdint>
@@ -28,19 +29,19 @@
 namespace ftl {
 
 enum class ScrubEnd : uint8_t {
-    read,  // everything in force was read
-    left,  // the band is being moved or reset, or was; or the scrub was stopped
-    busy,  // the base was, for too long
-    bad,   // something was, and the band is told as unreadable
+    read,  // all valid data was read
+    left,  // the band is or was being moved or reset; or the scrub was stopped
+    busy,  // the base was busy for too long
+    bad,   // something was bad, and the band is reported as unreadable
 };
 
 struct ScrubResult {
-    uint64_t number = 0;  // of all that ended
+    uint64_t number = 0;  // of all bands that ended
     uint32_t band = kNoBand;
     ScrubEnd end = ScrubEnd::read;
     bool slow = false;  // something in it is slow to read
     Status status = status::ok;
-    uint64_t address = 0;  // of what was bad, or else slow
+    uint64_t address = 0;  // of the bad block, or else of the slow one
 };
 
 class Movers {
@@ -52,7 +53,7 @@ public:
     // False: max_active_relocs bands are being moved.
     bool start(uint32_t band) noexcept;
     uint32_t run() noexcept;
-    // There is something that only further run() calls can do.
+    // Only further run() calls can make progress.
     [[nodiscard]] bool busy() const noexcept { return scanning_; }
     void copied(uint16_t mover) noexcept {
         --movers_[mover].copies;
@@ -60,34 +61,34 @@ public:
     }
     void record_done(uint16_t mover) noexcept { --movers_[mover].records; }
 
-    // The scrub of a band. False: one is under way. The band may be written, moved or reset meanwhile.
-    // stays: it is not moved for what is bad, so that does not end it; and it may be faulted.
+    // Scrubs a band. False: a scrub is in progress. The band may be written, moved or reset meanwhile. stays: the band
+    // is not moved, so damage does not end the scrub, and the band may be faulted.
     bool start_scrub(uint32_t band, bool stays) noexcept;
     [[nodiscard]] static bool can_be_scrubbed(BandState state, bool stays) noexcept {
         return state == BandState::open || state == BandState::closing || state == BandState::closed ||
                (stays && state == BandState::faulted);
     }
-    // Blocks a second; 0: as many as the base gives to few reads at a time.
+    // Blocks a second; 0: as fast as the base serves a few reads at a time.
     void set_scrub_rate(uint32_t blocks_per_s) noexcept;
     void stop_scrub() noexcept;
     [[nodiscard]] bool scrubbing() const noexcept { return movers_.back().phase != Phase::free; }
-    // Of the last one that ended.
+    // The result of the last scrub that ended.
     [[nodiscard]] const ScrubResult &scrub_result() const noexcept { return scrub_result_; }
-    // When a mover goes on although nothing else happens; ~0: never.
+    // When a mover continues although nothing else happens; ~0: never.
     [[nodiscard]] uint64_t deadline_ns() const noexcept;
 
 private:
     static constexpr uint32_t kWindowBlocks = 8;              // of summary read at a time
     static constexpr uint32_t kRunBlocks = 32;                // data blocks read at a time
-    static constexpr uint32_t kGapBlocks = 64;                // read at a time in search of the next header
+    static constexpr uint32_t kGapBlocks = 64;                // blocks read at a time in search of the next header
     static constexpr uint64_t kReadAgainNs = 10'000'000;      // before a block that failed is read again
-    static constexpr uint64_t kMetadataAgainNs = 50'000'000;  // before all metadata of a band are
+    static constexpr uint64_t kMetadataAgainNs = 50'000'000;  // before all metadata of a band are read again
     static constexpr uint32_t kScrubReads = 4;                // of data in flight at a time
-    static constexpr uint64_t kSlowNs = 1'000'000'000;        // a read of the scrub that takes so long is slow
+    static constexpr uint64_t kSlowNs = 1'000'000'000;        // a read of the scrub that takes longer is slow
     static constexpr uint64_t kQuickNs = kSlowNs / 4;         // and one that takes less is not, if all others are
 
     enum class Phase : uint8_t { free, settling, next_zone, reading, window, records, drain, pause, sweep, last_drain };
-    // What the metadata I/O in flight is for.
+    // The purpose of the metadata I/O in flight.
     enum class Want : uint8_t { summary, walk_header, record_header };
 
     struct Mover {
@@ -97,28 +98,28 @@ private:
         Want want = Want::summary;
         uint32_t band = 0;
         uint32_t punit = 0;    // zone being scanned
-        bool walking = false;  // header by header, for want of a summary
+        bool walking = false;  // header by header, because there is no valid summary
         bool read_done = false;
-        bool again = false;  // for the second time: what stands behind a damaged header is looked for
+        bool again = false;  // for the second time, with a search after damaged headers
         bool scrubs = false;
-        bool closed = false;         // the scrub's band was when it began
+        bool closed = false;         // the scrub's band was closed when the scrub began
         bool second = false;         // the scrub's second look
         bool stays = false;          // nothing moves the scrub's band
-        Status busy = status::ok;    // what the base said when it read nothing, and the scrub's patience was at its end
+        Status busy = status::ok;    // the answer of the base when it read nothing, and the scrub gave up
         Status damage = status::ok;  // of metadata, in this look
         uint64_t damage_at = 0;
         uint64_t band_seq = 0;
         uint64_t again_at_ns = 0;
         uint32_t summary_next = 0;  // next block of the summary to read
         uint32_t walk_offset = 0;   // next header to read, or offset to look up in memory
-        uint32_t singly_until = 0;  // offsets below are read one by one, since together they could not be
-        bool gap = false;           // no header stood at the offset before
+        uint32_t singly_until = 0;  // offsets below are read one by one, because a longer read failed
+        bool gap = false;           // the previous offset had no header
         uint32_t seen_offset = 0;   // offsets below were scanned before the summary turned out damaged
         // The window: entries of consecutive offsets from first_offset on.
         uint32_t first_offset = 0;
         uint32_t entry = 0;
         uint32_t entry_count = 0;
-        // Records of one header that may be in force.
+        // Records of one header that may be valid.
         std::vector<layout::RecordEntry> in_force;
         uint32_t record = 0;
         uint64_t record_cursor = 0;
@@ -159,7 +160,7 @@ private:
         uint32_t single = 0;
         uint64_t address = 0;
         uint64_t sent_ns = 0;
-        uint64_t busy_answers = 0;  // of the base until it was sent
+        uint64_t busy_answers = 0;  // answers of the base until it was sent
         uint64_t lbas[kRunBlocks] = {};
         uint32_t crcs[kRunBlocks] = {};
         uint8_t *memory = nullptr;
@@ -230,7 +231,7 @@ private:
     ScrubResult scrub_result_;
     bool scrub_stopped_ = false;
     uint64_t scrub_ns_per_block_ = 0;
-    uint64_t scrub_next_ns_ = 0;  // nothing is read before
+    uint64_t scrub_next_ns_ = 0;  // nothing is read before this time
 };
 
 }  // namespace ftl

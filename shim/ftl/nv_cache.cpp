@@ -21,14 +21,14 @@ const BlockDeviceInfo &checked(const BlockDeviceInfo &info, const CoreState &sta
         }
     };
     require(!info.zoned, "the device is zoned");
-    require(info.block_bytes - info.metadata_bytes == kBlockSize, "blocks have to have 4096 bytes of data");
+    require(info.block_bytes - info.metadata_bytes == kBlockSize, "blocks must have 4096 bytes of data");
     require(info.metadata_bytes == 0 || info.metadata_bytes >= layout::kCacheMetadataMin,
-            "blocks have to have 8 bytes of metadata, or none");
+            "blocks must have 8 bytes of metadata, or none");
     require(info.metadata_bytes == 0 || info.metadata_bytes >= layout::kCacheWideMetadata ||
                 state.config.block_count <= uint64_t{1} << layout::kCacheLbaBits,
-            "8 bytes of metadata suffice for 2^30 blocks");
-    require(info.max_io_blocks >= 2, "the device takes only one block at a time");
-    require(info.block_count >= layout::kCacheHeaderBlocks + 2, "the device has no room for a ring");
+            "8 bytes of metadata are enough for 2^30 blocks only");
+    require(info.max_io_blocks >= 2, "the device takes only one block in a write");
+    require(info.block_count >= layout::kCacheHeaderBlocks + 2, "the device is too small for a ring");
     return info;
 }
 
@@ -46,7 +46,7 @@ NvCache::NvCache(CoreState &state, std::shared_ptr<BlockDevice> device, const Nv
       lap_(config.lap),
       position_(config.position) {
     if (config.request_blocks == 0 || config.request_count == 0) {
-        throw std::invalid_argument("nv cache: requests need blocks, and there has to be one");
+        throw std::invalid_argument("nv cache: max_request_size and max_request_cnt must be at least 1");
     }
     const uint32_t most = vss_ ? device_->info().max_io_blocks
                                : std::min(device_->info().max_io_blocks - 1, layout::kCacheEntriesPerBlock);

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// The nv cache: a ring on a conventional device that has every accepted block before its write completes.
+// The nv cache: a ring on a conventional device, which holds every accepted block before its write completes.
 //
-// A slot goes to the cache first and, once it is there, into the write buffer's FIFO for the base, in order of seq. It
-// stays held until the base has it durably, so "what stood in this place is durable" is "no slot with its seq, or an
-// older one, is held". What lies on the cache is in docs/media-layout.md, why it suffices in docs/durability.md.
+// A slot goes to the cache first. When it is there, it goes to the write buffer's FIFO for the base, in order of seq.
+// The slot stays held until its block is durable on the base. So a place in the ring may be overwritten when no slot
+// with its seq, or an older one, is held. docs/media-layout.md describes the layout of the cache, docs/durability.md
+// why it suffices.
 #pragma once
 
 #include <array>
@@ -65,7 +66,7 @@ struct CacheMetadata {
 };
 static_assert(sizeof(CacheMetadata) == 16);
 
-// What the CRC of a VSS block goes on with behind the data.
+// Follows the data in the CRC of a VSS block.
 struct CacheSalt {
     uint64_t lba;
     uint64_t seq;
@@ -96,7 +97,7 @@ inline constexpr uint32_t kEagerRequests = 8;
 struct NvCacheConfig {
     layout::CacheId id{};
     uint64_t generation = 0;       // of the newest header
-    uint64_t lap = 0;              // that it tells
+    uint64_t lap = 0;              // in that header
     uint64_t position = 0;         // non-VSS: where the next batch goes
     uint32_t request_blocks = 16;  // data blocks of one cache write
     uint32_t request_count = 2048;
@@ -109,59 +110,60 @@ struct NvCacheStats {
     uint64_t header_writes = 0;
     uint64_t flushes = 0;
     uint64_t write_errors = 0;
-    uint64_t busy_answers = 0;  // to what was then sent again
-    uint64_t ring_waits = 0;    // times the ring was full of what was not durable yet
+    uint64_t busy_answers = 0;  // answers to I/O that was then sent again
+    uint64_t ring_waits = 0;    // times that the ring was full of blocks that were not durable yet
 };
 
 class NvCache {
 public:
     // failed: the device answered with an error, or was busy for too long. Nothing is written to it any more, blocks go
-    // straight to the FIFO, and writes are held back until the superblock says that the cache is not to be read.
+    // straight to the FIFO, and completions of writes are held back until the superblock says that the cache must not
+    // be read.
     enum class State : uint8_t { active, failed, off };
 
-    // Throws std::invalid_argument for a device or settings that can't be.
+    // Throws std::invalid_argument for an impossible device or settings.
     NvCache(CoreState &state, std::shared_ptr<BlockDevice> device, const NvCacheConfig &config);
     NvCache(const NvCache &) = delete;
     NvCache &operator=(const NvCache &) = delete;
 
     [[nodiscard]] State state() const noexcept { return cache_state_; }
-    // Takes an accepted slot, in order of seq. False: it is not for the cache any more.
+    // Takes an accepted slot, in order of seq. False: the cache takes no more slots.
     bool push(uint32_t slot) noexcept;
-    // The write completes when everything accepted so far is in the cache.
+    // Completes the write when everything accepted so far is in the cache.
     void hold_back(Io &io) noexcept;
-    // Issues what is due, retires what is done; Ios that may complete go to done.
+    // Sends what is due, and retires what is done; Ios that may complete go to done.
     uint32_t run(IoList &done) noexcept;
-    // What is held back has a seq beyond it; ~0 where nothing is held back.
+    // Held-back writes have a seq beyond it; ~0 if nothing is held back.
     [[nodiscard]] uint64_t answered_seq() const noexcept { return held_back_.empty() ? ~uint64_t{0} : answered_seq_; }
-    // Only further run()s are needed for progress.
+    // Only further run() calls can make progress.
     [[nodiscard]] bool busy() const noexcept { return cache_state_ == State::active && !queue_.empty() && !stalled_; }
     // Writes wait for places whose blocks are not durable on the base yet.
     [[nodiscard]] bool ring_full() const noexcept { return ring_full_; }
-    // The device may be used without the cache from now on: what was held back completes.
+    // The device may continue without the cache: completes what was held back.
     void switch_off(IoList &done) noexcept;
-    // The core has failed: nothing is issued any more. What is held back goes to `ended`.
+    // The core has failed: nothing is sent any more. What is held back goes to `ended`.
     void end(IoList &ended) noexcept;
 
-    // Reads a block of the LBA with such a cut CRC, if the ring has one that was written in this life of the core. The
-    // io's first iov_count entries take the block, and there has to be one more. Its completion calls read_back().
-    // False: there is none, or the cache has failed; nothing was sent.
+    // Reads a block of the LBA with that cut CRC, if the ring has one that was written in this life of the core. The
+    // io's first iov_count entries take the block, and there must be one more. Its completion calls read_back(). False:
+    // there is none, or the cache has failed; nothing was sent.
     bool read(uint64_t lba, uint16_t cut_crc, BaseIo &io) noexcept;
     // False: the device was busy, and gets the same I/O again.
     [[nodiscard]] bool read_back(BaseIo &io, uint64_t patience_ns) noexcept { return came_back(io, patience_ns); }
 
-    // Lets go of the device; only when nothing is outstanding.
+    // Releases the device; only if nothing is outstanding.
     void release() noexcept { device_.reset(); }
     [[nodiscard]] uint32_t outstanding() const noexcept { return outstanding_; }
-    // When what a busy device was asked for is sent again; ~0: never.
+    // When an I/O to a busy device is sent again; ~0: never.
     [[nodiscard]] uint64_t deadline_ns() const noexcept { return busy_ios_.due_ns(); }
     [[nodiscard]] const NvCacheStats &stats() const noexcept { return stats_; }
     [[nodiscard]] uint64_t generation() const noexcept { return generation_; }
     [[nodiscard]] uint64_t lap() const noexcept { return lap_; }
     [[nodiscard]] bool vss() const noexcept { return vss_; }
     [[nodiscard]] uint64_t ring_blocks() const noexcept { return ring_blocks_; }
-    // Counted on over laps.
+    // Counted over all laps.
     [[nodiscard]] uint64_t position() const noexcept { return vss_ ? state_.next_seq : position_; }
-    // Places that hold something not durable on the base yet, all between them included.
+    // Places that are not durable on the base yet, including all between them.
     [[nodiscard]] uint64_t used_blocks() const noexcept;
 
 private:
@@ -178,9 +180,9 @@ private:
         std::vector<iovec> iov;
         BaseIo io;
     };
-    // What was written to a place of the ring; only where reads are verified.
+    // What was written to a place of the ring; only if reads are verified.
     struct Written {
-        uint32_t lba;  // + 1, cut to 32 bits; 0: nothing, or it is not known
+        uint32_t lba;  // + 1, cut to 32 bits; 0: nothing, or unknown
         uint16_t crc;
         uint16_t zero;
     };
@@ -228,16 +230,16 @@ private:
 
     State cache_state_ = State::active;
     PageMemory scratch_;
-    PageMemory written_;             // Written by place; null where reads are not verified
+    PageMemory written_;             // Written by place; null if reads are not verified
     std::vector<Request> requests_;  // used in turn
     uint64_t issued_ = 0;
     uint64_t retired_ = 0;
     SlotList queue_;  // accepted, not sent yet
     IoList held_back_;
-    uint64_t written_seq_ = 0;  // everything up to it is in the cache
+    uint64_t written_seq_ = 0;  // everything up to this is in the cache
     uint64_t flushed_seq_ = 0;  // and durable
     uint64_t flushing_seq_ = 0;
-    uint64_t answered_seq_ = 0;  // writes up to it have completed
+    uint64_t answered_seq_ = 0;  // writes up to this have completed
     bool flush_in_flight_ = false;
     bool header_in_flight_ = false;
     bool stalled_ = false;
@@ -255,7 +257,7 @@ private:
     uint64_t last_mark_ = 0;
 
     uint8_t *header_block_ = nullptr;
-    uint8_t *unread_metadata_ = nullptr;  // of blocks that are read back: nobody looks at it
+    uint8_t *unread_metadata_ = nullptr;  // of blocks that are read back; ignored
     iovec header_iov_{};
     BaseIo header_io_;
     BaseIo flush_io_;

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// User reads: L2P lookup, slots copied at once, contiguous addresses read from the base straight into the caller's
+// Reads of hosts: L2P lookup, slots copied at once, contiguous addresses read from the base straight into the caller's
 // memory with children from a pool. Reads that find no child wait in order.
 //
-// Every block is checked against the CRC its LBA had when it was looked up (unless CoreConfig::verify_reads is off).
-// One that does not match, or that media can't give, is looked up and read once more, alone; then the write buffer and
-// the nv cache are asked, which may still have it; else the read fails. The band is moved.
+// Every block is verified against the CRC that its LBA had at the lookup (unless CoreConfig::verify_reads is off). A
+// block that does not match, or that media can't return, is looked up and read once more, alone. Then the write buffer
+// and the nv cache are asked, which may still have it; otherwise the read fails. The band is moved.
 //
-// What a busy base does not read fails only where it reads something else. A base that reads nothing has failed.
+// A read of a busy base fails only if the base reads another block. A base that reads nothing has failed.
 #pragma once
 
 #include <sys/uio.h>
@@ -24,11 +24,12 @@ class Reader {
 public:
     explicit Reader(CoreState &state);
 
-    // Within the device's bounds. What is finished at once, or fails, goes to done; the rest completes by itself.
+    // The read must be within the device. If it is finished at once, or fails, it goes to done; otherwise it completes
+    // later.
     void start(Io &io, IoList &done) noexcept;
-    // Goes on with reads that waited for children.
+    // Continues reads that waited for children.
     uint32_t run(IoList &done) noexcept;
-    // The core failed: whatever has nothing in flight ends.
+    // The core has failed: ends every read that has nothing in flight.
     void fail(IoList &done) noexcept;
     [[nodiscard]] bool waiting() const noexcept { return !waiting_.empty(); }
 
@@ -41,16 +42,16 @@ private:
         Reader *reader = nullptr;
         Io *parent = nullptr;
         uint32_t band = 0;
-        uint32_t first = 0;   // block of the parent that the run begins with
+        uint32_t first = 0;   // first block of the run in the parent
         uint32_t count = 0;   // blocks of the run
-        uint32_t done = 0;    // of them, from the first on, are as they were written
-        uint32_t come = 0;    // of them, from the first on, have been read
+        uint32_t done = 0;    // blocks of the run, from the first on, that are valid
+        uint32_t come = 0;    // blocks of the run, from the first on, that were read
         bool again = false;   // block `done` is being read for the second time
         bool cached = false;  // or from the nv cache
         BaseIo io;
         Probe probe;
         iovec iov[kChildIov + 1];   // the last one for what is behind a block in an nv cache
-        uint16_t crcs[kRunBlocks];  // what its blocks have to match
+        uint16_t crcs[kRunBlocks];  // the CRCs that its blocks must match
     };
     enum class Found : uint8_t { here, in_flight, lost };
 

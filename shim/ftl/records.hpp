@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // Trim and lost records on their way to media, and from there into the L2P.
 //
-// A fresh record marks its LBAs as pending(record) when it is made; a copy (GC writes a record in force again) leaves
-// them at the old header. When the record's batch is on media it has landed: its band counts its LBAs as references at
-// once, and settle() turns the entries that still stand as they did into the header's address, in bounded steps.
+// A new record marks its LBAs as pending(record); a copy (garbage collection writes a valid record again) leaves them
+// at the old header. When the record's batch is on media, the record has landed: its band counts its LBAs as references
+// at once, and settle() replaces the entries that have not changed since by the header's address, in bounded steps.
 #pragma once
 
 #include <cstdint>
@@ -18,15 +18,15 @@ namespace ftl {
 class CoreState;
 
 inline constexpr uint32_t kRecordCount = 2048;
-inline constexpr uint32_t kUserRecordsMax = 1536;  // the rest is GC's, so that trims can't starve it
+inline constexpr uint32_t kUserRecordsMax = 1536;  // the rest is for garbage collection, so that trims can't starve it
 inline constexpr uint16_t kNoMover = 0xffff;
 static_assert(kRecordCount <= L2p::kPendingMax);
 
 class Records {
 public:
     struct Meta {
-        uint64_t match = 0;       // the L2P entries it stands for
-        uint64_t header = 0;      // where it landed
+        uint64_t match = 0;       // the L2P entry that it replaces
+        uint64_t header = 0;      // the header on media
         uint64_t references = 0;  // entries that are pending(this record)
         uint64_t epoch = 0;       // 0: a copy; nobody waits for it
         uint64_t cursor = 0;      // settle(): next LBA
@@ -41,30 +41,30 @@ public:
     [[nodiscard]] bool user_room() const noexcept { return free.count() > 0 && user_count < kUserRecordsMax; }
     [[nodiscard]] bool room() const noexcept { return free.count() > 0; }
 
-    // A fresh record; flag is L2p::kTrimFlag or kLostFlag. The caller marks the LBAs, counts references, then queues.
+    // A new record; flag is L2p::kTrimFlag or kLostFlag. The caller marks the LBAs, counts references, then queues it.
     uint32_t make(CoreState &state, uint64_t flag, uint64_t lba, uint32_t block_count, uint16_t mover) noexcept;
-    // As make(), with the seq it had in an earlier life.
+    // As make(), with the seq of an earlier life.
     uint32_t make(CoreState &state, uint64_t flag, uint64_t lba, uint32_t block_count, uint16_t mover,
                   uint64_t seq) noexcept;
-    // GC's: the same record again, for the entries equal to match.
+    // For garbage collection: the same record again, for entries equal to match.
     uint32_t copy(uint64_t lba, uint64_t seq, uint32_t block_count, uint32_t flags, uint64_t match,
                   uint16_t mover) noexcept;
-    // It is of so many blocks after all: not more than make() said, and before it is queued.
+    // Changes the number of blocks: not more than in make(), and before the record is queued.
     void cut(uint32_t record, uint32_t block_count) noexcept { records[record].block_count = block_count; }
-    // On its way: from here on a restarted daemon finds it.
+    // The record is queued: from here on a restarted daemon finds it.
     void enqueue(uint32_t record) noexcept {
         if (!MUTATED(trim_not_held)) {
             publish(records[record].state);
         }
         queue(meta[record].of_user).push_back(next.data(), record);
     }
-    // Takes back what make() gave, when no LBA was concerned.
+    // Undoes make(), if no LBA was concerned.
     void drop(CoreState &state, uint32_t record) noexcept;
 
     [[nodiscard]] SlotList &queue(bool of_user) noexcept { return of_user ? user_queue : reloc_queue; }
     void landed(CoreState &state, uint32_t record, uint64_t header) noexcept;
     void release(uint32_t record) noexcept;
-    // Calls done(mover) for each record of a mover that is through.
+    // Calls done(mover) for each completed record of a mover.
     template <typename Done>
     uint32_t settle(CoreState &state, Done &&done) noexcept {
         uint32_t budget = kSettleStep;
@@ -95,7 +95,7 @@ public:
     SlotList reloc_queue;
     SlotList settling;
     SlotList landed_records;  // settled, but perhaps only in the base's volatile cache
-    SlotList flushing;        // of these, those the base flush in flight is for
+    SlotList flushing;        // of these, those that the base flush in flight is for
     uint32_t user_count = 0;
 
 private:

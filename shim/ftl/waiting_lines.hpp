@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// Writes that found no room, and all trims: a line for each Io::ordered_by (a queue of a host), strictly in order, so
-// of overlapping writes and trims in one line the last one submitted wins. Lines take turns: whoever trims without end
-// is in nobody's way but its own. Who finds no free line goes to that of those without.
+// Writes that found no room, and all trims: one line for each Io::ordered_by (a queue of a host), strictly in order. So
+// of overlapping writes and trims in one line, the last one submitted wins. Lines take turns, so a host that trims
+// without end only delays itself. An issuer that finds no free line uses the line of those without one.
 #pragma once
 
 #include <array>
@@ -17,11 +17,11 @@ namespace ftl {
 struct WaitingLine {
     IoList ios;
     const void *ordered_by = nullptr;
-    // The trim at its front.
+    // The trim at the front of the line.
     bool trimming = false;
     uint32_t record = kNoSlot;
     uint64_t cursor = 0;
-    uint64_t record_lba = 0;  // first one of the record
+    uint64_t record_lba = 0;  // first LBA of the record
 };
 
 class WaitingLines {
@@ -39,7 +39,7 @@ public:
     // In the order of their turns.
     [[nodiscard]] WaitingLine &at(uint32_t turn) noexcept { return lines_[order_[(first_ + turn) % count_]]; }
 
-    // Something waits that it must not overtake.
+    // There is an earlier Io that it must not overtake.
     [[nodiscard]] bool has(const Io &io) const noexcept {
         return count_ > 0 && (crowded_ || find(io.ordered_by) != nullptr);
     }
@@ -47,7 +47,7 @@ public:
     void push(Io &io) noexcept {
         WaitingLine *line = find(io.ordered_by);
         if (line == nullptr && io.ordered_by != nullptr) {
-            // Once somebody had to go to the line of those without, what it sends behind that has to, too.
+            // An issuer that had to use the line of those without one keeps using it until it is empty.
             crowded_ = crowded_ || count_ >= kLines - 1;
             line = crowded_ ? find(nullptr) : nullptr;
         }
@@ -58,7 +58,7 @@ public:
         line->ios.push(io);
     }
 
-    // The next one has the first turn. Those that are empty are free again.
+    // Gives the first turn to the next line. Empty lines are free again.
     void turn() noexcept {
         first_ = count_ > 0 ? (first_ + 1) % count_ : 0;
         for (uint32_t i = count_; i-- > 0;) {
@@ -88,10 +88,10 @@ private:
     }
 
     std::array<WaitingLine, kLines> lines_;
-    std::array<uint16_t, kLines> order_;  // the first count_ have something
+    std::array<uint16_t, kLines> order_;  // the first count_ lines are not empty
     uint32_t count_ = 0;
     uint32_t first_ = 0;
-    bool crowded_ = false;  // some are in the line of those without
+    bool crowded_ = false;  // some issuers use the line of those without one
 };
 
 }  // namespace ftl

@@ -66,7 +66,7 @@ inline void publish(uint32_t &state) noexcept {
 }
 inline void retract(uint32_t &state) noexcept {
     std::atomic_ref<uint32_t>(state).store(kRecordFree, std::memory_order_relaxed);
-    std::atomic_thread_fence(std::memory_order_release);  // no later store to the record comes before this one
+    std::atomic_thread_fence(std::memory_order_release);  // no later store to the record may come before this one
 }
 
 // An intrusive list of slots or records: the links are an array of the pool.
@@ -90,7 +90,7 @@ struct SlotList {
         }
         ++count;
     }
-    // All of the other one behind this one's; it is empty then.
+    // Appends the whole other list, which is then empty.
     void append(uint32_t *next, SlotList &other) noexcept {
         if (other.empty()) {
             return;
@@ -111,7 +111,7 @@ struct SlotList {
     }
 };
 
-// Free slots in the order in which they were given back, so that what is handed out together tends to be adjacent.
+// Free slots in the order in which they were freed, so that slots that are handed out together tend to be adjacent.
 class FreeRing {
 public:
     explicit FreeRing(uint32_t slot_count) : ring_(slot_count), count_(slot_count) {
@@ -145,7 +145,7 @@ private:
 // The mapping itself.
 class BufferMapping {
 public:
-    // Throws std::system_error when the file can't be made (its message names the path).
+    // Throws std::system_error if the file can't be made (its message names the path).
     BufferMapping(uint32_t slot_count, uint32_t record_count, uint64_t block_count, const layout::Uuid &uuid,
                   const std::optional<std::string> &path);
 
@@ -160,7 +160,7 @@ private:
     uint8_t *data_ = nullptr;
 };
 
-// The user's blocks between acceptance and media.
+// User blocks between acceptance and media.
 class WriteBuffer {
 public:
     WriteBuffer(BufferMapping &mapping, uint32_t slots)
@@ -185,9 +185,9 @@ public:
         lent[slot] = 0;
         free.give(slot);
     }
-    // The base has it durably. A lent one stays while the nv cache holds its write back: a gate may have to repeat that
-    // write from here, when this core is lost. Others don't: a write that is larger than the buffer, or than the ring,
-    // gets on only as its own slots become free.
+    // The block is durable on the base. A lent slot stays while the nv cache holds its write back, because a gate may
+    // have to repeat that write from here if this core is lost. Other slots do not: a write that is larger than the
+    // buffer, or than the ring, only continues when its own slots become free.
     void durable(uint32_t slot) noexcept {
         if (lent[slot] == 0 || records[slot].seq <= answered_seq || MUTATED(lent_slot_freed)) {
             release(slot);
@@ -195,15 +195,15 @@ public:
             unanswered.push_back(next.data(), slot);
         }
     }
-    // Every write up to that seq has its answer, or needs no slots any more. Answers come in order of seq, slots become
-    // durable in another, but those of a seq that is late are soon answered, too.
+    // Every write up to that seq is completed, or no longer needs slots. Writes complete in order of seq, and slots
+    // become durable in another order, but the writes of a late seq soon complete, too.
     void answered(uint64_t seq) noexcept {
         answered_seq = seq;
         while (!unanswered.empty() && records[unanswered.head].seq <= seq) {
             release(unanswered.pop_front(next.data()));
         }
     }
-    // A slot in which such a block of the LBA still stands, held or not: it matches its whole CRC, and is(record).
+    // A slot that still contains such a block of the LBA, held or not: the block matches its whole CRC, and is(record).
     template <typename Is>
     [[nodiscard]] uint32_t find(uint64_t lba, Is &&is) const noexcept {
         for (uint32_t slot = 0; slot < slot_count; ++slot) {
@@ -214,8 +214,8 @@ public:
         }
         return kNoSlot;
     }
-    // Back to the FIFO, to their places in order of seq. `slots` are in that order themselves. Only what was queued
-    // again before can be older than one of them.
+    // Puts slots back into the FIFO, in order of seq. `slots` are in that order. Only slots that were queued again
+    // before can be older than one of them.
     void requeue(const uint32_t *slots, uint32_t count) noexcept {
         uint32_t *link = &fifo.head;
         for (uint32_t i = 0; i < count; ++i) {
@@ -240,18 +240,18 @@ public:
     FreeRing free;
     std::vector<uint32_t> next;
     std::vector<uint64_t> epoch;
-    std::vector<uint8_t> lent;  // its issuer received into it: reserve()
+    std::vector<uint8_t> lent;  // the issuer received data into it: reserve()
     SlotList fifo;              // accepted, in order of seq
     SlotList landed;            // on media, perhaps only in its volatile cache; still held
     SlotList flushing;          // landed before the base flush in flight was sent
     SlotList unanswered;        // durable on the base, but their write is held back
     uint64_t answered_seq = ~uint64_t{0};
     uint32_t reserved = 0;  // handed out by reserve(), not submitted yet
-    uint32_t requeued = 0;  // at the front of the FIFO after a failed write: not to be held back
+    uint32_t requeued = 0;  // at the front of the FIFO after a failed write: they must not wait
     uint64_t waiting_since = 0;
 };
 
-// Blocks read by the mover between the read and their copy on media.
+// Blocks of a mover between the read and their copy on media.
 class RelocBuffer {
 public:
     // Throws std::system_error.

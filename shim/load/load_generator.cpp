@@ -29,12 +29,13 @@ void require(bool holds, const std::string &message) {
 }
 
 LoadConfig checked(const LoadConfig &config, const BlockDeviceInfo &device) {
-    require(device.block_bytes == kBlockSize, "load needs a device with blocks of 4096 bytes without metadata, not " +
-                                                  std::to_string(device.block_bytes));
+    require(
+        device.block_bytes == kBlockSize,
+        "load needs a device with blocks of 4096 bytes without metadata, not of " + std::to_string(device.block_bytes));
     require(config.lba_count > 0 && config.first_lba < device.block_count &&
                 config.lba_count <= device.block_count - config.first_lba && config.lba_count <= kLbaCountMax,
             "LBAs " + std::to_string(config.first_lba) + " + " + std::to_string(config.lba_count) +
-                " do not lie within the device's " + std::to_string(device.block_count) + " blocks");
+                " exceed the device's " + std::to_string(device.block_count) + " blocks");
     require(config.max_queue_depth > 0 && config.max_queue_depth <= kQueueDepthMax,
             "max_queue_depth must be within 1.." + std::to_string(kQueueDepthMax));
     require(config.max_io_blocks > 0 && config.max_io_blocks <= kIoBlocksMax,
@@ -68,7 +69,7 @@ LoadGenerator::LoadGenerator(Reactor &reactor, std::shared_ptr<BlockDevice> devi
 
 void LoadGenerator::start(const LoadRun &run) {
     if (!idle()) {
-        throw std::logic_error("this load runs already: stop it and wait for its end");
+        throw std::logic_error("this load is already running: stop it and wait for its end");
     }
     const uint32_t io_blocks_max = std::min(config_.max_io_blocks, device_->info().max_io_blocks);
     require(run.io_blocks > 0 && run.io_blocks <= io_blocks_max && run.io_blocks <= config_.lba_count,

@@ -66,7 +66,7 @@ BlockDeviceInfo info_of(const MediaConfig &config) {
     }
     if (info.block_count == 0 || info.block_count > blocks_max) {
         throw std::invalid_argument("block_count " + std::to_string(info.block_count) +
-                                    " must be at least 1 and the media at most 64 TiB");
+                                    " must be at least 1, and the media at most 64 TiB");
     }
     if (config.max_io_blocks == 0) {
         throw std::invalid_argument("max_io_blocks must be at least 1");
@@ -101,7 +101,7 @@ EmulatedMedia::EmulatedMedia(std::shared_ptr<Reactor> reactor, const MediaConfig
     const uint64_t grain = info_.zoned ? info_.zone_size : 1;
     if (hidden_blocks_ != 0 &&
         (!config.path.empty() || hidden_blocks_ >= info_.block_count || hidden_blocks_ % grain != 0)) {
-        throw std::invalid_argument("media that grows must be in memory, and begin with a block, or a zone");
+        throw std::invalid_argument("media that grows must be in memory, and start with at least one block or zone");
     }
     info_.block_count -= hidden_blocks_;
     if (kind_ != MediaConfig::Kind::zoned) {
@@ -130,7 +130,7 @@ void EmulatedMedia::open_zones_file(const MediaConfig &config) {
     const auto require_no_data = [&] {
         if (!store_.created()) {
             throw std::invalid_argument(config.path + " has data but no " + path +
-                                        ": it is not an emulated zoned drive. Remove it or name another file");
+                                        ": it is not an emulated zoned drive. Remove it, or name another file");
         }
     };
     if (::access(path.c_str(), F_OK) != 0) {
@@ -151,13 +151,13 @@ void EmulatedMedia::open_zones_file(const MediaConfig &config) {
         std::fill(table.begin(), table.end(), ZoneRecord{});
         std::memcpy(zones_file_->data(), &header, sizeof header);
     } else if (std::memcmp(zones_file_->data(), &header, sizeof header) != 0) {
-        throw std::invalid_argument(path + " belongs to a drive of another geometry. Remove both files to start anew");
+        throw std::invalid_argument(path + " belongs to a drive of another geometry. Remove both files to start again");
     }
     const auto damaged = std::find_if(table.begin(), table.end(),
                                       [&](const ZoneRecord &record) { return !ZoneTable::valid(record, geometry); });
     if (damaged != table.end()) {
         throw std::invalid_argument(path + " is damaged at zone " + std::to_string(damaged - table.begin()) +
-                                    ". Remove both files to start anew");
+                                    ". Remove both files to start again");
     }
     store_.extend(config.path, info_.block_count * info_.block_bytes);  // only now is it known to be ours
     for (uint32_t zone = 0; zone < geometry.zone_count; ++zone) {

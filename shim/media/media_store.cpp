@@ -225,7 +225,7 @@ MappedFile::MappedFile(const std::string &path, size_t bytes) {
     if (error == 0 && !created_ && static_cast<uint64_t>(found.st_size) != bytes) {
         ::close(fd);
         throw std::invalid_argument(path + " belongs to a drive of another geometry: " + std::to_string(found.st_size) +
-                                    " bytes, " + std::to_string(bytes) + " expected. Remove both files to start anew");
+                                    " bytes, " + std::to_string(bytes) + " expected. Remove both files to start again");
     }
     if (error == 0) {
         try {

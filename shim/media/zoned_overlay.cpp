@@ -14,7 +14,7 @@ namespace {
 
 ZoneGeometry geometry_of(const BlockDeviceInfo &base, uint64_t zone_capacity, uint32_t max_open_zones) {
     if (base.zoned) {
-        throw std::invalid_argument("the base device is zoned already: use it as it is");
+        throw std::invalid_argument("the base device is zoned itself: use it without an overlay");
     }
     if (zone_capacity == 0 || zone_capacity > base.block_count) {
         throw std::invalid_argument("zone_capacity " + std::to_string(zone_capacity) +
@@ -26,7 +26,7 @@ ZoneGeometry geometry_of(const BlockDeviceInfo &base, uint64_t zone_capacity, ui
     if (zone_count == 0 || zone_count > std::numeric_limits<uint32_t>::max()) {
         throw std::invalid_argument("zone_capacity " + std::to_string(zone_capacity) + " makes zones of " +
                                     std::to_string(zone_size) + " blocks: a base of " +
-                                    std::to_string(base.block_count) + " blocks can't be cut that way");
+                                    std::to_string(base.block_count) + " blocks can't be divided into such zones");
     }
     return {static_cast<uint32_t>(zone_count), zone_size, zone_capacity, max_open_zones, 0};
 }

@@ -26,10 +26,10 @@ HostQpairConfig checked(HostQpairConfig config, const BlockDeviceInfo &info) {
     if (info.block_bytes == 0 || info.block_bytes % 4 != 0) {
         throw std::invalid_argument(
             "a block of " + std::to_string(info.block_bytes) +
-            " bytes can't be sent in dwords: block_bytes + metadata_bytes must be a multiple of 4");
+            " bytes is not a multiple of dwords: block_bytes + metadata_bytes must be a multiple of 4");
     }
     if (config.max_io_bytes < info.block_bytes) {
-        throw std::invalid_argument("max_io_bytes must hold a block");
+        throw std::invalid_argument("max_io_bytes must be at least one block");
     }
     if (config.max_h2c_data < kMaxH2cMin) {
         throw std::invalid_argument("max_h2c_data must be at least " + std::to_string(kMaxH2cMin));

@@ -46,7 +46,7 @@ void check_device(uint32_t nsid, const BlockDevice &device, uint32_t max_io_byte
     if (bytes == 0 || bytes % 4 != 0 || bytes > TargetQpair::kChunkBytes || bytes > max_io_bytes) {
         throw std::invalid_argument(
             "blocks of " + std::to_string(bytes) +
-            " bytes (metadata included) can't be served: " + "a multiple of 4, at most 16384 and max_io_bytes");
+            " bytes, including metadata, are not supported: " + "use a multiple of 4, at most 16384 and max_io_bytes");
     }
 }
 
@@ -179,7 +179,7 @@ void TargetQpair::close() {
     const auto until = std::chrono::steady_clock::now() + kCloseTimeout;
     while (!drained_.load(std::memory_order_acquire)) {
         if (std::chrono::steady_clock::now() > until) {
-            throw std::runtime_error("a device did not give back the I/O of a closed qpair within 30 s");
+            throw std::runtime_error("a device did not complete the outstanding I/O of a closed qpair within 30 s");
         }
         if (reactor_->running()) {
             std::this_thread::sleep_for(kClosePoll);

@@ -135,7 +135,7 @@ struct TlsSession::Library {
             BIO_METHOD *made = BIO_meth_new(BIO_get_new_index() | BIO_TYPE_FILTER, "records");
             if (made == nullptr || BIO_meth_set_read(made, filter_read) != 1 ||
                 BIO_meth_set_write(made, filter_write) != 1 || BIO_meth_set_ctrl(made, filter_ctrl) != 1) {
-                throw std::runtime_error("OpenSSL can't have a filter of ours");
+                throw std::runtime_error("OpenSSL can't register the shim's BIO");
             }
             return made;
         }();
@@ -155,12 +155,12 @@ struct TlsSession::Library {
         size_t left = 0;
         *alert = SSL_AD_HANDSHAKE_FAILURE;
         if (SSL_client_hello_get0_ext(ssl, TLSEXT_TYPE_psk, &bytes, &left) != 1 || left < 2) {
-            session.error_ = "the host offers no pre-shared key";
+            session.error_ = "the host does not offer a pre-shared key";
             return SSL_CLIENT_HELLO_ERROR;
         }
         left = std::min<size_t>(left - 2, big16(bytes));
         bytes += 2;
-        session.error_ = "there is no key for the identity that the host offers";
+        session.error_ = "no key is configured for the identity that the host offers";
         for (uint32_t number = 0; number < kIdentitiesMax && left >= 2; ++number) {
             const size_t length = big16(bytes);
             if (left < 2 + length + 4) {
@@ -216,7 +216,7 @@ struct TlsSession::Library {
             SSL_CTX_set1_groups_list(context, "X25519:P-256:P-384") != 1 ||
             SSL_CTX_set_ciphersuites(context, "TLS_AES_256_GCM_SHA384:TLS_AES_128_GCM_SHA256") != 1) {
             SSL_CTX_free(context);
-            throw std::runtime_error("OpenSSL has no TLS 1.3 with AES-GCM: " + last_error());
+            throw std::runtime_error("OpenSSL does not support TLS 1.3 with AES-GCM: " + last_error());
         }
         // A stream that ends in the middle of a PDU is found by who reads PDUs.
         SSL_CTX_set_options(
@@ -256,7 +256,7 @@ std::string TlsSession::library() {
 void TlsSession::open(bool is_host) {
     const size_t hash_bytes = psk_.sha384 ? 48 : 32;
     if (is_host && (psk_.identity.empty() || psk_.key.size() != hash_bytes)) {
-        throw std::invalid_argument("a pre-shared key has an identity, and as many bytes as its hash");
+        throw std::invalid_argument("a pre-shared key must have an identity, and as many bytes as its hash");
     }
     held_output_ = std::make_unique_for_overwrite<uint8_t[]>(kRecordBytes);
     ERR_clear_error();
@@ -266,7 +266,7 @@ void TlsSession::open(bool is_host) {
     BIO *sock = records != nullptr ? BIO_new_socket(fd_, BIO_NOCLOSE) : nullptr;
     if (sock == nullptr) {
         BIO_free(records);
-        throw std::runtime_error("OpenSSL can't make a TLS session: " + last_error());
+        throw std::runtime_error("OpenSSL can't create a TLS session: " + last_error());
     }
     BIO_set_data(records, this);
     BIO_set_init(records, 1);
@@ -277,7 +277,7 @@ void TlsSession::open(bool is_host) {
         SSL_set_connect_state(ssl);
         SSL_set_psk_use_session_callback(ssl, Library::use_session);
         if (SSL_set_ciphersuites(ssl, suite_of(psk_.sha384)) != 1) {
-            throw std::runtime_error(std::string("OpenSSL has no ") + suite_of(psk_.sha384));
+            throw std::runtime_error(std::string("OpenSSL does not support ") + suite_of(psk_.sha384));
         }
     } else {
         SSL_set_accept_state(ssl);

@@ -42,8 +42,8 @@ std::shared_ptr<TlsSession> TlsSession::as_target(int fd, FindPsk find_psk) {
 
 void TlsSession::take() {
     if (!established_ || taken_) {
-        throw std::invalid_argument(taken_ ? "this TLS session is somebody else's already"
-                                           : "the handshake of this TLS session is not done");
+        throw std::invalid_argument(taken_ ? "this TLS session is already in use"
+                                           : "the handshake of this TLS session is not complete");
     }
     taken_ = true;
 }
@@ -224,8 +224,8 @@ std::string TlsSession::library() {
 
 void TlsSession::open(bool /*is_host*/) {
     throw std::runtime_error(
-        "TLS: the shim was built without OpenSSL; install its headers (apt-get install libssl-dev) and install "
-        "spdk-ftl-py again");
+        "TLS: the shim was built without OpenSSL: install its headers (apt-get install libssl-dev), then reinstall "
+        "spdk-ftl-py");
 }
 
 TlsSession::~TlsSession() {

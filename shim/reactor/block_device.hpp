@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // The one interface between everything that issues block I/O and everything that serves it.
 //
-// Served by: HostQpair (NVMe/TCP to a remote namespace), EmulatedMedia, FtlCore.
-// Issued by: TargetQpair (NVMe/TCP from a remote host), FtlCore (to its base and cache), IoPort (Python).
+// Served by: HostQpair (NVMe/TCP to a remote namespace), EmulatedMedia, FtlCore. Issued by: TargetQpair (NVMe/TCP from
+// a remote host), FtlCore (to its base and cache), IoPort (Python).
 #pragma once
 
 #include <sys/uio.h>
@@ -26,8 +26,8 @@ enum class Op : uint8_t {
     zone_report,  // zone_action = ZRA; writes the NVMe zone report into iov
 };
 
-// NVMe status: SCT << 8 | SC. Zero is success; the DNR bit travels separately (Io::do_not_retry). What each means is in
-// reactor/error_class.hpp.
+// NVMe status: SCT << 8 | SC. Zero is success; the DNR bit is separate (Io::do_not_retry). reactor/error_class.hpp says
+// what each status means.
 using Status = uint16_t;
 
 namespace status {
@@ -72,15 +72,15 @@ inline constexpr Status path_error = 0x370;  // SCT 3: the connection to the dev
 inline constexpr Status host_aborted = 0x371;
 }  // namespace status
 
-// One I/O. Owned by the issuer; lent to the device from submit() until complete() runs.
-// No constructor work, no allocation: issuers keep Ios in pools sized at start.
+// One I/O. The issuer owns it, and lends it to the device from submit() until complete() runs. No constructor work, no
+// allocation: issuers keep Ios in pools sized at start.
 struct Io {
     Op op = Op::read;
     uint8_t zone_action = 0;  // ZSA or ZRA
     uint8_t zone_filter = 0;  // zone_report: ZRASF
     bool zone_all = false;    // zone_send: select-all. zone_report: partial bit
     bool fua = false;
-    bool do_not_retry = false;  // with an error: the device's DNR
+    bool do_not_retry = false;  // for an error: the device's DNR
     Status status = status::ok;
     uint64_t lba = 0;          // blocks
     uint32_t block_count = 0;  // blocks; 0 for flush, zone_send, zone_report
@@ -91,17 +91,17 @@ struct Io {
     void (*complete)(Io &) noexcept = nullptr;
     void *owner = nullptr;    // the issuer's
     uint64_t owner_data = 0;  // the issuer's
-    // The issuer's: whose writes and trims are to be done in their order (a queue of a host). Null: in one order with
-    // all others that have none.
+    // Set by the issuer: its writes and trims with the same value are done in order (a queue of a host). Null: in one
+    // order with all others without a value.
     const void *ordered_by = nullptr;
     Io *next = nullptr;            // the device's while lent, the issuer's otherwise
     uint64_t device_data[4] = {};  // the device's while lent; reserve() may use it before submit()
 
-    // A Gate's, from reserve() or submit() until complete() runs (shim/reactor/gate.hpp).
+    // Set by a Gate, from reserve() or submit() until complete() runs (shim/reactor/gate.hpp).
     void (*gated_complete)(Io &) noexcept = nullptr;
     void *gated_owner = nullptr;
-    void *gated_memory = nullptr;  // of which device behind the gate iov points into the memory
-    bool gated_cancelled = false;  // its issuer is gone: no other device is to do it
+    void *gated_memory = nullptr;  // the device behind the gate whose memory iov points into
+    bool gated_cancelled = false;  // its issuer is gone: no other device may do it
 
     [[nodiscard]] std::span<iovec> memory() const noexcept { return {iov, iov_count}; }
 };
@@ -131,33 +131,33 @@ public:
 
     [[nodiscard]] virtual const BlockDeviceInfo &info() const noexcept = 0;
 
-    // Takes the Io. Never calls complete() from inside submit(): completions come from poll().
-    // Never refuses: a device without room queues the Io.
+    // Takes the Io. Never calls complete() from inside submit(): completions come from poll(). Never refuses: a device
+    // without room queues the Io.
     virtual void submit(Io &io) noexcept = 0;
 
     // Makes progress and runs completions; returns how much it did (0 = idle).
     virtual uint32_t poll(uint64_t now_ns) noexcept = 0;
 
-    // Anything left that only further poll() calls can finish (so the reactor must not sleep for long).
+    // Only further poll() calls can finish what is left (so the reactor must not sleep for long).
     [[nodiscard]] virtual bool busy() const noexcept { return false; }
 
     // Zero-copy writes: for op == write with lba and block_count set, points io.iov/io.iov_count at the device's own
-    // memory so that the issuer receives the data straight into it, then submits. iov_room is how many entries io.iov
-    // has room for. False: no room now or not supported; the issuer brings its own buffer.
+    // memory, so that the issuer receives the data straight into it, and then submits. iov_room is the number of
+    // entries that io.iov has room for. False: no room now, or not supported; the issuer uses its own buffer.
     virtual bool reserve(Io &io, uint32_t iov_room) noexcept {
         (void)io;
         (void)iov_room;
         return false;
     }
-    // Gives back what reserve() took when the write will never be submitted.
+    // Returns what reserve() took, if the write will never be submitted.
     virtual void abandon(Io &io) noexcept { (void)io; }
 
-    // The issuer of a submitted Io has no use for its outcome any more. A device that only keeps it until something
-    // comes back completes it in one of the next polls; others do as ever.
+    // The issuer of a submitted Io no longer needs its result. A device that only holds the Io completes it in one of
+    // the next polls; others continue.
     virtual void cancel(Io &io) noexcept { (void)io; }
 
-    // The device is gone for good: whatever it answers with an error from now on, another one in its place may do. What
-    // a lost device has of Ios (reserved memory and what was received into it) stays untouched as long as it lives.
+    // The device is gone for good: another device may do whatever it fails from now on. Memory of Ios in a lost device
+    // (reserved memory, and data received into it) stays untouched while the device exists.
     [[nodiscard]] virtual bool lost() const noexcept { return false; }
 };
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// Keeps a device polled by its reactor exactly as long as the device lives: the reactor owns this small poller, not the
-// device, so that dropping the last user of a device frees it and its memory.
+// Keeps a device polled by its reactor exactly as long as the device exists. The reactor owns this small poller, not
+// the device, so dropping the last user of a device frees it and its memory.
 #pragma once
 
 #include <memory>
@@ -21,8 +21,8 @@ private:
     Device &device_;
 };
 
-// A member of the device. Must be its last member: the device is polled until this is destroyed.
-// A device must not be destroyed by the completion of one of its own Ios.
+// A member of the device, and its last one: the device is polled until this is destroyed. A device must not be
+// destroyed by the completion of one of its own Ios.
 class PollerRegistration {
 public:
     template <typename Device>

@@ -20,7 +20,7 @@ enum class ErrorClass : uint8_t {
     mistake,  // no sender who keeps the rules gets this
 };
 
-// Retrying would meet the same answer. What devices of ours say with an error of theirs.
+// A retry would get the same answer. Devices of this package set this with such errors.
 [[nodiscard]] constexpr bool dnr(Status status) noexcept {
     switch (status) {
         case status::invalid_opcode:
@@ -43,7 +43,7 @@ enum class ErrorClass : uint8_t {
     }
 }
 
-// Of the statuses that are worth another try, those that may be one block's or zone's where they last.
+// Of the statuses that are worth a retry: those that may concern one block or zone if they persist.
 [[nodiscard]] constexpr bool perhaps_media(Status status) noexcept {
     switch (status) {
         case status::internal_error:
@@ -58,7 +58,7 @@ enum class ErrorClass : uint8_t {
     }
 }
 
-// do_not_retry: the device's bit (Io::do_not_retry). It makes an error that would be worth another try final.
+// do_not_retry: the device's bit (Io::do_not_retry). It makes an error final that would be worth a retry.
 [[nodiscard]] constexpr ErrorClass error_class(Op op, Status status, bool do_not_retry) noexcept {
     switch (status) {
         case status::ok:
@@ -66,11 +66,11 @@ enum class ErrorClass : uint8_t {
 
         case status::power_loss:
         case status::invalid_namespace:  // the bdev was deleted in the target
-        case status::path_error:         // ours: the connection is gone
+        case status::path_error:         // set by the shim: the connection is gone
         case status::ana_persistent_loss:
             return ErrorClass::gone;
 
-        case status::internal_error:  // SPDK's answer to whatever failed in a bdev, without DNR
+        case status::internal_error:  // SPDK's answer to any failure in a bdev, without DNR
         case status::data_transfer_error:
         case status::too_many_active:  // a zone that is being finished makes room
         case status::too_many_open:
@@ -79,12 +79,12 @@ enum class ErrorClass : uint8_t {
             }
             return do_not_retry ? ErrorClass::command : ErrorClass::busy;
 
-        case status::capacity_exceeded:  // of a thin base: room may come, whatever its DNR says
+        case status::capacity_exceeded:  // a thin-provisioned base: space may be freed, whatever its DNR says
             return op == Op::flush ? ErrorClass::doubt : ErrorClass::busy;
 
-        // A flush that ends with one of these has not been carried out: its cache has what it had.
+        // A flush that ends with one of these was not executed: its cache is unchanged.
         case status::aborted:
-        case status::aborted_sq_deleted:  // SPDK passes on what the reset of a drive's controller did
+        case status::aborted_sq_deleted:  // SPDK passes on the effect of a reset of the drive's controller
         case status::aborted_preempted:
         case status::write_protected:
         case status::interrupted:
@@ -128,22 +128,22 @@ enum class ErrorClass : uint8_t {
     return kind == ErrorClass::gone || (kind == ErrorClass::busy && !perhaps_media(status));
 }
 
-// How long a busy device is waited for, and how often it is asked meanwhile.
+// How long the FTL waits for a busy device, and how often it asks meanwhile.
 inline constexpr uint64_t kBusyDelayMinNs = 1'000'000;
 inline constexpr uint64_t kBusyDelayMaxNs = 100'000'000;
 inline constexpr uint64_t kBusyDelayGrowth = 2;
 inline constexpr uint64_t kBusyPatienceNs = 60'000'000'000;      // one I/O of the FTL's own
 inline constexpr uint64_t kBusyReadPatienceNs = 20'000'000'000;  // a host's read: hosts give up after 30 s
-// Once something was not answered for that long, and other things were: the next of its kind. An error that stays may
-// be the medium's.
+// After an I/O has waited that long in vain, while others succeeded: the patience for the next one of its kind. The
+// error may be one of the medium.
 inline constexpr uint64_t kBusyPatienceLeftNs = 1'000'000'000;
-// A zone that is being finished makes room for another one within that, or none will.
+// A zone that is being finished makes room for another one within that time, or never.
 inline constexpr uint64_t kZonesPatienceNs = 1'000'000'000;
 
 [[nodiscard]] constexpr bool limits_zones(Status status) noexcept {
     return status == status::too_many_active || status == status::too_many_open;
 }
-// So long something that has so much patience with a busy device waits for one that answers that.
+// How long an issuer with that much patience for a busy device waits for an answer.
 [[nodiscard]] constexpr uint64_t patience_with(Status status, uint64_t patience_ns) noexcept {
     return limits_zones(status) && kZonesPatienceNs < patience_ns ? kZonesPatienceNs : patience_ns;
 }

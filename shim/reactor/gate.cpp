@@ -10,18 +10,19 @@ namespace {
 
 std::shared_ptr<BlockDevice> checked(std::shared_ptr<BlockDevice> device) {
     if (!device) {
-        throw std::invalid_argument("gate: there is no device");
+        throw std::invalid_argument("gate: no device is given");
     }
     if (dynamic_cast<Gate *>(device.get()) != nullptr) {
-        throw std::invalid_argument("gate: behind a gate there can't be another");
+        throw std::invalid_argument("gate: the device is a gate itself, and an I/O can pass only one");
     }
     return device;
 }
 
 void require_same(const char *what, uint64_t was, uint64_t is) {
     if (was != is) {
-        throw std::invalid_argument("gate: the device has another " + std::string(what) + " than the one before: " +
-                                    std::to_string(is) + " instead of " + std::to_string(was));
+        throw std::invalid_argument("gate: " + std::string(what) +
+                                    " of the new device differs from the previous one: " + std::to_string(is) +
+                                    " instead of " + std::to_string(was));
     }
 }
 

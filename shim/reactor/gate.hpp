@@ -44,28 +44,28 @@ public:
     [[nodiscard]] uint64_t deadline_ns() const noexcept { return ~uint64_t{0}; }
     bool reserve(Io &io, uint32_t iov_room) noexcept override;
     void abandon(Io &io) noexcept override;
-    void cancel(Io &io) noexcept override;  // the next device does not get it, whether it is held or will come back
+    void cancel(Io &io) noexcept override;  // the next device does not get the Io, whether it is held or will come back
 
-    // Orders: any thread but the reactor's. Each also lets go of earlier devices that nothing uses any more.
+    // Orders: from any thread but the reactor's. Each also releases earlier devices that nothing uses any more.
     void hold();  // an open gate: the device behind is lost
-    // Throws std::invalid_argument, and changes nothing, where hosts would notice the difference.
+    // Throws std::invalid_argument, and changes nothing, if hosts would notice a difference.
     void set_device(std::shared_ptr<BlockDevice> device);
     void fail(Status status);
-    // True: no device but the present one is kept.
+    // True: only the present device is kept.
     bool sweep();
-    // True: no Io is at any device but the present one. Data of some that are held may be in the memory of one.
+    // True: every Io at another device has come back. Data of held Ios may be in the memory of an earlier device.
     [[nodiscard]] bool emptied();
 
     [[nodiscard]] State state();
     [[nodiscard]] uint32_t held();
 
 private:
-    // A device, and how many Ios are at it or have their data in its memory.
+    // A device, and the number of Ios that are at it, or have their data in its memory.
     struct Behind {
         Gate *gate;
         std::shared_ptr<BlockDevice> device;
         uint64_t users = 0;
-        uint64_t sent = 0;  // of these, Ios that are at it
+        uint64_t sent = 0;  // those that are at it
     };
     using Behinds = std::vector<std::unique_ptr<Behind>>;
 
@@ -78,7 +78,7 @@ private:
     void retire(Behinds &unused);
     void take_unused(Behinds &unused);
 
-    // Whoever has the reference keeps it: an info is never changed, nor let go of. The last one counts.
+    // References stay valid: an info is never changed or freed. The last one is current.
     std::vector<std::unique_ptr<const BlockDeviceInfo>> infos_;
     std::atomic<const BlockDeviceInfo *> info_;
     State state_ = State::open;

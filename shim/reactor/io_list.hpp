@@ -52,7 +52,7 @@ public:
         return io;
     }
 
-    // Takes the Io at `position` out; O(position), for seeded schedules only.
+    // Removes the Io at `position`; O(position), only for seeded schedules.
     Io *take(uint64_t position) noexcept {
         if (position == 0) {
             return pop();

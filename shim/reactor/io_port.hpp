@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// The control plane's own way to a BlockDevice: superblocks, zone reports, restore, tests. Bounded and asynchronous;
+// The control plane's access to a BlockDevice: superblocks, zone reports, restore, tests. Bounded and asynchronous:
 // submissions cross to the reactor through a ring, completions come back as io_done events.
 #pragma once
 
@@ -33,7 +33,7 @@ public:
     // The submitter's thread (one at a time). nullopt when `depth` I/Os are outstanding.
     std::optional<uint64_t> submit(const IoRequest &request);
 
-    // Takes a completed ticket's slot back; calls reaped(slot) for each, so that the owner can let go of its buffer.
+    // Frees the slot of a completed ticket; calls reaped(slot) for each, so that the owner can release its buffer.
     template <typename Reaped>
     void reap(Reaped &&reaped) {
         for (uint32_t slot = 0; slot < slots_.size(); ++slot) {
@@ -43,7 +43,7 @@ public:
             }
         }
     }
-    // The submitter's thread. Hands over every answer whose event was dropped: untold(ticket, status, result).
+    // On the submitter's thread. Returns every answer whose event was dropped: untold(ticket, status, result).
     template <typename Untold>
     void take_untold(Untold &&untold) {
         for (Slot &slot : slots_) {
@@ -74,7 +74,7 @@ private:
     };
 
     static void on_complete(Io &io) noexcept;
-    // What is told of an answer beside its status: its result or, of an error, whether it said "do not retry".
+    // What an answer contains besides its status: its result or, for an error, whether it had "do not retry".
     [[nodiscard]] static uint64_t result_of(const Io &io) noexcept {
         return io.status == status::ok ? io.result : uint64_t{io.do_not_retry};
     }

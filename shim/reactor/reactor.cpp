@@ -68,7 +68,7 @@ Reactor::~Reactor() {
 void Reactor::start() {
     const std::lock_guard direct(direct_mutex_);
     if (running()) {
-        throw std::logic_error("reactor " + name_ + " runs already");
+        throw std::logic_error("reactor " + name_ + " is already running");
     }
     stopping_ = false;
     simulated_clock_ = false;
@@ -123,7 +123,7 @@ void Reactor::run() {
 uint32_t Reactor::step() {
     const std::lock_guard direct(direct_mutex_);
     if (running()) {
-        throw std::logic_error("reactor " + name_ + " has its own thread: step() is for stopped ones");
+        throw std::logic_error("reactor " + name_ + " has its own thread: step() works only on a stopped reactor");
     }
     refresh_clock();
     return poll_round();

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// One thread that owns a set of pollers (qpairs, media, FTL cores): polls while there is work, sleeps in epoll when
-// idle. Not started, it is driven by step() from the caller's thread: simulation and tests.
+// One thread that owns a set of pollers (qpairs, media, FTL cores): it polls while there is work, and sleeps in epoll
+// when idle. If it is not started, the caller's thread drives it with step(): simulation and tests.
 #pragma once
 
 #include <array>

@@ -1,7 +1,7 @@
-"""Directories and files that nobody else can replace, lead elsewhere, or lock.
+"""Directories and files that no other user can replace, redirect or lock.
 
-Whoever can write to a directory decides what its names stand for. So one that we keep things in belongs to the user who
-runs this, or to root, and nobody else can write to it; nor can anybody put another in its place.
+A user who can write to a directory controls what its names stand for. So a directory that this package keeps files in
+must belong to the user who runs it, or to root; nobody else may be able to write to it, or to put another in its place.
 """
 
 from __future__ import annotations
@@ -26,10 +26,11 @@ def is_trusted_owner(uid: int) -> bool:
 
 
 def open_directory(path: Path, what: str, remedy: str, *, make: bool = False, mode: int = 0o700) -> int:
-    """A descriptor of it, for names relative to it. make: with that mode, and its parents, where it is not there.
+    """A descriptor of the directory, for names relative to it. make: creates it with that mode, and its parents, if it
+    is missing.
 
-    what, remedy: for messages, ``state directory`` and ``give another with --state-dir``. Raises FtlError unless it is
-    a directory of ours where nobody else can write, and no link to one.
+    what, remedy: for messages, ``state directory`` and ``give another with --state-dir``. Raises FtlError unless the
+    path is a directory of this user in which nobody else can write, and not a link.
     """
     path = path.absolute()
     shown = f"{what} {path}"
@@ -37,7 +38,7 @@ def open_directory(path: Path, what: str, remedy: str, *, make: bool = False, mo
         if make and not os.path.lexists(path):
             for parent in reversed(path.parents):
                 if not parent.exists():
-                    # Its own, where the umask would let everybody write.
+                    # Its own mode, because the umask might let everybody write.
                     _make(parent, 0o755)
             _make(path, mode)
         descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
@@ -46,15 +47,15 @@ def open_directory(path: Path, what: str, remedy: str, *, make: bool = False, mo
         if path.is_symlink():
             where = os.path.realpath(path)
             raise FtlError(
-                f"{shown} is a symbolic link{owner}, which is not followed: if it is meant, give {where} itself; else "
-                f"remove it, or {remedy}",
+                f"{shown} is a symbolic link{owner}, which is not followed: give {where} itself, remove the link, or "
+                f"{remedy}",
                 errno=errno.ELOOP,
             ) from error
         if error.errno == errno.ENOTDIR and os.path.lexists(path):
             raise FtlError(
-                f"{shown}: it is not a directory{owner}: remove it, or {remedy}", errno=errno.ENOTDIR
+                f"{shown}: is not a directory{owner}: remove it, or {remedy}", errno=errno.ENOTDIR
             ) from error
-        raise FtlError(f"{shown} can't be used: {error.strerror}{owner}; {remedy}", errno=error.errno) from error
+        raise FtlError(f"{shown} can't be used: {error.strerror}{owner}: {remedy}", errno=error.errno) from error
     try:
         check_directory(os.fstat(descriptor), path, what, remedy)
         check_parents(path, what, remedy)
@@ -70,34 +71,35 @@ def _make(path: Path, mode: int) -> None:
 
 
 def check_directory(found: os.stat_result, path: Path, what: str, remedy: str) -> None:
-    """Raises FtlError where it belongs to somebody else, or somebody else can write to it."""
+    """Raises FtlError if the directory belongs to another user, or another user can write to it."""
     if not is_trusted_owner(found.st_uid):
         raise FtlError(
-            f"{what} {path} belongs to {show_user(found.st_uid)}, not to {show_user(own_uid())} who runs this: remove "
-            f"it, or `chown {own_uid()} {path}` if what is in it is yours, or {remedy}",
+            f"{what} {path} belongs to {show_user(found.st_uid)}, not to {show_user(own_uid())} who runs this: "
+            f"remove it, or `chown {own_uid()} {path}` if its content is yours, or {remedy}",
             errno=errno.EPERM,
         )
     if found.st_mode & OTHERS_WRITE:
         raise FtlError(
-            f"{what} {path} can be written by others (mode {stat.S_IMODE(found.st_mode):04o}): look at what is in it, "
+            f"{what} {path} can be written by others (mode {stat.S_IMODE(found.st_mode):04o}): check its content, "
             f"then `chmod go-w {path}`, or {remedy}",
             errno=errno.EPERM,
         )
 
 
 def check_parents(path: Path, what: str, remedy: str) -> None:
-    """Of a path whose last part has been looked at. Raises FtlError where somebody else can put another in its place.
+    """Checks the parents of a path whose last part was checked already. Raises FtlError if another user can replace any
+    of them.
 
-    Sticky directories such as /tmp are in order: who can write there can't rename what is not his. That a group may
-    write to a parent is left to who allowed it. A parent whose owner has no number in this user namespace can't be
-    judged, and is taken as the machine's.
+    Sticky directories such as /tmp are allowed: users can't rename there what is not theirs. A group that may write to
+    a parent is accepted, because its owner allowed that. A parent whose owner has no number in this user namespace
+    can't be judged, and counts as the machine's.
     """
     last = Path(os.path.realpath(path.absolute().parent))
     for parent in (last, *last.parents):
         try:
             found = os.stat(parent)
         except OSError as error:
-            raise FtlError(f"{what} {path}: {parent}: {error.strerror}; {remedy}", errno=error.errno) from error
+            raise FtlError(f"{what} {path}: {parent}: {error.strerror}: {remedy}", errno=error.errno) from error
         if not is_trusted_owner(found.st_uid) and not is_unmapped(found.st_uid):
             why, mend = f"belongs to {show_user(found.st_uid)}", f"`chown {own_uid()} {parent}`"
         elif found.st_mode & stat.S_IWOTH and not found.st_mode & stat.S_ISVTX:
@@ -105,15 +107,16 @@ def check_parents(path: Path, what: str, remedy: str) -> None:
         else:
             continue
         raise FtlError(
-            f"{what} {path}: {parent}, in which it is, {why}, so that it could be replaced at any time: {mend}, or "
+            f"{what} {path}: its directory {parent} {why}, so anybody with that right could replace it: {mend}, or "
             f"{remedy}",
             errno=errno.EPERM,
         )
 
 
 def open_file(name: str | Path, flags: int, what: str, *, directory: int | None = None) -> int:
-    """A regular file of ours that nobody else can write; made with mode 0600 where flags have O_CREAT. Links are not
-    followed, and nothing is waited for. Raises OSError as open(2) does, FtlError where it is somebody else's."""
+    """Opens a regular file of this user that nobody else can write; created with mode 0600 if flags have O_CREAT. Does
+    not follow links, and does not block. Raises OSError as open(2) does, FtlError if the file belongs to another
+    user."""
     flags |= os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
     descriptor = os.open(name, flags, 0o600, dir_fd=directory)
     try:
@@ -125,7 +128,7 @@ def open_file(name: str | Path, flags: int, what: str, *, directory: int | None 
 
 
 def check_file(found: os.stat_result, what: str, forbidden: int) -> None:
-    """what: it, for messages. forbidden: bits of the mode. Raises FtlError."""
+    """what: names the file in messages. forbidden: mode bits. Raises FtlError."""
     if not stat.S_ISREG(found.st_mode):
         raise FtlError(f"{what} is not a file{_owner(found)}: remove it", errno=errno.EEXIST)
     if not is_trusted_owner(found.st_uid):
@@ -135,7 +138,8 @@ def check_file(found: os.stat_result, what: str, forbidden: int) -> None:
         )
     if found.st_mode & forbidden:
         raise FtlError(
-            f"{what} is open to others (mode {stat.S_IMODE(found.st_mode):04o}): look at it, then `chmod 600` it",
+            f"{what} is open to others (mode {stat.S_IMODE(found.st_mode):04o}): check its content, then `chmod 600` "
+            "it",
             errno=errno.EPERM,
         )
 
@@ -147,16 +151,16 @@ class HeldElsewhereError(BusyError):
 def lock_file(name: str | Path, what: str, *, directory: int | None = None) -> int:
     """A descriptor that holds the lock until it is closed.
 
-    what: it, for messages. Raises HeldElsewhereError, and FtlError where it can't be had, or where others could hold
-    it: a file that somebody else may open, somebody else may lock.
+    what: names the lock in messages. Raises HeldElsewhereError; FtlError if the lock can't be taken, or if others could
+    take it: a user who may open a file may also lock it.
     """
     path = Path(name)
     try:
         descriptor = open_file(name, os.O_RDWR | os.O_CREAT, what, directory=directory)
     except OSError as error:
         owner = show_owner(path, directory=directory)
-        # A kernel that protects links in sticky directories says something else of them.
-        reason = "it is a symbolic link" if _is_link(path, directory) else f"it can't be opened: {error.strerror}"
+        # A kernel that protects links in sticky directories returns another error for them.
+        reason = "is a symbolic link" if _is_link(path, directory) else f"can't be opened: {error.strerror}"
         raise FtlError(f"{what}: {reason}{owner}: remove it", errno=error.errno) from error
     try:
         check_file(os.fstat(descriptor), what, OTHERS_DO_ANYTHING)
@@ -171,7 +175,7 @@ def lock_file(name: str | Path, what: str, *, directory: int | None = None) -> i
 
 
 def show_owner(path: Path, *, directory: int | None = None) -> str:
-    """For messages: ``, of user alice (uid 1000)``; nothing where nothing is there, or it is our own."""
+    """For messages: ``, of user alice (uid 1000)``; empty if the file is missing, or belongs to this user."""
     try:
         found = os.lstat(path) if directory is None else os.stat(path, dir_fd=directory, follow_symlinks=False)
     except OSError:

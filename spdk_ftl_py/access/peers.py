@@ -1,4 +1,4 @@
-"""Who is at the other end of a unix socket, and whether it is somebody to talk to."""
+"""Which process is at the other end of a unix socket, and whether to trust it."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class UnixSocket(Protocol):
 
 @dataclass(frozen=True)
 class Peer:
-    """As the kernel knows it: of a client from connect() on, of a server from listen() on."""
+    """As the kernel knows it: for a client from connect() on, for a server from listen() on."""
 
     pid: int
     uid: int
@@ -41,17 +41,16 @@ class Peer:
 
 @dataclass(frozen=True)
 class Trust:
-    """The user who runs this, root, and whom else it was told of."""
+    """Trusts the user who runs this, root, and further users that it is given."""
 
     user: int | None = None
     group: int | None = None
 
     def includes(self, peer: Peer, groups: Callable[[], frozenset[int] | None] = lambda: None) -> bool:
-        """groups: those of the peer; None where nothing can be said of them, so that the mode of the socket alone
-        decides.
+        """groups: those of the peer; None if they are unknown, so that only the mode of the socket decides.
 
-        In a user namespace of its own (a container) all users that have no number there look like one. None of them is
-        believed for being the user who runs this, or root; only where that number itself was given.
+        In a user namespace of its own (a container), all users without a number there look like the same user. None of
+        them is trusted as the user who runs this, or as root, unless that number was given explicitly.
         """
         if self.user is not None and peer.uid == self.user:
             return True
@@ -63,14 +62,14 @@ class Trust:
         return has is None or self.group in has
 
     def __str__(self) -> str:
-        """For messages: who that is."""
+        """For messages: who is trusted."""
         uids = dict.fromkeys(uid for uid in (own_uid(), ROOT, self.user) if uid is not None)
         whose = [*map(show_user, uids), *([] if self.group is None else [f"group {self.group}"])]
         return " or ".join(whose)
 
 
 def peer_of(connection: UnixSocket) -> Peer | None:
-    """None where the connection is gone, or of another kind."""
+    """None if the connection is gone, or is not a unix socket."""
     try:
         raw = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
     except OSError:
@@ -79,7 +78,7 @@ def peer_of(connection: UnixSocket) -> Peer | None:
 
 
 def groups_of(connection: UnixSocket, peer: Peer) -> frozenset[int] | None:
-    """All of its groups; of one that has more than 256 only the first. None: this kernel does not tell."""
+    """All groups of the peer; only the first 256 if it has more. None: this kernel does not tell."""
     try:
         raw = connection.getsockopt(socket.SOL_SOCKET, _SO_PEERGROUPS, _GROUPS_BYTES_MAX)
     except OSError as error:
@@ -88,7 +87,7 @@ def groups_of(connection: UnixSocket, peer: Peer) -> frozenset[int] | None:
 
 
 def command_of(pid: int) -> str:
-    """What it runs, if it still does: `` (name)``."""
+    """The command of the process, if it still runs: `` (name)``."""
     with contextlib.suppress(OSError):
         name = Path(f"/proc/{pid}/comm").read_text(errors="replace").strip()
         return f" ({''.join(c if c.isprintable() else '?' for c in name)})"

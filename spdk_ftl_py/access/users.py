@@ -37,7 +37,7 @@ def uid_of(user: str) -> int:
     try:
         return _number(user) if user.isdecimal() else pwd.getpwnam(user).pw_uid
     except (KeyError, ValueError):
-        raise ParameterError(f"there is no user {user!r}: give the name or the number of one") from None
+        raise ParameterError(f"there is no user {user!r}: give the name or number of an existing one") from None
 
 
 def gid_of(group: str) -> int:
@@ -45,12 +45,12 @@ def gid_of(group: str) -> int:
     try:
         return _number(group) if group.isdecimal() else grp.getgrnam(group).gr_gid
     except (KeyError, ValueError):
-        raise ParameterError(f"there is no group {group!r}: give the name or the number of one") from None
+        raise ParameterError(f"there is no group {group!r}: give the name or number of an existing one") from None
 
 
 def is_unmapped(uid: int) -> bool:
-    """It is the number under which the kernel shows each user that has none here. Only where this user namespace lacks
-    some: elsewhere it is that of a user, nobody as a rule."""
+    """The number that the kernel shows for every user without a number in this user namespace; only if the namespace
+    lacks some. Otherwise it is an ordinary user, usually nobody."""
     return uid == _overflow_uid() and not _has_all_users()
 
 
@@ -69,7 +69,7 @@ def _overflow_uid() -> int:
 
 
 def _has_all_users() -> bool:
-    """Not in a user namespace of its own, as some containers have it."""
+    """This process is not in a user namespace of its own, as some containers are."""
     try:
         lines = Path("/proc/self/uid_map").read_text().splitlines()
     except OSError:

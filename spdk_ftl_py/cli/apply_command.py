@@ -1,4 +1,4 @@
-"""`spdk-ftl apply`: makes FTLs, and who may connect to them, as a plan says."""
+"""`spdk-ftl apply`: brings FTLs, and their lists of hosts, into the state that a plan describes."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ EXIT_NOT_YET: Final = 3
 _SIGNS: Final = {CREATE: "+", DELETE: "-"}
 
 _DESCRIPTION: Final = """\
-Make FTLs, and the hosts that may connect to them, as a plan says, on any number of SPDK targets. The command changes
-only what differs from the plan, so apply it again and again, after each boot for instance. It never erases anything: it
-loads an FTL that is on a base, and creates one only where there is nothing.
+Bring FTLs, and the lists of hosts that may connect to them, into the state that a plan describes, on any number of SPDK
+targets. The command changes only what differs from the plan, so you can repeat it, for instance after each boot. It
+never erases anything: it loads the FTL on a base, and creates one only if the base is empty.
 """
 _EPILOG: Final = """\
-a plan (YAML; JSON will do):
+a plan (YAML or JSON):
   targets:
     - address: /var/tmp/spdk.sock
       ftls:
@@ -43,39 +43,39 @@ a plan (YAML; JSON will do):
             - nqn.2014-08.org.nvmexpress:uuid:b286d19a-0059-4709-abcd-9f7732b1567d
             - {nqn: "nqn.2026-11.com.example:db", dhchap_key: /etc/keys/db}
 
-  All keys: docs/provisioning.md and schemas/plan/plan.json. A key that is not known is an error, and so is a difference
-  that can't be changed while an FTL runs (its base, say): then nothing is changed at all.
+  All keys: docs/provisioning.md and schemas/plan/plan.json. An unknown key is an error, and so is a difference that
+  can't be changed while an FTL runs (such as its base). The command then changes nothing.
 
-exit codes: 0 all is as the plan says, or --dry-run has shown what would be changed; 1 failure (the output says what was
-done; apply the plan again to go on); 2 wrong usage, or a fault in the plan; 3 an FTL is not online yet (its base is not
-there, say: the daemon goes on waiting), or, with --check, something would be changed; 130 interrupted
+exit codes: 0 everything matches the plan, or --dry-run has shown what it would change; 1 failure (the output says what
+was done; apply the plan again to continue); 2 wrong usage, or a fault in the plan; 3 an FTL is not online yet (for
+instance because its base does not exist yet; the daemon keeps waiting), or --check found differences; 130 interrupted
 """
 
 
 def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = subparsers.add_parser(
         "apply",
-        help="make FTLs, and who may connect to them, as a plan says",
+        help="create or change FTLs, and the hosts that may connect to them, to match a plan",
         description=_DESCRIPTION,
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("plan", metavar="PLAN", type=text, help="file with the plan; - is standard input")
-    parser.add_argument("--dry-run", action="store_true", help="show what would be changed, and change nothing")
+    parser.add_argument("plan", metavar="PLAN", type=text, help="file with the plan; - reads standard input")
+    parser.add_argument("--dry-run", action="store_true", help="show what the command would change, and change nothing")
     parser.add_argument(
-        "--check", action="store_true", help="as --dry-run, with exit code 3 where something would be changed"
+        "--check", action="store_true", help="the same as --dry-run, but exit with code 3 if there are differences"
     )
     parser.add_argument(
         "--prune",
         action="store_true",
-        help="delete the FTLs that the plan lacks, on targets that it names (their data stays on the bases)",
+        help="delete FTLs that the plan lacks, on the targets that it names (their data stays on the bases)",
     )
     parser.add_argument(
         "--wait",
         type=_seconds,
         default=0,
         metavar="SECONDS",
-        help="wait so long until all FTLs of the plan are online (default: %(default)s)",
+        help="how long to wait until all FTLs of the plan are online (default: %(default)s)",
     )
     add_socket(parser)
     parser.add_argument("--json", action="store_true", help="print JSON instead of lines")
@@ -84,7 +84,7 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 def _seconds(text: str) -> int:
     if not text.isdecimal() or len(text) > 6:
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number of seconds")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of seconds")
     return int(text)
 
 
@@ -105,7 +105,7 @@ def run(args: argparse.Namespace) -> int:
             progress=(lambda step: None) if args.json else _show_step,
         )
     except FtlError as error:
-        # No daemon, say. Programs read standard output.
+        # For example if no daemon runs. Programs read standard output.
         outcome = Outcome(Changes(), dry_run, error=shown(error.message))
     if args.json:
         print(json.dumps(outcome.to_dict(), indent=2), flush=True)
@@ -116,7 +116,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _read(path: str) -> Plan:
-    """Raises ParameterError, and FtlError where there is no such file."""
+    """Raises ParameterError, and FtlError if the file does not exist."""
     name = "standard input" if path == "-" else path
     try:
         if path == "-":
@@ -141,12 +141,12 @@ def _show_end(outcome: Outcome, *, quiet: bool, check: bool) -> int:
         return EXIT_FAILURE
     if not quiet:
         for target, name in outcome.changes.extra:
-            print(f"? {name} on {target}: not in the plan, left alone (--prune deletes it)")
+            print(f"? {name} on {target}: not in the plan, left as it is (--prune deletes it)")
     if outcome.error is not None:
         print(f"spdk-ftl: {outcome.error}", file=sys.stderr)
         total = len(outcome.changes.steps)
         if len(outcome.done) < total:
-            told = f"{len(outcome.done)} of {total} changes are done; applied again, the plan goes on from there"
+            told = f"{len(outcome.done)} of {total} changes are done; apply the plan again to make the rest"
             print(f"spdk-ftl: {told}", file=sys.stderr)
         return EXIT_FAILURE
     if not quiet:
@@ -156,6 +156,6 @@ def _show_end(outcome: Outcome, *, quiet: bool, check: bool) -> int:
     if outcome.dry_run:
         return EXIT_NOT_YET if check and outcome.changes.steps else EXIT_AS_PLANNED
     for each in outcome.waiting:
-        why = each.get("waiting_for") or each.get("progress") or each.get("error") or "it is being made"
+        why = each.get("waiting_for") or each.get("progress") or each.get("error") or "it is being created"
         print(f"spdk-ftl: {each['name']} on {each['target']} is {each['state']}: {shown(str(why))}", file=sys.stderr)
     return EXIT_NOT_YET if outcome.waiting else EXIT_AS_PLANNED

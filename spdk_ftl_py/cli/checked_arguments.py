@@ -1,5 +1,5 @@
-"""Arguments made from schemas/*.json, checked one by one when they are parsed: the daemon would refuse the same, but
-what is nonsense by itself is wrong usage."""
+"""Arguments made from schemas/*.json, checked one by one when they are parsed. The daemon would refuse the same values,
+but a value that can't be right anywhere is wrong usage."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _LIMIT_PAIRS: Final = {"limits": "", "limit_thresholds": "_threshold"}
 
 
 def parameter(rpc: schema.RpcSchema, name: str, convert: Callable[[str], Any] = str) -> Callable[[str], Any]:
-    """A type for argparse: a value of that parameter (an array: an entry of it), as convert() makes it."""
+    """A type for argparse: a value of that parameter (for an array: one entry), as convert() makes it."""
     listed = rpc.parameter(name).type == "array"
 
     def check(given: str) -> Any:
@@ -37,7 +37,7 @@ def parameter(rpc: schema.RpcSchema, name: str, convert: Callable[[str], Any] = 
 
 
 def check_arguments(parser: argparse.ArgumentParser, rpc: schema.RpcSchema) -> None:
-    """Those that plugin.add_arguments() has added."""
+    """The parameters in the arguments that plugin.add_arguments() has added."""
     names = {each.name for each in rpc.parameters if each.flags and each.type != "boolean"}
     for action in parser._actions:
         convert: Any = action.type
@@ -50,7 +50,7 @@ def check_arguments(parser: argparse.ArgumentParser, rpc: schema.RpcSchema) -> N
 
 
 def check_together(rpc: schema.RpcSchema, params: Mapping[str, Any]) -> None:
-    """All of them, and what they say of the conf. Raises ParameterError."""
+    """All parameters, including those of conf. Raises ParameterError."""
     rpc.check(dict(params))
     _check_conf(rpc, params)
     if rpc.method == "bdev_ftl_create":
@@ -75,26 +75,26 @@ def _check_new_uuid(params: Mapping[str, Any]) -> None:
     new = params.get("new_uuid")
     _check_nil(new)
     if new is not None and UUID(new) == UUID(params["uuid"]):
-        raise ParameterError("argument --new-uuid: it is that of -u: choose another, or leave it out")
+        raise ParameterError("argument --new-uuid: is the same as -u: choose another, or leave it out")
 
 
 def _check_terms(params: Mapping[str, Any]) -> None:
-    """As Terms.take() of the daemon, with the names of options."""
+    """The same rules as Terms.take() of the daemon, with the names of options."""
     new, given = params.get("new_uuid"), params.get("uuid")
     _check_nil(new)
     if new is not None and given is not None and UUID(given).int:
-        raise ParameterError("-u loads an FTL, --new-uuid is for one that is created: give one of them")
+        raise ParameterError("-u loads an FTL, --new-uuid creates one: give only one of them")
     if params.get("load_or_create"):
         if params.get("force"):
-            raise ParameterError("--force erases what is on the base, --load-or-create never does: give one of them")
+            raise ParameterError("--force erases the base, --load-or-create never does: give only one of them")
         if params.get("no_data"):
-            raise ParameterError("what --no-data makes can't be loaded again: leave --load-or-create out")
+            raise ParameterError("an FTL made with --no-data can't be loaded again: leave --load-or-create out")
 
 
 def _check_nil(new: str | None) -> None:
     if new is not None and not UUID(new).int:
         raise ParameterError(
-            "argument --new-uuid: the nil UUID, which no FTL can have: choose another, or leave it out"
+            "argument --new-uuid: is the nil UUID, which no FTL can have: choose another, or leave it out"
         )
 
 
@@ -104,7 +104,7 @@ def _check_conf(rpc: schema.RpcSchema, params: Mapping[str, Any]) -> None:
 
 
 def _pairs(rpc: schema.RpcSchema, convert: Any, name: str) -> Callable[[str], Any]:
-    """Of NAME=VALUE,...: name with NAME for {} is the parameter, or, where it is empty, conf."""
+    """For NAME=VALUE,...: the parameter is `name` with NAME for {}; if `name` is empty, NAME is a member of conf."""
 
     def check(given: str) -> Any:
         pairs = convert(given)

@@ -27,7 +27,7 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     status.set_defaults(run=_status)
     devices = _add(subparsers, "devices", "list the FTLs of the daemon", aliases=("list",))
     devices.set_defaults(run=_devices)
-    stats = _add(subparsers, "stats", "show the statistics of an FTL: what was written, relocated, reset", name=True)
+    stats = _add(subparsers, "stats", "show the statistics of an FTL: what was written, relocated and reset", name=True)
     stats.set_defaults(run=_named("bdev_ftl_get_stats"))
     properties = _add(
         subparsers, "properties", "show the state, geometry, configuration and bands of an FTL", name=True
@@ -35,25 +35,29 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     properties.set_defaults(run=_named("bdev_ftl_get_properties"))
     hosts = _add(subparsers, "hosts", "list the hosts of an FTL: allowed, connected, refused", name=True)
     hosts.set_defaults(run=_hosts)
-    _add_rpc(subparsers, "create", "create an FTL: what `spdk-rpc --plugin spdk_ftl_py bdev_ftl_create` does")
-    _add_rpc(subparsers, "delete", "delete an FTL: what `spdk-rpc --plugin spdk_ftl_py bdev_ftl_delete` does")
+    _add_rpc(subparsers, "create", "create an FTL (the same as `spdk-rpc --plugin spdk_ftl_py bdev_ftl_create`)")
+    _add_rpc(subparsers, "delete", "delete an FTL (the same as `spdk-rpc --plugin spdk_ftl_py bdev_ftl_delete`)")
     _add_rpc(subparsers, "add-host", "let a host connect to an FTL")
-    _add_rpc(subparsers, "remove-host", "let a host not connect to an FTL any more, and end its connections")
-    _add_rpc(subparsers, "allow-any-host", "let any host connect to an FTL, or only those in its list")
-    _add_rpc(subparsers, "grow", "give an FTL all of its base, which has got larger")
-    _add_rpc(subparsers, "load", "load an FTL that is on its base bdev: what `create` with its uuid does")
-    _add_rpc(subparsers, "unload", "halt an FTL and let go of its bdevs: what `delete` does")
+    _add_rpc(subparsers, "remove-host", "remove a host from the list of an FTL, and end its connections")
+    _add_rpc(subparsers, "allow-any-host", "let any host connect to an FTL, or only the hosts in its list")
+    _add_rpc(subparsers, "grow", "grow an FTL onto all of its base, after the base has been enlarged")
+    _add_rpc(subparsers, "load", "load an existing FTL from its base bdev (the same as `create` with its uuid)")
+    _add_rpc(subparsers, "unload", "halt an FTL and release its bdevs (the same as `delete`)")
     _add_rpc(subparsers, "unmap", "trim blocks of an FTL, durably")
-    _add_rpc(subparsers, "set-property", "change a setting of an FTL while it runs, and keep it")
-    _add_rpc(subparsers, "set-cache", "give an FTL an nv cache, or another one, while it runs")
-    _add_rpc(subparsers, "remove-cache", "take the nv cache of an FTL away while it runs")
-    _add_rpc(subparsers, "rename", "give an FTL another name, in the target too")
-    _add_rpc(subparsers, "set-uuid", "give the copy of an FTL, on a bdev that nobody has, a uuid of its own")
+    _add_rpc(subparsers, "set-property", "change a setting of an FTL while it runs, and save it")
+    _add_rpc(subparsers, "set-cache", "add an nv cache to an FTL, or replace its nv cache, while it runs")
+    _add_rpc(subparsers, "remove-cache", "remove the nv cache of an FTL while it runs")
+    _add_rpc(subparsers, "rename", "rename an FTL, in the target too")
+    _add_rpc(subparsers, "set-uuid", "give a copy of an FTL, on an unclaimed bdev, a uuid of its own")
     buffers = _add(subparsers, "remove-buffers", "remove write buffer files that no FTL needs (see status)")
     rpc = schema.load("ftl_remove_buffers")
     uuid = parameter(rpc, "uuid")
     buffers.add_argument(
-        "uuid", nargs="?", metavar="UUID", type=uuid, help="of the FTL whose file it was (default: all of them)"
+        "uuid",
+        nargs="?",
+        metavar="UUID",
+        type=uuid,
+        help=("UUID of the FTL that the file belongs to (default: all of them)"),
     )
     add_arguments(buffers, rpc)
     buffers.set_defaults(run=_remove_buffers)
@@ -69,7 +73,7 @@ target_socket: Final = parsed(target_address, without="-s: ")
 
 
 def add_socket(parser: argparse.ArgumentParser) -> None:
-    """And whose it may be."""
+    """Adds the options for the daemon's socket and its user."""
     parser.add_argument(
         "--socket",
         metavar="PATH",
@@ -80,7 +84,7 @@ def add_socket(parser: argparse.ArgumentParser) -> None:
         "--daemon-user",
         metavar="USER",
         type=account,
-        help=f"whose daemon is believed, beside your own and root's (default: ${USER_ENVIRONMENT}, else nobody's)",
+        help=f"user whose daemon to trust, besides your own and root's (default: ${USER_ENVIRONMENT}, else none)",
     )
 
 
@@ -91,19 +95,20 @@ def add_target(parser: argparse.ArgumentParser) -> None:
         "--target",
         metavar="SOCKET",
         type=target_socket,
-        help="RPC socket of the SPDK target that the FTL is on (needed only where several have one of that name)",
+        help=(
+            "RPC socket of the SPDK target that the FTL is on (needed only if several targets have an FTL of that name)"
+        ),
     )
 
 
 def named(args: argparse.Namespace) -> dict[str, Any]:
-    """The parameters that say which FTL is meant: the arguments "name" and those of add_target(). Raises
-    ParameterError."""
+    """The parameters that identify an FTL: the argument "name" and those of add_target(). Raises ParameterError."""
     target = {} if args.target is None else {"target": target_address(args.target)}
     return {"name": args.name, **target}
 
 
 def daemon_client(args: argparse.Namespace) -> DaemonClient:
-    """Of the arguments of add_socket(). Raises ParameterError."""
+    """The client for the arguments of add_socket(). Raises ParameterError."""
     return DaemonClient(args.socket, user=args.daemon_user)
 
 
@@ -143,7 +148,9 @@ def _add_rpc(subparsers: argparse._SubParsersAction[argparse.ArgumentParser], co
         default=TARGET_DEFAULT if on_a_bdev else None,
         help=f"RPC socket of the SPDK target (default: {TARGET_DEFAULT})"
         if on_a_bdev
-        else "RPC socket of the SPDK target that the FTL is on (needed only where several have one of that name)",
+        else (
+            "RPC socket of the SPDK target that the FTL is on (needed only if several targets have an FTL of that name)"
+        ),
     )
     add_arguments(parser, rpc)
     check_arguments(parser, rpc)
@@ -169,7 +176,7 @@ def _status(args: argparse.Namespace) -> int:
     if args.json:
         _show_mapping(daemon, "spdk-ftl daemon", as_json=True)
         return 0
-    # A daemon that was not restarted with an upgrade does not tell.
+    # A daemon that was not restarted after an upgrade does not report this.
     buffers = daemon.pop("unneeded_buffers", [])
     _show_mapping(daemon, "spdk-ftl daemon", as_json=False)
     if buffers:
@@ -332,8 +339,8 @@ def _show_mapping(mapping: Mapping[str, Any], title: str, *, as_json: bool) -> N
 
 
 def _flat(mapping: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
-    """Nested mappings as dotted names, SPDK's lists of properties too; other lists of mappings, which belong into
-    --json, as their length."""
+    """Nested mappings and SPDK's lists of properties as dotted names; other lists of mappings as their length (--json
+    shows them)."""
     for key, value in mapping.items():
         if isinstance(value, Mapping):
             yield from _flat(value, f"{prefix}{key}.")

@@ -15,7 +15,7 @@ _PATHS: Final = frozenset(
 """What --help calls a value, or its own name, where it is a path."""
 
 _DESCRIPTION: Final = """\
-Print a script that makes a shell complete commands, options and their values. For bash, in ~/.bashrc:
+Print a script with which a shell completes commands, options and their values. For bash, in ~/.bashrc:
   eval "$(spdk-ftl completion bash)"
 For zsh, in ~/.zshrc, behind compinit:
   eval "$(spdk-ftl completion zsh)"
@@ -57,7 +57,7 @@ complete -F _spdk_ftl spdk-ftl
 def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = subparsers.add_parser(
         "completion",
-        help="print what makes bash or zsh complete these commands",
+        help="print a script that completes these commands in bash or zsh",
         description=_DESCRIPTION,
         epilog="exit codes: 0 success, 1 failure, 2 wrong usage",
         formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -17,29 +17,30 @@ from ..text import shown
 from .commands import add_socket, daemon_client, target_socket
 
 _SAVE: Final = """\
-Print the configuration of a target, as SPDK's own save_config does, but without what the daemon made in it, and with a
-section "ftl" that brings back its FTLs and what stands on them. The daemon remembers what stands on them, too.
+Print the configuration of a target like SPDK's own save_config, but without what the daemon made in the target. A
+section "ftl" recreates the FTLs and what is built on them. The daemon also remembers what is built on them.
 """
 _SAVE_EPILOG: Final = """\
-Both start from that file, in any order:
+Target and daemon start from that file, in any order:
   spdk_tgt -c FILE        (or spdk-ftl target -c FILE)
   spdk-ftl serve --config FILE
 
-The file has the paths of key files, but no keys.
+The file contains the paths of key files, but no keys.
 
 exit codes: 0 success, 1 failure, 2 wrong usage
 """
 _LOAD: Final = """\
-Take the FTLs of a saved configuration: the daemon loads each as soon as its target and base bdev are there, and then
-makes what stands on it. An FTL that the daemon has already keeps its settings; the daemon only makes what is missing of
-what stands on it. SPDK's part of the file is ignored. Prints what was loaded, what was there, and what waits, as JSON.
+Load the FTLs of a saved configuration. The daemon loads each FTL as soon as its target and base bdev exist, and then
+recreates what is built on it. An FTL that the daemon already has keeps its settings; the daemon only recreates what is
+missing on it. The command ignores SPDK's part of the file. It prints, as JSON, which FTLs were loaded, which the daemon
+already had, and which wait.
 """
 
 
 def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     save = subparsers.add_parser(
         "save-config",
-        help="print the configuration of a target, with its FTLs, for a start after a reboot",
+        help="print the configuration of a target, with its FTLs, to start from after a reboot",
         description=_SAVE,
         epilog=_SAVE_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -48,21 +49,26 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "-s",
         "--target",
         type=target_socket,
-        help="RPC socket of the SPDK target (default: that of all FTLs, where it is one)",
+        help="RPC socket of the SPDK target (default: the only target on which the daemon has FTLs)",
     )
     save.add_argument(
-        "-o", "--output", metavar="FILE", help="write it there, mode 0600, all or nothing (default: standard output)"
+        "-o",
+        "--output",
+        metavar="FILE",
+        help=("write it to this file, mode 0600, completely or not at all (default: standard output)"),
     )
     add_socket(save)
     save.set_defaults(run=_save)
     load = subparsers.add_parser(
         "load-config",
-        help="take FTLs from a saved configuration",
+        help="load the FTLs of a saved configuration",
         description=_LOAD,
         epilog="exit codes: 0 success, 1 failure, 2 wrong usage",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    load.add_argument("file", metavar="FILE", help="as save-config, or save_config of the plugin, wrote it")
+    load.add_argument(
+        "file", metavar="FILE", help=("configuration written by save-config, or by save_config of the plugin")
+    )
     load.add_argument(
         "-s",
         "--target",

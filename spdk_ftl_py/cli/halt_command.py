@@ -1,4 +1,4 @@
-"""`spdk-ftl halt`: ends the daemon for good, as far as the targets are concerned."""
+"""`spdk-ftl halt`: ends the daemon, and removes what it made in the targets."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ from typing import Final
 from .commands import add_socket, daemon_client
 
 END_TIMEOUT_S: Final = 10.0
-"""Once everything is undone, the process has little left to do."""
+"""How long the process may take to end after everything is undone."""
 
 _DESCRIPTION: Final = """\
-End the daemon, and undo what it made in the targets: it halts every FTL cleanly, removes its bdevs, private subsystems
-and keys, and ends. What stands on such a bdev loses it. A signal (`systemctl stop`) leaves all of that in the targets
-for the next daemon, which takes it over. The next daemon loads the FTLs either way; to be rid of one, delete it.
+End the daemon, and undo what it made in the targets. The daemon halts every FTL cleanly, removes its bdevs, private
+subsystems and keys, and ends. What is built on such a bdev loses it. A signal (`systemctl stop`) leaves all of this in
+the targets, and the next daemon takes it over. The next daemon loads the FTLs in both cases, unless you delete them.
 
-Where systemd has the control socket, the next command starts the daemon again: stop spdk-ftl.socket, too.
+If systemd owns the control socket, the next command starts the daemon again: stop spdk-ftl.socket too.
 """
 _EPILOG: Final = """\
-exit codes: 0 all is halted and undone, 1 failure (what is left is on stderr; the daemon has ended all the same, and the
-next one goes on with it), 2 wrong usage
+exit codes: 0 everything is halted and undone, 1 failure (stderr says what is left; the daemon has ended anyway, and the
+next one continues), 2 wrong usage
 """
 
 
 def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = subparsers.add_parser(
         "halt",
-        help="end the daemon, and take its FTLs out of the targets",
+        help="end the daemon, and remove its FTLs from the targets",
         description=_DESCRIPTION,
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -40,7 +40,7 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 
 def run(args: argparse.Namespace) -> int:
-    """Returns when the daemon is gone. Raises FtlError."""
+    """Returns when the daemon has ended. Raises FtlError."""
     client = daemon_client(args)
     with _process(client.call("ftl_get_daemon")["pid"]) as daemon:
         try:
@@ -48,13 +48,14 @@ def run(args: argparse.Namespace) -> int:
         finally:
             if daemon is not None:
                 select.select([daemon], [], [], END_TIMEOUT_S)
-    print(f"halted, and taken out of the target: {', '.join(halted) or 'no FTLs'}")
+    print(f"halted, and removed from the target: {', '.join(halted) or 'no FTLs'}")
     return 0
 
 
 @contextlib.contextmanager
 def _process(pid: int) -> Iterator[int | None]:
-    """Readable when it has ended; None where it can't be seen, as one in a container."""
+    """A descriptor that is readable when the process has ended; None if the process is not visible, as in a
+    container."""
     try:
         descriptor = os.pidfd_open(pid)
     except OSError:

@@ -25,7 +25,7 @@ EXIT_USAGE: Final = 2
 EXIT_INTERRUPTED: Final = 130
 
 COMPLETION: Final = "completion"
-"""Has to know all the others."""
+"""Needs the parsers of all other commands."""
 
 # In the order in which --help shows them.
 _MODULES: Final[tuple[tuple[str, tuple[str, ...]], ...]] = (
@@ -54,30 +54,30 @@ _MODULES: Final[tuple[tuple[str, tuple[str, ...]], ...]] = (
 _INSTALL: Final = "is the package installed with its dependencies (pip install .)?"
 
 _DESCRIPTION: Final = """\
-A flash translation layer for zoned bdevs of a live SPDK target: random 4 KiB writes on drives that only take
-sequential ones, with SPDK's own rpc.py as its provisioning tool.
+A flash translation layer for zoned bdevs of a live SPDK target: random 4 KiB writes on drives that take only
+sequential ones. SPDK's own rpc.py is the provisioning tool.
 """
 
 _EPILOG: Final = """\
-how it goes together:
+overview:
   spdk_tgt                                        your SPDK target (or `spdk-ftl target`, an emulated one)
-  spdk-ftl serve                                  the daemon that runs the FTLs, beside the target
-  spdk-rpc nvmf_create_transport -t TCP           once per target: daemon and target speak NVMe/TCP
+  spdk-ftl serve                                  runs the FTLs, in a daemon beside the target
+  spdk-rpc nvmf_create_transport -t TCP           once for each target: daemon and target use NVMe/TCP
   spdk-rpc --plugin spdk_ftl_py bdev_ftl_create -b ftl0 -d Nvme0n1
-                                                  makes ftl0 of the zoned bdev Nvme0n1; a bdev like any other
-  spdk-ftl devices                                what runs, and how it fares
-  spdk-ftl save-config -o FILE                    for a reboot: spdk_tgt -c FILE, spdk-ftl serve --config FILE
+                                                  creates the bdev ftl0 on the zoned bdev Nvme0n1
+  spdk-ftl devices                                lists the FTLs and their states
+  spdk-ftl save-config -o FILE                    then start with spdk_tgt -c FILE, spdk-ftl serve --config FILE
   spdk-ftl add-host -b ftl0 --host NQN            lets an NVMe/TCP host other than the target connect to it
-  spdk-ftl apply plan.yaml                        all of this from a file, as often as you like
+  spdk-ftl apply plan.yaml                        does all of this from a file; can be repeated
 
 first steps without hardware:
-  spdk-ftl demo                                   the whole of it on an emulated ZNS drive, with verified I/O
-  spdk-ftl torture                                the FTL crashed over and over, and what it must keep checked
+  spdk-ftl demo                                   runs target, daemon and verified I/O on an emulated ZNS drive
+  spdk-ftl torture                                crashes the FTL again and again, and verifies its promises
 
 environment:
   SPDK_FTL_SOCK         control socket of the daemon (default: /run/spdk-ftl/spdk-ftl.sock for root,
                         $XDG_RUNTIME_DIR/spdk-ftl/spdk-ftl.sock for others)
-  SPDK_FTL_DAEMON_USER  whose daemon is believed, beside your own and root's
+  SPDK_FTL_DAEMON_USER  user whose daemon to trust, besides your own and root's
   SPDK_FTL_STATE        state directory of the daemon
 
 exit codes: 0 success, 1 failure (the reason is on stderr), 2 wrong usage, 130 interrupted
@@ -85,7 +85,7 @@ exit codes: 0 success, 1 failure (the reason is on stderr), 2 wrong usage, 130 i
 
 
 def build_parser(only: str | None = None) -> argparse.ArgumentParser:
-    """The parser; only: a subcommand that is known to be the one called (the others then take no part)."""
+    """The parser; only: the subcommand that is called, if it is known (the others are then left out)."""
     parser = argparse.ArgumentParser(
         prog="spdk-ftl",
         description=_DESCRIPTION,
@@ -113,12 +113,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             args = build_parser(None if only == COMPLETION else only).parse_args(arguments)
             code = int(args.run(args))
         finally:
-            # Here, where it can be told, not when Python ends.
+            # Here, where an error can be reported, not when Python ends.
             if sys.stdout is not None:
                 sys.stdout.flush()
         return code
     except FtlError as error:
-        # Parts of it may be a stranger's: a name, or what a target replied.
+        # Parts of the message may come from strangers: a name, or a target's reply.
         print(f"spdk-ftl: {shown(error.message, keep=LINES)}", file=sys.stderr)
         return EXIT_FAILURE
     except ImportError as error:
@@ -128,13 +128,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
     except BrokenPipeError:
-        # Whoever read our output has had enough of it.
+        # The reader of our output has closed it.
         _drop_output()
         return code or EXIT_FAILURE
     except OSError as error:
-        # Where no file is named it is standard output, as a rule.
+        # An error without a file name usually concerns standard output.
         _drop_output()
-        if code == EXIT_OK:  # else the command has told its failure
+        if code == EXIT_OK:  # Otherwise the command has reported its failure.
             print(f"spdk-ftl: {only}: {error.filename or 'output'}: {error.strerror or error}", file=sys.stderr)
         return code or EXIT_FAILURE
 
@@ -159,7 +159,7 @@ def _register(
     try:
         command: Any = importlib.import_module(module)
     except ImportError as error:
-        # One broken dependency must not take away the commands that do without it.
+        # One broken dependency must not disable the commands that do not need it.
         if wanted:
             raise FtlError(f"{commands[0]}: {error}; {_INSTALL}") from error
         for name in commands:

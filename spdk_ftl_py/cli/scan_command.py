@@ -15,18 +15,18 @@ from .commands import TARGET_DEFAULT, add_socket, daemon_client, target_socket
 
 _GIB_BLOCKS: Final = 1 << 18
 _DESCRIPTION: Final = """\
-Tell which FTLs, and nv caches of FTLs, are on a bdev of a target: name, uuid, size, halted cleanly or not. It only
-reads the bdev, and leaves nothing in the target. It can't look at a bdev that somebody else has claimed (another bdev,
-an export); of the daemon's own FTLs it tells the state.
+List the FTLs and nv caches of FTLs on the bdevs of a target: name, uuid, size, and whether the FTL was halted cleanly.
+The scan only reads, and leaves nothing in the target. It can't read a bdev that somebody else has claimed (another
+bdev, an export). For the daemon's own FTLs it shows the state.
 """
 
 
 def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = subparsers.add_parser(
         "scan",
-        help="tell which FTLs are on the bdevs of a target",
+        help="list the FTLs on the bdevs of a target",
         description=_DESCRIPTION,
-        epilog="exit codes: 0 success, also where there is none; 1 failure, 2 wrong usage",
+        epilog="exit codes: 0 success, even if nothing was found; 1 failure, 2 wrong usage",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     rpc = schema.load("bdev_ftl_scan")
@@ -35,7 +35,7 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         nargs="?",
         metavar="BASE_BDEV",
         type=parameter(rpc, "base_bdev"),
-        help="name of the bdev (default: all that nobody has)",
+        help="name of the bdev (default: all unclaimed bdevs)",
     )
     parser.add_argument(
         "-s",
@@ -76,7 +76,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _row(each: Mapping[str, Any]) -> list[str]:
     if each.get("uuid") is None:
-        remark = "nothing of ours"
+        remark = "no FTL"
         if each.get("error"):
             remark = each["error"]
         elif each.get("cache_of"):

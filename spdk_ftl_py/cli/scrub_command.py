@@ -1,4 +1,4 @@
-"""`spdk-ftl scrub`: orders that everything an FTL has in force is read and verified, and waits for it."""
+"""`spdk-ftl scrub`: orders a scrub of an FTL, and waits for its end."""
 
 from __future__ import annotations
 
@@ -22,23 +22,23 @@ EXIT_BAD: Final = 1
 EXIT_NOT_SCRUBBED: Final = 2
 
 _DESCRIPTION: Final = """\
-Read and verify everything that an FTL has in force on its base, while it is served: data, by their CRC, with the
-metadata that tell of them. What is bad, or slow to read, is moved. Without this command it is done in the background,
-at least once in conf scrub_days.
+Read and verify all valid data and metadata of an FTL on its base, while the FTL serves hosts. The FTL moves blocks that
+are damaged or slow to read. Without this command the FTL does this in the background, at least once in conf
+scrub_days.
 """
 _EPILOG: Final = """\
-Ordered twice it is done once; who orders it later waits for the one under way. Ctrl-C ends the waiting, not the scrub.
+If a scrub is already ordered, the command waits for that one. Ctrl-C ends the wait, not the scrub.
 
-exit codes: 0 all was read well (with --no-wait or --stop: it is ordered, or stopped), 1 bad blocks were found, or
-some could not be read, 2 it was not done (wrong usage, no such FTL, stopped by somebody, failed; the reason is on
-stderr), 130 interrupted
+exit codes: 0 all blocks are good (with --no-wait or --stop: the scrub is ordered, or stopped), 1 the scrub found
+damaged or unreadable blocks, 2 the scrub did not finish (wrong usage, no such FTL, stopped by somebody, failed; the
+reason is on stderr), 130 interrupted
 """
 
 
 def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = subparsers.add_parser(
         "scrub",
-        help="read and verify everything an FTL has on its base, while it is served",
+        help="read and verify everything that an FTL has on its base, while it runs",
         description=_DESCRIPTION,
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -46,11 +46,11 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.add_argument("name", type=ftl_name, help="name of the FTL bdev, e.g. ftl0")
     add_target(parser)
     add_socket(parser)
-    parser.add_argument("--no-wait", action="store_true", help="order it, and do not wait for its end")
+    parser.add_argument("--no-wait", action="store_true", help="order the scrub, and do not wait for its end")
     parser.add_argument(
         "--stop",
         action="store_true",
-        help="what was ordered goes on at the pace of scrub_days (0: it ends)",
+        help="cancel the order: the scrub continues at the pace of scrub_days (0: it ends)",
     )
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     parser.set_defaults(run=run)
@@ -75,12 +75,12 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _told(told: Mapping[str, Any], args: argparse.Namespace, code: int) -> int:
-    """The exit code, once it is shown."""
+    """Shows the result, and returns the exit code."""
     try:
         _show(told, args.name, as_json=args.json)
     except OSError as error:
         print(f"spdk-ftl: scrub {args.name}: the result can't be written: {error.strerror}", file=sys.stderr)
-        # Not the exit code of bad blocks where there are none.
+        # Not the exit code for bad blocks, because there are none.
         return EXIT_NOT_SCRUBBED if code == EXIT_CLEAN else code
     return code
 
@@ -88,8 +88,8 @@ def _told(told: Mapping[str, Any], args: argparse.Namespace, code: int) -> int:
 def _wait(
     client: DaemonClient, which: Mapping[str, Any], number: int, progress: Callable[[float], None]
 ) -> Mapping[str, Any]:
-    """What that round, or one that began later, has found. While the FTL has lost its base, so that it is nothing that
-    could be asked, the daemon is asked again. Raises FtlError where it does not come to an end."""
+    """The result of that round, or of a later one. While the FTL has lost its base and can't be asked, the daemon is
+    asked again. Raises FtlError if the round does not end."""
     while True:
         try:
             stats: Mapping[str, Any] = client.call("bdev_ftl_get_stats", which)
@@ -98,7 +98,7 @@ def _wait(
                 raise
             stats = {"state": "failed"}
         if stats["state"] == "failed":
-            # Mostly its base has been lost, and it will come back.
+            # Usually it has lost its base, which will come back.
             _check_returns(client, which)
         else:
             status = stats["scrub"]
@@ -107,17 +107,17 @@ def _wait(
                 return last
             if not status.get("ordered"):
                 raise FtlError(
-                    "it is no longer on order (somebody has stopped it, or the FTL was loaded anew): order it again"
+                    "the scrub is no longer ordered (somebody stopped it, or the FTL was loaded again): order it again"
                 )
             progress(float(status["progress"] or 0.0))
         time.sleep(POLL_S)
 
 
 def _check_returns(client: DaemonClient, which: Mapping[str, Any]) -> None:
-    """Raises FtlError where the FTL has failed for good."""
+    """Raises FtlError if the FTL has failed for good."""
     for device in client.call("ftl_get_devices", which):
         if device["state"] == "failed":
-            raise FtlError(f"it has failed: {device['error'] or 'the log of the daemon says why'}")
+            raise FtlError(f"the FTL has failed: {device['error'] or 'the log of the daemon says why'}")
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""Who may connect to an FTL's export: the SPDK target that has it as a bdev, hosts that its user names, or all."""
+"""Who may connect to an FTL's export: the SPDK target that has it as a bdev, hosts that its user names, or any host."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ log = logging.getLogger(__name__)
 
 
 class Admission:
-    """Of one FTL, as long as the daemon has it. What changes is saved before it counts; hosts that are connected and
-    may be no longer are the caller's to disconnect."""
+    """The admission of one FTL, for as long as the daemon has it. Every change is saved before it takes effect. The
+    caller disconnects hosts that may no longer be connected."""
 
     def __init__(
         self,
@@ -50,9 +50,9 @@ class Admission:
         self._save = save
         self.connections = ConnectionLog(self._name, remedy=self._remedy)
         self.secure_channel = options.secure_channel
-        """Nobody comes in the clear but the target itself."""
+        """Only the target itself may connect without TLS."""
         if record is not None:
-            # Of one from a saved configuration the target is let in later: settle_target().
+            # An FTL from a saved configuration admits the target later: settle_target().
             self._target_psk = psk_from_file(options.target_psk)
             self.allowed = AllowedHosts.from_record(record)
             return
@@ -61,10 +61,12 @@ class Admission:
         keys, psk = usable_keys(hosts.dhchap_key, hosts.dhchap_ctrlr_key), usable_psk(hosts.psk)
         for what, given in (("dhchap_key", keys), ("psk", psk)):
             if given is not None and not hosts.hosts:
-                raise ParameterError(f"{what} is for the hosts that are given with --host, and there is none")
+                raise ParameterError(
+                    f"{what} applies to the hosts given with --host, and none is given: add --host, or leave {what} out"
+                )
         self._target_psk = usable_psk(options.target_psk)
         self.allowed = AllowedHosts(allow_any_host=hosts.allow_any_host)
-        # Where the target is connected already it keeps its name: settle_target().
+        # A target that is already connected keeps its host NQN: settle_target().
         if self._attaches and not inherited:
             self.allowed.add(
                 AllowedHost(new_target_nqn(), is_target=True, keys=self._target_keys, psk=self._target_psk)
@@ -73,25 +75,26 @@ class Admission:
             self.allowed.add(AllowedHost(nqn, keys=keys, psk=psk))
 
     def _remedy(self, host: str) -> str:
-        return f"; `spdk-ftl add-host -b {self._name} --host '{host}'` lets it in"
+        return f"; `spdk-ftl add-host -b {self._name} --host '{host}'` allows it"
 
     @property
     def target_nqn(self) -> str:
-        """The host NQN under which the target attaches the FTL; behind settle_target()."""
+        """The host NQN under which the target attaches the FTL. Valid after settle_target()."""
         assert self.allowed.target is not None
         return self.allowed.target.nqn
 
     def renamed(self, name: str) -> None:
-        """The FTL has another name: what is told of its hosts has it from now on."""
+        """The FTL has a new name: log lines about its hosts use it from now on."""
         self._name = self.connections.name = name
 
     def is_target(self, hostnqn: str) -> bool:
-        """It is the host NQN under which the target attaches the FTL."""
+        """Whether hostnqn is the host NQN under which the target attaches the FTL."""
         return self.allowed.is_target(hostnqn)
 
     async def settle_target(self, rpc: TargetRpc, device: UUID) -> None:
-        """Before hosts are let in. Older daemons let the target choose the host NQN with which it attaches: where it is
-        attached it keeps that, and so does whoever uses the bdev. Raises TargetError."""
+        """Determines the target's host NQN; call it before hosts are admitted. Older daemons let the target choose the
+        host NQN with which it attaches the FTL. A target that is attached keeps that NQN, so that users of the bdev are
+        not disturbed. Raises TargetError."""
         if not self._attaches or self.allowed.target is not None:
             return
         nqn = await standing_hostnqn(rpc, name=self._name, device=device)
@@ -102,11 +105,12 @@ class Admission:
                 self.allowed.add(AllowedHost(nqn, is_target=True))
                 return
             except ParameterError as error:
-                log.warning("%s: its controller in the target is made anew: %s", self._name, error.message)
+                log.warning("%s: the target's controller gets a new host NQN: %s", self._name, error.message)
         self.allowed.add(AllowedHost(new_target_nqn(), is_target=True, keys=self._target_keys, psk=self._target_psk))
 
     def set_target_keys(self, keys: HostKeys | None) -> None:
-        """Before it attaches. None: its name is enough. Raises what save does; nothing has changed then."""
+        """Sets the target's keys before it attaches the FTL. None: its NQN is enough. Raises what save raises; then
+        nothing has changed."""
         target = self.allowed.target
         assert target is not None
         if keys != target.keys:
@@ -118,25 +122,26 @@ class Admission:
     def add(
         self, nqn: str, dhchap_key: str | None = None, dhchap_ctrlr_key: str | None = None, psk: str | None = None
     ) -> None:
-        """The keys: files. Raises ParameterError, also where there is no key in them, UnsupportedError for a PSK where
-        we have no TLS, ExistsError, BusyError, or what save does; nothing has changed then."""
+        """Allows a host. The keys are paths of key files. Raises ParameterError (also if a file holds no key),
+        UnsupportedError for a PSK without TLS support, ExistsError, BusyError, or what save raises; then nothing has
+        changed."""
         keys = usable_keys(dhchap_key, dhchap_ctrlr_key)
         self.allowed.add(AllowedHost(nqn, keys=keys, psk=usable_psk(psk)))
         self._save_or(lambda: self.allowed.remove(nqn))
 
     def remove(self, nqn: str) -> None:
-        """Raises NotFoundError, BusyError, or what save does; nothing has changed then."""
+        """Raises NotFoundError, BusyError, or what save raises; then nothing has changed."""
         target = self.allowed.target
         if target is not None and target.nqn == nqn:
             raise BusyError(
-                f"host {show_name(nqn)} is the SPDK target at {self._target} itself, which has {self._name} as a bdev: "
-                "delete the FTL, and create it again with -u and --no-attach, if it is not to have it"
+                f"host {show_name(nqn)} is the SPDK target at {self._target} itself, which has {self._name} as a "
+                "bdev: to detach it, delete the FTL, and create it again with -u and --no-attach"
             )
         host = self.allowed.remove(nqn)
         self._save_or(lambda: self.allowed.add(host))
 
     def allow_any_host(self, allow: bool) -> None:
-        """Raises what save does; nothing has changed then."""
+        """Raises what save raises; then nothing has changed."""
         before = self.allowed.allow_any_host
         self.allowed.allow_any_host = allow
 

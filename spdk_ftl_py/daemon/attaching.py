@@ -1,4 +1,5 @@
-"""An FTL as a bdev of its target, kept there as long as the FTL runs: hosts of its export don't wait for that."""
+"""An FTL as a bdev of its target. The daemon keeps it attached while the FTL runs; hosts of the export do not wait for
+that."""
 
 from __future__ import annotations
 
@@ -15,21 +16,21 @@ from .front import Front
 from .target_bdev import TargetBdev
 
 LOOK_S: Final = 5.0
-"""How soon it is noticed that somebody has taken it away in the target."""
+"""The interval in which the daemon checks whether somebody has removed the bdev from the target."""
 
 log = logging.getLogger(__name__)
 
 
 class KeptBdev:
-    """attach(), or try_attach(); then keep(). A target that does not answer is for others to tell."""
+    """Call attach() or try_attach(), then keep(). Others report a target that does not answer."""
 
     def __init__(self, whose: str, bdev: TargetBdev, changed: Callable[[], None]) -> None:
-        """whose: the FTL, for the log. changed: is called when now or error is another."""
+        """whose: the FTL, for the log. changed: called when `now` or `error` changes."""
         self.now: Attachment | None = None
         self.error: str | None = None
-        """Why there is none."""
+        """Why the FTL is not attached."""
         self.turn = asyncio.Lock()
-        """Held by who changes what stands in the target."""
+        """Held by whoever changes what the daemon has in the target."""
         self._whose = whose
         self._bdev = bdev
         self._changed = changed
@@ -39,7 +40,7 @@ class KeptBdev:
         try:
             self.now = await self._bdev.attach(front)
         except (FtlError, OSError) as error:
-            self.error = f"it is not attached in the target: {error}"
+            self.error = f"not attached to the target: {error}"
             raise
         self.error = None
 
@@ -49,17 +50,17 @@ class KeptBdev:
             await self.attach(front)
         except (FtlError, OSError) as error:
             if self.error != before:
-                log.warning("%s: not attached in the target: %s", self._whose, error)
+                log.warning("%s: not attached to the target: %s", self._whose, error)
                 self._changed()
             return False
         return True
 
     def lost(self) -> None:
-        """The FTL does not run: nothing is known of it."""
+        """The FTL does not run, so its state in the target is unknown."""
         self.now = self.error = None
 
     async def keep(self, front: Front) -> None:
-        """Until it is cancelled."""
+        """Runs until it is cancelled."""
         backoff = Backoff(RETRY_MIN_S, RETRY_MAX_S, RETRY_GROWTH)
         while True:
             if self.now is not None:
@@ -71,8 +72,8 @@ class KeptBdev:
                 if self.now is not None:
                     if await self._stands():
                         continue
-                    log.warning("%s: its bdev has been taken away in the target: it is attached again", self._whose)
-                    self.now, self.error = None, "its bdev has been taken away in the target"
+                    log.warning("%s: somebody removed its bdev from the target: attaching it again", self._whose)
+                    self.now, self.error = None, "somebody removed its bdev from the target"
                     await self._bdev.taken_away()
                     self._changed()
                 if await self.try_attach(front):

@@ -1,5 +1,5 @@
-"""The way to an FTL's base and cache bdev: what stands for them in the target, and the connections to that. Lost, it is
-made again."""
+"""The connection to an FTL's base and cache bdev: their exports in the target, and the controllers connected to them.
+After a loss both are made again."""
 
 from __future__ import annotations
 
@@ -56,63 +56,62 @@ log = logging.getLogger(__name__)
 
 QUEUE_DEPTH: Final = 128
 IO_TIMEOUT_S: Final = 60.0
-"""Of a drive that hangs in a target that does not: the base counts as lost then."""
+"""Timeout for a drive that hangs in a target that does not. The base then counts as lost."""
 
 PASSING: Final = (
     *(TargetError, PathError, ProtocolError, CommandError, AuthenticationError, MediaError, ClaimedError, OSError),
 )
-"""What may be over in a moment: a target that starts, stops or stalls. Everything else needs somebody to do
-something."""
+"""Errors that may pass by themselves: a target that starts, stops or stalls. Any other error needs somebody to act."""
 
 
 class DeferredError(FtlError):
-    """Nothing is wrong that time does not mend: the base bdev does not exist yet, the target is not there."""
+    """The FTL has to wait, but nobody has to act: the base bdev does not exist yet, or the target does not run."""
 
 
 class AwayError(DeferredError):
-    """The base is not there under its name, or somebody else has what is."""
+    """The target has no bdev under the base's name, or somebody else has claimed it."""
 
 
 class UnfitError(DeferredError):
-    """What is there under the base's name is not it, or not as it was."""
+    """The bdev under the base's name is not the base, or has changed."""
 
 
 class CacheAwayError(DeferredError):
-    """The nv cache is not there under its name, or somebody else has what is."""
+    """The target has no bdev under the nv cache's name, or somebody else has claimed it."""
 
 
 class CacheUnfitError(CacheAwayError):
-    """What is there under its name is not it."""
+    """The bdev under the cache's name is not the cache."""
 
 
 class ZonesCallback(Protocol):
-    """What FtlDevice.zones_changed() takes."""
+    """The signature of FtlDevice.zones_changed()."""
 
     def __call__(self, zones: list[int] | None, *, log_read: bool) -> None: ...
 
 
 @dataclass(frozen=True)
 class DaemonIdentity:
-    """What of the daemon the devices have to know."""
+    """What the devices need to know about the daemon."""
 
     hostnqn: str
     host_id: UUID
     listen: str
-    """Where FTLs are exported by default: ADDRESS[:PORT]."""
+    """The default address of exports: ADDRESS[:PORT]."""
     peer_timeout_s: float = 120.0
-    """So long I/O waits for a base that was lost; then it fails until the base is back."""
+    """How long host I/O is held after a base was lost; then it fails until the base is back."""
     buffer_dir: Path | None = None
-    """Where write buffers outlive the daemon."""
+    """The directory of write buffers, which outlive the daemon."""
     key_dir: Path | None = None
-    """Where the keys are that daemon and targets have in common; None: they go by names alone."""
+    """The directory of keys that daemon and targets share; None: they identify each other by NQN alone."""
     peers: PeerLimits | None = None
-    """What one host may take of each FTL."""
+    """Limits on what one host may use of each FTL."""
     target_user: int | None = None
-    """Who may serve the RPC socket of a target, beside the user who runs the daemon and root."""
+    """A user who may serve the RPC socket of a target, besides the user who runs the daemon and root."""
     sockets: ExportSockets | None = None
-    """Those of exports that are kept between daemons."""
+    """Sockets of exports that are kept between daemons."""
     nqn_template: str | None = None
-    """Of exports, as export_nqn() takes it."""
+    """The NQN template of exports, as export_nqn() takes it."""
 
     @functools.cached_property
     def prober(self) -> Prober:
@@ -129,8 +128,8 @@ class DaemonIdentity:
 
 
 class BaseLink:
-    """claim() and connect(), then disconnect() and, when the FTL is deleted, unclaim(). After a disconnect() both may
-    be done again: what still stands in the target is taken over."""
+    """Call claim() and connect(), then disconnect() and, when the FTL is deleted, unclaim(). After disconnect(),
+    claim() and connect() may be called again: they take over what is still in the target."""
 
     def __init__(
         self, rpc: TargetRpc, options: Callable[[], FtlOptions], device: UUID, identity: DaemonIdentity
@@ -146,11 +145,11 @@ class BaseLink:
         self._claims = Steps(options().name)
         self._connections = Steps(options().name)
         self.raw: _shim.BlockDevice | None = None
-        """Of a connected base: all of it, without the zones that are emulated."""
+        """The whole base bdev, without emulated zones, while it is connected."""
         self._exported: BdevExport | None = None
         self._cache_exported: BdevExport | None = None
         self._cache_stands = False
-        """In the target there may be a claim on a cache."""
+        """The target may hold a claim on a cache."""
         self._controller: Controller | None = None
         psk = psk_path(options().target_psk)
         self._keys = {role: SessionKeys(rpc, identity.key_dir, device, role, psk) for role in ("base", "cache")}
@@ -163,18 +162,18 @@ class BaseLink:
         return self._options().base_bdev
 
     def names_of(self, role: str) -> list[str]:
-        """Of "base" or "cache": under what it goes in the target, as far as that is known."""
+        """The names of the base or cache bdev (role: "base" or "cache") in the target, as far as they are known."""
         bdev = self.bdev if role == "base" else self.cache
         return [] if bdev is None else sorted(bdev.names)
 
     # --- what stands in the target
 
     async def claim(self, *, again: bool = False) -> None:
-        """Finds and claims base and cache. Raises DeferredError when the base does not exist, with nothing changed, and
-        else what keeps them from being used.
+        """Finds and claims base and cache. Raises DeferredError, with nothing changed, if the base does not exist, and
+        other errors if base or cache can't be used.
 
-        again: there was all of it once, so the transport is waited for, too, and what still stands is taken over. A
-        cache that is missing is then for the load to judge: it may have been given up.
+        again: the FTL had both before. Then the call also waits for the transport, and takes over what is still in the
+        target. A missing cache is left to the load, because the FTL may have given it up.
         """
         ours = {role: self._nqn(role) if again else None for role in ("base", "cache")}
         try:
@@ -198,28 +197,28 @@ class BaseLink:
             await self._release_cache()
 
     async def _release_cache(self) -> None:
-        """Of one that it had before. What can't be undone now is at the end."""
+        """Releases the cache that the FTL had before. What can't be undone now is undone at the end."""
         if self._cache_stands:
             try:
                 await remove_subsystem(self._rpc, self._nqn("cache"))
                 await self._keys["cache"].drop()
             except FtlError as error:
-                log.warning("%s: its cache bdev can't be let go of yet: %s", self._options().name, error.message)
+                log.warning("%s: can't release its cache bdev yet: %s", self._options().name, error.message)
             else:
                 self._cache_stands = False
 
     async def require_unclaimed(self, bdev: Bdev, role: str) -> None:
-        """Raises ParameterError where it is an FTL of this daemon, or stands on one, and ClaimedError where somebody
-        else has it."""
+        """Raises ParameterError if bdev is an FTL of this daemon, or is built on one, and ClaimedError if somebody else
+        has claimed it."""
         await self._identity.own_bdevs.require_other(self._rpc, bdev, role)
         await require_unclaimed(self._rpc, bdev, f"{role} bdev", but_by=self._nqn(role))
 
     async def scrub_cache(self, reactor: ReactorLoop, cache: Bdev, *, force: bool) -> None:
-        """Claims a bdev that is to be the cache and scrubs it. Raises ExistsError where it holds somebody's data, and
-        FtlError; then it is let go of."""
+        """Claims a bdev that is to become the cache, and scrubs it. Raises ExistsError if it holds somebody's data, and
+        FtlError; then the bdev is released."""
         try:
             exported = await self._export(cache, "cache", True)
-            controller = await self._reach(exported, "cache", what="cache that is scrubbed")
+            controller = await self._reach(exported, "cache", what="new cache")
             namespace = _namespace(await controller.namespaces(), exported)
             device = await controller.create_io_qpair(
                 reactor, namespace, queue_depth=QUEUE_DEPTH, io_timeout_s=IO_TIMEOUT_S
@@ -239,7 +238,8 @@ class BaseLink:
             raise
 
     async def _check_base(self, base: Bdev, ours: str | None) -> None:
-        """ours: None: it is to be claimed for the first time."""
+        """ours: the NQN of the export that may have claimed the base already; None: the base is claimed for the first
+        time."""
         if ours is None:
             await self._identity.own_bdevs.require_other(self._rpc, base, "base")
         try:
@@ -292,7 +292,7 @@ class BaseLink:
         return bdev_nqn(role, self._device)
 
     def inherit(self) -> None:
-        """A daemon before this one may have left claims standing: unclaim() takes them back, whatever happens."""
+        """An earlier daemon may have left claims in the target. unclaim() removes them in any case."""
         self._cache_stands = True
         for role in ("base", "cache"):
             nqn = self._nqn(role)
@@ -301,16 +301,16 @@ class BaseLink:
 
     @property
     def claimed(self) -> bool:
-        """There is something for unclaim() to do."""
+        """Whether unclaim() has something to do."""
         return self._claims.pending
 
     async def unclaim(self) -> list[tuple[str, Exception]]:
-        """What could not be undone. Idempotent."""
+        """Removes the claims. Returns what could not be undone. Idempotent."""
         return await self._claims.undo()
 
     async def give_back(self) -> None:
-        """What stands for base and cache, which may be somebody else's. What could not be undone is left to
-        unclaim()."""
+        """Releases the claims on base and cache, which may be another FTL's. unclaim() repeats what could not be
+        undone."""
         await self.disconnect()
         if await self.unclaim():
             self.inherit()
@@ -332,7 +332,7 @@ class BaseLink:
         self.raw = media
         capacity = self._options().zone_capacity
         if capacity is not None:
-            # Whether it is new, only what is on it can tell.
+            # Only its content can tell whether the base is new.
             media = _shim.ZonedOverlay(reactor.shim, media, zone_capacity=capacity, initial_state="full")
         return media
 
@@ -341,7 +341,7 @@ class BaseLink:
             self._changed.set()
             return
         if namespace is not None and (not namespace.zone_size or event.nsid not in (namespace.nsid, 0, NSID_ALL)):
-            # Of emulated zones no base can say anything.
+            # A base bdev can't report anything about emulated zones.
             return
         zones = None if namespace is None else namespace.zones_at(event.changed_zones)
         if self._on_zones is None:
@@ -350,15 +350,16 @@ class BaseLink:
             self._on_zones(zones, log_read=event.log_read)
 
     def watch_zones(self, told: ZonesCallback | None) -> None:
-        """From now on told gets what the base says has changed of its zones; None: nobody does. What it said since
-        connect() while nobody listened is made up for by one call for all zones."""
+        """From now on `told` is called with the zones that the base reports as changed; None: nobody is called. If the
+        base reported changes since connect() while nobody was listening, `told` gets one call for all zones."""
         self._on_zones = told
         if told is not None and self._zones_missed:
             self._zones_missed = False
             told(None, log_read=False)
 
     async def connect_cache(self, reactor: ReactorLoop) -> _shim.BlockDevice | None:
-        """The cache bdev, if there is one. Raises PathError and the like. Lost later, the FTL goes on without it."""
+        """The cache bdev, or None if the FTL has none. Raises PathError and the like. If it is lost later, the FTL
+        continues without it."""
         exported = self._cache_exported
         if exported is None:
             return None
@@ -367,7 +368,7 @@ class BaseLink:
         return await controller.create_io_qpair(reactor, namespace, queue_depth=QUEUE_DEPTH, io_timeout_s=IO_TIMEOUT_S)
 
     async def _reach(self, exported: BdevExport, role: str, *, what: str = "") -> Controller:
-        """what: of which there may be one beside another in that role."""
+        """what: a name for this connection, if there may be another one in the same role."""
         session = self._keys[role]
         keys = session.shared
 
@@ -388,37 +389,39 @@ class BaseLink:
         except AuthenticationError:
             if keys is None:
                 raise
-            # The target may have been told to take none of those groups.
+            # The target may have been configured not to accept any of these groups.
             controller = await connect(None)
         self._connections.on_undo(f"disconnect from the {what or role}", controller.close)
         return controller
 
     @property
     def zone_events(self) -> bool | None:
-        """Whether the base says by itself what has changed of its zones; None: not connected, or it has none."""
+        """Whether the base reports changes of its zones by itself; None: not connected, or emulated zones."""
         if self.raw is None or self._controller is None or self._options().zone_capacity is not None:
             return None
         return self._controller.tells_of_zones
 
     @property
     def tls_cipher(self) -> str | None:
-        """Of the connection to the base; None: in the clear, or not connected."""
+        """The TLS cipher of the connection to the base; None: no TLS, or not connected."""
         return None if self._controller is None else self._controller.tls_cipher
 
     async def disconnect(self) -> None:
-        """I/O that the base still has fails. Idempotent."""
+        """Disconnects. Outstanding I/O fails. Idempotent."""
         self.raw = None
         await self._connections.undo()
 
     @property
     def lost_reason(self) -> str | None:
-        """Why the connection to the base is lost; None: it is not."""
+        """Why the connection to the base is lost; None: it is not lost."""
         if self._controller is None or not self._controller.lost.is_set():
             return None
-        return f"the connection to the SPDK target at {self._rpc.address} is lost ({self._controller.lost_reason})"
+        return (
+            f"the daemon lost the connection to the SPDK target at {self._rpc.address} ({self._controller.lost_reason})"
+        )
 
     async def wait_lost(self) -> str:
-        """Returns when the base can't be reached any more: why."""
+        """Waits until the base can't be reached any more. Returns the reason."""
         controller = self._controller
         assert controller is not None
         while True:

@@ -1,5 +1,5 @@
-"""An FTL's base, or its nv cache, that is not what the target has under its name: it is looked for by what is on it.
-Names may be exchanged, as when a machine starts and finds its drives in another order."""
+"""Finds an FTL's base or nv cache by its content, if it is not under its name in the target. Drives may exchange their
+names, for example when a machine starts and finds them in another order."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ LOOK_MIN_S: Final = 0.2
 LOOK_MAX_S: Final = 5.0
 LOOK_GROWTH: Final = 1.5
 AGAIN_S: Final = 30.0
-"""One that has been looked at, and is the same as far as the target tells, is not looked at again before."""
+"""How long a bdev that was probed, and has not changed as far as the target tells, is not probed again."""
 SEEK_S: Final = 2.0
-"""What is there under the name of a base is not it: it is looked for elsewhere for so long, before that counts as a
-failure."""
+"""How long the daemon searches for a base elsewhere, after the bdev under its name turned out to be another one, before
+that counts as a failure."""
 PROBES_MAX: Final = 16
-"""In one look. Those that are left are for the next."""
+"""Probes in one search. The next search probes the remaining bdevs."""
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +36,8 @@ _Identity = tuple[str, str, str, int, int]
 
 
 def as_unfit(error: FtlError) -> DeferredError | None:
-    """What a load that has succeeded before says of the bdevs it is given now; None: it is the FTL's own trouble."""
+    """The error of a load, as a verdict on the bdevs, for an FTL that was loaded before; None: the fault is in the FTL
+    itself."""
     if isinstance(error, WrongCacheError):
         return CacheUnfitError(error.message)
     if isinstance(error, NotFoundError | GeometryError) and not isinstance(error, CacheMissingError):
@@ -45,7 +46,7 @@ def as_unfit(error: FtlError) -> DeferredError | None:
 
 
 class BaseSearch:
-    """Of one FTL. Each method may be called as often as one likes: it looks now and then."""
+    """The search for one FTL. Each method may be called at any time; it probes only now and then."""
 
     def __init__(
         self,
@@ -65,30 +66,30 @@ class BaseSearch:
         self._moved = moved
         self._life = life
         self.doubt: dict[str, str] = {}
-        """Of "base" and "cache": why none of those that were found is taken."""
+        """By role ("base" or "cache"): why the daemon uses none of the bdevs that were found."""
         self._not_before: dict[_Identity, float] = {}
         self._next_s: dict[str, float] = {}
         self._delay_s: dict[str, float] = {}
 
     async def base(self) -> Bdev | None:
-        """A bdev that nobody has, and that has the FTL."""
+        """An unclaimed bdev that holds the FTL."""
         return await self._look("base", self._options().base_bdev, self._may_be_base, self._is_base)
 
     async def cache(self) -> Bdev | None:
-        """The same of its nv cache; None too where it has none."""
+        """An unclaimed bdev that holds the FTL's nv cache. None also if the FTL has no cache."""
         name = self._options().cache
         return None if name is None else await self._look("cache", name, _may_be_cache, self._is_cache)
 
     async def look_elsewhere(self, error: Exception) -> None:
-        """error: of an attempt that has not found one of them under its name."""
+        """Searches after an attempt that did not find base or cache under its name. error: of that attempt."""
         if isinstance(error, AwayError):
             self._found(base=await self.base())
         elif isinstance(error, CacheAwayError):
             self._found(cache=await self.cache())
 
     async def seek(self, refused: Bdev | None, took_long: Callable[[], Awaitable[None]]) -> None:
-        """Returns when the base is found. refused: a load has found that it is not the base, or can't be it now.
-        took_long: is called once."""
+        """Returns when the base is found. refused: a bdev that a load has refused as base. took_long: called once if
+        the search takes long."""
         clock = asyncio.get_running_loop().time
         if refused is not None:
             self._not_before[_identity("base", refused)] = clock() + AGAIN_S
@@ -114,7 +115,7 @@ class BaseSearch:
         return True
 
     def _is_base(self, probed: Probed) -> bool:
-        # An older copy has its uuid, too.
+        # An older copy has the same uuid.
         return probed.uuid == self._device and (probed.incarnation or 0) >= self._life()
 
     def _is_cache(self, probed: Probed) -> bool:
@@ -129,9 +130,9 @@ class BaseSearch:
         try:
             bdevs = await foreign_bdevs(self._rpc)
         except (FtlError, OSError) as error:
-            log.debug("%s: not looked for: %s", self._options().name, error)
+            log.debug("%s: can't search the target's bdevs: %s", self._options().name, error)
             return None
-        # Under its name, as a rule.
+        # Usually the bdev is under its name.
         bdevs.sort(key=lambda bdev: not is_named(bdev, first))
         probes, cut, those = 0, False, list[Bdev]()
         for bdev in bdevs:
@@ -147,7 +148,7 @@ class BaseSearch:
             else:
                 self._not_before[identity] = clock() + AGAIN_S
         self._doubt(role, those)
-        # Which of two is the copy nothing tells; and there may be another among those that were left.
+        # Nothing tells which of two is the copy, and there may be another one among the bdevs that were not probed.
         if len(those) == 1 and not cut:
             self._delay_s.pop(role, None)
             return those[0]
@@ -164,8 +165,8 @@ class BaseSearch:
             return
         names = ", ".join(sorted(bdev.name for bdev in those))
         told = (
-            f"each of the bdevs {names} looks like its {role}, so none is taken: remove the copies from the target, or "
-            "delete the FTL bdev and name the right one with bdev_ftl_create -u"
+            f"each of the bdevs {names} may be its {role}, so the daemon uses none of them: remove the copies from "
+            "the target, or delete the FTL bdev and name the right one with bdev_ftl_create -u"
         )
         if self.doubt.get(role) != told:
             self.doubt[role] = told

@@ -1,4 +1,4 @@
-"""Trouble of a base that its errors do not tell: it is out of space, or busy without a pause."""
+"""Detects trouble of a base that its errors do not show: it is out of space, or busy without a pause."""
 
 from __future__ import annotations
 
@@ -14,15 +14,17 @@ from ..spdk.rpc import TargetRpc
 from ..spdk.space import why_out_of_space
 
 BASE_POLL_S: Final = 1.0
-"""Longer than a busy base is left alone (BUSY_DELAY_MAX_S): while I/O waits for it, it answers in between."""
+"""Longer than the core waits for a busy base (BUSY_DELAY_MAX_S), so that the base answers at least once in between if
+I/O waits for it."""
 BUSY_TOLD_S: Final = 5.0
-"""A base that has been busy for so long, without a pause, is told of."""
+"""How long a base must be busy without a pause before the daemon reports it."""
 
 log = logging.getLogger(__name__)
 
 
 class BaseWatch:
-    """run() for each life of an FTL. tell() gets what is wrong, once; untell() the same text when it is over."""
+    """Call run() for each life of an FTL. It calls tell() once with what is wrong, and untell() with the same text when
+    that is over."""
 
     def __init__(
         self,
@@ -32,20 +34,20 @@ class BaseWatch:
         tell: Callable[[str], None],
         untell: Callable[[str], None],
     ) -> None:
-        """base_name: as it is now. whose: the FTL, for the log."""
+        """base_name: returns the current name. whose: the FTL, for the log."""
         self.no_space: str | None = None
-        """Why the base has no room, as the target says."""
+        """Why the base has no free space, as the target says."""
         self._rpc = rpc
         self._base_name = base_name
         self._whose = whose
         self._tell = tell
         self._untell = untell
         self._busy = False
-        """It was told that the base is busy."""
+        """The daemon has reported that the base is busy."""
 
     async def run(self, core: _shim.FtlCore) -> None:
-        """A base that is out of space answers with errors that do not say so, and of one that is busy nobody notices
-        anything but that I/O takes long. Until it is cancelled."""
+        """Watches the base until it is cancelled. The errors of a base that is out of space do not say so, and a busy
+        base only shows by slow I/O."""
         self.no_space, self._busy = None, False
         clock = asyncio.get_running_loop().time
         errors_before = busy_before = 0
@@ -72,14 +74,14 @@ class BaseWatch:
         self._busy = busy
         base = f"base bdev {self._base_name()}"
         told = (
-            f"{base} is busy, for more than {BUSY_TOLD_S:g} s without a pause: I/O waits for it; what does it lack? "
-            "Room, for instance, or a drive that works"
+            f"{base} has been busy for more than {BUSY_TOLD_S:g} s without a pause, and I/O waits for it: check "
+            "whether the device has free space, and whether its drive works"
         )
         if busy:
             log.warning("%s: %s", self._whose, told)
             self._tell(told)
         else:
-            log.warning("%s: %s is busy no more", self._whose, base)
+            log.warning("%s: %s is no longer busy", self._whose, base)
             self._untell(told)
 
     def _tell_space(self, reason: str | None) -> None:
@@ -91,5 +93,5 @@ class BaseWatch:
             log.error("%s: %s is out of space: %s", self._whose, base, reason)
             self._tell(f"{base} is out of space: {reason}")
         else:
-            log.warning("%s: %s has room again", self._whose, base)
+            log.warning("%s: %s has free space again", self._whose, base)
             self._untell(f"{base} is out of space: {told}")

@@ -29,7 +29,7 @@ class BufferRpcs:
         return {"ftl_remove_buffers": takes(BuffersRequest, self.remove_buffers)}
 
     def unneeded(self) -> list[BufferFile]:
-        """Of no FTL that this daemon knows, in whatever state, nor of one that another process serves."""
+        """Write buffer files of FTLs that neither this daemon knows, in whatever state, nor another process serves."""
         directory = self._directory
         if directory is None:
             return []
@@ -47,8 +47,8 @@ class BufferRpcs:
         held = [each for each in chosen if not each.holds_nothing]
         if held and not request.force:
             raise BusyError(
-                f"of what hosts were told is written, {'; '.join(map(str, held))} may be nowhere else: load the FTL "
-                "with bdev_ftl_create -u UUID, or give --force to lose it; nothing was removed"
+                f"acknowledged writes may be only in these files, {'; '.join(map(str, held))}: load the FTL with "
+                "bdev_ftl_create -u UUID, or give --force to lose the writes; nothing was removed"
             )
         for each in chosen:
             assert directory is not None
@@ -57,7 +57,7 @@ class BufferRpcs:
                 files.remove()
             finally:
                 files.release()
-            log.info("write buffer removed, with %s, asked for by %s", each, requester())
+            log.info("removed a write buffer with %s, asked for by %s", each, requester())
         return {"removed": [each.to_dict() for each in chosen]}
 
     def _no_such_buffer(self, uuid: UUID) -> FtlError:

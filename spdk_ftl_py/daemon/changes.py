@@ -1,4 +1,5 @@
-"""Changes of an FTL that take a new life of it: it is halted cleanly and loaded again, while its hosts wait."""
+"""Changes of an FTL that need a new life of it: the daemon halts it cleanly and loads it again, while its hosts
+wait."""
 
 from __future__ import annotations
 
@@ -12,27 +13,27 @@ from ..errors import BusyError
 
 @dataclass(frozen=True)
 class Change:
-    """Between two lives of a device."""
+    """A change between two lives of a device."""
 
     what: str
-    """Is done, for messages: "growing", "the removal of its cache"."""
+    """The change, for messages: "growing", "the removal of its cache"."""
     params: Mapping[str, Any] = field(default_factory=dict)
-    """Of bdev_ftl_create, from now on; None: not given any more."""
+    """Parameters of bdev_ftl_create that change; None: the parameter is removed."""
     once: Mapping[str, Any] = field(default_factory=dict)
-    """For the one load that makes the change: what FtlMaker.load() takes beside."""
+    """Further arguments of FtlMaker.load(), for the load that makes the change."""
     back: Mapping[str, Any] = field(default_factory=dict)
-    """Parameters with which it is loaded as it was, where this fails, although media may show the change already."""
+    """Parameters for the load after a failed change, if media may already show the change."""
     late: bool = False
-    """A crash on the way is to find the parameters as they were: they are saved when it is loaded so."""
+    """Save the parameters after the load, so that a crash before it finds the old ones."""
 
     def applied(self, params: Mapping[str, Any]) -> dict[str, Any]:
-        """The parameters as they are with it."""
+        """The parameters with this change."""
         changed = {**params, **self.params}
         return {name: value for name, value in changed.items() if value is not None}
 
 
 class Changes:
-    """One at a time: who asks waits in ask(), the life of the device takes it."""
+    """One change at a time. The requester waits in ask(); the life of the device takes the change."""
 
     def __init__(self) -> None:
         self.wanted = asyncio.Event()
@@ -41,20 +42,21 @@ class Changes:
         self._closed: Exception | None = None
 
     async def ask(self, change: Change) -> None:
-        """Returns when it is done. Raises BusyError while there is another, and what refuse() or close() is given."""
+        """Returns when the change is made. Raises BusyError if another change is in progress, and the error that
+        refuse() or close() gets."""
         if self._closed is not None:
             raise self._closed
         if self._outcome is not None and not self._outcome.done():
             assert self._change is not None
-            raise BusyError(f"{self._change.what} is under way: try again when that is done")
+            raise BusyError(f"{self._change.what} is in progress: try again when that is done")
         self._change = change
         self._outcome = asyncio.get_running_loop().create_future()
         self.wanted.set()
-        # Who asked may hang up: the change goes on.
+        # The requester may disconnect: the change continues.
         await asyncio.shield(self._outcome)
 
     def take(self) -> Change:
-        """To be ended by done() or refuse()."""
+        """The change to make. End it with done() or refuse()."""
         assert self._change is not None
         self.wanted.clear()
         return self._change
@@ -64,14 +66,14 @@ class Changes:
             self._outcome.set_result(None)
 
     def refuse(self, error: Exception) -> None:
-        """Idempotent, and without effect where nobody asks."""
+        """Idempotent, and without effect if nobody has asked."""
         self.wanted.clear()
         if self._outcome is not None and not self._outcome.done():
             self._outcome.set_exception(error)
-            # Who asked may have hung up.
+            # The requester may have disconnected.
             self._outcome.exception()
 
     def close(self, error: Exception) -> None:
-        """The life of the device is over: as refuse(), and whoever asks from now on gets that error at once."""
+        """The life of the device is over. As refuse(); later callers of ask() get that error at once."""
         self._closed = error
         self.refuse(error)

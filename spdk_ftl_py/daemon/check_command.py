@@ -1,4 +1,4 @@
-"""`spdk-ftl check`: the checker of ftl/check.py on a bdev of a live target, claimed for as long as it takes."""
+"""`spdk-ftl check`: runs the checker of ftl/check.py on a bdev of a live target, and claims the bdev meanwhile."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ EXIT_DAMAGED: Final = 1
 EXIT_NOT_CHECKED: Final = 2
 
 _DESCRIPTION: Final = """\
-Read everything that an FTL has on its base bdev and verify it: superblocks, batch headers, summaries, the L2P
-checkpoint, and the CRC of every block. Nothing is written. No FTL may run on the bdev: it is claimed meanwhile.
+Read and verify everything that an FTL has on its base bdev: superblocks, batch headers, summaries, the L2P checkpoint,
+and the CRC of every block. The check writes nothing. It claims the bdev, so no FTL may run on it.
 """
 _EPILOG: Final = """\
-exit codes: 0 all is well, 1 damage (listed), 2 could not be checked (wrong usage, no such bdev, in use, no FTL on it;
+exit codes: 0 no damage, 1 damage (listed), 2 the check could not run (wrong usage, no such bdev, in use, no FTL on it;
 the reason is on stderr), 130 interrupted
 """
 
@@ -49,12 +49,12 @@ the reason is on stderr), 130 interrupted
 def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = subparsers.add_parser(
         "check",
-        help="verify what an FTL has on its base bdev; reads only",
+        help="verify everything that an FTL has on its base bdev; only reads",
         description=_DESCRIPTION,
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("base", metavar="BASE", type=text, help="base bdev of the FTL, in the SPDK target")
+    parser.add_argument("base", metavar="BASE", type=text, help="base bdev of the FTL in the SPDK target")
     parser.add_argument(
         "-s",
         "--target",
@@ -68,14 +68,14 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "--target-user",
         metavar="USER",
         type=account,
-        help="who may serve that socket, beside yourself and root (default: nobody)",
+        help="user who may serve that socket, besides yourself and root (default: none)",
     )
-    parser.add_argument("-u", "--uuid", type=UUID, help="of the FTL that is expected there (default: any)")
+    parser.add_argument("-u", "--uuid", type=UUID, help="UUID that the FTL must have (default: any)")
     parser.add_argument(
         "--zone-capacity",
         type=whole(1, ZONE_BLOCKS_MAX),
         metavar="BLOCKS",
-        help="as the FTL was created with, where its zones are emulated",
+        help="capacity of an emulated zone in blocks, as at the creation of the FTL",
     )
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     parser.set_defaults(run=run)
@@ -102,7 +102,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 async def _interruptible(work: Any) -> CheckReport:
-    """SIGTERM, too, takes back what was done to the target."""
+    """Also undoes the changes in the target on SIGTERM."""
     try:
         with cancelled_by_signals():
             report: CheckReport = await work
@@ -112,7 +112,7 @@ async def _interruptible(work: Any) -> CheckReport:
 
 
 async def _check_bdev(args: argparse.Namespace, target: str, progress: Progress) -> CheckReport:
-    """Raises FtlError where it can't be checked. The target is then, and afterwards, as it was."""
+    """Raises FtlError if the bdev can't be checked. The target is afterwards as it was before."""
     rpc = TargetRpc(target, user=None if args.target_user is None else uid_of(args.target_user))
     await require_tcp_transport(rpc)
     base = await get_bdev(rpc, args.base, role="base bdev")

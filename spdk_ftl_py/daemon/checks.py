@@ -1,4 +1,4 @@
-"""What bdev_ftl_create enforces before anything is changed: names, base and cache bdevs, listen address."""
+"""What bdev_ftl_create checks before it changes anything: names, base and cache bdevs, listen address."""
 
 from __future__ import annotations
 
@@ -36,19 +36,19 @@ from .requests import FtlOptions
 
 REMAINS_ZONES: Final = 16
 REMAINS_BLOCKS: Final = 8
-"""Of each of the first zones so many blocks are looked at for remains of an FTL."""
+"""Number of blocks of each of the first zones that are searched for remains of an FTL."""
 PORT_MAX: Final = 65535
 _MAGICS: Final = (SUPERBLOCK_MAGIC, SUPERBLOCK_PART_MAGIC, BATCH_MAGIC, SUMMARY_MAGIC, CHECKPOINT_MAGIC)
 
 
 def zone_size_of(zone_capacity: int) -> int:
-    """What zone size emulated zones get: as in bdev_zone_block_create, the capacity rounded up to a power of two."""
+    """The zone size of emulated zones: as in bdev_zone_block_create, the capacity rounded up to a power of two."""
     return 1 << (zone_capacity - 1).bit_length()
 
 
 async def check_name(rpc: TargetRpc, name: str, device: UUID, *, before: str | None = None) -> None:
-    """Raises ExistsError where the target has a bdev of that name or uuid that is not ours. before: its name until now,
-    where it is renamed."""
+    """Raises ExistsError if the target has another bdev with that name or uuid. before: the current name, for a
+    rename."""
     now = name if before is None else before
     ours = await attached_as(rpc, name=now, device=device)
     for bdev in await get_bdevs(rpc):
@@ -61,7 +61,7 @@ async def check_name(rpc: TargetRpc, name: str, device: UUID, *, before: str | N
             )
         if str(device) in (bdev.uuid.lower(), *(alias.lower() for alias in bdev.aliases)):
             raise ExistsError(
-                f"uuid {device}: bdev {bdev.name} of the SPDK target at {rpc.address} has it already: choose another"
+                f"uuid {device}: bdev {bdev.name} of the SPDK target at {rpc.address} already has it: choose another"
             )
 
 
@@ -73,30 +73,31 @@ def check_base(bdev: Bdev, *, zone_capacity: int | None) -> None:
     if under is not None:
         capacity = bdev.driver_specific.get("zoned_block", {}).get("zone_capacity", bdev.zone_size)
         raise UnsupportedError(
-            f"{name} is a zone_block bdev: its zones can't be driven over NVMe-oF. Delete it (bdev_zone_block_delete "
+            f"{name} is a zone_block bdev, whose zones can't be used over NVMe-oF. Delete it (bdev_zone_block_delete "
             f"{bdev.name}) and give its base bdev {under} with --zone-capacity {capacity}: the FTL emulates the zones"
         )
     if bdev.block_bytes != BLOCK_BYTES:
         raise ParameterError(
-            f"{name} has blocks of {bdev.block_bytes} B: an FTL needs {BLOCK_BYTES} B: format it so, or use another"
+            f"{name} has blocks of {bdev.block_bytes} B: an FTL needs blocks of {BLOCK_BYTES} B: format the device "
+            "with them, or use another bdev"
         )
     if bdev.metadata_bytes or bdev.dif_type:
         raise UnsupportedError(
-            f"{name} has {bdev.metadata_bytes} B of metadata per block (DIF type {bdev.dif_type}): an FTL needs a base "
-            "bdev without metadata; format it so, or use another bdev"
+            f"{name} has {bdev.metadata_bytes} B of metadata per block (DIF type {bdev.dif_type}): an FTL needs a "
+            "base bdev without metadata: format the device without it, or use another bdev"
         )
     if bdev.zoned and zone_capacity is not None:
         raise ParameterError(
-            f"{name} is zoned itself: leave out --zone-capacity, which emulates zones on conventional ones"
+            f"{name} is zoned itself: leave out --zone-capacity, which emulates zones on a conventional bdev"
         )
     if not bdev.zoned and zone_capacity is None:
         raise ParameterError(
-            f"{name} is not zoned ({bdev.product_name}): use a zoned one, or emulate zones with --zone-capacity BLOCKS"
+            f"{name} is not zoned ({bdev.product_name}): use a zoned bdev, or emulate zones with --zone-capacity BLOCKS"
         )
     if bdev.zoned and not bdev.nvme_io:
         raise UnsupportedError(
-            f"{name} ({bdev.product_name}) lets no NVMe commands through, so its zones can't be driven over NVMe-oF: "
-            "use the bdev_nvme bdev itself"
+            f"{name} ({bdev.product_name}) passes no NVMe commands, so its zones can't be used over NVMe-oF: use the "
+            "bdev_nvme bdev itself"
         )
     if zone_capacity is not None and zone_size_of(zone_capacity) > bdev.block_count:
         raise GeometryError(
@@ -131,7 +132,7 @@ async def find_cache(rpc: TargetRpc, name: str | None, base: Bdev | None, *, bas
 def require_two_bdevs(cache: str, base: str) -> None:
     """Raises ParameterError where they are one."""
     if cache == base:
-        raise ParameterError(f"cache bdev {cache} is the base bdev too: give another one")
+        raise ParameterError(f"cache bdev {cache} is also the base bdev: give another one")
 
 
 def check_cache_size_of(cache: Bdev, geometry: Geometry) -> str:
@@ -143,12 +144,12 @@ def check_cache_size_of(cache: Bdev, geometry: Geometry) -> str:
 
 @dataclass(frozen=True)
 class Media:
-    """Base and cache as the daemon reaches them."""
+    """Base and cache as block devices of the daemon."""
 
     base: _shim.BlockDevice
-    """With its zones, emulated ones too."""
+    """With its zones, including emulated ones."""
     raw_base: _shim.BlockDevice
-    """Without those that are emulated: all of the bdev."""
+    """The whole bdev, without emulated zones."""
     cache: _shim.BlockDevice | None
 
 
@@ -177,7 +178,7 @@ async def check_media(
     loads: the FTL that is to be on it. Else there must be nobody's data on base and cache, unless options say "force".
     """
     if loads is not None and cache is None:
-        # There is nothing to erase: the load itself finds out whether it is there.
+        # Nothing is erased: the load itself finds out whether the FTL exists.
         return Seen(None, None)
     patience_s = CREATION_PATIENCE_S if loads is None else BUSY_PATIENCE_S
     port = BlockPort(reactor, media.base, name=base.name, patience_s=patience_s)
@@ -213,13 +214,13 @@ async def check_media(
 
 
 def _begins_anew(found: superblock.Found | None) -> bool:
-    """The FTL has had no cache, or has given it up, and scrubs what it is given now."""
+    """The FTL had no cache, or has given it up, so it scrubs the cache that it gets now."""
     told = found.superblock.content.get("nv_cache") if found is not None else None
     return found is not None and not (isinstance(told, dict) and told.get("in_use"))
 
 
 class FtlThereError(ExistsError):
-    """Where one is to be created there is one: it can be loaded."""
+    """The base already holds an FTL, which can be loaded."""
 
     def __init__(self, message: str, uuid: UUID) -> None:
         super().__init__(message)
@@ -231,19 +232,19 @@ async def _check_no_ftl(port: BlockPort, zones: list[Zone], base_name: str) -> N
         found = await superblock.find(port, zones)
     except UnsupportedError as error:
         raise ExistsError(
-            f"base bdev {base_name} holds an FTL already: {error.message}; or give --force to erase it"
+            f"base bdev {base_name} already holds an FTL: {error.message}; or erase it with --force"
         ) from error
     if found is not None:
         name, there = found.superblock.content.get("name"), found.superblock.uuid
         raise FtlThereError(
-            f"base bdev {base_name} holds an FTL already, {name!r} with uuid {there}: give -u {there} to load it, or "
+            f"base bdev {base_name} already holds an FTL, {name!r} with uuid {there}: give -u {there} to load it, or "
             "--force to erase it and create a new one",
             there,
         )
 
 
 async def _check_no_remains(port: BlockPort, zones: list[Zone], base_name: str) -> None:
-    """Who has said "load" is not to get an empty FTL where only the superblocks of one are damaged. Raises
+    """A user who requests a load must not get an empty FTL because the superblocks of the old one are damaged. Raises
     ExistsError."""
     for zone in zones[:REMAINS_ZONES]:
         count = min(zone.written, REMAINS_BLOCKS)
@@ -252,9 +253,9 @@ async def _check_no_remains(port: BlockPort, zones: list[Zone], base_name: str) 
         blocks, _ = await port.read_what_can_be(zone.start, count)
         if any(block.tobytes().startswith(_MAGICS) for block in blocks):
             raise ExistsError(
-                f"base bdev {base_name} holds remains of an FTL, and no superblock of it that verifies, so that it "
-                "can't be loaded: `spdk-ftl check` tells more of it; create one in its place, without "
-                "--load-or-create, if nothing of it is needed"
+                f"base bdev {base_name} holds remains of an FTL without a valid superblock, so it can't be loaded: "
+                "look at it with `spdk-ftl check`; if its data is not needed, create a new FTL without "
+                "--load-or-create"
             )
 
 
@@ -265,14 +266,14 @@ async def check_cache_is_nobodys(
     loads: UUID | None,
     patience_s: float = BUSY_PATIENCE_S,
 ) -> None:
-    """Raises ExistsError where there is somebody's data, other than of the FTL that loads."""
+    """Raises ExistsError if the cache bdev holds data other than the cache of the FTL that is loaded."""
     port = BlockPort(reactor, device, name=name, patience_s=patience_s)
     try:
         owner = await owner_of(port)
     except UnsupportedError as error:
         raise ExistsError(
-            f"cache bdev {name} holds an nv cache already: {error.message}; or give another bdev, or --force to "
-            "erase it"
+            f"cache bdev {name} already holds an nv cache: {error.message}; or give another bdev, or --force to erase "
+            "it"
         ) from error
     finally:
         await port.close()
@@ -280,8 +281,8 @@ async def check_cache_is_nobodys(
         await _check_nobodys(reactor, device, [], f"cache bdev {name}", patience_s)
     elif owner != loads:
         raise ExistsError(
-            f"cache bdev {name} holds the nv cache of FTL {owner}: load that with -u {owner} -c {name}, give another "
-            "bdev, or --force to erase it"
+            f"cache bdev {name} holds the nv cache of FTL {owner}: load that FTL with -u {owner} -c {name}, use "
+            "another bdev, or give --force to erase the cache"
         )
 
 
@@ -305,7 +306,7 @@ _ADDRESS: Final = re.compile(r"(?:\[([^]]+)\]|([^:]+))(?::([0-9]{1,5}))?")
 
 
 def split_address(address: str) -> tuple[str, int]:
-    """HOST[:PORT] or [IPv6][:PORT] as host and port; port 0 where none is given. Raises ParameterError."""
+    """HOST[:PORT] or [IPv6][:PORT] as host and port; port 0 if none is given. Raises ParameterError."""
     matched = _ADDRESS.fullmatch(address)
     try:
         if matched is None:

@@ -38,23 +38,22 @@ PEER_TIMEOUT_S: Final = 120.0
 log = logging.getLogger(__name__)
 
 _DESCRIPTION: Final = """\
-Run the daemon: it serves FTLs to one or more SPDK targets on this machine, in the foreground, until SIGINT,
-SIGTERM, SIGQUIT or SIGHUP. Then it halts every FTL cleanly; what stands of it in the targets stays for the next daemon,
-and hosts see a pause. `spdk-ftl halt`, or --undo-on-exit, takes it out of the targets.
+Run the daemon in the foreground. It serves FTLs to one or more SPDK targets on this machine until SIGINT, SIGTERM,
+SIGQUIT or SIGHUP. Then it halts every FTL cleanly. What it made in the targets stays for the next daemon, and hosts see
+a pause. `spdk-ftl halt`, or --undo-on-exit, removes it from the targets.
 """
 _EPILOG: Final = """\
-The line "spdk-ftl: ready, control socket PATH" on stdout says that it takes commands:
+The daemon accepts commands as soon as it has printed "spdk-ftl: ready, control socket PATH" on stdout:
   spdk-rpc --plugin spdk_ftl_py bdev_ftl_create -b ftl0 -d Nvme0n1
   spdk-ftl devices
 
-Only the user who runs the daemon and root can give it orders, and the members of --socket-group; at --monitor-socket
-nobody can change anything. Hosts may only connect to an
-FTL's export if they are allowed (bdev_ftl_create --host, bdev_ftl_add_host), but for the target itself.
-The target needs an NVMe/TCP transport (spdk-rpc nvmf_create_transport -t TCP), through which the daemon reads and
-writes its bdevs.
+Only the user who runs the daemon, root, and members of --socket-group can give it orders. At --monitor-socket nobody
+can change anything. Only the target itself, and hosts that you allow (bdev_ftl_create --host, bdev_ftl_add_host), can
+connect to an FTL's export. The target needs an NVMe/TCP transport (spdk-rpc nvmf_create_transport -t TCP): the daemon
+reads and writes the target's bdevs through it.
 
-signals: SIGHUP halts like SIGTERM, for there is no configuration to read again; under nohup it is ignored. SIGUSR1 logs
-the state of every FTL; SIGUSR2 does nothing.
+signals: SIGHUP halts the daemon like SIGTERM, because there is no configuration to read again; under nohup it is
+ignored. SIGUSR1 logs the state of every FTL; SIGUSR2 does nothing.
 
 exit codes: 0 halted cleanly, 1 failure (the reason is on stderr), 2 wrong usage
 """
@@ -78,19 +77,19 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "--socket-group",
         metavar="GROUP",
         type=account,
-        help="whose members may give orders too: the control socket gets mode 0660 and that group",
+        help="members of this group may give orders too: the control socket gets mode 0660 and that group",
     )
     parser.add_argument(
         "--monitor-socket",
         metavar="PATH",
         type=socket_path,
-        help="a second socket, where only what changes nothing is answered (default: none)",
+        help="a second socket, which answers only requests that change nothing (default: none)",
     )
     parser.add_argument(
         "--monitor-group",
         metavar="GROUP",
         type=account,
-        help="whose members may use the monitor socket, beside the user who runs the daemon and root",
+        help="members of this group may use the monitor socket, besides the user who runs the daemon and root",
     )
     parser.add_argument(
         "--state-dir",
@@ -103,65 +102,83 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "--config",
         metavar="FILE",
         type=path,
-        help="load the FTLs of a configuration saved by spdk-ftl save-config, or by save_config of the plugin, each as "
-        "soon as its target and its base are there; FTLs that the state directory has are left as they are",
+        help=(
+            "load the FTLs of a configuration saved by spdk-ftl save-config, or by save_config of the plugin, each "
+            "as soon as its target and base exist; FTLs that are in the state directory stay as they are"
+        ),
     )
     parser.add_argument(
         "--listen",
         metavar="ADDRESS[:PORT]",
         type=parsed(_listen, without="listen address "),
         default=LISTEN_DEFAULT,
-        help="where FTLs are exported over NVMe/TCP unless bdev_ftl_create says otherwise (default: %(default)s, "
-        "a free port for each)",
+        help=(
+            "where to export FTLs over NVMe/TCP unless bdev_ftl_create says otherwise (default: %(default)s, a free "
+            "port for each)"
+        ),
     )
     parser.add_argument(
         "--nqn-template",
         metavar="NQN",
         type=parsed(_nqn_template),
-        help="NQN of exports unless bdev_ftl_create says otherwise, with {name} or {uuid} for those of the FTL, e.g. "
-        "nqn.2026-11.com.example:{name} (default: nqn.2026-11.io.spdk-ftl:{uuid}). Exports that there are keep theirs",
+        help=(
+            "NQN of exports unless bdev_ftl_create says otherwise, which must contain {name} or {uuid} of the FTL, "
+            "e.g. nqn.2026-11.com.example:{name} (default: nqn.2026-11.io.spdk-ftl:{uuid}). Existing exports keep "
+            "their NQN"
+        ),
     )
     parser.add_argument(
         "--buffer-dir",
         metavar="DIR",
         type=path,
         default=default_buffer_directory(),
-        help="where write buffers outlive the daemon: in memory, and of this user alone (default: %(default)s)",
+        help=(
+            "directory in memory for write buffers, which outlive the daemon; must belong to this user alone "
+            "(default: %(default)s)"
+        ),
     )
     parser.add_argument(
         "--peer-timeout",
         metavar="SECONDS",
         type=seconds,
         default=PEER_TIMEOUT_S,
-        help="so long I/O waits for a target, or a base bdev, that went away; then it fails until the base is back "
-        "(default: %(default)g)",
+        help=(
+            "how long to hold host I/O while a target or base bdev is away; then I/O fails until the base is back "
+            "(default: %(default)g)"
+        ),
     )
     parser.add_argument(
         "--limit",
         metavar="NAME=VALUE",
         action="append",
         default=[],
-        help="what one host may take of each FTL, instead of the default (repeatable; see docs/security.md)",
+        help="limit on what one host may use of each FTL, instead of the default (repeatable; see docs/security.md)",
     )
     parser.add_argument(
         "--no-target-keys",
         dest="target_keys",
         action="store_false",
-        help="daemon and targets go by each other's NQN alone, without DH-HMAC-CHAP: for targets that can't read the "
-        "daemon's state directory",
+        help=(
+            "daemon and targets identify each other by NQN alone, without DH-HMAC-CHAP; for targets that can't read "
+            "the daemon's state directory"
+        ),
     )
     parser.add_argument(
         "--target-user",
         metavar="USER",
         type=account,
-        help="who may serve the RPC socket of an SPDK target, beside the user who runs the daemon and root (default: "
-        "nobody)",
+        help=(
+            "user who may serve the RPC socket of an SPDK target, besides the user who runs the daemon and root "
+            "(default: none)"
+        ),
     )
     parser.add_argument(
         "--undo-on-exit",
         action="store_true",
-        help="a signal that ends the daemon does what `spdk-ftl halt` does: nothing of its FTLs stays in the targets, "
-        "and with their bdevs goes what stands on them",
+        help=(
+            "on a signal, do what `spdk-ftl halt` does: remove the FTLs from the targets, and with their bdevs "
+            "everything that is built on them"
+        ),
     )
     parser.add_argument("-v", "--verbose", action="store_true", help="log every step")
     parser.set_defaults(run=run, parser=parser)
@@ -235,7 +252,7 @@ async def serve(
     nqn_template: str | None = None,
 ) -> None:
     """The whole life of a daemon, from opening its state directory to its last undo. saved: FTLs to load."""
-    # The data path's imports are for those who serve, not for every --help.
+    # The imports of the data path are only needed to serve, not for every --help.
     from ..nvme.target.peers import PeerLimits
     from ..spdk.exports import host_nqn
     from .base import DaemonIdentity
@@ -246,7 +263,7 @@ async def serve(
     from .registry import Registry
     from .requester import asked_for_by
 
-    # What was imported stays: the garbage collector need not go through it, which takes it some 10 ms each time.
+    # Imported objects stay. Without this, each garbage collection would take some 10 ms to scan them.
     gc.freeze()
     manager = manager or ServiceManager({})
     split_address(listen)
@@ -298,7 +315,7 @@ async def serve(
                     print(f"spdk-ftl: ready, control socket {sockets.path} (pid {os.getpid()})", flush=True)
                     await halt.wait()
                 finally:
-                    # Also where nobody takes that line: by then, FTLs of a predecessor may be loading.
+                    # Also if the ready line could not be written: FTLs of an earlier daemon may already be loading.
                     if not registry.is_halting:
                         log.info("halting, asked for by %s", ended_by)
                     manager.notify("STOPPING=1")
@@ -312,7 +329,7 @@ async def serve(
 
 
 def _listen(address: str) -> str:
-    # With it comes the data path.
+    # This import brings the data path.
     from .checks import split_address
 
     split_address(address)

@@ -1,4 +1,5 @@
-"""ftl_save_config and ftl_load_config: FTLs, and what stands on them, to and from saved configurations of targets."""
+"""ftl_save_config and ftl_load_config: save and load FTLs, and what is built on them, with the configuration of a
+target."""
 
 from __future__ import annotations
 
@@ -30,7 +31,7 @@ def normal_target(target: str) -> str:
 
 
 class Devices(Protocol):
-    """The registry, as far as this needs it."""
+    """The part of the registry that this module needs."""
 
     @property
     def devices(self) -> Mapping[tuple[str, str], ManagedDevice]: ...
@@ -43,7 +44,7 @@ class Devices(Protocol):
 
 
 class ConfigRpcs:
-    """On the FTLs of one registry."""
+    """The RPCs on the FTLs of one registry."""
 
     def __init__(self, registry: Devices, identity: DaemonIdentity) -> None:
         self._registry = registry
@@ -59,8 +60,8 @@ class ConfigRpcs:
     # --- save
 
     async def save(self, request: SaveConfigRequest) -> dict[str, Any]:
-        """{"subsystems": […]}: those of the target, without what is the daemon's, and the FTLs on it. What stands on
-        them is known from now on."""
+        """{"subsystems": […]}: the target's own subsystems, and the FTLs on that target. The daemon also remembers what
+        is built on the FTLs."""
         target = self._target_to_save(request.target)
         devices = [device for device in self._registry.devices.values() if device.target == target]
         rpc = self._identity.rpc(target)
@@ -81,14 +82,14 @@ class ConfigRpcs:
             return normal_target(target)
         targets = sorted({device.target for device in self._registry.devices.values()})
         if len(targets) != 1:
-            there = f"there are FTLs on {', '.join(targets)}" if targets else "there is no FTL"
-            raise ParameterError(f"which target's configuration? {there}: name one with -s")
+            there = f"there are FTLs on {', '.join(targets)}" if targets else "the daemon has no FTL"
+            raise ParameterError(f"no target is given, and {there}: name a target with -s")
         return targets[0]
 
     # --- load
 
     def start(self, saved: Sequence[SavedFtl]) -> None:
-        """What is in the daemon's own state file counts for more: a contradiction is logged."""
+        """The daemon's own state file takes precedence; a contradiction is logged."""
         for ftl in saved:
             there = self._like(ftl)
             if there is None:
@@ -96,14 +97,14 @@ class ConfigRpcs:
                     self._resume(ftl)
                     log.info("%s: from the saved configuration, on the target at %s", ftl.name, ftl.target)
                 except FtlError as error:
-                    log.error("%s; it is left out", error.message)
+                    log.error("%s; not loaded", error.message)
             elif not _is_same(there, ftl):
-                log.error("%s; it is left out", _contradiction(ftl, there))
+                log.error("%s; not loaded", _contradiction(ftl, there))
             elif not there.dependents.known:
                 there.dependents.replace(ftl.dependents, pending=True)
 
     async def load(self, request: LoadConfigRequest) -> dict[str, Any]:
-        """{"loaded": […], "unchanged": […]}. An error: nothing is changed."""
+        """{"loaded": […], "unchanged": […]}. After an error nothing has changed."""
         saved = read_section(request.config, "the configuration", target=request.target, normal=normal_target)
         self._registry.require_running()
         there = {ftl.name: self._like(ftl) for ftl in saved}
@@ -136,21 +137,21 @@ class ConfigRpcs:
         return {"loaded": [_tell(device) for device in loaded], "unchanged": [_tell(device) for device in unchanged]}
 
     def _resume(self, ftl: SavedFtl) -> None:
-        """Raises ParameterError or ExistsError; it is not there then."""
+        """Raises ParameterError or ExistsError; then the FTL is not added."""
         if not self._registry.resume(ftl.record, inherited=not ftl.is_new):
-            raise ParameterError(f"FTL bdev {ftl.name} can't be loaded, the daemon's log says why")
+            raise ParameterError(f"FTL bdev {ftl.name} can't be loaded: see the daemon's log")
         key = ftl.target, ftl.name
         device = self._registry.devices[key]
         for other in self._registry.devices.values():
             if other is not device and other.nqn == device.nqn:
                 self._registry.forget(key)
                 raise ExistsError(
-                    f"FTL bdev {ftl.name} of the saved configuration has the NQN {device.nqn}, which is that of FTL "
-                    f"bdev {other.name} (on the SPDK target at {other.target})"
+                    f"FTL bdev {ftl.name} of the saved configuration has the NQN {device.nqn}, which FTL bdev "
+                    f"{other.name} already has (on the SPDK target at {other.target})"
                 )
 
     def _like(self, ftl: SavedFtl) -> ManagedDevice | None:
-        """The same, or else one that has its uuid, or its name on that target."""
+        """The same FTL, or else one that has its uuid, or its name on that target."""
         named = self._registry.devices.get((ftl.target, ftl.name))
         found = [each for each in self._registry.devices.values() if each is named or each.uuid == ftl.uuid]
         return min(found, key=lambda each: not _is_same(each, ftl), default=None)
@@ -164,12 +165,12 @@ def _contradiction(ftl: SavedFtl, device: ManagedDevice) -> str:
     return (
         f"FTL bdev {ftl.name} of the saved configuration (uuid {ftl.uuid}, on the SPDK target at {ftl.target}) can't "
         f"be loaded beside FTL bdev {device.name} (uuid {device.uuid}, {device.state.value}, on the SPDK target at "
-        f"{device.target}): delete that one first, or take the other out of the file"
+        f"{device.target}): delete that FTL first, or remove the other one from the file"
     )
 
 
 async def _first_attempts(devices: Sequence[ManagedDevice]) -> None:
-    """For a moment, until each of them is there or says what it waits for."""
+    """Waits a moment, until each FTL is online or says what it waits for."""
     await until(lambda: not any(map(_is_begun, devices)), timeout_s=FIRST_ATTEMPT_S, poll_s=POLL_S)
 
 

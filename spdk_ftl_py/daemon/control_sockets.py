@@ -1,4 +1,4 @@
-"""The daemon's unix sockets: the one for orders, and beside it one for monitoring, where nothing can be changed."""
+"""The daemon's unix sockets: the control socket, and optionally a monitor socket, which can't change anything."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from .server import Method, RpcServer
 
 CONTROL: Final = "control"
 MONITOR: Final = "monitor"
-"""FileDescriptorName= of sockets that a service manager hands over."""
+"""FileDescriptorName= of the sockets that a service manager hands over."""
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class SocketOptions:
-    """As given on the command line."""
+    """The options of the command line."""
 
     control: Path | None = None
     """None: the default."""
@@ -57,11 +57,11 @@ class ControlSockets:
         if options.monitor_group is not None and self._monitor is None:
             raise ParameterError("--monitor-group: give --monitor-socket too")
         if self._monitor == self.path:
-            raise ParameterError(f"--monitor-socket {self.path}: that is the control socket, give another path")
+            raise ParameterError(f"--monitor-socket {self.path}: is the path of the control socket: give another one")
         self._servers: list[RpcServer] = []
 
     async def start(self, methods: Mapping[str, Method]) -> None:
-        """Raises BusyError, FtlError; nothing is left then."""
+        """Raises BusyError or FtlError; then nothing is left."""
         if self._makes_directory:
             make_run_directory(self.path.parent)
         try:
@@ -91,13 +91,13 @@ class ControlSockets:
         return self._of_daemon(name, method) if any(each.name == ENGINE for each in rpc.parameters) else method
 
     def _of_daemon(self, name: str, method: Method) -> Method:
-        """Who may only look on is not to have the daemon call whatever he names as a target."""
+        """A user of the monitor socket must not make the daemon call any socket that this user names as a target."""
 
         async def ask(params: dict[str, Any]) -> Any:
             if params.get(ENGINE) == NATIVE:
                 raise FtlError(
-                    f"{name}: {self._monitor} is the socket for monitoring, where nothing is asked of a target's own "
-                    f"FTL: ask at the control socket, {self.path}",
+                    f"{name}: {self._monitor} is the socket for monitoring, which does not reach a target's own FTL: "
+                    f"use the control socket, {self.path}",
                     errno=errno.EACCES,
                 )
             return await method({**params, ENGINE: DAEMON})
@@ -107,7 +107,7 @@ class ControlSockets:
     def _refuse(self, name: str) -> Method:
         async def refuse(_params: dict[str, Any]) -> Any:
             raise FtlError(
-                f"{name} changes something, and {self._monitor} is the socket for monitoring: ask at the control "
+                f"{name} changes something, and {self._monitor} is the socket for monitoring: use the control "
                 f"socket, {self.path}",
                 errno=errno.EACCES,
             )
@@ -115,7 +115,7 @@ class ControlSockets:
         return refuse
 
     def _path(self, name: str, given: Path | None, option: str, manager: ServiceManager) -> Path | None:
-        """Where it is; None: nobody has said."""
+        """The path; None: neither the option nor the service manager names one."""
         path = None if given is None else given.absolute()
         taken = manager.take(name)
         if not taken:
@@ -125,18 +125,18 @@ class ControlSockets:
             return path
         if len(taken) > 1 or taken[0].family != socket.AF_UNIX or not str(taken[0].getsockname()).startswith("/"):
             raise ParameterError(
-                f"the service manager hands over {len(taken)} sockets named {name}, and one unix socket with a path is "
-                "meant: see its .socket unit (FileDescriptorName=)"
+                f"the service manager hands over {len(taken)} sockets named {name}, but the daemon needs one unix "
+                "socket with a path: see its .socket unit (FileDescriptorName=)"
             )
         there = Path(taken[0].getsockname())
         if path not in (None, there):
-            raise ParameterError(f"{option} {path}: the service manager hands {there} over; leave {option} out")
+            raise ParameterError(f"{option} {path}: the service manager hands over {there}: leave {option} out")
         self._given[name] = taken[0]
         self._look_at(name, there)
         return there
 
     def _look_at(self, name: str, path: Path) -> None:
-        """Its mode is the manager's: whom that lets in is believed where it is a group."""
+        """The service manager sets the mode. If it admits a group, the daemon trusts that group."""
         try:
             found = path.stat()
         except OSError as error:
@@ -145,8 +145,8 @@ class ControlSockets:
             ) from error
         if found.st_mode & stat.S_IWOTH:
             log.warning(
-                "%s, handed over by the service manager, is open to everybody (mode %04o; SocketMode=0600 in its "
-                "unit would close it): calls of other users are refused",
+                "%s, handed over by the service manager, is open to everybody (mode %04o): the daemon refuses calls "
+                "of other users; to close the socket, set SocketMode=0600 in its unit",
                 path,
                 stat.S_IMODE(found.st_mode),
             )
@@ -164,5 +164,8 @@ def _gid(option: str, group: str) -> int:
     except ParameterError as error:
         raise ParameterError(f"{option}: {error.message}") from None
     if os.geteuid() != 0 and gid not in (os.getegid(), *os.getgroups()):
-        raise ParameterError(f"{option} {group}: the user who runs this is not in that group, and only root can do it")
+        raise ParameterError(
+            f"{option} {group}: the user who runs the daemon is not in that group: run it as root or as a member of "
+            "the group"
+        )
     return gid

@@ -60,7 +60,7 @@ class Creations:
         await end_tasks([*self.watchers.values(), *self._creations])
 
     async def create(self, params: dict[str, Any]) -> Any:
-        """{"name", "uuid"}, with more where its terms ask for it (Terms.answer), or the line that the creation is
+        """{"name", "uuid"}, with more members as its terms require (Terms.answer), or the line that the creation is
         deferred."""
         self._require_running()
         params["target"] = normal_target(params["target"])
@@ -69,7 +69,7 @@ class Creations:
         terms = Terms.take(params)
         while terms.if_absent and (other := self._devices.get(key)) is not None:
             if other.state is DeviceState.CREATING and other not in self.watchers:
-                # Somebody else asks for it at the same time: it is there in a moment, or not at all.
+                # Another caller requests the same FTL: it is created in a moment, or not at all.
                 await asyncio.sleep(POLL_S)
                 self._require_running()
                 continue
@@ -88,7 +88,7 @@ class Creations:
         task = asyncio.ensure_future(self._bring_up(device))
         self._creations.add(task)
         task.add_done_callback(self._creations.discard)
-        # Whoever called may hang up: the creation goes on to one of its ends.
+        # The requester may disconnect: the creation continues until it succeeds or fails.
         try:
             device = await asyncio.shield(task)
         except asyncio.CancelledError:
@@ -100,7 +100,7 @@ class Creations:
         return terms.answer(await self._wait_online(key, terms, device), changed=True)
 
     async def _check_agrees(self, device: ManagedDevice, asked: dict[str, Any]) -> None:
-        """Raises what check_agrees() does."""
+        """Raises what check_agrees() raises."""
         told = device.properties()
         for role, has in (("base", told["base_bdev"]), ("cache", device.options.cache)):
             wanted = asked.get("base_bdev" if role == "base" else "cache")
@@ -114,22 +114,21 @@ class Creations:
         check_agrees(device, asked, told)
 
     async def _wait_online(self, key: Key, terms: Terms, device: ManagedDevice | None = None) -> ManagedDevice:
-        """device, the one of that key by default, as it is when the time to wait is over. Raises what wait_online()
-        does."""
+        """The result for device (default: the one with that key) after the wait. Raises what wait_online() raises."""
         if device is not None and (terms.wait_s is None or device.state is not DeviceState.DEFERRED):
             return device
         return await wait_online(lambda: self._devices.get(key), key[1], terms.wait_s or 0, self._is_halting)
 
     def _load_instead(self, device: ManagedDevice, error: FtlThereError) -> ManagedDevice:
-        """With load_or_create, the FTL that was found on the base of device takes its place, to be loaded. Raises the
-        error where that is not asked for, and ExistsError where it is not the FTL that is asked for."""
+        """With load_or_create, the FTL that was found on the base of device replaces it, and is loaded. Raises the
+        error if that was not requested, and ExistsError if it is not the requested FTL."""
         if not device.options.load_or_create:
             raise error
         wanted = device.options.uuid
         if wanted is not None and wanted != error.uuid:
             raise ExistsError(
-                f"base bdev {device.options.base_bdev} holds an FTL already, with uuid {error.uuid}, and {wanted} is "
-                "asked for: give another base, or that uuid; nothing was done"
+                f"base bdev {device.options.base_bdev} already holds an FTL, with uuid {error.uuid} instead of "
+                f"{wanted}: give another base, or that uuid; nothing was done"
             ) from error
         self._devices.check_no_twin(error.uuid, device)
         record = device.record()
@@ -154,7 +153,7 @@ class Creations:
         device.hosts.require_state_room = self._saver.require_room_for_host
 
     async def _bring_up(self, device: ManagedDevice) -> ManagedDevice:
-        """Online or deferred. With load_or_create it may be another one than what was given."""
+        """Brings the device online, or defers it. With load_or_create the result may be another device."""
         self.prepare(device)
         try:
             await self._orphans.undo(device.target)
@@ -175,7 +174,7 @@ class Creations:
         try:
             self._saver.save()
         except FtlError:
-            # A successor would know nothing of it.
+            # Otherwise the next daemon would not know it.
             await self.take_down(device)
             raise
         log.info(
@@ -188,18 +187,18 @@ class Creations:
 
     @staticmethod
     def _is_deferred_by(device: ManagedDevice, error: BaseException) -> bool:
-        """The creation goes on when what it lacks is there."""
+        """The creation continues when what it waits for exists."""
         if isinstance(error, DeferredError):
             return True
         return device.options.is_patient and may_come(error) and not device.left_behind
 
     async def take_down(self, device: ManagedDevice) -> list[tuple[str, Exception]]:
         """Halts it, wherever its creation stands, and undoes it; it is gone then. Returns what could not be done."""
-        # With load_or_create it may have become another one.
+        # With load_or_create it may have been replaced by another one.
         device = self._devices.get(key_of(device), device)
         watcher = self.watchers.get(device)
         if watcher is not None:
-            # Whether it waits for its base or is just being made of it: it is undone, and DEFERRED then.
+            # Whether it waits for its base or is being made on it: it is undone, and then DEFERRED.
             await end_tasks([watcher])
             device = self._devices.get(key_of(device), device)
         record = device.record()
@@ -209,7 +208,7 @@ class Creations:
         self._devices.drop(device)
         failure = self._saver.save_for_sure()
         if failure is not None:
-            failures = [*failures, ("remove it from the state file (the daemon goes on trying)", failure)]
+            failures = [*failures, ("remove it from the state file (the daemon keeps trying)", failure)]
         return failures
 
     # --- deferred creation ---

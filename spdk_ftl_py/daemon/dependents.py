@@ -1,5 +1,5 @@
-"""What stands on an FTL in its target and does not come back by itself: calls that the daemon makes again, behind the
-FTL, in a target that was started anew."""
+"""What is built on an FTL in its target, and does not come back by itself: calls that the daemon repeats, after it has
+attached the FTL to a target that was started again."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from ..text import show_line
 from .failed_flushes import RETRY_GROWTH, RETRY_MAX_S, RETRY_MIN_S
 
 DEPENDENTS_BYTES_MAX: Final = 256 << 10
-"""As JSON in the state file, of each FTL."""
+"""The limit for each FTL, as JSON in the state file."""
 FAILED_TOLD_MAX: Final = 16
 EXAMINE_TIMEOUT_S: Final = 30.0
 _SHOWN_MAX: Final = 300
@@ -30,69 +30,67 @@ log = logging.getLogger(__name__)
 
 
 class Dependents:
-    """They are known from the moment they are saved or loaded. ``pending``: some may be missing in the target, and
-    keep() is to make them; else nothing is done, whatever the target has or lacks: its user may have taken it away."""
+    """The calls are known from the moment they are saved or loaded. ``pending``: the target may lack some of them, and
+    keep() makes these. Otherwise the daemon does nothing, whatever the target lacks: its user may have removed it."""
 
     def __init__(self, name: str, rpc: TargetRpc, record: object, save: Callable[[], object]) -> None:
-        """record: what to_record() said in an earlier daemon; None: nothing was ever saved. save: behind a change; may
-        not raise.
-
-        Raises ParameterError where the record makes no sense.
-        """
+        """record: what to_record() returned in an earlier daemon; None: nothing was ever saved. save: called after a
+        change; must not raise. Raises ParameterError if the record is invalid."""
         self.calls: list[Call] = []
         self.known = False
-        """They have been saved or loaded at some time."""
+        """The calls have been saved or loaded at some time."""
         self.pending = False
         self.failed: list[tuple[Call, str]] = []
-        """Calls that the target refused the last time, and why."""
+        """Calls that the target refused at the last attempt, and why."""
         self._name = name
         self._rpc = rpc
         self._save = save
         self._made: set[int] = set()
-        """Places of calls that were made since the FTL was attached; not everything shows in a configuration."""
+        """Indices of calls that were made since the FTL was attached, because a configuration does not show all of
+        them."""
         self._wanted = asyncio.Event()
         if record is not None:
             if not isinstance(record, Mapping) or not isinstance(record.get("calls"), list):
-                raise ParameterError("dependents are no list")
+                raise ParameterError("dependents are not a list")
             for call in record["calls"]:
                 check_call(call, "dependents")
             self.replace(record["calls"], pending=record.get("pending") is True)
 
     def renamed(self, name: str) -> None:
-        """The FTL is, and nothing stands on it: what is known is of the name it had."""
+        """The FTL has a new name, and nothing is built on it: the calls that are known use the old name."""
         self._name = name
         if self.calls:
             self.replace([], pending=False)
 
     def replace(self, calls: Sequence[Call], *, pending: bool) -> None:
-        """Instead of those before."""
+        """Replaces the calls."""
         self.calls = list(calls)
         self.known = True
         self._begin(pending)
 
     def check_found(self, calls: Sequence[Call]) -> None:
-        """Before found(). Raises BusyError where they are too many."""
+        """Call it before found(). Raises BusyError if there are too many calls."""
         check_size(self._name, [*calls, *self.calls] if self.pending else calls)
 
     def found(self, calls: Sequence[Call], bdevs: Sequence[Bdev], *, whole: bool) -> None:
-        """In the target now, with those bdevs. whole: the FTL is there. What is to be made and is not there yet stays
-        known."""
+        """Takes the calls that are in the target now, with its bdevs. whole: the FTL is attached. Pending calls that
+        the target still lacks stay known."""
         if whole and not self.pending:
             self.replace(calls, pending=False)
         else:
             self.replace([*calls, *missing(self.calls, calls, bdevs)], pending=self.pending)
 
     async def attached_anew(self) -> None:
-        """Before the FTL is attached to a target that has nothing of it.
+        """Call it before the FTL is attached to a target that has nothing of it.
 
-        A bdev that can be made now, and appears when its base does, has its base from the start. Later somebody else
-        would: of a raid without superblock, say, whose data begin where those of ftl0 do, an lvol store is found on
-        ftl0 as well as on the raid.
+        A bdev that can be made now, and appears when its base does, has its base from the start. If it were made later,
+        somebody else might take the base first. With a raid without superblock, for example, whose data begin where
+        those of ftl0 do, the target would find an lvol store both on ftl0 and on the raid.
         """
         if not self.calls:
             return
         self._begin(True)
-        # A successor, should this daemon die in between, finds the FTL attached.
+        # If this daemon dies in between, the next one finds the FTL attached.
         self._save()
         try:
             for place, call in await self._lacking():
@@ -102,7 +100,7 @@ class Dependents:
                     await self._rpc.call(call["method"], call.get("params"))
                 except TargetError as error:
                     if error.errno != errno.EEXIST:
-                        log.debug("%s: not before %s is there: %s", call["method"], self._name, error.message)
+                        log.debug("%s: can't be called before %s exists: %s", call["method"], self._name, error.message)
                         continue
                 self._made.add(place)
         except (FtlError, OSError) as error:
@@ -117,7 +115,7 @@ class Dependents:
             self._wanted.clear()
 
     async def keep(self, ready: Callable[[], bool]) -> None:
-        """Makes what is missing, whenever some is pending and the FTL is there. Runs until it is cancelled."""
+        """Makes missing calls whenever some are pending and the FTL is attached. Runs until it is cancelled."""
         backoff = Backoff(RETRY_MIN_S, RETRY_MAX_S, RETRY_GROWTH)
         while True:
             await self._wanted.wait()
@@ -129,13 +127,13 @@ class Dependents:
             await backoff.pause()
 
     async def _make(self) -> bool:
-        """Whether all that is missing could be made."""
+        """Whether everything missing could be made."""
         made = self._made
         try:
             progress = True
             failed: list[tuple[Call, str]] = []
             while progress:
-                # One may need what another makes, in whatever order the target told them.
+                # One call may need what another one makes, in whatever order the target listed them.
                 progress, failed = await self._make_once(made)
                 if made is not self._made:
                     return False
@@ -153,7 +151,7 @@ class Dependents:
         return True
 
     async def _make_once(self, made: set[int]) -> tuple[bool, list[tuple[Call, str]]]:
-        """Whether one was made, and which were refused. Raises TargetError where the target does not answer."""
+        """Whether a call was made, and which calls were refused. Raises TargetError if the target does not answer."""
         before, failed = len(made), []
         for place, call in await self._lacking():
             if place in made:
@@ -167,11 +165,11 @@ class Dependents:
                 failed.append((call, _message(error)))
             else:
                 made.add(place)
-                log.info("%s: %s of what stands on it is made again: %s", self._name, call["method"], _shown(call))
+                log.info("%s: called %s to recreate what is built on it: %s", self._name, call["method"], _shown(call))
         return len(made) > before, failed
 
     async def _lacking(self) -> list[tuple[int, Call]]:
-        """Calls of which the target has nothing, with their places."""
+        """Calls whose result the target lacks, with their indices."""
         there = calls_of(await read_subsystems(self._rpc))
         lacking = {id(call) for call in missing(self.calls, there, await get_bdevs(self._rpc))}
         return [(place, call) for place, call in enumerate(self.calls) if id(call) in lacking]
@@ -187,21 +185,25 @@ class Dependents:
         for call, why in failed:
             if (call, why) not in self.failed:
                 log.error(
-                    "%s: what stands on it is not all back: %s %s: %s", self._name, call["method"], _shown(call), why
+                    "%s: not everything that was built on it is back: %s %s: %s",
+                    self._name,
+                    call["method"],
+                    _shown(call),
+                    why,
                 )
         self.failed = failed
 
     @property
     def error(self) -> str | None:
-        """What keeps them from being whole."""
+        """Why not everything is back."""
         if not self.failed:
             return None
         call, why = self.failed[0]
         more = f" (and {len(self.failed) - 1} more calls)" if len(self.failed) > 1 else ""
-        return f"what stands on {self._name} is not all back: {call['method']}{more}: {why}"
+        return f"not everything that was built on {self._name} is back: {call['method']}{more}: {why}"
 
     def describe(self) -> dict[str, Any]:
-        """For ftl_get_devices; nothing, where none were ever saved."""
+        """For ftl_get_devices; empty if no calls were ever saved."""
         if not self.known:
             return {}
         failed = [{**call, "error": why} for call, why in self.failed[:FAILED_TOLD_MAX]]
@@ -212,13 +214,13 @@ class Dependents:
 
 
 def check_size(name: str, calls: Sequence[Call]) -> None:
-    """Raises BusyError where they are more than the state file has room for."""
+    """Raises BusyError if the calls do not fit into the state file."""
     size = len(json.dumps(calls))
     if size > DEPENDENTS_BYTES_MAX:
         raise BusyError(
-            f"FTL bdev {name}: the {len(calls)} calls for what stands on it have {size} bytes, and "
-            f"{DEPENDENTS_BYTES_MAX} are kept at most: put what stands on it on several FTLs, or make some of it by a "
-            "script of your own"
+            f"FTL bdev {name}: the {len(calls)} calls that recreate what is built on it have {size} bytes, but the "
+            f"daemon keeps {DEPENDENTS_BYTES_MAX} at most: spread the bdevs over several FTLs, or create some of them "
+            "from a script"
         )
 
 

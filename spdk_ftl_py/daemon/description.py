@@ -73,9 +73,9 @@ def properties(device: DeviceParts) -> dict[str, Any]:
 
 
 def record(device: DeviceParts) -> dict[str, Any]:
-    """For the state file: enough to undo, to load it again, or to go on waiting for the base bdev."""
+    """For the state file: enough to undo the FTL, to load it again, or to keep waiting for its base bdev."""
     export = device.export or device.export_before
-    # Until it has ended it comes back: what it had accepted may not be durable yet.
+    # Until it has ended, a new daemon loads it again: accepted writes may not be durable yet.
     state = device.state_before if device.state is DeviceState.DELETING else device.state
     return {
         "name": device.name,

@@ -44,11 +44,11 @@ class ManagedDevice(OrderedDevice):
     # --- creation ---
 
     async def bring_up(self) -> None:
-        """Creates or loads the FTL; ONLINE afterwards.
+        """Creates or loads the FTL, which is ONLINE afterwards.
 
-        Raises DeferredError when the base bdev does not exist, or another FtlError; then everything is undone, the
-        target is as it was, and the state is the caller's to set. Of one that is inherited what stands in the target
-        stays as long as time may mend it, and every such error is a DeferredError.
+        Raises DeferredError if the base bdev does not exist, or another FtlError. Then everything is undone, the target
+        is as it was, and the caller sets the state. For an inherited FTL, what is in the target stays as long as the
+        error may pass by itself, and every such error is a DeferredError.
         """
         self.state = DeviceState.CREATING
         try:
@@ -64,13 +64,13 @@ class ManagedDevice(OrderedDevice):
             failures = await self._take_apart()
             if isinstance(error, OSError):
                 error = TargetError(
-                    f"FTL bdev {self.name}: the connection to the SPDK target at {self.target} broke off: {error}",
+                    f"FTL bdev {self.name}: lost the connection to the SPDK target at {self.target}: {error}",
                     errno=error.errno,
                 )
             if failures and isinstance(error, FtlError):
                 left = "; ".join(f"{name} ({failure})" for name, failure in failures)
                 raise FtlError(
-                    f"{error.message}. Besides, could not be undone: {left}", errno=error.errno, code=error.code
+                    f"{error.message}. The daemon could not undo: {left}", errno=error.errno, code=error.code
                 ) from error
             raise error
         self.error = None
@@ -80,7 +80,7 @@ class ManagedDevice(OrderedDevice):
     async def _create(self) -> None:
         port_before = self.export_before.trsvcid if self.export_before is not None else 0
         if port_before:
-            # At once, and however long the base is waited for: nobody else is to get it meanwhile.
+            # At once, however long the FTL waits for its base: nobody else may get it meanwhile.
             await self.front.start()
             await self.front.listen(self.listen, port_before)
         await check_name(self.target_rpc, self.name, self.uuid)
@@ -106,7 +106,7 @@ class ManagedDevice(OrderedDevice):
         self.remember(ftl)
         self.gave_cache_up()
         if self.no_data:
-            log.warning("%s: with no_data nothing that is written is kept or verified; for benchmarks only", self)
+            log.warning("%s: no_data is for benchmarks only: the FTL neither keeps nor verifies what is written", self)
         self.conf = ftl.conf
         await self.admission.settle_target(self.target_rpc, self.uuid)
         self.front.open(
@@ -131,23 +131,26 @@ class ManagedDevice(OrderedDevice):
                 if ended is Ended.CHANGING and await self._reloading.load_changed():
                     continue
                 if self.no_data:
-                    lost = "with no_data nothing of it is kept, so the FTL can't come back: delete it, and make it anew"
+                    lost = "no_data keeps nothing, so the FTL can't come back: delete it, and create it again"
                     await self.fail(f"{self.error}; {lost}")
                     return
                 self.changes.refuse(
-                    BusyError(f"FTL bdev {self.name} has lost its base: {self.error}; nothing is changed")
+                    BusyError(
+                        f"FTL bdev {self.name} has lost its base: {self.error}; nothing was changed: try again when "
+                        "the FTL is online"
+                    )
                 )
                 if not await self.waiting.wait_for_base():
                     return
         except Exception as error:
             log.exception("%s: internal error", self.name)
-            await self.fail(f"internal error ({type(error).__name__}); the daemon's log has more")
+            await self.fail(f"internal error ({type(error).__name__}): see the daemon's log")
         finally:
-            self.changes.close(BusyError(f"FTL bdev {self.name} has failed, or is being deleted: nothing is changed"))
+            self.changes.close(BusyError(f"FTL bdev {self.name} has failed, or is being deleted: nothing was changed"))
 
     async def _until_ended(self) -> Ended:
-        """Serves until the base is lost, with the reason in error; until the FTL fails for another reason, and the
-        device is FAILED then; or until it is to be changed."""
+        """Serves until the base is lost (`error` has the reason), until the FTL fails for another reason (the device is
+        then FAILED), or until a change is requested."""
         assert self.ftl is not None
         ftl = self.ftl
         lost = asyncio.ensure_future(self.link.wait_lost())
@@ -186,10 +189,8 @@ class ManagedDevice(OrderedDevice):
     # --- end ---
 
     async def take_down(self) -> list[tuple[str, Exception]]:
-        """Halts the FTL and lets go of everything; returns what could not be undone.
-
-        Raises BusyError for the second caller, and while it is being created.
-        """
+        """Halts the FTL and releases everything. Returns what could not be undone. Raises BusyError for a second
+        caller, and while the FTL is being created."""
         if self.state is DeviceState.DELETING:
             raise BusyError(f"FTL bdev {self.name} is already being deleted")
         if self.state is DeviceState.CREATING:
@@ -215,16 +216,16 @@ class ManagedDevice(OrderedDevice):
         return [*failures, *failures_here]
 
     async def pause(self) -> list[tuple[str, Exception]]:
-        """Halts the FTL cleanly for a successor, who takes over what stays in the target: it and other hosts see
-        connections that end, and no error. Returns what could not be done. What is made with no_data, and half of a
-        creation, are for take_down()."""
+        """Halts the FTL cleanly for the next daemon, which takes over what stays in the target. The target and other
+        hosts see their connections end, and no error. Returns what could not be done. FTLs with no_data, and unfinished
+        creations, need take_down() instead."""
         await self._end_life()
         self.stop_hold_timer()
         return await to_its_end(self._pause())
 
     async def _end_life(self) -> None:
-        """First what keeps it attached, which a silent target may hold up; then somebody may still be renaming it: what
-        stands in the target is known behind that."""
+        """Ends first what keeps the FTL attached, which a silent target may delay. A rename may still be in progress:
+        only afterwards it is known what the target has."""
         if self._life is not None:
             await end_tasks([self._life])
         async with self.kept_bdev.turn:
@@ -235,13 +236,13 @@ class ManagedDevice(OrderedDevice):
         if self.state is DeviceState.ONLINE:
             self.state = DeviceState.WAITING
             self.progress, self.waits_for = "", "the next daemon"
-            # A base that does not answer is the halt's to tell: connections end before it, and with them what is held.
+            # The halt reports a base that does not answer. Connections end before that, and with them held I/O.
             await self.front.emptied(EMPTY_TIMEOUT_S)
         return await self._let_go_here()
 
     async def _let_go_here(self, *, keep_address: bool = False) -> list[tuple[str, Exception]]:
-        """Of everything but what stands in the target. keep_address: nor of where hosts will look for it, unless they
-        have been let in."""
+        """Undoes everything except what is in the target. keep_address: keeps the address where hosts look for the FTL,
+        unless hosts have been admitted."""
         keep = keep_address and self.front.gate is None
         parts = Steps(self.name)
         if not keep:
@@ -280,13 +281,13 @@ class ManagedDevice(OrderedDevice):
     # --- hosts ---
 
     async def disallow_host(self, nqn: str) -> None:
-        """Nothing of that host is under way when this returns. Raises what Admission.remove() does."""
+        """Returns when no I/O of that host is outstanding. Raises what Admission.remove() raises."""
         self.admission.remove(nqn)
         await self.front.disconnect_disallowed()
 
     async def allow_any_host(self, allow: bool) -> None:
-        """False: nothing of hosts that are not in the list is under way when this returns. Raises what
-        Admission.allow_any_host() does."""
+        """If allow is False, returns when no I/O of hosts outside the list is outstanding. Raises what
+        Admission.allow_any_host() raises."""
         self.admission.allow_any_host(allow)
         await self.front.disconnect_disallowed()
 
@@ -296,15 +297,15 @@ class ManagedDevice(OrderedDevice):
 
     @property
     def can_be_halted(self) -> bool:
-        """As far as is known, what it accepted can be made durable. Also where its end has begun."""
+        """Whether accepted writes can be made durable, as far as is known. Also valid after its end has begun."""
         if self.state is DeviceState.ONLINE:
             return self.ftl is not None and self.ftl.state is FtlState.RUNNING
         return self.state is DeviceState.DELETING
 
     def held_in_file(self) -> BufferFile | None:
-        """The write buffer file, where it holds what is not known to be durable anywhere else."""
+        """The write buffer file, if it holds writes that may be stored nowhere else."""
         if self.identity.buffer_dir is None:
             return None
-        # Of several, loads that were killed have left the others, which hold what this one does.
+        # If there are several files, loads that were killed left the others, which hold the same as this one.
         files = [each for each in buffer_files(self.identity.buffer_dir, self.uuid) if not each.holds_nothing]
         return max(files, key=lambda each: (each.held_blocks is None, each.held_blocks or 0), default=None)

@@ -61,7 +61,7 @@ class Origin:
 
 
 class DeviceParts:
-    """An FTL as bdev_ftl_create asked for it; params are validated, with defaults filled in."""
+    """An FTL as requested with bdev_ftl_create. The params are validated, with defaults filled in."""
 
     def __init__(self, params: dict[str, Any], identity: DaemonIdentity, origin: Origin) -> None:
         """Raises ConfError or ParameterError where params break a rule that needs no target."""
@@ -76,19 +76,19 @@ class DeviceParts:
         # As in 2020's rpc.py, the nil UUID means "a new one".
         self.uuid = origin.uuid or options.loads_uuid or uuid4()
         self.loads = origin.loads or (origin.uuid is None and options.loads_uuid is not None)
-        """It is on the base, and loaded from there; else it is created."""
+        """The FTL is on the base, and is loaded from there; False: it is created."""
         self.conf = FtlConf.from_dict(options.settings)
         self.conf.check()
         if options.without_cache and options.cache:
-            raise ParameterError("without_cache gives the nv cache up: leave the cache bdev out")
+            raise ParameterError("without_cache gives the nv cache up: leave out the cache bdev")
         if options.without_cache and not self.loads:
-            raise ParameterError("without_cache is for loading an FTL that has an nv cache: give its uuid")
+            raise ParameterError("without_cache loads an FTL that has an nv cache: give the uuid of that FTL")
         self.no_data = options.no_data
-        """What is written to it is kept by nobody: it is never loaded."""
+        """The FTL keeps nothing, so it is never loaded."""
         if self.no_data and self.loads:
-            raise ParameterError("no_data makes a new FTL, which can't be loaded again: leave the uuid out")
+            raise ParameterError("no_data creates an FTL that can't be loaded again: leave out the uuid")
         if self.no_data and options.cache:
-            raise ParameterError("no_data keeps nothing, so it needs no nv cache: leave the cache bdev out")
+            raise ParameterError("no_data keeps nothing, so the FTL needs no nv cache: leave out the cache bdev")
         self.listen = split_address(options.listen_address or identity.listen)
         self.nqn = export_nqn(options.nqn or identity.nqn_template, self.name, self.uuid)
         if origin.export is not None:
@@ -97,28 +97,28 @@ class DeviceParts:
         self.ftl: FtlDevice | None = None
         self.cache_kind: str | None = None
         self.on_change: Callable[[], None] = lambda: None
-        """Saves what is to be known before it counts. Raises FtlError."""
+        """Saves a change before it takes effect. Raises FtlError."""
         self.on_change_behind: Callable[[], FtlError | None] = lambda: None
-        """Saves what has happened already, now or later: why not now."""
+        """Saves what has already happened, now or later. Returns the error if it can't be saved now."""
         self.left_behind = False
-        """Not all that stands in the target could be undone: it still is to be."""
+        """Not everything in the target could be undone yet."""
         self._state = self.state_before = DeviceState.CREATING
         """state_before: that before DELETING."""
         self.since = datetime.now(timezone.utc)
         self.identity = identity
         self.export_before = origin.export
         self.inherited = origin.inherited
-        """A predecessor had it."""
+        """An earlier daemon had this FTL."""
         self.progress = ""
         """CREATING or WAITING: the step that is under way, and how much of it is done."""
         self.waits_for = ""
-        """DEFERRED or WAITING: what the last attempt found."""
+        """DEFERRED or WAITING: the result of the last attempt."""
         self.failed_flushes = FailedFlushes()
         self.changes = Changes()
         self.settings_turn = asyncio.Lock()
-        """Held by who changes settings: each begins with what the one before has left."""
+        """Held by whoever changes settings: each change starts from the result of the previous one."""
         self.saved_params: dict[str, Any] | None = None
-        """Those in the state file, where they are not what counts here yet."""
+        """The parameters in the state file, if they differ from those in effect."""
         self.target_rpc = rpc = identity.rpc(self.target)
         self.link = BaseLink(rpc, lambda: self.options, self.uuid, identity)
         self.maker = FtlMaker(
@@ -143,7 +143,7 @@ class DeviceParts:
         self.kept_bdev = KeptBdev(str(self), self.target_bdev, lambda: self.changed())
         self.front = self.new_front()
         self.hosts = ConnectedHosts(lambda: self.on_change())
-        """Told before they have their first answer, so that a successor knows whom it owes the truth."""
+        """Saved before a host gets its first answer: the next daemon must know which hosts to notify of lost writes."""
         self.hosts.restore(origin.hosts)
         self._hold_timer: asyncio.TimerHandle | None = None
         if origin.inherited:
@@ -165,23 +165,23 @@ class DeviceParts:
 
     @state.setter
     def state(self, state: DeviceState) -> None:
-        # DELETING is for good, whatever its life was at.
+        # DELETING is final, whatever the life was doing.
         if state is not self._state and self._state is not DeviceState.DELETING:
             self._state, self.since = state, datetime.now(timezone.utc)
 
     @property
     def attachment(self) -> Attachment | None:
-        """As which it stands in the target; None: it does not, as far as is known."""
+        """The attachment in the target; None: not attached, as far as is known."""
         return self.kept_bdev.now
 
     @property
     def is_attached(self) -> bool:
-        """As far as the daemon is to attach it: what stands on it in the target can be there."""
+        """The daemon has attached the FTL, if it should, so what is built on it can exist in the target."""
         return self.state is DeviceState.ONLINE and (self.attachment is not None or self.options.no_attach)
 
     @property
     def block_count(self) -> int | None:
-        """Of the bdev; None: it is not known yet."""
+        """The size of the bdev in blocks; None: not known yet."""
         return None if self.front.gate is None else self.front.gate.block_count
 
     @property
@@ -206,27 +206,27 @@ class DeviceParts:
         self.params, self.options = params, options
 
     def took_conf(self) -> None:
-        """Its FTL has another one now."""
+        """The FTL has a new value."""
         assert self.ftl is not None
         self.conf = self.ftl.conf
         self.front.set_io_channels(self.conf.max_io_channels)
 
     def gave_cache_up(self) -> None:
-        """Once: the superblock says so now, and another cache may come."""
+        """Once only: the superblock now says so, and another cache may be added."""
         if self.options.without_cache:
             self.set_params({**self.params, "without_cache": False})
 
     # --- what its parts tell it
 
     def _alarm(self) -> None:
-        """What was accepted before may be lost: hosts that were connected learn it from their first Flush."""
+        """Acknowledged writes may be lost: the first Flush of each host that was connected fails."""
         try:
             hosts = self.hosts.alarm()
         except FtlError as error:
-            raise DeferredError(f"which hosts are owed the truth can't be saved: {error.message}") from error
+            raise DeferredError(f"can't save the list of hosts to notify of lost writes: {error.message}") from error
         if hosts:
             log.error(
-                "%s: writes that were not flushed are lost; the first Flush fails of each of: %s",
+                "%s: writes that were not flushed are lost; the first Flush of each of these hosts fails: %s",
                 self.name,
                 show_names(host.hostnqn for host in hosts),
             )
@@ -235,15 +235,15 @@ class DeviceParts:
         self.progress = f"{step} {part:.0%}"
 
     async def try_attach(self) -> None:
-        """Of what hosts have had already: those of the export don't wait for the target, which gets it later."""
+        """Attaches an FTL that has served hosts before. Hosts of the export do not wait for that."""
         if self.options.no_attach:
-            # Whether its user attached it in the target, nothing tells.
+            # The daemon can't know whether a user has attached the FTL in the target.
             await self.dependents.attached_anew()
         else:
             await self.kept_bdev.try_attach(self.front)
 
     def changed(self) -> None:
-        """Its state has changed by itself. That it can't be saved now is logged."""
+        """The state has changed by itself. A failure to save it is logged."""
         if (failure := self.on_change_behind()) is not None:
             log.error("%s: %s", self.name, failure.message)
 
@@ -257,7 +257,7 @@ class DeviceParts:
         self.changed()
 
     def _moved(self, key: str, name: str) -> None:
-        log.warning("%s: found as bdev %s: that is its %s from now on", self, name, key)
+        log.warning("%s: found on bdev %s, which is its %s from now on", self, name, key)
         self.set_params({**self.params, key: name})
         self.changed()
 
@@ -278,13 +278,13 @@ class DeviceParts:
 
     def _stop_holding(self) -> None:
         self.front.fail()
-        self.error = f"{self.error}; I/O fails since it waited for {self.identity.peer_timeout_s:g} s"
+        self.error = f"{self.error}; host I/O was held for {self.identity.peer_timeout_s:g} s, and fails now"
         log.error("%s: %s", self.name, self.error)
         self.changed()
 
     async def flush_failed(self, failure: BaseException, *, flushed: bool = False) -> bool:
-        """failure: of a life or a load. flushed: other flushes of that life did not fail. True: there were too many
-        that did, the device is FAILED."""
+        """failure: the error that ended a life or a load. flushed: other flushes of that life succeeded. True: too many
+        flushes have failed, and the device is FAILED."""
         now_s = asyncio.get_running_loop().time()
         if flushed or not isinstance(failure, FlushDoubtError):
             self.failed_flushes.end()

@@ -16,7 +16,7 @@ Key = tuple[str, str]
 
 
 class Devices(Mapping[Key, ManagedDevice]):
-    """One name space of FTLs for each target."""
+    """A name space of FTLs for each target."""
 
     def __init__(self) -> None:
         self._devices: dict[Key, ManagedDevice] = {}
@@ -42,7 +42,7 @@ class Devices(Mapping[Key, ManagedDevice]):
         self._devices = {}
 
     def renamed(self, device: ManagedDevice, before: str) -> None:
-        """It has another name since a moment."""
+        """The FTL has just been renamed."""
         if self._devices.get((device.target, before)) is device:
             del self._devices[(device.target, before)]
         self._devices[key_of(device)] = device
@@ -59,12 +59,12 @@ class Devices(Mapping[Key, ManagedDevice]):
         if request.target is not None:
             device = self._devices.get((normal_target(request.target), name))
             if device is None:
-                raise NotFoundError(f"FTL bdev {name}: it is on the SPDK target at {targets}, not at {request.target}")
+                raise NotFoundError(f"FTL bdev {name}: is on the SPDK target at {targets}, not at {request.target}")
             return device
         if len(named) > 1:
             raise ParameterError(
-                f"FTL bdev {name}: there is one on each of the SPDK targets at {targets}: say which is meant with "
-                "-s TARGET (the RPC's parameter target)"
+                f"FTL bdev {name}: each of the SPDK targets at {targets} has one: name the target with -s TARGET (the "
+                "RPC's parameter target)"
             )
         return named[0]
 
@@ -86,7 +86,7 @@ class Devices(Mapping[Key, ManagedDevice]):
     # --- what may not be there twice
 
     def require_free(self, device: ManagedDevice, name: str) -> None:
-        """Raises ExistsError where another one has that name."""
+        """Raises ExistsError if another FTL has that name."""
         other = self._devices.get((device.target, name))
         if other is not None and other is not device:
             raise ExistsError(
@@ -99,8 +99,8 @@ class Devices(Mapping[Key, ManagedDevice]):
         twin = next((each for each in self._devices.values() if each.uuid == uuid and each is not but), None)
         if twin is not None:
             raise ExistsError(
-                f"uuid {uuid}: FTL bdev {twin.name} ({twin.state.value}, on the SPDK target at {twin.target}) "
-                "has it already: choose another, or delete that one first"
+                f"uuid {uuid}: FTL bdev {twin.name} ({twin.state.value}, on the SPDK target at {twin.target}) already "
+                "has it: choose another, or delete that FTL first"
             )
 
     def check_nqn_free(self, device: ManagedDevice, but: ManagedDevice | None = None) -> None:
@@ -108,8 +108,8 @@ class Devices(Mapping[Key, ManagedDevice]):
         for other in self._devices.values():
             if other.nqn == device.nqn and other is not but:
                 raise ExistsError(
-                    f"nqn {device.nqn}: it is that of FTL bdev {other.name} (on the SPDK target at {other.target}): "
-                    "choose another with --nqn, which may have {uuid} in it"
+                    f"nqn {device.nqn}: FTL bdev {other.name} (on the SPDK target at {other.target}) already has it: "
+                    "choose another with --nqn, which may contain {uuid}"
                 )
 
 

@@ -1,4 +1,4 @@
-"""How an FTL of the daemon ends: it is halted, and what stands of it in its target is undone."""
+"""How an FTL of the daemon ends: the daemon halts it, and undoes what it made in the target."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ Failures = list[tuple[str, Exception]]
 
 
 async def halt_ftl(ftl: FtlDevice, link: BaseLink) -> None:
-    """Halts the FTL. A base that answers nothing any more is cut off, which ends the halt with an error: a target
-    may keep the I/O of a drive that went away for as long as it tries to have it back."""
+    """Halts the FTL. If the base stops answering, the connection to it is closed, which ends the halt with an error. A
+    target may hold the I/O of a drive that went away for as long as it tries to reconnect it."""
     halt = asyncio.ensure_future(ftl.halt())
     before = _progress(ftl)
     while not (await asyncio.wait({halt}, timeout=HALT_STALL_S))[0]:
         now = _progress(ftl)
         if now == before:
-            # Without the connection nothing is left in flight, and the core can end what it has accepted.
+            # Without the connection no I/O is outstanding, and the core can end what it has accepted.
             await link.disconnect()
-            await ftl.abort(f"the base bdev has not answered for {HALT_STALL_S:g} s while halting")
+            await ftl.abort(f"the base bdev did not answer for {HALT_STALL_S:g} s during the halt")
             break
         before = now
     await halt
@@ -55,14 +55,14 @@ async def take_apart(
     *,
     drop_keys: Callable[[], Awaitable[object]],
 ) -> tuple[Failures, Failures]:
-    """What could not be undone of what stands in the target, and what not here. drop_keys: for a target that is gone,
-    with all that stood there."""
+    """Returns what could not be undone in the target and in the daemon. drop_keys: removes the keys of a target that is
+    gone."""
     silent = await rpc.why_silent(PROBE_TIMEOUT_S) if target_bdev.pending or link.claimed else None
     failures: Failures = []
     if silent is None:
         failures += await target_bdev.undo()
     else:
-        failures.append(("undo what stands in the target", silent))
+        failures.append(("undo what the daemon made in the target", silent))
     failures_here = await let_go_here()
     if silent is None:
         failures += await link.unclaim()

@@ -1,5 +1,5 @@
-"""Listening sockets of exports that the service manager keeps, so that nobody else can have their ports while no daemon
-runs: hosts that come meanwhile wait in line for the next one."""
+"""Listening sockets of exports that the service manager keeps, so that nobody else can take their ports while no daemon
+runs. Hosts that connect meanwhile are queued for the next daemon."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ PREFIX: Final = "export-"
 
 
 class ExportSockets:
-    """One for each FTL that listens. The daemon has them too: what somebody keeps can't be bound again."""
+    """The limit of FTLs with a kept socket. The daemon holds the sockets too, because a kept address can't be bound
+    again."""
 
     def __init__(self, manager: ServiceManager) -> None:
         self._manager = manager
@@ -30,7 +31,7 @@ class ExportSockets:
                 self._held[device] = sock
 
     def at(self, device: UUID, traddr: str, port: int) -> socket.socket | None:
-        """One to listen with, where it is kept for that address. It is the caller's to close. What is kept for another
+        """The kept socket for that address, if there is one; the caller closes it. A socket that was kept for another
         address is given up."""
         held = self._held.get(device)
         if held is None:
@@ -41,7 +42,7 @@ class ExportSockets:
         return None
 
     def keep(self, device: UUID, listening: socket.socket) -> None:
-        """From now on, until it is forgotten."""
+        """Keeps the socket until it is forgotten."""
         if self._manager.is_there and device not in self._held:
             self._held[device] = _dup(listening)
             self._manager.keep(f"{PREFIX}{device}", listening)
@@ -54,13 +55,13 @@ class ExportSockets:
         self._manager.forget(f"{PREFIX}{device}")
 
     def keep_only(self, devices: Collection[UUID]) -> None:
-        """The others are no more."""
+        """The other FTLs no longer exist."""
         for device in self._held.keys() - devices:
             self.forget(device)
         self._manager.forget_others(PREFIX, {f"{PREFIX}{device}" for device in devices})
 
     def close(self) -> None:
-        """Of this daemon; the manager keeps them. Idempotent."""
+        """Closes the daemon's sockets; the service manager keeps them. Idempotent."""
         while self._held:
             self._held.popitem()[1].close()
 

@@ -1,5 +1,5 @@
-"""Where hosts find an FTL: its reactor, its NVMe/TCP export, and the gate at which their I/O waits while the base is
-away. Stays as long as the device does."""
+"""What hosts see of an FTL: its reactor, its NVMe/TCP export, and the gate that holds their I/O while the base is away.
+It lives as long as the device."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from .export_sockets import ExportSockets
 EXPORT_NSID: Final = 1
 EMPTY_POLL_S: Final = 0.005
 TRIM_BLOCKS: Final = 1 << 18
-"""Of a trim of the daemon's own, at a time: a host may ask for more, and others wait no longer for it."""
+"""Blocks in one trim of the daemon itself. Larger trims would make hosts wait."""
 _SERIAL_NUMBER_MAX: Final = 20
 
 
@@ -45,11 +45,12 @@ class Export:
 
 
 class Front:
-    """start(), listen(), open(); close_export() and stop() whatever of them was done.
+    """Call start(), listen(), open(); then close_export() and stop() for whatever was done.
 
-    A target that is started with a saved configuration attaches the FTL before it exports the base, and answers
-    nothing until whatever looks at the new bdev has read from it. Held at the gate, those reads would wait for the
-    base, and the base for them. So the I/O of a target that has come anew while the base is away fails at once."""
+    A target that starts from a saved configuration attaches the FTL before it exports the base, and answers nothing
+    until those who examine the new bdev have read from it. If the gate held these reads, they would wait for the base,
+    and the base for them. So I/O of a target that connects while the base is away fails at once.
+    """
 
     def __init__(
         self,
@@ -62,12 +63,12 @@ class Front:
         is_own: Callable[[str], bool] = lambda hostnqn: False,
         sockets: ExportSockets | None = None,
     ) -> None:
-        """nqn: of the export. peers: what one host may take. is_own: whether that host NQN is the one with which the
-        SPDK target itself comes: no limit of peers keeps it out. sockets: those that are kept between daemons."""
+        """nqn: of the export. peers: limits on what one host may use. is_own: whether a host NQN is the one of the SPDK
+        target itself; no limit keeps the target out. sockets: those that are kept between daemons."""
         self.reactor = ReactorLoop(name)
         self.gate: _shim.Gate | None = None
         self.came_early = False
-        """A target connected anew, while the base was away: what it read failed. For whoever attaches it to settle."""
+        """The target connected while the base was away, so its reads failed. For whoever attaches the FTL to handle."""
         self.export: Export | None = None
         self._device = device
         self._nqn = nqn
@@ -80,11 +81,11 @@ class Front:
         self._address: tuple[str, int] | None = None
         self._refusing: _shim.Gate | None = None
         self._targets: set[bytes] = set()
-        """Host identifiers under which the target came while the base was there. Each process of a target has its
+        """Host identifiers of the target that were connected while the base was there. Each process of a target has its
         own."""
         self._started = False
         self._own: set[asyncio.Task[None]] = set()
-        """What the daemon itself has under way on the reactor."""
+        """I/O of the daemon itself on the reactor."""
 
     async def start(self) -> None:
         """Idempotent."""
@@ -93,12 +94,9 @@ class Front:
             await self.reactor.start()
 
     async def listen(self, address: tuple[str, int], port_before: int) -> None:
-        """Nothing is behind it yet: an address that is taken is to be noticed before the FTL is made, which erases what
-        is on the base. Hosts that come are told to try again. Idempotent.
-
-        port_before: where the export was before; hosts look for it there, so no other will do. Raises PathError, or
-        DeferredError where it is that port.
-        """
+        """Listens before the FTL is made, because making it erases the base: an address that is in use has to show
+        before that. Hosts that connect are told to try again. Idempotent. port_before: the previous port, where hosts
+        look for the FTL, so no other port will do. Raises PathError, or DeferredError for port_before."""
         if self._address is not None:
             return
         self._nvmf = NvmfTarget(self.reactor, connections=self._connections, peers=self._peers, is_own=self._is_own)
@@ -110,8 +108,9 @@ class Front:
             if not port_before:
                 raise
             raise DeferredError(
-                f"port {port_before} of {traddr}, where hosts look for this FTL, can't be had ({error.message}): end "
-                f"what has it; or delete the FTL and create it again with -u {self._device}, which gives it another"
+                f"port {port_before} of {traddr}, where hosts look for this FTL, is not available ({error.message}): "
+                f"end the program that uses it; or delete the FTL and load it with -u {self._device}, which gives it "
+                "another port"
             ) from error
         if self._sockets is not None:
             self._sockets.keep(self._device, self._nvmf.listening(*self._address))
@@ -120,12 +119,13 @@ class Front:
         self, core: _shim.BlockDevice, *, max_io_qpairs: int, allowed: AllowedHosts, hosts: ConnectedHosts,
         secure_channel: bool,
     ) -> None:  # fmt: skip
-        """Hosts get in that are allowed, and into `hosts`; secure_channel: by TLS alone. Raises FtlError."""
+        """Admits hosts that are allowed, and records them in `hosts`. secure_channel: only with TLS. Raises
+        FtlError."""
         assert self._nvmf is not None
         assert self._address is not None
         self.gate = _shim.Gate(self.reactor.shim, core)
         self._refusing = _shim.Gate(self.reactor.shim, core)
-        # Hosts try again what was a path's error.
+        # Hosts retry after a path error.
         self._refusing.fail(Status.INVALID_NAMESPACE)
         traddr, port = self._address
         subsystem = Subsystem(
@@ -145,13 +145,13 @@ class Front:
         self.export = Export(subsystem.nqn, traddr, port)
 
     def set_core(self, core: _shim.BlockDevice) -> None:
-        """Another life of the same FTL: what hosts wait for goes on; where it has grown they are told. Raises FtlError
-        where it is not the same to them, or smaller."""
+        """Continues host I/O with a new life of the same FTL. If it has grown, hosts are notified. Raises FtlError if
+        it differs from what hosts know, or is smaller."""
         assert self.gate is not None
         try:
             self.gate.set_device(core)
         except ValueError as error:
-            raise FtlError(f"what came back is not what hosts were told of: {error}") from error
+            raise FtlError(f"the FTL that came back is not the one that hosts know: {error}") from error
         if self._subsystem is not None:
             self._subsystem.namespace_resized(EXPORT_NSID)
         if self.came_early and self._subsystem is not None:
@@ -168,19 +168,19 @@ class Front:
         return None
 
     def hold(self) -> None:
-        """I/O waits from now on."""
+        """Holds I/O from now on."""
         if self.gate is not None:
             self.gate.hold()
 
     async def emptied(self, timeout_s: float) -> bool:
-        """Whether, behind hold(), what had been let through has ended within that time."""
+        """Whether, after hold(), all I/O that had passed the gate completed within that time."""
         gate = self.gate
         assert gate is not None
-        # Data of writes that are held since may lie in the core's memory, which stays until they are written.
+        # Data of writes that are held since then may be in the core's memory, which stays until they are written.
         return await until(gate.emptied, timeout_s=timeout_s, poll_s=EMPTY_POLL_S)
 
     def fail(self) -> None:
-        """I/O fails from now on, until there is another core."""
+        """Fails I/O from now on, until there is another core."""
         if self.gate is not None:
             self.gate.fail(Status.PATH_ERROR)
 
@@ -190,18 +190,18 @@ class Front:
         return self.gate is not None and self.gate.state == "open"
 
     async def disconnect_hosts(self) -> None:
-        """They may come back at once."""
+        """Disconnects these hosts; they may reconnect at once."""
         if self._subsystem is not None:
             await self._subsystem.disconnect()
 
     async def disconnect_disallowed(self) -> None:
-        """Hosts that may be here no longer; nothing of theirs is under way when this returns."""
+        """Disconnects hosts that are no longer allowed. When this returns, none of their I/O is outstanding."""
         if self._subsystem is not None:
             await self._subsystem.disconnect_disallowed()
 
     @property
     def present(self) -> set[HostKey]:
-        """Hosts that have an association, and have proved it where they have to."""
+        """Hosts that have an association, and are authenticated if they have to be."""
         controllers = [] if self._subsystem is None else self._subsystem.controllers.values()
         return {each.host for each in controllers if each.authenticated}
 
@@ -215,8 +215,8 @@ class Front:
             await self._nvmf.close()
 
     async def stop(self) -> None:
-        """Behind close_export(), and when nothing is on the reactor any more. Idempotent."""
-        # What is held at the gate would be for ever.
+        """Call it after close_export(), when no I/O is left on the reactor. Idempotent."""
+        # I/O held at the gate would otherwise be held for ever.
         self.fail()
         await end_tasks(self._own)
         await self.reactor.stop()
@@ -224,7 +224,7 @@ class Front:
     # --- I/O of the daemon's own
 
     async def run_own(self, work: Coroutine[Any, Any, None]) -> None:
-        """To its end, also where who waits for it goes; ended before the reactor stops."""
+        """Runs to its end even if the waiting caller is cancelled; ended before the reactor stops."""
         task = asyncio.ensure_future(work)
         self._own.add(task)
         task.add_done_callback(self._own_ended)
@@ -232,18 +232,18 @@ class Front:
             await asyncio.shield(task)
         except asyncio.CancelledError:
             if task.cancelled():
-                raise BusyError(f"{self.reactor.name} is let go of: not done") from None
+                raise BusyError(f"{self.reactor.name} is being taken apart: the I/O was not done") from None
             raise
 
     def _own_ended(self, task: asyncio.Task[None]) -> None:
         self._own.discard(task)
-        # Whoever asked may have hung up.
+        # The requester may have disconnected.
         if not task.cancelled():
             task.exception()
 
     async def trim(self, lba: int, block_count: int) -> None:
-        """As a host's Dataset Management, with a Flush behind it: held while the base is away, and durable when it
-        returns. Raises MediaError; then some of it may be trimmed."""
+        """Trims like a host's Dataset Management with a Flush after it. Held while the base is away; durable when it
+        returns. Raises MediaError; then part of it may be trimmed."""
         gate = self.gate
         assert gate is not None
         port = BlockPort(self.reactor, gate, name=self.reactor.name, patience_s=0)
@@ -255,6 +255,6 @@ class Front:
             await port.close()
 
     def set_io_channels(self, most: int) -> None:
-        """Queues of hosts, together: for those that connect from now on."""
+        """The sum of the hosts' queues; applies to hosts that connect from now on."""
         if self._subsystem is not None:
             self._subsystem.max_io_qpairs = most

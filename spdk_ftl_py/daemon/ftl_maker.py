@@ -1,4 +1,4 @@
-"""How the FTL of a device is made, or loaded, on what it is connected to."""
+"""Makes or loads the FTL of a device on the connected base and cache."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from .requests import FtlOptions
 
 
 class FtlMaker:
-    """make() once, or load() for each life."""
+    """Call make() once, or load() for each life."""
 
     def __init__(
         self,
@@ -54,13 +54,13 @@ class FtlMaker:
         cache_scrubbed: bool = False,
         life: int = 0,
     ) -> FtlDevice:
-        """grow: onto all of the base; force: whatever stands there. without_cache: whatever the parameters say.
-        cache_scrubbed: the cache is a new one, scrubbed already. life: as load() has it.
-        Raises what that does, and DeferredError where the cache may be there in a moment."""
+        """grow: take all of the base; force: erase any data on the added part. without_cache: overrides the parameters.
+        cache_scrubbed: the cache is new, and already scrubbed. life: as in load(). Raises what load() raises, and
+        DeferredError if the cache may appear soon."""
         options = self._options()
         cache = options.cache
         if cache_scrubbed and media.cache is None:
-            raise NotFoundError(f"cache bdev {cache} does not exist any more: give another one")
+            raise NotFoundError(f"cache bdev {cache} no longer exists: give another one")
         try:
             return await loading.load(
                 reactor,
@@ -80,12 +80,12 @@ class FtlMaker:
             )
         except CacheMissingError as error:
             if cache:
-                # It is named, so it was there.
+                # The parameter names a cache, so it existed before.
                 raise CacheAwayError(f"cache bdev {cache} does not exist: {error.message}") from error
             raise
 
     async def _foreign(self, reactor: ReactorLoop, media: Media, first_block: int) -> str | None:
-        """Of the whole bdev: what stands at its end may be behind the last zone that is emulated."""
+        """Checks the whole bdev: data at its end may be after the last emulated zone."""
         port = BlockPort(reactor, media.raw_base, name=self._options().name)
         try:
             return await find_foreign(port, first_block=first_block)

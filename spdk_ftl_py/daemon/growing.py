@@ -1,4 +1,4 @@
-"""An FTL is given all that its base has (bdev_ftl_grow), and its bdev in the target what the FTL has then."""
+"""bdev_ftl_grow: gives an FTL all of its base, and resizes its bdev in the target."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 
 class Growable(Protocol):
-    """Of a ManagedDevice."""
+    """The part of a ManagedDevice that this module needs."""
 
     name: str
     uuid: UUID
@@ -37,11 +37,11 @@ class Growable(Protocol):
 
 
 async def grow(device: Growable, rpc: TargetRpc, *, force: bool) -> dict[str, Any]:
-    """What bdev_ftl_grow answers. Waits for other changes. rpc: of its target. force: whatever stands where the
-    base has grown is erased.
+    """The result of bdev_ftl_grow. Waits for other changes. rpc: of its target. force: erases any data on the added
+    part of the base.
 
-    Raises what ManagedDevice.change() does, NotFoundError and TargetError where the base can't be asked for its size,
-    and GeometryError where that is less than the FTL has.
+    Raises what ManagedDevice.change() raises, NotFoundError and TargetError if the size of the base can't be
+    determined, and GeometryError if the base is smaller than the FTL.
     """
     async with device.settings_turn:
         return await _grow(device, rpc, force=force)
@@ -52,13 +52,13 @@ async def _grow(device: Growable, rpc: TargetRpc, *, force: bool) -> dict[str, A
     changed = ftl is None or await _has_more(device.options.base_bdev, ftl, rpc)
     before = None if ftl is None else ftl.block_count
     if changed:
-        # One that does not run is refused.
+        # change() refuses a device that does not run.
         await device.change(Change(CHANGE, once={"grow": True, "force": force}))
         ftl = device.ftl
     assert ftl is not None
     told: dict[str, Any] = {"name": device.name, "num_blocks": ftl.block_count, "changed": changed}
     if before is not None and changed:
-        log.info("%s: has %d blocks now, had %d", device.name, ftl.block_count, before)
+        log.info("%s: grown to %d blocks, from %d", device.name, ftl.block_count, before)
     if not device.options.no_attach:
         told["target_num_blocks"] = await _resize_in_target(device, ftl.block_count, rpc)
     return told
@@ -70,21 +70,21 @@ async def _has_more(base_bdev: str, ftl: FtlDevice, rpc: TargetRpc) -> bool:
     zones = base.block_count // geometry.zone_size
     if zones < geometry.zone_count:
         raise GeometryError(
-            f"base bdev {base.name} has shrunk: it has {base.block_count} blocks, and the FTL {geometry.block_end} of "
-            "them: before the FTL is loaded again, make the bdev as large as it was"
+            f"base bdev {base.name} has shrunk: it has {base.block_count} blocks, but the FTL uses "
+            f"{geometry.block_end}: restore the old size of the bdev before the FTL is loaded again"
         )
     return zones > geometry.zone_count
 
 
 async def _resize_in_target(device: Growable, block_count: int, rpc: TargetRpc) -> int | None:
-    """How large its bdev in the target is then; None: it is not there. That somebody uses it, who could not bear that
-    it is made anew, is no error: hosts of the export have what there is."""
+    """The size of its bdev in the target; None: not attached. It is no error if the target can't grow the bdev because
+    somebody uses it: hosts of the export have the new size."""
     async with device.turn_in_target():
         own = OwnFtl(device.name, device.uuid, device.nqn)
         try:
             await resize(rpc, own, block_count)
         except (FtlError, OSError) as error:
-            log.warning("%s: its bdev in the target at %s has its old size: %s", device.name, rpc.address, error)
+            log.warning("%s: its bdev in the target at %s still has the old size: %s", device.name, rpc.address, error)
     try:
         return await attached_size(rpc, own)
     except (FtlError, OSError):

@@ -1,4 +1,4 @@
-"""RPCs about who may connect to an FTL, and who has."""
+"""RPCs about the hosts that may connect to an FTL, and about those that are connected."""
 
 from __future__ import annotations
 
@@ -43,16 +43,16 @@ class HostRpcs:
 
     async def remove_host(self, request: HostRequest) -> bool:
         device = self._find_to_change(request)
-        # Whoever asked for it may have hung up: its connections end all the same.
+        # The requester may have disconnected: the host's connections end anyway.
         await asyncio.shield(device.disallow_host(request.host))
-        log.info("%s: host %s may not connect any more, asked for by %s", device, show_name(request.host), requester())
+        log.info("%s: host %s may no longer connect, asked for by %s", device, show_name(request.host), requester())
         return True
 
     async def allow_any_host(self, request: AnyHostRequest) -> bool:
         device = self._find_to_change(request)
         allow = request.allow_any_host
         await asyncio.shield(device.allow_any_host(allow))
-        who = "any host" if allow else "no host that is not in its list"
+        who = "any host" if allow else "only hosts in its list"
         log.info("%s: %s may connect, asked for by %s", device, who, requester())
         return True
 

@@ -1,7 +1,7 @@
-"""The engine that a request means: our FTLs in the daemon, or the one that the target has of its own.
+"""Dispatches a request to an engine: FTLs of the daemon, or the target's own FTL.
 
-Of the target's own, the daemon checks what it can before one is made, and lets the target do the rest. It keeps nothing
-of it.
+For the target's own FTL, the daemon checks what it can before a creation, and lets the target do the rest. It saves
+nothing about such an FTL.
 """
 
 from __future__ import annotations
@@ -37,16 +37,16 @@ _OURS_ALONE = frozenset(
         *("bdev_ftl_add_host", "bdev_ftl_remove_host", "bdev_ftl_allow_any_host"),
     )
 )
-"""Asked of an FTL that is there; SPDK's own has nothing like it."""
+"""Methods that SPDK's own FTL has no equivalent of."""
 
 LOOK_S: Final = 5.0
-"""Whether an FTL that is not the daemon's is the target's own: so long a target is asked that need not be there."""
+"""How long the daemon asks a target, which may not run, whether an FTL is the target's own."""
 
 log = logging.getLogger(__name__)
 
 
 class Devices(Protocol):
-    """The registry, as far as this needs it."""
+    """The part of the registry that this module needs."""
 
     @property
     def devices(self) -> Mapping[tuple[str, str], ManagedDevice]: ...
@@ -55,15 +55,15 @@ class Devices(Protocol):
 
 
 class NativeEngine:
-    """On the targets of one daemon."""
+    """Dispatches for all targets of one daemon."""
 
     def __init__(self, registry: Devices, identity: DaemonIdentity) -> None:
         self._registry = registry
         self._identity = identity
 
     def route(self, methods: Mapping[str, Method]) -> dict[str, Method]:
-        """methods: the daemon's, by RPC name, without the parameter "engine". With it, where there is one, and to the
-        target's own FTL where that is meant."""
+        """methods: the daemon's, by RPC name, without the parameter "engine". Adds that parameter to methods that have
+        it, and dispatches them to the target's own FTL if that is meant."""
         return {name: self._routed(name, method) for name, method in methods.items()}
 
     def _routed(self, method: str, ours: Method) -> Method:
@@ -79,8 +79,8 @@ class NativeEngine:
         async def refuse(params: dict[str, Any]) -> Any:
             if await self._is_native(params):
                 raise UnsupportedError(
-                    f"FTL bdev {params['name']}: it is the own FTL of the SPDK target at {params['target']}, which has "
-                    f"no {method}"
+                    f"FTL bdev {params['name']}: is the own FTL of the SPDK target at {params['target']}, which does "
+                    f"not support {method}"
                 )
             return await ours(params)
 
@@ -93,15 +93,15 @@ class NativeEngine:
     # --- one that is there
 
     async def _is_native(self, params: Mapping[str, Any], *, insisted: bool = False) -> bool:
-        """Whether params mean the target's own. Names are unique in a target, so at most one of both is its bdev; but
-        the daemon's need not be one (yet). insisted: it has to be. Then raises ParameterError, NotFoundError,
-        UnsupportedError and TargetError."""
+        """Whether params refer to the target's own FTL. Names are unique in a target, so at most one of both is its
+        bdev; but an FTL of the daemon may not be a bdev (yet). insisted: it must be the target's own; otherwise raises
+        ParameterError, NotFoundError, UnsupportedError and TargetError."""
         name, target = params["name"], params.get("target")
         if not insisted and (target is None or self._has(name, normal_target(target))):
             return False
         if target is None:
             raise ParameterError(
-                f"FTL bdev {name}: on which SPDK target? Of a target's own FTL nobody else knows: name it with -s "
+                f"FTL bdev {name}: no SPDK target is given, and only the target knows its own FTLs: name it with -s "
                 "TARGET (the RPC's parameter target)"
             )
         rpc = self._identity.rpc(normal_target(target))
@@ -110,8 +110,8 @@ class NativeEngine:
                 async with time_limit(LOOK_S):
                     return await _own_ftl(rpc, name) is not None
             except (FtlError, TimeoutError, asyncio.TimeoutError) as error:
-                # What the daemon says of its own is the better answer.
-                log.debug("%s: whether it is the target's own: %s", name, error)
+                # What the daemon says about its own FTLs is the better answer.
+                log.debug("%s: can't ask the target whether this is its own FTL: %s", name, error)
                 return False
         if await _own_ftl(rpc, name) is None:
             await native_ftl.require_method(rpc, CREATE)
@@ -138,7 +138,7 @@ class NativeEngine:
     # --- a new one
 
     async def _create(self, method: str, params: dict[str, Any]) -> Any:
-        """{"name", "uuid"}, or whatever else the target answers."""
+        """{"name", "uuid"}, or whatever the target returns."""
         self._registry.require_no_halt()
         told = native_params(method, params)
         target = normal_target(params["target"])
@@ -158,7 +158,7 @@ class NativeEngine:
                 await self._check_whose(rpc, bdev, f"{role} bdev {bdev.name}", loads="uuid" in told)
         answer = await native_ftl.call(rpc, CREATE, told)
         log.info(
-            "%s of %s: the target's own FTL, made of %s and %s as asked for by %s",
+            "%s of %s: the target's own FTL, created on %s and %s, asked for by %s",
             told["name"],
             target,
             base.name,
@@ -179,7 +179,7 @@ class NativeEngine:
             if device.uuid == uuid:
                 raise ExistsError(
                     f"uuid {uuid}: FTL bdev {device.name} of the daemon ({device.state.value}, on the SPDK target at "
-                    f"{device.target}) has it: it is no FTL of the target's own, leave out --engine native"
+                    f"{device.target}) has it, so it is not the target's own FTL: leave out --engine native"
                 )
         for bdev in await get_bdevs(rpc):
             if name in bdev.names:
@@ -188,18 +188,20 @@ class NativeEngine:
                     "choose another, or delete that bdev first"
                 )
             if uuid is not None and str(uuid) in (bdev.uuid.lower(), *(alias.lower() for alias in bdev.aliases)):
-                raise ExistsError(f"uuid {uuid}: bdev {bdev.name} of the SPDK target at {rpc.address} has it already")
+                raise ExistsError(
+                    f"uuid {uuid}: bdev {bdev.name} of the SPDK target at {rpc.address} already has it: choose another"
+                )
 
     async def _check_whose(self, rpc: TargetRpc, bdev: Bdev, what: str, *, loads: bool) -> None:
-        """Raises ExistsError where there is somebody's data, and others where nobody can tell. loads: SPDK goes by what
-        is on the cache, and would write over whatever is on a base that is not its own."""
-        unseen = "or give --force, and nobody looks whose data it erases"
+        """Raises ExistsError if a bdev holds data, and other errors if that can't be determined. loads: SPDK finds the
+        FTL by its cache, and would overwrite a base that belongs to something else."""
+        unseen = "or give --force to erase the bdevs without looking at their data"
         if bdev.metadata_bytes and loads:
             return
         if bdev.metadata_bytes:
             raise UnsupportedError(
-                f"{what} has separate metadata, so its data can't be looked at over NVMe-oF: give --force if nobody "
-                "needs them; the base bdev is not looked at then, either"
+                f"{what} has separate metadata, so the daemon can't read its data over NVMe-oF: give --force if the "
+                "data is not needed; the daemon then does not look at the base bdev either"
             )
         try:
             found = await self._identity.prober.visit(
@@ -208,7 +210,9 @@ class NativeEngine:
         except TransportMissingError as error:
             raise TransportMissingError(f"{error.message}; {unseen}") from error
         if loads and found not in (None, SPDK_FTL):
-            raise ExistsError(f"{what} holds {found}, not the FTL to be loaded: give the bdevs that it was made of")
+            raise ExistsError(
+                f"{what} holds {found}, not the FTL to be loaded: give the bdevs that the FTL was created on"
+            )
         if not loads and found is not None:
             raise ExistsError(f"{what} holds {found}: use another bdev, or give --force to erase it")
 
@@ -219,7 +223,7 @@ async def _own_ftl(rpc: TargetRpc, name: str) -> Bdev | None:
 
 
 async def _what_is_on(reactor: ReactorLoop, media: _shim.BlockDevice, bdev: Bdev) -> str | None:
-    """In words; None: nothing that anybody knows."""
+    """What is on a bdev, in words; None: nothing that is recognized."""
     try:
         probed = await look_at(reactor, media, bdev)
     except UnsupportedError as error:

@@ -1,4 +1,4 @@
-"""Which FTL is meant, the daemon's or the target's own, and what of our parameters SPDK's has, too."""
+"""Which FTL a request refers to, the daemon's or the target's own, and which of the parameters SPDK's FTL supports."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ CREATE: Final = "bdev_ftl_create"
 DELETE: Final = "bdev_ftl_delete"
 LOAD: Final = "bdev_ftl_load"
 MAKERS: Final = {CREATE: CREATE, "construct_ftl_bdev": CREATE, LOAD: CREATE}
-"""What makes or loads an FTL, by the name that SPDK's has for it today."""
+"""Methods that create or load an FTL, by SPDK's current name."""
 FINDERS: Final = {
     **dict.fromkeys((DELETE, "delete_ftl_bdev", "bdev_ftl_unload"), DELETE),
     **{name: name for name in ("bdev_ftl_get_stats", "bdev_ftl_get_properties")},
     **{name: name for name in ("bdev_ftl_set_property", "bdev_ftl_unmap")},
 }
-"""What is asked of an FTL that is there, likewise."""
+"""Methods on an existing FTL, likewise."""
 
 PARAMETERS: Final = {
     CREATE: (
@@ -36,20 +36,21 @@ PARAMETERS: Final = {
     "bdev_ftl_set_property": ("name", "ftl_property", "value"),
     "bdev_ftl_unmap": ("name", "lba", "num_blocks"),
 }
-"""Of SPDK's, as v26.05 has them (module/bdev/ftl/bdev_ftl_rpc.c)."""
+"""Parameters of SPDK's methods, as of v26.05 (module/bdev/ftl/bdev_ftl_rpc.c)."""
 _OF_THE_CHECK: Final = ("target", ENGINE, "force")
 
 
 def native_params(method: str, params: Mapping[str, Any]) -> dict[str, Any]:
-    """What the target's own FTL is to be told. params: of a method of ours, with defaults filled in or without.
+    """The parameters for the target's own FTL. params: of a method of this package, with or without defaults filled in.
 
-    Raises ParameterError for what SPDK's FTL does not have, and for what it would refuse or take for something else.
+    Raises ParameterError for parameters that SPDK's FTL does not support, would refuse, or would understand
+    differently.
     """
     ours = schema.load(method)
     native = {**MAKERS, **FINDERS}[method]
     known = PARAMETERS[native]
     taken = (*known, *(_OF_THE_CHECK if native == CREATE else _OF_THE_CHECK[:2]))
-    # False is the default of all our switches: who says so asks for nothing.
+    # False is the default of all switches, so it requests nothing.
     given = {name: value for name, value in params.items() if value is not None}
     strange = [name for name, value in given.items() if name not in taken and value is not False]
     if strange:
@@ -66,14 +67,14 @@ def native_params(method: str, params: Mapping[str, Any]) -> dict[str, Any]:
 def _check_creation(method: str, ours: schema.RpcSchema, told: dict[str, Any]) -> None:
     if told.get("cache") is None:
         raise ParameterError(
-            f"{method}: parameter {_shown(ours, 'cache')} is missing: SPDK's own FTL does not do without a cache bdev"
+            f"{method}: parameter {_shown(ours, 'cache')} is missing: SPDK's own FTL needs a cache bdev"
         )
     if told.get("l2p_dram_limit") == 0:
         raise ParameterError(f"{method}: {_shown(ours, 'l2p_dram_limit')} is 0: SPDK's own FTL needs at least 1 MiB")
     if "uuid" in told and not UUID(told["uuid"]).int:
         if method == LOAD:
-            # SPDK would create one, and erase what is there.
-            raise ParameterError(f"{method}: uuid is the nil UUID, which no FTL has: give that of the FTL")
+            # SPDK would create an FTL, and erase what is there.
+            raise ParameterError(f"{method}: uuid is the nil UUID, which no FTL has: give the UUID of the FTL")
         del told["uuid"]
 
 

@@ -1,4 +1,4 @@
-"""What a device that is online can be told to do, beside its life: trim, another name, another cache, another conf."""
+"""Orders for a device that is online: trim, another name, another cache, other settings."""
 
 from __future__ import annotations
 
@@ -21,39 +21,43 @@ class OrderedDevice(DeviceParts):
     """The part of ManagedDevice that orders.py needs."""
 
     async def change(self, change: Change) -> None:
-        """Halts the FTL cleanly, and loads it again, changed. Hosts notice a pause. Returns when it runs.
+        """Halts the FTL cleanly, and loads it again with the change. Hosts notice a pause. Returns when the FTL runs
+        again.
 
-        Raises BusyError where it does not run now, or is being changed already; else what kept it from being halted or
-        loaded so: then it is as it was, or waits for its base.
+        Raises BusyError if it does not run now, or another change is in progress; otherwise the error of the halt or
+        load: then the FTL is unchanged, or waits for its base.
         """
         if self.ftl is None or self.state is not DeviceState.ONLINE or self.ftl.state is not FtlState.RUNNING:
             reason = f": {self.error}" if self.error else ""
             raise BusyError(f"FTL bdev {self.name} is {describe(self)['state']}{reason}; {change.what} has to wait")
         if self.no_data:
-            raise ParameterError(f"FTL bdev {self.name} was made with no_data, so it can't be loaded again changed")
+            raise ParameterError(
+                f"FTL bdev {self.name} was created with no_data, so it can't be loaded again with a change: delete "
+                "it, and create it again"
+            )
         FtlConf.from_dict(given_settings(change.applied(self.params))).check()
         await self.changes.ask(change)
 
     async def trim(self, lba: int, block_count: int) -> None:
-        """Raises as Front.trim() does."""
+        """Raises what Front.trim() raises."""
         await self.front.run_own(self.front.trim(lba, block_count))
 
     async def scrub_cache(self, cache: Bdev, *, force: bool) -> None:
-        """Claims it and makes it the FTL's, while that runs without: for a change that gives it to it. Raises
-        ExistsError where somebody's data is on it, and FtlError; then it is let go of."""
+        """Claims the bdev and makes it the FTL's cache, while the FTL runs without it; a following change adds it.
+        Raises ExistsError if it holds somebody's data, and FtlError; then the bdev is released."""
         await self.front.run_own(self.link.scrub_cache(self.front.reactor, cache, force=force))
 
     async def require_unclaimed_cache(self, cache: Bdev) -> None:
         await self.link.require_unclaimed(cache, "cache")
 
     def turn_in_target(self) -> asyncio.Lock:
-        """To be held by who changes its bdev in the target."""
+        """Held by whoever changes the FTL's bdev in the target."""
         return self.kept_bdev.turn
 
     async def rename(self, name: str, take: Callable[[str], None]) -> None:
-        """take(name) makes it its name here, and is called again to take that back. In the target it gets that name
-        where nothing stands on it. Raises ClaimedError, ExistsError, TargetError, or what keeps it from being saved:
-        then it has the name it had, if maybe not in the target yet."""
+        """take(name) sets the name in the daemon, and is called again to undo that. The target gets the new name if
+        nothing is built on the bdev. Raises ClaimedError, ExistsError, TargetError, or the error of saving: then the
+        FTL keeps its name, though it may not be attached yet."""
         async with self.kept_bdev.turn:
             assert self.ftl is not None
             if self.state is not DeviceState.ONLINE:
@@ -61,11 +65,13 @@ class OrderedDevice(DeviceParts):
             attached = not self.options.no_attach
             if attached and self.kept_bdev.now is None:
                 raise BusyError(
-                    f"FTL bdev {self.name} is no bdev of its target now, which the daemon is about to mend: try again "
-                    "when ftl_get_devices says that it is attached"
+                    f"FTL bdev {self.name} is not attached to its target now, and the daemon is attaching it: try "
+                    "again when ftl_get_devices shows it as attached"
                 )
             if self.dependents.pending:
-                raise BusyError(f"FTL bdev {self.name}: what stands on it is being made again; it can't be renamed now")
+                raise BusyError(
+                    f"FTL bdev {self.name}: the daemon is recreating what is built on it; it can't be renamed now"
+                )
             await check_name(self.target_rpc, name, self.uuid, before=self.name)
             await self.target_bdev.require_unused()
             before = self.name
@@ -93,14 +99,14 @@ class OrderedDevice(DeviceParts):
         self.admission.renamed(name)
 
     def stats(self) -> dict[str, Any]:
-        """For bdev_ftl_get_stats. Raises BusyError where there is no FTL yet."""
+        """For bdev_ftl_get_stats. Raises BusyError if there is no FTL yet."""
         if self.ftl is None:
             reason = f": {self.error}" if self.error else ""
             raise BusyError(f"FTL bdev {self.name} is {self.state.value}{reason}; it has no statistics")
         return {"name": self.name, **self.ftl.stats()}
 
     def scrub(self, *, stop: bool) -> dict[str, Any]:
-        """For bdev_ftl_scrub. Raises BusyError where nothing can be read now."""
+        """For bdev_ftl_scrub. Raises BusyError if the FTL can't read now."""
         if self.ftl is None or self.state is not DeviceState.ONLINE:
             reason = f": {self.error}" if self.error else ""
             raise BusyError(f"FTL bdev {self.name} is {self.state.value}{reason}; it can't be scrubbed now")

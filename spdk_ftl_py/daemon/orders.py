@@ -1,5 +1,4 @@
-"""RPCs that change an FTL while it is there, and the names that SPDK's releases have for what bdev_ftl_create and
-bdev_ftl_delete do."""
+"""RPCs that change a running FTL, and the names that SPDK's releases have for bdev_ftl_create and bdev_ftl_delete."""
 
 from __future__ import annotations
 
@@ -35,16 +34,16 @@ log = logging.getLogger(__name__)
 
 
 class DevicesOfDaemon(Protocol):
-    """What of the registry is needed."""
+    """The part of the registry that this module needs."""
 
     async def create(self, params: dict[str, Any]) -> Any: ...
     async def delete(self, request: ForceableRequest) -> Any: ...
     def find_to_change(self, request: FtlRequest) -> ManagedDevice: ...
     def require_free(self, device: ManagedDevice, name: str) -> None:
-        """Raises ExistsError where another one has that name."""
+        """Raises ExistsError if another FTL has that name."""
 
     def renamed(self, device: ManagedDevice, before: str) -> None:
-        """It has another name since a moment."""
+        """The FTL has just been renamed."""
 
 
 class Orders:
@@ -70,7 +69,7 @@ class Orders:
 
     async def load(self, params: dict[str, Any]) -> Any:
         if not int(params["uuid"].replace("-", ""), 16):
-            raise ParameterError("bdev_ftl_load: uuid is the nil UUID, which no FTL has: give that of the FTL")
+            raise ParameterError("bdev_ftl_load: uuid is the nil UUID, which no FTL has: give the UUID of the FTL")
         return await self._devices.create(schema.load("bdev_ftl_create").validate(params))
 
     async def unmap(self, request: UnmapRequest) -> bool:
@@ -79,11 +78,11 @@ class Orders:
         size = device.describe()["num_blocks"]
         if lba + block_count > size:
             raise ParameterError(
-                f"bdev_ftl_unmap: {block_count} blocks from block {lba} on are beyond the end of FTL bdev "
-                f"{device.name}, which has {size} blocks of 4096 B"
+                f"bdev_ftl_unmap: {block_count} blocks from block {lba} on exceed FTL bdev {device.name}, which has "
+                f"{size} blocks of 4096 B"
             )
         await device.trim(lba, block_count)
-        log.info("%s: %d blocks from %d on trimmed, asked for by %s", device, block_count, lba, requester())
+        log.info("%s: trimmed %d blocks from %d on, asked for by %s", device, block_count, lba, requester())
         return True
 
     # --- settings
@@ -93,13 +92,13 @@ class Orders:
         device, _ = self._online(request, "changed")
         if value is not None:
             await self._to_its_end(self._set(device, name, value))
-            log.info("%s: %s is %s now, asked for by %s", device, name, show_name(str(value)), requester())
+            log.info("%s: set %s to %s, asked for by %s", device, name, show_name(str(value)), requester())
         return True
 
     async def _set(self, device: ManagedDevice, name: str, value: Any) -> None:
         async with device.settings_turn:
             ftl = _running(device, "changed")
-            change = Change(f"setting {name}", with_setting(device.params, name, value))
+            change = Change(f"the change of {name}", with_setting(device.params, name, value))
             settings = given_settings(change.applied(device.params))
             FtlConf.from_dict(settings).check()
             conf = merge_conf(ftl.conf, settings).check_geometry(ftl.geometry)
@@ -113,7 +112,8 @@ class Orders:
         before = dict(device.params)
         try:
             device.set_params(change.applied(before))
-            # Before it counts. A crash in between: the state file goes before the superblock.
+            # Saved before it takes effect. If the daemon crashes in between, the state file takes precedence over the
+            # superblock.
             device.on_change()
             await ftl.set_conf(conf)
         except BaseException:
@@ -127,13 +127,13 @@ class Orders:
     async def set_cache(self, request: CacheRequest) -> bool:
         device, _ = self._online(request, "changed")
         await self._to_its_end(self._set_cache(device, request.cache, force=request.force))
-        log.info("%s: its nv cache is %s now, asked for by %s", device, show_name(request.cache), requester())
+        log.info("%s: has nv cache %s now, asked for by %s", device, show_name(request.cache), requester())
         return True
 
     async def remove_cache(self, request: FtlRequest) -> bool:
         device, _ = self._online(request, "changed")
         await self._to_its_end(self._remove_cache_in_turn(device))
-        log.info("%s: has no nv cache any more, asked for by %s", device, requester())
+        log.info("%s: no longer has an nv cache, asked for by %s", device, requester())
         return True
 
     async def _set_cache(self, device: ManagedDevice, name: str, *, force: bool) -> None:
@@ -143,8 +143,8 @@ class Orders:
             if in_use and device.options.cache == name:
                 return
             if device.no_data:
-                raise ParameterError("no_data keeps nothing, so it needs no nv cache")
-            # All that can be known is known before anything is done.
+                raise ParameterError("no_data keeps nothing, so the FTL needs no nv cache")
+            # Check everything that can be checked before anything is changed.
             base_name = device.options.base_bdev
             base = await find_bdev(device.target_rpc, base_name)
             cache = await find_cache(device.target_rpc, name, base, base_name=base_name)
@@ -153,14 +153,14 @@ class Orders:
             kind = check_cache_size_of(cache, ftl.geometry)
             if in_use:
                 await self._remove_cache(device)
-            # While it runs: of a large one it takes longer than hosts would wait.
+            # While the FTL runs: scrubbing a large cache takes longer than hosts would wait.
             await device.scrub_cache(cache, force=force)
             await device.change(
                 Change(
-                    f"its new nv cache {name}",
+                    f"the change to nv cache {name}",
                     {"cache": name, "without_cache": None},
                     {"cache_scrubbed": True},
-                    # Nothing has been accepted into it by then.
+                    # No write has been accepted into the new cache by then.
                     back={"without_cache": True},
                 )
             )
@@ -174,7 +174,7 @@ class Orders:
 
     @staticmethod
     async def _remove_cache(device: ManagedDevice) -> None:
-        # Behind the clean halt nothing is in the cache alone; until the superblock has given it up, it is as it was.
+        # After a clean halt the cache alone holds nothing. Until the superblock has given it up, nothing has changed.
         await device.change(Change("the removal of its nv cache", {"cache": None}, {"without_cache": True}, late=True))
         device.cache_kind = None
 
@@ -186,11 +186,11 @@ class Orders:
         if name == before:
             return True
         await self._to_its_end(self._rename(device, name))
-        log.info("%s: was %s until now, renamed as asked for by %s", device, before, requester())
+        log.info("%s: renamed from %s, asked for by %s", device, before, requester())
         if device.attachment is None and not device.options.no_attach:
             raise FtlError(
-                f"FTL bdev {before} is {name} now, but no bdev of its target yet: the daemon goes on trying "
-                f"({device.error or 'the target has not taken it'})"
+                f"FTL bdev {before} has the name {name} now, but is not attached to its target yet: the daemon keeps "
+                f"trying ({device.error or 'the target has not accepted it'})"
             )
         return True
 
@@ -214,7 +214,7 @@ class Orders:
         return device, _running(device, what)
 
     async def _to_its_end(self, work: Any) -> None:
-        """Whoever called may hang up: it goes on to one of its ends."""
+        """The requester may disconnect: the work continues until it succeeds or fails."""
         task = asyncio.ensure_future(work)
         self._under_way.add(task)
         task.add_done_callback(self._under_way.discard)
@@ -230,9 +230,9 @@ def _running(device: ManagedDevice, what: str) -> FtlDevice:
 
 
 def _cache_in_use(device: ManagedDevice, ftl: FtlDevice) -> bool:
-    """Raises BusyError while it is being given up."""
+    """Raises BusyError while the FTL is giving up its cache."""
     if ftl.cache.state is CacheState.FAILING:
         raise BusyError(
-            f"FTL bdev {device.name} is giving its nv cache up ({ftl.cache.failure}): try again in a moment"
+            f"FTL bdev {device.name} is giving up its nv cache ({ftl.cache.failure}): try again in a moment"
         )
     return ftl.cache.state is CacheState.IN_USE

@@ -28,24 +28,24 @@ class Orphans:
     def __init__(self, identity: DaemonIdentity) -> None:
         self._identity = identity
         self.records: list[dict[str, Any]] = []
-        """Records of devices that are no more, but whose remains in their target could not be undone yet."""
+        """Records of deleted devices whose objects in the target could not be removed yet."""
         self._undoing: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
-        """By target: what one creation is undoing, another does not undo again behind the next export of that FTL."""
+        """A lock for each target, so that one creation does not repeat the undo of another after its new export."""
 
     def leave_behind(self, record: dict[str, Any]) -> None:
-        """Whoever reads the state file next is to undo it in its target, and no more."""
+        """The next reader of the state file only has to undo it in its target."""
         self.records.append({**record, "state": DeviceState.DELETING.value})
 
     def left_in(self, target: str) -> list[OwnFtl]:
-        """FTLs that are no more, and have left something in that target."""
+        """Deleted FTLs that have left something in that target."""
         mine = [each for each in self.records if each["target"] == target]
         return [OwnFtl(each["name"], UUID(each["uuid"]), (each.get("export") or [None])[0]) for each in mine]
 
     async def undo(self, target: str) -> None:
-        """Those that can't be undone now stay, to be tried again before the next creation on that target."""
+        """What can't be undone now is retried before the next creation on that target."""
         async with self._undoing[target]:
             with contextlib.suppress(FtlError):
-                # What a scan has left would keep a base from its FTL.
+                # What a scan has left would keep an FTL from its base.
                 await self._identity.prober.clean(self._identity.rpc(target))
             for record in [each for each in self.records if each["target"] == target]:
                 rpc = self._identity.rpc(target)
@@ -57,7 +57,7 @@ class Orphans:
                         await remove_subsystem(rpc, bdev_nqn(role, device))
                     await drop_all(rpc, self._identity.key_dir, device, record["params"].get("target_psk"))
                 except FtlError as error:
-                    log.warning("%s: what is left of it in its target: %s", record["name"], error)
+                    log.warning("%s: can't remove what is left of it in its target: %s", record["name"], error)
                     if not is_gone(error):
                         continue
                 self.records.remove(record)

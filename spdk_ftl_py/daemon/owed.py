@@ -1,4 +1,4 @@
-"""Hosts that may be owed the truth after a crash: what has to be done about them again and again while an FTL runs."""
+"""The list of hosts to notify of lost writes: what has to be done about it repeatedly while an FTL runs."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from ..errors import FtlError
 from ..nvme.target.connected_hosts import ConnectedHosts, HostKey
 
 ALARM_POLL_S: Final = 0.5
-"""How soon it is noticed that a Flush has failed as it had to."""
+"""The interval in which the daemon checks whether an alarm was delivered, that is, whether the Flush has failed."""
 CROWD_POLL_S: Final = 1.0
-"""How soon it is noticed that hosts which are gone crowd out others."""
+"""The interval in which the daemon checks whether hosts that have left fill the list."""
 
 
 async def settle_alarms(hosts: ConnectedHosts) -> None:
-    """Returns when no alarm is left. The shim lets a Flush fail and tells nobody."""
+    """Returns when no alarm is left. The shim fails a Flush without reporting it."""
     while hosts.alarmed:
         await asyncio.sleep(ALARM_POLL_S)
         hosts.settle()
@@ -26,10 +26,12 @@ async def settle_alarms(hosts: ConnectedHosts) -> None:
 async def make_room(
     hosts: ConnectedHosts, present: Callable[[], Collection[HostKey]], make_durable: Callable[[], Awaitable[None]]
 ) -> None:
-    """Until it is cancelled. Hosts that are gone may have written what is not durable, so they are remembered. Where
-    they get many it is made durable, and they are forgotten: newcomers are refused where there is no room.
+    """Runs until it is cancelled. Hosts that have left may have writes that are not durable, so they stay in the list.
+    If there are many of them, their writes are made durable, and the hosts are removed: otherwise the list is full, and
+    new hosts are refused.
 
-    present: hosts that have an association. make_durable: raises FtlError where it can't; nobody is forgotten then.
+    present: hosts that have an association. make_durable: raises FtlError if that is not possible; then no host is
+    removed.
     """
     while True:
         await asyncio.sleep(CROWD_POLL_S)

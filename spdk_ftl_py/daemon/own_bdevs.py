@@ -1,4 +1,4 @@
-"""Which bdevs of a target are FTLs of this daemon, or stand on one: no FTL may stand on those."""
+"""Which bdevs of a target are FTLs of this daemon, or are built on one. No FTL may use them."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ class OwnBdevs:
         names = bdev.names | {bdev.uuid} - {""}
         for ftl in ftls:
             if names & names_on(bdevs, ftl):
-                how = "is" if bdev.name == ftl.name else "stands on"
+                how = "is" if bdev.name == ftl.name else "is built on"
                 raise ParameterError(
                     f"{role} bdev {bdev.name} of the SPDK target at {rpc.address} {how} FTL bdev {ftl.name} of this "
-                    "daemon: an FTL that stands on itself, or on another one of the same daemon, overwrites or waits "
-                    "for its own blocks; nothing was done, use another bdev"
+                    "daemon: an FTL on itself, or on another FTL of the same daemon, would overwrite its own blocks "
+                    "or wait for itself; nothing was done: use another bdev"
                 )

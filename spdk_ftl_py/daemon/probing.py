@@ -1,5 +1,5 @@
-"""What is on a bdev of a target that nobody has: an FTL, or the nv cache of one. What has to be done to get at it is
-taken back."""
+"""Determines what is on an unclaimed bdev of a target: an FTL, or the nv cache of one. Everything that this needs in
+the target is undone."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from .checks import zone_size_of
 T = TypeVar("T")
 Work = Callable[[ReactorLoop, _shim.BlockDevice], Awaitable[T]]
 PROBE_S: Final = 10.0
-"""A bdev that has not answered by then is not waited for."""
+"""How long a bdev may take to answer."""
 QUEUE_DEPTH: Final = 16
 _ZONES_MIN: Final = 2
 _GUESS_BLOCKS_MAX: Final = 1 << 15
@@ -39,24 +39,24 @@ _GUESS_BLOCKS_MAX: Final = 1 << 15
 
 @dataclass(frozen=True)
 class Probed:
-    """What is on a bdev. Nothing: everything is None."""
+    """What is on a bdev. If there is nothing, every member is None."""
 
     bdev: str
     uuid: UUID | None = None
-    """Of the FTL."""
+    """UUID of the FTL."""
     name: str | None = None
     incarnation: int | None = None
-    """Of its last life there."""
+    """Incarnation of its last life."""
     clean: bool | None = None
     format_version: int | None = None
     block_count: int | None = None
     zone_capacity: int | None = None
-    """As it was given at the creation; None: the zones are the bdev's own."""
+    """As given at the creation; None: the zones are the bdev's own."""
     has_cache: bool = False
     cache_of: UUID | None = None
-    """The FTL whose nv cache it is."""
+    """UUID of the FTL whose nv cache is on the bdev."""
     damage: str | None = None
-    """The newest superblock does not verify; this is the one before."""
+    """The newest superblock is damaged; the values are those of the one before."""
 
     def to_dict(self) -> dict[str, Any]:
         """For bdev_ftl_scan."""
@@ -76,8 +76,8 @@ class Probed:
 
 
 class Prober:
-    """probe(), for one bdev of a target at a time. What a daemon that was killed meanwhile has left is taken away by
-    the next one, before its first probe() or by clean()."""
+    """probe(), for one bdev of a target at a time. If a daemon was killed during a probe, the next one removes what is
+    left of it, before its first probe() or by clean()."""
 
     def __init__(self, host_id: UUID) -> None:
         """host_id: the daemon's."""
@@ -93,10 +93,10 @@ class Prober:
                 self._cleaned.add(rpc.address)
 
     async def probe(self, rpc: TargetRpc, bdev: Bdev, *, zone_capacity: int | None = None) -> Probed:
-        """zone_capacity: of zones that are emulated; found out where it is not given.
+        """zone_capacity: of emulated zones; determined by the probe if it is not given.
 
-        Raises ClaimedError, UnsupportedError for a bdev that can hold nothing of ours, or an FTL of another format
-        version; PathError, MediaError where it can't be read.
+        Raises ClaimedError; UnsupportedError for a bdev that can't hold an FTL or nv cache, or for an FTL of another
+        format version; PathError or MediaError if the bdev can't be read.
         """
         why = why_unfit(bdev)
         if why is not None:
@@ -104,8 +104,8 @@ class Prober:
         return await self.visit(rpc, bdev, lambda reactor, media: look_at(reactor, media, bdev, zone_capacity))
 
     async def visit(self, rpc: TargetRpc, bdev: Bdev, work: Work[T]) -> T:
-        """What work does with a bdev that can be exported, while nobody else has it. Raises what probe() does, but for
-        the bdev's kind, and what work raises."""
+        """Runs work on a bdev that can be exported, while nobody else has it. Raises what probe() raises, except for
+        the kind of the bdev, and what work raises."""
         await self.clean(rpc)
         async with self._locks[rpc.address]:
             await require_tcp_transport(rpc)
@@ -117,12 +117,12 @@ class Prober:
             except (TimeoutError, asyncio.TimeoutError):
                 raise PathError(f"bdev {bdev.name} does not answer within {PROBE_S:g} s") from None
             finally:
-                # steps.undo() alone would go on behind a caller who is cancelled.
+                # steps.undo() alone would continue after the caller was cancelled.
                 if await to_its_end(steps.undo()):
                     self._cleaned.discard(rpc.address)
 
     async def _visit(self, rpc: TargetRpc, steps: Steps, bdev: Bdev, work: Work[T]) -> T:
-        # A name that nobody can guess: in that moment nobody else gets at the media.
+        # A name that nobody can guess, so that nobody else can access the media in that moment.
         host_id = uuid4()
         exported = await export_bdev(rpc, steps, bdev, nqn=self.nqn, hostnqn=host_nqn(host_id))
         reactor = ReactorLoop("scan", spin_us=0)
@@ -141,7 +141,7 @@ class Prober:
 async def look_at(
     reactor: ReactorLoop, media: _shim.BlockDevice, bdev: Bdev, zone_capacity: int | None = None
 ) -> Probed:
-    """What probe() finds there. Raises UnsupportedError, MediaError."""
+    """The result of probe(). Raises UnsupportedError, MediaError."""
     if bdev.zoned:
         return _told(bdev, await _find(reactor, media, bdev), None)
     if not bdev.metadata_bytes:
@@ -170,17 +170,17 @@ async def _find(
 
 
 def has_zones(bdev: Bdev, capacity: int) -> bool:
-    """Whether there are as many zones of that capacity, emulated, as superblocks take."""
+    """Whether the bdev has room for the superblocks in emulated zones of that capacity."""
     return bdev.block_count >= _ZONES_MIN * zone_size_of(capacity)
 
 
 def emulated(reactor: ReactorLoop, media: _shim.BlockDevice, zone_capacity: int) -> _shim.ZonedOverlay:
-    """With the zones of an FTL that is there."""
+    """The base with the zones of the FTL on it."""
     return _shim.ZonedOverlay(reactor.shim, media, zone_capacity=zone_capacity, initial_state="full")
 
 
 async def find_capacity(reactor: ReactorLoop, media: _shim.BlockDevice, bdev: Bdev) -> int | None:
-    """Superblocks begin where the bdev does, however it is cut into zones; and each says how it is."""
+    """Superblocks start at the beginning of the bdev, whatever its zones are, and each describes the zones."""
     guess = min(_GUESS_BLOCKS_MAX, 1 << max(0, (bdev.block_count // _ZONES_MIN).bit_length() - 1))
     found = await _find(reactor, media, bdev, guess) if bdev.block_count >= _ZONES_MIN * guess else None
     told = None if found is None else found.superblock.content.get("geometry")
@@ -218,19 +218,19 @@ def _number(value: object) -> int | None:
 
 
 def why_unfit(bdev: Bdev) -> str | None:
-    """Why nothing of ours can be on it, or be reached there."""
+    """Why the bdev can't hold, or give access to, an FTL or nv cache."""
     if bdev.block_bytes != BLOCK_BYTES:
         return f"has blocks of {bdev.block_bytes} B: FTLs and nv caches have {BLOCK_BYTES} B"
     if bdev.zone_block_base is not None:
         return f"is a zone_block bdev: look at its base bdev {bdev.zone_block_base}"
     if bdev.zoned and not bdev.nvme_io:
-        return f"({bdev.product_name}) lets no NVMe commands through, so its zones can't be reached"
+        return f"({bdev.product_name}) passes no NVMe commands, so its zones can't be read"
     return None
 
 
 async def foreign_bdevs(rpc: TargetRpc) -> list[Bdev]:
-    """All bdevs of the target but those that are FTLs of ours: reading them might wait for what is being looked for.
-    Raises TargetError."""
+    """All bdevs of the target except FTLs of this daemon: reading those might wait for the very base that is searched
+    for. Raises TargetError."""
     bdevs = await get_bdevs(rpc)
     ours = {bdev.name for bdev in bdevs if _is_of_export(bdev)}
     return [bdev for bdev in bdevs if bdev.name not in ours and _passthru_base(bdev) not in ours]

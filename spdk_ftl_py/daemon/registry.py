@@ -42,7 +42,7 @@ log = logging.getLogger(__name__)
 
 
 class Registry:
-    """One name space of FTLs for each target."""
+    """A name space of FTLs for each target."""
 
     def __init__(self, state: StateDirectory, identity: DaemonIdentity, *, socket_path: str) -> None:
         self._state = state
@@ -63,9 +63,9 @@ class Registry:
         self._deletions: set[asyncio.Task[Any]] = set()
         self._halting: asyncio.Task[None] | None = None
         self.on_halted: Callable[[], None] = lambda: None
-        """An RPC has halted everything: the daemon is to end."""
+        """An RPC has halted everything: the daemon has to end."""
         self._is_up = False
-        """What a predecessor has left is known."""
+        """What an earlier daemon left is known."""
         self._orders = Orders(self)
         self._hosts = HostRpcs(self.find, self.find_to_change)
         self._configs = ConfigRpcs(self, identity)
@@ -96,18 +96,17 @@ class Registry:
     # --- start and halt ---
 
     async def start(self, saved: Sequence[SavedFtl] = ()) -> None:
-        """Takes over from a predecessor: what is on media is loaded again as soon as its base bdev is there, under the
-        same address, and with what still stands of it in the target; deferred creations go on waiting; what else was
-        left in targets is undone. saved: FTLs of a saved configuration, as far as the predecessor does not say
-        otherwise."""
+        """Takes over from an earlier daemon. FTLs that are on media are loaded as soon as their base bdev exists, under
+        the same address and with what is still in the target. Deferred creations keep waiting. Everything else that was
+        left in targets is undone. saved: FTLs of a saved configuration; the state file takes precedence."""
         remove_stray_files(self._identity.key_dir, {UUID(record["uuid"]) for record in self._state.devices})
         for record in self._state.devices:
             deferred = record["state"] == DeviceState.DEFERRED.value
             loads = record.get("loads") is True and record["state"] != DeviceState.DELETING.value
             if not (loads or deferred) or not self.resume(record, inherited=loads):
-                # As one that is being deleted: whoever reads the state file next is to undo it, and no more.
+                # Like a device that is being deleted: the next reader of the state file only undoes it.
                 if (record.get("params") or {}).get("no_data"):
-                    log.warning("%s: was made with no_data, so it is gone", record["name"])
+                    log.warning("%s: was created with no_data, so it is gone", record["name"])
                 self._orphans.leave_behind(record)
         self._configs.start(saved)
         targets = {each["target"] for each in self._orphans.records}
@@ -116,10 +115,11 @@ class Registry:
         self._is_up = True
 
     async def halt(self, *, undo: bool = False) -> None:
-        """Halts every FTL cleanly. What stands of it in its target stays there for the next daemon, as does the state
-        file, and hosts see a pause. undo: it is taken out of the target. The second caller gets the end of the first.
+        """Halts every FTL cleanly. What the daemon made in the targets stays for the next daemon, as does the state
+        file, and hosts see a pause. undo: removes it from the targets. A second caller waits for the end of the first
+        call.
 
-        Raises FtlError at the end where that is not all that can be said of an FTL.
+        Raises FtlError at the end if an FTL could not be halted, or undone.
         """
         if self._halting is None:
             self._halting = asyncio.create_task(self._halt_all(undo=undo), name="halt")
@@ -131,7 +131,7 @@ class Registry:
         await self._saver.end()
         kept = [device for device in self._devices.values() if worth_keeping(device)]
         failures = await asyncio.gather(*(self._halt_one(device, undo=undo) for device in self._devices.values()))
-        # Of one that was halted cleanly, no host is owed anything for what it has not flushed.
+        # After a clean halt no host has unflushed writes that could be lost.
         stay = [device.record() for device in kept if not _is_over(device)]
         records = [*self._orphans.records, *stay]
         self._saver.keep_sockets(stay)
@@ -142,7 +142,7 @@ class Registry:
         except FtlError as error:
             told.append(error.message)
         if told:
-            raise FtlError(f"not all was halted cleanly{' and undone' if undo else ''}: {'; '.join(told)}")
+            raise FtlError(f"not everything was halted cleanly{' and undone' if undo else ''}: {'; '.join(told)}")
 
     async def _halt_one(self, device: ManagedDevice, *, undo: bool) -> str:
         """What could not be done."""
@@ -151,22 +151,22 @@ class Registry:
         undo = undo or device.no_data or not worth_keeping(device)
         failures = await (device.take_down() if undo else device.pause())
         if undo:
-            what = "halted" if not failures else "not halted cleanly, or not all undone"
+            what = "halted" if not failures else "not halted cleanly, or not completely undone"
         else:
             what = f"{'halted' if not failures else 'not halted cleanly'}; its bdev and claims stay for the next daemon"
         log.info("%s: %s, asked for by %s", device, what, requester())
         held = device.held_in_file()
         if held is not None:
             log.warning(
-                "%s: of what hosts were told is written, %s may be nowhere else: that is for the next daemon, and lost "
-                "if this machine goes down before it",
+                "%s: acknowledged writes may be only in the write buffer file, %s: the next daemon loads them; they "
+                "are lost if this machine goes down before that",
                 device,
                 held,
             )
         return "; ".join(f"{device.name}: {step}: {failure}" for step, failure in failures)
 
     async def halt_on_order(self, _params: dict[str, Any]) -> dict[str, Any]:
-        """Undoes everything; the daemon ends behind the answer. Raises FtlError: what could not be done."""
+        """Halts and undoes everything; the daemon ends after the answer. Raises FtlError: what could not be done."""
         self.require_no_halt()
         if not self._is_up:
             raise BusyError("the daemon is still starting: try again")
@@ -187,7 +187,7 @@ class Registry:
         return self._halting is not None
 
     def resume(self, record: dict[str, Any], *, inherited: bool) -> bool:
-        """It waits for its base from now on. False: the record makes no sense, which was logged."""
+        """The FTL waits for its base from now on. False: the record is invalid, which was logged."""
         try:
             export = record.get("export")
             device = ManagedDevice(
@@ -205,7 +205,7 @@ class Registry:
                 ),
             )
         except (FtlError, KeyError, IndexError, TypeError, ValueError) as error:
-            log.error("%s: can't go on with it, the state file's record makes no sense: %s", record["name"], error)
+            log.error("%s: not loaded, its record in the state file is invalid: %s", record["name"], error)
             return False
         self.creations.prepare(device)
         self._devices.put(device)
@@ -230,7 +230,7 @@ class Registry:
         return self._devices.get(key_of(device)) is device and worth_keeping(device)
 
     def forget(self, key: Key) -> None:
-        """What resume() did, at once behind it."""
+        """Undoes resume(), immediately after it."""
         self.creations.forget(self._devices[key])
 
     def require_running(self) -> None:
@@ -248,20 +248,20 @@ class Registry:
         return await self.creations.create(params)
 
     async def delete(self, request: ForceableRequest) -> Any:
-        """True, or the line that says what of it only its write buffer file has."""
+        """True, or a line that says which writes only its write buffer file holds."""
         self.require_no_halt()
         device = self.find(request)
-        # Either nothing is done, or it is deleted for good.
+        # The delete either does nothing, or is final.
         self._state.require_room()
-        # One that is being created for somebody who waits is refused by take_down().
+        # take_down() refuses a device that is being created for a waiting caller.
         created = device.state is DeviceState.CREATING and device not in self.creations.watchers
         held = None if created or device.can_be_halted else device.held_in_file()
         if held is not None and not request.force:
             raise BusyError(
-                f"FTL bdev {device.name} is {device.state.value}: of what hosts were told is written, {held} may be "
-                f"nowhere else, and can't be made durable now; bring its base bdev {device.options.base_bdev} back, "
-                "so that the daemon loads the FTL, and delete it then; or give --force: the file stays, for a load "
-                f"with -u {device.uuid} before this machine goes down"
+                f"FTL bdev {device.name} is {device.state.value}: acknowledged writes may be only in its write buffer "
+                f"file, {held}, and can't be made durable now: bring its base bdev {device.options.base_bdev} back, "
+                "wait until the daemon has loaded the FTL, and delete it then; or give --force: the file stays, for "
+                f"a load with -u {device.uuid} before this machine goes down"
             )
         task = asyncio.ensure_future(self._delete(device))
         self._deletions.add(task)
@@ -271,21 +271,24 @@ class Registry:
             left = "; ".join(f"{step}: {failure}" for step, failure in failures)
             kept = device.held_in_file()
             if kept is not None:
-                left += f"; {kept} may be nowhere else: load it with -u {device.uuid} before this machine goes down"
-            raise FtlError(f"FTL bdev {device.name} is deleted, but not all could be undone: {left}")
+                left += (
+                    f"; acknowledged writes may be only in {kept}: load the FTL with -u {device.uuid} before this "
+                    "machine goes down"
+                )
+            raise FtlError(f"FTL bdev {device.name} is deleted, but the daemon could not undo everything: {left}")
         if held is None:
             return True
         told = (
-            f"FTL bdev: {device.name} deleted, and {held} kept: load it with -u {device.uuid} before this machine goes "
-            "down, or they are lost"
+            f"FTL bdev: {device.name} deleted, and {held} kept: load the FTL with -u {device.uuid} before this "
+            "machine goes down, or these blocks are lost"
         )
         log.warning("%s", told)
         return told
 
     async def _delete(self, device: ManagedDevice) -> list[tuple[str, Exception]]:
-        # Also where whoever asked for it has hung up.
+        # Also if the requester has disconnected.
         failures = await self.creations.take_down(device)
-        what = "deleted" if not failures else "deleted, but not all could be undone"
+        what = "deleted" if not failures else "deleted, but not completely undone"
         log.info("%s: %s, asked for by %s", device, what, requester())
         return failures
 
@@ -296,7 +299,7 @@ class Registry:
         return self.find(request).properties()
 
     async def scrub(self, request: ScrubRequest) -> dict[str, Any]:
-        """How it stands, once it is ordered or stopped."""
+        """The state of the scrub, after it was ordered or stopped."""
         self.require_no_halt()
         device = self.find(request)
         told = device.scrub(stop=request.stop)
@@ -304,20 +307,25 @@ class Registry:
         return told
 
     async def grow(self, request: ForceableRequest) -> dict[str, Any]:
-        """{"name", "num_blocks", "changed"} and, of one that the target has as a bdev, "target_num_blocks"."""
+        """{"name", "num_blocks", "changed"} and, for an FTL that is attached to the target, "target_num_blocks"."""
         device = self.find_to_change(request)
         work = grow(device, self._identity.rpc(device.target), force=request.force)
-        # Whoever asked for it may have hung up: what stands in the target is not left half done.
+        # The requester may have disconnected: the change in the target must not be left half done.
         told = await asyncio.shield(asyncio.ensure_future(work))
-        log.info("%s: %s, asked for by %s", device, "grown" if told["changed"] else "as large as its base", requester())
+        log.info(
+            "%s: %s, asked for by %s",
+            device,
+            "grown" if told["changed"] else "is already as large as its base",
+            requester(),
+        )
         return told
 
     def require_free(self, device: ManagedDevice, name: str) -> None:
-        """Raises ExistsError where another one has that name."""
+        """Raises ExistsError if another FTL has that name."""
         self._devices.require_free(device, name)
 
     def renamed(self, device: ManagedDevice, before: str) -> None:
-        """It has another name since a moment."""
+        """The FTL has just been renamed."""
         self._devices.renamed(device, before)
 
     def find(self, request: FtlRequest) -> ManagedDevice:
@@ -325,7 +333,7 @@ class Registry:
         return self._devices.find(request)
 
     def find_to_change(self, request: FtlRequest) -> ManagedDevice:
-        """Raises NotFoundError, and where the device, or all of them, is being let go of, BusyError or FtlError."""
+        """Raises NotFoundError; BusyError if the device is being deleted, FtlError if the daemon is halting."""
         self.require_no_halt()
         device = self.find(request)
         if device.state is DeviceState.DELETING:
@@ -370,12 +378,12 @@ class Registry:
 
 
 def _warn_of_upgrade(device: ManagedDevice) -> None:
-    """Daemons before this one let every host in, and did not say so in the state file."""
-    own = "only the target itself may" if not device.options.no_attach else "no host may"
+    """Earlier daemons let every host connect, and did not record that in the state file."""
+    own = "only the target itself may connect" if not device.options.no_attach else "no host may connect"
     were = show_names({host.hostnqn: None for host in device.hosts.hosts})
     log.warning(
-        "%s: the daemon before this one let any host connect; now %s, until others are allowed with `spdk-ftl add-host "
-        "-b %s --host NQN`, or all with `spdk-ftl allow-any-host -b %s --allow-any-host`%s",
+        "%s: the previous daemon let any host connect; now %s: allow a host with `spdk-ftl add-host -b %s --host "
+        "NQN`, or all hosts with `spdk-ftl allow-any-host -b %s --allow-any-host`%s",
         device,
         own,
         device.name,
@@ -385,13 +393,13 @@ def _warn_of_upgrade(device: ManagedDevice) -> None:
 
 
 def _is_over(device: ManagedDevice) -> bool:
-    """Halted, it is not there any more, nor anything of it."""
+    """After the halt neither the FTL nor anything of it exists."""
     return device.no_data and device.state is DeviceState.DELETING and not device.left_behind
 
 
 def _params_given(record: dict[str, Any]) -> dict[str, Any]:
-    """The parameters of a record. Older daemons filled defaults into them: of these nothing tells whether they were
-    given, and what an FTL has is not to be compared with what nobody has said."""
+    """The parameters of a record. Earlier daemons filled in defaults, so it is unknown which of them a user had given.
+    Such defaults must not be compared with what the FTL has."""
     params = dict(record["params"])
     if record.get("params_are_as_given") is not True:
         for name, default in _DEFAULTS_FILLED_IN.items():

@@ -18,7 +18,7 @@ from .ending import halt_ftl
 from .states import DeviceState
 
 EMPTY_TIMEOUT_S: Final = 10.0
-"""For what hosts have sent before a change: a base that works is done with it long before."""
+"""How long outstanding host I/O may take before a change. A base that works needs much less."""
 SWEEP_S: Final = 1.0
 
 log = logging.getLogger(__name__)
@@ -43,11 +43,11 @@ class Reloading:
             try:
                 device.set_params(change.applied(before))
                 if not change.late:
-                    # Before it counts: whoever comes after a crash loads it so, or as it was.
+                    # Saved before it takes effect: after a crash the next daemon loads the FTL with or without it.
                     device.on_change()
                 await self.return_to_base(change.once)
             except BaseException:
-                # Once hosts are served by what is changed, that is what there is.
+                # Once the changed FTL serves hosts, the change is made.
                 device.saved_params = None
                 if not device.front.serving:
                     device.set_params({**before, **change.back})
@@ -55,7 +55,7 @@ class Reloading:
                 raise
             device.saved_params = None
         except (FtlError, OSError) as error:
-            told = f"{change.what}: not done: {error.message if isinstance(error, FtlError) else error}"
+            told = f"{change.what} failed: {error.message if isinstance(error, FtlError) else error}"
             log.error("%s: %s", device, told)
             device.changes.refuse(error)
             if device.state is DeviceState.ONLINE:
@@ -70,8 +70,8 @@ class Reloading:
         return True
 
     async def _halt_to_change(self, change: Change) -> bool:
-        """I/O waits from now on, and what had been accepted is on media. Raises BusyError where that can't be had in
-        a moment: nothing is changed then, and I/O goes on."""
+        """Holds I/O, and brings everything accepted to media. Raises BusyError if that takes too long; then nothing has
+        changed, and I/O continues."""
         device = self._device
         ftl = device.ftl
         assert ftl is not None
@@ -79,8 +79,8 @@ class Reloading:
         if not await device.front.emptied(EMPTY_TIMEOUT_S):
             device.front.set_core(ftl.core)
             raise BusyError(
-                f"FTL bdev {device.name}: the base does not end what hosts have sent within {EMPTY_TIMEOUT_S:g} s, so "
-                f"{change.what} has to wait: try again when it does"
+                f"FTL bdev {device.name}: the base did not complete outstanding host I/O within {EMPTY_TIMEOUT_S:g} s, "
+                f"so {change.what} was not started: try again when it does"
             )
         device.state = DeviceState.WAITING
         device.progress, device.waits_for = "", change.what
@@ -92,9 +92,9 @@ class Reloading:
         finally:
             await device.link.disconnect()
         if not ftl.halted_cleanly:
-            # It failed meanwhile: a load has to see to what was accepted, without any change.
+            # The FTL failed meanwhile. A load, without the change, recovers what was accepted.
             raise ftl.failure or MediaError(f"FTL bdev {device.name} has failed")
-        # Hosts stay connected: what they write from now on they are owed again.
+        # Hosts stay connected. Writes that they make from now on may be lost again.
         return True
 
     async def return_to_base(self, once: Mapping[str, Any] | None = None) -> None:
@@ -105,7 +105,7 @@ class Reloading:
         device.remember(device.ftl)
         device.took_conf()
         if (device.ftl.restored or {}).get("lossy"):
-            # Queues that are there already know nothing of it.
+            # Queues that exist already do not know the new size.
             await device.front.disconnect_hosts()
         device.front.set_core(device.ftl.core)
         device.gave_cache_up()
@@ -126,13 +126,13 @@ class Reloading:
         try:
             return await device.maker.load(device.front.reactor, media, **(once or {}), life=device.life_seen)
         except FtlError as error:
-            # A change that does not suit is no matter of the base.
+            # A change that does not fit says nothing about the base.
             unfit = as_unfit(error) if device.front.gate is not None and not once else None
             if unfit is None:
                 raise
             raise unfit from error
 
     def _sweep(self) -> None:
-        """The core before this one goes when the last write that was received into its memory is done."""
+        """The previous core is released when the last write into its memory has ended."""
         if (gate := self._device.front.gate) is not None and not gate.sweep():
             asyncio.get_running_loop().call_later(SWEEP_S, self._sweep)

@@ -1,4 +1,4 @@
-"""Who asked for what is being done. The log tells it of whatever changes an FTL."""
+"""Who requested the current action. The log names the requester of every change of an FTL."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from contextvars import ContextVar
 from ..access.peers import Peer, command_of
 
 _requester: ContextVar[str] = ContextVar("requester", default="the daemon itself")
-"""Tasks have that of who started them."""
+"""A task inherits the requester from the task that started it."""
 
 
 def requester() -> str:
@@ -27,4 +27,4 @@ def asked_for_by(who: str) -> Iterator[None]:
 
 def show_peer(peer: Peer | None) -> str:
     """Process and user at the other end of a unix socket."""
-    return "a client that has gone" if peer is None else f"pid {peer.pid}{command_of(peer.pid)}, uid {peer.uid}"
+    return "a client that has disconnected" if peer is None else f"pid {peer.pid}{command_of(peer.pid)}, uid {peer.uid}"

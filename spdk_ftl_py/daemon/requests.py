@@ -212,7 +212,7 @@ class FtlOptions:
 
     @property
     def is_patient(self) -> bool:
-        """Whoever asked for it knows that not everything is there yet."""
+        """The requester knows that not everything exists yet."""
         return self.wait_s is not None
 
 

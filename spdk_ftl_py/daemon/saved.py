@@ -39,7 +39,7 @@ _KEYS: Final = ("dhchap_key", "dhchap_ctrlr_key", "psk")
 
 @dataclass
 class SavedFtl:
-    """One FTL of a section, as a record of the state file has it (ManagedDevice.record())."""
+    """One FTL of a section, as a record of the state file (ManagedDevice.record())."""
 
     name: str
     uuid: UUID
@@ -49,7 +49,7 @@ class SavedFtl:
 
     @property
     def is_new(self) -> bool:
-        """It was not on media yet: it is created when its base is there, or loaded where it is on that by now."""
+        """The FTL was not on media yet. It is created when its base exists, or loaded if it is on the base by then."""
         return self.record["loads"] is not True
 
 
@@ -57,7 +57,7 @@ class SavedFtl:
 
 
 def section_of(records: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
-    """records: of ManagedDevice.record(). Of one with no_data nothing is kept, so there is nothing to load."""
+    """records: of ManagedDevice.record(). An FTL with no_data keeps nothing, so there is nothing to load."""
     kept = [record for record in records if not record["params"].get("no_data")]
     return {"subsystem": SECTION, "config": [entry for record in kept for entry in _entries_of(record)]}
 
@@ -75,7 +75,7 @@ def _entries_of(record: Mapping[str, Any]) -> list[Call]:
         params["new"] = True
     if record["export"] is not None:
         nqn, traddr, trsvcid = record["export"]
-        # As hosts know it, whatever it was made of; the default need not be said.
+        # As hosts know it, whatever it was made of; the default need not be recorded.
         params.pop("nqn", None)
         if nqn != export_nqn(None, record["name"], UUID(record["uuid"])):
             params["nqn"] = nqn
@@ -85,7 +85,7 @@ def _entries_of(record: Mapping[str, Any]) -> list[Call]:
         params["allow_any_host"] = True
     entries = [{"method": _CREATE, "params": params}]
     for host in allowed["hosts"]:
-        # Under which name the target comes is settled when it comes.
+        # The target's host NQN is determined when the target connects.
         if host.get("is_target"):
             continue
         keys = {key: host[key] for key in _KEYS if host.get(key) is not None}
@@ -99,10 +99,11 @@ def _entries_of(record: Mapping[str, Any]) -> list[Call]:
 
 
 def read_file(path: Path, *, safe: bool = False, tell: Callable[[str], object] = lambda text: None) -> list[Any]:
-    """The section of a saved configuration; empty where it has none, of which tell is told. safe: nobody but the user
-    who runs this, and root, could have written it; for whoever does what it says while nobody looks.
+    """The section of a saved configuration; empty if the file has none, which is reported to tell. safe: only the user
+    who runs this, and root, may be able to write the file; for callers that act on it without a user watching.
 
-    Raises ParameterError that says where it is wrong, or can't be read, and FtlError where it is not safe."""
+    Raises ParameterError, which says where the file is wrong or why it can't be read, and FtlError if it is not safe.
+    """
     try:
         with path.open("rb") as file:
             if safe:
@@ -118,23 +119,26 @@ def read_file(path: Path, *, safe: bool = False, tell: Callable[[str], object] =
     except ValueError as error:
         raise ParameterError(f"configuration {path} is not JSON: {error}") from error
     if not isinstance(document, dict) or not isinstance(document.get("subsystems"), list):
-        raise ParameterError(f'configuration {path} has no "subsystems" array; write one with spdk-ftl save-config')
+        raise ParameterError(f'configuration {path} has no "subsystems" array: write one with spdk-ftl save-config')
     try:
         check_subsystems(document["subsystems"])
     except ParameterError as error:
         raise ParameterError(f"configuration {path}: {error.message}") from error
     sections = [each for each in document["subsystems"] if each["subsystem"] == SECTION]
     if not sections:
-        tell(f'configuration {path} has no section "{SECTION}": nothing to load; save one with spdk-ftl save-config')
+        tell(
+            f'configuration {path} has no section "{SECTION}", so there is nothing to load: save one with spdk-ftl '
+            "save-config"
+        )
     return [entry for each in sections for entry in each.get("config") or ()]
 
 
 def read_section(
     entries: Iterable[Any], where: str, *, target: str | None = None, normal: Callable[[str], str] = os.path.realpath
 ) -> list[SavedFtl]:
-    """target: instead of those that are named. normal: one spelling for each target.
+    """target: replaces the targets in the file. normal: returns one spelling for each target.
 
-    Raises ParameterError or ExistsError, which names the entry (the first one is 1) and what is wrong with it.
+    Raises ParameterError or ExistsError, which names the entry (counted from 1) and what is wrong with it.
     """
     found: dict[str, SavedFtl] = {}
     hosts: dict[str, list[Any]] = {}
@@ -153,7 +157,7 @@ def read_section(
                 raise ParameterError(f"unknown; known: {_CREATE}, {_ADD_HOST}, {_CALL_TARGET}")
             named = found.get(str(params.get("name")))
             if named is None:
-                raise ParameterError(f"no {_CREATE} before it has the name {str(params.get('name'))[:80]!r}")
+                raise ParameterError(f"no earlier {_CREATE} has the name {str(params.get('name'))[:80]!r}")
             if method == _ADD_HOST:
                 hosts[named.name].append(_read_host(params))
                 AllowedHosts.from_record(_allowed(named, hosts[named.name]))
@@ -174,10 +178,10 @@ def _read_create(
 ) -> tuple[SavedFtl, list[dict[str, Any]]]:
     new = given.pop("new", False)
     if not isinstance(new, bool):
-        raise ParameterError('"new" is neither true nor false')
+        raise ParameterError('"new" is not true or false')
     for name in _NOT_SAVED:
         if given.get(name) is not None and given[name] is not False:
-            raise ParameterError(f"{name} is for bdev_ftl_create, and has no place in a saved configuration")
+            raise ParameterError(f"{name} belongs to bdev_ftl_create, not into a saved configuration")
     if target is not None:
         given["target"] = target
     params = schema.load("bdev_ftl_create").validate(given)
@@ -188,10 +192,10 @@ def _read_create(
     options = FtlOptions.of(params)
     uuid = options.loads_uuid
     if uuid is None:
-        raise ParameterError("uuid is missing: that of the FTL to load")
+        raise ParameterError("uuid of the FTL to load is missing")
     FtlConf.from_dict(options.settings).check()
     if new and options.without_cache:
-        raise ParameterError("without_cache is for an FTL that is there")
+        raise ParameterError("without_cache applies only to an existing FTL")
     export = None
     if options.listen_address:
         traddr, port = split_address(options.listen_address)
@@ -211,7 +215,7 @@ def _read_create(
         "hosts": None,
     }
     if new:
-        # It may have been made since the file was written, and nothing need be there yet.
+        # The FTL may have been created since the file was written, and nothing needs to exist yet.
         params |= {"load_or_create": True, "wait": 0}
     return SavedFtl(options.name, uuid, options.target, record, []), hosts
 
@@ -243,5 +247,5 @@ def _require_unlike(ftl: SavedFtl, others: Iterable[SavedFtl]) -> None:
         if other.name == ftl.name or other.uuid == ftl.uuid:
             raise ExistsError(
                 f"FTL bdev {ftl.name} (uuid {ftl.uuid}) has the name or uuid of FTL bdev {other.name} (uuid "
-                f"{other.uuid}), which is in the file before it"
+                f"{other.uuid}), which comes earlier in the file"
             )

@@ -31,7 +31,7 @@ class StateSaver:
         self._orphans = orphans
         self._sockets = sockets
         self._saving: asyncio.Task[None] | None = None
-        """Tries until what has happened is in the state file."""
+        """Retries until the state file is up to date."""
 
     def save(self) -> None:
         """Raises FtlError."""
@@ -44,7 +44,7 @@ class StateSaver:
             self._sockets.keep_only({UUID(record["uuid"]) for record in records})
 
     def save_for_sure(self) -> FtlError | None:
-        """Of what has happened already: why it can't be saved now. It is tried again until it can."""
+        """Saves what has already happened. Returns why it can't be saved now; then the daemon retries until it can."""
         try:
             self.save()
         except FtlError as error:
@@ -73,8 +73,8 @@ class StateSaver:
         """Raises BusyError."""
         if self._state.crowded:
             raise BusyError(
-                "the FTLs of this daemon have so many hosts that no more can be remembered; delete FTLs, or serve some "
-                "of them with another daemon"
+                "the FTLs of this daemon have too many hosts for its state file: delete FTLs, or serve some of them "
+                "with another daemon"
             )
 
     def _records(self) -> list[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""bdev_ftl_scan: which FTLs are on the bdevs of a target; bdev_ftl_set_uuid, for one that is the copy of another."""
+"""bdev_ftl_scan: which FTLs are on the bdevs of a target; bdev_ftl_set_uuid: a new uuid for a copy of an FTL."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ log = logging.getLogger(__name__)
 
 
 class Devices(Protocol):
-    """The registry, as far as this needs it."""
+    """The part of the registry that this module needs."""
 
     @property
     def devices(self) -> Mapping[tuple[str, str], ManagedDevice]: ...
@@ -44,7 +44,7 @@ class Devices(Protocol):
 
 
 class Scans:
-    """On the targets of one daemon."""
+    """Dispatches for all targets of one daemon."""
 
     def __init__(self, registry: Devices, identity: DaemonIdentity, prober: Prober) -> None:
         self._registry = registry
@@ -59,8 +59,8 @@ class Scans:
         }
 
     async def scan(self, request: ScanRequest) -> dict[str, Any]:
-        """{"bdevs": […]}, each as Probed.to_dict() tells it, or with "error"; of an FTL that the daemon has, with its
-        "state". Raises what keeps the one bdev that is asked for from being read, or the target from being asked."""
+        """{"bdevs": […]}, each as Probed.to_dict(), or with "error"; an FTL of the daemon with its "state". Raises the
+        error if the one requested bdev can't be read, or the target can't be asked."""
         self._registry.require_no_halt()
         target = normal_target(request.target)
         rpc = self._identity.rpc(target)
@@ -80,15 +80,15 @@ class Scans:
         return {"bdevs": told}
 
     async def set_uuid(self, request: NewUuidRequest) -> dict[str, Any]:
-        """{"bdev", "name": that the FTL had, "uuid": its uuid now, "was"}. Raises what Prober.visit() and ftl's
-        set_uuid() raise, and ExistsError, BusyError where an FTL of this daemon has, or needs, what it is about."""
+        """{"bdev", "name": of the original, "uuid": the new uuid, "was"}. Raises what Prober.visit() and ftl's
+        set_uuid() raise, and ExistsError or BusyError if an FTL of this daemon has the uuid, or needs the bdev."""
         self._registry.require_no_halt()
         target = normal_target(request.target)
         uuid, new = request.uuid, request.new_uuid or uuid4()
         if not new.int:
             raise ParameterError("new_uuid is the nil UUID, which no FTL can have: choose another, or leave it out")
         if new == uuid:
-            raise ParameterError(f"new_uuid is {new}, which it has: choose another, or leave it out")
+            raise ParameterError(f"new_uuid is {new}, which the FTL already has: choose another, or leave it out")
         rpc = self._identity.rpc(target)
         bdev = _named(request.base_bdev, await foreign_bdevs(rpc), target)
         why = why_unfit(bdev)
@@ -104,8 +104,8 @@ class Scans:
                 found = capacity or await find_capacity(reactor, media, bdev)
                 if found is None or not has_zones(bdev, found):
                     raise NotFoundError(
-                        f"bdev {bdev.name} holds no FTL{'' if found is None else f' in zones of {found} blocks'}: give "
-                        "the base bdev of one, and leave the zone capacity out"
+                        f"bdev {bdev.name} holds no FTL{'' if found is None else f' in zones of {found} blocks'}: "
+                        "give the base bdev of an FTL, and leave out the zone capacity"
                     )
                 media = emulated(reactor, media, found)
             port = BlockPort(reactor, media, name=f"bdev {bdev.name}")
@@ -118,22 +118,22 @@ class Scans:
             done = await self._prober.visit(rpc, bdev, work)
         except (MediaError, PathError) as error:
             raise type(error)(
-                f"{error.message}; its uuid may be {new} by now, which `spdk-ftl scan` tells: give the same again with "
-                f"--new-uuid {new}",
+                f"{error.message}; its uuid may be {new} already, which `spdk-ftl scan` shows: repeat the command "
+                f"with --new-uuid {new}",
                 errno=error.errno,
             ) from error
         name = done.superblock.content.get("name")
         if done.changed:
-            log.info("bdev %s: FTL %s, a copy of %s, has uuid %s now", bdev.name, name, uuid, new)
+            log.info("bdev %s: FTL %s, a copy of %s, now has uuid %s", bdev.name, name, uuid, new)
         return {"bdev": bdev.name, "name": name, "uuid": str(done.uuid), "was": str(uuid)}
 
     def _check_needed(self, uuid: UUID, new: UUID, bdev: Bdev) -> None:
-        """An FTL that is on a base has that one; of others this bdev may be the base."""
+        """Refuses a uuid that an FTL of the daemon has, and a bdev that may be the base of such an FTL."""
         for device in self._registry.devices.values():
             if device.uuid == new:
                 raise ExistsError(
-                    f"uuid {new}: FTL bdev {device.name} ({device.state.value}, on the SPDK target at {device.target}) "
-                    "has it already: choose another"
+                    f"uuid {new}: FTL bdev {device.name} ({device.state.value}, on the SPDK target at "
+                    f"{device.target}) already has it: choose another"
                 )
             if device.uuid == uuid and device.state is not DeviceState.ONLINE:
                 raise BusyError(
@@ -142,7 +142,7 @@ class Scans:
                 )
 
     def _known(self, target: str, bdev: Bdev) -> dict[str, Any] | None:
-        """Without a look at it, which is not to be had: the daemon has claimed it for an FTL."""
+        """Without reading the bdev, which is not possible: the daemon has claimed it for an FTL."""
         if not bdev.claimed:
             return None
         for device in self._registry.devices.values():
@@ -162,7 +162,7 @@ class Scans:
         return told if device is None else {**told, "state": device.state.value}
 
     async def _try(self, rpc: TargetRpc, bdev: Bdev, capacity: int | None) -> dict[str, Any]:
-        """One of many. Raises TargetError where the target does not answer any more."""
+        """One of many bdevs. Raises TargetError if the target stops answering."""
         try:
             return await self._probe(rpc, bdev, capacity)
         except TargetError as error:

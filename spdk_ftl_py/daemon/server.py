@@ -1,7 +1,7 @@
 """JSON-RPC 2.0 over HTTP on a unix socket that only its owner, root and the members of one group can open.
 
-One request per connection, each with a deadline until it has been received whole, and everything bounded: whoever sends
-half a request, an endless one or none at all costs a connection slot for a few seconds.
+One request per connection, with a deadline until it is received completely, and with bounds on everything: a client
+that sends half a request, an endless one or none at all only occupies a connection slot for a few seconds.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ UNIX_PATH_BYTES_MAX: Final = 107
 _LISTEN_BACKLOG: Final = 64
 _HALT_TIMEOUT_S: Final = 2.0
 _LINGER_S: Final = 1.0
-"""How long what is left of a refused request is still received, so that its sender gets to read the refusal."""
+"""How long the rest of a refused request is still received, so that its sender can read the refusal."""
 _REFUSALS_TOLD_EVERY_S: Final = 10.0
 """Of each user."""
 _USERS_REMEMBERED_MAX: Final = 1024
@@ -57,7 +57,7 @@ Method = Callable[[dict[str, Any]], Awaitable[Any]]
 
 
 class RpcServer:
-    """Serves ``methods``; params are validated by schemas/<method>.json before a method sees them."""
+    """Serves ``methods``; params are validated against schemas/<method>.json before they reach a method."""
 
     def __init__(
         self,
@@ -69,8 +69,9 @@ class RpcServer:
         listener: socket.socket | None = None,
         request_timeout_s: float = REQUEST_TIMEOUT_S,
     ):
-        """group: whose members may call it, beside the user who runs the daemon and root. option: gives another path,
-        for messages. listener: a socket that listens there already, and stays when the server goes."""
+        """group: members of it may call, besides the user who runs the daemon and root. option: the option with which a
+        user gives another path, for messages. listener: a socket that already listens, and stays open when the server
+        closes."""
         self.socket_path = socket_path.absolute()
         self.trust = Trust(group=group)
         self.option = option
@@ -90,7 +91,7 @@ class RpcServer:
         """
         listener = self._handed_over
         if listener is None:
-            # First what needs no lock to be seen: no lock file is left beside a path that is none for a socket.
+            # First the checks that need no lock, so that no lock file is left beside a path that can't be a socket.
             self._stale()
             unix_sockets.check_place(self.socket_path, "control socket", self._another)
             self._take_lock()
@@ -101,7 +102,7 @@ class RpcServer:
                 raise
         self._http = web.Server(self._handle, access_log=None, keepalive_timeout=0, lingering_time=_LINGER_S)
         loop = asyncio.get_running_loop()
-        # From 3.13 on asyncio removes the file of a socket that it was given, too.
+        # From 3.13 on, asyncio also removes the file of a socket that it was given.
         keep: dict[str, Any] = {"cleanup_socket": False} if sys.version_info >= (3, 13) else {}
         self._server = await loop.create_unix_server(self._connection, sock=listener, backlog=_LISTEN_BACKLOG, **keep)
 
@@ -123,7 +124,7 @@ class RpcServer:
     # --- socket ---
 
     def _take_lock(self) -> None:
-        # Between finding a stale socket and binding a new one, another daemon could do the same.
+        # Otherwise another daemon could bind between finding a stale socket and binding a new one.
         path = f"{self.socket_path}.lock"
         try:
             self._lock = lock_file(path, f"control socket {self.socket_path}: its lock {path}")
@@ -144,8 +145,8 @@ class RpcServer:
     def _busy(self, peer: Peer | None = None) -> BusyError:
         who = "somebody" if peer is None else f"pid {peer.pid}{command_of(peer.pid)} of {show_user(peer.uid)}"
         return BusyError(
-            f"control socket {self.socket_path}: {who} is listening there already (another daemon, or an SPDK "
-            f"target?); stop it, or give {self.option}"
+            f"control socket {self.socket_path}: {who} is listening there already (maybe another daemon, or an SPDK "
+            f"target): stop it, or give {self.option}"
         )
 
     def _bind(self) -> socket.socket:
@@ -161,10 +162,10 @@ class RpcServer:
             ) from error
 
     def _stale(self) -> bool:
-        """There is a socket. Raises FtlError where there can be none."""
+        """Raises FtlError if the existing file can't be replaced by a socket."""
         if len(os.fsencode(self.socket_path)) > UNIX_PATH_BYTES_MAX:
             raise FtlError(
-                f"control socket {self.socket_path}: the path is longer than {UNIX_PATH_BYTES_MAX} bytes; give a "
+                f"control socket {self.socket_path}: the path is longer than {UNIX_PATH_BYTES_MAX} bytes: give a "
                 f"shorter one with {self.option}",
                 errno=errno.ENAMETOOLONG,
             )
@@ -178,8 +179,8 @@ class RpcServer:
             ) from error
         if not stat.S_ISSOCK(mode):
             raise FtlError(
-                f"control socket {self.socket_path}: there is a file that is no socket"
-                f"{show_owner(self.socket_path)}; remove it, or give {self.option}",
+                f"control socket {self.socket_path}: is a file{show_owner(self.socket_path)}, not a socket: remove "
+                f"it, or give {self.option}",
                 errno=errno.EEXIST,
             )
         return True
@@ -196,7 +197,7 @@ class RpcServer:
             except OSError as error:
                 owner = show_owner(self.socket_path)
                 raise FtlError(
-                    f"control socket {self.socket_path}: there is a socket{owner}, which can't be looked at "
+                    f"control socket {self.socket_path}: is a socket{owner} that can't be checked "
                     f"({error.strerror}): remove it, or give {self.option}",
                     errno=error.errno,
                 ) from error
@@ -205,13 +206,13 @@ class RpcServer:
 
     def _unlink_stale(self) -> None:
         owner = show_owner(self.socket_path)
-        log.info("replacing the socket %s%s, of a daemon that is gone", self.socket_path, owner)
+        log.info("replacing the socket %s%s, which a dead daemon left", self.socket_path, owner)
         try:
             self.socket_path.unlink(missing_ok=True)
         except OSError as error:
             raise FtlError(
-                f"control socket {self.socket_path}: there is a socket{owner} on which nobody listens, and it can't be "
-                f"removed ({error.strerror}): have it removed, or give {self.option}",
+                f"control socket {self.socket_path}: is a socket{owner} on which nobody listens, and the daemon "
+                f"can't remove it ({error.strerror}): remove it, or give {self.option}",
                 errno=error.errno,
             ) from error
 
@@ -220,8 +221,8 @@ class RpcServer:
         return _Connection(self._http(), self._connections, self._request_timeout_s, self._refusal)
 
     def _refusal(self, connection: UnixSocket) -> bytes | None:
-        """What a caller is told who may give no orders. The mode of the socket keeps him out as well; this holds for a
-        socket that a service manager has made, or that somebody has opened to all."""
+        """The refusal for a caller who may give no orders. Usually the mode of the socket already keeps such callers
+        out; this also covers a socket that a service manager made, or that somebody opened to everybody."""
         peer = peer_of(connection)
         if peer is not None and self.trust.includes(peer, lambda: groups_of(connection, peer)):
             return None
@@ -234,8 +235,8 @@ class RpcServer:
             log.warning("%s refused: %s may not call it", self.socket_path, show_peer(peer))
         whom = "you" if peer is None else show_user(peer.uid)
         text = (
-            f"the spdk-ftl daemon takes no orders from {whom} at {self.socket_path}: only from {self.trust}; the "
-            "daemon's options --socket-group and --monitor-group let members of a group in"
+            f"the spdk-ftl daemon takes no orders from {whom} at {self.socket_path}, only from {self.trust}: its "
+            "options --socket-group and --monitor-group admit members of a group"
         )
         return _canned("403 Forbidden", -errno.EACCES, text)
 
@@ -260,7 +261,7 @@ class RpcServer:
 
     async def _answer(self, request: web.BaseRequest) -> tuple[int, dict[str, Any]]:
         if request.path != "/":
-            return 404, _error(None, JSONRPC_INVALID_REQUEST, f"no such path: {request.path[:80]}; POST JSON-RPC to /")
+            return 404, _error(None, JSONRPC_INVALID_REQUEST, f"no such path: {request.path[:80]}: POST JSON-RPC to /")
         if request.method != "POST":
             return 405, _error(None, JSONRPC_INVALID_REQUEST, "POST JSON-RPC to /")
         body = await _read_body(request)
@@ -296,7 +297,7 @@ class RpcServer:
             return {"jsonrpc": "2.0", "id": identifier, "error": error.to_jsonrpc()}
         except Exception as error:
             log.exception("%s, asked for by %s: internal error", name, requester())
-            text = f"{name}: internal error ({type(error).__name__}); the daemon's log has more"
+            text = f"{name}: internal error ({type(error).__name__}): see the daemon's log"
             return _error(identifier, JSONRPC_INTERNAL_ERROR, text)
         return {"jsonrpc": "2.0", "id": identifier, "result": result}
 
@@ -333,7 +334,7 @@ class _Connection(asyncio.Protocol):
             if len(self._connections) > 2 * CONNECTIONS_MAX:
                 transport.abort()
                 return
-            # Closed with what it sends unread, it would never see the refusal.
+            # If the connection were closed with unread data, the client would never see the refusal.
             transport.write(refusal)
             transport.write_eof()
             self._deadline = asyncio.get_running_loop().call_later(_LINGER_S, self.abort)
@@ -342,7 +343,7 @@ class _Connection(asyncio.Protocol):
         self._inner.connection_made(transport)
 
     def received(self) -> None:
-        """The request is here: from now on time is ours."""
+        """The request is complete: its deadline no longer applies."""
         if self._deadline is not None:
             self._deadline.cancel()
 
@@ -374,7 +375,7 @@ class _Connection(asyncio.Protocol):
 
 
 async def _read_body(request: web.BaseRequest) -> bytes | None:
-    """None when it is too large."""
+    """None if it is too large."""
     if request.content_length is not None and request.content_length > BODY_BYTES_MAX:
         return None
     body = bytearray()
@@ -401,5 +402,5 @@ def _canned(status: str, code: int, text: str) -> bytes:
 _TOO_MANY: Final = _canned(
     "503 Service Unavailable",
     -errno.EBUSY,
-    f"the daemon has {CONNECTIONS_MAX} connections to its control socket, and takes no more: try again",
+    f"the daemon has {CONNECTIONS_MAX} connections to its control socket, and accepts no more: try again",
 )

@@ -1,6 +1,6 @@
-"""Keys that the daemon and a target have in common, so that each knows the other from a stranger: fresh ones for each
-subsystem, each time it is claimed or attached, in files that only the two can read. And the one key for TLS, which both
-have from their user."""
+"""Keys that the daemon and a target share, so that each recognizes the other. They are new for each subsystem, each
+time it is claimed or attached, and are in files that only daemon and target can read. The TLS key is different: the
+user gives it to both."""
 
 from __future__ import annotations
 
@@ -23,19 +23,18 @@ from ..spdk.keyring import SESSION_ROLES, KeyPair, add_key_files, remove_keys, s
 from ..spdk.rpc import METHOD_NOT_FOUND, TargetRpc, is_gone
 
 POLICY: Final = Policy(dh_groups=(DhGroup.FFDHE3072, DhGroup.FFDHE2048, DhGroup.NULL))
-"""A target takes the largest group that it is offered; with ffdhe8192 it would stand still for 20 ms."""
+"""A target takes the largest group that is offered. With ffdhe8192 it would not respond for 20 ms."""
 
 log = logging.getLogger(__name__)
 
 
 class SessionKeys:
-    """share() and drop()."""
+    """Call share(), then drop()."""
 
     def __init__(self, rpc: TargetRpc, folder: Path | None, device: UUID, role: str, psk: Path | None = None) -> None:
-        """folder None: there are to be none. psk: the file with the key for TLS, on both machines; None: they speak in
-        the clear."""
+        """folder None: no keys are shared. psk: the file with the TLS key, on both machines; None: no TLS."""
         self.pair: KeyPair | None = None
-        """Their names in the target's keyring, once shared."""
+        """The names of the keys in the target's keyring, once shared."""
         self._rpc = rpc
         self._folder = folder
         self._role = role
@@ -46,12 +45,12 @@ class SessionKeys:
 
     @property
     def keys(self) -> HostKeys | None:
-        """The host's, with which it proves who it is, and the controller's; None: there are to be none."""
+        """The host's key, with which it authenticates, and the controller's; None: no keys are shared."""
         return None if self._folder is None else HostKeys(*(KeyFile(path) for path in self._paths))
 
     @property
     def shared(self) -> HostKeys | None:
-        """As keys; None where the target could not have them."""
+        """The keys; None if the target could not use them."""
         return None if self.pair is None or self.pair.key is None else self.keys
 
     @property
@@ -69,8 +68,8 @@ class SessionKeys:
         return self._folder / f"{self._device}.{self._role}", self._folder / f"{self._device}.{self._role}-ctrlr"
 
     async def share(self) -> KeyPair | None:
-        """Makes new ones and tells the target where they are. None: it can't have any. Raises TargetError where it does
-        not answer, or the files can't be written, or it can't use the key for TLS."""
+        """Makes new keys, and tells the target where they are. None: the target can't use keys. Raises TargetError if
+        it does not answer, if the files can't be written, or if it can't use the TLS key."""
         self.pair = None
         psk = None if self._psk is None else await self._share_psk(self._psk)
         shared = await self._share_keys()
@@ -86,14 +85,14 @@ class SessionKeys:
             if error.rpc_code is None:
                 raise
             raise TargetError(
-                f"SPDK target at {self._rpc.address} can't use the TLS key {path} ({error.message}): the same key "
-                "has to be in a file of that name on its machine, with mode 0600, of the user it runs as",
+                f"SPDK target at {self._rpc.address} can't use the TLS key {path} ({error.message}): put the same "
+                "key into a file of that name on the target's machine, with mode 0600, owned by the target's user",
                 rpc_code=error.rpc_code,
             ) from error
         return self._psk_name
 
     async def _share_keys(self) -> bool:
-        """False: it can't have them."""
+        """False: the target can't use the keys."""
         if self._folder is None:
             return False
         try:
@@ -103,8 +102,8 @@ class SessionKeys:
         except (OSError, FtlError) as error:
             why = error.message if isinstance(error, FtlError) else os.strerror(error.errno or 0)
             raise TargetError(
-                f"keys for the SPDK target at {self._rpc.address} can't be written to {self._folder}: {why}; "
-                "mend that, or give --no-target-keys",
+                f"keys for the SPDK target at {self._rpc.address} can't be written to {self._folder}: {why}; fix "
+                "that, or give --no-target-keys",
                 errno=error.errno,
             ) from error
         try:
@@ -114,11 +113,15 @@ class SessionKeys:
                 raise
             await self._drop_keys()
             if error.rpc_code == METHOD_NOT_FOUND:
-                log.info("SPDK target at %s has no keyring: it and the daemon go by names alone", self._rpc.address)
+                log.info(
+                    "SPDK target at %s has no keyring: daemon and target identify each other by NQN alone",
+                    self._rpc.address,
+                )
             else:
                 log.warning(
-                    "SPDK target at %s can't use the daemon's keys in %s, so the two go by names alone: %s; it has to "
-                    "see that directory and run as the same user (with --no-target-keys nobody asks it to)",
+                    "SPDK target at %s can't use the daemon's keys in %s, so daemon and target identify each other "
+                    "by NQN alone: %s; let the target read that directory, and run it as the daemon's user; or give "
+                    "--no-target-keys, which omits the keys",
                     self._rpc.address,
                     self._folder,
                     error.message,
@@ -127,7 +130,8 @@ class SessionKeys:
         return True
 
     async def drop(self) -> None:
-        """Takes them from the target and removes the files. Idempotent. Raises TargetError where it does not answer."""
+        """Removes the keys from the target, and the files. Idempotent. Raises TargetError if the target does not
+        answer."""
         self.pair = None
         try:
             if self._psk is not None:
@@ -144,7 +148,7 @@ class SessionKeys:
             if any(path.exists() for path in self._paths):
                 await remove_keys(self._rpc, self._files)
         except TargetError as error:
-            # One that is gone has no keyring any more.
+            # A target that is gone no longer has a keyring.
             if error.rpc_code is None and not is_gone(error):
                 raise
         for path in self._paths:
@@ -153,18 +157,18 @@ class SessionKeys:
 
 
 async def drop_all(rpc: TargetRpc, folder: Path | None, device: UUID, psk: str | None = None) -> None:
-    """Of an FTL that is no more. Raises TargetError where the target does not answer."""
+    """Removes all keys of a deleted FTL. Raises TargetError if the target does not answer."""
     for role in SESSION_ROLES:
         await SessionKeys(rpc, folder, device, role, psk_path(psk)).drop()
 
 
 def psk_path(psk: str | None) -> Path | None:
-    """Of target_psk of bdev_ftl_create."""
+    """The path in target_psk of bdev_ftl_create."""
     return None if psk is None else Path(psk)
 
 
 def remove_stray_files(folder: Path | None, known: Collection[UUID]) -> None:
-    """Of FTLs that nobody knows any more: their target was gone when they were."""
+    """Removes key files of FTLs that the daemon no longer has: their target was gone when they were deleted."""
     if folder is None or folder.is_symlink() or not folder.is_dir():
         return
     for path in sorted(folder.iterdir()):

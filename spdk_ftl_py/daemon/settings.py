@@ -1,4 +1,5 @@
-"""What bdev_ftl_set_property can change: names, the values that strings stand for, and how parameters tell them."""
+"""What bdev_ftl_set_property can change: names, the values that strings stand for, and the parameters that hold
+them."""
 
 from __future__ import annotations
 
@@ -15,11 +16,11 @@ from ..ignored_settings import IGNORED
 
 LIMITS: Final = tuple(f"limit_{name}{suffix}" for name in LIMIT_NAMES for suffix in ("", "_threshold"))
 FIXED: Final = {
-    "overprovisioning": "it decides the capacity: create the FTL anew",
-    "use_append": "it decides the size of batches: create the FTL anew",
-    "allow_open_bands": "it is of one load alone: delete the FTL, and load it with bdev_ftl_create -u UUID -o",
+    "overprovisioning": "because it determines the capacity: create a new FTL",
+    "use_append": "because it determines the size of batches: create a new FTL",
+    "allow_open_bands": "because it applies to one load: delete the FTL, and load it with bdev_ftl_create -u UUID -o",
 }
-"""Settings that are so from the creation on, and what to do."""
+"""Settings that are fixed at the creation, and what to do instead."""
 _NUMBER: Final = re.compile(r"-?[0-9]{1,20}")
 _SWITCHES: Final = {"true": True, "false": False, "on": True, "off": False}
 
@@ -27,20 +28,20 @@ log = logging.getLogger(__name__)
 
 
 def given(name: str, value: str) -> Any:
-    """The value of a property that a string stands for, within the bounds that bdev_ftl_create has for it; None where
-    it is as that says already, and always, or is ignored. Raises ParameterError."""
+    """The value for a property from its string, within the bounds of bdev_ftl_create; None if the property always has
+    that value, or is ignored. Raises ParameterError."""
     if name in IGNORED:
         log.warning("bdev_ftl_set_property: %s is ignored: %s", name, IGNORED[name].why)
         return None
     if name in ALWAYS:
         if value != "true":
-            raise ParameterError(f"bdev_ftl_set_property: {name} is always true here: {ALWAYS[name]}")
+            raise ParameterError(f"bdev_ftl_set_property: {name} is always true: {ALWAYS[name]}")
         return None
     if name in FIXED:
         raise ParameterError(f"bdev_ftl_set_property: {name} can't be changed, {FIXED[name]}")
     if name not in LIMITS and name not in SETTINGS:
         known = ", ".join((*LIMITS, *SETTINGS))
-        raise ParameterError(f"bdev_ftl_set_property: no property {name!r} can be changed; there are {known}")
+        raise ParameterError(f"bdev_ftl_set_property: no property {name!r} can be changed: use one of {known}")
     create = schema.load("bdev_ftl_create")
     its = next(each for each in (*create.parameters, *create.parameter("conf").properties) if each.name == name)
     if its.type == "boolean":
@@ -60,5 +61,5 @@ def given(name: str, value: str) -> Any:
 
 
 def with_setting(params: Mapping[str, Any], name: str, value: Any) -> dict[str, Any]:
-    """What of the parameters of bdev_ftl_create changes with it."""
+    """The parameters of bdev_ftl_create that change with the setting."""
     return {name: value} if name in LIMITS else {"conf": {**(params.get("conf") or {}), name: value}}

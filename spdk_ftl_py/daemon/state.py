@@ -1,4 +1,4 @@
-"""The daemon's state directory: its host id, and which devices it had, so that a successor can clean up or carry on."""
+"""The daemon's state directory: its host id, and its devices, so that the next daemon can clean up or continue."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from ..ftl.load.write_buffer_file import check_directory
 STATE_ENVIRONMENT: Final = "SPDK_FTL_STATE"
 STATE_FORMAT: Final = 1
 STATE_BYTES_MAX: Final = 16 << 20
-"""What a start accepts, so nothing larger is written."""
+"""The size that a daemon reads at its start, so no larger file is written."""
 STATE_BYTES_CROWDED: Final = 6 << 20
-"""Above it no more hosts are let in, so that there is room for what must be saved: after a crash each host is in two
-lists, and FTLs are created and deleted."""
+"""Above this size no more hosts are admitted. This leaves room for what must be saved: after a crash each host is in
+two lists, and FTLs are created and deleted."""
 RESERVE_BYTES_MIN: Final = 1 << 16
 _STATE_FILE: Final = "state.json"
 _RESERVE_FILE: Final = "reserve"
@@ -40,12 +40,12 @@ def default_state_directory() -> Path:
 
 
 def default_buffer_directory() -> Path:
-    """Memory of the machine, not of the process: /dev/shm/spdk-ftl-UID."""
+    """A directory in the machine's memory, which outlives the process: /dev/shm/spdk-ftl-UID."""
     return Path(f"/dev/shm/spdk-ftl-{os.geteuid()}")
 
 
 def make_buffer_directory(path: Path) -> Path:
-    """The absolute path. Raises FtlError where it can't be made, or is not ours alone."""
+    """The absolute path. Raises FtlError if it can't be created, or if others have access to it."""
     path = path.absolute()
     os.close(open_directory(path, "buffer directory", "give another with --buffer-dir", make=True))
     check_directory(path)
@@ -59,17 +59,18 @@ class StateDirectory:
         self.path = path.absolute()
         self.host_id = uuid4()
         self.devices: list[dict[str, Any]] = []
-        """What the last save() was given: at first by a predecessor."""
+        """The devices of the last save(); after open(), those of the earlier daemon."""
         self._bytes = 0
         self._folder: int | None = None
-        """Its descriptor, from open() to close(): names are looked up there, wherever its path leads by then."""
+        """A descriptor of the directory from open() to close(). Files are opened relative to it, even if the path leads
+        elsewhere by then."""
         self._lock: int | None = None
 
     def open(self) -> None:
-        """Creates the directory if need be and reads the state file.
+        """Creates the directory if necessary, and reads the state file.
 
-        Raises BusyError when another daemon has it, FtlError when it can't be used or the file is damaged; then nothing
-        was changed.
+        Raises BusyError if another daemon has it, FtlError if it can't be used or the file is damaged; then nothing has
+        changed.
         """
         try:
             self._folder = open_directory(self.path, "state directory", _ANOTHER, make=True)
@@ -80,7 +81,8 @@ class StateDirectory:
         except HeldElsewhereError:
             self.close()
             raise BusyError(
-                f"state directory {self.path} is in use by another spdk-ftl daemon: stop that one, or give --state-dir"
+                f"state directory {self.path} is in use by another spdk-ftl daemon: stop that daemon, or give another "
+                "--state-dir"
             ) from None
         except BaseException:
             self.close()
@@ -89,12 +91,12 @@ class StateDirectory:
     def save(self, devices: list[dict[str, Any]]) -> None:
         """Replaces the state file atomically: a crash leaves the old one or the new one. Raises FtlError."""
         content = {"format": STATE_FORMAT, "host_id": str(self.host_id), "devices": devices}
-        # Without indent: of many hosts it takes a tenth of the time, in which nobody is served.
+        # Without indent: with many hosts this takes a tenth of the time, in which nobody is served.
         raw = (json.dumps(content) + "\n").encode()
         if len(raw) > STATE_BYTES_MAX:
             raise FtlError(
                 f"state directory {self.path}: the state file would have {len(raw)} bytes, more than the "
-                f"{STATE_BYTES_MAX} that a start accepts; delete FTLs, or serve some of them with another daemon",
+                f"{STATE_BYTES_MAX} that a daemon reads: delete FTLs, or serve some of them with another daemon",
                 errno=errno.EFBIG,
             )
         try:
@@ -110,18 +112,18 @@ class StateDirectory:
 
     @property
     def crowded(self) -> bool:
-        """No more hosts are to be remembered."""
+        """The state file has no room for more hosts."""
         return self._bytes > STATE_BYTES_CROWDED
 
     def require_room(self) -> None:
-        """Before something is begun whose end has to be saved: raises FtlError unless that can be, although the file
-        system be full by then."""
+        """Call it before an action whose end has to be saved. Raises FtlError unless that is possible, even if the file
+        system is full by then."""
         try:
             self._keep_reserve()
         except OSError as error:
             raise FtlError(
-                f"state directory {self.path} can't be written: {error.strerror}; nothing was done: make it writable, "
-                "with some room, first",
+                f"state directory {self.path} can't be written: {error.strerror}; nothing was done: make it "
+                "writable, and make room in it",
                 errno=error.errno,
             ) from error
 
@@ -131,14 +133,14 @@ class StateDirectory:
         except OSError as error:
             if error.errno not in _FULL:
                 raise
-            # For this it was kept. Where there is none, the second attempt fails as the first did.
+            # The reserve is for this case. If there is none, the second attempt fails like the first.
             self._remove(_RESERVE_FILE)
             self._replace(raw)
 
     def _replace(self, raw: bytes) -> None:
         folder, temporary = self._opened(), f"{_STATE_FILE}.new"
         try:
-            # What a crash left of the one before.
+            # A temporary file that a crash left.
             self._remove(temporary)
             with os.fdopen(self._open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL), "wb") as file:
                 file.write(raw)
@@ -147,7 +149,7 @@ class StateDirectory:
             os.replace(temporary, _STATE_FILE, src_dir_fd=folder, dst_dir_fd=folder)
             os.fsync(folder)
         except OSError:
-            # Half of one takes up room that the next may lack.
+            # A partial file takes up room that the next one may need.
             with contextlib.suppress(OSError):
                 self._remove(temporary)
             raise
@@ -164,7 +166,7 @@ class StateDirectory:
             os.unlink(name, dir_fd=self._opened())
 
     def _keep_reserve(self) -> None:
-        """Room for the next state file, twice over: a save in a full file system gives it up."""
+        """Reserves room for two versions of the next state file. A save in a full file system gives the reserve up."""
         wanted = max(RESERVE_BYTES_MIN, 2 * self._bytes)
         descriptor = self._open(_RESERVE_FILE, os.O_WRONLY | os.O_CREAT)
         try:
@@ -179,7 +181,7 @@ class StateDirectory:
             os.close(descriptor)
 
     def close(self) -> None:
-        """Lets go of the directory. Idempotent."""
+        """Releases the directory. Idempotent."""
         for descriptor in (self._lock, self._folder):
             if descriptor is not None:
                 with contextlib.suppress(OSError):
@@ -196,7 +198,7 @@ class StateDirectory:
             return
         except OSError as error:
             raise FtlError(
-                f"state file {path} can't be read: {error.strerror}; mend that, or give another --state-dir",
+                f"state file {path} can't be read: {error.strerror}: fix that, or give another --state-dir",
                 errno=error.errno,
             ) from error
         try:
@@ -204,14 +206,14 @@ class StateDirectory:
             if missing := [key for key in ("format", "host_id", "devices") if key not in content]:
                 raise ValueError(f"{missing[0]!r} is missing")
             if content["format"] != STATE_FORMAT:
-                raise ValueError(f"its format is {content['format']!r}, this daemon knows {STATE_FORMAT}")
+                raise ValueError(f"its format is {content['format']!r}, but this daemon supports {STATE_FORMAT}")
             self.host_id = UUID(content["host_id"])
             devices = content["devices"]
             if not isinstance(devices, list) or not all(_is_device(device) for device in devices):
                 raise ValueError("a device lacks its name, uuid, target, state or params")
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise FtlError(
-                f"state file {path} is damaged ({error}): move it away to start without the devices it names",
+                f"state file {path} is damaged ({error}): move it away to start without its FTLs",
                 errno=errno.EINVAL,
             ) from error
         self.devices = devices

@@ -9,22 +9,23 @@ class Ended(enum.Enum):
     """How a life of the FTL ends."""
 
     LOST = enum.auto()
-    """Its base is."""
+    """The base is lost."""
     FAILED = enum.auto()
     CHANGING = enum.auto()
-    """It is to be loaded again, changed."""
+    """The FTL has to be loaded again, with a change."""
 
 
 class DeviceState(enum.Enum):
-    """DEFERRED ⇄ CREATING → ONLINE ⇄ WAITING; FAILED from any of them; DELETING from any but CREATING (a
-    creation that nobody waits for is ended first, and is DEFERRED then)."""
+    """DEFERRED ⇄ CREATING → ONLINE ⇄ WAITING; FAILED from any of them; DELETING from any but CREATING (a creation
+    without a waiting caller is ended first, and is then DEFERRED)."""
 
     DEFERRED = "deferred"
     """Its base bdev does not exist yet."""
     CREATING = "creating"
     ONLINE = "online"
     WAITING = "waiting"
-    """Its base was lost: I/O waits, up to the time-out, and the device loads again when the base is back."""
+    """The base was lost. Host I/O is held, up to the time-out, and the daemon loads the FTL again when the base is
+    back."""
     FAILED = "failed"
-    """I/O fails; what it claimed it still has, until it is deleted."""
+    """I/O fails. The FTL keeps its claims until it is deleted."""
     DELETING = "deleting"

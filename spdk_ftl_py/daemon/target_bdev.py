@@ -1,4 +1,4 @@
-"""An FTL as a bdev of its target: what stands for it there, and the keys with which the target comes."""
+"""An FTL as a bdev of its target: the objects in the target, and the keys with which the target connects."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 
 
 class TargetBdev:
-    """attach(), any number of times, then undo()."""
+    """Call attach() any number of times, then undo()."""
 
     def __init__(
         self,
@@ -36,7 +36,8 @@ class TargetBdev:
         keys: SessionKeys,
         dependents: Dependents,
     ) -> None:
-        """dependents: of what stands on it; told before it is attached to a target that has nothing of it."""
+        """dependents: of what is built on the bdev; called before the FTL is attached to a target that has nothing of
+        it."""
         self.name = name
         """May be changed while nothing is attached."""
         self._rpc = rpc
@@ -47,44 +48,44 @@ class TargetBdev:
         self._steps = Steps(name)
 
     def inherit(self) -> None:
-        """A daemon before this one may have left it standing: undo() takes that back, whatever happens."""
+        """An earlier daemon may have left it attached: undo() removes that in any case."""
         self._steps.on_undo(_KEYS, self._keys.drop)
         self._steps.on_undo(
-            "what a predecessor attached", lambda: detach(self._rpc, name=self.name, device=self._device)
+            "what an earlier daemon attached", lambda: detach(self._rpc, name=self.name, device=self._device)
         )
 
     @property
     def pending(self) -> bool:
-        """There is something for undo() to do."""
+        """Whether undo() has something to do."""
         return self._steps.pending
 
     async def undo(self) -> list[tuple[str, Exception]]:
-        """What could not be undone. Idempotent."""
+        """Returns what could not be undone. Idempotent."""
         return await self._steps.undo()
 
     async def stands(self) -> bool:
-        """What attach() has made is there, and is that. Raises TargetError."""
+        """Whether the target still has what attach() made. Raises TargetError."""
         return await attached_as(self._rpc, name=self.name, device=self._device)
 
     async def taken_away(self) -> None:
-        """By somebody else, and with it what stood on it."""
+        """Somebody removed the bdev, and with it what was built on it."""
         await self._dependents.attached_anew()
 
     async def require_unused(self) -> None:
-        """Raises ClaimedError where somebody in the target uses the bdev."""
+        """Raises ClaimedError if somebody in the target uses the bdev."""
         bdev = await find_bdev(self._rpc, self.name)
         if bdev is not None and bdev.claimed and await attached_as(self._rpc, name=self.name, device=self._device):
             await require_unclaimed(self._rpc, bdev, "FTL bdev")
 
     async def attach(self, front: Front) -> Attachment:
-        """Of an export that is open. What still stands of it is taken over. One that came early is attached anew, so
-        that whatever may stand on the bdev is looked for again; unless somebody has claimed it meanwhile, from whom it
-        would be taken. Raises TargetError."""
+        """Attaches an export that is open, and takes over what the target still has of it. A bdev that the target
+        attached too early is attached again, so that the target examines it again; unless somebody has claimed it
+        meanwhile, who would lose it. Raises TargetError."""
         export = front.export
         assert export is not None
         if front.came_early and await detach_unclaimed(self._rpc, name=self.name, device=self._device):
             log.warning(
-                "%s: the target at %s had attached it by itself, before its base was there: that is done again",
+                "%s: the target at %s had attached it by itself, before its base existed: the daemon attaches it again",
                 self.name,
                 self._rpc.address,
             )
@@ -102,12 +103,12 @@ class TargetBdev:
         )
 
     async def _share_keys(self) -> KeyPair | None:
-        """Before the target is attached. Raises TargetError."""
+        """Call it before the target is attached. Raises TargetError."""
         await self._dependents.attached_anew()
         pair = await self._steps.run(_KEYS, self._keys.share(), self._keys.drop)
         try:
             self._admission.set_target_keys(self._keys.shared)
         except FtlError as error:
-            # A successor would keep the target out, or not ask it for its proof.
+            # Otherwise the next daemon would refuse the target, or not authenticate it.
             raise TargetError(f"{self.name} is not attached: {error.message}", errno=error.errno) from error
         return pair

@@ -1,4 +1,4 @@
-"""The terms of a creation that are not the FTL's own: what is to be done where it, or its base, is there or is not."""
+"""The terms of a creation, besides the FTL's own parameters: what to do if the FTL, or its base, exists or does not."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ _COMING: Final = (DeviceState.DEFERRED, DeviceState.CREATING, DeviceState.WAITIN
 
 @dataclass(frozen=True)
 class Terms:
-    """Of one bdev_ftl_create."""
+    """The terms of one bdev_ftl_create."""
 
     if_absent: bool
     load_or_create: bool
     wait_s: float | None
     chosen: UUID | None
-    """The uuid that an FTL has to get which is created."""
+    """The uuid that a new FTL gets."""
 
     @classmethod
     def take(cls, params: dict[str, Any]) -> Terms:
@@ -43,11 +43,11 @@ class Terms:
                 raise ParameterError("new_uuid is the nil UUID, which no FTL can have: choose another, or leave it out")
         given = given if given is not None and UUID(given).int else None
         if new is not None and given is not None:
-            raise ParameterError("uuid loads an FTL, new_uuid is for one that is created: give one of them")
+            raise ParameterError("uuid loads an FTL, new_uuid creates one: give only one of them")
         if load_or_create:
             for name, why in (
-                ("force", "force erases what is on the base, load_or_create never does: give one of them"),
-                ("no_data", "what no_data makes can't be loaded again: leave load_or_create out"),
+                ("force", "force erases the base, load_or_create never does: give only one of them"),
+                ("no_data", "an FTL made with no_data can't be loaded again: leave load_or_create out"),
             ):
                 if params.get(name):
                     raise ParameterError(why)
@@ -59,11 +59,11 @@ class Terms:
 
     @property
     def asks_for_json(self) -> bool:
-        """Also of a creation that is deferred."""
+        """Also for a creation that is deferred."""
         return self.wait_s is not None
 
     def answer(self, device: ManagedDevice, *, changed: bool) -> dict[str, Any]:
-        """What bdev_ftl_create returns."""
+        """The result of bdev_ftl_create."""
         online = device.state is DeviceState.ONLINE
         told: dict[str, Any] = {"name": device.name, "uuid": str(device.uuid)}
         if self.if_absent:
@@ -77,19 +77,19 @@ class Terms:
 
 
 def may_come(error: BaseException) -> bool:
-    """A patient creation waits for it: a target that does not answer, its transport, a bdev."""
+    """A patient creation waits for this: a target that does not answer, its transport, a bdev."""
     if isinstance(error, TargetError):
-        # EPERM: a stranger has its socket.
+        # EPERM: another user's process serves its socket.
         return error.rpc_code is None and error.errno != errno.EPERM
     return isinstance(error, (NotFoundError, TransportMissingError))
 
 
 def check_agrees(device: ManagedDevice, asked: Mapping[str, Any], told: Mapping[str, Any]) -> None:
-    """device is there already; told: its properties. Raises ExistsError, which names what differs, and FtlError where
-    it has failed."""
+    """device exists already; told: its properties. Raises ExistsError, which names the differences, and FtlError if it
+    has failed."""
     which = f"FTL bdev {device.name} of the SPDK target at {device.target}"
     if device.state is DeviceState.DELETING:
-        raise FtlError(f"{which} is being deleted: ask again when it is gone", errno=errno.EBUSY)
+        raise FtlError(f"{which} is being deleted: try again when it is gone", errno=errno.EBUSY)
     differ = [str(each) for each in differences(asked, told)]
     allowed = {host["nqn"]: host for host in told["hosts"]}
     for nqn in asked.get("hosts") or ():
@@ -99,34 +99,33 @@ def check_agrees(device: ManagedDevice, asked: Mapping[str, Any], told: Mapping[
             continue
         for key in ("dhchap_key", "dhchap_ctrlr_key", "psk"):
             if asked.get(key) != host.get(key):
-                differ.append(f"host {show_name(nqn)} has {key} {host.get(key)}, asked for is {asked.get(key)}")
+                differ.append(f"host {show_name(nqn)} has {key} {host.get(key)}, requested: {asked.get(key)}")
     if asked.get("allow_any_host") and not told["allow_any_host"]:
         differ.append("not any host may connect")
     if differ:
         raise ExistsError(
-            f"{which} is there already, and is not what is asked for: {'; '.join(differ)}. Ask for what it has, or "
-            "change it, or delete it first; nothing was done"
+            f"{which} already exists, but differs from the request: {'; '.join(differ)}. Request what it has, change "
+            "it, or delete it first; nothing was done"
         )
     if device.state is DeviceState.FAILED:
-        raise FtlError(f"{which} is there already, and has failed: {device.error}: delete it first", errno=errno.EIO)
+        raise FtlError(f"{which} already exists, and has failed: {device.error}: delete it first", errno=errno.EIO)
 
 
 async def wait_online(
     find: Callable[[], ManagedDevice | None], name: str, wait_s: float, halting: Callable[[], bool]
 ) -> ManagedDevice:
-    """Until it is online, or time is up. find: the device as it is now. Raises FtlError where it fails, or is deleted,
-    or the daemon is halting."""
+    """Waits until the device is online, or time is up. find: returns the current device. Raises FtlError if it fails or
+    is deleted, or if the daemon is halting."""
     deadline = asyncio.get_running_loop().time() + wait_s
     while True:
         device = find()
         if halting():
             raise FtlError(f"FTL bdev {name}: the daemon is halting", errno=errno.ESHUTDOWN)
         if device is None or device.state is DeviceState.DELETING:
-            raise NotFoundError(f"FTL bdev {name}: it was deleted while it was waited for")
+            raise NotFoundError(f"FTL bdev {name}: was deleted during the wait")
         if device.state is DeviceState.FAILED:
             raise FtlError(
-                f"FTL bdev {name}: its deferred creation has failed: {device.error}. It stays in the list until it is "
-                "deleted"
+                f"FTL bdev {name}: its deferred creation has failed: {device.error}: delete it, and create it again"
             )
         left_s = deadline - asyncio.get_running_loop().time()
         if device.state not in _COMING or left_s <= 0:

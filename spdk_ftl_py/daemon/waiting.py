@@ -26,13 +26,13 @@ class Waiting:
         self._reloading = reloading
 
     async def wait_for_base(self) -> bool:
-        """Until the base is back and the FTL loaded from it: True. False: what came back is no such base."""
+        """True: the base is back, and the FTL is loaded from it. False: what came back can't be the base."""
         device = self._device
         log.warning("%s: waiting for its base: %s", device, device.error)
         device.front.hold()
         device.state = DeviceState.WAITING
         device.stop_hold_timer()
-        # At once: whoever asks before the base is let go of is told of no bdev in a target that is gone.
+        # At once: a request that comes before the base is released must not see a bdev in a target that is gone.
         device.kept_bdev.lost()
         device.progress = device.waits_for = ""
         device.changed()
@@ -41,7 +41,7 @@ class Waiting:
         try:
             await asyncio.sleep(device.failed_flushes.delay_s())
             while True:
-                # Half of it would leave the core that was lost, and its write buffer, to nobody.
+                # If this were interrupted, nobody would own the lost core and its write buffer.
                 await to_its_end(self._let_go_of_base())
                 try:
                     await self._reloading.return_to_base()
@@ -56,49 +56,51 @@ class Waiting:
                         continue
                     await self.look_elsewhere(error)
                 except FtlError as error:
-                    await device.fail(f"base bdev {device.link.base_name} came back, but is of no use: {error.message}")
+                    await device.fail(
+                        f"base bdev {device.link.base_name} came back, but can't be used: {error.message}"
+                    )
                     return False
                 await backoff.pause()
         finally:
             device.stop_hold_timer()
-        log.warning("%s: loaded by the daemon itself, its base is back, I/O goes on", device)
+        log.warning("%s: the base is back; the daemon loaded the FTL, and I/O continues", device)
         device.error = None
         device.state = DeviceState.ONLINE
         device.changed()
         return True
 
     async def look_elsewhere(self, error: Exception) -> None:
-        """For what that attempt has not found under its name."""
+        """Searches for the bdev that the attempt did not find under its name."""
         device = self._device
         if isinstance(error, CacheUnfitError):
-            # It may be another FTL's, whose daemon can't have it meanwhile.
+            # The bdev may be another FTL's, whose daemon could not get it meanwhile.
             await to_its_end(device.link.give_back())
         await device.search.look_elsewhere(error)
 
     async def seek_base(self, error: UnfitError) -> None:
-        """Returns when another attempt is worth it; FAILED meanwhile, if that takes long. What is there under the
-        base's name may be another FTL's, so it is let go of."""
+        """Returns when another attempt is worthwhile. If that takes long, the device is FAILED meanwhile. The bdev
+        under the base's name may be another FTL's, so it is released."""
         device = self._device
         came_back = " came back, but" if device.front.gate is not None else ""
-        told = device.error = f"base bdev {device.link.base_name}{came_back} is of no use: {error.message}"
+        told = device.error = f"base bdev {device.link.base_name}{came_back} can't be used: {error.message}"
         refused = device.link.bdev
         await to_its_end(device.link.give_back())
         await device.search.seek(refused, lambda: device.fail(told))
 
     async def _let_go_of_base(self) -> None:
-        """What stands in the target is left to claim() and attach(): they take it over when it is still there."""
+        """What is in the target stays for claim() and attach(), which take it over."""
         device = self._device
         device.front.hold()
         ftl, device.ftl = device.ftl, None
         device.kept_bdev.lost()
         if ftl is not None:
             await ftl.abort(device.error or "the base bdev is lost")
-        # Without the connection nothing is left in flight, and the core can end.
+        # Without the connection no I/O is outstanding, and the core can end.
         await device.link.disconnect()
         if ftl is not None:
             with contextlib.suppress(FtlError):
                 await ftl.halt()
-            # Its L2P takes as much memory as that of the next.
+            # Its L2P takes as much memory as that of the next core.
             del ftl
             if device.front.gate is not None:
                 device.front.gate.sweep()

@@ -13,11 +13,11 @@ from ..target.sizes import MEDIA_BYTES_MAX, parse_size
 from ..usage import parsed, some_seconds, text, whole
 
 DESCRIPTION: Final = """\
-Shows the whole system at work on this machine, without SPDK, hardware or root, and checks what it shows:
-  1. starts `spdk-ftl target` with an emulated ZNS drive, and `spdk-ftl serve`, as processes of their own
-  2. makes ftl0 of the drive with stock `spdk-rpc --plugin spdk_ftl_py bdev_ftl_create`
-  3. connects as an NVMe/TCP host and writes several times ftl0's capacity, in sequence and at random, so that garbage
-     collection has to work; trims; reads every block back and checks its content and version
+Show and verify the whole system on this machine, without SPDK, hardware or root. The demo
+  1. starts `spdk-ftl target` with an emulated ZNS drive, and `spdk-ftl serve`, as separate processes
+  2. creates ftl0 on the drive with stock `spdk-rpc --plugin spdk_ftl_py bdev_ftl_create`
+  3. connects as an NVMe/TCP host; writes several times ftl0's capacity, in sequence and at random, so that garbage
+     collection has to work; trims; reads every block back, and verifies its content and version
   4. deletes ftl0, checks that the target is as it was, and stops everything
 """
 EPILOG: Final = """\
@@ -25,7 +25,7 @@ examples:
   spdk-ftl demo --json report.json        about a minute, 2 GiB of memory at most
   spdk-ftl demo --size 512M --time 15     a quick look
 
-exit codes: 0 everything worked and every block was right, 1 something failed (it says what), 2 wrong usage,
+exit codes: 0 everything worked and every block was right, 1 something failed (the demo says what), 2 wrong usage,
 130 interrupted
 """
 SIZE_MIN: Final = 512 << 20
@@ -40,7 +40,7 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--json", metavar="FILE", type=text, help="write the results there too")
+    parser.add_argument("--json", metavar="FILE", type=text, help="also write the results to this file")
     parser.add_argument(
         "--size",
         type=parsed(_drive_bytes),
@@ -52,17 +52,17 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         type=whole(1),
         default=3,
         metavar="N",
-        help="how many times the logical capacity is written, in sequence and at random (default: %(default)s)",
+        help="how many times to write the logical capacity, in sequence and at random (default: %(default)s)",
     )
     parser.add_argument(
         "--time",
         type=some_seconds,
         default=60.0,
         metavar="SECONDS",
-        help="what all of it should take: measurements are cut short accordingly (default: %(default)g)",
+        help="target duration; the demo shortens its measurements to meet it (default: %(default)g)",
     )
     parser.add_argument(
-        "--seed", type=whole(0), default=1, metavar="N", help="of the random pattern (default: %(default)s)"
+        "--seed", type=whole(0), default=1, metavar="N", help="seed of the random pattern (default: %(default)s)"
     )
     parser.add_argument("--keep", action="store_true", help="keep the temporary directory with logs and state")
     parser.add_argument("--plain", action="store_true", help="no progress bars (as when not on a terminal)")
@@ -100,7 +100,7 @@ def run(args: argparse.Namespace) -> int:
     try:
         asyncio.run(run_demo(options, screen, report))
     except Interrupted:
-        screen.say("interrupted; everything is stopped")
+        screen.say("interrupted; all processes have ended")
         raise KeyboardInterrupt from None  # the command line knows its exit code
     finally:
         if args.json:

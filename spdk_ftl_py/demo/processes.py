@@ -54,7 +54,7 @@ def spdk_rpc(*arguments: str) -> list[str]:
             return [sys.executable, "-c", code, *arguments]
     script = shutil.which("spdk-rpc")
     if script is None:
-        raise FtlError("spdk-rpc is not installed: `python3 -m pip install spdk` brings it")
+        raise FtlError("spdk-rpc is not installed: install it with `python3 -m pip install spdk`")
     return [script, *arguments]
 
 
@@ -194,7 +194,7 @@ async def run_rpc(*arguments: str, daemon_socket: str) -> str:
             process.kill()
         await process.wait()
         if isinstance(error, asyncio.TimeoutError):
-            raise ChildError(f"spdk-rpc {' '.join(arguments)}: no end after {RPC_TIMEOUT_S:g} s") from None
+            raise ChildError(f"spdk-rpc {' '.join(arguments)}: did not end within {RPC_TIMEOUT_S:g} s") from None
         raise
     if process.returncode != 0:
         said = (err or out).decode(errors="replace").strip()[-LOG_TAIL_BYTES:]

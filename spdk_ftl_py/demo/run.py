@@ -232,7 +232,7 @@ class Demo:
         if result.blocks < host.block_count:
             raise FtlError(f"only {result.blocks} of {host.block_count} blocks were verified")
         if values["verify_errors"]:
-            raise FtlError(f"{values['verify_errors']} blocks are not what was written last")
+            raise FtlError(f"{values['verify_errors']} blocks differ from what was written last")
 
     async def _load(
         self,
@@ -275,8 +275,8 @@ class Demo:
 
         if values["media_written_blocks"] <= values["host_written_blocks"]:
             raise FtlError(
-                f"the FTL counts {values['media_written_blocks']} blocks written to media, not more than the "
-                f"{values['host_written_blocks']} of the host"
+                f"the FTL counts {values['media_written_blocks']} blocks written to media, no more than the "
+                f"{values['host_written_blocks']} blocks of the host"
             )
         if stats["lost_blocks"]:
             raise FtlError(f"the FTL lost {stats['lost_blocks']} blocks")

@@ -71,7 +71,7 @@ class Host:
             controller = await Controller.connect(traddr, trsvcid, subnqn, hostnqn=HOST_NQN)
             namespaces = await controller.namespaces()
             if len(namespaces) != 1 or namespaces[0].block_bytes != BLOCK_BYTES:
-                raise FtlError(f"{subnqn} does not have one namespace of {BLOCK_BYTES} B blocks, but {namespaces}")
+                raise FtlError(f"{subnqn} has {namespaces} instead of one namespace with blocks of {BLOCK_BYTES} B")
             host = cls(reactor, controller, namespaces[0])
             host._qpair = await controller.create_io_qpair(reactor, namespaces[0], queue_depth=QUEUE_DEPTH)
             host._load = _shim.LoadGenerator(

@@ -1,1 +1,2 @@
-"""The FTL's decisions. Handed block devices and a reactor; knows nothing of targets, sockets or the daemon."""
+"""The FTL's decisions. This package works on block devices and a reactor; it knows nothing of targets, sockets or the
+daemon."""

@@ -1,7 +1,7 @@
-"""The checker: reads everything that an FTL has on its base, verifies all of it, and writes nothing.
+"""The checker: reads and verifies everything that an FTL has on its base, and writes nothing.
 
-What a load would find (restore.py) is only half of it: a load believes a summary that verifies. Here every block is
-read.
+A load (restore.py) finds only part of what may be wrong, because it trusts a valid summary. The checker reads every
+block.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ from .media.superblock import SEARCH_BLOCKS, Superblock, part_of
 from .media.zone import EMPTY, FULL, OFFLINE, UNUSABLE_STATES, Zone
 
 READ_BLOCKS: Final = 128
-"""Of a zone, at a time."""
+"""Blocks of a zone that are read at once."""
 DAMAGE_MAX: Final = 1000
-"""More is only counted."""
+"""Further damage is only counted."""
 
 CHECKPOINT_NONE: Final = "none"
 CHECKPOINT_WHOLE: Final = "whole"
@@ -43,25 +43,25 @@ _DATA, _ZEROES, _LOST = range(3)
 
 
 class ReadOnlyPort(BlockPort):
-    """A BlockPort that refuses everything that could change something."""
+    """A BlockPort that refuses every operation that changes something."""
 
     async def _submit(
         self, op: _shim.Op, lba: int = 0, block_count: int = 0, buffer: Any | None = None, **options: Any
     ) -> int:
         if op not in (_shim.Op.READ, _shim.Op.ZONE_REPORT):
-            raise AssertionError(f"the checker must not do anything but read (op {op:#x})")
+            raise AssertionError(f"the check only reads, but got op {op:#x}")
         return await super()._submit(op, lba, block_count, buffer, **options)
 
 
 @dataclass
 class CheckReport:
-    """What was found. All counts in blocks unless named otherwise."""
+    """The result. All counts are in blocks unless named otherwise."""
 
     name: str
     uuid: UUID
     generation: int
     clean: bool
-    """It was halted; else a load would do what it does after a crash."""
+    """The FTL was halted cleanly; otherwise a load would recover as after a crash."""
     block_count: int
     zone_count: int
     band_count: int
@@ -69,18 +69,18 @@ class CheckReport:
     headers: int = 0
     record_headers: int = 0
     summaries: int = 0
-    """Zones whose summary is whole."""
+    """Zones with a valid summary."""
     data_blocks: int = 0
-    """That match their CRC, in force or not."""
+    """Blocks that match their CRC, valid or not."""
     mapped_blocks: int = 0
     """LBAs that hold data."""
     lost_blocks: int = 0
-    """LBAs that read as an error. That is damage, whenever it was found."""
+    """LBAs that read as an error. This is damage, whenever it was found."""
     torn_blocks: int = 0
-    """What a crash may leave: not in force, cut off behind what was flushed."""
+    """Blocks that a crash may leave: not valid, and cut off after the flushed ones."""
     checkpoint: str = CHECKPOINT_NONE
     not_looked_at: list[str] = field(default_factory=list)
-    """Where else a load would look for something newer: after a halt nothing there is needed."""
+    """Where else a load would look for newer writes. After a halt nothing there is needed."""
     damage: list[str] = field(default_factory=list)
     damage_count: int = 0
 
@@ -127,10 +127,10 @@ async def check(
     uuid: UUID | None = None,
     progress: Progress | None = None,
 ) -> CheckReport:
-    """Reads all of a zoned device that no FTL runs on; without a uuid, of whatever FTL is there.
+    """Reads a zoned device that no FTL runs on; without a uuid, whatever FTL is on it.
 
-    Raises NotFoundError where there is none (of that uuid), UnsupportedError for another format version, GeometryError
-    where the device is not what the superblock says, MediaError where it does not answer.
+    Raises NotFoundError if there is none (with that uuid), UnsupportedError for another format version, GeometryError
+    if the device differs from the superblock, MediaError if the device does not answer.
     """
     port = ReadOnlyPort(reactor, base, name=name)
     try:
@@ -162,7 +162,7 @@ class _Check:
         found = await superblocks.find(self._port, self._zones, self._uuid)
         if found is None:
             wanted = "" if self._uuid is None else f" with uuid {self._uuid}"
-            raise NotFoundError(f"{self._port.name} holds no FTL{wanted}: give the base bdev of one")
+            raise NotFoundError(f"{self._port.name} holds no FTL{wanted}: give the base bdev of an FTL")
         self._superblock = found.superblock
         restored = await restore(
             self._port,
@@ -215,7 +215,7 @@ class _Check:
             async for address, block in self._blocks_of(zone):
                 superblock = Superblock.parse(block, self._superblock.media_uuid, parts)
                 if superblock is None and part_of(block, self._superblock.media_uuid):
-                    # Of one that was cut off, or goes on.
+                    # Part of a superblock that was cut off, or continues.
                     parts.append(block)
                     continue
                 parts = []
@@ -223,7 +223,7 @@ class _Check:
                     self._result.superblocks += 1
                     newest = superblock.generation
                 elif not self._sequential:
-                    # What stands behind the last one is of an earlier life.
+                    # Blocks after the last superblock belong to an earlier life.
                     break
                 elif block.any():
                     self._result.add(f"block {address} (zone {zone.index}): a superblock is damaged")
@@ -291,7 +291,7 @@ class _Check:
         self._result.record_headers += len(content.records)
         if not content.walked and content.band_seq:
             self._result.summaries += 1
-        # Which entry is about each block of the zone.
+        # For each block of the zone, the entry that describes it.
         entry_of = np.full(geometry.zone_capacity, -1, np.int64)
         entry_of[(content.addresses - np.uint64(zone.start)).astype(np.int64)] = np.arange(len(content.addresses))
         data_end = min(written, geometry.data_blocks)
@@ -331,7 +331,7 @@ class _Check:
                 self._result.add(f"LBA {int(lba[i])}: the L2P checkpoint has another CRC than its block")
         derived = known & (self._derived[lba] == addresses)
         self._derived_seqs[lba[derived]] = table["seq"][derived]
-        # A restore has listed these already.
+        # A restore has already listed these.
         told = known & (self._derived[lba] == (addresses | np.uint64(_shim.LOST_FLAG)))
         self._damage_told[lba[told]] = True
         torn = (addresses >= content.torn_from) | (not self._sequential)
@@ -352,9 +352,9 @@ class _Check:
             if header is not None and header.band_seq == content.band_seq:
                 self._result.headers += 1
             elif not content.walked and self._sequential:
-                # In other zones a restore has listed it.
+                # A restore has listed it for other zones.
                 self._result.add(
-                    f"block {address} (band {content.band}): a batch header is damaged; the summary says what it said"
+                    f"block {address} (band {content.band}): a batch header is damaged; the summary has its content"
                 )
 
     async def _check_summary(self, content: ZoneContent, address: int, count: int) -> None:
@@ -366,8 +366,8 @@ class _Check:
         for i, block in enumerate(blocks):
             if block.any() and parse_summary_block(block, self._superblock.media_uuid) is None:
                 self._result.add(
-                    f"block {address + i} (band {content.band}): a block of the zone's summary is damaged; headers say "
-                    "what it said"
+                    f"block {address + i} (band {content.band}): a block of the zone's summary is damaged; the "
+                    "headers have its content"
                 )
 
     def _count(self, blocks: int) -> None:
@@ -379,18 +379,20 @@ class _Check:
     def _check_mapping(self, restored: Restored, kinds: NDArray[np.uint8]) -> None:
         for lba in map(int, np.flatnonzero((kinds == _DATA) & ~self._seen)):
             self._result.add(
-                f"LBA {lba}: the L2P checkpoint has it at block {int(self._truth[lba])}, where no header says so"
+                f"LBA {lba}: the L2P checkpoint maps it to block {int(self._truth[lba])}, but no header does"
             )
         lost = np.flatnonzero((kinds == _LOST) & ~self._damage_told)
         for run in np.split(lost, np.flatnonzero(np.diff(lost) != 1) + 1) if len(lost) else ():
             which = f"LBA {run[0]} is" if len(run) == 1 else f"LBAs {run[0]} to {run[-1]} are"
-            self._result.add(f"{which} lost: media could not be read; an error until written or trimmed")
+            self._result.add(
+                f"{which} lost: media could not be read; reads return an error until the block is written or trimmed"
+            )
         if self._checkpoint is None or restored.damage:
             return
         derived = _kinds(self._derived)
         newer = (derived == _DATA) & (kinds == _DATA) & (self._derived_seqs > self._truth_seqs)
         for lba in map(int, np.flatnonzero(newer | (derived != kinds))):
-            self._result.add(f"LBA {lba}: the L2P checkpoint does not say what the bands say of it")
+            self._result.add(f"LBA {lba}: the L2P checkpoint differs from the bands")
 
 
 def _kinds(l2p: NDArray[np.uint64]) -> NDArray[np.uint8]:
@@ -403,7 +405,7 @@ def _kinds(l2p: NDArray[np.uint64]) -> NDArray[np.uint8]:
 
 
 def damage_told(report: CheckReport, most: int) -> Sequence[str]:
-    """The first of it, and how much more there is."""
+    """The first damage, and how much more there is."""
     told = report.damage[:most]
     more = report.damage_count - len(told)
     return [*told, f"and {more} more"] if more > 0 else told

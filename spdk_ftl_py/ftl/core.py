@@ -23,7 +23,7 @@ CLOSE_INTERVAL_S: Final = 0.002
 _OF_THE_CORE: Final = (
     *("lba_rsvd", "write_buffer_size", "band_thld", "max_reloc_qdepth", "nv_cache", "use_append", "verify_reads"),
 )
-"""Settings that a core is made with."""
+"""Settings that the core gets at its construction."""
 
 
 async def make_core(
@@ -39,8 +39,8 @@ async def make_core(
     no_data: bool = False,
     media_uuid: UUID | None = None,
 ) -> _shim.FtlCore:
-    """An FtlCore for a conf and geometry. media_uuid: of its records on the base, where that is another. Raises
-    ConfError where its pools can't be made, FtlError where the write buffer's file can't."""
+    """An FtlCore for a conf and geometry. media_uuid: the uuid in its records on the base, if that differs. Raises
+    ConfError if its pools can't be made, FtlError if the write buffer file can't be made."""
     try:
         bands = await aside(geometry.zone_count, geometry.band_zone_starts)
         config = functools.partial(
@@ -70,18 +70,18 @@ async def make_core(
                 aside(geometry.zone_count, lambda: made.append(_shim.FtlCore(reactor.shim, base, config())))
             )
         except asyncio.CancelledError:
-            # Its reactor would have it for ever.
+            # Otherwise its reactor would hold it for ever.
             for core in made:
                 core.close()
             raise
         return made[0]
     except (ValueError, MemoryError) as error:
-        raise ConfError(f"the FTL's data path can't be made: {error}") from error
+        raise ConfError(f"can't create the FTL's data path: {error}") from error
     except OSError as error:
         wanted = (buffer_blocks or write_buffer_blocks(conf, geometry)) * BLOCK_BYTES
         raise FtlError(
-            f"the write buffer's file {buffer} of {wanted} bytes can't be made: {os.strerror(error.errno or 0)}; "
-            "make room there, give the daemon another --buffer-dir, or the FTL a smaller write_buffer_size",
+            f"can't create the write buffer file {buffer} of {wanted} bytes ({os.strerror(error.errno or 0)}): make "
+            "room there, give the daemon another --buffer-dir, or the FTL a smaller write_buffer_size",
             errno=error.errno,
         ) from error
 
@@ -98,8 +98,8 @@ async def end_core(core: _shim.FtlCore, name: str) -> None:
     the core stays closed to all I/O, and goes when the base does."""
     if not await until(core.begin_close, timeout_s=CLOSE_TIMEOUT_S, poll_s=CLOSE_INTERVAL_S):
         raise MediaError(
-            f"{name}: the base device has not answered for {CLOSE_TIMEOUT_S:g} s; see to it: what "
-            "was sent to it ends only when it answers"
+            f"{name}: the base device has not answered for {CLOSE_TIMEOUT_S:g} s: outstanding I/O "
+            "cannot complete until it answers"
         )
 
 

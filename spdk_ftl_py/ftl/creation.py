@@ -1,4 +1,4 @@
-"""A new FTL on a zoned device: what was there is erased."""
+"""Creates a new FTL on a zoned device, and erases what was there."""
 
 from __future__ import annotations
 
@@ -26,7 +26,8 @@ from .media.superblock import SuperblockWriter
 from .media.zone import EMPTY, FULL, Zone
 
 CREATION_PATIENCE_S: Final = 1.0
-"""With a device that is busy: somebody waits for the answer, and a creation that fails costs nothing."""
+"""How long a busy device is retried. Short, because somebody waits for the result, and a creation that fails costs
+nothing."""
 
 
 async def create(
@@ -59,7 +60,7 @@ async def create(
     conf.check()
     check_base(name, base, conf)
     if no_data and cache is not None:
-        raise ParameterError(f"{name}: no_data keeps nothing, so it needs no nv cache: leave the cache bdev out")
+        raise ParameterError(f"{name}: no_data keeps nothing, so the FTL needs no nv cache: leave out the cache bdev")
     report = progress or (lambda step, part: None)
     async with Steps(f"creation of {name}") as steps:
         port = BlockPort(reactor, base, name=name, patience_s=CREATION_PATIENCE_S)
@@ -71,7 +72,7 @@ async def create(
         conf = conf.check_geometry(geometry)
         keeper.check(geometry)
         uuid = uuid or uuid4()
-        # All that can be refused is, before anything is erased.
+        # Check everything that can be checked before anything is erased.
         files = None
         if buffer_dir is not None and not no_data:
             files = BufferFiles.acquire(buffer_dir, uuid)
@@ -134,14 +135,14 @@ async def _erase(port: BlockPort, zones: list[Zone], geometry: Geometry, progres
     used = await aside(len(zones), geometry.used_zones)
     bands = geometry.zone_start(len(SUPERBLOCK_ZONES))
     starts = await aside(len(zones), lambda: [zones[index].start for index in used if zones[index].state != EMPTY])
-    # An older FTL is gone before the first of its bands is: half of it must not be found again.
+    # An older FTL must be erased before the first of its bands: a load must not find half of it.
     await port.reset_zones([start for start in starts if start < bands])
     await port.reset_zones([start for start in starts if start >= bands], progress)
 
 
 async def _forget_older_superblocks(port: BlockPort, zones: list[Zone]) -> None:
-    """Emulated zones keep what is in them over a reset, and come back full: an older FTL in the zone that is not
-    written now would be found again."""
+    """Emulated zones keep their content over a reset, and are full afterwards. Otherwise a load would find an older FTL
+    in the superblock zone that is not written now."""
     if not isinstance(port.device, _shim.ZonedOverlay):
         return
     for index in SUPERBLOCK_ZONES:
@@ -151,7 +152,7 @@ async def _forget_older_superblocks(port: BlockPort, zones: list[Zone]) -> None:
 
 
 async def _require_retention(port: BlockPort, zones: list[Zone], base: str) -> None:
-    """In the first superblock zone, which is empty by now, and is so again afterwards."""
+    """Checks the first superblock zone, which is empty before and after."""
     start = zones[SUPERBLOCK_ZONES[0]].start
     remedy = "use another bdev; or, for a benchmark, give --no-data"
     await require_retention(port, start, what=f"base bdev {base}", remedy=remedy)

@@ -39,7 +39,7 @@ log = logging.getLogger(__name__)
 
 class FtlDevice:
     """Made by ``creation.create()`` or ``loading.load()``; ended by ``halt()``, or by ``abort()`` when its base is
-    gone. ``core`` is what to export."""
+    gone. ``core`` is the device to export."""
 
     def __init__(
         self,
@@ -61,10 +61,9 @@ class FtlDevice:
         no_data: bool = False,
         scrub: object = None,
     ) -> None:
-        """buffer_blocks: of the core, where it has more than conf and geometry say. lost_before: blocks that a load
-        found lost. no_data: of the core; nothing of the device is kept, so nothing is written that says there is one.
-        scrub: what its superblock has of it; None: it is new.
-        """
+        """buffer_blocks: of the core, if it has more than conf and geometry say. lost_before: blocks that a load found
+        lost. no_data: of the core; the device keeps nothing, so it writes no superblock. scrub: from the superblock;
+        None: the FTL is new."""
         self.core = core
         self.no_data = no_data
         self.name = name
@@ -77,13 +76,13 @@ class FtlDevice:
         self.life = Life()
         self._lost_before = lost_before
         self.checkpoint_part = 0.0
-        """How much of the L2P checkpoint is written, while it halts."""
+        """How much of the L2P checkpoint is written, during a halt."""
         self.restored: dict[str, Any] | None = None
-        """What a load found; None for a device that was created."""
+        """The result of the load; None for a device that was created."""
         self.loaded_without_room = False
-        """There was no free band."""
+        """The load found no free band."""
         self.incarnation = incarnation
-        """Greater with every load, and never given twice. Names the write buffer file."""
+        """Greater with every load, and never used twice. Part of the name of the write buffer file."""
         self.cache = cache
         self._buffer_files = buffer_files
         self._reactor = reactor
@@ -152,20 +151,20 @@ class FtlDevice:
 
     @property
     def halted_cleanly(self) -> bool:
-        """Everything it has accepted is on media, and the superblock says so."""
+        """Everything accepted is on media, and the superblock says so."""
         return self.life.halted_cleanly
 
     async def bands_loaded(self) -> None:
-        """The core has been told of all bands, and nothing is served yet."""
+        """Call it when the core knows all bands, and before anything is served."""
         await self._manager.bands_loaded()
 
     def zones_changed(self, zones: list[int] | None, *, log_read: bool) -> None:
-        """The base says so, of zones by number or (None) of any: see ZoneWatch.changed()."""
+        """The base reports that zones have changed: these numbers, or (None) any zone. See ZoneWatch.changed()."""
         if self.life.serving:
             self.zone_watch.changed(zones, log_read=log_read)
 
     def start(self) -> None:
-        """Once, when it is as its superblock says."""
+        """Logs the device, once, when it matches its superblock."""
         self.life.start()
         self._manager.start()
         self.zone_watch.start()
@@ -183,11 +182,12 @@ class FtlDevice:
         )
 
     async def halt(self) -> None:
-        """Everything accepted goes to media, then the superblock says clean. Writes that come meanwhile are refused
-        with Namespace Not Ready.
+        """Writes everything accepted to media, then a clean superblock. Writes that arrive meanwhile are refused with
+        Namespace Not Ready.
 
-        The device is halted and everything let go of however it ends. Raises BusyError on every call but the first, and
-        FtlError where what was accepted could not be made durable; a device that failed before has said so before.
+        However this ends, the device is halted, and everything is released. Raises BusyError on every call but the
+        first, and FtlError if acknowledged writes could not be made durable; a device that failed before has reported
+        that before.
         """
         can_write = self.life.begin_halt(self.name)
         self.zone_watch.stop()
@@ -195,7 +195,7 @@ class FtlDevice:
         try:
             await self.scrub.ended()
             async with self._conf_turn:
-                # Nothing follows the clean superblock.
+                # Nothing may be written after the clean superblock.
                 pass
             if can_write:
                 self.core.refuse_writes()
@@ -216,13 +216,12 @@ class FtlDevice:
                     await told.write(self.name, clean=self.halted_cleanly)
 
     async def abort(self, reason: str) -> None:
-        """The base is gone: every I/O fails from now on, nothing is written any more. Idempotent; halt() lets go of
-        the rest.
-        """
+        """The base is gone: every I/O fails from now on, and nothing is written any more. Idempotent; halt() releases
+        the rest."""
         if self.state is FtlState.HALTED:
             return
         self.failing.fail(MediaError(f"{self.name}: {reason}", status=Status.PATH_ERROR))
-        # Not closed: what hosts still send has to be answered.
+        # Not closed: outstanding I/O of hosts has to be completed.
         self.core.fail(Status.PATH_ERROR)
 
     async def _drain(self) -> None:
@@ -231,13 +230,14 @@ class FtlDevice:
         status = await self._drains.drain()
         if status:
             raise MediaError(
-                f"{self.name}: the base device can't flush, so what was accepted is not durable: {status_text(status)}",
+                f"{self.name}: the base device can't flush, so acknowledged writes are not durable: "
+                f"{status_text(status)}",
                 status=status,
             )
 
     async def make_durable(self) -> None:
-        """Returns when everything accepted so far is durable on the base. Raises FtlError where it can't be made so;
-        nothing else changes by that."""
+        """Returns when everything accepted so far is durable on the base. Raises FtlError if that is not possible; the
+        device continues."""
         status = await self._drains.drain()
         if status:
             raise MediaError(f"{self.name}: the base device can't flush: {status_text(status)}", status=status)
@@ -250,7 +250,8 @@ class FtlDevice:
             raise MediaError(f"{self.name}: the base device can't flush: {status_text(status)}", status=status)
 
     async def _finish_writing(self) -> None:
-        """The last write. The data path is closed before, so that nothing follows what the superblock calls clean."""
+        """The last write. The data path is closed before, so that nothing is written after the superblock that is
+        called clean."""
         self._manager.stop()
         await self._close_core()
         self.failing.raise_what_failed()
@@ -293,8 +294,8 @@ class FtlDevice:
             await self._port.close()
 
     async def _close_core(self) -> None:
-        """Idempotent. Raises MediaError where the base owes answers and does not give them; then the core stays closed
-        to all I/O, and goes when the base does."""
+        """Idempotent. Raises MediaError if the base does not complete outstanding I/O; then the core stays closed to
+        all I/O, and is released when the base is."""
         self._core_closed = True
         await end_core(self.core, self.name)
 
@@ -305,9 +306,10 @@ class FtlDevice:
         self.scrub.stop()
 
     def _stuck(self, reason: str) -> None:
-        """Nothing can be written any more. With zones enough, a base that finishes zones by itself has taken the room
-        of bands that were counted on: a load resets at once what holds nothing in force, which in a running device
-        waits for what is newer. If this life began so and has freed nothing, another one would begin no better."""
+        """No write can continue. If there are enough zones, a base that finishes zones by itself has taken the room of
+        bands that were counted on. A load resets bands without valid data at once, while a running device has to wait
+        for newer data first. If this life already began without room and has freed nothing, another load would not
+        help."""
         geometry = self.geometry
         bands_left = int(self._bands.capacity_to_come.sum()) // geometry.band_blocks
         enough = can_collect_garbage(dataclasses.replace(geometry, bands=geometry.bands[:bands_left]))
@@ -324,7 +326,7 @@ class FtlDevice:
             self._errors.zone_failed(self.name, self._bands[event.band], event.punit, event.status)
         elif kind == _shim.EventKind.ZONE_FINISHED:
             zone = self._bands[event.band].zones[event.punit]
-            log.info("%s: zone %s of band %d was finished by the base", self.name, zone, event.band)
+            log.info("%s: the base finished zone %s of band %d", self.name, zone, event.band)
         elif kind == _shim.EventKind.BAND_RESET_DONE:
             if not self._band_reset(event.band, event.status, event.failed_punit):
                 return
@@ -350,10 +352,10 @@ class FtlDevice:
         self._manager.wake()
 
     def _overflowed(self) -> None:
-        """Asks for what events that were dropped may have told."""
+        """Recovers the content of dropped events."""
         failure = self.core.failure
         if failure and not self._core_closed:
-            # With what is neither "gone" nor "busy" only a flush makes it fail.
+            # With a status that is neither "gone" nor "busy", only a flush makes the core fail.
             kind = _shim.error_class(failure, op=_shim.Op.FLUSH)
             self.failing.core_failed(failure, by_flush=kind == _shim.ErrorClass.DOUBT)
             return
@@ -372,7 +374,7 @@ class FtlDevice:
         )
 
     def _band_reset(self, index: int, status: int, punit: int | None) -> bool:
-        """False: the device has failed over it."""
+        """False: the device has failed because of this."""
         if self.state is FtlState.READ_ONLY:
             return True
         if status == 0:
@@ -381,18 +383,18 @@ class FtlDevice:
         if punit is not None:
             self._errors.reset_failed(self.name, self._bands[index], punit, status)
             return True
-        # No zone failed: the flush before the reset did. The band is as it was, and is reset again.
+        # No zone failed: the flush before the reset did. The band is unchanged, and is reset again.
         self._failed_flushes += 1
         return not self.failing.flush_failed(status, self._failed_flushes)
 
     # --- scrub
 
     def order_scrub(self, *, stop: bool = False) -> dict[str, Any]:
-        """Everything in force is to be read and verified now; stop: no longer, but for what conf scrub_days asks for.
-        What is ordered twice is done once. Returns status(). Raises BusyError where it does not run, ParameterError
-        with no_data."""
+        """Orders a scrub of all valid data now; stop: cancels the order, except for what conf scrub_days requires. If a
+        scrub is already ordered, that one continues. Returns status(). Raises BusyError if the device does not run,
+        ParameterError with no_data."""
         if self.no_data:
-            raise ParameterError(f"{self.name}: made with no_data, it keeps nothing that could be read and verified")
+            raise ParameterError(f"{self.name}: was created with no_data, so it keeps nothing to verify")
         self.life.require_serving(self.name, "it can't be scrubbed now")
         if stop:
             self.scrub.cancel()
@@ -407,13 +409,14 @@ class FtlDevice:
     # --- settings
 
     def takes(self, conf: FtlConf) -> bool:
-        """Whether set_conf() will do; else it has to be loaded again with it."""
+        """Whether set_conf() can apply the conf; otherwise the FTL must be loaded again with it."""
         cached = self.cache.state in (CacheState.IN_USE, CacheState.FAILING)
         return core_serves(self._conf_of_core, conf, cached=cached)
 
     async def set_conf(self, conf: FtlConf) -> None:
-        """conf: as check_geometry() returns it, and takes() it. The superblock has it before it counts. Raises
-        BusyError where it does not run, and FtlError where the superblock can't be written: then nothing is changed."""
+        """conf: as check_geometry() returns it; takes() must accept it. The superblock is written before the conf takes
+        effect. Raises BusyError if the device does not run, and FtlError if the superblock can't be written: then
+        nothing has changed."""
         async with self._conf_turn:
             self.life.require_serving(self.name, "its settings can't be changed now")
             before, self.conf = self.conf, conf
@@ -426,7 +429,7 @@ class FtlDevice:
             self.scrub.set_days(0 if self.no_data else conf.scrub_days)
 
     async def rename(self, name: str) -> None:
-        """As the superblock has it from now on. Raises as set_conf()."""
+        """The name in the superblock from now on. Raises what set_conf() raises."""
         async with self._conf_turn:
             self.life.require_serving(self.name, "it can't be renamed now")
             before = self.name
@@ -440,8 +443,8 @@ class FtlDevice:
     # --- what others want to know
 
     async def write_superblock(self, *, clean: bool) -> None:
-        """As it is now; clean: nothing is written after it. None of a device with no_data. A flush that fails and
-        leaves in doubt what it has cost ends the device: the core may count on that."""
+        """Writes the current superblock; clean: nothing is written after it. Does nothing with no_data. If its flush
+        fails and leaves in doubt what is lost, the device ends, because the core may rely on lost data."""
         if self.no_data:
             return
         try:
@@ -467,16 +470,17 @@ class FtlDevice:
 
     @property
     def zone_faults(self) -> int:
-        """Zones that failed; not those that the base has finished by itself."""
+        """Zones that failed, without those that the base has finished by itself."""
         return self._errors.zone_faults
 
     @property
     def lost_blocks(self) -> int:
-        """That media lost: those the load found, and since. Not all of a flood of them are told by events."""
+        """Blocks that media lost: those that the load found, and later ones. Events may report fewer if there are very
+        many."""
         return self._lost_before + self.core.stats().lost_blocks
 
     def stats(self) -> dict[str, Any]:
-        """JSON-able: SPDK's groups, and ours. Works in every state but after halt()."""
+        """JSON-able: SPDK's groups, and those of this package. Works in every state except after halt()."""
         core = self.core.stats()
         return {
             "name": self.name,

@@ -21,7 +21,7 @@ class Drains:
         """Status by ticket."""
 
     async def drain(self) -> int:
-        """The status of the flush behind everything accepted so far. Raises the failure that prevents it."""
+        """The status of the flush after everything accepted so far. Raises the failure that prevents it."""
         status: int | None = None
         while status is None:
             status = await self._drain_once()
@@ -39,7 +39,7 @@ class Drains:
         return status
 
     async def _drain_once(self) -> int | None:
-        """None: its answer may have been dropped, or there will be none."""
+        """None: the answer may have been dropped, or there will be none."""
         return await self._ended(self._core.drain(), self._life.writes_ended)
 
     async def _ended(self, ticket: int, over: asyncio.Event) -> int | None:

@@ -15,7 +15,7 @@ from .life import Life
 log = logging.getLogger(__name__)
 
 FAILED_FLUSHES_MAX: Final = 8
-"""In a row, before resets or for the write buffer, after which the base counts as failed."""
+"""Failed flushes in a row, before resets or for the write buffer, after which the base counts as failed."""
 
 
 class Failing:
@@ -41,13 +41,14 @@ class Failing:
 
     def core_failed(self, status: int, *, by_flush: bool = False) -> None:
         if by_flush:
-            told = f"the base device can't flush ({status_text(status)}): what its cache held may be lost"
+            told = f"the base device can't flush ({status_text(status)}): data in its volatile cache may be lost"
             self.fail(FlushDoubtError(f"{self._name()}: {told}", status=status))
         else:
             self.fail(MediaError(f"{self._name()}: the base device failed: {status_text(status)}", status=status))
 
     def flush_failed(self, status: int, in_a_row: int) -> bool:
-        """True: the device has failed over it. Without a flush nothing is reset, and the write buffer stays full."""
+        """True: the device has failed because of this. Without a flush no band is reset, and the write buffer stays
+        full."""
         if in_a_row < FAILED_FLUSHES_MAX:
             return False
         told = f"{self._name()}: the base device can't flush: {status_text(status)}"
@@ -56,33 +57,34 @@ class Failing:
         return True
 
     def out_of_space(self, reason: str, *, remedy: str = "replace the device") -> None:
-        """Writes fail for good and say so; what is on media stays readable. remedy: for who has copied that."""
+        """Writes fail for good, and report why; data on media stays readable. remedy: for a user who has copied that
+        data."""
         log.error("%s: read-only: %s", self._name(), reason)
-        told = f"{self._name()}: {reason}; copy its data elsewhere and {remedy}"
+        told = f"{self._name()}: {reason}: copy its data elsewhere and {remedy}"
         self._life.run_out_of_space(FtlError(told, errno=errno.ENOSPC))
         self._core.fail_writes(Status.CAPACITY_EXCEEDED)
 
     def no_room(self, reason: str, *, enough_zones: bool, load_helps: bool) -> None:
         """Nothing can be written any more. enough_zones: to collect garbage, were they empty."""
         if load_helps:
-            self.fail_with_core(RoomError(f"{self._name()}: {reason}; a load can free some"))
+            self.fail_with_core(RoomError(f"{self._name()}: {reason}; a load can free bands"))
         elif enough_zones:
             self.out_of_space(
-                f"{reason}: crashes, or the base, which finished zones by itself, have used up all there were",
-                remedy="create it anew",
+                f"{reason}: crashes, or zones that the base finished by itself, have used up all bands",
+                remedy="create the FTL again",
             )
         else:
             self.out_of_space(f"{reason}: too many zones have failed for the logical capacity")
 
     def raise_what_failed(self) -> None:
-        """Behind the drain, too, a flush can be in doubt: then what relocation has just written may be lost, and
-        nothing of what the L2P says may be called clean."""
+        """After the drain, a flush can still be in doubt: then blocks that relocation has just written may be lost, and
+        the L2P must not be called clean."""
         if self._life.failed.is_set() and self._life.failure is not None:
             raise self._life.failure
         status = self._core.failure
         if status not in (Status.SUCCESS, Status.NAMESPACE_NOT_READY):
             raise FlushDoubtError(
-                f"{self._name()}: the base device failed while the FTL was halted ({status_text(status)}): what its "
-                "cache held may be lost; load the FTL again by its uuid",
+                f"{self._name()}: the base device failed during the halt ({status_text(status)}), and data in "
+                "its volatile cache may be lost: load the FTL again by its uuid",
                 status=status,
             )

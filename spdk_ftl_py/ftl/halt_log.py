@@ -1,4 +1,4 @@
-"""What the log is told of an FTL when it is halted: a summary at info level, a line for each band at debug level."""
+"""The log of an FTL's halt: a summary at info level, and a line for each band at debug level."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ log = logging.getLogger(__name__)
 
 
 class HaltLog:
-    """``take()`` while the core is there to be asked, ``write()`` when everything has been let go of."""
+    """Call ``take()`` while the core can be asked, ``write()`` when everything is released."""
 
     def __init__(self, bands: Bands, manager: BandManager) -> None:
         self._bands = bands
@@ -24,7 +24,7 @@ class HaltLog:
         self._core: _shim.CoreStats | None = None
 
     async def take(self, core: _shim.FtlCore) -> None:
-        """The last account of all bands. The loop turns meanwhile."""
+        """The last account of all bands. The event loop runs meanwhile."""
         for _ in range(0, len(self._bands), CHANGES_MAX):
             if not self._manager.take_account():
                 break
@@ -32,7 +32,7 @@ class HaltLog:
         self._core = core.stats()
 
     async def write(self, name: str, *, clean: bool) -> None:
-        """clean: everything that was accepted is on media. Where nobody reads them no line is made. The loop turns
+        """clean: everything accepted is on media. No line is made unless its level is enabled. The event loop runs
         meanwhile."""
         if self._core is not None and log.isEnabledFor(logging.INFO):
             applied = self._manager.limits_applied

@@ -1,4 +1,4 @@
-"""The life of an FtlDevice: what it does now, and why it does no more."""
+"""The life of an FtlDevice: its state, and why it no longer serves."""
 
 from __future__ import annotations
 
@@ -10,30 +10,31 @@ from ..errors import BusyError, FtlError
 
 class FtlState(enum.Enum):
     CREATING = "creating"
-    """Its load or creation is under way."""
+    """Its load or creation is in progress."""
     RUNNING = "running"
     READ_ONLY = "read_only"
-    """Out of space for good: writes fail, reads go on."""
+    """Out of space for good: writes fail, reads continue."""
     HALTING = "halting"
     HALTED = "halted"
     FAILED = "failed"
-    """Its base, or what it had written there, is not to be relied on: all I/O fails."""
+    """Its base, or data on it, can't be trusted: all I/O fails."""
 
 
 class Life:
-    """CREATING → RUNNING → READ_ONLY; FAILED from any of them; HALTING → HALTED at last. The only writer of all that is
-    in it."""
+    """CREATING → RUNNING → READ_ONLY; FAILED from any of them; finally HALTING → HALTED. Only this class changes the
+    state."""
 
     def __init__(self) -> None:
         self.state = FtlState.CREATING
         self.failure: FtlError | None = None
-        """Why it failed, also amid a halt, or is read-only; the first reason stays."""
+        """Why it failed (also during a halt), or is read-only; the first reason stays."""
         self.failed = asyncio.Event()
         """Set when it has failed."""
         self.writes_ended = asyncio.Event()
-        """Set when no write will be done any more, so that nobody need wait for one: it has failed, or is read-only."""
+        """Set when no write will be done any more, so nobody has to wait for one: the device has failed, or is
+        read-only."""
         self.halted_cleanly = False
-        """Everything it has accepted is on media, and the superblock says so."""
+        """Everything accepted is on media, and the superblock says so."""
 
     @property
     def serving(self) -> bool:
@@ -67,7 +68,7 @@ class Life:
         self.state = FtlState.HALTED
 
     def fail(self, error: FtlError) -> bool:
-        """False: another reason came first."""
+        """False: there was another reason before."""
         first = self.failure is None
         if first:
             self.failure = error

@@ -1,4 +1,4 @@
-"""An FTL that is on its device already: what restore() found becomes a device that runs."""
+"""Loads an FTL from its device: turns the result of restore() into a device that runs."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ log = logging.getLogger(__name__)
 INCARNATION_GAP_MAX: Final = 1 << 32
 FINISH_ATTEMPTS: Final = 3
 L2P_STEP: Final = 1 << 18
-"""Entries handed to the shim at a time: a few ms of the event loop."""
+"""Entries that are passed to the shim at a time: a few ms of the event loop."""
 BANDS_STEP: Final = 1 << 12
 
 
@@ -61,17 +61,17 @@ async def load(
     grow: Grow | None = None,
     life: int = 0,
 ) -> FtlDevice:
-    """The FTL of that uuid, as it was when it was halted, or when whatever it was lost ended it. With the
-    buffer_dir it had: as its hosts were told it is. A device that had it before, in this process, must be closed.
-    cache: the nv cache it has, or one that it is to have; cache_scrubbed: such a one, on which nothing verifies.
-    without_cache: it is given up, and what it alone holds is lost. on_lossy is called
-    where writes that hosts did not flush may be lost, before anything says that this life of the FTL is over: a
-    load that is repeated behind that does not know of it. grow: onto all that the base has got; without one, what its
-    superblock does not name is left alone. life: the incarnation it has had, at least: an older state is refused.
+    """Loads the FTL with that uuid, in the state of its halt, or of its crash. With the same buffer_dir no acknowledged
+    write is missing. An earlier device of this process for the same FTL must be closed. cache: the nv cache of the FTL,
+    or a new one; cache_scrubbed: the new cache is scrubbed already. without_cache: the FTL gives its cache up, and data
+    that only the cache holds is lost. on_lossy is called if writes that hosts did not flush may be lost, before the new
+    superblock is written: a load that is repeated after that would not know. grow: onto the whole base; without it,
+    zones that the superblock does not name are left alone. life: the least incarnation that the FTL must have; an older
+    state is refused.
 
-    settings: of the conf, as FtlConf.from_dict() takes them: what is given replaces what the superblock has, also where
-    it is the default. Raises what restore() raises; until it has ended nothing is written, and load() may be
-    interrupted and repeated at any point. With grow also what plan_growth() raises.
+    settings: of the conf, as FtlConf.from_dict() takes them. They override the superblock, including settings with
+    default values. Raises what restore() raises; before restore() ends nothing is written, and load() may be
+    interrupted and repeated at any point. With grow it also raises what plan_growth() raises.
     """
     report = progress or (lambda step, part: None)
     given = FtlConf.from_dict(settings or {})
@@ -81,7 +81,7 @@ async def load(
         steps.on_undo("use the base", port.close)
         keeper = CacheKeeper(reactor, cache, name=name)
         steps.on_undo("use the nv cache", keeper.close)
-        # How much of the base is its, its superblock tells.
+        # The superblock says how much of the base belongs to the FTL.
         check_base(name, base, given, used_blocks=0)
         files: BufferFiles | None = None
         if buffer_dir is not None:
@@ -101,11 +101,12 @@ async def load(
         )
         for line in ignored_in_superblock(found.superblock.content["conf"]):
             log.warning("%s: %s", name, line)
-        # A superblock that does not verify any more is no copy: there the one before counts, as ever.
+        # A damaged superblock does not mean that this is a copy: then the one before counts, as always.
         if found.superblock.incarnation < life and not found.damage:
             raise NotFoundError(
                 f"{name}: the base bdev holds an older state of FTL {uuid} (incarnation "
-                f"{found.superblock.incarnation}, its last was {life}), as a copy of it does: give it the right base"
+                f"{found.superblock.incarnation}, the last one was {life}), so it may be a copy: give the right base "
+                "bdev"
             )
         await keeper.fetch()
         zone_count = found.geometry.zone_count
@@ -115,10 +116,10 @@ async def load(
         check_base(name, base, found.conf, used_blocks=found.geometry.block_end)
         if found.conf.use_append and found.geometry.batch_blocks > base.max_append_blocks:
             raise ParameterError(
-                f"{name}: the base bdev takes appends of {base.max_append_blocks} blocks, but of "
-                f"{found.geometry.batch_blocks} when FTL {uuid} was created: give a device that does"
+                f"{name}: the base bdev takes appends of {base.max_append_blocks} blocks, but took "
+                f"{found.geometry.batch_blocks} when FTL {uuid} was created: give a device that takes as many"
             )
-        # A block of the buffer that is damaged is a write that was acknowledged, too.
+        # A damaged block of the write buffer is an acknowledged write, too.
         whole = buffer is not None and not buffer.damaged and not buffer.damage
         lossy = not found.superblock.clean and not whole and not keeper.recovering
         alarm = on_lossy if lossy else None
@@ -154,17 +155,17 @@ async def _loaded(
         zone=found.superblock_zone,
         written=found.superblock_used,
     )
-    # What a crash left in the base's volatile cache counts, instead of what the old file holds of it: it has to be
-    # durable before the superblock can be, which makes the new file count. So has the superblock that was found,
-    # before the files of others go.
+    # The load relies on data in the base's volatile cache instead of the same data in the old file. So this data must
+    # be durable before the superblock, which makes the new file the valid one. The superblock that was found must be
+    # durable as well, before files of other incarnations are removed.
     await port.flush()
     without_room = await _make_room(base, port, name, found)
     if files is not None:
-        # Loads that were killed have left them.
+        # Loads that were killed have left these files.
         files.remove(but=found.superblock.incarnation)
-    # Never that of a load that was killed before its superblock was there: its file may turn up again.
+    # Never the incarnation of a load that was killed before it wrote its superblock: its file may still appear.
     incarnation = found.superblock.incarnation + 1 + secrets.randbelow(INCARNATION_GAP_MAX)
-    # What is recovered was held by a buffer of at most half a band, too.
+    # Recovered data was held by a buffer of at most half a band, too.
     buffer_blocks = max(write_buffer_blocks(found.conf, found.geometry), found.recovered_blocks)
     core = await make_core(
         reactor,
@@ -202,7 +203,7 @@ async def _loaded(
     await take_zones(port, found)
     await _fill(core, found, report)
     await device.bands_loaded()
-    # No order to the core before it is served: what its L2P does not need may be the newest that is durable.
+    # The core gets no orders before this: a band that its L2P does not need may hold the newest durable version.
     await _recover(core, name, found.recovered)
     await keeper.start(core, uuid, found.conf.nv_cache, report)
     await _tidy(port, device, found)
@@ -210,8 +211,8 @@ async def _loaded(
         alarm()
     # It may count from now on, whatever the error is.
     steps.keep(written)
-    # If the newest can't be read a load takes the one before: that must know of the bands of a growth, too, or what
-    # is written to them from now on would be forgotten.
+    # If the newest superblock can't be read, a load takes the one before. That one must also know the bands of a
+    # growth, or what is written to them from now on would be lost.
     for _ in range(2 if grown else 1):
         await device.write_superblock(clean=False)
     if files is not None:
@@ -263,14 +264,14 @@ async def _recover(core: _shim.FtlCore, name: str, items: list[Recovered]) -> No
         )
         if not taken:
             raise FtlError(
-                f"{name}: more is to be recovered ({len(items)} blocks and records) than its write buffer "
-                "takes: that was not written by this software",
+                f"{name}: {len(items)} blocks and records must be recovered, more than the write buffer can hold: "
+                "another software wrote this data",
                 errno=errno.ENOSPC,
             )
 
 
 async def _empty_bands(port: BlockPort, geometry: Geometry, numbers: list[int]) -> None:
-    """Of what media alone show, nothing needs them; that is durable by now."""
+    """Resets bands that media alone do not need. Held writes that replace them are durable by now."""
     if numbers:
         zones = [zone for number in numbers for zone in geometry.bands[number] if zone is not None]
         await port.reset_zones([geometry.zone_start(zone) for zone in zones])
@@ -286,7 +287,7 @@ async def _tidy(port: BlockPort, device: FtlDevice, found: Restored) -> None:
             if failed is None:
                 break
         if failed is not None:
-            # It may count as active until it is reset: its band is moved first of all.
+            # The zone may count as active until its reset; its band is moved before all others.
             device.zone_watch.failed_amid_load(start, failed.status)
     for start in found.zones_to_empty:
         await _tidy_zone(port, _shim.ZoneAction.RESET, start)
@@ -297,15 +298,16 @@ async def _reset_spares(port: BlockPort, base: _shim.BlockDevice, found: Restore
     for start in found.zones_to_reset:
         await _tidy_zone(port, _shim.ZoneAction.RESET, start)
         if isinstance(base, _shim.ZonedOverlay):
-            # There a reset erases nothing: if ever the newest superblock can't be read, an older one must not
-            # find the checkpoint it names. A second line: who fails to write there goes on.
+            # There a reset does not erase anything. If the newest superblock can't be read, an older one must not
+            # find the checkpoint that it names. This is only a second line of defence, so a failed write here is
+            # ignored.
             await _tidied(port, start, port.write(start, bytes(BLOCK_BYTES)))
             await _tidy_zone(port, _shim.ZoneAction.RESET, start)
 
 
 async def _tidy_zone(port: BlockPort, action: _shim.ZoneAction, start: int) -> MediaError | None:
-    """A zone that was being written is not written any more: it must not count against the device's limits. One
-    that can't be reset fails its first write, and is replaced then."""
+    """A zone that was being written is no longer written, and must not count against the device's limits. If it can't
+    be reset, its first write fails, and it is replaced then."""
     return await _tidied(port, start, port.zone_action(action, start))
 
 

@@ -18,32 +18,32 @@ class MediaErrors:
 
     def __init__(self) -> None:
         self.zone_faults = 0
-        """Zones that failed; not those that the base has finished by itself."""
+        """Zones that failed, without those that the base has finished by itself."""
         self.unreadable_bands = 0
-        """Bands in which a host, or the scrub, could not read something; each time until its reset."""
+        """Bands in which a host or the scrub could not read a block; each band counts once until its reset."""
         self._lost_told = 0
         self._faulty_told: set[int | None] = set()
-        """Zones of whose failure the log was told."""
+        """Zones whose failure was logged."""
 
     def block_lost(self, name: str, lba: int, address: int, status: int) -> None:
         self._lost_told += 1
         if self._lost_told <= LOST_BLOCKS_LOGGED_MAX:
             log.error("%s: block %d lost at address %d: %s", name, lba, address, status_text(status))
         if self._lost_told == LOST_BLOCKS_LOGGED_MAX:
-            log.error("%s: more lost blocks are only counted (see its stats)", name)
+            log.error("%s: further lost blocks are only counted (see its statistics)", name)
 
     def band_unreadable(self, name: str, index: int, address: int, status: int) -> None:
-        """Told once for each band, until it is reset. That it is moved follows from its state."""
+        """Reported once for each band until its reset. The band is moved because of its state."""
         self.unreadable_bands += 1
         text = f"block at address {address} (band {index}) could not be read: {status_text(status)}"
-        log.error("%s: %s; what else is in that band is moved", name, text)
+        log.error("%s: %s; relocating the rest of that band", name, text)
 
     def zone_failed(self, name: str, band: Band, punit: int, status: int) -> None:
         index = band.index
         self.zone_faults += 1
         self._faulty_told.add(band.zones[punit])
         if status == Status.ZONE_OFFLINE:
-            log.error("%s: zone %s of band %d is offline: what is in it is lost", name, band.zones[punit], index)
+            log.error("%s: zone %s of band %d is offline: its data is lost", name, band.zones[punit], index)
             return
         log.warning("%s: zone %s of band %d failed: %s", name, band.zones[punit], index, status_text(status))
 

@@ -1,4 +1,4 @@
-"""What bdev_ftl_get_properties tells of a device, in SPDK's shape."""
+"""The result of bdev_ftl_get_properties for a device, in SPDK's format."""
 
 from __future__ import annotations
 
@@ -26,28 +26,28 @@ SETTINGS: Final = {
     "verify_reads": "",
     "scrub_days": "days",
 }
-"""Parts of conf that may be changed while it runs, beside the limits, and their units."""
+"""Members of conf that may be changed while the FTL runs, besides the limits, and their units."""
 
 ALWAYS: Final = {
-    "verbose_mode": "SPDK's: here all properties are told, always",
-    "prep_upgrade_on_shutdown": "SPDK's: here every clean halt leaves all on the base, for whatever version loads it",
+    "verbose_mode": "SPDK's option: this FTL always lists all properties",
+    "prep_upgrade_on_shutdown": "SPDK's option: every clean halt writes everything to the base for any version to load",
 }
-"""Properties that SPDK's own FTL has, and that are true here whatever anybody says."""
+"""Properties of SPDK's own FTL that are always true here."""
 
 DESCRIPTIONS: Final = {
-    "no_data": "For benchmarks: nothing that is written is kept or verified, and the FTL can't be loaded again",
-    "restored": "What the load found; null for a device that was just created",
+    "no_data": "For benchmarks: the FTL neither keeps nor verifies what is written, and can't be loaded again",
+    "restored": "Result of the load; null for a device that was just created",
     "write_buffer_size": "Bytes in use: conf write_buffer_size, but at most half a band",
     "cache_device": "The nv cache; null without one",
-    "zone_watch": "What the base says of its zones, and what came of it",
-    "scrub": "How far the reading and verifying of everything in force has come, and what the last round found",
+    "zone_watch": "Zones that the base reported as changed, and what the FTL did",
+    "scrub": "Progress of the scrub, and the result of the last round",
 }
 
 
 def describe(state: Mapping[str, Any], geometry: Geometry, conf: FtlConf, bands: Bands) -> list[dict[str, object]]:
-    """JSON-able: {"name", "value", "unit", "desc", "read-only"} each, unit and desc only where there is one.
+    """JSON-able: {"name", "value", "unit", "desc", "read-only"} each, unit and desc only if there is one.
 
-    state: what of the device changes as it lives, value by name.
+    state: values of the device that change, by name.
     """
     return [
         _one("superblock_version", FORMAT_VERSION),
@@ -58,22 +58,22 @@ def describe(state: Mapping[str, Any], geometry: Geometry, conf: FtlConf, bands:
         _one("block_size", BLOCK_BYTES, "bytes"),
         _one("num_blocks", geometry.block_count, "blocks", "Logical capacity"),
         _one("zone_size", geometry.zone_size, "blocks"),
-        _one("zone_capacity", geometry.zone_capacity, "blocks", "Smallest of all zones used"),
+        _one("zone_capacity", geometry.zone_capacity, "blocks", "Smallest capacity of all zones in use"),
         _one("num_zones", geometry.zone_count),
-        _one("num_punits", geometry.punits, "zones", "Zones written side by side: the zones of a band"),
+        _one("num_punits", geometry.punits, "zones", "Number of zones in a band, which are written in parallel"),
         _one("num_bands", geometry.band_count),
-        _one("band_blocks", geometry.band_blocks, "blocks", "Data a band holds"),
-        _one("spare_bands", geometry.spare_bands, "", "Bands beyond those that hold every block once"),
-        _one("spare_zones", bands.zone_map.spare_count, "", "Zones that replace ones that fail"),
+        _one("band_blocks", geometry.band_blocks, "blocks", "Data that a band holds"),
+        _one("spare_bands", geometry.spare_bands, "", "Bands in addition to those that hold every block once"),
+        _one("spare_zones", bands.zone_map.spare_count, "", "Zones that replace failed zones"),
         _one("bad_zones", bands.zone_map.bad_zones),
-        _one("open_zones_max", geometry.open_zones, "zones", "Never more are open or active at a time"),
+        _one("open_zones_max", geometry.open_zones, "zones", "Most zones that are open or active at the same time"),
         _one("shared_stream", geometry.shared_stream, "", "User and relocation data share a band"),
         _one("l2p_entry_size", geometry.l2p_entry_bytes, "bytes"),
         _one(
             "read_crc_size",
             READ_CRC_BYTES if conf.verify_reads else 0,
             "bytes",
-            "Memory for each block, to verify reads",
+            "Memory for each block to verify reads",
         ),
         _one("address_bits", geometry.address_bits),
         _one("conf", conf.to_dict()),
@@ -83,7 +83,7 @@ def describe(state: Mapping[str, Any], geometry: Geometry, conf: FtlConf, bands:
 
 
 def _settings(conf: FtlConf, *, told: Mapping[str, Any]) -> list[dict[str, object]]:
-    """Each under the name by which bdev_ftl_set_property takes it; but for those that are told already."""
+    """Each setting under the name that bdev_ftl_set_property takes, except for those that are listed already."""
     limits = []
     for name in LIMIT_NAMES:
         limit = conf.limits[name]
@@ -94,9 +94,9 @@ def _settings(conf: FtlConf, *, told: Mapping[str, Any]) -> list[dict[str, objec
     return [
         *limits,
         *(_one(name, conf.setting(name), unit, read_only=False) for name, unit in SETTINGS.items() if name not in told),
-        _one("overprovisioning", conf.lba_rsvd, "percent", "Decides the capacity"),
-        _one("use_append", conf.use_append, "", "Decides the size of batches"),
-        _one("allow_open_bands", conf.allow_open_bands, "", "Of this load alone"),
+        _one("overprovisioning", conf.lba_rsvd, "percent", "Determines the capacity"),
+        _one("use_append", conf.use_append, "", "Determines the size of batches"),
+        _one("allow_open_bands", conf.allow_open_bands, "", "Applies to this load only"),
         *(_one(name, True, "", desc) for name, desc in ALWAYS.items()),
     ]
 
@@ -107,7 +107,8 @@ def _one(name: str, value: object, unit: str = "", desc: str = "", *, read_only:
 
 
 def _base_device(bands: Bands) -> dict[str, object]:
-    """The first bands; with very many of them a list of all would take up the daemon, and its reader."""
+    """The first bands only: with very many bands, a list of all would take too much time of the daemon and of its
+    reader."""
     told = min(len(bands), BANDS_TOLD_MAX)
     left_out = {"bands_left_out": len(bands) - told} if told < len(bands) else {}
     return {"bands": [_band(bands[number]) for number in range(told)], **left_out}

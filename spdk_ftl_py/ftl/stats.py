@@ -1,5 +1,4 @@
-"""Statistics and properties in the shape of SPDK's bdev_ftl_get_stats and bdev_ftl_get_properties, and what is ours
-besides."""
+"""Statistics in the format of SPDK's bdev_ftl_get_stats, and additional ones."""
 
 from __future__ import annotations
 
@@ -89,7 +88,7 @@ def of_bands(bands: Bands, manager: BandManager) -> dict[str, Any]:
 
 
 def summary(core: CoreStats) -> dict[str, Any]:
-    """Ours, flat: what a user asks first."""
+    """Additional counters without groups: what users ask for first."""
     return {
         "host_read_blocks": core.user_read_blocks,
         "host_written_blocks": core.user_written_blocks,

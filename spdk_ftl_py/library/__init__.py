@@ -1,1 +1,2 @@
-"""What a script runs in its own process, without a daemon: docs/python.md. Thin, so that what is below may change."""
+"""What a script can run in its own process, without a daemon: docs/python.md. A thin layer, so that the modules below
+it may change."""

@@ -1,4 +1,4 @@
-"""I/O to what somebody exports over NVMe/TCP: a daemon, an SPDK target, Linux, or another script."""
+"""I/O to an export over NVMe/TCP: of a daemon, an SPDK target, Linux, or another script."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 
 
 class Namespace(BlockDevice):
-    """A namespace of a controller, by an I/O queue of its own. Make it with Controller.open_namespace().
+    """A namespace of a controller, through an I/O queue of its own. Made by Controller.open_namespace().
 
-    Where the connection is lost every I/O fails with MediaError, or PathError: connect anew.
+    If the connection is lost, every I/O fails with MediaError or PathError: connect again.
     """
 
     def __init__(
@@ -44,7 +44,7 @@ class Namespace(BlockDevice):
 
 
 class Controller(Closing):
-    """A connection to an NVMe/TCP controller as a host. Make it with connect(), end it with close() or by leaving
+    """A connection to an NVMe/TCP controller as a host. Make it with connect(); end it with close() or by leaving
     ``async with``."""
 
     def __init__(self, controller: HostController) -> None:
@@ -67,13 +67,13 @@ class Controller(Closing):
         dhchap_ctrlr_key: StrPath | None = None,
         psk: StrPath | None = None,
     ) -> Controller:
-        """traddr, trsvcid, subnqn: as ``export`` of Device has them. hostnqn: who we are; the other side has to allow
-        it. hostid: a random one where it is not given. timeout_s: for the connection, then for each admin command.
-        dhchap_key, dhchap_ctrlr_key, psk: files with keys, as those of bdev_ftl_add_host.
+        """traddr, trsvcid, subnqn: as in ``export`` of Device. hostnqn: the NQN of this host, which the other side must
+        allow. hostid: a random one if it is not given. timeout_s: for the connection, then for each admin command.
+        dhchap_key, dhchap_ctrlr_key, psk: files with keys, as in bdev_ftl_add_host.
 
-        Raises ParameterError for what is no NQN, port or key; PathError where nobody answers in time; NvmeStatusError
-        where the controller refuses (1/84h: that host may not connect); AuthenticationError; ProtocolError where it
-        does not speak NVMe/TCP. Nothing is left behind then.
+        Raises ParameterError for an invalid NQN, port or key; PathError if nobody answers in time; NvmeStatusError if
+        the controller refuses (1/84h: it does not allow that host); AuthenticationError; ProtocolError if the peer does
+        not speak NVMe/TCP. Then nothing is left.
         """
         return cls(
             await HostController.connect(
@@ -104,7 +104,7 @@ class Controller(Closing):
 
     @property
     def is_lost(self) -> bool:
-        """The connection is gone: connect anew."""
+        """The connection is gone: connect again."""
         return self._controller.lost.is_set()
 
     async def namespaces(self) -> list[NamespaceInfo]:
@@ -112,15 +112,17 @@ class Controller(Closing):
         return await self._controller.namespaces()
 
     async def open_namespace(self, reactor: ReactorLoop, nsid: int = 1, *, queue_depth: int = 128) -> Namespace:
-        """An I/O queue to a namespace, driven by the reactor, which has to run until it is closed. queue_depth is cut
-        to what the controller takes.
+        """Opens an I/O queue to a namespace. The reactor drives it, and must run until the queue is closed. queue_depth
+        is limited to what the controller supports.
 
-        Raises NotFoundError where there is no such namespace, NvmeStatusError where the controller gives no queue,
+        Raises NotFoundError if there is no such namespace, NvmeStatusError if the controller grants no queue,
         UnsupportedError for separate metadata, PathError, ProtocolError.
         """
         there = {info.nsid: info for info in await self._controller.namespaces()}
         if nsid not in there:
-            raise NotFoundError(f"{self.subnqn} has no namespace {nsid}, but {', '.join(map(str, there)) or 'none'}")
+            raise NotFoundError(
+                f"{self.subnqn} has no namespace {nsid}; it has: {', '.join(map(str, there)) or 'none'}"
+            )
         qpair = await self._controller.create_io_qpair(reactor, there[nsid], queue_depth=queue_depth)
         return Namespace(self._controller, reactor, there[nsid], qpair)
 

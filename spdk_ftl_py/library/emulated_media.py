@@ -1,4 +1,4 @@
-"""Drives in memory, or in a file, for scripts that have none."""
+"""Emulated drives, in memory or in a file, for scripts without hardware."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
 
 class EmulatedMedia(BlockDevice):
-    """Emulated media of 4096 B blocks, in the process of the script. They go, and their file is free for another, when
-    Python has collected all that used them."""
+    """Emulated media with blocks of 4096 B, in the process of the script. The media are released, and their file can be
+    used again, when Python has collected everything that used them."""
 
     @classmethod
     def zns(
@@ -30,12 +30,12 @@ class EmulatedMedia(BlockDevice):
         max_open_zones: int = 0,
         path: StrPath | None = None,
     ) -> EmulatedMedia:
-        """A ZNS drive. zone_blocks: size of a zone. zone_capacity: how many blocks of it can be written; all of them
-        where it is not given. max_open_zones: also of active ones; 0: any number. path: of a sparse file that keeps
-        data and zones (in PATH.zones) when the process ends; None: memory.
+        """A ZNS drive. zone_blocks: size of a zone. zone_capacity: writable blocks of a zone; default: all.
+        max_open_zones: also the limit of active zones; 0: no limit. path: a sparse file that keeps data, and PATH.zones
+        with the zones, when the process ends; None: memory.
 
-        Raises ParameterError for a geometry that makes no sense, or a file of another one, and FtlError where the file
-        can't be used, or is used already.
+        Raises ParameterError for an impossible geometry, or a file of another one, and FtlError if the file can't be
+        used, or is in use.
         """
         return cls._made(
             reactor,
@@ -53,7 +53,7 @@ class EmulatedMedia(BlockDevice):
 
     @classmethod
     def conventional(cls, reactor: ReactorLoop, *, block_count: int, path: StrPath | None = None) -> EmulatedMedia:
-        """A drive without zones: an nv cache, or with zone_capacity a base of an FTL. path, and what it raises: as
+        """A drive without zones: for an nv cache, or with zone_capacity for the base of an FTL. path and errors: as
         zns()."""
         return cls._made(
             reactor, path, lambda file: _shim.EmulatedMedia.conventional(reactor.shim, block_count, path=file)

@@ -28,16 +28,15 @@ _FORCE = "use another device, or give force=True to erase it"
 
 
 class FtlDevice(BlockDevice):
-    """An FTL that runs on a device of the script: make it with create() or load(), end it with halt(), or by leaving
-    ``async with``. Its blocks have 4096 bytes. It has to end before the ReactorLoop of its base does.
+    """An FTL that runs on a device of the script. Make it with create() or load(); end it with halt(), or by leaving
+    ``async with``. Its blocks have 4096 bytes. It must end before the ReactorLoop of its base does.
 
-    Nothing guards the base against others, and nobody loads the FTL again after a crash: that is what `spdk-ftl serve`
-    does.
+    Nothing protects the base from others, and nobody loads the FTL again after a crash: `spdk-ftl serve` does that.
     """
 
     def __init__(self, base: BlockDevice, ftl: RunningFtl) -> None:
         """For this package: use create() or load()."""
-        # Busy is what an FTL is while it is halted: nobody is to wait for that.
+        # An FTL is busy while it is halted: nobody should wait for that.
         super().__init__(base.reactor, ftl.core, name=ftl.name, patience_s=0)
         self._ftl = ftl
         self._halt_turn = asyncio.Lock()
@@ -56,16 +55,16 @@ class FtlDevice(BlockDevice):
         buffer_dir: Path | None = None,
         force: bool = False,
     ) -> FtlDevice:
-        """A new, empty FTL. **What is on base and cache is erased.**
+        """Creates a new, empty FTL. **Everything on base and cache is erased.**
 
-        conf: its settings; FtlConf() where it is not given. uuid: a random one where it is not given. num_punits: zones
-        of a band; by the limits of the base where it is not given. zone_capacity: of zones that are emulated, in
-        blocks, on a base that is not zoned. cache: the nv cache, a device without zones. buffer_dir: an existing
-        directory, best in /dev/shm, whose files outlive the process with writes that were not flushed; without it these
-        are lost with a process that is killed. force: also where base or cache hold an FTL, or data that anybody knows.
+        conf: its settings; default FtlConf(). uuid: default a random one. num_punits: zones of a band; default from the
+        limits of the base. zone_capacity: in blocks, for emulated zones on a base that is not zoned. cache: the nv
+        cache, a device without zones. buffer_dir: an existing directory, best in /dev/shm, whose files outlive the
+        process with writes that were not flushed; without it these writes are lost if the process is killed. force:
+        also if base or cache hold an FTL, or recognized data.
 
-        Raises ParameterError, ConfError or GeometryError where base, cache or conf can't do; ExistsError where base or
-        cache hold something: nothing is changed then. MediaError where the base fails; its zones may be erased then.
+        Raises ParameterError, ConfError or GeometryError if base, cache or conf do not fit; ExistsError if base or
+        cache hold something; then nothing has changed. MediaError if the base fails; then its zones may be erased.
         """
         device = _zoned(base, zone_capacity)
         _check_reactor(base, cache)
@@ -157,11 +156,11 @@ class FtlDevice(BlockDevice):
         return None if self._ftl.failure is None else self._ftl.failure.message
 
     def stats(self) -> Stats:
-        """As bdev_ftl_get_stats. Not after halt()."""
+        """As bdev_ftl_get_stats. Not available after halt()."""
         return cast("Stats", self._ftl.stats())
 
     def properties(self) -> list[Property]:
-        """As the properties of bdev_ftl_get_properties. Not after halt()."""
+        """As the properties of bdev_ftl_get_properties. Not available after halt()."""
         return cast("list[Property]", self._ftl.properties()["properties"])
 
 
@@ -179,11 +178,11 @@ def _zoned(base: BlockDevice, zone_capacity: int | None) -> _shim.BlockDevice:
 
 def _check_reactor(base: BlockDevice, cache: BlockDevice | None) -> None:
     if cache is not None and cache.reactor is not base.reactor:
-        raise ParameterError(f"{cache.name} is on another ReactorLoop than {base.name}: open both on one")
+        raise ParameterError(f"{cache.name} is on another ReactorLoop than {base.name}: open both on the same one")
 
 
 async def _require_empty(base: BlockDevice, device: _shim.BlockDevice) -> None:
-    """Raises ExistsError. What is no device for an FTL is create()'s to refuse."""
+    """Raises ExistsError. create() refuses devices that can't hold an FTL."""
     if not device.zoned or device.metadata_bytes or device.block_bytes != 4096:
         return
     port, raw = BlockPort(base.reactor, device, name=base.name), BlockPort(base.reactor, base.device, name=base.name)
@@ -192,9 +191,11 @@ async def _require_empty(base: BlockDevice, device: _shim.BlockDevice) -> None:
         try:
             found = await superblock.find(port, zones)
         except UnsupportedError as error:
-            raise ExistsError(f"{base.name} holds an FTL already: {error.message}; {_FORCE}") from error
+            raise ExistsError(f"{base.name} already holds an FTL: {error.message}; {_FORCE}") from error
         if found is not None:
-            raise ExistsError(f"{base.name} holds an FTL already, of uuid {found.superblock.uuid}: load() it; {_FORCE}")
+            raise ExistsError(
+                f"{base.name} already holds an FTL, with uuid {found.superblock.uuid}: load() it; {_FORCE}"
+            )
         foreign = await find_foreign(raw, zones if base.zoned else [])
     finally:
         await port.close()
@@ -204,7 +205,7 @@ async def _require_empty(base: BlockDevice, device: _shim.BlockDevice) -> None:
 
 
 async def _require_no_cache(cache: BlockDevice) -> None:
-    """Raises ExistsError. What is no device for a cache is create()'s to refuse."""
+    """Raises ExistsError. create() refuses devices that can't be a cache."""
     if cache.zoned:
         return
     port = BlockPort(cache.reactor, cache.device, name=cache.name)
@@ -212,7 +213,7 @@ async def _require_no_cache(cache: BlockDevice) -> None:
         owner = await owner_of(port)
         foreign = await find_foreign(port) if owner is None else f"the nv cache of FTL {owner}"
     except UnsupportedError as error:
-        raise ExistsError(f"{cache.name} holds an nv cache already: {error.message}; {_FORCE}") from error
+        raise ExistsError(f"{cache.name} already holds an nv cache: {error.message}; {_FORCE}") from error
     finally:
         await port.close()
     if foreign is not None:

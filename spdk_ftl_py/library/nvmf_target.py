@@ -1,4 +1,4 @@
-"""What a script exports over NVMe/TCP from its own process."""
+"""Exports devices of a script over NVMe/TCP, from its own process."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ NSID: Final = 1
 
 @dataclass(frozen=True)
 class Export:
-    """Where hosts find a device: ``nvme connect -t tcp -a TRADDR -s TRSVCID -n SUBNQN``."""
+    """The address of an exported device: ``nvme connect -t tcp -a TRADDR -s TRSVCID -n SUBNQN``."""
 
     subnqn: str
     traddr: str
@@ -30,14 +30,14 @@ class Export:
 
 
 class NvmfTarget(Closing):
-    """Exports devices over NVMe/TCP until close(), or until ``async with`` is left. Discovery answers at each port.
+    """Exports devices over NVMe/TCP until close(), or until ``async with`` is left. Discovery works at each port.
 
-    Nothing is kept: who may connect, and where, is the script's to say each time. Hosts with keys and TLS are for
-    `spdk-ftl serve`.
+    Nothing is saved: the script defines each time who may connect, and where. Hosts with keys and TLS need `spdk-ftl
+    serve`.
     """
 
     def __init__(self, reactor: ReactorLoop) -> None:
-        """reactor: that of the devices."""
+        """reactor: the one of the devices."""
         self._reactor = reactor
         self._target = Listener(reactor)
         self._exports: dict[str, Export] = {}
@@ -53,15 +53,17 @@ class NvmfTarget(Closing):
         allow_any_host: bool = False,
         uuid: UUID | None = None,
     ) -> Export:
-        """Hosts may connect from now on. traddr: an IP address of this machine; "0.0.0.0" or "::" for all. trsvcid: a
-        TCP port; 0: a free one. hosts: NQNs of those that may; nobody else may, unless allow_any_host. uuid: of the
-        namespace; that of an FTL, else a random one, where it is not given.
+        """Lets hosts connect from now on. traddr: an IP address of this machine; "0.0.0.0" or "::" for all. trsvcid: a
+        TCP port; 0: a free one. hosts: NQNs of hosts that may connect; nobody else may, unless allow_any_host. uuid: of
+        the namespace; default that of an FTL, otherwise a random one.
 
-        Raises ParameterError for what is no NQN or address, or a device of another reactor; ExistsError where that NQN
-        is exported already; PathError where nobody can listen there. Nothing is exported then.
+        Raises ParameterError for an invalid NQN or address, or a device of another reactor; ExistsError if that NQN is
+        already exported; PathError if it can't listen there. Then nothing is exported.
         """
         if device.reactor is not self._reactor:
-            raise ParameterError(f"{device.name} is on another ReactorLoop than the target: make both with one")
+            raise ParameterError(
+                f"{device.name} is on another ReactorLoop than the target: create both with the same one"
+            )
         if uuid is None and isinstance(device, FtlDevice):
             uuid = device.uuid
         subsystem = Subsystem(nqn, allow_any_host=allow_any_host)
@@ -79,10 +81,10 @@ class NvmfTarget(Closing):
         return export
 
     async def unexport(self, nqn: str) -> None:
-        """Disconnects its hosts; no I/O of theirs is under way when it returns. Raises NotFoundError."""
+        """Disconnects its hosts; none of their I/O is outstanding when this returns. Raises NotFoundError."""
         export = self._exports.pop(nqn, None)
         if export is None:
-            raise NotFoundError(f"{nqn} is not exported; exported are: {', '.join(self._exports) or 'none'}")
+            raise NotFoundError(f"{nqn} is not exported; it has: {', '.join(self._exports) or 'none'}")
         try:
             await to_its_end(self._target.remove_subsystem(nqn))
         finally:

@@ -307,9 +307,13 @@ def parse_controller(data: bytes | bytearray) -> ControllerPage:
     ioccsz, shift = int(page["ioccsz"]), int(page["mdts"])
     if not discovery:
         if not int(page["sqes"]) & 0xF <= wire.IOSQES <= int(page["sqes"]) >> 4:
-            raise ProtocolError(f"controller takes no 64-byte submission queue entries (SQES {int(page['sqes']):#x})")
+            raise ProtocolError(
+                f"controller does not support 64-byte submission queue entries (SQES {int(page['sqes']):#x})"
+            )
         if not int(page["cqes"]) & 0xF <= wire.IOCQES <= int(page["cqes"]) >> 4:
-            raise ProtocolError(f"controller has no 16-byte completion queue entries (CQES {int(page['cqes']):#x})")
+            raise ProtocolError(
+                f"controller does not support 16-byte completion queue entries (CQES {int(page['cqes']):#x})"
+            )
         if ioccsz < wire.SQE_BYTES // 16:
             raise ProtocolError(f"controller's command capsules can't hold a command (IOCCSZ {ioccsz})")
         if int(page["icdoff"]):

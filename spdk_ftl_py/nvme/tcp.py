@@ -167,10 +167,10 @@ class Connection:
             digest = int.from_bytes(await self._read_exactly(wire.DIGEST_BYTES), "little")
             if digest != _shim.crc32c(header):
                 raise PduError(
-                    f"{self.peer}: header digest of {kind.name} is wrong", FatalError.HEADER_DIGEST, digest, header
+                    f"{self.peer}: wrong header digest of {kind.name}", FatalError.HEADER_DIGEST, digest, header
                 )
         elif with_digest and flags & wire.FLAG_HEADER_DIGEST:
-            raise self._header_error(f"HDGSTF of {kind.name} was not agreed on", wire.FEI_FLAGS, header)
+            raise self._header_error(f"HDGSTF of {kind.name} was not negotiated", wire.FEI_FLAGS, header)
 
         data_bytes = plen - head_bytes
         digest_bytes = 0
@@ -215,7 +215,7 @@ class Connection:
         self.budget.pdus -= 1
         self.budget.octets -= octets
         if self.budget.pdus < 0 or self.budget.octets < 0:
-            raise ProtocolError(f"{self.peer} has sent too much before it was let in")
+            raise ProtocolError(f"{self.peer} sent too much before it was admitted")
 
     async def _read_exactly(self, count: int, *, at_boundary: bool = False) -> bytearray:
         data = bytearray(count)
@@ -352,12 +352,13 @@ class Connection:
             )
         if cpda:
             raise PduError(
-                f"{self.peer}: ICResp asks for padded data (CPDA {cpda}), which we did not offer",
+                f"{self.peer}: ICResp requires padded data (CPDA {cpda}), which is not supported",
                 FatalError.UNSUPPORTED_PARAMETER, 10, response.header,
             )  # fmt: skip
         if dgst != wanted:
             raise PduError(
-                f"{self.peer}: ICResp has digests {dgst:#x}, asked for {wanted:#x}: use those it supports",
+                f"{self.peer}: ICResp has digests {dgst:#x}, but {wanted:#x} was requested: use digests that it "
+                "supports",
                 FatalError.UNSUPPORTED_PARAMETER, 11, response.header,
             )  # fmt: skip
         if max_h2c_data < wire.PAGE_BYTES or max_h2c_data % 4:
@@ -381,7 +382,7 @@ class Connection:
         # HPDA is the alignment the host wants for data in C2HData; the shim sends data right behind the header.
         if hpda:
             raise PduError(
-                f"{self.peer}: ICReq has HPDA {hpda}, only 0 is supported",
+                f"{self.peer}: ICReq has HPDA {hpda}, but only 0 is supported",
                 FatalError.UNSUPPORTED_PARAMETER, 10, request.header,
             )  # fmt: skip
         if dgst & ~(wire.DGST_HEADER | wire.DGST_DATA):

@@ -23,8 +23,8 @@ def require_tls() -> None:
     """Raises UnsupportedError where this build of the shim has no TLS."""
     if not _shim.build_info()["tls"]:
         raise UnsupportedError(
-            "TLS: spdk-ftl-py was built without OpenSSL; install its headers (apt-get install libssl-dev) and then "
-            "spdk-ftl-py again"
+            "TLS: spdk-ftl-py was built without OpenSSL: install its headers (apt-get install libssl-dev), then "
+            "reinstall spdk-ftl-py"
         )
 
 
@@ -64,7 +64,7 @@ class TlsStream:
         while True:
             step = self.session.handshake()
             if octets_max is not None and self.session.bytes_received > octets_max:
-                raise TlsError(f"{self._peer} has sent too much before it was let in")
+                raise TlsError(f"{self._peer} sent too much before it was admitted")
             if step == _shim.TlsStep.DONE:
                 return
             if step == _shim.TlsStep.WANTS_READ:

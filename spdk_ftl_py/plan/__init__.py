@@ -1,1 +1,1 @@
-"""`spdk-ftl apply`: what is to be there, from a file, compared with what is there, and made so."""
+"""`spdk-ftl apply`: reads the desired state from a file, compares it with the actual state, and makes the changes."""

@@ -1,4 +1,4 @@
-"""Makes things as a plan says, step by step, by the RPCs of the daemon."""
+"""Applies a plan, step by step, with RPCs of the daemon."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ class Caller(Protocol):
 
 @dataclass
 class Outcome:
-    """What was, or would be, done. Empty problems and error: all of it."""
+    """What was done, or would be done. If problems and error are empty: everything."""
 
     changes: Changes
     dry_run: bool
     done: list[Step] = field(default_factory=list)
     error: str | None = None
-    """Why the step behind those that are done was not."""
+    """Why the step after those that are done failed."""
     ftls: list[dict[str, Any]] = field(default_factory=list)
-    """Those of the plan, as ftl_get_devices tells of them at the end."""
+    """The FTLs of the plan at the end, as in ftl_get_devices."""
 
     @property
     def changed(self) -> bool:
@@ -46,7 +46,7 @@ class Outcome:
 
     @property
     def waiting(self) -> list[dict[str, Any]]:
-        """FTLs of the plan that are there, and are not online yet."""
+        """FTLs of the plan that exist, but are not online yet."""
         return [each for each in self.ftls if each["state"] in _COMING]
 
     def to_dict(self) -> dict[str, Any]:
@@ -75,7 +75,7 @@ class Outcome:
 
 
 def look(client: Caller, plan: Plan) -> dict[str, dict[str, dict[str, Any]]]:
-    """What compare() takes. Raises FtlError."""
+    """The input of compare(). Raises FtlError."""
     there: dict[str, dict[str, dict[str, Any]]] = {}
     for target in plan.targets:
         mine = there[target.address] = {}
@@ -88,7 +88,7 @@ def look(client: Caller, plan: Plan) -> dict[str, dict[str, dict[str, Any]]]:
                 except FtlError as error:
                     if error.errno != errno.ENODEV:
                         raise
-                    # Deleted in this very moment.
+                    # It was deleted in this moment.
                     del mine[device["name"]]
                 else:
                     mine[device["name"]] = told
@@ -104,9 +104,9 @@ def apply(
     wait_s: int = 0,
     progress: Callable[[Step], None] = lambda step: None,
 ) -> Outcome:
-    """wait_s: so long FTLs that are not online are waited for, all of them together. progress: told of each step,
-    before it is done. What fails ends it: that is in the outcome. Raises FtlError where the daemon can't be asked, and
-    nothing was done."""
+    """wait_s: how long to wait for FTLs that are not online, for all of them together. progress: called with each step
+    before it is done. A step that fails ends the plan; the outcome has the error. Raises FtlError if the daemon can't
+    be asked; then nothing was done."""
     outcome = Outcome(compare(plan, look(client, plan), prune=prune), dry_run)
     if outcome.changes.problems or dry_run:
         outcome.ftls = _ftls(client, plan)
@@ -114,7 +114,7 @@ def apply(
     for step in outcome.changes.steps:
         progress(step)
         try:
-            # wait 0: what is not there yet is waited for by the daemon, while the other steps are done.
+            # wait 0: the daemon waits for what does not exist yet, while the other steps are done.
             client.call(step.method, {**step.params, "wait": 0} if step.action == CREATE else step.params)
         except FtlError as error:
             outcome.error = f"{step.name} on {step.target}: {step.text}: {shown(error.message)}"

@@ -1,4 +1,4 @@
-"""What has to be done so that things are as a plan says: a pure function of the plan and of what there is."""
+"""What has to be done to match a plan: a pure function of the plan and of the actual state."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _KEYS: Final = ("dhchap_key", "dhchap_ctrlr_key", "psk")
 _RUNNING: Final = ("online", "read_only")
 
 There = Mapping[str, Mapping[str, Mapping[str, Any]]]
-"""By address of a target as the plan has it, and by name: what bdev_ftl_get_properties tells of each FTL."""
+"""By the target's address in the plan, and by name: the result of bdev_ftl_get_properties for each FTL."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Step:
     action: str
     """CREATE, DELETE or CHANGE."""
     text: str
-    """What it does, for people."""
+    """A description for users."""
     method: str
     params: Mapping[str, Any]
 
@@ -40,17 +40,17 @@ class Step:
 class Changes:
     steps: list[Step] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
-    """What can't be made as the plan says: with one of them nothing is done."""
+    """What can't be made to match the plan. If there is any problem, nothing is done."""
     extra: list[tuple[str, str]] = field(default_factory=list)
-    """Target and name of each FTL that the plan lacks and that is left alone."""
+    """Target and name of each FTL that the plan lacks, and that is left unchanged."""
 
 
 def compare(plan: Plan, there: There, *, prune: bool = False) -> Changes:
-    """prune: FTLs that the plan lacks are deleted, on targets that it names."""
+    """prune: delete FTLs that the plan lacks, on targets that it names."""
     changes = Changes()
     for target in plan.targets:
         _compare_target(target, there.get(target.address, {}), changes, prune)
-    # First what is to go: it may have what others need.
+    # Deletions first: those FTLs may have what others need.
     changes.steps.sort(key=lambda step: step.action != DELETE)
     return changes
 
@@ -90,7 +90,7 @@ def _taken(ftl: FtlPlan, others: Mapping[str, Mapping[str, Any]]) -> Iterable[st
         has |= {cache.get("bdev"), *cache.get("names", ())} if isinstance(cache, Mapping) else {cache}
         for bdev in (ftl.params["base_bdev"], ftl.params.get("cache")):
             if bdev is not None and bdev in has:
-                yield f"bdev {bdev} is that of FTL {name}, which the plan lacks: put that into it, or give --prune"
+                yield f"FTL {name}, which the plan lacks, uses bdev {bdev}: add that FTL to the plan, or give --prune"
 
 
 def _create(target: TargetPlan, ftl: FtlPlan) -> list[Step]:
@@ -111,17 +111,17 @@ def _change(target: TargetPlan, ftl: FtlPlan, told: Mapping[str, Any]) -> tuple[
     problems: list[str] = []
     steps: list[Step] = []
     settable = {each["name"] for each in told.get("properties") or () if each.get("read-only") is False}
-    # Whoever loads by a uuid that is on the base has no choice of another.
+    # A load by a uuid that is on the base can't choose another uuid.
     for each in differences(ftl.params, told):
         name = each.name.removeprefix("conf.")
         if name in settable:
             steps.append(_set_property(target, ftl, name, each))
         else:
             problems.append(f"{each}; that can't be changed{_remedy(each, told)}")
-    # A threshold may have to pass another: upwards the highest first, downwards the lowest.
+    # A threshold may have to pass another one: increase the highest first, decrease the lowest first.
     steps.sort(key=_order_of_thresholds)
     if ftl.allow_any_host is not None and ftl.allow_any_host != told["allow_any_host"]:
-        text = "let any host connect" if ftl.allow_any_host else "let only those hosts connect that are in its list"
+        text = "let any host connect" if ftl.allow_any_host else "let only hosts in its list connect"
         params = {"name": ftl.name, "target": target.address, "allow_any_host": ftl.allow_any_host}
         steps.append(Step(target.address, ftl.name, CHANGE, text, "bdev_ftl_allow_any_host", params))
     return problems, steps + _hosts(target, ftl, told["hosts"])
@@ -129,12 +129,12 @@ def _change(target: TargetPlan, ftl: FtlPlan, told: Mapping[str, Any]) -> tuple[
 
 def _remedy(difference: Difference, told: Mapping[str, Any]) -> str:
     if told["state"] not in _RUNNING:
-        return f" while it is {told['state']}: wait until it is online, or delete it"
+        return f" while it is {told['state']}: wait until it is online, or delete the FTL"
     if difference.name.startswith(("conf.", "limit_")):
-        return " by this daemon while it runs: change the plan, or delete it and apply again"
+        return " by this daemon while it runs: change the plan, or delete the FTL and apply the plan again"
     if difference.name == "cache":
-        return " by a plan: spdk-ftl set-cache and remove-cache do that; then apply again, or change the plan"
-    return ": change the plan, or delete it first"
+        return " by a plan: use spdk-ftl set-cache or remove-cache and apply the plan again, or change the plan"
+    return ": change the plan, or delete the FTL first"
 
 
 def _set_property(target: TargetPlan, ftl: FtlPlan, name: str, difference: Difference) -> Step:
@@ -149,7 +149,7 @@ _LEVELS: Final = {f"limit_{level}_threshold": place for place, level in enumerat
 
 
 def _order_of_thresholds(step: Step) -> tuple[int, int]:
-    """They have to ascend after each step: so what rises begins at the top, what falls at the bottom."""
+    """Thresholds must be in order after each step: increases start at the top, decreases at the bottom."""
     place = _LEVELS.get(step.params.get("ftl_property", ""))
     if place is None:
         return (0, 0)
@@ -165,13 +165,13 @@ def _hosts(target: TargetPlan, ftl: FtlPlan, has: Iterable[Mapping[str, Any]]) -
     steps: list[Step] = []
     for nqn in there:
         if all(nqn != host.nqn for host in ftl.hosts):
-            steps.append(_remove_host(target, ftl, nqn, f"host {show_name(nqn)} may not connect any more"))
+            steps.append(_remove_host(target, ftl, nqn, f"host {show_name(nqn)} may no longer connect"))
     for host in ftl.hosts:
         before = there.get(host.nqn)
         if before is None:
             steps.append(_add_host(target, ftl, host, f"host {show_name(host.nqn)} may connect"))
         elif any(before.get(key) != host.keys.get(key) for key in _KEYS):
-            text = f"host {show_name(host.nqn)}: other key files"
+            text = f"host {show_name(host.nqn)}: different key files"
             steps.append(_remove_host(target, ftl, host.nqn, f"{text} (1 of 2: its connections end)"))
             steps.append(_add_host(target, ftl, host, f"{text} (2 of 2: it may connect again)"))
     return steps

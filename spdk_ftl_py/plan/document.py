@@ -1,4 +1,4 @@
-"""A YAML document (JSON is YAML) from strangers, and on which line each part of it stands."""
+"""Parses an untrusted YAML document (JSON is YAML), and keeps the line of each part of it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 BYTES_MAX: Final = 4 << 20
 NODES_MAX: Final = 200_000
-"""An alias counts with all that it stands for."""
+"""An alias counts with everything that it stands for."""
 DEPTH_MAX: Final = 32
 _NULL_TAG: Final = "tag:yaml.org,2002:null"
 
@@ -21,7 +21,7 @@ Path = tuple[str | int, ...]
 
 
 class PlanError(ParameterError):
-    """The message names the file, the line, the part of the document, what is wrong and what is allowed."""
+    """The message names the file, the line, the part of the document, the fault and what is allowed."""
 
 
 @dataclass
@@ -45,7 +45,7 @@ class Document:
 
 
 def read(text: bytes, name: str) -> Document:
-    """Raises PlanError for what is no YAML, or too much of it, or has a key twice."""
+    """Raises PlanError if the text is not YAML, is too large, or has a key twice."""
     import yaml
 
     if len(text) > BYTES_MAX:
@@ -56,23 +56,23 @@ def read(text: bytes, name: str) -> Document:
         try:
             node = loader.get_single_node()
             if node is None:
-                raise PlanError(f"{name}: is empty: a plan has targets")
+                raise PlanError(f"{name}: is empty: add targets")
             document.value = _Reader(document, loader).read(node, ())
         finally:
             loader.dispose()
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line = f", line {mark.line + 1}" if mark is not None else ""
-        raise PlanError(f"{name}{line}: is no YAML: {error.problem or error.context}") from None
+        raise PlanError(f"{name}{line}: is not YAML: {error.problem or error.context}") from None
     except (yaml.YAMLError, UnicodeError, ValueError, OverflowError) as error:
-        raise PlanError(f"{name}: is no YAML: {' '.join(str(error).split())[:200]}") from None
+        raise PlanError(f"{name}: is not YAML: {' '.join(str(error).split())[:200]}") from None
     except RecursionError:
         raise PlanError(f"{name}: is nested too deeply") from None
     return document
 
 
 class _Reader:
-    """Builds values itself, so that keys given twice are seen, and an alias of an alias of an alias does not grow."""
+    """Builds the values itself, to detect keys that are given twice, and to keep nested aliases from growing."""
 
     def __init__(self, document: Document, loader: Any) -> None:
         self._document = document
@@ -96,7 +96,7 @@ class _Reader:
         if isinstance(value, str | int | float | bool) or (value is None and node.tag == _NULL_TAG):
             return value
         # Dates, binaries, sets.
-        raise self._document.error(path, f"is a {type(value).__name__}: put it in quotation marks if text is meant")
+        raise self._document.error(path, f"is a {type(value).__name__}: to use it as text, put it in quotation marks")
 
     def _read_mapping(self, node: Any, path: Path) -> dict[str, Any]:
         mapping: dict[str, Any] = {}
@@ -105,12 +105,12 @@ class _Reader:
             line = key_node.start_mark.line + 1
             if not isinstance(key, str):
                 self._document.lines[path] = line
-                raise self._document.error(path, f"has the key {str(key)[:40]!r}: keys are text")
+                raise self._document.error(path, f"has the key {str(key)[:40]!r}: keys must be text")
             inside = (*path, key)
             if key in mapping:
                 self._document.lines[inside] = line
                 raise self._document.error(inside, "is given twice")
             mapping[key] = self.read(value_node, inside)
-            # Of the key, not of a value that begins further down.
+            # The line of the key, not of a value that begins later.
             self._document.lines[inside] = line
         return mapping

@@ -1,4 +1,4 @@
-"""A plan: what FTLs there are to be, checked as far as it can be without a daemon."""
+"""A plan: the desired FTLs, checked as far as that is possible without a daemon."""
 
 from __future__ import annotations
 
@@ -22,18 +22,19 @@ LEVELS: Final = ("crit", "high", "low", "start")
 _UNITS: Final = {"": 1, "B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40}
 _SIZE: Final = re.compile(r"([0-9]{1,20}) ?([KMGT]iB|B|)")
 _NAMES: Final = {"base": "base_bdev", "listen": "listen_address"}
-"""Of parameters of bdev_ftl_create that have another name here; the others have the same."""
+"""Parameters of bdev_ftl_create that have another name in a plan; the others have the same name."""
 _OURS: Final = ("attach", "hosts", "allow_any_host", "limits", "limit_thresholds", "conf", "zone_capacity")
 _NOT_IN_A_PLAN: Final = {
-    "force": "a plan never erases anything, however often it is applied: create that FTL once with `spdk-ftl create "
-    "--force`",
-    "no_data": "what no_data makes is gone with the daemon, so a plan does not have it",
-    "without_cache": "a plan never gives anything up: do that once with `spdk-ftl create -u UUID --without-cache`",
-    "engine": "a plan has FTLs of the daemon alone: make one of the target's own once, with `spdk-ftl create --engine "
-    "native`, and save the target's configuration",
+    "force": "a plan never erases anything: create that FTL once with `spdk-ftl create --force`",
+    "no_data": "an FTL with no_data is gone when the daemon ends, so a plan can't have it: leave it out",
+    "without_cache": "a plan never gives up a cache: do that once with `spdk-ftl create -u UUID --without-cache`",
+    "engine": (
+        "a plan has only FTLs of the daemon: create the target's own FTL once with `spdk-ftl create --engine "
+        "native`, and save the target's configuration"
+    ),
     **dict.fromkeys(
         ("core_mask", "fast_shutdown", "l2p_dram_limit"),
-        "it is an option of SPDK's own FTL, and has no effect on this one: leave it out",
+        "is an option of SPDK's own FTL, and has no effect on the daemon's: leave it out",
     ),
 }
 _TYPES: Final = {
@@ -49,20 +50,20 @@ _TYPES: Final = {
 class HostPlan:
     nqn: str
     keys: Mapping[str, str]
-    """dhchap_key, dhchap_ctrlr_key, psk, those that are given."""
+    """dhchap_key, dhchap_ctrlr_key, psk, if given."""
 
 
 @dataclass(frozen=True)
 class FtlPlan:
-    """params: of bdev_ftl_create, what the plan says and nothing else, without hosts and target. hosts and
-    allow_any_host: None: as they are."""
+    """params: those of bdev_ftl_create that the plan contains, without hosts and target. hosts and allow_any_host:
+    None: unchanged."""
 
     name: str
     params: Mapping[str, Any]
     hosts: tuple[HostPlan, ...] | None
     allow_any_host: bool | None
     where: str
-    """In the document, for messages."""
+    """The place in the document, for messages."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,7 @@ def parse(text: bytes, name: str) -> Plan:
         except FtlError as error:
             raise document.error((*path, "address"), error.message) from None
         if any(_real(address) == _real(other.address) for other in targets):
-            raise document.error(path, f"target {address} is in the plan already: list all its FTLs in one place")
+            raise document.error(path, f"target {address} is twice in the plan: list all its FTLs in one place")
         ftls = tuple(_ftl(document, (*path, "ftls", i), ftl, address) for i, ftl in enumerate(each["ftls"]))
         _check_unique(document, path, ftls)
         targets.append(TargetPlan(address, ftls))
@@ -116,9 +117,7 @@ def _ftl(document: Document, path: Path, entry: Mapping[str, Any], target: str) 
     if entry.get("attach") is False:
         params["no_attach"] = True
     if "uuid" in entry and "new_uuid" in entry:
-        raise document.error(
-            path, "uuid loads an FTL, new_uuid is for one that may have to be created: give one of them"
-        )
+        raise document.error(path, "uuid loads an FTL, new_uuid may create one: give only one of them")
     for key in ("uuid", "new_uuid"):
         if key in entry and not str(entry[key]).strip("0-"):
             raise document.error((*path, key), "is the nil UUID, which no FTL has: leave it out")
@@ -137,7 +136,7 @@ def _ftl(document: Document, path: Path, entry: Mapping[str, Any], target: str) 
 
 
 def _in_words_of_a_plan(message: str) -> str:
-    """Without the RPC, and the flags of its command."""
+    """The message without the RPC and the flags of its command."""
     message = re.sub(r"^bdev_ftl_(create|add_host): ", "", message)
     message = re.sub(r" \(-[^)]*\)", "", message)
     for ours, theirs in _NAMES.items():
@@ -153,7 +152,9 @@ def _host(document: Document, path: Path, entry: Any) -> HostPlan:
     except FtlError as error:
         raise document.error(path, re.sub(r"\bhost\b", "nqn", _in_words_of_a_plan(error.message), count=1)) from None
     if "dhchap_ctrlr_key" in given and "dhchap_key" not in given:
-        raise document.error(path, "dhchap_ctrlr_key is for a host that proves who it is: give its dhchap_key, too")
+        raise document.error(
+            path, "dhchap_ctrlr_key applies only to a host that authenticates itself: give dhchap_key too"
+        )
     return HostPlan(nqn, given)
 
 
@@ -190,7 +191,7 @@ def _check_unique(document: Document, path: Path, ftls: tuple[FtlPlan, ...]) -> 
             if bdev is None:
                 continue
             if bdev in used:
-                raise document.error((*at, key), f"bdev {bdev} is {used[bdev]} already: each bdev is for one thing")
+                raise document.error((*at, key), f"bdev {bdev} is already {used[bdev]}: use each bdev once")
             used[bdev] = f"the {key} of {ftl.name}"
 
 
@@ -200,7 +201,7 @@ def _check_uuids(document: Document, targets: list[TargetPlan]) -> None:
         for i, ftl in enumerate(target.ftls):
             uuid = str(ftl.params.get("uuid") or ftl.params.get("new_uuid") or "").lower()
             if uuid and uuid in owners:
-                raise document.error(("targets", index, "ftls", i), f"uuid {uuid} is that of {owners[uuid]}, too")
+                raise document.error(("targets", index, "ftls", i), f"{owners[uuid]} has uuid {uuid} too")
             owners[uuid] = f"{ftl.name} on {target.address}"
 
 
@@ -219,7 +220,7 @@ def _check_shape(document: Document) -> None:
 
     errors = list(Draft202012Validator(plan_schema()).iter_errors(document.value))
     if errors:
-        # An unknown name beside a bad value is the likelier cause of both.
+        # If there are an unknown name and a bad value, the unknown name is the likelier cause of both.
         first = min(errors, key=lambda error: (len(error.absolute_path), str(error.absolute_path), error.message))
         raise _shape_error(document, first)
 
@@ -232,7 +233,7 @@ def _shape_error(document: Document, error: Any) -> PlanError:
         if unknown in _NOT_IN_A_PLAN:
             return document.error((*path, str(unknown)), _NOT_IN_A_PLAN[unknown])
         known = ", ".join(entry.get("properties", {}))
-        return document.error((*path, str(unknown)), f"unknown key; known here: {known}")
+        return document.error((*path, str(unknown)), f"unknown key: use one of {known}")
     if rule == "required":
         missing = next(key for key in limit if key not in value)
         return document.error(path, f"lacks {missing}")
@@ -241,7 +242,7 @@ def _shape_error(document: Document, error: Any) -> PlanError:
         must = " or ".join(_TYPES[kind] for kind in kinds)
         return document.error(path, f"is {_shown(value)}: must be {must}")
     if rule == "const":
-        return document.error(path, f"is {_shown(value)}: this release knows {limit}")
+        return document.error(path, f"is {_shown(value)}, but this release supports {limit}")
     if rule in ("minItems", "maxItems"):
         return document.error(
             path, f"has {len(value)} entries: {'at least' if rule == 'minItems' else 'at most'} {limit}"

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 class DaemonRpcs(ABC):
     """A method for each RPC. What is None is not sent: the daemon has its default, or keeps what is.
 
-    Every method raises what call() does; codes are those of the FtlError where the daemon refuses. Of any RPC: -32602 a
+    Every method raises what call() does; the codes are those of the FtlError if the daemon refuses. Any RPC: -32602 a
     parameter is malformed or out of bounds, or target is not given and FTLs of several targets have that name; -32601
     the daemon does not know it.
     """
@@ -89,94 +89,95 @@ class DaemonRpcs(ABC):
         engine: Literal["daemon", "native"] | None = None,
         target: StrPath,
     ) -> CreatedFtl:
-        """Create an FTL bdev on a zoned bdev (or on a conventional one with emulated zones) of a live SPDK target.
+        """Create an FTL bdev on a zoned bdev of a live SPDK target, or on a conventional bdev with emulated zones.
 
         name: Name of the FTL bdev to create
-        base_bdev: Name of the zoned bdev used as underlying device; with zone_capacity, of a conventional one. Where it
-            does not exist yet, creation is deferred until it appears
-        uuid: UUID of an FTL that is on the base bdev, e.g. b286d19a-0059-4709-abcd-9f7732b1567d: load it (default:
-            create a new one)
-        new_uuid: UUID that the FTL gets which is created (default: a random one). With load_or_create: the FTL that is
-            on the base bdev has to be that one
-        load_or_create: Load the FTL that is on the base bdev; create one only where there is none, nor anything else.
-            Nothing is ever erased. With uuid it has to be that one, or is created under it
-        if_absent: Where the target has an FTL of that name already: no error if it is what is asked for, and one that
-            names each difference if it is not
-        wait: Seconds to wait for the FTL to be online where its target, base or cache bdev is not there yet, or has no
-            NVMe/TCP transport; 0: not at all. The answer is JSON, and says what is waited for; the creation goes on
-            waiting behind it (0 to 86400)
-        force: Create a new FTL even where the base or cache bdev holds an FTL, a file system, a partition table or the
-            like, which is erased
-        cache: Name of the bdev to be used as a write buffer cache: 4096 B blocks, no DIF, no metadata or at least 8 B
-            of interleaved metadata, at least two bands and one block (default: none)
-        without_cache: With uuid: load the FTL although its nv cache is not there, and give that up; what it alone holds
-            is lost
-        no_data: For benchmarks, on a base bdev that need not keep anything (bdev_null): nothing is kept or verified,
-            and the FTL is gone when the daemon or the base is
-        allow_open_bands: Restoring after a dirty shutdown gives what can be recovered where records are damaged,
-            instead of an error
-        overprovisioning: Percentage of the device used for relocation, not exposed to the user (default: 20, and with
-            uuid what it is) (1 to 99)
-        use_append: Use zone appends instead of writes (with uuid: as it is)
-        limit_crit: Percentage of writes that are the user's when at most limit_crit_threshold bands are free (default:
-            0) (0 to 100)
+        base_bdev: Name of the base bdev: a zoned bdev, or with zone_capacity a conventional one. If it does not exist
+            yet, creation is deferred until it appears
+        uuid: Load the FTL with this UUID from the base bdev, e.g. b286d19a-0059-4709-abcd-9f7732b1567d (default: create
+            a new FTL)
+        new_uuid: UUID of the new FTL (default: a random one). With load_or_create, an FTL on the base bdev must have
+            this UUID
+        load_or_create: Load the FTL on the base bdev, or create one if the base bdev is empty. Never erases anything.
+            With uuid, the FTL on the base bdev must have that UUID, and a new one gets it
+        if_absent: If the target already has an FTL of that name: succeed if it matches the request; otherwise fail with
+            an error that names each difference
+        wait: Seconds to wait until the FTL is online, if its target, base or cache bdev does not exist yet, or the
+            target has no NVMe/TCP transport; 0: do not wait. The result is JSON and says what is missing; the creation
+            stays deferred after that time (0 to 86400)
+        force: Create a new FTL even if the base or cache bdev holds an FTL, a file system, a partition table or the
+            like, and erase that
+        cache: Name of the bdev to use as nv cache: 4096 B blocks, no DIF, no metadata or at least 8 B of interleaved
+            metadata, as large as two bands and one block at least (default: none)
+        without_cache: With uuid: load the FTL without its nv cache, and give the cache up. Writes that only the cache
+            holds are lost
+        no_data: For benchmarks, on a base bdev that does not keep data (bdev_null): the FTL keeps and verifies nothing,
+            and is gone when the daemon or the base is gone
+        allow_open_bands: Restore what can be recovered after a dirty shutdown if records are damaged, instead of
+            failing
+        overprovisioning: Percentage of the device used for relocation, not exposed to the user (default: 20; with uuid,
+            the FTL's value) (1 to 99)
+        use_append: Use zone appends instead of writes (default with uuid: the FTL's value)
+        limit_crit: Percentage of writes that may be user writes when at most limit_crit_threshold bands are free
+            (default: 0) (0 to 100)
         limit_crit_threshold: Number of free bands at which limit crit begins (default: 5, less with few bands) (0 to
             4294967295)
-        limit_high: Percentage of writes that are the user's when at most limit_high_threshold bands are free (default:
-            5) (0 to 100)
+        limit_high: Percentage of writes that may be user writes when at most limit_high_threshold bands are free
+            (default: 5) (0 to 100)
         limit_high_threshold: Number of free bands at which limit high begins (default: 10, less with few bands) (0 to
             4294967295)
-        limit_low: Percentage of writes that are the user's when at most limit_low_threshold bands are free (default:
-            40) (0 to 100)
+        limit_low: Percentage of writes that may be user writes when at most limit_low_threshold bands are free
+            (default: 40) (0 to 100)
         limit_low_threshold: Number of free bands at which limit low begins (default: 20, less with few bands) (0 to
             4294967295)
-        limit_start: Percentage of writes that are the user's when at most limit_start_threshold bands are free
+        limit_start: Percentage of writes that may be user writes when at most limit_start_threshold bands are free
             (default: 100) (0 to 100)
         limit_start_threshold: Number of free bands at which defrag starts (default: 40, less with few bands) (0 to
             4294967295)
         conf: Further FTL configuration
-        zone_capacity: Emulate zones of this many blocks on a conventional base bdev, as bdev_zone_block_create would (1
-            to 4294967295)
-        optimal_open_zones: Zones to keep open side by side: what an emulated-zones bdev reports, or what to take for a
+        zone_capacity: Emulate zones with a capacity of this many blocks on a conventional base bdev, as
+            bdev_zone_block_create does (1 to 4294967295)
+        optimal_open_zones: Number of zones to keep open at the same time, for a base bdev with emulated zones, or for a
             device that reports 0 (1 to 65535)
-        num_punits: Number of zones in a band (parallel units). Default: from the bdev's optimal, max open and max
-            active zones (1 to 64)
+        num_punits: Number of zones in a band (parallel units). Default: derived from the bdev's optimal, max open and
+            max active zones (1 to 64)
         listen_address: ADDRESS[:PORT] where the daemon exports the FTL over NVMe/TCP, e.g. 10.0.0.1:4420 or [::1]:4420
             (default: the daemon's --listen address and a free port)
-        nqn: NQN of its export, in which {name} and {uuid} stand for those of the FTL, e.g.
+        nqn: NQN of the export. {name} and {uuid} in it are replaced by those of the FTL, e.g.
             nqn.2026-11.com.example:{name} (default: the daemon's --nqn-template, else nqn.2026-11.io.spdk-ftl:{uuid})
-        no_attach: Only export the FTL over NVMe/TCP; do not make it a bdev of the target
-        hosts: NQN of a host that may connect to the export; may be given several times. Beside these only the target
-            itself may, unless no_attach
-        dhchap_key: File with the DH-HMAC-CHAP key of the hosts given with hosts, as of bdev_ftl_add_host
-        dhchap_ctrlr_key: File with the key with which the export proves who it is to the hosts given with hosts, as of
-            bdev_ftl_add_host
-        psk: File with the TLS key of the hosts given with hosts, as of bdev_ftl_add_host
-        secure_channel: Take hosts by TLS alone. In the clear comes nobody but the target itself, and that with
-            target_psk neither
-        target_psk: File with the TLS key that daemon and target share, for a target on another machine: there it must
-            be under the same path, mode 0600, of the target's user. Base, cache and the bdev in the target go by TLS
-            1.3 with it (default: in the clear)
-        allow_any_host: Any host may connect to the export: for networks on which all are trusted
-        l2p_dram_limit: With engine native: MiB of L2P in memory (default: SPDK's). Taken for scripts' sake otherwise:
-            of the daemon's FTL all of the L2P is in memory (0 to 4294967295)
-        core_mask: With engine native: cores of the target for its FTL. Taken for scripts' sake otherwise: the daemon
-            does that work, wherever it runs
-        fast_shutdown: Of the target's own FTL: metadata stay in shared memory at its halt. Taken for scripts' sake
-            otherwise: the daemon's FTL writes all to the base, and a load after it reads a checkpoint
-        engine: Which FTL is made: daemon, this package's, in the daemon; native, the target's own (SPDK's), on a
-            conventional base bdev of at least 20 GiB and a cache of at least 5 GiB, with SPDK's options alone (default:
-            daemon)
+        no_attach: Only export the FTL over NVMe/TCP; do not attach it to the target as a bdev
+        hosts: NQN of a host that may connect to the export; may be given several times. The target itself may also
+            connect, unless no_attach is given
+        dhchap_key: File with the DH-HMAC-CHAP key of the hosts given with hosts, as in bdev_ftl_add_host
+        dhchap_ctrlr_key: File with the DH-HMAC-CHAP key that authenticates the export to the hosts given with hosts, as
+            in bdev_ftl_add_host
+        psk: File with the TLS key of the hosts given with hosts, as in bdev_ftl_add_host
+        secure_channel: Accept hosts only by TLS. Only the target itself may connect without TLS, and with target_psk
+            not even the target
+        target_psk: File with the TLS key that daemon and target share, for a target on another machine. That machine
+            must have it under the same path, with mode 0600, owned by the target's user. The connections for base,
+            cache and the bdev in the target use TLS 1.3 with it (default: no TLS)
+        allow_any_host: Let any host connect to the export, for networks on which all hosts are trusted
+        l2p_dram_limit: With engine native: MiB of L2P to keep in memory (default: SPDK's). For the daemon's FTL:
+            accepted for compatibility, and has no effect (the whole L2P is in memory) (0 to 4294967295)
+        core_mask: With engine native: cores of the target that run its FTL. For the daemon's FTL: accepted for
+            compatibility, and has no effect (the daemon does that work)
+        fast_shutdown: For the target's own FTL: a halt leaves metadata in shared memory. For the daemon's FTL: accepted
+            for compatibility, and has no effect (a halt writes everything to the base, and the next load reads a
+            checkpoint)
+        engine: Which FTL to create: daemon, this package's, which the daemon runs; native, the target's own (SPDK's),
+            on a conventional base bdev of at least 20 GiB and a cache of at least 5 GiB, with SPDK's options only
+            (default: daemon)
         target: RPC address of the SPDK target: the absolute path of its socket, or HOST:PORT
 
-        Returns name and uuid of the new FTL; with if_absent, load_or_create or wait more. Where it is deferred, and
-        wait is not given, there is no uuid yet, and state says so.
+        Returns name and uuid of the new FTL; more with if_absent, load_or_create or wait. If the creation is deferred
+        and wait is not given, there is no uuid yet, and state says so.
         Raises FtlError: -32602 a parameter, or a base or cache bdev of the wrong kind; -22 its geometry; -17 name, uuid
-        or NQN is taken, or the bdev holds somebody's data, or (if_absent) the FTL that is there is another; -1 the bdev
-        is claimed; -19 no such cache bdev; -95 a bdev that can't be used; -93 the target has no NVMe/TCP transport;
-        -98, -99 listen_address is taken, or not of this machine; -111 the target is not running; -104, -110 it broke
-        off, or did not answer; -5 base or target failed; -108 the daemon is halting. All is undone then, but the base
-        may have been erased.
+        or NQN is taken, or the bdev holds data, or (if_absent) the existing FTL differs; -1 the bdev is claimed; -19 no
+        such cache bdev; -95 a bdev that can't be used; -93 the target has no NVMe/TCP transport; -98, -99
+        listen_address is taken, or not of this machine; -111 the target is not running; -104, -110 it broke off, or did
+        not answer; -5 base or target failed; -108 the daemon is halting. Everything is undone then, but the base may
+        have been erased.
         """
         params = given(
             name=name,
@@ -238,23 +239,25 @@ class DaemonRpcs(ABC):
         engine: Literal["daemon", "native"] | None = None,
         target: StrPath,
     ) -> CreatedFtl:
-        """Load an FTL that is on its base bdev: bdev_ftl_create with its UUID.
+        """Load an existing FTL from its base bdev. The same as bdev_ftl_create with its UUID.
 
-        name: Name that the FTL bdev is to have
-        base_bdev: Name of the bdev the FTL is on. Where it does not exist yet, the load is deferred until it appears
-        uuid: UUID of the FTL that is on the base bdev, e.g. b286d19a-0059-4709-abcd-9f7732b1567d
-        cache: Name of the bdev that holds its nv cache, where it has one
-        overprovisioning: Percentage of the device used for relocation: what it was created with, or it is refused (1 to
-            99)
-        zone_capacity: Where zones are emulated: of how many blocks, as at its creation (1 to 4294967295)
-        l2p_dram_limit: With engine native: MiB of L2P in memory (default: SPDK's). Taken for scripts' sake otherwise:
-            of the daemon's FTL all of the L2P is in memory (0 to 4294967295)
-        core_mask: With engine native: cores of the target for its FTL. Taken for scripts' sake otherwise: the daemon
-            does that work, wherever it runs
-        fast_shutdown: Of the target's own FTL: metadata stay in shared memory at its halt. Taken for scripts' sake
-            otherwise: the daemon's FTL writes all to the base, and a load after it reads a checkpoint
-        engine: Which FTL is loaded: daemon, one of this package's, by the daemon; native, one of the target's own
-            (SPDK's), by the target (default: daemon)
+        name: Name of the FTL bdev to create
+        base_bdev: Name of the bdev that holds the FTL. If it does not exist yet, the load is deferred until it appears
+        uuid: UUID of the FTL on the base bdev, e.g. b286d19a-0059-4709-abcd-9f7732b1567d
+        cache: Name of the bdev that holds its nv cache, if it has one
+        overprovisioning: Percentage of the device used for relocation. Must be the value that the FTL was created with
+            (1 to 99)
+        zone_capacity: Capacity of an emulated zone in blocks, if zones are emulated. Must be the value that the FTL was
+            created with (1 to 4294967295)
+        l2p_dram_limit: With engine native: MiB of L2P to keep in memory (default: SPDK's). For the daemon's FTL:
+            accepted for compatibility, and has no effect (the whole L2P is in memory) (0 to 4294967295)
+        core_mask: With engine native: cores of the target that run its FTL. For the daemon's FTL: accepted for
+            compatibility, and has no effect (the daemon does that work)
+        fast_shutdown: For the target's own FTL: a halt leaves metadata in shared memory. For the daemon's FTL: accepted
+            for compatibility, and has no effect (a halt writes everything to the base, and the next load reads a
+            checkpoint)
+        engine: Which FTL to load: daemon, this package's, which the daemon runs; native, the target's own (SPDK's),
+            which the target runs (default: daemon)
         target: RPC address of the SPDK target: the absolute path of its socket, or HOST:PORT
 
         Returns as bdev_ftl_create().
@@ -284,22 +287,23 @@ class DaemonRpcs(ABC):
         engine: Literal["daemon", "native"] | None = None,
         target: StrPath | None = None,
     ) -> bool | str:
-        """Halt an FTL bdev cleanly and let go of its base and cache bdevs (what is on the media stays).
+        """Halt an FTL bdev cleanly and release its base and cache bdevs (the data on the media stays).
 
         name: Name of the FTL bdev
-        force: Delete the FTL also where writes that hosts were told of stand only in its write buffer file, which
-            stays: they are lost unless the FTL is loaded again before the machine goes down
-        fast_shutdown: Of the target's own FTL: metadata stay in shared memory at its halt. Taken for scripts' sake
-            otherwise: the daemon's FTL writes all to the base, and a load after it reads a checkpoint
-        engine: Whose FTL is meant: daemon, one of the daemon's; native, one of the target's own (default: the daemon's
-            of that name, and where it has none on that target, the target's own)
-        target: RPC address of the SPDK target: the absolute path of its socket, or HOST:PORT. Where given, the FTL must
-            be on that target
+        force: Delete the FTL even if acknowledged writes are only in its write buffer file. The file stays: these
+            writes are lost unless the FTL is loaded again before the machine goes down
+        fast_shutdown: For the target's own FTL: a halt leaves metadata in shared memory. For the daemon's FTL: accepted
+            for compatibility, and has no effect (a halt writes everything to the base, and the next load reads a
+            checkpoint)
+        engine: Which FTL the name refers to: daemon, the daemon's; native, the target's own (default: the daemon's, or
+            the target's own if the daemon has none of that name on that target)
+        target: RPC address of the SPDK target: the absolute path of its socket, or HOST:PORT. If given, the FTL must be
+            on that target
 
-        Returns True; with force, where writes stand in its write buffer file alone, a line that says how many.
-        Raises FtlError: -19 no FTL of that name; -16 it is being created or deleted, or its write buffer file has what
-        is nowhere else; -28 the daemon's state directory is full: nothing was done; -5 it is deleted, but not all could
-        be undone.
+        Returns True; with force, if only the write buffer file holds some writes, a line that says how many.
+        Raises FtlError: -19 no FTL of that name; -16 it is being created or deleted, or only its write buffer file
+        holds some writes; -28 the daemon's state directory is full: nothing was done; -5 it is deleted, but not
+        everything could be undone.
         """
         params = given(name=name, force=force or None, fast_shutdown=fast_shutdown, engine=engine, target=target)
         return cast("bool | str", self.call("bdev_ftl_delete", params))
@@ -312,16 +316,17 @@ class DaemonRpcs(ABC):
         engine: Literal["daemon", "native"] | None = None,
         target: StrPath | None = None,
     ) -> bool | str:
-        """Halt an FTL bdev cleanly and let go of its bdevs: here the same as bdev_ftl_delete, which keeps what is on
-        the media too.
+        """Halt an FTL bdev cleanly and release its bdevs. The same as bdev_ftl_delete, which also keeps the data on the
+        media.
 
         name: Name of the FTL bdev
-        fast_shutdown: Of the target's own FTL: metadata stay in shared memory at its halt. Taken for scripts' sake
-            otherwise: the daemon's FTL writes all to the base, and a load after it reads a checkpoint
-        engine: Whose FTL is meant: daemon, one of the daemon's; native, one of the target's own (default: the daemon's
-            of that name, and where it has none on that target, the target's own)
-        target: RPC address of the SPDK target: the absolute path of its socket, or HOST:PORT. Where given, the FTL must
-            be on that target
+        fast_shutdown: For the target's own FTL: a halt leaves metadata in shared memory. For the daemon's FTL: accepted
+            for compatibility, and has no effect (a halt writes everything to the base, and the next load reads a
+            checkpoint)
+        engine: Which FTL the name refers to: daemon, the daemon's; native, the target's own (default: the daemon's, or
+            the target's own if the daemon has none of that name on that target)
+        target: RPC address of the SPDK target: the absolute path of its socket, or HOST:PORT. If given, the FTL must be
+            on that target
 
         Returns as bdev_ftl_delete().
         Raises FtlError: as bdev_ftl_delete().
@@ -339,10 +344,10 @@ class DaemonRpcs(ABC):
         """Print the statistics of an FTL bdev.
 
         name: Name of the FTL bdev
-        engine: Whose FTL is meant: daemon, one of the daemon's; native, one of the target's own (default: the daemon's
-            of that name, and where it has none on that target, the target's own)
-        target: RPC address of the SPDK target: the absolute path of its socket, or HOST:PORT. Where given, the FTL must
-            be on that target
+        engine: Which FTL the name refers to: daemon, the daemon's; native, the target's own (default: the daemon's, or
+            the target's own if the daemon has none of that name on that target)
+        target: RPC address of the SPDK target: the absolute path of its socket, or HOST:PORT. If given, the FTL must be
+            on that target
 
         Returns counters since its creation, in blocks of 4096 bytes.
         Raises FtlError: -19 no such FTL; -16 it is deferred, being created, waiting, or failed before it had any.
@@ -360,12 +365,12 @@ class DaemonRpcs(ABC):
         """Print the properties of an FTL bdev: state, geometry, configuration, bands, export.
 
         name: Name of the FTL bdev
-        engine: Whose FTL is meant: daemon, one of the daemon's; native, one of the target's own (default: the daemon's
-            of that name, and where it has none on that target, the target's own)
-        target: RPC address of the SPDK target: the absolute path of its socket, or HOST:PORT. Where given, the FTL must
-            be on that target
+        engine: Which FTL the name refers to: daemon, the daemon's; native, the target's own (default: the daemon's, or
+            the target's own if the daemon has none of that name on that target)
+        target: RPC address of the SPDK target: the absolute path of its socket, or HOST:PORT. If given, the FTL must be
+            on that target
 
-        Returns what ftl_get_devices() says of it, and its properties.
+        Returns the same as ftl_get_devices(), and its properties.
         Raises FtlError: -19 no such FTL.
         """
         params = given(name=name, engine=engine, target=target)
@@ -378,14 +383,14 @@ class DaemonRpcs(ABC):
         stop: bool = False,
         target: StrPath | None = None,
     ) -> OrderedScrub:
-        """Read and verify everything that an FTL bdev has in force on its base bdev, now.
+        """Read and verify all valid data and metadata of an FTL bdev on its base bdev now.
 
         name: Name of the FTL bdev
-        stop: The scrub that was ordered goes on at the pace of conf scrub_days; where that is 0, it ends
-        target: RPC address of the SPDK target: the absolute path of its socket, or HOST:PORT. Where given, the FTL must
-            be on that target
+        stop: Cancel the order: the scrub continues at the pace of conf scrub_days, or ends if that is 0
+        target: RPC address of the SPDK target: the absolute path of its socket, or HOST:PORT. If given, the FTL must be
+            on that target
 
-        Returns at once: how the scrub stands.
+        Returns the state of the scrub, without waiting for its end.
         Raises FtlError: -19 no FTL of that name; -16 it is not online; -32602 it was made with no_data; -108 the daemon
         is halting.
         """
@@ -401,15 +406,15 @@ class DaemonRpcs(ABC):
         engine: Literal["daemon", "native"] | None = None,
         target: StrPath | None = None,
     ) -> bool:
-        """Trim blocks of an FTL bdev: any range of 4 KiB blocks, which reads as zeroes from then on and durably so.
+        """Trim any range of 4 KiB blocks of an FTL bdev. The blocks read as zeroes from then on, durably.
 
         name: Name of the FTL bdev
-        lba: First block, of 4096 B (0 to 18446744073709551615)
-        num_blocks: Number of blocks (1 to 18446744073709551615)
-        engine: Whose FTL is meant: daemon, one of the daemon's; native, one of the target's own (default: the daemon's
-            of that name, and where it has none on that target, the target's own)
-        target: RPC address of the SPDK target: the absolute path of its socket, or HOST:PORT. Where given, the FTL must
-            be on that target
+        lba: First block to trim, in blocks of 4096 B (0 to 18446744073709551615)
+        num_blocks: Number of blocks to trim (1 to 18446744073709551615)
+        engine: Which FTL the name refers to: daemon, the daemon's; native, the target's own (default: the daemon's, or
+            the target's own if the daemon has none of that name on that target)
+        target: RPC address of the SPDK target: the absolute path of its socket, or HOST:PORT. If given, the FTL must be
+            on that target
 
         Returns True, once the blocks read as zeroes, also after a loss of power.
         Raises FtlError: -19 no FTL of that name; -16 it is not online, or was deleted meanwhile; -32602 the range ends
@@ -427,21 +432,20 @@ class DaemonRpcs(ABC):
         engine: Literal["daemon", "native"] | None = None,
         target: StrPath | None = None,
     ) -> bool:
-        """Change a setting of an FTL bdev while it runs, and keep it.
+        """Change a setting of an FTL bdev while it runs, and save it.
 
         name: Name of the FTL bdev
-        ftl_property: Name of the setting: of a limit (limit_crit, limit_crit_threshold and the like), or of a part of
-            conf
-        value: What it is to be, as a string: a number, a name, or true or false
-        engine: Whose FTL is meant: daemon, one of the daemon's; native, one of the target's own (default: the daemon's
-            of that name, and where it has none on that target, the target's own)
-        target: RPC address of the SPDK target: the absolute path of its socket, or HOST:PORT. Where given, the FTL must
-            be on that target
+        ftl_property: Name of the setting: a limit (limit_crit, limit_crit_threshold and the like), or a member of conf
+        value: New value as a string: a number, a name, true or false
+        engine: Which FTL the name refers to: daemon, the daemon's; native, the target's own (default: the daemon's, or
+            the target's own if the daemon has none of that name on that target)
+        target: RPC address of the SPDK target: the absolute path of its socket, or HOST:PORT. If given, the FTL must be
+            on that target
 
         Returns True.
-        Raises FtlError: -19 no FTL of that name; -16 it is not online, or is being changed otherwise; -22, -32602 no
-        such property, a value out of bounds, or one that this FTL can't have; -28 the state directory is full. Nothing
-        has changed then.
+        Raises FtlError: -19 no FTL of that name; -16 it is not online, or another change is in progress; -22, -32602 no
+        such property, a value out of bounds, or one that does not fit this FTL; -28 the state directory is full.
+        Nothing has changed then.
         """
         params = given(name=name, ftl_property=ftl_property, value=value, engine=engine, target=target)
         return cast("bool", self.call("bdev_ftl_set_property", params))
@@ -454,18 +458,18 @@ class DaemonRpcs(ABC):
         force: bool = False,
         target: StrPath | None = None,
     ) -> bool:
-        """Give an FTL bdev an nv cache, or another one, while it runs.
+        """Add an nv cache to an FTL bdev, or replace its nv cache, while it runs.
 
         name: Name of the FTL bdev
-        cache: Name of the bdev that is to be its nv cache, as for bdev_ftl_create
-        force: Also where that bdev holds somebody's data, which is erased
-        target: RPC address of the SPDK target: the absolute path of its socket, or HOST:PORT. Where given, the FTL must
-            be on that target
+        cache: Name of the bdev to use as nv cache, as in bdev_ftl_create
+        force: Use the bdev even if it holds data, and erase that
+        target: RPC address of the SPDK target: the absolute path of its socket, or HOST:PORT. If given, the FTL must be
+            on that target
 
         Returns True.
-        Raises FtlError: -19 no FTL, or no bdev, of that name; -16 the FTL is not online, is being changed otherwise, or
-        is giving its cache up, or the bdev is claimed; -17 the bdev holds somebody's data; -22, -32602 it can't be a
-        cache of this FTL; -5 it fails.
+        Raises FtlError: -19 no FTL, or no bdev, of that name; -16 the FTL is not online, another change is in progress,
+        it is giving its cache up, or the bdev is claimed; -17 the bdev holds data; -22, -32602 the FTL can't use it as
+        cache; -5 it fails.
         """
         params = given(name=name, cache=cache, force=force or None, target=target)
         return cast("bool", self.call("bdev_ftl_set_cache", params))
@@ -476,15 +480,15 @@ class DaemonRpcs(ABC):
         name: str,
         target: StrPath | None = None,
     ) -> bool:
-        """Take the nv cache of an FTL bdev away while it runs: all is durable on the base, and the cache bdev is free
-        again.
+        """Remove the nv cache of an FTL bdev while it runs. Afterwards everything is durable on the base, and the cache
+        bdev is free.
 
         name: Name of the FTL bdev
-        target: RPC address of the SPDK target: the absolute path of its socket, or HOST:PORT. Where given, the FTL must
-            be on that target
+        target: RPC address of the SPDK target: the absolute path of its socket, or HOST:PORT. If given, the FTL must be
+            on that target
 
-        Returns True, once all that the cache held is on the base.
-        Raises FtlError: -19 no FTL of that name; -16 it is not online, or is being changed otherwise.
+        Returns True, once everything that the cache held is on the base.
+        Raises FtlError: -19 no FTL of that name; -16 it is not online, or another change is in progress.
         """
         params = given(name=name, target=target)
         return cast("bool", self.call("bdev_ftl_remove_cache", params))
@@ -496,16 +500,16 @@ class DaemonRpcs(ABC):
         new_name: str,
         target: StrPath | None = None,
     ) -> bool:
-        """Give an FTL bdev another name; in the target, too, so nothing may stand on it there.
+        """Rename an FTL bdev, in the target too. No other bdev of the target may be built on it.
 
         name: Name of the FTL bdev
-        new_name: Its name from now on
-        target: RPC address of the SPDK target: the absolute path of its socket, or HOST:PORT. Where given, the FTL must
-            be on that target
+        new_name: New name of the FTL bdev
+        target: RPC address of the SPDK target: the absolute path of its socket, or HOST:PORT. If given, the FTL must be
+            on that target
 
         Returns True.
         Raises FtlError: -19 no FTL of that name; -16 it is not online, not attached, or its bdev is claimed; -17 the
-        name is taken, here or in the target; -5 the target refuses: the message says under which name it is now.
+        name is taken, here or in the target; -5 the target refuses: the message says which name it has now.
         """
         params = given(name=name, new_name=new_name, target=target)
         return cast("bool", self.call("bdev_ftl_rename", params))
@@ -520,18 +524,18 @@ class DaemonRpcs(ABC):
         force: bool = False,
         target: StrPath,
     ) -> RenumberedFtl:
-        """Give the FTL on a bdev that nobody has, a copy of another, a UUID of its own.
+        """Give a copy of an FTL, on an unclaimed bdev, a UUID of its own.
 
-        base_bdev: Name of the bdev that the copy is on
-        uuid: UUID of the FTL that it is a copy of, as bdev_ftl_scan tells it
-        new_uuid: Its UUID from now on (default: a random one)
-        zone_capacity: As the FTL was created with, where its zones are emulated (default: what its superblock says) (1
-            to 4294967295)
-        force: Also where the FTL was in use when it was copied, so that writes which hosts had not flushed, and what
-            only its nv cache had, are not in the copy
+        base_bdev: Name of the bdev that holds the copy
+        uuid: UUID of the original FTL, as printed by bdev_ftl_scan
+        new_uuid: New UUID of the copy (default: a random one)
+        zone_capacity: Capacity of an emulated zone in blocks, as at the creation of the FTL (default: the value in its
+            superblock) (1 to 4294967295)
+        force: Accept a copy of an FTL that was in use when it was copied. Such a copy lacks writes that hosts had not
+            flushed, and data that only the nv cache held
         target: RPC address of the SPDK target: the absolute path of its socket, or HOST:PORT
 
-        Returns the FTL's uuid now, and what it was.
+        Returns the new and the old uuid of the FTL.
         Raises FtlError: -19 no such bdev, or no FTL of that uuid on it; -1 the bdev is claimed; -16 an FTL of that uuid
         is not online, and this may be its base; -17 the daemon has an FTL with the new uuid; -32602 new_uuid is the nil
         UUID, or the one that it has; -117 the FTL was in use when it was copied, and force is not given; -22 the device
@@ -555,17 +559,17 @@ class DaemonRpcs(ABC):
         force: bool = False,
         target: StrPath | None = None,
     ) -> GrownFtl:
-        """Give an FTL bdev all of its base bdev, which has got larger: it has more blocks from then on.
+        """Grow an FTL bdev onto all of its base bdev, after the base bdev has been enlarged.
 
         name: Name of the FTL bdev
-        force: Erase also what somebody has put where the base bdev has grown
-        target: RPC address of the SPDK target: the absolute path of its socket, or HOST:PORT. Where given, the FTL must
-            be on that target
+        force: Erase data in the added part of the base bdev
+        target: RPC address of the SPDK target: the absolute path of its socket, or HOST:PORT. If given, the FTL must be
+            on that target
 
         Returns its size, once it serves again.
-        Raises FtlError: -19 no FTL of that name, or no base bdev; -17 somebody's data stand where the base has grown;
-        -16 it is not online, is being changed, or its base does not answer; -22 the base has shrunk, or none of its new
-        zones is of use; -32602 it was made with no_data, or its cache is too small; -108 the daemon is halting.
+        Raises FtlError: -19 no FTL of that name, or no base bdev; -17 the added part of the base holds data; -16 it is
+        not online, is being changed, or its base does not answer; -22 the base has shrunk, or none of its new zones is
+        usable; -32602 it was made with no_data, or its cache is too small; -108 the daemon is halting.
         """
         params = given(name=name, force=force or None, target=target)
         return cast("GrownFtl", self.call("bdev_ftl_grow", params))
@@ -583,19 +587,19 @@ class DaemonRpcs(ABC):
         """Let a host connect to the export of an FTL bdev.
 
         name: Name of the FTL bdev
-        host: NQN of the host, as its /etc/nvme/hostnqn has it
-        dhchap_key: File with the host's DH-HMAC-CHAP key, in the form DHHC-1:hh:BASE64:, of the daemon's user, mode
-            0600; read each time, so a new one counts from the next connection on (default: the host need not prove who
-            it is)
-        dhchap_ctrlr_key: File with the key with which the export proves who it is, to hosts that want it; as
-            dhchap_key, and only with that
-        psk: File with the host's TLS key, in the form NVMeTLSkey-1:hh:BASE64:, of the daemon's user, mode 0600; read
-            each time: the host comes by TLS 1.3 with that key, or not at all (default: it comes in the clear)
-        target: RPC address of the SPDK target: the absolute path of its socket, or HOST:PORT. Where given, the FTL must
-            be on that target
+        host: NQN of the host, as in its /etc/nvme/hostnqn
+        dhchap_key: File with the host's DH-HMAC-CHAP key in the form DHHC-1:hh:BASE64:, with mode 0600, owned by the
+            daemon's user. The daemon reads it at each connection, so a new key is used from the next connection on
+            (default: no authentication)
+        dhchap_ctrlr_key: File with the DH-HMAC-CHAP key that authenticates the export to hosts that ask for it. Same
+            form as dhchap_key, and only together with that
+        psk: File with the host's TLS key in the form NVMeTLSkey-1:hh:BASE64:, with mode 0600, owned by the daemon's
+            user. The daemon reads it at each connection. The host must use TLS 1.3 with this key (default: no TLS)
+        target: RPC address of the SPDK target: the absolute path of its socket, or HOST:PORT. If given, the FTL must be
+            on that target
 
         Returns True, once the state file has it.
-        Raises FtlError: -19 no FTL of that name; -17 it is allowed already; -32602 that is no NQN; -16 the FTL is being
+        Raises FtlError: -19 no FTL of that name; -17 it is allowed already; -32602 not an NQN; -16 the FTL is being
         deleted, or 256 hosts are allowed; -28 the state directory is full; -108 the daemon is halting. Nothing has
         changed then.
         """
@@ -611,14 +615,14 @@ class DaemonRpcs(ABC):
         host: str,
         target: StrPath | None = None,
     ) -> bool:
-        """Let a host not connect any more to the export of an FTL bdev, and end its connections.
+        """Remove a host from the list of hosts that may connect to the export of an FTL bdev, and end its connections.
 
         name: Name of the FTL bdev
         host: NQN of the host
-        target: RPC address of the SPDK target: the absolute path of its socket, or HOST:PORT. Where given, the FTL must
-            be on that target
+        target: RPC address of the SPDK target: the absolute path of its socket, or HOST:PORT. If given, the FTL must be
+            on that target
 
-        Returns True, once no I/O of that host is under way.
+        Returns True, once no I/O of that host is outstanding.
         Raises FtlError: -19 no FTL of that name, or that host is not in its list; -16 it is the target itself, or the
         FTL is being deleted; -28 the state directory is full; -108 the daemon is halting.
         """
@@ -632,12 +636,12 @@ class DaemonRpcs(ABC):
         allow_any_host: bool,
         target: StrPath | None = None,
     ) -> bool:
-        """Let any host connect to the export of an FTL bdev, or only those in its list.
+        """Let any host connect to the export of an FTL bdev, or only the hosts in its list.
 
         name: Name of the FTL bdev
-        allow_any_host: Whether any host may connect. If not, connections of hosts that are not in the list end
-        target: RPC address of the SPDK target: the absolute path of its socket, or HOST:PORT. Where given, the FTL must
-            be on that target
+        allow_any_host: Whether any host may connect. If false, connections of hosts that are not in the list end
+        target: RPC address of the SPDK target: the absolute path of its socket, or HOST:PORT. If given, the FTL must be
+            on that target
 
         Returns True.
         Raises FtlError: -19 no FTL of that name; -16 the FTL is being deleted; -28 the state directory is full; -108
@@ -652,13 +656,13 @@ class DaemonRpcs(ABC):
         name: str,
         target: StrPath | None = None,
     ) -> Hosts:
-        """List the hosts of an FTL bdev: who may connect, who is connected, who was refused, who has left.
+        """List the hosts of an FTL bdev: those that may connect, are connected, were refused, or have left.
 
         name: Name of the FTL bdev
-        target: RPC address of the SPDK target: the absolute path of its socket, or HOST:PORT. Where given, the FTL must
-            be on that target
+        target: RPC address of the SPDK target: the absolute path of its socket, or HOST:PORT. If given, the FTL must be
+            on that target
 
-        Returns who may connect, who is connected, who was refused, who has left.
+        Returns the hosts that may connect, are connected, were refused, or have left.
         Raises FtlError: -19 no FTL of that name.
         """
         params = given(name=name, target=target)
@@ -671,16 +675,16 @@ class DaemonRpcs(ABC):
         zone_capacity: int | None = None,
         target: StrPath,
     ) -> ScanResult:
-        """Tell which FTLs, and nv caches of FTLs, are on a bdev that nobody has, or on all of them; reads only.
+        """List the FTLs and nv caches of FTLs on an unclaimed bdev, or on all unclaimed bdevs. Only reads.
 
-        base_bdev: Name of the bdev to look at (default: each of the target that nobody has, and those that the daemon's
+        base_bdev: Name of the bdev to scan (default: all unclaimed bdevs of the target, and those that the daemon's
             FTLs are on)
-        zone_capacity: As the FTL was created with, where its zones are emulated (default: what its superblock says) (1
-            to 4294967295)
+        zone_capacity: Capacity of an emulated zone in blocks, as at the creation of the FTL (default: the value in its
+            superblock) (1 to 4294967295)
         target: RPC address of the SPDK target: the absolute path of its socket, or HOST:PORT
 
-        Returns what is on that bdev, or on each that nobody has and those of the daemon's own FTLs.
-        Raises FtlError: of one bdev: -19 no such bdev; -16 it is claimed; -95 it can't hold an FTL, or holds one of
+        Returns what is on that bdev, or on every unclaimed bdev and on those of the daemon's own FTLs.
+        Raises FtlError: for one bdev: -19 no such bdev; -16 it is claimed; -95 it can't hold an FTL, or holds one of
         another format version; -111, -110, -104 the target, or the bdev, does not answer; -108 the daemon is halting.
         """
         params = given(base_bdev=base_bdev, zone_capacity=zone_capacity, target=target)
@@ -692,22 +696,22 @@ class DaemonRpcs(ABC):
         name: str | None = None,
         target: StrPath | None = None,
     ) -> list[Device]:
-        """List the FTL bdevs of the daemon, deferred and failed ones included.
+        """List the FTL bdevs of the daemon, including deferred and failed ones.
 
         name: Name of one FTL bdev (default: all)
-        target: RPC address of the SPDK target: the absolute path of its socket, or HOST:PORT. Where given, only the
-            FTLs of that target
+        target: RPC address of the SPDK target: the absolute path of its socket, or HOST:PORT. If given, only the FTLs
+            of that target
 
         Returns one for each FTL.
-        Raises FtlError: -19 there is none of the name that is given.
+        Raises FtlError: -19 there is none with the given name.
         """
         params = given(name=name, target=target)
         return cast("list[Device]", self.call("ftl_get_devices", params))
 
     def ftl_get_daemon(self) -> DaemonInfo:
-        """Print what the daemon is: version, process, control socket, state directory, number of devices.
+        """Print information on the daemon: version, process, control socket, state directory, number of devices.
 
-        Returns what the daemon is, and where.
+        Returns version, process and paths of the daemon.
         """
         return cast("DaemonInfo", self.call("ftl_get_daemon"))
 
@@ -719,23 +723,23 @@ class DaemonRpcs(ABC):
     ) -> RemovedBuffers:
         """Remove write buffer files that no FTL of the daemon needs.
 
-        uuid: UUID of the FTL whose file it is (default: every file that no FTL needs)
-        force: Also where the file holds writes that hosts were told of: they are lost
+        uuid: UUID of the FTL that the file belongs to (default: every file that no FTL needs)
+        force: Remove the file even if it holds acknowledged writes, which are then lost
 
         Returns which files were removed.
-        Raises FtlError: -19 there is no such file; -16 an FTL needs it, or it holds what hosts were told is written:
-        nothing was removed.
+        Raises FtlError: -19 there is no such file; -16 an FTL needs it, or it holds acknowledged writes: nothing was
+        removed.
         """
         params = given(uuid=uuid, force=force or None)
         return cast("RemovedBuffers", self.call("ftl_remove_buffers", params))
 
     def ftl_halt(self) -> HaltedDaemon:
-        """End the daemon: halt its FTLs cleanly and take all that is theirs out of the targets, until a daemon starts
-        again.
+        """End the daemon: halt its FTLs cleanly and remove everything that it made in the targets. The next daemon
+        loads the FTLs again.
 
-        Returns which FTLs were halted; the daemon ends behind it.
+        Returns the FTLs that were halted; the daemon ends after the answer.
         Raises FtlError: -16 the daemon is still starting, -108 it is halting already: nothing was done. Any other error
-        says what could not be halted cleanly, or not be undone; the daemon ends all the same.
+        says what could not be halted cleanly or undone; the daemon ends anyway.
         """
         return cast("HaltedDaemon", self.call("ftl_halt"))
 
@@ -745,17 +749,17 @@ class DaemonRpcs(ABC):
         target: StrPath | None = None,
         with_batches: bool = False,
     ) -> SavedConfig:
-        """Give the configuration of a target as SPDK's save_config does, without what the daemon makes in it, and with
-        what makes the FTLs.
+        """Print the configuration of a target like SPDK's save_config, without what the daemon made in it, and with a
+        section that recreates the FTLs.
 
-        target: RPC address of the SPDK target: the absolute path of its socket, or HOST:PORT (default: the one that all
-            FTLs of the daemon are on)
-        with_batches: Calls that the target would make in batches stay so; for targets that know of them (from v26.01
-            on)
+        target: RPC address of the SPDK target: the absolute path of its socket, or HOST:PORT (default: the only target
+            on which the daemon has FTLs)
+        with_batches: Keep batches of calls as batches, for targets that support them (v26.01 and later)
 
         Returns as SPDK's save_config: the target's own configuration, and a section ftl.
-        Raises FtlError: -32602 no target is given, and the daemon's FTLs are on several, or there is none; -16 what
-        stands on an FTL is more than 256 KiB; -111, -110, -104 the target; -28 the state directory is full.
+        Raises FtlError: -32602 no target is given, and the daemon's FTLs are on several targets, or there is none; -16
+        the calls for what is built on an FTL have more than 256 KiB; -111, -110, -104 the target; -28 the state
+        directory is full.
         """
         params = given(target=target, with_batches=with_batches or None)
         return cast("SavedConfig", self.call("ftl_save_config", params))
@@ -766,13 +770,13 @@ class DaemonRpcs(ABC):
         config: Sequence[Mapping[str, Any]],
         target: StrPath | None = None,
     ) -> LoadedConfig:
-        """Take FTLs from a saved configuration: each is loaded as soon as its target and its base bdev are there.
+        """Load the FTLs of a saved configuration, each as soon as its target and base bdev exist.
 
-        config: What ftl_save_config gave as the config of section "ftl"
-        target: RPC address of the SPDK target: the absolute path of its socket, or HOST:PORT. Where given, the FTLs are
-            on that one, whatever the configuration says
+        config: The config of section "ftl" from ftl_save_config
+        target: RPC address of the SPDK target: the absolute path of its socket, or HOST:PORT. If given, the FTLs are on
+            that target, whatever the configuration says
 
-        Returns FTLs that the daemon has from now on, and those that it had.
+        Returns the FTLs that were loaded, and those that the daemon had already.
         Raises FtlError: -32602 an entry is wrong; -17 a name or uuid is another FTL's; -28 the state directory is full;
         -108 the daemon is halting. Nothing is loaded then.
         """

@@ -1,7 +1,7 @@
-"""File descriptors: as many as there may be, and some of them kept from strangers.
+"""File descriptors: raises the limit, and reserves some descriptors that hosts can't use.
 
-A new descriptor is the lowest free number. So a connection whose number is below the limit of strangers says that
-there are still enough for the control socket, for bases that come back, and for the files of a halt.
+A new descriptor has the lowest free number. So a connection whose number is below the limit for hosts shows that enough
+descriptors are left for the control socket, for bases that come back, and for the files of a halt.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Final
 
 WANTED: Final = 1 << 16
 KEPT: Final = 256
-"""Not for connections of hosts. Where there are few at all: half of them."""
+"""Reserved: not for connections of hosts. If the limit is low, half of it."""
 
 
 def raise_descriptor_limit() -> int:
@@ -25,7 +25,7 @@ def raise_descriptor_limit() -> int:
 
 
 def descriptors_for_strangers() -> int:
-    """Connections of hosts may have descriptors below this."""
+    """Connections of hosts may have descriptors below this number."""
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft == resource.RLIM_INFINITY:
         return 1 << 30

@@ -1,7 +1,7 @@
-"""A shim Reactor on an asyncio loop: hands out its events to whoever subscribed to their source, and an overflow to
-everybody.
+"""A shim Reactor on an asyncio loop: delivers each event to the subscriber of its source, and an overflow to all
+subscribers.
 
-Threaded (the product) or stepped from the loop itself (tests and simulation: deterministic, no thread).
+Threaded (the product), or stepped from the loop itself (tests and simulation: deterministic, no thread).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 
 EventHandler = Callable[[_shim.Event], None]
 Clock = Callable[[int], int]
-"""Simulated time in ns, given what the last step did (0: nothing)."""
+"""Simulated time in ns; the argument is what the last step did (0: nothing)."""
 
 
 def load_ended(event: _shim.Event, load: _shim.LoadGenerator) -> bool:
@@ -36,7 +36,7 @@ class ReactorLoop:
     >>> await reactor.start()
     >>> reactor.subscribe(core.id, on_event)
 
-    clock is for a stepped one; without it a step is taken at the real time.
+    clock: for a stepped reactor; without it steps use the real time.
     """
 
     def __init__(self, name: str, *, spin_us: int = 20, stepped: bool = False, clock: Clock | None = None) -> None:
@@ -47,10 +47,10 @@ class ReactorLoop:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stepper: asyncio.Task[None] | None = None
         self._handlers: dict[int, EventHandler] = {}
-        # An event may come before its source's creator had a chance to subscribe.
+        # An event may arrive before the creator of its source could subscribe.
         self._unclaimed: deque[_shim.Event] = deque(maxlen=UNCLAIMED_EVENTS_MAX)
         self._overflow: _shim.Event | None = None
-        """The last one. What it dropped may have been of a source that nobody has subscribed to yet."""
+        """The last overflow. An event that it dropped may belong to a source without a subscriber yet."""
 
     async def start(self) -> None:
         """On the running asyncio loop, which gets its events. Once."""
@@ -107,7 +107,7 @@ class ReactorLoop:
         for event in self.shim.events():
             if event.kind == _shim.EventKind.OVERFLOW:
                 self._overflow = event
-                log.warning("%s: the event loop stood still for too long, events were dropped", self.name)
+                log.warning("%s: the event loop did not run for too long, so the reactor dropped events", self.name)
                 for each in list(self._handlers.values()):
                     each(event)
                 continue

@@ -1,7 +1,7 @@
-"""What systemd does for a service, and any other manager in the same way: listening sockets that it hands over, keeps
-while nobody serves them, and is told of. (sd_listen_fds(3), sd_notify(3), sd_pid_notify_with_fds(3).)
+"""The interface to systemd, or another service manager with the same protocol: listening sockets that it hands over and
+keeps, and notifications. (sd_listen_fds(3), sd_notify(3), sd_pid_notify_with_fds(3).)
 
-Only the main process of the service is meant, so the variables are taken out of the environment.
+It applies only to the main process of the service, so the variables are removed from the environment.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ log = logging.getLogger(__name__)
 
 
 class ServiceManager:
-    """The one that started this process; without one, nothing is handed over and nobody is told."""
+    """The manager that started this process; without one, nothing is handed over or notified."""
 
     def __init__(self, environment: MutableMapping[str, str]) -> None:
-        """Takes what is for us from environment. Raises ParameterError where that makes no sense."""
+        """Takes the variables for this process from environment. Raises ParameterError if they are invalid."""
         self._address = environment.pop(_NOTIFY, "")
         self._given = _take_sockets(environment)
         self._stored: set[str] = {name for name, _ in self._given}
@@ -38,29 +38,29 @@ class ServiceManager:
         return bool(self._address)
 
     def notify(self, *lines: str, sockets: Sequence[socket.socket] = ()) -> bool:
-        """READY=1 and the like. False where it can't be told; that is logged, and no reason to stop."""
+        """Sends READY=1 and the like. False if that fails, which is logged, and not fatal."""
         if not self._address:
             return False
         where = f"\0{self._address[1:]}" if self._address.startswith("@") else self._address
         try:
             with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
-                # A manager that does not read is not waited for.
+                # Do not wait for a manager that does not read.
                 sender.setblocking(False)
                 sender.connect(where)
                 socket.send_fds(sender, ["\n".join(lines).encode()], [each.fileno() for each in sockets])
         except OSError as error:
-            log.warning("the service manager at %s can't be told %s: %s", self._address, lines[0], error)
+            log.warning("can't reach the service manager at %s to send %s: %s", self._address, lines[0], error)
             return False
         return True
 
     def take(self, name: str) -> list[socket.socket]:
-        """What was handed over under that name. It is the caller's to close."""
+        """Sockets that were handed over under that name. The caller closes them."""
         taken = [sock for given, sock in self._given if given == name]
         self._given = [(given, sock) for given, sock in self._given if given != name]
         return taken
 
     def take_all(self, prefix: str) -> dict[str, socket.socket]:
-        """What was handed over under names that begin so. It is the caller's to close."""
+        """Sockets that were handed over under names with that prefix. The caller closes them."""
         names = {name for name, _ in self._given if name.startswith(prefix)}
         taken = {}
         for name in names:
@@ -79,12 +79,12 @@ class ServiceManager:
         return None
 
     def keep(self, name: str, sock: socket.socket) -> None:
-        """Has it kept, and handed over to who is started next."""
+        """Has the manager keep the socket, and hand it over to the next process."""
         if self.notify("FDSTORE=1", f"FDNAME={name}", sockets=[sock]):
             self._stored.add(name)
 
     def forget(self, name: str) -> None:
-        """What is kept under that name is not needed any more. Idempotent."""
+        """The kept socket of that name is no longer needed. Idempotent."""
         for sock in self.take(name):
             sock.close()
         if name in self._stored:
@@ -92,14 +92,14 @@ class ServiceManager:
             self.notify("FDSTOREREMOVE=1", f"FDNAME={name}")
 
     def forget_others(self, prefix: str, names: Collection[str]) -> None:
-        """Of what is kept under names that begin so, all but these."""
+        """Gives up kept sockets whose names have that prefix, except these."""
         for name in [each for each in self._stored if each.startswith(prefix) and each not in names]:
             self.forget(name)
 
     def close(self) -> None:
-        """What nobody has taken. Idempotent."""
+        """Closes sockets that nobody has taken. Idempotent."""
         for name, sock in self._given:
-            log.debug("a socket named %s was handed over that nobody needs", name)
+            log.debug("the service manager handed over socket %s, which is not needed", name)
             sock.close()
         self._given = []
 
@@ -109,7 +109,7 @@ def _take_sockets(environment: MutableMapping[str, str]) -> list[tuple[str, sock
     if pid != str(os.getpid()) or not count:
         return []
     if not count.isdecimal() or int(count) > DESCRIPTORS_MAX:
-        raise ParameterError(f"$LISTEN_FDS is {count!r}: a number of at most {DESCRIPTORS_MAX} is meant")
+        raise ParameterError(f"$LISTEN_FDS is {count!r}: must be a number of at most {DESCRIPTORS_MAX}")
     given = names.split(":") if names else []
     sockets = []
     for index in range(int(count)):
@@ -121,14 +121,14 @@ def _take_sockets(environment: MutableMapping[str, str]) -> list[tuple[str, sock
             sock = socket.socket(fileno=descriptor)
         except OSError as error:
             raise ParameterError(
-                f"file descriptor {descriptor} ({name}), handed over by the service manager, is no socket: "
+                f"file descriptor {descriptor} ({name}), handed over by the service manager, is not a socket: "
                 f"{error.strerror}"
             ) from error
         if not _listens(sock):
             sock.close()
             raise ParameterError(
-                f"the socket {name} that the service manager hands over does not listen: a .socket unit for this "
-                "program has ListenStream=, and no Accept=yes"
+                f"the socket {name} that the service manager hands over does not listen: use a .socket unit with "
+                "ListenStream=, and without Accept=yes"
             )
         sock.setblocking(False)
         sockets.append((name, sock))

@@ -1,4 +1,4 @@
-"""What a signal does to a program of ours: it ends in order, or goes on as it was."""
+"""What signals do to the programs of this package: a program ends in order, or continues."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from collections.abc import Callable, Iterator
 from typing import Final
 
 ENDING: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT, signal.SIGHUP)
-"""A terminal that goes away ends its foreground program; none of ours has a configuration file to read again."""
+"""Signals that end a program. SIGHUP is one: there is no configuration file to read again."""
 OF_A_TERMINAL: Final = (signal.SIGQUIT, signal.SIGHUP)
-"""Who starts a program with these ignored (nohup) wants it to outlive the terminal."""
+"""A program that is started with these ignored (nohup) is meant to outlive the terminal."""
 OTHERS: Final = (signal.SIGUSR1, signal.SIGUSR2)
-"""Their default would end the program with everything it has in the target left standing."""
+"""By default these would end the program, and leave everything that it has in the target."""
 
 log = logging.getLogger(__name__)
 
@@ -27,7 +27,7 @@ def ignored(number: signal.Signals) -> None:
 def on_signals(
     end: Callable[[signal.Signals], None], other: Callable[[signal.Signals], None] = ignored
 ) -> Iterator[None]:
-    """Meanwhile ENDING call end, and OTHERS other, in the event loop."""
+    """While this context is active, ENDING signals call end, and OTHERS call other, in the event loop."""
     loop = asyncio.get_running_loop()
     handlers = {
         **{number: end for number in ENDING if not _kept_out(number)},

@@ -31,17 +31,17 @@ class Steps:
 
     @property
     def pending(self) -> bool:
-        """There is something to take back."""
+        """There is something to undo."""
         return bool(self._undos)
 
     async def run(self, name: str, do: Awaitable[T], undo: Undo) -> T:
-        """Does a step. Its undo counts from before it began: a step that failed, or whose answer was lost, may have
-        taken effect. So an undo must not mind that there is nothing to undo."""
+        """Runs a step. Its undo is registered before it begins, because a step that failed, or whose answer was lost,
+        may have taken effect. So an undo must accept that there may be nothing to undo."""
         self.on_undo(name, undo)
         return await do
 
     def on_undo(self, name: str, undo: Undo) -> None:
-        """Adds an undo for something done elsewhere. A step of that name that is done again has one undo."""
+        """Adds an undo for something done elsewhere. A step of the same name replaces it."""
         self.keep(name)
         self._undos.append((name, undo))
 
@@ -50,9 +50,8 @@ class Steps:
         self._undos = [entry for entry in self._undos if entry[0] != name]
 
     async def undo(self) -> list[tuple[str, Exception]]:
-        """Takes everything back, last step first. An undo that fails does not keep the others from being run: the
-        result says which steps could not be undone, and why. Idempotent;
-        runs to its end even if the caller is cancelled."""
+        """Undoes everything, the last step first. An undo that fails does not stop the others: the result says which
+        steps could not be undone, and why. Idempotent; runs to its end even if the caller is cancelled."""
         return await asyncio.shield(self._undo_all())
 
     async def _undo_all(self) -> list[tuple[str, Exception]]:

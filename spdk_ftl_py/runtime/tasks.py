@@ -1,4 +1,4 @@
-"""Ending asyncio tasks: for certain, or when the user wants it."""
+"""Ends asyncio tasks, reliably or on request of the user."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ T = TypeVar("T")
 
 CANCEL_AGAIN_S = 0.5
 IMPATIENT_S = 30.0
-"""Taking back what was done is over by then, as a rule."""
+"""Usually undoing is done within this time."""
 
 
 async def end_tasks(tasks: Iterable[asyncio.Task[Any]]) -> None:
@@ -34,7 +34,7 @@ async def end_tasks(tasks: Iterable[asyncio.Task[Any]]) -> None:
             await asyncio.wait(remaining, timeout=CANCEL_AGAIN_S)
             cancel = True
         except asyncio.CancelledError:
-            # Of the caller. The tasks have been told, and need their time to clean up.
+            # The caller was cancelled. The tasks are already cancelled, and need time to clean up.
             cancelled, cancel = True, False
         remaining = {task for task in remaining if not task.done()}
     if cancelled:
@@ -43,8 +43,8 @@ async def end_tasks(tasks: Iterable[asyncio.Task[Any]]) -> None:
 
 @contextlib.contextmanager
 def cancelled_by_signals() -> Iterator[None]:
-    """A signal that is to end the program cancels the current task meanwhile. Those that follow soon do not: who
-    presses Ctrl-C again, out of impatience, must not stop it from taking back what it did."""
+    """While this context is active, a signal that ends the program cancels the current task. Signals that follow soon
+    are ignored: an impatient second Ctrl-C must not stop the undo."""
     loop = asyncio.get_running_loop()
     task = asyncio.current_task()
     assert task is not None
@@ -53,7 +53,7 @@ def cancelled_by_signals() -> Iterator[None]:
     def cancel(_number: signal.Signals) -> None:
         nonlocal again_at
         if loop.time() >= again_at:
-            # Again, some time: a cancellation can be lost (end_tasks says how).
+            # Cancelled again after some time, because a cancellation can be lost (see end_tasks).
             again_at = loop.time() + IMPATIENT_S
             task.cancel()
 
@@ -62,9 +62,9 @@ def cancelled_by_signals() -> Iterator[None]:
 
 
 async def to_its_end(work: Coroutine[Any, Any, T]) -> T:
-    """The result of work, which cancelling the caller does not interrupt: the caller is cancelled when it has ended.
+    """The result of work. Cancelling the caller does not interrupt work: the caller is cancelled when work has ended.
 
-    Unlike asyncio.shield(), which leaves the work running behind a caller that goes on without it.
+    Unlike asyncio.shield(), which lets the work run on after the caller has gone.
     """
     task = asyncio.ensure_future(work)
     cancelled = False

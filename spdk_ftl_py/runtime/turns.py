@@ -1,4 +1,4 @@
-"""Long work beside an event loop that has to turn: hosts' keep-alives, and other devices, wait for it."""
+"""Long work in an event loop that also has to serve others: keep-alives of hosts, and other devices."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from typing import Final, TypeVar
 T = TypeVar("T")
 
 TURN_S: Final = 0.005
-"""How long work may go on before the loop gets its turn."""
+"""How long work may run before the loop gets its turn."""
 ASIDE_MIN: Final = 8192
-"""Items, of about 1 us each, from which on work is too much for one turn."""
+"""Work with more items than this, of about 1 us each, is too much for one turn."""
 
 
 class Turns:
-    """Called between the steps of long work; most calls return at once.
+    """Awaited between the steps of long work; most calls return at once.
 
     >>> turns = Turns()
     >>> for step in steps:
     ...     do(step)
     ...     await turns()
 
-    It goes by the loop's clock: in simulated time nothing takes any, so a run still depends on its seed alone.
+    It uses the loop's clock. In simulated time nothing takes time, so a run depends only on its seed.
     """
 
     def __init__(self) -> None:
@@ -36,9 +36,9 @@ class Turns:
 
 
 async def aside(items: int, work: Callable[[], T]) -> T:
-    """The result of work(), which is about so many items of some 1 us each. Where that is too much for one turn of the
-    loop it runs in a thread; it must not touch what others may change meanwhile. Cancelling the caller lets it run to
-    its end, for nobody."""
+    """The result of work(), which handles this many items of some 1 us each. If that is too much for one turn of the
+    loop, it runs in a thread, and must not touch data that others may change meanwhile. If the caller is cancelled, it
+    runs to its end, and its result is dropped."""
     if items < ASIDE_MIN:
         return work()
     return await asyncio.to_thread(work)

@@ -1,4 +1,5 @@
-"""Our export comes back as a bdev of the target: bdev_nvme attaches to it, bdev_passthru gives it its name."""
+"""Attaches an export of the daemon as a bdev of the target: bdev_nvme connects to it, and bdev_passthru gives it its
+name."""
 
 from __future__ import annotations
 
@@ -16,7 +17,8 @@ from .exports import NQN_PREFIX
 from .keyring import KeyPair
 from .rpc import METHOD_NOT_FOUND, TargetRpc
 
-# The target keeps the bdev while the daemon is away: I/O waits so long for it, then fails until it is back.
+# The target keeps the bdev while the daemon is away: it holds I/O for this time, then fails I/O until the daemon is
+# back.
 CONTROLLER_LOSS_TIMEOUT_S: Final = -1
 RECONNECT_DELAY_S: Final = 1
 FAST_IO_FAIL_TIMEOUT_S: Final = 120
@@ -31,7 +33,7 @@ _NGUID_NAMESPACE: Final = UUID("5b1d5a3e-3f0d-5c1a-9c0e-6d5c0f1a7b42")
 
 @dataclass(frozen=True)
 class Attachment:
-    """What stands in the target for an FTL."""
+    """The objects of an FTL in the target."""
 
     controller: str
     nvme_bdev: str
@@ -39,23 +41,23 @@ class Attachment:
 
 
 def export_nguid(device: UUID) -> UUID:
-    """The NGUID of the exported namespace. SPDK takes it for the bdev_nvme bdev's uuid, and two bdevs can't share one:
-    so it differs from the FTL's uuid, which the passthru bdev on top is to have."""
+    """The NGUID of the exported namespace. SPDK uses it as uuid of the bdev_nvme bdev, and two bdevs can't have the
+    same uuid. So it differs from the FTL's uuid, which the passthru bdev gets."""
     return uuid5(_NGUID_NAMESPACE, str(device))
 
 
 def controller_name(name: str, device: UUID) -> str:
-    """Unique, so that undoing never hits another's controller."""
+    """Unique, so that an undo never hits another controller."""
     return f"{name}-{device.hex[:8]}"
 
 
 def nvme_bdev_name(name: str, device: UUID) -> str:
-    """Of the bdev that the controller makes, under the passthru bdev."""
+    """The bdev of the controller, under the passthru bdev."""
     return f"{controller_name(name, device)}n{_NSID}"
 
 
 def new_target_nqn() -> str:
-    """The host NQN under which a target is to attach an FTL: nobody else has it, and nobody can guess it."""
+    """The host NQN with which a target attaches an FTL. It is unique, and nobody can guess it."""
     return f"{NQN_PREFIX}target:{uuid4()}"
 
 
@@ -71,9 +73,9 @@ async def attach(
     hostnqn: str,
     share_keys: Callable[[], Awaitable[KeyPair | None]],
 ) -> Attachment:
-    """Makes bdev ``name`` of our export, to which the target connects as hostnqn; steps gets the undos. What of it
-    still stands (the export was away for a while) stays as it is, with whoever uses it, and with its keys. Else
-    share_keys() makes those with which the two prove to each other who they are. Raises TargetError."""
+    """Attaches the export as bdev ``name``; the target connects as hostnqn; steps gets the undos. Objects that the
+    target still has (the export was away for a while) stay as they are, with their users and keys. Otherwise
+    share_keys() makes the keys for mutual authentication. Raises TargetError."""
     controller = controller_name(name, device)
     nvme_bdev = nvme_bdev_name(name, device)
     path = {
@@ -85,13 +87,13 @@ async def attach(
     }
     delete_passthru = lambda: _delete_passthru(rpc, name, nvme_bdev)  # noqa: E731
     if not await _stands(rpc, controller, path, nvme_bdev, hostnqn):
-        # A passthru bdev whose base is gone comes back with it, under the same name and uuid.
+        # A passthru bdev whose base is gone comes back with its base, under the same name and uuid.
         if await attached_as(rpc, name=name, device=device):
             await _undo(rpc, "bdev_passthru_delete", name)
         await _undo(rpc, "bdev_nvme_detach_controller", controller)
         keys = await share_keys()
-        # First, to be there when its base comes: whatever looks for an lvol store or a raid on new bdevs would claim
-        # the base, and find on that what is to be found on the passthru bdev.
+        # Created before its base appears. Otherwise those who look for lvol stores or raids on new bdevs would claim
+        # the base, and find there what belongs on the passthru bdev.
         name_taken = await _reserve_passthru(rpc, name, nvme_bdev, device)
         attached = False
         if name_taken is None:
@@ -113,11 +115,11 @@ async def attach(
             ),
             lambda: _undo(rpc, "bdev_nvme_detach_controller", controller),
         )
-        # SPDK reports success with no bdevs where their registration failed, e.g. for a uuid that is already there.
+        # SPDK reports success, but no bdevs, if their registration failed, for example because of a duplicate uuid.
         if bdevs != [nvme_bdev]:
             raise TargetError(
-                f"SPDK target at {rpc.address} attached to the export of {name}, but made no bdev of it: does another "
-                f"bdev have the uuid {export_nguid(device)}?",
+                f"SPDK target at {rpc.address} attached to the export of {name}, but created no bdev: check whether "
+                f"another bdev has the uuid {export_nguid(device)}",
                 errno=errno.EEXIST,
             )
         attached = True
@@ -133,25 +135,25 @@ async def attach(
                 f"create passthru bdev {name}", _create_passthru(rpc, name, nvme_bdev, device), delete_passthru
             )
         except _NameKeptError:
-            # Perhaps for this one, which could not appear when its base came, because of its name: the next attempt
-            # lets the base come once more.
+            # The reserved name may be for this bdev, which could not appear with its base because of the name. The next
+            # attempt makes the base appear once more.
             await _undo(rpc, "bdev_nvme_detach_controller", controller)
             raise
-    # Creating a passthru bdev is deferred, successfully, when its base is gone.
+    # If its base is gone, SPDK defers the creation of a passthru bdev, and reports success.
     if await find_bdev(rpc, name) is None:
         raise TargetError(f"SPDK target at {rpc.address} did not create bdev {name}: its bdev {nvme_bdev} is gone")
     return Attachment(controller, nvme_bdev, name)
 
 
 async def _delete_unless(attached: Callable[[], bool], delete: Callable[[], Awaitable[object]]) -> None:
-    """What was attached has an undo of its own, which comes before that of its controller."""
+    """What was attached has an undo of its own, which runs before that of its controller."""
     if not attached():
         await delete()
 
 
 async def _reserve_passthru(rpc: TargetRpc, name: str, nvme_bdev: str, device: UUID) -> TargetError | None:
-    """It appears with its base. An error: the target keeps that name for one already, which may be this one, of an
-    earlier attachment, or somebody else's. Raises other TargetErrors."""
+    """The bdev appears with its base. On error, the target already reserves the name: for this bdev, of an earlier
+    attachment, or for somebody else's. Raises other TargetErrors."""
     try:
         await _create_passthru(rpc, name, nvme_bdev, device)
     except _NameKeptError as error:
@@ -160,7 +162,7 @@ async def _reserve_passthru(rpc: TargetRpc, name: str, nvme_bdev: str, device: U
 
 
 class _NameKeptError(TargetError):
-    """For a passthru bdev that is not there now."""
+    """For a passthru bdev that does not exist now."""
 
 
 async def _create_passthru(rpc: TargetRpc, name: str, nvme_bdev: str, device: UUID) -> None:
@@ -178,34 +180,35 @@ async def _create_passthru(rpc: TargetRpc, name: str, nvme_bdev: str, device: UU
                 errno=errno.EEXIST,
             ) from error
         raise _NameKeptError(
-            f"name {name}: the SPDK target at {rpc.address} keeps it for somebody else's passthru bdev, whose base is "
-            "not there now: choose another name; or make a bdev of that base's name (bdev_null_create will do): "
-            f"{name} appears on it, and bdev_passthru_delete {name} makes the name free",
+            f"name {name}: the SPDK target at {rpc.address} keeps it for somebody else's passthru bdev, whose base "
+            "does not exist now: choose another name; or create a bdev with that base's name (for instance with "
+            f"bdev_null_create): {name} appears on it, and bdev_passthru_delete {name} frees the name",
             rpc_code=error.rpc_code,
             errno=errno.EEXIST,
         ) from error
 
 
 async def _stands(rpc: TargetRpc, controller: str, path: dict[str, str], nvme_bdev: str, hostnqn: str) -> bool:
-    """Whether the controller is attached to that very path, as that host, with its bdev."""
+    """Whether the controller is attached to that path, as that host, with its bdev."""
     paths = await _paths_of(rpc, controller)
     if not paths:
         return False
     trid = paths[0].get("trid")
     same = isinstance(trid, dict) and all(str(trid.get(key)).lower() == path[key].lower() for key in path)
-    # As another host than that it would not be let in.
+    # As another host it would be refused.
     return same and _hostnqn(paths[0]) == hostnqn and await find_bdev(rpc, nvme_bdev) is not None
 
 
 async def standing_hostnqn(rpc: TargetRpc, *, name: str, device: UUID) -> str | None:
-    """The host NQN under which the target has the FTL attached, whoever chose it; None: it has not. Raises
+    """The host NQN with which the target has attached the FTL, whoever chose it; None: not attached. Raises
     TargetError."""
     paths = await _paths_of(rpc, controller_name(name, device))
     return _hostnqn(paths[0]) if paths else None
 
 
 async def _paths_of(rpc: TargetRpc, controller: str) -> list[dict[str, Any]]:
-    """Of that name: its one path; none, where there is no such controller, or it has several, which are not ours."""
+    """The path of the controller of that name; None if there is no such controller, or it has several paths, which
+    means that somebody else made it."""
     found = await rpc.call("bdev_nvme_get_controllers")
     for entry in found if isinstance(found, list) else ():
         if isinstance(entry, dict) and entry.get("name") == controller:
@@ -221,26 +224,28 @@ def _hostnqn(path: dict[str, Any]) -> str | None:
 
 
 async def attached_as(rpc: TargetRpc, *, name: str, device: UUID) -> bool:
-    """Whether the bdev of that name is the one attach() makes."""
+    """Whether the bdev of that name is the one that attach() makes."""
     return _passthru_base(await find_bdev(rpc, name)) == nvme_bdev_name(name, device)
 
 
 async def remake_passthru(rpc: TargetRpc, *, name: str, device: UUID, block_count: int) -> None:
-    """The passthru bdev that attach() makes, which keeps the size with which it was made, is made anew, once the
-    bdev_nvme bdev under it has so many blocks: nobody may use it. Raises TargetError."""
+    """Creates the passthru bdev of attach() again when the bdev_nvme bdev under it has block_count blocks, because a
+    passthru bdev keeps its size. Nobody may use it. Raises TargetError."""
     base = nvme_bdev_name(name, device)
     until = asyncio.get_running_loop().time() + RESIZE_TIMEOUT_S
     while (bdev := await find_bdev(rpc, base)) is None or bdev.block_count < block_count:
         if asyncio.get_running_loop().time() >= until:
-            size = "gone" if bdev is None else f"still of {bdev.block_count} blocks"
-            raise TargetError(f"its bdev {base} is {size}, {RESIZE_TIMEOUT_S:g} s after the target was told")
+            size = "gone" if bdev is None else f"still {bdev.block_count} blocks"
+            raise TargetError(
+                f"its bdev {base} is {size} {RESIZE_TIMEOUT_S:g} s after the daemon announced the new size"
+            )
         await asyncio.sleep(RESIZE_POLL_S)
     await _undo(rpc, "bdev_passthru_delete", name)
     await _create_passthru(rpc, name, base, device)
 
 
 async def detach_unclaimed(rpc: TargetRpc, *, name: str, device: UUID) -> bool:
-    """As detach(); False, with nothing done, where somebody in the target uses the bdev. Raises TargetError."""
+    """As detach(); False, with nothing done, if somebody in the target uses the bdev. Raises TargetError."""
     bdev = await find_bdev(rpc, name)
     if bdev is not None and bdev.claimed:
         return False
@@ -249,15 +254,15 @@ async def detach_unclaimed(rpc: TargetRpc, *, name: str, device: UUID) -> bool:
 
 
 async def detach(rpc: TargetRpc, *, name: str, device: UUID) -> None:
-    """Takes back what attach() did for a daemon that is gone; no error where there is nothing."""
+    """Undoes attach() of an earlier daemon; no error if there is nothing to undo."""
     controller = controller_name(name, device)
     await _delete_passthru(rpc, name, nvme_bdev_name(name, device))
     await _undo(rpc, "bdev_nvme_detach_controller", controller)
 
 
 async def _delete_passthru(rpc: TargetRpc, name: str, nvme_bdev: str) -> None:
-    """Also where its base has been taken away: SPDK then has no such bdev to delete, but still keeps its name for when
-    the base comes again."""
+    """Also deletes a bdev whose base was removed: SPDK then has no bdev to delete, but reserves its name until the base
+    comes back."""
     base = _passthru_base(await find_bdev(rpc, name))
     if base == nvme_bdev:
         await _undo(rpc, "bdev_passthru_delete", name)
@@ -266,8 +271,8 @@ async def _delete_passthru(rpc: TargetRpc, name: str, nvme_bdev: str) -> None:
 
 
 async def _free_name(rpc: TargetRpc, name: str, nvme_bdev: str) -> None:
-    """Nothing tells whether the target keeps the name. With a stand-in for its base it appears if so, and can be
-    deleted."""
+    """Frees a reserved name. Nothing shows whether the target reserves it. With a stand-in for its base the bdev
+    appears if so, and can be deleted."""
     try:
         await rpc.call("bdev_null_create", {"name": nvme_bdev, "num_blocks": 1, "block_size": _STAND_IN_BYTES})
     except TargetError as error:
@@ -285,7 +290,7 @@ async def _undo(rpc: TargetRpc, method: str, name: str) -> None:
     try:
         await rpc.call(method, {"name": name}, timeout_s=ATTACH_TIMEOUT_S)
     except TargetError as error:
-        # The target's own answer to a name it does not have.
+        # The target's own answer for an unknown name.
         if error.rpc_code is None or error.errno not in (errno.ENODEV, errno.ENOENT):
             raise
 

@@ -1,4 +1,4 @@
-"""Bdevs of a target as one dataclass, whatever the release calls things."""
+"""The bdevs of a target as one dataclass, whatever a release calls its fields."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Bdev:
     max_active_zones: int
     optimal_open_zones: int
     nvme_io: bool
-    """Whether NVMe commands, zone management among them, pass through to it."""
+    """Whether NVMe commands, including zone management, pass through to it."""
     driver_specific: Mapping[str, Any]
 
     @property
@@ -45,7 +45,7 @@ class Bdev:
 
     @property
     def zone_block_base(self) -> str | None:
-        """The bdev under a zone_block bdev; "" where the target does not tell; None for other bdevs."""
+        """The bdev under a zone_block bdev; "" if the target does not tell; None for other bdevs."""
         details = self.driver_specific.get("zoned_block")
         if not isinstance(details, Mapping):
             return "" if self.product_name == ZONE_BLOCK_PRODUCT else None
@@ -59,7 +59,7 @@ async def get_bdevs(rpc: TargetRpc) -> list[Bdev]:
 
 
 async def find_bdev(rpc: TargetRpc, name: str) -> Bdev | None:
-    """The bdev of that name or alias; None where there is none."""
+    """The bdev with that name or alias; None if there is none."""
     try:
         found = _entries(await rpc.call("bdev_get_bdevs", {"name": name}), rpc.address)
     except TargetError as error:
@@ -70,7 +70,7 @@ async def find_bdev(rpc: TargetRpc, name: str) -> Bdev | None:
 
 
 async def get_bdev(rpc: TargetRpc, name: str, *, role: str = "bdev") -> Bdev:
-    """As find_bdev; raises NotFoundError, which lists what there is."""
+    """As find_bdev(); raises NotFoundError, which lists the existing bdevs."""
     bdev = await find_bdev(rpc, name)
     if bdev is None:
         there = ", ".join(other.name for other in (await get_bdevs(rpc))[:16]) or "none"
@@ -128,7 +128,7 @@ def _text(value: Any) -> str:
     if value is None:
         return ""
     if not isinstance(value, str):
-        raise TypeError(f"{type(value).__name__} where there should be a text")
+        raise TypeError(f"{type(value).__name__} instead of a string")
     if len(value) > TEXT_MAX:
         raise ValueError(f"{value[:40]!r}... is too long")
     return value

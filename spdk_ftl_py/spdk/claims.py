@@ -1,4 +1,5 @@
-"""Who has a bdev: SPDK says that it is claimed and how, but not by whom; what is built on it tells."""
+"""Who has claimed a bdev. SPDK reports the claim and its type, but not the owner; the bdevs and subsystems that use the
+bdev show it."""
 
 from __future__ import annotations
 
@@ -14,10 +15,10 @@ NESTING_MAX: Final = 8
 
 
 async def require_unclaimed(rpc: TargetRpc, bdev: Bdev, role: str, *, but_by: str | None = None) -> None:
-    """Raises ClaimedError, which names the owner and the type of claim, unless the bdev is free, or in the NVMe-oF
-    subsystem but_by, our own.
+    """Raises ClaimedError, which names the owner and the type of claim, unless the bdev is free, or is in the daemon's
+    own NVMe-oF subsystem but_by.
 
-    role: what we want it for ("base bdev", "cache bdev"). A bdev in an NVMe-oF subsystem is claimed, too.
+    role: what the bdev is needed for ("base bdev", "cache bdev"). A bdev in an NVMe-oF subsystem is claimed, too.
     """
     if not bdev.claimed:
         return
@@ -27,15 +28,15 @@ async def require_unclaimed(rpc: TargetRpc, bdev: Bdev, role: str, *, but_by: st
             return
     owner = await find_owner(rpc, bdev)
     how = f" ({bdev.claim_type})" if bdev.claim_type else ""
-    who = owner or "a module of the target that does not say so"
+    who = owner or "an unnamed module of the target"
     raise ClaimedError(
-        f"{role} {bdev.name} of the SPDK target at {rpc.address} is already claimed{how} by {who}: "
-        "take it away from there first, or use another bdev"
+        f"{role} {bdev.name} of the SPDK target at {rpc.address} is already claimed{how} by {who}: remove it from "
+        "there first, or use another bdev"
     )
 
 
 async def find_owner(rpc: TargetRpc, bdev: Bdev) -> str | None:
-    """What has claimed the bdev, in words; None where the target does not tell."""
+    """What has claimed the bdev, in words; None if the target does not tell."""
     subsystem = await _owning_subsystem(rpc, bdev)
     if subsystem is None:
         return await _owning_bdev(rpc, bdev)
@@ -66,7 +67,7 @@ async def _owning_bdev(rpc: TargetRpc, bdev: Bdev) -> str | None:
 
 
 def mentions(details: Any, names: Set[str], depth: int) -> bool:
-    """Every virtual bdev names its base somewhere in driver_specific, each under a key of its own."""
+    """Every virtual bdev names its base in driver_specific, each kind under a key of its own."""
     if depth == 0:
         return False
     if isinstance(details, str):

@@ -1,7 +1,7 @@
-"""Private NVMe-oF subsystems of a target, through which the daemon gets at base and cache bdevs.
+"""Private NVMe-oF subsystems of a target, through which the daemon accesses base and cache bdevs.
 
-Adding a bdev to a subsystem is what claims it: from then on nobody else can write it. Only the daemon's own host NQN is
-let in.
+Adding a bdev to a subsystem claims it: from then on nobody else can write it. Only the daemon's own host NQN may
+connect.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from .rpc import TargetRpc
 
 NQN_PREFIX: Final = "nqn.2026-11.io.spdk-ftl:"
 EXPORT_MODEL: Final = "spdk-ftl-py FTL"
-"""Of the controllers as which FTLs are exported: by it they are known, whatever NQN they have."""
+"""Model number of the controllers that export FTLs. It identifies them, whatever their NQN is."""
 NSID: Final = 1
 LISTEN_TRIES_MAX: Final = 8
 _SERIAL_NUMBER_MAX: Final = 20
@@ -35,7 +35,7 @@ class TransportMissingError(UnsupportedError):
 
 @dataclass(frozen=True)
 class BdevExport:
-    """Where the daemon, and only it, finds a bdev of the target."""
+    """Where the daemon, and only the daemon, reaches a bdev of the target."""
 
     bdev_name: str
     nqn: str
@@ -55,7 +55,7 @@ def bdev_nqn(role: str, device: UUID) -> str:
 
 
 async def require_tcp_transport(rpc: TargetRpc) -> None:
-    """Raises TransportMissingError, which says what to call, where the target has no NVMe/TCP transport."""
+    """Raises TransportMissingError, which names the command to run, if the target has no NVMe/TCP transport."""
     try:
         transports = await rpc.call("nvmf_get_transports")
     except TargetError as error:
@@ -80,12 +80,11 @@ async def export_bdev(
     keys: KeyPair | None = None,
     take_over: bool = False,
 ) -> BdevExport:
-    """Claims bdev and makes it reachable for hostnqn only, which has to prove itself with keys, and comes by TLS where
-    there is a PSK among them; steps gets the undo.
-    take_over: an export of that NQN which still stands, of a connection before, is used if it is as it should be, else
-    replaced.
+    """Claims bdev and exports it to hostnqn only, which must authenticate with keys, and must use TLS if they include a
+    PSK; steps gets the undo. take_over: an existing export with that NQN, of an earlier connection, is used if it is as
+    required, otherwise it is replaced.
 
-    Raises ClaimedError when somebody else was quicker, TargetError when the target refuses.
+    Raises ClaimedError if somebody else claims the bdev first, TargetError if the target refuses.
     """
 
     async def create() -> BdevExport:
@@ -109,8 +108,8 @@ async def export_bdev(
             if error.rpc_code is None:
                 raise
             raise ClaimedError(
-                f"bdev {bdev.name} can't be claimed: the SPDK target at {rpc.address} refuses to put it into a "
-                f"subsystem ({error.message}); something else may just have claimed it"
+                f"bdev {bdev.name} can't be claimed: the SPDK target at {rpc.address} refuses to add it to a "
+                f"subsystem ({error.message}): somebody else may just have claimed it"
             ) from error
         return BdevExport(bdev.name, nqn, rpc.host, await _listen(rpc, nqn, secure_channel=_by_tls(keys)))
 
@@ -129,15 +128,15 @@ async def _add_host(rpc: TargetRpc, nqn: str, hostnqn: str, keys: KeyPair | None
         if error.rpc_code is None or not _by_tls(keys):
             raise
         raise TargetError(
-            f"SPDK target at {rpc.address} does not take the TLS key for {nqn} ({error.message}): its file there has "
-            "to hold the key alone, without a newline behind it (printf %s KEY > FILE)",
+            f"SPDK target at {rpc.address} does not accept the TLS key for {nqn} ({error.message}): the target's key "
+            "file must contain only the key, without a newline at the end (printf %s KEY > FILE)",
             rpc_code=error.rpc_code,
         ) from error
 
 
 async def _take_over(rpc: TargetRpc, bdev: Bdev, nqn: str, hostnqn: str, keys: KeyPair | None) -> BdevExport | None:
-    """The export as it stands, with nothing of a former connection left in it; None, with nothing there, where it does
-    not stand as it should. Raises ClaimedError where it is somebody else's."""
+    """The existing export, with nothing of an earlier connection left in it; None if there is none that is as required,
+    in which case it is removed. Raises ClaimedError if it belongs to another daemon."""
     subsystem = next((entry for entry in await get_subsystems(rpc) if entry.get("nqn") == nqn), None)
     if subsystem is None:
         return None
@@ -150,19 +149,20 @@ async def _take_over(rpc: TargetRpc, bdev: Bdev, nqn: str, hostnqn: str, keys: K
     ]
     if hosts and hosts != [hostnqn]:
         raise ClaimedError(
-            f"bdev {bdev.name} of the SPDK target at {rpc.address}: {nqn} is there for another daemon's use "
+            f"bdev {bdev.name} of the SPDK target at {rpc.address}: {nqn} belongs to another daemon "
             f"({', '.join(map(str, hosts))}): delete the FTL there first"
         )
     whole = len(namespaces) == 1 and namespaces[0][0] == NSID and namespaces[0][1] in bdev.names
     if not whole or not hosts or subsystem.get("allow_any_host") or not listeners:
         await remove_subsystem(rpc, nqn)
         return None
-    # What a dead predecessor sent may still be on its way. Without its host in the list the target ends the connection,
-    # and answers when nothing of it is left: no write, and no zone reset, comes in after we have looked.
+    # I/O of a dead daemon may still be outstanding. If its host is removed from the list, the target ends the
+    # connection, and answers when nothing of it is left: no write, and no zone reset, takes effect after the FTL has
+    # been read.
     await rpc.call("nvmf_subsystem_remove_host", {"nqn": nqn, "host": hostnqn})
     await _add_host(rpc, nqn, hostnqn, keys)
     if _by_tls(keys):
-        # Nothing tells how the one that stands was made.
+        # Nothing tells how the existing export was made.
         for trsvcid in listeners:
             await rpc.call(
                 "nvmf_subsystem_remove_listener", {"nqn": nqn, "listen_address": _listen_address(rpc, trsvcid)}
@@ -172,11 +172,11 @@ async def _take_over(rpc: TargetRpc, bdev: Bdev, nqn: str, hostnqn: str, keys: K
 
 
 async def remove_subsystem(rpc: TargetRpc, nqn: str) -> None:
-    """Takes everything back that export_bdev() did; no error where there is nothing."""
+    """Undoes export_bdev(); no error if there is nothing to undo."""
     subsystem = next((entry for entry in await get_subsystems(rpc) if entry.get("nqn") == nqn), None)
     if subsystem is None:
         return
-    # Namespaces first: the claims are to be gone when this returns.
+    # Namespaces first: the claims must be gone when this returns.
     for namespace in subsystem.get("namespaces") or ():
         await rpc.call("nvmf_subsystem_remove_ns", {"nqn": nqn, "nsid": namespace.get("nsid")})
     await rpc.call("nvmf_delete_subsystem", {"nqn": nqn})
@@ -188,7 +188,8 @@ def _listen_address(rpc: TargetRpc, trsvcid: str) -> dict[str, str]:
 
 
 async def _listen(rpc: TargetRpc, nqn: str, *, secure_channel: bool = False) -> str:
-    """Adds a listener on a free port. SPDK takes no port 0, so we look for one, and again if it was taken meanwhile."""
+    """Adds a listener on a free port. SPDK does not accept port 0, so the daemon looks for a port, and tries again if
+    it was taken meanwhile."""
     for last in (False,) * (LISTEN_TRIES_MAX - 1) + (True,):
         trsvcid = str(_free_port(rpc.host))
         params: dict[str, Any] = {"nqn": nqn, "listen_address": _listen_address(rpc, trsvcid)}
@@ -210,13 +211,13 @@ def _free_port(host: str) -> int:
         try:
             probe.bind((host, 0))
         except OSError:
-            # The target is on another machine: its ports are not ours to try.
+            # The target is on another machine, whose ports can't be tried from here.
             probe.bind(("", 0))
         return int(probe.getsockname()[1])
 
 
 async def get_subsystems(rpc: TargetRpc) -> list[dict[str, Any]]:
-    """As nvmf_get_subsystems tells them. Raises ProtocolError where that is not what it says."""
+    """The result of nvmf_get_subsystems. Raises ProtocolError if it is malformed."""
     result = await rpc.call("nvmf_get_subsystems")
     if not _are_objects(result) or not all(_are_objects(each.get(key) or []) for each in result for key in _LISTS):
         raise ProtocolError(f"SPDK target at {rpc.address}: nvmf_get_subsystems did not return a list of subsystems")

@@ -1,4 +1,4 @@
-"""Keys of a target: names for files, which the target reads each time it needs the key."""
+"""Keys of a target: names for files, which the target reads each time it needs a key."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from ..errors import TargetError
 from .rpc import TargetRpc
 
 SESSION_ROLES: Final = ("base", "cache", "target")
-"""What the daemon connects to, twice; and the target, which connects to the daemon."""
+"""What the daemon connects to (base and cache), and the target, which connects to the daemon."""
 
 
 def session_key_names(role: str, device: UUID) -> tuple[str, str, str]:
-    """In the target's keyring, of one of SESSION_ROLES: the host's key, the controller's, the one for TLS."""
+    """Names of the keys of one of SESSION_ROLES in the target's keyring: the host's, the controller's, the TLS key."""
     name = f"spdk-ftl-{role}-{device}"
     return name, f"{name}-ctrlr", f"{name}-psk"
 
@@ -36,16 +36,16 @@ class KeyPair:
 
 
 async def add_key_files(rpc: TargetRpc, files: Mapping[str, Path]) -> None:
-    """By name. What had these names before keeps them for whoever uses it already, and for nobody else. Raises
-    TargetError, with rpc_code where the target has no keyring (METHOD_NOT_FOUND), or the files are not there for it or
-    not its own."""
+    """Adds the files by name. Current users of an earlier key with that name keep it, new ones get the new key. Raises
+    TargetError, with rpc_code if the target has no keyring (METHOD_NOT_FOUND), or can't see the files, or does not own
+    them."""
     await remove_keys(rpc, files)
     for name, path in files.items():
         await rpc.call("keyring_file_add_key", {"name": name, "path": str(path)})
 
 
 async def remove_keys(rpc: TargetRpc, names: Iterable[str]) -> None:
-    """No error where there are none. Raises TargetError where the target does not answer."""
+    """No error if there are none. Raises TargetError if the target does not answer."""
     for name in names:
         try:
             await rpc.call("keyring_file_remove_key", {"name": name})

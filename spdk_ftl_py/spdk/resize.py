@@ -1,4 +1,4 @@
-"""The bdev of an FTL in its target gets as large as the FTL has become, unless somebody would be hurt by that."""
+"""Grows the bdev of an FTL in its target to the size of the FTL, unless that would disturb a user of the bdev."""
 
 from __future__ import annotations
 
@@ -10,27 +10,27 @@ from .saved_config import OwnFtl, divide, read_subsystems
 
 
 async def attached_size(rpc: TargetRpc, ftl: OwnFtl) -> int | None:
-    """Blocks of its bdev; None where it has none. Raises TargetError."""
+    """Blocks of its bdev; None if it has none. Raises TargetError."""
     bdev = await _attached(rpc, ftl)
     return None if bdev is None else bdev.block_count
 
 
 async def resize(rpc: TargetRpc, ftl: OwnFtl, block_count: int) -> None:
-    """Nothing where it is as large already, or is not there.
+    """Does nothing if the bdev is already large enough, or does not exist.
 
-    Raises ClaimedError, with nothing changed, where somebody in the target uses it: to grow it is made anew, which
-    takes it from them. Else TargetError or ProtocolError.
+    Raises ClaimedError, with nothing changed, if somebody in the target uses the bdev: to grow it has to be recreated,
+    which would take it from them. Otherwise TargetError or ProtocolError.
     """
     bdev = await _attached(rpc, ftl)
     if bdev is None or bdev.block_count >= block_count:
         return
-    remedy = "it grows when the target is started again; or take off what stands on it, and grow once more"
+    remedy = "it grows when the target restarts; or remove what uses the bdev, and grow again"
     if bdev.claimed:
         raise ClaimedError(f"somebody has claimed it ({bdev.claim_type or 'in the target'}): {remedy}")
-    # There are those that use a bdev without a claim: ublk, vhost, iSCSI.
+    # Some users do not claim a bdev: ublk, vhost, iSCSI.
     users = divide(await read_subsystems(rpc), await get_bdevs(rpc), [ftl]).dependents[ftl.device]
     if users:
-        raise ClaimedError(f"something stands on it (made by {users[0]['method']}): {remedy}")
+        raise ClaimedError(f"something is built on it (with {users[0]['method']}): {remedy}")
     await remake_passthru(rpc, name=ftl.name, device=ftl.device, block_count=block_count)
 
 

@@ -72,7 +72,8 @@ class TargetRpc:
                 ) from None
             except OSError as error:
                 raise TargetError(
-                    f"{self._who} broke off during {method}: {error.strerror or error}; is it still running?",
+                    f"{self._who} broke off during {method} ({error.strerror or error}): check that it is still "
+                    "running",
                     errno=errno.ECONNRESET,
                 ) from error
         return self._result(reply, request)
@@ -110,23 +111,24 @@ class TargetRpc:
             reason = getattr(error, "strerror", None) or str(error) or "no answer"
             if isinstance(error, PermissionError):
                 raise TargetError(
-                    f"{self._who} can't be reached ({reason}): {show_user(own_uid())}, who asks, may not use its RPC "
-                    "socket, or not enter its directory: let the target's user, or root, run this, or give that user "
-                    "the right to write to the socket",
+                    f"{self._who} can't be reached ({reason}): {show_user(own_uid())} may not use its RPC socket, or "
+                    "not enter its directory: run this as the target's user or root, or give that user the right to "
+                    "write to the socket",
                     errno=error.errno,
                 ) from error
             raise TargetError(
-                f"{self._who} can't be reached ({reason}): is it running, and is this its RPC socket?",
+                f"{self._who} can't be reached ({reason}): check that it is running, and that this is its RPC socket",
                 errno=_errno_of(error),
             ) from error
         if self.address.startswith("/"):
             peer = peer_of(writer.get_extra_info("socket"))
             if peer is None or not self._trust.includes(peer):
                 writer.transport.abort()
-                whose = "nobody any more" if peer is None else str(peer)
+                whose = "a process that has ended" if peer is None else str(peer)
                 raise TargetError(
-                    f"{self._who}: its socket is served by {whose}, and only {self._trust} is believed; nothing was "
-                    "sent. If the target runs as that user, say so with --target-user; else find out who has its place",
+                    f"{self._who}: its socket is served by {whose}, but only {self._trust} is trusted; nothing was "
+                    "sent. If the target runs as that user, give --target-user; otherwise find out which process "
+                    "has taken the path",
                     errno=errno.EPERM,
                 )
         return reader, writer
@@ -137,14 +139,14 @@ class TargetRpc:
             chunk = await reader.read(CHUNK_BYTES)
             if not chunk:
                 raise TargetError(
-                    f"{self._who} closed the connection during {method}: is it still running?",
+                    f"{self._who} closed the connection during {method}: check that it is still running",
                     errno=errno.ECONNRESET,
                 )
             received += chunk
             if received.startswith(_HTTP):
                 raise TargetError(
-                    f"{self._who} answers in HTTP: it is no SPDK target, but the control socket of a spdk-ftl daemon "
-                    f"as it seems; give the RPC socket of the target (-s; spdk_tgt has {SPDK_SOCKET} by default)",
+                    f"{self._who} answers in HTTP: it seems to be the control socket of a spdk-ftl daemon, not an "
+                    f"SPDK target: give the RPC socket of the target (-s; spdk_tgt has {SPDK_SOCKET} by default)",
                     errno=errno.EPROTO,
                 )
             if len(received) > REPLY_BYTES_MAX:
@@ -157,7 +159,7 @@ class TargetRpc:
             except RecursionError:
                 raise TargetError(f"{self._who}: its reply to {method} is nested too deeply") from None
             except _NoNumberError as error:
-                raise TargetError(f"{self._who}: its reply to {method} has {error}, which is no JSON") from None
+                raise TargetError(f"{self._who}: its reply to {method} is not JSON: {error}") from None
             except ValueError:
                 continue
 

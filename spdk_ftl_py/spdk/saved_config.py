@@ -1,8 +1,8 @@
-"""A target's saved configuration, divided: what the daemon made in it, what stands on FTLs, and the rest.
+"""A target's saved configuration in three parts: what the daemon made, what is built on FTLs, and the rest.
 
-What the daemon made it makes again by itself, and a target that is started with it can't: the daemon would wait for the
-target, and the target for the daemon. What stands on an FTL ("dependents") would fail in a target that starts, since
-the FTL comes later.
+The daemon makes its part again by itself. A target that starts with that part can't make it: the daemon would wait for
+the target, and the target for the daemon. What is built on an FTL (its "dependents") would fail in a target that
+starts, because the FTL comes later.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ Call = dict[str, Any]
 
 _KEYS_SUBSYSTEM: Final = "keyring"
 _NO_BDEV: Final = frozenset(("serial_number", "model_number", "alias_name", "ctrlr", "nqn"))
-"""Parameters which are no name of a bdev, whatever they look like."""
+"""Parameters that never hold the name of a bdev, whatever they look like."""
 _ANY_CASE: Final = frozenset(("uuid", "nguid", "eui64"))
 
 
@@ -54,16 +54,16 @@ class OwnFtl:
 
 @dataclass
 class Divided:
-    """subsystems: as SPDK's save_config has them, with the rest alone. dependents: by FTL, in the order in which the
-    target told them; a call that needs several FTLs is there for each."""
+    """subsystems: as in SPDK's save_config, with only the rest. dependents: by FTL, in the order of the target; a call
+    that needs several FTLs is listed for each."""
 
     subsystems: list[dict[str, Any]]
     dependents: dict[UUID, list[Call]]
 
 
 async def read_subsystems(rpc: TargetRpc, *, with_batches: bool = False) -> list[dict[str, Any]]:
-    """What SPDK's save_config prints as "subsystems". with_batches: calls that the target makes in batches stay so;
-    targets before v26.01 have none, and refuse to be asked. Raises TargetError or ProtocolError."""
+    """The "subsystems" of SPDK's save_config. with_batches: keep batches of calls; targets before v26.01 have none, and
+    refuse that parameter. Raises TargetError or ProtocolError."""
     names = await rpc.call("framework_get_subsystems")
     if not isinstance(names, list):
         raise ProtocolError(f"SPDK target at {rpc.address}: framework_get_subsystems did not return a list")
@@ -75,14 +75,14 @@ async def read_subsystems(rpc: TargetRpc, *, with_batches: bool = False) -> list
     try:
         check_subsystems(found)
     except ParameterError as error:
-        raise ProtocolError(f"SPDK target at {rpc.address}: what it says of its configuration: {error}") from error
+        raise ProtocolError(f"SPDK target at {rpc.address}: its configuration is invalid: {error}") from error
     return found
 
 
 def divide(subsystems: Sequence[Mapping[str, Any]], bdevs: Sequence[Bdev], ftls: Iterable[OwnFtl]) -> Divided:
-    """subsystems: of a document of SPDK's save_config. bdevs: all of the target, at the same time.
+    """subsystems: of a document of SPDK's save_config. bdevs: all bdevs of the target, at the same time.
 
-    Raises ParameterError where the document is none.
+    Raises ParameterError if the document is malformed.
     """
     known = list(ftls)
     check_subsystems(subsystems)
@@ -97,7 +97,7 @@ def divide(subsystems: Sequence[Mapping[str, Any]], bdevs: Sequence[Bdev], ftls:
 
 
 def names_on(bdevs: Sequence[Bdev], ftl: OwnFtl) -> set[str]:
-    """All names of what is that FTL in its target, or stands on it. bdevs: all of the target."""
+    """All names of the FTL in its target, and of what is built on it. bdevs: all bdevs of the target."""
     names = _own_names(bdevs, ftl)
     while True:
         before = len(names)
@@ -107,20 +107,20 @@ def names_on(bdevs: Sequence[Bdev], ftl: OwnFtl) -> set[str]:
 
 
 def calls_of(subsystems: Sequence[Mapping[str, Any]]) -> list[Call]:
-    """All calls of a document, those of batches too."""
+    """All calls of a document, including those in batches."""
     return [call for _, call in _named_calls(subsystems)]
 
 
 def missing(calls: Sequence[Call], present: Sequence[Call], bdevs: Sequence[Bdev]) -> list[Call]:
-    """Of those calls the ones that a target has nothing of. present: all of its configuration. A call that names less
-    than the target tells is there too, and bdevs may be named by any of their names."""
+    """The calls whose result the target lacks. present: the whole configuration of the target. A call that lists fewer
+    parameters than the target does is present, too, and bdevs may go by any of their names."""
     canonical = {name: bdev.name for bdev in bdevs for name in bdev.names}
     by_method: dict[str, list[Any]] = {}
     for call in present:
         by_method.setdefault(call["method"], []).append(call.get("params"))
 
     def there(call: Call) -> bool:
-        # Not everything that was made is in the configuration, e.g. a raid that has a superblock.
+        # Not everything is in the configuration, e.g. a raid that has a superblock.
         made = _made(call)
         if made is not None and call["method"].startswith("bdev_") and made in canonical:
             return True
@@ -131,15 +131,15 @@ def missing(calls: Sequence[Call], present: Sequence[Call], bdevs: Sequence[Bdev
 
 
 def check_subsystems(subsystems: object) -> None:
-    """Raises ParameterError, which says what is no part of a saved configuration."""
+    """Raises ParameterError, which says what is not part of a saved configuration."""
     if not isinstance(subsystems, Sequence) or isinstance(subsystems, str):
-        raise ParameterError("the configuration's subsystems are no array")
+        raise ParameterError("the subsystems of the configuration are not an array")
     for each in subsystems:
         if not isinstance(each, Mapping) or not isinstance(each.get("subsystem"), str):
-            raise ParameterError('a subsystem of the configuration is no object with a "subsystem"')
+            raise ParameterError('a subsystem of the configuration is not an object with a "subsystem"')
         config = each.get("config")
         if config is not None and not isinstance(config, list):
-            raise ParameterError(f"the config of subsystem {each['subsystem']} is no array")
+            raise ParameterError(f"the config of subsystem {each['subsystem']} is not an array")
         for entry in config or ():
             for call in entry if isinstance(entry, list) else (entry,):
                 check_call(call, f"subsystem {each['subsystem']}")
@@ -148,9 +148,9 @@ def check_subsystems(subsystems: object) -> None:
 def check_call(call: object, where: str) -> None:
     """Raises ParameterError."""
     if not isinstance(call, Mapping) or not isinstance(call.get("method"), str):
-        raise ParameterError(f'{where}: an entry is no object with a "method": {str(call)[:80]}')
+        raise ParameterError(f'{where}: an entry is not an object with a "method": {str(call)[:80]}')
     if not isinstance(call.get("params") or {}, Mapping):
-        raise ParameterError(f"{where}: the params of {call['method']} are no object")
+        raise ParameterError(f"{where}: the params of {call['method']} are not an object")
 
 
 def _named_calls(subsystems: Iterable[Mapping[str, Any]]) -> Iterator[tuple[str, Call]]:
@@ -161,7 +161,7 @@ def _named_calls(subsystems: Iterable[Mapping[str, Any]]) -> Iterator[tuple[str,
 
 
 def _without(config: Any, gone: Any) -> Any:
-    """A config, without some of its calls; a batch of which nothing stays goes, too."""
+    """A config without some of its calls; a batch that becomes empty is removed, too."""
     if config is None:
         return None
     kept: list[Any] = []
@@ -211,7 +211,7 @@ class _Standing:
         params = call.get("params") or {}
         if params.get("ctrlr") in self.controllers or (params.get("nqn"), params.get("nsid")) in self.namespaces:
             return True
-        # What a call makes is no reason: somebody else may have a bdev of that name.
+        # The name of what a call makes is no reason: somebody else may have a bdev with that name.
         made = _made_key(call)
         details = {key: value for key, value in params.items() if key != made}
         return _names_one(details, self.names, NESTING_MAX)
@@ -229,7 +229,7 @@ class _Standing:
 
 
 def _dependents(calls: Sequence[Call], bdevs: Sequence[Bdev], ftl: OwnFtl) -> list[Call]:
-    """Whole: what stands on what stands on it, too."""
+    """Everything: also what is built on dependents."""
     standing = _Standing(_own_names(bdevs, ftl))
     found: set[int] = set()
     while True:
@@ -244,7 +244,7 @@ def _dependents(calls: Sequence[Call], bdevs: Sequence[Bdev], ftl: OwnFtl) -> li
 
 
 def _add_standing(names: set[str], bdevs: Sequence[Bdev]) -> None:
-    """Of bdevs that stand on one of those."""
+    """Bdevs that are built on one of those."""
     for bdev in bdevs:
         if not bdev.names <= names and mentions(bdev.driver_specific, names, NESTING_MAX):
             names |= bdev.names
@@ -253,7 +253,7 @@ def _add_standing(names: set[str], bdevs: Sequence[Bdev]) -> None:
 def _own_names(bdevs: Sequence[Bdev], ftl: OwnFtl) -> set[str]:
     names = {ftl.nvme_bdev, ftl.controller, ftl.subnqn, str(ftl.device), str(export_nguid(ftl.device))}
     there = next((bdev for bdev in bdevs if bdev.name == ftl.name), None)
-    # A bdev of that name may be somebody else's as long as the FTL is not attached.
+    # While the FTL is not attached, a bdev with its name may belong to somebody else.
     if there is None or mentions(there.driver_specific, names, NESTING_MAX):
         names.add(ftl.name)
     for name in tuple(names):
@@ -278,7 +278,7 @@ def _made(call: Call) -> str | None:
 
 
 def _names_one(details: Any, names: set[str], depth: int) -> bool:
-    """As mentions(), but of parameters that may name a bdev."""
+    """As mentions(), for parameters that may name a bdev."""
     if isinstance(details, Mapping) and depth > 0:
         return any(_names_one(value, names, depth - 1) for key, value in details.items() if key not in _NO_BDEV)
     if isinstance(details, list) and depth > 0:

@@ -1,5 +1,5 @@
-"""Whether a bdev has room for what is written to it. SPDK answers a write for which a thin-provisioned one has none
-with Internal Error, as it does whatever else fails in a bdev; only its own RPCs tell."""
+"""Whether a bdev has free space for what is written to it. If a thin-provisioned bdev has none, SPDK answers a write
+with Internal Error, as for any other failure of a bdev; only its RPCs tell."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from .rpc import TargetRpc
 
 
 async def why_out_of_space(rpc: TargetRpc, name: str) -> str | None:
-    """Why the bdev takes no writes to blocks that were never written, with the remedy; None where it has room, or is of
-    a kind that does not tell. Raises TargetError or ProtocolError."""
+    """Why the bdev accepts no writes to blocks that were never written, with the remedy; None if it has free space, or
+    its kind does not tell. Raises TargetError or ProtocolError."""
     bdev = await find_bdev(rpc, name)
     lvol = bdev.driver_specific.get("lvol") if bdev is not None else None
     if not isinstance(lvol, Mapping) or not lvol.get("thin_provision"):
@@ -21,6 +21,6 @@ async def why_out_of_space(rpc: TargetRpc, name: str) -> str | None:
     if not isinstance(store, Mapping) or store.get("free_clusters") != 0:
         return None
     return (
-        f"lvol store {store.get('name')} has no free cluster: delete or shrink other lvols of it, or grow it "
+        f"lvol store {store.get('name')} has no free cluster: delete or shrink other lvols of it, or grow the store "
         "(bdev_lvol_grow_lvstore)"
     )

@@ -262,7 +262,7 @@ class BdevLayer:
                 if descriptor.on_remove is not None:
                     await descriptor.on_remove()
             except Exception:
-                logger.exception("%s could not let go of bdev %s", descriptor.owner, bdev.name)
+                logger.exception("%s could not release bdev %s", descriptor.owner, bdev.name)
             finally:
                 descriptor.close()
         del self._bdevs[bdev.name]

@@ -21,9 +21,10 @@ READY_PREFIX = "spdk-ftl target: listening on "
 """What the one line on standard output begins with; the socket's path follows."""
 
 DESCRIPTION = """\
-An SPDK-compatible target for machines without SPDK, hardware or root: stock spdk-rpc (releases 25.5 to 26.9) drives it
-over the same JSON-RPC socket, hosts reach its bdevs over NVMe/TCP. bdevs: malloc, null, aio (a file), zone_block,
-passthru, NVMe/TCP controllers of others, and emulated ZNS drives with fault injection and power cuts.
+Run an SPDK-compatible target on a machine without SPDK, hardware or root. Stock spdk-rpc (releases 25.5 to 26.9)
+configures it over the same JSON-RPC socket, and hosts reach its bdevs over NVMe/TCP. It has these bdevs: malloc, null,
+aio (a file), zone_block, passthru, NVMe/TCP controllers of other targets, and emulated ZNS drives with fault injection
+and power cuts.
 """
 
 EPILOG = """\
@@ -36,16 +37,16 @@ EPILOG = """\
 
 examples:
   spdk-ftl target --zns name=Nvme0n1,size=2G,zone_size=16M,capacity=12M,max_open=14
-                                          an emulated 2 GiB ZNS drive at the usual socket
-  spdk-rpc bdev_get_bdevs                 what spdk_tgt would print
-  spdk-rpc nvmf_create_transport -t TCP   from here on as with spdk_tgt
+                                          an emulated 2 GiB ZNS drive at the default socket
+  spdk-rpc bdev_get_bdevs                 prints the same as with spdk_tgt
+  spdk-rpc nvmf_create_transport -t TCP   from here on the same as with spdk_tgt
   spdk-ftl target -r /tmp/t.sock -c saved.json
-                                          with what `spdk-rpc -s /tmp/t.sock save_config > saved.json` kept
+                                          with a configuration from `spdk-rpc -s /tmp/t.sock save_config > saved.json`
   spdk-rpc --plugin spdk_ftl_py.target.rpc_plugin ftltgt_inject_fault Nvme0n1 --op read --status unrecovered_read
-                                          more drives, and their faults, by RPC (see ftltgt_* there)
+                                          faults (and further drives) by RPC: see ftltgt_* of that plugin
 
-Stops at SIGINT, SIGTERM, SIGQUIT, SIGHUP (under nohup not) or `spdk-rpc spdk_kill_instance SIGTERM`, and leaves nothing
-behind but the files of drives. SIGUSR1 and SIGUSR2 do nothing.
+The target ends at SIGINT, SIGTERM, SIGQUIT, SIGHUP (ignored under nohup) or `spdk-rpc spdk_kill_instance SIGTERM`, and
+leaves only the files of drives. SIGUSR1 and SIGUSR2 do nothing.
 """
 
 ZNS_KEYS = (
@@ -74,14 +75,14 @@ def register(subparsers: argparse._SubParsersAction[Any]) -> None:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "-r", "--rpc-socket", default=RPC_SOCKET_DEFAULT, metavar="PATH", type=socket_name,
-        help="JSON-RPC unix socket (default: %(default)s, as spdk_tgt)",
+        help="JSON-RPC unix socket (default: %(default)s, as for spdk_tgt)",
     )  # fmt: skip
     parser.add_argument(
         "-c",
         "--config",
         metavar="FILE",
         type=text,
-        help="apply a configuration that spdk-rpc save_config, or spdk-ftl save-config, saved",
+        help="apply a configuration saved by spdk-rpc save_config or spdk-ftl save-config",
     )
     parser.add_argument(
         "--zns", action="append", default=[], metavar="SPEC", type=parsed(zns_call, without="--zns "),
@@ -92,7 +93,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="a malloc bdev; repeatable",
     )  # fmt: skip
     parser.set_defaults(parser=parser)
-    parser.add_argument("-v", "--verbose", action="count", default=0, help="say more on stderr; twice: everything")
+    parser.add_argument("-v", "--verbose", action="count", default=0, help="log more on stderr; twice: everything")
 
 
 def _pairs(option: str, spec: str, keys: tuple[str, ...], required: tuple[str, ...]) -> dict[str, str]:
@@ -111,7 +112,7 @@ def _pairs(option: str, spec: str, keys: tuple[str, ...], required: tuple[str, .
         try:
             UUID(pairs["uuid"])
         except ValueError:
-            raise ParameterError(f"{option} {spec}: uuid={pairs['uuid']} is no UUID") from None
+            raise ParameterError(f"{option} {spec}: uuid={pairs['uuid']} is not a UUID") from None
     return pairs
 
 
@@ -155,7 +156,7 @@ def zns_call(spec: str) -> Call:
         if key in pairs:
             params[param] = parse_bytes(pairs[key], f"--zns {key}")
     if pairs.get("path") == "":
-        raise ParameterError(f"--zns {spec}: path is empty; leave it out to keep the drive in memory")
+        raise ParameterError(f"--zns {spec}: path is empty: leave it out to keep the drive in memory")
     problem = _zns_problem(pairs, params)
     if problem:
         raise ParameterError(f"--zns {spec}: {problem}")
@@ -217,7 +218,7 @@ def run(args: argparse.Namespace) -> int:
     for typed, _, params in calls:
         if params.get("name") in named:
             option, _, spec = typed.partition(" ")
-            args.parser.error(f"argument {option}: {spec}: {named[params['name']]} has that name")
+            args.parser.error(f"argument {option}: {spec}: {named[params['name']]} already has that name")
         if "name" in params:
             named[params["name"]] = typed
     return asyncio.run(_serve(args.rpc_socket, args.config, calls))

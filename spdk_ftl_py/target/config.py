@@ -52,18 +52,18 @@ def read_config(path: str) -> list[tuple[str, Any]]:
     except JsonError as error:
         raise ParameterError(f"configuration {path} is not JSON: {error}") from error
     if not isinstance(document, dict) or not isinstance(document.get("subsystems"), list):
-        raise ParameterError(f'configuration {path} has no "subsystems" array; write one with spdk-rpc save_config')
+        raise ParameterError(f'configuration {path} has no "subsystems" array: write one with spdk-rpc save_config')
     calls: list[tuple[str, Any]] = []
     for subsystem in document["subsystems"]:
         if not isinstance(subsystem, dict) or not isinstance(subsystem.get("config") or [], list):
-            raise ParameterError(f'configuration {path}: a subsystem is no object with a "config" array')
+            raise ParameterError(f'configuration {path}: a subsystem is not an object with a "config" array')
         if subsystem.get("subsystem") == FTL_SECTION:
             continue
         for entry in subsystem.get("config") or []:
             for call in entry if isinstance(entry, list) else [entry]:
                 if not isinstance(call, dict) or not isinstance(call.get("method"), str):
                     raise ParameterError(
-                        f'configuration {path}: {json.dumps(call)[:80]} is no object with a "method" '
+                        f'configuration {path}: {json.dumps(call)[:80]} is not an object with a "method" '
                         f"(subsystem {subsystem.get('subsystem')})"
                     )
                 calls.append((call["method"], call.get("params")))

@@ -143,7 +143,7 @@ class JsonScanner:
                 self._separate(character)
             elif character == 0x22:
                 if self._expect not in (_VALUE, _FIRST_VALUE_OR_END, _NAME, _FIRST_NAME_OR_END):
-                    raise JsonError("a string where none may be")
+                    raise JsonError("an unexpected string")
                 self._count(1)
                 self._position += 1
                 self._in_string = True
@@ -160,7 +160,7 @@ class JsonScanner:
 
     def _open(self, character: int) -> None:
         if self._expect not in (_VALUE, _FIRST_VALUE_OR_END):
-            raise JsonError("a value where none may be")
+            raise JsonError("an unexpected value")
         if len(self._stack) >= JSON_DEPTH_MAX:
             raise JsonError(f"nested more than {JSON_DEPTH_MAX} deep")
         self._count(1)
@@ -217,7 +217,7 @@ class JsonScanner:
     def _skip_scalar(self) -> bool:
         """A number or literal. False: it may go on in bytes yet to come."""
         if self._expect not in (_VALUE, _FIRST_VALUE_OR_END):
-            raise JsonError("a value where none may be")
+            raise JsonError("an unexpected value")
         rest = bytes(self._buffer[self._position : self._position + 8])
         if _NUMBER_START.match(rest):
             run = _NUMBER_CHARACTERS.match(self._buffer, self._position)

@@ -86,7 +86,7 @@ async def answer_request(request: Any, dispatch: Dispatch) -> dict[str, object] 
     except asyncio.CancelledError:
         raise
     except Exception as error:
-        logger.exception("RPC %s failed for a reason that is a bug", method)
+        logger.exception("RPC %s failed because of a bug", method)
         return error_reply(request_id, JSONRPC_INTERNAL_ERROR, f"Internal error: {type(error).__name__}: {error}")
     if "id" not in request:
         return None
@@ -118,7 +118,7 @@ class _Connection:
                     while (value := scanner.next()) is not None:
                         await self._accept(value)
                 except JsonError as error:
-                    logger.info("closing a connection that sent what is not JSON: %s", error)
+                    logger.info("closing a connection that did not send JSON: %s", error)
                     await self._wait_for_requests()
                     self._send(error_reply(None, JSONRPC_PARSE_ERROR, "Parse error"))
                     break
@@ -157,7 +157,7 @@ class _Connection:
         self._requests.discard(task)
         self._slots.release()
         if not task.cancelled() and (error := task.exception()) is not None:
-            logger.error("answering failed: %r", error)
+            logger.error("sending an answer failed: %r", error)
 
     async def _drain(self) -> None:
         """Returns at once unless the peer has left too many replies where they are."""
@@ -209,10 +209,10 @@ class JsonRpcServer:
         """Raises ExistsError when a live process owns the path, FtlError when it can't be used; what stands there, and
         is no socket, is left alone."""
         if not self.path:
-            raise FtlError("RPC socket: an empty path; give one with -r", errno=errno.EINVAL)
+            raise FtlError("RPC socket: the path is empty: give one with -r", errno=errno.EINVAL)
         if len(os.fsencode(self.path)) > UNIX_PATH_BYTES_MAX:
             raise UnsupportedError(
-                f"RPC socket {self.path}: the path is longer than {UNIX_PATH_BYTES_MAX} bytes; choose a shorter one",
+                f"RPC socket {self.path}: the path is longer than {UNIX_PATH_BYTES_MAX} bytes: choose a shorter one",
                 errno=errno.ENAMETOOLONG,
             )
         self._refuse_other_files()
@@ -228,7 +228,7 @@ class JsonRpcServer:
         except OSError as error:
             await self.close()
             raise FtlError(
-                f"RPC socket {self.path}{owner}: {error.strerror}; choose another path with -r", errno=error.errno
+                f"RPC socket {self.path}{owner}: {error.strerror}: choose another path with -r", errno=error.errno
             ) from error
         self._acceptor = asyncio.get_running_loop().create_task(self._accept_for_ever(), name="RPC acceptor")
 
@@ -240,8 +240,8 @@ class JsonRpcServer:
             return  # what is wrong with it, beside not being there yet, is said by whoever makes the lock file
         if not stat.S_ISSOCK(mode):
             raise ExistsError(
-                f"RPC socket {self.path}: there is a file that is no socket{show_owner(Path(self.path))}; remove it, "
-                "or choose another path with -r"
+                f"RPC socket {self.path}: is a file{show_owner(Path(self.path))}, not a socket: remove it, or choose "
+                "another path with -r"
             )
 
     def _take_path(self) -> None:
@@ -266,7 +266,8 @@ class JsonRpcServer:
     def _in_use(self, peer: Peer | None) -> ExistsError:
         whose = "" if peer is None else f" (pid {peer.pid}{command_of(peer.pid)} of {show_user(peer.uid)})"
         return ExistsError(
-            f"RPC socket {self.path} belongs to a running process{whose}; stop that one or choose another path with -r",
+            f"RPC socket {self.path} belongs to a running process{whose}: stop that process, or choose another path "
+            "with -r",
             errno=errno.EADDRINUSE,
         )
 

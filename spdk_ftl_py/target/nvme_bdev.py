@@ -175,7 +175,7 @@ class AttachedController:
                 if controller.lost.is_set() or nsid in self.namespaces:
                     # I/O of one that is known waits for it: it is tried again.
                     raise
-                logger.warning("namespace %d of %s is left out: %s", nsid, self.params["subnqn"], error)
+                logger.warning("namespace %d of %s gets no bdev: %s", nsid, self.params["subnqn"], error)
                 continue
             if nsid in self.namespaces:
                 known = self.namespaces[nsid]
@@ -197,7 +197,7 @@ class AttachedController:
                 self._bdevs.register(bdev)
             except ExistsError:
                 logger.warning(
-                    "namespace %d of %s: bdev %s or UUID %s exists already, so it is left out",
+                    "namespace %d of %s gets no bdev: bdev %s or UUID %s already exists",
                     nsid, self.params["subnqn"], bdev.name, bdev.alias,
                 )  # fmt: skip
                 qpair.close()
@@ -252,7 +252,7 @@ class AttachedController:
                 async with self._lock:
                     await self._scan(controller, fresh=False)
             except (FtlError, OSError) as error:
-                logger.warning("reading the namespaces of controller %s anew failed: %s", self.name, error)
+                logger.warning("reading the namespaces of controller %s again failed: %s", self.name, error)
 
     async def _recover(self, lost: Controller) -> bool:
         """False: given up. With a loss timeout the bdevs have been removed by then, without they stay and fail I/O.
@@ -300,7 +300,7 @@ class AttachedController:
                 return False
             if give_up_at is not None and loop.time() + options.reconnect_delay > give_up_at:
                 await asyncio.sleep(max(0.0, give_up_at - loop.time()))
-                logger.warning("controller %s: not back after %d s, removed", self.name, options.ctrlr_loss_timeout)
+                logger.warning("controller %s: not back after %d s, removing it", self.name, options.ctrlr_loss_timeout)
                 async with self._lock:
                     await self._remove()
                 return False
@@ -339,7 +339,9 @@ async def _emptied(namespace: RemoteNamespace) -> None:
     if await until(gate.sweep, timeout_s=EMPTY_TIMEOUT_S, poll_s=EMPTY_POLL_S):
         return
     gate.set_device(namespace.qpair)
-    raise FtlError(f"bdev {namespace.bdev.name} has grown, but its I/O does not end: the size is as it was")
+    raise FtlError(
+        f"bdev {namespace.bdev.name} has grown, but its outstanding I/O does not complete, so it keeps the old size"
+    )
 
 
 def _same(new: NamespaceInfo, old: NamespaceInfo) -> bool:

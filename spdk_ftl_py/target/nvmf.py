@@ -140,7 +140,7 @@ class Nvmf:
         export.namespaces[nsid] = namespace
 
         async def bdev_goes() -> None:
-            logger.info("bdev %s went: namespace %d of %s with it", bdev.name, nsid, export.nqn)
+            logger.info("bdev %s was removed, and with it namespace %d of %s", bdev.name, nsid, export.nqn)
             self._drop_namespace(export, namespace)
 
         descriptor.on_remove = bdev_goes

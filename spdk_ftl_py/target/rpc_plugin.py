@@ -96,62 +96,74 @@ def spdk_rpc_plugin_initialize(subparsers: Any) -> None:
 
     parser = add("ftltgt_zns_create", help="Create an emulated ZNS drive (spdk-ftl target)")
     parser.add_argument("name", help="name of the bdev, e.g. Nvme0n1")
-    parser.add_argument("--num-zones", type=_size, help="how many zones")
-    parser.add_argument("--size", type=_size, help="instead of --num-zones: bytes of all zones, e.g. 2G")
-    parser.add_argument("--zone-size", type=_size, required=True, help="bytes, a power of two, e.g. 16M")
-    parser.add_argument("--zone-capacity", type=_size, help="writable bytes of a zone, e.g. 12M (default: all of it)")
-    parser.add_argument("--block-size", type=_size, default=BLOCK_BYTES, help="512 or 4096 (default)")
+    parser.add_argument("--num-zones", type=_size, help="number of zones")
+    parser.add_argument("--size", type=_size, help="size of all zones in bytes, instead of --num-zones, e.g. 2G")
+    parser.add_argument(
+        "--zone-size", type=_size, required=True, help="size of a zone in bytes, a power of two, e.g. 16M"
+    )
+    parser.add_argument(
+        "--zone-capacity", type=_size, help="writable bytes of a zone, e.g. 12M (default: the zone size)"
+    )
+    parser.add_argument("--block-size", type=_size, default=BLOCK_BYTES, help="512 or 4096 bytes (default: 4096)")
     parser.add_argument("--max-open-zones", type=int, help="0, the default: no limit")
     parser.add_argument("--max-active-zones", type=int, help="0, the default: no limit")
-    parser.add_argument("--max-append", type=_size, help="bytes of the largest zone append (default: 32 blocks)")
-    parser.add_argument("--path", help="sparse file that keeps the drive (beside it PATH.zones); default: memory")
-    parser.add_argument("--uuid", help="UUID of the bdev (default: of the path, or random)")
-    parser.add_argument("--no-volatile-cache", action="store_true", help="every completed write survives a power cut")
+    parser.add_argument(
+        "--max-append", type=_size, help="size of the largest zone append in bytes (default: 32 blocks)"
+    )
+    parser.add_argument("--path", help="sparse file that keeps the drive, with PATH.zones beside it (default: memory)")
+    parser.add_argument("--uuid", help="UUID of the bdev (default: derived from the path, or random)")
+    parser.add_argument(
+        "--no-volatile-cache",
+        action="store_true",
+        help="the drive has no volatile cache: every completed write survives a power cut",
+    )
     parser.set_defaults(func=_call("ftltgt_zns_create", _zns_params))
 
-    parser = add("ftltgt_zns_delete", help="Delete an emulated ZNS drive (its file stays)")
+    parser = add("ftltgt_zns_delete", help="Delete an emulated ZNS drive; its file stays")
     parser.add_argument("name", help="name of the bdev")
     parser.set_defaults(func=_call("ftltgt_zns_delete", _plain("name")))
 
-    parser = add("ftltgt_inject_fault", help="Let I/O of an emulated drive fail or take longer; prints the fault's id")
+    parser = add(
+        "ftltgt_inject_fault", help="Make I/O of an emulated drive fail or take longer; prints the id of the fault"
+    )
     parser.add_argument("name", help="name of the bdev")
-    parser.add_argument("--op", choices=OPERATIONS, help="only this operation (default: all)")
-    parser.add_argument("--lba", type=int, help="first block concerned")
-    parser.add_argument("--num-blocks", type=int, help="how many; 0, the default: the whole drive")
+    parser.add_argument("--op", choices=OPERATIONS, help="affect only this operation (default: all)")
+    parser.add_argument("--lba", type=int, help="first block to affect")
+    parser.add_argument("--num-blocks", type=int, help="number of blocks to affect; 0, the default: the whole drive")
     parser.add_argument("--status", type=_status, help="NVMe status: SCT << 8 | SC, or a name such as unrecovered_read")
-    parser.add_argument("--latency-us", type=int, help="delay each I/O concerned")
-    parser.add_argument("--skip", type=int, help="let so many pass first")
-    parser.add_argument("--times", type=int, help="then strike so often; 0, the default: for ever")
+    parser.add_argument("--latency-us", type=int, help="delay each affected I/O by so many microseconds")
+    parser.add_argument("--skip", type=int, help="number of I/Os to leave unaffected first")
+    parser.add_argument("--times", type=int, help="number of I/Os to affect then; 0, the default: all")
     names = ("name", "op", "lba", "num_blocks", "status", "latency_us", "skip", "times")
     parser.set_defaults(func=_call("ftltgt_inject_fault", _plain(*names)))
 
-    parser = add("ftltgt_clear_faults", help="Take back one injected fault, or all")
+    parser = add("ftltgt_clear_faults", help="Remove one injected fault, or all")
     parser.add_argument("name", help="name of the bdev")
-    parser.add_argument("--id", type=int, help="the fault's id (default: all)")
+    parser.add_argument("--id", type=int, help="id of the fault (default: all)")
     parser.set_defaults(func=_call("ftltgt_clear_faults", _plain("name", "id")))
 
-    parser = add("ftltgt_set_zone_state", help="Make a zone read-only, offline or full, as a drive does by itself")
+    parser = add("ftltgt_set_zone_state", help="Make a zone read-only, offline or full, as a drive may do by itself")
     parser.add_argument("name", help="name of the bdev")
     parser.add_argument("zone", type=int, help="number of the zone, from 0")
     parser.add_argument("state", choices=("read_only", "offline", "full"))
     parser.set_defaults(func=_call("ftltgt_set_zone_state", _plain("name", "zone", "state")))
 
-    parser = add("ftltgt_recommend_zone", help="Let zone reports recommend that a zone be finished or reset")
+    parser = add("ftltgt_recommend_zone", help="Make zone reports recommend to finish or reset a zone")
     parser.add_argument("name", help="name of the bdev")
     parser.add_argument("zone", type=int, help="number of the zone, from 0")
     parser.add_argument("action", choices=("finish", "reset", "nothing"))
     parser.set_defaults(func=_call("ftltgt_recommend_zone", _plain("name", "zone", "action")))
 
-    parser = add("ftltgt_power_cut", help="Cut the power of emulated drives: what was not flushed may vanish")
+    parser = add("ftltgt_power_cut", help="Cut the power of emulated drives: data that was not flushed may be lost")
     parser.add_argument("name", nargs="?", help="name of the bdev (default: all emulated drives)")
-    parser.add_argument("--seed", type=int, help="chooses what vanishes")
+    parser.add_argument("--seed", type=int, help="seed that determines which data is lost")
     parser.set_defaults(func=_call("ftltgt_power_cut", _plain("name", "seed")))
 
     parser = add("ftltgt_power_on", help="Power on again")
     parser.add_argument("name", nargs="?", help="name of the bdev (default: all emulated drives)")
     parser.set_defaults(func=_call("ftltgt_power_on", _plain("name")))
 
-    parser = add("ftltgt_get_media_stats", help="I/Os done and zone states of an emulated drive")
+    parser = add("ftltgt_get_media_stats", help="Print the completed I/Os and the zone states of an emulated drive")
     parser.add_argument("name", help="name of the bdev")
     parser.add_argument("--zones", action="store_true", default=None, help="list every zone")
     parser.set_defaults(func=_call("ftltgt_get_media_stats", _plain("name", "zones")))

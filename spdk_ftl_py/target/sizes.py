@@ -19,7 +19,7 @@ def parse_size(text: str) -> int:
     suffix = number[-1:] if number[-1:].isalpha() else ""
     digits = number[: len(number) - len(suffix)]
     if suffix not in _SUFFIXES or not digits.isascii() or not digits.isdigit() or len(digits) > 20:
-        raise ValueError(f"{text!r} is no size: digits, then nothing, K, M, G or T")
+        raise ValueError(f"{text!r} is not a size: write digits, optionally followed by K, M, G or T")
     return int(digits) * _SUFFIXES[suffix]
 
 

@@ -114,7 +114,7 @@ class VirtualBdevs:
         try:
             self._build(config)
         except NotFoundError:
-            logger.info("%s bdev %s: deferred until bdev %s comes", config.module, config.name, config.base_name)
+            logger.info("%s bdev %s: deferred until bdev %s exists", config.module, config.name, config.base_name)
         except FtlError:
             if config.module == "zone_block":
                 del self.configs[config.module, config.name]

@@ -110,7 +110,7 @@ class ChainedWorld(World):
     async def _step(self) -> None:
         await super()._step()
         for name in self._chain.pump():
-            told = f"the connection of the {name} was lost, and nothing was done to it"
+            told = f"the connection of the {name} was lost, although the test did not disturb it"
             self._violated(Violation("io_error", -1, told))
         if not self._serving:
             return
@@ -191,10 +191,10 @@ class ChainedWorld(World):
                 await self._let_go()
                 await asyncio.sleep(RETURN_DELAY_S)
             except FtlError as error:
-                self._violated(Violation("refused", -1, f"load of a base that is back: {error!r}"))
+                self._violated(Violation("refused", -1, f"load after the base came back: {error!r}"))
                 return
         else:
-            self._violated(Violation("wedged", -1, f"after {RETURNS_MAX} loads the base is not back"))
+            self._violated(Violation("wedged", -1, f"the base is not back after {RETURNS_MAX} loads"))
             return
         self.result.stats["returns"] += 1
         self._device_is_new()
@@ -225,4 +225,4 @@ class ChainedWorld(World):
                 media.power_on()
 
     def _alarm_for_nothing(self) -> None:
-        self._violated(Violation("untold", -1, "hosts are told of a loss, and the daemon has lost nothing"))
+        self._violated(Violation("untold", -1, "hosts are told of lost writes, although the daemon has lost none"))

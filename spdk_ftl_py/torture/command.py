@@ -15,25 +15,25 @@ CRASHES: Final = 500
 CRASHES_OF_PROCESSES: Final = 20
 
 DESCRIPTION: Final = """\
-Crashes an FTL over and over and checks that it keeps its promises. In one process, on emulated drives, with simulated
-time: a host writes, overwrites, trims, flushes and reads; at some I/O of the drive the power fails or the daemon dies,
-now and then in the middle of a halt or a load; the FTL is loaded again, and every block is read and compared with what
-a model says it may hold:
-  - what was flushed, or written with FUA, is there, or something newer
-  - nothing is ever older than what was there before, and what was trimmed stays trimmed
-  - each block is whole: it carries its LBA, its version and a pattern made of both
-  - nothing stands still, and no load is refused
+Crash an FTL again and again, and check that it keeps its promises. All of this happens in one process, on emulated
+drives, with simulated time. A host writes, overwrites, trims, flushes and reads. At some I/O of the drive the power
+fails or the daemon dies, sometimes during a halt or a load. Then the FTL is loaded again, and every block is read and
+compared with what a model allows:
+  - a block that was flushed or written with FUA is there, or a newer version of it
+  - no block is older than it was before, and trimmed blocks stay trimmed
+  - each block is whole: it contains its LBA, its version and a pattern derived from both
+  - no I/O hangs, and no load is refused
 
-In a third of the worlds (see below; with --chain in all) an I/O goes the way it goes in the product, as NVMe/TCP PDUs
+In a third of the worlds (see below; with --chain in all) I/O takes the same path as in the product, as NVMe/TCP PDUs
 from the host to the drive, and the connections of host, base and nv cache are lost now and then.
 
-With --processes all of it is real: `spdk-ftl target` with a drive in a file and `spdk-ftl serve`, as processes of their
-own in a temporary directory, and NVMe/TCP hosts that stay connected. Daemon, target, or both, are killed with SIGKILL
-under load, now and then once more while they recover, and started again. Hosts repeat what had no answer; no I/O may
-fail, and nothing that was acknowledged may be missing, flushed or not.
+With --processes the command uses real processes: `spdk-ftl target` with a drive in a file, and `spdk-ftl serve`, in a
+temporary directory, and NVMe/TCP hosts that stay connected. It kills daemon, target or both with SIGKILL under load,
+sometimes again during the recovery, and starts them again. Hosts repeat outstanding I/O. No I/O may fail, and no
+acknowledged write may be missing, flushed or not.
 
-Everything follows from --seed: geometry, traffic, order of completions, crashes. After 20 crashes a new drive of
-another geometry is used (a "world"). With --processes only traffic and moments: what the machine makes of them differs.
+--seed determines everything: geometry, traffic, order of completions, crashes. After 20 crashes the command takes a new
+drive of another geometry (a "world"). With --processes the seed determines only traffic and moments of crashes.
 """
 EPILOG: Final = """\
 examples:
@@ -41,30 +41,32 @@ examples:
   spdk-ftl torture --seed 7 --crashes 5000             another run, and longer
   spdk-ftl torture --every 1 --crashes 200             a crash at each of the first I/Os after a load
   spdk-ftl torture --processes --crashes 20            real processes and kill -9, about two minutes
-  spdk-ftl torture --seed 7 --world 12 --crashes 20    what a failure prints: the same again, nothing else
+  spdk-ftl torture --seed 7 --world 12 --crashes 20    replays a failure, as the command prints it
 
-exit codes: 0 every promise was kept, 1 one was broken (it says which, and how to see it again), 2 wrong usage,
-130 interrupted
+exit codes: 0 every promise was kept, 1 a promise was broken (the command prints which, and how to replay it),
+2 wrong usage, 130 interrupted
 """
 
 
 def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = subparsers.add_parser(
         "torture",
-        help="crash an FTL over and over on emulated drives, and check that nothing durable is lost",
+        help="crash an FTL again and again on emulated drives, and check that no durable data is lost",
         description=DESCRIPTION,
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--seed", type=whole(0), default=1, metavar="N", help="what all else follows from (default: 1)")
+    parser.add_argument("--seed", type=whole(0), default=1, metavar="N", help="seed of all random choices (default: 1)")
     parser.add_argument(
         "--crashes",
         type=whole(1),
         metavar="N",
-        help=f"how many (default: {CRASHES}; with --processes {CRASHES_OF_PROCESSES})",
+        help=f"number of crashes (default: {CRASHES}; with --processes {CRASHES_OF_PROCESSES})",
     )
     parser.add_argument(
-        "--processes", action="store_true", help="real processes, connected hosts and kill -9 of daemon, target or both"
+        "--processes",
+        action="store_true",
+        help="use real processes and connected hosts, and kill -9 daemon, target or both",
     )
     parser.add_argument(
         "--every",
@@ -77,26 +79,30 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "--cache",
         choices=CACHES,
         default=NO_CACHE,
-        help="nv cache: with metadata in each block (vss), or without (non-vss); default: %(default)s",
+        help="give the FTL an nv cache: with metadata in each block (vss), or without (non-vss); default: %(default)s",
     )
-    parser.add_argument("--use-append", action="store_true", help="FTLs that write with zone append")
+    parser.add_argument("--use-append", action="store_true", help="write with zone append")
     parser.add_argument(
         "--faults",
         action="store_true",
-        help="now and then a write or flush of the drive fails, a zone goes read-only or is finished by the drive, a "
-        "drive is busy for a while, or blocks rot",
+        help=(
+            "inject faults: a write or flush of the drive fails, a zone goes read-only, the drive finishes a zone or "
+            "is busy for a while, blocks rot"
+        ),
     )
     parser.add_argument(
         "--chain",
         action=argparse.BooleanOptionalAction,
-        help="I/O as NVMe/TCP PDUs from the host to the drive, over connections that are lost now and then (default: "
-        "in a third of the worlds)",
+        help=(
+            "send I/O as NVMe/TCP PDUs from the host to the drive, over connections that are lost now and then "
+            "(default: in a third of the worlds)"
+        ),
     )
-    parser.add_argument("--world", type=whole(0), metavar="N", help="only this one of the seed's worlds")
+    parser.add_argument("--world", type=whole(0), metavar="N", help="run only this world of the seed")
     parser.add_argument(
         "--keep", action="store_true", help="with --processes: keep the temporary directory with drive, state and logs"
     )
-    parser.add_argument("--json", metavar="FILE", type=text, help="write the results there too")
+    parser.add_argument("--json", metavar="FILE", type=text, help="also write the results to this file")
     parser.add_argument("--plain", action="store_true", help="no progress bars (as when not on a terminal)")
     parser.set_defaults(run=run, parser=parser)
 
@@ -121,11 +127,11 @@ def run(args: argparse.Namespace) -> int:
     crashes = args.crashes or (CRASHES_OF_PROCESSES if args.processes else CRASHES)
     for name in ("every", "world", "faults", "chain"):
         if args.processes and getattr(args, name):
-            args.parser.error(f"--{name} does not go with --processes: moments are random there")
+            args.parser.error(f"--{name} can't be used with --processes, where the moments of crashes are random")
     if args.processes and args.cache == "vss":
-        args.parser.error("--cache vss does not go with --processes: no bdev with metadata outlives its target there")
+        args.parser.error("--cache vss can't be used with --processes: no bdev with metadata outlives its target there")
     if args.keep and not args.processes:
-        args.parser.error("--keep goes with --processes only")
+        args.parser.error("--keep can only be used with --processes")
     told = {
         "cache": args.cache,
         "faults": args.faults,
@@ -172,7 +178,7 @@ def run(args: argparse.Namespace) -> int:
         first = report.values["found"][0]
         where = f" at LBA {first['lba']}" if first["lba"] >= 0 else ""
         raise FtlError(
-            f"torture: {report.values['violations']} violations; the first, behind crash {first['crash']} "
-            f"({first['after']}): {first['kind']}{where}: {first['detail']}\nto see it again: {report.values['replay']}"
+            f"torture: {report.values['violations']} violations; the first, after crash {first['crash']} "
+            f"({first['after']}): {first['kind']}{where}: {first['detail']}\nto replay it: {report.values['replay']}"
         )
     return 0

@@ -49,7 +49,7 @@ class Content:
         expected = self._words(words[:1], words[1:2])[0]
         wrong = int((words != expected).sum())
         if wrong:
-            return f"LBA {there} version {int(words[1])}, {wrong} of {WORDS} words of it wrong"
+            return f"LBA {there} version {int(words[1])}, {wrong} of its {WORDS} words wrong"
         return f"a block of LBA {there}, version {int(words[1])}"
 
     def _words(self, lbas: NDArray[np.uint64], versions: NDArray[np.uint64]) -> NDArray[np.uint64]:

@@ -85,9 +85,9 @@ class Growing:
             return []
         has_all = device.geometry.zone_count == self._zones
         if has_all and not self._asked:
-            return [Violation("given_up", -1, "the FTL has grown, and nobody has asked for it")]
+            return [Violation("given_up", -1, "the FTL has grown, although nobody asked for it")]
         if self.grow is not None and not has_all:
-            return [Violation("refused", -1, "the FTL was to grow, and has not")]
+            return [Violation("refused", -1, "the FTL has not grown as requested")]
         if has_all and not self._done:
             self._done = True
             result.growths += 1

@@ -310,7 +310,7 @@ class OneLife:
         """Of a device that was just loaded: no zone was given up but those that the drive has lost."""
         missing = self._device.zone_map.missing_count
         if missing > self._zones_lost:
-            told = f"bands go on without {missing} zones, the drive has lost {self._zones_lost}"
+            told = f"bands lack {missing} zones, but the drive has lost {self._zones_lost}"
             self._violated(Violation("given_up", -1, told))
 
     @property
@@ -323,7 +323,7 @@ class OneLife:
         if not power_fails and self._cache_is_lost:
             self._violated(Violation("given_up", -1, f"the nv cache failed ({self._device.cache.failure})"))
         if self._fault is Injected.BUSY and self._device.zone_faults > self._zones_lost:
-            told = f"{self._device.zone_faults} zones failed, of {self._zones_lost} that may, and a drive was only busy"
+            told = f"{self._device.zone_faults} zones failed, but only {self._zones_lost} may; the drive was only busy"
             self._violated(Violation("given_up", -1, told))
 
     def _all_ready(self) -> None:
@@ -339,11 +339,11 @@ class OneLife:
         # Zones that were given up before are not written any more: they can't be those that failed in this life.
         troubled = self._zones_troubled - self._bad_at_birth
         if self._device.zone_faults > troubled:
-            told = f"{self._device.zone_faults} zones failed in this life, {troubled} of the drive's have"
+            told = f"the FTL counts {self._device.zone_faults} failed zones in this life, the drive has {troubled}"
             self._violated(Violation("given_up", -1, told))
         bad = len(self._device.zone_map.bad_zones)
         if bad > self._zones_troubled:
-            told = f"{bad} zones are given up for good, {self._zones_troubled} have failed"
+            told = f"the FTL has given up {bad} zones, but {self._zones_troubled} have failed"
             self._violated(Violation("given_up", -1, told))
 
     def _check_noticed(self) -> None:
@@ -354,7 +354,7 @@ class OneLife:
                 continue
             self._read_only.remove((zone, rounds))
             if not device.zone_watch.knows_bad(zone):
-                told = f"zone {zone} of a closed band is read-only, which nobody has noticed"
+                told = f"the FTL has not noticed that zone {zone} of a closed band is read-only"
                 self._violated(Violation("unnoticed", -1, told))
 
     def _violated(self, *violations: Violation) -> None:

@@ -143,7 +143,7 @@ class _World:
         )
         self._turns = itertools.cycle(self._kinds)
         self._crashes = 0
-        self._last_kind = "nothing killed yet"
+        self._last_kind = "no crash yet"
         self._pauses: dict[str, float] = {}
 
     async def run(self) -> None:
@@ -244,7 +244,7 @@ class _World:
                     return
                 if hosts.waiting and hosts.pause_s > IO_TIMEOUT_S + POLL_S:
                     hosts.violations.append(
-                        Violation("wedged", -1, f"{hosts.waiting} I/Os have no answer after {hosts.pause_s:.0f} s")
+                        Violation("wedged", -1, f"{hosts.waiting} I/Os have not completed after {hosts.pause_s:.0f} s")
                     )
                     return
             await task

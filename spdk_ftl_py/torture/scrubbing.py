@@ -68,7 +68,7 @@ class Scrubbing:
         self._ended = status.ended
         address = status.address
         if status.end == _shim.ScrubEnd.BAD and not any(address == rotten for rotten, _ in self._rotten_ever):
-            yield Violation("damaged", -1, f"a scrub has found block {address} bad, which has not rotted")
+            yield Violation("damaged", -1, f"a scrub reported block {address} as bad, although it has not rotted")
 
     def _missed(self) -> Iterator[Violation]:
         core, geometry = self._device.core, self._device.geometry
@@ -81,7 +81,7 @@ class Scrubbing:
         }
         for lba, address in self._rotten.items():
             if int(core.l2p(lba, 1)[0]) == address and address // geometry.zone_size not in found:
-                yield Violation("unnoticed", lba, f"block {address} has rotted, and a scrub has not found it")
+                yield Violation("unnoticed", lba, f"block {address} has rotted, but a scrub has not found it")
 
     def alarms(self, stats: _shim.CoreStats) -> Iterator[Violation]:
         """What the scrubs of this life found although it is not bad. A round finds each block once, or twice where it
@@ -89,5 +89,8 @@ class Scrubbing:
         bad = (stats.scrub_bad_blocks, stats.scrub_bad_metadata)
         rounds = self._round - self._first_round + 1
         if bad[1] or bad[0] > 2 * rounds * len(self._rotten_ever):
-            told = f"scrubs found {bad[0]} blocks, and {bad[1]} of metadata, bad: {len(self._rotten_ever)} have rotted"
+            told = (
+                f"scrubs reported {bad[0]} bad blocks and {bad[1]} bad metadata blocks, but {len(self._rotten_ever)} "
+                "have rotted"
+            )
             yield Violation("damaged", -1, told)

@@ -250,5 +250,5 @@ class Workload:
 
     def _wedged(self) -> None:
         self.failed = True
-        self.failure = f"{len(self._outstanding)} I/Os are not answered"
-        self.violations.append(Violation("wedged", -1, f"{self.failure}, although nothing is wrong with the media"))
+        self.failure = f"{len(self._outstanding)} I/Os do not complete"
+        self.violations.append(Violation("wedged", -1, f"{self.failure}, although the media have no fault"))

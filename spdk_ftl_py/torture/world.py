@@ -318,11 +318,11 @@ class World(OneLife):
         try:
             report = await check(self._reactor, base, name=NAME, uuid=self._copying.uuid)
         except FtlError as error:
-            self._violated(Violation("damaged", -1, f"the checker: {error.message}"))
+            self._violated(Violation("damaged", -1, f"the check: {error.message}"))
             return
         self.result.checks += 1
         if not all(self._explained(text) for text in report.damage):
-            self._violated(Violation("damaged", -1, f"the checker: {'; '.join(report.damage[:4])}"))
+            self._violated(Violation("damaged", -1, f"the check: {'; '.join(report.damage[:4])}"))
 
     def _explained(self, damage: str) -> bool:
         """Whether it is about a block that has rotted, or about LBAs that were lost to one."""
@@ -426,7 +426,7 @@ class World(OneLife):
         self._digest.update(str(self.result.last_crash).encode())
         self._violated(*self._model.check_restart(0, versions, forgetful=self._forgetful))
         if not self._alarmed and (forgotten := self._model.forgotten(versions)):
-            told = f"{len(forgotten)} blocks are forgotten, and no host is told"
+            told = f"{len(forgotten)} blocks are lost, but no host is told"
             self._violated(Violation("untold", forgotten[0], told))
         self._model.restart(versions, durable=not self._buffered)
         self._forgetful = self._buffered = self._alarmed = False

@@ -100,7 +100,7 @@ def test_what_can_be_changed_is_changed_and_what_can_not_is_refused_before(world
     apply(world, small(hosts=[NQN]))
     before = world.devices()
     error = apply(world, small(hosts=[], allow_any_host=True, cache="Cache0"), code=1)
-    assert 'cache is none, asked for is "Cache0"; that can\'t be changed' in error
+    assert 'cache is none, requested: "Cache0"; that can\'t be changed' in error
     assert error.endswith("nothing was changed\n")
     assert world.devices() == before
     told = apply(world, small(hosts=[], allow_any_host=True))
@@ -114,7 +114,7 @@ def test_what_the_plan_lacks_goes_only_with_prune_and_keeps_its_data(world: FtlW
     uuid = world.devices()["ftl0"]["uuid"]
     nothing = json.dumps({"targets": [{"address": "/var/tmp/spdk.sock", "ftls": []}]})
     assert apply(world, nothing) == (
-        f"? ftl0 on {world.target.socket}: not in the plan, left alone (--prune deletes it)\nno changes\n"
+        f"? ftl0 on {world.target.socket}: not in the plan, left as it is (--prune deletes it)\nno changes\n"
     )
     assert apply(world, nothing, "--prune").endswith("1 change made\n")
     assert world.devices() == {}
@@ -124,7 +124,7 @@ def test_what_the_plan_lacks_goes_only_with_prune_and_keeps_its_data(world: FtlW
 
 def test_a_fault_in_a_plan_is_wrong_usage_and_nothing_is_asked(world: FtlWorld) -> None:
     error = apply(world, small(colour=1), code=2)
-    assert "plan.yaml, line 1: targets[0].ftls[0].colour: unknown key; known here: name, base" in error
+    assert "plan.yaml, line 1: targets[0].ftls[0].colour: unknown key: use one of name, base" in error
     assert error.count("\n") == 1
     done = run(world, small(), "--socket", str(world.folder / "nobody"))
     assert (done.returncode, done.stderr.count("\n")) == (1, 1)
@@ -134,7 +134,7 @@ def test_a_failure_half_way_says_what_was_done(world: FtlWorld) -> None:
     psk = world.folder / "no-key"
     plan = small(hosts=[NQN, {"nqn": f"{NQN}2", "dhchap_key": str(psk)}])
     error = apply(world, plan, code=1)
-    assert "2 of 3 changes are done; applied again, the plan goes on from there" in error
+    assert "2 of 3 changes are done; apply the plan again to make the rest" in error
     assert str(psk) in error
     assert apply(world, small(hosts=[NQN])) == "no changes\n"
 

@@ -75,7 +75,7 @@ CASES: dict[str, tuple[str, int, list[str]]] = {
     "a cache with blocks of 512 B": ("-d Nvme0n1 -c C512", INVALID_PARAMS, ["C512", "512", "4096"]),
     "a cache with DIF": ("-d Nvme0n1 -c Cdif", INVALID_PARAMS, ["Cdif", "DIF", "without DIF"]),
     "a cache with separate metadata": ("-d Nvme0n1 -c Csep", -95, ["Csep", "separate metadata", "interleaved"]),
-    "a cache that is the base": ("-d Nvme0n1 -c Nvme0n1", INVALID_PARAMS, ["Nvme0n1", "base bdev too", "another"]),
+    "a cache that is the base": ("-d Nvme0n1 -c Nvme0n1", INVALID_PARAMS, ["Nvme0n1", "also the base bdev", "another"]),
     "invalid_thld of 100": ("-d Nvme0n1 --conf invalid_thld=100", INVALID_PARAMS, ["invalid_thld", "100", "0 to 99"]),
     "overprovisioning of 0": ("-d Nvme0n1 --overprovisioning 0", INVALID_PARAMS, ["overprovisioning", "1 to 99"]),
     "overprovisioning of 100": ("-d Nvme0n1 --overprovisioning 100", INVALID_PARAMS, ["overprovisioning", "1 to 99"]),
@@ -152,14 +152,16 @@ def test_the_sockets_of_target_and_daemon_are_told_apart(shared: FtlWorld) -> No
     """Each given for the other, to rpc.py with the plugin and to spdk-ftl."""
     rpc = spdk_rpc(RELEASE, shared.target.socket, plugin="spdk_ftl_py", SPDK_FTL_SOCK=shared.target.socket)
     error = rpc.fails("bdev_ftl_get_stats", "-b", "ftl0")
-    assert "is no control socket of a spdk-ftl daemon, but the RPC socket of an SPDK target" in error["message"]
+    assert ("seems to be the RPC socket of an SPDK target, not the control socket of a spdk-ftl daemon") in error[
+        "message"
+    ]
     params = {"name": "ftl0", "base_bdev": "Nvme0n1", "target": shared.daemon.socket}
-    with pytest.raises(FtlError, match="it is no SPDK target, but the control socket of a spdk-ftl daemon"):
+    with pytest.raises(FtlError, match="it seems to be the control socket of a spdk-ftl daemon"):
         DaemonClient(shared.daemon.socket).call("bdev_ftl_create", params)
     command = [sys.executable, "-m", "spdk_ftl_py.cli", "check", "Nvme0n1", "-s", shared.daemon.socket]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, cwd=shared.folder)
     assert (done.returncode, done.stdout) == (2, "")
-    assert "it is no SPDK target, but the control socket of a spdk-ftl daemon" in done.stderr
+    assert "it seems to be the control socket of a spdk-ftl daemon" in done.stderr
 
 
 @pytest.mark.parametrize("wrong", ["128", "200", "256", "1024"])
@@ -172,7 +174,7 @@ def test_a_wrong_zone_capacity_is_told_with_the_right_one(shared: FtlWorld, wron
         shared.rpc("bdev_ftl_delete", "-b", "ftl0")
         return
     error = shared.rpc.fails("bdev_ftl_create", "-b", "ftl0", *how, "-u", made["uuid"])
-    assert "(where zones are emulated: --zone-capacity 250)" in error["message"]
+    assert "(for emulated zones: --zone-capacity 250)" in error["message"]
 
 
 def test_a_target_that_does_not_run_is_named(shared: FtlWorld) -> None:
@@ -183,7 +185,7 @@ def test_a_target_that_does_not_run_is_named(shared: FtlWorld) -> None:
     assert done.returncode == 1
     assert "Is SPDK application running?" in done.stdout
     params = {"name": "ftl0", "base_bdev": "Nvme0n1", "target": nobody}
-    with pytest.raises(FtlError, match=r"nobody\.sock can't be reached .* is it running") as caught:
+    with pytest.raises(FtlError, match=r"nobody\.sock can't be reached .* check that it is running") as caught:
         DaemonClient(shared.daemon.socket).call("bdev_ftl_create", params)
     assert caught.value.jsonrpc_code == -111
     assert shared.devices() == {}

@@ -43,7 +43,7 @@ def test_what_somebody_else_has_on_a_bdev_is_erased_only_by_force(folder: Path, 
             world.rpc("bdev_ftl_delete", "-b", "ftl0")
             # Of its own it knows whose it is.
             error = world.rpc.fails("bdev_ftl_create", "-b", "ftl0", *how)
-            assert "holds an FTL already" in error["message"]
+            assert "already holds an FTL" in error["message"]
             world.call("bdev_aio_delete", name="A0")
             if role == "cache":
                 return

@@ -57,7 +57,7 @@ def test_the_name_of_a_deferred_ftl_is_taken(world: FtlWorld) -> None:
 
 def test_what_can_be_checked_is_checked_before_it_is_deferred(world: FtlWorld) -> None:
     for arguments, expected in (
-        (("-c", "Late"), "base bdev too"),
+        (("-c", "Late"), "also the base bdev"),
         (("-c", "Nope"), "cache bdev Nope: no such bdev"),
         (("--conf", "write_buffer_size=50000"), "write_buffer_size"),
         (("--limit-threshold", "crit:5,high:4"), "must descend"),

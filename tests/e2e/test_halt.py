@@ -72,7 +72,7 @@ def test_an_order_to_halt_ends_the_daemon_and_leaves_the_target_as_it_was(world:
     before = world.snapshot()
     uuid = world.rpc(*CREATE)["uuid"]
     done = halt(world)
-    assert (done.returncode, done.stdout) == (0, "halted, and taken out of the target: ftl0\n"), done.stderr
+    assert (done.returncode, done.stdout) == (0, "halted, and removed from the target: ftl0\n"), done.stderr
     # It is gone when that returns: the next one can begin.
     assert world.daemon.process.poll() == 0
     assert world.snapshot() == before
@@ -87,7 +87,7 @@ def test_what_could_not_be_undone_is_told_and_the_next_daemon_goes_on(world: Ftl
     done = halt(world)
     world.target.process.send_signal(signal.SIGCONT)
     assert done.returncode == 1
-    assert "ftl0: undo what stands in the target: " in done.stderr
+    assert "ftl0: undo what the daemon made in the target: " in done.stderr
     assert world.daemon.process.poll() == 1
     with Daemon(world.folder) as world.daemon:
         world.wait_for_state("ftl0", "online")

@@ -101,7 +101,7 @@ def test_what_can_not_be_loaded_is_refused_and_nothing_is_changed(world: FtlWorl
     delete(world)
     before = world.snapshot()
     for arguments, expected in (
-        (("-u", OTHER), f"uuid {uuid}, not that one"),
+        (("-u", OTHER), f"uuid {uuid}: give that uuid"),
         (("-u", uuid, "--overprovisioning", "30"), "lba_rsvd = 30: the FTL was created with 25"),
         (("-u", uuid, "--overprovisioning", "20"), "lba_rsvd = 20: the FTL was created with 25"),
         (("-u", uuid, "--num-punits", "3"), "has 2 parallel units"),

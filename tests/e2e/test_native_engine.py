@@ -9,7 +9,7 @@ import pytest
 
 from e2e.ftl_world import ZNS, FtlWorld, ftl_world
 
-OF_ITS_OWN = "has no FTL of its own (it knows no bdev_ftl_create): leave out --engine native, the daemon has one"
+OF_ITS_OWN = "has no FTL of its own (no method bdev_ftl_create): leave out --engine native to use the daemon's FTL"
 MALLOC = ("--malloc", "name=B0,size=20G", "--malloc", "name=C0,size=5G")
 
 

@@ -30,8 +30,8 @@ def test_a_null_bdev_carries_an_ftl_that_relocates_and_says_that_it_keeps_nothin
     assert (device["state"], device["no_data"]) == ("online", True)
     told = {entry["name"]: entry for entry in world.rpc("bdev_ftl_get_properties", "-b", "ftl0")["properties"]}
     assert told["no_data"]["value"] is True
-    assert "nothing that is written is kept" in told["no_data"]["desc"]
-    assert "nothing that is written is kept or verified" in world.daemon.log_tail()
+    assert "neither keeps nor verifies what is written" in told["no_data"]["desc"]
+    assert "neither keeps nor verifies what is written" in world.daemon.log_tail()
     export = device["export"]
     asyncio.run(write_at_random(export["traddr"], export["trsvcid"], export["subnqn"], times=4))
     stats = world.rpc("bdev_ftl_get_stats", "-b", "ftl0")
@@ -45,7 +45,7 @@ def test_it_can_be_neither_loaded_nor_cached(world: FtlWorld) -> None:
     uuid = world.rpc(*HOW)["uuid"]
     world.rpc("bdev_ftl_delete", "-b", "ftl0")
     error = world.rpc.fails(*HOW, "-u", uuid)
-    assert "no_data makes a new FTL, which can't be loaded again" in error["message"]
+    assert "no_data creates an FTL that can't be loaded again" in error["message"]
     error = world.rpc.fails(*HOW, "-c", "C0")
     assert "no_data keeps nothing" in error["message"]
     error = world.rpc.fails(*HOW[: HOW.index("--no-data")], "-u", uuid)
@@ -64,7 +64,7 @@ def test_with_the_daemon_it_is_gone_and_so_is_what_is_left_in_the_target(world: 
     with daemon_process(world.folder) as successor:
         assert world.devices() == {}
         assert world.snapshot() == before
-        assert ("was made with no_data, so it is gone" in successor.log_tail()) is killed
+        assert ("was created with no_data, so it is gone" in successor.log_tail()) is killed
 
 
 def test_with_its_base_it_fails_and_does_not_come_back(world: FtlWorld) -> None:
@@ -73,6 +73,6 @@ def test_with_its_base_it_fails_and_does_not_come_back(world: FtlWorld) -> None:
     world.call("bdev_null_create", name="N0", num_blocks=16384, block_size=4096)
     device = world.wait_for_end("ftl0")
     assert device["state"] == "failed"
-    assert "with no_data nothing of it is kept, so the FTL can't come back" in device["error"]
+    assert "no_data keeps nothing, so the FTL can't come back" in device["error"]
     assert world.rpc("bdev_ftl_delete", "-b", "ftl0") is True
     world.rpc(*HOW)

@@ -169,8 +169,8 @@ def test_loading_without_the_cache_asks_for_the_word(folder: Path) -> None:
         again = {"name": "ftl0", "base_bdev": "Nvme0n1", "uuid": world.created["uuid"], "target": world.target.socket}
         for params, told in (
             (again, "has an nv cache of 4096 blocks"),
-            ({**again, "without_cache": True, "cache": "C0"}, "leave the cache bdev out"),
-            ({**again, "without_cache": True, "uuid": None}, "give its uuid"),
+            ({**again, "without_cache": True, "cache": "C0"}, "leave out the cache bdev"),
+            ({**again, "without_cache": True, "uuid": None}, "give the uuid"),
         ):
             with pytest.raises(Exception, match=told):
                 world.client.call("bdev_ftl_create", {name: value for name, value in params.items() if value})

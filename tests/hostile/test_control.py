@@ -60,7 +60,7 @@ def test_one_connection_too_many_is_told_so(world: World) -> None:
         for _ in range(CONNECTIONS - 1):
             stack.enter_context(socket.socket(socket.AF_UNIX)).connect(world.daemon.socket)
         status, reply = _ask(world, b'{"jsonrpc": "2.0", "id": 1, "method": "ftl_get_devices"}')
-        assert (status, "takes no more" in str(reply["error"])) == (503, True)
+        assert (status, "accepts no more" in str(reply["error"])) == (503, True)
     begin = time.monotonic()
     assert world.state() == "online"
     assert time.monotonic() - begin < ANSWER_S

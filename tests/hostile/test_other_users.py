@@ -259,7 +259,7 @@ def test_a_false_target_at_the_path_of_a_dead_one_is_told_nothing(machine: Machi
         device = machine.device()
         assert device["state"] != "failed"
         params = {"name": "ftl1", "base_bdev": "Nvme0n1", "target": str(path)}
-        with pytest.raises(FtlError, match=rf"served by user {UID}, pid \d+, and only .*--target-user"):
+        with pytest.raises(FtlError, match=rf"served by user {UID}, pid \d+, but only .*--target-user"):
             machine.client.call("bdev_ftl_create", params)
         assert set(impostor.close()) == set(b"c")
     machine.target = machine.start_target()
@@ -351,7 +351,7 @@ def test_a_dead_socket_of_somebody_is_replaced_by_root_alone(folder: Path) -> No
     assert f", of user {UID}" in told, told
     Path(f"{path}.lock").unlink()
     with Daemon(folder) as daemon:
-        assert f"daemon.sock, of user {UID}, of a daemon that is gone" in daemon.log_tail()
+        assert f"daemon.sock, of user {UID}, which a dead daemon left" in daemon.log_tail()
 
 
 def test_a_listener_at_the_path_of_the_socket_is_refused_and_named(unchanged: Machine) -> None:

@@ -175,8 +175,10 @@ def test_a_drive_that_goes_away_keeps_nobody_from_halting(
 
 
 def test_the_sockets_of_a_real_target_and_the_daemon_are_told_apart(spdk_target: SpdkTarget, daemon: Daemon) -> None:
-    with pytest.raises(DaemonError, match="the RPC socket of an SPDK target as it seems"):
+    with pytest.raises(
+        DaemonError, match="the RPC socket of an SPDK target, not the control socket of a spdk-ftl daemon"
+    ):
         DaemonClient(spdk_target.socket).call("ftl_get_daemon")
     params = {"name": "ftl0", "base_bdev": "Drive0", "target": daemon.socket}
-    with pytest.raises(FtlError, match="control socket of a spdk-ftl daemon as it seems"):
+    with pytest.raises(FtlError, match="control socket of a spdk-ftl daemon, not an SPDK target"):
         DaemonClient(daemon.socket).call("bdev_ftl_create", params)

@@ -89,7 +89,7 @@ def test_what_it_would_not_take_is_refused_before_it_is_asked(
     )
     before = spdk_target.state()
     for arguments, told in (
-        (("-d", "Z0", "-c", "C0"), "base bdev Z0 is zoned (zone_block), and SPDK's own FTL takes conventional"),
+        (("-d", "Z0", "-c", "C0"), "base bdev Z0 is zoned (zone_block), but SPDK's own FTL supports only conventional"),
         (("-d", "Z0base", "-c", "C0"), "base bdev Z0base of the SPDK target"),
         (("-d", "N0", "-c", "C0"), "base bdev N0 has 2.00 GiB: SPDK's own FTL needs at least 20 GiB"),
         (("-d", "B0", "-c", "N0"), "cache bdev N0 has 2.00 GiB: SPDK's own FTL needs at least 5 GiB"),
@@ -104,7 +104,7 @@ def test_what_it_would_not_take_is_refused_before_it_is_asked(
             file.write(magic)
             error = refused(spdk_target, daemon, *CREATE)
             assert error["code"] == -17
-            assert f"{role} bdev {name} holds an " in error["message"]
+            assert f"{role} bdev {name} already holds an " in error["message"]
             file.seek(0)
             file.write(bytes(len(magic)))
     assert spdk_target.state() == before
@@ -117,7 +117,7 @@ def test_its_own_refusal_is_told_in_its_own_words(spdk_target: SpdkTarget, daemo
     error = refused(spdk_target, daemon, *CREATE, "-u", "b286d19a-0059-4709-abcd-9f7732b1567d")
     assert error["code"] == -5
     assert "refused bdev_ftl_create: Failed to create FTL bdev: " in error["message"]
-    assert "(code -32603); so says the target's own FTL" in error["message"]
+    assert "(code -32603). This is the error of the target's own FTL" in error["message"]
     assert spdk_target.state() == before
     assert json.loads(spdk_target.ftl(daemon, "ftl_get_devices")) == []
 

@@ -202,7 +202,9 @@ async def test_the_socket_of_a_target_is_not_taken_for_the_daemons(path: Path) -
         await reader.read()
 
     async with served(path, serve) as daemon:
-        with pytest.raises(DaemonError, match="the RPC socket of an SPDK target as it seems"):
+        with pytest.raises(
+            DaemonError, match="the RPC socket of an SPDK target, not the control socket of a spdk-ftl daemon"
+        ):
             await asyncio.wait_for(daemon.ftl_get_daemon(), 20)
 
 
@@ -214,7 +216,7 @@ async def test_nothing_is_sent_to_a_stranger(path: Path, monkeypatch: pytest.Mon
         received.set_result(await reader.read())
 
     async with served(path, serve) as daemon:
-        with pytest.raises(DaemonError, match="is believed; nothing was sent"):
+        with pytest.raises(DaemonError, match="is trusted; nothing was sent"):
             await asyncio.wait_for(daemon.ftl_get_daemon(), 20)
         assert await asyncio.wait_for(received, 20) == b""
 

@@ -44,9 +44,9 @@ def test_a_script_with_the_path_of_before_is_told_the_new_one(tmp_path: Path, mo
         DaemonClient(str(tmp_path / "before")).call("ftl_get_daemon")
     with pytest.raises(DaemonError) as refused:
         DaemonClient(str(tmp_path / "other")).call("ftl_get_daemon")
-    assert "of a version before" not in refused.value.message
+    assert "of an earlier version" not in refused.value.message
     (tmp_path / "before").touch()
-    with pytest.raises(DaemonError, match=f"a daemon of a version before may have {tmp_path}/before: restart it"):
+    with pytest.raises(DaemonError, match=f"a daemon of an earlier version may have {tmp_path}/before: restart it"):
         DaemonClient(str(tmp_path / "other")).call("ftl_get_daemon")
     (tmp_path / "root").touch()
     with pytest.raises(DaemonError, match=f"root's daemon has {tmp_path}/root"):
@@ -97,7 +97,13 @@ def test_the_socket_of_a_target_is_not_taken_for_the_daemons(tmp_path: Path, say
         listener.listen()
         serving = threading.Thread(target=serve)
         serving.start()
-        with pytest.raises(DaemonError, match="the RPC socket of an SPDK target as it seems: give that with -s"):
+        with pytest.raises(
+            DaemonError,
+            match=(
+                "the RPC socket of an SPDK target, not the control socket of a spdk-ftl daemon: give the target's "
+                "socket with -s"
+            ),
+        ):
             DaemonClient(path).call("ftl_get_daemon")
         serving.join()
     assert asked == ["spdk_get_version"]

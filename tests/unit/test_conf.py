@@ -191,7 +191,7 @@ def test_a_pool_size_is_taken_and_has_no_effect(value: int) -> None:
 def test_what_is_ignored_is_told_once() -> None:
     params = {"name": "ftl0", "conf": {"user_io_pool_size": 64, "band_thld": 80}}
     assert drop_ignored(params) == [
-        "conf user_io_pool_size is ignored: an I/O queue has as many I/Os as entries, so there is no pool to size"
+        "conf user_io_pool_size is ignored: an I/O queue has one I/O for each entry, so there is no pool to size"
     ]
     assert params["conf"] == {"band_thld": 80}
     assert drop_ignored(params) == drop_ignored({"name": "ftl0"}) == drop_ignored({"conf": None}) == []

@@ -95,7 +95,9 @@ async def test_without_a_daemon_nothing_is_left_out_and_that_is_said(world: Worl
     assert done.code == 0
     assert json.loads(done.out) == {"subsystems": [{**BDEV, "config": [*BDEV["config"], OURS]}, NVMF]}
     (line,) = done.err.splitlines()
-    assert line.startswith("spdk_ftl_py: nothing is left out, and no FTL is in it: spdk-ftl daemon at ")
+    assert line.startswith(
+        "spdk_ftl_py: this is the target's whole configuration, without a section for FTLs: spdk-ftl daemon at "
+    )
     assert "is not running" in line
 
 

@@ -10,8 +10,8 @@ from spdk_ftl_py import strict_json
 @pytest.mark.parametrize(
     ("raw", "reason"),
     [
-        (b'{"id": NaN}', "NaN is no number"),
-        (b"[-Infinity]", "-Infinity is no number"),
+        (b'{"id": NaN}', "NaN is not a JSON number"),
+        (b"[-Infinity]", "-Infinity is not a JSON number"),
         (b"[1e999]", "too large"),
         (b'["\\ud800"]', "surrogate"),
         (b'{"\\udfff": 1}', "surrogate"),

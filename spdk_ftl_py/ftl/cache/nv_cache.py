@@ -1,8 +1,8 @@
-"""The nv cache's control side: what a bdev must be like to serve as one, scrub, headers, and reading the ring after a
-dirty shutdown. The shim writes the ring (shim/ftl/nv_cache.hpp); docs/durability.md says what it is for.
+"""The control side of the nv cache: the requirements on its bdev, scrub, headers, and reading the ring after a dirty
+shutdown. The shim writes the ring (shim/ftl/nv_cache.hpp). docs/durability.md describes what the cache is for.
 
-The rules for the bdev are the seed's (ftl_dev_init_nv_cache), but for metadata: NVMe-oF carries no separate metadata,
-so it is interleaved (VSS) or there is none (headers between the blocks: non-VSS).
+The requirements on the bdev are the seed's (ftl_dev_init_nv_cache), except for metadata: NVMe-oF carries no separate
+metadata, so it is interleaved (VSS), or there is none (headers between the blocks: non-VSS).
 """
 
 from __future__ import annotations
@@ -44,15 +44,15 @@ from .nv_cache_layout import (
 log = logging.getLogger(__name__)
 
 BANDS_MIN: Final = 2
-"""What is in the cache may be overwritten once its band is closed, so one band is filled from one half while the other
-half is protected by the cache."""
+"""A block in the cache may be overwritten once its band is closed. So one band is filled from one half of the cache,
+while the other half protects another band."""
 
 VSS: Final = "vss"
 NON_VSS: Final = "non_vss"
 
 
 def blocks_needed(geometry: Geometry) -> int:
-    """Blocks the cache has at least: two full bands, and its header."""
+    """The minimum size of the cache in blocks: two full bands, and its header."""
     return BANDS_MIN * geometry.punits * geometry.zone_capacity + 1
 
 
@@ -70,12 +70,11 @@ def check_cache(
     Raises ParameterError or UnsupportedError naming the bdev, what is wrong with it and the remedy.
     """
     if zoned:
-        raise UnsupportedError(f"cache bdev {name} is zoned: the cache overwrites in place, give a conventional bdev")
+        raise UnsupportedError(f"cache bdev {name} is zoned: the cache overwrites in place: give a conventional bdev")
     if block_bytes != BLOCK_BYTES:
         raise ParameterError(
-            f"cache bdev {name} has blocks of {block_bytes} bytes, an FTL needs {BLOCK_BYTES}: format it with 4 KiB "
-            "blocks, or "
-            f"give another bdev"
+            f"cache bdev {name} has blocks of {block_bytes} bytes, but an FTL needs {BLOCK_BYTES}: format it with 4 "
+            "KiB blocks, or give another bdev"
         )
     if metadata_bytes and not metadata_interleaved:
         raise UnsupportedError(
@@ -85,12 +84,12 @@ def check_cache(
         )
     if dif_type:
         raise ParameterError(
-            f"cache bdev {name} has DIF type {dif_type}: its metadata would not be ours to use; create it without DIF"
+            f"cache bdev {name} has DIF type {dif_type}: the FTL can't use its metadata: create the bdev without DIF"
         )
     if 0 < metadata_bytes < METADATA_BYTES_MIN:
         raise ParameterError(
-            f"cache bdev {name} has {metadata_bytes} B of metadata for each block: at least {METADATA_BYTES_MIN} B, "
-            "or none"
+            f"cache bdev {name} has {metadata_bytes} B of metadata for each block: use at least {METADATA_BYTES_MIN} "
+            "B, or none"
         )
 
 
@@ -100,42 +99,41 @@ def check_cache_size(name: str, *, block_count: int, metadata_bytes: int, geomet
     if block_count < blocks_needed(geometry):
         needed = blocks_needed(geometry)
         raise ParameterError(
-            f"cache bdev {name} has {block_count} blocks, needs {needed} (two bands of "
+            f"cache bdev {name} has {block_count} blocks, but needs {needed} (two bands of "
             f"{geometry.punits * geometry.zone_capacity} blocks and a header): give one of at least "
             f"{-(-needed * BLOCK_BYTES >> 20)} MiB, or use fewer parallel units"
         )
     if 0 < metadata_bytes < METADATA_BYTES_WIDE and geometry.block_count > 1 << LBA_BITS:
         raise ParameterError(
-            f"cache bdev {name} has {metadata_bytes} B of metadata for each block, which suffice for FTLs of "
-            f"{1 << LBA_BITS} blocks, not {geometry.block_count}: give one with at least {METADATA_BYTES_WIDE} B, or "
-            "none"
+            f"cache bdev {name} has {metadata_bytes} B of metadata for each block, enough for FTLs of {1 << LBA_BITS} "
+            f"blocks, not of {geometry.block_count}: give a bdev with at least {METADATA_BYTES_WIDE} B, or none"
         )
     return VSS if metadata_bytes else NON_VSS
 
 
 class WrongCacheError(NotFoundError):
-    """There is no nv cache on the bdev, or another FTL's."""
+    """The bdev holds no nv cache, or another FTL's."""
 
 
 class NvCache:
-    """The nv cache of one FTL. Made by ``create()`` or ``open()``; ``start()`` gives it to the core, ``finish()`` ends
-    its use with a clean header. Every method raises MediaError where the device fails."""
+    """The nv cache of one FTL. ``create()`` or ``open()`` makes it; ``start()`` gives it to the core; ``finish()`` ends
+    its use with a clean header. Every method raises MediaError if the device fails."""
 
     def __init__(self, port: BlockPort, header: CacheHeader) -> None:
         self.header = header
-        """The newest on the device, as far as known here: the core writes one for each lap."""
+        """The newest header on the device, as far as Python knows it: the core writes one for each lap."""
         self._port = port
         self._position = header.position if header.clean else header.lap * header.ring_blocks
         self._later: dict[int, NDArray[np.uint8]] = {}
         self.requests = NvCacheConf(0, 0)
-        """Those in use, from start() on."""
+        """The settings in use, after start()."""
 
     @classmethod
     async def create(
         cls, port: BlockPort, uuid: UUID, progress: Progress | None = None, *, scrubbed: bool = False
     ) -> NvCache:
-        """Scrubs the device: nothing that was on it before verifies any more. The header is durable when it returns.
-        scrubbed: that was done before, by this."""
+        """Scrubs the device: nothing that was on it before remains valid. The header is durable when this returns.
+        scrubbed: this method has already scrubbed the device."""
         report = progress or (lambda step, part: None)
         device = port.device
         step = max(1, device.max_io_blocks)
@@ -163,7 +161,7 @@ class NvCache:
 
     @classmethod
     async def open(cls, port: BlockPort, uuid: UUID, told: Mapping[str, Any]) -> NvCache:
-        """The cache that the superblock tells of (``to_dict()``). Raises NotFoundError where the device is another
+        """Opens the cache that the superblock describes (``to_dict()``). Raises NotFoundError if the device is another
         one, UnsupportedError for another format version."""
         header = await _newest_header(port)
         if header is None:
@@ -171,29 +169,29 @@ class NvCache:
         elif header.uuid != uuid:
             found = f"holds the nv cache of FTL {header.uuid}"
         elif header.id.hex() != told.get("id"):
-            found = "holds an nv cache of this FTL's that was given up, or scrubbed, since"
+            found = "holds an nv cache of this FTL that was given up or scrubbed since"
         elif (header.block_count, header.metadata_bytes) != (port.device.block_count, port.device.metadata_bytes):
             found = (
-                f"has {port.device.block_count} blocks with {port.device.metadata_bytes} B of metadata now, had "
+                f"has {port.device.block_count} blocks with {port.device.metadata_bytes} B of metadata, but had "
                 f"{header.block_count} with {header.metadata_bytes} B"
             )
         else:
             return cls(port, header)
-        raise WrongCacheError(f"{port.name}: the bdev {found}: give the one that FTL {uuid} was used with")
+        raise WrongCacheError(f"{port.name}: the bdev {found}: give the cache bdev that FTL {uuid} was used with")
 
     def to_dict(self) -> dict[str, Any]:
-        """For the superblock."""
+        """The description for the superblock."""
         mode = VSS if self.header.vss else NON_VSS
         return {"id": self.header.id.hex(), "blocks": self.header.block_count, "mode": mode, "in_use": True}
 
     @property
     def next_seq_min(self) -> int:
-        """The core's next seq has to be at least that: in the lap of the header, not before it."""
+        """The core's next seq must be at least this one, so that it is in the lap of the header, not before it."""
         return self.header.lap * self.header.ring_blocks if self.header.vss else 0
 
     async def start(self, core: _shim.FtlCore, conf: NvCacheConf) -> None:
-        """From here on the core writes to it, and its header is not clean. The lap stays what it was: what is recovered
-        may have to be found once more, so the core goes on to the next one only when it is durable elsewhere."""
+        """From now on the core writes to the cache, and its header is not clean. The lap stays the same: recovered
+        blocks may have to be found once more, so the core starts the next lap only when they are durable elsewhere."""
         await self._write_header()
         self.requests = self._requests(conf, core.stats().write_buffer_blocks)
         config = _shim.NvCacheConfig(
@@ -207,16 +205,16 @@ class NvCache:
         core.use_cache(self._port.device, config)
 
     def _requests(self, conf: NvCacheConf, buffer_blocks: int) -> NvCacheConf:
-        """What conf comes to on this device: as large as it takes them, and no more of them than the write buffer can
-        fill, since each takes memory."""
+        """The settings that result from conf on this device: limited to what the device takes, and to what the write
+        buffer can fill, because each request takes memory."""
         most = self._port.device.max_io_blocks
         blocks = max(1, min(conf.max_request_size, most if self.header.vss else min(most - 1, BATCH_BLOCKS_MAX)))
         count = min(conf.max_request_cnt, buffer_blocks, buffer_blocks // blocks + _shim.EAGER_REQUESTS)
         return NvCacheConf(count, blocks)
 
     async def finish(self, stats: _shim.NvCacheStats) -> None:
-        """The clean header. ``stats`` are the core's last of it (cache_stats()); everything in it is durable on the
-        base, and nothing is written to it any more."""
+        """Writes the clean header. ``stats`` are the core's last ones (cache_stats()). Everything in the cache is
+        durable on the base, and nothing is written to it any more."""
         position, blocks = stats.position, self.header.ring_blocks
         self.header = dataclasses.replace(
             self.header,
@@ -228,7 +226,7 @@ class NvCache:
         await self._write_header(clean=True)
 
     async def _write_header(self, *, clean: bool = False) -> None:
-        """Where the older one of the two stands."""
+        """The block of the older one of the two headers."""
         self.header = dataclasses.replace(self.header, generation=self.header.generation + 1, clean=clean)
         await self._port.write(self.header.generation % HEADER_BLOCKS, self.header.build())
         await self._port.flush()
@@ -236,9 +234,9 @@ class NvCache:
     # --- after a dirty shutdown
 
     async def scan(self, block_count: int, progress: Progress | None = None) -> HeldWrites:
-        """All blocks in the ring that verify, older ones too: newest seq wins. Their data is not kept, but read again
-        by ``fetch()``, for those that were asked for. block_count: of the FTL. A block that can't be read is damage: it
-        may have been the only one of its write. May be repeated at will."""
+        """All valid blocks in the ring, including older versions: the newest seq wins. Their data is not kept;
+        ``fetch()`` reads it again for the blocks that need it. block_count: of the FTL. A block that can't be read is
+        damage, because it may have been the only copy of a write. May be repeated."""
         report = progress or (lambda step, part: None)
         if self.header.clean:
             return HeldWrites()
@@ -267,12 +265,12 @@ class NvCache:
             found += self._verified_batch(place, block, crcs, block_count)
         places = np.concatenate([np.empty(0, np.int64), *(place for place, _ in found)])
         blocks = np.concatenate([np.empty(0, HELD_BLOCK), *(entries for _, entries in found)])
-        log.info("%s: %d blocks in the ring verify", self._port.name, len(blocks))
-        damage = [f"{self._port.name}: block {lba} can't be read: what it held is lost" for lba in sorted(unreadable)]
+        log.info("%s: %d blocks in the ring are valid", self._port.name, len(blocks))
+        damage = [f"{self._port.name}: block {lba} can't be read: its data is lost" for lba in sorted(unreadable)]
         return HeldWrites(blocks=blocks, data=_Later(places, self._later), damage=damage)
 
     async def fetch(self) -> None:
-        """Reads the data of the blocks that somebody took from what scan() returned into their arrays."""
+        """Reads the data of blocks that scan() returned and the caller selected, into their arrays."""
 
         async def read(place: int) -> None:
             self._later[place][:] = (await self._port.read(HEADER_BLOCKS + place, 1))[0, :BLOCK_BYTES]
@@ -316,8 +314,8 @@ class NvCache:
             return
         if int(record["version"]) != FORMAT_VERSION:
             raise UnsupportedError(
-                f"{self._port.name}: the nv cache has format version {int(record['version'])}, this software knows "
-                f"{FORMAT_VERSION}: use the release that wrote it"
+                f"{self._port.name}: the nv cache has format version {int(record['version'])}, but this software "
+                f"supports {FORMAT_VERSION}: use the release that wrote it"
             )
         lap, its_place = divmod(position, header.ring_blocks)
         if its_place != place or lap not in (header.lap, header.lap - 1) or count > BATCH_BLOCKS_MAX:
@@ -335,7 +333,7 @@ class NvCache:
 
 
 class _Later:
-    """Blocks by index whose content comes later."""
+    """Blocks by index, whose content is read later."""
 
     def __init__(self, places: NDArray[np.int64], wanted: dict[int, NDArray[np.uint8]]) -> None:
         self._places = places
@@ -346,8 +344,8 @@ class _Later:
 
 
 async def owner_of(port: BlockPort) -> UUID | None:
-    """The FTL whose nv cache is on the device, in use or not; None where there is none. Headers that can't be read
-    count as none. Raises UnsupportedError for another format version, and MediaError where the device is gone."""
+    """The FTL whose nv cache is on the device, in use or not; None if there is none. Headers that can't be read count
+    as none. Raises UnsupportedError for another format version, and MediaError if the device is gone."""
     rows, _ = await port.read_what_can_be(0, HEADER_BLOCKS)
     headers = [CacheHeader.parse(row[:BLOCK_BYTES]) for row in rows]
     return next((header.uuid for header in headers if header is not None), None)

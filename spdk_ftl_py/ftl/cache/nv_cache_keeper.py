@@ -1,5 +1,5 @@
-"""An FtlDevice's nv cache from its creation or load to its halt, and what happens when it fails meanwhile
-(docs/durability.md, "nv cache"). A device without one has a keeper too, which has nothing to do."""
+"""The nv cache of an FtlDevice, from its creation or load to its halt, and what happens if the cache fails meanwhile
+(docs/durability.md, "nv cache"). A device without a cache also has a keeper, which does nothing."""
 
 from __future__ import annotations
 
@@ -28,30 +28,31 @@ from .nv_cache import NvCache, check_cache, check_cache_size
 log = logging.getLogger(__name__)
 
 DRAINS_MAX: Final = 8
-"""Failed in a row, after which what is in a failing cache can't be made durable elsewhere."""
+"""After so many failures in a row, the content of a failing cache can't be made durable elsewhere."""
 DRAIN_INTERVAL_S: Final = 1.0
-"""Until the next try to make durable what was recovered."""
+"""The delay before the next attempt to make recovered writes durable."""
 SEQ_GAP: Final = 4096
-"""After a dirty shutdown. A write that was in flight to the cache may still land; the place it lands on must not be one
-of a new write."""
+"""After a dirty shutdown, a write that was outstanding may still reach the cache. Its place must not be used by a new
+write."""
 
 
 class CacheMissingError(NotFoundError):
-    """The device has an nv cache, and it is not there."""
+    """The FTL has an nv cache, but the cache bdev is missing."""
 
 
 class CacheState(enum.Enum):
     ABSENT = "absent"
     IN_USE = "in_use"
     FAILING = "failing"
-    """Writes are held back until what it has is durable on the base, and the superblock says so."""
+    """Completions of writes are held back until the content of the cache is durable on the base, and the superblock
+    says so."""
     GIVEN_UP = "given_up"
-    """The device goes on as if it had none. A load with a cache bdev begins anew with it."""
+    """The device continues as if it had no cache. A load with a cache bdev starts with a new cache."""
 
 
 class CacheKeeper:
-    """``make()`` or ``source()`` first, then ``start()``; ``finish()`` before a clean superblock, ``close()`` in any
-    case."""
+    """Call ``make()`` or ``source()`` first, then ``start()``; ``finish()`` before a clean superblock, ``close()`` in
+    any case."""
 
     def __init__(
         self,
@@ -62,11 +63,11 @@ class CacheKeeper:
         bdev_name: str = "",
         patience_s: float = BUSY_PATIENCE_S,
     ) -> None:
-        """bdev_name: for messages. patience_s: with a device that is busy, until wait_longer()."""
+        """bdev_name: for messages. patience_s: how long a busy device is retried, until wait_longer()."""
         self.state = CacheState.ABSENT
         self.failure: str | None = None
         self.recovering = False
-        """The load reads what it holds: nothing that was acknowledged is missing."""
+        """The load reads the content of the cache, so no acknowledged write is missing."""
         self._name = name
         self._bdev_told = f"cache bdev {bdev_name}" if bdev_name else f"cache bdev of {name}"
         self._device = device
@@ -79,7 +80,7 @@ class CacheKeeper:
         self._told: dict[str, Any] | None = None
         self._giving_up: asyncio.Task[None] | None = None
         self._incomplete = False
-        """What a load recovered from a write buffer file is not in the cache, nor durable on the base yet."""
+        """Writes that a load recovered from a write buffer file are not in the cache, nor durable on the base yet."""
         self._completing: asyncio.Task[None] | None = None
 
     def wait_longer(self) -> None:
@@ -87,13 +88,13 @@ class CacheKeeper:
             self._port.patience_s = BUSY_PATIENCE_S
 
     async def close(self) -> None:
-        """Idempotent. After the core's close()."""
+        """Idempotent. Call it after the core's close()."""
         await end_tasks(task for task in (self._giving_up, self._completing) if task is not None)
         if self._port is not None:
             await self._port.close()
 
     def check(self, geometry: Geometry) -> None:
-        """Raises ParameterError or UnsupportedError for a device that can't be the cache of that geometry."""
+        """Raises ParameterError or UnsupportedError if the device can't be the cache of that geometry."""
         device = self._device
         if device is not None:
             name = f"of {self._name}"
@@ -111,16 +112,16 @@ class CacheKeeper:
     # --- how it begins
 
     async def make(self, uuid: UUID, progress: Progress | None = None) -> None:
-        """A new, scrubbed cache. Raises DataNotKeptError and MediaError."""
+        """Creates and scrubs a new cache. Raises DataNotKeptError and MediaError."""
         if self._port is not None:
             await require_retention(self._port, 0, what=self._bdev_told, remedy="use another bdev, or none")
             self._cache = await NvCache.create(self._port, uuid, progress, scrubbed=self._scrubbed)
             self._told = self._cache.to_dict()
 
     def source(self, *, without_cache: bool, scrubbed: bool = False, progress: Progress | None = None) -> HeldSource:
-        """For restore(): raises NotFoundError or ParameterError where there is another cache than the superblock tells
-        of, or none, and MediaError where it can't be read. without_cache: it is given up. scrubbed: where it begins
-        anew, it need not be scrubbed."""
+        """The cache as a source for restore(). Raises NotFoundError or ParameterError if the superblock describes
+        another cache, or none, and MediaError if the cache can't be read. without_cache: the FTL gives the cache up.
+        scrubbed: a new cache is already scrubbed."""
         self._scrubbed = scrubbed
 
         async def read(superblock: Superblock, geometry: Geometry) -> HeldWrites | None:
@@ -131,13 +132,13 @@ class CacheKeeper:
                 return None
             self.check(geometry)
             if self._told is None or not self._told.get("in_use"):
-                # There was none, or it was given up: what is on this one is old.
+                # There was no cache, or it was given up: the content of this one is old.
                 self._anew = True
                 return None
             self._cache = await NvCache.open(self._port, superblock.uuid, self._told)
             held = await self._cache.scan(geometry.block_count, progress)
             self.recovering = not held.damage and not self._told.get("incomplete")
-            # After a clean halt all of it is on the base: the scan was for where the ring goes on.
+            # After a clean halt everything is on the base. The scan only shows where the ring continues.
             return None if superblock.clean else held
 
         return read
@@ -145,35 +146,35 @@ class CacheKeeper:
     def _expect(self, superblock: Superblock, without_cache: bool) -> None:
         told, uuid = self._told, superblock.uuid
         if self._port is not None and without_cache:
-            raise ParameterError("a cache bdev and without_cache: give one of them")
+            raise ParameterError("a cache bdev and without_cache are given: give only one of them")
         if told is None:
             return
         if self._port is None and without_cache:
             self.state = CacheState.GIVEN_UP
             self.failure = "the device was loaded without it"
         elif self._port is None and told.get("in_use"):
-            dirty = "" if superblock.clean else ", which may hold writes that are nowhere else"
+            dirty = "" if superblock.clean else ", which may hold writes that are stored nowhere else"
             raise CacheMissingError(
-                f"FTL {uuid} has an nv cache of {told.get('blocks')} blocks ({told.get('mode')}){dirty}: give its bdev "
-                "as cache bdev, or without_cache to give it up"
+                f"FTL {uuid} has an nv cache of {told.get('blocks')} blocks ({told.get('mode')}){dirty}: give its "
+                "bdev as cache bdev, or without_cache to give the cache up"
             )
         elif self._port is None:
             self.state = CacheState.GIVEN_UP
             self.failure = "it was given up in an earlier life, and there is no cache bdev now"
 
     def next_seq(self, seq: int, *, clean: bool) -> int:
-        """The core's, where without a cache it would be ``seq``."""
+        """The core's next seq; ``seq`` is what it would be without a cache."""
         if self._cache is None:
             return seq
         return max(seq + (0 if clean else SEQ_GAP), self._cache.next_seq_min)
 
     async def fetch(self) -> None:
-        """The content of what is recovered from it."""
+        """The content of blocks that are recovered from the cache."""
         if self._cache is not None:
             await self._cache.fetch()
 
     async def start(self, core: _shim.FtlCore, uuid: UUID, conf: NvCacheConf, progress: Progress | None = None) -> None:
-        """Before the superblock is written, and before the first write."""
+        """Call it before the superblock is written, and before the first write."""
         self._core = core
         if self._anew:
             await self.make(uuid, progress)
@@ -191,14 +192,15 @@ class CacheKeeper:
         write_superblock: Callable[[], Awaitable[None]],
         fail: Callable[[FtlError], None],
     ) -> None:
-        """The shim's cache_failed. What has completed may be nowhere but in the cache, so first all of it is made
-        durable on the base; then the superblock forgets the cache; only then writes complete again. drain: status of
-        the flush; raises FtlError where it is no use to go on, as after fail(), which ends the device."""
+        """Handles the shim's cache_failed. Completed writes may only be in the cache. So first everything is made
+        durable on the base, then the superblock forgets the cache, and only then writes complete again. drain: returns
+        the status of the flush; raises FtlError if it is pointless to continue, as after fail(), which ends the
+        device."""
         if self.state is not CacheState.IN_USE:
             return
         self.state = CacheState.FAILING
         self.failure = status_text(status)
-        log.error("%s: the nv cache failed (%s); the device goes on without it", self._name, self.failure)
+        log.error("%s: the nv cache failed (%s); the FTL continues without it", self._name, self.failure)
 
         async def give_up() -> None:
             assert self._core is not None
@@ -216,17 +218,17 @@ class CacheKeeper:
                 fail(error)
                 return
             self._core.forget_cache()
-            log.warning("%s: goes on without nv cache: what completes is durable after a flush", self._name)
+            log.warning("%s: continues without nv cache: completed writes are durable after a flush", self._name)
 
-        self._giving_up = asyncio.get_running_loop().create_task(give_up(), name=f"{self._name} gives its cache up")
+        self._giving_up = asyncio.get_running_loop().create_task(give_up(), name=f"{self._name} gives up its cache")
 
     def lacks_recovered(self) -> None:
-        """Before start(): a load has recovered what the cache does not have. Until that is durable on the base the
-        superblock says so: a load that finds no write buffer file then tells the hosts that writes may be lost."""
+        """Call it before start(). A load has recovered writes that are not in the cache. Until they are durable on the
+        base, the superblock says so: a load that finds no write buffer file then notifies hosts of lost writes."""
         self._incomplete = True
 
     def complete(self, *, drain: Callable[[], Awaitable[int]], write_superblock: Callable[[], Awaitable[None]]) -> None:
-        """Makes what it lacks durable on the base, in the background. drain, write_superblock: as for failed()."""
+        """Makes these writes durable on the base, in the background. drain, write_superblock: as for failed()."""
         if not self._incomplete or self.state is not CacheState.IN_USE:
             return
 
@@ -238,27 +240,27 @@ class CacheKeeper:
                     self._incomplete = False
                     await write_superblock()
             except FtlError as error:
-                # The device has failed, and says so itself.
-                log.warning("%s: what was recovered is not durable yet: %s", self._name, error.message)
+                # The device has failed, and reports that itself.
+                log.warning("%s: recovered writes are not durable yet: %s", self._name, error.message)
 
         self._completing = asyncio.get_running_loop().create_task(complete(), name=f"{self._name} completes its cache")
 
     async def settled(self) -> None:
-        """Returns when nothing of this writes the superblock any more: a failing cache is given up, or that has failed
-        as well; what was recovered is durable, or is not going to be."""
+        """Returns when this object no longer writes the superblock: a failing cache has been given up, or that has
+        failed as well; recovered writes are durable, or will never be."""
         tasks = {task for task in (self._giving_up, self._completing) if task is not None}
         if tasks:
             await asyncio.wait(tasks)
 
     @property
     def has_failed(self) -> bool:
-        """Also where the event was lost."""
+        """Whether the cache has failed, even if the event was lost."""
         stats = self.stats()
         return stats is not None and stats.state != _shim.NvCacheState.ACTIVE
 
     async def finish(self) -> None:
-        """The clean header, after the core's close(): all of it is durable on the base. A cache that fails now is given
-        up."""
+        """Writes the clean header, after the core's close(): everything in the cache is durable on the base. If the
+        cache fails now, it is given up."""
         stats = self.stats()
         if self._cache is None or stats is None or self.state is not CacheState.IN_USE:
             return
@@ -268,7 +270,7 @@ class CacheKeeper:
         try:
             await self._cache.finish(stats)
         except FtlError as error:
-            log.error("%s: its header can't be written, it is given up: %s", self._name, error.message)
+            log.error("%s: can't write its header, so the FTL gives the cache up: %s", self._name, error.message)
             self.state = CacheState.GIVEN_UP
             self.failure = error.message
 

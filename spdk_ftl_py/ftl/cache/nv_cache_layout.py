@@ -1,4 +1,4 @@
-"""What lies on the nv cache (docs/media-layout.md, "nv cache") as numpy dtypes: its header, built and parsed. The shim
+"""The layout of the nv cache (docs/media-layout.md, "nv cache") as numpy dtypes: its header, built and parsed. The shim
 writes the ring (shim/ftl/nv_cache.hpp); nv_cache.py reads it."""
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ BATCH_BLOCKS_MAX: Final = 168
 
 METADATA_BYTES_MIN: Final = 8
 METADATA_BYTES_WIDE: Final = 16
-"""From here on it has room for all bits of an LBA."""
+"""Metadata of at least this size has room for all bits of an LBA."""
 LBA_BITS: Final = 30
 
 HEADER: Final = np.dtype(
@@ -63,7 +63,7 @@ assert SALT.itemsize == 32
 
 
 def phase_of(lap: int) -> int:
-    """0 is what a scrub leaves."""
+    """0: as a scrub leaves it."""
     return 1 + lap % 3
 
 
@@ -71,7 +71,8 @@ def phase_of(lap: int) -> int:
 class CacheHeader:
     uuid: UUID
     id: bytes
-    """Random, new with every scrub: what an earlier life left, or a host makes up, does not verify."""
+    """Random, new with every scrub, so that blocks of an earlier life, or blocks that a host makes up, are not
+    valid."""
     generation: int
     block_count: int
     """Of the cache bdev."""
@@ -90,7 +91,7 @@ class CacheHeader:
 
     @property
     def position(self) -> int:
-        """The next to be written, counted on over laps; only of a clean one."""
+        """The next position to write, counted over all laps; only valid in a clean header."""
         return self.lap * self.ring_blocks + self.current_address - HEADER_BLOCKS
 
     def build(self) -> bytes:
@@ -106,7 +107,7 @@ class CacheHeader:
 
     @classmethod
     def parse(cls, block: Block) -> CacheHeader | None:
-        """None where the block is no whole header. Raises UnsupportedError for another format version."""
+        """None if the block is not a valid header. Raises UnsupportedError for another format version."""
         record: Any = parse_record(block, HEADER, HEADER_MAGIC, None, "the header of the nv cache")
         if record is None:
             return None

@@ -1,4 +1,5 @@
-"""Free bands -> what share of the writes the user gets. The seed's table, looked up from the most urgent limit on."""
+"""Limits: free bands -> the share of writes that may be user writes. The seed's table, searched from the most urgent
+limit on."""
 
 from __future__ import annotations
 
@@ -14,15 +15,15 @@ NO_LIMIT: Final = "none"
 
 @dataclass(frozen=True)
 class Applied:
-    """The limit in force: its name ("none" above all thresholds) and the user's share in percent."""
+    """The limit in effect: its name ("none" above all thresholds) and the share of user writes in percent."""
 
     name: str
     user_share: int
 
 
 class Limits:
-    """Built from a conf that check_geometry() has filled in. Has no memory: the same free bands give the same
-    answer."""
+    """Built from a conf that check_geometry() has filled in. It keeps no state: the same number of free bands gives the
+    same answer."""
 
     def __init__(self, conf: FtlConf) -> None:
         self._table: list[tuple[str, int, int]] = []
@@ -32,9 +33,9 @@ class Limits:
                 raise ConfError(f"conf limit-threshold {name} is not set: check_geometry() has to fill in the defaults")
             self._table.append((name, limit.thld, limit.limit))
         self.start_bands = self._table[-1][1]
-        """Relocation runs at so many free bands or fewer."""
+        """Relocation runs if at most this many bands are free."""
         self.urgent_bands = self._table[LIMIT_NAMES.index(LIMIT_START) - 1][1]
-        """At so many or fewer, any gain is worth a relocation."""
+        """If at most this many bands are free, any gain justifies a relocation."""
 
     def apply(self, free_bands: int) -> Applied:
         for name, thld, share in self._table:

@@ -1,10 +1,10 @@
-"""The band manager: which band is written next, which is relocated, which is reset, what share the user gets.
+"""The band manager: which band is written next, which is relocated, which is reset, and which share user writes get.
 
-Level-triggered: each decision is made from the shim's own account of the bands, so an event that got lost, came twice
-or came late changes nothing but when the decision is made. The shim tells of bands that have changed since it was last
-asked, whatever became of the events; so a decision takes as long as there is change, not as there are bands. However
-many events come at once, one decision is made, in the next turn of the event loop; what is too much for one turn is
-continued in the following. Policy and proof that it can't wedge: docs/ftl.md.
+It is level-triggered. Each decision uses the shim's own account of the bands, so an event that is lost, repeated or
+late only changes when the decision is made. The shim reports the bands that changed since it was last asked, so the
+time of a decision depends on the number of changes, not of bands. However many events arrive at once, one decision is
+made, in the next turn of the event loop; a decision that is too long for one turn continues in the next. docs/ftl.md
+has the policy, and the proof that it can't deadlock.
 """
 
 from __future__ import annotations
@@ -24,24 +24,24 @@ from .reloc import Selector
 log = logging.getLogger(__name__)
 
 STARVED_POLL_S: Final = 0.05
-"""While the user has no band nothing may happen that sends an event, although trims and overwrites in the write buffer
-can make a victim any time."""
+"""While the user stream has no band, there may be no event, although trims and overwrites in the write buffer can make
+a victim at any time."""
 IDLE_POLL_S: Final = 1.0
 STUCK_S: Final = 1.0
-"""A device without free bands, and with nothing under way that gives one back, is declared out of space after this."""
+"""A device without free bands, on which nothing in progress can free one, is out of space after this time."""
 STUCK_BUSY_S: Final = 5.0
-"""The same while moves or resets are under way that can't end: here the base may just be slow."""
+"""The same, while moves or resets are in progress that can't end: the base may just be slow."""
 CHANGES_MAX: Final = 1024
-"""Bands whose account is taken in one turn of the event loop: some 4 ms if each of them has come to another state."""
+"""Bands whose account is taken in one turn of the event loop: some 4 ms if the state of each has changed."""
 RESETS_MAX: Final = 256
-"""Bands that are reset at a time. A base has I/O of hosts to do beside them, and each is an event."""
+"""Bands that are reset at the same time. The base also has host I/O to do, and each reset is an event."""
 
 
 class BandManager:
-    """Gives orders to an FtlCore. Runs on the asyncio loop; nothing in it waits but the poll timer.
+    """Gives orders to an FtlCore. Runs on the asyncio loop; only the poll timer waits.
 
-    buffer_blocks: of the write buffer. on_stuck(reason) is called once, when the user's writes can't go on and nothing
-    can be freed any more; on_broken() when there are free bands that have bad zones.
+    buffer_blocks: of the write buffer. on_stuck(reason) is called once, when user writes can't continue and nothing can
+    be freed; on_broken() when free bands have bad zones.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class BandManager:
         self.next_band_seq = next_band_seq
         self.applied = Applied(NO_LIMIT, UNLIMITED)
         self.limits_applied: dict[str, int] = {}
-        """How often each limit came into force."""
+        """How often each limit came into effect."""
         self.moves_started = 0
         self._core = core
         self._conf = conf
@@ -79,7 +79,7 @@ class BandManager:
         self._standing_still: tuple[float, tuple[int, int, int]] | None = None
         self._reset_later = False
         self._resets_due = 0
-        """Bands that are to be reset when others have been."""
+        """Bands to reset when others are done."""
         self._moving_allowed = True
         self._draining = False
         self._started = False
@@ -90,14 +90,14 @@ class BandManager:
     # --- what the device calls
 
     def set_conf(self, conf: FtlConf) -> None:
-        """From now on; with the same geometry, and no more relocations at once than the core was made for."""
+        """Applies a conf from now on, for the same geometry; max_active_relocs must not exceed that of the core."""
         self._conf = conf
         self.limits = Limits(conf)
         self._selector = Selector(conf, self._punits)
         self.wake()
 
     def start(self) -> None:
-        """Opens the first band of each stream, and begins to watch. No order is given before."""
+        """Opens the first band of each stream, and starts to watch. No order is given before."""
         self._started = True
         self._wanting.update(self._streams)
         self.pump()
@@ -115,8 +115,8 @@ class BandManager:
         return self._stopped
 
     def drain(self) -> None:
-        """For a halt: no new relocations but those a starved stream needs, no limit on the user, the reserve is his
-        too."""
+        """For a halt: no new relocations except those that a starved stream needs, and no limit on user writes, which
+        may also take reserve bands."""
         self._draining = True
         self._moving_allowed = False
         self.pump()
@@ -132,13 +132,13 @@ class BandManager:
         self.wake()
 
     def wake(self) -> None:
-        """Something has happened: pump() in the next turn of the event loop, once."""
+        """Something has happened: pump() runs once in the next turn of the event loop."""
         if self._woken is None and not self._stopped:
             self._woken = asyncio.get_running_loop().call_soon(self.pump)
 
     def pump(self) -> None:
-        """Takes the account of bands that have changed, and gives the orders that are due. What is left over is for the
-        next turn."""
+        """Takes the account of changed bands, and gives the orders that are due. The next turn continues with what is
+        left."""
         if self._woken is not None:
             self._woken.cancel()
             self._woken = None
@@ -162,12 +162,12 @@ class BandManager:
         self.bands.retire_empty()
 
     def take_account(self) -> bool:
-        """Of at most CHANGES_MAX bands. True: there may be more, of which an older account is all there is. That is no
-        harm: as if the events had come later."""
+        """Takes the account of at most CHANGES_MAX bands. True: there may be more, for which an older account is used.
+        This does no harm: it is as if the events had arrived later."""
         taken = self.bands.refresh(self._core.changed_bands(CHANGES_MAX))
         if taken < CHANGES_MAX:
             return False
-        # But for how much can still be written: less than was known.
+        # Except for how much can still be written: that is less than was known.
         for stream in self._streams:
             for number in self.bands.being_written(stream):
                 self.bands.refresh(self._core.band_rows(number, 1))
@@ -175,8 +175,8 @@ class BandManager:
 
     @property
     def free_bands(self) -> int:
-        """Free bands as limits count them: what waits in reloc's queue still serves as reserve. Told as
-        limit_free_bands; what is told as free_bands are those that are free in bands."""
+        """Free bands as limits count them: bands in the queue of relocation still count as reserve. Reported as
+        limit_free_bands; free_bands are those that are free."""
         return self.bands.free_count + self.bands.queued_count(self._reloc_stream)
 
     # --- decisions
@@ -187,13 +187,13 @@ class BandManager:
         for number in numbers:
             if number not in refused:
                 self.bands.ordered(number, RESETTING)
-        # Something in them came into force since we looked, or is about to: trim records are being spread.
+        # A block in it became valid since the last account, or will: trim records are being spread.
         self.bands.put_off(refused)
         self._reset_later = bool(refused)
         self._resets_due = self.bands.emptied_count - len(refused)
 
     def _feed_streams(self) -> None:
-        # Reloc first: without it nothing is ever freed.
+        # Relocation first: without it nothing is ever freed.
         for stream in sorted(self._wanting, reverse=True):
             if self.bands.queued_count(stream):
                 self._wanting.discard(stream)
@@ -213,8 +213,8 @@ class BandManager:
             self._wanting.discard(stream)
 
     def _take_from_user(self) -> int | None:
-        """His next band, of which nothing was written yet. Zones have failed that moves under way counted on; without
-        them nothing would ever be freed, for him either."""
+        """The user stream's next band, to which nothing was written yet. Zones have failed that the moves in progress
+        counted on. Without these zones nothing would ever be freed, for user writes either."""
         if self._shared:
             return None
         number = self._core.take_queued(_shim.STREAM_USER)
@@ -225,8 +225,8 @@ class BandManager:
         return self.bands.first_free()
 
     def _may_take(self, stream: int, number: int) -> bool:
-        """Reloc takes what it needs. The user leaves the reserve alone, and what moves that were begun still need;
-        unless a reset or a halt waits for his blocks: then there are at most a write buffer of them."""
+        """Relocation takes what it needs. User writes leave the reserve bands, and what moves in progress still need,
+        unless a reset or a halt waits for user blocks: then these are at most one write buffer."""
         if stream == _shim.STREAM_RELOC or self._draining:
             return True
         left = self._reloc_room() - int(self.bands.capacity[number])
@@ -236,7 +236,7 @@ class BandManager:
             return False
         if self._shared:
             return self.bands.count(RESETTING, MOVING) > 0
-        # Trim records alone go to relocation's band.
+        # If there are only trim records, they go to relocation's band.
         return self.bands.count(RESETTING) > 0 and self._core.stats().write_buffer_used > 0
 
     def _start_moves(self) -> None:
@@ -265,7 +265,7 @@ class BandManager:
             try:
                 self._core.start_move(victim)
             except (BlockingIOError, ValueError):
-                # The shim is ahead of us: it has as many moves as it can, or the band has changed.
+                # The shim is ahead: it has as many moves as it can, or the band has changed.
                 return
             self.bands.ordered(victim, MOVING)
             self.moves_started += 1
@@ -278,8 +278,7 @@ class BandManager:
         share = applied.user_share
         freeing = self.bands.count(MOVING, RESETTING) > 0
         if self._draining or not freeing:
-            # A limit makes way for relocation; where there is none to make way for it would only stop the user for
-            # nothing.
+            # A limit makes way for relocation. If nothing can be relocated, it would only stop user writes for nothing.
             share = UNLIMITED
         elif self.free_bands < RESERVED_BANDS or self._room_is_tight():
             share = 0
@@ -294,7 +293,7 @@ class BandManager:
         else:
             now = asyncio.get_running_loop().time()
             core = self._core.stats()
-            # A base that answers that it is busy is waited for: something goes on there.
+            # If the base reports busy, the manager waits: something makes progress there.
             done = (core.media_written_blocks, core.zone_resets, core.busy_answers)
             if self._standing_still is None or self._standing_still[1] != done:
                 self._standing_still = (now, done)
@@ -311,14 +310,15 @@ class BandManager:
         self._timer = asyncio.get_running_loop().call_later(STARVED_POLL_S if busy else IDLE_POLL_S, self.pump)
 
     def _patience_s(self) -> float | None:
-        """How long nothing may happen until it is sure that nothing will; None while something is bound to."""
+        """How long there may be no progress until it is certain that there will be none; None while progress is
+        certain."""
         if self.bands.any_to_mend():
             return None
         starved = self._starved()
         if starved and not self.bands.count(MOVING, RESETTING):
             return STUCK_S
-        # Moves, and resets that wait for the user's data, need a band. They always have one unless zones failed that
-        # were counted on.
+        # Moves, and resets that wait for user data, need a band. There always is one, unless zones failed that were
+        # counted on.
         if self.bands.free_count:
             return None
         reloc = self._reloc_stream
@@ -328,31 +328,31 @@ class BandManager:
     # --- numbers they are made from
 
     def _reloc_room(self) -> int:
-        """Blocks reloc can surely write: what is left of its bands, and all free bands."""
+        """Blocks that relocation can certainly write: the rest of its bands, and all free bands."""
         return self.bands.room(self._reloc_stream) + self.bands.free_capacity
 
     def _committed(self) -> int:
-        """Blocks that moves under way may still have to write."""
+        """Blocks that moves in progress may still have to write."""
         return sum(band.valid + self._selector.least_gain for band in self.bands.in_state(MOVING))
 
     def _buffered(self) -> int:
-        """Blocks of the user that a reset may have to wait for, and that may have to go to relocation's band."""
+        """User blocks that a reset may have to wait for, and that may have to go to relocation's band."""
         if self._share == 0 or self._starved():
             return self._core.stats().write_buffer_used
         return self._buffer_blocks
 
     def _room_is_tight(self) -> bool:
-        """Whether the user must not be given more, so that after the moves under way another one can be begun."""
+        """Whether user writes must get no further band, so that another move can begin after those in progress."""
         return self._reloc_room() < self._committed() + self._band_blocks + self._buffer_blocks
 
     def _has_room(self, stream: int) -> bool:
         return self.bands.room(stream) > 0
 
     def _stuck_moves(self) -> bool:
-        """Moves are under way that have nothing to write to."""
+        """Moves are in progress that have no band to write to."""
         reloc = self._reloc_stream
         return reloc in self._wanting and not self._has_room(reloc) and self.bands.count(MOVING) > 0
 
     def _starved(self) -> bool:
-        """The user has asked for a band and has nothing to write to until he gets one."""
+        """The user stream has asked for a band, and has nothing to write to until it gets one."""
         return _shim.STREAM_USER in self._wanting and not self._has_room(_shim.STREAM_USER)

@@ -60,17 +60,17 @@ class Mending:
             await asyncio.wait({self._mending})
 
     async def _mend(self, broken: list[Band]) -> None:
-        """A band is opened again only once the superblock knows its zones: until then bad_punits keeps it out."""
+        """A band is opened again only when the superblock knows its zones; until then bad_punits keeps it closed."""
         try:
             for band in broken:
                 for punit in sorted(band.bad_punits):
                     tell_core = functools.partial(self._core.replace_zone, band.index, punit)
                     await self._spares.replace(band, punit, tell_core)
-                    # At once: what the base says of the old zone must not be taken for the new one's.
+                    # At once: a report about the old zone must not be taken for one about the new zone.
                     self._bands.rezoned(band.index)
             await self._write_superblock()
         except SuperblockTooLongError as error:
-            # Nothing was written to the new zones yet, and the bands stay closed: media are as the superblock says.
+            # Nothing was written to the new zones yet, and the bands stay closed, so media match the superblock.
             self._mending = None
             self._manager.stop()
             self._out_of_space(error.message)
@@ -80,8 +80,8 @@ class Mending:
             return
         for band in broken:
             self._bands.mended(band)
-            # Its zones may have failed once more meanwhile.
+            # Its zones may have failed again meanwhile.
             self._bands.refresh(self._core.band_rows(band.index, 1))
         self._mending = None
-        # Others may have become free, or have failed once more, meanwhile.
+        # Other bands may have become free, or may have failed zones, meanwhile.
         self._manager.pump()

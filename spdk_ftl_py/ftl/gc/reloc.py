@@ -1,11 +1,9 @@
 """Which band to relocate next. Policies say what is best; ``choose_victim`` says what is allowed.
 
 Invariants, whatever the policy (docs/ftl.md):
-- a band is moved only if that frees more than the move itself can waste, so free space never shrinks by garbage
-  collection;
-- a move is begun only if everything all moves still have to copy fits into what reloc can surely write, so a move that
-  has
-  begun can always end.
+- a band is moved only if that frees more than the move itself can waste, so free space never shrinks;
+- a move begins only if everything that all moves still have to copy fits into what relocation can certainly write, so
+  every move can end.
 """
 
 from __future__ import annotations
@@ -21,7 +19,8 @@ from ..media.band import Bands
 
 
 class VictimPolicy(Protocol):
-    """Higher merit is moved first. Of some bands at once: invalid and valid blocks, and age in bands opened since."""
+    """The merit of bands: higher ones are moved first. Arguments are arrays: invalid and valid blocks, and the age in
+    bands opened since."""
 
     name: str
 
@@ -29,7 +28,7 @@ class VictimPolicy(Protocol):
 
 
 class Greedy:
-    """The band with the most to gain: best when all blocks are equally likely to be overwritten."""
+    """Prefers the band with the most to gain. Best if all blocks are equally likely to be overwritten."""
 
     name = "greedy"
 
@@ -38,8 +37,8 @@ class Greedy:
 
 
 class CostBenefit:
-    """The seed's merit, invalid / (valid + 1) x age: what stayed valid for long will stay so, what is young may yet
-    go."""
+    """The seed's merit, invalid / (valid + 1) x age: data that stayed valid for long will stay valid, while young data
+    may still be overwritten."""
 
     name = "cost_benefit"
 
@@ -59,7 +58,7 @@ def policy_by_name(name: str) -> VictimPolicy:
 
 
 class Selector:
-    """choose() with a conf's thresholds."""
+    """choose() with the thresholds of a conf."""
 
     def __init__(self, conf: FtlConf, punits: int, policy: VictimPolicy | None = None) -> None:
         self.policy = policy or policy_by_name(conf.reloc_policy)
@@ -69,14 +68,14 @@ class Selector:
     def choose(
         self, bands: Bands, *, room: int, next_band_seq: int, urgent: bool, endangered_only: bool = False
     ) -> int | None:
-        """The number of the next victim, or None. room: blocks reloc can surely write besides what active moves still
-        need. Of equal ones the first.
+        """The number of the next victim, or None. room: blocks that relocation can certainly write, besides what active
+        moves still need. Of equal bands the first one is chosen.
 
-        Bands with faulted zones (or one that the base wants to be reset) come first, whatever they gain: their data is
-        in danger. But not if what they take and don't give back is the last there is: then others are moved first, to
-        gain room for them. endangered_only: no others.
+        Bands with failed zones (or with a zone whose reset the base recommends) come first, whatever they gain, because
+        their data is in danger. But if such a move would take the last room without giving it back, others are moved
+        first, to gain room. endangered_only: no other bands.
 
-        Takes a look at all bands: less than 1 ms where there are 65,536, which is little beside the move itself.
+        Looks at all bands: less than 1 ms for 65,536, which is little compared to the move itself.
         """
         allowed = bands.closed & (bands.valid > 0) & (bands.valid <= room - self.least_gain)
         endangered = allowed & bands.endangered
@@ -95,7 +94,7 @@ class Selector:
     def _best(self, bands: Bands, allowed: NDArray[np.bool_], next_band_seq: int) -> int | None:
         if not allowed.any():
             return None
-        # Of all of them: to pick out the allowed ones first takes longer.
+        # For all bands: selecting the allowed ones first would take longer.
         invalid = np.maximum(0, bands.capacity - bands.valid)
         age = np.maximum(1, next_band_seq - bands.seq)
         return int(np.argmax(np.where(allowed, self.policy.merit(invalid, bands.valid, age), -1)))

@@ -1,10 +1,10 @@
-"""The scrub: everything in force on the base is read and verified, at least once in conf scrub_days, and on order.
+"""The scrub: reads and verifies all valid data on the base, at least once in conf scrub_days, and on order.
 
-A round goes through the bands by their seq, oldest first, up to the seq that the next band to be opened would have had
-when it began: what is written, or moved, later is new, and was verified when it was moved. So how far a round has come
-is one number, which stands in the superblock and means the same after a load, however the life before it has ended.
+A round goes through the bands by their seq, oldest first, up to the seq that the next band to be opened had when the
+round began. Data that is written or moved later is new, and was verified when it was moved. So the progress of a round
+is one number. It is in the superblock, and has the same meaning after a load, however the life before has ended.
 
-What is bad is not judged here: the shim tells its band as unreadable, and the band manager moves it.
+The scrub does not judge damage: the shim reports the band as unreadable, and the band manager moves it.
 """
 
 from __future__ import annotations
@@ -30,25 +30,26 @@ from .scrub_round import DAY_S, ROUND_PART, SEQ_MAX, Round, iso, pace
 log = logging.getLogger(__name__)
 
 TICK_S: Final = 10.0
-"""How often the pace is looked at."""
+"""How often the pace is adjusted."""
 BUSY_PAUSE_S: Final = 10.0
-"""Before a band is tried again that the base was too busy to read."""
+"""The delay before a band is tried again, if the base was too busy to read it."""
 SAVE_S: Final = 600.0
-"""A superblock is written no more often for how far a round has come."""
+"""The shortest interval of superblocks that are written to save the progress of a round."""
 SAVE_SOON_S: Final = 60.0
-"""Or for one that ends."""
+"""The same at the end of a round."""
 SAVE_ORDER_S: Final = 1.0
-"""Or for an order, and its end: who gave it relies on it."""
+"""The same for an order and its end, because its requester relies on it."""
 SLOW_BANDS_MAX: Final = 4
-"""In a round, that are moved because they are slow to read: a base that gets slow must not be copied for it."""
+"""Bands in a round that are moved because they are slow to read. The limit keeps the FTL from copying a whole base that
+gets slow."""
 SKIPPED_MAX: Final = 64
-"""Bands that are not there any more, in one turn of the event loop."""
+"""Bands that no longer exist, in one turn of the event loop."""
 _READABLE: Final = (OPEN, CLOSING, CLOSED)
 _COUNTERS: Final = ("scrub_read_blocks", "scrub_bad_blocks", "scrub_bad_metadata")
 
 
 class Scrub:
-    """start() and stop() on the asyncio loop; order() and cancel() in between."""
+    """Call start() and stop() on the asyncio loop; order() and cancel() in between."""
 
     def __init__(
         self,
@@ -64,15 +65,15 @@ class Scrub:
         can_move: Callable[[], bool] = lambda: True,
         stored: Any = None,
     ) -> None:
-        """take_account() brings bands up to date. wanted() is called when a band is to be moved that was not before;
-        save() writes a superblock with to_dict(), or raises FtlError. can_move(): bands are still moved. stored: what
-        the superblock of a device that is loaded has of it; None: it is new."""
+        """take_account() brings bands up to date. wanted() is called when another band has to be moved; save() writes a
+        superblock with to_dict(), or raises FtlError. can_move(): bands are still moved. stored: from the superblock of
+        a device that is loaded; None: the device is new."""
         self.clock: Callable[[], float] = time.time
         """Unix time. May be changed."""
         self.rounds = 0
-        """Completed in this life."""
+        """Rounds completed in this life."""
         self.superblocks = 0
-        """Written for its sake in this life."""
+        """Superblocks written by the scrub in this life."""
         self.scrub_days = scrub_days
         self._name = name
         self._core = core
@@ -85,8 +86,7 @@ class Scrub:
         self._round: Round | None = None
         self._last: Round | None = None
         self._since_s = int(self.clock())
-        """When the last round began that has ended; with the next one under way, until that has: from here its time
-        counts."""
+        """When the last completed round began. The time until the next round counts from here."""
         self._number = 0
         self._queue = np.zeros(0, np.int64)
         """Bands of the round, by seq."""
@@ -94,19 +94,19 @@ class Scrub:
         self._queue_at = 0
         """The next one of them."""
         self._band: tuple[int, int] | None = None
-        """Seq and number of the one being read."""
+        """Seq and number of the band that is being read."""
         self._passed: dict[int, int] = {}
-        """Bands of the round, by seq, that are to be moved, or are being moved, and were not read."""
+        """Bands of the round, by seq, that are being moved, or will be, and were not read."""
         self._stays = False
-        """The band being read is not moved, whatever is found."""
+        """The band that is being read is not moved, whatever is found."""
         self._ended = 0
         self._counted = dict.fromkeys(_COUNTERS, 0)
         self._leaving = False
-        """The band being read was told to be left."""
+        """The shim was told to stop reading the band."""
         self._rate = 0
         self._slow_told = False
         self._not_before = 0.0
-        """Of the loop's clock: nothing is begun."""
+        """Before this time (of the loop's clock) nothing is started."""
         self._saved_at = 0.0
         self._saved: dict[str, Any] = {}
         self._save_every_s = SAVE_S
@@ -119,7 +119,7 @@ class Scrub:
             self._restore(stored)
 
     def _restore(self, stored: Any) -> None:
-        """What makes no sense begins anew, and at once."""
+        """An invalid state starts a new round, at once."""
         self._since_s = int(self.clock() - self.scrub_days * DAY_S * ROUND_PART)
         if not isinstance(stored, Mapping):
             return
@@ -136,7 +136,7 @@ class Scrub:
         """For the superblock."""
         current = self._round
         if current is not None and (passed := self._still_passed()):
-            # A move that a crash ends leaves its band to the round.
+            # If a crash ends a move, the round reads its band.
             current = dataclasses.replace(current, position=min(current.position, passed[0] - 1))
         return {
             "since": self._since_s,
@@ -155,40 +155,40 @@ class Scrub:
         self._task = loop.create_task(self._run(), name=f"{self._name} scrub")
 
     def stop(self) -> None:
-        """Nothing is begun from now on. Idempotent; ended() waits for what is under way."""
+        """Nothing is started from now on. Idempotent; ended() waits for what is in progress."""
         if self._task is not None and not self._stopped:
             self._stopped = True
             self._core.stop_scrub()
             self._task.cancel()
 
     async def ended(self) -> None:
-        """After stop(): a superblock that was being written is. Idempotent."""
+        """After stop(): waits until a superblock write in progress has ended. Idempotent."""
         if self._task is not None:
             await end_tasks([self._task])
 
     def wake(self) -> None:
-        """The shim may have ended a band."""
+        """The shim may have finished a band."""
         self._woken.set()
 
     # --- orders
 
     def order(self) -> None:
-        """Everything in force is to be read now, as fast as the base gives it beside hosts' I/O. One that is ordered
-        already goes on."""
+        """Reads all valid data now, as fast as the base allows besides host I/O. An order that is in progress
+        continues."""
         if self._round is None or not self._round.ordered:
             self._begin(ordered=True)
             self._ordered_save = True
-            log.info("%s: scrub %d begins, on order", self._name, self._number)
+            log.info("%s: scrub %d begins, as ordered", self._name, self._number)
         self._not_before = 0.0
         self.wake()
 
     def set_days(self, scrub_days: int) -> None:
-        """From now on; a round under way goes on, at another pace."""
+        """Applies from now on; a round in progress continues at another pace."""
         self.scrub_days = scrub_days
         self.wake()
 
     def cancel(self) -> None:
-        """A round that was ordered goes on at its own pace, or ends here, where conf has none. Idempotent."""
+        """Cancels an order: the round continues at its own pace, or ends here if conf has none. Idempotent."""
         if self._round is not None and self._round.ordered:
             self._round.ordered = False
             self._ordered_save = True
@@ -197,7 +197,7 @@ class Scrub:
 
     @property
     def ordered(self) -> bool:
-        """A round is under way on order."""
+        """An ordered round is in progress."""
         return self._round is not None and self._round.ordered
 
     # --- what it tells
@@ -237,8 +237,8 @@ class Scrub:
             self._woken.clear()
 
     def _pump(self) -> float:
-        """What is due; returns when to look again, in seconds."""
-        # A clock that was ahead, and is set back, must not put the next round off until it gets there again.
+        """Starts what is due; returns when to look again, in seconds."""
+        # A clock that was ahead and is set back must not delay the next round until it reaches that time again.
         self._since_s = min(self._since_s, int(self.clock()))
         status = self._core.scrub_status()
         if self._band is not None and status.ended != self._ended:
@@ -263,13 +263,13 @@ class Scrub:
         return self._next()
 
     def _of_another_round(self) -> bool:
-        """What is being read is not the round's next band: another round has begun, or there is none."""
+        """The shim reads a band that is not the round's next one: another round has begun, or none is in progress."""
         return self._band is not None and self._head() != self._band
 
     def _begin(self, *, ordered: bool) -> None:
         now = int(self.clock())
         if self._round is None:
-            # Of one that was due while the device was off, time has run since then.
+            # If a round became due while the device was off, its time has run since then.
             self._since_s = int(min(now, self._due_s())) if self.scrub_days else now
         self._count()
         self._number += 1
@@ -286,7 +286,7 @@ class Scrub:
         self._queue_at = 0
 
     def _still_passed(self) -> list[int]:
-        """Of _passed, those that are what they were and have something in force: their seqs, least first."""
+        """The bands in _passed that still exist and have valid data: their seqs, in ascending order."""
         bands = self._bands
         self._passed = {
             seq: number for seq, number in self._passed.items() if bands.seq[number] == seq and bands.valid[number] > 0
@@ -310,7 +310,7 @@ class Scrub:
         passed += [(band.seq, band.index) for band in bands.in_state(MOVING) if due[band.index] and band.valid > 0]
         there &= due
         for seq in self._still_passed():
-            # Nothing moves any more, or a move was given up: the round reads it after all.
+            # Bands are no longer moved, or a move was given up: the round reads the band after all.
             number = self._passed[seq]
             there[number] = bands.closed[number] and not faulted[number]
         self._passed.update(passed)
@@ -326,15 +326,15 @@ class Scrub:
         return int(self._queue_seqs[self._queue_at]), int(self._queue[self._queue_at])
 
     def _next(self) -> float:
-        """The next band that is still what it was is begun; without any, the round has ended."""
+        """Starts the next band that still exists; without one, the round has ended."""
         assert self._round is not None
         if self._head() is None:
-            # A round of the life before; or the last of a round has been read, and this makes sure.
+            # A round of the previous life; or the last band of a round has been read, and this confirms it.
             self._line_up()
         skipped = 0
         while (head := self._head()) is not None:
             if skipped == SKIPPED_MAX:
-                # Most of them are gone, for all that it seems.
+                # Apparently most of them no longer exist.
                 self._line_up()
                 return 0.0
             seq, number = head
@@ -344,19 +344,19 @@ class Scrub:
                 try:
                     self._core.start_scrub(number, self._stays)
                 except (BlockingIOError, ValueError) as error:
-                    log.debug("%s: band %d is not scrubbed now: %s", self._name, number, error)
+                    log.debug("%s: can't scrub band %d now: %s", self._name, number, error)
                     return TICK_S
                 self._band, self._leaving = (seq, number), False
                 self._set_pace()
                 return TICK_S
-            # It is moved or reset, or was: what was in it is new, and was verified.
+            # It is or was moved or reset: its content is new, and was verified.
             self._done_with(seq, number, read=state is None)
             skipped += 1
         self._end()
         return 0.0
 
     def _state_of(self, seq: int, number: int) -> str | None:
-        """None: there is nothing in force in that band any more."""
+        """None: that band no longer has valid data."""
         row = self._core.band_rows(number, 1).view(BAND_ROW)[0]
         return SHIM_STATES[row["state"]] if int(row["seq"]) == seq and int(row["valid"]) > 0 else None
 
@@ -376,22 +376,22 @@ class Scrub:
             self._found_slow(number, status)
         if status.end == _shim.ScrubEnd.BAD:
             log.warning(
-                "%s: the scrub found block %s (band %d) bad: %s; what is in that band %s",
+                "%s: the scrub found bad block %s (band %d): %s; that band %s",
                 self._name,
                 status.address,
                 number,
                 status_text(status.status),
-                "can't be moved any more" if self._stays else "is moved",
+                "can no longer be relocated" if self._stays else "is relocated",
             )
             if self._round is not None and not self._stays:
                 self._round.relocated_bands += 1
         if of_another or self._leaving:
             return
         if status.end == _shim.ScrubEnd.BUSY:
-            log.debug("%s: band %d is not scrubbed: the base is busy", self._name, number)
+            log.debug("%s: can't scrub band %d: the base is busy", self._name, number)
             self._not_before = asyncio.get_running_loop().time() + BUSY_PAUSE_S
             return
-        # Of one that is moved for what was bad the move reads the rest.
+        # If the band is moved because of damage, the move reads the rest.
         self._done_with(
             seq, number, read=status.end == _shim.ScrubEnd.READ or (status.end == _shim.ScrubEnd.BAD and self._stays)
         )
@@ -401,10 +401,10 @@ class Scrub:
             return
         self._round.slow_bands += 1
         if self._stays:
-            return  # and nothing follows from it
+            return  # The band stays.
         if self._round.slow_bands <= SLOW_BANDS_MAX:
             log.warning(
-                "%s: block %s (band %d) is slow to read, twice over a second; that band is moved",
+                "%s: block %s (band %d) is slow: two reads took more than a second; that band is relocated",
                 self._name,
                 status.address,
                 number,
@@ -414,7 +414,7 @@ class Scrub:
             self._wanted()
         elif not self._slow_told:
             self._slow_told = True
-            log.warning("%s: more bands that are slow to read are only counted in this round", self._name)
+            log.warning("%s: further slow bands of this round are only counted", self._name)
 
     def _end(self) -> None:
         current = self._round
@@ -431,8 +431,8 @@ class Scrub:
         bad = current.bad_blocks + current.bad_metadata + current.unread_bands
         log.log(
             logging.WARNING if bad or current.slow_bands else logging.INFO,
-            "%s: scrub %d has read %d blocks in %d s: %d bad, %d of metadata, %d bands slow; "
-            "%d bands are moved for it, %d were not read and can't be moved",
+            "%s: scrub %d read %d blocks in %d s: %d bad blocks, %d bad metadata blocks, %d slow bands; %d bands "
+            "are relocated, %d bands were not read and can't be relocated",
             self._name,
             current.number,
             current.read_blocks,
@@ -451,14 +451,14 @@ class Scrub:
         return {name: getattr(stats, name) for name in _COUNTERS}
 
     def _count(self) -> None:
-        """Takes what the shim has counted since the last time; of the round that is under way, if one is."""
+        """Takes what the shim has counted since the last time, and adds it to the round in progress."""
         now, before = self._counters(), self._counted
         self._counted = now
         if self._round is not None:
             self._round.add(now, before)
 
     def _remaining(self) -> int:
-        """Blocks that the round is still to read, at most."""
+        """An upper bound of the blocks that the round still has to read."""
         if self._round is None:
             return 0
         bands, first, end = self._bands, self._round.position, self._round.end_seq
@@ -474,7 +474,7 @@ class Scrub:
         self._core.set_scrub_rate(self._rate)
 
     def _pace(self) -> int:
-        """Blocks a second; 0: as fast as can be."""
+        """Blocks a second; 0: as fast as possible."""
         assert self._round is not None
         if self._round.ordered:
             return 0
@@ -484,7 +484,7 @@ class Scrub:
     # --- the superblock
 
     def _save_in_s(self) -> float | None:
-        """When it is to be written for what has changed; None: nothing has."""
+        """When the superblock has to be written because of changes; None: nothing has changed."""
         if self.to_dict() == self._saved:
             return None
         due = self._saved_at + self._save_every_s
@@ -499,5 +499,5 @@ class Scrub:
         try:
             await self._save_it()
         except FtlError as error:
-            # Nothing depends on it: what is read once more is no loss.
-            log.warning("%s: how far the scrub has come could not be noted: %s", self._name, error.message)
+            # Nothing depends on it: reading some blocks again does no harm.
+            log.warning("%s: could not save the progress of the scrub: %s", self._name, error.message)

@@ -10,13 +10,14 @@ from typing import Any, Final
 
 DAY_S: Final = 86_400
 ROUND_PART: Final = 0.5
-"""Of scrub_days, a round begins after: what the last one read first, this one may read last."""
+"""A round begins after this part of scrub_days: what the last round read first, this one may read last."""
 PLANNED_PART: Final = 0.8
-"""Of the time until the next round begins, a round is to take."""
+"""A round takes this part of the time until the next round begins."""
 FLOOR_BLOCKS_PER_S: Final = 256
-"""Never slower: 1 MiB a second is nobody's loss, and what is small is soon done."""
+"""The minimum pace, 1 MiB a second: it does not hurt, and small devices are done soon."""
 CATCH_UP_PART: Final = 0.02
-"""Of scrub_days, a whole round would take at the greatest pace: that of one that is late since the device was off."""
+"""The maximum pace reads a whole round in this part of scrub_days; for a round that is late because the device was
+off."""
 SEQ_MAX: Final = (1 << 64) - 1
 _LAST_S: Final = 253_402_300_799
 """The last second that has a date."""
@@ -25,7 +26,7 @@ _FOUND: Final = ("read_blocks", "bad_blocks", "bad_metadata", "slow_bands", "rel
 
 @dataclass
 class Round:
-    """One, from its beginning to its end. As a superblock has it."""
+    """One round, from its beginning to its end, as in the superblock."""
 
     number: int
     began_s: int
@@ -33,18 +34,18 @@ class Round:
     end_seq: int
     """Bands with this seq or a greater one are newer than the round."""
     position: int = 0
-    """Bands with this seq or a smaller one are done with."""
+    """Bands with this seq or a smaller one are done."""
     ordered: bool = False
     read_blocks: int = 0
     bad_blocks: int = 0
     bad_metadata: int = 0
     slow_bands: int = 0
     relocated_bands: int = 0
-    """That are moved because of what was found, or were."""
+    """Bands that are moved because of what the scrub found."""
     unread_bands: int = 0
-    """That were passed because they were to be moved, and can't be moved any more."""
+    """Bands that were skipped because they were to be moved, and can't be moved any more."""
     ended_s: int = 0
-    """0: it is under way."""
+    """0: in progress."""
 
     def add(self, now: Mapping[str, int], before: Mapping[str, int]) -> None:
         """What the shim has counted between the two."""
@@ -60,7 +61,7 @@ class Round:
 
     @classmethod
     def parse(cls, value: Any) -> Round | None:
-        """None for what is none."""
+        """None for an empty value."""
         names = {field.name for field in dataclasses.fields(cls)}
         if not isinstance(value, Mapping) or set(value) != names or not isinstance(value["ordered"], bool):
             return None

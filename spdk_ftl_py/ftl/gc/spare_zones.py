@@ -16,7 +16,7 @@ from ..media.zone_map import ZoneMap
 log = logging.getLogger(__name__)
 
 STRIKES_MAX: Final = 3
-"""Failures after which a zone that can still be reset is given up even if there is no spare for it."""
+"""After so many failures, a zone that can still be reset is given up even if no spare zone is left."""
 
 
 class SpareZones:
@@ -30,20 +30,22 @@ class SpareZones:
         self._strikes: dict[int, int] = {}
 
     async def replace(self, band: Band, punit: int, tell_core: Callable[[int | None], object]) -> None:
-        """Gives a free band another zone for the one that failed, or none where no spare is left; or lets it keep its
-        own, if that can be reset and has not failed too often. tell_core: gets the start of the new one."""
+        """Gives a free band another zone for the failed one, or none if no spare is left; or keeps the zone, if it can
+        be reset and has not failed too often. tell_core: gets the start of the new zone."""
         old = band.zones[punit]
         if old is not None:
             try:
-                # Also so that it does not go on using one of the device's active zones.
+                # Also so that it no longer uses one of the device's active zones.
                 await self._port.zone_action(_shim.ZoneAction.RESET, self._geometry.zone_start(old))
             except MediaError as error:
                 log.debug("%s: zone %d: %s", self._name, old, error)
                 self._strikes[old] = STRIKES_MAX
             strikes = self._strikes[old] = self._strikes.get(old, 0) + 1
             if not self._zone_map.spare_count and strikes < STRIKES_MAX:
-                log.warning("%s: zone %d of band %d is used again for want of a spare", self._name, old, band.index)
-                # The core has it as failed while its reset was what failed, and would never write it again.
+                log.warning(
+                    "%s: zone %d of band %d is used again, because no spare zone is left", self._name, old, band.index
+                )
+                # The core counts the zone as failed if its reset failed, and would never write it again.
                 tell_core(self._geometry.zone_start(old))
                 return
             self._zone_map.give_up(old)
@@ -52,6 +54,6 @@ class SpareZones:
         self._zone_map.put(band.index, punit, new)
         if new is None:
             left = sum(1 for zone in self._zone_map.of_band(band.index) if zone is not None)
-            log.warning("%s: no spare zone left, band %d goes on with %d zones", self._name, band.index, left)
+            log.warning("%s: no spare zone is left; band %d continues with %d zones", self._name, band.index, left)
         else:
-            log.warning("%s: zone %s of band %d is replaced by spare zone %d", self._name, old, band.index, new)
+            log.warning("%s: replaced zone %s of band %d by spare zone %d", self._name, old, band.index, new)

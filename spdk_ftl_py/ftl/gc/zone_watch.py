@@ -1,8 +1,8 @@
-"""What the base says of its zones while the device runs: a piece of the zone report at a time, for ever; out of turn
-where the base says that something has changed.
+"""Watches what the base reports about its zones while the device runs: a piece of the zone report at a time, for ever;
+at once if the base reports a change.
 
-Nothing else tells of a zone that nobody writes: one of a closed band that has gone read-only or offline, or that the
-base would like to have reset. What follows from it is the band manager's, as for a zone that failed a write.
+Nothing else shows changes of a zone that is not being written: a zone of a closed band that has gone read-only or
+offline, or whose reset the base recommends. The band manager acts on them, as for a zone on which a write failed.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ from ..media.zone import OFFLINE, Zone
 log = logging.getLogger(__name__)
 
 ROUND_S: Final = 120.0
-"""In which every zone is looked at once."""
+"""The time in which every zone is looked at once."""
 CHANGED_PAUSE_S: Final = 0.02
-"""Between two looks out of turn: a base that says for ever that all has changed keeps nobody busy."""
+"""The shortest interval of looks out of turn, for a base that keeps reporting that everything has changed."""
 REASONS: Final = ("offline", "read_only", "reset_recommended")
-"""Why a band is relocated for the sake of a zone."""
+"""Why a band is relocated because of a zone."""
 
 
 class ZoneWatch:
-    """start() and stop() on the asyncio loop. wanted() is called when a band is to be moved that was not before."""
+    """Call start() and stop() on the asyncio loop. wanted() is called when another band has to be moved."""
 
     def __init__(
         self,
@@ -46,19 +46,19 @@ class ZoneWatch:
         wanted: Callable[[], object],
     ) -> None:
         self.round_s = ROUND_S
-        """May be changed while it runs; counts from the next piece on."""
+        """May be changed while it runs; takes effect with the next piece."""
         self.rounds = 0
-        """Completed."""
+        """Rounds completed."""
         self.zones_seen = 0
-        """Descriptors looked at."""
+        """Descriptors read."""
         self.events = 0
-        """Of the base, that something has changed."""
+        """Reports of the base that something has changed."""
         self.logs_read = 0
-        """Of those, the ones behind which its list of changed zones could be read."""
+        """Of those, the ones whose list of changed zones could be read."""
         self.zones_seen_changed = 0
-        """Of zones_seen, out of turn."""
+        """Of zones_seen, those out of turn."""
         self.zones_finished = 0
-        """Because they asked for it."""
+        """Bands that were relocated because a zone asked for it."""
         self._relocated: Counter[str] = Counter(dict.fromkeys(REASONS, 0))
         self._name = name
         self._geometry = geometry
@@ -68,10 +68,10 @@ class ZoneWatch:
         self._zone_map = bands.zone_map
         self._wanted = wanted
         self._changed: dict[int, range] = {}
-        """By piece of the zone report, oldest first: what of it is to be looked at out of turn."""
+        """Pieces of the zone report to read out of turn, oldest first, with their zones."""
         self._woken = asyncio.Event()
         self._told: set[int] = set()
-        """Zones without data of which the log was told."""
+        """Zones without data whose state was logged."""
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -79,15 +79,15 @@ class ZoneWatch:
         self._task = asyncio.get_running_loop().create_task(self._run(), name=f"{self._name} zone watch")
 
     def stop(self) -> None:
-        """Idempotent. A report that is under way ends by itself, and nothing follows from it."""
+        """Idempotent. A report in progress ends by itself, and has no effect."""
         if self._task is not None:
             self._task.cancel()
             self._task = None
 
     def changed(self, zones: Iterable[int] | None, *, log_read: bool = False) -> None:
-        """The base has said that something about these zones has changed (None: it may be any): they are looked at
-        now, one piece of the zone report at a time. log_read: it said so in its list of changed zones. Numbers of
-        zones that do not exist are ignored."""
+        """The base reports that these zones have changed (None: possibly any). They are read now, one piece of the zone
+        report at a time. log_read: the report came with a list of changed zones. Zone numbers that do not exist are
+        ignored."""
         self.events += 1
         self.logs_read += log_read
         count = self._geometry.zone_count
@@ -102,13 +102,13 @@ class ZoneWatch:
             self._woken.set()
 
     def _want(self, start: int, stop: int) -> None:
-        """Out of turn; all of one piece of the zone report."""
+        """Reads one piece of the zone report out of turn."""
         piece = start // ZONES_PER_REPORT
         known = self._changed.get(piece, range(start, stop))
         self._changed[piece] = range(min(start, known.start), max(stop, known.stop))
 
     def failed_amid_load(self, start: int, status: int) -> None:
-        """A zone of a closed band (its first block) is not to be trusted: the band is moved before others."""
+        """A zone of a closed band (given by its first block) is not to be trusted: its band is moved before others."""
         place = self._zone_map.place(start // self._geometry.zone_size)
         if place is not None:
             self._core.fault_zone(*place, status)
@@ -169,7 +169,7 @@ class ZoneWatch:
         self.zones_seen_changed += self.zones_seen - before
 
     async def _look(self, first: int, count: int) -> int:
-        """How many zones are done with; also where the base does not answer: its next round will tell."""
+        """How many zones were read; if the base does not answer, its next round will."""
         try:
             zones = await self._port.zone_report(first, count)
         except (FtlError, ValueError) as error:
@@ -191,28 +191,32 @@ class ZoneWatch:
         band, punit = place
         if not zone.usable:
             status = Status.ZONE_OFFLINE if zone.state == OFFLINE else Status.ZONE_READ_ONLY
-            # Its event tells the rest.
+            # The event of the zone fault brings the rest.
             if self._core.fault_zone(band.index, punit, status) and band.state == CLOSED:
                 self._relocated["offline" if zone.state == OFFLINE else "read_only"] += 1
         elif zone.reset_recommended and band.state in (CLOSED, FAULTED):
             if not band.relocate:
                 self._bands.want_empty(band.index)
                 self._relocated["reset_recommended"] += 1
-                log.info("%s: zone %d asks for a reset: band %d is relocated", self._name, zone.index, band.index)
+                log.info(
+                    "%s: the base recommends a reset of zone %d: relocating band %d", self._name, zone.index, band.index
+                )
                 self._wanted()
         elif zone.finish_recommended and self._core.close_zone(band.index, punit):
             self.zones_finished += 1
-            log.info("%s: zone %d of band %d asks to be finished, and is", self._name, zone.index, band.index)
+            log.info(
+                "%s: the base recommends to finish zone %d of band %d: finishing it", self._name, zone.index, band.index
+            )
 
     def _lost_without_band(self, zone: Zone) -> None:
         if self._zone_map.lose_spare(zone.index):
             left = self._zone_map.spare_count
-            log.warning("%s: spare zone %d is %s: %d are left", self._name, zone.index, zone.state, left)
+            log.warning("%s: spare zone %d is %s; %d spare zones are left", self._name, zone.index, zone.state, left)
         elif zone.index in SUPERBLOCK_ZONES and zone.index not in self._told:
             self._told.add(zone.index)
             other = SUPERBLOCK_ZONES[1 - SUPERBLOCK_ZONES.index(zone.index)]
             log.error(
-                "%s: superblock zone %d is %s: with zone %d the device would go, too; copy its data elsewhere",
+                "%s: superblock zone %d is %s; if zone %d fails too, the FTL is lost: copy its data elsewhere",
                 self._name,
                 zone.index,
                 zone.state,

@@ -1,1 +1,1 @@
-"""What a load reads: bands, what is held elsewhere than on media, the checkpoint."""
+"""What a load reads: bands, writes that are held outside of media, the checkpoint."""

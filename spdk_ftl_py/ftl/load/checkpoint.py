@@ -1,7 +1,7 @@
-"""The L2P checkpoint: what a clean halt leaves so that the next load need not read what the bands say of themselves.
+"""The L2P checkpoint: written by a clean halt, so that the next load need not read the records of all bands.
 
-Written to bands that are free, named by the clean superblock, stale with the next one (docs/media-layout.md). A load
-that finds it in any way not whole restores as ever.
+It is in bands that are free. The clean superblock names it, and the next superblock makes it stale
+(docs/media-layout.md). If any part of it is not valid, the load restores without it.
 """
 
 from __future__ import annotations
@@ -43,14 +43,14 @@ STEP_BLOCKS: Final = 32
 BANDS_STEP: Final = 1 << 12
 """Bands whose account is taken at a time."""
 ZONES_MAX: Final = 64
-"""Their numbers have to fit into the superblock."""
+"""The superblock must have room for the numbers of its zones."""
 
 SECTION_BANDS: Final = 1
 SECTION_POINTERS: Final = 2
 SECTION_L2P: Final = 3
 SECTION_L2P_WIDE: Final = 4
 SECTION_CRCS: Final = 5
-"""Of a device whose reads are verified. Who does not know it takes the checkpoint for one that can't be used."""
+"""For a device that verifies reads. Software that does not support this flag takes the checkpoint for unusable."""
 
 _POINTER: Final = np.dtype("<u4")
 _DTYPES: Final[dict[int, np.dtype[Any]]] = {
@@ -70,19 +70,19 @@ _NARROW_PAYLOAD: Final = 0x3FFFFFFF
 
 @dataclass
 class Checkpoint:
-    """What a whole checkpoint says."""
+    """The content of a valid checkpoint."""
 
     band_seqs: list[int]
     faulted: list[bool]
     l2p: NDArray[np.uint64]
     crcs: NDArray[np.uint16] | None
-    """Of each LBA's block, cut (layout.cut_crcs()); None where the device did not verify its reads."""
+    """The CRC of each LBA's block, cut (layout.cut_crcs()); None if the device did not verify reads."""
     zones: list[int]
-    """Numbers of the zones it stands in."""
+    """Numbers of the zones that it is in."""
 
 
 class NotUsableError(FtlError):
-    """The checkpoint can't be used; restore as ever. Never leaves restore()."""
+    """The checkpoint can't be used; restore without it. Never leaves restore()."""
 
 
 # --- writing
@@ -99,11 +99,11 @@ async def write(
     refused: Sequence[int] = (),
     progress: Progress | None = None,
 ) -> dict[str, Any] | None:
-    """Writes the checkpoint of a closed core, durably; the answer is what superblock ``generation`` has to say of it.
+    """Writes the checkpoint of a closed core, durably. Returns its description for superblock ``generation``.
 
-    None where there is no room for it, where the base does not take it, or where something is not on media. with_crcs:
-    the core keeps them. refused: bands that are not to be written. Raises MediaError only where the base is gone, or
-    where a flush has left in doubt what its cache had (FlushDoubtError).
+    Returns None if there is no room, if the base refuses it, or if something is not on media. with_crcs: the core keeps
+    CRCs. refused: bands that must not be written. Raises MediaError only if the base is gone, or if a flush leaves in
+    doubt what the base's cache has lost (FlushDoubtError).
     """
     try:
         zones = await port.zones()
@@ -147,17 +147,17 @@ class _Writer:
         blocks_most = self._blocks_most()
         zones_most = -(-blocks_most // self._geometry.zone_capacity)
         if zones_most > ZONES_MAX:
-            raise NotUsableError(f"it may need {zones_most} zones, at most {ZONES_MAX} can be named")
+            raise NotUsableError(f"it may need {zones_most} zones, but the superblock can name {ZONES_MAX} at most")
         offset = self._geometry.zone_capacity
         for records in self._records(pointers, account):
-            # LBAs that were never written have no records, but there may be very many.
+            # LBAs that were never written have no records, but there may be very many of them.
             await turns()
             done = 0
             while done < len(records):
                 if offset == self._geometry.zone_capacity:
                     zone = next(room, None)
                     if zone is None:
-                        raise NotUsableError("no free band has room for it")
+                        raise NotUsableError("no free band has room")
                     free.append(zone)
                     offset = 0
                 count = min(step, len(records) - done, self._geometry.zone_capacity - offset)
@@ -184,7 +184,7 @@ class _Writer:
         return SECTION_L2P if self._geometry.l2p_entry_bytes == 4 else SECTION_L2P_WIDE
 
     def _room(self, zones: Sequence[Zone], account: NDArray[Any], refused: frozenset[int]) -> Iterator[int]:
-        """Zones it may be written to: those of free bands, the one that would be opened last first."""
+        """Zones that may hold it: those of free bands; the band that would be opened last comes first."""
         free = np.isin(account["state"], [SHIM_STATES.index(state) for state in (FREE, QUEUED)])
         free[sorted(refused)] = False
         numbers = np.flatnonzero(free)
@@ -194,7 +194,7 @@ class _Writer:
                 yield from its
 
     def _records(self, pointers: NDArray[np.uint32], account: NDArray[Any]) -> Iterator[NDArray[Any]]:
-        """All blocks, but for address and CRC, in parts of at most STEP_BLOCKS; some may be empty."""
+        """All blocks, except for address and CRC, in parts of at most STEP_BLOCKS; some parts may be empty."""
         bands = np.zeros(len(account), CHECKPOINT_BAND)
         bands["seq"] = account["seq"]
         bands["faulted"] = (account["state"] == SHIM_STATES.index(FAULTED)) | (account["faulted_punits"] != 0)
@@ -205,8 +205,8 @@ class _Writer:
         for first in range(0, self._geometry.block_count, step):
             entries = self._core.l2p(first, min(step, self._geometry.block_count - first))
             if not self._on_media(entries):
-                raise NotUsableError("something that was accepted is not on media")
-            # LBAs of which a whole block was never written are left out.
+                raise NotUsableError("some accepted writes are not on media")
+            # Blocks with only LBAs that were never written are left out.
             mapped = entries != _INVALID
             yield from self._section(section, _narrow(entries) if section == SECTION_L2P else entries, first, mapped)
         if self._with_crcs:
@@ -223,7 +223,7 @@ class _Writer:
     def _on_media(self, entries: NDArray[np.uint64]) -> bool:
         mapped = entries[entries != _INVALID]
         end = np.uint64(self._geometry.zone_count * self._geometry.zone_size)
-        # Records that are not on media stand behind the last address.
+        # Records that are not on media have addresses after the last one.
         in_buffer = (mapped & _TAG_MASK) == np.uint64(_shim.SLOT_FLAG)
         return not (in_buffer | ((mapped & ~_TAG_MASK) >= end)).any()
 
@@ -273,19 +273,19 @@ async def read(
     need_crcs: bool,
     progress: Progress | None = None,
 ) -> Checkpoint | None:
-    """As verify(); also None, with the reason in the log, where the checkpoint can't be used: also one without CRCs,
-    of an older release or of a device whose reads were not verified, where they are needed."""
+    """As verify(), but returns None, and logs the reason, if the checkpoint can't be used. A checkpoint without CRCs
+    (of an older release, or of a device that did not verify reads) can't be used by a device that verifies reads."""
     try:
         place = superblock.content.get("checkpoint")
         if need_crcs and isinstance(place, dict) and not place.get("crcs"):
-            raise NotUsableError("it has no CRCs, which are needed to verify what is read")
+            raise NotUsableError("it has no CRCs, but the FTL needs them to verify reads")
         return await verify(port, geometry, superblock, zones, sequential=sequential, progress=progress)
     except NotUsableError as error:
-        log.warning("%s: its L2P checkpoint is not used: %s", port.name, error.message)
+        log.warning("%s: not using its L2P checkpoint: %s", port.name, error.message)
     except MediaError as error:
         if _shim.base_gone(error.status):
             raise
-        log.warning("%s: its L2P checkpoint is not used: %s", port.name, error.message)
+        log.warning("%s: not using its L2P checkpoint: %s", port.name, error.message)
     return None
 
 
@@ -298,10 +298,10 @@ async def verify(
     sequential: bool,
     progress: Progress | None = None,
 ) -> Checkpoint | None:
-    """The checkpoint that the newest superblock names; None where that is not clean or names none. Raises
-    NotUsableError where anything of it does not verify, MediaError where the base does not answer.
+    """The checkpoint that the newest superblock names; None if that superblock is not clean or names none. Raises
+    NotUsableError if any part of it is not valid, MediaError if the base does not answer.
 
-    sequential: zone reports tell how far zones are written, and have to agree with what the checkpoint says.
+    sequential: zone reports show how far zones are written, and must match the checkpoint.
     """
     place = superblock.content.get("checkpoint")
     if not superblock.clean or place is None:
@@ -323,14 +323,14 @@ class _Reader:
             self._block_count = int(place["blocks"])
             with_crcs = bool(place.get("crcs", False))
         except (KeyError, TypeError, ValueError, OverflowError) as error:
-            raise NotUsableError(f"what the superblock says of it makes no sense: {error!r}") from error
+            raise NotUsableError(f"its description in the superblock is invalid: {error!r}") from error
         if (
             not in_bands.issuperset(self._zones)
             or len(set(self._zones)) != len(self._zones)
             or not len(self._zones) * capacity - capacity < self._block_count <= len(self._zones) * capacity
         ):
-            raise NotUsableError(f"what the superblock says of it makes no sense: {place!r}")
-        # Which zones an entry may point to.
+            raise NotUsableError(f"its description in the superblock is invalid: {place!r}")
+        # Zones that an entry may point to.
         self._known_zone = np.zeros(geometry.zone_count, bool)
         self._known_zone[list(in_bands - set(self._zones))] = True
         self._bands = np.zeros(geometry.band_count, CHECKPOINT_BAND)
@@ -359,7 +359,7 @@ class _Reader:
 
         await side_by_side(one, work)
         if self._seen != {SECTION_BANDS: len(self._bands), SECTION_POINTERS: len(self._pointers)}:
-            raise NotUsableError("bands are missing in it")
+            raise NotUsableError("it lacks bands")
         await aside(len(zones) + len(self._has_crc), lambda: self._check_whole(zones, sequential))
         return Checkpoint(
             band_seqs=self._bands["seq"].tolist(),
@@ -383,18 +383,18 @@ class _Reader:
             & (records["index"] == steps + np.uint64(index))
         )
         if not whole.all() or not np.array_equal(crcs(blocks), crc):
-            raise NotUsableError(f"blocks {address} to {address + len(records) - 1} are not all what they should be")
+            raise NotUsableError(f"blocks {address} to {address + len(records) - 1} are not all valid blocks of it")
         follows = records["first"][:-1] + records["count"][:-1] == records["first"][1:]
         breaks = np.flatnonzero(~follows | (records["section"][:-1] != records["section"][1:])) + 1
         for run in np.split(records, breaks):
             self._take_run(run)
 
     def _take_run(self, records: NDArray[Any]) -> None:
-        """Blocks of one section that go on from each other."""
+        """Consecutive blocks of one section."""
         section, first = int(records["section"][0]), int(records["first"][0])
         dtype = _DTYPES.get(section)
         if dtype is None or (records["count"][:-1] != _per_block(section)).any():
-            raise NotUsableError(f"it has a block of section {section}, or one that is not full")
+            raise NotUsableError(f"it has a wrong or incomplete block of section {section}")
         count = int(records["count"].astype(np.int64).sum())
         entries = np.ascontiguousarray(records["data"]).reshape(-1).view(dtype)[:count]
         into: NDArray[Any] = self._l2p
@@ -402,13 +402,13 @@ class _Reader:
             per_block = _per_block(section)
             whole = first % per_block == 0 and ((first + count) % per_block == 0 or first + count == len(self._l2p))
             if self._crcs is None or not whole:
-                raise NotUsableError("it has CRCs where there should be none, or not all of them")
+                raise NotUsableError("it has unexpected CRCs, or lacks some")
             into = self._crcs
             self._has_crc[first // per_block : -(-(first + count) // per_block)] = True
         elif section in self._seen:
             into = {SECTION_BANDS: self._bands, SECTION_POINTERS: self._pointers}[section]
         if first + count > len(into) or len(entries) != count:
-            raise NotUsableError(f"a block of it goes beyond the end of section {section}")
+            raise NotUsableError(f"a block exceeds the end of section {section}")
         if section in self._seen:
             self._seen[section] += count
         if section == SECTION_L2P:
@@ -422,25 +422,25 @@ class _Reader:
         number = entries.dtype.type
         mapped = entries[entries != ~number(0)]
         size = self._geometry.zone_size
-        # Division takes ten times as long.
+        # A division would take ten times as long.
         power_of_two = size & (size - 1) == 0
         address = mapped & payload
         zone = address >> number(size.bit_length() - 1) if power_of_two else address // number(size)
         slot = number(_shim.SLOT_FLAG >> 62)
         if (mapped >> number(tag_shift) == slot).any() or (len(zone) and int(zone.max()) >= len(self._known_zone)):
-            raise NotUsableError("an entry of it is no address")
+            raise NotUsableError("an entry is not an address")
         if not self._known_zone[zone].all():
-            raise NotUsableError("an entry of it points to a zone that is not in a band")
+            raise NotUsableError("an entry points to a zone that is not in a band")
 
     def _check_whole(self, zones: Sequence[Zone], sequential: bool) -> None:
         if self._crcs is not None:
             lbas = np.flatnonzero(_has_block(self._l2p))
             if not self._has_crc[lbas // _per_block(SECTION_CRCS)].all():
-                raise NotUsableError("CRCs are missing in it")
+                raise NotUsableError("it lacks CRCs")
         self._check_zones(zones, sequential)
 
     def _check_zones(self, zones: Sequence[Zone], sequential: bool) -> None:
-        """Nobody has written to the device since, and none of its zones has lost its data."""
+        """Checks that nobody has written to the device since, and that none of its zones has lost data."""
         now = _pointers(self._geometry, zones)
         places = [zone for band in self._geometry.bands for zone in band]
         for zone, was, written in zip(places, self._pointers, now, strict=True):
@@ -448,9 +448,9 @@ class _Reader:
                 continue
             if zones[zone].state == OFFLINE:
                 raise NotUsableError(f"zone {zone} is offline")
-            # Of a read-only zone the device does not tell the write pointer.
+            # The device does not report the write pointer of a read-only zone.
             if sequential and zones[zone].usable and was != written:
-                raise NotUsableError(f"zone {zone} is written up to {written}, was up to {was}")
+                raise NotUsableError(f"zone {zone} is written up to {written}, but was up to {was}")
 
 
 # --- numbers

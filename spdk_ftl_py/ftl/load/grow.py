@@ -1,4 +1,4 @@
-"""An FTL is grown by a load: what the base has got more of becomes its, on purpose (docs/provisioning.md, "Grow")."""
+"""Grows an FTL by a load: it takes the zones that were added to the base, on request (docs/provisioning.md, "Grow")."""
 
 from __future__ import annotations
 
@@ -34,19 +34,19 @@ async def _nobodys(first_block: int) -> str | None:
 
 @dataclass(frozen=True)
 class Grow:
-    """On purpose: a load without one leaves alone what its superblock does not name."""
+    """A requested growth. A load without one leaves zones alone that its superblock does not name."""
 
     force: bool = False
-    """Also where there is somebody's data."""
+    """Also if the added part holds somebody's data."""
     find_foreign: Callable[[int], Awaitable[str | None]] = _nobodys
-    """What others have put on the base from that block on, in words. For a base whose zones are emulated: others have
-    zones that say whether they were written."""
+    """What others have put on the base from that block on, in words. For a base with emulated zones: real zones show
+    whether they were written."""
 
 
 async def plan_growth(port: BlockPort, found: Restored, grow: Grow, settings: Mapping[str, Any]) -> Restored:
-    """``found`` on all that the base has; the same where that is no more. Nothing is written.
+    """``found`` on the whole base; unchanged if the base has not grown. Writes nothing.
 
-    Raises GeometryError and ConfError where the larger one is not possible, ExistsError where there is somebody's data.
+    Raises GeometryError and ConfError if the larger geometry is not possible, ExistsError if the added part holds data.
     """
     zones = await port.zones()
     old = found.geometry
@@ -60,7 +60,7 @@ async def plan_growth(port: BlockPort, found: Restored, grow: Grow, settings: Ma
             port, [zones[index] for index in growth.taken if index >= old.zone_count], grow, old.block_end
         )
     log.info(
-        "%s: grows from %d blocks on %d bands to %d on %d: the base has %d zones instead of %d",
+        "%s: growing from %d blocks on %d bands to %d on %d: the base has %d zones instead of %d",
         port.name, old.block_count, old.band_count, new.block_count, new.band_count, new.zone_count, old.zone_count,
     )  # fmt: skip
     free = LoadedBand(FREE, 0, [0] * new.punits)
@@ -88,34 +88,34 @@ async def _check_nobodys(port: BlockPort, new: list[Zone], grow: Grow, first_blo
         foreign = await grow.find_foreign(first_block)
         if foreign is not None:
             raise ExistsError(
-                f"{port.name}: what the base bdev has got, from block {first_block} on, holds {foreign}: nothing is "
-                "changed; save it elsewhere, or give --force to erase it"
+                f"{port.name}: the added part of the base bdev, from block {first_block} on, holds {foreign}; nothing "
+                "was changed: save it elsewhere, or give --force to erase it"
             )
         return
     written = [zone.index for zone in new if zone.state != EMPTY]
     if written:
         told = ", ".join(map(str, written[:ZONES_TOLD_MAX])) + (", …" if len(written) > ZONES_TOLD_MAX else "")
         raise ExistsError(
-            f"{port.name}: of the zones that the base bdev has got, {len(written)} are written ({told}), and not by "
-            "this FTL: nothing is changed; save elsewhere what they hold, or give --force to erase it"
+            f"{port.name}: {len(written)} of the added zones of the base bdev ({told}) contain data that this FTL did "
+            "not write; nothing was changed: save it elsewhere, or give --force to erase it"
         )
 
 
 async def take_zones(port: BlockPort, found: Restored) -> None:
-    """Empties the zones that a growth takes, durably. Once the superblock names them, a load reads what is in them: so
-    nothing may be found there that looks as if it were this FTL's, not even what an earlier growth has left, where the
-    base was brought back from a copy since. Raises MediaError; nothing but those zones is changed."""
+    """Erases the zones that a growth adds, durably. Once the superblock names them, a load reads them: so they must not
+    contain anything that looks like data of this FTL, such as the remains of an earlier growth, if the base was
+    restored from a copy since. Raises MediaError; then only these zones have changed."""
     if not found.zones_to_take:
         return
     await port.reset_zones(found.zones_to_take)
     if isinstance(port.device, _shim.ZonedOverlay):
-        # There a reset erases nothing.
+        # There a reset does not erase anything.
         await side_by_side(functools.partial(_make_blank, port, found), found.zones_to_take)
     await port.flush()
 
 
 async def _make_blank(port: BlockPort, found: Restored, start: int) -> None:
-    """What a load takes for never written: its first block is all zeroes, and nothing of its summary is ours."""
+    """Makes a load see a zone that was never written: its first block is all zeroes, and its summary is not valid."""
     geometry = found.geometry
     summary, _ = await port.read_what_can_be(start + geometry.data_blocks, geometry.summary_blocks)
     blocks = 1

@@ -1,5 +1,5 @@
-"""What hosts were told is written but may not be on media: the write buffer file of a daemon that died, an nv cache.
-A load merges it with what is on media: newest seq wins (docs/durability.md)."""
+"""Acknowledged writes that may not be on media: in the write buffer file of a daemon that died, or in an nv cache. A
+load merges them with media: the newest seq wins (docs/durability.md)."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ class BlockData(Protocol):
 
 @dataclass
 class HeldWrites:
-    """Checked by whoever read it: LBAs are within the device, each block matches its crc, flags are known."""
+    """Its reader has checked it: LBAs are within the device, each block matches its CRC, flags are known."""
 
     blocks: NDArray[Any] = field(default_factory=lambda: np.empty(0, HELD_BLOCK))
     data: BlockData = field(default_factory=lambda: np.empty((0, BLOCK_BYTES), np.uint8))
     """Of blocks."""
     records: NDArray[Any] = field(default_factory=lambda: np.empty(0, HELD_RECORD))
     damaged: dict[int, str] = field(default_factory=dict)
-    """seq of a lost record that stands for a block that is damaged: damage if it is newer than media."""
+    """seq of a lost record that replaces a damaged block. It is damage if it is newer than media."""
     damage: list[str] = field(default_factory=list)
 
     @property
@@ -42,7 +42,7 @@ class HeldWrites:
 
 
 HeldSource = Callable[[Superblock, Geometry], Awaitable["HeldWrites | None"]]
-"""Reads what is held for the FTL of that superblock; None where there is nothing that counts."""
+"""Reads the held writes of the FTL with that superblock; None if there are none."""
 
 
 @dataclass(frozen=True)
@@ -65,13 +65,13 @@ Recovered = RecoveredBlock | RecoveredRecord
 
 
 class HeldIndex:
-    """The newest held seq of each LBA, and from it what is newer than media."""
+    """The newest held seq of each LBA, and which held writes are newer than media."""
 
     def __init__(self, sources: Sequence[HeldWrites], block_count: int) -> None:
         self._sources = [each for each in sources if len(each.blocks) or len(each.records)]
         self.damage = [text for each in sources for text in each.damage]
         self.highest_seq = max((each.highest_seq for each in sources), default=0)
-        # One seq for all LBAs where nothing is held: no memory.
+        # One seq for all LBAs if nothing is held, which takes no memory.
         self._seqs = np.zeros(block_count if self._sources else 1, np.uint64)
         for held in self._sources:
             np.maximum.at(self._seqs, held.blocks["lba"].astype(np.int64), held.blocks["seq"])
@@ -93,8 +93,8 @@ class HeldIndex:
         return self._seqs[lba.astype(np.int64)]
 
     def supersede(self, entries: NDArray[np.uint64], seqs: NDArray[np.uint64], nothing: int) -> list[Recovered]:
-        """Puts ``nothing`` in place of entries that something held is newer than; what that is, in ascending seq.
-        ``seqs`` are those of the entries."""
+        """Puts ``nothing`` in place of entries for which a held write is newer. Returns these held writes in ascending
+        seq. ``seqs`` are those of the entries."""
         if not self._sources:
             return []
         newer = self._seqs > seqs
@@ -106,7 +106,7 @@ class HeldIndex:
             for i in map(int, np.flatnonzero(newer[lba] & (self._seqs[lba] == blocks["seq"]))):
                 key = int(blocks["seq"][i]), int(lba[i])
                 found.setdefault(key, RecoveredBlock(key[1], key[0], int(blocks["crc"][i]), held.data[i]))
-        # Behind the blocks of all: what is damaged in one source may be whole in another.
+        # After the blocks of all sources: a block that is damaged in one source may be intact in another.
         for held in self._sources:
             for record in held.records:
                 first, count, seq = int(record["lba"]), int(record["block_count"]), int(record["seq"])

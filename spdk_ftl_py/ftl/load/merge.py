@@ -33,18 +33,18 @@ log = logging.getLogger(__name__)
 
 VERIFY_RUN_BLOCKS: Final = 32
 BAND_SEQ_GAP: Final = 1024
-"""With emulated zones the newest headers may be missing while their successors are there, unseen: band seqs of theirs
-must not be given again."""
+"""With emulated zones, the newest headers may be missing while later ones exist, unseen. Their band seqs must not be
+used again."""
 
 ITEM_BLOCKS: Final = 16
-"""Entries of tables that are worked on in about 1 us."""
+"""Table entries that take about 1 us."""
 
 _UNCHECKED, _GOOD, _DROPPED, _LOST = range(4)
 
 
 @dataclass(frozen=True)
 class _Blocks:
-    """Columns of what zones say of their blocks of data."""
+    """Columns of what zones record about their data blocks."""
 
     lba: NDArray[np.uint64]
     seq: NDArray[np.uint64]
@@ -52,18 +52,18 @@ class _Blocks:
     address: NDArray[np.uint64]
     band: NDArray[np.int64]
     unsure: NDArray[np.bool_]
-    """It has to be read before it is believed."""
+    """The block must be read before it counts."""
     cut: NDArray[np.bool_]
-    """It may be cut off."""
+    """The block may have been cut off."""
     held: NDArray[np.bool_]
-    """Something newer, or the same, is held elsewhere."""
+    """A held write is newer, or the same."""
 
     def part(self, rows: NDArray[np.intp]) -> _Blocks:
         return _Blocks(*(getattr(self, each.name)[rows] for each in dataclasses.fields(self)))
 
 
 class Merge:
-    """From what the zones say to one entry for each LBA."""
+    """Reduces the records of the zones to one entry for each LBA."""
 
     def __init__(
         self,
@@ -80,7 +80,7 @@ class Merge:
         damage: Sequence[str] = (),
         with_crcs: bool = False,
     ) -> None:
-        """damage: that is known already."""
+        """damage: what is known already."""
         self._reader = reader
         self._superblock = superblock
         self._geometry = geometry
@@ -91,7 +91,7 @@ class Merge:
         self._report = report
         self._every = [zone for band in contents for zone in band if zone is not None]
         self._band_seqs = [max((zone.band_seq for zone in band if zone is not None), default=0) for band in contents]
-        # A band is opened anew only when all of it was reset: a zone that is behind holds nothing in force.
+        # A band is opened again only when all of it was reset, so a zone with an older band seq holds no valid data.
         self._current = [zone for zone in self._every if zone.band_seq and zone.band_seq == self._band_seqs[zone.band]]
         self._held = HeldIndex(held, geometry.block_count)
         self._damage = [*damage, *(text for zone in self._every for text in zone.damage)]
@@ -129,7 +129,8 @@ class Merge:
         zones = self._geometry.bands
         # A band that has lost all its zones looks free.
         if recovered and not any(band.state == FREE and any(its) for band, its in zip(bands, zones, strict=True)):
-            # As with emulated zones. Later a reset waits for what is recovered, and that for a band: neither would end.
+            # As with emulated zones. Later, a reset would wait for recovered data, and that data for a band: a
+            # deadlock.
             to_reset = [number for number, band in enumerate(bands) if band.state == CLOSED and number not in in_force]
             for number in to_reset:
                 bands[number] = LoadedBand(FREE, bands[number].seq, [0] * len(bands[number].write_pointers))
@@ -167,7 +168,7 @@ class Merge:
             for zone, pointer in zip(self._contents[number], pointers, strict=True)
         ]
         if number in self._damaged_bands or unusable:
-            # Moved first of all, and so healed.
+            # It is moved before all others, and that repairs it.
             state = FAULTED
         seq = self._band_seqs[number]
         if seq:
@@ -182,12 +183,12 @@ class Merge:
             told += f"\n  and {more} more"
         return FtlError(
             f"FTL {self._superblock.uuid}: {len(self._damage)} of its records are damaged:\n  {told}\nNothing was "
-            "changed. To go on without what is lost, load it with --allow-open-bands: blocks known to be lost then "
-            "read as errors, of others an older version may come back"
+            "changed. To continue without what is lost, load it with --allow-open-bands: blocks that are known to be "
+            "lost then read as errors, other damaged blocks may return older data"
         )
 
     async def _entries(self) -> tuple[NDArray[np.uint64], list[Recovered], set[int]]:
-        """Entries, what is newer than they are, and the bands that media would need without it."""
+        """Entries, held writes that are newer, and the bands that media would need without held writes."""
         block_count = self._geometry.block_count
 
         def of_records() -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
@@ -207,7 +208,7 @@ class Merge:
         return entries, *await aside(items, superseded)
 
     def _bands_of(self, entries: NDArray[np.uint64]) -> set[int]:
-        """In which something is in force."""
+        """Bands with valid data."""
         addresses = entries[entries != np.uint64(_shim.ADDRESS_INVALID)]
         addresses &= ~np.uint64(_shim.TRIM_FLAG | _shim.LOST_FLAG)
         band_of = {zone: number for number, band in enumerate(self._geometry.bands) for zone in band}
@@ -215,7 +216,7 @@ class Merge:
 
     @staticmethod
     def _apply_records(zones: Iterable[ZoneContent], entries: NDArray[np.uint64], seqs: NDArray[np.uint64]) -> None:
-        """Entries and seqs as trim and lost records have them; of copies of one record, the last zone's counts."""
+        """Entries and seqs from trim and lost records; of copies of one record, that of the last zone counts."""
         for zone in zones:
             for address, records in zone.records:
                 for record in records:
@@ -234,7 +235,7 @@ class Merge:
         chosen = await self._without_torn_copies(items, chosen, blocks)
 
         ordering = functools.partial(self._in_winning_order, blocks, chosen, entries, record_seqs)
-        # What they hold is wanted no longer than that.
+        # Their content is not needed after this.
         del blocks, chosen
         ordered, state = await aside(items, ordering)
         del ordering
@@ -260,7 +261,7 @@ class Merge:
         record_seqs: NDArray[np.uint64],
     ) -> tuple[_Blocks, NDArray[np.uint8]]:
         dispensable = self._dispensable(blocks.lba[chosen], blocks.seq[chosen], blocks.band[chosen])
-        # Once more: where a record stands twice, the band that is needed anyway is to have it.
+        # Again: if a record exists twice, the copy in a band that is needed anyway should count.
         zones = sorted(self._current, key=lambda zone: -int(dispensable[zone.band]))
         self._apply_records(zones, entries, record_seqs)
         lba, seq, address = blocks.lba[chosen], blocks.seq[chosen], blocks.address[chosen]
@@ -274,7 +275,7 @@ class Merge:
     def _candidates(
         self, entries: NDArray[np.uint64], record_seqs: NDArray[np.uint64]
     ) -> tuple[_Blocks, NDArray[np.intp]]:
-        """All blocks that zones tell of, and which of them are newer than the records."""
+        """All blocks that zones record, and which of them are newer than the records."""
         zones = self._current
         lengths = [len(zone.entries) for zone in zones]
         table = np.concatenate([zone.entries for zone in zones])
@@ -284,13 +285,13 @@ class Merge:
         torn_from = np.repeat(np.array([zone.torn_from for zone in zones], np.uint64), lengths)
         cut = (address >= torn_from) | (not self._sequential)
         for zone in zones:
-            # From here on the table has it all.
+            # From here on the table contains everything.
             zone.entries, zone.addresses = zone.entries[:0], zone.addresses[:0]
 
         lba, seq = table["lba"], table["seq"]
         candidate = lba < len(entries)
         candidate[candidate] = seq[candidate] > record_seqs[lba[candidate]]
-        # What is held makes good for it, whatever became of it: it is no damage.
+        # A held write replaces it, whatever happened to it, so it is no damage.
         held_seqs = np.zeros(len(lba), np.uint64)
         held_seqs[candidate] = self._held.seqs(lba[candidate])
         held = held_seqs >= seq
@@ -298,8 +299,8 @@ class Merge:
         return _Blocks(lba, seq, table["crc"], address, band, unsure, cut, held), np.flatnonzero(candidate)
 
     async def _without_torn_copies(self, items: int, chosen: NDArray[np.intp], blocks: _Blocks) -> NDArray[np.intp]:
-        """A header may promise copies that never came, of blocks that stand elsewhere: they must not make those
-        dispensable."""
+        """A header may describe copies that were never written, of blocks that are elsewhere. The originals must not
+        become dispensable because of them."""
 
         def in_doubt() -> NDArray[np.intp]:
             order = chosen[np.lexsort((~blocks.seq[chosen], blocks.lba[chosen]))]
@@ -318,9 +319,9 @@ class Merge:
         return await aside(items, lambda: np.setdiff1d(chosen, doubtful[~whole], assume_unique=True))
 
     def _dispensable(self, lba: NDArray[Any], seq: NDArray[Any], band: NDArray[Any]) -> NDArray[np.bool_]:
-        """Bands all of whose blocks stand in other bands as well: half-done moves, and with emulated zones what was
-        reset. Copies elsewhere are preferred to those in them, so that they can be reset: a load may find no free
-        band. Those with the fewest blocks first."""
+        """Bands whose blocks are all in other bands as well: unfinished moves, and with emulated zones bands that were
+        reset. Copies in other bands are preferred, so that these bands can be reset, because a load may find no free
+        band. Bands with the fewest blocks come first."""
         order = np.lexsort((band, ~seq, lba))
         lba, seq, band = lba[order], seq[order], band[order]
         first = np.r_[True, lba[1:] != lba[:-1]] if len(lba) else np.zeros(0, bool)
@@ -343,7 +344,7 @@ class Merge:
         return dispensable
 
     async def _settle(self, items: int, state: NDArray[np.uint8], blocks: _Blocks) -> None:
-        """Checks winners that are not sure to be whole until no further ones turn up. Blocks are in winning order."""
+        """Verifies winners that may be damaged, until there are no further ones. Blocks are in winning order."""
 
         def unchecked() -> NDArray[np.intp]:
             winners = _firsts(state, blocks.lba)
@@ -362,12 +363,12 @@ class Merge:
             await aside(len(broken), functools.partial(self._judge, broken, state, blocks))
 
     async def _never_came(self, address: int, band: int) -> bool:
-        """Whether a header stands there: an earlier load has gone on behind a batch that was cut off (room.py)."""
+        """Whether a header is there: an earlier load has continued after a batch that was cut off (room.py)."""
         header = self._reader.header_in_place((await self._reader.blocks(address, 1))[0], address)
         return header is not None and (header.band, header.band_seq) == (band, self._band_seqs[band])
 
     def _judge(self, broken: NDArray[np.intp], state: NDArray[np.uint8], blocks: _Blocks) -> None:
-        """Of winners that are not whole: whether another copy counts, or they were cut off, or are lost."""
+        """For winners that are damaged: whether another copy counts, or they were cut off, or are lost."""
         lba, seq = blocks.lba, blocks.seq
         for i in map(int, broken):
             following = i + 1
@@ -391,7 +392,7 @@ class Merge:
 
         def in_runs() -> list[NDArray[np.intp]]:
             order = np.argsort(address)
-            # What lies between them is read along: fewer I/Os count for more than fewer blocks.
+            # Blocks between them are read as well, because fewer I/Os matter more than fewer blocks.
             zone_size = np.uint64(self._geometry.zone_size)
             zone, offset = address[order] // zone_size, address[order] % zone_size // np.uint64(self._run_blocks)
             breaks = np.flatnonzero((np.diff(zone) != 0) | (np.diff(offset) != 0)) + 1
@@ -412,7 +413,7 @@ class Merge:
 
 
 def _firsts(state: NDArray[np.uint8], lba: NDArray[Any]) -> NDArray[np.intp]:
-    """Of each LBA, the first that was not dropped."""
+    """For each LBA, the first block that was not dropped."""
     alive = np.flatnonzero(state != _DROPPED)
     lbas = lba[alive]
     return alive[np.r_[True, lbas[1:] != lbas[:-1]]] if len(alive) else alive

@@ -1,7 +1,7 @@
-"""Restore: what an FTL was, from its superblock and the records of its bands. Newest seq wins; see docs/restore.md.
+"""Restore: determines the state of an FTL from its superblock and the records of its bands. The newest seq wins; see
+docs/restore.md.
 
-Nothing is written here, so it may be interrupted and repeated at will. Memory: some 60 B for each block of data on
-media.
+Writes nothing, so it may be interrupted and repeated. Memory: some 60 B for each block of data on media.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from .zone_walk import ZoneContent, ZoneReader
 log = logging.getLogger(__name__)
 
 BLANK_ZONES: Final = 512
-"""Looked at together, so that the queue of their reads runs dry seldom: 4 MiB of blocks."""
+"""Zones that are read together, so that the read queue seldom runs empty: 4 MiB of blocks."""
 
 
 async def restore(
@@ -53,14 +53,13 @@ async def restore(
 ) -> Restored:
     """Reads everything and decides; writes nothing.
 
-    use_checkpoint: otherwise the bands are read, even if there is an L2P checkpoint.
-    sources: where else than on media something newer may be held.
+    use_checkpoint: False reads the bands even if there is an L2P checkpoint. sources: where held writes may be, besides
+    media.
 
-    settings: of the conf, as FtlConf.from_dict() takes them; they count instead of what the superblock has.
-    Raises NotFoundError where the base holds no FTL of that uuid, UnsupportedError for another format version,
-    GeometryError where the device has changed, ConfError where settings contradict what can't be changed any more,
-    FtlError with a list where records are damaged and allow_open_bands is not set, MediaError where the base does
-    not answer.
+    settings: of the conf, as FtlConf.from_dict() takes them; they override the superblock. Raises NotFoundError if the
+    base holds no FTL with that uuid, UnsupportedError for another format version, GeometryError if the device has
+    changed, ConfError if settings contradict what can no longer be changed, FtlError with a list if records are damaged
+    and allow_open_bands is not set, MediaError if the base does not answer.
     """
     report = progress or (lambda step, part: None)
     base = port.device
@@ -70,19 +69,19 @@ async def restore(
         raise await _not_found(port, zones, uuid)
     superblock, which, used, damage = found
     if damage is not None:
-        # A clean one that is not the newest says nothing of what came after it.
+        # A clean superblock that is not the newest does not describe what came after it.
         superblock = dataclasses.replace(superblock, clean=False)
     geometry = await aside(len(zones), lambda: geometry_of(superblock, zones, base, name=port.name))
-    # What a base that grew has beside them is not looked at.
+    # Zones that were added to the base are not read.
     zones = zones[: geometry.zone_count]
     its_conf = merge_conf(stored_conf(superblock), settings or {}).check_geometry(geometry)
     if num_punits is not None and num_punits != geometry.punits:
         raise ConfError(
-            f"num_punits = {num_punits}: FTL {uuid} has {geometry.punits} parallel units, which can't be changed; "
+            f"num_punits = {num_punits}: FTL {uuid} has {geometry.punits} parallel units, which can't be changed: "
             "leave it out"
         )
     sequential = not isinstance(base, _shim.ZonedOverlay)
-    # Where there is a checkpoint, the shutdown was clean: nothing is held.
+    # If there is a checkpoint, the shutdown was clean, and nothing is held.
     held = [await source(superblock, geometry) for source in sources]
     checkpoint = None
     if use_checkpoint:
@@ -163,18 +162,18 @@ def _from_checkpoint(
 async def _not_found(port: BlockPort, zones: list[Zone], uuid: UUID) -> FtlError:
     other = await superblocks.find(port, zones)
     if other is None:
-        return NotFoundError(f"uuid {uuid}: the base bdev of {port.name} holds no FTL; to create one, leave --uuid out")
+        return NotFoundError(f"uuid {uuid}: the base bdev of {port.name} holds no FTL: to create one, leave --uuid out")
     return NotFoundError(
         f"uuid {uuid}: the base bdev of {port.name} holds FTL {other.superblock.content.get('name')!r} with uuid "
-        f"{other.superblock.uuid}, not that one: load it by its uuid"
+        f"{other.superblock.uuid}: give that uuid to load it"
     )
 
 
 async def _read_bands(
     reader: ZoneReader, geometry: Geometry, zones: Sequence[Zone], report: Progress
 ) -> list[list[ZoneContent | None]]:
-    """By band and punit; None where a zone is missing, or nothing was written to it. Bands to which nothing was written
-    share one list: with very many of them, the garbage collector would take its time over theirs."""
+    """By band and punit; None if a zone is missing, or was not written. Bands that were not written share one list:
+    with very many of them, the garbage collector would take long otherwise."""
     nothing: list[ZoneContent | None] = [None] * geometry.punits
 
     def prepared() -> list[tuple[int, int, int]]:
@@ -197,7 +196,7 @@ async def _read_bands(
         full = zone.state == FULL or zone.state in UNUSABLE_STATES
         content = await reader.read_zone(band, punit, zone.start, written, full=full)
         if zone.state == OFFLINE:
-            content.damage.append(f"zone {index} (band {band}) is offline: what it held is not known")
+            content.damage.append(f"zone {index} (band {band}) is offline: its content is unknown")
         if contents[band] is nothing:
             contents[band] = nothing.copy()
         contents[band][punit] = content

@@ -32,26 +32,26 @@ class LoadedBand:
 
 @dataclass
 class Restored:
-    """All that an FtlDevice needs to go on."""
+    """Everything that an FtlDevice needs to continue."""
 
     superblock: Superblock
     superblock_zone: int
-    """0 or 1: where the newest superblock is, and how much of that zone is used."""
+    """0 or 1: the zone of the newest superblock, and how much of that zone is used."""
     superblock_used: int
     geometry: Geometry
     conf: FtlConf
     bands: list[LoadedBand]
     l2p: NDArray[np.uint64]
     crcs: NDArray[np.uint16] | None
-    """Of each LBA's block on media, cut (layout.cut_crcs()); None where reads are not to be verified."""
+    """The CRC of each LBA's block on media, cut (layout.cut_crcs()); None if reads are not verified."""
     next_seq: int
     next_band_seq: int
     zones_to_finish: list[int]
-    """Start addresses: open zones of bands that are not written any more."""
+    """Start addresses of open zones of bands that are no longer written."""
     zones_to_empty: list[int]
-    """Start addresses: open zones of free bands, without data."""
+    """Start addresses of open zones of free bands, without data."""
     zones_to_reset: list[int]
-    """Start addresses of spare zones that are not empty, and of those of an L2P checkpoint."""
+    """Start addresses of spare zones that are not empty, and of zones of an L2P checkpoint."""
     damage: list[str] = field(default_factory=list)
     lost_blocks: int = 0
     """LBAs that read as an error from this load on."""
@@ -59,14 +59,14 @@ class Restored:
     """Blocks that were cut off: of writes that were not flushed."""
     from_checkpoint: bool = False
     recovered: list[Recovered] = field(default_factory=list)
-    """Held elsewhere and newer than everything on media, in ascending seq; ``l2p`` does not have it."""
+    """Held writes that are newer than everything on media, in ascending seq; ``l2p`` does not contain them."""
 
     bands_to_reset: list[int] = field(default_factory=list)
-    """Told as free: nothing on media needs what is in them, and without them there would be no band for what is
-    recovered. To be reset, behind a flush, before anything is recovered."""
+    """Bands that count as free: media do not need their content, and without them there would be no band for recovered
+    data. They are reset, after a flush, before anything is recovered."""
     zones_to_take: list[int] = field(default_factory=list)
-    """Start addresses of zones that become its with this load (grow.py), and may hold anything: to be emptied before
-    the superblock names them."""
+    """Start addresses of zones that this load adds (grow.py), with unknown content. They are erased before the
+    superblock names them."""
 
     @property
     def recovered_blocks(self) -> int:
@@ -90,7 +90,7 @@ class Restored:
         return int(np.count_nonzero(self.l2p != np.uint64(_shim.ADDRESS_INVALID)))
 
     def told(self, name: str, *, lossy: bool) -> dict[str, Any]:
-        """For the device's properties, JSON-able; logged too. lossy: nothing that held what was accepted is there."""
+        """For the device's properties, JSON-able; also logged. lossy: acknowledged writes may be missing."""
         told = {
             "clean": self.superblock.clean,
             "from_checkpoint": self.from_checkpoint,
@@ -104,8 +104,8 @@ class Restored:
             "damage_count": len(self.damage),
         }
         log.info(
-            "%s: loaded after a %s shutdown%s: %d blocks mapped, %d blocks and %d records recovered from where they "
-            "were held, %d torn, %d lost, %d records damaged",
+            "%s: loaded after a %s shutdown%s: %d blocks mapped, %d held blocks and %d held records recovered, %d "
+            "blocks torn, %d lost, %d records damaged",
             name,
             "clean" if self.superblock.clean else "dirty",
             ", from its L2P checkpoint" if self.from_checkpoint else "",
@@ -117,7 +117,10 @@ class Restored:
             len(self.damage),
         )
         if lossy:
-            log.error("%s: there is no write buffer of its last life: writes its hosts did not flush may be lost", name)
+            log.error(
+                "%s: the write buffer file of its last life is missing: writes that hosts did not flush may be lost",
+                name,
+            )
         for text in self.damage[:DAMAGE_TOLD_MAX]:
             log.error("%s: damaged: %s", name, text)
         return told
@@ -130,8 +133,8 @@ def open_zones(
     held: set[int],
     bands_to_reset: Collection[int] = (),
 ) -> tuple[list[int], list[int]]:
-    """Start addresses of open zones: those to finish; and those to reset, of free bands, which have to stay writable.
-    Zones of a checkpoint (held) and of bands that are reset anyway are not among them."""
+    """Start addresses of open zones: those to finish; and those to reset, of free bands, which must stay writable.
+    Zones of a checkpoint (held), and of bands that are reset anyway, are not included."""
     to_finish: list[int] = []
     to_empty: list[int] = []
     for number, band in enumerate(geometry.bands):

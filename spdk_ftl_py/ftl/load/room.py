@@ -1,5 +1,5 @@
-"""Room where a load finds no free band: what is in force in one band is copied to what is left of others, which nobody
-would write any more (docs/restore.md, "Room")."""
+"""Makes room if a load finds no free band: copies the valid data of one band to unused blocks of other bands, which
+would not be written any more (docs/restore.md, "Room")."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _FLAGS: Final = np.uint64(_shim.TRIM_FLAG | _shim.LOST_FLAG)
 
 @dataclass
 class _Place:
-    """Where a zone of a closed band can still be written."""
+    """A zone of a closed band that can still be written."""
 
     band: int
     punit: int
@@ -39,26 +39,27 @@ class _Place:
     offset: int
     """Of its write pointer, from start."""
     missing: int
-    """Blocks that its last batch lacks, which was cut off: what is written in their place, nobody finds."""
+    """Blocks that are missing from its last batch, which was cut off. A load would not find data that is written
+    there."""
 
 
 def lacks_room(found: Restored) -> bool:
-    """Whether no band is free, and none gets free by a reset alone. Looks at every zone."""
+    """Whether no band is free, and none can be freed by a reset alone. Looks at every zone."""
     zones = found.geometry.bands
     if any(band.state == FREE and any(its) for band, its in zip(found.bands, zones, strict=True)):
         return False
     valid, referenced = _in_force(found)
     closed = np.array([band.state == CLOSED for band in found.bands])
-    # With something recovered, a reset waits for it, and that for a band.
+    # If data has to be recovered, a reset waits for it, and the recovery waits for a band.
     return bool(found.recovered) or not (closed & (valid == 0) & ~referenced).any()
 
 
 async def make_room(port: BlockPort, found: Restored) -> int | None:
-    """Empties the band with the fewest blocks in force, and tells ``found`` so; None where nothing has room for them.
+    """Empties the band with the fewest valid blocks, and updates ``found``; None if there is no room for them.
 
-    Of a base with sequential zones, behind a flush. May be interrupted and repeated: the copies have the seq of what
-    they are copies of. Raises MediaError where the base is gone, or a flush leaves in doubt what it has cost: a zone
-    that can't be written or reset is no reason to refuse the device.
+    On a base with sequential zones, after a flush. May be interrupted and repeated, because copies keep their seq.
+    Raises MediaError if the base is gone, or if a flush leaves in doubt what is lost: a zone that can't be written or
+    reset is no reason to refuse the device.
     """
     try:
         return await _make_room(port, found)
@@ -67,7 +68,7 @@ async def make_room(port: BlockPort, found: Restored) -> int | None:
     except MediaError as error:
         if _shim.base_gone(error.status):
             raise
-        log.warning("no band could be emptied, the next load tries it again: %s", error.message)
+        log.warning("could not empty a band; the next load tries again: %s", error.message)
         return None
 
 
@@ -77,7 +78,7 @@ async def _make_room(port: BlockPort, found: Restored) -> int | None:
     places = await _places(port, found, reader)
     valid, referenced = await aside(found.geometry.zone_count, functools.partial(_in_force, found))
     for victim in np.argsort(valid, kind="stable").tolist():
-        # One with nothing in force needs no more than a reset, which comes by itself.
+        # A band without valid data only needs a reset, which happens anyway.
         if found.bands[victim].state != CLOSED or referenced[victim] or not valid[victim]:
             continue
         there = [place for place in places if place.band != victim]
@@ -97,7 +98,7 @@ async def _make_room(port: BlockPort, found: Restored) -> int | None:
 
 
 def _in_force(found: Restored) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-    """By band: blocks of data, and whether records (of trims, of what is lost) in it are."""
+    """By band: blocks of data, and whether it has records (of trims and lost blocks)."""
     geometry = found.geometry
     # One more for the zones that are missing.
     band_of = np.full(geometry.zone_count + 1, geometry.band_count, np.int64)
@@ -142,7 +143,7 @@ async def _places(port: BlockPort, found: Restored, reader: ZoneReader) -> list[
 
 
 def _batch_blocks(port: BlockPort, found: Restored) -> int:
-    """Of one write, its header included."""
+    """Blocks of one write, including its header."""
     device = port.device
     most = device.max_append_blocks if found.conf.use_append else device.max_io_blocks
     return min(found.geometry.batch_blocks, most)
@@ -154,7 +155,7 @@ def _data_blocks(found: Restored, place: _Place, batch_blocks: int) -> int:
 
 
 async def _entries(reader: ZoneReader, found: Restored, victim: int) -> tuple[NDArray[Any], NDArray[np.uint64]]:
-    """Of the blocks in force in it, and where they stand."""
+    """The valid blocks in the band, and where they are."""
     band = found.bands[victim]
     parts = []
     for punit, zone in enumerate(found.geometry.bands[victim]):
@@ -180,7 +181,7 @@ async def _copy(
             count = min(len(entries) - done, most - 1, room - 1)
             if count < 1:
                 break
-            # A load takes a header in the place of a block for a sign that this block never came.
+            # If there is a header in place of a block, a load concludes that the block was never written.
             for _ in range(place.missing):
                 await _write(port, found, place, entries[:0], [])
             place.missing = 0
@@ -208,7 +209,7 @@ async def _write(
     batch = np.concatenate([header.reshape(1, BLOCK_BYTES), *(block[:, :BLOCK_BYTES] for block in blocks)])
     if found.conf.use_append:
         at = await port.append(place.start, batch)
-        # SPDK passes only the low half of the address on.
+        # SPDK passes on only the low half of the address.
         if at & 0xFFFFFFFF != address & 0xFFFFFFFF:
             told = f"{port.name}: an append landed at block {at} instead of {address}"
             raise MediaError(told, status=Status.ZONE_INVALID_WRITE)

@@ -1,7 +1,7 @@
 """Write buffer files: what an FTL had accepted when its daemon died (docs/media-layout.md, "Write buffer file").
 
-One directory, one file for each life of an FTL: UUID.INCARNATION.wbuf. The incarnation in the superblock says which one
-counts. UUID.lock keeps two daemons from using them at a time.
+All are in one directory, with one file for each life of an FTL: UUID.INCARNATION.wbuf. The incarnation in the
+superblock says which file is valid. UUID.lock keeps two daemons from using them at the same time.
 """
 
 from __future__ import annotations
@@ -60,12 +60,12 @@ LOCK_ATTEMPTS: Final = 100
 _NAME: Final = re.compile(r"([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})\.([0-9]+)\.wbuf")
 
 _locks: dict[Path, tuple[int, int]] = {}
-"""Of this process: lock file -> descriptor and number of users. A device that is loaded again while the one before it
-still lets go of its memory is no second owner."""
+"""Locks of this process: lock file -> descriptor and number of users. A device that is loaded again, while the previous
+one still releases its memory, is not a second owner."""
 
 
 class BufferFiles:
-    """The write buffer files of one FTL. Made by ``acquire()``, ended by ``release()``."""
+    """The write buffer files of one FTL. Call ``acquire()``, then ``release()``."""
 
     def __init__(self, directory: Path, uuid: UUID) -> None:
         self.directory = directory
@@ -75,8 +75,8 @@ class BufferFiles:
 
     @classmethod
     def acquire(cls, directory: Path, uuid: UUID) -> BufferFiles:
-        """Raises BusyError where another process uses them, FtlError where the directory is not there, or not ours
-        alone."""
+        """Raises BusyError if another process uses them, FtlError if the directory is missing, or others have access to
+        it."""
         directory = directory.absolute()
         check_directory(directory)
         files = cls(directory, uuid)
@@ -94,7 +94,8 @@ class BufferFiles:
         if users > 1:
             _locks[self._lock] = (descriptor, users - 1)
             return
-        # Before it is given up: who waits for it finds that it is not in its place any more, and makes another one.
+        # Removed before the lock is released: a waiting process finds that its file is no longer in place, and makes
+        # another.
         self._lock.unlink(missing_ok=True)
         os.close(descriptor)
 
@@ -102,15 +103,15 @@ class BufferFiles:
         return self.directory / f"{self.uuid}.{incarnation}.wbuf"
 
     def remove(self, *, but: int | None = None) -> None:
-        """Those of every incarnation but one."""
+        """Removes the files of all incarnations but one."""
         keep = None if but is None else self.path(but)
         for path in self.directory.glob(f"{self.uuid}.*.wbuf"):
             if path != keep:
                 path.unlink(missing_ok=True)
 
     def read(self, incarnation: int, block_count: int) -> HeldWrites | None:
-        """What is held in one of them; None where there is none, or it is none (which is logged). Raises
-        UnsupportedError for another format version, FtlError where it can't be read."""
+        """The held writes of one file; None if the file is missing or not valid (which is logged). Raises
+        UnsupportedError for another format version, FtlError if it can't be read."""
         path = self.path(incarnation)
         try:
             descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
@@ -143,13 +144,13 @@ class BufferFiles:
             os.close(descriptor)
         raise BusyError(
             f"the write buffer of FTL {self.uuid} in {self.directory} is used by another process: end the daemon that "
-            "serves that FTL, or give this one another --buffer-dir"
+            "serves that FTL, or give this daemon another --buffer-dir"
         )
 
 
 def check_directory(directory: Path) -> None:
-    """Raises FtlError unless it is a directory of this very user, that nobody else can write to or replace: whoever can
-    decides what is read."""
+    """Raises FtlError unless the directory belongs to this user, and nobody else can write to it or replace it: anybody
+    who can also controls what is read."""
     descriptor = open_directory(directory, "buffer directory", "give another --buffer-dir")
     try:
         found = os.fstat(descriptor)
@@ -157,27 +158,27 @@ def check_directory(directory: Path) -> None:
         os.close(descriptor)
     if found.st_uid != os.geteuid():
         raise FtlError(
-            f"buffer directory {directory} belongs to {show_user(found.st_uid)}, not to {show_user(os.geteuid())} who "
-            "runs this: remove it, or give another --buffer-dir",
+            f"buffer directory {directory} belongs to {show_user(found.st_uid)}, not to {show_user(os.geteuid())} "
+            "who runs the daemon: remove it, or give another --buffer-dir",
             errno=errno.EPERM,
         )
 
 
 @dataclass(frozen=True)
 class BufferFile:
-    """What one of them is, for people: its name, and what it holds."""
+    """A description of one file for users: its name and content."""
 
     path: Path
     uuid: UUID
-    """Of the FTL, by the file's name."""
+    """The FTL, from the name of the file."""
     byte_count: int
     held_blocks: int | None
-    """LBAs whose newest write is in it, and not known to be durable anywhere else. None: nothing can be said of it."""
+    """LBAs whose newest write is in the file, and not known to be durable elsewhere. None: unknown."""
     held_records: int | None
     """Trims, and lost blocks."""
 
     problem: str | None = None
-    """Why nothing can be said of it."""
+    """Why the content is unknown."""
 
     @property
     def holds_nothing(self) -> bool:
@@ -202,7 +203,7 @@ class BufferFile:
 
 
 def buffer_files(directory: Path, uuid: UUID | None = None) -> list[BufferFile]:
-    """Those in it, of one FTL or of all, by name. Reads no data. Of a directory that is not there: none."""
+    """The files in the directory, of one FTL or of all, by name. Reads no data. Empty if the directory is missing."""
     found = []
     for path in sorted(directory.glob("*.wbuf" if uuid is None else f"{uuid}.*.wbuf")):
         named = _NAME.fullmatch(path.name)
@@ -231,7 +232,7 @@ def _looked_at(path: Path, uuid: UUID) -> BufferFile:
 
 
 def in_use(directory: Path, uuid: UUID) -> bool:
-    """A process serves that FTL, this one or another."""
+    """Whether a process serves that FTL, this one or another."""
     path = directory / f"{uuid}.lock"
     if path in _locks:
         return True
@@ -260,18 +261,18 @@ class _Header:
 
 
 def _read_header(descriptor: int, path: Path) -> _Header | str:
-    """Why not, where it is none. Raises UnsupportedError for another format version."""
+    """Why the file is not valid. Raises UnsupportedError for another format version."""
     found = os.fstat(descriptor)
     raw = os.pread(descriptor, HEADER.itemsize, 0)
     if not stat.S_ISREG(found.st_mode) or len(raw) < HEADER.itemsize:
-        return "it is no file, or has no whole header"
+        return "it is not a file, or its header is incomplete"
     header = np.frombuffer(raw, HEADER)[0]
     if header["magic"] != MAGIC or int(header["crc"]) != _shim.crc32c(raw[:12] + bytes(4) + raw[16:]):
-        return "its header does not verify"
+        return "its header is damaged"
     if int(header["version"]) != VERSION:
         raise UnsupportedError(
-            f"write buffer {path} has format version {int(header['version'])}, this software knows {VERSION}: use the "
-            "release that wrote it, or remove the file and with it what was not flushed"
+            f"write buffer {path} has format version {int(header['version'])}, but this software supports {VERSION}: "
+            "use the release that wrote it, or remove the file and lose what was not flushed"
         )
     numbers = {field.name: int(header[field.name]) for field in dataclasses.fields(_Header)[1:]}
     its = _Header(uuid=bytes(header["uuid"]), **numbers)
@@ -281,12 +282,12 @@ def _read_header(descriptor: int, path: Path) -> _Header | str:
         its.data_offset + its.slot_count * BLOCK_BYTES,
     )
     if its.slot_count > SLOTS_MAX or its.record_count > RECORDS_MAX or max(ends) > found.st_size:
-        return "its header makes no sense"
+        return "its header is invalid"
     return its
 
 
 def _count_held(descriptor: int, path: Path) -> tuple[int, int]:
-    """LBAs and records. None of a file that no load would take."""
+    """LBAs and records. None for a file that no load would use."""
     its = _read_header(descriptor, path)
     if isinstance(its, str):
         return 0, 0
@@ -300,7 +301,7 @@ def _read(descriptor: int, path: Path, uuid: UUID, block_count: int) -> HeldWrit
     if isinstance(its, str):
         return _ignore(path, its)
     if its.uuid != uuid.bytes or its.block_count != block_count:
-        return _ignore(path, "it is of another FTL")
+        return _ignore(path, "it belongs to another FTL")
     slots = _table(descriptor, SLOT, its.slots_offset, its.slot_count)
     records = _table(descriptor, RECORD, its.records_offset, its.record_count)
     held = HeldWrites()
@@ -310,7 +311,7 @@ def _read(descriptor: int, path: Path, uuid: UUID, block_count: int) -> HeldWrit
 
 
 def _ignore(path: Path, why: str) -> HeldWrites | None:
-    log.error("write buffer %s: %s: what hosts did not flush is lost", path, why)
+    log.error("write buffer %s: %s: writes that hosts did not flush are lost", path, why)
     return None
 
 
@@ -325,7 +326,7 @@ def _read_into(descriptor: int, buffer: NDArray[np.uint8], offset: int) -> None:
     while done < len(buffer):
         count = os.preadv(descriptor, [buffer[done:].data], offset + done)
         if count == 0:
-            return  # cut off since: zeroes, which are free slots, or blocks that match no crc
+            return  # The file was cut off since: zeroes are free slots, other blocks do not match their CRC.
         done += count
 
 
@@ -340,7 +341,7 @@ def _take_records(held: HeldWrites, path: Path, table: NDArray[Any], block_count
     good[good] = count[good] <= np.uint64(block_count) - table["lba"][good]
     good &= (flags == ENTRY_FLAG_TRIM) | (flags == ENTRY_FLAG_LOST)
     for i in map(int, np.flatnonzero((state != STATE_FREE) & ~good)):
-        held.damage.append(f"write buffer {path}: record {i} makes no sense")
+        held.damage.append(f"write buffer {path}: record {i} is invalid")
     held.records = np.zeros(int(good.sum()), HELD_RECORD)
     for name in ("lba", "seq", "block_count", "flags"):
         held.records[name] = table[name][good]
@@ -351,7 +352,7 @@ def _take_slots(
 ) -> None:
     good = (table["state"] == STATE_HELD) & _plausible(table, block_count)
     for i in map(int, np.flatnonzero((table["state"] != STATE_FREE) & ~good)):
-        held.damage.append(f"write buffer {path}: slot {i} makes no sense")
+        held.damage.append(f"write buffer {path}: slot {i} is invalid")
     index = np.flatnonzero(good)
     data = np.zeros((len(index), BLOCK_BYTES), np.uint8)
     whole = np.zeros(len(index), bool)
@@ -360,7 +361,7 @@ def _take_slots(
         whole[i] = _shim.crc32c(memoryview(data[i])) == int(table["crc"][slot])
     lost = np.zeros(int((~whole).sum()), HELD_RECORD)
     for record, slot in zip(lost, table[index[~whole]], strict=True):
-        # The write is gone, but which one it was is known: nothing older may come back in its place.
+        # The write is lost, but its LBA is known: no older version may come back.
         record["lba"], record["seq"], record["block_count"], record["flags"] = (
             slot["lba"],
             slot["seq"],
@@ -368,7 +369,7 @@ def _take_slots(
             ENTRY_FLAG_LOST,
         )
         held.damaged[int(slot["seq"])] = (
-            f"write buffer {path}: what was written to LBA {int(slot['lba'])} does not match its CRC"
+            f"write buffer {path}: the data of LBA {int(slot['lba'])} does not match its CRC"
         )
     held.records = np.concatenate([held.records, lost])
     held.blocks = np.zeros(int(whole.sum()), HELD_BLOCK)

@@ -1,4 +1,5 @@
-"""What one zone of a band says of itself: by its summary, or header by header where it has none (docs/restore.md)."""
+"""Reads what one zone of a band records about itself: its summary, or its headers one by one if it has none
+(docs/restore.md)."""
 
 from __future__ import annotations
 
@@ -29,7 +30,7 @@ from ..media.layout import (
 )
 
 GAP_READ_BLOCKS: Final = 64
-"""Read at a time behind a header that does not verify, in search of the next one."""
+"""Blocks read at a time after a damaged header, to find the next one."""
 _MAGIC: Final = np.frombuffer(BATCH_MAGIC, np.uint8)
 _SUMMARY_MAGIC: Final = np.frombuffer(SUMMARY_MAGIC, np.uint8)
 _CHECKPOINT_MAGIC: Final = np.frombuffer(CHECKPOINT_MAGIC, np.uint8)
@@ -39,43 +40,43 @@ _KIND_MASK: Final = SUMMARY_FLAG_HEADER - 1
 
 @dataclass(slots=True)
 class ZoneContent:
-    """What was found in one zone. Nothing of ours: band_seq 0."""
+    """The content of one zone. Without records of this FTL, band_seq is 0."""
 
     band: int
     punit: int
     start: int
     written: int
-    """Blocks up to the write pointer, of the part that is used."""
+    """Blocks up to the write pointer, in the part that is used."""
     end: int = 0
-    """Blocks up to the end of the last batch, where it was walked: behind it nothing is in force, however full the zone
+    """For a walked zone: blocks up to the end of the last batch. Nothing after it is valid, however full the zone
     is."""
     band_seq: int = 0
     walked: bool = False
-    """It has no (whole) summary."""
+    """It has no (valid) summary."""
     addresses: NDArray[np.uint64] = field(default_factory=lambda: np.empty(0, np.uint64))
     entries: NDArray[Any] = field(default_factory=lambda: np.empty(0, ENTRY))
-    """Of the blocks of data at ``addresses``."""
+    """Of the data blocks at ``addresses``."""
     torn_from: int = 0
-    """Blocks from this address on belong to the last batch of a walked zone: it may have been cut off."""
+    """Blocks from this address on belong to the last batch of a walked zone, which may have been cut off."""
     records: list[tuple[int, NDArray[Any]]] = field(default_factory=list)
-    """Address of a header, and the trim and lost records in it."""
+    """Addresses of headers, with their trim and lost records."""
     highest_seq: int = 0
     highest_band_seq: int = 0
-    """Of headers of an earlier life of the zone, too."""
+    """Including headers of an earlier life of the zone."""
     checkpoint: bool = False
-    """It holds blocks of an L2P checkpoint, used or stale, and nothing in force."""
+    """The zone holds blocks of an L2P checkpoint, used or stale, and nothing valid."""
     damage: list[str] = field(default_factory=list)
 
 
 class ZoneReader:
-    """Reads the zones of one device. A block that can't be read counts as one that does not verify; MediaError is
-    raised where the base is gone."""
+    """Reads the zones of one device. A block that can't be read counts as damaged; MediaError is raised if the base is
+    gone."""
 
     def __init__(
         self, port: BlockPort, geometry: Geometry, uuid: UUID, *, sequential: bool, use_append: bool = False
     ) -> None:
-        """sequential: what is lost with power is always what was written to a zone last. Not so with emulated zones:
-        there a hole is no damage. use_append: headers do not know their address."""
+        """sequential: a loss of power always loses what was written to a zone last. This is not true for emulated
+        zones: there a hole is not damage. use_append: headers do not contain their address."""
         self._port = port
         self._use_append = use_append
         self._uuid = uuid
@@ -85,14 +86,14 @@ class ZoneReader:
         self._capacity = geometry.zone_capacity
 
     async def read_zone(self, band: int, punit: int, start: int, written: int, *, full: bool) -> ZoneContent:
-        """full: the zone is full, which says nothing of how far it was written if somebody finished it."""
+        """full: the zone is full, which does not say how far it was written, because it may have been finished."""
         zone = ZoneContent(band, punit, start, written, torn_from=start + written)
         if written == 0:
             return zone
         first_blocks, readable = await self._port.read_what_can_be(start, 1)
         first_block = first_blocks[0]
         if is_checkpoint_block(first_block, self._uuid, start):
-            # The band was free when it was written: what stands behind it is of an earlier life.
+            # The band was free when this was written: blocks after it belong to an earlier life.
             zone.checkpoint = True
             return zone
         summary: NDArray[Any] | None = None
@@ -105,8 +106,8 @@ class ZoneReader:
             zone.band_seq = first.band_seq
             known[:] = False
         if full and not self._sequential and zone.band_seq == 0 and readable[0] and not first_block.any():
-            # An emulated zone is full whatever is in it. The first block of this one was never written, or was not
-            # flushed, and then nothing behind it was.
+            # An emulated zone is always full. The first block of this one was never written, or was not flushed, so
+            # nothing after it was.
             return zone
         if summary is not None and known.all():
             await self._use_summary(zone, summary)
@@ -122,14 +123,14 @@ class ZoneReader:
 
     @property
     def knows_blank(self) -> bool:
-        """Full zones may be blank, and it takes one block of summary to see it. Of emulated zones there may be very
-        many: those of a large device with small zones."""
+        """Full zones may be blank, and one block of the summary shows that. There may be very many emulated zones, on a
+        large device with small zones."""
         return not self._sequential and self._summary_blocks == 1
 
     async def blank(self, starts: Sequence[int]) -> NDArray[np.bool_]:
-        """Which of these full zones, in order of their start, read_zone() would find nothing in, by their first block
-        and summary alone. None of them where that can't be read. The summary of a zone and the first block of the next
-        one, where they are neighbours, are one read."""
+        """Which of these full zones, in order of their start, are empty for read_zone(), judged by their first block
+        and summary alone. None of them if these can't be read. If two zones are neighbours, the summary of the one and
+        the first block of the next are one read."""
         first = np.asarray(starts, np.uint64)
         last = first + np.uint64(self._data_blocks)
         both = np.flatnonzero(last[:-1] + np.uint64(1) == first[1:])
@@ -150,14 +151,14 @@ class ZoneReader:
         return ~written
 
     async def blocks(self, address: int, count: int) -> NDArray[np.uint8]:
-        """(count, 4096) bytes, zeroes for what can't be read."""
+        """(count, 4096) bytes; zeroes for blocks that can't be read."""
         return (await self._port.read_what_can_be(address, count))[0]
 
     async def _summary(self, zone: ZoneContent, known: NDArray[np.bool_]) -> NDArray[Any]:
-        """Entries of the data area; ``known`` tells which of them come from a summary block that verifies."""
+        """Entries of the data area; ``known`` tells which of them come from valid summary blocks."""
         blocks = await self.blocks(zone.start + self._data_blocks, self._summary_blocks)
         if not (blocks[:, : len(_SUMMARY_MAGIC)] == _SUMMARY_MAGIC).any():
-            # As when nothing was ever written to it: a load may have very many of these.
+            # The same as for a zone that was never written: a load may have very many of these.
             return np.zeros(self._data_blocks, ENTRY)
         whole = parse_summary(blocks, self._uuid, band=zone.band, punit=zone.punit)
         if whole is not None and len(whole[1]) == self._data_blocks:
@@ -184,7 +185,7 @@ class ZoneReader:
         await self._use_entries(zone, summary, np.arange(self._data_blocks))
 
     async def _use_entries(self, zone: ZoneContent, summary: NDArray[Any], offsets: NDArray[Any]) -> None:
-        """Takes what summary entries at some offsets say; headers of records are read for them."""
+        """Takes the summary entries at these offsets; reads headers of records for them."""
         is_header = (summary["flags"][offsets] & SUMMARY_FLAG_HEADER) != 0
         data = offsets[~is_header]
         zone.addresses = np.concatenate([zone.addresses, (data + zone.start).astype(np.uint64)])
@@ -200,8 +201,8 @@ class ZoneReader:
                 zone.records.append((address, header.entries))
             elif self._sequential:
                 zone.damage.append(
-                    f"block {address} (band {zone.band}): a header of trim records does not verify: trims and lost "
-                    "blocks in it are not known"
+                    f"block {address} (band {zone.band}): a header of trim records is damaged: its trims and lost "
+                    "blocks are unknown"
                 )
 
     def _header(self, zone: ZoneContent, block: NDArray[np.uint8], address: int) -> BatchHeader | None:
@@ -212,8 +213,8 @@ class ZoneReader:
         return header
 
     def header_at(self, zone: ZoneContent, block: NDArray[np.uint8], address: int) -> BatchHeader | None:
-        """Of any life of the zone. A walk comes through data of hosts as well, who may make headers up: theirs can't
-        know where they will stand."""
+        """A header of any life of the zone. A walk also reads data of hosts, who may forge headers, but a host can't
+        know where its data will be."""
         header = self.header_in_place(block, address)
         return header if header is not None and (header.band, header.punit) == (zone.band, zone.punit) else None
 
@@ -244,7 +245,7 @@ class ZoneReader:
                 continue
             at, header = found
             if header.band_seq > zone.band_seq:
-                # What stood before it is of an earlier life.
+                # Blocks before it belong to an earlier life.
                 headers.clear()
                 gaps.clear()
                 gap = 0 if at else None
@@ -256,7 +257,7 @@ class ZoneReader:
             offset = at + header.block_count
         if gap is not None and (known.any() or (headers and not full)):
             gaps.append((gap, end))
-        # A reset waits for a flush only where something was written.
+        # A reset waits for a flush only if something was written.
         last = 1 if not headers else headers[-1][0] + headers[-1][1].block_count
         zone.end = zone.written if known.any() else min(last, end)
         await self._take_headers(zone, headers)
@@ -264,14 +265,14 @@ class ZoneReader:
             await self._fill_gap(zone, first, last, summary, known)
         zone.checkpoint &= not headers
         if not headers and not full and not known.any() and self._sequential and not zone.checkpoint:
-            zone.damage.append(f"blocks {zone.start} to {zone.start + end - 1} (band {zone.band}): no header verifies")
+            zone.damage.append(f"blocks {zone.start} to {zone.start + end - 1} (band {zone.band}): no header is valid")
 
     async def _overtaken(
         self, zone: ZoneContent, at: int, header: BatchHeader, behind: NDArray[np.uint8], end: int
     ) -> bool:
-        """Of the batch at offset ``at``, behind which no header stands: whether the drive has lost its end, or all that
-        came after it, with a volatile cache, and what was on its way then was appended in that place. The writer gave
-        the zone up: what it appended there counts for nothing, and nothing else follows."""
+        """The batch at offset ``at``, without a header after it: whether the drive lost its end, or lost everything
+        after it with a volatile cache, and data in flight was then appended there. The writer gave the zone up, so data
+        that it appended there is not valid, and nothing else follows."""
         if not (self._use_append and self._sequential):
             return False
         if self._is_summary(zone, behind):
@@ -281,7 +282,7 @@ class ZoneReader:
         blocks = await self.blocks(zone.start + at + 1, min(header.block_count - 1, end - at - 1))
         for offset, (block, entry) in enumerate(zip(blocks, header.entries, strict=False), at + 1):
             if _shim.crc32c(memoryview(block)) != int(entry["crc"]):
-                # By a header of its own data a host can't make it look so: that matches.
+                # A host can't fake this with a header in its own data: that data matches its CRC.
                 other = self.header_at(zone, block, zone.start + offset)
                 if (other is not None and other.band_seq == zone.band_seq) or self._is_summary(zone, block):
                     return True
@@ -301,7 +302,7 @@ class ZoneReader:
         return None
 
     def _any_checkpoint(self, blocks: NDArray[np.uint8], address: int) -> bool:
-        """Where the first block of a checkpoint is damaged, others tell what the zone is."""
+        """If the first block of a checkpoint is damaged, other blocks show what the zone is."""
         marked = np.flatnonzero((blocks[:, : len(_CHECKPOINT_MAGIC)] == _CHECKPOINT_MAGIC).all(axis=1))
         return any(is_checkpoint_block(blocks[i], self._uuid, address + i) for i in map(int, marked))
 
@@ -314,23 +315,23 @@ class ZoneReader:
                 entries.append(header.entries)
             elif header.kind == KIND_TRIM:
                 zone.records.append((zone.start + at, header.entries))
-            # Also of a pad: where there is one, what stands before it is whole.
+            # Also a padded batch: if there is padding, the data before it is complete.
             zone.torn_from = zone.start + at
         every_address, every_entry = np.concatenate(addresses), np.concatenate(entries)
         if len(every_entry):
             zone.highest_seq = int(every_entry["seq"].max())
-        # What a header promised behind the write pointer never came.
+        # The header describes blocks after the write pointer, which were never written.
         below = every_address < zone.start + zone.written
         zone.addresses, zone.entries = every_address[below], every_entry[below]
 
     async def _fill_gap(
         self, zone: ZoneContent, first: int, last: int, summary: NDArray[Any] | None, known: NDArray[np.bool_]
     ) -> None:
-        """Blocks without a header: a summary that is damaged elsewhere may tell of them."""
+        """Blocks without a header, which a summary that is damaged elsewhere may describe."""
         if summary is not None and known[first:last].all():
             await self._use_entries(zone, summary, np.arange(first, last))
         elif self._sequential:
             zone.damage.append(
-                f"blocks {zone.start + first} to {zone.start + last - 1} (band {zone.band}): a batch header does not "
-                f"verify: what the {last - first} blocks held is not known"
+                f"blocks {zone.start + first} to {zone.start + last - 1} (band {zone.band}): a batch header is "
+                f"damaged: the content of the {last - first} blocks is unknown"
             )

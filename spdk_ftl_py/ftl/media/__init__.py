@@ -1,1 +1,1 @@
-"""What stands on the base bdev, and where: geometry, layout, zones, bands, superblock."""
+"""What is on the base bdev, and where: geometry, layout, zones, bands, superblock."""

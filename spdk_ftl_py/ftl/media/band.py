@@ -27,10 +27,10 @@ MOVING: Final = "moving"
 RESETTING: Final = "resetting"
 FAULTED: Final = "faulted"
 RETIRED: Final = "retired"
-"""Ours alone: no zone left; the shim knows it as free and is never asked to open it."""
+"""A state of Python only: the band has no zone left. For the shim it is free, but it is never opened."""
 
 MENDING: Final = "mending"
-"""Told alone: free, but for zones that failed, which are to be replaced before it can be opened."""
+"""A reported state only: the band is free, but has failed zones, which must be replaced before it can be opened."""
 
 SHIM_STATES: Final = tuple(state.name.lower() for state in _shim.BandState)
 """By the shim's number."""
@@ -41,16 +41,16 @@ _STATES: Final = (*SHIM_STATES, RETIRED, "unknown")
 _CODE: Final = {state: code for code, state in enumerate(_STATES)}
 _FREE, _QUEUED, _OPEN, _CLOSING, _CLOSED, _MOVING, _RESETTING, _FAULTED, _RETIRED, _UNKNOWN = range(len(_STATES))
 _FEW: Final = frozenset({_QUEUED, _OPEN, _CLOSING, _MOVING, _RESETTING, _FAULTED})
-"""Only few bands are in one of these at a time, or something is badly wrong: they are kept by number."""
+"""Only few bands are in one of these states, so their numbers are kept in a set."""
 
 
 @dataclass(frozen=True)
 class Band:
-    """One of them as it was when it was asked for: what changes it are the methods of Bands."""
+    """One band at the time of the request. Only methods of Bands change it."""
 
     index: int
     zones: list[int | None]
-    """Zone numbers by punit; None where one is missing."""
+    """Zone numbers by punit; None if a zone is missing."""
     zone_blocks: int
     state: str = FREE
     seq: int = 0
@@ -58,67 +58,66 @@ class Band:
     valid: int = 0
     written: int = 0
     bad_punits: set[int] = field(default_factory=set)
-    """Zones that are not to be written again; replaced once the band is free."""
+    """Zones that must not be written again; they are replaced when the band is free."""
     relocate: bool = False
-    """It is to be emptied, whatever that gains: the base would like a zone of it to be reset."""
+    """The band must be emptied, whatever that gains: the base recommends a reset of one of its zones."""
 
     @property
     def capacity(self) -> int:
-        """Blocks of data it holds when written in full batches to all zones it has."""
+        """Data blocks that it holds if all its zones are written in full batches."""
         return self.zone_blocks * sum(1 for zone in self.zones if zone is not None)
 
     @property
     def capacity_to_come(self) -> int:
-        """The same once it was reset, if there is no spare for its bad zones."""
+        """The same after its reset, if there is no spare for its failed zones."""
         bad = sum(1 for punit in self.bad_punits if self.zones[punit] is not None)
         return self.capacity - self.zone_blocks * bad
 
     @property
     def endangered(self) -> bool:
-        """Moved first of all, whatever that gains."""
+        """It is moved before other bands, whatever that gains."""
         return self.state == FAULTED or (self.state == CLOSED and (bool(self.bad_punits) or self.relocate))
 
     @property
     def told(self) -> str:
-        """Its state for others: a free band that can't be opened yet is not told as free."""
+        """The reported state: a free band that can't be opened yet is not reported as free."""
         return MENDING if self.state == FREE and self.bad_punits else self.state
 
     @property
     def invalid(self) -> int:
-        """Blocks that relocating it gains: also what headers of short batches took."""
+        """Blocks that relocating it gains, including those that headers of short batches took."""
         return max(0, self.capacity - self.valid)
 
     @property
     def room(self) -> int:
-        """Blocks of data that can still be written to it, cautiously."""
+        """Data blocks that can still be written to it, as a lower bound."""
         return max(0, self.capacity - self.written)
 
 
 class Bands:
-    """All of them. refresh() takes what the shim says has changed; until it has told of a band, nothing is known of
-    it."""
+    """All bands. refresh() takes the changes from the shim; a band is unknown until the shim has reported it."""
 
     def __init__(self, geometry: Geometry, zone_map: ZoneMap) -> None:
         count = geometry.band_count
         self._geometry = geometry
         self.zone_map = zone_map
         self.valid = np.zeros(count, np.int64)
-        """By band, as the other arrays; not to be changed from outside."""
+        """By band, like the other arrays; read-only for others."""
         self.seq = np.zeros(count, np.int64)
         self.capacity = np.full(count, geometry.band_blocks, np.int64)
         self.capacity_to_come = self.capacity.copy()
         self.faulted = np.zeros(count, bool)
         """In state FAULTED."""
         self.broken = np.zeros(count, bool)
-        """It has bad zones."""
+        """It has failed zones."""
         self.closed = np.zeros(count, bool)
         """CLOSED or FAULTED."""
         self.relocate = np.zeros(count, bool)
-        """The base would like a zone of it to be reset."""
+        """The base recommends a reset of one of its zones."""
         self.whole_capacity = geometry.band_blocks
         """Of a band with all its zones."""
         self.free_capacity = 0
-        """Blocks of data that bands which are ready to be opened take."""
+        """Data blocks of the bands that are ready to be opened."""
         self._state = np.full(count, _UNKNOWN, np.uint8)
         self._stream = np.zeros(count, np.uint8)
         self._written = np.zeros(count, np.int64)
@@ -129,7 +128,7 @@ class Bands:
         self._ready = np.zeros(count, bool)
         self._ready_count = 0
         self._resting: list[tuple[int, int]] = []
-        """A heap of (seq, number) with every band that is ready, and some that are no longer."""
+        """A heap of (seq, number) with every band that is ready, and some that are no longer ready."""
         self._emptied: dict[int, None] = {}
         self._emptied_unwritten: dict[int, None] = {}
         self._to_mend: dict[int, None] = {}
@@ -160,18 +159,18 @@ class Bands:
         return len(self._state)
 
     def at(self, zone: int) -> tuple[Band, int] | None:
-        """Band and punit of a zone; None where it is in none."""
+        """Band and punit of a zone; None if it is in no band."""
         place = self.zone_map.place(zone)
         return None if place is None else (self[place[0]], place[1])
 
     # --- what changes them
 
     def refresh(self, rows: NDArray[np.uint8]) -> int:
-        """Takes the account of some bands; how many they were."""
+        """Takes the account of some bands. Returns their number."""
         account = rows.view(BAND_ROW)
         numbers = account["band"].astype(np.intp)
         before = self._state[numbers]
-        # A zone that failed is cleared of it by a reset, but we don't trust it again.
+        # A reset clears the failure of a zone, but such a zone is not trusted again.
         state = np.where(before == _RETIRED, _RETIRED, account["state"])
         valid, seq = account["valid"].astype(np.int64), account["seq"].astype(np.int64)
         turned = (state != before) | (seq != self.seq[numbers]) | (account["faulted_punits"] != 0)
@@ -195,7 +194,7 @@ class Bands:
             self._measure(number)
 
     def ordered(self, number: int, state: str, *, stream: int | None = None) -> None:
-        """The shim was given an order about it, and will tell the same."""
+        """An order for this band was given; the shim will report the same state."""
         if stream is not None:
             self._stream[number] = stream
             self._written[number] = 0
@@ -203,11 +202,11 @@ class Bands:
         self._file(number, _CODE[state])
 
     def want_empty(self, number: int) -> None:
-        """The base would like a zone of it to be reset: it is moved, whatever that gains. Until it was reset."""
+        """The base recommends a reset of one of its zones: the band is moved, whatever that gains, until its reset."""
         self.relocate[number] = True
 
     def put_off(self, numbers: Iterable[int]) -> None:
-        """Emptied ones that could not be reset yet: behind the others."""
+        """Empty bands that could not be reset yet: they come after the others."""
         for number in numbers:
             for emptied in (self._emptied_unwritten, self._emptied):
                 if number in emptied:
@@ -215,23 +214,23 @@ class Bands:
                     emptied[number] = None
 
     def rezoned(self, number: int) -> None:
-        """It has other zones; bad ones still keep it from being opened."""
+        """The band has other zones; failed ones still keep it from being opened."""
         self._measure(number)
 
     def mended(self, band: Band) -> None:
-        """None of its zones is bad any more; without any it is retired."""
+        """None of its zones counts as failed any more; without any zone the band is retired."""
         self._bad_punits.pop(band.index, None)
         self._measure(band.index)
         retired = self.capacity[band.index] == 0
         self._file(band.index, _RETIRED if retired else int(self._state[band.index]))
 
     def retire_empty(self) -> None:
-        """After a load: bands that have lost all their zones."""
+        """After a load: bands that have lost all their zones are retired."""
         for number in np.flatnonzero(self.capacity == 0).tolist():
             self._file(number, _RETIRED)
 
     def _measure(self, number: int) -> None:
-        """What depends on its zones. Its place is looked up again by _file()."""
+        """Updates what depends on the zones of the band. _file() updates its place."""
         self._unfile(number)
         band = self[number]
         self.capacity[number] = band.capacity
@@ -247,7 +246,7 @@ class Bands:
         self._to_mend.pop(number, None)
 
     def _file(self, number: int, state: int) -> None:
-        """Puts it where a band in that state belongs."""
+        """Puts the band where its state belongs."""
         self._unfile(number)
         before = int(self._state[number])
         if before != state:
@@ -283,7 +282,7 @@ class Bands:
     # --- what is asked of all of them
 
     def in_state(self, *states: str) -> list[Band]:
-        """In ascending order. FREE, CLOSED and RETIRED take a look at all."""
+        """In ascending order. FREE, CLOSED and RETIRED look at all bands."""
         codes = [_CODE[state] for state in states]
         if all(code in _FEW for code in codes):
             numbers = sorted(number for code in codes for number in self._few[code])
@@ -295,7 +294,7 @@ class Bands:
         return sum(self._counts[_CODE[state]] for state in states)
 
     def counts(self) -> dict[str, int]:
-        """By the state as it is told (Band.told), of those some band is in."""
+        """Number of bands by reported state (Band.told), without empty states."""
         counts = dict(zip(_STATES, self._counts, strict=True))
         counts[FREE], counts[MENDING] = self._ready_count, len(self._to_mend)
         return {state: count for state, count in sorted(counts.items()) if count}
@@ -306,7 +305,7 @@ class Bands:
         return self._ready_count
 
     def first_free(self) -> int | None:
-        """The one ready to be opened that rested longest."""
+        """The ready band that rested longest."""
         while self._resting:
             seq, number = self._resting[0]
             if self._ready[number] and self.seq[number] == seq:
@@ -315,7 +314,7 @@ class Bands:
         return None
 
     def free(self) -> list[Band]:
-        """All that are ready to be opened, the one that rested longest first."""
+        """All ready bands, those that rested longest first."""
         bands = [self[number] for number in np.flatnonzero(self._ready).tolist()]
         return sorted(bands, key=lambda band: (band.seq, band.index))
 
@@ -324,13 +323,14 @@ class Bands:
         return len(self._emptied) + len(self._emptied_unwritten)
 
     def emptied(self, most: int) -> list[int]:
-        """CLOSED or FAULTED, with nothing valid: at most so many, and besides all to which nothing was written."""
+        """Bands in CLOSED or FAULTED without valid data: at most so many, and in addition all to which nothing was
+        written."""
         few = [number for number, _ in zip(self._emptied, range(most), strict=False)]
         return [*self._emptied_unwritten, *few]
 
     @property
     def endangered(self) -> NDArray[np.bool_]:
-        """Of each: moved first of all, whatever that gains. As Band.endangered."""
+        """For each band: whether it is moved before others, whatever that gains. As Band.endangered."""
         marked: NDArray[np.bool_] = self.faulted | (self.closed & (self.broken | self.relocate))
         return marked
 
@@ -338,7 +338,7 @@ class Bands:
         return self.count(FAULTED) > 0 or bool(self.endangered.any())
 
     def to_mend(self) -> list[Band]:
-        """Free, but for bad zones."""
+        """Bands that are free, except for failed zones."""
         return [self[number] for number in self._to_mend]
 
     def any_to_mend(self) -> bool:
@@ -352,7 +352,7 @@ class Bands:
         return sum(1 for number in self._few[_QUEUED] if self._stream[number] == stream)
 
     def room(self, stream: int) -> int:
-        """Blocks of data that can still be written to the stream's bands, cautiously."""
+        """Data blocks that can still be written to the stream's bands, as a lower bound."""
         return sum(max(0, int(self.capacity[i] - self._written[i])) for i in self.being_written(stream))
 
     def broken_numbers(self) -> list[int]:

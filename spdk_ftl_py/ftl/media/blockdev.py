@@ -20,11 +20,11 @@ from .zone import ZONE_DESCRIPTOR_BYTES, ZONE_REPORT_HEADER_BYTES, Zone, parse_r
 
 QUEUE_DEPTH: Final = 32
 LIST_DEPTH: Final = 128
-"""Reads of a list at a time."""
+"""Reads in one list."""
 ZONES_PER_REPORT: Final = 64
 """As the seed's FTL_ZONE_INFO_COUNT."""
 ZONES_PER_LONG_REPORT: Final = 512
-"""Where all are wanted, and the device gives so many at a time."""
+"""If all zones are needed, and the device reports so many at a time."""
 
 BUSY_DELAY_MIN_S: Final = _shim.BUSY_DELAY_MIN_NS / 1e9
 BUSY_DELAY_MAX_S: Final = _shim.BUSY_DELAY_MAX_NS / 1e9
@@ -32,11 +32,11 @@ BUSY_PATIENCE_S: Final = _shim.BUSY_PATIENCE_NS / 1e9
 BUSY_PATIENCE_LEFT_S: Final = _shim.BUSY_PATIENCE_LEFT_NS / 1e9
 ZONES_PATIENCE_S: Final = _shim.ZONES_PATIENCE_NS / 1e9
 READ_AGAIN_S: Final = 0.01
-"""After that a block is read once more before it counts as one that can't be read."""
+"""After this time a block is read once more before it counts as unreadable."""
 
 
 def may_pass(failure: BaseException) -> bool:
-    """Whether a whole device that has failed with that is to be asked again some time."""
+    """Whether it makes sense to retry a device that has failed with this status."""
     if isinstance(failure, FlushDoubtError | RoomError):
         return True
     if isinstance(failure, FlushRefusedError) or not isinstance(failure, MediaError):
@@ -82,7 +82,7 @@ class BlockPort:
         self.name = name
         self.patience_s = patience_s
         self._tired = False
-        """What was busy for patience_s has not answered since."""
+        """The device was busy for patience_s, and has not answered since."""
         self.device = device
         self.block_bytes = device.block_bytes
         self._reactor = reactor
@@ -122,8 +122,8 @@ class BlockPort:
         return data
 
     async def read_what_can_be(self, lba: int, block_count: int) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
-        """As read(), and which of the blocks could be read, if not at once then READ_AGAIN_S later: the others are
-        zeroes. Raises MediaError only where the device is gone."""
+        """As read(), and which of the blocks could be read, at once or READ_AGAIN_S later; the others are zeroes.
+        Raises MediaError only if the device is gone."""
         try:
             return await self.read(lba, block_count), np.ones(block_count, bool)
         except MediaError as error:
@@ -143,8 +143,8 @@ class BlockPort:
         return blocks, readable
 
     async def read_each(self, addresses: Sequence[int], block_count: int = 1) -> NDArray[np.uint8] | None:
-        """So many blocks from each of these addresses, side by side: (addresses, block_count, block_bytes). None where
-        any of them can't be read. For a load that has very many to read: one event for all of them."""
+        """Reads block_count blocks from each of these addresses, in parallel: (addresses, block_count, block_bytes).
+        None if any of them can't be read. For a load that reads very many blocks: one event for all of them."""
         data = np.empty((len(addresses), block_count, self.block_bytes), np.uint8)
         if not addresses:
             return data
@@ -161,17 +161,17 @@ class BlockPort:
         return None if status else data
 
     async def _list_ended(self) -> None:
-        """Of a read_each() that was cancelled there may be one yet; what it reads has a buffer."""
+        """A cancelled read_each() may still be in progress; its buffer stays alive."""
         if self._list_done is not None and not self._list_done.done():
             await asyncio.wait([self._list_done])
 
     async def write(self, lba: int, data: Buffer, *, fua: bool = False) -> None:
-        """data: whole blocks, at most the device's max_io_blocks, and in a sequential zone at its write pointer."""
+        """data: whole blocks, at most the device's max_io_blocks; in a sequential zone at its write pointer."""
         block_count = self._block_count(data)
         await self._submit(_shim.Op.WRITE, lba, block_count, data, fua=fua)
 
     async def append(self, zone_start: int, data: Buffer) -> int:
-        """Returns the address the first block landed on."""
+        """Returns the address of the first block."""
         return await self._submit(_shim.Op.APPEND, zone_start, self._block_count(data), data)
 
     async def flush(self) -> None:
@@ -186,8 +186,8 @@ class BlockPort:
         await self._submit(_shim.Op.ZONE_SEND, zone_start, zone_action=action)
 
     async def reset_zones(self, zone_starts: Iterable[int], progress: PartDone | None = None) -> None:
-        """Resets zones side by side; progress gets the part done, 0..1. The first error stops it (others may be
-        reset)."""
+        """Resets zones in parallel; progress gets the part done, 0..1. The first error stops it (other zones may be
+        reset by then)."""
         starts = list(zone_starts)
         done = 0
         queue = iter(starts)
@@ -225,7 +225,7 @@ class BlockPort:
                 raise MediaError(error.message, status=error.status, errno=errno.ENODEV) from error
             if not part:
                 raise ProtocolError(
-                    f"{self.name}: reports {len(zones)} zones, its size says {total}: the report is incomplete"
+                    f"{self.name}: reports {len(zones)} zones, but has {total} by its size: the report is incomplete"
                 )
             zones += part
             if progress is not None:
@@ -235,8 +235,8 @@ class BlockPort:
     async def _submit(
         self, op: _shim.Op, lba: int = 0, block_count: int = 0, buffer: Buffer | None = None, **options: Any
     ) -> int:
-        """Until the device does it, or refuses for good. A write that a busy device has done all the same is refused
-        by a zone's write pointer the second time."""
+        """Retries until the device does it, or refuses for good. If a busy device has done a write anyway, the write
+        pointer of the zone refuses it the second time."""
         clock = asyncio.get_running_loop().time
         began = clock()
         backoff = Backoff(BUSY_DELAY_MIN_S, BUSY_DELAY_MAX_S, _shim.BUSY_DELAY_GROWTH)
@@ -254,13 +254,13 @@ class BlockPort:
             what = f"{options['zone_action'].name.lower()} of the zone"
         if kind == _shim.ErrorClass.DOUBT:
             raise FlushDoubtError(
-                f"{self.name}: flush failed: {status_text(status)}; what the device's cache held may be lost with it",
+                f"{self.name}: flush failed: {status_text(status)}; data in the device's volatile cache may be lost",
                 status=status,
             )
         reason = ""
         if kind == _shim.ErrorClass.BUSY and not _shim.limits_zones(status):
             if op == _shim.Op.READ and not await self._reads_others(lba, block_count):
-                reason, status = f"{status_text(status)}, as all reads; it counts as ", Status.NAMESPACE_NOT_READY
+                reason, status = f"{status_text(status)}, like all reads; treated as ", Status.NAMESPACE_NOT_READY
             self._tired = True
         raise MediaError(f"{self.name}: {what} at block {lba} failed: {reason}{status_text(status)}", status=status)
 
@@ -269,8 +269,8 @@ class BlockPort:
         return min(patience_s, ZONES_PATIENCE_S) if _shim.limits_zones(status) else patience_s
 
     async def _reads_others(self, lba: int, block_count: int) -> bool:
-        """Of a device that says that it is busy whenever these blocks are read: whether it has an answer to reads of
-        its first or last block."""
+        """For a device that reports busy whenever these blocks are read: whether it answers reads of its first or last
+        block."""
         buffer = np.empty(self.block_bytes, np.uint8)
         for other in (0, self.device.block_count - 1):
             if not lba <= other < lba + block_count:
@@ -282,7 +282,7 @@ class BlockPort:
     async def _submit_once(
         self, op: _shim.Op, lba: int, block_count: int, buffer: Buffer | None, **options: Any
     ) -> tuple[int, int]:
-        """Its status, and its result; of one that failed, whether the device said "do not retry"."""
+        """The status and the result; for an error, whether the device said "do not retry"."""
         if self._closed:
             raise MediaError(f"{self.name}: {_OP_NAMES[op]} after close", errno=errno.ESHUTDOWN)
         await self._slots.acquire()
@@ -298,7 +298,7 @@ class BlockPort:
     def _block_count(self, data: Buffer) -> int:
         length = data.nbytes if isinstance(data, np.ndarray | memoryview) else len(data)
         if length == 0 or length % self.block_bytes:
-            raise ValueError(f"{length} bytes are not whole blocks of {self.block_bytes}")
+            raise ValueError(f"{length} bytes are not a multiple of the block size {self.block_bytes}")
         return length // self.block_bytes
 
     def _on_event(self, event: _shim.Event) -> None:
@@ -328,7 +328,7 @@ class BlockPort:
 
 
 async def side_by_side(one: Callable[[Any], Awaitable[None]], items: Iterable[Any]) -> None:
-    """QUEUE_DEPTH at a time; the first error ends it."""
+    """Runs QUEUE_DEPTH at a time; the first error ends it."""
     queue = iter(items)
 
     async def worker() -> None:

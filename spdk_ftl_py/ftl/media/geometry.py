@@ -1,7 +1,8 @@
-"""How the base bdev's zones become bands: parallel units, spares, open zones, logical blocks. See docs/media-layout.md.
+"""How the zones of the base bdev become bands: parallel units, spare zones, open zones, logical blocks. See
+docs/media-layout.md.
 
-The seed takes punits from optimal_open_zones, which is 0 on every NVMe ZNS bdev; here 0 means: choose, so that what is
-written at the same time fits into what the device can hold open.
+The seed takes punits from optimal_open_zones, which is 0 on every NVMe ZNS bdev. Here 0 means that the FTL chooses, so
+that the zones written at the same time fit into the device's limit of open zones.
 """
 
 from __future__ import annotations
@@ -31,41 +32,40 @@ ZONE_CAPACITY_MIN: Final = 4
 BANDS_MAX: Final = 1 << 20
 PUNITS_MAX: Final = 64
 PUNITS_CHOSEN_MAX: Final = 8
-"""Where the device sets no limit: enough zones side by side to hide a write's latency."""
+"""Used if the device sets no limit: enough zones in parallel to hide the latency of a write."""
 BANDS_WANTED: Final = 60
-"""Fewer parallel units are chosen where there would be fewer bands than this: what is open or held free would be too
-large a
+"""With fewer bands than this, fewer parallel units are chosen: otherwise open and reserved bands would take too large a
 part of the spare space."""
 
 SUPERBLOCK_OPEN_ZONES: Final = 1
 OPEN_BANDS_SPLIT: Final = 3
-"""Bands of which zones are open at a time: the user's, reloc's, and one being closed."""
+"""Bands whose zones are open at the same time: one of user writes, one of relocation, and one being closed."""
 OPEN_BANDS_SHARED: Final = 2
 
 
 @dataclass(frozen=True)
 class Geometry:
-    """Which zone is used for what. All lengths in blocks."""
+    """The use of each zone. All lengths are in blocks."""
 
     zone_size: int
     zone_capacity: int
-    """The smallest of all zones used."""
+    """The smallest capacity of all zones in use."""
     zone_count: int
     punits: int
     bands: tuple[tuple[int | None, ...], ...]
-    """Zone numbers; bands[b][p] is 2 + b * punits + p unless that zone is in ``replaced``; None where one is missing:
-    not in a new device."""
+    """Zone numbers; bands[b][p] is 2 + b * punits + p unless that zone is in ``replaced``; None for a missing zone
+    (never in a new device)."""
     spare_zones: tuple[int, ...]
     bad_zones: tuple[int, ...]
-    """Read-only or offline zones: not used."""
+    """Read-only or offline zones, which are not used."""
     replaced: dict[int, int]
-    """Bad zone inside the bands' range -> spare zone in its place."""
+    """Failed zone of a band -> spare zone in its place."""
     shared_stream: bool
     batch_blocks: int
     block_count: int
-    """Logical blocks offered."""
+    """Logical blocks that the FTL offers."""
     finish_zones: bool = False
-    """Some zone has a greater capacity than what is used of it: it has to be finished, or stays active."""
+    """Some zone has a greater capacity than the part in use: it has to be finished, or stays active."""
 
     @property
     def band_count(self) -> int:
@@ -77,7 +77,7 @@ class Geometry:
 
     @property
     def open_zones(self) -> int:
-        """The most zones ever open or active at a time."""
+        """The most zones that are ever open or active at the same time."""
         streams = OPEN_BANDS_SHARED if self.shared_stream else OPEN_BANDS_SPLIT
         return streams * self.punits + SUPERBLOCK_OPEN_ZONES
 
@@ -92,12 +92,12 @@ class Geometry:
 
     @property
     def zone_blocks(self) -> int:
-        """Blocks of data a zone holds when written in full batches."""
+        """Data blocks that a zone holds if it is written in full batches."""
         return usable_blocks(self.zone_capacity, self.batch_blocks)
 
     @property
     def band_blocks(self) -> int:
-        """Blocks of data a band with all its zones holds."""
+        """Data blocks that a band with all its zones holds."""
         return self.zone_blocks * self.punits
 
     @property
@@ -106,7 +106,7 @@ class Geometry:
 
     @property
     def block_end(self) -> int:
-        """Behind the last zone of it; the base may go on."""
+        """The block after its last zone; the base may be larger."""
         return self.zone_count * self.zone_size
 
     @property
@@ -115,14 +115,14 @@ class Geometry:
 
     @property
     def l2p_entry_bytes(self) -> int:
-        """Two tag bits have to fit besides the address (docs/architecture.md)."""
+        """The L2P needs two tag bits besides the address (docs/architecture.md)."""
         return 4 if self.block_end < 1 << 30 else 8
 
     def zone_start(self, zone: int) -> int:
         return zone * self.zone_size
 
     def band_zone_starts(self) -> NDArray[np.uint64]:
-        """(bands, punits): what FtlCore wants."""
+        """(bands, punits): as FtlCore takes them."""
         missing = self.zone_count
         try:
             numbers = np.array(self.bands, np.uint64)
@@ -139,7 +139,7 @@ class Geometry:
         return sorted({*SUPERBLOCK_ZONES, *in_bands, *self.spare_zones})
 
     def to_dict(self) -> dict[str, Any]:
-        """What the superblock keeps: enough for a load to find every zone without planning again."""
+        """The part that the superblock stores: enough for a load to find every zone without planning again."""
         return {
             "zone_size": self.zone_size,
             "zone_capacity": self.zone_capacity,
@@ -160,7 +160,7 @@ def summary_blocks(zone_capacity: int) -> int:
 
 
 def usable_blocks(zone_capacity: int, batch_blocks: int = BATCH_BLOCKS) -> int:
-    """Blocks of data in a zone whose batches are all full but the last."""
+    """Data blocks in a zone whose batches are all full except the last."""
     data_blocks = zone_capacity - summary_blocks(zone_capacity)
     full, rest = divmod(data_blocks, batch_blocks)
     return full * (batch_blocks - 1) + max(rest - 1, 0)
@@ -177,23 +177,23 @@ def plan(
     optimal_open_zones: int = 0,
     batch_blocks: int = BATCH_BLOCKS,
 ) -> Geometry:
-    """Chooses the geometry for a new device. Limits of 0 mean none, as in BlockDeviceInfo.
+    """Chooses the geometry for a new device. Limits of 0 mean no limit, as in BlockDeviceInfo.
 
-    num_punits is the user's wish and binding; optimal_open_zones the device's, and honoured as far as the limits allow.
-    Raises GeometryError, naming the remedy, where no geometry is possible.
+    num_punits is the user's choice, and binding; optimal_open_zones is the device's, and used as far as the limits
+    allow. Raises GeometryError, which names the remedy, if no geometry is possible.
     """
     _check_zones(zones, zone_size)
     limit = min((n for n in (max_open_zones, max_active_zones) if n), default=0)
     good = [zone.index for zone in zones if zone.usable and zone.index not in SUPERBLOCK_ZONES]
     if not good:
         raise GeometryError(
-            f"all of the {len(zones)} zones but the superblock's are read-only or offline: replace the device"
+            f"all {len(zones)} zones except the superblock's are read-only or offline: replace the device"
         )
     capacity = min(zone.capacity for zone in zones if zone.usable)
     if usable_blocks(capacity, batch_blocks) < 1:
         raise GeometryError(
-            f"the smallest zone has a capacity of {capacity} blocks: an FTL needs at least {ZONE_CAPACITY_MIN}; "
-            f"use larger zones"
+            f"the smallest zone has a capacity of {capacity} blocks: an FTL needs at least {ZONE_CAPACITY_MIN}: use "
+            "larger zones"
         )
     punits, shared = _choose_punits(len(good), limit, lba_rsvd, num_punits, optimal_open_zones)
     bands, spares, replaced = _lay_out(good, punits)
@@ -201,9 +201,7 @@ def plan(
         raise GeometryError(f"{len(bands)} bands are more than {BANDS_MAX}: use more parallel units (num_punits)")
     block_count = len(bands) * punits * usable_blocks(capacity, batch_blocks) * (100 - lba_rsvd) // 100
     if block_count == 0:
-        raise GeometryError(
-            f"with lba_rsvd = {lba_rsvd} nothing is left for the user: lower it, or use a larger device"
-        )
+        raise GeometryError(f"lba_rsvd = {lba_rsvd} leaves no user capacity: lower it, or use a larger device")
     return Geometry(
         zone_size=zone_size,
         zone_capacity=capacity,
@@ -224,11 +222,14 @@ def _check_zones(zones: Sequence[Zone], zone_size: int) -> None:
     if zone_size <= 0:
         raise GeometryError("the base bdev has no zones: use a zoned bdev, or give --zone-capacity to emulate zones")
     if len(zones) <= len(SUPERBLOCK_ZONES):
-        raise GeometryError(f"the base bdev has {len(zones)} zones: two are for the superblock, bands need more")
+        raise GeometryError(
+            f"the base bdev has {len(zones)} zones: the superblock needs two, and bands need more: use a larger "
+            "device, or smaller zones"
+        )
     for index in SUPERBLOCK_ZONES:
         if not zones[index].usable:
             raise GeometryError(
-                f"zone {index} of the base bdev is {zones[index].state}: zones 0 and 1 hold the superblock; replace "
+                f"zone {index} of the base bdev is {zones[index].state}: zones 0 and 1 hold the superblock: replace "
                 "the device"
             )
 
@@ -236,7 +237,7 @@ def _check_zones(zones: Sequence[Zone], zone_size: int) -> None:
 def _choose_punits(
     zone_count: int, limit: int, lba_rsvd: int, num_punits: int | None, optimal_open_zones: int
 ) -> tuple[int, bool]:
-    """(punits, shared stream) for so many band zones and so many open zones at most."""
+    """(punits, shared stream) for this number of band zones and this limit of open zones."""
     if num_punits is not None:
         return _wished_punits(zone_count, limit, num_punits)
     if limit:
@@ -247,8 +248,7 @@ def _choose_punits(
             least = OPEN_BANDS_SHARED + SUPERBLOCK_OPEN_ZONES
             raise GeometryError(
                 f"the base bdev allows {limit} open zones: an FTL needs {least} (a band being written, one being "
-                "closed, and the "
-                f"superblock); use a device or namespace with a higher limit"
+                "closed, and the superblock): use a device or namespace with a higher limit"
             )
         shared = split == 0
     else:
@@ -269,7 +269,7 @@ def _wished_punits(zone_count: int, limit: int, num_punits: int) -> tuple[int, b
         raise GeometryError(f"num_punits = {num_punits}: must be 1..{PUNITS_MAX}")
     if num_punits > zone_count:
         raise GeometryError(
-            f"num_punits = {num_punits}: the base bdev has only {zone_count} zones for bands; use fewer"
+            f"num_punits = {num_punits}: the base bdev has only {zone_count} zones for bands: use fewer"
         )
     if not limit or OPEN_BANDS_SPLIT * num_punits + SUPERBLOCK_OPEN_ZONES <= limit:
         return num_punits, False
@@ -277,14 +277,14 @@ def _wished_punits(zone_count: int, limit: int, num_punits: int) -> tuple[int, b
         return num_punits, True
     most = (limit - SUPERBLOCK_OPEN_ZONES) // OPEN_BANDS_SHARED
     raise GeometryError(
-        f"num_punits = {num_punits}: the base bdev allows {limit} open zones, that would need "
-        f"{OPEN_BANDS_SHARED * num_punits + SUPERBLOCK_OPEN_ZONES}; "
+        f"num_punits = {num_punits}: needs {OPEN_BANDS_SHARED * num_punits + SUPERBLOCK_OPEN_ZONES} open zones, but "
+        f"the base bdev allows {limit}: "
         + (f"use at most {most}, or leave it out" if most else "no FTL is possible on it")
     )
 
 
 def _lay_out(good: Sequence[int], punits: int) -> tuple[tuple[tuple[int, ...], ...], tuple[int, ...], dict[int, int]]:
-    """Bands in zone order; a bad zone inside their range is replaced by the first good one behind it."""
+    """Bands in zone order; a failed zone within their range is replaced by the first good one after it."""
     band_count = len(good) // punits
     first = len(SUPERBLOCK_ZONES)
     nominal = range(first, first + band_count * punits)

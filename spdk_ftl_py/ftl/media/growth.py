@@ -1,5 +1,5 @@
-"""A larger geometry for an FTL whose base has got more zones: what there is stays where it is, and new bands come
-behind it. See docs/provisioning.md, "Grow"."""
+"""A larger geometry for an FTL whose base has more zones than before: existing bands stay where they are, and new bands
+come after them. See docs/provisioning.md, "Grow"."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from .zone import Zone
 @dataclass(frozen=True)
 class Growth:
     geometry: Geometry
-    """The larger one."""
+    """The larger geometry."""
     taken: tuple[int, ...]
-    """Zones that were none of the FTL's, or spares, ascending: they are to be empty before it knows of them."""
+    """Zones that did not belong to the FTL, or were spares, ascending. They must be empty before the FTL knows them."""
 
 
 def grown(old: Geometry, zones: Sequence[Zone], *, lba_rsvd: int) -> Growth | None:
-    """What becomes of a geometry on a base with these zones; None where there are no more than it has.
+    """The geometry on a base with these zones; None if the base has no more zones than the geometry.
 
-    Bands stay what they are, also those that lack a zone; parallel units, batches and capacities of zones stay as well.
-    The spares and what is new make further bands, as in a new device; what is left over are spares. Zones that were
-    lost count: the first new blocks make up for the reserve that went with them. Raises GeometryError where none of the
-    new zones is of use, or there would be too many bands.
+    Bands stay as they are, including those that lack a zone, and so do parallel units, batches and capacities of zones.
+    Spare and new zones make further bands, as in a new device; the rest are spares. Zones that were lost count: the
+    first new blocks replace the reserve that was lost with them. Raises GeometryError if none of the new zones is
+    usable, or there would be too many bands.
     """
     if len(zones) <= old.zone_count:
         return None
@@ -36,8 +36,8 @@ def grown(old: Geometry, zones: Sequence[Zone], *, lba_rsvd: int) -> Growth | No
     good = [zone.index for zone in new if zone.usable and zone.capacity >= old.zone_capacity]
     if not good:
         raise GeometryError(
-            f"none of the {len(new)} zones that the base bdev has got is of use: each is read-only, offline, or has a "
-            f"capacity below {old.zone_capacity} blocks, that of the others"
+            f"none of the {len(new)} added zones of the base bdev is usable: each is read-only, offline, or smaller "
+            f"than the {old.zone_capacity} blocks of the other zones"
         )
     bands, spares, replaced = _lay_out(old, good, len(zones))
     if len(bands) > BANDS_MAX:
@@ -61,7 +61,7 @@ def grown(old: Geometry, zones: Sequence[Zone], *, lba_rsvd: int) -> Growth | No
 def _lay_out(
     old: Geometry, good: Sequence[int], zone_count: int
 ) -> tuple[tuple[tuple[int | None, ...], ...], tuple[int, ...], dict[int, int]]:
-    """Bands, spares, and which zone has another one in its place: one that is bad, or is in an older band already."""
+    """Bands, spares, and the zones that replace others: failed ones, or zones that are already in an older band."""
     first = len(SUPERBLOCK_ZONES) + old.band_count * old.punits
     free = sorted({*old.spare_zones, *good})
     count = min(len(free), zone_count - first) // old.punits
@@ -79,8 +79,8 @@ def _lay_out(
 
 
 def conf_of(conf: FtlConf, settings: Mapping[str, Any], old: Geometry, new: Geometry) -> FtlConf:
-    """The conf of the old geometry for the new one: thresholds that were the default, and are not asked for, are that
-    of the new one. Raises ConfError."""
+    """The conf of the old geometry, for the new one: thresholds with default values get the new defaults. Raises
+    ConfError."""
     defaults = default_thresholds(old.spare_bands - old.open_bands)
     given = settings.get("limits") or {}
 

@@ -19,7 +19,7 @@ from .geometry import BLOCK_BYTES, SUMMARY_ENTRIES
 
 FORMAT_VERSION: Final = 2
 COPY_VERSION: Final = 3
-"""Of the superblocks of an FTL that has another uuid than its records."""
+"""Magic of superblocks of an FTL whose records have another uuid."""
 BATCH_MAGIC: Final = b"FTLBATCH"
 SUMMARY_MAGIC: Final = b"FTLSUMRY"
 SUPERBLOCK_MAGIC: Final = b"FTLSUPER"
@@ -37,8 +37,8 @@ ENTRY_FLAG_TRIM: Final = 1
 ENTRY_FLAG_LOST: Final = 2
 SUMMARY_FLAG_HEADER: Final = 0x10000
 SEQ_MAX: Final = 1 << 62
-"""Of seqs and band seqs: no device gets that far. What has a greater one was not written by a core, and would use up
-what is left of them."""
+"""The limit of seqs and band seqs, which no device reaches. A core never writes a greater one, and accepting one would
+use up the seqs that are left."""
 
 ENTRY: Final = np.dtype([("lba", "<u8"), ("seq", "<u8"), ("crc", "<u4"), ("flags", "<u4")])
 """In a trim record ``crc`` is the count of blocks."""
@@ -104,7 +104,7 @@ Block = NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class BatchHeader:
-    """One verified header block. ``entries`` is a structured array of dtype ENTRY, one for each data block or trim
+    """One valid header block. ``entries`` is a structured array of dtype ENTRY, one for each data block or trim
     record."""
 
     band: int
@@ -117,7 +117,7 @@ class BatchHeader:
 
     @property
     def block_count(self) -> int:
-        """Blocks the batch takes on media, header included."""
+        """Blocks of the batch on media, including the header."""
         return 1 + (len(self.entries) if self.kind == KIND_DATA else 0)
 
 
@@ -131,7 +131,7 @@ class SummaryBlock:
 
 
 def block_crc(block: Block) -> int:
-    """CRC32C of a metadata block, its CRC field taken as zero."""
+    """CRC32C of a metadata block; its CRC field counts as zero."""
     raw = block.tobytes()
     crc = _shim.crc32c(raw[:_CRC_OFFSET])
     crc = _shim.crc32c(bytes(4), crc)
@@ -153,9 +153,9 @@ def parse_record(
     what: str | None = None,
     versions: Sequence[int] = (FORMAT_VERSION,),
 ) -> Any | None:
-    """The record in a block, or None where it is not ours or does not verify. Of another version it raises
-    UnsupportedError where ``what`` names the record; else it is not ours: where data of a host may stand, only the
-    superblock says which version an FTL has."""
+    """The record in a block, or None if the block is not one of this kind, or is damaged. With another version it
+    raises UnsupportedError if ``what`` names the record. Otherwise it returns None: hosts' data may be there, and only
+    the superblock says which version an FTL has."""
     record = np.frombuffer(block.tobytes(), dtype)[0]
     if record["magic"] != magic or (uuid is not None and bytes(record["uuid"]) != uuid.bytes):
         return None
@@ -166,14 +166,14 @@ def parse_record(
         return None
     if version not in versions:
         raise UnsupportedError(
-            f"{what} has media format version {version}, this software knows {' and '.join(map(str, versions))}: use "
-            "the release that wrote it"
+            f"{what} has media format version {version}, but this software supports "
+            f"{' and '.join(map(str, versions))}: use the release that wrote it"
         )
     return record
 
 
 def parse_batch_header(block: Block, uuid: UUID) -> BatchHeader | None:
-    """None where the block is no (whole) batch header of this device: a walk ends there."""
+    """None if the block is not a valid batch header of this device: a walk ends there."""
     record = parse_record(block, BATCH_HEADER, BATCH_MAGIC, uuid)
     if record is None:
         return None
@@ -218,7 +218,7 @@ def build_batch_header(
 
 
 def parse_summary_block(block: Block, uuid: UUID) -> SummaryBlock | None:
-    """None where the block is no (whole) summary block of this device."""
+    """None if the block is not a valid summary block of this device."""
     record = parse_record(block, SUMMARY, SUMMARY_MAGIC, uuid)
     if record is None or int(record["count"]) > SUMMARY_ENTRIES or int(record["band_seq"]) > SEQ_MAX:
         return None
@@ -234,8 +234,8 @@ def parse_summary_block(block: Block, uuid: UUID) -> SummaryBlock | None:
 
 
 def parse_summary(blocks: NDArray[np.uint8], uuid: UUID, *, band: int, punit: int) -> tuple[int, NDArray[Any]] | None:
-    """(band seq, entries of the whole data area), or None where any block is missing, damaged or of another band: many
-    at a time, as a load has them to read of every zone."""
+    """(band seq, entries of the whole data area), or None if any block is missing, damaged or of another band. Takes
+    many summaries at once, as a load reads them from every zone."""
     if not len(blocks):
         return None
     records = blocks.copy().view(SUMMARY).reshape(-1)
@@ -262,7 +262,7 @@ def parse_summary(blocks: NDArray[np.uint8], uuid: UUID, *, band: int, punit: in
 
 
 def crcs(blocks: NDArray[np.uint8]) -> NDArray[np.uint32]:
-    """CRC32C of each block as it is; a metadata block's CRC field has to be zero."""
+    """CRC32C of each block; the CRC field of a metadata block must be zero."""
     return np.array([_shim.crc32c(memoryview(block)) for block in blocks], np.uint32)
 
 
@@ -273,7 +273,7 @@ def cut_crcs(crcs: NDArray[np.uint32]) -> NDArray[np.uint16]:
 
 
 def is_checkpoint_block(block: Block, uuid: UUID, address: int) -> bool:
-    """Whether this is a (whole) block of an L2P checkpoint of this device, which was written to that address."""
+    """Whether this is a valid block of an L2P checkpoint of this device, written to that address."""
     record = parse_record(block, CHECKPOINT, CHECKPOINT_MAGIC, uuid)
     return record is not None and int(record["address"]) == address
 

@@ -1,4 +1,4 @@
-"""Whether a device keeps what is written to it. bdev_null, and what stands on it, does not; an FTL on it would lose
+"""Checks that a device keeps what is written to it. bdev_null, and bdevs built on it, do not; an FTL on them would lose
 everything with the first relocation."""
 
 from __future__ import annotations
@@ -10,19 +10,18 @@ from ...errors import UnsupportedError
 from .blockdev import BlockPort
 
 PROBE_BLOCKS: Final = 4
-"""More than one: a target may read into the very memory that the last write came from, and null bdevs leave that as it
-is."""
+"""More than one block: a target may read into the memory of the last write, and null bdevs leave it unchanged."""
 
 
 class DataNotKeptError(UnsupportedError):
-    """The device answers writes with success, and reads back something else."""
+    """The device completes writes with success, but returns other data."""
 
 
 async def require_retention(port: BlockPort, first: int, *, what: str, remedy: str) -> None:
     """Writes random blocks from block ``first`` on, which in a sequential zone is its write pointer, and reads them
-    back, the last one first. What stood there is gone, and what was written stays.
+    back, the last one first. The old content is lost, and the random blocks stay.
 
-    Raises DataNotKeptError, which says what it is and the remedy; and MediaError.
+    Raises DataNotKeptError, which names the fault and the remedy, and MediaError.
     """
     written = [os.urandom(port.block_bytes) for _ in range(PROBE_BLOCKS)]
     for i, block in enumerate(written):
@@ -32,7 +31,7 @@ async def require_retention(port: BlockPort, first: int, *, what: str, remedy: s
         found = (await port.read(first + i, 1)).tobytes()
         if found != written[i]:
             raise DataNotKeptError(
-                f"{what} does not keep what is written to it: block {first + i} was written, without an error, and "
+                f"{what} does not keep what is written to it: a write of block {first + i} succeeded, but the block "
                 f"reads back as {_told(found)}: {remedy}"
             )
 

@@ -1,5 +1,5 @@
-"""What others have put on a bdev: the magic numbers of file systems, partition tables, volume managers and SPDK's own
-modules, as blkid knows them. The one table; who erases a bdev asks it first."""
+"""Recognizes the data of others on a bdev: the magic numbers of file systems, partition tables, volume managers and
+SPDK's own modules, as blkid knows them. Every part of this package that erases a bdev asks this table first."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SECTOR_BYTES: Final = 512
 MD_MAGIC: Final = (0xA92B4EFC).to_bytes(4, "little")
 SPDK_FTL: Final = "an FTL of SPDK"
 LOG_ZONES: Final = 2
-"""btrfs writes its first superblock to zones 0 and 1 in turns."""
+"""btrfs writes its first superblock to zones 0 and 1 in turn."""
 
 
 @dataclass(frozen=True)
@@ -39,11 +39,12 @@ def _at(name: str, magic: bytes, *offsets: int) -> Signature:
 
 
 SIGNATURES: Final[tuple[Signature, ...]] = (
-    # Sources: util-linux 2.40, libblkid/src/{superblocks,partitions}; SPDK v26.05, where it says SPDK.
-    # Ours: an FTL's superblock has a rule of its own, which knows its name; this is for where that does not look.
-    _at("an FTL of ours", SUPERBLOCK_MAGIC, 0),
-    _at("an FTL of ours", SUPERBLOCK_PART_MAGIC, 0),
-    _at("the nv cache of an FTL of ours", b"FTLNVCAC", 0, BLOCK_BYTES),
+    # Sources: util-linux 2.40, libblkid/src/{superblocks,partitions}; SPDK v26.05, where it says SPDK. FTLs of this
+    # package: the search for a superblock finds them with their name; this table covers the places where it does not
+    # look.
+    _at("an FTL of this package", SUPERBLOCK_MAGIC, 0),
+    _at("an FTL of this package", SUPERBLOCK_PART_MAGIC, 0),
+    _at("the nv cache of an FTL of this package", b"FTLNVCAC", 0, BLOCK_BYTES),
     _at("an SPDK blobstore or lvol store", b"SPDKBLOB", 0),  # lib/blob/blobstore.h
     _at("a base bdev of an SPDK raid", b"SPDKRAID", 0),  # module/bdev/raid/bdev_raid.h
     _at(SPDK_FTL, (0x1410_1683_1920_1989).to_bytes(8, "little"), 0),  # lib/ftl/ftl_sb_common.h
@@ -79,18 +80,18 @@ SIGNATURES: Final[tuple[Signature, ...]] = (
     _at("a partition table (GPT)", b"EFI PART", SECTOR_BYTES, BLOCK_BYTES, -SECTOR_BYTES, -BLOCK_BYTES),
     _at("a partition table (MBR)", b"\x55\xaa", SECTOR_BYTES - 2),
 )
-"""In the order in which they are told: a GPT has an MBR, too, and so have some file systems."""
+"""In order of precedence: a GPT also has an MBR, and so do some file systems."""
 
 ZONED_SIGNATURES: Final[tuple[Signature, ...]] = (_at("a btrfs file system", b"_BHRfS_M", 64),)
 """At the start of each of the first zones of a zoned device."""
 
 
 async def find_foreign(port: BlockPort, zones: Sequence[Zone] = (), *, first_block: int = 0) -> str | None:
-    """What there is on a device, in words; None where nothing that we know. zones: of a zoned device, of which nothing
-    is read that was not written. first_block: what stands before it is not looked at, as if the device began there.
+    """What is on a device, in words; None if nothing is recognized. zones: of a zoned device; unwritten parts of them
+    are not read. first_block: blocks before it are ignored, as if the device began there.
 
-    A block that can't be read is taken for one that holds nothing: many drives answer so to what was never written.
-    Raises MediaError where the device is gone.
+    A block that can't be read counts as empty, because many drives answer with an error to reads of blocks that were
+    never written. Raises MediaError if the device is gone.
     """
     area = range(first_block, port.device.block_count)
     blocks = await _read(port, _wanted(SIGNATURES, area), zones)
@@ -117,7 +118,7 @@ def _wanted(signatures: Sequence[Signature], area: range) -> set[int]:
 
 
 async def _read(port: BlockPort, wanted: set[int], zones: Sequence[Zone]) -> dict[int, bytes]:
-    """The data of those that can be read, by block."""
+    """The data of the blocks that can be read, by block."""
     found: dict[int, bytes] = {}
     unreadable = 0
     for first, count in _runs(sorted(block for block in wanted if not zones or _written(port, zones, block))):
@@ -125,7 +126,7 @@ async def _read(port: BlockPort, wanted: set[int], zones: Sequence[Zone]) -> dic
         unreadable += int(np.count_nonzero(~readable))
         found.update((first + int(i), rows[i, :BLOCK_BYTES].tobytes()) for i in np.flatnonzero(readable))
     if unreadable:
-        log.warning("%s: %d blocks can't be read: whether they are somebody's is not known", port.name, unreadable)
+        log.warning("%s: can't read %d blocks, so whether they hold data is unknown", port.name, unreadable)
     return found
 
 

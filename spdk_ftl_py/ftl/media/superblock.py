@@ -1,4 +1,4 @@
-"""The superblock: which device this is, and how its zones are used. Zones 0 and 1 in turns; see
+"""The superblock: the identity of the device, and the use of its zones. It is in zones 0 and 1 in turn; see
 docs/media-layout.md."""
 
 from __future__ import annotations
@@ -39,18 +39,18 @@ log = logging.getLogger(__name__)
 _VERSIONS: Final = (FORMAT_VERSION, COPY_VERSION)
 FLAG_CLEAN: Final = 1
 FLAG_PACKED: Final = 2
-"""What does not fit into one block: deflated, in parts, of which this block is the last."""
+"""Content that does not fit into one block: compressed, in parts; this block is the last one."""
 JSON_BYTES_MAX: Final = 4032
 PACKED_BYTES_MAX: Final = 1 << 26
-"""Of JSON that is unpacked: more than any number of zones takes."""
+"""Limit of the unpacked JSON: more than any number of zones takes."""
 ATTEMPTS: Final = 3
-"""Of each zone, to write one superblock."""
+"""Blocks of each zone that are needed to write one superblock."""
 SEARCH_BLOCKS: Final = 32
-"""Blocks read at a time when looking backwards for the newest superblock."""
+"""Blocks that are read at a time in the backward search for the newest superblock."""
 
 
 class SuperblockTooLongError(FtlError):
-    """It does not fit into a superblock zone: so many zones were replaced, and zones are so small."""
+    """The superblock does not fit into a superblock zone: too many zones were replaced, and zones are too small."""
 
 
 @dataclass(frozen=True)
@@ -61,22 +61,23 @@ class Superblock:
     clean: bool
     content: Mapping[str, Any]
     origin: UUID | None = None
-    """Whose copy it is, where it has got a uuid of its own."""
+    """The uuid of the original, if this FTL is a copy with a uuid of its own."""
 
     @property
     def media_uuid(self) -> UUID:
-        """What stands in its records, and in the superblock's own header: it never changes."""
+        """The uuid in its records, and in the superblock's own header: it never changes."""
         return self.origin or self.uuid
 
     @property
     def incarnation(self) -> int:
-        """Of the device: greater with every load. Names the write buffer file that belongs to this superblock."""
+        """The incarnation of the device: greater with every load. Part of the name of the write buffer file that
+        belongs to this superblock."""
         found = self.content.get("incarnation", 0)
         return found if isinstance(found, int) and 0 <= found <= SEQ_MAX else 0
 
     def build(self) -> Block:
-        """As a block; where it does not fit into one, as several (n x 4096 bytes), to be written one behind the other:
-        it is there when the last one is."""
+        """As a block, or as several (n x 4096 bytes) if it does not fit into one. These are written in order: the
+        superblock is valid when the last one is written."""
         flags = FLAG_CLEAN if self.clean else 0
         content = self.content if self.origin is None else {**self.content, "uuid": str(self.uuid)}
         text = json.dumps(content, separators=(",", ":"), sort_keys=True).encode()
@@ -99,7 +100,7 @@ class Superblock:
 
     def _block(self, magic: bytes, flags: int, text: bytes, *, part: int = 0, part_count: int = 0) -> Block:
         record = new_record(SUPERBLOCK, magic, self.media_uuid)
-        # A release that does not know of it would take the copy for what it was made of.
+        # A release that does not support copies would take the copy for the original.
         record["version"] = FORMAT_VERSION if self.origin is None else COPY_VERSION
         record["generation"] = self.generation
         record["length"] = len(text)
@@ -111,9 +112,9 @@ class Superblock:
 
     @classmethod
     def parse(cls, block: Block, media_uuid: UUID | None = None, before: Sequence[Block] = ()) -> Superblock | None:
-        """None where the block is no whole superblock (with that uuid in its header). before: the blocks that stand
-        before it, the last of which are its other parts, if parts_before() says so. Raises UnsupportedError for another
-        format version."""
+        """None if the block is not a valid superblock (with that uuid in its header). before: the blocks before it; the
+        last ones of them are its other parts, if parts_before() says so. Raises UnsupportedError for another format
+        version."""
         record = parse_record(block, SUPERBLOCK, SUPERBLOCK_MAGIC, media_uuid, "the superblock", _VERSIONS)
         if record is None or int(record["length"]) > JSON_BYTES_MAX:
             return None
@@ -144,7 +145,7 @@ class Superblock:
 
     @staticmethod
     def parts_before(block: Block, media_uuid: UUID | None = None) -> int:
-        """How many blocks before this one belong to the superblock that it ends; 0 where it is none."""
+        """How many blocks before this one belong to the superblock that it ends; 0 if it is not a superblock."""
         record = parse_record(block, SUPERBLOCK, SUPERBLOCK_MAGIC, media_uuid, versions=_VERSIONS)
         if record is None or not int(record["flags"]) & FLAG_PACKED:
             return 0
@@ -152,13 +153,13 @@ class Superblock:
 
 
 def part_of(block: Block, media_uuid: UUID | None = None) -> int:
-    """Generation of the superblock that this block is a part of, but not the last one; 0 where it is none."""
+    """Generation of the superblock that this block is a part of, except for the last part; 0 if it is none."""
     record = parse_record(block, SUPERBLOCK, SUPERBLOCK_PART_MAGIC, media_uuid, versions=_VERSIONS)
     return 0 if record is None else int(record["generation"])
 
 
 def _unpacked(last: Any, piece: bytes, before: Sequence[Block]) -> bytes | None:
-    """None where a part is missing, or is of another one."""
+    """None if a part is missing, or belongs to another superblock."""
     count = int(last["part_count"])
     if not 0 < count <= len(before) + 1:
         return None
@@ -183,7 +184,7 @@ def _unpacked(last: Any, piece: bytes, before: Sequence[Block]) -> bytes | None:
 
 class SuperblockWriter:
     """Appends superblocks, one at a time; uses the other zone when one is full or fails. The zone of the newest
-    superblock is never erased: at any instant there is a valid one."""
+    superblock is never erased, so there is always a valid one."""
 
     def __init__(
         self,
@@ -196,8 +197,8 @@ class SuperblockWriter:
         zone: int = 0,
         written: int = 0,
     ) -> None:
-        """media_uuid: as Superblock tells it. zone and written: where the newest superblock ends. The other zone may
-        hold anything."""
+        """media_uuid: as in Superblock. zone and written: where the newest superblock ends. The content of the other
+        zone is unknown."""
         self.media_uuid: Final = media_uuid or uuid
         self.flush: Callable[[], Awaitable[None]] = port.flush
         """Makes durable what is written. Of a base that a core works on: as that flushes it."""
@@ -206,23 +207,22 @@ class SuperblockWriter:
         self._uuid = uuid
         self._zone = zone
         self._newest = zone if generation else None
-        # Where each zone can be written; None: it has to be reset before.
+        # Where each zone can be written; None: it must be reset first.
         self._offsets: list[int | None] = [None, None]
         self._offsets[zone] = written
-        # One that was left and could not be finished: it may count as active beside the other one.
+        # A zone that could not be finished: it may count as active in addition to the other one.
         self._to_finish: int | None = None
         self.generation = generation
 
     async def write(self, content: Mapping[str, Any], *, clean: bool) -> None:
-        """Durable when it returns. Raises MediaError when neither zone takes it, SuperblockTooLongError, and writes
-        nothing, where it is longer than a zone; the last one written stays valid. Raises FlushDoubtError where it is
-        the flush that fails: the superblock could be written once more, but what else the device's cache held may be
-        lost."""
+        """Durable when it returns. Raises MediaError if neither zone can be written; SuperblockTooLongError, without
+        writing, if it is longer than a zone; the last superblock stays valid. Raises FlushDoubtError if the flush
+        fails: the superblock could be written again, but other data in the device's cache may be lost."""
         blocks = self._build(content, clean=clean)
         if len(blocks) > self._geometry.zone_capacity:
             raise SuperblockTooLongError(
-                f"the superblock would have {len(blocks)} blocks, a zone has {self._geometry.zone_capacity}: too many "
-                "zones were replaced"
+                f"the superblock would have {len(blocks)} blocks, but a zone has {self._geometry.zone_capacity}: too "
+                "many zones were replaced"
             )
         problem: MediaError | None = None
         for zone in (self._zone, 1 - self._zone):
@@ -239,7 +239,7 @@ class SuperblockWriter:
                     log.warning("superblock zone %d: %s", SUPERBLOCK_ZONES[zone], error)
                     problem = error
                     self._offsets[zone] = await self._pointer(zone)
-        raise problem or MediaError("no superblock zone can be written", errno=errno.EROFS)
+        raise problem or MediaError("can't write any superblock zone", errno=errno.EROFS)
 
     def takes(self, content: Mapping[str, Any]) -> bool:
         """Whether it is not too long to be written."""
@@ -264,14 +264,14 @@ class SuperblockWriter:
         return True
 
     async def _leave(self, zone: int) -> None:
-        """Only one of them may count as active. Not before the other one is written: a load takes what a full zone does
-        not hold for damage, if there is nothing newer."""
+        """Finishes the other zone, because only one of them may count as active. Not before this zone is written: if
+        there is nothing newer, a load takes a full zone without a valid superblock at its end for damage."""
         if self._offsets[zone] is not None and self._offsets[zone] != self._geometry.zone_capacity:
             self._offsets[zone] = None
             self._to_finish = zone
         if self._to_finish != zone:
             return
-        # With the next superblock once more, where it can't be done now.
+        # If it can't be done now, the next superblock tries again.
         for _ in range(ATTEMPTS):
             with contextlib.suppress(MediaError):
                 await self._port.zone_action(_shim.ZoneAction.FINISH, self._geometry.zone_start(SUPERBLOCK_ZONES[zone]))
@@ -291,7 +291,7 @@ class SuperblockWriter:
         self.generation += 1
 
     async def _pointer(self, zone: int) -> int | None:
-        """How far the zone is written after a failed write; None where that can't be known, or it is full."""
+        """How far the zone is written after a failed write; None if that is unknown, or the zone is full."""
         try:
             (now,) = await self._port.zone_report(SUPERBLOCK_ZONES[zone], 1)
         except (FtlError, ValueError):
@@ -302,18 +302,18 @@ class SuperblockWriter:
 class Found(NamedTuple):
     superblock: Superblock
     zone: int
-    """0 or 1: the one it stands in."""
+    """0 or 1: the zone of the superblock."""
     used: int
     """Blocks of that zone."""
     damage: str | None
-    """A newer one was written, and does not verify: what it said is not known."""
+    """A newer one was written, but is damaged: its content is unknown."""
 
 
 async def find(port: BlockPort, zones: list[Zone], uuid: UUID | None = None) -> Found | None:
-    """The newest superblock on the device that verifies; None where there is none, or where that is not of this uuid.
-    Raises MediaError where the device is gone.
+    """The newest valid superblock on the device; None if there is none, or if it has another uuid. Raises MediaError if
+    the device is gone.
 
-    An older one never counts, whose it ever is: where a copy has got a uuid of its own it is what the copy was made of.
+    An older one never counts, whatever its uuid is: on a copy with a uuid of its own, it is that of the original.
     """
     if len(zones) < len(SUPERBLOCK_ZONES):
         return None
@@ -330,31 +330,31 @@ async def find(port: BlockPort, zones: list[Zone], uuid: UUID | None = None) -> 
         elif best is None or superblock.generation > best.superblock.generation:
             best = Found(superblock, which, zone.written, damage)
     if best is not None and best.damage is None and zones[SUPERBLOCK_ZONES[best.zone]].state == FULL:
-        # The next one goes to the other zone, after its reset.
+        # The next superblock goes to the other zone, after its reset.
         for zone in silent:
             best = best._replace(damage=_damage(zone.start, zone))
     return None if best is not None and uuid not in (None, best.superblock.uuid) else best
 
 
 def _tells_its_pointer(port: BlockPort, zone: Zone) -> bool:
-    """Whether what stands below the write pointer was written since the last reset. Zones that are emulated are full
-    whatever is in them, and of a read-only one the device does not tell it."""
+    """Whether the blocks below the write pointer were written since the last reset. Emulated zones are always full, and
+    the device does not report the write pointer of a read-only zone."""
     return zone.usable and not (isinstance(port.device, _shim.ZonedOverlay) and zone.state == FULL)
 
 
 def _damage(address: int, zone: Zone) -> str:
     return (
-        f"block {address} (zone {zone.index}): the newest superblock does not verify: writes that were held elsewhere, "
-        "and zones that were replaced, may not be known"
+        f"block {address} (zone {zone.index}): the newest superblock is damaged: writes that were held elsewhere, and "
+        "replaced zones, may be unknown"
     )
 
 
 async def _newest(port: BlockPort, zone: Zone) -> tuple[Superblock | None, str | None]:
-    """And what is wrong where something was written behind it that is none, or, without one, at all."""
+    """And what is wrong, if something after it was written that is not a valid superblock, or if there is none."""
     if isinstance(port.device, _shim.ZonedOverlay) and zone.state == FULL:
         return await _newest_of_run(port, zone), None
     end = zone.written
-    # Lowest generation of the parts behind it; None: there is something else.
+    # Lowest generation of the parts after it; None: there is something else.
     parts: int | None = SEQ_MAX
     while end > 0:
         first = max(0, end - SEARCH_BLOCKS)
@@ -388,13 +388,13 @@ async def _whole(
 
 
 def _is_blank(block: Block) -> bool:
-    """As blocks read that were never written."""
+    """How blocks read that were never written."""
     return bool((block == block[0]).all()) and int(block[0]) in (0x00, 0xFF)
 
 
 async def _newest_of_run(port: BlockPort, zone: Zone) -> Superblock | None:
-    """The last of those that stand at the zone's start, of one device and with generations that never descend: behind
-    it stands an earlier life's."""
+    """The last superblock in a sequence from the zone's start, of one device and with ascending generations: blocks
+    after it belong to an earlier life."""
     newest: Superblock | None = None
     for first in range(0, zone.written, SEARCH_BLOCKS):
         blocks, _ = await port.read_what_can_be(zone.start + first, min(SEARCH_BLOCKS, zone.written - first))
@@ -402,9 +402,9 @@ async def _newest_of_run(port: BlockPort, zone: Zone) -> Superblock | None:
             its = None if newest is None else newest.media_uuid
             superblock = await _whole(port, zone, first + i, block, its)
             if superblock is None and part_of(block, its):
-                # Of one that ends further on, if all of it is there.
+                # Part of a superblock that ends later, if all of it is there.
                 continue
-            # The same once more is one whose flush failed, written again.
+            # The same generation again: its flush failed, and it was written again.
             if superblock is None or (newest is not None and superblock.generation < newest.generation):
                 return newest
             newest = superblock

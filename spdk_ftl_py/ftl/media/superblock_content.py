@@ -1,5 +1,5 @@
-"""What a superblock says of its FTL: conf, geometry, counters. It verified, but that does not make it sensible: all of
-it is checked, for itself and against the device, before anything is done with it."""
+"""The content of a superblock: conf, geometry, counters. A valid CRC does not make the content sensible: it is checked,
+by itself and against the device, before it is used."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from .superblock import Superblock
 from .zone import Zone
 
 _GEOMETRY_CONF: Final = {
-    "lba_rsvd": "overprovisioning decides the capacity",
-    "use_append": "it decides the size of batches",
+    "lba_rsvd": "overprovisioning determines the capacity",
+    "use_append": "it determines the size of batches",
 }
 
 _GEOMETRY_NUMBERS: Final = (
@@ -37,26 +37,26 @@ def stored_conf(superblock: Superblock) -> FtlConf:
 
 
 def merge_conf(stored: FtlConf, settings: Mapping[str, Any]) -> FtlConf:
-    """The settings that are given count, also where they are the default; allow_open_bands is of this load alone.
-    Raises ConfError where another value is given for one that can't be changed any more."""
+    """Settings that are given override the superblock, including default values; allow_open_bands applies to this load
+    only. Raises ConfError if a setting differs that can no longer be changed."""
     merged = stored.changed({"allow_open_bands": False, **settings})
     for name, why in _GEOMETRY_CONF.items():
         value, was = getattr(merged, name), getattr(stored, name)
         if value != was:
             raise ConfError(
-                f"conf {name} = {value}: the FTL was created with {was}, and {why}; leave it out to load the FTL"
+                f"conf {name} = {value}: the FTL was created with {was}, and {why}: leave it out to load the FTL"
             )
     return merged
 
 
 def counter(superblock: Superblock, name: str) -> int:
-    """next_seq or next_band_seq: no record has that number yet, nor a greater one."""
+    """next_seq or next_band_seq: no record has that number, or a greater one."""
     return _number(superblock, superblock.content, name)
 
 
 def geometry_of(superblock: Superblock, zones: Sequence[Zone], base: _shim.BlockDevice, *, name: str) -> Geometry:
-    """The geometry the superblock tells, checked against the device, which may have got more zones since: those are not
-    part of it. Raises GeometryError naming what has changed."""
+    """The geometry in the superblock, checked against the device, which may have more zones by now; those are not part
+    of it. Raises GeometryError, which names what has changed."""
     told = _part(superblock, "geometry")
     numbers = {key: _number(superblock, told, key) for key in _GEOMETRY_NUMBERS}
     try:
@@ -68,8 +68,8 @@ def geometry_of(superblock: Superblock, zones: Sequence[Zone], base: _shim.Block
 
     def changed(what: str, was: object, now: object) -> GeometryError:
         return GeometryError(
-            f"the base bdev of {name}: {what} is {now}, but was {was} when FTL {superblock.uuid} was created: give the "
-            "device, with the settings, that it was created with (where zones are emulated: --zone-capacity "
+            f"the base bdev of {name}: {what} is {now}, but was {was} when FTL {superblock.uuid} was created: give "
+            "the device and the settings that it was created with (for emulated zones: --zone-capacity "
             f"{numbers['zone_capacity']})"
         )
 
@@ -78,12 +78,14 @@ def geometry_of(superblock: Superblock, zones: Sequence[Zone], base: _shim.Block
     zone_count = numbers["zone_count"]
     if zone_count > len(zones):
         raise _shrunk(superblock, zone_count - len(zones), zone_count, base, name)
-    # The others are nobody's, or somebody else's, until it is grown.
+    # Other zones belong to nobody, or to somebody else, until the FTL is grown.
     zones = zones[:zone_count]
     count, punits, capacity = numbers["band_count"], numbers["punits"], numbers["zone_capacity"]
     first = len(SUPERBLOCK_ZONES)
     if capacity > base.zone_size or first + count * punits > zone_count:
-        raise _nonsense(superblock, f"{count} bands of {punits} zones of {capacity} blocks are more than there is")
+        raise _nonsense(
+            superblock, f"{count} bands of {punits} zones of {capacity} blocks are more than the device has"
+        )
     batch_blocks, block_count = numbers["batch_blocks"], numbers["block_count"]
     if not BATCH_BLOCKS_MIN <= batch_blocks <= BATCH_BLOCKS:
         raise _nonsense(superblock, f"batches of {batch_blocks} blocks")
@@ -92,7 +94,7 @@ def geometry_of(superblock: Superblock, zones: Sequence[Zone], base: _shim.Block
     flat = [replaced.get(zone, zone) for zone in range(first, first + count * punits)]
     in_bands = [zone for zone in flat if zone is not None]
     if len(set(in_bands)) != len(in_bands) or not all(first <= zone < zone_count for zone in in_bands):
-        raise _nonsense(superblock, "a zone is used twice, or not there")
+        raise _nonsense(superblock, "a zone is used twice, or does not exist")
     for zone in (zones[index] for index in in_bands):
         if zone.usable and zone.capacity < capacity:
             raise changed(f"the capacity of zone {zone.index}", f"at least {capacity}", zone.capacity)
@@ -125,8 +127,8 @@ def _shrunk(superblock: Superblock, missing: int, zone_count: int, base: _shim.B
     lost, size = missing * base.zone_size, zone_count * base.zone_size
     return GeometryError(
         f"the base bdev of {name} has shrunk by {missing} zones ({lost} blocks, {_sized(lost)}) to "
-        f"{zone_count - missing}: FTL {superblock.uuid} has data all over {zone_count} of them, and nothing of it is "
-        f"given up; make the bdev at least {size} blocks ({_sized(size)}) large again, with what was on it"
+        f"{zone_count - missing}: FTL {superblock.uuid} uses {zone_count} zones, and gives up none of its data: "
+        f"restore the bdev to at least {size} blocks ({_sized(size)}), with its data"
     )
 
 
@@ -150,6 +152,6 @@ def _number(superblock: Superblock, part: Mapping[str, Any], name: str) -> int:
 
 def _nonsense(superblock: Superblock, what: str) -> FtlError:
     return FtlError(
-        f"the superblock of FTL {superblock.uuid} makes no sense: {what}: it was not written by this software, which "
-        "can't load that FTL; a creation with --force erases it"
+        f"the superblock of FTL {superblock.uuid} is invalid ({what}), and another software wrote it: this software "
+        "can't load that FTL; to erase it, create an FTL with --force"
     )

@@ -37,11 +37,11 @@ _CODES_ACTIVE: Final = [code for code, state in _STATES.items() if state in ACTI
 _CODES_UNUSABLE: Final = [code for code, state in _STATES.items() if state in UNUSABLE_STATES]
 
 ATTRIBUTE_FINISHED: Final = 1 << 0
-"""ZFC: the device has finished it by itself."""
+"""ZFC: the device has finished the zone by itself."""
 ATTRIBUTE_FINISH: Final = 1 << 1
-"""FZR: it would like it to be finished."""
+"""FZR: the device recommends to finish the zone."""
 ATTRIBUTE_RESET: Final = 1 << 2
-"""RZR: it would like it to be reset."""
+"""RZR: the device recommends to reset the zone."""
 
 _DESCRIPTOR: Final = np.dtype(
     {
@@ -55,10 +55,11 @@ _WRITTEN_TO_CAPACITY: Final = frozenset({FULL, READ_ONLY, OFFLINE})
 
 
 class Zone(NamedTuple):
-    """There may be half a million of them, which a tuple bears better than other objects.
+    """A tuple, because there may be half a million of them.
 
-    start, capacity and written are in blocks; written is how far the write pointer is from start (capacity if
-    full)."""
+    start, capacity and written are in blocks; written is the distance of the write pointer from start (capacity if the
+    zone is full).
+    """
 
     index: int  # type: ignore[assignment]  # tuple.index, which nobody needs of it
     start: int
@@ -66,7 +67,7 @@ class Zone(NamedTuple):
     state: str
     written: int
     attributes: int = 0
-    """ATTRIBUTE_*; others mean nothing to us."""
+    """ATTRIBUTE_*; others are ignored."""
 
     @property
     def usable(self) -> bool:
@@ -89,17 +90,17 @@ class Zone(NamedTuple):
 def parse_report(
     report: bytes | bytearray | memoryview, *, first_zone: int, zone_size: int, zones_max: int
 ) -> list[Zone]:
-    """The zones of a partial report that was asked for at zone ``first_zone``, at most ``zones_max``.
+    """The zones of a partial report that starts at zone ``first_zone``, at most ``zones_max``.
 
-    Raises ProtocolError where the device contradicts itself: wrong type, gaps, impossible capacity or write pointer.
+    Raises ProtocolError if the report is contradictory: wrong type, gaps, impossible capacity or write pointer.
     """
     if len(report) < ZONE_REPORT_HEADER_BYTES:
-        raise ProtocolError(f"zone report has {len(report)} bytes, its header alone has {ZONE_REPORT_HEADER_BYTES}")
+        raise ProtocolError(f"zone report has {len(report)} bytes, less than its header of {ZONE_REPORT_HEADER_BYTES}")
     (count,) = struct.unpack_from("<Q", report, 0)
     room = (len(report) - ZONE_REPORT_HEADER_BYTES) // ZONE_DESCRIPTOR_BYTES
     table = np.frombuffer(report, _DESCRIPTOR, min(count, room, zones_max), ZONE_REPORT_HEADER_BYTES)
     _check(table, first_zone, zone_size)
-    # Of zones of no use nobody has checked it.
+    # Nobody checks zones that are not usable.
     capacities = np.minimum(table["capacity"], np.uint64(zone_size)).tolist()
     states = [_STATES[code] for code in (table["state"] >> 4).tolist()]
     starts, pointers, attributes = table["start"].tolist(), table["pointer"].tolist(), table["attributes"].tolist()
@@ -113,11 +114,11 @@ def parse_report(
 
 
 def _check(table: NDArray[Any], first_zone: int, zone_size: int) -> None:
-    """Raises ProtocolError for the first zone that can't be as it is described."""
+    """Raises ProtocolError for the first zone whose description is impossible."""
     index = np.arange(first_zone, first_zone + len(table), dtype=np.uint64)
     code, start, capacity, pointer = table["state"] >> 4, table["start"], table["capacity"], table["pointer"]
     usable = ~np.isin(code, _CODES_UNUSABLE)
-    # Behind the checks before it: nothing overflows.
+    # After the checks above nothing overflows.
     pointed = np.isin(code, _CODES_ACTIVE)
     checks = (
         (table["type"] & 0xF) != ZONE_TYPE_SEQUENTIAL,
@@ -134,7 +135,8 @@ def _check(table: NDArray[Any], first_zone: int, zone_size: int) -> None:
     at, length, to = int(start[row]), int(capacity[row]), int(pointer[row])
     raise ProtocolError(
         (
-            f"zone {zone} has type {int(table['type'][row]) & 0xF}: only sequential-write-required zones (2) are known",
+            f"zone {zone} has type {int(table['type'][row]) & 0xF}: only sequential-write-required zones (2) are "
+            "supported",
             f"zone {zone} is in unknown state {int(code[row]):#x}",
             f"zone {zone} starts at block {at}, expected {zone * zone_size}",
             f"zone {zone} has capacity {length}, zone size is {zone_size}",

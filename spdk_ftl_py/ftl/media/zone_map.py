@@ -16,10 +16,10 @@ class ZoneMap:
         self._geometry = geometry
         self._first = len(SUPERBLOCK_ZONES)
         self._changed: dict[int, list[int | None]] = {}
-        """Of bands that have others than geometry says."""
+        """Zones of bands that differ from the geometry."""
         self._replaced: dict[int, int | None] = dict(geometry.replaced)
         self._places = {zone: divmod(was - self._first, geometry.punits) for was, zone in geometry.replaced.items()}
-        """Of zones that replace others: band and punit."""
+        """Zones that replace others: band and punit."""
         self._spares = list(geometry.spare_zones)
         self._bad = set(geometry.bad_zones)
         self.incomplete = [number for number, zones in enumerate(geometry.bands) if None in zones]
@@ -46,7 +46,7 @@ class ZoneMap:
         return tuple(tuple(self._changed.get(number, zones)) for number, zones in enumerate(bands))
 
     def place(self, zone: int) -> tuple[int, int] | None:
-        """Band and punit of a zone; None where it is in none."""
+        """Band and punit of a zone; None if it is in no band."""
         number, punit = self._places.get(zone) or divmod(zone - self._first, self._geometry.punits)
         if not 0 <= number < len(self._geometry.bands) or self.of_band(number)[punit] != zone:
             return None
@@ -67,7 +67,7 @@ class ZoneMap:
 
     @property
     def replaced(self) -> list[list[int | None]]:
-        """[the zone that should be there, the one that is or None], ascending."""
+        """[the zone by the geometry, the zone in its place or None], ascending."""
         return [[was, now] for was, now in sorted(self._replaced.items())]
 
     @property
@@ -89,7 +89,7 @@ class ZoneMap:
         self._bad.add(zone)
 
     def lose_spare(self, zone: int) -> bool:
-        """A spare zone can't be used any more. False: it is none."""
+        """A spare zone is no longer usable. False: the zone is not a spare."""
         if zone not in self._spares:
             return False
         self._spares.remove(zone)

@@ -107,7 +107,7 @@ class ControllerAuthentication:
             self.state = ControllerState.DONE if self._response is None else ControllerState.SUCCESS2
             return Success1(self._tid, self.hash_id, self._response).pack()
         if self.state is not ControllerState.FAILURE1:
-            self._fail("the host asked for a message when it had to send one", FailureReason.INCORRECT_MESSAGE)
+            self._fail("the host asked for a message when it should have sent one", FailureReason.INCORRECT_MESSAGE)
         self.state = ControllerState.FAILED
         return Failure(AuthId.FAILURE1, self._tid, self._reason).pack()
 
@@ -122,29 +122,31 @@ class ControllerAuthentication:
             self._check_reply(Reply.unpack(message, self._tid, self.hash_id, self.dh_group))
         elif self.state is ControllerState.SUCCESS2 and kind == (AuthType.COMMON, AuthId.FAILURE2):
             failure = Failure.unpack(message)
-            raise MessageError(f"the host refuses our proof: {failure.text}", FailureReason.AUTHENTICATION_FAILED)
+            raise MessageError(
+                f"the host refuses the controller's response: {failure.text}", FailureReason.AUTHENTICATION_FAILED
+            )
         elif self.state is ControllerState.SUCCESS2:
             Success2.unpack(message, self._tid)
             self.state = ControllerState.DONE
         else:
             raise MessageError(
-                f"message {kind[0]:02x}/{kind[1]:02x} when {self.state.name} was to come",
+                f"message {kind[0]:02x}/{kind[1]:02x} when {self.state.name} was expected",
                 FailureReason.INCORRECT_MESSAGE,
             )
 
     def _negotiate(self, offer: Negotiate) -> None:
         if offer.secure_channel:
             raise MessageError(
-                "the host wants a secure channel, which there is not here", FailureReason.SECURE_CHANNEL_MISMATCH
+                "the host requires a secure channel, which is not supported", FailureReason.SECURE_CHANNEL_MISMATCH
             )
         hash_id = next((each for each in self._policy.hash_ids if each in offer.hash_ids), None)
         if hash_id is None:
-            raise MessageError(f"none of the hashes {list(offer.hash_ids)} is usable", FailureReason.HASH_NOT_USABLE)
+            raise MessageError(f"none of the hashes {list(offer.hash_ids)} is supported", FailureReason.HASH_NOT_USABLE)
         usable = (each for each in self._policy.dh_groups if each is DhGroup.NULL or dh_groups.available())
         group = next((each for each in usable if each in offer.dh_groups), None)
         if group is None:
             raise MessageError(
-                f"none of the DH groups {list(offer.dh_groups)} is usable", FailureReason.DH_GROUP_NOT_USABLE
+                f"none of the DH groups {list(offer.dh_groups)} is supported", FailureReason.DH_GROUP_NOT_USABLE
             )
         self.hash_id, self.dh_group = hash_id, group
         self.state = ControllerState.CHALLENGE
@@ -169,7 +171,7 @@ class ControllerAuthentication:
         if reply.challenge is not None:
             if self._keys.ctrlr_key is None:
                 raise MessageError(
-                    "the host wants us to prove ourselves, and there is no key for that",
+                    "the host asks the controller to authenticate, but no key is configured for that",
                     FailureReason.AUTHENTICATION_FAILED,
                 )
             self.mutual = True

@@ -73,13 +73,13 @@ class DhKey:
         y = int.from_bytes(peer_value, "big")
         # In a group with a safe prime these three are the only elements of small order.
         if not 1 < y < prime(self._group) - 1:
-            raise MessageError("a DH value that is 0, 1, -1 or no element", FailureReason.AUTHENTICATION_FAILED)
+            raise MessageError("a DH value that is 0, 1, -1 or not in the group", FailureReason.AUTHENTICATION_FAILED)
         with _no_deprecation():
             peer = dh.DHPublicNumbers(y, _numbers(self._group)).public_key()
         try:
             secret = self._private.exchange(peer)
         except ValueError as error:
-            raise MessageError(f"a DH value that is refused: {error}", FailureReason.AUTHENTICATION_FAILED) from error
+            raise MessageError(f"an invalid DH value: {error}", FailureReason.AUTHENTICATION_FAILED) from error
         return secret.rjust(self._group.bits // 8, b"\0")
 
 

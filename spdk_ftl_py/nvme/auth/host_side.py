@@ -86,7 +86,7 @@ class HostAuthentication:
         if self._expected is None:
             return None
         if success.response is None:
-            raise MessageError("the controller proves nothing", FailureReason.INCORRECT_PAYLOAD)
+            raise MessageError("the controller did not authenticate", FailureReason.INCORRECT_PAYLOAD)
         if not same(self._expected, success.response):
             raise MessageError("the controller has another key", FailureReason.AUTHENTICATION_FAILED)
         return Success2(self._tid).pack()

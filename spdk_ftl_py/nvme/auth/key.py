@@ -47,16 +47,16 @@ class DhchapKey:
             raise ParameterError(f"{what} is not of the form DHHC-1:hh:BASE64: ; {_MAKE}")
         number = int(match[1], 16)
         if number > HashId.SHA512:
-            raise ParameterError(f"{what} is for hash {number:02x}, there are 00 to 03: {_MAKE}")
+            raise ParameterError(f"{what} is for hash {number:02x}, but only 00 to 03 exist: {_MAKE}")
         try:
             raw = base64.b64decode(match[2], validate=True)
         except binascii.Error as error:
-            raise ParameterError(f"{what} is no base64 ({error}): {_MAKE}") from None
+            raise ParameterError(f"{what} is not base64 ({error}): {_MAKE}") from None
         secret, crc = raw[:-_CRC_BYTES], raw[-_CRC_BYTES:]
         if len(secret) not in KEY_BYTES:
-            raise ParameterError(f"{what} has {len(secret)} bytes, it must have 32, 48 or 64: {_MAKE}")
+            raise ParameterError(f"{what} has {len(secret)} bytes, but must have 32, 48 or 64: {_MAKE}")
         if zlib.crc32(secret).to_bytes(_CRC_BYTES, "little") != crc:
-            raise ParameterError(f"{what} does not match its checksum: was all of it copied?")
+            raise ParameterError(f"{what} does not match its checksum: copy the whole key")
         return cls(secret, HashId(number) if number else None)
 
     def format(self) -> str:
@@ -101,14 +101,14 @@ def read_key_text(path: Path, what: str) -> str:
     try:
         fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError as error:
-        raise ParameterError(f"{what}: {os.strerror(error.errno or 0)}; it must be a file, and no link") from error
+        raise ParameterError(f"{what}: {os.strerror(error.errno or 0)}: it must be a file, not a link") from error
     try:
         info = os.fstat(fd)
         if not stat.S_ISREG(info.st_mode):
             raise ParameterError(f"{what} is not a file")
         if info.st_uid not in (os.geteuid(), 0):
             raise ParameterError(
-                f"{what} belongs to user {info.st_uid}: whoever owns it can change it; chown it to user {os.geteuid()}"
+                f"{what} belongs to user {info.st_uid}, who can change it: chown it to user {os.geteuid()}"
             )
         if info.st_mode & 0o077:
             raise ParameterError(f"{what} has mode {stat.S_IMODE(info.st_mode):04o}, open to others: chmod 0600 it")

@@ -125,7 +125,7 @@ class Negotiate:
                 if not (1 <= hash_count <= _DESCRIPTOR_IDS_MAX and 1 <= group_count <= _DESCRIPTOR_IDS_MAX):
                     raise _payload(f"a protocol descriptor with {hash_count} hashes and {group_count} DH groups")
                 return cls(tid, tuple(hashes[:hash_count]), tuple(groups[:group_count]), secure_channel)
-        raise MessageError("the host offers no DH-HMAC-CHAP", FailureReason.PROTOCOL_NOT_USABLE)
+        raise MessageError("the host does not offer DH-HMAC-CHAP", FailureReason.PROTOCOL_NOT_USABLE)
 
 
 @dataclass(frozen=True)
@@ -301,7 +301,7 @@ def _expect(data: bytes, layout: struct.Struct, auth_type: AuthType, auth_id: Au
 
 def _exactly(data: bytes, count: int) -> None:
     if len(data) != count:
-        raise _payload(f"a message of {len(data)} bytes that should have {count}")
+        raise _payload(f"a message of {len(data)} bytes instead of {count}")
 
 
 def _dhv_bytes(count: int, group: DhGroup) -> int:
@@ -312,7 +312,7 @@ def _dhv_bytes(count: int, group: DhGroup) -> int:
 
 def _parts(data: bytes, at: int, *sizes: int) -> Sequence[bytes]:
     if len(data) < at + sum(sizes):
-        raise _payload(f"a message of {len(data)} bytes that should have {at + sum(sizes)}")
+        raise _payload(f"a message of {len(data)} bytes instead of {at + sum(sizes)}")
     parts = []
     for size in sizes:
         parts.append(bytes(data[at : at + size]))
@@ -325,4 +325,4 @@ def _payload(what: str) -> MessageError:
 
 
 def _unexpected(kind: tuple[int, int]) -> MessageError:
-    return MessageError(f"message {kind[0]:02x}/{kind[1]:02x}, not expected now", FailureReason.INCORRECT_MESSAGE)
+    return MessageError(f"unexpected message {kind[0]:02x}/{kind[1]:02x}", FailureReason.INCORRECT_MESSAGE)

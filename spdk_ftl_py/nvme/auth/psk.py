@@ -71,16 +71,16 @@ class Psk:
             raise ParameterError(f"{what} is not of the form NVMeTLSkey-1:hh:BASE64: ; {_MAKE}")
         number = int(match[1], 16)
         if number > HashId.SHA384:
-            raise ParameterError(f"{what} is for hash {number:02x}, there are 00 to 02: {_MAKE}")
+            raise ParameterError(f"{what} is for hash {number:02x}, but only 00 to 02 exist: {_MAKE}")
         try:
             raw = base64.b64decode(match[2], validate=True)
         except binascii.Error as error:
-            raise ParameterError(f"{what} is no base64 ({error}): {_MAKE}") from None
+            raise ParameterError(f"{what} is not base64 ({error}): {_MAKE}") from None
         secret, crc = raw[:-_CRC_BYTES], raw[-_CRC_BYTES:]
         if len(secret) not in PSK_BYTES:
-            raise ParameterError(f"{what} has {len(secret)} bytes, it must have 32 or 48: {_MAKE}")
+            raise ParameterError(f"{what} has {len(secret)} bytes, but must have 32 or 48: {_MAKE}")
         if zlib.crc32(secret).to_bytes(_CRC_BYTES, "little") != crc:
-            raise ParameterError(f"{what} does not match its checksum: was all of it copied?")
+            raise ParameterError(f"{what} does not match its checksum: copy the whole key")
         return cls(secret, HashId(number) if number else None)
 
     def format(self) -> str:
@@ -107,7 +107,9 @@ class Psk:
         then it would not be clear whose it is."""
         for nqn in (hostnqn, subnqn):
             if " " in nqn:
-                raise ParameterError(f"NQN {show_name(nqn)} has a space in it, so it can't be in a PSK identity of TLS")
+                raise ParameterError(
+                    f"NQN {show_name(nqn)} contains a space, so it can't be part of a PSK identity of TLS"
+                )
         retained = self.retained(hostnqn)
         number = "02" if self.sha384 else "01"
         identity = f"NVMe{version}R{number} {hostnqn} {subnqn}"
@@ -121,7 +123,7 @@ class Psk:
         if len(context.encode()) > _CONTEXT_BYTES_MAX:
             raise ParameterError(
                 f"host NQN and subsystem NQN are too long for TLS: a PSK identity has at most {_CONTEXT_BYTES_MAX} "
-                f"bytes, {show_name(identity)} has {len(identity.encode())}; give the host a shorter NQN"
+                f"bytes, but {show_name(identity)} has {len(identity.encode())}: give the host a shorter NQN"
             )
         return TlsPsk(identity, self._expand_label(retained, b"nvme-tls-psk", context.encode()), self.sha384)
 

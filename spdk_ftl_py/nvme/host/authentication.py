@@ -33,10 +33,12 @@ async def authenticate(
     """Behind Connect. Raises AuthenticationError when one of the two does not prove who it is, ParameterError when a
     key can't be read, and what submit() does. The queue is good for nothing then."""
     if connect_result & wire.CONNECT_ASCR:
-        raise AuthenticationError(f"{subnqn} requires a secure channel made of its authentication: that there is not")
+        raise AuthenticationError(
+            f"{subnqn} requires a secure channel derived from the authentication, which is not supported"
+        )
     if keys is None:
         raise AuthenticationError(
-            f"{subnqn} requires authentication of host {hostnqn}: give the key that it has for it"
+            f"{subnqn} requires authentication of host {hostnqn}: give the key that it has for this host"
         )
     side = HostAuthentication(
         keys.key.load(), None if keys.ctrlr_key is None else keys.ctrlr_key.load(), tid=next(_TIDS) & 0xFFFF,
@@ -48,15 +50,17 @@ async def authenticate(
         last = side.finish(await _receive(submit))
     except RefusedError as error:
         raise AuthenticationError(
-            f"{subnqn}: {error.message}: do both have the same keys for host {hostnqn}?"
+            f"{subnqn}: {error.message}: check that both have the same keys for host {hostnqn}"
         ) from error
     except MessageError as error:
         await _send(submit, side.failure2(error))
-        raise AuthenticationError(f"{subnqn} has not proved who it is: {error.message}") from error
+        raise AuthenticationError(f"{subnqn} did not authenticate: {error.message}") from error
     except CommandError as error:
         if connect_result & wire.CONNECT_ATR:
             raise
-        raise AuthenticationError(f"{subnqn} has not proved who it is, it knows no authentication: {error}") from error
+        raise AuthenticationError(
+            f"{subnqn} did not authenticate, because it does not support authentication: {error}"
+        ) from error
     if last is not None:
         await _send(submit, last)
 

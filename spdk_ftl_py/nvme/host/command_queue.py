@@ -36,7 +36,7 @@ async def open_connection(
     try:
         infos = await loop.getaddrinfo(traddr, int(trsvcid), type=socket.SOCK_STREAM)
     except (OSError, ValueError) as error:
-        raise PathError(f"{peer}: {error}; traddr must be an address or a name, trsvcid a port number") from error
+        raise PathError(f"{peer}: {error}: traddr must be an address or a name, trsvcid a port number") from error
     family, kind, protocol, _, address = infos[0]
     sock = socket.socket(family, kind, protocol)
     try:
@@ -45,7 +45,7 @@ async def open_connection(
     except OSError as error:
         sock.close()
         raise PathError(
-            f"{peer}: {os.strerror(error.errno) if error.errno else error}; is the target listening there?",
+            f"{peer}: {os.strerror(error.errno) if error.errno else error}: check that the target listens there",
             errno=error.errno,
         ) from error
     except BaseException:
@@ -123,7 +123,7 @@ class CommandQueue:
                 FatalError.DATA_OUT_OF_RANGE, wire.FEI_DATAO, pdu.header,
             )  # fmt: skip
         if not pdu.data_intact:
-            raise ProtocolError(f"{peer}: data digest of C2HData is wrong")
+            raise ProtocolError(f"{peer}: wrong data digest of C2HData")
         pending.buffer[offset : offset + length] = pdu.data
         pending.received += length
         if pdu.flags & wire.FLAG_SUCCESS:
@@ -138,7 +138,7 @@ class CommandQueue:
         pending = self._pending.get(cid)
         if pending is None:
             raise PduError(
-                f"{self.connection.peer}: answer for command {cid}, which is not outstanding",
+                f"{self.connection.peer}: completion for command {cid}, which is not outstanding",
                 FatalError.INVALID_HEADER_FIELD, fei, header,
             )  # fmt: skip
         return pending

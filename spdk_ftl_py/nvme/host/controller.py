@@ -285,7 +285,7 @@ class Controller:
     ) -> bytearray:
         """length in bytes, a multiple of 4, read in pieces of a page."""
         if length <= 0 or length % 4 or offset % 4:
-            raise ParameterError(f"log page {page:#x}: {length} bytes at {offset} are not whole dwords")
+            raise ParameterError(f"log page {page:#x}: {length} bytes at {offset} are not a multiple of dwords")
         log = bytearray()
         while len(log) < length:
             size = min(length - len(log), wire.PAGE_BYTES)
@@ -356,7 +356,7 @@ class Controller:
             if qid not in self.io_qpairs:
                 self._next_qid = qid + 1
                 return qid
-        raise UnsupportedError(f"{self.subnqn}: all {self._io_queues_granted} I/O queues it grants are in use")
+        raise UnsupportedError(f"{self.subnqn}: all {self._io_queues_granted} I/O queues that it grants are in use")
 
     async def _open_io_qpair(
         self, reactor: ReactorLoop, namespace: NamespaceInfo, qid: int, queue_depth: int, io_timeout_s: float
@@ -368,7 +368,7 @@ class Controller:
         if self.identity.max_outstanding:
             depth = min(depth, self.identity.max_outstanding)
         if depth < 1:
-            raise ProtocolError(f"{self.subnqn} takes I/O queues of {entries} entries only (CAP.MQES)")
+            raise ProtocolError(f"{self.subnqn} supports only I/O queues of {entries} entries (CAP.MQES)")
         header_digest, data_digest = self._digests
         connection, ic = await open_connection(
             self.traddr, self.trsvcid, header_digest=header_digest, data_digest=data_digest, psk=self._tls_psk()

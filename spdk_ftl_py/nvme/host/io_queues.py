@@ -63,7 +63,9 @@ def lost_reason(reason: _shim.QpairClose, detail: int) -> str:
         _shim.QpairClose.PEER_CLOSED: "the controller closed the connection",
         _shim.QpairClose.TIMED_OUT: "a command had no answer in time",
         _shim.QpairClose.SOCKET_ERROR: os.strerror(detail),
-        _shim.QpairClose.PROTOCOL_ERROR: f"the controller broke the protocol (FES {detail})",
-        _shim.QpairClose.PEER_TERMINATED: f"the controller ended it for a breach of the protocol (FES {detail})",
+        _shim.QpairClose.PROTOCOL_ERROR: f"the controller violated the protocol (FES {detail})",
+        _shim.QpairClose.PEER_TERMINATED: (
+            f"the controller ended the connection because of a protocol error (FES {detail})"
+        ),
     }
     return words.get(reason, f"it was closed (reason {reason.value})")

@@ -114,7 +114,7 @@ class ReconnectingHost:
             try:
                 await self._return()
             except FtlError as error:
-                log.error("%s: given up: %s", self._controller.subnqn, error.message)
+                log.error("%s: gave up: %s", self._controller.subnqn, error.message)
                 self.failure = error
                 self.device.fail(Status.PATH_ERROR)
                 self.failed.set()
@@ -146,7 +146,7 @@ class ReconnectingHost:
         try:
             namespace = await _find(controller, self.namespace.nsid)
             if _identity(namespace) != _identity(self.namespace):
-                raise _OtherError(f"{lost.subnqn}: namespace {namespace.nsid} is another one than before")
+                raise _OtherError(f"{lost.subnqn}: namespace {namespace.nsid} differs from the previous one")
             qpair = await controller.create_io_qpair(self._reactor, namespace, queue_depth=self._queue_depth)
             try:
                 self.device.set_device(qpair)

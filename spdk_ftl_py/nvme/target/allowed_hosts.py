@@ -1,4 +1,4 @@
-"""Which hosts may connect to a subsystem. What a host has to prove, other than its name, belongs here, too."""
+"""Which hosts may connect to a subsystem, and the keys with which they must authenticate."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ..nqn import check_nqn
 from ..tls import require_tls
 
 ALLOWED_HOSTS_MAX: Final = 256
-"""Per subsystem."""
+"""The limit for each subsystem."""
 
 
 @dataclass(frozen=True)
@@ -24,16 +24,16 @@ class AllowedHost:
 
     nqn: str
     is_target: bool = False
-    """It is the SPDK target that has the FTL as a bdev: nobody takes it off the list but who detaches that."""
+    """The host is the SPDK target that has the FTL as a bdev. Only detaching the bdev removes it from the list."""
 
     keys: HostKeys | None = None
-    """With which it has to prove who it is, on every queue; None: its name is enough."""
+    """The keys with which the host must authenticate, on every queue; None: its NQN is enough."""
 
     psk: PskSource | None = None
-    """With which it has to come by TLS, by every queue; None: it comes in the clear."""
+    """The PSK with which the host must use TLS, on every queue; None: no TLS."""
 
     def to_dict(self) -> dict[str, Any]:
-        """What RPCs tell of it."""
+        """The host as RPCs show it."""
         told: dict[str, Any] = {"nqn": self.nqn, "is_target": self.is_target}
         if self.keys is not None:
             told["dhchap_key"] = _path_of(self.keys.key)
@@ -43,7 +43,7 @@ class AllowedHost:
         return told
 
     def to_record(self) -> dict[str, Any]:
-        """For the state file: where its keys are, and not what they are."""
+        """For the state file: the paths of its keys, not the keys."""
         return self.to_dict()
 
     @classmethod
@@ -52,7 +52,7 @@ class AllowedHost:
         if isinstance(record, Mapping) and isinstance(record.get("nqn"), str):
             paths = record.get("dhchap_key"), record.get("dhchap_ctrlr_key")
             psk = record.get("psk")
-            # A host whose key was lost on its way is not to get in without.
+            # A host whose key was lost must not be admitted without it.
             if (
                 all(path is None or isinstance(path, str) for path in (*paths, psk))
                 and (paths[0] or "dhchap_key" not in record)
@@ -60,22 +60,23 @@ class AllowedHost:
             ):
                 is_target = record.get("is_target") is True
                 return cls(record["nqn"], is_target, keys_from_files(*paths), psk_from_file(psk))
-        raise ValueError(f"{str(record)[:80]!r} is no allowed host")
+        raise ValueError(f"{str(record)[:80]!r} is not an allowed host")
 
 
 def keys_from_files(key: str | None, ctrlr_key: str | None) -> HostKeys | None:
-    """Raises ParameterError for a controller's key without one of the host."""
+    """Raises ParameterError for a controller's key without a key of the host."""
     if key is None:
         if ctrlr_key is not None:
             raise ParameterError(
-                "dhchap_ctrlr_key proves who we are to a host that has proved who it is: give its dhchap_key, too"
+                "dhchap_ctrlr_key authenticates the controller only to a host that authenticates itself: give "
+                "dhchap_key too"
             )
         return None
     return HostKeys(KeyFile(Path(key)), None if ctrlr_key is None else KeyFile(Path(ctrlr_key)))
 
 
 def usable_keys(key: str | None, ctrlr_key: str | None) -> HostKeys | None:
-    """As keys_from_files(). Raises ParameterError also where a file has no key in it now, or can't be used."""
+    """As keys_from_files(). Raises ParameterError also if a file does not hold a key now, or can't be used."""
     keys = keys_from_files(key, ctrlr_key)
     for source in () if keys is None else (keys.key, keys.ctrlr_key):
         if source is not None:
@@ -88,8 +89,8 @@ def psk_from_file(path: str | None) -> PskSource | None:
 
 
 def usable_psk(path: str | None) -> PskSource | None:
-    """As psk_from_file(). Raises ParameterError where the file has no key in it now, or can't be used;
-    UnsupportedError where we have no TLS."""
+    """As psk_from_file(). Raises ParameterError if the file does not hold a key now, or can't be used; UnsupportedError
+    without TLS support."""
     psk = psk_from_file(path)
     if psk is not None:
         require_tls()
@@ -102,13 +103,14 @@ def _path_of(source: KeySource | PskSource | None) -> str | None:
 
 
 class AllowedHosts:
-    """By NQN, in the order in which they were added. Empty, and without ``allow_any_host``, nobody may connect.
+    """By NQN, in the order in which they were added. If the list is empty, and ``allow_any_host`` is off, nobody may
+    connect.
 
-    ``on_change`` is called after each change. Hosts that are connected and may be no longer are the caller's to end.
+    ``on_change`` is called after each change. The caller disconnects hosts that may no longer be connected.
     """
 
     def __init__(self, hosts: Iterable[AllowedHost] = (), *, allow_any_host: bool = False) -> None:
-        """Raises what add() does."""
+        """Raises what add() raises."""
         self.on_change: Callable[[], object] = lambda: None
         self._hosts: dict[str, AllowedHost] = {}
         self._allow_any_host = allow_any_host
@@ -116,8 +118,8 @@ class AllowedHosts:
             self.add(host)
 
     def admit(self, hostnqn: str) -> AllowedHost | None:
-        """The host, if it may connect, else None. Admin queues, I/O queues and discovery all ask here, before there is
-        a controller. Of a host that is in the list, what the list says counts, also where any host may connect."""
+        """The host if it may connect, otherwise None. Admin queues, I/O queues and discovery all ask here, before there
+        is a controller. For a host in the list, its entry applies even if any host may connect."""
         host = self._hosts.get(hostnqn)
         return AllowedHost(hostnqn) if host is None and self._allow_any_host else host
 
@@ -139,7 +141,7 @@ class AllowedHosts:
         return nqn in self._hosts
 
     def is_target(self, nqn: str) -> bool:
-        """It is that of the SPDK target that has the FTL as a bdev."""
+        """Whether nqn is that of the SPDK target that has the FTL as a bdev."""
         host = self._hosts.get(nqn)
         return host is not None and host.is_target
 
@@ -149,20 +151,20 @@ class AllowedHosts:
         return next((host for host in self._hosts.values() if host.is_target), None)
 
     def add(self, host: AllowedHost) -> None:
-        """Raises ParameterError for an NQN that is none, ExistsError, and BusyError where the list is full."""
+        """Raises ParameterError for an invalid NQN, ExistsError, and BusyError if the list is full."""
         check_nqn(host.nqn, "host NQN")
         if host.nqn in self._hosts:
-            raise ExistsError(f"host {show_name(host.nqn)} is allowed already")
+            raise ExistsError(f"host {show_name(host.nqn)} is already allowed")
         if len(self._hosts) >= ALLOWED_HOSTS_MAX:
             raise BusyError(
-                f"host {show_name(host.nqn)} can't be added: {ALLOWED_HOSTS_MAX} hosts are allowed already, the most "
-                "there may be: remove one that is not needed"
+                f"host {show_name(host.nqn)} can't be added: {ALLOWED_HOSTS_MAX} hosts are already allowed, which is "
+                "the limit: remove one that is not needed"
             )
         self._hosts[host.nqn] = host
         self.on_change()
 
     def set_keys(self, nqn: str, keys: HostKeys | None) -> None:
-        """For connections from now on, and for whoever proves itself again. Raises NotFoundError."""
+        """Changes the keys for future connections, and for hosts that authenticate again. Raises NotFoundError."""
         host = self._hosts.get(nqn)
         if host is None:
             raise NotFoundError(f"host {show_name(nqn)} is not in the list of allowed hosts")
@@ -182,8 +184,8 @@ class AllowedHosts:
 
     @classmethod
     def from_record(cls, record: object) -> AllowedHosts:
-        """From what to_record() said. Raises ValueError, and what add() does."""
+        """The inverse of to_record(). Raises ValueError, and what add() raises."""
         if not isinstance(record, Mapping) or not isinstance(record.get("hosts"), list):
-            raise ValueError("allowed hosts are no list")
+            raise ValueError("allowed hosts are not a list")
         hosts = [AllowedHost.from_record(host) for host in record["hosts"]]
         return cls(hosts, allow_any_host=record.get("allow_any_host") is True)

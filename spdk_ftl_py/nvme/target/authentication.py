@@ -1,5 +1,5 @@
-"""A queue's host has to prove who it is: Authentication Send and Receive (Base 2.0 sections 6.1, 6.2), and nothing else
-until it has."""
+"""Authentication of the host of a queue: Authentication Send and Receive (Base 2.0 sections 6.1, 6.2). Until it has
+succeeded, the host may do nothing else."""
 
 from __future__ import annotations
 
@@ -20,23 +20,24 @@ from .capsule import TRANSFERS_MAX, CapsuleQueue, Command, Completion
 from .peers import address_of
 
 REFUSED_COMMANDS_MAX: Final = 16
-"""Other commands that a host may send before its proof; then its connection ends."""
+"""Other commands that a host may send before it is authenticated; then its connection ends."""
 DH_SHARE: Final = 0.25
-"""Of the event loop, at most, for calculations in DH groups: whoever names a host can have them made."""
+"""The largest part of the event loop's time for calculations in DH groups, because anybody who names a host can cause
+them."""
 _NEGOTIATE: Final = bytes((AuthType.COMMON, AuthId.NEGOTIATE))
 _Result = TypeVar("_Result")
 
 
 class UnprovenHostError(ProtocolError):
-    """A host that is not, or can't show that it is, who it says. It has been told; its connection ends."""
+    """The host did not authenticate. It has been told, and its connection ends."""
 
     def __init__(self, hostnqn: str, reason: str) -> None:
-        super().__init__(f"it has not proved who it is: {reason}")
+        super().__init__(f"it did not authenticate: {reason}")
         self.hostnqn = hostnqn
 
 
 class DhTurns:
-    """Calculations in DH groups, one after the other, with pauses in which everything else goes on."""
+    """Calculations in DH groups, one after the other, with pauses in which everything else continues."""
 
     def __init__(self) -> None:
         self._lock = asyncio.Lock()
@@ -44,7 +45,7 @@ class DhTurns:
         self._free_at = 0.0
 
     async def run(self, peer: Hashable, work: Callable[[], _Result]) -> _Result:
-        """peer: whoever has begun many proofs waits for himself, others only for one of his."""
+        """peer: a peer that has begun many authentications waits for itself; others wait for one of them only."""
         its_turn = self._peers.setdefault(peer, asyncio.Lock())
         async with its_turn, self._lock:
             await asyncio.sleep(max(0.0, self._free_at - time.monotonic()))
@@ -57,7 +58,7 @@ class DhTurns:
 
 
 class AuthenticationContext:
-    """What all queues of a target share."""
+    """Shared by all queues of a target."""
 
     def __init__(self, policy: Policy | None = None) -> None:
         self.policy = policy or Policy()
@@ -73,16 +74,16 @@ def is_authentication(sqe: Sqe) -> bool:
 
 
 class QueueAuthentication:
-    """Of one queue. The host may prove itself again later: whether that fails or not, it is what counts then."""
+    """The authentication of one queue. The host may authenticate again later; the latest result counts."""
 
     def __init__(
         self, queue: CapsuleQueue, context: AuthenticationContext, keys: Callable[[], HostKeys | None], *,
         hostnqn: str, subnqn: str, required: bool,
     ) -> None:  # fmt: skip
-        """keys: those of this host as of now; None: it has none (any more). required: as Connect's answer says."""
+        """keys: of this host now; None: it has none (any more). required: as in the answer to Connect."""
         self.done = not required
         self.how = ""
-        """In which way the host has proved who it is, for those who ask."""
+        """How the host has authenticated, for RPCs."""
         self._queue = queue
         self._context = context
         self._keys = keys
@@ -90,22 +91,22 @@ class QueueAuthentication:
         self._subnqn = subnqn
         self._current: ControllerAuthentication | None = None
         self._refused = 0
-        # What is not known to be anybody's gets memory for one message.
+        # A host that is not authenticated gets memory for one message.
         queue.transfers_max = 1 if required else TRANSFERS_MAX
 
     async def run(self) -> None:
-        """Serves the queue until the host has proved itself. Raises UnprovenHostError, PduError, PathError."""
+        """Serves the queue until the host is authenticated. Raises UnprovenHostError, PduError, PathError."""
         while not self.done:
             await self.answer(await self._queue.receive())
 
     async def answer(self, command: Command) -> None:
-        """Completes a command: an Authentication Send or Receive, or any that comes before its time. Raises
-        UnprovenHostError, behind the answer, when it is over."""
+        """Completes a command: Authentication Send or Receive, or any other that arrives too early. Raises
+        UnprovenHostError after the answer if the authentication has failed."""
         if not is_authentication(command.sqe):
             self._refused += 1
             await self._queue.complete(command.sqe, Completion(Status.AUTHENTICATION_REQUIRED))
             if self._refused > REFUSED_COMMANDS_MAX:
-                raise UnprovenHostError(self._hostnqn, "it sends everything but that")
+                raise UnprovenHostError(self._hostnqn, "it sent other commands instead")
             return
         completion = command.early if command.early is not None else await self._exchange(command)
         current = self._current
@@ -113,7 +114,7 @@ class QueueAuthentication:
             await self._queue.complete(command.sqe, completion)
             raise UnprovenHostError(self._hostnqn, current.failure)
         if current is not None and current.done and not self.done:
-            # Before the answer: the next command may come as fast as the host can read it.
+            # Before the answer: the next command may arrive as soon as the host has read it.
             self.done = True
             both = "both ways" if current.mutual else "one way"
             self.how = f"{current.hash_id.name.lower()}, {current.dh_group.name.lower()}, {both}"
@@ -138,14 +139,16 @@ class QueueAuthentication:
             return Completion()
         answer = await self._calculate(current, None, current.receive)
         if len(answer) > length:
-            raise UnprovenHostError(self._hostnqn, f"it has {length} bytes for a message of {len(answer)}")
+            raise UnprovenHostError(
+                self._hostnqn, f"its buffer of {length} bytes is too small for a message of {len(answer)}"
+            )
         return Completion(data=answer.ljust(length, b"\0"))
 
     def _find(self, *, again: bool) -> ControllerAuthentication:
         if self._current is None or again:
             keys = self._keys()
             if keys is None:
-                raise UnprovenHostError(self._hostnqn, "it has lost its key")
+                raise UnprovenHostError(self._hostnqn, "its key has been removed")
             self._current = ControllerAuthentication(
                 keys, hostnqn=self._hostnqn, subnqn=self._subnqn, sequence=self._context.sequence,
                 policy=self._context.policy,

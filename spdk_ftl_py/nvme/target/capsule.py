@@ -1,6 +1,6 @@
-"""The controller's end of a queue that Python serves: an admin queue, or an I/O queue until its Connect is done.
+"""The controller's end of a queue that Python serves: an admin queue, or an I/O queue until its Connect is complete.
 
-Turns PDUs into whole commands with their data (in-capsule, or fetched with R2T) and completions back into PDUs.
+Turns PDUs into whole commands with their data (in-capsule, or fetched with R2T), and completions back into PDUs.
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ TRANSFERS_MAX = 32
 
 @dataclass(frozen=True)
 class Completion:
-    """How a command ended. ``data`` goes to the host; its SGL must ask for exactly that."""
+    """The result of a command. ``data`` goes to the host; its SGL must ask for exactly that many bytes."""
 
     status: int = Status.SUCCESS
     do_not_retry: bool = True
-    """Of an error. True for everything that will fail the same way again."""
+    """For an error. True if a retry would fail in the same way."""
     result: int = 0
     data: bytes | bytearray | None = None
     reason: str = ""
-    """Of an error, for our own log: what the status does not say."""
+    """For an error: the reason, for the log, because the status does not contain it."""
 
 
 @dataclass(frozen=True)
 class Command:
-    """A command that arrived completely. ``early`` is set when it failed before anyone looked at its opcode."""
+    """A command that was received completely. ``early`` is set if it failed before its opcode was looked at."""
 
     sqe: Sqe
     data: bytearray = field(default_factory=bytearray)
@@ -59,7 +59,7 @@ class CapsuleQueue:
         self._next_ttag = 0
 
     async def receive(self) -> Command:
-        """Raises PduError for what must end the connection, PathError when it has ended."""
+        """Raises PduError for a fault that must end the connection, PathError if it has ended."""
         limits = {PduType.CAPSULE_CMD: wire.ADMIN_DATA_MAX}
         while True:
             if self._transfers:
@@ -80,14 +80,14 @@ class CapsuleQueue:
         if sqe.sgl_type == wire.SGL_IN_CAPSULE:
             if sqe.sgl_address or sqe.sgl_bytes != len(pdu.data):
                 raise PduError(
-                    f"{self.connection.peer}: capsule has {len(pdu.data)} bytes of data, its SGL says "
+                    f"{self.connection.peer}: capsule has {len(pdu.data)} bytes of data, but its SGL says "
                     f"{sqe.sgl_bytes} at {sqe.sgl_address}",
                     FatalError.INVALID_HEADER_FIELD, wire.FEI_PLEN, pdu.header,
                 )  # fmt: skip
             return Command(sqe, pdu.data)
         if pdu.data:
             raise PduError(
-                f"{self.connection.peer}: capsule has {len(pdu.data)} bytes of data that its SGL does not speak of",
+                f"{self.connection.peer}: capsule has {len(pdu.data)} bytes of data that its SGL does not describe",
                 FatalError.INVALID_HEADER_FIELD, wire.FEI_PLEN, pdu.header,
             )  # fmt: skip
         if sqe.sgl_type != wire.SGL_TRANSPORT:
@@ -113,7 +113,7 @@ class CapsuleQueue:
         if transfer is None or transfer.sqe.cid != cid:
             fei = wire.FEI_TTAG if transfer is None else wire.FEI_CCCID
             raise PduError(
-                f"{self.connection.peer}: H2CData for command {cid}, tag {ttag}, which nobody waits for",
+                f"{self.connection.peer}: H2CData for command {cid}, tag {ttag}, which is not expected",
                 FatalError.INVALID_HEADER_FIELD, fei, pdu.header,
             )  # fmt: skip
         if length != len(pdu.data) or length == 0:

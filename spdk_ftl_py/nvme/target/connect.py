@@ -1,7 +1,7 @@
-"""The target's side of the Connect command: taking it apart and saying precisely what is wrong with it.
+"""The target's side of the Connect command: parses it, and reports exactly what is wrong with it.
 
 Fabrics Connect, Base 2.0 section 6.3: errors are command specific, 80h to 84h; for 82h the result holds the offset of
-the field (15:0) and whether it is one of the data (bit 16) or of the command.
+the field (15:0) and whether it is in the data (bit 16) or in the command.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def parse_connect(command: Command) -> ConnectRequest | Completion:
     subnqn, hostnqn = wire.decode_nqn(data.subnqn), wire.decode_nqn(data.hostnqn)
     if not subnqn:
         return invalid_in_data(wire.CONNECT_DATA_SUBNQN)
-    # spdk_nvme_perf sends none. That is good enough where any host is.
+    # spdk_nvme_perf sends none. This is accepted if any host may connect.
     if hostnqn is None:
         return invalid_in_data(wire.CONNECT_DATA_HOSTNQN)
     if qid == 0 and data.cntlid != wire.CNTLID_DYNAMIC:

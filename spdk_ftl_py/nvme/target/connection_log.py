@@ -1,6 +1,6 @@
-"""Which hosts come to a target, are refused, and leave: for the log, and for whoever asks later.
+"""Which hosts connect to a target, are refused, and leave: for the log, and for RPCs.
 
-All of it is bounded, in the log too: names are a stranger's to choose, and so is how often he comes.
+Everything is bounded, including the log, because strangers choose names, and how often they connect.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from typing import Any, Final, Protocol
 from ...text import show_name
 
 REFUSALS_MAX: Final = 64
-"""Different ones that are remembered: by address, host and reason."""
+"""Different refusals that are remembered: by address, host and reason."""
 ENDED_MAX: Final = 64
 LINES_BURST: Final = 30
 LINE_PERIOD_S: Final = 2.0
-"""Behind a burst of lines, one each so often."""
+"""After a burst of lines, one line in each such interval."""
 
 log = logging.getLogger(__name__)
 
@@ -28,7 +28,7 @@ Address = tuple[str, int]
 
 
 class LoggedController(Protocol):
-    """What is told of a controller."""
+    """The part of a controller that is logged."""
 
     @property
     def subnqn(self) -> str: ...
@@ -40,10 +40,10 @@ class LoggedController(Protocol):
     def end_reason(self) -> str: ...
     @property
     def shut_down(self) -> bool:
-        """In order."""
+        """The host has shut down in order."""
 
     def describe(self) -> dict[str, Any]:
-        """Who it is, since when, and what it has done."""
+        """Its identity, the time of its Connect, and its I/O."""
 
 
 @dataclass
@@ -54,7 +54,7 @@ class _Refusal:
 
 
 class ConnectionLog:
-    """Of one target. ``remedy`` says what lets a host in that is not allowed."""
+    """The log of one target. ``remedy`` says how to allow a host that is not allowed."""
 
     def __init__(
         self,
@@ -63,12 +63,12 @@ class ConnectionLog:
         remedy: Callable[[str], str] = lambda _: "",
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """name: what the log's lines begin with. remedy: gets the host's NQN as it is shown."""
+        """name: the prefix of log lines. remedy: gets the host's NQN as it is shown."""
         self.name = name
         self._remedy = remedy
         self._refusals: dict[tuple[str, str, str], _Refusal] = {}
         self._ended: deque[dict[str, Any]] = deque(maxlen=ENDED_MAX)
-        # Strangers must not use up the lines of hosts that are let in.
+        # Strangers must not use up the lines for hosts that are allowed.
         self._of_strangers = _Lines(clock)
         self._of_hosts = _Lines(clock)
 
@@ -83,7 +83,7 @@ class ConnectionLog:
         )
 
     def refused(self, peer: Address, hostnqn: str, reason: str, *, not_allowed: bool = False) -> None:
-        """not_allowed: the list of allowed hosts is why."""
+        """not_allowed: the host is not in the list of allowed hosts."""
         now = timestamp()
         key = (peer[0], hostnqn, reason)
         known = self._refusals.pop(key, None) or _Refusal(0, now, now)
@@ -92,18 +92,18 @@ class ConnectionLog:
         while len(self._refusals) > REFUSALS_MAX:
             del self._refusals[next(iter(self._refusals))]
         if known.count & (known.count - 1):
-            # A host that tries again and again is told of at its first, second, fourth, eighth, … attempt.
+            # A host that keeps trying is logged at its first, second, fourth, eighth, … attempt.
             return
         shown = show_name(hostnqn)
         remedy = self._remedy(shown) if not_allowed else ""
-        times = f", {known.count} times by now" if known.count > 1 else ""
+        times = f", {known.count} times so far" if known.count > 1 else ""
         self._of_strangers.write(
             logging.WARNING,
             f"{self._prefix}host {shown or 'without a name'} at {show_address(peer)} refused{times}: {reason}{remedy}",
         )
 
     def ended(self, controller: LoggedController) -> None:
-        """Behind the end of its queues."""
+        """Call it after the end of its queues."""
         how = "left in order" if controller.shut_down else controller.end_reason or "connection lost"
         told = controller.describe()
         self._ended.append({**told, "ended": timestamp(), "reason": how})
@@ -116,7 +116,7 @@ class ConnectionLog:
 
     @property
     def refusals(self) -> list[dict[str, Any]]:
-        """The last comes last."""
+        """The latest comes last."""
         return [
             {"traddr": traddr, "hostnqn": hostnqn, "reason": reason, "count": each.count, "first": each.first,
              "last": each.last}
@@ -125,12 +125,12 @@ class ConnectionLog:
 
     @property
     def disconnected(self) -> list[dict[str, Any]]:
-        """The last comes last."""
+        """The latest comes last."""
         return list(self._ended)
 
 
 class _Lines:
-    """Lines of the log, at most so many; those left out are counted."""
+    """Limits the lines of the log; lines that are left out are counted."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
@@ -146,7 +146,7 @@ class _Lines:
             self._left_out += 1
             return
         self._credit -= 1
-        more = f" (before it {self._left_out} such lines were left out)" if self._left_out else ""
+        more = f" ({self._left_out} earlier lines like this were left out)" if self._left_out else ""
         self._left_out = 0
         log.log(level, "%s%s", line, more)
 

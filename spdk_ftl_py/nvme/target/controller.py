@@ -41,9 +41,9 @@ KEEP_ALIVE_GRANULARITY_MS = 100
 ASSOCIATION_TIMEOUT_S = 120.0
 """How long a controller may stay disabled or shut down before its association ends."""
 DISCOVERY_KATO_MS = 120_000
-"""For discovery controllers whose host asked for none, so that forgotten ones go away."""
+"""For discovery controllers whose host requested none, so that forgotten ones end."""
 LATE_LOOP_S = 0.05
-"""A timer that fires this much too late says that this process was held up, not that the host is silent."""
+"""A timer that fires this much too late shows that this process was delayed, not that the host is silent."""
 READY_TIMEOUT_S = 15.0
 FIRMWARE = "0.1"
 
@@ -112,7 +112,8 @@ class TargetController:
         discovery_log: Callable[[TargetController], tuple[int, list[DiscoveryEntry]]],
         on_closed: Callable[[], object],
     ) -> None:
-        """subsystem None: a discovery controller, which answers from discovery_log. task: the one that will run()."""
+        """subsystem None: a discovery controller, which answers from discovery_log. task: the task that will call
+        run()."""
         self.subsystem = subsystem
         self.subnqn = wire.DISCOVERY_NQN if subsystem is None else subsystem.nqn
         self.cntlid = cntlid
@@ -123,10 +124,10 @@ class TargetController:
         self.peer = queue.connection.peer
         tls = queue.connection.tls
         self.tls_cipher = None if tls is None else tls.cipher
-        """Of its admin queue; None: in the clear. Its other queues are as that one, or refused."""
+        """The TLS channel of its admin queue; None: no TLS. Its other queues must use the same, or are refused."""
         self.peer_address = queue.connection.peer_address
         self.address = address_of(self.peer_address[0])
-        """What counts as one: see peers.py."""
+        """Identifies the peer: see peers.py."""
         self.connected_since = datetime.now(timezone.utc)
         self.state = ControllerState.LIVE
         self.end_reason = ""
@@ -141,7 +142,7 @@ class TargetController:
         self._task = task
         self._connected_s = self._loop.time()
         self._closed_io = IoCounts()
-        """Of queues that are gone."""
+        """Statistics of queues that have ended."""
         self._background: set[asyncio.Task[None]] = set()
         self._timer: asyncio.TimerHandle | None = None
         self._events = AsyncEvents(queue.complete, self._spawn, lambda: self.ready)
@@ -170,15 +171,15 @@ class TargetController:
 
     @property
     def authenticated(self) -> bool:
-        """The host has proved who it is, or need not."""
+        """The host is authenticated, or need not be."""
         return self._authentication.done
 
     def await_proof(self, deadline: float, then: Callable[[], object]) -> None:
-        """Of a host that is not authenticated: it has until deadline, of the event loop's clock. then: called when it
-        has proved who it is; raises ProtocolError where it can't stay all the same."""
+        """For a host that is not authenticated: it has until deadline, of the event loop's clock. then: called when it
+        is authenticated; raises ProtocolError if it can't stay anyway."""
         self._on_authenticated = then
         self._authentication_timer = self._loop.call_at(
-            deadline, self._end, f"it has not proved who it is: it had {self._peers.handshake_s} s for that"
+            deadline, self._end, f"it did not authenticate within {self._peers.handshake_s} s"
         )
 
     def _host_keys(self) -> HostKeys | None:
@@ -210,9 +211,10 @@ class TargetController:
     # --- life cycle -------------------------------------------------------------------------------------------------
 
     async def run(self) -> None:
-        """Serves the admin queue until the host leaves, breaks the protocol or falls silent, or close() is called.
+        """Serves the admin queue until the host leaves, violates the protocol or falls silent, or close() is called.
 
-        Returns with every queue closed and every task gone. Cancelling it does the same and raises CancelledError.
+        Returns when every queue is closed and every task has ended. Cancelling it does the same and raises
+        CancelledError.
         """
         try:
             while self.state is ControllerState.LIVE:
@@ -228,7 +230,7 @@ class TargetController:
         finally:
             self.state = ControllerState.CLOSING
             self._cancel_timers()
-            # A target that closes as the host leaves cancels this task once more.
+            # A target that closes while the host leaves cancels this task once more.
             await to_its_end(self._clean_up())
 
     async def _clean_up(self) -> None:
@@ -239,7 +241,7 @@ class TargetController:
         self._on_closed()
 
     def abandon(self) -> None:
-        """Instead of run(), when the host was gone before it had its answer."""
+        """Instead of run(), if the host disconnected before it had its answer."""
         self.state = ControllerState.CLOSED
         self._on_closed()
         self._cancel_timers()
@@ -275,7 +277,7 @@ class TargetController:
     # --- keep alive -------------------------------------------------------------------------------------------------
 
     def _keep_alive_restart(self) -> None:
-        """Only a Keep Alive command counts: what happens on I/O queues is not seen here."""
+        """Only a Keep Alive command counts, because Python does not see I/O queues."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -305,7 +307,7 @@ class TargetController:
 
     @property
     def accepts_io_queues(self) -> bool:
-        """Enabled, not shutting down, and with the entry sizes that NVMe over Fabrics knows."""
+        """Enabled, not shutting down, and with the entry sizes of NVMe over Fabrics."""
         iosqes, iocqes = self._cc >> wire.CC_IOSQES_SHIFT & 0xF, self._cc >> wire.CC_IOCQES_SHIFT & 0xF
         return (
             self.ready
@@ -316,7 +318,7 @@ class TargetController:
 
     @property
     def life(self) -> int:
-        """Another one when the controller has been reset: it has other I/O queues then."""
+        """Changes when the controller is reset, because it has other I/O queues then."""
         return self._resets
 
     def reserve_io_qpair(self, qid: int) -> None:
@@ -324,25 +326,25 @@ class TargetController:
         self._features.io_queues_created = True
 
     def release_io_qpair(self, qid: int) -> None:
-        """For a reservation that came to nothing."""
+        """Releases a reservation that was not used."""
         self.io_qpairs.pop(qid, None)
 
     def adopt_io_qpair(self, qid: int, qpair: _shim.TargetQpair) -> None:
-        """From now on the controller closes it. Its namespaces must be io_namespaces() as of now, and the controller
-        must still accept I/O queues."""
+        """The controller closes the queue from now on. Its namespaces must be the current io_namespaces(), and the
+        controller must still accept I/O queues."""
         assert self.accepts_io_queues
         self.io_qpairs[qid] = qpair
         self._reactor.subscribe(qpair.id, lambda event: self._io_qpair_event(qid, qpair, event))
 
     def _io_qpair_event(self, qid: int, qpair: _shim.TargetQpair, event: _shim.Event) -> None:
-        # While the controller closes, run() sees to all of its queues, and nobody would wait for one more task.
+        # While the controller closes, run() closes all of its queues, and nobody would wait for another task.
         overflow = event.kind == _shim.EventKind.OVERFLOW
         closed = event.kind == _shim.EventKind.TARGET_QPAIR_CLOSED or (overflow and not qpair.connected)
         if closed and self.state is ControllerState.LIVE and self.io_qpairs.get(qid) is qpair:
             self._spawn(self._close_io_qpair(qid, qpair))
 
     async def _close_io_qpair(self, qid: int, qpair: _shim.TargetQpair) -> None:
-        # The queue id is free only when its last command has come back: a host that reconnects must not overtake it.
+        # The queue id becomes free only when its last command has ended: a host that reconnects must not overtake it.
         await close_target_qpair(self._reactor, qpair)
         self._reactor.unsubscribe(qpair.id)
         if self.io_qpairs.get(qid) is qpair:
@@ -350,7 +352,7 @@ class TargetController:
             del self.io_qpairs[qid]
 
     def describe(self) -> dict[str, Any]:
-        """Who it is, since when, and what it has done. Waits for the reactor, a moment for each I/O queue."""
+        """Its identity, the time of its Connect, and its I/O. Waits for the reactor, a moment for each I/O queue."""
         io, qpairs = IoCounts(**asdict(self._closed_io)), []
         for qid, qpair in sorted(self.io_qpairs.items()):
             stats = {} if qpair is None else qpair.stats().as_dict()
@@ -377,7 +379,7 @@ class TargetController:
         )
 
     def visible_namespaces(self) -> dict[int, Namespace]:
-        """Zoned ones only to hosts that enabled all command sets."""
+        """Zoned namespaces only for hosts that enabled all command sets."""
         if self.subsystem is None:
             return {}
         all_sets = self._cc >> wire.CC_CSS_SHIFT & 7 == wire.CSS_ALL
@@ -392,7 +394,7 @@ class TargetController:
         return {nsid: stand_in or namespace.device for nsid, namespace in self.visible_namespaces().items()}
 
     def serve_anew(self) -> None:
-        """I/O queues that are there get io_namespaces() as of now."""
+        """Existing I/O queues get the current io_namespaces()."""
         namespaces = self.io_namespaces()
         for qpair in self.io_qpairs.values():
             for nsid, device in namespaces.items():
@@ -471,7 +473,7 @@ class TargetController:
     def _set_features(self, sqe: Sqe, data: bytearray) -> Completion:
         if sqe.cdw10 & 0xFF != Feature.KEEP_ALIVE_TIMER:
             return self._features.set(sqe, data)
-        # Of a discovery controller 0 is no way to stay for ever either.
+        # For a discovery controller, 0 does not mean no timeout either.
         if not self._peers.kato_allowed(sqe.cdw11):
             return Completion(Status.KEEP_ALIVE_INVALID)
         return self._features.set(replace(sqe, cdw11=self._peers.kato_ms(sqe.cdw11)), data)
@@ -533,7 +535,7 @@ class TargetController:
         return Completion()
 
     async def _reset(self) -> None:
-        """CC.EN 1 to 0: CSTS.RDY falls when the I/O queues are gone and everything is as it was after Connect."""
+        """CC.EN 1 to 0: CSTS.RDY falls when the I/O queues are gone, and everything is as it was after Connect."""
         await self._events.abandon()
         await self._close_io_qpairs()
         self._events.clear()
@@ -548,7 +550,8 @@ class TargetController:
         self._csts = self._csts & ~wire.CSTS_SHST_MASK | wire.CSTS_SHST_COMPLETE
 
     def _came_back(self) -> bool:
-        """Connect has made the host known, but it may have left in order since then. False: it can't be remembered."""
+        """Connect has added the host to the list, but it may have shut down in order since then. False: the list is
+        full."""
         if self.subsystem is None or self.subsystem.connected_hosts is None:
             return True
         try:
@@ -560,7 +563,7 @@ class TargetController:
 
     @property
     def shut_down(self) -> bool:
-        """In order, and not enabled again."""
+        """The host has shut down in order, and has not enabled the controller again."""
         return self._csts & wire.CSTS_SHST_MASK == wire.CSTS_SHST_COMPLETE
 
     # --- identify ---------------------------------------------------------------------------------------------------

@@ -31,8 +31,7 @@ class Discovery:
         self._next_cntlid = 0
 
     def changed(self) -> None:
-        """A host is told only where its own log page has changed: what else there is, and comes and goes, is not for
-        it to know."""
+        """A host is notified only if its own log page has changed: it must not learn about other subsystems."""
         self._generation += 1
         for controller in list(self.controllers.values()):
             before = self._told.get(controller.cntlid)
@@ -40,7 +39,8 @@ class Discovery:
                 controller.discovery_changed()
 
     def log(self, controller: TargetController) -> tuple[int, list[DiscoveryEntry]]:
-        """What that host may connect to. Listeners on all addresses are named by the one it came to."""
+        """The subsystems that the host may connect to. Listeners on all addresses are listed with the address that the
+        host used."""
         entries = [
             DiscoveryEntry(
                 traddr=controller.local_address if traddr in WILDCARDS else traddr,

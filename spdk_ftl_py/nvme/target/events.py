@@ -29,7 +29,7 @@ class AsyncEvents:
         self._masked_events: set[int] = set()
         self.changed_namespaces: set[int] = set()
         self._changed_zones: dict[int, set[int] | None] = {}
-        """By NSID; None: more than its log page can list."""
+        """By NSID; None: more than the log page can list."""
 
     def post(self, event: int) -> None:
         """Once sent, an event is masked until the host has read its log page."""

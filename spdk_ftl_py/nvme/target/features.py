@@ -96,7 +96,7 @@ class Features:
         if feature == Feature.NUMBER_OF_QUEUES:
             return self._set_queues(value)
         if feature == Feature.VOLATILE_WRITE_CACHE:
-            # The cache can't be turned off, and to say otherwise would be a lie about what is durable.
+            # The cache can't be turned off, and reporting otherwise would be wrong about what is durable.
             return Completion() if value & WCE else Completion(Status.FEATURE_NOT_CHANGEABLE)
         if feature == Feature.HOST_IDENTIFIER:
             return Completion(Status.COMMAND_SEQUENCE_ERROR)

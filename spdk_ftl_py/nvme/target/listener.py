@@ -1,4 +1,4 @@
-"""An NVMe/TCP target: listeners, Connect, and the way from a socket to the controller or the shim that serves it."""
+"""An NVMe/TCP target: listeners, Connect, and the hand-off of a socket to the controller or the shim that serves it."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from .subsystem import CONTROLLERS_MAX, ConnectedController, Subsystem
 LISTEN_BACKLOG = 128
 ADMIN_QUEUE_ENTRIES_MAX = 128
 OWN_CONTROLLERS = 16
-"""Of the SPDK target itself, beyond what others may have."""
+"""Queues of the SPDK target itself, in addition to the limit for others."""
 REFUSALS_TOLD_EVERY_S = 60.0
 _CONTROLLERS = "controllers", "see docs/security.md, --limit controllers-per-address="
 
@@ -80,9 +80,9 @@ class NvmfTarget:
         peers: PeerLimits | None = None,
         is_own: Callable[[str], bool] = lambda hostnqn: False,
     ) -> None:
-        """The reactor must be the one that polls the devices of its namespaces. connections: where hosts that come and
-        go are logged. authentication: which hashes and DH groups hosts may use that have keys. is_own: whether that
-        host NQN is one that no limit of peers keeps out. Raises ParameterError."""
+        """The reactor must be the one that polls the devices of its namespaces. connections: the log of hosts that
+        connect and leave. authentication: the hashes and DH groups that hosts with keys may use. is_own: whether a host
+        NQN is exempt from the limits of peers. Raises ParameterError."""
         for what, value, low, high, unit in (
             ("max_io_bytes", max_io_bytes, 2 * wire.PAGE_BYTES, 1 << 24, wire.PAGE_BYTES),
             ("in_capsule_bytes", in_capsule_bytes, 0, 1 << 20, 16),
@@ -98,7 +98,7 @@ class NvmfTarget:
         self._is_own = is_own
         self._half_open = HalfOpen(self.peers)
         self._refusals: dict[str, float] = {}
-        """When each was logged last."""
+        """When each kind was logged last."""
         self._discoverable = discovery
         self._discovery = Discovery(self.subsystems)
         self._authentication = AuthenticationContext(authentication)
@@ -116,7 +116,7 @@ class NvmfTarget:
         self._discovery.changed()
 
     async def remove_subsystem(self, nqn: str) -> None:
-        """Disconnects its hosts; returns when none of its I/O is left. Raises NotFoundError."""
+        """Disconnects its hosts; returns when none of its I/O is outstanding. Raises NotFoundError."""
         subsystem = self.subsystems.pop(nqn, None)
         if subsystem is None:
             raise NotFoundError(f"there is no subsystem {nqn}")
@@ -127,10 +127,10 @@ class NvmfTarget:
     # --- listeners --------------------------------------------------------------------------------------------------
 
     async def listen(self, traddr: str, trsvcid: int | str, *, listening: socket.socket | None = None) -> int:
-        """Returns the port. An address that is listened on already is shared: unlisten() it as often. listening: a
-        socket that listens there, to be used and closed instead of another.
+        """Returns the port. An address may be listened on several times; unlisten() it as often. listening: a socket
+        that already listens there, to be used (and closed) instead of a new one.
 
-        Raises ParameterError for an address that is none, PathError when it can't be bound.
+        Raises ParameterError for an invalid address, PathError if it can't be bound.
         """
         port = parse_port(trsvcid)
         listener = self._listeners.get((traddr, port))
@@ -155,7 +155,7 @@ class NvmfTarget:
         return self._listeners[traddr, port].socket
 
     async def unlisten(self, traddr: str, trsvcid: int | str) -> None:
-        """The last one closes the socket and every connection that came in by it. Raises NotFoundError."""
+        """The last call closes the socket and every connection that came through it. Raises NotFoundError."""
         key = (traddr, parse_port(trsvcid))
         listener = self._listeners.get(key)
         if listener is None:
@@ -173,7 +173,7 @@ class NvmfTarget:
         listener.socket.close()
 
     async def close(self) -> None:
-        """Idempotent. Returns when every connection, queue and task is gone; devices are the caller's."""
+        """Idempotent. Returns when every connection, queue and task has ended; the devices belong to the caller."""
         while self._listeners:
             await asyncio.gather(*(self._close_listener(key) for key in list(self._listeners)))
         for subsystem in self.subsystems.values():
@@ -186,13 +186,13 @@ class NvmfTarget:
             try:
                 sock, peer = await accept(listener.socket)
             except OSError:
-                # Out of descriptors, or the host was gone before we looked: neither is a reason to stop listening.
+                # Out of descriptors, or the host disconnected before: neither is a reason to stop listening.
                 await asyncio.sleep(0.01)
                 continue
             if sock.fileno() >= descriptors_for_strangers():
                 sock.close()
                 self._tell_refusal("file descriptors", "raise the limit of open files (ulimit -n, LimitNOFILE=)")
-                # What is left of them is not for this loop alone.
+                # The rest of the descriptors is not for this loop alone.
                 await asyncio.sleep(0.01)
                 continue
             task = asyncio.create_task(
@@ -209,7 +209,7 @@ class NvmfTarget:
         now = time.monotonic()
         if now - self._refusals.get(of_what, -math.inf) >= REFUSALS_TOLD_EVERY_S:
             self._refusals[of_what] = now
-            log.warning("connections of hosts are refused: too many %s; %s", of_what, remedy)
+            log.warning("refusing connections of hosts: too many %s; %s", of_what, remedy)
 
     def _busy(self, of_what: str, remedy: str) -> Completion:
         if self._connections is None:
@@ -219,8 +219,8 @@ class NvmfTarget:
     # --- connections ------------------------------------------------------------------------------------------------
 
     async def _serve(self, sock: socket.socket, address: tuple[str, int], peer: str) -> None:
-        """One connection: until its socket is the shim's, or to its end. It is half open until the host has said who it
-        is, and has proved it where it has to."""
+        """Serves one connection until its socket is handed to the shim, or it ends. It is half open until the host has
+        connected, and is authenticated if it has to be."""
         connection = Connection(sock, is_controller=True, peer=peer)
         connection.budget = self.peers.budget()
         loop, task = asyncio.get_running_loop(), asyncio.current_task()
@@ -257,7 +257,7 @@ class NvmfTarget:
     async def _run(
         self, controller: TargetController, connection: Connection, task: asyncio.Task[None], deadline: float
     ) -> None:
-        """deadline: for the host's proof, where it owes one."""
+        """deadline: for the authentication, if the host needs it."""
         connections = None if controller.subsystem is None else self._connections
         let_in = False
 
@@ -273,7 +273,7 @@ class NvmfTarget:
             subsystem = controller.subsystem
             assert subsystem is not None
             if not self._room_for(subsystem, controller.hostnqn, controller.address, beside=controller):
-                # Others have proved themselves meanwhile.
+                # Others were authenticated meanwhile.
                 raise ProtocolError(self._busy(*_CONTROLLERS).reason)
             let_in_now()
 
@@ -287,13 +287,13 @@ class NvmfTarget:
             if connections is not None and let_in:
                 connections.ended(controller)
             elif connections is not None:
-                why = "it was disconnected" if self._half_open.has(task) else "newcomers have taken its place"
-                reason = controller.end_reason or f"it has not proved who it is: {why}"
+                why = "it was disconnected" if self._half_open.has(task) else "newer connections took its place"
+                reason = controller.end_reason or f"it did not authenticate: {why}"
                 connections.refused(controller.peer_address, controller.hostnqn, reason)
 
     async def _open(self, connection: Connection, address: tuple[str, int]) -> TargetController | None:
-        """TLS or ICReq, to Connect. The controller to run on an admin queue; None when the shim has taken over an I/O
-        queue."""
+        """From TLS or ICReq to Connect. Returns the controller to run on an admin queue; None if the shim has taken
+        over an I/O queue."""
         channel = await open_secure_channel(connection, self.subsystems.values(), address)
         agreed = await connection.initialize_as_controller(max_h2c_data=self.limits.max_io_bytes)
         queue = CapsuleQueue(connection, max_h2c_data=agreed.max_h2c_data)
@@ -338,12 +338,12 @@ class NvmfTarget:
     ) -> Subsystem | Completion:
         subsystem = self.subsystems.get(request.subnqn)
         if subsystem is None or address not in subsystem.listeners:
-            # It may be back in a moment (a target that restarts), so the host may try again.
+            # The subsystem may be back in a moment (a target that restarts), so the host may try again.
             return invalid_in_data(wire.CONNECT_DATA_SUBNQN, do_not_retry=False)
         host = subsystem.admit(request.hostnqn)
         reason = "" if host is None else refusal_of(channel, subsystem, host, address)
         if reason is not None:
-            # As SPDK answers: it may be allowed in a moment.
+            # As SPDK answers: the host may be allowed in a moment.
             return Completion(Status.CONNECT_INVALID_HOST, do_not_retry=False, reason=reason)
         return subsystem
 
@@ -360,7 +360,7 @@ class NvmfTarget:
         if request.subnqn == wire.DISCOVERY_NQN and self._discoverable:
             controllers = self._discovery.controllers
             if not may_discover(channel, self.subsystems.values(), request.hostnqn, address):
-                why = "discovery in the clear, where only TLS is taken, or with a PSK that is not for that"
+                why = "discovery without TLS, which is required here, or with a PSK for another subsystem"
                 return Completion(Status.CONNECT_INVALID_HOST, do_not_retry=False, reason=why)
             if not room_for_discovery(self.peers, self._discovery.controllers.values(), address=peer):
                 return self._busy("discovery controllers", "see docs/security.md, --limit discovery-per-address=")
@@ -391,12 +391,12 @@ class NvmfTarget:
         if subsystem is None:
             self._discovery.log(controller)
         try:
-            # Who has to prove who he is is taken down when he has, as he enables the controller.
+            # A host that has to authenticate is recorded when it has done so and enables the controller.
             if controller.authenticated and subsystem is not None and subsystem.connected_hosts is not None:
                 try:
                     subsystem.connected_hosts.arrived(controller.host)
                 except FtlError as error:
-                    # What it would be owed after a crash nobody would know. It may try again.
+                    # The host could not be notified of lost writes. It may try again.
                     controller.abandon()
                     return Completion(Status.CONNECT_CONTROLLER_BUSY, do_not_retry=False, reason=error.message)
             required = 0 if controller.authenticated else wire.CONNECT_ATR
@@ -409,8 +409,8 @@ class NvmfTarget:
     def _room_for(
         self, subsystem: Subsystem, hostnqn: str, address: str, *, beside: TargetController | None = None
     ) -> bool:
-        """For one more controller that counts. Whoever only says that he is a host takes nothing of its room, nor of
-        anybody's: he is half open."""
+        """Makes room for one more controller that counts. A host that is not authenticated is half open, and takes no
+        room from anybody."""
         there = [each for each in subsystem.controllers.values() if each.authenticated and each is not beside]
         most = CONTROLLERS_MAX + (OWN_CONTROLLERS if self._is_own(hostnqn) else 0)
         return len(there) < most and room_for_controller(
@@ -426,7 +426,7 @@ class NvmfTarget:
         self, queue: CapsuleQueue, sqe: Sqe, request: ConnectRequest, address: tuple[str, int],
         channel: SecureChannel | None,
     ) -> Completion | None:  # fmt: skip
-        """None when the socket is the shim's."""
+        """None if the socket was handed to the shim."""
         found = self._find_subsystem(request, address, channel)
         if isinstance(found, Completion):
             return found
@@ -449,19 +449,19 @@ class NvmfTarget:
         )  # fmt: skip
         result = controller.cntlid | (0 if authentication.done else wire.CONNECT_ATR)
         if not authentication.done:
-            # Whoever only says that he is this host takes no queue of its.
+            # A host that is not authenticated takes no queue from the real one.
             await queue.complete(sqe, Completion(result=result))
             await authentication.run()
             refused = self._no_room_for_io_queue(found, controller, request.qid)
             if refused is not None:
-                raise PathError(f"I/O queue {request.qid} of controller {controller.cntlid} can't be had any more")
+                raise PathError(f"I/O queue {request.qid} of controller {controller.cntlid} is no longer available")
         controller.reserve_io_qpair(request.qid)
         try:
             if not result & wire.CONNECT_ATR:
                 await queue.complete(sqe, Completion(result=result))
             if not controller.accepts_io_queues or controller.life != life:
                 raise PathError(
-                    f"controller {controller.cntlid} was closed or disabled as I/O queue {request.qid} came"
+                    f"controller {controller.cntlid} was closed or disabled while I/O queue {request.qid} connected"
                 )
             self._hand_over(queue, request, controller)
         except BaseException:
@@ -496,5 +496,5 @@ class NvmfTarget:
             flush_alarm=controller.flush_alarm,
             tls=None if connection.tls is None else connection.tls.session,
         )
-        # The shim has its own descriptor of the socket; ours goes when _serve() returns.
+        # The shim has its own descriptor of the socket; this one is closed when _serve() returns.
         controller.adopt_io_qpair(request.qid, qpair)

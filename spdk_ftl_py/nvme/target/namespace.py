@@ -23,7 +23,8 @@ class Namespace:
         data_bytes = device.block_bytes - device.metadata_bytes
         if data_bytes < 512 or data_bytes & (data_bytes - 1):
             raise ParameterError(
-                f"namespace {nsid}: the device has blocks of {data_bytes} bytes; NVMe needs a power of two from 512 on"
+                f"namespace {nsid}: the device has blocks of {data_bytes} bytes, but NVMe needs a power of two, 512 "
+                "at least"
             )
         self.traits = NamespaceTraits(
             block_count=device.block_count,
@@ -41,7 +42,7 @@ class Namespace:
         )
 
     def measure(self) -> bool:
-        """Takes over how large the device is now. False: as large as it was."""
+        """Takes over the current size of the device. False: the size has not changed."""
         resized = self.device.block_count != self.traits.block_count
         self.traits = replace(self.traits, block_count=self.device.block_count)
         return resized

@@ -1,7 +1,7 @@
-"""What one peer may cost a target: connections, controllers and I/O queues by address and by host NQN, and how long it
-may take until its Connect, and its proof where it has to prove who it is.
+"""Limits on what one peer may use of a target: connections, controllers and I/O queues by address and by host NQN, and
+the time until its Connect, and until it is authenticated if it has to be.
 
-An address is an IPv4 address, or the /64 of an IPv6 one: who has one address of that has them all.
+An address is an IPv4 address, or the /64 of an IPv6 address: who has one address of a /64 has them all.
 """
 
 from __future__ import annotations
@@ -17,39 +17,40 @@ from ...errors import ParameterError
 from ..tcp import Budget
 
 IO_QUEUES_ALWAYS: Final = 8
-"""So many I/O queues a host may have however few there are for all."""
+"""The I/O queues that a host may always have, however few there are for all."""
 
 
 @dataclass(frozen=True)
 class PeerLimits:
-    """Each at least 1, and whole numbers. Beyond a limit Connect answers "busy, try again"."""
+    """Each is a whole number, 1 at least. Beyond a limit, Connect answers "busy, try again"."""
 
     half_open: int = 256
-    """Connections without a Connect yet, or without the proof that is asked for. One more closes the oldest of the
-    address that has most."""
+    """Connections without a Connect, or without the required authentication. One more closes the oldest connection of
+    the address that has most."""
     half_open_per_address: int = 64
     """One more closes the oldest of that address."""
     handshake_s: int = 10
-    """From accept to a successful Connect, and to the host's proof where it has to prove who it is."""
+    """From accept to a successful Connect, and to the authentication of a host that needs it."""
     handshake_pdus: int = 64
     handshake_bytes: int = 64 << 10
     controllers_per_address: int = 64
-    """Of each FTL; so are all that follow."""
+    """For each FTL, like all that follow."""
     controllers_per_host: int = 32
     """By host NQN."""
     discovery_controllers: int = 256
     discovery_per_address: int = 32
     io_queues: int = 1024
-    """Where a subsystem has no limit of its own (an FTL has: max_io_channels)."""
+    """If a subsystem has no limit of its own (an FTL has: max_io_channels)."""
     io_queues_per_address_percent: int = 75
-    """Of those of the FTL, but at least IO_QUEUES_ALWAYS."""
+    """Percentage of those of the FTL, but at least IO_QUEUES_ALWAYS."""
     io_queues_per_host_percent: int = 50
     kato_ms_min: int = 1000
-    """A shorter keep-alive timeout counts as this."""
+    """A shorter keep-alive timeout is raised to this."""
     kato_ms_max: int = 600_000
     """A longer one is refused."""
     no_keep_alive: int = 0
-    """1: a host may do without a keep-alive (a timeout of 0). A controller whose host is gone then stays for ever."""
+    """1: a host may disable the keep-alive (a timeout of 0). A controller whose host has vanished then stays for
+    ever."""
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -63,21 +64,21 @@ class PeerLimits:
 
     @classmethod
     def parse(cls, settings: Iterable[str]) -> PeerLimits:
-        """From NAME=VALUE each, where - may stand for _. Raises ParameterError."""
+        """From strings NAME=VALUE, in which - may replace _. Raises ParameterError."""
         names = [field.name for field in fields(cls)]
         given: dict[str, int] = {}
         for setting in settings:
             name, _, value = setting.partition("=")
             name = name.strip().replace("-", "_")
             if name not in names:
-                raise ParameterError(f"limit {name[:40]!r}: no such limit; there are: {', '.join(names)}")
+                raise ParameterError(f"limit {name[:40]!r}: no such limit: use one of {', '.join(names)}")
             if not value.isascii() or not value.isdecimal() or len(value) > 10:
-                raise ParameterError(f"limit {name}: {value[:40]!r} is no whole number")
+                raise ParameterError(f"limit {name}: {value[:40]!r} is not a whole number")
             given[name] = int(value)
         return cls(**given)
 
     def budget(self) -> Budget:
-        """For one connection as long as it is half open."""
+        """For one connection while it is half open."""
         return Budget(pdus=self.handshake_pdus, octets=self.handshake_bytes)
 
     def io_queues_of_host(self, total: int) -> int:
@@ -94,7 +95,7 @@ class PeerLimits:
 
 
 class Association(Protocol):
-    """What counts of a controller."""
+    """What counts for a controller."""
 
     @property
     def hostnqn(self) -> str: ...
@@ -119,7 +120,7 @@ def address_of(peer: str) -> str:
 
 
 class HalfOpen:
-    """Connections between accept and Connect, or proof. Newcomers always get in: at the cost of the oldest."""
+    """Connections between accept and Connect, or authentication. New ones always get in, at the cost of the oldest."""
 
     def __init__(self, limits: PeerLimits) -> None:
         self._limits = limits
@@ -134,7 +135,7 @@ class HalfOpen:
         return task in self._tasks
 
     def add(self, task: asyncio.Task[None], address: str) -> None:
-        """The task serves the connection; it is cancelled where it has to make room."""
+        """The task serves the connection; it is cancelled to make room."""
         if self._addresses[address] >= self._limits.half_open_per_address:
             self._evict(address)
         elif len(self._tasks) >= self._limits.half_open:
@@ -160,7 +161,7 @@ class HalfOpen:
 def room_for_controller(
     limits: PeerLimits, there: Iterable[Association], *, address: str, hostnqn: str, is_own: Callable[[str], bool]
 ) -> bool:
-    """is_own: the host NQN with which the SPDK target itself comes: nobody can keep it out."""
+    """is_own: the host NQN of the SPDK target itself, which no limit keeps out."""
     if is_own(hostnqn):
         return True
     others = [each for each in there if not is_own(each.hostnqn)]

@@ -1,7 +1,7 @@
-"""Which hosts come by TLS, and with which key: the target's side of a secure channel (TCP Transport 1.1, section 3.6).
+"""Which hosts use TLS, and with which key: the target's side of a secure channel (TCP Transport 1.1, section 3.6).
 
-A host with a PSK comes by TLS or not at all. The identity under which it does binds it: its Connect names the same host
-and the same subsystem, or is refused.
+A host with a PSK must use TLS. The identity of its PSK binds it: its Connect must name the same host and the same
+subsystem, or it is refused.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from .subsystem import Subsystem
 
 @dataclass(frozen=True)
 class SecureChannel:
-    """One connection by TLS, whose host has proved that it has the key."""
+    """One connection with TLS, whose host has shown that it has the key."""
 
     hostnqn: str
     subnqn: str
@@ -39,9 +39,9 @@ class SecureChannelError(TlsError):
 async def open_secure_channel(
     connection: Connection, subsystems: Iterable[Subsystem], address: tuple[str, int]
 ) -> SecureChannel | None:
-    """Of a connection that has just come to that listener; None: it is in the clear.
+    """The channel of a new connection to that listener; None: no TLS.
 
-    Raises SecureChannelError, PathError, ProtocolError; UnsupportedError where this build has no TLS.
+    Raises SecureChannelError, PathError, ProtocolError; UnsupportedError if this build has no TLS.
     """
     if not await connection.begins_with_tls():
         return None
@@ -57,7 +57,7 @@ async def open_secure_channel(
 
 
 class _Search:
-    """For the key of an identity, and for why there is none."""
+    """Finds the key of an identity, or the reason why there is none."""
 
     def __init__(self, subsystems: list[Subsystem]) -> None:
         self.hostnqn = ""
@@ -67,12 +67,12 @@ class _Search:
     def find(self, raw: bytes) -> tuple[bytes, bool] | None:
         identity = PskIdentity.parse(raw)
         if identity is None:
-            self.why = f"TLS: its PSK identity is none of NVMe's: {show_name(raw.decode(errors='replace'))}"
+            self.why = f"TLS: its PSK identity is not an NVMe one: {show_name(raw.decode(errors='replace'))}"
             return None
         self.hostnqn = identity.hostnqn
         self.why = "TLS: it has no PSK here"
         for subsystem in self._subsystems:
-            # Discovery goes by whichever key the host has here.
+            # Discovery accepts any key that the host has here.
             if identity.subnqn not in (subsystem.nqn, wire.DISCOVERY_NQN):
                 continue
             host = subsystem.admit(identity.hostnqn)
@@ -98,24 +98,24 @@ class _Search:
 def refusal_of(
     channel: SecureChannel | None, subsystem: Subsystem, host: AllowedHost, address: tuple[str, int]
 ) -> str | None:
-    """Why that host may not connect to that subsystem by this connection; None: it may."""
+    """Why that host may not connect to that subsystem through this connection; None: it may."""
     if channel is not None:
         if channel.hostnqn != host.nqn:
-            return f"it came by TLS with the PSK of host {show_name(channel.hostnqn)}"
+            return f"it used TLS with the PSK of host {show_name(channel.hostnqn)}"
         if channel.subnqn != subsystem.nqn:
-            return f"it came by TLS with a PSK for {show_name(channel.subnqn)}"
+            return f"it used TLS with a PSK for {show_name(channel.subnqn)}"
         return None
     if host.psk is not None:
-        return "it has a PSK, so it has to come by TLS, and came in the clear"
+        return "it has a PSK, but connected without TLS: hosts with a PSK must use TLS"
     if address in subsystem.secure_listeners and not host.is_target:
-        return "it came in the clear, and only TLS is taken here (secure channel): give it a PSK"
+        return "it connected without TLS, which is required here (secure channel): give it a PSK"
     return None
 
 
 def may_discover(
     channel: SecureChannel | None, subsystems: Iterable[Subsystem], hostnqn: str, address: tuple[str, int]
 ) -> bool:
-    """Whether that host may ask, by this connection, what there is."""
+    """Whether that host may use discovery through this connection."""
     if channel is not None:
         return (channel.hostnqn, channel.subnqn) == (hostnqn, wire.DISCOVERY_NQN)
     return not any(address in subsystem.secure_listeners for subsystem in subsystems)

@@ -23,12 +23,13 @@ SERIAL_BYTES_MAX = 20
 MODEL_BYTES_MAX = 40
 NAMESPACES_MAX = 1024
 CONTROLLERS_MAX = 256
-"""Controllers per subsystem of hosts that have proved who they are, or need not; Connect answers "busy" beyond."""
-NOT_ALLOWED_NOW = "it may not be connected any more"
+"""Controllers in each subsystem, of hosts that are authenticated or need not be; beyond that, Connect answers
+"busy"."""
+NOT_ALLOWED_NOW = "it may no longer connect"
 
 
 class ConnectedController(Protocol):
-    """What a subsystem, and whoever lists its hosts, asks of a controller."""
+    """What a subsystem, and RPCs that list its hosts, need of a controller."""
 
     @property
     def cntlid(self) -> int: ...
@@ -40,15 +41,15 @@ class ConnectedController(Protocol):
     def host(self) -> HostKey: ...
     @property
     def address(self) -> str:
-        """Where it comes from: what counts as one peer."""
+        """Identifies the peer."""
 
     @property
     def listener(self) -> tuple[str, int]:
-        """The address it came in by."""
+        """The listener's address."""
 
     @property
     def authenticated(self) -> bool:
-        """The host has proved who it is, or need not."""
+        """The host is authenticated, or need not be."""
 
     @property
     def io_qpairs(self) -> Mapping[int, object]:
@@ -56,10 +57,10 @@ class ConnectedController(Protocol):
 
     @property
     def shut_down(self) -> bool:
-        """In order, and not enabled again."""
+        """The host has shut down in order, and has not enabled the controller again."""
 
     def describe(self) -> dict[str, Any]:
-        """Who it is, since when, and what it has done."""
+        """Its identity, the time of its Connect, and its I/O."""
 
     def namespace_changed(self, nsid: int, namespace: Namespace | None) -> None:
         """Called after the change."""
@@ -71,14 +72,14 @@ class ConnectedController(Protocol):
         """Called after the change; None: of any zone."""
 
     def serve_anew(self) -> None:
-        """Called when what serves its I/O has changed."""
+        """Called when the device that serves its I/O has changed."""
 
     async def close(self, reason: str = ...) -> None:
         """Idempotent; returns when its queues are gone."""
 
 
 class Subsystem:
-    """Made first, then given to NvmfTarget.add_subsystem(). Changes reach connected hosts at once."""
+    """Make it first, then pass it to NvmfTarget.add_subsystem(). Changes reach connected hosts at once."""
 
     def __init__(
         self,
@@ -93,8 +94,8 @@ class Subsystem:
         max_cntlid: int = wire.CNTLID_MAX,
         max_io_qpairs: int | None = None,
     ) -> None:
-        """max_io_qpairs: of all its controllers together; None for no limit. allowed: the list of hosts, which is
-        somebody else's and may have been before; None: an empty one, with allow_any_host. Raises ParameterError."""
+        """max_io_qpairs: of all its controllers together; None: no limit. allowed: the list of hosts, which the caller
+        may share; None: a new, empty one, with allow_any_host. Raises ParameterError."""
         self.nqn = check_nqn(nqn, "subsystem NQN")
         for what, text, limit in (
             ("serial number", serial_number, SERIAL_BYTES_MAX),
@@ -118,15 +119,15 @@ class Subsystem:
         self.max_io_qpairs = max_io_qpairs
         self.listeners: set[tuple[str, int]] = set()
         self.secure_listeners: set[tuple[str, int]] = set()
-        """Those that take nobody in the clear but the SPDK target itself."""
+        """Listeners at which only the SPDK target itself may connect without TLS."""
         self.namespaces: dict[int, Namespace] = {}
         self.controllers: dict[int, ConnectedController] = {}
         self.on_discovery_change: Callable[[], None] | None = None
-        """Set by the target it belongs to."""
+        """Set by the target that it belongs to."""
         self.connected_hosts: ConnectedHosts | None = None
         """Kept up to date if there is one."""
         self.stand_in: Callable[[HostKey], _shim.BlockDevice | None] = lambda host: None
-        """What serves the I/O of that host now, instead of the device of each namespace."""
+        """The device that serves the I/O of a host now, instead of the device of each namespace."""
         self._last_cntlid = min_cntlid - 1
 
     # --- namespaces -------------------------------------------------------------------------------------------------
@@ -142,7 +143,7 @@ class Subsystem:
     ) -> int:
         """Returns the NSID (the lowest free one if None). The UUID defaults to a random one, the NGUID to the UUID.
 
-        Raises ExistsError when the NSID is taken, ParameterError for identifiers or devices that can't be.
+        Raises ExistsError if the NSID is in use, ParameterError for impossible identifiers or devices.
         """
         if nsid is None:
             nsid = next((free for free in range(1, self.max_namespaces + 1) if free not in self.namespaces), None)
@@ -172,8 +173,8 @@ class Subsystem:
             controller.namespace_changed(nsid, None)
 
     def namespace_resized(self, nsid: int) -> None:
-        """Its device may have another size now: Identify tells it, and hosts that did not refuse to hear of it are told
-        to look. Raises NotFoundError."""
+        """Its device may have another size now: Identify reports it, and hosts that did not disable that event are
+        notified. Raises NotFoundError."""
         namespace = self.namespaces.get(nsid)
         if namespace is None:
             raise NotFoundError(f"{self.nqn}: there is no namespace {nsid}")
@@ -182,8 +183,8 @@ class Subsystem:
                 controller.namespace_resized(nsid)
 
     def zones_changed(self, nsid: int, zones: Collection[int] | None) -> None:
-        """The drive itself has changed these zones (their numbers): state or attributes; None: it may be any. Hosts
-        that asked for it are told. What a host ordered is not for here."""
+        """The drive itself has changed the state or attributes of these zones (their numbers); None: possibly any zone.
+        Hosts that enabled that event are notified. Not for changes that a host ordered."""
         namespace = self.namespaces.get(nsid)
         if namespace is None or namespace.csi != wire.CSI_ZNS:
             return
@@ -213,23 +214,23 @@ class Subsystem:
         self.allowed.allow_any_host = allow
 
     def keys_of(self, hostnqn: str) -> HostKeys | None:
-        """With which whoever says that he is this host has to prove it, on every queue. None: he need not."""
+        """The keys with which that host must authenticate, on every queue. None: it need not."""
         host = self.admit(hostnqn)
         return None if host is None else host.keys
 
     def add_host(self, nqn: str, keys: HostKeys | None = None, psk: PskSource | None = None) -> None:
-        """Raises what AllowedHosts.add() does."""
+        """Raises what AllowedHosts.add() raises."""
         self.allowed.add(AllowedHost(nqn, keys=keys, psk=psk))
 
     async def remove_host(self, nqn: str) -> None:
-        """Its controllers are disconnected unless any host is allowed. Raises NotFoundError."""
+        """Disconnects its controllers, unless any host is allowed. Raises NotFoundError."""
         self.allowed.remove(nqn)
         if not self.allow_any_host:
             await self.disconnect(lambda controller: controller.hostnqn == nqn, NOT_ALLOWED_NOW)
 
     def add_listener(self, traddr: str, trsvcid: int | str, *, secure_channel: bool = False) -> None:
-        """An address that NvmfTarget.listen() listens on. Every listener takes hosts by TLS that have a PSK;
-        secure_channel: and nobody else, but the SPDK target itself. Raises ExistsError, UnsupportedError."""
+        """An address that NvmfTarget.listen() listens on. Every listener accepts TLS from hosts that have a PSK;
+        secure_channel: and nothing else, except from the SPDK target itself. Raises ExistsError, UnsupportedError."""
         if secure_channel:
             require_tls()
         address = (traddr, parse_port(trsvcid))
@@ -241,7 +242,7 @@ class Subsystem:
         self._discovery_changed()
 
     async def remove_listener(self, traddr: str, trsvcid: int | str) -> None:
-        """Controllers that came in there are disconnected. Raises NotFoundError."""
+        """Disconnects controllers that came through it. Raises NotFoundError."""
         address = (traddr, parse_port(trsvcid))
         if address not in self.listeners:
             raise NotFoundError(f"{self.nqn}: there is no listener {traddr}:{trsvcid}")
@@ -266,16 +267,16 @@ class Subsystem:
         await asyncio.gather(*ending)
 
     async def disconnect_disallowed(self) -> None:
-        """Those of hosts that may be here no longer."""
+        """Controllers of hosts that may no longer be connected."""
         await self.disconnect(lambda controller: not self.host_allowed(controller.hostnqn), NOT_ALLOWED_NOW)
 
     def stand_in_changed(self) -> None:
-        """Queues that are there are served as stand_in says now."""
+        """Existing queues are served by the current stand_in."""
         for controller in self.controllers.values():
             controller.serve_anew()
 
     def left_in_order(self, controller: ConnectedController) -> None:
-        """That controller has shut down: its host has left, unless it has another one here."""
+        """That controller has shut down: its host has left, unless it has another controller here."""
         if self.connected_hosts is None:
             return
         others = (
@@ -291,7 +292,7 @@ class Subsystem:
         return sum(len(controller.io_qpairs) for controller in self.controllers.values())
 
     def allocate_cntlid(self) -> int | None:
-        """A free controller id, the one unused for longest first; None when there is none."""
+        """A free controller id, the one that was unused for longest; None if there is none."""
         span = self.max_cntlid - self.min_cntlid + 1
         for step in range(1, min(span, len(self.controllers) + 1) + 1):
             cntlid = self.min_cntlid + (self._last_cntlid - self.min_cntlid + step) % span

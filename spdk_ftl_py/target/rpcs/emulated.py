@@ -253,8 +253,8 @@ async def ftltgt_zns_create(target: TargetState, params: Params) -> str:
         problem = f"max_open_zones {limit_open} is more than max_active_zones {limit_active}"
     elif append_blocks * block_size < APPEND_BYTES_MIN:
         problem = (
-            f"max_append_blocks {append_blocks} of {block_size} bytes: hosts can't be told of a limit on appends below "
-            f"{APPEND_BYTES_MIN} bytes, for a ZASL of 0 says that there is none; give at least "
+            f"max_append_blocks {append_blocks} of {block_size} bytes: NVMe can't report a limit on appends below "
+            f"{APPEND_BYTES_MIN} bytes, because a ZASL of 0 means no limit: give at least "
             f"{APPEND_BYTES_MIN // block_size} blocks"
         )
     if problem is not None:

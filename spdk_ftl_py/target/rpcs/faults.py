@@ -44,7 +44,7 @@ def _media(target: TargetState, name: str) -> tuple[Bdev, _shim.EmulatedMedia]:
     if bdev is None:
         raise refused(f"there is no bdev {name}", ENODEV)
     if bdev.module not in EMULATED_MODULES or not isinstance(bdev.device, _shim.EmulatedMedia):
-        raise refused(f"bdev {name} ({bdev.product_name}) has no emulated media of its own; name the bdev beneath it")
+        raise refused(f"bdev {name} ({bdev.product_name}) has no emulated media of its own: name the bdev beneath it")
     return bdev, bdev.device
 
 
@@ -62,7 +62,7 @@ async def ftltgt_inject_fault(target: TargetState, params: Params) -> int:
     """Returns the fault's id. num_blocks 0: anywhere. times 0: for ever. status and latency_us may be combined."""
     bdev, media = _media(target, params["name"])
     if not params.get("status") and not params.get("latency_us"):
-        raise refused(f"fault on bdev {bdev.name}: give a status, a latency_us or both, else nothing would happen")
+        raise refused(f"fault on bdev {bdev.name}: has no effect: give a status, a latency_us or both")
     op = params.get("op")
     return media.inject_fault(
         op=None if op is None else OPERATIONS[op],
@@ -117,7 +117,7 @@ def _zoned_media(target: TargetState, params: Params) -> tuple[Bdev, _shim.Emula
         raise refused(f"bdev {bdev.name} is not zoned")
     zones = bdev.num_blocks // bdev.zone_size
     if params["zone"] >= zones:
-        raise refused(f"bdev {bdev.name} has {zones} zones: zone {params['zone']} is none of them")
+        raise refused(f"bdev {bdev.name} has {zones} zones, so there is no zone {params['zone']}")
     return bdev, media
 
 

@@ -102,7 +102,9 @@ async def bdev_nvme_attach_controller(target: TargetState, params: Params) -> li
             raise RpcError(
                 -EINVAL, f"A controller named {name} already exists, but uses a different subnqn ({existing.path[2]})"
             )
-        raise RpcError(-ENOTSUP, f"A controller named {name} already exists, and the embedded target has no multipath")
+        raise RpcError(
+            -ENOTSUP, f"A controller named {name} already exists, and the embedded target does not support multipath"
+        )
     if params["trtype"].upper() != "TCP":
         raise failed(ENODEV)
     try:

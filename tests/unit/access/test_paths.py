@@ -77,7 +77,7 @@ def test_a_link_to_nothing_makes_nothing(tmp_path: Path) -> None:
 
 def test_a_file_is_no_directory(tmp_path: Path) -> None:
     (tmp_path / "f").write_text("mine")
-    with pytest.raises(FtlError, match="it is not a directory"):
+    with pytest.raises(FtlError, match="is not a directory"):
         opened(tmp_path / "f", make=True)
 
 
@@ -92,7 +92,7 @@ def test_a_parent_that_everybody_can_write_to_is_refused_unless_it_is_sticky(tmp
     ours = parent / "x" / "d"
     ours.mkdir(parents=True, mode=0o700)
     parent.chmod(0o777)
-    with pytest.raises(FtlError, match=f"{parent}, in which it is, can be written by everybody.*`chmod o-w {parent}`"):
+    with pytest.raises(FtlError, match=f"its directory {parent} can be written by everybody.*`chmod o-w {parent}`"):
         opened(ours)
     parent.chmod(0o1777)
     opened(ours)
@@ -138,7 +138,7 @@ def test_a_lock_is_had_once_and_not_where_others_could_have_it(tmp_path: Path) -
         lock_file(tmp_path / "lock", "the lock")
     (tmp_path / "lock").unlink()
     (tmp_path / "lock").symlink_to("elsewhere")
-    with pytest.raises(FtlError, match="the lock: it is a symbolic link"):
+    with pytest.raises(FtlError, match="the lock: is a symbolic link"):
         lock_file(tmp_path / "lock", "the lock")
     assert not (tmp_path / "elsewhere").exists()
 

@@ -85,7 +85,7 @@ def test_a_file_without_a_section_says_so(asked: list[Any], tmp_path: Path, caps
     path.write_text(json.dumps({"subsystems": DOCUMENT["subsystems"][:1]}))
     assert run("load-config", str(path)) == 0
     assert asked == [("ftl_load_config", {"config": []})]
-    told = f'configuration {path} has no section "ftl": nothing to load; save one with spdk-ftl save-config'
+    told = f'configuration {path} has no section "ftl", so there is nothing to load: save one with spdk-ftl save-config'
     assert capsys.readouterr().err == f"spdk-ftl: {told}\n"
     path.write_text(json.dumps(DOCUMENT))
     assert run("load-config", str(path)) == 0

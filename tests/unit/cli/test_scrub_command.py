@@ -114,7 +114,7 @@ def test_a_device_that_has_failed_for_good_is_not_waited_for(
 ) -> None:
     answers(RUNNING, stats, [{"name": "ftl0", "state": "failed", "error": "the base is worn out"}])
     assert cli.main(["scrub", "ftl0"]) == 2
-    assert "it has failed: the base is worn out" in capsys.readouterr().err
+    assert "the FTL has failed: the base is worn out" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("option", ["--no-wait", "--stop"])
@@ -133,8 +133,8 @@ def test_what_can_not_be_written_is_not_the_exit_code_of_bad_blocks(
 @pytest.mark.parametrize(
     ("then", "told"),
     [
-        ({**RUNNING, "ordered": False}, "no longer on order"),
-        ({**DONE, "last": None}, "no longer on order"),
+        ({**RUNNING, "ordered": False}, "no longer ordered"),
+        ({**DONE, "last": None}, "no longer ordered"),
         (FtlError("FTL bdev ftl0: no such FTL", errno=errno.ENODEV), "no such FTL"),
         (DaemonError("the daemon broke off"), "broke off"),
     ],

@@ -256,17 +256,23 @@ def test_what_makes_sense_is_not_refused(command: str) -> None:
         ("create -b x -d y --limit-threshold crit:3 --limit-high-threshold 2", "limit-threshold high = 2 is not above"),
         (
             "create -b x -d y --load-or-create --force",
-            "--force erases what is on the base, --load-or-create never does",
+            "--force erases the base, --load-or-create never does",
         ),
-        ("create -b x -d y --load-or-create --no-data", "what --no-data makes can't be loaded again"),
-        (f"create -b x -d y -u {UUID} --new-uuid {UUID}", "-u loads an FTL, --new-uuid is for one that is created"),
-        ("set-property -b x -p colour -v 1", "no property 'colour' can be changed; there are limit_crit, "),
+        ("create -b x -d y --load-or-create --no-data", "an FTL made with --no-data can't be loaded again"),
+        (f"create -b x -d y -u {UUID} --new-uuid {UUID}", "-u loads an FTL, --new-uuid creates one"),
+        ("set-property -b x -p colour -v 1", "no property 'colour' can be changed: use one of limit_crit, "),
         ("set-property -b x -p band_thld -v 200", "band_thld is '200': must be a number"),
-        ("set-property -b x -p use_append -v true", "use_append can't be changed, it decides the size of batches"),
-        (f"set-uuid -d y -u {UUID} --new-uuid {UUID_NIL}", "argument --new-uuid: the nil UUID, which no FTL can have"),
-        (f"set-uuid -d y -u {UUID} --new-uuid {UUID}", "argument --new-uuid: it is that of -u"),
-        (f"create -b x -d y --new-uuid {UUID_NIL}", "argument --new-uuid: the nil UUID, which no FTL can have"),
-        ("create -b x -d y --engine native", "cache (-c) is missing: SPDK's own FTL does not do without"),
+        (
+            "set-property -b x -p use_append -v true",
+            "use_append can't be changed, because it determines the size of batches",
+        ),
+        (
+            f"set-uuid -d y -u {UUID} --new-uuid {UUID_NIL}",
+            "argument --new-uuid: is the nil UUID, which no FTL can have",
+        ),
+        (f"set-uuid -d y -u {UUID} --new-uuid {UUID}", "argument --new-uuid: is the same as -u"),
+        (f"create -b x -d y --new-uuid {UUID_NIL}", "argument --new-uuid: is the nil UUID, which no FTL can have"),
+        ("create -b x -d y --engine native", "cache (-c) is missing: SPDK's own FTL needs a cache bdev"),
         (
             "create -b x -d y -c z --engine native --zone-capacity 5 --if-absent",
             "if_absent (--if-absent), zone_capacity (--zone-capacity): SPDK's own FTL has no such option",
@@ -276,13 +282,13 @@ def test_what_makes_sense_is_not_refused(command: str) -> None:
         ("create -b x", "the following arguments are required: -d/--base-bdev"),
         (
             "target --malloc name=A,size=1M --zns name=A,zones=9,zone_size=1M",
-            "argument --malloc: name=A,size=1M: --zns name=A,zones=9,zone_size=1M has that name",
+            "argument --malloc: name=A,size=1M: --zns name=A,zones=9,zone_size=1M already has that name",
         ),
         (
             "serve --limit kato_ms_min=5000 --limit kato_ms_max=4000",
             "argument --limit: limit kato_ms_min 5000 is above",
         ),
-        ("torture --processes --every 5", "--every does not go with --processes"),
+        ("torture --processes --every 5", "--every can't be used with --processes"),
     ],
 )
 def test_what_does_not_go_together_is_wrong_usage(

@@ -29,9 +29,9 @@ async def test_a_name_that_somebody_has_is_told_and_waited_for(here: World, capl
     await here.make_drive()
     told = await daemon.wait_for("online")
     assert told["attached"] is False
-    assert told["error"].startswith("it is not attached in the target: ")
+    assert told["error"].startswith("not attached to the target: ")
     assert "refused bdev_passthru_create" in told["error"]
-    lines = [record.getMessage() for record in caplog.records if "not attached in the target" in record.getMessage()]
+    lines = [record.getMessage() for record in caplog.records if "not attached to the target" in record.getMessage()]
     assert len(lines) == 1
     await here.rpc("bdev_null_create", name="ftl0", num_blocks=64, block_size=4096)
     here.line.refused.clear()
@@ -60,7 +60,7 @@ async def test_what_was_taken_away_by_hand_comes_back(
     else:
         await here.rpc("bdev_nvme_detach_controller", name=controller_name("ftl0", device.uuid))
     assert "ftl0" not in await names(here)
-    await until(lambda: "has been taken away in the target: it is attached again" in caplog.text)
+    await until(lambda: "somebody removed its bdev from the target: attaching it again" in caplog.text)
     await until(lambda: device.attachment is not None)
     assert "ftl0" in await names(here)
     assert (await daemon.device())["error"] is None

@@ -79,7 +79,7 @@ async def test_a_base_that_fails_every_flush_ends_failed_with_that_as_the_reason
         await flush(here, daemon)
     told = await daemon.wait_for("failed")
     found = re.fullmatch(
-        r"base bdev Nvme0n1 can't flush: it has failed (\d+) flushes in a row, for \d+ s: .*", told["error"]
+        r"base bdev Nvme0n1 can't flush: (\d+) flushes in a row have failed, for \d+ s: .*", told["error"]
     )
     assert found is not None, told["error"]
     assert 2 <= int(found[1]) < 10, "it is loaded again more and more slowly"
@@ -133,13 +133,13 @@ async def test_a_base_that_is_busy_for_long_is_told_and_so_is_its_end(
     port = BlockPort(device.front.reactor, device.ftl.core, name="host")
     await here.rpc("ftltgt_inject_fault", name="Nvme0n1", op="write", status="capacity_exceeded")
     writing = asyncio.ensure_future(port.write(0, bytes(4096), fua=True))
-    told = "base bdev Nvme0n1 is busy, for more than 0.4 s"
+    told = "base bdev Nvme0n1 has been busy for more than 0.4 s"
     await until(lambda: device.error is not None and device.error.startswith(told))
     assert (await daemon.device())["state"] == "online"
     assert not writing.done()
     await here.rpc("ftltgt_clear_faults", name="Nvme0n1")
     await writing
     await until(lambda: device.error is None)
-    assert "base bdev Nvme0n1 is busy no more" in caplog.text
+    assert "base bdev Nvme0n1 is no longer busy" in caplog.text
     await port.close()
     await daemon.halt()

@@ -152,7 +152,7 @@ async def test_failed_for_want_of_its_base_it_goes_on_when_that_is_back(
     if restarts:
         daemon = await here.start()
     told = await daemon.wait_for("failed")
-    assert "is of no use" in told["error"]
+    assert "can't be used" in told["error"]
     # It is nobody's, so nobody is kept from it.
     await until(lambda: not daemon.managed().link.claimed)
     assert [nqn for nqn in await here.exports() if ":base:" in nqn] == []

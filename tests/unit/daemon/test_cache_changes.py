@@ -165,7 +165,7 @@ async def test_what_can_not_be_a_cache_is_refused_before_anything_is_done(here: 
         before, params = device.ftl, dict(device.params)
         for cache, error, expected in (
             ("None", NotFoundError, "None"),
-            ("Nvme0n1", ParameterError, "is the base bdev too"),
+            ("Nvme0n1", ParameterError, "is also the base bdev"),
             ("Small", ParameterError, "needs 385"),
             ("Mine", ClaimedError, r"nqn\.2016-06\.io\.spdk:mine"),
         ):
@@ -203,7 +203,7 @@ async def test_what_stands_on_an_ftl_of_the_daemon_is_no_cache_and_no_base_of_on
     device = daemon.managed()
     before, params = device.ftl, dict(device.params)
     for bdev in ("ftl0", "Over", "Above", uuid):
-        expected = r"bdev \w+ of .* (is|stands on) FTL bdev ftl0 of this daemon"
+        expected = r"bdev \w+ of .* (is|is built on) FTL bdev ftl0 of this daemon"
         with pytest.raises(ParameterError, match=f"cache {expected}"):
             await set_cache(daemon, bdev)
         with pytest.raises(ParameterError, match=f"cache {expected}"):
@@ -248,7 +248,7 @@ async def test_a_cache_that_is_gone_when_it_is_to_be_used_leaves_it_without(here
         await here.rpc("bdev_malloc_delete", name="C0")
 
     device.scrub_cache = scrubbed  # type: ignore[method-assign]
-    with pytest.raises(NotFoundError, match="C0 does not exist any more"):
+    with pytest.raises(NotFoundError, match="C0 no longer exists"):
         await set_cache(daemon, "C0")
     assert bytes((await port.read(0, 1))[0]) == b"x" * 4096
     await daemon.wait_for("online")

@@ -123,7 +123,7 @@ async def test_one_at_a_time_and_none_of_what_does_not_run(here: World) -> None:
     device = daemon.managed()
     first = asyncio.ensure_future(device.change(Change("the first")))
     await asyncio.sleep(0)
-    with pytest.raises(BusyError, match="the first is under way"):
+    with pytest.raises(BusyError, match="the first is in progress"):
         await device.change(Change("the second"))
     await first
     await here.remove_drive()
@@ -136,7 +136,7 @@ async def test_one_at_a_time_and_none_of_what_does_not_run(here: World) -> None:
     changing = asyncio.ensure_future(device.change(Change("the fifth")))
     await asyncio.sleep(0)
     await daemon.call("bdev_ftl_delete", name="ftl0")
-    with pytest.raises(FtlError, match="nothing is changed"):
+    with pytest.raises(FtlError, match="nothing was changed"):
         await changing
     await daemon.halt()
 

@@ -20,9 +20,9 @@ from spdk_ftl_py.daemon.control_sockets import SocketOptions
         ("--socket", "", "an empty path"),
         ("--state-dir", "", "an empty path"),
         ("--buffer-dir", "", "an empty path"),
-        ("--peer-timeout", "soon", "'soon' is no number of seconds"),
-        ("--peer-timeout", "-1", "'-1' is no number of seconds"),
-        ("--peer-timeout", "nan", "'nan' is no number of seconds"),
+        ("--peer-timeout", "soon", "'soon' is not a number of seconds"),
+        ("--peer-timeout", "-1", "'-1' is not a number of seconds"),
+        ("--peer-timeout", "nan", "'nan' is not a number of seconds"),
     ],
 )
 def test_wrong_options_are_named(option: str, value: str, said: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -61,7 +61,7 @@ def test_a_configuration_without_ftls_is_warned_of(tmp_path: Path, caplog: pytes
     assert not command._saved(config)
     (record,) = caplog.records
     assert record.levelno == logging.WARNING
-    assert f'{config} has no section "ftl": nothing to load' in record.getMessage()
+    assert f'{config} has no section "ftl", so there is nothing to load' in record.getMessage()
 
 
 def test_a_ready_line_that_nobody_takes_ends_in_a_halt(

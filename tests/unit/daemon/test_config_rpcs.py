@@ -115,7 +115,7 @@ async def test_the_document_has_the_target_without_the_daemon_and_the_ftl(here: 
 
 async def test_which_target_is_meant_has_to_be_said_where_it_is_not_plain(here: World) -> None:
     daemon = await here.start()
-    with pytest.raises(ParameterError, match="there is no FTL: name one with -s"):
+    with pytest.raises(ParameterError, match="the daemon has no FTL: name a target with -s"):
         await daemon.call("ftl_save_config")
     document = await daemon.call("ftl_save_config", target=here.line.path)
     assert section(document) == []
@@ -153,7 +153,9 @@ async def test_more_than_can_be_kept_is_refused(here: World) -> None:
     calls = [{"method": "bdev_passthru_create", "params": {"name": name, "base_bdev_name": "ftl0"}} for name in names]
     here.line.answers["framework_get_subsystems"] = [{"subsystem": "bdev", "depends_on": []}]
     here.line.answers["framework_get_config"] = calls
-    with pytest.raises(BusyError, match=r"FTL bdev ftl0: the \d+ calls for what stands on it have .* at most"):
+    with pytest.raises(
+        BusyError, match=r"FTL bdev ftl0: the \d+ calls that recreate what is built on it have .* at most"
+    ):
         await daemon.call("ftl_save_config")
     assert "dependents" not in await daemon.device()
     await end(here, daemon)
@@ -163,7 +165,7 @@ async def test_more_than_can_be_kept_is_refused(here: World) -> None:
 async def test_a_target_that_says_nonsense_of_itself_is_told_of(answer: Any, here: World) -> None:
     daemon = await here.start()
     here.line.answers["framework_get_subsystems"] = answer
-    with pytest.raises(FtlError, match=r"framework_get|of its configuration"):
+    with pytest.raises(FtlError, match=r"framework_get|its configuration is invalid"):
         await daemon.call("ftl_save_config", target=here.line.path)
     await end(here, daemon)
 
@@ -278,7 +280,7 @@ async def test_a_call_that_is_refused_is_told_and_tried_again(here: World, caplo
     (failed,) = device["dependents"]["failed"]
     assert (failed["method"], failed["params"]["nqn"]) == ("nvmf_subsystem_add_ns", USER)
     assert "refused nvmf_subsystem_add_ns" in failed["error"]
-    assert device["error"].startswith("what stands on ftl0 is not all back: nvmf_subsystem_add_ns: ")
+    assert device["error"].startswith("not everything that was built on ftl0 is back: nvmf_subsystem_add_ns: ")
     # The other one was made.
     assert [bdev["name"] for bdev in await here.rpc("bdev_get_bdevs", name="p0")] == ["p0"]
     await here.rpc("nvmf_create_subsystem", nqn=USER, serial_number="S", allow_any_host=True)
@@ -286,7 +288,7 @@ async def test_a_call_that_is_refused_is_told_and_tried_again(here: World, caplo
     assert await namespaces(here) == ["p0"]
     assert (await daemon.device())["error"] is None
     # Told once, however often it was tried.
-    assert len([each for each in caplog.records if "is not all back" in each.message]) == 1
+    assert len([each for each in caplog.records if "not everything that was built on" in each.message]) == 1
     await end(here, daemon)
 
 
@@ -334,7 +336,7 @@ async def test_a_name_or_uuid_that_is_taken_loads_nothing(
         "ftl0": record["devices"][0]["uuid"],
         "other": UUID0,
     }
-    assert [each for each in caplog.records if expected in each.message and "left out" in each.message]
+    assert [each for each in caplog.records if expected in each.message and "not loaded" in each.message]
     await end(here, daemon)
 
 
@@ -342,14 +344,16 @@ async def test_two_exports_of_one_nqn_are_not_loaded(here: World, caplog: pytest
     daemon = await here.start()
     nqn = {"nqn": "nqn.2026-11.com.example:one", "target": here.line.path}
     config = [made(base_bdev="A", **nqn), made(name="ftl1", uuid=UUID1, base_bdev="B", **nqn)]
-    with pytest.raises(FtlError, match=r"FTL bdev ftl1 .* has the NQN .*:one, .* of FTL bdev ftl0 .*nothing"):
+    with pytest.raises(
+        FtlError, match=r"FTL bdev ftl1 .* has the NQN .*:one, which FTL bdev ftl0 already has .*nothing"
+    ):
         await daemon.call("ftl_load_config", config=config)
     assert await daemon.call("ftl_get_devices") == []
     await daemon.halt()
     daemon = here.daemon()
     await daemon.registry.start(read_section(config, "FILE"))
     assert [each["name"] for each in await daemon.call("ftl_get_devices")] == ["ftl0"]
-    assert [each for each in caplog.records if "which is that of FTL bdev ftl0" in each.message]
+    assert [each for each in caplog.records if "which FTL bdev ftl0 already has" in each.message]
     await end(here, daemon)
 
 
@@ -462,22 +466,22 @@ def on_target(**params: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("entries", "expected"),
     [
-        ([5], "entry 1 of section ftl: an entry is no object"),
-        ([made(), {"params": {}}], 'entry 2 of section ftl: an entry is no object with a "method"'),
+        ([5], "entry 1 of section ftl: an entry is not an object"),
+        ([made(), {"params": {}}], 'entry 2 of section ftl: an entry is not an object with a "method"'),
         (
             [{"method": "bdev_ftl_create", "params": {}}],
             "entry 1 of section ftl: bdev_ftl_create: unknown; known: ftl_",
         ),
         ([made(base_bdev=None)], "entry 1 of section ftl: ftl_create_bdev: .*base_bdev .*is missing"),
-        ([made(uuid=None)], "ftl_create_bdev: uuid is missing"),
-        ([made(uuid=str(UUID(int=0)))], "ftl_create_bdev: uuid is missing"),
+        ([made(uuid=None)], "ftl_create_bdev: uuid of the FTL to load is missing"),
+        ([made(uuid=str(UUID(int=0)))], "ftl_create_bdev: uuid of the FTL to load is missing"),
         ([made(target=None)], "target is missing"),
-        ([made(new=1)], '"new" is neither'),
+        ([made(new=1)], '"new" is not'),
         ([made(new=True, without_cache=True)], "without_cache"),
-        ([made(force=True)], "force is for bdev_ftl_create"),
-        ([made(no_data=True)], "no_data is for bdev_ftl_create"),
-        ([made(load_or_create=True)], "load_or_create is for bdev_ftl_create"),
-        ([made(wait=0)], "wait is for bdev_ftl_create"),
+        ([made(force=True)], "force belongs to bdev_ftl_create"),
+        ([made(no_data=True)], "no_data belongs to bdev_ftl_create"),
+        ([made(load_or_create=True)], "load_or_create belongs to bdev_ftl_create"),
+        ([made(wait=0)], "wait belongs to bdev_ftl_create"),
         ([made(conf={"band_thld": 0})], "conf.band_thld"),
         ([made(limit_low_threshold=1, limit_high_threshold=9)], "descend"),
         ([made(listen_address="localhost:1")], "listen address"),
@@ -485,14 +489,14 @@ def on_target(**params: Any) -> dict[str, Any]:
         ([made(colour=1)], 'unknown parameter "colour"'),
         ([made(), made(uuid=UUID1)], "entry 2 of section ftl: .*ftl0 .*has the name or uuid of FTL bdev ftl0"),
         ([made(), made(name="ftl1")], "FTL bdev ftl1 .*has the name or uuid of FTL bdev ftl0"),
-        ([host()], "entry 1 of section ftl: ftl_add_host: no ftl_create_bdev before it has the name 'ftl0'"),
-        ([made(), host(name=["ftl0"])], "no ftl_create_bdev before it"),
+        ([host()], "entry 1 of section ftl: ftl_add_host: no earlier ftl_create_bdev has the name 'ftl0'"),
+        ([made(), host(name=["ftl0"])], "no earlier ftl_create_bdev"),
         ([made(), host(host="x")], "host .*an NQN such as"),
-        ([made(), host(), host()], "entry 3 of section ftl: .*allowed already"),
-        ([made(hosts=[HOSTNQN]), host()], "allowed already"),
-        ([made(), host(dhchap_ctrlr_key="/k")], "give its dhchap_key, too"),
-        ([made(), on_target()], 'no object with a "method"'),
-        ([made(), on_target(method="m", params=[1])], "params of m are no object"),
+        ([made(), host(), host()], "entry 3 of section ftl: .*already allowed"),
+        ([made(hosts=[HOSTNQN]), host()], "already allowed"),
+        ([made(), host(dhchap_ctrlr_key="/k")], "give dhchap_key too"),
+        ([made(), on_target()], 'not an object with a "method"'),
+        ([made(), on_target(method="m", params=[1])], "params of m are not an object"),
         ([made(), on_target(method="m", id=1)], "unknown parameter 'id'"),
     ],
 )
@@ -559,9 +563,9 @@ async def test_a_target_that_has_to_come_by_tls_has_to_behind_a_file_too() -> No
         ("{", "is not JSON"),
         ("[]", 'has no "subsystems" array'),
         ('{"subsystems": {}}', 'has no "subsystems" array'),
-        ('{"subsystems": [5]}', 'no object with a "subsystem"'),
-        ('{"subsystems": [{"subsystem": "ftl", "config": {}}]}', "the config of subsystem ftl is no array"),
-        ('{"subsystems": [{"subsystem": "bdev", "config": [5]}]}', "subsystem bdev: an entry is no object"),
+        ('{"subsystems": [5]}', 'not an object with a "subsystem"'),
+        ('{"subsystems": [{"subsystem": "ftl", "config": {}}]}', "the config of subsystem ftl is not an array"),
+        ('{"subsystems": [{"subsystem": "bdev", "config": [5]}]}', "subsystem bdev: an entry is not an object"),
         ("[" * 100, "nested deeper"),
     ],
 )

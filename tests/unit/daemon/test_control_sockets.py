@@ -103,7 +103,7 @@ async def test_at_the_monitor_socket_no_target_is_called(tmp_path: Path) -> None
     sockets = ControlSockets(SocketOptions(tmp_path / "control", monitor=tmp_path / "monitor"), ServiceManager({}))
     await sockets.start({"bdev_ftl_get_stats": note})
     try:
-        with pytest.raises(FtlError, match="where nothing is asked of a target's own FTL") as caught:
+        with pytest.raises(FtlError, match="which does not reach a target's own FTL") as caught:
             await asyncio.to_thread(ask, tmp_path / "monitor", engine="native")
         assert (caught.value.errno, called) == (errno.EACCES, [])
         await asyncio.to_thread(ask, tmp_path / "monitor")
@@ -116,7 +116,7 @@ async def test_at_the_monitor_socket_no_target_is_called(tmp_path: Path) -> None
 async def test_a_monitor_socket_that_can_not_be_had_leaves_no_control_socket(tmp_path: Path) -> None:
     (tmp_path / "monitor").write_text("mine")
     sockets = ControlSockets(SocketOptions(tmp_path / "control", monitor=tmp_path / "monitor"), ServiceManager({}))
-    with pytest.raises(FtlError, match=r"no socket.*give --monitor-socket"):
+    with pytest.raises(FtlError, match=r"not a socket.*give --monitor-socket"):
         await sockets.start({})
     assert not (tmp_path / "control").exists()
 
@@ -143,9 +143,9 @@ def test_groups_and_paths_that_make_no_sense_are_named(tmp_path: Path, monkeypat
     refused("--socket-group: there is no group", group="no-such-group")
     refused("--monitor-group: there is no group", monitor=tmp_path / "m", monitor_group="no-such-group")
     refused("--monitor-group: give --monitor-socket too", monitor_group=str(os.getegid()))
-    refused("that is the control socket", monitor=tmp_path / "s")
+    refused("is the path of the control socket", monitor=tmp_path / "s")
     monkeypatch.setattr(module.os, "geteuid", lambda: 1000)
-    refused("only root can do it", group="4000000")
+    refused("run it as root or as a member of the group", group="4000000")
 
 
 class Given(ServiceManager):
@@ -183,7 +183,7 @@ def test_one_that_is_another_than_asked_for_is_refused(tmp_path: Path) -> None:
         ControlSockets(SocketOptions(tmp_path / "other"), Given(("control", given)))
     with (
         socket.create_server(("127.0.0.1", 0)) as given,
-        pytest.raises(ParameterError, match="one unix socket with a path is meant"),
+        pytest.raises(ParameterError, match="needs one unix socket with a path"),
     ):
         ControlSockets(SocketOptions(tmp_path / "other"), Given(("control", given)))
 

@@ -33,27 +33,27 @@ def test_an_nqn_is_made_of_name_and_uuid(template: str | None, nqn: str) -> None
 @pytest.mark.parametrize(
     ("template", "expected"),
     [
-        (f"{OURS}{{host}}", "braces that are neither"),
-        (f"{OURS}{{name", "braces that are neither"),
-        (f"{OURS}{{name.__class__}}", "braces that are neither"),
-        (f"{OURS}{{{{name}}}}", "braces that are neither"),
+        (f"{OURS}{{host}}", "braces other than"),
+        (f"{OURS}{{name", "braces other than"),
+        (f"{OURS}{{name.__class__}}", "braces other than"),
+        (f"{OURS}{{{{name}}}}", "braces other than"),
         ("nqn.2026-13.com.example:{name}", "is not of the form"),
         ("nqn.2014-08.org.nvmexpress:uuid:{name}", "no valid UUID"),
         ("nqn.2014-08.org.nvmexpress.discovery", "is not of the form"),
         (f"{OURS}{'x' * 160}{{name}}{{uuid}}", "longer than 223 bytes"),
-        (f"{DEFAULT}base:{{uuid}}", "for what the daemon names itself"),
-        (f"{DEFAULT}{{name}}", "for what the daemon names itself"),
+        (f"{DEFAULT}base:{{uuid}}", "for names that the daemon chooses"),
+        (f"{DEFAULT}{{name}}", "for names that the daemon chooses"),
     ],
 )
 def test_what_makes_no_nqn_is_refused(template: str, expected: str) -> None:
     with pytest.raises(ParameterError, match=expected):
         export_nqn(template, "n" * 63, DEVICE)
-    with pytest.raises(ParameterError, match=f"{expected}|would be that of every FTL"):
+    with pytest.raises(ParameterError, match=f"{expected}|every FTL would have this NQN"):
         check_template(template)
 
 
 def test_a_template_of_all_has_something_of_each() -> None:
-    with pytest.raises(ParameterError, match="would be that of every FTL"):
+    with pytest.raises(ParameterError, match="every FTL would have this NQN"):
         check_template(f"{OURS}ftl")
     assert check_template(f"{OURS}{{name}}") == f"{OURS}{{name}}"
 
@@ -89,14 +89,14 @@ async def test_an_export_keeps_its_nqn_whatever_the_template_is_later(here: Worl
 async def test_two_ftls_can_not_have_the_same_nqn(here: World) -> None:
     daemon = await start(here, None)
     await create(here, daemon, nqn=f"{OURS}one")
-    with pytest.raises(ExistsError, match=f"nqn {OURS}one: it is that of FTL bdev ftl0"):
+    with pytest.raises(ExistsError, match=f"nqn {OURS}one: FTL bdev ftl0"):
         await create(here, daemon, "ftl1", base_bdev="Late", zone_capacity=192, nqn=f"{OURS}one")
     with pytest.raises(ParameterError, match="braces"):
         await create(here, daemon, "ftl1", base_bdev="Late", zone_capacity=192, nqn=f"{OURS}{{x}}")
     assert len(await daemon.call("ftl_get_devices")) == 1
     asked = {"if_absent": True, "nqn": f"{OURS}one"}
     assert (await create(here, daemon, **asked))["changed"] is False
-    with pytest.raises(ExistsError, match=f'nqn is "{OURS}one", asked for is "{OURS}ftl0"'):
+    with pytest.raises(ExistsError, match=f'nqn is "{OURS}one", requested: "{OURS}ftl0"'):
         await create(here, daemon, **asked | {"nqn": f"{OURS}{{name}}"})
     await daemon.halt()
 

@@ -144,7 +144,7 @@ async def test_somebodys_data_is_erased_only_with_force_and_what_is_refused_goes
         file.write(b"\x53\xef")
     await remake_base(here, daemon, MORE)
     blocks = (await daemon.wait_for("online"))["num_blocks"]
-    with pytest.raises(ExistsError, match=r"holds an ext2, ext3 or ext4 .*: nothing is changed"):
+    with pytest.raises(ExistsError, match=r"holds an ext2, ext3 or ext4 .*; nothing was changed"):
         await daemon.call("bdev_ftl_grow", name="ftl0")
     assert bytes((await port.read(7, 1))[0]) == b"m" * 4096
     device = await daemon.wait_for("online")
@@ -168,7 +168,7 @@ async def test_what_can_not_be_grown_is_refused(here: World) -> None:
     blocks = (await daemon.device())["num_blocks"]
     (bdev,) = await here.rpc("bdev_get_bdevs", name="A0")
     here.line.answers["bdev_get_bdevs"] = [{**bdev, "num_blocks": bdev["num_blocks"] - 1}]
-    with pytest.raises(GeometryError, match=r"A0 has shrunk: it has 4095 blocks, and the FTL 4096"):
+    with pytest.raises(GeometryError, match=r"A0 has shrunk: it has 4095 blocks, but the FTL uses 4096"):
         await daemon.call("bdev_ftl_grow", name="ftl0")
     here.line.answers["bdev_get_bdevs"] = [{**bdev, "num_blocks": bdev["num_blocks"] + ZONE_SIZE - 1}]
     assert not (await daemon.call("bdev_ftl_grow", name="ftl0"))["changed"]

@@ -121,7 +121,7 @@ async def test_a_key_that_can_not_be_used_is_refused_at_once(how: str, here: Wor
     for keys, wrong in (
         (params, "mode 0644"),
         ({"dhchap_key": str(tmp_path / "absent")}, "No such file"),
-        ({"dhchap_ctrlr_key": params["dhchap_key"]}, "give its dhchap_key"),
+        ({"dhchap_ctrlr_key": params["dhchap_key"]}, "give dhchap_key too"),
         ({"dhchap_key": "relative"}, "absolute path"),
     ):
         with pytest.raises(ParameterError, match=wrong):

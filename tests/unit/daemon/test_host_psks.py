@@ -53,7 +53,7 @@ async def test_a_host_with_a_psk_comes_by_tls_also_to_the_next_daemon(how: str, 
         with pytest.raises(CommandError):
             await in_and_out(here, daemon, None)
         refused = (await daemon.call("bdev_ftl_get_hosts", name="ftl0"))["refused"]
-        assert "has to come by TLS" in refused[-1]["reason"]
+        assert "hosts with a PSK must use TLS" in refused[-1]["reason"]
         if not again:
             state = daemon.die()
             assert psk.load().format().encode() not in state
@@ -117,7 +117,7 @@ async def test_a_secure_channel_is_for_all_but_the_target(here: World, tmp_path:
     await in_and_out(here, daemon, psk)
     told = await daemon.call("bdev_ftl_get_hosts", name="ftl0")
     assert told["controllers"][0]["tls"] is None
-    assert "only TLS is taken here" in told["refused"][0]["reason"]
+    assert "which is required here" in told["refused"][0]["reason"]
     await daemon.call("bdev_ftl_delete", name="ftl0")
     await daemon.halt()
 
@@ -162,7 +162,7 @@ async def test_a_target_that_has_not_the_psk_is_not_used_without(here: World, tm
     psk = psk_file(tmp_path)
     daemon = await here.start()
     here.line.refused.add("keyring_file_add_key")
-    with pytest.raises(TargetError, match=r"can't use the TLS key .*on its machine"):
+    with pytest.raises(TargetError, match=r"can't use the TLS key .*on the target's machine"):
         await create(here, daemon, target_psk=str(psk.path))
     here.line.refused.clear()
     assert [each for each in await here.rpc("nvmf_get_subsystems") if ":base:" in each["nqn"]] == []

@@ -248,7 +248,7 @@ async def test_what_can_not_be_done_changes_nothing(monkeypatch: pytest.MonkeyPa
         with pytest.raises(error, match=match):
             await daemon.call(method, name="ftl0", **params)
 
-    await failing(ExistsError, "allowed already", "bdev_ftl_add_host", host=HOSTNQN)
+    await failing(ExistsError, "already allowed", "bdev_ftl_add_host", host=HOSTNQN)
     await failing(ParameterError, "not of the form", "bdev_ftl_add_host", host="nqn.2026:x")
     await failing(NotFoundError, "not in the list", "bdev_ftl_remove_host", host=OTHER)
     await failing(BusyError, "is the SPDK target at .* itself", "bdev_ftl_remove_host", host=target)
@@ -276,7 +276,7 @@ async def test_hosts_are_told_of_with_what_they_do(here: World, caplog: pytest.L
     await create(here, daemon)
     await refused(daemon, OTHER)
     assert f"ftl0: host {OTHER} at 127.0.0.1" in caplog.text
-    assert f"; `spdk-ftl add-host -b ftl0 --host '{OTHER}'` lets it in" in caplog.text
+    assert f"; `spdk-ftl add-host -b ftl0 --host '{OTHER}'` allows it" in caplog.text
     host = await connect(daemon, HOSTNQN)
     told = await daemon.call("bdev_ftl_get_hosts", name="ftl0")
     assert json.loads(json.dumps(told)) == told

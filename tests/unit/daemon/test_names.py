@@ -55,7 +55,7 @@ async def test_a_name_that_two_targets_have_is_refused_with_their_addresses(othe
         ("bdev_ftl_allow_any_host", {"allow_any_host": True}),
         ("bdev_ftl_delete", {}),
     ):
-        with pytest.raises(ParameterError, match="one on each of the SPDK targets") as refused:
+        with pytest.raises(ParameterError, match="each of the SPDK targets") as refused:
             await daemon.call(method, name="ftl0", **params)
         assert here.line.path in refused.value.message
         assert second.path in refused.value.message

@@ -110,7 +110,7 @@ async def test_a_base_that_hangs_keeps_nobody_from_ending_and_hosts_still_see_no
     async with writing(daemon) as (writer, _):
         await writer.goes_on()
         await here.rpc("ftltgt_inject_fault", name="Nvme0n1", latency_us=5_000_000, times=200)
-        with pytest.raises(FtlError, match=r"not all was halted cleanly: ftl0: halt the FTL: "):
+        with pytest.raises(FtlError, match=r"not everything was halted cleanly: ftl0: halt the FTL: "):
             await daemon.registry.halt()
         daemon.state.close()
         await here.rpc("ftltgt_clear_faults", name="Nvme0n1")
@@ -130,7 +130,9 @@ async def test_what_was_accepted_for_a_base_that_is_gone_is_kept_for_the_success
     await here.remove_drive()
     await daemon.wait_for("waiting")
     await daemon.halt()
-    (line,) = [each.getMessage() for each in caplog.records if "for the next daemon, and lost" in each.getMessage()]
+    (line,) = [
+        each.getMessage() for each in caplog.records if "the next daemon loads them; they are lost" in each.getMessage()
+    ]
     assert f"5 blocks in {here.folder}/buffers/{uuid}" in line
     daemon = await here.start()
     # Again, of one that has never been loaded by this daemon.
@@ -193,11 +195,11 @@ async def test_what_can_not_be_taken_away_on_order_is_said_and_ends_the_daemon_a
     ended: list[str] = []
     daemon.registry.on_halted = lambda: ended.append("now")
     here.line.refused |= UNDOING
-    with pytest.raises(FtlError, match=r"not all was halted cleanly and undone: ftl0.*nvmf_subsystem_remove_ns"):
+    with pytest.raises(FtlError, match=r"not everything was halted cleanly and undone: ftl0.*nvmf_subsystem_remove_ns"):
         await daemon.call("ftl_halt")
     assert ended == ["now"]
     here.line.refused.clear()
-    with pytest.raises(FtlError, match="not all was halted cleanly and undone"):
+    with pytest.raises(FtlError, match="not everything was halted cleanly and undone"):
         await daemon.registry.halt()
     daemon.state.close()
     daemon = await here.start()

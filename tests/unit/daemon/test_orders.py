@@ -76,7 +76,7 @@ async def test_what_is_beyond_the_end_is_refused(here: World) -> None:
     await create(here, daemon)
     size = (await daemon.device())["num_blocks"]
     for lba, num_blocks in ((size, 1), (0, size + 1), ((1 << 64) - 1, (1 << 64) - 1)):
-        with pytest.raises(ParameterError, match=rf"beyond the end of FTL bdev ftl0, which has {size} blocks"):
+        with pytest.raises(ParameterError, match=rf"exceed FTL bdev ftl0, which has {size} blocks"):
             await daemon.call("bdev_ftl_unmap", name="ftl0", lba=lba, num_blocks=num_blocks)
     with pytest.raises(ParameterError, match="num_blocks"):
         await daemon.call("bdev_ftl_unmap", name="ftl0", lba=0, num_blocks=0)
@@ -191,11 +191,11 @@ async def test_what_is_written_at_once_is_in_the_superblock(here: World) -> None
         ("nv_cache", "1", "no property 'nv_cache' can be changed"),
         ("write_buffer_size", "40001", "multiple of 4096"),
         ("limit_high_threshold", "40", "must descend|would be throttled"),
-        ("overprovisioning", "30", "create the FTL anew"),
-        ("use_append", "true", "create the FTL anew"),
-        ("allow_open_bands", "true", "one load alone"),
-        ("num_blocks", "1", "no property 'num_blocks' can be changed; there are limit_crit, "),
-        ("verbose_mode", "false", "always true here"),
+        ("overprovisioning", "30", "create a new FTL"),
+        ("use_append", "true", "create a new FTL"),
+        ("allow_open_bands", "true", "one load"),
+        ("num_blocks", "1", "no property 'num_blocks' can be changed: use one of limit_crit, "),
+        ("verbose_mode", "false", "always true"),
     ],
 )
 async def test_what_is_refused_changes_nothing(here: World, name: str, value: str, expected: str) -> None:
@@ -215,7 +215,7 @@ async def test_a_pool_size_is_taken_and_told_of_in_the_log_once(here: World, cap
     """As scripts of SPDK's and saved configurations have it. Here nothing is sized by it."""
     daemon = await here.start()
     uuid = (await create(here, daemon, conf={"user_io_pool_size": 64, "band_thld": 80}))["uuid"]
-    line = "FTL bdev ftl0: conf user_io_pool_size is ignored: an I/O queue has as many I/Os as entries"
+    line = "FTL bdev ftl0: conf user_io_pool_size is ignored: an I/O queue has one I/O for each entry"
     assert caplog.text.count(line) == 1
     assert daemon.record()["devices"][0]["params"]["conf"] == {"band_thld": 80}
     asked = {"uuid": uuid, "conf": {"user_io_pool_size": 65}, "if_absent": True}
@@ -371,7 +371,7 @@ async def test_a_target_that_refuses_keeps_the_old_name_or_gets_the_new_one_late
     here.line.refused = set()
     assert (await daemon.device())["attached"] is True
     here.line.refused = {"bdev_nvme_attach_controller"}
-    with pytest.raises(FtlError, match="ftl0 is other now, but no bdev of its target yet"):
+    with pytest.raises(FtlError, match="ftl0 has the name other now, but is not attached to its target yet"):
         await daemon.call("bdev_ftl_rename", name="ftl0", new_name="other")
     here.line.refused = set()
     device = daemon.managed("other")

@@ -31,7 +31,7 @@ async def test_what_a_delete_could_not_undo_is_undone_before_the_next_creation(h
     daemon = await here.start()
     await create(here, daemon)
     here.line.refused |= UNDOING
-    with pytest.raises(FtlError, match="not all could be undone"):
+    with pytest.raises(FtlError, match="could not undo everything"):
         await daemon.call("bdev_ftl_delete", name="ftl0")
     assert await here.claimed()
     here.line.refused.clear()
@@ -46,7 +46,7 @@ async def test_what_a_delete_could_not_undo_is_undone_before_the_next_creation(h
 async def test_what_a_failed_creation_could_not_undo_is_undone_before_the_next_one(here: World) -> None:
     daemon = await here.start()
     here.line.refused |= {"nvmf_subsystem_add_listener", *UNDOING}
-    with pytest.raises(FtlError, match="could not be undone"):
+    with pytest.raises(FtlError, match="could not undo"):
         await create(here, daemon)
     assert await here.claimed()
     here.line.refused.clear()
@@ -95,7 +95,7 @@ async def test_a_target_that_stalls_holds_up_nobody_who_is_on_another(tmp_path: 
     daemon = await here.start()
     await create(here, daemon, target=other.path)
     other.refused |= UNDOING
-    with pytest.raises(FtlError, match="not all could be undone"):
+    with pytest.raises(FtlError, match="could not undo everything"):
         await daemon.call("bdev_ftl_delete", name="ftl0")
     other.refused.clear()
     other.called.clear()
@@ -123,7 +123,7 @@ async def test_a_target_that_answers_nonsense_does_not_keep_the_daemon_from_star
     daemon = await here.start()
     await create(here, daemon)
     here.line.refused |= UNDOING
-    with pytest.raises(FtlError, match="not all could be undone"):
+    with pytest.raises(FtlError, match="could not undo everything"):
         await daemon.call("bdev_ftl_delete", name="ftl0")
     await daemon.halt()
     here.line.refused.clear()
@@ -349,7 +349,7 @@ async def test_a_delete_does_not_wait_for_a_target_that_stalls_unnoticed(here: W
     await create(here, daemon, no_attach=False)
     here.line.called.clear()
     here.line.hold()
-    with pytest.raises(FtlError, match="undo what stands in the target"):
+    with pytest.raises(FtlError, match="undo what the daemon made in the target"):
         await daemon.call("bdev_ftl_delete", name="ftl0")
     assert here.line.called == ["spdk_get_version"]
     here.line.release()
@@ -442,7 +442,9 @@ async def test_a_delete_that_would_lose_what_hosts_were_told_is_written_is_refus
         daemon = await here.start()
         await daemon.wait_for("deferred")
     with pytest.raises(
-        BusyError, match=rf"is {state}: .* 5 blocks in .*{uuid}\.\d+\.wbuf may be nowhere else.*--force"
+        BusyError,
+        match=rf"is {state}: acknowledged writes may be only in its write buffer file, 5 blocks in .*{uuid}\.\d+\.wbuf,"
+        " and can't be made durable now.*--force",
     ):
         await daemon.call("bdev_ftl_delete", name="ftl0")
     assert (await daemon.device())["state"] == state
@@ -519,7 +521,7 @@ async def test_a_deletion_that_can_not_be_saved_is_told_and_saved_as_soon_as_it_
     await create(here, daemon)
     with monkeypatch.context() as patched:
         patched.setattr(daemon.state, "save", no_space)
-        with pytest.raises(FtlError, match=r"is deleted, but .*the daemon goes on trying\): .*No space left"):
+        with pytest.raises(FtlError, match=r"is deleted, but .*the daemon keeps trying\): .*No space left"):
             await daemon.call("bdev_ftl_delete", name="ftl0")
         assert len(daemon.record()["devices"]) == 1
     await until(lambda: daemon.record()["devices"] == [])
@@ -584,7 +586,7 @@ async def test_what_is_done_to_an_ftl_is_one_line_that_says_who_asked_for_it(
     told("waiting for its base")
     await here.make_drive()
     await daemon.wait_for("online")
-    told("loaded by the daemon itself")
+    told("the base is back; the daemon loaded the FTL")
     with asked_for_by("SIGTERM"):
         await daemon.halt()
     told("halted; its bdev and claims stay for the next daemon, asked for by SIGTERM")
@@ -632,7 +634,10 @@ async def test_write_buffers_that_nobody_needs_are_told_and_removed_on_order(her
     (here.folder / "buffers" / "notes").write_text("somebody else's")
     assert await unneeded(daemon) == sorted([(uuid, 5), (empty, 0)])
     for params in ({}, {"uuid": uuid}):
-        with pytest.raises(BusyError, match=rf"5 blocks in .*{held} may be nowhere else.*nothing was removed"):
+        with pytest.raises(
+            BusyError,
+            match=rf"acknowledged writes may be only in these files, 5 blocks in .*{held}.*nothing was removed",
+        ):
             await daemon.call("ftl_remove_buffers", **params)
     assert files() == sorted([held, f"{empty}.7.wbuf"])
     assert [each["uuid"] for each in (await daemon.call("ftl_remove_buffers", uuid=empty))["removed"]] == [empty]

@@ -251,7 +251,7 @@ async def test_idle_connections_are_bounded_and_make_room_again(server: RpcServe
     idle = [await asyncio.open_unix_connection(str(server.socket_path)) for _ in range(CONNECTIONS_MAX)]
     refused = await exchange(server, post(b"{}"))
     assert refused.startswith(b"HTTP/1.1 503")
-    assert b"takes no more: try again" in refused
+    assert b"accepts no more: try again" in refused
     # The server closes them at their deadline.
     for reader, writer in idle:
         assert await asyncio.wait_for(reader.read(), REPLY_TIMEOUT_S) == b""
@@ -324,7 +324,7 @@ async def test_a_foreign_listener_is_not_disturbed(tmp_path: Path) -> None:
 
 async def test_a_file_that_is_no_socket_is_not_replaced(tmp_path: Path) -> None:
     (tmp_path / "s").write_text("mine")
-    with pytest.raises(FtlError, match="no socket"):
+    with pytest.raises(FtlError, match="not a socket"):
         await RpcServer(tmp_path / "s", METHODS).start()
     assert (tmp_path / "s").read_text() == "mine"
     assert [entry.name for entry in tmp_path.iterdir()] == ["s"]

@@ -79,7 +79,7 @@ async def test_an_export_that_is_not_the_daemons_is_not_believed(here: World) ->
     assert target is not None
     # As such a process would have it: it lets everybody in, and asks for nothing.
     device.admission.allowed.set_keys(target.nqn, None)
-    with pytest.raises(AuthenticationError, match="knows no authentication"):
+    with pytest.raises(AuthenticationError, match="does not support authentication"):
         await attached.connect()
     device.admission.allowed.set_keys(target.nqn, target.keys)
     again = await attached.connect()
@@ -138,7 +138,7 @@ async def test_a_target_that_can_not_have_keys_is_gone_by_its_name(
     daemon = await here.start()
     with caplog.at_level(logging.WARNING):
         await create(here, daemon, no_attach=False, hosts=[])
-    assert "go by names alone" in caplog.text
+    assert "identify each other by NQN alone" in caplog.text
     (target,) = (await daemon.call("bdev_ftl_get_hosts", name="ftl0"))["hosts"]
     assert "dhchap_key" not in target
     assert key_files(here) == {}

@@ -90,7 +90,7 @@ async def test_a_copy_that_was_made_in_use_takes_force(here: World, tmp_path: Pa
     daemon = await here.start()
     uuid = await base(here, daemon, tmp_path)
     await copy(here, tmp_path)
-    with pytest.raises(FtlError, match=r"bdev Copy0 holds FTL 'ftl0' .* as it was while in use"):
+    with pytest.raises(FtlError, match=r"bdev Copy0 holds FTL 'ftl0' .* which was in use when it was copied"):
         await set_uuid(here, daemon, uuid)
     assert (await set_uuid(here, daemon, uuid, new_uuid=NEW, force=True))["uuid"] == NEW
     await create(here, daemon, name="ftl1", base_bdev="Copy0", zone_capacity=CAPACITY, uuid=NEW)
@@ -130,13 +130,13 @@ async def test_what_can_not_be_is_refused_and_leaves_nothing(here: World, tmp_pa
         ({"uuid": NEW}, NotFoundError, f"holds FTL 'ftl0' with uuid {uuid}, not {NEW}"),
         ({"new_uuid": NEW}, ExistsError, r"FTL bdev other \(online"),
         ({"new_uuid": nil}, ParameterError, "the nil UUID"),
-        ({"new_uuid": uuid}, ParameterError, "which it has"),
+        ({"new_uuid": uuid}, ParameterError, "which the FTL already has"),
         ({"base_bdev": "Empty"}, NotFoundError, "bdev Empty holds no FTL"),
         ({"base_bdev": "Empty", "zone_capacity": CAPACITY}, NotFoundError, "bdev Empty holds no FTL"),
         (
             {"zone_capacity": BASE_BYTES // 4096},
             NotFoundError,
-            "holds no FTL in zones of .* leave the zone capacity out",
+            "holds no FTL in zones of .* leave out the zone capacity",
         ),
         ({"zone_capacity": 4294967295}, NotFoundError, "bdev Copy0 holds no FTL in zones of 4294967295 blocks"),
         ({"base_bdev": "Nope"}, NotFoundError, "bdev Nope: no such bdev"),

@@ -68,7 +68,7 @@ async def test_it_gets_an_answer_although_its_base_is_not_there_yet(
         await daemon.wait_for("online")
     await until(lambda: daemon.managed().attachment is not None)
     assert here.line.called.count("bdev_nvme_attach_controller") == before + 1, "nobody looked at the new bdev again"
-    assert "before its base was there" in caplog.text
+    assert "before its base existed" in caplog.text
     assert await read_bdev(here, "ftl0") == [1, 2, 3]
     await daemon.halt()
 

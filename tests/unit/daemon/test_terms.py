@@ -33,7 +33,7 @@ async def make_late(here: World) -> None:
     [
         ({"load_or_create": True, "force": True}, "never does"),
         ({"load_or_create": True, "no_data": True}, "can't be loaded"),
-        ({"uuid": CHOSEN, "new_uuid": CHOSEN}, "give one of them"),
+        ({"uuid": CHOSEN, "new_uuid": CHOSEN}, "give only one of them"),
         ({"new_uuid": str(UUID(int=0))}, "nil UUID"),
     ],
 )
@@ -58,7 +58,7 @@ def test_of_the_parameters_nothing_is_left_that_is_not_its_own() -> None:
 async def test_an_ftl_gets_the_uuid_that_was_chosen_for_it(here: World) -> None:
     daemon = await here.start()
     assert await create(here, daemon, new_uuid=CHOSEN) == {"name": "ftl0", "uuid": CHOSEN}
-    with pytest.raises(ExistsError, match=r"FTL bdev ftl0 .* has it already"):
+    with pytest.raises(ExistsError, match=r"FTL bdev ftl0 .* already has it"):
         await create(here, daemon, "ftl1", base_bdev="Late", new_uuid=CHOSEN, **EMULATED)
     await daemon.call("bdev_ftl_delete", name="ftl0")
     assert await create(here, daemon, uuid=CHOSEN) == {"name": "ftl0", "uuid": CHOSEN}
@@ -69,7 +69,7 @@ async def test_a_chosen_uuid_is_for_a_creation_and_loads_nothing(here: World) ->
     daemon = await here.start()
     await create(here, daemon, new_uuid=CHOSEN)
     await daemon.call("bdev_ftl_delete", name="ftl0")
-    with pytest.raises(ExistsError, match="holds an FTL already"):
+    with pytest.raises(ExistsError, match="holds an FTL"):
         await create(here, daemon, new_uuid=CHOSEN)
     await daemon.halt()
 
@@ -124,7 +124,7 @@ async def test_load_or_create_with_a_uuid_is_that_ftl_or_none(which: str, here: 
     daemon = await here.start()
     assert (await create(here, daemon, load_or_create=True, **{which: CHOSEN}))["uuid"] == CHOSEN
     await daemon.call("bdev_ftl_delete", name="ftl0")
-    with pytest.raises(ExistsError, match=f"holds an FTL already, with uuid {CHOSEN}, and .* is asked for"):
+    with pytest.raises(ExistsError, match=f"already holds an FTL, with uuid {CHOSEN} instead of .*"):
         await create(here, daemon, load_or_create=True, **{which: str(uuid4())})
     assert not await here.claimed()
     assert await daemon.call("ftl_get_devices") == []
@@ -213,7 +213,7 @@ async def test_a_deferred_load_or_create_of_another_ftl_fails_and_says_so(here: 
     await here.remove_drive()
     await create(here, daemon, load_or_create=True, uuid=CHOSEN)
     await here.make_drive()
-    assert f"{CHOSEN} is asked for" in (await daemon.wait_for("failed"))["error"]
+    assert f"instead of {CHOSEN}" in (await daemon.wait_for("failed"))["error"]
     assert not await here.claimed()
     await daemon.call("bdev_ftl_delete", name="ftl0")
     await daemon.halt()
@@ -224,7 +224,7 @@ async def test_a_copy_of_what_the_daemon_has_is_not_loaded_beside_it(here: World
     made = await create(here, daemon)
     await daemon.call("bdev_ftl_delete", name="ftl0")
     await create(here, daemon, "ftl1", base_bdev="Late", new_uuid=made["uuid"], **EMULATED)
-    with pytest.raises(ExistsError, match=r"FTL bdev ftl1 .* has it already"):
+    with pytest.raises(ExistsError, match=r"FTL bdev ftl1 .* already has it"):
         await create(here, daemon, load_or_create=True)
     assert not await here.claimed()
     await daemon.halt()
@@ -259,16 +259,16 @@ async def test_if_absent_makes_it_once(here: World) -> None:
 @pytest.mark.parametrize(
     ("change", "expected"),
     [
-        ({"base_bdev": "Nope"}, 'base_bdev is "Nvme0n1", asked for is "Nope"'),
-        ({"cache": "C0"}, 'cache is none, asked for is "C0"'),
-        ({"overprovisioning": 20}, "overprovisioning is 25, asked for is 20"),
-        ({"conf": {"scrub_days": 8}}, "conf.scrub_days is 7, asked for is 8"),
-        ({"limit_low": 51}, "limit_low is 50, asked for is 51"),
-        ({"num_punits": 3}, "num_punits is 2, asked for is 3"),
-        ({"no_attach": False}, "no_attach is true, asked for is false"),
-        ({"uuid": CHOSEN}, "uuid is .*, asked for is"),
+        ({"base_bdev": "Nope"}, 'base_bdev is "Nvme0n1", requested: "Nope"'),
+        ({"cache": "C0"}, 'cache is none, requested: "C0"'),
+        ({"overprovisioning": 20}, "overprovisioning is 25, requested: 20"),
+        ({"conf": {"scrub_days": 8}}, "conf.scrub_days is 7, requested: 8"),
+        ({"limit_low": 51}, "limit_low is 50, requested: 51"),
+        ({"num_punits": 3}, "num_punits is 2, requested: 3"),
+        ({"no_attach": False}, "no_attach is true, requested: false"),
+        ({"uuid": CHOSEN}, "uuid is .*, requested:"),
         ({"listen_address": "127.0.0.2"}, "listen_address is .*127.0.0.2"),
-        ({"zone_capacity": 192}, "zone_capacity is none, asked for is 192"),
+        ({"zone_capacity": 192}, "zone_capacity is none, requested: 192"),
         ({"hosts": [HOSTNQN, "nqn.2026-11.io.example:b"]}, "host nqn.2026-11.io.example:b may not connect"),
         ({"allow_any_host": True}, "not any host"),
         ({"secure_channel": True}, "secure_channel is false"),
@@ -281,8 +281,8 @@ async def test_if_absent_names_each_difference(change: dict[str, Any], expected:
     before = daemon.record()
     with pytest.raises(ExistsError, match=expected) as refused:
         await create(here, daemon, **ASKED | change)
-    assert refused.value.message.count("asked for is") <= 1
-    with pytest.raises(ExistsError, match="use_append is false, asked for is true"):
+    assert refused.value.message.count("requested:") <= 1
+    with pytest.raises(ExistsError, match="use_append is false, requested: true"):
         await create(here, daemon, **ASKED | change | {"use_append": True})
     assert daemon.record() == before
     await daemon.halt()
@@ -352,7 +352,7 @@ async def test_who_waits_has_it_when_its_base_appears(here: World) -> None:
 
 async def test_who_waits_for_one_that_fails_or_is_deleted_is_told(here: World) -> None:
     daemon = await here.start()
-    for end, expected in (("fails", "deferred creation has failed: .*512"), ("is deleted", "was deleted while")):
+    for end, expected in (("fails", "deferred creation has failed: .*512"), ("is deleted", "was deleted during")):
         waiting = asyncio.ensure_future(create(here, daemon, base_bdev="Late", wait=60, **EMULATED))
         await until(lambda: len(daemon.registry.creations.watchers) == 1)
         if end == "fails":

@@ -86,7 +86,7 @@ async def test_a_check_writes_nothing_and_could_not(rig: RestoreRig) -> None:
         port.zone_action(_shim.ZoneAction.RESET, 0),
         port._submit(_shim.Op.DEALLOCATE, 0, 1),
     ):
-        with pytest.raises(AssertionError, match="must not do anything but read"):
+        with pytest.raises(AssertionError, match="the check only reads"):
             await attempt
     await port.close()
     assert await everything(rig, drive) == before
@@ -219,7 +219,9 @@ async def test_what_was_lost_is_damage_until_it_is_written_again(rig: RestoreRig
     for halted in (False, True):
         await (rig.halt() if halted else rig.crash())
         report = await check_of(rig)
-        assert report.damage == [f"LBA {lost} is lost: media could not be read; an error until written or trimmed"]
+        assert report.damage == [
+            f"LBA {lost} is lost: media could not be read; reads return an error until the block is written or trimmed"
+        ]
         assert (report.ok, report.lost_blocks, report.clean) == (False, 1, halted)
         await rig.load()
     await rig.port.write(lost, content(lost, 1))
@@ -242,7 +244,7 @@ async def test_a_checkpoint_that_says_something_else_than_the_bands_is_damage(ri
     assert int(good["section"][0]) == checkpoint.SECTION_L2P
     first = int(good["first"][0])
     one, other = [lba - first for lba in held if lba >= first][:2]
-    for entry, told in ((None, "where no header says so"), ((1 << 32) - 1, "does not say what the bands say")):
+    for entry, told in ((None, "but no header does"), ((1 << 32) - 1, "differs from the bands")):
         record = good.copy()
         entries = record["data"][0].view("<u4")
         entries[one] = entries[other] if entry is None else entry
@@ -290,7 +292,7 @@ async def test_what_is_no_ftl_or_not_ours_is_not_checked(rig: RestoreRig) -> Non
         record["crc"] = 0
         changed[i] = layout.seal(record).tobytes()
     rig.base = await copied_with(rig, drive, changed)
-    with pytest.raises(UnsupportedError, match="format version 9, this software knows 2"):
+    with pytest.raises(UnsupportedError, match="format version 9, but this software supports 2"):
         await check_of(rig)
     rig.base = drive
 

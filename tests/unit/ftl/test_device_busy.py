@@ -111,7 +111,7 @@ async def test_a_device_that_reads_nothing_is_gone_and_no_block_of_it_bad(
 ) -> None:
     port = BlockPort(reactor, media, name="base")
     media.inject_fault(op=_shim.Op.READ, status=INTERNAL_ERROR)
-    with pytest.raises(MediaError, match=r"internal error.*as all reads") as raised:
+    with pytest.raises(MediaError, match=r"internal error.*like all reads") as raised:
         await port.read_what_can_be(media.zone_size, 8)
     assert _shim.base_gone(raised.value.status)
     await port.close()

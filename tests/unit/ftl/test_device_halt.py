@@ -28,7 +28,9 @@ L2P_TRIMMED = 2
 async def test_halting_ends_with_an_error_where_the_base_can_not_flush_any_more(rig: FtlRig) -> None:
     await rig.good("write", total_blocks=10)
     rig.media.inject_fault(op=_shim.Op.FLUSH, status=INTERNAL_ERROR)
-    with pytest.raises(MediaError, match=r"can't flush \(internal error.*: what its cache held may be lost") as raised:
+    with pytest.raises(
+        MediaError, match=r"can't flush \(internal error.*: data in its volatile cache may be lost"
+    ) as raised:
         await rig.device.halt()
     assert raised.value.status == INTERNAL_ERROR
     assert rig.device.state is FtlState.HALTED

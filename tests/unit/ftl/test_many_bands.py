@@ -139,7 +139,7 @@ async def discarded() -> dict[str, float]:
         longest = {"discard": meter.longest_s}
         assert device.stats()["zone_resets"] - resets > BANDS // 3
         await port.close()
-        await device.abort("nothing of it is kept")
+        await device.abort("no_data keeps nothing")
         with contextlib.suppress(FtlError):
             await device.halt()
     return longest

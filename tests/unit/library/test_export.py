@@ -60,7 +60,7 @@ async def test_a_host_reads_what_the_script_wrote(reactor: ReactorLoop) -> None:
                 await namespace.flush()
             with pytest.raises(MediaError, match="is closed"):
                 await namespace.read(0)
-            with pytest.raises(NotFoundError, match=f"{NQN} has no namespace 2, but 1"):
+            with pytest.raises(NotFoundError, match=f"{NQN} has no namespace 2; it has: 1"):
                 await controller.open_namespace(host_reactor, 2)
         assert await ftl.read(60, 100) == data
         assert await ftl.read(50, 10) == bytes(10 * 4096)
@@ -99,7 +99,7 @@ async def test_unexport_ends_the_connections_and_frees_the_port(reactor: Reactor
             assert controller.is_lost
         with pytest.raises(PathError):
             await connect(export)
-        with pytest.raises(NotFoundError, match=f"{NQN} is not exported; exported are: none"):
+        with pytest.raises(NotFoundError, match=f"{NQN} is not exported; it has: none"):
             await target.unexport(NQN)
         again = await target.export(media, nqn=NQN, trsvcid=export.trsvcid, hosts=[HOST])
         assert again == export

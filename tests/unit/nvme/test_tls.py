@@ -185,7 +185,7 @@ async def test_a_host_with_a_psk_does_not_get_in_in_the_clear() -> None:
             await here.connect()
         assert error.value.status == Status.CONNECT_INVALID_HOST
         await nobody_is_left(here)
-        assert refusals(here) == ["it has a PSK, so it has to come by TLS, and came in the clear"]
+        assert refusals(here) == ["it has a PSK, but connected without TLS: hosts with a PSK must use TLS"]
 
 
 async def test_an_io_queue_in_the_clear_is_refused_to_a_host_that_came_by_tls() -> None:
@@ -212,7 +212,7 @@ async def test_the_identity_binds_the_connect(names: dict[str, str]) -> None:
         await connection.send(PduType.CAPSULE_CMD, sqe.pack(), data)
         response = await connection.receive({PduType.CAPSULE_RESP: 0})
         assert wire.Cqe.unpack(response.body).status == Status.CONNECT_INVALID_HOST
-        assert "it came by TLS with" in refusals(here)[0]
+        assert "it used TLS with" in refusals(here)[0]
         connection.close()
         await nobody_is_left(here)
 
@@ -258,7 +258,7 @@ async def test_a_secure_channel_takes_nobody_in_the_clear_but_the_target_itself(
         with pytest.raises(CommandError) as error:
             await here.connect(hostnqn=STRANGER)
         assert error.value.status == Status.CONNECT_INVALID_HOST
-        assert "only TLS is taken here" in refusals(here)[0]
+        assert "which is required here" in refusals(here)[0]
         for hostnqn, psk in ((own, None), (HOSTNQN, HeldPsk(PSK))):
             controller = await here.connect(hostnqn=hostnqn, psk=psk)
             assert len(await controller.namespaces()) == 1
@@ -289,7 +289,7 @@ async def test_a_secure_channel_tells_by_tls_alone_what_there_is() -> None:
                 await discover("127.0.0.1", here.port, hostnqn=hostnqn)
         controller = await here.connect(subnqn=wire.DISCOVERY_NQN, psk=HeldPsk(PSK))
         await controller.close()
-        assert all("discovery in the clear" in reason for reason in refusals(here))
+        assert all("discovery without TLS" in reason for reason in refusals(here))
 
 
 # --- peers that mean no good ------------------------------------------------------------------------------------------
@@ -343,7 +343,7 @@ async def test_the_bytes_of_a_handshake_count(here: Bench) -> None:
     assert await host.at_end()
     host.close()
     await nobody_is_left(here)
-    assert "has sent too much before it was let in" in refusals(here)[0]
+    assert "sent too much before it was admitted" in refusals(here)[0]
 
 
 @pytest.mark.rig(peers=PeerLimits(handshake_s=SHORT_S), connections=ConnectionLog())

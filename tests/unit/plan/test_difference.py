@@ -221,7 +221,7 @@ def test_settings_are_changed_by_a_daemon_that_can_and_refused_by_one_that_can_n
             assert changes.steps[1].text == "conf.scrub_days: 7 -> 9"
         else:
             assert [
-                "conf.scrub_days is 7, asked for is 9; that can't be changed by this daemon" in each
+                "conf.scrub_days is 7, requested: 9; that can't be changed by this daemon" in each
                 for each in changes.problems
             ] == [False, True]
 
@@ -239,11 +239,11 @@ def test_thresholds_pass_each_other_in_an_order_that_keeps_the_rules(
 @pytest.mark.parametrize(
     ("changed", "expected"),
     [
-        ({"base": "N1"}, 'base_bdev is "N0", asked for is "N1"; that can'),
-        ({"cache": "C0"}, 'cache is none, asked for is "C0"'),
-        ({"overprovisioning": 40}, "overprovisioning is 30, asked for is 40"),
-        ({"attach": False}, "no_attach is false, asked for is true"),
-        ({"num_punits": 4}, "num_punits is 2, asked for is 4"),
+        ({"base": "N1"}, 'base_bdev is "N0", requested: "N1"; that can'),
+        ({"cache": "C0"}, 'cache is none, requested: "C0"'),
+        ({"overprovisioning": 40}, "overprovisioning is 30, requested: 40"),
+        ({"attach": False}, "no_attach is false, requested: true"),
+        ({"num_punits": 4}, "num_punits is 2, requested: 4"),
         ({"listen": "10.0.0.1"}, "listen_address is "),
         ({"uuid": UUID}, "uuid is "),
         ({"secure_channel": True}, "secure_channel is false"),
@@ -271,7 +271,7 @@ def test_what_the_plan_lacks_is_told_and_deleted_only_with_prune() -> None:
     assert (outcome.changed, outcome.changes.extra) == (False, [("/t", "ftl1")])
     # What it has, another can't have; deleted first, it can.
     renamed = plan_of(ftl(), ftl(name="ftl2", base="N1"))
-    assert "bdev N1 is that of FTL ftl1, which the plan lacks" in apply(daemon, renamed).changes.problems[0]
+    assert "FTL ftl1, which the plan lacks, uses bdev N1" in apply(daemon, renamed).changes.problems[0]
     outcome = must_apply(daemon, renamed, prune=True)
     assert [step.method for step in outcome.done] == ["bdev_ftl_delete", "bdev_ftl_create"]
     # Only on targets that the plan names.

@@ -85,11 +85,11 @@ def test_what_a_plan_says_is_what_the_rpc_is_asked() -> None:
 @pytest.mark.parametrize(
     ("entry", "expected"),
     [
-        ({"colour": 1}, r"targets\[0\].ftls\[0\].colour: unknown key; known here: name, base, cache"),
+        ({"colour": 1}, r"targets\[0\].ftls\[0\].colour: unknown key: use one of name, base, cache"),
         ({"force": True}, "never erases"),
-        ({"no_data": True}, "gone with the daemon"),
-        ({"without_cache": True}, "never gives anything up"),
-        ({"engine": "native"}, "a plan has FTLs of the daemon alone"),
+        ({"no_data": True}, "gone when the daemon"),
+        ({"without_cache": True}, "never gives up a cache"),
+        ({"engine": "native"}, "a plan has only FTLs of the daemon"),
         ({"name": None}, "name: is null: must be text"),
         ({"name": "a b"}, r'name is "a b": must be 1 to 63'),
         ({"base": 5}, "base: is 5: must be text"),
@@ -97,7 +97,7 @@ def test_what_a_plan_says_is_what_the_rpc_is_asked() -> None:
         ({"overprovisioning": 0}, "overprovisioning is 0: must be 1 to 99"),
         ({"overprovisioning": True}, "overprovisioning: is true: must be a whole number"),
         ({"uuid": "x"}, "uuid is .* must be a UUID"),
-        ({"uuid": UUID, "new_uuid": UUID}, "give one of them"),
+        ({"uuid": UUID, "new_uuid": UUID}, "give only one of them"),
         ({"uuid": "00000000-0000-0000-0000-000000000000"}, "nil UUID"),
         ({"conf": {"colour": 1}}, 'unknown parameter "colour" in conf; known: invalid_thld'),
         ({"conf": {"write_buffer_size": "6 MB"}}, r"write_buffer_size: is '6 MB': must be a size such as 6MiB"),
@@ -107,16 +107,16 @@ def test_what_a_plan_says_is_what_the_rpc_is_asked() -> None:
         ({"zone_capacity": "192"}, "without quotation marks"),
         ({"zone_capacity": "1000B"}, "multiple of 4096"),
         ({"zone_capacity": 0}, "zone_capacity is 0: must be 1 to"),
-        ({"limits": {"most": 1}}, "limits.most: unknown key; known here: crit, high, low, start"),
+        ({"limits": {"most": 1}}, "limits.most: unknown key: use one of crit, high, low, start"),
         ({"limits": {"low": 101}}, "limit_low is 101: must be 0 to 100"),
         ({"listen": "x y"}, "listen is .* ADDRESS:PORT"),
         ({"hosts": [NQN, NQN]}, r"hosts\[1\]: host .* is given twice"),
         ({"hosts": ["host"]}, r'hosts\[0\]: nqn is "host": must be an NQN'),
         ({"hosts": [{"psk": "/k"}]}, r"hosts\[0\]: lacks nqn"),
         ({"hosts": [{"nqn": NQN, "psk": "k"}]}, "psk is .* absolute path"),
-        ({"hosts": [{"nqn": NQN, "dhchap_ctrlr_key": "/k"}]}, "give its dhchap_key, too"),
+        ({"hosts": [{"nqn": NQN, "dhchap_ctrlr_key": "/k"}]}, "give dhchap_key too"),
         ({"hosts": [5]}, r"hosts\[0\]: is 5: must be text or a mapping"),
-        ({"cache": "Nvme0n1"}, "cache: bdev Nvme0n1 is the base of ftl0 already"),
+        ({"cache": "Nvme0n1"}, "cache: bdev Nvme0n1 is already the base of ftl0"),
     ],
     ids=lambda value: json.dumps(value)[:40] if isinstance(value, dict) else "",
 )
@@ -132,24 +132,24 @@ def test_a_fault_in_a_plan_is_named_with_its_place(entry: dict[str, Any], expect
     ("text", "expected"),
     [
         ("", "is empty"),
-        ("a: [", "line 1: is no YAML"),
+        ("a: [", "line 1: is not YAML"),
         ("targets: []", "targets: has 0 entries: at least 1"),
         ("[]", r"is \[\]: must be a mapping"),
-        ("version: 2\ntargets: [{ftls: []}]", "line 1: version: is 2: this release knows 1"),
+        ("version: 2\ntargets: [{ftls: []}]", "line 1: version: is 2, but this release supports 1"),
         ("targets:\n  - ftls: []\n    ftls: []", r"line 3: targets\[0\].ftls: is given twice"),
-        ("targets:\n  - address: a\n    ftls: []\n  - address: ./a\n    ftls: []", "line 4: .*is in the plan already"),
+        ("targets:\n  - address: a\n    ftls: []\n  - address: ./a\n    ftls: []", "line 4: .*is twice in the plan"),
         ("targets:\n  - address: ''\n    ftls: []", "line 2: .*an empty address"),
         ("targets:\n  - {}", r"line 2: targets\[0\]: lacks ftls"),
-        ("1: 2", "has the key '1': keys are text"),
-        ("? [a]\n: b", "keys are text"),
-        ("targets: 2026-11-29", "is a date: put it in quotation marks"),
-        ("targets: !!python/object:os.system x", "is no YAML"),
+        ("1: 2", "has the key '1': keys must be text"),
+        ("? [a]\n: b", "keys must be text"),
+        ("targets: 2026-11-29", "is a date: to use it as text, put it in quotation marks"),
+        ("targets: !!python/object:os.system x", "is not YAML"),
         ("targets: !!binary aGk=", "is a bytes"),
-        ("a: *b", "is no YAML"),
-        ("a: &a [*a]", "nested too deeply|is no YAML"),
-        ("a: 'x\x07'", "is no YAML"),
-        ("---\na: 1\n---\nb: 2", "is no YAML"),
-        ("[" * 2000, "is no YAML|too deeply"),
+        ("a: *b", "is not YAML"),
+        ("a: &a [*a]", "nested too deeply|is not YAML"),
+        ("a: 'x\x07'", "is not YAML"),
+        ("---\na: 1\n---\nb: 2", "is not YAML"),
+        ("[" * 2000, "is not YAML|too deeply"),
         ("[" * 40 + "]" * 40, "too deeply"),
     ],
 )  # fmt: skip
@@ -161,11 +161,11 @@ def test_what_is_no_plan_is_refused_with_the_line(text: str, expected: str) -> N
 def test_two_ftls_may_not_share_name_bdev_or_uuid() -> None:
     with pytest.raises(PlanError, match=r"ftls\[1\].name: FTL ftl0 is on this target twice"):
         plan_of(ftl(), ftl(base="Nvme1n1"))
-    with pytest.raises(PlanError, match="bdev Nvme0n1 is the base of ftl0 already"):
+    with pytest.raises(PlanError, match="bdev Nvme0n1 is already the base of ftl0"):
         plan_of(ftl(), ftl(name="ftl1"))
-    with pytest.raises(PlanError, match="bdev C0 is the cache of ftl0 already"):
+    with pytest.raises(PlanError, match="bdev C0 is already the cache of ftl0"):
         plan_of(ftl(cache="C0"), ftl(name="ftl1", base="N", cache="C0"))
-    with pytest.raises(PlanError, match=f"uuid {UUID} is that of ftl0 on /t, too"):
+    with pytest.raises(PlanError, match=f"ftl0 on /t has uuid {UUID} too"):
         plan_of(ftl(uuid=UUID), ftl(name="ftl1", base="N", new_uuid=UUID.upper()))
     two = {"targets": [{"address": "/a", "ftls": [ftl()]}, {"address": "/b", "ftls": [ftl()]}]}
     assert len(parse(json.dumps(two).encode(), "p").targets) == 2

@@ -25,7 +25,7 @@ def test_a_second_start_is_refused() -> None:
     reactor = _shim.Reactor("twice")
     reactor.start()
     try:
-        with pytest.raises(RuntimeError, match="twice runs already"):
+        with pytest.raises(RuntimeError, match="twice is already running"):
             reactor.start()
     finally:
         reactor.stop()

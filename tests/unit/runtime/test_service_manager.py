@@ -77,7 +77,7 @@ def test_what_does_not_listen_or_is_no_socket_is_refused(monkeypatch: pytest.Mon
         ServiceManager(environment)
     with (
         handed_over(monkeypatch) as environment,
-        pytest.raises(ParameterError, match="is no socket"),
+        pytest.raises(ParameterError, match="is not a socket"),
     ):
         ServiceManager(environment | {"LISTEN_FDS": "1"})
 
@@ -94,7 +94,7 @@ def test_without_a_manager_nobody_is_told() -> None:
 def test_a_manager_that_has_gone_is_no_reason_to_stop(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     manager = ServiceManager({"NOTIFY_SOCKET": str(tmp_path / "gone")})
     assert not manager.notify("READY=1")
-    assert f"the service manager at {tmp_path}/gone can't be told READY=1" in caplog.text
+    assert f"can't reach the service manager at {tmp_path}/gone to send READY=1" in caplog.text
 
 
 def test_an_abstract_address_is_one() -> None:

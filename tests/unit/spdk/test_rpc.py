@@ -111,7 +111,7 @@ async def test_a_malformed_answer_is_an_error_and_no_more(
 
 async def test_the_control_socket_of_a_daemon_is_told_from_a_target(tmp_path: Path) -> None:
     with pytest.raises(
-        TargetError, match="control socket of a spdk-ftl daemon as it seems; give the RPC socket"
+        TargetError, match="control socket of a spdk-ftl daemon, not an SPDK target: give the RPC socket"
     ) as told:
         await ask(tmp_path, reply(lambda _: b"HTTP/1.0 400 Bad Request\r\nServer: x\r\n\r\nInvalid {}"))
     assert told.value.errno == errno.EPROTO
@@ -124,9 +124,7 @@ async def test_a_socket_that_may_not_be_used_is_told_with_whose_right_is_missing
         raise PermissionError(errno.EACCES, "Permission denied")
 
     monkeypatch.setattr(asyncio, "open_unix_connection", refused)
-    with pytest.raises(
-        TargetError, match=r"who asks, may not use its RPC socket.*let the target's user, or root"
-    ) as told:
+    with pytest.raises(TargetError, match=r"may not use its RPC socket.*run this as the target's user or root") as told:
         await TargetRpc(str(tmp_path / "t")).call("m")
     assert told.value.errno == errno.EACCES
 
@@ -152,7 +150,7 @@ async def test_no_answer_in_time_is_an_error(tmp_path: Path) -> None:
 
 async def test_a_target_that_is_not_there_is_named(tmp_path: Path) -> None:
     for address in (str(tmp_path / "no"), "127.0.0.1:1", "256.256.256.256:5", "127.0.0.1:99999"):
-        with pytest.raises(TargetError, match=r"can't be reached \(.*\): is it running") as caught:
+        with pytest.raises(TargetError, match=r"can't be reached \(.*\): check that it is running") as caught:
             await TargetRpc(address).call("m")
         assert address in caught.value.message
 
@@ -214,7 +212,7 @@ async def test_a_target_of_somebody_else_is_told_nothing_unless_it_may_be_his(
 
     server = await asyncio.start_unix_server(listen, str(tmp_path / "t"))
     try:
-        with pytest.raises(TargetError, match=rf"served by user {his}, pid 7, and only .*--target-user") as refused:
+        with pytest.raises(TargetError, match=rf"served by user {his}, pid 7, but only .*--target-user") as refused:
             await TargetRpc(str(tmp_path / "t")).call("bdev_get_bdevs")
         # It is not gone: what was made in it is not to be forgotten.
         assert not rpc_module.is_gone(refused.value)

@@ -280,7 +280,7 @@ async def test_a_zns_drive_in_a_file_is_the_same_after_a_restart(tmp_path: Path)
         ({"block_size": 1024}, "block_size 1024"),
         ({"num_zones": 2**31, "zone_size": 2**20, "zone_capacity": 1}, "TiB"),
         ({"max_open_zones": 4, "max_active_zones": 3}, "max_active_zones 3"),
-        ({"max_append_blocks": 1}, "a ZASL of 0 says that there is none; give at least 2 blocks"),
+        ({"max_append_blocks": 1}, "a ZASL of 0 means no limit: give at least 2 blocks"),
         ({"max_append_blocks": 0}, "give at least 2 blocks"),
         ({"max_append_blocks": 15, "block_size": 512}, "give at least 16 blocks"),
     ],

@@ -362,7 +362,7 @@ async def test_what_is_no_socket_is_refused_and_left_alone(tmp_path: Path) -> No
     for path in (file, folder, link):
         message = await refused(str(path))
         assert str(path) in message
-        assert "no socket" in message
+        assert "not a socket" in message
     assert "-r" in await refused("")
     assert file.read_text() == "years of work"
     assert sorted(tmp_path.iterdir()) == before

@@ -119,7 +119,7 @@ def test_a_connection_that_is_lost_for_nothing_is_noticed(monkeypatch: pytest.Mo
     monkeypatch.setattr(ChainedWorld, "_step", step_and_drop)
     violation = lived(seed=1).violations[0]
     assert violation.kind == "io_error"
-    assert violation.detail == f"the connection of the {whose} was lost, and nothing was done to it"
+    assert violation.detail == f"the connection of the {whose} was lost, although the test did not disturb it"
 
 
 def test_a_kill_in_the_moment_in_which_a_load_fails_ends_that_too(monkeypatch: pytest.MonkeyPatch) -> None:

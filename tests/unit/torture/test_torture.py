@@ -338,7 +338,7 @@ def test_an_interrupted_run_says_what_it_has_done(
     assert json.loads(path.read_text())["crashes"] == 47
     if violations:  # which are what matters
         assert code == 1
-        assert "to see it again: spdk-ftl torture --seed 5 --world 2 --crashes 20 --faults" in told.err
+        assert "to replay it: spdk-ftl torture --seed 5 --world 2 --crashes 20 --faults" in told.err
         return
     assert code == 130
     assert "interrupted after 47 crashes, 3,234 blocks verified: 0 violations" in told.out

@@ -134,7 +134,7 @@ def test_a_cache_with_interleaved_metadata_is_vss_and_without_non_vss() -> None:
         ({"metadata_bytes": 4, "metadata_interleaved": True}, ParameterError, "4 B of metadata"),
         ({"metadata_bytes": 8, "metadata_interleaved": True, "dif_type": 1}, ParameterError, "DIF type 1"),
         ({"zoned": True}, UnsupportedError, "zoned"),
-        ({"block_count": 12288}, ParameterError, "has 12288 blocks, needs 12289"),
+        ({"block_count": 12288}, ParameterError, "has 12288 blocks, but needs 12289"),
     ],
 )
 def test_unfit_caches_are_refused(change: dict[str, Any], kind: type[FtlError], message: str) -> None:

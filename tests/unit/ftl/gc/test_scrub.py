@@ -670,5 +670,5 @@ async def test_stats_and_properties_tell(rig: FtlRig, caplog: pytest.LogCaptureF
     assert properties["scrub"] == told
     assert told["progress"] is None
     assert told["next"] > told["last"]["ended"]
-    assert "scrub 1 has read" in caplog.text
+    assert "scrub 1 read" in caplog.text
     assert np.isfinite(told["last"]["read_blocks"])

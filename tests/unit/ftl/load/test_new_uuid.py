@@ -52,7 +52,7 @@ async def test_the_copy_is_loaded_by_its_own_uuid_and_has_all_its_data(emulated:
         await rig.halt()
         assert (await renumber(rig, old, NEW)).changed
         assert not (await renumber(rig, old, NEW)).changed, "run twice it is done already"
-        with pytest.raises(NotFoundError, match=f"holds FTL 'ftl0' with uuid {NEW}, not that one"):
+        with pytest.raises(NotFoundError, match=f"holds FTL 'ftl0' with uuid {NEW}: give that uuid to load it"):
             await rig.load(uuid=old)
         await rig.load(uuid=NEW)
         assert rig.device.uuid == NEW
@@ -119,7 +119,10 @@ async def test_a_copy_of_one_in_use_is_taken_with_force_only_and_has_what_was_du
         old = rig.device.uuid
         await rig.crash()
         states = rig.drive.zone_states()
-        with pytest.raises(FtlError, match=r"as it was while in use: what its write buffer.* or give --force"):
+        with pytest.raises(
+            FtlError,
+            match=r"in use when it was copied, so this copy lacks what only the write buffer.* or give --force",
+        ):
             await renumber(rig, old, NEW)
         assert rig.drive.zone_states() == states
         assert (await renumber(rig, old, NEW, force=True)).changed

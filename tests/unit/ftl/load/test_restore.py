@@ -160,7 +160,7 @@ async def test_another_uuid_is_refused_and_what_is_there_is_named(rig: RestoreRi
     await rig.create()
     await rig.halt()
     states = drive.zone_states()
-    with pytest.raises(NotFoundError, match=f"holds FTL 'ftl0' with uuid {rig.device.uuid}, not that one"):
+    with pytest.raises(NotFoundError, match=f"holds FTL 'ftl0' with uuid {rig.device.uuid}: give that uuid to load it"):
         await rig.load(uuid=OTHER)
     assert drive.zone_states() == states
 
@@ -195,7 +195,7 @@ async def test_conf_that_contradicts_what_is_there_is_refused_and_other_conf_is_
         await rig.load(settings={"use_append": True})
     with pytest.raises(ConfError, match=r"num_punits = 3: FTL .* has 2 parallel units"):
         await rig.load(num_punits=3)
-    with pytest.raises(ConfError, match="lba_rsvd = 20: the FTL was created with 30, and overprovisioning decides"):
+    with pytest.raises(ConfError, match="lba_rsvd = 20: the FTL was created with 30, and overprovisioning determines"):
         await rig.load(settings={"lba_rsvd": 20})
     await rig.load(settings={"lba_rsvd": 30, "use_append": False, "invalid_thld": 11})
     assert (rig.device.conf.invalid_thld, rig.device.conf.write_buffer_size) == (11, CONF.write_buffer_size)
@@ -219,7 +219,7 @@ async def test_a_setting_goes_back_to_its_default_when_that_is_given(rig: Restor
     [
         (44, 64, 40, 7, "the capacity of zone 2 is 40, but was at least 48"),
         (44, 64, 48, 4, "its limit of open zones is 4, but was at least 7"),
-        (40, 64, 48, 7, r"has shrunk by 4 zones \(256 blocks, 1 MiB\) to 40: .*at least 2816 blocks \(11 MiB\) large"),
+        (40, 64, 48, 7, r"has shrunk by 4 zones \(256 blocks, 1 MiB\) to 40: .*at least 2816 blocks \(11 MiB\)"),
         (22, 128, 48, 7, "its zone size is 128, but was 64"),
     ],
 )
@@ -339,7 +339,7 @@ async def test_a_clean_superblock_is_not_believed_where_a_newer_one_is_damaged(r
     await rig.crash()
     _, _, pointer = drive.zone_states()[0]
     rig.base = await copied_with(rig, drive, {pointer - 1: bytes(4096)})
-    with pytest.raises(FtlError, match="newest superblock does not verify"):
+    with pytest.raises(FtlError, match="newest superblock is damaged"):
         await rig.load()
     await rig.load(settings={"allow_open_bands": True})
     assert rig.device.restored is not None

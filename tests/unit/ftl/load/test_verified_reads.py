@@ -131,7 +131,7 @@ async def test_crcs_of_a_checkpoint_are_those_of_the_bands(rig: RestoreRig) -> N
 
 async def test_a_device_may_begin_to_verify_and_stop_it(rig: RestoreRig) -> None:
     await filled(rig, UNVERIFIED)
-    with pytest.raises(ValueError, match="not verified"):
+    with pytest.raises(ValueError, match="does not verify reads"):
         rig.device.core.crcs(0, 1)
     await rig.halt()
     _, place = await place_of(rig)

@@ -91,7 +91,7 @@ def test_zones_of_less_capacity_are_left_out_and_larger_ones_are_finished() -> N
     assert growth is not None
     assert growth.geometry.finish_zones
     none = [each._replace(capacity=1000) if each.index >= 20 else each for each in zones(24)]
-    with pytest.raises(GeometryError, match=r"none of the 4 zones .* below 3072 blocks"):
+    with pytest.raises(GeometryError, match=r"none of the 4 added zones .* smaller than the 3072 blocks"):
         grown(old, none, lba_rsvd=20)
 
 

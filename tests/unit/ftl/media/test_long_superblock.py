@@ -183,7 +183,7 @@ async def test_one_longer_than_a_zone_is_refused_before_anything_is_written(port
     await writer.write({"n": 1}, clean=False)
     told = content(65_534)
     assert not writer.takes(told)
-    with pytest.raises(SuperblockTooLongError, match=r"would have \d+ blocks, a zone has 48"):
+    with pytest.raises(SuperblockTooLongError, match=r"would have \d+ blocks, but a zone has 48"):
         await writer.write(told, clean=False)
     assert (await found_in(port)).superblock.content["n"] == 1
     assert writer.takes({"n": 2})

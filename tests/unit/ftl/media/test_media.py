@@ -249,7 +249,7 @@ def test_another_format_version_is_refused_by_name_where_no_host_can_write() -> 
             assert layout.parse_batch_header(layout.seal(record), UUID_A) is None
         else:
             with pytest.raises(
-                UnsupportedError, match="the superblock has media format version 1, this software knows 2"
+                UnsupportedError, match="the superblock has media format version 1, but this software supports 2"
             ):
                 Superblock.parse(layout.seal(record), UUID_A)
 

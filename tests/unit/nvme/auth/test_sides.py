@@ -92,7 +92,7 @@ def test_a_controller_with_another_key_is_found_out() -> None:
     assert not isinstance(caught.value, RefusedError)
     assert not other.done
     other.send(one.failure2(caught.value))
-    assert "refuses our proof" in other.failure
+    assert "refuses the controller's response" in other.failure
     assert Failure.unpack(other.receive()).auth_id is AuthId.FAILURE1
     assert other.failed
 
@@ -102,7 +102,7 @@ def test_a_controller_that_proves_nothing_is_found_out() -> None:
     other.send(one.negotiate())
     other.send(one.reply(other.receive()))
     other._response = None
-    with pytest.raises(MessageError, match="proves nothing"):
+    with pytest.raises(MessageError, match="did not authenticate"):
         one.finish(other.receive())
 
 
@@ -110,7 +110,7 @@ def test_a_controller_without_a_key_of_its_own_refuses_to_prove_itself() -> None
     other = controller(ctrlr_key=None)
     with pytest.raises(RefusedError):
         authenticate(host(ctrlr_key=CTRLR_KEY), other)
-    assert "prove ourselves" in other.failure
+    assert "asks the controller to authenticate" in other.failure
 
 
 def test_a_controllers_challenge_is_never_the_same() -> None:

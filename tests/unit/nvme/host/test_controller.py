@@ -377,7 +377,7 @@ async def test_nobody_listening_is_said_so() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         port = taken.getsockname()[1]
-        with pytest.raises(PathError, match="Connection refused; is the target listening there"):
+        with pytest.raises(PathError, match="Connection refused: check that the target listens there"):
             await connect(port)
     with pytest.raises(ParameterError, match="subsystem NQN"):
         await Controller.connect("127.0.0.1", 1, "nonsense", hostnqn=HOSTNQN)

@@ -93,7 +93,7 @@ async def test_another_namespace_in_its_place_is_refused(here: Bench) -> None:
     await here.subsystem.disconnect()
     await asyncio.wait_for(host.failed.wait(), 20)
     assert host.failure is not None
-    assert "another one than before" in host.failure.message
+    assert "from the previous one" in host.failure.message
     await host.close()
 
 

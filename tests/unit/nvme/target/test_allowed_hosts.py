@@ -38,7 +38,7 @@ def test_the_list_is_of_names_that_are_some_each_once_and_not_too_many() -> None
     changes: list[int] = []
     hosts = AllowedHosts([TARGET])
     hosts.on_change = lambda: changes.append(1)
-    with pytest.raises(ExistsError, match="allowed already"):
+    with pytest.raises(ExistsError, match="already allowed"):
         hosts.add(AllowedHost(TARGET.nqn))
     for wrong in ("", "host", "nqn.2026-11.io.example:a\nb", "nqn.2026-11.io.example:" + "x" * 224):
         with pytest.raises(ParameterError):
@@ -48,7 +48,7 @@ def test_the_list_is_of_names_that_are_some_each_once_and_not_too_many() -> None
     assert changes == []
     for number in range(ALLOWED_HOSTS_MAX - 1):
         hosts.add(AllowedHost(f"nqn.2026-11.io.example:{number}"))
-    with pytest.raises(BusyError, match="256 hosts are allowed already"):
+    with pytest.raises(BusyError, match="256 hosts are already allowed"):
         hosts.add(AllowedHost(OTHER))
     assert hosts.remove("nqn.2026-11.io.example:7").nqn == "nqn.2026-11.io.example:7"
     hosts.add(AllowedHost(OTHER))

@@ -130,7 +130,7 @@ def test_a_full_list_refuses_newcomers_and_forgets_nobody() -> None:
     for number in range(HOSTS_MAX - 1):
         hosts.arrived(made_up(number))
     for _ in range(2):
-        with pytest.raises(BusyError, match="no more can be remembered"):
+        with pytest.raises(BusyError, match="the list of hosts to notify of lost writes is full"):
             hosts.arrived(SECOND)
     assert len(hosts.hosts) == HOSTS_MAX
     assert hosts.hosts[0] == FIRST
@@ -180,7 +180,7 @@ def test_a_host_that_makes_up_identifiers_takes_no_room_from_others() -> None:
     for number in range(IDENTIFIERS_MAX):
         assert hosts.crowded == (number >= IDENTIFIERS_MAX // 2)
         hosts.arrived(made_up(number, FIRST.hostnqn))
-    with pytest.raises(BusyError, match="a host is to keep its identifier"):
+    with pytest.raises(BusyError, match="give the host a fixed identifier"):
         hosts.arrived(made_up(IDENTIFIERS_MAX, FIRST.hostnqn))
     hosts.arrived(SECOND)
     hosts.arrived(made_up(0, FIRST.hostnqn))

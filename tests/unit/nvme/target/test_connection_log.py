@@ -79,7 +79,7 @@ async def test_a_host_that_is_taken_off_the_list_is_told_of_as_that() -> None:
         host = await here.connect()
         await here.subsystem.remove_host(HOSTNQN)
         await until(lambda: bool(log.disconnected))
-        assert log.disconnected[0]["reason"] == "it may not be connected any more"
+        assert log.disconnected[0]["reason"] == "it may no longer connect"
         await host.close()
 
 
@@ -97,7 +97,7 @@ def test_strangers_make_neither_the_lists_nor_the_log_grow(caplog: pytest.LogCap
     now_s = 10.0
     log.refused(("10.0.0.1", 1), "nqn.x", "no")
     (line,) = lines(caplog)
-    assert line.endswith(f"(before it {3 * REFUSALS_MAX - LINES_BURST} such lines were left out)")
+    assert line.endswith(f"({3 * REFUSALS_MAX - LINES_BURST} earlier lines like this were left out)")
 
     class Gone:
         subnqn, hostnqn, peer_address, end_reason, shut_down = "nqn.s", "nqn.h", ("::1", 5), "", False
@@ -120,5 +120,5 @@ def test_a_host_that_tries_again_and_again_is_told_of_ever_more_rarely(caplog: p
         log.refused(("10.0.0.1", port), "nqn.x", "no")
     told = lines(caplog)
     assert len(told) == 10
-    assert "refused, 512 times by now: no" in told[-1]
+    assert "refused, 512 times so far: no" in told[-1]
     assert [(each["count"], each["reason"]) for each in log.refusals] == [(1000, "no")]

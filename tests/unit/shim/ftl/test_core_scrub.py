@@ -458,5 +458,5 @@ def test_with_no_data_there_is_nothing_to_read() -> None:
     with Bench(no_data=True) as bench:
         for lba in range(bench.block_count):
             bench.put(lba, 1)
-        with pytest.raises(ValueError, match="nothing is kept"):
+        with pytest.raises(ValueError, match="the FTL keeps nothing to read"):
             bench.core.start_scrub(0)

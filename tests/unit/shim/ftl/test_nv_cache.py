@@ -212,10 +212,10 @@ def test_writes_that_wait_for_a_full_ring_are_answered_when_there_is_no_more_spa
 @pytest.mark.parametrize(
     ("metadata_bytes", "block_count", "options", "told"),
     [
-        (0, 3, {}, "no room"),
+        (0, 3, {}, "too small for a ring"),
         (4, 100, {}, "metadata"),
-        (8, 100, {"request_blocks": 0}, "requests"),
-        (8, 100, {"request_count": 0}, "requests"),
+        (8, 100, {"request_blocks": 0}, "max_request_size and max_request_cnt must be at least 1"),
+        (8, 100, {"request_count": 0}, "max_request_size and max_request_cnt must be at least 1"),
     ],
 )
 def test_what_can_not_be_a_cache_is_refused(

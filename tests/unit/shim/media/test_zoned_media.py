@@ -218,7 +218,7 @@ def test_reports_that_make_no_sense(reactor: _shim.Reactor) -> None:
 
 def test_only_what_a_drive_does_by_itself_can_be_set(reactor: _shim.Reactor) -> None:
     media = _shim.EmulatedMedia.zns(reactor, 8, ZONE_SIZE, ZONE_CAPACITY)
-    with pytest.raises(ValueError, match="only 'read_only', 'offline' and 'full'"):
+    with pytest.raises(ValueError, match="must be 'read_only', 'offline' or 'full'"):
         media.set_zone_state(0, "empty")
     with pytest.raises(ValueError, match="zone 0 is not active"):
         media.set_zone_state(0, "full")
