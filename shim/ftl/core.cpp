@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // The I/O side of FtlCore: polling, submission, flushes. What has to wait is in core_waiting.cpp, orders are in
-// core_orders.cpp.
+// core_orders.cpp and core_resets.cpp.
 #include "ftl/core.hpp"
 
 #include <algorithm>

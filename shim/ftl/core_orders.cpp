@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// The control side of FtlCore: Python's orders, resets, restore.
+// The control side of FtlCore: Python's orders, and what a load tells it.
 #include <algorithm>
 #include <cstring>
 #include <iterator>
@@ -8,7 +8,6 @@
 
 #include "base/mutation.hpp"
 #include "ftl/core.hpp"
-#include "nvme/zns.hpp"
 
 namespace ftl {
 
@@ -89,129 +88,6 @@ std::vector<uint32_t> FtlCore::reset_bands(const std::vector<uint32_t> &bands) {
     std::copy_if(bands.begin(), bands.end(), std::back_inserter(refused),
                  [this](uint32_t band) { return !begin_reset(band); });
     return refused;
-}
-
-// False: it is in use, or something in it is in force.
-bool FtlCore::begin_reset(uint32_t band) noexcept {
-    const Band &now = state_.bands[band];
-    if ((now.state != BandState::closed && now.state != BandState::faulted && now.state != BandState::free) ||
-        now.in_force() || now.settling > 0) {
-        return false;
-    }
-    if (state_.failed != status::ok) {
-        return true;
-    }
-    Band &its = state_.bands.change(band);
-    its.state = BandState::resetting;
-    its.reset_zone = 0;
-    its.reset_failed_zone = 0;
-    its.reset_status = status::ok;
-    its.io.op = Op::flush;
-    its.io.complete = on_reset_flush;
-    // A band whose zones failed before anything was written holds nothing that could be needed; waiting for what is in
-    // the write buffer might be waiting for this band.
-    if (its.written == 0 || MUTATED(reset_without_flush)) {
-        resets_.push_back(band);
-        return true;
-    }
-    flush(its.io, true);
-    return true;
-}
-
-void FtlCore::on_reset_flush(Io &io) noexcept {
-    auto &core = *static_cast<FtlCore *>(io.owner);
-    const auto band = static_cast<uint32_t>(io.owner_data);
-    if (core.state_.failed != status::ok) {
-        return;
-    }
-    if (io.status != status::ok) {
-        // Not durable elsewhere, so not reset: the order may be given again.
-        core.state_.bands.change(band).state = core.state_.closed_state(band);
-        core.state_.emit(EventKind::band_reset_done, band, io.status, ~uint64_t{0});
-        return;
-    }
-    core.resets_.push_back(band);
-}
-
-uint32_t FtlCore::run_resets() noexcept {
-    uint32_t work = 0;
-    for (size_t i = 0; i < resets_.size();) {
-        const uint32_t band = resets_[i];
-        if (state_.bands[band].readers > 0) {
-            ++i;
-            continue;
-        }
-        resets_[i] = resets_.back();
-        resets_.pop_back();
-        next_reset(band);
-        ++work;
-    }
-    return work;
-}
-
-void FtlCore::next_reset(uint32_t number) noexcept {
-    Band &band = state_.bands.change(number);
-    while (band.reset_zone < state_.punits && state_.zone(number, band.reset_zone).start == kNoZone) {
-        ++band.reset_zone;
-    }
-    if (band.reset_zone < state_.punits) {
-        band.io.op = Op::zone_send;
-        band.io.zone_action = zns::code(zns::ZoneAction::reset);
-        band.io.zone_all = false;
-        band.io.lba = state_.zone(number, band.reset_zone).start;
-        band.io.block_count = 0;
-        band.io.iov_count = 0;
-        band.io.complete = on_zone_reset;
-        state_.submit_base(band.io);
-        return;
-    }
-    band.state = BandState::free;
-    band.unreadable = false;
-    band.written = 0;
-    band.given_up = 0;
-    band.record_headers = 0;
-    state_.emit(EventKind::band_reset_done, number, band.reset_status, band.reset_failed_zone);
-}
-
-void FtlCore::on_zone_reset(Io &io) noexcept {
-    auto &core = *static_cast<FtlCore *>(io.owner);
-    const auto number = static_cast<uint32_t>(io.owner_data);
-    Band &band = core.state_.bands.change(number);
-    if (core.state_.came_back(band.io, MUTATED(busy_reset_fails) ? 0 : kBusyPatienceNs) != Answer::final) {
-        return;
-    }
-    if (error_class(band.io) == ErrorClass::busy && !MUTATED(busy_reset_fails)) {
-        // Is it the zone? Not where the base does nothing else either; a flush does no harm.
-        band.reset_refused = io.status;
-        band.io.op = Op::flush;
-        band.io.complete = on_reset_probe;
-        core.state_.submit_base(band.io);
-        return;
-    }
-    core.zone_was_reset(number, io.status);
-}
-
-void FtlCore::on_reset_probe(Io &io) noexcept {
-    auto &core = *static_cast<FtlCore *>(io.owner);
-    const auto number = static_cast<uint32_t>(io.owner_data);
-    Band &band = core.state_.bands.change(number);
-    if (core.state_.came_back(band.io, kBusyPatienceLeftNs) == Answer::final) {
-        core.zone_was_reset(number, band.reset_refused);
-    }
-}
-
-void FtlCore::zone_was_reset(uint32_t number, Status status) noexcept {
-    Band &band = state_.bands.change(number);
-    Zone &zone = state_.change_zone(number, band.reset_zone);
-    zone.write_pointer = 0;
-    zone.faulted = status != status::ok;
-    if (zone.faulted && band.reset_status == status::ok) {
-        band.reset_status = status;
-        band.reset_failed_zone = band.reset_zone;
-    }
-    ++state_.stats.zone_resets;
-    ++band.reset_zone;
-    next_reset(number);
 }
 
 void FtlCore::replace_zone(uint32_t band, uint32_t punit, uint64_t zone_start) {

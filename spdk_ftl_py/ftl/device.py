@@ -1,4 +1,7 @@
-"""FtlDevice: one FTL while it runs, until its halt. Owns the shim's FtlCore and gives it orders."""
+"""FtlDevice: one FTL while it runs, until its halt. Owns the shim's FtlCore and gives it orders.
+
+More than 500 lines by a few: it joins its parts (the modules beside it, gc/ and cache/), and a halt needs them all.
+"""
 
 from __future__ import annotations
 

@@ -5,6 +5,8 @@ round began. Data that is written or moved later is new, and was verified when i
 is one number. It is in the superblock, and has the same meaning after a load, however the life before has ended.
 
 The scrub does not judge damage: the shim reports the band as unreadable, and the band manager moves it.
+
+More than 500 lines by a few: a round's progress and its pace are in scrub_round, and the rest changes together.
 """
 
 from __future__ import annotations

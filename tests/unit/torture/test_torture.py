@@ -362,7 +362,7 @@ def test_what_the_checker_finds_is_a_violation(monkeypatch: pytest.MonkeyPatch) 
     assert run_world(Options(seed=3), 0, 20).checks > 0
     monkeypatch.setattr(world, "check", damaged)
     result = run_world(Options(seed=3), 0, 20)
-    assert result.violations[0] == Violation("damaged", -1, "the checker: block 7")
+    assert result.violations[0] == Violation("damaged", -1, "the check: block 7")
     assert result.checks == 1
 
 
