@@ -228,7 +228,10 @@ def test_a_live_socket_is_refused_by_name_and_a_dead_one_taken_over(folder: Path
         (("--zns", "name=Z,zones=4,zone_size=1M,uuid=u"), "uuid=u is not a UUID"),
         (("--zns", "name=Z,zones=4,zone_size=1M,path=no/such"), "no/such: No such file or directory"),
         (("--malloc", "name=M,size=many"), "many"),
-        (("--malloc", "name=M,size=1M", "--malloc", "name=M,size=2M"), "name=M,size=2M: --malloc name=M,size=1M already has that name"),
+        (
+            ("--malloc", "name=M,size=1M", "--malloc", "name=M,size=2M"),
+            "name=M,size=2M: --malloc name=M,size=1M already has that name",
+        ),
         (("-c", "nosuch.json"), "nosuch.json"),
     ],
 )

@@ -192,7 +192,12 @@ MUTATIONS = (
         setting=DOUBTS,
         world=0,
     ),
-    Mutation("flushes_overlap", "the core sends a flush while another one is in flight", ("--faults",), world=0),
+    Mutation(
+        "flushes_overlap",
+        "core and nv cache send a flush while another one is in flight",
+        ("--cache", "non-vss"),
+        world=0,
+    ),
     Mutation(
         "superblock_flushes_beside",
         "a superblock is flushed beside the core, which knows of a flush that failed too late",
