@@ -34,6 +34,6 @@ def test_the_size_of_an_emulated_zone_is_a_power_of_two(capacity: int, size: int
 
 
 def test_a_cache_that_is_the_base_is_refused() -> None:
-    with pytest.raises(ParameterError, match="cache bdev .* is also the base bdev: give another one"):
+    with pytest.raises(ParameterError, match=r"cache bdev .* is also the base bdev: give another one"):
         require_two_bdevs("Cache0", "Cache0")
     require_two_bdevs("Cache0", "Nvme0n1")
