@@ -349,13 +349,13 @@ class BaseLink:
         else:
             self._on_zones(zones, log_read=event.log_read)
 
-    def watch_zones(self, told: ZonesCallback | None) -> None:
-        """From now on `told` is called with the zones that the base reports as changed; None: nobody is called. If the
-        base reported changes since connect() while nobody was listening, `told` gets one call for all zones."""
-        self._on_zones = told
-        if told is not None and self._zones_missed:
+    def watch_zones(self, callback: ZonesCallback | None) -> None:
+        """From now on `callback` is called with the zones that the base reports as changed; None: nobody is called. If
+        the base reported changes since connect() while nobody was listening, `callback` gets one call for all zones."""
+        self._on_zones = callback
+        if callback is not None and self._zones_missed:
             self._zones_missed = False
-            told(None, log_read=False)
+            callback(None, log_read=False)
 
     async def connect_cache(self, reactor: ReactorLoop) -> _shim.BlockDevice | None:
         """The cache bdev, or None if the FTL has none. Raises PathError and the like. If it is lost later, the FTL

@@ -164,13 +164,13 @@ class BaseSearch:
             self.doubt.pop(role, None)
             return
         names = ", ".join(sorted(bdev.name for bdev in those))
-        told = (
+        message = (
             f"each of the bdevs {names} may be its {role}, so the daemon uses none of them: remove the copies from "
             "the target, or delete the FTL bdev and name the right one with bdev_ftl_create -u"
         )
-        if self.doubt.get(role) != told:
-            self.doubt[role] = told
-            log.error("%s: %s", self._options().name, told)
+        if self.doubt.get(role) != message:
+            self.doubt[role] = message
+            log.error("%s: %s", self._options().name, message)
 
     async def _is(self, bdev: Bdev, role: str, is_it: Callable[[Probed], bool]) -> bool:
         capacity = self._options().zone_capacity if role == "base" else None

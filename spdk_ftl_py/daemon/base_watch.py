@@ -73,25 +73,25 @@ class BaseWatch:
             return
         self._busy = busy
         base = f"base bdev {self._base_name()}"
-        told = (
+        message = (
             f"{base} has been busy for more than {BUSY_TOLD_S:g} s without a pause, and I/O waits for it: check "
             "whether the device has free space, and whether its drive works"
         )
         if busy:
-            log.warning("%s: %s", self._whose, told)
-            self._tell(told)
+            log.warning("%s: %s", self._whose, message)
+            self._tell(message)
         else:
             log.warning("%s: %s is no longer busy", self._whose, base)
-            self._untell(told)
+            self._untell(message)
 
     def _tell_space(self, reason: str | None) -> None:
         if reason == self.no_space:
             return
-        told, self.no_space = self.no_space, reason
+        previous, self.no_space = self.no_space, reason
         base = f"base bdev {self._base_name()}"
         if reason is not None:
             log.error("%s: %s is out of space: %s", self._whose, base, reason)
             self._tell(f"{base} is out of space: {reason}")
         else:
             log.warning("%s: %s has free space again", self._whose, base)
-            self._untell(f"{base} is out of space: {told}")
+            self._untell(f"{base} is out of space: {previous}")

@@ -15,7 +15,7 @@ from .. import _shim
 from ..access.users import uid_of
 from ..client import target_address
 from ..errors import FtlError, MediaError
-from ..ftl.check import CheckReport, check, damage_told
+from ..ftl.check import CheckReport, check, damage_lines
 from ..nvme.host.controller import Controller
 from ..runtime.progress import Progress
 from ..runtime.reactor import ReactorLoop
@@ -92,8 +92,8 @@ def run(args: argparse.Namespace) -> int:
         print(f"spdk-ftl: the SPDK target at {args.target}: {error}", file=sys.stderr)
         return EXIT_NOT_CHECKED
     try:
-        told = {"base": args.base, **report.to_dict()}
-        print(json.dumps(told, indent=2) if args.json else _table(args.base, report), flush=True)
+        document = {"base": args.base, **report.to_dict()}
+        print(json.dumps(document, indent=2) if args.json else _table(args.base, report), flush=True)
     except OSError as error:
         # Not the exit code of damage where there is none.
         print(f"spdk-ftl: check {args.base}: the result can't be written: {error.strerror}", file=sys.stderr)
@@ -153,12 +153,12 @@ def _progress() -> Iterator[Progress]:
     with bars.Progress(console=Console(stderr=True), transient=True) as bar:
         tasks: dict[str, bars.TaskID] = {}
 
-        def told(step: str, part: float) -> None:
+        def show(step: str, part: float) -> None:
             if step not in tasks:
                 tasks[step] = bar.add_task(step, total=1.0)
             bar.update(tasks[step], completed=part)
 
-        yield told
+        yield show
 
 
 def _table(base: str, report: CheckReport) -> str:
@@ -175,6 +175,6 @@ def _table(base: str, report: CheckReport) -> str:
     console = Console()
     with console.capture() as captured:
         console.print(table)
-        for text in damage_told(report, DAMAGE_SHOWN_MAX):
+        for text in damage_lines(report, DAMAGE_SHOWN_MAX):
             console.print(f"damaged: {text}", markup=False, highlight=False, soft_wrap=True)
     return captured.get().rstrip("\n")

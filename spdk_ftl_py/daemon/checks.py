@@ -215,8 +215,8 @@ async def check_media(
 
 def _begins_anew(found: superblock.Found | None) -> bool:
     """The FTL had no cache, or has given it up, so it scrubs the cache that it gets now."""
-    told = found.superblock.content.get("nv_cache") if found is not None else None
-    return found is not None and not (isinstance(told, dict) and told.get("in_use"))
+    cache = found.superblock.content.get("nv_cache") if found is not None else None
+    return found is not None and not (isinstance(cache, dict) and cache.get("in_use"))
 
 
 class FtlThereError(ExistsError):

@@ -179,7 +179,7 @@ def _is_begun(device: ManagedDevice) -> bool:
 
 
 def _tell(device: ManagedDevice) -> dict[str, Any]:
-    told = device.describe()
+    entry = device.describe()
     base = f"base bdev {device.options.base_bdev}"
-    waits = None if told["state"] == DeviceState.ONLINE.value else told["error"] or told.get("waiting_for") or base
-    return {"name": device.name, "uuid": str(device.uuid), "state": told["state"], "waiting_for": waits}
+    waits = None if entry["state"] == DeviceState.ONLINE.value else entry["error"] or entry.get("waiting_for") or base
+    return {"name": device.name, "uuid": str(device.uuid), "state": entry["state"], "waiting_for": waits}

@@ -101,8 +101,8 @@ class Creations:
 
     async def _check_agrees(self, device: ManagedDevice, asked: dict[str, Any]) -> None:
         """Raises what check_agrees() raises."""
-        told = device.properties()
-        for role, has in (("base", told["base_bdev"]), ("cache", device.options.cache)):
+        reported = device.properties()
+        for role, has in (("base", reported["base_bdev"]), ("cache", device.options.cache)):
             wanted = asked.get("base_bdev" if role == "base" else "cache")
             if wanted in (None, has):
                 continue
@@ -111,7 +111,7 @@ class Creations:
                 bdev = await find_bdev(self._identity.rpc(device.target), wanted)
                 if bdev is not None and has in bdev.names:
                     asked = {**asked, "base_bdev" if role == "base" else "cache": has}
-        check_agrees(device, asked, told)
+        check_agrees(device, asked, reported)
 
     async def _wait_online(self, key: Key, terms: Terms, device: ManagedDevice | None = None) -> ManagedDevice:
         """The result for device (default: the one with that key) after the wait. Raises what wait_online() raises."""

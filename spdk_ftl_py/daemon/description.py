@@ -11,7 +11,7 @@ from .states import DeviceState
 
 def describe(device: DeviceParts) -> dict[str, Any]:
     """For ftl_get_devices."""
-    told: dict[str, Any] = {
+    description: dict[str, Any] = {
         "name": device.name,
         "uuid": str(device.uuid),
         "state": device.state.value,
@@ -27,11 +27,11 @@ def describe(device: DeviceParts) -> dict[str, Any]:
         **device.dependents.describe(),
     }
     if device.state in (DeviceState.CREATING, DeviceState.WAITING) and device.progress:
-        told["progress"] = device.progress
+        description["progress"] = device.progress
     if device.state in (DeviceState.WAITING, DeviceState.DEFERRED):
-        told["waiting_for"] = "; ".join(filter(None, (device.waits_for, *device.search.doubt.values())))
+        description["waiting_for"] = "; ".join(filter(None, (device.waits_for, *device.search.doubt.values())))
     if device.export is not None:
-        told["export"] = {
+        description["export"] = {
             "trtype": "TCP",
             "traddr": device.export.traddr,
             "trsvcid": str(device.export.trsvcid),
@@ -39,37 +39,37 @@ def describe(device: DeviceParts) -> dict[str, Any]:
             "nsid": device.export.nsid,
         }
     if device.front.gate is not None:
-        told["block_size"] = 4096
-        told["num_blocks"] = device.front.gate.block_count
+        description["block_size"] = 4096
+        description["num_blocks"] = device.front.gate.block_count
     if device.ftl is not None:
-        told["num_bands"] = device.ftl.geometry.band_count
-        told["free_bands"] = device.ftl.stats()["free_bands"]
+        description["num_bands"] = device.ftl.geometry.band_count
+        description["free_bands"] = device.ftl.stats()["free_bands"]
         if device.state is DeviceState.ONLINE and device.ftl.state is FtlState.READ_ONLY:
-            told["state"] = device.ftl.state.value
-            told["error"] = device.ftl.failure.message if device.ftl.failure is not None else None
-    return told
+            description["state"] = device.ftl.state.value
+            description["error"] = device.ftl.failure.message if device.ftl.failure is not None else None
+    return description
 
 
 def properties(device: DeviceParts) -> dict[str, Any]:
     """For bdev_ftl_get_properties."""
-    told = describe(device)
-    told["base_names"] = device.link.names_of("base")
+    description = describe(device)
+    description["base_names"] = device.link.names_of("base")
     if device.options.cache is not None:
-        its = device.ftl.cache if device.ftl is not None else None
-        told["cache"] = {
+        cache = device.ftl.cache if device.ftl is not None else None
+        description["cache"] = {
             "bdev": device.options.cache,
             "names": device.link.names_of("cache"),
             "kind": device.cache_kind,
-            "state": its.state.value if its is not None else "absent",
-            "failure": its.failure if its is not None else None,
+            "state": cache.state.value if cache is not None else "absent",
+            "failure": cache.failure if cache is not None else None,
         }
-    told["zone_events"] = device.link.zone_events
+    description["zone_events"] = device.link.zone_events
     if device.ftl is not None:
-        told["properties"] = device.ftl.properties()["properties"]
+        description["properties"] = device.ftl.properties()["properties"]
     else:
-        told["conf"] = device.conf.to_dict()
-    told["params"] = device.params
-    return told
+        description["conf"] = device.conf.to_dict()
+    description["params"] = device.params
+    return description
 
 
 def record(device: DeviceParts) -> dict[str, Any]:

@@ -56,12 +56,12 @@ async def _grow(device: Growable, rpc: TargetRpc, *, force: bool) -> dict[str, A
         await device.change(Change(CHANGE, once={"grow": True, "force": force}))
         ftl = device.ftl
     assert ftl is not None
-    told: dict[str, Any] = {"name": device.name, "num_blocks": ftl.block_count, "changed": changed}
+    result: dict[str, Any] = {"name": device.name, "num_blocks": ftl.block_count, "changed": changed}
     if before is not None and changed:
         log.info("%s: grown to %d blocks, from %d", device.name, ftl.block_count, before)
     if not device.options.no_attach:
-        told["target_num_blocks"] = await _resize_in_target(device, ftl.block_count, rpc)
-    return told
+        result["target_num_blocks"] = await _resize_in_target(device, ftl.block_count, rpc)
+    return result
 
 
 async def _has_more(base_bdev: str, ftl: FtlDevice, rpc: TargetRpc) -> bool:

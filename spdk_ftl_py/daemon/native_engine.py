@@ -127,11 +127,11 @@ class NativeEngine:
 
     async def _call(self, method: str, params: dict[str, Any]) -> Any:
         self._registry.require_no_halt()
-        told = native_params(method, params)
+        target_params = native_params(method, params)
         rpc = self._identity.rpc(normal_target(params["target"]))
         native = FINDERS[method]
         await native_ftl.require_method(rpc, native)
-        answer = await native_ftl.call(rpc, native, told)
+        answer = await native_ftl.call(rpc, native, target_params)
         log.info("%s of %s: %s, asked for by %s", params["name"], rpc.address, native, requester())
         return answer
 
@@ -140,26 +140,26 @@ class NativeEngine:
     async def _create(self, method: str, params: dict[str, Any]) -> Any:
         """{"name", "uuid"}, or whatever the target returns."""
         self._registry.require_no_halt()
-        told = native_params(method, params)
+        target_params = native_params(method, params)
         target = normal_target(params["target"])
         rpc = self._identity.rpc(target)
         await native_ftl.require_method(rpc, CREATE)
         await self._registry.undo_orphans(target)
-        await self._check_names(rpc, told)
-        base = await get_bdev(rpc, told["base_bdev"], role="base bdev")
+        await self._check_names(rpc, target_params)
+        base = await get_bdev(rpc, target_params["base_bdev"], role="base bdev")
         native_ftl.check_base(base)
-        cache = await get_bdev(rpc, told["cache"], role="cache bdev")
+        cache = await get_bdev(rpc, target_params["cache"], role="cache bdev")
         native_ftl.check_cache(cache, base=base)
         for role, bdev in (("base", base), ("cache", cache)):
             await self._identity.own_bdevs.require_other(rpc, bdev, role)
             await require_unclaimed(rpc, bdev, f"{role} bdev")
         if not params.get("force"):
             for role, bdev in (("base", base), ("cache", cache)):
-                await self._check_whose(rpc, bdev, f"{role} bdev {bdev.name}", loads="uuid" in told)
-        answer = await native_ftl.call(rpc, CREATE, told)
+                await self._check_whose(rpc, bdev, f"{role} bdev {bdev.name}", loads="uuid" in target_params)
+        answer = await native_ftl.call(rpc, CREATE, target_params)
         log.info(
             "%s of %s: the target's own FTL, created on %s and %s, asked for by %s",
-            told["name"],
+            target_params["name"],
             target,
             base.name,
             cache.name,
@@ -167,9 +167,9 @@ class NativeEngine:
         )
         return answer
 
-    async def _check_names(self, rpc: TargetRpc, told: Mapping[str, Any]) -> None:
+    async def _check_names(self, rpc: TargetRpc, target_params: Mapping[str, Any]) -> None:
         """Raises ExistsError."""
-        name, uuid = told["name"], UUID(told["uuid"]) if "uuid" in told else None
+        name, uuid = target_params["name"], UUID(target_params["uuid"]) if "uuid" in target_params else None
         for device in self._registry.devices.values():
             if device.name == name and device.target == rpc.address:
                 raise ExistsError(

@@ -58,24 +58,24 @@ def native_params(method: str, params: Mapping[str, Any]) -> dict[str, Any]:
         raise ParameterError(
             f"{method}: {what}: SPDK's own FTL has no such option: leave it out, or leave out --engine native"
         )
-    told = {name: given[name] for name in known if name in given}
+    target_params = {name: given[name] for name in known if name in given}
     if native == CREATE:
-        _check_creation(method, ours, told)
-    return told
+        _check_creation(method, ours, target_params)
+    return target_params
 
 
-def _check_creation(method: str, ours: schema.RpcSchema, told: dict[str, Any]) -> None:
-    if told.get("cache") is None:
+def _check_creation(method: str, ours: schema.RpcSchema, target_params: dict[str, Any]) -> None:
+    if target_params.get("cache") is None:
         raise ParameterError(
             f"{method}: parameter {_shown(ours, 'cache')} is missing: SPDK's own FTL needs a cache bdev"
         )
-    if told.get("l2p_dram_limit") == 0:
+    if target_params.get("l2p_dram_limit") == 0:
         raise ParameterError(f"{method}: {_shown(ours, 'l2p_dram_limit')} is 0: SPDK's own FTL needs at least 1 MiB")
-    if "uuid" in told and not UUID(told["uuid"]).int:
+    if "uuid" in target_params and not UUID(target_params["uuid"]).int:
         if method == LOAD:
             # SPDK would create an FTL, and erase what is there.
             raise ParameterError(f"{method}: uuid is the nil UUID, which no FTL has: give the UUID of the FTL")
-        del told["uuid"]
+        del target_params["uuid"]
 
 
 def _shown(ours: schema.RpcSchema, name: str) -> str:

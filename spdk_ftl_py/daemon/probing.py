@@ -143,13 +143,13 @@ async def look_at(
 ) -> Probed:
     """The result of probe(). Raises UnsupportedError, MediaError."""
     if bdev.zoned:
-        return _told(bdev, await _find(reactor, media, bdev), None)
+        return _probed(bdev, await _find(reactor, media, bdev), None)
     if not bdev.metadata_bytes:
         capacity = zone_capacity or await find_capacity(reactor, media, bdev)
         if capacity is not None and has_zones(bdev, capacity):
             found = await _find(reactor, media, bdev, capacity)
             if found is not None:
-                return _told(bdev, found, capacity)
+                return _probed(bdev, found, capacity)
     port = BlockPort(reactor, media, name=bdev.name)
     try:
         return Probed(bdev.name, cache_of=await owner_of(port))
@@ -183,14 +183,14 @@ async def find_capacity(reactor: ReactorLoop, media: _shim.BlockDevice, bdev: Bd
     """Superblocks start at the beginning of the bdev, whatever its zones are, and each describes the zones."""
     guess = min(_GUESS_BLOCKS_MAX, 1 << max(0, (bdev.block_count // _ZONES_MIN).bit_length() - 1))
     found = await _find(reactor, media, bdev, guess) if bdev.block_count >= _ZONES_MIN * guess else None
-    told = None if found is None else found.superblock.content.get("geometry")
-    capacity = told.get("zone_capacity") if isinstance(told, Mapping) else None
+    geometry = None if found is None else found.superblock.content.get("geometry")
+    capacity = geometry.get("zone_capacity") if isinstance(geometry, Mapping) else None
     if not isinstance(capacity, int) or not 0 < capacity <= bdev.block_count:
         return None
     return capacity
 
 
-def _told(bdev: Bdev, found: Found | None, zone_capacity: int | None) -> Probed:
+def _probed(bdev: Bdev, found: Found | None, zone_capacity: int | None) -> Probed:
     if found is None:
         return Probed(bdev.name)
     content = found.superblock.content

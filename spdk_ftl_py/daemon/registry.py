@@ -136,13 +136,13 @@ class Registry:
         records = [*self._orphans.records, *stay]
         self._saver.keep_sockets(stay)
         self._devices.clear()
-        told = [failure for failure in failures if failure]
+        messages = [failure for failure in failures if failure]
         try:
             self._state.save(records)
         except FtlError as error:
-            told.append(error.message)
-        if told:
-            raise FtlError(f"not everything was halted cleanly{' and undone' if undo else ''}: {'; '.join(told)}")
+            messages.append(error.message)
+        if messages:
+            raise FtlError(f"not everything was halted cleanly{' and undone' if undo else ''}: {'; '.join(messages)}")
 
     async def _halt_one(self, device: ManagedDevice, *, undo: bool) -> str:
         """What could not be done."""
@@ -278,12 +278,12 @@ class Registry:
             raise FtlError(f"FTL bdev {device.name} is deleted, but the daemon could not undo everything: {left}")
         if held is None:
             return True
-        told = (
+        message = (
             f"FTL bdev: {device.name} deleted, and {held} kept: load the FTL with -u {device.uuid} before this "
             "machine goes down, or these blocks are lost"
         )
-        log.warning("%s", told)
-        return told
+        log.warning("%s", message)
+        return message
 
     async def _delete(self, device: ManagedDevice) -> list[tuple[str, Exception]]:
         # Also if the requester has disconnected.
@@ -302,23 +302,23 @@ class Registry:
         """The state of the scrub, after it was ordered or stopped."""
         self.require_no_halt()
         device = self.find(request)
-        told = device.scrub(stop=request.stop)
+        status = device.scrub(stop=request.stop)
         log.info("%s: scrub %s, asked for by %s", device, "stopped" if request.stop else "ordered", requester())
-        return told
+        return status
 
     async def grow(self, request: ForceableRequest) -> dict[str, Any]:
         """{"name", "num_blocks", "changed"} and, for an FTL that is attached to the target, "target_num_blocks"."""
         device = self.find_to_change(request)
         work = grow(device, self._identity.rpc(device.target), force=request.force)
         # The requester may have disconnected: the change in the target must not be left half done.
-        told = await asyncio.shield(asyncio.ensure_future(work))
+        result = await asyncio.shield(asyncio.ensure_future(work))
         log.info(
             "%s: %s, asked for by %s",
             device,
-            "grown" if told["changed"] else "is already as large as its base",
+            "grown" if result["changed"] else "is already as large as its base",
             requester(),
         )
-        return told
+        return result
 
     def require_free(self, device: ManagedDevice, name: str) -> None:
         """Raises ExistsError if another FTL has that name."""
@@ -362,18 +362,18 @@ class Registry:
         """Logs the state of every FTL."""
         log.info("%d FTLs", len(self._devices))
         for each in self._devices.values():
-            told = each.describe()
-            export = told.get("export")
+            description = each.describe()
+            export = description.get("export")
             where = f"{export['traddr']} port {export['trsvcid']}" if export else "nowhere yet"
             log.info(
                 "%s: %s since %s, on %s of the target at %s, exported at %s%s",
                 each.name,
-                told["state"],
-                told["since"],
-                told["base_bdev"],
+                description["state"],
+                description["since"],
+                description["base_bdev"],
                 each.target,
                 where,
-                f": {told['error']}" if told["error"] else "",
+                f": {description['error']}" if description["error"] else "",
             )
 
 

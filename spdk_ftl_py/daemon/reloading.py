@@ -55,12 +55,12 @@ class Reloading:
                 raise
             device.saved_params = None
         except (FtlError, OSError) as error:
-            told = f"{change.what} failed: {error.message if isinstance(error, FtlError) else error}"
-            log.error("%s: %s", device, told)
+            message = f"{change.what} failed: {error.message if isinstance(error, FtlError) else error}"
+            log.error("%s: %s", device, message)
             device.changes.refuse(error)
             if device.state is DeviceState.ONLINE:
                 return True
-            device.error = told
+            device.error = message
             return False
         device.error = None
         device.state = DeviceState.ONLINE

@@ -70,14 +70,14 @@ class Scans:
         if asked is not None:
             bdev = _named(asked, bdevs, target)
             return {"bdevs": [self._known(target, bdev) or await self._probe(rpc, bdev, capacity)]}
-        told = []
+        entries = []
         for bdev in bdevs:
             known = self._known(target, bdev)
             if known is not None:
-                told.append(known)
+                entries.append(known)
             elif not bdev.claimed and why_unfit(bdev) is None:
-                told.append(await self._try(rpc, bdev, capacity))
-        return {"bdevs": told}
+                entries.append(await self._try(rpc, bdev, capacity))
+        return {"bdevs": entries}
 
     async def set_uuid(self, request: NewUuidRequest) -> dict[str, Any]:
         """{"bdev", "name": of the original, "uuid": the new uuid, "was"}. Raises what Prober.visit() and ftl's
@@ -148,18 +148,18 @@ class Scans:
         for device in self._registry.devices.values():
             if device.target != target:
                 continue
-            told: dict[str, Any] = {"bdev": bdev.name, "state": device.state.value}
+            entry: dict[str, Any] = {"bdev": bdev.name, "state": device.state.value}
             if device.options.base_bdev in (*bdev.names, bdev.uuid):
-                return {**told, "name": device.name, "uuid": str(device.uuid), "num_blocks": device.block_count}
+                return {**entry, "name": device.name, "uuid": str(device.uuid), "num_blocks": device.block_count}
             if device.options.cache in (*bdev.names, bdev.uuid):
-                return {**told, "cache_of": str(device.uuid)}
+                return {**entry, "cache_of": str(device.uuid)}
         return None
 
     async def _probe(self, rpc: TargetRpc, bdev: Bdev, capacity: int | None) -> dict[str, Any]:
         probed = await self._prober.probe(rpc, bdev, zone_capacity=None if bdev.zoned else capacity)
-        told = probed.to_dict()
+        entry = probed.to_dict()
         device = next((each for each in self._registry.devices.values() if each.uuid == probed.uuid), None)
-        return told if device is None else {**told, "state": device.state.value}
+        return entry if device is None else {**entry, "state": device.state.value}
 
     async def _try(self, rpc: TargetRpc, bdev: Bdev, capacity: int | None) -> dict[str, Any]:
         """One of many bdevs. Raises TargetError if the target stops answering."""

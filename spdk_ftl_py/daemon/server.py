@@ -76,7 +76,7 @@ class RpcServer:
         self.trust = Trust(group=group)
         self.option = option
         self._handed_over = listener
-        self._refusals_told: dict[int, float] = {}
+        self._refusals_logged: dict[int, float] = {}
         self._methods = dict(methods)
         self._request_timeout_s = request_timeout_s
         self._connections: dict[asyncio.Protocol, _Connection] = {}
@@ -228,10 +228,10 @@ class RpcServer:
             return None
         now = time.monotonic()
         uid = -1 if peer is None else peer.uid
-        if now - self._refusals_told.get(uid, -math.inf) >= _REFUSALS_TOLD_EVERY_S:
-            if len(self._refusals_told) >= _USERS_REMEMBERED_MAX:
-                self._refusals_told.clear()
-            self._refusals_told[uid] = now
+        if now - self._refusals_logged.get(uid, -math.inf) >= _REFUSALS_TOLD_EVERY_S:
+            if len(self._refusals_logged) >= _USERS_REMEMBERED_MAX:
+                self._refusals_logged.clear()
+            self._refusals_logged[uid] = now
             log.warning("%s refused: %s may not call it", self.socket_path, show_peer(peer))
         whom = "you" if peer is None else show_user(peer.uid)
         text = (

@@ -43,20 +43,20 @@ def given(name: str, value: str) -> Any:
         known = ", ".join((*LIMITS, *SETTINGS))
         raise ParameterError(f"bdev_ftl_set_property: no property {name!r} can be changed: use one of {known}")
     create = schema.load("bdev_ftl_create")
-    its = next(each for each in (*create.parameters, *create.parameter("conf").properties) if each.name == name)
-    if its.type == "boolean":
+    parameter = next(each for each in (*create.parameters, *create.parameter("conf").properties) if each.name == name)
+    if parameter.type == "boolean":
         if value not in _SWITCHES:
             raise ParameterError(f"bdev_ftl_set_property: {name} is {value!r}: must be true or false")
         return _SWITCHES[value]
-    if its.type == "integer":
+    if parameter.type == "integer":
         number = int(value) if _NUMBER.fullmatch(value) else None
-        assert its.minimum is not None
-        assert its.maximum is not None
-        if number is None or not its.minimum <= number <= its.maximum:
-            raise ParameterError(f"bdev_ftl_set_property: {name} is {value!r}: must be a number, {its.allowed}")
+        assert parameter.minimum is not None
+        assert parameter.maximum is not None
+        if number is None or not parameter.minimum <= number <= parameter.maximum:
+            raise ParameterError(f"bdev_ftl_set_property: {name} is {value!r}: must be a number, {parameter.allowed}")
         return number
-    if value not in its.choices:
-        raise ParameterError(f"bdev_ftl_set_property: {name} is {value!r}: must be one of {its.allowed}")
+    if value not in parameter.choices:
+        raise ParameterError(f"bdev_ftl_set_property: {name} is {value!r}: must be one of {parameter.allowed}")
     return value
 
 

@@ -65,15 +65,15 @@ class Terms:
     def answer(self, device: ManagedDevice, *, changed: bool) -> dict[str, Any]:
         """The result of bdev_ftl_create."""
         online = device.state is DeviceState.ONLINE
-        told: dict[str, Any] = {"name": device.name, "uuid": str(device.uuid)}
+        result: dict[str, Any] = {"name": device.name, "uuid": str(device.uuid)}
         if self.if_absent:
-            told["changed"] = changed
+            result["changed"] = changed
         if self.load_or_create:
-            told["loaded"] = device.how_it_came == "loaded" if device.ftl is not None else None
+            result["loaded"] = device.how_it_came == "loaded" if device.ftl is not None else None
         if self.wait_s is not None or not changed:
-            told["state"] = device.state.value
-            told["waiting_for"] = None if online else device.waits_for or device.error
-        return told
+            result["state"] = device.state.value
+            result["waiting_for"] = None if online else device.waits_for or device.error
+        return result
 
 
 def may_come(error: BaseException) -> bool:
@@ -84,14 +84,14 @@ def may_come(error: BaseException) -> bool:
     return isinstance(error, (NotFoundError, TransportMissingError))
 
 
-def check_agrees(device: ManagedDevice, asked: Mapping[str, Any], told: Mapping[str, Any]) -> None:
-    """device exists already; told: its properties. Raises ExistsError, which names the differences, and FtlError if it
-    has failed."""
+def check_agrees(device: ManagedDevice, asked: Mapping[str, Any], reported: Mapping[str, Any]) -> None:
+    """device exists already; reported: its properties. Raises ExistsError, which names the differences, and FtlError if
+    it has failed."""
     which = f"FTL bdev {device.name} of the SPDK target at {device.target}"
     if device.state is DeviceState.DELETING:
         raise FtlError(f"{which} is being deleted: try again when it is gone", errno=errno.EBUSY)
-    differ = [str(each) for each in differences(asked, told)]
-    allowed = {host["nqn"]: host for host in told["hosts"]}
+    differ = [str(each) for each in differences(asked, reported)]
+    allowed = {host["nqn"]: host for host in reported["hosts"]}
     for nqn in asked.get("hosts") or ():
         host = allowed.get(nqn)
         if host is None:
@@ -100,7 +100,7 @@ def check_agrees(device: ManagedDevice, asked: Mapping[str, Any], told: Mapping[
         for key in ("dhchap_key", "dhchap_ctrlr_key", "psk"):
             if asked.get(key) != host.get(key):
                 differ.append(f"host {show_name(nqn)} has {key} {host.get(key)}, requested: {asked.get(key)}")
-    if asked.get("allow_any_host") and not told["allow_any_host"]:
+    if asked.get("allow_any_host") and not reported["allow_any_host"]:
         differ.append("not any host may connect")
     if differ:
         raise ExistsError(

@@ -82,10 +82,10 @@ class Waiting:
         under the base's name may be another FTL's, so it is released."""
         device = self._device
         came_back = " came back, but" if device.front.gate is not None else ""
-        told = device.error = f"base bdev {device.link.base_name}{came_back} can't be used: {error.message}"
+        message = device.error = f"base bdev {device.link.base_name}{came_back} can't be used: {error.message}"
         refused = device.link.bdev
         await to_its_end(device.link.give_back())
-        await device.search.seek(refused, lambda: device.fail(told))
+        await device.search.seek(refused, lambda: device.fail(message))
 
     async def _let_go_of_base(self) -> None:
         """What is in the target stays for claim() and attach(), which take it over."""

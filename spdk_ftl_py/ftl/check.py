@@ -267,13 +267,13 @@ class _Check:
             use_append=self._use_append,
         )
         self._seen = np.zeros(geometry.block_count, bool)
-        self._damage_told = np.zeros(geometry.block_count, bool)
+        self._already_listed = np.zeros(geometry.block_count, bool)
         self._truth_seqs = np.zeros(geometry.block_count, np.uint64)
         self._derived_seqs = np.zeros(geometry.block_count, np.uint64)
         work = [
             (band, punit, self._zones[zone])
-            for band, its in enumerate(geometry.bands)
-            for punit, zone in enumerate(its)
+            for band, zones in enumerate(geometry.bands)
+            for punit, zone in enumerate(zones)
             if zone is not None and self._zones[zone].state not in (EMPTY, OFFLINE)
         ]
         self._written_blocks = sum(min(zone.written, geometry.zone_capacity) for _, _, zone in work)
@@ -332,11 +332,11 @@ class _Check:
         derived = known & (self._derived[lba] == addresses)
         self._derived_seqs[lba[derived]] = table["seq"][derived]
         # A restore has already listed these.
-        told = known & (self._derived[lba] == (addresses | np.uint64(_shim.LOST_FLAG)))
-        self._damage_told[lba[told]] = True
+        listed = known & (self._derived[lba] == (addresses | np.uint64(_shim.LOST_FLAG)))
+        self._already_listed[lba[listed]] = True
         torn = (addresses >= content.torn_from) | (not self._sequential)
         self._result.torn_blocks += int(np.count_nonzero(~good & torn & ~in_force))
-        for i in map(int, np.flatnonzero(~good & ~told & (in_force | ~torn))):
+        for i in map(int, np.flatnonzero(~good & ~listed & (in_force | ~torn))):
             what = "in force" if in_force[i] else "obsolete"
             how = "does not match its CRC" if readable[data[i]] else "can't be read"
             self._result.add(
@@ -381,7 +381,7 @@ class _Check:
             self._result.add(
                 f"LBA {lba}: the L2P checkpoint maps it to block {int(self._truth[lba])}, but no header does"
             )
-        lost = np.flatnonzero((kinds == _LOST) & ~self._damage_told)
+        lost = np.flatnonzero((kinds == _LOST) & ~self._already_listed)
         for run in np.split(lost, np.flatnonzero(np.diff(lost) != 1) + 1) if len(lost) else ():
             which = f"LBA {run[0]} is" if len(run) == 1 else f"LBAs {run[0]} to {run[-1]} are"
             self._result.add(
@@ -404,8 +404,8 @@ def _kinds(l2p: NDArray[np.uint64]) -> NDArray[np.uint8]:
     return kinds
 
 
-def damage_told(report: CheckReport, most: int) -> Sequence[str]:
+def damage_lines(report: CheckReport, most: int) -> Sequence[str]:
     """The first damage, and how much more there is."""
-    told = report.damage[:most]
-    more = report.damage_count - len(told)
-    return [*told, f"and {more} more"] if more > 0 else told
+    lines = report.damage[:most]
+    more = report.damage_count - len(lines)
+    return [*lines, f"and {more} more"] if more > 0 else lines

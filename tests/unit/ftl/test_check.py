@@ -12,7 +12,7 @@ import pytest
 from spdk_ftl_py import _shim
 from spdk_ftl_py.errors import MediaError, NotFoundError, UnsupportedError
 from spdk_ftl_py.ftl import check as check_module
-from spdk_ftl_py.ftl.check import CheckReport, ReadOnlyPort, check, damage_told
+from spdk_ftl_py.ftl.check import CheckReport, ReadOnlyPort, check, damage_lines
 from spdk_ftl_py.ftl.load import checkpoint
 from spdk_ftl_py.ftl.media import layout
 from spdk_ftl_py.ftl.media.blockdev import BlockPort
@@ -302,6 +302,6 @@ def test_long_lists_of_damage_are_cut_but_counted() -> None:
     for i in range(check_module.DAMAGE_MAX + 5):
         report.add(f"block {i}")
     assert len(report.damage) == check_module.DAMAGE_MAX
-    assert damage_told(report, 2) == ["block 0", "block 1", f"and {check_module.DAMAGE_MAX + 3} more"]
+    assert damage_lines(report, 2) == ["block 0", "block 1", f"and {check_module.DAMAGE_MAX + 3} more"]
     assert not report.ok
-    assert damage_told(CheckReport("ftl0", OTHER, 1, True, 1, 1, 1), 2) == []
+    assert damage_lines(CheckReport("ftl0", OTHER, 1, True, 1, 1, 1), 2) == []
