@@ -146,8 +146,8 @@ def _show_end(outcome: Outcome, *, quiet: bool, check: bool) -> int:
         print(f"spdk-ftl: {outcome.error}", file=sys.stderr)
         total = len(outcome.changes.steps)
         if len(outcome.done) < total:
-            told = f"{len(outcome.done)} of {total} changes are done; apply the plan again to make the rest"
-            print(f"spdk-ftl: {told}", file=sys.stderr)
+            message = f"{len(outcome.done)} of {total} changes are done; apply the plan again to make the rest"
+            print(f"spdk-ftl: {message}", file=sys.stderr)
         return EXIT_FAILURE
     if not quiet:
         count = len(outcome.changes.steps)

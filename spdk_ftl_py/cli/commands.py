@@ -238,32 +238,32 @@ def _devices(args: argparse.Namespace) -> int:
     console = Console()
     console.print(table)
     for device in devices:
-        told = device.get("error") or device.get("waiting_for")
-        if told:
-            console.print(f"{device['name']}: {told}", markup=False, highlight=False)
+        reason = device.get("error") or device.get("waiting_for")
+        if reason:
+            console.print(f"{device['name']}: {reason}", markup=False, highlight=False)
     return 0
 
 
 def _hosts(args: argparse.Namespace) -> int:
     rpc = schema.load("bdev_ftl_get_hosts")
-    told = daemon_client(args).call(rpc.method, rpc.check(named(args)))
+    answer = daemon_client(args).call(rpc.method, rpc.check(named(args)))
     if args.json:
-        print(json.dumps(told, indent=2))
+        print(json.dumps(answer, indent=2))
         return 0
     from rich.console import Console
 
     console = Console()
     for title, rows in (
-        ("who may connect", [_allowed_row(host) for host in told["hosts"]]),
-        ("connected", [_controller_row(each, f"{each['age_s']:.0f}") for each in told["controllers"]]),
-        ("refused", [_refusal_row(each) for each in reversed(told["refused"])]),
-        ("gone", [_controller_row(each, each["ended"], each["reason"]) for each in reversed(told["disconnected"])]),
+        ("who may connect", [_allowed_row(host) for host in answer["hosts"]]),
+        ("connected", [_controller_row(each, f"{each['age_s']:.0f}") for each in answer["controllers"]]),
+        ("refused", [_refusal_row(each) for each in reversed(answer["refused"])]),
+        ("gone", [_controller_row(each, each["ended"], each["reason"]) for each in reversed(answer["disconnected"])]),
     ):
         if rows:
             console.print(_host_table(f"{args.name}: {title}", rows))
-    if told["allow_any_host"]:
+    if answer["allow_any_host"]:
         console.print("any host may connect")
-    elif not told["hosts"]:
+    elif not answer["hosts"]:
         console.print(f"no host may connect: spdk-ftl add-host -b {args.name} --host NQN", markup=False)
     return 0
 

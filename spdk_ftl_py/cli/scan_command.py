@@ -57,9 +57,9 @@ def run(args: argparse.Namespace) -> int:
     params = {**parameters_of(args, rpc), "target": target_address(args.target)}
     if args.base is not None:
         params["base_bdev"] = args.base
-    told = daemon_client(args).call(rpc.method, rpc.check(params))
+    answer = daemon_client(args).call(rpc.method, rpc.check(params))
     if args.json:
-        print(json.dumps(told, indent=2))
+        print(json.dumps(answer, indent=2))
         return 0
     from rich.console import Console
     from rich.table import Table
@@ -68,7 +68,7 @@ def run(args: argparse.Namespace) -> int:
     table = Table(title=f"FTLs of the SPDK target at {params['target']}")
     for heading in ("bdev", "FTL", "uuid", "GiB", "zones of", "halted", ""):
         table.add_column(heading, overflow="fold")
-    for each in told["bdevs"]:
+    for each in answer["bdevs"]:
         table.add_row(*map(Text, _row(each)))
     Console().print(table)
     return 0

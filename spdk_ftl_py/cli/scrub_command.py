@@ -62,22 +62,22 @@ def run(args: argparse.Namespace) -> int:
         rpc = schema.load("bdev_ftl_scrub")
         which = named(args)
         params = {**which, **({"stop": True} if args.stop else {})}
-        told = client.call(rpc.method, rpc.check(params))
+        status = client.call(rpc.method, rpc.check(params))
         if args.no_wait or args.stop:
-            return _told(told, args, EXIT_CLEAN)
+            return _report(status, args, EXIT_CLEAN)
         with _progress(args.name) as progress:
-            last = _wait(client, which, int(told["round"]), progress)
+            last = _wait(client, which, int(status["round"]), progress)
     except FtlError as error:
         print(f"spdk-ftl: scrub {args.name}: {error.message}", file=sys.stderr)
         return EXIT_NOT_SCRUBBED
     bad = last["bad_blocks"] + last["bad_metadata"] + last["unread_bands"] > 0
-    return _told({"name": args.name, **last}, args, EXIT_BAD if bad else EXIT_CLEAN)
+    return _report({"name": args.name, **last}, args, EXIT_BAD if bad else EXIT_CLEAN)
 
 
-def _told(told: Mapping[str, Any], args: argparse.Namespace, code: int) -> int:
+def _report(status: Mapping[str, Any], args: argparse.Namespace, code: int) -> int:
     """Shows the result, and returns the exit code."""
     try:
-        _show(told, args.name, as_json=args.json)
+        _show(status, args.name, as_json=args.json)
     except OSError as error:
         print(f"spdk-ftl: scrub {args.name}: the result can't be written: {error.strerror}", file=sys.stderr)
         # Not the exit code for bad blocks, because there are none.
@@ -134,9 +134,9 @@ def _progress(name: str) -> Iterator[Callable[[float], None]]:
         yield lambda part: bar.update(task, completed=part)
 
 
-def _show(told: Mapping[str, Any], name: str, *, as_json: bool) -> None:
+def _show(status: Mapping[str, Any], name: str, *, as_json: bool) -> None:
     if as_json:
-        print(json.dumps(told, indent=2), flush=True)
+        print(json.dumps(status, indent=2), flush=True)
         return
     from rich.console import Console
     from rich.table import Table
@@ -145,7 +145,7 @@ def _show(told: Mapping[str, Any], name: str, *, as_json: bool) -> None:
     table = Table(title=f"scrub of {name}")
     for heading in ("what", "value"):
         table.add_column(heading, overflow="fold")
-    for key, value in told.items():
+    for key, value in status.items():
         if key not in ("name", "last"):
             table.add_row(Text(key), Text(str(value)))
     console = Console()

@@ -84,14 +84,14 @@ def look(client: Caller, plan: Plan) -> dict[str, dict[str, dict[str, Any]]]:
             mine[device["name"]] = device
             if device["name"] in wanted:
                 try:
-                    told = client.call("bdev_ftl_get_properties", {"name": device["name"], "target": target.address})
+                    details = client.call("bdev_ftl_get_properties", {"name": device["name"], "target": target.address})
                 except FtlError as error:
                     if error.errno != errno.ENODEV:
                         raise
                     # It was deleted in this moment.
                     del mine[device["name"]]
                 else:
-                    mine[device["name"]] = told
+                    mine[device["name"]] = details
     return there
 
 
@@ -140,9 +140,9 @@ def _wait(client: Caller, plan: Plan, outcome: Outcome, wait_s: int) -> None:
 
 
 def _ftls(client: Caller, plan: Plan) -> list[dict[str, Any]]:
-    told: list[dict[str, Any]] = []
+    entries: list[dict[str, Any]] = []
     for target in plan.targets:
         wanted = {ftl.name for ftl in target.ftls}
         devices = client.call("ftl_get_devices", {"target": target.address})
-        told += [{**device, "target": target.address} for device in devices if device["name"] in wanted]
-    return told
+        entries += [{**device, "target": target.address} for device in devices if device["name"] in wanted]
+    return entries

@@ -57,7 +57,7 @@ def compare(plan: Plan, there: There, *, prune: bool = False) -> Changes:
 
 def _compare_target(target: TargetPlan, there: Mapping[str, Mapping[str, Any]], changes: Changes, prune: bool) -> None:
     wanted = {ftl.name for ftl in target.ftls}
-    others = {name: told for name, told in there.items() if name not in wanted}
+    others = {name: device for name, device in there.items() if name not in wanted}
     for name in others:
         if prune:
             params = {"name": name, "target": target.address}
@@ -68,13 +68,13 @@ def _compare_target(target: TargetPlan, there: Mapping[str, Mapping[str, Any]], 
         else:
             changes.extra.append((target.address, name))
     for ftl in target.ftls:
-        told = there.get(ftl.name)
-        if told is None:
+        device = there.get(ftl.name)
+        if device is None:
             problems = [] if prune else list(_taken(ftl, others))
             changes.problems += [_problem(target, ftl, each) for each in problems]
             changes.steps += _create(target, ftl)
             continue
-        problems, steps = _change(target, ftl, told)
+        problems, steps = _change(target, ftl, device)
         changes.problems += [_problem(target, ftl, each) for each in problems]
         changes.steps += steps
 
@@ -84,9 +84,9 @@ def _problem(target: TargetPlan, ftl: FtlPlan, text: str) -> str:
 
 
 def _taken(ftl: FtlPlan, others: Mapping[str, Mapping[str, Any]]) -> Iterable[str]:
-    for name, told in others.items():
-        cache = told.get("cache")
-        has = {told["base_bdev"], *told.get("base_names", ())}
+    for name, device in others.items():
+        cache = device.get("cache")
+        has = {device["base_bdev"], *device.get("base_names", ())}
         has |= {cache.get("bdev"), *cache.get("names", ())} if isinstance(cache, Mapping) else {cache}
         for bdev in (ftl.params["base_bdev"], ftl.params.get("cache")):
             if bdev is not None and bdev in has:
@@ -104,32 +104,32 @@ def _create(target: TargetPlan, ftl: FtlPlan) -> list[Step]:
     return [step, *_hosts(target, ftl, ())]
 
 
-def _change(target: TargetPlan, ftl: FtlPlan, told: Mapping[str, Any]) -> tuple[list[str], list[Step]]:
-    if told["state"] in ("failed", "deleting"):
-        why = f": {told['error']}" if told.get("error") else ""
-        return [f"is {told['state']}{why}; delete it first"], []
+def _change(target: TargetPlan, ftl: FtlPlan, device: Mapping[str, Any]) -> tuple[list[str], list[Step]]:
+    if device["state"] in ("failed", "deleting"):
+        why = f": {device['error']}" if device.get("error") else ""
+        return [f"is {device['state']}{why}; delete it first"], []
     problems: list[str] = []
     steps: list[Step] = []
-    settable = {each["name"] for each in told.get("properties") or () if each.get("read-only") is False}
+    settable = {each["name"] for each in device.get("properties") or () if each.get("read-only") is False}
     # A load by a uuid that is on the base can't choose another uuid.
-    for each in differences(ftl.params, told):
+    for each in differences(ftl.params, device):
         name = each.name.removeprefix("conf.")
         if name in settable:
             steps.append(_set_property(target, ftl, name, each))
         else:
-            problems.append(f"{each}; that can't be changed{_remedy(each, told)}")
+            problems.append(f"{each}; that can't be changed{_remedy(each, device)}")
     # A threshold may have to pass another one: increase the highest first, decrease the lowest first.
     steps.sort(key=_order_of_thresholds)
-    if ftl.allow_any_host is not None and ftl.allow_any_host != told["allow_any_host"]:
+    if ftl.allow_any_host is not None and ftl.allow_any_host != device["allow_any_host"]:
         text = "let any host connect" if ftl.allow_any_host else "let only hosts in its list connect"
         params = {"name": ftl.name, "target": target.address, "allow_any_host": ftl.allow_any_host}
         steps.append(Step(target.address, ftl.name, CHANGE, text, "bdev_ftl_allow_any_host", params))
-    return problems, steps + _hosts(target, ftl, told["hosts"])
+    return problems, steps + _hosts(target, ftl, device["hosts"])
 
 
-def _remedy(difference: Difference, told: Mapping[str, Any]) -> str:
-    if told["state"] not in _RUNNING:
-        return f" while it is {told['state']}: wait until it is online, or delete the FTL"
+def _remedy(difference: Difference, device: Mapping[str, Any]) -> str:
+    if device["state"] not in _RUNNING:
+        return f" while it is {device['state']}: wait until it is online, or delete the FTL"
     if difference.name.startswith(("conf.", "limit_")):
         return " by this daemon while it runs: change the plan, or delete the FTL and apply the plan again"
     if difference.name == "cache":
