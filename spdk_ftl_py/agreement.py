@@ -31,30 +31,35 @@ class Difference:
         return f"{self.name} is {_shown(self.has)}, requested: {_shown(self.wanted)}"
 
 
-def differences(asked: Mapping[str, Any], told: Mapping[str, Any]) -> list[Difference]:
-    """asked: valid parameters of bdev_ftl_create; told: of bdev_ftl_get_properties.
+def differences(asked: Mapping[str, Any], reported: Mapping[str, Any]) -> list[Difference]:
+    """asked: valid parameters of bdev_ftl_create; reported: of bdev_ftl_get_properties.
 
     Base, cache, target_psk, no_attach, no_data and secure_channel are always compared, everything else only if it is
     given.
     """
-    return [*_bdevs(asked, told), *_identity(asked, told), *_settings(asked, told), *_shape(asked, told)]
+    return [
+        *_bdevs(asked, reported),
+        *_identity(asked, reported),
+        *_settings(asked, reported),
+        *_shape(asked, reported),
+    ]
 
 
-def told_conf(told: Mapping[str, Any]) -> dict[str, Any]:
+def reported_conf(reported: Mapping[str, Any]) -> dict[str, Any]:
     """The conf in the result of bdev_ftl_get_properties, for an FTL in any state."""
-    return dict(told_property(told, "conf") or told.get("conf") or {})
+    return dict(reported_property(reported, "conf") or reported.get("conf") or {})
 
 
-def told_property(told: Mapping[str, Any], name: str) -> Any:
+def reported_property(reported: Mapping[str, Any], name: str) -> Any:
     """None if the FTL can't be asked."""
-    return next((each["value"] for each in told.get("properties") or () if each["name"] == name), None)
+    return next((each["value"] for each in reported.get("properties") or () if each["name"] == name), None)
 
 
-def _bdevs(asked: Mapping[str, Any], told: Mapping[str, Any]) -> Iterator[Difference]:
-    base = told["base_bdev"]
-    if asked["base_bdev"] not in (base, *told.get("base_names", ())):
+def _bdevs(asked: Mapping[str, Any], reported: Mapping[str, Any]) -> Iterator[Difference]:
+    base = reported["base_bdev"]
+    if asked["base_bdev"] not in (base, *reported.get("base_names", ())):
         yield Difference("base_bdev", base, asked["base_bdev"])
-    cache = told.get("cache")
+    cache = reported.get("cache")
     # A table of what is known of it, in bdev_ftl_get_properties.
     name = cache.get("bdev") if isinstance(cache, Mapping) else cache
     names = cache.get("names", ()) if isinstance(cache, Mapping) else ()
@@ -62,22 +67,22 @@ def _bdevs(asked: Mapping[str, Any], told: Mapping[str, Any]) -> Iterator[Differ
         yield Difference("cache", name, asked.get("cache"))
 
 
-def _identity(asked: Mapping[str, Any], told: Mapping[str, Any]) -> Iterator[Difference]:
+def _identity(asked: Mapping[str, Any], reported: Mapping[str, Any]) -> Iterator[Difference]:
     for name in ("uuid", "new_uuid"):
         wanted = str(asked.get(name) or NIL_UUID).lower()
-        if wanted not in (NIL_UUID, told["uuid"]):
-            yield Difference(name, told["uuid"], wanted)
+        if wanted not in (NIL_UUID, reported["uuid"]):
+            yield Difference(name, reported["uuid"], wanted)
     if asked.get("nqn") is not None:
-        nqn = asked["nqn"].replace("{name}", told["name"]).replace("{uuid}", told["uuid"])
-        export = told.get("export") or {}
+        nqn = asked["nqn"].replace("{name}", reported["name"]).replace("{uuid}", reported["uuid"])
+        export = reported.get("export") or {}
         # There is no NQN before the export exists; it will be made from this.
-        has = export.get("subnqn", (told.get("params") or {}).get("nqn"))
+        has = export.get("subnqn", (reported.get("params") or {}).get("nqn"))
         if has not in (nqn, asked["nqn"]):
             yield Difference("nqn", has, nqn)
 
 
-def _settings(asked: Mapping[str, Any], told: Mapping[str, Any]) -> Iterator[Difference]:
-    conf, given = told_conf(told), given_settings(asked)
+def _settings(asked: Mapping[str, Any], reported: Mapping[str, Any]) -> Iterator[Difference]:
+    conf, given = reported_conf(reported), given_settings(asked)
     # These applied to a load that is over.
     given.pop("allow_open_bands", None)
     for limit, parts in given.pop("limits", {}).items():
@@ -92,19 +97,19 @@ def _settings(asked: Mapping[str, Any], told: Mapping[str, Any]) -> Iterator[Dif
     inside = asked.get("conf") or {}
     for name, wanted in given.items():
         if wanted != conf.get(name):
-            told_name = f"conf.{name}" if name in inside else _SETTING_NAMES.get(name, name)
-            yield Difference(told_name, conf.get(name), wanted)
+            shown_name = f"conf.{name}" if name in inside else _SETTING_NAMES.get(name, name)
+            yield Difference(shown_name, conf.get(name), wanted)
 
 
-def _shape(asked: Mapping[str, Any], told: Mapping[str, Any]) -> Iterator[Difference]:
-    params: Mapping[str, Any] = told.get("params") or {}
+def _shape(asked: Mapping[str, Any], reported: Mapping[str, Any]) -> Iterator[Difference]:
+    params: Mapping[str, Any] = reported.get("params") or {}
     for name in _SWITCHES:
-        has, wanted = bool(told.get(name, params.get(name))), bool(asked.get(name))
+        has, wanted = bool(reported.get(name, params.get(name))), bool(asked.get(name))
         if has != wanted:
             yield Difference(name, has, wanted)
     if asked.get("target_psk") != params.get("target_psk"):
         yield Difference("target_psk", params.get("target_psk"), asked.get("target_psk"))
-    punits = told_property(told, "num_punits")
+    punits = reported_property(reported, "num_punits")
     known = {**params, "num_punits": params.get("num_punits") if punits is None else punits}
     # Without it, zones are the base's own.
     if asked.get("zone_capacity") not in (None, known.get("zone_capacity")):
@@ -113,15 +118,15 @@ def _shape(asked: Mapping[str, Any], told: Mapping[str, Any]) -> Iterator[Differ
     for name in ("num_punits", "optimal_open_zones"):
         if asked.get(name) is not None and known.get(name) not in (None, asked[name]):
             yield Difference(name, known[name], asked[name])
-    yield from _address(asked, told, params)
+    yield from _address(asked, reported, params)
 
 
-def _address(asked: Mapping[str, Any], told: Mapping[str, Any], params: Mapping[str, Any]) -> Iterator[Difference]:
+def _address(asked: Mapping[str, Any], reported: Mapping[str, Any], params: Mapping[str, Any]) -> Iterator[Difference]:
     wanted = asked.get("listen_address")
     if wanted is None:
         return
     host, port = split_host(wanted)
-    export = told.get("export")
+    export = reported.get("export")
     has: str | None = params.get("listen_address")
     if isinstance(export, Mapping):
         traddr, trsvcid = str(export["traddr"]), str(export["trsvcid"])

@@ -26,10 +26,10 @@ IGNORED: Final[Mapping[str, Ignored]] = {
 def drop_ignored(params: dict[str, Any]) -> list[str]:
     """Removes them from the parameters of bdev_ftl_create. Returns a line for the log for each."""
     conf = params.get("conf") or {}
-    told = [f"conf {name} is ignored: {IGNORED[name].why}" for name in conf if name in IGNORED]
-    if told:
+    messages = [f"conf {name} is ignored: {IGNORED[name].why}" for name in conf if name in IGNORED]
+    if messages:
         params["conf"] = {name: value for name, value in conf.items() if name not in IGNORED}
-    return told
+    return messages
 
 
 def ignored_in_superblock(conf: Mapping[str, Any]) -> list[str]:
