@@ -208,15 +208,15 @@ class FtlDevice:
                 await self._finish_writing()
                 self.life.wrote_all()
         finally:
-            told = HaltLog(self._bands, self._manager)
+            halt_log = HaltLog(self._bands, self._manager)
             try:
-                await told.take(self.core)
+                await halt_log.take(self.core)
             finally:
                 try:
                     await self._release()
                 finally:
                     self.life.end_halt()
-                    await told.write(self.name, clean=self.halted_cleanly)
+                    await halt_log.write(self.name, clean=self.halted_cleanly)
 
     async def abort(self, reason: str) -> None:
         """The base is gone: every I/O fails from now on, and nothing is written any more. Idempotent; halt() releases
@@ -271,7 +271,7 @@ class FtlDevice:
             self.core,
             with_crcs=self.conf.verify_reads,
             refused=self._bands.broken_numbers(),
-            progress=self._checkpoint_told,
+            progress=self._on_checkpoint_progress,
         )
         if place is not None and self._superblock.takes({**content, "checkpoint": place}):
             content["checkpoint"] = place
@@ -279,7 +279,7 @@ class FtlDevice:
         if self._buffer_files is not None:
             self._buffer_files.remove()
 
-    def _checkpoint_told(self, step: str, part: float) -> None:
+    def _on_checkpoint_progress(self, step: str, part: float) -> None:
         self.checkpoint_part = part
 
     async def _release(self) -> None:

@@ -41,8 +41,8 @@ class Failing:
 
     def core_failed(self, status: int, *, by_flush: bool = False) -> None:
         if by_flush:
-            told = f"the base device can't flush ({status_text(status)}): data in its volatile cache may be lost"
-            self.fail(FlushDoubtError(f"{self._name()}: {told}", status=status))
+            message = f"the base device can't flush ({status_text(status)}): data in its volatile cache may be lost"
+            self.fail(FlushDoubtError(f"{self._name()}: {message}", status=status))
         else:
             self.fail(MediaError(f"{self._name()}: the base device failed: {status_text(status)}", status=status))
 
@@ -51,8 +51,8 @@ class Failing:
         full."""
         if in_a_row < FAILED_FLUSHES_MAX:
             return False
-        told = f"{self._name()}: the base device can't flush: {status_text(status)}"
-        self.fail(FlushRefusedError(told, status=status))
+        message = f"{self._name()}: the base device can't flush: {status_text(status)}"
+        self.fail(FlushRefusedError(message, status=status))
         self._core.fail(status)
         return True
 
@@ -60,8 +60,8 @@ class Failing:
         """Writes fail for good, and report why; data on media stays readable. remedy: for a user who has copied that
         data."""
         log.error("%s: read-only: %s", self._name(), reason)
-        told = f"{self._name()}: {reason}: copy its data elsewhere and {remedy}"
-        self._life.run_out_of_space(FtlError(told, errno=errno.ENOSPC))
+        message = f"{self._name()}: {reason}: copy its data elsewhere and {remedy}"
+        self._life.run_out_of_space(FtlError(message, errno=errno.ENOSPC))
         self._core.fail_writes(Status.CAPACITY_EXCEEDED)
 
     def no_room(self, reason: str, *, enough_zones: bool, load_helps: bool) -> None:

@@ -61,6 +61,6 @@ def _line(band: Band) -> str:
     zones = " ".join("-" if zone is None else str(zone) for zone in band.zones)
     bad = f", {len(band.bad_punits)} of them bad" if band.bad_punits else ""
     return (
-        f"band {band.index}: {band.told}, seq {band.seq}, {band.valid} of {band.capacity} blocks valid, written to "
-        f"block {band.written}, zones {zones}{bad}"
+        f"band {band.index}: {band.reported_state}, seq {band.seq}, {band.valid} of {band.capacity} blocks valid, "
+        f"written to block {band.written}, zones {zones}{bad}"
     )

@@ -219,7 +219,7 @@ async def _loaded(
         files.remove(but=incarnation)
     report("superblock", 1.0)
     await _reset_spares(port, base, found)
-    device.restored = found.told(name, lossy=alarm is not None)
+    device.restored = found.describe(name, lossy=alarm is not None)
     device.loaded_without_room = without_room
     return device
 
@@ -231,8 +231,8 @@ async def _make_room(base: _shim.BlockDevice, port: BlockPort, name: str, found:
     if not (without_room or found.superblock.clean) and await aside(found.geometry.zone_count, looked_at):
         without_room = True
         emptied = None if isinstance(base, _shim.ZonedOverlay) or found.damage else await make_room(port, found)
-        told_of = "and none can be emptied" if emptied is None else f"band {emptied} was emptied"
-        log.warning("%s: no band is free: %s", name, told_of)
+        outcome = "and none can be emptied" if emptied is None else f"band {emptied} was emptied"
+        log.warning("%s: no band is free: %s", name, outcome)
     return without_room
 
 

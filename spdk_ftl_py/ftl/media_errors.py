@@ -21,15 +21,15 @@ class MediaErrors:
         """Zones that failed, without those that the base has finished by itself."""
         self.unreadable_bands = 0
         """Bands in which a host or the scrub could not read a block; each band counts once until its reset."""
-        self._lost_told = 0
-        self._faulty_told: set[int | None] = set()
+        self._lost_blocks = 0
+        self._logged_zones: set[int | None] = set()
         """Zones whose failure was logged."""
 
     def block_lost(self, name: str, lba: int, address: int, status: int) -> None:
-        self._lost_told += 1
-        if self._lost_told <= LOST_BLOCKS_LOGGED_MAX:
+        self._lost_blocks += 1
+        if self._lost_blocks <= LOST_BLOCKS_LOGGED_MAX:
             log.error("%s: block %d lost at address %d: %s", name, lba, address, status_text(status))
-        if self._lost_told == LOST_BLOCKS_LOGGED_MAX:
+        if self._lost_blocks == LOST_BLOCKS_LOGGED_MAX:
             log.error("%s: further lost blocks are only counted (see its statistics)", name)
 
     def band_unreadable(self, name: str, index: int, address: int, status: int) -> None:
@@ -41,7 +41,7 @@ class MediaErrors:
     def zone_failed(self, name: str, band: Band, punit: int, status: int) -> None:
         index = band.index
         self.zone_faults += 1
-        self._faulty_told.add(band.zones[punit])
+        self._logged_zones.add(band.zones[punit])
         if status == Status.ZONE_OFFLINE:
             log.error("%s: zone %s of band %d is offline: its data is lost", name, band.zones[punit], index)
             return
@@ -49,5 +49,5 @@ class MediaErrors:
 
     def reset_failed(self, name: str, band: Band, punit: int, status: int) -> None:
         """Of a zone. One that had failed before was told, and counted, by then."""
-        if band.zones[punit] not in self._faulty_told:
+        if band.zones[punit] not in self._logged_zones:
             self.zone_failed(name, band, punit, status)

@@ -77,12 +77,12 @@ def describe(state: Mapping[str, Any], geometry: Geometry, conf: FtlConf, bands:
         ),
         _one("address_bits", geometry.address_bits),
         _one("conf", conf.to_dict()),
-        *_settings(conf, told=state),
+        *_settings(conf, listed=state),
         _one("base_device", _base_device(bands)),
     ]
 
 
-def _settings(conf: FtlConf, *, told: Mapping[str, Any]) -> list[dict[str, object]]:
+def _settings(conf: FtlConf, *, listed: Mapping[str, Any]) -> list[dict[str, object]]:
     """Each setting under the name that bdev_ftl_set_property takes, except for those that are listed already."""
     limits = []
     for name in LIMIT_NAMES:
@@ -93,7 +93,11 @@ def _settings(conf: FtlConf, *, told: Mapping[str, Any]) -> list[dict[str, objec
         ]
     return [
         *limits,
-        *(_one(name, conf.setting(name), unit, read_only=False) for name, unit in SETTINGS.items() if name not in told),
+        *(
+            _one(name, conf.setting(name), unit, read_only=False)
+            for name, unit in SETTINGS.items()
+            if name not in listed
+        ),
         _one("overprovisioning", conf.lba_rsvd, "percent", "Determines the capacity"),
         _one("use_append", conf.use_append, "", "Determines the size of batches"),
         _one("allow_open_bands", conf.allow_open_bands, "", "Applies to this load only"),
@@ -109,15 +113,15 @@ def _one(name: str, value: object, unit: str = "", desc: str = "", *, read_only:
 def _base_device(bands: Bands) -> dict[str, object]:
     """The first bands only: with very many bands, a list of all would take too much time of the daemon and of its
     reader."""
-    told = min(len(bands), BANDS_TOLD_MAX)
-    left_out = {"bands_left_out": len(bands) - told} if told < len(bands) else {}
-    return {"bands": [_band(bands[number]) for number in range(told)], **left_out}
+    shown = min(len(bands), BANDS_TOLD_MAX)
+    left_out = {"bands_left_out": len(bands) - shown} if shown < len(bands) else {}
+    return {"bands": [_band(bands[number]) for number in range(shown)], **left_out}
 
 
 def _band(band: Band) -> dict[str, object]:
     return {
         "id": band.index,
-        "state": band.told,
+        "state": band.reported_state,
         "validity": round(band.valid / band.capacity, 4) if band.capacity else 0.0,
         "zones": band.zones,
     }

@@ -160,7 +160,7 @@ class NvCache:
         return cache
 
     @classmethod
-    async def open(cls, port: BlockPort, uuid: UUID, told: Mapping[str, Any]) -> NvCache:
+    async def open(cls, port: BlockPort, uuid: UUID, stored: Mapping[str, Any]) -> NvCache:
         """Opens the cache that the superblock describes (``to_dict()``). Raises NotFoundError if the device is another
         one, UnsupportedError for another format version."""
         header = await _newest_header(port)
@@ -168,7 +168,7 @@ class NvCache:
             found = "holds no nv cache"
         elif header.uuid != uuid:
             found = f"holds the nv cache of FTL {header.uuid}"
-        elif header.id.hex() != told.get("id"):
+        elif header.id.hex() != stored.get("id"):
             found = "holds an nv cache of this FTL that was given up or scrubbed since"
         elif (header.block_count, header.metadata_bytes) != (port.device.block_count, port.device.metadata_bytes):
             found = (
@@ -317,18 +317,18 @@ class NvCache:
                 f"{self._port.name}: the nv cache has format version {int(record['version'])}, but this software "
                 f"supports {FORMAT_VERSION}: use the release that wrote it"
             )
-        lap, its_place = divmod(position, header.ring_blocks)
-        if its_place != place or lap not in (header.lap, header.lap - 1) or count > BATCH_BLOCKS_MAX:
+        lap, ring_place = divmod(position, header.ring_blocks)
+        if ring_place != place or lap not in (header.lap, header.lap - 1) or count > BATCH_BLOCKS_MAX:
             return
         end = place + 1 + count
         if end > header.ring_blocks:
             return
         self._position = max(self._position, position + 1 + count)
-        its = record["entries"][:count]
-        good = (crcs[place + 1 : end] == its["crc"]) & (its["lba"] < block_count) & (its["seq"] > 0)
+        listed = record["entries"][:count]
+        good = (crcs[place + 1 : end] == listed["crc"]) & (listed["lba"] < block_count) & (listed["seq"] > 0)
         entries = np.zeros(int(good.sum()), HELD_BLOCK)
         for name in ("lba", "seq", "crc"):
-            entries[name] = its[name][good]
+            entries[name] = listed[name][good]
         yield place + 1 + np.flatnonzero(good), entries
 
 

@@ -69,7 +69,7 @@ class CacheKeeper:
         self.recovering = False
         """The load reads the content of the cache, so no acknowledged write is missing."""
         self._name = name
-        self._bdev_told = f"cache bdev {bdev_name}" if bdev_name else f"cache bdev of {name}"
+        self._bdev_label = f"cache bdev {bdev_name}" if bdev_name else f"cache bdev of {name}"
         self._device = device
         port_name = f"nv cache of {name}"
         self._port = None if device is None else BlockPort(reactor, device, name=port_name, patience_s=patience_s)
@@ -77,7 +77,7 @@ class CacheKeeper:
         self._core: _shim.FtlCore | None = None
         self._anew = False
         self._scrubbed = False
-        self._told: dict[str, Any] | None = None
+        self._stored: dict[str, Any] | None = None
         self._giving_up: asyncio.Task[None] | None = None
         self._incomplete = False
         """Writes that a load recovered from a write buffer file are not in the cache, nor durable on the base yet."""
@@ -114,9 +114,9 @@ class CacheKeeper:
     async def make(self, uuid: UUID, progress: Progress | None = None) -> None:
         """Creates and scrubs a new cache. Raises DataNotKeptError and MediaError."""
         if self._port is not None:
-            await require_retention(self._port, 0, what=self._bdev_told, remedy="use another bdev, or none")
+            await require_retention(self._port, 0, what=self._bdev_label, remedy="use another bdev, or none")
             self._cache = await NvCache.create(self._port, uuid, progress, scrubbed=self._scrubbed)
-            self._told = self._cache.to_dict()
+            self._stored = self._cache.to_dict()
 
     def source(self, *, without_cache: bool, scrubbed: bool = False, progress: Progress | None = None) -> HeldSource:
         """The cache as a source for restore(). Raises NotFoundError or ParameterError if the superblock describes
@@ -125,37 +125,37 @@ class CacheKeeper:
         self._scrubbed = scrubbed
 
         async def read(superblock: Superblock, geometry: Geometry) -> HeldWrites | None:
-            told = superblock.content.get("nv_cache")
-            self._told = told if isinstance(told, dict) else None
+            stored = superblock.content.get("nv_cache")
+            self._stored = stored if isinstance(stored, dict) else None
             self._expect(superblock, without_cache)
             if self._port is None:
                 return None
             self.check(geometry)
-            if self._told is None or not self._told.get("in_use"):
+            if self._stored is None or not self._stored.get("in_use"):
                 # There was no cache, or it was given up: the content of this one is old.
                 self._anew = True
                 return None
-            self._cache = await NvCache.open(self._port, superblock.uuid, self._told)
+            self._cache = await NvCache.open(self._port, superblock.uuid, self._stored)
             held = await self._cache.scan(geometry.block_count, progress)
-            self.recovering = not held.damage and not self._told.get("incomplete")
+            self.recovering = not held.damage and not self._stored.get("incomplete")
             # After a clean halt everything is on the base. The scan only shows where the ring continues.
             return None if superblock.clean else held
 
         return read
 
     def _expect(self, superblock: Superblock, without_cache: bool) -> None:
-        told, uuid = self._told, superblock.uuid
+        stored, uuid = self._stored, superblock.uuid
         if self._port is not None and without_cache:
             raise ParameterError("a cache bdev and without_cache are given: give only one of them")
-        if told is None:
+        if stored is None:
             return
         if self._port is None and without_cache:
             self.state = CacheState.GIVEN_UP
             self.failure = "the device was loaded without it"
-        elif self._port is None and told.get("in_use"):
+        elif self._port is None and stored.get("in_use"):
             dirty = "" if superblock.clean else ", which may hold writes that are stored nowhere else"
             raise CacheMissingError(
-                f"FTL {uuid} has an nv cache of {told.get('blocks')} blocks ({told.get('mode')}){dirty}: give its "
+                f"FTL {uuid} has an nv cache of {stored.get('blocks')} blocks ({stored.get('mode')}){dirty}: give its "
                 "bdev as cache bdev, or without_cache to give the cache up"
             )
         elif self._port is None:
@@ -279,15 +279,15 @@ class CacheKeeper:
     def to_dict(self) -> dict[str, Any] | None:
         """For the superblock."""
         if self._cache is not None:
-            self._told = self._cache.to_dict()
-        if self._told is None:
+            self._stored = self._cache.to_dict()
+        if self._stored is None:
             return None
         in_use = self.state in (CacheState.IN_USE, CacheState.FAILING)
-        return {**self._told, "in_use": in_use, "incomplete": self._incomplete and in_use}
+        return {**self._stored, "in_use": in_use, "incomplete": self._incomplete and in_use}
 
     def describe(self) -> dict[str, Any] | None:
         """For bdev_ftl_get_properties."""
-        if self._told is None:
+        if self._stored is None:
             return None
         stats = self.stats()
         ring = stats.ring_blocks if stats is not None else 0
@@ -295,8 +295,8 @@ class CacheKeeper:
         return {
             "state": self.state.value,
             "failure": self.failure,
-            "mode": self._told.get("mode"),
-            "blocks": self._told.get("blocks"),
+            "mode": self._stored.get("mode"),
+            "blocks": self._stored.get("blocks"),
             "used_blocks": used,
             "fill": round(used / ring, 4) if ring else 0.0,
             "lap": stats.lap if stats is not None else 0,

@@ -106,7 +106,7 @@ class Scrub:
         self._leaving = False
         """The shim was told to stop reading the band."""
         self._rate = 0
-        self._slow_told = False
+        self._slow_limit_logged = False
         self._not_before = 0.0
         """Before this time (of the loop's clock) nothing is started."""
         self._saved_at = 0.0
@@ -206,23 +206,28 @@ class Scrub:
 
     def status(self) -> dict[str, Any]:
         """JSON-able. state: "running", "waiting" (for the next round), or "off"."""
-        told: dict[str, Any] = {"state": "off", "scrub_days": self.scrub_days, "progress": None, "rate_blocks_per_s": 0}
+        status: dict[str, Any] = {
+            "state": "off",
+            "scrub_days": self.scrub_days,
+            "progress": None,
+            "rate_blocks_per_s": 0,
+        }
         current = self._round
         if self._stopped:
-            told["state"] = "off"
+            status["state"] = "off"
         elif current is not None:
             now = dataclasses.replace(current)
             now.add(self._counters(), self._counted)
             left = max(0, self._remaining() - (now.read_blocks - current.read_blocks))
             done = now.read_blocks / (now.read_blocks + left) if now.read_blocks + left else 0.0
-            told.update(state="running", progress=round(done, 4), left_blocks=left, **now.told())
-            told["rate_blocks_per_s"] = self._rate
+            status.update(state="running", progress=round(done, 4), left_blocks=left, **now.describe())
+            status["rate_blocks_per_s"] = self._rate
         elif self.scrub_days:
-            told["state"] = "waiting"
+            status["state"] = "waiting"
         if self.scrub_days and current is None and not self._stopped:
-            told["next"] = iso(int(self._due_s()))
-        told["last"] = None if self._last is None else self._last.told()
-        return told
+            status["next"] = iso(int(self._due_s()))
+        status["last"] = None if self._last is None else self._last.describe()
+        return status
 
     # --- one band after the other
 
@@ -276,7 +281,7 @@ class Scrub:
         self._count()
         self._number += 1
         self._round = Round(self._number, now, self._next_band_seq(), ordered=ordered)
-        self._slow_told = False
+        self._slow_limit_logged = False
         self._passed = {}
         self._line_up()
 
@@ -414,8 +419,8 @@ class Scrub:
             self._round.relocated_bands += 1
             self._bands.want_empty(number)
             self._wanted()
-        elif not self._slow_told:
-            self._slow_told = True
+        elif not self._slow_limit_logged:
+            self._slow_limit_logged = True
             log.warning("%s: further slow bands of this round are only counted", self._name)
 
     def _end(self) -> None:

@@ -53,7 +53,7 @@ class Round:
         self.bad_blocks += now["scrub_bad_blocks"] - before["scrub_bad_blocks"]
         self.bad_metadata += now["scrub_bad_metadata"] - before["scrub_bad_metadata"]
 
-    def told(self) -> dict[str, Any]:
+    def describe(self) -> dict[str, Any]:
         """JSON-able."""
         found = {name: getattr(self, name) for name in _FOUND}
         ended = {"ended": iso(self.ended_s)} if self.ended_s else {}

@@ -70,7 +70,7 @@ class ZoneWatch:
         self._changed: dict[int, range] = {}
         """Pieces of the zone report to read out of turn, oldest first, with their zones."""
         self._woken = asyncio.Event()
-        self._told: set[int] = set()
+        self._already_logged: set[int] = set()
         """Zones without data whose state was logged."""
         self._task: asyncio.Task[None] | None = None
 
@@ -212,8 +212,8 @@ class ZoneWatch:
         if self._zone_map.lose_spare(zone.index):
             left = self._zone_map.spare_count
             log.warning("%s: spare zone %d is %s; %d spare zones are left", self._name, zone.index, zone.state, left)
-        elif zone.index in SUPERBLOCK_ZONES and zone.index not in self._told:
-            self._told.add(zone.index)
+        elif zone.index in SUPERBLOCK_ZONES and zone.index not in self._already_logged:
+            self._already_logged.add(zone.index)
             other = SUPERBLOCK_ZONES[1 - SUPERBLOCK_ZONES.index(zone.index)]
             log.error(
                 "%s: superblock zone %d is %s; if zone %d fails too, the FTL is lost: copy its data elsewhere",

@@ -189,9 +189,9 @@ class _Writer:
         free[sorted(refused)] = False
         numbers = np.flatnonzero(free)
         for number in numbers[np.lexsort((numbers, account["seq"][numbers]))][::-1]:
-            its = [zone for zone in self._geometry.bands[number] if zone is not None]
-            if all(zones[zone].state == EMPTY for zone in its):
-                yield from its
+            band_zones = [zone for zone in self._geometry.bands[number] if zone is not None]
+            if all(zones[zone].state == EMPTY for zone in band_zones):
+                yield from band_zones
 
     def _records(self, pointers: NDArray[np.uint32], account: NDArray[Any]) -> Iterator[NDArray[Any]]:
         """All blocks, except for address and CRC, in parts of at most STEP_BLOCKS; some parts may be empty."""

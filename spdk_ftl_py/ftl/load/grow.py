@@ -94,9 +94,9 @@ async def _check_nobodys(port: BlockPort, new: list[Zone], grow: Grow, first_blo
         return
     written = [zone.index for zone in new if zone.state != EMPTY]
     if written:
-        told = ", ".join(map(str, written[:ZONES_TOLD_MAX])) + (", …" if len(written) > ZONES_TOLD_MAX else "")
+        shown = ", ".join(map(str, written[:ZONES_TOLD_MAX])) + (", …" if len(written) > ZONES_TOLD_MAX else "")
         raise ExistsError(
-            f"{port.name}: {len(written)} of the added zones of the base bdev ({told}) contain data that this FTL did "
+            f"{port.name}: {len(written)} of the added zones of the base bdev ({shown}) contain data that this FTL did "
             "not write; nothing was changed: save it elsewhere, or give --force to erase it"
         )
 

@@ -128,7 +128,9 @@ class Merge:
         to_reset: list[int] = []
         zones = self._geometry.bands
         # A band that has lost all its zones looks free.
-        if recovered and not any(band.state == FREE and any(its) for band, its in zip(bands, zones, strict=True)):
+        if recovered and not any(
+            band.state == FREE and any(band_zones) for band, band_zones in zip(bands, zones, strict=True)
+        ):
             # As with emulated zones. Later, a reset would wait for recovered data, and that data for a band: a
             # deadlock.
             to_reset = [number for number, band in enumerate(bands) if band.state == CLOSED and number not in in_force]
@@ -177,12 +179,12 @@ class Merge:
         return self._unused.setdefault((state, tuple(ends)), LoadedBand(state, seq, ends))
 
     def _refusal(self) -> FtlError:
-        told = "\n  ".join(self._damage[:DAMAGE_TOLD_MAX])
+        listed = "\n  ".join(self._damage[:DAMAGE_TOLD_MAX])
         more = len(self._damage) - DAMAGE_TOLD_MAX
         if more > 0:
-            told += f"\n  and {more} more"
+            listed += f"\n  and {more} more"
         return FtlError(
-            f"FTL {self._superblock.uuid}: {len(self._damage)} of its records are damaged:\n  {told}\nNothing was "
+            f"FTL {self._superblock.uuid}: {len(self._damage)} of its records are damaged:\n  {listed}\nNothing was "
             "changed. To continue without what is lost, load it with --allow-open-bands: blocks that are known to be "
             "lost then read as errors, other damaged blocks may return older data"
         )

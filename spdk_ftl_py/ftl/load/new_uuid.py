@@ -83,5 +83,5 @@ async def set_uuid(port: BlockPort, uuid: UUID, new: UUID, *, force: bool = Fals
 
 
 def _has_cache(superblock: Superblock) -> bool:
-    told = superblock.content.get("nv_cache")
-    return isinstance(told, dict) and bool(told.get("in_use"))
+    cache = superblock.content.get("nv_cache")
+    return isinstance(cache, dict) and bool(cache.get("in_use"))

@@ -74,7 +74,7 @@ async def restore(
     geometry = await aside(len(zones), lambda: geometry_of(superblock, zones, base, name=port.name))
     # Zones that were added to the base are not read.
     zones = zones[: geometry.zone_count]
-    its_conf = merge_conf(stored_conf(superblock), settings or {}).check_geometry(geometry)
+    conf = merge_conf(stored_conf(superblock), settings or {}).check_geometry(geometry)
     if num_punits is not None and num_punits != geometry.punits:
         raise ConfError(
             f"num_punits = {num_punits}: FTL {uuid} has {geometry.punits} parallel units, which can't be changed: "
@@ -91,15 +91,13 @@ async def restore(
             superblock,
             zones,
             sequential=sequential,
-            need_crcs=its_conf.verify_reads,
+            need_crcs=conf.verify_reads,
             progress=progress,
         )
     if checkpoint is not None:
         whole = checkpoint
-        return await aside(
-            len(zones), lambda: _from_checkpoint(whole, superblock, geometry, its_conf, zones, which, used)
-        )
-    reader = ZoneReader(port, geometry, superblock.media_uuid, sequential=sequential, use_append=its_conf.use_append)
+        return await aside(len(zones), lambda: _from_checkpoint(whole, superblock, geometry, conf, zones, which, used))
+    reader = ZoneReader(port, geometry, superblock.media_uuid, sequential=sequential, use_append=conf.use_append)
     contents = await _read_bands(reader, geometry, zones, report)
     merging = functools.partial(
         Merge,
@@ -113,10 +111,10 @@ async def restore(
         report=report,
         held=[each for each in held if each is not None],
         damage=[] if damage is None else [damage],
-        with_crcs=its_conf.verify_reads,
+        with_crcs=conf.verify_reads,
     )
     merge = await aside(len(zones) + geometry.block_count // ITEM_BLOCKS, merging)
-    return await merge.run(its_conf, which, used)
+    return await merge.run(conf, which, used)
 
 
 def _from_checkpoint(
@@ -131,10 +129,10 @@ def _from_checkpoint(
     held = set(checkpoint.zones)
     bands = []
     for number, band in enumerate(geometry.bands):
-        its = [None if zone is None or zone in held else zones[zone] for zone in band]
-        pointers = [0 if zone is None else min(zone.written, geometry.zone_capacity) for zone in its]
+        band_zones = [None if zone is None or zone in held else zones[zone] for zone in band]
+        pointers = [0 if zone is None else min(zone.written, geometry.zone_capacity) for zone in band_zones]
         state = CLOSED if any(pointers) else FREE
-        if checkpoint.faulted[number] or any(zone is not None and not zone.usable for zone in its):
+        if checkpoint.faulted[number] or any(zone is not None and not zone.usable for zone in band_zones):
             state = FAULTED
         bands.append(LoadedBand(state, checkpoint.band_seqs[number], pointers))
     to_finish, to_empty = open_zones(geometry, zones, bands, held)

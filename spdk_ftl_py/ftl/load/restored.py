@@ -89,9 +89,9 @@ class Restored:
     def mapped_blocks(self) -> int:
         return int(np.count_nonzero(self.l2p != np.uint64(_shim.ADDRESS_INVALID)))
 
-    def told(self, name: str, *, lossy: bool) -> dict[str, Any]:
+    def describe(self, name: str, *, lossy: bool) -> dict[str, Any]:
         """For the device's properties, JSON-able; also logged. lossy: acknowledged writes may be missing."""
-        told = {
+        description = {
             "clean": self.superblock.clean,
             "from_checkpoint": self.from_checkpoint,
             "mapped_blocks": self.mapped_blocks,
@@ -109,9 +109,9 @@ class Restored:
             name,
             "clean" if self.superblock.clean else "dirty",
             ", from its L2P checkpoint" if self.from_checkpoint else "",
-            told["mapped_blocks"],
-            told["recovered_blocks"],
-            told["recovered_records"],
+            description["mapped_blocks"],
+            description["recovered_blocks"],
+            description["recovered_records"],
             self.torn_blocks,
             self.lost_blocks,
             len(self.damage),
@@ -123,7 +123,7 @@ class Restored:
             )
         for text in self.damage[:DAMAGE_TOLD_MAX]:
             log.error("%s: damaged: %s", name, text)
-        return told
+        return description
 
 
 def open_zones(

@@ -46,7 +46,7 @@ class _Place:
 def lacks_room(found: Restored) -> bool:
     """Whether no band is free, and none can be freed by a reset alone. Looks at every zone."""
     zones = found.geometry.bands
-    if any(band.state == FREE and any(its) for band, its in zip(found.bands, zones, strict=True)):
+    if any(band.state == FREE and any(band_zones) for band, band_zones in zip(found.bands, zones, strict=True)):
         return False
     valid, referenced = _in_force(found)
     closed = np.array([band.state == CLOSED for band in found.bands])
@@ -211,8 +211,8 @@ async def _write(
         at = await port.append(place.start, batch)
         # SPDK passes on only the low half of the address.
         if at & 0xFFFFFFFF != address & 0xFFFFFFFF:
-            told = f"{port.name}: an append landed at block {at} instead of {address}"
-            raise MediaError(told, status=Status.ZONE_INVALID_WRITE)
+            message = f"{port.name}: an append landed at block {at} instead of {address}"
+            raise MediaError(message, status=Status.ZONE_INVALID_WRITE)
     else:
         await port.write(address, batch)
     found.l2p[entries["lba"]] = np.arange(address + 1, address + 1 + len(entries), dtype=np.uint64)

@@ -192,14 +192,14 @@ class BufferFile:
 
     def to_dict(self) -> dict[str, Any]:
         """For the daemon's RPCs."""
-        told = {
+        fields = {
             "path": str(self.path),
             "uuid": str(self.uuid),
             "bytes": self.byte_count,
             "held_blocks": self.held_blocks,
             "held_records": self.held_records,
         }
-        return told if self.problem is None else {**told, "problem": self.problem}
+        return fields if self.problem is None else {**fields, "problem": self.problem}
 
 
 def buffer_files(directory: Path, uuid: UUID | None = None) -> list[BufferFile]:
@@ -275,38 +275,38 @@ def _read_header(descriptor: int, path: Path) -> _Header | str:
             "use the release that wrote it, or remove the file and lose what was not flushed"
         )
     numbers = {field.name: int(header[field.name]) for field in dataclasses.fields(_Header)[1:]}
-    its = _Header(uuid=bytes(header["uuid"]), **numbers)
+    parsed = _Header(uuid=bytes(header["uuid"]), **numbers)
     ends = (
-        its.slots_offset + its.slot_count * SLOT.itemsize,
-        its.records_offset + its.record_count * RECORD.itemsize,
-        its.data_offset + its.slot_count * BLOCK_BYTES,
+        parsed.slots_offset + parsed.slot_count * SLOT.itemsize,
+        parsed.records_offset + parsed.record_count * RECORD.itemsize,
+        parsed.data_offset + parsed.slot_count * BLOCK_BYTES,
     )
-    if its.slot_count > SLOTS_MAX or its.record_count > RECORDS_MAX or max(ends) > found.st_size:
+    if parsed.slot_count > SLOTS_MAX or parsed.record_count > RECORDS_MAX or max(ends) > found.st_size:
         return "its header is invalid"
-    return its
+    return parsed
 
 
 def _count_held(descriptor: int, path: Path) -> tuple[int, int]:
     """LBAs and records. None for a file that no load would use."""
-    its = _read_header(descriptor, path)
-    if isinstance(its, str):
+    header = _read_header(descriptor, path)
+    if isinstance(header, str):
         return 0, 0
-    slots = _table(descriptor, SLOT, its.slots_offset, its.slot_count)
-    records = _table(descriptor, RECORD, its.records_offset, its.record_count)
+    slots = _table(descriptor, SLOT, header.slots_offset, header.slot_count)
+    records = _table(descriptor, RECORD, header.records_offset, header.record_count)
     return len(np.unique(slots["lba"][slots["state"] != STATE_FREE])), int((records["state"] != STATE_FREE).sum())
 
 
 def _read(descriptor: int, path: Path, uuid: UUID, block_count: int) -> HeldWrites | None:
-    its = _read_header(descriptor, path)
-    if isinstance(its, str):
-        return _ignore(path, its)
-    if its.uuid != uuid.bytes or its.block_count != block_count:
+    header = _read_header(descriptor, path)
+    if isinstance(header, str):
+        return _ignore(path, header)
+    if header.uuid != uuid.bytes or header.block_count != block_count:
         return _ignore(path, "it belongs to another FTL")
-    slots = _table(descriptor, SLOT, its.slots_offset, its.slot_count)
-    records = _table(descriptor, RECORD, its.records_offset, its.record_count)
+    slots = _table(descriptor, SLOT, header.slots_offset, header.slot_count)
+    records = _table(descriptor, RECORD, header.records_offset, header.record_count)
     held = HeldWrites()
     _take_records(held, path, records, block_count)
-    _take_slots(held, path, slots, block_count, descriptor, its.data_offset)
+    _take_slots(held, path, slots, block_count, descriptor, header.data_offset)
     return held
 
 

@@ -146,8 +146,8 @@ class ZoneReader:
             if data is None:
                 return np.zeros(len(first), bool)
             something: NDArray[np.bool_] = np.any(data.view(np.uint64), axis=2)
-            for column, its_zones in enumerate(zones):
-                written[its_zones] |= something[:, column]
+            for column, indices in enumerate(zones):
+                written[indices] |= something[:, column]
         return ~written
 
     async def blocks(self, address: int, count: int) -> NDArray[np.uint8]:

@@ -79,7 +79,7 @@ class Band:
         return self.state == FAULTED or (self.state == CLOSED and (bool(self.bad_punits) or self.relocate))
 
     @property
-    def told(self) -> str:
+    def reported_state(self) -> str:
         """The reported state: a free band that can't be opened yet is not reported as free."""
         return MENDING if self.state == FREE and self.bad_punits else self.state
 
@@ -294,7 +294,7 @@ class Bands:
         return sum(self._counts[_CODE[state]] for state in states)
 
     def counts(self) -> dict[str, int]:
-        """Number of bands by reported state (Band.told), without empty states."""
+        """Number of bands by reported state (Band.reported_state), without empty states."""
         counts = dict(zip(_STATES, self._counts, strict=True))
         counts[FREE], counts[MENDING] = self._ready_count, len(self._to_mend)
         return {state: count for state, count in sorted(counts.items()) if count}

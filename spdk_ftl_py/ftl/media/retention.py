@@ -32,11 +32,11 @@ async def require_retention(port: BlockPort, first: int, *, what: str, remedy: s
         if found != written[i]:
             raise DataNotKeptError(
                 f"{what} does not keep what is written to it: a write of block {first + i} succeeded, but the block "
-                f"reads back as {_told(found)}: {remedy}"
+                f"reads back as {_describe(found)}: {remedy}"
             )
 
 
-def _told(block: bytes) -> str:
+def _describe(block: bytes) -> str:
     if not any(block):
         return "zeroes"
     return f"something else ({block[:8].hex()}…)"

@@ -336,7 +336,7 @@ async def find(port: BlockPort, zones: list[Zone], uuid: UUID | None = None) -> 
     return None if best is not None and uuid not in (None, best.superblock.uuid) else best
 
 
-def _tells_its_pointer(port: BlockPort, zone: Zone) -> bool:
+def _reports_write_pointer(port: BlockPort, zone: Zone) -> bool:
     """Whether the blocks below the write pointer were written since the last reset. Emulated zones are always full, and
     the device does not report the write pointer of a read-only zone."""
     return zone.usable and not (isinstance(port.device, _shim.ZonedOverlay) and zone.state == FULL)
@@ -364,14 +364,14 @@ async def _newest(port: BlockPort, zone: Zone) -> tuple[Superblock | None, str |
             if superblock is not None:
                 behind = first + i + 1
                 cut_off = parts is not None and parts > superblock.generation
-                damaged = behind < zone.written and not cut_off and _tells_its_pointer(port, zone)
+                damaged = behind < zone.written and not cut_off and _reports_write_pointer(port, zone)
                 return superblock, _damage(zone.start + behind, zone) if damaged else None
             if zone.finished_by_device and readable[i] and _is_blank(blocks[i]):
                 continue
             generation = part_of(blocks[i])
             parts = None if parts is None or not generation else min(parts, generation)
         end = first
-    return None, _damage(zone.start, zone) if parts is None and _tells_its_pointer(port, zone) else None
+    return None, _damage(zone.start, zone) if parts is None and _reports_write_pointer(port, zone) else None
 
 
 async def _whole(
@@ -399,9 +399,9 @@ async def _newest_of_run(port: BlockPort, zone: Zone) -> Superblock | None:
     for first in range(0, zone.written, SEARCH_BLOCKS):
         blocks, _ = await port.read_what_can_be(zone.start + first, min(SEARCH_BLOCKS, zone.written - first))
         for i, block in enumerate(blocks):
-            its = None if newest is None else newest.media_uuid
-            superblock = await _whole(port, zone, first + i, block, its)
-            if superblock is None and part_of(block, its):
+            media_uuid = None if newest is None else newest.media_uuid
+            superblock = await _whole(port, zone, first + i, block, media_uuid)
+            if superblock is None and part_of(block, media_uuid):
                 # Part of a superblock that ends later, if all of it is there.
                 continue
             # The same generation again: its flush failed, and it was written again.

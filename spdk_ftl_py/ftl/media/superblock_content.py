@@ -57,12 +57,12 @@ def counter(superblock: Superblock, name: str) -> int:
 def geometry_of(superblock: Superblock, zones: Sequence[Zone], base: _shim.BlockDevice, *, name: str) -> Geometry:
     """The geometry in the superblock, checked against the device, which may have more zones by now; those are not part
     of it. Raises GeometryError, which names what has changed."""
-    told = _part(superblock, "geometry")
-    numbers = {key: _number(superblock, told, key) for key in _GEOMETRY_NUMBERS}
+    stored = _part(superblock, "geometry")
+    numbers = {key: _number(superblock, stored, key) for key in _GEOMETRY_NUMBERS}
     try:
-        replaced = {int(was): None if now is None else int(now) for was, now in told["replaced"]}
+        replaced = {int(was): None if now is None else int(now) for was, now in stored["replaced"]}
         bad = {int(zone) for zone in superblock.content["bad_zones"]}
-        shared, finish = bool(told["shared_stream"]), bool(told["finish_zones"])
+        shared, finish = bool(stored["shared_stream"]), bool(stored["finish_zones"])
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise _nonsense(superblock, repr(error)) from error
 

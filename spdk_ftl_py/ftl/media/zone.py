@@ -105,11 +105,11 @@ def parse_report(
     states = [_STATES[code] for code in (table["state"] >> 4).tolist()]
     starts, pointers, attributes = table["start"].tolist(), table["pointer"].tolist(), table["attributes"].tolist()
     zones = []
-    for index, (start, capacity, state, pointer, its) in enumerate(
+    for index, (start, capacity, state, pointer, attribute) in enumerate(
         zip(starts, capacities, states, pointers, attributes, strict=True), first_zone
     ):
         written = 0 if state == EMPTY else capacity if state in _WRITTEN_TO_CAPACITY else pointer - start
-        zones.append(Zone(index, start, capacity, state, written, its))
+        zones.append(Zone(index, start, capacity, state, written, attribute))
     return zones
 
 

@@ -88,7 +88,7 @@ def miscounted(bands: Bands) -> list[str]:
     ready = [band for band in every if band.state == FREE and not band.bad_punits]
     first = min(ready, key=lambda band: (band.seq, band.index), default=None)
     states = {band.state for band in every}
-    told = [band.told for band in every]
+    told = [band.reported_state for band in every]
     counted: dict[str, tuple[object, object]] = {
         "counts": (bands.counts(), {state: told.count(state) for state in sorted(set(told))}),
         "free_count": (bands.free_count, len(ready)),
