@@ -123,12 +123,12 @@ async def first_byte(sock: socket.socket) -> int | None:
 
 async def readable(sock: socket.socket) -> None:
     loop, fd = asyncio.get_running_loop(), sock.fileno()
-    await _ready(lambda told: loop.add_reader(fd, told), lambda: loop.remove_reader(fd))
+    await _ready(lambda callback: loop.add_reader(fd, callback), lambda: loop.remove_reader(fd))
 
 
 async def writable(sock: socket.socket) -> None:
     loop, fd = asyncio.get_running_loop(), sock.fileno()
-    await _ready(lambda told: loop.add_writer(fd, told), lambda: loop.remove_writer(fd))
+    await _ready(lambda callback: loop.add_writer(fd, callback), lambda: loop.remove_writer(fd))
 
 
 async def _ready(begin: Callable[[Callable[[], None]], object], end: Callable[[], object]) -> None:

@@ -34,13 +34,13 @@ class AllowedHost:
 
     def to_dict(self) -> dict[str, Any]:
         """The host as RPCs show it."""
-        told: dict[str, Any] = {"nqn": self.nqn, "is_target": self.is_target}
+        entry: dict[str, Any] = {"nqn": self.nqn, "is_target": self.is_target}
         if self.keys is not None:
-            told["dhchap_key"] = _path_of(self.keys.key)
-            told["dhchap_ctrlr_key"] = _path_of(self.keys.ctrlr_key)
+            entry["dhchap_key"] = _path_of(self.keys.key)
+            entry["dhchap_ctrlr_key"] = _path_of(self.keys.ctrlr_key)
         if self.psk is not None:
-            told["psk"] = _path_of(self.psk)
-        return told
+            entry["psk"] = _path_of(self.psk)
+        return entry
 
     def to_record(self) -> dict[str, Any]:
         """For the state file: the paths of its keys, not the keys."""

@@ -46,8 +46,8 @@ class DhTurns:
 
     async def run(self, peer: Hashable, work: Callable[[], _Result]) -> _Result:
         """peer: a peer that has begun many authentications waits for itself; others wait for one of them only."""
-        its_turn = self._peers.setdefault(peer, asyncio.Lock())
-        async with its_turn, self._lock:
+        peer_turn = self._peers.setdefault(peer, asyncio.Lock())
+        async with peer_turn, self._lock:
             await asyncio.sleep(max(0.0, self._free_at - time.monotonic()))
             begun = time.monotonic()
             try:

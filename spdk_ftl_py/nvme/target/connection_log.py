@@ -105,13 +105,13 @@ class ConnectionLog:
     def ended(self, controller: LoggedController) -> None:
         """Call it after the end of its queues."""
         how = "left in order" if controller.shut_down else controller.end_reason or "connection lost"
-        told = controller.describe()
-        self._ended.append({**told, "ended": timestamp(), "reason": how})
+        entry = controller.describe()
+        self._ended.append({**entry, "ended": timestamp(), "reason": how})
         self._of_hosts.write(
             logging.INFO,
             f"{self._prefix}host {show_name(controller.hostnqn)} at {show_address(controller.peer_address)} "
-            f"disconnected: {how}; {told['age_s']:.0f} s, {told['read_blocks']} blocks read, {told['write_blocks']} "
-            f"written, {told['errors']} errors",
+            f"disconnected: {how}; {entry['age_s']:.0f} s, {entry['read_blocks']} blocks read, {entry['write_blocks']} "
+            f"written, {entry['errors']} errors",
         )
 
     @property

@@ -26,7 +26,7 @@ class Discovery:
         self.controllers: dict[int, TargetController] = {}
         self._subsystems = subsystems
         self._generation = 1
-        self._told: dict[int, tuple[int, list[DiscoveryEntry]]] = {}
+        self._pages: dict[int, tuple[int, list[DiscoveryEntry]]] = {}
         """By controller: its log page, and the generation in which that came to be."""
         self._next_cntlid = 0
 
@@ -34,7 +34,7 @@ class Discovery:
         """A host is notified only if its own log page has changed: it must not learn about other subsystems."""
         self._generation += 1
         for controller in list(self.controllers.values()):
-            before = self._told.get(controller.cntlid)
+            before = self._pages.get(controller.cntlid)
             if self.log(controller) != before:
                 controller.discovery_changed()
 
@@ -56,13 +56,13 @@ class Discovery:
             for traddr, trsvcid in sorted(subsystem.listeners)
             for secure in (host.psk is not None or (traddr, trsvcid) in subsystem.secure_listeners,)
         ]
-        told = self._told.get(controller.cntlid)
-        if told is None or told[1] != entries:
-            told = self._told[controller.cntlid] = (self._generation, entries)
-        return told
+        page = self._pages.get(controller.cntlid)
+        if page is None or page[1] != entries:
+            page = self._pages[controller.cntlid] = (self._generation, entries)
+        return page
 
     def forget(self, cntlid: int) -> None:
-        self._told.pop(cntlid, None)
+        self._pages.pop(cntlid, None)
 
     def allocate_cntlid(self) -> int:
         while True:

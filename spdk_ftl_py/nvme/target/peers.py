@@ -152,7 +152,7 @@ class HalfOpen:
                 del self._addresses[address]
 
     def _evict(self, address: str) -> None:
-        oldest = next((task for task, its in self._tasks.items() if its == address), None)
+        oldest = next((task for task, other in self._tasks.items() if other == address), None)
         if oldest is not None:
             self.done(oldest)
             oldest.cancel()
