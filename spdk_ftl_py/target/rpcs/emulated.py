@@ -106,10 +106,10 @@ async def bdev_malloc_create(target: TargetState, params: Params) -> str:
 
 
 def _media(
-    factory: Any, target: TargetState, *args: Any, told_as: str | None = None, **kwargs: Any
+    factory: Any, target: TargetState, *args: Any, shown_as: str | None = None, **kwargs: Any
 ) -> _shim.EmulatedMedia:
     """Calls one of EmulatedMedia's factories; what it refuses becomes the errno that fits, with its usual text as SPDK
-    has it. told_as: what to call the drive where the whole reason may be said."""
+    has it. shown_as: what to call the drive where the whole reason may be said."""
     try:
         media: _shim.EmulatedMedia = factory(target.reactor.shim, *args, **kwargs)
     except (ValueError, MemoryError, OSError) as error:
@@ -117,11 +117,11 @@ def _media(
         if isinstance(error, OSError):
             # EAGAIN: another drive keeps itself in that file.
             number = EBUSY if error.errno == EAGAIN else error.errno or EINVAL
-        if told_as is None or isinstance(error, MemoryError):
+        if shown_as is None or isinstance(error, MemoryError):
             raise failed(number) from error
         # The shim's message, path and all, is what Python takes for the file's name.
         reason = error.filename if isinstance(error, OSError) and error.filename else error
-        raise refused(f"{told_as}: {reason}", number) from error
+        raise refused(f"{shown_as}: {reason}", number) from error
     return media
 
 
@@ -272,7 +272,7 @@ async def ftltgt_zns_create(target: TargetState, params: Params) -> str:
         max_append_blocks=append_blocks,
         path=path,
         volatile_cache=params.get("volatile_cache", True),
-        told_as=f"ZNS drive {params['name']}",
+        shown_as=f"ZNS drive {params['name']}",
     )
     uuid = params.get("uuid")
     if uuid is None:
