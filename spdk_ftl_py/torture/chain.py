@@ -217,11 +217,11 @@ class Chain:
 
     def pump(self) -> list[str]:
         """Whose connections are lost, though nothing was done to them; each is told once."""
-        told = []
+        lost = []
         for name, each in (("host", self._host), ("base", self._base), ("nv cache", self._cache)):
             if each is not None and each.lost and not each.harmed:
                 each.harmed = True
-                told.append(name)
+                lost.append(name)
         if self._host is not None and self._host.lost:
             self._give_host_up()
         if self._dying:
@@ -234,7 +234,7 @@ class Chain:
                 self._gate.sweep()
         if self._host_returns_at_s is not None and self._loop.time() >= self._host_returns_at_s:
             self._return_host()
-        return told
+        return lost
 
     # --- the end
 

@@ -110,8 +110,8 @@ class ChainedWorld(World):
     async def _step(self) -> None:
         await super()._step()
         for name in self._chain.pump():
-            told = f"the connection of the {name} was lost, although the test did not disturb it"
-            self._violated(Violation("io_error", -1, told))
+            text = f"the connection of the {name} was lost, although the test did not disturb it"
+            self._violated(Violation("io_error", -1, text))
         if not self._serving:
             return
         if self._return is not None and self._return.done():

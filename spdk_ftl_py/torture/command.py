@@ -132,7 +132,7 @@ def run(args: argparse.Namespace) -> int:
         args.parser.error("--cache vss can't be used with --processes: no bdev with metadata outlives its target there")
     if args.keep and not args.processes:
         args.parser.error("--keep can only be used with --processes")
-    told = {
+    settings = {
         "cache": args.cache,
         "faults": args.faults,
         "processes": args.processes,
@@ -142,7 +142,7 @@ def run(args: argparse.Namespace) -> int:
         "chain": args.chain,
     }
     screen = Screen(Console(force_terminal=False if args.plain else None))
-    report = Report(seed=args.seed, options=told)
+    report = Report(seed=args.seed, options=settings)
     if args.json:
         report.write(args.json)  # a path that can't be written is told now, not after a minute
     options = Options(

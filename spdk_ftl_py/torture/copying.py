@@ -71,8 +71,8 @@ class Copying:
             await port.close()
         there = None if found is None else found.superblock.uuid
         if there not in (was, new) or (done and there != new) or (refused and there != was):
-            told = f"uuid {was} was to become {new} ({'done' if done else refused or 'power failed'}), {there} is there"
-            return [Violation("identity", -1, told)]
+            text = f"uuid {was} was to become {new} ({'done' if done else refused or 'power failed'}), {there} is there"
+            return [Violation("identity", -1, text)]
         if there == new:
             self.uuid = new
             result.copies += 1

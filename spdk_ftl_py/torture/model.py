@@ -181,8 +181,8 @@ class Model:
 
     def _violation(self, lba: int, version: int, floor: int, what: str) -> Violation:
         history = self._history[lba]
-        least = f"{self._told(floor)} is {what}"
-        tail = ", ".join(self._told(change) for change in history[-4:])
+        least = f"{self._shown(floor)} is {what}"
+        tail = ", ".join(self._shown(change) for change in history[-4:])
         if version == GARBAGE:
             return Violation("garbage", lba, f"not a version of it; {least}")
         if version == READ_ERROR:
@@ -193,9 +193,9 @@ class Model:
             kind = "resurrected" if floor in self._trims else "older"
         else:
             kind = "resurrected"
-        return Violation(kind, lba, f"holds {self._told(version) if version else 'zeroes'}; {least}; newest: {tail}")
+        return Violation(kind, lba, f"holds {self._shown(version) if version else 'zeroes'}; {least}; newest: {tail}")
 
-    def _told(self, change: int) -> str:
+    def _shown(self, change: int) -> str:
         if change == NEVER_WRITTEN:
             return "never written"
         return f"{'trim' if change in self._trims else 'version'} {change}"

@@ -237,8 +237,8 @@ class OneLife:
             self._zones_troubled += 1
             self._read_only.append((zone, self._device.zone_watch.rounds))
         if zone is not None and self._rng.random() < ZONE_EVENTS_TOLD:
-            told = self._rng.choice(([zone], None))
-            self._device.zones_changed(told, log_read=told is not None)
+            zones = self._rng.choice(([zone], None))
+            self._device.zones_changed(zones, log_read=zones is not None)
         return zone is not None
 
     async def _rot(self) -> bool:
@@ -280,8 +280,8 @@ class OneLife:
         if self._hosts_may_notice(failure):
             # It is for a load to find out what the drive still has.
             return
-        told = f"{self._workload.failure}; device is {self._device.state.value}: {failure and failure.message}"
-        self._violated(Violation("io_error", -1, told))
+        text = f"{self._workload.failure}; device is {self._device.state.value}: {failure and failure.message}"
+        self._violated(Violation("io_error", -1, text))
 
     def _hosts_may_notice(self, failure: BaseException | None) -> bool:
         """Whether their I/O may fail with the device."""
@@ -310,8 +310,8 @@ class OneLife:
         """Of a device that was just loaded: no zone was given up but those that the drive has lost."""
         missing = self._device.zone_map.missing_count
         if missing > self._zones_lost:
-            told = f"bands lack {missing} zones, but the drive has lost {self._zones_lost}"
-            self._violated(Violation("given_up", -1, told))
+            text = f"bands lack {missing} zones, but the drive has lost {self._zones_lost}"
+            self._violated(Violation("given_up", -1, text))
 
     @property
     def _cache_is_lost(self) -> bool:
@@ -323,8 +323,8 @@ class OneLife:
         if not power_fails and self._cache_is_lost:
             self._violated(Violation("given_up", -1, f"the nv cache failed ({self._device.cache.failure})"))
         if self._fault is Injected.BUSY and self._device.zone_faults > self._zones_lost:
-            told = f"{self._device.zone_faults} zones failed, but only {self._zones_lost} may; the drive was only busy"
-            self._violated(Violation("given_up", -1, told))
+            text = f"{self._device.zone_faults} zones failed, but only {self._zones_lost} may; the drive was only busy"
+            self._violated(Violation("given_up", -1, text))
 
     def _all_ready(self) -> None:
         """No drive is busy any more, and none fails."""
@@ -339,12 +339,12 @@ class OneLife:
         # Zones that were given up before are not written any more: they can't be those that failed in this life.
         troubled = self._zones_troubled - self._bad_at_birth
         if self._device.zone_faults > troubled:
-            told = f"the FTL counts {self._device.zone_faults} failed zones in this life, the drive has {troubled}"
-            self._violated(Violation("given_up", -1, told))
+            text = f"the FTL counts {self._device.zone_faults} failed zones in this life, the drive has {troubled}"
+            self._violated(Violation("given_up", -1, text))
         bad = len(self._device.zone_map.bad_zones)
         if bad > self._zones_troubled:
-            told = f"the FTL has given up {bad} zones, but {self._zones_troubled} have failed"
-            self._violated(Violation("given_up", -1, told))
+            text = f"the FTL has given up {bad} zones, but {self._zones_troubled} have failed"
+            self._violated(Violation("given_up", -1, text))
 
     def _check_noticed(self) -> None:
         """Zones that are read-only are known to be, once all zone reports were read a few times."""
@@ -354,8 +354,8 @@ class OneLife:
                 continue
             self._read_only.remove((zone, rounds))
             if not device.zone_watch.knows_bad(zone):
-                told = f"the FTL has not noticed that zone {zone} of a closed band is read-only"
-                self._violated(Violation("unnoticed", -1, told))
+                text = f"the FTL has not noticed that zone {zone} of a closed band is read-only"
+                self._violated(Violation("unnoticed", -1, text))
 
     def _violated(self, *violations: Violation) -> None:
         self.result.violations += violations

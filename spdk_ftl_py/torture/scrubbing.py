@@ -89,8 +89,8 @@ class Scrubbing:
         bad = (stats.scrub_bad_blocks, stats.scrub_bad_metadata)
         rounds = self._round - self._first_round + 1
         if bad[1] or bad[0] > 2 * rounds * len(self._rotten_ever):
-            told = (
+            text = (
                 f"scrubs reported {bad[0]} bad blocks and {bad[1]} bad metadata blocks, but {len(self._rotten_ever)} "
                 "have rotted"
             )
-            yield Violation("damaged", -1, told)
+            yield Violation("damaged", -1, text)

@@ -144,10 +144,10 @@ class Shape:
             f"{self.zone_count} {kind} of {self.zone_capacity}/{self.zone_size} blocks, {self.punits} punits, "
             f"{self.open_zones or 'any number of'} open, lba_rsvd {self.conf.lba_rsvd}, write buffer "
             f"{self.conf.write_buffer_blocks} blocks{', append' if self.conf.use_append else ''}"
-            f"{'' if self.volatile_cache else ', no volatile cache'}{self._told_cache()}"
+            f"{'' if self.volatile_cache else ', no volatile cache'}{self._cache_text()}"
         )
 
-    def _told_cache(self) -> str:
+    def _cache_text(self) -> str:
         if self.cache == NO_CACHE:
             return ""
         kind = f"{self.cache} ({self.cache_metadata_bytes} B)" if self.cache_metadata_bytes else self.cache

@@ -220,8 +220,8 @@ class World(OneLife):
         if failure is not None and failure.errno == errno.ENOSPC and not self._out_of_space_rightly():
             self._violated(Violation("read_only", -1, failure.message))
         if any(media.flushes_at_once > 1 for media in self._drives()):
-            told = "a drive had two flushes at once: of one that fails, the other may hide what it has cost"
-            self._violated(Violation("overlap", -1, told))
+            text = "a drive had two flushes at once: of one that fails, the other may hide what it has cost"
+            self._violated(Violation("overlap", -1, text))
         if self._device.lost_blocks > len(self._rotten):
             self._violated(Violation("damaged", -1, f"{self._device.lost_blocks} blocks lost on media without faults"))
 
@@ -426,8 +426,8 @@ class World(OneLife):
         self._digest.update(str(self.result.last_crash).encode())
         self._violated(*self._model.check_restart(0, versions, forgetful=self._forgetful))
         if not self._alarmed and (forgotten := self._model.forgotten(versions)):
-            told = f"{len(forgotten)} blocks are lost, but no host is told"
-            self._violated(Violation("untold", forgotten[0], told))
+            text = f"{len(forgotten)} blocks are lost, but no host is told"
+            self._violated(Violation("untold", forgotten[0], text))
         self._model.restart(versions, durable=not self._buffered)
         self._forgetful = self._buffered = self._alarmed = False
 
