@@ -64,7 +64,7 @@ class DeviceParts:
     """An FTL as requested with bdev_ftl_create. The params are validated, with defaults filled in."""
 
     def __init__(self, params: dict[str, Any], identity: DaemonIdentity, origin: Origin) -> None:
-        """Raises ConfError or ParameterError where params break a rule that needs no target."""
+        """Raises ConfError or ParameterError if params break a rule that needs no target."""
         self.params = params
         """The parameters of bdev_ftl_create, as the state file and clients see them. set_params() changes them together
         with options."""
@@ -240,7 +240,7 @@ class DeviceParts:
     async def try_attach(self) -> None:
         """Attaches an FTL that has served hosts before. Hosts of the export do not wait for this."""
         if self.options.no_attach:
-            # The daemon can't know whether a user has attached the FTL in the target.
+            # A user may have attached the FTL in the target, and the daemon cannot know that.
             await self.dependents.attached_anew()
         else:
             await self.kept_bdev.try_attach(self.front)
