@@ -303,7 +303,7 @@ class FtlDevice:
         await end_core(self.core, self.name)
 
     def _stop(self) -> None:
-        """What it does of its own accord. Idempotent."""
+        """Ends the background work. Idempotent."""
         self._manager.stop()
         self.zone_watch.stop()
         self.scrub.stop()
@@ -443,7 +443,7 @@ class FtlDevice:
                 self.name = before
                 raise
 
-    # --- what others want to know
+    # --- descriptions
 
     async def write_superblock(self, *, clean: bool) -> None:
         """Writes the current superblock; clean: nothing is written after it. Does nothing with no_data. If its flush
