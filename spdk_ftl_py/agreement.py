@@ -55,7 +55,7 @@ def _bdevs(asked: Mapping[str, Any], told: Mapping[str, Any]) -> Iterator[Differ
     if asked["base_bdev"] not in (base, *told.get("base_names", ())):
         yield Difference("base_bdev", base, asked["base_bdev"])
     cache = told.get("cache")
-    # A table of what is known of it, in bdev_ftl_get_properties.
+    # In bdev_ftl_get_properties this is a table that describes the cache.
     name = cache.get("bdev") if isinstance(cache, Mapping) else cache
     names = cache.get("names", ()) if isinstance(cache, Mapping) else ()
     if asked.get("cache") not in (name, *names):
@@ -78,7 +78,7 @@ def _identity(asked: Mapping[str, Any], told: Mapping[str, Any]) -> Iterator[Dif
 
 def _settings(asked: Mapping[str, Any], told: Mapping[str, Any]) -> Iterator[Difference]:
     conf, given = told_conf(told), given_settings(asked)
-    # These applied to a load that is over.
+    # These options applied to an earlier load.
     given.pop("allow_open_bands", None)
     for limit, parts in given.pop("limits", {}).items():
         has = (conf.get("limits") or {}).get(limit, {})
