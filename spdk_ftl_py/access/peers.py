@@ -29,7 +29,8 @@ class UnixSocket(Protocol):
 
 @dataclass(frozen=True)
 class Peer:
-    """As the kernel knows it: for a client from connect() on, for a server from listen() on."""
+    """The process at the other end, as the kernel knows it: for a client from connect() on, for a server from listen()
+    on."""
 
     pid: int
     uid: int

@@ -115,7 +115,7 @@ class Bands:
         self.relocate = np.zeros(count, bool)
         """The base recommends a reset of one of its zones."""
         self.whole_capacity = geometry.band_blocks
-        """Of a band with all its zones."""
+        """The capacity of a band with all its zones."""
         self.free_capacity = 0
         """Data blocks of the bands that are ready to be opened."""
         self._state = np.full(count, _UNKNOWN, np.uint8)
