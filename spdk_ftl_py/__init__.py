@@ -1,7 +1,7 @@
-"""A flash translation layer for zoned bdevs of a live SPDK target: the plugin of SPDK's rpc.py, and a library.
+"""A flash translation layer for zoned bdevs of a live SPDK target: a plugin of SPDK's rpc.py, and a library.
 
-What is in ``__all__`` is for scripts (docs/python.md), and is imported when it is asked for: rpc.py imports this for
-each of its commands. Every other name of this package is free to change.
+The names in ``__all__`` are for scripts (docs/python.md). Each is imported when it is first used, because rpc.py
+imports this package for each of its commands. Every other name of this package may change.
 """
 
 from typing import TYPE_CHECKING
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from .plugin import spdk_rpc_plugin_initialize
     from .runtime.reactor import ReactorLoop
 else:
-    # Not for type checkers, which would take any name for one of ours.
+    # Hidden from type checkers, which would otherwise accept any name of this module.
     _MODULES = {
         "async_client": ("AsyncDaemonClient",),
         "client": ("DaemonClient",),

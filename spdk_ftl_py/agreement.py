@@ -60,7 +60,7 @@ def _bdevs(asked: Mapping[str, Any], reported: Mapping[str, Any]) -> Iterator[Di
     if asked["base_bdev"] not in (base, *reported.get("base_names", ())):
         yield Difference("base_bdev", base, asked["base_bdev"])
     cache = reported.get("cache")
-    # A table of what is known of it, in bdev_ftl_get_properties.
+    # In bdev_ftl_get_properties this is a table that describes the cache.
     name = cache.get("bdev") if isinstance(cache, Mapping) else cache
     names = cache.get("names", ()) if isinstance(cache, Mapping) else ()
     if asked.get("cache") not in (name, *names):
@@ -83,7 +83,7 @@ def _identity(asked: Mapping[str, Any], reported: Mapping[str, Any]) -> Iterator
 
 def _settings(asked: Mapping[str, Any], reported: Mapping[str, Any]) -> Iterator[Difference]:
     conf, given = reported_conf(reported), given_settings(asked)
-    # These applied to a load that is over.
+    # These options applied to an earlier load.
     given.pop("allow_open_bands", None)
     for limit, parts in given.pop("limits", {}).items():
         has = (conf.get("limits") or {}).get(limit, {})

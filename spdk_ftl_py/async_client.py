@@ -1,4 +1,4 @@
-"""Client of the daemon for asyncio: as client.py, and nothing waits in a thread."""
+"""Client of the daemon for asyncio. It is like client.py, but no thread waits."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ BACKLOG_POLL_S: Final = 0.01
 
 
 class AsyncDaemonClient(DaemonSocket, AsyncDaemonRpcs):
-    """DaemonClient's methods, to be awaited. Calls may run side by side, each on a connection of its own; the daemon
-    takes 64. A call that is cancelled closes its connection, and what it asked for goes on in the daemon.
+    """DaemonClient with methods to await. Calls may run concurrently, each on a connection of its own; the daemon
+    accepts 64. Cancelling a call closes its connection; the daemon still finishes the request.
 
     >>> daemon = AsyncDaemonClient()
     >>> [device["name"] for device in await daemon.ftl_get_devices()]
     """
 
     async def call(self, method: str, params: Mapping[str, Any] | None = None) -> Any:
-        """The result of one RPC. Raises what DaemonClient.call() does."""
+        """Returns the result of one RPC. Raises what DaemonClient.call() raises."""
         return self._result(await self._post(*self._request(method, params)))
 
     async def _post(self, body: bytes, timeout_s: float) -> bytes:
@@ -48,13 +48,14 @@ class AsyncDaemonClient(DaemonSocket, AsyncDaemonRpcs):
         except (OSError, http.client.HTTPException) as error:
             raise await asyncio.to_thread(self._broke_off, error) from None
         finally:
-            # close() would wait until all is sent, to somebody who may not read.
+            # close() would wait until everything is sent, to a server that may not read.
             writer.transport.abort()
             with contextlib.suppress(OSError):
                 await writer.wait_closed()
 
     async def _connected(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        """Raises OSError. asyncio takes a backlog that is full for a connection that is under way."""
+        """Connects. Raises OSError. Retries while the backlog is full, which asyncio would take for a connection in
+        progress."""
         connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             connection.setblocking(False)
@@ -70,7 +71,8 @@ class AsyncDaemonClient(DaemonSocket, AsyncDaemonRpcs):
             raise
 
     async def _exchange(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, body: bytes) -> bytes:
-        """All that comes until the daemon closes the connection, which it does behind each reply."""
+        """Sends the request, and returns everything until the daemon closes the connection. The daemon closes it after
+        each reply."""
         head = (
             "POST / HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nConnection: close\r\n"
             f"Content-Length: {len(body)}\r\n\r\n"
@@ -83,13 +85,13 @@ class AsyncDaemonClient(DaemonSocket, AsyncDaemonRpcs):
             if len(received) > REPLY_BYTES_MAX:
                 raise self._too_large()
             if not received.startswith(_HTTP[: len(received)]):
-                # Whoever that is may not close it.
+                # Another kind of server may keep the connection open.
                 break
         return bytes(received)
 
 
 class _Received:
-    """What http.client takes for a socket."""
+    """Received bytes in a form that http.client accepts as a socket."""
 
     def __init__(self, data: bytes) -> None:
         self._data = data
@@ -99,7 +101,7 @@ class _Received:
 
 
 def _body_of(received: bytes) -> bytes:
-    """Of an HTTP response. Raises HTTPException, and ConnectionError where there is nothing."""
+    """Returns the body of an HTTP response. Raises HTTPException, or ConnectionError if nothing was received."""
     response = http.client.HTTPResponse(cast(socket.socket, _Received(received)))
     response.begin()
     return response.read()

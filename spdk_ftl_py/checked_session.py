@@ -1,4 +1,5 @@
-"""HTTP on a unix socket, whose server is looked at before it is told anything: on the very connection that is used."""
+"""HTTP over a unix socket. The client checks the server before it sends anything, on the same connection that it then
+uses."""
 
 from __future__ import annotations
 
@@ -12,7 +13,7 @@ Check = Callable[[socket.socket], None]
 
 
 class CheckedAdapter(adapters.UnixAdapter):  # type: ignore[misc]
-    """For requests.Session.mount(). What check raises leaves the request as it is."""
+    """An adapter for requests.Session.mount(). An exception that check raises leaves the request unchanged."""
 
     def __init__(self, check: Check) -> None:
         super().__init__()

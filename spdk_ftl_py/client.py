@@ -1,4 +1,4 @@
-"""Client of the daemon: JSON-RPC 2.0 over HTTP on its unix control socket."""
+"""Client of the daemon: JSON-RPC 2.0 over HTTP on the daemon's unix control socket."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ from .rpcs.blocking import DaemonRpcs
 SOCKET_ENVIRONMENT = "SPDK_FTL_SOCK"
 USER_ENVIRONMENT = "SPDK_FTL_DAEMON_USER"
 SOCKET_DEFAULT = f"{RUN_DIRECTORY}/{SOCKET_NAME} for root, ${RUNTIME_ENVIRONMENT}/spdk-ftl/{SOCKET_NAME} for others"
-"""In words."""
+"""The default socket, in words."""
 SOCKET_OF_ROOT = f"{RUN_DIRECTORY}/{SOCKET_NAME}"
 SOCKET_BEFORE = "/var/tmp/spdk-ftl.sock"
-"""The default of versions before. Any user can have that name first, so it is not looked at."""
+"""The default of earlier versions. Any user can create this path first, so the client does not use it."""
 
 CONNECT_TIMEOUT_S = 5.0
-# Creating an FTL resets zones of the whole device; the daemon itself bounds each step.
+# Creating an FTL resets the zones of the whole device. The daemon itself limits each step.
 REPLY_TIMEOUT_S = 600.0
 REPLY_BYTES_MAX = 64 << 20
 PORT_MAX = 65535
@@ -56,17 +56,19 @@ _KINDS: Mapping[int, type[FtlError]] = {
     -errno.EBUSY: BusyError,
     -errno.ENOTSUP: UnsupportedError,
 }
-"""By the code of an RPC that failed; any other is an FtlError."""
+"""The exception for each code of a failed RPC; for any other code it is FtlError."""
 
 
 def default_socket() -> str:
-    """$SPDK_FTL_SOCK, else /run/spdk-ftl/spdk-ftl.sock for root, $XDG_RUNTIME_DIR/spdk-ftl/spdk-ftl.sock for others.
-    Raises ParameterError for others without the latter."""
+    """Returns $SPDK_FTL_SOCK if it is set, else /run/spdk-ftl/spdk-ftl.sock for root and
+    $XDG_RUNTIME_DIR/spdk-ftl/spdk-ftl.sock for other users. Raises ParameterError for other users without
+    XDG_RUNTIME_DIR."""
     return os.environ.get(SOCKET_ENVIRONMENT) or str(run_directory() / SOCKET_NAME)
 
 
 def target_address(text: str) -> str:
-    """What -s says as an RPC takes it: an absolute path, or HOST:PORT. Raises ParameterError for what is neither."""
+    """Converts the value of -s to the form that RPCs take: an absolute path, or HOST:PORT. Raises ParameterError if it
+    is neither."""
     wanted = "give the path of the SPDK target's RPC socket, or HOST:PORT"
     if not text:
         raise ParameterError(f"-s: an empty address: {wanted}")
@@ -85,7 +87,8 @@ def target_address(text: str) -> str:
 
 
 class DaemonSocket:
-    """Where a daemon is, who is believed there, and how a call of it and its reply look. It holds no connection."""
+    """The address of a daemon, the users that the client trusts to serve it, and the form of calls and replies. It
+    holds no connection."""
 
     def __init__(
         self,
@@ -95,11 +98,10 @@ class DaemonSocket:
         user: str | None = None,
         log: logging.Logger | None = None,
     ) -> None:
-        """socket_path: of the daemon; default_socket() where it is not given. timeout_s: for one call, beyond what the
-        daemon is told to wait; 600 s where it is not given. user: who may serve the socket, beside the user who calls
-        and root; $SPDK_FTL_DAEMON_USER where it is not given. log: is told each request and response at the level and
-        in the form of SPDK's client, without keys. Raises ParameterError where there is no such user, or no default
-        socket."""
+        """socket_path: of the daemon; default_socket() by default. timeout_s: for one call, on top of the time that the
+        call tells the daemon to wait; 600 s by default. user: who may serve the socket, beside the calling user and
+        root; $SPDK_FTL_DAEMON_USER by default. log: receives each request and response, at the level and in the form of
+        SPDK's client, without keys. Raises ParameterError if there is no such user, or no default socket."""
         self._log = log
         user = user or os.environ.get(USER_ENVIRONMENT)
         self._trust = Trust(uid_of(user) if user else None)
@@ -107,17 +109,17 @@ class DaemonSocket:
         self.timeout_s = timeout_s if timeout_s is not None else REPLY_TIMEOUT_S
 
     def _request(self, method: str, params: Mapping[str, Any] | None) -> tuple[bytes, float]:
-        """What to send, and how long to wait for the reply, in seconds."""
+        """Returns the request to send, and the time limit for the reply, in seconds."""
         request = {"jsonrpc": "2.0", "id": 1, "method": method, "params": dict(params or {})}
         if self._log is not None:
             self._log.debug("call('%s') to the %s", method, self._who)
             self._log.info("Requests:\n%s\n", _without_keys(request))
-        # What the daemon is told to wait for is no silence of its own.
+        # The time that the call tells the daemon to wait does not count as silence.
         wait = (params or {}).get("wait")
         return json.dumps(request).encode(), self.timeout_s + (wait if isinstance(wait, int) else 0)
 
     def _result(self, body: bytes) -> Any:
-        """Of the reply. Raises FtlError where that is an error."""
+        """Returns the result in a reply. Raises FtlError if the reply is an error."""
         reply = self._decode(body)
         if self._log is not None:
             self._log.info("response:\n%s\n", _without_keys(reply))
@@ -137,8 +139,8 @@ class DaemonSocket:
         return f"spdk-ftl daemon at {self.socket_path}"
 
     def _answers_as_target(self) -> bool:
-        """Whether JSON-RPC without HTTP around it is understood there. A target drops what it can't parse, and the
-        connection with it."""
+        """Whether the server understands JSON-RPC without HTTP around it. A target drops a message that it cannot
+        parse, and closes the connection."""
         question = json.dumps({"jsonrpc": "2.0", "id": 1, "method": "spdk_get_version"}).encode()
         with contextlib.suppress(OSError, DaemonError), socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
             connection.settimeout(CONNECT_TIMEOUT_S)
@@ -157,7 +159,8 @@ class DaemonSocket:
         return DaemonError(f"{self._who}: its reply is larger than {REPLY_BYTES_MAX} bytes")
 
     def _broke_off(self, error: Exception) -> DaemonError:
-        """Looks once more at who is there, for CONNECT_TIMEOUT_S at most each for a connection and an answer."""
+        """The error for a connection that broke off. Connects once more to find out what kind of server it is; the
+        connection and the answer may each take CONNECT_TIMEOUT_S."""
         if self._answers_as_target():
             return DaemonError(
                 f"{self.socket_path} seems to be the RPC socket of an SPDK target, not the control socket of a "
@@ -170,7 +173,7 @@ class DaemonSocket:
         )
 
     def _not_connected(self, error: OSError) -> DaemonError:
-        """What it means that connect() failed so."""
+        """The error for a failed connect()."""
         if isinstance(error, PermissionError):
             return DaemonError(f"{self._who} can't be reached: {self._who_may()}", errno=errno.EACCES)
         kind = DaemonError
@@ -186,7 +189,7 @@ class DaemonSocket:
         )
 
     def _who_may(self) -> str:
-        """Use the socket, and how others come to it."""
+        """Who may use the socket, and how other users get access."""
         path = Path(self.socket_path)
         me = show_user(own_uid())
         try:
@@ -211,7 +214,7 @@ class DaemonSocket:
         )
 
     def _elsewhere(self) -> str:
-        """Where else there may be one."""
+        """Other places where a daemon may listen."""
         if self.socket_path == SOCKET_BEFORE:
             return f" (this was the default of earlier versions; now it is {SOCKET_DEFAULT})"
         if self.socket_path != SOCKET_OF_ROOT and os.path.exists(SOCKET_OF_ROOT):
@@ -221,7 +224,8 @@ class DaemonSocket:
         return ""
 
     def _check_server(self, connection: socket.socket) -> None:
-        """Before anything is sent. Raises DaemonError where it is neither ours, nor root's, nor whose we were told."""
+        """Called before anything is sent. Raises DaemonError if the server belongs neither to the calling user, nor to
+        root, nor to the given user."""
         peer = peer_of(connection)
         if peer is not None and self._trust.includes(peer):
             return
@@ -244,22 +248,23 @@ class DaemonSocket:
 
 
 class DaemonClient(DaemonSocket, DaemonRpcs):
-    """Calls the daemon: a method for each RPC of docs/rpc.md, and call() for all of them. One HTTP connection per call:
-    the object holds no connection and needs no close; threads may share it.
+    """Calls the daemon. There is a method for each RPC of docs/rpc.md, and call() for all of them. Each call opens one
+    HTTP connection, so the object needs no close, and threads may share it.
 
     >>> daemon = DaemonClient()
     >>> [device["name"] for device in daemon.ftl_get_devices()]
 
-    Every method raises what call() does.
+    Every method raises what call() raises.
     """
 
     def call(self, method: str, params: Mapping[str, Any] | None = None) -> Any:
-        """The result of one RPC.
+        """Returns the result of one RPC.
 
-        Raises NoDaemonError when there is none, DaemonError when it can't be reached, or somebody else has its socket
-        (nothing is sent then), or breaks off (then it is unknown whether the call took effect), FtlError with the
-        daemon's message, errno and code when it refuses: ParameterError (-32602), NotFoundError (-19), ExistsError
-        (-17), BusyError (-16) or UnsupportedError (-95) where the code says so.
+        Raises NoDaemonError if no daemon is running. Raises DaemonError if the client cannot reach the daemon, if
+        another user serves its socket (nothing is sent then), or if the connection breaks off (then it is unknown
+        whether the call took effect). Raises FtlError with the daemon's message, errno and code if the daemon refuses
+        the call; by its code this is ParameterError (-32602), NotFoundError (-19), ExistsError (-17), BusyError (-16)
+        or UnsupportedError (-95).
         """
         return self._result(self._post(*self._request(method, params)))
 
@@ -273,7 +278,7 @@ class DaemonClient(DaemonSocket, DaemonRpcs):
         try:
             with requests.Session() as session:
                 session.mount("http+unix://", CheckedAdapter(self._check_server))
-                # No proxy of the environment has any business between us and a unix socket.
+                # Proxies in the environment do not apply to a unix socket.
                 session.trust_env = False
                 headers = {"Content-Type": "application/json", "Connection": "close"}
                 timeout = (CONNECT_TIMEOUT_S, timeout_s)
@@ -290,7 +295,8 @@ class DaemonClient(DaemonSocket, DaemonRpcs):
             raise self._broke_off(error) from None
 
     def _check_listening(self) -> None:
-        """requests would tell a socket that nobody listens on from a connection that broke off by its text only."""
+        """Checks that a process listens. With requests, only the error text would tell this from a connection that
+        broke off."""
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
             probe.settimeout(CONNECT_TIMEOUT_S)
             try:
@@ -300,5 +306,6 @@ class DaemonClient(DaemonSocket, DaemonRpcs):
 
 
 def _without_keys(message: Mapping[str, Any]) -> str:
-    """For a log. Keys are told by the path of their file; one that stands where a path should is not shown."""
+    """The message for a log. It shows a key as the path of its file, and masks what is not a path, as it may be the key
+    itself."""
     return _KEY.sub(r"\1:...", json.dumps(message, indent=2))

@@ -31,7 +31,7 @@ class FtlError(Exception):
 
     @property
     def jsonrpc_code(self) -> int:
-        """``code``, which is always there."""
+        """``code``, or -errno without one."""
         return self.code if self.code is not None else -self.errno
 
     def to_jsonrpc(self) -> dict[str, object]:

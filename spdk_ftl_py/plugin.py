@@ -1,12 +1,13 @@
-"""The subcommands this package adds to SPDK's rpc.py: ``spdk-rpc --plugin spdk_ftl_py bdev_ftl_create ...``.
+"""The subcommands that this package adds to SPDK's rpc.py: ``spdk-rpc --plugin spdk_ftl_py bdev_ftl_create ...``.
 
-They take the place of rpc.py's own bdev_ftl_* subcommands, are made from schemas/*.json, and go to the daemon instead
-of the target. Only rpc.py's JSONRPCException leaves a command, so that exit codes and --server work as for its own.
-Its save_config and load_config leave to the daemon what is the daemon's.
+They replace rpc.py's own bdev_ftl_* subcommands. They are made from schemas/*.json, and call the daemon instead of the
+target. A command raises nothing but rpc.py's JSONRPCException, so exit codes and --server work as for rpc.py's own
+commands. save_config and load_config handle SPDK's part, and leave the FTLs to the daemon.
 
-rpc.py may also load this package from a checkout (rpc_plugins/), by a python that has none of our dependencies. Then
---help works, and every command is refused when it is parsed: rpc.py takes a SystemExit there in every mode, and has not
-connected to the target yet. It takes a ModuleNotFoundError for a missing plugin, and runs its own bdev_ftl_create.
+rpc.py may also load this package from a checkout (rpc_plugins/), with a Python that lacks our dependencies. Then --help
+works, and every command is refused while it is parsed: rpc.py accepts a SystemExit there in every mode, and has not
+connected to the target yet. A ModuleNotFoundError would not do: rpc.py takes it for a missing plugin, and runs its own
+bdev_ftl_create.
 """
 
 from __future__ import annotations
@@ -50,13 +51,14 @@ _METHODS: Final = (
 )
 _BUILT_IN_PREFIX: Final = "bdev_ftl_"
 _CONFIG_SECTION: Final = "ftl"
-# What a command imports, and the requirement that brings it. A jsonschema before 4 has no protocols.
+# The modules that a command imports, and the requirement that installs each. jsonschema before version 4 has no
+# protocols.
 _LIBRARIES: Final = {
     "jsonschema.protocols": "jsonschema>=4",
     "requests": "requests",
     "requests_unixsocket": "requests-unixsocket",
 }
-# Longer ones are out of all bounds, and Python refuses to read them at some length.
+# Longer numbers are out of all bounds, and Python refuses to parse very long ones.
 _NUMBER: Final = re.compile(r"-?[0-9]{1,30}")
 
 _SWITCHES: Final = {"on": True, "off": False, "true": True, "false": False}
@@ -68,7 +70,7 @@ _LIMITS_HELP = (
 
 
 def spdk_rpc_plugin_initialize(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Called by rpc.py with its subparsers, after its own subcommands are there."""
+    """rpc.py calls this with its subparsers, after it has added its own subcommands."""
     _remove_built_ins(subparsers)
     for method in _METHODS:
         rpc = schema.load(method)
@@ -78,7 +80,7 @@ def spdk_rpc_plugin_initialize(subparsers: argparse._SubParsersAction[argparse.A
         _refuse_without_libraries(parser)
         for alias, name in schema.ALIASES.items():
             if name == method:
-                # Taken, but not in --help: add_parser() would have it there.
+                # The alias works, but --help does not list it, as it would with add_parser().
                 subparsers._name_parser_map[alias] = parser
     for name, command in (
         ("save_config", _save_config),
@@ -88,13 +90,13 @@ def spdk_rpc_plugin_initialize(subparsers: argparse._SubParsersAction[argparse.A
     ):
         theirs: argparse.ArgumentParser | None = subparsers._name_parser_map.get(name)
         if theirs is not None and (func := theirs.get_default("func")) is not None:
-            # Their own options and output stay as they are in that release.
+            # The options and output of SPDK's own command stay as they are in that release.
             theirs.set_defaults(func=command(func))
             _refuse_without_libraries(theirs)
 
 
 def add_arguments(parser: argparse.ArgumentParser, rpc: schema.RpcSchema) -> None:
-    """Adds an argument for each parameter of rpc that has flags; values that are not given stay None."""
+    """Adds an argument for each parameter of rpc that has flags. Arguments that are not given stay None."""
     limits: argparse._ArgumentGroup | None = None
     for parameter in rpc.parameters:
         container: argparse.ArgumentParser | argparse._ArgumentGroup = parser
@@ -108,7 +110,8 @@ def add_arguments(parser: argparse.ArgumentParser, rpc: schema.RpcSchema) -> Non
 
 
 def parameters_of(args: argparse.Namespace, rpc: schema.RpcSchema) -> dict[str, Any]:
-    """The RPC's params of parsed arguments: only what was given. Raises ParameterError for what is given twice."""
+    """Returns the RPC's params from parsed arguments: only those that were given. Raises ParameterError for one that is
+    given twice."""
     given = {p.name: getattr(args, p.name, None) for p in rpc.parameters if p.flags}
     params = {name: value for name, value in given.items() if value is not None}
     for pairs, suffix in ((getattr(args, "limits", None), ""), (getattr(args, "limit_thresholds", None), "_threshold")):
@@ -126,7 +129,7 @@ def parameters_of(args: argparse.Namespace, rpc: schema.RpcSchema) -> dict[str, 
 
 
 def _remove_built_ins(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    # argparse has no public way to take a subcommand back, and refuses a second one of that name from 3.11 on.
+    # argparse has no public way to remove a subcommand, and from 3.11 on it refuses a second one of the same name.
     ours = {*_METHODS, *schema.ALIASES}
     known: dict[str, Any] = subparsers._name_parser_map
     gone = {name for name in known if name in ours or name.startswith(_BUILT_IN_PREFIX)}
@@ -136,7 +139,7 @@ def _remove_built_ins(subparsers: argparse._SubParsersAction[argparse.ArgumentPa
 
 
 def _refuse_without_libraries(parser: argparse.ArgumentParser) -> None:
-    """Makes parser exit with 1 and one line on stderr, after --help and wrong usage, where a library is missing."""
+    """Makes parser exit with 1 and one line on stderr if a library is missing. --help and usage errors come first."""
     parse = parser.parse_known_args
 
     def parse_and_check(*args: Any, **options: Any) -> Any:
@@ -156,7 +159,7 @@ def _refuse_without_libraries(parser: argparse.ArgumentParser) -> None:
 
 
 def _missing_libraries() -> list[str]:
-    """Imports what a command is going to import anyway, so that a library which lacks one of its own is found too."""
+    """Imports what a command will import anyway. This also finds a library that lacks a dependency of its own."""
     missing: dict[str, None] = {}
     for name in _LIBRARIES:
         try:
@@ -168,7 +171,7 @@ def _missing_libraries() -> list[str]:
 
 def _command(rpc: schema.RpcSchema) -> Callable[[argparse.Namespace], None]:
     def run(args: argparse.Namespace) -> None:
-        # rpc.py has imported it long since; whoever imports this package without SPDK's does not need it.
+        # Imported here: rpc.py has imported it already, and other users of this package do not need SPDK's package.
         from spdk.rpc.client import JSONRPCException
 
         try:
@@ -190,7 +193,8 @@ def _command(rpc: schema.RpcSchema) -> Callable[[argparse.Namespace], None]:
 
 
 def still_deferred(params: Mapping[str, Any], result: Any) -> str | None:
-    """The line for a bdev_ftl_create that was to wait, in vain: what for. None: the FTL is there, or nobody waited."""
+    """Returns the line for a bdev_ftl_create whose wait has ended without the FTL: what the FTL still waits for. None:
+    the FTL exists, or the request was not to wait."""
     if "wait" not in params or not isinstance(result, dict) or result.get("waiting_for") is None:
         return None
     return (
@@ -200,13 +204,14 @@ def still_deferred(params: Mapping[str, Any], result: Any) -> str | None:
 
 
 def _as_of_a_target(error: FtlError) -> str:
-    """The form in which rpc.py shows the errors of a target, for whoever reads them with a program."""
+    """The error in the form in which rpc.py prints those of a target, for programs that parse it."""
     shown = json.dumps(error.to_jsonrpc(), indent=2, ensure_ascii=False)
     return f"Got JSON-RPC error response\nresponse:\n{shown}"
 
 
 def _save_config(theirs: Callable[[argparse.Namespace], None]) -> Callable[[argparse.Namespace], None]:
-    """SPDK's own, which is told what the daemon leaves of the target's configuration."""
+    """Wraps SPDK's command, which then saves the configuration that the daemon has prepared in place of the
+    target's."""
 
     def run(args: argparse.Namespace) -> None:
         from spdk.rpc.client import JSONRPCException
@@ -233,7 +238,7 @@ def _save_config(theirs: Callable[[argparse.Namespace], None]) -> Callable[[argp
 
 
 class _SavedClient:
-    """rpc.py's client, with a saved configuration in the place of the target's."""
+    """rpc.py's client, but with a saved configuration in place of the target's."""
 
     def __init__(self, client: Any, subsystems: list[dict[str, Any]]) -> None:
         self._client = client
@@ -256,7 +261,8 @@ class _SavedClient:
 
 
 def _load_config(theirs: Callable[[argparse.Namespace], None]) -> Callable[[argparse.Namespace], None]:
-    """SPDK's own, for all but the FTLs, and the daemon for those: SPDK's refuses methods that it does not know."""
+    """Wraps SPDK's command, which refuses methods that it does not know. SPDK's command loads everything but the FTLs;
+    the daemon loads those."""
 
     def run(args: argparse.Namespace) -> None:
         from spdk.rpc.client import JSONRPCException
@@ -290,7 +296,7 @@ def _load_config(theirs: Callable[[argparse.Namespace], None]) -> Callable[[argp
 
 
 def _read_json(source: Any) -> Any:
-    """As SPDK's own: standard input, a file, or JSON itself."""
+    """Reads JSON as SPDK's command does: from standard input, from a file, or from the argument itself."""
     if not isinstance(source, str):
         return json.load(source)
     if os.path.exists(source):
@@ -300,7 +306,8 @@ def _read_json(source: Any) -> Any:
 
 
 def _without_section(document: Any) -> tuple[Any, list[Any]]:
-    """The document, None where nothing is left for SPDK's command, and the config of our section."""
+    """Returns the document without our section, and the config of that section. The document is None if nothing is left
+    for SPDK's command."""
     if not isinstance(document, dict):
         return document, []
     if document.get("subsystem") == _CONFIG_SECTION:
@@ -314,13 +321,15 @@ def _without_section(document: Any) -> tuple[Any, list[Any]]:
 
 
 def _daemon(args: argparse.Namespace) -> DaemonClient:
-    """Tells rpc.py's logger what it is asked and answers, as `-v` shows the target's."""
+    """A client that logs requests and responses to rpc.py's logger, so that `-v` shows them as it shows the
+    target's."""
     log = getattr(args.client, "_logger", None)
     return DaemonClient(timeout_s=getattr(args, "timeout", None), log=log if isinstance(log, logging.Logger) else None)
 
 
 def _target_address(args: argparse.Namespace) -> str:
-    """Where rpc.py is connected to: a script's lines are parsed on their own, so its arguments may not say."""
+    """The address to which rpc.py is connected. The arguments may not have it, because rpc.py parses each line of a
+    script on its own."""
     connection = getattr(args.client, "sock", None)
     if isinstance(connection, socket.socket):
         if connection.family == socket.AF_UNIX:
@@ -334,13 +343,13 @@ def _target_address(args: argparse.Namespace) -> str:
 
 
 def _is_dry_run(args: argparse.Namespace) -> bool:
-    # The lines of a script are parsed on their own: args.dry_run is rpc.py's only for a command of its command line.
+    # rpc.py parses each line of a script on its own, so args.dry_run is only set for a command on its command line.
     return bool(getattr(args, "dry_run", False)) or "dry" in type(args.client).__name__.lower()
 
 
 def _send_collected(client: Any) -> None:
-    """In batch mode rpc.py collects commands and sends them at the end. Ours goes elsewhere, and may need what those
-    before it create: so they are sent first, and answered as rpc.py does it."""
+    """Sends the commands that rpc.py has collected in batch mode, and prints the answers as rpc.py does. Otherwise
+    rpc.py would send them at the end. Our command goes to the daemon, and may need what earlier commands create."""
     if not vars(client).get("_batch_mode") or not client.send_batch():
         return
     from spdk.rpc.client import JSONRPCException
@@ -361,7 +370,7 @@ def _send_collected(client: Any) -> None:
 def _add_argument(container: argparse.ArgumentParser | argparse._ArgumentGroup, parameter: schema.Parameter) -> None:
     options: dict[str, Any] = {"dest": parameter.name, "help": parameter.help.replace("%", "%%"), "default": None}
     if parameter.type == "boolean" and parameter.required:
-        # As SPDK's own nvmf_subsystem_allow_any_host takes it: --NAME or --no-NAME, but one of them.
+        # As in SPDK's nvmf_subsystem_allow_any_host: either --NAME or --no-NAME is required.
         options |= {"action": argparse.BooleanOptionalAction, "required": True}
     elif parameter.type == "boolean":
         options["action"] = "store_true"
@@ -415,7 +424,7 @@ class _Pairs(argparse.Action):
 
 
 def _limit_pairs(text: str) -> list[tuple[str, int]]:
-    """NAME:N,... as in 2020's rpc.py; NAME=N too."""
+    """Parses NAME:N,... as 2020's rpc.py does; NAME=N is accepted too."""
     pairs = [_pair(part, LIMITS, "limit") for part in text.split(",")]
     for name, value in pairs:
         if not isinstance(value, int):

@@ -27,13 +27,13 @@ class CreatedFtl(_CreatedFtl, total=False):
 
     uuid: str
     changed: bool
-    """With if_absent. False: the FTL existed before."""
+    """With if_absent. False: the FTL already existed."""
     loaded: bool | None
-    """With load_or_create. True: it was on the base bdev; False: it was created; None: not decided yet."""
+    """With load_or_create. True: the FTL was on the base bdev; False: it was created; None: not decided yet."""
     state: str
     """With wait, if the FTL existed, or is deferred."""
     waiting_for: str | None
-    """None: it does not wait, it is online."""
+    """None: the FTL does not wait, it is online."""
 
 
 # --- devices ---------------------------------------------------------------------------------------------------------
@@ -121,7 +121,7 @@ class _DeviceProperties(_DeviceInSomeStates):
     base_names: list[str]
     zone_events: bool | None
     params: dict[str, Any]
-    """With which it was created."""
+    """The parameters of its creation."""
     cache: Cache | None
 
 
@@ -138,7 +138,7 @@ class RenumberedFtl(TypedDict):
 
     bdev: str
     name: str
-    """That it has in its superblock."""
+    """The name in its superblock."""
     uuid: str
     was: str
 
@@ -153,7 +153,7 @@ class GrownFtl(_GrownFtl, total=False):
     """bdev_ftl_grow()."""
 
     target_num_blocks: int | None
-    """Of an FTL that is attached."""
+    """For an FTL that is attached."""
 
 
 # --- statistics ------------------------------------------------------------------------------------------------------
@@ -210,7 +210,7 @@ class _ScrubCounts(TypedDict):
 
 
 class ScrubRound(_ScrubCounts):
-    """One that has ended."""
+    """A round that has ended."""
 
     ended: str
 
@@ -341,7 +341,7 @@ class Hosts(TypedDict):
     disconnected: list[EndedController]
 
 
-# --- what is on a bdev -----------------------------------------------------------------------------------------------
+# --- content of bdevs -----------------------------------------------------------------------------------------------
 
 
 class _ScannedBdev(TypedDict):

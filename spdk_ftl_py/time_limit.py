@@ -1,4 +1,4 @@
-"""A limit to how long something is waited for."""
+"""A time limit for a wait."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ else:
 
 
 def time_limit(seconds: float | None) -> AbstractAsyncContextManager[object]:
-    """Raises asyncio.TimeoutError, out of `async with`, when its body takes longer; None: it may take any time.
+    """Raises asyncio.TimeoutError out of `async with` if the body takes longer than that. None: no limit.
 
-    In place of asyncio.wait_for(), which before Python 3.12 loses a cancellation that comes together with the result:
-    the caller goes on as if nobody had asked it to end.
+    This replaces asyncio.wait_for(). Before Python 3.12 that loses a cancellation that comes together with the result:
+    the caller goes on as if it had not been cancelled.
     """
     limit: AbstractAsyncContextManager[object] = timeout(seconds)
     return limit

@@ -59,7 +59,7 @@ def path(given: str) -> Path:
 
 
 def socket_path(given: str) -> Path:
-    """Of a unix socket."""
+    """The path of a unix socket."""
     size = len(os.fsencode(os.path.abspath(path(given))))
     if size > PATH_BYTES_MAX:
         raise argparse.ArgumentTypeError(
@@ -70,7 +70,7 @@ def socket_path(given: str) -> Path:
 
 
 def socket_name(given: str) -> str:
-    """The same as a string."""
+    """The path of a unix socket, as a string."""
     socket_path(given)
     return given
 

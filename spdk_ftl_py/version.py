@@ -1,3 +1,3 @@
-"""Of this package; below everything else, so that any module may ask for it."""
+"""The version of this package. This module imports nothing, so that any module may import it."""
 
 __version__ = "0.1.0"

@@ -1,1 +1,1 @@
-"""The machine's other users: who they are, and what they can't get at."""
+"""The other users of the machine: who they are, and what they cannot access."""

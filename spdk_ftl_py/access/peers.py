@@ -18,7 +18,7 @@ _GID: Final = struct.Struct("=I")
 _SO_PEERGROUPS: Final = 59
 """Linux 4.13; Python has no name for it."""
 _GROUPS_BYTES_MAX: Final = 1024
-"""What Python takes."""
+"""The maximum that Python accepts."""
 
 
 class UnixSocket(Protocol):
@@ -29,7 +29,8 @@ class UnixSocket(Protocol):
 
 @dataclass(frozen=True)
 class Peer:
-    """As the kernel knows it: for a client from connect() on, for a server from listen() on."""
+    """The process at the other end, as the kernel knows it: for a client from connect() on, for a server from listen()
+    on."""
 
     pid: int
     uid: int

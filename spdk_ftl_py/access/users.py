@@ -33,7 +33,7 @@ def show_group(gid: int) -> str:
 
 
 def uid_of(user: str) -> int:
-    """Of a name, or a number. Raises ParameterError."""
+    """The number of a user, given by name or number. Raises ParameterError."""
     try:
         return _number(user) if user.isdecimal() else pwd.getpwnam(user).pw_uid
     except (KeyError, ValueError):
@@ -41,7 +41,7 @@ def uid_of(user: str) -> int:
 
 
 def gid_of(group: str) -> int:
-    """Of a name, or a number. Raises ParameterError."""
+    """The number of a group, given by name or number. Raises ParameterError."""
     try:
         return _number(group) if group.isdecimal() else grp.getgrnam(group).gr_gid
     except (KeyError, ValueError):

@@ -12,7 +12,7 @@ SHELLS: Final = ("bash", "zsh")
 _PATHS: Final = frozenset(
     ("PATH", "FILE", "DIR", "SOCKET", "TARGET", "dhchap_key", "dhchap_ctrlr_key", "psk", "target_psk")
 )
-"""What --help calls a value, or its own name, where it is a path."""
+"""The metavars, or else the names, of arguments that take a path."""
 
 _DESCRIPTION: Final = """\
 Print a script with which a shell completes commands, options and their values. For bash, in ~/.bashrc:
@@ -65,7 +65,7 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.add_argument("shell", choices=SHELLS)
 
     def run(args: argparse.Namespace) -> int:
-        # By then all commands are there.
+        # At this point all commands are registered.
         known: dict[str, Any] = dict(subparsers.choices)
         print(script(known, args.shell), end="")
         return 0
@@ -99,7 +99,7 @@ def _one(name: str, parser: argparse.ArgumentParser) -> list[str]:
         lines.append('            case "$before" in')
         for action in chosen:
             values = list(map(str, action.choices or ()))
-            # The value of a positional argument stands behind the command, where an option may, too.
+            # The value of a positional argument follows the command, where an option may follow, too.
             behind = "|".join(action.option_strings) or name
             values += [] if action.option_strings else options
             lines.append(f"                {behind}) values={shlex.quote(' '.join(values))} ;;")

@@ -1,4 +1,4 @@
-"""`spdk-ftl save-config` and `load-config`: what brings a target and its FTLs back after a reboot."""
+"""`spdk-ftl save-config` and `load-config`: save a target and its FTLs, and restore them after a reboot."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ def _checked(method: str, args: argparse.Namespace, params: dict[str, Any]) -> d
 
 
 def _write(path: Path, text: str) -> None:
-    """Whoever reads it finds the old one or the new one, whatever happens."""
+    """Replaces the file atomically: a reader finds the old or the new content."""
     new = path.with_name(f".{path.name}.{os.getpid()}.new")
     try:
         descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)

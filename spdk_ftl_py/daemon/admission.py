@@ -35,12 +35,12 @@ class Admission:
         target_keys: HostKeys | None,
         save: Callable[[], object],
     ) -> None:
-        """hosts: for an FTL that is new. record: what to_record() said in an earlier daemon; None: the FTL is new, or
-        that daemon knew of no list. inherited: the target may have the FTL attached already. target_keys: that a target
-        has which is attached anew, unless set_target_keys() says something else by then. save: raises FtlError.
+        """hosts: for a new FTL. record: the result of to_record() in an earlier daemon; None: the FTL is new, or that
+        daemon had no list. inherited: the target may already have attached the FTL. target_keys: the keys of a target
+        that is attached again, until set_target_keys() sets others. save: raises FtlError.
 
-        Raises ParameterError, ExistsError, BusyError or ValueError for hosts that are none, or too many, and for key
-        files that can't be used.
+        Raises ParameterError, ExistsError, BusyError or ValueError for invalid hosts, for too many hosts, and for key
+        files that cannot be used.
         """
         self._name = options.name
         self._target = options.target
@@ -157,7 +157,7 @@ class Admission:
             undo()
             raise
 
-    # --- what it tells
+    # --- descriptions
 
     def describe(self) -> dict[str, Any]:
         """For ftl_get_devices."""

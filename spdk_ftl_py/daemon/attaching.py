@@ -1,4 +1,4 @@
-"""An FTL as a bdev of its target. The daemon keeps it attached while the FTL runs; hosts of the export do not wait for
+"""An FTL as a bdev of its target. The daemon keeps it attached while the FTL runs. Hosts of the export do not wait for
 that."""
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 
 class KeptBdev:
-    """Call attach() or try_attach(), then keep(). Others report a target that does not answer."""
+    """Call attach() or try_attach(), then keep(). It does not report a target that does not answer; other parts do."""
 
     def __init__(self, whose: str, bdev: TargetBdev, changed: Callable[[], None]) -> None:
         """whose: the FTL, for the log. changed: called when `now` or `error` changes."""

@@ -166,7 +166,7 @@ class BaseLink:
         bdev = self.bdev if role == "base" else self.cache
         return [] if bdev is None else sorted(bdev.names)
 
-    # --- what stands in the target
+    # --- objects in the target
 
     async def claim(self, *, again: bool = False) -> None:
         """Finds and claims base and cache. Raises DeferredError, with nothing changed, if the base does not exist, and

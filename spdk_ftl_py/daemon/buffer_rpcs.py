@@ -1,4 +1,4 @@
-"""Write buffer files that were left: of FTLs that nobody serves."""
+"""RPCs about leftover write buffer files, of FTLs that no process serves."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 
 
 class BufferRpcs:
-    """``methods`` by RPC name, for the registry's."""
+    """``methods``, by RPC name, for the registry."""
 
     def __init__(self, devices: Devices, directory: Path | None) -> None:
         self._devices = devices
@@ -29,7 +29,7 @@ class BufferRpcs:
         return {"ftl_remove_buffers": takes(BuffersRequest, self.remove_buffers)}
 
     def unneeded(self) -> list[BufferFile]:
-        """Write buffer files of FTLs that neither this daemon knows, in whatever state, nor another process serves."""
+        """Write buffer files of FTLs that this daemon does not know in any state, and that no other process serves."""
         directory = self._directory
         if directory is None:
             return []
@@ -37,7 +37,7 @@ class BufferRpcs:
         return [each for each in buffer_files(directory) if each.uuid not in known and not in_use(directory, each.uuid)]
 
     async def remove_buffers(self, request: BuffersRequest) -> dict[str, Any]:
-        """{"removed": as in ftl_get_daemon}. All that are asked for, or none."""
+        """Removes all requested files, or none. Returns {"removed": as in ftl_get_daemon}."""
         directory = self._directory
         chosen = self.unneeded()
         if request.uuid is not None:

@@ -95,7 +95,7 @@ def run(args: argparse.Namespace) -> int:
         document = {"base": args.base, **report.to_dict()}
         print(json.dumps(document, indent=2) if args.json else _table(args.base, report), flush=True)
     except OSError as error:
-        # Not the exit code of damage where there is none.
+        # The exit code must not be the one for damage, because there is none.
         print(f"spdk-ftl: check {args.base}: the result can't be written: {error.strerror}", file=sys.stderr)
         return EXIT_NOT_CHECKED if report.ok else EXIT_DAMAGED
     return EXIT_CLEAN if report.ok else EXIT_DAMAGED

@@ -1,4 +1,4 @@
-"""What bdev_ftl_create checks before it changes anything: names, base and cache bdevs, listen address."""
+"""The checks of bdev_ftl_create before it changes anything: names, base and cache bdevs, listen address."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ async def check_name(rpc: TargetRpc, name: str, device: UUID, *, before: str | N
 
 
 def check_base(bdev: Bdev, *, zone_capacity: int | None) -> None:
-    """Raises an error, naming the remedy, for a bdev that can't carry an FTL. zone_capacity: blocks, where zones are to
+    """Raises an error that names the remedy if the bdev cannot carry an FTL. zone_capacity: in blocks, if zones are to
     be emulated on it."""
     name = f"base bdev {bdev.name}"
     under = bdev.zone_block_base
@@ -107,11 +107,11 @@ def check_base(bdev: Bdev, *, zone_capacity: int | None) -> None:
 
 
 async def find_cache(rpc: TargetRpc, name: str | None, base: Bdev | None, *, base_name: str) -> Bdev | None:
-    """The cache bdev, having checked all but its size, which depends on the geometry; None where none is wanted.
-    base_name: what is given for the base, which may not be there.
+    """Returns the cache bdev, or None if no cache is wanted. Checks everything but its size, which depends on the
+    geometry. base_name: the given name of the base, which may not exist.
 
-    Raises ParameterError, UnsupportedError or NotFoundError. A cache that does not exist is an error even where the
-    creation would be deferred.
+    Raises ParameterError, UnsupportedError or NotFoundError. A missing cache is an error even if the creation would be
+    deferred.
     """
     if name is None:
         return None
@@ -130,13 +130,13 @@ async def find_cache(rpc: TargetRpc, name: str | None, base: Bdev | None, *, bas
 
 
 def require_two_bdevs(cache: str, base: str) -> None:
-    """Raises ParameterError where they are one."""
+    """Raises ParameterError if both are the same bdev."""
     if cache == base:
         raise ParameterError(f"cache bdev {cache} is also the base bdev: give another one")
 
 
 def check_cache_size_of(cache: Bdev, geometry: Geometry) -> str:
-    """Of a bdev that find_cache() has found: its kind. Raises ParameterError."""
+    """Returns the kind of a bdev that find_cache() has found. Raises ParameterError."""
     return check_cache_size(
         cache.name, block_count=cache.block_count, metadata_bytes=cache.metadata_bytes, geometry=geometry
     )
@@ -155,11 +155,11 @@ class Media:
 
 @dataclass(frozen=True)
 class Seen:
-    """What check_media() has found out."""
+    """The result of check_media()."""
 
     cache_kind: str | None
     zones: list[Zone] | None
-    """Of the base, as its report has them; None where nothing asked for one."""
+    """The zones in the base's zone report; None if no report was needed."""
 
 
 async def check_media(
@@ -173,9 +173,11 @@ async def check_media(
     loads: UUID | None,
     progress: Progress,
 ) -> Seen:
-    """The rules that depend on what is on the bdevs and how the base is cut, before anything is written.
+    """Checks the rules that depend on the content of the bdevs and on the zones of the base, before anything is
+    written.
 
-    loads: the FTL that is to be on it. Else there must be nobody's data on base and cache, unless options say "force".
+    loads: the FTL that must be on the base. Otherwise base and cache must not hold anybody's data, unless options have
+    "force".
     """
     if loads is not None and cache is None:
         # Nothing is erased: the load itself finds out whether the FTL exists.

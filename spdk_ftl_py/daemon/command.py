@@ -185,7 +185,7 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 
 def run(args: argparse.Namespace) -> int:
-    """Serves until a signal ends it. Raises FtlError when it can't start."""
+    """Serves until a signal ends the daemon. Raises FtlError if it cannot start."""
     from ..nvme.target.peers import PeerLimits
     from .control_sockets import SocketOptions
 

@@ -1,4 +1,4 @@
-"""FTLs are created, or loaded, when bdev_ftl_create asks for it, or when what they lack is there."""
+"""Creates or loads FTLs, when bdev_ftl_create asks for it or once a missing dependency exists."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 
 
 class Creations:
-    """Of one daemon."""
+    """The creations of one daemon."""
 
     def __init__(
         self,
@@ -44,7 +44,7 @@ class Creations:
         require_running: Callable[[], None],
         is_halting: Callable[[], bool],
     ) -> None:
-        """require_running: raises FtlError where no FTL can be made now."""
+        """require_running: raises FtlError if the daemon cannot make an FTL now."""
         self._devices = devices
         self._orphans = orphans
         self._saver = saver
@@ -52,16 +52,17 @@ class Creations:
         self._require_running = require_running
         self._is_halting = is_halting
         self.watchers: dict[ManagedDevice, asyncio.Task[None]] = {}
-        """Of creations that are deferred: each waits for what that one lacks, and goes on then."""
+        """One task for each deferred creation. The task waits for the missing dependency, and then continues the
+        creation."""
         self._creations: set[asyncio.Task[Any]] = set()
 
     async def end(self) -> None:
-        """Those that are under way are undone; none goes on."""
+        """Undoes the creations that are in progress. None continues."""
         await end_tasks([*self.watchers.values(), *self._creations])
 
     async def create(self, params: dict[str, Any]) -> Any:
-        """{"name", "uuid"}, with more members as its terms require (Terms.answer), or the line that the creation is
-        deferred."""
+        """Returns {"name", "uuid"}, with the further members that the request's terms require (Terms.answer), or the
+        line that says that the creation is deferred."""
         self._require_running()
         params["target"] = normal_target(params["target"])
         name = params["name"]
@@ -69,7 +70,7 @@ class Creations:
         terms = Terms.take(params)
         while terms.if_absent and (other := self._devices.get(key)) is not None:
             if other.state is DeviceState.CREATING and other not in self.watchers:
-                # Another caller requests the same FTL: it is created in a moment, or not at all.
+                # Another caller is creating the same FTL. In a moment that succeeds or fails.
                 await asyncio.sleep(POLL_S)
                 self._require_running()
                 continue
@@ -100,28 +101,29 @@ class Creations:
         return terms.answer(await self._wait_online(key, terms, device), changed=True)
 
     async def _check_agrees(self, device: ManagedDevice, asked: dict[str, Any]) -> None:
-        """Raises what check_agrees() raises."""
+        """Raises what agreement.check_agrees() raises."""
         reported = device.properties()
         for role, has in (("base", reported["base_bdev"]), ("cache", device.options.cache)):
             wanted = asked.get("base_bdev" if role == "base" else "cache")
             if wanted in (None, has):
                 continue
             with contextlib.suppress(FtlError):
-                # It may be another name of the same bdev.
+                # The names may be aliases of one bdev.
                 bdev = await find_bdev(self._identity.rpc(device.target), wanted)
                 if bdev is not None and has in bdev.names:
                     asked = {**asked, "base_bdev" if role == "base" else "cache": has}
         check_agrees(device, asked, reported)
 
     async def _wait_online(self, key: Key, terms: Terms, device: ManagedDevice | None = None) -> ManagedDevice:
-        """The result for device (default: the one with that key) after the wait. Raises what wait_online() raises."""
+        """Waits, and returns the device that is the result for device (default: the one with that key). Raises what
+        wait_online() raises."""
         if device is not None and (terms.wait_s is None or device.state is not DeviceState.DEFERRED):
             return device
         return await wait_online(lambda: self._devices.get(key), key[1], terms.wait_s or 0, self._is_halting)
 
     def _load_instead(self, device: ManagedDevice, error: FtlThereError) -> ManagedDevice:
-        """With load_or_create, the FTL that was found on the base of device replaces it, and is loaded. Raises the
-        error if that was not requested, and ExistsError if it is not the requested FTL."""
+        """With load_or_create: replaces device by the FTL that was found on its base, and loads that. Raises the error
+        if load_or_create was not given, and ExistsError if the FTL is not the requested one."""
         if not device.options.load_or_create:
             raise error
         wanted = device.options.uuid
@@ -147,7 +149,7 @@ class Creations:
         return found
 
     def prepare(self, device: ManagedDevice) -> None:
-        """It is saved from now on, whenever something of it changes."""
+        """From now on the daemon saves every change of the device."""
         device.on_change = self._saver.save
         device.on_change_behind = self._saver.save_for_sure
         device.hosts.require_state_room = self._saver.require_room_for_host
@@ -174,7 +176,7 @@ class Creations:
         try:
             self._saver.save()
         except FtlError:
-            # Otherwise the next daemon would not know it.
+            # Without this record the next daemon would not know the device.
             await self.take_down(device)
             raise
         log.info(
@@ -187,18 +189,20 @@ class Creations:
 
     @staticmethod
     def _is_deferred_by(device: ManagedDevice, error: BaseException) -> bool:
-        """The creation continues when what it waits for exists."""
+        """The creation waits for something that may still appear."""
         if isinstance(error, DeferredError):
             return True
         return device.options.is_patient and may_come(error) and not device.left_behind
 
     async def take_down(self, device: ManagedDevice) -> list[tuple[str, Exception]]:
-        """Halts it, wherever its creation stands, and undoes it; it is gone then. Returns what could not be done."""
-        # With load_or_create it may have been replaced by another one.
+        """Halts the device, at whatever step its creation is, undoes the creation, and removes the device. Returns the
+        steps that could not be undone, with their errors."""
+        # With load_or_create another device may have replaced it.
         device = self._devices.get(key_of(device), device)
         watcher = self.watchers.get(device)
         if watcher is not None:
-            # Whether it waits for its base or is being made on it: it is undone, and then DEFERRED.
+            # Whether the creation is waiting for the base or in progress: ending the task undoes it, and the device is
+            # DEFERRED then.
             await end_tasks([watcher])
             device = self._devices.get(key_of(device), device)
         record = device.record()
@@ -214,7 +218,7 @@ class Creations:
     # --- deferred creation ---
 
     def defer(self, device: ManagedDevice, reason: str = "") -> None:
-        """From now on it is deferred. reason: what it waits for, until something else is found to be missing."""
+        """Defers the creation. reason: what it waits for, until the daemon finds something else missing."""
         device.state = DeviceState.DEFERRED
         device.waits_for = reason
         watcher = asyncio.create_task(self._create_when_there(device), name=f"wait for the base of {device.name}")
@@ -222,7 +226,7 @@ class Creations:
         watcher.add_done_callback(self._forget_watcher)
 
     def forget(self, device: ManagedDevice) -> None:
-        """What defer() did, at once behind it; it is gone then."""
+        """Reverts defer(). Called right after it; the device is gone then."""
         self._devices.drop(device)
         self.watchers.pop(device).cancel()
 

@@ -1,5 +1,5 @@
-"""What is built on an FTL in its target, and does not come back by itself: calls that the daemon repeats, after it has
-attached the FTL to a target that was started again."""
+"""Objects that are built on an FTL in its target, and that do not come back by themselves. The daemon stores the calls
+that make them, and repeats these after it has attached the FTL to a target that was restarted."""
 
 from __future__ import annotations
 

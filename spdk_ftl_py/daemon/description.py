@@ -1,4 +1,4 @@
-"""What an FTL of the daemon tells of itself: for ftl_get_devices, for bdev_ftl_get_properties, for the state file."""
+"""Descriptions of an FTL: for ftl_get_devices, for bdev_ftl_get_properties, and for the state file."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from .states import DeviceState
 
 
 def describe(device: DeviceParts) -> dict[str, Any]:
-    """For ftl_get_devices."""
+    """The FTL's entry in ftl_get_devices."""
     description: dict[str, Any] = {
         "name": device.name,
         "uuid": str(device.uuid),
@@ -51,7 +51,7 @@ def describe(device: DeviceParts) -> dict[str, Any]:
 
 
 def properties(device: DeviceParts) -> dict[str, Any]:
-    """For bdev_ftl_get_properties."""
+    """The result of bdev_ftl_get_properties."""
     description = describe(device)
     description["base_names"] = device.link.names_of("base")
     if device.options.cache is not None:
@@ -73,9 +73,10 @@ def properties(device: DeviceParts) -> dict[str, Any]:
 
 
 def record(device: DeviceParts) -> dict[str, Any]:
-    """For the state file: enough to undo the FTL, to load it again, or to keep waiting for its base bdev."""
+    """The FTL's record in the state file: enough to undo the FTL, to load it again, or to keep waiting for its base
+    bdev."""
     export = device.export or device.export_before
-    # Until it has ended, a new daemon loads it again: accepted writes may not be durable yet.
+    # Until the deletion has ended, a new daemon loads the FTL again: accepted writes may not be durable yet.
     state = device.state_before if device.state is DeviceState.DELETING else device.state
     return {
         "name": device.name,

@@ -1,4 +1,4 @@
-"""One FTL of the daemon: how it comes to be, its life while its base is there, and its end."""
+"""One FTL of the daemon: its creation, its life while its base is there, and its end."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 
 
 class ManagedDevice(OrderedDevice):
-    """bring_up() begins its life, which goes on until take_down() or pause()."""
+    """bring_up() begins its life. take_down() or pause() ends it."""
 
     def __init__(self, params: dict[str, Any], identity: DaemonIdentity, origin: Origin) -> None:
         """Raises as DeviceParts does."""
@@ -264,14 +264,14 @@ class ManagedDevice(OrderedDevice):
             if self.ftl.halted_cleanly:
                 self.hosts.flushed()
 
-    # --- what it tells ---
+    # --- descriptions ---
 
     def describe(self) -> dict[str, Any]:
         """For ftl_get_devices."""
         return description.describe(self)
 
     def properties(self) -> dict[str, Any]:
-        """For bdev_ftl_get_properties."""
+        """The result of bdev_ftl_get_properties."""
         return description.properties(self)
 
     def record(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What an FTL of the daemon consists of, and its state. device.py, reloading.py and waiting.py have its life."""
+"""The parts of an FTL in the daemon, and its state. The FTL's life is in device.py, reloading.py and waiting.py."""
 
 from __future__ import annotations
 
@@ -40,33 +40,34 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Origin:
-    """What is known of an FTL beside its parameters, when this daemon begins with it."""
+    """What this daemon knows about an FTL at its start, beside the parameters."""
 
     uuid: UUID | None = None
-    """None: that of the parameters, or a new one."""
+    """None: the UUID in the parameters, or a new one."""
     loads: bool = False
-    """It is on media already."""
+    """The FTL already exists on media."""
     export: Export | None = None
-    """Where hosts look for it."""
+    """The export at which hosts look for the FTL."""
     hosts: object = None
-    """Those that were connected; this, allowed and dependents as record() has them."""
+    """Hosts that were connected. This field, allowed and dependents are in the form of record()."""
     allowed: object = None
-    """Who may connect."""
+    """Hosts that may connect."""
     dependents: object = None
-    """What stands on it in the target."""
+    """Objects that are built on the FTL in the target."""
     inherited: bool = False
-    """A predecessor of this daemon had it: what that made in the target may still stand."""
+    """An earlier daemon had this FTL. What that daemon made in the target may still exist."""
     life: int = 0
-    """Its last incarnation."""
+    """The number of the last incarnation."""
 
 
 class DeviceParts:
     """An FTL as requested with bdev_ftl_create. The params are validated, with defaults filled in."""
 
     def __init__(self, params: dict[str, Any], identity: DaemonIdentity, origin: Origin) -> None:
-        """Raises ConfError or ParameterError where params break a rule that needs no target."""
+        """Raises ConfError or ParameterError if params break a rule that needs no target."""
         self.params = params
-        """Of bdev_ftl_create, as the state file and others are told; set_params() changes options with them."""
+        """The parameters of bdev_ftl_create, as the state file and clients see them. set_params() changes them together
+        with options."""
         self.life_seen = origin.life
         asked = HostOptions.taken_from(params)
         self.options = options = FtlOptions.of(params)
@@ -76,7 +77,7 @@ class DeviceParts:
         # As in 2020's rpc.py, the nil UUID means "a new one".
         self.uuid = origin.uuid or options.loads_uuid or uuid4()
         self.loads = origin.loads or (origin.uuid is None and options.loads_uuid is not None)
-        """The FTL is on the base, and is loaded from there; False: it is created."""
+        """The FTL is on the base, and is loaded from there. False: the daemon creates it."""
         self.conf = FtlConf.from_dict(options.settings)
         self.conf.check()
         if options.without_cache and options.cache:
@@ -84,7 +85,7 @@ class DeviceParts:
         if options.without_cache and not self.loads:
             raise ParameterError("without_cache loads an FTL that has an nv cache: give the uuid of that FTL")
         self.no_data = options.no_data
-        """The FTL keeps nothing, so it is never loaded."""
+        """The FTL keeps no data, so it is never loaded."""
         if self.no_data and self.loads:
             raise ParameterError("no_data creates an FTL that can't be loaded again: leave out the uuid")
         if self.no_data and options.cache:
@@ -99,26 +100,26 @@ class DeviceParts:
         self.on_change: Callable[[], None] = lambda: None
         """Saves a change before it takes effect. Raises FtlError."""
         self.on_change_behind: Callable[[], FtlError | None] = lambda: None
-        """Saves what has already happened, now or later. Returns the error if it can't be saved now."""
+        """Saves a change that has already happened, now or later. Returns the error if it cannot be saved now."""
         self.left_behind = False
-        """Not everything in the target could be undone yet."""
+        """Some objects in the target could not be undone yet."""
         self._state = self.state_before = DeviceState.CREATING
-        """state_before: that before DELETING."""
+        """state_before: the state before DELETING."""
         self.since = datetime.now(timezone.utc)
         self.identity = identity
         self.export_before = origin.export
         self.inherited = origin.inherited
         """An earlier daemon had this FTL."""
         self.progress = ""
-        """CREATING or WAITING: the step that is under way, and how much of it is done."""
+        """CREATING or WAITING: the current step, and how much of it is done."""
         self.waits_for = ""
         """DEFERRED or WAITING: the result of the last attempt."""
         self.failed_flushes = FailedFlushes()
         self.changes = Changes()
         self.settings_turn = asyncio.Lock()
-        """Held by whoever changes settings: each change starts from the result of the previous one."""
+        """Held by whoever changes settings. Each change starts from the result of the previous one."""
         self.saved_params: dict[str, Any] | None = None
-        """The parameters in the state file, if they differ from those in effect."""
+        """The parameters in the state file, where they differ from those in effect."""
         self.target_rpc = rpc = identity.rpc(self.target)
         self.link = BaseLink(rpc, lambda: self.options, self.uuid, identity)
         self.maker = FtlMaker(
@@ -143,7 +144,8 @@ class DeviceParts:
         self.kept_bdev = KeptBdev(str(self), self.target_bdev, lambda: self.changed())
         self.front = self.new_front()
         self.hosts = ConnectedHosts(lambda: self.on_change())
-        """Saved before a host gets its first answer: the next daemon must know which hosts to notify of lost writes."""
+        """Saved before a host gets its first answer: after a crash, the next daemon must know which hosts to notify of
+        lost writes."""
         self.hosts.restore(origin.hosts)
         self._hold_timer: asyncio.TimerHandle | None = None
         if origin.inherited:
@@ -165,18 +167,18 @@ class DeviceParts:
 
     @state.setter
     def state(self, state: DeviceState) -> None:
-        # DELETING is final, whatever the life was doing.
+        # DELETING is final, whatever else the device was doing.
         if state is not self._state and self._state is not DeviceState.DELETING:
             self._state, self.since = state, datetime.now(timezone.utc)
 
     @property
     def attachment(self) -> Attachment | None:
-        """The attachment in the target; None: not attached, as far as is known."""
+        """The attachment in the target. None: the FTL is not attached, as far as the daemon knows."""
         return self.kept_bdev.now
 
     @property
     def is_attached(self) -> bool:
-        """The daemon has attached the FTL, if it should, so what is built on it can exist in the target."""
+        """The daemon has attached the FTL, or does not have to, so objects built on it can exist in the target."""
         return self.state is DeviceState.ONLINE and (self.attachment is not None or self.options.no_attach)
 
     @property
@@ -200,26 +202,27 @@ class DeviceParts:
         )
 
     def set_params(self, params: dict[str, Any]) -> None:
-        """Raises ConfError, ParameterError: then nothing has changed."""
+        """Raises ConfError or ParameterError; nothing has changed then."""
         options = FtlOptions.of(params)
         FtlConf.from_dict(options.settings).check()
         self.params, self.options = params, options
 
     def took_conf(self) -> None:
-        """The FTL has a new value."""
+        """The FTL has a new conf value."""
         assert self.ftl is not None
         self.conf = self.ftl.conf
         self.front.set_io_channels(self.conf.max_io_channels)
 
     def gave_cache_up(self) -> None:
-        """Once only: the superblock now says so, and another cache may be added."""
+        """The FTL has given its cache up. Called once: the superblock now says so, and the user may add another
+        cache."""
         if self.options.without_cache:
             self.set_params({**self.params, "without_cache": False})
 
-    # --- what its parts tell it
+    # --- reports from the parts
 
     def _alarm(self) -> None:
-        """Acknowledged writes may be lost: the first Flush of each host that was connected fails."""
+        """Acknowledged writes may be lost. The first Flush of each host that was connected fails."""
         try:
             hosts = self.hosts.alarm()
         except FtlError as error:
@@ -235,15 +238,15 @@ class DeviceParts:
         self.progress = f"{step} {part:.0%}"
 
     async def try_attach(self) -> None:
-        """Attaches an FTL that has served hosts before. Hosts of the export do not wait for that."""
+        """Attaches an FTL that has served hosts before. Hosts of the export do not wait for this."""
         if self.options.no_attach:
-            # The daemon can't know whether a user has attached the FTL in the target.
+            # A user may have attached the FTL in the target, and the daemon cannot know that.
             await self.dependents.attached_anew()
         else:
             await self.kept_bdev.try_attach(self.front)
 
     def changed(self) -> None:
-        """The state has changed by itself. A failure to save it is logged."""
+        """The state has changed without a request. A failure to save it is logged."""
         if (failure := self.on_change_behind()) is not None:
             log.error("%s: %s", self.name, failure.message)
 
@@ -268,7 +271,7 @@ class DeviceParts:
     # --- trouble
 
     def start_hold_timer(self) -> None:
-        """I/O that waits from now on fails when its hosts' patience is over."""
+        """Starts the time limit for host I/O that is held from now on. The I/O fails when the limit passes."""
         self.stop_hold_timer()
         self._hold_timer = asyncio.get_running_loop().call_later(self.identity.peer_timeout_s, self._stop_holding)
 

@@ -16,7 +16,7 @@ Key = tuple[str, str]
 
 
 class Devices(Mapping[Key, ManagedDevice]):
-    """A name space of FTLs for each target."""
+    """The FTLs by target and name. Names are unique for each target."""
 
     def __init__(self) -> None:
         self._devices: dict[Key, ManagedDevice] = {}
@@ -31,11 +31,11 @@ class Devices(Mapping[Key, ManagedDevice]):
         return len(self._devices)
 
     def put(self, device: ManagedDevice) -> None:
-        """In the place of what has its name, if anything does."""
+        """Adds the device. It replaces any device with the same name."""
         self._devices[key_of(device)] = device
 
     def drop(self, device: ManagedDevice) -> None:
-        """What has its name."""
+        """Removes the device with this name."""
         del self._devices[key_of(device)]
 
     def clear(self) -> None:
@@ -48,8 +48,8 @@ class Devices(Mapping[Key, ManagedDevice]):
         self._devices[key_of(device)] = device
 
     def find(self, request: FtlRequest) -> ManagedDevice:
-        """The FTL of that name, on that target where one is given. Raises NotFoundError, or ParameterError
-        where only the target would tell which one is meant."""
+        """Returns the FTL with that name, on that target if one is given. Raises NotFoundError, or ParameterError if
+        the name exists on several targets and none is given."""
         name = request.name
         named = self._named(name)
         if not named:
@@ -72,7 +72,7 @@ class Devices(Mapping[Key, ManagedDevice]):
         return [device for device in self._devices.values() if device.name == name]
 
     def chosen(self, request: DevicesRequest) -> list[ManagedDevice]:
-        """Of that target and that name, where these are given. Raises what find() does."""
+        """Returns the FTLs with that target and that name, as far as these are given. Raises what find() raises."""
         target = normal_target(request.target) if request.target is not None else None
         if request.name is not None:
             named = [device for device in self._named(request.name) if target in (None, device.target)]
@@ -83,7 +83,7 @@ class Devices(Mapping[Key, ManagedDevice]):
         mine = [device for device in self._devices.values() if device.target == target]
         return [OwnFtl(device.name, device.uuid, device.nqn) for device in mine]
 
-    # --- what may not be there twice
+    # --- what must be unique
 
     def require_free(self, device: ManagedDevice, name: str) -> None:
         """Raises ExistsError if another FTL has that name."""
@@ -95,7 +95,7 @@ class Devices(Mapping[Key, ManagedDevice]):
             )
 
     def check_no_twin(self, uuid: UUID, but: ManagedDevice | None = None) -> None:
-        """Raises ExistsError where another one, but that, has that uuid."""
+        """Raises ExistsError if another device than but has that uuid."""
         twin = next((each for each in self._devices.values() if each.uuid == uuid and each is not but), None)
         if twin is not None:
             raise ExistsError(
@@ -104,7 +104,7 @@ class Devices(Mapping[Key, ManagedDevice]):
             )
 
     def check_nqn_free(self, device: ManagedDevice, but: ManagedDevice | None = None) -> None:
-        """Raises ExistsError where another one, but that, is exported under its NQN."""
+        """Raises ExistsError if another device than but is exported under the same NQN."""
         for other in self._devices.values():
             if other.nqn == device.nqn and other is not but:
                 raise ExistsError(
@@ -118,6 +118,6 @@ def key_of(device: ManagedDevice) -> Key:
 
 
 def worth_keeping(device: ManagedDevice) -> bool:
-    """In the state file."""
-    # A creation that failed after it was deferred has been undone.
+    """Whether the device belongs in the state file."""
+    # A deferred creation that failed later has been undone.
     return device.state is not DeviceState.FAILED or device.ftl is not None or device.loads

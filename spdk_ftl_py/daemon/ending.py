@@ -27,7 +27,7 @@ async def halt_ftl(ftl: FtlDevice, link: BaseLink) -> None:
     while not (await asyncio.wait({halt}, timeout=HALT_STALL_S))[0]:
         now = _progress(ftl)
         if now == before:
-            # Without the connection no I/O is outstanding, and the core can end what it has accepted.
+            # Without a connection no I/O is outstanding, so the core can end what it has accepted.
             await link.disconnect()
             await ftl.abort(f"the base bdev did not answer for {HALT_STALL_S:g} s during the halt")
             break
@@ -36,7 +36,7 @@ async def halt_ftl(ftl: FtlDevice, link: BaseLink) -> None:
 
 
 def _progress(ftl: FtlDevice) -> list[float]:
-    """Of these one moves as long as the base answers, until its checkpoint is written."""
+    """Counters. As long as the base answers, at least one of them changes until the checkpoint is written."""
     stats = ftl.core.stats()
     return [
         stats.media_written_blocks,

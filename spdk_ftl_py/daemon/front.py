@@ -1,5 +1,5 @@
-"""What hosts see of an FTL: its reactor, its NVMe/TCP export, and the gate that holds their I/O while the base is away.
-It lives as long as the device."""
+"""The part of an FTL that hosts see: its reactor, its NVMe/TCP export, and the gate that holds their I/O while the base
+is away. It lives as long as the device."""
 
 from __future__ import annotations
 

@@ -95,7 +95,7 @@ class FtlMaker:
     async def make(
         self, reactor: ReactorLoop, media: Media, base: Bdev, conf: FtlConf, zones: list[Zone] | None
     ) -> FtlDevice:
-        """base: as the target tells it. zones: as a report has just had them. Raises what creation.create() does."""
+        """base: as the target describes it. zones: from a recent zone report. Raises what creation.create() raises."""
         options = self._options()
         return await creation.create(
             reactor,

@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 
 
 class HostRpcs:
-    """``methods`` by RPC name, for the registry's."""
+    """``methods``, by RPC name, for the registry."""
 
     def __init__(self, find: Find, find_to_change: Find) -> None:
         self._find = find

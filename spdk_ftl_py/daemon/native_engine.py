@@ -90,7 +90,7 @@ class NativeEngine:
             return find
         return refuse if method in _OURS_ALONE else ours
 
-    # --- one that is there
+    # --- an existing FTL
 
     async def _is_native(self, params: Mapping[str, Any], *, insisted: bool = False) -> bool:
         """Whether params refer to the target's own FTL. Names are unique in a target, so at most one of both is its
@@ -135,7 +135,7 @@ class NativeEngine:
         log.info("%s of %s: %s, asked for by %s", params["name"], rpc.address, native, requester())
         return answer
 
-    # --- a new one
+    # --- a new FTL
 
     async def _create(self, method: str, params: dict[str, Any]) -> Any:
         """{"name", "uuid"}, or whatever the target returns."""

@@ -47,7 +47,7 @@ class DevicesOfDaemon(Protocol):
 
 
 class Orders:
-    """``methods`` by RPC name, for the registry's."""
+    """``methods``, by RPC name, for the registry."""
 
     def __init__(self, devices: DevicesOfDaemon) -> None:
         self._devices = devices

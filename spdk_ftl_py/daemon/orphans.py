@@ -1,4 +1,4 @@
-"""What deleted FTLs have left in their targets: it is undone as soon as it can be."""
+"""Objects that deleted FTLs have left in their targets. The daemon undoes them as soon as it can."""
 
 from __future__ import annotations
 
@@ -23,29 +23,30 @@ log = logging.getLogger(__name__)
 
 
 class Orphans:
-    """Of one daemon."""
+    """The orphans of one daemon."""
 
     def __init__(self, identity: DaemonIdentity) -> None:
         self._identity = identity
         self.records: list[dict[str, Any]] = []
         """Records of deleted devices whose objects in the target could not be removed yet."""
         self._undoing: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
-        """A lock for each target, so that one creation does not repeat the undo of another after its new export."""
+        """One lock for each target. Without it, one creation could repeat the undo of another one after that has made
+        its new export."""
 
     def leave_behind(self, record: dict[str, Any]) -> None:
-        """The next reader of the state file only has to undo it in its target."""
+        """Keeps the record, so that this daemon or a later one undoes it in the target."""
         self.records.append({**record, "state": DeviceState.DELETING.value})
 
     def left_in(self, target: str) -> list[OwnFtl]:
-        """Deleted FTLs that have left something in that target."""
+        """Deleted FTLs that have left objects in that target."""
         mine = [each for each in self.records if each["target"] == target]
         return [OwnFtl(each["name"], UUID(each["uuid"]), (each.get("export") or [None])[0]) for each in mine]
 
     async def undo(self, target: str) -> None:
-        """What can't be undone now is retried before the next creation on that target."""
+        """Undoes what is left in the target. What fails now is retried before the next creation on that target."""
         async with self._undoing[target]:
             with contextlib.suppress(FtlError):
-                # What a scan has left would keep an FTL from its base.
+                # What a scan has left there would keep an FTL from claiming its base.
                 await self._identity.prober.clean(self._identity.rpc(target))
             for record in [each for each in self.records if each["target"] == target]:
                 rpc = self._identity.rpc(target)

@@ -51,7 +51,7 @@ class Probed:
     format_version: int | None = None
     block_count: int | None = None
     zone_capacity: int | None = None
-    """As given at the creation; None: the zones are the bdev's own."""
+    """As at the creation; None: the zones are the bdev's own."""
     has_cache: bool = False
     cache_of: UUID | None = None
     """UUID of the FTL whose nv cache is on the bdev."""

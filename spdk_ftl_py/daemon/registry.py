@@ -1,4 +1,4 @@
-"""All FTLs of the daemon: what a predecessor left is taken over, RPCs are answered, all are halted."""
+"""All FTLs of the daemon. The registry takes over from an earlier daemon, answers RPCs, and halts every FTL."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ log = logging.getLogger(__name__)
 
 
 class Registry:
-    """A name space of FTLs for each target."""
+    """The FTLs of one daemon. Names are unique for each target."""
 
     def __init__(self, state: StateDirectory, identity: DaemonIdentity, *, socket_path: str) -> None:
         self._state = state
@@ -65,7 +65,7 @@ class Registry:
         self.on_halted: Callable[[], None] = lambda: None
         """An RPC has halted everything: the daemon has to end."""
         self._is_up = False
-        """What an earlier daemon left is known."""
+        """The state that an earlier daemon left has been read."""
         self._orders = Orders(self)
         self._hosts = HostRpcs(self.find, self.find_to_change)
         self._configs = ConfigRpcs(self, identity)

@@ -1,4 +1,5 @@
-"""A device of the daemon loads its FTL, and loads it again, changed or from a base that came back, while hosts wait."""
+"""Loads the FTL of a device: for the first time, with a change, or after its base came back. Host I/O is held
+meanwhile."""
 
 from __future__ import annotations
 
@@ -18,20 +19,21 @@ from .ending import halt_ftl
 from .states import DeviceState
 
 EMPTY_TIMEOUT_S: Final = 10.0
-"""How long outstanding host I/O may take before a change. A base that works needs much less."""
+"""How long a change waits for outstanding host I/O. A working base needs much less."""
 SWEEP_S: Final = 1.0
 
 log = logging.getLogger(__name__)
 
 
 class Reloading:
-    """Of one device."""
+    """The loads of one device."""
 
     def __init__(self, device: DeviceParts) -> None:
         self._device = device
 
     async def load_changed(self) -> bool:
-        """The change that is asked for is made. False: it has to be loaded as it was. Whoever asked knows why."""
+        """Makes the requested change. Returns False if the FTL has to be loaded unchanged; the requester has the error
+        then."""
         device = self._device
         change = device.changes.take()
         try:
@@ -47,7 +49,7 @@ class Reloading:
                     device.on_change()
                 await self.return_to_base(change.once)
             except BaseException:
-                # Once the changed FTL serves hosts, the change is made.
+                # The change is made once the changed FTL serves hosts.
                 device.saved_params = None
                 if not device.front.serving:
                     device.set_params({**before, **change.back})
@@ -70,8 +72,9 @@ class Reloading:
         return True
 
     async def _halt_to_change(self, change: Change) -> bool:
-        """Holds I/O, and brings everything accepted to media. Raises BusyError if that takes too long; then nothing has
-        changed, and I/O continues."""
+        """Holds host I/O, brings everything accepted to media, and halts the FTL. Returns True then. Raises BusyError
+        if outstanding I/O takes too long; nothing has changed then, and I/O continues. Raises the FTL's failure if it
+        has failed meanwhile."""
         device = self._device
         ftl = device.ftl
         assert ftl is not None
@@ -92,20 +95,21 @@ class Reloading:
         finally:
             await device.link.disconnect()
         if not ftl.halted_cleanly:
-            # The FTL failed meanwhile. A load, without the change, recovers what was accepted.
+            # The FTL failed meanwhile. A load without the change recovers the accepted writes.
             raise ftl.failure or MediaError(f"FTL bdev {device.name} has failed")
-        # Hosts stay connected. Writes that they make from now on may be lost again.
+        # Hosts stay connected. Writes from now on may be lost again.
         return True
 
     async def return_to_base(self, once: Mapping[str, Any] | None = None) -> None:
-        """Hosts are served again behind it. once: of a Change. Raises what BaseLink and load() raise."""
+        """Loads the FTL, and serves hosts again. once: options of a Change, for this load only. Raises what BaseLink
+        and load() raise."""
         device = self._device
         await device.link.claim(again=True)
         device.ftl = await self.load(await self.connect(), once)
         device.remember(device.ftl)
         device.took_conf()
         if (device.ftl.restored or {}).get("lossy"):
-            # Queues that exist already do not know the new size.
+            # Existing queues do not know the new size.
             await device.front.disconnect_hosts()
         device.front.set_core(device.ftl.core)
         device.gave_cache_up()
@@ -114,25 +118,26 @@ class Reloading:
         await device.try_attach()
 
     async def connect(self) -> Media:
-        """To what the link has claimed. Raises what BaseLink.connect() does."""
+        """Connects to the media that the link has claimed. Raises what BaseLink.connect() raises."""
         device = self._device
         base = await device.link.connect(device.front.reactor)
         assert device.link.raw is not None
         return Media(base, device.link.raw, await device.link.connect_cache(device.front.reactor))
 
     async def load(self, media: Media, once: Mapping[str, Any] | None = None) -> FtlDevice:
-        """Raises what FtlMaker.load() does, and UnfitError where media are not the FTL's that hosts know."""
+        """Loads the FTL from media. Raises what FtlMaker.load() raises, and UnfitError if media do not hold the FTL
+        that hosts know."""
         device = self._device
         try:
             return await device.maker.load(device.front.reactor, media, **(once or {}), life=device.life_seen)
         except FtlError as error:
-            # A change that does not fit says nothing about the base.
+            # A change that does not fit does not make the base unfit.
             unfit = as_unfit(error) if device.front.gate is not None and not once else None
             if unfit is None:
                 raise
             raise unfit from error
 
     def _sweep(self) -> None:
-        """The previous core is released when the last write into its memory has ended."""
+        """Releases the previous core when the last write into its memory has ended."""
         if (gate := self._device.front.gate) is not None and not gate.sweep():
             asyncio.get_running_loop().call_later(SWEEP_S, self._sweep)

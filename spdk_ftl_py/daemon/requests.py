@@ -1,7 +1,7 @@
-"""What an RPC asks for, once its schema has passed the parameters: built at the door, and passed on from there.
+"""The parameters of RPCs as dataclasses. The daemon builds them as soon as the schema has checked the JSON.
 
-Parameters as JSON has them stay where they are told to others or kept: in the state file, in a saved configuration, in
-bdev_ftl_get_properties, and in what the target's own FTL is asked.
+JSON parameters remain where they are stored or passed to others: in the state file, in a saved configuration, in
+bdev_ftl_get_properties, and in requests to the target's own FTL.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ T = TypeVar("T", bound="Request")
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """The parameters of one RPC, by the names that its schema has for them."""
+    """The parameters of one RPC, named as in its schema."""
 
     @classmethod
     def of(cls: type[T], params: Mapping[str, Any]) -> T:
-        """params: as the schema has passed them, with its defaults."""
+        """params: checked by the schema, with its defaults filled in."""
         values = {each.name: params[each.name] for each in fields(cls) if params.get(each.name) is not None}
         return cls(**{name: UUID(value) if name in _UUIDS else value for name, value in values.items()})
 
 
 def takes(kind: type[T], method: Callable[[T], Awaitable[Any]]) -> Method:
-    """method, of which the parameters are built here."""
+    """Wraps method so that it takes JSON parameters."""
 
     async def taken(params: dict[str, Any]) -> Any:
         return await method(kind.of(params))
@@ -39,12 +39,12 @@ def takes(kind: type[T], method: Callable[[T], Awaitable[Any]]) -> Method:
     return taken
 
 
-# --- an FTL that is there ---
+# --- an existing FTL ---
 
 
 @dataclass(frozen=True, kw_only=True)
 class FtlRequest(Request):
-    """Of one FTL. Without a target its name has to be the only one."""
+    """A request about one FTL. Without a target, the FTL's name has to be unique."""
 
     name: str
     target: str | None = None
@@ -52,7 +52,7 @@ class FtlRequest(Request):
 
 @dataclass(frozen=True, kw_only=True)
 class ForceableRequest(FtlRequest):
-    """bdev_ftl_delete, bdev_ftl_grow."""
+    """The parameters of bdev_ftl_delete and bdev_ftl_grow."""
 
     force: bool = False
 
@@ -92,7 +92,7 @@ class HostRequest(FtlRequest):
 @dataclass(frozen=True, kw_only=True)
 class NewHostRequest(HostRequest):
     dhchap_key: str | None = None
-    """A key file, as the next two are."""
+    """The path of a key file, as are the next two."""
     dhchap_ctrlr_key: str | None = None
     psk: str | None = None
 
@@ -114,7 +114,7 @@ class DevicesRequest(Request):
 @dataclass(frozen=True, kw_only=True)
 class BuffersRequest(Request):
     uuid: UUID | None = None
-    """None: of every FTL that the daemon does not have."""
+    """None: the buffer of every FTL that the daemon does not have."""
     force: bool = False
 
 
@@ -147,29 +147,30 @@ class LoadConfigRequest(Request):
     target: str | None = None
 
 
-# --- an FTL that is to be ---
+# --- a new FTL ---
 
 
 @dataclass(frozen=True)
 class FtlOptions:
-    """What bdev_ftl_create says of an FTL, for as long as the daemon has it. A change makes new ones of it."""
+    """The options that bdev_ftl_create gives an FTL. The daemon keeps them as long as it has the FTL. A change makes a
+    new object."""
 
     name: str
     target: str
-    """Normal: see config_rpcs.normal_target()."""
+    """The target's normalized address: see config_rpcs.normal_target()."""
     base_bdev: str
     cache: str | None = None
     uuid: UUID | None = None
-    """As given, so that it may be nil: "a new one", as in 2020's rpc.py."""
+    """As given. The nil UUID means "a new one", as in 2020's rpc.py."""
     load_or_create: bool = False
     force: bool = False
     wait_s: int | None = None
     without_cache: bool = False
     no_data: bool = False
     settings: Mapping[str, Any] = field(default_factory=dict)
-    """Of the conf, as FtlConf.from_dict() takes them."""
+    """Settings of the conf, as FtlConf.from_dict() takes them."""
     zone_capacity: int | None = None
-    """Blocks: zones are emulated on a conventional base."""
+    """In blocks. If given, zones are emulated on a conventional base."""
     optimal_open_zones: int | None = None
     num_punits: int | None = None
     listen_address: str | None = None
@@ -177,12 +178,12 @@ class FtlOptions:
     no_attach: bool = False
     secure_channel: bool = False
     target_psk: str | None = None
-    """A key file."""
+    """The path of a key file."""
 
     @classmethod
     def of(cls, params: Mapping[str, Any]) -> FtlOptions:
-        """params: of bdev_ftl_create, from an RPC or from the state file. Raises KeyError or ValueError where they have
-        passed no schema."""
+        """params: of bdev_ftl_create, from an RPC or from the state file. Raises KeyError or ValueError for params that
+        no schema has checked and that are wrong."""
         return cls(
             name=params["name"],
             target=params["target"],
@@ -207,7 +208,8 @@ class FtlOptions:
 
     @property
     def loads_uuid(self) -> UUID | None:
-        """Of the FTL that is on the base already; None: a new one is made, or whichever is found there."""
+        """The UUID of the FTL to load from the base. None: the daemon makes a new FTL, or loads whichever it finds
+        there."""
         return self.uuid if self.uuid is not None and self.uuid.int else None
 
     @property
@@ -218,18 +220,19 @@ class FtlOptions:
 
 @dataclass(frozen=True)
 class HostOptions:
-    """Who may connect to a new FTL. Later on only Admission knows."""
+    """Which hosts may connect to a new FTL. Once the FTL exists, Admission has this."""
 
     hosts: tuple[str, ...] = ()
     allow_any_host: bool = False
     dhchap_key: str | None = None
-    """A key file, as the next two are; each is for all of these hosts."""
+    """The path of a key file, as are the next two. Each key is for all of these hosts."""
     dhchap_ctrlr_key: str | None = None
     psk: str | None = None
 
     @classmethod
     def taken_from(cls, params: dict[str, Any]) -> HostOptions:
-        """Out of the parameters of bdev_ftl_create: what is kept of them says nothing of hosts."""
+        """Takes the host options out of the parameters of bdev_ftl_create, so that what the daemon keeps of them does
+        not mention hosts."""
         return cls(
             hosts=tuple(params.pop("hosts", None) or ()),
             allow_any_host=bool(params.pop("allow_any_host", False)),

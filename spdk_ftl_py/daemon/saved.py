@@ -1,9 +1,9 @@
-"""FTLs in a saved configuration: its section "ftl", which stands beside those of SPDK's subsystems, and is skipped by
-targets, as they have no subsystem of that name and no such methods.
+"""FTLs in a saved configuration. They have a section "ftl" beside those of SPDK's subsystems. A target skips it,
+because it has no subsystem of that name and none of its methods.
 
 {"subsystem": "ftl", "config": [
   {"method": "ftl_create_bdev", "params": {of bdev_ftl_create, with uuid, target and all that was given; "new": true
-   where it is not on media yet}},
+   if it is not on media yet}},
   {"method": "ftl_add_host", "params": {of bdev_ftl_add_host}}, …
   {"method": "ftl_call_target", "params": {"name": of the FTL, "method": …, "params": {…}}}, …]}
 """
@@ -57,7 +57,7 @@ class SavedFtl:
 
 
 def section_of(records: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
-    """records: of ManagedDevice.record(). An FTL with no_data keeps nothing, so there is nothing to load."""
+    """records: results of ManagedDevice.record(). An FTL with no_data is left out, because it keeps nothing to load."""
     kept = [record for record in records if not record["params"].get("no_data")]
     return {"subsystem": SECTION, "config": [entry for record in kept for entry in _entries_of(record)]}
 
@@ -75,7 +75,7 @@ def _entries_of(record: Mapping[str, Any]) -> list[Call]:
         params["new"] = True
     if record["export"] is not None:
         nqn, traddr, trsvcid = record["export"]
-        # As hosts know it, whatever it was made of; the default need not be recorded.
+        # Hosts know the FTL by this NQN, whatever template made it. The default is not recorded.
         params.pop("nqn", None)
         if nqn != export_nqn(None, record["name"], UUID(record["uuid"])):
             params["nqn"] = nqn

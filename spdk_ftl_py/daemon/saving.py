@@ -1,4 +1,4 @@
-"""The state file is kept as the FTLs are."""
+"""Keeps the state file up to date."""
 
 from __future__ import annotations
 
@@ -20,12 +20,13 @@ log = logging.getLogger(__name__)
 
 
 class StateSaver:
-    """save() what is to be known before it counts, save_for_sure() what has happened already."""
+    """save() is for changes that must be on disk before they take effect; save_for_sure() for those that have already
+    happened."""
 
     def __init__(
         self, state: StateDirectory, devices: Devices, orphans: Orphans, sockets: ExportSockets | None
     ) -> None:
-        """sockets: of exports, kept for the FTLs that are in the state file."""
+        """sockets: of exports. Kept for the FTLs in the state file."""
         self._state = state
         self._devices = devices
         self._orphans = orphans
@@ -34,7 +35,7 @@ class StateSaver:
         """Retries until the state file is up to date."""
 
     def save(self) -> None:
-        """Raises FtlError."""
+        """Writes the state file. Raises FtlError."""
         records = self._records()
         self._state.save([*self._orphans.records, *records])
         self.keep_sockets(records)
@@ -44,7 +45,8 @@ class StateSaver:
             self._sockets.keep_only({UUID(record["uuid"]) for record in records})
 
     def save_for_sure(self) -> FtlError | None:
-        """Saves what has already happened. Returns why it can't be saved now; then the daemon retries until it can."""
+        """Saves what has already happened. Returns the error if that fails; the daemon then retries until it
+        succeeds."""
         try:
             self.save()
         except FtlError as error:
@@ -65,12 +67,12 @@ class StateSaver:
                 return
 
     async def end(self) -> None:
-        """Nothing is tried again any more."""
+        """Ends the retries."""
         if self._saving is not None:
             await end_tasks([self._saving])
 
     def require_room_for_host(self) -> None:
-        """Raises BusyError."""
+        """Raises BusyError if the state file has no room for another host."""
         if self._state.crowded:
             raise BusyError(
                 "the FTLs of this daemon have too many hosts for its state file: delete FTLs, or serve some of them "

@@ -142,7 +142,7 @@ class Scans:
                 )
 
     def _known(self, target: str, bdev: Bdev) -> dict[str, Any] | None:
-        """Without reading the bdev, which is not possible: the daemon has claimed it for an FTL."""
+        """The FTL of this daemon that has claimed the bdev, which therefore cannot be read."""
         if not bdev.claimed:
             return None
         for device in self._registry.devices.values():

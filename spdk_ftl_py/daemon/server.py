@@ -48,7 +48,7 @@ _HALT_TIMEOUT_S: Final = 2.0
 _LINGER_S: Final = 1.0
 """How long the rest of a refused request is still received, so that its sender can read the refusal."""
 _REFUSALS_TOLD_EVERY_S: Final = 10.0
-"""Of each user."""
+"""The interval for each user."""
 _USERS_REMEMBERED_MAX: Final = 1024
 
 log = logging.getLogger(__name__)
@@ -85,9 +85,9 @@ class RpcServer:
         self._http: web.Server | None = None
 
     async def start(self) -> None:
-        """Binds the socket. One left behind by a dead daemon is replaced.
+        """Binds the socket. Replaces a socket that a dead daemon left.
 
-        Raises BusyError when a daemon listens there, FtlError when the path can't be used.
+        Raises BusyError if a daemon listens there, and FtlError if the path cannot be used.
         """
         listener = self._handed_over
         if listener is None:

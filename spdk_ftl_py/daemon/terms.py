@@ -31,8 +31,9 @@ class Terms:
 
     @classmethod
     def take(cls, params: dict[str, Any]) -> Terms:
-        """params: valid ones, from which those are taken that tell nothing of the FTL. What a deferred creation has to
-        know stays: load_or_create, with the uuid that the FTL must have; and wait, for one that is patient.
+        """Removes from params everything that does not describe the FTL. params: must be valid. The options that a
+        deferred creation needs stay: load_or_create, with the uuid that the FTL must have, and wait, for a patient
+        requester.
 
         Raises ParameterError for terms that exclude each other.
         """
@@ -59,7 +60,7 @@ class Terms:
 
     @property
     def asks_for_json(self) -> bool:
-        """Also for a creation that is deferred."""
+        """The requester expects JSON, also for a deferred creation."""
         return self.wait_s is not None
 
     def answer(self, device: ManagedDevice, *, changed: bool) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""An FTL of the daemon waits for its base: it lets go of what was lost, and tries until it is loaded again."""
+"""Waits for the base of an FTL: releases the lost connection, and retries until the FTL is loaded again."""
 
 from __future__ import annotations
 
@@ -19,20 +19,21 @@ log = logging.getLogger(__name__)
 
 
 class Waiting:
-    """Of one device."""
+    """The waits of one device."""
 
     def __init__(self, device: DeviceParts, reloading: Reloading) -> None:
         self._device = device
         self._reloading = reloading
 
     async def wait_for_base(self) -> bool:
-        """True: the base is back, and the FTL is loaded from it. False: what came back can't be the base."""
+        """Returns True when the base is back and the FTL is loaded from it, and False if the bdev that came back cannot
+        be the base."""
         device = self._device
         log.warning("%s: waiting for its base: %s", device, device.error)
         device.front.hold()
         device.state = DeviceState.WAITING
         device.stop_hold_timer()
-        # At once: a request that comes before the base is released must not see a bdev in a target that is gone.
+        # At once. A request may come before the base is released, and must not see a bdev in a target that is gone.
         device.kept_bdev.lost()
         device.progress = device.waits_for = ""
         device.changed()
@@ -41,7 +42,7 @@ class Waiting:
         try:
             await asyncio.sleep(device.failed_flushes.delay_s())
             while True:
-                # If this were interrupted, nobody would own the lost core and its write buffer.
+                # If this were interrupted, nothing would own the lost core and its write buffer.
                 await to_its_end(self._let_go_of_base())
                 try:
                     await self._reloading.return_to_base()
@@ -70,16 +71,16 @@ class Waiting:
         return True
 
     async def look_elsewhere(self, error: Exception) -> None:
-        """Searches for the bdev that the attempt did not find under its name."""
+        """Searches for the base under other names, after the attempt did not find it under its own."""
         device = self._device
         if isinstance(error, CacheUnfitError):
-            # The bdev may be another FTL's, whose daemon could not get it meanwhile.
+            # The bdev may belong to another FTL, whose daemon could not get it meanwhile.
             await to_its_end(device.link.give_back())
         await device.search.look_elsewhere(error)
 
     async def seek_base(self, error: UnfitError) -> None:
-        """Returns when another attempt is worthwhile. If that takes long, the device is FAILED meanwhile. The bdev
-        under the base's name may be another FTL's, so it is released."""
+        """Returns when another attempt makes sense. If that takes long, the device is FAILED meanwhile. This releases
+        the bdev under the base's name, because it may belong to another FTL."""
         device = self._device
         came_back = " came back, but" if device.front.gate is not None else ""
         message = device.error = f"base bdev {device.link.base_name}{came_back} can't be used: {error.message}"
@@ -88,19 +89,19 @@ class Waiting:
         await device.search.seek(refused, lambda: device.fail(message))
 
     async def _let_go_of_base(self) -> None:
-        """What is in the target stays for claim() and attach(), which take it over."""
+        """Releases the base. Objects in the target stay; claim() and attach() take them over."""
         device = self._device
         device.front.hold()
         ftl, device.ftl = device.ftl, None
         device.kept_bdev.lost()
         if ftl is not None:
             await ftl.abort(device.error or "the base bdev is lost")
-        # Without the connection no I/O is outstanding, and the core can end.
+        # Without a connection no I/O is outstanding, so the core can end.
         await device.link.disconnect()
         if ftl is not None:
             with contextlib.suppress(FtlError):
                 await ftl.halt()
-            # Its L2P takes as much memory as that of the next core.
+            # The L2P of this core takes as much memory as that of the next one.
             del ftl
             if device.front.gate is not None:
                 device.front.gate.sweep()

@@ -1,1 +1,1 @@
-"""`spdk-ftl demo`: everything together on one machine, with verified I/O through it."""
+"""`spdk-ftl demo`: all programs on one machine, with verified I/O."""

@@ -1,4 +1,4 @@
-"""`spdk-ftl demo` as a command."""
+"""The command `spdk-ftl demo`."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 
 def _drive_bytes(typed: str) -> int:
-    """Of the emulated drive. Raises ParameterError."""
+    """The size of the emulated drive. Raises ParameterError."""
     try:
         size = parse_size(typed)
     except ValueError as error:
@@ -82,7 +82,7 @@ def _drive_bytes(typed: str) -> int:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Raises FtlError with what failed; the command line prints it and exits with 1."""
+    """Raises FtlError if the demo fails. The command line prints it and exits with 1."""
     from rich.console import Console
 
     from .report import Report
@@ -93,7 +93,7 @@ def run(args: argparse.Namespace) -> int:
     screen = Screen(Console(force_terminal=False if args.plain else None))
     report = Report()
     if args.json:
-        report.write(args.json)  # a path that can't be written is told now, not after a minute
+        report.write(args.json)  # reports an unwritable path now, not after a minute
     options = Options(
         media_bytes=args.size, write_multiple=args.writes, time_s=args.time, seed=args.seed, keep=args.keep
     )
@@ -101,7 +101,7 @@ def run(args: argparse.Namespace) -> int:
         asyncio.run(run_demo(options, screen, report))
     except Interrupted:
         screen.say("interrupted; all processes have ended")
-        raise KeyboardInterrupt from None  # the command line knows its exit code
+        raise KeyboardInterrupt from None  # the command line handles its exit code
     finally:
         if args.json:
             report.write(args.json)

@@ -1,4 +1,5 @@
-"""The demo's child processes: started, waited for until they say they are ready, and stopped whatever happens."""
+"""The demo's child processes. The demo starts them, waits until they report that they are ready, and always stops
+them."""
 
 from __future__ import annotations
 
@@ -24,11 +25,11 @@ LINE_BYTES_MAX: Final = 1 << 16
 
 
 class ChildError(FtlError):
-    """A program of the demo did not do what it should; the message ends with what it said last."""
+    """A program of the demo has failed. The message ends with the program's last output."""
 
 
 def environment(**extra: str) -> dict[str, str]:
-    """Ours, with this very package importable by children, installed or not."""
+    """The environment for children. They can import this package, whether it is installed or not."""
     paths = [str(Path(__file__).resolve().parents[2]), os.environ.get("PYTHONPATH", "")]
     return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths)), "PYTHONUNBUFFERED": "1", **extra}
 
@@ -39,9 +40,9 @@ def spdk_ftl(*arguments: str) -> list[str]:
 
 
 def spdk_rpc(*arguments: str) -> list[str]:
-    """The command line of SPDK's stock spdk-rpc: the one of this environment, else the one in PATH.
+    """The command line of SPDK's own spdk-rpc: from this environment, otherwise from PATH.
 
-    Raises FtlError where the spdk package is not there.
+    Raises FtlError if the spdk package is not installed.
     """
     for folder in (sysconfig.get_path("scripts"), str(Path(sys.executable).parent)):
         script = shutil.which("spdk-rpc", path=folder)
@@ -59,10 +60,10 @@ def spdk_rpc(*arguments: str) -> list[str]:
 
 
 class Child:
-    """One long-running program. Its stderr goes to a log file, shown when it fails."""
+    """One long-running program. Its stderr goes to a log file, which is shown if the program fails."""
 
     def __init__(self, name: str, command: list[str], ready: str, log: Path) -> None:
-        """ready: how the line on its stdout begins that says it can be used."""
+        """ready: the beginning of the line on stdout with which the program reports that it is ready."""
         self.name = name
         self._command = command
         self._ready = ready
@@ -71,7 +72,8 @@ class Child:
         self._drain: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
-        """Also again, after it has ended. Raises ChildError if it ends or is not ready in time; it is stopped then."""
+        """Starts the program, also again after it has ended. Raises ChildError if it ends or is not ready in time; it
+        is stopped then."""
         self._drain = None
         with self._log.open("ab") as log:
             self._process = await asyncio.create_subprocess_exec(
@@ -80,10 +82,11 @@ class Child:
                 stdout=asyncio.subprocess.PIPE,
                 stderr=log,
                 env=environment(),
-                # Not ours: `python -m` looks there first, and a checkout has the package without its extension.
+                # Not our own directory: `python -m` searches it first, and in a checkout the package lacks its
+                # extension.
                 cwd=self._log.parent,
                 limit=LINE_BYTES_MAX,
-                # Ctrl-C is for the demo, which then stops its children in order.
+                # Ctrl-C goes to the demo only, which then stops its children in order.
                 start_new_session=True,
             )
         try:
@@ -98,7 +101,8 @@ class Child:
         self._drain = asyncio.create_task(self._read_on(self._process), name=f"stdout of {self.name}")
 
     async def stop(self) -> int | None:
-        """Asks it to end, then makes it. Idempotent; returns the exit code, None if it was never started."""
+        """Asks the program to end, and kills it if it does not. Returns the exit code, or None if it was never started.
+        Idempotent."""
         process = self._process
         if process is None:
             return None
@@ -119,30 +123,31 @@ class Child:
         return process.returncode
 
     def ask_to_end(self) -> None:
-        """And does not wait for it."""
+        """Asks the program to end, and does not wait."""
         if self._process is not None and self._process.returncode is None:
-            # Not its own method, which may reap the process behind asyncio's back.
+            # os.kill() instead of the process's own method, which may reap the process without asyncio's knowledge.
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self._process.pid, signal.SIGTERM)
 
     async def kill(self) -> None:
-        """SIGKILL: it has no chance to do anything any more. Returns when it is gone; idempotent."""
+        """Sends SIGKILL, and returns when the program is gone. Idempotent."""
         if self._process is None:
             return
         if self._process.returncode is None:
             with contextlib.suppress(ProcessLookupError):
                 self._process.kill()
-            # No second signal: sending one may reap the process behind asyncio's back; it then reports exit code 255.
+            # No second signal: sending it may reap the process without asyncio's knowledge, which then reports exit
+            # code 255.
             await self._process.wait()
         await self.stop()
 
     def check_alive(self) -> None:
-        """Raises ChildError if it has ended by itself."""
+        """Raises ChildError if the program has ended by itself."""
         if self._process is not None and self._process.returncode is not None:
             raise ChildError(f"{self.name} ended with exit code {self._process.returncode}{self._said()}")
 
     async def check_clean_stop(self) -> None:
-        """Stops it. Raises ChildError unless it ends with exit code 0."""
+        """Stops the program. Raises ChildError unless its exit code is 0."""
         code = await self.stop()
         if code != 0:
             raise ChildError(f"{self.name} ended with exit code {code} when asked to stop{self._said()}")
@@ -164,7 +169,7 @@ class Child:
             pass
 
     def log_tail(self) -> str:
-        """What it said last."""
+        """The last output of the program."""
         try:
             return self._log.read_bytes()[-LOG_TAIL_BYTES:].decode(errors="replace").strip()
         except OSError:
@@ -176,7 +181,7 @@ class Child:
 
 
 async def run_rpc(*arguments: str, daemon_socket: str) -> str:
-    """Runs stock spdk-rpc to its end; its stdout. Raises ChildError with what it said when it fails."""
+    """Runs SPDK's own spdk-rpc, and returns its stdout. Raises ChildError with its output if it fails."""
     command = spdk_rpc(*arguments)
     process = await asyncio.create_subprocess_exec(
         *command,

@@ -1,4 +1,4 @@
-"""The demo's result: a JSON document and a table of it."""
+"""The result of the demo, as a JSON document and as a table."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ LABELS = {
 
 
 class Report:
-    """Collected as the demo goes; can be written at any point."""
+    """Filled during the demo. It can be written at any time."""
 
     def __init__(self) -> None:
         self.values: dict[str, Any] = {
@@ -56,7 +56,7 @@ class Report:
         return table
 
     def write(self, path: str) -> None:
-        """Raises FtlError where the file can't be written."""
+        """Raises FtlError if the file cannot be written."""
         try:
             Path(path).write_text(json.dumps(self.values, indent=2) + "\n")
         except OSError as error:

@@ -31,34 +31,35 @@ SNAPSHOT_METHODS: Final = ("bdev_get_bdevs", "nvmf_get_subsystems", "bdev_nvme_g
 RANDOM_WRITE_PART: Final = 10 / 60
 RANDOM_LARGE_WRITE_PART: Final = 8 / 60
 RANDOM_READ_PART: Final = 0.07
-"""Of the time there is for all of it, at most."""
+"""The maximum part of the whole time."""
 RANDOM_IO_BLOCKS: Final = 16
-"""What is still to be written when 4 KiB writes have had their time goes on so; when that has had its own, in
-sequence."""
+"""When the time for 4 KiB writes is over, the demo writes the rest in I/Os of this size; and when the time for these is
+over, sequentially."""
 TRIM_PART: Final = 50
-"""One block in so many is trimmed."""
+"""The demo trims one block out of this number."""
 
 
 @dataclass(frozen=True)
 class Options:
     media_bytes: int
     write_multiple: int
-    """How many times the logical capacity is written, at least: once in sequence, then at random as long as time
-    allows."""
+    """The minimum number of times that the demo writes the logical capacity: once sequentially, then at random as long
+    as time allows."""
     time_s: float
-    """What the whole demo should take; measurements get shorter with it, verification does not."""
+    """The planned time of the whole demo. With less time measurements get shorter; verification does not."""
     seed: int
     keep: bool
 
 
 class Interrupted(FtlError):
-    """The user stopped the demo."""
+    """The user interrupted the demo."""
 
 
 async def run_demo(options: Options, screen: Screen, report: Report) -> None:
-    """All of it. Whatever happens, every process is stopped and the temporary directory removed (unless kept).
+    """Runs the demo. Stops every process at the end and removes the temporary directory (unless it is to be kept), also
+    after an error.
 
-    Raises FtlError with what failed.
+    Raises FtlError if the demo fails.
     """
     began = time.monotonic()
     folder = Path(tempfile.mkdtemp(prefix="spdk-ftl-demo-"))
@@ -113,7 +114,7 @@ class Demo:
             await self._delete(before)
             await self._stop()
         finally:
-            # The daemon first: it takes back what it did to the target.
+            # The daemon first: it undoes what it made in the target.
             await self._daemon.stop()
             await self._target.stop()
 

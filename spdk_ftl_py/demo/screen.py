@@ -1,4 +1,4 @@
-"""What the demo and torture show while they run: progress bars on a terminal, plain lines elsewhere."""
+"""The display of the demo and of torture: progress bars on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from rich.table import Column
 NAME_WIDTH: Final = 28
 BAR_WIDTH: Final = 32
 WIDE: Final = 120
-"""Columns from which on there is room for all of it."""
+"""The width in columns from which on everything fits."""
 NARROW: Final = 60
-"""Columns below which there is none for a bar."""
+"""The width in columns below which a bar does not fit."""
 
 
 class Phase:
-    """One step being shown. total 0: no measure of progress."""
+    """A step on display. total 0: its progress cannot be measured."""
 
     def __init__(self, progress: Progress | None, task: TaskID | None) -> None:
         self._progress = progress
         self._task = task
         self.note = ""
-        """Shown behind the bar, and in the line that stays."""
+        """Shown after the bar, and in the final line."""
 
     def update(self, done: float, note: str = "") -> None:
         if note:
@@ -44,7 +44,7 @@ class Screen:
 
     @contextmanager
     def phase(self, name: str, total: float = 0) -> Iterator[Phase]:
-        """Shows a step as long as the body runs, and then that it is done and how long it took."""
+        """Shows a step while the body runs, and then that it is done and how long it took."""
         began = time.monotonic()
         if not self._bars:
             phase = Phase(None, None)
@@ -61,7 +61,8 @@ class Screen:
         self._done(name, phase, began)
 
     def _columns(self, name: str, measured: bool) -> list[ProgressColumn]:
-        """They fill one line, whatever is noted: more than one would be drawn anew line by line, and flicker."""
+        """Columns that fill one line, whatever the note. More than one line would be redrawn line by line, and
+        flicker."""
         width = self.console.width
         wide = width >= WIDE
         columns: list[ProgressColumn] = [
@@ -94,5 +95,5 @@ class Screen:
 
 
 def _one(ratio: int | None = None) -> Column:
-    """Of one line; ratio: which takes what the others leave."""
+    """A column of one line. ratio: the column takes the width that the others leave."""
     return Column(no_wrap=True, overflow="ellipsis", ratio=ratio)

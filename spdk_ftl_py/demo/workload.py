@@ -1,4 +1,4 @@
-"""The demo's I/O: an NVMe/TCP host that writes blocks which prove themselves, and reads every one of them back."""
+"""The I/O of the demo. An NVMe/TCP host writes blocks that identify themselves, and reads every one of them back."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ QUEUE_DEPTH: Final = 128
 LARGE_IO_BLOCKS: Final = 32
 POLL_S: Final = 0.1
 STALL_S: Final = 20.0
-"""Without a single completion for so long the FTL counts as wedged."""
+"""Without a completion in this time, the FTL counts as stuck."""
 _MIB: Final = 1 << 20
 LoadKind = Literal["write", "read", "trim", "mixed"]
 LoadPattern = Literal["random", "sequential"]
@@ -32,7 +32,7 @@ LoadPattern = Literal["random", "sequential"]
 
 @dataclass(frozen=True)
 class Result:
-    """What one run of the load generator did."""
+    """The result of one run of the load generator."""
 
     blocks: int
     ios: int
@@ -51,7 +51,7 @@ class Result:
 
 
 class Host:
-    """An NVMe/TCP host connected to one exported FTL, with a load generator on its only namespace."""
+    """An NVMe/TCP host that is connected to one exported FTL, with a load generator on its only namespace."""
 
     def __init__(self, reactor: ReactorLoop, controller: Controller, namespace: NamespaceInfo) -> None:
         self.namespace = namespace
@@ -63,7 +63,7 @@ class Host:
 
     @classmethod
     async def connect(cls, traddr: str, trsvcid: str, subnqn: str, *, seed: int) -> Host:
-        """Raises FtlError when the export can't be reached or has no namespace of 4 KiB blocks."""
+        """Raises FtlError if the host cannot reach the export, or the export has no namespace with 4 KiB blocks."""
         reactor = ReactorLoop("demo host")
         await reactor.start()
         controller: Controller | None = None
@@ -114,9 +114,9 @@ class Host:
         time_limit_s: float = 0.0,
         watch: Callable[[], None] = lambda: None,
     ) -> Result:
-        """One load to its end; watch is called now and then, and ends it by raising.
+        """Runs one load to its end. watch is called regularly, and may end the load by raising.
 
-        Raises MediaError when an I/O fails, the connection is lost, or nothing moves.
+        Raises MediaError if an I/O fails, the connection is lost, or nothing moves.
         """
         assert self._load is not None
         self._done.clear()
@@ -148,7 +148,7 @@ class Host:
         return self._result(kind, self._load.progress())
 
     async def flush(self) -> None:
-        """Raises MediaError when the FTL can't make durable what was written."""
+        """Raises MediaError if the FTL cannot make the written data durable."""
         assert self._qpair is not None
         port = BlockPort(self._reactor, self._qpair, name="flush", depth=1, patience_s=0)
         try:

@@ -1,4 +1,4 @@
-"""The shim's FtlCore for a conf and geometry: how it is made, and how it is closed."""
+"""Makes and closes the shim's FtlCore for a conf and geometry."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ async def make_core(
                 aside(geometry.zone_count, lambda: made.append(_shim.FtlCore(reactor.shim, base, config())))
             )
         except asyncio.CancelledError:
-            # Otherwise its reactor would hold it for ever.
+            # Otherwise its reactor would hold it forever.
             for core in made:
                 core.close()
             raise
@@ -87,15 +87,15 @@ async def make_core(
 
 
 def core_serves(made: FtlConf, conf: FtlConf, *, cached: bool) -> bool:
-    """Whether a core that was made with one conf can go on with the other. cached: with an nv cache."""
+    """Whether a core that was made with the one conf can continue with the other. cached: with an nv cache."""
     counts = [name for name in _OF_THE_CORE if cached or name != "nv_cache"]
     same = all(getattr(conf, name) == getattr(made, name) for name in counts)
     return same and conf.max_active_relocs <= made.max_active_relocs
 
 
 async def end_core(core: _shim.FtlCore, name: str) -> None:
-    """Returns when it is closed. Idempotent. Raises MediaError where the base owes answers and does not give them; then
-    the core stays closed to all I/O, and goes when the base does."""
+    """Returns when the core is closed. Idempotent. Raises MediaError if the base does not complete outstanding I/O.
+    Then the core stays closed to all I/O, and is released when the base is."""
     if not await until(core.begin_close, timeout_s=CLOSE_TIMEOUT_S, poll_s=CLOSE_INTERVAL_S):
         raise MediaError(
             f"{name}: the base device has not answered for {CLOSE_TIMEOUT_S:g} s: outstanding I/O "
@@ -104,6 +104,6 @@ async def end_core(core: _shim.FtlCore, name: str) -> None:
 
 
 def close_core(reactor: ReactorLoop, core: _shim.FtlCore) -> None:
-    """Of a device that never began to serve."""
+    """Closes the core of a device that never began to serve."""
     reactor.unsubscribe(core.id)
     core.close()

@@ -47,15 +47,15 @@ async def create(
     no_data: bool = False,
     zones: list[Zone] | None = None,
 ) -> FtlDevice:
-    """Makes a new, empty FTL on a zoned device; everything on it, and on the nv cache, is erased. Without a uuid it
-    gets a new one. buffer_dir: where its write buffer outlives the process; None: it does not. cache: a
-    conventional device that becomes its nv cache. base_name, cache_name: of their bdevs, for messages. no_data: for
-    benchmarks on a device that need not keep anything; the FTL can't be loaded again, and takes no cache. zones: as a
-    report has just had them; None: one is asked for.
+    """Makes a new, empty FTL on a zoned device. Everything on the device and on the nv cache is erased. uuid: by
+    default a new one. buffer_dir: the directory of its write buffer file, which outlives the process; None: no file.
+    cache: a conventional device that becomes its nv cache. base_name, cache_name: the names of their bdevs, for
+    messages. no_data: for benchmarks on a device that does not have to keep anything; the FTL cannot be loaded again,
+    and takes no cache. zones: from a recent zone report; None: this requests one.
 
-    Raises ConfError, ParameterError or GeometryError before anything is erased where the device or conf can't do,
-    DataNotKeptError where base or cache don't keep data, and MediaError where the device fails; then nothing is left
-    behind but erased zones.
+    Raises ConfError, ParameterError or GeometryError before anything is erased if the device or conf is unsuitable,
+    DataNotKeptError if base or cache do not keep data, and MediaError if the device fails. Nothing is left behind then
+    but erased zones.
     """
     conf.check()
     check_base(name, base, conf)

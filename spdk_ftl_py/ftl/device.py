@@ -246,8 +246,8 @@ class FtlDevice:
             raise MediaError(f"{self.name}: the base device can't flush: {status_text(status)}", status=status)
 
     async def flush_base(self) -> None:
-        """As port.flush(), while the core works on the base: a flush beside those of the core could take what it has
-        written with it, and the core's next one would succeed. Raises MediaError and FlushDoubtError."""
+        """Like port.flush(), but through the core. If a separate flush failed, data that the core has written could be
+        lost with it, and the core's next flush would succeed all the same. Raises MediaError and FlushDoubtError."""
         status = await self._drains.flush_base()
         if status:
             raise MediaError(f"{self.name}: the base device can't flush: {status_text(status)}", status=status)
@@ -303,7 +303,7 @@ class FtlDevice:
         await end_core(self.core, self.name)
 
     def _stop(self) -> None:
-        """What it does of its own accord. Idempotent."""
+        """Ends the background work. Idempotent."""
         self._manager.stop()
         self.zone_watch.stop()
         self.scrub.stop()
@@ -443,7 +443,7 @@ class FtlDevice:
                 self.name = before
                 raise
 
-    # --- what others want to know
+    # --- descriptions
 
     async def write_superblock(self, *, clean: bool) -> None:
         """Writes the current superblock; clean: nothing is written after it. Does nothing with no_data. If its flush

@@ -1,4 +1,4 @@
-"""A core is told to make durable what it has accepted, or to flush its base, and whoever waits learns how it ended."""
+"""Drains of a core, and flushes of its base: orders them, and reports the result to those who wait."""
 
 from __future__ import annotations
 
@@ -10,18 +10,19 @@ from .life import Life
 
 
 class Drains:
-    """Of one device, which passes the core's events on."""
+    """The drains of one device. The device passes the core's events on to it."""
 
     def __init__(self, core: _shim.FtlCore, life: Life) -> None:
         self._core = core
         self._life = life
         self._drained: dict[int, asyncio.Future[int | None]] = {}
-        """None: the answer may have been dropped."""
+        """By ticket. A result of None: the event may have been dropped."""
         self._drains_done: dict[int, int] = {}
         """Status by ticket."""
 
     async def drain(self) -> int:
-        """The status of the flush after everything accepted so far. Raises the failure that prevents it."""
+        """Makes everything that was accepted so far durable. Returns the status of the flush. Raises the failure of the
+        device or of its writes, if that ends the wait."""
         status: int | None = None
         while status is None:
             status = await self._drain_once()
@@ -30,7 +31,7 @@ class Drains:
         return status
 
     async def flush_base(self) -> int:
-        """The status of a flush of what the base has by now. Raises the failure that prevents it."""
+        """Flushes the base. Returns the status. Raises the failure of the device, if that ends the wait."""
         status: int | None = None
         while status is None:
             status = await self._ended(self._core.flush_base(), self._life.failed)
@@ -39,12 +40,12 @@ class Drains:
         return status
 
     async def _drain_once(self) -> int | None:
-        """None: the answer may have been dropped, or there will be none."""
+        """Returns the status; None if the event may have been dropped, or writes have ended."""
         return await self._ended(self._core.drain(), self._life.writes_ended)
 
     async def _ended(self, ticket: int, over: asyncio.Event) -> int | None:
-        """The status of what the core was asked for. None: its answer may have been dropped, or there will be none,
-        since the event has come."""
+        """Waits for the event of a ticket. Returns its status; None if the event may have been dropped, or if over was
+        set first."""
         if ticket in self._drains_done:
             return self._drains_done[ticket]
         drained: asyncio.Future[int | None] = asyncio.get_running_loop().create_future()
@@ -58,7 +59,7 @@ class Drains:
         return drained.result() if drained.done() else None
 
     def ended(self, ticket: int, status: int) -> None:
-        """The core's event."""
+        """The core has reported the end of a drain or flush."""
         done = self._drained.pop(ticket, None)
         if done is None:
             self._drains_done[ticket] = status
@@ -66,7 +67,7 @@ class Drains:
             done.set_result(status)
 
     def overflowed(self) -> None:
-        """Events were dropped. A drain covers those before it: whoever waits for one orders another."""
+        """The core has dropped events. Every waiter orders another drain, which covers the earlier ones."""
         drained, self._drained = self._drained, {}
         for each in drained.values():
             if not each.done():

@@ -1,4 +1,4 @@
-"""What ends a device, or its writes: the log is told why, and the core answers from then on with an error."""
+"""Ends a device, or its writes: logs why, and makes the core answer with an error from then on."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ FAILED_FLUSHES_MAX: Final = 8
 
 
 class Failing:
-    """Of one device."""
+    """The failures of one device."""
 
     def __init__(self, name: Callable[[], str], core: _shim.FtlCore, life: Life, stop: Callable[[], None]) -> None:
-        """name: as it is now. stop: ends what the device does of its own accord; idempotent."""
+        """name: returns the current name. stop: ends the device's background work; idempotent."""
         self._name = name
         self._core = core
         self._life = life
         self._stop = stop
 
     def fail(self, error: FtlError) -> None:
-        """Of a core that has failed by itself."""
+        """For a core that has failed by itself."""
         self._stop()
         if self._life.fail(error):
             log.error("%s: failed: %s", self._name(), error.message)
@@ -47,8 +47,8 @@ class Failing:
             self.fail(MediaError(f"{self._name()}: the base device failed: {status_text(status)}", status=status))
 
     def flush_failed(self, status: int, in_a_row: int) -> bool:
-        """True: the device has failed because of this. Without a flush no band is reset, and the write buffer stays
-        full."""
+        """Counts failed flushes. True: this one has failed the device. As long as the base cannot flush, the FTL resets
+        no band, and the write buffer stays full."""
         if in_a_row < FAILED_FLUSHES_MAX:
             return False
         message = f"{self._name()}: the base device can't flush: {status_text(status)}"
@@ -57,15 +57,17 @@ class Failing:
         return True
 
     def out_of_space(self, reason: str, *, remedy: str = "replace the device") -> None:
-        """Writes fail for good, and report why; data on media stays readable. remedy: for a user who has copied that
-        data."""
+        """Makes all further writes fail with the reason. Data on media stays readable. remedy: what the user can do
+        after copying that data."""
         log.error("%s: read-only: %s", self._name(), reason)
         message = f"{self._name()}: {reason}: copy its data elsewhere and {remedy}"
         self._life.run_out_of_space(FtlError(message, errno=errno.ENOSPC))
         self._core.fail_writes(Status.CAPACITY_EXCEEDED)
 
     def no_room(self, reason: str, *, enough_zones: bool, load_helps: bool) -> None:
-        """Nothing can be written any more. enough_zones: to collect garbage, were they empty."""
+        """Ends writes because no band is left. enough_zones: empty, the remaining zones would be enough for garbage
+        collection. load_helps: a load can free bands, so the device fails as a whole, and its owner can load it
+        again."""
         if load_helps:
             self.fail_with_core(RoomError(f"{self._name()}: {reason}; a load can free bands"))
         elif enough_zones:
@@ -77,8 +79,8 @@ class Failing:
             self.out_of_space(f"{reason}: too many zones have failed for the logical capacity")
 
     def raise_what_failed(self) -> None:
-        """After the drain, a flush can still be in doubt: then blocks that relocation has just written may be lost, and
-        the L2P must not be called clean."""
+        """Raises if a flush is in doubt after the drain. Blocks that relocation has just written may then be lost, so
+        the superblock must not call the L2P clean."""
         if self._life.failed.is_set() and self._life.failure is not None:
             raise self._life.failure
         status = self._core.failure

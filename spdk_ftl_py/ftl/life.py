@@ -61,14 +61,14 @@ class Life:
         return before is not FtlState.FAILED
 
     def wrote_all(self) -> None:
-        """Amid the halt: the clean superblock is written."""
+        """Called during the halt, when the clean superblock is written."""
         self.halted_cleanly = True
 
     def end_halt(self) -> None:
         self.state = FtlState.HALTED
 
     def fail(self, error: FtlError) -> bool:
-        """False: there was another reason before."""
+        """Returns False if there was an earlier reason."""
         first = self.failure is None
         if first:
             self.failure = error

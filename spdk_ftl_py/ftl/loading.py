@@ -237,7 +237,7 @@ async def _make_room(base: _shim.BlockDevice, port: BlockPort, name: str, found:
 
 
 async def _fill(core: _shim.FtlCore, found: Restored, report: Progress) -> None:
-    """The core gets the bands and the L2P."""
+    """Passes the bands and the L2P to the core."""
     turns = Turns()
     states, seqs, pointers = await aside(found.geometry.zone_count, found.band_arrays)
     for first in range(0, len(states), BANDS_STEP):
@@ -278,8 +278,8 @@ async def _empty_bands(port: BlockPort, geometry: Geometry, numbers: list[int]) 
 
 
 async def _tidy(port: BlockPort, device: FtlDevice, found: Restored) -> None:
-    """Before the superblock: after a loss of power zones that were full may be active again, and with more of them than
-    the device allows the superblock could not begin its other zone."""
+    """Finishes and resets zones before the superblock is written. After a loss of power zones that were full may be
+    active again. If there are more of them than the device allows, the superblock could not begin its other zone."""
     for start in found.zones_to_finish:
         failed: MediaError | None = None
         for _ in range(FINISH_ATTEMPTS):
@@ -294,13 +294,13 @@ async def _tidy(port: BlockPort, device: FtlDevice, found: Restored) -> None:
 
 
 async def _reset_spares(port: BlockPort, base: _shim.BlockDevice, found: Restored) -> None:
-    """Behind the superblock, which no longer names the checkpoint in them."""
+    """Resets spare zones. Called after the superblock, which no longer names the checkpoint in them."""
     for start in found.zones_to_reset:
         await _tidy_zone(port, _shim.ZoneAction.RESET, start)
         if isinstance(base, _shim.ZonedOverlay):
-            # There a reset does not erase anything. If the newest superblock can't be read, an older one must not
-            # find the checkpoint that it names. This is only a second line of defence, so a failed write here is
-            # ignored.
+            # A reset of an emulated zone does not erase anything. If the newest superblock cannot be read, an older one
+            # must not find the checkpoint that it names. This is only a second line of defence, so a failed write here
+            # is ignored.
             await _tidied(port, start, port.write(start, bytes(BLOCK_BYTES)))
             await _tidy_zone(port, _shim.ZoneAction.RESET, start)
 

@@ -1,4 +1,4 @@
-"""What a device's base could not do for it: counted, and told to the log."""
+"""Counts and logs the errors of a device's base."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ LOST_BLOCKS_LOGGED_MAX: Final = 16
 
 
 class MediaErrors:
-    """Of one device. Its methods are given its name as it is now, for the log."""
+    """The errors of one device. Each method takes the device's current name, for the log."""
 
     def __init__(self) -> None:
         self.zone_faults = 0
@@ -33,7 +33,7 @@ class MediaErrors:
             log.error("%s: further lost blocks are only counted (see its statistics)", name)
 
     def band_unreadable(self, name: str, index: int, address: int, status: int) -> None:
-        """Reported once for each band until its reset. The band is moved because of its state."""
+        """The core reports this once for each band until its reset. The band's state makes the FTL relocate it."""
         self.unreadable_bands += 1
         text = f"block at address {address} (band {index}) could not be read: {status_text(status)}"
         log.error("%s: %s; relocating the rest of that band", name, text)
@@ -48,6 +48,6 @@ class MediaErrors:
         log.warning("%s: zone %s of band %d failed: %s", name, band.zones[punit], index, status_text(status))
 
     def reset_failed(self, name: str, band: Band, punit: int, status: int) -> None:
-        """Of a zone. One that had failed before was told, and counted, by then."""
+        """The reset of a zone failed. A zone that failed earlier was counted and logged then."""
         if band.zones[punit] not in self._logged_zones:
             self.zone_failed(name, band, punit, status)

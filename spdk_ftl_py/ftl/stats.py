@@ -73,7 +73,7 @@ def spdk_groups(core: CoreStats, cache: NvCacheStats | None = None) -> dict[str,
 
 
 def of_bands(bands: Bands, manager: BandManager) -> dict[str, Any]:
-    """What the band manager has to decide by, and has decided."""
+    """The numbers by which the band manager decides, and its decisions."""
     counts = bands.counts()
     return {
         "free_bands": counts.get(FREE, 0),

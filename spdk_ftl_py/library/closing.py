@@ -1,4 +1,4 @@
-"""What a script ends with close(), or by leaving ``async with``."""
+"""An object that a script ends with close(), or by leaving ``async with``."""
 
 from __future__ import annotations
 

@@ -99,14 +99,14 @@ class FtlDevice(BlockDevice):
         without_cache: bool = False,
         buffer_dir: Path | None = None,
     ) -> FtlDevice:
-        """The FTL of that uuid that is on the base, as it was when it was halted or its process ended. Nothing is
-        erased.
+        """Loads the FTL with that uuid from the base, in the state in which it was halted or its process ended. Nothing
+        is erased.
 
-        settings: names and values of FtlConf that it is to have from now on; what is not given stays. zone_capacity,
-        cache, buffer_dir: those it has. without_cache: give its nv cache up, and what it alone holds.
+        settings: names and values of FtlConf to use from now on; others stay. zone_capacity, cache, buffer_dir: as at
+        the creation. without_cache: gives its nv cache up, with data that only the cache holds.
 
-        Raises NotFoundError where that FTL is not on the base, ConfError for settings it can't have, MediaError where
-        what it needs can't be read; a load may be repeated.
+        Raises NotFoundError if that FTL is not on the base, ConfError for settings that it cannot have, and MediaError
+        if necessary data cannot be read. A load may be repeated.
         """
         _check_reactor(base, cache)
         ftl = await load(
@@ -122,9 +122,9 @@ class FtlDevice(BlockDevice):
         return cls(base, ftl)
 
     async def halt(self) -> None:
-        """Everything accepted goes to the base, which says then that the FTL was halted cleanly. Idempotent.
+        """Writes everything accepted to the base, and marks the FTL there as halted cleanly. Idempotent.
 
-        Raises FtlError where what was accepted could not be made durable. It is halted and let go of however it ends.
+        Raises FtlError if accepted writes could not be made durable. The FTL is halted and released in any case.
         """
         async with self._halt_turn:
             try:
@@ -134,7 +134,7 @@ class FtlDevice(BlockDevice):
                     await to_its_end(self._ftl.halt())
 
     async def close(self) -> None:
-        """As halt()."""
+        """Like halt()."""
         await self.halt()
 
     @property
@@ -156,11 +156,11 @@ class FtlDevice(BlockDevice):
         return None if self._ftl.failure is None else self._ftl.failure.message
 
     def stats(self) -> Stats:
-        """As bdev_ftl_get_stats. Not available after halt()."""
+        """The result of bdev_ftl_get_stats. Not available after halt()."""
         return cast("Stats", self._ftl.stats())
 
     def properties(self) -> list[Property]:
-        """As the properties of bdev_ftl_get_properties. Not available after halt()."""
+        """The properties in the result of bdev_ftl_get_properties. Not available after halt()."""
         return cast("list[Property]", self._ftl.properties()["properties"])
 
 

@@ -1,1 +1,1 @@
-"""NVMe/TCP control side: what happens on admin queues, and on I/O queues until their Connect is done."""
+"""The control side of NVMe/TCP: admin queues, and I/O queues until their Connect is done."""

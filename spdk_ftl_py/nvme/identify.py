@@ -15,12 +15,12 @@ from . import wire
 
 NSID_LIST_MAX = 1024
 LBADS_MIN, LBADS_MAX = 9, 16
-"""512 B to 64 KiB; anything else is not a block size we take from a peer."""
+"""512 B to 64 KiB. A peer's block size must be in this range."""
 METADATA_BYTES_MAX = 64
 CAPACITY_BYTES_MAX = 1 << 62
 UNLIMITED_ZONES = 0xFFFFFFFF
 ATOMIC_BYTES = 4096
-"""What no device of ours ever tears, in power loss or otherwise."""
+"""No device of ours ever tears a write of this size, not even at power loss."""
 
 
 def _layout(itemsize: int, *fields: tuple[int, str, Any]) -> np.dtype[np.void]:
@@ -96,7 +96,7 @@ NSTAT_READY = 1
 
 @dataclass(frozen=True)
 class ControllerTraits:
-    """What a target's controller says of itself."""
+    """The properties of a target's controller."""
 
     subnqn: str
     cntlid: int
@@ -125,7 +125,7 @@ def build_controller(traits: ControllerTraits) -> bytes:
     page["ver"] = wire.VERSION_2_0
     page["acl"] = 3
     page["aerl"] = traits.aer_limit - 1
-    page["frmw"] = 1 | 1 << 1  # one slot, read only
+    page["frmw"] = 1 | 1 << 1  # one slot, read-only
     page["lpa"] = LPA_COMMAND_EFFECTS | LPA_EXTENDED_DATA
     page["kas"] = traits.keep_alive_granularity
     page["maxcmd"] = traits.max_outstanding
@@ -157,7 +157,7 @@ def mdts(max_io_bytes: int) -> int:
 
 @dataclass(frozen=True)
 class NamespaceTraits:
-    """What a target's namespace says of itself. data_bytes and metadata_bytes are per block, zone lengths in blocks."""
+    """The properties of a target's namespace. data_bytes and metadata_bytes are per block, zone lengths in blocks."""
 
     block_count: int
     data_bytes: int
@@ -195,7 +195,7 @@ def build_namespace(traits: NamespaceTraits) -> bytes:
 
 
 def build_descriptors(traits: NamespaceTraits) -> bytes:
-    """CNS 03. The CSI is always there: Linux drops every namespace without one once CC.CSS is 6."""
+    """CNS 03. The CSI is always present: with CC.CSS 6, Linux drops every namespace without one."""
     page = bytearray()
     if traits.eui64:
         page += _DESCRIPTOR.pack(NIDT_EUI64, 8) + traits.eui64
@@ -218,11 +218,11 @@ def build_zns_namespace(traits: NamespaceTraits) -> bytes:
 
 
 DSM_RANGES_MAX = 255
-"""DMRL, which has no room for the 256 that a command has room for: hosts that know no limit may send those."""
+"""DMRL. The field cannot express the 256 ranges that a command can carry. A host that knows no limit may send 256."""
 
 
 def build_nvm_controller(block_counts: Iterable[int]) -> bytes:
-    """CNS 06, CSI 0: a dataset management command may name each block of a namespace once."""
+    """CNS 06, CSI 0. A dataset management command may name each block of a namespace once."""
     page = np.zeros((), NVM_CONTROLLER)
     most = max(block_counts, default=0)
     if most:
@@ -233,7 +233,7 @@ def build_nvm_controller(block_counts: Iterable[int]) -> bytes:
 
 
 def build_zns_controller(max_append_bytes: int, max_io_bytes: int) -> bytes:
-    """CNS 06, CSI 2: ZASL, 0 where appends may be as large as MDTS allows."""
+    """CNS 06, CSI 2: ZASL; 0 if appends may be as large as MDTS allows."""
     page = bytearray(wire.PAGE_BYTES)
     limit = min(max_append_bytes, max_io_bytes) // wire.PAGE_BYTES
     zasl = limit.bit_length() - 1
@@ -249,7 +249,7 @@ def build_independent_namespace() -> bytes:
 
 
 def build_nsid_list(nsids: Iterable[int]) -> bytes:
-    """CNS 02 and 07: ascending, zero-terminated unless full."""
+    """CNS 02 and 07: in ascending order, terminated by zero unless full."""
     page = np.zeros(NSID_LIST_MAX, "<u4")
     chosen = sorted(nsids)[:NSID_LIST_MAX]
     page[: len(chosen)] = chosen
@@ -281,7 +281,7 @@ def _text(field: bytes) -> str:
 
 @dataclass(frozen=True)
 class ControllerPage:
-    """What a host needs of CNS 01. max_io_bytes 0: no limit. keep_alive_granularity_ms 0: no keep-alive."""
+    """The fields of CNS 01 that a host needs. max_io_bytes 0: no limit. keep_alive_granularity_ms 0: no keep-alive."""
 
     cntlid: int
     serial: str
@@ -301,7 +301,7 @@ class ControllerPage:
 
 
 def parse_controller(data: bytes | bytearray) -> ControllerPage:
-    """Raises ProtocolError when a field that we depend on breaks the specification."""
+    """Raises ProtocolError if a field that we depend on violates the specification."""
     page = _page(data, CONTROLLER)
     discovery = int(page["cntrltype"]) == CNTRLTYPE_DISCOVERY
     ioccsz, shift = int(page["ioccsz"]), int(page["mdts"])
@@ -338,7 +338,7 @@ def parse_controller(data: bytes | bytearray) -> ControllerPage:
 
 
 def parse_nsid_list(data: bytes | bytearray, after: int) -> list[int]:
-    """NSIDs up to the first zero; ProtocolError unless they ascend from ``after`` on."""
+    """The NSIDs up to the first zero. Raises ProtocolError unless they are ascending and above ``after``."""
     if len(data) != wire.PAGE_BYTES:
         raise ProtocolError(f"namespace list has {len(data)} bytes instead of {wire.PAGE_BYTES}")
     nsids: list[int] = []
@@ -354,7 +354,7 @@ def parse_nsid_list(data: bytes | bytearray, after: int) -> list[int]:
 
 @dataclass(frozen=True)
 class NamespacePage:
-    """What a host needs of CNS 00. block_bytes is the data part of a block; identifiers may be empty."""
+    """The fields of CNS 00 that a host needs. block_bytes is the data part of a block; identifiers may be empty."""
 
     block_count: int
     block_bytes: int
@@ -367,7 +367,7 @@ class NamespacePage:
 
 
 def parse_namespace(nsid: int, data: bytes | bytearray) -> NamespacePage | None:
-    """None for an inactive namespace (NCAP 0). Raises ProtocolError for a format that can't be."""
+    """Returns None for an inactive namespace (NCAP 0). Raises ProtocolError for an impossible format."""
     page = _page(data, NAMESPACE)
     block_count = int(page["nsze"])
     if int(page["ncap"]) == 0:
@@ -401,7 +401,7 @@ def parse_namespace(nsid: int, data: bytes | bytearray) -> NamespacePage | None:
 
 @dataclass(frozen=True)
 class Descriptors:
-    """CNS 03; csi 0 where the controller does not say (SPDK, for the NVM command set)."""
+    """CNS 03. csi 0 if the controller does not report it (SPDK, for the NVM command set)."""
 
     eui64: bytes = b""
     nguid: bytes = b""
@@ -410,7 +410,7 @@ class Descriptors:
 
 
 def parse_descriptors(nsid: int, data: bytes | bytearray) -> Descriptors:
-    """Raises ProtocolError when a descriptor has a wrong length or leaves the page. Unknown types are skipped."""
+    """Raises ProtocolError if a descriptor has a wrong length or exceeds the page. Unknown types are skipped."""
     if len(data) != wire.PAGE_BYTES:
         raise ProtocolError(f"descriptors of namespace {nsid} have {len(data)} bytes instead of {wire.PAGE_BYTES}")
     found: dict[int, bytes] = {}
@@ -435,7 +435,7 @@ def parse_descriptors(nsid: int, data: bytes | bytearray) -> Descriptors:
 
 @dataclass(frozen=True)
 class ZnsNamespacePage:
-    """What a host needs of CNS 05, CSI 2. Limits 0: none. zone_size in blocks."""
+    """The fields of CNS 05, CSI 2 that a host needs. Limits 0: none. zone_size is in blocks."""
 
     zone_size: int
     max_open_zones: int
@@ -443,7 +443,7 @@ class ZnsNamespacePage:
 
 
 def parse_zns_namespace(nsid: int, data: bytes | bytearray, namespace: NamespacePage) -> ZnsNamespacePage:
-    """Raises ProtocolError for zones that can't be."""
+    """Raises ProtocolError for impossible zones."""
     page = _page(data, ZNS_NAMESPACE)
     zone_size = int(page["lbafe"][namespace.format_index]["zsze"])
     if not 0 < zone_size <= namespace.block_count:
@@ -456,7 +456,7 @@ def parse_zns_namespace(nsid: int, data: bytes | bytearray, namespace: Namespace
 
 
 def parse_zns_controller(data: bytes | bytearray, max_io_bytes: int) -> int:
-    """Largest append in bytes: ZASL, or max_io_bytes (0: no limit) where it is 0."""
+    """The largest append in bytes: ZASL, or max_io_bytes (0: no limit) if ZASL is 0."""
     if len(data) != wire.PAGE_BYTES:
         raise ProtocolError(f"identify page has {len(data)} bytes instead of {wire.PAGE_BYTES}")
     zasl = data[0]

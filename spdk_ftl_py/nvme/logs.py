@@ -1,4 +1,4 @@
-"""Log pages (NVM Express Base 2.0 section 5.16; discovery: section 5.16.1.23), builders and checked parsers."""
+"""Log pages (NVM Express Base 2.0 section 5.16; discovery: section 5.16.1.23): builders and checked parsers."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ CHANGED_ZONES_TOO_MANY = 0xFFFF
 DISCOVERY_HEADER_BYTES = 1024
 DISCOVERY_ENTRY_BYTES = 1024
 DISCOVERY_ENTRIES_MAX = 4096
-"""More than anyone serves; bounds what a host keeps of a target's answer."""
+"""More than any target serves. It limits how much of a target's answer a host keeps."""
 
 CSUPP = 1
 CHANGES_CONTENT = 1 << 1
@@ -61,14 +61,14 @@ def build_error() -> bytes:
 
 
 def build_smart() -> bytes:
-    """LID 02: a healthy device at 27 degrees; there are no sensors to ask."""
+    """LID 02: a healthy device at 27 degrees, as there are no sensors."""
     page = bytearray(512)
     struct.pack_into("<BHBBB", page, 0, 0, 300, 100, 10, 0)
     return bytes(page)
 
 
 def build_firmware_slot(firmware: str) -> bytes:
-    """LID 03: slot 1 is active, and the only one."""
+    """LID 03: the only slot, 1, is active."""
     page = bytearray(512)
     page[0] = 1
     page[8:16] = firmware.encode("ascii", "replace")[:8].ljust(8)
@@ -76,7 +76,7 @@ def build_firmware_slot(firmware: str) -> bytes:
 
 
 def build_changed_namespaces(nsids: Iterable[int]) -> bytes:
-    """LID 04; FFFFFFFFh alone when there are more than it has room for."""
+    """LID 04: FFFFFFFFh alone if there are more than the page can hold."""
     chosen = sorted(nsids)
     if len(chosen) > CHANGED_NAMESPACES_MAX:
         chosen = [wire.NSID_ALL]
@@ -86,13 +86,14 @@ def build_changed_namespaces(nsids: Iterable[int]) -> bytes:
 
 
 def parse_changed_namespaces(data: bytes | bytearray) -> list[int]:
-    """NSIDs of LID 04; [NSID_ALL] when there were too many to list."""
+    """The NSIDs of LID 04; [NSID_ALL] if there were too many to list."""
     nsids: list[int] = np.frombuffer(data[: len(data) // 4 * 4], "<u4").tolist()
     return nsids[: nsids.index(0)] if 0 in nsids else nsids
 
 
 def build_changed_zones(starts: Sequence[int] | None) -> bytes:
-    """LID BF of a namespace: ZSLBAs; FFFFh and no list when there are more than it has room for, or None: any zone."""
+    """LID BF of a namespace: the zones' ZSLBAs. FFFFh and no list if the page cannot hold them, or for None: any
+    zone."""
     page = np.zeros(1 + CHANGED_ZONES_MAX, "<u8")
     if starts is None or len(starts) > CHANGED_ZONES_MAX:
         page[0] = CHANGED_ZONES_TOO_MANY
@@ -103,8 +104,8 @@ def build_changed_zones(starts: Sequence[int] | None) -> bytes:
 
 
 def parse_changed_zones(data: bytes | bytearray) -> list[int] | None:
-    """ZSLBAs of LID BF, unchecked; None when any zone may have changed: there were too many to list, or the list is
-    none."""
+    """The ZSLBAs of LID BF, unchecked. None if any zone may have changed: there were too many to list, or the list is
+    invalid."""
     entries = np.frombuffer(data[: len(data) // 8 * 8], "<u8")
     count = int(entries[0]) & 0xFFFF if len(entries) else CHANGED_ZONES_TOO_MANY
     if count > CHANGED_ZONES_MAX or count >= len(entries):
@@ -114,7 +115,7 @@ def parse_changed_zones(data: bytes | bytearray) -> list[int] | None:
 
 
 def build_command_effects(csi: int) -> bytes | None:
-    """LID 05 of a command set; None if there is none such."""
+    """LID 05 of a command set; None if there is no such command set."""
     effects = dict(_NVM_EFFECTS)
     if csi == wire.CSI_ZNS:
         effects |= _ZNS_EFFECTS
@@ -143,14 +144,15 @@ TRTYPE_TCP = 3
 ADRFAM_IPV4, ADRFAM_IPV6 = 1, 2
 SUBTYPE_REFERRAL, SUBTYPE_NVM, SUBTYPE_CURRENT_DISCOVERY = 1, 2, 3
 TREQ_REQUIRED, TREQ_NOT_REQUIRED = 1, 2
-"""A secure channel."""
+"""Whether a secure channel is required."""
 SECTYPE_NONE, SECTYPE_TLS13 = 0, 2
-"""Of TCP, in TSAS."""
+"""The security types of TCP, in TSAS."""
 
 
 @dataclass(frozen=True)
 class DiscoveryEntry:
-    """One path to one subsystem. trtype 3 is TCP; subtype 1 referral, 2 NVM subsystem, 3 this discovery subsystem."""
+    """One path to one subsystem. trtype 3 is TCP; subtype 1 is a referral, 2 an NVM subsystem, 3 this discovery
+    subsystem."""
 
     traddr: str
     trsvcid: str
@@ -187,14 +189,14 @@ def _field(raw: bytes) -> str:
 
 
 def build_discovery(generation: int, entries: Sequence[DiscoveryEntry]) -> bytes:
-    """LID 70, whole."""
+    """The whole LID 70."""
     chosen = entries[:DISCOVERY_ENTRIES_MAX]
     header = _DISCOVERY_HEADER.pack(generation, len(chosen), 0).ljust(DISCOVERY_HEADER_BYTES, b"\0")
     return header + b"".join(entry.pack() for entry in chosen)
 
 
 def parse_discovery_header(data: bytes | bytearray) -> tuple[int, int]:
-    """(generation, number of records). Raises ProtocolError for a format or a number we can't take."""
+    """(generation, number of records). Raises ProtocolError for a format or number that we do not support."""
     if len(data) < _DISCOVERY_HEADER.size:
         raise ProtocolError(f"discovery log header has {len(data)} bytes")
     generation, records, record_format = _DISCOVERY_HEADER.unpack_from(data)
@@ -204,7 +206,7 @@ def parse_discovery_header(data: bytes | bytearray) -> tuple[int, int]:
 
 
 def parse_discovery_entries(data: bytes | bytearray) -> list[DiscoveryEntry]:
-    """Whole records only; ProtocolError otherwise."""
+    """data must hold whole records; otherwise raises ProtocolError."""
     if len(data) % DISCOVERY_ENTRY_BYTES:
         raise ProtocolError(f"discovery log records end in the middle: {len(data)} bytes")
     view = memoryview(data)

@@ -1,4 +1,4 @@
-"""NVMe qualified names: which strings are one (Base 2.0 section 4.5)."""
+"""Checks NVMe qualified names (Base 2.0 section 4.5)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _NQN_UUID = "nqn.2014-08.org.nvmexpress:uuid:"
 
 
 def check_nqn(nqn: str, what: str = "NQN") -> str:
-    """Returns it. Raises ParameterError unless it is of one of the two forms of Base 2.0 section 4.5."""
+    """Returns nqn. Raises ParameterError unless nqn has one of the two forms of Base 2.0 section 4.5."""
     if len(nqn.encode()) > wire.NQN_BYTES_MAX:
         raise ParameterError(f"{what} {show_name(nqn[:40])}... is longer than {wire.NQN_BYTES_MAX} bytes")
     if nqn.startswith(_NQN_UUID):

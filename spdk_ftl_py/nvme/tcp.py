@@ -1,8 +1,8 @@
-"""NVMe/TCP PDUs on a non-blocking socket: ICReq/ICResp, framing with every length checked, digests, termination; in the
-clear, or by TLS.
+"""NVMe/TCP PDUs on a non-blocking socket, with or without TLS: ICReq and ICResp, framing with every length checked,
+digests, termination.
 
-Reads take exactly the bytes of the PDU they want and nothing is buffered, so that the socket can be handed to the shim
-between any two PDUs, with the TLS session where there is one. TCP Transport 1.0, section 3.
+A read takes exactly the bytes of the PDU that it wants, and nothing is buffered. So the socket, and the TLS session if
+there is one, can go to the shim between any two PDUs. TCP Transport 1.0, section 3.
 """
 
 from __future__ import annotations
@@ -20,24 +20,24 @@ from .tls import RECORD_HANDSHAKE, FindPsk, TlsStream, first_byte
 from .wire import FatalError, PduError, PduType
 
 CONTROL_DATA_MAX = 4 << 20
-"""Most data any single PDU may carry on a queue served by Python."""
+"""The maximum data of any single PDU on a queue that Python serves."""
 TERM_REQ_LINGER_S = 1.0
-"""How long to wait for the peer to read our TermReq and close."""
+"""How long to wait for the peer to read our TermReq and close the connection."""
 LINGER_DISCARD_MAX = 1 << 20
 KEEPALIVE_IDLE_S, KEEPALIVE_INTERVAL_S, KEEPALIVE_COUNT = 10, 5, 4
-"""TCP's own keep-alive: finds peers that vanished on queues that have no NVMe keep-alive."""
+"""TCP's own keep-alive. It detects peers that vanished on queues without NVMe keep-alive."""
 PACE_PDUS_PER_S = 50
 PACE_BURST_PDUS = 512
-"""What each host may send us on a connection that Python serves. What comes faster waits in its socket, at the sender's
-expense, for one of OVER_PACE_PDUS_PER_S, of which there are so many for all of them together."""
+"""The pace of a host on a connection that Python serves: PACE_PDUS_PER_S, with bursts of up to PACE_BURST_PDUS. Faster
+PDUs wait in the socket, at the sender's expense. All hosts that exceed their pace share OVER_PACE_PDUS_PER_S."""
 OVER_PACE_PDUS_PER_S = 1000
 STRANGER_BURST_PDUS = 8
-"""Until its Connect, and its proof where it owes one."""
+"""The burst of a host before its Connect, and before its authentication if that is required."""
 
 
 @dataclass
 class Pdu:
-    """One received PDU. ``data`` is without padding and digest; ``data_intact`` False if its digest was wrong."""
+    """One received PDU. ``data`` excludes padding and digest. ``data_intact`` is False if the digest was wrong."""
 
     type: PduType
     flags: int
@@ -52,7 +52,7 @@ class Pdu:
 
 @dataclass
 class Budget:
-    """What a peer may send at most; receive() takes it off."""
+    """The bytes that a peer may still send. receive() subtracts from it."""
 
     pdus: int
     octets: int
@@ -60,7 +60,7 @@ class Budget:
 
 @dataclass(frozen=True)
 class IcParameters:
-    """What ICReq and ICResp agreed on."""
+    """The parameters that ICReq and ICResp have set."""
 
     header_digest: bool
     data_digest: bool
@@ -75,13 +75,13 @@ def _peer_address(sock: socket.socket) -> tuple[str, int]:
     try:
         host, port = sock.getpeername()[:2]
     except (OSError, ValueError):
-        # It was gone before we looked, or has none (a socketpair).
+        # The peer is already gone, or has no address (a socketpair).
         return "", 0
     return str(host), int(port)
 
 
 class _OverPace:
-    """Turns of all connections of this process that are faster than they should be, one after the other."""
+    """Serialises all connections of this process that exceed their pace."""
 
     def __init__(self) -> None:
         self._next = 0.0
@@ -95,10 +95,10 @@ _over_pace = _OverPace()
 
 
 class Connection:
-    """A socket that speaks PDUs. Owns the socket until detach() or close()."""
+    """A socket that carries PDUs. The object owns the socket until detach() or close()."""
 
     def __init__(self, sock: socket.socket, *, is_controller: bool, peer: str = "") -> None:
-        """peer: for messages."""
+        """peer: the name in messages."""
         sock.setblocking(False)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
@@ -111,12 +111,12 @@ class Connection:
         self.header_digest = False
         self.data_digest = False
         self.budget: Budget | None = None
-        """Of a peer that has not said yet who it is, or not proved it."""
+        """For a peer that has not sent its Connect yet, or has not authenticated yet."""
         self.tls: TlsStream | None = None
-        """Where what is received and sent goes by TLS."""
+        """If set, all data goes through TLS."""
         self._is_controller = is_controller
         self._pace = float(STRANGER_BURST_PDUS)
-        """PDUs that may come now, as of _paced_at."""
+        """The number of PDUs that may arrive now, as of _paced_at."""
         self._paced_at = 0.0
         self._loop = asyncio.get_running_loop()
         self._send_lock = asyncio.Lock()
@@ -125,11 +125,11 @@ class Connection:
     # --- receiving --------------------------------------------------------------------------------------------------
 
     async def receive(self, expected: Mapping[PduType, int]) -> Pdu:
-        """The next PDU, which must be of a type in ``expected`` and carry at most that many bytes of data.
+        """Returns the next PDU. It must be of a type in ``expected`` and carry at most that many bytes of data.
 
-        Raises EndOfStream when the peer closed; PathError when it broke off; PduError for anything malformed, and
-        ProtocolError when the peer itself sent a TermReq. After any of them the connection is good for terminate() or
-        close() only. A budget that is used up is a ProtocolError.
+        Raises EndOfStream if the peer closed the connection; PathError if the connection broke off; PduError for
+        anything malformed; and ProtocolError if the peer sent a TermReq or its budget is used up. After an error only
+        terminate() and close() may be called.
         """
         await self._take_turn()
         start = await self._read_exactly(8, at_boundary=True)
@@ -156,7 +156,7 @@ class Connection:
         if not head_bytes <= plen <= head_bytes + data_max:
             raise self._header_error(f"PLEN {plen} of {kind.name}", wire.FEI_PLEN, start)
         self._charge(plen)
-        # We announced HPDA = CPDA = 0, so nothing may be padded. Some peers leave PDO zero.
+        # We announced HPDA = CPDA = 0, so no PDU may have padding. Some peers leave PDO zero.
         if kind in wire.WITH_DATA and pdo not in (0, head_bytes):
             raise self._header_error(f"PDO {pdo} of {kind.name}", wire.FEI_PDO, start)
 
@@ -192,13 +192,13 @@ class Connection:
         return Pdu(kind, flags, header, data, intact)
 
     def accept_peer(self) -> None:
-        """It has said who it is, and proved it where it has to."""
+        """The peer has named itself, and authenticated if that is required."""
         self.budget = None
         self._pace = float(PACE_BURST_PDUS)
 
     async def _take_turn(self) -> None:
-        """Sockets that are always readable, and always writable, never make asyncio wait: a peer that sends without
-        end would be the only one who is served."""
+        """Yields to other tasks, and waits if the peer exceeds its pace. asyncio never waits for sockets that are
+        always readable and writable, so a peer that sends without pause would otherwise be the only one served."""
         now = self._loop.time()
         burst = PACE_BURST_PDUS if self.budget is None else STRANGER_BURST_PDUS
         self._pace = min(self._pace + (now - self._paced_at) * PACE_PDUS_PER_S, burst)
@@ -244,11 +244,11 @@ class Connection:
     async def send(
         self, kind: PduType, body: bytes, data: bytes | bytearray | memoryview = b"", flags: int = 0
     ) -> None:
-        """Sends one PDU; several tasks may call it. Raises PathError when the connection is gone."""
+        """Sends one PDU. Several tasks may call it. Raises PathError if the connection is lost."""
         await self.send_many([(kind, body, data, flags)])
 
     async def send_many(self, pdus: list[tuple[PduType, bytes, bytes | bytearray | memoryview, int]]) -> None:
-        """Sends PDUs back to back with one system call, nothing in between."""
+        """Sends PDUs back to back with one system call."""
         raw = b"".join(self._frame(*pdu) for pdu in pdus)
         async with self._send_lock:
             try:
@@ -279,7 +279,7 @@ class Connection:
         return b"".join(parts)
 
     async def terminate(self, error: PduError) -> None:
-        """Tells the peer why (TermReq), gives it a moment to read that, and closes."""
+        """Sends the reason to the peer (TermReq), gives it a moment to read that, and closes."""
         kind = PduType.C2H_TERM_REQ if self._is_controller else PduType.H2C_TERM_REQ
         room = wire.TERM_REQ_PLEN_MAX - wire.HEADER_BYTES[kind]
         body = wire.TERM_REQ_BODY.pack(error.fes, error.fei)
@@ -292,7 +292,7 @@ class Connection:
             self.close()
 
     async def finish(self) -> None:
-        """Closes; the peer has a moment to read what was sent last."""
+        """Closes the connection, after the peer has had a moment to read the last data."""
         try:
             async with time_limit(TERM_REQ_LINGER_S):
                 await self._linger()
@@ -306,7 +306,7 @@ class Connection:
         await self._linger()
 
     async def _linger(self) -> None:
-        # Closing with unread bytes would reset the connection, and the peer might never see what was sent last.
+        # Closing a socket with unread bytes resets the connection, and the peer might never see the last data.
         if self.tls is not None:
             self.tls.end_output()
         self.socket.shutdown(socket.SHUT_WR)
@@ -320,19 +320,19 @@ class Connection:
     # --- opening ----------------------------------------------------------------------------------------------------
 
     async def start_tls_as_host(self, *, identity: str, key: bytes, sha384: bool) -> None:
-        """Before anything else. Raises TlsError where the controller does not have that key, UnsupportedError where we
-        have no TLS."""
+        """Call it before anything else. Raises TlsError if the controller does not have the key, and UnsupportedError
+        if this build has no TLS."""
         tls = TlsStream.as_host(self.socket, identity=identity, key=key, sha384=sha384, peer=self.peer)
         await tls.handshake()
         self.tls = tls
 
     async def begins_with_tls(self) -> bool:
-        """Waits for what the host sends first. Raises PathError."""
+        """Waits for the host's first byte, and returns whether it starts TLS. Raises PathError."""
         return await first_byte(self.socket) == RECORD_HANDSHAKE
 
     async def start_tls_as_controller(self, find_psk: FindPsk) -> str:
-        """Before anything else. Returns the identity whose key the host has. Raises TlsError where it has none,
-        ProtocolError where its budget does not last, UnsupportedError where we have no TLS."""
+        """Call it before anything else. Returns the identity whose key the host has proved. Raises TlsError if there is
+        none, ProtocolError if the host exceeds its budget, and UnsupportedError if this build has no TLS."""
         tls = TlsStream.as_target(self.socket, find_psk, peer=self.peer)
         await tls.handshake(None if self.budget is None else self.budget.octets)
         if self.budget is not None:
@@ -341,7 +341,7 @@ class Connection:
         return tls.session.identity.decode()
 
     async def initialize_as_host(self, *, header_digest: bool, data_digest: bool) -> IcParameters:
-        """ICReq, ICResp. Raises ProtocolError when the controller's answer is not one we can work with."""
+        """Sends ICReq and waits for ICResp. Raises ProtocolError if we do not support the controller's answer."""
         wanted = (wire.DGST_HEADER if header_digest else 0) | (wire.DGST_DATA if data_digest else 0)
         await self.send(PduType.IC_REQ, wire.IC_BODY.pack(wire.IC_PFV, 0, wanted, 0))
         response = await self.receive({PduType.IC_RESP: 0})
@@ -372,14 +372,14 @@ class Connection:
         return IcParameters(header_digest, data_digest, max_h2c_data)
 
     async def initialize_as_controller(self, *, max_h2c_data: int) -> IcParameters:
-        """Waits for ICReq and answers it. Raises PduError when the host asks for what there is not."""
+        """Waits for ICReq and answers it. Raises PduError if the host asks for something that we do not support."""
         request = await self.receive({PduType.IC_REQ: 0})
         pfv, hpda, dgst, _max_r2t = wire.IC_BODY.unpack(request.body)
         if pfv != wire.IC_PFV:
             raise PduError(
                 f"{self.peer}: ICReq has PFV {pfv}", FatalError.INVALID_HEADER_FIELD, wire.FEI_PFV, request.header
             )
-        # HPDA is the alignment the host wants for data in C2HData; the shim sends data right behind the header.
+        # HPDA is the alignment that the host wants for data in C2HData. The shim sends data right after the header.
         if hpda:
             raise PduError(
                 f"{self.peer}: ICReq has HPDA {hpda}, but only 0 is supported",
@@ -397,12 +397,12 @@ class Connection:
     # --- ending -----------------------------------------------------------------------------------------------------
 
     def detach(self) -> socket.socket:
-        """Gives the socket away; the caller closes it. Nothing of what follows on it has been read."""
+        """Returns the socket, which the caller must close. No byte beyond the last PDU has been read."""
         self._detached = True
         return self.socket
 
     def close(self) -> None:
-        """Idempotent. Wakes nobody: cancel the tasks that receive first."""
+        """Idempotent. It wakes no task: first cancel those that receive."""
         if self.tls is not None:
             self.tls.close()
         if not self._detached:
@@ -410,7 +410,7 @@ class Connection:
 
 
 def _data_digest(data: bytes | bytearray | memoryview) -> int:
-    # SPDK pads data to a multiple of 4 with zeroes inside its CRC; Linux does not. Multiples of 4 suit both.
+    # SPDK pads data with zeroes to a multiple of 4 inside its CRC; Linux does not. Multiples of 4 suit both.
     return _shim.crc32c(data)
 
 
@@ -422,7 +422,7 @@ def _fes_text(fes: int) -> str:
 
 
 def parse_port(trsvcid: int | str) -> int:
-    """Raises ParameterError."""
+    """Returns the port number. Raises ParameterError."""
     try:
         port = int(trsvcid)
     except ValueError:

@@ -1,6 +1,7 @@
-"""TLS on a non-blocking socket under asyncio: the handshake, and then bytes.
+"""TLS on a non-blocking socket under asyncio: the handshake, and then data.
 
-The work is the shim's (_shim.TlsSession). A session goes to a qpair with its socket."""
+The shim does the work (_shim.TlsSession). A session goes to a qpair together with its socket.
+"""
 
 from __future__ import annotations
 
@@ -13,14 +14,14 @@ from .. import _shim
 from ..errors import PathError, ProtocolError, UnsupportedError
 
 RECORD_HANDSHAKE: Final = 0x16
-"""The first byte of a TLS connection. That of one in the clear is the type of an ICReq, 0."""
+"""The first byte of a TLS connection. Without TLS the first byte is the type of an ICReq, 0."""
 
 FindPsk = Callable[[bytes], tuple[bytes, bool] | None]
-"""Gets an identity; returns its key for TLS, and whether that is for SHA-384. None: there is none."""
+"""Takes an identity. Returns its key for TLS, and whether the key is for SHA-384; None if there is no key."""
 
 
 def require_tls() -> None:
-    """Raises UnsupportedError where this build of the shim has no TLS."""
+    """Raises UnsupportedError if this build of the shim has no TLS."""
     if not _shim.build_info()["tls"]:
         raise UnsupportedError(
             "TLS: spdk-ftl-py was built without OpenSSL: install its headers (apt-get install libssl-dev), then "
@@ -29,11 +30,11 @@ def require_tls() -> None:
 
 
 class TlsError(ProtocolError):
-    """The handshake has failed. The connection is gone."""
+    """The handshake has failed. The connection cannot be used any more."""
 
 
 class TlsStream:
-    """A session, and the socket it is on. The socket stays its owner's."""
+    """A session on a socket. The socket keeps its owner."""
 
     def __init__(self, sock: socket.socket, session: _shim.TlsSession, peer: str) -> None:
         self.session = session
@@ -53,7 +54,8 @@ class TlsStream:
         return cls(sock, _shim.TlsSession.as_target(sock.fileno(), find_psk), peer)
 
     async def handshake(self, octets_max: int | None = None) -> None:
-        """octets_max: so many may come until it is done. Raises TlsError, and what the search for a key raises."""
+        """Runs the handshake. octets_max: the maximum number of bytes from the peer until it is done. Raises TlsError,
+        and what FindPsk raises."""
         try:
             await self._handshake(octets_max)
         except BaseException:
@@ -76,11 +78,11 @@ class TlsStream:
 
     @property
     def cipher(self) -> str:
-        """Such as TLS_AES_128_GCM_SHA256, once the handshake is done."""
+        """The cipher suite, such as TLS_AES_128_GCM_SHA256, once the handshake is done."""
         return self.session.cipher
 
     async def receive_into(self, buffer: memoryview) -> int:
-        """As loop.sock_recv_into(). Raises OSError."""
+        """Like loop.sock_recv_into(). Raises OSError."""
         while True:
             received = self.session.read_into(buffer)
             if received is not None:
@@ -91,7 +93,7 @@ class TlsStream:
                 await readable(self._socket)
 
     async def send_all(self, data: bytes) -> None:
-        """As loop.sock_sendall(). Raises OSError."""
+        """Like loop.sock_sendall(). Raises OSError."""
         left = memoryview(data)
         while True:
             left = left[self.session.write(left) :]
@@ -100,16 +102,17 @@ class TlsStream:
             await writable(self._socket)
 
     def close(self) -> None:
-        """Lets go of the socket, unless the shim has taken the session over. Idempotent."""
+        """Releases the socket, unless the shim has taken the session over. Idempotent."""
         self.session.close()
 
     def end_output(self) -> None:
-        """The peer is told that nothing more comes. Best effort."""
+        """Tells the peer that no more data follows. Best effort."""
         self.session.end_output()
 
 
 async def first_byte(sock: socket.socket) -> int | None:
-    """Of what the peer sends, which stays to be read. None: it has closed, or is gone."""
+    """Returns the first byte from the peer without consuming it; None if the peer has closed the connection. Raises
+    PathError."""
     while True:
         try:
             first = sock.recv(1, socket.MSG_PEEK)

@@ -20,7 +20,7 @@ CNTLID_MAX = 0xFFEF
 NSID_ALL = 0xFFFFFFFF
 NSID_MAX = 0xFFFFFFFD
 PAGE_BYTES = 4096
-"""CAP.MPSMIN is 0 everywhere here, so MDTS and ZASL count in units of this."""
+"""The unit of MDTS and ZASL. CAP.MPSMIN is 0 everywhere here."""
 
 # --- PDUs -----------------------------------------------------------------------------------------------------------
 
@@ -66,17 +66,17 @@ DGST_HEADER = 0x01
 DGST_DATA = 0x02
 IC_PFV = 0
 IC_BODY = struct.Struct("<HBBI112x")
-"""PFV, HPDA or CPDA, DGST, MAXR2T or MAXH2CDATA; the body of ICReq and ICResp after the common header."""
+"""PFV, HPDA or CPDA, DGST, MAXR2T or MAXH2CDATA: the body of ICReq and ICResp, after the common header."""
 
 TERM_REQ_PLEN_MAX = 152
 TERM_REQ_BODY = struct.Struct("<HI10x")
-"""FES, FEI; the offending header follows as data."""
+"""FES, FEI. The offending header follows as data."""
 
 DATA_BODY = struct.Struct("<HHII4x")
-"""CCCID, TTAG, DATAO (R2TO), DATAL (R2TL); the body of H2CData, C2HData and R2T."""
+"""CCCID, TTAG, DATAO (R2TO), DATAL (R2TL): the body of H2CData, C2HData and R2T."""
 
 ADMIN_DATA_MAX = 8192
-"""In-capsule bytes every controller takes on its admin queue and with Connect, whatever IOCCSZ says."""
+"""The in-capsule bytes that every controller accepts on its admin queue and with Connect, whatever IOCCSZ says."""
 
 
 class FatalError(IntEnum):
@@ -93,7 +93,7 @@ class FatalError(IntEnum):
 FEI_TYPE, FEI_FLAGS, FEI_HLEN, FEI_PDO, FEI_PLEN, FEI_PFV, FEI_CCCID, FEI_TTAG, FEI_DATAO, FEI_DATAL = (
     0, 1, 2, 3, 4, 8, 8, 10, 12, 16,
 )  # fmt: skip
-"""Offsets of header fields that a TermReq points at."""
+"""Offsets of the header fields that a TermReq can point at."""
 
 # --- commands and completions ---------------------------------------------------------------------------------------
 
@@ -104,14 +104,15 @@ _CQE = struct.Struct("<QHHHH")
 
 PSDT_SGL = 0x40
 SGL_TRANSPORT = 0x5A
-"""Transport SGL data block: data in PDUs of their own."""
+"""Transport SGL data block: the data comes in PDUs of its own."""
 SGL_IN_CAPSULE = 0x01
-"""SGL data block with offset: data behind the SQE in its capsule."""
+"""SGL data block with offset: the data follows the SQE in its capsule."""
 
 
 @dataclass(frozen=True)
 class Sqe:
-    """A submission queue entry. Fabrics commands use cdw10.. as the bytes from offset 40 on, nsid as the one from 4."""
+    """A submission queue entry. In Fabrics commands nsid holds the four bytes from offset 4 on, and cdw10 and the
+    following those from offset 40 on."""
 
     opcode: int
     cid: int = 0
@@ -129,12 +130,12 @@ class Sqe:
 
     @property
     def fctype(self) -> int:
-        """Fabrics commands: the command type at offset 4."""
+        """The command type of a Fabrics command, at offset 4."""
         return self.nsid & 0xFF
 
     @property
     def host_to_controller(self) -> bool:
-        """Data direction by the opcode's (fctype's) two low bits; both bits set counts as neither."""
+        """The data direction, from the two low bits of the opcode (or fctype). Both bits set count as neither."""
         return (self.fctype if self.opcode == AdminOp.FABRICS else self.opcode) & 3 == 1
 
     def pack(self) -> bytes:
@@ -245,10 +246,10 @@ class Feature(IntEnum):
 # --- asynchronous events --------------------------------------------------------------------------------------------
 
 EVENT_NAMESPACE_CHANGED = 0x00040002
-"""Notice (type 2), namespace attribute changed (info 0), read log page 04."""
+"""Notice (type 2), namespace attribute changed (info 0), log page 04."""
 EVENT_DISCOVERY_CHANGED = 0x0070F002
 EVENT_ZONES_CHANGED = 0x00BFEF02
-"""DW1 has the NSID."""
+"""DW1 holds the NSID."""
 EVENT_CONFIG_NAMESPACE = 1 << 8
 EVENT_CONFIG_ZONES = 1 << 27
 EVENT_CONFIG_DISCOVERY = 1 << 31
@@ -277,7 +278,7 @@ CC_IOSQES_SHIFT = 16
 CC_IOCQES_SHIFT = 20
 CSS_NVM = 0
 CSS_ALL = 6
-"""CC.CSS: all I/O command sets the controller supports; only where CAP has CAP_CSS_IOCS."""
+"""CC.CSS: all I/O command sets that the controller supports. Only valid if CAP has CAP_CSS_IOCS."""
 IOSQES = 6
 IOCQES = 4
 SHN_NORMAL = 1
@@ -291,7 +292,7 @@ CSTS_SHST_COMPLETE = 0x8
 
 
 class Cap(IntFlag):
-    """Single bits of CAP; MQES (15:0), TO (31:24, 500 ms) and MPSMIN/MPSMAX come on top."""
+    """The single bits of CAP. MQES (15:0), TO (31:24, 500 ms) and MPSMIN/MPSMAX are added to them."""
 
     CQR = 1 << 16
     CSS_NVM = 1 << 37
@@ -313,18 +314,18 @@ SQHD_NO_FLOW_CONTROL = 0xFFFF
 CONNECT_ATR = 1 << 17
 """In the result of Connect: the controller requires authentication."""
 CONNECT_ASCR = 1 << 18
-"""And a secure channel made of it."""
+"""In the result of Connect: the controller requires authentication and a secure channel derived from it."""
 
 # --- Authentication Send and Receive ----------------------------------------------------------------------------------
 
 AUTH_FIELDS = 0xE9010100
-"""CDW10: SECP E9h (NVMe), SPSP1 and SPSP0 1; the length stands in CDW11."""
+"""CDW10: SECP E9h (NVMe), SPSP1 and SPSP0 1. The length is in CDW11."""
 AUTH_FIELDS_MASK = 0xFFFFFF00
 
 
 @dataclass(frozen=True)
 class ConnectData:
-    """The 1024 bytes that come with Connect. The NQNs are whole fields: see decode_nqn()."""
+    """The 1024 bytes of data of a Connect. The NQNs are whole fields: see decode_nqn()."""
 
     hostid: bytes
     cntlid: int
@@ -340,7 +341,7 @@ class ConnectData:
 
 
 def decode_nqn(field: bytes) -> str | None:
-    """The NQN in a 256-byte field, which may be empty; None if it is too long, not terminated or not UTF-8."""
+    """Returns the NQN in a 256-byte field, which may be empty. None if it is too long, not terminated or not UTF-8."""
     raw, terminator, _ = field.partition(b"\0")
     if not terminator or len(raw) > NQN_BYTES_MAX:
         return None
@@ -383,7 +384,7 @@ class Status(IntEnum):
     CONNECT_INVALID_PARAMETERS = 0x182
     CONNECT_RESTART_DISCOVERY = 0x183
     COMMAND_SIZE_LIMIT = 0x183
-    """Of an I/O command."""
+    """A status of I/O commands."""
     CONNECT_INVALID_HOST = 0x184
     DISCOVER_RESTART = 0x190
     AUTHENTICATION_REQUIRED = 0x191
@@ -403,7 +404,7 @@ class Status(IntEnum):
 
 
 def status_text(status: int) -> str:
-    """For messages: ``connect invalid host (1/84h)``."""
+    """The status as text, for messages: ``connect invalid host (1/84h)``."""
     try:
         name = Status(status).name.lower().replace("_", " ")
     except ValueError:
@@ -412,7 +413,7 @@ def status_text(status: int) -> str:
 
 
 class CommandError(NvmeStatusError):
-    """A command we sent was completed with an error; the connection is fine."""
+    """A command that we sent was completed with an error. The connection is intact."""
 
     def __init__(self, message: str, cqe: Cqe) -> None:
         super().__init__(f"{message}: {status_text(cqe.status)}", status=cqe.status)
@@ -421,7 +422,7 @@ class CommandError(NvmeStatusError):
 
 
 class PduError(ProtocolError):
-    """A PDU that ends the connection. What a TermReq says about it: FES, FEI, and the header it came with."""
+    """A PDU that ends the connection, with the content of the TermReq: FES, FEI, and the offending header."""
 
     def __init__(self, message: str, fes: FatalError, fei: int = 0, header: bytes = b"") -> None:
         super().__init__(message)

@@ -27,7 +27,7 @@ class Step:
 
     target: str
     name: str
-    """Of the FTL."""
+    """The name of the FTL."""
     action: str
     """CREATE, DELETE or CHANGE."""
     text: str

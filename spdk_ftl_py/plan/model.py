@@ -17,7 +17,7 @@ from .document import Document, Path, PlanError, read
 
 TARGET_DEFAULT: Final = "/var/tmp/spdk.sock"
 BLOCK_BYTES: Final = 4096
-"""As conf's."""
+"""As in conf."""
 LEVELS: Final = ("crit", "high", "low", "start")
 _UNITS: Final = {"": 1, "B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40}
 _SIZE: Final = re.compile(r"([0-9]{1,20}) ?([KMGT]iB|B|)")
@@ -159,7 +159,7 @@ def _host(document: Document, path: Path, entry: Any) -> HostPlan:
 
 
 def _size(document: Document, path: Path, text: str) -> int:
-    """In bytes."""
+    """Returns the size in bytes."""
     matched = _SIZE.fullmatch(text.strip())
     if matched is None:
         raise document.error(path, f"is {text[:40]!r}: must be a size such as 6MiB (B, KiB, MiB, GiB, TiB)")

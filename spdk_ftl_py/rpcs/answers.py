@@ -1,4 +1,4 @@
-"""What the daemon answers, where that takes more forms than a caller wants to tell apart."""
+"""Converts answers of the daemon that have several forms to one form."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ if TYPE_CHECKING:
 
 
 def created(name: str, base_bdev: str, answer: Any) -> CreatedFtl:
-    """The answer to a creation. SPDK's form of one that is deferred is a line of text: its base bdev is not there."""
+    """The answer to a creation. As in SPDK, a deferred creation may answer with a line of text, because its base bdev
+    does not exist."""
     if isinstance(answer, str):
         return {"name": name, "state": "deferred", "waiting_for": f"base bdev {base_bdev}"}
     return cast("CreatedFtl", answer)

@@ -1,1 +1,1 @@
-"""Asyncio around the shim's reactors, and starting and ending things."""
+"""Asyncio around the shim's reactors, and helpers for start and end."""

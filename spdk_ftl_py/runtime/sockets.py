@@ -1,4 +1,4 @@
-"""Sockets that listen, and accepting connections without ever losing one of their sockets."""
+"""Listening sockets, and accepting connections without losing their sockets."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from ..errors import ParameterError, PathError
 
 
 async def accept(listener: socket.socket) -> tuple[socket.socket, Any]:
-    """The next connection's socket, non-blocking, and its peer's address. Raises OSError as accept(2) does.
+    """Returns the next connection's socket, non-blocking, and its peer's address. Raises OSError as accept(2) does.
 
-    Unlike ``loop.sock_accept()``, where a cancellation that comes together with a connection leaves its socket to the
-    garbage collector: here nothing is accepted before the caller is running.
+    ``loop.sock_accept()`` leaves the socket to the garbage collector if a cancellation comes together with a
+    connection. This function accepts nothing before the caller is running.
     """
     loop = asyncio.get_running_loop()
     while True:
@@ -41,9 +41,9 @@ async def _readable(loop: asyncio.AbstractEventLoop, listener: socket.socket) ->
 
 
 async def listening_socket(traddr: str, port: int, backlog: int) -> socket.socket:
-    """TCP, not blocking. traddr: "": all addresses of IPv4 or IPv6. port: 0: a free one.
+    """A non-blocking TCP socket. traddr "": all addresses of IPv4 or IPv6. port 0: a free one.
 
-    Raises ParameterError for an address that is none, PathError when it can't be bound.
+    Raises ParameterError for an invalid address, and PathError if it cannot be bound.
     """
     loop = asyncio.get_running_loop()
     try:

@@ -1,4 +1,4 @@
-"""A start-up as a list of steps, each with its undo, run backwards on failure."""
+"""A start-up as a list of steps, each with its undo. On failure the undos run in reverse order."""
 
 from __future__ import annotations
 
@@ -15,8 +15,7 @@ Undo = Callable[[], Awaitable[object] | None]
 
 
 class Steps:
-    """What has been done so far for ``what``, and how to take it back. As a context: an exception takes everything
-    back."""
+    """The steps done so far for ``what``. As a context manager, an exception undoes all of them."""
 
     def __init__(self, what: str) -> None:
         self.what = what
@@ -46,7 +45,7 @@ class Steps:
         self._undos.append((name, undo))
 
     def keep(self, name: str) -> None:
-        """What that step has done stays from now on, whatever happens."""
+        """The effect of that step stays from now on, whatever happens."""
         self._undos = [entry for entry in self._undos if entry[0] != name]
 
     async def undo(self) -> list[tuple[str, Exception]]:

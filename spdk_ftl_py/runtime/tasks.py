@@ -18,10 +18,11 @@ IMPATIENT_S = 30.0
 
 
 async def end_tasks(tasks: Iterable[asyncio.Task[Any]]) -> None:
-    """Cancels them and returns when all have ended, however they ended; cancelling the caller does not end that.
+    """Cancels the tasks, and returns when all have ended, however they ended. If the caller is cancelled, this
+    continues.
 
-    More than once where needed: before Python 3.12, asyncio.wait_for(), which libraries use, loses a cancellation that
-    comes together with its result.
+    It cancels a task more than once if necessary: before Python 3.12 asyncio.wait_for(), which libraries use, loses a
+    cancellation that comes together with its result.
     """
     remaining = {task for task in tasks if not task.done()}
     cancelled = False

@@ -1,4 +1,4 @@
-"""Waiting for what nobody announces: by looking again and again, or between attempts."""
+"""Waiting by polling, and pauses between attempts."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 
 async def until(ready: Callable[[], bool], *, timeout_s: float, poll_s: float) -> bool:
-    """Whether ready() became true within that time. It is asked at once, then each poll_s."""
+    """Polls ready() at once and then every poll_s seconds. Returns whether it became true within timeout_s."""
     clock = asyncio.get_running_loop().time
     give_up_at = clock() + timeout_s
     while not ready():
@@ -18,7 +18,8 @@ async def until(ready: Callable[[], bool], *, timeout_s: float, poll_s: float) -
 
 
 class Backoff:
-    """Pauses between attempts: the first of min_s, each one growth times the one before, none longer than max_s."""
+    """Pauses between attempts. The first pause is min_s, each further one growth times the one before, at most
+    max_s."""
 
     def __init__(self, min_s: float, max_s: float, growth: float) -> None:
         self._min_s = min_s
@@ -28,11 +29,11 @@ class Backoff:
 
     @property
     def begun(self) -> bool:
-        """There was a pause since it was made or reset."""
+        """There was a pause since the object was made or reset."""
         return self._next_s > self._min_s
 
     def reset(self) -> None:
-        """The next pause is the first one again."""
+        """Makes the next pause the first one again."""
         self._next_s = self._min_s
 
     async def pause(self) -> None:

@@ -30,7 +30,7 @@ class KeyPair:
     psk: str | None = None
 
     def to_params(self) -> dict[str, str]:
-        """Of nvmf_subsystem_add_host and bdev_nvme_attach_controller."""
+        """The parameters for nvmf_subsystem_add_host and bdev_nvme_attach_controller."""
         named = {"dhchap_key": self.key, "dhchap_ctrlr_key": self.ctrlr_key, "psk": self.psk}
         return {param: name for param, name in named.items() if name is not None}
 

@@ -17,7 +17,7 @@ PRODUCT: Final = "FTL disk"
 """The product name of its bdevs, and of no others."""
 BLOCK_BYTES: Final = 4096
 VSS_BYTES: Final = 64
-"""Of metadata behind each block of a cache."""
+"""The metadata after each block of a cache."""
 GIB: Final = 1 << 30
 BASE_GIB_MIN: Final = 20
 CACHE_GIB_MIN: Final = 5

@@ -1,7 +1,7 @@
 """TargetRpc: asyncio client of an SPDK target's JSON-RPC server.
 
-SPDK's framing: JSON values one after the other, without delimiter. Each call has a connection of its own, so nothing
-of one call can reach another, whatever breaks; a target that was restarted needs no reconnect.
+SPDK sends JSON values one after the other, without delimiter. Each call has a connection of its own, so a broken call
+cannot affect another one, and a restarted target needs no reconnect.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from ..time_limit import time_limit
 
 REPLY_BYTES_MAX: Final = 64 << 20
 MESSAGE_MAX: Final = 1024
-"""Of an error, so much is told."""
+"""The number of characters kept of an error message."""
 CHUNK_BYTES: Final = 256 << 10
 _HTTP: Final = b"HTTP/"
 SPDK_SOCKET: Final = "/var/tmp/spdk.sock"
@@ -38,15 +38,15 @@ class TargetRpc:
     """Calls RPCs of the target at ``address``: the path of a unix socket, or HOST:PORT."""
 
     def __init__(self, address: str, *, user: int | None = None) -> None:
-        """user: who may serve a unix socket, beside the user who runs this and root. Nobody else is told anything:
-        whoever has the path of a target that is gone would be told what to answer."""
+        """user: who may serve a unix socket, beside the current user and root. The client sends nothing to others: a
+        process that takes the path of a target that is gone could otherwise give any answer."""
         self.address = address
         self._trust = Trust(user)
         self._slots = asyncio.Semaphore(CALLS_AT_ONCE_MAX)
 
     @property
     def host(self) -> str:
-        """Where services of the target (its NVMe-oF listeners) are to be reached."""
+        """The host at which services of the target (its NVMe-oF listeners) can be reached."""
         if self.address.startswith("/"):
             return "127.0.0.1"
         return self.address.rpartition(":")[0].strip("[]")
@@ -54,10 +54,10 @@ class TargetRpc:
     async def call(
         self, method: str, params: Mapping[str, Any] | None = None, *, timeout_s: float = CALL_TIMEOUT_S
     ) -> Any:
-        """The result of one RPC.
+        """Returns the result of one RPC.
 
-        Raises TargetError: with ``rpc_code`` when the target refused; without when it can't be reached, breaks off or
-        does not answer in time (then it is unknown whether the call took effect).
+        Raises TargetError: with ``rpc_code`` if the target refused the call; without if the target cannot be reached,
+        breaks off or does not answer in time (then it is unknown whether the call took effect).
         """
         request: dict[str, Any] = {"jsonrpc": "2.0", "id": next(_identifiers), "method": method}
         if params:
@@ -79,7 +79,7 @@ class TargetRpc:
         return self._result(reply, request)
 
     async def why_silent(self, timeout_s: float) -> TargetError | None:
-        """None: the target answers, whatever it says."""
+        """Returns the error if the target does not answer, and None if it answers anything at all."""
         try:
             await self.call("spdk_get_version", timeout_s=timeout_s)
         except TargetError as error:
@@ -151,7 +151,7 @@ class TargetRpc:
                 )
             if len(received) > REPLY_BYTES_MAX:
                 raise TargetError(f"{self._who}: its reply to {method} is larger than {REPLY_BYTES_MAX} bytes")
-            # A reply ends with a brace: parsing after every chunk would make a large one quadratic.
+            # A reply ends with a brace. Parsing after every chunk would take quadratic time for a large reply.
             if not received[-CHUNK_BYTES:].rstrip().endswith(b"}"):
                 continue
             try:
@@ -180,7 +180,7 @@ class TargetRpc:
 
 
 class _NoNumberError(Exception):
-    """NaN or Infinity."""
+    """The reply contains NaN or Infinity."""
 
 
 def _no_constant(name: str) -> float:
@@ -188,13 +188,13 @@ def _no_constant(name: str) -> float:
 
 
 def is_gone(error: Exception) -> bool:
-    """Nobody listens at the address any more, so the target is gone, and what was made in it too. One that only does
-    not answer may come round."""
+    """Whether no process listens at the address any more. The target is gone then, with everything made in it. A target
+    that merely does not answer may recover."""
     return isinstance(error, TargetError) and error.rpc_code is None and error.errno == errno.ECONNREFUSED
 
 
 def _errno_of(error: Exception) -> int:
-    """Of a connection that did not come about."""
+    """The errno for a connection that failed to open."""
     if isinstance(error, (ConnectionRefusedError, FileNotFoundError)):
         return errno.ECONNREFUSED
     if isinstance(error, asyncio.TimeoutError):

@@ -21,7 +21,7 @@ from .keyring import SESSION_ROLES, session_key_names
 from .rpc import TargetRpc
 
 Call = dict[str, Any]
-"""{"method": …, "params": {…}}; without params where it takes none."""
+"""{"method": …, "params": {…}}; without params if the method takes none."""
 
 _KEYS_SUBSYSTEM: Final = "keyring"
 _NO_BDEV: Final = frozenset(("serial_number", "model_number", "alias_name", "ctrlr", "nqn"))
@@ -36,7 +36,7 @@ class OwnFtl:
     name: str
     device: UUID
     nqn: str | None = None
-    """Of its export; None: the default."""
+    """The NQN of its export; None: the default."""
 
     @property
     def controller(self) -> str:
@@ -48,7 +48,7 @@ class OwnFtl:
 
     @property
     def subnqn(self) -> str:
-        """Of its export."""
+        """The NQN of its export."""
         return self.nqn or f"{NQN_PREFIX}{self.device}"
 
 
@@ -174,7 +174,7 @@ def _without(config: Any, gone: Any) -> Any:
     return kept
 
 
-# --- what the daemon made ---
+# --- calls of the daemon ---
 
 
 def _is_ours(call: Call, ftls: Iterable[OwnFtl]) -> bool:
@@ -194,16 +194,16 @@ def _made_by_us(method: str, params: Mapping[str, Any], ftl: OwnFtl) -> bool:
     return False
 
 
-# --- what stands on an FTL ---
+# --- objects that are built on an FTL ---
 
 
 @dataclass
 class _Standing:
-    """What has been found so far, by the ways in which calls refer to it."""
+    """What has been found so far, by the names and numbers with which calls refer to it."""
 
     names: set[str]
     controllers: set[str] = field(default_factory=set)
-    """Of vhost."""
+    """Controllers of vhost."""
     namespaces: set[tuple[str, int]] = field(default_factory=set)
     """NQN and NSID."""
 

@@ -1,5 +1,5 @@
 """The embedded SPDK-compatible target: ``spdk-ftl target``.
 
-Nothing is imported here: rpc_plugins/ftltgt.py loads ``target.rpc_plugin`` inside SPDK's own rpc.py, where neither the
-compiled shim nor our dependencies need exist.
+This file imports nothing: rpc_plugins/ftltgt.py loads ``target.rpc_plugin`` inside SPDK's own rpc.py, where neither the
+compiled shim nor our dependencies need to exist.
 """

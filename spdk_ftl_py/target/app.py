@@ -1,4 +1,4 @@
-"""The target as a whole: how RPCs are dispatched, how everything starts and ends."""
+"""The target as a whole: dispatch of RPCs, start and end."""
 
 from __future__ import annotations
 
@@ -31,18 +31,19 @@ class Target(TargetState):
         self._server = JsonRpcServer(rpc_path, self.dispatch)
 
     async def start(self, *, listen: bool = True) -> None:
-        """Raises FtlError when the RPC socket can't be had; nothing is left then. listen=False: without a socket."""
+        """Starts the target. listen=False: without an RPC socket. Raises FtlError if it cannot have the socket; nothing
+        is left behind then."""
         if listen:
             await self._server.start()
         await self.reactor.start()
         self.started.set()
 
     async def close(self) -> None:
-        """Ends connections, exports and drives, upper ones first. Idempotent."""
+        """Ends connections, exports and drives, from the top down. Idempotent."""
         self.stopping.set()
         await self._server.close()
         async with self.lock:
-            # Each step alone: one that fails must not keep what the others hold.
+            # Each step on its own: a step that fails must not keep the others from releasing what they hold.
             for what, step in (
                 ("exports", self.nvmf.close),
                 ("controllers", self.nvme.close),
@@ -55,7 +56,7 @@ class Target(TargetState):
                     logger.exception("closing the target's %s failed", what)
 
     async def dispatch(self, method_name: str, params: Any) -> Any:
-        """Runs one RPC. Raises FtlError with the code and message that SPDK would answer."""
+        """Runs one RPC. Raises FtlError with the code and message of SPDK's answer."""
         method = METHODS.get(method_name)
         if method is None:
             raise RpcError(JSONRPC_METHOD_NOT_FOUND, "Method not found")

@@ -1,6 +1,6 @@
-"""The bdev layer: names and aliases, opens, claims, registration, removal, notifications; SPDK's rules.
+"""The bdev layer: names and aliases, opens, claims, registration, removal and notifications, by SPDK's rules.
 
-Everything here runs on the asyncio loop. Data moves in the shim: a Bdev holds the BlockDevice that serves it.
+Everything here runs on the asyncio loop. The shim moves the data: a Bdev holds the BlockDevice that serves it.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ NOTIFICATION_TYPES = ("bdev_register", "bdev_unregister", "bdev_resize")
 CLAIM_EXCLUSIVE_WRITE = "exclusive_write"
 EXPORTED_METADATA_BYTES_MAX = 64
 NULL_UUID = UUID(int=0)
-"""Clients give it to say that they give none."""
+"""Clients pass this UUID to pass none."""
 
 IO_TYPES = (
     "read", "write", "unmap", "flush", "reset", "nvme_admin", "nvme_io", "nvme_io_md", "write_zeroes", "zcopy",
     "get_zone_info", "zone_management", "zone_append", "compare", "compare_and_write", "abort", "seek_hole",
     "seek_data", "copy", "nvme_iov_md", "nvme_nssr", "write_uncorrectable",
 )  # fmt: skip
-"""In SPDK's order. What we say of a bdev is what SPDK says of its like, so that clients see no difference."""
+"""In SPDK's order. A bdev reports the same types as SPDK's bdev of the same kind, so that clients see no difference."""
 
 NVME_IO_TYPES = frozenset(
     ("read", "write", "unmap", "flush", "reset", "nvme_admin", "nvme_io", "write_zeroes", "compare", "abort", "copy")
@@ -46,7 +46,7 @@ ExamineCallback = Callable[["Bdev"], None]
 
 @dataclass(eq=False)
 class Bdev:
-    """One block device under a name. num_blocks counts blocks of block_size bytes, interleaved metadata included."""
+    """A named block device. num_blocks counts blocks of block_size bytes, including interleaved metadata."""
 
     name: str
     product_name: str
@@ -69,8 +69,8 @@ class Bdev:
     optimal_open_zones: int = 0
     hints: dict[str, int] = field(default_factory=dict)  # preferred_write_alignment …
     memory_domains: tuple[str, ...] = ()
-    destroy: RemoveCallback | None = None  # frees what lies beneath, after the last user has let go
-    # the layer's own
+    destroy: RemoveCallback | None = None  # releases the lower layer, after the last user has closed the bdev
+    # the claim of the bdev layer itself
     claim: Descriptor | None = None
     descriptors: list[Descriptor] = field(default_factory=list)
     removing: bool = False
@@ -80,14 +80,14 @@ class Bdev:
         return str(self.uuid)
 
     def zones_changed(self, zones: Collection[int] | None) -> None:
-        """The drive itself has changed these zones (their numbers; None: it may be any): tells whoever has opened it.
-        SPDK's bdev layer has no such event."""
+        """Tells everybody who has opened the bdev that the drive has changed these zones by itself. zones: zone
+        numbers; None: any zone may have changed. SPDK's bdev layer has no such event."""
         for descriptor in list(self.descriptors):
             if descriptor.on_zones_changed is not None:
                 descriptor.on_zones_changed(zones)
 
     def info(self) -> dict[str, Any]:
-        """What bdev_get_bdevs prints, names and order as SPDK v26.05."""
+        """The bdev's entry in bdev_get_bdevs, with names and order as in SPDK v26.05."""
         info: dict[str, Any] = {
             "name": self.name, "aliases": [self.alias], "product_name": self.product_name,
             "block_size": self.block_size, "num_blocks": self.num_blocks,
@@ -128,7 +128,7 @@ class Bdev:
 
 @dataclass(eq=False)
 class Descriptor:
-    """One open of a bdev. on_remove is awaited when the bdev goes; it must end with close()."""
+    """One open of a bdev. When the bdev is removed, the layer awaits on_remove, which must end with close()."""
 
     bdev: Bdev
     owner: str
@@ -137,7 +137,7 @@ class Descriptor:
     on_zones_changed: ZonesCallback | None = None
 
     def close(self) -> None:
-        """Idempotent; lets go of the claim too."""
+        """Closes the descriptor and releases its claim. Idempotent."""
         if self.bdev.claim is self:
             self.bdev.claim = None
         if self in self.bdev.descriptors:
@@ -146,7 +146,7 @@ class Descriptor:
 
 
 class Notifications:
-    """The ring behind notify_get_notifications: the last 1024, numbered for ever."""
+    """The ring behind notify_get_notifications: the last 1024 notifications, numbered without end."""
 
     def __init__(self) -> None:
         self._ring: deque[dict[str, Any]] = deque(maxlen=NOTIFICATIONS_MAX)
@@ -163,7 +163,7 @@ class Notifications:
 
 
 class BdevLayer:
-    """All bdevs of the target, by name and alias."""
+    """All bdevs of the target, by name and by alias."""
 
     def __init__(self) -> None:
         self.notifications = Notifications()
@@ -176,7 +176,7 @@ class BdevLayer:
         return iter(list(self._bdevs.values()))
 
     def find(self, name: str) -> Bdev | None:
-        """By name or alias; a bdev that is being removed is still found, as in SPDK its name is still taken."""
+        """Finds a bdev by name or alias, also one that is being removed: as in SPDK, its name is still taken."""
         return self._bdevs.get(name) or self._aliases.get(name)
 
     def get(self, name: str) -> Bdev:
@@ -186,7 +186,8 @@ class BdevLayer:
         return bdev
 
     async def wait_for(self, name: str, timeout_s: float) -> Bdev:
-        """The bdev as soon as it exists. Raises NotFoundError: at once with timeout 0, else with ETIMEDOUT."""
+        """Returns the bdev as soon as it exists. Raises NotFoundError: at once with timeout 0, otherwise with
+        ETIMEDOUT."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + timeout_s
         while True:
@@ -206,11 +207,12 @@ class BdevLayer:
                 self._arrivals.discard(arrival)
 
     def add_examiner(self, examiner: ExamineCallback) -> None:
-        """Called with each bdev that was registered: virtual bdevs that waited for it appear then."""
+        """Registers a callback for each new bdev. Virtual bdevs that waited for their base use it."""
         self._examiners.append(examiner)
 
     def register(self, bdev: Bdev) -> None:
-        """Raises ExistsError when the name or UUID is another bdev's name or alias; nothing has changed then."""
+        """Registers a bdev. Raises ExistsError if the name or UUID is another bdev's name or alias; nothing has changed
+        then."""
         if self.find(bdev.name) is not None or self.find(bdev.alias) is not None or bdev.name == bdev.alias:
             raise ExistsError("File exists")
         self._bdevs[bdev.name] = bdev
@@ -223,8 +225,8 @@ class BdevLayer:
                 arrival.set_result(None)
 
     def resized(self, bdev: Bdev, num_blocks: int) -> None:
-        """Its device has so many blocks now. No bdev on top is told: those that there are keep their size, in SPDK
-        too."""
+        """The bdev's device now has that many blocks. Existing bdevs on top keep their size and are not notified, as in
+        SPDK."""
         if bdev.num_blocks != num_blocks:
             bdev.num_blocks = num_blocks
             self.notifications.send("bdev_resize", bdev.name)
@@ -237,7 +239,7 @@ class BdevLayer:
         write: bool,
         on_remove: RemoveCallback | None = None,
     ) -> Descriptor:
-        """Raises NotFoundError, or ClaimedError for a write open of a claimed bdev."""
+        """Opens a bdev. Raises NotFoundError, or ClaimedError for a write open of a claimed bdev."""
         bdev = self.get(name)
         if write and bdev.claim is not None:
             raise ClaimedError("Operation not permitted")
@@ -246,13 +248,13 @@ class BdevLayer:
         return descriptor
 
     def claim(self, descriptor: Descriptor) -> None:
-        """Exclusive write for this descriptor. Raises ClaimedError when somebody else has it."""
+        """Gives this descriptor exclusive write access. Raises ClaimedError if another descriptor has it."""
         if descriptor.bdev.claim is not None:
             raise ClaimedError("Operation not permitted")
         descriptor.bdev.claim = descriptor
 
     async def unregister(self, bdev: Bdev) -> None:
-        """Takes everything down that stands on the bdev (namespaces, virtual bdevs), then the bdev itself."""
+        """Removes everything built on the bdev (namespaces, virtual bdevs), and then the bdev itself."""
         if bdev.removing:
             raise NotFoundError("No such device")
         bdev.removing = True
@@ -270,10 +272,11 @@ class BdevLayer:
         self.notifications.send("bdev_unregister", bdev.name)
         if bdev.destroy is not None:
             await bdev.destroy()
-        del bdev.device  # media in a file is free for others at once, not when Python gets round to it
+        del bdev.device  # frees media in a file for others at once, not at Python's next collection
 
     async def unregister_by_name(self, name: str, module: str) -> str:
-        """Only a bdev of that module, else NotFoundError. Returns its own name (name may be an alias)."""
+        """Unregisters a bdev of that module, by name or alias. Returns the bdev's name. Raises NotFoundError if there
+        is none, or if another module has it."""
         bdev = self.get(name)
         if bdev.module != module:
             raise NotFoundError("No such device")
@@ -281,7 +284,7 @@ class BdevLayer:
         return bdev.name
 
     async def close(self) -> None:
-        """Unregisters everything, upper bdevs before those they stand on."""
+        """Unregisters all bdevs, upper ones before their bases."""
         while self._bdevs:
             bdev = next(iter(reversed(self._bdevs.values())))
             if bdev.removing:

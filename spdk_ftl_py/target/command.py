@@ -18,7 +18,7 @@ from .sizes import APPEND_BYTES_MIN, MEDIA_BYTES_MAX, METADATA_BYTES, UINT32_END
 RPC_SOCKET_DEFAULT = "/var/tmp/spdk.sock"
 BLOCK_BYTES = 4096
 READY_PREFIX = "spdk-ftl target: listening on "
-"""What the one line on standard output begins with; the socket's path follows."""
+"""The beginning of the only line on standard output. The socket's path follows."""
 
 DESCRIPTION = """\
 Run an SPDK-compatible target on a machine without SPDK, hardware or root. Stock spdk-rpc (releases 25.5 to 26.9)
@@ -57,7 +57,7 @@ ZNS_BLOCK_BYTES = (512, 4096)
 MALLOC_KEYS = ("name", "size", "block_size", "md_size", "uuid")
 
 Call = tuple[str, str, dict[str, Any]]
-"""Option and specification, as typed; the RPC it stands for; its params."""
+"""The option and specification as typed, and the RPC that stands for them, with its params."""
 
 
 def register(subparsers: argparse._SubParsersAction[Any]) -> None:
@@ -124,8 +124,8 @@ def _blocks(option: str, key: str, text: str, block_bytes: int) -> int:
 
 
 def zns_call(spec: str) -> Call:
-    """--zns as the RPC it stands for. Raises ParameterError that names the key, with sizes as they were typed: the RPC
-    would refuse the same, in blocks."""
+    """Converts --zns to an RPC. Raises ParameterError that names the key, with sizes as the user typed them. The RPC
+    would refuse the same values, but in blocks."""
     pairs = _pairs("--zns", spec, ZNS_KEYS, ("name", "zone_size"))
     block_bytes = parse_bytes(pairs.get("block_size", str(BLOCK_BYTES)), "--zns block_size")
     if block_bytes not in ZNS_BLOCK_BYTES:
@@ -165,7 +165,7 @@ def zns_call(spec: str) -> Call:
 
 
 def _zns_problem(pairs: dict[str, str], params: dict[str, Any]) -> str:
-    """Of one key with another, in words; empty where there is none."""
+    """Describes two keys that contradict each other; empty if none do."""
     zone_size, block_bytes = params["zone_size"], params["block_size"]
     if zone_size == 0 or zone_size & (zone_size - 1):
         return f"zone_size={pairs['zone_size']} is not a power of two blocks of {block_bytes} bytes"
@@ -186,7 +186,7 @@ def _zns_problem(pairs: dict[str, str], params: dict[str, Any]) -> str:
 
 
 def malloc_call(spec: str) -> Call:
-    """--malloc as the RPC it stands for. Raises ParameterError that names the key."""
+    """Converts --malloc to an RPC. Raises ParameterError that names the key."""
     pairs = _pairs("--malloc", spec, MALLOC_KEYS, ("size",))
     block_bytes = parse_bytes(pairs.get("block_size", str(BLOCK_BYTES)), "--malloc block_size")
     if block_bytes < 512 or block_bytes % 512 or block_bytes >= UINT32_END:
@@ -209,7 +209,7 @@ def malloc_call(spec: str) -> Call:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Runs the target until it is told to stop. Raises FtlError when it can't start."""
+    """Runs the target until a signal or an RPC ends it. Raises FtlError if it cannot start."""
     level = (logging.WARNING, logging.INFO, logging.DEBUG)[min(args.verbose, 2)]
     log_to_stderr(level, "%(asctime)s %(levelname)s %(name)s: %(message)s")
     raise_descriptor_limit()

@@ -1,4 +1,4 @@
-"""save_config and load_config: the target as the list of RPCs that would build it again."""
+"""save_config and load_config: the target as the list of RPCs that build it again."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .state import TargetState
 
 SUBSYSTEMS: dict[str, tuple[str, ...]] = {"keyring": (), "bdev": ("keyring",), "nvmf": ("bdev",)}
 
-# A configuration saved by spdk_tgt sets these too; nothing here depends on them.
+# A configuration saved by spdk_tgt also contains these. Nothing here depends on them.
 TUNING_METHODS = frozenset(
     (
         "accel_set_options", "bdev_nvme_set_hotplug", "bdev_raid_set_options", "bdev_set_options",
@@ -24,13 +24,13 @@ TUNING_METHODS = frozenset(
 )  # fmt: skip
 
 FTL_SECTION = "ftl"
-"""Of the daemon's: FTLs, which it makes by itself."""
+"""The section of the daemon, with FTLs. The daemon creates those itself."""
 
 CONFIG_BYTES_MAX = 16 * 1024 * 1024
 
 
 def subsystem_config(target: TargetState, name: str) -> list[dict[str, Any]]:
-    """What framework_get_config answers."""
+    """The answer to framework_get_config."""
     if name == "nvmf":
         return target.nvmf.saved()
     if name == "keyring":
@@ -39,7 +39,8 @@ def subsystem_config(target: TargetState, name: str) -> list[dict[str, Any]]:
 
 
 def read_config(path: str) -> list[tuple[str, Any]]:
-    """The RPCs in a file written by ``spdk-rpc save_config``. Raises ParameterError that says where it is wrong."""
+    """Returns the RPCs in a file written by ``spdk-rpc save_config``. Raises ParameterError that names the place of the
+    fault."""
     try:
         with open(path, "rb") as file:
             data = file.read(CONFIG_BYTES_MAX + 1)
@@ -71,7 +72,7 @@ def read_config(path: str) -> list[tuple[str, Any]]:
 
 
 async def apply_config(dispatch: Callable[[str, Any], Awaitable[object]], path: str) -> None:
-    """Runs a saved configuration. Raises ParameterError that names the RPC which failed; what ran before it stays."""
+    """Runs a saved configuration. Raises ParameterError that names the RPC that failed; earlier RPCs stay in effect."""
     for method, params in read_config(path):
         if method in TUNING_METHODS and method not in METHODS:
             continue

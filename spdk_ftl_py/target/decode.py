@@ -1,4 +1,4 @@
-"""Strict decoding of RPC parameters as SPDK does it: every name known, no name twice, every type exact."""
+"""Strict decoding of RPC parameters, as in SPDK: every name is known, no name occurs twice, every type is exact."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .json_scanner import JsonObject
 
 
 class DecodeError(ValueError):
-    """Which parameter is wrong, and why. What goes on the wire is the method's own fixed message, as SPDK's is."""
+    """Says which parameter is wrong, and why. The client gets the method's fixed message, as with SPDK."""
 
 
 Decoder = Callable[[Any], Any]
@@ -33,7 +33,7 @@ def boolean(value: Any) -> bool:
 def bounded_integer(low: int, high: int) -> Decoder:
     def decode(value: Any) -> int:
         if isinstance(value, float) and value.is_integer():
-            value = int(value)  # 1e3 and 10.0 are integers to SPDK
+            value = int(value)  # SPDK takes 1e3 and 10.0 for integers
         if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
             raise DecodeError(f"must be an integer between {low} and {high}")
         return value
@@ -75,7 +75,7 @@ def choice(*values: str) -> Decoder:
 
 
 def text_up_to(length: int) -> Decoder:
-    """Printable ASCII, as serial and model numbers must be."""
+    """Decodes printable ASCII, which serial and model numbers must be."""
 
     def decode(value: Any) -> str:
         text = string(value)
@@ -96,7 +96,7 @@ def array_of(decoder: Decoder, length_max: int) -> Decoder:
 
 
 class Fields:
-    """The parameters of a method: names, decoders, and which must be there (``required=``)."""
+    """The parameters of a method: their names, their decoders, and which are required (``required=``)."""
 
     def __init__(
         self,
@@ -105,13 +105,13 @@ class Fields:
         *,
         tolerant: bool = False,
     ) -> None:
-        """tolerant: unknown names are ignored, as the few SPDK methods do that hand their params to a transport too."""
+        """tolerant: ignores unknown names, as do the few SPDK methods that also pass their params to a transport."""
         self.required = dict(required or {})
         self.optional = dict(optional or {})
         self.tolerant = tolerant
 
     def decode(self, params: Any) -> dict[str, Any]:
-        """Raises DecodeError that names the parameter."""
+        """Decodes params. Raises DecodeError that names the parameter."""
         if params is None:
             params = JsonObject()
         if not isinstance(params, dict):
@@ -136,7 +136,7 @@ class Fields:
         return result
 
     def __call__(self, value: Any) -> dict[str, Any]:
-        """As the decoder of an object within params."""
+        """Decodes an object within params."""
         if not isinstance(value, dict):
             raise DecodeError("must be an object")
         return self.decode(value)

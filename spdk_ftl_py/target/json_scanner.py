@@ -1,6 +1,6 @@
-"""Cuts a byte stream into JSON values, as SPDK's JSON-RPC server does: no delimiter, strict grammar, bounded.
+"""Splits a byte stream into JSON values, as SPDK's JSON-RPC server does: no delimiter, strict grammar, bounded size.
 
-Incremental: no byte is looked at twice however small the pieces are that a peer sends.
+The scanner is incremental. It looks at each byte once, however small the peer's pieces are.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import json
 import re
 from typing import Any
 
-JSON_BYTES_MAX = 256 * 1024  # SPDK's receive buffer
+JSON_BYTES_MAX = 256 * 1024  # as SPDK's receive buffer
 JSON_VALUES_MAX = 8192
 JSON_DEPTH_MAX = 64
 
@@ -20,18 +20,18 @@ _NUMBER_START = re.compile(rb"[-0-9]")
 _NUMBER_CHARACTERS = re.compile(rb"[-+.0-9eE]*")
 _LITERALS = (b"true", b"false", b"null")
 _LONE_SURROGATE = re.compile(r"[\ud800-\udfff]")
-_INTEGER_DIGITS_MAX = 40  # more than any integer an RPC takes; longer ones become floats
+_INTEGER_DIGITS_MAX = 40  # longer than any integer that an RPC takes; longer ones become floats
 
-# What may come next.
+# The token that may come next.
 _VALUE, _FIRST_VALUE_OR_END, _FIRST_NAME_OR_END, _NAME, _COLON, _COMMA_OR_END = range(6)
 
 
 class JsonError(ValueError):
-    """Not JSON, or beyond a limit. There is no way to find the next value in the stream."""
+    """The bytes are not JSON, or exceed a limit. The next value in the stream cannot be found."""
 
 
 class JsonObject(dict[str, Any]):
-    """A decoded object that remembers whether a name occurred twice (which no RPC takes)."""
+    """A decoded object that records whether a name occurred twice. No RPC accepts that."""
 
     duplicate_name: str | None = None
 
@@ -61,7 +61,7 @@ _DECODER = json.JSONDecoder(
 
 
 def decode_json(data: bytes) -> Any:
-    """One whole JSON value; objects become JsonObject. Raises JsonError."""
+    """Decodes one whole JSON value. Objects become JsonObject. Raises JsonError."""
     try:
         text = data.decode("utf-8")
         value = _DECODER.decode(text)
@@ -75,14 +75,14 @@ def decode_json(data: bytes) -> Any:
 
 
 class JsonScanner:
-    """feed() bytes, take complete values with next(); JsonError means the stream is lost."""
+    """feed() takes bytes, and next() returns complete values. After a JsonError the stream cannot be used."""
 
     def __init__(self) -> None:
         self._buffer = bytearray()
         self._restart(0)
 
     def _restart(self, start: int) -> None:
-        self._start = start  # of the value being looked at; what lies before goes with the next feed()
+        self._start = start  # of the current value; the next feed() drops what lies before
         self._position = start
         self._stack: list[int] = []  # "{" or "["
         self._expect = _VALUE
@@ -102,9 +102,9 @@ class JsonScanner:
         self._buffer += data
 
     def next(self) -> Any:
-        """The next complete value, decoded; None while there is none. Raises JsonError.
+        """Returns the next complete value, decoded, or None if there is none yet. Raises JsonError.
 
-        A bare ``null`` comes as the string "null": neither is a request.
+        A bare ``null`` is returned as the string "null". Neither is a request.
         """
         end = self._scan()
         if end is None:
@@ -128,7 +128,7 @@ class JsonScanner:
             match = _WHITESPACE.match(buffer, self._position)
             assert match is not None
             if self._position == self._start and not self._stack:
-                self._start = match.end()  # between values: does not count against the limit
+                self._start = match.end()  # space between values does not count against the limit
             self._position = match.end()
             if self._position >= len(buffer):
                 return None
@@ -176,7 +176,7 @@ class JsonScanner:
         self._count(1)
         self._stack.pop()
         self._position += 1
-        self._expect = _VALUE  # _value_done() decides what follows
+        self._expect = _VALUE  # _value_done() sets what follows
 
     def _separate(self, character: int) -> None:
         if character == 0x3A and self._expect == _COLON:
@@ -188,7 +188,8 @@ class JsonScanner:
         self._position += 1
 
     def _value_done(self) -> bool:
-        """After a string, scalar or closing bracket: what comes next. True when the outermost value is complete."""
+        """Called after a string, scalar or closing bracket: sets what may come next. Returns True if the outermost
+        value is complete."""
         if self._expect in (_NAME, _FIRST_NAME_OR_END):
             self._expect = _COLON
             return False
@@ -212,10 +213,10 @@ class JsonScanner:
             if stop + 1 >= len(self._buffer):
                 self._position = stop
                 return False
-            self._position = stop + 2  # which escapes exist is decode_json()'s business
+            self._position = stop + 2  # decode_json() checks which escape it is
 
     def _skip_scalar(self) -> bool:
-        """A number or literal. False: it may go on in bytes yet to come."""
+        """Skips a number or literal. Returns False if it may continue in bytes that have not arrived."""
         if self._expect not in (_VALUE, _FIRST_VALUE_OR_END):
             raise JsonError("an unexpected value")
         rest = bytes(self._buffer[self._position : self._position + 8])

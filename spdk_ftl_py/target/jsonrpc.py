@@ -1,6 +1,5 @@
-"""SPDK's JSON-RPC 2.0 on a unix socket: values without delimiter, replies that end in a newline and come in the order
-in which requests finish, batches as arrays. Any connection may send anything; the others never notice.
-"""
+"""SPDK's JSON-RPC 2.0 on a unix socket. Values have no delimiter, and batches are arrays. Replies end in a newline and
+come in the order in which requests finish. Whatever one connection sends, the others are not affected."""
 
 from __future__ import annotations
 
@@ -36,20 +35,20 @@ logger = logging.getLogger(__name__)
 
 CONNECTIONS_MAX = 64
 LISTEN_BACKLOG = 512
-OUTSTANDING_REQUESTS_MAX = 128  # per connection; beyond, it is not read from until some have finished
-SEND_BUFFER_BYTES_MAX = 4 * 1024 * 1024  # of replies a peer does not fetch; beyond, it is not read from
-SEND_STALL_S_MAX = 60.0  # and after so long it is closed
+OUTSTANDING_REQUESTS_MAX = 128  # per connection; further ones are not read until some have finished
+SEND_BUFFER_BYTES_MAX = 4 * 1024 * 1024  # of replies that a peer has not read; further requests are not read
+SEND_STALL_S_MAX = 60.0  # and after this time the connection is closed
 READ_BYTES = 65536
 UNIX_PATH_BYTES_MAX = 107
 
 _REQUEST_NAMES = frozenset({"jsonrpc", "method", "params", "id"})
 
 Dispatch = Callable[[str, Any], Awaitable[Any]]
-"""Called with the method and its params (None, an object or an array); returns the result or raises FtlError."""
+"""Called with the method and its params (None, an object or an array). Returns the result or raises FtlError."""
 
 
 class RpcError(FtlError):
-    """An error object exactly as SPDK would send it."""
+    """An error object as SPDK sends it."""
 
     def __init__(self, code: int, message: str) -> None:
         super().__init__(message, errno=-code if -4096 < code < 0 else errno.EINVAL, code=code)
@@ -64,7 +63,7 @@ def error_reply(request_id: object, code: int, message: str) -> dict[str, object
 
 
 async def answer_request(request: Any, dispatch: Dispatch) -> dict[str, object] | None:
-    """Runs one request; returns the reply, or None where a notification succeeded."""
+    """Runs one request. Returns the reply, or None for a notification that succeeded."""
     invalid = error_reply(None, JSONRPC_INVALID_REQUEST, "Invalid request")
     if not isinstance(request, JsonObject) or request.duplicate_name is not None:
         return invalid
@@ -94,7 +93,7 @@ async def answer_request(request: Any, dispatch: Dispatch) -> dict[str, object] 
 
 
 class _Connection:
-    """One client: a reader, and a task per request or batch that is being worked on."""
+    """One client: a reader, and one task for each request or batch in progress."""
 
     def __init__(self, sock: socket.socket, dispatch: Dispatch) -> None:
         self._sock = sock
@@ -104,7 +103,8 @@ class _Connection:
         self._writer: asyncio.StreamWriter | None = None
 
     async def run(self) -> None:
-        """Returns when the connection is closed by either side; requests that still run go on without an audience."""
+        """Returns when either side has closed the connection. Requests that still run continue, and their replies are
+        dropped."""
         scanner = JsonScanner()
         reader, self._writer = await asyncio.open_unix_connection(sock=self._sock)
         self._writer.transport.set_write_buffer_limits(high=SEND_BUFFER_BYTES_MAX)
@@ -122,13 +122,13 @@ class _Connection:
                     await self._wait_for_requests()
                     self._send(error_reply(None, JSONRPC_PARSE_ERROR, "Parse error"))
                     break
-            # A client may shut its sending side down and still wait for answers.
+            # A client may shut down its sending side and still wait for answers.
             await self._wait_for_requests()
             await self._drain()
         except ConnectionError:
             await self._wait_for_requests()
         except asyncio.CancelledError:
-            # We are being shut down: a peer that does not fetch its replies must not keep the socket open.
+            # The server is shutting down. A peer that does not read its replies must not keep the socket open.
             self._writer.transport.abort()
             raise
         finally:
@@ -138,7 +138,7 @@ class _Connection:
                 self._writer.close()
 
     def close(self) -> None:
-        """Of a connection that was never run: its task was cancelled before its first step. Else run() did it."""
+        """Closes a connection whose task was cancelled before its first step. Otherwise run() has closed it."""
         if self._writer is None:
             self._sock.close()
 
@@ -160,7 +160,7 @@ class _Connection:
             logger.error("sending an answer failed: %r", error)
 
     async def _drain(self) -> None:
-        """Returns at once unless the peer has left too many replies where they are."""
+        """Waits only if the peer has left too many replies unread."""
         assert self._writer is not None
         transport = self._writer.transport
         if transport.get_write_buffer_size() <= SEND_BUFFER_BYTES_MAX:
@@ -194,8 +194,8 @@ def _is_file(fd: int, path: str) -> bool:
 
 
 class JsonRpcServer:
-    """The socket of a target, for its user and root alone. A path whose owner is alive is refused, one of a dead
-    process is taken over (by the same ``PATH.lock`` that spdk_tgt uses, so the two respect each other)."""
+    """The target's RPC socket, for its user and root only. The server refuses a path whose owner is alive, and takes
+    over one whose owner is dead. The lock is the ``PATH.lock`` that spdk_tgt uses, so the two respect each other."""
 
     def __init__(self, path: str, dispatch: Dispatch) -> None:
         self.path = path
@@ -206,8 +206,8 @@ class JsonRpcServer:
         self._connections: set[asyncio.Task[None]] = set()
 
     async def start(self) -> None:
-        """Raises ExistsError when a live process owns the path, FtlError when it can't be used; what stands there, and
-        is no socket, is left alone."""
+        """Raises ExistsError if a live process owns the path, or a file that is not a socket is there, which stays
+        untouched. Raises FtlError if the path cannot be used."""
         if not self.path:
             raise FtlError("RPC socket: the path is empty: give one with -r", errno=errno.EINVAL)
         if len(os.fsencode(self.path)) > UNIX_PATH_BYTES_MAX:
@@ -233,11 +233,11 @@ class JsonRpcServer:
         self._acceptor = asyncio.get_running_loop().create_task(self._accept_for_ever(), name="RPC acceptor")
 
     def _refuse_other_files(self) -> None:
-        """A mistyped path must not cost somebody a file."""
+        """A mistyped path must not destroy a file."""
         try:
             mode = os.lstat(self.path).st_mode
         except OSError:
-            return  # what is wrong with it, beside not being there yet, is said by whoever makes the lock file
+            return  # creating the lock file reports any other fault of the path
         if not stat.S_ISSOCK(mode):
             raise ExistsError(
                 f"RPC socket {self.path}: is a file{show_owner(Path(self.path))}, not a socket: remove it, or choose "
@@ -255,7 +255,7 @@ class JsonRpcServer:
                 raise FtlError(f"{error.message}, or choose another path with -r", errno=error.errno) from error
             if _is_file(lock_fd, lock_path):
                 break
-            os.close(lock_fd)  # its owner removed it while we waited for it: the lock is on nothing
+            os.close(lock_fd)  # the owner removed the file while we waited for its lock
         self._lock_fd = lock_fd
         try:
             self._refuse_listener()
@@ -279,7 +279,7 @@ class JsonRpcServer:
             self._lock_fd = None
 
     def _refuse_listener(self) -> None:
-        """One that doesn't use the lock file. Raises ExistsError."""
+        """Raises ExistsError if a process that does not use the lock file listens on the path."""
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
             probe.setblocking(False)
             try:
@@ -301,7 +301,7 @@ class JsonRpcServer:
             except OSError as error:
                 slots.release()
                 logger.warning("accepting an RPC connection failed: %s", error)
-                await asyncio.sleep(0.1)  # e.g. out of file descriptors: others must be able to finish
+                await asyncio.sleep(0.1)  # for example out of file descriptors: lets other connections finish
                 continue
             connection = _Connection(sock, self._dispatch)
             task = loop.create_task(connection.run())
@@ -317,7 +317,7 @@ class JsonRpcServer:
             task.add_done_callback(closed)
 
     async def close(self) -> None:
-        """Idempotent: stops accepting, drops every connection, removes the socket file."""
+        """Stops accepting, drops every connection, and removes the socket file. Idempotent."""
         await end_tasks([*self._connections, *([self._acceptor] if self._acceptor else [])])
         self._acceptor = None
         if self._listener is not None:

@@ -1,4 +1,4 @@
-"""The target's keyring: names of key files, which are read each time a key is needed."""
+"""The target's keyring: names of key files. A file is read each time its key is needed."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ from .refusals import failed
 
 @dataclass
 class KeyringEntry:
-    """What holds it goes on holding it when it is removed, but there is no key in it any more. A source of keys."""
+    """A named key file. A user of the entry may keep it after its removal, but it yields no key then. Implements
+    KeySource."""
 
     name: str
     path: Path
@@ -28,14 +29,14 @@ class KeyringEntry:
         return KeyFile(self.path).load()
 
     def require(self) -> None:
-        """Raises ParameterError where it was removed."""
+        """Raises ParameterError if the entry was removed."""
         if self.removed:
             raise ParameterError(f"key {self.name} was removed from the keyring")
 
 
 @dataclass
 class KeyringPsk:
-    """An entry whose file has a TLS key in it. A source of them."""
+    """An entry whose file has a TLS key. Implements PskSource."""
 
     entry: KeyringEntry
 
@@ -50,7 +51,8 @@ class Keyring:
         self.entries: dict[str, KeyringEntry] = {}
 
     def add(self, name: str, path: str) -> None:
-        """Raises RpcError as SPDK answers: for names that are there, and files that are not, or not its own."""
+        """Adds an entry. Raises RpcError with SPDK's answer for a name that exists, and for a file that does not exist
+        or has the wrong owner or mode."""
         if name in self.entries:
             raise failed(errno.EEXIST)
         if not os.path.isabs(path):
@@ -64,21 +66,21 @@ class Keyring:
         self.entries[name] = KeyringEntry(name, Path(path))
 
     def remove(self, name: str) -> None:
-        """Raises RpcError."""
+        """Removes an entry. Raises RpcError."""
         entry = self.entries.pop(name, None)
         if entry is None:
             raise failed(errno.ENOKEY)
         entry.removed = True
 
     def saved(self) -> list[dict[str, Any]]:
-        """For framework_get_config: where keys are, and not what they are."""
+        """The keyring's part of framework_get_config. It has the paths of keys, but no keys."""
         return [
             {"method": "keyring_file_add_key", "params": {"name": entry.name, "path": str(entry.path)}}
             for entry in self.entries.values()
         ]
 
     def psk(self, name: str | None) -> KeyringPsk | None:
-        """Raises KeyError for a name that is none, ParameterError where there is no TLS key in it."""
+        """Raises KeyError for an unknown name, and ParameterError if the file cannot be used or has no TLS key."""
         if name is None:
             return None
         psk = KeyringPsk(self.entries[name])
@@ -86,6 +88,6 @@ class Keyring:
         return psk
 
     def host_keys(self, key: str | None, ctrlr_key: str | None) -> HostKeys | None:
-        """None without a host's key. Raises KeyError for names that are none."""
+        """Returns None without a host key. Raises KeyError for unknown names."""
         ctrlr_entry = None if ctrlr_key is None else self.entries[ctrlr_key]
         return None if key is None else HostKeys(self.entries[key], ctrlr_entry)

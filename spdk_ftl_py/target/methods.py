@@ -1,4 +1,5 @@
-"""The table of RPC methods: name, parameters, how a bad parameter is answered, and whether it may run beside others."""
+"""The table of RPC methods: name, parameters, the answer to a bad parameter, and whether the method may run beside
+others."""
 
 from __future__ import annotations
 
@@ -26,7 +27,7 @@ class Method:
 
 
 OWN_PREFIX = "ftltgt_"
-"""Of methods that SPDK does not have: they say which parameter is wrong, and why."""
+"""The prefix of methods that SPDK does not have. Their errors say which parameter is wrong, and why."""
 
 METHODS: dict[str, Method] = {}
 
@@ -34,8 +35,8 @@ METHODS: dict[str, Method] = {}
 def rpc(
     name: str, fields: Fields | None = None, *, decode_error: tuple[int, str] = DECODE_FAILED, exclusive: bool = True
 ) -> Callable[[Handler], Handler]:
-    """Registers a handler. fields None: the method takes no params at all. exclusive: one at a time with all others
-    that change the target; only methods that look or wait run beside them."""
+    """Registers a handler. fields None: the method takes no params at all. exclusive: the method changes the target, so
+    only one such method runs at a time. Methods that only read or wait run beside it."""
 
     def register(handler: Handler) -> Handler:
         METHODS[name] = Method(name, handler, fields or Fields(), decode_error, fields is not None, exclusive)
@@ -45,7 +46,7 @@ def rpc(
 
 
 def decode_params(method: Method, params: Any) -> Params:
-    """Raises RpcError with what SPDK would answer."""
+    """Decodes params. Raises RpcError with SPDK's answer."""
     if not method.takes_params:
         if params is not None:
             raise RpcError(JSONRPC_INVALID_PARAMS, f"{method.name} requires no parameters")

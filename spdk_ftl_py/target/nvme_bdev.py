@@ -1,4 +1,4 @@
-"""bdev_nvme: namespaces of remote NVMe/TCP controllers as bdevs NAMEnNSID, with reconnects as SPDK's options say."""
+"""bdev_nvme: namespaces of remote NVMe/TCP controllers as bdevs NAMEnNSID, with reconnects by SPDK's options."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ EMPTY_POLL_S = 0.002
 
 
 class State(enum.Enum):
-    """As bdev_nvme_get_controllers prints it."""
+    """The states that bdev_nvme_get_controllers prints."""
 
     ENABLED = "enabled"
     RESETTING = "resetting"
@@ -47,7 +47,8 @@ class State(enum.Enum):
 
 @dataclass(frozen=True)
 class ReconnectOptions:
-    """Seconds. 0/0/0: one attempt to reset, then the controller stays failed. ctrlr_loss_timeout -1: for ever."""
+    """Times in seconds. 0/0/0: one attempt to reset, then the controller stays failed. ctrlr_loss_timeout -1: no
+    limit."""
 
     ctrlr_loss_timeout: int = 0
     reconnect_delay: int = 0
@@ -67,12 +68,12 @@ class RemoteNamespace:
     info: NamespaceInfo
     bdev: Bdev
     gate: _shim.Gate
-    """What the bdev's I/O goes to: waits here while the controller is away."""
+    """The bdev's I/O goes through this gate, and waits there while the controller is away."""
     qpair: _shim.HostQpair
 
 
 class AttachedController:
-    """One name of bdev_nvme_attach_controller and everything behind it."""
+    """One name of bdev_nvme_attach_controller, with its controller and bdevs."""
 
     def __init__(
         self,
@@ -88,7 +89,7 @@ class AttachedController:
         psk: PskSource | None,
         on_removed: Callable[[], object],
     ) -> None:
-        """lock: held by whatever changes the target."""
+        """lock: whoever changes the target holds it."""
         self.name: str = params["name"]
         self.params = params
         self.options = options
@@ -117,7 +118,7 @@ class AttachedController:
             "trsvcid": self.params["trsvcid"], "subnqn": self.params["subnqn"],
         }  # fmt: skip
 
-    # --- coming ------------------------------------------------------------------------------------------------------
+    # --- connecting --------------------------------------------------------------------------------------------------
 
     async def connect(self) -> Controller:
         """Raises FtlError or OSError."""
@@ -146,7 +147,7 @@ class AttachedController:
             namespace.bdev.zones_changed(namespace.info.zones_at(event.changed_zones))
 
     async def adopt(self, controller: Controller) -> list[str]:
-        """Makes the bdevs of a fresh connection; the target's lock is held. Returns the names of those that are new."""
+        """Makes the bdevs of a new connection. Returns the names of new bdevs. The caller holds the target's lock."""
         self.controller = controller
         names = await self._scan(controller, fresh=True)
         self.state = State.ENABLED
@@ -158,7 +159,7 @@ class AttachedController:
         )
 
     async def _scan(self, controller: Controller, *, fresh: bool) -> list[str]:
-        """Registers, renews and unregisters bdevs until they are what the controller has."""
+        """Registers, renews and unregisters bdevs until they match the controller's namespaces."""
         infos = {info.nsid: info for info in await controller.namespaces()}
         new: list[str] = []
         for nsid, known in list(self.namespaces.items()):
@@ -173,7 +174,7 @@ class AttachedController:
                 qpair = await controller.create_io_qpair(self._reactor, info, queue_depth=QUEUE_DEPTH)
             except FtlError as error:
                 if controller.lost.is_set() or nsid in self.namespaces:
-                    # I/O of one that is known waits for it: it is tried again.
+                    # I/O of a known namespace waits for the new queue, so the caller tries again.
                     raise
                 logger.warning("namespace %d of %s gets no bdev: %s", nsid, self.params["subnqn"], error)
                 continue
@@ -187,7 +188,7 @@ class AttachedController:
                 else:
                     old, known.qpair, known.info = known.qpair, qpair, info
                     old.close()
-                    # What the controller said meanwhile nobody heard.
+                    # Zones may have changed while nobody received the controller's events.
                     known.bdev.zones_changed(None)
                     self._bdevs.resized(known.bdev, info.block_count)
                     continue
@@ -230,7 +231,7 @@ class AttachedController:
         path = {"trid": self.trid, "ctrlr_data": ctrlr_data, "ns_data": {"id": nsid, "can_share": True}}
         return {"nvme": [path], "mp_policy": "active_passive"}
 
-    # --- staying -----------------------------------------------------------------------------------------------------
+    # --- connected ---------------------------------------------------------------------------------------------------
 
     async def _supervise(self) -> None:
         while True:
@@ -255,8 +256,8 @@ class AttachedController:
                 logger.warning("reading the namespaces of controller %s again failed: %s", self.name, error)
 
     async def _recover(self, lost: Controller) -> bool:
-        """False: given up. With a loss timeout the bdevs have been removed by then, without they stay and fail I/O.
-        Until then I/O waits: for as long as fast_io_fail_timeout says."""
+        """Reconnects. I/O waits meanwhile, for at most fast_io_fail_timeout. Returns False if it has given up: with a
+        loss timeout it has removed the bdevs then; without one they stay and fail I/O."""
         for namespace in self.namespaces.values():
             namespace.gate.hold()
         fast_fail = self.options.fast_io_fail_timeout
@@ -291,7 +292,7 @@ class AttachedController:
                     logger.info("controller %s: lost again while reconnecting: %s", self.name, error)
                     await controller.close()
                 except BaseException:
-                    # Who detaches it holds the lock, and knows of the one before only.
+                    # Whoever detaches holds the lock, and only knows the earlier controller.
                     await to_its_end(controller.close())
                     raise
             if options.reconnect_delay == 0:
@@ -308,11 +309,11 @@ class AttachedController:
             await asyncio.sleep(options.reconnect_delay)
             self.state = State.RESETTING
 
-    # --- going -------------------------------------------------------------------------------------------------------
+    # --- removal -----------------------------------------------------------------------------------------------------
 
     async def _drop(self, namespace: RemoteNamespace) -> None:
         self.namespaces.pop(namespace.info.nsid, None)
-        namespace.gate.fail(wire.Status.PATH_ERROR)  # what waits would wait for ever
+        namespace.gate.fail(wire.Status.PATH_ERROR)  # otherwise waiting I/O would wait forever
         await self._bdevs.unregister(namespace.bdev)
         namespace.qpair.close()
 
@@ -325,15 +326,16 @@ class AttachedController:
         self._on_removed()
 
     async def detach(self) -> None:
-        """The target's lock is held."""
+        """Ends the controller and removes its bdevs. The caller holds the target's lock."""
         if self._supervisor is not None:
             await end_tasks([self._supervisor])
         await self._remove()
 
 
 async def _emptied(namespace: RemoteNamespace) -> None:
-    """I/O waits at the gate, and nothing is left at the queue, which is to be replaced: a command that is repeated on
-    another one might overtake itself. Raises FtlError where that takes long, and I/O goes on as before."""
+    """Holds I/O at the gate until the old queue is empty, so that another queue can replace it. A command that is
+    repeated on another queue could otherwise overtake itself. Raises FtlError if that takes too long; I/O then
+    continues on the old queue."""
     gate = namespace.gate
     gate.hold()
     if await until(gate.sweep, timeout_s=EMPTY_TIMEOUT_S, poll_s=EMPTY_POLL_S):
@@ -345,7 +347,7 @@ async def _emptied(namespace: RemoteNamespace) -> None:
 
 
 def _same(new: NamespaceInfo, old: NamespaceInfo) -> bool:
-    """Whether a namespace that is found (again) is still the one that a bdev stands for. It may have grown."""
+    """Whether a namespace that was found again is the one that the bdev stands for. The namespace may have grown."""
     if new.block_count < old.block_count:
         return False
     return (new.nguid, new.eui64, new.uuid, new.block_bytes, new.csi, new.zone_size) == (
@@ -363,7 +365,7 @@ class NvmeControllers:
     """All attached controllers, by name."""
 
     def __init__(self, reactor: ReactorLoop, bdevs: BdevLayer, lock: asyncio.Lock) -> None:
-        """lock: held by whatever changes the target."""
+        """lock: whoever changes the target holds it."""
         self._reactor = reactor
         self._bdevs = bdevs
         self._lock = lock
@@ -388,7 +390,7 @@ class NvmeControllers:
             psk=psk,
             on_removed=lambda: self.controllers.pop(params["name"], None),
         )
-        self.controllers[attached.name] = attached  # reserves the name while we connect
+        self.controllers[attached.name] = attached  # reserves the name during the connect
         controller: Controller | None = None
         try:
             controller = await attached.connect()
@@ -417,7 +419,7 @@ class NvmeControllers:
         async with self._lock:
             await attached.detach()
         if controller is not None:
-            # One that it had not taken over yet.
+            # A controller that was not adopted yet.
             await controller.close()
 
     async def close(self) -> None:

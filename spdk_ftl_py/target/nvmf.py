@@ -1,4 +1,5 @@
-"""What the target exports, over nvme/target/listener.py: transport, subsystems, namespaces of bdevs, listeners."""
+"""The exports of the target, on top of nvme/target/listener.py: transport, subsystems, namespaces of bdevs,
+listeners."""
 
 from __future__ import annotations
 
@@ -27,7 +28,7 @@ TRANSPORT_DEFAULTS: dict[str, Any] = {
     "disable_command_passthru": False, "kas": 100, "min_kato": 10000,
 }  # fmt: skip
 
-# SPDK's targets take hosts without keep-alive, and any number from one address.
+# SPDK's targets accept hosts without keep-alive, and any number of hosts from one address.
 PEERS = PeerLimits(
     controllers_per_address=256, controllers_per_host=256, io_queues_per_address_percent=100,
     io_queues_per_host_percent=100, no_keep_alive=1,
@@ -58,13 +59,13 @@ class ExportedNamespace:
 
 @dataclass(eq=False)
 class Export:
-    """A subsystem as RPCs see it; ``subsystem`` is what hosts connect to."""
+    """A subsystem as RPCs see it. Hosts connect to ``subsystem``."""
 
     subsystem: Subsystem
     namespaces: dict[int, ExportedNamespace] = field(default_factory=dict)
     listeners: list[dict[str, str]] = field(default_factory=list)
     hosts: dict[str, dict[str, str]] = field(default_factory=dict)
-    """Names of their keys, by host NQN."""
+    """The names of the hosts' keys, by host NQN."""
 
     @property
     def nqn(self) -> str:
@@ -72,7 +73,7 @@ class Export:
 
 
 class Nvmf:
-    """What the nvmf_* methods work on. Subsystems may exist before there is a transport; listeners may not."""
+    """The state of the nvmf_* methods. Subsystems may exist before there is a transport; listeners may not."""
 
     def __init__(self, reactor: ReactorLoop, bdevs: BdevLayer) -> None:
         self._reactor = reactor
@@ -107,7 +108,7 @@ class Nvmf:
         self.exports[subsystem.nqn] = Export(subsystem)
 
     async def delete_subsystem(self, export: Export) -> None:
-        """Disconnects its hosts, closes listeners nobody else uses, lets go of its bdevs."""
+        """Disconnects the subsystem's hosts, closes listeners that no other subsystem uses, and closes its bdevs."""
         for address in list(export.listeners):
             await self.remove_listener(export, address)
         if self.server is not None:
@@ -117,7 +118,7 @@ class Nvmf:
         del self.exports[export.nqn]
 
     def add_namespace(self, export: Export, params: Params) -> int:
-        """Opens and claims the bdev. Raises FtlError; nothing has changed then."""
+        """Opens and claims the bdev. Returns the NSID. Raises FtlError; nothing has changed then."""
         layer = self._bdevs
         descriptor = layer.open(params["bdev_name"], f"namespace of {export.nqn}", write=True)
         try:
@@ -210,7 +211,7 @@ class Nvmf:
         }  # fmt: skip
 
     def saved(self) -> list[dict[str, Any]]:
-        """framework_get_config's part."""
+        """The part of nvmf in framework_get_config."""
         calls: list[dict[str, Any]] = []
         if self.transport is not None:
             known = {**TRANSPORT_OPTIONS, "trtype": decode.string}

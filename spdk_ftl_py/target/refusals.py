@@ -1,4 +1,4 @@
-"""How RPCs are refused: SPDK's codes and texts."""
+"""Errors of RPCs, with SPDK's codes and texts."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ EALREADY = _errno.EALREADY
 ENXIO = _errno.ENXIO
 ENOTSUP = _errno.ENOTSUP
 
-# How SPDK answers parameters it can't decode: it differs from method to method.
+# SPDK's answer to parameters that it cannot decode. It differs from method to method.
 DECODE_FAILED = (JSONRPC_INTERNAL_ERROR, "spdk_json_decode_object failed")
 INVALID_PARAMETERS = (JSONRPC_INVALID_PARAMS, "Invalid parameters")
 
 
 def failed(number: int) -> RpcError:
-    """-errno with its usual text, which is all SPDK says."""
+    """An error with code -errno and its usual text, which is all that SPDK reports."""
     return RpcError(-number, os.strerror(number))
 
 
 def refused(message: str, number: int = _errno.EINVAL) -> RpcError:
-    """For our own methods, which may say what is wrong."""
+    """An error of our own methods, which may say what is wrong."""
     return RpcError(-number, message)
 
 

@@ -3,8 +3,8 @@
     spdk-rpc --plugin spdk_ftl_py.target.rpc_plugin ftltgt_zns_create Nvme0n1 --size 2G --zone-size 16M
     PYTHONPATH=rpc_plugins scripts/rpc.py --plugin ftltgt ftltgt_inject_fault Nvme0n1 --op write --status write_fault
 
-Works with the clients of SPDK 25.5 to 26.9: ``client.call(method, params)``, printing by ourselves, nothing printed for
-None, which is what dry runs and batches return.
+The plugin works with the clients of SPDK 25.5 to 26.9. It calls ``client.call(method, params)`` and prints the result
+itself. It prints nothing for None, which dry runs and batches return.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ BLOCK_BYTES = 4096
 
 
 class _Size(int):
-    """Shows itself as it was typed."""
+    """A number that prints as the user typed it."""
 
     typed: str
 
@@ -91,7 +91,7 @@ def _plain(*names: str) -> Callable[[argparse.Namespace], dict[str, Any]]:
 
 
 def spdk_rpc_plugin_initialize(subparsers: Any) -> None:
-    """Called by rpc.py."""
+    """rpc.py calls this."""
     add = subparsers.add_parser
 
     parser = add("ftltgt_zns_create", help="Create an emulated ZNS drive (spdk-ftl target)")

@@ -1,12 +1,12 @@
-"""Sizes as people write them: 4096, 16M, 2G; and the bounds of emulated bdevs. No imports beyond errors, as rpc.py
-loads it with our plugin."""
+"""Sizes as users write them (4096, 16M, 2G), and the limits of emulated bdevs. This module imports only errors, because
+rpc.py loads it with our plugin."""
 
 from __future__ import annotations
 
 MEDIA_BYTES_MAX = 2**46
 METADATA_BYTES = (0, 8, 16, 32, 64, 128)
 APPEND_BYTES_MIN = 8192
-"""A host is told the largest append as a power of two of 4 KiB pages (ZASL), and 0 means that there is no limit."""
+"""A host learns the largest append as a power of two of 4 KiB pages (ZASL), and 0 means that there is no limit."""
 UINT32_END = 2**32
 
 _SUFFIXES = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
@@ -24,7 +24,7 @@ def parse_size(text: str) -> int:
 
 
 def parse_bytes(text: str, what: str) -> int:
-    """Raises ParameterError that says of what it is the size."""
+    """Raises ParameterError that says which size is wrong."""
     from ..errors import ParameterError
 
     try:

@@ -1,4 +1,4 @@
-"""What RPCs act on: the bdevs, what stands on them and under them, and how all of it is saved."""
+"""The state that RPCs change: bdevs, their users and media, and how all of it is saved."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .virtual import VirtualBdevs
 
 
 class TargetState:
-    """The target without its RPCs: handlers are above it."""
+    """The target without its RPCs. Handlers depend on this class."""
 
     def __init__(self, reactor: ReactorLoop) -> None:
         self.reactor = reactor
@@ -26,18 +26,18 @@ class TargetState:
         self.started = asyncio.Event()
         self.stopping = asyncio.Event()
         self.lock = asyncio.Lock()
-        """Held by whatever changes the target: one RPC at a time, and events from drives between them."""
+        """Whoever changes the target holds this lock: one RPC at a time, and events from drives in between."""
         self.virtual = VirtualBdevs(reactor, self.bdevs)
         self.nvme = NvmeControllers(reactor, self.bdevs, self.lock)
         self.nvmf = Nvmf(reactor, self.bdevs)
         self._saved: dict[str, tuple[str, Params]] = {}
 
     def kill(self, signal_number: int) -> None:
-        """spdk_kill_instance: the signal comes once the reply had its chance."""
+        """For spdk_kill_instance: the signal comes after the reply had time to be sent."""
         asyncio.get_running_loop().call_later(0.05, os.kill, os.getpid(), signal_number)
 
     def remember(self, bdev_name: str, method: str, params: Params) -> None:
-        """What framework_get_config says of a bdev, as JSON takes it."""
+        """Stores the JSON entry of a bdev for framework_get_config."""
         self._saved[bdev_name] = (
             method,
             {name: value if isinstance(value, (bool, int, str)) else str(value) for name, value in params.items()},

@@ -1,5 +1,5 @@
-"""bdevs on top of others: passthru and zone_block. Their configuration outlives their base: when a bdev of that name
-comes (again), they are (again) created on it."""
+"""bdevs on top of others: passthru and zone_block. Their configuration outlives their base. When a bdev with the base's
+name appears, they are created on it again."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .refusals import EEXIST, EINVAL, failed
 
 logger = logging.getLogger(__name__)
 
-# The namespaces SPDK's modules hash their base's UUID in, so that a virtual bdev has the same UUID there and here.
+# The namespaces in which SPDK's modules hash the UUID of the base. A virtual bdev has the same UUID here and in SPDK.
 PASSTHRU_NAMESPACE = UUID("7e25812e-c8c0-4d3f-8599-16d790555b85")
 ZONE_BLOCK_NAMESPACE = UUID("5f3f485a-d6bb-4443-9de7-023683b77389")
 ZONE_BLOCK_IO_TYPES = frozenset(("read", "write", "write_zeroes", "zone_management", "zone_append"))
@@ -25,13 +25,13 @@ ZONE_CAPACITY_MAX = 2**63
 
 
 def derived_uuid(namespace: UUID, base: UUID) -> UUID:
-    """A version 5 UUID of 16 raw bytes (the standard library's takes only text before 3.12)."""
+    """A version 5 UUID of 16 raw bytes. The standard library accepts only text before Python 3.12."""
     return UUID(bytes=hashlib.sha1(namespace.bytes + base.bytes).digest()[:16], version=5)
 
 
 @dataclass(eq=False)
 class VirtualConfig:
-    """What a create RPC asked for; kept until the bdev is deleted by name."""
+    """The parameters of a create RPC. They are kept until the bdev is deleted by name."""
 
     module: str
     name: str
@@ -54,7 +54,7 @@ def _passthru_bdev(config: VirtualConfig, base: Bdev, _reactor: ReactorLoop) -> 
 
 def _zone_block_bdev(config: VirtualConfig, base: Bdev, reactor: ReactorLoop) -> Bdev:
     if base.zoned:
-        raise failed(EEXIST)  # SPDK's choice
+        raise failed(EEXIST)  # as SPDK answers
     if config.zone_capacity > ZONE_CAPACITY_MAX:
         raise failed(EINVAL)
     zone_size = 1 << (config.zone_capacity - 1).bit_length()
@@ -88,7 +88,7 @@ _BUILDERS = {"passthru": _passthru_bdev, "zone_block": _zone_block_bdev}
 
 
 class VirtualBdevs:
-    """The configurations, and what has been built from them."""
+    """The configurations, and the bdevs built from them."""
 
     def __init__(self, reactor: ReactorLoop, bdevs: BdevLayer) -> None:
         self._reactor = reactor
@@ -108,8 +108,9 @@ class VirtualBdevs:
                     del self.configs[config.module, config.name]
 
     def create(self, config: VirtualConfig) -> None:
-        """A missing base is no error: the bdev appears with it. As in SPDK, a passthru that fails for another reason
-        keeps its configuration (so its name stays taken), a zone_block does not."""
+        """Stores the configuration, and creates the bdev if its base exists. A missing base is no error: the bdev is
+        created when the base appears. As in SPDK, a passthru that fails for another reason keeps its configuration, so
+        its name stays taken; a zone_block does not."""
         self.configs[config.module, config.name] = config
         try:
             self._build(config)
@@ -148,12 +149,13 @@ class VirtualBdevs:
         bdev.destroy = let_go
 
     async def delete(self, name: str, module: str) -> None:
-        """Raises NotFoundError when no bdev of that name is there (a deferred one is not, in SPDK either)."""
+        """Deletes a bdev. Raises NotFoundError if no bdev has that name. As in SPDK, a deferred one does not count."""
         deleted = await self._bdevs.unregister_by_name(name, module)
         self.configs.pop((module, deleted), None)
 
     def saved(self) -> list[dict[str, Any]]:
-        """Their part of framework_get_config: zone_block first, as SPDK prints them. Deferred ones are not in it."""
+        """The part of virtual bdevs in framework_get_config: zone_block first, as SPDK prints them. Deferred ones are
+        left out."""
         entries: list[dict[str, Any]] = []
         for config in self.configs.values():
             if config.module == "zone_block" and self._bdevs.find(config.name) is not None:

@@ -1,1 +1,1 @@
-"""`spdk-ftl torture`: the crash machine."""
+"""`spdk-ftl torture`: crashes FTLs and verifies what is left."""

@@ -1,4 +1,4 @@
-"""The directory of write buffer files, as a crash leaves it behind."""
+"""The directory of write buffer files, in the state in which a crash leaves it."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from typing import Final
 
 SHARED_MEMORY: Final = Path("/dev/shm")
 STALE: Final = 0.3
-"""How often, where the files are lost, those of an earlier life turn up instead."""
+"""How often the files of an earlier life appear when those of this life are lost."""
 
 Files = dict[str, bytes]
 
 
 class BufferDir:
-    """A temporary directory for one world; a device that is killed does not get to tidy it up."""
+    """A temporary directory for one world. A device that is killed cannot clean it up."""
 
     def __init__(self, rng: random.Random) -> None:
         where = SHARED_MEMORY if SHARED_MEMORY.is_dir() else None
@@ -35,12 +35,13 @@ class BufferDir:
         shutil.rmtree(self.path, ignore_errors=True)
 
     def freeze(self) -> None:
-        """The moment of the crash: what happens to the files from here on did not happen."""
+        """Records the files at the moment of the crash. Later changes are undone by thaw()."""
         self._at_crash = {path.name: path.read_bytes() for path in sorted(self.path.iterdir())}
 
     def thaw(self, *, kept: bool) -> bool:
-        """After the device is gone. Whether there are files: also where they are lost one of an earlier life may be,
-        which counts if that life had no successor (all loads since were crashed)."""
+        """Called after the device is gone. Restores the recorded files if kept; otherwise removes them, or restores
+        those of an earlier life. The files of an earlier life still count if all loads since then were crashed. Returns
+        whether there are files."""
         if not kept and self._rng.random() < STALE:
             left, self._earlier = self._earlier, self._at_crash
         else:

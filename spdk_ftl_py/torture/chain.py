@@ -1,5 +1,5 @@
-"""The product's way of an I/O, as PDUs: host → its gate → HostQpair → TargetQpair → the daemon's gate → core →
-HostQpair → TargetQpair → drive. Connections are lost now and then; those of the host come back by themselves."""
+"""The product's path of an I/O, as PDUs: host → its gate → HostQpair → TargetQpair → the daemon's gate → core →
+HostQpair → TargetQpair → drive. Connections are lost now and then. The host reconnects by itself."""
 
 from __future__ import annotations
 
@@ -17,28 +17,29 @@ from .crash import random_operations
 
 HOST_IO_BYTES: Final = (65536, 131072, 262144)
 HOST_AWAY_S: Final = (0.001, 0.005, 0.05)
-"""Simulated, from the loss of its connection to the next one."""
+"""The simulated time from the loss of the host's connection to the next connection."""
 LOSSES: Final = (0, 0, 1, 1, 2, 4)
-"""In one life."""
+"""The number of losses in one life."""
 LOSS_OPERATIONS_MAX: Final = 600
 HARD_LOSSES: Final = 0.5
 
 
 class Loss(enum.Enum):
-    """None of them costs a host anything but time, nor what it had an answer for."""
+    """What is lost. A loss costs a host only time, and no write that was acknowledged."""
 
     HOST = "host"
-    """Its connection, with I/O in flight: it comes back, and repeats what had no answer."""
+    """The host's connection, with I/O in flight. The host reconnects, and repeats the commands that had no answer."""
     BASE = "base"
     """The connections to base and cache."""
     POWER = "power"
-    """The same, and with them what the drives' volatile caches hold: a target that died, while the daemon lives on."""
+    """The connections to base and cache, and the volatile caches of the drives: a target that died while the daemon
+    lives on."""
     DRIVE = "drive"
-    """The drives lose power, and the target tells."""
+    """The drives lose power, and the target reports that."""
     CACHE = "cache"
-    """The connection to the nv cache alone: the FTL goes on without it."""
+    """The connection to the nv cache only. The FTL continues without the cache."""
     BIT = "bit"
-    """One, of what is on its way by a connection with digests: a command is repeated, or the connection ends."""
+    """One bit in flight on a connection with digests. A command is repeated, or the connection ends."""
 
     @classmethod
     def choose(cls, rng: random.Random, *, cache: bool) -> Loss:
@@ -46,8 +47,9 @@ class Loss(enum.Enum):
 
 
 class Chain:
-    """Of one daemon: connect(), serve(); then, as often as the base is lost, hang_up(), connect() and reopen(); at its
-    end kill(). Another daemon may follow. pump() is called once for each step of the reactor."""
+    """The connections of one daemon. Call connect() and serve(); each time the base is lost, hang_up(), connect() and
+    reopen(); and at the daemon's end kill(). After that another daemon may follow. pump() must be called once for each
+    step of the reactor."""
 
     def __init__(self, reactor: ReactorLoop, rng: random.Random) -> None:
         self._reactor = reactor
@@ -58,12 +60,12 @@ class Chain:
         self._cache: Connection | None = None
         self._host: Connection | None = None
         self._gate: _shim.Gate | None = None
-        """The daemon's."""
+        """The daemon's gate."""
         self._host_gate: _shim.Gate | None = None
         self._host_returns_at_s: float | None = None
         self._dying: list[Connection] = []
         self._quiet = asyncio.Event()
-        """None are dying."""
+        """Set while no lost connection has commands in progress."""
         self._quiet.set()
         self._due: list[tuple[int, Loss]] = []
         self._host_bits = 0
@@ -73,7 +75,8 @@ class Chain:
     def connect(
         self, media: _shim.BlockDevice, cache: _shim.BlockDevice | None
     ) -> tuple[_shim.BlockDevice, _shim.BlockDevice | None]:
-        """Base and nv cache, as the daemon has them. What it had before is hung up."""
+        """Connects the daemon. Returns base and nv cache as the daemon sees them. Earlier connections are closed
+        first."""
         self.hang_up()
         self._base = self._connected(media, media.max_io_blocks * media.block_bytes)
         if cache is not None:
@@ -88,7 +91,7 @@ class Chain:
         return self._base is None or self._base.lost
 
     def hang_up(self) -> None:
-        """Base and cache. Idempotent."""
+        """Closes the connections to base and cache. Idempotent."""
         for each in (self._base, self._cache):
             if each is not None:
                 each.hang_up()
@@ -101,17 +104,17 @@ class Chain:
 
     @property
     def landed(self) -> bool:
-        """Nothing is under way any more that came by a connection that is lost."""
+        """No command of a lost connection is in progress any more."""
         return self._quiet.is_set()
 
     async def land(self) -> None:
-        """Returns when it has landed()."""
+        """Waits until landed is true."""
         await self._quiet.wait()
 
     # --- the host
 
     def serve(self, core: _shim.BlockDevice) -> _shim.BlockDevice:
-        """What a host has of a daemon that has just loaded that core."""
+        """Returns the device that a host sees, when a daemon has just loaded that core."""
         assert self._host is None
         self._host_bits = 0
         self._gate = _shim.Gate(self._reactor.shim, core)
@@ -120,22 +123,23 @@ class Chain:
         return self._host_gate
 
     def hold(self) -> None:
-        """I/O waits from now on: the core is lost."""
+        """The core is lost: holds I/O from now on."""
         if self._gate is not None:
             self._gate.hold()
 
     def reopen(self, core: _shim.BlockDevice) -> None:
-        """I/O goes on, at the next core."""
+        """Continues I/O, on the next core."""
         assert self._gate is not None
         self._gate.set_device(core)
 
     @property
     def host_bits(self) -> int:
-        """Flipped on the way to the host or from it, since serve(): of so many commands a digest may be wrong."""
+        """Bits that were flipped on the host's connections since serve(). At most that many commands may have a wrong
+        digest."""
         return self._host_bits
 
     def leave(self) -> None:
-        """The host does not come back; what it has no answer for fails. Idempotent."""
+        """The host does not reconnect. Its commands without an answer fail. Idempotent."""
         if self._host_gate is not None:
             self._host_gate.fail(Status.HOST_ABORTED)
         if self._host is not None:
@@ -148,7 +152,7 @@ class Chain:
         self._give_host_up()
 
     def _give_host_up(self) -> None:
-        """It has lost its connection, and makes another one a while later."""
+        """The host has lost its connection, and reconnects some time later."""
         assert self._host is not None
         assert self._host_gate is not None
         self._host_gate.hold()
@@ -163,10 +167,11 @@ class Chain:
         self._host = self._connected(self._gate, self._host_io_bytes)
         self._host_gate.set_device(self._host.device)
 
-    # --- what happens
+    # --- losses
 
     def plan(self, operations: int, *, cache: bool) -> None:
-        """Losses of a life that begins at that count of the drive's I/Os. cache: its connection may be lost alone."""
+        """Plans the losses of a life. operations: the drive's I/O count at its beginning. cache: the cache's connection
+        alone may be lost, too."""
         cache = cache and self._cache is not None
         self._due = sorted(
             (
@@ -177,11 +182,12 @@ class Chain:
         )
 
     def calm_down(self) -> None:
-        """Nothing more is lost in this life."""
+        """Cancels the remaining losses of this life."""
         self._due = []
 
     def lose(self, operations: int) -> Loss | None:
-        """What is lost now, of what was planned. Power is for the caller to cut."""
+        """Causes the next planned loss if it is due. Returns the loss. For a loss of power, the caller must cut the
+        power."""
         if not self._due or operations < self._due[0][0]:
             return None
         at, loss = self._due.pop(0)
@@ -210,13 +216,13 @@ class Chain:
             if chosen.flip(self._rng):
                 self._host_bits += chosen is self._host
             else:
-                # There is nothing on its way at the moment.
+                # Nothing is in flight at the moment: try again later.
                 self._due.insert(0, (at, loss))
                 return None
         return loss
 
     def pump(self) -> list[str]:
-        """Whose connections are lost, though nothing was done to them; each is told once."""
+        """Returns the names of connections that were lost although nothing disturbed them. Each is reported once."""
         lost = []
         for name, each in (("host", self._host), ("base", self._base), ("nv cache", self._cache)):
             if each is not None and each.lost and not each.harmed:
@@ -240,11 +246,12 @@ class Chain:
 
     @property
     def is_alive(self) -> bool:
-        """There is a host to serve."""
+        """There is a daemon to serve hosts."""
         return self._gate is not None
 
     def kill(self, *, target_too: bool) -> None:
-        """The daemon and its host are gone; target_too: and with it what was on its way there. Idempotent."""
+        """The daemon and its host are gone. target_too: everything in flight to the target is lost as well.
+        Idempotent."""
         self.calm_down()
         self.leave()
         if self._gate is not None:

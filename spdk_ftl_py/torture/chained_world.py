@@ -1,5 +1,5 @@
-"""A world whose I/O takes the product's way (chain), and whose daemon outlives the loss of its base: what
-spdk_ftl_py/daemon does then is done here in simulated time."""
+"""A world whose I/O takes the product's path (chain), and whose daemon outlives the loss of its base. It does in
+simulated time what spdk_ftl_py/daemon does then."""
 
 from __future__ import annotations
 
@@ -23,33 +23,34 @@ from .workload import Workload
 from .world import World
 
 STEADY_BASES: Final = 0.2
-"""Part of these worlds whose base has no volatile cache."""
+"""The part of these worlds whose base has no volatile cache."""
 RETURNS_MAX: Final = 40
-"""Loads until the base is back, each of which may meet a drive that is busy or fails once, or be cut off."""
+"""The maximum number of loads until the base is back. Each may meet a busy drive or a single fault, or lose its
+connection."""
 RETURN_DELAY_S: Final = 0.1
 
 
 class ChainedWorld(World):
     def __init__(self, seed: int, number: int, **options: Any) -> None:
-        """options: as those of World."""
+        """options: as for World."""
         super().__init__(seed, number, **options)
         self._chain_rng = random.Random(f"{seed}/{number}/chain")
         self._steady = self._chain_rng.random() < STEADY_BASES
         self._chain: Chain
         self._serving = False
-        """The daemon is there, and comes back to a base that was lost."""
+        """The daemon is running, and reloads the FTL when its base was lost."""
         self._return: asyncio.Task[None] | None = None
         self._powerless = False
-        """The drives, until the daemon comes back to them."""
+        """The drives are without power until the daemon reconnects to them."""
         self._base_dropped = False
-        """And the nv cache with it; the first to be noticed may be either."""
+        """The base's connection was dropped, and the nv cache's with it. The FTL may notice either one first."""
         self._cache_dropped = False
-        """In this life: the nv cache may be given up."""
+        """The cache's connection was dropped in this life, so the FTL may give up the cache."""
         self._cache_counts = False
-        """Its I/Os say when the next crash comes, so it has to go on having some."""
+        """The next crash comes at a number of cache I/Os, so the cache must stay in use."""
         self._summed_up: FtlDevice | None = None
 
-    # --- the way of I/O
+    # --- the path of I/O
 
     def _begin(self) -> None:
         self._chain = Chain(self._reactor, self._chain_rng)
@@ -78,10 +79,10 @@ class ChainedWorld(World):
         )
 
     async def _settled(self) -> None:
-        """As the daemon does: the base is there, hosts are disconnected, whatever they have in flight."""
+        """As in the daemon: the base is there, and hosts are disconnected, with whatever they have in flight."""
         self._chain.calm_down()
         if self._powerless and self._return is None:
-            # Perhaps the FTL has not noticed: it has asked them nothing since.
+            # The FTL may have sent the drives nothing since the power cut, and so not have noticed it.
             self._chain.hang_up()
         while self._living() and (self._return is not None or self._needs_return):
             await self._step()
@@ -98,7 +99,7 @@ class ChainedWorld(World):
             self._return.cancel()
             await asyncio.gather(self._return, return_exceptions=True)
             self._return = None
-            # Half of a return may have made connections.
+            # A reload that was interrupted may have made connections.
             self._chain.kill(target_too=power_fails)
 
     @property
@@ -148,7 +149,8 @@ class ChainedWorld(World):
 
     @property
     def _cache_is_lost(self) -> bool:
-        """With the base, or its own connection, it may be."""
+        """The cache is lost without a cause. A loss together with the base, or of the cache's own connection, is
+        allowed."""
         with_base = self._powerless or self._base_dropped or self._needs_return or self._return is not None
         return super()._cache_is_lost and not (self._cache_dropped or with_base)
 
@@ -160,14 +162,14 @@ class ChainedWorld(World):
     async def _drop_device(self) -> None:
         await super()._drop_device()
         if self._chain.is_alive:
-            # The daemon has ended its device, and found no way back.
+            # The daemon has ended its device, and could not reload it.
             self._workload.stop()
             await self._buried()
 
     # --- the base is lost
 
     async def _come_back(self) -> None:
-        """The daemon lets go of its base, and loads the FTL again; hosts wait meanwhile."""
+        """Does what the daemon does: releases the base, and loads the FTL again. Host I/O is held meanwhile."""
         self._chain.hold()
         self._check_zones()
         failure = self._device.failure
@@ -187,7 +189,7 @@ class ChainedWorld(World):
                 break
             except PASSING:
                 if not self._serving:
-                    return  # killed, and what it waited for failed in the same moment
+                    return  # killed, and what it waited for failed at the same moment
                 await self._let_go()
                 await asyncio.sleep(RETURN_DELAY_S)
             except FtlError as error:
@@ -206,16 +208,17 @@ class ChainedWorld(World):
         self._chain.reopen(self._device.core)
 
     def _may_fail(self, failure: BaseException) -> bool:
-        """Whether it is something that was done that has ended the device. A drive that is only busy ends none."""
+        """Whether an injected fault explains the failure. A busy drive must not end the device."""
         done = self._chain.base_lost or self._powerless or self._load_helps(failure)
         return done and may_pass(failure)
 
     def _hosts_may_notice(self, failure: BaseException | None) -> bool:
-        """The daemon comes back, whatever has failed, and their I/O waits."""
+        """Never: the daemon reloads the FTL after any failure, and holds host I/O meanwhile."""
         return False
 
     async def _let_go(self) -> None:
-        """Of the connections. A target ends the I/O of those before it lets anybody in again."""
+        """Closes the connections, and waits until their I/O has ended. A target does that before it accepts the host
+        again."""
         self._chain.hang_up()
         self._base_dropped = False
         await self._chain.land()

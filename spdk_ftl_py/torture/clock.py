@@ -1,5 +1,5 @@
-"""Simulated time: an asyncio loop whose clock moves only when the reactor is stepped, so a run depends on its seed
-alone."""
+"""Simulated time: an asyncio loop whose clock moves only when the reactor is stepped. A run therefore depends on its
+seed alone."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ T = TypeVar("T")
 
 BUSY_STEP_NS: Final = 20_000
 IDLE_STEP_NS: Final = 500_000
-"""Where nothing happens, batches that grow old and timers are all there is to wait for."""
+"""The step of the clock when nothing happens. Then only timers, and batches that grow old, are left to wait for."""
 
 
 class SimulatedClock:
-    """Called before each step of the reactor with what the step before it did; returns the time in ns."""
+    """Called before each step of the reactor, with the work that the previous step did. Returns the time in ns."""
 
     def __init__(self) -> None:
         self.now_ns = 1
@@ -26,8 +26,8 @@ class SimulatedClock:
 
 
 class SimulatedLoop(asyncio.SelectorEventLoop):
-    """Timers go by the simulated clock. Something must always be ready to run (a stepped reactor is), or it would
-    wait in real time."""
+    """Its timers use the simulated clock. Something must always be ready to run, such as a stepped reactor; otherwise
+    the loop would wait in real time."""
 
     def __init__(self, clock: SimulatedClock) -> None:
         super().__init__()
@@ -38,7 +38,7 @@ class SimulatedLoop(asyncio.SelectorEventLoop):
 
 
 def run_simulated(clock: SimulatedClock, body: Coroutine[Any, Any, T]) -> T:
-    """asyncio.run() on a SimulatedLoop."""
+    """Like asyncio.run(), on a SimulatedLoop."""
     loop = SimulatedLoop(clock)
     try:
         asyncio.set_event_loop(loop)
@@ -50,7 +50,7 @@ def run_simulated(clock: SimulatedClock, body: Coroutine[Any, Any, T]) -> T:
                 task.cancel()
             if left:
                 loop.run_until_complete(asyncio.gather(*left, return_exceptions=True))
-            # As asyncio.run() does: an idle thread would keep what the body had alive.
+            # As asyncio.run() does. An idle thread would keep the body's objects alive.
             loop.run_until_complete(loop.shutdown_default_executor())
         finally:
             asyncio.set_event_loop(None)

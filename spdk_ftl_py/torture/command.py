@@ -1,4 +1,4 @@
-"""`spdk-ftl torture` as a command."""
+"""The command `spdk-ftl torture`."""
 
 from __future__ import annotations
 
@@ -108,13 +108,13 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 
 def _so_far(values: Mapping[str, Any], replay: str) -> str:
-    """In words, of a report: what a run has done that the user has ended."""
+    """Describes the results of a run that the user has ended."""
     what = f"{values['crashes']:,} crashes, {values['blocks_verified']:,} blocks verified"
     return f"interrupted after {what}: {values['violations']} violations\nthe same from the beginning: {replay}"
 
 
 def run(args: argparse.Namespace) -> int:
-    """Raises FtlError with the first promise that was broken; the command line prints it and exits with 1."""
+    """Raises FtlError for the first broken promise. The command line prints it and exits with 1."""
     from rich.console import Console
 
     from ..demo.screen import Screen
@@ -144,7 +144,7 @@ def run(args: argparse.Namespace) -> int:
     screen = Screen(Console(force_terminal=False if args.plain else None))
     report = Report(seed=args.seed, options=settings)
     if args.json:
-        report.write(args.json)  # a path that can't be written is told now, not after a minute
+        report.write(args.json)  # reports an unwritable path now, not after a minute
     options = Options(
         seed=args.seed,
         crashes=crashes,
@@ -165,7 +165,7 @@ def run(args: argparse.Namespace) -> int:
                 run_torture(options, report, phase.update)
             phase.note = f"{report.values['crashes']} crashes, {report.values['blocks_verified']:,} blocks verified"
     except (Interrupted, KeyboardInterrupt):
-        # Cleaned up by now; the command line knows the exit code of KeyboardInterrupt.
+        # Everything is cleaned up. The command line handles the exit code of KeyboardInterrupt.
         screen.say(_so_far(report.values, replay))
         raise KeyboardInterrupt from None
     finally:

@@ -1,4 +1,5 @@
-"""One NVMe/TCP I/O queue, both ends of it in one reactor: what serves a device, and that device as its host sees it."""
+"""One NVMe/TCP I/O queue with both ends in one reactor: the end that serves a device, and the device as its host sees
+it."""
 
 from __future__ import annotations
 
@@ -17,7 +18,7 @@ TAKEN_AT_ONCE: Final = 1 << 16
 
 @dataclass(frozen=True)
 class Terms:
-    """What both ends have agreed on, and how much the kernel holds between them."""
+    """The parameters on which both ends agree, and the size of the kernel's buffers between them."""
 
     queue_depth: int
     header_digest: bool
@@ -26,10 +27,9 @@ class Terms:
     max_h2c_data: int
     success_flag: bool
     send_buffer_bytes: int
-    """0: the kernel's default. With little of it PDUs go and come in parts."""
+    """0: the kernel's default. With a small buffer, PDUs are sent and received in parts."""
     host_first: bool
-    """Of the two the host is polled first: then it is answers, not commands, that are on their way between two steps of
-    the reactor."""
+    """The host is polled first. Then responses instead of commands are in flight between two steps of the reactor."""
 
     @classmethod
     def choose(cls, rng: random.Random) -> Terms:
@@ -47,17 +47,17 @@ class Terms:
 
 
 class Connection:
-    """As it is behind Connect. ``device`` is what the host has.
+    """A connection after Connect. ``device`` is the host's end.
 
-    Lost at either end (``drop()``, ``hang_up()``), what its target has begun still comes to its end: it is ``landed``
-    then, and is to be closed.
+    If either end loses the connection (``drop()``, ``hang_up()``), the target still completes the commands that it has
+    begun. Then the connection is ``landed``, and must be closed.
     """
 
     def __init__(self, reactor: ReactorLoop, device: _shim.BlockDevice, terms: Terms, *, max_io_bytes: int) -> None:
         self.is_covered = terms.header_digest and terms.data_digest
-        """By digests, each bit."""
+        """Digests cover every bit."""
         self.harmed = False
-        """It was dropped, or a bit was flipped: it may be lost."""
+        """The connection was dropped, or a bit was flipped, so it may be lost."""
         self._ours, self._theirs = socket.socketpair()
         if terms.send_buffer_bytes:
             for each in (self._ours, self._theirs):
@@ -112,16 +112,16 @@ class Connection:
 
     @property
     def lost(self) -> bool:
-        """As its host has noticed."""
+        """The host has noticed the loss."""
         return not self.device.connected
 
     @property
     def landed(self) -> bool:
-        """It is lost at both ends, and nothing that came by it is under way any more."""
+        """Both ends have lost the connection, and none of its commands is in progress."""
         return self.lost and self._target.drained
 
     def drop(self, *, hard: bool) -> None:
-        """Both ends find it closed; hard: and what was on its way, to either of them, is gone."""
+        """Closes the connection at both ends. hard: everything in flight in either direction is lost as well."""
         self.harmed = True
         if hard:
             for each in (self._ours, self._theirs):
@@ -129,7 +129,7 @@ class Connection:
         self._ours.shutdown(socket.SHUT_RDWR)
 
     def flip(self, rng: random.Random) -> bool:
-        """A bit of what is on its way. False: nothing is."""
+        """Flips a bit in flight. Returns False if nothing is in flight."""
         ends = [(self._ours, self._theirs), (self._theirs, self._ours)]
         rng.shuffle(ends)
         for sender, receiver in ends:
@@ -137,18 +137,18 @@ class Connection:
             if taken:
                 self.harmed = True
                 taken[rng.randrange(len(taken))] ^= 1 << rng.randrange(8)
-                # Nobody else is running, so it is as if they had never been taken.
+                # Nothing else runs meanwhile, so this has the same effect as if they had stayed in the socket.
                 if sender.send(taken, socket.MSG_DONTWAIT) < len(taken):
                     self.drop(hard=True)
                 return True
         return False
 
     def hang_up(self) -> None:
-        """The host's process has ended: what it has sent still arrives."""
+        """The host's process has ended. Data that it has sent still arrives."""
         self.device.close()
 
     def close(self) -> None:
-        """Of one that has landed."""
+        """The connection must be landed."""
         self._target.close()
         self.device.close()
         self._ours.close()
@@ -156,7 +156,7 @@ class Connection:
 
 
 def _take(sock: socket.socket) -> bytearray:
-    """All that has come there and was not read yet."""
+    """Takes everything that has arrived and was not read yet."""
     taken = bytearray()
     try:
         while part := sock.recv(TAKEN_AT_ONCE, socket.MSG_DONTWAIT):

@@ -1,4 +1,4 @@
-"""Blocks that prove what they are: LBA, version, whose they are, and a pattern made of all three over all 4 KiB."""
+"""Blocks that identify themselves. All 4 KiB hold a pattern made of the LBA, the version and the device's nonce."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ Blocks = NDArray[np.uint8]
 
 
 class Content:
-    """Of one device; nonce tells its blocks from those of any other."""
+    """The content of one device. The nonce distinguishes its blocks from those of other devices."""
 
     def __init__(self, nonce: int) -> None:
         self._nonce = np.uint64(nonce)
 
     def make(self, lba: int, block_count: int, version: int) -> Blocks:
-        """(block_count, 4096) bytes; version >= 1."""
+        """Returns (block_count, 4096) bytes; version >= 1."""
         lbas = np.arange(lba, lba + block_count, dtype=np.uint64)
         return self._words(lbas, np.full(block_count, version, np.uint64)).view(np.uint8)
 
     def versions(self, lba: int, data: Blocks) -> list[int]:
-        """Of each block read at lba and behind: its version, 0 for zeroes, GARBAGE for anything but a whole version
-        that was written to that LBA."""
+        """The version of each block that was read from lba on: 0 for zeroes, GARBAGE for anything that is not a whole
+        version written to that LBA."""
         words = data.reshape(-1, WORDS * 8).view(np.uint64)
         lbas = np.arange(lba, lba + len(words), dtype=np.uint64)
         version = words[:, 1].copy()
@@ -41,7 +41,7 @@ class Content:
         return [int(each) for each in found]
 
     def describe(self, lba: int, block: Blocks) -> str:
-        """What is wrong with a block that is garbage."""
+        """Describes what is wrong with a block that is garbage."""
         words = block.reshape(-1).view(np.uint64)
         there = int(words[0])
         if words[2] != self._nonce:

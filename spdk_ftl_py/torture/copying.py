@@ -1,4 +1,4 @@
-"""Between two lives an FTL gets another uuid, as the copy of a base does, and power fails meanwhile."""
+"""Gives an FTL another UUID between two lives, as for a copy of its base. Power may fail meanwhile."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from .shape import Shape
 
 COPYING_WORLDS: Final = 0.4
 COPIES: Final = 0.8
-"""Part of the loads, in such a world, before which it happens, where the FTL was halted cleanly."""
+"""In such a world, the part of the loads after a clean halt before which the UUID changes."""
 CRASHED: Final = 0.5
-"""Part of those amid which power fails."""
+"""The part of those changes during which power fails."""
 OPERATIONS_MAX: Final = 12
-"""Of the drive, until it does."""
+"""The maximum number of drive I/Os until power fails."""
 
 
 def random_uuid(rng: random.Random) -> UUID:
@@ -30,20 +30,20 @@ def random_uuid(rng: random.Random) -> UUID:
 
 
 class Copying:
-    """Chooses by a generator of its own: worlds in which nothing is copied are what they were."""
+    """Uses a random generator of its own, so that worlds without copies stay the same."""
 
     def __init__(self, rng: random.Random, uuid: UUID) -> None:
         self.origin: Final = uuid
-        """What the FTL's records have."""
+        """The UUID in the FTL's records."""
         self.uuid = uuid
-        """The FTL's."""
+        """The FTL's current UUID."""
         self._rng = rng
         self._wanted = rng.random() < COPYING_WORLDS
 
     async def before_load(
         self, reactor: ReactorLoop, media: _shim.EmulatedMedia, shape: Shape, result: WorldResult
     ) -> list[Violation]:
-        """The drives have power, and nobody is on them."""
+        """The drives must have power, and nobody may use them."""
         if not self._wanted or self._rng.random() >= COPIES:
             return []
         new, was = random_uuid(self._rng), self.uuid
@@ -61,12 +61,12 @@ class Copying:
             await port.close()
         media.cut_power_at(0, 0)
         media.power_on()
-        # As somebody who comes later: what was emulated is gone with the one before.
+        # A new base, as a later process would have: the emulation's state in memory is gone.
         port = BlockPort(reactor, shape.base(reactor, media, new=False), name="copy", patience_s=0)
         try:
             found = await superblock.find(port, await port.zones())
         except MediaError:
-            return []  # the load has the same trouble
+            return []  # the load meets the same fault
         finally:
             await port.close()
         there = None if found is None else found.superblock.uuid

@@ -1,4 +1,4 @@
-"""Crashes: what ends, when, and what is lost with it."""
+"""Crashes: what ends, at which point, and what is lost."""
 
 from __future__ import annotations
 
@@ -8,25 +8,25 @@ from dataclasses import dataclass
 from typing import Final
 
 AFTER_MAX: Final = 1200
-"""Media operations of a life, at most, where they are chosen at random."""
+"""The maximum number of media operations in a life, if it is random."""
 
 AT_SUPERBLOCK: Final = 0.25
-"""Of the crashes in loads."""
+"""The part of the crashes in loads that come right after the superblock."""
 
 
 class Kind(enum.Enum):
     POWER = "power"
-    """Everything: volatile caches are lost, and the write buffer file."""
+    """Power fails everywhere. Volatile caches and the write buffer file are lost."""
     TARGET = "target"
-    """The target or its drive, perhaps with the daemon: volatile caches are lost, the write buffer file is not."""
+    """The target or its drive ends, perhaps with the daemon. Volatile caches are lost; the write buffer file is not."""
     DAEMON = "daemon"
-    """The daemon: media keep what they have, and so does the write buffer file."""
+    """The daemon ends. Media and the write buffer file keep their data."""
     MACHINE = "machine"
-    """The daemon's machine, with the write buffer file; the drive is in another one."""
+    """The daemon's machine ends, and the write buffer file is lost. The drive is in another machine."""
 
     @property
     def power_fails(self) -> bool:
-        """The drive's."""
+        """Whether the drive loses power."""
         return self in (Kind.POWER, Kind.TARGET)
 
     @property
@@ -35,18 +35,19 @@ class Kind(enum.Enum):
 
     @property
     def forgetful(self) -> bool:
-        """What was acknowledged but not durable may be gone."""
+        """Whether data that was acknowledged but not durable may be lost."""
         return not self.keeps_buffer
 
 
 class Where(enum.Enum):
     TRAFFIC = "traffic"
     IDLE = "idle"
-    """No I/O of the host any more; garbage collection goes on."""
+    """No host I/O is outstanding. Garbage collection continues."""
     HALT = "halt"
     LOAD = "load"
     SUPERBLOCK = "superblock"
-    """In a load that has written its superblock: what that replaces has to be durable by then, and kept until then."""
+    """Right after a load has written its superblock. Everything that this superblock relies on must be durable by then,
+    and what it replaces must be kept until then."""
 
 
 @dataclass(frozen=True)
@@ -54,9 +55,9 @@ class Crash:
     kind: Kind
     where: Where
     after_operations: int
-    """Of the media, since the load (or, in a halt or load, since that began). 0: where says when."""
+    """Media operations since the load. In a halt or load: since its beginning. 0: ``where`` decides."""
     seed: int
-    """Of what is lost; with an nv cache an odd one counts its I/Os instead of the drive's."""
+    """Decides what is lost. With an nv cache, an odd seed counts the cache's I/Os instead of the drive's."""
 
     def __str__(self) -> str:
         after = f" after {self.after_operations} operations" if self.after_operations else ""
@@ -72,8 +73,8 @@ def choose(rng: random.Random, *, every: int) -> Crash:
 
 
 def choose_in_load(rng: random.Random, *, operations: int, superblock: bool) -> Crash:
-    """operations: of the drive, in a whole load; the last of them write, where much is decided as well. superblock:
-    that place is possible, too."""
+    """A crash in a load. operations: the drive's I/Os in a whole load. The last of them are writes, and crashes there
+    are likely, too. superblock: a crash right after the superblock is possible."""
     if superblock and rng.random() < AT_SUPERBLOCK:
         return Crash(_kind(rng), Where.SUPERBLOCK, 0, rng.getrandbits(62) * 2)
     near_end = rng.random() < 0.4
@@ -82,7 +83,7 @@ def choose_in_load(rng: random.Random, *, operations: int, superblock: bool) -> 
 
 
 def random_operations(rng: random.Random, most: int) -> int:
-    """1 … most, small numbers as likely as large ones: first operations are where much is decided."""
+    """1 … most, with more small numbers than a uniform choice gives: much is decided by the first operations."""
     return max(1, round(most ** rng.random())) if rng.random() < 0.3 else rng.randint(1, most)
 
 

@@ -1,6 +1,8 @@
-"""Faults of the drive, one at a time, none of which costs data: a write, zone reset or flush that fails once, a zone
-that can't be written any more, one that the drive finishes by itself. Blocks that rot, which costs them. Times in
-which a drive is busy, and writes that take long, which are no faults."""
+"""Faults of the drive, one at a time.
+
+Most cost no data: a write, zone reset or flush that fails once, a zone that cannot be written any more, a zone that the
+drive finishes by itself. Rotten blocks lose data. A busy drive, and slow writes, are not faults.
+"""
 
 from __future__ import annotations
 
@@ -17,34 +19,34 @@ from .shape import SUPERBLOCK_ZONES, Shape
 WRITE_FAULT: Final = 0x280
 INTERNAL_ERROR: Final = 0x006
 FLUSH_REFUSED: Final = 0x007
-"""Aborted: it was not carried out. With "do not retry" it is no pause either."""
+"""Aborted: the flush was not carried out. With "do not retry" it is not transient either."""
 IN_DOUBT: Final = ((INTERNAL_ERROR, False), (INTERNAL_ERROR, True), (WRITE_FAULT, True))
-"""Status, do not retry: of a flush, of which nobody knows what it has cost."""
+"""(status, do not retry) of a flush that leaves unknown what was lost."""
 SKIPPED_MAX: Final = 60
-"""I/Os of the kind that still succeed."""
+"""The maximum number of I/Os of that kind that still succeed."""
 ZONE_EVENTS: Final = 0.5
-"""Part of the faults of drives with zones."""
+"""The part of the faults that are zone events, on drives with zones."""
 ZONE_EVENT_OPERATIONS_MAX: Final = 300
-"""I/Os of the drive until a zone event that needs zones in some state."""
+"""The maximum number of drive I/Os until a zone event that needs zones in some state."""
 UNRECOVERED_READ: Final = 0x281
 ROTTEN_LIVES: Final = 0.25
-"""Part of the lives with a fault."""
+"""The part of the lives with a fault in which blocks rot."""
 ROTTEN_BLOCKS_MAX: Final = 4
 SLOW_US_MAX: Final = 200_000
 SLOW_US: Final = (1_000, 20_000, SLOW_US_MAX, SLOW_US_MAX)
 BUSY_STATUSES: Final = (INTERNAL_ERROR, 0x007, 0x008, 0x021, 0x022, 0x082, 0x302)
-"""Internal error (of a flush it is no mere pause), aborted (by request, with its queue), interrupted, transient
-transport error, namespace not ready, ANA inaccessible."""
+"""Internal error (not transient for a flush), aborted (by request, with its queue), interrupted, transient transport
+error, namespace not ready, ANA inaccessible."""
 BUSY_S: Final = (0.002, 0.02, 0.2, 2.0)
 BUSY_BEGINS_S: Final = (0.0, 0.001, 0.005, 0.02)
 BUSY_TIMES_MAX: Final = 4
-"""In one life."""
+"""The maximum in one life."""
 BUSY_LIVES: Final = 0.35
-"""Part of the lives, with faults; in no other of them a drive has any."""
+"""The part of the lives, with faults, in which a drive is busy. In the others no drive is."""
 
 
 def slow_down(media: _shim.EmulatedMedia, shape: Shape, rng: random.Random) -> None:
-    """A few writes take long, while others overtake them."""
+    """Makes a few writes take long, while others overtake them."""
     op = _shim.Op.APPEND if shape.conf.use_append else _shim.Op.WRITE
     media.inject_fault(
         op=op, latency_us=rng.choice(SLOW_US), skip=rng.randint(0, SKIPPED_MAX), times=rng.choice((1, 1, 1, 4))
@@ -52,27 +54,28 @@ def slow_down(media: _shim.EmulatedMedia, shape: Shape, rng: random.Random) -> N
 
 
 class Injected(enum.Enum):
-    """What it can cost, at most."""
+    """A fault, by the most that it can cost."""
 
     ZONE = "zone"
-    """A zone, for good: of emulated zones one whose write failed stays read-only, as nobody knows its write pointer."""
+    """A zone, permanently. With emulated zones, a zone whose write failed stays read-only, because its write pointer is
+    unknown."""
     FLUSH = "flush"
-    """One flush; so a halt, too, may end without a clean shutdown."""
+    """One flush. So a halt, too, may end without a clean shutdown."""
     DOUBT = "doubt"
-    """The device: a flush fails, the drive's volatile cache is lost with it, and later flushes succeed."""
+    """The device. A flush fails, the drive loses its volatile cache with it, and later flushes succeed."""
     BUSY = "busy"
-    """Time: a drive refuses some kind of I/O, or all, and then takes it again."""
+    """Time. A drive refuses some or all kinds of I/O for a while."""
     TROUBLED = "troubled"
-    """Nothing for good, but a zone that failed may be replaced by a spare."""
+    """Nothing permanent, except that a spare may replace a zone that failed."""
     ZONE_EVENT = "zone event"
     """See ZoneEvent."""
     ROT = "rot"
-    """Some blocks: they read as errors until they are written again."""
+    """Some blocks. They read as errors until they are written again."""
     NOTHING = "nothing"
 
 
 class Busy:
-    """Times in which drives answer with a status that says "later". Ended by end()."""
+    """Periods in which drives answer with a transient status. end() ends them."""
 
     def __init__(self, drives: Sequence[_shim.EmulatedMedia], shape: Shape, rng: random.Random) -> None:
         self._loop = asyncio.get_running_loop()
@@ -102,16 +105,17 @@ class Busy:
 
 
 class ZoneEvent(enum.Enum):
-    """What a drive does to a zone, or asks for, that is in a certain state. Only read-only costs anything: the zone."""
+    """A change that a drive makes to a zone in a certain state, or recommends. Only read-only costs anything: the
+    zone."""
 
     FINISHED = "finished"
-    """Of those that are open: ZFC."""
+    """The drive finishes an open zone (ZFC)."""
     FINISH_WANTED = "finish wanted"
-    """The same: FZR."""
+    """The drive recommends finishing an open zone (FZR)."""
     RESET_WANTED = "reset wanted"
-    """Of full ones: RZR."""
+    """The drive recommends resetting a full zone (RZR)."""
     READ_ONLY = "read-only"
-    """The same: nobody writes to it, nobody would notice."""
+    """A full zone becomes read-only. Nobody writes to it, so no write would show that."""
 
     @classmethod
     def choose(cls, rng: random.Random) -> ZoneEvent:
@@ -122,7 +126,7 @@ class ZoneEvent(enum.Enum):
         return self in (ZoneEvent.RESET_WANTED, ZoneEvent.READ_ONLY)
 
     def happens(self, media: _shim.EmulatedMedia, rng: random.Random) -> int | None:
-        """The zone it happens to; None: there is none, yet."""
+        """Applies the event. Returns the zone, or None if no zone is in the state that it needs."""
         states = [zone.state for zone in media.zone_states()]
         fits = [
             zone
@@ -143,7 +147,7 @@ class ZoneEvent(enum.Enum):
 
 
 def inject(media: _shim.EmulatedMedia, shape: Shape, rng: random.Random) -> Injected:
-    """What happens to it from now on."""
+    """Injects a fault, which takes effect from now on."""
     skip = rng.randint(0, SKIPPED_MAX)
     kind = rng.random()
     if not shape.emulated_zones and rng.random() < ZONE_EVENTS:
@@ -169,7 +173,7 @@ def inject(media: _shim.EmulatedMedia, shape: Shape, rng: random.Random) -> Inje
 
 
 def summarised_zones(media: _shim.EmulatedMedia, shape: Shape) -> set[int]:
-    """Their numbers: zones written to their end."""
+    """The numbers of zones that are written to their end."""
     return {
         zone.start // shape.zone_size
         for zone in media.zone_states()[SUPERBLOCK_ZONES:]
@@ -180,7 +184,7 @@ def summarised_zones(media: _shim.EmulatedMedia, shape: Shape) -> set[int]:
 def rot(
     media: _shim.EmulatedMedia, core: _shim.FtlCore, shape: Shape, zones: set[int], rng: random.Random
 ) -> dict[int, int]:
-    """Some blocks in force in those zones are no longer what was written, and nothing tells: their address by LBA."""
+    """Corrupts some valid blocks in those zones without an error. Returns their addresses by LBA."""
     entries = core.l2p(0, core.block_count)
     there = [
         lba

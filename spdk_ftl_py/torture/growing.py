@@ -1,4 +1,4 @@
-"""A drive that gets larger between two lives of its FTL, and the FTL, which is grown by a load behind that."""
+"""A drive that grows between two lives of its FTL, and the FTL, which a later load grows."""
 
 from __future__ import annotations
 
@@ -23,32 +23,32 @@ from .shape import SUPERBLOCK_ZONES, Shape
 
 GROWING_WORLDS: Final = 0.4
 DRIVE_GROWS: Final = 0.4
-"""Part of the loads, in such a world, before which the drive does, until it has."""
+"""In such a world, the part of the loads before which the drive grows, until it has."""
 FTL_GROWS: Final = 0.6
-"""Part of the loads on it that are told to."""
+"""The part of the loads on a grown drive that are asked to grow the FTL."""
 GROWTHS_CRASHED: Final = 0.7
-"""Part of the loads that are crashed until the FTL has grown."""
+"""The part of the loads that are crashed until the FTL has grown."""
 FORGED: Final = 0.5
-"""Part of the new zones that hold what looks like this FTL's, and newer than all of it: as left by an earlier
-growth."""
+"""The part of the new zones that hold forged data, which looks like this FTL's and newer than all of it, as an earlier
+growth may leave."""
 FORGED_BLOCKS_MAX: Final = 4
 FORGED_SEQ: Final = 1 << 40
 
 
 class Growing:
-    """Chooses by a generator of its own: worlds in which nothing grows are what they were."""
+    """Uses a random generator of its own, so that worlds without growth stay the same."""
 
     def __init__(self, rng: random.Random) -> None:
         self.grow: Grow | None = None
-        """What the load that begins now is told."""
+        """The option of the load that begins now."""
         self._rng = rng
         self._wanted = rng.random() < GROWING_WORLDS
         self._hidden = 0
         self._zones = 0
-        """Of the drive, once it has grown."""
+        """The zones of the drive, once it has grown."""
         self._drive_has_grown = False
         self._asked = False
-        """A load was told to, whatever became of it."""
+        """A load was asked to grow the FTL, whatever its result."""
         self._done = not self._wanted
 
     def media(self, shape: Shape, reactor: ReactorLoop) -> _shim.EmulatedMedia:
@@ -57,15 +57,15 @@ class Growing:
         return shape.media(reactor, hidden_zones=self._hidden)
 
     def crashes(self, part: float) -> float:
-        """Part of the loads that are crashed, where it is ``part`` of others."""
+        """The part of the loads to crash; ``part`` is the usual one."""
         return part if self._done or not self._drive_has_grown else GROWTHS_CRASHED
 
     def operations(self, operations: int) -> int:
-        """Of the drive in the next load, where the last one had so many."""
+        """The expected drive I/Os of the next load. operations: those of the last load."""
         return operations if self._done or not self._drive_has_grown else operations + 2 * self._hidden
 
     async def before_load(self, reactor: ReactorLoop, media: _shim.EmulatedMedia, shape: Shape, uuid: UUID) -> None:
-        """The drives have power, and nobody is on them."""
+        """The drives must have power, and nobody may use them."""
         self.grow = None
         if not self._wanted:
             return
@@ -78,7 +78,7 @@ class Growing:
             self.grow = Grow(force=True)
 
     def loaded(self, device: FtlDevice, model: Model, result: WorldResult) -> list[Violation]:
-        """What is wrong with the size of a device that was just loaded; the model is as large as that from now on."""
+        """Checks the size of a device that was just loaded. Adapts the model to it."""
         if device.block_count < model.block_count:
             return [Violation("lost", device.block_count, f"the FTL has shrunk from {model.block_count} blocks")]
         if not self._wanted:
@@ -96,7 +96,7 @@ class Growing:
         return []
 
     async def _forge(self, reactor: ReactorLoop, media: _shim.EmulatedMedia, shape: Shape, uuid: UUID) -> None:
-        """What is written is durable. A drive that has no zone to spare for it takes it or not."""
+        """Writes forged data to new zones, and flushes. A drive that cannot open another zone may refuse the writes."""
         port = BlockPort(reactor, media, name="somebody")
         size = shape.used_zone_size
         data_blocks = shape.zone_capacity - summary_blocks(shape.zone_capacity)

@@ -1,4 +1,5 @@
-"""NVMe/TCP hosts that stay connected while the programs behind their namespace are killed, and verify all they read."""
+"""NVMe/TCP hosts that stay connected while the programs behind their namespace are killed. They verify everything they
+read."""
 
 from __future__ import annotations
 
@@ -31,8 +32,8 @@ MIXES: Final = (
 
 
 class Hosts:
-    """Several, on one namespace. I/Os of theirs that overlap are never outstanding together unless both read: what
-    comes back after a loss of the connection is repeated, and the order of repetitions is nobody's promise."""
+    """Several hosts on one namespace. They never have overlapping I/Os outstanding unless both read: after a connection
+    loss hosts repeat I/Os, and no order of the repetitions is promised."""
 
     def __init__(self, reactor: ReactorLoop, hosts: list[ReconnectingHost], seed: int) -> None:
         """Use connect()."""
@@ -41,7 +42,7 @@ class Hosts:
         self.flushes = 0
         self.blocks_verified = 0
         self.longest_pause_s = 0.0
-        """Without any completion while I/O was outstanding; set it to 0 to measure anew."""
+        """The longest time without any completion while I/O was outstanding. Set it to 0 to measure again."""
         self._reactor = reactor
         self._hosts = hosts
         self._ports = [
@@ -52,7 +53,7 @@ class Hosts:
         self._model = Model(self._block_count)
         self._content = Content(seed)
         self._busy = np.zeros(self._block_count, np.int16)
-        """Per block: -1 where it is being written or trimmed, else the number of reads under way."""
+        """Per block: -1 while it is being written or trimmed, otherwise the number of reads in progress."""
         self._outstanding = 0
         self._answered_at = 0.0
         self._workers: list[asyncio.Task[None]] = []
@@ -62,7 +63,7 @@ class Hosts:
     async def connect(
         cls, reactor: ReactorLoop, traddr: str, trsvcid: str, subnqn: str, *, count: int, seed: int, timeout_s: float
     ) -> Hosts:
-        """timeout_s: so long a host tries to come back. Raises FtlError; nothing is left behind then."""
+        """timeout_s: how long a host tries to reconnect. Raises FtlError; nothing is left behind then."""
         hosts: list[ReconnectingHost] = []
         try:
             for number in range(count):
@@ -79,7 +80,7 @@ class Hosts:
         return cls(reactor, hosts, seed)
 
     async def close(self) -> None:
-        """What is outstanding fails, and counts no more."""
+        """Closes all hosts. Outstanding I/O fails and is not verified."""
         self._stopping = True
         for worker in self._workers:
             worker.cancel()
@@ -98,7 +99,7 @@ class Hosts:
     # --- load
 
     def start(self, mix: Mix, rng: random.Random) -> None:
-        """Until stop(); at the first violation it ends by itself."""
+        """Runs until stop(). The first violation ends it, too."""
         self._stopping = False
         self._workers = [
             asyncio.create_task(self._work(port, mix, random.Random(rng.getrandbits(64))))
@@ -111,7 +112,7 @@ class Hosts:
         return bool(self._workers)
 
     async def stop(self) -> None:
-        """Returns when every I/O has been answered, however long that takes."""
+        """Waits until every I/O has been answered, however long that takes."""
         self._stopping = True
         await asyncio.gather(*self._workers)
         self._workers = []
@@ -203,11 +204,11 @@ class Hosts:
             self._model.flushed(acknowledged)
 
     async def flush_all(self) -> None:
-        """By every host: what was acknowledged before is durable then, and every connection proven."""
+        """Flushes from every host. Everything acknowledged before is durable then, and every connection has worked."""
         await asyncio.gather(*(self.flush(port) for port in self._ports))
 
     async def verify(self, rng: random.Random) -> None:
-        """Reads every block, by whichever host, with nothing else outstanding."""
+        """Reads every block, each from some host, with nothing else outstanding."""
         lbas = iter(range(0, self._block_count, self._io_blocks_max))
         found: dict[int, list[int]] = {}
 
@@ -228,7 +229,7 @@ class Hosts:
 
         await asyncio.gather(*(reader() for _ in range(VERIFY_DEPTH)))
         if not self.violations:
-            # Nothing older than this may be seen again; the model need not remember what was before.
+            # No read may return anything older from now on, so the model can forget it.
             self._model.restart([version for lba in sorted(found) for version in found[lba]], durable=False)
 
     # --- time
@@ -246,12 +247,12 @@ class Hosts:
 
     @property
     def waiting(self) -> int:
-        """I/Os without an answer yet."""
+        """I/Os that are outstanding."""
         return self._outstanding
 
     @property
     def pause_s(self) -> float:
-        """How long nothing has been answered."""
+        """The time since the last answer."""
         return time.monotonic() - self._answered_at
 
     def _failed(self, what: str, lba: int, error: FtlError, kind: str = "io_error") -> None:

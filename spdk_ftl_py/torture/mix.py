@@ -1,4 +1,4 @@
-"""What the hosts of a torture run do, and how much of it."""
+"""The kinds of I/O in a torture run, and their shares."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Mix:
-    """In parts of all I/Os (the rest are writes)."""
+    """Shares of all I/Os. The rest are writes."""
 
     reads: float
     trims: float
     flushes: float
     fua: float
-    """Of the writes."""
+    """The share of the writes."""
     hot: float
-    """Part of the I/Os that go to few LBAs."""
+    """The share of the I/Os that go to few LBAs."""
     large: float
     queue_depth: int
-    """I/Os outstanding at each host."""
+    """The number of outstanding I/Os at each host."""
     sequential: bool = False

@@ -1,8 +1,8 @@
-"""What an FTL may answer: per LBA the change that is durable, the newest one acknowledged, and those that may have
-happened.
+"""The answers that an FTL may give. For each LBA: the change that is durable, the newest acknowledged one, and those
+that may have happened.
 
-Changes (writes and trims) are numbered in the order in which they are submitted, which is the order in which the FTL
-takes them; a block written carries the number of its change as its version. A version of 0 reads as zeroes.
+Changes are writes and trims. They are numbered in the order of submission, which is the order in which the FTL takes
+them. A written block carries the number of its change as its version. Version 0 reads as zeroes.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from .content import GARBAGE
 READ_ERROR: Final = -2
 
 NEVER_WRITTEN: Final = 0
-"""The change that made an LBA what it is at the beginning: zeroes."""
+"""The initial change of each LBA, which reads as zeroes."""
 
 
 @dataclass(frozen=True)
 class Violation:
-    """A promise of section 5 that was broken, found at one LBA (-1: at none in particular)."""
+    """A broken promise (docs/durability.md), found at one LBA (-1: at no particular one)."""
 
     kind: str
     """lost, older, garbage, resurrected, untold, read_error, refused, wedged, io_error, damaged, read_only,
@@ -40,26 +40,26 @@ class Model:
         self.change = NEVER_WRITTEN
         self._trims = {NEVER_WRITTEN}
         self._history: list[list[int]] = [[NEVER_WRITTEN] for _ in range(block_count)]
-        """Per LBA: changes that may be what it holds, ascending."""
+        """Per LBA: the changes that it may hold, in ascending order."""
         self._durable = [NEVER_WRITTEN] * block_count
         self._acknowledged = [NEVER_WRITTEN] * block_count
         self._seen = [NEVER_WRITTEN] * block_count
-        """Newest change that a read has returned: the next read may not go back behind it."""
+        """The newest change that a read has returned. The next read must not return an older one."""
         self._rotten: dict[int, int] = {}
-        """By LBA: the newest change that may have been lost to it."""
+        """By LBA: the newest change that the rot may have destroyed."""
 
     def grow(self, block_count: int) -> None:
-        """To so many blocks. Those that are new read as zeroes."""
+        """Grows to that number of blocks. The new ones read as zeroes."""
         more = block_count - self.block_count
         self.block_count = block_count
         self._history += [[NEVER_WRITTEN] for _ in range(more)]
         for table in (self._durable, self._acknowledged, self._seen):
             table += [NEVER_WRITTEN] * more
 
-    # --- what the host does
+    # --- actions of the host
 
     def submit(self, lba: int, block_count: int, *, trim: bool) -> int:
-        """The number of a write's or trim's change, and the version to write."""
+        """Adds a write or trim. Returns the number of its change, which is the version to write."""
         self.change += 1
         if trim:
             self._trims.add(self.change)
@@ -75,42 +75,42 @@ class Model:
                 self._durable[each] = change
 
     def acknowledged(self) -> list[int]:
-        """For flushed(): taken when the flush is submitted."""
+        """The state for flushed(). Take it when the flush is submitted."""
         return list(self._acknowledged)
 
     def flushed(self, acknowledged_before: list[int]) -> None:
         self._durable = [max(pair) for pair in zip(self._durable, acknowledged_before, strict=True)]
 
     def everything_durable(self) -> None:
-        """After a clean halt."""
+        """Called after a clean halt."""
         self.flushed(self._acknowledged)
 
     def floors(self, lba: int, block_count: int) -> list[int]:
-        """For check_read(): taken when the read is submitted."""
+        """The floors for check_read(). Take them when the read is submitted."""
         part = slice(lba, lba + block_count)
         return [max(pair) for pair in zip(self._acknowledged[part], self._seen[part], strict=True)]
 
-    # --- what the drive does
+    # --- actions of the drive
 
     def rot(self, lba: int) -> None:
-        """What the LBA holds is no longer what was written: it reads as an error, until something newer is due."""
+        """The content of the LBA is corrupted. It reads as an error, until a newer change must be visible."""
         self._rotten[lba] = self._history[lba][-1]
 
     def may_fail(self, lba: int, floors: list[int]) -> bool:
-        """Whether a read may be answered with an error. floors: as check_read() takes them."""
+        """Whether a read may return an error. floors: as for check_read()."""
         return any(self._excused(each, READ_ERROR, floor) for each, floor in enumerate(floors, lba))
 
     def may_be_lost(self, lba: int) -> bool:
-        """Whether what is durable of an LBA may read as an error."""
+        """Whether the durable content of an LBA may read as an error."""
         return self._excused(lba, READ_ERROR, self._durable[lba])
 
     def _excused(self, lba: int, version: int, floor: int) -> bool:
         return version == READ_ERROR and floor <= self._rotten.get(lba, -1)
 
-    # --- what the device says
+    # --- answers of the device
 
     def check_read(self, lba: int, floors: list[int], versions: list[int]) -> list[Violation]:
-        """Of a device that is running."""
+        """Checks a read from a running device."""
         wrong = []
         for each, (floor, version) in enumerate(zip(floors, versions, strict=True), lba):
             change = self._change_of(each, version, floor)
@@ -123,8 +123,8 @@ class Model:
         return wrong
 
     def check_restart(self, lba: int, versions: list[int], *, forgetful: bool) -> list[Violation]:
-        """Of a device that was loaded, before anything else is submitted. forgetful: what was acknowledged but not
-        flushed may be gone."""
+        """Checks a read from a device that was just loaded, before any other I/O. forgetful: changes that were
+        acknowledged but not flushed may be lost."""
         what = "durable" if forgetful else "acknowledged"
         wrong = []
         for each, version in enumerate(versions, lba):
@@ -134,7 +134,7 @@ class Model:
         return wrong
 
     def forgotten(self, versions: list[int]) -> list[int]:
-        """LBAs of which something acknowledged is not there any more: whoever wrote it has to be told."""
+        """The LBAs that have lost an acknowledged change. Hosts must be told about them."""
         return [
             lba
             for lba, version in enumerate(versions)
@@ -143,23 +143,23 @@ class Model:
         ]
 
     def restart(self, versions: list[int], *, durable: bool) -> None:
-        """What was found on all LBAs is what they hold from now on. durable: what is not only in a write buffer."""
+        """From now on the LBAs hold what was found. durable: none of it is only in a write buffer."""
         for lba, version in enumerate(versions):
             history = self._history[lba]
             found = self._change_of(lba, version, self._durable[lba])
             if found is None:
                 if self._excused(lba, version, self._durable[lba]):
-                    # What was newer is gone; no version of it comes back.
+                    # Changes newer than the rot are lost, and none of them comes back.
                     rotten = self._rotten[lba]
                     self._history[lba] = history[: bisect_right(history, rotten)]
                     self._acknowledged[lba] = min(self._acknowledged[lba], rotten)
                     self._seen[lba] = min(self._seen[lba], rotten)
                 continue
             if durable:
-                # Of several trims the earliest: what is demanded later is then certainly due.
+                # Of several trims this is the earliest, so later checks do not demand too much.
                 self._durable[lba] = found
             elif version == 0:
-                # The latest: until it is durable as well, what lies between may come back with a loss of power.
+                # The latest trim. Until it is durable as well, a loss of power may bring back what lies between.
                 found = max(change for change in history if change in self._trims)
             first = bisect_left(history, min(self._durable[lba], found))
             self._history[lba] = history[first : bisect_right(history, found)]

@@ -1,4 +1,4 @@
-"""One drive, one FTL on it and one host in one life: traffic, faults, and what must not be wrong meanwhile."""
+"""One life of a drive, its FTL and its host: traffic, faults, and checks."""
 
 from __future__ import annotations
 
@@ -46,9 +46,9 @@ NAME: Final = "ftl0"
 FAULTS_PER_WORLD: Final = 6
 FAULTY_LIVES: Final = 0.5
 ZONE_WATCH_ROUND_S: Final = 0.002
-"""Simulated. Lives last some tenths of a second."""
+"""In simulated time. Lives last some tenths of a second."""
 ZONE_EVENTS_TOLD: Final = 0.5
-"""Part of the drive's changes that hosts hear of by an asynchronous event."""
+"""The part of the drive's zone changes that it reports with an asynchronous event."""
 UNNOTICED_ROUNDS_MAX: Final = 4
 VIOLATIONS_MAX: Final = 16
 CACHE_LOST: Final = (CacheState.FAILING, CacheState.GIVEN_UP)
@@ -67,7 +67,7 @@ class OneLife:
         clock: SimulatedClock,
     ) -> None:
         self.ending = False
-        """Set, the world ends behind the life that it is in."""
+        """If set, the world ends after the current life."""
         self.result = WorldResult()
         self._rng = random.Random(f"{seed}/{number}")
         self._scrub_rng = random.Random(f"{seed}/{number}/scrub")
@@ -77,18 +77,18 @@ class OneLife:
         self._clock = clock
         self._faults, self._faults_left = faults, FAULTS_PER_WORLD if faults else 0
         self._fault = Injected.NOTHING
-        """Of this life."""
+        """The fault of this life."""
         self._busy: Busy | None = None
         self._bad_at_birth = 0
         """Zones that were given up in earlier lives."""
         self._rotten: set[tuple[int, int]] = set()
-        """Addresses at which a block has rotted, and its LBA."""
+        """(address, LBA) of the blocks that have rotted."""
         self._zones_lost = 0
-        """By the drive; at most, where zones are emulated."""
+        """The zones that the drive has lost. With emulated zones this is an upper bound."""
         self._zones_troubled = 0
-        """That failed once, or for good: at most so many are given up for a spare."""
+        """The zones that failed once or permanently. A spare may replace at most that many."""
         self._read_only: list[tuple[int, int]] = []
-        """Zones that became it in this life, while they were full; and how many rounds the zone watch had made."""
+        """Full zones that became read-only in this life, and the number of zone watch rounds at that time."""
         self._shape = Shape.choose(self._rng, use_append=use_append, cache=cache)
         self._copying = Copying(random.Random(f"{seed}/{number}/copy"), random_uuid(self._rng))
         self._content = Content(self._rng.getrandbits(63))
@@ -97,46 +97,46 @@ class OneLife:
         self._media: _shim.EmulatedMedia
         self._cache: _shim.EmulatedMedia | None = None
         self._base: _shim.BlockDevice
-        """As the FTL has it."""
+        """The base as the FTL sees it."""
         self._nv_cache: _shim.BlockDevice | None = None
-        """The same."""
+        """The nv cache as the FTL sees it."""
         self._buffer_dir: BufferDir
         self._device: FtlDevice
         self._workload: Workload
         self._model: Model
         self._forgetful = False
-        """Since the last life something acknowledged may have been forgotten."""
+        """Since the last life acknowledged data may have been lost."""
         self._alarmed = False
-        """Since the last life a load has said so."""
+        """Since the last life a load has reported lost writes."""
         self._slow = False
         self._load_operations = 0
-        """Of the drive, in the last load that came to its end."""
+        """The drive's I/Os in the last complete load."""
         self._buffered = False
-        """What is found after a load may be in the write buffer only."""
+        """Data that is found after a load may be in the write buffer only."""
 
-    # --- the way of I/O: here the FTL is on its drive, and the host at the FTL
+    # --- the path of I/O: here the FTL uses its drive directly, and the host uses the FTL directly
 
     def _begin(self) -> None:
-        """The reactor runs."""
+        """Called once the reactor runs."""
 
     def _connect(self, *, new: bool) -> None:
-        """Drives to the FTL that is created or loaded next."""
+        """Connects the drives for the FTL that is created or loaded next."""
         self._base = self._shape.base(self._reactor, self._media, new=new)
         self._nv_cache = self._cache
 
     def _work(self) -> Workload:
-        """A host of the FTL that was just created or loaded."""
+        """Returns the host of the FTL that was just created or loaded."""
         return Workload(self._reactor, self._device.core, self._model, self._content, self._rng)
 
     async def _settled(self) -> None:
-        """Before a halt."""
+        """Called before a halt."""
 
     async def _kill(self, *, power_fails: bool) -> None:
-        """The daemon, and whatever connects it to others. Idempotent."""
+        """Ends the daemon and its connections. Idempotent."""
 
     @property
     def _landed(self) -> bool:
-        """Nothing that a dead daemon has sent is under way any more."""
+        """No I/O of a daemon that has ended is in progress any more."""
         return True
 
     # --- one life
@@ -157,7 +157,7 @@ class OneLife:
         return [self._media] if self._cache is None else [self._media, self._cache]
 
     async def _fill(self) -> None:
-        """Every block once: from here on there is garbage collection."""
+        """Writes every block once. Garbage collection is active from then on."""
         step = 8
         for lba in range(0, self._model.block_count, step):
             self._workload.write(lba, min(step, self._model.block_count - lba))
@@ -166,7 +166,7 @@ class OneLife:
         await self._answered()
 
     def _living(self) -> bool:
-        """Whether nothing was found wrong in this life so far; else it ends here."""
+        """Whether this life goes on: a violation ends it."""
         return not self.result.violations
 
     def _operations_from_now(self, operations: int, media: _shim.EmulatedMedia | None = None) -> Callable[[], bool]:
@@ -175,7 +175,8 @@ class OneLife:
         return lambda: drive.operations >= until
 
     def _arm(self, crash: Crash) -> Callable[[], bool]:
-        """Whether the moment has come; a loss of power comes by itself."""
+        """Prepares a crash. Returns a function that says whether its moment has come. A loss of power happens by
+        itself."""
         drives = self._drives()
         watched = drives[crash.seed % len(drives)]
         if crash.kind.power_fails:
@@ -212,7 +213,7 @@ class OneLife:
             workload.pump()
             self._violated(*self._scrubbing.pump())
             if event is not None and due() and self._happens(event):
-                # A drive that finishes one zone finishes others.
+                # A drive that finishes one zone by itself does so with others.
                 event = event if event is ZoneEvent.FINISHED else None
                 due = self._operations_from_now(self._rng.randint(0, ZONE_EVENT_OPERATIONS_MAX))
             if self._read_only:
@@ -221,7 +222,7 @@ class OneLife:
                 workload.change_mix()
             await self._step()
             if self._cache_is_lost and not reached():
-                # Its drive, whose I/Os may be what is counted, has no more of them.
+                # The lost cache has no further I/Os, and the crash may be due at a number of them.
                 self._check_busy_cost()
                 if workload.failed:
                     await self._failed()
@@ -230,7 +231,7 @@ class OneLife:
             await self._failed()
 
     def _happens(self, event: ZoneEvent) -> bool:
-        """False: no zone is in the state that it needs, yet."""
+        """Applies a zone event. Returns False if no zone is in the state that it needs yet."""
         zone = event.happens(self._media, self._rng)
         if zone is not None and event is ZoneEvent.READ_ONLY:
             self._zones_lost += 1
@@ -242,8 +243,8 @@ class OneLife:
         return zone is not None
 
     async def _rot(self) -> bool:
-        """Some blocks rot; most are read soon. False: there is none of which a load knows that it was whole once: what
-        it has to look at may be torn, for all it can tell."""
+        """Corrupts some blocks; most are read soon. Returns False if there is none that a load knows to have been
+        complete. A load cannot tell damage to other blocks from a torn write."""
         if self._shape.emulated_zones:
             return False
         zones = summarised_zones(self._media, self._shape)
@@ -268,7 +269,7 @@ class OneLife:
             await self._failed()
 
     async def _failed(self) -> None:
-        """An I/O was answered with an error, or something else is wrong."""
+        """Called after an I/O has failed, or something else is wrong."""
         self._violated(*self._workload.violations)
         self._workload.violations = []
         if self.result.violations:
@@ -278,25 +279,25 @@ class OneLife:
             return
         failure = self._device.failure
         if self._hosts_may_notice(failure):
-            # It is for a load to find out what the drive still has.
+            # A load has to find out what the drive still holds.
             return
         text = f"{self._workload.failure}; device is {self._device.state.value}: {failure and failure.message}"
         self._violated(Violation("io_error", -1, text))
 
     def _hosts_may_notice(self, failure: BaseException | None) -> bool:
-        """Whether their I/O may fail with the device."""
+        """Whether host I/O may fail with the device."""
         return self._load_helps(failure)
 
     def _load_helps(self, failure: BaseException | None) -> bool:
-        """Whether the device has failed as it should: the drive has lost its cache with a flush, or taken the room of
-        bands, by losing zones or finishing them."""
+        """Whether an injected fault explains the failure: the drive has lost its cache with a flush, or bands have run
+        out because the drive lost or finished zones."""
         if isinstance(failure, RoomError):
             return self._fault is Injected.ZONE_EVENT or self._zones_troubled > 0
         return self._fault is Injected.DOUBT and isinstance(failure, FlushDoubtError)
 
     def _out_of_space_rightly(self) -> bool:
-        """Whether the device says that it has lost too many zones, and it has: with what the drive has left, no FTL of
-        so many blocks would be created. It is the end of the world."""
+        """Whether the device correctly reports that it has lost too many zones: no FTL of this size could be created
+        with the zones that are left. This ends the world."""
         failure, geometry = self._device.failure, self._device.geometry
         if failure is None or failure.errno != errno.ENOSPC:
             return False
@@ -307,7 +308,7 @@ class OneLife:
         return True
 
     def _check_bands(self) -> None:
-        """Of a device that was just loaded: no zone was given up but those that the drive has lost."""
+        """Checks a device that was just loaded: it may only lack zones that the drive has lost."""
         missing = self._device.zone_map.missing_count
         if missing > self._zones_lost:
             text = f"bands lack {missing} zones, but the drive has lost {self._zones_lost}"
@@ -318,8 +319,7 @@ class OneLife:
         return self._device.cache.state in CACHE_LOST
 
     def _check_busy_cost(self, *, power_fails: bool = False) -> None:
-        """Of any life: the drive of the nv cache fails with its power only. Of one in which drives were busy: that
-        costs no zone."""
+        """Checks that the nv cache fails only with its power, and that a busy drive costs no zone."""
         if not power_fails and self._cache_is_lost:
             self._violated(Violation("given_up", -1, f"the nv cache failed ({self._device.cache.failure})"))
         if self._fault is Injected.BUSY and self._device.zone_faults > self._zones_lost:
@@ -327,7 +327,7 @@ class OneLife:
             self._violated(Violation("given_up", -1, text))
 
     def _all_ready(self) -> None:
-        """No drive is busy any more, and none fails."""
+        """Ends all faults, and all periods in which a drive is busy."""
         if self._busy is not None:
             self._busy.end()
             self._busy = None
@@ -335,8 +335,8 @@ class OneLife:
             media.clear_faults()
 
     def _check_zones(self) -> None:
-        """Of a device that is about to end: which zones were given up."""
-        # Zones that were given up before are not written any more: they can't be those that failed in this life.
+        """Checks the zones that a device has given up, before it ends."""
+        # The FTL does not write zones that it gave up earlier, so they cannot be those that failed in this life.
         troubled = self._zones_troubled - self._bad_at_birth
         if self._device.zone_faults > troubled:
             text = f"the FTL counts {self._device.zone_faults} failed zones in this life, the drive has {troubled}"
@@ -347,7 +347,7 @@ class OneLife:
             self._violated(Violation("given_up", -1, text))
 
     def _check_noticed(self) -> None:
-        """Zones that are read-only are known to be, once all zone reports were read a few times."""
+        """Checks that the FTL knows about read-only zones after a few rounds of zone reports."""
         device = self._device
         for zone, rounds in list(self._read_only):
             if device.zone_watch.rounds - rounds <= UNNOTICED_ROUNDS_MAX or device.state is not FtlState.RUNNING:
@@ -362,14 +362,15 @@ class OneLife:
         del self.result.violations[VIOLATIONS_MAX:]
 
     async def _verify_read_only(self) -> None:
-        """Every block of a device that is out of space, before the crash that was meant for this life."""
+        """Verifies every block of a device that is out of space. The crash that was planned for this life is
+        cancelled."""
         for media in self._drives():
             media.cut_power_at(0, 0)
         floors = self._model.floors(0, self._model.block_count)
         self._violated(*self._model.check_read(0, floors, await self._versions()))
 
     async def _versions(self) -> list[int]:
-        """Of every block."""
+        """Returns the version of every block."""
         port = BlockPort(self._reactor, self._device.core, name=NAME, patience_s=0)
         versions = await read_versions(port, self._content, self._model.block_count)
         await port.close()

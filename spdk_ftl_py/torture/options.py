@@ -1,4 +1,4 @@
-"""What a torture run is asked for."""
+"""The options of a torture run."""
 
 from __future__ import annotations
 
@@ -21,20 +21,21 @@ class Options:
     cache: str = NO_CACHE
     """One of CACHES."""
     faults: bool = False
-    """Now and then a write, reset or flush of the drive fails, a zone goes read-only, a drive is busy, blocks rot."""
+    """Now and then a write, reset or flush of the drive fails, a zone becomes read-only, a drive is busy, or blocks
+    rot."""
     chain: bool | None = None
-    """Whether I/O goes as NVMe/TCP PDUs from the host to the drive, over connections that are lost now and then; None:
-    in part of the worlds."""
+    """I/O goes from the host to the drive as NVMe/TCP PDUs, over connections that are lost now and then. None: in part
+    of the worlds."""
     world: int | None = None
-    """Only this one of the seed's worlds."""
+    """Run only this one of the seed's worlds."""
 
     def replay(self, world: int, crashes: int) -> str:
-        """The command that runs one world again. crashes: as many as it was allowed, since the last of them differ
-        (they are not followed by another one in the load); it ends with the first violation all the same."""
+        """The command that runs one world again. crashes: the limit that the world had, because the last crashes depend
+        on it (no crash in a load follows them). The run still ends at the first violation."""
         return self._command(world, crashes)
 
     def command(self) -> str:
-        """The command that runs all of it."""
+        """The command that repeats the whole run."""
         return self._command(self.world, self.crashes)
 
     def _command(self, world: int | None, crashes: int) -> str:

@@ -1,5 +1,5 @@
-"""The torture of real processes: daemon and target killed with SIGKILL, and the daemon ended in order, under the I/O of
-hosts that stay connected."""
+"""Torture of real processes. Daemon and target are killed with SIGKILL, or the daemon is ended in order, while hosts
+stay connected and send I/O."""
 
 from __future__ import annotations
 
@@ -30,23 +30,23 @@ FTL_BDEV: Final = "ftl0"
 DRIVE: Final = "zones=64,zone_size=2M,capacity=1536K,max_open=14,max_active=14"
 CACHE_BYTES: Final = 64 << 20
 SHAPES: Final = ((1, 15), (2, 20), (4, 40))
-"""Zones written side by side, and what part of the drive is reserved then (%)."""
+"""(zones written in parallel, the part of the drive that is then reserved, in %)."""
 HOSTS: Final = 2
 IO_TIMEOUT_S: Final = 60.0
-"""So long hosts and daemon wait for who was killed; an I/O without an answer for longer breaks a promise."""
+"""How long hosts and daemon wait for a process that was killed. An I/O that takes longer breaks a promise."""
 POLL_S: Final = 0.05
 LOAD_S: Final = (0.02, 0.6)
-"""How long there has been load when somebody is killed."""
+"""The duration of the load before a kill."""
 REST_S: Final = (0.0, 0.4)
-"""How long who was killed stays away."""
+"""The time from a kill to the restart."""
 SECOND_KILL_PART: Final = 0.2
-"""Of the crashes: another one in the recovery of the first."""
+"""The part of the crashes with another one during the recovery."""
 SECOND_KILL_S: Final = (0.1, 1.5)
 IDLE_PART: Final = 0.15
-"""Of the crashes: with no I/O outstanding, all of it acknowledged and little of it flushed."""
+"""The part of the crashes with no I/O outstanding. All of it is acknowledged then, and little of it flushed."""
 SETTLE_S: Final = 0.2
 HALT_S: Final = (0.0, 0.3)
-"""How long it has been halting when it is killed as it does."""
+"""The time from the beginning of a halt to the kill."""
 BACK_TIMEOUT_S: Final = 60.0
 
 DAEMON_KILLED: Final = "daemon killed"
@@ -55,7 +55,7 @@ BOTH_KILLED: Final = "both killed"
 DAEMON_ENDED: Final = "daemon ended in order"
 HALT_KILLED: Final = "daemon killed as it halts"
 BUFFER_LOST: Final = "both killed, write buffer lost"
-"""With an nv cache only: what is completed is in there then."""
+"""With an nv cache only, which then holds what was completed."""
 
 
 @dataclass(frozen=True)
@@ -64,19 +64,20 @@ class Options:
     crashes: int
     use_append: bool = False
     cache: bool = False
-    """With an nv cache, on a file."""
+    """Use an nv cache in a file."""
     keep: bool = False
-    """The folder of state, drive and logs, to look into it."""
+    """Keep the directory with state, drive and logs."""
 
 
 class Interrupted(FtlError):
-    """The user stopped it."""
+    """The user interrupted the run."""
 
 
 async def run_processes(options: Options, report: Report, progress: Progress) -> None:
-    """All of it. Whatever happens, every process is stopped and the folder removed (unless it is to be kept).
+    """Runs the torture. Stops every process at the end and removes the directory (unless it is to be kept), also after
+    an error.
 
-    Broken promises are in the report. Raises FtlError for what keeps the programs from running at all.
+    The report has the broken promises. Raises FtlError if the programs cannot run at all.
     """
     began = time.monotonic()
     folder = Path(tempfile.mkdtemp(prefix="spdk-ftl-torture-"))
@@ -95,13 +96,13 @@ async def run_processes(options: Options, report: Report, progress: Progress) ->
 
 
 def replay(options: Options) -> str:
-    """The command that does the same again, as far as processes do."""
+    """The command that repeats the run, as far as that is possible with processes."""
     more = " --use-append" * options.use_append + " --cache non-vss" * options.cache
     return f"spdk-ftl torture --processes --seed {options.seed} --crashes {options.crashes}{more}"
 
 
 class _World:
-    """One target with one drive, one daemon with one FTL on it, and their hosts."""
+    """One target with one drive, one daemon with one FTL, and their hosts."""
 
     def __init__(self, options: Options, report: Report, progress: Progress, folder: Path) -> None:
         self._options = options
@@ -111,7 +112,7 @@ class _World:
         self._daemon_socket = str(folder / "ftl.sock")
         self._buffers = folder / "buffers"
         self._rpc = TargetRpc(str(folder / "target.sock"))
-        # What the user of a target keeps to start it again: its drive, and this.
+        # What a user keeps to restart a target: its drive, and this configuration.
         config: list[dict[str, Any]] = [{"method": "nvmf_create_transport", "params": {"trtype": "TCP"}}]
         if options.cache:
             with (folder / "cache").open("wb") as file:
@@ -163,7 +164,7 @@ class _World:
                 await hosts.close()
                 self._take_stock(hosts)
             await reactor.stop()
-            # The daemon first: it takes back what it did to the target.
+            # The daemon first: it undoes what it made in the target.
             await self._daemon.stop()
             await self._target.stop()
 
@@ -190,7 +191,7 @@ class _World:
     # --- one crash
 
     async def _crash(self, hosts: Hosts) -> None:
-        """Load, kill, restart, flush, and every block read. Leaves what is wrong in hosts.violations."""
+        """Load, kill, restart and flush, and then every block is read. Faults are in hosts.violations afterwards."""
         rng = self._rng
         kind = next(self._turns)
         hosts.start(rng.choice(MIXES), rng)
@@ -203,7 +204,7 @@ class _World:
             await self._watched(hosts, asyncio.sleep(rng.uniform(*SECOND_KILL_S)))
             await self._kill_and_restart(rng.choice(self._kinds))
             kind = "killed again in the recovery"
-        # A flush is answered only when the base has it, so everybody is back then.
+        # A flush completes only once the base has it, so every program is back then.
         await self._watched(hosts, hosts.flush_all())
         self._pauses[kind] = max(self._pauses.get(kind, 0.0), hosts.longest_pause_s)
         if hosts.running:
@@ -233,7 +234,7 @@ class _World:
             await child.start()
 
     async def _watched(self, hosts: Hosts, work: Any) -> None:
-        """Until work is done, or a promise is broken meanwhile, or nothing has moved for too long."""
+        """Waits until work is done, a promise is broken, or nothing has moved for too long."""
         task = asyncio.ensure_future(work)
         try:
             while not task.done():
@@ -255,7 +256,7 @@ class _World:
     # --- the end
 
     async def _finish(self, hosts: Hosts) -> None:
-        """The target's own bdev came back too, and both programs end in order."""
+        """Checks that the target's own bdev came back, and that both programs end in order."""
         deadline = time.monotonic() + BACK_TIMEOUT_S
         while FTL_BDEV not in await self._bdevs():
             if time.monotonic() > deadline:
@@ -268,7 +269,7 @@ class _World:
         await self._target.check_clean_stop()
 
     async def _bdevs(self) -> list[str]:
-        # By its name it is there as an alias, or as the bdev itself: that is spdk/attach.py's choice.
+        # The name may be an alias or the bdev's own name: spdk/attach.py decides that.
         return [
             name for bdev in await self._rpc.call("bdev_get_bdevs") for name in (bdev["name"], *bdev.get("aliases", ()))
         ]

@@ -1,4 +1,4 @@
-"""All that stands on a device."""
+"""Reads all blocks of a device."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .workload import READ_BLOCKS_MAX
 
 
 async def read_versions(port: BlockPort, content: Content, block_count: int) -> list[int]:
-    """Of each of its first blocks: its version, 0 for zeroes, GARBAGE or READ_ERROR."""
+    """The version of each of the first blocks: 0 for zeroes, GARBAGE or READ_ERROR."""
     step = min(READ_BLOCKS_MAX, port.device.max_io_blocks)
     parts = [(first, min(step, block_count - first)) for first in range(0, block_count, step)]
     found = await asyncio.gather(*(_read(port, content, *part) for part in parts))

@@ -1,4 +1,4 @@
-"""What a torture run found: a JSON document and a table of it."""
+"""The result of a torture run, as a JSON document and as a table."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .. import _shim
 from ..errors import FtlError
 
 Progress = Callable[[int, str], None]
-"""Crashes so far, and a note."""
+"""Takes the number of crashes so far, and a note."""
 LABELS = {
     "crashes": "crashes",
     "loads": "loads",
@@ -48,7 +48,7 @@ LABELS = {
 
 
 class Report:
-    """Collected as the run goes; can be written at any point."""
+    """Filled during the run. It can be written at any time."""
 
     def __init__(self, **options: Any) -> None:
         self.values: dict[str, Any] = {
@@ -65,13 +65,13 @@ class Report:
             self.values[name] = self.values.get(name, 0) + count
 
     def count(self, name: str, counts: dict[str, int]) -> None:
-        """Adds up counts by name, e.g. of crashes by kind."""
+        """Adds counts by name, for example of crashes by kind."""
         group = self.values.setdefault(name, {})
         for key, count in counts.items():
             group[key] = group.get(key, 0) + count
 
     def violated(self, what: list[dict[str, Any]], replay: str) -> None:
-        """what: {"kind", "lba", "detail", …} of each; replay: the command that does it again."""
+        """what: {"kind", "lba", "detail", …} for each violation; replay: the command that repeats them."""
         self.values["violations"] += len(what)
         self.values["found"] += what
         self.values["replay"] = replay
@@ -91,7 +91,7 @@ class Report:
         return table
 
     def write(self, path: str) -> None:
-        """Raises FtlError where the file can't be written."""
+        """Raises FtlError if the file cannot be written."""
         try:
             Path(path).write_text(json.dumps(self.values, indent=2) + "\n")
         except OSError as error:

@@ -1,4 +1,4 @@
-"""What is told of a world once it has ended."""
+"""The result of one world."""
 
 from __future__ import annotations
 
@@ -34,15 +34,15 @@ class WorldResult:
     media_operations: int = 0
     faults: int = 0
     growths: int = 0
-    """FTLs that were grown."""
+    """FTLs that have grown."""
     copies: int = 0
-    """FTLs that got another uuid."""
+    """FTLs that got another UUID."""
     out_of_space: int = 0
-    """Worlds that ended before their last crash: too many zones were lost."""
+    """Worlds that ended early because too many zones were lost."""
     kinds: Counter[str] = field(default_factory=Counter)
     places: Counter[str] = field(default_factory=Counter)
     stats: Counter[str] = field(default_factory=Counter)
     violations: list[Violation] = field(default_factory=list)
     last_crash: str = ""
     digest: str = ""
-    """Of all that was found: the same seed gives the same."""
+    """A digest of everything that was found. The same seed gives the same digest."""

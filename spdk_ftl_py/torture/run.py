@@ -1,4 +1,4 @@
-"""A torture run: world after world until there were enough crashes, or a promise was broken."""
+"""A torture run: one world after the other, until there were enough crashes or a promise was broken."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from .result import WorldResult
 from .world import World
 
 CRASHES_PER_WORLD: Final = 20
-"""So that a run sees many geometries, and a failure can be replayed without all that went before."""
+"""Small, so that a run sees many geometries, and a failure can be replayed without everything before it."""
 
 
 CHAINED_WORLDS: Final = 1 / 3
 
 
 class Interrupted(KeyboardInterrupt):
-    """Between two lives of a world; what it has done so far is told."""
+    """The user ended a world between two of its lives. The results so far are reported."""
 
     def __init__(self, result: WorldResult) -> None:
         super().__init__()
@@ -37,8 +37,8 @@ class Interrupted(KeyboardInterrupt):
 
 
 def run_torture(options: Options, report: Report, progress: Progress) -> None:
-    """Fills the report; ends with the first world that breaks a promise. Raises KeyboardInterrupt where the user ends
-    it; the report then has what was done so far."""
+    """Fills the report. Ends with the first world that breaks a promise. Raises KeyboardInterrupt if the user ends the
+    run; the report then has the results so far."""
     began = time.monotonic()
     digest = hashlib.sha256()
     done = 0
@@ -107,7 +107,8 @@ def run_world(
 
 @contextmanager
 def _ending_at_signals(world: World) -> Iterator[None]:
-    """Ctrl-C between two lives, where all is closed in order; again, and it is anywhere."""
+    """The first Ctrl-C takes effect between two lives, where everything can be closed in order. A second one takes
+    effect at once."""
 
     def end(_number: signal.Signals) -> None:
         if world.ending:
@@ -141,7 +142,7 @@ def _add(report: Report, result: WorldResult) -> None:
 
 @contextmanager
 def _devices_quiet() -> Iterator[None]:
-    """Devices that are crashed on purpose say so as errors; here that is no news."""
+    """Silences the errors that devices log when they are crashed on purpose."""
     logger = logging.getLogger("spdk_ftl_py.ftl")
     before = logger.level
     logger.setLevel(logging.CRITICAL + 1)

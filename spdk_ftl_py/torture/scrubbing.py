@@ -1,4 +1,4 @@
-"""Scrubs in the life of a device: some at full speed, and whether they find what has rotted, and nothing else."""
+"""Scrubs in the life of a device, some at full speed. Checks that they find all rotten blocks and nothing else."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from ..ftl.media.band import BAND_ROW, MOVING, SHIM_STATES
 from .model import Violation
 
 SCRUBBED_LIVES: Final = 0.35
-"""Part of the lives in which scrubs are ordered."""
+"""The part of the lives with ordered scrubs."""
 ORDERED: Final = 0.01
-"""How likely it is in a step in which none is on order."""
+"""The probability of an order in each step, while no scrub is ordered."""
 
 
 class Scrubbing:
-    """Of one life; pump() in each of its steps."""
+    """The scrubs of one life. pump() must be called in each of its steps."""
 
     def __init__(self, device: FtlDevice, rng: random.Random, rotten: Set[tuple[int, int]]) -> None:
-        """rotten: address and LBA of every block that has rotted in this world so far; it grows."""
+        """rotten: (address, LBA) of every rotten block in this world so far. The set grows."""
         self.chosen = rng.random() < SCRUBBED_LIVES
-        """It is a life with scrubs."""
+        """This life has scrubs."""
         self._device = device
         self._rng = rng
         self._rotten_ever = rotten
@@ -35,18 +35,18 @@ class Scrubbing:
         self._rotten_in = 0
 
     def rot(self, rotten: Mapping[int, int]) -> None:
-        """Addresses at which blocks have rotted, by LBA. The next round that begins is to find them."""
+        """Adds rotten blocks: addresses by LBA. The next round that begins must find them."""
         self._rotten.update(rotten)
         self._rotten_in = self._round
 
     @property
     def _round(self) -> int:
-        """The last one that has begun."""
+        """The number of the last round that has begun."""
         stored = self._device.scrub.to_dict()
         return max((int(each["number"]) for each in (stored["round"], stored["last"]) if each is not None), default=0)
 
     def pump(self) -> Iterator[Violation]:
-        """Orders, and what is wrong with what came of them."""
+        """Orders scrubs. Returns violations in the results of earlier ones."""
         yield from self._false_alarm()
         scrub = self._device.scrub
         if not self.chosen or self._device.state is not FtlState.RUNNING:
@@ -61,7 +61,7 @@ class Scrubbing:
             self._device.order_scrub()
 
     def _false_alarm(self) -> Iterator[Violation]:
-        """What the scrub of a band has told to be bad, and is not."""
+        """Checks whether the scrub of a band has reported a block that is not bad."""
         status = self._device.core.scrub_status()
         if status.ended == self._ended:
             return
@@ -84,8 +84,8 @@ class Scrubbing:
                 yield Violation("unnoticed", lba, f"block {address} has rotted, but a scrub has not found it")
 
     def alarms(self, stats: _shim.CoreStats) -> Iterator[Violation]:
-        """What the scrubs of this life found although it is not bad. A round finds each block once, or twice where it
-        has a second look at its band."""
+        """Checks whether the scrubs of this life have found blocks that are not bad. A round finds each block once, or
+        twice if it reads the band again."""
         bad = (stats.scrub_bad_blocks, stats.scrub_bad_metadata)
         rounds = self._round - self._first_round + 1
         if bad[1] or bad[0] > 2 * rounds * len(self._rotten_ever):

@@ -1,5 +1,4 @@
-"""What a world's drive and FTL look like: small, so that everything that happens once a day elsewhere happens here all
-the time."""
+"""The size and kind of a world's drive and FTL. They are small, so that rare events happen all the time."""
 
 from __future__ import annotations
 
@@ -15,9 +14,9 @@ from .options import NO_CACHE, VSS
 
 SUPERBLOCK_ZONES: Final = 2
 LEAST_RESERVE: Final = 15
-"""lba_rsvd: the least that the geometry can do with makes for the most garbage collection."""
+"""lba_rsvd: the minimum of the geometry, which causes the most garbage collection."""
 AMPLE_RESERVE: Final = 60
-"""And with much of it the host can write a lot before anything has to be reset."""
+"""A large reserve: the host can write much before any band has to be reset."""
 RESERVE_STEP: Final = 5
 RESERVE_MOST: Final = 75
 
@@ -25,7 +24,7 @@ RESERVE_MOST: Final = 75
 @dataclass(frozen=True)
 class Shape:
     emulated_zones: bool
-    """A ZonedOverlay on a conventional drive, which knows no write pointers after a restart."""
+    """A ZonedOverlay on a conventional drive. It does not know its write pointers after a restart."""
     zone_count: int
     zone_size: int
     zone_capacity: int
@@ -41,7 +40,7 @@ class Shape:
     cache_is_volatile: bool
     conf: FtlConf
     volatile_cache: bool = True
-    """Of the drive."""
+    """The drive has a volatile cache."""
 
     @classmethod
     def choose(cls, rng: random.Random, *, use_append: bool, cache: str) -> Shape:
@@ -59,7 +58,7 @@ class Shape:
             max_active_relocs=rng.randint(1, 3),
             max_reloc_qdepth=rng.choice((1, 4, 32)),
             reloc_policy=rng.choice(("cost_benefit", "greedy")),
-            scrub_days=0,  # they are ordered
+            scrub_days=0,  # scrubs are ordered
         )
         return cls(
             emulated_zones=not use_append and rng.random() < 0.25,
@@ -71,7 +70,7 @@ class Shape:
             max_io_blocks=rng.choice((8, 32, 256)),
             max_append_blocks=rng.choice((4, 8, 16, 32)),
             cache=cache,
-            # Two bands are the least there may be.
+            # The minimum is two bands.
             cache_blocks=2 * punits * capacity + rng.choice((1, 2, 40)),
             cache_metadata_bytes=rng.choice((8, 16, 64)) if cache == VSS else 0,
             cache_is_volatile=rng.random() < 0.6,
@@ -79,12 +78,12 @@ class Shape:
         )
 
     def with_more_reserve(self) -> Shape | None:
-        """None: no more is possible."""
+        """Returns None if no larger reserve is possible."""
         more = self.conf.lba_rsvd + RESERVE_STEP
         return None if more > RESERVE_MOST else replace(self, conf=replace(self.conf, lba_rsvd=more))
 
     def media(self, reactor: ReactorLoop, *, hidden_zones: int = 0) -> _shim.EmulatedMedia:
-        """hidden_zones: so many more are there once it has grown."""
+        """hidden_zones: the number of zones that the drive gains when it grows."""
         if self.emulated_zones:
             return _shim.EmulatedMedia.conventional(
                 reactor.shim,
@@ -118,7 +117,7 @@ class Shape:
         )
 
     def base(self, reactor: ReactorLoop, media: _shim.BlockDevice, *, new: bool) -> _shim.BlockDevice:
-        """What an FTL is given; anew at each load."""
+        """The base for an FTL; a new one for each load."""
         if not self.emulated_zones:
             return media
         return _shim.ZonedOverlay(
@@ -131,7 +130,7 @@ class Shape:
 
     @property
     def used_zone_size(self) -> int:
-        """As the FTL has it."""
+        """The zone size that the FTL uses."""
         return self._emulated_zone_size if self.emulated_zones else self.zone_size
 
     @property

@@ -1,4 +1,4 @@
-"""Traffic: one host with several I/Os outstanding, every answer compared with the model."""
+"""Traffic: one host with several outstanding I/Os. Every answer is compared with the model."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ TRIMS: Final = (_shim.Op.DEALLOCATE, _shim.Op.WRITE_ZEROES)
 QUEUE_DEPTH_MAX: Final = 32
 READ_BLOCKS_MAX: Final = 64
 WEDGED_STEPS: Final = 400_000
-"""Of the reactor without any answer, while something is outstanding: the device has come to stand still."""
+"""If the reactor takes that many steps without an answer while I/O is outstanding, the device is stuck."""
 HOT_LBAS: Final = 24
 
 
@@ -48,7 +48,7 @@ class _Outstanding:
 
 
 class Workload:
-    """On one life of a device: from its load to its end. Ended by stop(), after which no answer counts any more."""
+    """The traffic in one life of a device, from its load to its end. After stop() no answer counts."""
 
     def __init__(
         self,
@@ -61,21 +61,21 @@ class Workload:
         apart: bool = False,
         wrong_digests: Callable[[], int] = lambda: 0,
     ) -> None:
-        """apart: changes of a block never overlap. Between a host and the FTL there is something that promises no order
-        of what is outstanding. wrong_digests: how many I/Os, so far, may have come back as ones whose digest was wrong.
-        """
+        """apart: changes of a block never overlap, because nothing between the host and the FTL promises an order of
+        outstanding I/Os. wrong_digests: returns the number of I/Os that may have failed so far because of a wrong
+        digest."""
         self.violations: list[Violation] = []
         self.blocks_verified = 0
         self.io_count = 0
         self.durable_when_acknowledged = False
-        """An nv cache is at work."""
+        """An nv cache is in use."""
         self.flushes_may_fail = False
-        """Flushes, FUA writes, and with an nv cache trims: of a drive that can't flush for once. What they would have
-        made durable is not."""
+        """Flushes, FUA writes, and with an nv cache trims may fail, because the drive fails one flush. Their data does
+        not count as durable then."""
         self.halting = False
-        """What the device refuses with Namespace Not Ready is no failure, but the end of the traffic."""
+        """A status of Namespace Not Ready is no failure: it ends the traffic."""
         self.failed = False
-        """An I/O was answered with an error; what that means depends on what was done to the device."""
+        """An I/O has failed. Whether that is a violation depends on the injected faults."""
         self.failure = ""
         self._reactor = reactor
         self._port = _shim.IoPort(reactor.shim, device, QUEUE_DEPTH_MAX)
@@ -106,7 +106,7 @@ class Workload:
         return len(self._outstanding)
 
     def pump(self) -> None:
-        """Called once for each step of the reactor: submits what the mix says, and watches that answers come."""
+        """Called once for each step of the reactor. Submits I/Os by the mix, and checks that answers arrive."""
         self._quiet_steps += 1
         if self._stopped or self.failed or self._refused:
             return
@@ -119,7 +119,7 @@ class Workload:
                 return
 
     def wait(self) -> bool:
-        """Called once for each step instead of pump(): nothing new. True when everything was answered."""
+        """Called instead of pump() to submit nothing. Returns True when everything was answered."""
         self._quiet_steps += 1
         if self._quiet_steps > WEDGED_STEPS and self._outstanding and not self.failed:
             self._wedged()
@@ -129,7 +129,7 @@ class Workload:
         self._stopped = True
 
     def close(self) -> None:
-        """Waits until the device has given back what is outstanding: end it before."""
+        """Waits until the device has returned all outstanding I/O. The device must end first."""
         self._stopped = True
         self._port.close()
         self._reactor.unsubscribe(self._port_id)
@@ -166,7 +166,7 @@ class Workload:
                 self.write(*at, fua=rng.random() < mix.fua)
 
     def _is_free(self, lba: int, block_count: int) -> bool:
-        """Whether a change there may be submitted now."""
+        """Whether a change of these blocks may be submitted now."""
         return not self._apart or not any(
             each.change and each.lba < lba + block_count and lba < each.lba + each.block_count
             for each in self._outstanding.values()
@@ -218,7 +218,7 @@ class Workload:
         self.io_count += 1
         if status:
             if status == Status.TRANSIENT_TRANSPORT_ERROR and self._repeated < self._wrong_digests():
-                # Hosts repeat what may succeed.
+                # Hosts repeat commands that may succeed.
                 self._repeated += 1
                 self._repeat(io)
                 return
@@ -240,7 +240,7 @@ class Workload:
             self._model.acknowledge(io.lba, io.block_count, io.change, durable=durable)
 
     def _flushes(self, io: _Outstanding) -> bool:
-        """Whether it is answered by a flush of the drive."""
+        """Whether a flush of the drive is part of this I/O."""
         return io.fua or io.op == _shim.Op.FLUSH or (self.durable_when_acknowledged and io.op in TRIMS)
 
     def _verify(self, io: _Outstanding, data: Blocks) -> None:

@@ -1,5 +1,5 @@
-"""One drive, one FTL on it and one host, through life after life: traffic, a crash, a load (perhaps crashed as well),
-and everything compared with the model. All of it follows from the seed."""
+"""One drive, one FTL and one host, for one life after the other: traffic, a crash, and a load, which may be crashed as
+well. Everything is compared with the model, and follows from the seed."""
 
 from __future__ import annotations
 
@@ -34,30 +34,30 @@ from .shape import SUPERBLOCK_ZONES, Shape
 from .workload import WEDGED_STEPS
 
 LANDING_STEPS: Final = 64
-"""Of the reactor; after so many nothing is in flight any more, but for what is slow."""
+"""Steps of the reactor after which nothing but slow I/O is in flight."""
 LANDING_STEPS_MAX: Final = 20_000
 SLOW_LIVES: Final = 0.4
-"""Part of the lives in which some writes of the drive are slow. Not of those that end in a halt: closing a core waits
-for the base in real time."""
+"""The part of the lives in which some writes of the drive are slow. Lives that end in a halt have none: closing a core
+waits for the base in real time."""
 IDLE_STEPS_MAX: Final = 4000
 CLEAN_HALTS: Final = 0.12
-"""Part of the lives that end in a halt without a crash."""
+"""The part of the lives that end in a halt without a crash."""
 HALTS_UNDER_TRAFFIC: Final = 0.06
-"""Part of the lives that end in one of these while the host goes on writing."""
+"""The part of the lives that end in such a halt while the host still writes."""
 BUSY_LOADS: Final = 0.2
-"""Part of the loads, with faults, in which a drive is busy for a while."""
+"""The part of the loads, with faults, in which a drive is busy for a while."""
 LOADS_CRASHED: Final = 0.25
 LOADS_CRASHED_IN_A_ROW_MAX: Final = 4
 CHECKED: Final = 0.25
-"""Part of the lives behind which the checker reads the drive; with all that ended in a halt."""
+"""The part of the lives after which the checker reads the drive, in addition to those that ended in a halt."""
 ROTTEN_BLOCK: Final = re.compile(r"block (\d+) \(band \d+\): (?:data of )?LBA (\d+)\b")
 LOST_LBAS: Final = re.compile(r"LBAs? (\d+)(?: to (\d+))? (?:is|are) lost")
-"""As the checker has it."""
+"""The checker's text for lost LBAs."""
 
 
 class World(OneLife):
     async def run(self, crashes: int, progress: Callable[[], None]) -> WorldResult:
-        """Until so many crashes have happened, or a promise was broken. progress is called after each life."""
+        """Runs until that many crashes have happened, or a promise was broken. progress is called after each life."""
         with BufferDir(self._rng) as self._buffer_dir:
             return await self._run(crashes, progress)
 
@@ -89,10 +89,10 @@ class World(OneLife):
             await self._reactor.stop()
         return result
 
-    # --- births
+    # --- creation
 
     async def _create(self) -> None:
-        """A drive and an FTL of some shape that is possible."""
+        """Creates a drive and an FTL in a possible shape."""
         while not await self._create_in_shape():
             self._shape = Shape.choose(self._rng, use_append=self._shape.conf.use_append, cache=self._shape.cache)
         self.result.shape = str(self._shape)
@@ -128,7 +128,7 @@ class World(OneLife):
     # --- lives
 
     async def _life(self, crashes: int) -> None:
-        """Ends with the device crashed or halted, and the media on."""
+        """Ends with the device crashed or halted, and with power on the media."""
         rng = self._rng
         end = rng.random()
         if end < CLEAN_HALTS:
@@ -158,10 +158,10 @@ class World(OneLife):
         if self._living():
             await self._crash(crash)
 
-    # --- deaths
+    # --- crashes and halts
 
     async def _crash(self, crash: Crash) -> None:
-        """The device is gone, whatever it was doing."""
+        """Ends the device, whatever it is doing."""
         self._count(crash)
         self._check_busy_cost(power_fails=crash.kind.power_fails)
         self._check_zones()
@@ -175,7 +175,7 @@ class World(OneLife):
         self._rise(crash)
 
     def _rise(self, crash: Crash) -> None:
-        """What there is for the next load."""
+        """Prepares drives and write buffer file for the next load."""
         self._all_ready()
         for media in self._drives():
             media.power_on()
@@ -189,11 +189,11 @@ class World(OneLife):
         self._forgetful |= crash.kind.forgetful
 
     async def _buried(self) -> None:
-        """What is left of a device that has ended one way or another."""
+        """Releases what is left of a device that has ended."""
         await self._kill(power_fails=False)
         self._collect()
-        # What the drive still has of the dead one lands before anybody comes back: a target ends the I/O of a
-        # connection before it lets it go. The core answers everything once the base has given back what it holds.
+        # The I/O of the ended device lands first: a target completes the I/O of a connection before it releases it. The
+        # core answers all of its I/O once the base has returned what it holds.
         slow_ns = SLOW_US_MAX * 1000 if self._slow else 0
         until = self._clock.now_ns + slow_ns
         for step in range(LANDING_STEPS_MAX):
@@ -203,13 +203,13 @@ class World(OneLife):
             await self._step()
         self._slow = False
         self._workload.close()
-        # Of a failed device this only lets go of what it holds; it writes nothing.
+        # On a failed device this only releases resources. It writes nothing.
         if self._device.state is not FtlState.HALTED:
             with contextlib.suppress(FtlError):
                 await self._device.halt()
 
     def _collect(self) -> None:
-        """From the workload and the core to the result; once for each life."""
+        """Adds the results of workload and core to those of the world; once for each life."""
         workload, result = self._workload, self.result
         self._violated(*workload.violations)
         result.blocks_verified += workload.blocks_verified
@@ -226,7 +226,7 @@ class World(OneLife):
             self._violated(Violation("damaged", -1, f"{self._device.lost_blocks} blocks lost on media without faults"))
 
     def _sum_up(self) -> None:
-        """Stats of the device; once for each."""
+        """Adds the statistics of the device; once for each device."""
         stats = self._device.core.stats()
         self.result.stats.update({name: getattr(stats, name) for name in SUMMED_STATS})
         self._violated(*self._scrubbing.alarms(stats))
@@ -255,13 +255,13 @@ class World(OneLife):
         self._all_ready()
         await self._check_media()
         if self._rng.random() < 0.5:
-            # What a clean halt has left behind needs no power.
+            # After a clean halt a loss of power must cost nothing.
             self._cut_power(self._rng.getrandbits(63))
             for media in self._drives():
                 media.power_on()
 
     async def _halt_under_traffic(self) -> None:
-        """What is acknowledged until the device has ended counts, however late. Raises what halt() raises."""
+        """What is acknowledged before the device has ended counts, however late. Raises what halt() raises."""
         self._workload.halting = True
         halt = asyncio.ensure_future(self._device.halt())
         for _ in range(WEDGED_STEPS):
@@ -278,7 +278,8 @@ class World(OneLife):
         await self._answered()
 
     def _halt_may_fail(self, error: FtlError) -> bool:
-        """Then what was accepted is in the write buffer's file, as behind a crash of the daemon."""
+        """Whether the error is allowed. The accepted data is in the write buffer file then, as after a crash of the
+        daemon."""
         flush_failed = self._fault is Injected.FLUSH and getattr(error, "status", 0) == FLUSH_REFUSED
         return flush_failed or self._load_helps(error) or self._out_of_space_rightly()
 
@@ -295,7 +296,7 @@ class World(OneLife):
             if error is None and self._device.failure is None:
                 self._model.everything_durable()
             elif self._load_helps(self._device.failure):
-                pass  # before it was to halt
+                pass  # failed before the halt began
             elif not reached() and not (isinstance(error, FtlError) and self._halt_may_fail(error)):
                 self._violated(Violation("refused", -1, f"halt: {error!r}"))
         halt.cancel()
@@ -303,17 +304,17 @@ class World(OneLife):
         await asyncio.gather(halt, return_exceptions=True)
 
     async def _until_done_or(self, task: asyncio.Future[Any], reached: Callable[[], bool]) -> bool:
-        """False: neither came about."""
+        """Returns False if neither happened."""
         for _ in range(WEDGED_STEPS):
             if task.done() or reached():
                 return True
             await self._step()
         return False
 
-    # --- resurrection
+    # --- loads
 
     async def _check_media(self) -> None:
-        """What a halt, or a crash, leaves is no damage."""
+        """Checks that neither a halt nor a crash leaves damage on media."""
         base = self._shape.base(self._reactor, self._media, new=False)
         try:
             report = await check(self._reactor, base, name=NAME, uuid=self._copying.uuid)
@@ -325,7 +326,7 @@ class World(OneLife):
             self._violated(Violation("damaged", -1, f"the check: {'; '.join(report.damage[:4])}"))
 
     def _explained(self, damage: str) -> bool:
-        """Whether it is about a block that has rotted, or about LBAs that were lost to one."""
+        """Whether the damage is about a rotten block, or about LBAs that such a block has lost."""
         if (lost := LOST_LBAS.match(damage)) is not None:
             first, last = int(lost[1]), int(lost[2] or lost[1])
             return all(self._model.may_be_lost(lba) for lba in range(first, last + 1))
@@ -333,7 +334,7 @@ class World(OneLife):
         return at is not None and (int(at[1]), int(at[2])) in self._rotten
 
     async def _load_again(self, crashes: int) -> bool:
-        """Loads the device, perhaps after crashes in the load. False: it can't be loaded."""
+        """Loads the device, perhaps after crashes during the load. Returns False if it cannot be loaded."""
         for _ in range(LOADS_CRASHED_IN_A_ROW_MAX):
             if self.result.crashes >= crashes or self._rng.random() >= self._growing.crashes(LOADS_CRASHED):
                 break
@@ -360,11 +361,11 @@ class World(OneLife):
         return lambda: self._superblocks_written() != before
 
     def _superblocks_written(self) -> list[int]:
-        """Write pointers of their zones."""
+        """The write pointers of the superblock zones."""
         return [zone.write_pointer for zone in self._media.zone_states()[:SUPERBLOCK_ZONES]]
 
     async def _load(self, crash: Crash | None) -> bool:
-        """False: the crash came first, or a violation was found."""
+        """Returns False if the crash came first, or a violation was found."""
         self._violated(*await self._copying.before_load(self._reactor, self._media, self._shape, self.result))
         await self._growing.before_load(self._reactor, self._media, self._shape, self._copying.origin)
         reached = self._arm_in_load(crash) if crash else lambda: False
@@ -379,7 +380,7 @@ class World(OneLife):
         if ended and load.done() and not reached():
             try:
                 self._device = load.result()
-            except Exception as error:  # whatever it is: the FTL can't be loaded
+            except Exception as error:  # any exception means that the FTL cannot be loaded
                 self._violated(Violation("refused", -1, f"load: {error!r}"))
                 return False
             self.result.loads += 1
@@ -420,7 +421,7 @@ class World(OneLife):
         )
 
     async def _verify(self) -> None:
-        """Every block of a device that was just loaded."""
+        """Verifies every block of a device that was just loaded."""
         versions = await self._versions()
         self._digest.update(np.array(versions, np.int64).tobytes())
         self._digest.update(str(self.result.last_crash).encode())
@@ -435,7 +436,7 @@ class World(OneLife):
         self._alarmed = True
 
     async def _drop_device(self) -> None:
-        """At the end of a world in which something is wrong: whatever is wrong, the device must not stay."""
+        """Releases the device at the end of a world with a violation, whatever is wrong."""
         if not hasattr(self, "_workload") or self._device.state is FtlState.HALTED:
             return
         self._workload.stop()
@@ -443,7 +444,7 @@ class World(OneLife):
         await self._buried()
 
     async def _close_device(self) -> None:
-        """The end of the world."""
+        """Releases the device at the end of the world."""
         self._workload.stop()
         with contextlib.suppress(FtlError):
             await self._device.halt()

@@ -65,9 +65,9 @@ def check_cache(
     dif_type: int = 0,
     zoned: bool = False,
 ) -> None:
-    """All but the size: check_cache_size(). block_bytes is the data part of a block.
+    """Checks everything but the size: check_cache_size(). block_bytes is the data part of a block.
 
-    Raises ParameterError or UnsupportedError naming the bdev, what is wrong with it and the remedy.
+    Raises ParameterError or UnsupportedError that names the bdev, the fault and the remedy.
     """
     if zoned:
         raise UnsupportedError(f"cache bdev {name} is zoned: the cache overwrites in place: give a conventional bdev")
@@ -94,8 +94,8 @@ def check_cache(
 
 
 def check_cache_size(name: str, *, block_count: int, metadata_bytes: int, geometry: Geometry) -> str:
-    """Of one that check_cache() lets pass: "vss" or "non_vss". Raises ParameterError where it, or its metadata, is too
-    small for that geometry."""
+    """Returns the kind of a cache that check_cache() accepts: "vss" or "non_vss". Raises ParameterError if the cache,
+    or its metadata, is too small for that geometry."""
     if block_count < blocks_needed(geometry):
         needed = blocks_needed(geometry)
         raise ParameterError(

@@ -109,7 +109,7 @@ class CacheKeeper:
                 name, block_count=device.block_count, metadata_bytes=device.metadata_bytes, geometry=geometry
             )
 
-    # --- how it begins
+    # --- creation and load
 
     async def make(self, uuid: UUID, progress: Progress | None = None) -> None:
         """Creates and scrubs a new cache. Raises DataNotKeptError and MediaError."""
@@ -182,7 +182,7 @@ class CacheKeeper:
             await self._cache.start(core, conf)
             self.state = CacheState.IN_USE
 
-    # --- how it goes on
+    # --- life
 
     def failed(
         self,
@@ -274,7 +274,7 @@ class CacheKeeper:
             self.state = CacheState.GIVEN_UP
             self.failure = error.message
 
-    # --- what others want to know
+    # --- descriptions
 
     def to_dict(self) -> dict[str, Any] | None:
         """For the superblock."""
@@ -286,7 +286,7 @@ class CacheKeeper:
         return {**self._stored, "in_use": in_use, "incomplete": self._incomplete and in_use}
 
     def describe(self) -> dict[str, Any] | None:
-        """For bdev_ftl_get_properties."""
+        """The result of bdev_ftl_get_properties."""
         if self._stored is None:
             return None
         stats = self.stats()

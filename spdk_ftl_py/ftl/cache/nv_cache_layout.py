@@ -75,7 +75,7 @@ class CacheHeader:
     valid."""
     generation: int
     block_count: int
-    """Of the cache bdev."""
+    """The size of the cache bdev."""
     metadata_bytes: int
     lap: int = 0
     current_address: int = 0
@@ -95,7 +95,7 @@ class CacheHeader:
         return self.lap * self.ring_blocks + self.current_address - HEADER_BLOCKS
 
     def build(self) -> bytes:
-        """As a block, with its metadata."""
+        """The header as a block, with its metadata."""
         record = new_record(HEADER, HEADER_MAGIC, self.uuid)
         record["id"] = np.void(self.id)
         for name in ("generation", "block_count", "lap", "current_address", "metadata_bytes"):

@@ -325,7 +325,7 @@ class BandManager:
         resets_starved = starved and not self._has_room(reloc)
         return STUCK_BUSY_S if self._stuck_moves() or resets_starved else None
 
-    # --- numbers they are made from
+    # --- numbers for the decisions
 
     def _reloc_room(self) -> int:
         """Blocks that relocation can certainly write: the rest of its bands, and all free bands."""

@@ -1,4 +1,4 @@
-"""Bad zones of bands that have become free are replaced, in the background."""
+"""Replaces the bad zones of free bands, in the background."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .spare_zones import SpareZones
 
 
 class Mending:
-    """Of one device."""
+    """The repair of one device's bands."""
 
     def __init__(
         self,
@@ -30,8 +30,8 @@ class Mending:
         out_of_space: Callable[[str], None],
         fail: Callable[[FtlError], None],
     ) -> None:
-        """may_mend: the device is in a state for it. out_of_space, fail: end the device's writes, or the device, for
-        the reason they are given."""
+        """may_mend: the state of the device allows it. out_of_space, fail: end the device's writes, or the device, for
+        the given reason."""
         self._name = name
         self._core = core
         self._bands = bands
@@ -48,7 +48,8 @@ class Mending:
         return self._mending is not None
 
     def begin(self) -> None:
-        """Not once a halt has closed the core: events may still come then, but nothing follows the clean superblock."""
+        """Starts a repair if a band needs one. Not after a halt has closed the core: events may still come then, but
+        the clean superblock must stay the last write."""
         if self._mending is not None or self._manager.stopped:
             return
         broken = self._bands.to_mend()
@@ -60,17 +61,17 @@ class Mending:
             await asyncio.wait({self._mending})
 
     async def _mend(self, broken: list[Band]) -> None:
-        """A band is opened again only when the superblock knows its zones; until then bad_punits keeps it closed."""
+        """A band is opened again only after the superblock lists its zones. Until then bad_punits keeps it closed."""
         try:
             for band in broken:
                 for punit in sorted(band.bad_punits):
                     tell_core = functools.partial(self._core.replace_zone, band.index, punit)
                     await self._spares.replace(band, punit, tell_core)
-                    # At once: a report about the old zone must not be taken for one about the new zone.
+                    # At once, so that a report about the old zone is not taken for one about the new zone.
                     self._bands.rezoned(band.index)
             await self._write_superblock()
         except SuperblockTooLongError as error:
-            # Nothing was written to the new zones yet, and the bands stay closed, so media match the superblock.
+            # The new zones are still empty, and the bands stay closed, so media match the superblock.
             self._mending = None
             self._manager.stop()
             self._out_of_space(error.message)
@@ -80,8 +81,8 @@ class Mending:
             return
         for band in broken:
             self._bands.mended(band)
-            # Its zones may have failed again meanwhile.
+            # The band's zones may have failed again meanwhile.
             self._bands.refresh(self._core.band_rows(band.index, 1))
         self._mending = None
-        # Other bands may have become free, or may have failed zones, meanwhile.
+        # Meanwhile other bands may have become free, or their zones may have failed.
         self._manager.pump()

@@ -202,7 +202,7 @@ class Scrub:
         """An ordered round is in progress."""
         return self._round is not None and self._round.ordered
 
-    # --- what it tells
+    # --- descriptions
 
     def status(self) -> dict[str, Any]:
         """JSON-able. state: "running", "waiting" (for the next round), or "off"."""

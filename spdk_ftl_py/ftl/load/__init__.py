@@ -1,1 +1,1 @@
-"""What a load reads: bands, writes that are held outside of media, the checkpoint."""
+"""The load of an FTL: reads bands, held writes outside of media, and the checkpoint."""

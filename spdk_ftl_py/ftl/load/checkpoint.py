@@ -1,4 +1,4 @@
-"""The L2P checkpoint: written by a clean halt, so that the next load need not read the records of all bands.
+"""The L2P checkpoint. A clean halt writes it, so that the next load does not have to read the records of all bands.
 
 It is in bands that are free. The clean superblock names it, and the next superblock makes it stale
 (docs/media-layout.md). If any part of it is not valid, the load restores without it.

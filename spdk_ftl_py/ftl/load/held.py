@@ -30,7 +30,7 @@ class HeldWrites:
 
     blocks: NDArray[Any] = field(default_factory=lambda: np.empty(0, HELD_BLOCK))
     data: BlockData = field(default_factory=lambda: np.empty((0, BLOCK_BYTES), np.uint8))
-    """Of blocks."""
+    """The content of the blocks."""
     records: NDArray[Any] = field(default_factory=lambda: np.empty(0, HELD_RECORD))
     damaged: dict[int, str] = field(default_factory=dict)
     """seq of a lost record that replaces a damaged block. It is damage if it is newer than media."""
@@ -87,7 +87,7 @@ class HeldIndex:
         return self._seqs[first : first + int(record["block_count"])]
 
     def seqs(self, lba: NDArray[Any]) -> NDArray[np.uint64]:
-        """Of some LBAs."""
+        """The held seqs of these LBAs."""
         if not self._sources:
             return np.zeros(len(lba), np.uint64)
         return self._seqs[lba.astype(np.int64)]

@@ -1,4 +1,4 @@
-"""From what the zones say of their blocks, and what is held elsewhere, to one entry for each LBA: newest seq wins."""
+"""Merges what zones record about their blocks, and held writes, into one entry for each LBA. The newest seq wins."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ log = logging.getLogger(__name__)
 
 VERIFY_RUN_BLOCKS: Final = 32
 BAND_SEQ_GAP: Final = 1024
-"""With emulated zones, the newest headers may be missing while later ones exist, unseen. Their band seqs must not be
-used again."""
+"""Added to the newest band seq found. With emulated zones the newest headers may be missing while later ones exist that
+the load cannot see. Their band seqs must not be used again."""
 
 ITEM_BLOCKS: Final = 16
 """Table entries that take about 1 us."""
@@ -44,7 +44,7 @@ _UNCHECKED, _GOOD, _DROPPED, _LOST = range(4)
 
 @dataclass(frozen=True)
 class _Blocks:
-    """Columns of what zones record about their data blocks."""
+    """What zones record about their data blocks, by column."""
 
     lba: NDArray[np.uint64]
     seq: NDArray[np.uint64]
@@ -56,7 +56,7 @@ class _Blocks:
     cut: NDArray[np.bool_]
     """The block may have been cut off."""
     held: NDArray[np.bool_]
-    """A held write is newer, or the same."""
+    """A held write is as new as the block, or newer."""
 
     def part(self, rows: NDArray[np.intp]) -> _Blocks:
         return _Blocks(*(getattr(self, each.name)[rows] for each in dataclasses.fields(self)))
@@ -80,7 +80,7 @@ class Merge:
         damage: Sequence[str] = (),
         with_crcs: bool = False,
     ) -> None:
-        """damage: what is known already."""
+        """damage: damage that is already known."""
         self._reader = reader
         self._superblock = superblock
         self._geometry = geometry
@@ -91,7 +91,8 @@ class Merge:
         self._report = report
         self._every = [zone for band in contents for zone in band if zone is not None]
         self._band_seqs = [max((zone.band_seq for zone in band if zone is not None), default=0) for band in contents]
-        # A band is opened again only when all of it was reset, so a zone with an older band seq holds no valid data.
+        # The FTL opens a band only after all of its zones were reset, so a zone with an older band seq holds no valid
+        # data.
         self._current = [zone for zone in self._every if zone.band_seq and zone.band_seq == self._band_seqs[zone.band]]
         self._held = HeldIndex(held, geometry.block_count)
         self._damage = [*damage, *(text for zone in self._every for text in zone.damage)]
@@ -131,8 +132,8 @@ class Merge:
         if recovered and not any(
             band.state == FREE and any(band_zones) for band, band_zones in zip(bands, zones, strict=True)
         ):
-            # As with emulated zones. Later, a reset would wait for recovered data, and that data for a band: a
-            # deadlock.
+            # As with emulated zones. A later reset would wait for recovered data, and that data would wait for a band:
+            # a deadlock.
             to_reset = [number for number, band in enumerate(bands) if band.state == CLOSED and number not in in_force]
             for number in to_reset:
                 bands[number] = LoadedBand(FREE, bands[number].seq, [0] * len(bands[number].write_pointers))
@@ -161,7 +162,7 @@ class Merge:
         )
 
     def _band(self, number: int) -> LoadedBand:
-        # A checkpoint is reset before the device is used.
+        # The load resets a checkpoint before the device is used.
         pointers = [0 if zone is None or zone.checkpoint else zone.written for zone in self._contents[number]]
         unusable = any(zone is not None and not self._zones[zone].usable for zone in self._geometry.bands[number])
         state = CLOSED if any(pointers) else FREE
@@ -170,12 +171,12 @@ class Merge:
             for zone, pointer in zip(self._contents[number], pointers, strict=True)
         ]
         if number in self._damaged_bands or unusable:
-            # It is moved before all others, and that repairs it.
+            # The FTL relocates this band before all others, which repairs it.
             state = FAULTED
         seq = self._band_seqs[number]
         if seq:
             return LoadedBand(state, seq, ends)
-        # One for all of them, as above.
+        # All such bands share one object, as above.
         return self._unused.setdefault((state, tuple(ends)), LoadedBand(state, seq, ends))
 
     def _refusal(self) -> FtlError:
@@ -190,7 +191,8 @@ class Merge:
         )
 
     async def _entries(self) -> tuple[NDArray[np.uint64], list[Recovered], set[int]]:
-        """Entries, held writes that are newer, and the bands that media would need without held writes."""
+        """Returns the entries, the held writes that are newer, and the bands that media would need without held
+        writes."""
         block_count = self._geometry.block_count
 
         def of_records() -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
@@ -210,7 +212,7 @@ class Merge:
         return entries, *await aside(items, superseded)
 
     def _bands_of(self, entries: NDArray[np.uint64]) -> set[int]:
-        """Bands with valid data."""
+        """The bands that hold valid data."""
         addresses = entries[entries != np.uint64(_shim.ADDRESS_INVALID)]
         addresses &= ~np.uint64(_shim.TRIM_FLAG | _shim.LOST_FLAG)
         band_of = {zone: number for number, band in enumerate(self._geometry.bands) for zone in band}
@@ -218,7 +220,8 @@ class Merge:
 
     @staticmethod
     def _apply_records(zones: Iterable[ZoneContent], entries: NDArray[np.uint64], seqs: NDArray[np.uint64]) -> None:
-        """Entries and seqs from trim and lost records; of copies of one record, that of the last zone counts."""
+        """Fills entries and seqs from trim records and lost records. Where a record exists twice, the one in the last
+        zone counts."""
         for zone in zones:
             for address, records in zone.records:
                 for record in records:
@@ -237,7 +240,7 @@ class Merge:
         chosen = await self._without_torn_copies(items, chosen, blocks)
 
         ordering = functools.partial(self._in_winning_order, blocks, chosen, entries, record_seqs)
-        # Their content is not needed after this.
+        # The content of these arrays is not needed any more.
         del blocks, chosen
         ordered, state = await aside(items, ordering)
         del ordering
@@ -263,7 +266,7 @@ class Merge:
         record_seqs: NDArray[np.uint64],
     ) -> tuple[_Blocks, NDArray[np.uint8]]:
         dispensable = self._dispensable(blocks.lba[chosen], blocks.seq[chosen], blocks.band[chosen])
-        # Again: if a record exists twice, the copy in a band that is needed anyway should count.
+        # Applied again: if a record exists twice, the copy in a band that is needed anyway should count.
         zones = sorted(self._current, key=lambda zone: -int(dispensable[zone.band]))
         self._apply_records(zones, entries, record_seqs)
         lba, seq, address = blocks.lba[chosen], blocks.seq[chosen], blocks.address[chosen]
@@ -277,7 +280,7 @@ class Merge:
     def _candidates(
         self, entries: NDArray[np.uint64], record_seqs: NDArray[np.uint64]
     ) -> tuple[_Blocks, NDArray[np.intp]]:
-        """All blocks that zones record, and which of them are newer than the records."""
+        """Returns all blocks that zones record, and which of them are newer than the records."""
         zones = self._current
         lengths = [len(zone.entries) for zone in zones]
         table = np.concatenate([zone.entries for zone in zones])
@@ -287,13 +290,13 @@ class Merge:
         torn_from = np.repeat(np.array([zone.torn_from for zone in zones], np.uint64), lengths)
         cut = (address >= torn_from) | (not self._sequential)
         for zone in zones:
-            # From here on the table contains everything.
+            # From here on the table holds everything.
             zone.entries, zone.addresses = zone.entries[:0], zone.addresses[:0]
 
         lba, seq = table["lba"], table["seq"]
         candidate = lba < len(entries)
         candidate[candidate] = seq[candidate] > record_seqs[lba[candidate]]
-        # A held write replaces it, whatever happened to it, so it is no damage.
+        # A held write replaces the block, so damage to the block does not matter.
         held_seqs = np.zeros(len(lba), np.uint64)
         held_seqs[candidate] = self._held.seqs(lba[candidate])
         held = held_seqs >= seq
@@ -301,8 +304,8 @@ class Merge:
         return _Blocks(lba, seq, table["crc"], address, band, unsure, cut, held), np.flatnonzero(candidate)
 
     async def _without_torn_copies(self, items: int, chosen: NDArray[np.intp], blocks: _Blocks) -> NDArray[np.intp]:
-        """A header may describe copies that were never written, of blocks that are elsewhere. The originals must not
-        become dispensable because of them."""
+        """Drops copies that a header describes but that were never written. Otherwise the originals, which are
+        elsewhere, would become dispensable."""
 
         def in_doubt() -> NDArray[np.intp]:
             order = chosen[np.lexsort((~blocks.seq[chosen], blocks.lba[chosen]))]
@@ -321,9 +324,9 @@ class Merge:
         return await aside(items, lambda: np.setdiff1d(chosen, doubtful[~whole], assume_unique=True))
 
     def _dispensable(self, lba: NDArray[Any], seq: NDArray[Any], band: NDArray[Any]) -> NDArray[np.bool_]:
-        """Bands whose blocks are all in other bands as well: unfinished moves, and with emulated zones bands that were
-        reset. Copies in other bands are preferred, so that these bands can be reset, because a load may find no free
-        band. Bands with the fewest blocks come first."""
+        """Finds bands whose blocks are all in other bands as well. Unfinished relocations leave such bands, and with
+        emulated zones resets do. The merge prefers copies in other bands, so that these bands can be reset: a load may
+        find no free band. Bands with the fewest blocks come first."""
         order = np.lexsort((band, ~seq, lba))
         lba, seq, band = lba[order], seq[order], band[order]
         first = np.r_[True, lba[1:] != lba[:-1]] if len(lba) else np.zeros(0, bool)
@@ -346,7 +349,7 @@ class Merge:
         return dispensable
 
     async def _settle(self, items: int, state: NDArray[np.uint8], blocks: _Blocks) -> None:
-        """Verifies winners that may be damaged, until there are no further ones. Blocks are in winning order."""
+        """Verifies winners that may be damaged, until no further ones come up. Blocks are in winning order."""
 
         def unchecked() -> NDArray[np.intp]:
             winners = _firsts(state, blocks.lba)
@@ -365,12 +368,13 @@ class Merge:
             await aside(len(broken), functools.partial(self._judge, broken, state, blocks))
 
     async def _never_came(self, address: int, band: int) -> bool:
-        """Whether a header is there: an earlier load has continued after a batch that was cut off (room.py)."""
+        """Whether the address holds a header. If so, an earlier load continued there after a batch that was cut off
+        (room.py)."""
         header = self._reader.header_in_place((await self._reader.blocks(address, 1))[0], address)
         return header is not None and (header.band, header.band_seq) == (band, self._band_seqs[band])
 
     def _judge(self, broken: NDArray[np.intp], state: NDArray[np.uint8], blocks: _Blocks) -> None:
-        """For winners that are damaged: whether another copy counts, or they were cut off, or are lost."""
+        """Decides about damaged winners: another copy counts, the block was cut off, or it is lost."""
         lba, seq = blocks.lba, blocks.seq
         for i in map(int, broken):
             following = i + 1
@@ -389,12 +393,12 @@ class Merge:
                 )
 
     async def _verify(self, address: NDArray[Any], crc: NDArray[Any]) -> NDArray[np.bool_]:
-        """Which blocks match their CRC."""
+        """Returns which blocks match their CRC."""
         whole = np.zeros(len(address), bool)
 
         def in_runs() -> list[NDArray[np.intp]]:
             order = np.argsort(address)
-            # Blocks between them are read as well, because fewer I/Os matter more than fewer blocks.
+            # Reads the blocks in between as well: fewer I/Os matter more than fewer blocks.
             zone_size = np.uint64(self._geometry.zone_size)
             zone, offset = address[order] // zone_size, address[order] % zone_size // np.uint64(self._run_blocks)
             breaks = np.flatnonzero((np.diff(zone) != 0) | (np.diff(offset) != 0)) + 1
@@ -415,7 +419,7 @@ class Merge:
 
 
 def _firsts(state: NDArray[np.uint8], lba: NDArray[Any]) -> NDArray[np.intp]:
-    """For each LBA, the first block that was not dropped."""
+    """The first block of each LBA that was not dropped."""
     alive = np.flatnonzero(state != _DROPPED)
     lbas = lba[alive]
     return alive[np.r_[True, lbas[1:] != lbas[:-1]]] if len(alive) else alive

@@ -24,7 +24,7 @@ class Renumbered:
     """The result of set_uuid()."""
 
     superblock: Superblock
-    """As it was found."""
+    """The superblock before the change."""
     uuid: UUID
     """The FTL's from now on."""
     changed: bool

@@ -1,4 +1,4 @@
-"""What a load finds: the FTL as it was, and what has to be done to its zones."""
+"""The result of a load: the FTL as it was, and what the load has to do to its zones."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ class LoadedBand:
 
 @dataclass
 class Restored:
-    """Everything that an FtlDevice needs to continue."""
+    """Everything that FtlDevice needs to continue an FTL."""
 
     superblock: Superblock
     superblock_zone: int
-    """0 or 1: the zone of the newest superblock, and how much of that zone is used."""
+    """The zone of the newest superblock (0 or 1). The next field says how much of that zone is used."""
     superblock_used: int
     geometry: Geometry
     conf: FtlConf
@@ -47,26 +47,26 @@ class Restored:
     next_seq: int
     next_band_seq: int
     zones_to_finish: list[int]
-    """Start addresses of open zones of bands that are no longer written."""
+    """Start addresses of open zones in bands that the FTL no longer writes."""
     zones_to_empty: list[int]
-    """Start addresses of open zones of free bands, without data."""
+    """Start addresses of open zones without data in free bands."""
     zones_to_reset: list[int]
     """Start addresses of spare zones that are not empty, and of zones of an L2P checkpoint."""
     damage: list[str] = field(default_factory=list)
     lost_blocks: int = 0
     """LBAs that read as an error from this load on."""
     torn_blocks: int = 0
-    """Blocks that were cut off: of writes that were not flushed."""
+    """Blocks that were cut off. Their writes were not flushed."""
     from_checkpoint: bool = False
     recovered: list[Recovered] = field(default_factory=list)
-    """Held writes that are newer than everything on media, in ascending seq; ``l2p`` does not contain them."""
+    """Held writes that are newer than everything on media, in ascending seq. ``l2p`` does not contain them."""
 
     bands_to_reset: list[int] = field(default_factory=list)
-    """Bands that count as free: media do not need their content, and without them there would be no band for recovered
-    data. They are reset, after a flush, before anything is recovered."""
+    """Bands that count as free: media do not need their content, and without them no band would be left for recovered
+    data. The load resets them, after a flush, before it recovers anything."""
     zones_to_take: list[int] = field(default_factory=list)
-    """Start addresses of zones that this load adds (grow.py), with unknown content. They are erased before the
-    superblock names them."""
+    """Start addresses of zones that this load adds (grow.py). Their content is unknown. The load erases them before the
+    superblock lists them."""
 
     @property
     def recovered_blocks(self) -> int:
@@ -90,7 +90,8 @@ class Restored:
         return int(np.count_nonzero(self.l2p != np.uint64(_shim.ADDRESS_INVALID)))
 
     def describe(self, name: str, *, lossy: bool) -> dict[str, Any]:
-        """For the device's properties, JSON-able; also logged. lossy: acknowledged writes may be missing."""
+        """A summary for the device's properties, as JSON-able values; also logged. lossy: acknowledged writes may be
+        missing."""
         description = {
             "clean": self.superblock.clean,
             "from_checkpoint": self.from_checkpoint,
@@ -133,8 +134,8 @@ def open_zones(
     held: set[int],
     bands_to_reset: Collection[int] = (),
 ) -> tuple[list[int], list[int]]:
-    """Start addresses of open zones: those to finish; and those to reset, of free bands, which must stay writable.
-    Zones of a checkpoint (held), and of bands that are reset anyway, are not included."""
+    """Start addresses of open zones: those to finish, and those to reset because they are in free bands and must stay
+    writable. Zones of a checkpoint (held) and zones of bands that are reset anyway are not included."""
     to_finish: list[int] = []
     to_empty: list[int] = []
     for number, band in enumerate(geometry.bands):

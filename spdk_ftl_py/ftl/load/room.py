@@ -37,7 +37,7 @@ class _Place:
     punit: int
     start: int
     offset: int
-    """Of its write pointer, from start."""
+    """The distance of its write pointer from start."""
     missing: int
     """Blocks that are missing from its last batch, which was cut off. A load would not find data that is written
     there."""

@@ -55,7 +55,7 @@ class ZoneContent:
     """It has no (valid) summary."""
     addresses: NDArray[np.uint64] = field(default_factory=lambda: np.empty(0, np.uint64))
     entries: NDArray[Any] = field(default_factory=lambda: np.empty(0, ENTRY))
-    """Of the data blocks at ``addresses``."""
+    """The entries of the data blocks at ``addresses``."""
     torn_from: int = 0
     """Blocks from this address on belong to the last batch of a walked zone, which may have been cut off."""
     records: list[tuple[int, NDArray[Any]]] = field(default_factory=list)
@@ -219,7 +219,7 @@ class ZoneReader:
         return header if header is not None and (header.band, header.punit) == (zone.band, zone.punit) else None
 
     def header_in_place(self, block: NDArray[np.uint8], address: int) -> BatchHeader | None:
-        """The same, of any zone."""
+        """As header_at(), for any zone."""
         header = parse_batch_header(block, self._uuid)
         return header if header is not None and header.address == (0 if self._use_append else address) else None
 

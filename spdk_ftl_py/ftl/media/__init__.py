@@ -1,1 +1,1 @@
-"""What is on the base bdev, and where: geometry, layout, zones, bands, superblock."""
+"""The layout of the base bdev: geometry, blocks, zones, bands, superblock."""

@@ -1,7 +1,7 @@
-"""Bands as Python sees them: the shim's states, and which of their zones went bad.
+"""Bands as Python sees them: the shim's states, and which of their zones have failed.
 
-What is asked of all bands at once (how many are free, what they take, which can be reset) is counted as they change, so
-that nothing here but a choice among all of them takes longer with more of them.
+Bands keeps counts for questions about all bands (how many are free, how much they can take, which can be reset), and
+updates these with each change. So only a choice among all bands takes longer with more of them.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ MOVING: Final = "moving"
 RESETTING: Final = "resetting"
 FAULTED: Final = "faulted"
 RETIRED: Final = "retired"
-"""A state of Python only: the band has no zone left. For the shim it is free, but it is never opened."""
+"""A state of Python only: the band has no zone left. For the shim the band is free, but it is never opened."""
 
 MENDING: Final = "mending"
 """A reported state only: the band is free, but has failed zones, which must be replaced before it can be opened."""
@@ -115,7 +115,7 @@ class Bands:
         self.relocate = np.zeros(count, bool)
         """The base recommends a reset of one of its zones."""
         self.whole_capacity = geometry.band_blocks
-        """Of a band with all its zones."""
+        """The capacity of a band with all its zones."""
         self.free_capacity = 0
         """Data blocks of the bands that are ready to be opened."""
         self._state = np.full(count, _UNKNOWN, np.uint8)
@@ -136,7 +136,7 @@ class Bands:
         for number in zone_map.incomplete:
             self._measure(number)
 
-    # --- one of them
+    # --- one band
 
     def __getitem__(self, number: int) -> Band:
         return Band(
@@ -159,11 +159,11 @@ class Bands:
         return len(self._state)
 
     def at(self, zone: int) -> tuple[Band, int] | None:
-        """Band and punit of a zone; None if it is in no band."""
+        """The band and punit of a zone; None if the zone is in no band."""
         place = self.zone_map.place(zone)
         return None if place is None else (self[place[0]], place[1])
 
-    # --- what changes them
+    # --- changes
 
     def refresh(self, rows: NDArray[np.uint8]) -> int:
         """Takes the account of some bands. Returns their number."""
@@ -279,7 +279,7 @@ class Bands:
             self._emptied_unwritten.pop(number, None)
             self._emptied.setdefault(number)
 
-    # --- what is asked of all of them
+    # --- all bands
 
     def in_state(self, *states: str) -> list[Band]:
         """In ascending order. FREE, CLOSED and RETIRED look at all bands."""

@@ -59,15 +59,15 @@ Buffer = bytes | bytearray | memoryview | NDArray[np.uint8]
 
 
 class BlockPort:
-    """At most ``depth`` I/Os at a time; more wait their turn. All lengths and addresses in blocks.
+    """At most ``depth`` I/Os run at a time; others wait. All lengths and addresses are in blocks.
 
-    Every method raises MediaError, with the NVMe status and its name, when the device answers with an error.
-    Cancelling one
-    leaves the I/O to finish by itself; its buffer stays alive.
+    Every method raises MediaError, with the NVMe status and its name, if the device answers with an error. A method
+    that is cancelled leaves its I/O to complete by itself, and its buffer stays alive.
 
-    A device that is busy (``ErrorClass.BUSY``) is asked again, for patience_s; once that was in vain, for less. What
-    may be one block's error counts as that only where other blocks can be read; else as that of a device that is gone.
-    A flush whose error leaves in doubt what it has cost (``ErrorClass.DOUBT``) raises FlushDoubtError.
+    If a device is busy (``ErrorClass.BUSY``), the I/O is retried for patience_s; after that has failed once, for a
+    shorter time. An error that may concern a single block counts as such only if other blocks can be read. Otherwise
+    the device counts as gone. A flush whose error leaves in doubt what was lost (``ErrorClass.DOUBT``) raises
+    FlushDoubtError.
     """
 
     def __init__(
@@ -97,7 +97,7 @@ class BlockPort:
         reactor.subscribe(self._id, self._on_event)
 
     async def close(self) -> None:
-        """Waits for what is outstanding. Idempotent."""
+        """Waits for outstanding I/O. Idempotent."""
         if self._closed:
             return
         self._closed = True

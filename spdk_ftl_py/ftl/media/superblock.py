@@ -56,7 +56,7 @@ class SuperblockTooLongError(FtlError):
 @dataclass(frozen=True)
 class Superblock:
     uuid: UUID
-    """Of the FTL."""
+    """The UUID of the FTL."""
     generation: int
     clean: bool
     content: Mapping[str, Any]
@@ -201,7 +201,7 @@ class SuperblockWriter:
         zone is unknown."""
         self.media_uuid: Final = media_uuid or uuid
         self.flush: Callable[[], Awaitable[None]] = port.flush
-        """Makes durable what is written. Of a base that a core works on: as that flushes it."""
+        """Makes written superblocks durable. If a core works on the base, the core's own flush must be used."""
         self._port = port
         self._geometry = geometry
         self._uuid = uuid
@@ -350,7 +350,8 @@ def _damage(address: int, zone: Zone) -> str:
 
 
 async def _newest(port: BlockPort, zone: Zone) -> tuple[Superblock | None, str | None]:
-    """And what is wrong, if something after it was written that is not a valid superblock, or if there is none."""
+    """Returns the newest superblock of the zone, and the fault if there is no superblock, or if something after it was
+    written that is not a valid superblock."""
     if isinstance(port.device, _shim.ZonedOverlay) and zone.state == FULL:
         return await _newest_of_run(port, zone), None
     end = zone.written

@@ -1,1 +1,1 @@
-"""DH-HMAC-CHAP, independent of what carries its messages."""
+"""DH-HMAC-CHAP, independent of the transport of its messages."""

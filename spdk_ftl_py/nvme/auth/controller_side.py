@@ -1,4 +1,4 @@
-"""A controller's part in one authentication (Base 2.0 section 8.13.5.1), a message at a time."""
+"""The controller's side of one authentication (Base 2.0 section 8.13.5.1), message by message."""
 
 from __future__ import annotations
 
@@ -29,37 +29,37 @@ from .response import Policy, Sequence, controller_response, host_response, same
 
 
 class ControllerState(Enum):
-    """What comes next."""
+    """The step that comes next."""
 
     NEGOTIATE = auto()
-    """The host sends what it can do."""
+    """The host sends its abilities."""
     CHALLENGE = auto()
     """The host asks for the challenge."""
     REPLY = auto()
     SUCCESS1 = auto()
-    """The host has proved itself, and asks for the outcome."""
+    """The host has proved its identity, and asks for the outcome."""
     SUCCESS2 = auto()
-    """The host says whether the controller has, too."""
+    """The host says whether the controller has proved its identity, too."""
     FAILURE1 = auto()
-    """The host asks for the outcome, which is bad."""
+    """The host asks for the outcome, which is a failure."""
     DONE = auto()
     FAILED = auto()
-    """The host has been told. The connection has to end."""
+    """The host knows about the failure. The connection has to end."""
 
 
 class ControllerAuthentication:
-    """One authentication of a host. send() and receive() never raise: what goes wrong is told to the host."""
+    """One authentication of a host. send() and receive() never raise: they report failures to the host."""
 
     def __init__(
         self, keys: HostKeys, *, hostnqn: str, subnqn: str, sequence: Sequence, policy: Policy | None = None
     ) -> None:
         self.state = ControllerState.NEGOTIATE
         self.failure = ""
-        """Why it failed, for the log."""
+        """The reason of the failure, for the log."""
         self.hash_id = HashId.SHA256
         self.dh_group = DhGroup.NULL
         self.mutual = False
-        """The host has asked for the controller's proof."""
+        """The host has asked the controller to prove its identity."""
         self._keys = keys
         self._hostnqn = hostnqn
         self._subnqn = subnqn
@@ -81,13 +81,13 @@ class ControllerAuthentication:
         return self.state is ControllerState.FAILED
 
     def expensive(self, message: bytes | None) -> bool:
-        """Whether that message (None: the next receive()) costs a calculation in a DH group."""
+        """Whether the message needs a calculation in a DH group. None: the next receive()."""
         if self.dh_group is DhGroup.NULL:
             return False
         return self.state is (ControllerState.CHALLENGE if message is None else ControllerState.REPLY)
 
     def send(self, message: bytes) -> None:
-        """What came with an Authentication Send."""
+        """Takes the data of an Authentication Send."""
         if self.state in (ControllerState.FAILURE1, ControllerState.FAILED):
             return
         try:
@@ -95,11 +95,11 @@ class ControllerAuthentication:
         except MessageError as error:
             self._fail(error.message, error.reason)
         except FtlError as error:
-            # Our own keys can't be read: nothing the host did.
+            # Our own keys cannot be read. The host is not to blame.
             self._fail(error.message, FailureReason.AUTHENTICATION_FAILED)
 
     def receive(self) -> bytes:
-        """What an Authentication Receive brings."""
+        """Returns the data of an Authentication Receive."""
         if self.state is ControllerState.CHALLENGE:
             self.state = ControllerState.REPLY
             return self._make_challenge()

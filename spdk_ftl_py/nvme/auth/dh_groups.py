@@ -1,7 +1,7 @@
-"""The finite fields of RFC 7919, by way of `cryptography`.
+"""The finite fields of RFC 7919, with `cryptography`.
 
-That library has no names for them, so their primes are calculated as appendix A of the RFC defines them:
-2^b - 2^(b-64) + (floor(2^(b-130) e) + X) 2^64 - 1. The generator is 2.
+That library has no names for them, so this module calculates their primes as appendix A of the RFC defines them: 2^b -
+2^(b-64) + (floor(2^(b-130) e) + X) 2^64 - 1. The generator is 2.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ _X: Final = {
     DhGroup.FFDHE8192: 10965728,
 }
 _GUARD_BITS: Final = 64
-"""More digits of e than are used, for what rounding takes."""
+"""Extra bits of e, against rounding errors."""
 
 
 @functools.cache
 def prime(group: DhGroup) -> int:
-    """A safe prime; not of NULL."""
+    """The safe prime of a group other than NULL."""
     bits = group.bits
     return (1 << bits) - (1 << (bits - 64)) + ((_e_times_2_to(bits - 130) + _X[group]) << 64) - 1
 
@@ -48,8 +48,8 @@ def _e_times_2_to(bits: int) -> int:
 
 @functools.cache
 def available() -> bool:
-    """Whether this `cryptography` still has finite-field Diffie-Hellman: it says that it will go. Without it there is
-    only the NULL group."""
+    """Whether this `cryptography` has finite-field Diffie-Hellman. The library has announced its removal. Without it
+    only the NULL group is left."""
     try:
         from cryptography.hazmat.primitives.asymmetric import dh  # noqa: F401
     except ImportError:
@@ -58,16 +58,18 @@ def available() -> bool:
 
 
 class DhKey:
-    """A private value for one exchange, and the public one that belongs to it. Not of NULL."""
+    """A private value for one exchange, and its public value. The group must not be NULL."""
 
     def __init__(self, group: DhGroup) -> None:
-        """A few milliseconds of the CPU: 1 for ffdhe2048, 11 for ffdhe8192; once more for shared_secret()."""
+        """Takes some milliseconds of CPU time: 1 for ffdhe2048, 11 for ffdhe8192. shared_secret() takes the same
+        again."""
         self._group = group
         self._private = _parameters(group).generate_private_key()
         self.public_value = _to_bytes(self._private.public_key().public_numbers().y, group)
 
     def shared_secret(self, peer_value: bytes) -> bytes:
-        """As long as the group's prime. Raises MessageError for a value that makes a secret anybody could guess."""
+        """The secret, as long as the group's prime. Raises MessageError for a peer value whose secret anybody could
+        guess."""
         from cryptography.hazmat.primitives.asymmetric import dh
 
         y = int.from_bytes(peer_value, "big")
@@ -102,7 +104,8 @@ def _parameters(group: DhGroup) -> DHParameters:
 
 @contextlib.contextmanager
 def _no_deprecation() -> Iterator[None]:
-    """NVMe knows no other exchange, so a user can't do anything about it. Event loop only: not safe between threads."""
+    """Hides the deprecation warning: NVMe has no other exchange, so a user cannot act on it. For the event loop only,
+    because it is not thread-safe."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield

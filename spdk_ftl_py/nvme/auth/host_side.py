@@ -1,4 +1,4 @@
-"""A host's part in one authentication (Base 2.0 section 8.13.5.1), a message at a time."""
+"""The host's side of one authentication (Base 2.0 section 8.13.5.1), message by message."""
 
 from __future__ import annotations
 
@@ -28,17 +28,18 @@ _FAILURE1: Final = (AuthType.COMMON, AuthId.FAILURE1)
 
 
 class RefusedError(MessageError):
-    """The controller has ended it: there is nothing to tell it."""
+    """The controller has ended the authentication and expects no further message."""
 
 
 class HostAuthentication:
-    """negotiate(), reply(), finish(), in that order. After a MessageError of ours failure2() is for the controller."""
+    """Call negotiate(), reply() and finish(), in that order. After a MessageError that one of them raised, send
+    failure2() to the controller."""
 
     def __init__(
         self, key: DhchapKey, ctrlr_key: DhchapKey | None, *, tid: int, hostnqn: str, subnqn: str, sequence: Sequence,
         policy: Policy | None = None,
     ) -> None:  # fmt: skip
-        """ctrlr_key: the controller has to prove itself with it. None: it need not."""
+        """ctrlr_key: the key with which the controller has to prove its identity. None: it does not have to."""
         self.hash_id = HashId.SHA256
         self.dh_group = DhGroup.NULL
         self._key = key
@@ -56,7 +57,7 @@ class HostAuthentication:
         return Negotiate(self._tid, self._hash_ids, self._dh_groups).pack()
 
     def reply(self, message: bytes) -> bytes:
-        """The answer to the challenge. Raises MessageError, RefusedError."""
+        """Returns the reply to the challenge. Raises MessageError, RefusedError."""
         _check_refusal(message)
         challenge = Challenge.unpack(message, self._tid)
         if challenge.hash_id not in self._hash_ids:
@@ -80,7 +81,8 @@ class HostAuthentication:
         return Reply(self._tid, response, own_challenge, seqnum, b"" if dh_key is None else dh_key.public_value).pack()
 
     def finish(self, message: bytes) -> bytes | None:
-        """After the outcome: what is still to be sent, if anything. Raises MessageError, RefusedError."""
+        """Takes the outcome. Returns the message that is still to be sent, if any. Raises MessageError,
+        RefusedError."""
         _check_refusal(message)
         success = Success1.unpack(message, self._tid, self.hash_id)
         if self._expected is None:

@@ -1,4 +1,4 @@
-"""Secrets of DH-HMAC-CHAP: nvme-cli's form of them, and the files they stand in."""
+"""Secrets of DH-HMAC-CHAP: nvme-cli's text form, and key files."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ _MAKE: Final = "`nvme gen-dhchap-key` makes one"
 
 @dataclass(frozen=True)
 class DhchapKey:
-    """A secret of 32, 48 or 64 bytes. With ``transform`` what is used is its HMAC with the NQN of whom it belongs to,
-    so that a secret that two hosts share is not one key for both."""
+    """A secret of 32, 48 or 64 bytes. With ``transform``, the key in use is the HMAC of the secret with its owner's
+    NQN, so two hosts that share a secret do not share a key."""
 
     secret: bytes = field(repr=False)
     transform: HashId | None = None
@@ -41,7 +41,7 @@ class DhchapKey:
 
     @classmethod
     def parse(cls, text: str, what: str = "DH-HMAC-CHAP key") -> DhchapKey:
-        """From ``DHHC-1:hh:BASE64:``. Raises ParameterError, which never has the key in it."""
+        """Parses ``DHHC-1:hh:BASE64:``. Raises ParameterError; its message never contains the key."""
         match = _FORM.fullmatch(text)
         if match is None:
             raise ParameterError(f"{what} is not of the form DHHC-1:hh:BASE64: ; {_MAKE}")
@@ -60,13 +60,13 @@ class DhchapKey:
         return cls(secret, HashId(number) if number else None)
 
     def format(self) -> str:
-        """The secret itself, as text."""
+        """The secret as text."""
         raw = self.secret + zlib.crc32(self.secret).to_bytes(_CRC_BYTES, "little")
         return f"DHHC-1:{self.transform or 0:02x}:{base64.b64encode(raw).decode()}:"
 
 
 class KeySource(Protocol):
-    """Where a key comes from when it is needed."""
+    """A source that provides a key when it is needed."""
 
     def load(self) -> DhchapKey:
         """Raises ParameterError."""
@@ -84,20 +84,20 @@ class HeldKey:
 
 @dataclass(frozen=True)
 class KeyFile:
-    """A file with one key. It is read for each authentication: to rotate the key, rename a new file over it."""
+    """A file with one key. It is read for each authentication. To rotate the key, rename a new file over it."""
 
     path: Path
 
     def load(self) -> DhchapKey:
-        """Raises ParameterError where it can't be read, is not the user's own (or root's), is open to others, or has no
-        key in it."""
+        """Raises ParameterError if the file cannot be read, belongs to neither the user nor root, is accessible to
+        others, or holds no key."""
         what = f"key file {self.path}"
         return DhchapKey.parse(read_key_text(self.path, what), what)
 
 
 def read_key_text(path: Path, what: str) -> str:
-    """The one line of a file that only its owner can read, which must be this user, or root; empty where that is no
-    line of a key's. Raises ParameterError where the file can't be used."""
+    """Reads the only line of a file. The file must belong to this user or root and be readable by its owner only.
+    Returns an empty text if the content cannot be a key. Raises ParameterError if the file cannot be used."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError as error:
@@ -128,14 +128,14 @@ class _Formattable(Protocol):
 
 
 def write_key_file(path: Path, key: _Formattable) -> None:
-    """Puts the file there with mode 0600, whole or not at all. Raises OSError."""
+    """Writes the file with mode 0600, completely or not at all. Raises OSError."""
     new = path.with_name(f".{path.name}.new")
     new.unlink(missing_ok=True)
     fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     try:
         with open(fd, "w", encoding="ascii") as file:
             os.fchmod(file.fileno(), 0o600)
-            # SPDK takes no TLS key with a newline behind it.
+            # SPDK does not accept a TLS key that is followed by a newline.
             file.write(key.format())
         new.replace(path)
     except BaseException:
@@ -145,7 +145,7 @@ def write_key_file(path: Path, key: _Formattable) -> None:
 
 @dataclass(frozen=True)
 class HostKeys:
-    """What a host and a controller know of each other. ``ctrlr_key`` None: the controller can't prove itself."""
+    """The keys that a host and a controller share. ``ctrlr_key`` None: the controller cannot prove its identity."""
 
     key: KeySource
     ctrlr_key: KeySource | None = None

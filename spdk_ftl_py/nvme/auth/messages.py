@@ -1,8 +1,8 @@
-"""The messages of DH-HMAC-CHAP (Base 2.0 section 8.13.5), little endian, as they stand in the data of Authentication
-Send and Authentication Receive.
+"""The messages of DH-HMAC-CHAP (Base 2.0 section 8.13.5), little endian, as in the data of Authentication Send and
+Authentication Receive.
 
-Nobody who sends them is known yet: unpack() checks every length before it uses it, and takes nothing that is longer or
-shorter than it says. What pack() makes of such a message is what came in.
+Their sender is not authenticated yet. unpack() checks every length before it uses it, and rejects data that is longer
+or shorter than it says. For each message that unpack() accepts, pack() returns the same bytes.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from typing import Final, TypeVar
 from ...errors import ProtocolError
 
 MESSAGE_BYTES_MAX: Final = 4096
-"""Of any of these messages, and the allocation length with which a host asks for one. The longest, a reply with
-SHA-512 and ffdhe8192, has 1168."""
+"""The maximum length of these messages, and the allocation length with which a host asks for one. The longest, a reply
+with SHA-512 and ffdhe8192, has 1168 bytes."""
 _DESCRIPTOR_IDS_MAX: Final = 30
 _REASON_CODE_FAILURE: Final = 1
 
@@ -66,7 +66,7 @@ class DhGroup(IntEnum):
 
     @property
     def bits(self) -> int:
-        """0 for NULL."""
+        """The size of the group's prime in bits; 0 for NULL."""
         return (0, 2048, 3072, 4096, 6144, 8192)[self]
 
 
@@ -83,7 +83,7 @@ class FailureReason(IntEnum):
 
 
 def reason_text(explanation: int) -> str:
-    """For messages; any byte."""
+    """The reason as text, for messages. Accepts any byte."""
     try:
         return FailureReason(explanation).name.lower().replace("_", " ")
     except ValueError:
@@ -91,7 +91,7 @@ def reason_text(explanation: int) -> str:
 
 
 class MessageError(ProtocolError):
-    """A message that ends the authentication. ``reason`` is what the peer is told."""
+    """A message that ends the authentication. ``reason`` goes to the peer."""
 
     def __init__(self, message: str, reason: FailureReason) -> None:
         super().__init__(message)
@@ -100,7 +100,7 @@ class MessageError(ProtocolError):
 
 @dataclass(frozen=True)
 class Negotiate:
-    """What the host can do, in its order of preference. Ids we do not know are kept: they are the host's business."""
+    """The host's abilities, in its order of preference. Unknown ids are kept: a host may offer them."""
 
     tid: int
     hash_ids: tuple[int, ...]
@@ -114,7 +114,7 @@ class Negotiate:
 
     @classmethod
     def unpack(cls, data: bytes) -> Negotiate:
-        """Raises MessageError. The first DH-HMAC-CHAP descriptor counts, others are left aside."""
+        """Raises MessageError. The first DH-HMAC-CHAP descriptor counts; others are ignored."""
         _expect(data, _NEGOTIATE, AuthType.COMMON, AuthId.NEGOTIATE)
         _, _, tid, secure_channel, count = _NEGOTIATE.unpack_from(data)
         _exactly(data, _NEGOTIATE.size + count * _DESCRIPTOR.size)
@@ -130,7 +130,7 @@ class Negotiate:
 
 @dataclass(frozen=True)
 class Challenge:
-    """The controller's choice of hash and group, its challenge, and its public DH value (empty for NULL)."""
+    """The hash and group that the controller has chosen, its challenge, and its public DH value (empty for NULL)."""
 
     tid: int
     hash_id: HashId
@@ -151,7 +151,7 @@ class Challenge:
 
     @classmethod
     def unpack(cls, data: bytes, tid: int) -> Challenge:
-        """Out of a buffer that may be longer. Raises MessageError, for an unknown hash or group too."""
+        """data may be longer than the message. Raises MessageError, also for an unknown hash or group."""
         _expect(data, _CHALLENGE, AuthType.DHCHAP, AuthId.CHALLENGE, tid)
         _, _, _, hash_bytes, hash_number, group_number, dhv_bytes, seqnum = _CHALLENGE.unpack_from(data)
         hash_id = _known(HashId, hash_number, FailureReason.HASH_NOT_USABLE)
@@ -164,7 +164,8 @@ class Challenge:
 
 @dataclass(frozen=True)
 class Reply:
-    """The host's response; its own challenge (None: the controller need prove nothing) and public DH value."""
+    """The host's response, its own challenge and its public DH value. challenge None: the controller does not have to
+    prove its identity."""
 
     tid: int
     response: bytes
@@ -174,7 +175,7 @@ class Reply:
 
     def pack(self) -> bytes:
         valid = self.challenge is not None
-        # The room of a challenge is there even when there is none.
+        # The message has room for a challenge even if there is none.
         challenge = bytes(len(self.response)) if self.challenge is None else self.challenge
         head = _REPLY.pack(
             AuthType.DHCHAP, AuthId.REPLY, self.tid, len(self.response), valid, len(self.dh_value), self.seqnum
@@ -183,7 +184,7 @@ class Reply:
 
     @classmethod
     def unpack(cls, data: bytes, tid: int, hash_id: HashId, group: DhGroup) -> Reply:
-        """Raises MessageError where it is not an answer to a challenge with this hash and group."""
+        """Raises MessageError if data does not answer a challenge with this hash and group."""
         _expect(data, _REPLY, AuthType.DHCHAP, AuthId.REPLY, tid)
         _, _, _, hash_bytes, valid, dhv_bytes, seqnum = _REPLY.unpack_from(data)
         if hash_bytes != hash_id.hash_bytes or valid > 1 or (valid and seqnum == 0):
@@ -196,14 +197,14 @@ class Reply:
 
 @dataclass(frozen=True)
 class Success1:
-    """The host has proved itself. ``response`` is the controller's to the host's challenge; None: there was none."""
+    """The host has proved its identity. ``response`` answers the host's challenge; None: there was none."""
 
     tid: int
     hash_id: HashId
     response: bytes | None = None
 
     def pack(self) -> bytes:
-        # Linux wants the length of the hash here even where no response follows.
+        # Linux expects the length of the hash here even if no response follows.
         head = _SUCCESS1.pack(
             AuthType.DHCHAP, AuthId.SUCCESS1, self.tid, self.hash_id.hash_bytes, self.response is not None
         )
@@ -211,7 +212,7 @@ class Success1:
 
     @classmethod
     def unpack(cls, data: bytes, tid: int, hash_id: HashId) -> Success1:
-        """Out of a buffer that may be longer. Raises MessageError."""
+        """data may be longer than the message. Raises MessageError."""
         _expect(data, _SUCCESS1, AuthType.DHCHAP, AuthId.SUCCESS1, tid)
         _, _, _, hash_bytes, valid = _SUCCESS1.unpack_from(data)
         if valid > 1 or (valid and hash_bytes != hash_id.hash_bytes):
@@ -221,7 +222,7 @@ class Success1:
 
 @dataclass(frozen=True)
 class Success2:
-    """The controller has proved itself, too."""
+    """The controller has proved its identity, too."""
 
     tid: int
 
@@ -238,7 +239,7 @@ class Success2:
 
 @dataclass(frozen=True)
 class Failure:
-    """From the controller (auth_id FAILURE1) or from the host (FAILURE2)."""
+    """From the controller (auth_id FAILURE1) or the host (FAILURE2)."""
 
     auth_id: AuthId
     tid: int
@@ -250,7 +251,7 @@ class Failure:
 
     @classmethod
     def unpack(cls, data: bytes) -> Failure:
-        """Out of a buffer that may be longer. Raises MessageError."""
+        """data may be longer than the message. Raises MessageError."""
         kind = message_kind(data)
         if kind not in (
             (AuthType.COMMON, AuthId.FAILURE1),
@@ -268,14 +269,14 @@ class Failure:
 
 
 def message_kind(data: bytes) -> tuple[int, int]:
-    """(AUTH_TYPE, AUTH_ID) of any message. Raises MessageError where it is too short to have them."""
+    """(AUTH_TYPE, AUTH_ID) of any message. Raises MessageError if the message is too short for them."""
     if not _COMMON.size <= len(data) <= MESSAGE_BYTES_MAX:
         raise _payload(f"a message of {len(data)} bytes")
     return data[0], data[1]
 
 
 def message_tid(data: bytes) -> int:
-    """The transaction id of any message, 0 where it is too short to have one."""
+    """The transaction id of any message; 0 if the message is too short for one."""
     return int(_COMMON.unpack_from(data)[2]) if len(data) >= _COMMON.size else 0
 
 

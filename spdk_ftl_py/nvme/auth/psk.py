@@ -1,7 +1,7 @@
-"""Pre-shared keys of TLS: their interchange format, the files they stand in, and what TLS is given of them.
+"""Pre-shared keys of TLS: their interchange format, key files, and the keys that TLS uses.
 
-NVMe/TCP Transport 1.1, section 3.6.1. The key that is configured becomes a retained one, which knows the host; that and
-the identity, by which the host says which key it means, become the one that TLS uses.
+NVMe/TCP Transport 1.1, section 3.6.1. The configured key becomes a retained key, which is bound to the host. The host
+names its key by an identity. The retained key and the identity give the key that TLS uses.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ _MAKE: Final = "`nvme gen-tls-key` makes one"
 
 @dataclass(frozen=True)
 class TlsPsk:
-    """What a TLS session is given. sha384: the key's hash, and so the cipher suite (TLS_AES_256_GCM_SHA384, else
-    TLS_AES_128_GCM_SHA256)."""
+    """The parameters of a TLS session. sha384: the hash of the key, which selects the cipher suite
+    (TLS_AES_256_GCM_SHA384, otherwise TLS_AES_128_GCM_SHA256)."""
 
     identity: str
     key: bytes = field(repr=False)
@@ -45,8 +45,8 @@ class TlsPsk:
 
 @dataclass(frozen=True)
 class Psk:
-    """A key of 32 or 48 bytes as it is configured. With ``transform`` it is bound to each host that uses it; without,
-    it is used as it is."""
+    """A configured key of 32 or 48 bytes. With ``transform``, the retained key is bound to each host; without it, the
+    key is used as it is."""
 
     secret: bytes = field(repr=False)
     transform: HashId | None = None
@@ -65,7 +65,7 @@ class Psk:
 
     @classmethod
     def parse(cls, text: str, what: str = "TLS key") -> Psk:
-        """From ``NVMeTLSkey-1:hh:BASE64:``. Raises ParameterError, which never has the key in it."""
+        """Parses ``NVMeTLSkey-1:hh:BASE64:``. Raises ParameterError; its message never contains the key."""
         match = _FORM.fullmatch(text)
         if match is None:
             raise ParameterError(f"{what} is not of the form NVMeTLSkey-1:hh:BASE64: ; {_MAKE}")
@@ -84,7 +84,7 @@ class Psk:
         return cls(secret, HashId(number) if number else None)
 
     def format(self) -> str:
-        """The secret itself, as text."""
+        """The secret as text."""
         raw = self.secret + zlib.crc32(self.secret).to_bytes(_CRC_BYTES, "little")
         return f"NVMeTLSkey-1:{self.transform or 0:02x}:{base64.b64encode(raw).decode()}:"
 
@@ -97,14 +97,14 @@ class Psk:
         return hashes.SHA384() if self.sha384 else hashes.SHA256()
 
     def retained(self, hostnqn: str) -> bytes:
-        """What is left of the configured key for that host."""
+        """The retained key for that host."""
         if self.transform is None:
             return self.secret
         return self._expand_label(self.secret, b"HostNQN", hostnqn.encode())
 
     def for_tls(self, hostnqn: str, subnqn: str, version: int = 0) -> TlsPsk:
-        """Raises ParameterError where the names are too long for that version of an identity, or have a space in them:
-        then it would not be clear whose it is."""
+        """The key and identity for TLS. Raises ParameterError if the names are too long for that version of an
+        identity, or contain a space, which would make the identity ambiguous."""
         for nqn in (hostnqn, subnqn):
             if " " in nqn:
                 raise ParameterError(
@@ -128,7 +128,7 @@ class Psk:
         return TlsPsk(identity, self._expand_label(retained, b"nvme-tls-psk", context.encode()), self.sha384)
 
     def _expand_label(self, secret: bytes, label: bytes, context: bytes) -> bytes:
-        """HKDF-Extract without a salt, then HKDF-Expand-Label of RFC 8446."""
+        """HKDF-Extract without salt, then HKDF-Expand-Label of RFC 8446."""
         label = b"tls13 " + label
         info = len(secret).to_bytes(2, "big") + bytes([len(label)]) + label + bytes([len(context)]) + context
         return HKDF(self._hash, len(secret), None, info).derive(secret)
@@ -136,7 +136,7 @@ class Psk:
 
 @dataclass(frozen=True)
 class PskIdentity:
-    """What a host says in the clear, before anything is proved."""
+    """The identity that a host sends in the clear, before any proof."""
 
     version: int
     sha384: bool
@@ -145,7 +145,7 @@ class PskIdentity:
 
     @classmethod
     def parse(cls, identity: bytes) -> PskIdentity | None:
-        """None: it is none of NVMe's for a configured key."""
+        """Returns None if it is not an NVMe identity of a configured key."""
         try:
             match = _IDENTITY.fullmatch(identity.decode())
         except UnicodeDecodeError:
@@ -156,7 +156,7 @@ class PskIdentity:
 
 
 class PskSource(Protocol):
-    """Where a key comes from when it is needed."""
+    """A source that provides a key when it is needed."""
 
     def load(self) -> Psk:
         """Raises ParameterError."""
@@ -164,13 +164,13 @@ class PskSource(Protocol):
 
 @dataclass(frozen=True)
 class PskFile:
-    """A file with one key. It is read for each handshake: to rotate the key, rename a new file over it."""
+    """A file with one key. It is read for each handshake. To rotate the key, rename a new file over it."""
 
     path: Path
 
     def load(self) -> Psk:
-        """Raises ParameterError where it can't be read, is not the user's own (or root's), is open to others, or has no
-        key in it."""
+        """Raises ParameterError if the file cannot be read, belongs to neither the user nor root, is accessible to
+        others, or holds no key."""
         what = f"key file {self.path}"
         return Psk.parse(read_key_text(self.path, what), what)
 

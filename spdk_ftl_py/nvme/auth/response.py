@@ -1,4 +1,4 @@
-"""What is calculated from keys and challenges (Base 2.0 section 8.13.5.5 to 8.13.5.7)."""
+"""Calculations with keys and challenges (Base 2.0 section 8.13.5.5 to 8.13.5.7)."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _SEQNUM_MAX: Final = 0xFFFFFFFF
 
 @dataclass(frozen=True)
 class Policy:
-    """Hashes and groups that may be used, the preferred ones first."""
+    """The permitted hashes and groups, in order of preference."""
 
     hash_ids: tuple[HashId, ...] = (HashId.SHA256, HashId.SHA384, HashId.SHA512)
     dh_groups: tuple[DhGroup, ...] = (
@@ -35,11 +35,12 @@ class Policy:
         DhGroup.FFDHE8192,
         DhGroup.NULL,
     )
-    """The largest are not the first: they cost ten times the time, which anybody who names a host can have spent."""
+    """The largest groups do not come first. They take ten times as long, and anybody who names a permitted host can
+    cause that cost."""
 
 
 class Sequence:
-    """Numbers of challenges, from 1 to 2^32 - 1, from a random one on."""
+    """Sequence numbers of challenges, from 1 to 2^32 - 1, starting at a random one."""
 
     def __init__(self) -> None:
         self._last = secrets.randbelow(_SEQNUM_MAX)
@@ -53,7 +54,7 @@ def host_response(
     key: DhchapKey, hash_id: HashId, *, challenge: bytes, seqnum: int, tid: int, hostnqn: str, subnqn: str,
     dh_secret: bytes | None,
 ) -> bytes:  # fmt: skip
-    """With which a host proves itself. dh_secret None: the NULL group."""
+    """The host's response, which proves its identity. dh_secret None: the NULL group."""
     return _response(key, hash_id, challenge, seqnum, tid, _FROM_HOST, hostnqn, subnqn, dh_secret)
 
 
@@ -61,17 +62,17 @@ def controller_response(
     key: DhchapKey, hash_id: HashId, *, challenge: bytes, seqnum: int, tid: int, hostnqn: str, subnqn: str,
     dh_secret: bytes | None,
 ) -> bytes:  # fmt: skip
-    """With which a controller proves itself to the challenge in the host's reply."""
+    """The controller's response to the challenge in the host's reply, which proves its identity."""
     return _response(key, hash_id, challenge, seqnum, tid, _FROM_CONTROLLER, subnqn, hostnqn, dh_secret)
 
 
 def same(one: bytes, other: bytes) -> bool:
-    """In a time that tells nothing of where they differ."""
+    """Compares in a time that does not reveal where they differ."""
     return constant_time.bytes_eq(one, other)
 
 
 def transformed_key(key: DhchapKey, nqn: str) -> bytes:
-    """What is used of a key that belongs to nqn."""
+    """The key as its owner, nqn, uses it (see DhchapKey)."""
     if key.transform is None:
         return key.secret
     return _hmac(key.transform, key.secret, nqn.encode() + _KEY_SUFFIX)
@@ -84,7 +85,7 @@ def session_key(hash_id: HashId, dh_secret: bytes) -> bytes:
 
 
 def augmented_challenge(hash_id: HashId, challenge: bytes, dh_secret: bytes | None) -> bytes:
-    """The challenge itself with the NULL group."""
+    """With the NULL group this is the challenge itself."""
     if dh_secret is None:
         return challenge
     return _hmac(hash_id, session_key(hash_id, dh_secret), challenge)

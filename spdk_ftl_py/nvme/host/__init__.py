@@ -1,1 +1,1 @@
-"""The host's side of NVMe/TCP: connect, admin commands, I/O queues for the shim."""
+"""The host side of NVMe/TCP: connect, admin commands, I/O queues for the shim."""

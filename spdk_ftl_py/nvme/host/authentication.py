@@ -1,4 +1,5 @@
-"""The host's side of DH-HMAC-CHAP on one queue: who we are, and where it is wanted who the controller is."""
+"""The host side of DH-HMAC-CHAP on one queue. The host proves its identity, and if required the controller does,
+too."""
 
 from __future__ import annotations
 
@@ -18,11 +19,12 @@ _SEQUENCE: Final = Sequence()
 _TIDS: Final = itertools.count(1)
 
 Submit = Callable[[Sqe, bytes, int], Awaitable[bytes]]
-"""(command, data to send, room for what it brings) to what came. Raises CommandError, PathError, ProtocolError."""
+"""Takes a command, the data to send, and the room for received data. Returns the received data. Raises CommandError,
+PathError, ProtocolError."""
 
 
 def wants_authentication(connect_result: int, keys: HostKeys | None) -> bool:
-    """Also where the controller does not require it, but has to prove itself to us."""
+    """Whether to authenticate: the controller requires it, or has to prove its identity to us."""
     required = connect_result & (wire.CONNECT_ATR | wire.CONNECT_ASCR)
     return bool(required) or (keys is not None and keys.ctrlr_key is not None)
 
@@ -30,8 +32,8 @@ def wants_authentication(connect_result: int, keys: HostKeys | None) -> bool:
 async def authenticate(
     submit: Submit, keys: HostKeys | None, *, connect_result: int, hostnqn: str, subnqn: str, policy: Policy | None
 ) -> None:
-    """Behind Connect. Raises AuthenticationError when one of the two does not prove who it is, ParameterError when a
-    key can't be read, and what submit() does. The queue is good for nothing then."""
+    """Authenticates after Connect. Raises AuthenticationError if one side does not prove its identity, ParameterError
+    if a key cannot be read, and what submit() raises. The queue cannot be used after an error."""
     if connect_result & wire.CONNECT_ASCR:
         raise AuthenticationError(
             f"{subnqn} requires a secure channel derived from the authentication, which is not supported"

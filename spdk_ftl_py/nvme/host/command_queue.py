@@ -1,4 +1,4 @@
-"""The host's end of a queue that Python serves: an admin queue, or an I/O queue until the shim takes it."""
+"""The host side of a queue that Python serves: an admin queue, or an I/O queue until the shim takes it over."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ..tcp import Connection, IcParameters
 from ..wire import Cqe, FatalError, PduError, PduType, Sqe
 
 RECEIVE_BYTES_MAX = 128 << 10
-"""Most data one command on such a queue may bring."""
+"""The maximum data that one command on such a queue may return."""
 
 
 @dataclass
@@ -29,8 +29,8 @@ class _Pending:
 async def open_connection(
     traddr: str, trsvcid: int | str, *, header_digest: bool, data_digest: bool, psk: TlsPsk | None = None
 ) -> tuple[Connection, IcParameters]:
-    """TCP, TLS with that key where there is one, and ICReq/ICResp. Raises PathError, ProtocolError (TlsError where the
-    controller does not have the key), UnsupportedError where we have no TLS."""
+    """Connects by TCP, starts TLS if there is a key, and exchanges ICReq and ICResp. Raises PathError, ProtocolError
+    (TlsError if the controller does not have the key), and UnsupportedError if this build has no TLS."""
     loop = asyncio.get_running_loop()
     peer = f"controller at {traddr}:{trsvcid}"
     try:
@@ -65,7 +65,7 @@ async def open_connection(
 
 
 class CommandQueue:
-    """Commands with their data and completions. Somebody must pump() it, one task at a time."""
+    """Commands with their data and completions. One task at a time must call pump()."""
 
     def __init__(self, connection: Connection, queue_entries: int) -> None:
         self.connection = connection
@@ -77,10 +77,11 @@ class CommandQueue:
     async def submit(
         self, sqe: Sqe, data: bytes = b"", receive_bytes: int = 0, *, may_bring_less: bool = False
     ) -> tuple[Cqe, bytearray]:
-        """Sends a command with data in its capsule, or room for receive_bytes; returns its completion, good or bad.
+        """Sends a command with data in its capsule, or with room for receive_bytes. Returns the completion, whatever
+        its status.
 
-        may_bring_less: the controller may send less data than there is room for. The rest is zeroes.
-        Waits for a free slot. Cancelling it leaves the command's id taken until the controller answers.
+        may_bring_less: the controller may send less data than there is room for. The rest is zeroes. The method waits
+        for a free slot. If it is cancelled, the command's id stays taken until the controller answers.
         """
         assert receive_bytes <= RECEIVE_BYTES_MAX
         await self._slots.acquire()
@@ -102,7 +103,7 @@ class CommandQueue:
         return await pending.done, pending.buffer
 
     async def pump(self) -> None:
-        """Receives one PDU and does what it says. Raises PduError, ProtocolError, PathError."""
+        """Receives one PDU and processes it. Raises PduError, ProtocolError, PathError."""
         pdu = await self.connection.receive({PduType.CAPSULE_RESP: 0, PduType.C2H_DATA: RECEIVE_BYTES_MAX})
         if pdu.type == PduType.CAPSULE_RESP:
             cqe = Cqe.unpack(pdu.body)
@@ -163,6 +164,6 @@ class CommandQueue:
         for pending in self._pending.values():
             if not pending.done.done():
                 pending.done.set_exception(error)
-                pending.done.exception()  # a submit() that was cancelled fetches it no more
+                pending.done.exception()  # marks it as retrieved: a submit() that was cancelled does not fetch it
             self._slots.release()
         self._pending.clear()

@@ -1,4 +1,4 @@
-"""The host's side of the Connect command (Fabrics, Base 2.0 section 6.3)."""
+"""The host side of the Connect command (Fabrics, Base 2.0 section 6.3)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from ..wire import AdminOp, ConnectData, FabricsType, Sqe
 def build_connect(
     *, qid: int, queue_size: int, kato_ms: int, hostid: bytes, cntlid: int, subnqn: str, hostnqn: str
 ) -> tuple[Sqe, bytes]:
-    """The command (its data goes in the capsule) and its data."""
+    """Returns the command and its data, which goes in the capsule."""
     sqe = Sqe(
         AdminOp.FABRICS,
         nsid=FabricsType.CONNECT,

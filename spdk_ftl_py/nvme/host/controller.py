@@ -1,9 +1,9 @@
-"""The host's side of an NVMe/TCP association: connect, admin commands, namespaces, keep-alive, I/O queues for the shim.
+"""The host side of an NVMe/TCP association: connect, admin commands, namespaces, keep-alive, I/O queues for the shim.
 
-Everything a controller answers is checked before it is believed. Base 2.0 sections 3.5, 5, 6.
+Everything that a controller answers is checked before use. Base 2.0 sections 3.5, 5, 6.
 
-It is long because one state, that of the association, has many users: connect, commands, queues, and what ends all of
-them. What needs none of it is in events, io_queues and namespaces.
+This file is long because one state, that of the association, has many users: connect, commands, queues, and everything
+that ends them. Parts that do not need the state are in events, io_queues and namespaces.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from .namespaces import NamespaceInfo, read_namespaces
 ADMIN_QUEUE_ENTRIES = 32
 IO_QPAIRS_WANTED = 64
 UNLIMITED_IO_BYTES = 1 << 20
-"""What we make of MDTS 0."""
+"""The maximum I/O size for MDTS 0."""
 IO_BYTES_MAX = 4 << 20
 SHUTDOWN_TIMEOUT_S = 5.0
 STATUS_POLL_MIN_S = 0.001
@@ -47,7 +47,7 @@ STATUS_POLL_MAX_S = 0.1
 
 
 class _Submit(Protocol):
-    """CommandQueue.submit(), or what does as it does."""
+    """CommandQueue.submit(), or a function that behaves like it."""
 
     async def __call__(
         self, sqe: Sqe, data: bytes = b"", receive_bytes: int = 0, *, may_bring_less: bool = False
@@ -55,7 +55,7 @@ class _Submit(Protocol):
 
 
 class Controller:
-    """An association with a remote controller. Make it with connect(); it must be closed."""
+    """An association with a remote controller. connect() makes it, and its user must close it."""
 
     def __init__(
         self, traddr: str, trsvcid: int | str, subnqn: str, hostnqn: str, hostid: UUID, timeout_s: float,
@@ -75,11 +75,11 @@ class Controller:
         self.volatile_cache = False
         self.in_capsule_bytes = 0
         self.tells_of_zones = False
-        """It has taken on to say what has changed of its zones."""
+        """The controller has agreed to report changes of its zones."""
         self.lost = asyncio.Event()
         self.lost_reason = ""
         self.on_event: Callable[[AsyncEvent], None] | None = None
-        """Called on the event loop; must not raise."""
+        """Called on the event loop. Must not raise."""
         self.identity: ControllerPage | None = None
         self.io_qpairs: dict[int, tuple[ReactorLoop, _shim.HostQpair]] = {}
         self._timeout_s = timeout_s
@@ -87,7 +87,7 @@ class Controller:
         self._policy = policy
         self._psk = psk
         self.tls_cipher: str | None = None
-        """None: in the clear."""
+        """None: the connection is not encrypted."""
         self._digests = (False, False)
         self._queue: CommandQueue | None = None
         self._cap = 0
@@ -116,15 +116,15 @@ class Controller:
         policy: Policy | None = None,
         psk: PskSource | None = None,
     ) -> Controller:
-        """Connects and enables the controller. kato_ms 0: no keep-alive. timeout_s: for all of it, then per command.
-        keys: with which we authenticate ourselves where that is required; with a ctrlr_key the controller has to prove
-        itself on every queue, whether it requires anything or not. policy: which hashes and DH groups we offer. psk:
-        with which every queue goes by TLS; None: all is in the clear.
+        """Connects and enables the controller. kato_ms 0: no keep-alive. timeout_s: first for the whole connect, then
+        for each command. keys: the host authenticates with them if the controller requires it. With a ctrlr_key the
+        controller has to prove its identity on every queue, whether it requires authentication or not. policy: the
+        hashes and DH groups to offer. psk: every queue uses TLS with it; None: nothing is encrypted.
 
-        Raises ParameterError for NQNs that are none, and keys that can't be read; PathError when nobody answers, or not
-        in time; CommandError when the target refuses; AuthenticationError when we can't prove ourselves, or it does
-        not; ProtocolError when it does not speak NVMe/TCP (TlsError when it does not have the PSK); UnsupportedError
-        for a PSK where we have no TLS. Nothing is left behind then.
+        Raises ParameterError for invalid NQNs and for keys that cannot be read; PathError if nobody answers in time;
+        CommandError if the target refuses; AuthenticationError if the host or the controller does not prove its
+        identity; ProtocolError if the peer does not speak NVMe/TCP (TlsError if it does not have the PSK);
+        UnsupportedError for a PSK if this build has no TLS. Nothing is left behind then.
         """
         if subnqn != wire.DISCOVERY_NQN:
             check_nqn(subnqn, "subsystem NQN")
@@ -176,11 +176,11 @@ class Controller:
             self._start(self._keep_alive(kato_ms / 1000), "keep alive")
 
     def _tls_psk(self) -> TlsPsk | None:
-        """Read each time: a new key counts from the next queue on."""
+        """Read for each queue, so a new key is used from the next queue on."""
         return None if self._psk is None else self._psk.load().for_tls(self.hostnqn, self.subnqn)
 
     async def _authenticate(self, command: _Submit, connect_result: int) -> None:
-        """Behind Connect of a queue whose commands go by that."""
+        """Authenticates a queue after its Connect. command: sends a command on that queue."""
         if not wants_authentication(connect_result, self._keys):
             return
 
@@ -195,7 +195,8 @@ class Controller:
         )  # fmt: skip
 
     async def _ask_for_events(self, events: int) -> None:
-        """Without those of zones rather than without any: there are zone reports, too."""
+        """Enables asynchronous events. If the controller refuses events of zones, this enables the others: zone reports
+        show the same changes."""
         for wanted in dict.fromkeys((events, events & ~identify.OAES_ZONES)):
             try:
                 await self.set_feature(Feature.ASYNC_EVENT_CONFIGURATION, wanted)
@@ -205,7 +206,7 @@ class Controller:
             return
 
     async def _enable(self) -> None:
-        """CC.EN from whatever it is to 1, with all I/O command sets where there are several."""
+        """Sets CC.EN to 1, whatever it was, with all I/O command sets if the controller has several."""
         self._cap = await self.get_property(Property.CAP)
         if self._cap >> 48 & 0xF:
             raise UnsupportedError(
@@ -261,7 +262,7 @@ class Controller:
     async def command(
         self, sqe: Sqe, *, data: bytes = b"", receive_bytes: int = 0, what: str = ""
     ) -> tuple[Cqe, bytearray]:
-        """Any admin command. Raises CommandError when it fails, PathError when the connection is, or goes, lost.
+        """Sends any admin command. Raises CommandError if the command fails, and PathError if the connection is lost.
 
         A command without an answer within timeout_s ends the connection.
         """
@@ -283,7 +284,7 @@ class Controller:
     async def get_log_page(
         self, page: int, length: int, *, offset: int = 0, nsid: int = wire.NSID_ALL, csi: int = 0, retain: bool = False
     ) -> bytearray:
-        """length in bytes, a multiple of 4, read in pieces of a page."""
+        """length: in bytes, a multiple of 4. The log is read in pieces of one page."""
         if length <= 0 or length % 4 or offset % 4:
             raise ParameterError(f"log page {page:#x}: {length} bytes at {offset} are not a multiple of dwords")
         log = bytearray()
@@ -299,7 +300,7 @@ class Controller:
         return log
 
     async def set_feature(self, feature: int, value: int, *, nsid: int = 0, data: bytes = b"") -> int:
-        """DW0 of the completion."""
+        """Returns DW0 of the completion."""
         sqe = Sqe(AdminOp.SET_FEATURES, nsid=nsid, cdw10=feature, cdw11=value)
         return (await self.command(sqe, data=data, what=f"Set Features {feature:#04x}"))[0].result & 0xFFFFFFFF
 
@@ -316,7 +317,7 @@ class Controller:
     # --- namespaces -------------------------------------------------------------------------------------------------
 
     async def namespaces(self) -> list[NamespaceInfo]:
-        """Every active namespace. Raises CommandError, PathError, and ProtocolError for what can't be."""
+        """Every active namespace. Raises CommandError, PathError, and ProtocolError for an impossible answer."""
         return await read_namespaces(self.identify, self.subnqn)
 
     # --- I/O queues -------------------------------------------------------------------------------------------------
@@ -324,11 +325,11 @@ class Controller:
     async def create_io_qpair(
         self, reactor: ReactorLoop, namespace: NamespaceInfo, *, queue_depth: int = 128, io_timeout_s: float = 0.0
     ) -> _shim.HostQpair:
-        """A new I/O queue to one namespace, driven by the reactor. The controller closes it, or its user does.
+        """A new I/O queue to one namespace, which the reactor drives. The controller or the queue's user closes it.
 
-        queue_depth is cut to what the controller takes. io_timeout_s: a command without an answer for longer ends the
-        association; 0: none does. Raises UnsupportedError for namespaces that NVMe/TCP can't
-        carry (separate metadata), CommandError (1/81h: no more queues), PathError, ProtocolError.
+        queue_depth is limited to what the controller supports. io_timeout_s: a command that takes longer ends the
+        association; 0: no limit. Raises UnsupportedError for namespaces that NVMe/TCP cannot carry (separate metadata),
+        CommandError (1/81h: no more queues), PathError, ProtocolError.
         """
         if namespace.metadata_bytes and not namespace.metadata_interleaved:
             raise UnsupportedError(
@@ -425,17 +426,17 @@ class Controller:
         )
 
     def _io_qpair_event(self, qid: int, qpair: _shim.HostQpair, event: _shim.Event) -> None:
-        """An I/O queue that breaks ends the association: what was in flight on it is unknown to the other queues."""
+        """An I/O queue that breaks ends the association: the other queues do not know its outstanding commands."""
         if self.io_qpairs.get(qid, (None, None))[1] is not qpair:
             return
         if event.kind == _shim.EventKind.HOST_QPAIR_LOST:
             self._lose(PathError(f"{self.subnqn}: I/O queue {qid} was lost: {lost_reason(event.reason, event.detail)}"))
         elif event.kind == _shim.EventKind.OVERFLOW and not qpair.connected:
-            # The event that had the reason was dropped.
+            # The event with the reason was dropped.
             self._lose(PathError(f"{self.subnqn}: I/O queue {qid} was lost"))
 
     async def close_io_qpair(self, qpair: _shim.HostQpair) -> None:
-        """Its outstanding I/O fails. Idempotent."""
+        """Closes the queue. Its outstanding I/O fails. Idempotent."""
         for qid, (reactor, each) in list(self.io_qpairs.items()):
             if each is qpair:
                 del self.io_qpairs[qid]
@@ -469,12 +470,12 @@ class Controller:
             await self.command(Sqe(AdminOp.KEEP_ALIVE), what="Keep Alive")
 
     async def _watch_events(self) -> None:
-        """Keeps one Asynchronous Event Request at the controller and reads the log page that each event names."""
+        """Keeps one Asynchronous Event Request outstanding, and reads the log page that each event names."""
         assert self._queue is not None
         while True:
             cqe, _ = await self._queue.submit(Sqe(AdminOp.ASYNC_EVENT_REQUEST))
             if cqe.status:
-                # It has no more events, so nobody may rely on them.
+                # The controller sends no more events, so nobody may rely on them.
                 self.tells_of_zones = False
                 return
             event = AsyncEvent(cqe.result & 7, cqe.result >> 8 & 0xFF, cqe.result >> 16 & 0xFF)
@@ -490,7 +491,7 @@ class Controller:
     # --- ending -----------------------------------------------------------------------------------------------------
 
     def _lose(self, error: FtlError) -> None:
-        """The connection is gone: fails everything outstanding. Idempotent: the first reason stays."""
+        """The connection is lost: fails everything outstanding. Idempotent: the first reason stays."""
         if self.lost.is_set():
             return
         self.lost_reason = error.message
@@ -506,7 +507,7 @@ class Controller:
             await close_host_qpair(reactor, qpair)
 
     async def close(self) -> None:
-        """Idempotent. Closes the I/O queues, shuts the controller down in order if it answers, ends every task."""
+        """Closes the I/O queues, shuts the controller down if it still answers, and ends every task. Idempotent."""
         if self._closing is None:
             self._closing = asyncio.get_running_loop().create_task(self._close(), name=f"close of {self.subnqn}")
         await asyncio.shield(self._closing)

@@ -1,4 +1,4 @@
-"""Asking a discovery controller what there is to connect to (NVMe over Fabrics, Base 2.0 section 5.16.1.23)."""
+"""Reads the discovery log of a discovery controller (NVMe over Fabrics, Base 2.0 section 5.16.1.23)."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ from .controller import Controller
 __all__ = ["DiscoveryEntry", "discover"]
 
 READ_ATTEMPTS = 5
-"""How often to start over when the log changes while it is read."""
+"""The number of attempts if the log changes during the read."""
 
 
 async def discover(traddr: str, trsvcid: int | str, hostnqn: str, *, timeout_s: float = 10.0) -> list[DiscoveryEntry]:
-    """The entries that host may see. Raises PathError, CommandError, ProtocolError as Controller.connect() does."""
+    """The entries that this host may see. Raises PathError, CommandError, ProtocolError as Controller.connect()
+    does."""
     controller = await Controller.connect(
         traddr, trsvcid, wire.DISCOVERY_NQN, hostnqn=hostnqn, kato_ms=0, timeout_s=timeout_s
     )
@@ -26,7 +27,7 @@ async def discover(traddr: str, trsvcid: int | str, hostnqn: str, *, timeout_s: 
 
 
 async def read_log(controller: Controller) -> list[DiscoveryEntry]:
-    """The discovery log of a connected discovery controller, whole and of one generation."""
+    """The whole discovery log of a connected discovery controller, in one generation."""
     for _ in range(READ_ATTEMPTS):
         header = await controller.get_log_page(LogPage.DISCOVERY, logs.DISCOVERY_HEADER_BYTES, nsid=0)
         generation, records = logs.parse_discovery_header(header)

@@ -1,4 +1,4 @@
-"""Asynchronous events of a remote controller, and the log pages that say more of them."""
+"""Asynchronous events of a remote controller, and the log pages with their details."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ from .. import logs, wire
 from ..wire import CommandError, LogPage
 
 EVENT_PAUSE_S = 0.01
-"""Between events, so that a controller that answers every request at once does not keep us busy."""
+"""The pause between events. It keeps a controller that answers every request at once from taking all our time."""
 ZONE_EVENT_PAUSE_S = 0.1
-"""Behind an event of zones: what changes meanwhile stands in one log page."""
+"""The pause after an event about zones. Changes in that time are in the same log page."""
 ZONE_LOG_READS = 3
-"""Of a log page that can't be read: without one that can, the controller sends no further event of these zones."""
+"""The attempts to read a changed-zones log. Until one succeeds, the controller sends no further event about these
+zones."""
 EVENT_LOG_BYTES: dict[int, int] = {LogPage.ERROR: 64, LogPage.SMART: 512, LogPage.DISCOVERY: 1024}
-"""How much of an event's log page to read; the others are a page long."""
+"""The number of bytes to read from an event's log page; for others, one page."""
 
 
 class GetLogPage(Protocol):
@@ -27,10 +28,10 @@ class GetLogPage(Protocol):
 
 @dataclass(frozen=True)
 class AsyncEvent:
-    """What an Asynchronous Event Request came back with. changed_namespaces: [NSID_ALL] when there were too many.
+    """The result of an Asynchronous Event Request. changed_namespaces: [NSID_ALL] if there were too many.
 
-    nsid and changed_zones (their first blocks, as the controller says them): of EVENT_ZONES_CHANGED; None: it may be
-    any zone. log_read: its log page could be read.
+    nsid and changed_zones are for EVENT_ZONES_CHANGED. changed_zones has the first blocks of the zones, unchecked;
+    None: any zone may have changed. log_read: the log page could be read.
     """
 
     type: int
@@ -67,7 +68,7 @@ async def read_zone_log(get_log_page: GetLogPage, event: AsyncEvent, nsid: int) 
                 break
             await asyncio.sleep(ZONE_EVENT_PAUSE_S)
         else:
-            # Behind an event a list without a zone is one that a read before has cleared, and did not bring.
+            # An empty list after an event: an earlier read has cleared the log, but its data was lost.
             starts = logs.parse_changed_zones(log)
             return replace(unread, changed_zones=tuple(starts) if starts else None, log_read=True)
     return unread

@@ -1,4 +1,4 @@
-"""I/O queues of a host, before the shim has them and when they end."""
+"""I/O queues of a host, before the shim takes them over, and the reasons for their end."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from .command_queue import CommandQueue
 from .namespaces import NamespaceInfo
 
 ZONE_REPORT_BYTES = 128
-"""Header and one descriptor."""
+"""The header and one descriptor."""
 
 
 async def one_command(
     queue: CommandQueue, sqe: Sqe, data: bytes = b"", receive_bytes: int = 0, *, may_bring_less: bool = False
 ) -> tuple[Cqe, bytearray]:
-    """One command on a queue that nobody else receives from, so that nothing is read beyond its completion."""
+    """Sends one command on a queue from which nobody else receives, so that nothing after the completion is read."""
     command = asyncio.ensure_future(queue.submit(sqe, data, receive_bytes, may_bring_less=may_bring_less))
     try:
         while not command.done():
@@ -33,7 +33,7 @@ async def one_command(
 
 
 async def first_zone_capacity(queue: CommandQueue, namespace: NamespaceInfo, subnqn: str) -> int:
-    """Zone capacities are in zone reports only, and those come by I/O queues."""
+    """The capacity of the first zone. Only zone reports have zone capacities, and a zone report needs an I/O queue."""
     sqe = Sqe(wire.NvmOp.ZONE_MANAGEMENT_RECEIVE, nsid=namespace.nsid, cdw12=ZONE_REPORT_BYTES // 4 - 1, cdw13=1 << 16)
     cqe, report = await one_command(queue, sqe, b"", ZONE_REPORT_BYTES)
     if cqe.status:
@@ -58,7 +58,7 @@ async def close_host_qpair(reactor: ReactorLoop, qpair: _shim.HostQpair) -> None
 
 
 def lost_reason(reason: _shim.QpairClose, detail: int) -> str:
-    """Of HOST_QPAIR_LOST, in words; detail is an errno or the FES of a TermReq."""
+    """The reason of HOST_QPAIR_LOST in words. detail is an errno or the FES of a TermReq."""
     words = {
         _shim.QpairClose.PEER_CLOSED: "the controller closed the connection",
         _shim.QpairClose.TIMED_OUT: "a command had no answer in time",

@@ -22,9 +22,9 @@ class IdentifyPage(Protocol):
 
 @dataclass(frozen=True)
 class NamespaceInfo:
-    """One active namespace. block_bytes is the data part of a block; zone_size in blocks; limits 0: none.
+    """One active namespace. block_bytes is the data part of a block; zone_size is in blocks; limits 0: none.
 
-    nguid, eui64 and uuid are empty or None where the namespace has none.
+    nguid, eui64 and uuid are empty or None if the namespace has none.
     """
 
     nsid: int
@@ -42,8 +42,8 @@ class NamespaceInfo:
     max_active_zones: int = 0
 
     def zones_at(self, starts: Sequence[int] | None) -> list[int] | None:
-        """Numbers of the zones that start at these blocks. None: it may be any, because the list is none (None), or has
-        a block where no zone starts, so that it says nothing."""
+        """The numbers of the zones that start at these blocks. None: any zone may be meant, because there is no list
+        (None), or it has a block that starts no zone and so cannot be trusted."""
         if starts is None or not self.zone_size:
             return None
         if any(start % self.zone_size or start + self.zone_size > self.block_count for start in starts):
@@ -52,7 +52,7 @@ class NamespaceInfo:
 
 
 async def read_namespaces(identify_page: IdentifyPage, subnqn: str) -> list[NamespaceInfo]:
-    """Every active namespace. Raises ProtocolError for what can't be, and what identify_page() raises."""
+    """Every active namespace. Raises ProtocolError for an impossible answer, and what identify_page() raises."""
     nsids: list[int] = []
     while True:
         after = nsids[-1] if nsids else 0

@@ -1,5 +1,5 @@
-"""A host that stays: when its connection is lost it connects again, and repeats what had no answer, as Linux and SPDK's
-bdev_nvme do."""
+"""A host that reconnects. After a connection loss it connects again, and repeats the commands that had no answer, as
+Linux and SPDK's bdev_nvme do."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ KATO_MS: Final = 5_000
 CONNECT_TIMEOUT_S: Final = 10.0
 RECONNECT_DELAY_S: Final = 0.2
 LOSS_TIMEOUT_S: Final = 600.0
-"""As Linux' ctrl_loss_tmo."""
+"""As ctrl_loss_tmo in Linux."""
 
 log = logging.getLogger(__name__)
 
 
 class ReconnectingHost:
-    """One namespace of one subsystem. ``device`` takes I/O (BlockPort, LoadGenerator, IoPort) and notices nothing of
-    lost connections but pauses; errors are those that the controller itself answers.
+    """One namespace of one subsystem. ``device`` takes I/O (BlockPort, LoadGenerator, IoPort). Its users see lost
+    connections only as pauses; errors are those that the controller itself returns.
 
     >>> host = await ReconnectingHost.connect(reactor, "127.0.0.1", 4420, nqn, hostnqn=hostnqn)
     >>> port = BlockPort(reactor, host.device, name="user")
@@ -42,10 +42,10 @@ class ReconnectingHost:
         self.namespace = namespace
         self.device = _shim.Gate(reactor.shim, qpair)
         self.losses = 0
-        """Connections lost so far."""
+        """The number of connections lost so far."""
         self.connected = True
         self.failed = asyncio.Event()
-        """Given up: I/O fails with a path error from now on; ``failure`` says why."""
+        """The host has given up. I/O fails with a path error from now on, and ``failure`` has the reason."""
         self.failure: FtlError | None = None
         self._reactor = reactor
         self._controller = controller
@@ -74,10 +74,10 @@ class ReconnectingHost:
         reconnect_delay_s: float = RECONNECT_DELAY_S,
         keys: HostKeys | None = None,
     ) -> ReconnectingHost:
-        """The first connection. Raises what Controller.connect() does, and NotFoundError for a namespace that is not
-        there; nothing is left behind then.
+        """Makes the first connection. Raises what Controller.connect() raises, and NotFoundError if the namespace does
+        not exist; nothing is left behind then.
 
-        loss_timeout_s: so long it tries to come back; then I/O fails, and it does not try any more.
+        loss_timeout_s: how long the host tries to reconnect. After that I/O fails, and the host does not try again.
         """
         controller = await Controller.connect(
             traddr, trsvcid, subnqn, hostnqn=hostnqn, hostid=hostid or uuid4(), kato_ms=kato_ms,
@@ -95,7 +95,7 @@ class ReconnectingHost:
         )  # fmt: skip
 
     async def close(self) -> None:
-        """I/O that is still outstanding fails. Idempotent."""
+        """Closes the host. Outstanding I/O fails. Idempotent."""
         if self._closed:
             return
         self._closed = True
@@ -122,8 +122,8 @@ class ReconnectingHost:
             self.connected = True
 
     async def _return(self) -> None:
-        """Connects until it succeeds. Raises the error of the last attempt after the time-out, and at once what will
-        not get better."""
+        """Connects until it succeeds. Raises the error of the last attempt after the time-out, and a permanent error at
+        once."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + self._loss_timeout_s
         while True:
@@ -159,7 +159,7 @@ class ReconnectingHost:
 
 
 class _OtherError(FtlError):
-    """What came back is not what was lost."""
+    """The namespace that came back is not the one that was lost."""
 
 
 async def _find(controller: Controller, nsid: int) -> NamespaceInfo:

@@ -1,1 +1,1 @@
-"""The target's side of NVMe/TCP: listeners, subsystems, controllers."""
+"""The target side of NVMe/TCP: listeners, subsystems, controllers."""

@@ -1,6 +1,6 @@
-"""The controller's end of a queue that Python serves: an admin queue, or an I/O queue until its Connect is complete.
+"""The controller side of a queue that Python serves: an admin queue, or an I/O queue until its Connect is complete.
 
-Turns PDUs into whole commands with their data (in-capsule, or fetched with R2T), and completions back into PDUs.
+It turns PDUs into whole commands with their data (in-capsule, or fetched with R2T), and completions into PDUs.
 """
 
 from __future__ import annotations
@@ -45,7 +45,8 @@ class _Transfer:
 
 
 class CapsuleQueue:
-    """Receives commands in the order they become complete; completions may be sent in any order, from any task."""
+    """Receives commands in the order in which they become complete. Completions may be sent in any order, from any
+    task."""
 
     def __init__(self, connection: Connection, *, max_h2c_data: int) -> None:
         self.connection = connection

@@ -1,9 +1,10 @@
-"""A target's controller: one host's association with a subsystem, from the admin queue's Connect to its end.
+"""A target's controller: the association of one host with a subsystem, from the Connect of the admin queue to its end.
 
-Admin commands are executed here; I/O queues belong to the shim and are only kept account of. Base 2.0 sections 3, 5, 6.
+It executes admin commands. I/O queues belong to the shim; this class only keeps a list of them. Base 2.0 sections 3, 5,
+6.
 
-It is long because one state, that of the association, has many users: properties, time-outs, queues, and what ends all
-of them. What needs none of it is in events, features and identify_commands.
+This file is long because one state, that of the association, has many users: properties, time-outs, queues, and
+everything that ends them. Parts that do not need the state are in events, features and identify_commands.
 """
 
 from __future__ import annotations
@@ -58,7 +59,7 @@ class ControllerState(Enum):
 
 @dataclass
 class IoCounts:
-    """Of I/O queues. Blocks are of the namespace's size, bytes those of the connections."""
+    """Counts of I/O queues. Blocks are of the namespace's size, bytes those of the connections."""
 
     commands: int = 0
     read_blocks: int = 0
@@ -68,14 +69,14 @@ class IoCounts:
     bytes_out: int = 0
 
     def add(self, stats: dict[str, int]) -> None:
-        """stats: of a TargetQpair; none, where it is not connected yet."""
+        """stats: of a TargetQpair; empty if it is not connected yet."""
         for name, value in stats.items():
             setattr(self, name, getattr(self, name) + value)
 
 
 @dataclass(frozen=True)
 class TargetLimits:
-    """What a target grants each controller."""
+    """The limits of each controller of a target."""
 
     max_io_bytes: int
     in_capsule_bytes: int
@@ -84,7 +85,7 @@ class TargetLimits:
 
 
 async def close_target_qpair(reactor: ReactorLoop, qpair: _shim.TargetQpair) -> None:
-    """Waits for the qpair's last I/O without holding up the event loop."""
+    """Waits for the qpair's last I/O without blocking the event loop."""
     if reactor.shim.running:
         await asyncio.shield(asyncio.get_running_loop().run_in_executor(None, qpair.close))
     else:
@@ -640,7 +641,7 @@ class TargetController:
             case LogPage.CHANGED_NAMESPACES:
                 return logs.build_changed_namespaces(self._events.changed_namespaces)
             case LogPage.CHANGED_ZONES:
-                # Of a namespace: _zone_log().
+                # _zone_log() serves this page, because it belongs to a namespace.
                 return None
             case LogPage.COMMAND_EFFECTS:
                 if csi == wire.CSI_ZNS and not self._cap & Cap.CSS_IOCS:

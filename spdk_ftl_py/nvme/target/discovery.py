@@ -1,4 +1,4 @@
-"""The discovery controllers of a target: what each of its hosts may connect to, and when that has changed."""
+"""The discovery controllers of a target: which subsystems each host may connect to, and when that has changed."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ WILDCARDS = ("", "0.0.0.0", "::")
 
 class Discovery:
     def __init__(self, subsystems: Mapping[str, Subsystem]) -> None:
-        """subsystems: those that there are at any time, by NQN."""
+        """subsystems: the current ones at any time, by NQN."""
         self.controllers: dict[int, TargetController] = {}
         self._subsystems = subsystems
         self._generation = 1
         self._pages: dict[int, tuple[int, list[DiscoveryEntry]]] = {}
-        """By controller: its log page, and the generation in which that came to be."""
+        """By controller: its log page, and the generation of that page."""
         self._next_cntlid = 0
 
     def changed(self) -> None:

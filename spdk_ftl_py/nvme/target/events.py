@@ -1,4 +1,5 @@
-"""Asynchronous events of a controller, and what changed since their log pages were read. Base 2.0 section 5.2."""
+"""Asynchronous events of a controller, and the changes since the host has read their log pages. Base 2.0 section
+5.2."""
 
 from __future__ import annotations
 
@@ -20,7 +21,7 @@ class AsyncEvents:
         spawn: Callable[[Coroutine[Any, Any, None]], None],
         may_send: Callable[[], bool],
     ) -> None:
-        """complete: answers a command; spawn runs it. may_send: events wait as long as it says no."""
+        """complete: answers a command; spawn runs it. may_send: events wait while it returns False."""
         self._complete = complete
         self._spawn = spawn
         self._may_send = may_send
@@ -32,7 +33,7 @@ class AsyncEvents:
         """By NSID; None: more than the log page can list."""
 
     def post(self, event: int) -> None:
-        """Once sent, an event is masked until the host has read its log page."""
+        """Sends an event. It is masked then until the host has read its log page."""
         if event not in self._masked_events and event not in self._events:
             self._events.append(event)
             self._send_events()
@@ -49,7 +50,7 @@ class AsyncEvents:
     # --- zones ------------------------------------------------------------------------------------------------------
 
     def zones_changed(self, nsid: int, starts: Collection[int] | None, *, tell: bool) -> None:
-        """starts: None: any of them. tell: the host wants to know."""
+        """Records changed zones. starts: None: any zone. tell: the host has enabled this event."""
         known = self._changed_zones.setdefault(nsid, set())
         if known is not None:
             known.update(starts or ())
@@ -80,7 +81,7 @@ class AsyncEvents:
         return None
 
     def abort(self, sqe: Sqe) -> Completion:
-        """Only a waiting AER can still be stopped; bit 0 of the result says that nothing was."""
+        """Only a waiting AER can still be aborted. Bit 0 of the result says that nothing was aborted."""
         for waiting in self._waiting_aers:
             if sqe.cdw10 & 0xFFFF == 0 and sqe.cdw10 >> 16 == waiting.cid:
                 self._waiting_aers.remove(waiting)
@@ -94,7 +95,7 @@ class AsyncEvents:
             await self._complete(sqe, Completion(Status.ABORTED_SQ_DELETED, do_not_retry=False))
 
     def clear(self) -> None:
-        """As after Connect."""
+        """Returns to the state after Connect."""
         self._events.clear()
         self._masked_events.clear()
         self.changed_namespaces.clear()
@@ -102,5 +103,5 @@ class AsyncEvents:
 
 
 def _zone_event(nsid: int) -> int:
-    """Masked for each namespace by itself, as each has a log page of its own."""
+    """The key of the event's mask. Each namespace has its own, because each has its own log page."""
     return wire.EVENT_ZONES_CHANGED | nsid << 32

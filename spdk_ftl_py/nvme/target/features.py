@@ -1,4 +1,5 @@
-"""A target controller's features (NVM Express Base 2.0 section 5.27): values, defaults, and what may be changed."""
+"""The features of a target controller (NVM Express Base 2.0 section 5.27): values, defaults, and which may be
+changed."""
 
 from __future__ import annotations
 
@@ -77,7 +78,7 @@ class Features:
         if feature == Feature.HOST_BEHAVIOR:
             return Completion(data=self._host_behavior if select == SELECT_CURRENT else bytes(HOST_BEHAVIOR_BYTES))
         if feature == Feature.HOST_IDENTIFIER:
-            if not sqe.cdw11 & 1:  # NVMe over Fabrics knows 128-bit identifiers only
+            if not sqe.cdw11 & 1:  # NVMe over Fabrics only has 128-bit identifiers
                 return Completion(Status.INVALID_FIELD)
             return Completion(data=self._hostid)
         if feature == Feature.TEMPERATURE_THRESHOLD:

@@ -1,4 +1,4 @@
-"""What a controller answers to Identify. Base 2.0 section 5.17."""
+"""The answers of a controller to Identify. Base 2.0 section 5.17."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .namespace import Namespace
 
 
 def answer(sqe: Sqe, traits: ControllerTraits, namespaces: Mapping[int, Namespace]) -> Completion:
-    """traits: of the controller. namespaces: those that its host sees."""
+    """traits: of the controller. namespaces: those that the controller's host sees."""
     cns, csi = sqe.cdw10 & 0xFF, sqe.cdw11 >> 24
     if cns == Cns.CONTROLLER:
         return Completion(data=identify.build_controller(traits))
@@ -42,7 +42,7 @@ def _of_namespace(cns: Cns, csi: int, nsid: int, namespace: Namespace | None, ma
     if not 1 <= nsid <= max_nsid:
         return Completion(Status.INVALID_NAMESPACE)
     if namespace is None:
-        # An inactive namespace is all zeroes; it has no descriptors, though.
+        # The page of an inactive namespace is all zeroes, but an inactive namespace has no descriptors.
         if cns == Cns.NAMESPACE_DESCRIPTORS:
             return Completion(Status.INVALID_NAMESPACE)
         return Completion(data=bytes(wire.PAGE_BYTES))

@@ -1,4 +1,4 @@
-"""NVM subsystems of a target: namespaces, who may connect, where, and the controllers that are connected."""
+"""The NVM subsystems of a target: namespaces, hosts that may connect, listeners, and connected controllers."""
 
 from __future__ import annotations
 
@@ -196,7 +196,7 @@ class Subsystem:
     def zoned(self) -> bool:
         return any(namespace.csi == wire.CSI_ZNS for namespace in self.namespaces.values())
 
-    # --- who and where ----------------------------------------------------------------------------------------------
+    # --- hosts and listeners ----------------------------------------------------------------------------------------
 
     def admit(self, hostnqn: str) -> AllowedHost | None:
         """None: it may not connect."""

@@ -1,1 +1,1 @@
-"""The RPCs of the embedded target, by subject. Importing a module fills methods.METHODS."""
+"""The RPCs of the embedded target, by subject. Importing a module adds its methods to methods.METHODS."""

@@ -1,4 +1,4 @@
-"""bdevs with media of their own: malloc, null, aio (a file) and, under our prefix, emulated ZNS drives."""
+"""bdevs with media of their own: malloc, null, aio (a file), and emulated ZNS drives, which have our prefix."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ..refusals import EAGAIN, EBUSY, EINVAL, ENOMEM, failed, refused
 from ..sizes import APPEND_BYTES_MIN, MEDIA_BYTES_MAX, METADATA_BYTES
 from ..state import TargetState
 
-DIF_BYTES = {0: 8, 1: 16, 2: 16}  # by dif_pi_format: what the protection information takes
+DIF_BYTES = {0: 8, 1: 16, 2: 16}  # By dif_pi_format: the size of the protection information.
 ZNS_PATH_NAMESPACE = UUID("5c9b2f0e-8a1d-4f5e-9a35-0d5b6a1f7c11")
 STATUS_INTERNAL_ERROR = 0x006
 APPEND_BLOCKS_DEFAULT = 32
@@ -29,7 +29,7 @@ AIO_IO_TYPES = frozenset(("read", "write", "flush", "reset", "write_zeroes"))
 
 
 def _check_layout(params: Params) -> None:
-    """What create_malloc_disk and bdev_null_create check, in their order."""
+    """The checks of create_malloc_disk and bdev_null_create, in the same order."""
     if params["num_blocks"] == 0 or params["block_size"] % 512 or params.get("physical_block_size", 0) % 512:
         raise failed(EINVAL)
     if params.get("md_size", 0) not in METADATA_BYTES:
@@ -45,7 +45,8 @@ def _check_layout(params: Params) -> None:
 
 
 def _reachable(metadata_bytes: int) -> int:
-    """Neither separate metadata nor larger ones are exported, so there is nothing to keep them in."""
+    """The metadata bytes to store. Separate metadata and larger sizes are not exported, so nothing is stored for
+    them."""
     return metadata_bytes if metadata_bytes <= EXPORTED_METADATA_BYTES_MAX else 0
 
 
@@ -108,18 +109,18 @@ async def bdev_malloc_create(target: TargetState, params: Params) -> str:
 def _media(
     factory: Any, target: TargetState, *args: Any, shown_as: str | None = None, **kwargs: Any
 ) -> _shim.EmulatedMedia:
-    """Calls one of EmulatedMedia's factories; what it refuses becomes the errno that fits, with its usual text as SPDK
-    has it. shown_as: what to call the drive where the whole reason may be said."""
+    """Calls one of EmulatedMedia's factories. Raises RpcError with the fitting errno if the factory refuses: with the
+    usual text, as in SPDK, or, if shown_as names the drive, with the whole reason."""
     try:
         media: _shim.EmulatedMedia = factory(target.reactor.shim, *args, **kwargs)
     except (ValueError, MemoryError, OSError) as error:
         number = ENOMEM if isinstance(error, MemoryError) else EINVAL
         if isinstance(error, OSError):
-            # EAGAIN: another drive keeps itself in that file.
+            # EAGAIN: the file belongs to another drive.
             number = EBUSY if error.errno == EAGAIN else error.errno or EINVAL
         if shown_as is None or isinstance(error, MemoryError):
             raise failed(number) from error
-        # The shim's message, path and all, is what Python takes for the file's name.
+        # Python takes the shim's message, with the path in it, for the file's name.
         reason = error.filename if isinstance(error, OSError) and error.filename else error
         raise refused(f"{shown_as}: {reason}", number) from error
     return media
@@ -180,7 +181,7 @@ async def bdev_aio_create(target: TargetState, params: Params) -> str:
         raise failed(getattr(error, "errno", None) or EINVAL) from error
     block_size = params.get("block_size", 0)
     if block_size < 512 or block_size & (block_size - 1) or byte_count == 0 or byte_count % block_size:
-        raise failed(EINVAL)  # block_size 0: a file's can't be detected
+        raise failed(EINVAL)  # block_size 0: a file has no block size to detect
     device = _media(
         _shim.EmulatedMedia.conventional,
         target,
@@ -234,7 +235,8 @@ def _absolute(path: str | None) -> str | None:
     ),
 )  # fmt: skip
 async def ftltgt_zns_create(target: TargetState, params: Params) -> str:
-    """Sizes in blocks. 0 open or active zones: no limit. path: a sparse file that keeps the drive."""
+    """Creates an emulated ZNS drive. Sizes are in blocks. 0 open or active zones: no limit. path: a sparse file that
+    stores the drive."""
     zone_size, zones, block_size = params["zone_size"], params["num_zones"], params.get("block_size", 4096)
     capacity = int(params.get("zone_capacity") or zone_size)
     limit_open: int = params.get("max_open_zones", 0)
@@ -276,7 +278,7 @@ async def ftltgt_zns_create(target: TargetState, params: Params) -> str:
     )
     uuid = params.get("uuid")
     if uuid is None:
-        # A drive kept in a file is the same drive after a restart.
+        # A drive stored in a file keeps its identity across restarts.
         uuid = uuids.uuid4() if path is None else uuids.uuid5(ZNS_PATH_NAMESPACE, path)
     details = {"num_zones": zones, "zone_capacity": capacity, "max_active_zones": limit_active, "path": path}
     bdev = Bdev(

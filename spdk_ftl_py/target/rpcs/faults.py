@@ -1,4 +1,4 @@
-"""What real drives do and tests must provoke: ftltgt_inject_fault, zone states, power cuts, media statistics."""
+"""Faults of real drives, for tests: ftltgt_inject_fault, zone states, power cuts and media statistics."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def _media(target: TargetState, name: str) -> tuple[Bdev, _shim.EmulatedMedia]:
     ),
 )  # fmt: skip
 async def ftltgt_inject_fault(target: TargetState, params: Params) -> int:
-    """Returns the fault's id. num_blocks 0: anywhere. times 0: for ever. status and latency_us may be combined."""
+    """Returns the fault's id. num_blocks 0: anywhere. times 0: without limit. status and latency_us may be combined."""
     bdev, media = _media(target, params["name"])
     if not params.get("status") and not params.get("latency_us"):
         raise refused(f"fault on bdev {bdev.name}: has no effect: give a status, a latency_us or both")
@@ -87,8 +87,8 @@ async def ftltgt_clear_faults(target: TargetState, params: Params) -> bool:
     Fields({"name": decode.string, "zone": decode.uint32, "state": decode.choice("read_only", "offline", "full")}),
 )
 async def ftltgt_set_zone_state(target: TargetState, params: Params) -> bool:
-    """full: the drive finishes the zone by itself, as drives do with one that was open for long. Hosts that asked for
-    it hear of it (Zone Descriptor Changed)."""
+    """Sets the state of a zone. full: the drive finishes the zone by itself, as drives do with a zone that was open for
+    long. Hosts that asked for such events are told (Zone Descriptor Changed)."""
     bdev, media = _zoned_media(target, params)
     try:
         media.set_zone_state(params["zone"], params["state"])
@@ -103,8 +103,8 @@ async def ftltgt_set_zone_state(target: TargetState, params: Params) -> bool:
     Fields({"name": decode.string, "zone": decode.uint32, "action": decode.choice("finish", "reset", "nothing")}),
 )
 async def ftltgt_recommend_zone(target: TargetState, params: Params) -> bool:
-    """What zone reports say that the drive would like to have done, until it is done. Hosts that asked for it hear of
-    it."""
+    """Makes zone reports recommend an action for a zone until a host carries it out. Hosts that asked for such events
+    are told."""
     bdev, media = _zoned_media(target, params)
     media.recommend(params["zone"], finish=params["action"] == "finish", reset=params["action"] == "reset")
     bdev.zones_changed([params["zone"]])
@@ -123,7 +123,8 @@ def _zoned_media(target: TargetState, params: Params) -> tuple[Bdev, _shim.Emula
 
 @rpc("ftltgt_power_cut", Fields(None, {"name": decode.string, "seed": decode.uint64}))
 async def ftltgt_power_cut(target: TargetState, params: Params) -> list[str]:
-    """Without a name: every emulated drive at once. Returns the names of those without power now."""
+    """Cuts the power of one drive; without a name, of every emulated drive at once. Returns the names of the drives
+    that are without power now."""
     names = []
     for media, name in _chosen(target, params):
         media.power_cut(params.get("seed", 1))
@@ -144,7 +145,7 @@ def _chosen(target: TargetState, params: Params) -> list[tuple[_shim.EmulatedMed
     if "name" in params:
         bdev, media = _media(target, params["name"])
         return [(media, bdev.name)]
-    # Virtual bdevs share the media of what they stand on.
+    # Virtual bdevs share the media of their base.
     return [
         (bdev.device, bdev.name)
         for bdev in target.bdevs
@@ -157,7 +158,8 @@ def _chosen(target: TargetState, params: Params) -> list[tuple[_shim.EmulatedMed
     Fields({"name": decode.string}, {"zones": decode.boolean}),
 )
 async def ftltgt_get_media_stats(target: TargetState, params: Params) -> dict[str, Any]:
-    """operations: I/Os completed; zone_states: how many zones are in which state; with zones=true also each zone."""
+    """Returns operations: completed I/Os; zone_states: the number of zones in each state; and with zones=true each
+    zone."""
     bdev, media = _media(target, params["name"])
     stats: dict[str, Any] = {"name": bdev.name, "operations": media.operations}
     if bdev.zoned:

@@ -16,7 +16,7 @@ from ..methods import METHODS, rpc
 from ..refusals import INVALID_PARAMETERS
 from ..state import TargetState
 
-# What clients look at is "SPDK vYY.MM": the release whose RPCs we follow. The suffix says who we are.
+# Clients check "SPDK vYY.MM", so this is the release whose RPCs we follow. The suffix names this program.
 SPDK_MAJOR, SPDK_MINOR, SPDK_PATCH = 26, 5, 0
 VERSION_SUFFIX = "-spdk-ftl"
 SIGNALS = ("SIGINT", "SIGTERM", "SIGQUIT", "SIGHUP", "SIGKILL", "SIGUSR1")
@@ -86,7 +86,7 @@ async def bdev_get_bdevs(target: TargetState, params: Params) -> list[dict[str, 
 
 @rpc("bdev_wait_for_examine")
 async def bdev_wait_for_examine(_target: TargetState, _params: Params) -> bool:
-    """Examination happens within registration here, so taking our turn is all the waiting there is."""
+    """Registration includes examination here, so the method only has to wait for its turn."""
     return True
 
 

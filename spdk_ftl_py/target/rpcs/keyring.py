@@ -1,4 +1,4 @@
-"""keyring_*: which files keys are in."""
+"""keyring_*: names of key files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""bdev_nvme_*: attaching controllers, detaching and showing them, and their options."""
+"""bdev_nvme_*: attaches, detaches and lists controllers, and sets their options."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ async def bdev_nvme_attach_controller(target: TargetState, params: Params) -> li
     if not name or not trsvcid.isdigit() or not 0 < int(trsvcid) < 65536:
         raise failed(EINVAL)
     if subnqn == wire.DISCOVERY_NQN:
-        raise failed(EIO)  # it has no namespaces
+        raise failed(EIO)  # the controller has no namespaces
     chosen = params | {"trtype": "TCP", "adrfam": ADRFAMS[adrfam.lower()], "trsvcid": trsvcid, "subnqn": subnqn}
     return await nvme.attach(chosen, options, keys, psk)
 
@@ -203,7 +203,8 @@ async def bdev_nvme_get_controllers(target: TargetState, params: Params) -> list
     ),
 )  # fmt: skip
 async def bdev_nvme_set_options(target: TargetState, params: Params) -> bool:
-    """Only the reconnect options mean something here; the others are taken and shown again."""
+    """Only the reconnect options have an effect here. The method accepts the others, and save_config shows them
+    again."""
     nvme = target.nvme
     options = _reconnect_options(params, nvme.defaults)
     if nvme.controllers:
@@ -219,5 +220,5 @@ async def bdev_nvme_set_options(target: TargetState, params: Params) -> bool:
     decode_error=(-32602, os.strerror(errno.EINVAL)),
 )
 async def bdev_nvme_set_hotplug(_target: TargetState, _params: Params) -> bool:
-    """There is no PCIe here to watch."""
+    """Accepted without effect: there is no PCIe bus here."""
     return True

@@ -188,7 +188,7 @@ _ADRFAMS = {4: "IPv4", 6: "IPv6"}
 
 
 def _address(params: Params) -> dict[str, str]:
-    """The address in the one spelling in which it is kept and shown."""
+    """The address in the spelling in which the target stores and shows it."""
     given = params["listen_address"]
     try:
         address = ipaddress.ip_address(given["traddr"])
@@ -224,7 +224,7 @@ _ANA_STATES = ("optimized", "non_optimized", "inaccessible")
 async def nvmf_subsystem_add_listener(target: TargetState, params: Params) -> bool:
     _check_target_name(params)
     if params.get("ana_state", "optimized") != "optimized":
-        raise invalid_parameters()  # no ANA here
+        raise invalid_parameters()  # ANA is not supported
     export, secure_channel = target.nvmf.find(params["nqn"]), params.get("secure_channel", False)
     address = _address(params)
     if secure_channel and export.subsystem.allow_any_host:
@@ -265,7 +265,7 @@ async def nvmf_subsystem_add_host(target: TargetState, params: Params) -> bool:
     except ParameterError as error:
         raise RpcError(-32603, "Internal error") from error
     if keys is None and "dhchap_ctrlr_key" in names:
-        raise RpcError(-32603, "Internal error")  # a controller's key alone
+        raise RpcError(-32603, "Internal error")  # a controller key without a host key
     try:
         check_nqn(host, "host NQN")
         export.subsystem.add_host(host, keys, psk)
