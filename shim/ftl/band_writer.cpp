@@ -42,17 +42,17 @@ BandWriter::BandWriter(CoreState &state, Copied copied, void *context)
     }
 }
 
-bool BandWriter::queue_band(uint32_t stream, uint32_t band, uint64_t seq) noexcept {
-    Stream &its = streams_[stream_of(stream)];
-    if (its.queued != kNoBand) {
+bool BandWriter::queue_band(uint32_t stream_number, uint32_t band, uint64_t seq) noexcept {
+    Stream &stream = streams_[stream_of(stream_number)];
+    if (stream.queued != kNoBand) {
         return false;
     }
-    its.queued = band;
-    its.queued_seq = seq;
-    its.asked = false;
+    stream.queued = band;
+    stream.queued_seq = seq;
+    stream.asked = false;
     Band &next = state_.bands.change(band);
     next.state = BandState::queued;
-    next.stream = static_cast<uint8_t>(stream);
+    next.stream = static_cast<uint8_t>(stream_number);
     next.seq = seq;
     return true;
 }
@@ -118,11 +118,11 @@ bool BandWriter::has_room(const OpenBand &open) const noexcept {
     });
 }
 
-uint32_t BandWriter::take_queued(uint32_t stream) noexcept {
-    Stream &its = streams_[stream_of(stream)];
-    const uint32_t band = std::exchange(its.queued, kNoBand);
+uint32_t BandWriter::take_queued(uint32_t stream_number) noexcept {
+    Stream &stream = streams_[stream_of(stream_number)];
+    const uint32_t band = std::exchange(stream.queued, kNoBand);
     if (band != kNoBand) {
-        its.asked = true;  // whoever takes it owes another one
+        stream.asked = true;  // whoever takes it owes another one
         state_.bands.change(band).state = BandState::free;
     }
     return band;

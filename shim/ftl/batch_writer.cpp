@@ -107,8 +107,8 @@ void BandWriter::take_records(ZoneWriter &zone, BatchHeader &header, bool of_use
     for (uint32_t i = 0; i < count; ++i) {
         const uint32_t record = queue.pop_front(records.next.data());
         zone.items[i] = record;
-        const PendingRecord &its = records.records[record];
-        header.records[i] = layout::RecordEntry{its.lba, its.seq, its.block_count, its.flags};
+        const PendingRecord &pending = records.records[record];
+        header.records[i] = layout::RecordEntry{pending.lba, pending.seq, pending.block_count, pending.flags};
         if (of_user ? MUTATED(trim_not_recorded) : MUTATED(gc_drops_records)) {
             header.records[i].block_count = 0;
         }

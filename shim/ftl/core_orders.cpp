@@ -22,23 +22,23 @@ const Band &FtlCore::checked_band(uint32_t band, const char *order) const {
     return state_.bands[band];
 }
 
-bool FtlCore::open_band(uint32_t stream, uint32_t band, uint64_t band_seq) {
-    const Band &its = checked_band(band, "open_band");
+bool FtlCore::open_band(uint32_t stream, uint32_t number, uint64_t band_seq) {
+    const Band &band = checked_band(number, "open_band");
     if (stream >= kStreamCount || (state_.config.shared_stream && stream != kStreamUser)) {
         throw std::invalid_argument("open_band: there is no stream " + std::to_string(stream));
     }
-    if (its.state != BandState::free) {
-        throw std::invalid_argument("open_band: band " + std::to_string(band) + " is not free");
+    if (band.state != BandState::free) {
+        throw std::invalid_argument("open_band: band " + std::to_string(number) + " is not free");
     }
     bool usable = false;
     for (uint32_t punit = 0; punit < state_.punits; ++punit) {
-        const Zone &zone = state_.zone(band, punit);
+        const Zone &zone = state_.zone(number, punit);
         usable |= zone.start != kNoZone && !zone.faulted;
     }
     if (!usable) {
-        throw std::invalid_argument("open_band: band " + std::to_string(band) + " has no writable zone");
+        throw std::invalid_argument("open_band: band " + std::to_string(number) + " has no writable zone");
     }
-    return writer_.queue_band(stream, band, band_seq);
+    return writer_.queue_band(stream, number, band_seq);
 }
 
 uint32_t FtlCore::take_queued(uint32_t stream) {
@@ -48,35 +48,35 @@ uint32_t FtlCore::take_queued(uint32_t stream) {
     return writer_.take_queued(stream);
 }
 
-bool FtlCore::start_move(uint32_t band) {
-    const Band &its = checked_band(band, "start_move");
-    if (its.state != BandState::closed && its.state != BandState::faulted) {
-        throw std::invalid_argument("start_move: band " + std::to_string(band) + " is not closed");
+bool FtlCore::start_move(uint32_t number) {
+    const Band &band = checked_band(number, "start_move");
+    if (band.state != BandState::closed && band.state != BandState::faulted) {
+        throw std::invalid_argument("start_move: band " + std::to_string(number) + " is not closed");
     }
-    return movers_.start(band);
+    return movers_.start(number);
 }
 
-bool FtlCore::start_scrub(uint32_t band, bool stays) {
-    const Band &its = checked_band(band, "start_scrub");
+bool FtlCore::start_scrub(uint32_t number, bool stays) {
+    const Band &band = checked_band(number, "start_scrub");
     if (state_.config.no_data) {
         throw std::invalid_argument("start_scrub: with no_data the FTL keeps nothing to read");
     }
-    if (!Movers::can_be_scrubbed(its.state, stays)) {
-        throw std::invalid_argument("start_scrub: band " + std::to_string(band) +
+    if (!Movers::can_be_scrubbed(band.state, stays)) {
+        throw std::invalid_argument("start_scrub: band " + std::to_string(number) +
                                     " is neither closed nor being written");
     }
-    return movers_.start_scrub(band, stays);
+    return movers_.start_scrub(number, stays);
 }
 
-void FtlCore::reset_band(uint32_t band) {
-    const Band &its = checked_band(band, "reset_band");
-    if (its.state != BandState::closed && its.state != BandState::faulted && its.state != BandState::free) {
-        throw std::invalid_argument("reset_band: band " + std::to_string(band) + " is in use");
+void FtlCore::reset_band(uint32_t number) {
+    const Band &band = checked_band(number, "reset_band");
+    if (band.state != BandState::closed && band.state != BandState::faulted && band.state != BandState::free) {
+        throw std::invalid_argument("reset_band: band " + std::to_string(number) + " is in use");
     }
-    if (!begin_reset(band)) {
-        throw std::invalid_argument("reset_band: band " + std::to_string(band) + " still holds " +
-                                    std::to_string(its.valid) + " valid blocks and records of " +
-                                    std::to_string(its.references) + " trimmed or lost ones: move it first");
+    if (!begin_reset(number)) {
+        throw std::invalid_argument("reset_band: band " + std::to_string(number) + " still holds " +
+                                    std::to_string(band.valid) + " valid blocks and records of " +
+                                    std::to_string(band.references) + " trimmed or lost ones: move it first");
     }
 }
 
@@ -90,32 +90,32 @@ std::vector<uint32_t> FtlCore::reset_bands(const std::vector<uint32_t> &bands) {
     return refused;
 }
 
-void FtlCore::replace_zone(uint32_t band, uint32_t punit, uint64_t zone_start) {
-    const Band &its = checked_band(band, "replace_zone");
-    if (its.state != BandState::free) {
-        throw std::invalid_argument("replace_zone: band " + std::to_string(band) + " is not free");
+void FtlCore::replace_zone(uint32_t number, uint32_t punit, uint64_t zone_start) {
+    const Band &band = checked_band(number, "replace_zone");
+    if (band.state != BandState::free) {
+        throw std::invalid_argument("replace_zone: band " + std::to_string(number) + " is not free");
     }
-    if (punit >= state_.punits || !state_.set_zone(band, punit, zone_start)) {
+    if (punit >= state_.punits || !state_.set_zone(number, punit, zone_start)) {
         throw std::invalid_argument("replace_zone: the base has no such punit or zone, or another band uses the zone");
     }
 }
 
-bool FtlCore::fault_zone(uint32_t band, uint32_t punit, Status status) {
-    const Band &its = checked_band(band, "fault_zone");
+bool FtlCore::fault_zone(uint32_t number, uint32_t punit, Status status) {
+    const Band &band = checked_band(number, "fault_zone");
     if (punit >= state_.punits) {
         throw std::invalid_argument("fault_zone: there is no punit " + std::to_string(punit));
     }
-    const Zone &zone = state_.zone(band, punit);
+    const Zone &zone = state_.zone(number, punit);
     if (zone.start == kNoZone || zone.faulted || state_.failed != status::ok) {
         return false;
     }
-    switch (its.state) {
+    switch (band.state) {
         case BandState::open:
         case BandState::closing:
         case BandState::resetting:
             return false;
         case BandState::closed:
-            state_.bands.change(band).state = BandState::faulted;
+            state_.bands.change(number).state = BandState::faulted;
             break;
         case BandState::free:
         case BandState::queued:
@@ -123,17 +123,17 @@ bool FtlCore::fault_zone(uint32_t band, uint32_t punit, Status status) {
         case BandState::faulted:
             break;
     }
-    state_.change_zone(band, punit).faulted = true;
-    state_.emit(EventKind::zone_fault, band, punit, status);
+    state_.change_zone(number, punit).faulted = true;
+    state_.emit(EventKind::zone_fault, number, punit, status);
     return true;
 }
 
-bool FtlCore::close_zone(uint32_t band, uint32_t punit) {
-    const Band &its = checked_band(band, "close_zone");
+bool FtlCore::close_zone(uint32_t number, uint32_t punit) {
+    const Band &band = checked_band(number, "close_zone");
     if (punit >= state_.punits) {
         throw std::invalid_argument("close_zone: there is no punit " + std::to_string(punit));
     }
-    return its.state == BandState::open && state_.failed == status::ok && writer_.close_zone(band, punit);
+    return band.state == BandState::open && state_.failed == status::ok && writer_.close_zone(number, punit);
 }
 
 FtlCore::Drain &FtlCore::free_drain() {
@@ -219,13 +219,13 @@ void FtlCore::close() noexcept {
 
 // --- restore
 
-void FtlCore::load_band(uint32_t band, BandState state, uint64_t band_seq, std::span<const uint64_t> write_pointers) {
-    const Band &now = checked_band(band, "load_band");
+void FtlCore::load_band(uint32_t number, BandState state, uint64_t band_seq, std::span<const uint64_t> write_pointers) {
+    const Band &now = checked_band(number, "load_band");
     if (state != BandState::free && state != BandState::closed && state != BandState::faulted) {
         throw std::invalid_argument("load_band: the state must be free, closed or faulted");
     }
     if (now.state != BandState::free || now.written > 0 || now.in_force()) {
-        throw std::invalid_argument("load_band: band " + std::to_string(band) + " is already in use");
+        throw std::invalid_argument("load_band: band " + std::to_string(number) + " is already in use");
     }
     if (write_pointers.size() > state_.punits) {
         throw std::invalid_argument("load_band: more write pointers than parallel units");
@@ -235,13 +235,13 @@ void FtlCore::load_band(uint32_t band, BandState state, uint64_t band_seq, std::
             throw std::invalid_argument("load_band: a write pointer is beyond its zone");
         }
     }
-    Band &its = state_.bands.change(band);
-    its.state = state;
-    its.seq = band_seq;
+    Band &band = state_.bands.change(number);
+    band.state = state;
+    band.seq = band_seq;
     for (uint32_t punit = 0; punit < write_pointers.size(); ++punit) {
-        Zone &zone = state_.change_zone(band, punit);
+        Zone &zone = state_.change_zone(number, punit);
         zone.write_pointer = static_cast<uint32_t>(std::min(write_pointers[punit], state_.config.zone_capacity));
-        its.written += zone.write_pointer;
+        band.written += zone.write_pointer;
     }
 }
 

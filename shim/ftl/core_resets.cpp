@@ -7,8 +7,8 @@
 namespace ftl {
 
 // False: it is in use, or something in it is in force.
-bool FtlCore::begin_reset(uint32_t band) noexcept {
-    const Band &now = state_.bands[band];
+bool FtlCore::begin_reset(uint32_t number) noexcept {
+    const Band &now = state_.bands[number];
     if ((now.state != BandState::closed && now.state != BandState::faulted && now.state != BandState::free) ||
         now.in_force() || now.settling > 0) {
         return false;
@@ -16,20 +16,20 @@ bool FtlCore::begin_reset(uint32_t band) noexcept {
     if (state_.failed != status::ok) {
         return true;
     }
-    Band &its = state_.bands.change(band);
-    its.state = BandState::resetting;
-    its.reset_zone = 0;
-    its.reset_failed_zone = 0;
-    its.reset_status = status::ok;
-    its.io.op = Op::flush;
-    its.io.complete = on_reset_flush;
+    Band &band = state_.bands.change(number);
+    band.state = BandState::resetting;
+    band.reset_zone = 0;
+    band.reset_failed_zone = 0;
+    band.reset_status = status::ok;
+    band.io.op = Op::flush;
+    band.io.complete = on_reset_flush;
     // A band whose zones failed before anything was written holds nothing that could be needed; waiting for what is in
     // the write buffer might be waiting for this band.
-    if (its.written == 0 || MUTATED(reset_without_flush)) {
-        resets_.push_back(band);
+    if (band.written == 0 || MUTATED(reset_without_flush)) {
+        resets_.push_back(number);
         return true;
     }
-    flush(its.io, true);
+    flush(band.io, true);
     return true;
 }
 

@@ -211,7 +211,7 @@ private:
     void finish_scrub(Mover &mover, ScrubEnd end) noexcept;
     void send(ScrubRead &read, uint64_t address, uint32_t block_count, uint64_t delay_ns) noexcept;
     void came_back(ScrubRead &read) noexcept;
-    [[nodiscard]] bool take_its_time(ScrubRead &read) noexcept;
+    [[nodiscard]] bool check_timing(ScrubRead &read) noexcept;
     [[nodiscard]] bool verified(const ScrubRead &read, uint32_t block) const noexcept;
     [[nodiscard]] bool wanted(const ScrubRead &read, uint32_t block) const noexcept;
     void found_bad(Mover &mover, uint64_t address, Status status, uint64_t &counter) noexcept;

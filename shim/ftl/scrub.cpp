@@ -11,17 +11,17 @@ namespace ftl {
 using layout::BatchKind;
 using layout::BlockEntry;
 
-bool Movers::start_scrub(uint32_t band, bool stays) noexcept {
+bool Movers::start_scrub(uint32_t number, bool stays) noexcept {
     Mover &mover = movers_.back();
     if (mover.phase != Phase::free) {
         return false;
     }
-    const Band &its = state_.bands[band];
+    const Band &band = state_.bands[number];
     mover.phase = Phase::next_zone;
-    mover.band = band;
-    mover.band_seq = its.seq;
+    mover.band = number;
+    mover.band_seq = band.seq;
     mover.punit = ~0U;
-    mover.closed = its.state == BandState::closed || its.state == BandState::faulted;
+    mover.closed = band.state == BandState::closed || band.state == BandState::faulted;
     mover.stays = stays;
     // Of one that is being written nobody knows how much there should be, but it ends at its write pointers.
     mover.again = !mover.closed;
@@ -29,8 +29,8 @@ bool Movers::start_scrub(uint32_t band, bool stays) noexcept {
     mover.busy = mover.damage = status::ok;
     mover.probe = Probe{};
     scrub_stopped_ = false;
-    scrub_found_ = ScrubResult{scrub_result_.number, band};
-    state_.scrubbed = Scrubbed{band};
+    scrub_found_ = ScrubResult{scrub_result_.number, number};
+    state_.scrubbed = Scrubbed{number};
     return true;
 }
 
@@ -116,9 +116,9 @@ void Movers::end_of_look(Mover &mover) noexcept {
         state_.scrubbed = Scrubbed{mover.band};
         return;
     }
-    const bool told = mover.damage != status::ok;
-    const uint64_t address = told ? mover.damage_at : state_.zone(mover.band, 0).start;
-    found_bad(mover, address, told ? mover.damage : status::guard_check, state_.stats.scrub_bad_metadata);
+    const bool found = mover.damage != status::ok;
+    const uint64_t address = found ? mover.damage_at : state_.zone(mover.band, 0).start;
+    found_bad(mover, address, found ? mover.damage : status::guard_check, state_.stats.scrub_bad_metadata);
     finish_scrub(mover, ScrubEnd::bad);
 }
 
@@ -217,7 +217,7 @@ void Movers::came_back(ScrubRead &read) noexcept {
     if (std::exchange(read.probe.refused, false)) {
         mover.busy = status;  // the base is, not its block
     } else if (read.timing != Timing::first) {
-        if (take_its_time(read)) {
+        if (check_timing(read)) {
             return;
         }
     } else if (read.singly) {
@@ -247,7 +247,7 @@ void Movers::came_back(ScrubRead &read) noexcept {
             return;
         }
         state_.stats.scrub_read_blocks += read.count;
-        if (take_its_time(read)) {
+        if (check_timing(read)) {
             return;
         }
     }
@@ -257,7 +257,7 @@ void Movers::came_back(ScrubRead &read) noexcept {
 
 // Whether it was slow, which is looked into: the same once more, then one of the first block of the base. True: a read
 // is under way for that.
-bool Movers::take_its_time(ScrubRead &read) noexcept {
+bool Movers::check_timing(ScrubRead &read) noexcept {
     Mover &mover = *read.mover;
     const uint64_t took_ns = state_.reactor->now_ns() - std::min(read.sent_ns, state_.reactor->now_ns());
     if (read.busy_answers != state_.stats.busy_answers || scrub_over(mover)) {
