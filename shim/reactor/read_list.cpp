@@ -54,7 +54,7 @@ uint32_t ReadList::poll(uint64_t /*now_ns*/) noexcept {
     }
     if (free_.size() == slots_.size() && (status_ != status::ok || sent_ == addresses_.size())) {
         const bool has_room = reactor_.has_room();
-        // From here on the submitter may start another, or let go of the buffer.
+        // From here on the submitter may start another list or free the buffer.
         const uint64_t status = status_;
         state_.store(has_room ? State::idle : State::untold, std::memory_order_release);
         if (has_room) {
