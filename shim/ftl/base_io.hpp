@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// I/Os to the base or the nv cache that are not sent at once: those that were answered with "busy", those whose sender
-// wants a second answer, and flushes while another one is in flight.
+// I/Os to the base or the nv cache that are not sent at once: I/Os that the device answered with "busy", I/Os whose
+// sender wants a second answer, and flushes while another flush is in flight.
 #pragma once
 
 #include <algorithm>
@@ -22,8 +22,9 @@ struct BaseIo : Io {
     uint64_t due_ns = 0;         // while it is kept
 };
 
-// One flush at a time. One that fails may take with it what the device's volatile cache held (ErrorClass::doubt), and
-// the next one succeeds. If both were in flight, that success could be told first, and would be believed.
+// Allows one flush at a time. A flush that fails may lose what the device's volatile cache held (ErrorClass::doubt),
+// and the next flush may still succeed. If both were in flight, the success might arrive first, and the FTL would
+// believe it.
 class FlushTurn {
 public:
     // False: the flush waits until others have ended.

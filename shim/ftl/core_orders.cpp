@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// The control side of FtlCore: Python's orders, and what a load tells it.
+// The control side of FtlCore: orders from Python, and the state that a load gives to the core.
 #include <algorithm>
 #include <cstring>
 #include <iterator>
@@ -180,7 +180,7 @@ void FtlCore::fail_writes(Status status) noexcept {
     end_waiting(status);
 }
 
-// What was accepted goes to media all the same.
+// Data that was accepted still goes to media.
 void FtlCore::refuse_writes() noexcept {
     if (!MUTATED(halt_accepts_writes)) {
         refusing_ = true;
@@ -189,7 +189,7 @@ void FtlCore::refuse_writes() noexcept {
 }
 
 void FtlCore::end_waiting(Status status) noexcept {
-    // A trim that is half marked ends where it is: what is marked of it goes to media.
+    // A partly marked trim ends where it is. The marked part goes to media.
     if (open_ != nullptr) {
         cut_trim(*open_);
     }
@@ -273,7 +273,7 @@ void FtlCore::load_l2p(uint64_t first_lba, const uint64_t *entries, const uint16
         if (entries[i] != L2p::kInvalid && L2p::tag(entries[i]) != L2p::Tag::media) {
             Band &band = state_.bands.change(state_.band_of(L2p::payload(entries[i])));
             ++band.references;
-            // How many headers they stand in is found out when the band is moved.
+            // The number of headers that contain these records is known only when the band is moved.
             band.record_headers = std::max(band.record_headers, 1U);
         }
     }
@@ -323,7 +323,8 @@ bool FtlCore::recover_block(uint64_t lba, uint64_t seq, uint32_t crc, const uint
     return true;
 }
 
-// A record's range may be wider than what it is in force for: what the L2P has on media there is newer.
+// The range of a record may be wider than the part that is in force. Where the L2P has an address on media, that block
+// is newer.
 bool FtlCore::recover_record(uint64_t lba, uint32_t block_count, uint64_t seq, uint32_t flags) {
     check_recovered(lba, block_count, seq, "recover_record");
     if (flags != layout::kRecordTrim && flags != layout::kRecordLost) {
@@ -379,7 +380,7 @@ size_t FtlCore::take_changed(std::span<BandRow> rows) noexcept {
 
 uint32_t FtlCore::valid_count(uint32_t number) const noexcept {
     const Band &band = state_.bands[number];
-    // While records settle here, references may still be on their way.
+    // While records settle in this band, more references may follow.
     const uint64_t headers = std::max<uint64_t>(band.references, band.settling);
     return band.valid + static_cast<uint32_t>(std::min<uint64_t>(headers, band.record_headers));
 }

@@ -1,14 +1,15 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// Where accepted blocks and trim records wait for media: slots of one block each in one mapping, anonymous or shared
-// with a file that outlives the process.
+// Accepted blocks and trim records wait here for media. One mapping, anonymous or shared with a file that outlives the
+// process, has slots of one block each.
 //
-// The mapping, which a restarted daemon recovers acknowledged writes from:
-//   0                    BufferHeader
-//   header.slots_offset  slot_count   SlotRecord
-//   header.records_offset record_count PendingRecord
-//   header.data_offset   slot_count   blocks of 4096 B
-// A record holds something if its state is `held`, which is stored last (release) and cleared before anything of the
-// record or its data changes: at whatever instruction the process is killed, a held record is whole.
+// A restarted daemon recovers acknowledged writes from the mapping:
+//   offset                 content
+//   0                      BufferHeader
+//   header.slots_offset    slot_count   SlotRecord
+//   header.records_offset  record_count PendingRecord
+//   header.data_offset     slot_count   blocks of 4096 B
+// A record is in use if its state is `held`. That state is stored last (release), and cleared before the record or its
+// data change. So a held record is complete, at whatever instruction the process is killed.
 #pragma once
 
 #include <atomic>
