@@ -17,9 +17,9 @@ namespace ftl {
 }
 
 struct BaseIo : Io {
-    uint64_t busy_since_ns = 0;  // 0: its last answer was not "busy"
-    uint64_t delay_ns = 0;       // before it was last sent
-    uint64_t due_ns = 0;         // while it is kept
+    uint64_t busy_since_ns = 0;  // 0: the last answer was not "busy"
+    uint64_t delay_ns = 0;       // delay before it was last sent
+    uint64_t due_ns = 0;         // when to send it again
 };
 
 // Allows one flush at a time. A flush that fails may lose what the device's volatile cache held (ErrorClass::doubt),
@@ -36,13 +36,13 @@ public:
         taken_ = true;
         return true;
     }
-    // A flush has ended. The next one, which has the turn and is to be sent; null: nobody waits.
+    // A flush has ended. Returns the next flush, which now has the turn and must be sent; null: no flush waits.
     BaseIo *pass_on() noexcept {
         auto *next = static_cast<BaseIo *>(waiting_.pop());
         taken_ = next != nullptr;
         return next;
     }
-    // None of those that wait is sent any more; null when there is none left.
+    // Takes out one waiting flush, which is not sent any more; null: none is left.
     BaseIo *drop() noexcept { return static_cast<BaseIo *>(waiting_.pop()); }
 
 private:
@@ -71,7 +71,7 @@ public:
         due_ns_ = std::min(due_ns_, io.due_ns);
         kept_.push(io);
     }
-    // Calls send(io) for each I/O that is due; returns how many.
+    // Calls send(io) for each I/O that is due. Returns their number.
     template <typename Send>
     uint32_t run(uint64_t now_ns, Send &&send) noexcept {
         if (now_ns < due_ns_) {
@@ -93,12 +93,12 @@ public:
         }
         return sent;
     }
-    // Takes out one I/O, which is not sent any more; null if there is none left.
+    // Takes out one I/O, which is not sent any more; null: none is left.
     BaseIo *drop() noexcept {
         due_ns_ = kNever;
         return static_cast<BaseIo *>(kept_.pop());
     }
-    // When the next one is due; ~0: never.
+    // When the next I/O is due; ~0: never.
     [[nodiscard]] uint64_t due_ns() const noexcept { return due_ns_; }
     [[nodiscard]] uint32_t count() const noexcept { return kept_.count(); }
 

@@ -11,8 +11,8 @@
 //
 // A mover waits for a busy base, and decides nothing meanwhile. A block that a busy base does not read counts as
 // unreadable only if the base reads another block. A base that reads nothing has failed.
-//
-// With a base that keeps nothing (no_data), memory tells the content of blocks. Nothing is verified, and trims need no
+// If the base keeps nothing (no_data), the P2L in memory says which LBA each block has. Nothing is verified, and trims
+// need no record.
 // record.
 //
 // One more mover reads for the scrub: it verifies the valid data of a band in place, and moves nothing. It reports what

@@ -91,7 +91,7 @@ struct SlotList {
         }
         ++count;
     }
-    // Appends the whole other list, which is then empty.
+    // Appends all of `other`, which is empty then.
     void append(uint32_t *next, SlotList &other) noexcept {
         if (other.empty()) {
             return;
@@ -204,7 +204,8 @@ public:
             release(unanswered.pop_front(next.data()));
         }
     }
-    // A slot that still contains such a block of the LBA, held or not: the block matches its whole CRC, and is(record).
+    // Finds a slot with a block of the LBA, held or not, whose data match its full CRC and for which is(record) is
+    // true.
     template <typename Is>
     [[nodiscard]] uint32_t find(uint64_t lba, Is &&is) const noexcept {
         for (uint32_t slot = 0; slot < slot_count; ++slot) {
