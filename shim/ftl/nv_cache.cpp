@@ -244,11 +244,11 @@ void NvCache::send_vss(Request &request, uint64_t first_seq, uint64_t room) noex
             phase << layout::kCacheLbaBits |
                 static_cast<uint32_t>(record.lba & ((uint64_t{1} << layout::kCacheLbaBits) - 1)),
             record.lba >> layout::kCacheLbaBits};
-        uint8_t *vss = request.scratch + size_t{count} * metadata_bytes_;
-        std::memcpy(vss, &metadata, std::min<size_t>(sizeof(metadata), metadata_bytes_));
+        uint8_t *block_metadata = request.scratch + size_t{count} * metadata_bytes_;
+        std::memcpy(block_metadata, &metadata, std::min<size_t>(sizeof(metadata), metadata_bytes_));
         note(first_seq + count, record);
         request.iov[size_t{2} * count] = iovec{buffer.block(slot), kBlockSize};
-        request.iov[size_t{2} * count + 1] = iovec{vss, metadata_bytes_};
+        request.iov[size_t{2} * count + 1] = iovec{block_metadata, metadata_bytes_};
         request.slots[count++] = slot;
     }
     request.count = count;
