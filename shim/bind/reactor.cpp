@@ -128,8 +128,7 @@ public:
             PyErr_SetString(PyExc_BlockingIOError, "every slot of this IoPort is in use: wait for a completion");
             throw nb::python_error();
         }
-        // The slot was free, so its place in buffers_ is unused. The GIL blocks whoever reads the event until this is
-        // done.
+        // The slot was free, so its place in buffers_ is unused. The GIL delays the reader of the event.
         buffers_[port.slot_of(*ticket)] = std::move(held);
         return *ticket;
     }

@@ -409,7 +409,7 @@ void FtlCore::on_base_flush(Io &io) noexcept {
     }
 }
 
-// True if nobody waits for a flush of the base, but the slots and records that are held until the next flush take too
+// True: the base should be flushed even if no flush waits, because slots and records that are held until then take too
 // much room.
 bool FtlCore::buffer_wants_flush() const noexcept {
     const WriteBuffer &buffer = state_.buffer;

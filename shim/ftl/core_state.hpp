@@ -113,7 +113,7 @@ enum class Answer : uint8_t {
 struct Patience {
     explicit constexpr Patience(uint64_t ns) noexcept : whole_ns(ns), now_ns(ns) {}
     uint64_t whole_ns;
-    uint64_t now_ns;  // shorter after one read has waited in vain, until another busy base recovers
+    uint64_t now_ns;  // shorter after one read has waited in vain, until a busy answer is followed by a success
 };
 
 // If a busy base does not read a block, it must read another block before that counts as a fault of the block.

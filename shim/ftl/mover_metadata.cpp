@@ -150,7 +150,7 @@ void Movers::metadata_came(Mover &mover) noexcept {
     }
 }
 
-// Notes damaged metadata that the scrub has read. The scrub looks at the band again.
+// Notes that metadata is damaged. A scrub then looks at the band again.
 void Movers::damaged(Mover &mover, Status status) noexcept {
     mover.damage = status;
     mover.damage_at = mover.io.lba;

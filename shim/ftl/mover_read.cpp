@@ -193,7 +193,7 @@ bool Movers::rescue(uint32_t slot) noexcept {
     return true;
 }
 
-// So may the nv cache.
+// The nv cache may have it, too.
 bool Movers::ask_cache(Read &read) noexcept {
     const uint32_t slot = read.slots[read.single];
     const RelocBuffer::Meta &meta = state_.reloc.meta[slot];
